@@ -153,7 +153,7 @@ class Split(StrEnum):
     heldout = "heldout"
 
 
-HELDOUT_SHARE = 0.05
+HELDOUT_FRACTION = 0.05
 
 
 def content_id(*parts: object) -> uuid.UUID:
@@ -172,13 +172,13 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def split_of(visible: str) -> Split:
+def assign_split(visible: str) -> Split:
     """Return the split of an image, so that copies of an image are always in the same split.
 
     Args:
         visible: Hash of the image's visible pixels, 64 hex digits.
     """
-    return Split.heldout if int(visible[:8], 16) < HELDOUT_SHARE * 2**32 else Split.train
+    return Split.heldout if int(visible[:8], 16) < HELDOUT_FRACTION * 2**32 else Split.train
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class Sample:
     """Accepted layers with their metadata: one line of a snapshot's manifest.
 
     `layers` maps a role to the sha256 of the stored image's bytes; `visible` is the hash of the
-    visible pixels (curation.images.codec.visible_hash); `round` is 0 for seeds. `captioner` is the
+    visible pixels (curation.images.codec.pixel_hash); `round` is 0 for seeds. `captioner` is the
     model that wrote the caption (model@revision), empty for people and imports. `texts` are
     captions of single layers, `caption` is the caption of the whole image. `caption_source` is set
     only where the caption was made from a file name, so that the lines of all other samples are
@@ -228,7 +228,7 @@ class Sample:
     def line(self) -> str:
         """Return the sample as one line of canonical JSON, without empty fields of OPTIONAL."""
         row = self.__dict__ | {"layers": dict(self.layers), "texts": dict(self.texts)}
-        return canonical_json({name: row[name] for name in row if row[name] or name not in OPTIONAL})
+        return canonical_json({name: row[name] for name in row if row[name] or name not in OPTIONAL_SAMPLE_FIELDS})
 
     def text_of(self, role: LayerRole | None = None) -> str:
         """Return the caption of a layer or, without a role, of the whole image.
@@ -259,7 +259,7 @@ class Sample:
         )
 
 
-OPTIONAL = frozenset({"captioner", "texts", "caption_source"})
+OPTIONAL_SAMPLE_FIELDS = frozenset({"captioner", "texts", "caption_source"})
 """Fields that a sample's line omits where they are empty, so that old samples keep their lines."""
 
 
@@ -294,7 +294,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class DrawRequest:
+class GenerationRequest:
     """One candidate to generate; a checkpoint returns the same layers for the same request."""
 
     prompt: Prompt

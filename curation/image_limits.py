@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 MEGAPIXEL: Final = 1_000_000
-BASE_MEMORY: Final = 256 << 20
+BASE_MEMORY_BYTES: Final = 256 << 20
 """Bytes of memory that a decoder's process needs in addition to the pixels."""
 BYTES_PER_PIXEL: Final = 32
 """Memory for a decoded 16-bit image, its 8-bit copy, and the planes in which it is measured."""
@@ -24,7 +24,7 @@ class ImageLimits:
     @property
     def memory(self) -> int:
         """The address space, in bytes, to decode and measure an image of the largest size."""
-        return BASE_MEMORY + BYTES_PER_PIXEL * self.pixels
+        return BASE_MEMORY_BYTES + BYTES_PER_PIXEL * self.pixels
 
 
-LIMITS: Final = ImageLimits()
+DEFAULT_LIMITS: Final = ImageLimits()

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from curation.errors import LayerloopError, NotFound, Refused
 from curation.text import UnreadableText, decode_text
 
-MAX_INPUT = 64 << 20
+MAX_INPUT_BYTES = 64 << 20
 """Largest file named on the command line, in bytes, unless the caller sets a lower limit."""
 
 
@@ -32,7 +32,7 @@ class UnsafeFile(LayerloopError):
         self.code = code
 
 
-def open_inside(folder: Path, name: str, link_roots: Collection[Path] = ()) -> BinaryIO:
+def open_beneath(folder: Path, name: str, link_roots: Collection[Path] = ()) -> BinaryIO:
     """Open one regular file below a folder, for reading in binary mode.
 
     Every component of the name is opened without following links, so that a folder that is replaced
@@ -67,7 +67,7 @@ def open_inside(folder: Path, name: str, link_roots: Collection[Path] = ()) -> B
     return _regular(handle)
 
 
-def read_input(path: Path, most_bytes: int = MAX_INPUT) -> bytes:
+def read_input(path: Path, most_bytes: int = MAX_INPUT_BYTES) -> bytes:
     """Read a file named on the command line; "-" is standard input, and pipes are read to the end.
 
     Args:
@@ -98,7 +98,7 @@ def read_input(path: Path, most_bytes: int = MAX_INPUT) -> bytes:
     return data
 
 
-def read_text(path: Path, most_bytes: int = MAX_INPUT, encoding: str | None = None) -> str:
+def read_text(path: Path, most_bytes: int = MAX_INPUT_BYTES, encoding: str | None = None) -> str:
     """Read a text file named on the command line.
 
     Args:

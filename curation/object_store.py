@@ -36,7 +36,7 @@ class FolderStore:
         Returns:
             The sha256 in hex.
         """
-        name = sha256_of(source)
+        name = compute_sha256(source)
         target = self._path(name)
         if not target.exists():
             new_folder = not target.parent.exists()
@@ -44,7 +44,7 @@ class FolderStore:
             self._write(source, target)
             # A new folder is durable only when the folder that contains it is synced too.
             if new_folder:
-                sync(self.folder)
+                fsync_path(self.folder)
         return name
 
     def get(self, sha256: str) -> bytes:
@@ -95,7 +95,7 @@ class FolderStore:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-        sync(target.parent)
+        fsync_path(target.parent)
 
 
 class OverlayStore:
@@ -122,7 +122,7 @@ class OverlayStore:
         return None
 
 
-def sha256_of(source: bytes | Path) -> str:
+def compute_sha256(source: bytes | Path) -> str:
     """Return the sha256, in hex, of bytes or of a file, which is read in chunks."""
     digest = hashlib.sha256()
     for chunk in _chunks(source):
@@ -139,7 +139,7 @@ def _chunks(source: bytes | Path) -> Iterator[bytes]:
             yield chunk
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file_atomically(path: Path, data: bytes) -> None:
     """Write a user's output file atomically, also where the writing is interrupted.
 
     A temporary file in the same folder is renamed to the target, with the permissions of the file
@@ -173,7 +173,7 @@ def write_file(path: Path, data: bytes) -> None:
         raise
 
 
-def sync(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Call fsync on a file or a folder; a file's own fsync does not cover its directory entry."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from curation.domain import (
     Checkpoint,
-    DrawRequest,
+    GenerationRequest,
     Job,
     LayerRole,
     Progress,
@@ -24,7 +24,7 @@ RGBA = NDArray[np.uint8]
 """One straight (not premultiplied) image, H x W x 4, sRGB and alpha in 0..255."""
 
 Layers = Mapping[LayerRole, RGBA]
-Report = Callable[[Progress], None]
+ProgressCallback = Callable[[Progress], None]
 """A callback that receives the progress of long work; it may raise to stop the work."""
 
 
@@ -58,7 +58,7 @@ class Queue(Protocol):
 
 
 @dataclass(frozen=True)
-class DrawOptions:
+class GenerationOptions:
     """Options of generation that override a checkpoint's preset; None keeps the preset's value."""
 
     negative: str | None = None  # negative prompt
@@ -78,7 +78,7 @@ class DrawOptions:
     given: Mapping[LayerRole, str] = field(default_factory=dict)
 
 
-PLAIN = DrawOptions()
+DEFAULT_OPTIONS = GenerationOptions()
 """The options of the preset, unchanged."""
 
 
@@ -88,7 +88,7 @@ class LayerGenerator(Protocol):
     at_once: int
     """The batch size: a smaller call costs as much as a full one."""
 
-    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
+    def draw(self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS) -> Sequence[Layers]:
         """Generate one candidate per request; deterministic in prompt, seed and options.
 
         A prompt with a foreground or a background text is a request for a pair: foreground,
@@ -102,26 +102,26 @@ class LayerGenerator(Protocol):
             The layers of each request, in order.
         """
 
-    def describe(self, options: DrawOptions) -> Mapping[str, str]:
+    def describe(self, options: GenerationOptions) -> Mapping[str, str]:
         """Return metadata of an image generated with these options: model, sampler, steps etc."""
 
 
 @dataclass(frozen=True)
-class TextRead:
+class TextCoverage:
     """The words that a preset knows in a text, and how many of its first words the model reads."""
 
     words: Sequence[str]
     seen: int
 
 
-class ReadTexts(Protocol):
+class TextReader(Protocol):
     """The type of the object that LAYERLOOP_TEXT_READER names: a reader of a preset's text input."""
 
-    def __call__(self, preset: str, changes: Mapping[str, str], texts: Sequence[str]) -> Sequence[TextRead] | None:
+    def __call__(self, preset: str, changes: Mapping[str, str], texts: Sequence[str]) -> Sequence[TextCoverage] | None:
         """Return the words that a preset reads in each text; None if a text encoder reads them."""
 
 
-class OpenGenerator(Protocol):
+class GeneratorLoader(Protocol):
     """The type of the object that LAYERLOOP_GENERATOR names: a loader of checkpoints."""
 
     def __call__(self, checkpoint: Checkpoint, store: ObjectStore) -> LayerGenerator:
@@ -134,7 +134,7 @@ class OpenGenerator(Protocol):
 class Trainer(Protocol):
     """The type of the object that LAYERLOOP_TRAINER names: a training program."""
 
-    def __call__(self, order: TrainingRequest, store: ObjectStore, folder: Path, report: Report) -> Checkpoint:
+    def __call__(self, order: TrainingRequest, store: ObjectStore, folder: Path, report: ProgressCallback) -> Checkpoint:
         """Train on a snapshot, resuming exactly from the state in `folder`; store the weights."""
 
 
@@ -196,7 +196,7 @@ class Evaluator(Protocol):
         snapshot: str,
         store: ObjectStore,
         wanted: EvaluationOptions,
-        report: Report,
+        report: ProgressCallback,
     ) -> EvaluationResult:
         """Evaluate all parts of a checkpoint on the held-out split of a snapshot."""
 
@@ -219,9 +219,9 @@ class MattingComparer(Protocol):
         self,
         checkpoint: Checkpoint,
         store: ObjectStore,
-        requests: Sequence[DrawRequest],
+        requests: Sequence[GenerationRequest],
         segmenter: str | None,
-        report: Report,
+        report: ProgressCallback,
     ) -> MattingComparison:
         """Generate requests with a checkpoint, and by opaque generation and matting.
 
@@ -265,7 +265,7 @@ class Captioner(Protocol):
         """Caption images (H x W x 3) in order, deterministically, in at most `tokens` tokens."""
 
 
-class OpenCaptioner(Protocol):
+class CaptionerLoader(Protocol):
     """The type of the object that LAYERLOOP_CAPTIONER names: a loader of captioning models."""
 
     def __call__(self, model: str) -> Captioner:
@@ -292,7 +292,7 @@ class Embedder(Protocol):
         """Embed candidates in order, deterministically, given the layers and prompt of each."""
 
 
-class OpenEmbedder(Protocol):
+class EmbedderLoader(Protocol):
     """The type of the object that LAYERLOOP_EMBEDDER names: a loader of embedders."""
 
     def __call__(self, model: str | None, aesthetic: Path | None) -> Embedder:
@@ -312,7 +312,7 @@ class TextGenerator(Protocol):
         """Generate an answer of at most `tokens` tokens. Raises Refused, Unreachable."""
 
 
-class OpenTextGenerator(Protocol):
+class TextGeneratorLoader(Protocol):
     """The type of the object that LAYERLOOP_LLM names: a loader of language models."""
 
     def __call__(self, model: str) -> TextGenerator:
@@ -323,7 +323,7 @@ class OpenTextGenerator(Protocol):
 
 
 @dataclass(frozen=True)
-class FoundFile:
+class WeightsFile:
     """A file of weights, identified by its content."""
 
     path: str
@@ -339,7 +339,7 @@ class ImportResult:
     """Imported files as a checkpoint that is not registered yet, with `notes` for the user."""
 
     checkpoint: Checkpoint | None  # None if nothing was stored
-    files: Sequence[FoundFile]
+    files: Sequence[WeightsFile]
     notes: Sequence[str]
 
 
@@ -352,7 +352,7 @@ class CheckpointImporter(Protocol):
         preset: str,
         changes: Mapping[str, str],
         store: ObjectStore | None,
-        report: Report,
+        report: ProgressCallback,
     ) -> ImportResult:
         """Import other programs' files as one checkpoint; without a store only identify them."""
 
@@ -365,7 +365,7 @@ class LoraFile:
     weight: float = 1.0
 
 
-class AddLoras(Protocol):
+class LoraLoader(Protocol):
     """The type of the object that LAYERLOOP_LORA_LOADER names: a loader of LoRA files."""
 
     def __call__(self, checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[LoraFile]) -> Checkpoint:
@@ -377,7 +377,7 @@ class CheckpointExporter(Protocol):
 
     def __call__(
         self, checkpoint: Checkpoint, store: ObjectStore, form: str, precision: str, folder: Path
-    ) -> Sequence[FoundFile]:
+    ) -> Sequence[WeightsFile]:
         """Export a checkpoint as files for other programs, and return one entry per part.
 
         A part that the format cannot hold has no path, and its `what` states the reason.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from curation.domain import Progress
-from curation.text import printable
+from curation.text import escape_control_characters
 
 LINE_SECONDS = 10.0
 """The shortest time between two lines, in seconds."""
@@ -60,10 +60,10 @@ def describe_progress(seen: Progress, done: int = 0, seconds: float = 0.0) -> st
         parts.append(f"{_duration((seen.total - seen.done) / rate)} left")
     parts += [f"{name} {value:.4g}" for name, value in seen.metrics.items()]
     # Stage names may come from elsewhere; escape control characters, and stay on one line.
-    return printable(", ".join(parts)).replace("\n", " ")
+    return escape_control_characters(", ".join(parts)).replace("\n", " ")
 
 
-def with_time(line: str) -> str:
+def prefix_time(line: str) -> str:
     """Return the line with the local time of day before it."""
     return f"{datetime.now().astimezone():%H:%M:%S}  {line}"
 

@@ -21,9 +21,9 @@ EMBEDDED = "embedded"
 PREFIX = "LAYERLOOP_"
 NOT_SETTINGS = ("LAYERLOOP_TEST_", "LAYERLOOP_TRACEBACK")
 """Variables with the prefix that are not settings: for tests, and to print tracebacks."""
-LEAST_SECRET = 32
+MIN_SECRET_LENGTH = 32
 """Shortest secret to sign sessions and URLs with, in characters."""
-OTHERS = 0o077
+GROUP_AND_OTHERS_MODE = 0o077
 """The bits of a file's mode that concern group and others."""
 
 
@@ -50,24 +50,24 @@ class Settings(BaseSettings):
         None,
         description="URL of the API for browsers and Label Studio; http://host:port when not set",
     )
-    generator: str = Field("training.generate:open_generator", description="dotted name of an OpenGenerator")
+    generator: str = Field("training.generate:load_generator", description="dotted name of an OpenGenerator")
     trainer: str = Field("training.train:train", description="dotted name of a Trainer")
-    evaluator: str = Field("training.evaluation.full:measure", description="dotted name of an Evaluator")
-    comparer: str = Field("training.matting.comparison:draw_beside", description="dotted name of a MattingComparer")
+    evaluator: str = Field("training.evaluation.full:evaluate_fully", description="dotted name of an Evaluator")
+    comparer: str = Field("training.matting.comparison:compare_with_matting", description="dotted name of a MattingComparer")
     estimator: str = Field("training.memory_estimate:estimate", description="dotted name of a MemoryEstimator")
-    captioner: str = Field("training.captioning:open_captioner", description="dotted name of an OpenCaptioner")
-    text_reader: str = Field("training.prompt_coverage:read_texts", description="dotted name of a ReadTexts")
-    llm: str = Field("training.text_generation:open_writer", description="dotted name of an OpenTextGenerator")
+    captioner: str = Field("training.captioning:load_captioner", description="dotted name of an OpenCaptioner")
+    text_reader: str = Field("training.prompt_coverage:measure_coverage", description="dotted name of a ReadTexts")
+    llm: str = Field("training.text_generation:load_language_model", description="dotted name of an OpenTextGenerator")
     llm_key: SecretStr | None = Field(
         None, description="API key of a language model server (prompts generate --address)"
     )
     importer: str = Field(
-        "training.interop.import_checkpoint:take_in",
+        "training.interop.import_checkpoint:import_checkpoint",
         description="dotted name of a CheckpointImporter",
     )
-    lora_loader: str = Field("training.pipelines.loras:add_styles", description="dotted name of an AddLoras")
+    lora_loader: str = Field("training.pipelines.loras:add_loras", description="dotted name of an AddLoras")
     exporter: str = Field(
-        "training.interop.export_checkpoint:give_out",
+        "training.interop.export_checkpoint:export_checkpoint",
         description="dotted name of a CheckpointExporter",
     )
     embedder: str = Field("curation.screening.embedding:open_embedder", description="dotted name of an OpenEmbedder")
@@ -213,7 +213,7 @@ class Settings(BaseSettings):
             with contextlib.suppress(FileExistsError):
                 file.hardlink_to(draft)
             Path(draft).unlink()
-        if file.stat().st_mode & OTHERS:
+        if file.stat().st_mode & GROUP_AND_OTHERS_MODE:
             raise LayerloopError(
                 f"other users can read {file}, the secret that signs sessions",
                 f"remove it, and everybody signs in again; or, if nobody read it: chmod 600 {file}",
@@ -246,7 +246,7 @@ def read_settings(**given: object) -> Settings:
         ) from error
 
 
-def wants_traceback() -> bool:
+def traceback_enabled() -> bool:
     """Return whether LAYERLOOP_TRACEBACK sends tracebacks to stderr instead of to a file."""
     return bool(os.environ.get("LAYERLOOP_TRACEBACK"))
 
@@ -265,9 +265,9 @@ def unknown_settings() -> list[tuple[str, str | None]]:
 
 
 def _long_enough(secret: str, name: str) -> str:
-    if len(secret) < LEAST_SECRET:
+    if len(secret) < MIN_SECRET_LENGTH:
         raise LayerloopError(
             f"the secret in {name} has only {len(secret)} characters and could be guessed",
-            f"use a secret of {LEAST_SECRET} or more, such as from: openssl rand -hex 32",
+            f"use a secret of {MIN_SECRET_LENGTH} or more, such as from: openssl rand -hex 32",
         )
     return secret

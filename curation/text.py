@@ -24,7 +24,7 @@ class UnreadableText(LayerloopError):
     """Bytes that are not text in the expected encoding, or text that cannot be stored."""
 
 
-def storable(text: str) -> bool:
+def is_storable(text: str) -> bool:
     """Return whether PostgreSQL can store the text: no NUL, and no half of a surrogate pair."""
     return "\0" not in text and not any(0xD800 <= ord(letter) < 0xE000 for letter in text)
 
@@ -38,7 +38,7 @@ def check_storable(text: str) -> str:
     Raises:
         ValueError: The text cannot be stored.
     """
-    if not storable(text):
+    if not is_storable(text):
         raise ValueError("holds characters that cannot be stored (NUL or half of a surrogate pair)")
     return text
 
@@ -73,12 +73,12 @@ def decode_text(data: bytes, encoding: str | None = None) -> str:
         raise UnreadableText(f"there is no encoding {name!r}", "name one that Python knows, such as gb18030") from error
     except ValueError as error:
         raise UnreadableText(f"it is not {name} text", "save the file as UTF-8, or name its encoding") from error
-    if not storable(text):
+    if not is_storable(text):
         raise UnreadableText("it holds a NUL or half of a surrogate pair", "save the file as UTF-8 text")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def printable(text: str) -> str:
+def escape_control_characters(text: str) -> str:
     """Escape control characters and direction overrides for a terminal or a log line.
 
     Line ends and tabs stay. The result cannot move the cursor, change colors or hide other text.
@@ -94,7 +94,7 @@ class PrintableFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
         """Return the escaped line of a record; a traceback is appended unchanged."""
-        return printable(super().formatMessage(record)).replace("\n", "\n    ")
+        return escape_control_characters(super().formatMessage(record)).replace("\n", "\n    ")
 
 
 def _is_control(letter: str) -> bool:

@@ -7,11 +7,11 @@ from typing import Any
 
 from PIL import Image
 
-from curation.checkpoints.registry import find_checkpoint, promoted
-from curation.domain import DrawRequest, Prompt
+from curation.checkpoints.registry import find_checkpoint, find_promoted_checkpoint
+from curation.domain import GenerationRequest, Prompt
 from curation.errors import NotFound
-from curation.ports import DrawOptions, Layers
-from curation.runtime.context import load
+from curation.ports import GenerationOptions, Layers
+from curation.runtime.context import load_object
 from layerloop.instance import open_instance
 
 
@@ -34,7 +34,7 @@ def generate(
         checkpoint: Id of the checkpoint, or its first eight or more digits; by default the promoted
             one.
         home: Home folder of the instance; by default that of LAYERLOOP_HOME, else `.home`.
-        options: Fields of `curation.ports.DrawOptions`: steps, guidance, size, negative, sampler
+        options: Fields of `curation.ports.GenerationOptions`: steps, guidance, size, negative, sampler
             and so on.
 
     Returns:
@@ -46,20 +46,20 @@ def generate(
         Refused: The checkpoint has no base model, or does not support an option.
     """
     request = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
-    requests = [DrawRequest(request, number) for number in range(seed, seed + count)]
+    requests = [GenerationRequest(request, number) for number in range(seed, seed + count)]
     with open_instance(home) as instance:
         with instance.database.transaction() as tx:
-            found = find_checkpoint(tx, checkpoint) if checkpoint else promoted(tx)
+            found = find_checkpoint(tx, checkpoint) if checkpoint else find_promoted_checkpoint(tx)
         if found is None:
             raise NotFound(
                 "no checkpoint is promoted",
                 "pass checkpoint=; 'layerloop checkpoint list' shows the ids",
             )
-        generator = load(instance.settings.generator)(found, instance.store)
+        generator = load_object(instance.settings.generator)(found, instance.store)
         # Batches of the generator's own size: smaller ones are no faster, larger ones need more
         # memory.
         batches = (
-            generator.draw(requests[start : start + generator.at_once], DrawOptions(**options))
+            generator.draw(requests[start : start + generator.at_once], GenerationOptions(**options))
             for start in range(0, count, generator.at_once)
         )
         return [_as_images(layers) for batch in batches for layers in batch]

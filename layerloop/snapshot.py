@@ -81,10 +81,10 @@ class Snapshot:
             ValueError: The split or a role is unknown.
         """
         # Imported here, so that reading a manifest does not need PyTorch.
-        from training.data.dataset import load_split
+        from training.data.dataset import open_split
 
         wanted = tuple(LayerRole(role) for role in roles)
-        return load_split(self.store, self.id, Split(split), size, in_memory=in_memory, roles=wanted)
+        return open_split(self.store, self.id, Split(split), size, in_memory=in_memory, roles=wanted)
 
 
 def open_snapshot(name: str = LATEST, *, home: Path | str | None = None, store: ObjectStore | None = None) -> Snapshot:

@@ -55,7 +55,7 @@ def postgres_address() -> Iterator[str]:
         yield given
         return
     with _open_folder() as folder:
-        address = embedded_postgres.start(folder)
+        address = embedded_postgres.start_server(folder)
         _forget_durability(address)
         yield address
 
@@ -191,7 +191,7 @@ def _open_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        embedded_postgres.stop(folder)
+        embedded_postgres.stop_server(folder)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -16,7 +16,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from curation.adapters.label_studio_view import as_result
+from curation.adapters.label_studio_view import build_result
 from curation.db.engine import Database
 from curation.db.tables import (
     candidates,
@@ -30,10 +30,10 @@ from curation.domain import LayerRole, RejectReason, Verdict
 from curation.labeling import projects
 from curation.labeling import tasks as postings
 from curation.labeling.port import Project, Task
-from curation.labeling.previews import HOOK_HEADER, Previews
+from curation.labeling.previews import WEBHOOK_HEADER, PreviewUrls
 from curation.labeling.sync import LabelingSync
 from curation.ports import ObjectStore
-from curation.runtime.label_studio_server import CACHE, OWNER, VERSION, LabelStudioServer, label_studio
+from curation.runtime.label_studio_server import CACHE, OWNER, VERSION, LabelStudioServer, run_label_studio
 from tests.making import make_candidates, make_round
 from tests.servers import free_port, missing
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from curation.adapters.label_studio import LabelStudioBackend
 
 ACCEPT, REJECT = Verdict.accept, Verdict.reject
-HOOK = ("http://127.0.0.1:1/api/labeling/webhook", {HOOK_HEADER: "secret"})
+HOOK = ("http://127.0.0.1:1/api/labeling/webhook", {WEBHOOK_HEADER: "secret"})
 """Where nobody listens: tests collect by themselves."""
 
 
@@ -72,7 +72,7 @@ class Studio:
         from label_studio_sdk import LabelStudio  # four seconds that other tests need not wait
 
         self._sessions: dict[str, httpx.Client] = {}
-        self.server = self._stack.enter_context(label_studio(cache(), self.folder, self.port))
+        self.server = self._stack.enter_context(run_label_studio(cache(), self.folder, self.port))
         http = self._stack.enter_context(httpx.Client(timeout=60))
         self.client = LabelStudio(
             base_url=self.server.address, api_key=self.server.token, max_retries=0, httpx_client=http
@@ -122,7 +122,7 @@ class Studio:
         **more: Any,
     ) -> int:
         """An annotation, whose number is returned."""
-        said = result if result is not None else as_result(verdict, reasons, layers) if verdict else []
+        said = result if result is not None else build_result(verdict, reasons, layers) if verdict else []
         made = self.client.annotations.create(
             task, result=said, completed_by=self.person(by), unique_id=str(uuid.uuid4()), **more
         )
@@ -135,7 +135,7 @@ class Studio:
         who = self.client.annotations.get(annotation).completed_by
         author = next(str(one.email) for one in self.client.users.list() if one.id == who)
         path = f"/api/annotations/{annotation}"
-        said = {"result": as_result(verdict, reasons)}
+        said = {"result": build_result(verdict, reasons)}
         self.session(by or author).patch(path, json=said).raise_for_status()
 
     def session(self, email: str) -> httpx.Client:
@@ -191,7 +191,7 @@ class Seat:
     def board(self) -> Project:
         """The round's last board."""
         with self.database.transaction() as tx:
-            return projects.open_boards(tx, self.exchange.desk.address, self.round)[-1]
+            return projects.open_projects(tx, self.exchange.desk.address, self.round)[-1]
 
     def task(self, place: int) -> int:
         """The task of a candidate, by its place."""
@@ -236,7 +236,7 @@ def make_seat(studio: Studio, desk: LabelStudioBackend, database: Database, stor
         number = make_round(tx)
         made = make_candidates(tx, store, number, count)
     exchange = LabelingSync(
-        database, desk, "test", Previews("secret", "http://127.0.0.1:1").address, most=10_000, pause=0
+        database, desk, "test", PreviewUrls("secret", "http://127.0.0.1:1").address, most=10_000, pause=0
     )
     assert exchange.put_up(number)["up"] == count
     return Seat(studio, database, exchange, number, made)
@@ -247,7 +247,7 @@ def begin_import(seat: Seat, store: ObjectStore, count: int) -> tuple[Seat, Proj
     with seat.database.transaction() as tx:
         number = make_round(tx)
         made = make_candidates(tx, store, number, count)
-        board, room = projects.board_with_room(tx, seat.exchange.desk.address, number, 10)
+        board, room = projects.project_with_room(tx, seat.exchange.desk.address, number, 10)
         batch = postings.next_batch(tx, board, room, 0, 50)
         sending = postings.read_batch(tx, batch, seat.exchange.address)
     return replace(seat, round=number, candidates=made), board, batch, sending

@@ -13,9 +13,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from curation.domain import Checkpoint, DrawRequest, Progress
-from curation.ports import PLAIN, DrawOptions, Layers, Report
-from curation.prompts.grammar import speak
+from curation.domain import Checkpoint, GenerationRequest, Progress
+from curation.ports import DEFAULT_OPTIONS, GenerationOptions, Layers, ProgressCallback
+from curation.prompts.grammar import generate
 from curation.prompts.pair_files import write_line
 from tests.pair_painter import PairPainter
 
@@ -33,7 +33,7 @@ def gate(stage: str, done: int) -> None:
         time.sleep(0.05)
 
 
-def _gated(report: Report) -> Report:
+def _gated(report: ProgressCallback) -> ProgressCallback:
     def told(progress: Progress) -> None:
         report(progress)
         gate(progress.stage, progress.done)
@@ -50,9 +50,9 @@ def train(order, store, folder, report):
 
 def evaluate(checkpoint, snapshot, store, wanted, report):
     """The product's own evaluator, stopped by its progress."""
-    from training.evaluation.full import measure
+    from training.evaluation.full import evaluate_fully
 
-    return measure(checkpoint, snapshot, store, wanted, _gated(report))
+    return evaluate_fully(checkpoint, snapshot, store, wanted, _gated(report))
 
 
 class Captioner:
@@ -82,7 +82,7 @@ class Writer:
 
     def write(self, question: str, tokens: int, seed: int) -> str:
         gate("triples", next(self.calls))
-        rows = [json.loads(write_line(prompt)) for prompt in itertools.islice(speak(seed), 2)]
+        rows = [json.loads(write_line(prompt)) for prompt in itertools.islice(generate(seed), 2)]
         return "\n".join(map(json.dumps, rows))
 
 
@@ -95,7 +95,7 @@ class Painter(PairPainter):
 
     calls = 0
 
-    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
+    def draw(self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS) -> Sequence[Layers]:
         Painter.calls += 1
         gate("draw", Painter.calls)
         return super().draw(requests, options)

@@ -11,13 +11,13 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from curation.checkpoints.registry import promote, register_checkpoint
+from curation.checkpoints.registry import promote_checkpoint, register_checkpoint
 from curation.db.engine import Database, Transaction
 from curation.db.tables import candidate_layers, candidates, layers, prompts, rounds, snapshots
 from curation.domain import STATE_TRANSITIONS, CandidateState, Checkpoint, Prompt, content_id
-from curation.images.codec import encode_layer, visible_hash
+from curation.images.codec import encode_layer, pixel_hash
 from curation.ports import RGBA, Layers, ObjectStore
-from curation.synthetic.backgrounds import choose_scene, draw_scene
+from curation.synthetic.backgrounds import draw_pair, sample_scene
 
 
 def picture(seed: int, width: int = 32, height: int = 24) -> RGBA:
@@ -35,7 +35,7 @@ def make_checkpoint(tx: Transaction, name: str = "first") -> str:
     tx.execute(sa.insert(snapshots), {"id": snapshot, "samples": 0, "counts": {}})
     made = Checkpoint({}, "transparency", "tiny", snapshot, None, 0, "test", {"psnr": 30.0})
     register_checkpoint(tx, made, "test")
-    return promote(tx, made.id, "test")
+    return promote_checkpoint(tx, made.id, "test")
 
 
 def make_round(tx: Transaction, checkpoint: str | None = None, quota: int = 100, kind: str = "single") -> int:
@@ -105,8 +105,8 @@ def scenes(count: int, size: int = 64, start: int = 0) -> list[tuple[Prompt, Lay
     made = []
     for index in range(start, start + count):
         rng = np.random.default_rng([17, index])
-        scene = choose_scene(rng)
-        made.append((scene.prompt, draw_scene(scene, rng, size)))
+        scene = sample_scene(rng)
+        made.append((scene.prompt, draw_pair(scene, rng, size)))
     return made
 
 
@@ -158,7 +158,7 @@ def _store_layer(
         "width": rgba.shape[1],
         "height": rgba.shape[0],
         "bytes": len(stored),
-        "visible": visible_hash(rgba),
+        "visible": pixel_hash(rgba),
     }
     tx.execute(insert(layers).on_conflict_do_nothing(), row)
     tx.execute(sa.insert(candidate_layers), {"candidate_id": candidate, "role": role, "sha256": row["sha256"]})

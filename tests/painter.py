@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from curation.domain import Checkpoint, DrawRequest, LayerRole, TrainingRequest
+from curation.domain import Checkpoint, GenerationRequest, LayerRole, TrainingRequest
 from curation.images.pairs import composite
-from curation.ports import PLAIN, DrawOptions, LayerGenerator, Layers, ObjectStore, Report
-from curation.synthetic.backgrounds import GROUNDS, PAIR_SUBJECTS, choose_scene, draw_scene
-from curation.synthetic.shapes import SUBJECTS, draw
+from curation.ports import DEFAULT_OPTIONS, GenerationOptions, LayerGenerator, Layers, ObjectStore, ProgressCallback
+from curation.synthetic.backgrounds import GROUNDS, PAIR_SUBJECTS, draw_pair, sample_scene
+from curation.synthetic.shapes import SUBJECTS, draw_subject
 
 SECONDS_EACH = 0.05
 
@@ -23,28 +23,28 @@ class Painter:
 
     at_once = 1
 
-    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
+    def draw(self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS) -> Sequence[Layers]:
         return [
             self._draw_pair(one) if one.prompt.background else {LayerRole.foreground: self._draw(one)}
             for one in requests
         ]
 
-    def describe(self, options: DrawOptions) -> Mapping[str, str]:
+    def describe(self, options: GenerationOptions) -> Mapping[str, str]:
         return {"model": "painter", "steps": str(options.steps or 1)}
 
-    def _draw(self, request: DrawRequest) -> np.ndarray:
+    def _draw(self, request: GenerationRequest) -> np.ndarray:
         time.sleep(SECONDS_EACH)
         asked = SUBJECTS[request.prompt.text]
         others = [one for one in SUBJECTS.values() if one.shape == asked.shape and one.colour != asked.colour]
         subject = others[request.seed % len(others)] if request.seed % 4 == 0 and others else asked
-        return draw(subject, np.random.default_rng(request.seed), 64)
+        return draw_subject(subject, np.random.default_rng(request.seed), 64)
 
-    def _draw_pair(self, request: DrawRequest) -> Layers:
+    def _draw_pair(self, request: GenerationRequest) -> Layers:
         rng = np.random.default_rng(request.seed)
         asked = {"subject": PAIR_SUBJECTS[request.prompt.foreground], "ground": GROUNDS[request.prompt.background]}
-        pair = draw_scene(replace(choose_scene(rng), **asked), rng, 64)
+        pair = draw_pair(replace(sample_scene(rng), **asked), rng, 64)
         if request.seed % 4 == 0:
-            apart = draw_scene(replace(choose_scene(rng), **asked), rng, 64)[LayerRole.background]
+            apart = draw_pair(replace(sample_scene(rng), **asked), rng, 64)[LayerRole.background]
             pair |= {LayerRole.background: apart, LayerRole.blended: composite(pair[LayerRole.foreground], apart)}
         return pair
 
@@ -52,11 +52,11 @@ class Painter:
 class LonePainter(Painter):
     """One of a checkpoint from before pairs: a foreground alone, whatever is asked."""
 
-    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
+    def draw(self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS) -> Sequence[Layers]:
         return [{LayerRole.foreground: self._draw(one)} for one in requests]
 
 
-def train_nothing(order: TrainingRequest, store: ObjectStore, folder: Path, report: Report) -> Checkpoint:
+def train_nothing(order: TrainingRequest, store: ObjectStore, folder: Path, report: ProgressCallback) -> Checkpoint:
     """What LAYERLOOP_TRAINER may name: a checkpoint of the order's recipe, whose weights are a few bytes."""
     sha256 = store.put(f"{order.id}".encode())
     parent = order.parent.id if order.parent else None

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from curation.domain import Checkpoint, DrawRequest, LayerRole
+from curation.domain import Checkpoint, GenerationRequest, LayerRole
 from curation.images.codec import decode_layer
 from curation.images.pairs import composite
-from curation.ports import PLAIN, RGBA, DrawOptions, LayerGenerator, Layers, ObjectStore
+from curation.ports import DEFAULT_OPTIONS, RGBA, GenerationOptions, LayerGenerator, Layers, ObjectStore
 
 SIDE = 64
 
@@ -22,19 +22,19 @@ class PairPainter:
 
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
-        self.asked: list[tuple[DrawRequest, DrawOptions]] = []
+        self.asked: list[tuple[GenerationRequest, GenerationOptions]] = []
 
-    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
+    def draw(self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS) -> Sequence[Layers]:
         return [self._pair(request, options) for request in requests]
 
-    def describe(self, options: DrawOptions) -> Mapping[str, str]:
+    def describe(self, options: GenerationOptions) -> Mapping[str, str]:
         width, height = options.size or (SIDE, SIDE)
         if options.size is None and options.aspect:
             width = round(SIDE * options.aspect)
         told = {"model": "pair painter", "steps": str(options.steps or 1), "size": f"{width}x{height}"}
         return told | {f"given {role}": sha256 for role, sha256 in options.given.items()}
 
-    def _pair(self, request: DrawRequest, options: DrawOptions) -> Layers:
+    def _pair(self, request: GenerationRequest, options: GenerationOptions) -> Layers:
         self.asked.append((request, options))
         given = {role: decode_layer(self.store.get(sha256)) for role, sha256 in options.given.items()}
         prompt, size = request.prompt, options.size or (SIDE, SIDE)

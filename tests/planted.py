@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from curation.ports import RGBA
-from curation.synthetic.shapes import choose_subject, draw
+from curation.synthetic.shapes import draw_subject, sample_subject
 
 DEFECTS = ("haze", "grain", "specks", "holes", "cropped", "halo", "faint", "opaque")
 
@@ -14,13 +14,13 @@ DEFECTS = ("haze", "grain", "specks", "holes", "cropped", "halo", "faint", "opaq
 def draw_candidate(seed: int, index: int, sound: float, size: int = 64) -> tuple[RGBA, str]:
     """A layer and its prompt; with probability `sound` as it should be, else with one to three defects."""
     rng = np.random.default_rng([seed, index, 5])
-    subject = choose_subject(rng)
-    rgba = draw(subject, rng, size)
+    subject = sample_subject(rng)
+    rgba = draw_subject(subject, rng, size)
     text = subject.text
     if rng.random() < sound:
         return rgba, text
     if rng.random() < 0.2:
-        text = choose_subject(rng).text  # another one is asked for
+        text = sample_subject(rng).text  # another one is asked for
     return plant_some(rgba, rng), text
 
 

@@ -65,9 +65,9 @@ def postgres(given: str | None = None) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory(prefix="layerloop-postgres-") as folder:
         try:
-            yield embedded_postgres.start(Path(folder))
+            yield embedded_postgres.start_server(Path(folder))
         finally:
-            embedded_postgres.stop(Path(folder))
+            embedded_postgres.stop_server(Path(folder))
 
 
 @dataclass(frozen=True)

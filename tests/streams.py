@@ -22,8 +22,8 @@ from curation.db.tables import (
 )
 from curation.domain import Kind, Prompt, Verdict, content_id
 from curation.review.reviewers import add_reviewer
-from curation.screening.embedding import pack
-from curation.selection.acceptance_model_store import StoredModel, fit_head
+from curation.screening.embedding import pack_vector
+from curation.selection.acceptance_model_store import StoredModel, fit_and_store
 from tests.making import make_round
 
 SOURCE = "test@1"
@@ -64,7 +64,7 @@ def arrive_measured(
     tx.execute(sa.insert(candidates), rows)
     rows = [{"candidate_id": id_, "signals": dict(told)} for id_, told in zip(ids, signals, strict=True)]
     tx.execute(sa.insert(screenings), rows)
-    rows = [{"candidate_id": i, "source": SOURCE, "vector": pack(one)} for i, one in zip(ids, vectors, strict=True)]
+    rows = [{"candidate_id": i, "source": SOURCE, "vector": pack_vector(one)} for i, one in zip(ids, vectors, strict=True)]
     tx.execute(sa.insert(embeddings), rows)
     sha = [content_id("layer", id_).hex * 2 for id_ in ids]
     tx.execute(sa.insert(layers), [{"sha256": one, "width": 1, "height": 1, "bytes": 1, "visible": one} for one in sha])
@@ -110,4 +110,4 @@ def taught(tx: Transaction, count: int = 400, seed: int = 999) -> StoredModel:
     ids = arrive(tx, number, seed, quality)
     tx.execute(sa.update(candidates).where(candidates.c.round_id == number).values(state="waiting", propensity=1.0))
     judge_waiting(tx, number, dict(zip(ids, accepts(seed, quality).tolist(), strict=True)))
-    return fit_head(tx, Kind.single, SOURCE)
+    return fit_and_store(tx, Kind.single, SOURCE)

@@ -13,7 +13,7 @@ from curation.errors import Refused
 from training.pretrained.loading import load_model, revision_of
 
 
-def open_captioner(model: str) -> VisionLanguageModel:
+def load_captioner(model: str) -> VisionLanguageModel:
     """Load a captioner from a hub id or a folder, onto the GPU if there is one.
 
     Args:

@@ -13,7 +13,7 @@ from curation.ports import ObjectStore
 from training.presets.preset import Preset
 from training.presets.presets import find_preset
 from training.safetensors_io import load_part
-from training.transparency.autoencoder import Autoencoder, open_backbone
+from training.transparency.autoencoder import Autoencoder, open_autoencoder
 from training.transparency.networks import Transparency, open_transparency
 
 
@@ -36,7 +36,7 @@ class LoadedCheckpoint:
     styles: Sequence[tuple[dict[str, Tensor], dict[str, str]]] = ()  # user LoRAs, in order
 
 
-def open_parts(checkpoint: Checkpoint, store: ObjectStore) -> LoadedCheckpoint:
+def load_checkpoint(checkpoint: Checkpoint, store: ObjectStore) -> LoadedCheckpoint:
     """Load the networks of a checkpoint, frozen.
 
     Args:
@@ -49,7 +49,7 @@ def open_parts(checkpoint: Checkpoint, store: ObjectStore) -> LoadedCheckpoint:
         Refused: A part is missing or does not fit the preset.
     """
     preset = find_preset(checkpoint.preset, checkpoint.changes)
-    backbone = open_backbone(*load_part(store, _file(checkpoint, "backbone")))
+    backbone = open_autoencoder(*load_part(store, _file(checkpoint, "backbone")))
     transparency = open_transparency(preset, *load_part(store, _file(checkpoint, "transparency")))
     # These two parts are optional: a checkpoint may have latent transparency alone.
     base, layers = (
@@ -57,13 +57,13 @@ def open_parts(checkpoint: Checkpoint, store: ObjectStore) -> LoadedCheckpoint:
     )
     # Any other part is a user LoRA ("style-N") or the weights of a layer mode.
     others = {part: file for part, file in checkpoint.files.items() if part not in _PARTS}
-    modes = {part: file for part, file in others.items() if not part.startswith(STYLE)}
-    style_parts = sorted(others.keys() - modes.keys(), key=lambda part: int(part.removeprefix(STYLE)))
+    modes = {part: file for part, file in others.items() if not part.startswith(LORA_PREFIX)}
+    style_parts = sorted(others.keys() - modes.keys(), key=lambda part: int(part.removeprefix(LORA_PREFIX)))
     styles = [load_part(store, others[part]) for part in style_parts]
     return LoadedCheckpoint(preset, backbone, transparency, base, layers, modes, styles)
 
 
-STYLE = "style-"
+LORA_PREFIX = "style-"
 """Prefix of the parts that are user LoRAs; a number follows."""
 
 _PARTS = ("backbone", "transparency", "base", "layers")

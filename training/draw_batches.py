@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curation.domain import DrawRequest, Prompt
-from curation.images.codec import without_hidden_colour
-from curation.ports import RGBA, DrawOptions
+from curation.domain import GenerationRequest, Prompt
+from curation.images.codec import clear_hidden_colors
+from curation.ports import RGBA, GenerationOptions
 
 
-def batches(
-    requests: Sequence[DrawRequest], size: int
-) -> Iterator[tuple[Sequence[DrawRequest], Sequence[DrawRequest]]]:
+def padded_batches(
+    requests: Sequence[GenerationRequest], size: int
+) -> Iterator[tuple[Sequence[GenerationRequest], Sequence[GenerationRequest]]]:
     """Yield batches of at most `size` requests, with and without padding.
 
     Args:
@@ -31,22 +31,22 @@ def batches(
         yield batch, batch + batch[-1:] * (size - len(batch))
 
 
-def asks_for_layers(prompt: Prompt, options: DrawOptions) -> bool:
+def is_pair_request(prompt: Prompt, options: GenerationOptions) -> bool:
     """Return whether a pair is requested: a layer has its own text, or a layer is given."""
     return bool(prompt.foreground or prompt.background or options.given)
 
 
-def noise_of(seed: int, shape: tuple[int, ...]) -> Tensor:
+def seeded_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
     """Return unit Gaussian noise that depends on the request's seed alone."""
-    return torch.randn(shape, generator=generator_of(seed))
+    return torch.randn(shape, generator=seeded_generator(seed))
 
 
-def generator_of(seed: int) -> torch.Generator:
+def seeded_generator(seed: int) -> torch.Generator:
     """Return a CPU generator for any integer seed, so that noise is equal on every machine."""
     return torch.Generator().manual_seed(seed % 2**63)
 
 
-def as_layers(rgba_B4HW: Tensor) -> list[RGBA]:
+def to_layers(rgba_B4HW: Tensor) -> list[RGBA]:
     """Convert straight RGBA in [0, 1] to H x W x 4 uint8 layers with color 0 where alpha is 0."""
     pixels_BHW4 = (rgba_B4HW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return [np.ascontiguousarray(without_hidden_colour(pixels)) for pixels in pixels_BHW4]
+    return [np.ascontiguousarray(clear_hidden_colors(pixels)) for pixels in pixels_BHW4]

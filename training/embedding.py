@@ -21,13 +21,13 @@ from curation.domain import LayerRole, Prompt
 from curation.errors import Refused
 from curation.ports import EmbeddingResult, Layers
 from training.external_weights import read_header, read_tensors
-from training.metrics.clip_score import open_agreement
+from training.metrics.clip_score import load_clip_score
 from training.pretrained.loading import load_model, revision_of
 
-GREY: Final = 0.5
+GRAY: Final = 0.5
 """The background of every metric."""
 
-Picture = NDArray[np.uint8]
+ImageArray = NDArray[np.uint8]
 
 
 def open_embedder(model: str | None, aesthetic: Path | None) -> ImageEncoder:
@@ -49,7 +49,7 @@ def open_embedder(model: str | None, aesthetic: Path | None) -> ImageEncoder:
     # The model's own configuration tells CLIP from DINO.
     kind = load_model(AutoConfig, model).model_type
     if kind == "clip":
-        return Clip(model, aesthetic, device)
+        return ClipEmbedder(model, aesthetic, device)
     if kind not in {"dinov2", "dinov2_with_registers", "dinov3_vit"}:
         raise Refused(f"{model} is a {kind}", "use a CLIP or a DINO to embed candidates")
     if aesthetic is not None:
@@ -57,7 +57,7 @@ def open_embedder(model: str | None, aesthetic: Path | None) -> ImageEncoder:
             "the aesthetic predictor needs CLIP embeddings, not DINO's",
             "unset LAYERLOOP_AESTHETIC",
         )
-    return Dino(model, device)
+    return DinoEmbedder(model, device)
 
 
 class ImageEncoder:
@@ -83,15 +83,15 @@ class ImageEncoder:
         first, second, alpha = nn.functional.normalize(self._features(list(_images(layers))), dim=-1)
         return np.asarray(torch.cat([(first + second) / 2, alpha]).float().cpu().numpy(), np.float32)
 
-    def _features(self, pictures: Sequence[Picture]) -> Tensor:
+    def _features(self, pictures: Sequence[ImageArray]) -> Tensor:
         raise NotImplementedError
 
 
-class Clip(ImageEncoder):
+class ClipEmbedder(ImageEncoder):
     """Embeds with CLIP and measures prompt agreement (0..100) and aesthetics (about 1..10)."""
 
     def __init__(self, model: str, aesthetic: Path | None, device: torch.device) -> None:
-        self._agreement = open_agreement(model, device)
+        self._agreement = load_clip_score(model, device)
         self._head = None if aesthetic is None else _read_head(aesthetic, device, self._width())
         self.source = f"clip:{self._agreement.source}"
         self.measures = ("clip_score",) if aesthetic is None else ("clip_score", "aesthetic")
@@ -104,13 +104,13 @@ class Clip(ImageEncoder):
             for layers, prompt in zip(drawn, prompts, strict=True)
         ]
 
-    def _features(self, pictures: Sequence[Picture]) -> Tensor:
+    def _features(self, pictures: Sequence[ImageArray]) -> Tensor:
         network, processor = self._agreement.network, self._agreement.processor
         features: Tensor = network.get_image_features(**_prepare(processor, pictures, network.device)).pooler_output
         return features
 
     def _measure(self, layers: Layers, prompt: Prompt) -> Mapping[str, float]:
-        image = _over(layers, GREY)
+        image = _over(layers, GRAY)
         metrics = {"clip_score": self._agreement([image], [prompt.text])[0]}
         # The aesthetic predictor is trained on unit-length CLIP image embeddings.
         if self._head is not None:
@@ -124,7 +124,7 @@ class Clip(ImageEncoder):
         return int(self._agreement.network.config.projection_dim)
 
 
-class Dino(ImageEncoder):
+class DinoEmbedder(ImageEncoder):
     """Embeds with DINO, which represents shape and material beyond text descriptions."""
 
     def __init__(self, model: str, device: torch.device) -> None:
@@ -140,7 +140,7 @@ class Dino(ImageEncoder):
         self._network = network.to(device).eval()
         self.source = f"dino:{model}@{revision_of(model, network)}"
 
-    def _features(self, pictures: Sequence[Picture]) -> Tensor:
+    def _features(self, pictures: Sequence[ImageArray]) -> Tensor:
         inputs = _prepare(self._processor, pictures, self._network.device)
         features: Tensor = self._network(**inputs).last_hidden_state[:, 0]  # the class token
         return features
@@ -171,13 +171,13 @@ def _read_head(path: Path, device: torch.device, width: int) -> list[tuple[Tenso
     return layers
 
 
-def _prepare(processor: Any, images: Sequence[Picture], device: torch.device) -> Any:
+def _prepare(processor: Any, images: Sequence[ImageArray], device: torch.device) -> Any:
     from PIL import Image
 
     return processor(images=[Image.fromarray(image) for image in images], return_tensors="pt").to(device)
 
 
-def _images(layers: Layers) -> Iterator[Picture]:
+def _images(layers: Layers) -> Iterator[ImageArray]:
     """Yield the three images that a candidate is embedded by."""
     # Two color images, then the alpha of the foreground.
     if LayerRole.blended in layers:
@@ -190,7 +190,7 @@ def _images(layers: Layers) -> Iterator[Picture]:
     yield np.repeat(alpha[..., None], 3, axis=2)
 
 
-def _over(layers: Layers, gray: float) -> Picture:
+def _over(layers: Layers, gray: float) -> ImageArray:
     """Composite a layer over a gray in [0, 1]; of a pair return the opaque blended image."""
     rgba = layers.get(LayerRole.blended, next(layers[role] for role in LayerRole if role in layers))
     alpha = rgba[..., 3:].astype(np.float32) / 255

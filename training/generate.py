@@ -7,19 +7,19 @@ import torch
 from curation.domain import Checkpoint
 from curation.errors import Refused
 from curation.ports import LayerGenerator, ObjectStore
-from training.checkpoint import open_parts
+from training.checkpoint import load_checkpoint
 from training.denoiser.denoiser import Denoiser
-from training.denoiser.factory import open_denoiser
-from training.denoiser.sampling import Generator
+from training.denoiser.factory import load_denoiser
+from training.denoiser.sampling import BuiltinGenerator
 from training.denoiser.stable_diffusion import StableDiffusion
-from training.layers.model import open_layers
+from training.layers.model import load_layered_denoiser
 from training.layers.sampling import LayersGenerator
-from training.pipelines.worker_generator import PipelineGenerator, precision_on
-from training.synthesis.generator import PairSynthesis
+from training.pipelines.worker_generator import PipelineGenerator, compute_dtype
+from training.synthesis.generator import InpaintingPairGenerator
 from training.synthesis.inpainting import open_inpainter
 
 
-def open_generator(checkpoint: Checkpoint, store: ObjectStore, *, joined: bool = True) -> LayerGenerator:
+def load_generator(checkpoint: Checkpoint, store: ObjectStore, *, joined: bool = True) -> LayerGenerator:
     """Open a checkpoint as a generator of layers (the port LAYERLOOP_GENERATOR).
 
     It runs on a GPU if there is one. Pretrained models generate through the public pipelines
@@ -35,7 +35,7 @@ def open_generator(checkpoint: Checkpoint, store: ObjectStore, *, joined: bool =
         Corrupt: A file's content does not match its sha256.
         Refused: The checkpoint has no base model.
     """
-    parts = open_parts(checkpoint, store)
+    parts = load_checkpoint(checkpoint, store)
     if parts.base is None and not parts.modes:
         hint = "train it with the recipe 'whole'"
         raise Refused(f"checkpoint {checkpoint.id[:12]} has no base model to generate with", hint)
@@ -48,19 +48,19 @@ def open_generator(checkpoint: Checkpoint, store: ObjectStore, *, joined: bool =
         single_generator = PipelineGenerator(parts, store, device)
     else:
         assert parts.base is not None  # noqa: S101 - released modes are of pretrained families
-        single_generator = Generator(parts, open_denoiser(parts.preset, *parts.base), device)
+        single_generator = BuiltinGenerator(parts, load_denoiser(parts.preset, *parts.base), device)
     if parts.preset.inpainter is not None:
         # An inpainter takes over pairs; no layer weights are needed for it.
-        precision = precision_on(parts.preset, device)
+        precision = compute_dtype(parts.preset, device)
         inpainter = open_inpainter(parts.preset.inpainter, parts.preset.variant, device, precision)
-        return PairSynthesis(single_generator, inpainter, parts.preset, store)
+        return InpaintingPairGenerator(single_generator, inpainter, parts.preset, store)
     if parts.layers is None:
         return single_generator
     # Layers generated together run the same denoiser with an adapter per role.
     denoiser: Denoiser
-    if isinstance(single_generator, Generator):
+    if isinstance(single_generator, BuiltinGenerator):
         denoiser = single_generator.denoiser
     else:
         denoiser = StableDiffusion(parts.preset, taught=single_generator.pipe.pipeline)
-    layered = open_layers(denoiser, *parts.layers).to(device, next(denoiser.parameters()).dtype).eval()
+    layered = load_layered_denoiser(denoiser, *parts.layers).to(device, next(denoiser.parameters()).dtype).eval()
     return LayersGenerator(parts, single_generator, layered, store, joined=joined)

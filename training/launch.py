@@ -18,14 +18,14 @@ import torch
 import curation.errors
 from curation.domain import Checkpoint, Progress, TrainingRequest, canonical_json
 from curation.errors import LayerloopError, Refused
-from curation.ports import ObjectStore, Report
+from curation.ports import ObjectStore, ProgressCallback
 from training.engine.metrics_buffer import Diverged
 
-MARK = "layerloop "
+MESSAGE_PREFIX = "layerloop "
 """Prefix of the lines of standard output that carry messages; other lines are library logs."""
 
 
-def launch(order: TrainingRequest, store: ObjectStore, folder: Path, report: Report, processes: int) -> Checkpoint:
+def launch(order: TrainingRequest, store: ObjectStore, folder: Path, report: ProgressCallback, processes: int) -> Checkpoint:
     """Train in several processes on this machine, one per GPU if there are any.
 
     Progress is that of the first process. An exception from `report` ends all processes; if this
@@ -89,26 +89,26 @@ def launch(order: TrainingRequest, store: ObjectStore, folder: Path, report: Rep
                 f"the training processes exited with status {running.returncode}",
                 "see the log above",
             )
-        return read_checkpoint(json.loads(result.read_text()))
+        return parse_checkpoint(json.loads(result.read_text()))
 
 
-def read_order(row: Mapping[str, Any]) -> TrainingRequest:
+def parse_request(row: Mapping[str, Any]) -> TrainingRequest:
     """Build a training request from its JSON (dataclasses.asdict).
 
     Raises:
         KeyError: A field is missing.
         TypeError: A field is unknown.
     """
-    parent = read_checkpoint(row["parent"]) if row["parent"] else None
+    parent = parse_checkpoint(row["parent"]) if row["parent"] else None
     return TrainingRequest(**{**row, "parent": parent})
 
 
-def read_checkpoint(row: Mapping[str, Any]) -> Checkpoint:
+def parse_checkpoint(row: Mapping[str, Any]) -> Checkpoint:
     """Build a checkpoint from its JSON (dataclasses.asdict). Raises TypeError for other fields."""
     return Checkpoint(**row)
 
 
-def open_again(opening: list[str | None]) -> ObjectStore:
+def reopen_store(opening: list[str | None]) -> ObjectStore:
     """Open a store from its `opening`: the dotted name of its class, then the arguments."""
     dotted, *arguments = opening
     module, _, name = str(dotted).partition(":")
@@ -127,15 +127,15 @@ def _opening(store: ObjectStore) -> list[str | None]:
     return list(opening)
 
 
-def _relay(running: subprocess.Popen[str], report: Report) -> None:
+def _relay(running: subprocess.Popen[str], report: ProgressCallback) -> None:
     """Relay the messages of the first process until all have ended. Raises the error it sent."""
     assert running.stdout is not None  # noqa: S101 - it is a pipe
     for line in running.stdout:
         # Library logs pass through.
-        if not line.startswith(MARK):
+        if not line.startswith(MESSAGE_PREFIX):
             sys.stderr.write(line.lstrip("\n"))
             continue
-        message = json.loads(line.removeprefix(MARK))
+        message = json.loads(line.removeprefix(MESSAGE_PREFIX))
         if "error" in message:
             kinds = {"Diverged": Diverged, **vars(curation.errors)}
             kind = kinds.get(message["error"], LayerloopError)

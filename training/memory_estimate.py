@@ -14,29 +14,29 @@ from curation.domain import TrainingRequest
 from curation.errors import Refused
 from curation.ports import StageMemory
 from training.denoiser.builtin import BuiltinDenoiser
-from training.denoiser.cache import PRECISIONS, ConditionsCache, fill_batch
+from training.denoiser.cache import PRECISIONS, TextEmbeddingCache, encoding_batch_size
 from training.denoiser.denoiser import Conditions, Denoiser
 from training.denoiser.finetuned_weights import add_adapter
 from training.denoiser.stable_diffusion import StableDiffusion
-from training.denoiser.stage import SHEET, DenoiserStage
-from training.engine.batch import Rows
+from training.denoiser.stage import GRID_CAPTIONS, DenoiserStage
+from training.engine.batch import Batch
 from training.engine.distributed import PRECISIONS as COMPUTED_IN
-from training.engine.distributed import blocks, enable_checkpointing
+from training.engine.distributed import enable_checkpointing, fsdp_units
 from training.engine.memory_tracker import (
     StepMemory,
-    bring_from_meta,
-    measure_optimiser,
-    measure_step,
-    measure_use,
+    estimate_inference,
+    estimate_optimizer,
+    estimate_step,
+    materialize,
 )
 from training.engine.trainer import TrainingStage
-from training.layers.model import new_layers
+from training.layers.model import new_layered_denoiser
 from training.layers.stage import LayersStage
 from training.presets.preset import Preset
 from training.presets.presets import find_preset
 from training.pretrained.architectures import build_part
 from training.pretrained.families import find_family
-from training.pretrained.loading import check_sources
+from training.pretrained.loading import check_model_paths
 from training.transparency.autoencoder import Autoencoder, KLAutoencoder, LinearAutoencoder
 from training.transparency.codec import adjusted_posterior, decode_rgba
 from training.transparency.networks import Transparency
@@ -49,10 +49,10 @@ STAGES: dict[str, tuple[str, ...]] = {
     "whole": ("transparency", "latents", "base", "sheets"),
     "pairs": ("transparency", "latents", "base", "layers", "sheets"),
 }
-TRAINED = {"transparency", "base", "layers"}
-CARDS = (8, 12, 16, 24, 32, 40, 48, 80, 141)  # GiB of common GPUs
-CONTEXT = 0.7  # GiB of the CUDA context
-SCATTERED = 0.05  # share of memory lost to fragmentation
+TRAINED_STAGES = {"transparency", "base", "layers"}
+GPU_SIZES_GIB = (8, 12, 16, 24, 32, 40, 48, 80, 141)  # GiB of common GPUs
+CUDA_CONTEXT_GIB = 0.7  # GiB of the CUDA context
+FRAGMENTATION = 0.05  # share of memory lost to fragmentation
 GIB = 2**30
 
 
@@ -67,7 +67,7 @@ class StageNetworks:
     def bring(self) -> StageNetworks:
         """Materialize the networks under the memory tracker and return them."""
         for network in (self.backbone, self.transparency, self.denoiser):
-            bring_from_meta(network)
+            materialize(network)
         return self
 
 
@@ -95,13 +95,13 @@ def estimate(order: TrainingRequest, pictures: int) -> list[StageMemory]:
             f"the family {preset.family} does not support training a base",
             "use the recipe 'transparency'",
         )
-    check_sources(preset)
+    check_model_paths(preset)
     on_gpu = preset.family is not None or torch.cuda.is_available()
     estimates: list[StageMemory] = []
     trained: Mapping[str, int] = {}
     # Weights, optimizer and average stay allocated while the sample grids of a stage are decoded.
     for stage in STAGES[order.recipe]:
-        if stage in TRAINED:
+        if stage in TRAINED_STAGES:
             held = _trained(preset, stage, on_gpu=on_gpu)
             trained = {name: held[name] for name in ("weights", "optimiser", "average")}
         else:
@@ -136,12 +136,12 @@ def _trained(preset: Preset, stage: str, *, on_gpu: bool) -> dict[str, int]:
             trainable=trainable,
             averaged=sum(p.nbytes for p in averaged) if recipe.pace.decay else 0,
         )
-        sizes.update(blocks=[sum(p.nbytes for p in b.parameters()) for core in recipe.cores() for b in blocks(core)])
+        sizes.update(blocks=[sum(p.nbytes for p in b.parameters()) for core in recipe.cores() for b in fsdp_units(core)])
         return recipe, lambda: recipe(rows, recipe.pace.images)[0]
 
-    step = measure_step(build, preset.precision, on_gpu=on_gpu)
+    step = estimate_step(build, preset.precision, on_gpu=on_gpu)
     # Measure the optimizer apart: its state is allocated in the first step.
-    state, moment = measure_optimiser(preset.optimiser, sizes["trainable"], on_gpu=on_gpu)
+    state, moment = estimate_optimizer(preset.optimiser, sizes["trainable"], on_gpu=on_gpu)
     average = 0 if preset.average_apart and on_gpu else sizes["averaged"]
     return _fullest(preset, step, state, moment, average, max(sizes["blocks"], default=0))
 
@@ -178,12 +178,12 @@ def _used(preset: Preset, stage: str, lasting: Mapping[str, int]) -> dict[str, i
     A sample grid is decoded while the trained networks stay allocated.
     """
     networks, use = _build(preset, "transparency"), _encode if stage == "latents" else _decode
-    step = measure_use(lambda: use(preset, networks.bring()))
+    step = estimate_inference(lambda: use(preset, networks.bring()))
     held = dict(lasting) if stage == "sheets" else {"weights": step.weights}
     return {**held, "activations": step.activations}
 
 
-def _make_transparency(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage, Rows]:
+def _make_transparency(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage, Batch]:
     """Return the stage of latent transparency and a batch for it."""
     count, side = preset.transparency_batch, preset.image_size
     training_stage = TransparencyStage(preset, networks.transparency, cast("Any", None), networks.backbone)
@@ -191,11 +191,11 @@ def _make_transparency(preset: Preset, networks: StageNetworks) -> tuple[Trainin
     return training_stage, {**batch, "keep": torch.ones(count)}
 
 
-def _make_base(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage, Rows]:
+def _make_base(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage, Batch]:
     """Return the stage of the base and a batch for it."""
     nothing, denoiser = cast("Any", None), networks.denoiser
     assert denoiser is not None  # noqa: S101 - narrows the type
-    texts = ConditionsCache.open(None, {"precision": preset.cache_precision}) if preset.family else None
+    texts = TextEmbeddingCache.open(None, {"precision": preset.cache_precision}) if preset.family else None
     training_stage = DenoiserStage(preset, denoiser, nothing, nothing, texts, networks.backbone, networks.transparency)
     count, side = preset.base_batch, preset.image_size // preset.stride
     latent_BCHW = torch.zeros(count, preset.latent_channels, side, side)
@@ -209,12 +209,12 @@ def _make_base(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage, 
     return training_stage, {**batch, "conditions": _conditions(denoiser, count)}
 
 
-def _make_layers(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage, Rows]:
+def _make_layers(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage, Batch]:
     """Return the stage of layers and a batch of pairs for it, with all roles."""
     nothing, denoiser = cast("Any", None), networks.denoiser
     assert denoiser is not None  # noqa: S101 - narrows the type
-    texts = ConditionsCache.open(None, {"precision": preset.cache_precision}) if preset.family else None
-    layered = new_layers(preset, denoiser)
+    texts = TextEmbeddingCache.open(None, {"precision": preset.cache_precision}) if preset.family else None
+    layered = new_layered_denoiser(preset, denoiser)
     training_stage = LayersStage(preset, layered, nothing, nothing, texts, networks.backbone, networks.transparency)
     count, roles, side = preset.layers_batch, preset.layer_roles, preset.image_size // preset.stride
     latent_PLCHW = torch.zeros(count, len(roles), preset.latent_channels, side, side)
@@ -250,7 +250,7 @@ def _conditions(denoiser: StableDiffusion, count: int) -> Conditions:
 def _encode(preset: Preset, networks: StageNetworks) -> Callable[[], object]:
     """Return the encoding of one batch of the latent cache."""
     side = preset.image_size
-    rgba_B4HW = torch.zeros(fill_batch((side, side)), 4, side, side)
+    rgba_B4HW = torch.zeros(encoding_batch_size((side, side)), 4, side, side)
     encoder = networks.transparency.encoder
     return lambda: adjusted_posterior(networks.backbone, encoder, rgba_B4HW[:, 3:], rgba_B4HW[:, :3])
 
@@ -258,7 +258,7 @@ def _encode(preset: Preset, networks: StageNetworks) -> Callable[[], object]:
 def _decode(preset: Preset, networks: StageNetworks) -> Callable[[], object]:
     """Return the decoding of the images of a sample grid."""
     side = preset.image_size // preset.stride
-    latent_BCHW = torch.zeros(min(SHEET, preset.draw_batch), preset.latent_channels, side, side)
+    latent_BCHW = torch.zeros(min(GRID_CAPTIONS, preset.draw_batch), preset.latent_channels, side, side)
     return lambda: decode_rgba(networks.backbone, networks.transparency.decoder, latent_BCHW)
 
 
@@ -315,10 +315,10 @@ def _advise(held: Mapping[str, int], preset: Preset, stage: str, *, on_gpu: bool
     if not on_gpu:
         return f"needs {peak / GIB:.2f} GiB of memory in addition to Python and its libraries"
     # Compare with common GPUs, after the context and fragmentation.
-    needed = peak * (1 + SCATTERED) / GIB + CONTEXT
-    fitting = next((card for card in CARDS if needed <= card), None)
+    needed = peak * (1 + FRAGMENTATION) / GIB + CUDA_CONTEXT_GIB
+    fitting = next((card for card in GPU_SIZES_GIB if needed <= card), None)
     fit = f"fits a {fitting} GiB GPU" if fitting else f"needs {needed:.0f} GiB, more than one GPU has"
-    saving = _relief(held, preset, stage) if stage in TRAINED and fitting != CARDS[0] else ""
+    saving = _relief(held, preset, stage) if stage in TRAINED_STAGES and fitting != GPU_SIZES_GIB[0] else ""
     return f"{fit}; less with {saving}" if saving else fit
 
 

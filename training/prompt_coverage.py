@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from curation.ports import TextRead
+from curation.ports import TextCoverage
 from training.presets.presets import find_preset
-from training.presets.tokenization import words_of
+from training.presets.tokenization import split_words
 
 
-def read_texts(preset: str, changes: Mapping[str, str], texts: Sequence[str]) -> Sequence[TextRead] | None:
+def measure_coverage(preset: str, changes: Mapping[str, str], texts: Sequence[str]) -> Sequence[TextCoverage] | None:
     """Return the words of each text and how many of them are read (the port LAYERLOOP_TEXT_READER).
 
     Args:
@@ -28,4 +28,4 @@ def read_texts(preset: str, changes: Mapping[str, str], texts: Sequence[str]) ->
     if row.family is not None:
         return None
     words_read = row.text_length - 1  # the first token is the start-of-text token
-    return [TextRead(words, words_read) for words in map(words_of, texts)]
+    return [TextCoverage(words, words_read) for words in map(split_words, texts)]

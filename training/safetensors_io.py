@@ -14,14 +14,14 @@ from curation.errors import Refused
 from curation.ports import ObjectStore
 
 FORMAT = "layerloop weights 1"
-KEY = "layerloop"
+METADATA_KEY = "layerloop"
 """The only metadata key written: safetensors writes several keys in random order, and equal weights
 must give equal bytes."""
 
 Metadata = dict[str, str]
 
 
-def describe(part: str, order: TrainingRequest, code_version: str, **more: object) -> Metadata:
+def part_metadata(part: str, order: TrainingRequest, code_version: str, **more: object) -> Metadata:
     """Build the metadata of a part's file; every value is text, as safetensors requires.
 
     Args:
@@ -45,11 +45,11 @@ def describe(part: str, order: TrainingRequest, code_version: str, **more: objec
 
 def save_part(store: ObjectStore, part: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Store one part's tensors and return the sha256 of the file."""
-    separate = apart({name: tensor.detach().cpu() for name, tensor in sorted(tensors.items())})
-    return store.put(save(separate, {KEY: canonical_json({**metadata, "format": FORMAT, "part": part})}))
+    separate = unshare_storage({name: tensor.detach().cpu() for name, tensor in sorted(tensors.items())})
+    return store.put(save(separate, {METADATA_KEY: canonical_json({**metadata, "format": FORMAT, "part": part})}))
 
 
-def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def unshare_storage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors with a storage each, as safetensors requires; only shared ones are copied."""
     seen: set[int] = set()
     separate = {}
@@ -80,10 +80,10 @@ def load_part(store: ObjectStore, sha256: str) -> tuple[dict[str, Tensor], Metad
         raise Refused(f"weights {sha256[:12]} are broken: {error}", "store them again") from error
 
 
-def facts_in(metadata: Mapping[str, str]) -> Metadata:
+def layerloop_metadata(metadata: Mapping[str, str]) -> Metadata:
     """Return Layerloop's metadata from a safetensors header; empty for files of other programs."""
     try:
-        own = json.loads(metadata.get(KEY, "{}"))
+        own = json.loads(metadata.get(METADATA_KEY, "{}"))
         return {str(name): str(value) for name, value in own.items()}
     except (ValueError, AttributeError):
         return {}
@@ -95,7 +95,7 @@ def read_metadata(data: bytes, sha256: str) -> Metadata:
     # A safetensors file begins with the header's length in eight bytes, then its JSON.
     length = int.from_bytes(data[:8], "little")
     try:
-        metadata = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][KEY])
+        metadata = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][METADATA_KEY])
         found = dict(metadata)["format"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Refused(f"object {sha256[:12]} is not a safetensors file of weights ({error})", hint) from error

@@ -9,11 +9,11 @@ import torch
 from curation.errors import Refused
 from training.pretrained.loading import load_model, revision_of
 
-VARIETY = {"do_sample": True, "temperature": 1.0, "top_p": 0.95, "num_beams": 1}
+SAMPLING = {"do_sample": True, "temperature": 1.0, "top_p": 0.95, "num_beams": 1}
 """Sampling settings for varied answers, since the same prompt is repeated with many seeds."""
 
 
-def open_writer(model: str) -> LanguageModel:
+def load_language_model(model: str) -> LanguageModel:
     """Load a language model from a hub id or a folder, onto the GPU if there is one.
 
     Args:
@@ -65,7 +65,7 @@ class LanguageModel:
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=tokens,
                 pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
-                **VARIETY,
+                **SAMPLING,
             )
         text: str = self.tokenizer.decode(answer[0, ids.shape[1] :], skip_special_tokens=True)
         return text.strip()

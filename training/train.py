@@ -14,7 +14,7 @@ from torch import Tensor
 import curation
 from curation.domain import (
     Checkpoint,
-    DrawRequest,
+    GenerationRequest,
     LayerRole,
     Progress,
     Prompt,
@@ -23,23 +23,23 @@ from curation.domain import (
     TrainingRequest,
 )
 from curation.errors import Refused
-from curation.ports import RGBA, ObjectStore, Report
-from training.checkpoint import STYLE, open_parts
-from training.data.dataset import load_split
+from curation.ports import RGBA, ObjectStore, ProgressCallback
+from training.checkpoint import LORA_PREFIX, load_checkpoint
+from training.data.dataset import open_split
 from training.denoiser.train import train_base
 from training.evaluation.heldout import evaluate, has_heldout
-from training.generate import open_generator
+from training.generate import load_generator
 from training.launch import launch
 from training.layers.train import train_layers
 from training.presets.preset import Preset
 from training.presets.presets import find_preset
 from training.pretrained.families import find_family
-from training.pretrained.loading import check_sources
-from training.safetensors_io import describe, load_part, save_part
-from training.sample_grid import draw_sheet
-from training.transparency.autoencoder import Autoencoder, fit_backbone, open_backbone
+from training.pretrained.loading import check_model_paths
+from training.safetensors_io import load_part, part_metadata, save_part
+from training.sample_grid import render_grid
+from training.transparency.autoencoder import Autoencoder, fit_autoencoder, open_autoencoder
 from training.transparency.networks import open_transparency
-from training.transparency.padding import on_grey
+from training.transparency.padding import over_gray
 from training.transparency.train import reconstruction_rows, train_transparency
 
 RECIPES: dict[str, tuple[str, ...]] = {
@@ -51,12 +51,12 @@ RECIPES: dict[str, tuple[str, ...]] = {
 }
 """The parts that a recipe trains, in order; the others are inherited from the parent."""
 
-SHEET_COLUMNS = 8
+GRID_COLUMNS = 8
 # Images to fit the PCA on: enough for 192 components. Ids are hashes, so the first are random.
-FITTED_PICTURES = 4_096
+FIT_IMAGES = 4_096
 
 
-def train(order: TrainingRequest, store: ObjectStore, folder: Path, report: Report) -> Checkpoint:
+def train(order: TrainingRequest, store: ObjectStore, folder: Path, report: ProgressCallback) -> Checkpoint:
     """Train a recipe's parts from a snapshot, evaluate them, and store the checkpoint.
 
     Training resumes exactly from the state in `folder` after any interruption; on the CPU with the
@@ -80,14 +80,14 @@ def train(order: TrainingRequest, store: ObjectStore, folder: Path, report: Repo
         Refused: The request cannot be trained.
         Diverged: The loss is not finite (training.engine.metrics_buffer).
     """
-    preset = check_order(order)
+    preset = check_request(order)
     if preset.processes > 1 and not dist.is_initialized():
         return launch(order, store, folder, report, preset.processes)
     if preset.threads:
         torch.set_num_threads(preset.threads)
     # User LoRAs are for generation alone: training continues from the weights without them.
     inherited = order.parent.files if order.parent else {}
-    files = {part: file for part, file in inherited.items() if not part.startswith(STYLE)}
+    files = {part: file for part, file in inherited.items() if not part.startswith(LORA_PREFIX)}
     # Reports carry the number of their stage, which depends on the stages that will run.
     heldout = has_heldout(store, order.snapshot)
     report = _numbered(report, _stages(order, preset, files, heldout=heldout))
@@ -124,7 +124,7 @@ def _stages(order: TrainingRequest, preset: Preset, files: Mapping[str, str], *,
     return [*stages, *(["evaluate"] if heldout else []), "sheet"]
 
 
-def _numbered(report: Report, stages: Sequence[str]) -> Report:
+def _numbered(report: ProgressCallback, stages: Sequence[str]) -> ProgressCallback:
     """Return a callback that adds stage numbers to reports.
 
     A report of a stage that is not among those to come counts as the current stage.
@@ -150,15 +150,15 @@ class _StageContext:
     preset: Preset
     store: ObjectStore
     folder: Path
-    report: Report
+    report: ProgressCallback
     code_version: str
 
     def save(self, part: str, tensors: dict[str, Tensor], **facts: object) -> str:
         """Store a part with its metadata and return the sha256."""
-        return save_part(self.store, part, tensors, describe(part, self.order, self.code_version, **facts))
+        return save_part(self.store, part, tensors, part_metadata(part, self.order, self.code_version, **facts))
 
 
-def check_order(order: TrainingRequest) -> Preset:
+def check_request(order: TrainingRequest) -> Preset:
     """Return the preset of a training request after checking that it can be trained.
 
     Raises:
@@ -172,7 +172,7 @@ def check_order(order: TrainingRequest) -> Preset:
         hint = "use the recipe 'transparency'; sd15, sd21 and sdxl support training a base"
         raise Refused(f"preset {preset.name!r} supports latent transparency only", hint)
     # Fail on missing paths now rather than hours into the training.
-    check_sources(preset)
+    check_model_paths(preset)
     parent = order.parent
     # Weights of another preset have other shapes.
     if parent and parent.preset != preset.name:
@@ -201,12 +201,12 @@ def _fit_autoencoder(context: _StageContext) -> str:
             context.preset.image_size,
             context.preset.roles_learnt(context.preset.base_opaque),
         )
-        dataset = load_split(context.store, context.order.snapshot, Split.train, size, in_memory=False, roles=roles)
-        fitted = range(min(FITTED_PICTURES, len(dataset)))
+        dataset = open_split(context.store, context.order.snapshot, Split.train, size, in_memory=False, roles=roles)
+        fitted = range(min(FIT_IMAGES, len(dataset)))
         rgba_B4HW = torch.stack([dataset.read(index)[1] for index in fitted])
-        backbone = fit_backbone(context.preset, on_grey(rgba_B4HW[:, :3], rgba_B4HW[:, 3:]))
+        backbone = fit_autoencoder(context.preset, over_gray(rgba_B4HW[:, :3], rgba_B4HW[:, 3:]))
     else:
-        backbone = fit_backbone(context.preset, torch.empty(0))
+        backbone = fit_autoencoder(context.preset, torch.empty(0))
     file = context.save("backbone", backbone.state_dict(), **backbone.facts())
     context.report(Progress("backbone", 1, 1))
     return file
@@ -268,18 +268,18 @@ _TRAINERS: dict[str, Callable[[_StageContext, dict[str, str]], str]] = {
 
 
 def _backbone(context: _StageContext, files: dict[str, str]) -> Autoencoder:
-    return open_backbone(*load_part(context.store, files["backbone"]))
+    return open_autoencoder(*load_part(context.store, files["backbone"]))
 
 
-def _sheet(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, split: Split, report: Report) -> bytes:
+def _sheet(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, split: Split, report: ProgressCallback) -> bytes:
     """Render the sample grid: images of a split, their reconstructions, and generated images.
 
     With a base there are two rows of its captions at fixed seeds, with layers three rows of pairs.
     """
     report(Progress("sheet", 0, 1))
-    parts = open_parts(checkpoint, store)
-    dataset = load_split(store, snapshot, split, parts.preset.image_size, in_memory=False)
-    shown = range(min(SHEET_COLUMNS, len(dataset)))
+    parts = load_checkpoint(checkpoint, store)
+    dataset = open_split(store, snapshot, split, parts.preset.image_size, in_memory=False)
+    shown = range(min(GRID_COLUMNS, len(dataset)))
     captions = [dataset.captions[index] for index in shown]
     rows = reconstruction_rows(parts.backbone, parts.transparency, dataset.take(shown))
     # Single layers from the captions, at two seeds.
@@ -287,22 +287,22 @@ def _sheet(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, split: Spl
         rows += [_generate(checkpoint, store, captions, seed) for seed in (0, 1)]
     row_captions = [captions] * len(rows)
     # Pairs, a row for each role.
-    prompts = [_prompt(sample) for sample in dataset.samples if LayerRole.background in sample.layers][:SHEET_COLUMNS]
+    prompts = [_prompt(sample) for sample in dataset.samples if LayerRole.background in sample.layers][:GRID_COLUMNS]
     if parts.layers is not None and prompts:
-        drawn = open_generator(checkpoint, store).draw([DrawRequest(prompt, 0) for prompt in prompts])
+        drawn = load_generator(checkpoint, store).draw([GenerationRequest(prompt, 0) for prompt in prompts])
         rows += [[layers[role] for layers in drawn] for role in LayerRole]
         texts = [
             (prompt.foreground or prompt.text, prompt.background or prompt.text, prompt.text) for prompt in prompts
         ]
         row_captions += [list(row) for row in zip(*texts, strict=True)]
     report(Progress("sheet", 1, 1))
-    return draw_sheet(rows, row_captions)
+    return render_grid(rows, row_captions)
 
 
 def _generate(checkpoint: Checkpoint, store: ObjectStore, captions: list[str], seed: int) -> list[RGBA]:
     """Generate one foreground per caption at a fixed seed."""
-    requests = [DrawRequest(Prompt(caption), seed) for caption in captions]
-    return [layers[LayerRole.foreground] for layers in open_generator(checkpoint, store).draw(requests)]
+    requests = [GenerationRequest(Prompt(caption), seed) for caption in captions]
+    return [layers[LayerRole.foreground] for layers in load_generator(checkpoint, store).draw(requests)]
 
 
 def _prompt(sample: Sample) -> Prompt:

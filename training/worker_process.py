@@ -20,8 +20,8 @@ from accelerate import PartialState
 
 from curation.domain import canonical_json
 from curation.errors import LayerloopError
-from curation.ports import Report
-from training.launch import MARK, open_again, read_order
+from curation.ports import ProgressCallback
+from training.launch import MESSAGE_PREFIX, parse_request, reopen_store
 from training.train import train
 
 
@@ -33,11 +33,11 @@ def main() -> None:
     arguments = parser.parse_args()
     # Join the process group, then run the same training on every process.
     state = PartialState(cpu=not torch.cuda.is_available())
-    order = read_order(json.loads(arguments.order.read_text()))
+    order = parse_request(json.loads(arguments.order.read_text()))
     try:
         checkpoint = train(
             order,
-            open_again(json.loads(arguments.store.read_text())),
+            reopen_store(json.loads(arguments.store.read_text())),
             arguments.folder,
             _progress_callback(state.is_main_process),
         )
@@ -52,7 +52,7 @@ def main() -> None:
         state.destroy_process_group()
 
 
-def _progress_callback(first: bool) -> Report:
+def _progress_callback(first: bool) -> ProgressCallback:
     """Return the callback of the first process; the others report nothing."""
     return (lambda progress: _send(asdict(progress))) if first else (lambda _: None)
 
@@ -61,7 +61,7 @@ def _send(message: Mapping[str, Any]) -> None:
     """Write one message to standard output for the launching process."""
     # One write with its own line breaks: libraries in other processes write to the same pipe, in
     # partial lines too. If the launching process is gone this raises, which ends the training.
-    os.write(sys.stdout.fileno(), f"\n{MARK}{json.dumps(message)}\n".encode())
+    os.write(sys.stdout.fileno(), f"\n{MESSAGE_PREFIX}{json.dumps(message)}\n".encode())
 
 
 if __name__ == "__main__":

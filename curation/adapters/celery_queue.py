@@ -24,13 +24,13 @@ PREFIX = "layerloop."
 Two installations at one broker need a virtual host each.
 """
 
-AWAY_SECONDS = 5.0
+BACKOFF_SECONDS = 5.0
 """Seconds without sending after the broker failed: not every commit must wait for a time-out."""
 
 log = logging.getLogger(__name__)
 
 
-def queue_of(job: str) -> str:
+def queue_for(job: str) -> str:
     """Return the queue on which jobs of that name run."""
     return "gpu" if job in GPU_JOBS else "cpu"
 
@@ -89,7 +89,7 @@ def make_app(
     return app
 
 
-def work(app: Celery, queues: Sequence[str], name: str, on_stop: Callable[[], None] | None = None) -> None:
+def run_celery_worker(app: Celery, queues: Sequence[str], name: str, on_stop: Callable[[], None] | None = None) -> None:
     """Run jobs one after the other in this process, until a signal ends it.
 
     One thread runs all jobs, so that a loaded checkpoint is reused; start more processes for more
@@ -149,9 +149,9 @@ class CeleryQueue:
             return False
         # Every broker has error classes of its own, so every exception is caught.
         try:
-            self.app.send_task(task_name(job.name), list(job.args), queue=queue_of(job.name))
+            self.app.send_task(task_name(job.name), list(job.args), queue=queue_for(job.name))
         except Exception as error:
-            self._away_until = time.monotonic() + AWAY_SECONDS
+            self._away_until = time.monotonic() + BACKOFF_SECONDS
             log.warning("the queue does not answer, so %s waits for the reconcile job: %s", job.name, error)
             return False
         return True

@@ -11,18 +11,18 @@ import httpx
 
 from curation.errors import Refused, Unreachable
 
-TRIES = 5
-LONGEST_PAUSE = 120.0
+MAX_TRIES = 5
+MAX_BACKOFF_SECONDS = 120.0
 """Longest wait between two tries, in seconds."""
 
 TIMEOUT = httpx.Timeout(600, connect=10)
 """Generation may take minutes on a slow machine, but connecting does not."""
 
-BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+RETRY_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 """Status codes after which the request is repeated."""
 
 
-class ChatServer:
+class ChatCompletionsClient:
     """A TextGenerator at a URL such as http://127.0.0.1:8000/v1.
 
     Args:
@@ -73,7 +73,7 @@ class ChatServer:
             "temperature": 1.0,
         }
         problem = ""
-        for attempt in range(TRIES):
+        for attempt in range(MAX_TRIES):
             # Send the request; a lost connection counts as a try.
             try:
                 response = httpx.post(self._address, json=body, headers=self._headers, timeout=TIMEOUT)
@@ -81,17 +81,17 @@ class ChatServer:
                 problem = f"{type(error).__name__}: {error}"
                 wait = None
             else:
-                if response.status_code not in BUSY:
+                if response.status_code not in RETRY_STATUSES:
                     text = self._read(response)
                     if text is not None:
                         return text
                 problem = _error_message(response)
                 wait = _retry_after(response)
             # Back off before the next try.
-            if attempt + 1 < TRIES:
-                self._pause(min(LONGEST_PAUSE, 2.0**attempt if wait is None else wait))
+            if attempt + 1 < MAX_TRIES:
+                self._pause(min(MAX_BACKOFF_SECONDS, 2.0**attempt if wait is None else wait))
         hint = "repeat the command later; it continues where it stopped"
-        raise Unreachable(f"{self._address} did not answer in {TRIES} tries: {problem}", hint)
+        raise Unreachable(f"{self._address} did not answer in {MAX_TRIES} tries: {problem}", hint)
 
     def _read(self, response: httpx.Response) -> str | None:
         """Return the generated text; None if the response is not a chat completion."""

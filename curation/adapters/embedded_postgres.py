@@ -23,15 +23,15 @@ from psycopg import sql
 
 from curation.adapters.pgmq_schema import install_pgmq
 from curation.adapters.postgres_process import (
-    PATIENCE_SECONDS,
-    alive,
-    orphans,
-    pid_file,
-    postmaster,
-    settle,
-    status,
+    TIMEOUT_SECONDS,
+    find_orphans,
+    find_postmaster,
+    is_alive,
+    read_pid_file,
+    read_status,
+    wait_until_settled,
 )
-from curation.adapters.postgres_user import let_through, server_user, user_id
+from curation.adapters.postgres_user import allow_access, resolve_user_id, server_user
 from curation.errors import LayerloopError, Unreachable
 
 DATABASE = "layerloop"
@@ -56,7 +56,7 @@ recovery_init_sync_method = {sync}
 """
 
 
-def start(folder: Path) -> str:
+def start_server(folder: Path) -> str:
     """Start the server of a folder, unless it is running.
 
     The first start creates the database; a start after a crash removes stale files and recovers.
@@ -78,31 +78,31 @@ def start(folder: Path) -> str:
         try:
             return _ensure_running(folder / "data")
         except Unreachable:
-            if running(folder):
+            if is_running(folder):
                 raise
             # It was killed between the check and the first connection: start it again.
             return _ensure_running(folder / "data")
 
 
-def stop(folder: Path) -> None:
+def stop_server(folder: Path) -> None:
     """Shut the server of a folder down cleanly; do nothing if none is running."""
     folder = folder.resolve()
     data = folder / "data"
     if not data.exists():
         return
     with _locked(folder):
-        if postmaster(data) is not None:
-            sockets = Path(pid_file(data)[4])
-            arguments = ("stop", "-w", "-t", str(PATIENCE_SECONDS), "-m", "fast", "-D", str(data))
+        if find_postmaster(data) is not None:
+            sockets = Path(read_pid_file(data)[4])
+            arguments = ("stop", "-w", "-t", str(TIMEOUT_SECONDS), "-m", "fast", "-D", str(data))
             _run(_binaries() / "pg_ctl", *arguments, user=server_user(data))
             with suppress(OSError):
                 sockets.rmdir()
 
 
-def running(folder: Path) -> bool:
+def is_running(folder: Path) -> bool:
     """Return whether the server of a folder runs and accepts connections."""
     data = folder.resolve() / "data"
-    return status(data) == "ready" and postmaster(data) is not None
+    return read_status(data) == "ready" and find_postmaster(data) is not None
 
 
 @contextmanager
@@ -116,19 +116,19 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _ensure_running(data: Path) -> str:
     # A server that is starting or stopping is left alone.
-    settle(data)
-    if not running(data.parent):
+    wait_until_settled(data)
+    if not is_running(data.parent):
         user = server_user(data)
         if user is not None:
-            let_through(data.parent, user)
-            let_through(_binaries(), user)
+            allow_access(data.parent, user)
+            allow_access(_binaries(), user)
         if not (data / "PG_VERSION").exists():
             _make_cluster(data, user)
         _clear_after_crash(data, user)
         _configure(data, user)
         _launch(data, user)
     # Create the database and the queue's schema, if they are missing.
-    address = f"postgresql://postgres@/{DATABASE}?host={pid_file(data)[4]}"
+    address = f"postgresql://postgres@/{DATABASE}?host={read_pid_file(data)[4]}"
     _make_database(address)
     install_pgmq(address)
     return address
@@ -176,7 +176,7 @@ def _clear_after_crash(data: Path, user: str | None) -> None:
     numbers are reused soon in containers.
     """
     # Orphaned backends hold the shared memory of the killed server.
-    remaining = orphans(user_id(user))
+    remaining = find_orphans(resolve_user_id(user))
     for number in (signal.SIGTERM, signal.SIGKILL):
         for process in remaining:
             with suppress(psutil.NoSuchProcess):
@@ -184,9 +184,9 @@ def _clear_after_crash(data: Path, user: str | None) -> None:
         deadline = time.monotonic() + 3
         while remaining and time.monotonic() < deadline:
             time.sleep(0.02)
-            remaining = [process for process in remaining if alive(process.pid)]
+            remaining = [process for process in remaining if is_alive(process.pid)]
     # Remove the files that name the dead process.
-    lines = pid_file(data)
+    lines = read_pid_file(data)
     (data / "postmaster.pid").unlink(missing_ok=True)
     if len(lines) > 4:
         for name in (SOCKET_FILE, f"{SOCKET_FILE}.lock"):
@@ -210,7 +210,7 @@ def _socket_folder(data: Path, user: str | None) -> Path:
     The folder's mode is the access control: the server accepts every local connection.
     """
     # The path of a socket is limited in length, so the name is a short hash.
-    owner = user_id(user)
+    owner = resolve_user_id(user)
     name = f"layerloop-{owner}-{hashlib.sha256(os.fsencode(data)).hexdigest()[:12]}"
     folder = Path(tempfile.gettempdir(), name)
     if len(os.fsencode(folder / SOCKET_FILE)) > SOCKET_LIMIT - len(".lock"):
@@ -219,7 +219,7 @@ def _socket_folder(data: Path, user: str | None) -> Path:
         folder.mkdir(mode=0o700)
         os.chown(folder, owner, -1)
     if user is not None:
-        let_through(folder.parent, user)
+        allow_access(folder.parent, user)
     # Another user may have created a folder of this name in the shared temp folder.
     found = folder.lstat()
     if folder.is_symlink() or found.st_uid != owner or found.st_mode & 0o077:
@@ -239,9 +239,9 @@ def _launch(data: Path, user: str | None) -> None:
     command = '"$@" < /dev/null >> "$0" 2>&1 & echo $!'
     pid = int(_run("/bin/sh", "-c", command, str(server_log), str(server), "-D", str(data), user=user))
     # Wait until it accepts connections; recovery may take a while.
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not running(data.parent):
-        if not alive(pid) or time.monotonic() > deadline:
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not is_running(data.parent):
+        if not is_alive(pid) or time.monotonic() > deadline:
             log_tail = server_log.read_text(errors="replace")[-2_000:].strip() if server_log.exists() else ""
             raise LayerloopError(f"PostgreSQL does not start in {data}", log_tail)
         time.sleep(0.02)

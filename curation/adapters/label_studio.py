@@ -15,9 +15,9 @@ from curation.adapters.label_studio_projects import (
     MODEL,
     PAGE,
     Projects,
-    detail_of,
+    get_error_detail,
     task_filter,
-    translated,
+    translate_errors,
 )
 from curation.adapters.label_studio_tasks import (
     as_time,
@@ -26,9 +26,9 @@ from curation.adapters.label_studio_tasks import (
     own_id,
     task_data,
 )
-from curation.adapters.label_studio_view import as_result, look, read_result, shown
+from curation.adapters.label_studio_view import build_result, parse_layer_urls, parse_result, task_html
 from curation.domain import RuleVerdict, Verdict
-from curation.labeling.port import Annotation, Elsewhere, Placed, Project, ProjectReading, RemoteTask, Task
+from curation.labeling.port import Annotation, Project, ProjectReading, PushResult, RemoteTask, Task, UnknownProject
 
 TIMEOUT: Final = httpx.Timeout(60, connect=5)
 TASK_FIELDS: Final = "id,data,created_at,updated_at,updated_by,annotations,completed_by,result,was_cancelled,lead_time"
@@ -59,7 +59,7 @@ class LabelStudioBackend:
         self._emails: dict[int, str] = {}
         self._own_account: tuple[int, str] | None = None
 
-    def put_up(self, board: Project, batch: uuid.UUID, postings: Sequence[Task]) -> Placed:
+    def put_up(self, board: Project, batch: uuid.UUID, postings: Sequence[Task]) -> PushResult:
         """Import tasks into a project, which is created if needed, and read back which exist.
 
         The response to an import may be in another order, and may be lost. Therefore the tasks of
@@ -74,7 +74,7 @@ class LabelStudioBackend:
         Returns:
             Label Studio's ids of the project and the tasks, and the errors.
         """
-        with translated(self.address):
+        with translate_errors(self.address):
             # Find or create the project, and repair its configuration and webhook.
             remote = self._projects.make(board) if board.number is None else self._projects.find(board)
             number = int(remote.id)
@@ -91,14 +91,14 @@ class LabelStudioBackend:
                     self._projects.lay_out(number, missing[0].facts)
             # Update tasks that are shown with an older view.
             for task in postings:
-                if task.id in found and found[task.id].data.get("look") != look(task):
+                if task.id in found and found[task.id].data.get("look") != task_html(task):
                     self._update_task(int(found[task.id].id), board, batch, task)
             placed = {task.id: int(found[task.id].id) for task in postings if task.id in found}
-            return Placed(number, remote.created_at, placed, refused, trouble)
+            return PushResult(number, remote.created_at, placed, refused, trouble)
 
     def update(self, board: Project, postings: Mapping[int, tuple[uuid.UUID, Task]]) -> None:
         """Update tasks, given by number, with one call each, if the number is still the task's."""
-        with translated(self.address):
+        with translate_errors(self.address):
             project_number = int(self._projects.find(board).id) if postings else 0
             for number, (batch, task) in postings.items():
                 wanted = [task_filter("id", "equal", "Number", number)]
@@ -119,7 +119,7 @@ class LabelStudioBackend:
         Returns:
             The number of tasks, and an iterator that reads the changed tasks.
         """
-        with translated(self.address):
+        with translate_errors(self.address):
             remote = self._projects.find(board)
             if repair:
                 trouble = self._projects.settle(remote, board, insist=since is None)
@@ -138,7 +138,7 @@ class LabelStudioBackend:
 
         Users do not edit webhooks, and a server restored from a backup has the older number.
         """
-        with translated(self.address):
+        with translate_errors(self.address):
             return self._projects.set_mark(board, mark)
 
     def take_down(
@@ -164,7 +164,7 @@ class LabelStudioBackend:
             return set()
         numbers = sorted(number for several in postings.values() for number in several)
         left: set[uuid.UUID] = set()
-        with translated(self.address):
+        with translate_errors(self.address):
             project_number = int(self._projects.find(board).id)
             for start in range(0, len(numbers), PAGE):
                 page = numbers[start : start + PAGE]
@@ -183,12 +183,12 @@ class LabelStudioBackend:
                     self._client.actions.create(id="delete_tasks", project=project_number, selected_items=chosen)
         return left
 
-    def elsewhere(self, known: Collection[tuple[int, datetime | None]]) -> Iterator[Elsewhere]:
+    def elsewhere(self, known: Collection[tuple[int, datetime | None]]) -> Iterator[UnknownProject]:
         """Yield projects that hold tasks of ours and are not known by number and creation time."""
-        with translated(self.address):
+        with translate_errors(self.address):
             for remote in self._projects.others(known):
                 number = int(remote.id)
-                yield Elsewhere(number, str(remote.title or ""), self._read(number, None))
+                yield UnknownProject(number, str(remote.title or ""), self._read(number, None))
 
     def answer(self, number: int, person: str, key: uuid.UUID, said: RuleVerdict) -> None:
         """Create an annotation in the name of a user, who is created if needed.
@@ -202,8 +202,8 @@ class LabelStudioBackend:
         comment = "" if said.verdict is Verdict.accept else said.sentence
         # Label Studio calls a skipped annotation a cancelled one.
         skipped = said.verdict is Verdict.skip
-        result = [] if skipped else as_result(said.verdict, said.reasons, said.layers, comment)
-        with translated(self.address):
+        result = [] if skipped else build_result(said.verdict, said.reasons, said.layers, comment)
+        with translate_errors(self.address):
             user_id = next((user for user, email in self._users().items() if email == person), None)
             if user_id is None:
                 username = person.partition("@")[0]
@@ -223,7 +223,7 @@ class LabelStudioBackend:
 
     def people(self) -> Mapping[int, str]:
         """Return the e-mail address of each user by number. Raises Unreachable."""
-        with translated(self.address):
+        with translate_errors(self.address):
             return dict(self._users(fresh=True))
 
     def present(self, since: datetime) -> Collection[str]:
@@ -231,14 +231,14 @@ class LabelStudioBackend:
 
         The server does not record reading. Our own account is excluded.
         """
-        with translated(self.address):
+        with translate_errors(self.address):
             own = self._account()[0]
             found = [user for user in self._client.users.list() if user.id and int(user.id) != own]
         return {str(user.email).lower() for user in found if user.last_activity and user.last_activity >= since}
 
     def whoami(self) -> str:
         """Return the address of the account that the token belongs to. Raises Unreachable."""
-        with translated(self.address):
+        with translate_errors(self.address):
             return self._account(fresh=True)[1]
 
     def close(self) -> None:
@@ -267,7 +267,7 @@ class LabelStudioBackend:
             if error.status_code != httpx.codes.BAD_REQUEST:
                 raise
             if len(tasks) == 1:
-                return {tasks[0].id: detail_of(error)}
+                return {tasks[0].id: get_error_detail(error)}
             half = len(tasks) // 2
             return self._import(remote, project, batch, tasks[:half]) | self._import(
                 remote, project, batch, tasks[half:]
@@ -292,7 +292,7 @@ class LabelStudioBackend:
             # The server fails on whole seconds and on other time zones.
             when = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
             wanted = [task_filter("updated_at", "greater_or_equal", "Datetime", when)]
-        with translated(self.address):
+        with translate_errors(self.address):
             for remote in self._projects.tasks(project_number, wanted, TASK_FIELDS):
                 yield self._remote_task(remote)
 
@@ -330,7 +330,7 @@ class LabelStudioBackend:
             own_id(remote),
             remote.updated_at,
             tuple(self._annotation(item) for item in annotations),
-            shown(str((remote.data or {}).get("look"))),
+            parse_layer_urls(str((remote.data or {}).get("look"))),
         )
 
     def _annotation(self, annotation: Mapping[str, Any]) -> Annotation:
@@ -352,7 +352,7 @@ class LabelStudioBackend:
         )
         # Read the verdict.
         skipped = {"verdict": Verdict.skip}
-        verdict = skipped if annotation.get("was_cancelled") else read_result(annotation.get("result") or [])
+        verdict = skipped if annotation.get("was_cancelled") else parse_result(annotation.get("result") or [])
         if not author:
             verdict = {"fault": f"there is no user with the number {author_id}"}
         fields = {"verdict": None, "seconds": annotation.get("lead_time")} | verdict

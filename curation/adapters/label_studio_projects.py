@@ -15,7 +15,7 @@ import httpx
 from label_studio_sdk import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
 
-from curation.adapters.label_studio_view import HIDDEN, INSTRUCTION, board_class, configuration
+from curation.adapters.label_studio_view import HIDDEN, INSTRUCTION, configuration, project_class
 from curation.errors import Conflict, LayerloopError, NotFound, Refused, Unreachable
 from curation.labeling.port import Project
 
@@ -258,7 +258,7 @@ class Projects:
 
     def _is_of(self, remote: Any, project: Project) -> bool:
         """Return whether a project on the server is ours, by the ids that it contains."""
-        if board_class(project.id) in (remote.label_config or ""):
+        if project_class(project.id) in (remote.label_config or ""):
             return True
         # Older versions wrote the id into the description.
         if remote.description == f"layerloop {project.id}":
@@ -282,7 +282,7 @@ class Projects:
     def _explain(self, number: int, name: str, config: str, error: ApiError) -> str:
         """Return why a project cannot be repaired, and which annotations prevent it."""
         if name != "label_config":
-            return f"project {number} does not accept its overlap: {detail_of(error)}"
+            return f"project {number} does not accept its overlap: {get_error_detail(error)}"
         # Find controls that annotations use and our configuration lacks.
         used = re.findall(r"from_name=([^,\n]+)", str(error.body))
         elements = ET.fromstring(config).iter()  # noqa: S314  # our own configuration
@@ -299,7 +299,7 @@ class Projects:
                         found.append(
                             f"annotation {annotation['id']} of task {task.id} uses the unknown control {control!r}"
                         )
-        named = "; ".join(found) or detail_of(error)
+        named = "; ".join(found) or get_error_detail(error)
         return f"project {number} does not accept its labeling configuration: {named}"
 
 
@@ -323,7 +323,7 @@ def task_filter(column: str, operator: str, kind: str, value: Any) -> dict[str, 
     return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
 
 
-def detail_of(error: ApiError) -> str:
+def get_error_detail(error: ApiError) -> str:
     """Return the server's error message, without ids and traces, so that equal errors are equal."""
     body = error.body if isinstance(error.body, Mapping) else {}
     messages = [str(message) for message in _leaves(body.get("validation_errors"))] or [str(body.get("detail") or "")]
@@ -342,7 +342,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def translated(address: str) -> Iterator[None]:
+def translate_errors(address: str) -> Iterator[None]:
     """Translate errors of the client and the network to errors of this package."""
     try:
         yield
@@ -354,7 +354,7 @@ def translated(address: str) -> Iterator[None]:
 
 
 def _translate(address: str, error: ApiError) -> LayerloopError:
-    message = f"Label Studio at {address} answered {error.status_code}: {detail_of(error)}"
+    message = f"Label Studio at {address} answered {error.status_code}: {get_error_detail(error)}"
     if error.status_code in {401, 403}:
         return Unreachable(
             f"Label Studio at {address} does not accept the token ({error.status_code})",
@@ -367,6 +367,6 @@ def _translate(address: str, error: ApiError) -> LayerloopError:
     if error.status_code is None or error.status_code >= 500 or error.status_code == 429:
         return Unreachable(message, "see Label Studio's log; the next try may succeed")
     return Refused(
-        f"Label Studio at {address} refuses the request: {detail_of(error)}",
+        f"Label Studio at {address} refuses the request: {get_error_detail(error)}",
         "see Label Studio's log",
     )

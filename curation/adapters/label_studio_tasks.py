@@ -6,7 +6,7 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from curation.adapters.label_studio_view import look
+from curation.adapters.label_studio_view import task_html
 from curation.labeling.port import Project, Task
 
 
@@ -38,7 +38,7 @@ def task_data(task: Task, project: Project, batch: uuid.UUID) -> dict[str, Any]:
         "batch": batch,
         "board": project.id,
     }
-    return columns | {"look": look(task)} | {name: str(value) for name, value in ids.items()}
+    return columns | {"look": task_html(task)} | {name: str(value) for name, value in ids.items()}
 
 
 def own_id(remote: Any) -> uuid.UUID | None:

@@ -11,9 +11,9 @@ from typing import Any, Final
 from curation.domain import Kind, LayerRole, RejectReason, Verdict
 from curation.labeling.port import Task
 
-FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
+FOREGROUND, BACKGROUND, BLENDED = LayerRole.foreground, LayerRole.background, LayerRole.blended
 
-GROUNDS: Final = {
+BACKGROUNDS: Final = {
     "checker": "repeating-conic-gradient(#c8c8c8 0 25%, #fff 0 50%) 0 0/24px 24px",
     "black": "#000",
     "grey": "#808080",
@@ -26,8 +26,8 @@ WHOLE_SIZE: Final = "width:auto;height:auto;max-width:none;max-height:none"
 SIZES: Final = {"fit": "", "1:1": WHOLE_SIZE, "2:1": f"{WHOLE_SIZE};zoom:2"}
 
 VIEWS: Final[Mapping[str, Mapping[str, str]]] = {
-    "layer": {WHOLE: "b", FRONT: "f", BACK: "g"},
-    "ground": dict(zip(GROUNDS, "ckywo", strict=True)),
+    "layer": {BLENDED: "b", FOREGROUND: "f", BACKGROUND: "g"},
+    "ground": dict(zip(BACKGROUNDS, "ckywo", strict=True)),
     "size": dict(zip(SIZES, "exd", strict=True)),
 }
 """The view controls with the key of each option; the first option is the default."""
@@ -49,15 +49,15 @@ SINGLE: Final[Mapping[LayerRole | None, Sequence[RejectReason]]] = {
     None: [reason for reason in RejectReason if reason is not RejectReason.clash]
 }
 PAIR: Final[Mapping[LayerRole | None, Sequence[RejectReason]]] = {
-    FRONT: SINGLE[None],
-    BACK: [
+    FOREGROUND: SINGLE[None],
+    BACKGROUND: [
         RejectReason.halo,
         RejectReason.residue,
         RejectReason.malformed,
         RejectReason.prompt_miss,
         RejectReason.other,
     ],
-    WHOLE: [
+    BLENDED: [
         RejectReason.prompt_miss,
         RejectReason.duplicate,
         RejectReason.other,
@@ -67,7 +67,7 @@ PAIR: Final[Mapping[LayerRole | None, Sequence[RejectReason]]] = {
 VIEW_CONTROLS: Final = frozenset(f"view_{name}" for name in VIEWS)
 """Controls that only change the view and do not belong to the annotation."""
 
-MODIFIER: Final = {None: "", FRONT: "", BACK: "shift+", WHOLE: "alt+"}
+MODIFIER: Final = {None: "", FOREGROUND: "", BACKGROUND: "shift+", BLENDED: "alt+"}
 """Modifier of the number keys, by the layer that a reason concerns."""
 
 HIDDEN: Final = [
@@ -105,7 +105,7 @@ elsewhere, or the annotation could not be read.</p>
 """The labeling instructions of a project."""
 
 
-def board_class(board: uuid.UUID) -> str:
+def project_class(board: uuid.UUID) -> str:
     """Return the CSS class that identifies a project's configuration if the title was changed."""
     return f"ll-board-{board}"
 
@@ -117,7 +117,7 @@ def configuration(kind: Kind, board: uuid.UUID | None = None) -> str:
         kind: Single layers or pairs.
         board: Our id of the project, which is stored in the configuration.
     """
-    mark = f" {board_class(board)}" if board is not None else ""
+    mark = f" {project_class(board)}" if board is not None else ""
     groups = PAIR if kind is Kind.pair else SINGLE
     reasons = "\n".join(_reasons(layer, listed) for layer, listed in groups.items())
     views = "\n".join(_view(name, keys) for name, keys in VIEWS.items() if name != "layer" or kind is Kind.pair)
@@ -146,15 +146,15 @@ def configuration(kind: Kind, board: uuid.UUID | None = None) -> str:
 """
 
 
-def look(posting: Task) -> str:
+def task_html(posting: Task) -> str:
     """Return the HTML of a task: note, prompt, texts and all layers; every text is escaped.
 
     The project's style sheet shows one of the layers, as the view controls are set.
     """
-    roles = [role for role in (WHOLE, FRONT, BACK) if role in posting.layers]
+    roles = [role for role in (BLENDED, FOREGROUND, BACKGROUND) if role in posting.layers]
     texts = "".join(
         f"<p class='ll-text'><b>{role}</b> {escape(posting.texts[role])}</p>"
-        for role in (FRONT, BACK)
+        for role in (FOREGROUND, BACKGROUND)
         if role in posting.texts
     )
     images = "".join(f'<img class="ll-{role}" alt="{role}" src="{escape(posting.layers[role])}">' for role in roles)
@@ -166,12 +166,12 @@ def look(posting: Task) -> str:
     )
 
 
-def shown(page: str) -> dict[LayerRole, str]:
+def parse_layer_urls(page: str) -> dict[LayerRole, str]:
     """Return the URLs of the layers in HTML that `look` returned."""
     return {LayerRole(role): unescape(address) for role, address in _IMAGE.findall(page)}
 
 
-def read_result(result: Any) -> dict[str, Any]:
+def parse_result(result: Any) -> dict[str, Any]:
     """Parse an annotation's result.
 
     Label Studio accepts any JSON as a result, so its structure is checked completely.
@@ -227,7 +227,7 @@ def _strings(value: Any, name: str) -> list[str] | None:
     return None
 
 
-def as_result(
+def build_result(
     verdict: Verdict,
     reasons: Sequence[RejectReason] = (),
     layers: Sequence[LayerRole] = (),
@@ -283,8 +283,8 @@ def _style() -> str:
     refuses duplicates.
     """
     chosen = ".ll-page:has(.ll-views [name='{}']:checked) .ll-stage"
-    grounds = [f".ll-stage {{background:{GROUNDS['checker']}}}"]
-    grounds += [f"{chosen.format(name)} {{background:{css}}}" for name, css in GROUNDS.items()]
+    grounds = [f".ll-stage {{background:{BACKGROUNDS['checker']}}}"]
+    grounds += [f"{chosen.format(name)} {{background:{css}}}" for name, css in BACKGROUNDS.items()]
     sizes = [f"{chosen.format(name)} img {{{css}}}" for name, css in SIZES.items() if css]
     layers = [f"{chosen.format(role)} img:not(.ll-{role}) {{display:none}}" for role in LayerRole]
     layers += [f"{chosen.format(role)} img.ll-{role} {{display:block}}" for role in LayerRole]

@@ -9,22 +9,22 @@ import psutil
 
 from curation.errors import LayerloopError
 
-PATIENCE_SECONDS = 120
+TIMEOUT_SECONDS = 120
 """Longest time that a server may start, recover or stop before an error is raised."""
 
 
-def postmaster(data: Path) -> psutil.Process | None:
+def find_postmaster(data: Path) -> psutil.Process | None:
     """Return the running server that the pid file names; None if there is none."""
-    lines = pid_file(data)
+    lines = read_pid_file(data)
     # Process ids are reused, so the command line must name the folder too.
     try:
         process = psutil.Process(int(lines[0]))
-        return process if alive(process.pid) and str(data) in process.cmdline() else None
+        return process if is_alive(process.pid) and str(data) in process.cmdline() else None
     except (IndexError, ValueError, psutil.Error):
         return None
 
 
-def alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     """Return whether a process is running; a zombie is not."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
@@ -32,28 +32,28 @@ def alive(pid: int) -> bool:
         return False
 
 
-def status(data: Path) -> str:
+def read_status(data: Path) -> str:
     """Return the state in the pid file: "starting", "ready", "standby" or "stopping"."""
-    lines = pid_file(data)
+    lines = read_pid_file(data)
     return lines[7].strip() if len(lines) > 7 else "starting"
 
 
-def settle(data: Path) -> None:
+def wait_until_settled(data: Path) -> None:
     """Wait until a running server has started, recovered or stopped.
 
     A server that is stopped during recovery would start its recovery again.
     """
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while postmaster(data) is not None and status(data) != "ready":
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while find_postmaster(data) is not None and read_status(data) != "ready":
         if time.monotonic() > deadline:
             raise LayerloopError(
-                f"PostgreSQL in {data} has been {status(data)} for two minutes",
+                f"PostgreSQL in {data} has been {read_status(data)} for two minutes",
                 f"see {data / 'server.log'}, and wait",
             )
         time.sleep(0.1)
 
 
-def pid_file(data: Path) -> list[str]:
+def read_pid_file(data: Path) -> list[str]:
     """Return the lines of postmaster.pid; empty without one.
 
     They are pid, folder, start time, port, socket folder, address, memory and status.
@@ -69,7 +69,7 @@ def pid_file(data: Path) -> list[str]:
         ) from None
 
 
-def orphans(owner: int) -> list[psutil.Process]:
+def find_orphans(owner: int) -> list[psutil.Process]:
     """Return a user's backends whose server is dead: named postgres, without a postgres parent."""
     named = {}
     for process in psutil.process_iter(["name", "uids", "ppid", "status", "cmdline"]):

@@ -54,12 +54,12 @@ def server_user(data: Path) -> str | None:
     return SERVER_USER
 
 
-def user_id(user: str | None) -> int:
+def resolve_user_id(user: str | None) -> int:
     """Return the numeric id of a user; None is the current user."""
     return os.geteuid() if user is None else pwd.getpwnam(user).pw_uid
 
 
-def let_through(folder: Path, user: str) -> None:
+def allow_access(folder: Path, user: str) -> None:
     """Allow the server's user to traverse a folder and its parents, without the right to list them.
 
     A private folder stays private to all other users: only an access control list entry for this
@@ -75,7 +75,7 @@ def let_through(folder: Path, user: str) -> None:
     for parent in (folder, *folder.parents):
         if not parent.stat().st_mode & 0o001:
             try:
-                allow_traversal(parent, user_id(user))
+                allow_traversal(parent, resolve_user_id(user))
             except (OSError, AttributeError) as error:
                 raise LayerloopError(
                     f"PostgreSQL, which does not run as root, may not access {parent}",

@@ -15,7 +15,7 @@ from botocore.client import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from curation.errors import Corrupt, LayerloopError, NotFound, Refused, Unreachable
-from curation.object_store import sha256_of
+from curation.object_store import compute_sha256
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -73,7 +73,7 @@ class S3Store:
         Returns:
             The sha256 in hex.
         """
-        name = sha256_of(source)
+        name = compute_sha256(source)
         if self.has(name):
             return name
         with self._translated(name):

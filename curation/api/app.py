@@ -26,26 +26,26 @@ from curation.api import (
     snapshots,
 )
 from curation.api.adaptive_cache import AdaptiveCache
-from curation.api.auth import AccessTooLow, NotSignedIn, access_of
-from curation.api.contract import ALWAYS, allowed_methods, answers, describe, operation_id
-from curation.api.labeling import WrongSecret
-from curation.api.security_middleware import SecurityMiddleware, error_answer
+from curation.api.auth import InsufficientRole, NotSignedIn, get_role
+from curation.api.contract import COMMON_STATUSES, allowed_methods, error_responses, extend_openapi, operation_id
+from curation.api.labeling import WrongWebhookSecret
+from curation.api.security_middleware import SecurityMiddleware, error_response
 from curation.api.signed_urls import SignedUrls
 from curation.api.thumbnails import ThumbnailCache
-from curation.labeling.previews import Previews
-from curation.review.reviewers import BackOff, TooOften, WrongToken
+from curation.labeling.previews import PreviewUrls
+from curation.review.reviewers import InvalidTokenError, SignInThrottle, TooManyAttemptsError
 from curation.review.sessions import SessionCookies
 from curation.runtime.context import AppContext
-from curation.text import printable
+from curation.text import escape_control_characters
 
 log = logging.getLogger("layerloop.api")
 
 STATUS: dict[type[errors.LayerloopError], int] = {
     NotSignedIn: 401,
-    WrongToken: 401,
-    AccessTooLow: 403,
-    WrongSecret: 403,
-    TooOften: 429,
+    InvalidTokenError: 401,
+    InsufficientRole: 403,
+    WrongWebhookSecret: 403,
+    TooManyAttemptsError: 429,
     errors.NotFound: 404,
     errors.Conflict: 409,
     errors.Refused: 422,
@@ -55,7 +55,7 @@ STATUS: dict[type[errors.LayerloopError], int] = {
 }
 
 
-GENERAL = {
+GENERIC_ERRORS = {
     500: ("internal error", "the server's log has the details"),
     503: (
         "the database or another server does not answer",
@@ -73,18 +73,18 @@ def create_app(context: AppContext) -> FastAPI:
         openapi_url="/api/openapi.json",
         docs_url=None,
         redoc_url=None,
-        responses=answers(*ALWAYS),
+        responses=error_responses(*COMMON_STATUSES),
         generate_unique_id_function=operation_id,
     )
     # State that the routes read.
     secret = context.settings.signing_secret()
     app.state.context = context
-    app.state.access_of = access_of
+    app.state.access_of = get_role
     app.state.sessions = SessionCookies(secret, context.settings.session_hours)
     app.state.session_cookie = app.state.sessions.name
     app.state.links = SignedUrls(secret)
-    app.state.previews = Previews(secret, context.settings.public_address)
-    app.state.back_off = BackOff()
+    app.state.previews = PreviewUrls(secret, context.settings.public_address)
+    app.state.back_off = SignInThrottle()
     app.state.counts = AdaptiveCache[dict[str, int]]()
     app.state.renditions = ThumbnailCache()
     # Routes and error handlers.
@@ -107,7 +107,7 @@ def create_app(context: AppContext) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _handle_invalid_request)
     app.add_exception_handler(HTTPException, _handle_http_error)
     _mount_front_end(app, context.settings.front_end)
-    describe(app, app.state.sessions.name)
+    extend_openapi(app, app.state.sessions.name)
     # The middleware that is added last runs first.
     app.add_middleware(SecurityMiddleware, host=context.settings.host)
     if context.settings.trusted_proxies:
@@ -139,21 +139,21 @@ async def _handle_error(request: Request, error: Exception) -> Response:
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     message, hint = (error.message, error.hint) if isinstance(error, errors.LayerloopError) else (str(error), "")
     if status >= 500:
-        log.warning("%s %s: %s (%s)", request.method, request.url.path, printable(message), printable(hint))
-        message, hint = GENERAL[status]
-    return error_answer(status, message, hint, _headers_for(status, error))
+        log.warning("%s %s: %s (%s)", request.method, request.url.path, escape_control_characters(message), escape_control_characters(hint))
+        message, hint = GENERIC_ERRORS[status]
+    return error_response(status, message, hint, _headers_for(status, error))
 
 
 def _headers_for(status: int, error: Exception) -> dict[str, str] | None:
-    if isinstance(error, TooOften):
+    if isinstance(error, TooManyAttemptsError):
         return {"retry-after": str(round(error.seconds))}
     return {401: {"www-authenticate": "Cookie"}, 503: {"retry-after": "1"}}.get(status)
 
 
 async def _handle_database_error(_: Request, error: Exception) -> Response:
     """Return 503 after a lost connection or a deadlock; the transaction was rolled back."""
-    log.warning("the database did not answer: %s", printable(str(error)))
-    return error_answer(503, "the database did not answer", "try again in a moment", {"retry-after": "1"})
+    log.warning("the database did not answer: %s", escape_control_characters(str(error)))
+    return error_response(503, "the database did not answer", "try again in a moment", {"retry-after": "1"})
 
 
 async def _handle_invalid_request(_: Request, error: Exception) -> Response:
@@ -162,7 +162,7 @@ async def _handle_invalid_request(_: Request, error: Exception) -> Response:
     first = found[0] if found else {"loc": (), "msg": "it cannot be read"}
     field = ".".join(str(part)[:100] for part in first["loc"] if part not in {"body", "path", "query", "header"})
     reason = str(first["msg"]).removeprefix("Value error, ")
-    return error_answer(422, f"{field or 'the request'}: {reason}", "/api/openapi.json describes the request")
+    return error_response(422, f"{field or 'the request'}: {reason}", "/api/openapi.json describes the request")
 
 
 async def _handle_http_error(request: Request, error: Exception) -> Response:
@@ -178,4 +178,4 @@ async def _handle_http_error(request: Request, error: Exception) -> Response:
     if show is not None and not request.url.path.startswith("/api/"):
         page: Response = show(request, status, headers)
         return page
-    return error_answer(status, str(detail).lower(), "/api/openapi.json lists all operations", headers)
+    return error_response(status, str(detail).lower(), "/api/openapi.json lists all operations", headers)

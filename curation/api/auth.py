@@ -19,7 +19,7 @@ from curation.review.reviewers import Reviewer, find_session
 from curation.review.sessions import SessionCookies
 from curation.runtime.context import AppContext
 
-ORDER = list(Role)
+ROLES_ASCENDING = list(Role)
 """The roles, ascending; each has all permissions of the roles before it."""
 
 
@@ -30,7 +30,7 @@ class NotSignedIn(Refused):
         super().__init__("you are not signed in", "open a sign-in link, or ask an administrator for a new link")
 
 
-class AccessTooLow(Refused):
+class InsufficientRole(Refused):
     """The reviewer's role does not allow the request."""
 
     def __init__(self, needed: Role, has: Role) -> None:
@@ -63,34 +63,34 @@ class RequestContext:
             reviewer = find_session(tx, self.session)
             if reviewer is None:
                 raise NotSignedIn
-            if ORDER.index(reviewer.role) < ORDER.index(self.needed):
-                raise AccessTooLow(self.needed, reviewer.role)
+            if ROLES_ASCENDING.index(reviewer.role) < ROLES_ASCENDING.index(self.needed):
+                raise InsufficientRole(self.needed, reviewer.role)
             yield tx, reviewer
 
 
-def context_of(request: Request) -> AppContext:
+def get_app_context(request: Request) -> AppContext:
     """Return the app context of the application."""
     context: AppContext = request.app.state.context
     return context
 
 
-def session_of(request: Request) -> str | None:
+def get_session_token(request: Request) -> str | None:
     """Return the session token in a request's cookie; None without a genuine cookie."""
     cookies: SessionCookies = request.app.state.sessions
     return cookies.open(request.cookies.get(cookies.name, ""))
 
 
-def access_of(request: Request) -> Role | None:
+def get_role(request: Request) -> Role | None:
     """Return the role of the signed-in reviewer; None if nobody is signed in."""
-    session = session_of(request)
+    session = get_session_token(request)
     if session is None:
         return None
-    with context_of(request).database.transaction() as tx:
+    with get_app_context(request).database.transaction() as tx:
         reviewer = find_session(tx, session)
     return reviewer.role if reviewer else None
 
 
-class SignedIn(SecurityBase):
+class RequiresRole(SecurityBase):
     """A dependency that requires a role or a higher role, and the OpenAPI security scheme."""
 
     def __init__(self, needed: Role) -> None:
@@ -102,12 +102,12 @@ class SignedIn(SecurityBase):
     async def __call__(self, request: Request) -> RequestContext:
         """Return the request context. Raises NotSignedIn."""
         # Async, so that FastAPI does not use its thread pool to read a cookie.
-        session = session_of(request)
+        session = get_session_token(request)
         if session is None:
             raise NotSignedIn
-        return RequestContext(context_of(request), session, self.needed)
+        return RequestContext(get_app_context(request), session, self.needed)
 
 
-Annotator = Annotated[RequestContext, Depends(SignedIn(Role.annotator))]
-Engineer = Annotated[RequestContext, Depends(SignedIn(Role.engineer))]
-Trainer = Annotated[RequestContext, Depends(SignedIn(Role.trainer))]
+Annotator = Annotated[RequestContext, Depends(RequiresRole(Role.annotator))]
+Engineer = Annotated[RequestContext, Depends(RequiresRole(Role.engineer))]
+Trainer = Annotated[RequestContext, Depends(RequiresRole(Role.trainer))]

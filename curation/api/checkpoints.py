@@ -12,7 +12,7 @@ from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel
 
 from curation.api.auth import Annotator, Engineer, Trainer
-from curation.api.contract import answers, link, linked
+from curation.api.contract import error_responses, operation_link, with_links
 from curation.api.fields import STORABLE
 from curation.api.signed_urls import SignedUrls
 from curation.checkpoints import registry
@@ -20,7 +20,7 @@ from curation.db.engine import Transaction
 from curation.db.tables import rounds
 from curation.domain import Role, RunState
 
-router = APIRouter(prefix="/api", tags=["checkpoints"], responses=answers(401))
+router = APIRouter(prefix="/api", tags=["checkpoints"], responses=error_responses(401))
 
 Name = Annotated[str, Path(pattern="^[0-9a-f]{8,64}$"), STORABLE]
 
@@ -28,7 +28,7 @@ Name = Annotated[str, Path(pattern="^[0-9a-f]{8,64}$"), STORABLE]
 # Responses
 
 
-class CheckpointAnswer(BaseModel):
+class CheckpointResponse(BaseModel):
     """A checkpoint with its lineage, its metrics, and the rounds that it generated.
 
     Imported weights have the recipe "imported" and no snapshot; `changes` are overrides of the
@@ -59,7 +59,7 @@ class RunProgress(BaseModel):
     metrics: dict[str, float]
 
 
-class RunAnswer(BaseModel):
+class RunResponse(BaseModel):
     """A training run; `progress` is null before it starts."""
 
     id: uuid.UUID
@@ -82,13 +82,13 @@ class RunAnswer(BaseModel):
 @router.get(
     "/checkpoints",
     summary="List checkpoints",
-    responses=linked(
+    responses=with_links(
         200,
-        checkpoint=link("get_checkpoint", name="$response.body#/0/id"),
-        promote=link("promote", name="$response.body#/0/id"),
+        checkpoint=operation_link("get_checkpoint", name="$response.body#/0/id"),
+        promote_checkpoint=operation_link("promote", name="$response.body#/0/id"),
     ),
 )
-def get_checkpoints(request: Request, visit: Engineer) -> list[CheckpointAnswer]:
+def get_checkpoints(request: Request, visit: Engineer) -> list[CheckpointResponse]:
     """Return all checkpoints, newest first."""
     with visit.enter() as (tx, _):
         rows = registry.list_checkpoints(tx)
@@ -96,8 +96,8 @@ def get_checkpoints(request: Request, visit: Engineer) -> list[CheckpointAnswer]
     return [_checkpoint(request, row, by_checkpoint) for row in rows]
 
 
-@router.get("/checkpoints/{name}", summary="Get a checkpoint", responses=answers(404))
-def get_checkpoint(request: Request, visit: Engineer, name: Name) -> CheckpointAnswer:
+@router.get("/checkpoints/{name}", summary="Get a checkpoint", responses=error_responses(404))
+def get_checkpoint(request: Request, visit: Engineer, name: Name) -> CheckpointResponse:
     """Return a checkpoint by its id or the first eight or more digits of it."""
     with visit.enter() as (tx, _):
         row = _row(tx, name)
@@ -105,18 +105,18 @@ def get_checkpoint(request: Request, visit: Engineer, name: Name) -> CheckpointA
     return _checkpoint(request, row, by_checkpoint)
 
 
-@router.post("/checkpoints/{name}/promote", summary="Promote a checkpoint", responses=answers(404, 409))
-def promote(request: Request, visit: Trainer, name: Name) -> CheckpointAnswer:
+@router.post("/checkpoints/{name}/promote", summary="Promote a checkpoint", responses=error_responses(404, 409))
+def promote_checkpoint(request: Request, visit: Trainer, name: Name) -> CheckpointResponse:
     """Promote a checkpoint, so that it generates new rounds."""
     with visit.enter() as (tx, reviewer):
-        promoted = registry.promote(tx, name, reviewer.name)
+        promoted = registry.promote_checkpoint(tx, name, reviewer.name)
         row = _row(tx, promoted)
         by_checkpoint = _rounds_by_checkpoint(tx)
     return _checkpoint(request, row, by_checkpoint)
 
 
 @router.get("/runs", summary="List training runs")
-def get_runs(visit: Annotator) -> list[RunAnswer]:
+def get_runs(visit: Annotator) -> list[RunResponse]:
     """Return all training runs, newest first; for annotators without their checkpoints."""
     with visit.enter() as (tx, reviewer):
         rows = registry.list_runs(tx)
@@ -138,7 +138,7 @@ def _rounds_by_checkpoint(tx: Transaction) -> Mapping[str, list[int]]:
     return found
 
 
-def _checkpoint(request: Request, row: Mapping[str, Any], by_checkpoint: Mapping[str, list[int]]) -> CheckpointAnswer:
+def _checkpoint(request: Request, row: Mapping[str, Any], by_checkpoint: Mapping[str, list[int]]) -> CheckpointResponse:
     links: SignedUrls = request.app.state.links
     # Columns that have the same name in the response.
     same = (
@@ -151,7 +151,7 @@ def _checkpoint(request: Request, row: Mapping[str, Any], by_checkpoint: Mapping
         "evaluation",
         "promoted_at",
     )
-    return CheckpointAnswer(
+    return CheckpointResponse(
         **{name: row[name] for name in same},
         snapshot=row["snapshot_id"],
         parent=row["parent_id"],
@@ -161,10 +161,10 @@ def _checkpoint(request: Request, row: Mapping[str, Any], by_checkpoint: Mapping
     )
 
 
-def _run(row: Mapping[str, Any]) -> RunAnswer:
+def _run(row: Mapping[str, Any]) -> RunResponse:
     # Columns that have the same name in the response.
     same = ("id", "recipe", "preset", "changes", "state", "error", "started_at", "finished_at")
-    return RunAnswer(
+    return RunResponse(
         **{name: row[name] for name in same},
         snapshot=row["snapshot_id"],
         progress=RunProgress(**row["progress"]) if row["progress"] else None,

@@ -25,7 +25,7 @@ class ErrorDetail(BaseModel):
     hint: str
 
 
-class ErrorAnswer(BaseModel):
+class ErrorResponse(BaseModel):
     """The body of every error response."""
 
     error: ErrorDetail
@@ -46,16 +46,16 @@ DESCRIPTIONS = {
     503: "The database or another server does not answer; try again in a moment.",
 }
 
-ALWAYS = (400, 403, 411, 413, 421, 422, 500, 503)
+COMMON_STATUSES = (400, 403, 411, 413, 421, 422, 500, 503)
 """Statuses that any operation may return."""
 
 
-def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the `responses` of a route or router that may return these errors."""
-    return {status: {"model": ErrorAnswer, "description": DESCRIPTIONS[status]} for status in statuses}
+    return {status: {"model": ErrorResponse, "description": DESCRIPTIONS[status]} for status in statuses}
 
 
-def linked(status: int, **links: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+def with_links(status: int, **links: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
     """Return the `responses` of a route with OpenAPI links to other operations.
 
     Args:
@@ -65,7 +65,7 @@ def linked(status: int, **links: dict[str, Any]) -> dict[int | str, dict[str, An
     return {status: {"links": links}}
 
 
-def link(operation: str, body: Any = None, **parameters: str) -> dict[str, Any]:
+def operation_link(operation: str, body: Any = None, **parameters: str) -> dict[str, Any]:
     """Return an OpenAPI link to an operation.
 
     Args:
@@ -81,7 +81,7 @@ def link(operation: str, body: Any = None, **parameters: str) -> dict[str, Any]:
     return described
 
 
-def describe(app: FastAPI, session_cookie: str) -> None:
+def extend_openapi(app: FastAPI, session_cookie: str) -> None:
     """Add the session cookie and the header of changing requests to the OpenAPI description.
 
     Args:

@@ -8,12 +8,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
-from curation.api.auth import context_of
-from curation.api.contract import answers
+from curation.api.auth import get_app_context
+from curation.api.contract import error_responses
 from curation.api.fields import STORABLE
 from curation.domain import JobName, LayerRole
 from curation.errors import Refused
-from curation.labeling.previews import HOOK_HEADER, Previews, hook_secret
+from curation.labeling.previews import WEBHOOK_HEADER, PreviewUrls, webhook_secret
 
 router = APIRouter(prefix="/api/labeling", tags=["labeling"])
 
@@ -21,7 +21,7 @@ PREVIEW_SECONDS = 600
 """Seconds for which a browser may cache a preview, about as long as its task is open."""
 
 
-class WrongSecret(Refused):
+class WrongWebhookSecret(Refused):
     """The secret of a webhook request is wrong."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class WrongSecret(Refused):
     "/previews/{posting}/{role}.webp",
     summary="Get a layer of a Label Studio task",
     response_class=Response,
-    responses=answers(404) | {200: {"content": {"image/webp": {}}}},
+    responses=error_responses(404) | {200: {"content": {"image/webp": {}}}},
 )
 def get_preview(
     request: Request,
@@ -44,8 +44,8 @@ def get_preview(
     sign: Annotated[str, Query(max_length=64), STORABLE],
 ) -> Response:
     """Return a layer of a candidate that has a Label Studio task; 404 after the task is removed."""
-    previews: Previews = request.app.state.previews
-    context = context_of(request)
+    previews: PreviewUrls = request.app.state.previews
+    context = get_app_context(request)
     with context.database.transaction() as tx:
         sha256 = previews.find(tx, posting, role, sign)
     # Label Studio has another origin, and its data manager loads images with CORS. The signed URL
@@ -60,16 +60,16 @@ def get_preview(
 
 
 @router.post("/webhook", status_code=204, summary="Receive a webhook of Label Studio")
-def ring(
+def receive_webhook(
     request: Request,
-    secret: Annotated[str, Header(alias=HOOK_HEADER, max_length=200), STORABLE] = "",
+    secret: Annotated[str, Header(alias=WEBHOOK_HEADER, max_length=200), STORABLE] = "",
     board: uuid.UUID | None = None,
 ) -> None:
     """Enqueue a job that reads the changed annotations of a project, or of all projects."""
     # The webhook has no session; its secret is compared in constant time.
-    expected = hook_secret(context_of(request).settings.signing_secret())
+    expected = webhook_secret(get_app_context(request).settings.signing_secret())
     if not hmac.compare_digest(secret.encode(), expected.encode()):
-        raise WrongSecret
+        raise WrongWebhookSecret
     # Equal jobs are sent once, so that frequent requests do no harm.
-    with context_of(request).database.transaction() as tx:
+    with get_app_context(request).database.transaction() as tx:
         tx.enqueue(JobName.pull_annotations, *([str(board)] if board is not None else []))

@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 import sqlalchemy as sa
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from curation.api.auth import context_of
-from curation.api.contract import answers
+from curation.api.auth import get_app_context
+from curation.api.contract import error_responses
 from curation.api.fields import QUERY_NUMBER, STORABLE
 from curation.api.signed_urls import SignedUrls
 from curation.api.thumbnails import ThumbnailCache
 from curation.db.tables import checkpoints, layers
 from curation.errors import Corrupt, NotFound
-from curation.images.codec import MAX_SIDE, as_png, small_layer
+from curation.images.codec import MAX_DIMENSION, make_thumbnail, to_png
 
 router = APIRouter(prefix="/api/layers", tags=["layers"])
 
@@ -25,7 +25,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
     "/{sha256}.{form}",
     summary="Get an image",
     response_class=Response,
-    responses=answers(404)
+    responses=error_responses(404)
     | {
         200: {"content": {"image/webp": {}, "image/png": {}}},
         304: {"description": "The browser has the image already (If-None-Match)."},
@@ -37,7 +37,7 @@ def get_layer(
     form: Literal["webp", "png"],
     until: Annotated[int, Query(ge=0, le=2**40), QUERY_NUMBER],
     sign: Annotated[str, Query(max_length=64), STORABLE],
-    side: Annotated[int, Query(ge=0, le=MAX_SIDE), QUERY_NUMBER] = 0,
+    side: Annotated[int, Query(ge=0, le=MAX_DIMENSION), QUERY_NUMBER] = 0,
 ) -> Response:
     """Return the image of a signed URL: a layer (WebP or PNG), or a sample grid (PNG).
 
@@ -60,12 +60,12 @@ def get_layer(
         return Response(status_code=304, headers=headers)
     # Shrink the layer if requested.
     thumbnails: ThumbnailCache = request.app.state.renditions
-    image = thumbnails.get((sha256, side), lambda: small_layer(_image(request, sha256, "webp"), side)) if side else None
+    image = thumbnails.get((sha256, side), lambda: make_thumbnail(_image(request, sha256, "webp"), side)) if side else None
     return Response(image or _image(request, sha256, form), headers=headers, media_type=f"image/{form}")
 
 
 def _image(request: Request, sha256: str, form: str) -> bytes:
-    context = context_of(request)
+    context = get_app_context(request)
     with context.database.transaction() as tx:
         layer = bool(tx.scalar(sa.select(sa.exists().where(layers.c.sha256 == sha256))))
         sheet = form == "png" and bool(tx.scalar(sa.select(sa.exists().where(checkpoints.c.sample_grid == sha256))))
@@ -73,7 +73,7 @@ def _image(request: Request, sha256: str, form: str) -> bytes:
         raise NotFound("there is no such image", "load the page again")
     stored = context.store.get(sha256)
     if layer:
-        return as_png(stored) if form == "png" else stored
+        return to_png(stored) if form == "png" else stored
     if not stored.startswith(PNG):
         raise Corrupt("a checkpoint's sample grid is not a PNG", "run 'layerloop doctor'")
     return stored

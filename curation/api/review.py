@@ -9,30 +9,30 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from curation.api.adaptive_cache import AdaptiveCache
-from curation.api.auth import AccessTooLow, Annotator, NotSignedIn, RequestContext
-from curation.api.contract import answers, link, linked
+from curation.api.auth import Annotator, InsufficientRole, NotSignedIn, RequestContext
+from curation.api.contract import error_responses, operation_link, with_links
 from curation.api.fields import JSON_NUMBER, STORABLE, Body
-from curation.api.review_items import CardAnswer, card_answer
+from curation.api.review_items import ReviewItemResponse, review_item_response
 from curation.domain import CandidateState, LayerRole, RejectReason, Verdict
 from curation.errors import LayerloopError, NotFound, Refused
 from curation.review import decisions, progress, queue
-from curation.review.reviewers import Paused
+from curation.review.reviewers import ReviewerPausedError
 
-router = APIRouter(prefix="/api/review", tags=["review"], responses=answers(401))
+router = APIRouter(prefix="/api/review", tags=["review"], responses=error_responses(401))
 
-LONGEST_LOOK_MS = 10 * 60 * 1000
+MAX_DWELL_MS = 10 * 60 * 1000
 """Longest review time that is stored; in a longer time the reviewer was away."""
 
-MOST_TOGETHER = 48
+MAX_BATCH = 48
 """Largest number of candidates of a claim and of decisions in a request: one grid."""
 
-MOST_REASONS = len(RejectReason) * len(LayerRole)
+MAX_REASONS = len(RejectReason) * len(LayerRole)
 """Largest number of reasons of a decision: every reason for every layer of a pair."""
 
-FIRST = "$response.body#/candidates/0/id"
+FIRST_CANDIDATE = "$response.body#/candidates/0/id"
 """The first claimed candidate, for OpenAPI links."""
 
-MOST_HOLDING = 64
+MAX_HELD = 64
 """Largest number of held candidates in a request: as many as a reviewer may hold."""
 
 LABELS = {
@@ -52,7 +52,7 @@ LABELS = {
 # Claims
 
 
-class TrayRequest(Body):
+class ClaimsRequest(Body):
     """A request for candidates, with those that the page holds already.
 
     `page` is an id that each open page generates: two pages of a reviewer get different candidates,
@@ -61,8 +61,8 @@ class TrayRequest(Body):
     """
 
     round: Annotated[int, Field(ge=1, le=2**31 - 1), JSON_NUMBER] | None = None
-    count: Annotated[int, Field(ge=0, le=MOST_TOGETHER), JSON_NUMBER] = 8
-    holding: Annotated[list[uuid.UUID], Field(default_factory=list, max_length=MOST_HOLDING)]
+    count: Annotated[int, Field(ge=0, le=MAX_BATCH), JSON_NUMBER] = 8
+    holding: Annotated[list[uuid.UUID], Field(default_factory=list, max_length=MAX_HELD)]
     page: uuid.UUID | None = None
     previous: uuid.UUID | None = None
 
@@ -70,11 +70,11 @@ class TrayRequest(Body):
 class ReleaseRequest(Body):
     """Candidates that a page no longer uses, because it is closed or idle."""
 
-    candidates: Annotated[list[uuid.UUID], Field(max_length=MOST_HOLDING)]
+    candidates: Annotated[list[uuid.UUID], Field(max_length=MAX_HELD)]
     page: uuid.UUID | None = None
 
 
-class ProgressAnswer(BaseModel):
+class ProgressResponse(BaseModel):
     """My progress in a round, or in all open rounds together.
 
     `waiting` is the number of candidates that I may still get, `mine` the number of my verdicts,
@@ -87,12 +87,12 @@ class ProgressAnswer(BaseModel):
     round: int | None
 
 
-class TrayAnswer(BaseModel):
+class ClaimsResponse(BaseModel):
     """Claimed candidates, and candidates that the page held and another reviewer has by now."""
 
-    candidates: list[CardAnswer]
+    candidates: list[ReviewItemResponse]
     lost: list[uuid.UUID]
-    progress: ProgressAnswer
+    progress: ProgressResponse
 
 
 # Decisions
@@ -106,14 +106,14 @@ class DecisionRequest(Body):
 
     candidate: uuid.UUID
     verdict: Literal["accept", "reject", "skip"]
-    reasons: Annotated[list[RejectReason], Field(default_factory=list, max_length=MOST_REASONS)]
-    layers: Annotated[list[LayerRole], Field(default_factory=list, max_length=MOST_REASONS)]
+    reasons: Annotated[list[RejectReason], Field(default_factory=list, max_length=MAX_REASONS)]
+    layers: Annotated[list[LayerRole], Field(default_factory=list, max_length=MAX_REASONS)]
     comment: Annotated[str, Field(max_length=2_000), STORABLE] = ""
     dwell_ms: Annotated[int, Field(ge=0), JSON_NUMBER] | None = None
     key: uuid.UUID
 
 
-class DecisionAnswer(BaseModel):
+class DecisionResponse(BaseModel):
     """A stored decision, and the state of the candidate after this verdict."""
 
     decision: int
@@ -121,25 +121,25 @@ class DecisionAnswer(BaseModel):
     state: CandidateState
 
 
-class DecisionsRequest(Body):
+class DecisionBatchRequest(Body):
     """Decisions of a grid, or those that waited for a connection, in their order."""
 
-    decisions: Annotated[list[DecisionRequest], Field(min_length=1, max_length=MOST_TOGETHER)]
+    decisions: Annotated[list[DecisionRequest], Field(min_length=1, max_length=MAX_BATCH)]
 
 
-class RefusalAnswer(BaseModel):
+class ItemError(BaseModel):
     """The error of one item of a batch: message and hint."""
 
     message: str
     hint: str
 
 
-class DecidedAnswer(BaseModel):
+class DecisionBatchItem(BaseModel):
     """The result for one item of a batch: the decision, or the error."""
 
     candidate: uuid.UUID
-    taken: DecisionAnswer | None = None
-    refused: RefusalAnswer | None = None
+    taken: DecisionResponse | None = None
+    refused: ItemError | None = None
 
 
 # Undo
@@ -153,30 +153,30 @@ class UndoRequest(Body):
     page: uuid.UUID | None = None
 
 
-class UndoAnswer(BaseModel):
+class UndoResponse(BaseModel):
     """The number of the undo, and the candidate, which is leased to this reviewer again."""
 
     decision: int
-    candidate: CardAnswer
+    candidate: ReviewItemResponse
 
 
-class UndosRequest(Body):
+class UndoBatchRequest(Body):
     """Undos of a grid, or those that waited for a connection, in their order."""
 
-    undos: Annotated[list[UndoRequest], Field(min_length=1, max_length=MOST_TOGETHER)]
+    undos: Annotated[list[UndoRequest], Field(min_length=1, max_length=MAX_BATCH)]
 
 
-class UndoneAnswer(BaseModel):
+class UndoBatchItem(BaseModel):
     """The result for one item of a batch of undos, in the order of the request."""
 
-    taken: UndoAnswer | None = None
-    refused: RefusalAnswer | None = None
+    taken: UndoResponse | None = None
+    refused: ItemError | None = None
 
 
 # Reject reasons
 
 
-class ReasonAnswer(BaseModel):
+class ReasonResponse(BaseModel):
     """A reason to reject, with its key on the review page and its label."""
 
     name: RejectReason
@@ -191,10 +191,10 @@ class ReasonAnswer(BaseModel):
 @router.post(
     "/claims",
     summary="Claim candidates to review",
-    responses=answers(409)
-    | linked(
+    responses=error_responses(409)
+    | with_links(
         200,
-        decide=link(
+        decide=operation_link(
             "post_decision",
             {
                 "candidate": "{$response.body#/candidates/0/id}",
@@ -202,10 +202,10 @@ class ReasonAnswer(BaseModel):
                 "key": "{$response.body#/candidates/0/id}",
             },
         ),
-        nearest=link("get_nearest", candidate=FIRST),
+        nearest=operation_link("get_nearest", candidate=FIRST_CANDIDATE),
     ),
 )
-def post_tray(request: Request, visit: Annotator, body: TrayRequest) -> TrayAnswer:
+def claim_candidates(request: Request, visit: Annotator, body: ClaimsRequest) -> ClaimsResponse:
     """Claim the next candidates, and renew the leases of the candidates that the page holds.
 
     A paused round gives no new candidates; those that the page holds may still be decided.
@@ -215,7 +215,7 @@ def post_tray(request: Request, visit: Annotator, body: TrayRequest) -> TrayAnsw
     with visit.enter() as (tx, reviewer):
         # A reviewer who missed obvious defects gets no candidates.
         if reviewer.paused is not None:
-            raise Paused(reviewer.paused)
+            raise ReviewerPausedError(reviewer.paused)
         batch = queue.claim_batch(
             tx, reviewer.id, body.round, body.count, body.holding, seconds, body.page, body.previous
         )
@@ -223,36 +223,36 @@ def post_tray(request: Request, visit: Annotator, body: TrayRequest) -> TrayAnsw
         key = (reviewer.id, body.round)
         own = counts.get(key, lambda: progress.review_progress(tx, reviewer.id, body.round))
     number = body.round or (batch.cards[0].round if batch.cards else None)
-    return TrayAnswer(
-        candidates=[card_answer(request, item) for item in batch.cards],
+    return ClaimsResponse(
+        candidates=[review_item_response(request, item) for item in batch.cards],
         lost=list(batch.lost),
-        progress=ProgressAnswer(**own, round=number),
+        progress=ProgressResponse(**own, round=number),
     )
 
 
 @router.post("/release", summary="Release candidates", status_code=204)
-def post_release(visit: Annotator, body: ReleaseRequest) -> None:
+def release_candidates(visit: Annotator, body: ReleaseRequest) -> None:
     """Release candidates that a page no longer uses, so that others can claim them at once.
 
     I may still decide them until another reviewer has claimed or decided them.
     """
     with visit.enter() as (tx, reviewer):
-        queue.hand_back(tx, reviewer.id, body.candidates, body.page)
+        queue.release_claimed(tx, reviewer.id, body.candidates, body.page)
 
 
 @router.post(
     "/decisions",
     summary="Decide a candidate",
-    responses=answers(404, 409)
-    | linked(
+    responses=error_responses(404, 409)
+    | with_links(
         200,
-        undo=link(
+        undo=operation_link(
             "post_undo",
             {"decision": "$response.body#/decision", "key": "$response.body#/candidate"},
         ),
     ),
 )
-def post_decision(visit: Annotator, body: DecisionRequest) -> DecisionAnswer:
+def decide(visit: Annotator, body: DecisionRequest) -> DecisionResponse:
     """Store a verdict; a repeated request with the same key gets the same response.
 
     I can decide only candidates that I have claimed, also after their lease has expired or their
@@ -262,7 +262,7 @@ def post_decision(visit: Annotator, body: DecisionRequest) -> DecisionAnswer:
 
 
 @router.post("/decisions/batch", summary="Decide several candidates")
-def post_decisions(visit: Annotator, body: DecisionsRequest) -> list[DecidedAnswer]:
+def decide_batch(visit: Annotator, body: DecisionBatchRequest) -> list[DecisionBatchItem]:
     """Store several verdicts, each in a transaction of its own, so that an error concerns only one.
 
     A repeated request with the same keys gets the same response.
@@ -270,45 +270,45 @@ def post_decisions(visit: Annotator, body: DecisionsRequest) -> list[DecidedAnsw
     results = []
     for item in body.decisions:
         try:
-            results.append(DecidedAnswer(candidate=item.candidate, taken=_decide(visit, item)))
+            results.append(DecisionBatchItem(candidate=item.candidate, taken=_decide(visit, item)))
         except (NotFound, Refused) as error:
             _raise_if_general(error)
-            results.append(DecidedAnswer(candidate=item.candidate, refused=_refusal(error)))
+            results.append(DecisionBatchItem(candidate=item.candidate, refused=_refusal(error)))
     return results
 
 
-@router.post("/undo", summary="Undo a decision", responses=answers(404, 409))
-def post_undo(request: Request, visit: Annotator, body: UndoRequest) -> UndoAnswer:
+@router.post("/undo", summary="Undo a decision", responses=error_responses(404, 409))
+def undo(request: Request, visit: Annotator, body: UndoRequest) -> UndoResponse:
     """Undo one of my decisions, and claim its candidate again."""
     return _undo(request, visit, body)
 
 
 @router.post("/undo/batch", summary="Undo several decisions")
-def post_undos(request: Request, visit: Annotator, body: UndosRequest) -> list[UndoneAnswer]:
+def undo_batch(request: Request, visit: Annotator, body: UndoBatchRequest) -> list[UndoBatchItem]:
     """Undo several of my decisions, each in a transaction of its own, and claim the candidates."""
     results = []
     for item in body.undos:
         try:
-            results.append(UndoneAnswer(taken=_undo(request, visit, item)))
+            results.append(UndoBatchItem(taken=_undo(request, visit, item)))
         except (NotFound, Refused) as error:
             _raise_if_general(error)
-            results.append(UndoneAnswer(refused=_refusal(error)))
+            results.append(UndoBatchItem(refused=_refusal(error)))
     return results
 
 
 @router.get("/reasons", summary="List the reasons to reject")
-def get_reasons(visit: Annotator) -> list[ReasonAnswer]:
+def get_reasons(visit: Annotator) -> list[ReasonResponse]:
     """Return the reasons to reject a layer, in the order of the number keys."""
     # Checks the session.
     with visit.enter():
         pass
     return [
-        ReasonAnswer(name=name, key=str(key % 10), label=label, pairs_only=name is RejectReason.clash)
+        ReasonResponse(name=name, key=str(key % 10), label=label, pairs_only=name is RejectReason.clash)
         for key, (name, label) in enumerate(LABELS.items(), 1)
     ]
 
 
-def _decide(visit: RequestContext, body: DecisionRequest) -> DecisionAnswer:
+def _decide(visit: RequestContext, body: DecisionRequest) -> DecisionResponse:
     # The response is made after the commit, so that the client never sees a decision that is lost.
     with visit.enter() as (tx, reviewer):
         decided = decisions.decide(
@@ -320,24 +320,24 @@ def _decide(visit: RequestContext, body: DecisionRequest) -> DecisionAnswer:
             reasons=body.reasons,
             layers=body.layers,
             comment=body.comment,
-            dwell_ms=None if body.dwell_ms is None else min(body.dwell_ms, LONGEST_LOOK_MS),
+            dwell_ms=None if body.dwell_ms is None else min(body.dwell_ms, MAX_DWELL_MS),
             only_claimed=True,
         )
-    return DecisionAnswer(decision=decided.decision, candidate=decided.candidate, state=decided.state)
+    return DecisionResponse(decision=decided.decision, candidate=decided.candidate, state=decided.state)
 
 
-def _undo(request: Request, visit: RequestContext, body: UndoRequest) -> UndoAnswer:
+def _undo(request: Request, visit: RequestContext, body: UndoRequest) -> UndoResponse:
     seconds = visit.context.settings.review_lease_seconds
     with visit.enter() as (tx, reviewer):
         undone = decisions.undo(tx, reviewer.id, body.decision, key=body.key, seconds=seconds, page=body.page)
-    return UndoAnswer(decision=undone.decision, candidate=card_answer(request, undone.card))
+    return UndoResponse(decision=undone.decision, candidate=review_item_response(request, undone.card))
 
 
 def _raise_if_general(error: LayerloopError) -> None:
     """Raise an error again that concerns the whole request and not only one item."""
-    if isinstance(error, NotSignedIn | AccessTooLow):
+    if isinstance(error, NotSignedIn | InsufficientRole):
         raise error
 
 
-def _refusal(error: LayerloopError) -> RefusalAnswer:
-    return RefusalAnswer(message=error.message, hint=error.hint)
+def _refusal(error: LayerloopError) -> ItemError:
+    return ItemError(message=error.message, hint=error.hint)

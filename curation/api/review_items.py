@@ -10,11 +10,11 @@ from pydantic import BaseModel
 from curation.api.signed_urls import SignedUrls
 from curation.domain import Kind, LayerRole, ReviewItem, ReviewItemLayer
 
-SMALL = 320
+THUMBNAIL_SIDE = 320
 """Longer side, in pixels, to which larger layers are shrunk in a grid or a list."""
 
 
-class LayerAnswer(BaseModel):
+class LayerResponse(BaseModel):
     """One layer: URLs that are valid for ten minutes or more, and its size in pixels.
 
     `small` is the same image with at most 320 pixels on its longer side, for grids and lists.
@@ -26,7 +26,7 @@ class LayerAnswer(BaseModel):
     height: int
 
 
-class CardAnswer(BaseModel):
+class ReviewItemResponse(BaseModel):
     """A candidate as a reviewer sees it."""
 
     id: uuid.UUID
@@ -34,28 +34,28 @@ class CardAnswer(BaseModel):
     kind: Kind
     prompt: str
     flags: list[str]
-    layers: dict[LayerRole, LayerAnswer]
+    layers: dict[LayerRole, LayerResponse]
     signals: dict[str, float | None]
     texts: dict[LayerRole, str]
 
 
-def card_answer(request: Request, card: ReviewItem) -> CardAnswer:
+def review_item_response(request: Request, card: ReviewItem) -> ReviewItemResponse:
     """Return a review item as JSON, with signed URLs of its layers."""
-    return CardAnswer(
+    return ReviewItemResponse(
         id=card.id,
         round=card.round,
         kind=card.kind,
         prompt=card.prompt,
         flags=list(card.flags),
-        layers={role: layer_answer(request, layer) for role, layer in card.layers.items()},
+        layers={role: layer_response(request, layer) for role, layer in card.layers.items()},
         signals=dict(card.signals),
         texts=dict(card.texts),
     )
 
 
-def layer_answer(request: Request, layer: ReviewItemLayer) -> LayerAnswer:
+def layer_response(request: Request, layer: ReviewItemLayer) -> LayerResponse:
     """Return a layer as JSON, with its signed URLs."""
     links: SignedUrls = request.app.state.links
     url = links.address(layer.sha256)
-    small = url if max(layer.width, layer.height) <= SMALL else links.address(layer.sha256, side=SMALL)
-    return LayerAnswer(url=url, small=small, width=layer.width, height=layer.height)
+    small = url if max(layer.width, layer.height) <= THUMBNAIL_SIDE else links.address(layer.sha256, side=THUMBNAIL_SIDE)
+    return LayerResponse(url=url, small=small, width=layer.width, height=layer.height)

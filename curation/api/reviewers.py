@@ -9,12 +9,12 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from curation.api.auth import Annotator, Engineer
-from curation.api.contract import answers
+from curation.api.contract import error_responses
 from curation.domain import Role
 from curation.reporting import reviewer_stats
 from curation.statistics.psychometric import Curve
 
-router = APIRouter(prefix="/api", tags=["reviewers"], responses=answers(401))
+router = APIRouter(prefix="/api", tags=["reviewers"], responses=error_responses(401))
 
 
 # Numbers with their uncertainty
@@ -29,7 +29,7 @@ class Share(BaseModel):
     n: int
 
 
-class Change(BaseModel):
+class RelativeChange(BaseModel):
     """A relative change (0.1 is 10 % more) with its 95 % interval, from n reviews."""
 
     value: float
@@ -38,7 +38,7 @@ class Change(BaseModel):
     n: int
 
 
-class Dwell(BaseModel):
+class ReviewTime(BaseModel):
     """The review time in milliseconds: median and 90th percentile of n reviews."""
 
     n: int
@@ -46,7 +46,7 @@ class Dwell(BaseModel):
     p90: float | None
 
 
-class Chance(BaseModel):
+class Ac1(BaseModel):
     """Gwet's AC1, at most 1, and 0 for chance, with a 95 % interval; null where undefined."""
 
     value: float | None
@@ -61,7 +61,7 @@ class WithOthers(BaseModel):
     """The agreement with other reviewers on the same candidates."""
 
     alike: Share | None
-    ac1: Chance
+    ac1: Ac1
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class NoticedDefect(Curve):
     kind: Literal["single", "pair"]
 
 
-class GoldAnswers(BaseModel):
+class GoldResults(BaseModel):
     """Verdicts on gold: rejected obvious defects, accepted clean copies, and a curve per defect."""
 
     noticed: Share | None
@@ -80,7 +80,7 @@ class GoldAnswers(BaseModel):
     curves: list[NoticedDefect]
 
 
-class Run(BaseModel):
+class LongestRun(BaseModel):
     """The longest run of equal verdicts.
 
     `expected` is the expected longest run of independent verdicts with the same share, `chance` the
@@ -93,17 +93,17 @@ class Run(BaseModel):
     chance: float
 
 
-class Facts(BaseModel):
+class CarelessnessSigns(BaseModel):
     """Signs of careless review or fatigue; null where there is not enough data."""
 
-    run: Run | None
+    run: LongestRun | None
     quick: Share | None
-    dwell_change_per_hour: Change | None
+    dwell_change_per_hour: RelativeChange | None
     missed_early: Share | None
     missed_late: Share | None
 
 
-class ReviewerStanding(BaseModel):
+class ReviewerStatsResponse(BaseModel):
     """The statistics of one reviewer, over the latest 20,000 decisions.
 
     `not_counted` is the number of Label Studio annotations that were too late or unreadable.
@@ -117,28 +117,28 @@ class ReviewerStanding(BaseModel):
     accepted: Share | None
     hours: float
     decisions_per_hour: float | None
-    dwell_ms: Dwell
+    dwell_ms: ReviewTime
     undone: Share | None
     not_counted: int
     agreement: WithOthers
-    gold: GoldAnswers
-    facts: Facts
+    gold: GoldResults
+    facts: CarelessnessSigns
 
 
 # Routes
 
 
 @router.get("/me/stats", summary="Get my statistics")
-def get_mine(visit: Annotator) -> ReviewerStanding:
+def get_my_stats(visit: Annotator) -> ReviewerStatsResponse:
     """Return my statistics; gold and agreement are rounded, so that no single item is revealed."""
     with visit.enter() as (tx, reviewer):
         stats = reviewer_stats.reviewer_statistics(tx, reviewer, to_themselves=True)
-    return ReviewerStanding(**stats)
+    return ReviewerStatsResponse(**stats)
 
 
 @router.get("/reviewers", summary="List the statistics of all reviewers")
-def get_all(visit: Engineer) -> list[ReviewerStanding]:
+def get_all_reviewer_stats(visit: Engineer) -> list[ReviewerStatsResponse]:
     """Return the statistics of all people who review."""
     with visit.enter(one_view=True) as (tx, _):
         stats = reviewer_stats.all_statistics(tx)
-    return [ReviewerStanding(**reviewer) for reviewer in stats]
+    return [ReviewerStatsResponse(**reviewer) for reviewer in stats]

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path
 from pydantic import BaseModel
 
 from curation.api.auth import Annotator, Engineer
-from curation.api.contract import answers, link, linked
+from curation.api.contract import error_responses, operation_link, with_links
 from curation.api.fields import QUERY_NUMBER
 from curation.domain import CandidateState, Kind, LayerRole, RejectReason, Role, RoundState
 from curation.quality import agreement
@@ -17,7 +17,7 @@ from curation.reporting import round_report
 from curation.review import progress
 from curation.rounds import lifecycle
 
-router = APIRouter(prefix="/api/rounds", tags=["rounds"], responses=answers(401))
+router = APIRouter(prefix="/api/rounds", tags=["rounds"], responses=error_responses(401))
 
 BEFORE_REVIEW = frozenset({"requested", "generating", "generated", "refused", "failed"})
 """States before selection and review, whose counts reveal no verdicts."""
@@ -36,7 +36,7 @@ class OwnProgress(BaseModel):
     accepted: int
 
 
-class RoundAnswer(BaseModel):
+class RoundResponse(BaseModel):
     """A round with the number of its candidates by state.
 
     Annotators get only the counts of states before review, and no checkpoint: the others would
@@ -56,7 +56,7 @@ class RoundAnswer(BaseModel):
     own: OwnProgress | None = None
 
 
-class RoundWithPolicy(RoundAnswer):
+class RoundWithPolicy(RoundResponse):
     """A round with the policy that selects candidates for review."""
 
     policy: dict[str, Any]
@@ -87,7 +87,7 @@ class RefusalCount(BaseModel):
     count: int
 
 
-class Reason(BaseModel):
+class ReasonCount(BaseModel):
     """How often one kind of reviewer gave a reason, for pairs by layer (null if not given)."""
 
     reason: RejectReason
@@ -132,7 +132,7 @@ class ReviewerCounts(BaseModel):
     median_dwell_ms: float | None
 
 
-class Human(BaseModel):
+class ReviewCost(BaseModel):
     """The review time of a round; null without accepts or without measured times."""
 
     seconds_per_accept: float | None
@@ -152,7 +152,7 @@ class AutoReviewerStatistics(RuleReviewerStatistics):
     """The automatic decisions, by a gate or by top-N acceptance."""
 
 
-class SlicePrice(BaseModel):
+class SliceCost(BaseModel):
     """The review time per accept for one part of a policy; null without measured times."""
 
     slice: str
@@ -171,15 +171,15 @@ class NextHour(BaseModel):
     certain: bool
 
 
-class Price(BaseModel):
+class CostReport(BaseModel):
     """Cost per accepted sample, the forecast, and the reason to stop review, if there is one."""
 
-    slices: list[SlicePrice]
+    slices: list[SliceCost]
     next_hour: NextHour | None
     stop: str | None
 
 
-class Errors(BaseModel):
+class ErrorBounds(BaseModel):
     """k errors in n decisions, with one-sided exact bounds on their share at the gate's level."""
 
     k: int
@@ -211,26 +211,26 @@ class Gate(BaseModel):
     budget: float
     level: float
     share: float
-    lost: Errors
-    wrong: Errors
+    lost: ErrorBounds
+    wrong: ErrorBounds
     audit: AuditAnswer
     stands: bool
     contradicted: bool
 
 
-class Report(BaseModel):
+class RoundReport(BaseModel):
     """The report of one round."""
 
     round: RoundWithPolicy
     funnel: Funnel
     refusals: list[RefusalCount]
-    reasons: list[Reason]
+    reasons: list[ReasonCount]
     signals: list[SignalSummary]
     defects_per_100: DefectsByKind
-    human: Human
+    human: ReviewCost
     rule_reviewer: RuleReviewerStatistics
     auto_reviewer: AutoReviewerStatistics
-    price: Price
+    price: CostReport
     gates: list[Gate]
     seconds_left: float | None
     untaken: dict[str, int]
@@ -248,7 +248,7 @@ class Coefficient(BaseModel):
     high: float | None
 
 
-class AgreementAnswer(BaseModel):
+class AgreementResponse(BaseModel):
     """The agreement of people beyond chance: Krippendorff's alpha and Gwet's AC1."""
 
     decided_twice: int
@@ -257,13 +257,13 @@ class AgreementAnswer(BaseModel):
     ac1: Coefficient
 
 
-class PairAgreementAnswer(AgreementAnswer):
+class PairAgreementAnswer(AgreementResponse):
     """The agreement of two people."""
 
     reviewers: list[str]
 
 
-class ConsensusAnswer(BaseModel):
+class ConsensusResponse(BaseModel):
     """The consensus rule of a round: reviewers per candidate, rule, and required certainty."""
 
     rule: Literal["single", "majority", "dawid_skene"]
@@ -272,11 +272,11 @@ class ConsensusAnswer(BaseModel):
     rule_reviewer_votes: bool
 
 
-class RoundAgreement(AgreementAnswer):
+class RoundAgreement(AgreementResponse):
     """The agreement in a round, also of each two people, and candidates for an adjudicator."""
 
     round: int
-    consensus: ConsensusAnswer
+    consensus: ConsensusResponse
     adjudicating: int
     pairs: list[PairAgreementAnswer]
 
@@ -287,14 +287,14 @@ class RoundAgreement(AgreementAnswer):
 @router.get(
     "",
     summary="List rounds",
-    responses=linked(
+    responses=with_links(
         200,
-        report=link("get_round", number="$response.body#/0/id"),
-        agreement=link("get_agreement", number="$response.body#/0/id"),
-        pause=link("pause", number="$response.body#/0/id"),
+        report=operation_link("get_round", number="$response.body#/0/id"),
+        agreement=operation_link("get_agreement", number="$response.body#/0/id"),
+        pause_round=operation_link("pause", number="$response.body#/0/id"),
     ),
 )
-def get_rounds(visit: Annotator) -> list[RoundAnswer]:
+def get_rounds(visit: Annotator) -> list[RoundResponse]:
     """Return all rounds, oldest first."""
     with visit.enter() as (tx, reviewer):
         rows = lifecycle.list_rounds(tx)
@@ -304,21 +304,21 @@ def get_rounds(visit: Annotator) -> list[RoundAnswer]:
     if reviewer.role is Role.annotator:
         described = [_without_verdicts(row) for row in described]
     none = progress.ReviewProgress()
-    return [RoundAnswer(**row, own=OwnProgress(**own.get(row["id"], none)._asdict())) for row in described]
+    return [RoundResponse(**row, own=OwnProgress(**own.get(row["id"], none)._asdict())) for row in described]
 
 
-@router.get("/{number}", summary="Get the report of a round", responses=answers(404))
-def get_round(visit: Engineer, number: Number) -> Report:
+@router.get("/{number}", summary="Get the report of a round", responses=error_responses(404))
+def get_round(visit: Engineer, number: Number) -> RoundReport:
     """Return the report of a round; all its numbers are of the same moment."""
     with visit.enter(one_view=True) as (tx, _):
         report = round_report.round_report(tx, number)
-    return Report(**report)
+    return RoundReport(**report)
 
 
 @router.get(
     "/{number}/agreement",
     summary="Get the agreement of reviewers in a round",
-    responses=answers(404),
+    responses=error_responses(404),
 )
 def get_agreement(visit: Engineer, number: Number) -> RoundAgreement:
     """Return the agreement of people in a round where several decide the same candidates."""
@@ -330,9 +330,9 @@ def get_agreement(visit: Engineer, number: Number) -> RoundAgreement:
 @router.post(
     "/{number}/pause",
     summary="Pause a round",
-    responses=answers(404, 409) | linked(200, resume=link("resume", number="$response.body#/id")),
+    responses=error_responses(404, 409) | with_links(200, resume=operation_link("resume", number="$response.body#/id")),
 )
-def pause(visit: Engineer, number: Number) -> RoundAnswer:
+def pause_round(visit: Engineer, number: Number) -> RoundResponse:
     """Pause generation and review of a round.
 
     Claimed candidates may still be decided, and decisions undone.
@@ -340,25 +340,25 @@ def pause(visit: Engineer, number: Number) -> RoundAnswer:
     with visit.enter() as (tx, reviewer):
         lifecycle.pause_round(tx, number, reviewer.name)
         row = lifecycle.find_round(tx, number) | {"counts": lifecycle.count_states(tx, number)}
-    return RoundAnswer(**round_report.describe_round(row))
+    return RoundResponse(**round_report.describe_round(row))
 
 
-@router.post("/{number}/resume", summary="Resume a round", responses=answers(404, 409))
-def resume(visit: Engineer, number: Number) -> RoundAnswer:
+@router.post("/{number}/resume", summary="Resume a round", responses=error_responses(404, 409))
+def resume_round(visit: Engineer, number: Number) -> RoundResponse:
     """Resume a paused round."""
     with visit.enter() as (tx, reviewer):
         lifecycle.resume_round(tx, number, reviewer.name)
         row = lifecycle.find_round(tx, number) | {"counts": lifecycle.count_states(tx, number)}
-    return RoundAnswer(**round_report.describe_round(row))
+    return RoundResponse(**round_report.describe_round(row))
 
 
-@router.post("/{number}/close", summary="Close a round", responses=answers(404, 409))
-def close(visit: Engineer, number: Number) -> RoundAnswer:
+@router.post("/{number}/close", summary="Close a round", responses=error_responses(404, 409))
+def close_round(visit: Engineer, number: Number) -> RoundResponse:
     """Close a round, and withdraw all candidates without a verdict; the call is idempotent."""
     with visit.enter() as (tx, reviewer):
         lifecycle.close_round(tx, number, reviewer.name)
         row = lifecycle.find_round(tx, number) | {"counts": lifecycle.count_states(tx, number)}
-    return RoundAnswer(**round_report.describe_round(row))
+    return RoundResponse(**round_report.describe_round(row))
 
 
 def _without_verdicts(row: dict[str, Any]) -> dict[str, Any]:

@@ -9,14 +9,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from curation.text import printable
+from curation.text import escape_control_characters
 
 log = logging.getLogger("layerloop.api")
 
-LARGEST_BODY = 64 * 1024
+MAX_BODY_BYTES = 64 * 1024
 """Largest body in bytes: 48 decisions have 12 KB, and the front end limits comments to 40 KB."""
 
-LONGEST_MESSAGE = 1_000
+MAX_MESSAGE_CHARACTERS = 1_000
 """Longest message of an error in characters, since errors quote the request."""
 
 HEADERS = {
@@ -86,28 +86,28 @@ class SecurityMiddleware:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if started:
                 raise
-            response = error_answer(500, "internal error", "the server's log has the details")
+            response = error_response(500, "internal error", "the server's log has the details")
             await response(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Scope, *, api: bool) -> JSONResponse | None:
         headers = Headers(scope=scope)
         # DNS rebinding.
         if self.loopback_only and not is_loopback(_name(headers.get("host", ""))):
-            return error_answer(421, "this server accepts only loopback hosts", "use 127.0.0.1 or localhost")
+            return error_response(421, "this server accepts only loopback hosts", "use 127.0.0.1 or localhost")
         # CSRF.
         changing = scope["method"] not in {"GET", "HEAD", "OPTIONS"}
         if changing and api and "x-layerloop" not in headers:
-            return error_answer(403, "the header X-Layerloop is missing", "send 'X-Layerloop: 1' with all changes")
+            return error_response(403, "the header X-Layerloop is missing", "send 'X-Layerloop: 1' with all changes")
         # Bodies are limited for all methods, since the server reads them all.
         if "transfer-encoding" in headers:
-            return error_answer(411, "the request has no length", "send a Content-Length")
+            return error_response(411, "the request has no length", "send a Content-Length")
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > LARGEST_BODY:
-            return error_answer(413, f"the body has more than {LARGEST_BODY} bytes", "send smaller requests")
+        if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
+            return error_response(413, f"the body has more than {MAX_BODY_BYTES} bytes", "send smaller requests")
         return None
 
 
-def error_answer(status: int, message: str, hint: str = "", headers: dict[str, str] | None = None) -> JSONResponse:
+def error_response(status: int, message: str, hint: str = "", headers: dict[str, str] | None = None) -> JSONResponse:
     """Return the JSON response of an error; its texts are shortened and escaped.
 
     Args:
@@ -117,8 +117,8 @@ def error_answer(status: int, message: str, hint: str = "", headers: dict[str, s
         headers: Additional headers.
     """
     detail = {
-        "message": printable(message[:LONGEST_MESSAGE]),
-        "hint": printable(hint[:LONGEST_MESSAGE]),
+        "message": escape_control_characters(message[:MAX_MESSAGE_CHARACTERS]),
+        "hint": escape_control_characters(hint[:MAX_MESSAGE_CHARACTERS]),
     }
     return JSONResponse({"error": detail}, status_code=status, headers=headers)
 

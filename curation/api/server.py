@@ -72,7 +72,7 @@ def server_config(app: FastAPI, host: str, port: int) -> uvicorn.Config:
         host: Host of the bound address.
         port: Port of the bound address.
     """
-    most = max_connections(raise_open_files())
+    most = max_connections(raise_open_file_limit())
     return uvicorn.Config(
         app,
         host=host,
@@ -88,7 +88,7 @@ def server_config(app: FastAPI, host: str, port: int) -> uvicorn.Config:
     )
 
 
-def raise_open_files() -> int:
+def raise_open_file_limit() -> int:
     """Raise the soft limit of open files as far as the hard limit allows, and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)

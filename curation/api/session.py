@@ -8,13 +8,13 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field, Strict
 
 from curation import __version__
-from curation.api.auth import Annotator, context_of, session_of
-from curation.api.contract import answers
+from curation.api.auth import Annotator, get_app_context, get_session_token
+from curation.api.contract import error_responses
 from curation.api.fields import STORABLE, Body
 from curation.db.engine import Transaction
 from curation.domain import Role
 from curation.errors import Conflict
-from curation.review.reviewers import BackOff, Reviewer, WrongToken, find_session, sign_in
+from curation.review.reviewers import InvalidTokenError, Reviewer, SignInThrottle, find_session, sign_in
 from curation.review.sessions import SessionCookies, begin_session, end_session, end_sessions
 
 router = APIRouter(prefix="/api", tags=["session"])
@@ -41,7 +41,7 @@ class SignIn(Body):
     switch: Annotated[bool, Strict()] = False
 
 
-class Me(BaseModel):
+class SignedInReviewer(BaseModel):
     """The signed-in reviewer."""
 
     name: str
@@ -58,31 +58,31 @@ async def health() -> Health:
     return Health(status="ok", version=__version__)
 
 
-@router.get("/me", summary="Get the signed-in reviewer", responses=answers(401))
-def me(visit: Annotator) -> Me:
+@router.get("/me", summary="Get the signed-in reviewer", responses=error_responses(401))
+def get_signed_in_reviewer(visit: Annotator) -> SignedInReviewer:
     """Return the name and the role of the signed-in reviewer."""
     with visit.enter() as (_, reviewer):
         return _me(reviewer)
 
 
-@router.post("/session", summary="Sign in", responses=answers(401, 409, 429))
-def post_session(request: Request, response: Response, body: SignIn) -> Me:
+@router.post("/session", summary="Sign in", responses=error_responses(401, 409, 429))
+def post_session(request: Request, response: Response, body: SignIn) -> SignedInReviewer:
     """Exchange a one-time token for a session cookie.
 
     A valid token is always accepted. A wrong token is refused with 401, and after three from one
     address with 429. A request from a session of another reviewer is refused with 409 unless
     `switch` is set; the token stays valid then.
     """
-    back_off: BackOff = request.app.state.back_off
+    back_off: SignInThrottle = request.app.state.back_off
     cookies: SessionCookies = request.app.state.sessions
     address = request.client.host if request.client else ""
     # One transaction uses the token, ends the present session, and begins the new one.
     try:
-        with context_of(request).database.transaction() as tx:
+        with get_app_context(request).database.transaction() as tx:
             reviewer = sign_in(tx, body.token.strip())
             _end_present_session(tx, request, reviewer, switch=body.switch)
             session = begin_session(tx, reviewer.id, cookies.seconds)
-    except WrongToken:
+    except InvalidTokenError:
         # Raises TooOften after too many failures.
         back_off.failed(address)
         raise
@@ -100,9 +100,9 @@ def delete_session(
     """End this session on the server, and delete its cookie."""
     # Without a session there is nothing to end, but the cookie is deleted all the same.
     cookies: SessionCookies = request.app.state.sessions
-    session = session_of(request)
+    session = get_session_token(request)
     if session is not None:
-        with context_of(request).database.transaction() as tx:
+        with get_app_context(request).database.transaction() as tx:
             reviewer = find_session(tx, session)
             end_session(tx, session)
             if everywhere and reviewer is not None:
@@ -112,7 +112,7 @@ def delete_session(
 
 def _end_present_session(tx: Transaction, request: Request, reviewer: Reviewer, *, switch: bool) -> None:
     """End the browser's session. Raises Conflict if it is another reviewer's, without `switch`."""
-    session = session_of(request)
+    session = get_session_token(request)
     present = find_session(tx, session) if session else None
     if session is None or present is None:
         return
@@ -126,9 +126,9 @@ def _end_present_session(tx: Transaction, request: Request, reviewer: Reviewer, 
 
 def _cookie_options(request: Request) -> dict[str, Any]:
     # Secure depends on the configured URL: the scheme of a request depends on proxies.
-    secure = context_of(request).settings.public_address.lower().startswith("https:")
+    secure = get_app_context(request).settings.public_address.lower().startswith("https:")
     return {"httponly": True, "samesite": "strict", "secure": secure}
 
 
-def _me(reviewer: Reviewer) -> Me:
-    return Me(name=reviewer.name, kind=reviewer.kind, role=reviewer.role)
+def _me(reviewer: Reviewer) -> SignedInReviewer:
+    return SignedInReviewer(name=reviewer.name, kind=reviewer.kind, role=reviewer.role)

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel
 
 from curation.api.auth import Engineer
-from curation.api.contract import answers, link, linked
+from curation.api.contract import error_responses, operation_link, with_links
 from curation.api.fields import QUERY_NUMBER, STORABLE, Body
 from curation.api.signed_urls import SignedUrls
 from curation.datasets import snapshots
@@ -23,7 +23,7 @@ from curation.db.engine import Transaction
 from curation.db.tables import layers
 from curation.domain import CaptionSource, Kind, LayerRole, Sample, Split
 
-router = APIRouter(prefix="/api/snapshots", tags=["snapshots"], responses=answers(401))
+router = APIRouter(prefix="/api/snapshots", tags=["snapshots"], responses=error_responses(401))
 
 Name = Annotated[str, Path(min_length=1, max_length=100), STORABLE]
 
@@ -31,7 +31,7 @@ Name = Annotated[str, Path(min_length=1, max_length=100), STORABLE]
 # Requests and responses
 
 
-class SnapshotAnswer(BaseModel):
+class SnapshotResponse(BaseModel):
     """An immutable set of samples, named by its content."""
 
     id: str
@@ -49,7 +49,7 @@ class SampleLayer(BaseModel):
     height: int | None
 
 
-class SampleAnswer(BaseModel):
+class SampleResponse(BaseModel):
     """One sample of a snapshot."""
 
     id: str
@@ -67,12 +67,12 @@ class SampleAnswer(BaseModel):
 class SnapshotPage(BaseModel):
     """Samples in the order of their ids; `next` is the value of `after` for the next page."""
 
-    snapshot: SnapshotAnswer
-    samples: list[SampleAnswer]
+    snapshot: SnapshotResponse
+    samples: list[SampleResponse]
     next: str | None
 
 
-class Freeze(Body):
+class FreezeRequest(Body):
     """A new snapshot, with a tag if one is given."""
 
     tag: TagName | None = None
@@ -84,16 +84,16 @@ class Freeze(Body):
 @router.get(
     "",
     summary="List snapshots",
-    responses=linked(200, snapshot=link("get_snapshot", name="$response.body#/0/id")),
+    responses=with_links(200, snapshot=operation_link("get_snapshot", name="$response.body#/0/id")),
 )
-def get_snapshots(visit: Engineer) -> list[SnapshotAnswer]:
+def get_snapshots(visit: Engineer) -> list[SnapshotResponse]:
     """Return all snapshots, newest first."""
     with visit.enter() as (tx, _):
         rows = snapshots.list_snapshots(tx)
     return [_answer(row) for row in rows]
 
 
-@router.get("/{name}", summary="Get a snapshot and a page of its samples", responses=answers(404))
+@router.get("/{name}", summary="Get a snapshot and a page of its samples", responses=error_responses(404))
 def get_snapshot(
     request: Request,
     visit: Engineer,
@@ -120,16 +120,16 @@ def get_snapshot(
     "",
     status_code=201,
     summary="Freeze a snapshot",
-    responses=answers(409) | linked(201, snapshot=link("get_snapshot", name="$response.body#/id")),
+    responses=error_responses(409) | with_links(201, snapshot=operation_link("get_snapshot", name="$response.body#/id")),
 )
-def post_snapshot(visit: Engineer, body: Freeze) -> SnapshotAnswer:
+def post_snapshot(visit: Engineer, body: FreezeRequest) -> SnapshotResponse:
     """Freeze all accepted samples; equal samples always give the same snapshot."""
     # Check the role first. The fingerprints are computed outside of the transaction.
     with visit.enter():
         pass
     fingerprint_layers(visit.context.database, visit.context.store)
     with visit.enter(one_view=True) as (tx, reviewer):
-        manifest = snapshots.freeze(tx, visit.context.store, tag=body.tag, actor=reviewer.name)
+        manifest = snapshots.freeze_snapshot(tx, visit.context.store, tag=body.tag, actor=reviewer.name)
         row = _find(tx, manifest.id)
     return _answer(row)
 
@@ -145,9 +145,9 @@ def _sizes(tx: Transaction, samples: Sequence[Sample]) -> Mapping[str, sa.Row[An
     return {row.sha256: row for row in rows}
 
 
-def _sample(links: SignedUrls, sample: Sample, sizes: Mapping[str, sa.Row[Any]]) -> SampleAnswer:
+def _sample(links: SignedUrls, sample: Sample, sizes: Mapping[str, sa.Row[Any]]) -> SampleResponse:
     # The size is unknown if the layer is not recorded in this installation.
-    return SampleAnswer(
+    return SampleResponse(
         id=sample.id,
         kind=sample.kind,
         caption=sample.caption,
@@ -168,6 +168,6 @@ def _sample(links: SignedUrls, sample: Sample, sizes: Mapping[str, sa.Row[Any]])
     )
 
 
-def _answer(row: Mapping[str, Any]) -> SnapshotAnswer:
+def _answer(row: Mapping[str, Any]) -> SnapshotResponse:
     known = {name: row[name] for name in ("id", "samples", "counts", "tags")}
-    return SnapshotAnswer(**known, frozen_at=row["created_at"])
+    return SnapshotResponse(**known, frozen_at=row["created_at"])

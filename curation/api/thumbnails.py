@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
-MOST_BYTES = 64 << 20
+MAX_BYTES = 64 << 20
 """Size of the cache in bytes: about 3,000 layers of 320 pixels.
 
 Memory is enough, since a layer is requested once or twice within a short time.
@@ -19,7 +19,7 @@ class ThumbnailCache:
     No thread waits for an image that another thread is encoding.
     """
 
-    def __init__(self, most: int = MOST_BYTES) -> None:
+    def __init__(self, most: int = MAX_BYTES) -> None:
         self._most = most
         self._entries: OrderedDict[Hashable, bytes] = OrderedDict()
         self._bytes = 0

@@ -17,7 +17,7 @@ from curation.domain import Checkpoint, JobName, Progress, RunState, TrainingReq
 from curation.errors import Conflict, NotFound
 
 
-def order_training(tx: Transaction, order: TrainingRequest, actor: str) -> uuid.UUID:
+def request_training(tx: Transaction, order: TrainingRequest, actor: str) -> uuid.UUID:
     """Record a training run and enqueue its job.
 
     An equal request is the same run; it is resumed if it had failed or was cancelled.
@@ -82,10 +82,10 @@ def claim_run(tx: Transaction, run: uuid.UUID, holder: str, seconds: int) -> Tra
     if not tx.execute(claiming).rowcount:
         return None
     leases.claim(tx, [run], "train", holder, seconds)
-    return read_order(tx, run)
+    return get_training_request(tx, run)
 
 
-def read_order(tx: Transaction, run: uuid.UUID) -> TrainingRequest:
+def get_training_request(tx: Transaction, run: uuid.UUID) -> TrainingRequest:
     """Return the training request of a run. Raises NotFound."""
     row = find_run(tx, run)
     parent = find_checkpoint(tx, row["parent_id"]) if row["parent_id"] else None
@@ -101,7 +101,7 @@ def read_order(tx: Transaction, run: uuid.UUID) -> TrainingRequest:
     )
 
 
-def note_progress(tx: Transaction, run: uuid.UUID, holder: str, progress: Progress, seconds: int) -> None:
+def record_progress(tx: Transaction, run: uuid.UUID, holder: str, progress: Progress, seconds: int) -> None:
     """Record the progress of a run and renew its lease.
 
     Args:
@@ -182,7 +182,7 @@ def cancel_run(tx: Transaction, run: uuid.UUID, actor: str) -> bool:
     if not tx.execute(sa.update(training_runs).where(active).values(cancelled)).rowcount:
         return False
     # Without its lease the worker gets a Conflict at its next report of progress.
-    leases.release(tx, [run])
+    leases.delete_leases(tx, [run])
     tx.log(actor, "training cancelled", f"run {run}")
     return True
 
@@ -230,7 +230,7 @@ def register_checkpoint(tx: Transaction, checkpoint: Checkpoint, actor: str) -> 
     return checkpoint.id
 
 
-def promote(tx: Transaction, name: str, actor: str) -> str:
+def promote_checkpoint(tx: Transaction, name: str, actor: str) -> str:
     """Promote a checkpoint, so that it generates new rounds.
 
     Args:
@@ -252,7 +252,7 @@ def promote(tx: Transaction, name: str, actor: str) -> str:
     return checkpoint
 
 
-def promoted(tx: Transaction) -> Checkpoint | None:
+def find_promoted_checkpoint(tx: Transaction) -> Checkpoint | None:
     """Return the checkpoint that was promoted last; None if none was."""
     latest = sa.select(checkpoints).where(checkpoints.c.promoted_at.is_not(None))
     row = tx.execute(latest.order_by(checkpoints.c.promoted_at.desc()).limit(1)).mappings().first()
@@ -276,7 +276,7 @@ def list_checkpoints(tx: Transaction) -> list[dict[str, Any]]:
     return [dict(row) for row in tx.execute(listed).mappings()]
 
 
-def keep_evaluation(tx: Transaction, checkpoint: str, metrics: dict[str, float], actor: str) -> None:
+def record_metrics(tx: Transaction, checkpoint: str, metrics: dict[str, float], actor: str) -> None:
     """Add metrics of a later evaluation to a checkpoint; its id does not depend on them.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from curation.cli.output import DryRun, Json, context, print_json, print_text, short, talk
+from curation.cli.output import DryRun, Json, console, context, print_json, print_text, short_hash
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -28,16 +28,16 @@ def fit(pairs: Pairs = False, dry_run: DryRun = False, as_json: Json = False) ->
         embedder = load_embedder(ctx.settings)
         if dry_run:
             with ctx.database.transaction() as tx:
-                accepted, rejected = acceptance_model_store.count_lesson(tx, kind, embedder.source)
-            talk.print(
+                accepted, rejected = acceptance_model_store.count_training_rows(tx, kind, embedder.source)
+            console.print(
                 f"would fit an acceptance model to {accepted} accepts and {rejected} rejects, "
                 f"with embeddings of {embedder.source}"
             )
             return
         # Candidates decided before the embedder was set have no embedding yet.
-        embedding_backfill.see_unseen(ctx.database, ctx.store, kind, embedder)
+        embedding_backfill.backfill_embeddings(ctx.database, ctx.store, kind, embedder)
         with ctx.database.transaction() as tx:
-            model = acceptance_model_store.fit_head(tx, kind, embedder.source)
+            model = acceptance_model_store.fit_and_store(tx, kind, embedder.source)
     print_json(_row(model)) if as_json else print_text(_text(model))
 
 
@@ -52,7 +52,7 @@ def show(
     from curation.selection import acceptance_model_store
 
     with context() as ctx, ctx.database.transaction() as tx:
-        model = acceptance_model_store.find_head(tx, Kind.pair if pairs else Kind.single, name)
+        model = acceptance_model_store.find_model(tx, Kind.pair if pairs else Kind.single, name)
     print_json(_row(model)) if as_json else print_text(_text(model))
 
 
@@ -83,7 +83,7 @@ def _text(model: Any) -> str:
     metrics = model.metrics
     decisions = f"{metrics['decisions']} {label_sources[model.label_source]}"
     source = f"trained on {decisions}, {metrics['accepted']} of them accepts"
-    lines = [f"acceptance model {short(model.id)}, {source} ({model.embedder})"]
+    lines = [f"acceptance model {short_hash(model.id)}, {source} ({model.embedder})"]
     # A model has only those folds that its decisions were enough for.
     for folds, label in _FOLDS.items():
         if folds in metrics:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from curation.cli.output import LARGEST, Json, context, one_more, print_limited
+from curation.cli.output import MAX_ID, Json, context, print_limited, query_limit
 from curation.domain import CandidateState
 
 app = typer.Typer(no_args_is_help=True)
@@ -16,17 +16,17 @@ app = typer.Typer(no_args_is_help=True)
 def list_(
     number: Annotated[
         int | None,
-        typer.Option("--round", help="Only candidates of this round.", min=1, max=LARGEST),
+        typer.Option("--round", help="Only candidates of this round.", min=1, max=MAX_ID),
     ] = None,
     state: Annotated[CandidateState | None, typer.Option(help="Only candidates in this state.")] = None,
-    limit: Annotated[int, typer.Option(help="Maximum number of rows; 0 for all.", min=0, max=LARGEST)] = 100,
+    limit: Annotated[int, typer.Option(help="Maximum number of rows; 0 for all.", min=0, max=MAX_ID)] = 100,
     as_json: Json = False,
 ) -> None:
     """List candidates with prompt, seed, state, flags and layers."""
     from curation.rounds import lifecycle
 
     with context() as ctx, ctx.database.transaction() as tx:
-        rows = lifecycle.list_candidates(tx, number, state, one_more(limit))
+        rows = lifecycle.list_candidates(tx, number, state, query_limit(limit))
     # The columns of the table; JSON output has all fields of the rows.
     columns = {
         "candidate": lambda r: r["id"].hex[:12],

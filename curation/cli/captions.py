@@ -10,14 +10,14 @@ from curation.cli.output import (
     ACTOR,
     DryRun,
     Json,
+    console,
     context,
     print_json,
     print_text,
     progress,
-    resumable,
-    talk,
+    resume_hint,
 )
-from curation.cli.runs import work_here
+from curation.cli.runs import run_or_follow
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -45,19 +45,19 @@ def run(
     from curation.datasets import captions
     from curation.errors import LayerloopError
 
-    order = captions.CaptionOrder(model, prompt or captions.PROMPT, background, tokens, again, limit)
+    order = captions.CaptionRequest(model, prompt or captions.PROMPT, background, tokens, again, limit)
     with context() as ctx:
         with ctx.database.transaction() as tx:
             if dry_run:
-                count = len(captions.choose_samples(tx, order))
-                talk.print(f"would caption {count} samples with {model}")
+                count = len(captions.select_samples(tx, order))
+                console.print(f"would caption {count} samples with {model}")
                 return
-            id_ = captions.order_captions(tx, order, ACTOR)
+            id_ = captions.request_captions(tx, order, ACTOR)
             if wait:
                 tx.jobs.clear()  # no worker may start the run that this process works on
         if wait:
-            with resumable(), progress() as on_progress:
-                work_here(ctx, id_, jobs.caption, captions.find_run, on_progress)
+            with resume_hint(), progress() as on_progress:
+                run_or_follow(ctx, id_, jobs.caption, captions.find_run, on_progress)
         with ctx.database.transaction() as tx:
             row = captions.find_run(tx, id_)
 
@@ -71,7 +71,7 @@ def run(
     if as_json:
         print_json({"run": str(id_), "state": row["state"], **row["progress"]})
     else:
-        talk.print(f"{row['state']}: {row['progress'].get('done', 0)} samples processed")
+        console.print(f"{row['state']}: {row['progress'].get('done', 0)} samples processed")
         print_text(id_)
 
 
@@ -85,5 +85,5 @@ def set_caption(
     from curation.datasets import captions
 
     with context() as ctx, ctx.database.transaction() as tx:
-        id_ = captions.give_caption(tx, sample, text, ACTOR)
+        id_ = captions.set_caption(tx, sample, text, ACTOR)
     print_json({"sample": id_.hex}) if as_json else print_text(id_.hex)

@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from curation.cli.comparison import compare
-from curation.cli.evaluation import Name, evaluate, in_brief
+from curation.cli.evaluation import CheckpointArgument, evaluate, format_metrics
 from curation.cli.memory import print_memory
 from curation.cli.output import (
     ACTOR,
     DryRun,
     Json,
+    console,
     context,
-    print_done,
     print_json,
+    print_result,
     print_rows,
     print_text,
     progress,
-    resumable,
-    short,
-    talk,
+    resume_hint,
+    short_hash,
 )
-from curation.cli.runs import work_here
+from curation.cli.runs import run_or_follow
 from curation.errors import Refused
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ app = typer.Typer(no_args_is_help=True)
 app.command()(evaluate)
 app.command()(compare)
 
-Set = Annotated[
+Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a preset value, as name=value; repeatable."),
 ]
@@ -69,7 +69,7 @@ def train(
         typer.Option(help="Stages to train: transparency, base, layers, whole (the first two) or pairs (all three)."),
     ] = "whole",
     parent: Annotated[str | None, typer.Option(help="The checkpoint to start from.")] = None,
-    changes: Set = None,
+    changes: Overrides = None,
     seed: Annotated[int, typer.Option(help="Random seed of weights, noise and order.")] = 0,
     images: Annotated[int, typer.Option(help="Number of images to train on; 0 is the preset's.", min=0)] = 0,
     wait: Annotated[bool, typer.Option(help="Train in this process; --no-wait queues it for a worker.")] = True,
@@ -83,37 +83,37 @@ def train(
     from curation.datasets import snapshots
     from curation.domain import TrainingRequest
     from curation.errors import LayerloopError
-    from curation.runtime.context import check_order, load
+    from curation.runtime.context import check_training_request, load_object
 
     with context() as ctx:
         with ctx.database.transaction() as tx:
             # Resolve names first, so that the request holds ids and equal requests are one run.
             found = snapshots.find_snapshot(tx, snapshot)
             start = registry.find_checkpoint(tx, parent) if parent else None
-            previous = snapshots.known(tx, start.snapshot) if start else None
-            changed = (dict(start.changes) if start else {}) | read_changes(changes or [])
+            previous = snapshots.find_local_snapshot(tx, start.snapshot) if start else None
+            changed = (dict(start.changes) if start else {}) | parse_overrides(changes or [])
             order = TrainingRequest(recipe, preset, found, previous, start, seed, images, changed)
             samples = next(row["samples"] for row in snapshots.list_snapshots(tx) if row["id"] == found)
-            check_order(order, ctx.settings.trainer)
+            check_training_request(order, ctx.settings.trainer)
             if not dry_run:
-                run = registry.order_training(tx, order, ACTOR)
+                run = registry.request_training(tx, order, ACTOR)
             if wait:
                 tx.jobs.clear()  # no worker may start the run that this process works on
         warn_of_snapshot(ctx, found, preset, changed)
 
         # A dry run estimates the memory of each stage instead of training.
         if dry_run:
-            talk.print(f"would train {recipe} with preset {preset} on {short(found)} as run {order.id}")
-            print_memory(load(ctx.settings.estimator)(order, samples), str(order.id), as_json)
+            console.print(f"would train {recipe} with preset {preset} on {short_hash(found)} as run {order.id}")
+            print_memory(load_object(ctx.settings.estimator)(order, samples), str(order.id), as_json)
             return
         if not wait:
             print_json({"run": str(run)}) if as_json else print_text(run)
             return
 
         # Train here, or follow the run where a worker holds its lease already.
-        talk.print(f"run {run}, files in {ctx.settings.path(f'runs/{run}')}")
-        with resumable(), progress() as on_progress:
-            row = work_here(ctx, run, jobs.train, registry.find_run, on_progress)
+        console.print(f"run {run}, files in {ctx.settings.path(f'runs/{run}')}")
+        with resume_hint(), progress() as on_progress:
+            row = run_or_follow(ctx, run, jobs.train, registry.find_run, on_progress)
     if row["state"] != "finished":
         message = f"training was {row['error']}" if row["state"] == "cancelled" else f"training failed: {row['error']}"
         raise LayerloopError(message, "fix the cause and run the same command again to resume")
@@ -127,32 +127,32 @@ def list_(as_json: Json = False) -> None:
 
     with context() as ctx, ctx.database.transaction() as tx:
         rows = registry.list_checkpoints(tx)
-        promoted = registry.promoted(tx)
+        promoted = registry.find_promoted_checkpoint(tx)
     columns = {
-        "checkpoint": lambda r: short(r["id"]),
+        "checkpoint": lambda r: short_hash(r["id"]),
         "promoted": lambda r: "yes" if promoted and r["id"] == promoted.id else "",
         "recipe": lambda r: r["recipe"],
         "preset": lambda r: r["preset"],
-        "snapshot": lambda r: short(r["snapshot_id"]),
-        "parent": lambda r: short(r["parent_id"]),
-        "metrics": lambda r: in_brief(r["evaluation"]),
+        "snapshot": lambda r: short_hash(r["snapshot_id"]),
+        "parent": lambda r: short_hash(r["parent_id"]),
+        "metrics": lambda r: format_metrics(r["evaluation"]),
         "trained": lambda r: r["created_at"],
     }
     print_rows(rows, columns, as_json)
 
 
 @app.command()
-def promote(name: Name, as_json: Json = False) -> None:
+def promote(name: CheckpointArgument, as_json: Json = False) -> None:
     """Use a checkpoint as the generator of new rounds."""
     from curation.checkpoints import registry
 
     with context() as ctx, ctx.database.transaction() as tx:
-        promoted = registry.promote(tx, name, ACTOR)
-    print_done(f"{short(promoted)} is promoted: new rounds use it", as_json, checkpoint=promoted)
+        promoted = registry.promote_checkpoint(tx, name, ACTOR)
+    print_result(f"{short_hash(promoted)} is promoted: new rounds use it", as_json, checkpoint=promoted)
 
 
 @app.command()
-def derive(name: Name, changes: Set = None, as_json: Json = False) -> None:
+def derive(name: CheckpointArgument, changes: Overrides = None, as_json: Json = False) -> None:
     """Derive a checkpoint with the same weights and other preset values, and print its id.
 
     --set inpainter=FOLDER lets it generate pairs. The new checkpoint is loaded once, so that values
@@ -161,17 +161,17 @@ def derive(name: Name, changes: Set = None, as_json: Json = False) -> None:
     from dataclasses import replace
 
     from curation.checkpoints import registry
-    from curation.runtime.context import load
+    from curation.runtime.context import load_object
 
     with context() as ctx:
         with ctx.database.transaction() as tx:
             found = registry.find_checkpoint(tx, name)
-        changed = dict(found.changes) | read_changes(changes or [])
+        changed = dict(found.changes) | parse_overrides(changes or [])
         if changed == found.changes:
             raise Refused("no preset value would change", "for example --set draw_steps=40")
         derived = replace(found, changes=changed, parent=found.id, evaluation={})
         # Load the weights once: an override that does not fit them must fail before it is kept.
-        load(ctx.settings.generator)(derived, ctx.store)
+        load_object(ctx.settings.generator)(derived, ctx.store)
         with ctx.database.transaction() as tx:
             registry.register_checkpoint(tx, derived, ACTOR)
     print_json({"checkpoint": derived.id}) if as_json else print_text(derived.id)
@@ -184,7 +184,7 @@ def import_(
         typer.Argument(help="Safetensors: a decoder, optionally an encoder and base weights."),
     ],
     preset: Annotated[str, typer.Option(help="The preset of their base model: sd15, sd21, sdxl.")] = "sdxl",
-    changes: Set = None,
+    changes: Overrides = None,
     offset_scale: Annotated[
         float | None,
         typer.Option(help="Factor of the encoder's output; 300 for LayerDiffuse_Diffusers."),
@@ -194,12 +194,12 @@ def import_(
 ) -> None:
     """Import released weights as a checkpoint; their format is detected from their content."""
     from curation.checkpoints import registry
-    from curation.runtime.context import load
+    from curation.runtime.context import load_object
 
-    changed = read_changes(changes or []) | ({"offset_scale": repr(offset_scale)} if offset_scale is not None else {})
+    changed = parse_overrides(changes or []) | ({"offset_scale": repr(offset_scale)} if offset_scale is not None else {})
     # Without a store the importer only examines the files.
     with context(create=True) as ctx, progress() as on_progress:
-        imported: ImportResult = load(ctx.settings.importer)(
+        imported: ImportResult = load_object(ctx.settings.importer)(
             files, preset, changed, None if dry_run else ctx.store, on_progress
         )
         if imported.checkpoint is not None:
@@ -217,15 +217,15 @@ def import_(
         return
     for file in imported.files:
         size = f"{file.tensors:,} tensors, {file.numbers:,} parameters"
-        talk.print(f"{file.path}: {file.what}, {size}")
+        console.print(f"{file.path}: {file.what}, {size}")
     for note in imported.notes:
-        talk.print(note)
-    print_text(checkpoint_id) if checkpoint_id else talk.print("would import them as one checkpoint")
+        console.print(note)
+    print_text(checkpoint_id) if checkpoint_id else console.print("would import them as one checkpoint")
 
 
 @app.command()
 def export(
-    name: Name,
+    name: CheckpointArgument,
     form: Annotated[
         ExportFormat,
         typer.Option("--format", help="Target program; Forge reads 'released', 'layerloop' is lossless."),
@@ -239,25 +239,25 @@ def export(
 ) -> None:
     """Export a checkpoint as files that other programs read."""
     from curation.checkpoints import registry
-    from curation.runtime.context import load
+    from curation.runtime.context import load_object
 
     with context() as ctx:
         with ctx.database.transaction() as tx:
             checkpoint = registry.find_checkpoint(tx, name)
-        written = load(ctx.settings.exporter)(checkpoint, ctx.store, form.value, precision.value, out)
+        written = load_object(ctx.settings.exporter)(checkpoint, ctx.store, form.value, precision.value, out)
     if as_json:
         print_json({"checkpoint": checkpoint.id, "files": [asdict(file) for file in written]})
         return
     for file in written:
         # Parts without a path were not written; `what` has the reason.
         if not file.path:
-            talk.print(f"part {file.part} is {file.what}")
+            console.print(f"part {file.part} is {file.what}")
             continue
-        talk.print(f"{file.what}, {file.tensors:,} tensors, {file.numbers:,} parameters")
+        console.print(f"{file.what}, {file.tensors:,} tensors, {file.numbers:,} parameters")
         print_text(file.path)
 
 
-def read_changes(given: list[str]) -> dict[str, str]:
+def parse_overrides(given: list[str]) -> dict[str, str]:
     """Parse name=value words into a mapping; existing paths become absolute.
 
     Raises:

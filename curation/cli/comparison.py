@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curation.cli.evaluation import Name
-from curation.cli.output import Json, context, print_json, print_rows, progress, talk
-from curation.domain import DrawRequest, Prompt
+from curation.cli.evaluation import CheckpointArgument
+from curation.cli.output import Json, console, context, print_json, print_rows, progress
+from curation.domain import GenerationRequest, Prompt
 from curation.errors import Refused
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def compare(
-    name: Name,
+    name: CheckpointArgument,
     count: Annotated[int, typer.Option(help="Number of prompts, each generated in both ways.", min=1)] = 24,
     prompts: Annotated[
         Path | None,
@@ -48,12 +48,12 @@ def compare(
     """
     from curation.checkpoints import registry
     from curation.datasets import snapshots
-    from curation.object_store import write_file
+    from curation.object_store import write_file_atomically
     from curation.prompts.files import read_prompt_file
-    from curation.reporting.matting_comparison import judge_ways
+    from curation.reporting.matting_comparison import compare_methods
     from curation.runtime import loop
-    from curation.runtime.context import load
-    from curation.screening.rule_reviewer import fit_to_snapshot
+    from curation.runtime.context import load_object
+    from curation.screening.rule_reviewer import fit_rule_reviewer
 
     if sheet:
         sheet.parent.mkdir(parents=True, exist_ok=True)
@@ -71,19 +71,19 @@ def compare(
             raise Refused("there are no prompts", "give a file of prompts with --prompts")
 
         # Generate every request in both ways, repeating the prompts where they are too few.
-        rule_reviewer = fit_to_snapshot(ctx.store, on)
+        rule_reviewer = fit_rule_reviewer(ctx.store, on)
         repeated = list(itertools.islice(itertools.cycle(texts), count))
-        requests = [DrawRequest(Prompt(text), seed + i) for i, text in enumerate(repeated)]
+        requests = [GenerationRequest(Prompt(text), seed + i) for i, text in enumerate(repeated)]
         with progress() as on_progress:
-            comparison: MattingComparison = load(ctx.settings.comparer)(
+            comparison: MattingComparison = load_object(ctx.settings.comparer)(
                 checkpoint, ctx.store, requests, segmenter, on_progress
             )
 
     # Judge both ways by the same signals and rules.
     layers = {"with alpha": comparison.drawn, "matted": comparison.cut}
-    judged = judge_ways(layers, repeated, rule_reviewer)
+    judged = compare_methods(layers, repeated, rule_reviewer)
     if sheet:
-        write_file(sheet, comparison.sheet)
+        write_file_atomically(sheet, comparison.sheet)
     if as_json:
         ways = {name: asdict(way) for name, way in judged.items()}
         found = {"checkpoint": checkpoint.id, "snapshot": on, "how": comparison.facts, "ways": ways}
@@ -91,7 +91,7 @@ def compare(
         return
     _print_ways(judged)
     for setting, value in comparison.facts.items():
-        talk.print(f"{setting}: {value}")
+        console.print(f"{setting}: {value}")
 
 
 def _print_ways(judged: Mapping[str, JudgedMethod]) -> None:
@@ -110,4 +110,4 @@ def _print_ways(judged: Mapping[str, JudgedMethod]) -> None:
     print_rows(rows, columns, as_json=False)
     for way, found in judged.items():
         reasons = ", ".join(f"{reason} {times}" for reason, times in found.reasons.items())
-        talk.print(f"{way}, {found.layers} images: {reasons or 'no defects'}")
+        console.print(f"{way}, {found.layers} images: {reasons or 'no defects'}")

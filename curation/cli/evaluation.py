@@ -14,22 +14,22 @@ import typer
 from curation.cli.output import (
     ACTOR,
     Json,
+    console,
     context,
     print_json,
     print_rows,
     print_text,
     progress,
-    resumable,
-    talk,
+    resume_hint,
 )
 from curation.errors import Refused
 
 if TYPE_CHECKING:
     from curation.ports import EvaluationResult, MeanWithInterval, ObjectStore
 
-Name = Annotated[str, typer.Argument(help="The checkpoint's id, or its first eight or more digits.")]
+CheckpointArgument = Annotated[str, typer.Argument(help="The checkpoint's id, or its first eight or more digits.")]
 
-MAIN = (
+MAIN_METRICS = (
     "psnr",
     "psnr_inside",
     "ssim",
@@ -43,7 +43,7 @@ MAIN = (
 
 
 def evaluate(
-    name: Name,
+    name: CheckpointArgument,
     snapshot: Annotated[
         str | None,
         typer.Option(help="Snapshot whose held-out split is used; default: the checkpoint's."),
@@ -101,9 +101,9 @@ def evaluate(
     from curation.checkpoints import registry
     from curation.datasets import snapshots
     from curation.ingest.evaluation_set import read_evaluation_set
-    from curation.object_store import FolderStore, OverlayStore, write_file
+    from curation.object_store import FolderStore, OverlayStore, write_file_atomically
     from curation.ports import EvaluationOptions
-    from curation.runtime.context import load
+    from curation.runtime.context import load_object
 
     for file in filter(None, (sheet, pairs_sheet)):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -117,12 +117,12 @@ def evaluate(
     with context() as ctx:
         with ctx.database.transaction() as tx:
             checkpoint = registry.find_checkpoint(tx, name)
-            own = snapshots.known(tx, checkpoint.snapshot)
+            own = snapshots.find_local_snapshot(tx, checkpoint.snapshot)
             on = "" if folder else snapshots.find_snapshot(tx, snapshot or own or "latest")
 
         # Evaluate; a folder becomes a temporary snapshot in a store laid over the instance's.
         with (
-            resumable("nothing was stored; the same command starts over"),
+            resume_hint("nothing was stored; the same command starts over"),
             progress() as on_progress,
             ExitStack() as temporary,
         ):
@@ -136,21 +136,21 @@ def evaluate(
                     test_set.refused,
                     OverlayStore(upper, ctx.store),
                 )
-            measured: EvaluationResult = load(ctx.settings.evaluator)(checkpoint, on, store, options, on_progress)
+            measured: EvaluationResult = load_object(ctx.settings.evaluator)(checkpoint, on, store, options, on_progress)
 
         # Store only metrics that are comparable with those of the checkpoint's training.
         kept = not folder and measured.standard and on == checkpoint.snapshot
         if kept:
             with ctx.database.transaction() as tx:
-                registry.keep_evaluation(tx, checkpoint.id, dict(measured.metrics), ACTOR)
+                registry.record_metrics(tx, checkpoint.id, dict(measured.metrics), ACTOR)
 
     # Write the sample grids, then print the metrics.
     if sheet:
-        write_file(sheet, measured.sheet)
+        write_file_atomically(sheet, measured.sheet)
     if pairs_sheet and measured.pairs_sheet:
-        write_file(pairs_sheet, measured.pairs_sheet)
+        write_file_atomically(pairs_sheet, measured.pairs_sheet)
     for file_name, reason in refused:
-        talk.print(f"skipped {file_name}: {reason}", markup=False)
+        console.print(f"skipped {file_name}: {reason}", markup=False)
     if as_json:
         head: dict[str, object] = {"checkpoint": checkpoint.id, "snapshot": None if folder else on}
         head |= {"pictures": measured.pictures, "kept": kept}
@@ -165,12 +165,12 @@ def evaluate(
     _print_metrics(measured)
     not_stored = [] if kept else ["these metrics are not stored with the checkpoint"]
     for note in [*measured.notes, *not_stored]:
-        talk.print(note)
+        console.print(note)
 
 
-def in_brief(evaluation: Mapping[str, float]) -> str:
+def format_metrics(evaluation: Mapping[str, float]) -> str:
     """Return the main metrics of an evaluation in one line, with the number of further ones."""
-    main = {name: evaluation[name] for name in MAIN if name in evaluation} or dict(evaluation)
+    main = {name: evaluation[name] for name in MAIN_METRICS if name in evaluation} or dict(evaluation)
     more = len(evaluation) - len(main)
     return "  ".join(f"{name} {value:.4g}" for name, value in main.items()) + (f"  + {more} more" if more else "")
 

@@ -12,14 +12,14 @@ import typer
 
 from curation import __version__
 from curation.cli import scenes
-from curation.cli.loras import Lora, register_styled
+from curation.cli.loras import Lora, register_with_loras
 from curation.cli.output import Json, context, print_json, print_text, progress
-from curation.domain import DrawRequest, LayerRole, Progress, Prompt
+from curation.domain import GenerationRequest, LayerRole, Progress, Prompt
 from curation.errors import Refused
-from curation.scenes.sizes import read_size
+from curation.scenes.sizes import parse_size
 
 if TYPE_CHECKING:
-    from curation.ports import DrawOptions
+    from curation.ports import GenerationOptions
     from curation.runtime.context import AppContext
 
 
@@ -93,7 +93,7 @@ def generate(
     Every file holds its prompt, seed, checkpoint and options as metadata.
     """
     from curation.images.provenance import read_provenance
-    from curation.ports import DrawOptions
+    from curation.ports import GenerationOptions
 
     if show is not None:
         metadata = read_provenance(show)
@@ -108,9 +108,9 @@ def generate(
         raise Refused("pairs and scenes support neither --image nor --upscale", "leave these options out")
     if lora and not dry_run:
         with context() as ctx:
-            checkpoint = register_styled(ctx, scenes.find_checkpoint(ctx, checkpoint), lora).id
+            checkpoint = register_with_loras(ctx, scenes.find_checkpoint(ctx, checkpoint), lora).id
     sampler_name = sampler.value if sampler else None
-    options = DrawOptions(negative, steps, guidance, *read_size(size), sampler_name, None, strength, upscale)
+    options = GenerationOptions(negative, steps, guidance, *parse_size(size), sampler_name, None, strength, upscale)
 
     # A scene: its file has the prompts and images, and a dry run prints its steps.
     if layers is not None:
@@ -119,7 +119,7 @@ def generate(
                 "a scene file defines its prompts and images",
                 "with --layers leave out prompts, images and --count",
             )
-        scenes.draw_layers(layers, out, checkpoint, options, size, seed, file_format, dry_run, force, as_json)
+        scenes.generate_scene(layers, out, checkpoint, options, size, seed, file_format, dry_run, force, as_json)
         return
     if dry_run:
         raise Refused("only scenes have a dry run", "give a scene file with --layers")
@@ -128,7 +128,7 @@ def generate(
     seeds = range(seed or 0, (seed or 0) + count)
     files = _files(out or Path("layer.png"), file_format, seeds)
     if paired:
-        pair = scenes.Pair(prompt, background, whole, on, under)
+        pair = scenes.PairInputs(prompt, background, whole, on, under)
         pair.prompt()  # missing or excess options must fail before a checkpoint is looked up
         drawn = _pairs(pair, checkpoint, files, options, force)
     else:
@@ -142,10 +142,10 @@ def generate(
 
 
 def _pairs(
-    pair: scenes.Pair,
+    pair: scenes.PairInputs,
     checkpoint: str | None,
     files: Mapping[int, Path],
-    options: DrawOptions,
+    options: GenerationOptions,
     force: bool,
 ) -> list[dict[str, Any]]:
     roles = (LayerRole.foreground, LayerRole.background, LayerRole.blended)
@@ -156,18 +156,18 @@ def _pairs(
     # Check all files before anything is generated.
     _check_free([path for by_role in paths.values() for path in by_role.values()], force)
     with context() as ctx:
-        return list(scenes.draw_pairs(ctx, checkpoint, pair, paths, options))
+        return list(scenes.generate_pairs(ctx, checkpoint, pair, paths, options))
 
 
 def _singles(
     prompt: str | None,
     checkpoint: str | None,
     files: Mapping[int, Path],
-    options: DrawOptions,
+    options: GenerationOptions,
     force: bool,
     image: Path | None,
 ) -> list[dict[str, Any]]:
-    from curation.scenes.scene_images import read_pictures
+    from curation.scenes.scene_images import decode_images
     from curation.settings import Settings
 
     if prompt is None:
@@ -175,7 +175,7 @@ def _singles(
     _check_free(list(files.values()), force)
     if image and (options.size or options.aspect):
         raise Refused("--image determines the size", "leave out --size or --image")
-    start_image = read_pictures([image], Settings().image_limits)[image] if image else None
+    start_image = decode_images([image], Settings().image_limits)[image] if image else None
     with context() as ctx:
         # Generators read the start image from the object store, by its hash.
         if start_image is not None:
@@ -200,19 +200,19 @@ def _draw(
     name: str | None,
     prompt: str,
     files: Mapping[int, Path],
-    options: DrawOptions,
+    options: GenerationOptions,
 ) -> Iterator[dict[str, str]]:
     """Generate and write one batch at a time; yield the metadata and path of each file."""
     from curation.cli.text_warnings import warn_of_prompts
-    from curation.images.provenance import save_picture
-    from curation.runtime.context import load
+    from curation.images.provenance import save_image
+    from curation.runtime.context import load_object
 
     found = scenes.find_checkpoint(ctx, name)
     warn_of_prompts(ctx, found, [Prompt(prompt)])
     seeds = list(files)
     with progress() as on_progress:
         on_progress(Progress("drawing", 0, len(seeds)))
-        generator = load(ctx.settings.generator)(found, ctx.store)
+        generator = load_object(ctx.settings.generator)(found, ctx.store)
         common = {
             "prompt": prompt,
             "negative": options.negative or "",
@@ -224,10 +224,10 @@ def _draw(
         # Files are written after each batch, so that an interruption keeps the finished ones.
         for start in range(0, len(seeds), generator.at_once):
             batch = seeds[start : start + generator.at_once]
-            layers = generator.draw([DrawRequest(Prompt(prompt), seed) for seed in batch], options)
+            layers = generator.draw([GenerationRequest(Prompt(prompt), seed) for seed in batch], options)
             for seed, layer in zip(batch, layers, strict=True):
                 metadata = common | {"seed": str(seed)}
-                save_picture(files[seed], layer[LayerRole.foreground], metadata)
+                save_image(files[seed], layer[LayerRole.foreground], metadata)
                 yield {"path": str(files[seed]), **metadata}
             on_progress(Progress("drawing", start + len(batch), len(seeds)))
 

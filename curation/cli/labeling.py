@@ -11,13 +11,13 @@ import typer
 
 from curation.cli.output import (
     ACTOR,
-    LARGEST,
+    MAX_ID,
     Json,
+    console,
     context,
-    print_done,
     print_json,
+    print_result,
     print_rows,
-    talk,
 )
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ SHOWN = 20
 
 app = typer.Typer(no_args_is_help=True)
 
-Number = Annotated[int, typer.Argument(help="The round's number, as 'round list' shows it.", max=LARGEST)]
-Round = Annotated[int | None, typer.Option("--round", help="Only this round.", max=LARGEST)]
+Number = Annotated[int, typer.Argument(help="The round's number, as 'round list' shows it.", max=MAX_ID)]
+Round = Annotated[int | None, typer.Option("--round", help="Only this round.", max=MAX_ID)]
 
 
 @app.command()
@@ -44,7 +44,7 @@ def status(as_json: Json = False) -> None:
 
     with context() as ctx:
         with ctx.database.transaction() as tx:
-            rows, kept_away = projects.list_boards(tx), projects.list_kept_away(tx)
+            rows, kept_away = projects.list_projects(tx), projects.list_excluded_rounds(tx)
             refusals = tasks.list_refusals(tx)
         account, failure = _account(ctx)
 
@@ -57,10 +57,10 @@ def status(as_json: Json = False) -> None:
     if not as_json:
         _print_refusals(refusals)
         for row in kept_away:
-            talk.print(f"round {row['round']} is not offered in Label Studio: {row['why']}")
-        talk.print("gold is shown on the review page only: Label Studio users are not tested with it")
+            console.print(f"round {row['round']} is not offered in Label Studio: {row['why']}")
+        console.print("gold is shown on the review page only: Label Studio users are not tested with it")
     if account:
-        talk.print(f"connected to {ctx.settings.labeling_url} as {account}")
+        console.print(f"connected to {ctx.settings.labeling_url} as {account}")
     # The stored state is printed first, also where the connection fails.
     if failure is not None:
         raise failure
@@ -90,10 +90,10 @@ def _account(ctx: AppContext) -> tuple[str, LayerloopError | None]:
     from contextlib import closing
 
     from curation.errors import LayerloopError
-    from curation.runtime.context import open_desk
+    from curation.runtime.context import open_labeling_backend
 
     try:
-        backend = open_desk(ctx.settings)
+        backend = open_labeling_backend(ctx.settings)
         if backend is None:
             return "", None
         with closing(backend):
@@ -107,9 +107,9 @@ def _print_refusals(refusals: list[dict[str, Any]]) -> None:
     for row in refusals[:SHOWN]:
         source = f"round {row['round']}, task {row['task']}, annotation {row['annotation']}"
         verdict = row["verdict"] or "no verdict"
-        talk.print(f"not counted: {source}, {verdict} by {row['person']}: {row['why']}")
+        console.print(f"not counted: {source}, {verdict} by {row['person']}: {row['why']}")
     if len(refusals) > SHOWN:
-        talk.print(f"... and {len(refusals) - SHOWN} more; --json lists all")
+        console.print(f"... and {len(refusals) - SHOWN} more; --json lists all")
 
 
 @app.command("push")
@@ -123,7 +123,7 @@ def push(number: Number, as_json: Json = False) -> None:
         # One batch a call; nothing moved means that the projects are up to date.
         while moved := sync.put_up(number):
             total = {name: count + moved[name] for name, count in total.items()}
-    print_json(total) if as_json else talk.print(f"{total['up']} tasks pushed, {total['down']} removed")
+    print_json(total) if as_json else console.print(f"{total['up']} tasks pushed, {total['down']} removed")
 
 
 @app.command()
@@ -138,7 +138,7 @@ def pull(
     with _open_sync() as sync:
         outcomes = sync.collect(number, everything=everything)
     counts = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
-    print_json(dict(outcomes)) if as_json else talk.print(counts or "nothing new")
+    print_json(dict(outcomes)) if as_json else console.print(counts or "nothing new")
 
 
 @app.command()
@@ -157,7 +157,7 @@ def reconcile(
 
     with _open_sync() as sync:
         if apply:
-            reconciliation.mend(sync, number)
+            reconciliation.repair(sync, number)
         # Compare after the repair, so that only the remaining differences are printed.
         found = reconciliation.compare(sync, number)
     rows = [difference.__dict__ for difference in found]
@@ -183,11 +183,11 @@ def switch(
     from curation.labeling import projects
 
     with context() as ctx, ctx.database.transaction() as tx:
-        warning = projects.switch(tx, number, desk, ACTOR)
+        warning = projects.switch_interface(tx, number, desk, ACTOR)
     if warning:
-        talk.print(f"warning: {warning}")
+        console.print(f"warning: {warning}")
     message = f"round {number} is labeled in {desk}; the review page serves every open round"
-    print_done(message, as_json, round=number, desk=desk)
+    print_result(message, as_json, round=number, desk=desk)
 
 
 @app.command()
@@ -201,8 +201,8 @@ def users(
     with context() as ctx, ctx.database.transaction() as tx:
         if match is not None:
             email, _, name = match.partition("=")
-            labeling_users.match_by_name(tx, email, name, ACTOR)
-        rows = labeling_users.list_people(tx)
+            labeling_users.assign_reviewer_by_name(tx, email, name, ACTOR)
+        rows = labeling_users.list_users(tx)
     columns = {
         "e-mail": itemgetter("email"),
         "reviewer": itemgetter("name"),

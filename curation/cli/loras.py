@@ -23,7 +23,7 @@ Lora = Annotated[
 ]
 
 
-def read_styles(words: Sequence[str]) -> list[LoraFile]:
+def parse_loras(words: Sequence[str]) -> list[LoraFile]:
     """Parse FILE or FILE:WEIGHT words. Raises Refused for a weight that is not a finite number."""
     from curation.ports import LoraFile
 
@@ -46,7 +46,7 @@ def read_styles(words: Sequence[str]) -> list[LoraFile]:
     return loras
 
 
-def register_styled(ctx: AppContext, checkpoint: Checkpoint, words: Sequence[str]) -> Checkpoint:
+def register_with_loras(ctx: AppContext, checkpoint: Checkpoint, words: Sequence[str]) -> Checkpoint:
     """Store LoRAs with a checkpoint and register the result as a new checkpoint; idempotent.
 
     Args:
@@ -59,9 +59,9 @@ def register_styled(ctx: AppContext, checkpoint: Checkpoint, words: Sequence[str
         Refused: A weight is invalid, or a LoRA does not fit the checkpoint.
     """
     from curation.checkpoints import registry
-    from curation.runtime.context import load
+    from curation.runtime.context import load_object
 
-    styled: Checkpoint = load(ctx.settings.lora_loader)(checkpoint, ctx.store, read_styles(words))
+    styled: Checkpoint = load_object(ctx.settings.lora_loader)(checkpoint, ctx.store, parse_loras(words))
     with ctx.database.transaction() as tx:
         registry.register_checkpoint(tx, styled, ACTOR)
     return styled

@@ -29,8 +29,8 @@ from curation.cli import (
     serve,
     snapshots,
 )
-from curation.cli.output import errors, home_option, print_text, talk
-from curation.runtime.supervisor import Terminated, ended_in_order
+from curation.cli.output import console, errors, home_option, print_text
+from curation.runtime.supervisor import Terminated, graceful_sigterm
 
 PIPE_WIDTH = 160
 
@@ -43,7 +43,7 @@ class Interrupted(Exception):
         self.exit_code = 143 if isinstance(stop, Terminated) else 130
 
 
-class Root(TyperGroup):
+class RootGroup(TyperGroup):
     """The root command group: accepts --home in any position and passes on interruptions."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
@@ -60,7 +60,7 @@ class Root(TyperGroup):
 
 
 app = typer.Typer(
-    cls=Root,
+    cls=RootGroup,
     help="The data engine and trainer for transparent image layers.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -119,14 +119,14 @@ def run() -> None:
     if not sys.stdout.isatty():
         rich_utils.MAX_WIDTH = shutil.get_terminal_size((PIPE_WIDTH, 24)).columns
     try:
-        with errors(), ended_in_order():
+        with errors(), graceful_sigterm():
             try:
                 app()
             except Interrupted as stop:
-                talk.print("; ".join(["stopped", *stop.args]))
+                console.print("; ".join(["stopped", *stop.args]))
                 raise SystemExit(stop.exit_code) from None
     except KeyboardInterrupt as stop:  # outside of a command, as while its errors are printed
-        talk.print("stopped")
+        console.print("stopped")
         raise SystemExit(143 if isinstance(stop, Terminated) else 130) from None
     except BrokenPipeError:
         # `layerloop ... | head` is not an error; nothing more can be written, not even at exit.

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from curation.cli.output import print_json, print_rows, talk
+from curation.cli.output import console, print_json, print_rows
 
 if TYPE_CHECKING:
     from curation.ports import StageMemory
@@ -34,7 +34,7 @@ def print_memory(stages: Sequence[StageMemory], run: str, as_json: bool) -> None
     columns = {heading: partial(_cell, name) for heading, name in names.items()}
     print_rows(rows, columns, as_json=False)
     for stage in stages:
-        talk.print(f"{stage.stage}: {stage.advice}")
+        console.print(f"{stage.stage}: {stage.advice}")
 
 
 def _cell(name: str, row: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.text import Text
 
 from curation.errors import LayerloopError, NotFound
-from curation.text import printable
+from curation.text import escape_control_characters
 
 if TYPE_CHECKING:
     from curation.domain import Progress
@@ -36,33 +36,33 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be don
 
 ACTOR = "command line"
 INTERNAL_ERROR = 70  # sysexits.h: EX_SOFTWARE
-LARGEST = 2**31 - 1
+MAX_ID = 2**31 - 1
 """The largest integer id that the database can hold."""
 
 home_option: ContextVar[Path | None] = ContextVar("home_option", default=None)
 """The value of the global option --home in this call."""
 
 
-class Talk(Console):
+class MessageConsole(Console):
     """The console on stderr; strings are escaped and never interpreted as markup."""
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print like Rich's `print`; styles come as `Text` objects, never as markup in a string."""
-        escaped = [printable(item) if isinstance(item, str) else item for item in objects]
+        escaped = [escape_control_characters(item) if isinstance(item, str) else item for item in objects]
         super().print(*escaped, **{**options, "markup": False})
 
 
-talk = Talk(stderr=True, highlight=False, soft_wrap=True)
+console = MessageConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
 def bold(text: str, color: str = "") -> Text:
     """Return a text in bold for `talk.print`."""
-    return Text(printable(text), style=f"bold {color}".strip())
+    return Text(escape_control_characters(text), style=f"bold {color}".strip())
 
 
 def print_text(*texts: object) -> None:
     """Print data on stdout, the texts separated by spaces."""
-    sys.stdout.write(printable(" ".join(map(str, texts))) + "\n")
+    sys.stdout.write(escape_control_characters(" ".join(map(str, texts))) + "\n")
 
 
 def settings(**given: object) -> Settings:
@@ -86,7 +86,7 @@ def _warn_of_unknown_settings() -> None:
     # `doctor` lists them as findings.
     for name, nearest in [] if "doctor" in sys.argv[1:] else unknown_settings():
         guess = f"; did you mean {nearest}?" if nearest else ""
-        talk.print(f"warning: {name} is not a setting{guess}")
+        console.print(f"warning: {name} is not a setting{guess}")
 
 
 @contextmanager
@@ -124,10 +124,10 @@ def errors() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        from curation.settings import wants_traceback
+        from curation.settings import traceback_enabled
 
         # With a file name it is most likely the user's path or disk, without one a bug.
-        if error.filename is None or wants_traceback():
+        if error.filename is None or traceback_enabled():
             _end_with_internal_error(error)
         print_error(
             f"{_name(error.filename)}: {error.strerror}",
@@ -150,9 +150,9 @@ def _name(file: object) -> str:
 
 def print_error(message: str, hint: str = "") -> None:
     """Print an error message and a hint on stderr."""
-    talk.print(bold("error:", "red"), message)
+    console.print(bold("error:", "red"), message)
     if hint:
-        talk.print(bold("hint:"), hint)
+        console.print(bold("hint:"), hint)
 
 
 def _keep_traceback() -> str:
@@ -161,12 +161,12 @@ def _keep_traceback() -> str:
     Returns:
         The hint for the user.
     """
-    from curation.settings import wants_traceback
+    from curation.settings import traceback_enabled
 
     text = traceback.format_exc()
     report = "please report it with the steps to reproduce it"
-    if wants_traceback():
-        sys.stderr.write(printable(text))
+    if traceback_enabled():
+        sys.stderr.write(escape_control_characters(text))
         return f"this is a bug: {report}"
     # Without a home folder the log goes to a temporary folder: a failing command creates no home.
     try:
@@ -174,14 +174,14 @@ def _keep_traceback() -> str:
         folder = logs if logs.is_dir() else Path(tempfile.mkdtemp(prefix="layerloop-"))
         file = folder / "errors.log"
         with file.open("a", encoding="utf-8", errors="backslashreplace") as log:
-            log.write(f"{datetime.now().astimezone().isoformat()} {sys.argv[1:]!r}\n{printable(text)}\n")
+            log.write(f"{datetime.now().astimezone().isoformat()} {sys.argv[1:]!r}\n{escape_control_characters(text)}\n")
     except (OSError, LayerloopError):
         return "this is a bug; LAYERLOOP_TRACEBACK=1 prints the traceback"
     return f"this is a bug: {report}; the traceback is in {file}"
 
 
 @contextmanager
-def resumable(message: str = "run the same command again to resume") -> Iterator[None]:
+def resume_hint(message: str = "run the same command again to resume") -> Iterator[None]:
     """Print a message at the end of the command if the block is interrupted."""
     try:
         yield
@@ -193,7 +193,7 @@ def resumable(message: str = "run the same command again to resume") -> Iterator
 def warn(sentence: str) -> None:
     """Print a warning on stderr, or nothing if the sentence is empty."""
     if sentence:
-        talk.print(bold("warning:", "yellow"), sentence)
+        console.print(bold("warning:", "yellow"), sentence)
 
 
 def print_json(value: Any) -> None:
@@ -206,9 +206,9 @@ def print_json_line(line: str) -> None:
     sys.stdout.write(_inert(line) + "\n")
 
 
-def print_done(message: str, as_json: bool, **facts: Any) -> None:
+def print_result(message: str, as_json: bool, **facts: Any) -> None:
     """Report what a command changed: a message on stderr, or `facts` as JSON on stdout."""
-    print_json(facts) if as_json else talk.print(message)
+    print_json(facts) if as_json else console.print(message)
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable[[Any], Any]], as_json: bool) -> None:
@@ -225,7 +225,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable
     from rich.table import Table
 
     if not rows:
-        talk.print("none yet")
+        console.print("none yet")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
@@ -252,10 +252,10 @@ def print_limited(
     """
     print_rows(rows[:limit] if limit else rows, columns, as_json)
     if limit and len(rows) > limit:
-        talk.print(f"only the first {limit}; --limit 0 lists all")
+        console.print(f"only the first {limit}; --limit 0 lists all")
 
 
-def one_more(limit: int) -> int:
+def query_limit(limit: int) -> int:
     """Return the number of rows to query so that a truncated listing is noticed; 0 is all."""
     return limit + 1 if limit else 0
 
@@ -264,10 +264,10 @@ def one_more(limit: int) -> int:
 def progress() -> Iterator[Callable[[Progress], None]]:
     """Provide a callback that shows progress on stderr, as bars on a terminal, else as lines."""
     # Logs and pipes get lines, since bars rewrite the line they are on.
-    if not talk.is_terminal:
-        from curation.progress import ProgressLines, with_time
+    if not console.is_terminal:
+        from curation.progress import ProgressLines, prefix_time
 
-        yield ProgressLines(lambda line: talk.print(with_time(line)))
+        yield ProgressLines(lambda line: console.print(prefix_time(line)))
         return
     from rich.progress import (
         BarColumn,
@@ -288,7 +288,7 @@ def progress() -> Iterator[Callable[[Progress], None]]:
         TextColumn("{task.fields[metrics]}", markup=False),
     )
     stages: dict[tuple[int, str], Any] = {}
-    with Bars(*columns, console=talk, speed_estimate_period=30) as bars:
+    with Bars(*columns, console=console, speed_estimate_period=30) as bars:
 
         def update(state: Progress) -> None:
             metrics = _one_line("  ".join(f"{name} {value:.4g}" for name, value in state.metrics.items()))
@@ -307,7 +307,7 @@ def progress() -> Iterator[Callable[[Progress], None]]:
         yield update
 
 
-def short(sha: str | None) -> str:
+def short_hash(sha: str | None) -> str:
     """Return the first 12 digits of a hash, a dash for none."""
     return sha[:12] if sha else "–"
 
@@ -323,13 +323,13 @@ def _cell(value: Any) -> str:
 
 
 def _one_line(text: str) -> str:
-    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+    return escape_control_characters(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _inert(document: str) -> str:
     """Return a JSON document with all its control characters escaped."""
     return "".join(
-        letter if letter == "\n" or printable(letter) == letter else f"\\u{ord(letter):04x}" for letter in document
+        letter if letter == "\n" or escape_control_characters(letter) == letter else f"\\u{ord(letter):04x}" for letter in document
     )
 
 

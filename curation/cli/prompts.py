@@ -15,24 +15,24 @@ import typer
 from curation.cli.output import (
     DryRun,
     Json,
+    console,
     print_json,
     print_json_line,
     progress,
-    resumable,
+    resume_hint,
     settings,
-    talk,
 )
 from curation.domain import Prompt
 from curation.errors import Refused
 
 if TYPE_CHECKING:
     from curation.ports import TextGenerator
-    from curation.prompts.llm import Tally
+    from curation.prompts.llm import GenerationStats
 
 app = typer.Typer(no_args_is_help=True)
 
 
-class Maker(StrEnum):
+class PromptSource(StrEnum):
     """The sources of pair prompts."""
 
     grammar = "grammar"
@@ -42,7 +42,7 @@ class Maker(StrEnum):
 @app.command()
 def generate(
     count: Annotated[int, typer.Option(help="Number of pair prompts in total.", min=1)] = 100,
-    maker: Annotated[Maker, typer.Option(help="A grammar of everyday objects, or a language model.")] = Maker.grammar,
+    maker: Annotated[PromptSource, typer.Option(help="A grammar of everyday objects, or a language model.")] = PromptSource.grammar,
     model: Annotated[
         str | None,
         typer.Option(help="Language model: a hub name, a folder, or a name on the server."),
@@ -61,35 +61,35 @@ def generate(
     A line has text (of the composite), foreground and background. Running the same command again
     extends its file up to the count, without duplicates.
     """
-    from curation.prompts.pair_files import append, read_triples, write_line
+    from curation.prompts.pair_files import append_prompts, read_pair_prompts, write_line
 
-    if maker is Maker.model and model is None:
+    if maker is PromptSource.model and model is None:
         raise Refused(
             "no language model is given",
             "give --model: a hub name or a folder, or with --address a name on the server",
         )
-    if maker is Maker.grammar and (model or address):
+    if maker is PromptSource.grammar and (model or address):
         raise Refused("the grammar uses no language model", "give --maker model to use one")
 
     # Prompts already in the file count towards the total.
-    known = read_triples(out) if out else []
+    known = read_pair_prompts(out) if out else []
     made: list[Prompt] = []
     if dry_run:
         missing = max(0, count - len(known))
-        talk.print(f"would generate {missing} pair prompts with {model or 'the grammar'}")
+        console.print(f"would generate {missing} pair prompts with {model or 'the grammar'}")
         return
 
     def keep(new: list[Prompt]) -> None:
         made.extend(new)
         # Write each batch at once, so that an interruption loses none.
         if out:
-            append(out, new)
+            append_prompts(out, new)
         elif not as_json:
             for prompt in new:
                 print_json_line(write_line(prompt).rstrip("\n"))
             sys.stdout.flush()  # a reader of the pipe sees each batch at once
 
-    with resumable() if out else nullcontext():
+    with resume_hint() if out else nullcontext():
         summary = (
             _fill_from_grammar(known, count, seed, keep)
             if model is None
@@ -101,20 +101,20 @@ def generate(
         ]
         print_json(summary | ({"out": str(out), "made": len(made)} if out else {"prompts": rows}))
     elif out:
-        talk.print(f"{out} has {len(known) + len(made)} pair prompts, {len(made)} of them new")
+        console.print(f"{out} has {len(known) + len(made)} pair prompts, {len(made)} of them new")
 
 
 def _fill_from_grammar(
     known: list[Prompt], count: int, seed: int, keep: Callable[[list[Prompt]], None]
 ) -> dict[str, object]:
     """Generate the missing prompts by the grammar. Raises Refused if it is exhausted."""
-    from curation.prompts.grammar import size, speak
+    from curation.prompts.grammar import count_prompts, generate
 
     existing, missing = set(known), max(0, count - len(known))
-    new = list(islice((prompt for prompt in speak(seed) if prompt not in existing), missing))
+    new = list(islice((prompt for prompt in generate(seed) if prompt not in existing), missing))
     if len(new) < missing:
         raise Refused(
-            f"the grammar has only {size():,} pair prompts",
+            f"the grammar has only {count_prompts():,} pair prompts",
             "generate fewer, or use a language model (--maker model)",
         )
     keep(new)
@@ -130,10 +130,10 @@ def _fill_from_model(
     keep: Callable[[list[Prompt]], None],
 ) -> dict[str, object]:
     """Generate the missing prompts by a language model, and print the lines that were rejected."""
-    from curation.prompts.llm import ask
+    from curation.prompts.llm import generate_prompts
 
     with progress() as on_progress:
-        tally = ask(_open_writer(model, address), known, count, seed, keep, on_progress)
+        tally = generate_prompts(_open_writer(model, address), known, count, seed, keep, on_progress)
     _print_rejected_lines(tally)
     return {"maker": model, "asked": tally.asked, "refused": dict(tally.refused)}
 
@@ -141,17 +141,17 @@ def _fill_from_model(
 def _open_writer(model: str, address: str | None) -> TextGenerator:
     config = settings()
     if address is None:
-        from curation.runtime.context import load
+        from curation.runtime.context import load_object
 
-        generator: TextGenerator = load(config.writer)(model)
+        generator: TextGenerator = load_object(config.writer)(model)
         return generator
-    from curation.adapters.chat import ChatServer
+    from curation.adapters.chat import ChatCompletionsClient
 
-    return ChatServer(address, model, config.writer_key.get_secret_value() if config.writer_key else None)
+    return ChatCompletionsClient(address, model, config.writer_key.get_secret_value() if config.writer_key else None)
 
 
-def _print_rejected_lines(tally: Tally) -> None:
+def _print_rejected_lines(tally: GenerationStats) -> None:
     for reason, times in tally.refused.most_common():
-        talk.print(f"{times} lines rejected: {reason}")
+        console.print(f"{times} lines rejected: {reason}")
     for reason, line in tally.lines:
-        talk.print(f"  {line!r}: {reason}")
+        console.print(f"  {line!r}: {reason}")

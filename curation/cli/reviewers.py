@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from curation.cli.output import ACTOR, Json, context, print_done, print_json, print_rows, print_text
+from curation.cli.output import ACTOR, Json, context, print_json, print_result, print_rows, print_text
 from curation.domain import Role
 
 app = typer.Typer(no_args_is_help=True)
@@ -26,13 +26,13 @@ def add(
 
     with context(create=True) as ctx, ctx.database.transaction() as tx:
         # Adding an existing reviewer changes nothing, so only a new one is logged.
-        known = name.strip() in reviewers.names(tx)
+        known = name.strip() in reviewers.reviewer_names(tx)
         reviewers.add_reviewer(tx, name, role)
         if not known:
             tx.log(ACTOR, "reviewer added", name, role=role)
     message = f"{name} exists already" if known else f"{name} is added"
     hint = f"; 'layerloop reviewer token {name}' prints a sign-in token"
-    print_done(message + hint, as_json, reviewer=name.strip(), role=role, added=not known)
+    print_result(message + hint, as_json, reviewer=name.strip(), role=role, added=not known)
 
 
 @app.command()
@@ -92,7 +92,7 @@ def resume(name: Who, as_json: Json = False) -> None:
 
     with context() as ctx, ctx.database.transaction() as tx:
         reviewers.resume_reviewer(tx, reviewers.find_reviewer(tx, name), ACTOR)
-    print_done(f"{name} is resumed; their gold accuracy starts over", as_json, reviewer=name, paused=False)
+    print_result(f"{name} is resumed; their gold accuracy starts over", as_json, reviewer=name, paused=False)
 
 
 @app.command()
@@ -103,7 +103,7 @@ def deactivate(name: Who, as_json: Json = False) -> None:
     with context() as ctx, ctx.database.transaction() as tx:
         reviewers.deactivate(tx, reviewers.find_reviewer(tx, name))
         tx.log(ACTOR, "reviewer deactivated", name)
-    print_done(f"{name} can no longer sign in", as_json, reviewer=name, active=False)
+    print_result(f"{name} can no longer sign in", as_json, reviewer=name, active=False)
 
 
 @app.command()
@@ -115,7 +115,7 @@ def reactivate(name: Who, as_json: Json = False) -> None:
         reviewers.reactivate(tx, reviewers.find_reviewer(tx, name))
         tx.log(ACTOR, "reviewer reactivated", name)
     message = f"{name} is active again; 'layerloop reviewer token {name}' prints a sign-in token"
-    print_done(message, as_json, reviewer=name, active=True)
+    print_result(message, as_json, reviewer=name, active=True)
 
 
 @app.command("sign-out")
@@ -127,4 +127,4 @@ def sign_out(name: Who, as_json: Json = False) -> None:
     with context() as ctx, ctx.database.transaction() as tx:
         end_sessions(tx, reviewers.find_reviewer(tx, name).id)
         tx.log(ACTOR, "reviewer signed out", name)
-    print_done(f"{name} is signed out everywhere", as_json, reviewer=name)
+    print_result(f"{name} is signed out everywhere", as_json, reviewer=name)

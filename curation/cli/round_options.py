@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from curation.cli.output import LARGEST
+from curation.cli.output import MAX_ID
 from curation.domain import ConsensusRule
 
 Overlap = Annotated[
@@ -34,7 +34,7 @@ RuleReviewerVotes = Annotated[
         help="With overlap, count the rule reviewer as one vote; otherwise it decides alone.",
     ),
 ]
-Number = Annotated[int, typer.Argument(help="The round's number, as 'round list' shows it.", max=LARGEST)]
+Number = Annotated[int, typer.Argument(help="The round's number, as 'round list' shows it.", max=MAX_ID)]
 
 
 class Policy(StrEnum):

@@ -7,18 +7,18 @@ from typing import Annotated
 
 import typer
 
-from curation.cli.loras import Lora, read_styles
+from curation.cli.loras import Lora, parse_loras
 from curation.cli.output import (
     ACTOR,
     DryRun,
     Json,
+    console,
     context,
-    print_done,
     print_json,
+    print_result,
     print_rows,
     print_text,
-    short,
-    talk,
+    short_hash,
 )
 from curation.cli.round_options import (
     Certainty,
@@ -85,19 +85,19 @@ def open_(
     from curation.prompts.files import read_prompt_file
     from curation.review import consensus
     from curation.rounds import lifecycle
-    from curation.rounds.policies import check_measures
+    from curation.rounds.policies import check_policy_signals
     from curation.runtime import loop
-    from curation.runtime.context import load, load_embedder
+    from curation.runtime.context import load_embedder, load_object
 
     # Check the options that need no database first.
-    consensus_rules = consensus.choose(overlap, rule, certainty, rule_reviewer_votes=rule_reviewer_votes)
+    consensus_rules = consensus.make_consensus(overlap, rule, certainty, rule_reviewer_votes=rule_reviewer_votes)
     given = read_prompt_file(prompts) if prompts else None
     if given and (given.comments or given.repeated):
         skipped = f"{given.comments} comments skipped"
-        talk.print(f"{prompts}: {skipped}, {given.repeated} repeated lines counted once")
+        console.print(f"{prompts}: {skipped}, {given.repeated} repeated lines counted once")
     kind = Kind.pair if pairs else Kind.single
     with context() as ctx, ctx.database.transaction() as tx:
-        generator = registry.find_checkpoint(tx, checkpoint) if checkpoint else registry.promoted(tx)
+        generator = registry.find_checkpoint(tx, checkpoint) if checkpoint else registry.find_promoted_checkpoint(tx)
         if generator is None:
             raise Refused(
                 "no checkpoint is promoted yet",
@@ -110,19 +110,19 @@ def open_(
         else:
             texts = given.prompts
         warned = warn_of_prompts(ctx, generator, texts)
-        styles = read_styles(lora or [])
+        styles = parse_loras(lora or [])
         rules = read_rules(policy.value, share, set_ or [])
-        check_measures(rules, load_embedder(ctx.settings).measures if policy is Policy.paper else ())
+        check_policy_signals(rules, load_embedder(ctx.settings).measures if policy is Policy.paper else ())
 
         # Open the round, with a checkpoint of its own where LoRAs are given.
         if dry_run:
             lifecycle.check_round(texts, quota, rules, kind)
-            planned = f"{quota} candidates from {len(texts)} prompts with {short(generator.id)}"
+            planned = f"{quota} candidates from {len(texts)} prompts with {short_hash(generator.id)}"
             message = f"would generate {planned}, {consensus.tell(consensus_rules)}"
-            print_done(message, as_json, would_draw=quota, prompts=len(texts), checkpoint=generator.id)
+            print_result(message, as_json, would_draw=quota, prompts=len(texts), checkpoint=generator.id)
             return
         if styles:
-            generator = load(ctx.settings.lora_loader)(generator, ctx.store, styles)
+            generator = load_object(ctx.settings.lora_loader)(generator, ctx.store, styles)
             registry.register_checkpoint(tx, generator, ACTOR)
         number = lifecycle.open_round(
             tx,
@@ -156,7 +156,7 @@ def list_(as_json: Json = False) -> None:
         "accepted": lambda r: r["counts"].get("accepted", 0),
         "rejected": lambda r: r["counts"].get("rejected", 0),
         "refused": lambda r: r["counts"].get("refused", 0),
-        "checkpoint": lambda r: short(r["checkpoint_id"]),
+        "checkpoint": lambda r: short_hash(r["checkpoint_id"]),
         "opened": lambda r: r["created_at"],
     }
     print_rows(rows, columns, as_json)
@@ -180,7 +180,7 @@ def pause(number: Number, as_json: Json = False) -> None:
     with context() as ctx, ctx.database.transaction() as tx:
         lifecycle.pause_round(tx, number, ACTOR)
     message = f"round {number} is paused; 'layerloop round resume {number}' resumes it"
-    print_done(message, as_json, round=number, state="paused")
+    print_result(message, as_json, round=number, state="paused")
 
 
 @app.command()
@@ -190,7 +190,7 @@ def resume(number: Number, as_json: Json = False) -> None:
 
     with context() as ctx, ctx.database.transaction() as tx:
         lifecycle.resume_round(tx, number, ACTOR)
-    print_done(f"round {number} is resumed", as_json, round=number, state="open")
+    print_result(f"round {number} is resumed", as_json, round=number, state="open")
 
 
 @app.command()
@@ -201,13 +201,13 @@ def close(number: Number, dry_run: DryRun = False, as_json: Json = False) -> Non
     with context() as ctx, ctx.database.transaction() as tx:
         if dry_run:
             counts = lifecycle.count_states(tx, number)
-            undecided = sum(counts.get(state, 0) for state in lifecycle.STANDING)
+            undecided = sum(counts.get(state, 0) for state in lifecycle.UNFINISHED_STATES)
             message = f"would withdraw {undecided} candidates without a verdict"
-            print_done(message, as_json, round=number, would_withdraw=undecided)
+            print_result(message, as_json, round=number, would_withdraw=undecided)
             return
         withdrawn = lifecycle.close_round(tx, number, ACTOR)
     message = f"round {number} is closed; {withdrawn} candidates were withdrawn"
-    print_done(message, as_json, round=number, state="closed", withdrawn=withdrawn)
+    print_result(message, as_json, round=number, state="closed", withdrawn=withdrawn)
 
 
 @app.command()
@@ -231,11 +231,11 @@ def reaggregate(
     from curation.quality import aggregation
 
     with context() as ctx, ctx.database.transaction() as tx:
-        find = aggregation.apply_flips if apply else aggregation.find_flips
+        find = aggregation.apply_verdict_changes if apply else aggregation.find_verdict_changes
         report = find(tx, number, certainty)
     print_json(report) if as_json else print_text(aggregation.as_text(report))
     if apply:
-        talk.print(f"{report['turned']} verdicts were changed")
+        console.print(f"{report['turned']} verdicts were changed")
 
 
 @app.command()
@@ -251,25 +251,25 @@ def gold(
     from curation.quality import gold_creation
     from curation.review import gold as review_gold
 
-    terms = review_gold.GoldTerms(share, bound)
+    terms = review_gold.GoldSettings(share, bound)
     with context() as ctx:
         with ctx.database.transaction() as tx:
             sources = gold_creation.choose_sources(tx, number, count)
-            size = gold_creation.size_of(tx, number)
+            size = gold_creation.typical_size(tx, number)
         if dry_run:
             samples = len({sample.id for sample in sources})
             message = f"would create {count} gold items from {samples} samples and show {share:.1%}"
-            print_done(message, as_json, round=number, would_plant=count, samples=samples, share=share)
+            print_result(message, as_json, round=number, would_plant=count, samples=samples, share=share)
             return
         # Between two transactions, since creating gold decodes and encodes images.
         planted = gold_creation.make_gold(ctx.store, sources, size)
         with ctx.database.transaction() as tx:
-            pieces = gold_creation.keep_gold(tx, number, planted, ACTOR)
+            pieces = gold_creation.add_gold(tx, number, planted, ACTOR)
             review_gold.set_gold(tx, number, terms, ACTOR)
     message = f"round {number} has {pieces} gold items; {share:.1%} of reviewed candidates are gold"
-    print_done(message, as_json, round=number, pieces=pieces, share=share)
+    print_result(message, as_json, round=number, pieces=pieces, share=share)
     if ctx.settings.labeling_url is not None:
-        talk.print("gold is shown on the review page only: Label Studio users are not tested with it")
+        console.print("gold is shown on the review page only: Label Studio users are not tested with it")
 
 
 @app.command()
@@ -290,18 +290,18 @@ def accept_top(
     from curation.errors import Refused
     from curation.selection import top_n_accept
 
-    terms = top_n_accept.Terms(keep or 0, audit, least, per_prompt, per_cluster)
+    terms = top_n_accept.TopNSettings(keep or 0, audit, least, per_prompt, per_cluster)
     with context() as ctx, ctx.database.transaction() as tx:
-        existing = top_n_accept.find_scaling(tx, number)
+        existing = top_n_accept.find_top_n(tx, number)
         if keep is None and existing is None:
             raise Refused(f"round {number} has no top-N acceptance yet", "give the number with --keep")
         # Begin a new one, or finish the one whose audit is under way.
         if existing is None or (existing["ended_at"] and keep is not None):
-            planned = top_n_accept.plan_scaling(tx, number, terms) if dry_run else None
-            report = planned or top_n_accept.begin_scaling(tx, number, terms, ACTOR)
+            planned = top_n_accept.plan_top_n(tx, number, terms) if dry_run else None
+            report = planned or top_n_accept.begin_top_n(tx, number, terms, ACTOR)
         else:
-            report = top_n_accept.finish_scaling(tx, number, ACTOR, dry_run=dry_run)
-    print_json(report) if as_json else print_text(top_n_accept.as_text(report))
+            report = top_n_accept.finish_top_n(tx, number, ACTOR, dry_run=dry_run)
+    print_json(report) if as_json else print_text(top_n_accept.format_top_n(report))
 
 
 @app.command("revert-auto")
@@ -314,10 +314,10 @@ def revert_auto(number: Number, dry_run: DryRun = False, as_json: Json = False) 
         if dry_run:
             count = round_report.round_report(tx, number)["auto_reviewer"]["decisions"]
             message = f"would revert {count} automatic verdicts"
-            print_done(message, as_json, round=number, would_take_back=count)
+            print_result(message, as_json, round=number, would_take_back=count)
             return
         # Close the gates first, or the auto-reviewer would decide the same candidates again.
         gates.close_gates(tx, number)
-        count = auto_reviewer.take_back(tx, number, ACTOR)
+        count = auto_reviewer.revert_auto_verdicts(tx, number, ACTOR)
     message = f"{count} automatic verdicts were reverted; their candidates are unreviewed again"
-    print_done(message, as_json, round=number, taken_back=count)
+    print_result(message, as_json, round=number, taken_back=count)

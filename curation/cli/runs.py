@@ -12,13 +12,13 @@ import typer
 from curation.cli.output import (
     ACTOR,
     Json,
+    console,
     context,
-    print_done,
     print_json,
+    print_result,
     print_rows,
     print_text,
     settings,
-    talk,
 )
 from curation.errors import Conflict, NotFound
 
@@ -93,10 +93,10 @@ def cancel(run: Run, as_json: Json = False) -> None:
             )
     running = row["state"] == "running"
     message = f"run {row['id']} is cancelled" + ("; its worker stops within a batch" if running else "")
-    print_done(message, as_json, run=row["id"], state="cancelled", was=row["state"])
+    print_result(message, as_json, run=row["id"], state="cancelled", was=row["state"])
 
 
-def work_here(
+def run_or_follow(
     ctx: AppContext,
     run: uuid.UUID,
     work: Callable[[AppContext, str, Callable[[Progress], None]], None],
@@ -125,7 +125,7 @@ def work_here(
 
     printed_holder = None
     while True:
-        jobs.release_lost(ctx)
+        jobs.release_lost_leases(ctx)
         # Returns when the run has ended, or at once where another process holds its lease.
         work(ctx, str(run), on_progress)
         with ctx.database.transaction() as tx:
@@ -137,7 +137,7 @@ def work_here(
         if held and held[0] != printed_holder:
             printed_holder = held[0]
             until = held[1].astimezone()
-            talk.print(
+            console.print(
                 f"waiting for {held[0]}, which works on run {run} (its lease lasts until {until:%H:%M:%S} or longer)"
             )
         if held and row["progress"]:

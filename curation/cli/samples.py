@@ -11,13 +11,13 @@ from curation.cli.output import (
     ACTOR,
     DryRun,
     Json,
+    console,
     context,
-    one_more,
     print_json,
     print_limited,
     print_text,
-    short,
-    talk,
+    query_limit,
+    short_hash,
 )
 
 app = typer.Typer(no_args_is_help=True)
@@ -40,9 +40,9 @@ def list_(
     from curation.datasets import sample_records
 
     with context() as ctx, ctx.database.transaction() as tx:
-        rows = sample_records.list_samples(tx, withdrawn=withdrawn, bare=bare, file=file, limit=one_more(limit))
+        rows = sample_records.list_samples(tx, withdrawn=withdrawn, bare=bare, file=file, limit=query_limit(limit))
     columns = {
-        "sample": lambda r: short(r["id"]),
+        "sample": lambda r: short_hash(r["id"]),
         "caption": lambda r: r["caption"][:60],
         "caption from": lambda r: r["captioner"] or r["caption_source"],
         "kind": lambda r: r["kind"],
@@ -93,10 +93,10 @@ def withdraw(
         if dry_run:
             # A sample may be given twice, by id and by prefix.
             count = len({samples.find_sample_id(tx, name) for name in names})
-            talk.print(f"would withdraw {count} samples")
+            console.print(f"would withdraw {count} samples")
             return
         changed = sample_records.withdraw_samples(tx, names, reason, ACTOR)
-    talk.print(f"{len(changed)} samples were withdrawn; 'layerloop snapshot freeze' creates a snapshot without them")
+    console.print(f"{len(changed)} samples were withdrawn; 'layerloop snapshot freeze' creates a snapshot without them")
 
 
 @app.command()
@@ -106,7 +106,7 @@ def restore(names: Names) -> None:
 
     with context() as ctx, ctx.database.transaction() as tx:
         changed = sample_records.restore_samples(tx, names, ACTOR)
-    talk.print(f"{len(changed)} samples were restored")
+    console.print(f"{len(changed)} samples were restored")
 
 
 def _plain(value: object) -> str:

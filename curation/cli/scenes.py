@@ -10,27 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 from curation import __version__
 from curation.cli.output import (
+    console,
     context,
     print_json,
     print_rows,
     print_text,
     progress,
-    resumable,
-    talk,
+    resume_hint,
 )
-from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt
+from curation.domain import Checkpoint, GenerationRequest, LayerRole, Progress, Prompt
 from curation.errors import NotFound, Refused
 
 if TYPE_CHECKING:
-    from curation.ports import RGBA, DrawOptions, Layers
+    from curation.ports import RGBA, GenerationOptions, Layers
     from curation.runtime.context import AppContext
     from curation.scenes.layer_source import SceneGenerator
-    from curation.scenes.planning import Step
+    from curation.scenes.planning import SceneStep
     from curation.scenes.scene import Scene
 
 
 @dataclass(frozen=True)
-class Pair:
+class PairInputs:
     """The inputs of a pair: prompts of both layers and the composite; an image may replace one."""
 
     foreground: str | None
@@ -62,15 +62,15 @@ class Pair:
         return Prompt(text, self.foreground, self.background)
 
 
-def find_hand(ctx: AppContext, name: str | None, options: DrawOptions) -> SceneGenerator:
+def open_scene_generator(ctx: AppContext, name: str | None, options: GenerationOptions) -> SceneGenerator:
     """Return a layer source of the named or promoted checkpoint, loaded lazily. Raises NotFound."""
-    from curation.runtime.context import load
+    from curation.runtime.context import load_object
     from curation.scenes.layer_source import SceneGenerator
 
     checkpoint = find_checkpoint(ctx, name)
     return SceneGenerator(
         checkpoint,
-        lambda: load(ctx.settings.generator)(checkpoint, ctx.store),
+        lambda: load_object(ctx.settings.generator)(checkpoint, ctx.store),
         ctx.store,
         options,
     )
@@ -83,7 +83,7 @@ def find_checkpoint(ctx: AppContext, name: str | None) -> Checkpoint:
     with ctx.database.transaction() as tx:
         if name is not None:
             return registry.find_checkpoint(tx, name)
-        promoted = registry.promoted(tx)
+        promoted = registry.find_promoted_checkpoint(tx)
     if promoted is None:
         raise NotFound(
             "no checkpoint is promoted yet",
@@ -92,12 +92,12 @@ def find_checkpoint(ctx: AppContext, name: str | None) -> Checkpoint:
     return promoted
 
 
-def draw_pairs(
+def generate_pairs(
     ctx: AppContext,
     name: str | None,
-    pair: Pair,
+    pair: PairInputs,
     files: Mapping[int, Mapping[LayerRole, Path]],
-    options: DrawOptions,
+    options: GenerationOptions,
 ) -> Iterator[dict[str, Any]]:
     """Generate a pair for every seed and write its three files.
 
@@ -112,11 +112,11 @@ def draw_pairs(
         The metadata and the paths of each pair.
     """
     from curation.cli.text_warnings import warn_of_prompts
-    from curation.scenes.scene_images import read_pictures
+    from curation.scenes.scene_images import decode_images
 
     prompt = pair.prompt()
-    images = read_pictures([path for path in (pair.on, pair.under) if path], ctx.settings.image_limits)
-    source = find_hand(ctx, name, options)
+    images = decode_images([path for path in (pair.on, pair.under) if path], ctx.settings.image_limits)
+    source = open_scene_generator(ctx, name, options)
     warn_of_prompts(ctx, source.checkpoint, [prompt])
     seeds = list(files)
     with progress() as on_progress:
@@ -129,26 +129,26 @@ def draw_pairs(
         # Files are written after each batch, so that an interruption keeps the finished ones.
         for start in range(0, len(seeds), source.generator.at_once):
             batch = seeds[start : start + source.generator.at_once]
-            drawn = source.draw([DrawRequest(prompt, seed) for seed in batch], size, given)
+            drawn = source.draw([GenerationRequest(prompt, seed) for seed in batch], size, given)
             for seed, layers in zip(batch, drawn, strict=True):
                 yield _save(files[seed], layers, given, metadata | {"seed": str(seed)})
             on_progress(Progress("drawing", start + len(batch), len(seeds)))
 
 
-def _given(pair: Pair, images: Mapping[Path, RGBA], size: tuple[int, int] | None) -> dict[LayerRole, RGBA]:
+def _given(pair: PairInputs, images: Mapping[Path, RGBA], size: tuple[int, int] | None) -> dict[LayerRole, RGBA]:
     """Return the user's image as a layer, a background cropped to size or a foreground centered."""
     from curation.images.pairs import composite
-    from curation.scenes.blending import canvas, on_canvas
-    from curation.scenes.scene_images import cover, set_down
+    from curation.scenes.blending import new_canvas, place_on_canvas
+    from curation.scenes.scene_images import cover, place_image
 
     if pair.on:
         behind = images[pair.on]
         behind = cover(behind, size) if size else behind
-        return {LayerRole.background: composite(behind, canvas((behind.shape[1], behind.shape[0]), (255, 255, 255)))}
+        return {LayerRole.background: composite(behind, new_canvas((behind.shape[1], behind.shape[0]), (255, 255, 255)))}
     if pair.under:
         front = images[pair.under]
         wanted = size or (front.shape[1], front.shape[0])
-        return {LayerRole.foreground: on_canvas(*set_down(front, wanted, None, None), wanted)}
+        return {LayerRole.foreground: place_on_canvas(*place_image(front, wanted, None, None), wanted)}
     return {}
 
 
@@ -177,20 +177,20 @@ def _save(
     given: Mapping[LayerRole, RGBA],
     metadata: Mapping[str, str],
 ) -> dict[str, Any]:
-    from curation.images.provenance import COMPOSED, DRAWN, save_picture
+    from curation.images.provenance import COMPOSED, GENERATED, save_image
 
     # A given layer gets no metadata, and the composite is marked as partly generated.
     for role, path in paths.items():
-        source = COMPOSED if given and role is LayerRole.blended else DRAWN
-        save_picture(path, layers[role], None if role in given else {**metadata, "role": role.value}, source)
+        source = COMPOSED if given and role is LayerRole.blended else GENERATED
+        save_image(path, layers[role], None if role in given else {**metadata, "role": role.value}, source)
     return {**metadata, "files": {role.value: str(path) for role, path in paths.items()}}
 
 
-def draw_layers(
+def generate_scene(
     path: Path,
     out: Path | None,
     name: str | None,
-    options: DrawOptions,
+    options: GenerationOptions,
     size: str | None,
     seed: int | None,
     formats: str | None,
@@ -199,37 +199,37 @@ def draw_layers(
     as_json: bool,
 ) -> None:
     """Generate a scene into a folder and print the paths of its files, or print only its steps."""
-    from curation.scenes.layered_files import read_formats, write_layered
-    from curation.scenes.planning import plan
-    from curation.scenes.scene import read_scene
-    from curation.scenes.scene_images import read_pictures
+    from curation.scenes.layered_files import parse_formats, write_layered_files
+    from curation.scenes.planning import plan_steps
+    from curation.scenes.scene import load_scene
+    from curation.scenes.scene_images import decode_images
     from curation.settings import Settings
 
     # Read the scene and all its images before a checkpoint is loaded.
-    wanted = read_formats(formats)
-    scene = read_scene(path, seed)
+    wanted = parse_formats(formats)
+    scene = load_scene(path, seed)
     scene = replace(scene, size=size) if size else scene
-    images = read_pictures(scene.files, Settings().image_limits)
-    steps = plan(scene)
+    images = decode_images(scene.files, Settings().image_limits)
+    steps = plan_steps(scene)
     if dry_run:
         _print_plan(scene, steps, as_json)
         return
     from curation.cli.text_warnings import warn_of_prompts
-    from curation.scenes.drawing import draw_scene
+    from curation.scenes.drawing import generate_scene
 
     # A scene of given images only needs no checkpoint.
     folder = out or Path(path.stem)
-    with resumable(), progress() as on_progress:
+    with resume_hint(), progress() as on_progress:
         if any(step.request for step in steps):
             with context() as ctx:
-                source = find_hand(ctx, name, options)
+                source = open_scene_generator(ctx, name, options)
                 prompts = [step.request.prompt for step in steps if step.request]
                 warn_of_prompts(ctx, source.checkpoint, prompts)
-                drawn = draw_scene(scene, images, source, folder, on_progress, force)
+                drawn = generate_scene(scene, images, source, folder, on_progress, force)
         else:
-            drawn = draw_scene(scene, images, None, folder, on_progress, force)
+            drawn = generate_scene(scene, images, None, folder, on_progress, force)
     # Files of layered formats are written last, from the finished layers.
-    layered = write_layered(folder, drawn, wanted)
+    layered = write_layered_files(folder, drawn, wanted)
     if as_json:
         print_json({"folder": str(folder), "layered": [str(file) for file in layered], **drawn.as_json()})
         return
@@ -237,7 +237,7 @@ def draw_layers(
         print_text(file)
 
 
-def _print_plan(scene: Scene, steps: Sequence[Step], as_json: bool) -> None:
+def _print_plan(scene: Scene, steps: Sequence[SceneStep], as_json: bool) -> None:
     """Print the steps of a scene as a table or as JSON."""
     methods = {
         "given": "placed unchanged",
@@ -266,4 +266,4 @@ def _print_plan(scene: Scene, steps: Sequence[Step], as_json: bool) -> None:
     print_rows(rows, {column: itemgetter(column) for column in columns}, as_json)
     if not as_json:
         size = scene.size or "the checkpoint's"
-        talk.print(f"{len(rows)} layers in {len(steps)} steps; size: {size}")
+        console.print(f"{len(rows)} layers in {len(steps)} steps; size: {size}")

@@ -11,13 +11,13 @@ import typer
 from curation.cli.output import (
     ACTOR,
     Json,
+    console,
     context,
-    print_done,
     print_json,
+    print_result,
     print_text,
     progress,
-    resumable,
-    talk,
+    resume_hint,
 )
 from curation.domain import CaptionSource
 from curation.errors import NotFound
@@ -84,7 +84,7 @@ def import_(
     reading = ListingOptions(encoding, splits_from_folders, captions_from_names)
     if dry_run:
         count = len(list_folder(folder, roots, reading).files)
-        print_done(
+        print_result(
             f"would examine {count} files in {folder}",
             as_json,
             folder=str(folder),
@@ -93,7 +93,7 @@ def import_(
         return
 
     # Import, creating the instance if this is its first command.
-    with context(create=True) as ctx, resumable(), progress() as on_progress:
+    with context(create=True) as ctx, resume_hint(), progress() as on_progress:
         summary = seed_import.import_seeds(
             ctx.database,
             ctx.store,
@@ -124,9 +124,9 @@ def _print_account(summary: ImportSummary) -> None:
         print_text(f"{label} {change.name!r}: {change.before!r} -> {change.after!r}")
     counted = ", ".join(f"{count} {outcome}" for outcome, count in summary.outcomes.items())
     now = f"{summary.fresh} now, in {summary.seconds:.1f} s"
-    talk.print(f"{summary.files} files: {counted or 'none'} ({now})")
+    console.print(f"{summary.files} files: {counted or 'none'} ({now})")
     for line in _notes(summary):
-        talk.print(line)
+        console.print(line)
 
 
 def _notes(summary: ImportSummary) -> list[str]:

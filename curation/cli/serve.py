@@ -14,12 +14,12 @@ import typer
 from curation.cli.output import (
     Json,
     bold,
+    console,
     print_json,
     print_text,
     progress,
-    resumable,
+    resume_hint,
     settings,
-    talk,
 )
 from curation.errors import LayerloopError
 
@@ -65,8 +65,8 @@ def up(port: Port = None) -> None:
     from curation.runtime.local_stack import run_local_stack
 
     with run_local_stack(_settings(port)) as stack:
-        talk.print("\n  open ", bold(stack.sign_in_address()))
-        talk.print("\n  the link signs in one person, once; Ctrl-C stops")
+        console.print("\n  open ", bold(stack.sign_in_address()))
+        console.print("\n  the link signs in one person, once; Ctrl-C stops")
         stack.stay()
 
 
@@ -101,13 +101,13 @@ def demo(
     """
     from curation.domain import Kind
     from curation.reporting import round_report
-    from curation.runtime.bootstrap import bring_seeds
+    from curation.runtime.bootstrap import import_initial_seeds
     from curation.runtime.local_stack import run_local_stack
-    from curation.runtime.loop import Plan, run_loop
+    from curation.runtime.loop import LoopPlan, run_loop
 
     # The plan of the loop; the recipe trains what the kind of candidates needs.
     kind, recipe = (Kind.pair, "pairs") if pairs else (Kind.single, "whole")
-    plan = Plan(
+    plan = LoopPlan(
         rounds=rounds,
         quota=quota,
         preset=preset,
@@ -125,16 +125,16 @@ def demo(
         run_local_stack(ready) as stack,
     ):
         link = bold(stack.sign_in_address())
-        talk.print("\n  front end ", link, " (signs in one person, once)\n")
+        console.print("\n  front end ", link, " (signs in one person, once)\n")
         if preset == "tiny":
-            talk.print("  The tiny preset learns synthetic shapes in minutes; from real photographs")
-            talk.print("  it only learns colored shapes with clean alpha. Use sd15 or sdxl for more.\n")
+            console.print("  The tiny preset learns synthetic shapes in minutes; from real photographs")
+            console.print("  it only learns colored shapes with clean alpha. Use sd15 or sdxl for more.\n")
         if reviewer is DemoReviewer.person:
-            talk.print("  Candidates appear on the review page as soon as they are generated.\n")
+            console.print("  Candidates appear on the review page as soon as they are generated.\n")
 
         # Import the seeds and run the rounds; both resume if the database restarts.
-        with resumable(), progress() as on_progress:
-            stack.patiently(lambda: bring_seeds(stack.context, seed, seeds, on_progress, kind))
+        with resume_hint(), progress() as on_progress:
+            stack.patiently(lambda: import_initial_seeds(stack.context, seed, seeds, on_progress, kind))
             numbers = stack.patiently(lambda: run_loop(stack.context, plan, on_progress))
 
         # Print the reports, and keep serving the front end to a person.
@@ -145,19 +145,19 @@ def demo(
         else:
             print_text("\n\n".join(round_report.as_text(report) for report in reports))
         if reviewer is DemoReviewer.person:
-            talk.print(f"\n  all rounds are done; the front end runs until Ctrl-C: {stack.address}")
+            console.print(f"\n  all rounds are done; the front end runs until Ctrl-C: {stack.address}")
             stack.stay()
 
 
 def doctor(as_json: Json = False) -> None:
     """Check every part of the instance, with hints; exit code 1 if there are problems."""
-    from curation.runtime.doctor import Finding, examine, examine_environment
+    from curation.runtime.doctor import Finding, check_environment, run_checks
 
     try:
-        findings = [*examine_environment(), *examine(settings())]
+        findings = [*check_environment(), *run_checks(settings())]
     except LayerloopError as error:  # settings that cannot be read are a finding too
         findings = [
-            *examine_environment(),
+            *check_environment(),
             Finding("settings", well=False, told=error.message, hint=error.hint),
         ]
     if as_json:
@@ -183,7 +183,7 @@ def api(
     with open_context(config) as context, contextlib.suppress(KeyboardInterrupt):
         # Bind first, so that a port in use fails before the address is printed.
         with open_socket(config.host, config.port) as listening:
-            talk.print(f"serving at http://{config.host}:{config.port}")
+            console.print(f"serving at http://{config.host}:{config.port}")
             serve(create_app(context), listening)
 
 
@@ -207,11 +207,11 @@ def _local_label_studio(config: Settings) -> Iterator[Settings]:
     """Run a Label Studio of this home during the block; provide the settings to use it."""
     from pydantic import SecretStr
 
-    from curation.runtime.label_studio_server import CACHE, OWNER, label_studio
+    from curation.runtime.label_studio_server import CACHE, OWNER, run_label_studio
 
-    talk.print(f"  Label Studio: installing it in {CACHE} the first time takes minutes and 1 GB")
-    with label_studio(CACHE, config.path(".") / "label-studio") as server:
-        talk.print("\n  Label Studio ", bold(server.address), f" as {OWNER}, password {server.password}")
+    console.print(f"  Label Studio: installing it in {CACHE} the first time takes minutes and 1 GB")
+    with run_label_studio(CACHE, config.path(".") / "label-studio") as server:
+        console.print("\n  Label Studio ", bold(server.address), f" as {OWNER}, password {server.password}")
         updates = {"labeling": f"label-studio+{server.address}", "labeling_token": SecretStr(server.token)}
         yield config.model_copy(update=updates)
 

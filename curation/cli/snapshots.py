@@ -10,14 +10,14 @@ from curation.cli.output import (
     ACTOR,
     DryRun,
     Json,
+    console,
     context,
-    print_done,
     print_json,
     print_json_line,
+    print_result,
     print_rows,
     print_text,
-    short,
-    talk,
+    short_hash,
 )
 
 app = typer.Typer(no_args_is_help=True)
@@ -36,14 +36,14 @@ def freeze(
         if dry_run:
             with ctx.database.transaction() as tx:
                 count = samples.count_samples(tx)
-            print_done(f"would freeze {count} samples", as_json, would_freeze=count)
+            print_result(f"would freeze {count} samples", as_json, would_freeze=count)
             return
         # Fingerprints find training samples that share a layer with a held-out sample.
         holdout.fingerprint_layers(ctx.database, ctx.store)
         with ctx.database.transaction(one_view=True) as tx:
-            frozen = snapshots.freeze(tx, ctx.store, tag=tag, actor=ACTOR)
+            frozen = snapshots.freeze_snapshot(tx, ctx.store, tag=tag, actor=ACTOR)
     if withheld := frozen.counts["split"].get("withheld"):
-        talk.print(f"{withheld} training samples share a layer with a held-out sample and are withheld")
+        console.print(f"{withheld} training samples share a layer with a held-out sample and are withheld")
     print_json({"snapshot": frozen.id, "samples": frozen.samples}) if as_json else print_text(frozen.id)
 
 
@@ -55,7 +55,7 @@ def list_(as_json: Json = False) -> None:
     with context() as ctx, ctx.database.transaction() as tx:
         rows = snapshots.list_snapshots(tx)
     columns = {
-        "snapshot": lambda r: short(r["id"]),
+        "snapshot": lambda r: short_hash(r["id"]),
         "samples": lambda r: r["samples"],
         "tags": lambda r: ", ".join(r["tags"]),
         "frozen": lambda r: r["created_at"],

@@ -11,7 +11,7 @@ from curation.errors import LayerloopError
 
 if TYPE_CHECKING:
     from curation.domain import Checkpoint, Prompt
-    from curation.ports import ReadTexts
+    from curation.ports import TextReader
     from curation.runtime.context import AppContext
 
 
@@ -27,7 +27,7 @@ def warn_of_prompts(ctx: AppContext, checkpoint: Checkpoint, prompts: Sequence[P
         The warning, empty if there is none.
     """
     read = _reader(ctx)
-    sentence = text_warnings.warn_of_prompts(read, ctx.store, checkpoint, prompts) if read else ""
+    sentence = text_warnings.prompt_warning(read, ctx.store, checkpoint, prompts) if read else ""
     warn(sentence)
     return sentence
 
@@ -36,16 +36,16 @@ def warn_of_snapshot(ctx: AppContext, snapshot: str, preset: str, changes: Mappi
     """Warn on stderr about captions of a snapshot that a preset truncates or has unknown words."""
     read = _reader(ctx)
     if read:
-        warn(text_warnings.warn_of_snapshot(read, ctx.store, snapshot, preset, changes))
+        warn(text_warnings.snapshot_warning(read, ctx.store, snapshot, preset, changes))
 
 
-def _reader(ctx: AppContext) -> ReadTexts | None:
+def _reader(ctx: AppContext) -> TextReader | None:
     """Return the text reader, None if the training package is not installed."""
-    from curation.runtime.context import load
+    from curation.runtime.context import load_object
 
     # The tokenizers belong to the training package.
     try:
-        found: ReadTexts = load(ctx.settings.text_reader)
+        found: TextReader = load_object(ctx.settings.text_reader)
     except LayerloopError:
         return None
     return found

@@ -17,25 +17,25 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
-from curation.datasets.samples import find_sample_id, without_caption
+from curation.datasets.samples import find_sample_id, has_no_caption
 from curation.db import leases
 from curation.db.engine import Database, Transaction
 from curation.db.tables import caption_runs, captions, samples
 from curation.domain import CaptionSource, JobName, LayerRole, Progress, RunState, Sample, content_id
 from curation.errors import Conflict, Corrupt, NotFound, Refused
-from curation.images.codec import decode_layer, over
-from curation.ports import Captioner, ObjectStore, Report
+from curation.images.codec import composite_over, decode_layer
+from curation.ports import Captioner, ObjectStore, ProgressCallback
 
 log = logging.getLogger("layerloop.captions")
 
-AT_ONCE = 8
+BATCH_SIZE = 8
 """Batch size: samples that are captioned in one call and stored in one transaction."""
 
 PROMPT = "Describe what this image shows in one short sentence. Do not mention the background."
 
 
 @dataclass(frozen=True)
-class CaptionOrder:
+class CaptionRequest:
     """The parameters of a captioning run; equal orders are one run.
 
     Layers are shown on a gray of the value `background`, since the background influences captions.
@@ -56,7 +56,7 @@ class CaptionOrder:
         return content_id("captions", *asdict(self).values())
 
 
-def order_captions(tx: Transaction, order: CaptionOrder, actor: str) -> uuid.UUID:
+def request_captions(tx: Transaction, order: CaptionRequest, actor: str) -> uuid.UUID:
     """Record a captioning run and enqueue its job.
 
     A requested or running run stays as it is, a failed run is resumed, and a finished run starts
@@ -91,7 +91,7 @@ def order_captions(tx: Transaction, order: CaptionOrder, actor: str) -> uuid.UUI
     return order.id
 
 
-def choose_samples(tx: Transaction, order: CaptionOrder) -> list[uuid.UUID]:
+def select_samples(tx: Transaction, order: CaptionRequest) -> list[uuid.UUID]:
     """Return the ids of the samples that an order still has to caption.
 
     They have no caption, or only a caption made from a file name, and the run has written none.
@@ -101,7 +101,7 @@ def choose_samples(tx: Transaction, order: CaptionOrder) -> list[uuid.UUID]:
         order: Model and parameters.
     """
     line = sa.cast(samples.c.line, JSONB)
-    wanting = without_caption()
+    wanting = has_no_caption()
     if order.recaption:
         wanting |= line.has_key("captioner")
     run = sa.select(caption_runs.c.id, caption_runs.c.created_at).where(caption_runs.c.id == order.id).cte()
@@ -114,7 +114,7 @@ def choose_samples(tx: Transaction, order: CaptionOrder) -> list[uuid.UUID]:
     return [row.id for row in tx.execute(chosen)]
 
 
-def claim_run(tx: Transaction, run: uuid.UUID, holder: str, seconds: int) -> CaptionOrder | None:
+def claim_run(tx: Transaction, run: uuid.UUID, holder: str, seconds: int) -> CaptionRequest | None:
     """Claim a requested run under a lease.
 
     Args:
@@ -135,16 +135,16 @@ def claim_run(tx: Transaction, run: uuid.UUID, holder: str, seconds: int) -> Cap
         return None
     leases.claim(tx, [run], "caption", holder, seconds)
     row = find_run(tx, run)
-    return CaptionOrder(**{name: row[name] for name in CaptionOrder.__dataclass_fields__})
+    return CaptionRequest(**{name: row[name] for name in CaptionRequest.__dataclass_fields__})
 
 
 def caption_samples(
     database: Database,
     store: ObjectStore,
     captioner: Captioner,
-    order: CaptionOrder,
+    order: CaptionRequest,
     held: Callable[[Transaction], None],
-    report: Report,
+    report: ProgressCallback,
 ) -> int:
     """Caption the samples of an order in batches, without an open transaction during inference.
 
@@ -162,12 +162,12 @@ def caption_samples(
         The number of captions that were stored.
     """
     with database.transaction() as tx:
-        chosen = choose_samples(tx, order)
+        chosen = select_samples(tx, order)
     seen = kept = 0
     report(Progress("caption", 0, len(chosen)))
-    for start in range(0, len(chosen), AT_ONCE):
+    for start in range(0, len(chosen), BATCH_SIZE):
         # Read a batch, and composite its images.
-        batch = chosen[start : start + AT_ONCE]
+        batch = chosen[start : start + BATCH_SIZE]
         with database.transaction() as tx:
             found = _read(tx, batch, lock=False)
         images = _images(store, found, order.background)
@@ -177,13 +177,13 @@ def caption_samples(
         # Store the captions, if the run is still ours.
         with database.transaction() as tx:
             held(tx)
-            kept += keep_captions(tx, order, written, captioner.source)
+            kept += store_captions(tx, order, written, captioner.source)
         seen += len(batch)
         report(Progress("caption", seen, len(chosen)))
     return kept
 
 
-def keep_captions(tx: Transaction, order: CaptionOrder, said: Mapping[uuid.UUID, str], source: str) -> int:
+def store_captions(tx: Transaction, order: CaptionRequest, said: Mapping[uuid.UUID, str], source: str) -> int:
     """Store captions of a model, except for samples that a person has captioned meanwhile.
 
     Args:
@@ -197,7 +197,7 @@ def keep_captions(tx: Transaction, order: CaptionOrder, said: Mapping[uuid.UUID,
     """
     kept = 0
     found = _read(tx, list(said), lock=True)
-    bare = {row.id for row in tx.execute(sa.select(samples.c.id).where(samples.c.id.in_(found), without_caption()))}
+    bare = {row.id for row in tx.execute(sa.select(samples.c.id).where(samples.c.id.in_(found), has_no_caption()))}
     for id_, sample in found.items():
         if id_ in bare or (order.recaption and sample.captioner):
             new = replace(sample, caption=said[id_], captioner=source, caption_source=None)
@@ -206,7 +206,7 @@ def keep_captions(tx: Transaction, order: CaptionOrder, said: Mapping[uuid.UUID,
     return kept
 
 
-def give_caption(tx: Transaction, name: str, text: str, actor: str) -> uuid.UUID:
+def set_caption(tx: Transaction, name: str, text: str, actor: str) -> uuid.UUID:
     """Set a person's caption of a sample.
 
     Args:
@@ -232,12 +232,12 @@ def give_caption(tx: Transaction, name: str, text: str, actor: str) -> uuid.UUID
     return id_
 
 
-def note_progress(tx: Transaction, run: uuid.UUID, progress: Progress) -> None:
+def record_progress(tx: Transaction, run: uuid.UUID, progress: Progress) -> None:
     """Record the progress of a run."""
     tx.execute(sa.update(caption_runs).where(caption_runs.c.id == run).values(progress=asdict(progress)))
 
 
-def hold(tx: Transaction, run: uuid.UUID, holder: str, seconds: int) -> None:
+def renew_run(tx: Transaction, run: uuid.UUID, holder: str, seconds: int) -> None:
     """Renew the lease of a run.
 
     Args:
@@ -261,7 +261,7 @@ def end_run(tx: Transaction, run: uuid.UUID, error: str | None = None) -> None:
         run: Id of the run.
         error: The error message of a failed run; None if it finished.
     """
-    leases.release(tx, [run])
+    leases.delete_leases(tx, [run])
     state = RunState.finished if error is None else RunState.failed
     ended = {
         "state": state,
@@ -290,7 +290,7 @@ def cancel_run(tx: Transaction, run: uuid.UUID, actor: str) -> bool:
     }
     if not tx.execute(sa.update(caption_runs).where(active).values(cancelled)).rowcount:
         return False
-    leases.release(tx, [run])
+    leases.delete_leases(tx, [run])
     tx.log(actor, "captions cancelled", f"captions {run}")
     return True
 
@@ -347,7 +347,7 @@ def _images(
     for id_, sample in found.items():
         role = LayerRole.blended if LayerRole.blended in sample.layers else LayerRole.foreground
         try:
-            images[id_] = over(decode_layer(store.get(sample.layers[role])), (background,) * 3)
+            images[id_] = composite_over(decode_layer(store.get(sample.layers[role])), (background,) * 3)
         except (NotFound, Corrupt) as error:
             log.warning("sample %s gets no caption: %s", sample.id, error)
     return images

@@ -21,9 +21,9 @@ from sqlalchemy.dialects.postgresql import insert
 
 from curation.db.engine import Transaction
 from curation.db.tables import layer_bands, layers
-from curation.images.perceptual_hash import FINGERPRINT_BYTES, bands_of, find_nearest
+from curation.images.perceptual_hash import FINGERPRINT_BYTES, find_nearest, index_keys
 
-CROWD = 64
+MAX_ROWS_PER_BAND = 64
 """Rows of one band value that are compared; a duplicate nearly always has a rarer band too."""
 
 
@@ -74,12 +74,12 @@ def add_to_index(tx: Transaction, prints: Mapping[str, bytes]) -> None:
     rows = [
         {"band": band, "value": value, "sha256": sha256}
         for sha256, mark in prints.items()
-        for band, value in enumerate(bands_of(mark))
+        for band, value in enumerate(index_keys(mark))
     ]
     tx.execute(insert(layer_bands).on_conflict_do_nothing(), rows)
 
 
-class Batch:
+class DuplicateIndex:
     """An index of layers that are not in the database yet, for duplicates within one batch."""
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class Batch:
             return Duplicate(self._visible[visible])
         # Compare only layers that share a band, as in the database.
         sharing = dict.fromkeys(
-            name for pair in enumerate(bands_of(mark)) for name in self._bands.get(pair, [])[:CROWD]
+            name for pair in enumerate(index_keys(mark)) for name in self._bands.get(pair, [])[:MAX_ROWS_PER_BAND]
         )
         found = find_nearest(mark, {name: self._prints[name] for name in sharing})
         return Duplicate(*found) if found else None
@@ -113,7 +113,7 @@ class Batch:
         """
         self._visible[visible] = sha256
         self._prints[sha256] = mark
-        for pair in enumerate(bands_of(mark)):
+        for pair in enumerate(index_keys(mark)):
             self._bands.setdefault(pair, []).append(sha256)
 
 
@@ -121,7 +121,7 @@ def _find_exact(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[st
     """Return indexed layers with the same visible pixels, by visible hash."""
     # Not every layer is indexed. The key of an indexed layer's row of band 0 is known, since equal
     # pixels have equal bands.
-    first_band = {visible: bands_of(mark)[0] for visible, mark in wanted}
+    first_band = {visible: index_keys(mark)[0] for visible, mark in wanted}
     requested = (
         sa.func.unnest(
             sa.cast(list(first_band), sa.ARRAY(sa.Text)),
@@ -147,7 +147,7 @@ def _find_exact(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[st
 def _find_near(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[str, Duplicate]:
     """Return the nearest near duplicates, by visible hash."""
     marks = dict(wanted)
-    keys = [(visible, band, value) for visible, mark in marks.items() for band, value in enumerate(bands_of(mark))]
+    keys = [(visible, band, value) for visible, mark in marks.items() for band, value in enumerate(index_keys(mark))]
     if not keys:
         return {}
     # Read the layers that share a band, at most CROWD per band.
@@ -164,7 +164,7 @@ def _find_near(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[str
     sharing = (
         sa.select(layer_bands.c.sha256)
         .where(layer_bands.c.band == requested.c.band, layer_bands.c.value == requested.c.value)
-        .limit(CROWD)
+        .limit(MAX_ROWS_PER_BAND)
         .lateral("sharing")
     )
     pairs = sa.select(requested.c.visible, sharing.c.sha256).join(sharing, sa.true()).distinct().subquery("pairs")

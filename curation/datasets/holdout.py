@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from curation.datasets.duplicates import Batch
+from curation.datasets.duplicates import DuplicateIndex
 from curation.db.engine import Database, Transaction
 from curation.errors import Corrupt, NotFound
 from curation.images.codec import decode_layer
 from curation.images.perceptual_hash import FINGERPRINT_BYTES, HASH_BYTES, fingerprint
 from curation.ports import ObjectStore
 
-BATCH = 200
+BATCH_SIZE = 200
 """Number of layers whose fingerprints are computed and stored in one transaction."""
 
-PLAIN = 3.0
+MAX_PLAIN_TONE_RANGE = 3.0
 """Largest range of the tones (L*, a*, b*, alpha, each 0 to 100) of an image without detail."""
 
 
@@ -49,7 +49,7 @@ def fingerprint_layers(database: Database, store: ObjectStore) -> int:
     while True:
         # Read the names of the next batch.
         with database.transaction() as tx:
-            names = [row.sha256 for row in tx.execute(_WITHOUT_FINGERPRINT, {"after": after, "limit": BATCH})]
+            names = [row.sha256 for row in tx.execute(_WITHOUT_FINGERPRINT, {"after": after, "limit": BATCH_SIZE})]
         if not names:
             return added
         # Compute without an open transaction, then store.
@@ -70,7 +70,7 @@ def withheld_samples(tx: Transaction, store: ObjectStore) -> list[str]:
     """
     # Index the held-out layers.
     exact: set[str] = set()
-    near = Batch()
+    near = DuplicateIndex()
     for row in _detailed(tx, store, "heldout"):
         exact.add(row["visible"])
         if row["mark"]:
@@ -90,7 +90,7 @@ def withheld_samples(tx: Transaction, store: ObjectStore) -> list[str]:
 def is_plain(mark: bytes) -> bool:
     """Return whether a fingerprint is that of an image without detail, such as a single color."""
     tones = np.frombuffer(mark[HASH_BYTES:], np.uint8).reshape(-1, 4).astype(np.int16)
-    return bool((tones.max(axis=0) - tones.min(axis=0)).max() <= PLAIN)
+    return bool((tones.max(axis=0) - tones.min(axis=0)).max() <= MAX_PLAIN_TONE_RANGE)
 
 
 def _detailed(tx: Transaction, store: ObjectStore, split: str) -> Iterator[Mapping[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from curation.datasets.samples import find_sample_id, without_caption
+from curation.datasets.samples import find_sample_id, has_no_caption
 from curation.db.engine import Transaction
 from curation.db.tables import captions, events, import_files, sample_layers, samples
 from curation.domain import Sample
@@ -36,7 +36,7 @@ def list_samples(
         samples.c.withdrawn_at.is_not(None) if withdrawn else samples.c.withdrawn_at.is_(None)
     )
     if bare:
-        query = query.where(without_caption())
+        query = query.where(has_no_caption())
     if file:
         named = sa.select(sample_layers.c.sample_id).join(
             import_files,

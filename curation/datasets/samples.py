@@ -20,12 +20,12 @@ from curation.domain import (
     Prompt,
     Sample,
     Split,
+    assign_split,
     content_id,
-    split_of,
 )
 from curation.errors import NotFound
 
-UNKNOWN = "unknown"
+UNKNOWN_VALUE = "unknown"
 """The value of a caption, a license or a source that is not known."""
 
 
@@ -72,7 +72,7 @@ class NewSample:
             caption=self.caption,
             licence=self.licence,
             source=self.source,
-            split=self.split or split_of(visible),
+            split=self.split or assign_split(visible),
             round=self.round,
             visible=visible,
             layers={role: layer.sha256 for role, layer in self.layers.items()},
@@ -138,7 +138,7 @@ def add_samples(tx: Transaction, new: Sequence[NewSample]) -> set[uuid.UUID]:
     return added
 
 
-def samples_of(tx: Transaction, candidates: Sequence[uuid.UUID]) -> list[NewSample]:
+def samples_from_candidates(tx: Transaction, candidates: Sequence[uuid.UUID]) -> list[NewSample]:
     """Return accepted candidates as samples.
 
     The license of a generated sample names its checkpoint; imported files keep their own license.
@@ -161,8 +161,8 @@ def _sample_of(row: Mapping[str, Any]) -> NewSample:
         kind=Kind(row["kind"]),
         caption=row["text"],
         texts=Prompt(row["text"], row["foreground"], row["background"]).texts,
-        licence=str(origin.get("licence", UNKNOWN)) if origin else generated,
-        source=str(origin.get("source", UNKNOWN)) if origin else f"candidate {row['id']}",
+        licence=str(origin.get("licence", UNKNOWN_VALUE)) if origin else generated,
+        source=str(origin.get("source", UNKNOWN_VALUE)) if origin else f"candidate {row['id']}",
         round=row["round_id"] if drawn else 0,
         layers={LayerRole(role): StoredLayer(**layer) for role, layer in row["layers"].items()},
         split=split,
@@ -176,10 +176,10 @@ def withdraw_sample_of(tx: Transaction, candidate: uuid.UUID) -> None:
     tx.execute(sa.update(samples).where(samples.c.candidate_id == candidate).values(withdrawn_at=sa.func.now()))
 
 
-def without_caption() -> sa.ColumnElement[bool]:
+def has_no_caption() -> sa.ColumnElement[bool]:
     """Return the condition that a caption is empty, "unknown", or made from a file name."""
     caption = sa.cast(samples.c.line, JSONB)["caption"].astext
-    missing: sa.ColumnElement[bool] = caption.in_(["", UNKNOWN])
+    missing: sa.ColumnElement[bool] = caption.in_(["", UNKNOWN_VALUE])
     return missing | (samples.c.caption_source == CaptionSource.file_name)
 
 

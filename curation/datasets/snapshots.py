@@ -17,7 +17,7 @@ from curation.db.engine import Transaction
 from curation.db.tables import samples, snapshots, tags
 from curation.errors import Conflict, NotFound, Refused
 from curation.ports import ObjectStore
-from curation.text import storable
+from curation.text import is_storable
 
 TAG_RULE = (
     "a tag begins with a letter, continues with letters, digits, '-', '_' and '.', has at most 100 "
@@ -32,7 +32,7 @@ _ID_DIGITS = re.compile(r"[0-9a-f]{8,64}")
 _ACTIVE = samples.c.withdrawn_at.is_(None)
 
 
-def freeze(tx: Transaction, store: ObjectStore, *, tag: str | None, actor: str) -> Manifest:
+def freeze_snapshot(tx: Transaction, store: ObjectStore, *, tag: str | None, actor: str) -> Manifest:
     """Freeze a snapshot of all samples that are not withdrawn.
 
     Equal samples always give the same snapshot.
@@ -138,13 +138,13 @@ def find_snapshot(tx: Transaction, name: str) -> str:
         found = tx.execute(sa.select(snapshots.c.id).where(snapshots.c.id.startswith(name, autoescape=True))).all()
         if len(found) == 1:
             return str(found[0].id)
-    tagged = tx.scalar(sa.select(tags.c.snapshot_id).where(tags.c.name == name)) if storable(name) else None
+    tagged = tx.scalar(sa.select(tags.c.snapshot_id).where(tags.c.name == name)) if is_storable(name) else None
     if tagged is None:
         raise NotFound(f"there is no snapshot {name[:100]!r}", "'layerloop snapshot list' shows them")
     return str(tagged)
 
 
-def known(tx: Transaction, snapshot: str | None) -> str | None:
+def find_local_snapshot(tx: Transaction, snapshot: str | None) -> str | None:
     """Return a snapshot's id if it exists here, else None.
 
     The snapshot of a checkpoint from another installation does not exist here.

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from curation.datasets.manifest import read_samples
 from curation.domain import CaptionSource, Checkpoint, Prompt, Sample
 from curation.errors import LayerloopError, NotFound
-from curation.ports import ObjectStore, ReadTexts, TextRead
+from curation.ports import ObjectStore, TextCoverage, TextReader
 
-SHOWN = 60
+MAX_SHOWN_CHARACTERS = 60
 """Longest text that is shown as an example, in characters."""
 
 
-def warn_of_prompts(read: ReadTexts, store: ObjectStore, checkpoint: Checkpoint, prompts: Sequence[Prompt]) -> str:
+def prompt_warning(read: TextReader, store: ObjectStore, checkpoint: Checkpoint, prompts: Sequence[Prompt]) -> str:
     """Return a warning about prompts that a checkpoint truncates or has unknown words of.
 
     Unknown words are in no caption of the snapshot that the checkpoint was trained on.
@@ -44,8 +44,8 @@ def warn_of_prompts(read: ReadTexts, store: ObjectStore, checkpoint: Checkpoint,
     return _sentence(checkpoint.preset, warnings)
 
 
-def warn_of_snapshot(
-    read: ReadTexts, store: ObjectStore, snapshot: str, preset: str, changes: Mapping[str, str]
+def snapshot_warning(
+    read: TextReader, store: ObjectStore, snapshot: str, preset: str, changes: Mapping[str, str]
 ) -> str:
     """Return a warning about a snapshot's captions that a preset truncates or cannot read.
 
@@ -73,7 +73,7 @@ def warn_of_snapshot(
     return _sentence(preset, warnings)
 
 
-def _cut_or_empty(noun: str, texts: Sequence[str], found: Sequence[TextRead]) -> list[str]:
+def _cut_or_empty(noun: str, texts: Sequence[str], found: Sequence[TextCoverage]) -> list[str]:
     warnings = []
     cut = [(text, read) for text, read in zip(texts, found, strict=True) if len(read.words) > read.seen]
     empty = [text for text, read in zip(texts, found, strict=True) if not read.words]
@@ -90,10 +90,10 @@ def _sentence(preset: str, warnings: Sequence[str]) -> str:
 
 
 def _short(text: str) -> str:
-    return repr(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")
+    return repr(text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 1] + "…")
 
 
-def _try(read: ReadTexts, preset: str, changes: Mapping[str, str], texts: Sequence[str]) -> Sequence[TextRead] | None:
+def _try(read: TextReader, preset: str, changes: Mapping[str, str], texts: Sequence[str]) -> Sequence[TextCoverage] | None:
     """Return how a preset reads texts; None if that is not known."""
     # An unknown preset is reported by the code that uses it.
     try:
@@ -102,7 +102,7 @@ def _try(read: ReadTexts, preset: str, changes: Mapping[str, str], texts: Sequen
         return None
 
 
-def _trained_words(read: ReadTexts, store: ObjectStore, checkpoint: Checkpoint) -> set[str]:
+def _trained_words(read: TextReader, store: ObjectStore, checkpoint: Checkpoint) -> set[str]:
     """Return all words of the captions that a checkpoint was trained on; empty if not available."""
     if checkpoint.snapshot is None:
         return set()

@@ -12,10 +12,10 @@ from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from curation.db.engine import Transaction
 
-MOST_ATTEMPTS = 3
+MAX_ATTEMPTS = 3
 """Attempts after which a candidate fails: generating it may be the reason why workers die."""
 
-SWEEP_AT_ONCE = 500
+EXPIRE_BATCH_SIZE = 500
 """Expired leases that one transaction releases, so that it never holds locks for long."""
 
 
@@ -56,7 +56,7 @@ def renew(tx: Transaction, holder: str, purpose: str, seconds: int) -> frozenset
     return frozenset(row.subject for row in rows)
 
 
-def renew_used(
+def renew_in_use(
     tx: Transaction,
     holder: str,
     purpose: str,
@@ -89,13 +89,13 @@ def renew_used(
     return frozenset(row.subject for row in tx.execute(_RENEW_USED, params))
 
 
-def release(tx: Transaction, subjects: Collection[uuid.UUID]) -> None:
+def delete_leases(tx: Transaction, subjects: Collection[uuid.UUID]) -> None:
     """Delete leases on finished work; the caller sets the states of the subjects."""
     if subjects:
         tx.execute(_RELEASE, {"ids": list(subjects)})
 
 
-def sweep(tx: Transaction, limit: int = SWEEP_AT_ONCE) -> Counter[str]:
+def expire(tx: Transaction, limit: int = EXPIRE_BATCH_SIZE) -> Counter[str]:
     """Release expired leases, and enqueue their jobs again.
 
     A candidate in generation returns to "requested", or fails after MOST_ATTEMPTS; a candidate in
@@ -111,10 +111,10 @@ def sweep(tx: Transaction, limit: int = SWEEP_AT_ONCE) -> Counter[str]:
         The number of subjects by their new state.
     """
     expired = tx.execute(_EXPIRED, {"limit": limit}).all()
-    return _return_subjects(tx, expired, most_attempts=MOST_ATTEMPTS)
+    return _return_subjects(tx, expired, most_attempts=MAX_ATTEMPTS)
 
 
-def hand_back(tx: Transaction, holder: str) -> Counter[str]:
+def release_holder(tx: Transaction, holder: str) -> Counter[str]:
     """Release all leases of a holder that stops; its unfinished work does not count as an attempt.
 
     Returns:
@@ -123,7 +123,7 @@ def hand_back(tx: Transaction, holder: str) -> Counter[str]:
     return _return_subjects(tx, tx.execute(_HELD, {"holder": holder}).all(), most_attempts=None)
 
 
-def hand_back_used(
+def release_unused(
     tx: Transaction, holder: str, subjects: Collection[uuid.UUID], page: uuid.UUID | None = None
 ) -> Counter[str]:
     """Release a holder's leases on subjects, except those that another page uses by now.
@@ -141,12 +141,12 @@ def hand_back_used(
     return _return_subjects(tx, tx.execute(_HELD_USED, params).all(), most_attempts=None) if subjects else Counter()
 
 
-def hand_back_dead(tx: Transaction, holder: str) -> Counter[str]:
+def release_dead_holder(tx: Transaction, holder: str) -> Counter[str]:
     """Release all leases of a holder whose process was killed; its work counts as an attempt."""
-    return _return_subjects(tx, tx.execute(_HELD, {"holder": holder}).all(), most_attempts=MOST_ATTEMPTS)
+    return _return_subjects(tx, tx.execute(_HELD, {"holder": holder}).all(), most_attempts=MAX_ATTEMPTS)
 
 
-def hand_back_work(tx: Transaction, alive: Collection[str] = ()) -> Counter[str]:
+def release_workers(tx: Transaction, alive: Collection[str] = ()) -> Counter[str]:
     """Release the leases of all workers, for a process that is alone in its home.
 
     Args:
@@ -182,7 +182,7 @@ def _return_subjects(
             continue
         # Lock the subjects, delete their leases, set their states, and enqueue their jobs.
         free = [row.id for row in tx.execute(_LOCK.get(purpose, _LOCK_CANDIDATES), {"ids": ids})]
-        release(tx, free)
+        delete_leases(tx, free)
         for row in _reset_state(tx, purpose, free, most_attempts):
             counts[row.state] += 1
             if row.state == "requested":

@@ -11,13 +11,13 @@ from curation.db.engine import Database, Transaction
 from curation.domain import Job, canonical_json
 from curation.errors import LayerloopError
 
-SECONDS = 60
+RESEND_AFTER_SECONDS = 60
 """Seconds after which a job that no worker took may be sent again: its message may be lost."""
 
 log = logging.getLogger(__name__)
 
 
-class OncePending:
+class DeduplicatingSender:
     """A sender for Database that sends a job unless an equal job is in the queue already.
 
     The queue may lose a message, so an entry expires. A duplicate message after that is ignored by
@@ -41,12 +41,12 @@ class OncePending:
             # If the queue did not accept it, remove the entry, so that it can be sent again.
             if not self._send(job):
                 with self._database.transaction() as tx:
-                    take(tx, job)
+                    take_pending(tx, job)
         except (LayerloopError, sa.exc.SQLAlchemyError) as error:
             log.warning("%s waits for the reconcile job: %s", job.name, error)
 
 
-def take(tx: Transaction, job: Job) -> bool:
+def take_pending(tx: Transaction, job: Job) -> bool:
     """Remove a job that a worker received from the table of pending jobs.
 
     Returns:
@@ -58,7 +58,7 @@ def take(tx: Transaction, job: Job) -> bool:
 def _add(tx: Transaction, job: Job) -> bool:
     """Add a pending job; return False if an equal job is pending."""
     tx.execute(_ASYNCHRONOUS)
-    return bool(tx.execute(_ENTER, _row(job) | {"seconds": SECONDS}).rowcount)
+    return bool(tx.execute(_ENTER, _row(job) | {"seconds": RESEND_AFTER_SECONDS}).rowcount)
 
 
 def _row(job: Job) -> dict[str, object]:

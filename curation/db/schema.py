@@ -32,13 +32,13 @@ def migrate(database: Database, to: str | None = None) -> None:
         command.downgrade(config, to) if to else command.upgrade(config, "head")
 
 
-def current(database: Database) -> tuple[str | None, str | None]:
+def get_revisions(database: Database) -> tuple[str | None, str | None]:
     """Return the database's revision and the newest revision."""
     with database.transaction() as tx:
         return MigrationContext.configure(tx.connection).get_current_revision(), _newest()
 
 
-def drift(database: Database) -> list[object]:
+def find_schema_drift(database: Database) -> list[object]:
     """Return the differences between the tables in code and in the database (`alembic check`)."""
     with database.transaction() as tx:
         return list(compare_metadata(MigrationContext.configure(tx.connection), metadata))

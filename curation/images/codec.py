@@ -25,7 +25,7 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
 }
 """The nine solid backgrounds of the ALPHA benchmark (AlphaVAE, arXiv 2507.09308, section 3.1)."""
 
-MAX_SIDE = 16_383
+MAX_DIMENSION = 16_383
 """The limit of WebP on width and height, in pixels."""
 
 
@@ -46,14 +46,14 @@ def decode_layer(stored: bytes) -> RGBA:
         raise Corrupt(f"a stored layer cannot be decoded: {error}", "run 'layerloop doctor'") from error
 
 
-def as_png(stored: bytes) -> bytes:
+def to_png(stored: bytes) -> bytes:
     """Convert a stored layer to PNG, for programs that do not read WebP."""
     out = io.BytesIO()
     Image.fromarray(decode_layer(stored), "RGBA").save(out, "PNG", compress_level=1)
     return out.getvalue()
 
 
-def small_layer(stored: bytes, side: int) -> bytes:
+def make_thumbnail(stored: bytes, side: int) -> bytes:
     """Make a thumbnail of a stored layer.
 
     Args:
@@ -74,21 +74,21 @@ def small_layer(stored: bytes, side: int) -> bytes:
     return out.getvalue()
 
 
-def without_hidden_colour(rgba: RGBA) -> RGBA:
+def clear_hidden_colors(rgba: RGBA) -> RGBA:
     """Return an image with color 0 wherever alpha is 0."""
     # One 32-bit word per pixel is faster than four bytes.
     packed = np.ascontiguousarray(rgba).view(np.uint32)
     return np.where(rgba[..., 3:] == 0, np.uint32(0), packed).view(np.uint8)
 
 
-def visible_hash(rgba: RGBA) -> str:
+def pixel_hash(rgba: RGBA) -> str:
     """Return the sha256 of size and visible pixels, equal for images that blend equally."""
     height, width = rgba.shape[:2]
-    visible = np.ascontiguousarray(without_hidden_colour(rgba))
+    visible = np.ascontiguousarray(clear_hidden_colors(rgba))
     return hashlib.sha256(f"{width}x{height}:".encode() + visible.tobytes()).hexdigest()
 
 
-def over(rgba: RGBA, background: tuple[int, int, int] | RGBA) -> NDArray[np.uint8]:
+def composite_over(rgba: RGBA, background: tuple[int, int, int] | RGBA) -> NDArray[np.uint8]:
     """Composite a layer over a color or an opaque image.
 
     Args:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from curation.images.headers import BadFile, ColorInfo
+from curation.images.headers import ColorInfo, InvalidImage
 
 Samples = NDArray[Any]
 """Samples of 8 or 16 bits, uint8 or uint16."""
@@ -47,7 +47,7 @@ GAMMAS: Final = {1: 2.4, 4: 2.2, 5: 2.8, 6: 2.4, 8: 1.0, 14: 2.4, 15: 2.4}
 HDR: Final = {16, 18}  # PQ and HLG
 
 BRADFORD: Final = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
-CLOSE: Final = 2
+MAX_IGNORED_DIFFERENCE: Final = 2
 """A conversion that changes no color by more than this number of levels is skipped."""
 
 CONVERTED, NOT_PROFILE, BROKEN_PROFILE = "colour_converted", "odd_colour_space", "bad_icc"
@@ -111,7 +111,7 @@ def to_eight_bits(samples: Samples) -> Bytes:
 def _coded_space(primaries: int, transfer: int) -> ColorSpace | None:
     """Return the color space of two H.273 codes, None if unknown. Raises BadFile for HDR."""
     if transfer in HDR:
-        raise BadFile(
+        raise InvalidImage(
             "hdr_not_read",
             "HDR colors (PQ or HLG) are not supported: save it in sRGB or Display P3",
         )
@@ -146,7 +146,7 @@ def _unless_same(convert: Convert) -> Convert | None:
     levels = np.linspace(0, 255, 6, dtype=np.uint8)
     grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(6, 36, 3)
     converted = convert(grid).astype(int)
-    return None if np.abs(converted - grid).max() <= CLOSE else convert
+    return None if np.abs(converted - grid).max() <= MAX_IGNORED_DIFFERENCE else convert
 
 
 def _to_light(values: Floats, power: float | None) -> Floats:
@@ -206,10 +206,10 @@ def _by_profile(icc: bytes, grey: bool) -> Convert | None:
         return _unless_same(convert)
     # A gray profile is tested on all levels of gray.
     grays = np.repeat(np.arange(0, 256, dtype=np.uint8)[None, :, None], 3, axis=2)
-    return None if np.abs(convert(grays).astype(int) - grays).max() <= CLOSE else convert
+    return None if np.abs(convert(grays).astype(int) - grays).max() <= MAX_IGNORED_DIFFERENCE else convert
 
 
-def from_inks(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, list[str]]:
+def cmyk_to_srgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, list[str]]:
     """Convert a CMYK image to sRGB.
 
     Args:

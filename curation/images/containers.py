@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from PIL import Image
 
-from curation.images.headers import MAX_EXIF, MAX_ICC, BadFile, ColorInfo, ImageHeader
+from curation.images.headers import MAX_EXIF, MAX_ICC, ColorInfo, ImageHeader, InvalidImage
 from curation.images.opening import open_with_pillow
 
 MAX_PAGES: Final = 64
@@ -22,7 +22,7 @@ def read_webp(data: bytes) -> ImageHeader:
     (size,) = struct.unpack_from("<I", data, 4)
     end = 8 + size + size % 2
     if end > len(data) + 1:
-        raise BadFile("truncated", f"the file has {len(data)} of {end} bytes")
+        raise InvalidImage("truncated", f"the file has {len(data)} of {end} bytes")
     chunks: dict[bytes, bytes] = {}
     frames = 0
     for kind, body in walk_riff(data[:end], 12):
@@ -46,7 +46,7 @@ def read_webp(data: bytes) -> ImageHeader:
     elif len(frame) >= 10:
         width, height = (value & 0x3FFF for value in struct.unpack_from("<HH", frame, 6))
     else:
-        raise BadFile("truncated", "the file ends before its pixels begin")
+        raise InvalidImage("truncated", "the file ends before its pixels begin")
     return ImageHeader(
         "WEBP",
         width,
@@ -75,7 +75,7 @@ def walk_riff(data: bytes, offset: int) -> Iterator[tuple[bytes, bytes]]:
 def read_gif(data: bytes) -> ImageHeader:
     """Read the header of a GIF (GIF89a). Raises BadFile."""
     if len(data) < 13:
-        raise BadFile("truncated", "the file ends inside its header")
+        raise InvalidImage("truncated", "the file ends inside its header")
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     offset = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     frames, alpha, ended, text = 0, False, False, False
@@ -87,7 +87,7 @@ def read_gif(data: bytes) -> ImageHeader:
             left, top, frame_width, frame_height, local = struct.unpack_from("<HHHHB", data, offset + 1)
             # A decoder would enlarge the image to any size for a frame outside of it.
             if left + frame_width > width or top + frame_height > height:
-                raise BadFile("corrupt", "a frame lies outside the image")
+                raise InvalidImage("corrupt", "a frame lies outside the image")
             # Pixels that no frame covers are transparent.
             alpha = alpha or (frame_width, frame_height) != (width, height)
             offset = _gif_blocks(data, offset + 11 + (3 << (local & 7) + 1 if local & 0x80 else 0))
@@ -99,7 +99,7 @@ def read_gif(data: bytes) -> ImageHeader:
             ended = mark == 0x3B
             offset += 1
     if min(width, height) < 1:
-        raise BadFile("bad_dimensions", f"invalid size in the header: {width} x {height} pixels")
+        raise InvalidImage("bad_dimensions", f"invalid size in the header: {width} x {height} pixels")
     return ImageHeader(
         "GIF",
         width,
@@ -251,7 +251,7 @@ def read_psd(data: bytes) -> ImageHeader:
         sections.append(data[offset + 4 : offset + 4 + length])
         offset += 4 + length
     if offset >= len(data):
-        raise BadFile("truncated", "the file ends before its merged image")
+        raise InvalidImage("truncated", "the file ends before its merged image")
 
     # A negative number of layers means that the fourth plane is the transparency of the merged
     # image, whose colors are then blended with white.
@@ -275,7 +275,7 @@ def _opened(data: bytes, kind: str, mode_error: str = "") -> Image.Image:
     except Exception as error:  # Pillow raises anything for broken headers
         if mode_error and "mode" in str(error):
             raise _unsupported(mode_error) from error
-        raise BadFile("corrupt", "its header cannot be read, so that the pixels cannot be decoded") from error
+        raise InvalidImage("corrupt", "its header cannot be read, so that the pixels cannot be decoded") from error
 
 
 def _info(image: Image.Image, name: str, most: int) -> bytes | None:
@@ -283,5 +283,5 @@ def _info(image: Image.Image, name: str, most: int) -> bytes | None:
     return value if isinstance(value, bytes) and 0 < len(value) <= most else None
 
 
-def _unsupported(why: str) -> BadFile:
-    return BadFile("unsupported_format", f"{why}: save it as PNG or lossless WebP")
+def _unsupported(why: str) -> InvalidImage:
+    return InvalidImage("unsupported_format", f"{why}: save it as PNG or lossless WebP")

@@ -15,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from curation.image_limits import LIMITS, ImageLimits
-from curation.images.codec import MAX_SIDE, without_hidden_colour
-from curation.images.colors import Samples, choose_conversion, from_inks, to_eight_bits
-from curation.images.headers import BadFile, ImageHeader
+from curation.image_limits import DEFAULT_LIMITS, ImageLimits
+from curation.images.codec import MAX_DIMENSION, clear_hidden_colors
+from curation.images.colors import Samples, choose_conversion, cmyk_to_srgb, to_eight_bits
+from curation.images.headers import ImageHeader, InvalidImage
 from curation.images.opening import open_with_pillow
 from curation.images.recognition import read_header
 from curation.ports import RGBA
 
 BAND: Final = 1 << 18
 """Number of pixels that are converted at a time, to limit the memory of wide integers."""
-GREY, GREY_ALPHA, RGB, RGB_ALPHA = 1, 2, 3, 4
+GRAY, GRAY_ALPHA, RGB, RGB_ALPHA = 1, 2, 3, 4
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Raw:
     inks: bool = False
 
 
-def decode_image(data: bytes, name: str = "", limits: ImageLimits = LIMITS) -> Decoded:
+def decode_image(data: bytes, name: str = "", limits: ImageLimits = DEFAULT_LIMITS) -> Decoded:
     """Decode an image: PNG, WebP, GIF, JPEG, TIFF, AVIF, or the merged image of a Photoshop file.
 
     Args:
@@ -69,34 +69,34 @@ def decode_image(data: bytes, name: str = "", limits: ImageLimits = LIMITS) -> D
         BadFile: It is broken, too large, or of an unsupported format.
     """
     if len(data) > limits.bytes:
-        raise BadFile("too_many_bytes", f"the file is larger than {limits.bytes >> 20} MiB")
+        raise InvalidImage("too_many_bytes", f"the file is larger than {limits.bytes >> 20} MiB")
     header = read_header(data, name)
     check_pixels(header, limits)
-    check_side(header)
+    check_dimensions(header)
     rgba, found = decode(header)
-    return Decoded(without_hidden_colour(rgba), header, tuple(found))
+    return Decoded(clear_hidden_colors(rgba), header, tuple(found))
 
 
 def check_pixels(header: ImageHeader, limits: ImageLimits) -> None:
     """Check size and number of frames before decoding. Raises BadFile."""
     width, height = header.size
     if width * height > limits.pixels:
-        raise BadFile(
+        raise InvalidImage(
             "too_many_pixels",
             f"{width} x {height} pixels are more than {limits.pixels / 1e6:g} million",
         )
     if min(width, height) < 1:
-        raise BadFile("bad_dimensions", f"invalid size in the header: {width} x {height} pixels")
+        raise InvalidImage("bad_dimensions", f"invalid size in the header: {width} x {height} pixels")
     if header.animated:
-        raise BadFile("animated", "the file has several frames")
+        raise InvalidImage("animated", "the file has several frames")
 
 
-def check_side(header: ImageHeader) -> None:
+def check_dimensions(header: ImageHeader) -> None:
     """Check that width and height are within the limit of stored layers. Raises BadFile."""
-    if max(header.size) > MAX_SIDE:
-        raise BadFile(
+    if max(header.size) > MAX_DIMENSION:
+        raise InvalidImage(
             "bad_dimensions",
-            f"{header.width} x {header.height} exceeds {MAX_SIDE} pixels in width or height",
+            f"{header.width} x {header.height} exceeds {MAX_DIMENSION} pixels in width or height",
         )
 
 
@@ -115,17 +115,17 @@ def decode(header: ImageHeader) -> tuple[RGBA, list[str]]:
     # The samples as the file has them.
     try:
         raw = _samples(header)
-    except BadFile:
+    except InvalidImage:
         raise
     except Exception as error:  # decoders raise anything for broken files
         cut = "truncated" in str(error)
         message = "the pixels end too soon" if cut else "the pixels cannot be decoded"
-        raise BadFile("truncated" if cut else "corrupt", message) from error
+        raise InvalidImage("truncated" if cut else "corrupt", message) from error
 
     # The conversion to sRGB, and the remarks.
     try:
         convert, remarks = choose_conversion(header.color, grey=header.grey, inks=raw.inks)
-    except BadFile:
+    except InvalidImage:
         raise
     except Exception:  # values that define no color space
         convert, remarks = None, ["odd_colour_space"]
@@ -162,7 +162,7 @@ def _samples(header: ImageHeader) -> Raw:
         if header.format == "PNG":
             return _from_png(header, image)
         if image.mode == "CMYK":
-            converted, found = from_inks(image, header.color.icc)
+            converted, found = cmyk_to_srgb(image, header.color.icc)
             return Raw(np.asarray(converted), found=tuple(found), inks=True)
         if header.format == "PSD" and header.alpha:
             return Raw(_off_white(np.asarray(image.convert("RGBA"))))
@@ -182,7 +182,7 @@ def _decode_deep(header: ImageHeader) -> NDArray[np.uint16]:
     if deep.ndim == 2:
         deep = deep[..., None]
     channels = deep.shape[2]
-    if deep.dtype != np.uint16 or channels not in {GREY, RGB, RGB_ALPHA} or not _same_size(deep.shape[1::-1], header):
+    if deep.dtype != np.uint16 or channels not in {GRAY, RGB, RGB_ALPHA} or not _same_size(deep.shape[1::-1], header):
         raise ValueError("the decoded samples do not match the header")
     # A fourth channel is alpha only if the header declares it.
     if channels == RGB_ALPHA and not header.alpha:
@@ -209,7 +209,7 @@ def _from_png(header: ImageHeader, image: Image.Image) -> Raw:
 def _with_key(header: ImageHeader, samples: Samples) -> Raw:
     """Return the samples with the transparent color of a PNG, at the file's bit depth."""
     channels, transparency_chunk = samples.shape[2], header.transparency or b""
-    if header.format != "PNG" or channels not in {GREY, RGB} or len(transparency_chunk) < 2 * channels:
+    if header.format != "PNG" or channels not in {GRAY, RGB} or len(transparency_chunk) < 2 * channels:
         return Raw(samples)
     # Samples of fewer than 8 bits were scaled to 0..255 exactly; so is the transparent color.
     spread = 255 // (2**header.bits - 1) if header.bits < 8 else 1
@@ -253,8 +253,8 @@ def _off_white(rgba: RGBA) -> RGBA:
 def _split(samples: Samples, key: tuple[int, ...] | None) -> tuple[Samples, Samples]:
     """Split samples into colors (H x W x 3) and alpha (H x W) of the same bit depth."""
     channels, top = samples.shape[2], np.iinfo(samples.dtype).max
-    color = np.repeat(samples[..., :1], 3, axis=2) if channels <= GREY_ALPHA else samples[..., :3]
-    if channels in {GREY_ALPHA, RGB_ALPHA}:
+    color = np.repeat(samples[..., :1], 3, axis=2) if channels <= GRAY_ALPHA else samples[..., :3]
+    if channels in {GRAY_ALPHA, RGB_ALPHA}:
         return color, samples[..., -1]
     if key is None:
         return color, np.full(samples.shape[:2], top, samples.dtype)

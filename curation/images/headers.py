@@ -9,7 +9,7 @@ MAX_ICC: Final = 4 << 20  # typical profiles have a few KB, lookup tables of pri
 MAX_EXIF: Final = 64 << 10
 
 
-class BadFile(Exception):
+class InvalidImage(Exception):
     """A file that is refused, with a code for reports and a sentence for people."""
 
     def __init__(self, code: str, sentence: str) -> None:

@@ -19,21 +19,21 @@ Mask = NDArray[np.bool_]
 
 TRIAGE_SIDE = 512
 """Larger layers are measured at this longer side, to bound the cost of a layer."""
-REACH = 0.03
+MAX_EDGE_WIDTH = 0.03
 """The maximum width of a subject's edge, as a share of the longer side."""
 
 
-class Measured:
+class LayerMasks:
     """A layer prepared for measuring, at most TRIAGE_SIDE pixels long, with lazy masks."""
 
     def __init__(self, rgba: RGBA, side: int = TRIAGE_SIDE) -> None:
-        straight = shrink(rgba, side)
+        straight = downscale(rgba, side)
         self.alpha: Plane = np.ascontiguousarray(straight[..., 3], np.float32) / np.float32(255)
         self.alpha_bytes = np.ascontiguousarray(straight[..., 3])
         self.rgb: Plane = straight[..., :3].astype(np.float32) / np.float32(255)
         self.core: Mask = self.alpha > 0.5
         self.core_area = int(np.count_nonzero(self.core))
-        self.reach = max(1.5, REACH * max(self.alpha.shape))
+        self.reach = max(1.5, MAX_EDGE_WIDTH * max(self.alpha.shape))
 
     @cached_property
     def outward(self) -> Plane:
@@ -143,7 +143,7 @@ def border_of(plane: Plane) -> Plane:
     return np.concatenate([plane[0], plane[-1], plane[1:-1, 0], plane[1:-1, -1]])
 
 
-def shrink(rgba: RGBA, side: int) -> RGBA:
+def downscale(rgba: RGBA, side: int) -> RGBA:
     """Shrink a layer to at most `side` pixels in width and height.
 
     Args:

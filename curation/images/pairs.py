@@ -18,15 +18,15 @@ from curation.ports import RGBA
 Plane = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-SIDE: Final = 256
+MEASURED_SIZE: Final = 256
 """Leakage, seams and harmony are measured at this longer side, to bound their cost."""
-SEEN: Final = 0.02
+MIN_ALPHA: Final = 0.02
 """Alpha above which a pixel belongs to the foreground."""
 REACH: Final = 0.03
 """Distance from the mask's contour within which seams are searched, as a share of s."""
-STRETCH: Final = 9
+CONTOUR_WINDOW: Final = 9
 """Window in pixels for averaging along a contour: a seam continues along it, a texture does not."""
-ALONG: Final = 16
+MIN_CONTOUR: Final = 16
 """Minimum number of pixels of a contour for detecting a seam."""
 
 
@@ -100,7 +100,7 @@ def leakage(foreground: RGBA, background: RGBA) -> float:
     _check(foreground, background)
     front, back = _shrink(foreground), _shrink(background)
     alpha = front[..., 3:] / 255
-    visible = alpha[..., 0] > SEEN
+    visible = alpha[..., 0] > MIN_ALPHA
     if not visible.any():
         return 0.0
     # U, dD and dR of the docstring.
@@ -141,7 +141,7 @@ def seam_energy(foreground: RGBA, background: RGBA, blended: RGBA) -> float:
     """
     _check(foreground, background, blended)
     front, behind, blend = (_shrink(layer) for layer in (foreground, background, blended))
-    visible = front[..., 3] / 255 > SEEN
+    visible = front[..., 3] / 255 > MIN_ALPHA
     if not visible.any() or visible.all():
         return 0.0
 
@@ -208,7 +208,7 @@ def _check(*layers: RGBA) -> None:
 def _shrink(layer: RGBA) -> Plane:
     """Shrink a layer to at most SIDE pixels, as floats, averaging with premultiplied colors."""
     height, width = layer.shape[:2]
-    scale = SIDE / max(height, width)
+    scale = MEASURED_SIZE / max(height, width)
     straight = layer.astype(np.float32)
     if scale >= 1:
         return straight
@@ -260,9 +260,9 @@ def _ring_contrast(image: Plane, across: list[Plane], distance: Plane, rings: ra
     for ring in rings:
         # The mean of the steps over the ring's pixels in a window, then their RMS over channels.
         on_ring = (near == ring).astype(np.float32)
-        if np.count_nonzero(on_ring) >= ALONG:
+        if np.count_nonzero(on_ring) >= MIN_CONTOUR:
             summed = np.dstack([steps * on_ring[..., None], on_ring])
-            kept = cv2.blur(summed, (STRETCH, STRETCH))[on_ring > 0]
+            kept = cv2.blur(summed, (CONTOUR_WINDOW, CONTOUR_WINDOW))[on_ring > 0]
             mean_steps = kept[:, :3] / kept[:, 3:]
             means.append(float(np.median(np.sqrt(np.mean(np.square(mean_steps), axis=1)))))
     return max(means) / (1 + float(np.median(means))) - 1 if len(means) >= 5 else 0.0

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.images.layer_masks import shrink
+from curation.images.layer_masks import downscale
 from curation.ports import RGBA
 
 BANDS = 12
@@ -39,7 +39,7 @@ def fingerprint(rgba: RGBA) -> bytes:
         24 bytes of hash bits, then 8 x 8 tones (L*, a*, b* on gray, and alpha).
     """
     # Premultiplied, since hidden colors must not count.
-    small = shrink(rgba, 256).astype(np.float32)
+    small = downscale(rgba, 256).astype(np.float32)
     alpha = small[..., 3:]
     premultiplied = np.concatenate([small[..., :3] * (alpha / 255), alpha], axis=2)
     square = np.asarray(cv2.resize(premultiplied, (32, 32), interpolation=cv2.INTER_AREA), np.float32)
@@ -51,14 +51,14 @@ def fingerprint(rgba: RGBA) -> bytes:
     return np.packbits(bits).tobytes() + _tones(square).tobytes()
 
 
-def bands_of(print_: bytes) -> list[int]:
+def index_keys(print_: bytes) -> list[int]:
     """Return twelve 16-bit values of a fingerprint, for an index of candidates for comparison."""
     # Each value interleaves bits of all three hashes, so that none depends on alpha alone.
     interleaved = np.unpackbits(np.frombuffer(print_[:HASH_BYTES], np.uint8)).reshape(3, 64).T.reshape(BANDS, 16)
     return [int(value) for value in interleaved @ (1 << np.arange(15, -1, -1))]
 
 
-def are_near(first: bytes, second: bytes) -> bool:
+def are_near_duplicates(first: bytes, second: bytes) -> bool:
     """Return whether two fingerprints are of near-duplicate images."""
     return find_nearest(first, {"": second}) is not None
 

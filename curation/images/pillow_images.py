@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
-from curation.image_limits import LIMITS, ImageLimits
-from curation.images.colors import choose_conversion, from_inks, to_eight_bits
+from curation.image_limits import DEFAULT_LIMITS, ImageLimits
+from curation.images.colors import choose_conversion, cmyk_to_srgb, to_eight_bits
 from curation.images.decoding import decode_image
-from curation.images.headers import BadFile, ColorInfo
+from curation.images.headers import ColorInfo, InvalidImage
 from curation.images.opening import READERS, open_with_pillow
-from curation.input_files import open_inside
+from curation.input_files import open_beneath
 from curation.ports import RGBA
 
 
-def from_path(path: str | Path, limits: ImageLimits = LIMITS) -> RGBA:
+def from_path(path: str | Path, limits: ImageLimits = DEFAULT_LIMITS) -> RGBA:
     """Decode a file in this process, without confinement.
 
     Args:
@@ -32,11 +32,11 @@ def from_path(path: str | Path, limits: ImageLimits = LIMITS) -> RGBA:
         BadFile: It is broken, too large, or of an unsupported format.
     """
     file_path = Path(path).resolve()
-    with open_inside(file_path.parent, file_path.name) as file:
+    with open_beneath(file_path.parent, file_path.name) as file:
         return decode_image(file.read(limits.bytes + 1), file_path.name, limits).rgba
 
 
-def from_pillow(image: Image.Image, limits: ImageLimits = LIMITS) -> RGBA:
+def from_pillow(image: Image.Image, limits: ImageLimits = DEFAULT_LIMITS) -> RGBA:
     """Convert a PIL image to upright straight sRGB.
 
     An image that was opened from a file and not changed since is decoded from the file's bytes,
@@ -96,7 +96,7 @@ def _bytes_of(image: ImageFile.ImageFile, limits: ImageLimits) -> bytes | None:
     if not image.filename:
         return None
     path = Path(image.filename if isinstance(image.filename, str) else image.filename.decode()).resolve()
-    with open_inside(path.parent, path.name) as opened:
+    with open_beneath(path.parent, path.name) as opened:
         return opened.read(limits.bytes + 1)
 
 
@@ -110,12 +110,12 @@ def _from_memory(image: Image.Image) -> RGBA:
     samples = _deep(upright)
     if samples is None:
         if upright.mode in {"F", "I"}:
-            raise BadFile(
+            raise InvalidImage(
                 "unsupported_format",
                 "32-bit samples are not supported: use an image of 8 or 16 bits per channel",
             )
         if upright.mode == "CMYK":
-            upright, _ = from_inks(upright, info.icc)
+            upright, _ = cmyk_to_srgb(upright, info.icc)
             info = ColorInfo()
         samples = np.asarray(_with_alpha(upright))
 

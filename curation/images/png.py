@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Final
 
-from curation.images.headers import MAX_EXIF, MAX_ICC, BadFile, ColorInfo, ImageHeader
+from curation.images.headers import MAX_EXIF, MAX_ICC, ColorInfo, ImageHeader, InvalidImage
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 NEEDED: Final = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT"})
@@ -39,7 +39,7 @@ def read_png(data: bytes) -> ImageHeader:
     # Collect the first chunk of each kind, and all chunks of pixels.
     for kind, body, end in _chunks(data):  # noqa: B007  the end of the last chunk is used below
         if not seen and kind not in {b"IHDR", b"CgBI"}:
-            raise BadFile("corrupt", "the PNG does not begin with its header")
+            raise InvalidImage("corrupt", "the PNG does not begin with its header")
         if kind == b"IDAT":
             parts.append(body)
         text = text or kind in {b"tEXt", b"zTXt", b"iTXt"}
@@ -49,11 +49,11 @@ def read_png(data: bytes) -> ImageHeader:
     # Check the values of the header chunk.
     width, height, bits, color_type, _, _, interlaced = struct.unpack(">IIBBBBB", seen.get(b"IHDR", bytes(13)))
     if seen and min(width, height) < 1:
-        raise BadFile("bad_dimensions", f"invalid size in the header: {width} x {height} pixels")
+        raise InvalidImage("bad_dimensions", f"invalid size in the header: {width} x {height} pixels")
     if not parts:
-        raise BadFile("truncated", "the file ends before its pixels begin")
+        raise InvalidImage("truncated", "the file ends before its pixels begin")
     if color_type not in CHANNELS or bits not in {1, 2, 4, 8, 16}:
-        raise BadFile("corrupt", f"there is no PNG with {bits} bits of color type {color_type}")
+        raise InvalidImage("corrupt", f"there is no PNG with {bits} bits of color type {color_type}")
 
     # PNGs of iOS apps have raw deflate data, which is repacked as zlib.
     ios = b"CgBI" in seen
@@ -86,20 +86,20 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, int]]:
         length, kind = struct.unpack_from(">I4s", data, offset)
         end = offset + 12 + length
         if end > len(data):
-            raise BadFile("truncated", f"the file ends inside its {kind.decode('latin-1')!r} chunk")
+            raise InvalidImage("truncated", f"the file ends inside its {kind.decode('latin-1')!r} chunk")
         body = data[offset + 8 : end - 4]
         if kind in NEEDED:
             (checksum,) = struct.unpack_from(">I", data, end - 4)
             if zlib.crc32(body, zlib.crc32(kind)) != checksum:
-                raise BadFile("corrupt", f"the checksum of a {kind.decode()} chunk is wrong")
+                raise InvalidImage("corrupt", f"the checksum of a {kind.decode()} chunk is wrong")
         if kind == b"IHDR" and length != 13:
-            raise BadFile("corrupt", "the PNG header has a wrong length")
+            raise InvalidImage("corrupt", "the PNG header has a wrong length")
         yield kind, body, end
         if kind == b"IEND":
             return
         offset = end
     if offset < len(data):
-        raise BadFile("truncated", "the file ends inside a chunk's header")
+        raise InvalidImage("truncated", "the file ends inside a chunk's header")
 
 
 def walk_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -113,14 +113,14 @@ def walk_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _bare(seen: dict[bytes, bytes], parts: list[bytes], repacked: bytes | None) -> bytes:
     """Return a PNG of header, palette and pixels only."""
-    kept = [SIGNATURE, chunk(b"IHDR", seen[b"IHDR"])]
+    kept = [SIGNATURE, encode_chunk(b"IHDR", seen[b"IHDR"])]
     if b"PLTE" in seen:
-        kept.append(chunk(b"PLTE", seen[b"PLTE"]))
-    kept += [chunk(b"IDAT", part) for part in parts] if repacked is None else [chunk(b"IDAT", repacked)]
-    return b"".join([*kept, chunk(b"IEND", b"")])
+        kept.append(encode_chunk(b"PLTE", seen[b"PLTE"]))
+    kept += [encode_chunk(b"IDAT", part) for part in parts] if repacked is None else [encode_chunk(b"IDAT", repacked)]
+    return b"".join([*kept, encode_chunk(b"IEND", b"")])
 
 
-def chunk(kind: bytes, body: bytes) -> bytes:
+def encode_chunk(kind: bytes, body: bytes) -> bytes:
     """Encode a chunk with its length and checksum."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
 
@@ -130,11 +130,11 @@ def _as_zlib(parts: list[bytes], width: int, height: int, bits: int, interlaced:
     # The limit of the output. Adam7 has up to seven passes, each with padded rows and filter bytes.
     max_bytes = height * (2 + width * bits // 8) * (2 if interlaced else 1) + 64
     if max_bytes > 1 << 31:
-        raise BadFile("too_many_pixels", f"{width} x {height} pixels are too many")
+        raise InvalidImage("too_many_pixels", f"{width} x {height} pixels are too many")
     try:
         raw = zlib.decompressobj(-zlib.MAX_WBITS).decompress(b"".join(parts), max_bytes)
     except zlib.error as error:
-        raise BadFile("corrupt", "the pixels of this iOS PNG (CgBI) cannot be unpacked") from error
+        raise InvalidImage("corrupt", "the pixels of this iOS PNG (CgBI) cannot be unpacked") from error
     return zlib.compress(raw, 1)
 
 

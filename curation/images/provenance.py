@@ -20,10 +20,10 @@ from curation.images.codec import decode_layer
 from curation.images.containers import walk_riff
 from curation.images.png import SIGNATURE, walk_chunks
 from curation.input_files import read_input
-from curation.object_store import write_file
+from curation.object_store import write_file_atomically
 from curation.ports import RGBA
 
-MAX_PICTURE = 2 << 30
+MAX_FILE_BYTES = 2 << 30
 """Maximum size of such a file in bytes; the largest layer has 268 million pixels."""
 
 FORMATS = {"png": "PNG", "webp": "WEBP"}
@@ -37,11 +37,11 @@ Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/{s
 layerloop:drawn="{drawn}"/></rdf:RDF></x:xmpmeta>"""
 
 
-DRAWN, COMPOSED = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
+GENERATED, COMPOSED = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
 """IPTC digital source types of generated images, and of composites of them with others."""
 
 
-def save_picture(path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source: str = DRAWN) -> None:
+def save_image(path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source: str = GENERATED) -> None:
     """Write an image with its provenance atomically; see `encode_picture`.
 
     Args:
@@ -53,12 +53,12 @@ def save_picture(path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source
     Raises:
         Refused: The format is not supported.
     """
-    data = encode_picture(path, rgba, facts, source)
+    data = encode_image(path, rgba, facts, source)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, data)
+    write_file_atomically(path, data)
 
 
-def encode_picture(path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source: str = DRAWN) -> bytes:
+def encode_image(path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source: str = GENERATED) -> bytes:
     """Encode an image with its provenance as XMP.
 
     The XMP has the provenance as JSON and the IPTC digital source type; a PNG also has the text
@@ -92,7 +92,7 @@ def _metadata(kind: str, facts: Mapping[str, str], source: str) -> dict[str, Any
         return {"xmp": xmp.encode()}
     texts = PngInfo()
     texts.add_itxt("XML:com.adobe.xmp", xmp)
-    texts.add_itxt("parameters", parameters(facts))
+    texts.add_itxt("parameters", format_parameters(facts))
     return {"pnginfo": texts}
 
 
@@ -119,7 +119,7 @@ def read_provenance(path: Path) -> dict[str, str]:
         raise Refused(f"the provenance of {path} is broken: {error}") from error
 
 
-def read_picture(path: Path) -> RGBA:
+def read_image(path: Path) -> RGBA:
     """Read the pixels of a file of `save_picture`, including hidden colors.
 
     Args:
@@ -133,7 +133,7 @@ def read_picture(path: Path) -> RGBA:
         Refused: It is too large.
         Corrupt: It cannot be decoded.
     """
-    return decode_layer(read_input(path, MAX_PICTURE))
+    return decode_layer(read_input(path, MAX_FILE_BYTES))
 
 
 def _xmp(data: bytes) -> bytes:
@@ -146,7 +146,7 @@ def _xmp(data: bytes) -> bytes:
     return b""
 
 
-def parameters(facts: Mapping[str, str]) -> str:
+def format_parameters(facts: Mapping[str, str]) -> str:
     """Format provenance as the text "parameters" of image generators: prompts, then values."""
     names = {
         "steps": "Steps",

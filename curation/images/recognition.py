@@ -11,7 +11,7 @@ from curation.images.containers import (
     read_tiff,
     read_webp,
 )
-from curation.images.headers import BadFile, ImageHeader
+from curation.images.headers import ImageHeader, InvalidImage
 
 AVIF_BRANDS = frozenset({b"avif", b"avis"})
 
@@ -67,13 +67,13 @@ def read_header(data: bytes, name: str = "") -> ImageHeader:
         BadFile: It is broken or of an unsupported format.
     """
     if not data:
-        raise BadFile("empty_file", "the file is empty")
+        raise InvalidImage("empty_file", "the file is empty")
     try:
         return _read(data, name)
-    except BadFile:
+    except InvalidImage:
         raise
     except Exception as error:  # readers may raise anything for hostile bytes
-        raise BadFile("corrupt", "the header cannot be read") from error
+        raise InvalidImage("corrupt", "the header cannot be read") from error
 
 
 def _read(data: bytes, name: str) -> ImageHeader:
@@ -93,14 +93,14 @@ def _read(data: bytes, name: str) -> ImageHeader:
         raise _unsupported("SVG")
     archive = next((kind for magic, kind in ARCHIVES if data.startswith(magic)), None)
     if archive:
-        raise BadFile(
+        raise InvalidImage(
             "unsupported_format",
             f"{archive} archives are not supported: unpack it, or repack it as zip or tar",
         )
     raise _unsupported(next((kind for magic, kind in OTHER_FILES if data.startswith(magic)), None))
 
 
-def _unsupported(kind: str | None) -> BadFile:
+def _unsupported(kind: str | None) -> InvalidImage:
     if kind:
-        return BadFile("unsupported_format", f"{kind} files are not supported: save it as PNG or lossless WebP")
-    return BadFile("not_an_image", "the content of the file is not an image")
+        return InvalidImage("unsupported_format", f"{kind} files are not supported: save it as PNG or lossless WebP")
+    return InvalidImage("not_an_image", "the content of the file is not an image")

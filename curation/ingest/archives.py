@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import BinaryIO, Final, Literal, cast
 
-from curation.images.headers import BadFile
+from curation.images.headers import InvalidImage
 
 MAX_MEMBERS = 100_000
-MAX_TOTAL = 64 << 30
+MAX_TOTAL_BYTES = 64 << 30
 MAX_RATIO = 200
 """Largest compression ratio. Image files in a zip hardly shrink; raw bitmaps reach about 50."""
-UNSUSPICIOUS = 1 << 20
+RATIO_CHECK_MIN_BYTES = 1 << 20
 """Bytes of an unpacked member up to which its compression ratio is not checked."""
-MAX_OVERHEAD = 1 << 20
+MAX_DEFLATE_OVERHEAD = 1 << 20
 """Bytes that deflate may add to incompressible data."""
-MAX_DIRECTORY = 64 << 20
+MAX_DIRECTORY_BYTES = 64 << 20
 """Bytes of a zip's central directory: 100,000 members with names of 600 bytes each."""
 MAX_TAR_HEADER = 64 << 10
 """Bytes of one extended tar header; a regular one holds a path and a few timestamps."""
@@ -30,7 +30,7 @@ MAX_NAME = 1_000
 """Characters of a member's name."""
 
 STORED, DEFLATED = 0, 8
-METHODS: Final = {
+UNSUPPORTED_METHODS: Final = {
     1: "shrink",
     6: "implode",
     9: "deflate64",
@@ -72,7 +72,7 @@ class Member:
     offset: int = 0
     method: int = STORED
     checksum: int | None = None
-    refusal: BadFile | None = None
+    refusal: InvalidImage | None = None
 
 
 def archive_kind(head: bytes) -> ArchiveKind | None:
@@ -106,13 +106,13 @@ def list_members(file: BinaryIO, most_bytes: int) -> list[Member]:
         file.seek(0)
         kind = archive_kind(file.read(512))
         members = list(_list_tar(file, size, most_bytes) if kind == "tar" else _list_zip(file, size, most_bytes))
-    except BadFile:
+    except InvalidImage:
         raise
     # A parser may raise any exception on hostile bytes; each one refuses the archive.
     except Exception as error:
-        raise BadFile("corrupt", "the archive cannot be read") from error
-    if sum(member.size for member in members if member.refusal is None) > MAX_TOTAL:
-        raise BadFile("archive_too_large", f"the archive unpacks to more than {MAX_TOTAL >> 30} GiB")
+        raise InvalidImage("corrupt", "the archive cannot be read") from error
+    if sum(member.size for member in members if member.refusal is None) > MAX_TOTAL_BYTES:
+        raise InvalidImage("archive_too_large", f"the archive unpacks to more than {MAX_TOTAL_BYTES >> 30} GiB")
     return members
 
 
@@ -135,10 +135,10 @@ def read_member(file: BinaryIO, member: Member, most_bytes: int) -> bytes:
         return _unpack(_packed_bytes(file, member), member)
     # MemoryError too: one oversized member must not end the import.
     except Exception as error:
-        raise BadFile("corrupt", "the member cannot be unpacked") from error
+        raise InvalidImage("corrupt", "the member cannot be unpacked") from error
 
 
-def check_inside(name: str) -> None:
+def check_relative_path(name: str) -> None:
     """Check that a name stays inside its folder on every operating system.
 
     Raises:
@@ -154,7 +154,7 @@ def check_inside(name: str) -> None:
         or ".." in PurePosixPath(name).parts
     )
     if leaves:
-        raise BadFile("path_traversal", f"the path {name[:120]!r} leads out of the folder")
+        raise InvalidImage("path_traversal", f"the path {name[:120]!r} leads out of the folder")
 
 
 def _list_zip(file: BinaryIO, size: int, most_bytes: int) -> Iterator[Member]:
@@ -166,7 +166,7 @@ def _list_zip(file: BinaryIO, size: int, most_bytes: int) -> Iterator[Member]:
     while position + _ENTRY.size <= len(directory):
         fields = _ENTRY.unpack_from(directory, position)
         if fields[0] != b"PK\1\2":
-            raise BadFile("corrupt", "the archive's directory is damaged")
+            raise InvalidImage("corrupt", "the archive's directory is damaged")
         if index >= MAX_MEMBERS:
             raise _too_many(index + 1)
         # A fixed-size record is followed by the name, the extra field and a comment.
@@ -198,7 +198,7 @@ def _find_directory(file: BinaryIO, size: int) -> tuple[int, int, int]:
     tail = file.read()
     position = tail.rfind(b"PK\5\6")
     if position < 0 or len(tail) - position < _END.size:
-        raise BadFile("corrupt", "the archive cannot be read")
+        raise InvalidImage("corrupt", "the archive cannot be read")
     end = tail_start + position
     *_, count, length, offset, _ = _END.unpack_from(tail, position)
     # A zip64 archive has a second, wider end record and its locator right before this one.
@@ -208,12 +208,12 @@ def _find_directory(file: BinaryIO, size: int) -> tuple[int, int, int]:
         *_, count, length, offset = _END64.unpack(file.read(_END64.size))
     if count > MAX_MEMBERS:
         raise _too_many(count)
-    if length > MAX_DIRECTORY:
-        raise BadFile("archive_too_large", f"its directory has {length:,} bytes, more than {MAX_DIRECTORY:,}")
+    if length > MAX_DIRECTORY_BYTES:
+        raise InvalidImage("archive_too_large", f"its directory has {length:,} bytes, more than {MAX_DIRECTORY_BYTES:,}")
     # Counted back from its end: offsets are too small where other bytes precede the archive.
     start = end - length
     if start < 0 or start < offset:
-        raise BadFile("corrupt", "the archive's directory is damaged")
+        raise InvalidImage("corrupt", "the archive's directory is damaged")
     return start, length, start - offset
 
 
@@ -240,13 +240,13 @@ def _zip_name(raw: bytes) -> str:
         return raw.decode("cp437")
 
 
-def _unsupported(flags: int, method: int) -> BadFile | None:
+def _unsupported(flags: int, method: int) -> InvalidImage | None:
     """Refuse encrypted members, and methods other than deflate, whose decoders need much memory."""
     if flags & 1:
-        return BadFile("encrypted", "the member is encrypted")
+        return InvalidImage("encrypted", "the member is encrypted")
     if method not in {STORED, DEFLATED}:
-        name = METHODS.get(method, f"method {method}")
-        return BadFile(
+        name = UNSUPPORTED_METHODS.get(method, f"method {method}")
+        return InvalidImage(
             "unsupported_compression",
             f"the member is compressed with {name}: compress the zip with deflate",
         )
@@ -262,7 +262,7 @@ class _BoundedHeaders:
 
     def read(self, size: int) -> bytes:
         if not 0 <= size <= MAX_TAR_HEADER:
-            raise BadFile("corrupt", f"the archive has a header of more than {MAX_TAR_HEADER >> 10} KiB")
+            raise InvalidImage("corrupt", f"the archive has a header of more than {MAX_TAR_HEADER >> 10} KiB")
         return self._file.read(size)
 
 
@@ -279,13 +279,13 @@ def _list_tar(file: BinaryIO, size: int, most_bytes: int) -> Iterator[Member]:
                 link = not info.isreg() or info.issparse()
                 refusal = _refusal(info.name, info.size, info.size, most_bytes, link)
                 if not 0 <= info.size <= size - info.offset_data:
-                    refusal = refusal or BadFile("truncated", "the archive ends inside this member")
+                    refusal = refusal or InvalidImage("truncated", "the archive ends inside this member")
                 yield Member(index, info.name, info.size, info.size, info.offset_data, refusal=refusal)
             index += 1
         file.seek(min(archive.offset, size))
     # An intact tar ends with blocks of zeros.
     if any(file.read(512)):
-        damaged = BadFile("corrupt", "the archive is damaged after its last member")
+        damaged = InvalidImage("corrupt", "the archive is damaged after its last member")
         yield Member(index, "(rest)", refusal=damaged)
 
 
@@ -300,27 +300,27 @@ def _next(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
         return None
 
 
-def _refusal(name: str, packed: int, size: int, most_bytes: int, link: bool) -> BadFile | None:
+def _refusal(name: str, packed: int, size: int, most_bytes: int, link: bool) -> InvalidImage | None:
     """Return why a member is refused by its directory entry, or None if it is accepted."""
     if link:
-        return BadFile("path_traversal", "the member is a symbolic link or not a regular file")
+        return InvalidImage("path_traversal", "the member is a symbolic link or not a regular file")
     if len(name) > MAX_NAME:
-        return BadFile("name_too_long", f"its name has {len(name):,} characters, more than {MAX_NAME:,}")
-    if max(size, packed - MAX_OVERHEAD) > most_bytes or (size > UNSUSPICIOUS and size > MAX_RATIO * max(1, packed)):
+        return InvalidImage("name_too_long", f"its name has {len(name):,} characters, more than {MAX_NAME:,}")
+    if max(size, packed - MAX_DEFLATE_OVERHEAD) > most_bytes or (size > RATIO_CHECK_MIN_BYTES and size > MAX_RATIO * max(1, packed)):
         return _too_large(packed, size)
     try:
-        check_inside(name)
-    except BadFile as bad:
+        check_relative_path(name)
+    except InvalidImage as bad:
         return bad
     return None
 
 
-def _too_large(packed: int, size: int) -> BadFile:
-    return BadFile("archive_too_large", f"the archive holds {packed:,} bytes that unpack to {size:,}")
+def _too_large(packed: int, size: int) -> InvalidImage:
+    return InvalidImage("archive_too_large", f"the archive holds {packed:,} bytes that unpack to {size:,}")
 
 
-def _too_many(count: int) -> BadFile:
-    return BadFile("archive_too_large", f"the archive holds {count:,} files or more, over {MAX_MEMBERS:,}")
+def _too_many(count: int) -> InvalidImage:
+    return InvalidImage("archive_too_large", f"the archive holds {count:,} files or more, over {MAX_MEMBERS:,}")
 
 
 def _packed_bytes(file: BinaryIO, member: Member) -> bytes:

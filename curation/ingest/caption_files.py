@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Final
 
-from curation.images.headers import BadFile
-from curation.text import UnreadableText, decode_text, storable
+from curation.images.headers import InvalidImage
+from curation.text import UnreadableText, decode_text, is_storable
 
 MAX_CAPTION = 10_000
 MAX_CAPTION_BYTES = 4 * MAX_CAPTION + 4
 MAX_JSON = 1 << 20
-CAPTION_FILES: Final = (".txt", ".caption", ".json")
+CAPTION_SUFFIXES: Final = (".txt", ".caption", ".json")
 """Suffixes, in any case, of files that describe the image of the same name, by precedence."""
 CAPTION_KEYS: Final = ("text", "caption", "prompt", "tags")
 """Metadata keys of a caption, by precedence."""
 
 
-def caption_files_of(names: Iterable[str], pictures: Iterable[str]) -> dict[str, list[str]]:
+def match_caption_files(names: Iterable[str], pictures: Iterable[str]) -> dict[str, list[str]]:
     """Match caption files to images.
 
     "x.png.txt" belongs to x.png alone and precedes "x.txt", which belongs to every image with the
@@ -45,10 +45,10 @@ def caption_files_of(names: Iterable[str], pictures: Iterable[str]) -> dict[str,
     found: dict[str, list[tuple[bool, int, str]]] = {}
     for name in names:
         path = PurePosixPath(name)
-        if path.suffix.lower() not in CAPTION_FILES:
+        if path.suffix.lower() not in CAPTION_SUFFIXES:
             continue
         stem = name[: -len(path.suffix)]
-        order = CAPTION_FILES.index(path.suffix.lower())
+        order = CAPTION_SUFFIXES.index(path.suffix.lower())
         for image in exact.get(stem) or caseless.get(stem.casefold()) or by_key.get(_sample_key(name), []):
             # Sorts the file of this very image before files of all images with its stem.
             found.setdefault(image, []).append((image.casefold() != stem.casefold(), order, name))
@@ -82,36 +82,36 @@ def read_caption_file(opening: Callable[[str], BinaryIO], name: str, encoding: s
     try:
         with opening(name) as file:
             data = file.read(most + 1)
-    except BadFile as error:
-        raise unreadable(name, error.sentence) from error
+    except InvalidImage as error:
+        raise unreadable_caption(name, error.sentence) from error
     if len(data) > most:
-        raise unreadable(name, f"the file has more than {most:,} bytes" if is_json else _TOO_LONG)
+        raise unreadable_caption(name, f"the file has more than {most:,} bytes" if is_json else _TOO_LONG)
     try:
         text = decode_text(data, encoding)
     except UnreadableText as error:
         hint = "save it as UTF-8, or specify its encoding (for example --encoding gb18030)"
-        raise unreadable(name, f"{error.message}; {hint}") from error
+        raise unreadable_caption(name, f"{error.message}; {hint}") from error
     if is_json:
         return _read_json(name, text)
     caption = " ".join(line for line in (part.strip() for part in text.split("\n")) if line)
     if len(caption) > MAX_CAPTION:
-        raise unreadable(name, _TOO_LONG)
+        raise unreadable_caption(name, _TOO_LONG)
     return {"text": caption} if caption else {}
 
 
 _TOO_LONG = f"the caption has more than {MAX_CAPTION:,} characters"
 
 
-def unreadable(name: str, reason: str) -> BadFile:
+def unreadable_caption(name: str, reason: str) -> InvalidImage:
     """Return the refusal of an image whose caption file cannot be read."""
-    return BadFile("caption_unreadable", f"its caption {name[:200]!r} cannot be read: {reason}")
+    return InvalidImage("caption_unreadable", f"its caption {name[:200]!r} cannot be read: {reason}")
 
 
 def _read_json(name: str, text: str) -> Mapping[str, Any]:
     try:
         row: Any = json.loads(text) if text.strip() else {}
     except (ValueError, RecursionError) as error:
-        raise unreadable(name, "the file is not valid JSON") from error
+        raise unreadable_caption(name, "the file is not valid JSON") from error
     if isinstance(row, str):
         row = {"text": row}
     if not isinstance(row, dict):
@@ -121,7 +121,7 @@ def _read_json(name: str, text: str) -> Mapping[str, Any]:
     return captions | {key: value for key, value in row.items() if isinstance(value, str)}
 
 
-def text_of(row: Mapping[str, Any], *keys: str) -> str | None:
+def get_text(row: Mapping[str, Any], *keys: str) -> str | None:
     """Return the text of the first present key, verbatim; None if all are null or it is blank.
 
     Args:
@@ -135,15 +135,15 @@ def text_of(row: Mapping[str, Any], *keys: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise BadFile("bad_line", f"{keys[0]} is {type(value).__name__}, not text")
+        raise InvalidImage("bad_line", f"{keys[0]} is {type(value).__name__}, not text")
     if len(value) > MAX_CAPTION:
-        raise BadFile("bad_line", f"{keys[0]} has {len(value):,} characters, more than {MAX_CAPTION:,}")
-    if not storable(value):
-        raise BadFile("bad_line", f"{keys[0]} contains characters that cannot be stored")
+        raise InvalidImage("bad_line", f"{keys[0]} has {len(value):,} characters, more than {MAX_CAPTION:,}")
+    if not is_storable(value):
+        raise InvalidImage("bad_line", f"{keys[0]} contains characters that cannot be stored")
     return value if value.strip() else None
 
 
-def caption_of(row: Mapping[str, Any]) -> str | None:
+def get_caption(row: Mapping[str, Any]) -> str | None:
     """Return the caption of a metadata row: the first of CAPTION_KEYS that is not blank.
 
     Of a list of captions, the first is taken.
@@ -154,6 +154,6 @@ def caption_of(row: Mapping[str, Any]) -> str | None:
     for key in CAPTION_KEYS:
         value = row.get(key)
         first = value[0] if isinstance(value, list) and value else value
-        if (text := text_of({key: first}, key)) is not None:
+        if (text := get_text({key: first}, key)) is not None:
             return text
     return None

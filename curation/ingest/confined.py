@@ -15,24 +15,32 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from curation.domain import LayerRole
-from curation.image_limits import LIMITS, ImageLimits
-from curation.images.codec import MAX_SIDE, without_hidden_colour
+from curation.image_limits import DEFAULT_LIMITS, ImageLimits
+from curation.images.codec import MAX_DIMENSION, clear_hidden_colors
 from curation.images.decoding import decode_image
-from curation.images.headers import BadFile
+from curation.images.headers import InvalidImage
 from curation.ingest import sandbox
-from curation.ingest.inspection import InspectedFile, InspectionOutcome, Intake, Loaded, finish, judge_file, refuse
-from curation.ingest.pair_inspection import judge_pair
-from curation.ingest.sandbox import Cause, Failure, Sandbox
-from curation.ingest.sandbox_wire import BadMessage, Message
+from curation.ingest.inspection import (
+    InspectedFile,
+    InspectionOutcome,
+    InspectionResult,
+    LoadedItem,
+    encode_result,
+    inspect_file,
+    refused_result,
+)
+from curation.ingest.pair_inspection import inspect_pair
+from curation.ingest.sandbox import FailureCause, ItemFailure, Sandbox
+from curation.ingest.sandbox_wire import InvalidMessageError, Message
 from curation.ports import RGBA
-from curation.text import printable
+from curation.text import escape_control_characters
 
 log = logging.getLogger("layerloop.intake")
 
 CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 MAX_SENTENCE: Final = 2_000
 MAX_CODES: Final = 40
-BY_CONFINED: Final = (
+WORKER_OUTCOMES: Final = (
     InspectionOutcome.accept,
     InspectionOutcome.accept_strip,
     InspectionOutcome.accept_warn,
@@ -41,7 +49,7 @@ BY_CONFINED: Final = (
 )
 """Outcomes that a worker may report for a file or pair."""
 
-LOADED_LATE: Final = (
+LAZY_MODULES: Final = (
     "numpy.ma", "numpy.linalg", "numpy.fft", "numpy.random", "numpy.polynomial",
     "encodings.ascii", "encodings.cp437", "encodings.cp1252", "encodings.idna", "encodings.latin_1",
     "encodings.utf_8_sig", "encodings.utf_16", "encodings.utf_16_be", "encodings.utf_16_le",
@@ -50,26 +58,26 @@ LOADED_LATE: Final = (
 """Modules that the decoding libraries import lazily, depending on the file."""
 
 FAILURES: Final = {
-    Cause.memory: BadFile("out_of_memory", "decoding it needs more memory than a worker has"),
-    Cause.raised: BadFile("decoder_failed", "its decoder failed"),
-    Cause.bad_answer: BadFile("decoder_failed", "its decoder returned an invalid response"),
+    FailureCause.memory: InvalidImage("out_of_memory", "decoding it needs more memory than a worker has"),
+    FailureCause.raised: InvalidImage("decoder_failed", "its decoder failed"),
+    FailureCause.bad_answer: InvalidImage("decoder_failed", "its decoder returned an invalid response"),
 }
-KILLED: Final = BadFile("decoder_killed", "its decoder timed out or crashed in its separate process")
+KILLED: Final = InvalidImage("decoder_killed", "its decoder timed out or crashed in its separate process")
 
 
-def open_sandbox(workers: int, limits: ImageLimits = LIMITS) -> Sandbox[Loaded, Intake]:
+def open_sandbox(workers: int, limits: ImageLimits = DEFAULT_LIMITS) -> Sandbox[LoadedItem, InspectionResult]:
     """Create the sandbox that inspects files, with memory and time limits for the largest image.
 
     Args:
         workers: Number of worker processes.
         limits: Image limits that the inspection enforces.
     """
-    return Sandbox(work, request, parse, workers=workers, limits=limits_of(limits), warm_up=warm_up)
+    return Sandbox(inspect_in_worker, make_request, parse_response, workers=workers, limits=worker_limits(limits), warm_up=warm_up)
 
 
-def limits_of(limits: ImageLimits) -> sandbox.SandboxLimits:
+def worker_limits(limits: ImageLimits) -> sandbox.SandboxLimits:
     """Return the resource limits of a worker, scaled to the largest image that is allowed."""
-    share = max(1.0, limits.pixels / LIMITS.pixels)
+    share = max(1.0, limits.pixels / DEFAULT_LIMITS.pixels)
     return sandbox.SandboxLimits(
         round(sandbox.CPU_SECONDS * share),
         sandbox.WALL_SECONDS * share,
@@ -78,12 +86,12 @@ def limits_of(limits: ImageLimits) -> sandbox.SandboxLimits:
     )
 
 
-def request(loaded: Loaded) -> Message:
+def make_request(loaded: LoadedItem) -> Message:
     """Return the request that inspects an item."""
     return Message({"name": loaded.item.name, "limits": asdict(loaded.limits)}, loaded.parts)
 
 
-def work(asked: Message) -> Message:
+def inspect_in_worker(asked: Message) -> Message:
     """Inspect one file, or the files of a pair, inside the confined process."""
     # The outcome of an item without bytes is known already.
     if not asked.parts:
@@ -91,9 +99,9 @@ def work(asked: Message) -> Message:
     name, limits = asked.facts["name"], ImageLimits(**asked.facts["limits"])
     files = [asked.blob(index, limits.bytes) for index in range(len(asked.parts))]
     if len(files) == 1:
-        judged = judge_file(files[0], name, limits)
+        judged = inspect_file(files[0], name, limits)
     else:
-        judged = judge_pair(files[0], files[1], files[2] if len(files) > 2 else None, name, limits)
+        judged = inspect_pair(files[0], files[1], files[2] if len(files) > 2 else None, name, limits)
     sizes = {role: layer.shape[1::-1] for role, layer in judged.layers.items()}
     facts = {
         "outcome": judged.outcome,
@@ -104,7 +112,7 @@ def work(asked: Message) -> Message:
     return Message(facts, [layer.tobytes() for layer in judged.layers.values()])
 
 
-def parse(loaded: Loaded, answer: Message) -> Intake:
+def parse_response(loaded: LoadedItem, answer: Message) -> InspectionResult:
     """Validate a worker's response, which a compromised decoder may have written, and encode it.
 
     Only raw pixels are accepted, never an encoded image, so that later readers of the layer decode
@@ -129,25 +137,25 @@ def parse(loaded: Loaded, answer: Message) -> Intake:
     facts = answer.facts
     outcome, codes, sentence = InspectionOutcome(facts["outcome"]), facts["codes"], facts["sentence"]
     valid_codes = isinstance(codes, list) and all(isinstance(code, str) and CODE.fullmatch(code) for code in codes)
-    if outcome not in BY_CONFINED or not valid_codes or len(codes) > MAX_CODES:
-        raise BadMessage("invalid outcome or codes")
+    if outcome not in WORKER_OUTCOMES or not valid_codes or len(codes) > MAX_CODES:
+        raise InvalidMessageError("invalid outcome or codes")
     if not isinstance(sentence, str) or len(sentence) > MAX_SENTENCE:
-        raise BadMessage("invalid sentence")
+        raise InvalidMessageError("invalid sentence")
     # Check that the layers are those of a file or a pair, and their pixels.
     roles = {LayerRole.foreground} if len(loaded.parts) == 1 else {*LayerRole}
     expected = set() if outcome is InspectionOutcome.reject else roles
     if set(facts["sizes"]) != expected or len(answer.parts) != len(expected):
-        raise BadMessage("the layers are not those of the item")
+        raise InvalidMessageError("the layers are not those of the item")
     layers = {
-        LayerRole(role): pixels_of(size, part, loaded.limits.pixels)
+        LayerRole(role): validate_pixels(size, part, loaded.limits.pixels)
         for (role, size), part in zip(facts["sizes"].items(), answer.parts, strict=True)
     }
     if len({layer.shape for layer in layers.values()}) > 1:
-        raise BadMessage("the layers differ in size")
-    return finish(item.name, InspectedFile(outcome, tuple(codes), sentence, layers))
+        raise InvalidMessageError("the layers differ in size")
+    return encode_result(item.name, InspectedFile(outcome, tuple(codes), sentence, layers))
 
 
-def pixels_of(size: Any, data: Any, most_pixels: int = LIMITS.pixels) -> RGBA:
+def validate_pixels(size: Any, data: Any, most_pixels: int = DEFAULT_LIMITS.pixels) -> RGBA:
     """Validate untrusted raw pixels and set the color under alpha 0 to 0.
 
     Args:
@@ -162,29 +170,29 @@ def pixels_of(size: Any, data: Any, most_pixels: int = LIMITS.pixels) -> RGBA:
         BadMessage: The size is invalid or too large, or does not match the data.
     """
     if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int for side in size)):
-        raise BadMessage("invalid size")
+        raise InvalidMessageError("invalid size")
     width, height = size
-    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and width * height <= most_pixels):
-        raise BadMessage("the size exceeds the limits")
+    if not (0 < width <= MAX_DIMENSION and 0 < height <= MAX_DIMENSION and width * height <= most_pixels):
+        raise InvalidMessageError("the size exceeds the limits")
     if not isinstance(data, bytes) or len(data) != width * height * 4:
-        raise BadMessage("the number of pixels does not match the size")
-    return without_hidden_colour(np.frombuffer(data, np.uint8).reshape(height, width, 4))
+        raise InvalidMessageError("the number of pixels does not match the size")
+    return clear_hidden_colors(np.frombuffer(data, np.uint8).reshape(height, width, 4))
 
 
-def refusal(loaded: Loaded, failure: Failure) -> Intake:
+def failed_result(loaded: LoadedItem, failure: ItemFailure) -> InspectionResult:
     """Return the outcome of an item whose worker failed, and log unexpected failures."""
-    if failure.cause in {Cause.raised, Cause.bad_answer}:
+    if failure.cause in {FailureCause.raised, FailureCause.bad_answer}:
         log.warning(
             "%s: the confined decoder failed: %s",
-            printable(loaded.item.name),
-            printable(failure.detail),
+            escape_control_characters(loaded.item.name),
+            escape_control_characters(failure.detail),
         )
-    return refuse(loaded.item.name, FAILURES.get(failure.cause, KILLED))
+    return refused_result(loaded.item.name, FAILURES.get(failure.cause, KILLED))
 
 
 def warm_up() -> None:
     """Inspect one small image per format, so that all modules are imported before confinement."""
-    for name in LOADED_LATE:
+    for name in LAZY_MODULES:
         importlib.import_module(name)
     Image.init()
     # One translucent layer, with an orientation and a color profile, and one opaque image.
@@ -199,11 +207,11 @@ def warm_up() -> None:
     # Truncated, empty and unknown files run the error paths.
     broken = (files[0][:-60], b"", b"none")
     for data in (*files, _saved(layer, "GIF"), _saved(opaque, "JPEG"), deep, *broken):
-        judge_file(data, "warm-up")
+        inspect_file(data, "warm-up")
     for data in _other_formats(layer, icc):
         decode_image(data, "warm-up")
-    judge_pair(files[0], _saved(opaque, "PNG"), None, "warm-up")
-    judge_pair(files[0], _saved(opaque, "PNG"), _saved(opaque, "PNG"), "warm-up")
+    inspect_pair(files[0], _saved(opaque, "PNG"), None, "warm-up")
+    inspect_pair(files[0], _saved(opaque, "PNG"), _saved(opaque, "PNG"), "warm-up")
 
 
 def _other_formats(layer: Image.Image, icc: bytes) -> list[bytes]:

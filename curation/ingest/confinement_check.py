@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from curation.ingest.sandbox import LIMITS, Failure, Worker
+from curation.ingest.sandbox import DEFAULT_LIMITS, ItemFailure, Worker
 from curation.ingest.sandbox_wire import Message
 
 ROOT: Final = 0
@@ -20,7 +20,7 @@ PTRACE_TRACEME: Final = 0
 
 
 @dataclass(frozen=True)
-class Confinement:
+class ConfinementReport:
     """Result of the confinement test.
 
     Attributes:
@@ -49,23 +49,23 @@ class Confinement:
         return has + (f"; without {lacks}" if lacks else "")
 
 
-def check_confinement() -> Confinement:
+def check_confinement() -> ConfinementReport:
     """Start a confined worker as for decoding, and attempt the forbidden operations in it.
 
     Raises:
         LayerloopError: No confined process can be started.
     """
-    worker = Worker({"function": f"{__name__}:attempt", "warm_up": None, "memory": LIMITS.memory}, LIMITS)
+    worker = Worker({"function": f"{__name__}:attempt", "warm_up": None, "memory": DEFAULT_LIMITS.memory}, DEFAULT_LIMITS)
     try:
         answer = worker.ask(Message({"parent": os.getpid()}))
     finally:
         worker.close()
-    if isinstance(answer, Failure):
-        return Confinement(worker.granted, (f"the test itself failed ({answer.cause})",))
-    return Confinement(worker.granted, tuple(str(name) for name in answer.facts["escapes"]))
+    if isinstance(answer, ItemFailure):
+        return ConfinementReport(worker.granted, (f"the test itself failed ({answer.cause})",))
+    return ConfinementReport(worker.granted, tuple(str(name) for name in answer.facts["escapes"]))
 
 
-def attempt(request: Message) -> Message:
+def attempt_forbidden_operations(request: Message) -> Message:
     """Attempt, inside the worker, all forbidden operations and return those that succeeded."""
     parent = request.facts["parent"]
     attempts: dict[str, Callable[[], object]] = {

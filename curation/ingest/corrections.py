@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from curation.datasets.captions import write_caption
-from curation.datasets.samples import UNKNOWN
+from curation.datasets.samples import UNKNOWN_VALUE
 from curation.db.engine import Transaction
 from curation.db.tables import (
     candidate_layers,
@@ -24,15 +24,15 @@ from curation.db.tables import (
     samples,
 )
 from curation.domain import CandidateState, CaptionSource, Sample
-from curation.ingest.descriptions import Description, Difference, compare, record_of
-from curation.rounds.lifecycle import STANDING, add_prompts
+from curation.ingest.descriptions import FileMetadata, ImportDifference, compare, record_from_sample
+from curation.rounds.lifecycle import UNFINISHED_STATES, add_prompts
 
-Fields = Mapping[str, tuple[str | None, str | None]]
+FieldChanges = Mapping[str, tuple[str | None, str | None]]
 """The fields that differ, each with its values before and after."""
 
 
 @dataclass(frozen=True)
-class Made:
+class ImportedItem:
     """The sample that an imported file became, or the candidate that is reviewed first.
 
     Attributes:
@@ -52,7 +52,7 @@ class Made:
     state: str | None
 
 
-class Corrections:
+class ImportChanges:
     """Collector of the differences of one import; applies them if `update` is set."""
 
     def __init__(self, import_id: uuid.UUID, folder: str, actor: str, *, update: bool) -> None:
@@ -68,9 +68,9 @@ class Corrections:
         self.source = f"seed folder {folder}"
         self.actor = actor
         self.update = update
-        self.differences: list[Difference] = []
+        self.differences: list[ImportDifference] = []
 
-    def compare(self, tx: Transaction, known: Sequence[tuple[sa.Row[Any], Description]]) -> None:
+    def compare(self, tx: Transaction, known: Sequence[tuple[sa.Row[Any], FileMetadata]]) -> None:
         """Compare the descriptions of files whose bytes are unchanged.
 
         Args:
@@ -80,23 +80,23 @@ class Corrections:
         stored = [(row, new) for row, new in known if row.layer and row.outcome != "duplicate"]
         if not stored:
             return
-        made: dict[str, Made] | None = None
+        made: dict[str, ImportedItem] | None = None
         for row, description in stored:
             now = description.record()
             if description.refusal is not None:
-                self.differences.append(Difference(row.name, "description", None, description.refusal.sentence))
+                self.differences.append(ImportDifference(row.name, "description", None, description.refusal.sentence))
             elif row.description != now:
                 # Loaded once for all rows, and only if a description changed.
-                made = made or find_made(tx, [other.layer for other, _ in stored])
+                made = made or find_imported_items(tx, [other.layer for other, _ in stored])
                 self._correct(tx, row, description, now, made.get(row.layer))
 
     def _correct(
         self,
         tx: Transaction,
         row: sa.Row[Any],
-        description: Description,
+        description: FileMetadata,
         now: dict[str, str],
-        made: Made | None,
+        made: ImportedItem | None,
     ) -> None:
         """Record the differences of one file, and apply them if `update` is set."""
         changed = (
@@ -113,9 +113,9 @@ class Corrections:
             licensed = bool(description.licence)
             codes = [code for code in row.codes if code != "licence_unknown" or not licensed]
             tx.execute(update_row.values(description=now, codes=codes))
-        self.differences += [Difference(row.name, name, *values, applied) for name, values in changed.items()]
+        self.differences += [ImportDifference(row.name, name, *values, applied) for name, values in changed.items()]
 
-    def _compare_with_sample(self, tx: Transaction, made: Made | None, now: dict[str, str]) -> Fields:
+    def _compare_with_sample(self, tx: Transaction, made: ImportedItem | None, now: dict[str, str]) -> FieldChanges:
         """Compare a file that was imported before descriptions were stored with its sample.
 
         A caption written since the import is no difference. A caption whose recorded source is the
@@ -123,7 +123,7 @@ class Corrections:
         """
         if made is None or made.line is None:
             return {}
-        before = record_of(Sample.read(made.line), made.caption_source, now)
+        before = record_from_sample(Sample.read(made.line), made.caption_source, now)
         if made.captioned:
             before |= {name: now[name] for name in ("caption", "caption_source")}
         changed = compare(before, now)
@@ -131,10 +131,10 @@ class Corrections:
             tx.execute(_mark_given(made.sample))
         return changed
 
-    def _apply(self, tx: Transaction, name: str, description: Description, changed: Fields, made: Made) -> None:
+    def _apply(self, tx: Transaction, name: str, description: FileMetadata, changed: FieldChanges, made: ImportedItem) -> None:
         """Update the sample or candidate of a file and log the change."""
         if made.line is not None and made.sample is not None:
-            describe_sample(tx, made, description, changed, self.source, f"import:{name}")
+            update_sample(tx, made, description, changed, self.source, f"import:{name}")
         if made.candidate is not None:
             _describe_candidate(tx, made.candidate, description, self.source)
         subject = f"sample {made.sample.hex}" if made.sample else f"candidate {made.candidate}"
@@ -151,7 +151,7 @@ class Corrections:
             after: Hash of the new layer, or why the file is refused.
             taken: Whether the sample is replaced.
         """
-        self.differences.append(Difference(name, "pixels", before, after, taken))
+        self.differences.append(ImportDifference(name, "pixels", before, after, taken))
 
     def withdraw(self, tx: Transaction, row: sa.Row[Any], after: str) -> None:
         """Withdraw the sample or candidate of a file's former pixels from future snapshots.
@@ -161,7 +161,7 @@ class Corrections:
             row: The file's row in import_files.
             after: The replacement, for the event log.
         """
-        made = find_made(tx, [row.layer]).get(row.layer)
+        made = find_imported_items(tx, [row.layer]).get(row.layer)
         if made is None:
             return
         if made.sample is not None:
@@ -173,7 +173,7 @@ class Corrections:
                 file=row.name,
                 after=after,
             )
-        elif made.candidate is not None and made.state in STANDING:
+        elif made.candidate is not None and made.state in UNFINISHED_STATES:
             # A reviewer may have claimed it; the lease ends with the candidate.
             tx.execute(sa.delete(leases).where(leases.c.subject == made.candidate))
             update_candidate = sa.update(candidates).where(candidates.c.id == made.candidate)
@@ -186,7 +186,7 @@ class Corrections:
                 after=after,
             )
 
-    def describe_again(self, tx: Transaction, layer: str, said: Description) -> None:
+    def describe_again(self, tx: Transaction, layer: str, said: FileMetadata) -> None:
         """Update the description of a withdrawn sample that was restored by a new import.
 
         Args:
@@ -194,13 +194,13 @@ class Corrections:
             layer: Hash of the sample's identifying layer.
             said: The description of its file now.
         """
-        made = find_made(tx, [layer]).get(layer)
+        made = find_imported_items(tx, [layer]).get(layer)
         if made is None or made.line is None:
             return
         now = said.record()
-        changed = compare(record_of(Sample.read(made.line), made.caption_source, now), now)
+        changed = compare(record_from_sample(Sample.read(made.line), made.caption_source, now), now)
         if changed:
-            describe_sample(tx, made, said, changed, self.source, "import")
+            update_sample(tx, made, said, changed, self.source, "import")
 
 
 def former_layers(tx: Transaction, row: sa.Row[Any]) -> set[str]:
@@ -219,7 +219,7 @@ def former_layers(tx: Transaction, row: sa.Row[Any]) -> set[str]:
     return {row.layer, *(layer.sha256 for layer in tx.execute(former))}
 
 
-def visible_of(tx: Transaction, layers_: Sequence[str]) -> dict[str, dict[str, str]]:
+def pixel_hashes(tx: Transaction, layers_: Sequence[str]) -> dict[str, dict[str, str]]:
     """Return the hashes of the visible pixels of imported samples and candidates.
 
     Args:
@@ -230,7 +230,7 @@ def visible_of(tx: Transaction, layers_: Sequence[str]) -> dict[str, dict[str, s
         By identifying layer, the hash for each role of the sample or candidate.
     """
     found: dict[str, dict[str, str]] = {}
-    for identifying, made in find_made(tx, layers_).items():
+    for identifying, made in find_imported_items(tx, layers_).items():
         table, owner = (
             (sample_layers, sample_layers.c.sample_id)
             if made.sample
@@ -242,11 +242,11 @@ def visible_of(tx: Transaction, layers_: Sequence[str]) -> dict[str, dict[str, s
     return found
 
 
-def describe_sample(
+def update_sample(
     tx: Transaction,
-    made: Made,
-    said: Description,
-    changed: Fields,
+    made: ImportedItem,
+    said: FileMetadata,
+    changed: FieldChanges,
     default_source: str,
     writer: str,
 ) -> None:
@@ -269,9 +269,9 @@ def describe_sample(
         from_name = said.caption_source is CaptionSource.file_name
         if not from_name or old.caption == changed.get("caption", (old.caption,))[0]:
             mark = CaptionSource.file_name if from_name else None
-            new = replace(new, caption=said.caption or UNKNOWN, captioner="", caption_source=mark)
+            new = replace(new, caption=said.caption or UNKNOWN_VALUE, captioner="", caption_source=mark)
     if "licence" in changed and (said.licence or old.licence == changed["licence"][0]):
-        new = replace(new, licence=said.licence or UNKNOWN)
+        new = replace(new, licence=said.licence or UNKNOWN_VALUE)
     if "source" in changed and (said.source or old.source == changed["source"][0]):
         new = replace(new, source=said.source or default_source)
     if said.split is not None and "split" in changed:
@@ -296,30 +296,30 @@ def _mark_given(sample: uuid.UUID | None) -> sa.Update:
     return sa.update(samples).where(samples.c.id == sample).values(caption_source=CaptionSource.given)
 
 
-def _describe_candidate(tx: Transaction, candidate: uuid.UUID, description: Description, default_source: str) -> None:
+def _describe_candidate(tx: Transaction, candidate: uuid.UUID, description: FileMetadata, default_source: str) -> None:
     """Update prompt and origin of an imported candidate, whether or not it is decided."""
     add_prompts(tx, [description.prompt])
     origin = dict(tx.scalar(sa.select(candidates.c.origin).where(candidates.c.id == candidate)) or {})
     origin.pop("caption_source", None)
-    origin |= origin_of(description, default_source)
+    origin |= candidate_origin(description, default_source)
     values = {"prompt_id": description.prompt.id, "origin": origin}
     tx.execute(sa.update(candidates).where(candidates.c.id == candidate).values(values))
 
 
-def origin_of(said: Description, default_source: str) -> dict[str, Any]:
+def candidate_origin(said: FileMetadata, default_source: str) -> dict[str, Any]:
     """Return the `origin` object of an imported candidate, without the name of its file.
 
     Args:
         said: The description of the file.
         default_source: The source if the description has none.
     """
-    origin = {"licence": said.licence or UNKNOWN, "source": said.source or default_source}
+    origin = {"licence": said.licence or UNKNOWN_VALUE, "source": said.source or default_source}
     if said.caption_source is not CaptionSource.given:
         origin["caption_source"] = said.caption_source
     return origin | ({"split": said.split} if said.split else {})
 
 
-def find_made(tx: Transaction, layers: Iterable[str]) -> dict[str, Made]:
+def find_imported_items(tx: Transaction, layers: Iterable[str]) -> dict[str, ImportedItem]:
     """Find the samples and candidates of imported files.
 
     Args:
@@ -329,10 +329,10 @@ def find_made(tx: Transaction, layers: Iterable[str]) -> dict[str, Made]:
     Returns:
         The sample or candidate of each layer that has one.
     """
-    found: dict[str, Made] = {}
+    found: dict[str, ImportedItem] = {}
     for row in tx.execute(_MADE, {"layers": list(layers)}):
         source = CaptionSource(row.caption_source or CaptionSource.given)
-        found[row.layer] = Made(row.sample, row.line, source, row.captioned, row.candidate, row.state)
+        found[row.layer] = ImportedItem(row.sample, row.line, source, row.captioned, row.candidate, row.state)
     return found
 
 

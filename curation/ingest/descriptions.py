@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from curation.datasets.samples import UNKNOWN
+from curation.datasets.samples import UNKNOWN_VALUE
 from curation.domain import CaptionSource, LayerRole, Prompt, Sample, Split
-from curation.images.headers import BadFile
+from curation.images.headers import InvalidImage
 
 FIELDS = ("caption", "licence", "source", "split", "foreground", "background")
 """Fields in which two descriptions may differ; the last two are the texts of a pair's layers."""
 
 
 @dataclass(frozen=True)
-class Description:
+class FileMetadata:
     """Metadata of one file; None for a missing field.
 
     Attributes:
@@ -34,13 +34,13 @@ class Description:
     source: str | None = None
     split: Split | None = None
     texts: Mapping[LayerRole, str] = field(default_factory=dict)
-    refusal: BadFile | None = None
+    refusal: InvalidImage | None = None
 
     @property
     def prompt(self) -> Prompt:
         """The texts of the sample that the file becomes."""
         front, back = (self.texts.get(role) for role in (LayerRole.foreground, LayerRole.background))
-        return Prompt(self.caption or UNKNOWN, front, back)
+        return Prompt(self.caption or UNKNOWN_VALUE, front, back)
 
     def record(self) -> dict[str, Any]:
         """Return the description as a JSON object, as stored with the file's row."""
@@ -54,7 +54,7 @@ class Description:
 
 
 @dataclass(frozen=True)
-class Difference:
+class ImportDifference:
     """A difference between a file in the folder and its state when it was imported.
 
     Attributes:
@@ -90,7 +90,7 @@ def compare(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, tu
     return changed
 
 
-def record_of(sample: Sample, source: CaptionSource, now: Mapping[str, str]) -> dict[str, str]:
+def record_from_sample(sample: Sample, source: CaptionSource, now: Mapping[str, str]) -> dict[str, str]:
     """Reconstruct the record of a sample that was imported before records were stored.
 
     Args:
@@ -101,7 +101,7 @@ def record_of(sample: Sample, source: CaptionSource, now: Mapping[str, str]) -> 
     # Default values mean that the file had no such metadata.
     record = {"caption": sample.caption, "caption_source": str(source)}
     record |= {str(role): text for role, text in sample.texts.items()}
-    if sample.licence != UNKNOWN:
+    if sample.licence != UNKNOWN_VALUE:
         record["licence"] = sample.licence
     if not sample.source.startswith("seed folder "):
         record["source"] = sample.source

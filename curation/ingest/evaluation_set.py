@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curation.datasets.manifest import Manifest, Part
-from curation.datasets.samples import UNKNOWN, NewSample
+from curation.datasets.samples import UNKNOWN_VALUE, NewSample
 from curation.domain import Kind, Progress, Sample, Split
 from curation.errors import NotFound, Refused
-from curation.image_limits import LIMITS, ImageLimits
+from curation.image_limits import DEFAULT_LIMITS, ImageLimits
 from curation.ingest import confined
 from curation.ingest.folder_listing import list_folder
 from curation.ingest.import_log import put_layers
-from curation.ingest.items import Items
-from curation.ingest.sandbox import Failure
+from curation.ingest.items import ImportItems
+from curation.ingest.sandbox import ItemFailure
 from curation.ports import ObjectStore
 
 
@@ -40,7 +40,7 @@ def read_evaluation_set(
     report: Callable[[Progress], None] = lambda _: None,
     *,
     workers: int = 2,
-    limits: ImageLimits = LIMITS,
+    limits: ImageLimits = DEFAULT_LIMITS,
 ) -> EvaluationSet:
     """Inspect every image of a folder as an import does, and write the accepted ones to a store.
 
@@ -64,7 +64,7 @@ def read_evaluation_set(
     if not folder.is_dir():
         raise NotFound(f"there is no folder {folder}", "give the folder that holds the images")
     listing = list_folder(folder)
-    items = Items(listing, limits, lambda _: None)
+    items = ImportItems(listing, limits, lambda _: None)
     every = (item for index, name in enumerate(listing.files, 1) for item in items.of(name, index))
     # Inspect the files; equal samples have one ID.
     samples: dict[str, Sample] = {}
@@ -72,14 +72,14 @@ def read_evaluation_set(
     with confined.open_sandbox(workers, limits) as sandbox:
         for loaded, result in sandbox.run(map(items.load, every)):
             item = loaded.item
-            found = confined.refusal(loaded, result) if isinstance(result, Failure) else result
+            found = confined.failed_result(loaded, result) if isinstance(result, ItemFailure) else result
             inner, name = items.where(item)
             if found.layer is None:
                 refused.append((item.name, found.sentence))
             else:
                 description = inner.describe(name)
-                caption = description.caption or UNKNOWN
-                licence = description.licence or UNKNOWN
+                caption = description.caption or UNKNOWN_VALUE
+                licence = description.licence or UNKNOWN_VALUE
                 source = description.source or folder.name
                 kind = Kind.pair if found.beside else Kind.single
                 layers = put_layers(store, found)

@@ -11,42 +11,42 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from curation.domain import CaptionSource, Split
-from curation.images.headers import BadFile
-from curation.ingest.archives import check_inside
+from curation.images.headers import InvalidImage
+from curation.ingest.archives import check_relative_path
 from curation.ingest.caption_files import (
-    CAPTION_FILES,
-    caption_files_of,
-    caption_of,
+    CAPTION_SUFFIXES,
+    get_caption,
+    get_text,
+    match_caption_files,
     read_caption_file,
-    text_of,
-    unreadable,
+    unreadable_caption,
 )
-from curation.ingest.descriptions import Description
+from curation.ingest.descriptions import FileMetadata
 from curation.ingest.inspection import InspectionOutcome
 from curation.ingest.manifest_files import (
-    FIRST,
-    NoManifest,
-    Row,
+    PRIMARY_MANIFESTS,
+    ManifestRow,
+    NotAManifestError,
     is_manifest_name,
     manifest_order,
     read_rows,
 )
 from curation.ingest.names import NameIndex
 from curation.ingest.pair_rows import (
-    LICENCES,
-    SOURCES,
+    LICENSE_KEYS,
+    SOURCE_KEYS,
     PairFiles,
-    files_named,
     is_pair,
-    read_both,
+    pair_file_names,
     read_pair,
+    read_pair_field,
 )
-from curation.ingest.trees import FolderTree, Tree
+from curation.ingest.trees import FileTree, FolderTree
 
 MAX_BAD_LINES = 1_000
 """Bad lines per manifest that are reported one by one; a mistaken file may have millions."""
 
-SPLITS = {"train": Split.train, "training": Split.train} | dict.fromkeys(
+SPLIT_NAMES = {"train": Split.train, "training": Split.train} | dict.fromkeys(
     ("heldout", "held-out", "held_out", "test", "testing", "val", "valid", "validation"),
     Split.heldout,
 )
@@ -68,7 +68,7 @@ class ListingOptions:
     captions_from_names: bool = False
 
 
-AS_IT_IS = ListingOptions()
+DEFAULT_OPTIONS = ListingOptions()
 
 
 @dataclass(frozen=True)
@@ -99,17 +99,17 @@ class Listing:
         unread: Refusals of all files in a folder whose manifest cannot be read, by folder.
     """
 
-    tree: Tree
-    reading: ListingOptions = AS_IT_IS
+    tree: FileTree
+    reading: ListingOptions = DEFAULT_OPTIONS
     inside: str = ""
     files: list[str] = field(default_factory=list)
-    described: dict[str, Description] = field(default_factory=dict)
+    described: dict[str, FileMetadata] = field(default_factory=dict)
     pairs: dict[str, PairFiles] = field(default_factory=dict)
     bad_lines: list[BadLine] = field(default_factory=list)
     spoken_for: set[str] = field(default_factory=set)
     beside: dict[str, list[str]] = field(default_factory=dict)
-    failed: dict[str, BadFile] = field(default_factory=dict)
-    unread: dict[str, BadFile] = field(default_factory=dict)
+    failed: dict[str, InvalidImage] = field(default_factory=dict)
+    unread: dict[str, InvalidImage] = field(default_factory=dict)
 
     def open(self, name: str) -> BinaryIO:
         """Open a file by its name; all reads of the folder go through this method.
@@ -119,7 +119,7 @@ class Listing:
         """
         return self.tree.open(name)
 
-    def describe(self, name: str) -> Description:
+    def describe(self, name: str) -> FileMetadata:
         """Return the description of a file: from a manifest, else a caption file, else its name.
 
         A file whose metadata cannot be read, and that nothing else describes, gets a description
@@ -127,16 +127,16 @@ class Listing:
         """
         description = self.described.get(name)
         if description is None and (bad := self._bad_description(name)):
-            return Description(refusal=bad)
-        description = description or Description()
+            return FileMetadata(refusal=bad)
+        description = description or FileMetadata()
         # Caption files fill the gaps of the manifest, until there is a caption.
         try:
             for file in self.beside.get(name, []) if not description.caption else []:
                 description = _merge(description, self._read_caption_file(file))
                 if description.caption:
                     break
-        except BadFile as bad:
-            return Description(refusal=bad)
+        except InvalidImage as bad:
+            return FileMetadata(refusal=bad)
         # The names of the file and its folders come last.
         if not description.caption:
             given = self.reading.captions_from_names
@@ -149,13 +149,13 @@ class Listing:
         pair = self.pairs.get(name)
         return replace(description, texts=pair.prompt.texts) if pair else description
 
-    def _read_caption_file(self, file: str) -> Description:
+    def _read_caption_file(self, file: str) -> FileMetadata:
         """Read a caption file. Raises BadFile with caption_unreadable."""
         row = read_caption_file(self.tree.open, file, self.reading.encoding)
         try:
-            return _read_description(row, caption_of(row))
-        except BadFile as bad:
-            raise unreadable(file, bad.sentence) from bad
+            return _read_description(row, get_caption(row))
+        except InvalidImage as bad:
+            raise unreadable_caption(file, bad.sentence) from bad
 
     def splits_of(self, name: str) -> dict[str, Split]:
         """Return the folders of a file that are named like a split, innermost first.
@@ -166,10 +166,10 @@ class Listing:
         folders = (self.inside + name).split("/")[:-1]
         stems = [suffix.sub("", folder).lower() for folder in folders]
         both = zip(folders, stems, strict=True)
-        found = [(folder, SPLITS[stem]) for folder, stem in both if stem in SPLITS]
+        found = [(folder, SPLIT_NAMES[stem]) for folder, stem in both if stem in SPLIT_NAMES]
         return dict(reversed(found))
 
-    def _bad_description(self, name: str) -> BadFile | None:
+    def _bad_description(self, name: str) -> InvalidImage | None:
         """Return why the metadata of a file cannot be read, or None if there is no problem."""
         if name in self.failed:
             return self.failed[name]
@@ -177,7 +177,7 @@ class Listing:
         return next((self.unread[folder] for folder in folders if folder in self.unread), None)
 
 
-def list_folder(folder: Path, link_roots: Iterable[Path] = (), reading: ListingOptions = AS_IT_IS) -> Listing:
+def list_folder(folder: Path, link_roots: Iterable[Path] = (), reading: ListingOptions = DEFAULT_OPTIONS) -> Listing:
     """List a folder and read its manifests.
 
     Args:
@@ -188,7 +188,7 @@ def list_folder(folder: Path, link_roots: Iterable[Path] = (), reading: ListingO
     return list_tree(FolderTree(folder, link_roots), reading)
 
 
-def list_tree(tree: Tree, reading: ListingOptions, inside: str = "") -> Listing:
+def list_tree(tree: FileTree, reading: ListingOptions, inside: str = "") -> Listing:
     """List the images of a folder or archive and read its manifests.
 
     Args:
@@ -201,7 +201,7 @@ def list_tree(tree: Tree, reading: ListingOptions, inside: str = "") -> Listing:
     manifests = [name for name in tree.names if is_manifest_name(name)]
     images = [name for name in tree.names if not is_manifest_name(name) and not _may_be_caption(name)]
     texts = [name for name in tree.names if _may_be_caption(name)]
-    listing.beside = caption_files_of(texts, images)
+    listing.beside = match_caption_files(texts, images)
     used = {name for names in listing.beside.values() for name in names}
     # Read the other JSON and CSV files as manifests; those that are none stay ordinary files.
     index = NameIndex([name for name in tree.names if name not in manifests or name in used], images)
@@ -228,7 +228,7 @@ def caption_from_name(name: str) -> str:
 
 
 def _may_be_caption(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in CAPTION_FILES
+    return PurePosixPath(name).suffix.lower() in CAPTION_SUFFIXES
 
 
 class _ManifestReader:
@@ -263,23 +263,23 @@ class _ManifestReader:
                     bad_rows += 1
                     if bad_rows <= MAX_BAD_LINES:
                         listing.bad_lines.append(bad)
-        except NoManifest:
+        except NotAManifestError:
             return False
-        except BadFile as bad:
+        except InvalidImage as bad:
             if bad.code != "manifest_unreadable":
                 return False
             listing.unread[base or "."] = bad
             listing.bad_lines.append(BadLine(f"{manifest}:0", bad.code, bad.sentence))
         # A lost row may describe any file of the folder: hold back those that no row describes.
-        if lost and (names_files or PurePosixPath(manifest).name.lower() in FIRST):
+        if lost and (names_files or PurePosixPath(manifest).name.lower() in PRIMARY_MANIFESTS):
             sentence = f"held back, since {lost} cannot be read and may describe it: fix that line and import again"
-            listing.unread.setdefault(base or ".", BadFile("held_back", sentence))
-        elif bad_rows and not names_files and PurePosixPath(manifest).name.lower() in FIRST:
+            listing.unread.setdefault(base or ".", InvalidImage("held_back", sentence))
+        elif bad_rows and not names_files and PurePosixPath(manifest).name.lower() in PRIMARY_MANIFESTS:
             sentence = f"held back, since no line of {manifest[:200]!r} names a file"
-            listing.unread[base or "."] = BadFile("manifest_unreadable", sentence)
+            listing.unread[base or "."] = InvalidImage("manifest_unreadable", sentence)
         return True
 
-    def _add_row(self, row: Row, base: str) -> BadLine | None:
+    def _add_row(self, row: ManifestRow, base: str) -> BadLine | None:
         """Apply one row; return its error, if it has one."""
         listing = self.listing
         try:
@@ -289,28 +289,28 @@ class _ManifestReader:
                 name, description = self._add_pair(row, base)
             else:
                 name = self.find(base, str(row.file))
-                description = _read_description(row.row, caption_of(row.row))
-        except BadFile as bad:
+                description = _read_description(row.row, get_caption(row.row))
+        except InvalidImage as bad:
             self._hold_back(row, base, bad)
             outcome = InspectionOutcome.partial if bad.code == "line_conflict" else InspectionOutcome.reject
             return BadLine(row.name, bad.code, bad.sentence, outcome)
-        before = listing.described.get(name, Description())
+        before = listing.described.get(name, FileMetadata())
         listing.described[name] = _merge(before, description)
         return self._conflict(name, row.name, before, description)
 
-    def _add_pair(self, row: Row, base: str) -> tuple[str, Description]:
+    def _add_pair(self, row: ManifestRow, base: str) -> tuple[str, FileMetadata]:
         """Add a pair; return its foreground and description. Raises BadFile."""
         listing = self.listing
-        listing.spoken_for |= files_named(row.row, base, self.find)
-        pair = read_pair(row.row, base, self.find, text_of)
+        listing.spoken_for |= pair_file_names(row.row, base, self.find)
+        pair = read_pair(row.row, base, self.find, get_text)
         name, description = pair.foreground, _read_description(row.row, pair.prompt.text)
         if listing.pairs.setdefault(name, pair) != pair:
             first = self.given_by[name, "pair"]
-            raise BadFile("line_conflict", f"{first} describes another pair of the foreground {name[:120]!r}")
+            raise InvalidImage("line_conflict", f"{first} describes another pair of the foreground {name[:120]!r}")
         self.given_by.setdefault((name, "pair"), row.name)
         return name, description
 
-    def _conflict(self, name: str, row: str, before: Description, after: Description) -> BadLine | None:
+    def _conflict(self, name: str, row: str, before: FileMetadata, after: FileMetadata) -> BadLine | None:
         """Record the row of each new value; return the conflict with other rows, if any."""
         conflicts = []
         for field_ in ("caption", "licence", "source", "split"):
@@ -338,26 +338,26 @@ class _ManifestReader:
         root = self.listing.tree.root
         if root and name.startswith(root + "/"):
             return self.index.find(name[len(root) + 1 :])
-        check_inside(name.replace("\\", "/"))
+        check_relative_path(name.replace("\\", "/"))
         return self.index.find((PurePosixPath(base) / name).as_posix())
 
     def _exists(self, base: str, name: str) -> bool:
         try:
             self.find(base, name)
-        except BadFile:
+        except InvalidImage:
             return False
         return True
 
-    def _hold_back(self, row: Row, base: str, bad: BadFile) -> None:
+    def _hold_back(self, row: ManifestRow, base: str, bad: InvalidImage) -> None:
         """Hold back the file of a bad row, instead of importing it without its metadata."""
         if row.file is not None and self._exists(base, row.file) and bad.code != "line_conflict":
             sentence = f"held back, since {row.name} cannot be applied: {bad.sentence}"
-            self.listing.failed.setdefault(self.find(base, row.file), BadFile("held_back", sentence))
+            self.listing.failed.setdefault(self.find(base, row.file), InvalidImage("held_back", sentence))
 
 
-def _merge(first: Description, second: Description) -> Description:
+def _merge(first: FileMetadata, second: FileMetadata) -> FileMetadata:
     """Return the first description, its gaps filled by the second."""
-    return Description(
+    return FileMetadata(
         first.caption or second.caption,
         CaptionSource.given,
         first.licence or second.licence,
@@ -367,15 +367,15 @@ def _merge(first: Description, second: Description) -> Description:
     )
 
 
-def _read_description(row: Any, caption: str | None) -> Description:
+def _read_description(row: Any, caption: str | None) -> FileMetadata:
     """Read license, source and split of a row; those of two layers are combined. Raises BadFile."""
-    split = text_of(row, "split")
+    split = get_text(row, "split")
     normalized = split.strip().lower() if split else ""
-    if split is not None and normalized not in SPLITS:
-        raise BadFile("bad_line", f"the split {split[:40]!r} is not one of {', '.join(SPLITS)}")
-    return Description(
+    if split is not None and normalized not in SPLIT_NAMES:
+        raise InvalidImage("bad_line", f"the split {split[:40]!r} is not one of {', '.join(SPLIT_NAMES)}")
+    return FileMetadata(
         caption=caption,
-        licence=read_both(row, LICENCES, text_of),
-        source=read_both(row, SOURCES, text_of),
-        split=SPLITS[normalized] if split else None,
+        licence=read_pair_field(row, LICENSE_KEYS, get_text),
+        source=read_pair_field(row, SOURCE_KEYS, get_text),
+        split=SPLIT_NAMES[normalized] if split else None,
     )

@@ -19,13 +19,13 @@ from curation.db.engine import Transaction
 from curation.db.tables import import_files, imports
 from curation.domain import CaptionSource, LayerRole, content_id
 from curation.errors import NotFound
-from curation.ingest.caption_files import CAPTION_FILES
-from curation.ingest.descriptions import Difference
+from curation.ingest.caption_files import CAPTION_SUFFIXES
+from curation.ingest.descriptions import ImportDifference
 from curation.ingest.folder_listing import BadLine, Listing
-from curation.ingest.inspection import InspectionOutcome, Intake
+from curation.ingest.inspection import InspectionOutcome, InspectionResult
 from curation.ports import ObjectStore
 
-READ_ARE = (
+SUPPORTED_FILES = (
     "an import reads images, caption files (x.txt, x.caption, x.json), "
     "metadata (.jsonl, .csv, .tsv, .json), and zip and tar archives of these"
 )
@@ -34,7 +34,7 @@ READ_ARE = (
 MAX_NAME: Final = 2_600
 """Bytes of a stored file name: a PostgreSQL index row holds 2,704, including the import's ID."""
 
-NO_IMAGE_BESIDE = "a caption or metadata file without an image of the same name"
+CAPTION_WITHOUT_IMAGE = "a caption or metadata file without an image of the same name"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class ImportSummary:
     captions: dict[CaptionSource, int]
     fresh: int
     seconds: float
-    differences: tuple[Difference, ...] = ()
+    differences: tuple[ImportDifference, ...] = ()
     gone: int = 0
     hidden: int = 0
     folder_splits: Mapping[str, int] = field(default_factory=dict)
@@ -88,7 +88,7 @@ class ImportSummary:
         return self.outcomes.get(InspectionOutcome.reject, 0) + self.outcomes.get(InspectionOutcome.partial, 0)
 
 
-def summarise(tx: Transaction, folder: Path, fresh: int = 0, seconds: float = 0.0) -> ImportSummary:
+def summarize(tx: Transaction, folder: Path, fresh: int = 0, seconds: float = 0.0) -> ImportSummary:
     """Summarize the imports of a folder.
 
     Args:
@@ -135,7 +135,7 @@ def summarise(tx: Transaction, folder: Path, fresh: int = 0, seconds: float = 0.
     )
 
 
-def names_of(tx: Transaction, import_id: uuid.UUID, layers: set[str]) -> dict[str, str]:
+def original_names(tx: Transaction, import_id: uuid.UUID, layers: set[str]) -> dict[str, str]:
     """Return the file that each layer was first imported from, preferring files of this import.
 
     Args:
@@ -153,7 +153,7 @@ def names_of(tx: Transaction, import_id: uuid.UUID, layers: set[str]) -> dict[st
     return {row.layer: row.name for row in rows}
 
 
-def keep_rows(tx: Transaction, rows: Sequence[dict[str, object]]) -> None:
+def upsert_rows(tx: Transaction, rows: Sequence[dict[str, object]]) -> None:
     """Insert or replace rows of import_files; of several rows for one file the last is kept."""
     if rows:
         adding = insert(import_files)
@@ -166,7 +166,7 @@ def keep_rows(tx: Transaction, rows: Sequence[dict[str, object]]) -> None:
         )
 
 
-def forget_gone(tx: Transaction, import_id: uuid.UUID, seen: set[str]) -> int:
+def delete_missing(tx: Transaction, import_id: uuid.UUID, seen: set[str]) -> int:
     """Delete the rows of files that no longer exist and did not become a sample or candidate.
 
     Args:
@@ -189,7 +189,7 @@ def forget_gone(tx: Transaction, import_id: uuid.UUID, seen: set[str]) -> int:
     return len(missing) - len(dropped)
 
 
-def put_layers(store: ObjectStore, found: Intake) -> dict[LayerRole, StoredLayer]:
+def put_layers(store: ObjectStore, found: InspectionResult) -> dict[LayerRole, StoredLayer]:
     """Store the layers of an inspected file or pair.
 
     Args:
@@ -214,7 +214,7 @@ def file_row(
     import_id: uuid.UUID,
     name: str,
     stamp: str,
-    found: Intake,
+    found: InspectionResult,
     layer: str | None = None,
     described: Mapping[str, str] | None = None,
 ) -> dict[str, object]:
@@ -230,8 +230,8 @@ def file_row(
     """
     sentence = found.sentence
     if found.code == "not_an_image":
-        is_caption = PurePosixPath(name).suffix.lower() in CAPTION_FILES
-        sentence = NO_IMAGE_BESIDE if is_caption else f"{sentence}; {READ_ARE}"
+        is_caption = PurePosixPath(name).suffix.lower() in CAPTION_SUFFIXES
+        sentence = CAPTION_WITHOUT_IMAGE if is_caption else f"{sentence}; {SUPPORTED_FILES}"
     return {
         "import_id": import_id,
         "name": row_name(name),
@@ -251,16 +251,16 @@ def bad_line_rows(import_id: uuid.UUID, listing: Listing) -> list[dict[str, obje
     for line in listing.bad_lines:
         manifests.setdefault(line.name.rpartition(":")[0], []).append(line)
         name = listing.inside + line.name
-        rows.append(file_row(import_id, name, "", Intake(name, line.outcome, (line.code,), line.sentence)))
+        rows.append(file_row(import_id, name, "", InspectionResult(name, line.outcome, (line.code,), line.sentence)))
     for manifest, lines in manifests.items():
         name = listing.inside + manifest
         code = next((line.code for line in lines if line.outcome is InspectionOutcome.reject), lines[0].code)
         sentence = f"{len(lines)} of its lines cannot be applied, each is listed"
-        rows.append(file_row(import_id, name, "", Intake(name, InspectionOutcome.partial, (code,), sentence)))
+        rows.append(file_row(import_id, name, "", InspectionResult(name, InspectionOutcome.partial, (code,), sentence)))
     return rows
 
 
-def as_duplicate(found: Intake, first: Duplicate, names: dict[str, str]) -> Intake:
+def as_duplicate(found: InspectionResult, first: Duplicate, names: dict[str, str]) -> InspectionResult:
     """Return the outcome of a duplicate, which keeps the codes and sentences of its own findings.
 
     Args:

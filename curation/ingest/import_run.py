@@ -17,35 +17,35 @@ from sqlalchemy.dialects.postgresql import insert
 
 from curation.datasets import duplicates
 from curation.datasets.duplicates import Duplicate
-from curation.datasets.samples import UNKNOWN, NewSample, StoredLayer, add_samples
+from curation.datasets.samples import UNKNOWN_VALUE, NewSample, StoredLayer, add_samples
 from curation.db.engine import Database, Transaction
 from curation.db.tables import import_files, imports
 from curation.domain import Kind, LayerRole, content_id
 from curation.image_limits import ImageLimits
-from curation.images.headers import BadFile
-from curation.ingest.corrections import Corrections, former_layers, origin_of, visible_of
-from curation.ingest.descriptions import Description
+from curation.images.headers import InvalidImage
+from curation.ingest.corrections import ImportChanges, candidate_origin, former_layers, pixel_hashes
+from curation.ingest.descriptions import FileMetadata
 from curation.ingest.folder_listing import Listing
 from curation.ingest.import_log import (
     MAX_NAME,
     ImportSummary,
     as_duplicate,
     bad_line_rows,
+    delete_missing,
     file_row,
-    forget_gone,
-    keep_rows,
-    names_of,
+    original_names,
     put_layers,
     row_name,
     storable_name,
-    summarise,
+    summarize,
+    upsert_rows,
 )
-from curation.ingest.inspection import InspectionOutcome, Intake, Item, refuse
-from curation.ingest.items import Items
+from curation.ingest.inspection import ImportItem, InspectionOutcome, InspectionResult, refused_result
+from curation.ingest.items import ImportItems
 from curation.ports import ObjectStore
 from curation.rounds import lifecycle
 
-NO_LICENCE = "licence_unknown"
+NO_LICENSE = "licence_unknown"
 """Code of a stored file without a license; its sample has the license "unknown"."""
 
 
@@ -57,7 +57,7 @@ class ImportRun:
         database: Database,
         store: ObjectStore,
         listing: Listing,
-        corrections: Corrections,
+        corrections: ImportChanges,
         limits: ImageLimits,
     ) -> None:
         """Create the state of a run.
@@ -76,13 +76,13 @@ class ImportRun:
         self.id = corrections.import_id
         self.actor = corrections.actor
         self.source = corrections.source
-        self.items = Items(listing, limits, self._keep_bad_lines)
+        self.items = ImportItems(listing, limits, self._keep_bad_lines)
         self.fresh = 0
         self.hidden = listing.tree.hidden
         # Number of files in folders named like a split that is not applied.
         self.folder_splits: dict[str, int] = {}
         # Descriptions of the items that are being inspected.
-        self._descriptions: dict[str, Description] = {}
+        self._descriptions: dict[str, FileMetadata] = {}
         # Rows of files that were imported with other bytes.
         self._previous: dict[str, sa.Row[Any]] = {}
         self._seen: set[str] = set()
@@ -100,9 +100,9 @@ class ImportRun:
         rows = bad_line_rows(self.id, listing)
         self._seen |= {str(row["name"]) for row in rows}
         with self.database.transaction() as tx:
-            keep_rows(tx, rows)
+            upsert_rows(tx, rows)
 
-    def unfinished(self) -> Iterator[Item]:
+    def unfinished(self) -> Iterator[ImportItem]:
         """Yield the items to inspect in listing order, querying the database in blocks."""
         files = enumerate(self.listing.files, 1)
         found = (self._bounded(item) for index, name in files for item in self.items.of(name, index))
@@ -124,27 +124,27 @@ class ImportRun:
             for name, item in block.items():
                 yield from self._needs_inspection(item, described[name], rows.get(name))
 
-    def _bounded(self, item: Item) -> Item:
+    def _bounded(self, item: ImportItem) -> ImportItem:
         """Refuse an item whose name is too long for the database."""
         short = row_name(item.name)
         if short == storable_name(item.name):
             return item
         # Drops its entry, since it is not looked up under its full name any more.
         self.items.where(item)
-        bad = BadFile("name_too_long", f"its path has more than {MAX_NAME:,} bytes: shorten its folder names")
-        return replace(item, name=short, known=refuse(short, bad))
+        bad = InvalidImage("name_too_long", f"its path has more than {MAX_NAME:,} bytes: shorten its folder names")
+        return replace(item, name=short, known=refused_result(short, bad))
 
-    def _describe(self, item: Item) -> Description:
+    def _describe(self, item: ImportItem) -> FileMetadata:
         """Return the description of an item, and count it if its folder is named like a split."""
         listing, name = self.items.where(item)
         if item.known is not None:
-            return Description()
+            return FileMetadata()
         description = listing.describe(name)
         for folder in listing.splits_of(name) if description.split is None else ():
             self.folder_splits[folder] = self.folder_splits.get(folder, 0) + 1
         return description
 
-    def _needs_inspection(self, item: Item, description: Description, row: sa.Row[Any] | None) -> Iterator[Item]:
+    def _needs_inspection(self, item: ImportItem, description: FileMetadata, row: sa.Row[Any] | None) -> Iterator[ImportItem]:
         """Yield the item if its bytes are new or it is no longer held back."""
         imported = row is not None and row.layer is not None and row.outcome != InspectionOutcome.duplicate
         if description.refusal is not None:
@@ -154,7 +154,7 @@ class ImportRun:
             # Stamped with the reason: the file is skipped as long as the reason stays the same.
             reason = content_id(description.refusal.code, description.refusal.sentence)
             stamp = f"held back {reason.hex}"
-            item = replace(item, stamp=stamp, known=refuse(item.name, description.refusal))
+            item = replace(item, stamp=stamp, known=refused_result(item.name, description.refusal))
         if item.stamp and row is not None and row.stamp == item.stamp:
             return
         self._descriptions[item.name] = description
@@ -162,7 +162,7 @@ class ImportRun:
             self._previous[item.name] = row
         yield item
 
-    def keep(self, batch: Sequence[tuple[Item, Intake]], writers: ThreadPoolExecutor) -> None:
+    def keep(self, batch: Sequence[tuple[ImportItem, InspectionResult]], writers: ThreadPoolExecutor) -> None:
         """Store a batch of inspected items: first their layers, then all rows in one transaction.
 
         Args:
@@ -188,7 +188,7 @@ class ImportRun:
                 self.corrections.withdraw(tx, row, _identifying(now) if now else "a duplicate")
             self._add_layers(tx, fresh, stored)
             # A duplicate names the file of the first layer, in this batch or an earlier one.
-            names = names_of(tx, self.id, {first.of for first in firsts.values()}) | {
+            names = original_names(tx, self.id, {first.of for first in firsts.values()}) | {
                 _identifying(layers): name for name, layers in reversed(stored.items())
             }
             rows = []
@@ -200,12 +200,12 @@ class ImportRun:
                 is_stored = found.name in stored
                 described = description.record() if description and is_stored else None
                 rows.append(file_row(self.id, item.name, item.stamp, outcome, layer, described))
-            keep_rows(tx, rows)
+            upsert_rows(tx, rows)
         self.fresh += inspected
 
     def _compare_imported(
-        self, batch: Sequence[tuple[Item, Intake]]
-    ) -> tuple[list[tuple[Item, Intake]], dict[str, sa.Row[Any]]]:
+        self, batch: Sequence[tuple[ImportItem, InspectionResult]]
+    ) -> tuple[list[tuple[ImportItem, InspectionResult]], dict[str, sa.Row[Any]]]:
         """Compare the pixels of files that were imported before; report those that changed.
 
         Returns:
@@ -218,7 +218,7 @@ class ImportRun:
             return list(batch), {}
         to_store, replaced = [], {}
         with self.database.transaction() as tx:
-            pixels = visible_of(tx, [row.layer for row in previous.values()])
+            pixels = pixel_hashes(tx, [row.layer for row in previous.values()])
             for item, found in batch:
                 row = previous.get(found.name)
                 # A file without an imported sample is stored in any case.
@@ -245,7 +245,7 @@ class ImportRun:
                         self._descriptions.pop(item.name, None)
         return to_store, replaced
 
-    def _find_duplicates(self, found: Sequence[Intake], replaced: Mapping[str, sa.Row[Any]]) -> dict[str, Duplicate]:
+    def _find_duplicates(self, found: Sequence[InspectionResult], replaced: Mapping[str, sa.Row[Any]]) -> dict[str, Duplicate]:
         """Return the layer that each file duplicates, in the database or earlier in this batch.
 
         A replaced file is no duplicate of its own former versions.
@@ -257,7 +257,7 @@ class ImportRun:
             None if earlier and earlier.of in former.get(file.name, ()) else earlier
             for file, earlier in zip(found, known, strict=True)
         ]
-        batch = duplicates.Batch()
+        batch = duplicates.DuplicateIndex()
         firsts: dict[str, Duplicate] = {}
         for file, earlier in zip(found, known, strict=True):
             first = earlier or batch.find(file.visible, file.fingerprint)
@@ -272,7 +272,7 @@ class ImportRun:
     def _add_layers(
         self,
         tx: Transaction,
-        fresh: Sequence[tuple[Item, Intake]],
+        fresh: Sequence[tuple[ImportItem, InspectionResult]],
         stored: dict[str, dict[LayerRole, StoredLayer]],
     ) -> None:
         """Insert samples, review candidates, and the fingerprints of their layers."""
@@ -285,10 +285,10 @@ class ImportRun:
             if found.outcome is InspectionOutcome.review:
                 if kind not in review_rounds:
                     review_rounds[kind] = lifecycle.open_seed_review(tx, self.actor, kind)
-                origin = origin_of(description, self.source) | {"file": storable_name(found.name)}
+                origin = candidate_origin(description, self.source) | {"file": storable_name(found.name)}
                 lifecycle.add_for_review(tx, review_rounds[kind], layers, prompt, found.codes, origin)
             else:
-                licence = description.licence or UNKNOWN
+                licence = description.licence or UNKNOWN_VALUE
                 source = description.source or self.source
                 split = description.split
                 new = NewSample(kind, prompt.text, licence, source, 0, layers, split, texts=prompt.texts)
@@ -301,11 +301,11 @@ class ImportRun:
                 self.corrections.describe_again(tx, _identifying(dict(new.layers)), description)
         duplicates.add_to_index(tx, {_identifying(stored[found.name]): found.fingerprint for _, found in fresh})
 
-    def _with_licence(self, found: Intake) -> Intake:
+    def _with_licence(self, found: InspectionResult) -> InspectionResult:
         """Add the code NO_LICENCE to a stored file without a license."""
         if found.layer is None or self._descriptions[found.name].licence:
             return found
-        return replace(found, codes=(*found.codes, NO_LICENCE))
+        return replace(found, codes=(*found.codes, NO_LICENSE))
 
     def close(self, seconds: float) -> ImportSummary:
         """Finish the import and return the summary of all imports of this folder.
@@ -314,9 +314,9 @@ class ImportRun:
             seconds: Duration of this run.
         """
         with self.database.transaction() as tx:
-            gone = forget_gone(tx, self.id, self._seen)
+            gone = delete_missing(tx, self.id, self._seen)
             tx.execute(sa.update(imports).where(imports.c.id == self.id).values(finished_at=sa.func.now()))
-            summary = summarise(tx, Path(self.listing.tree.root), self.fresh, seconds)
+            summary = summarize(tx, Path(self.listing.tree.root), self.fresh, seconds)
             if self.fresh:
                 counts = {str(outcome): count for outcome, count in summary.outcomes.items()}
                 tx.log(self.actor, "seeds imported", self.id, files=self.fresh, outcomes=counts)
@@ -335,7 +335,7 @@ def _identifying(layers: dict[LayerRole, StoredLayer]) -> str:
     return layers.get(LayerRole.blended, layers[LayerRole.foreground]).sha256
 
 
-def _visible(found: Intake) -> dict[LayerRole, str]:
+def _visible(found: InspectionResult) -> dict[LayerRole, str]:
     """Return the hash of each layer's visible pixels."""
     main = LayerRole.blended if found.beside else LayerRole.foreground
     return {main: found.visible} | {role: other.visible for role, other in found.beside.items()}

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.domain import LayerRole
-from curation.image_limits import LIMITS, ImageLimits
-from curation.images.codec import encode_layer, visible_hash, without_hidden_colour
-from curation.images.decoding import check_pixels, check_side, decode
-from curation.images.headers import BadFile, ImageHeader
+from curation.image_limits import DEFAULT_LIMITS, ImageLimits
+from curation.images.codec import clear_hidden_colors, encode_layer, pixel_hash
+from curation.images.decoding import check_dimensions, check_pixels, decode
+from curation.images.headers import ImageHeader, InvalidImage
 from curation.images.perceptual_hash import fingerprint
 from curation.images.recognition import read_header
 from curation.ingest.archives import Member
@@ -85,7 +85,7 @@ FINDINGS: Final[dict[str, tuple[InspectionOutcome, str]]] = {
 """Findings in an accepted file, by code: the outcome and the sentence that users read."""
 
 # Thresholds, set on the 1,395 real layers of the seed set; after each, the share that it flags.
-LOOKED_AT = (
+SIGNALS = (
     "border_touch", "cut_share", "hole_frac", "frame_haze", "haze", "alpha_grain",
     "premultiplied_gain", "contam_white",
 )  # fmt: skip
@@ -98,7 +98,7 @@ WHITE_FRINGE, WHITE_FRINGE_DE = 0.45, 25.0  # 1.2 %
 
 
 @dataclass(frozen=True)
-class Beside:
+class CompanionLayer:
     """Foreground or background of a pair: the encoded layer and the hash of its visible pixels."""
 
     layer: bytes = field(repr=False)
@@ -106,7 +106,7 @@ class Beside:
 
 
 @dataclass(frozen=True)
-class Intake:
+class InspectionResult:
     """Result of inspecting one file, or the files of a pair.
 
     Attributes:
@@ -132,7 +132,7 @@ class Intake:
     height: int = 0
     visible: str = ""
     fingerprint: bytes = field(default=b"", repr=False)
-    beside: Mapping[LayerRole, Beside] = field(default_factory=dict)
+    beside: Mapping[LayerRole, CompanionLayer] = field(default_factory=dict)
 
     @property
     def code(self) -> str:
@@ -151,7 +151,7 @@ class InspectedFile:
 
 
 @dataclass(frozen=True)
-class Item:
+class ImportItem:
     """One item to inspect: a file, the files of a pair, or a member of an archive.
 
     Attributes:
@@ -170,19 +170,19 @@ class Item:
     place: int
     member: Member | None = None
     others: tuple[Member, ...] = ()
-    known: Intake | None = None
+    known: InspectionResult | None = None
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedItem:
     """An item with the bytes of its files, as sent to a confined process."""
 
-    item: Item
+    item: ImportItem
     parts: tuple[bytes, ...] = field(default=(), repr=False)
-    limits: ImageLimits = LIMITS
+    limits: ImageLimits = DEFAULT_LIMITS
 
 
-def examine(data: bytes, name: str, limits: ImageLimits = LIMITS) -> Intake:
+def inspect_and_encode(data: bytes, name: str, limits: ImageLimits = DEFAULT_LIMITS) -> InspectionResult:
     """Inspect one file in this process, and encode its clean layer.
 
     The layer is straight-alpha 8-bit sRGB, upright, with color 0 under alpha 0. Untrusted files are
@@ -197,10 +197,10 @@ def examine(data: bytes, name: str, limits: ImageLimits = LIMITS) -> Intake:
     Returns:
         The outcome; no content of a file raises an exception.
     """
-    return finish(name, judge_file(data, name, limits))
+    return encode_result(name, inspect_file(data, name, limits))
 
 
-def judge_file(data: bytes, name: str, limits: ImageLimits = LIMITS) -> InspectedFile:
+def inspect_file(data: bytes, name: str, limits: ImageLimits = DEFAULT_LIMITS) -> InspectedFile:
     """Inspect one file without encoding its layer.
 
     Args:
@@ -215,9 +215,9 @@ def judge_file(data: bytes, name: str, limits: ImageLimits = LIMITS) -> Inspecte
         header = read_header(check_size(data, limits), name)
         check_header(header, name, limits)
         rgba, found = decode(header)
-        layer = without_hidden_colour(rgba)
+        layer = clear_hidden_colors(rgba)
         found += _look(rgba, layer, header)
-    except BadFile as bad:
+    except InvalidImage as bad:
         return InspectedFile(InspectionOutcome.reject, (bad.code,), bad.sentence)
     except MemoryError:
         return InspectedFile(
@@ -232,7 +232,7 @@ def judge_file(data: bytes, name: str, limits: ImageLimits = LIMITS) -> Inspecte
     return InspectedFile(outcome, tuple(codes), "; ".join(sentences), {LayerRole.foreground: layer})
 
 
-def finish(name: str, judged: InspectedFile) -> Intake:
+def encode_result(name: str, judged: InspectedFile) -> InspectionResult:
     """Encode the layers of an inspected file and hash their visible pixels.
 
     Args:
@@ -240,10 +240,10 @@ def finish(name: str, judged: InspectedFile) -> Intake:
         judged: Its findings and pixels.
     """
     if not judged.layers:
-        return Intake(name, judged.outcome, judged.codes, judged.sentence)
+        return InspectionResult(name, judged.outcome, judged.codes, judged.sentence)
     main = LayerRole.blended if len(judged.layers) > 1 else LayerRole.foreground
     layer = judged.layers[main]
-    return Intake(
+    return InspectionResult(
         name,
         judged.outcome,
         judged.codes,
@@ -251,19 +251,19 @@ def finish(name: str, judged: InspectedFile) -> Intake:
         encode_layer(layer),
         layer.shape[1],
         layer.shape[0],
-        visible_hash(layer),
+        pixel_hash(layer),
         fingerprint(layer),
         {
-            role: Beside(encode_layer(other), visible_hash(other))
+            role: CompanionLayer(encode_layer(other), pixel_hash(other))
             for role, other in judged.layers.items()
             if role is not main
         },
     )
 
 
-def refuse(name: str, bad: BadFile) -> Intake:
+def refused_result(name: str, bad: InvalidImage) -> InspectionResult:
     """Return the outcome of a refused file."""
-    return Intake(name, InspectionOutcome.reject, (bad.code,), bad.sentence)
+    return InspectionResult(name, InspectionOutcome.reject, (bad.code,), bad.sentence)
 
 
 def check_size(data: bytes, limits: ImageLimits) -> bytes:
@@ -273,7 +273,7 @@ def check_size(data: bytes, limits: ImageLimits) -> bytes:
         BadFile: There are more bytes than the limits allow.
     """
     if len(data) > limits.bytes:
-        raise BadFile("too_many_bytes", f"the file is larger than {limits.bytes >> 20} MiB")
+        raise InvalidImage("too_many_bytes", f"the file is larger than {limits.bytes >> 20} MiB")
     return data
 
 
@@ -293,15 +293,15 @@ def check_header(header: ImageHeader, name: str, limits: ImageLimits, *, alpha: 
     check_pixels(header, limits)
     if alpha and not header.alpha:
         suffix_fits = Path(name).suffix.lower() in {".jpg", ".jpeg", "." + header.format.lower()}
-        raise BadFile(
+        raise InvalidImage(
             "no_alpha",
             f"a {header.format} without transparency" + ("" if suffix_fits else ", despite its file extension"),
         )
     if max(width, height) > limits.aspect * min(width, height):
-        raise BadFile("bad_aspect", f"the aspect ratio of {width} x {height} exceeds {limits.aspect:g} to 1")
+        raise InvalidImage("bad_aspect", f"the aspect ratio of {width} x {height} exceeds {limits.aspect:g} to 1")
     if min(width, height) < limits.shortest:
-        raise BadFile("too_small", f"{width} x {height} is smaller than {limits.shortest} pixels")
-    check_side(header)
+        raise InvalidImage("too_small", f"{width} x {height} is smaller than {limits.shortest} pixels")
+    check_dimensions(header)
 
 
 def _look(rgba: RGBA, layer: RGBA, header: ImageHeader) -> list[str]:
@@ -318,9 +318,9 @@ def _look(rgba: RGBA, layer: RGBA, header: ImageHeader) -> list[str]:
     alpha = rgba[..., 3]
     lowest, highest = int(alpha.min()), int(alpha.max())
     if highest < 0.02 * 255:
-        raise BadFile("empty_alpha", f"nothing is visible: the largest alpha is {highest} of 255")
+        raise InvalidImage("empty_alpha", f"nothing is visible: the largest alpha is {highest} of 255")
     if lowest > 0.98 * 255:
-        raise BadFile("no_transparency", f"nothing is transparent: the smallest alpha is {lowest} of 255")
+        raise InvalidImage("no_transparency", f"nothing is transparent: the smallest alpha is {lowest} of 255")
     # Findings of the container and of hidden data.
     found = ["text_chunk_dropped"] if header.text else []
     found += ["trailing_data"] if header.trailing else []
@@ -330,7 +330,7 @@ def _look(rgba: RGBA, layer: RGBA, header: ImageHeader) -> list[str]:
     # Findings of the alpha channel and the colors, by thresholds on the screening signals.
     if not ((alpha > 0) & (alpha < 255)).any():
         found.append("binary_alpha")
-    measured = {name: value or 0.0 for name, value in signals.measure(layer, LOOKED_AT).items()}
+    measured = {name: value or 0.0 for name, value in signals.compute_signals(layer, SIGNALS).items()}
     if measured["border_touch"] > 0.9 and measured["hole_frac"] > 0.2:
         found.append("alpha_inverted")
     elif measured["cut_share"] > CUT_AT_BORDER:
@@ -348,7 +348,7 @@ def _look(rgba: RGBA, layer: RGBA, header: ImageHeader) -> list[str]:
 
 def _fringe(layer: RGBA) -> float | None:
     """Measure the most expensive signal, only where a cheaper one suggests it."""
-    return signals.measure(layer, ["fringe_dE"])["fringe_dE"]
+    return signals.compute_signals(layer, ["fringe_dE"])["fringe_dE"]
 
 
 def _has_content(hidden: NDArray[np.uint8]) -> bool:

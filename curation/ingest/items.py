@@ -8,18 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from curation.image_limits import ImageLimits
-from curation.images.headers import BadFile
+from curation.images.headers import InvalidImage
 from curation.ingest import archives
 from curation.ingest.folder_listing import Listing, list_tree
-from curation.ingest.inspection import InspectionOutcome, Intake, Item, Loaded, refuse
-from curation.ingest.trees import ArchiveTree, distinct
+from curation.ingest.inspection import ImportItem, InspectionOutcome, InspectionResult, LoadedItem, refused_result
+from curation.ingest.trees import ArchiveTree, with_unique_names
 from curation.input_files import UnsafeFile
 
-HEAD = 512
+HEAD_BYTES = 512
 """Bytes at the start of a file that distinguish an archive from an image."""
 
 
-class Items:
+class ImportItems:
     """Iterator over the items of a listing, and reader of their bytes."""
 
     def __init__(self, listing: Listing, limits: ImageLimits, tell: Callable[[Listing], None]) -> None:
@@ -35,11 +35,11 @@ class Items:
         self.tell = tell
         self._inner: dict[str, tuple[Listing, str]] = {}
 
-    def where(self, item: Item) -> tuple[Listing, str]:
+    def where(self, item: ImportItem) -> tuple[Listing, str]:
         """Return the listing that contains an item, and its name there; call it once per item."""
         return self._inner.pop(item.name, (self.listing, item.name))
 
-    def of(self, name: str, place: int) -> Iterator[Item]:
+    def of(self, name: str, place: int) -> Iterator[ImportItem]:
         """Yield the items of one listed file; an error becomes the file's refusal.
 
         Args:
@@ -48,7 +48,7 @@ class Items:
         """
         pair = self.listing.pairs.get(name)
         files = tuple(filter(None, (name, pair.background, pair.blended))) if pair else (name,)
-        item = Item(name, files, "", place)
+        item = ImportItem(name, files, "", place)
         # Stamp the files with size and modification time; the last head tells an archive.
         try:
             stamps = []
@@ -56,19 +56,19 @@ class Items:
                 with self.listing.open(path) as file:
                     status = os.fstat(file.fileno())
                     stamps.append(f"{status.st_size}:{status.st_mtime_ns}")
-                    head = file.read(HEAD)
+                    head = file.read(HEAD_BYTES)
             item = replace(item, stamp=" ".join(stamps))
         # Any exception refuses this file and does not stop the import.
         except Exception as error:
             bad = _bad_file(error)
-            yield replace(item, known=refuse(name, bad), stamp=self._stamp_of_refused(files, bad))
+            yield replace(item, known=refused_result(name, bad), stamp=self._stamp_of_refused(files, bad))
             return
         if pair is not None or archives.archive_kind(head) is None:
             yield item
         else:
             yield from self._archive_items(item)
 
-    def _stamp_of_refused(self, files: Sequence[str], bad: BadFile) -> str:
+    def _stamp_of_refused(self, files: Sequence[str], bad: InvalidImage) -> str:
         """Stamp a refused file by its directory entry; "" if it may be readable next time."""
         if bad.code == "unreadable":
             return ""
@@ -76,14 +76,14 @@ class Items:
         stats = [(folder / file).lstat() for file in files if os.path.lexists(folder / file)]
         return " ".join(f"{stat.st_mode}:{stat.st_size}:{stat.st_mtime_ns}" for stat in stats)
 
-    def _archive_items(self, item: Item) -> Iterator[Item]:
+    def _archive_items(self, item: ImportItem) -> Iterator[ImportItem]:
         """Yield an archive's images and refused members, and the archive if it has refused ones."""
         try:
             with self.listing.open(item.name) as file:
                 members = archives.list_members(file, self.limits.bytes)
         # Any exception refuses this archive and does not stop the import.
         except Exception as error:
-            yield replace(item, known=refuse(item.name, _bad_file(error)))
+            yield replace(item, known=refused_result(item.name, _bad_file(error)))
             return
         # Manifests and caption files inside the archive describe its images.
         tree = ArchiveTree(lambda: self.listing.open(item.name), members, self.limits.bytes)
@@ -95,20 +95,20 @@ class Items:
             path = f"{item.name}/{name}"
             self._inner[path] = (inner, name)
             yield replace(item, name=path, member=tree.members[name], others=tuple(others))
-        for name, member in distinct(members):
+        for name, member in with_unique_names(members):
             if member.refusal:
                 path = f"{item.name}/{name}"
-                yield replace(item, name=path, known=refuse(path, member.refusal))
+                yield replace(item, name=path, known=refused_result(path, member.refusal))
         refused = [member.refusal for member in members if member.refusal]
         if refused:
             sentence = f"{len(refused)} of {len(members)} members are refused, each is listed"
             outcome = InspectionOutcome.partial if len(refused) < len(members) else InspectionOutcome.reject
-            yield replace(item, known=Intake(item.name, outcome, (refused[0].code,), sentence))
+            yield replace(item, known=InspectionResult(item.name, outcome, (refused[0].code,), sentence))
 
-    def load(self, item: Item) -> Loaded:
+    def load(self, item: ImportItem) -> LoadedItem:
         """Read an item's bytes within the limits; a file that disappeared or changed is refused."""
         if item.known is not None:
-            return Loaded(item)
+            return LoadedItem(item)
         try:
             parts = []
             for name in item.files:
@@ -122,17 +122,17 @@ class Items:
         except Exception as error:
             bad = _bad_file(error)
             stamp = "" if bad.code == "unreadable" else item.stamp
-            return Loaded(replace(item, known=refuse(item.name, bad), stamp=stamp))
-        return Loaded(item, tuple(parts), self.limits)
+            return LoadedItem(replace(item, known=refused_result(item.name, bad), stamp=stamp))
+        return LoadedItem(item, tuple(parts), self.limits)
 
 
-def _bad_file(error: Exception) -> BadFile:
+def _bad_file(error: Exception) -> InvalidImage:
     """Return the refusal of a file whose opening or reading raised an exception."""
-    if isinstance(error, BadFile):
+    if isinstance(error, InvalidImage):
         return error
     if isinstance(error, UnsafeFile):
-        return BadFile(error.code, error.message)
-    return BadFile(
+        return InvalidImage(error.code, error.message)
+    return InvalidImage(
         "unreadable",
         f"the file cannot be read: {getattr(error, 'strerror', None) or type(error).__name__}",
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Final
 
-from curation.images.headers import BadFile
+from curation.images.headers import InvalidImage
 from curation.text import UnreadableText, decode_text
 
 MAX_LINE = 1 << 20
@@ -18,10 +18,10 @@ MAX_MANIFEST = 64 << 20
 """Bytes of a manifest that is read whole: CSV, JSON, and JSON Lines other than in UTF-8."""
 MAX_JSON = 32 << 20
 """Bytes of one JSON document, which takes many times as much memory when parsed."""
-FIRST: Final = ("metadata.jsonl", "metadata.csv", "metadata.json")
+PRIMARY_MANIFESTS: Final = ("metadata.jsonl", "metadata.csv", "metadata.json")
 """Manifests that are read before others, and so take precedence."""
-LINES: Final = (".jsonl", ".ndjson")
-TABLES: Final = {".csv": ",", ".tsv": "\t"}
+JSON_LINES_SUFFIXES: Final = (".jsonl", ".ndjson")
+TABLE_SEPARATORS: Final = {".csv": ",", ".tsv": "\t"}
 FILE_KEYS: Final = (
     "file_name",
     "filename",
@@ -36,7 +36,7 @@ FILE_KEYS: Final = (
 
 
 @dataclass(frozen=True)
-class Row:
+class ManifestRow:
     """One row of a manifest.
 
     Attributes:
@@ -50,7 +50,7 @@ class Row:
     name: str
     row: Mapping[str, Any]
     file: str | None = None
-    bad: BadFile | None = None
+    bad: InvalidImage | None = None
     lost: bool = False
 
 
@@ -58,24 +58,24 @@ class Row:
 class _Unreadable:
     """A row whose text cannot be read; the fields are those of Row."""
 
-    bad: BadFile
+    bad: InvalidImage
     file: str | None = None
     lost: bool = True
 
 
-class NoManifest(Exception):
+class NotAManifestError(Exception):
     """A JSON or CSV file does not describe images, and is listed like any other file."""
 
 
 def manifest_order(name: str) -> tuple[int, str]:
     """Return the sort key of a manifest in reading order."""
     base_name = PurePosixPath(name).name.lower()
-    return (FIRST.index(base_name) if base_name in FIRST else len(FIRST)), name
+    return (PRIMARY_MANIFESTS.index(base_name) if base_name in PRIMARY_MANIFESTS else len(PRIMARY_MANIFESTS)), name
 
 
 def is_manifest_name(name: str) -> bool:
     """Return whether a file may be a manifest, by its suffix."""
-    return PurePosixPath(name).suffix.lower() in {*LINES, *TABLES, ".json"}
+    return PurePosixPath(name).suffix.lower() in {*JSON_LINES_SUFFIXES, *TABLE_SEPARATORS, ".json"}
 
 
 def read_rows(
@@ -83,7 +83,7 @@ def read_rows(
     name: str,
     encoding: str | None,
     known: Callable[[str], bool],
-) -> Iterator[Row]:
+) -> Iterator[ManifestRow]:
     """Yield the rows of a manifest, including unusable ones with their reason.
 
     Args:
@@ -97,34 +97,34 @@ def read_rows(
         NoManifest: The file does not describe images.
     """
     suffix = PurePosixPath(name).suffix.lower()
-    if suffix in LINES:
+    if suffix in JSON_LINES_SUFFIXES:
         yield from _read_lines(opening, name, encoding)
         return
     text = _read_text(opening, name, encoding)
-    found = _read_table(text, TABLES[suffix]) if suffix in TABLES else _read_json(text, name, known)
+    found = _read_table(text, TABLE_SEPARATORS[suffix]) if suffix in TABLE_SEPARATORS else _read_json(text, name, known)
     for number, row in found:
         yield _row(f"{name}:{number}", row)
 
 
-def _row(name: str, row: Any) -> Row:
+def _row(name: str, row: Any) -> ManifestRow:
     if isinstance(row, _Unreadable):
-        return Row(name, {}, row.file, row.bad, row.lost)
+        return ManifestRow(name, {}, row.file, row.bad, row.lost)
     if not isinstance(row, dict):
-        return Row(name, {}, bad=BadFile("bad_line", _NO_OBJECT))
+        return ManifestRow(name, {}, bad=InvalidImage("bad_line", _NO_OBJECT))
     # Hugging Face's imagefolder names several images of one row with this suffix.
     for role in ("foreground", "background", "blended"):
         if role not in row and isinstance(row.get(f"{role}_file_name"), str):
             row = row | {role: row[f"{role}_file_name"]}
     file = next((row[key] for key in FILE_KEYS if isinstance(row.get(key), str)), None)
     if file is None and not isinstance(row.get("foreground"), str):
-        return Row(name, row, bad=BadFile("bad_line", _NO_OBJECT))
-    return Row(name, row, file)
+        return ManifestRow(name, row, bad=InvalidImage("bad_line", _NO_OBJECT))
+    return ManifestRow(name, row, file)
 
 
 _NO_OBJECT = "the line is not a JSON object with a file_name or the files of a pair"
 
 
-def _read_lines(opening: Callable[[str], BinaryIO], name: str, encoding: str | None) -> Iterator[Row]:
+def _read_lines(opening: Callable[[str], BinaryIO], name: str, encoding: str | None) -> Iterator[ManifestRow]:
     """Yield the rows of JSON Lines; UTF-8 is streamed, other encodings are read whole."""
     with opening(name) as file:
         mark = file.read(4)
@@ -139,12 +139,12 @@ def _read_lines(opening: Callable[[str], BinaryIO], name: str, encoding: str | N
                 yield _read_line(f"{name}:{number}", line)
 
 
-def _read_line(name: str, line: bytes) -> Row:
+def _read_line(name: str, line: bytes) -> ManifestRow:
     if len(line) > MAX_LINE:
-        return Row(
+        return ManifestRow(
             name,
             {},
-            bad=BadFile("bad_line", f"the line is longer than {MAX_LINE:,} bytes"),
+            bad=InvalidImage("bad_line", f"the line is longer than {MAX_LINE:,} bytes"),
             lost=True,
         )
     try:
@@ -154,12 +154,12 @@ def _read_line(name: str, line: bytes) -> Row:
             "the line is not UTF-8 text; save it as UTF-8, or specify its encoding (for example --encoding gb18030)"
         )
         file = _file_in(line)
-        return Row(name, {}, file, BadFile("bad_line", sentence), lost=file is None)
+        return ManifestRow(name, {}, file, InvalidImage("bad_line", sentence), lost=file is None)
     except (ValueError, RecursionError):
         # Two objects on one line, or lines that end in carriage returns, describe several files.
         file = _file_in(line)
         lost = file is None or line.count(b'"file_name"') > 1
-        return Row(name, {}, file, BadFile("bad_line", "the line is not valid JSON"), lost=lost)
+        return ManifestRow(name, {}, file, InvalidImage("bad_line", "the line is not valid JSON"), lost=lost)
 
 
 def _file_in(line: bytes) -> str | None:
@@ -181,15 +181,15 @@ def _read_text(opening: Callable[[str], BinaryIO], name: str, encoding: str | No
         data = file.read(MAX_MANIFEST + 1)
     most = MAX_JSON if name.lower().endswith(".json") else MAX_MANIFEST
     if len(data) > most:
-        raise BadFile("manifest_unreadable", f"{name[:200]!r} is larger than {most >> 20} MiB")
+        raise InvalidImage("manifest_unreadable", f"{name[:200]!r} is larger than {most >> 20} MiB")
     try:
         return decode_text(data, encoding)
     except UnreadableText as error:
         # Only a file that looks like a manifest is one that cannot be read.
-        if PurePosixPath(name).name.lower() not in FIRST and not any(key.encode() in data for key in FILE_KEYS):
-            raise NoManifest from error
+        if PurePosixPath(name).name.lower() not in PRIMARY_MANIFESTS and not any(key.encode() in data for key in FILE_KEYS):
+            raise NotAManifestError from error
         hint = "save it as UTF-8, or specify its encoding (for example --encoding gb18030)"
-        raise BadFile("manifest_unreadable", f"{name[:200]!r} cannot be read: {error.message}; {hint}") from error
+        raise InvalidImage("manifest_unreadable", f"{name[:200]!r} cannot be read: {error.message}; {hint}") from error
 
 
 def _read_table(text: str, separator: str) -> Iterator[tuple[int, Any]]:
@@ -203,10 +203,10 @@ def _read_table(text: str, separator: str) -> Iterator[tuple[int, Any]]:
     try:
         columns = [column.strip() for column in next(reader, [])]
         if not {*FILE_KEYS, "foreground", "foreground_file_name"} & set(columns):
-            raise NoManifest
+            raise NotAManifestError
         while (cells := next(reader, None)) is not None:
             if len(cells) > len(columns):
-                bad = BadFile("bad_line", f"the row has {len(cells)} cells for {len(columns)} columns")
+                bad = InvalidImage("bad_line", f"the row has {len(cells)} cells for {len(columns)} columns")
                 file = next(
                     (cell for name, cell in zip(columns, cells, strict=False) if name in FILE_KEYS),
                     None,
@@ -220,7 +220,7 @@ def _read_table(text: str, separator: str) -> Iterator[tuple[int, Any]]:
     except csv.Error as error:
         yield (
             reader.line_num,
-            _Unreadable(BadFile("bad_line", f"the table cannot be read beyond this line: {error}")),
+            _Unreadable(InvalidImage("bad_line", f"the table cannot be read beyond this line: {error}")),
         )
 
 
@@ -229,9 +229,9 @@ def _read_json(text: str, name: str, known: Callable[[str], bool]) -> Iterator[t
     try:
         document: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
-        if PurePosixPath(name).name.lower() in FIRST:
-            raise BadFile("manifest_unreadable", f"{name[:200]!r} is not valid JSON") from error
-        raise NoManifest from error
+        if PurePosixPath(name).name.lower() in PRIMARY_MANIFESTS:
+            raise InvalidImage("manifest_unreadable", f"{name[:200]!r} is not valid JSON") from error
+        raise NotAManifestError from error
     # A list of rows, COCO annotations, a single row, or an object keyed by image.
     rows: Sequence[Any] = []
     if isinstance(document, list):
@@ -246,7 +246,7 @@ def _read_json(text: str, name: str, known: Callable[[str], bool]) -> Iterator[t
             for key, value in document.items()
         ]
     if not any(isinstance(row, dict) and _names_file(row) for row in rows):
-        raise NoManifest
+        raise NotAManifestError
     yield from enumerate(rows, 1)
 
 

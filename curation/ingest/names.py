@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from curation.images.headers import BadFile
+from curation.images.headers import InvalidImage
 
 
 class NameIndex:
@@ -46,13 +46,13 @@ class NameIndex:
             found = table.get(form, [])
             if len(found) > 1:
                 several = ", ".join(sorted(found)[:3])
-                raise BadFile(
+                raise InvalidImage(
                     "bad_line",
                     f"the name {name[:120]!r} matches {len(found)} files: {several[:200]}",
                 )
             if found:
                 return found[0]
-        raise BadFile("bad_line", f"there is no file {name[:120]!r} in the folder")
+        raise InvalidImage("bad_line", f"there is no file {name[:120]!r} in the folder")
 
 
 def _normalize(name: str) -> str:

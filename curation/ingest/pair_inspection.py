@@ -8,34 +8,34 @@ from typing import Final
 import numpy as np
 
 from curation.domain import LayerRole
-from curation.image_limits import LIMITS, ImageLimits
+from curation.image_limits import DEFAULT_LIMITS, ImageLimits
 from curation.images import pairs
 from curation.images.decoding import decode
-from curation.images.headers import BadFile
+from curation.images.headers import InvalidImage
 from curation.images.recognition import read_header
 from curation.ingest.inspection import (
     FINDINGS,
     InspectedFile,
     InspectionOutcome,
-    Intake,
+    InspectionResult,
     check_header,
     check_size,
-    finish,
-    judge_file,
+    encode_result,
+    inspect_file,
 )  # fmt: skip
 from curation.ports import RGBA
-from curation.screening.pairs.signals import measure_pair
-from curation.screening.rules import PAIR_RULES, judge
+from curation.screening.pairs.signals import compute_pair_signals
+from curation.screening.rules import PAIR_RULES, apply_rules
 
-OPAQUE: Final = 0.98 * 255
+OPAQUE_MIN_ALPHA: Final = 0.98 * 255
 """Smallest alpha of an opaque image, of 255."""
-INEXACT: Final = 0.5
+MAX_BLEND_ERROR: Final = 0.5
 """RMS difference, in levels of 255, above which a blended image does not match its layers."""
 
 
-def examine_pair(
-    foreground: bytes, background: bytes, blended: bytes | None, name: str, limits: ImageLimits = LIMITS
-) -> Intake:
+def inspect_and_encode_pair(
+    foreground: bytes, background: bytes, blended: bytes | None, name: str, limits: ImageLimits = DEFAULT_LIMITS
+) -> InspectionResult:
     """Inspect the files of a pair in this process, and encode its layers.
 
     Args:
@@ -49,11 +49,11 @@ def examine_pair(
         The outcome, whose `layer` is the blended image; the other layers are in `beside`. No
         content of a file raises an exception.
     """
-    return finish(name, judge_pair(foreground, background, blended, name, limits))
+    return encode_result(name, inspect_pair(foreground, background, blended, name, limits))
 
 
-def judge_pair(
-    foreground: bytes, background: bytes, blended: bytes | None, name: str, limits: ImageLimits = LIMITS
+def inspect_pair(
+    foreground: bytes, background: bytes, blended: bytes | None, name: str, limits: ImageLimits = DEFAULT_LIMITS
 ) -> InspectedFile:
     """Inspect the files of a pair without encoding them.
 
@@ -70,7 +70,7 @@ def judge_pair(
     Returns:
         The findings, and three H x W x 4 layers unless the pair is refused.
     """
-    front = judge_file(foreground, f"{name} (foreground)", limits)
+    front = inspect_file(foreground, f"{name} (foreground)", limits)
     if not front.layers:
         return replace(front, sentence=f"foreground: {front.sentence}")
     # Read the opaque images, then apply the rules for pairs.
@@ -82,7 +82,7 @@ def judge_pair(
             whole, more = _read_opaque(blended, "blended", limits)
             flagged += more
         kept, found = _blend(straight, back, whole)
-    except BadFile as bad:
+    except InvalidImage as bad:
         return InspectedFile(InspectionOutcome.reject, (bad.code,), bad.sentence)
     except MemoryError:
         return InspectedFile(
@@ -104,10 +104,10 @@ def _read_opaque(data: bytes, role: str, limits: ImageLimits) -> tuple[RGBA, lis
         header = read_header(check_size(data, limits), "")
         check_header(header, "", limits, alpha=False)
         rgba, found = decode(header)
-    except BadFile as bad:
-        raise BadFile(bad.code, f"{role}: {bad.sentence}") from bad
-    if rgba[..., 3].min() < OPAQUE:
-        raise BadFile(f"{role}_not_opaque", f"the {role} is not opaque")
+    except InvalidImage as bad:
+        raise InvalidImage(bad.code, f"{role}: {bad.sentence}") from bad
+    if rgba[..., 3].min() < OPAQUE_MIN_ALPHA:
+        raise InvalidImage(f"{role}_not_opaque", f"the {role} is not opaque")
     solid = np.full((*rgba.shape[:2], 1), 255, np.uint8)
     # A grayscale background is no flaw.
     flagged = [code for code in found if code != "greyscale"]
@@ -123,8 +123,8 @@ def _blend(foreground: RGBA, background: RGBA, blended: RGBA | None) -> tuple[RG
         # Layers of different sizes cannot be composited; the rules below refuse them.
         blended = pairs.composite(foreground, background) if foreground.shape == background.shape else background
     layers = dict(zip(LayerRole, (foreground, background, blended), strict=True))
-    signals = measure_pair(layers)
-    broken = judge(signals, PAIR_RULES)
+    signals = compute_pair_signals(layers)
+    broken = apply_rules(signals, PAIR_RULES)
     if broken is not None:
-        raise BadFile(broken.rule, broken.sentence)
-    return blended, ["blend_inexact"] if (signals["blended_error"] or 0) > INEXACT else []
+        raise InvalidImage(broken.rule, broken.sentence)
+    return blended, ["blend_inexact"] if (signals["blended_error"] or 0) > MAX_BLEND_ERROR else []

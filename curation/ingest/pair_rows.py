@@ -8,29 +8,29 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from curation.domain import LayerRole, Prompt
-from curation.images.headers import BadFile
+from curation.images.headers import InvalidImage
 
-FILES: Final = {
+FILE_KEYS: Final = {
     LayerRole.foreground: ("foreground",),
     LayerRole.background: ("background",),
     LayerRole.blended: ("blended", "composite"),
 }
-TEXTS: Final = {
+TEXT_KEYS: Final = {
     LayerRole.foreground: ("text_foreground", "prompt_foreground"),
     LayerRole.background: ("text_background", "prompt_background"),
     LayerRole.blended: ("text", "caption", "prompt_blended", "prompt_composite"),
 }
-LICENCES: Final = (
+LICENSE_KEYS: Final = (
     ("licence", "license"),
     ("fg_licence", "licence_foreground"),
     ("bg_licence", "licence_background"),
 )
-SOURCES: Final = (
+SOURCE_KEYS: Final = (
     ("source",),
     ("fg_source", "source_foreground"),
     ("bg_source", "source_background"),
 )
-OTHER_FILES: Final = ("alpha", "matte", "trimap", "mask")
+DERIVED_FILE_KEYS: Final = ("alpha", "matte", "trimap", "mask")
 """Keys of further files that are derived from the same image and not imported on their own."""
 
 ReadText = Callable[..., str | None]
@@ -54,7 +54,7 @@ def is_pair(row: Mapping[str, Any]) -> bool:
     return "foreground" in row and "file_name" not in row
 
 
-def files_named(row: Mapping[str, Any], base: str, find: FindFile) -> set[str]:
+def pair_file_names(row: Mapping[str, Any], base: str, find: FindFile) -> set[str]:
     """Return the existing files that a pair's row names; none is imported as a separate image.
 
     Args:
@@ -62,10 +62,10 @@ def files_named(row: Mapping[str, Any], base: str, find: FindFile) -> set[str]:
         base: Folder of the manifest.
         find: Returns the file that a name refers to.
     """
-    keys = [key for keys in FILES.values() for key in keys] + list(OTHER_FILES)
+    keys = [key for keys in FILE_KEYS.values() for key in keys] + list(DERIVED_FILE_KEYS)
     found = set()
     for name in (row[key] for key in keys if isinstance(row.get(key), str)):
-        with suppress(BadFile):
+        with suppress(InvalidImage):
             found.add(find(base, name))
     return found
 
@@ -84,22 +84,22 @@ def read_pair(row: Mapping[str, Any], base: str, find: FindFile, text: ReadText)
             "bad_line").
     """
     names: dict[LayerRole, str] = {}
-    for role, keys in FILES.items():
+    for role, keys in FILE_KEYS.items():
         name = next((row[key] for key in keys if row.get(key) is not None), None)
         if name is None:
             continue
         if not isinstance(name, str):
-            raise BadFile("bad_line", f"{keys[0]} is {type(name).__name__}, not a file name")
+            raise InvalidImage("bad_line", f"{keys[0]} is {type(name).__name__}, not a file name")
         names[role] = find(base, name)
     if LayerRole.background not in names:
-        raise BadFile("pair_incomplete", "the pair has no background")
+        raise InvalidImage("pair_incomplete", "the pair has no background")
     if len(set(names.values())) < len(names):
-        raise BadFile("bad_line", "the same file is given for two layers")
+        raise InvalidImage("bad_line", "the same file is given for two layers")
     # Each layer needs a text of its own; that of the blended image is the caption of the pair.
-    texts = {role: text(row, *keys) for role, keys in TEXTS.items()}
+    texts = {role: text(row, *keys) for role, keys in TEXT_KEYS.items()}
     missing = next((role for role in LayerRole if not texts[role]), None)
     if missing is not None:
-        raise BadFile("pair_incomplete", f"the pair has no {TEXTS[missing][0]}")
+        raise InvalidImage("pair_incomplete", f"the pair has no {TEXT_KEYS[missing][0]}")
     whole, front, back = (texts[role] for role in (LayerRole.blended, LayerRole.foreground, LayerRole.background))
     return PairFiles(
         names[LayerRole.foreground],
@@ -109,7 +109,7 @@ def read_pair(row: Mapping[str, Any], base: str, find: FindFile, text: ReadText)
     )
 
 
-def read_both(row: Mapping[str, Any], keys: tuple[tuple[str, ...], ...], text: ReadText) -> str | None:
+def read_pair_field(row: Mapping[str, Any], keys: tuple[tuple[str, ...], ...], text: ReadText) -> str | None:
     """Return the license or source of a pair: one for all, or those of both layers.
 
     Args:

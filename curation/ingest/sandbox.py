@@ -27,7 +27,13 @@ from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
 
 from curation.errors import LayerloopError
-from curation.ingest.sandbox_wire import BadMessage, Closed, Message, receive_answer, send_request
+from curation.ingest.sandbox_wire import (
+    ConnectionClosedError,
+    InvalidMessageError,
+    Message,
+    receive_response,
+    send_request,
+)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -41,7 +47,7 @@ START_SECONDS: Final = 120.0
 """Wall-clock time for the start of a worker."""
 MEMORY: Final = 1536 << 20
 """Bytes of address space per worker beyond its start: six times the largest allowed image."""
-MAX_ANSWER: Final = 512 << 20
+MAX_RESPONSE_BYTES: Final = 512 << 20
 """Bytes of one response: the three layers of a pair of the largest size, as pixels."""
 IN_FLIGHT: Final = 2
 """Items that may be queued for each worker, besides the current one."""
@@ -53,7 +59,7 @@ _START: Final = (
 )
 
 
-class Cause(StrEnum):
+class FailureCause(StrEnum):
     """Why an item has no result."""
 
     crashed = "crashed"  # the worker ended during the item
@@ -65,7 +71,7 @@ class Cause(StrEnum):
 
 
 @dataclass(frozen=True)
-class Failure:
+class ItemFailure:
     """Failure of an item.
 
     Attributes:
@@ -74,7 +80,7 @@ class Failure:
         error: The exception that `load` raised.
     """
 
-    cause: Cause
+    cause: FailureCause
     detail: str = ""
     error: Exception | None = None
 
@@ -86,10 +92,10 @@ class SandboxLimits:
     cpu_seconds: int = CPU_SECONDS
     wall_seconds: float = WALL_SECONDS
     memory: int = MEMORY
-    answer_bytes: int = MAX_ANSWER
+    answer_bytes: int = MAX_RESPONSE_BYTES
 
 
-LIMITS: Final = SandboxLimits()
+DEFAULT_LIMITS: Final = SandboxLimits()
 
 
 class Sandbox(Generic[Item, Result]):
@@ -102,7 +108,7 @@ class Sandbox(Generic[Item, Result]):
         parse: Callable[[Item, Message], Result],
         *,
         workers: int = 2,
-        limits: SandboxLimits = LIMITS,
+        limits: SandboxLimits = DEFAULT_LIMITS,
         warm_up: Callable[[], object] | None = None,
     ) -> None:
         """Create the pool; workers start with the first items.
@@ -151,7 +157,7 @@ class Sandbox(Generic[Item, Result]):
         for worker in self._started:
             worker.close()
 
-    def run(self, items: Iterable[Item]) -> Iterator[tuple[Item, Result | Failure]]:
+    def run(self, items: Iterable[Item]) -> Iterator[tuple[Item, Result | ItemFailure]]:
         """Yield each item with its result, in order.
 
         Args:
@@ -160,7 +166,7 @@ class Sandbox(Generic[Item, Result]):
         Raises:
             LayerloopError: No worker can be started.
         """
-        pending: deque[tuple[Item, Future[Result | Failure]]] = deque()
+        pending: deque[tuple[Item, Future[Result | ItemFailure]]] = deque()
         for item in items:
             pending.append((item, self._threads.submit(self._work, item)))
             if len(pending) >= self._depth:
@@ -170,27 +176,27 @@ class Sandbox(Generic[Item, Result]):
             first, future = pending.popleft()
             yield first, future.result()
 
-    def _work(self, item: Item) -> Result | Failure:
+    def _work(self, item: Item) -> Result | ItemFailure:
         """Process one item, in a thread with its own worker."""
         worker = self._worker()
         try:
             request = self._load(item)
         except Exception as error:
-            return Failure(Cause.not_loaded, f"{type(error).__name__}: {error}", error)
+            return ItemFailure(FailureCause.not_loaded, f"{type(error).__name__}: {error}", error)
         try:
             response = worker.ask(request)
         finally:
             for part in request.parts:
                 if not isinstance(part, bytes):
                     part.close()
-        if isinstance(response, Failure):
+        if isinstance(response, ItemFailure):
             return response
         try:
             return self._parse(item, response)
         except Exception as error:
             # The worker may be compromised, so the next item gets a new one.
             worker.close()
-            return Failure(Cause.bad_answer, f"{type(error).__name__}: {error}")
+            return ItemFailure(FailureCause.bad_answer, f"{type(error).__name__}: {error}")
 
     def _worker(self) -> Worker:
         """Return the worker of this thread, started or replaced if need be."""
@@ -210,9 +216,9 @@ def run_confined(
     function: Function,
     request: Message,
     *,
-    limits: SandboxLimits = LIMITS,
+    limits: SandboxLimits = DEFAULT_LIMITS,
     warm_up: Callable[[], object] | None = None,
-) -> Message | Failure:
+) -> Message | ItemFailure:
     """Run a function once in a confined process.
 
     Args:
@@ -275,17 +281,17 @@ class Worker:
         deadline = time.monotonic() + START_SECONDS
         try:
             send_request(self._channel, Message(start), deadline)
-            ready = receive_answer(self._channel, 0, deadline).facts
+            ready = receive_response(self._channel, 0, deadline).facts
             granted = ready.get("granted")
             reason = str(ready.get("broken"))
-        except (Closed, BadMessage, OSError) as error:
+        except (ConnectionClosedError, InvalidMessageError, OSError) as error:
             granted, reason = None, type(error).__name__
         if not isinstance(granted, dict):
             self.close()
             raise _not_started(reason)
         return granted
 
-    def ask(self, request: Message) -> Message | Failure:
+    def ask(self, request: Message) -> Message | ItemFailure:
         """Send one request and return the response, or the failure after killing the worker."""
         deadline = time.monotonic() + self._limits.wall_seconds
         self._allow_cpu()
@@ -293,30 +299,30 @@ class Worker:
             # A worker that ended while sending may have left a response.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 send_request(self._channel, request, deadline)
-            response = receive_answer(self._channel, self._limits.answer_bytes, deadline)
+            response = receive_response(self._channel, self._limits.answer_bytes, deadline)
             return self._unwrap(response)
         except TimeoutError:
-            failure = Failure(Cause.timed_out)
-        except BadMessage as error:
-            failure = Failure(Cause.bad_answer, str(error))
-        except (Closed, OSError):
+            failure = ItemFailure(FailureCause.timed_out)
+        except InvalidMessageError as error:
+            failure = ItemFailure(FailureCause.bad_answer, str(error))
+        except (ConnectionClosedError, OSError):
             # It ends by itself; its exit status shows whether it exceeded the CPU time.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(1)
-            failure = Failure(Cause.timed_out if self.close() == -signal.SIGXCPU else Cause.crashed)
+            failure = ItemFailure(FailureCause.timed_out if self.close() == -signal.SIGXCPU else FailureCause.crashed)
         self.close()
         return failure
 
-    def _unwrap(self, response: Message) -> Message | Failure:
+    def _unwrap(self, response: Message) -> Message | ItemFailure:
         """Return the function's response, or the failure that the worker reports."""
         if isinstance(content := response.facts.get("answer"), dict):
             return Message(content, response.parts)
         failed = response.facts.get("failed")
         if failed == "memory":
-            return Failure(Cause.memory)
+            return ItemFailure(FailureCause.memory)
         if failed == "raised":
-            return Failure(Cause.raised, str(response.facts.get("detail"))[:1000])
-        raise BadMessage("the response has an unknown form")
+            return ItemFailure(FailureCause.raised, str(response.facts.get("detail"))[:1000])
+        raise InvalidMessageError("the response has an unknown form")
 
     def _allow_cpu(self) -> None:
         """Set the CPU time limit of the process to its usage so far plus that of one item."""

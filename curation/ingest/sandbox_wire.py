@@ -20,11 +20,11 @@ _SIZE: Final = struct.Struct("!I")
 _CHUNK: Final = 1 << 20
 
 
-class BadMessage(Exception):
+class InvalidMessageError(Exception):
     """The peer sent an invalid message, or one that exceeds the limits."""
 
 
-class Closed(Exception):
+class ConnectionClosedError(Exception):
     """The peer closed the connection."""
 
 
@@ -60,7 +60,7 @@ def encode(message: Message) -> tuple[bytes, list[bytes], list[int]]:
     sizes = [len(part) if isinstance(part, bytes) else None for part in message.parts]
     head = json.dumps({"facts": message.facts, "parts": sizes}, allow_nan=False).encode()
     if len(head) > MAX_HEAD or len(sizes) > MAX_PARTS:
-        raise BadMessage("the message exceeds the size limit")
+        raise InvalidMessageError("the message exceeds the size limit")
     return _SIZE.pack(len(head)) + head, raw, files
 
 
@@ -87,7 +87,7 @@ def send_request(channel: socket.socket, message: Message, deadline: float) -> N
             view = view[channel.send(view[:_CHUNK]) :]
 
 
-def receive_answer(channel: socket.socket, most_bytes: int, deadline: float) -> Message:
+def receive_response(channel: socket.socket, most_bytes: int, deadline: float) -> Message:
     """Read one response.
 
     Args:
@@ -108,13 +108,13 @@ def receive_answer(channel: socket.socket, most_bytes: int, deadline: float) -> 
             _set_timeout(channel, deadline)
             more = channel.recv(min(_CHUNK, size - len(data)))
             if not more:
-                raise Closed
+                raise ConnectionClosedError
             data += more
         return bytes(data)
 
     facts, sizes = _read_head(read)
     if any(size is None for size in sizes) or sum(size or 0 for size in sizes) > most_bytes:
-        raise BadMessage("the response exceeds the size limit")
+        raise InvalidMessageError("the response exceeds the size limit")
     return Message(facts, [read(size or 0) for size in sizes])
 
 
@@ -127,7 +127,7 @@ def receive_request(channel: socket.socket) -> Message:
     # The file descriptors arrive with the first bytes.
     first, ancillary, _, _ = channel.recvmsg(_SIZE.size, socket.CMSG_SPACE(MAX_PARTS * array.array("i").itemsize))
     if not first:
-        raise Closed
+        raise ConnectionClosedError
     handles = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -139,7 +139,7 @@ def receive_request(channel: socket.socket) -> Message:
         while len(data) < size:
             more = os.read(channel.fileno(), min(_CHUNK, size - len(data)))
             if not more:
-                raise Closed
+                raise ConnectionClosedError
             data += more
         return data
 
@@ -152,7 +152,7 @@ def receive_request(channel: socket.socket) -> Message:
     return Message(facts, parts)
 
 
-def send_answer(channel: socket.socket, message: Message) -> None:
+def send_response(channel: socket.socket, message: Message) -> None:
     """Send a response from the worker, using only the system call write."""
     head, raw, _ = encode(message)
     for data in (head, *raw):
@@ -165,16 +165,16 @@ def _read_head(read: Callable[[int], bytes]) -> tuple[dict[str, Any], list[int |
     """Read and validate a head; return the metadata and the sizes of the parts."""
     (size,) = _SIZE.unpack(read(_SIZE.size))
     if size > MAX_HEAD:
-        raise BadMessage("the head exceeds the size limit")
+        raise InvalidMessageError("the head exceeds the size limit")
     try:
         head = json.loads(read(size), parse_constant=_no_constant)
         facts, sizes = head["facts"], head["parts"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadMessage("the head cannot be read") from error
+        raise InvalidMessageError("the head cannot be read") from error
     # `type(...) is int` excludes booleans.
     valid = isinstance(sizes, list) and all(part is None or (type(part) is int and part >= 0) for part in sizes)
     if not isinstance(facts, dict) or not valid or len(sizes) > MAX_PARTS:
-        raise BadMessage("the head is invalid")
+        raise InvalidMessageError("the head is invalid")
     return facts, sizes
 
 

@@ -10,7 +10,13 @@ from collections.abc import Callable
 from typing import Final
 
 from curation.ingest.confinement import confine
-from curation.ingest.sandbox_wire import BadMessage, Closed, Message, receive_request, send_answer
+from curation.ingest.sandbox_wire import (
+    ConnectionClosedError,
+    InvalidMessageError,
+    Message,
+    receive_request,
+    send_response,
+)
 
 THREADS: Final = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Thread counts of numerical libraries, set to 1: a confined process can start no threads."""
@@ -38,20 +44,20 @@ def main(handle: int, parent: int) -> None:
             os.unsetenv(name)
         # Confine the process and report the granted parts.
         granted = confine(parent, start["memory"])
-        send_answer(channel, Message({"granted": granted}))
+        send_response(channel, Message({"granted": granted}))
         # Serve requests until the parent closes the socket.
         while True:
             response = _run(function, receive_request(channel))
             try:
-                send_answer(channel, response)
+                send_response(channel, response)
             # Encoding failed, so nothing was sent yet.
-            except (BadMessage, TypeError, ValueError) as error:
-                send_answer(channel, Message({"failed": "raised", "detail": _describe(error)}))
-    except (Closed, BrokenPipeError, ConnectionResetError):
+            except (InvalidMessageError, TypeError, ValueError) as error:
+                send_response(channel, Message({"failed": "raised", "detail": _describe(error)}))
+    except (ConnectionClosedError, BrokenPipeError, ConnectionResetError):
         return
     # An error before the first request is a bug of the application; the parent reports it.
     except Exception as error:
-        send_answer(channel, Message({"broken": f"{type(error).__name__}: {error}"[:1000]}))
+        send_response(channel, Message({"broken": f"{type(error).__name__}: {error}"[:1000]}))
 
 
 def _run(function: Callable[[Message], Message], request: Message) -> Message:

@@ -11,7 +11,7 @@ from typing import Final
 ARCHITECTURES: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 """AUDIT_ARCH of linux/audit.h, by platform.machine()."""
 
-CALLS: Final[dict[str, tuple[int, int | None]]] = {
+ALLOWED_CALLS: Final[dict[str, tuple[int, int | None]]] = {
     # Input and output on open descriptors.
     "read": (0, 63), "write": (1, 64), "close": (3, 57), "fstat": (5, 80), "lseek": (8, 62),
     "pread64": (17, 67), "readv": (19, 65), "writev": (20, 66), "recvmsg": (47, 212),
@@ -48,7 +48,7 @@ _REFUSE: Final = 0x00050000 | errno.EPERM
 _LOAD, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06  # BPF: ld abs, jeq k, jset k, ret k
 
 
-def program(machine: str) -> bytes:
+def make_filter(machine: str) -> bytes:
     """Return the filter as BPF instructions (struct sock_filter).
 
     Args:
@@ -67,7 +67,7 @@ def program(machine: str) -> bytes:
             (_LOAD, 0, 0, 16 + 2 * 8), (_ANY_BIT, 0, 1, PROT_EXEC),
             (_RETURN, 0, 0, _REFUSE), (_RETURN, 0, 0, _ALLOW),
         ]  # fmt: skip
-    for both in CALLS.values():
+    for both in ALLOWED_CALLS.values():
         if (number := both[column]) is not None:
             code += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ALLOW)]
     code.append((_RETURN, 0, 0, _REFUSE))
@@ -89,7 +89,7 @@ def install() -> bool:
     machine = platform.machine()
     if machine not in ARCHITECTURES:
         return False
-    code = program(machine)
+    code = make_filter(machine)
     buffer = ctypes.create_string_buffer(code, len(code))
     bpf = _Program(len(code) // 8, ctypes.addressof(buffer))
     libc = ctypes.CDLL(None, use_errno=True)

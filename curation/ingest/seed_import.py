@@ -13,17 +13,17 @@ from pathlib import Path
 from curation.db.engine import Database
 from curation.domain import Progress, content_id
 from curation.errors import NotFound
-from curation.image_limits import LIMITS, ImageLimits
+from curation.image_limits import DEFAULT_LIMITS, ImageLimits
 from curation.ingest import confined
-from curation.ingest.corrections import Corrections
-from curation.ingest.folder_listing import AS_IT_IS, ListingOptions, list_folder
+from curation.ingest.corrections import ImportChanges
+from curation.ingest.folder_listing import DEFAULT_OPTIONS, ListingOptions, list_folder
 from curation.ingest.import_log import (
     ImportSummary,
 )
 from curation.ingest.import_run import ImportRun
-from curation.ingest.inspection import Intake, Item, Loaded
-from curation.ingest.sandbox import Failure
-from curation.ports import ObjectStore, Report
+from curation.ingest.inspection import ImportItem, InspectionResult, LoadedItem
+from curation.ingest.sandbox import ItemFailure
+from curation.ports import ObjectStore, ProgressCallback
 
 BATCH_FILES = 200
 BATCH_BYTES = 64 << 20
@@ -36,13 +36,13 @@ def import_seeds(
     database: Database,
     store: ObjectStore,
     folder: Path,
-    report: Report = lambda _: None,
+    report: ProgressCallback = lambda _: None,
     *,
     workers: int = 2,
     actor: str = "seed import",
     link_roots: Sequence[Path] = (),
-    limits: ImageLimits = LIMITS,
-    reading: ListingOptions = AS_IT_IS,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    reading: ListingOptions = DEFAULT_OPTIONS,
     update: bool = False,
 ) -> ImportSummary:
     """Import the images of a folder, recursively and including archives.
@@ -76,7 +76,7 @@ def import_seeds(
     started = time.monotonic()
     report(Progress("listing seeds", 0, 0))
     listing = list_folder(folder, link_roots, reading)
-    corrections = Corrections(content_id("import", folder.resolve()), folder.resolve().name, actor, update=update)
+    corrections = ImportChanges(content_id("import", folder.resolve()), folder.resolve().name, actor, update=update)
     run = ImportRun(database, store, listing, corrections, limits)
     run.open()
     total = len(listing.files)
@@ -91,14 +91,14 @@ def import_seeds(
 
 
 def _batches(
-    results: Iterable[tuple[Loaded, Intake | Failure]],
-) -> Iterator[list[tuple[Item, Intake]]]:
+    results: Iterable[tuple[LoadedItem, InspectionResult | ItemFailure]],
+) -> Iterator[list[tuple[ImportItem, InspectionResult]]]:
     """Group results into lists of BATCH_FILES, fewer if the layers are large."""
-    batch: list[tuple[Item, Intake]] = []
+    batch: list[tuple[ImportItem, InspectionResult]] = []
     batch_bytes = 0
     for loaded, result in results:
         item = loaded.item
-        found = confined.refusal(loaded, result) if isinstance(result, Failure) else result
+        found = confined.failed_result(loaded, result) if isinstance(result, ItemFailure) else result
         batch.append((item, found))
         batch_bytes += len(found.layer or b"")
         batch_bytes += sum(len(other.layer) for other in found.beside.values())

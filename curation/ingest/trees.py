@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from curation.errors import Refused
-from curation.images.headers import BadFile
+from curation.images.headers import InvalidImage
 from curation.ingest.archives import Member, read_member
-from curation.input_files import UnsafeFile, open_inside
+from curation.input_files import UnsafeFile, open_beneath
 
 
-class Tree(Protocol):
+class FileTree(Protocol):
     """Interface to the files of a folder or archive; names have slashes between folders."""
 
     names: Sequence[str]
@@ -59,9 +59,9 @@ class FolderTree:
             BadFile: The file cannot be opened, or is outside the folder.
         """
         try:
-            return open_inside(self.folder, name, self.link_roots)
+            return open_beneath(self.folder, name, self.link_roots)
         except UnsafeFile as error:
-            raise BadFile(error.code, error.message) from error
+            raise InvalidImage(error.code, error.message) from error
 
 
 class ArchiveTree:
@@ -79,7 +79,7 @@ class ArchiveTree:
         """
         self.opening = opening
         self.most_bytes = most_bytes
-        valid = {name: member for name, member in distinct(members) if member.refusal is None}
+        valid = {name: member for name, member in with_unique_names(members) if member.refusal is None}
         self.members = {name: member for name, member in valid.items() if not _hidden(name)}
         self.hidden = len(valid) - len(self.members)
         self.names: Sequence[str] = list(self.members)
@@ -94,7 +94,7 @@ class ArchiveTree:
             return io.BytesIO(read_member(file, self.members[name], self.most_bytes))
 
 
-def distinct(members: Iterable[Member]) -> Iterator[tuple[str, Member]]:
+def with_unique_names(members: Iterable[Member]) -> Iterator[tuple[str, Member]]:
     """Yield each member with a unique name: repeated names get the member's index as a suffix."""
     listed = list(members)
     counts = Counter(member.name for member in listed)

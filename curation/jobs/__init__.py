@@ -6,14 +6,28 @@ from collections.abc import Callable
 
 from curation.domain import JobName
 from curation.jobs.generation import fit_acceptance_model, generate, screen, select
-from curation.jobs.lease_heartbeat import HOLDER, Stopped, release_lost, stopping
+from curation.jobs.lease_heartbeat import WORKER_ID, Stopped, release_lost_leases, stop_requested
 from curation.jobs.long_running import caption, train
 from curation.jobs.reconcile import reconcile
 from curation.jobs.review import aggregate, pull_annotations, push_tasks, review
 
 __all__ = [
-    "HOLDER", "JOBS", "Stopped", "aggregate", "caption", "fit_acceptance_model", "generate", "pull_annotations",
-    "push_tasks", "reconcile", "release_lost", "review", "screen", "select", "stopping", "train",
+    "JOBS",
+    "WORKER_ID",
+    "Stopped",
+    "aggregate",
+    "caption",
+    "fit_acceptance_model",
+    "generate",
+    "pull_annotations",
+    "push_tasks",
+    "reconcile",
+    "release_lost_leases",
+    "review",
+    "screen",
+    "select",
+    "stop_requested",
+    "train",
 ]  # fmt: skip
 
 JOBS: dict[JobName, Callable[..., None]] = {

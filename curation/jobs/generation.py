@@ -8,9 +8,9 @@ import sqlalchemy as sa
 
 from curation.db.tables import candidates
 from curation.domain import CandidateState, JobName, Kind, RoundState
-from curation.jobs.lease_heartbeat import HOLDER, announce_holder, lease_kept
-from curation.jobs.model_cache import checkpoint_of, generator_of
-from curation.jobs.reconcile import rounds_with
+from curation.jobs.lease_heartbeat import WORKER_ID, register_worker, renewing_leases
+from curation.jobs.model_cache import get_generator, get_round_checkpoint
+from curation.jobs.reconcile import open_rounds_with
 from curation.rounds import generation
 from curation.rounds.lifecycle import find_round
 from curation.runtime.context import AppContext, load_embedder
@@ -20,8 +20,8 @@ from curation.selection.select import select_candidates
 
 log = logging.getLogger("layerloop.jobs")
 
-DRAW_AT_ONCE = 16
-SCREEN_AT_ONCE = 64
+GENERATE_BATCH_SIZE = 16
+SCREEN_BATCH_SIZE = 64
 
 
 def generate(context: AppContext, number: int, chain: int = 0) -> None:
@@ -34,23 +34,23 @@ def generate(context: AppContext, number: int, chain: int = 0) -> None:
     """
     # Claim a batch; without one the chain ends.
     seconds = context.settings.lease_seconds
-    announce_holder(context)
+    register_worker(context)
     with context.database.transaction() as tx:
-        claimed = generation.claim_requested(tx, number, HOLDER, DRAW_AT_ONCE, seconds)
-        checkpoint = checkpoint_of(tx, number) if claimed else None
+        claimed = generation.claim_candidates(tx, number, WORKER_ID, GENERATE_BATCH_SIZE, seconds)
+        checkpoint = get_round_checkpoint(tx, number) if claimed else None
     if checkpoint is None:
         return
     # Generate it without an open transaction; a failed batch is released for another attempt.
     try:
-        with lease_kept(context, "generate"):
-            kept = generation.draw_claimed(
-                context.database, context.store, generator_of(context, checkpoint), claimed, HOLDER
+        with renewing_leases(context, "generate"):
+            kept = generation.generate_claimed(
+                context.database, context.store, get_generator(context, checkpoint), claimed, WORKER_ID
             )
         log.info("round %d: generated %d, kept %d", number, len(claimed), kept)
     except Exception as error:
         log.exception("round %d: generation failed", number)
         with context.database.transaction() as tx:
-            generation.give_back(tx, claimed, HOLDER, f"{type(error).__name__}: {error}")
+            generation.release_failed(tx, claimed, WORKER_ID, f"{type(error).__name__}: {error}")
     with context.database.transaction() as tx:
         tx.enqueue(JobName.generate, number, chain)
 
@@ -65,12 +65,12 @@ def screen(context: AppContext, number: int) -> None:
     # Measure the next batch.
     with context.database.transaction() as tx:
         drawn = (candidates.c.round_id == number) & (candidates.c.state == CandidateState.generated)
-        batch = sa.select(candidates.c.id).where(drawn).order_by(candidates.c.id).limit(SCREEN_AT_ONCE)
+        batch = sa.select(candidates.c.id).where(drawn).order_by(candidates.c.id).limit(SCREEN_BATCH_SIZE)
         ids = [row.id for row in tx.execute(batch)]
         measured = rules.measure_candidates(tx, context.store, ids, embedder := load_embedder(context.settings))
     # Store the results, and enqueue the next batch only if another worker was not faster.
     with context.database.transaction() as tx:
-        if rules.keep_screenings(tx, measured):
+        if rules.store_screenings(tx, measured):
             tx.enqueue(JobName.screen, number)
         select_candidates(tx, number, embedder.source)
 
@@ -92,17 +92,17 @@ def fit_acceptance_model(context: AppContext, kind: str) -> None:
     # Embed the candidates that have no embedding yet.
     embedder = load_embedder(context.settings)
     model_kind = Kind(kind)
-    embedding_backfill.see_unseen(context.database, context.store, model_kind, embedder)
+    embedding_backfill.backfill_embeddings(context.database, context.store, model_kind, embedder)
     # Fit the model, unless an equal job was faster.
     with context.database.transaction() as tx:
-        if not acceptance_model_store.wants_fit(tx, model_kind, embedder.source):
+        if not acceptance_model_store.needs_fit(tx, model_kind, embedder.source):
             return
-        kept = acceptance_model_store.fit_head(tx, model_kind, embedder.source)
+        kept = acceptance_model_store.fit_and_store(tx, model_kind, embedder.source)
         log.info(
             "acceptance model %s: %d decisions, AUC %.3f",
             kept.id[:12],
             kept.metrics["decisions"],
             kept.metrics["by_prompt"]["auc"],
         )
-        for number in rounds_with(tx, CandidateState.screened):
+        for number in open_rounds_with(tx, CandidateState.screened):
             tx.enqueue(JobName.select, number)

@@ -13,16 +13,16 @@ from curation.db import leases
 from curation.db.engine import Transaction
 from curation.domain import Progress
 from curation.errors import Conflict, LayerloopError
-from curation.jobs.lease_heartbeat import HOLDER, Stopped, announce_holder, lease_kept, stopping
-from curation.jobs.model_cache import forget
-from curation.ports import Report
+from curation.jobs.lease_heartbeat import WORKER_ID, Stopped, register_worker, renewing_leases, stop_requested
+from curation.jobs.model_cache import evict
+from curation.ports import ProgressCallback
 from curation.progress import ProgressLines
-from curation.runtime.context import AppContext, load
+from curation.runtime.context import AppContext, load_object
 
 log = logging.getLogger("layerloop.jobs")
 
 
-def train(context: AppContext, run: str, tell: Report | None = None) -> None:
+def train(context: AppContext, run: str, tell: ProgressCallback | None = None) -> None:
     """Run or resume a training run, and register its checkpoint.
 
     Args:
@@ -33,27 +33,27 @@ def train(context: AppContext, run: str, tell: Report | None = None) -> None:
     # Claim the run, unless it is done or runs elsewhere.
     run_id = uuid.UUID(run)
     seconds = context.settings.lease_seconds
-    announce_holder(context)
+    register_worker(context)
     with context.database.transaction() as tx:
-        order = registry.claim_run(tx, run_id, HOLDER, seconds)
+        order = registry.claim_run(tx, run_id, WORKER_ID, seconds)
     if order is None:
         return
 
     def note(tx: Transaction, progress: Progress) -> None:
-        registry.note_progress(tx, run_id, HOLDER, progress, seconds)
+        registry.record_progress(tx, run_id, WORKER_ID, progress, seconds)
 
     def fail(tx: Transaction, error: str) -> None:
-        registry.fail_run(tx, run_id, HOLDER, error)
+        registry.fail_run(tx, run_id, WORKER_ID, error)
 
     # Train under the lease, then register the checkpoint.
     with _held(context, "train", run, fail):
         folder = context.settings.path(f"runs/{run}")
-        made = load(context.settings.trainer)(order, context.store, folder, _reporting(context, note, tell))
+        made = load_object(context.settings.trainer)(order, context.store, folder, _reporting(context, note, tell))
         with context.database.transaction() as tx:
-            registry.finish_run(tx, run_id, HOLDER, made)
+            registry.finish_run(tx, run_id, WORKER_ID, made)
 
 
-def caption(context: AppContext, run: str, tell: Report | None = None) -> None:
+def caption(context: AppContext, run: str, tell: ProgressCallback | None = None) -> None:
     """Run or resume a captioning run.
 
     Args:
@@ -64,18 +64,18 @@ def caption(context: AppContext, run: str, tell: Report | None = None) -> None:
     # Claim the run, unless it is done or runs elsewhere.
     run_id = uuid.UUID(run)
     seconds = context.settings.lease_seconds
-    announce_holder(context)
+    register_worker(context)
     with context.database.transaction() as tx:
-        order = captions.claim_run(tx, run_id, HOLDER, seconds)
+        order = captions.claim_run(tx, run_id, WORKER_ID, seconds)
     if order is None:
         return
 
     def held(tx: Transaction) -> None:
-        captions.hold(tx, run_id, HOLDER, seconds)
+        captions.renew_run(tx, run_id, WORKER_ID, seconds)
 
     def note(tx: Transaction, progress: Progress) -> None:
         held(tx)
-        captions.note_progress(tx, run_id, progress)
+        captions.record_progress(tx, run_id, progress)
 
     def fail(tx: Transaction, error: str) -> None:
         held(tx)
@@ -83,8 +83,8 @@ def caption(context: AppContext, run: str, tell: Report | None = None) -> None:
 
     with _held(context, "caption", run, fail):
         # Free the memory of a loaded checkpoint: both would not fit on one GPU.
-        forget()
-        captioner = load(context.settings.captioner)(order.model)
+        evict()
+        captioner = load_object(context.settings.captioner)(order.model)
         report = _reporting(context, note, tell)
         captions.caption_samples(context.database, context.store, captioner, order, held, report)
         with context.database.transaction() as tx:
@@ -101,7 +101,7 @@ def _held(context: AppContext, purpose: str, run: str, fail: Callable[[Transacti
     # The inner block records failures, the outer one handles the end of this process.
     try:
         try:
-            with lease_kept(context, purpose):
+            with renewing_leases(context, purpose):
                 yield
         except (Stopped, Conflict):
             raise
@@ -112,7 +112,7 @@ def _held(context: AppContext, purpose: str, run: str, fail: Callable[[Transacti
                 fail(tx, f"{type(error).__name__}: {error}{hint}")
     except (Stopped, KeyboardInterrupt, SystemExit) as stop:
         with context.database.transaction() as tx:
-            leases.hand_back(tx, HOLDER)
+            leases.release_holder(tx, WORKER_ID)
         # Ctrl-C or SIGTERM ends a command that runs the job itself.
         if not isinstance(stop, Stopped):
             raise
@@ -120,7 +120,7 @@ def _held(context: AppContext, purpose: str, run: str, fail: Callable[[Transacti
         log.warning("%s %s stops in this process: %s", purpose, run, conflict)
 
 
-def _reporting(context: AppContext, note: Callable[[Transaction, Progress], None], tell: Report | None) -> Report:
+def _reporting(context: AppContext, note: Callable[[Transaction, Progress], None], tell: ProgressCallback | None) -> ProgressCallback:
     """Return a progress callback that records progress with `note` and calls `tell`.
 
     It raises Stopped when the worker should end. Without `tell` the progress is logged.
@@ -128,7 +128,7 @@ def _reporting(context: AppContext, note: Callable[[Transaction, Progress], None
     tell = tell or ProgressLines(log.info)
 
     def report(progress: Progress) -> None:
-        if stopping.is_set():
+        if stop_requested.is_set():
             raise Stopped
         with context.database.transaction() as tx:
             note(tx, progress)

@@ -5,32 +5,32 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from curation.checkpoints import registry
-from curation.datasets.snapshots import known
+from curation.datasets.snapshots import find_local_snapshot
 from curation.db.engine import Transaction
 from curation.db.tables import rounds
 from curation.domain import Checkpoint, Kind
 from curation.errors import Refused
 from curation.ports import LayerGenerator
 from curation.rounds.lifecycle import find_round
-from curation.runtime.context import AppContext, load
+from curation.runtime.context import AppContext, load_object
 from curation.screening.pairs import rule_reviewer
-from curation.screening.rule_reviewer import RuleReviewer, fit_to_snapshot
+from curation.screening.rule_reviewer import RuleReviewer, fit_rule_reviewer
 
 _loaded: dict[str, LayerGenerator] = {}
 _fitted: dict[tuple[Kind, str], RuleReviewer | rule_reviewer.PairRuleReviewer] = {}
 
 
-def forget() -> None:
+def evict() -> None:
     """Free the loaded checkpoint, to make room for another model on the GPU."""
     _loaded.clear()
 
 
-def generator_of(context: AppContext, checkpoint: Checkpoint) -> LayerGenerator:
+def get_generator(context: AppContext, checkpoint: Checkpoint) -> LayerGenerator:
     """Return the loaded checkpoint, and load it if another is loaded."""
     if checkpoint.id not in _loaded:
         # Two checkpoints would not fit on one GPU.
         _loaded.clear()
-        _loaded[checkpoint.id] = load(context.settings.generator)(checkpoint, context.store)
+        _loaded[checkpoint.id] = load_object(context.settings.generator)(checkpoint, context.store)
     return _loaded[checkpoint.id]
 
 
@@ -45,7 +45,7 @@ def get_rule_reviewer(context: AppContext, number: int) -> RuleReviewer | rule_r
         Refused: The checkpoint has no snapshot in this installation.
     """
     with context.database.transaction() as tx:
-        snapshot = known(tx, checkpoint_of(tx, number).snapshot)
+        snapshot = find_local_snapshot(tx, get_round_checkpoint(tx, number).snapshot)
         kind = Kind(find_round(tx, number)["kind"])
     if snapshot is None:
         raise Refused(
@@ -56,12 +56,12 @@ def get_rule_reviewer(context: AppContext, number: int) -> RuleReviewer | rule_r
     # Fitting reads all seeds, so the last rule reviewer is kept.
     if (kind, snapshot) not in _fitted:
         _fitted.clear()
-        fit = rule_reviewer.fit_pairs_to_snapshot if kind is Kind.pair else fit_to_snapshot
+        fit = rule_reviewer.fit_pair_rule_reviewer if kind is Kind.pair else fit_rule_reviewer
         _fitted[kind, snapshot] = fit(context.store, snapshot)
     return _fitted[kind, snapshot]
 
 
-def checkpoint_of(tx: Transaction, number: int) -> Checkpoint:
+def get_round_checkpoint(tx: Transaction, number: int) -> Checkpoint:
     """Return the checkpoint of a round. Raises NotFound."""
     name = tx.scalar(sa.select(rounds.c.checkpoint_id).where(rounds.c.id == number))
     return registry.find_checkpoint(tx, str(name))

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from curation.db.engine import Transaction
 from curation.db.tables import candidates, caption_runs, rounds, training_runs
 from curation.domain import CandidateState, JobName, Kind, RoundState, RunState
-from curation.jobs.lease_heartbeat import release_lost_in
+from curation.jobs.lease_heartbeat import release_lost_leases_in
 from curation.labeling import projects
 from curation.review import consensus
 from curation.runtime.context import AppContext
@@ -17,19 +17,19 @@ from curation.selection import acceptance_model_store
 def reconcile(context: AppContext) -> None:
     """Release lost leases, and enqueue a job for all pending work, in case the queue lost jobs."""
     with context.database.transaction() as tx:
-        release_lost_in(tx, context)
+        release_lost_leases_in(tx, context)
         # Candidates of open rounds, by state.
-        for number in rounds_with(tx, CandidateState.requested, but_no=CandidateState.generating):
+        for number in open_rounds_with(tx, CandidateState.requested, but_no=CandidateState.generating):
             tx.enqueue(JobName.generate, number)
-        for number in rounds_with(tx, CandidateState.generated):
+        for number in open_rounds_with(tx, CandidateState.generated):
             tx.enqueue(JobName.screen, number)
-        for number in rounds_with(tx, CandidateState.screened):
+        for number in open_rounds_with(tx, CandidateState.screened):
             tx.enqueue(JobName.select, number)
         # Models and consensus.
         for kind in _kinds_with_models(tx):
-            if acceptance_model_store.may_fit(tx, kind):
+            if acceptance_model_store.may_need_fit(tx, kind):
                 tx.enqueue(JobName.fit_acceptance_model, kind)
-        for number in consensus.rounds_to_learn(tx):
+        for number in consensus.rounds_needing_skill_estimates(tx):
             tx.enqueue(JobName.aggregate, number)
         # Requested runs.
         for row in tx.execute(sa.select(training_runs.c.id).where(training_runs.c.state == RunState.requested)):
@@ -43,13 +43,13 @@ def reconcile(context: AppContext) -> None:
 
 def _enqueue_labeling(tx: Transaction, address: str) -> None:
     """Enqueue the jobs that push tasks and pull annotations."""
-    for number in projects.rounds_to_serve(tx, address):
+    for number in projects.rounds_to_sync(tx, address):
         tx.enqueue(JobName.push_tasks, number)
-    for project in projects.boards_to_read(tx, address):
+    for project in projects.projects_to_read(tx, address):
         tx.enqueue(JobName.pull_annotations, str(project))
 
 
-def rounds_with(tx: Transaction, state: CandidateState, but_no: CandidateState | None = None) -> list[int]:
+def open_rounds_with(tx: Transaction, state: CandidateState, but_no: CandidateState | None = None) -> list[int]:
     """Return the ids of open rounds with candidates in a state.
 
     Args:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from curation.domain import JobName, ReviewItem, RuleVerdict
 from curation.errors import LayerloopError
-from curation.jobs.lease_heartbeat import HOLDER
+from curation.jobs.lease_heartbeat import WORKER_ID
 from curation.jobs.model_cache import get_rule_reviewer
 from curation.labeling import projects, rule_annotator
 from curation.labeling.sync import LabelingSync
@@ -21,7 +21,7 @@ from curation.screening.pairs import rule_reviewer
 
 log = logging.getLogger("layerloop.jobs")
 
-DECIDE_AT_ONCE = 16
+REVIEW_BATCH_SIZE = 16
 
 _DIGITS = re.compile(r"[0-9a-f-]{32,36}|\d+")
 
@@ -39,19 +39,19 @@ def review(context: AppContext, number: int) -> None:
     judge = get_rule_reviewer(context, number)
     # A round that is labeled in Label Studio gets its annotations there.
     with context.database.transaction() as tx:
-        in_label_studio = context.settings.labeling_url is not None and projects.is_served(tx, number)
+        in_label_studio = context.settings.labeling_url is not None and projects.is_pushed(tx, number)
     if in_label_studio:
 
         def decide_item(item: ReviewItem) -> RuleVerdict:
-            return rule_reviewer.judge_card(judge, context.store, item)
+            return rule_reviewer.review_item(judge, context.store, item)
 
         _annotate(context, number, decide_item)
         return
     # Claim a batch, decide it without an open transaction, and record the verdicts.
     with context.database.transaction() as tx:
         reviewer = reviewers.add_rule_reviewer(tx)
-        items = decisions.claim_items(tx, reviewer, number, DECIDE_AT_ONCE, (), context.settings.lease_seconds)
-    verdicts = [(item, rule_reviewer.judge_card(judge, context.store, item)) for item in items]
+        items = decisions.claim_items(tx, reviewer, number, REVIEW_BATCH_SIZE, (), context.settings.lease_seconds)
+    verdicts = [(item, rule_reviewer.review_item(judge, context.store, item)) for item in items]
     with context.database.transaction() as tx:
         for item, verdict in verdicts:
             decisions.record_rule_verdict(tx, reviewer, item, verdict)
@@ -70,7 +70,7 @@ def _annotate(context: AppContext, number: int, judge: Callable[[ReviewItem], Ru
     """Annotate a batch in Label Studio with the rule reviewer, and enqueue the next."""
 
     def annotate(sync: LabelingSync) -> None:
-        if rule_annotator.decide_there(sync, number, judge, DECIDE_AT_ONCE):
+        if rule_annotator.annotate_by_rules(sync, number, judge, REVIEW_BATCH_SIZE):
             with context.database.transaction() as tx:
                 tx.enqueue(JobName.review, number)
 
@@ -99,7 +99,7 @@ def pull_annotations(context: AppContext, board: str | None = None) -> None:
 
     def pull(sync: LabelingSync) -> None:
         with context.database.transaction() as tx:
-            found = projects.board_of(tx, uuid.UUID(board))
+            found = projects.find_project(tx, uuid.UUID(board))
         if found is not None:
             sync.collect_board(found, everything=f"{source} {board}" not in _read_completely)
             _read_completely.add(f"{source} {board}")
@@ -113,7 +113,7 @@ def _enqueue_all(context: AppContext, source: str) -> None:
     if address is None:
         return
     with context.database.transaction() as tx:
-        find = projects.open_boards if source in _read_completely else projects.made_boards
+        find = projects.open_projects if source in _read_completely else projects.created_projects
         for project in find(tx, address):
             tx.enqueue(JobName.pull_annotations, str(project.id))
     _read_completely.add(source)
@@ -126,7 +126,7 @@ def _with_sync(context: AppContext, work: Callable[[LabelingSync], object]) -> N
     logged once, and once more when the server answers again, with the number of failures.
     """
     try:
-        with open_labeling_sync(context, HOLDER) as sync:
+        with open_labeling_sync(context, WORKER_ID) as sync:
             if sync is not None:
                 work(sync)
     except LayerloopError as error:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 from curation import jobs
-from curation.adapters.celery_queue import make_app, work
+from curation.adapters.celery_queue import make_app, run_celery_worker
 from curation.db import pending_jobs
 from curation.domain import Job
 from curation.runtime.context import AppContext
@@ -16,7 +16,7 @@ from curation.text import PrintableFormatter
 
 log = logging.getLogger("layerloop.worker")
 
-SWEEP_SECONDS = 10
+RECONCILE_SECONDS = 10
 
 
 def run_worker(context: AppContext, address: str, queue: str) -> None:
@@ -37,15 +37,15 @@ def run_worker(context: AppContext, address: str, queue: str) -> None:
         {name: _bound(job, name, context) for name, job in jobs.JOBS.items()},
     )
     threading.Thread(target=_sweep_regularly, args=(context,), name="sweep", daemon=True).start()
-    log.info("taking %s jobs as %s", queue, jobs.HOLDER)
+    log.info("taking %s jobs as %s", queue, jobs.WORKER_ID)
     # Celery waits for the running job before it stops, and a training run would take hours.
-    work(app, [queue], queue, on_stop=jobs.stopping.set)
+    run_celery_worker(app, [queue], queue, on_stop=jobs.stop_requested.set)
 
 
 def _bound(job: Callable[..., None], name: str, context: AppContext) -> Callable[..., None]:
     def run(*args: str | int) -> None:
         with context.database.transaction() as tx:
-            pending = pending_jobs.take(tx, Job(name, args))
+            pending = pending_jobs.take_pending(tx, Job(name, args))
         # A duplicate message, whose job has run since it was enqueued, is ignored.
         if pending:
             job(context, *args)
@@ -55,7 +55,7 @@ def _bound(job: Callable[..., None], name: str, context: AppContext) -> Callable
 
 
 def _sweep_regularly(context: AppContext) -> None:
-    while not jobs.stopping.wait(SWEEP_SECONDS):
+    while not jobs.stop_requested.wait(RECONCILE_SECONDS):
         try:
             jobs.reconcile(context)
         except Exception:

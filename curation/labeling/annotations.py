@@ -26,11 +26,11 @@ from curation.labeling.port import Annotation, RemoteTask
 from curation.labeling.users import active_reviewer
 from curation.review.decisions import decide, undo
 
-DESK = "label-studio"
+INTERFACE = "label-studio"
 """Value of a decision's `desk` column: where it was made."""
 
 
-def take_in(tx: Transaction, seen: RemoteTask, *, restored: bool = False) -> Counter[str]:
+def apply_annotations(tx: Transaction, seen: RemoteTask, *, restored: bool = False) -> Counter[str]:
     """Apply all annotations of one task as decisions.
 
     The call is idempotent: an annotation is identified by its number, author and creation time, and
@@ -53,13 +53,13 @@ def take_in(tx: Transaction, seen: RemoteTask, *, restored: bool = False) -> Cou
         return outcomes
     # Match the annotations with the stored rows.
     rows = tx.execute(_ANSWERS, {"posting": task.id}).all()
-    matched = [(annotation, match(rows, annotation)) for annotation in seen.answers]
+    matched = [(annotation, find_row(rows, annotation)) for annotation in seen.answers]
     found = {row.id for _, row in matched if row is not None}
     # Rows without an annotation: it was deleted, or lost by restoring a backup.
     if restored or seen.number != task.number or task.seen_at is None or seen.at > task.seen_at:
         for row in rows:
             ended = row.gone or row.forgotten
-            if row.id not in found and is_of(row, task, seen) and not ended:
+            if row.id not in found and belongs_to_copy(row, task, seen) and not ended:
                 lost = restored or task.state == "down" or _number_is_reused(row, seen.answers)
                 outcomes[_mark_forgotten(tx, row) if lost else _undo_deleted(tx, task, row)] += 1
     # Apply the annotations in the order in which they were made.
@@ -70,7 +70,7 @@ def take_in(tx: Transaction, seen: RemoteTask, *, restored: bool = False) -> Cou
     return outcomes
 
 
-def match(rows: Iterable[sa.Row[Any]], answer: Annotation) -> sa.Row[Any] | None:
+def find_row(rows: Iterable[sa.Row[Any]], answer: Annotation) -> sa.Row[Any] | None:
     """Return the stored row of an annotation, or None for a new one.
 
     Rows of older versions have no creation time: they match an annotation that was created before
@@ -89,7 +89,7 @@ def match(rows: Iterable[sa.Row[Any]], answer: Annotation) -> sa.Row[Any] | None
     return None
 
 
-def is_of(row: sa.Row[Any], posting: sa.Row[Any], seen: RemoteTask) -> bool:
+def belongs_to_copy(row: sa.Row[Any], posting: sa.Row[Any], seen: RemoteTask) -> bool:
     """Return whether a stored annotation belongs to this copy of its task.
 
     Args:
@@ -100,7 +100,7 @@ def is_of(row: sa.Row[Any], posting: sa.Row[Any], seen: RemoteTask) -> bool:
     return bool((row.task or posting.number) == seen.number)
 
 
-def is_news(row: sa.Row[Any] | None, answer: Annotation) -> bool:
+def is_new(row: sa.Row[Any] | None, answer: Annotation) -> bool:
     """Return whether an annotation is new or changed, and newer than its stored version.
 
     Args:
@@ -111,7 +111,7 @@ def is_news(row: sa.Row[Any] | None, answer: Annotation) -> bool:
         return True
     if answer.at <= row.said_at:
         return False
-    return bool(row.gone) or row.said != said_of(answer)
+    return bool(row.gone) or row.said != annotation_content(answer)
 
 
 def _number_is_reused(row: sa.Row[Any], annotations: Iterable[Annotation]) -> bool:
@@ -119,7 +119,7 @@ def _number_is_reused(row: sa.Row[Any], annotations: Iterable[Annotation]) -> bo
     return any(annotation.number == row.number for annotation in annotations)
 
 
-def try_again(tx: Transaction, task_id: uuid.UUID) -> Counter[str]:
+def retry_waiting(tx: Transaction, task_id: uuid.UUID) -> Counter[str]:
     """Decide the annotations of a task that had to wait for a reviewer's lease to end.
 
     Args:
@@ -151,7 +151,7 @@ def _retry(tx: Transaction, task: sa.Row[Any], row: sa.Row[Any]) -> str:
     return _store(tx, task, row.task, annotation, row, decision=decision)
 
 
-def said_of(answer: Annotation) -> dict[str, Any]:
+def annotation_content(answer: Annotation) -> dict[str, Any]:
     """Return the content of an annotation, as it is stored and compared."""
     return {
         "verdict": answer.verdict,
@@ -173,9 +173,9 @@ def _apply(
 
     An annotation that cannot be read as a verdict leaves its earlier decision unchanged.
     """
-    if not is_news(stored, annotation):
+    if not is_new(stored, annotation):
         # Label Studio lost a later edit or the deletion by restoring a backup, or has it again.
-        if stored is not None and (stored.gone or stored.said != said_of(annotation)):
+        if stored is not None and (stored.gone or stored.said != annotation_content(annotation)):
             tx.execute(_FORGET, {"answer": stored.id})
         elif stored is not None and (stored.forgotten or stored.made_at is None):
             tx.execute(_REMEMBER, {"answer": stored.id, "made_at": annotation.made_at})
@@ -200,19 +200,19 @@ def _apply(
 def _decide(tx: Transaction, task: sa.Row[Any], annotation: Annotation) -> int:
     """Make the decision of an annotation and return its ID. Raises Refused or Conflict."""
     # The key contains the content and the time: a later edit is a decision of its own.
-    content = canonical_json(said_of(annotation))
+    content = canonical_json(annotation_content(annotation))
     time = annotation.at.isoformat()
     decided = decide(
         tx,
         active_reviewer(tx, annotation.person).id,
         task.candidate_id,
         annotation.verdict or Verdict.skip,
-        key=content_id(DESK, task.id, annotation.number, annotation.person, time, content),
+        key=content_id(INTERFACE, task.id, annotation.number, annotation.person, time, content),
         reasons=annotation.reasons,
         layers=annotation.layers,
         comment=_clean(annotation.comment),
         dwell_ms=_milliseconds(annotation.seconds),
-        desk=DESK,
+        desk=INTERFACE,
     )
     return decided.decision
 
@@ -262,7 +262,7 @@ def _store(
         "number": annotation.number,
         "author": annotation.author,
         "person": annotation.person,
-        "said": said_of(annotation),
+        "said": annotation_content(annotation),
         "at": annotation.at,
         "made_at": annotation.made_at,
         "decision": decision,
@@ -274,7 +274,7 @@ def _store(
         tx.execute(_CHANGE, row | {"answer": stored.id})
     if refused is not None:
         subject = f"candidate {task.candidate_id}"
-        tx.log(annotation.person or DESK, "answer refused", subject, why=refused)
+        tx.log(annotation.person or INTERFACE, "answer refused", subject, why=refused)
         return "refused"
     return "waiting" if decision is None else "kept"
 
@@ -304,12 +304,12 @@ def _undo_decision(tx: Transaction, task: sa.Row[Any], row: sa.Row[Any]) -> None
         Conflict: The decision cannot be undone any more.
     """
     decision = tx.execute(_DECISION, {"decision": row.decision_id}).one()
-    key = content_id(DESK, "undo", row.decision_id)
+    key = content_id(INTERFACE, "undo", row.decision_id)
     # NotFound: the decision was undone before on the review page.
     with suppress(NotFound):
         undo(tx, decision.reviewer_id, row.decision_id, key=key, seconds=1)
         # An undo leases the candidate to its reviewer, who is not on the review page.
-        leases.release(tx, [task.candidate_id])
+        leases.delete_leases(tx, [task.candidate_id])
         tx.execute(_WAIT, {"candidate": task.candidate_id})
 
 

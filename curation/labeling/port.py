@@ -146,7 +146,7 @@ class ProjectReading:
 
 
 @dataclass(frozen=True)
-class Placed:
+class PushResult:
     """Result of pushing tasks.
 
     Attributes:
@@ -165,7 +165,7 @@ class Placed:
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class UnknownProject:
     """An unknown project in Label Studio that holds tasks of this instance.
 
     Attributes:
@@ -187,7 +187,7 @@ class LabelingBackend(Protocol):
 
     address: str
 
-    def put_up(self, board: Project, batch: uuid.UUID, postings: Sequence[Task]) -> Placed:
+    def put_up(self, board: Project, batch: uuid.UUID, postings: Sequence[Task]) -> PushResult:
         """Push tasks to a project, and create the project if it does not exist.
 
         After an interruption, call it again with the same batch: tasks that exist already are not
@@ -252,7 +252,7 @@ class LabelingBackend(Protocol):
             The tasks that were kept because they changed.
         """
 
-    def elsewhere(self, known: Collection[tuple[int, datetime | None]]) -> Iterator[Elsewhere]:
+    def elsewhere(self, known: Collection[tuple[int, datetime | None]]) -> Iterator[UnknownProject]:
         """Find other projects that hold tasks of this instance.
 
         Args:

@@ -12,11 +12,11 @@ from curation.db.engine import Transaction
 from curation.domain import LayerRole
 from curation.errors import NotFound
 
-HOOK_HEADER = "X-Layerloop-Desk"
+WEBHOOK_HEADER = "X-Layerloop-Desk"
 """HTTP header with the secret that authenticates the webhook."""
 
 
-class Previews:
+class PreviewUrls:
     """Signer and verifier of preview URLs, each for one layer of one task.
 
     A URL is valid as long as its task exists, so nothing has to be revoked. An annotated task keeps
@@ -62,7 +62,7 @@ class Previews:
         return hmac.digest(self._key, f"{posting}/{role}".encode(), hashlib.sha256).hex()[:32]
 
 
-def hook_secret(secret: str) -> str:
+def webhook_secret(secret: str) -> str:
     """Return the secret that authenticates Label Studio's webhook."""
     return hmac.digest(secret.encode(), b"layerloop labeling hook", hashlib.sha256).hex()
 

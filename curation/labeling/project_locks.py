@@ -10,12 +10,12 @@ import sqlalchemy as sa
 from curation.db.engine import Database
 from curation.labeling.port import Project
 
-HELD_SECONDS = 300
+LOCK_SECONDS = 300
 """Seconds until the lock of a killed process expires; the work between two renewals takes less."""
 
 
 @contextmanager
-def held(database: Database, board: Project, holder: str) -> Iterator[bool]:
+def project_lock(database: Database, board: Project, holder: str) -> Iterator[bool]:
     """Lock a project for one synchronization.
 
     Args:
@@ -27,7 +27,7 @@ def held(database: Database, board: Project, holder: str) -> Iterator[bool]:
         Whether the lock was acquired; False if another process holds it.
     """
     with database.transaction() as tx:
-        values = {"board": board.id, "holder": holder, "seconds": HELD_SECONDS}
+        values = {"board": board.id, "holder": holder, "seconds": LOCK_SECONDS}
         acquired = tx.execute(_HOLD, values).rowcount > 0
     try:
         yield acquired
@@ -37,7 +37,7 @@ def held(database: Database, board: Project, holder: str) -> Iterator[bool]:
                 tx.execute(_LET_GO, {"board": board.id, "holder": holder})
 
 
-def hold_on(database: Database, board: Project, holder: str) -> None:
+def renew_lock(database: Database, board: Project, holder: str) -> None:
     """Renew the lock of a project during a long synchronization.
 
     Args:
@@ -46,7 +46,7 @@ def hold_on(database: Database, board: Project, holder: str) -> None:
         holder: Name of the process that holds the lock.
     """
     with database.transaction() as tx:
-        tx.execute(_HOLD_ON, {"board": board.id, "holder": holder, "seconds": HELD_SECONDS})
+        tx.execute(_HOLD_ON, {"board": board.id, "holder": holder, "seconds": LOCK_SECONDS})
 
 
 # clock_timestamp() advances during a transaction, unlike now().

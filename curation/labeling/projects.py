@@ -12,20 +12,20 @@ from curation.db.engine import Transaction
 from curation.domain import JobName, Kind
 from curation.errors import Refused
 from curation.labeling.port import Project
-from curation.rounds.lifecycle import GOLD, find_round
+from curation.rounds.lifecycle import GOLD_PURPOSE, find_round
 
-DESKS = ("pages", "label-studio")
+REVIEW_INTERFACES = ("pages", "label-studio")
 """Values of a round's `desk`: the review page alone, or Label Studio as well."""
 
-READ_AGAIN_SECONDS = 8
+MIN_READ_INTERVAL_SECONDS = 8
 """Seconds during which a project is read again only after a webhook call."""
 
-NOT_BLIND = (
+NOT_BLIND_WARNING = (
     "this round needs several reviewers per candidate, and in Label Studio users can see the annotations of others"
 )
 
 
-def rounds_to_serve(tx: Transaction, desk: str) -> list[int]:
+def rounds_to_sync(tx: Transaction, desk: str) -> list[int]:
     """Return the rounds with tasks to push to, or to remove from, Label Studio.
 
     Args:
@@ -35,7 +35,7 @@ def rounds_to_serve(tx: Transaction, desk: str) -> list[int]:
     return [row.id for row in tx.execute(_TO_SERVE, {"labeling": desk})]
 
 
-def open_boards(tx: Transaction, desk: str, number: int | None = None) -> list[Project]:
+def open_projects(tx: Transaction, desk: str, number: int | None = None) -> list[Project]:
     """Return the projects with open tasks, whose annotations still count.
 
     Args:
@@ -46,13 +46,13 @@ def open_boards(tx: Transaction, desk: str, number: int | None = None) -> list[P
     return [_to_project(row) for row in tx.execute(_BOARDS, {"desk": desk, "round": number})]
 
 
-def board_of(tx: Transaction, board: uuid.UUID) -> Project | None:
+def find_project(tx: Transaction, board: uuid.UUID) -> Project | None:
     """Return a project, or None if it does not exist in Label Studio yet."""
     row = tx.execute(_BOARD, {"board": board}).one_or_none()
     return _to_project(row) if row is not None else None
 
 
-def made_boards(tx: Transaction, desk: str, number: int | None = None) -> list[Project]:
+def created_projects(tx: Transaction, desk: str, number: int | None = None) -> list[Project]:
     """Return all projects that exist in Label Studio, including those without open tasks.
 
     Args:
@@ -63,12 +63,12 @@ def made_boards(tx: Transaction, desk: str, number: int | None = None) -> list[P
     return [_to_project(row) for row in tx.execute(_MADE_BOARDS, {"desk": desk, "round": number})]
 
 
-def is_served(tx: Transaction, number: int) -> bool:
+def is_pushed(tx: Transaction, number: int) -> bool:
     """Return whether the candidates of a round are pushed to Label Studio."""
     return bool(tx.execute(_IS_SERVED, {"round": number}).scalar())
 
 
-def boards_to_read(tx: Transaction, desk: str) -> list[uuid.UUID]:
+def projects_to_read(tx: Transaction, desk: str) -> list[uuid.UUID]:
     """Return the projects to read now: open ones, those flagged for a full read, and one other.
 
     Projects without open tasks are read in turn, since a restored backup may reopen their tasks.
@@ -77,10 +77,10 @@ def boards_to_read(tx: Transaction, desk: str) -> list[uuid.UUID]:
         tx: The transaction.
         desk: Address of Label Studio.
     """
-    return [row.id for row in tx.execute(_TO_READ, {"desk": desk, "seconds": READ_AGAIN_SECONDS})]
+    return [row.id for row in tx.execute(_TO_READ, {"desk": desk, "seconds": MIN_READ_INTERVAL_SECONDS})]
 
 
-def reread_all(tx: Transaction, desk: str) -> None:
+def request_full_read(tx: Transaction, desk: str) -> None:
     """Flag all projects for a full read, as after a restored backup.
 
     Args:
@@ -90,12 +90,12 @@ def reread_all(tx: Transaction, desk: str) -> None:
     tx.execute(_REREAD_ALL, {"labeling": desk})
 
 
-def must_reread(tx: Transaction, board: Project) -> bool:
+def needs_full_read(tx: Transaction, board: Project) -> bool:
     """Return whether a project is flagged for a full read."""
     return bool(tx.execute(_MUST_REREAD, {"board": board.id}).scalar())
 
 
-def note_mark(tx: Transaction, board: Project, mark: int) -> None:
+def record_restore_mark(tx: Transaction, board: Project, mark: int) -> None:
     """Record the number that was written to a project in Label Studio.
 
     Args:
@@ -106,7 +106,7 @@ def note_mark(tx: Transaction, board: Project, mark: int) -> None:
     tx.execute(_NOTE_MARK, {"board": board.id, "mark": mark})
 
 
-def note_trouble(tx: Transaction, board: Project, trouble: str) -> None:
+def record_error(tx: Transaction, board: Project, trouble: str) -> None:
     """Record an error of Label Studio about a project.
 
     Args:
@@ -117,7 +117,7 @@ def note_trouble(tx: Transaction, board: Project, trouble: str) -> None:
     tx.execute(_NOTE_TROUBLE, {"board": board.id, "trouble": trouble or None})
 
 
-def leave_others(tx: Transaction, desk: str, number: int) -> None:
+def drop_other_backends(tx: Transaction, desk: str, number: int) -> None:
     """Mark a round's tasks at other addresses of Label Studio as removed.
 
     The settings name one address at a time.
@@ -130,7 +130,7 @@ def leave_others(tx: Transaction, desk: str, number: int) -> None:
     tx.execute(_LEAVE, {"desk": desk, "round": number})
 
 
-def board_with_room(tx: Transaction, desk: str, number: int, most: int) -> tuple[Project, int] | None:
+def project_with_room(tx: Transaction, desk: str, number: int, most: int) -> tuple[Project, int] | None:
     """Return the project for a round's next tasks, creating a new one if the last is full.
 
     Args:
@@ -142,7 +142,7 @@ def board_with_room(tx: Transaction, desk: str, number: int, most: int) -> tuple
     Returns:
         The project and the number of tasks that fit, or None if there is nothing to push.
     """
-    wanted = tx.execute(WANTED, {"round": number, "count": 1}).first()
+    wanted = tx.execute(CANDIDATES_TO_PUSH, {"round": number, "count": 1}).first()
     last = tx.execute(_LAST, {"desk": desk, "round": number}).first()
     if wanted is None and (last is None or not last.sending):
         return None
@@ -156,7 +156,7 @@ def board_with_room(tx: Transaction, desk: str, number: int, most: int) -> tuple
     return _to_project(tx.execute(_LAST, {"desk": desk, "round": number}).one()), most
 
 
-def note_collected(tx: Transaction, board: Project, made_at: datetime | None, *, whole: bool) -> None:
+def record_read(tx: Transaction, board: Project, made_at: datetime | None, *, whole: bool) -> None:
     """Record that all changes of a project are processed; the next read begins after them.
 
     Args:
@@ -174,7 +174,7 @@ def read_until(tx: Transaction, board: Project) -> datetime | None:
     return found
 
 
-def switch(tx: Transaction, number: int, desk: str, actor: str) -> str:
+def switch_interface(tx: Transaction, number: int, desk: str, actor: str) -> str:
     """Switch a round to Label Studio, or to the review page alone, which serves every open round.
 
     Args:
@@ -191,23 +191,23 @@ def switch(tx: Transaction, number: int, desk: str, actor: str) -> str:
         Refused: The value of `desk` is unknown.
         NotFound: The round does not exist.
     """
-    if desk not in DESKS:
-        raise Refused(f"unknown labeling backend {desk!r}", f"use one of {', '.join(DESKS)}")
+    if desk not in REVIEW_INTERFACES:
+        raise Refused(f"unknown labeling backend {desk!r}", f"use one of {', '.join(REVIEW_INTERFACES)}")
     # The job pushes or removes the tasks of the round after the commit.
     find_round(tx, number)
     tx.execute(_SWITCH, {"round": number, "desk": desk})
     tx.log(actor, "desk switched", f"round {number}", desk=desk)
     tx.enqueue(JobName.push_tasks, number)
     several = tx.execute(_SEVERAL, {"round": number}).scalar()
-    return NOT_BLIND if several and desk != "pages" else ""
+    return NOT_BLIND_WARNING if several and desk != "pages" else ""
 
 
-def list_kept_away(tx: Transaction) -> list[dict[str, Any]]:
+def list_excluded_rounds(tx: Transaction) -> list[dict[str, Any]]:
     """Return the open rounds that are not pushed to Label Studio, each with the reason."""
     return [dict(row) for row in tx.execute(_KEPT_AWAY).mappings()]
 
 
-def list_boards(tx: Transaction) -> list[dict[str, Any]]:
+def list_projects(tx: Transaction) -> list[dict[str, Any]]:
     """Return all projects with their numbers of tasks and annotations by state."""
     return [dict(row) for row in tx.execute(_LIST).mappings()]
 
@@ -227,33 +227,33 @@ def _to_project(row: sa.Row[Any]) -> Project:
     )
 
 
-OVERLAP = "coalesce((r.consensus ->> 'overlap')::int, 1)"
+OVERLAP_SQL = "coalesce((r.consensus ->> 'overlap')::int, 1)"
 
 # Condition on a round: its candidates are pushed to Label Studio. Gold never is, because users
 # could recognize it there; a round with overlap only on request, because users see the annotations
 # of others there.
-SERVED = f"""(r.state = 'open' and r.purpose <> '{GOLD}'
-    and (r.desk = 'label-studio' or r.desk is null and {OVERLAP} <= 1))"""
+ROUND_IS_PUSHED_SQL = f"""(r.state = 'open' and r.purpose <> '{GOLD_PURPOSE}'
+    and (r.desk = 'label-studio' or r.desk is null and {OVERLAP_SQL} <= 1))"""
 # Subquery: the open or refused tasks of a candidate.
-LIVE = """select from labeling_tasks p
+OPEN_TASKS_SQL = """select from labeling_tasks p
     where p.candidate_id = c.id and p.state in ('sending', 'up', 'refused')"""
 # Condition on a task: it has to be removed. A candidate that is claimed on the review page is
 # removed from Label Studio, unless several reviewers decide it.
-NOT_WANTED = f"""(p.state = 'up' and not (
-    {SERVED} and (c.state = 'waiting' or c.state = 'showing' and {OVERLAP} > 1)))"""
+TASK_IS_UNWANTED_SQL = f"""(p.state = 'up' and not (
+    {ROUND_IS_PUSHED_SQL} and (c.state = 'waiting' or c.state = 'showing' and {OVERLAP_SQL} > 1)))"""
 # Condition on a project: an annotation waits for a reviewer's lease to end.
-WAITS_FOR_LEASE = """exists (select from labeling_annotations a join labeling_tasks o on o.id = a.task_id
+WAITS_FOR_LEASE_SQL = """exists (select from labeling_annotations a join labeling_tasks o on o.id = a.task_id
     where o.project_id = b.id and a.decision_id is null and a.refused is null and not a.gone)"""
 
 # Rounds with waiting candidates that have no task, and rounds with tasks to push or remove.
 _TO_SERVE = sa.text(f"""
-    select r.id from rounds r where {SERVED} and exists (
+    select r.id from rounds r where {ROUND_IS_PUSHED_SQL} and exists (
         select from candidates c
-        where c.round_id = r.id and c.state = 'waiting' and not exists ({LIVE}))
+        where c.round_id = r.id and c.state = 'waiting' and not exists ({OPEN_TASKS_SQL}))
     union select b.round_id from labeling_projects b join labeling_tasks p on p.project_id = b.id
     join rounds r on r.id = b.round_id join candidates c on c.id = p.candidate_id
     where p.state in ('sending', 'up')
-        and (b.desk <> :desk or p.state = 'sending' or {NOT_WANTED}) order by 1""")
+        and (b.desk <> :desk or p.state = 'sending' or {TASK_IS_UNWANTED_SQL}) order by 1""")
 
 _LEAVE = sa.text("""
     update labeling_tasks p set state = 'down' from labeling_projects b
@@ -261,7 +261,7 @@ _LEAVE = sa.text("""
         and p.state in ('sending', 'up', 'refused')""")
 
 _COLUMNS = f"""b.id, b.round_id, b.part, b.number, b.made_at, b.mark, b.trouble, r.kind,
-    {OVERLAP} as overlap,
+    {OVERLAP_SQL} as overlap,
     case when b.made_at is null then array(
         select p.batch from labeling_tasks p
         where p.project_id = b.id group by p.batch order by max(p.created_at) desc limit 3)
@@ -285,7 +285,7 @@ _BOARDS = sa.text(f"""
         and (exists (select from labeling_tasks p where p.project_id = b.id and (
             p.state in ('up', 'sending')
             or p.state = 'answered' and (r.state <> 'closed' or r.id = :round)))
-            or {WAITS_FOR_LEASE})
+            or {WAITS_FOR_LEASE_SQL})
     order by r.id, b.part""")
 
 _TO_READ = sa.text(f"""
@@ -293,7 +293,7 @@ _TO_READ = sa.text(f"""
         select b.id, b.reread, b.collected_at,
             (exists (select from labeling_tasks p where p.project_id = b.id and (
                 p.state in ('up', 'sending') or p.state = 'answered' and r.state <> 'closed'))
-                or {WAITS_FOR_LEASE}) as open
+                or {WAITS_FOR_LEASE_SQL}) as open
         from labeling_projects b join rounds r on r.id = b.round_id
         where b.desk = :desk and b.number is not null),
     turn as (select id from known where not open order by collected_at nulls first limit 1)
@@ -301,7 +301,7 @@ _TO_READ = sa.text(f"""
         and coalesce(collected_at < now() - make_interval(secs => :seconds), true)
     order by collected_at nulls first""")
 
-_IS_SERVED = sa.text(f"select {SERVED} from rounds r where r.id = :round")
+_IS_SERVED = sa.text(f"select {ROUND_IS_PUSHED_SQL} from rounds r where r.id = :round")
 
 _REREAD_ALL = sa.text("update labeling_projects set reread = true where desk = :desk and number is not null")
 
@@ -329,9 +329,9 @@ _NEW_BOARD = sa.text("""
 
 
 # Waiting candidates without a task, by priority.
-WANTED = sa.text(f"""
+CANDIDATES_TO_PUSH = sa.text(f"""
     select c.id from candidates c join rounds r on r.id = c.round_id
-    where r.id = :round and {SERVED} and c.state = 'waiting' and not exists ({LIVE})
+    where r.id = :round and {ROUND_IS_PUSHED_SQL} and c.state = 'waiting' and not exists ({OPEN_TASKS_SQL})
     order by c.priority desc, c.id limit :count""")
 
 _COLLECTED = sa.text("""
@@ -343,7 +343,7 @@ _READ_UNTIL = sa.text("select read_until from labeling_projects where id = :boar
 
 _SWITCH = sa.text("update rounds set desk = :desk where id = :round")
 
-_SEVERAL = sa.text(f"select {OVERLAP} > 1 from rounds r where id = :round")
+_SEVERAL = sa.text(f"select {OVERLAP_SQL} > 1 from rounds r where id = :round")
 
 _KEPT_AWAY = sa.text(f"""
     select r.id as round, case when r.desk = 'pages' then 'switched to the review page'
@@ -351,11 +351,11 @@ _KEPT_AWAY = sa.text(f"""
             || 'annotations of others; switch it to Label Studio to allow that'
         end as why
     from rounds r
-    where r.state = 'open' and r.purpose <> '{GOLD}' and not {SERVED} order by r.id""")
+    where r.state = 'open' and r.purpose <> '{GOLD_PURPOSE}' and not {ROUND_IS_PUSHED_SQL} order by r.id""")
 
 _LIST = sa.text(f"""
     select b.round_id as round, b.part, b.desk, b.number, b.collected_at,
-        {SERVED} as serving, b.trouble,
+        {ROUND_IS_PUSHED_SQL} as serving, b.trouble,
         count(*) filter (where p.state = 'sending') as sending,
         count(*) filter (where p.state = 'up') as up,
         count(*) filter (where p.state = 'answered') as answered,

@@ -52,8 +52,8 @@ def compare(exchange: LabelingSync, number: int | None = None) -> list[SyncDiffe
     """
     found: list[SyncDifference] = []
     with exchange.database.transaction() as tx:
-        made = projects.made_boards(tx, exchange.desk.address, number)
-        open_projects = projects.open_boards(tx, exchange.desk.address, number)
+        made = projects.created_projects(tx, exchange.desk.address, number)
+        open_projects = projects.open_projects(tx, exchange.desk.address, number)
         open_ids = {project.id for project in open_projects}
     # Compare project by project.
     for project in made:
@@ -75,13 +75,13 @@ def compare(exchange: LabelingSync, number: int | None = None) -> list[SyncDiffe
     # Report unknown projects and candidates without a task.
     found += _elsewhere(exchange, number)
     with exchange.database.transaction() as tx:
-        for round_id, count in task_states.count_not_up(tx, number).items():
+        for round_id, count in task_states.count_without_task(tx, number).items():
             text = f"{count} waiting candidates of round {round_id} have no task"
             found.append(SyncDifference("waiting", round_id, None, None, text))
     return found
 
 
-def mend(exchange: LabelingSync, number: int | None = None) -> None:
+def repair(exchange: LabelingSync, number: int | None = None) -> None:
     """Repair the differences that a rule covers; existing decisions always stand.
 
     Differences that need a person (refused annotations, tasks of others) are left unchanged.
@@ -98,7 +98,7 @@ def mend(exchange: LabelingSync, number: int | None = None) -> None:
     _pull_elsewhere(exchange, number)
     exchange.collect(number, everything=True)
     with exchange.database.transaction() as tx:
-        made = projects.made_boards(tx, exchange.desk.address, number)
+        made = projects.created_projects(tx, exchange.desk.address, number)
     # Remove tasks whose annotations Label Studio lost, so that they are not annotated again.
     forgotten = {
         difference.candidate: difference.number for difference in differences if difference.kind == "forgotten"
@@ -110,7 +110,7 @@ def mend(exchange: LabelingSync, number: int | None = None) -> None:
         if to_remove:
             exchange.desk.take_down(project, to_remove)
             with exchange.database.transaction() as tx:
-                task_states.note_down(tx, to_remove)
+                task_states.record_removed(tx, to_remove)
     # Push and remove tasks of all rounds concerned.
     affected = {difference.round for difference in differences}
     affected |= {project.round for project in made}
@@ -143,13 +143,13 @@ def _pull_elsewhere(exchange: LabelingSync, number: int | None) -> None:
         for task in seen:
             if task.posting in rounds and number in {None, rounds[task.posting]}:
                 with exchange.database.transaction() as tx:
-                    answers.take_in(tx, task)
+                    answers.apply_annotations(tx, task)
 
 
 def _known(exchange: LabelingSync) -> list[tuple[int, datetime | None]]:
     """Return number and creation time of all known projects."""
     with exchange.database.transaction() as tx:
-        made = projects.made_boards(tx, exchange.desk.address)
+        made = projects.created_projects(tx, exchange.desk.address)
     return [(project.number, project.made_at) for project in made if project.number is not None]
 
 
@@ -160,7 +160,7 @@ def _ids(seen: Sequence[RemoteTask]) -> list[uuid.UUID]:
 def _is_unpulled(tx: Transaction, seen: RemoteTask) -> bool:
     """Return whether a task has an annotation that is new or changed."""
     rows = tx.execute(_ANSWERS_TO, {"posting": seen.posting}).all()
-    return any(answers.is_news(answers.match(rows, annotation), annotation) for annotation in seen.answers)
+    return any(answers.is_new(answers.find_row(rows, annotation), annotation) for annotation in seen.answers)
 
 
 def _differences(
@@ -201,7 +201,7 @@ def _differences(
             annotations = known.get(row.id, ())
             yield from _annotation_differences(project, row, task, annotations, restored=restored)
     # Report tasks that are missing there, and those that should be removed.
-    unwanted = task_states.unwanted(tx, project)
+    unwanted = task_states.unwanted_tasks(tx, project)
     for row in rows.values():
         if row.id not in present and row.number is not None:
             text = "its task does not exist any more; decisions stand, and a waiting candidate is pushed again"
@@ -231,21 +231,21 @@ def _annotation_differences(
     """Yield annotations that are unknown here, and stored ones that Label Studio does not have."""
     found = set()
     for annotation in seen.answers:
-        stored = answers.match(known, annotation)
+        stored = answers.find_row(known, annotation)
         if stored is not None:
             found.add(stored.id)
-        if answers.is_news(stored, annotation):
+        if answers.is_new(stored, annotation):
             verdict = annotation.verdict or "something else"
             text = f"{annotation.person} submitted {verdict} there"
             yield _difference(project, row, "unheard", text)
-        elif stored is not None and row.state != "down" and (stored.gone or stored.said != answers.said_of(annotation)):
+        elif stored is not None and row.state != "down" and (stored.gone or stored.said != answers.annotation_content(annotation)):
             text = f"Label Studio shows an annotation that {stored.author} changed or deleted since"
             yield _difference(project, row, "forgotten", text)
     # A stored annotation is missing there because a user deleted it, or a backup was restored.
     for stored in known:
         if stored.id in found or stored.gone or stored.decision_id is None or row.state == "down":
             continue
-        if not answers.is_of(stored, row, seen):
+        if not answers.belongs_to_copy(stored, row, seen):
             continue
         older = row.seen_at is not None and seen.at <= row.seen_at
         if (

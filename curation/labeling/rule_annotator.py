@@ -7,11 +7,11 @@ from collections.abc import Callable
 from curation.domain import ReviewItem, RuleVerdict, content_id
 from curation.labeling import projects, task_states, users
 from curation.labeling.sync import LabelingSync
-from curation.review.queue import read_cards
+from curation.review.queue import read_items
 from curation.review.reviewers import add_rule_reviewer
 
 
-def decide_there(exchange: LabelingSync, number: int, judge: Callable[[ReviewItem], RuleVerdict], count: int) -> bool:
+def annotate_by_rules(exchange: LabelingSync, number: int, judge: Callable[[ReviewItem], RuleVerdict], count: int) -> bool:
     """Annotate tasks of a round that have no annotation, then pull the annotations.
 
     The annotation of a task has a fixed key, so repeating it before it is pulled has no effect.
@@ -29,15 +29,15 @@ def decide_there(exchange: LabelingSync, number: int, judge: Callable[[ReviewIte
         Unreachable: Label Studio does not respond.
     """
     with exchange.database.transaction() as tx:
-        users.match(tx, users.RULE_REVIEWER, add_rule_reviewer(tx))
-        open_projects = projects.open_boards(tx, exchange.desk.address, number)
+        users.assign_reviewer(tx, users.RULE_REVIEWER, add_rule_reviewer(tx))
+        open_projects = projects.open_projects(tx, exchange.desk.address, number)
         # By candidate: the task's ID here and in Label Studio.
         open_tasks = {
             candidate: ids
             for project in open_projects
-            for candidate, ids in task_states.unanswered(tx, project, count).items()
+            for candidate, ids in task_states.unannotated_candidates(tx, project, count).items()
         }
-        items = read_cards(tx, list(open_tasks)[:count])
+        items = read_items(tx, list(open_tasks)[:count])
     for item in items:
         task_id, remote_id = open_tasks[item.id]
         exchange.desk.answer(remote_id, users.RULE_REVIEWER, content_id("rule_reviewer", task_id), judge(item))

@@ -23,22 +23,22 @@ log = logging.getLogger("layerloop.desk")
 
 Counted = TypeVar("Counted")
 
-AT_ONCE = 500
+PULL_CHUNK = 500
 """Tasks that are processed together when pulling."""
 
-SENT_AT_ONCE = 1_000
+PUSH_CHUNK = 1_000
 """Tasks per import into Label Studio, which takes it a few seconds."""
 
-PAUSE_SECONDS, FEW = 5, 50
+PAUSE_SECONDS, MIN_OPEN_TASKS = 5, 50
 """Pause between imports, which slow Label Studio down; none if fewer than FEW tasks are open."""
 
-AT_MOST_CHANGED = 50
+MAX_UPDATED = 50
 """Tasks to update at once; one update costs as much as deleting and importing dozens of tasks."""
 
-OVERLAP = timedelta(seconds=30)
+READ_OVERLAP = timedelta(seconds=30)
 """Time before the last read that is read again: changes may become visible out of order."""
 
-TRIES = 3
+MAX_ATTEMPTS = 3
 """Attempts to remove tasks that users change meanwhile."""
 
 
@@ -59,10 +59,10 @@ class LabelingSync:
     database: Database
     desk: LabelingBackend
     holder: str
-    address: tasks.Address
+    address: tasks.LayerUrl
     most: int
     pause: int = PAUSE_SECONDS
-    few: int = FEW
+    few: int = MIN_OPEN_TASKS
 
     def put_up(self, number: int) -> Counter[str]:
         """Remove the unwanted tasks of a round and push one batch of new ones.
@@ -81,12 +81,12 @@ class LabelingSync:
         """
         moved: Counter[str] = Counter()
         with self.database.transaction() as tx:
-            projects.leave_others(tx, self.desk.address, number)
-            open_projects = projects.open_boards(tx, self.desk.address, number)
+            projects.drop_other_backends(tx, self.desk.address, number)
+            open_projects = projects.open_projects(tx, self.desk.address, number)
         for project in open_projects:
             moved["down"] += self._with_lock(project, self._remove) or 0
         with self.database.transaction() as tx:
-            found = projects.board_with_room(tx, self.desk.address, number, self.most)
+            found = projects.project_with_room(tx, self.desk.address, number, self.most)
         if found is not None:
             project, room = found
             moved["up"] += self._with_lock(project, lambda locked: self._push(locked, room)) or 0
@@ -111,7 +111,7 @@ class LabelingSync:
         """
         outcomes: Counter[str] = Counter()
         with self.database.transaction() as tx:
-            find = projects.made_boards if everything else projects.open_boards
+            find = projects.created_projects if everything else projects.open_projects
             found = find(tx, self.desk.address, number)
         for project in found:
             outcomes += self.collect_board(project, everything=everything)
@@ -138,25 +138,25 @@ class LabelingSync:
 
         An error of Label Studio is recorded with the project and logged once.
         """
-        with project_locks.held(self.database, project, self.holder) as acquired:
+        with project_locks.project_lock(self.database, project, self.holder) as acquired:
             if not acquired:
                 return None
             # Another process may have changed it before the lock was acquired.
             with self.database.transaction() as tx:
-                project = projects.board_of(tx, project.id) or project
+                project = projects.find_project(tx, project.id) or project
             try:
                 return work(project)
             except Refused as error:
                 if error.message != project.trouble:
                     log.warning("round %d at %s: %s", project.round, self.desk.address, error.message)
                 with self.database.transaction() as tx:
-                    projects.note_trouble(tx, project, error.message)
+                    projects.record_error(tx, project, error.message)
                 return None
 
     def _push(self, project: Project, room: int) -> int:
         """Push the next batch of tasks to a project with `room` for that many."""
         with self.database.transaction() as tx:
-            batch = tasks.next_batch(tx, project, min(room, SENT_AT_ONCE), self.pause, self.few)
+            batch = tasks.next_batch(tx, project, min(room, PUSH_CHUNK), self.pause, self.few)
             new_tasks = tasks.read_batch(tx, batch, self.address) if batch else []
         if batch is None:
             return 0
@@ -164,11 +164,11 @@ class LabelingSync:
             placed = self.desk.put_up(project, batch, new_tasks)
         except NotFound:
             with self.database.transaction() as tx:
-                task_states.forget(tx, project)
+                task_states.record_project_deleted(tx, project)
             return 0
         # The next job pushes the next batch, if there is one.
         with self.database.transaction() as tx:
-            tasks.note_placed(tx, project, placed)
+            tasks.record_pushed(tx, project, placed)
             tx.enqueue(JobName.push_tasks, project.round)
         if project.number is None:
             self._reserve(replace(project, number=placed.board, made_at=placed.made_at))
@@ -180,21 +180,21 @@ class LabelingSync:
         A task that a user annotates meanwhile is kept, pulled and tried again.
         """
         removed = 0
-        for _ in range(TRIES):
+        for _ in range(MAX_ATTEMPTS):
             with self.database.transaction() as tx:
-                unwanted = task_states.unwanted(tx, project)
+                unwanted = task_states.unwanted_tasks(tx, project)
             if not unwanted:
                 break
             self._pull(project)
             with self.database.transaction() as tx:
-                unwanted = task_states.unwanted(tx, project)
+                unwanted = task_states.unwanted_tasks(tx, project)
             numbers = {id_: [number] for id_, (number, _) in unwanted.items()}
             kept: set[uuid.UUID] = set()
             # NotFound: the project was deleted with all its tasks.
             with suppress(NotFound):
                 kept = self.desk.take_down(project, numbers, {id_: seen for id_, (_, seen) in unwanted.items()})
             with self.database.transaction() as tx:
-                task_states.note_down(tx, set(unwanted) - kept)
+                task_states.record_removed(tx, set(unwanted) - kept)
             removed += len(unwanted) - len(kept)
             if not kept:
                 break
@@ -206,23 +206,23 @@ class LabelingSync:
     def _set_mark(self, project: Project, found: int | None = None) -> None:
         """Write a higher number there and here, which shows later whether a backup was restored."""
         with self.database.transaction() as tx:
-            known = projects.board_of(tx, project.id)
+            known = projects.find_project(tx, project.id)
         if known is None:
             return
         mark = max(known.mark, found or 0) + 1
         with suppress(NotFound):
             if self.desk.set_mark(known, mark):
                 with self.database.transaction() as tx:
-                    projects.note_mark(tx, project, mark)
+                    projects.record_restore_mark(tx, project, mark)
 
     def _reserve(self, project: Project) -> None:
         """Reserve the next tasks for the users who are active in Label Studio."""
-        since = datetime.now(UTC) - timedelta(seconds=tasks.PRESENT_SECONDS)
+        since = datetime.now(UTC) - timedelta(seconds=tasks.ACTIVE_USER_SECONDS)
         present = set(self.desk.present(since))
         with self.database.transaction() as tx:
-            present |= tasks.said_lately(tx, project)
+            present |= tasks.recent_annotators(tx, project)
             if present - {users.RULE_REVIEWER}:
-                tasks.reserve(tx, project, len(present - {users.RULE_REVIEWER}))
+                tasks.reserve_for_users(tx, project, len(present - {users.RULE_REVIEWER}))
 
     def _pull(self, project: Project, *, everything: bool = False) -> Counter[str]:
         """Pull the annotations of a locked project."""
@@ -230,18 +230,18 @@ class LabelingSync:
         outcomes: Counter[str] = Counter()
         with self.database.transaction() as tx:
             until = projects.read_until(tx, project)
-            waiting = task_states.waiting_answers(tx, project)
-            flagged = projects.must_reread(tx, project)
+            waiting = task_states.tasks_with_waiting_annotations(tx, project)
+            flagged = projects.needs_full_read(tx, project)
         for task_id in waiting:
             with self.database.transaction() as tx:
-                outcomes += answers.try_again(tx, task_id)
+                outcomes += answers.retry_waiting(tx, task_id)
         # Read the tasks that changed since the last time, or all of them.
         full = everything or flagged or until is None
         try:
-            reading = self.desk.collect(project, None if full or until is None else until - OVERLAP)
+            reading = self.desk.collect(project, None if full or until is None else until - READ_OVERLAP)
             restored = is_restored(project, reading)
             with self.database.transaction() as tx:
-                placed = task_states.count_placed(tx, project)
+                placed = task_states.count_existing(tx, project)
             if not full and (restored or reading.count < placed):
                 # Deleted tasks are not among the changed ones.
                 full, reading = True, self.desk.collect(project, None)
@@ -257,17 +257,17 @@ class LabelingSync:
             outcomes["again"] += self._remove_forgotten(project) if restored else 0
         except NotFound:
             with self.database.transaction() as tx:
-                task_states.forget(tx, project)
+                task_states.record_project_deleted(tx, project)
             return outcomes + Counter({"lost": 1})
         # Record how far the project is read.
         with self.database.transaction() as tx:
             if full:
-                outcomes["lost"] += len(task_states.note_lost(tx, project, found))
+                outcomes["lost"] += len(task_states.record_lost(tx, project, found))
             # A flag means that another project has shown the restored backup already.
             if restored and not flagged:
-                projects.reread_all(tx, self.desk.address)
-            projects.note_collected(tx, project, reading.made_at, whole=full)
-            projects.note_trouble(tx, project, reading.trouble)
+                projects.request_full_read(tx, self.desk.address)
+            projects.record_read(tx, project, reading.made_at, whole=full)
+            projects.record_error(tx, project, reading.trouble)
         if +outcomes or restored:
             self._set_mark(project, reading.mark)
         if placed:
@@ -293,27 +293,27 @@ class LabelingSync:
             outcomes += self._process(project, chunk, restored=restored)
             found |= {task.posting for task in chunk if task.posting is not None}
             stale |= {task.posting for task in chunk if task.posting is not None and self.is_stale(task)}
-            project_locks.hold_on(self.database, project, self.holder)
+            project_locks.renew_lock(self.database, project, self.holder)
         return found, stale
 
     def _show_refusals(self, project: Project) -> None:
         """Show refused annotations in their tasks, where their authors can see them."""
         with self.database.transaction() as tx:
-            ids = tasks.refusals_to_show(tx, project, AT_MOST_CHANGED)
-            up = tasks.read_up(tx, ids, self.address)
+            ids = tasks.refusals_to_show(tx, project, MAX_UPDATED)
+            up = tasks.read_existing(tx, ids, self.address)
         if ids:
             self.desk.update(project, up)
             with self.database.transaction() as tx:
-                tasks.note_shown(tx, ids)
+                tasks.record_refusals_shown(tx, ids)
 
     def _remove_forgotten(self, project: Project) -> int:
         """Remove tasks whose annotations a restored backup lost, so nobody annotates them again."""
         with self.database.transaction() as tx:
-            forgotten = task_states.forgotten(tx, project)
+            forgotten = task_states.forgotten_tasks(tx, project)
         if forgotten:
             self.desk.take_down(project, forgotten)
             with self.database.transaction() as tx:
-                task_states.note_down(tx, forgotten)
+                task_states.record_removed(tx, forgotten)
         return len(forgotten)
 
     def is_stale(self, seen: RemoteTask) -> bool:
@@ -328,26 +328,26 @@ class LabelingSync:
         some of the annotated ones are updated; the next full read continues with the others.
         """
         with self.database.transaction() as tx:
-            silent = task_states.silent(tx, stale) if len(stale) > AT_MOST_CHANGED else {}
+            silent = task_states.never_annotated(tx, stale) if len(stale) > MAX_UPDATED else {}
         if silent:
             self.desk.take_down(project, silent)
         with self.database.transaction() as tx:
-            task_states.note_down(tx, silent)
-            renewed = tasks.read_up(tx, task_states.open_first(tx, stale, AT_MOST_CHANGED), self.address)
+            task_states.record_removed(tx, silent)
+            renewed = tasks.read_existing(tx, task_states.select_for_update(tx, stale, MAX_UPDATED), self.address)
             tx.enqueue(JobName.push_tasks, project.round)
-        for part in _parts(sorted(renewed), AT_MOST_CHANGED):
+        for part in _parts(sorted(renewed), MAX_UPDATED):
             self.desk.update(project, {number: renewed[number] for number in part})
-            project_locks.hold_on(self.database, project, self.holder)
+            project_locks.renew_lock(self.database, project, self.holder)
         return len(silent) + len(renewed)
 
     def _process(self, project: Project, chunk: Sequence[RemoteTask], *, restored: bool) -> Counter[str]:
         """Process tasks in a transaction each, so that a failed one does not stop the others."""
         outcomes: Counter[str] = Counter()
         with self.database.transaction() as tx:
-            changed, to_remove = task_states.sort_seen(tx, chunk)
+            changed, to_remove = task_states.classify_read_tasks(tx, chunk)
         for task in changed:
             with self.database.transaction() as tx:
-                outcomes += answers.take_in(tx, task, restored=restored)
+                outcomes += answers.apply_annotations(tx, task, restored=restored)
         if to_remove:
             self.desk.take_down(project, to_remove)
             outcomes["copies"] += len(to_remove)
@@ -365,7 +365,7 @@ def is_restored(board: Project, reading: ProjectReading) -> bool:
 
 
 def _chunks(found: Iterator[RemoteTask]) -> Iterator[list[RemoteTask]]:
-    while chunk := list(islice(found, AT_ONCE)):
+    while chunk := list(islice(found, PULL_CHUNK)):
         yield chunk
 
 

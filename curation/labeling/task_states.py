@@ -9,11 +9,11 @@ from typing import Any
 
 from curation.db.engine import Transaction
 from curation.labeling.port import Project, RemoteTask
-from curation.labeling.projects import LIVE, NOT_WANTED, SERVED
+from curation.labeling.projects import OPEN_TASKS_SQL, ROUND_IS_PUSHED_SQL, TASK_IS_UNWANTED_SQL
 from curation.labeling.tasks import sql_with_ids
 
 
-def unwanted(tx: Transaction, board: Project) -> dict[uuid.UUID, tuple[int, datetime | None]]:
+def unwanted_tasks(tx: Transaction, board: Project) -> dict[uuid.UUID, tuple[int, datetime | None]]:
     """Return the tasks of a project that have to be removed.
 
     Their candidates were decided elsewhere, are claimed on the review page, were withdrawn, or
@@ -25,7 +25,7 @@ def unwanted(tx: Transaction, board: Project) -> dict[uuid.UUID, tuple[int, date
     return {row.id: (row.number, row.seen_at) for row in tx.execute(_UNWANTED, {"board": board.id})}
 
 
-def forgotten(tx: Transaction, board: Project) -> dict[uuid.UUID, list[int]]:
+def forgotten_tasks(tx: Transaction, board: Project) -> dict[uuid.UUID, list[int]]:
     """Return tasks that a restored backup set back, so that they must not be annotated again.
 
     Their annotations or later edits were lost, or deleted annotations exist again.
@@ -36,13 +36,13 @@ def forgotten(tx: Transaction, board: Project) -> dict[uuid.UUID, list[int]]:
     return {row.id: [row.number] for row in tx.execute(_FORGOTTEN, {"board": board.id})}
 
 
-def note_down(tx: Transaction, postings: Collection[uuid.UUID]) -> None:
+def record_removed(tx: Transaction, postings: Collection[uuid.UUID]) -> None:
     """Record that tasks were removed."""
     if postings:
         tx.execute(_DOWN, {"ids": list(postings)})
 
 
-def note_lost(tx: Transaction, board: Project, found: Collection[uuid.UUID]) -> list[uuid.UUID]:
+def record_lost(tx: Transaction, board: Project, found: Collection[uuid.UUID]) -> list[uuid.UUID]:
     """Record that all tasks of a project except some no longer exist; they may be pushed again.
 
     Args:
@@ -54,22 +54,22 @@ def note_lost(tx: Transaction, board: Project, found: Collection[uuid.UUID]) -> 
         IDs of the lost tasks.
     """
     lost = [row.id for row in tx.execute(_LOST, {"board": board.id, "ids": list(found)})]
-    note_down(tx, lost)
+    record_removed(tx, lost)
     return lost
 
 
-def forget(tx: Transaction, board: Project) -> None:
+def record_project_deleted(tx: Transaction, board: Project) -> None:
     """Record that a project was deleted, so that it is created again with its tasks."""
-    note_lost(tx, board, ())
+    record_lost(tx, board, ())
     tx.execute(_FORGET, {"board": board.id})
 
 
-def count_placed(tx: Transaction, board: Project) -> int:
+def count_existing(tx: Transaction, board: Project) -> int:
     """Return how many tasks of a project should exist in Label Studio."""
     return int(tx.execute(_COUNT_PLACED, {"board": board.id}).scalar_one())
 
 
-def unanswered(tx: Transaction, board: Project, count: int) -> dict[uuid.UUID, tuple[uuid.UUID, int]]:
+def unannotated_candidates(tx: Transaction, board: Project, count: int) -> dict[uuid.UUID, tuple[uuid.UUID, int]]:
     """Return open tasks without annotations.
 
     Args:
@@ -84,22 +84,22 @@ def unanswered(tx: Transaction, board: Project, count: int) -> dict[uuid.UUID, t
     return {row.candidate_id: (row.id, row.number) for row in rows}
 
 
-def silent(tx: Transaction, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, list[int]]:
+def never_annotated(tx: Transaction, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, list[int]]:
     """Return the open tasks among `ids` that never had an annotation, with their remote IDs."""
     return {row.id: [row.number] for row in tx.execute(_SILENT_ONES, {"ids": list(ids)})}
 
 
-def open_first(tx: Transaction, ids: Collection[uuid.UUID], answered: int) -> list[uuid.UUID]:
+def select_for_update(tx: Transaction, ids: Collection[uuid.UUID], answered: int) -> list[uuid.UUID]:
     """Return the open tasks among `ids`, and up to `answered` of the annotated ones."""
     return [row.id for row in tx.execute(_OPEN_FIRST, {"ids": list(ids), "answered": answered})]
 
 
-def waiting_answers(tx: Transaction, board: Project) -> list[uuid.UUID]:
+def tasks_with_waiting_annotations(tx: Transaction, board: Project) -> list[uuid.UUID]:
     """Return tasks with an annotation that waits until a reviewer's lease ends."""
     return [row.task_id for row in tx.execute(_WAITING_ANSWERS, {"board": board.id})]
 
 
-def sort_seen(tx: Transaction, part: Sequence[RemoteTask]) -> tuple[list[RemoteTask], dict[uuid.UUID, list[int]]]:
+def classify_read_tasks(tx: Transaction, part: Sequence[RemoteTask]) -> tuple[list[RemoteTask], dict[uuid.UUID, list[int]]]:
     """Sort tasks that were read into those with changes and those to remove.
 
     Removed are second copies without annotations, and tasks that exist again after they were
@@ -145,7 +145,7 @@ def sort_seen(tx: Transaction, part: Sequence[RemoteTask]) -> tuple[list[RemoteT
     return changed, to_remove
 
 
-def count_not_up(tx: Transaction, number: int | None) -> dict[int, int]:
+def count_without_task(tx: Transaction, number: int | None) -> dict[int, int]:
     """Return the number of waiting candidates without a task, by round.
 
     Args:
@@ -157,7 +157,7 @@ def count_not_up(tx: Transaction, number: int | None) -> dict[int, int]:
 
 _NOT_UP = sql_with_ids(f"""
     select r.id, count(*) as number from candidates c join rounds r on r.id = c.round_id
-    where {SERVED} and c.state = 'waiting' and not exists ({LIVE})
+    where {ROUND_IS_PUSHED_SQL} and c.state = 'waiting' and not exists ({OPEN_TASKS_SQL})
         and (cast(:round as integer) is null or r.id = :round) group by r.id order by r.id""")
 
 
@@ -165,7 +165,7 @@ _UNWANTED = sql_with_ids(f"""
     select p.id, p.number, p.seen_at from labeling_tasks p
     join labeling_projects b on b.id = p.project_id join rounds r on r.id = b.round_id
     join candidates c on c.id = p.candidate_id
-    where p.project_id = :board and {NOT_WANTED}""")
+    where p.project_id = :board and {TASK_IS_UNWANTED_SQL}""")
 
 
 _DOWN = sql_with_ids("update labeling_tasks set state = 'down' where id = any(:ids)")

@@ -11,17 +11,17 @@ from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from curation.db.engine import Transaction
 from curation.domain import LayerRole, ReviewItem
-from curation.labeling.port import Placed, Project, Task
-from curation.labeling.projects import OVERLAP, WANTED
-from curation.review.queue import read_cards
+from curation.labeling.port import Project, PushResult, Task
+from curation.labeling.projects import CANDIDATES_TO_PUSH, OVERLAP_SQL
+from curation.review.queue import read_items
 
-RESERVED_EACH, RESERVED_SECONDS = 8, 60
+RESERVED_PER_USER, RESERVED_SECONDS = 8, 60
 """Tasks reserved per active user, more than are annotated between two reads; and for how long."""
 
-PRESENT_SECONDS = 300
+ACTIVE_USER_SECONDS = 300
 """Seconds after an action in Label Studio during which a user counts as active."""
 
-Address = Callable[[uuid.UUID, LayerRole], str]
+LayerUrl = Callable[[uuid.UUID, LayerRole], str]
 """Returns the URL of one layer of a task."""
 
 
@@ -47,14 +47,14 @@ def next_batch(tx: Transaction, board: Project, count: int, pause: int, few: int
         return None
     # The rows are stored first: after an interruption the same batch is pushed again.
     batch = uuid.uuid4()
-    selected = tx.execute(WANTED, {"round": board.round, "count": count}).all()
+    selected = tx.execute(CANDIDATES_TO_PUSH, {"round": board.round, "count": count}).all()
     rows = [{"id": uuid.uuid4(), "board": board.id, "candidate": row.id, "batch": batch} for row in selected]
     if rows:
         tx.execute(_NEW_POSTINGS, rows)
     return batch if rows else None
 
 
-def read_batch(tx: Transaction, batch: uuid.UUID, address: Address) -> list[Task]:
+def read_batch(tx: Transaction, batch: uuid.UUID, address: LayerUrl) -> list[Task]:
     """Return the tasks of a batch that are not known to exist in Label Studio yet.
 
     Args:
@@ -65,7 +65,7 @@ def read_batch(tx: Transaction, batch: uuid.UUID, address: Address) -> list[Task
     return _read(tx, tx.execute(_BATCH, {"batch": batch}), address)
 
 
-def read_up(tx: Transaction, ids: Collection[uuid.UUID], address: Address) -> dict[int, tuple[uuid.UUID, Task]]:
+def read_existing(tx: Transaction, ids: Collection[uuid.UUID], address: LayerUrl) -> dict[int, tuple[uuid.UUID, Task]]:
     """Return the content of tasks that exist in Label Studio.
 
     Args:
@@ -80,7 +80,7 @@ def read_up(tx: Transaction, ids: Collection[uuid.UUID], address: Address) -> di
     return {rows[task.id].number: (rows[task.id].batch, task) for task in _read(tx, rows.values(), address)}
 
 
-def _read(tx: Transaction, found: Iterable[sa.Row[Any]], address: Address) -> list[Task]:
+def _read(tx: Transaction, found: Iterable[sa.Row[Any]], address: LayerUrl) -> list[Task]:
     rows = {row.candidate_id: row for row in found}
     return [
         Task(
@@ -94,11 +94,11 @@ def _read(tx: Transaction, found: Iterable[sa.Row[Any]], address: Address) -> li
             people=rows[item.id].people,
             note=_refusal_note(rows[item.id].refusals or ()),
         )
-        for item in read_cards(tx, list(rows))
+        for item in read_items(tx, list(rows))
     ]
 
 
-def _columns(row: sa.Row[Any], item: ReviewItem, address: Address) -> dict[str, str | float]:
+def _columns(row: sa.Row[Any], item: ReviewItem, address: LayerUrl) -> dict[str, str | float]:
     """Return further columns to show and sort by: thumbnail, round, checkpoint and signals."""
     main = next((role for role in (LayerRole.blended, LayerRole.foreground) if role in item.layers), None)
     columns: dict[str, str | float] = {"round": row.round_id, "checkpoint": row.checkpoint or ""}
@@ -116,7 +116,7 @@ def _refusal_note(refusals: Sequence[str]) -> str:
     return f"Not counted here: {'; '.join(refusals)}" if refusals else ""
 
 
-def note_placed(tx: Transaction, board: Project, placed: Placed) -> None:
+def record_pushed(tx: Transaction, board: Project, placed: PushResult) -> None:
     """Record the result of pushing tasks: IDs in Label Studio, and refused tasks.
 
     Args:
@@ -139,7 +139,7 @@ def refusals_to_show(tx: Transaction, board: Project, count: int) -> list[uuid.U
     return [row.id for row in tx.execute(_TO_SHOW, {"board": board.id, "count": count})]
 
 
-def note_shown(tx: Transaction, ids: Collection[uuid.UUID]) -> None:
+def record_refusals_shown(tx: Transaction, ids: Collection[uuid.UUID]) -> None:
     """Record that tasks show their refused annotations."""
     tx.execute(_SHOWN, {"ids": list(ids)})
 
@@ -154,7 +154,7 @@ def list_refusals(tx: Transaction, number: int | None = None) -> list[dict[str, 
     return [dict(row) for row in tx.execute(_LIST_REFUSALS, {"round": number}).mappings()]
 
 
-def reserve(tx: Transaction, board: Project, people: int) -> None:
+def reserve_for_users(tx: Transaction, board: Project, people: int) -> None:
     """Reserve the next tasks for the active users: the review page skips them for a while.
 
     Args:
@@ -162,13 +162,13 @@ def reserve(tx: Transaction, board: Project, people: int) -> None:
         board: The project.
         people: Number of active users.
     """
-    count = people * RESERVED_EACH
+    count = people * RESERVED_PER_USER
     tx.execute(_RESERVE, {"board": board.id, "count": count, "seconds": RESERVED_SECONDS})
 
 
-def said_lately(tx: Transaction, board: Project) -> set[str]:
+def recent_annotators(tx: Transaction, board: Project) -> set[str]:
     """Return the users who annotated tasks of a project within the last minutes."""
-    return {row.person for row in tx.execute(_SAID_LATELY, {"board": board.id, "seconds": PRESENT_SECONDS})}
+    return {row.person for row in tx.execute(_SAID_LATELY, {"board": board.id, "seconds": ACTIVE_USER_SECONDS})}
 
 
 def sql_with_ids(text: str) -> sa.TextClause:
@@ -201,7 +201,7 @@ _SCORED = f"""
         left(r.checkpoint_id, 8) as checkpoint,
         coalesce(p.score, {_SCORE}) as score, said.refusals,
         case when said.unread > 0 and c.state in ('waiting', 'showing')
-            then {OVERLAP} + said.unread end as people
+            then {OVERLAP_SQL} + said.unread end as people
     from labeling_tasks p join candidates c on c.id = p.candidate_id
     join rounds r on r.id = c.round_id
     left join screenings s on s.candidate_id = c.id

@@ -10,20 +10,20 @@ from sqlalchemy.dialects.postgresql import insert
 from curation.db.engine import Transaction
 from curation.db.tables import labeling_users, reviewers
 from curation.errors import NotFound, Refused
-from curation.review.reviewers import Reviewer, add_reviewer, find_reviewer, reviewer_of
+from curation.review.reviewers import Reviewer, add_reviewer, find_reviewer, get_reviewer
 
 RULE_REVIEWER = "oracle@layerloop.local"
 """E-mail address of the rule reviewer as a Label Studio user."""
 
 
-def reviewer_named(tx: Transaction, email: str) -> Reviewer:
+def get_or_create_reviewer(tx: Transaction, email: str) -> Reviewer:
     """Return the reviewer of a user, and create or match one for a new user.
 
     A new user becomes the reviewer whose name is the address, or else a new reviewer of that name.
     """
     known = tx.scalar(sa.select(labeling_users.c.reviewer_id).where(labeling_users.c.email == email.lower()))
     if known is not None:
-        found = reviewer_of(tx, int(known))
+        found = get_reviewer(tx, int(known))
         if found is not None:
             return found
     # A reviewer's name can be an e-mail address.
@@ -31,7 +31,7 @@ def reviewer_named(tx: Transaction, email: str) -> Reviewer:
         reviewer = find_reviewer(tx, email.lower())
     except NotFound:
         reviewer = add_reviewer(tx, email.lower())
-    match(tx, email, reviewer.id)
+    assign_reviewer(tx, email, reviewer.id)
     return reviewer
 
 
@@ -41,13 +41,13 @@ def active_reviewer(tx: Transaction, email: str) -> Reviewer:
     Raises:
         Refused: The reviewer is deactivated.
     """
-    reviewer = reviewer_named(tx, email)
+    reviewer = get_or_create_reviewer(tx, email)
     if not reviewer.active:
         raise Refused(f"the reviewer {reviewer.name} is deactivated")
     return reviewer
 
 
-def match(tx: Transaction, email: str, reviewer_id: int) -> None:
+def assign_reviewer(tx: Transaction, email: str, reviewer_id: int) -> None:
     """Assign a user to a reviewer from now on; past decisions stay unchanged.
 
     Args:
@@ -60,7 +60,7 @@ def match(tx: Transaction, email: str, reviewer_id: int) -> None:
     tx.execute(adding.on_conflict_do_update(index_elements=["email"], set_={"reviewer_id": reviewer_id}))
 
 
-def match_by_name(tx: Transaction, email: str, name: str, actor: str) -> None:
+def assign_reviewer_by_name(tx: Transaction, email: str, name: str, actor: str) -> None:
     """Assign a user to a reviewer by name, for administrators.
 
     Args:
@@ -74,11 +74,11 @@ def match_by_name(tx: Transaction, email: str, name: str, actor: str) -> None:
     """
     if "@" not in email:
         raise NotFound(f"{email!r} is not an e-mail address", "'layerloop labeling users' lists the known users")
-    match(tx, email, find_reviewer(tx, name).id)
+    assign_reviewer(tx, email, find_reviewer(tx, name).id)
     tx.log(actor, "desk person matched", email.lower(), reviewer=name)
 
 
-def list_people(tx: Transaction) -> list[dict[str, Any]]:
+def list_users(tx: Transaction) -> list[dict[str, Any]]:
     """Return all known users with their reviewers."""
     both = sa.select(
         labeling_users.c.email,

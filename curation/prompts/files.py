@@ -10,7 +10,7 @@ from pathlib import Path
 from curation.domain import Prompt
 from curation.errors import Refused
 from curation.input_files import read_text
-from curation.text import storable
+from curation.text import is_storable
 
 MAX_PROMPT = 10_000
 """Characters of one text, more than ten times as many as any text encoder reads."""
@@ -98,7 +98,7 @@ def check_texts(prompt: Prompt, where: str) -> None:
                 f"{where}: the prompt has {len(text):,} characters",
                 f"at most {MAX_PROMPT:,} are allowed",
             )
-        if not storable(text):
+        if not is_storable(text):
             raise BadPromptLine(f"{where}: the text contains a NUL or an unpaired surrogate", "remove it")
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from itertools import chain, zip_longest
 
 from curation.domain import Prompt
-from curation.prompts.vocabulary import GROUNDS, GROUPS, Group
+from curation.prompts.vocabulary import PLACES, SUBJECTS, SubjectGroup
 
 
-def speak(seed: int) -> Iterator[Prompt]:
+def generate(seed: int) -> Iterator[Prompt]:
     """Generate every pair prompt of the grammar once, in an order that depends only on the seed.
 
     Prompts alternate between subjects, so the first hundreds have different subjects. They follow
@@ -20,30 +20,30 @@ def speak(seed: int) -> Iterator[Prompt]:
     Args:
         seed: Seed of the order.
     """
-    subjects = [(group, subject) for group in GROUPS for subject in group.subjects]
+    subjects = [(group, subject) for group in SUBJECTS for subject in group.subjects]
     ordered = sorted(subjects, key=lambda pair: _sort_key(seed, pair[1]))
     # Take the first prompt of every subject, then the second, and so on.
     turns = zip_longest(*(_shuffled(seed, group, subject) for group, subject in ordered))
     return (prompt for prompt in chain.from_iterable(turns) if prompt is not None)
 
 
-def size() -> int:
+def count_prompts() -> int:
     """Return the number of pair prompts in the grammar."""
     # The product over attributes, subjects, places and lights, without generating the prompts.
-    places = {name: len(ground.places) * len(ground.lights) for name, ground in GROUNDS.items()}
-    return sum(len(g.subjects) * len(g.looks) * sum(places[name] for name in g.grounds) for g in GROUPS)
+    places = {name: len(ground.places) * len(ground.lights) for name, ground in PLACES.items()}
+    return sum(len(g.subjects) * len(g.looks) * sum(places[name] for name in g.grounds) for g in SUBJECTS)
 
 
-def _shuffled(seed: int, group: Group, subject: str) -> list[Prompt]:
+def _shuffled(seed: int, group: SubjectGroup, subject: str) -> list[Prompt]:
     return sorted(_prompts_of(group, subject), key=lambda prompt: _sort_key(seed, prompt.text))
 
 
-def _prompts_of(group: Group, subject: str) -> Iterator[Prompt]:
+def _prompts_of(group: SubjectGroup, subject: str) -> Iterator[Prompt]:
     """Generate all pair prompts of one subject."""
     for look in group.looks:
         # "a young woman in a red coat", but "a red car".
         foreground = _with_article(f"{subject} {look}" if look.startswith("in ") else f"{look} {subject}")
-        for ground in (GROUNDS[name] for name in group.grounds):
+        for ground in (PLACES[name] for name in group.grounds):
             for place in ground.places:
                 for light in ground.lights:
                     text = f"{foreground} {ground.at} {_with_article(place)} {light}"

@@ -10,25 +10,25 @@ from itertools import islice
 
 from curation.domain import Progress, Prompt
 from curation.errors import Refused
-from curation.ports import Report, TextGenerator
-from curation.prompts.grammar import speak
+from curation.ports import ProgressCallback, TextGenerator
+from curation.prompts.grammar import generate
 from curation.prompts.pair_files import write_line
-from curation.prompts.parse import Refusal, read_answer
+from curation.prompts.parse import Rejection, parse_completion
 
-AT_ONCE = 20
+PROMPTS_PER_REQUEST = 20
 """Prompts per request; in longer completions, later lines repeat earlier ones."""
-TOKENS = AT_ONCE * 120
+MAX_TOKENS = PROMPTS_PER_REQUEST * 120
 """Token limit of a completion."""
-PATIENCE = 8
+MAX_FUTILE_REQUESTS = 8
 """Consecutive requests without a new prompt after which generation stops."""
 EXAMPLES = 3
 """Example prompts per request."""
-SHOWN = 5
+MAX_REJECTED_EXAMPLES = 5
 """Rejected lines that are kept as examples."""
 
 
 @dataclass
-class Tally:
+class GenerationStats:
     """Result of a generation.
 
     Attributes:
@@ -41,23 +41,23 @@ class Tally:
     asked: int = 0
     kept: int = 0
     refused: Counter[str] = field(default_factory=Counter)
-    lines: list[Refusal] = field(default_factory=list)
+    lines: list[Rejection] = field(default_factory=list)
 
     def refuse(self, reason: str, line: str) -> None:
         """Count a rejected line."""
         self.refused[reason] += 1
-        if len(self.lines) < SHOWN:
+        if len(self.lines) < MAX_REJECTED_EXAMPLES:
             self.lines.append((reason, line))
 
 
-def ask(
+def generate_prompts(
     writer: TextGenerator,
     known: Sequence[Prompt],
     count: int,
     seed: int,
     keep: Callable[[list[Prompt]], None],
-    report: Report,
-) -> Tally:
+    report: ProgressCallback,
+) -> GenerationStats:
     """Query a language model until `count` pair prompts are known.
 
     A request depends only on the seed, the number of known prompts and the number of futile
@@ -78,13 +78,13 @@ def ask(
         Refused: PATIENCE consecutive requests gave no new prompt. Errors of the model are raised as
             well; prompts that were passed to `keep` stay valid.
     """
-    tally = Tally()
+    tally = GenerationStats()
     seen = {_normalized(prompt) for prompt in known}
     futile = 0
     while len(seen) < count:
         report(Progress("pair prompts", len(seen), count))
-        request, request_seed = compose(seed, len(seen), futile)
-        answer = read_answer(writer.write(request, TOKENS, request_seed))
+        request, request_seed = compose_request(seed, len(seen), futile)
+        answer = parse_completion(writer.write(request, MAX_TOKENS, request_seed))
         tally.asked += 1
         # Keep the new prompts; count repeated and invalid lines.
         new: list[Prompt] = []
@@ -101,10 +101,10 @@ def ask(
         tally.kept += len(new)
         if new:
             keep(new)
-        if futile == PATIENCE:
+        if futile == MAX_FUTILE_REQUESTS:
             counts = ", ".join(f"{reason} {times}" for reason, times in tally.refused.most_common())
             raise Refused(
-                f"{writer.source} returned nothing new in {PATIENCE} requests; rejected lines: {counts or 'none'}",
+                f"{writer.source} returned nothing new in {MAX_FUTILE_REQUESTS} requests; rejected lines: {counts or 'none'}",
                 "the prompts so far are saved; use a larger model, another --seed, "
                 "or add the rest with --maker grammar",
             )
@@ -112,7 +112,7 @@ def ask(
     return tally
 
 
-def compose(seed: int, known: int, vain: int) -> tuple[str, int]:
+def compose_request(seed: int, known: int, vain: int) -> tuple[str, int]:
     """Compose one request.
 
     Its examples come from the grammar and differ each time: they show the format and lead the model
@@ -128,11 +128,11 @@ def compose(seed: int, known: int, vain: int) -> tuple[str, int]:
     """
     digest = hashlib.sha256(f"{seed}:{known}:{vain}".encode()).digest()
     request_seed = int.from_bytes(digest[:4], "big")
-    examples = "".join(write_line(prompt) for prompt in islice(speak(request_seed), EXAMPLES))
-    return QUESTION.format(count=AT_ONCE, examples=examples), request_seed
+    examples = "".join(write_line(prompt) for prompt in islice(generate(request_seed), EXAMPLES))
+    return REQUEST_TEMPLATE.format(count=PROMPTS_PER_REQUEST, examples=examples), request_seed
 
 
-QUESTION = """\
+REQUEST_TEMPLATE = """\
 Write {count} ideas for pictures that consist of a foreground and a background. \
 Each idea is one line of JSON with exactly three texts:
 "foreground": one subject alone, with what it looks like, and no place;

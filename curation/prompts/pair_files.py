@@ -10,7 +10,7 @@ from curation.domain import Prompt, canonical_json
 from curation.errors import Refused
 from curation.input_files import read_input
 from curation.prompts.files import MAX_FILE
-from curation.prompts.parse import read_line
+from curation.prompts.parse import parse_line
 
 
 def write_line(prompt: Prompt) -> str:
@@ -19,7 +19,7 @@ def write_line(prompt: Prompt) -> str:
     return canonical_json(row) + "\n"
 
 
-def read_triples(path: Path) -> list[Prompt]:
+def read_pair_prompts(path: Path) -> list[Prompt]:
     """Read the pair prompts of a file, without an incomplete last line.
 
     Args:
@@ -32,7 +32,7 @@ def read_triples(path: Path) -> list[Prompt]:
         return []
     prompts = []
     for number, line in enumerate(_complete_lines(path).decode("utf-8", "replace").splitlines(), 1):
-        prompt = read_line(line)
+        prompt = parse_line(line)
         if not isinstance(prompt, Prompt):
             raise Refused(
                 f"{path}, line {number}: {prompt}",
@@ -42,7 +42,7 @@ def read_triples(path: Path) -> list[Prompt]:
     return prompts
 
 
-def append(path: Path, prompts: Sequence[Prompt]) -> None:
+def append_prompts(path: Path, prompts: Sequence[Prompt]) -> None:
     """Append pair prompts to a file in one write, and sync it to disk.
 
     Args:

@@ -9,25 +9,25 @@ from typing import Any
 
 from curation.domain import Prompt
 
-LONGEST = 300
+MAX_TEXT_LENGTH = 300
 """Characters of a text: about as many as a text encoder with 77 tokens reads."""
 
 KEYS = ("text", "foreground", "background")
 """Keys of a pair prompt."""
 
-Refusal = tuple[str, str]
+Rejection = tuple[str, str]
 """The reason of a rejection, and the beginning of the line."""
 
 
 @dataclass(frozen=True)
-class Answer:
+class Completion:
     """The pair prompts of one completion, in order, and the rejected lines."""
 
     prompts: list[Prompt] = field(default_factory=list)
-    refused: list[Refusal] = field(default_factory=list)
+    refused: list[Rejection] = field(default_factory=list)
 
 
-def read_answer(said: str) -> Answer:
+def parse_completion(said: str) -> Completion:
     """Parse a completion line by line; blank lines and Markdown code fences are skipped.
 
     A line must be a JSON object of exactly three texts: `text` for the blended image, `foreground`
@@ -41,11 +41,11 @@ def read_answer(said: str) -> Answer:
     Returns:
         The pair prompts and the rejected lines; no completion raises an exception.
     """
-    answer = Answer()
+    answer = Completion()
     for line in (line.strip() for line in said.splitlines()):
         if not line or re.fullmatch(r"```\w*", line):
             continue
-        result = read_line(line)
+        result = parse_line(line)
         if isinstance(result, Prompt):
             answer.prompts.append(result)
         else:
@@ -55,7 +55,7 @@ def read_answer(said: str) -> Answer:
     return answer
 
 
-def read_line(line: str) -> Prompt | str:
+def parse_line(line: str) -> Prompt | str:
     """Parse one line as a pair prompt, or return the reason of its rejection."""
     try:
         row = json.loads(line)
@@ -86,7 +86,7 @@ def _clean(value: Any) -> str:
     if not isinstance(value, str) or not value.isprintable():
         return ""
     text = " ".join(value.split())
-    return text if len(text) <= LONGEST else ""
+    return text if len(text) <= MAX_TEXT_LENGTH else ""
 
 
 def _contradiction(prompt: Prompt) -> str:

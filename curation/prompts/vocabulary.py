@@ -22,7 +22,7 @@ class PlaceKind:
 
 
 @dataclass(frozen=True)
-class Group:
+class SubjectGroup:
     """Subjects of one kind, each of which combines with all attributes and grounds.
 
     Attributes:
@@ -47,7 +47,7 @@ _ROOM: Final = (
 _SKY: Final = ("in the morning", "at noon", "before sunset", "at dusk")
 _DEEP: Final = ("in clear blue light", "in dim green light", "under slanting sunbeams")
 
-GROUNDS: Final[dict[str, PlaceKind]] = {
+PLACES: Final[dict[str, PlaceKind]] = {
     "lawn": PlaceKind("on", ("garden lawn", "city park lawn", "flower meadow", "village green"), _DAY),
     "farm": PlaceKind("in", ("green pasture", "farm yard", "stubble field", "orchard"), _DAY),
     "forest": PlaceKind("in", ("forest clearing", "mossy pine forest", "birch grove", "autumn forest"), _DAY),
@@ -83,42 +83,42 @@ _CLOTHES: Final = (
     "striped scarf",
 )
 
-GROUPS: Final[tuple[Group, ...]] = (
-    Group(_FURS, ("cat", "kitten", "rabbit", "hamster"), ("lawn", "floor", "table")),
-    Group(
+SUBJECTS: Final[tuple[SubjectGroup, ...]] = (
+    SubjectGroup(_FURS, ("cat", "kitten", "rabbit", "hamster"), ("lawn", "floor", "table")),
+    SubjectGroup(
         (*_FURS, "long-haired"),
         ("dog", "puppy", "terrier", "sheepdog", "greyhound", "poodle"),
         ("lawn", "floor", "beach", "snow", "street"),
     ),
-    Group(
+    SubjectGroup(
         ("brown", "white", "black", "spotted", "shaggy", "young"),
         ("horse", "cow", "goat", "donkey", "pig", "llama", "calf"),
         ("farm", "lawn"),
     ),
-    Group(
+    SubjectGroup(
         ("young", "grey", "brown", "wet", "watchful", "shaggy"),
         ("fox", "deer", "bear", "wolf", "hare", "badger", "squirrel", "hedgehog"),
         ("forest", "snow"),
     ),
-    Group(
+    SubjectGroup(
         ("young", "old", "dusty", "resting", "watchful"),
         ("lion", "zebra", "giraffe", "rhinoceros", "cheetah", "antelope", "meerkat"),
         ("savanna",),
     ),
-    Group(
+    SubjectGroup(
         ("small", "colourful", "white", "black", "grey", "ruffled"),
         ("owl", "parrot", "crow", "sparrow", "pigeon", "robin", "kingfisher"),
         ("perch",),
     ),
-    Group(("white", "brown", "grey", "young"), ("duck", "swan", "goose", "pelican"), ("water", "lawn")),
-    Group(("white", "large", "dark", "gliding"), ("eagle", "seagull", "stork", "falcon"), ("sky",)),
-    Group(
+    SubjectGroup(("white", "brown", "grey", "young"), ("duck", "swan", "goose", "pelican"), ("water", "lawn")),
+    SubjectGroup(("white", "large", "dark", "gliding"), ("eagle", "seagull", "stork", "falcon"), ("sky",)),
+    SubjectGroup(
         ("striped", "orange", "silver", "spotted", "tiny", "large"),
         ("fish", "sea turtle", "seahorse", "octopus", "stingray"),
         ("reef",),
     ),
-    Group(("translucent", "glowing", "pale", "tiny", "large"), ("jellyfish", "comb jelly"), ("reef",)),
-    Group(
+    SubjectGroup(("translucent", "glowing", "pale", "tiny", "large"), ("jellyfish", "comb jelly"), ("reef",)),
+    SubjectGroup(
         tuple(f"in a {clothes}" for clothes in _CLOTHES),
         (
             "young woman",
@@ -130,52 +130,52 @@ GROUPS: Final[tuple[Group, ...]] = (
         ),
         ("street", "lawn", "beach", "floor", "stage"),
     ),
-    Group(
+    SubjectGroup(
         _PAINTS,
         ("car", "pickup truck", "motorcycle", "bicycle", "van", "school bus", "scooter", "tractor"),
         ("road", "street"),
     ),
-    Group(
+    SubjectGroup(
         ("white", "blue", "wooden", "old", "small"),
         ("rowing boat", "sailing boat", "canoe", "raft"),
         ("water",),
     ),
-    Group(
+    SubjectGroup(
         ("red", "striped", "blue", "yellow", "white"),
         ("hot air balloon", "kite", "paper plane", "propeller plane", "parachute"),
         ("sky",),
     ),
-    Group(
+    SubjectGroup(
         ("white", "blue", "patterned", "chipped", "shiny", "handmade"),
         ("teapot", "coffee mug", "bowl", "sugar pot", "candlestick", "milk jug"),
         ("table",),
     ),
-    Group(
+    SubjectGroup(
         ("clear", "green", "blue", "frosted", "smoky", "dewy"),
         ("glass bottle", "wine glass", "glass vase", "glass jar", "glass bowl", "carafe"),
         ("table",),
     ),
-    Group(
+    SubjectGroup(
         ("large", "small", "shimmering", "round"),
         ("soap bubble", "crystal ball"),
         ("lawn", "table", "stage"),
     ),
-    Group(
+    SubjectGroup(
         ("fluffy", "striped", "white", "long", "brown"),
         ("feather", "dandelion clock"),
         ("table", "lawn", "beach"),
     ),
-    Group(
+    SubjectGroup(
         ("ripe", "fresh", "small", "large", "wet"),
         ("apple", "pineapple", "watermelon", "bunch of grapes", "pear", "lemon", "pumpkin"),
         ("table",),
     ),
-    Group(
+    SubjectGroup(
         ("fresh", "small", "dark", "sugared"),
         ("loaf of bread", "chocolate cake", "cheesecake", "pie"),
         ("table",),
     ),
-    Group(
+    SubjectGroup(
         ("green", "flowering", "small", "leafy", "wilting"),
         (
             "potted fern",
@@ -187,7 +187,7 @@ GROUPS: Final[tuple[Group, ...]] = (
         ),
         ("table", "floor"),
     ),
-    Group(
+    SubjectGroup(
         ("wooden", "white", "antique", "modern", "blue"),
         (
             "armchair",
@@ -200,27 +200,27 @@ GROUPS: Final[tuple[Group, ...]] = (
         ),
         ("floor", "stage"),
     ),
-    Group(
+    SubjectGroup(
         ("old", "polished", "black", "golden", "worn"),
         ("guitar", "cello", "grand piano", "saxophone", "drum kit", "trumpet", "harp"),
         ("stage", "floor"),
     ),
-    Group(
+    SubjectGroup(
         ("rusty", "new", "old", "red", "greasy"),
         ("hammer", "cordless drill", "toolbox", "hand saw", "bench vice", "oil can", "wrench"),
         ("workbench",),
     ),
-    Group(
+    SubjectGroup(
         ("colourful", "worn", "small", "old", "red"),
         ("toy train", "teddy bear", "doll", "toy robot", "spinning top", "rocking horse"),
         ("floor", "table", "lawn"),
     ),
-    Group(
+    SubjectGroup(
         ("bright", "small", "smoky", "flickering"),
         ("camp fire", "torch flame", "lantern"),
         ("forest", "beach", "snow"),
     ),
-    Group(
+    SubjectGroup(
         ("thin", "grey", "white", "dark"),
         ("column of smoke", "puff of steam"),
         ("road", "beach", "sky"),

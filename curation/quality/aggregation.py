@@ -12,15 +12,15 @@ import sqlalchemy as sa
 from curation.db.engine import Transaction
 from curation.db.tables import aggregations
 from curation.domain import CandidateState, Role, Verdict, content_id
-from curation.review.consensus import SURE, Consensus
-from curation.review.gold import PLAIN
+from curation.review.consensus import DEFAULT_CERTAINTY, ConsensusSettings
+from curation.review.gold import OBVIOUS_SEVERITY
 from curation.review.reviewers import PERSON, RULE_REVIEWER, add_reviewer
-from curation.review.verdicts import CONSENSUS, STANDS, lock_candidate, settle
+from curation.review.verdicts import CONSENSUS, IS_STANDING, apply_final_state, lock_candidate
 from curation.rounds.lifecycle import find_round
 from curation.statistics.dawid_skene import DawidSkeneFit, Skills, Vote, fit_skills
 
 
-def learn_skills(tx: Transaction, number: int) -> DawidSkeneFit[uuid.UUID]:
+def fit_round_skills(tx: Transaction, number: int) -> DawidSkeneFit[uuid.UUID]:
     """Fit the skills of a round's people to its verdicts and to their verdicts on obvious gold.
 
     Args:
@@ -37,7 +37,7 @@ def learn_skills(tx: Transaction, number: int) -> DawidSkeneFit[uuid.UUID]:
     return fit_skills(*_read(tx, number))
 
 
-def keep_skills(tx: Transaction, number: int, fit: DawidSkeneFit[uuid.UUID]) -> int:
+def store_skills(tx: Transaction, number: int, fit: DawidSkeneFit[uuid.UUID]) -> int:
     """Store fitted skills, which later decisions use and refer to, and return their number."""
     skills = {str(reviewer): list(skill) for reviewer, skill in fit.skills.of.items()}
     row = {"round_id": number, "acceptable_share": fit.skills.sound, "skills": skills, "votes": fit.votes}
@@ -56,19 +56,19 @@ def resolve_waiting(tx: Transaction, number: int) -> int:
     Returns:
         The number of settled candidates.
     """
-    fit = learn_skills(tx, number)
-    keep_skills(tx, number, fit)
-    consensus = Consensus.read(find_round(tx, number)["consensus"])
+    fit = fit_round_skills(tx, number)
+    store_skills(tx, number, fit)
+    consensus = ConsensusSettings.read(find_round(tx, number)["consensus"])
     settled = 0
     for row in tx.execute(_STUCK, {"round": number, "overlap": consensus.overlap}).all():
         state = consensus.resolve(fit.probability[row.id])
         if state is not None:
-            settle(tx, row.id, state)
+            apply_final_state(tx, row.id, state)
             settled += 1
     return settled
 
 
-def find_flips(tx: Transaction, number: int, certainty: float = SURE) -> dict[str, Any]:
+def find_verdict_changes(tx: Transaction, number: int, certainty: float = DEFAULT_CERTAINTY) -> dict[str, Any]:
     """Find the decided candidates whose verdict the reviewer skills would change; changes nothing.
 
     Decisions of adjudicators and automatic decisions are never changed.
@@ -84,7 +84,7 @@ def find_flips(tx: Transaction, number: int, certainty: float = SURE) -> dict[st
     Raises:
         NotFound: There is no such round.
     """
-    fit = learn_skills(tx, number)
+    fit = fit_round_skills(tx, number)
     votes: dict[uuid.UUID, list[tuple[int, bool]]] = defaultdict(list)
     changed = []
     for row in tx.execute(_VOTES, {"round": number}):
@@ -94,7 +94,7 @@ def find_flips(tx: Transaction, number: int, certainty: float = SURE) -> dict[st
         if row.id not in fit.probability:
             continue
         probability = fit.probability[row.id]
-        state = Consensus(certainty=certainty).resolve(probability)
+        state = ConsensusSettings(certainty=certainty).resolve(probability)
         if state is not None and state != row.state:
             cast = [{"reviewer": who, "accept": accept} for who, accept in votes[row.id]]
             changed.append(
@@ -116,7 +116,7 @@ def find_flips(tx: Transaction, number: int, certainty: float = SURE) -> dict[st
     }
 
 
-def apply_flips(tx: Transaction, number: int, certainty: float = SURE) -> dict[str, Any]:
+def apply_verdict_changes(tx: Transaction, number: int, certainty: float = DEFAULT_CERTAINTY) -> dict[str, Any]:
     """Apply the changes of `find_flips`, each by a decision that refers to the stored skills.
 
     Candidates that changed in the meantime are left as they are.
@@ -133,10 +133,10 @@ def apply_flips(tx: Transaction, number: int, certainty: float = SURE) -> dict[s
     Raises:
         NotFound: There is no such round.
     """
-    report = find_flips(tx, number, certainty)
+    report = find_verdict_changes(tx, number, certainty)
     if not report["flips"]:
         return report | {"aggregation": None, "turned": 0}
-    aggregation = keep_skills(tx, number, learn_skills(tx, number))
+    aggregation = store_skills(tx, number, fit_round_skills(tx, number))
     consensus_reviewer = add_reviewer(tx, CONSENSUS, Role.annotator, RULE_REVIEWER).id
     changed = 0
     for flip in report["flips"]:
@@ -155,7 +155,7 @@ def apply_flips(tx: Transaction, number: int, certainty: float = SURE) -> dict[s
             "key": key,
         }
         tx.execute(_INSERT_DECISION, values)
-        settle(tx, flip["candidate"], flip["would_be"])
+        apply_final_state(tx, flip["candidate"], flip["would_be"])
         changed += 1
     return report | {"aggregation": aggregation, "turned": changed}
 
@@ -181,7 +181,7 @@ def _read(tx: Transaction, number: int) -> tuple[list[Vote[uuid.UUID]], dict[uui
     """Return the votes of a round and of its people on obvious gold, and the truth of that gold."""
     votes = [Vote(row.candidate_id, row.reviewer_id, row.accept) for row in tx.execute(_VOTES, {"round": number})]
     people = sorted({vote.reviewer for vote in votes})
-    answers = tx.execute(_GOLD, {"people": people, "plain": PLAIN}).all() if people else []
+    answers = tx.execute(_GOLD, {"people": people, "plain": OBVIOUS_SEVERITY}).all() if people else []
     known = {row.candidate_id: row.sound for row in answers}
     return votes + [Vote(row.candidate_id, row.reviewer_id, row.accept) for row in answers], known
 
@@ -199,13 +199,13 @@ _VOTES = sa.text(f"""
     join rounds r on r.id = c.round_id
     where c.round_id = :round
         and (v.kind = '{PERSON}' or r.consensus @> '{{"rule_reviewer_votes": true}}')
-        and not d.final and {STANDS} order by d.id""")
+        and not d.final and {IS_STANDING} order by d.id""")
 
 _GOLD = sa.text(f"""
     select d.candidate_id, d.reviewer_id, d.verdict = 'accept' as accept, g.defect is null as sound
     from gold g join decisions d on d.candidate_id = g.candidate_id
     where d.reviewer_id = any(:people) and (g.defect is null or g.severity >= :plain)
-        and {STANDS}
+        and {IS_STANDING}
     order by d.id""")
 
 # Candidates with all their verdicts but no certain one; locked rows are under review.
@@ -218,7 +218,7 @@ _DECIDED = sa.text(f"""
     select c.id, c.state, p.text from candidates c join prompts p on p.id = c.prompt_id
     where c.round_id = :round and c.state in ('accepted', 'rejected') and not exists (
         select from decisions d
-        where d.candidate_id = c.id and d.final and d.channel <> :channel and {STANDS})""")
+        where d.candidate_id = c.id and d.final and d.channel <> :channel and {IS_STANDING})""")
 
 _INSERT_DECISION = sa.text("""
     insert into decisions (

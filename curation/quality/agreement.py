@@ -13,15 +13,15 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from curation.db.engine import Transaction
-from curation.review.consensus import Consensus
+from curation.review.consensus import ConsensusSettings
 from curation.review.reviewers import PERSON
-from curation.review.verdicts import STANDS
+from curation.review.verdicts import IS_STANDING
 from curation.rounds.lifecycle import find_round
 
 RESAMPLES: Final = 1_000
 """Number of bootstrap samples of an interval."""
 SEED: Final = 7
-FEWEST: Final = 5
+MIN_CANDIDATES: Final = 5
 """Minimum number of candidates with two verdicts for an interval."""
 
 Counts = NDArray[np.float64]
@@ -30,7 +30,7 @@ Often = NDArray[np.float64] | None
 
 
 @dataclass(frozen=True)
-class Figure:
+class Coefficient:
     """A coefficient (1 is perfect, 0 is chance) with its 95 % interval; None where undefined."""
 
     value: float | None
@@ -92,7 +92,7 @@ def gwet_ac1(counts: Counts, often: Often = None) -> float | None:
     return float((observed - chance) / (1 - chance))
 
 
-def with_interval(measure: Callable[[Counts, Often], float | None], counts: Counts) -> Figure:
+def bootstrap_interval(measure: Callable[[Counts, Often], float | None], counts: Counts) -> Coefficient:
     """Compute a coefficient with its 95 % percentile bootstrap interval (Efron, 1979).
 
     Args:
@@ -103,15 +103,15 @@ def with_interval(measure: Callable[[Counts, Often], float | None], counts: Coun
         The coefficient; without an interval if fewer than FEWEST candidates have two verdicts.
     """
     value = measure(counts, None)
-    if value is None or (counts.sum(axis=1) >= 2).sum() < FEWEST:
-        return Figure(value, None, None)
+    if value is None or (counts.sum(axis=1) >= 2).sum() < MIN_CANDIDATES:
+        return Coefficient(value, None, None)
     # Candidates with equal counts are interchangeable, so a resample is a multinomial draw of the
     # distinct rows; its cost does not depend on the size of the round.
     rows, often = np.unique(counts, axis=0, return_counts=True)
     samples = np.random.default_rng(SEED).multinomial(often.sum(), often / often.sum(), RESAMPLES)
     values = [measure(rows, sample.astype(np.float64)) for sample in samples]
     low, high = np.quantile([v for v in values if v is not None], [0.025, 0.975])
-    return Figure(value, float(low), float(high))
+    return Coefficient(value, float(low), float(high))
 
 
 def count_verdicts(verdicts: Iterable[tuple[Hashable, bool]]) -> Counts:
@@ -140,7 +140,7 @@ def round_agreement(tx: Transaction, number: int) -> dict[str, Any]:
     Raises:
         NotFound: There is no such round.
     """
-    consensus = Consensus.read(find_round(tx, number)["consensus"])
+    consensus = ConsensusSettings.read(find_round(tx, number)["consensus"])
     rows = tx.execute(_VERDICTS, {"round": number}).all()
     counts = count_verdicts((row.candidate_id, row.accept) for row in rows)
     by_person: dict[str, dict[Hashable, bool]] = defaultdict(dict)
@@ -182,8 +182,8 @@ def _describe(counts: Counts) -> dict[str, Any]:
     return {
         "decided_twice": len(twice),
         "agreed": float((twice.min(axis=1) == 0).mean()) if len(twice) else None,
-        "alpha": with_interval(krippendorff_alpha, counts).__dict__,
-        "ac1": with_interval(gwet_ac1, counts).__dict__,
+        "alpha": bootstrap_interval(krippendorff_alpha, counts).__dict__,
+        "ac1": bootstrap_interval(gwet_ac1, counts).__dict__,
     }
 
 
@@ -209,7 +209,7 @@ _VERDICTS = sa.text(f"""
         d.candidate_id, v.name, d.verdict = 'accept' as accept
     from decisions d join candidates c on c.id = d.candidate_id
     join reviewers v on v.id = d.reviewer_id
-    where c.round_id = :round and v.kind = '{PERSON}' and not d.final and {STANDS}
+    where c.round_id = :round and v.kind = '{PERSON}' and not d.final and {IS_STANDING}
     order by d.candidate_id, d.reviewer_id, d.id""")
 
 _ADJUDICATING = sa.text("""

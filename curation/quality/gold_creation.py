@@ -17,17 +17,17 @@ from curation.db.engine import Transaction
 from curation.db.tables import candidate_layers, candidates, gold, layers, rounds, screenings
 from curation.domain import CandidateState, Kind, LayerRole, Prompt, RoundState, Sample, content_id
 from curation.errors import Refused
-from curation.images.codec import decode_layer, encode_layer, visible_hash
+from curation.images.codec import decode_layer, encode_layer, pixel_hash
 from curation.images.perceptual_hash import fingerprint
 from curation.ports import RGBA, Layers, ObjectStore
-from curation.rounds.lifecycle import GOLD, SHOW_ALL, add_prompts, find_round
-from curation.screening.defects import DEFECTS, plant
-from curation.screening.pairs.defects import PAIR_DEFECTS, plant_pair
-from curation.screening.rules import measure_single, measure_whole
+from curation.rounds.lifecycle import GOLD_PURPOSE, SHOW_ALL, add_prompts, find_round
+from curation.screening.defects import DEFECTS, add_defect
+from curation.screening.pairs.defects import PAIR_DEFECTS, add_pair_defect
+from curation.screening.rules import measure_pair_candidate, measure_single
 
-CLEAN: Final = 0.25
+CLEAN_SHARE: Final = 0.25
 """The share of gold without a defect; without it, rejecting everything would pass as accurate."""
-FAINTEST: Final = 0.02
+MIN_SEVERITY: Final = 0.02
 """The lowest severity of a planted defect."""
 CHANGED_PIXELS: Final = 16
 """Number of pixels that are changed by one level of 255 in every gold item, invisibly."""
@@ -37,7 +37,7 @@ Size = tuple[int, int] | None
 
 
 @dataclass(frozen=True)
-class Planted:
+class GoldItem:
     """A gold item whose layers are in the object store.
 
     Attributes:
@@ -92,13 +92,13 @@ def choose_sources(tx: Transaction, number: int, count: int) -> list[Sample]:
     return [found[index % len(found)] for index in range(count)]
 
 
-def size_of(tx: Transaction, number: int) -> Size:
+def typical_size(tx: Transaction, number: int) -> Size:
     """Return the most frequent (width, height) of a round's layers, None if there are none."""
     row = tx.execute(_SIZE, {"round": number}).first()
     return None if row is None else (row.width, row.height)
 
 
-def make_gold(store: ObjectStore, sources: Sequence[Sample], size: Size, seed: int | None = None) -> list[Planted]:
+def make_gold(store: ObjectStore, sources: Sequence[Sample], size: Size, seed: int | None = None) -> list[GoldItem]:
     """Make gold items from samples of one kind, without writing to the database.
 
     All defects are equally frequent; a share CLEAN of the items has none.
@@ -113,13 +113,13 @@ def make_gold(store: ObjectStore, sources: Sequence[Sample], size: Size, seed: i
         One gold item per sample, with severities uniform in [FAINTEST, 1].
     """
     rng = np.random.default_rng(secrets.randbits(64) if seed is None else seed)
-    clean = round(CLEAN * len(sources))
+    clean = round(CLEAN_SHARE * len(sources))
     names = list(PAIR_DEFECTS if sources and sources[0].kind is Kind.pair else DEFECTS)
     defects = [None] * clean + [names[i % len(names)] for i in range(len(sources) - clean)]
     made = []
     # Assign the defects to the samples in random order.
     for sample, defect in zip(sources, rng.permutation(np.array(defects, object)), strict=True):
-        severity = 0.0 if defect is None else float(rng.uniform(FAINTEST, 1))
+        severity = 0.0 if defect is None else float(rng.uniform(MIN_SEVERITY, 1))
         prompt = Prompt(
             sample.caption,
             sample.texts.get(LayerRole.foreground),
@@ -134,7 +134,7 @@ def make_gold(store: ObjectStore, sources: Sequence[Sample], size: Size, seed: i
         shown_role = LayerRole.blended if sample.kind is Kind.pair else next(iter(stored))
         fingerprints = {stored[shown_role].sha256: fingerprint(layers[shown_role])}
         made.append(
-            Planted(
+            GoldItem(
                 uuid.UUID(sample.id),
                 sample.kind,
                 prompt,
@@ -160,8 +160,8 @@ def _transform_single(
     rng: np.random.Generator,
 ) -> Transformed:
     """Resize, damage and disguise a layer, and measure it."""
-    rgba = fit_to(layers[LayerRole.foreground], size)
-    rgba = rgba if defect is None else plant(rgba, defect, severity, rng)
+    rgba = fit_into(layers[LayerRole.foreground], size)
+    rgba = rgba if defect is None else add_defect(rgba, defect, severity, rng)
     rgba = _disguise(rgba, rng)
     return {LayerRole.foreground: rgba}, measure_single(rgba, prompt.text)
 
@@ -176,11 +176,11 @@ def _transform_pair(
 ) -> Transformed:
     """Resize, disguise and damage a pair, and measure it."""
     # Clean copies are blended again too: an inexact blended image would give them away.
-    fitted = {role: fill_to(rgba, size) for role, rgba in layers.items()}
+    fitted = {role: crop_to_fill(rgba, size) for role, rgba in layers.items()}
     for role in (LayerRole.foreground, LayerRole.background):
         fitted[role] = _disguise(fitted[role], rng)
-    transformed = plant_pair(fitted, defect or next(iter(PAIR_DEFECTS)), severity, rng)
-    return transformed, measure_whole(transformed, prompt)
+    transformed = add_pair_defect(fitted, defect or next(iter(PAIR_DEFECTS)), severity, rng)
+    return transformed, measure_pair_candidate(transformed, prompt)
 
 
 def _disguise(rgba: RGBA, rng: np.random.Generator) -> RGBA:
@@ -218,10 +218,10 @@ def _disguise(rgba: RGBA, rng: np.random.Generator) -> RGBA:
 def _put(store: ObjectStore, rgba: RGBA) -> StoredLayer:
     data = encode_layer(rgba)
     height, width = rgba.shape[:2]
-    return StoredLayer(store.put(data), width, height, len(data), visible_hash(rgba))
+    return StoredLayer(store.put(data), width, height, len(data), pixel_hash(rgba))
 
 
-def keep_gold(tx: Transaction, number: int, planted: Sequence[Planted], actor: str) -> int:
+def add_gold(tx: Transaction, number: int, planted: Sequence[GoldItem], actor: str) -> int:
     """Add gold items to a round.
 
     Args:
@@ -275,7 +275,7 @@ def keep_gold(tx: Transaction, number: int, planted: Sequence[Planted], actor: s
     return int(tx.scalar(count))
 
 
-def fit_to(rgba: RGBA, size: Size) -> RGBA:
+def fit_into(rgba: RGBA, size: Size) -> RGBA:
     """Scale a layer to fit into a canvas of (width, height) pixels, centered.
 
     Args:
@@ -296,7 +296,7 @@ def fit_to(rgba: RGBA, size: Size) -> RGBA:
     return canvas
 
 
-def fill_to(rgba: RGBA, size: Size) -> RGBA:
+def crop_to_fill(rgba: RGBA, size: Size) -> RGBA:
     """Scale a layer of a pair to fill (width, height) pixels, and crop it at the center.
 
     Args:
@@ -328,9 +328,9 @@ def _gold_round(tx: Transaction, kind: Kind) -> int:
     """Return the round that all gold of a kind belongs to, created on first use."""
     # Two processes must not create two of them.
     tx.execute(sa.text("select pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-    number = tx.scalar(sa.select(rounds.c.id).where(rounds.c.purpose == GOLD, rounds.c.kind == kind))
+    number = tx.scalar(sa.select(rounds.c.id).where(rounds.c.purpose == GOLD_PURPOSE, rounds.c.kind == kind))
     if number is None:
-        row: dict[str, Any] = {"purpose": GOLD, "kind": kind, "quota": 0, "policy": dict(SHOW_ALL)}
+        row: dict[str, Any] = {"purpose": GOLD_PURPOSE, "kind": kind, "quota": 0, "policy": dict(SHOW_ALL)}
         adding = sa.insert(rounds).returning(rounds.c.id)
         number = tx.execute(adding, row | {"state": RoundState.open}).scalar_one()
     return int(number)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from curation.domain import Verdict
 from curation.ports import RGBA
 from curation.screening.rule_reviewer import RuleReviewer
-from curation.screening.rules import judge
-from curation.screening.signals import SIGNALS, measure
+from curation.screening.rules import apply_rules
+from curation.screening.signals import SIGNALS, compute_signals
 from curation.statistics.intervals import wilson
 
 
@@ -37,7 +37,7 @@ class JudgedMethod:
     signals: Mapping[str, float | None]
 
 
-def judge_ways(
+def compare_methods(
     ways: Mapping[str, Sequence[RGBA]], prompts: Sequence[str], rule_reviewer: RuleReviewer
 ) -> dict[str, JudgedMethod]:
     """Judge the layers of each way by the same rules.
@@ -76,8 +76,8 @@ def judge_ways(
 
 def _judge(rgba: RGBA, prompt: str, rule_reviewer: RuleReviewer) -> tuple[list[str], Mapping[str, float | None]]:
     """Return the reasons against a layer, empty if it is acceptable, and its signals."""
-    signals = measure(rgba)
-    broken = judge(signals)
+    signals = compute_signals(rgba)
+    broken = apply_rules(signals)
     if broken:
         return [broken.rule], signals
     decision = rule_reviewer.decide(rgba, prompt)

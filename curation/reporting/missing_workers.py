@@ -30,7 +30,7 @@ _WAITING = sa.text("""
     group by kind""")
 
 
-def count_untaken(tx: Transaction, number: int | None = None) -> dict[str, int]:
+def count_waiting_work(tx: Transaction, number: int | None = None) -> dict[str, int]:
     """Count the work that has waited for IDLE_SECONDS while no worker holds a lease.
 
     Args:
@@ -44,7 +44,7 @@ def count_untaken(tx: Transaction, number: int | None = None) -> dict[str, int]:
     return {row.kind: row.count for row in sorted(rows)}
 
 
-def tell_untaken(untaken: Mapping[str, int]) -> str:
+def describe_waiting_work(untaken: Mapping[str, int]) -> str:
     """Return a sentence on waiting work."""
     work = ", ".join(f"{n} {kind}" for kind, n in untaken.items())
     return f"no worker has taken for over {IDLE_SECONDS} s: {work}"

@@ -14,22 +14,22 @@ from numpy.typing import NDArray
 
 from curation.db.engine import Transaction
 from curation.domain import Kind
-from curation.quality.agreement import count_verdicts, gwet_ac1, with_interval
-from curation.review.gold import PLAIN
+from curation.quality.agreement import bootstrap_interval, count_verdicts, gwet_ac1
+from curation.review.gold import OBVIOUS_SEVERITY
 from curation.review.reviewers import PERSON, Reviewer, list_reviewers
 from curation.screening.defects import DEFECTS
 from curation.screening.pairs.defects import PAIR_DEFECTS
 from curation.statistics.intervals import Z_95, wilson
 from curation.statistics.psychometric import GoldTrial, fit_curve
 
-MOST: Final = 20_000
+MAX_DECISIONS: Final = 20_000
 """Maximum number of latest decisions that are used."""
-PAUSE_SECONDS: Final = 600
+SESSION_GAP_SECONDS: Final = 600
 """A session ends where nothing is decided for longer."""
 QUICK_MS: Final = 300
 """A shorter review is implausible: reacting to an image takes a quarter of a second by itself."""
 EARLY_SECONDS: Final = 1_800
-TOGETHER: Final = 10
+DISCLOSURE_STEP: Final = 10
 """Reviewers see their results on gold and their agreement in steps of ten decisions, so that a
 change does not reveal whether the last candidate was gold."""
 
@@ -45,8 +45,8 @@ def reviewer_statistics(tx: Transaction, reviewer: Reviewer, *, to_themselves: b
     Returns:
         The statistics as JSON-compatible values; unknown ones are None.
     """
-    rows = tx.execute(_DECISIONS, {"reviewer": reviewer.id, "most": MOST}).all()
-    others = [(row.mine, row.theirs) for row in tx.execute(_OTHERS, {"reviewer": reviewer.id, "most": MOST})]
+    rows = tx.execute(_DECISIONS, {"reviewer": reviewer.id, "most": MAX_DECISIONS}).all()
+    others = [(row.mine, row.theirs) for row in tx.execute(_OTHERS, {"reviewer": reviewer.id, "most": MAX_DECISIONS})]
     gold = [row for row in rows if row.gold and not row.undone and row.verdict != "skip"]
     if to_themselves:
         others, gold = _whole(others), _whole(gold)
@@ -64,7 +64,7 @@ def reviewer_statistics(tx: Transaction, reviewer: Reviewer, *, to_themselves: b
         "decisions": len(verdicts),
         "accepted": _share(sum(accepts), len(accepts)),
         "hours": seconds / 3_600,
-        "decisions_per_hour": 3_600 * len(verdicts) / seconds if seconds >= PAUSE_SECONDS else None,
+        "decisions_per_hour": 3_600 * len(verdicts) / seconds if seconds >= SESSION_GAP_SECONDS else None,
         "dwell_ms": {"n": len(dwell)} | _quantiles(dwell),
         "undone": _share(sum(row.undone for row in rows), len(rows)),
         "not_counted": int(tx.execute(_NOT_COUNTED, {"reviewer": reviewer.id}).scalar_one()),
@@ -138,7 +138,7 @@ def as_text(stats: Mapping[str, Any]) -> str:
 
 
 def _whole(rows: list[Any]) -> list[Any]:
-    return rows[: len(rows) // TOGETHER * TOGETHER]
+    return rows[: len(rows) // DISCLOSURE_STEP * DISCLOSURE_STEP]
 
 
 def _share(count: int, n: int) -> dict[str, float] | None:
@@ -158,7 +158,7 @@ def _quantiles(values: Sequence[float]) -> dict[str, float | None]:
 def _session_numbers(rows: Sequence[Any]) -> NDArray[np.intp]:
     """Return the number of the session of each decision, from 0."""
     gaps = np.diff([row.at for row in rows], prepend=rows[0].at if rows else 0.0)
-    sessions: NDArray[np.intp] = np.cumsum(gaps > PAUSE_SECONDS)
+    sessions: NDArray[np.intp] = np.cumsum(gaps > SESSION_GAP_SECONDS)
     return sessions
 
 
@@ -188,13 +188,13 @@ def _agreement(others: Sequence[tuple[bool, bool]]) -> dict[str, Any]:
     counts = count_verdicts((i, verdict) for i, pair in enumerate(others) for verdict in pair)
     return {
         "alike": _share(sum(mine == theirs for mine, theirs in others), len(others)),
-        "ac1": asdict(with_interval(gwet_ac1, counts)),
+        "ac1": asdict(bootstrap_interval(gwet_ac1, counts)),
     }
 
 
 def _gold(answers: Sequence[Any]) -> dict[str, Any]:
     """Return the results on gold: shares of right verdicts and a psychometric curve per defect."""
-    plain = [row.verdict == "reject" for row in answers if row.defect and row.severity >= PLAIN]
+    plain = [row.verdict == "reject" for row in answers if row.defect and row.severity >= OBVIOUS_SEVERITY]
     clean = [row.verdict == "reject" for row in answers if row.defect is None]
     # Curves of layers and pairs are separate: a fringe is harder to see in front of a background.
     curves = []
@@ -277,7 +277,7 @@ def _missed_gold(gold: Sequence[Any], rows: Sequence[Any], *, early: bool) -> di
     answers = [
         row.verdict == "accept"
         for row in gold
-        if row.defect and row.severity >= PLAIN and (into[row.id] < EARLY_SECONDS) == early
+        if row.defect and row.severity >= OBVIOUS_SEVERITY and (into[row.id] < EARLY_SECONDS) == early
     ]
     return _share(sum(answers), len(answers))
 

@@ -11,9 +11,9 @@ from curation.db.engine import Transaction
 from curation.domain import Kind
 from curation.reporting import missing_workers
 from curation.review.reviewers import AUTO_REVIEWER, PERSON, RULE_REVIEWER
-from curation.review.verdicts import STANDS
+from curation.review.verdicts import IS_STANDING
 from curation.rounds.lifecycle import count_states, find_round
-from curation.screening.pairs.signals import AGREEMENT, PAIR_SIGNALS
+from curation.screening.pairs.signals import AGREEMENT_SIGNALS, PAIR_SIGNALS
 from curation.selection import gates, review_cost
 from curation.statistics.intervals import wilson
 
@@ -53,11 +53,11 @@ def round_report(tx: Transaction, number: int) -> dict[str, Any]:
             kind: {name: _total(by_reviewer, kind, name) for name in ("decisions", "accepted")}
             for kind in (RULE_REVIEWER, AUTO_REVIEWER)
         },
-        "price": review_cost.round_price(tx, number),
-        "gates": gates.tell_gates(tx, number),
+        "price": review_cost.review_cost(tx, number),
+        "gates": gates.gates_report(tx, number),
         "prompt_agreement": _agreement(tx.execute(_AGREEMENT, {"round": number}).mappings().one()),
-        "seconds_left": review_cost.seconds_left(tx, counts, float(row["policy"].get("share", 1.0)), overlap),
-        "untaken": missing_workers.count_untaken(tx, number),
+        "seconds_left": review_cost.review_seconds_left(tx, counts, float(row["policy"].get("share", 1.0)), overlap),
+        "untaken": missing_workers.count_waiting_work(tx, number),
         "evaluation": evaluation or {},
     }
 
@@ -106,7 +106,7 @@ def as_text(report: Mapping[str, Any]) -> str:
     # Cost and automatic decisions.
     if human["seconds_per_accept"] is not None:
         lines.append(f"  {human['seconds_per_accept']:.1f} s of people's time per accepted candidate")
-    lines += [*review_cost.as_lines(report["price"]), *gates.as_lines(report["gates"])]
+    lines += [*review_cost.format_review_cost(report["price"]), *gates.format_gates(report["gates"])]
     for kind, who in ((RULE_REVIEWER, "rule reviewer"), (AUTO_REVIEWER, "auto-reviewer")):
         totals = report[kind]
         if totals["decisions"]:
@@ -209,7 +209,7 @@ def _signals(tx: Transaction, row: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the median and the outer deciles of each pair signal over at most 2,000 candidates."""
     if row["kind"] != Kind.pair:
         return []
-    names = [*PAIR_SIGNALS, *AGREEMENT]
+    names = [*PAIR_SIGNALS, *AGREEMENT_SIGNALS]
     found = {signal.name: signal for signal in tx.execute(_SIGNALS, {"round": row["id"], "names": names})}
     ends = ("low", "median", "high")
     return [
@@ -243,8 +243,8 @@ def _defects_line(defects: Mapping[str, float] | None, who: str) -> list[str]:
 # decisions. A candidate with several verdicts counts once, by its final state, with the last of
 # them (`settles`); decisions by re-aggregation involve no review.
 _ACTS = f"""
-    select d.*, v.name, v.kind, {STANDS} as stands, c.state,
-        {STANDS} and c.state in ('accepted', 'rejected') and (c.decided = 0 or not exists (
+    select d.*, v.name, v.kind, {IS_STANDING} as stands, c.state,
+        {IS_STANDING} and c.state in ('accepted', 'rejected') and (c.decided = 0 or not exists (
             select from decisions l
             where l.candidate_id = d.candidate_id and l.id > d.id and l.channel <> 'consensus'
                 and l.verdict in ('accept', 'reject')

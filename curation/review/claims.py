@@ -17,7 +17,7 @@ from curation.db.engine import Transaction
 from curation.errors import NotFound
 
 
-class NeverShown(NotFound):
+class CandidateNotClaimedError(NotFound):
     """A candidate that does not exist or was never given to this reviewer."""
 
     def __init__(self, candidate: uuid.UUID) -> None:
@@ -27,7 +27,7 @@ class NeverShown(NotFound):
         )
 
 
-def note_claims(tx: Transaction, reviewer_id: int, ids: Collection[uuid.UUID], page: uuid.UUID | None = None) -> None:
+def record_claims(tx: Transaction, reviewer_id: int, ids: Collection[uuid.UUID], page: uuid.UUID | None = None) -> None:
     """Record that candidates were leased to a reviewer, for one of their open pages.
 
     Args:
@@ -47,7 +47,7 @@ def check_claimed(tx: Transaction, reviewer_id: int, candidate: uuid.UUID) -> No
     """
     # One indexed lookup; it also covers ids of candidates that do not exist.
     if not tx.scalar(_CLAIMED.bindparams(reviewer=reviewer_id, candidate=candidate)):
-        raise NeverShown(candidate)
+        raise CandidateNotClaimedError(candidate)
 
 
 # The page is stored with the lease: two pages of one reviewer each renew and release their own.

@@ -14,22 +14,22 @@ from curation.db.tables import rounds
 from curation.domain import CandidateState, ConsensusRule, JobName, RoundState, Verdict
 from curation.errors import Conflict, Refused
 from curation.review.reviewers import ADJUDICATORS
-from curation.review.verdicts import STANDS
+from curation.review.verdicts import IS_STANDING
 from curation.rounds.lifecycle import find_round
 from curation.statistics.dawid_skene import Skill, Skills
 
-MOST_OVERLAP: Final = 15
+MAX_OVERLAP: Final = 15
 AUTOMATIC: Final = frozenset({"rule_reviewer", "auto_reviewer"})
 """Interfaces without a person: decisions there are final, unless the round lets them vote."""
 
-SURE: Final = 0.9
+DEFAULT_CERTAINTY: Final = 0.9
 """The default certainty for the Dawid-Skene rule: the probability that its model must reach."""
-STALE_SECONDS: Final = 300
+SKILLS_MAX_AGE_SECONDS: Final = 300
 """Estimates of reviewer skill older than this are recomputed with the next full set of verdicts."""
 
 
 @dataclass(frozen=True)
-class Consensus:
+class ConsensusSettings:
     """A round's consensus setting: verdicts per candidate, and the rule that combines them.
 
     A verdict stands if its share of the votes (majority) or its probability (Dawid and Skene) is
@@ -44,8 +44,8 @@ class Consensus:
 
     def __post_init__(self) -> None:
         """Raise Refused for an invalid combination of settings."""
-        if not 1 <= self.overlap <= MOST_OVERLAP or (self.rule is ConsensusRule.single) != (self.overlap == 1):
-            hint = f"the rule single needs an overlap of 1, the other rules 2 to {MOST_OVERLAP}"
+        if not 1 <= self.overlap <= MAX_OVERLAP or (self.rule is ConsensusRule.single) != (self.overlap == 1):
+            hint = f"the rule single needs an overlap of 1, the other rules 2 to {MAX_OVERLAP}"
             raise Refused(f"an overlap of {self.overlap} cannot be decided by {self.rule}", hint)
         if self.rule_reviewer_votes and self.overlap == 1:
             raise Refused(
@@ -56,9 +56,9 @@ class Consensus:
             raise Refused(f"certainty {self.certainty:g} is outside [0, 1]", "1 requires that all agree")
 
     @staticmethod
-    def read(row: Mapping[str, Any]) -> Consensus:
+    def read(row: Mapping[str, Any]) -> ConsensusSettings:
         """Parse the row written by `set_consensus`; an empty row means single decisions."""
-        return Consensus(**{**row, "rule": ConsensusRule(row["rule"])}) if row else Consensus()
+        return ConsensusSettings(**{**row, "rule": ConsensusRule(row["rule"])}) if row else ConsensusSettings()
 
     def alone(self, channel: str) -> bool:
         """Return whether one decision made at this interface is the verdict."""
@@ -89,9 +89,9 @@ class ConsensusOutcome(NamedTuple):
     final: bool
 
 
-def choose(
+def make_consensus(
     overlap: int, rule: ConsensusRule | None, certainty: float | None, *, rule_reviewer_votes: bool = False
-) -> Consensus:
+) -> ConsensusSettings:
     """Return a consensus setting with defaults filled in.
 
     Args:
@@ -101,11 +101,11 @@ def choose(
         rule_reviewer_votes: Whether the rule reviewer casts one vote among the others.
     """
     chosen = rule or (ConsensusRule.majority if overlap > 1 else ConsensusRule.single)
-    default = SURE if chosen is ConsensusRule.dawid_skene else 0.5
-    return Consensus(chosen, overlap, default if certainty is None else certainty, rule_reviewer_votes)
+    default = DEFAULT_CERTAINTY if chosen is ConsensusRule.dawid_skene else 0.5
+    return ConsensusSettings(chosen, overlap, default if certainty is None else certainty, rule_reviewer_votes)
 
 
-def set_consensus(tx: Transaction, number: int, consensus: Consensus, actor: str) -> None:
+def set_consensus(tx: Transaction, number: int, consensus: ConsensusSettings, actor: str) -> None:
     """Set how a round's verdicts are combined.
 
     Raises:
@@ -122,9 +122,9 @@ def set_consensus(tx: Transaction, number: int, consensus: Consensus, actor: str
     tx.log(actor, "consensus set", f"round {number}", **kept)
 
 
-def weigh(
+def apply_vote(
     tx: Transaction,
-    consensus: Consensus,
+    consensus: ConsensusSettings,
     round_id: int,
     candidate: uuid.UUID,
     reviewer_id: int,
@@ -168,7 +168,7 @@ def weigh(
     return ConsensusOutcome(state, len(votes), final=False)
 
 
-def tell(consensus: Consensus) -> str:
+def describe_consensus(consensus: ConsensusSettings) -> str:
     """Return a short description of how verdicts are combined."""
     if consensus.overlap == 1:
         return "one verdict each"
@@ -183,7 +183,7 @@ def read_votes(tx: Transaction, candidate: uuid.UUID) -> list[tuple[int, bool]]:
     return [(row.reviewer_id, row.accept) for row in tx.execute(_VOTES, {"candidate": candidate})]
 
 
-def has_final(tx: Transaction, candidate: uuid.UUID) -> bool:
+def has_final_decision(tx: Transaction, candidate: uuid.UUID) -> bool:
     """Return whether a standing decision overrides all others.
 
     Such decisions come from an adjudicator, an auto-reviewer or a re-aggregation.
@@ -201,20 +201,20 @@ def read_skills(tx: Transaction, number: int) -> Skills | None:
     )
 
 
-def rounds_to_learn(tx: Transaction) -> list[int]:
+def rounds_needing_skill_estimates(tx: Transaction) -> list[int]:
     """Return open rounds whose reviewer skills should be estimated again.
 
     These are rounds where a candidate has come to wait for an adjudicator since the last estimate.
     """
-    return [row.id for row in tx.execute(_TO_ESTIMATE, {"rule": ConsensusRule.dawid_skene, "stale": STALE_SECONDS})]
+    return [row.id for row in tx.execute(_TO_ESTIMATE, {"rule": ConsensusRule.dawid_skene, "stale": SKILLS_MAX_AGE_SECONDS})]
 
 
-def _probability(tx: Transaction, consensus: Consensus, round_id: int, votes: list[tuple[int, bool]]) -> float:
+def _probability(tx: Transaction, consensus: ConsensusSettings, round_id: int, votes: list[tuple[int, bool]]) -> float:
     if consensus.rule is ConsensusRule.majority:
         return sum(accept for _, accept in votes) / len(votes)
     # The skills are estimated by a job; a stale estimate is used until that job has run.
     row = tx.execute(_LATEST_SKILLS, {"round": round_id}).one_or_none()
-    if row is None or row.age > STALE_SECONDS:
+    if row is None or row.age > SKILLS_MAX_AGE_SECONDS:
         tx.enqueue(JobName.aggregate, round_id)
     return (read_skills(tx, round_id) or Skills()).probability(votes)
 
@@ -227,12 +227,12 @@ _ADJUDICATES = sa.text(f"select role in ({ADJUDICATORS}) from reviewers where id
 
 _VOTES = sa.text(f"""
     select d.reviewer_id, d.verdict = 'accept' as accept from decisions d
-    where d.candidate_id = :candidate and not d.final and {STANDS}
+    where d.candidate_id = :candidate and not d.final and {IS_STANDING}
     order by d.id""")
 
 _FINAL = sa.text(f"""
     select exists (select from decisions d where d.candidate_id = :candidate and d.final
-        and {STANDS})""")
+        and {IS_STANDING})""")
 
 _LATEST_SKILLS = sa.text("""
     select acceptable_share, skills, extract(epoch from now() - created_at) as age from aggregations

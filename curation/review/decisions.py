@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from curation.datasets.samples import add_samples, samples_of
+from curation.datasets.samples import add_samples, samples_from_candidates
 from curation.db.engine import Transaction
 from curation.domain import (
     CandidateState,
@@ -24,22 +24,22 @@ from curation.domain import (
 )
 from curation.errors import Conflict, NotFound, Refused
 from curation.review import gold
-from curation.review.claims import NeverShown
-from curation.review.consensus import Consensus, ConsensusOutcome, weigh
+from curation.review.claims import CandidateNotClaimedError
+from curation.review.consensus import ConsensusOutcome, ConsensusSettings, apply_vote
 from curation.review.queue import claim_items
-from curation.review.reviewers import Paused, holder_of
-from curation.review.undo import Undone, undo
-from curation.review.verdicts import AFTER, STANDS, lock_candidate
-from curation.rounds.lifecycle import GOLD
+from curation.review.reviewers import ReviewerPausedError, lease_holder_name
+from curation.review.undo import UndoResult, undo
+from curation.review.verdicts import IS_STANDING, STATE_AFTER_VERDICT, lock_candidate
+from curation.rounds.lifecycle import GOLD_PURPOSE
 
-__all__ = ["Decided", "Undone", "claim_items", "decide", "record_rule_verdict", "undo"]
+__all__ = ["DecisionResult", "UndoResult", "claim_items", "decide", "record_rule_verdict", "undo"]
 
-PAGES, RULE_REVIEWER = "pages", "rule_reviewer"
+REVIEW_PAGES, RULE_REVIEWER = "pages", "rule_reviewer"
 """Interfaces: where a decision was made."""
 
 
 @dataclass(frozen=True)
-class Decided:
+class DecisionResult:
     """The response to a decision: its number, and the state this verdict alone implies.
 
     Where several reviewers decide, the other verdicts are not revealed, nor whether a candidate was
@@ -62,9 +62,9 @@ def decide(
     layers: Sequence[LayerRole] = (),
     comment: str = "",
     dwell_ms: int | None = None,
-    channel: str = PAGES,
+    channel: str = REVIEW_PAGES,
     only_claimed: bool = False,
-) -> Decided:
+) -> DecisionResult:
     """Record a verdict and move the candidate to accepted, rejected or back to waiting (skip).
 
     A repeated key with the same content returns the first answer. A decision that arrives after its
@@ -100,19 +100,19 @@ def decide(
     try:
         row = lock_candidate(tx, candidate)
     except NotFound:
-        raise NeverShown(candidate) from None
+        raise CandidateNotClaimedError(candidate) from None
     params = {"candidate": candidate, "key": key, "round": row.round_id, "reviewer": reviewer_id}
     known = tx.execute(_STANDING, params).one()
     if only_claimed and not known.claimed:
-        raise NeverShown(candidate)
+        raise CandidateNotClaimedError(candidate)
     if layers and known.kind != Kind.pair:
         raise Refused("a single-layer candidate takes no layers for its reasons", "leave the layers out")
     # A retry is answered as the first request was, even if the reviewer has been paused since.
     if known.earlier is not None:
         return _repeat_answer(known, content)
     if known.paused is not None:
-        raise Paused(known.paused)
-    _check_decidable(row.state, known.holder, holder_of(reviewer_id), decided=known.mine)
+        raise ReviewerPausedError(known.paused)
+    _check_decidable(row.state, known.holder, lease_holder_name(reviewer_id), decided=known.mine)
     outcome = _outcome(tx, candidate, row, known, content, channel)
     values = (
         content._asdict()
@@ -132,15 +132,15 @@ def decide(
         raise Conflict("this key was used for another decision", "make a new key for every decision")
     # Follow-up effects: the sample, the audit of a gate, and the reviewer's gold statistics.
     if outcome.state is CandidateState.accepted:
-        add_samples(tx, samples_of(tx, [candidate]))
+        add_samples(tx, samples_from_candidates(tx, [candidate]))
     if row.slice == "audit":
         tx.enqueue(JobName.select, row.round_id)  # an audit verdict may close a gate
-    if known.purpose == GOLD and verdict is not Verdict.skip:
-        gold.check_reviewer(tx, reviewer_id, candidate)
-    return Decided(int(decision), candidate, AFTER[verdict])
+    if known.purpose == GOLD_PURPOSE and verdict is not Verdict.skip:
+        gold.pause_if_unreliable(tx, reviewer_id, candidate)
+    return DecisionResult(int(decision), candidate, STATE_AFTER_VERDICT[verdict])
 
 
-def record_rule_verdict(tx: Transaction, reviewer_id: int, card: ReviewItem, said: RuleVerdict) -> Decided:
+def record_rule_verdict(tx: Transaction, reviewer_id: int, card: ReviewItem, said: RuleVerdict) -> DecisionResult:
     """Record the rule reviewer's verdict on an item that it holds.
 
     The key is derived from the candidate and its turn, so the call is idempotent.
@@ -178,13 +178,13 @@ def _outcome(
     channel: str,
 ) -> ConsensusOutcome:
     """Return the effect of a verdict: alone, as one vote of several, or none for gold."""
-    if known.purpose == GOLD:
+    if known.purpose == GOLD_PURPOSE:
         return ConsensusOutcome(CandidateState.waiting, 0, final=False)
-    consensus = Consensus.read(known.consensus)
+    consensus = ConsensusSettings.read(known.consensus)
     if consensus.alone(channel):
         final = consensus.overlap > 1 and content.verdict is not Verdict.skip
-        return ConsensusOutcome(AFTER[content.verdict], row.decided, final=final)
-    return weigh(tx, consensus, row.round_id, candidate, content.reviewer, content.verdict)
+        return ConsensusOutcome(STATE_AFTER_VERDICT[content.verdict], row.decided, final=final)
+    return apply_vote(tx, consensus, row.round_id, candidate, content.reviewer, content.verdict)
 
 
 class _Content(NamedTuple):
@@ -221,7 +221,7 @@ def _distinct(
     return [reason for reason, _ in both], [layer for _, layer in both]
 
 
-def _repeat_answer(known: sa.Row[Any], content: _Content) -> Decided:
+def _repeat_answer(known: sa.Row[Any], content: _Content) -> DecisionResult:
     fields = (
         known.candidate_id,
         known.reviewer_id,
@@ -232,7 +232,7 @@ def _repeat_answer(known: sa.Row[Any], content: _Content) -> Decided:
     earlier = _Content(*fields, known.comment)
     if earlier != content:
         raise Conflict("this key was used for another decision", "make a new key for every decision")
-    return Decided(known.earlier, content.candidate, AFTER[content.verdict])
+    return DecisionResult(known.earlier, content.candidate, STATE_AFTER_VERDICT[content.verdict])
 
 
 def _check_decidable(state: str, holder: str | None, me: str, *, decided: bool) -> None:
@@ -252,7 +252,7 @@ def _check_decidable(state: str, holder: str | None, me: str, *, decided: bool) 
 _STANDING = sa.text(f"""
     select exists (
             select from decisions d where d.candidate_id = :candidate and d.reviewer_id = :reviewer
-                and {STANDS}
+                and {IS_STANDING}
         ) as mine,
         exists (select from claims where candidate_id = :candidate
             and reviewer_id = :reviewer) as claimed,

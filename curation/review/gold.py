@@ -14,23 +14,23 @@ from curation.db import leases
 from curation.db.engine import Transaction
 from curation.db.tables import rounds
 from curation.errors import Refused
-from curation.review.claims import note_claims
-from curation.review.reviewers import holder_of
-from curation.review.verdicts import STANDS
+from curation.review.claims import record_claims
+from curation.review.reviewers import lease_holder_name
+from curation.review.verdicts import IS_STANDING
 from curation.rounds.lifecycle import find_round
 from curation.statistics.intervals import wilson
 from curation.statistics.psychometric import GoldTrial
 
-PLAIN: Final = 0.6
+OBVIOUS_SEVERITY: Final = 0.6
 """The severity from which a defect is obvious, so that missing it counts as an error."""
-FEWEST: Final = 8
+MIN_GOLD_DECISIONS: Final = 8
 """The number of gold decisions of one kind before a reviewer can be paused."""
 
 _coin = random.SystemRandom()
 
 
 @dataclass(frozen=True)
-class GoldTerms:
+class GoldSettings:
     """A round's gold setting: the share of gold among shown items, and the pause threshold.
 
     A reviewer is paused if the share of obvious defects they notice, or of clean copies they
@@ -51,24 +51,24 @@ class GoldTerms:
             )
 
     @staticmethod
-    def read(row: Mapping[str, Any]) -> GoldTerms:
+    def read(row: Mapping[str, Any]) -> GoldSettings:
         """Parse the row written by `set_gold`; an empty row means no gold."""
-        return GoldTerms(**row)
+        return GoldSettings(**row)
 
 
-def set_gold(tx: Transaction, number: int, terms: GoldTerms, actor: str) -> None:
+def set_gold(tx: Transaction, number: int, terms: GoldSettings, actor: str) -> None:
     """Set the gold share of a round from the next review batch on. Raises NotFound."""
     find_round(tx, number)
     tx.execute(sa.update(rounds).where(rounds.c.id == number).values(gold=asdict(terms)))
     tx.log(actor, "gold set", f"round {number}", **asdict(terms))
 
 
-def throw_coins(count: int, share: float) -> list[bool]:
+def sample_gold_flags(count: int, share: float) -> list[bool]:
     """Return for each of the next `count` items whether it is gold, drawn from a secure RNG."""
     return [share > 0 and _coin.random() < share for _ in range(count)]
 
 
-def places_among(coins: Sequence[bool], plain: int) -> int:
+def count_gold_before_end(coins: Sequence[bool], plain: int) -> int:
     """Return the number of gold items up to the last item that is filled.
 
     Args:
@@ -114,7 +114,7 @@ def claim_gold(
     return _claim(tx, _CLAIM, params, seconds, page)
 
 
-def claim_skipped(
+def claim_skipped_gold(
     tx: Transaction,
     round_id: int,
     reviewer_id: int,
@@ -151,29 +151,29 @@ def _claim(
 ) -> list[uuid.UUID]:
     claimed = [row.id for row in tx.execute(claim, params)] if params["count"] > 0 else []
     # Gold is leased and claimed exactly as candidates are.
-    leases.claim(tx, claimed, "review", holder_of(params["reviewer"]), seconds)
-    note_claims(tx, params["reviewer"], claimed, page)
+    leases.claim(tx, claimed, "review", lease_holder_name(params["reviewer"]), seconds)
+    record_claims(tx, params["reviewer"], claimed, page)
     return claimed
 
 
-def check_reviewer(tx: Transaction, reviewer_id: int, candidate: uuid.UUID) -> None:
+def pause_if_unreliable(tx: Transaction, reviewer_id: int, candidate: uuid.UUID) -> None:
     """Pause the reviewer if their decisions on obvious gold require it, and log the reason."""
-    params = {"reviewer": reviewer_id, "candidate": candidate, "plain": PLAIN}
+    params = {"reviewer": reviewer_id, "candidate": candidate, "plain": OBVIOUS_SEVERITY}
     for row in tx.execute(_RECORD, params).all():
-        bound = GoldTerms.read(row.gold).bound
+        bound = GoldSettings.read(row.gold).bound
         # Pause only if even the upper end of the 95 % interval is below the bound.
-        if row.n < FEWEST or wilson(row.n_right / row.n, row.n)[1] >= bound:
+        if row.n < MIN_GOLD_DECISIONS or wilson(row.n_right / row.n, row.n)[1] >= bound:
             continue
         event = "clean candidates were accepted" if row.clean else "plain defects were noticed"
         why = f"{row.n_right} of {row.n} {event}"
         tx.execute(_PAUSE, {"reviewer": reviewer_id, "why": why})
         # A paused reviewer must not keep candidates from others.
-        leases.hand_back(tx, holder_of(reviewer_id))
+        leases.release_holder(tx, lease_holder_name(reviewer_id))
         tx.log("gold", "reviewer paused", row.name, why=why, bound=bound)
         return
 
 
-def read_looks(tx: Transaction, reviewer_id: int) -> tuple[dict[str, list[GoldTrial]], list[bool]]:
+def read_gold_responses(tx: Transaction, reviewer_id: int) -> tuple[dict[str, list[GoldTrial]], list[bool]]:
     """Return a reviewer's decisions on gold, oldest first.
 
     Returns:
@@ -210,7 +210,7 @@ _CLAIM_SKIPPED = sa.text(f"""
         join claims k on k.candidate_id = c.id and k.reviewer_id = :reviewer and not k.unfinished
         where g.round_id = :round and c.state = 'waiting' and not exists (
             select from decisions d where d.candidate_id = c.id and d.reviewer_id = :reviewer
-                and {STANDS})
+                and {IS_STANDING})
         order by c.priority desc, c.id limit :count for update of c skip locked)
     update candidates c set state = 'showing' from picked where c.id = picked.id returning c.id""")
 
@@ -219,7 +219,7 @@ _RECORD = sa.text(f"""
         count(*) filter (where (d.verdict = 'accept') = (g.defect is null)) as n_right
     from reviewers v
     join rounds r on r.id = (select round_id from gold where candidate_id = :candidate)
-    join decisions d on d.reviewer_id = v.id and {STANDS}
+    join decisions d on d.reviewer_id = v.id and {IS_STANDING}
     join gold g on g.candidate_id = d.candidate_id and (g.defect is null or g.severity >= :plain)
     where v.id = :reviewer and (v.resumed_at is null or d.created_at > v.resumed_at)
     group by v.id, r.id, g.defect is null order by clean""")
@@ -229,4 +229,4 @@ _PAUSE = sa.text("update reviewers set paused = :why where id = :reviewer and pa
 _ANSWERS = sa.text(f"""
     select g.defect, g.severity, d.verdict = 'reject' as rejected
     from decisions d join gold g on g.candidate_id = d.candidate_id
-    where d.reviewer_id = :reviewer and {STANDS} order by d.id""")
+    where d.reviewer_id = :reviewer and {IS_STANDING} order by d.id""")

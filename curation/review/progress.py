@@ -12,9 +12,9 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from curation.db.engine import Transaction
-from curation.review.reviewers import ADJUDICATORS, holder_of
-from curation.review.verdicts import STANDS
-from curation.rounds.lifecycle import GOLD
+from curation.review.reviewers import ADJUDICATORS, lease_holder_name
+from curation.review.verdicts import IS_STANDING
+from curation.rounds.lifecycle import GOLD_PURPOSE
 
 
 class ReviewProgress(NamedTuple):
@@ -59,7 +59,7 @@ def review_progress(tx: Transaction, reviewer_id: int, number: int | None) -> di
 def _progress(tx: Transaction, reviewer_id: int, number: int | None, *, only_open: bool) -> dict[int, ReviewProgress]:
     params = {
         "reviewer": reviewer_id,
-        "holder": holder_of(reviewer_id),
+        "holder": lease_holder_name(reviewer_id),
         "round": number,
         "only_open": only_open,
     }
@@ -77,7 +77,7 @@ _PROGRESS = sa.text(f"""
             coalesce((r.gold ->> 'share')::float, 0) > 0 as hides,
                 me.role in ({ADJUDICATORS}) as adjudicates
         from rounds r join reviewers me on me.id = :reviewer
-        where r.purpose <> '{GOLD}' and (cast(:round as integer) is null or r.id = :round)
+        where r.purpose <> '{GOLD_PURPOSE}' and (cast(:round as integer) is null or r.id = :round)
             and (r.state = 'open' or not :only_open)),
     own as (
         select here.id as round_id, d.verdict, not here.open or g.candidate_id is not null as apart,
@@ -86,7 +86,7 @@ _PROGRESS = sa.text(f"""
         join candidates c on c.id = d.candidate_id
         left join gold g on g.candidate_id = c.id
         join here on here.id = coalesce(g.round_id, c.round_id)
-        where d.reviewer_id = :reviewer and {STANDS}),
+        where d.reviewer_id = :reviewer and {IS_STANDING}),
     decided as (
         select round_id, count(*) as mine, count(*) filter (where verdict = 'accept') as accepted,
             count(*) filter (where waits and not apart) as again
@@ -107,7 +107,7 @@ _PROGRESS = sa.text(f"""
         from gold g join here on here.id = g.round_id join candidates c on c.id = g.candidate_id
         where here.open and here.hides and c.state = 'waiting' and not exists (
             select from decisions d where d.candidate_id = c.id and d.reviewer_id = :reviewer
-                and {STANDS})
+                and {IS_STANDING})
         group by here.id),
     summed as (
         select here.id, coalesce(held.n, 0) + coalesce(free.n, 0) - coalesce(decided.again,

@@ -14,14 +14,14 @@ from curation.db import leases
 from curation.db.engine import Transaction
 from curation.domain import Kind, LayerRole, Prompt, ReviewItem, ReviewItemLayer
 from curation.review import gold
-from curation.review.reviewers import ADJUDICATORS, PERSON, holder_of
-from curation.review.verdicts import STANDS
-from curation.rounds.lifecycle import GOLD
+from curation.review.reviewers import ADJUDICATORS, PERSON, lease_holder_name
+from curation.review.verdicts import IS_STANDING
+from curation.rounds.lifecycle import GOLD_PURPOSE
 
-MOST_HELD = 64
+MAX_CLAIMED = 64
 """The maximum number of candidates leased to one reviewer, so that nobody drains a round."""
 
-LOOK_AT = 256
+SCAN_LIMIT = 256
 """The number of partly decided candidates scanned first.
 
 Those beyond it are served once no undecided candidate is left.
@@ -91,7 +91,7 @@ def claim_batch(
     Returns:
         The new items, and those of `holding` that no longer belong to the reviewer.
     """
-    holder = holder_of(reviewer_id)
+    holder = lease_holder_name(reviewer_id)
     params = {
         "reviewer": reviewer_id,
         "holder": holder,
@@ -100,7 +100,7 @@ def claim_batch(
         "round": round_id,
     }
     # Renew the leases of everything on the page; lease expired candidates again if still free.
-    held = leases.renew_used(tx, holder, "review", seconds, holding, page)
+    held = leases.renew_in_use(tx, holder, "review", seconds, holding, page)
     expired = [id_ for id_ in holding if id_ not in held]
     if expired:
         held |= _lease(tx, _CLAIM_THESE, params | {"ids": expired}, seconds)
@@ -112,21 +112,21 @@ def claim_batch(
     idle = [row for row in leased_rows if row.idle]
     ids = [row.id for row in idle if row.served][:count]
     if page is not None:
-        leases.hand_back_used(tx, holder, [row.id for row in idle if not row.served])
-    leases.renew_used(tx, holder, "review", seconds, ids, page)
+        leases.release_unused(tx, holder, [row.id for row in idle if not row.served])
+    leases.renew_in_use(tx, holder, "review", seconds, ids, page)
     # Top up, first with candidates this reviewer was given earlier and has not decided.
     leased = sum(row.id is not None for row in leased_rows)
-    free_slots = min(count - len(ids), MOST_HELD - leased)
+    free_slots = min(count - len(ids), MAX_CLAIMED - leased)
     if free_slots > 0 and leased_rows and leased_rows[0].unfinished > leased:
         ids += _lease(tx, _CLAIM_UNFINISHED, params | {"count": free_slots}, seconds)
         free_slots = min(count - len(ids), free_slots)
     if free_slots > 0:
         # Then with new candidates.
         ids += _claim_waiting(tx, params, free_slots, seconds)
-    return ReviewBatch(read_cards(tx, ids), lost)
+    return ReviewBatch(read_items(tx, ids), lost)
 
 
-def hand_back(tx: Transaction, reviewer_id: int, ids: Collection[uuid.UUID], page: uuid.UUID | None = None) -> None:
+def release_claimed(tx: Transaction, reviewer_id: int, ids: Collection[uuid.UUID], page: uuid.UUID | None = None) -> None:
     """Release candidates that a page no longer uses, so that others can get them at once.
 
     They stay claimed: this reviewer gets them first while they are free, and a decision that is
@@ -138,7 +138,7 @@ def hand_back(tx: Transaction, reviewer_id: int, ids: Collection[uuid.UUID], pag
         ids: The candidates.
         page: The page that releases them; None for callers without pages.
     """
-    leases.hand_back_used(tx, holder_of(reviewer_id), ids, page)
+    leases.release_unused(tx, lease_holder_name(reviewer_id), ids, page)
 
 
 def _claim_waiting(tx: Transaction, params: dict[str, Any], count: int, seconds: int) -> list[uuid.UUID]:
@@ -152,22 +152,22 @@ def _claim_waiting(tx: Transaction, params: dict[str, Any], count: int, seconds:
     for row in tx.execute(_SERVING, params).all():
         # Draw which of the free slots are gold.
         slots = count - len(claimed)
-        is_gold = gold.throw_coins(slots, row.gold_share)
+        is_gold = gold.sample_gold_flags(slots, row.gold_share)
         ordinary_count = slots - sum(is_gold)
         # Lease the other candidates first: gold takes its priorities from theirs.
         ordinary = _claim_of_round(tx, row, params, max(ordinary_count, 1), seconds)
-        gold_count = gold.places_among(is_gold, len(ordinary))
+        gold_count = gold.count_gold_before_end(is_gold, len(ordinary))
         gold_ids = gold.claim_gold(tx, row.id, params["reviewer"], ordinary, gold_count, seconds, params["page"])
         if not ordinary_count:
             # This candidate was leased only to prove that gold would not be shown alone.
-            leases.hand_back_used(tx, params["holder"], ordinary if gold_ids else ())
+            leases.release_unused(tx, params["holder"], ordinary if gold_ids else ())
             ordinary = [] if gold_ids else ordinary
         elif len(ordinary) == ordinary_count and len(gold_ids) < gold_count:
             # The round has no more gold for this reviewer: fill up with candidates.
             ordinary += _claim_of_round(tx, row, params, gold_count - len(gold_ids), seconds)
         claimed += [*ordinary, *gold_ids]
         if len(claimed) < count and row.gold_share:
-            claimed += gold.claim_skipped(tx, row.id, params["reviewer"], count - len(claimed), seconds, params["page"])
+            claimed += gold.claim_skipped_gold(tx, row.id, params["reviewer"], count - len(claimed), seconds, params["page"])
         if len(claimed) >= count:
             break
     return claimed
@@ -187,7 +187,7 @@ def _claim_of_round(
         partly_decided.insert(0, undecided | {"level": row.overlap})
     # Statements in order of preference, run until there are enough candidates.
     steps = [
-        *((_CLAIM_BEGUN, step_params | {"most": LOOK_AT}) for step_params in partly_decided),
+        *((_CLAIM_BEGUN, step_params | {"most": SCAN_LIMIT}) for step_params in partly_decided),
         (_CLAIM_WAITING, undecided),
         *((_CLAIM_BEGUN, step_params | {"most": None}) for step_params in partly_decided),
     ]
@@ -203,7 +203,7 @@ def _lease(tx: Transaction, claim: sa.TextClause, params: dict[str, Any], second
     return frozenset(row.subject for row in tx.execute(claim, params | {"seconds": seconds}))
 
 
-def read_cards(tx: Transaction, ids: Sequence[uuid.UUID]) -> tuple[ReviewItem, ...]:
+def read_items(tx: Transaction, ids: Sequence[uuid.UUID]) -> tuple[ReviewItem, ...]:
     """Return review items by descending priority, read by one statement."""
     return tuple(
         ReviewItem(
@@ -242,8 +242,8 @@ _SERVING = _sql(f"""
             and k.reviewer_id = me.id
         where g.round_id = r.id and not k.unfinished and not exists (
             select from decisions d where d.candidate_id = g.candidate_id and d.reviewer_id = me.id
-                and {STANDS})))
-        and r.state = 'open' and r.purpose <> '{GOLD}'
+                and {IS_STANDING})))
+        and r.state = 'open' and r.purpose <> '{GOLD_PURPOSE}'
             and (cast(:round as integer) is null or r.id = :round)
     order by r.id""")
 
@@ -276,7 +276,7 @@ _CLAIM_WAITING = _sql(f"""
 
 _DECIDED_BY_ME = f"""exists (
     select from decisions d where d.candidate_id = c.id and d.reviewer_id = :reviewer
-        and {STANDS})"""
+        and {IS_STANDING})"""
 
 _CLAIM_BEGUN = _sql(f"""
     with near as materialized (

@@ -8,11 +8,11 @@ import sqlalchemy as sa
 
 from curation.db.engine import Transaction
 from curation.domain import LayerRole, RejectReason, ReviewItem, Verdict
-from curation.review.queue import read_cards
+from curation.review.queue import read_items
 
 
 @dataclass(frozen=True)
-class Latest:
+class RecentDecision:
     """A standing decision: its number, its content and its candidate."""
 
     decision: int
@@ -23,7 +23,7 @@ class Latest:
     card: ReviewItem
 
 
-def latest_decisions(tx: Transaction, reviewer_id: int, count: int) -> list[Latest]:
+def recent_decisions(tx: Transaction, reviewer_id: int, count: int) -> list[RecentDecision]:
     """Return up to `count` decisions that can be undone, newest first.
 
     They belong to rounds that are not closed, and nothing has moved their candidates since. A skip
@@ -31,9 +31,9 @@ def latest_decisions(tx: Transaction, reviewer_id: int, count: int) -> list[Late
     undone. For gold, and where several reviewers decide, the outcome is not revealed.
     """
     rows = tx.execute(_LATEST, {"reviewer": reviewer_id, "count": count}).all()
-    cards = {card.id: card for card in read_cards(tx, [row.candidate_id for row in rows])}
+    cards = {card.id: card for card in read_items(tx, [row.candidate_id for row in rows])}
     return [
-        Latest(
+        RecentDecision(
             decision=row.id,
             verdict=Verdict(row.verdict),
             reasons=tuple(RejectReason(reason) for reason in row.reasons),

@@ -18,7 +18,7 @@ from curation.db.engine import Transaction
 from curation.db.tables import reviewers, sign_in_tokens
 from curation.domain import Role
 from curation.errors import Conflict, NotFound, Refused
-from curation.review.sessions import end_sessions, token_hash
+from curation.review.sessions import end_sessions, hash_token
 
 PERSON, RULE_REVIEWER, AUTO_REVIEWER = "person", "rule_reviewer", "auto_reviewer"
 """Kinds of reviewers; their decisions are never aggregated across kinds."""
@@ -27,7 +27,7 @@ ADJUDICATORS = "'engineer', 'trainer', 'admin'"
 """The roles that may settle disagreements, as an SQL list."""
 
 
-class Paused(Conflict):
+class ReviewerPausedError(Conflict):
     """A reviewer paused by gold.
 
     They get no items and their decisions are rejected until they are resumed.
@@ -38,7 +38,7 @@ class Paused(Conflict):
         super().__init__(f"your reviewing is paused: {why}", hint)
 
 
-class WrongToken(Refused):
+class InvalidTokenError(Refused):
     """A sign-in token that is wrong, used, expired or of a deactivated reviewer."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class WrongToken(Refused):
         )
 
 
-class TooOften(Refused):
+class TooManyAttemptsError(Refused):
     """Too many wrong tokens from one address; `seconds` is the time to wait."""
 
     def __init__(self, seconds: float) -> None:
@@ -70,10 +70,10 @@ class Reviewer:
     @property
     def holder(self) -> str:
         """The name that holds this reviewer's leases."""
-        return holder_of(self.id)
+        return lease_holder_name(self.id)
 
 
-def holder_of(reviewer_id: int) -> str:
+def lease_holder_name(reviewer_id: int) -> str:
     """Return the name that holds a reviewer's leases."""
     return f"reviewer {reviewer_id}"
 
@@ -112,7 +112,7 @@ def add_rule_reviewer(tx: Transaction) -> int:
     return add_reviewer(tx, RULE_REVIEWER, Role.annotator, RULE_REVIEWER).id
 
 
-def names(tx: Transaction) -> set[str]:
+def reviewer_names(tx: Transaction) -> set[str]:
     """Return the names of all reviewers."""
     return set(tx.execute(sa.select(reviewers.c.name)).scalars())
 
@@ -125,7 +125,7 @@ def find_reviewer(tx: Transaction, name: str) -> Reviewer:
     return _read(row)
 
 
-def reviewer_of(tx: Transaction, reviewer_id: int) -> Reviewer | None:
+def get_reviewer(tx: Transaction, reviewer_id: int) -> Reviewer | None:
     """Return a reviewer by id, or None."""
     row = tx.execute(_BY_ID, {"id": reviewer_id}).mappings().first()
     return None if row is None else _read(row)
@@ -143,7 +143,7 @@ def deactivate(tx: Transaction, reviewer: Reviewer) -> None:
     """
     tx.execute(sa.update(reviewers).where(reviewers.c.id == reviewer.id).values(active=False))
     end_sessions(tx, reviewer.id)
-    leases.hand_back(tx, reviewer.holder)
+    leases.release_holder(tx, reviewer.holder)
 
 
 def reactivate(tx: Transaction, reviewer: Reviewer) -> None:
@@ -159,7 +159,7 @@ def find_session(tx: Transaction, token: str) -> Reviewer | None:
 
     Returns None if the session has ended or the reviewer is deactivated.
     """
-    row = tx.execute(_BY_SESSION, {"hash": token_hash(token)}).mappings().first()
+    row = tx.execute(_BY_SESSION, {"hash": hash_token(token)}).mappings().first()
     return None if row is None else _read(row)
 
 
@@ -189,7 +189,7 @@ def issue_token(tx: Transaction, reviewer: Reviewer, minutes: int) -> str:
         raise Refused(f"{reviewer.name!r} cannot sign in", "only active persons can sign in")
     token = secrets.token_urlsafe(32)
     until = sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, minutes)
-    tx.execute(sa.insert(sign_in_tokens).values(hash=token_hash(token), reviewer_id=reviewer.id, expires_at=until))
+    tx.execute(sa.insert(sign_in_tokens).values(hash=hash_token(token), reviewer_id=reviewer.id, expires_at=until))
     return token
 
 
@@ -206,7 +206,7 @@ def sign_in(tx: Transaction, token: str) -> Reviewer:
     spent = (
         sa.update(sign_in_tokens)
         .where(
-            sign_in_tokens.c.hash == token_hash(token),
+            sign_in_tokens.c.hash == hash_token(token),
             sign_in_tokens.c.used_at.is_(None),
             sign_in_tokens.c.expires_at > sa.func.now(),
             sign_in_tokens.c.reviewer_id == reviewers.c.id,
@@ -218,13 +218,13 @@ def sign_in(tx: Transaction, token: str) -> Reviewer:
     )
     row = tx.execute(spent).mappings().first()
     if row is None:
-        raise WrongToken
+        raise InvalidTokenError
     reviewer = _read(row)
     tx.log(reviewer.name, "signed in", f"reviewer {reviewer.name}")
     return reviewer
 
 
-class BackOff:
+class SignInThrottle:
     """Throttle for addresses that send wrong tokens: after three, waits of 1, 2, 4 ... 60 s.
 
     A valid token is never delayed, so nobody can lock others out, not even from a shared address
@@ -256,7 +256,7 @@ class BackOff:
             while len(self._wrong) > self.REMEMBERED:
                 self._wrong.popitem(last=False)
         if remaining > 0:
-            raise TooOften(max(remaining, 1.0))
+            raise TooManyAttemptsError(max(remaining, 1.0))
 
     def succeeded(self, address: str) -> None:
         """Forget the wrong tokens of an address."""

@@ -57,14 +57,14 @@ def begin_session(tx: Transaction, reviewer_id: int, seconds: int) -> str:
     # Delete ended sessions here, so that the table stays as small as the number of active ones.
     ended = sa.or_(sessions.c.expires_at < sa.func.now(), sessions.c.ended_at.is_not(None))
     tx.execute(sa.delete(sessions).where(sessions.c.reviewer_id == reviewer_id, ended))
-    row = {"hash": token_hash(token), "reviewer_id": reviewer_id}
+    row = {"hash": hash_token(token), "reviewer_id": reviewer_id}
     tx.execute(sa.insert(sessions).values(row | {"expires_at": until}))
     return token
 
 
 def end_session(tx: Transaction, token: str) -> None:
     """End one session; ending it again has no effect."""
-    _end(tx, sessions.c.hash == token_hash(token))
+    _end(tx, sessions.c.hash == hash_token(token))
 
 
 def end_sessions(tx: Transaction, reviewer_id: int) -> None:
@@ -74,7 +74,7 @@ def end_sessions(tx: Transaction, reviewer_id: int) -> None:
     tx.execute(sa.update(sign_in_tokens).where(unused).values(expires_at=sa.func.now()))
 
 
-def token_hash(token: str) -> str:
+def hash_token(token: str) -> str:
     """Return the SHA-256 under which a session token or sign-in token is stored."""
     return hashlib.sha256(token.encode()).hexdigest()
 

@@ -19,14 +19,14 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from curation.db.engine import Transaction
 from curation.domain import LayerRole, ReviewItemLayer, Sample
 from curation.errors import NotFound
-from curation.images.perceptual_hash import FINGERPRINT_BYTES, HASH_BYTES, bands_of, count_bits
+from curation.images.perceptual_hash import FINGERPRINT_BYTES, HASH_BYTES, count_bits, index_keys
 
-CROWD = 128
+MAX_COMPARED = 128
 """The maximum number of layers per band, and of samples per prompt and overall."""
 
 
 @dataclass(frozen=True)
-class Nearest:
+class SimilarSample:
     """A sample next to a candidate; `bits` of 192 differ, None without a fingerprint."""
 
     sample: uuid.UUID
@@ -36,12 +36,12 @@ class Nearest:
     layers: Mapping[LayerRole, ReviewItemLayer]
 
 
-def nearest_sample(tx: Transaction, candidate: uuid.UUID) -> Nearest | None:
+def most_similar_sample(tx: Transaction, candidate: uuid.UUID) -> SimilarSample | None:
     """Return the most similar accepted sample, or None while there is no other.
 
     A sample made of the candidate itself is left out. Raises NotFound.
     """
-    query = question(tx, candidate)
+    query = similarity_query(tx, candidate)
     found = tx.execute(_NEAR, query.values).all()
     if not found:
         return None
@@ -49,7 +49,7 @@ def nearest_sample(tx: Transaction, candidate: uuid.UUID) -> Nearest | None:
     return _read(tx, (best or found[0]).id, bits)
 
 
-class Question(NamedTuple):
+class SimilarityQuery(NamedTuple):
     """The index query for one candidate.
 
     `mark` is its fingerprint, empty if it was not screened.
@@ -59,26 +59,26 @@ class Question(NamedTuple):
     values: dict[str, Any]
 
 
-def question(tx: Transaction, candidate: uuid.UUID) -> Question:
+def similarity_query(tx: Transaction, candidate: uuid.UUID) -> SimilarityQuery:
     """Return the query parameters for a candidate. Raises NotFound."""
     row = tx.execute(_CANDIDATE, {"candidate": candidate}).one_or_none()
     if row is None:
         raise NotFound(f"there is no candidate {candidate}")
     mark = bytes(row.fingerprint or b"")
     mark = mark if len(mark) == FINGERPRINT_BYTES else b""
-    bands = dict(enumerate(bands_of(mark))) if mark else {}
+    bands = dict(enumerate(index_keys(mark))) if mark else {}
     values = {
         "candidate": candidate,
         "kind": row.kind,
         "role": row.role,
         "prompt": row.prompt_id,
-        "crowd": CROWD,
+        "crowd": MAX_COMPARED,
         "head": HASH_BYTES,
         "planted": row.planted,
         "bands": list(bands),
         "bits": list(bands.values()),
     }
-    return Question(mark, values)
+    return SimilarityQuery(mark, values)
 
 
 def _nearest_of(mark: bytes, rows: Sequence[sa.Row[Any]]) -> tuple[sa.Row[Any] | None, int | None]:
@@ -90,10 +90,10 @@ def _nearest_of(mark: bytes, rows: Sequence[sa.Row[Any]]) -> tuple[sa.Row[Any] |
     return comparable[least], int(distances[least])
 
 
-def _read(tx: Transaction, sample: uuid.UUID, bits: int | None) -> Nearest:
+def _read(tx: Transaction, sample: uuid.UUID, bits: int | None) -> SimilarSample:
     row = tx.execute(_SAMPLE, {"sample": sample}).one()
     layers = {role: ReviewItemLayer(*row.layers[role]) for role in LayerRole if role in row.layers}
-    return Nearest(sample, Sample.read(row.line).caption, row.round, bits, layers)
+    return SimilarSample(sample, Sample.read(row.line).caption, row.round, bits, layers)
 
 
 # Duplicates are recognized by the only layer, or a pair's blended image. The sample that a gold

@@ -13,16 +13,16 @@ from curation.db import leases
 from curation.db.engine import Transaction
 from curation.domain import CandidateState, ReviewItem, Verdict
 from curation.errors import Conflict, NotFound
-from curation.review.claims import note_claims
-from curation.review.consensus import Consensus, has_final
-from curation.review.queue import read_cards
-from curation.review.reviewers import Paused, holder_of
-from curation.review.verdicts import AFTER, lock_candidate
-from curation.rounds.lifecycle import GOLD
+from curation.review.claims import record_claims
+from curation.review.consensus import ConsensusSettings, has_final_decision
+from curation.review.queue import read_items
+from curation.review.reviewers import ReviewerPausedError, lease_holder_name
+from curation.review.verdicts import STATE_AFTER_VERDICT, lock_candidate
+from curation.rounds.lifecycle import GOLD_PURPOSE
 
 
 @dataclass(frozen=True)
-class Undone:
+class UndoResult:
     """The response to an undo: its number, and the item, leased to the reviewer again."""
 
     decision: int
@@ -37,7 +37,7 @@ def undo(
     key: uuid.UUID,
     seconds: int,
     page: uuid.UUID | None = None,
-) -> Undone:
+) -> UndoResult:
     """Void the reviewer's own decision and lease the candidate to them again.
 
     The decision stays and a row that undoes it is added; an accepted candidate's sample is
@@ -69,7 +69,7 @@ def undo(
             or decision not in {None, earlier.undoes}
         ):
             raise Conflict("this key was used for another decision", "make a new key for every decision")
-        return Undone(earlier.id, read_cards(tx, [earlier.candidate_id])[0])
+        return UndoResult(earlier.id, read_items(tx, [earlier.candidate_id])[0])
     target = tx.execute(_UNDOABLE, {"reviewer": reviewer_id, "decision": decision}).one_or_none()
     if target is None:
         raise NotFound(
@@ -80,7 +80,7 @@ def undo(
     row = lock_candidate(tx, target.candidate_id)
     known = tx.execute(_ROUND, {"round": row.shown_in, "own": row.round_id, "reviewer": reviewer_id}).one()
     if known.paused is not None:
-        raise Paused(known.paused)
+        raise ReviewerPausedError(known.paused)
     if known.state == "closed":
         raise Conflict(f"round {row.shown_in} is closed", "decisions of a closed round are final")
     vote = _is_vote(target, known)
@@ -91,21 +91,21 @@ def undo(
         "decision": target.id,
         "reviewer": reviewer_id,
     }
-    fewer = int(vote and known.purpose != GOLD)
+    fewer = int(vote and known.purpose != GOLD_PURPOSE)
     undone = tx.execute(_UNDO, values | {"fewer": fewer}).scalar()
     if undone is None:
         raise Conflict("this decision has just been undone", "reload the page")
     # Give the candidate back to the reviewer, and withdraw its sample.
-    leases.claim(tx, [target.candidate_id], "review", holder_of(reviewer_id), seconds)
-    note_claims(tx, reviewer_id, [target.candidate_id], page)
+    leases.claim(tx, [target.candidate_id], "review", lease_holder_name(reviewer_id), seconds)
+    record_claims(tx, reviewer_id, [target.candidate_id], page)
     if row.state == CandidateState.accepted:
         withdraw_sample_of(tx, target.candidate_id)
-    return Undone(int(undone), read_cards(tx, [target.candidate_id])[0])
+    return UndoResult(int(undone), read_items(tx, [target.candidate_id])[0])
 
 
 def _is_vote(target: sa.Row[Any], known: sa.Row[Any]) -> bool:
     """Return whether a decision is one of several, so that undoing it leaves the others."""
-    several = known.purpose == GOLD or Consensus.read(known.consensus).overlap > 1
+    several = known.purpose == GOLD_PURPOSE or ConsensusSettings.read(known.consensus).overlap > 1
     return several and not target.final and target.verdict != Verdict.skip
 
 
@@ -115,11 +115,11 @@ def _check_undoable(tx: Transaction, target: sa.Row[Any], row: sa.Row[Any], know
     A vote can be withdrawn even while another reviewer is looking at the candidate.
     """
     if vote:
-        if row.state == CandidateState.withdrawn or has_final(tx, target.candidate_id):
+        if row.state == CandidateState.withdrawn or has_final_decision(tx, target.candidate_id):
             raise Conflict("this candidate has a final decision", "an adjudicator's decision is final")
         return
-    full = target.verdict == Verdict.skip and row.decided >= Consensus.read(known.consensus).overlap
-    if row.state != AFTER[Verdict(target.verdict)] or full:
+    full = target.verdict == Verdict.skip and row.decided >= ConsensusSettings.read(known.consensus).overlap
+    if row.state != STATE_AFTER_VERDICT[Verdict(target.verdict)] or full:
         # Do not reveal the new state: it would be another reviewer's verdict.
         raise Conflict(
             "the candidate has changed since your decision",

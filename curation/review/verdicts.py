@@ -7,26 +7,26 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from curation.datasets.samples import add_samples, samples_of, withdraw_sample_of
+from curation.datasets.samples import add_samples, samples_from_candidates, withdraw_sample_of
 from curation.db.engine import Transaction
 from curation.domain import CandidateState, Verdict
 from curation.errors import NotFound
 
-AFTER: Final = {
+STATE_AFTER_VERDICT: Final = {
     Verdict.accept: CandidateState.accepted,
     Verdict.reject: CandidateState.rejected,
     Verdict.skip: CandidateState.waiting,
 }
 """The state of a candidate after a single verdict."""
-STANDS: Final = """(d.verdict in ('accept', 'reject')
+IS_STANDING: Final = """(d.verdict in ('accept', 'reject')
     and not exists (select from decisions u where u.undoes = d.id))"""
 """SQL condition: row d of decisions is a verdict that was not undone."""
 CONSENSUS: Final = "consensus"
 """The reviewer name and the interface of decisions made by re-aggregation."""
-UPHELD: Final = f"""({STANDS} and d.channel <> '{CONSENSUS}'
+IS_UPHELD: Final = f"""({IS_STANDING} and d.channel <> '{CONSENSUS}'
     and c.state = case d.verdict when 'accept' then 'accepted' else 'rejected' end)"""
 """SQL condition: row d of decisions stands and agrees with the state of its candidate c."""
-DECIDED: Final = (CandidateState.accepted, CandidateState.rejected)
+DECIDED_STATES: Final = (CandidateState.accepted, CandidateState.rejected)
 
 
 def lock_candidate(tx: Transaction, candidate: uuid.UUID) -> sa.Row[Any]:
@@ -40,18 +40,18 @@ def lock_candidate(tx: Transaction, candidate: uuid.UUID) -> sa.Row[Any]:
     return row
 
 
-def settle(tx: Transaction, candidate: uuid.UUID, state: CandidateState) -> None:
+def apply_final_state(tx: Transaction, candidate: uuid.UUID, state: CandidateState) -> None:
     """Move a locked candidate that waits or is decided to accepted or rejected.
 
     Its sample is added or withdrawn accordingly.
     """
     before = lock_candidate(tx, candidate).state
-    if before in DECIDED:
+    if before in DECIDED_STATES:
         # The state machine has no direct transition between accepted and rejected.
         tx.execute(_MOVE, {"candidate": candidate, "state": CandidateState.showing})
     tx.execute(_MOVE, {"candidate": candidate, "state": state})
     if state is CandidateState.accepted:
-        add_samples(tx, samples_of(tx, [candidate]))
+        add_samples(tx, samples_from_candidates(tx, [candidate]))
     elif before == CandidateState.accepted:
         withdraw_sample_of(tx, candidate)
 

@@ -13,20 +13,20 @@ from curation.db import leases
 from curation.db.engine import Database, Transaction
 from curation.db.tables import candidate_layers, candidates, prompts, rounds
 from curation.db.tables import leases as held
-from curation.domain import CandidateState, DrawRequest, JobName, LayerRole, Prompt, RoundState
-from curation.images.codec import encode_layer, visible_hash
+from curation.domain import CandidateState, GenerationRequest, JobName, LayerRole, Prompt, RoundState
+from curation.images.codec import encode_layer, pixel_hash
 from curation.ports import LayerGenerator, Layers, ObjectStore
 
 
 @dataclass(frozen=True)
-class Claimed:
+class ClaimedCandidate:
     """A candidate that only this worker may generate now."""
 
     id: uuid.UUID
-    request: DrawRequest
+    request: GenerationRequest
 
 
-def claim_requested(tx: Transaction, number: int, holder: str, count: int, seconds: int) -> list[Claimed]:
+def claim_candidates(tx: Transaction, number: int, holder: str, count: int, seconds: int) -> list[ClaimedCandidate]:
     """Lease up to `count` requested candidates of an open round; other workers skip them.
 
     Args:
@@ -72,14 +72,14 @@ def claim_requested(tx: Transaction, number: int, holder: str, count: int, secon
         .where(candidates.c.id.in_(ids))
         .order_by(candidates.c.id)
     )
-    return [Claimed(r.id, DrawRequest(Prompt(r.text, r.foreground, r.background), r.seed)) for r in rows]
+    return [ClaimedCandidate(r.id, GenerationRequest(Prompt(r.text, r.foreground, r.background), r.seed)) for r in rows]
 
 
-def draw_claimed(
+def generate_claimed(
     database: Database,
     store: ObjectStore,
     generator: LayerGenerator,
-    claimed: Sequence[Claimed],
+    claimed: Sequence[ClaimedCandidate],
     holder: str,
 ) -> int:
     """Generate claimed candidates and store them: objects first, rows second.
@@ -101,7 +101,7 @@ def draw_claimed(
         return _save_layers(tx, stored, holder)
 
 
-def give_back(tx: Transaction, claimed: Sequence[Claimed], holder: str, reason: str) -> None:
+def release_failed(tx: Transaction, claimed: Sequence[ClaimedCandidate], holder: str, reason: str) -> None:
     """Release candidates after a failure.
 
     A candidate that has failed too often becomes "failed".
@@ -114,7 +114,7 @@ def give_back(tx: Transaction, claimed: Sequence[Claimed], holder: str, reason: 
     """
     ids = _release_held(tx, [item.id for item in claimed], holder)
     again = sa.case(
-        (candidates.c.attempts < leases.MOST_ATTEMPTS, CandidateState.requested.value),
+        (candidates.c.attempts < leases.MAX_ATTEMPTS, CandidateState.requested.value),
         else_=CandidateState.failed.value,
     )
     tx.execute(sa.update(candidates).where(candidates.c.id.in_(ids)).values(state=again, note=reason[:500]))
@@ -125,7 +125,7 @@ def _store(store: ObjectStore, layers: Layers) -> Mapping[LayerRole, StoredLayer
     for role, rgba in layers.items():
         data = encode_layer(rgba)
         height, width = rgba.shape[:2]
-        stored[role] = StoredLayer(store.put(data), width, height, len(data), visible_hash(rgba))
+        stored[role] = StoredLayer(store.put(data), width, height, len(data), pixel_hash(rgba))
     return stored
 
 

@@ -16,19 +16,19 @@ from curation.db.tables import candidate_layers, candidates, gold, leases, promp
 from curation.domain import CandidateState, JobName, Kind, LayerRole, Prompt, RoundState, content_id
 from curation.errors import Conflict, NotFound, Refused
 from curation.prompts.files import check_texts
-from curation.rounds.policies import read_policy, write_policy
+from curation.rounds.policies import parse_policy, policy_to_dict
 
 SHOW_ALL: Mapping[str, Any] = {"kind": "random", "share": 1.0}
 """The selection policy that shows people everything that passes screening."""
 
-STANDING = ("requested", "generating", "generated", "screened", "waiting", "showing")
+UNFINISHED_STATES = ("requested", "generating", "generated", "screened", "waiting", "showing")
 """The states of unfinished candidates, which closing their round withdraws."""
 
-INSERT_AT_ONCE = 5_000
+INSERT_BATCH_SIZE = 5_000
 
-GOLD = "gold"
+GOLD_PURPOSE = "gold"
 """The purpose of the one internal round that owns all gold, so that no other round counts it."""
-NOT_GOLD = rounds.c.purpose != GOLD
+IS_NOT_GOLD = rounds.c.purpose != GOLD_PURPOSE
 
 
 def open_round(
@@ -63,7 +63,7 @@ def open_round(
         Refused: The prompts, the quota or the policy are invalid.
     """
     check_round(prompts_, quota, policy, kind)
-    rules = write_policy(read_policy(policy))
+    rules = policy_to_dict(parse_policy(policy))
     row = {
         "purpose": "generated",
         "kind": kind,
@@ -74,8 +74,8 @@ def open_round(
     number = int(tx.execute(sa.insert(rounds).returning(rounds.c.id), row | {"state": RoundState.open}).scalar_one())
     add_prompts(tx, prompts_)
     # Insert in batches: one statement for a million candidates would need too much memory.
-    for start in range(0, quota, INSERT_AT_ONCE):
-        indexes = range(start, min(start + INSERT_AT_ONCE, quota))
+    for start in range(0, quota, INSERT_BATCH_SIZE):
+        indexes = range(start, min(start + INSERT_BATCH_SIZE, quota))
         tx.execute(
             sa.insert(candidates),
             [_request(number, checkpoint, prompts_, seed, i) for i in indexes],
@@ -174,11 +174,11 @@ def close_round(tx: Transaction, number: int, actor: str) -> int:
         The number of candidates withdrawn.
     """
     # Lock the round first: decisions and undos in progress finish before their candidates are read.
-    locked = sa.select(rounds.c.state).where(rounds.c.id == number, NOT_GOLD).with_for_update()
+    locked = sa.select(rounds.c.state).where(rounds.c.id == number, IS_NOT_GOLD).with_for_update()
     if tx.scalar(locked) in {None, RoundState.closed}:
         find_round(tx, number)
         return 0
-    unfinished = (candidates.c.round_id == number) & candidates.c.state.in_(STANDING)
+    unfinished = (candidates.c.round_id == number) & candidates.c.state.in_(UNFINISHED_STATES)
     tx.execute(sa.delete(leases).where(leases.c.subject.in_(sa.select(candidates.c.id).where(unfinished))))
     # Gold hidden in this round is withdrawn too; it belongs to another round.
     hidden = candidates.c.id.in_(sa.select(gold.c.candidate_id).where(gold.c.round_id == number))
@@ -195,7 +195,7 @@ def find_round(tx: Transaction, number: int) -> dict[str, Any]:
 
     The internal round that owns all gold is treated as missing.
     """
-    row = tx.execute(sa.select(rounds).where(rounds.c.id == number, NOT_GOLD)).mappings().first()
+    row = tx.execute(sa.select(rounds).where(rounds.c.id == number, IS_NOT_GOLD)).mappings().first()
     if row is None:
         raise NotFound(f"there is no round {number}", "'layerloop round list' shows all rounds")
     return dict(row)
@@ -208,7 +208,7 @@ def list_rounds(tx: Transaction) -> list[dict[str, Any]]:
     counts: dict[int, dict[str, int]] = {}
     for row in tx.execute(counted.group_by(candidates.c.round_id, candidates.c.state)):
         counts.setdefault(row.round_id, {})[row.state] = row.n
-    listed = tx.execute(sa.select(rounds).where(NOT_GOLD).order_by(rounds.c.id)).mappings()
+    listed = tx.execute(sa.select(rounds).where(IS_NOT_GOLD).order_by(rounds.c.id)).mappings()
     return [dict(row) | {"counts": counts.get(row["id"], {})} for row in listed]
 
 
@@ -280,7 +280,7 @@ def check_round(texts: Sequence[Prompt], quota: int, policy: Mapping[str, Any], 
         )
     for index, text in enumerate(texts, 1):
         check_texts(text, f"prompt {index}")
-    read_policy(policy)
+    parse_policy(policy)
 
 
 def _request(number: int, checkpoint: str, texts: Sequence[Prompt], seed: int, index: int) -> dict[str, Any]:
@@ -298,7 +298,7 @@ def _request(number: int, checkpoint: str, texts: Sequence[Prompt], seed: int, i
 
 
 def _move(tx: Transaction, number: int, source: RoundState, target: RoundState, actor: str) -> None:
-    moving = sa.update(rounds).where(rounds.c.id == number, NOT_GOLD, rounds.c.state == source).values(state=target)
+    moving = sa.update(rounds).where(rounds.c.id == number, IS_NOT_GOLD, rounds.c.state == source).values(state=target)
     # The update matches only the expected state; otherwise report the actual one.
     if not tx.execute(moving).rowcount:
         state = find_round(tx, number)["state"]

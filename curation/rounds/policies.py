@@ -9,19 +9,19 @@ from typing import Any, Final
 
 from curation.errors import Refused
 
-FIRST: Final = 300
+MIN_RANDOM_SLICE: Final = 300
 """The minimum size of the random slice, if the share allows it: the first training rows."""
 
 
 @dataclass(frozen=True)
-class Random:
+class RandomPolicy:
     """Show each candidate with probability `share`."""
 
     share: float = 1.0
 
 
 @dataclass(frozen=True)
-class Mixed:
+class MixedPolicy:
     """Show a `share` of the candidates: likely, uncertain and random ones.
 
     `likely`, `uncertain` and `random` are the slices' shares of the shown candidates. No prompt and
@@ -46,11 +46,11 @@ class Mixed:
 
     def random_share(self, quota: int) -> float:
         """Return the probability that a candidate is in the random slice, constant for a round."""
-        return min(self.share, max(self.random * self.share, FIRST / max(quota, 1)))
+        return min(self.share, max(self.random * self.share, MIN_RANDOM_SLICE / max(quota, 1)))
 
 
 @dataclass(frozen=True)
-class Paper:
+class PaperPolicy:
     """The paper's selector: LAION's aesthetic score above `aesthetic`, ordered by CLIP score.
 
     A share `random` is shown besides. The score is of the layer over mid-gray (training.embedding),
@@ -61,9 +61,9 @@ class Paper:
     random: float = 0.05
 
 
-Policy = Random | Mixed | Paper
+Policy = RandomPolicy | MixedPolicy | PaperPolicy
 
-KINDS: Final[Mapping[str, type[Policy]]] = {"random": Random, "mixed": Mixed, "paper": Paper}
+POLICY_CLASSES: Final[Mapping[str, type[Policy]]] = {"random": RandomPolicy, "mixed": MixedPolicy, "paper": PaperPolicy}
 
 AESTHETIC, CLIP_SCORE = "aesthetic", "clip_score"
 """The signals of the paper's selector; an embedder with CLIP weights computes them."""
@@ -72,7 +72,7 @@ _ABOVE_ONE = {"per_prompt", "per_cluster", "wanted", "least", "aesthetic"}
 _MAY_BE_ZERO = {"wanted", "least", "reject_budget", "accept_budget", "uncertain", "audit"}
 
 
-def read_policy(row: Mapping[str, Any]) -> Policy:
+def parse_policy(row: Mapping[str, Any]) -> Policy:
     """Parse and validate a policy from plain data.
 
     Args:
@@ -81,9 +81,9 @@ def read_policy(row: Mapping[str, Any]) -> Policy:
     Raises:
         Refused: The kind or a name is unknown, or a number is out of range.
     """
-    kind = KINDS.get(str(row.get("kind")))
+    kind = POLICY_CLASSES.get(str(row.get("kind")))
     if kind is None:
-        raise Refused(f"unknown selection policy {dict(row)}", "kind must be one of " + ", ".join(KINDS))
+        raise Refused(f"unknown selection policy {dict(row)}", "kind must be one of " + ", ".join(POLICY_CLASSES))
     # Reject unknown fields and numbers out of range before the policy is constructed.
     given = {name: value for name, value in row.items() if name != "kind"}
     known = {field.name: field.type for field in fields(kind)}
@@ -96,7 +96,7 @@ def read_policy(row: Mapping[str, Any]) -> Policy:
         _check_number(name, value)
     policy = kind(**given)
     # Slices are shares of what is shown.
-    if isinstance(policy, Mixed) and not math.isclose(
+    if isinstance(policy, MixedPolicy) and not math.isclose(
         policy.likely + policy.uncertain + policy.random, 1, abs_tol=1e-6
     ):
         raise Refused(
@@ -106,20 +106,20 @@ def read_policy(row: Mapping[str, Any]) -> Policy:
     return policy
 
 
-def write_policy(policy: Policy) -> dict[str, Any]:
+def policy_to_dict(policy: Policy) -> dict[str, Any]:
     """Return the inverse of `read_policy`, with all fields."""
-    kind = next(name for name, class_ in KINDS.items() if isinstance(policy, class_))
+    kind = next(name for name, class_ in POLICY_CLASSES.items() if isinstance(policy, class_))
     return {"kind": kind} | asdict(policy)
 
 
-def check_measures(policy: Mapping[str, Any], measures: Collection[str]) -> None:
+def check_policy_signals(policy: Mapping[str, Any], measures: Collection[str]) -> None:
     """Raise Refused for a policy whose signals no embedder computes.
 
     Args:
         policy: The policy as plain data.
         measures: The signals that the configured embedder computes.
     """
-    if isinstance(read_policy(policy), Paper) and not {AESTHETIC, CLIP_SCORE} <= set(measures):
+    if isinstance(parse_policy(policy), PaperPolicy) and not {AESTHETIC, CLIP_SCORE} <= set(measures):
         raise Refused(
             "the paper's selector needs an aesthetic score, but its weights are not configured",
             "set LAYERLOOP_EMBEDDER=training.embedding:open_embedder, LAYERLOOP_EMBEDDER_MODEL "

@@ -6,19 +6,19 @@ from pathlib import Path
 
 from curation.domain import Kind, Progress
 from curation.ingest import seed_import
-from curation.ports import Report
+from curation.ports import ProgressCallback
 from curation.runtime.context import AppContext
 from curation.synthetic import dataset, pair_dataset
 
-SINGLES = 0.4
+SINGLE_LAYER_SHARE = 0.4
 """The share of single layers in the synthetic pair set: a foreground is trained on both kinds."""
 
 
-def bring_seeds(
+def import_initial_seeds(
     context: AppContext,
     folder: Path | None,
     count: int,
-    on_progress: Report,
+    on_progress: ProgressCallback,
     kind: Kind = Kind.single,
 ) -> None:
     """Import a folder, or generate a synthetic seed set and import that; idempotent.
@@ -35,9 +35,9 @@ def bring_seeds(
         folder = context.settings.path("drawn-pairs" if kind is Kind.pair else "drawn-seeds")
         on_progress(Progress("drawing seeds", 0, count))
         if kind is Kind.pair:
-            singles = round(SINGLES * count)
-            pair_dataset.draw_pair_seed(folder, count - singles, singles)
+            singles = round(SINGLE_LAYER_SHARE * count)
+            pair_dataset.draw_pair_seed_set(folder, count - singles, singles)
         else:
-            dataset.draw_seed(folder, count)
+            dataset.draw_seed_set(folder, count)
         on_progress(Progress("drawing seeds", count, count))
     seed_import.import_seeds(context.database, context.store, folder, on_progress, limits=context.settings.image_limits)

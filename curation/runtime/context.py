@@ -18,10 +18,10 @@ from curation.adapters.celery_queue import CeleryQueue, make_app
 from curation.adapters.pgmq_schema import install_pgmq
 from curation.db import schema
 from curation.db.engine import Database
-from curation.db.pending_jobs import OncePending
+from curation.db.pending_jobs import DeduplicatingSender
 from curation.domain import TrainingRequest
 from curation.errors import LayerloopError, Refused
-from curation.labeling.previews import HOOK_HEADER, Previews, hook_secret
+from curation.labeling.previews import WEBHOOK_HEADER, PreviewUrls, webhook_secret
 from curation.labeling.sync import LabelingSync
 from curation.object_store import FolderStore
 from curation.ports import Embedder, ObjectStore
@@ -61,7 +61,7 @@ def open_context(settings: Settings) -> Iterator[AppContext]:
             install_pgmq(address)
         queue = CeleryQueue(make_app(settings, address))
         database = Database(address)
-        database.send = OncePending(database, queue.send)
+        database.send = DeduplicatingSender(database, queue.send)
         try:
             schema.migrate(database)
             yield AppContext(settings, database, open_store(settings), queue)
@@ -72,7 +72,7 @@ def open_context(settings: Settings) -> Iterator[AppContext]:
 def database_address(settings: Settings) -> str:
     """Return the address of the PostgreSQL of the settings; the embedded one is started for it."""
     if settings.embedded:
-        return embedded_postgres.start(settings.path("postgres"))
+        return embedded_postgres.start_server(settings.path("postgres"))
     return settings.database
 
 
@@ -93,7 +93,7 @@ def open_store(settings: Settings) -> ObjectStore:
     )
 
 
-def open_desk(settings: Settings) -> LabelStudioBackend | None:
+def open_labeling_backend(settings: Settings) -> LabelStudioBackend | None:
     """Connect to the Label Studio of the settings.
 
     Returns:
@@ -127,7 +127,7 @@ def open_desk(settings: Settings) -> LabelStudioBackend | None:
             "pip install 'layerloop[label-studio]'",
         ) from error
     # Label Studio sends these headers with its webhook calls; the secret one authenticates them.
-    headers = {"X-Layerloop": "desk", HOOK_HEADER: hook_secret(settings.signing_secret())}
+    headers = {"X-Layerloop": "desk", WEBHOOK_HEADER: webhook_secret(settings.signing_secret())}
     webhook = (f"{settings.public_address}/api/labeling/webhook", headers)
     return LabelStudioBackend(address, settings.labeling_token.get_secret_value(), webhook)
 
@@ -143,16 +143,16 @@ def open_labeling_sync(context: AppContext, holder: str) -> Iterator[LabelingSyn
     Yields:
         The synchronization; None if only the review page is used.
     """
-    desk = open_desk(context.settings)
+    desk = open_labeling_backend(context.settings)
     if desk is None:
         yield None
         return
-    previews = Previews(context.settings.signing_secret(), context.settings.public_address)
+    previews = PreviewUrls(context.settings.signing_secret(), context.settings.public_address)
     with closing(desk):
         yield LabelingSync(context.database, desk, holder, previews.address, context.settings.labeling_project_size)
 
 
-def load(dotted: str) -> Any:
+def load_object(dotted: str) -> Any:
     """Import the object of a dotted name such as "training.train:train".
 
     Raises:
@@ -167,7 +167,7 @@ def load(dotted: str) -> Any:
         raise LayerloopError(f"{dotted} cannot be loaded: {error}", hint) from error
 
 
-def check_order(order: TrainingRequest, trainer: str) -> None:
+def check_training_request(order: TrainingRequest, trainer: str) -> None:
     """Check a training request with `check_order` of the trainer's module, if it has one.
 
     Args:
@@ -202,7 +202,7 @@ def load_embedder(settings: Settings) -> Embedder:
 
 @cache
 def _open_embedder(dotted: str, model: str | None, aesthetic: Path | None) -> Embedder:
-    embedder: Embedder = load(dotted)(model, aesthetic)
+    embedder: Embedder = load_object(dotted)(model, aesthetic)
     return embedder
 
 
@@ -219,7 +219,7 @@ def _home_lock(settings: Settings) -> Iterator[None]:
     finally:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            embedded_postgres.stop(settings.path("postgres"))
+            embedded_postgres.stop_server(settings.path("postgres"))
         except BlockingIOError:
             pass  # another process still uses the database
         os.close(handle)

@@ -18,11 +18,11 @@ from curation.db.tables import candidate_layers, checkpoints, sample_layers, sna
 from curation.errors import LayerloopError
 from curation.ingest.confinement_check import check_confinement
 from curation.reporting import missing_workers
-from curation.runtime.context import AppContext, open_context, open_desk
+from curation.runtime.context import AppContext, open_context, open_labeling_backend
 from curation.settings import Settings, unknown_settings
 
-LEAST_FREE_GIB = 2.0
-LOOKED_AT = 5_000
+MIN_FREE_GIB = 2.0
+MAX_CHECKED_LAYERS = 5_000
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Finding:
     hint: str = ""
 
 
-def examine_environment() -> list[Finding]:
+def check_environment() -> list[Finding]:
     """Return a finding for every environment variable that looks like a misspelled setting."""
     return [
         Finding(
@@ -48,7 +48,7 @@ def examine_environment() -> list[Finding]:
     ]
 
 
-def examine(settings: Settings) -> list[Finding]:
+def run_checks(settings: Settings) -> list[Finding]:
     """Check every part of an instance; a broken part does not stop the other checks.
 
     Nothing is created: a missing instance is a finding.
@@ -103,8 +103,8 @@ def _disk(settings: Settings) -> Finding:
             "set another home with LAYERLOOP_HOME",
         )
     free = shutil.disk_usage(existing).free / 2**30
-    hint = "" if free > LEAST_FREE_GIB else "free space, or set another home with LAYERLOOP_HOME"
-    return Finding("disk", free > LEAST_FREE_GIB, f"{free:.1f} GiB free for {home}", hint)
+    hint = "" if free > MIN_FREE_GIB else "free space, or set another home with LAYERLOOP_HOME"
+    return Finding("disk", free > MIN_FREE_GIB, f"{free:.1f} GiB free for {home}", hint)
 
 
 def _training_part() -> Finding:
@@ -175,8 +175,8 @@ def _confinement() -> Finding:
 
 def _database(context: AppContext) -> Finding:
     """Check that the schema has the newest revision and matches the code."""
-    have, newest = schema.current(context.database)
-    drift = schema.drift(context.database)
+    have, newest = schema.get_revisions(context.database)
+    drift = schema.find_schema_drift(context.database)
     address = without_credentials(context.database.engine.url.render_as_string())
     message = f"schema {have} at {address}"
     if have != newest or drift:
@@ -196,8 +196,8 @@ def _objects(context: AppContext) -> Finding:
         referenced = [
             *tx.execute(sa.select(snapshots.c.id)).scalars(),
             *(sha for files in tx.execute(sa.select(checkpoints.c.files)).scalars() for sha in files.values()),
-            *tx.execute(sa.select(sample_layers.c.sha256).limit(LOOKED_AT)).scalars(),
-            *tx.execute(sa.select(candidate_layers.c.sha256).limit(LOOKED_AT)).scalars(),
+            *tx.execute(sa.select(sample_layers.c.sha256).limit(MAX_CHECKED_LAYERS)).scalars(),
+            *tx.execute(sa.select(candidate_layers.c.sha256).limit(MAX_CHECKED_LAYERS)).scalars(),
         ]
     lost = [sha for sha in dict.fromkeys(referenced) if not context.store.has(sha)]
     if lost:
@@ -220,14 +220,14 @@ def _queue(context: AppContext) -> Finding:
 def _work(context: AppContext) -> Finding:
     """Check that no work has been waiting for a worker for too long."""
     with context.database.transaction() as tx:
-        untaken = missing_workers.count_untaken(tx)
+        untaken = missing_workers.count_waiting_work(tx)
     if not untaken:
         return Finding("work", well=True, told="no work waits for a missing worker")
-    return Finding("work", False, missing_workers.tell_untaken(untaken), missing_workers.START_WORKERS)
+    return Finding("work", False, missing_workers.describe_waiting_work(untaken), missing_workers.START_WORKERS)
 
 
 def _desk(context: AppContext) -> Finding:
-    backend = open_desk(context.settings)
+    backend = open_labeling_backend(context.settings)
     if backend is None:
         return Finding("desk", well=True, told="only the review page")
     with closing(backend):

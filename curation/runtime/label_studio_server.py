@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curation.errors import LayerloopError
-from curation.runtime.log_files import bounded_log, open_log
-from curation.runtime.supervisor import die_with_parent
+from curation.runtime.log_files import open_log, rotating_log
+from curation.runtime.supervisor import set_pdeathsig
 
 VERSION = "1.23.2"
 OWNER = "owner@layerloop.local"
@@ -30,7 +30,7 @@ CACHE = Path.home() / ".cache" / "layerloop" / "label-studio"
 START_SECONDS = 300
 """Timeout of a start; the first one migrates a database, which takes minutes on a busy machine."""
 
-SWITCHES = {
+ENVIRONMENT = {
     "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
     "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
     "COLLECT_ANALYTICS": "false",
@@ -86,7 +86,7 @@ def install(folder: Path) -> Path:
 
 
 @contextmanager
-def label_studio(cache: Path, data: Path, port: int | None = None) -> Iterator[LabelStudioServer]:
+def run_label_studio(cache: Path, data: Path, port: int | None = None) -> Iterator[LabelStudioServer]:
     """Run a Label Studio server on the loopback interface during the block.
 
     Args:
@@ -145,17 +145,17 @@ def _running_server(program: Path, data: Path, port: int, owner: dict[str, str])
     with open_log(data / "server.log") as log:
         process = subprocess.Popen(
             [str(program), "start", *arguments, "--port", str(port)],
-            env=environment | SWITCHES | owner,
+            env=environment | ENVIRONMENT | owner,
             cwd=data,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509  # no threads touch it
+            preexec_fn=set_pdeathsig,  # noqa: PLW1509  # no threads touch it
         )
     # Ask it to stop first; a server that hangs is killed.
     try:
-        with bounded_log(data / "server.log"):
+        with rotating_log(data / "server.log"):
             _wait(process, port, data)
             yield process
     finally:

@@ -17,14 +17,14 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-HOLDER = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
+WORKER_ID = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
 """The id of this process in leases; a restarted worker gets a new one."""
 
 # The handle of our own marker by folder; closing it releases the lock.
 _announced: dict[Path, int] = {}
 
 
-def announce(folder: Path) -> None:
+def mark_alive(folder: Path) -> None:
     """Mark this process as alive until it ends, before it claims leases; idempotent.
 
     The lock is a POSIX lock, which children do not inherit. On a file system without locks nothing
@@ -44,7 +44,7 @@ def announce(folder: Path) -> None:
         os.close(handle)
         Path(draft).unlink()
         return
-    Path(draft).rename(folder / HOLDER)
+    Path(draft).rename(folder / WORKER_ID)
     _announced[folder] = handle
     atexit.register(_withdraw, folder, os.getpid())
 
@@ -59,7 +59,7 @@ def live_holders(folder: Path) -> set[str]:
     return {name for name, alive in _markers(folder) if alive}
 
 
-def forget(folder: Path, holder: str) -> None:
+def remove_marker(folder: Path, holder: str) -> None:
     """Remove the marker of a dead holder."""
     (folder / holder).unlink(missing_ok=True)
 
@@ -69,8 +69,8 @@ def _markers(folder: Path) -> Iterator[tuple[str, bool]]:
         return
     for path in folder.iterdir():
         # Opening and closing our own marker would release our own lock.
-        if path.name == HOLDER:
-            yield HOLDER, folder in _announced
+        if path.name == WORKER_ID:
+            yield WORKER_ID, folder in _announced
         elif not path.name.startswith("."):
             with contextlib.suppress(FileNotFoundError):
                 yield path.name, _locked(path)
@@ -90,4 +90,4 @@ def _locked(path: Path) -> bool:
 
 def _withdraw(folder: Path, process: int) -> None:
     if os.getpid() == process:  # a forked child must not remove its parent's marker
-        (folder / HOLDER).unlink(missing_ok=True)
+        (folder / WORKER_ID).unlink(missing_ok=True)

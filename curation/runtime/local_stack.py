@@ -20,12 +20,12 @@ from curation.errors import LayerloopError, NotFound, Unreachable
 from curation.review import reviewers
 from curation.runtime import lease_holders
 from curation.runtime.context import AppContext, open_context
-from curation.runtime.log_files import bound_log
-from curation.runtime.supervisor import Supervisor, alone_in, ended_in_order
+from curation.runtime.log_files import rotate_log
+from curation.runtime.supervisor import Supervisor, exclusive_home, graceful_sigterm
 from curation.settings import Settings
 
 START_SECONDS = 60
-PATIENCE_SECONDS = 120
+RETRY_SECONDS = 120
 TOKEN_MINUTES = 24 * 60
 
 Result = TypeVar("Result")
@@ -59,7 +59,7 @@ class LocalStack:
         Raises:
             Unreachable: The database did not come back within PATIENCE_SECONDS.
         """
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + RETRY_SECONDS
         while True:
             try:
                 return work()
@@ -92,7 +92,7 @@ def run_local_stack(settings: Settings) -> Iterator[LocalStack]:
     settings = settings.model_copy(update={"port": settings.port or _free_port(settings.host)})
     if not _is_free(settings.host, settings.port):
         settings = settings.model_copy(update={"port": _free_port(settings.host)})
-    with ended_in_order(), alone_in(settings.path(".")), open_context(settings) as context:
+    with graceful_sigterm(), exclusive_home(settings.path(".")), open_context(settings) as context:
         _release_stale_leases(context)
         supervisor = Supervisor(settings.environment())
         logs = settings.path("logs")
@@ -116,14 +116,14 @@ def _release_stale_leases(context: AppContext) -> None:
     if context.settings.embedded:
         alive = lease_holders.live_holders(context.settings.path("holders"))
         with context.database.transaction() as tx:
-            leases.hand_back_work(tx, alive)
+            leases.release_workers(tx, alive)
 
 
 def _ensure_postgres(settings: Settings) -> None:
     """Start the embedded PostgreSQL if it is not running, and bound its log."""
-    if not embedded_postgres.running(settings.path("postgres")):
-        embedded_postgres.start(settings.path("postgres"))
-    bound_log(settings.path("postgres") / "data" / "server.log")
+    if not embedded_postgres.is_running(settings.path("postgres")):
+        embedded_postgres.start_server(settings.path("postgres"))
+    rotate_log(settings.path("postgres") / "data" / "server.log")
 
 
 def _wait_for(address: str, log: object) -> None:

@@ -13,7 +13,7 @@ from typing import BinaryIO, Final
 
 MAX_BYTES: Final = 10 << 20
 """The size above which a log is rotated: its content replaces FILE.1."""
-LOOK_SECONDS: Final = 5.0
+CHECK_SECONDS: Final = 5.0
 OWNER_ONLY: Final = 0o600
 
 
@@ -26,7 +26,7 @@ def open_log(path: Path) -> BinaryIO:
     return os.fdopen(handle, "ab")
 
 
-def bound_log(path: Path, most_bytes: int = MAX_BYTES) -> None:
+def rotate_log(path: Path, most_bytes: int = MAX_BYTES) -> None:
     """Rotate a log that is too large, keeping its last bytes in FILE.1.
 
     The file is truncated in place, since running processes have it open for appending. Lines
@@ -56,15 +56,15 @@ def bound_log(path: Path, most_bytes: int = MAX_BYTES) -> None:
 
 
 @contextmanager
-def bounded_log(path: Path) -> Iterator[None]:
+def rotating_log(path: Path) -> Iterator[None]:
     """Keep a log bounded during the block, by a check every few seconds."""
     ended = threading.Event()
 
     def watch() -> None:
-        while not ended.wait(LOOK_SECONDS):
-            bound_log(path)
+        while not ended.wait(CHECK_SECONDS):
+            rotate_log(path)
 
-    bound_log(path)
+    rotate_log(path)
     watcher = threading.Thread(target=watch, name="log", daemon=True)
     watcher.start()
     try:

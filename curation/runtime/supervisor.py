@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from curation.errors import LayerloopError
-from curation.runtime.log_files import bound_log, open_log
+from curation.runtime.log_files import open_log, rotate_log
 
 log = logging.getLogger("layerloop.processes")
 
@@ -96,7 +96,7 @@ class Supervisor:
                     process.deaths += 1
                     if not self.stopping.wait(wait):
                         self._launch(process)
-                bound_log(process.log)
+                rotate_log(process.log)
             for care in self.tended:
                 try:
                     care()
@@ -114,13 +114,13 @@ class Supervisor:
                 stderr=log,
                 env=self.environment,
                 start_new_session=True,  # Ctrl-C reaches only us; we stop the others in order
-                preexec_fn=die_with_parent,  # noqa: PLW1509  # no threads touch what it calls
+                preexec_fn=set_pdeathsig,  # noqa: PLW1509  # no threads touch what it calls
             )
         process.born = time.monotonic()
 
 
 @contextmanager
-def alone_in(home: Path) -> Iterator[None]:
+def exclusive_home(home: Path) -> Iterator[None]:
     """Lock the home for one local stack at a time. Raises LayerloopError if another one runs."""
     handle = os.open(home / "up.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -146,7 +146,7 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
 
 
 @contextmanager
-def ended_in_order() -> Iterator[None]:
+def graceful_sigterm() -> Iterator[None]:
     """Handle SIGTERM like Ctrl-C during the block, in the main thread only."""
     # Containers and supervisors end a program by SIGTERM, which would skip its clean-up.
     if threading.current_thread() is not threading.main_thread():
@@ -159,7 +159,7 @@ def ended_in_order() -> Iterator[None]:
         signal.signal(signal.SIGTERM, earlier)
 
 
-def die_with_parent() -> None:
+def set_pdeathsig() -> None:
     """Let the kernel kill this child process when its parent ends; Linux only."""
     # On other systems an orphan lives on until its leases are taken over.
     if sys.platform == "linux":

@@ -7,14 +7,14 @@ import numpy as np
 from curation.ports import RGBA
 
 
-def fade(rgba: RGBA, opacity: int) -> RGBA:
+def apply_opacity(rgba: RGBA, opacity: int) -> RGBA:
     """Return a copy of an H x W x 4 uint8 image with alpha times opacity / 255, rounded."""
     faded = rgba.copy()
     faded[..., 3] = (rgba[..., 3].astype(np.uint32) * (2 * opacity) + 255) // 510
     return faded
 
 
-def canvas(size: tuple[int, int], colour: tuple[int, int, int] | None = None) -> RGBA:
+def new_canvas(size: tuple[int, int], colour: tuple[int, int, int] | None = None) -> RGBA:
     """Return an image of (width, height) pixels in one opaque color, or transparent."""
     width, height = size
     rgba = np.zeros((height, width, 4), np.uint8)
@@ -23,7 +23,7 @@ def canvas(size: tuple[int, int], colour: tuple[int, int, int] | None = None) ->
     return rgba
 
 
-def on_canvas(rgba: RGBA, offset: tuple[int, int], size: tuple[int, int]) -> RGBA:
+def place_on_canvas(rgba: RGBA, offset: tuple[int, int], size: tuple[int, int]) -> RGBA:
     """Place an image on a transparent canvas and crop it there.
 
     Args:
@@ -32,7 +32,7 @@ def on_canvas(rgba: RGBA, offset: tuple[int, int], size: tuple[int, int]) -> RGB
         size: The canvas as (width, height).
     """
     (left, top), (width, height) = offset, size
-    placed = canvas(size)
+    placed = new_canvas(size)
     image_height, image_width = rgba.shape[:2]
     # Intersect the image with the canvas; an image fully outside leaves it empty.
     x0, y0, x1, y1 = (

@@ -9,30 +9,30 @@ from pathlib import Path
 from curation import __version__
 from curation.domain import Progress, canonical_json, content_id
 from curation.errors import Refused
-from curation.images.codec import visible_hash
-from curation.ports import RGBA, Report
+from curation.images.codec import pixel_hash
+from curation.ports import RGBA, ProgressCallback
 from curation.scenes.layer_source import SceneGenerator
 from curation.scenes.manifest import (
-    LAYERED,
-    KeptStep,
+    LAYERED_FILE_NAMES,
     SceneManifest,
-    begun,
-    intact,
+    StepEntry,
+    is_step_intact,
     read_manifest,
+    unfinished_files,
     write_manifest,
 )
-from curation.scenes.planning import Step, plan
+from curation.scenes.planning import SceneStep, plan_steps
 from curation.scenes.renderer import SceneRenderer
 from curation.scenes.scene import Scene
-from curation.scenes.sizes import read_size
+from curation.scenes.sizes import parse_size
 
 
-def draw_scene(
+def generate_scene(
     scene: Scene,
     pictures: Mapping[Path, RGBA],
     hand: SceneGenerator | None,
     folder: Path,
-    report: Report,
+    report: ProgressCallback,
     force: bool = False,
 ) -> SceneManifest:
     """Generate the missing steps of a scene and return its manifest.
@@ -55,7 +55,7 @@ def draw_scene(
     if previous is None and folder.exists() and not _free(folder):
         raise Refused(f"{folder} already exists and is not a scene", "give another --out")
     # Compare the plan with the previous manifest, and reuse its equal first steps.
-    steps, size = plan(scene), _size(scene, pictures, hand, previous)
+    steps, size = plan_steps(scene), _size(scene, pictures, hand, previous)
     keys = _keys(scene, steps, pictures, hand, size)
     kept = _kept(previous, folder, keys, force) if previous else ()
     manifest = SceneManifest(
@@ -93,9 +93,9 @@ def draw_scene(
 def _clear(folder: Path, previous: SceneManifest | None, manifest: SceneManifest) -> None:
     """Remove the files of replaced steps, and unfinished files."""
     obsolete = {
-        *begun(folder),
+        *unfinished_files(folder),
         *(previous.names if previous else ()),
-        *(() if manifest.complete else LAYERED.values()),
+        *(() if manifest.complete else LAYERED_FILE_NAMES.values()),
     }
     for name in obsolete - set(manifest.names):
         (folder / name).unlink(missing_ok=True)
@@ -103,7 +103,7 @@ def _clear(folder: Path, previous: SceneManifest | None, manifest: SceneManifest
 
 def _free(folder: Path) -> bool:
     """Return whether a folder is empty except for files of an interrupted first step."""
-    return folder.is_dir() and all(path.name in begun(folder) for path in folder.iterdir())
+    return folder.is_dir() and all(path.name in unfinished_files(folder) for path in folder.iterdir())
 
 
 def _size(
@@ -117,7 +117,7 @@ def _size(
     In order of precedence: the scene's own, the checkpoint's, that of the background file.
     """
     # A size in the scene wins; an aspect needs the checkpoint to turn it into pixels.
-    size, aspect = read_size(scene.size)
+    size, aspect = parse_size(scene.size)
     if size is None and hand is not None:
         if previous and (previous.asked, previous.checkpoint) == (scene.size, hand.checkpoint.id):
             # Known from the earlier run, so the weights need not be loaded.
@@ -133,14 +133,14 @@ def _size(
 
 def _keys(
     scene: Scene,
-    steps: Sequence[Step],
+    steps: Sequence[SceneStep],
     pictures: Mapping[Path, RGBA],
     hand: SceneGenerator | None,
     size: tuple[int, int],
 ) -> list[str]:
     """Return a hash per step of everything that determines its result, earlier steps included."""
     # Files count by their visible pixels, not by their names.
-    hashes = {path: visible_hash(rgba) for path, rgba in pictures.items()}
+    hashes = {path: pixel_hash(rgba) for path, rgba in pictures.items()}
 
     def describe_item(index: int) -> object:
         item = scene.layers[index - 1] if index else scene.background
@@ -168,9 +168,9 @@ def _keys(
     return keys
 
 
-def _kept(previous: SceneManifest, folder: Path, keys: Sequence[str], force: bool) -> tuple[KeptStep, ...]:
+def _kept(previous: SceneManifest, folder: Path, keys: Sequence[str], force: bool) -> tuple[StepEntry, ...]:
     """Return the leading steps that are still current. Raises Refused unless `force`."""
-    kept: list[KeptStep] = []
+    kept: list[StepEntry] = []
     for number, step in enumerate(previous.steps):
         if number >= len(keys) or step.key != keys[number]:
             if not force:
@@ -178,7 +178,7 @@ def _kept(previous: SceneManifest, folder: Path, keys: Sequence[str], force: boo
                 raise Refused(f"{folder} holds another scene from step {number + 1} on", hint)
             break
         # The step is the same; its files must still have the bytes that were written.
-        is_intact = intact(folder, step)
+        is_intact = is_step_intact(folder, step)
         if is_intact is False and not force:
             changed = ", ".join([*(layer.file for layer in step.layers), step.blended])
             raise Refused(

@@ -8,13 +8,13 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Final
 
-from curation.domain import Checkpoint, DrawRequest, LayerRole
+from curation.domain import Checkpoint, GenerationRequest, LayerRole
 from curation.errors import Refused
 from curation.images.codec import encode_layer
-from curation.ports import PLAIN, RGBA, DrawOptions, LayerGenerator, Layers, ObjectStore
-from curation.scenes.sizes import read_size
+from curation.ports import DEFAULT_OPTIONS, RGBA, GenerationOptions, LayerGenerator, Layers, ObjectStore
+from curation.scenes.sizes import parse_size
 
-NONE: Final[Mapping[LayerRole, RGBA]] = MappingProxyType({})
+NO_LAYERS: Final[Mapping[LayerRole, RGBA]] = MappingProxyType({})
 
 
 @dataclass
@@ -24,7 +24,7 @@ class SceneGenerator:
     checkpoint: Checkpoint
     open: Callable[[], LayerGenerator]
     store: ObjectStore
-    options: DrawOptions = PLAIN
+    options: GenerationOptions = DEFAULT_OPTIONS
 
     @cached_property
     def generator(self) -> LayerGenerator:
@@ -38,9 +38,9 @@ class SceneGenerator:
             aspect: Width / height; None for the checkpoint's own aspect.
         """
         reported = self.generator.describe(replace(self.options, size=None, aspect=aspect)).get("size")
-        return read_size(reported)[0]
+        return parse_size(reported)[0]
 
-    def describe(self, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA] = NONE) -> dict[str, str]:
+    def describe(self, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA] = NO_LAYERS) -> dict[str, str]:
         """Return the metadata of images generated with these arguments. Raises Refused.
 
         Args:
@@ -59,9 +59,9 @@ class SceneGenerator:
 
     def draw(
         self,
-        requests: Sequence[DrawRequest],
+        requests: Sequence[GenerationRequest],
         size: tuple[int, int] | None,
-        given: Mapping[LayerRole, RGBA] = NONE,
+        given: Mapping[LayerRole, RGBA] = NO_LAYERS,
     ) -> Sequence[Layers]:
         """Generate a pair for each request.
 
@@ -77,7 +77,7 @@ class SceneGenerator:
         drawn = self.generator.draw(requests, self._options(size, given))
         return [self._checked({**layers, **given}, size) for layers in drawn]
 
-    def _options(self, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA]) -> DrawOptions:
+    def _options(self, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA]) -> GenerationOptions:
         # Generators read given layers from the object store, as training does.
         stored = {role: self.store.put(encode_layer(rgba)) for role, rgba in given.items()}
         sized = replace(self.options, size=size, aspect=None) if size else self.options

@@ -8,26 +8,26 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from curation.errors import Refused
-from curation.images.provenance import read_picture
+from curation.images.provenance import read_image
 from curation.scenes.formats.ora import write_ora
 from curation.scenes.formats.psd import write_psd
 from curation.scenes.formats.tiff import write_tiff
 from curation.scenes.layer_stack import LayerStack, StackLayer
-from curation.scenes.manifest import LAYERED, SceneManifest, write_whole
+from curation.scenes.manifest import LAYERED_FILE_NAMES, SceneManifest, write_atomically
 
 
-class Writer(Protocol):
+class LayeredFileWriter(Protocol):
     """A function that writes a layer stack as one file."""
 
     def __call__(self, path: Path, stack: LayerStack) -> None:
         """Write the stack with straight alpha."""
 
 
-WRITERS: Final[dict[str, Writer]] = {"psd": write_psd, "ora": write_ora, "tiff": write_tiff}
+WRITERS: Final[dict[str, LayeredFileWriter]] = {"psd": write_psd, "ora": write_ora, "tiff": write_tiff}
 """Writers by file extension."""
 
 
-def read_formats(text: str | None) -> Sequence[str]:
+def parse_formats(text: str | None) -> Sequence[str]:
     """Parse formats such as "psd,ora"; none for None. Raises Refused for an unknown format."""
     formats = [name.strip().lower() for name in (text or "").split(",") if name.strip()]
     # Fail before anything is generated.
@@ -40,7 +40,7 @@ def read_formats(text: str | None) -> Sequence[str]:
     return list(dict.fromkeys(formats))
 
 
-def write_layered(folder: Path, manifest: SceneManifest, formats: Sequence[str]) -> list[Path]:
+def write_layered_files(folder: Path, manifest: SceneManifest, formats: Sequence[str]) -> list[Path]:
     """Write a complete scene in each format into its folder.
 
     Args:
@@ -56,18 +56,18 @@ def write_layered(folder: Path, manifest: SceneManifest, formats: Sequence[str])
     layers = [
         StackLayer(
             layer.name,
-            read_picture(folder / layer.file),
+            read_image(folder / layer.file),
             (layer.offset[0], layer.offset[1]),
             layer.opacity,
         )
         for layer in manifest.layers
     ]
     # Viewers without layer support show the blend, so it is the one already on disk.
-    merged = read_picture(folder / manifest.steps[-1].blended)
+    merged = read_image(folder / manifest.steps[-1].blended)
     stack = LayerStack((manifest.size[0], manifest.size[1]), layers, merged)
     files = []
     for name in formats:
-        path = folder / LAYERED[name]
-        write_whole(path, partial(WRITERS[name], stack=stack))
+        path = folder / LAYERED_FILE_NAMES[name]
+        write_atomically(path, partial(WRITERS[name], stack=stack))
         files.append(path)
     return files

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from curation.errors import Corrupt
-from curation.object_store import sha256_of, sync
+from curation.object_store import compute_sha256, fsync_path
 
 MANIFEST = "manifest.json"
-LAYERED: Final = {"psd": "scene.psd", "ora": "scene.ora", "tiff": "scene.tiff"}
+LAYERED_FILE_NAMES: Final = {"psd": "scene.psd", "ora": "scene.ora", "tiff": "scene.tiff"}
 """File names of layered exports by format; written on request once the scene is complete."""
-VERSION = 1
-NEW = ".new-"
+MANIFEST_VERSION = 1
+TEMPORARY_PREFIX = ".new-"
 """The name prefix of unfinished files."""
 
 
 @dataclass(frozen=True)
-class KeptLayer:
+class LayerEntry:
     """A layer's file: straight RGBA of `size` (width, height) at `offset` (x, y) of the canvas."""
 
     place: int  # 0 is the background, n the n-th layer from below
@@ -37,7 +37,7 @@ class KeptLayer:
 
 
 @dataclass(frozen=True)
-class KeptStep:
+class StepEntry:
     """The result of one step: its layers, and the blend of all layers up to them.
 
     `key` is the hash of everything that determines it, earlier steps included: equal keys mean
@@ -45,7 +45,7 @@ class KeptStep:
     """
 
     key: str
-    layers: Sequence[KeptLayer]
+    layers: Sequence[LayerEntry]
     blended: str
     sha256: str  # of the blended file
 
@@ -64,11 +64,11 @@ class SceneManifest:
     checkpoint: str | None
     preset: str | None
     made: Mapping[str, str] = field(default_factory=dict)
-    steps: Sequence[KeptStep] = ()
+    steps: Sequence[StepEntry] = ()
     complete: bool = False
 
     @property
-    def layers(self) -> list[KeptLayer]:
+    def layers(self) -> list[LayerEntry]:
         """All layers so far, lowest first."""
         return [layer for step in self.steps for layer in step.layers]
 
@@ -79,7 +79,7 @@ class SceneManifest:
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of the manifest file."""
-        return {"manifest": VERSION, **asdict(self)}
+        return {"manifest": MANIFEST_VERSION, **asdict(self)}
 
 
 def read_manifest(folder: Path) -> SceneManifest | None:
@@ -99,9 +99,9 @@ def _manifest(row: dict[str, Any]) -> SceneManifest:
 
     Raises ValueError, KeyError, TypeError or AttributeError for any other data.
     """
-    if row.pop("manifest") != VERSION:
+    if row.pop("manifest") != MANIFEST_VERSION:
         raise ValueError("it was written by another version of Layerloop")
-    steps = tuple(KeptStep(**step | {"layers": tuple(map(_layer, step["layers"]))}) for step in row["steps"])
+    steps = tuple(StepEntry(**step | {"layers": tuple(map(_layer, step["layers"]))}) for step in row["steps"])
     manifest = SceneManifest(**row | {"steps": steps, "size": tuple(row["size"])})
     # A manifest may come from elsewhere; it must not make us read or delete other files.
     if any(Path(name).name != name for name in manifest.names):
@@ -109,39 +109,39 @@ def _manifest(row: dict[str, Any]) -> SceneManifest:
     return manifest
 
 
-def _layer(row: dict[str, Any]) -> KeptLayer:
-    return KeptLayer(**row | {"size": tuple(row["size"]), "offset": tuple(row["offset"])})
+def _layer(row: dict[str, Any]) -> LayerEntry:
+    return LayerEntry(**row | {"size": tuple(row["size"]), "offset": tuple(row["offset"])})
 
 
 def write_manifest(folder: Path, manifest: SceneManifest) -> None:
     """Replace the manifest atomically."""
     text = json.dumps(manifest.as_json(), ensure_ascii=False, indent=2) + "\n"
-    write_whole(folder / MANIFEST, lambda path: path.write_text(text, "utf-8"))
+    write_atomically(folder / MANIFEST, lambda path: path.write_text(text, "utf-8"))
 
 
-def write_whole(target: Path, write: Callable[[Path], object]) -> str:
+def write_atomically(target: Path, write: Callable[[Path], object]) -> str:
     """Write a file atomically and durably, and return its SHA-256.
 
     Args:
         target: The path of the finished file.
         write: A function that writes a temporary file beside the target.
     """
-    temporary = target.with_name(NEW + target.name)
+    temporary = target.with_name(TEMPORARY_PREFIX + target.name)
     write(temporary)
-    sync(temporary)
-    digest = sha256_of(temporary)
+    fsync_path(temporary)
+    digest = compute_sha256(temporary)
     # Rename only after the data is on disk, then make the new name durable too.
     temporary.replace(target)
-    sync(target.parent)
+    fsync_path(target.parent)
     return digest
 
 
-def begun(folder: Path) -> list[str]:
+def unfinished_files(folder: Path) -> list[str]:
     """Return the names of unfinished files in a folder."""
-    return [path.name for path in folder.glob(f"{NEW}*")]
+    return [path.name for path in folder.glob(f"{TEMPORARY_PREFIX}*")]
 
 
-def intact(folder: Path, step: KeptStep) -> bool | None:
+def is_step_intact(folder: Path, step: StepEntry) -> bool | None:
     """Return whether a step's files are unchanged.
 
     Returns None if a file is missing and none was changed.
@@ -151,7 +151,7 @@ def intact(folder: Path, step: KeptStep) -> bool | None:
     wanted = {**{layer.file: layer.sha256 for layer in step.layers}, step.blended: step.sha256}
     for name, sha256 in wanted.items():
         try:
-            if sha256_of(folder / name) != sha256:
+            if compute_sha256(folder / name) != sha256:
                 return False
         except FileNotFoundError:
             missing = True

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from curation.domain import DrawRequest, Prompt
+from curation.domain import GenerationRequest, Prompt
 from curation.scenes.scene import Scene, SceneLayer
 
 
@@ -20,7 +20,7 @@ class StepKind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Step:
+class SceneStep:
     """One step of a scene.
 
     `places` are the indices of the layers it adds, 0 being the background and n the n-th layer from
@@ -30,39 +30,39 @@ class Step:
 
     way: StepKind
     places: Sequence[int]
-    request: DrawRequest | None = None
+    request: GenerationRequest | None = None
     given: Sequence[int] = ()
 
 
-def plan(scene: Scene) -> Sequence[Step]:
+def plan_steps(scene: Scene) -> Sequence[SceneStep]:
     """Return the steps of a scene: a background, then each layer over the blend below it."""
     layers, steps = scene.layers, []
     last = _last_drawn(scene)
     # The background: given, generated with the first layer as a pair, or generated to fit files.
     if not scene.background.drawn:
-        steps.append(Step(StepKind.given, [0]))
+        steps.append(SceneStep(StepKind.given, [0]))
     elif layers[0].file is None:
         texts = [str(layers[0].prompt), str(scene.background.prompt)]
         scene_prompt = scene.whole if last == 1 and scene.whole else ", ".join(texts)
-        steps.append(Step(StepKind.together, [0, 1], DrawRequest(Prompt(scene_prompt, *texts), layers[0].seed)))
+        steps.append(SceneStep(StepKind.together, [0, 1], GenerationRequest(Prompt(scene_prompt, *texts), layers[0].seed)))
     else:
         steps.append(_background_under(scene, last))
     # The layers above: each is a file, or generated over the blend of everything below it.
     for index in range(1 + len(steps[-1].places[1:]), len(layers) + 1):
         layer = layers[index - 1]
         if layer.file is not None:
-            steps.append(Step(StepKind.given, [index]))
+            steps.append(SceneStep(StepKind.given, [index]))
             continue
         # The text for everything below conditions the layer, like the background's text of a pair.
         below = _join_prompts([*reversed(layers[: index - 1])], scene.background.prompt)
         text = ", ".join(filter(None, [layer.prompt, below]))
         scene_prompt = scene.whole if index == last and scene.whole else text
-        request = DrawRequest(Prompt(scene_prompt, layer.prompt, below), layer.seed)
-        steps.append(Step(StepKind.over, [index], request, range(index)))
+        request = GenerationRequest(Prompt(scene_prompt, layer.prompt, below), layer.seed)
+        steps.append(SceneStep(StepKind.over, [index], request, range(index)))
     return steps
 
 
-def _background_under(scene: Scene, last: int) -> Step:
+def _background_under(scene: Scene, last: int) -> SceneStep:
     """Return the step that generates the background to fit the files directly above it.
 
     Layers generated later fit the background in turn.
@@ -71,8 +71,8 @@ def _background_under(scene: Scene, last: int) -> Step:
     above = _join_prompts([*reversed(scene.layers[:file_count])], None)
     text = ", ".join(filter(None, [above, scene.background.prompt]))
     scene_prompt = scene.whole if last == 0 and scene.whole else text
-    request = DrawRequest(Prompt(scene_prompt, above, scene.background.prompt), scene.seed)
-    return Step(StepKind.under, [0], request, range(1, file_count + 1))
+    request = GenerationRequest(Prompt(scene_prompt, above, scene.background.prompt), scene.seed)
+    return SceneStep(StepKind.under, [0], request, range(1, file_count + 1))
 
 
 def _last_drawn(scene: Scene) -> int:

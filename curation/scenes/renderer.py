@@ -10,18 +10,18 @@ from curation import __version__
 from curation.domain import LayerRole
 from curation.errors import Refused
 from curation.images.pairs import composite
-from curation.images.provenance import COMPOSED, DRAWN, encode_picture, read_picture
+from curation.images.provenance import COMPOSED, GENERATED, encode_image, read_image
 from curation.ports import RGBA
-from curation.scenes.blending import canvas, fade, on_canvas
+from curation.scenes.blending import apply_opacity, new_canvas, place_on_canvas
 from curation.scenes.layer_source import SceneGenerator
-from curation.scenes.manifest import KeptLayer, KeptStep, write_whole
-from curation.scenes.planning import Step, StepKind
+from curation.scenes.manifest import LayerEntry, StepEntry, write_atomically
+from curation.scenes.planning import SceneStep, StepKind
 from curation.scenes.scene import Scene
-from curation.scenes.scene_images import as_background, set_down
+from curation.scenes.scene_images import fit_background, place_image
 
 WHITE = (255, 255, 255)
 ORIGIN = (0, 0)
-Laid = tuple[RGBA, tuple[int, int]]
+PlacedLayer = tuple[RGBA, tuple[int, int]]
 """A layer's pixels, and the (x, y) of its upper left corner on the canvas."""
 
 
@@ -41,14 +41,14 @@ class SceneRenderer:
         self.hand = hand
         self.folder = folder
         self.size = size
-        self.layers: list[KeptLayer] = []
-        self.blended = canvas(size)
+        self.layers: list[LayerEntry] = []
+        self.blended = new_canvas(size)
 
-    def take(self, layer: KeptLayer) -> None:
+    def take(self, layer: LayerEntry) -> None:
         """Blend a layer that is already in the folder."""
-        self._blend(layer, read_picture(self.folder / layer.file))
+        self._blend(layer, read_image(self.folder / layer.file))
 
-    def make(self, step: Step, key: str) -> KeptStep:
+    def make(self, step: SceneStep, key: str) -> StepEntry:
         """Execute one step and write its layers and the blend of all layers so far. Raises Refused.
 
         Args:
@@ -64,15 +64,15 @@ class SceneRenderer:
             self._blend(layer, rgba)
             kept.append(layer)
         name = f"blended-{step.places[-1]}.png"
-        return KeptStep(key, tuple(kept), name, self._keep_blended(name))
+        return StepEntry(key, tuple(kept), name, self._keep_blended(name))
 
-    def _given(self, step: Step) -> Mapping[LayerRole, RGBA]:
+    def _given(self, step: SceneStep) -> Mapping[LayerRole, RGBA]:
         """Return the layers that a step's generated layers must fit."""
         if step.way is StepKind.over:
             return {LayerRole.background: self.blended}
         return {LayerRole.foreground: self._blend_files(step.given)} if step.way is StepKind.under else {}
 
-    def _make_layers(self, step: Step, given: Mapping[LayerRole, RGBA]) -> Mapping[int, Laid]:
+    def _make_layers(self, step: SceneStep, given: Mapping[LayerRole, RGBA]) -> Mapping[int, PlacedLayer]:
         """Return the layers that a step adds, by index."""
         if step.request is None:
             return {index: self._place_image(index) for index in step.places}
@@ -82,44 +82,44 @@ class SceneRenderer:
             index: (layers[LayerRole.foreground if index else LayerRole.background], ORIGIN) for index in step.places
         }
 
-    def _place_image(self, index: int) -> Laid:
+    def _place_image(self, index: int) -> PlacedLayer:
         """Return the user's image or color as it lies on the canvas."""
         background = self.scene.background
         file = self.scene.layers[index - 1].file if index else background.file
         if index and file:
             layer = self.scene.layers[index - 1]
-            return set_down(self.pictures[file], self.size, layer.position, layer.scale)
-        backdrop = canvas(self.size, background.colour or WHITE)
+            return place_image(self.pictures[file], self.size, layer.position, layer.scale)
+        backdrop = new_canvas(self.size, background.colour or WHITE)
         # A transparent or smaller background file is filled with the background color.
         if file is None:
             return backdrop, ORIGIN
-        return composite(as_background(self.pictures[file], self.size, background.fit), backdrop), ORIGIN
+        return composite(fit_background(self.pictures[file], self.size, background.fit), backdrop), ORIGIN
 
     def _blend_files(self, indices: Sequence[int]) -> RGBA:
         """Return the blend of the user's own layers at these indices, without a background."""
-        blended = canvas(self.size)
+        blended = new_canvas(self.size)
         for index in indices:
             rgba, offset = self._place_image(index)
             blended = composite(
-                on_canvas(fade(rgba, self.scene.layers[index - 1].opacity), offset, self.size),
+                place_on_canvas(apply_opacity(rgba, self.scene.layers[index - 1].opacity), offset, self.size),
                 blended,
             )
         return blended
 
-    def _blend(self, layer: KeptLayer, rgba: RGBA) -> None:
+    def _blend(self, layer: LayerEntry, rgba: RGBA) -> None:
         left, top = layer.offset
-        above = on_canvas(fade(rgba, layer.opacity), (left, top), self.size)
+        above = place_on_canvas(apply_opacity(rgba, layer.opacity), (left, top), self.size)
         self.blended = composite(above, self.blended)
         self.layers.append(layer)
 
     def _keep(
         self,
-        step: Step,
+        step: SceneStep,
         index: int,
         rgba: RGBA,
         offset: tuple[int, int],
         metadata: Mapping[str, str],
-    ) -> KeptLayer:
+    ) -> LayerEntry:
         """Write a layer's file and return its manifest entry."""
         layer = self.scene.layers[index - 1] if index else None
         described = layer or self.scene.background
@@ -127,7 +127,7 @@ class SceneRenderer:
         name = layer.name if layer else "background"
         file = f"{index}-{_slug(name)}.png"
         layer_metadata = {**metadata, "role": role.value, "layer": name} if metadata else {}
-        return KeptLayer(
+        return LayerEntry(
             place=index,
             name=name,
             role=role.value,
@@ -155,9 +155,9 @@ class SceneRenderer:
             "preset": checkpoint.preset,
             "version": __version__,
         }
-        return self._write(name, self.blended, metadata, COMPOSED if "file" in sources else DRAWN)
+        return self._write(name, self.blended, metadata, COMPOSED if "file" in sources else GENERATED)
 
-    def _metadata(self, step: Step, given: Mapping[LayerRole, RGBA]) -> dict[str, str]:
+    def _metadata(self, step: SceneStep, given: Mapping[LayerRole, RGBA]) -> dict[str, str]:
         """Return the metadata of a step's generated layers; none for the user's own."""
         if step.request is None:
             return {}
@@ -177,10 +177,10 @@ class SceneRenderer:
             raise Refused("the scene needs a generator", "choose a checkpoint with --checkpoint")
         return self.hand
 
-    def _write(self, name: str, rgba: RGBA, metadata: Mapping[str, str], source: str = DRAWN) -> str:
+    def _write(self, name: str, rgba: RGBA, metadata: Mapping[str, str], source: str = GENERATED) -> str:
         """Write an image, with metadata if there is any, and return its SHA-256."""
-        data = encode_picture(self.folder / name, rgba, metadata or None, source)
-        return write_whole(self.folder / name, lambda new: new.write_bytes(data))
+        data = encode_image(self.folder / name, rgba, metadata or None, source)
+        return write_atomically(self.folder / name, lambda new: new.write_bytes(data))
 
 
 def _slug(name: str) -> str:

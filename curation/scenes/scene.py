@@ -14,12 +14,12 @@ from PIL import ImageColor
 
 from curation.errors import NotFound, Refused
 from curation.input_files import read_text
-from curation.scenes.sizes import read_size
+from curation.scenes.sizes import parse_size
 
-MAX_FILE = 1 << 20  # bytes of a scene's file
+MAX_FILE_BYTES = 1 << 20  # bytes of a scene's file
 MAX_LAYERS = 100
-LONGEST_NAME = 100
-LARGEST_SEED = 2**63 - 1
+MAX_NAME_LENGTH = 100
+MAX_SEED = 2**63 - 1
 
 
 class FitMode(StrEnum):
@@ -86,7 +86,7 @@ class Scene:
         return list(dict.fromkeys(file for file in files if file is not None))
 
 
-def read_scene(path: Path, seed: int | None = None) -> Scene:
+def load_scene(path: Path, seed: int | None = None) -> Scene:
     """Read a scene file.
 
     Args:
@@ -97,7 +97,7 @@ def read_scene(path: Path, seed: int | None = None) -> Scene:
         NotFound: There is no such file, or a file in it is missing.
         Refused: The file is invalid; the error names the key.
     """
-    text = read_text(path, MAX_FILE)
+    text = read_text(path, MAX_FILE_BYTES)
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -106,10 +106,10 @@ def read_scene(path: Path, seed: int | None = None) -> Scene:
         raise Refused(f"{path} is nested too deeply", "the README shows a scene") from error
     if "\\x00" in repr(table):
         raise Refused(f"{path} contains a NUL character", "write the text without \\u0000")
-    return make_scene(table, path.parent, seed)
+    return parse_scene(table, path.parent, seed)
 
 
-def make_scene(table: Mapping[str, Any], folder: Path, seed: int | None = None) -> Scene:
+def parse_scene(table: Mapping[str, Any], folder: Path, seed: int | None = None) -> Scene:
     """Build a scene from the parsed table of its file.
 
     Args:
@@ -138,7 +138,7 @@ def make_scene(table: Mapping[str, Any], folder: Path, seed: int | None = None) 
     if len(given) > MAX_LAYERS:
         raise Refused(f"the scene has {len(given)} layers, more than {MAX_LAYERS}")
     if "size" in table:
-        read_size(table["size"])
+        parse_size(table["size"])
     seed = _seed(table, "the scene", 0) if seed is None else seed
     return Scene(
         _background(table["background"], folder),
@@ -197,7 +197,7 @@ def _layer(table: Mapping[str, Any], index: int, seed: int, folder: Path) -> Sce
         raise Refused(f"in {where}, scale is {scale}", "it lies in [0.001, 100]; 1 is the file's own size")
     name = _text(table, where, "name") or prompt or (file.stem if file else "")
     # Names go into layered files and file names: printable characters only.
-    name = "".join(letter if letter.isprintable() else " " for letter in name)[:LONGEST_NAME].strip() or where
+    name = "".join(letter if letter.isprintable() else " " for letter in name)[:MAX_NAME_LENGTH].strip() or where
     return SceneLayer(
         name,
         prompt,
@@ -241,8 +241,8 @@ def _text(table: Mapping[str, Any], where: str, key: str) -> str | None:
 
 def _seed(table: Mapping[str, Any], where: str, otherwise: int) -> int:
     seed = int(table.get("seed", otherwise))
-    if not 0 <= seed <= LARGEST_SEED:
-        raise Refused(f"in {where}, seed is {seed}", f"it lies in [0, {LARGEST_SEED}]")
+    if not 0 <= seed <= MAX_SEED:
+        raise Refused(f"in {where}, seed is {seed}", f"it lies in [0, {MAX_SEED}]")
     return seed
 
 

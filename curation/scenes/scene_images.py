@@ -10,20 +10,20 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from curation.errors import LayerloopError, Refused
-from curation.image_limits import LIMITS, ImageLimits
-from curation.images.codec import MAX_SIDE
+from curation.image_limits import DEFAULT_LIMITS, ImageLimits
+from curation.images.codec import MAX_DIMENSION
 from curation.images.decoding import decode_image
-from curation.images.headers import BadFile
-from curation.ingest.confined import limits_of, pixels_of, warm_up
-from curation.ingest.sandbox import Failure, Sandbox
+from curation.images.headers import InvalidImage
+from curation.ingest.confined import validate_pixels, warm_up, worker_limits
+from curation.ingest.sandbox import ItemFailure, Sandbox
 from curation.ingest.sandbox_wire import Message
 from curation.input_files import read_input
 from curation.ports import RGBA
-from curation.scenes.blending import on_canvas
+from curation.scenes.blending import place_on_canvas
 from curation.scenes.scene import FitMode
 
 
-def read_pictures(paths: Sequence[Path], limits: ImageLimits = LIMITS) -> dict[Path, RGBA]:
+def decode_images(paths: Sequence[Path], limits: ImageLimits = DEFAULT_LIMITS) -> dict[Path, RGBA]:
     """Decode the user's images in a sandboxed process.
 
     Args:
@@ -48,13 +48,13 @@ def read_pictures(paths: Sequence[Path], limits: ImageLimits = LIMITS) -> dict[P
         if "refused" in response.facts:
             return str(response.facts["refused"])[:1000]
         [pixels] = response.parts
-        return pixels_of(response.facts["size"], pixels, limits.pixels)
+        return validate_pixels(response.facts["size"], pixels, limits.pixels)
 
     images: dict[Path, RGBA] = {}
-    with Sandbox(_decode_request, load, parse, workers=1, limits=limits_of(limits), warm_up=warm_up) as sandbox:
+    with Sandbox(_decode_request, load, parse, workers=1, limits=worker_limits(limits), warm_up=warm_up) as sandbox:
         # Report the first file that fails; decoders run on untrusted input.
         for path, decoded in sandbox.run(paths):
-            if isinstance(decoded, Failure):
+            if isinstance(decoded, ItemFailure):
                 if isinstance(decoded.error, LayerloopError):
                     raise decoded.error
                 raise Refused(f"decoding {path} timed out or crashed", "save it again as PNG")
@@ -77,7 +77,7 @@ def decode_bytes(data: bytes, name: str, limits: ImageLimits) -> RGBA | str:
     """Return a file's pixels, or the error message that rejects it."""
     try:
         return decode_image(data, name, limits).rgba
-    except BadFile as bad:
+    except InvalidImage as bad:
         return bad.sentence
     except MemoryError:
         return "decoding it needs more memory than a worker has"
@@ -91,11 +91,11 @@ def cover(rgba: RGBA, size: tuple[int, int]) -> RGBA:
 def contain(rgba: RGBA, size: tuple[int, int]) -> tuple[RGBA, tuple[int, int]]:
     """Scale an image to fit (width, height); return it with the offset that centers it."""
     scale = min(size[0] / rgba.shape[1], size[1] / rgba.shape[0])
-    scaled = enlarge(rgba, scale, size)
+    scaled = resize(rgba, scale, size)
     return scaled, _centered(scaled, size)
 
 
-def enlarge(rgba: RGBA, scale: float, most: tuple[int, int] = (MAX_SIDE, MAX_SIDE)) -> RGBA:
+def resize(rgba: RGBA, scale: float, most: tuple[int, int] = (MAX_DIMENSION, MAX_DIMENSION)) -> RGBA:
     """Scale an image.
 
     Args:
@@ -113,7 +113,7 @@ def enlarge(rgba: RGBA, scale: float, most: tuple[int, int] = (MAX_SIDE, MAX_SID
     return np.asarray(Image.fromarray(rgba, "RGBA").resize(new_size, Image.Resampling.LANCZOS))
 
 
-def set_down(
+def place_image(
     rgba: RGBA, size: tuple[int, int], position: tuple[int, int] | None, scale: float | None
 ) -> tuple[RGBA, tuple[int, int]]:
     """Scale an image for a canvas and return it with its offset.
@@ -131,22 +131,22 @@ def set_down(
     if scale is None:
         scale = min(size[0] / width, size[1] / height, 1.0)
     # Only enlarging can exceed the limits: decoded images are within them already.
-    too_large = width * scale * height * scale > LIMITS.pixels or max(width, height) * scale > MAX_SIDE
+    too_large = width * scale * height * scale > DEFAULT_LIMITS.pixels or max(width, height) * scale > MAX_DIMENSION
     if scale > 1 and too_large:
         raise Refused(
             f"an image of {width} x {height} pixels is too large at scale {scale:g}",
             "use a smaller scale",
         )
-    scaled = enlarge(rgba, scale)
+    scaled = resize(rgba, scale)
     return scaled, position if position is not None else _centered(scaled, size)
 
 
-def as_background(rgba: RGBA, size: tuple[int, int], fit: FitMode) -> RGBA:
+def fit_background(rgba: RGBA, size: tuple[int, int], fit: FitMode) -> RGBA:
     """Scale an image to a canvas (width, height), with transparent bars if it is fitted in."""
     if fit is FitMode.cover:
         return cover(rgba, size)
     scaled, offset = contain(rgba, size)
-    return on_canvas(scaled, offset, size)
+    return place_on_canvas(scaled, offset, size)
 
 
 def _centered(rgba: RGBA, size: tuple[int, int]) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import re
 from curation.errors import Refused
 
 
-def read_size(text: str | None) -> tuple[tuple[int, int] | None, float | None]:
+def parse_size(text: str | None) -> tuple[tuple[int, int] | None, float | None]:
     """Parse "832x1216" into (width, height), or "2:3" into their ratio.
 
     Returns:

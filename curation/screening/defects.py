@@ -13,11 +13,11 @@ from curation.domain import RejectReason
 from curation.errors import Refused
 from curation.ports import RGBA
 
-Plant = Callable[[RGBA, float, np.random.Generator], RGBA]
+DefectFunction = Callable[[RGBA, float, np.random.Generator], RGBA]
 Mask = NDArray[np.float32]
 
 
-def plant(rgba: RGBA, defect: str, severity: float, rng: np.random.Generator) -> RGBA:
+def add_defect(rgba: RGBA, defect: str, severity: float, rng: np.random.Generator) -> RGBA:
     """Return a copy of a layer with one defect; at severity 0 the same pixels.
 
     Args:
@@ -36,7 +36,7 @@ def plant(rgba: RGBA, defect: str, severity: float, rng: np.random.Generator) ->
     return rgba.copy() if severity == 0 else DEFECTS[defect](rgba, severity, rng)
 
 
-def plant_fringe(rgba: RGBA, severity: float, rng: np.random.Generator) -> RGBA:
+def add_fringe(rgba: RGBA, severity: float, rng: np.random.Generator) -> RGBA:
     """Add a light or dark halo.
 
     The colors of the soft edge, and of a rim of 1 pixel plus 2 % of the image size, shift towards
@@ -51,7 +51,7 @@ def plant_fringe(rgba: RGBA, severity: float, rng: np.random.Generator) -> RGBA:
     return _blend_color(rgba, np.full(3, color), rim * np.float32(severity))
 
 
-def plant_haze(rgba: RGBA, severity: float, rng: np.random.Generator) -> RGBA:
+def add_haze(rgba: RGBA, severity: float, rng: np.random.Generator) -> RGBA:
     """Add background residue: a cloudy veil of one color, alpha up to 0.4 at severity 1."""
     height, width = rgba.shape[:2]
     # A smooth random field, as uneven as the remains of a real background.
@@ -60,7 +60,7 @@ def plant_haze(rgba: RGBA, severity: float, rng: np.random.Generator) -> RGBA:
     return _lay_under(rgba, rng.integers(40, 216, 3).astype(np.float32), veil)
 
 
-def plant_holes(rgba: RGBA, severity: float, rng: np.random.Generator) -> RGBA:
+def add_holes(rgba: RGBA, severity: float, rng: np.random.Generator) -> RGBA:
     """Cut a soft hole into the subject, up to 20 % of its area at severity 1."""
     alpha = _alpha(rgba)
     area = 0.2 * severity * float((alpha > 0.5).sum())
@@ -68,7 +68,7 @@ def plant_holes(rgba: RGBA, severity: float, rng: np.random.Generator) -> RGBA:
     return _with_alpha(rgba, alpha * (1 - mask))
 
 
-def plant_cut(rgba: RGBA, severity: float, rng: np.random.Generator) -> RGBA:
+def add_cut(rgba: RGBA, severity: float, rng: np.random.Generator) -> RGBA:
     """Move the subject across a border, by up to 40 % of its extent at severity 1."""
     axis, forward = int(rng.integers(0, 2)), bool(rng.random() < 0.5)
     occupied = np.flatnonzero((_alpha(rgba) > 0.1).any(axis=1 - axis))
@@ -90,7 +90,7 @@ def plant_cut(rgba: RGBA, severity: float, rng: np.random.Generator) -> RGBA:
     return moved
 
 
-def plant_specks(rgba: RGBA, severity: float, rng: np.random.Generator) -> RGBA:
+def add_specks(rgba: RGBA, severity: float, rng: np.random.Generator) -> RGBA:
     """Add debris: 1 to 24 blots of alpha 0.3 to 1 outside the subject, in its own colors."""
     alpha = _alpha(rgba)
     # Only where the subject is not, with a margin.
@@ -106,23 +106,23 @@ def plant_specks(rgba: RGBA, severity: float, rng: np.random.Generator) -> RGBA:
     return _lay_under(rgba, color, (0.3 + 0.7 * np.float32(severity)) * blots)
 
 
-def plant_opaque(rgba: RGBA, severity: float, rng: np.random.Generator) -> RGBA:
+def add_opaque_ground(rgba: RGBA, severity: float, rng: np.random.Generator) -> RGBA:
     """Add an opaque layer below everything: solid at severity 1, faint at 0.1."""
     ground = np.full(rgba.shape[:2], severity**1.5, np.float32)
     return _lay_under(rgba, rng.integers(30, 226, 3).astype(np.float32), ground)
 
 
-DEFECTS: Final[Mapping[str, Plant]] = {
-    "fringe": plant_fringe,
-    "haze": plant_haze,
-    "holes": plant_holes,
-    "cut": plant_cut,
-    "specks": plant_specks,
-    "opaque": plant_opaque,
+DEFECTS: Final[Mapping[str, DefectFunction]] = {
+    "fringe": add_fringe,
+    "haze": add_haze,
+    "holes": add_holes,
+    "cut": add_cut,
+    "specks": add_specks,
+    "opaque": add_opaque_ground,
 }
 """Defects by name."""
 
-REASONS: Final[Mapping[str, RejectReason]] = {
+DEFECT_REASONS: Final[Mapping[str, RejectReason]] = {
     "fringe": RejectReason.halo,
     "haze": RejectReason.residue,
     "holes": RejectReason.holes,

@@ -25,26 +25,26 @@ from curation.ports import RGBA, Embedder, EmbeddingResult, Layers
 
 Plane = NDArray[np.float32]
 
-SOURCE: Final = "layerloop-gradients@1"
-NUMBERS: Final = 96
+EMBEDDER_ID: Final = "layerloop-gradients@1"
+EMBEDDING_DIM: Final = 96
 """The dimension of the embedding."""
 
 _SIZE, _CELLS, _BINS, _FINE = 64, 4, 8, 8
 _LEVELS = np.linspace(0, 1, 9)
 
 
-class Gradients:
+class GradientEmbedder:
     """The built-in embedder: about a millisecond per candidate, reproducible up to rounding."""
 
-    source = SOURCE
+    source = EMBEDDER_ID
     measures: Sequence[str] = ()
 
     def see(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> list[EmbeddingResult]:
         """Return one vector of length NUMBERS per candidate; the prompts are not used."""
-        return [EmbeddingResult(_embed(*pictures(layers)), {}) for layers, _ in zip(drawn, prompts, strict=True)]
+        return [EmbeddingResult(_embed(*candidate_views(layers)), {}) for layers, _ in zip(drawn, prompts, strict=True)]
 
 
-OWN: Final[Embedder] = Gradients()
+BUILTIN_EMBEDDER: Final[Embedder] = GradientEmbedder()
 
 
 def open_embedder(model: str | None, aesthetic: Path | None) -> Embedder:
@@ -62,10 +62,10 @@ def open_embedder(model: str | None, aesthetic: Path | None) -> Embedder:
             "the built-in embedder takes no weights",
             "set LAYERLOOP_EMBEDDER=training.embedding:open_embedder to use a CLIP or DINO model",
         )
-    return OWN
+    return BUILTIN_EMBEDDER
 
 
-def pictures(layers: Layers) -> tuple[Plane, Plane, Plane]:
+def candidate_views(layers: Layers) -> tuple[Plane, Plane, Plane]:
     """Return two views (H x W x 3, 0..1) and the alpha (H x W) of a candidate.
 
     The views of a single layer are over black and over white; those of a pair are its blended image
@@ -80,12 +80,12 @@ def pictures(layers: Layers) -> tuple[Plane, Plane, Plane]:
     return over_black, over_black + (1 - alpha[..., None]), alpha
 
 
-def pack(vector: Plane) -> bytes:
+def pack_vector(vector: Plane) -> bytes:
     """Return a vector as stored: little-endian half floats."""
     return vector.astype("<f2").tobytes()
 
 
-def unpack(stored: Sequence[bytes]) -> Plane:
+def unpack_vectors(stored: Sequence[bytes]) -> Plane:
     """Return N stored vectors of one embedder as an N x D array."""
     return np.frombuffer(b"".join(stored), "<f2").reshape(len(stored), -1).astype(np.float32)
 
@@ -136,5 +136,5 @@ def _cells() -> NDArray[np.intp]:
 @cache
 def _projection(length: int) -> Plane:
     """Return a fixed matrix of random signs: bits of SHAKE-256 of the embedder's name."""
-    bits = np.unpackbits(np.frombuffer(hashlib.shake_256(SOURCE.encode()).digest(length * NUMBERS // 8), np.uint8))
-    return np.asarray((2.0 * bits - 1) / np.sqrt(NUMBERS), np.float32).reshape(length, NUMBERS)
+    bits = np.unpackbits(np.frombuffer(hashlib.shake_256(EMBEDDER_ID.encode()).digest(length * EMBEDDING_DIM // 8), np.uint8))
+    return np.asarray((2.0 * bits - 1) / np.sqrt(EMBEDDING_DIM), np.float32).reshape(length, EMBEDDING_DIM)

@@ -39,25 +39,25 @@ from curation.datasets.manifest import read_samples
 from curation.domain import LayerRole, RejectReason, RuleVerdict, Sample, Split, Verdict
 from curation.errors import Refused
 from curation.images.codec import decode_layer
-from curation.images.layer_masks import shrink
+from curation.images.layer_masks import downscale
 from curation.ports import RGBA, ObjectStore
-from curation.screening.signals import measure
-from curation.synthetic.dataset import shows_prompt
+from curation.screening.signals import compute_signals
+from curation.synthetic.dataset import check_prompt
 
-SIDE: Final = 64
+REVIEW_SIZE: Final = 64
 """Layers are judged at this image size (longer side, pixels)."""
-FAINT: Final = 10
+MIN_VISIBLE_ALPHA: Final = 10
 """Alpha (0..255) below which pixels are ignored: network noise is invisible, a 6 % veil is not."""
-SHARE: Final = 0.015
+EXCLUDED_SHARE: Final = 0.015
 """The share of seeds that the bounds of all signals together may exclude.
 
 The distance to the nearest seed may exclude as many again.
 """
-NEAREST: Final = 12
+NUM_NEIGHBORS: Final = 12
 """The number of nearest seeds whose captions are compared with the prompt."""
-MOST_SEEDS: Final = 3_000
+MAX_SEEDS: Final = 3_000
 """The maximum number of seeds for fitting: the first by id, which is a hash and thus random."""
-FEWEST_SEEDS: Final = 20
+MIN_SEEDS: Final = 20
 
 ALPHA_SIDE, COLOUR_SIDE = 16, 8
 ALPHA_WEIGHT = 2.0
@@ -65,7 +65,7 @@ ALPHA_WEIGHT = 2.0
 
 
 @dataclass(frozen=True)
-class Bound:
+class SignalBound:
     """A rule for one signal: the bound that seeds keep, but never tighter than `floor`."""
 
     signal: str
@@ -76,18 +76,18 @@ class Bound:
 
 
 BOUNDS: Final = (
-    Bound("haze", True, 0.02, RejectReason.residue, "residue of a background"),
-    Bound("frame_haze", True, 0.10, RejectReason.residue, "a veil up to the border"),
-    Bound("specks", True, 12, RejectReason.residue, "debris"),
-    Bound("hole_frac", True, 0.10, RejectReason.holes, "holes in the subject"),
-    Bound("alpha_grain", True, 0.02, RejectReason.holes, "grainy alpha"),
-    Bound("cut_share", True, 0.05, RejectReason.cropped, "cut at the border"),
-    Bound("contam_white", True, 0.30, RejectReason.halo, "a light fringe"),
-    Bound("f_semi", True, 0.30, RejectReason.malformed, "almost nothing is solid"),
-    Bound("f_opaque", True, 0.92, RejectReason.opaque, "almost nothing is transparent"),
-    Bound("coverage", False, 0.05, RejectReason.malformed, "almost nothing is visible"),
-    Bound("alpha_max", False, 0.75, RejectReason.malformed, "nothing is solid"),
-    Bound("n_comp", True, 3, RejectReason.malformed, "it has several parts"),
+    SignalBound("haze", True, 0.02, RejectReason.residue, "residue of a background"),
+    SignalBound("frame_haze", True, 0.10, RejectReason.residue, "a veil up to the border"),
+    SignalBound("specks", True, 12, RejectReason.residue, "debris"),
+    SignalBound("hole_frac", True, 0.10, RejectReason.holes, "holes in the subject"),
+    SignalBound("alpha_grain", True, 0.02, RejectReason.holes, "grainy alpha"),
+    SignalBound("cut_share", True, 0.05, RejectReason.cropped, "cut at the border"),
+    SignalBound("contam_white", True, 0.30, RejectReason.halo, "a light fringe"),
+    SignalBound("f_semi", True, 0.30, RejectReason.malformed, "almost nothing is solid"),
+    SignalBound("f_opaque", True, 0.92, RejectReason.opaque, "almost nothing is transparent"),
+    SignalBound("coverage", False, 0.05, RejectReason.malformed, "almost nothing is visible"),
+    SignalBound("alpha_max", False, 0.75, RejectReason.malformed, "nothing is solid"),
+    SignalBound("n_comp", True, 3, RejectReason.malformed, "it has several parts"),
 )
 """The signals that the rule reviewer checks, in the order in which it names them."""
 
@@ -116,10 +116,10 @@ class RuleReviewer:
         Raises:
             Refused: There are fewer seeds.
         """
-        measured = [(measure(small), embed(small), words(text)) for small, text in _small(seeds)]
-        if len(measured) < FEWEST_SEEDS:
+        measured = [(compute_signals(small), embed_layer(small), content_words(text)) for small, text in _small(seeds)]
+        if len(measured) < MIN_SEEDS:
             raise Refused(
-                f"the rule reviewer needs at least {FEWEST_SEEDS} seeds, found {len(measured)}",
+                f"the rule reviewer needs at least {MIN_SEEDS} seeds, found {len(measured)}",
                 "import more seeds",
             )
         # Distances between seeds bound the distance of a generated layer to them.
@@ -127,16 +127,16 @@ class RuleReviewer:
         captions = [caption_words for _, _, caption_words in measured]
         # Caption agreement is fitted among the seeds themselves, each against the others.
         weights = _weigh(captions)
-        near, distances = nearest_of(embedded, embedded, NEAREST, itself=False)
+        near, distances = nearest_neighbors(embedded, embedded, NUM_NEIGHBORS, itself=False)
         shares = [_agreement(captions[i], [captions[j] for j in near[i]], weights) for i in range(len(captions))]
         known = np.array([share for share in shares if share is not None])
         return RuleReviewer(
             bounds=_bounds([signals for signals, _, _ in measured]),
             seeds=embedded,
-            farthest=float(np.quantile(_apart(embedded, sources, distances[:, 0]), 1 - SHARE)),
+            farthest=float(np.quantile(_apart(embedded, sources, distances[:, 0]), 1 - EXCLUDED_SHARE)),
             captions=captions,
             weights=weights,
-            agreement=float(np.quantile(known, SHARE)) if len(known) else 0.0,
+            agreement=float(np.quantile(known, EXCLUDED_SHARE)) if len(known) else 0.0,
         )
 
     def decide(self, rgba: RGBA, prompt: str) -> RuleVerdict:
@@ -146,7 +146,7 @@ class RuleReviewer:
             rgba: The layer, H x W x 4 uint8.
             prompt: Its prompt.
         """
-        small = as_judged(rgba)
+        small = prepare_layer(rgba)
         found = [*self.find_unclean(small), *self._unlike_seeds(small, prompt)]
         if not found:
             return RuleVerdict(Verdict.accept, (), "within the bounds of the seeds, and near them")
@@ -155,7 +155,7 @@ class RuleReviewer:
 
     def find_unclean(self, small: RGBA) -> Iterator[tuple[RejectReason, str]]:
         """Yield the bounds that a layer (from `as_judged`) breaks, each with an explanation."""
-        signals = measure(small)
+        signals = compute_signals(small)
         for bound in BOUNDS:
             value, limit = signals[bound.signal], self.bounds[bound.signal]
             if value is not None and (value > limit if bound.above else value < limit):
@@ -170,7 +170,7 @@ class RuleReviewer:
 
         Prompts of the grammar are checked by its own measure, others by comparison with the seeds.
         """
-        shown = shows_prompt(small, prompt)
+        shown = check_prompt(small, prompt)
         if shown is None:
             yield from self.find_foreign(small, prompt)
             return
@@ -185,11 +185,11 @@ class RuleReviewer:
             small: The layer from `as_judged`.
             prompt: Its prompt.
         """
-        near, distances = nearest_of(embed(small)[None], self.seeds, NEAREST)
+        near, distances = nearest_neighbors(embed_layer(small)[None], self.seeds, NUM_NEIGHBORS)
         if distances[0, 0] > self.farthest:
             explanation = f"unlike every seed (distance {distances[0, 0]:.3g}, above {self.farthest:.3g})"
             yield RejectReason.malformed, explanation
-        share = _agreement(words(prompt), [self.captions[i] for i in near[0]], self.weights)
+        share = _agreement(content_words(prompt), [self.captions[i] for i in near[0]], self.weights)
         if share is not None and share < self.agreement:
             yield (
                 RejectReason.prompt_miss,
@@ -197,7 +197,7 @@ class RuleReviewer:
             )
 
 
-def fit_to_snapshot(store: ObjectStore, snapshot: str) -> RuleReviewer:
+def fit_rule_reviewer(store: ObjectStore, snapshot: str) -> RuleReviewer:
     """Return a rule reviewer fitted to the training seeds of a snapshot.
 
     Samples accepted in rounds are left out, so that they cannot loosen the rules.
@@ -206,12 +206,12 @@ def fit_to_snapshot(store: ObjectStore, snapshot: str) -> RuleReviewer:
     def is_seed(sample: Sample) -> bool:
         return sample.round == 0 and sample.split is Split.train and LayerRole.foreground in sample.layers
 
-    seeds = list(islice(filter(is_seed, read_samples(store, snapshot)), MOST_SEEDS))
+    seeds = list(islice(filter(is_seed, read_samples(store, snapshot)), MAX_SEEDS))
     layers = ((decode_layer(store.get(seed.layers[LayerRole.foreground])), seed.text_of()) for seed in seeds)
     return RuleReviewer.fit(layers, [seed.source for seed in seeds])
 
 
-def embed(rgba: RGBA) -> NDArray[np.float32]:
+def embed_layer(rgba: RGBA) -> NDArray[np.float32]:
     """Return a vector of 448 numbers for a layer's appearance, independent of position and scale.
 
     It describes the square around the visible pixels (a > 0.1): alpha at 16 x 16, and L*, a*, b* of
@@ -235,12 +235,12 @@ def embed(rgba: RGBA) -> NDArray[np.float32]:
     return np.concatenate(parts).astype(np.float32)
 
 
-def words(text: str) -> frozenset[str]:
+def content_words(text: str) -> frozenset[str]:
     """Return the content words of a caption or prompt in lower case, without function words."""
-    return frozenset(re.findall(r"[^\W\d_]{3,}", text.lower())) - GRAMMAR
+    return frozenset(re.findall(r"[^\W\d_]{3,}", text.lower())) - STOP_WORDS
 
 
-GRAMMAR: Final = frozenset(
+STOP_WORDS: Final = frozenset(
     [
         "the",
         "and",
@@ -263,13 +263,13 @@ GRAMMAR: Final = frozenset(
 
 def _small(seeds: Iterable[tuple[RGBA, str]]) -> Iterator[tuple[RGBA, str]]:
     for rgba, text in seeds:
-        yield as_judged(rgba), text
+        yield prepare_layer(rgba), text
 
 
-def as_judged(rgba: RGBA) -> RGBA:
+def prepare_layer(rgba: RGBA) -> RGBA:
     """Return the layer at SIDE pixels without pixels too faint to be seen."""
-    small: RGBA = shrink(rgba, SIDE).copy()
-    small[small[..., 3] < FAINT] = 0
+    small: RGBA = downscale(rgba, REVIEW_SIZE).copy()
+    small[small[..., 3] < MIN_VISIBLE_ALPHA] = 0
     return small
 
 
@@ -288,12 +288,12 @@ def _bounds(seeds: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
         limits = np.maximum(np.nanquantile(signs * np.nan_to_num(values, nan=0.0), level, axis=0), floors)
         # A comparison with NaN is False: an undefined signal breaks no bound.
         left_out = np.any(signs * values > limits, axis=1)
-        if left_out.mean() <= SHARE:
+        if left_out.mean() <= EXCLUDED_SHARE:
             break
     return {bound.signal: float(limit) for bound, limit in zip(BOUNDS, signs * limits, strict=True)}
 
 
-def nearest_of(
+def nearest_neighbors(
     queries: NDArray[np.float32], seeds: NDArray[np.float32], count: int, *, itself: bool = True
 ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
     """Return indices and distances (Q x count) of the nearest seeds, nearest first.
@@ -325,14 +325,14 @@ def _apart(embedded: NDArray[np.float32], sources: Sequence[str], nearest: NDArr
     Sources count from FEWEST_SEEDS seeds, since a source per image would mean nothing; `nearest` is
     returned where there are fewer than two such sources.
     """
-    large = {source for source, count in Counter(sources).items() if count >= FEWEST_SEEDS}
+    large = {source for source, count in Counter(sources).items() if count >= MIN_SEEDS}
     distances_between = nearest.copy()
     if len(large) < 2:
         return distances_between
     source_of_seed = np.array(sources)
     for source in sorted(large):
         is_own = source_of_seed == source
-        _, distances = nearest_of(embedded[is_own], embedded[~is_own], 1)
+        _, distances = nearest_neighbors(embedded[is_own], embedded[~is_own], 1)
         distances_between[is_own] = distances[:, 0]
     return distances_between
 

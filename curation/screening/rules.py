@@ -28,12 +28,12 @@ from curation.errors import Corrupt, NotFound, Refused
 from curation.images.codec import decode_layer
 from curation.images.perceptual_hash import fingerprint
 from curation.ports import RGBA, Embedder, Layers, ObjectStore
-from curation.screening.embedding import OWN, pack
-from curation.screening.pairs.signals import PAIR_SIGNALS, SIZE_GAP, measure_agreement, measure_pair
-from curation.screening.signals import SIGNALS, measure
-from curation.synthetic.dataset import shows_prompt
+from curation.screening.embedding import BUILTIN_EMBEDDER, pack_vector
+from curation.screening.pairs.signals import PAIR_SIGNALS, SIZE_GAP, compute_agreement_signals, compute_pair_signals
+from curation.screening.signals import SIGNALS, compute_signals
+from curation.synthetic.dataset import check_prompt
 
-LOCK = 7_201_114  # an advisory lock: two batches must not miss each other's duplicates
+SCREENING_LOCK = 7_201_114  # an advisory lock: two batches must not miss each other's duplicates
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class ScreeningRule:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class ScreeningRefusal:
     """The reason for a rejection: the rule, the signal with its value, and the explanation."""
 
     rule: str
@@ -114,7 +114,7 @@ class MeasuredCandidate:
     fault: str = ""
 
 
-def judge(signals: Mapping[str, float | None], rules: Sequence[ScreeningRule] = HARD_RULES) -> Refusal | None:
+def apply_rules(signals: Mapping[str, float | None], rules: Sequence[ScreeningRule] = HARD_RULES) -> ScreeningRefusal | None:
     """Return the first rule that a candidate breaks, or None.
 
     Args:
@@ -126,7 +126,7 @@ def judge(signals: Mapping[str, float | None], rules: Sequence[ScreeningRule] = 
         beyond = operator.gt if rule.beyond == "above" else operator.lt
         if value is not None and beyond(value, rule.bound):
             sentence = f"{rule.sentence}: {rule.signal} is {value:.4g}, {rule.beyond} {rule.bound:g}"
-            return Refusal(rule.name, rule.signal, value, sentence)
+            return ScreeningRefusal(rule.name, rule.signal, value, sentence)
     return None
 
 
@@ -152,14 +152,14 @@ def screen_candidates(
         The number of candidates moved.
     """
     measured = measure_candidates(tx, store, ids)
-    return keep_screenings(tx, measured, rules)
+    return store_screenings(tx, measured, rules)
 
 
 def measure_candidates(
     tx: Transaction,
     store: ObjectStore,
     ids: Sequence[uuid.UUID],
-    embedder: Embedder = OWN,
+    embedder: Embedder = BUILTIN_EMBEDDER,
     states: Collection[CandidateState] = (CandidateState.generated,),
 ) -> list[MeasuredCandidate]:
     """Compute signals and embeddings of candidates, in the order of their ids; nothing is written.
@@ -194,7 +194,7 @@ def measure_candidates(
     return [_measure(store, row, embedder) for row in rows]
 
 
-def keep_screenings(
+def store_screenings(
     tx: Transaction, measured: Sequence[MeasuredCandidate], rules: Sequence[ScreeningRule] = HARD_RULES
 ) -> int:
     """Store measurements, and move each candidate that is still generated to refused or screened.
@@ -207,7 +207,7 @@ def keep_screenings(
     Returns:
         The number of candidates moved.
     """
-    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
+    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(SCREENING_LOCK)))
     # Skip candidates that another worker has moved since they were measured.
     drawn = sa.select(candidates.c.id).where(
         candidates.c.id.in_([item.candidate for item in measured]),
@@ -245,22 +245,22 @@ def measure_single(rgba: RGBA, prompt: str) -> dict[str, float | None]:
         rgba: The layer, H x W x 4 uint8.
         prompt: Its prompt.
     """
-    shown = shows_prompt(rgba, prompt)
+    shown = check_prompt(rgba, prompt)
     agreement = {} if shown is None else {"shows_colour": float(shown.colour), "shows_shape": float(shown.shape)}
-    return measure(rgba) | agreement
+    return compute_signals(rgba) | agreement
 
 
-def measure_whole(layers: Layers, prompt: Prompt) -> dict[str, float | None]:
+def measure_pair_candidate(layers: Layers, prompt: Prompt) -> dict[str, float | None]:
     """Return all measurements of a pair: its foreground's signals, its own and text agreement.
 
     Args:
         layers: The three layers.
         prompt: The three texts.
     """
-    return measure(layers[LayerRole.foreground]) | measure_pair(layers) | measure_agreement(layers, prompt)
+    return compute_signals(layers[LayerRole.foreground]) | compute_pair_signals(layers) | compute_agreement_signals(layers, prompt)
 
 
-def keep_again(tx: Transaction, measured: Sequence[MeasuredCandidate]) -> None:
+def store_remeasured(tx: Transaction, measured: Sequence[MeasuredCandidate]) -> None:
     """Add measurements of candidates that were screened earlier.
 
     They were screened with another embedder, or not at all.
@@ -301,7 +301,7 @@ def _measure(store: ObjectStore, row: sa.Row[Any], embedder: Embedder) -> Measur
     # Signals, embedding and fingerprint, all from one decoding.
     prompt = Prompt(row.text, row.foreground, row.background)
     signals = (
-        measure_whole(layers_by_role, prompt)
+        measure_pair_candidate(layers_by_role, prompt)
         if kind is Kind.pair
         else measure_single(layers_by_role[wanted[0]], row.text)
     )
@@ -310,7 +310,7 @@ def _measure(store: ObjectStore, row: sa.Row[Any], embedder: Embedder) -> Measur
         visible,
         signals | dict(seen.metrics),
         fingerprint(layers_by_role[identifying]),
-        pack(seen.vector),
+        pack_vector(seen.vector),
         embedder.source,
     )
     return MeasuredCandidate(row.id, kind, sha256, *measurements)
@@ -318,33 +318,33 @@ def _measure(store: ObjectStore, row: sa.Row[Any], embedder: Embedder) -> Measur
 
 def _refusals(
     tx: Transaction, readable: Sequence[MeasuredCandidate], rules: Sequence[ScreeningRule]
-) -> dict[uuid.UUID, Refusal]:
+) -> dict[uuid.UUID, ScreeningRefusal]:
     """Return the refusals of a batch by candidate.
 
     Rules come before duplicates, so that two empty layers are both refused as empty.
     """
     rules_by_kind = {Kind.single: rules, Kind.pair: [*rules, *PAIR_RULES]}
     refusals = {
-        item.candidate: broken for item in readable if (broken := judge(item.signals, rules_by_kind[item.kind]))
+        item.candidate: broken for item in readable if (broken := apply_rules(item.signals, rules_by_kind[item.kind]))
     }
     unrefused = [item for item in readable if item.candidate not in refusals]
     # Compare with the pool, and with earlier candidates of this batch.
     known = duplicates.find_duplicates(tx, [(item.visible, item.fingerprint) for item in unrefused])
-    batch = duplicates.Batch()
+    batch = duplicates.DuplicateIndex()
     for item, earlier in zip(unrefused, known, strict=True):
         first = earlier or batch.find(item.visible, item.fingerprint)
         if first is None:
             batch.add(item.visible, item.fingerprint, item.sha256)
         elif first.exact:
             sentence = f"the same visible pixels as layer {first.of[:12]}"
-            refusals[item.candidate] = Refusal("duplicate", "visible", 0.0, sentence)
+            refusals[item.candidate] = ScreeningRefusal("duplicate", "visible", 0.0, sentence)
         else:
             sentence = f"nearly the same image as layer {first.of[:12]}: {first.bits} of 192 bits differ"
-            refusals[item.candidate] = Refusal("near_duplicate", "fingerprint", float(first.bits or 0), sentence)
+            refusals[item.candidate] = ScreeningRefusal("near_duplicate", "fingerprint", float(first.bits or 0), sentence)
     return refusals
 
 
-def _row(measured: MeasuredCandidate, refusal: Refusal | None) -> dict[str, object]:
+def _row(measured: MeasuredCandidate, refusal: ScreeningRefusal | None) -> dict[str, object]:
     return {
         "candidate_id": measured.candidate,
         "signals": dict(measured.signals),

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from curation.images.layer_masks import Measured, border_of
+from curation.images.layer_masks import LayerMasks, border_of
 from curation.ports import RGBA
-from curation.screening.color import ciede2000, lab
+from curation.screening.color import ciede2000, srgb_to_lab
 
 
 @dataclass(frozen=True)
-class Definition:
+class SignalDefinition:
     """The definition of one signal.
 
     `cost` is "cheap" (means and masks), "parts" (components and distances) or "colour"
@@ -30,16 +30,16 @@ class Definition:
     definition: str
     unit: str
     cost: str
-    measure: Callable[[Measured], float | None]
+    measure: Callable[[LayerMasks], float | None]
 
 
-SIGNALS: dict[str, Definition] = {}
+SIGNALS: dict[str, SignalDefinition] = {}
 """Signals by name, in the order in which they are computed and shown."""
 
 
-def signal(
+def register_signal(
     name: str, definition: str, unit: str, cost: str
-) -> Callable[[Callable[[Measured], float | None]], Callable[[Measured], float | None]]:
+) -> Callable[[Callable[[LayerMasks], float | None]], Callable[[LayerMasks], float | None]]:
     """Register the decorated function as a signal.
 
     Args:
@@ -49,14 +49,14 @@ def signal(
         cost: "cheap", "parts" or "colour".
     """
 
-    def register(measure: Callable[[Measured], float | None]) -> Callable[[Measured], float | None]:
-        SIGNALS[name] = Definition(name, definition, unit, cost, measure)
+    def register(measure: Callable[[LayerMasks], float | None]) -> Callable[[LayerMasks], float | None]:
+        SIGNALS[name] = SignalDefinition(name, definition, unit, cost, measure)
         return measure
 
     return register
 
 
-def measure(rgba: RGBA, names: Iterable[str] | None = None) -> dict[str, float | None]:
+def compute_signals(rgba: RGBA, names: Iterable[str] | None = None) -> dict[str, float | None]:
     """Return the signals of one layer; None for signals that are undefined for it (no core).
 
     Args:
@@ -64,94 +64,94 @@ def measure(rgba: RGBA, names: Iterable[str] | None = None) -> dict[str, float |
         names: Only these signals; None for all.
     """
     # Masks, distances and the edge are computed once, lazily, and shared by all signals.
-    measured = Measured(rgba)
+    measured = LayerMasks(rgba)
     values = {name: SIGNALS[name].measure(measured) for name in (SIGNALS if names is None else names)}
     return {name: None if value is None else round(float(value), 6) for name, value in values.items()}
 
 
-@signal("alpha_min", "the smallest alpha", "0..1", "cheap")
-def _alpha_min(m: Measured) -> float:
+@register_signal("alpha_min", "the smallest alpha", "0..1", "cheap")
+def _alpha_min(m: LayerMasks) -> float:
     return float(m.alpha.min())
 
 
-@signal("alpha_max", "the largest alpha", "0..1", "cheap")
-def _alpha_max(m: Measured) -> float:
+@register_signal("alpha_max", "the largest alpha", "0..1", "cheap")
+def _alpha_max(m: LayerMasks) -> float:
     return float(m.alpha.max())
 
 
-@signal("coverage", "the mean of alpha", "share", "cheap")
-def _coverage(m: Measured) -> float:
+@register_signal("coverage", "the mean of alpha", "share", "cheap")
+def _coverage(m: LayerMasks) -> float:
     return float(m.alpha.mean())
 
 
-@signal("f_opaque", "pixels with a >= 0.98", "share", "cheap")
-def _f_opaque(m: Measured) -> float:
+@register_signal("f_opaque", "pixels with a >= 0.98", "share", "cheap")
+def _f_opaque(m: LayerMasks) -> float:
     return float(np.mean(m.alpha >= 0.98))
 
 
-@signal("f_clear", "pixels with a <= 0.02", "share", "cheap")
-def _f_clear(m: Measured) -> float:
+@register_signal("f_clear", "pixels with a <= 0.02", "share", "cheap")
+def _f_clear(m: LayerMasks) -> float:
     return float(np.mean(m.alpha <= 0.02))
 
 
-@signal("f_semi", "pixels with 0.02 < a < 0.98: ghosts, glass and noise", "share", "cheap")
-def _f_semi(m: Measured) -> float:
+@register_signal("f_semi", "pixels with 0.02 < a < 0.98: ghosts, glass and noise", "share", "cheap")
+def _f_semi(m: LayerMasks) -> float:
     return float(np.mean((m.alpha > 0.02) & (m.alpha < 0.98)))
 
 
-@signal(
+@register_signal(
     "border_touch",
     "pixels of the outermost ring with a > 0.5: a subject cut at the border",
     "share",
     "cheap",
 )
-def _border_touch(m: Measured) -> float:
+def _border_touch(m: LayerMasks) -> float:
     return float(np.mean(m.frame > 0.5))
 
 
-@signal(
+@register_signal(
     "cut_share",
     "border_touch without the bottom row and the lowest third of the sides: a cut that no bust has",
     "share",
     "cheap",
 )
-def _cut_share(m: Measured) -> float:
+def _cut_share(m: LayerMasks) -> float:
     # A bust or a standing figure is usually cut at the bottom: that is no defect.
     above = m.alpha.shape[0] - m.alpha.shape[0] // 3
     ring = np.concatenate([m.alpha[0], m.alpha[1:above, 0], m.alpha[1:above, -1]])
     return float(np.mean(ring > 0.5))
 
 
-@signal(
+@register_signal(
     "frame_haze",
     "pixels of the outermost ring with 0.01 < a < 0.5, farther than 3 % of s from the core: a veil",
     "share",
     "parts",
 )
-def _frame_haze(m: Measured) -> float:
+def _frame_haze(m: LayerMasks) -> float:
     veiled = (m.frame > 0.01) & (m.frame < 0.5)
     # The soft edge of a subject that reaches the border does not count as a veil.
     return float(np.mean(veiled & (border_of(m.outward) > m.reach) if m.core_area else veiled))
 
 
-@signal(
+@register_signal(
     "haze",
     "the mean of alpha farther than 3 % of s from the core: residue of a background",
     "0..1",
     "parts",
 )
-def _haze(m: Measured) -> float | None:
+def _haze(m: LayerMasks) -> float | None:
     far = m.outward > m.reach
     return float(m.alpha[far].mean()) if m.core_area and far.any() else None
 
 
-@signal(
+@register_signal(
     "specks",
     "parts of {a > 0.04} without a core pixel, or with at most 2e-4 of the area",
     "count",
     "parts",
 )
-def _specks(m: Measured) -> float:
+def _specks(m: LayerMasks) -> float:
     count, labels, stats, _ = cv2.connectedComponentsWithStats((m.alpha > 0.04).view(np.uint8), connectivity=8)
     # Debris is a component without a core pixel, or a tiny one.
     cored = np.zeros(count, bool)
@@ -160,96 +160,96 @@ def _specks(m: Measured) -> float:
     return float(np.count_nonzero((~cored | small)[1:]))
 
 
-@signal("n_comp", "parts of the core", "count", "parts")
-def _n_comp(m: Measured) -> float:
+@register_signal("n_comp", "parts of the core", "count", "parts")
+def _n_comp(m: LayerMasks) -> float:
     return float(len(m.parts))
 
 
-@signal(
+@register_signal(
     "largest_share",
     "the largest part of the core in the whole core: stray objects lower it",
     "share",
     "parts",
 )
-def _largest_share(m: Measured) -> float | None:
+def _largest_share(m: LayerMasks) -> float | None:
     return float(m.parts[0] / m.parts.sum()) if len(m.parts) else None
 
 
-@signal(
+@register_signal(
     "hole_frac",
     "area enclosed by the core, relative to the core's own: punched subjects",
     "ratio",
     "parts",
 )
-def _hole_frac(m: Measured) -> float | None:
+def _hole_frac(m: LayerMasks) -> float | None:
     return float(np.count_nonzero(m.holes) / m.core_area) if m.core_area else None
 
 
-@signal(
+@register_signal(
     "alpha_hf_core",
     "mean |Laplacian of a| inside the filled core, its outermost 3 % of s left out",
     "0..4",
     "parts",
 )
-def _alpha_hf_core(m: Measured) -> float | None:
+def _alpha_hf_core(m: LayerMasks) -> float | None:
     # Padding makes the image border count as an edge of the filled core.
     filled = np.pad((m.core | m.holes).view(np.uint8), 1)
     inside = cv2.distanceTransform(filled, cv2.DIST_L2, 3)[1:-1, 1:-1] > m.reach
     return float(np.abs(cv2.Laplacian(m.alpha, cv2.CV_32F))[inside].mean()) if inside.any() else None
 
 
-@signal(
+@register_signal(
     "alpha_grain",
     "mean |a - median of its 3 x 3| where a > 0.04 or the core encloses: salt and pepper",
     "0..1",
     "cheap",
 )
-def _alpha_grain(m: Measured) -> float | None:
+def _alpha_grain(m: LayerMasks) -> float | None:
     body = (m.alpha > 0.04) | m.holes
     if not body.any():
         return None
     return float(cv2.absdiff(m.alpha_bytes, cv2.medianBlur(m.alpha_bytes, 3))[body].mean() / 255)
 
 
-@signal(
+@register_signal(
     "fringe_dE",
     "CIEDE2000 between the soft edge's color and the solid inside's, weighted 4a(1-a)",
     "dE",
     "colour",
 )
-def _fringe(m: Measured) -> float | None:
+def _fringe(m: LayerMasks) -> float | None:
     if m.edge is None:
         return None
-    return m.edge.mean(ciede2000(lab(m.edge.colour), lab(m.edge.expected)))
+    return m.edge.mean(ciede2000(srgb_to_lab(m.edge.colour), srgb_to_lab(m.edge.expected)))
 
 
-@signal(
+@register_signal(
     "contam_grey",
     "how far the soft edge's colors have moved from the inside's towards gray",
     "-1..1",
     "colour",
 )
-def _contam_grey(m: Measured) -> float | None:
+def _contam_grey(m: LayerMasks) -> float | None:
     return m.edge.contamination(0.5) if m.edge else None
 
 
-@signal("contam_white", "the same towards white", "-1..1", "colour")
-def _contam_white(m: Measured) -> float | None:
+@register_signal("contam_white", "the same towards white", "-1..1", "colour")
+def _contam_white(m: LayerMasks) -> float | None:
     return m.edge.contamination(1.0) if m.edge else None
 
 
-@signal("contam_black", "the same towards black", "-1..1", "colour")
-def _contam_black(m: Measured) -> float | None:
+@register_signal("contam_black", "the same towards black", "-1..1", "colour")
+def _contam_black(m: LayerMasks) -> float | None:
     return m.edge.contamination(0.0) if m.edge else None
 
 
-@signal(
+@register_signal(
     "premultiplied_gain",
     "how much closer C/a is to the inside's color than C, as a share of C's distance",
     "share",
     "colour",
 )
-def _premultiplied_gain(m: Measured) -> float | None:
+def _premultiplied_gain(m: LayerMasks) -> float | None:
     """Return the gain of dividing colors by alpha, near 1 if they were stored premultiplied.
 
     None if C exceeds alpha, since premultiplied colors cannot.

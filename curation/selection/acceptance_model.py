@@ -22,13 +22,13 @@ from curation.errors import Refused
 
 Numbers = NDArray[np.float64]
 
-FEWEST: Final = 100
+MIN_DECISIONS: Final = 100
 """The minimum number of decisions to fit a model.
 
 Each verdict must occur at least FEWEST_OF_EACH times.
 """
-FEWEST_OF_EACH: Final = 10
-MOST_CLUSTERS: Final = 32
+MIN_PER_VERDICT: Final = 10
+MAX_CLUSTERS: Final = 32
 
 _KNOTS, _FOLDS, _PULL, _EMBEDDING = 7, 5, 1.0, 3.0
 
@@ -111,21 +111,21 @@ class AcceptanceModel:
         return np.asarray((embeddings - np.asarray(self.middle)) / np.asarray(self.scale), np.float64)
 
 
-def check_lesson(accepted: int, rejected: int) -> None:
+def check_decision_counts(accepted: int, rejected: int) -> None:
     """Raise Refused if there are too few decisions to fit a model.
 
     Args:
         accepted: The number of accepts.
         rejected: The number of rejects.
     """
-    if accepted + rejected < FEWEST or min(accepted, rejected) < FEWEST_OF_EACH:
+    if accepted + rejected < MIN_DECISIONS or min(accepted, rejected) < MIN_PER_VERDICT:
         raise Refused(
             f"{accepted} accepts and {rejected} rejects are too few for an acceptance model",
-            f"review more at random: {FEWEST} decisions, and {FEWEST_OF_EACH} of each verdict",
+            f"review more at random: {MIN_DECISIONS} decisions, and {MIN_PER_VERDICT} of each verdict",
         )
 
 
-def fit(lesson: TrainingRows) -> tuple[AcceptanceModel, dict[str, Any]]:
+def fit_acceptance_model(lesson: TrainingRows) -> tuple[AcceptanceModel, dict[str, Any]]:
     """Fit a model, and measure it out of fold.
 
     The metrics are auc, brier, ece (expected calibration error over ten equal bins), log_loss, and
@@ -143,7 +143,7 @@ def fit(lesson: TrainingRows) -> tuple[AcceptanceModel, dict[str, Any]]:
         Refused: There are too few decisions.
     """
     accepted = int(lesson.accepted.sum())
-    check_lesson(accepted, len(lesson.accepted) - accepted)
+    check_decision_counts(accepted, len(lesson.accepted) - accepted)
     draft = _begin(lesson)
     described = draft.describe(lesson.signals, lesson.embeddings)
     by_prompt = _odds_out_of_fold(described, lesson.accepted, lesson.prompts)
@@ -155,17 +155,17 @@ def fit(lesson: TrainingRows) -> tuple[AcceptanceModel, dict[str, Any]]:
     metrics: dict[str, Any] = {"decisions": len(lesson.accepted), "accepted": accepted}
     # Out-of-fold metrics: prompts never seen in training, then rounds never seen.
     probabilities = _calibrate_out_of_fold(*by_prompt)
-    metrics["by_prompt"] = measure(probabilities, lesson.accepted)
+    metrics["by_prompt"] = compute_metrics(probabilities, lesson.accepted)
     is_random = np.zeros(0, bool) if lesson.at_random is None else lesson.at_random
-    if FEWEST_OF_EACH <= is_random.sum() < len(is_random):
-        metrics["at_random"] = measure(probabilities[is_random], lesson.accepted[is_random])
+    if MIN_PER_VERDICT <= is_random.sum() < len(is_random):
+        metrics["at_random"] = compute_metrics(probabilities[is_random], lesson.accepted[is_random])
     if len(set(lesson.rounds)) > 1:
         by_round = _odds_out_of_fold(described, lesson.accepted, lesson.rounds)
-        metrics["by_round"] = measure(_calibrate_out_of_fold(*by_round), lesson.accepted)
+        metrics["by_round"] = compute_metrics(_calibrate_out_of_fold(*by_round), lesson.accepted)
     return model, metrics
 
 
-def measure(probabilities: Numbers, accepted: NDArray[np.bool_]) -> dict[str, float]:
+def compute_metrics(probabilities: Numbers, accepted: NDArray[np.bool_]) -> dict[str, float]:
     """Return metrics of N predicted probabilities, and the log loss of a constant prediction.
 
     Args:
@@ -193,7 +193,7 @@ def _begin(lesson: TrainingRows) -> AcceptanceModel:
     names = sorted({name for signals in lesson.signals for name in signals})
     mean, scale = lesson.embeddings.mean(0), lesson.embeddings.std(0) + 1e-6
     standardized = ((lesson.embeddings - mean) / scale).astype(np.float64)
-    count = max(1, min(MOST_CLUSTERS, len(standardized) // 20))
+    count = max(1, min(MAX_CLUSTERS, len(standardized) // 20))
     # Clusters limit how many similar candidates are selected.
     clusters = MiniBatchKMeans(count, random_state=0, n_init=1, batch_size=1024).fit(standardized)
     return AcceptanceModel(

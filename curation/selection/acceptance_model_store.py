@@ -16,23 +16,23 @@ from curation.db.tables import acceptance_models
 from curation.domain import Kind
 from curation.errors import NotFound
 from curation.review.reviewers import PERSON, RULE_REVIEWER
-from curation.review.verdicts import UPHELD
-from curation.screening.embedding import unpack
+from curation.review.verdicts import IS_UPHELD
+from curation.screening.embedding import unpack_vectors
 from curation.selection.acceptance_model import (
-    FEWEST,
-    FEWEST_OF_EACH,
+    MIN_DECISIONS,
+    MIN_PER_VERDICT,
     AcceptanceModel,
     TrainingRows,
-    check_lesson,
-    fit,
+    check_decision_counts,
+    fit_acceptance_model,
 )
-from curation.selection.hash_buckets import JUDGING_COIN
+from curation.selection.hash_buckets import HOLDOUT_BUCKET
 
-MOST_DECISIONS: Final = 20_000
+MAX_DECISIONS: Final = 20_000
 """The maximum number of training rows: the latest decisions."""
-MORE: Final = 1.2
+REFIT_GROWTH: Final = 1.2
 """A model is fitted again once there are this many times its decisions."""
-SCORE_AT_ONCE: Final = 10_000
+SCORE_BATCH_SIZE: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class StoredModel:
         return self.head.id
 
 
-def fit_head(tx: Transaction, kind: Kind, embedder: str) -> StoredModel:
+def fit_and_store(tx: Transaction, kind: Kind, embedder: str) -> StoredModel:
     """Fit a model to the standing verdicts of candidates and store it.
 
     A candidate is one training row, however many reviewers have decided it. The labels are people's
@@ -74,20 +74,20 @@ def fit_head(tx: Transaction, kind: Kind, embedder: str) -> StoredModel:
     # Load the labeled candidates with their signals and embeddings.
     rows = tx.execute(
         _TRAINING_ROWS,
-        {"kind": kind, "embedder": embedder, "label_source": label_source, "most": MOST_DECISIONS},
+        {"kind": kind, "embedder": embedder, "label_source": label_source, "most": MAX_DECISIONS},
     ).all()
     # Fail before fitting if one of the verdicts is too rare.
     verdicts = np.array([row.accepted for row in rows], bool)
-    check_lesson(int(verdicts.sum()), int((~verdicts).sum()))
+    check_decision_counts(int(verdicts.sum()), int((~verdicts).sum()))
     training_rows = TrainingRows(
         signals=[row.signals for row in rows],
-        embeddings=unpack([bytes(row.vector) for row in rows]),
+        embeddings=unpack_vectors([bytes(row.vector) for row in rows]),
         accepted=verdicts,
         prompts=[row.prompt_id for row in rows],
         rounds=[row.round_id for row in rows],
         at_random=np.array([row.at_random for row in rows], bool),
     )
-    model, metrics = fit(training_rows)
+    model, metrics = fit_acceptance_model(training_rows)
     row = {
         "id": model.id,
         "kind": kind,
@@ -100,10 +100,10 @@ def fit_head(tx: Transaction, kind: Kind, embedder: str) -> StoredModel:
     # Not the time of the transaction, so that two fits in one transaction have an order.
     now = {"created_at": sa.func.clock_timestamp()}
     tx.execute(insert(acceptance_models).values(**row, **now).on_conflict_do_update(index_elements=["id"], set_=now))
-    return find_head(tx, kind, model.id)
+    return find_model(tx, kind, model.id)
 
 
-def wants_fit(tx: Transaction, kind: Kind, embedder: str) -> bool:
+def needs_fit(tx: Transaction, kind: Kind, embedder: str) -> bool:
     """Return whether there are enough decisions for a new model.
 
     They must also be enough more than those of the newest model.
@@ -117,29 +117,29 @@ def wants_fit(tx: Transaction, kind: Kind, embedder: str) -> bool:
     known = 0 if row is None else int(row["metrics"]["decisions"])
     counts = _count_verdicts(tx, kind, embedder)
     return any(
-        accepted + rejected >= max(FEWEST, MORE * known) and min(accepted, rejected) >= FEWEST_OF_EACH
+        accepted + rejected >= max(MIN_DECISIONS, REFIT_GROWTH * known) and min(accepted, rejected) >= MIN_PER_VERDICT
         for accepted, rejected in counts.values()
     )
 
 
-def may_fit(tx: Transaction, kind: Kind) -> bool:
+def may_need_fit(tx: Transaction, kind: Kind) -> bool:
     """Return whether there may be enough decisions for a new model.
 
     A cheap check for the periodic reconciliation, made before `wants_fit` counts.
     """
     row = _newest(tx, kind)
     known, last = (0, 0) if row is None else (int(row["metrics"]["decisions"]), int(row["last_decision"]))
-    wanted = max(FEWEST, int((MORE - 1) * known))
+    wanted = max(MIN_DECISIONS, int((REFIT_GROWTH - 1) * known))
     return int(tx.execute(_SINCE, {"last": last, "wanted": wanted}).scalar_one()) >= wanted
 
 
-def newest_head(tx: Transaction, kind: Kind, embedder: str) -> StoredModel | None:
+def newest_model(tx: Transaction, kind: Kind, embedder: str) -> StoredModel | None:
     """Return the model fitted last for a kind of candidates, or None."""
     row = _newest(tx, kind, embedder)
     return None if row is None else _read(row)
 
 
-def find_head(tx: Transaction, kind: Kind, name: str | None = None) -> StoredModel:
+def find_model(tx: Transaction, kind: Kind, name: str | None = None) -> StoredModel:
     """Return a model by the prefix of its id, or the newest. Raises NotFound.
 
     Args:
@@ -178,8 +178,8 @@ def score_round(tx: Transaction, kept: StoredModel, number: int) -> int:
     scored = 0
     reading = tx.connection.execute(_UNSCORED, params, execution_options={"stream_results": True})
     # Each batch is written before the next is read, so memory stays bounded.
-    for rows in reading.partitions(SCORE_AT_ONCE):
-        probabilities, clusters = apply(kept.head, rows)
+    for rows in reading.partitions(SCORE_BATCH_SIZE):
+        probabilities, clusters = predict_rows(kept.head, rows)
         scores = {
             "ids": [row.id for row in rows],
             "probabilities": probabilities,
@@ -191,14 +191,14 @@ def score_round(tx: Transaction, kept: StoredModel, number: int) -> int:
     return scored
 
 
-def apply(head: AcceptanceModel, rows: Sequence[sa.Row[Any]]) -> tuple[list[float], list[int]]:
+def predict_rows(head: AcceptanceModel, rows: Sequence[sa.Row[Any]]) -> tuple[list[float], list[int]]:
     """Return probabilities and clusters of rows that have `signals` and `vector`."""
-    embedded: NDArray[np.float32] = unpack([bytes(row.vector) for row in rows])
+    embedded: NDArray[np.float32] = unpack_vectors([bytes(row.vector) for row in rows])
     probabilities = head.predict([row.signals for row in rows], embedded)
     return [float(probability) for probability in probabilities], [int(index) for index in head.cluster(embedded)]
 
 
-def count_lesson(tx: Transaction, kind: Kind, embedder: str) -> tuple[int, int]:
+def count_training_rows(tx: Transaction, kind: Kind, embedder: str) -> tuple[int, int]:
     """Return the number of accepts and rejects that a model would be fitted to now.
 
     Args:
@@ -211,7 +211,7 @@ def count_lesson(tx: Transaction, kind: Kind, embedder: str) -> tuple[int, int]:
 
 def _label_source(tx: Transaction, kind: Kind, embedder: str) -> str:
     accepted, rejected = _count_verdicts(tx, kind, embedder)[PERSON]
-    return PERSON if accepted + rejected >= FEWEST and min(accepted, rejected) >= FEWEST_OF_EACH else RULE_REVIEWER
+    return PERSON if accepted + rejected >= MIN_DECISIONS and min(accepted, rejected) >= MIN_PER_VERDICT else RULE_REVIEWER
 
 
 def _count_verdicts(tx: Transaction, kind: Kind, embedder: str) -> dict[str, tuple[int, int]]:
@@ -239,9 +239,9 @@ def _read(row: Mapping[str, Any]) -> StoredModel:
     )
 
 
-JUDGING: Final = f"""coalesce(c.slice, '') = 'random'
+IS_HELD_OUT: Final = f"""coalesce(c.slice, '') = 'random'
     and greatest((r.policy ->> 'reject_budget')::float, (r.policy ->> 'accept_budget')::float) > 0
-    and {JUDGING_COIN} < 0.5"""
+    and {HOLDOUT_BUCKET} < 0.5"""
 """SQL condition: a random half of the random slice of a round with a gate.
 
 It is held out from every model, so that it can prove gates.
@@ -255,12 +255,12 @@ _LABELED = f"""
         select d.candidate_id, v.kind, max(d.id) as decision
         from decisions d join reviewers v on v.id = d.reviewer_id
         join candidates c on c.id = d.candidate_id
-        where {UPHELD} and v.kind <> 'auto_reviewer' group by d.candidate_id, v.kind) said
+        where {IS_UPHELD} and v.kind <> 'auto_reviewer' group by d.candidate_id, v.kind) said
     join candidates c on c.id = said.candidate_id
     join rounds r on r.id = c.round_id
     join screenings s on s.candidate_id = c.id
     join embeddings e on e.candidate_id = c.id
-    where r.kind = :kind and e.source = :embedder and not ({JUDGING})"""
+    where r.kind = :kind and e.source = :embedder and not ({IS_HELD_OUT})"""
 
 _COUNT = sa.text(f"""
     select said.kind, count(*) filter (where c.state = 'accepted') as accepted,

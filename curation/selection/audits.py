@@ -29,7 +29,7 @@ IS_BEYOND: Final = """k.candidate_id = c.id and k.acceptance_model_id = :head
 
 
 @dataclass(frozen=True)
-class Audit:
+class GateAudit:
     """`errors` of `judged` automatic verdicts that people disagree with, and a lower bound.
 
     `low`: at least this share of all acceptable candidates is lost (for accepts: of the accepted
@@ -45,7 +45,7 @@ class Audit:
         return asdict(self)
 
 
-def read_audit(tx: Transaction, gate: Mapping[str, Any]) -> Audit:
+def read_audit(tx: Transaction, gate: Mapping[str, Any]) -> GateAudit:
     """Return the state of a gate's audit.
 
     Args:
@@ -62,14 +62,14 @@ def read_audit(tx: Transaction, gate: Mapping[str, Any]) -> Audit:
     row = tx.execute(_AUDITED, params).one()
     # Without errors nothing is contradicted, whatever the size of the audit.
     if not row.errors:
-        return Audit(row.judged, 0, 0.0)
+        return GateAudit(row.judged, 0, 0.0)
     if not reject:
-        return Audit(row.judged, row.errors, bounds.whenever(row.errors, row.judged).low)
+        return GateAudit(row.judged, row.errors, bounds.anytime_bounds(row.errors, row.judged).low)
     # A reject gate: combine two bounds, each at half of the error level.
-    wrong = bounds.whenever(row.errors, row.judged, bounds.LEVEL / 2)
+    wrong = bounds.anytime_bounds(row.errors, row.judged, bounds.LEVEL / 2)
     round_ = tx.execute(_ROUND, params).one()
-    good = bounds.whenever(round_.accepted, round_.judged, bounds.LEVEL / 2)
-    return Audit(row.judged, row.errors, min(1.0, wrong.low * round_.beyond / (good.high * round_.passed)))
+    good = bounds.anytime_bounds(round_.accepted, round_.judged, bounds.LEVEL / 2)
+    return GateAudit(row.judged, row.errors, min(1.0, wrong.low * round_.beyond / (good.high * round_.passed)))
 
 
 # Audits of top-N acceptance have the same slice, but do not concern gates.

@@ -9,15 +9,15 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
-from curation.datasets.samples import add_samples, samples_of
+from curation.datasets.samples import add_samples, samples_from_candidates
 from curation.db.engine import Transaction
 from curation.db.tables import rounds, samples
 from curation.domain import Role, Verdict
 from curation.errors import Refused
 from curation.review.reviewers import AUTO_REVIEWER, add_reviewer
-from curation.review.verdicts import STANDS
+from curation.review.verdicts import IS_STANDING
 
-AT_ONCE: Final = 5_000
+BATCH_SIZE: Final = 5_000
 
 
 def decide_all(tx: Transaction, ids: Sequence[uuid.UUID], verdict: Verdict, sentence: str) -> int:
@@ -37,9 +37,9 @@ def decide_all(tx: Transaction, ids: Sequence[uuid.UUID], verdict: Verdict, sent
     """
     machine = add_reviewer(tx, AUTO_REVIEWER, Role.annotator, AUTO_REVIEWER).id
     decided = 0
-    for start in range(0, len(ids), AT_ONCE):
+    for start in range(0, len(ids), BATCH_SIZE):
         params = {
-            "ids": list(ids[start : start + AT_ONCE]),
+            "ids": list(ids[start : start + BATCH_SIZE]),
             "auto_reviewer": machine,
             "verdict": verdict,
             "comment": sentence,
@@ -47,12 +47,12 @@ def decide_all(tx: Transaction, ids: Sequence[uuid.UUID], verdict: Verdict, sent
         }
         moved = [row.candidate_id for row in tx.execute(_DECIDE, params)]
         if verdict is Verdict.accept:
-            add_samples(tx, samples_of(tx, moved))
+            add_samples(tx, samples_from_candidates(tx, moved))
         decided += len(moved)
     return decided
 
 
-def take_back(tx: Transaction, number: int, actor: str) -> int:
+def revert_auto_verdicts(tx: Transaction, number: int, actor: str) -> int:
     """Revert every standing verdict of the auto-reviewer in a round.
 
     The candidates become "unshown" again and their samples are withdrawn; the decisions stay, with
@@ -75,8 +75,8 @@ def take_back(tx: Transaction, number: int, actor: str) -> int:
         raise Refused(f"round {number} is closed", "decisions of a closed round are final")
     # Undo the decisions first, then move the candidates and withdraw their samples in batches.
     undone = [row.candidate_id for row in tx.execute(_UNDO, {"round": number})]
-    for start in range(0, len(undone), AT_ONCE):
-        batch = undone[start : start + AT_ONCE]
+    for start in range(0, len(undone), BATCH_SIZE):
+        batch = undone[start : start + BATCH_SIZE]
         tx.execute(_BACK, {"ids": batch})
         tx.execute(sa.update(samples).where(samples.c.candidate_id.in_(batch)).values(withdrawn_at=sa.func.now()))
     tx.log(actor, "machine's verdicts taken back", f"round {number}", count=len(undone))
@@ -105,7 +105,7 @@ _UNDO = sa.text(f"""
     select d.candidate_id, d.reviewer_id, 'undo', d.channel, md5('machine undo ' || d.id)::uuid, d.id,
         d.checkpoint_id
     from decisions d join candidates c on c.id = d.candidate_id
-    where c.round_id = :round and d.channel = 'auto_reviewer' and {STANDS}
+    where c.round_id = :round and d.channel = 'auto_reviewer' and {IS_STANDING}
     returning candidate_id""")
 
 _BACK = _of_ids("""

@@ -10,12 +10,12 @@ import sqlalchemy as sa
 from curation.db.engine import Database, Transaction
 from curation.domain import CandidateState, Kind
 from curation.ports import Embedder, ObjectStore
-from curation.screening.rules import keep_again, measure_candidates
+from curation.screening.rules import measure_candidates, store_remeasured
 
-SEE_AT_ONCE: Final = 64
+BATCH_SIZE: Final = 64
 
 
-def see_unseen(database: Database, store: ObjectStore, kind: Kind, embedder: Embedder) -> int:
+def backfill_embeddings(database: Database, store: ObjectStore, kind: Kind, embedder: Embedder) -> int:
     """Embed all candidates that are or may be decided and that this embedder has not seen.
 
     Each batch is a transaction of its own, so that an interrupted run is continued by the next
@@ -38,12 +38,12 @@ def see_unseen(database: Database, store: ObjectStore, kind: Kind, embedder: Emb
             if not ids:
                 return count
             measured = measure_candidates(tx, store, ids, embedder, tuple(CandidateState))
-            keep_again(tx, measured)
+            store_remeasured(tx, measured)
         count, after = count + len(measured), ids[-1]
 
 
 def _unseen(tx: Transaction, kind: Kind, embedder: str, after: uuid.UUID) -> list[uuid.UUID]:
-    params = {"kind": kind, "embedder": embedder, "after": after, "most": SEE_AT_ONCE}
+    params = {"kind": kind, "embedder": embedder, "after": after, "most": BATCH_SIZE}
     return [row.id for row in tx.execute(_UNSEEN, params)]
 
 

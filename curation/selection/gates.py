@@ -31,21 +31,21 @@ from curation.db.engine import Transaction
 from curation.db.tables import gates, rounds
 from curation.domain import Kind, Verdict
 from curation.review.reviewers import AUTO_REVIEWER
-from curation.review.verdicts import UPHELD
-from curation.rounds.policies import Mixed
+from curation.review.verdicts import IS_UPHELD
+from curation.rounds.policies import MixedPolicy
 from curation.selection import auto_reviewer
-from curation.selection.acceptance_model_store import JUDGING, StoredModel, find_head
+from curation.selection.acceptance_model_store import IS_HELD_OUT, StoredModel, find_model
 from curation.selection.audits import IS_BEYOND, read_audit
-from curation.selection.hash_buckets import AUDIT_COIN
+from curation.selection.hash_buckets import AUDIT_BUCKET
 from curation.statistics import bounds
 
 log = logging.getLogger("layerloop.selection")
 
-Decided = Literal[Verdict.reject, Verdict.accept]
+AutoVerdict = Literal[Verdict.reject, Verdict.accept]
 
-GRID: Final = tuple(round(0.05 * step, 2) for step in range(1, 20))
+THRESHOLD_SHARES: Final = tuple(round(0.05 * step, 2) for step in range(1, 20))
 """Candidate thresholds as shares of the round, fixed before any verdict is read."""
-MORE: Final = 1.3
+LOOK_GROWTH: Final = 1.3
 """The next interim look is due once there are this many times the decisions of the last."""
 
 
@@ -60,15 +60,15 @@ class InterimLook:
     """
 
     proven: int
-    lost: bounds.Count
-    wrong: bounds.Count
+    lost: bounds.BoundedCount
+    wrong: bounds.BoundedCount
 
 
-def look_at(
+def evaluate_thresholds(
     probabilities: np.ndarray[Any, Any],
     accepted: np.ndarray[Any, Any],
     thresholds: Sequence[float],
-    verdict: Decided,
+    verdict: AutoVerdict,
     budget: float,
     level: float,
 ) -> InterimLook:
@@ -89,31 +89,31 @@ def look_at(
     errors = [int(np.count_nonzero(mask & is_error)) for mask in decided_masks]
     sizes = [int(is_error.sum()) if reject else int(mask.sum()) for mask in decided_masks]
     # Skip thresholds beyond which there are too few candidates to prove anything.
-    first = next((index for index, n in enumerate(sizes) if n >= bounds.enough(budget, level)), len(sizes))
+    first = next((index for index, n in enumerate(sizes) if n >= bounds.min_sample_size(budget, level)), len(sizes))
     # Fixed-sequence testing: the first threshold that is not proven ends it.
     proven = first
-    while proven < len(errors) and bounds.last_proven([errors[proven]], sizes[proven], budget, level):
+    while proven < len(errors) and bounds.count_proven_thresholds([errors[proven]], sizes[proven], budget, level):
         proven += 1
     if proven == first:
-        return InterimLook(0, bounds.count(0, 0, level), bounds.count(0, 0, level))
+        return InterimLook(0, bounds.exact_bounds(0, 0, level), bounds.exact_bounds(0, 0, level))
     last = proven - 1
     return InterimLook(
         proven,
-        bounds.count(errors[last], int(is_error.sum()), level),
-        bounds.count(errors[last], int(decided_masks[last].sum()), level),
+        bounds.exact_bounds(errors[last], int(is_error.sum()), level),
+        bounds.exact_bounds(errors[last], int(decided_masks[last].sum()), level),
     )
 
 
-def head_of(tx: Transaction, number: int) -> StoredModel | None:
+def gate_model(tx: Transaction, number: int) -> StoredModel | None:
     """Return the model of a round's active gate, or None if no gate is active."""
     active = _standing(tx, number)
     if not active:
         return None
     kind = Kind(tx.scalar(sa.select(rounds.c.kind).where(rounds.c.id == number)))
-    return find_head(tx, kind, str(active[0]["acceptance_model_id"]))
+    return find_model(tx, kind, str(active[0]["acceptance_model_id"]))
 
 
-def pass_gates(tx: Transaction, number: int, policy: Mixed, r: float, kept: StoredModel) -> int:
+def run_gates(tx: Transaction, number: int, policy: MixedPolicy, r: float, kept: StoredModel) -> int:
     """Take an interim look if one is due, and apply the active gates.
 
     Args:
@@ -126,7 +126,7 @@ def pass_gates(tx: Transaction, number: int, policy: Mixed, r: float, kept: Stor
     Returns:
         The number of automatic decisions.
     """
-    budgets: dict[Decided, float] = {
+    budgets: dict[AutoVerdict, float] = {
         Verdict.reject: policy.reject_budget,
         Verdict.accept: policy.accept_budget,
     }
@@ -140,7 +140,7 @@ def pass_gates(tx: Transaction, number: int, policy: Mixed, r: float, kept: Stor
     return decided
 
 
-def tell_gates(tx: Transaction, number: int) -> list[dict[str, Any]]:
+def gates_report(tx: Transaction, number: int) -> list[dict[str, Any]]:
     """Return the proven gates of a round as JSON data, with the state of their audits.
 
     `lost` and `wrong` are the error rates at the look that proved the gate; `audit` is the state of
@@ -168,7 +168,7 @@ def tell_gates(tx: Transaction, number: int) -> list[dict[str, Any]]:
     return reports
 
 
-def as_lines(told: Sequence[dict[str, Any]]) -> list[str]:
+def format_gates(told: Sequence[dict[str, Any]]) -> list[str]:
     """Return the gates of a round as lines for the terminal."""
     return [
         (_CONTRADICTED if gate["contradicted"] else _STANDS).format(
@@ -231,7 +231,7 @@ def close_contradicted(tx: Transaction, number: int) -> int:
     return closed
 
 
-def _take_look(tx: Transaction, number: int, verdict: Decided, budget: float, kept: StoredModel) -> None:
+def _take_look(tx: Transaction, number: int, verdict: AutoVerdict, budget: float, kept: StoredModel) -> None:
     earlier = [look for look in list_gates(tx, number) if look["verdict"] == verdict]
     if any(look["closed_at"] for look in earlier):
         return
@@ -239,14 +239,14 @@ def _take_look(tx: Transaction, number: int, verdict: Decided, budget: float, ke
     judged = tx.execute(_JUDGED, {"round": number, "head": kept.id, "label_source": kept.label_source}).all()
     accepted = np.array([row.accepted for row in judged], bool)
     n = int(accepted.sum()) if verdict is Verdict.reject else len(accepted)
-    level = bounds.spend(len(earlier) + 1)
-    if n < max(bounds.enough(budget, level), MORE * earlier[-1]["metrics"]["n"] if earlier else 0):
+    level = bounds.interim_level(len(earlier) + 1)
+    if n < max(bounds.min_sample_size(budget, level), LOOK_GROWTH * earlier[-1]["metrics"]["n"] if earlier else 0):
         return
     # Thresholds are quantiles of the scores, chosen without the verdicts.
-    grid = list(GRID if verdict is Verdict.reject else [1 - share for share in GRID])
+    grid = list(THRESHOLD_SHARES if verdict is Verdict.reject else [1 - share for share in THRESHOLD_SHARES])
     thresholds = tx.execute(_THRESHOLDS, {"round": number, "head": kept.id, "grid": grid}).scalar_one()
     probabilities = np.array([row.probability for row in judged], np.float64)
-    found = look_at(probabilities, accepted, thresholds, verdict, budget, level)
+    found = evaluate_thresholds(probabilities, accepted, thresholds, verdict, budget, level)
     # Record every look, proven or not, since each spends a part of the error level.
     row = {
         "round_id": number,
@@ -258,7 +258,7 @@ def _take_look(tx: Transaction, number: int, verdict: Decided, budget: float, ke
             "n": n,
             "budget": budget,
             "level": level,
-            "share": GRID[found.proven - 1] if found.proven else 0.0,
+            "share": THRESHOLD_SHARES[found.proven - 1] if found.proven else 0.0,
             "lost": found.lost.__dict__,
             "wrong": found.wrong.__dict__,
         },
@@ -307,9 +307,9 @@ _JUDGED = sa.text(f"""
     from candidates c
     join rounds r on r.id = c.round_id
     join scores k on k.candidate_id = c.id and k.acceptance_model_id = :head
-    where c.round_id = :round and {JUDGING} and c.state in ('accepted', 'rejected') and exists (
+    where c.round_id = :round and {IS_HELD_OUT} and c.state in ('accepted', 'rejected') and exists (
         select from decisions d join reviewers v on v.id = d.reviewer_id and v.kind = :label_source
-        where d.candidate_id = c.id and {UPHELD})""")
+        where d.candidate_id = c.id and {IS_UPHELD})""")
 
 # Quantiles are over the random slice alone, which represents the round: undecided candidates lack
 # the likely ones that people have already reviewed.
@@ -325,9 +325,9 @@ _AUDIT_RANDOM = sa.text(f"""
 
 _AUDIT = sa.text(f"""
     update candidates c set state = 'waiting', slice = 'audit', propensity = :propensity,
-        priority = -{AUDIT_COIN}
+        priority = -{AUDIT_BUCKET}
     from scores k
-    where c.round_id = :round and c.state = 'screened' and {AUDIT_COIN} < :audit and {IS_BEYOND}""")
+    where c.round_id = :round and c.state = 'screened' and {AUDIT_BUCKET} < :audit and {IS_BEYOND}""")
 
 _BEYOND = sa.text(f"""
     select c.id from candidates c join scores k on {IS_BEYOND}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 
-def coin(first: int) -> str:
+def hash_bucket(first: int) -> str:
     """Return SQL for a number in [0, 1) from 28 bits of the id of row c.
 
     Args:
@@ -15,9 +15,9 @@ def coin(first: int) -> str:
 
 
 # Each uses different digits, so that the numbers are independent.
-SLICE_COIN: Final = coin(1)
+SLICE_BUCKET: Final = hash_bucket(1)
 """Selects the random slice."""
-JUDGING_COIN: Final = coin(9)
+HOLDOUT_BUCKET: Final = hash_bucket(9)
 """Selects the half of the random slice that proves gates."""
-AUDIT_COIN: Final = coin(17)
+AUDIT_BUCKET: Final = hash_bucket(17)
 """Selects the candidates that people review of those a gate would decide."""

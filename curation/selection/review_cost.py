@@ -9,16 +9,16 @@ import sqlalchemy as sa
 
 from curation.db.engine import Transaction
 from curation.review.reviewers import PERSON
-from curation.review.verdicts import STANDS
+from curation.review.verdicts import IS_STANDING
 from curation.rounds.lifecycle import find_round
-from curation.rounds.policies import Mixed, read_policy
+from curation.rounds.policies import MixedPolicy, parse_policy
 
 HOUR: Final = 3_600.0
-ENOUGH_SECONDS: Final = 600.0
+MIN_REVIEW_SECONDS: Final = 600.0
 """Less review time in a round than this is too little for predictions and stopping."""
 
 
-def round_price(tx: Transaction, number: int) -> dict[str, Any]:
+def review_cost(tx: Transaction, number: int) -> dict[str, Any]:
     """Return the review cost of a round as JSON data. Raises NotFound.
 
     `slices`: reviews, seconds, accepts and seconds per accept by selection slice. `next_hour`: the
@@ -30,18 +30,18 @@ def round_price(tx: Transaction, number: int) -> dict[str, Any]:
         tx: The transaction.
         number: The round.
     """
-    policy = read_policy(find_round(tx, number)["policy"])
+    policy = parse_policy(find_round(tx, number)["policy"])
     slices = [dict(row) for row in tx.execute(_SLICES, {"round": number}).mappings()]
     for row in slices:
         row["seconds_per_accept"] = row["seconds"] / row["accepted"] if row["accepted"] and row["seconds"] else None
     return {
         "slices": slices,
         "next_hour": _next_hour(tx, number),
-        "stop": why_stop(tx, number, policy) if isinstance(policy, Mixed) else None,
+        "stop": stop_reason(tx, number, policy) if isinstance(policy, MixedPolicy) else None,
     }
 
 
-def why_stop(tx: Transaction, number: int, policy: Mixed) -> str | None:
+def stop_reason(tx: Transaction, number: int, policy: MixedPolicy) -> str | None:
     """Return the reason to stop a round's review by its policy, or None to continue.
 
     Args:
@@ -53,7 +53,7 @@ def why_stop(tx: Transaction, number: int, policy: Mixed) -> str | None:
         accepted = int(tx.execute(_ACCEPTED, {"round": number}).scalar_one())
         if accepted >= policy.wanted:
             return f"{accepted} are accepted, and {policy.wanted} were wanted"
-    if policy.least and _seconds_looked(tx, number) >= ENOUGH_SECONDS:
+    if policy.least and _seconds_looked(tx, number) >= MIN_REVIEW_SECONDS:
         # Predict only if every remaining candidate has a score.
         coming = _next_hour(tx, number)
         if coming and coming["certain"] and coming["accepts"] < policy.least:
@@ -61,7 +61,7 @@ def why_stop(tx: Transaction, number: int, policy: Mixed) -> str | None:
     return None
 
 
-def seconds_left(tx: Transaction, counts: Mapping[str, int], share: float, overlap: int = 1) -> float | None:
+def review_seconds_left(tx: Transaction, counts: Mapping[str, int], share: float, overlap: int = 1) -> float | None:
     """Estimate the review time left in a round, in seconds; None if the pace is unknown.
 
     Counts waiting candidates, and the share of unfinished ones that will be shown.
@@ -89,7 +89,7 @@ def seconds_left(tx: Transaction, counts: Mapping[str, int], share: float, overl
     )
 
 
-def as_lines(told: Mapping[str, Any]) -> list[str]:
+def format_review_cost(told: Mapping[str, Any]) -> list[str]:
     """Return the cost of a round as lines for the terminal."""
     lines = [
         "    {slice}: {accepted} accepts of {looks} looks, {seconds_per_accept:.1f} s each".format(**row)
@@ -97,7 +97,7 @@ def as_lines(told: Mapping[str, Any]) -> list[str]:
         if row["seconds_per_accept"] is not None
     ]
     hour = told["next_hour"]
-    if hour and sum(row["seconds"] or 0 for row in told["slices"]) >= ENOUGH_SECONDS:
+    if hour and sum(row["seconds"] or 0 for row in told["slices"]) >= MIN_REVIEW_SECONDS:
         looks = min(hour["looks"], hour["left"])
         period = "the next hour of review" if looks < hour["left"] else "all that is left"
         accepts = hour["accepts"] * looks / hour["looks"]
@@ -139,7 +139,7 @@ _SLICES = sa.text(f"""
         avg(d.dwell_ms) / 1000.0::double precision
             * count(*) filter (where d.verdict <> 'undo') as seconds,
         count(distinct c.id) filter (where c.state = 'accepted' and d.verdict = 'accept'
-            and {STANDS}) as accepted
+            and {IS_STANDING}) as accepted
     from decisions d join candidates c on c.id = d.candidate_id
     join reviewers v on v.id = d.reviewer_id
     where c.round_id = :round and v.kind = '{PERSON}'

@@ -25,18 +25,18 @@ from curation.db.engine import Transaction
 from curation.db.tables import candidates
 from curation.domain import CandidateState, Kind
 from curation.rounds.lifecycle import find_round
-from curation.rounds.policies import AESTHETIC, CLIP_SCORE, Mixed, Paper, Random, read_policy
+from curation.rounds.policies import AESTHETIC, CLIP_SCORE, MixedPolicy, PaperPolicy, RandomPolicy, parse_policy
 from curation.selection import gates, review_cost
-from curation.selection.acceptance_model_store import StoredModel, newest_head, score_round
-from curation.selection.hash_buckets import SLICE_COIN
+from curation.selection.acceptance_model_store import StoredModel, newest_model, score_round
+from curation.selection.hash_buckets import SLICE_BUCKET
 
-STOCK: Final = 192
+QUEUE_TARGET: Final = 192
 """The number of selected candidates kept waiting.
 
 Enough for the review batches of three reviewers, and few enough that the latest model decides.
 """
 
-LOCK: Final = 7_201_115  # advisory lock with the round's number: one worker selects at a time
+SELECTION_LOCK: Final = 7_201_115  # advisory lock with the round's number: one worker selects at a time
 
 
 def select_candidates(tx: Transaction, number: int, embedder: str = "") -> tuple[int, int]:
@@ -53,12 +53,12 @@ def select_candidates(tx: Transaction, number: int, embedder: str = "") -> tuple
         The number of candidates shown and left unshown.
     """
     row = find_round(tx, number)
-    policy = read_policy(row["policy"])
-    if isinstance(policy, Random):
+    policy = parse_policy(row["policy"])
+    if isinstance(policy, RandomPolicy):
         # Simple policies decide each candidate on its own, all at once.
         params = {"round": number, "r": policy.share}
         return _count(tx, _SHOW_SHARE, params), _leave_rest(tx, number)
-    if isinstance(policy, Paper):
+    if isinstance(policy, PaperPolicy):
         names = {"aesthetic": AESTHETIC, "clip": CLIP_SCORE}
         shown = _count(
             tx,
@@ -67,23 +67,23 @@ def select_candidates(tx: Transaction, number: int, embedder: str = "") -> tuple
         )
         return shown, _leave_rest(tx, number)
     # A mixed policy compares candidates, so only one worker may run it for a round.
-    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK, number)))
-    return _mix(tx, row, policy, newest_head(tx, Kind(row["kind"]), embedder))
+    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(SELECTION_LOCK, number)))
+    return _mix(tx, row, policy, newest_model(tx, Kind(row["kind"]), embedder))
 
 
-def _mix(tx: Transaction, row: dict[str, Any], policy: Mixed, newest: StoredModel | None) -> tuple[int, int]:
+def _mix(tx: Transaction, row: dict[str, Any], policy: MixedPolicy, newest: StoredModel | None) -> tuple[int, int]:
     number, r = row["id"], policy.random_share(row["quota"])
     # Wait until half of the stock is used: fewer, larger selections score less often.
     gates.close_contradicted(tx, number)
-    if int(tx.execute(_STOCK, {"round": number}).scalar_one()) > STOCK // 2:
+    if int(tx.execute(_STOCK, {"round": number}).scalar_one()) > QUEUE_TARGET // 2:
         return 0, 0
     shown = 0
     # A round with an active gate keeps the model that the gate was proven for.
-    model = gates.head_of(tx, number) or newest
-    stopped = review_cost.why_stop(tx, number, policy) is not None
+    model = gates.gate_model(tx, number) or newest
+    stopped = review_cost.stop_reason(tx, number, policy) is not None
     if model is not None and not stopped:
         score_round(tx, model, number)
-        gates.pass_gates(tx, number, policy, r, model)
+        gates.run_gates(tx, number, policy, r, model)
         shown += _fill_stock(tx, row, policy, r, model)
     if not stopped:
         # The random slice is shown whether there is a model or not.
@@ -95,7 +95,7 @@ def _mix(tx: Transaction, row: dict[str, Any], policy: Mixed, newest: StoredMode
     return _end_of_round(tx, number, policy, taught=model is not None, stopped=stopped)
 
 
-def _end_of_round(tx: Transaction, number: int, policy: Mixed, *, taught: bool, stopped: bool) -> tuple[int, int]:
+def _end_of_round(tx: Transaction, number: int, policy: MixedPolicy, *, taught: bool, stopped: bool) -> tuple[int, int]:
     """Leave the rest unshown once all candidates are generated and no selected one waits.
 
     Called when nothing more was selected.
@@ -110,7 +110,7 @@ def _end_of_round(tx: Transaction, number: int, policy: Mixed, *, taught: bool, 
     return shown, _leave_rest(tx, number) if stopped or taught or counts.atdesk == 0 else 0
 
 
-def _fill_stock(tx: Transaction, row: dict[str, Any], policy: Mixed, r: float, kept: StoredModel) -> int:
+def _fill_stock(tx: Transaction, row: dict[str, Any], policy: MixedPolicy, r: float, kept: StoredModel) -> int:
     """Select candidates up to the size of the stock.
 
     No more than the policy's share of the candidates that have passed screening so far.
@@ -118,7 +118,7 @@ def _fill_stock(tx: Transaction, row: dict[str, Any], policy: Mixed, r: float, k
     counts = tx.execute(_STANDING, {"round": row["id"]}).one()
     # The random slice has its own share; the competition gives out the rest.
     target = (policy.share - r) / (1 - r) * counts.passed if r < 1 else 0.0
-    places = min(STOCK - counts.stock, round(target) - counts.winners)
+    places = min(QUEUE_TARGET - counts.stock, round(target) - counts.winners)
     if places <= 0 or not counts.screened + counts.unshown:
         return 0
     likely = round(places * policy.likely / (policy.likely + policy.uncertain))
@@ -156,32 +156,32 @@ def _count(tx: Transaction, statement: sa.TextClause, params: dict[str, Any]) ->
 # The priority is the same random number, so that any prefix of the queue is a random sample.
 _SHOW_SHARE = sa.text(f"""
     update candidates c set state = 'waiting', slice = 'random', propensity = :r,
-        priority = {SLICE_COIN}
-    where round_id = :round and state = 'screened' and {SLICE_COIN} < :r""")
+        priority = {SLICE_BUCKET}
+    where round_id = :round and state = 'screened' and {SLICE_BUCKET} < :r""")
 
 _SHOW_PAPER = sa.text(f"""
     update candidates c set state = 'waiting',
-        slice = case when {SLICE_COIN} < :r then 'random' else 'paper' end,
+        slice = case when {SLICE_BUCKET} < :r then 'random' else 'paper' end,
         propensity = case when (s.signals ->> :aesthetic)::float > :above then 1 else :r end,
-        priority = case when {SLICE_COIN} < :r then {SLICE_COIN} / :r
+        priority = case when {SLICE_BUCKET} < :r then {SLICE_BUCKET} / :r
             else (s.signals ->> :clip)::float / 100 end
     from screenings s
     where c.round_id = :round and c.state = 'screened' and s.candidate_id = c.id
-        and ({SLICE_COIN} < :r or (s.signals ->> :aesthetic)::float > :above)""")
+        and ({SLICE_BUCKET} < :r or (s.signals ->> :aesthetic)::float > :above)""")
 
 # A position in the queue is a priority in (-1, 0], so that a skip, which subtracts 1, goes last.
 # The random slice is spread over all that will be shown, so that any prefix of the queue has the
 # mix of the policy.
 _SHOW_RANDOM = sa.text(f"""
     update candidates c set state = 'waiting', slice = 'random', propensity = :r,
-        priority = -least({SLICE_COIN} / :r * :reach, 2097151) / 2097152.0
-    where round_id = :round and state = 'screened' and {SLICE_COIN} < :r
+        priority = -least({SLICE_BUCKET} / :r * :reach, 2097151) / 2097152.0
+    where round_id = :round and state = 'screened' and {SLICE_BUCKET} < :r
         and id <= cast(:bound as uuid)""")
 
 _SHOW_UNTAUGHT = sa.text(f"""
     update candidates c set state = 'waiting', slice = 'uncertain', propensity = :r,
         priority = -0.99
-    where round_id = :round and state = 'screened' and {SLICE_COIN} < :r""")
+    where round_id = :round and state = 'screened' and {SLICE_BUCKET} < :r""")
 
 _STOCK = sa.text("""
     select count(*) from candidates
@@ -209,7 +209,7 @@ _GIVE_PLACES = sa.text(f"""
             c.slice is not null and c.propensity = 1 as placed,
             c.state in ('screened', 'unshown') and c.slice is null
                 or c.slice = 'random' and c.propensity = cast(:r as real) as competes,
-            {SLICE_COIN} < :r as is_random
+            {SLICE_BUCKET} < :r as is_random
         from candidates c join scores k on k.candidate_id = c.id and k.acceptance_model_id = :head
         where c.round_id = :round
             and (c.state in ('screened', 'unshown', 'waiting', 'showing') or c.slice is not null)),

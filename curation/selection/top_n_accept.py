@@ -23,12 +23,12 @@ from curation.domain import Kind, RoundState, Verdict
 from curation.errors import Conflict, NotFound, Refused
 from curation.rounds.lifecycle import find_round
 from curation.selection import auto_reviewer
-from curation.selection.acceptance_model_store import find_head, score_round
+from curation.selection.acceptance_model_store import find_model, score_round
 from curation.statistics import bounds
 
 
 @dataclass(frozen=True)
-class Terms:
+class TopNSettings:
     """Keep the best `keep`, audit `audit` of them, and accept if a share of `least` is proven.
 
     No prompt and no cluster gets more than `per_prompt` and `per_cluster` times its fair share.
@@ -41,10 +41,10 @@ class Terms:
     per_cluster: float = 3.0
 
 
-LOCK: Final = 7_201_116  # advisory lock with the round's number: one run of a round at a time
+TOP_N_LOCK: Final = 7_201_116  # advisory lock with the round's number: one run of a round at a time
 
 
-def plan_scaling(tx: Transaction, number: int, terms: Terms) -> dict[str, Any]:
+def plan_top_n(tx: Transaction, number: int, terms: TopNSettings) -> dict[str, Any]:
     """Return what top-N acceptance would keep, and what its audit could prove at best.
 
     Scores are written, nothing else is.
@@ -61,17 +61,17 @@ def plan_scaling(tx: Transaction, number: int, terms: Terms) -> dict[str, Any]:
     """
     row = find_round(tx, number)
     # Each attempt in a round spends a part of the error level.
-    level = bounds.spend(1 + int(tx.execute(_ATTEMPTS, {"round": number}).scalar_one()))
+    level = bounds.interim_level(1 + int(tx.execute(_ATTEMPTS, {"round": number}).scalar_one()))
     _check_terms(terms, level)
     _check_drawn(tx, row)
-    kept = find_head(tx, Kind(row["kind"]))
+    kept = find_model(tx, Kind(row["kind"]))
     scored = score_round(tx, kept, number)
     found = dict(tx.execute(_PLAN, {"round": number, "head": kept.id} | asdict(terms)).mappings().one())
     limits = {"level": level, "scored": scored, "most_rejects": _most_rejects(terms, level)}
     return {"round": number, "head": kept.id} | asdict(terms) | found | limits
 
 
-def begin_scaling(tx: Transaction, number: int, terms: Terms, actor: str) -> dict[str, Any]:
+def begin_top_n(tx: Transaction, number: int, terms: TopNSettings, actor: str) -> dict[str, Any]:
     """Fix the best of a round and queue a random part of them for review.
 
     Args:
@@ -88,13 +88,13 @@ def begin_scaling(tx: Transaction, number: int, terms: Terms, actor: str) -> dic
         NotFound: As for `plan_scaling`.
         Refused: As for `plan_scaling`.
     """
-    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK, number)))
-    if find_scaling(tx, number, ended=False) is not None:
+    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(TOP_N_LOCK, number)))
+    if find_top_n(tx, number, ended=False) is not None:
         raise Conflict(
             f"a top-N acceptance of round {number} is in progress",
             f"'layerloop round accept-top {number}' continues it",
         )
-    plan = plan_scaling(tx, number, terms)
+    plan = plan_top_n(tx, number, terms)
     if plan["kept"] < terms.audit:
         raise Conflict(
             f"only {plan['kept']} of round {number} can be kept, fewer than {terms.audit} to audit",
@@ -120,10 +120,10 @@ def begin_scaling(tx: Transaction, number: int, terms: Terms, actor: str) -> dic
         head=plan["head"],
         **asdict(terms),
     )
-    return describe(tx, number)
+    return describe_top_n(tx, number)
 
 
-def finish_scaling(tx: Transaction, number: int, actor: str, *, dry_run: bool = False) -> dict[str, Any]:
+def finish_top_n(tx: Transaction, number: int, actor: str, *, dry_run: bool = False) -> dict[str, Any]:
     """End the run in progress once its audit is complete: accept the kept candidates, or refuse.
 
     While some of the audit waits, and with `dry_run`, only the state is returned. Idempotent.
@@ -137,8 +137,8 @@ def finish_scaling(tx: Transaction, number: int, actor: str, *, dry_run: bool = 
     Raises:
         NotFound: The round has no run.
     """
-    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK, number)))
-    status = describe(tx, number)
+    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(TOP_N_LOCK, number)))
+    status = describe_top_n(tx, number)
     if status["outcome"] or status["waiting"] or dry_run:
         return status
     proven = status["bound"] >= status["least"]
@@ -156,10 +156,10 @@ def finish_scaling(tx: Transaction, number: int, actor: str, *, dry_run: bool = 
     ended = {"outcome": outcome, "metrics": metrics, "ended_at": sa.func.now()}
     tx.execute(sa.update(top_n_runs).where(top_n_runs.c.id == status["scaling"]).values(ended))
     tx.log(actor, f"scaling {outcome}", f"round {number}", scaling=status["scaling"], **metrics)
-    return describe(tx, number)
+    return describe_top_n(tx, number)
 
 
-def find_scaling(tx: Transaction, number: int, *, ended: bool | None = None) -> Mapping[str, Any] | None:
+def find_top_n(tx: Transaction, number: int, *, ended: bool | None = None) -> Mapping[str, Any] | None:
     """Return the last top-N run of a round, or None.
 
     Args:
@@ -174,9 +174,9 @@ def find_scaling(tx: Transaction, number: int, *, ended: bool | None = None) -> 
     return found
 
 
-def describe(tx: Transaction, number: int) -> dict[str, Any]:
+def describe_top_n(tx: Transaction, number: int) -> dict[str, Any]:
     """Return the state of a round's last top-N run as JSON data. Raises NotFound."""
-    row = find_scaling(tx, number)
+    row = find_top_n(tx, number)
     if row is None:
         raise NotFound(
             f"round {number} has no top-N acceptance",
@@ -195,7 +195,7 @@ def describe(tx: Transaction, number: int) -> dict[str, Any]:
         "waiting": counts.audited - counts.judged,
         "accepted": counts.accepted,
         "share": counts.accepted / counts.judged if counts.judged else None,
-        "bound": bounds.count(counts.accepted, counts.judged, level).low,
+        "bound": bounds.exact_bounds(counts.accepted, counts.judged, level).low,
         "level": level,
         "least": round(row["min_share"], 6),
         "outcome": row["outcome"],
@@ -203,7 +203,7 @@ def describe(tx: Transaction, number: int) -> dict[str, Any]:
     }
 
 
-def as_text(told: Mapping[str, Any]) -> str:
+def format_top_n(told: Mapping[str, Any]) -> str:
     """Return a plan, or the state of a run, as text for the terminal."""
     if "pool" in told:
         return _PLANNED.format(**{name: value or 0 for name, value in told.items()})
@@ -230,14 +230,14 @@ _FIXED = """top-N acceptance {scaling} of round {round} keeps {kept}
   audit: {judged} of {audit} judged, {accepted} accepted"""
 
 
-def _check_terms(terms: Terms, level: float) -> None:
+def _check_terms(terms: TopNSettings, level: float) -> None:
     if not 0 < terms.audit <= terms.keep or not 0 < terms.least < 1:
         raise Refused(
             f"cannot keep {terms.keep}, audit {terms.audit} and prove {terms.least:g}",
             "audit at most the number kept, and require a share in (0, 1)",
         )
     if _most_rejects(terms, level) < 0:
-        needed = bounds.enough(1 - terms.least, level)
+        needed = bounds.min_sample_size(1 - terms.least, level)
         raise Refused(
             f"an audit of {terms.audit} cannot prove that {terms.least:.0%} are acceptable, even if all of them are",
             f"audit at least {needed}, better three times as many",
@@ -257,13 +257,13 @@ def _check_drawn(tx: Transaction, row: Mapping[str, Any]) -> None:
         raise Conflict(f"{unfinished} candidates of round {number} are not generated and screened yet", hint)
 
 
-def _most_rejects(terms: Terms, level: float) -> int:
+def _most_rejects(terms: TopNSettings, level: float) -> int:
     """Return the largest number of rejects in the audit that still proves the share, or -1."""
     # Binary search: the bound falls with every reject.
     low, high = -1, terms.audit
     while low < high:
         middle = (low + high + 1) // 2
-        if bounds.count(terms.audit - middle, terms.audit, level).low >= terms.least:
+        if bounds.exact_bounds(terms.audit - middle, terms.audit, level).low >= terms.least:
             low = middle
         else:
             high = middle - 1

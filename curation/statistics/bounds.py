@@ -12,7 +12,7 @@ LEVEL: Final = 0.05
 
 
 @dataclass(frozen=True)
-class Count:
+class BoundedCount:
     """A count of k among n, with one-sided lower and upper confidence bounds of the share."""
 
     k: int
@@ -21,7 +21,7 @@ class Count:
     high: float
 
 
-def count(k: int, n: int, level: float = LEVEL) -> Count:
+def exact_bounds(k: int, n: int, level: float = LEVEL) -> BoundedCount:
     """Compute the exact bounds of Clopper and Pearson (1934); [0, 1] without observations.
 
     Args:
@@ -36,10 +36,10 @@ def count(k: int, n: int, level: float = LEVEL) -> Count:
 
     low = float(beta.ppf(level, k, n - k + 1)) if k else 0.0
     high = float(beta.ppf(1 - level, k + 1, n - k)) if k < n else 1.0
-    return Count(k, n, low, high)
+    return BoundedCount(k, n, low, high)
 
 
-def whenever(k: int, n: int, level: float = LEVEL) -> Count:
+def anytime_bounds(k: int, n: int, level: float = LEVEL) -> BoundedCount:
     """Compute bounds like `count` that hold at all n simultaneously (a confidence sequence).
 
     They may be checked after every observation. The interval contains all shares whose likelihood
@@ -54,7 +54,7 @@ def whenever(k: int, n: int, level: float = LEVEL) -> Count:
     Returns:
         The count with its bounds.
     """
-    return Count(k, n, _low_whenever(k, n, level), 1 - _low_whenever(n - k, n, level))
+    return BoundedCount(k, n, _low_whenever(k, n, level), 1 - _low_whenever(n - k, n, level))
 
 
 def _low_whenever(k: int, n: int, level: float) -> float:
@@ -71,7 +71,7 @@ def _low_whenever(k: int, n: int, level: float) -> float:
     return low
 
 
-def spend(look: int, level: float = LEVEL) -> float:
+def interim_level(look: int, level: float = LEVEL) -> float:
     """Return the significance level of the look-th interim test (from 1) of an unlimited series.
 
     The levels are level / (j (j + 1)), which sum to `level`, so that tests may be repeated whenever
@@ -80,7 +80,7 @@ def spend(look: int, level: float = LEVEL) -> float:
     return level / (look * (look + 1))
 
 
-def enough(budget: float, level: float) -> int:
+def min_sample_size(budget: float, level: float) -> int:
     """Return the smallest n at which zero errors prove a share below `budget`.
 
     That is (1 - budget)^n <= level.
@@ -88,7 +88,7 @@ def enough(budget: float, level: float) -> int:
     return math.ceil(math.log(level) / math.log1p(-budget))
 
 
-def last_proven(errors: Sequence[int], n: int, budget: float, level: float) -> int:
+def count_proven_thresholds(errors: Sequence[int], n: int, budget: float, level: float) -> int:
     """Return how many thresholds, from the safest on, have a proven error rate within `budget`.
 
     Fixed-sequence testing: each threshold is tested at the full level, in an order that was fixed
@@ -106,6 +106,6 @@ def last_proven(errors: Sequence[int], n: int, budget: float, level: float) -> i
         The number of thresholds that pass.
     """
     for passed, k in enumerate(errors):
-        if not n or count(k, n, level).high > budget:
+        if not n or exact_bounds(k, n, level).high > budget:
             return passed
     return len(errors)

@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 
 Item = TypeVar("Item", bound=Hashable)
 
-PRIOR_LOOKS: Final = 4.0
+PRIOR_VERDICTS: Final = 4.0
 """Weight of the prior of a reviewer's skill, in number of verdicts."""
-PRIOR_RIGHT: Final = 0.8
+PRIOR_SKILL: Final = 0.8
 """Mean of that prior; a reviewer with three verdicts neither dominates nor is ignored."""
-MOST_STEPS: Final = 500
-CLOSE_ENOUGH: Final = 1e-7
+MAX_STEPS: Final = 500
+TOLERANCE: Final = 1e-7
 """EM ends when no posterior changes by more."""
 
 
 class Skill(NamedTuple):
     """The shares of sound items that a reviewer accepts and of unsound ones they reject."""
 
-    accepts_sound: float = PRIOR_RIGHT
-    rejects_unsound: float = PRIOR_RIGHT
+    accepts_sound: float = PRIOR_SKILL
+    rejects_unsound: float = PRIOR_SKILL
 
 
 class Vote(NamedTuple, Generic[Item]):
@@ -100,7 +100,7 @@ def fit_skills(votes: Sequence[Vote[Item]], known: Mapping[Item, bool] | None = 
     # Initialize the labels by the share of accepts, then alternate M and E steps.
     share = total(accept, i, len(items)) / total(np.ones(len(i)), i, len(items))
     sound = np.where(free, share, fixed)
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         # M step: prevalence and skills given the labels.
         prior = (sound[free].sum() + 1) / (free.sum() + 2)
         right_accept = _share(total(accept * sound[i], j, len(people)), total(sound[i], j, len(people)))
@@ -114,7 +114,7 @@ def fit_skills(votes: Sequence[Vote[Item]], known: Mapping[Item, bool] | None = 
         )
         odds = np.log(prior) - np.log1p(-prior) + total(log_odds, i, len(items))
         updated = np.where(free, 1 / (1 + np.exp(-odds)), fixed)
-        done = np.abs(updated - sound).max() < CLOSE_ENOUGH
+        done = np.abs(updated - sound).max() < TOLERANCE
         sound = updated
         if done:
             break
@@ -124,4 +124,4 @@ def fit_skills(votes: Sequence[Vote[Item]], known: Mapping[Item, bool] | None = 
 
 
 def _share(right: NDArray[np.float64], looks: NDArray[np.float64]) -> NDArray[np.float64]:
-    return (right + PRIOR_LOOKS * PRIOR_RIGHT) / (looks + PRIOR_LOOKS)
+    return (right + PRIOR_VERDICTS * PRIOR_SKILL) / (looks + PRIOR_VERDICTS)

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-LAPSE: Final = 0.02
+LAPSE_RATE: Final = 0.02
 """The lapse rate: the share of verdicts that miss even the most obvious defect."""
 THRESHOLDS: Final[NDArray[np.float64]] = np.linspace(0.0, 1.4, 71)
 SLOPES: Final[NDArray[np.float64]] = np.geomspace(3.0, 60.0, 12)
 GUESSES: Final[NDArray[np.float64]] = np.linspace(0.005, 0.605, 25)
 """The grid of the posterior; above threshold 1 even the severest defect is often missed."""
-BELIEVED_CLEAN: Final = (1.0, 9.0)
+GUESS_RATE_PRIOR: Final = (1.0, 9.0)
 """The beta prior of the guess rate, as numbers of rejected and accepted clean copies."""
 
 
@@ -48,7 +48,7 @@ class Curve:
     n: int
 
 
-def rejects(severity: float | NDArray[np.float64], threshold: float, slope: float, guess: float) -> NDArray[np.float64]:
+def reject_probability(severity: float | NDArray[np.float64], threshold: float, slope: float, guess: float) -> NDArray[np.float64]:
     """Compute the probability of a reject.
 
     guess + (1 - guess - LAPSE) / (1 + exp(-slope (severity - threshold)))
@@ -63,7 +63,7 @@ def rejects(severity: float | NDArray[np.float64], threshold: float, slope: floa
         Probabilities of the shape of `severity`.
     """
     noticed = expit(slope * (np.asarray(severity) - threshold))
-    result: NDArray[np.float64] = guess + (1 - guess - LAPSE) * noticed
+    result: NDArray[np.float64] = guess + (1 - guess - LAPSE_RATE) * noticed
     return result
 
 
@@ -92,8 +92,8 @@ def fit_curve(looks: Sequence[GoldTrial], clean: Sequence[bool]) -> Curve | None
 
     # The log posterior, guesses x thresholds x slopes; the clean copies inform the guess rate.
     clean_counts = (
-        sum(clean) + BELIEVED_CLEAN[0] - 1,
-        len(clean) - sum(clean) + BELIEVED_CLEAN[1] - 1,
+        sum(clean) + GUESS_RATE_PRIOR[0] - 1,
+        len(clean) - sum(clean) + GUESS_RATE_PRIOR[1] - 1,
     )
     log_prior = clean_counts[0] * np.log(GUESSES) + clean_counts[1] * np.log1p(-GUESSES)
     likelihood = np.stack(
@@ -114,6 +114,6 @@ def _log_likelihood(
     noticed: NDArray[np.float64], rejected: NDArray[np.bool_], guess: np.float64
 ) -> NDArray[np.float64]:
     """Return the log likelihood of all verdicts at one guess rate, per threshold and slope."""
-    probability = guess + (1 - guess - LAPSE) * noticed
+    probability = guess + (1 - guess - LAPSE_RATE) * noticed
     result: NDArray[np.float64] = np.log(np.where(rejected, probability, 1 - probability)).sum(axis=2)
     return result

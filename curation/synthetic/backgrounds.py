@@ -16,41 +16,41 @@ from numpy.typing import NDArray
 from curation.domain import LayerRole, Prompt
 from curation.images.pairs import composite
 from curation.ports import RGBA
-from curation.synthetic.shapes import FAMILIES, Subject, draw
+from curation.synthetic.shapes import FAMILIES, Subject, draw_subject
 
 Field = NDArray[np.float64]
-Colour = tuple[int, int, int]
+RGBColor = tuple[int, int, int]
 
-SKIES: Final[dict[str, Colour]] = {
+SKIES: Final[dict[str, RGBColor]] = {
     "blue": (110, 165, 235),
     "pink": (240, 165, 195),
     "grey": (165, 170, 180),
 }
-LANDS: Final[dict[str, Colour]] = {
+LANDS: Final[dict[str, RGBColor]] = {
     "grass": (85, 150, 55),
     "sand": (220, 190, 125),
     "snow": (240, 243, 248),
     "earth": (110, 75, 50),
 }
-WALLS: Final[dict[str, Colour]] = {
+WALLS: Final[dict[str, RGBColor]] = {
     "yellow": (235, 210, 110),
     "green": (120, 190, 150),
     "blue": (110, 140, 205),
     "red": (200, 105, 95),
 }
 PATTERNS: Final = ("plain", "striped", "checked")
-FLOOR: Final[Colour] = (150, 105, 65)
+FLOOR: Final[RGBColor] = (150, 105, 65)
 
-HIGHEST, LOWEST = 0.7, 0.86
+MIN_LINE, MAX_LINE = 0.7, 0.86
 """The range of ground lines, as a share of the height from the top."""
-DARKEST: Final = 0.5
+MIN_BRIGHTNESS: Final = 0.5
 """The lowest brightness of a light; the highest is 1."""
-WARM: Final = np.array([1.0, 0.9, 0.72])
-COLD: Final = np.array([0.76, 0.91, 1.0])
+WARM_GAINS: Final = np.array([1.0, 0.9, 0.72])
+COLD_GAINS: Final = np.array([0.76, 0.91, 1.0])
 """The ends of the tint range as gains of R, G and B; daylight (1, 1, 1) is in the middle."""
 
 SHAPES_IN_PAIRS: Final = ("solid", "glass", "letter")
-COLOURS_IN_PAIRS: Final = ("red", "orange", "yellow", "green", "blue", "purple", "white")
+COLORS_IN_PAIRS: Final = ("red", "orange", "yellow", "green", "blue", "purple", "white")
 """Colors of subjects in pairs.
 
 Gray and black are left out, since they equal white in less light.
@@ -92,7 +92,7 @@ PAIR_SUBJECTS: Final[dict[str, Subject]] = {
     subject.text: subject
     for family in SHAPES_IN_PAIRS
     for shape in FAMILIES[family][1]
-    for subject in (Subject(shape, colour) for colour in COLOURS_IN_PAIRS)
+    for subject in (Subject(shape, colour) for colour in COLORS_IN_PAIRS)
 }
 """Every caption of a subject in a pair."""
 
@@ -130,11 +130,11 @@ def make_light(brightness: float, tint: float) -> Field:
         brightness: DARKEST..1.
         tint: From -1 (cold) over 0 (daylight) to 1 (warm).
     """
-    end = WARM if tint > 0 else COLD
+    end = WARM_GAINS if tint > 0 else COLD_GAINS
     return brightness * (1 + (end - 1) * abs(tint))
 
 
-def choose_scene(rng: np.random.Generator) -> SyntheticScene:
+def sample_scene(rng: np.random.Generator) -> SyntheticScene:
     """Return a random scene.
 
     Shapes have the frequencies of the single-layer seed set; grounds, lines and lights are uniform.
@@ -142,14 +142,14 @@ def choose_scene(rng: np.random.Generator) -> SyntheticScene:
     # Renormalize the shares of the families that can stand on a ground.
     shares = np.array([FAMILIES[family][0] for family in SHAPES_IN_PAIRS])
     shapes = FAMILIES[SHAPES_IN_PAIRS[int(rng.choice(len(shares), p=shares / shares.sum()))]][1]
-    colour = COLOURS_IN_PAIRS[int(rng.integers(len(COLOURS_IN_PAIRS)))]
+    colour = COLORS_IN_PAIRS[int(rng.integers(len(COLORS_IN_PAIRS)))]
     subject = Subject(shapes[int(rng.integers(len(shapes)))], colour)
     ground = list(GROUNDS.values())[int(rng.integers(len(GROUNDS)))]
-    light = make_light(float(rng.uniform(DARKEST, 1)), float(rng.uniform(-1, 1)))
-    return SyntheticScene(subject, ground, float(rng.uniform(HIGHEST, LOWEST)), light)
+    light = make_light(float(rng.uniform(MIN_BRIGHTNESS, 1)), float(rng.uniform(-1, 1)))
+    return SyntheticScene(subject, ground, float(rng.uniform(MIN_LINE, MAX_LINE)), light)
 
 
-def draw_scene(scene: SyntheticScene, rng: np.random.Generator, size: int = 128) -> dict[LayerRole, RGBA]:
+def draw_pair(scene: SyntheticScene, rng: np.random.Generator, size: int = 128) -> dict[LayerRole, RGBA]:
     """Draw the three layers of a scene, with the subject on the ground line and one light on both.
 
     Args:
@@ -160,7 +160,7 @@ def draw_scene(scene: SyntheticScene, rng: np.random.Generator, size: int = 128)
     Returns:
         Layers of size x size x 4 uint8 by role.
     """
-    foreground = _stand(draw(scene.subject, rng, round(size * rng.uniform(0.88, 1))), scene.line, rng, size)
+    foreground = _stand(draw_subject(scene.subject, rng, round(size * rng.uniform(0.88, 1))), scene.line, rng, size)
     background = _draw_ground(scene, rng, size)
     # The light multiplies both layers alike; blending comes after it.
     lit = {LayerRole.foreground: foreground, LayerRole.background: background}

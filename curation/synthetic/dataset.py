@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from curation.domain import canonical_json
 from curation.images.codec import encode_layer
-from curation.object_store import write_file
+from curation.object_store import write_file_atomically
 from curation.ports import RGBA
-from curation.synthetic.shapes import COLOURS, SHAPES, SUBJECTS, choose_subject, draw
+from curation.synthetic.shapes import COLORS, SHAPES, SUBJECTS, draw_subject, sample_subject
 
 SIZE: Final = 128
 """Image size of the seeds in pixels."""
@@ -37,7 +37,7 @@ class PromptAgreement:
     shape: bool
 
 
-def draw_seed(folder: Path, count: int, seed: int = 0) -> None:
+def draw_seed_set(folder: Path, count: int, seed: int = 0) -> None:
     """Draw `count` captioned layers into a folder: images/*.webp (lossless) and metadata.jsonl.
 
     Image k depends only on (seed, k), so an interrupted run can be repeated: correct files are
@@ -50,16 +50,16 @@ def draw_seed(folder: Path, count: int, seed: int = 0) -> None:
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     lines = [canonical_json(seed_row(folder, seed, index)) for index in range(count)]
-    write_whole(folder / "metadata.jsonl", "".join(line + "\n" for line in lines).encode())
+    write_if_changed(folder / "metadata.jsonl", "".join(line + "\n" for line in lines).encode())
 
 
 def seed_row(folder: Path, seed: int, index: int) -> dict[str, str]:
     """Draw one image into the folder and return its row of the metadata."""
     rng = np.random.default_rng([seed, index])
-    subject = choose_subject(rng)
-    data = encode_layer(draw(subject, rng, SIZE))
+    subject = sample_subject(rng)
+    data = encode_layer(draw_subject(subject, rng, SIZE))
     name = f"images/{index:05d}.webp"
-    write_whole(folder / name, data)
+    write_if_changed(folder / name, data)
     return {
         "file_name": name,
         "text": subject.text,
@@ -69,7 +69,7 @@ def seed_row(folder: Path, seed: int, index: int) -> dict[str, str]:
     }
 
 
-def prompts(count: int, seed: int) -> list[str]:
+def sample_prompts(count: int, seed: int) -> list[str]:
     """Return `count` captions of the grammar with the frequencies of the seed set.
 
     Prompt k depends only on (seed, k).
@@ -78,10 +78,10 @@ def prompts(count: int, seed: int) -> list[str]:
         count: The number of captions.
         seed: The RNG seed.
     """
-    return [choose_subject(np.random.default_rng([seed, index, 1])).text for index in range(count)]
+    return [sample_subject(np.random.default_rng([seed, index, 1])).text for index in range(count)]
 
 
-def shows_prompt(rgba: RGBA, text: str) -> PromptAgreement | None:
+def check_prompt(rgba: RGBA, text: str) -> PromptAgreement | None:
     """Return whether a layer shows its prompt; None for a text outside the grammar.
 
     Color: the named color is the nearest, in CIE Lab, to the alpha-weighted mean color, and to at
@@ -100,10 +100,10 @@ def shows_prompt(rgba: RGBA, text: str) -> PromptAgreement | None:
     return PromptAgreement(_color_of(rgba) == subject.colour, classify_shape(rgba[..., 3]) == subject.shape)
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_if_changed(path: Path, data: bytes) -> None:
     """Write a file atomically, unless it has this content already."""
     if not path.exists() or path.read_bytes() != data:
-        write_file(path, data)
+        write_file_atomically(path, data)
 
 
 def _color_of(rgba: RGBA) -> str | None:
@@ -113,16 +113,16 @@ def _color_of(rgba: RGBA) -> str | None:
         return None
     pixels = rgba[..., :3].reshape(-1, 3).astype(np.float64)
     mean = weight @ pixels / weight.sum()
-    names = list(COLOURS)
-    palette = lab(np.array([COLOURS[name] for name in names], np.float64))
-    nearest = int(np.argmin(np.linalg.norm(palette - lab(mean[None]), axis=1)))
+    names = list(COLORS)
+    palette = rgb_to_lab(np.array([COLORS[name] for name in names], np.float64))
+    nearest = int(np.argmin(np.linalg.norm(palette - rgb_to_lab(mean[None]), axis=1)))
     # The pixels must agree with the mean: two colors can average to a third.
-    nearest_of_pixel = np.argmin(np.linalg.norm(lab(pixels)[:, None] - palette, axis=2), axis=1)
+    nearest_of_pixel = np.argmin(np.linalg.norm(rgb_to_lab(pixels)[:, None] - palette, axis=2), axis=1)
     share = weight[nearest_of_pixel == nearest].sum() / weight.sum()
     return names[nearest] if share >= 0.5 else None
 
 
-def lab(rgb: NDArray[np.float64]) -> NDArray[np.float32]:
+def rgb_to_lab(rgb: NDArray[np.float64]) -> NDArray[np.float32]:
     """Return N x 3 sRGB colors in 0..255 as CIE Lab (D65), a perceptually uniform space."""
     unit = (rgb[None] / 255).astype(np.float32)
     converted: NDArray[np.float32] = cv2.cvtColor(unit, cv2.COLOR_RGB2LAB)[0]
@@ -159,7 +159,7 @@ def _examples() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         subject = next(subject for subject in SUBJECTS.values() if subject.shape == shape)
         for column in range(_EXAMPLES):
             rng = np.random.default_rng([2**32, row, column])
-            descriptor = _describe(draw(subject, rng, _VIEW)[..., 3])
+            descriptor = _describe(draw_subject(subject, rng, _VIEW)[..., 3])
             # Every reference image has its matte inside the canvas, so None does not occur.
             described[row, column] = np.inf if descriptor is None else descriptor
     # Distances between examples of one shape, without each to itself.

@@ -16,17 +16,17 @@ from curation.domain import Prompt, canonical_json
 from curation.images.codec import encode_layer
 from curation.ports import RGBA
 from curation.synthetic.backgrounds import (
-    COLOURS_IN_PAIRS,
-    DARKEST,
+    COLORS_IN_PAIRS,
     GROUNDS,
+    MIN_BRIGHTNESS,
     PAIR_SUBJECTS,
     SyntheticBackground,
-    choose_scene,
-    draw_scene,
+    draw_pair,
     make_light,
+    sample_scene,
 )  # fmt: skip
-from curation.synthetic.dataset import classify_shape, lab, seed_row, write_whole
-from curation.synthetic.shapes import COLOURS
+from curation.synthetic.dataset import classify_shape, rgb_to_lab, seed_row, write_if_changed
+from curation.synthetic.shapes import COLORS
 
 SIZE: Final = 128
 """Image size of the pairs in pixels."""
@@ -35,7 +35,7 @@ Floats = NDArray[np.float64]
 
 _VIEW: Final = 64  # pairs are compared at this image size
 # The grid of brightnesses and tints among which a pair's light is searched.
-_TIMES: Final = np.linspace(DARKEST * 0.9, 1.05, 12)
+_TIMES: Final = np.linspace(MIN_BRIGHTNESS * 0.9, 1.05, 12)
 _TINTS: Final = np.linspace(-1, 1, 11)
 _STRAY: Final = 40.0  # allowed distance of a background's two colors from its text, in levels
 _STEP: Final = 8.0  # smallest color step at a ground line, in Lab units
@@ -58,7 +58,7 @@ class PairAgreement:
     foot_gap: float | None
 
 
-def draw_pair_seed(folder: Path, pairs: int, singles: int = 0, seed: int = 0) -> None:
+def draw_pair_seed_set(folder: Path, pairs: int, singles: int = 0, seed: int = 0) -> None:
     """Draw captioned pairs and single layers into a folder, with metadata.jsonl written last.
 
     Pair k depends only on (seed, k), a single layer on its own index as in
@@ -74,20 +74,20 @@ def draw_pair_seed(folder: Path, pairs: int, singles: int = 0, seed: int = 0) ->
         (folder / part).mkdir(parents=True, exist_ok=True)
     lines = [canonical_json(_draw_pair(folder, seed, index)) for index in range(pairs)]
     lines += [canonical_json(seed_row(folder, seed, index)) for index in range(singles)]
-    write_whole(folder / "metadata.jsonl", "".join(line + "\n" for line in lines).encode())
+    write_if_changed(folder / "metadata.jsonl", "".join(line + "\n" for line in lines).encode())
 
 
-def pair_prompts(count: int, seed: int) -> list[Prompt]:
+def sample_pair_prompts(count: int, seed: int) -> list[Prompt]:
     """Return `count` prompts of the grammar; prompt k depends only on (seed, k).
 
     Args:
         count: The number of prompts.
         seed: The RNG seed.
     """
-    return [choose_scene(np.random.default_rng([seed, index, 3])).prompt for index in range(count)]
+    return [sample_scene(np.random.default_rng([seed, index, 3])).prompt for index in range(count)]
 
 
-def shows_pair(foreground: RGBA, background: RGBA, prompt: Prompt) -> PairAgreement | None:
+def check_pair(foreground: RGBA, background: RGBA, prompt: Prompt) -> PairAgreement | None:
     """Return how a pair agrees with its prompt and within itself; None outside the grammar.
 
     Colors are compared under every light of the domain, since the light of a pair is unknown: the
@@ -109,7 +109,7 @@ def shows_pair(foreground: RGBA, background: RGBA, prompt: Prompt) -> PairAgreem
     mean_color = _mean_color(foreground)
     color_matches = mean_color is not None and _color_in_any_light(foreground, mean_color) == subject.colour
     # The background: two fields, whose colors and pattern must fit its text best.
-    ground_line = find_line(background)
+    ground_line = find_ground_line(background)
     if ground_line is None:
         return PairAgreement(color_matches, shape_matches, ground=False, light_gap=None, foot_gap=None)
     fields = _fields_of(background, ground_line)
@@ -122,14 +122,14 @@ def shows_pair(foreground: RGBA, background: RGBA, prompt: Prompt) -> PairAgreem
     gap = (
         None
         if mean_color is None
-        else float(np.sqrt(np.mean((mean_color - np.array(COLOURS[subject.colour]) * light) ** 2)))
+        else float(np.sqrt(np.mean((mean_color - np.array(COLORS[subject.colour]) * light) ** 2)))
     )
     rows = np.flatnonzero((foreground[..., 3] > 127).any(axis=1))
     foot = abs((int(rows[-1]) + 1) / foreground.shape[0] - ground_line) if len(rows) else None
     return PairAgreement(color_matches, shape_matches, fits, gap, foot)
 
 
-def find_line(background: RGBA) -> float | None:
+def find_ground_line(background: RGBA) -> float | None:
     """Return the ground line as a share of the height from the top.
 
     None if nothing in the lower half looks like one.
@@ -138,7 +138,7 @@ def find_line(background: RGBA) -> float | None:
         background: H x W x 4 uint8.
     """
     height = background.shape[0]
-    rows = lab(background[..., :3].astype(np.float64).mean(axis=1))
+    rows = rgb_to_lab(background[..., :3].astype(np.float64).mean(axis=1))
     window = max(1, round(0.06 * height))
     # Compare the mean colors of a window above and below each row, by cumulative sums.
     sums = np.cumsum(np.vstack([np.zeros((1, 3)), rows]), axis=0)
@@ -152,13 +152,13 @@ def find_line(background: RGBA) -> float | None:
 def _draw_pair(folder: Path, seed: int, index: int) -> dict[str, str]:
     """Draw the files of one pair and return its row of the metadata."""
     rng = np.random.default_rng([seed, index, 2])
-    scene = choose_scene(rng)
+    scene = sample_scene(rng)
     row = {"text": scene.prompt.text, "licence": "CC0-1.0", "source": "Layerloop procedural pairs"}
-    for role, layer in draw_scene(scene, rng, SIZE).items():
+    for role, layer in draw_pair(scene, rng, SIZE).items():
         data = encode_layer(layer)
         row[role] = f"pairs/{index:05d}-{role}.webp"
         row[f"{role}_sha256"] = hashlib.sha256(data).hexdigest()
-        write_whole(folder / row[role], data)
+        write_if_changed(folder / row[role], data)
     return row | {
         "text_foreground": str(scene.prompt.foreground),
         "text_background": str(scene.prompt.background),
@@ -178,7 +178,7 @@ def _color_in_any_light(foreground: RGBA, mean: Floats) -> str | None:
     names, references = _references()
     pixels = cv2.resize(foreground, (24, 24), interpolation=cv2.INTER_AREA).reshape(-1, 4)
     pixels = pixels[pixels[:, 3] > 127] if (pixels[:, 3] > 127).any() else pixels[pixels[:, 3] > 0]
-    colors = lab(np.vstack([mean, pixels[:, :3]]).astype(np.float64))
+    colors = rgb_to_lab(np.vstack([mean, pixels[:, :3]]).astype(np.float64))
     # References are grouped by color, so the quotient is the index of the color.
     nearest = np.argmin(np.linalg.norm(colors[:, None] - references, axis=2), axis=1) // (len(_TIMES) * len(_TINTS))
     agreed = np.mean(nearest[1:] == nearest[0]) if len(nearest) > 1 else 0
@@ -188,8 +188,8 @@ def _color_in_any_light(foreground: RGBA, mean: Floats) -> str | None:
 @cache
 def _references() -> tuple[tuple[str, ...], NDArray[np.float32]]:
     """Return color names, and their Lab colors in every light, grouped by color."""
-    colors = np.array([COLOURS[name] for name in COLOURS_IN_PAIRS], np.float64)
-    return COLOURS_IN_PAIRS, lab(np.clip((colors[:, None] * _lights()).reshape(-1, 3), 0, 255))
+    colors = np.array([COLORS[name] for name in COLORS_IN_PAIRS], np.float64)
+    return COLORS_IN_PAIRS, rgb_to_lab(np.clip((colors[:, None] * _lights()).reshape(-1, 3), 0, 255))
 
 
 @cache

@@ -20,7 +20,7 @@ from curation.ports import RGBA
 Plane = NDArray[np.complex128]
 Field = NDArray[np.float64]
 
-COLOURS: Final[dict[str, tuple[int, int, int]]] = {
+COLORS: Final[dict[str, tuple[int, int, int]]] = {
     "red": (215, 35, 40),
     "orange": (245, 140, 25),
     "yellow": (250, 225, 50),
@@ -83,14 +83,14 @@ SUBJECTS: Final[dict[str, Subject]] = {
 SHAPES: Final[tuple[str, ...]] = tuple(dict.fromkeys(subject.shape for subject in SUBJECTS.values()))
 
 
-def choose_subject(rng: np.random.Generator) -> Subject:
+def sample_subject(rng: np.random.Generator) -> Subject:
     """Return a random subject: families by their shares, shapes and colors uniformly."""
     shares = [share for share, _, _ in FAMILIES.values()]
     _, shapes, colours = list(FAMILIES.values())[int(rng.choice(len(shares), p=shares))]
     return Subject(shapes[int(rng.integers(len(shapes)))], colours[int(rng.integers(len(colours)))])
 
 
-def draw(subject: Subject, rng: np.random.Generator, size: int = 128) -> RGBA:
+def draw_subject(subject: Subject, rng: np.random.Generator, size: int = 128) -> RGBA:
     """Draw a subject at a random position, scale and rotation.
 
     Args:
@@ -102,7 +102,7 @@ def draw(subject: Subject, rng: np.random.Generator, size: int = 128) -> RGBA:
         size x size x 4 uint8, straight color, 0 where alpha is 0.
     """
     alpha, light = _matte(subject.shape, rng, size)
-    paint = np.clip(np.array(COLOURS[subject.colour], np.float64) + rng.uniform(-10, 10, 3), 0, 255)
+    paint = np.clip(np.array(COLORS[subject.colour], np.float64) + rng.uniform(-10, 10, 3), 0, 255)
     # Shading mixes the paint with white or black.
     tone = np.where(light > 0, 255.0, 0.0)[..., None]
     color = paint + (tone - paint) * np.abs(light)[..., None]

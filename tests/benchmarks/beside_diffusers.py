@@ -26,13 +26,13 @@ from PIL import Image
 
 from curation.datasets.manifest import Manifest, Part
 from curation.domain import Kind, LayerRole, Sample, Split, TrainingRequest
-from curation.images.codec import encode_layer, visible_hash
+from curation.images.codec import encode_layer, pixel_hash
 from curation.object_store import FolderStore
-from curation.synthetic.dataset import draw_seed
+from curation.synthetic.dataset import draw_seed_set
 from tests.training.pretrained import write_sdxl
 from training.denoiser.train import train_base
 from training.presets.presets import find_preset
-from training.transparency.autoencoder import fit_backbone
+from training.transparency.autoencoder import fit_autoencoder
 from training.transparency.networks import Transparency
 
 PICTURES = 64
@@ -164,7 +164,7 @@ def _prepare(plan: Plan, channels: tuple[int, ...]) -> None:
     print(
         f"UNet of {sum(p.numel() for p in weights) / 1e6:.1f} M weights, batch {plan.batch}, {plan.side} px", flush=True
     )
-    draw_seed(plan.folder / "seeds", PICTURES)
+    draw_seed_set(plan.folder / "seeds", PICTURES)
     pictures = plan.folder / "pictures"
     pictures.mkdir()
     store, samples, lines = FolderStore(plan.folder / "objects"), [], []
@@ -173,7 +173,7 @@ def _prepare(plan: Plan, channels: tuple[int, ...]) -> None:
         rgba = np.asarray(image)
         layer = {LayerRole.foreground: store.put(encode_layer(rgba))}
         known = (row["text"], row["licence"], row["source"], Split.train)
-        samples.append(Sample(visible_hash(rgba)[:32], Kind.single, *known, 0, visible_hash(rgba), layer))
+        samples.append(Sample(pixel_hash(rgba)[:32], Kind.single, *known, 0, pixel_hash(rgba), layer))
         name = Path(row["file_name"]).stem + ".png"
         image.convert("RGB").save(pictures / name)
         lines.append(json.dumps({"file_name": name, "text": row["text"]}))
@@ -250,7 +250,7 @@ def _train_ours(plan: Plan) -> None:
     preset = find_preset("sdxl", named)
     torch.set_num_threads(plan.threads)
     torch.manual_seed(0)
-    backbone = fit_backbone(preset, torch.empty(0))
+    backbone = fit_autoencoder(preset, torch.empty(0))
     times: list[tuple[float, float]] = []
     snapshot = (plan.folder / "snapshot").read_text()
     order = TrainingRequest("base", "sdxl", snapshot, None, None, 0, plan.steps * plan.batch)

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from curation.review.consensus import SURE
+from curation.review.consensus import DEFAULT_CERTAINTY
 from curation.statistics.dawid_skene import DawidSkeneFit, Skill, Vote, fit_skills
 
 SOUND: Final = 0.2
@@ -57,7 +57,7 @@ def measure(crew: str, overlap: int, candidates: int, repetitions: int) -> dict[
             probability = _probabilities(fit, candidates)
             right[name].append(float(((probability > 0.5) == truth).mean()))
             if name == "forced":
-                sure = np.maximum(probability, 1 - probability) >= SURE
+                sure = np.maximum(probability, 1 - probability) >= DEFAULT_CERTAINTY
                 right["sure"].append(float(((probability > 0.5) == truth)[sure].mean()))
                 right["sure_of_all"].append(float(sure.mean()))
     won = sum(model > majority for model, majority in zip(right["forced"], right["majority"], strict=True))

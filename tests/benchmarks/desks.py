@@ -31,16 +31,16 @@ import httpx
 import sqlalchemy as sa
 
 from curation.adapters.label_studio import LabelStudioBackend
-from curation.adapters.label_studio_view import as_result, configuration
+from curation.adapters.label_studio_view import build_result, configuration
 from curation.db.engine import Database
 from curation.domain import Kind, RejectReason, Verdict
 from curation.labeling import projects
-from curation.labeling.previews import Previews
+from curation.labeling.previews import PreviewUrls
 from curation.labeling.sync import LabelingSync
-from curation.runtime.label_studio_server import CACHE, LabelStudioServer, label_studio
+from curation.runtime.label_studio_server import CACHE, LabelStudioServer, run_label_studio
 from tests.benchmarks import review_queue as ours
 
-BOTH = (as_result(Verdict.accept), as_result(Verdict.reject, [RejectReason.halo]))
+BOTH = (build_result(Verdict.accept), build_result(Verdict.reject, [RejectReason.halo]))
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
     options = _options()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {sys.version.split()[0]}")
     with tempfile.TemporaryDirectory() as folder, ours._server(None) as postgres:
-        with label_studio(
+        with run_label_studio(
             Path(os.environ.get("LAYERLOOP_TEST_LABEL_STUDIO") or CACHE), Path(folder) / "data"
         ) as studio:
             for tasks in options.tasks:
@@ -68,14 +68,14 @@ def measure_there(postgres: str, studio: LabelStudioServer, tasks: int, clients:
         ours._fill(database, tasks, clients)
         desk = LabelStudioBackend(studio.address, studio.token)
         exchange = LabelingSync(
-            database, desk, "bench", Previews("secret", "http://127.0.0.1:1").address, tasks, pause=0
+            database, desk, "bench", PreviewUrls("secret", "http://127.0.0.1:1").address, tasks, pause=0
         )
         began = time.monotonic()
         while exchange.put_up(1):
             pass
         put_up = time.monotonic() - began
         with database.transaction() as tx:
-            [board] = projects.open_boards(tx, desk.address)
+            [board] = projects.open_projects(tx, desk.address)
         exchange.collect()
         people = [_person(studio, f"person{number}@example.org") for number in range(clients)]
         project, each = int(board.number or 0), max(1, min(decisions, tasks // 2) // clients)
@@ -119,7 +119,7 @@ def carry(postgres: str, studio: LabelStudioServer, count: int) -> dict[str, flo
         database = Database(address)
         ours._fill(database, count, 1)
         desk = LabelStudioBackend(studio.address, studio.token)
-        here, moved = (Previews("secret", f"http://127.0.0.1:{port}").address for port in (1, 2))
+        here, moved = (PreviewUrls("secret", f"http://127.0.0.1:{port}").address for port in (1, 2))
         exchange = LabelingSync(database, desk, "bench", here, count, pause=0)
         timed("put_up", lambda: all(iter(lambda: exchange.put_up(1), {})))
         elsewhere = replace(exchange, address=moved)

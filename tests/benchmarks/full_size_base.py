@@ -26,8 +26,8 @@ from training.denoiser.finetuned_weights import add_adapter
 from training.denoiser.train import train_base
 from training.presets.preset import Preset
 from training.presets.presets import find_preset
-from training.pretrained.architectures import KNOWN, build_part
-from training.transparency.autoencoder import fit_backbone
+from training.pretrained.architectures import CONFIGS, build_part
+from training.transparency.autoencoder import fit_autoencoder
 from training.transparency.networks import Transparency
 
 DENSE_BF16 = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
@@ -90,7 +90,7 @@ def _write_model(folder: Path, *, tiny: bool) -> Path:
     """Made where there is a GPU on it, and in half precision, which is how such files come."""
     if tiny:
         return write_sdxl(folder)
-    known = KNOWN["sdxl"]["unet"]
+    known = CONFIGS["sdxl"]["unet"]
     unet = {name: value for name, value in known.items() if not name.endswith(("block_types", "block_out_channels"))}
     device = torch.device("cuda")
     with device, _halves():
@@ -143,7 +143,7 @@ def _measure(preset: Preset, folder: Path) -> tuple[float, int]:
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    backbone = fit_backbone(preset, torch.empty(0))
+    backbone = fit_autoencoder(preset, torch.empty(0))
     networks = Transparency(preset).eval().requires_grad_(requires_grad=False)
     order = TrainingRequest("base", "sdxl", snapshot, None, None, 0, total)
     with tempfile.TemporaryDirectory(dir=folder) as run:

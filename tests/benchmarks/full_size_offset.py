@@ -22,11 +22,11 @@ from curation.domain import Split, TrainingRequest
 from curation.object_store import FolderStore
 from tests.benchmarks.training_rate import Ticks, freeze_shapes
 from tests.training.pretrained import make_vae
-from training.data.dataset import load_split
+from training.data.dataset import open_split
 from training.presets.preset import Preset
 from training.presets.presets import find_preset
-from training.pretrained.architectures import KNOWN
-from training.transparency.autoencoder import Autoencoder, fit_backbone
+from training.pretrained.architectures import CONFIGS
+from training.transparency.autoencoder import Autoencoder, fit_autoencoder
 from training.transparency.train import train_transparency
 
 STEPS, WARM = 30, 10
@@ -48,14 +48,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="layerloop-bench-") as name:
         folder = Path(name)
         with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-            vae: Any = make_vae() if given.tiny else kind(**KNOWN["sdxl"]["vae"])
+            vae: Any = make_vae() if given.tiny else kind(**CONFIGS["sdxl"]["vae"])
         vae.save_pretrained(folder / "vae")
         store = FolderStore(folder / "objects")
         snapshot = freeze_shapes(store, folder / "seeds", PICTURES)
         preset = _preset(folder / "vae", 64 if given.tiny else 512, given.batch)
         chip = torch.cuda.get_device_name() if torch.cuda.is_available() else "processor"
         print(f"{chip}: {preset.image_size} px, batch {given.batch}, bf16, without a discriminator", flush=True)
-        backbone = fit_backbone(preset, torch.empty(0))
+        backbone = fit_autoencoder(preset, torch.empty(0))
         ticks = Ticks("transparency")
         order = TrainingRequest("transparency", "sdxl", snapshot, None, None, 0, STEPS * given.batch)
         train_transparency(order, preset, store, folder / "run", ticks, backbone, None)
@@ -65,7 +65,7 @@ def main() -> None:
             sys.path.insert(0, str(given.reference.resolve()))
             planes_B4HW = torch.stack(
                 [
-                    load_split(store, snapshot, Split.train, preset.image_size).read(place)[1]
+                    open_split(store, snapshot, Split.train, preset.image_size).read(place)[1]
                     for place in range(given.batch)
                 ]
             )

@@ -18,7 +18,7 @@ from curation.images import perceptual_hash
 from curation.ingest import seed_import
 from curation.object_store import FolderStore
 from curation.screening import signals
-from curation.synthetic.dataset import draw_seed
+from curation.synthetic.dataset import draw_seed_set
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="layerloop-bench-") as home:
         folder = given.folder or Path(home) / "seeds"
         if given.folder is None:
-            draw_seed(folder, given.count)
+            draw_seed_set(folder, given.count)
         files = [path for path in sorted(folder.rglob("*")) if path.suffix in {".png", ".webp"}][: given.count]
         plain = _pillow(files)
         print(f"{'Pillow: decode, encode WebP':<34} {plain:8.1f} images/s", flush=True)
@@ -53,21 +53,21 @@ def _pillow(files: list[Path]) -> float:
 
 
 def _import(home: Path, folder: Path, workers: int) -> float:
-    database = Database(embedded_postgres.start(home / "postgres"))
+    database = Database(embedded_postgres.start_server(home / "postgres"))
     try:
         schema.migrate(database)
         told = seed_import.import_seeds(database, FolderStore(home / "objects"), folder, workers=workers)
         return told.files / told.seconds
     finally:
         database.close()
-        embedded_postgres.stop(home / "postgres")
+        embedded_postgres.stop_server(home / "postgres")
 
 
 def _screen(files: list[Path], side: int) -> float:
     pictures = [np.asarray(Image.open(path).convert("RGBA").resize((side, side))) for path in files]
     begun = time.perf_counter()
     for rgba in pictures:
-        signals.measure(rgba)
+        signals.compute_signals(rgba)
         perceptual_hash.fingerprint(rgba)
     return len(pictures) / (time.perf_counter() - begun)
 

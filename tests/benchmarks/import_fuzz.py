@@ -36,7 +36,7 @@ from curation.ingest.inspection import InspectionOutcome
 from curation.ingest.seed_import import import_seeds
 from curation.object_store import FolderStore
 from curation.ports import ObjectStore
-from curation.scenes.scene import read_scene
+from curation.scenes.scene import load_scene
 from tests.image_files import P3, chromaticities, coded, gamma, make_ios_png, make_png, profile, profile_chunk, saved
 from tests.making import picture
 from training.external_weights import read_header as read_weights_header
@@ -272,7 +272,7 @@ class Fuzz:
 
     def _read(self, kind: str, path: Path) -> None:
         """Read scenes and headers of weights, which are no part of an import."""
-        reader: Callable[[Path], object] | None = {"TOML": read_scene, "safetensors": read_weights_header}.get(kind)
+        reader: Callable[[Path], object] | None = {"TOML": load_scene, "safetensors": read_weights_header}.get(kind)
         if reader is None:
             return
         try:
@@ -304,14 +304,14 @@ def main() -> None:
     given = parser.parse_args()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="layerloop-fuzz-") as home:
-        database = Database(embedded_postgres.start(Path(home) / "postgres"))
+        database = Database(embedded_postgres.start_server(Path(home) / "postgres"))
         try:
             schema.migrate(database)
             fuzz = Fuzz(database, FolderStore(Path(home) / "objects"), Path(home), given.seed)
             fuzz.run(given.mutations, given.batch, lambda line: print(line, flush=True))
         finally:
             database.close()
-            embedded_postgres.stop(Path(home) / "postgres")
+            embedded_postgres.stop_server(Path(home) / "postgres")
     own, workers = (resource.getrusage(who).ru_maxrss >> 10 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     print(f"seed {given.seed}: {dict(fuzz.kinds)}")
     print(f"outcomes: {dict(fuzz.outcomes.most_common())}")

@@ -18,14 +18,14 @@ import torch
 from curation.domain import LayerRole, Split
 from curation.images.codec import encode_layer
 from curation.object_store import FolderStore
-from training.data.dataset import LayerDataset, load_split, prefetch
-from training.data.tensor_cache import RUN, ShardedTensorCache, key_of
+from training.data.dataset import LayerDataset, open_split, prefetch
+from training.data.tensor_cache import ENTRIES_PER_SHARD, ShardedTensorCache, cache_key
 from training.denoiser.cache import LatentCache, latent_identity
 from training.presets.presets import find_preset
-from training.transparency.autoencoder import fit_backbone
+from training.transparency.autoencoder import fit_autoencoder
 from training.transparency.codec import adjusted_posterior
 from training.transparency.networks import Transparency
-from training.transparency.padding import on_grey
+from training.transparency.padding import over_gray
 
 READS = 2_000
 
@@ -62,9 +62,9 @@ def print_filling(folder: Path) -> None:
 
     store = FolderStore(folder / "objects")
     preset = find_preset("tiny")
-    pictures = load_split(store, freeze(store, range(1_250)), Split.train, preset.image_size, in_memory=False)
+    pictures = open_split(store, freeze(store, range(1_250)), Split.train, preset.image_size, in_memory=False)
     rgba = pictures.take(range(64))
-    backbone, encoder = fit_backbone(preset, on_grey(rgba[:, :3], rgba[:, 3:])), Transparency(preset).encoder
+    backbone, encoder = fit_autoencoder(preset, over_gray(rgba[:, :3], rgba[:, 3:])), Transparency(preset).encoder
     identity = latent_identity(preset, backbone, encoder.requires_grad_(False))
     for name in ("filling, tiny at 64 px", "  again, nothing to do"):
         cache = LatentCache.open(folder / "cache", identity)
@@ -74,11 +74,11 @@ def print_filling(folder: Path) -> None:
 
 def print_scans(folder: Path, count: int) -> None:
     """To learn which of so many entries are there."""
-    keys = [key_of(number) for number in range(count)]
-    row = torch.randn(RUN, 4, 8, 8)
+    keys = [cache_key(number) for number in range(count)]
+    row = torch.randn(ENTRIES_PER_SHARD, 4, 8, 8)
     shards = ShardedTensorCache(folder / "shards")
-    for start in range(0, count, RUN):
-        some = keys[start : start + RUN]
+    for start in range(0, count, ENTRIES_PER_SHARD):
+        some = keys[start : start + ENTRIES_PER_SHARD]
         shards.put(some, halves(row, len(some)))
     files = folder / "npz"
     files.mkdir(parents=True)
@@ -104,12 +104,12 @@ def print_scans(folder: Path, count: int) -> None:
 
 def print_reads(folder: Path, count: int) -> None:
     """Entries of SDXL's size (mean and deviation, fp16, 256 KiB) in random order, from files that were just written."""
-    keys = [key_of(number) for number in range(count)]
+    keys = [cache_key(number) for number in range(count)]
     rng = random.Random(0)
     wanted = [rng.randrange(count) for _ in range(READS)]
-    values = torch.randn(RUN, 4, 128, 128).half()
+    values = torch.randn(ENTRIES_PER_SHARD, 4, 128, 128).half()
     shards = ShardedTensorCache(folder / "shards")
-    runs = [keys[start : start + RUN] for start in range(0, count, RUN)]
+    runs = [keys[start : start + ENTRIES_PER_SHARD] for start in range(0, count, ENTRIES_PER_SHARD)]
     rate("writing, SDXL's size: shards", count, timed(lambda: [shards.put(r, halves(values, len(r))) for r in runs]))
     fresh = ShardedTensorCache(folder / "shards")
     batches = [[keys[place] for place in wanted[start : start + 8]] for start in range(0, READS, 8)]
@@ -175,9 +175,9 @@ def lmdb(name: str, folder: Path, array: np.ndarray, keys: list[bytes], wanted: 
     with library.open(str(folder / "lmdb"), map_size=1 << 40) as opened:
 
         def write() -> None:
-            for start in range(0, len(keys), RUN):
+            for start in range(0, len(keys), ENTRIES_PER_SHARD):
                 with opened.begin(write=True) as transaction:
-                    for key in keys[start : start + RUN]:
+                    for key in keys[start : start + ENTRIES_PER_SHARD]:
                         transaction.put(key, array.tobytes() * 2)
 
         def read(place: int) -> torch.Tensor:
@@ -200,7 +200,7 @@ def print_decoding(folder: Path) -> None:
     from tests.training.conftest import freeze
 
     store = FolderStore(folder)
-    sample = load_split(store, freeze(store, range(3)), Split.train, 64, in_memory=False).samples[0]
+    sample = open_split(store, freeze(store, range(3)), Split.train, 64, in_memory=False).samples[0]
     samples = []
     for seed in range(24):
         rng = np.random.default_rng(seed)

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt, TrainingRequest
+from curation.domain import Checkpoint, GenerationRequest, LayerRole, Progress, Prompt, TrainingRequest
 from curation.images.codec import encode_layer
 from curation.object_store import FolderStore
-from curation.ports import PLAIN, RGBA, DrawOptions, ObjectStore
-from curation.synthetic.pair_dataset import shows_pair
+from curation.ports import DEFAULT_OPTIONS, RGBA, GenerationOptions, ObjectStore
+from curation.synthetic.pair_dataset import check_pair
 from tests.training.composed import compose, freeze_pairs
-from training.generate import open_generator
-from training.metrics.lighting import SOLID, correlation, lights_of
+from training.generate import load_generator
+from training.metrics.lighting import OPAQUE_ALPHA, brightness_of_layers, correlation
 from training.presets.presets import find_preset
-from training.sample_grid import draw_sheet
+from training.sample_grid import render_grid
 from training.train import train
 
 SHOWN = 8  # pairs on a sheet
@@ -56,7 +56,7 @@ def tell_all(
     checkpoint: Checkpoint,
     store: ObjectStore,
     drawn: int,
-    options: DrawOptions = PLAIN,
+    options: GenerationOptions = DEFAULT_OPTIONS,
     *,
     side: int = 64,
     sheets: Path | None = None,
@@ -64,21 +64,21 @@ def tell_all(
     """Pairs themselves, pairs of layers that are strangers, and what is drawn: together, apart, and to a given layer."""
     pairs = [compose(FIRST + number, side) for number in range(drawn)]
     prompts = [pair.prompt for pair in pairs]
-    requests = [DrawRequest(prompt, seed) for seed, prompt in enumerate(prompts)]
+    requests = [GenerationRequest(prompt, seed) for seed, prompt in enumerate(prompts)]
     tell_header()
     tell_pairs("pairs themselves", prompts, [pair.layers for pair in pairs])
     mixed = [{**pair.layers, BACKGROUND: other.layers[BACKGROUND]} for pair, other in pairwise([*pairs, pairs[0]])]
     strangers = [Prompt("", one.foreground, other.background) for one, other in pairwise([*prompts, prompts[0]])]
     tell_pairs("layers of different pairs", strangers, mixed)
     for joined in (True, False):
-        generator = open_generator(checkpoint, store, joined=joined)
+        generator = load_generator(checkpoint, store, joined=joined)
         name, begun = "joint" if joined else "apart", time.process_time()
         together = generator.draw(requests, options)
         tell_pairs(f"drawn, {name}", prompts, together)
         if sheets:
             sheets.mkdir(parents=True, exist_ok=True)
             rows = [[layers[role] for layers in together[:SHOWN]] for role in LayerRole]
-            (sheets / f"{checkpoint.preset}-{name}.png").write_bytes(draw_sheet(rows))
+            (sheets / f"{checkpoint.preset}-{name}.png").write_bytes(render_grid(rows))
         print(f"{'':<28} {time.process_time() - begun:.0f} CPU-s", flush=True)
         for role in (LayerRole.foreground, BACKGROUND):
             fitted = [
@@ -112,12 +112,12 @@ def tell_pairs(name: str, prompts: Sequence[Prompt], drawn: Sequence[Mapping[Lay
     height (curation.synthetic.pair_dataset).
     """
     both = [(layers[LayerRole.foreground], layers[LayerRole.background]) for layers in drawn]
-    agreed = [shows_pair(*pair, prompt) for pair, prompt in zip(both, prompts, strict=True)]
+    agreed = [check_pair(*pair, prompt) for pair, prompt in zip(both, prompts, strict=True)]
     shown = [np.mean([getattr(one, what) for one in agreed if one]) for what in ("shape", "colour", "ground")]
     gaps = [[getattr(one, what) for one in agreed if one] for what in ("light_gap", "foot_gap")]
     light, foot = (float(np.median([gap for gap in column if gap is not None] or [np.nan])) for column in gaps)
-    visible = [pair for pair in both if (pair[0][..., 3] > SOLID).any() and not (pair[0][..., 3] > SOLID).all()]
-    r = correlation([[lights_of(*pair)] for pair in visible])
+    visible = [pair for pair in both if (pair[0][..., 3] > OPAQUE_ALPHA).any() and not (pair[0][..., 3] > OPAQUE_ALPHA).all()]
+    r = correlation([[brightness_of_layers(*pair)] for pair in visible])
     print(
         f"{name:<28}",
         *(f"{share:7.0%}" for share in shown),

@@ -15,7 +15,7 @@ from torch import nn
 from training.denoiser.builtin import BuiltinDenoiser
 from training.denoiser.denoiser import Conditions, Denoiser
 from training.denoiser.stable_diffusion import StableDiffusion
-from training.layers.model import LayeredDenoiser, new_layers
+from training.layers.model import LayeredDenoiser, new_layered_denoiser
 from training.presets.preset import Preset
 from training.presets.presets import find_preset
 from training.pretrained.architectures import build_part
@@ -98,7 +98,7 @@ def build(preset: Preset, device: torch.device) -> LayeredDenoiser:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     with torch.device(device):
         denoiser: Denoiser = BuiltinDenoiser(preset) if preset.family is None else _Outline(preset)
-        layered = new_layers(preset, denoiser)
+        layered = new_layered_denoiser(preset, denoiser)
     return layered.to(dtype).eval()
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import sqlalchemy as sa
 
 from curation.db.engine import Database, Transaction
-from curation.images.perceptual_hash import bands_of
-from curation.review.similar_samples import nearest_sample
+from curation.images.perceptual_hash import index_keys
+from curation.review.similar_samples import most_similar_sample
 from tests.benchmarks.review_queue import _database, _server
 
 
@@ -49,7 +49,7 @@ def _measure(database: Database, samples: int, asked: int) -> list[float]:
     for one in waiting:
         started = time.perf_counter()
         with database.transaction() as tx:
-            found = nearest_sample(tx, one)
+            found = most_similar_sample(tx, one)
         took.append(1_000 * (time.perf_counter() - started))
         if found is None or found.bits is None:
             raise SystemExit("nothing was found")
@@ -67,7 +67,7 @@ def _add_layers(tx: Transaction, count: int) -> None:
         names = [hashlib.sha256(str(number).encode()).hexdigest() for number in numbers]
         tx.execute(_ADD_LAYERS, {"names": names, "marks": marks})
         bands = [(band, value, name) for name, mark in zip(names, marks, strict=True)
-                 for band, value in enumerate(bands_of(mark))]  # fmt: skip
+                 for band, value in enumerate(index_keys(mark))]  # fmt: skip
         columns = dict(zip(("bands", "bits", "names"), map(list, zip(*bands, strict=True)), strict=True))
         tx.execute(_ADD_BANDS, columns)
 

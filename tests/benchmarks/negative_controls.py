@@ -21,21 +21,21 @@ from torch.optim import AdamW
 
 from curation.domain import Split, TrainingRequest, Verdict
 from curation.object_store import FolderStore
-from curation.screening.rule_reviewer import RuleReviewer, fit_to_snapshot
-from curation.synthetic.dataset import draw_seed, shows_prompt
+from curation.screening.rule_reviewer import RuleReviewer, fit_rule_reviewer
+from curation.synthetic.dataset import check_prompt, draw_seed_set
 from tests.benchmarks.offset_ablation import freeze_folder
-from training.checkpoint import LoadedCheckpoint, open_parts
-from training.data.dataset import LayerDataset, load_split
+from training.checkpoint import LoadedCheckpoint, load_checkpoint
+from training.data.dataset import LayerDataset, open_split
 from training.denoiser.builtin import BuiltinDenoiser
-from training.engine.resume import generator_at
-from training.metrics.compositing import psnr_of
+from training.engine.resume import seeded_generator
+from training.metrics.compositing import psnr
 from training.presets.preset import Preset
 from training.presets.presets import find_preset
-from training.sample_grid import draw_sheet, pixels
+from training.sample_grid import render_grid, to_uint8_images
 from training.train import train
 from training.transparency.autoencoder import LinearAutoencoder
 from training.transparency.codec import adjust, decode_rgba
-from training.transparency.padding import on_grey, pad_colours
+from training.transparency.padding import over_gray, pad_colors
 
 LEVELS = (99, 299, 499, 699, 899)  # noise levels at which a base is measured
 
@@ -85,11 +85,11 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="layerloop-bench-") as folder:
         store = FolderStore(Path(folder) / "objects")
-        draw_seed(Path(folder) / "seeds", 1_500)
+        draw_seed_set(Path(folder) / "seeds", 1_500)
         snapshot = freeze_folder(store, Path(folder) / "seeds")
-        learnt, heldout = (load_split(store, snapshot, s, preset.image_size) for s in (Split.train, Split.heldout))
+        learnt, heldout = (open_split(store, snapshot, s, preset.image_size) for s in (Split.train, Split.heldout))
         order = TrainingRequest("transparency", "tiny", snapshot, None, None, 0, given.offset_images, {"threads": "1"})
-        parts = open_parts(train(order, store, Path(folder) / "run", lambda _: None), store)
+        parts = load_checkpoint(train(order, store, Path(folder) / "run", lambda _: None), store)
         plain = plain_way(preset, parts)
         plain.base.measure(encode_all(plain, learnt))
         tune(plain, learnt, given.base_images, preset)
@@ -98,7 +98,7 @@ def main() -> None:
             control_a(preset, parts, plain, learnt),
             control_b(preset, parts, plain, learnt, given),
         ]
-        compare(plain, ways, fit_to_snapshot(store, snapshot), learnt, heldout, preset, given)
+        compare(plain, ways, fit_rule_reviewer(store, snapshot), learnt, heldout, preset, given)
 
 
 def plain_way(preset: Preset, parts: LoadedCheckpoint) -> Way:
@@ -112,7 +112,7 @@ def ours(parts: LoadedCheckpoint, plain: Way) -> Way:
     """Latent transparency."""
 
     def encode(rgba_B4HW: Tensor) -> Tensor:
-        return adjust(parts.backbone, parts.transparency.encoder, rgba_B4HW[:, 3:], pad_colours(rgba_B4HW))
+        return adjust(parts.backbone, parts.transparency.encoder, rgba_B4HW[:, 3:], pad_colors(rgba_B4HW))
 
     decoder = parts.transparency.decoder
     return Way("ours", encode, lambda latent: decode_rgba(parts.backbone, decoder, latent), deepcopy(plain.base))
@@ -157,7 +157,7 @@ def control_b(
     assert isinstance(parts.backbone, LinearAutoencoder)
     wider = WiderAutoencoder(parts.backbone)
     optimiser = AdamW(wider.parameters(), lr=preset.transparency_lr, betas=(0.9, 0.99))
-    rng = generator_at(0, "wider", 0)
+    rng = seeded_generator(0, "wider", 0)
     for seen in range(0, given.offset_images, preset.transparency_batch):
         image_B4HW = stacked(
             learnt.take(torch.randint(len(learnt), (preset.transparency_batch,), generator=rng).tolist())
@@ -191,23 +191,23 @@ def compare(
     kept = preset.latent_channels
 
     def image_psnr(latent_BCHW: Tensor) -> Tensor:
-        return psnr_of(grey(truth_B4HW) / 2 + 0.5, plain.decode(latent_BCHW) / 2 + 0.5).mean()
+        return psnr(grey(truth_B4HW) / 2 + 0.5, plain.decode(latent_BCHW) / 2 + 0.5).mean()
 
     image, columns = image_psnr(plain.encode(truth_B4HW)), "noise_mse after | Frechet | both | defects per 100 |"
     print(f"| way | noise_mse before | all channels | decoder's PSNR | there and back, PSNR | {columns}")
     print("|---" * 9 + "|")
     print(f"| {plain.name} | {noise_mse(plain, heldout).mean():.3f} | | {image:.2f} | | | | | |", flush=True)
-    rows = [pixels(truth_B4HW[:8])]
+    rows = [to_uint8_images(truth_B4HW[:8])]
     for way in ways:
         before = noise_mse(way, heldout)
         latent_BCHW = way.encode(truth_B4HW)
         seen = image_psnr(latent_BCHW[:, :kept])
-        back = psnr_of(premultiplied(truth_B4HW), premultiplied(way.decode(latent_BCHW))).mean()
+        back = psnr(premultiplied(truth_B4HW), premultiplied(way.decode(latent_BCHW))).mean()
         tune(way, learnt, given.tuned_images, preset)
         drawn_B4HW = draw(way, texts, preset)
         distance = frechet(drawn_B4HW, learnt.take(range(len(learnt))))
-        drawn = list(zip(pixels(drawn_B4HW), texts, strict=True))
-        both = sum(bool(said and said.colour and said.shape) for said in (shows_prompt(*one) for one in drawn))
+        drawn = list(zip(to_uint8_images(drawn_B4HW), texts, strict=True))
+        both = sum(bool(said and said.colour and said.shape) for said in (check_prompt(*one) for one in drawn))
         defects = sum(oracle.decide(*one).verdict is not Verdict.accept for one in drawn)
         print(
             f"| {way.name} | {before[:kept].mean():.3f} | {before.mean():.3f} | {seen:.2f} | {back:.2f} |"
@@ -215,10 +215,10 @@ def compare(
             f" {100 * defects / len(drawn):.0f} |",
             flush=True,
         )
-        rows.append(pixels(drawn_B4HW[:8]))
+        rows.append(to_uint8_images(drawn_B4HW[:8]))
     print(f"| real, held out | | | | | | {frechet(truth_B4HW, learnt.take(range(len(learnt)))):.2f} | | |")
     if given.sheet:
-        given.sheet.write_bytes(draw_sheet(rows, [heldout.captions[:8], *[texts[:8]] * (len(rows) - 1)]))
+        given.sheet.write_bytes(render_grid(rows, [heldout.captions[:8], *[texts[:8]] * (len(rows) - 1)]))
 
 
 @torch.no_grad()
@@ -235,7 +235,7 @@ def tune(way: Way, pictures: LayerDataset, images: int, preset: Preset) -> None:
     averaged = deepcopy(base).requires_grad_(False)
     optimiser = AdamW(base.parameters(), lr=preset.base_lr, betas=(0.9, 0.99))
     for seen in range(0, images, preset.base_batch):
-        rng = generator_at(0, "tune", seen)
+        rng = seeded_generator(0, "tune", seen)
         places = torch.randint(len(pictures), (preset.base_batch,), generator=rng)
         told = torch.rand(len(places), generator=rng) >= preset.caption_dropout
         texts = [
@@ -263,7 +263,7 @@ def noise_mse(way: Way, pictures: LayerDataset) -> Tensor:
     clean_BCHW, schedule = way.base.normalise(encode_all(way, pictures)), way.base.schedule()
     conditions, errors = way.base.encode(pictures.captions), []
     for level in LEVELS:
-        noise_BCHW = torch.randn(clean_BCHW.shape, generator=generator_at(level, "controls", 0))
+        noise_BCHW = torch.randn(clean_BCHW.shape, generator=seeded_generator(level, "controls", 0))
         time_B = torch.full((len(clean_BCHW),), level)
         predicted = way.base.predict(schedule.add_noise(clean_BCHW, noise_BCHW, time_B), time_B, conditions)
         errors.append((predicted - schedule.get_velocity(clean_BCHW, noise_BCHW, time_B)).square().mean((0, 2, 3)))
@@ -276,7 +276,7 @@ def draw(way: Way, texts: list[str], preset: Preset) -> Tensor:
     side, channels = preset.image_size // preset.stride, len(way.base.centre)
     told, free, schedule = way.base.encode(texts), way.base.encode([""] * len(texts)), way.base.schedule()
     parts = [
-        torch.randn(len(texts), preset.latent_channels, side, side, generator=generator_at(0, "draw", k))
+        torch.randn(len(texts), preset.latent_channels, side, side, generator=seeded_generator(0, "draw", k))
         for k in range(2)
     ]
     latent_BCHW = torch.cat(parts, dim=1)[:, :channels]
@@ -310,7 +310,7 @@ def bands(rgba_B4HW: Tensor) -> Tensor:
 
 def grey(rgba_B4HW: Tensor) -> Tensor:
     """The picture on grey, in [-1, 1]."""
-    return on_grey(rgba_B4HW[:, :3], rgba_B4HW[:, 3:])
+    return over_gray(rgba_B4HW[:, :3], rgba_B4HW[:, 3:])
 
 
 def stacked(rgba_B4HW: Tensor) -> Tensor:

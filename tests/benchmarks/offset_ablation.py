@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from curation.datasets.manifest import Manifest, Part
-from curation.domain import Checkpoint, Kind, LayerRole, Progress, Sample, TrainingRequest, split_of
-from curation.images.codec import encode_layer, visible_hash
+from curation.domain import Checkpoint, Kind, LayerRole, Progress, Sample, TrainingRequest, assign_split
+from curation.images.codec import encode_layer, pixel_hash
 from curation.object_store import FolderStore
 from training.presets.presets import find_preset
 from training.train import train
@@ -142,9 +142,9 @@ def freeze_folder(store: FolderStore, folder: Path) -> str:
         if path.suffix not in {".webp", ".png"}:
             continue
         rgba = np.asarray(Image.open(path).convert("RGBA"))
-        visible = visible_hash(rgba)
+        visible = pixel_hash(rgba)
         layers = {LayerRole.foreground: store.put(encode_layer(rgba))}
-        known = (captions.get(str(path.relative_to(folder)), ""), "unknown", "benchmark", split_of(visible))
+        known = (captions.get(str(path.relative_to(folder)), ""), "unknown", "benchmark", assign_split(visible))
         samples[visible] = Sample(visible[:32], Kind.single, *known, 0, visible, layers)
     text = "".join(samples[visible].line() + "\n" for visible in sorted(samples))
     return store.put(Manifest((Part("", store.put(text.encode()), len(samples)),), {}).bytes())

@@ -15,11 +15,11 @@ from curation.adapters.label_studio import LabelStudioBackend
 from curation.db.engine import Database
 from curation.domain import Prompt
 from curation.labeling import projects
-from curation.labeling.previews import Previews
+from curation.labeling.previews import PreviewUrls
 from curation.labeling.sync import LabelingSync
 from curation.ports import Layers, ObjectStore
 from curation.rounds.lifecycle import close_round
-from curation.runtime.label_studio_server import CACHE, OWNER, LabelStudioServer, label_studio
+from curation.runtime.label_studio_server import CACHE, OWNER, LabelStudioServer, run_label_studio
 from tests.making import make_pairs, make_round
 
 BETWEEN_MS = 300
@@ -54,7 +54,7 @@ class Site:
     database: Database
     store: ObjectStore
     drawn: Sequence[tuple[Prompt, Layers]]
-    previews: Previews
+    previews: PreviewUrls
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def open_studio() -> Iterator[LabelStudioServer]:
     """A Label Studio as it is installed, with data of its own."""
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(os.environ.get("LAYERLOOP_TEST_LABEL_STUDIO") or CACHE)
-        with label_studio(cache, Path(folder) / "data") as studio:
+        with run_label_studio(cache, Path(folder) / "data") as studio:
             yield studio
 
 
@@ -96,7 +96,7 @@ def _put_up(studio: LabelStudioServer, site: Site) -> tuple[int, int]:
     while exchange.put_up(number):
         pass
     with site.database.transaction() as tx:
-        [board] = projects.open_boards(tx, desk.address, number)
+        [board] = projects.open_projects(tx, desk.address, number)
     desk.close()
     return number, int(board.number or 0)
 

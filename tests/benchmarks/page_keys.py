@@ -32,12 +32,12 @@ from curation.db import leases
 from curation.db.engine import Database
 from curation.db.tables import reviewers
 from curation.domain import LayerRole, Prompt, Role
-from curation.labeling.previews import Previews
+from curation.labeling.previews import PreviewUrls
 from curation.object_store import FolderStore
 from curation.ports import RGBA
-from curation.review.reviewers import add_reviewer, holder_of, issue_token
+from curation.review.reviewers import add_reviewer, issue_token, lease_holder_name
 from curation.settings import Settings
-from curation.synthetic.shapes import SUBJECTS, draw
+from curation.synthetic.shapes import SUBJECTS, draw_subject
 from tests.benchmarks.other_page import Site, decide_there, open_studio
 from tests.benchmarks.review_queue import _api, _database, _server
 from tests.making import make_pairs, make_round
@@ -162,7 +162,7 @@ def _site(server: str, side: int, singles: int) -> Iterator[Site]:
             make_pairs(tx, store, make_round(tx), drawn)
         with _api(address, home) as (url, _):
             secret = Settings(home=Path(home)).signing_secret()
-            yield Site(url, _people(database), database, store, drawn, Previews(secret, url))
+            yield Site(url, _people(database), database, store, drawn, PreviewUrls(secret, url))
         database.close()
 
 
@@ -171,7 +171,7 @@ def _people(database: Database) -> Iterator[str]:
     for name in ("Ada", "Bea", "Cid", "Dan"):
         with database.transaction() as tx:
             for number in tx.execute(sa.select(reviewers.c.id)).scalars().all():
-                leases.hand_back(tx, holder_of(number))
+                leases.release_holder(tx, lease_holder_name(number))
             token = issue_token(tx, add_reviewer(tx, name, Role.annotator), 60)
         yield token
 
@@ -180,7 +180,7 @@ def _layer(side: int, seed: int) -> RGBA:
     """A drawn figure with the grain and the soft colours of a photograph, so that its file is as large as one."""
     rng = np.random.default_rng(seed)
     subject = list(SUBJECTS.values())[seed % len(SUBJECTS)]
-    rgba = draw(subject, rng, side).copy()
+    rgba = draw_subject(subject, rng, side).copy()
     clouds = cv2.resize(rng.normal(0, 40, (8, 8, 3)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
     grain = rng.normal(0, 3, (side, side, 3))
     rgba[..., :3] = np.clip(rgba[..., :3] + clouds + grain, 0, 255) * (rgba[..., 3:] > 0)

@@ -38,7 +38,7 @@ from curation.adapters.pgmq_schema import install_pgmq
 from curation.db.engine import Database
 from curation.db.schema import migrate
 from curation.domain import Role
-from curation.review.consensus import Consensus, ConsensusRule, set_consensus
+from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
 from curation.review.reviewers import add_reviewer, issue_token
 from curation.settings import EMBEDDED, Settings
 from tests.servers import postgres
@@ -153,7 +153,7 @@ def _fill(database: Database, waiting: int, clients: int, overlap: int = 1, begu
         reviewers = [add_reviewer(tx, f"reviewer {i}", Role.annotator) for i in range(clients + 1)]
         tokens = [issue_token(tx, reviewer, 60) for reviewer in reviewers]
         if overlap > 1:
-            set_consensus(tx, 1, Consensus(ConsensusRule.majority, overlap), "benchmark")
+            set_consensus(tx, 1, ConsensusSettings(ConsensusRule.majority, overlap), "benchmark")
             tx.execute(sa.text(_BEGUN), {"n": begun, "reviewer": reviewers[0].id})
     engine = database.engine.execution_options(isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:

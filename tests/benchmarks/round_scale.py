@@ -24,7 +24,7 @@ from curation.db.engine import Database, Transaction
 from curation.db.schema import migrate
 from curation.db.tables import candidates, prompts, rounds
 from curation.domain import Kind, Prompt
-from curation.screening.embedding import pack
+from curation.screening.embedding import pack_vector
 from curation.selection import acceptance_model_store, top_n_accept
 from tests.making import fresh_database, make_round, named
 from tests.servers import postgres
@@ -53,8 +53,8 @@ def _measure(database: Database, count: int) -> None:
     print(f"{count} candidates", flush=True)
     _time("made", lambda: _make(database, number, count))
     with database.transaction() as tx:
-        kept = acceptance_model_store.find_head(tx, Kind.single)
-    terms = top_n_accept.Terms(keep=count // 5)
+        kept = acceptance_model_store.find_model(tx, Kind.single)
+    terms = top_n_accept.TopNSettings(keep=count // 5)
 
     def within(do: Callable[[Transaction], Any]) -> Callable[[], Any]:
         def do_it() -> Any:
@@ -64,13 +64,13 @@ def _measure(database: Database, count: int) -> None:
         return do_it
 
     _time("scored", within(lambda tx: acceptance_model_store.score_round(tx, kept, number)))
-    _time("planned, scored before", within(lambda tx: top_n_accept.plan_scaling(tx, number, terms)["kept"]))
-    _time("begun", within(lambda tx: top_n_accept.begin_scaling(tx, number, terms, "bench")["kept"]))
+    _time("planned, scored before", within(lambda tx: top_n_accept.plan_top_n(tx, number, terms)["kept"]))
+    _time("begun", within(lambda tx: top_n_accept.begin_top_n(tx, number, terms, "bench")["kept"]))
     waiting = sa.select(candidates.c.id).where(candidates.c.round_id == number, candidates.c.state == "waiting")
     with database.transaction() as tx:
         judge_waiting(tx, number, dict.fromkeys(tx.execute(waiting).scalars().all(), True))
-    _time("looked at", within(lambda tx: top_n_accept.finish_scaling(tx, number, "bench", dry_run=True)["bound"]))
-    _time("accepted", within(lambda tx: top_n_accept.finish_scaling(tx, number, "bench")["auto_accepted"]))
+    _time("looked at", within(lambda tx: top_n_accept.finish_top_n(tx, number, "bench", dry_run=True)["bound"]))
+    _time("accepted", within(lambda tx: top_n_accept.finish_top_n(tx, number, "bench")["auto_accepted"]))
 
 
 def _teach(tx: Transaction) -> None:
@@ -84,11 +84,11 @@ def _teach(tx: Transaction) -> None:
     tx.execute(sa.update(candidates).where(candidates.c.round_id == number).values(state="waiting", propensity=1.0))
     good = values[:, 0] + vectors[:, 0] + 0.5 * rng.standard_normal(TAUGHT) > 0.5
     judge_waiting(tx, number, dict(zip(ids, good.tolist(), strict=True)))
-    acceptance_model_store.fit_head(tx, Kind.single, SOURCE)
+    acceptance_model_store.fit_and_store(tx, Kind.single, SOURCE)
 
 
 def _make(database: Database, number: int, count: int) -> None:
-    vectors = [bytes(pack(one)) for one in np.random.default_rng(2).standard_normal((512, NUMBERS)).astype(np.float32)]
+    vectors = [bytes(pack_vector(one)) for one in np.random.default_rng(2).standard_normal((512, NUMBERS)).astype(np.float32)]
     asked = [Prompt(f"prompt {place}") for place in range(PROMPTS)]
     with database.transaction() as tx:
         tx.execute(sa.insert(prompts), [{"id": one.id, "text": one.text} for one in asked])

@@ -24,14 +24,14 @@ import numpy as np
 
 from curation.domain import LayerRole, Prompt, Verdict
 from curation.images.codec import decode_layer
-from curation.images.layer_masks import shrink
+from curation.images.layer_masks import downscale
 from curation.ports import RGBA
-from curation.screening.embedding import OWN
+from curation.screening.embedding import BUILTIN_EMBEDDER
 from curation.screening.rule_reviewer import RuleReviewer
-from curation.screening.rules import judge
-from curation.screening.signals import measure
-from curation.synthetic.dataset import shows_prompt
-from curation.synthetic.shapes import choose_subject, draw
+from curation.screening.rules import apply_rules
+from curation.screening.signals import compute_signals
+from curation.synthetic.dataset import check_prompt
+from curation.synthetic.shapes import draw_subject, sample_subject
 from tests.planted import draw_candidate, plant_some
 
 STYLES, PROMPTS = 8, 400
@@ -98,7 +98,7 @@ def replay_folder(folder: Path, count: int) -> Pool:
     """The images of a seed folder, at most 96 pixels long, each several times with other defects."""
     lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text("utf-8").splitlines()]
     images = [
-        (shrink(np.asarray(decode_layer((folder / row["file_name"]).read_bytes())), 96), row["text"]) for row in lines
+        (downscale(np.asarray(decode_layer((folder / row["file_name"]).read_bytes())), 96), row["text"]) for row in lines
     ]
     rng = np.random.default_rng(11)
 
@@ -113,20 +113,20 @@ def replay_folder(folder: Path, count: int) -> Pool:
 def _judge(oracle: RuleReviewer, drawn: Iterator[tuple[RGBA, str]]) -> Pool:
     kept = []
     for rgba, text in drawn:
-        signals = measure(rgba)
-        if judge(signals) is None:
-            shown = shows_prompt(rgba, text)
+        signals = compute_signals(rgba)
+        if apply_rules(signals) is None:
+            shown = check_prompt(rgba, text)
             if shown is not None:
                 signals |= {"shows_colour": float(shown.colour), "shows_shape": float(shown.shape)}
-            seen = OWN.see([{LayerRole.foreground: rgba}], [Prompt(text)])[0].vector
+            seen = BUILTIN_EMBEDDER.see([{LayerRole.foreground: rgba}], [Prompt(text)])[0].vector
             kept.append((signals, seen, text, oracle.decide(rgba, text).verdict is Verdict.accept))
     signals, vectors, texts, accepted = zip(*kept, strict=True)
     return Pool(signals, np.stack(vectors), texts, np.array(accepted))
 
 
 def _subject(rng: np.random.Generator) -> tuple[RGBA, str]:
-    subject = choose_subject(rng)
-    return draw(subject, rng, 64), subject.text
+    subject = sample_subject(rng)
+    return draw_subject(subject, rng, 64), subject.text
 
 
 def auc_of(scores: np.ndarray, accepted: np.ndarray) -> float:

@@ -39,7 +39,7 @@ from curation.db.schema import migrate
 from curation.db.tables import candidates
 from curation.domain import Kind, Verdict, canonical_json
 from curation.selection import acceptance_model, gates
-from curation.selection.acceptance_model_store import fit_head, wants_fit
+from curation.selection.acceptance_model_store import fit_and_store, needs_fit
 from curation.selection.select import select_candidates
 from curation.statistics import bounds
 from tests.benchmarks.selection_pools import Pool, auc_of, blind, replay_figures, replay_folder, simulate
@@ -97,8 +97,8 @@ def views_needed(server: str, pool: Pool, policy: Mapping[str, object], wanted: 
                 accepts += judge_waiting(tx, number, good, most=64)
                 seen = _decided(tx, number) - before
                 views += seen
-                if wants_fit(tx, Kind.single, SOURCE):
-                    kept, fits = fit_head(tx, Kind.single, SOURCE), fits + 1
+                if needs_fit(tx, Kind.single, SOURCE):
+                    kept, fits = fit_and_store(tx, Kind.single, SOURCE), fits + 1
             if not seen:
                 break
         with database.transaction() as tx:
@@ -116,7 +116,7 @@ def views_needed(server: str, pool: Pool, policy: Mapping[str, object], wanted: 
         "views": views, "accepts": accepts, "fits": fits, "seconds": time.monotonic() - began,
         "auc": auc_of(kept.head.predict(pool.signals, pool.vectors), pool.accepted),
         "clusters": kept.head.cluster(pool.vectors), "chosen": chosen, "slices": dict(slices),
-        "random": bounds.count(sum(random), len(random)),
+        "random": bounds.exact_bounds(sum(random), len(random)),
     }  # fmt: skip
 
 
@@ -128,16 +128,16 @@ def hold_gates(repetitions: int, budget: float = 0.02, share: float = 0.3) -> di
         told = acceptance_model.TrainingRows(
             pool.signals[:600], pool.vectors[:600], pool.accepted[:600], pool.texts[:600], [1] * 600
         )
-        fitted, _ = acceptance_model.fit(told)
+        fitted, _ = acceptance_model.fit_acceptance_model(told)
         probabilities = fitted.predict(pool.signals, pool.vectors)
-        grid = np.quantile(probabilities, gates.GRID).tolist()
+        grid = np.quantile(probabilities, gates.THRESHOLD_SHARES).tolist()
         threshold, last, look = None, 0, 0
         for judged in range(700, 6_601, 100):
             some = slice(600, judged)
-            n, level = int(pool.accepted[some].sum()), bounds.spend(look + 1)
-            if n < max(bounds.enough(budget, level), gates.MORE * last):
+            n, level = int(pool.accepted[some].sum()), bounds.interim_level(look + 1)
+            if n < max(bounds.min_sample_size(budget, level), gates.LOOK_GROWTH * last):
                 continue
-            found = gates.look_at(probabilities[some], pool.accepted[some], grid, Verdict.reject, budget, level)
+            found = gates.evaluate_thresholds(probabilities[some], pool.accepted[some], grid, Verdict.reject, budget, level)
             last, look = n, look + 1
             if found.proven:  # the worst that was ever in force is what counts
                 threshold = max(grid[found.proven - 1], threshold or 0.0)

@@ -28,7 +28,7 @@ def freeze(database: Database, store: FolderStore) -> tuple[str, float]:
     """The snapshot's id and the seconds it took."""
     begun = time.perf_counter()
     with database.transaction(one_view=True) as tx:
-        frozen = snapshots.freeze(tx, store, tag="benchmark", actor="benchmark")
+        frozen = snapshots.freeze_snapshot(tx, store, tag="benchmark", actor="benchmark")
     return frozen.id, time.perf_counter() - begun
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=100_000)
     count = parser.parse_args().samples
     with tempfile.TemporaryDirectory(prefix="layerloop-bench-") as folder:
-        database = Database(embedded_postgres.start(Path(folder) / "postgres"))
+        database = Database(embedded_postgres.start_server(Path(folder) / "postgres"))
         store = FolderStore(Path(folder) / "objects")
         try:
             schema.migrate(database)
@@ -54,7 +54,7 @@ def main() -> None:
             print(f"freeze with 100 more     {seconds:8.2f} s")
         finally:
             database.close()
-            embedded_postgres.stop(Path(folder) / "postgres")
+            embedded_postgres.stop_server(Path(folder) / "postgres")
 
 
 def _sample(index: int) -> NewSample:

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from curation.datasets.manifest import Manifest, Part
-from curation.domain import DrawRequest, Kind, LayerRole, Progress, Prompt, Sample, TrainingRequest, split_of
-from curation.images.codec import encode_layer, visible_hash
+from curation.domain import GenerationRequest, Kind, LayerRole, Progress, Prompt, Sample, TrainingRequest, assign_split
+from curation.images.codec import encode_layer, pixel_hash
 from curation.object_store import FolderStore
-from curation.synthetic.dataset import draw_seed
-from training.generate import open_generator
+from curation.synthetic.dataset import draw_seed_set
+from training.generate import load_generator
 from training.train import train
 
 
@@ -40,8 +40,8 @@ def main() -> None:
         checkpoint = train(order, store, Path(folder) / "run", report)
         for stage, ticks in stages.items():
             print(f"{'training ' + stage:<24} {ticks.rate(0):8.1f} images/s", flush=True)
-        generator = open_generator(checkpoint, store)
-        requests = [DrawRequest(Prompt("a red circle"), seed) for seed in range(32)]
+        generator = load_generator(checkpoint, store)
+        requests = [GenerationRequest(Prompt("a red circle"), seed) for seed in range(32)]
         begun = time.perf_counter()
         generator.draw(requests)
         print(f"{'drawing':<24} {len(requests) / (time.perf_counter() - begun):8.1f} candidates/s")
@@ -70,14 +70,14 @@ class Ticks:
 
 def freeze_shapes(store: FolderStore, folder: Path, count: int) -> str:
     """A snapshot of drawn shapes made without a database, as a trainer may."""
-    draw_seed(folder, count)
+    draw_seed_set(folder, count)
     samples = []
     for line in (folder / "metadata.jsonl").read_text().splitlines():
         row = json.loads(line)
         rgba = np.asarray(Image.open(folder / row["file_name"]).convert("RGBA"))
-        visible = visible_hash(rgba)
+        visible = pixel_hash(rgba)
         layers = {LayerRole.foreground: store.put(encode_layer(rgba))}
-        split = split_of(visible)
+        split = assign_split(visible)
         known = (row["text"], row["licence"], row["source"], split)
         samples.append(Sample(visible[:32], Kind.single, *known, 0, visible, layers))
     lines = "".join(sample.line() + "\n" for sample in sorted(samples, key=lambda sample: sample.id))

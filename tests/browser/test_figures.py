@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from playwright.sync_api import expect
 
-from curation.checkpoints.registry import keep_evaluation
+from curation.checkpoints.registry import record_metrics
 from curation.db.engine import Database
 from curation.domain import Role
 from tests.browser.reviewing import OpenPage, Site
@@ -19,7 +19,7 @@ def test_the_main_figures_stand_in_the_table_and_the_others_are_folded(
 ) -> None:
     with database.transaction() as tx:
         name = make_checkpoint(tx)
-        keep_evaluation(tx, name, dict.fromkeys(HIGHER_IS_BETTER, 0.5) | {"taste": 0.7}, "test")
+        record_metrics(tx, name, dict.fromkeys(HIGHER_IS_BETTER, 0.5) | {"taste": 0.7}, "test")
     page = open_page(path="/checkpoints", name="Ada", role=Role.trainer)
     columns = page.locator("#names th")
     expect(columns).to_have_count(1 + MAIN + 1)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from playwright.sync_api import expect
 
 from curation.checkpoints.registry import register_checkpoint
-from curation.datasets.snapshots import freeze
+from curation.datasets.snapshots import freeze_snapshot
 from curation.db.engine import Database
 from curation.db.tables import prompts, rounds
 from curation.domain import Checkpoint, Role, Verdict
@@ -48,7 +48,7 @@ def round_id(database: Database, store: FolderStore) -> int:
             verdict = Verdict.accept if turn % 2 else Verdict.reject
             decide(tx, grace.id, card.id, verdict, key=uuid.uuid4(), dwell_ms=1_000)
     with database.transaction(one_view=True) as tx:
-        freeze(tx, store, tag="first", actor="test")
+        freeze_snapshot(tx, store, tag="first", actor="test")
     return number
 
 

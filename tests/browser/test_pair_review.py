@@ -176,7 +176,7 @@ def test_the_report_tells_reasons_by_layer_and_how_pairs_measure(
     press(page, "a")
     wait_until_sent(page)
     with database.transaction(one_view=True) as tx:
-        frozen = snapshots.freeze(tx, site.context.store, tag="now", actor="test")
+        frozen = snapshots.freeze_snapshot(tx, site.context.store, tag="now", actor="test")
     page.goto(f"{site.address}/rounds/{pair_round}")
     expect(page.locator("#reasons")).to_contain_text("background: residue")
     expect(page.locator("#about")).to_contain_text("layer pairs")

@@ -13,11 +13,11 @@ from playwright.sync_api import expect
 from curation.db.engine import Database
 from curation.db.tables import candidates, reviewers
 from curation.domain import ConsensusRule, Role, Verdict
-from curation.review.consensus import Consensus, set_consensus
+from curation.review.consensus import ConsensusSettings, set_consensus
 from curation.review.decisions import decide
 from curation.review.reviewers import add_reviewer
 from curation.screening.defects import DEFECTS
-from curation.statistics.psychometric import rejects
+from curation.statistics.psychometric import reject_probability
 from tests.browser.reviewing import OpenPage, Site, barriers, wait_until_shown
 from tests.history import Past, make_history
 
@@ -34,7 +34,7 @@ def past_of(seed: int, threshold: float) -> list[Past]:
             continue
         clean = rng.random() < 0.25
         severity = 0.0 if clean else float(rng.uniform(0.02, 1))
-        seen = rng.random() < rejects(severity, threshold, 14.0, 0.05)
+        seen = rng.random() < reject_probability(severity, threshold, 14.0, 0.05)
         defect = None if clean else list(DEFECTS)[i // 3 % len(DEFECTS)]
         past.append(Past(seconds, not seen, dwell, gold=True, defect=defect, severity=severity))
     return past
@@ -119,7 +119,7 @@ def test_the_round_page_tells_agreement_where_several_decide(
     open_page: OpenPage, site: Site, database: Database, round_id: int
 ) -> None:
     with database.transaction() as tx:
-        set_consensus(tx, round_id, Consensus(ConsensusRule.majority, 2), "test")
+        set_consensus(tx, round_id, ConsensusSettings(ConsensusRule.majority, 2), "test")
         ids = tx.execute(sa.select(candidates.c.id).where(candidates.c.round_id == round_id)).scalars().all()
         for place, one in enumerate(ids[:20]):
             for name in ("Grace", "Hopper"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from curation.errors import NotFound, Refused
-from curation.input_files import UnsafeFile, open_inside, read_input
+from curation.input_files import UnsafeFile, open_beneath, read_input
 
 
 @pytest.fixture
@@ -22,14 +22,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_regular_file_below_the_folder_is_opened(folder: Path) -> None:
-    with open_inside(folder, "sub/a.txt") as file:
+    with open_beneath(folder, "sub/a.txt") as file:
         assert file.read() == b"abc"
 
 
 @pytest.mark.parametrize("name", ["", "/etc/passwd", "../secret/key.txt", "sub/../../secret/key.txt", "a\0b"])
 def test_a_name_outside_the_folder_is_refused(folder: Path, name: str) -> None:
     with pytest.raises(UnsafeFile) as caught:
-        open_inside(folder, name)
+        open_beneath(folder, name)
     assert caught.value.code == "path_traversal"
 
 
@@ -40,7 +40,7 @@ def test_links_are_refused_in_any_component(folder: Path, link: str) -> None:
     (folder / "dangling.txt").symlink_to(folder / "nowhere")
     (folder / "circle.txt").symlink_to(folder / "circle.txt")
     with pytest.raises(UnsafeFile) as caught:
-        open_inside(folder, link)
+        open_beneath(folder, link)
     assert caught.value.code == "path_traversal"
 
 
@@ -50,10 +50,10 @@ def test_links_lead_into_named_roots_only(folder: Path) -> None:
     (blobs / "1").write_bytes(b"blob")
     (folder / "good").symlink_to("../blobs/1")
     (folder / "bad").symlink_to("../secret/key.txt")
-    with open_inside(folder, "good", [blobs]) as file:
+    with open_beneath(folder, "good", [blobs]) as file:
         assert file.read() == b"blob"
     with pytest.raises(UnsafeFile, match="allowed folders"):
-        open_inside(folder, "bad", [blobs])
+        open_beneath(folder, "bad", [blobs])
 
 
 def test_pipes_sockets_devices_and_folders_are_refused_without_waiting(folder: Path) -> None:
@@ -62,7 +62,7 @@ def test_pipes_sockets_devices_and_folders_are_refused_without_waiting(folder: P
         listening.bind(str(folder / "s.png"))
         for name in ("pipe.png", "s.png", "sub"):
             with pytest.raises(UnsafeFile) as caught:
-                open_inside(folder, name)
+                open_beneath(folder, name)
             assert caught.value.code == "special_file", name
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from curation import object_store
 from curation.errors import Corrupt, NotFound
-from curation.object_store import FolderStore, sha256_of, write_file
+from curation.object_store import FolderStore, compute_sha256, write_file_atomically
 
 
 def test_a_name_is_a_folder_of_two_digits_and_a_file_of_the_rest(store):
@@ -22,7 +22,7 @@ def test_a_name_is_a_folder_of_two_digits_and_a_file_of_the_rest(store):
 def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
     file = tmp_path / "file"
     file.write_bytes(b"abc" * 1_000_000)
-    assert sha256_of(file) == hashlib.sha256(b"abc" * 1_000_000).hexdigest() == sha256_of(b"abc" * 1_000_000)
+    assert compute_sha256(file) == hashlib.sha256(b"abc" * 1_000_000).hexdigest() == compute_sha256(b"abc" * 1_000_000)
 
 
 def test_nothing_is_left_when_the_disk_is_full(store, monkeypatch):
@@ -84,11 +84,11 @@ def test_a_named_file_is_whole_or_as_it_was(tmp_path, monkeypatch, stop):
     def stopped(_: int) -> None:
         raise stop
 
-    write_file(tmp_path / "a.png", b"first")
+    write_file_atomically(tmp_path / "a.png", b"first")
     with monkeypatch.context() as patch:
         patch.setattr(object_store.os, "fsync", stopped)
         with pytest.raises(type(stop)):
-            write_file(tmp_path / "a.png", b"second")
+            write_file_atomically(tmp_path / "a.png", b"second")
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"a.png": b"first"}
 
 
@@ -96,15 +96,15 @@ def test_a_named_file_keeps_its_permissions_and_links_stay(tmp_path):
     (tmp_path / "there").write_bytes(b"first")
     (tmp_path / "there").chmod(0o640)
     (tmp_path / "link").symlink_to("there")
-    write_file(tmp_path / "link", b"second")
+    write_file_atomically(tmp_path / "link", b"second")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "there").read_bytes() == b"second"
     assert stat.S_IMODE((tmp_path / "there").stat().st_mode) == 0o640
-    write_file(Path("/dev/null"), b"third")
+    write_file_atomically(Path("/dev/null"), b"third")
     assert Path("/dev/null").is_char_device()
 
 
 def test_an_error_names_the_file_that_was_asked_for(tmp_path):
     with pytest.raises(FileNotFoundError) as missing:
-        write_file(tmp_path / "absent" / "a.png", b"data")
+        write_file_atomically(tmp_path / "absent" / "a.png", b"data")
     assert missing.value.filename == str(tmp_path / "absent" / "a.png")

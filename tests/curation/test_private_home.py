@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from curation.adapters import embedded_postgres
-from curation.adapters.postgres_user import SERVER_USER, let_through, server_user
+from curation.adapters.postgres_user import SERVER_USER, allow_access, server_user
 from curation.errors import LayerloopError
-from curation.runtime.doctor import examine, without_credentials
+from curation.runtime.doctor import run_checks, without_credentials
 from curation.settings import Settings
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user for PostgreSQL")
@@ -40,7 +40,7 @@ def test_only_the_server_passes_through_a_private_folder(tmp_path, before):
     user = server_user(private / "data")
     assert user
     for _ in range(2):
-        let_through(private, user)
+        allow_access(private, user)
     assert not private.stat().st_mode & 0o007
     assert can_enter(user, private)
     assert not can_list(user, private)
@@ -53,13 +53,13 @@ def test_only_the_server_passes_through_a_private_folder(tmp_path, before):
 def test_a_server_runs_below_a_private_folder_and_others_stay_out(postgres_folder):
     private = postgres_folder / "private"
     private.mkdir(mode=0o700)
-    embedded_postgres.start(private / "home")
+    embedded_postgres.start_server(private / "home")
     try:
         assert not mode(private) & 0o007
         (private / "known").write_text("x")
         assert not can_enter("nobody", private)
     finally:
-        embedded_postgres.stop(private / "home")
+        embedded_postgres.stop_server(private / "home")
 
 
 @as_root
@@ -70,7 +70,7 @@ def test_without_access_control_lists_the_folder_stays_as_it_was(tmp_path, monke
     monkeypatch.setattr(os, "setxattr", refuse)
     tmp_path.chmod(0o700)
     with pytest.raises(LayerloopError, match="may not access") as error:
-        let_through(tmp_path, server_user(tmp_path) or SERVER_USER)
+        allow_access(tmp_path, server_user(tmp_path) or SERVER_USER)
     assert "LAYERLOOP_HOME" in error.value.hint
     assert mode(tmp_path) == 0o700
 
@@ -84,7 +84,7 @@ def test_the_doctor_flags_what_others_may_read(tmp_path, file):
     settings.signing_secret()
 
     def found():
-        return next(one for one in examine(settings) if one.part == "privacy")
+        return next(one for one in run_checks(settings) if one.part == "privacy")
 
     assert found().well
     (home / file).parent.mkdir(exist_ok=True)
@@ -104,7 +104,7 @@ def test_the_doctor_prints_no_credentials(tmp_path):
         database="postgresql://somebody:pass-word-1@127.0.0.1:1/none?password=pass-word-2",
         queue="amqp://somebody:pass-word-3@127.0.0.1:1//",
     )
-    told = str(examine(settings))
+    told = str(run_checks(settings))
     for secret in ("pass-word-1", "pass-word-2", "pass-word-3"):
         assert secret not in told
 
@@ -129,7 +129,7 @@ def test_an_address_is_told_without_credentials(address, told):
 
 def test_the_doctor_says_what_the_kernel_grants_to_decoders(tmp_path):
     settings = Settings(home=tmp_path / "home", database="postgresql://127.0.0.1:1/none")
-    found = next(one for one in examine(settings) if one.part == "confinement")
+    found = next(one for one in run_checks(settings) if one.part == "confinement")
     assert "seccomp" in found.told
     assert "Landlock" in found.told
     assert found.well == ("could" not in found.told)

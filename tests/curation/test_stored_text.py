@@ -7,7 +7,7 @@ import codecs
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from curation.text import StorableText, UnreadableText, decode_text, printable
+from curation.text import StorableText, UnreadableText, decode_text, escape_control_characters
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,8 @@ def test_a_named_encoding_is_used() -> None:
 
 
 def test_text_for_a_terminal_keeps_scripts_and_loses_controls() -> None:
-    assert printable("a\x1b[31m\x9b\u202eb\r") == "a\\x1b[31m\\x9b\\u202eb\\x0d"
-    assert printable("狐 é 👩‍🔬\n\t") == "狐 é 👩‍🔬\n\t"
+    assert escape_control_characters("a\x1b[31m\x9b\u202eb\r") == "a\\x1b[31m\\x9b\\u202eb\\x0d"
+    assert escape_control_characters("狐 é 👩‍🔬\n\t") == "狐 é 👩‍🔬\n\t"
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\ud800"])

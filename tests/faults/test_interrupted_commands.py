@@ -22,9 +22,9 @@ from curation.datasets.samples import NewSample, StoredLayer, add_samples
 from curation.db.engine import Database
 from curation.db.tables import captions, import_files, leases, samples, training_runs
 from curation.domain import LayerRole
-from curation.images.codec import encode_layer, visible_hash
+from curation.images.codec import encode_layer, pixel_hash
 from curation.object_store import FolderStore
-from curation.synthetic.dataset import draw_seed
+from curation.synthetic.dataset import draw_seed_set
 from tests.making import fresh_database, make_checkpoint, named, picture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,7 +139,7 @@ def seeded(instance: Instance, seeds: Path) -> None:
 def test_a_training_goes_on_after_every_signal(instances, tmp_path, turn) -> None:
     """At three moments, each with another signal in each turn; the same weights come out as of a straight run."""
     straight, interrupted = instances
-    draw_seed(tmp_path / "seeds", 24)
+    draw_seed_set(tmp_path / "seeds", 24)
     for one in instances:
         seeded(one, tmp_path / "seeds")
     expected = straight.finish(*train_arguments())
@@ -162,7 +162,7 @@ def _captioned(instance: Instance) -> None:
     with database.transaction() as tx:
         for seed in range(20):
             data = encode_layer(picture(seed))
-            layer = StoredLayer(store.put(data), 32, 24, len(data), visible_hash(picture(seed)))
+            layer = StoredLayer(store.put(data), 32, 24, len(data), pixel_hash(picture(seed)))
             add_samples(tx, [NewSample("single", "", "CC0", "test", 0, {LayerRole.foreground: layer})])
     database.close()
 
@@ -196,7 +196,7 @@ def test_captions_go_on_after_every_signal(instances, number) -> None:
 @pytest.mark.parametrize("number", SIGNALS)
 def test_an_import_goes_on_after_every_signal(instances, tmp_path, number) -> None:
     straight, interrupted = instances
-    draw_seed(tmp_path / "seeds", 430)
+    draw_seed_set(tmp_path / "seeds", 430)
     command = ("seed", "import", str(tmp_path / "seeds"))
     straight.finish(*command)
     for least in (1, 250):
@@ -264,7 +264,7 @@ def test_prompts_go_on_after_every_signal(instances, number) -> None:
 @pytest.mark.slow
 def test_an_evaluation_begins_anew_after_every_signal(instances, tmp_path) -> None:
     straight, _ = instances
-    draw_seed(tmp_path / "seeds", 80)
+    draw_seed_set(tmp_path / "seeds", 80)
     seeded(straight, tmp_path / "seeds")
     checkpoint = straight.finish("train", "--preset", "micro", "--images", "32").strip()
     command = ("checkpoint", "evaluate", checkpoint, "--draws", "0", "--json")

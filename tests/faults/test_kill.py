@@ -52,7 +52,7 @@ class Home:
             return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | settings, cwd=ROOT)
 
     def database(self) -> Database:
-        return Database(embedded_postgres.start(self.folder / "postgres"))
+        return Database(embedded_postgres.start_server(self.folder / "postgres"))
 
     def story(self) -> str:
         logs = [self.log, *sorted((self.folder / "logs").glob("*.log"))]
@@ -63,7 +63,7 @@ class Home:
 def home(tmp_path: Path) -> Iterator[Home]:
     made = Home(tmp_path / "home", tmp_path / "demo.log")
     yield made
-    embedded_postgres.stop(made.folder / "postgres")
+    embedded_postgres.stop_server(made.folder / "postgres")
 
 
 def training(database: Database) -> bool:

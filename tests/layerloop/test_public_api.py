@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 import layerloop
-from curation.checkpoints.registry import promote, register_checkpoint
+from curation.checkpoints.registry import promote_checkpoint, register_checkpoint
 from curation.datasets import snapshots
 from curation.domain import TrainingRequest
 from curation.errors import NotFound
-from curation.runtime.bootstrap import bring_seeds
+from curation.runtime.bootstrap import import_initial_seeds
 from curation.runtime.context import AppContext, open_context
 from curation.settings import Settings
 from training.train import train
@@ -29,9 +29,9 @@ def instance(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AppContext:
     monkeypatch.setenv("LAYERLOOP_HOME", str(settings.home))
     monkeypatch.setenv("LAYERLOOP_DATABASE", settings.database)
     with open_context(settings) as opened:
-        bring_seeds(opened, None, 20, lambda _: None)
+        import_initial_seeds(opened, None, 20, lambda _: None)
         with opened.database.transaction(one_view=True) as tx:
-            snapshots.freeze(tx, opened.store, tag="first", actor="test")
+            snapshots.freeze_snapshot(tx, opened.store, tag="first", actor="test")
         return opened
 
 
@@ -65,9 +65,9 @@ def test_a_tag_called_latest_goes_before_the_newest(instance: AppContext) -> Non
     with open_context(instance.settings) as opened:
         with opened.database.transaction() as tx:
             snapshots.tag_snapshot(tx, "latest", first, "test")
-        bring_seeds(opened, None, 24, lambda _: None)
+        import_initial_seeds(opened, None, 24, lambda _: None)
         with opened.database.transaction(one_view=True) as tx:
-            newest = snapshots.freeze(tx, opened.store, tag="second", actor="test").id
+            newest = snapshots.freeze_snapshot(tx, opened.store, tag="second", actor="test").id
     assert layerloop.open_snapshot("latest").id == first
     assert layerloop.open_snapshot("second").id == newest
 
@@ -100,7 +100,7 @@ def test_the_example_of_the_readme_runs(instance: AppContext, tmp_path: Path, mo
     order = TrainingRequest("whole", "micro", snapshot, None, None, seed=1, images=96)
     checkpoint = train(order, instance.store, tmp_path / "run", lambda _: None)
     with open_context(instance.settings) as opened, opened.database.transaction() as tx:
-        promote(tx, register_checkpoint(tx, checkpoint, "test"), "test")
+        promote_checkpoint(tx, register_checkpoint(tx, checkpoint, "test"), "test")
     monkeypatch.chdir(tmp_path)
     examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     (example,) = [one for one in examples if "import layerloop" in one]

@@ -37,7 +37,7 @@ def main(queue_address: str, database_address: str, prefix: str, queue: str, not
     celery_queue.PREFIX = prefix
     jobs = {"screen": screen, "draw": draw, "train": train, "fail": fail}
     app = celery_queue.make_app(Settings(queue=queue_address), database_address, jobs)
-    celery_queue.work(app, [queue], f"{queue}@test", on_stop=lambda: write("stopping"))
+    celery_queue.run_celery_worker(app, [queue], f"{queue}@test", on_stop=lambda: write("stopping"))
 
 
 if __name__ == "__main__":

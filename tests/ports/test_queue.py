@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from curation.adapters import celery_queue, embedded_postgres
-from curation.adapters.celery_queue import CeleryQueue, make_app, queue_of
+from curation.adapters.celery_queue import CeleryQueue, make_app, queue_for
 from curation.db.engine import Database
 from curation.domain import Job
 from curation.errors import Refused
@@ -170,7 +170,7 @@ def test_jobs_that_load_weights_wait_for_a_worker_of_the_gpu(line, worker):
     line.wait_for(f"draw {token}")  # sent before the worker was there: the broker kept it
     other.terminate()
     assert other.wait(20) == 0
-    assert (queue_of("draw"), queue_of("train"), queue_of("screen")) == ("gpu", "gpu", "cpu")
+    assert (queue_for("draw"), queue_for("train"), queue_for("screen")) == ("gpu", "gpu", "cpu")
 
 
 def test_a_worker_asked_to_stop_ends_its_job_and_says_so(line):
@@ -219,7 +219,7 @@ def test_a_broker_that_is_away_costs_a_transaction_nothing(scheme, database, cap
 
 @pytest.mark.slow
 def test_sender_and_worker_live_on_when_the_database_was_killed(postgres_folder, tmp_path):
-    address = embedded_postgres.start(postgres_folder)
+    address = embedded_postgres.start_server(postgres_folder)
     settings = Settings(queue=EMBEDDED)
     queue = CeleryQueue(make_app(settings, address))
     line = Line(settings, address, celery_queue.PREFIX, queue, tmp_path / "notes")
@@ -228,8 +228,8 @@ def test_sender_and_worker_live_on_when_the_database_was_killed(postgres_folder,
         line.wait_for(f"screen {line.send('screen')}")
         os.kill(int((postgres_folder / "data" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
         line.send("screen")  # may be lost
-        assert embedded_postgres.start(postgres_folder) == address
-        time.sleep(celery_queue.AWAY_SECONDS)
+        assert embedded_postgres.start_server(postgres_folder) == address
+        time.sleep(celery_queue.BACKOFF_SECONDS)
         line.wait_for(f"screen {line.send('screen')}")
         assert worker.poll() is None
     finally:

@@ -9,11 +9,11 @@ import numpy as np
 
 from curation.datasets.manifest import Manifest, Part
 from curation.domain import Kind, LayerRole, Prompt, Sample, Split
-from curation.images.codec import encode_layer, visible_hash
+from curation.images.codec import encode_layer, pixel_hash
 from curation.object_store import FolderStore
 from curation.ports import RGBA
-from curation.synthetic.backgrounds import choose_scene, draw_scene
-from curation.synthetic.shapes import choose_subject, draw
+from curation.synthetic.backgrounds import draw_pair, sample_scene
+from curation.synthetic.shapes import draw_subject, sample_subject
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Composed:
 def compose(number: int, side: int = 64) -> Composed:
     """Pair `number`: depends on nothing else."""
     rng = np.random.default_rng([77, number])
-    scene = choose_scene(rng)
-    return Composed(draw_scene(scene, rng, side), scene.prompt)
+    scene = sample_scene(rng)
+    return Composed(draw_pair(scene, rng, side), scene.prompt)
 
 
 def freeze_pairs(
@@ -49,14 +49,14 @@ def freeze_pairs(
         heldout = heldout_every and number % heldout_every == heldout_every - 1
         stored = {role: store.put(encode_layer(layer)) for role, layer in pair.layers.items()}
         known = ("CC0-1.0", "test", Split.heldout if heldout else Split.train, 0)
-        visible = visible_hash(pair.layers[LayerRole.blended])
+        visible = pixel_hash(pair.layers[LayerRole.blended])
         samples.append(Sample(f"{number:064x}", Kind.pair, pair.prompt.text, *known, visible, stored, texts=pair.texts))
     for number in range(singles):
         rng = np.random.default_rng([78, number])
-        subject = choose_subject(rng)
-        layer = draw(subject, rng, side)
+        subject = sample_subject(rng)
+        layer = draw_subject(subject, rng, side)
         stored = {LayerRole.foreground: store.put(encode_layer(layer))}
         known = ("CC0-1.0", "test", Split.train, 0)
-        samples.append(Sample(f"{10**6 + number:064x}", Kind.single, subject.text, *known, visible_hash(layer), stored))
+        samples.append(Sample(f"{10**6 + number:064x}", Kind.single, subject.text, *known, pixel_hash(layer), stored))
     lines = "".join(sample.line() + "\n" for sample in sorted(samples, key=lambda sample: sample.id))
     return store.put(Manifest((Part("", store.put(lines.encode()), len(samples)),), {}).bytes())

@@ -11,7 +11,7 @@ import pytest
 
 from curation.datasets.manifest import Manifest, Part
 from curation.domain import Kind, LayerRole, Sample, Split
-from curation.images.codec import encode_layer, visible_hash
+from curation.images.codec import encode_layer, pixel_hash
 from curation.object_store import FolderStore
 from curation.ports import RGBA
 
@@ -43,7 +43,7 @@ def freeze(store: FolderStore, numbers: range, heldout_every: int = 5) -> str:
     for number in numbers:
         rgba, caption = draw_shape(number)
         split = Split.heldout if heldout_every and number % heldout_every == 4 else Split.train
-        visible = visible_hash(rgba)
+        visible = pixel_hash(rgba)
         layers = {LayerRole.foreground: store.put(encode_layer(rgba))}
         samples.append(Sample(f"{number:064x}", Kind.single, caption, "CC0-1.0", "test", split, 0, visible, layers))
     lines = [sample.line() for sample in sorted(samples, key=lambda sample: sample.id)]
@@ -75,7 +75,7 @@ def freeze_sized(store: FolderStore) -> Callable[[list[tuple[int, int]]], str]:
         for number, (height, width) in enumerate(sizes):
             rgba = np.random.default_rng(number).integers(0, 256, (height, width, 4), np.uint8)
             layers = {LayerRole.foreground: store.put(encode_layer(rgba))}
-            known = (f"noise {number}", "CC0-1.0", "test", Split.train, 0, visible_hash(rgba))
+            known = (f"noise {number}", "CC0-1.0", "test", Split.train, 0, pixel_hash(rgba))
             samples.append(Sample(f"{number:064x}", Kind.single, *known, layers))
         part = Part("", store.put("".join(sample.line() + "\n" for sample in samples).encode()), len(samples))
         return store.put(Manifest((part,), {}).bytes())

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from curation.errors import NotFound, Refused
-from training.captioning import open_captioner
+from training.captioning import load_captioner
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "USER:", "ASSISTANT:", "what", "is", "this"]
 WORDS += [f"word{number}" for number in range(50)]
@@ -73,19 +73,19 @@ def llava(tmp_path_factory):
 
 
 def test_pictures_of_any_size_get_words_that_are_the_same_each_time(llava):
-    captioner = open_captioner(str(llava))
+    captioner = load_captioner(str(llava))
     pictures = _pictures(5)
     said = captioner.describe(pictures, "what is this", 6)
     assert len(said) == 5
     assert all(0 < len(text.split()) <= 6 for text in said)
     assert len(set(said)) > 1  # it looks at the pictures
     assert not any("<" in text or "what is this" in text for text in said)
-    assert open_captioner(str(llava)).describe(pictures, "what is this", 6) == said
+    assert load_captioner(str(llava)).describe(pictures, "what is this", 6) == said
     assert captioner.describe([], "what is this", 6) == []
 
 
 def test_a_batch_says_what_each_picture_alone_says(llava):
-    captioner = open_captioner(str(llava))
+    captioner = load_captioner(str(llava))
     pictures = _pictures(4)
     together = captioner.describe(pictures, "what is this", 5)
     assert together == [captioner.describe([picture], "what is this", 5)[0] for picture in pictures]
@@ -93,7 +93,7 @@ def test_a_batch_says_what_each_picture_alone_says(llava):
 
 def test_the_answer_is_what_the_model_of_transformers_generates(llava):
     """Against the network itself, called by hand: picture, question, greedy."""
-    captioner = open_captioner(str(llava))
+    captioner = load_captioner(str(llava))
     processor, network = captioner.processor, LlavaForConditionalGeneration.from_pretrained(llava).eval()
     picture = _pictures(1)[0]
     inputs = processor(text="USER: <image> what is this ASSISTANT:", images=picture, return_tensors="pt")
@@ -109,31 +109,31 @@ def test_the_answer_is_what_the_model_of_transformers_generates(llava):
 
 
 def test_a_model_without_a_chat_template_is_asked_plainly(tmp_path):
-    captioner = open_captioner(str(write_llava(tmp_path / "plain", template=None)))
+    captioner = load_captioner(str(write_llava(tmp_path / "plain", template=None)))
     assert captioner._question("what is this") == "<image>\nwhat is this\n"
     assert captioner.describe(_pictures(1), "what is this", 3)
 
 
 def test_the_source_names_the_weights(llava, tmp_path):
-    one = open_captioner(str(llava)).source
+    one = load_captioner(str(llava)).source
     assert one.startswith(f"{llava}@")
     assert len(one.rsplit("@", 1)[1]) == 12
     other = write_llava(tmp_path / "again")
-    assert open_captioner(str(other)).source.rsplit("@", 1)[1] == one.rsplit("@", 1)[1]
+    assert load_captioner(str(other)).source.rsplit("@", 1)[1] == one.rsplit("@", 1)[1]
     weights = other / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    assert open_captioner(str(other)).source.rsplit("@", 1)[1] != one.rsplit("@", 1)[1]
+    assert load_captioner(str(other)).source.rsplit("@", 1)[1] != one.rsplit("@", 1)[1]
 
 
 def test_what_cannot_be_loaded_is_named(llava, tmp_path):
     with pytest.raises(NotFound, match="no folder"):
-        open_captioner(str(tmp_path / "nowhere"))
+        load_captioner(str(tmp_path / "nowhere"))
     bare = tmp_path / "bare"
     bare.mkdir()
     for name in ("config.json", "generation_config.json", "model.safetensors"):
         (bare / name).write_bytes((llava / name).read_bytes())
     with pytest.raises(Refused, match="no processor"):
-        open_captioner(str(bare))
+        load_captioner(str(bare))
 
 
 def _pictures(count):

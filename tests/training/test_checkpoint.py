@@ -7,7 +7,7 @@ import torch
 
 from curation.domain import Checkpoint
 from curation.errors import NotFound, Refused
-from training.checkpoint import open_parts
+from training.checkpoint import load_checkpoint
 from training.denoiser.builtin import BuiltinDenoiser
 from training.presets.presets import PRESETS, find_preset
 from training.safetensors_io import save_part
@@ -30,7 +30,7 @@ def checkpoint(store):
 
 
 def test_parts_are_frozen_and_in_the_units_of_their_files(checkpoint, store):
-    parts = open_parts(checkpoint, store)
+    parts = load_checkpoint(checkpoint, store)
     assert parts.preset == replace(MICRO, guidance=2.0)
     assert parts.backbone.scale == 2.0
     assert parts.transparency.encoder.offset_scale == 7.5
@@ -43,13 +43,13 @@ def test_parts_are_frozen_and_in_the_units_of_their_files(checkpoint, store):
 
 def test_a_part_that_is_missing_is_told(checkpoint, store):
     without = {name: file for name, file in checkpoint.files.items() if name != "base"}
-    assert open_parts(replace(checkpoint, files=without), store).base is None
+    assert load_checkpoint(replace(checkpoint, files=without), store).base is None
     for part in ("backbone", "transparency"):
         files = {name: file for name, file in checkpoint.files.items() if name != part}
         with pytest.raises(Refused, match=f"has no part {part!r}"):
-            open_parts(replace(checkpoint, files=files), store)
+            load_checkpoint(replace(checkpoint, files=files), store)
     with pytest.raises(NotFound):
-        open_parts(replace(checkpoint, files={**checkpoint.files, "backbone": "0" * 64}), store)
+        load_checkpoint(replace(checkpoint, files={**checkpoint.files, "backbone": "0" * 64}), store)
 
 
 def test_networks_of_other_sizes_are_refused():

@@ -14,12 +14,12 @@ from transformers import BitImageProcessorPil, CLIPModel, Dinov2Config, Dinov2Mo
 
 from curation.domain import LayerRole, Prompt
 from curation.errors import NotFound, Refused
-from curation.rounds.policies import check_measures
-from curation.runtime.context import load
+from curation.rounds.policies import check_policy_signals
+from curation.runtime.context import load_object
 from curation.settings import Settings
 from tests.making import picture, scenes
 from tests.training.clips import write_clip
-from training.embedding import Clip, open_embedder
+from training.embedding import ClipEmbedder, open_embedder
 
 FRONT = LayerRole.foreground
 SINGLES = [{FRONT: picture(seed)} for seed in range(3)]
@@ -107,8 +107,8 @@ def test_the_door_is_found_by_its_name_and_the_papers_selector_asks_for_its_figu
     settings = Settings(
         embedder="training.embedding:open_embedder", embedder_model=str(clip), aesthetic=head(tmp_path, 16, 1)
     )
-    eyes = load(settings.embedder)(settings.embedder_model, settings.aesthetic)
-    assert isinstance(eyes, Clip)
-    check_measures({"kind": "paper"}, eyes.measures)
+    eyes = load_object(settings.embedder)(settings.embedder_model, settings.aesthetic)
+    assert isinstance(eyes, ClipEmbedder)
+    check_policy_signals({"kind": "paper"}, eyes.measures)
     with pytest.raises(Refused, match="weights are not configured"):
-        check_measures({"kind": "paper"}, open_embedder(str(clip), None).measures)
+        check_policy_signals({"kind": "paper"}, open_embedder(str(clip), None).measures)

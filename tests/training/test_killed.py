@@ -13,7 +13,7 @@ import torch
 from curation.domain import TrainingRequest
 from tests.training.composed import freeze_pairs
 from tests.training.pretrained import write_sdxl
-from training.launch import MARK, read_checkpoint
+from training.launch import MESSAGE_PREFIX, parse_checkpoint
 from training.safetensors_io import load_part
 from training.train import train
 
@@ -43,8 +43,8 @@ def _start(folder, order, store):
 def _kill_at(running, stage, images, pause):
     """SIGKILL a little after the first word of that many images; whether it was still running."""
     for line in running.stdout:
-        if line.startswith(MARK):
-            said = json.loads(line.removeprefix(MARK))
+        if line.startswith(MESSAGE_PREFIX):
+            said = json.loads(line.removeprefix(MESSAGE_PREFIX))
             if said["stage"] == stage and said["done"] >= images:
                 time.sleep(pause)
                 running.kill()
@@ -56,7 +56,7 @@ def _kill_at(running, stage, images, pause):
 def _finish(running, folder):
     _, _ = running.communicate(timeout=240)
     assert running.returncode == 0, (folder / "log").read_text()[-2000:]
-    return read_checkpoint(json.loads((folder / "checkpoint.json").read_text()))
+    return parse_checkpoint(json.loads((folder / "checkpoint.json").read_text()))
 
 
 @pytest.mark.slow

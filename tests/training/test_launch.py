@@ -13,7 +13,7 @@ import torch
 
 from curation.domain import Checkpoint, TrainingRequest
 from curation.errors import NotFound, Refused
-from training.launch import launch, open_again, read_order
+from training.launch import launch, parse_request, reopen_store
 from training.safetensors_io import load_part
 from training.train import train
 
@@ -102,7 +102,7 @@ def test_processes_die_with_the_one_that_started_them(store, snapshot, tmp_path)
     told[0].write_text(json.dumps(asdict(_order(snapshot, 100_000, processes="2"))))
     told[1].write_text(json.dumps(store.opening))
     code = (
-        "import json, sys; from pathlib import Path; from training.launch import launch, open_again, read_order;"
+        "import json, sys; from pathlib import Path; from training.launch import launch, reopen_store, parse_request;"
         "order, store = (json.loads(Path(name).read_text()) for name in sys.argv[1:3]);"
         "launch(read_order(order), open_again(store), Path(sys.argv[3]), lambda p: print(p.done, flush=True), 2)"
     )
@@ -119,8 +119,8 @@ def test_processes_die_with_the_one_that_started_them(store, snapshot, tmp_path)
 def test_an_order_survives_its_journey(store, snapshot):
     parent = Checkpoint({"backbone": "b"}, "whole", "micro", snapshot, None, 1, "1", {"psnr": 1.5}, None, CHANGES)
     order = TrainingRequest("base", "micro", snapshot, "p", parent, 1, 8, CHANGES)
-    assert read_order(json.loads(json.dumps(asdict(order)))) == order
-    again = open_again(json.loads(json.dumps(store.opening)))
+    assert parse_request(json.loads(json.dumps(asdict(order)))) == order
+    again = reopen_store(json.loads(json.dumps(store.opening)))
     assert again.get(snapshot) == store.get(snapshot)
 
 

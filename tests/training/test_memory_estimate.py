@@ -11,10 +11,16 @@ from curation.domain import TrainingRequest
 from curation.errors import NotFound, Refused
 from tests.benchmarks.peak_memory import CASES, compare
 from tests.training.pretrained import write_sdxl
-from training.engine.memory_tracker import StepMemory, measure_optimiser, measure_step, measure_use, metering
+from training.engine.memory_tracker import (
+    StepMemory,
+    estimate_inference,
+    estimate_optimizer,
+    estimate_step,
+    track_memory,
+)
 from training.memory_estimate import GIB, _advise, _fullest, _trained, estimate
 from training.presets.presets import find_preset
-from training.pretrained.architectures import KNOWN, build_part
+from training.pretrained.architectures import CONFIGS, build_part
 
 MIB = 2**20
 PARAMETERS = {
@@ -52,7 +58,7 @@ def test_every_family_s_parts_are_known():
 
     for family in FAMILIES.values():
         wanted = {"vae", *family.text_encoders, *([family.denoiser] if family.denoiser else [])}
-        assert set(KNOWN[family.name]) == wanted
+        assert set(CONFIGS[family.name]) == wanted
 
 
 def test_a_model_in_a_folder_is_measured_as_it_is(tmp_path):
@@ -64,7 +70,7 @@ def test_a_model_in_a_folder_is_measured_as_it_is(tmp_path):
 
 
 def test_a_meter_counts_each_storage_once_and_until_its_end():
-    with metering() as meter:
+    with track_memory() as meter:
         one = torch.zeros(MIB, dtype=torch.uint8)
         view = one.view(1024, 1024)[:10]
         assert meter.now == MIB
@@ -82,12 +88,12 @@ def test_a_step_s_parts_are_counted_by_what_they_are():
         rows = torch.zeros(512, 256)
         return network, lambda: network(rows).square().sum()
 
-    step = measure_step(build, "fp32", on_gpu=False)
+    step = estimate_step(build, "fp32", on_gpu=False)
     assert step.learning == 2 * 4 * 256 * 1024 == step.weights - 4 * 512 * 256
     # The hidden feature before and after the ReLU may be one; the output and its square stand beside it.
     assert 4 * 512 * (1024 + 256) <= step.activations <= 4 * 512 * (4 * 1024 + 4 * 256)
     assert step.gradients <= step.learning
-    half = measure_step(build, "bf16", on_gpu=False)
+    half = estimate_step(build, "bf16", on_gpu=False)
     assert half.activations < step.activations
 
 
@@ -97,7 +103,7 @@ def test_using_a_network_keeps_nothing():
         rows = torch.zeros(512, 512)
         return lambda: network(rows)
 
-    assert measure_use(build).activations == 2 * MIB  # one layer's input and its output
+    assert estimate_inference(build).activations == 2 * MIB  # one layer's input and its output
 
 
 def test_what_optimisers_keep():
@@ -107,13 +113,13 @@ def test_what_optimisers_keep():
         nn.Parameter(torch.empty(7)),
     ]
     numbers = 2 * 300 * 200 + 7
-    adamw, moment = measure_optimiser("adamw", parameters, on_gpu=False)
+    adamw, moment = estimate_optimizer("adamw", parameters, on_gpu=False)
     assert adamw == pytest.approx(8 * numbers, abs=64)
     assert 4 * 300 * 200 <= moment <= 3 * 4 * 300 * 200
-    assert measure_optimiser("adamw_fused", parameters, on_gpu=True)[1] <= 64
-    assert measure_optimiser("adamw", parameters, on_gpu=True)[1] == 4 * numbers
-    assert measure_optimiser("adafactor", parameters, on_gpu=False)[0] < adamw / 10
-    assert measure_optimiser("adamw8bit", parameters, on_gpu=True)[0] == pytest.approx(2 * numbers, rel=0.05)
+    assert estimate_optimizer("adamw_fused", parameters, on_gpu=True)[1] <= 64
+    assert estimate_optimizer("adamw", parameters, on_gpu=True)[1] == 4 * numbers
+    assert estimate_optimizer("adafactor", parameters, on_gpu=False)[0] < adamw / 10
+    assert estimate_optimizer("adamw8bit", parameters, on_gpu=True)[0] == pytest.approx(2 * numbers, rel=0.05)
 
 
 def test_what_changes_needs_what():
@@ -249,8 +255,8 @@ def test_it_is_within_15_percent_of_what_is_measured(name):
 def test_it_is_within_15_percent_of_what_a_gpu_takes(tmp_path, precision):
     from training.denoiser.denoiser import Conditions
     from training.denoiser.factory import new_denoiser
-    from training.engine.optimizers import build_optimiser
-    from training.transparency.autoencoder import fit_backbone
+    from training.engine.optimizers import build_optimizer
+    from training.transparency.autoencoder import fit_autoencoder
     from training.transparency.networks import Transparency
 
     folder = write_sdxl(tmp_path / "model", (128, 256))
@@ -264,9 +270,9 @@ def test_it_is_within_15_percent_of_what_a_gpu_takes(tmp_path, precision):
     }
     computed = held("sdxl", "base", on_gpu=True, **changes)
     preset = find_preset("sdxl", {name: str(value) for name, value in changes.items()})
-    beside = (fit_backbone(preset, torch.empty(0)).to("cuda"), Transparency(preset).to("cuda"))  # that never learn
+    beside = (fit_autoencoder(preset, torch.empty(0)).to("cuda"), Transparency(preset).to("cuda"))  # that never learn
     denoiser = new_denoiser(replace(preset, threads=0)).train().requires_grad_(True).to("cuda")
-    optimiser = build_optimiser(preset.optimiser, denoiser.trainable_parameters(), 1e-5)
+    optimiser = build_optimizer(preset.optimiser, denoiser.trainable_parameters(), 1e-5)
     told = Conditions(torch.zeros(8, 77, 64), pooled_BP=torch.zeros(8, 32), sizes_B6=torch.zeros(8, 6)).to("cuda")
     for _ in range(2):
         torch.cuda.reset_peak_memory_stats()

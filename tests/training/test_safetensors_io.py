@@ -10,14 +10,14 @@ from safetensors.torch import save
 
 from curation.domain import TrainingRequest
 from curation.errors import Refused
-from training.safetensors_io import describe, load_part, save_part
+from training.safetensors_io import load_part, part_metadata, save_part
 
 ORDER = TrainingRequest("whole", "micro", "ab" * 32, None, None, 7)
 
 
 def test_weights_come_back_with_how_they_came_to_be(store):
     tensors = {"b": torch.randn(3, 4).T, "a": torch.arange(3)}
-    file = save_part(store, "transparency", tensors, describe("transparency", ORDER, "1.2", offset_scale=2.5))
+    file = save_part(store, "transparency", tensors, part_metadata("transparency", ORDER, "1.2", offset_scale=2.5))
     loaded, metadata = load_part(store, file)
     assert torch.equal(loaded["b"], tensors["b"])
     assert torch.equal(loaded["a"], tensors["a"])
@@ -38,7 +38,7 @@ def test_weights_come_back_with_how_they_came_to_be(store):
 def test_tensors_that_share_their_memory_are_stored_apart(store):
     whole = torch.arange(6.0).view(2, 3)
     tensors = {"whole": whole, "tied": whole, "row": whole[1], "column": whole[:, 1]}
-    loaded, _ = load_part(store, save_part(store, "x", tensors, describe("x", ORDER, "1")))
+    loaded, _ = load_part(store, save_part(store, "x", tensors, part_metadata("x", ORDER, "1")))
     assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
 
 
@@ -49,13 +49,13 @@ def test_equal_weights_have_equal_bytes_in_every_process(store):
         "from pathlib import Path\n"
         "from curation.domain import TrainingRequest\n"
         "from curation.object_store import FolderStore\n"
-        "from training.safetensors_io import describe, save_part\n"
+        "from training.safetensors_io import part_metadata, save_part\n"
         "order = TrainingRequest('whole', 'micro', 'ab' * 32, None, None, 7)\n"
         "print(save_part(FolderStore(Path(sys.argv[1])), 'x', {'a': torch.arange(3)}, describe('x', order, '1')))\n"
     )
     command = [sys.executable, "-c", program, str(store.folder)]
     elsewhere = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    assert elsewhere == save_part(store, "x", {"a": torch.arange(3)}, describe("x", ORDER, "1"))
+    assert elsewhere == save_part(store, "x", {"a": torch.arange(3)}, part_metadata("x", ORDER, "1"))
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from curation.errors import NotFound, Refused
-from curation.prompts.llm import compose
-from curation.prompts.pair_files import read_triples
-from curation.prompts.parse import read_answer
+from curation.prompts.llm import compose_request
+from curation.prompts.pair_files import read_pair_prompts
+from curation.prompts.parse import parse_completion
 from tests.curation.cli.test_cli import call
-from training.text_generation import open_writer
+from training.text_generation import load_language_model
 
 SAID = '{ "text": "a cat in a garden", "foreground": "a cat", "background": "an empty garden" }'
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "USER:", "ASSISTANT:", "picture", *dict.fromkeys(SAID.split())]
@@ -45,7 +45,7 @@ def write_llama(folder, *, learns=True, template=TEMPLATE):
     network = LlamaForCausalLM(config)
     if learns:
         optimiser = torch.optim.Adam(network.parameters(), 1e-2)
-        asked = ["a picture", compose(0, 0, 0)[0]]  # the second is what the command asks first
+        asked = ["a picture", compose_request(0, 0, 0)[0]]  # the second is what the command asks first
         for step in range(160):
             question, said = (
                 tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -67,16 +67,16 @@ def llama(tmp_path_factory):
 
 
 def test_a_model_answers_as_it_was_trained_to_be_asked(llama):
-    writer = open_writer(str(llama))
+    writer = load_language_model(str(llama))
     assert writer.write("a picture", 60, 0) == SAID
-    assert len(read_answer(writer.write("a picture", 60, 0)).prompts) == 1
+    assert len(parse_completion(writer.write("a picture", 60, 0)).prompts) == 1
     assert len(writer.write("a picture", 4, 0).split()) == 4
     assert writer.source.startswith(f"{llama}@")
     assert len(writer.source.rsplit("@", 1)[1]) == 12
 
 
 def test_a_seed_decides_the_answer_and_leaves_others_randomness_alone(tmp_path):
-    writer = open_writer(str(write_llama(tmp_path / "random", learns=False)))
+    writer = load_language_model(str(write_llama(tmp_path / "random", learns=False)))
     torch.manual_seed(5)
     before = torch.get_rng_state()
     said = [writer.write("a picture", 12, seed) for seed in (0, 0, 1)]
@@ -85,21 +85,21 @@ def test_a_seed_decides_the_answer_and_leaves_others_randomness_alone(tmp_path):
 
 
 def test_a_model_without_a_template_goes_on_with_the_question(tmp_path):
-    writer = open_writer(str(write_llama(tmp_path / "plain", template=None)))
+    writer = load_language_model(str(write_llama(tmp_path / "plain", template=None)))
     assert writer._formatted("a picture") == "a picture\n"
     assert writer.write("USER: a picture ASSISTANT:", 60, 0) == SAID
 
 
 def test_what_cannot_be_loaded_is_named(llama, tmp_path):
     with pytest.raises(NotFound, match="no folder"):
-        open_writer(str(tmp_path / "nowhere"))
+        load_language_model(str(tmp_path / "nowhere"))
     shutil.copytree(llama, tmp_path / "bare", ignore=shutil.ignore_patterns("token*"))
     with pytest.raises(Refused, match="no tokenizer"):
-        open_writer(str(tmp_path / "bare"))
+        load_language_model(str(tmp_path / "bare"))
 
 
 def test_the_command_asks_it(llama, tmp_path):
     out = tmp_path / "prompts.jsonl"
     making = ["prompts", "generate", "--maker", "model", "--model", str(llama), "--out", str(out), "--count", "1"]
     told = json.loads(call(*making, "--json"))
-    assert (told["made"], [one.text for one in read_triples(out)]) == (1, ["a cat in a garden"])
+    assert (told["made"], [one.text for one in read_pair_prompts(out)]) == (1, ["a cat in a garden"])

@@ -9,8 +9,8 @@ from PIL import Image
 
 from curation.domain import Split, TrainingRequest
 from curation.errors import NotFound, Refused
-from training.checkpoint import open_parts
-from training.data.dataset import load_split
+from training.checkpoint import load_checkpoint
+from training.data.dataset import open_split
 from training.presets.presets import PRESETS
 from training.safetensors_io import load_part
 from training.train import code_version, train
@@ -87,10 +87,10 @@ def test_the_version_names_the_commit_in_a_checkout_only(tmp_path, monkeypatch):
 
 def test_parts_of_a_checkpoint_open_frozen(store, snapshot, tmp_path):
     checkpoint = train(_order(snapshot, images=8), store, tmp_path / "run", quiet)
-    parts = open_parts(checkpoint, store)
+    parts = load_checkpoint(checkpoint, store)
     assert parts.base is None
     assert not any(p.requires_grad for p in (*parts.transparency.parameters(), *parts.backbone.parameters()))
-    assert len(load_split(store, snapshot, Split.heldout, parts.preset.image_size)) == 6
+    assert len(open_split(store, snapshot, Split.heldout, parts.preset.image_size)) == 6
 
 
 def test_the_whole_recipe_trains_every_part_and_draws_its_sheet(store, snapshot, tmp_path):
@@ -99,7 +99,7 @@ def test_the_whole_recipe_trains_every_part_and_draws_its_sheet(store, snapshot,
     assert list(dict.fromkeys(stages)) == ["backbone", "transparency", "latents", "base", "evaluate", "sheet"]
     assert set(checkpoint.files) == {"backbone", "transparency", "base"}
     assert checkpoint.evaluation["noise_mse"] > 0
-    parts = open_parts(checkpoint, store)
+    parts = load_checkpoint(checkpoint, store)
     assert parts.base is not None
     assert store.has(checkpoint.sample_grid)
     base_only = train(_order(snapshot, "base", parent=checkpoint, images=32), store, tmp_path / "next", quiet)

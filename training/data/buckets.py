@@ -18,17 +18,17 @@ from torch import Tensor
 
 from curation.errors import Corrupt, NotFound
 from curation.ports import ObjectStore
-from training.data.tensor_cache import ShardedTensorCache, key_of
+from training.data.tensor_cache import ShardedTensorCache, cache_key
 from training.presets.preset import Preset
 
 Size = tuple[int, int]
 """Height and width in pixels."""
 
-SIZES_WRITTEN = 4_096
+SIZES_PER_WRITE = 4_096
 """Images whose sizes are written to the cache at a time: the work that a kill can lose."""
 
 
-def bucket_table(side: int, step: int, ratio: float) -> tuple[Size, ...]:
+def make_bucket_table(side: int, step: int, ratio: float) -> tuple[Size, ...]:
     """Return all bucket sizes within an aspect ratio, widest first.
 
     For each height this is the widest size of at most side x side pixels, so that the square
@@ -56,7 +56,7 @@ def nearest_bucket(original: Size, table: Sequence[Size]) -> Size:
     return min(table, key=lambda size: (abs(math.log(size[0] / size[1]) - log_ratio), -size[0] * size[1]))
 
 
-def sort_into_buckets(originals: Sequence[Size], table: Sequence[Size], least: int) -> list[Size]:
+def assign_buckets(originals: Sequence[Size], table: Sequence[Size], least: int) -> list[Size]:
     """Return the bucket of each image so that no bucket has fewer than `least` images.
 
     Images of a rare bucket move to the nearest bucket that has enough, rarest bucket first. The
@@ -103,13 +103,13 @@ def read_sizes(
         could not be read.
     """
     cache = ShardedTensorCache(folder)
-    keys = {sha256: key_of("size", sha256) for sha256 in dict.fromkeys(objects)}
+    keys = {sha256: cache_key("size", sha256) for sha256 in dict.fromkeys(objects)}
     unknown = [sha256 for sha256, key in keys.items() if key not in cache]
     broken: dict[str, str] = {}
     with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(unknown), SIZES_WRITTEN):
+        for start in range(0, len(unknown), SIZES_PER_WRITE):
             # Read one block of headers; an error takes the place of a size.
-            block = unknown[start : start + SIZES_WRITTEN]
+            block = unknown[start : start + SIZES_PER_WRITE]
             read = dict(zip(block, pool.map(lambda sha256: _read_size(store, sha256), block), strict=True))
             sizes = {sha256: size for sha256, size in read.items() if not isinstance(size, str)}
             broken |= {sha256: error for sha256, error in read.items() if isinstance(error, str)}
@@ -134,7 +134,7 @@ def size_conditions(originals: Sequence[Size], shapes: Sequence[Size]) -> Tensor
 
 
 @dataclass(frozen=True)
-class Buckets:
+class BucketConfig:
     """Bucket sizes, the smallest number of images in one, and the folder of cached image sizes."""
 
     table: tuple[Size, ...]
@@ -147,17 +147,17 @@ class Buckets:
 
     def sort(self, originals: Sequence[Size]) -> list[Size]:
         """Return the bucket of each image size, as `sort_into_buckets` does."""
-        return sort_into_buckets(originals, self.table, self.least)
+        return assign_buckets(originals, self.table, self.least)
 
 
-def preset_buckets(preset: Preset, batch: int, folder: Path | None) -> Buckets | None:
+def bucket_config(preset: Preset, batch: int, folder: Path | None) -> BucketConfig | None:
     """Return the buckets of a preset, or None if it has none; `batch` is the global batch size."""
     if not preset.buckets:
         return None
-    return Buckets(bucket_table(preset.image_size, preset.bucket_step, preset.bucket_ratio), batch, folder)
+    return BucketConfig(make_bucket_table(preset.image_size, preset.bucket_step, preset.bucket_ratio), batch, folder)
 
 
-class Order(Protocol):
+class Sampler(Protocol):
     """An endless sequence of sample indices."""
 
     @property
@@ -168,7 +168,7 @@ class Order(Protocol):
         """Return the sample indices of draws start .. start + count - 1."""
 
 
-class BucketOrder:
+class BucketSampler:
     """A sampler whose draws are regrouped so that each run of `batch` draws has one image size.
 
     The draws of the inner sampler are collected in one bin per size; a full bin becomes a batch.
@@ -177,7 +177,7 @@ class BucketOrder:
     same images.
     """
 
-    def __init__(self, order: Order, shapes: Sequence[Hashable], batch: int) -> None:
+    def __init__(self, order: Sampler, shapes: Sequence[Hashable], batch: int) -> None:
         """Group the draws of `order` by `shapes`: the size, or other key, of each sample index."""
         self._order, self._shapes, self.batch = order, list(shapes), batch
         self._bins: dict[Hashable, list[int]] = {}
@@ -203,7 +203,7 @@ class BucketOrder:
         return self._sorted[start : start + count].tolist()
 
 
-def tally(shapes: Iterable[Size]) -> Mapping[str, int]:
+def count_buckets(shapes: Iterable[Size]) -> Mapping[str, int]:
     """Return the number of images per size for a log: "832x1216" is 832 pixels high."""
     counts = Counter(shapes)
     return {f"{height}x{width}": counts[height, width] for height, width in sorted(counts)}

@@ -20,12 +20,12 @@ from curation.domain import LayerRole, Sample, Split
 from curation.errors import Corrupt, NotFound, Refused
 from curation.images.codec import decode_layer
 from curation.ports import RGBA, ObjectStore
-from training.data.buckets import Buckets, Size, size_conditions
+from training.data.buckets import BucketConfig, Size, size_conditions
 
-BROKEN_SHARE = 0.01
+MAX_UNREADABLE_SHARE = 0.01
 """Largest share of unreadable images before training stops; one is always tolerated."""
 
-Box = tuple[int, int, int, int]
+LetterboxArea = tuple[int, int, int, int]
 """Top, left, height and width in pixels."""
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class LayerDataset(Dataset[Tensor]):
         size: int,
         *,
         in_memory: bool,
-        buckets: Buckets | None = None,
+        buckets: BucketConfig | None = None,
         roles: Sequence[LayerRole] | None = None,
     ) -> None:
         """Open a dataset.
@@ -63,10 +63,10 @@ class LayerDataset(Dataset[Tensor]):
         self.store, self.samples, self.size = store, list(samples), size
         self.roles = list(roles or [LayerRole.foreground] * len(self.samples))
         self.aside: dict[str, str] = {}  # error message by sample id
-        self._max_unreadable = max(1, int(len(self.samples) * BROKEN_SHARE))
+        self._max_unreadable = max(1, int(len(self.samples) * MAX_UNREADABLE_SHARE))
         self._broken: set[int] = set()
         self._decoded: list[RGBA] | None = None
-        self._boxes: dict[str, Box] = {}  # by sha256, of the images decoded so far
+        self._boxes: dict[str, LetterboxArea] = {}  # by sha256, of the images decoded so far
         self._assign_buckets(buckets)
         if in_memory:
             self._decode_all()
@@ -147,7 +147,7 @@ class LayerDataset(Dataset[Tensor]):
         """Return SDXL's size conditioning of these images, B x 6 (see `size_conditions`)."""
         return size_conditions([self.originals[index] for index in places], [self.shapes[index] for index in places])
 
-    def _assign_buckets(self, buckets: Buckets | None) -> None:
+    def _assign_buckets(self, buckets: BucketConfig | None) -> None:
         """Assign each image to a bucket, and leave out images whose size cannot be read."""
         self.originals: list[Size] = [(self.size, self.size)] * len(self.samples)
         self.shapes: list[Size] = list(self.originals)
@@ -191,18 +191,18 @@ class LayerDataset(Dataset[Tensor]):
 
     def _decode(self, index: int) -> RGBA:
         rgba = decode_layer(self.store.get(self.object_of(index)))
-        self._boxes[self.object_of(index)] = letterbox_of(rgba.shape[:2], self.shapes[index])
+        self._boxes[self.object_of(index)] = letterbox_area(rgba.shape[:2], self.shapes[index])
         return letterbox(rgba, self.shapes[index])
 
 
-def load_split(
+def open_split(
     store: ObjectStore,
     snapshot: str,
     split: Split,
     size: int,
     *,
     in_memory: bool = True,
-    buckets: Buckets | None = None,
+    buckets: BucketConfig | None = None,
     roles: Collection[LayerRole] = (LayerRole.foreground,),
 ) -> LayerDataset:
     """Open layers of a split's samples, in the order of sample ids.
@@ -320,7 +320,7 @@ def letterbox(rgba: RGBA, size: int | Size) -> RGBA:
     visible pixels. An integer `size` is a square canvas.
     """
     shape = (size, size) if isinstance(size, int) else size
-    top, left, new_height, new_width = letterbox_of(rgba.shape[:2], shape)
+    top, left, new_height, new_width = letterbox_area(rgba.shape[:2], shape)
     # Premultiply in float32.
     pixels = rgba.astype(np.float32)
     pixels /= 255.0
@@ -340,7 +340,7 @@ def letterbox(rgba: RGBA, size: int | Size) -> RGBA:
     return canvas
 
 
-def letterbox_of(original: tuple[int, ...], shape: Size) -> Box:
+def letterbox_area(original: tuple[int, ...], shape: Size) -> LetterboxArea:
     """Return the area of a letterboxed image in pixels: top, left, height, width.
 
     Args:

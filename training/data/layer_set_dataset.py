@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from curation.domain import LayerRole, Sample, Split
 from curation.errors import Corrupt, Refused
 from curation.ports import ObjectStore
-from training.data.buckets import Buckets
+from training.data.buckets import BucketConfig
 from training.data.dataset import LayerDataset, read_split
-from training.data.sampler import WeightedSampler, weigh_new
+from training.data.sampler import WeightedSampler, new_sample_weights
 
 
 class LayerSetDataset:
@@ -77,7 +77,7 @@ class LayerSetDataset:
             single_share: Share of draws that are single foregrounds, 0 <= share < 1.
             seed: RNG seed of the order.
         """
-        weights = weigh_new(store, self.samples, previous, new_weight)
+        weights = new_sample_weights(store, self.samples, previous, new_weight)
         # Scale the single foregrounds so that their weights sum to the requested share.
         single = [len(rows) == 1 for rows in self.rows]
         sums = {
@@ -111,7 +111,7 @@ class LayerSetDataset:
         )
 
 
-def load_layered(
+def open_layer_sets(
     store: ObjectStore,
     snapshot: str,
     split: Split,
@@ -120,7 +120,7 @@ def load_layered(
     *,
     alone: bool = False,
     in_memory: bool = True,
-    buckets: Buckets | None = None,
+    buckets: BucketConfig | None = None,
 ) -> LayerSetDataset:
     """Open the layer sets of a split, in the order of sample ids.
 

@@ -59,7 +59,7 @@ class WeightedSampler:
         return self._epochs[epoch]
 
 
-def draw_order(
+def build_sampler(
     store: ObjectStore,
     pictures: LayerDataset,
     previous: str | None,
@@ -78,14 +78,14 @@ def draw_order(
         seed: RNG seed of the order.
         opaque: Weight of layers other than foregrounds (which are opaque); foregrounds weigh 1.
     """
-    news = weigh_new(store, pictures.samples, previous, new_weight)
+    news = new_sample_weights(store, pictures.samples, previous, new_weight)
     weights = (
         new * (1 if role == LayerRole.foreground else opaque) for new, role in zip(news, pictures.roles, strict=True)
     )
     return WeightedSampler(tuple(weights), seed)
 
 
-def weigh_new(store: ObjectStore, samples: Sequence[Sample], previous: str | None, new_weight: float) -> list[float]:
+def new_sample_weights(store: ObjectStore, samples: Sequence[Sample], previous: str | None, new_weight: float) -> list[float]:
     """Return the weight of each sample: `new_weight` if the previous snapshot lacks it, else 1.
 
     Args:

@@ -18,13 +18,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from curation.errors import Corrupt
-from curation.object_store import sync
+from curation.object_store import fsync_path
 
-KEYS, SUMS = "keys", "sums"
-ENDING = ".safetensors"
+KEYS, CHECKSUMS = "keys", "sums"
+SUFFIX = ".safetensors"
 KEY_BYTES = 32
-HALF_WRITTEN_SECONDS = 3_600
-RUN = 256
+STALE_DRAFT_SECONDS = 3_600
+ENTRIES_PER_SHARD = 256
 """Entries that a process claims at a time, and the most that a shard holds: the loss by a kill."""
 
 
@@ -63,7 +63,7 @@ class ShardedTensorCache:
         if self.folder is None:
             return
         known = set(self._names)
-        for name in sorted(entry.name for entry in os.scandir(self.folder) if entry.name.endswith(ENDING)):
+        for name in sorted(entry.name for entry in os.scandir(self.folder) if entry.name.endswith(SUFFIX)):
             if name not in known:
                 self._index(self.folder / name)
 
@@ -76,19 +76,19 @@ class ShardedTensorCache:
             return
         # Write a temporary file in the same folder, so that the rename is atomic.
         sums = torch.tensor([_checksum(rows, row) for row in range(len(keys))], dtype=torch.int64)
-        target = self.folder / (hashlib.sha256(b"".join(keys)).hexdigest()[:32] + ENDING)
+        target = self.folder / (hashlib.sha256(b"".join(keys)).hexdigest()[:32] + SUFFIX)
         handle, draft = tempfile.mkstemp(dir=self.folder, prefix=".draft-")
         os.close(handle)
         try:
             key_bytes = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8)
-            save_file(rows | {KEYS: key_bytes.view(len(keys), KEY_BYTES), SUMS: sums}, draft)
-            sync(Path(draft))
+            save_file(rows | {KEYS: key_bytes.view(len(keys), KEY_BYTES), CHECKSUMS: sums}, draft)
+            fsync_path(Path(draft))
             Path(draft).replace(target)
         except BaseException:
             Path(draft).unlink(missing_ok=True)
             raise
         # The rename itself is durable only after the folder is synced.
-        sync(self.folder)
+        fsync_path(self.folder)
         if target.name not in self._names:
             self._add_entries(target.name, keys)
 
@@ -105,7 +105,7 @@ class ShardedTensorCache:
         if self.folder is not None:
             for key, (rows, row) in zip(keys, found, strict=True):
                 self._check(key, rows, row)
-        names = [name for name in found[0][0] if name not in {KEYS, SUMS}]
+        names = [name for name in found[0][0] if name not in {KEYS, CHECKSUMS}]
         return {name: torch.stack([rows[name][row] for rows, row in found]) for name in names}
 
     @contextmanager
@@ -170,8 +170,8 @@ class ShardedTensorCache:
     def _check(self, key: bytes, rows: Mapping[str, Tensor], row: int) -> None:
         if key in self._checked:
             return
-        entries = {name: tensor for name, tensor in rows.items() if name not in {KEYS, SUMS}}
-        if _checksum(entries, row) != int(rows[SUMS][row]):
+        entries = {name: tensor for name, tensor in rows.items() if name not in {KEYS, CHECKSUMS}}
+        if _checksum(entries, row) != int(rows[CHECKSUMS][row]):
             file = f"{self.folder}/{self._names[self._rows[key][0]]}"
             raise Corrupt(
                 f"checksum mismatch in cache file {file}",
@@ -184,13 +184,13 @@ class ShardedTensorCache:
         """Remove the temporary files of writers that were killed."""
         for draft in folder.glob(".draft-*"):
             try:
-                if time.time() - draft.stat().st_mtime > HALF_WRITTEN_SECONDS:
+                if time.time() - draft.stat().st_mtime > STALE_DRAFT_SECONDS:
                     draft.unlink()
             except FileNotFoundError:  # its writer renamed it, or another process removed it
                 continue
 
 
-def key_of(*parts: object) -> bytes:
+def cache_key(*parts: object) -> bytes:
     """Return the cache key of these values: the sha256 of their texts, each with its length."""
     digest = hashlib.sha256()
     for text in (str(part).encode() for part in parts):
@@ -198,7 +198,7 @@ def key_of(*parts: object) -> bytes:
     return digest.digest()
 
 
-def make_missing(
+def compute_missing(
     shards: ShardedTensorCache,
     keys: Sequence[bytes],
     kinds: Sequence[object],
@@ -228,7 +228,7 @@ def make_missing(
     for index, (key, kind) in enumerate(zip(keys, kinds, strict=True)):
         groups.setdefault(kind, {}).setdefault(key, index)
     indices = [list(group.values()) for group in groups.values()]
-    runs = [group[start : start + RUN] for group in indices for start in range(0, len(group), RUN)]
+    runs = [group[start : start + ENTRIES_PER_SHARD] for group in indices for start in range(0, len(group), ENTRIES_PER_SHARD)]
     runs = [run for run in runs if any(keys[index] not in shards for index in run)]
     # First pass: runs that nobody else has claimed. Second pass: wait for the others.
     for wait in (False, True):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from curation.errors import Refused
-from training.denoiser.control import ConditionsEncoder, control_convolutions, control_states
+from training.denoiser.control import ConditionsEncoder, control_projections, control_states
 
 _SIDES = ("down_blocks", "up_blocks", "mid_block")
 """The order of attentions in a released file: the middle block comes last."""
@@ -59,7 +59,7 @@ class SharedAttention(nn.Module):
         self.temporal_i = nn.Linear(width, width)
         self.temporal_n = nn.LayerNorm(width, eps=1e-6)
         self.temporal_q, self.temporal_k, self.temporal_v, self.temporal_o = (nn.Linear(width, width) for _ in range(4))
-        self.control_convs = control_convolutions(width, frames) if controlled else None
+        self.control_convs = control_projections(width, frames) if controlled else None
         self._control_BLD: Tensor | None = None
 
     @torch.no_grad()
@@ -144,7 +144,7 @@ def attend(query_BLD: Tensor, key_BMD: Tensor, value_BMD: Tensor, heads: int, ma
 
 
 @dataclass(frozen=True)
-class Sharing:
+class AttentionSharing:
     """Attention sharing of one UNet: a processor per attention, and the control image encoder."""
 
     processors: Mapping[str, SharedAttention]  # by name of the attention
@@ -183,7 +183,7 @@ class Sharing:
         return levels
 
 
-def share_attention(unet: Any, tensors: Mapping[str, Tensor]) -> Sharing:
+def install_attention_sharing(unet: Any, tensors: Mapping[str, Tensor]) -> AttentionSharing:
     """Install released attention sharing in a diffusers UNet of SD 1.5, in place.
 
     Processors that were set before, such as an IP-Adapter's, are replaced.
@@ -195,7 +195,7 @@ def share_attention(unet: Any, tensors: Mapping[str, Tensor]) -> Sharing:
     Raises:
         Refused: The tensors do not fit the UNet.
     """
-    sharing = build_sharing(unet, tensors)
+    sharing = build_attention_sharing(unet, tensors)
     for name, processor in sharing.processors.items():
         unet.get_submodule(name).set_processor(processor)
     if sharing.encoder is not None:
@@ -203,7 +203,7 @@ def share_attention(unet: Any, tensors: Mapping[str, Tensor]) -> Sharing:
     return sharing
 
 
-def build_sharing(unet: Any, tensors: Mapping[str, Tensor]) -> Sharing:
+def build_attention_sharing(unet: Any, tensors: Mapping[str, Tensor]) -> AttentionSharing:
     """Build attention sharing for a UNet without changing it.
 
     Processors take the UNet's dtype; the encoder of control images stays float32.
@@ -234,7 +234,7 @@ def build_sharing(unet: Any, tensors: Mapping[str, Tensor]) -> Sharing:
             "attention sharing fits models of SD 1.5",
         )
     processors = {name: _processor(name, unet.get_submodule(name), parts[index]) for index, name in enumerate(names)}
-    return Sharing(processors, _encoder(tensors, unet))
+    return AttentionSharing(processors, _encoder(tensors, unet))
 
 
 def _processor(name: str, attn: Any, parts: Mapping[str, Tensor]) -> SharedAttention:

@@ -15,20 +15,20 @@ from torch import Tensor, nn
 
 from curation.domain import Progress, canonical_json
 from curation.errors import Corrupt, NotFound
-from curation.ports import Report
+from curation.ports import ProgressCallback
 from training.data.buckets import Size
 from training.data.dataset import LayerDataset, letterbox, prefetch
-from training.data.tensor_cache import ShardedTensorCache, key_of, make_missing
+from training.data.tensor_cache import ShardedTensorCache, cache_key, compute_missing
 from training.denoiser.denoiser import Conditions
 from training.presets.preset import Preset
 from training.transparency.autoencoder import Autoencoder
 from training.transparency.networks import OffsetEncoder
-from training.transparency.padding import pad_colours
+from training.transparency.padding import pad_colors
 
-PIXELS = 4 * 1024**2
+PIXELS_PER_BATCH = 4 * 1024**2
 """Pixels that are encoded at a time: four images of SDXL's size, or 64 of 256 pixels."""
 
-TEXT_PROBE = "a photo of 1,234 Transparent GLASS bottles; naïve, on a 'wooden' table!"
+TOKENIZER_TEST_TEXT = "a photo of 1,234 Transparent GLASS bottles; naïve, on a 'wooden' table!"
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
 
@@ -61,7 +61,7 @@ class LatentCache:
         self,
         pictures: LayerDataset,
         encode: Encode,
-        report: Report,
+        report: ProgressCallback,
         *,
         workers: int = 2,
         batch: int = 64,
@@ -82,7 +82,7 @@ class LatentCache:
             Corrupt: Too many images are unreadable.
         """
         # Image and size determine an entry within the folder of this identity.
-        self._keys = [key_of("latent", pictures.object_of(p), *pictures.shapes[p]) for p in range(len(pictures))]
+        self._keys = [cache_key("latent", pictures.object_of(p), *pictures.shapes[p]) for p in range(len(pictures))]
 
         def make(indices: Sequence[int]) -> None:
             entries = self._encode(pictures, indices, encode, workers, batch)
@@ -90,7 +90,7 @@ class LatentCache:
                 self._shards.put(*entries)
 
         # Images of one size form a run, so that they can be stacked into batches.
-        for done in make_missing(self._shards, self._keys, pictures.shapes, make):
+        for done in compute_missing(self._shards, self._keys, pictures.shapes, make):
             aside = {"set_aside": float(len(pictures.aside))} if pictures.aside else {}
             report(Progress("latents", done, len(pictures), aside))
         if self.folder is not None:
@@ -116,7 +116,7 @@ class LatentCache:
         keys: list[bytes] = []
         means: list[Tensor] = []
         stds: list[Tensor] = []
-        batch = fill_batch(pictures.shapes[indices[0]], batch)
+        batch = encoding_batch_size(pictures.shapes[indices[0]], batch)
         batches = [indices[start : start + batch] for start in range(0, len(indices), batch)]
         # Threads prepare the next batches while the networks encode this one.
         with closing(prefetch(lambda index: _prepare(pictures, index), batches, workers)) as read:
@@ -134,7 +134,7 @@ class LatentCache:
         return (keys, {"mean": torch.cat(means), "std": torch.cat(stds)}) if keys else None
 
 
-class ConditionsCache:
+class TextEmbeddingCache:
     """The outputs of a frozen text encoder, cached as in `LatentCache` with the text as key.
 
     Entries do not include sizes: these belong to an image and are added when a batch is made.
@@ -146,7 +146,7 @@ class ConditionsCache:
         self._dtype = PRECISIONS[identity["precision"]]
 
     @classmethod
-    def open(cls, folder: Path | None, identity: Mapping[str, str]) -> ConditionsCache:
+    def open(cls, folder: Path | None, identity: Mapping[str, str]) -> TextEmbeddingCache:
         """Open the cache of an identity in a folder of caches, or an empty one in memory."""
         return cls(folder, identity)
 
@@ -154,7 +154,7 @@ class ConditionsCache:
         self,
         texts: Sequence[str],
         encode: Callable[[Sequence[str]], Conditions],
-        report: Report,
+        report: ProgressCallback,
         *,
         batch: int = 32,
     ) -> None:
@@ -167,7 +167,7 @@ class ConditionsCache:
             batch: Number of texts per batch.
         """
         unique = list(dict.fromkeys(texts))
-        keys = [key_of("text", text) for text in unique]
+        keys = [cache_key("text", text) for text in unique]
 
         def make(indices: Sequence[int]) -> None:
             batches = [
@@ -179,18 +179,18 @@ class ConditionsCache:
             tensors = {name: value.detach() for name, value in named.items() if value is not None}
             self._shards.put([keys[index] for index in indices], tensors)
 
-        for done in make_missing(self._shards, keys, [0] * len(keys), make):
+        for done in compute_missing(self._shards, keys, [0] * len(keys), make):
             report(Progress("texts", done, len(keys)))
 
     def take(self, texts: Sequence[str]) -> Conditions:
         """Return conditions without sizes, float32 on the CPU. Raises KeyError, Corrupt."""
-        found = self._shards.get([key_of("text", text) for text in texts])
+        found = self._shards.get([cache_key("text", text) for text in texts])
         return Conditions(**found).to("cpu", torch.float32)
 
 
-def fill_batch(shape: Size, most: int = 64) -> int:
+def encoding_batch_size(shape: Size, most: int = 64) -> int:
     """Return the batch size for an image size: at most `most` and PIXELS pixels, at least 1."""
-    return max(1, min(most, PIXELS // (shape[0] * shape[1])))
+    return max(1, min(most, PIXELS_PER_BATCH // (shape[0] * shape[1])))
 
 
 def latent_identity(preset: Preset, backbone: Autoencoder, encoder: OffsetEncoder, **more: str) -> dict[str, str]:
@@ -228,7 +228,7 @@ def text_identity(preset: Preset, encoders: nn.Module, tokenizers: Sequence[Any]
         tokenizers: Their tokenizers.
         more: Further determinants, such as the family and its handling of the empty text.
     """
-    probed = [(tokenizer(TEXT_PROBE).input_ids, tokenizer.model_max_length) for tokenizer in tokenizers]
+    probed = [(tokenizer(TOKENIZER_TEST_TEXT).input_ids, tokenizer.model_max_length) for tokenizer in tokenizers]
     tokens = hashlib.sha256(canonical_json(probed).encode()).hexdigest()
     # Training in half precision rounds embeddings anyway, and they are larger than latents.
     precision = "fp32" if preset.precision == "fp32" else "fp16"
@@ -262,7 +262,7 @@ def _probe() -> str:
     rgba = rng.integers(0, 256, (37, 23, 4), np.uint8)
     rgba[:12, :, 3] = 0
     fitted = torch.from_numpy(letterbox(rgba, (64, 48))).permute(2, 0, 1).float() / 255
-    padded = (pad_colours(fitted[None])[0] * 255).round().to(torch.uint8)
+    padded = (pad_colors(fitted[None])[0] * 255).round().to(torch.uint8)
     return hashlib.sha256(fitted.numpy().tobytes() + padded.numpy().tobytes()).hexdigest()
 
 
@@ -273,7 +273,7 @@ def _prepare(pictures: LayerDataset, index: int) -> Tensor | None:
     except (Corrupt, NotFound) as error:
         pictures.set_aside(index, error)
         return None
-    return torch.cat([pad_colours(rgba_4HW[None])[0], rgba_4HW[3:]])
+    return torch.cat([pad_colors(rgba_4HW[None])[0], rgba_4HW[3:]])
 
 
 def _named(folder: Path, kind: str, identity: Mapping[str, str]) -> Path:

@@ -25,7 +25,7 @@ def new_denoiser(preset: Preset) -> Denoiser:
     return StableDiffusion(preset)
 
 
-def open_denoiser(preset: Preset, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Denoiser:
+def load_denoiser(preset: Preset, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Denoiser:
     """Load a denoiser from the stored part of a checkpoint, frozen.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from curation.errors import Refused
-from training.denoiser.attention_sharing import attention_names, share_attention
+from training.denoiser.attention_sharing import attention_names, install_attention_sharing
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 """Projections with LoRA in every attention, as in the released ones (560 modules in SDXL)."""
@@ -32,7 +32,7 @@ def add_adapter(unet: Any, rank: int, alpha: float, modules: tuple[str, ...] | l
     unet.add_adapter(LoraConfig(target_modules=list(modules), **settings))
 
 
-def teach(unet: Any, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
+def load_finetuned(unet: Any, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
     """Load a stored base into the UNet of its model, in place.
 
     A conv_in with more channels than the model's widens it.
@@ -63,12 +63,12 @@ def teach(unet: Any, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) ->
                 float(facts["alpha"]),
                 [m for m in modules if ".lora_B" not in m],
             )
-            replace_learnt(unet, kind, tensors)
+            copy_finetuned(unet, kind, tensors)
         case "sharing":
-            share_attention(unet, tensors)
+            install_attention_sharing(unet, tensors)
         case "weights":
             _widen(unet, tensors)
-            replace_learnt(unet, kind, tensors)
+            copy_finetuned(unet, kind, tensors)
         case "difference":
             _widen(unet, tensors)
             _add(unet, tensors)
@@ -78,7 +78,7 @@ def teach(unet: Any, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) ->
     return kind
 
 
-def learnt_of(unet: Any, kind: str) -> dict[str, Tensor]:
+def finetuned_state_dict(unet: Any, kind: str) -> dict[str, Tensor]:
     """Return the trained tensors under their stored names, sharing the UNet's memory."""
     state: dict[str, Tensor] = unet.state_dict()
     match kind:
@@ -97,19 +97,19 @@ def learnt_of(unet: Any, kind: str) -> dict[str, Tensor]:
             return state
 
 
-def learning(unet: nn.Module, kind: str) -> list[nn.Parameter]:
+def trainable_parameters(unet: nn.Module, kind: str) -> list[nn.Parameter]:
     """Return the parameters for the optimizer."""
     part = {"adapter": ".lora_", "sharing": ".processor."}.get(kind, "")
     return [parameter for name, parameter in unet.named_parameters() if part in name]
 
 
-def replace_learnt(unet: Any, kind: str, tensors: Mapping[str, Tensor]) -> None:
+def copy_finetuned(unet: Any, kind: str, tensors: Mapping[str, Tensor]) -> None:
     """Copy stored tensors, of any dtype, over the trained ones. Raises RuntimeError on mismatch."""
-    copy_over(learnt_of(unet, kind), tensors)
+    copy_tensors(finetuned_state_dict(unet, kind), tensors)
 
 
 @torch.no_grad()
-def copy_over(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+def copy_tensors(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
     """Copy tensors over those of the same names, in place. Raises RuntimeError on mismatch."""
     differing = sorted(own.keys() ^ tensors.keys())
     if differing:

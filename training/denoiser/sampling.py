@@ -8,19 +8,19 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from curation.domain import DrawRequest, LayerRole
+from curation.domain import GenerationRequest, LayerRole
 from curation.errors import Refused
-from curation.ports import PLAIN, RGBA, DrawOptions, Layers
+from curation.ports import DEFAULT_OPTIONS, RGBA, GenerationOptions, Layers
 from training.checkpoint import LoadedCheckpoint
 from training.denoiser.denoiser import Denoiser
-from training.draw_batches import as_layers, asks_for_layers, batches, noise_of
+from training.draw_batches import is_pair_request, padded_batches, seeded_noise, to_layers
 from training.presets.preset import Preset
 from training.transparency.autoencoder import Autoencoder
 from training.transparency.codec import decode_rgba
 from training.transparency.networks import AlphaDecoder
 
 
-class Generator:
+class BuiltinGenerator:
     """A loaded checkpoint with a built-in denoiser, which generates single layers.
 
     The same request gives a bit-identical layer in any batch, on one kind of
@@ -42,7 +42,7 @@ class Generator:
         for network in (parts.backbone, parts.transparency):
             network.to(device)
 
-    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
+    def draw(self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS) -> Sequence[Layers]:
         """Generate one foreground per request, in order.
 
         Args:
@@ -58,12 +58,12 @@ class Generator:
         """
         generated: list[Layers] = []
         preset = self._preset(options)
-        if any(asks_for_layers(request.prompt, options) for request in requests):
+        if any(is_pair_request(request.prompt, options) for request in requests):
             hint = "train it with the recipe 'pairs', or 'layers' from this one"
             raise Refused("this checkpoint generates single layers: it has no part 'layers'", hint)
         # The last batch is filled up, and the surplus layers are dropped.
-        for batch, filled in batches(requests, preset.draw_batch):
-            layers = draw_layers(
+        for batch, filled in padded_batches(requests, preset.draw_batch):
+            layers = generate_layers(
                 self.denoiser,
                 self.parts.backbone,
                 self.parts.transparency.decoder,
@@ -75,7 +75,7 @@ class Generator:
             generated += [{LayerRole.foreground: layer} for layer in layers[: len(batch)]]
         return generated
 
-    def describe(self, options: DrawOptions) -> Mapping[str, str]:
+    def describe(self, options: GenerationOptions) -> Mapping[str, str]:
         """Return sampler, steps, guidance and size. Raises Refused as `draw`."""
         preset = self._preset(options)
         side = str(preset.image_size)
@@ -86,7 +86,7 @@ class Generator:
             "size": f"{side}x{side}",
         }
 
-    def _preset(self, options: DrawOptions) -> Preset:
+    def _preset(self, options: GenerationOptions) -> Preset:
         """Apply the options to the preset. Raises Refused."""
         preset, side = self.parts.preset, self.parts.preset.image_size
         # Options that only pretrained models support.
@@ -109,7 +109,7 @@ class Generator:
 
 
 @torch.no_grad()
-def draw_layers(
+def generate_layers(
     denoiser: Denoiser,
     backbone: Autoencoder,
     decoder: AlphaDecoder,
@@ -133,7 +133,7 @@ def draw_layers(
     for start in range(0, len(texts), preset.draw_batch):
         batch = slice(start, start + preset.draw_batch)
         normal_BCHW = sample_latents(denoiser, preset, texts[batch], seeds[batch], negative)
-        layers += as_layers(decode_rgba(backbone, decoder, denoiser.restore(normal_BCHW)))
+        layers += to_layers(decode_rgba(backbone, decoder, denoiser.restore(normal_BCHW)))
     return layers
 
 
@@ -162,7 +162,7 @@ def sample_latents(
     schedule = denoiser.schedule()
     schedule.set_timesteps(preset.draw_steps)
     side = preset.image_size // preset.stride
-    latent_BCHW = torch.stack([noise_of(seed, (preset.latent_channels, side, side)) for seed in seeds]).to(device)
+    latent_BCHW = torch.stack([seeded_noise(seed, (preset.latent_channels, side, side)) for seed in seeds]).to(device)
     # One batch for both predictions of guidance: prompts first, then negative prompts.
     conditions = denoiser.encode([*texts, *([negative] * len(texts))])
     for time in schedule.timesteps:

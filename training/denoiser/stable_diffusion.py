@@ -13,10 +13,10 @@ from curation.errors import Refused
 from training.denoiser.denoiser import Conditions, Denoiser
 from training.denoiser.finetuned_weights import (
     add_adapter,
-    learning,
-    learnt_of,
-    replace_learnt,
-    teach,
+    copy_finetuned,
+    finetuned_state_dict,
+    load_finetuned,
+    trainable_parameters,
 )
 from training.presets.preset import Preset
 from training.pretrained.families import Family, check_family, find_family
@@ -69,7 +69,7 @@ class StableDiffusion(Denoiser):
         # Load the fine-tuning, or add a LoRA that has no effect yet.
         self.kind = "adapter" if preset.adapter_rank and not taught else "weights"
         if stored:
-            self.kind = teach(self.unet, *stored)
+            self.kind = load_finetuned(self.unet, *stored)
             self.adapter |= {name: stored[1][name] for name in ("rank", "alpha") if name in stored[1]}
         elif self.kind == "adapter":
             add_adapter(self.unet, preset.adapter_rank, preset.adapter_rank)
@@ -143,15 +143,15 @@ class StableDiffusion(Denoiser):
         """Return the model's noise schedule with the preset's changes. Raises Refused."""
         build: Any = DDIMScheduler.from_config
         options = {"timestep_spacing": "trailing", "clip_sample": False, "thresholding": False}
-        return build({**overrule(self.pipeline.scheduler.config, self.preset), **options})
+        return build({**override_scheduler_config(self.pipeline.scheduler.config, self.preset), **options})
 
     def learnt(self) -> dict[str, Tensor]:
         """Return the UNet's weights, or those of its adapter."""
-        return learnt_of(self.unet, self.kind)
+        return finetuned_state_dict(self.unet, self.kind)
 
     def load_learnt(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the tensors of `learnt`."""
-        replace_learnt(self.unet, self.kind, tensors)
+        copy_finetuned(self.unet, self.kind, tensors)
 
     def facts(self) -> dict[str, str]:
         """Return the kind, family and model, and an adapter's rank and alpha."""
@@ -160,7 +160,7 @@ class StableDiffusion(Denoiser):
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the UNet or of its adapter."""
-        return learning(self.unet, self.kind)
+        return trainable_parameters(self.unet, self.kind)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Freeze or unfreeze the trained parameters; all others stay frozen."""
@@ -176,7 +176,7 @@ class StableDiffusion(Denoiser):
         return self
 
 
-def overrule(config: Mapping[str, Any], preset: Preset) -> dict[str, Any]:
+def override_scheduler_config(config: Mapping[str, Any], preset: Preset) -> dict[str, Any]:
     """Return a scheduler's configuration with the changes of a preset, for training and sampling.
 
     The prediction type stays the model's if the preset's is "model"; another one has to be trained.

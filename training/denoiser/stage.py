@@ -11,26 +11,26 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from training.data.dataset import LayerDataset
-from training.denoiser.cache import ConditionsCache, LatentCache
+from training.denoiser.cache import LatentCache, TextEmbeddingCache
 from training.denoiser.denoiser import Denoiser
-from training.denoiser.sampling import draw_layers
-from training.engine.batch import Rows
-from training.engine.optimizers import build_optimiser
-from training.engine.resume import generator_at
-from training.engine.schedule import LRSchedule
+from training.denoiser.sampling import generate_layers
+from training.engine.batch import Batch
+from training.engine.optimizers import build_optimizer
+from training.engine.resume import seeded_generator
+from training.engine.schedule import StageSchedule
 from training.engine.trainer import TrainingStage
 from training.presets.preset import Preset
 from training.pretrained.families import find_family
-from training.sample_grid import draw_sheet
+from training.sample_grid import render_grid
 from training.transparency.autoencoder import Autoencoder
 from training.transparency.networks import Transparency
 
-SHEET = 8  # captions in a sample grid
-VALIDATED = (99, 299, 499, 699, 899)  # timesteps of the validation loss
+GRID_CAPTIONS = 8  # captions in a sample grid
+VALIDATION_TIMESTEPS = (99, 299, 499, 699, 899)  # timesteps of the validation loss
 
 
 @dataclass(frozen=True)
-class Heldout:
+class HeldoutBatch:
     """Held-out images for validation: their unscaled adjusted latents and captions."""
 
     latent_BCHW: Tensor
@@ -48,10 +48,10 @@ class DenoiserStage(TrainingStage):
         denoiser: Denoiser,
         pictures: LayerDataset,
         latents: LatentCache,
-        texts: ConditionsCache | None,
+        texts: TextEmbeddingCache | None,
         backbone: Autoencoder,
         transparency: Transparency,
-        heldout: Heldout | None = None,
+        heldout: HeldoutBatch | None = None,
     ) -> None:
         """Create the stage.
 
@@ -69,7 +69,7 @@ class DenoiserStage(TrainingStage):
         self.heldout = heldout
         self.preset, self.denoiser, self.pictures = preset, denoiser, pictures
         self.latents, self.texts = latents, texts
-        self.pace = LRSchedule(preset.base_images, preset.base_batch, preset.ema_decay)
+        self.pace = StageSchedule(preset.base_images, preset.base_batch, preset.ema_decay)
         self.schedule = denoiser.schedule()
         # In a tuple, so that frozen networks do not become submodules.
         self._frozen_networks = (backbone, transparency.decoder)
@@ -78,9 +78,9 @@ class DenoiserStage(TrainingStage):
         """Build the preset's optimizer over the trained parameters of the denoiser."""
         parameters = self.denoiser.trainable_parameters()
         betas = (self.preset.beta1, self.preset.beta2)
-        return {"optimiser": build_optimiser(self.preset.optimiser, parameters, self.preset.base_lr, betas=betas)}
+        return {"optimiser": build_optimizer(self.preset.optimiser, parameters, self.preset.base_lr, betas=betas)}
 
-    def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Rows:
+    def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Batch:
         """Make latents, noise, timesteps and captions; some captions are dropped for guidance.
 
         Args:
@@ -114,7 +114,7 @@ class DenoiserStage(TrainingStage):
         sizes_B6 = self.pictures.sizes(chosen) if find_family(str(self.preset.family)).sizes else None
         return {**rows, "conditions": replace(self.texts.take(captions), sizes_B6=sizes_B6)}
 
-    def forward(self, rows: Rows, seen: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, rows: Batch, seen: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the squared error at x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise.
 
         Args:
@@ -146,13 +146,13 @@ class DenoiserStage(TrainingStage):
         errors = denoising_errors(self.denoiser, self.heldout.latent_BCHW, self.heldout.captions)
         return {"noise_mse": float(errors.double().mean())}
 
-    def draw_sheet(self, rows: Rows) -> bytes:
+    def draw_sheet(self, rows: Batch) -> bytes:
         """Generate the held-out captions, or the first training captions, at fixed seeds."""
         del rows  # the grid is the same at every interval
-        captions = list(dict.fromkeys(self.heldout.captions if self.heldout else self.pictures.captions))[:SHEET]
+        captions = list(dict.fromkeys(self.heldout.captions if self.heldout else self.pictures.captions))[:GRID_CAPTIONS]
         seeds = list(range(len(captions)))
-        layers = draw_layers(self.denoiser, *self._frozen_networks, self.preset, captions, seeds)
-        return draw_sheet([layers], [captions])
+        layers = generate_layers(self.denoiser, *self._frozen_networks, self.preset, captions, seeds)
+        return render_grid([layers], [captions])
 
     def cores(self) -> Sequence[nn.Module]:
         """Return the denoising network; a trained text encoder is small and takes no tensors."""
@@ -196,9 +196,9 @@ def denoising_errors(denoiser: Denoiser, latent_BCHW: Tensor, captions: Sequence
     clean_BCHW = denoiser.normalise(latent_BCHW)
     conditions = denoiser.encode(captions)
     numbers = range(first, first + len(captions))
-    for level in VALIDATED:
+    for level in VALIDATION_TIMESTEPS:
         # Seeded by timestep and image number.
-        noise = [torch.randn(clean_BCHW.shape[1:], generator=generator_at(level, "validation", n)) for n in numbers]
+        noise = [torch.randn(clean_BCHW.shape[1:], generator=seeded_generator(level, "validation", n)) for n in numbers]
         noise_BCHW = torch.stack(noise).to(clean_BCHW.device)
         time_B = torch.full((len(captions),), level, device=clean_BCHW.device)
         noisy_BCHW = schedule.add_noise(clean_BCHW, noise_BCHW, time_B)

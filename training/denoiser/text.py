@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from training.presets.preset import Preset
-from training.presets.tokenization import words_of
+from training.presets.tokenization import split_words
 
 PAD, START = 0, 1
 """Tokens that no word hashes to; every prompt, also the empty one, begins with START."""
@@ -29,7 +29,7 @@ def tokenize(texts: Sequence[str], vocabulary: int, length: int) -> Tensor:
     """
     tokens_BL = torch.full((len(texts), length), PAD)
     for row, text in enumerate(texts):
-        ids = [START, *(_token_id(word, vocabulary) for word in words_of(text))][:length]
+        ids = [START, *(_token_id(word, vocabulary) for word in split_words(text))][:length]
         tokens_BL[row, : len(ids)] = torch.tensor(ids)
     return tokens_BL
 

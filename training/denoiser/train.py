@@ -10,33 +10,33 @@ import torch
 from torch import Tensor
 
 from curation.domain import LayerRole, Split, TrainingRequest
-from curation.ports import ObjectStore, Report
-from training.data.buckets import BucketOrder, Order, preset_buckets
-from training.data.dataset import LayerDataset, heldout_images, load_split
-from training.data.sampler import draw_order
+from curation.ports import ObjectStore, ProgressCallback
+from training.data.buckets import BucketSampler, Sampler, bucket_config
+from training.data.dataset import LayerDataset, heldout_images, open_split
+from training.data.sampler import build_sampler
 from training.denoiser.cache import (
-    ConditionsCache,
     LatentCache,
-    fill_batch,
+    TextEmbeddingCache,
+    encoding_batch_size,
     latent_identity,
     text_identity,
 )
 from training.denoiser.denoiser import Denoiser
-from training.denoiser.factory import new_denoiser, open_denoiser
+from training.denoiser.factory import load_denoiser, new_denoiser
 from training.denoiser.stable_diffusion import StableDiffusion
-from training.denoiser.stage import DenoiserStage, Heldout, denoising_errors
-from training.engine.distributed import DistributedContext, whole
+from training.denoiser.stage import DenoiserStage, HeldoutBatch, denoising_errors
+from training.engine.distributed import DistributedContext, full_tensor
 from training.engine.trainer import TrainerContext, fit
 from training.presets.preset import Preset
 from training.transparency.autoencoder import Autoencoder
 from training.transparency.codec import adjust, adjusted_posterior
 from training.transparency.networks import OffsetEncoder, Transparency
-from training.transparency.padding import pad_colours
+from training.transparency.padding import pad_colors
 
 STAGE = "base"
-HELDOUT = 32  # images to validate on
-ENCODED = 64  # images per encoding batch; another number changes the last bits of latents
-MEASURED = 2_048  # images that set the latent scale of a new denoiser
+VALIDATION_IMAGES = 32  # images to validate on
+ENCODING_BATCH = 64  # images per encoding batch; another number changes the last bits of latents
+SCALE_IMAGES = 2_048  # images that set the latent scale of a new denoiser
 
 
 def train_base(
@@ -44,7 +44,7 @@ def train_base(
     preset: Preset,
     store: ObjectStore,
     folder: Path,
-    report: Report,
+    report: ProgressCallback,
     backbone: Autoencoder,
     transparency: Transparency,
     start: tuple[Mapping[str, Tensor], Mapping[str, str]] | None,
@@ -79,46 +79,46 @@ def train_base(
     machine = DistributedContext(preset)
     caches = folder.parent / "cache"
     step = machine.step_images(preset.base_batch)
-    buckets = preset_buckets(preset, step, caches / "sizes")
+    buckets = bucket_config(preset, step, caches / "sizes")
     memory = preset.in_memory
     opaque, size = preset.base_opaque, preset.image_size
     roles = preset.roles_learnt(opaque)
-    pictures = load_split(store, order.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles)
+    pictures = open_split(store, order.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles)
     if LayerRole.background in pictures.roles:
         preset = replace(preset, base_images=preset.base_images + preset.background_images)
-    draws: Order = draw_order(store, pictures, order.previous, preset.new_weight, order.seed, opaque=opaque)
-    draws = BucketOrder(draws, pictures.shapes, step) if buckets else draws
+    draws: Sampler = build_sampler(store, pictures, order.previous, preset.new_weight, order.seed, opaque=opaque)
+    draws = BucketSampler(draws, pictures.shapes, step) if buckets else draws
     # Frozen networks encode all images once.
     for network in (backbone, transparency):
         network.to(machine.device)
-    latents = encode_pictures(preset, pictures, backbone, transparency.encoder, None if memory else caches, report)
+    latents = encode_images(preset, pictures, backbone, transparency.encoder, None if memory else caches, report)
 
     # The denoiser: new, pretrained, or the parent's.
     torch.manual_seed(order.seed)
     if start is None:
         denoiser = new_denoiser(preset).train()
         if preset.family is None:
-            first = pictures.sound(draws.places(0, min(MEASURED, len(pictures))))
+            first = pictures.sound(draws.places(0, min(SCALE_IMAGES, len(pictures))))
             denoiser.measure(latents.take(first)[0])
     else:  # keeps the parent's mean and std of latents, which its weights are trained for
-        denoiser = open_denoiser(preset, *start).train().requires_grad_(True)
+        denoiser = load_denoiser(preset, *start).train().requires_grad_(True)
     denoiser.to(machine.device)
     # Text embeddings and held-out latents, then the training itself.
     texts = encode_texts(preset, denoiser, pictures.captions, None if memory else caches, report)
     heldout = _heldout(store, order.snapshot, preset, backbone, transparency.encoder)
     recipe = DenoiserStage(preset, denoiser, pictures, latents, texts, backbone, transparency, heldout)
     fit(recipe, TrainerContext(order, preset, machine, pictures.samples, draws, folder, report))
-    trained = {name: whole(tensor.detach()).cpu().clone() for name, tensor in denoiser.learnt().items()}
+    trained = {name: full_tensor(tensor.detach()).cpu().clone() for name, tensor in denoiser.learnt().items()}
     return trained, denoiser.facts()
 
 
-def encode_pictures(
+def encode_images(
     preset: Preset,
     pictures: LayerDataset,
     backbone: Autoencoder,
     encoder: OffsetEncoder,
     folder: Path | None,
-    report: Report,
+    report: ProgressCallback,
 ) -> LatentCache:
     """Compute the unscaled adjusted latents of images with their standard deviations.
 
@@ -140,13 +140,13 @@ def encode_pictures(
     def encode(alpha_B1HW: Tensor, padded_B3HW: Tensor) -> tuple[Tensor, Tensor]:
         return adjusted_posterior(backbone, encoder, alpha_B1HW.to(device), padded_B3HW.to(device))
 
-    latents.fill(pictures, encode, report, workers=preset.workers, batch=ENCODED)
+    latents.fill(pictures, encode, report, workers=preset.workers, batch=ENCODING_BATCH)
     return latents
 
 
 def encode_texts(
-    preset: Preset, denoiser: Denoiser, captions: Sequence[str], folder: Path | None, report: Report
-) -> ConditionsCache | None:
+    preset: Preset, denoiser: Denoiser, captions: Sequence[str], folder: Path | None, report: ProgressCallback
+) -> TextEmbeddingCache | None:
     """Encode all captions and "" by a pretrained model's frozen text encoders.
 
     Args:
@@ -168,7 +168,7 @@ def encode_texts(
         "family": denoiser.family.name,
         "zeros": str(pipeline.config.get("force_zeros_for_empty_prompt")),
     }
-    texts = ConditionsCache.open(folder, text_identity(preset, denoiser.texts, tokenizers, **settings))
+    texts = TextEmbeddingCache.open(folder, text_identity(preset, denoiser.texts, tokenizers, **settings))
     texts.fill(["", *captions], denoiser.encode, report)
     return texts
 
@@ -194,7 +194,7 @@ def validation_loss(
         transparency: Its encoder adjusts the latents.
         pictures: The held-out images.
     """
-    denoiser = open_denoiser(preset, *base)
+    denoiser = load_denoiser(preset, *base)
     device = backbone.device
     denoiser.to(device)
     errors = []
@@ -209,17 +209,17 @@ def validation_loss(
 @torch.no_grad()
 def _heldout(
     store: ObjectStore, snapshot: str, preset: Preset, backbone: Autoencoder, encoder: OffsetEncoder
-) -> Heldout | None:
+) -> HeldoutBatch | None:
     """Encode the images to validate on; None if nothing is held out."""
-    images = heldout_images(store, snapshot, preset.image_size, HELDOUT)
+    images = heldout_images(store, snapshot, preset.image_size, VALIDATION_IMAGES)
     if not len(images):
         return None
-    return Heldout(_encode(backbone, encoder, images.take(range(len(images)))), images.captions)
+    return HeldoutBatch(_encode(backbone, encoder, images.take(range(len(images)))), images.captions)
 
 
 def _encode(backbone: Autoencoder, encoder: OffsetEncoder, rgba_B4HW: Tensor) -> Tensor:
     """Encode images in batches of the size that `LatentCache.fill` would use."""
     height, width = rgba_B4HW.shape[-2:]
     rgba_B4HW = rgba_B4HW.to(backbone.device)
-    parts = torch.split(rgba_B4HW, fill_batch((height, width)))
-    return torch.cat([adjust(backbone, encoder, part[:, 3:], pad_colours(part)) for part in parts])
+    parts = torch.split(rgba_B4HW, encoding_batch_size((height, width)))
+    return torch.cat([adjust(backbone, encoder, part[:, 3:], pad_colors(part)) for part in parts])

@@ -10,13 +10,13 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle, scaled_dot_produ
 
 from training.presets.preset import Preset
 
-HEAD = 32  # channels per attention head
+HEAD_CHANNELS = 32  # channels per attention head
 
 Attend = Callable[[Tensor], Tensor]
 """Self-attention within each row: B x N x D to the same shape."""
 
 
-def look_alone(attend: Attend, tokens_BND: Tensor) -> Tensor:
+def attend_separately(attend: Attend, tokens_BND: Tensor) -> Tensor:
     """Attend within each row of the batch: every row is a separate image (see `_Layer.look`)."""
     return attend(tokens_BND)
 
@@ -75,9 +75,9 @@ class _Layer(nn.Module):
     def __init__(self, width: int, side: int) -> None:
         """Create a layer of `width` channels for side x side tokens."""
         super().__init__()
-        self.look, self.side = look_alone, side
+        self.look, self.side = attend_separately, side
         self.near = nn.Conv2d(width, width, 3, padding=1, groups=width)
-        self.heads = max(1, width // HEAD)
+        self.heads = max(1, width // HEAD_CHANNELS)
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.setting = nn.Linear(width, 6 * width)
         self.queries_keys_values = nn.Linear(width, 3 * width)

@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
-Rows = Mapping[str, Any]
+Batch = Mapping[str, Any]
 """A batch: tensors, lists and tensor bundles by name, each with the image as its first axis."""
 
 
@@ -26,14 +26,14 @@ class TensorBundle(Protocol):
 
 
 @dataclass(frozen=True)
-class Laid:
+class StepBatches:
     """One step: all its sample indices, and this process's micro-batches with their loss weights.
 
     A weight is the micro-batch's share of the global batch, in [0, 1].
     """
 
     places: list[int]
-    batches: list[tuple[Rows, float]]
+    batches: list[tuple[Batch, float]]
 
 
 class Prefetcher:
@@ -43,7 +43,7 @@ class Prefetcher:
     anew.
     """
 
-    def __init__(self, lay_out: Callable[[int], Laid], total: int, *, threaded: bool) -> None:
+    def __init__(self, lay_out: Callable[[int], StepBatches], total: int, *, threaded: bool) -> None:
         """Create a prefetcher.
 
         Args:
@@ -53,9 +53,9 @@ class Prefetcher:
         """
         self._lay_out, self._total = lay_out, total
         self._pool = ThreadPoolExecutor(1, "lay-out") if threaded else None
-        self._next: tuple[int, Future[Laid]] | None = None
+        self._next: tuple[int, Future[StepBatches]] | None = None
 
-    def take(self, seen: int) -> Laid:
+    def take(self, seen: int) -> StepBatches:
         """Return the step that begins after `seen` images. Raises the errors of making it."""
         if self._pool is None:
             return self._lay_out(seen)
@@ -74,24 +74,24 @@ class Prefetcher:
             self._pool.shutdown(cancel_futures=True)
 
 
-def cut(rows: Rows, part: slice) -> Rows:
+def slice_batch(rows: Batch, part: slice) -> Batch:
     """Return a slice of a batch along the image axis."""
     return {name: v.take(part) if isinstance(v, TensorBundle) else v[part] for name, v in rows.items()}
 
 
-def send(rows: Rows, device: torch.device) -> Rows:
+def to_device(rows: Batch, device: torch.device) -> Batch:
     """Move a batch to a device, asynchronously from pinned memory."""
     if device.type == "cpu":
         return rows
     return _each(rows, lambda tensor: tensor.to(device, non_blocking=True))
 
 
-def pin(rows: Rows, device: torch.device) -> Rows:
+def pin_memory(rows: Batch, device: torch.device) -> Batch:
     """Pin the memory of a batch if it is bound for a CUDA device."""
     return _each(rows, Tensor.pin_memory) if device.type == "cuda" else rows
 
 
-def _each(rows: Rows, change: Callable[[Tensor], Tensor]) -> Rows:
+def _each(rows: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
     return {name: _change(value, change) for name, value in rows.items()}
 
 

@@ -94,7 +94,7 @@ class DistributedContext:
         # tested on CPU. Blocks are sharded first, then the root with all remaining parameters.
         mesh = init_device_mesh(self.device.type, (self.processes,))
         unsharded = {parameter for network in frozen for parameter in network.parameters()}
-        for block in (block for network in cores for block in blocks(network)):
+        for block in (block for network in cores for block in fsdp_units(network)):
             fully_shard(block, mesh=mesh)
         fully_shard(networks, mesh=mesh, ignored_params=unsharded)
         return networks
@@ -174,7 +174,7 @@ class DistributedContext:
             self.scaler.step(optimiser)
             optimiser.zero_grad(set_to_none=True)
         self.scaler.update()
-        return whole(norms[0]).detach()
+        return full_tensor(norms[0]).detach()
 
     def add_up(self, metrics: Tensor) -> Tensor:
         """Sum each metric over all processes, in place."""
@@ -187,26 +187,26 @@ class DistributedContext:
         self.accelerator.wait_for_everyone()
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """Gather a sharded tensor; collective over its processes. Return other tensors unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
-def fill(tensor: Tensor, values: Tensor) -> None:
+def load_full_tensor(tensor: Tensor, values: Tensor) -> None:
     """Copy a full tensor into a tensor or this process's shard of it: the inverse of `whole`."""
     if isinstance(tensor, DTensor):
         values = distribute_tensor(values.to(tensor.device), tensor.device_mesh, tensor.placements)
     tensor.copy_(values)
 
 
-def blocks(networks: nn.Module) -> Iterator[nn.Module]:
+def fsdp_units(networks: nn.Module) -> Iterator[nn.Module]:
     """Yield the blocks of networks: the members of their outermost ModuleLists."""
     for child in networks.children():
         if isinstance(child, nn.ModuleList):
             yield from (block for block in child if block is not None)
         else:
-            yield from blocks(child)
+            yield from fsdp_units(child)
 
 
 def enable_checkpointing(networks: nn.Module) -> None:
@@ -235,7 +235,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def explain_memory(error: BaseException, preset: Preset, stage: str) -> LayerloopError:
+def oom_hint(error: BaseException, preset: Preset, stage: str) -> LayerloopError:
     """Return an error whose hint lists settings that reduce memory, cheapest first.
 
     Args:

@@ -16,10 +16,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 from training.engine.distributed import PRECISIONS
-from training.engine.optimizers import build_optimiser
+from training.engine.optimizers import build_optimizer
 
 BLOCK = 256  # numbers that share one scale in bitsandbytes' 8-bit states
-SMALL = 4_096  # tensors of fewer numbers keep 32-bit states there
+MIN_8BIT_SIZE = 4_096  # tensors of fewer numbers keep 32-bit states there
 
 
 class FakeMemoryTracker(FakeTensorMode):  # type: ignore[no-untyped-call]
@@ -81,7 +81,7 @@ class StepMemory:
 
 
 @contextmanager
-def metering() -> Iterator[FakeMemoryTracker]:
+def track_memory() -> Iterator[FakeMemoryTracker]:
     """Make all tensors created inside fake, and count their bytes."""
     with warnings.catch_warnings(), FakeMemoryTracker() as meter:
         # Copying modules accesses data pointers.
@@ -89,7 +89,7 @@ def metering() -> Iterator[FakeMemoryTracker]:
         yield meter
 
 
-def measure_step(
+def estimate_step(
     build: Callable[[], tuple[nn.Module, Callable[[], Tensor]]], precision: str, *, on_gpu: bool
 ) -> StepMemory:
     """Measure the memory of a forward and backward pass.
@@ -100,7 +100,7 @@ def measure_step(
         on_gpu: Whether to count norms in float32, as autocast computes them on a GPU.
     """
     # Weights first, so that everything later counts as gradients or activations.
-    with metering() as meter:
+    with track_memory() as meter:
         networks, loss = build()
         weights = meter.now
         learning = [parameter for parameter in networks.parameters() if parameter.requires_grad]
@@ -124,9 +124,9 @@ def measure_step(
         )
 
 
-def measure_use(build: Callable[[], Callable[[], object]]) -> StepMemory:
+def estimate_inference(build: Callable[[], Callable[[], object]]) -> StepMemory:
     """Measure the memory of inference; `build` loads the networks and returns a function to run."""
-    with metering() as meter, torch.no_grad():
+    with track_memory() as meter, torch.no_grad():
         use = build()
         weights = meter.now
         meter.restart()
@@ -134,7 +134,7 @@ def measure_use(build: Callable[[], Callable[[], object]]) -> StepMemory:
         return StepMemory(weights, 0, 0, meter.peak - weights, meter.peak - weights)
 
 
-def measure_optimiser(name: str, parameters: Iterable[Tensor], *, on_gpu: bool) -> tuple[int, int]:
+def estimate_optimizer(name: str, parameters: Iterable[Tensor], *, on_gpu: bool) -> tuple[int, int]:
     """Measure the bytes of an optimizer's state, and the temporary bytes of its step.
 
     AdamW takes one step per distinct shape, since equal shapes have equal states. The steps of the
@@ -156,11 +156,11 @@ def measure_optimiser(name: str, parameters: Iterable[Tensor], *, on_gpu: bool) 
     # Otherwise measure a step per distinct shape.
     state, moment = 0, 0
     for shape, count in shapes.items():
-        with metering() as meter:
+        with track_memory() as meter:
             parameter = nn.Parameter(torch.empty(shape))
             parameter.grad = torch.empty(shape)
             before = meter.now
-            optimiser = build_optimiser(name, [parameter], 1e-3)
+            optimiser = build_optimizer(name, [parameter], 1e-3)
             optimiser.step()
             kept = meter.now - before  # read before the optimizer is released
             state += kept * count
@@ -174,7 +174,7 @@ def measure_optimiser(name: str, parameters: Iterable[Tensor], *, on_gpu: bool) 
 def _adamw_8bit(shape: tuple[int, ...]) -> int:
     """Compute bitsandbytes' state: two 8-bit moments and a scale per block; 32-bit if small."""
     numbers = torch.Size(shape).numel()
-    return 2 * (numbers + 4 * -(-numbers // BLOCK)) if numbers >= SMALL else 8 * numbers
+    return 2 * (numbers + 4 * -(-numbers // BLOCK)) if numbers >= MIN_8BIT_SIZE else 8 * numbers
 
 
 def _adafactor(shape: tuple[int, ...]) -> int:
@@ -189,7 +189,7 @@ _RULES: dict[str, Callable[[tuple[int, ...]], int]] = {
 }
 
 
-def bring_from_meta(network: nn.Module | None) -> None:
+def materialize(network: nn.Module | None) -> None:
     """Replace a network's meta tensors by fake ones, which the active tracker counts."""
     for module in network.modules() if network else ():
         for name, tensor in [

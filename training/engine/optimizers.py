@@ -13,7 +13,7 @@ from curation.errors import NotFound, Refused
 Betas = tuple[float, float]
 
 
-def build_optimiser(
+def build_optimizer(
     name: str,
     parameters: Iterable[nn.Parameter],
     rate: float,

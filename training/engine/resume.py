@@ -21,11 +21,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from curation.domain import canonical_json
 from curation.errors import Refused
-from curation.object_store import sync, write_file
-from training.engine.distributed import fill, whole
-from training.safetensors_io import apart
+from curation.object_store import fsync_path, write_file_atomically
+from training.engine.distributed import full_tensor, load_full_tensor
+from training.safetensors_io import unshare_storage
 
-Part = nn.Module | Optimizer | GradScaler | Mapping[str, Tensor]
+StatePart = nn.Module | Optimizer | GradScaler | Mapping[str, Tensor]
 """A part of the training state: a network, an optimizer, fp16's gradient scaler, EMA weights."""
 
 
@@ -71,18 +71,18 @@ class TrainingStateStore:
         # Write and sync a temporary folder; the rename publishes it.
         new = Path(tempfile.mkdtemp(dir=self.folder, prefix=".new-"))
         save_file(
-            apart({name: tensor.detach().cpu() for name, tensor in tensors.items()}),
+            unshare_storage({name: tensor.detach().cpu() for name, tensor in tensors.items()}),
             new / "state.safetensors",
         )
         (new / "facts.json").write_text(canonical_json({**facts, "images": images}))
         for path in (new / "state.safetensors", new / "facts.json", new):
-            sync(path)
+            fsync_path(path)
         target = self.folder / f"state-{images:012d}"
         if target.exists():  # saved before; an existing state is complete
             shutil.rmtree(new)
             return
         new.rename(target)
-        sync(self.folder)
+        fsync_path(self.folder)
         # Old states go only once the new one is durable.
         for path in self._states()[: -self.keep_states]:
             shutil.rmtree(path)
@@ -106,14 +106,14 @@ class TrainingStateStore:
     def write_sheet(self, images: int, png: bytes) -> Path:
         """Write a sample grid as PNG atomically, named by the images seen."""
         target = self.folder / f"sheet-{images:012d}.png"
-        write_file(target, png)
+        write_file_atomically(target, png)
         return target
 
     def _states(self) -> list[Path]:
         return sorted(self.folder.glob("state-*"))
 
 
-def generator_at(seed: int, stage: str, images: int) -> torch.Generator:
+def seeded_generator(seed: int, stage: str, images: int) -> torch.Generator:
     """Return the random number generator of a step.
 
     Args:
@@ -125,7 +125,7 @@ def generator_at(seed: int, stage: str, images: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def pack(parts: Mapping[str, Part]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def state_dict(parts: Mapping[str, StatePart]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Collect the state of all parts as CPU tensors and JSON metadata; collective over processes.
 
     Networks contribute trainable parameters and buffers, but no frozen weights.
@@ -145,17 +145,17 @@ def pack(parts: Mapping[str, Part]) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors |= {f"{name}/{key}": value for key, value in group_tensors.items()}
             for index, slots in state["state"].items():
                 slot_tensors = {slot: value for slot, value in slots.items() if isinstance(value, Tensor)}
-                tensors |= {f"{name}/{index}/{slot}": whole(value).cpu() for slot, value in slot_tensors.items()}
+                tensors |= {f"{name}/{index}/{slot}": full_tensor(value).cpu() for slot, value in slot_tensors.items()}
                 if plain := {slot: value for slot, value in slots.items() if slot not in slot_tensors}:
                     facts[name]["numbers"][str(index)] = plain
         elif isinstance(part, GradScaler):
             facts[name] = part.state_dict()
         else:
-            tensors |= {f"{name}/{key}": whole(value.detach()).cpu() for key, value in _saved_tensors(part).items()}
+            tensors |= {f"{name}/{key}": full_tensor(value.detach()).cpu() for key, value in _saved_tensors(part).items()}
     return tensors, facts
 
 
-def unpack(parts: Mapping[str, Part], state: TrainingState) -> None:
+def load_state_dict(parts: Mapping[str, StatePart], state: TrainingState) -> None:
     """Load a state into the same networks and optimizers: the inverse of `pack`.
 
     Raises:
@@ -174,7 +174,7 @@ def unpack(parts: Mapping[str, Part], state: TrainingState) -> None:
                 hint = "another version began this run; remove its folder to start again"
                 raise Refused(f"the saved state has other tensors for {name!r}", hint)
             for key, tensor in tensors.items():
-                fill(tensor, saved[key])
+                load_full_tensor(tensor, saved[key])
 
 
 def _split_groups(
@@ -212,6 +212,6 @@ def _load_optimizer(optimiser: Optimizer, tensors: Mapping[str, Tensor], facts: 
         parameter, loaded = parameters[int(index)], value
         if value.shape == parameter.shape and value.is_floating_point():
             loaded = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
-            fill(loaded, value)
+            load_full_tensor(loaded, value)
         slots.setdefault(int(index), {})[slot] = loaded
     optimiser.load_state_dict({"state": slots, "param_groups": groups})

@@ -14,7 +14,7 @@ from training.presets.preset import Preset
 
 
 @dataclass(frozen=True)
-class LRSchedule:
+class StageSchedule:
     """A stage's length in images, its micro-batch size per process, and the decay of its EMA."""
 
     images: int
@@ -22,7 +22,7 @@ class LRSchedule:
     decay: float
 
 
-def rate_at(seen: int, total: int, batch: int, preset: Preset) -> float:
+def lr_multiplier(seen: int, total: int, batch: int, preset: Preset) -> float:
     """Return the factor of the full learning rate: a linear warmup, and a cooldown to 0.
 
     The cooldown is linear, or half a cosine (Loshchilov and Hutter, 2017, arXiv 1608.03983): with

@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from curation.domain import Progress, Sample, TrainingRequest
-from curation.ports import Report
-from training.data.buckets import Order
-from training.engine.batch import Laid, Prefetcher, Rows, cut, pin, send
-from training.engine.distributed import DistributedContext, explain_memory, is_out_of_memory
+from curation.ports import ProgressCallback
+from training.data.buckets import Sampler
+from training.engine.batch import Batch, Prefetcher, StepBatches, pin_memory, slice_batch, to_device
+from training.engine.distributed import DistributedContext, is_out_of_memory, oom_hint
 from training.engine.loggers import MetricLogger, open_tracker
 from training.engine.metrics_buffer import MetricsBuffer, StepMetrics
-from training.engine.resume import Part, TrainingStateStore, generator_at, pack, unpack
-from training.engine.schedule import EMA, LRSchedule, rate_at
+from training.engine.resume import StatePart, TrainingStateStore, load_state_dict, seeded_generator, state_dict
+from training.engine.schedule import EMA, StageSchedule, lr_multiplier
 from training.presets.preset import Preset
 
-STRIDE = 10  # steps between reads of metrics from a GPU
+FLUSH_STEPS = 10  # steps between reads of metrics from a GPU
 
 
 class TrainingStage(nn.Module):
@@ -35,7 +35,7 @@ class TrainingStage(nn.Module):
     """
 
     stage: str
-    pace: LRSchedule
+    pace: StageSchedule
 
     @abstractmethod
     def build_optimisers(self) -> dict[str, Optimizer]:
@@ -45,7 +45,7 @@ class TrainingStage(nn.Module):
         """
 
     @abstractmethod
-    def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Rows:
+    def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Batch:
         """Make the micro-batches of this process, on the CPU; may run in a prefetch thread.
 
         Args:
@@ -58,7 +58,7 @@ class TrainingStage(nn.Module):
         """
 
     @abstractmethod
-    def forward(self, rows: Rows, seen: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, rows: Batch, seen: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the mean loss of a micro-batch, and metrics by name.
 
         Args:
@@ -67,7 +67,7 @@ class TrainingStage(nn.Module):
         """
 
     @abstractmethod
-    def draw_sheet(self, rows: Rows) -> bytes:
+    def draw_sheet(self, rows: Batch) -> bytes:
         """Generate a sample grid as PNG with the current weights."""
 
     @abstractmethod
@@ -95,9 +95,9 @@ class TrainerContext:
     preset: Preset
     machine: DistributedContext
     samples: Sequence[Sample]  # by index, as in `draws`
-    draws: Order
+    draws: Sampler
     folder: Path
-    report: Report
+    report: ProgressCallback
 
 
 def fit(recipe: TrainingStage, course: TrainerContext) -> None:
@@ -119,7 +119,7 @@ def fit(recipe: TrainingStage, course: TrainerContext) -> None:
         _run(recipe, course)
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise explain_memory(error, course.preset, recipe.stage) from error
+            raise oom_hint(error, course.preset, recipe.stage) from error
         raise
 
 
@@ -130,7 +130,7 @@ def _run(recipe: TrainingStage, course: TrainerContext) -> None:
     optimisers = recipe.build_optimisers()
     main = next(iter(optimisers.values()))
     average = EMA(recipe.averaged(), pace.decay, apart=preset.average_apart)
-    parts: dict[str, Part] = {
+    parts: dict[str, StatePart] = {
         "recipe": recipe,
         "averaged": average.tensors,
         **optimisers,
@@ -141,7 +141,7 @@ def _run(recipe: TrainingStage, course: TrainerContext) -> None:
     total, step = course.order.images or pace.images, machine.step_images(pace.batch)
     seen = 0
     if state := run.load():
-        unpack(parts, state)
+        load_state_dict(parts, state)
         seen = state.images
     machine.wait()
     course.report(Progress(recipe.stage, seen, total))
@@ -158,14 +158,14 @@ def _run(recipe: TrainingStage, course: TrainerContext) -> None:
         while seen < total:
             step_batches = prefetcher.take(seen)
             # The schedule applies to the main optimizer only.
-            rate = rate_at(seen, total, step, preset)
+            rate = lr_multiplier(seen, total, step, preset)
             for group in main.param_groups:
                 group["lr"] = group["initial_lr"] * rate
 
             # Accumulate the gradients and metrics of all micro-batches, weighted by their share.
             metrics: dict[str, Tensor] = {}
             for number, (cpu_batch, share) in enumerate(step_batches.batches, start=1):
-                batch = send(cpu_batch, machine.device)
+                batch = to_device(cpu_batch, machine.device)
                 with machine.gathering(model, last=number == len(step_batches.batches)):
                     with machine.autocast():
                         loss, batch_metrics = model(batch, seen)
@@ -190,7 +190,7 @@ def _run(recipe: TrainingStage, course: TrainerContext) -> None:
             if save_due:
                 # Gathering shards is collective; of replicas only the first process packs one.
                 if machine.first or preset.sharded:
-                    packed = pack(parts)
+                    packed = state_dict(parts)
                     if machine.first:
                         run.save(seen, *packed)
                     del packed
@@ -198,7 +198,7 @@ def _run(recipe: TrainingStage, course: TrainerContext) -> None:
     average.swap()
 
 
-def _make_step(recipe: TrainingStage, course: TrainerContext, seen: int, total: int) -> Laid:
+def _make_step(recipe: TrainingStage, course: TrainerContext, seen: int, total: int) -> StepBatches:
     """Make the step after `seen` images: its sample indices and this process's micro-batches."""
     machine, batch = course.machine, recipe.pace.batch
     # Divide the global batch among processes and micro-batches.
@@ -206,18 +206,18 @@ def _make_step(recipe: TrainingStage, course: TrainerContext, seen: int, total: 
     shares = machine.shares(len(indices), batch)
     local = [row for part, _ in shares for row in part]
     # Make all local rows at once, then slice them into micro-batches.
-    rng = generator_at(course.order.seed, recipe.stage, seen)
-    rows = pin(recipe.lay_out(indices, local, rng), machine.device)
+    rng = seeded_generator(course.order.seed, recipe.stage, seen)
+    rows = pin_memory(recipe.lay_out(indices, local, rng), machine.device)
     batches, start = [], 0
     for part, share in shares:
-        batches.append((cut(rows, slice(start, start + len(part))), share))
+        batches.append((slice_batch(rows, slice(start, start + len(part))), share))
         start += len(part)
-    return Laid(indices, batches)
+    return StepBatches(indices, batches)
 
 
 def _metrics_buffer(recipe: TrainingStage, course: TrainerContext) -> MetricsBuffer:
     machine, samples = course.machine, course.samples
-    stride = STRIDE if machine.device.type == "cuda" else 1
+    stride = FLUSH_STEPS if machine.device.type == "cuda" else 1
     scaled = machine.scaler.is_enabled()
     return MetricsBuffer(recipe.stage, stride, machine.add_up, lambda index: samples[index].id, scaled=scaled)
 
@@ -225,7 +225,7 @@ def _metrics_buffer(recipe: TrainingStage, course: TrainerContext) -> MetricsBuf
 def _write_sample_grid(
     recipe: TrainingStage,
     model: nn.Module,
-    batch: Rows,
+    batch: Batch,
     average: EMA,
     course: TrainerContext,
     run: TrainingStateStore,
@@ -238,7 +238,7 @@ def _write_sample_grid(
     """
     # Collective calls must match, but the last step's batches differ in size between processes.
     if course.preset.sharded:
-        batch = cut(batch, slice(0, 1))
+        batch = slice_batch(batch, slice(0, 1))
     recipe.eval()
     with average.applied(), course.machine.together(model), torch.no_grad():
         png = recipe.draw_sheet(batch)

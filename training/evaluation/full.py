@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt, Sample, Split
+from curation.domain import Checkpoint, GenerationRequest, LayerRole, Progress, Prompt, Sample, Split
 from curation.errors import Refused
 from curation.images.codec import BACKGROUNDS, decode_layer
-from curation.ports import RGBA, EvaluationOptions, EvaluationResult, ObjectStore, Report
-from training.checkpoint import LoadedCheckpoint, open_parts
-from training.data.dataset import LayerDataset, load_split
-from training.evaluation.comparison import draw_comparison
+from curation.ports import RGBA, EvaluationOptions, EvaluationResult, ObjectStore, ProgressCallback
+from training.checkpoint import LoadedCheckpoint, load_checkpoint
+from training.data.dataset import LayerDataset, open_split
+from training.evaluation.comparison import comparison_grid
 from training.evaluation.heldout import (
     HIGHER_IS_BETTER,
     RoundTrip,
@@ -24,44 +24,44 @@ from training.evaluation.heldout import (
     batches,
     fastest_device,
     layers_mse,
-    measure_return,
-    move,
+    move_to_device,
     noise_mse,
-    send_through,
+    round_trip,
+    round_trip_metrics,
 )
 from training.evaluation.pairs import (
-    DRAWN,
+    GENERATED_PAIRS,
     PairMetrics,
     compare_pairs,
-    draws_pairs,
+    generates_pairs,
     heldout_pairs,
-    open_ways,
+    open_pair_generators,
 )
-from training.generate import open_generator
-from training.metrics.clip_score import TextAgreement, open_agreement
-from training.metrics.compositing import blend, blend_jpeg, measure_blends, measure_published
-from training.metrics.inception import Inception, frechet_distance, open_inception
-from training.metrics.matting import measure_matte
-from training.metrics.perceptual import Perceptual, open_perceptual
+from training.generate import load_generator
+from training.metrics.clip_score import ClipScore, load_clip_score
+from training.metrics.compositing import composite, composite_jpeg, composite_metrics, published_metrics
+from training.metrics.inception import Inception, frechet_distance, load_inception
+from training.metrics.matting import matting_errors
+from training.metrics.perceptual import LPIPS, load_lpips
 from training.metrics.reference_results import PUBLISHED
-from training.sample_grid import pixels
+from training.sample_grid import to_uint8_images
 
-SHOWN = 8
-LEAST = 32
+GRID_IMAGES = 8
+MIN_SIZE = 32
 """Smallest image size in pixels with --original: the perceptual network needs 32."""
 
-CLEAR, OPAQUE = 0.02, 0.98
+EMPTY_ALPHA, OPAQUE_ALPHA = 0.02, 0.98
 """A generated alpha that never exceeds the first is empty; never below the second, fully opaque."""
 
 Blend = Callable[[Tensor, tuple[int, int, int]], Tensor]
 
 
-def measure(
+def evaluate_fully(
     checkpoint: Checkpoint,
     snapshot: str,
     store: ObjectStore,
     wanted: EvaluationOptions,
-    report: Report,
+    report: ProgressCallback,
 ) -> EvaluationResult:
     """Compute the metrics of `training.evaluation.heldout.evaluate` and, on the same images:
 
@@ -94,13 +94,13 @@ def measure(
     """
     # Open weights first, since errors in them are cheap to find.
     networks = _MetricNetworks(wanted)
-    parts = open_parts(checkpoint, store)
+    parts = load_checkpoint(checkpoint, store)
     size = parts.preset.image_size
-    images = load_split(store, snapshot, Split.heldout, size, in_memory=False)
+    images = open_split(store, snapshot, Split.heldout, size, in_memory=False)
     if wanted.limit:
         images = LayerDataset(store, images.samples[: wanted.limit], size, in_memory=False)
     # Held-out losses and the reconstruction of backgrounds.
-    move(parts, fastest_device())
+    move_to_device(parts, fastest_device())
     others = noise_mse(parts, images) | layers_mse(parts, store, snapshot)
     both = heldout_pairs(store, snapshot)[: wanted.limit or None]
     others |= background_psnr(parts, store, both, wanted.views)
@@ -109,10 +109,10 @@ def measure(
     for rgba_B4HW, inside_B1HW in (
         _original_sizes(images, report) if wanted.original else batches(images, range(len(images)), report)
     ):
-        totals.update(send_through(parts, rgba_B4HW, wanted.views, inside_B1HW))
+        totals.update(round_trip(parts, rgba_B4HW, wanted.views, inside_B1HW))
     if not totals.images:
         raise Refused(
-            f"no held-out image is at least {LEAST} pixels wide and high",
+            f"no held-out image is at least {MIN_SIZE} pixels wide and high",
             "evaluate without --original",
         )
     metrics, backgrounds = totals.compute()
@@ -126,11 +126,11 @@ def measure(
         published=PUBLISHED if wanted.published else {},
         pictures=totals.images,
         notes=_notes(wanted, parts, len(images) - totals.images, totals.images) + _notes_on_pairs(wanted, parts, pairs),
-        sheet=draw_comparison(*totals.shown),
+        sheet=comparison_grid(*totals.shown),
         standard=not wanted.limit
         and not wanted.original
         and wanted.views in {None, parts.preset.decoder_views}
-        and (pairs is None or wanted.draws == DRAWN),
+        and (pairs is None or wanted.draws == GENERATED_PAIRS),
         pairs=pairs.table if pairs else {},
         pairs_sheet=pairs.sheet if pairs else b"",
     )
@@ -141,15 +141,15 @@ class _MetricNetworks:
 
     def __init__(self, options: EvaluationOptions) -> None:
         device = fastest_device()
-        self.perceptual: Perceptual | None = None
+        self.perceptual: LPIPS | None = None
         self.inception: Inception | None = None
-        self.agreement: TextAgreement | None = None
+        self.agreement: ClipScore | None = None
         if options.perceptual:
-            self.perceptual = open_perceptual(options.perceptual).to(device)
+            self.perceptual = load_lpips(options.perceptual).to(device)
         if options.inception:
-            self.inception = open_inception(options.inception).to(device)
+            self.inception = load_inception(options.inception).to(device)
         if options.clip:
-            self.agreement = open_agreement(options.clip, device)
+            self.agreement = load_clip_score(options.clip, device)
 
 
 class _Accumulator:
@@ -157,7 +157,7 @@ class _Accumulator:
 
     def __init__(self, networks: _MetricNetworks, options: EvaluationOptions) -> None:
         self.networks = networks
-        self.forms: dict[str, Blend] = {"": blend, "_jpeg": blend_jpeg} if options.published else {"": blend}
+        self.forms: dict[str, Blend] = {"": composite, "_jpeg": composite_jpeg} if options.published else {"": composite}
         self.images = 0
         self.shown: tuple[list[RGBA], list[RGBA]] = ([], [])
         self.rows: dict[str, list[Tensor]] = defaultdict(list)
@@ -171,13 +171,13 @@ class _Accumulator:
         self.images += len(truth_B4HW)
         # The first images are shown in the comparison grid.
         for shown, batch in zip(self.shown, (truth_B4HW, again_B4HW), strict=True):
-            shown.extend(pixels(batch)[: SHOWN - len(shown)])
+            shown.extend(to_uint8_images(batch)[: GRID_IMAGES - len(shown)])
         # Metrics that do not depend on a background.
-        metrics = measure_return(round_trip) | _measure_offset(round_trip)
+        metrics = round_trip_metrics(round_trip) | _measure_offset(round_trip)
         for name, value_B in (metrics | _measure_mattes(truth_B4HW[:, 3], again_B4HW[:, 3])).items():
             self.rows[name].append(value_B.cpu())
         # Metrics of composites over each background, lossless and published.
-        for name, by_background in measure_blends(truth_B4HW, again_B4HW).items():
+        for name, by_background in composite_metrics(truth_B4HW, again_B4HW).items():
             for background, value_B in by_background.items():
                 self.over[background][name].append(value_B.cpu())
         for background, color in BACKGROUNDS.items():
@@ -185,7 +185,7 @@ class _Accumulator:
                 self._add_blends(background, form, over(truth_B4HW, color), over(again_B4HW, color))
 
     def _add_blends(self, background: str, form: str, truth_B3HW: Tensor, again_B3HW: Tensor) -> None:
-        metrics = measure_published(truth_B3HW, again_B3HW) if form else {}
+        metrics = published_metrics(truth_B3HW, again_B3HW) if form else {}
         if self.networks.perceptual:
             metrics[f"lpips{form}"] = self.networks.perceptual(truth_B3HW, again_B3HW)
         for name, value_B in metrics.items():
@@ -215,13 +215,13 @@ class _Accumulator:
         return metrics | {"psnr_worst": min(row["psnr"] for row in table.values())}, table
 
 
-def _original_sizes(images: LayerDataset, report: Report) -> Iterator[tuple[Tensor, None]]:
+def _original_sizes(images: LayerDataset, report: ProgressCallback) -> Iterator[tuple[Tensor, None]]:
     """Yield each image in its original size, 1 x 4 x H x W, which has no margins."""
     device = fastest_device()
     for index, sample in enumerate(images.samples):
         report(Progress("evaluate", index, len(images)))
         rgba = decode_layer(images.store.get(sample.layers[LayerRole.foreground]))
-        if min(rgba.shape[:2]) >= LEAST:
+        if min(rgba.shape[:2]) >= MIN_SIZE:
             yield (
                 torch.from_numpy(rgba.copy()).to(device).permute(2, 0, 1)[None].float() / 255,
                 None,
@@ -243,7 +243,7 @@ def _measure_offset(round_trip: RoundTrip) -> dict[str, Tensor]:
 
 def _measure_mattes(truth_BHW: Tensor, again_BHW: Tensor) -> dict[str, Tensor]:
     pairs = zip(truth_BHW.cpu().numpy(), again_BHW.cpu().numpy(), strict=True)
-    rows = [measure_matte(*pair) for pair in pairs]
+    rows = [matting_errors(*pair) for pair in pairs]
     return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -253,25 +253,25 @@ def _measure_generated(
     store: ObjectStore,
     images: LayerDataset,
     count: int,
-    report: Report,
+    report: ProgressCallback,
 ) -> dict[str, float]:
     """Generate foregrounds for held-out captions, and compare their alpha to the samples'."""
     if parts.base is None or not count:
         return {}
     # Captions are reused, with other seeds, if there are fewer than `count`.
-    generator, captions = open_generator(checkpoint, store), images.captions
+    generator, captions = load_generator(checkpoint, store), images.captions
     indices = [number % len(captions) for number in range(count)]
     alphas: list[NDArray[np.float64]] = []
     for start in range(0, count, parts.preset.draw_batch):
         report(Progress("draw", start, count))
         batch = list(enumerate(indices))[start : start + parts.preset.draw_batch]
-        layers = generator.draw([DrawRequest(Prompt(captions[index]), seed) for seed, index in batch])
+        layers = generator.draw([GenerationRequest(Prompt(captions[index]), seed) for seed, index in batch])
         alphas += [layer[LayerRole.foreground][..., 3] / 255 for layer in layers]
     report(Progress("draw", count, count))
     expected = float(np.mean([float(images[index][3].mean()) for index in indices]))
     return {
-        "drawn_empty": float(np.mean([alpha.max() < CLEAR for alpha in alphas])),
-        "drawn_opaque": float(np.mean([alpha.min() > OPAQUE for alpha in alphas])),
+        "drawn_empty": float(np.mean([alpha.max() < EMPTY_ALPHA for alpha in alphas])),
+        "drawn_opaque": float(np.mean([alpha.min() > OPAQUE_ALPHA for alpha in alphas])),
         "drawn_coverage_gap": abs(float(np.mean([alpha.mean() for alpha in alphas])) - expected),
     }
 
@@ -282,13 +282,13 @@ def _measure_pairs(
     store: ObjectStore,
     samples: Sequence[Sample],
     count: int,
-    agreement: TextAgreement | None,
-    report: Report,
+    agreement: ClipScore | None,
+    report: ProgressCallback,
 ) -> PairMetrics | None:
     """Compare generated pairs to real ones; None if no pairs are generated."""
-    if not count or not samples or not draws_pairs(parts):
+    if not count or not samples or not generates_pairs(parts):
         return None
-    generators = open_ways(checkpoint, store)
+    generators = open_pair_generators(checkpoint, store)
     return compare_pairs(generators, samples, count, parts.preset.image_size, store, report, agreement)
 
 
@@ -297,7 +297,7 @@ def _notes(options: EvaluationOptions, parts: LoadedCheckpoint, left_out: int, i
     few_images = f"rfid of {images} images: comparable only between sets of equal size up to some thousands"
     orientation = "published results are of other images: use them for orientation, not as a comparison"
     notes = {
-        f"{left_out} images with a side under {LEAST} pixels were left out": left_out > 0,
+        f"{left_out} images with a side under {MIN_SIZE} pixels were left out": left_out > 0,
         "no lpips: it needs weights (--perceptual)": options.perceptual is None,
         "no rfid: it needs weights (--inception)": options.inception is None,
         "no rfid: it needs two images": options.inception is not None and images < 2,
@@ -311,7 +311,7 @@ def _notes(options: EvaluationOptions, parts: LoadedCheckpoint, left_out: int, i
 
 def _notes_on_pairs(options: EvaluationOptions, parts: LoadedCheckpoint, pairs: PairMetrics | None) -> list[str]:
     """Return notes on pair metrics."""
-    if not draws_pairs(parts):
+    if not generates_pairs(parts):
         return []
     if pairs is None:
         return ["no pairs were generated: --draws, or held-out samples with both layers, are missing"]

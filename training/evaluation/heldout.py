@@ -10,18 +10,18 @@ from torch import Tensor
 
 from curation.datasets.manifest import read_samples
 from curation.domain import Checkpoint, LayerRole, Progress, Sample, Split
-from curation.ports import ObjectStore, Report
-from training.checkpoint import LoadedCheckpoint, open_parts
-from training.data.dataset import LayerDataset, load_split
-from training.data.layer_set_dataset import load_layered
-from training.denoiser.factory import open_denoiser
-from training.denoiser.train import encode_pictures, validation_loss
-from training.evaluation.pairs import heldout_pairs, measure_drawn_pairs
-from training.layers.model import open_layers
+from curation.ports import ObjectStore, ProgressCallback
+from training.checkpoint import LoadedCheckpoint, load_checkpoint
+from training.data.dataset import LayerDataset, open_split
+from training.data.layer_set_dataset import open_layer_sets
+from training.denoiser.factory import load_denoiser
+from training.denoiser.train import encode_images, validation_loss
+from training.evaluation.pairs import evaluate_generated_pairs, heldout_pairs
+from training.layers.model import load_layered_denoiser
 from training.layers.train import layers_loss
-from training.metrics.compositing import measure_blends, psnr_inside, psnr_of
+from training.metrics.compositing import composite_metrics, psnr, psnr_inside
 from training.transparency.codec import adjusted_posterior, decode_rgba
-from training.transparency.padding import on_grey, pad_colours
+from training.transparency.padding import over_gray, pad_colors
 
 HIGHER_IS_BETTER: dict[str, bool] = {
     "psnr": True,
@@ -70,7 +70,7 @@ BATCH, PIXELS = 32, 32 * 128 * 128
 """Largest number of images per batch, and of their pixels; a batch has at least one image."""
 
 
-def evaluate(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, report: Report) -> dict[str, float]:
+def evaluate(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, report: ProgressCallback) -> dict[str, float]:
     """Compute the metrics of a checkpoint on a snapshot's held-out split, at the preset's size.
 
     - psnr (dB), ssim: truth against reconstruction, both 8-bit RGBA, composited over each of the
@@ -100,19 +100,19 @@ def evaluate(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, report: 
         Corrupt: Too many images are unreadable.
         Refused: The snapshot has no held-out samples.
     """
-    parts = open_parts(checkpoint, store)
+    parts = load_checkpoint(checkpoint, store)
     preset = parts.preset
-    images = load_split(store, snapshot, Split.heldout, preset.image_size, in_memory=preset.in_memory)
+    images = open_split(store, snapshot, Split.heldout, preset.image_size, in_memory=preset.in_memory)
     # Losses, backgrounds and pairs.
-    move(parts, fastest_device())
+    move_to_device(parts, fastest_device())
     others = noise_mse(parts, images) | layers_mse(parts, store, snapshot)
     pairs = heldout_pairs(store, snapshot)
     others |= background_psnr(parts, store, pairs)
     if parts.layers is not None and pairs:
-        others |= measure_drawn_pairs(checkpoint, store, pairs, report)
+        others |= evaluate_generated_pairs(checkpoint, store, pairs, report)
     # Round trips of foregrounds.
     measured = [
-        _measure(send_through(parts, rgba_B4HW, inside_B1HW=inside_B1HW))
+        _measure(round_trip(parts, rgba_B4HW, inside_B1HW=inside_B1HW))
         for rgba_B4HW, inside_B1HW in batches(images, range(len(images)), report)
     ]
     return {name: float(torch.cat([row[name] for row in measured]).mean()) for name in measured[0]} | others
@@ -139,7 +139,7 @@ class RoundTrip:
 
 
 @torch.no_grad()
-def send_through(
+def round_trip(
     parts: LoadedCheckpoint,
     rgba_B4HW: Tensor,
     views: int | None = None,
@@ -154,7 +154,7 @@ def send_through(
         inside_B1HW: The image area without margins; all pixels by default.
     """
     size = (rgba_B4HW.shape[-2], rgba_B4HW.shape[-1])
-    alpha_B1HW, padded_B3HW = rgba_B4HW[:, 3:], pad_colours(rgba_B4HW).to(rgba_B4HW)
+    alpha_B1HW, padded_B3HW = rgba_B4HW[:, 3:], pad_colors(rgba_B4HW).to(rgba_B4HW)
     networks, backbone = parts.transparency, parts.backbone
     # An offset scale of 0 gives the posterior of the unadjusted autoencoder.
     none_B = torch.zeros(len(rgba_B4HW), device=rgba_B4HW.device)
@@ -169,7 +169,7 @@ def send_through(
     return RoundTrip(
         truth_B4HW=rgba_B4HW,
         again_B4HW=(again_B4HW * 255).round() / 255,
-        image_B3HW=on_grey(padded_B3HW, alpha_B1HW) / 2 + 0.5,
+        image_B3HW=over_gray(padded_B3HW, alpha_B1HW) / 2 + 0.5,
         plain_B3HW=plain_B3HW,
         adjusted_B3HW=adjusted_B3HW,
         plain_BCHW=plain_BCHW,
@@ -179,10 +179,10 @@ def send_through(
     )
 
 
-def measure_return(returned: RoundTrip) -> dict[str, Tensor]:
+def round_trip_metrics(returned: RoundTrip) -> dict[str, Tensor]:
     """Compute the alpha and identity metrics of each image of a batch (see `evaluate`)."""
     error_BHW = (returned.again_B4HW[:, 3] - returned.truth_B4HW[:, 3]).abs()
-    plain, adjusted = (psnr_of(returned.image_B3HW, image) for image in (returned.plain_B3HW, returned.adjusted_B3HW))
+    plain, adjusted = (psnr(returned.image_B3HW, image) for image in (returned.plain_B3HW, returned.adjusted_B3HW))
     return {
         "psnr_inside": psnr_inside(returned.truth_B4HW, returned.again_B4HW, returned.inside_B1HW),
         "alpha_sad": error_BHW.sum((1, 2)) / 1000,
@@ -194,9 +194,9 @@ def measure_return(returned: RoundTrip) -> dict[str, Tensor]:
 
 def _measure(round_trip: RoundTrip) -> dict[str, Tensor]:
     """Compute all metrics of a round trip, means over backgrounds, per image."""
-    blended = measure_blends(round_trip.truth_B4HW, round_trip.again_B4HW)
+    blended = composite_metrics(round_trip.truth_B4HW, round_trip.again_B4HW)
     means = {name: torch.stack(list(by_background.values())).mean(0) for name, by_background in blended.items()}
-    return means | measure_return(round_trip)
+    return means | round_trip_metrics(round_trip)
 
 
 def noise_mse(parts: LoadedCheckpoint, pictures: LayerDataset) -> dict[str, float]:
@@ -213,11 +213,11 @@ def layers_mse(parts: LoadedCheckpoint, store: ObjectStore, snapshot: str) -> di
     samples = (sample for sample in read_samples(store, snapshot) if sample.split == Split.heldout)
     if parts.base is None or parts.layers is None or not any(sample.layers.keys() >= set(roles) for sample in samples):
         return {}
-    layer_sets = load_layered(store, snapshot, Split.heldout, preset.image_size, roles, in_memory=preset.in_memory)
+    layer_sets = open_layer_sets(store, snapshot, Split.heldout, preset.image_size, roles, in_memory=preset.in_memory)
     # Latents are not cached on disk: held-out sets are small.
     encoder = parts.transparency.encoder
-    latents = encode_pictures(preset, layer_sets.layers, parts.backbone, encoder, None, lambda _: None)
-    layered = open_layers(open_denoiser(preset, *parts.base), *parts.layers).to(parts.backbone.device).eval()
+    latents = encode_images(preset, layer_sets.layers, parts.backbone, encoder, None, lambda _: None)
+    layered = load_layered_denoiser(load_denoiser(preset, *parts.base), *parts.layers).to(parts.backbone.device).eval()
     joined, apart = (layers_loss(layered, preset, layer_sets, latents, joined=joined) for joined in (True, False))
     return {"layers_mse": joined, "layers_apart_mse": apart}
 
@@ -238,7 +238,7 @@ def background_psnr(
     images = LayerDataset(store, samples, parts.preset.image_size, in_memory=False, roles=roles)
     rows = []
     for truth_B4HW, _ in batches(images, range(len(images)), lambda _: None):
-        again_B4HW = send_through(parts, truth_B4HW, views).again_B4HW
+        again_B4HW = round_trip(parts, truth_B4HW, views).again_B4HW
         # The bars of a letterbox do not belong to the image.
         opaque_B1HW = (truth_B4HW[:, 3:] == 1).float()
         squares_B = ((again_B4HW - truth_B4HW)[:, :3].square() * opaque_B1HW).flatten(1).sum(1)
@@ -247,7 +247,7 @@ def background_psnr(
     return {"background_psnr": float(torch.cat(rows).mean())} if rows else {}
 
 
-def batches(pictures: LayerDataset, places: range, report: Report) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(pictures: LayerDataset, places: range, report: ProgressCallback) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield images and their areas without margins in batches, on the fastest device.
 
     A batch is as large as BATCH and PIXELS allow.
@@ -269,7 +269,7 @@ def batches(pictures: LayerDataset, places: range, report: Report) -> Iterator[t
     report(Progress("evaluate", len(places), len(places)))
 
 
-def move(parts: LoadedCheckpoint, device: torch.device) -> None:
+def move_to_device(parts: LoadedCheckpoint, device: torch.device) -> None:
     """Move the autoencoder and the transparency networks to a device."""
     parts.backbone.to(device)
     parts.transparency.to(device)

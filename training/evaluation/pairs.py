@@ -11,25 +11,32 @@ import numpy as np
 from scipy.special import stdtrit
 
 from curation.datasets.manifest import read_samples
-from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt, Sample, Split
+from curation.domain import Checkpoint, GenerationRequest, LayerRole, Progress, Prompt, Sample, Split
 from curation.errors import Refused
-from curation.images.codec import BACKGROUNDS, decode_layer, over
+from curation.images.codec import BACKGROUNDS, composite_over, decode_layer
 from curation.images.pairs import blended_error, composite, harmony, leakage, seam_energy
-from curation.ports import RGBA, LayerGenerator, Layers, MeanWithInterval, ObjectStore, Report
+from curation.ports import RGBA, LayerGenerator, Layers, MeanWithInterval, ObjectStore, ProgressCallback
 from training.checkpoint import LoadedCheckpoint
 from training.data.dataset import letterbox
-from training.generate import open_generator
-from training.interop.modes import SINGLE, plan
+from training.generate import load_generator
+from training.interop.modes import SINGLE, plan_modes
 from training.layers.sampling import LayersGenerator
-from training.metrics.clip_score import TextAgreement
-from training.metrics.lighting import SOLID, Lights, correlation, interval, lights_of, resample
-from training.sample_grid import draw_sheet
+from training.metrics.clip_score import ClipScore
+from training.metrics.lighting import (
+    OPAQUE_ALPHA,
+    LayerBrightness,
+    bootstrap_indices,
+    brightness_of_layers,
+    correlation,
+    percentile_interval,
+)
+from training.sample_grid import render_grid
 
-DRAWN = 16
+GENERATED_PAIRS = 16
 """Number of pairs that are generated for evaluation after training, and the command's default."""
-SHOWN = 8
-SURE = 0.95
-LEAST = 0.01
+GRID_PAIRS = 8
+CONFIDENCE = 0.95
+MIN_COVERAGE = 0.01
 """A pair shows both layers if alpha > 0.5 on at least this share of it, and not on as much."""
 
 LAYERS = tuple(LayerRole)
@@ -63,12 +70,12 @@ class PairMetrics:
 _AS_USED = ("joint", "drawn")
 
 
-def draws_pairs(parts: LoadedCheckpoint) -> bool:
+def generates_pairs(parts: LoadedCheckpoint) -> bool:
     """Return whether a checkpoint can generate the layers of a pair."""
     if parts.layers is not None or parts.preset.inpainter is not None:
         return True
     try:
-        return bool(parts.modes and plan([*parts.modes, *([SINGLE.name] if parts.base else [])], set()))
+        return bool(parts.modes and plan_modes([*parts.modes, *([SINGLE.name] if parts.base else [])], set()))
     except Refused:
         return False
 
@@ -80,12 +87,12 @@ def heldout_pairs(store: ObjectStore, snapshot: str) -> list[Sample]:
     return sorted((sample for sample in samples if sample.layers.keys() >= both), key=lambda sample: sample.id)
 
 
-def measure_drawn_pairs(
+def evaluate_generated_pairs(
     checkpoint: Checkpoint,
     store: ObjectStore,
     samples: Sequence[Sample],
-    report: Report,
-    count: int = DRAWN,
+    report: ProgressCallback,
+    count: int = GENERATED_PAIRS,
 ) -> Metrics:
     """Generate pairs and compute pair_error, pair_empty, pair_leakage, pair_seam and pair_harmony.
 
@@ -96,13 +103,13 @@ def measure_drawn_pairs(
         report: Progress callback.
         count: Number of pairs to generate.
     """
-    generators = {"drawn": open_generator(checkpoint, store)}
+    generators = {"drawn": load_generator(checkpoint, store)}
     return compare_pairs(generators, samples, count, None, store, report).metrics
 
 
-def open_ways(checkpoint: Checkpoint, store: ObjectStore) -> dict[str, LayerGenerator]:
+def open_pair_generators(checkpoint: Checkpoint, store: ObjectStore) -> dict[str, LayerGenerator]:
     """Open the generators of a checkpoint by source: joint and apart, or drawn (`PairFigures`)."""
-    joint = open_generator(checkpoint, store)
+    joint = load_generator(checkpoint, store)
     if not isinstance(joint, LayersGenerator):
         return {"drawn": joint}
     apart = LayersGenerator(joint.parts, joint.alone, joint.layered, store, joined=False)
@@ -115,8 +122,8 @@ def compare_pairs(
     count: int,
     size: int | None,
     store: ObjectStore,
-    report: Report,
-    agreement: TextAgreement | None = None,
+    report: ProgressCallback,
+    agreement: ClipScore | None = None,
 ) -> PairMetrics:
     """Generate pairs from the texts of real pairs, with equal seeds per source, and measure all.
 
@@ -162,7 +169,7 @@ def compare_pairs(
     nonempty = {name: {source: found for source, found in row.items() if found} for name, row in table.items()}
     return PairMetrics(
         {name: row for name, row in nonempty.items() if row},
-        _sample_grid(generated, requests[:SHOWN]),
+        _sample_grid(generated, requests[:GRID_PAIRS]),
     )
 
 
@@ -185,7 +192,7 @@ def measure_pair(layers: Layers) -> Metrics:
     }
 
 
-def spread(values: Sequence[float]) -> MeanWithInterval:
+def mean_with_interval(values: Sequence[float]) -> MeanWithInterval:
     """Return the mean and its 95 % interval by Student's t, assuming normally distributed values.
 
     The result does not depend on the order of values. A single value has no interval.
@@ -193,18 +200,18 @@ def spread(values: Sequence[float]) -> MeanWithInterval:
     mean = fmean(values)
     if len(values) < 2:
         return MeanWithInterval(mean, None, None, len(values))
-    half_width = float(stdtrit(len(values) - 1, (1 + SURE) / 2)) * stdev(values) / sqrt(len(values))
+    half_width = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)) * stdev(values) / sqrt(len(values))
     return MeanWithInterval(mean, mean - half_width, mean + half_width, len(values))
 
 
-def _request(sample: Sample, repeat: int) -> DrawRequest:
+def _request(sample: Sample, repeat: int) -> GenerationRequest:
     """Return the request for a sample's texts; its seed is from the sample's id and `repeat`."""
     texts = (sample.text_of(role) for role in (LayerRole.foreground, LayerRole.background))
-    return DrawRequest(Prompt(sample.text_of(), *texts), int(sample.id[-12:], 16) + (repeat << 48))
+    return GenerationRequest(Prompt(sample.text_of(), *texts), int(sample.id[-12:], 16) + (repeat << 48))
 
 
 def _draw(
-    generators: Mapping[str, LayerGenerator], requests: Sequence[DrawRequest], report: Report
+    generators: Mapping[str, LayerGenerator], requests: Sequence[GenerationRequest], report: ProgressCallback
 ) -> dict[str, list[Layers]]:
     generated: dict[str, list[Layers]] = {}
     for number, (source, generator) in enumerate(generators.items()):
@@ -218,11 +225,11 @@ def _draw(
 
 def _shows_both(layers: Layers) -> bool:
     """Return whether the foreground covers a part of the background, but not all of it."""
-    return bool(LEAST <= np.mean(layers[LayerRole.foreground][..., 3] > SOLID) <= 1 - LEAST)
+    return bool(MIN_COVERAGE <= np.mean(layers[LayerRole.foreground][..., 3] > OPAQUE_ALPHA) <= 1 - MIN_COVERAGE)
 
 
 def _measure(
-    pairs: Sequence[Layers], requests: Sequence[DrawRequest], agreement: TextAgreement | None
+    pairs: Sequence[Layers], requests: Sequence[GenerationRequest], agreement: ClipScore | None
 ) -> list[Metrics]:
     """Compute the metrics of each pair, and its text agreement per layer."""
     rows = [measure_pair(layers) for layers in pairs]
@@ -230,7 +237,7 @@ def _measure(
         return rows
     for role, name in TEXTS.items():
         texts = [_texts(request)[role] for request in requests]
-        scores = agreement([over(layers[role], BACKGROUNDS["grey"]) for layers in pairs], texts)
+        scores = agreement([composite_over(layers[role], BACKGROUNDS["grey"]) for layers in pairs], texts)
         for row, score in zip(rows, scores, strict=True):
             row[name] = score
     return rows
@@ -262,7 +269,7 @@ def _mean_over_samples(name: str, rows: Sequence[Metrics], samples: int) -> Mean
     # Row i belongs to sample i % samples.
     of_samples = ([row[name] for row in rows[index::samples] if name in row] for index in range(samples))
     means = [fmean(values) for values in of_samples if values]
-    return spread(means) if means else None
+    return mean_with_interval(means) if means else None
 
 
 def _correlate(pairs: Mapping[str, Sequence[Layers]], samples: int) -> dict[str, MeanWithInterval]:
@@ -271,14 +278,14 @@ def _correlate(pairs: Mapping[str, Sequence[Layers]], samples: int) -> dict[str,
     A prompt is resampled with all its pairs, since these are not independent.
     """
     # Brightness of both layers, grouped by prompt.
-    lights: dict[str, list[list[Lights]]] = {}
+    lights: dict[str, list[list[LayerBrightness]]] = {}
     for source, layer_sets in pairs.items():
         found = [
-            lights_of(layers[LAYERS[0]], layers[LAYERS[1]]) if _shows_both(layers) else None for layers in layer_sets
+            brightness_of_layers(layers[LAYERS[0]], layers[LAYERS[1]]) if _shows_both(layers) else None for layers in layer_sets
         ]
         lights[source] = [[pair for pair in found[index::samples] if pair] for index in range(samples)]
     # The first correlation is of all prompts, the others are of bootstrap resamples.
-    chosen = [range(samples), *resample(samples)]
+    chosen = [range(samples), *bootstrap_indices(samples)]
     correlations = {
         source: [correlation([rows[index] for index in indices]) for indices in chosen]
         for source, rows in lights.items()
@@ -294,12 +301,12 @@ def _correlate(pairs: Mapping[str, Sequence[Layers]], samples: int) -> dict[str,
     spreads = {}
     for source, (value, *resampled) in correlations.items():
         if value is not None:
-            low, high = interval(resampled)
+            low, high = percentile_interval(resampled)
             spreads[source] = MeanWithInterval(value, low, high, counts[source])
     return spreads
 
 
-def _sample_grid(generated: Mapping[str, Sequence[Layers]], requests: Sequence[DrawRequest]) -> bytes:
+def _sample_grid(generated: Mapping[str, Sequence[Layers]], requests: Sequence[GenerationRequest]) -> bytes:
     """Draw a grid with a column per prompt, and rows of the three layers for each source."""
     images: list[list[RGBA]] = []
     captions = []
@@ -307,10 +314,10 @@ def _sample_grid(generated: Mapping[str, Sequence[Layers]], requests: Sequence[D
         for role in LAYERS:
             images.append([layers[role] for layers in pairs[: len(requests)]])
             captions.append([f"{source}: {_texts(request)[role]}" for request in requests])
-    return draw_sheet(images, captions)
+    return render_grid(images, captions)
 
 
-def _texts(request: DrawRequest) -> dict[LayerRole, str]:
+def _texts(request: GenerationRequest) -> dict[LayerRole, str]:
     """Return the text of each layer; a single-layer prompt has only that of the blended image."""
     prompt = request.prompt
     return dict(zip(LAYERS, (prompt.foreground or "", prompt.background or "", prompt.text), strict=True))

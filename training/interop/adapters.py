@@ -13,11 +13,11 @@ from torch import Tensor
 from curation.domain import canonical_json
 from curation.errors import Refused
 from training.external_weights import WeightsHeader, read_number, read_tensors
-from training.interop.formats import LORA_ENDS
+from training.interop.formats import LORA_SUFFIX
 from training.interop.key_mapping import from_flat, is_ldm, to_diffusers, to_flat, to_ldm
-from training.safetensors_io import facts_in
+from training.safetensors_io import layerloop_metadata
 
-Read = tuple[dict[str, Tensor], dict[str, str]]
+PartTensors = tuple[dict[str, Tensor], dict[str, str]]
 """A part's tensors and the metadata to open them again."""
 
 _DOWN, _UP = "lora_A.weight", "lora_B.weight"
@@ -25,7 +25,7 @@ _PREFIXES = re.compile(r"^(base_model\.model\.)?(unet\.|diffusion_model\.|lora_u
 _ADAPTER_METADATA = "lora_adapter_metadata"  # diffusers keeps rank and alpha here, as JSON
 
 
-def read_patches(header: WeightsHeader) -> Read:
+def read_patches(header: WeightsHeader) -> PartTensors:
     """Read the low-rank patches of layerdiffusion-v1.
 
     Their names are `diffusion_model.<original name>.weight::lora::0` (up) and `::lora::1` (down). A
@@ -44,7 +44,7 @@ def read_patches(header: WeightsHeader) -> Read:
     return _gather(header, named, alphas={})
 
 
-def read_lora(header: WeightsHeader) -> Read:
+def read_lora(header: WeightsHeader) -> PartTensors:
     """Read a LoRA written by PEFT, diffusers (old or new) or kohya's scripts.
 
     Modules may have original or diffusers names. alpha is taken from kohya's `.alpha` tensors,
@@ -61,7 +61,7 @@ def read_lora(header: WeightsHeader) -> Read:
         if name.endswith(".alpha"):
             alphas[_module(name.removesuffix(".alpha"))] = read_number(header, name)
             continue
-        end = LORA_ENDS.search(name)
+        end = LORA_SUFFIX.search(name)
         if end is None:
             raise Refused(f"{header.path}: {name!r} is not a LoRA matrix")
         named[name] = (
@@ -86,10 +86,10 @@ def write_patches(tensors: Mapping[str, Tensor], facts: Mapping[str, str], famil
     """
     scale = float(facts["alpha"]) / float(facts["rank"])
     written: dict[str, Tensor] = {}
-    for module, (down, up) in pairs(tensors).items():
+    for module, (down, up) in matrices_by_module(tensors).items():
         key = f"diffusion_model.{to_ldm(module, family)}.weight::lora::"
         written |= {
-            f"{key}0": up if scale == 1 else narrowed(up.double() * scale, up.dtype),
+            f"{key}0": up if scale == 1 else safe_cast(up.double() * scale, up.dtype),
             f"{key}1": down,
         }
     return written
@@ -106,7 +106,7 @@ def write_kohya(tensors: Mapping[str, Tensor], facts: Mapping[str, str], family:
         family: The model family.
     """
     written: dict[str, Tensor] = {}
-    for module, (down, up) in pairs(tensors).items():
+    for module, (down, up) in matrices_by_module(tensors).items():
         # kohya's scripts flatten the dots of a name to underscores.
         key = f"lora_unet_{to_flat(to_ldm(module, family) if family == 'sdxl' else module)}"
         alpha = torch.tensor(float(facts["alpha"]), dtype=up.dtype)
@@ -123,7 +123,7 @@ def peft_config(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Any:
     from peft import LoraConfig
 
     config: Any = LoraConfig  # its annotation allows only an integer alpha
-    return config(r=int(facts["rank"]), lora_alpha=float(facts["alpha"]), target_modules=list(pairs(tensors)))
+    return config(r=int(facts["rank"]), lora_alpha=float(facts["alpha"]), target_modules=list(matrices_by_module(tensors)))
 
 
 def peft_metadata(config: Any) -> dict[str, str]:
@@ -136,19 +136,19 @@ def peft_metadata(config: Any) -> dict[str, str]:
     return {_ADAPTER_METADATA: canonical_json({f"unet.{name}": value for name, value in numbers.items()})}
 
 
-def pairs(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+def matrices_by_module(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     """Group a stored adapter by module: (down, up), r x in and out x r, or 4-D for convolutions."""
     modules = [name.removeprefix("unet.").removesuffix(f".{_DOWN}") for name in tensors if name.endswith(_DOWN)]
     return {module: (tensors[f"unet.{module}.{_DOWN}"], tensors[f"unet.{module}.{_UP}"]) for module in modules}
 
 
-def merged(down: Tensor, up: Tensor, scale: float) -> Tensor:
+def lora_delta(down: Tensor, up: Tensor, scale: float) -> Tensor:
     """Return scale * up @ down in float32, which a LoRA adds to a linear or convolution weight."""
     delta = up.float().flatten(1) @ down.float().flatten(1) * scale
     return delta.reshape(up.shape[0], *down.shape[1:])
 
 
-def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:
+def safe_cast(value: Tensor, dtype: torch.dtype) -> Tensor:
     """Cast a computed tensor to `dtype`, or to float32 where small values would be lost in `dtype`.
 
     float16 has no values below 6e-8, which scaling a layer down can easily reach.
@@ -176,7 +176,7 @@ def _module(name: str, end: str = "") -> str:
 def _alpha_in_metadata(header: WeightsHeader) -> float | None:
     """Return the alpha of a file's metadata or configuration, or None. Raises Refused."""
     layerloop_alpha, diffusers_config = (
-        facts_in(header.metadata).get("alpha"),
+        layerloop_metadata(header.metadata).get("alpha"),
         header.metadata.get(_ADAPTER_METADATA),
     )
     peft_config_path = header.path.parent / "adapter_config.json"
@@ -201,7 +201,7 @@ def _alpha_in_metadata(header: WeightsHeader) -> float | None:
         raise Refused(f"{header.path}: the adapter's configuration is invalid ({error})", "save it again") from error
 
 
-def _gather(header: WeightsHeader, named: Mapping[str, tuple[str, str]], alphas: Mapping[str, float]) -> Read:
+def _gather(header: WeightsHeader, named: Mapping[str, tuple[str, str]], alphas: Mapping[str, float]) -> PartTensors:
     """Read an adapter's tensors under our names.
 
     Raises Refused if a matrix has no partner or the shapes do not match.
@@ -223,7 +223,7 @@ def _gather(header: WeightsHeader, named: Mapping[str, tuple[str, str]], alphas:
     return _even(tensors, ranks, {module: alphas.get(module, rank) for module, rank in ranks.items()})
 
 
-def _even(tensors: dict[str, Tensor], ranks: Mapping[str, int], alphas: Mapping[str, float]) -> Read:
+def _even(tensors: dict[str, Tensor], ranks: Mapping[str, int], alphas: Mapping[str, float]) -> PartTensors:
     """Give all modules one rank and one alpha, without changing the result.
 
     Smaller ranks are zero-padded and scales multiplied into the up matrices. Where ranks and alphas

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from curation.errors import Refused
-from training.denoiser.attention_sharing import attention_names, share_attention
+from training.denoiser.attention_sharing import attention_names, install_attention_sharing
 from training.external_weights import WeightsHeader, read_header, read_tensors
-from training.interop.adapters import Read, pairs, read_lora, read_patches
+from training.interop.adapters import PartTensors, matrices_by_module, read_lora, read_patches
 from training.interop.differences import read_differences, read_unet_names
-from training.interop.formats import WeightFormat, frames_of, recognise_parts
+from training.interop.formats import WeightFormat, recognize_parts, sharing_frames
 from training.interop.modes import find_mode
 from training.presets.preset import Preset
 from training.pretrained.families import find_family
 from training.pretrained.loading import load_config
 
 
-def read_base(header: WeightsHeader, layout: WeightFormat) -> Read:
+def read_base(header: WeightsHeader, layout: WeightFormat) -> PartTensors:
     """Read a base's tensors, in the file's dtypes, and its metadata.
 
     The metadata has "kind" (adapter, difference, weights or sharing), and "mode" if it generates
@@ -40,14 +40,14 @@ def read_base(header: WeightsHeader, layout: WeightFormat) -> Read:
     return tensors, facts | ({"mode": mode.name} if mode else {})
 
 
-def read_base_file(path: Path) -> Read:
+def read_denoiser_file(path: Path) -> PartTensors:
     """Read the base in one file of any known format.
 
     Raises:
         NotFound: The file does not exist.
         Refused: The file has no base.
     """
-    found = recognise_parts(read_header(path))
+    found = recognize_parts(read_header(path))
     if len(found) > 1:
         raise Refused(
             f"{path} holds {' and '.join(layout for layout, _ in found)}, not a base",
@@ -57,7 +57,7 @@ def read_base_file(path: Path) -> Read:
     return read_base(header, layout)
 
 
-def _read(header: WeightsHeader, layout: WeightFormat) -> Read:
+def _read(header: WeightsHeader, layout: WeightFormat) -> PartTensors:
     match layout:
         case WeightFormat.patches:
             return read_patches(header)
@@ -104,7 +104,7 @@ def _misfit(tensors: Mapping[str, Tensor], kind: str, unet: Any) -> str | None:
     match kind:
         # Adapters: each pair of matrices must fit the weight of its module.
         case "adapter":
-            for module, (down, up) in pairs(tensors).items():
+            for module, (down, up) in matrices_by_module(tensors).items():
                 expected = shapes.get(f"{module}.weight")
                 if expected is None or (len(up), *down.shape[1:]) != expected:
                     found = f"{len(up)} x {down.shape[1]}"
@@ -113,7 +113,7 @@ def _misfit(tensors: Mapping[str, Tensor], kind: str, unet: Any) -> str | None:
         case "sharing":
             if len(attention_names(unet)) == 0 or unet.config["cross_attention_dim"] != _context(tensors):
                 return f"their text states have width {_context(tensors)}"
-            share_attention(unet, tensors)
+            install_attention_sharing(unet, tensors)
         # Differences and whole UNets: every tensor must have its shape in the model.
         case _:
             for name, value in tensors.items():
@@ -157,12 +157,12 @@ def _stands_alone(tensors: Mapping[str, Tensor]) -> bool:
     return bool(scales) and bool(torch.stack(scales).mean() > 0.1)
 
 
-def _read_sharing(header: WeightsHeader) -> Read:
+def _read_sharing(header: WeightsHeader) -> PartTensors:
     tensors = read_tensors(header, header.shapes)
     rank = len(tensors["hookers.layers.0.to_q_lora.0.down.weight"])
     return tensors, {
         "kind": "sharing",
-        "frames": str(frames_of(header.shapes)[0]),
+        "frames": str(sharing_frames(header.shapes)[0]),
         "rank": str(rank),
     }
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from training.external_weights import WeightsHeader, read_tensors
-from training.interop.adapters import Read, merged, pairs
+from training.interop.adapters import PartTensors, lora_delta, matrices_by_module
 from training.interop.key_mapping import to_diffusers, to_ldm
 
 
-def read_differences(header: WeightsHeader) -> Read:
+def read_differences(header: WeightsHeader) -> PartTensors:
     """Read layerdiffusion-v1's differences, named `diffusion_model.<original name>::diff::0`.
 
     Raises:
@@ -24,7 +24,7 @@ def read_differences(header: WeightsHeader) -> Read:
     return {ours: read[name] for name, ours in named.items()}, {"kind": "difference"}
 
 
-def read_unet_names(header: WeightsHeader, kind: str) -> Read:
+def read_unet_names(header: WeightsHeader, kind: str) -> PartTensors:
     """Read a file with diffusers' UNet names.
 
     Args:
@@ -43,7 +43,7 @@ def write_differences(tensors: Mapping[str, Tensor], family: str) -> dict[str, T
 def merge_adapter(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> dict[str, Tensor]:
     """Convert a stored adapter to differences in diffusers' names, in the adapter's dtype."""
     scale = float(facts["alpha"]) / float(facts["rank"])
-    return {f"{module}.weight": merged(down, up, scale).to(up.dtype) for module, (down, up) in pairs(tensors).items()}
+    return {f"{module}.weight": lora_delta(down, up, scale).to(up.dtype) for module, (down, up) in matrices_by_module(tensors).items()}
 
 
 def subtract_weights(tensors: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> dict[str, Tensor]:

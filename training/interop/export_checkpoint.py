@@ -13,26 +13,26 @@ from torch import Tensor
 
 from curation.domain import Checkpoint, canonical_json
 from curation.errors import Refused
-from curation.object_store import sha256_of, write_file
-from curation.ports import FoundFile, ObjectStore
+from curation.object_store import compute_sha256, write_file_atomically
+from curation.ports import ObjectStore, WeightsFile
 from training.interop import own_format
 from training.interop.adapters import (
-    narrowed,
     peft_config,
     peft_metadata,
+    safe_cast,
     write_kohya,
     write_patches,
 )
 from training.interop.differences import merge_adapter, subtract_weights, write_differences
 from training.interop.key_mapping import to_ldm
-from training.interop.layer_adapters import SCRIPT, script, write_roles
+from training.interop.layer_adapters import SCRIPT, example_script, write_roles
 from training.interop.modes import MODES, SINGLE
 from training.interop.transparency_weights import ALPHA_LAST_CHANNELS, alpha_last
 from training.presets.preset import Preset
 from training.presets.presets import SDXL, find_preset
 from training.pretrained.families import find_family
 from training.pretrained.loading import load_model
-from training.safetensors_io import KEY, load_part
+from training.safetensors_io import METADATA_KEY, load_part
 
 PRECISIONS = {"stored": None, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -49,7 +49,7 @@ class ExportForm:
 _V1 = ExportForm("released", 1.0, "{v1}vae_transparent_")
 _LD = ExportForm("diffusers", 300.0, "ld_diffusers_{family}_vae_transparent_")
 
-FORMS: dict[str, ExportForm] = {
+FORMATS: dict[str, ExportForm] = {
     row.name: row
     for row in (
         _V1,
@@ -63,7 +63,7 @@ FORMS: dict[str, ExportForm] = {
 
 
 @dataclass(frozen=True)
-class Written:
+class ExportFile:
     """A file to be written, without its extension."""
 
     name: str
@@ -73,9 +73,9 @@ class Written:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def give_out(
+def export_checkpoint(
     checkpoint: Checkpoint, store: ObjectStore, form: str, precision: str, folder: Path
-) -> Sequence[FoundFile]:
+) -> Sequence[WeightsFile]:
     """Export a checkpoint's files for another program (the port LAYERLOOP_EXPORTER).
 
     Each file is written completely or not at all.
@@ -96,10 +96,10 @@ def give_out(
         Refused: The format does not support the networks or the base, or a value overflows the
             dtype.
     """
-    if form not in {*FORMS, own_format.NAME} or precision not in PRECISIONS:
-        known = f"formats: {', '.join([*FORMS, own_format.NAME])}; precisions: {', '.join(PRECISIONS)}"
+    if form not in {*FORMATS, own_format.FORMAT_NAME} or precision not in PRECISIONS:
+        known = f"formats: {', '.join([*FORMATS, own_format.NAME])}; precisions: {', '.join(PRECISIONS)}"
         raise Refused(f"no format {form!r} in precision {precision!r}", known)
-    if form == own_format.NAME:
+    if form == own_format.FORMAT_NAME:
         if precision != "stored":
             raise Refused("the format layerloop keeps the stored dtypes", "omit --precision")
         return own_format.write_own(checkpoint, store, folder)
@@ -111,7 +111,7 @@ def give_out(
             "presets sd15, sd21 and sdxl have the released networks; --format layerloop exports any checkpoint",
         )
     dtype = PRECISIONS[precision]
-    files = write_networks(*load_part(store, checkpoint.files["transparency"]), preset, FORMS[form], dtype)
+    files = write_networks(*load_part(store, checkpoint.files["transparency"]), preset, FORMATS[form], dtype)
     texts: dict[str, str] = {}
     skipped = [_skipped_part("backbone", "it is the model's own autoencoder")]
     # The base must be exportable; the layer modes are optional.
@@ -130,7 +130,7 @@ def give_out(
             wrapped = {name.replace("unet.", "base_model.model.", 1): value for name, value in base[0].items()}
             config = peft_config(*base)
             files.append(
-                Written(
+                ExportFile(
                     "adapter_model",
                     "LoRA in PEFT's names",
                     "base",
@@ -155,7 +155,7 @@ def give_out(
     folder.mkdir(parents=True, exist_ok=True)
     written = [_save(file, folder, dtype, checkpoint.id) for file in files]
     for name, text in texts.items():
-        write_file(folder / name, text.encode())
+        write_file_atomically(folder / name, text.encode())
     return [*written, *skipped]
 
 
@@ -165,12 +165,12 @@ def _convert_other_part(
     facts: Mapping[str, str],
     preset: Preset,
     form: str,
-    files: Sequence[Written],
+    files: Sequence[ExportFile],
     texts: dict[str, str],
-) -> list[Written]:
+) -> list[ExportFile]:
     """Convert role adapters or a user LoRA. Raises Refused if the format does not support it."""
     if facts.get("kind") == "style":
-        return [Written(part, f"the user's LoRA {facts['name']}, weight {facts['weight']}", part, tensors)]
+        return [ExportFile(part, f"the user's LoRA {facts['name']}, weight {facts['weight']}", part, tensors)]
     if part != "layers":
         raise Refused("other programs do not support this part", "--format layerloop exports everything")
     # Role adapters come with a script that shows how they are used in diffusers.
@@ -178,16 +178,16 @@ def _convert_other_part(
     base = next((file.name for file in files if file.part == SINGLE.name and file.what == "LoRA"), None)
     names = {role: f"{name}.safetensors" for role, (name, _, _) in roles.items()}
     base_file = f"{base}.safetensors" if base else None
-    texts[SCRIPT] = script(names, str(preset.model), str(preset.family), base_file)
+    texts[SCRIPT] = example_script(names, str(preset.model), str(preset.family), base_file)
     return [
-        Written(name, f"LoRA of the {role}", part, role_tensors, metadata)
+        ExportFile(name, f"LoRA of the {role}", part, role_tensors, metadata)
         for role, (name, role_tensors, metadata) in roles.items()
     ]
 
 
-def _skipped_part(part: str, why: str) -> FoundFile:
+def _skipped_part(part: str, why: str) -> WeightsFile:
     """Return the result entry of a part that is not exported, with the reason."""
-    return FoundFile("", "", f"not written: {why}", part, 0, 0)
+    return WeightsFile("", "", f"not written: {why}", part, 0, 0)
 
 
 def write_networks(
@@ -196,7 +196,7 @@ def write_networks(
     preset: Preset,
     form: ExportForm,
     dtype: torch.dtype | None = None,
-) -> list[Written]:
+) -> list[ExportFile]:
     """Convert both networks of latent transparency.
 
     The encoder's last layer absorbs the ratio of our offset scale to the program's. It is rounded
@@ -227,7 +227,7 @@ def write_networks(
                 repr(form.scale),
                 f"encoder, offset scale {form.scale:g}",
             )
-        files.append(Written(f"{stem}{network}", what, "transparency", network_tensors, metadata))
+        files.append(ExportFile(f"{stem}{network}", what, "transparency", network_tensors, metadata))
     return files
 
 
@@ -252,11 +252,11 @@ def _folded(encoder: Mapping[str, Tensor], factor: float, dtype: torch.dtype | N
     folded = {name: value.double() * factor for name, value in encoder.items() if name.startswith(f"blocks.{last}.")}
     return {
         **encoder,
-        **{name: narrowed(value, dtype or encoder[name].dtype) for name, value in folded.items()},
+        **{name: safe_cast(value, dtype or encoder[name].dtype) for name, value in folded.items()},
     }
 
 
-def write_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: Preset, form: str) -> Written:
+def write_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: Preset, form: str) -> ExportFile:
     """Convert a base to a program's format.
 
     Args:
@@ -284,7 +284,7 @@ def write_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: 
     )
 
 
-def _write_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: Preset, form: str) -> Written:
+def _write_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: Preset, form: str) -> ExportFile:
     family, kind = str(preset.family), facts["kind"]
     # File names follow those of the released files.
     v1 = "layer_xl_" if family == "sdxl" else f"layer_{family}_"
@@ -296,7 +296,7 @@ def _write_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset:
                 "write it with --format kohya, and load it there as any other LoRA",
             )
         case "adapter", "released" | "comfyui":
-            return Written(
+            return ExportFile(
                 f"{v1}transparent_attn",
                 "low-rank patches",
                 "base",
@@ -304,28 +304,28 @@ def _write_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset:
             )
         # Adapters stay low-rank where the format allows it, and are multiplied out for diffusers.
         case "adapter", "kohya":
-            return Written(f"{v1}transparent_kohya", "LoRA", "base", write_kohya(tensors, facts, family))
+            return ExportFile(f"{v1}transparent_kohya", "LoRA", "base", write_kohya(tensors, facts, family))
         case "adapter", "peft":
             config = peft_config(tensors, facts)
-            return Written("pytorch_lora_weights", "LoRA", "base", tensors, peft_metadata(config))
+            return ExportFile("pytorch_lora_weights", "LoRA", "base", tensors, peft_metadata(config))
         case "adapter", "diffusers":
-            return Written(f"ld_diffusers_{family}_attn", "differences", "base", merge_adapter(tensors, facts))
+            return ExportFile(f"ld_diffusers_{family}_attn", "differences", "base", merge_adapter(tensors, facts))
         # Differences exist in original names and in diffusers' names.
         case "difference", "released" | "comfyui":
-            return Written(f"{v1}transparent_conv", "differences", "base", write_differences(tensors, family))
+            return ExportFile(f"{v1}transparent_conv", "differences", "base", write_differences(tensors, family))
         case "difference", "diffusers":
-            return Written(f"ld_diffusers_{family}_attn", "differences", "base", tensors)
+            return ExportFile(f"ld_diffusers_{family}_attn", "differences", "base", tensors)
         # A whole UNet is written as it is, or as differences from the model it started from.
         case "weights", "diffusers":
-            return Written("diffusion_pytorch_model", "the whole UNet", "base", tensors)
+            return ExportFile("diffusion_pytorch_model", "the whole UNet", "base", tensors)
         case "weights", "comfyui":
             whole = {f"model.diffusion_model.{to_ldm(name, family)}": value for name, value in tensors.items()}
-            return Written(f"{v1}transparent_unet", "the whole UNet", "base", whole)
+            return ExportFile(f"{v1}transparent_unet", "the whole UNet", "base", whole)
         case "weights", "released":
             added = write_differences(subtract_weights(tensors, _start(preset)), family)
-            return Written(f"{v1}transparent_conv", "differences", "base", added)
+            return ExportFile(f"{v1}transparent_conv", "differences", "base", added)
         case "sharing", "released" | "comfyui":
-            return Written(f"{v1}transparent_attn", "attention sharing", "base", tensors)
+            return ExportFile(f"{v1}transparent_attn", "attention sharing", "base", tensors)
     raise Refused(
         f"a base of kind {kind!r} cannot be written as {form}",
         _HINTS.get(kind, "no other program supports it"),
@@ -349,7 +349,7 @@ def _start(preset: Preset) -> dict[str, Tensor]:
     return dict(unet.state_dict())
 
 
-def _save(file: Written, folder: Path, dtype: torch.dtype | None, checkpoint: str) -> FoundFile:
+def _save(file: ExportFile, folder: Path, dtype: torch.dtype | None, checkpoint: str) -> WeightsFile:
     """Write a file under a temporary name, then rename it, so that it is never incomplete."""
     tensors = {name: _cast(value, name, dtype) for name, value in sorted(file.tensors.items())}
     # Report values that underflow to 0 in the target dtype.
@@ -361,7 +361,7 @@ def _save(file: Written, folder: Path, dtype: torch.dtype | None, checkpoint: st
     metadata_values = {**file.metadata, "checkpoint": checkpoint}
     # Files with diffusers' adapter metadata have that alone, as diffusers writes them.
     metadata = (
-        {KEY: canonical_json(metadata_values)}
+        {METADATA_KEY: canonical_json(metadata_values)}
         if "lora_adapter_metadata" not in metadata_values
         else dict(file.metadata)
     )
@@ -371,7 +371,7 @@ def _save(file: Written, folder: Path, dtype: torch.dtype | None, checkpoint: st
     save_file(tensors, partial, metadata)
     partial.replace(target)
     count = sum(value.numel() for value in tensors.values())
-    return FoundFile(str(target), sha256_of(target), what, file.part, len(tensors), count)
+    return WeightsFile(str(target), compute_sha256(target), what, file.part, len(tensors), count)
 
 
 def precision_name(dtype: torch.dtype | None) -> str:

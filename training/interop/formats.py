@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from curation.errors import Refused
 from training.external_weights import WeightsHeader
-from training.interop.relatives import check_relatives, check_strangers
+from training.interop.relatives import check_lookalikes, check_unsupported
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -31,23 +31,23 @@ class WeightFormat(StrEnum):
         return "transparency" if self in {WeightFormat.encoder, WeightFormat.decoder} else "base"
 
 
-LORA_ENDS = re.compile(
+LORA_SUFFIX = re.compile(
     r"\.(lora_A(\.default)?|lora_B(\.default)?|lora_down|lora_up|lora\.down|lora\.up|to_\w+_lora\.(down|up))\.weight$"
 )
 
 
-def recognise(header: WeightsHeader) -> WeightFormat:
+def recognize(header: WeightsHeader) -> WeightFormat:
     """Recognize the format of a file by its tensor names and shapes.
 
     Raises:
         Refused: The format is not supported; the error names the kind of file if it is known.
     """
     # First exclude files that would pass for a supported format.
-    check_relatives(header)
+    check_lookalikes(header)
     for layout, fits in _LAYOUTS.items():
         if fits(header.shapes):
             return layout
-    check_strangers(header)
+    check_unsupported(header)
     first = ", ".join(sorted(header.shapes)[:3])
     raise Refused(
         f"the format of {header.path} is unknown; its first tensors are {first}",
@@ -55,7 +55,7 @@ def recognise(header: WeightsHeader) -> WeightFormat:
     )
 
 
-def recognise_parts(header: WeightsHeader) -> list[tuple[WeightFormat, WeightsHeader]]:
+def recognize_parts(header: WeightsHeader) -> list[tuple[WeightFormat, WeightsHeader]]:
     """Recognize the contents of a file: one format, or both networks saved as one module.
 
     A prefix that all names share ("module.", "model.", "state_dict.") is removed. The Flux port
@@ -78,7 +78,7 @@ def recognise_parts(header: WeightsHeader) -> list[tuple[WeightFormat, WeightsHe
         if wrapper is None or _SINGLE_FILE.match(next(iter(header.shapes))):
             break
         header = header.within(wrapper)
-    return [(recognise(header), header)]
+    return [(recognize(header), header)]
 
 
 _WRAPPERS = (
@@ -99,7 +99,7 @@ def _holds_both(shapes: Shapes) -> bool:
     return "decoder.latent_conv_in.weight" in shapes and any(name.startswith("encoder.blocks.") for name in shapes)
 
 
-def frames_of(shapes: Shapes) -> tuple[int, bool]:
+def sharing_frames(shapes: Shapes) -> tuple[int, bool]:
     """Return the layer count of an attention-sharing file, and whether it takes a given image."""
     numbered = [re.match(r"hookers\.layers\.0\.to_q_lora\.(\d+)\.", name) for name in shapes]
     frames = {int(found[1]) for found in numbered if found}
@@ -125,7 +125,7 @@ def _is_patched(kind: str) -> Callable[[Shapes], bool]:
 
 def _is_lora(shapes: Shapes) -> bool:
     matrices = [name for name in shapes if not name.endswith(".alpha")]
-    return bool(matrices) and all(LORA_ENDS.search(name) and not name.startswith(_TEXT) for name in matrices)
+    return bool(matrices) and all(LORA_SUFFIX.search(name) and not name.startswith(_TEXT) for name in matrices)
 
 
 def _is_unet(shapes: Shapes) -> bool:

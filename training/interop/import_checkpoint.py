@@ -12,25 +12,25 @@ from torch import Tensor
 from curation import __version__
 from curation.domain import Checkpoint, Progress, canonical_json
 from curation.errors import Refused
-from curation.object_store import sha256_of
-from curation.ports import FoundFile, ImportResult, ObjectStore, Report
+from curation.object_store import compute_sha256
+from curation.ports import ImportResult, ObjectStore, ProgressCallback, WeightsFile
 from training.external_weights import WeightsHeader
 from training.interop import own_format
-from training.interop.adapters import Read
+from training.interop.adapters import PartTensors
 from training.interop.denoiser_weights import check_base, read_base
 from training.interop.formats import WeightFormat
-from training.interop.modes import Found, find_mode
-from training.interop.transparency_weights import TransparencyWeights, read_networks, recognise_each
+from training.interop.modes import ModeMatch, find_mode
+from training.interop.transparency_weights import TransparencyWeights, read_networks, recognize_each
 from training.presets.preset import Preset
 from training.presets.presets import find_preset
 from training.pretrained.families import check_family, find_family
 from training.pretrained.loading import check_model
 from training.safetensors_io import save_part
-from training.transparency.autoencoder import Autoencoder, fit_backbone
+from training.transparency.autoencoder import Autoencoder, fit_autoencoder
 
 RECIPE = "imported"
 
-_Base = tuple[WeightFormat, WeightsHeader, Found]
+_Base = tuple[WeightFormat, WeightsHeader, ModeMatch]
 
 _SCALES = {
     "given": "offset scale {scale:g}, as given",
@@ -47,12 +47,12 @@ _SCALES = {
 }
 
 
-def take_in(
+def import_checkpoint(
     files: Sequence[Path],
     preset: str,
     changes: Mapping[str, str],
     store: ObjectStore | None,
-    report: Report,
+    report: ProgressCallback,
 ) -> ImportResult:
     """Import released files as one checkpoint (the port LAYERLOOP_IMPORTER).
 
@@ -85,7 +85,7 @@ def take_in(
         )
     check_model(row.model)
     # Recognize the files, then read and check all of them before anything is stored.
-    bases, headers = _sort(recognise_each(files))
+    bases, headers = _sort(recognize_each(files))
     report(Progress("reading", 0, len(files)))
     given = row.offset_scale if "offset_scale" in changes else None
     networks = read_networks(headers, row, given)
@@ -160,8 +160,8 @@ def _same_base(first: _Base, second: _Base) -> bool:
     return all(torch.equal(tensors[name], second_tensors[name]) for name in tensors)
 
 
-def _describe(header: WeightsHeader, part: str, what: str) -> FoundFile:
-    return FoundFile(
+def _describe(header: WeightsHeader, part: str, what: str) -> WeightsFile:
+    return WeightsFile(
         path=str(header.path),
         sha256=_digest(header),
         what=what,
@@ -173,8 +173,8 @@ def _describe(header: WeightsHeader, part: str, what: str) -> FoundFile:
 
 def _digest(header: WeightsHeader) -> str:
     """Return the sha256 of a file, or of the concatenated digests of its shards."""
-    each = [sha256_of(path) for path in header.files or (header.path,)]
-    return each[0] if len(each) == 1 else sha256_of("".join(each).encode())
+    each = [compute_sha256(path) for path in header.files or (header.path,)]
+    return each[0] if len(each) == 1 else compute_sha256("".join(each).encode())
 
 
 def _remarks(bases: Mapping[str, _Base]) -> list[str]:
@@ -194,11 +194,11 @@ def _changes(changes: Mapping[str, str], preset: Preset, networks: TransparencyW
 
 def _store(
     store: ObjectStore,
-    found: Sequence[FoundFile],
+    found: Sequence[WeightsFile],
     preset: Preset,
     changes: Mapping[str, str],
     networks: TransparencyWeights,
-    bases: Mapping[str, Read],
+    bases: Mapping[str, PartTensors],
 ) -> Checkpoint:
     """Store all parts with their sources and return the checkpoint."""
     # The autoencoder is that of the model; every part records its sources.
@@ -221,7 +221,7 @@ def _store(
 
 def _backbone(preset: Preset) -> Autoencoder:
     """Load the model's autoencoder. Raises Refused if its channels differ from the preset's."""
-    backbone = fit_backbone(preset, torch.empty(0))
+    backbone = fit_autoencoder(preset, torch.empty(0))
     if backbone.latent_channels != preset.latent_channels:
         raise Refused(
             f"{preset.model} has {backbone.latent_channels} latent channels, preset "

@@ -10,16 +10,16 @@ from curation.errors import Refused
 from training.interop.adapters import peft_config, peft_metadata, write_kohya
 from training.layers.adapters import roles_in, to_peft
 
-FORMS = ("peft", "diffusers", "kohya")
+FORMATS = ("peft", "diffusers", "kohya")
 """The formats that support role adapters."""
 
 SCRIPT = "draw_layers.py"
 
-Role = tuple[str, dict[str, Tensor], dict[str, str]]
+RoleFile = tuple[str, dict[str, Tensor], dict[str, str]]
 """A file's name without its extension, its tensors, and its metadata."""
 
 
-def write_roles(tensors: Mapping[str, Tensor], facts: Mapping[str, str], family: str, form: str) -> dict[str, Role]:
+def write_roles(tensors: Mapping[str, Tensor], facts: Mapping[str, str], family: str, form: str) -> dict[str, RoleFile]:
     """Convert the LoRA of each role.
 
     Args:
@@ -31,9 +31,9 @@ def write_roles(tensors: Mapping[str, Tensor], facts: Mapping[str, str], family:
     Raises:
         Refused: The format does not support role adapters, or the base is not a pretrained UNet.
     """
-    if form not in FORMS:
-        raise Refused(f"role adapters cannot be written as {form}", f"formats: {', '.join(FORMS)}")
-    written: dict[str, Role] = {}
+    if form not in FORMATS:
+        raise Refused(f"role adapters cannot be written as {form}", f"formats: {', '.join(FORMATS)}")
+    written: dict[str, RoleFile] = {}
     # One file per role, since a LoRA has no notion of roles.
     for role in roles_in(tensors):
         role_tensors = to_peft(tensors, role)
@@ -57,7 +57,7 @@ def write_roles(tensors: Mapping[str, Tensor], facts: Mapping[str, str], family:
     return written
 
 
-def script(names: Mapping[str, str], model: str, family: str, base: str | None) -> str:
+def example_script(names: Mapping[str, str], model: str, family: str, base: str | None) -> str:
     """Return a Python script that generates with the files in plain diffusers.
 
     Args:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from curation.domain import LayerRole
 from curation.errors import Refused
 from training.external_weights import WeightsHeader
-from training.interop.formats import Shapes, WeightFormat, frames_of
-from training.safetensors_io import facts_in
+from training.interop.formats import Shapes, WeightFormat, sharing_frames
+from training.safetensors_io import layerloop_metadata
 
 FOREGROUND, BACKGROUND, BLENDED = LayerRole.foreground, LayerRole.background, LayerRole.blended
 
@@ -52,7 +52,7 @@ SINGLE = Mode("base", (), (FOREGROUND,), shared=False)
 
 
 @dataclass(frozen=True)
-class Found:
+class ModeMatch:
     """A file's mode, None for single foregrounds; `doubt` notes an ambiguous content."""
 
     mode: Mode | None
@@ -64,7 +64,7 @@ class Found:
         return self.mode.name if self.mode else SINGLE.name
 
 
-def find_mode(header: WeightsHeader, layout: WeightFormat) -> Found:
+def find_mode(header: WeightsHeader, layout: WeightFormat) -> ModeMatch:
     """Find the mode of a base.
 
     Frames, input channels and control layers decide most cases. fg2ble and bg2ble have the same
@@ -76,18 +76,18 @@ def find_mode(header: WeightsHeader, layout: WeightFormat) -> Found:
     """
     fitting = _fitting(header, layout)
     if not fitting:
-        return Found(None)
+        return ModeMatch(None)
     # Files written by Layerloop record their mode.
-    recorded = facts_in(header.metadata).get("mode")
+    recorded = layerloop_metadata(header.metadata).get("mode")
     if recorded in fitting:
-        return Found(MODES[recorded])
+        return ModeMatch(MODES[recorded])
     if len(fitting) == 1:
-        return Found(MODES[fitting[0]])
+        return ModeMatch(MODES[fitting[0]])
     # Otherwise the file name decides, with a note.
     named = [name for name in fitting if name in header.path.name]
     alike = " and ".join(fitting)
     if len(named) == 1:
-        return Found(
+        return ModeMatch(
             MODES[named[0]],
             f"{header.path.name} is taken for {named[0]} by its name; {alike} have the same tensors",
         )
@@ -95,7 +95,7 @@ def find_mode(header: WeightsHeader, layout: WeightFormat) -> Found:
     has_attention = any(".transformer_blocks." in name for name in header.shapes)
     expected = "bgble2fg" if has_attention else "fgble2bg"
     if expected in fitting and layout in {WeightFormat.differences, WeightFormat.offsets}:
-        return Found(
+        return ModeMatch(
             MODES[expected],
             f"{header.path.name} is taken for {expected}, as released, by its tensors",
         )
@@ -105,7 +105,7 @@ def find_mode(header: WeightsHeader, layout: WeightFormat) -> Found:
     )
 
 
-def plan(available: Collection[str], given: Collection[LayerRole]) -> list[Mode]:
+def plan_modes(available: Collection[str], given: Collection[LayerRole]) -> list[Mode]:
     """Find the shortest sequence of modes that generates a whole pair around the given layers.
 
     Each mode is given all layers that exist so far, so that no layer is generated without regard to
@@ -140,7 +140,7 @@ def _fitting(header: WeightsHeader, layout: WeightFormat) -> list[str]:
     """Return the names of the modes that a file's frames and channels allow."""
     # Attention sharing: the number of frames, and whether there are control layers.
     if layout is WeightFormat.sharing:
-        frames, controlled = frames_of(header.shapes)
+        frames, controlled = sharing_frames(header.shapes)
         found = [m.name for m in MODES.values() if m.shared and (len(m.drawn), bool(m.given)) == (frames, controlled)]
         if not found and (frames, controlled) != (1, False):
             control = ", with a given layer" if controlled else ""

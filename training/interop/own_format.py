@@ -11,19 +11,19 @@ from typing import Any
 
 from curation.domain import Checkpoint
 from curation.errors import NotFound, Refused
-from curation.object_store import sha256_of
-from curation.ports import FoundFile, ObjectStore
+from curation.object_store import compute_sha256
+from curation.ports import ObjectStore, WeightsFile
 from training.external_weights import read_header
 from training.safetensors_io import FORMAT, read_metadata
 
-NAME = "layerloop"
-CARD = "checkpoint.json"
+FORMAT_NAME = "layerloop"
+MANIFEST = "checkpoint.json"
 _VERSION = "layerloop checkpoint 1"
 _MOST_CARD = 1 << 20  # bytes
 _SHEET = "sheet.png"
 
 
-def write_own(checkpoint: Checkpoint, store: ObjectStore, folder: Path) -> list[FoundFile]:
+def write_own(checkpoint: Checkpoint, store: ObjectStore, folder: Path) -> list[WeightsFile]:
     """Write every part of a checkpoint unchanged, its sample grid, and `checkpoint.json`.
 
     The JSON file is written last, so that a folder that has it is complete.
@@ -34,7 +34,7 @@ def write_own(checkpoint: Checkpoint, store: ObjectStore, folder: Path) -> list[
     """
     folder.mkdir(parents=True, exist_ok=True)
     # Remove an old card first: the folder is incomplete until the new one is written.
-    (folder / CARD).unlink(missing_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
     for part, sha256 in checkpoint.files.items():
         _write(folder / f"{part}.safetensors", store.get(sha256))
     if checkpoint.sample_grid is not None:
@@ -43,7 +43,7 @@ def write_own(checkpoint: Checkpoint, store: ObjectStore, folder: Path) -> list[
     card = {item.name: getattr(checkpoint, item.name) for item in fields(checkpoint)}
     card |= {name: dict(card[name]) for name in ("files", "evaluation", "changes")}
     text = json.dumps({"format": _VERSION, "id": checkpoint.id, **card}, indent=2, sort_keys=True)
-    _write(folder / CARD, f"{text}\n".encode())
+    _write(folder / MANIFEST, f"{text}\n".encode())
     return [_found(part, folder / f"{part}.safetensors", sha) for part, sha in checkpoint.files.items()]
 
 
@@ -52,11 +52,11 @@ def find_own(files: Sequence[Path]) -> Path | None:
     if len(files) != 1:
         return None
     folder = files[0] if files[0].is_dir() else files[0].parent
-    named = files[0].is_dir() or files[0].name == CARD
-    return folder if named and (folder / CARD).is_file() else None
+    named = files[0].is_dir() or files[0].name == MANIFEST
+    return folder if named and (folder / MANIFEST).is_file() else None
 
 
-def read_own(folder: Path, store: ObjectStore | None) -> tuple[Checkpoint, list[FoundFile]]:
+def read_own(folder: Path, store: ObjectStore | None) -> tuple[Checkpoint, list[WeightsFile]]:
     """Read the checkpoint in a folder written by `write_own`.
 
     Args:
@@ -67,15 +67,15 @@ def read_own(folder: Path, store: ObjectStore | None) -> tuple[Checkpoint, list[
         NotFound: A file is missing.
         Refused: A file does not match `checkpoint.json`.
     """
-    card = _read_card(folder / CARD)
+    card = _read_card(folder / MANIFEST)
     checkpoint = _checkpoint(card, folder)
     found = []
     # Check every part before anything is stored.
     for part, sha256 in checkpoint.files.items():
         path = _regular(folder, f"{part}.safetensors")
-        if sha256_of(path) != sha256:
+        if compute_sha256(path) != sha256:
             raise Refused(
-                f"{path} does not match {CARD}",
+                f"{path} does not match {MANIFEST}",
                 "it was cut short or changed; copy it again",
             )
         read_header(path)  # a complete safetensors file
@@ -86,8 +86,8 @@ def read_own(folder: Path, store: ObjectStore | None) -> tuple[Checkpoint, list[
         found.append(_found(part, path, sha256))
     # The sample grid is optional.
     sheet = _regular(folder, _SHEET) if checkpoint.sample_grid is not None else None
-    if sheet is not None and sha256_of(sheet) != checkpoint.sample_grid:
-        raise Refused(f"{sheet} does not match {CARD}", "copy it again")
+    if sheet is not None and compute_sha256(sheet) != checkpoint.sample_grid:
+        raise Refused(f"{sheet} does not match {MANIFEST}", "copy it again")
     if store is not None:
         for part in checkpoint.files:
             store.put(folder / f"{part}.safetensors")
@@ -126,14 +126,14 @@ def _checkpoint(card: Mapping[str, Any], folder: Path) -> Checkpoint:
             changes=changes,
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise Refused(f"{folder / CARD} is incomplete: {error}", "export the checkpoint again") from error
+        raise Refused(f"{folder / MANIFEST} is incomplete: {error}", "export the checkpoint again") from error
     # Part names become file names: allow no path separators.
     if any(not part.replace("_", "").replace("-", "").isalnum() for part in files):
-        raise Refused(f"{folder / CARD} has invalid part names", "export the checkpoint again")
+        raise Refused(f"{folder / MANIFEST} has invalid part names", "export the checkpoint again")
     # The id is a hash of the fields, so it reveals any change.
     if checkpoint.id != card.get("id"):
         raise Refused(
-            f"{folder / CARD} was changed: its id does not match its content",
+            f"{folder / MANIFEST} was changed: its id does not match its content",
             "export it again",
         )
     return checkpoint
@@ -153,13 +153,13 @@ def _regular(folder: Path, name: str) -> Path:
     """Return a regular file of the folder. Raises NotFound for links and missing files."""
     path = folder / name
     if not path.is_file() or path.is_symlink():
-        raise NotFound(f"there is no file {path}, which {CARD} names", "copy the whole folder")
+        raise NotFound(f"there is no file {path}, which {MANIFEST} names", "copy the whole folder")
     return path
 
 
-def _found(part: str, path: Path, sha256: str) -> FoundFile:
+def _found(part: str, path: Path, sha256: str) -> WeightsFile:
     header = read_header(path)
-    return FoundFile(str(path), sha256, f"{part}, {FORMAT}", part, len(header.shapes), header.parameters)
+    return WeightsFile(str(path), sha256, f"{part}, {FORMAT}", part, len(header.shapes), header.parameters)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -13,7 +13,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Relative:
+class UnsupportedKind:
     """A kind of file: a test on one tensor's name or on all shapes, a description, and a hint."""
 
     told_by: str | Callable[[Shapes], bool]
@@ -28,17 +28,17 @@ class Relative:
         return any(pattern.search(name) for name in shapes)
 
 
-def check_relatives(header: WeightsHeader) -> None:
+def check_lookalikes(header: WeightsHeader) -> None:
     """Refuse files that would pass for a supported format. Raises Refused."""
-    _check(header, RELATIVES)
+    _check(header, LOOKALIKES)
 
 
-def check_strangers(header: WeightsHeader) -> None:
+def check_unsupported(header: WeightsHeader) -> None:
     """Refuse known files that fit no supported format. Raises Refused."""
-    _check(header, STRANGERS)
+    _check(header, UNSUPPORTED)
 
 
-def _check(header: WeightsHeader, known: tuple[Relative, ...]) -> None:
+def _check(header: WeightsHeader, known: tuple[UnsupportedKind, ...]) -> None:
     for kind in known:
         if kind.is_it(header.shapes):
             raise Refused(f"{header.path} is {kind.what}, not weights of latent transparency", kind.hint)
@@ -73,7 +73,7 @@ def _is_lora_with_text(shapes: Shapes) -> bool:
     return text and any("lora" in name and not _TEXT.match(name) for name in shapes)
 
 
-def is_of_text(name: str) -> bool:
+def is_text_encoder_key(name: str) -> bool:
     """Return whether a LoRA tensor belongs to a text encoder."""
     return _TEXT.match(name) is not None
 
@@ -86,105 +86,105 @@ _TRANSFORMER = (
 )
 
 # Files that pass for a supported format are checked first; STRANGERS come after all formats.
-RELATIVES: tuple[Relative, ...] = (
-    Relative(
+LOOKALIKES: tuple[UnsupportedKind, ...] = (
+    UnsupportedKind(
         r"^(base_model\.model\.)?(transformer\.|diffusion_model\.|lora_unet_|lora_transformer_)"
         rf"{_TRANSFORMER}.*lora",
         "a LoRA of a diffusion transformer (Flux, SD 3, Qwen-Image, Wan), such as the Flux port's layerlora",
         "bases are supported for sd15, sd21 and sdxl; of the Flux port only the two networks are "
         "supported, with --preset sd3",
     ),
-    Relative(
+    UnsupportedKind(
         _is_lora_with_text,
         "a LoRA of UNet and text encoder, usually of a style",
         "generate with it: layerloop generate --lora FILE, or round open --lora FILE; LoRAs of "
         "transparency are for the UNet alone",
     ),
-    Relative(
+    UnsupportedKind(
         r"^(controlnet_|control_model\.|input_hint_block\.|lora_controlnet)",
         "a ControlNet",
         "it is an input of generation and is not imported",
     ),
 )
 
-STRANGERS: tuple[Relative, ...] = (
-    Relative(
+UNSUPPORTED: tuple[UnsupportedKind, ...] = (
+    UnsupportedKind(
         r"^model\.diffusion_model\.",
         "a whole Stable Diffusion checkpoint",
         "convert it with diffusers (from_single_file, then save_pretrained), and give the folder: --set model=FOLDER",
     ),
-    Relative(
+    UnsupportedKind(
         _is_layered_autoencoder,
         "the RGBA autoencoder of Qwen-Image-Layered or a similar model",
         "it has alpha in its own channels, and neither an offset encoder nor an alpha decoder",
     ),
-    Relative(
+    UnsupportedKind(
         _is_video_autoencoder,
         "an autoencoder of video models (Wan, Wan-Alpha, Qwen-Image)",
         "give the offset encoder and the alpha decoder of LayerDiffuse",
     ),
-    Relative(
+    UnsupportedKind(
         _is_rgba_autoencoder,
         "an autoencoder of four channels (AlphaVAE)",
         "it has alpha in its own channel; LayerDiffuse's offset encoder and alpha decoder are two other networks",
     ),
-    Relative(
+    UnsupportedKind(
         r"^((encoder|decoder)\.layers\.\d|taesd|\d+\.conv\.\d)",
         "a tiny autoencoder (TAESD)",
         "it is for previews; the model has its own autoencoder",
     ),
-    Relative(
+    UnsupportedKind(
         r"^(first_stage_model|encoder\.(down_blocks|conv_in|down)|decoder\.(up_blocks|conv_in|up))\.",
         "an image autoencoder (VAE)",
         "the model has its own; give the offset encoder and the alpha decoder",
     ),
-    Relative(
+    UnsupportedKind(
         r"^adapter\.(body|conv_in)\.",
         "a T2I-Adapter",
         "it is an input of generation and is not imported",
     ),
-    Relative(
+    UnsupportedKind(
         r"^(image_proj|ip_adapter)\.",
         "an IP-Adapter",
         "it is an input of generation and is not imported",
     ),
-    Relative(
+    UnsupportedKind(
         r"^(emb_params|string_to_param|clip_[lg])|^<.*>$",
         "a textual inversion (an embedding of a word)",
         "load it into a pipeline: pipe.load_textual_inversion(FILE)",
     ),
-    Relative(
+    UnsupportedKind(
         r"^(text_model\.|cond_stage_model\.|conditioner\.|text_encoder|lora_te)",
         "weights of a text encoder",
         "only the UNet is fine-tuned for transparency; leave the text encoder out",
     ),
-    Relative(
+    UnsupportedKind(
         r"^(vision_model|visual)\.",
         "weights of an image encoder (CLIP)",
         "give the weights of transparency",
     ),
-    Relative(r"motion_modules\.", "a motion module", "video is not supported"),
-    Relative(
+    UnsupportedKind(r"motion_modules\.", "a motion module", "video is not supported"),
+    UnsupportedKind(
         r"^(conv_first\.|model\.0\.weight|body\.\d+\.rdb)",
         "an upscaler",
         "give the weights of transparency",
     ),
-    Relative(
+    UnsupportedKind(
         rf"^(transformer\.)?{_TRANSFORMER}|^(model\.)?(transformer|img_in|x_embedder)\.",
         "weights of a diffusion transformer",
         "only UNets of Stable Diffusion are supported",
     ),
-    Relative(
+    UnsupportedKind(
         r"hada_|lokr_|[.]b?oft_|dora_scale|lora_magnitude_vector|ia3_|lora_mid|diff_b|set_weight",
         "an adapter other than a LoRA (DoRA, LoHa, LoKr or similar)",
         "merge it into its model, and import the UNet",
     ),
-    Relative(
+    UnsupportedKind(
         r"::",
         "a file of mixed patches",
         "a file must have one kind of patch: all ::lora:: or all ::diff::",
     ),
-    Relative(
+    UnsupportedKind(
         _is_embedding,
         "a textual inversion (an embedding of a word)",
         "load it into a pipeline: pipe.load_textual_inversion(FILE)",

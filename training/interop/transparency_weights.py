@@ -12,10 +12,10 @@ from torch import Tensor
 
 from curation.errors import Refused
 from training.external_weights import WeightsHeader, read_header, read_tensors
-from training.interop.formats import WeightFormat, recognise_parts
+from training.interop.formats import WeightFormat, recognize_parts
 from training.presets.preset import Preset
 from training.presets.presets import SDXL
-from training.safetensors_io import facts_in
+from training.safetensors_io import layerloop_metadata
 from training.transparency.networks import Transparency
 
 ASSUMED_SCALE = 1.0
@@ -69,14 +69,14 @@ def read_transparency(
         NotFound: A file does not exist.
         Refused: A file is not supported or does not fit the preset, or the decoder is missing.
     """
-    read = read_networks(recognise_all(files), preset, offset_scale)
+    read = read_networks(recognize_all(files), preset, offset_scale)
     networks = Transparency(preset)
     networks.load_state_dict(read.tensors)
     networks.encoder.offset_scale = read.offset_scale
     return networks.eval().requires_grad_(False), read.offset_scale
 
 
-def recognise_all(files: Sequence[Path]) -> dict[WeightFormat, WeightsHeader]:
+def recognize_all(files: Sequence[Path]) -> dict[WeightFormat, WeightsHeader]:
     """Recognize files that must all be different.
 
     Raises:
@@ -84,14 +84,14 @@ def recognise_all(files: Sequence[Path]) -> dict[WeightFormat, WeightsHeader]:
         Refused: A file is not supported, or two are of one kind.
     """
     found: dict[WeightFormat, WeightsHeader] = {}
-    for layout, header in recognise_each(files):
+    for layout, header in recognize_each(files):
         if layout in found:
             raise Refused(f"{found[layout].path} and {header.path} are both: {layout}", "give one of them")
         found[layout] = header
     return found
 
 
-def recognise_each(files: Sequence[Path]) -> list[tuple[WeightFormat, WeightsHeader]]:
+def recognize_each(files: Sequence[Path]) -> list[tuple[WeightFormat, WeightsHeader]]:
     """Recognize each file, in order.
 
     Shards of one file count once; a file with both networks counts as two.
@@ -104,7 +104,7 @@ def recognise_each(files: Sequence[Path]) -> list[tuple[WeightFormat, WeightsHea
     for header in map(read_header, files):
         # A sharded file may be given by several of its shards.
         if header.files not in seen or len(header.files) == 1:
-            found += recognise_parts(header)
+            found += recognize_parts(header)
         seen.add(header.files)
     return found
 
@@ -145,7 +145,7 @@ def read_networks(
 
 def _scale(encoder: WeightsHeader, given: float | None) -> tuple[float, str]:
     """Return an encoder's offset scale and its source. Raises Refused if it is not positive."""
-    stated = facts_in(encoder.metadata).get("offset_scale")
+    stated = layerloop_metadata(encoder.metadata).get("offset_scale")
     # The caller's value first, then the file's own statement, then the content.
     if given is not None:
         return _positive(given), "given"
@@ -214,7 +214,7 @@ def _check_names(header: WeightsHeader, expected: Mapping[str, object], network:
 
 def _alpha_is_first(header: WeightsHeader, preset: Preset) -> bool:
     """Return whether alpha is a file's first channel: as stated, or by its latent channels."""
-    stated = facts_in(header.metadata).get("channels")
+    stated = layerloop_metadata(header.metadata).get("channels")
     return stated == "alpha first" if stated else preset.latent_channels != ALPHA_LAST_CHANNELS
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from curation.errors import Refused
-from training.denoiser.finetuned_weights import copy_over
-from training.layers.attention import Stack
+from training.denoiser.finetuned_weights import copy_tensors
+from training.layers.attention import LayerLayout
 
 _CHOICES: dict[str, re.Pattern[str]] = {
     "attention": re.compile(r"\.attn[12]\.(to_q|to_k|to_v|to_out\.0)$|\.layers\.\d+\.(queries_keys_values|joined)$"),
@@ -26,7 +26,7 @@ _CHOICES: dict[str, re.Pattern[str]] = {
 _NAME = re.compile(r"(?P<role>[a-z]+)\.(?P<module>.+)\.(?P<matrix>lora_[AB])\.weight")
 
 
-class LowRank(nn.Module):
+class LowRankAdapter(nn.Module):
     """The product B A x (Hu et al., 2021), which is 0 before training."""
 
     def __init__(self, inward: int, outward: int, rank: int) -> None:
@@ -66,16 +66,16 @@ class LayerAdapters(nn.Module):
         self.rank, self.scale = rank, 1.0
         self.modules_adapted = list(modules)
         self.roles = nn.ModuleDict({role: nn.ModuleDict() for role in roles})
-        self._of: dict[tuple[str, str], LowRank] = {}
+        self._of: dict[tuple[str, str], LowRankAdapter] = {}
         for role, of_role in self.roles.items():
             assert isinstance(of_role, nn.ModuleDict)  # noqa: S101 - narrows the type
             for name in modules:
                 layer = _linear_at(network, name)
-                self._of[role, name] = LowRank(layer.in_features, layer.out_features, rank)
+                self._of[role, name] = LowRankAdapter(layer.in_features, layer.out_features, rank)
                 # ModuleDict does not allow dots in names.
                 of_role[name.replace(".", "/")] = self._of[role, name]
 
-    def adapt(self, network: nn.Module, stack: Stack) -> None:
+    def adapt(self, network: nn.Module, stack: LayerLayout) -> None:
         """Add the adapters to the denoiser's modules, for the layers that `stack` describes.
 
         Forward hooks leave the names of the network's weights unchanged. A module gets one row per
@@ -107,10 +107,10 @@ class LayerAdapters(nn.Module):
 
     def load_learnt(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the tensors of `learnt`, of any dtype. Raises RuntimeError on mismatch."""
-        copy_over(self.learnt(), tensors)
+        copy_tensors(self.learnt(), tensors)
 
 
-def choose_modules(network: nn.Module, choice: str) -> list[str]:
+def find_modules(network: nn.Module, choice: str) -> list[str]:
     """Return the module paths of a `layer_modules` choice; a PEFT-wrapped layer counts once."""
     pattern = _CHOICES[choice]
     return [name for name, module in network.named_modules() if pattern.search(name) and hasattr(module, "in_features")]

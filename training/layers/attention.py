@@ -14,7 +14,7 @@ from training.denoiser.transformer import Attend, DiffusionTransformer
 _ATTENTION = re.compile(r"(^|\.)attn[12]$")
 
 
-class Stack:
+class LayerLayout:
     """The layout of a batch: row b is the layer `roles[b % L]` of image b // L for L roles.
 
     All hooks and processors in a network share one stack, which the caller sets before each forward
@@ -71,7 +71,7 @@ class JointAttention:
     cross-attention each layer attends to the texts of all layers only with `join_text`.
     """
 
-    def __init__(self, stack: Stack, alone: Callable[..., Tensor], *, join_text: bool) -> None:
+    def __init__(self, stack: LayerLayout, alone: Callable[..., Tensor], *, join_text: bool) -> None:
         """Wrap a processor.
 
         Args:
@@ -110,7 +110,7 @@ class JointAttention:
         return stack.part(self.alone(attn, stack.join(hidden_states), text, mask, temb))
 
 
-def join_attention(network: nn.Module, stack: Stack, *, join_text: bool) -> None:
+def join_attention(network: nn.Module, stack: LayerLayout, *, join_text: bool) -> None:
     """Join the layers that `stack` describes in every attention of a network, in place.
 
     Args:

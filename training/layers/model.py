@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from curation.errors import Refused
 from training.denoiser.denoiser import Conditions, Denoiser
-from training.layers.adapters import LayerAdapters, choose_modules, modules_in
-from training.layers.attention import Stack, join_attention
+from training.layers.adapters import LayerAdapters, find_modules, modules_in
+from training.layers.attention import LayerLayout, join_attention
 from training.presets.preset import Preset
 
 
@@ -48,7 +48,7 @@ class LayeredDenoiser(nn.Module):
                 "train a base of another kind",
             )
         self.denoiser = denoiser.requires_grad_(False)
-        self.stack, self.join_text = Stack(), join_text
+        self.stack, self.join_text = LayerLayout(), join_text
         self.adapters = LayerAdapters(denoiser, roles, rank, modules)
         self.adapters.adapt(denoiser, self.stack)
         join_attention(denoiser, self.stack, join_text=join_text)
@@ -107,13 +107,13 @@ class LayeredDenoiser(nn.Module):
         return metadata | {"rank": str(rank), "alpha": str(alpha)}
 
 
-def new_layers(preset: Preset, denoiser: Denoiser) -> LayeredDenoiser:
+def new_layered_denoiser(preset: Preset, denoiser: Denoiser) -> LayeredDenoiser:
     """Create adapters without effect for the preset's roles, on a denoiser."""
-    modules = choose_modules(denoiser, preset.layer_modules)
+    modules = find_modules(denoiser, preset.layer_modules)
     return LayeredDenoiser(denoiser, preset.layer_roles, preset.layer_rank, modules, join_text=preset.join_text)
 
 
-def open_layers(denoiser: Denoiser, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> LayeredDenoiser:
+def load_layered_denoiser(denoiser: Denoiser, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> LayeredDenoiser:
     """Load a stored part "layers" onto its base.
 
     Args:

@@ -8,19 +8,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from curation.domain import DrawRequest, LayerRole, Prompt
+from curation.domain import GenerationRequest, LayerRole, Prompt
 from curation.errors import Refused
 from curation.images.codec import decode_layer
 from curation.images.pairs import composite
-from curation.ports import PLAIN, RGBA, DrawOptions, LayerGenerator, Layers, ObjectStore
+from curation.ports import DEFAULT_OPTIONS, RGBA, GenerationOptions, LayerGenerator, Layers, ObjectStore
 from training.checkpoint import LoadedCheckpoint
 from training.data.buckets import Size
 from training.data.dataset import letterbox
-from training.draw_batches import as_layers, asks_for_layers, batches, generator_of
+from training.draw_batches import is_pair_request, padded_batches, seeded_generator, to_layers
 from training.layers.model import LayeredDenoiser
 from training.presets.preset import Preset
 from training.transparency.codec import adjust, decode_rgba
-from training.transparency.padding import pad_colours
+from training.transparency.padding import pad_colors
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class LayersGenerator:
         self.alone, self.layered, self.joined = alone, layered, joined
         self.at_once = alone.at_once
 
-    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
+    def draw(self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS) -> Sequence[Layers]:
         """Generate a foreground per request or, if it asks for a pair, all layers of a pair.
 
         A layer without its own text uses the whole prompt. Layers are preset.image_size squared, or
@@ -82,7 +82,7 @@ class LayersGenerator:
             Refused: An option is not supported.
         """
         # Separate requests for pairs from those for single layers.
-        pairs = [index for index, request in enumerate(requests) if asks_for_layers(request.prompt, options)]
+        pairs = [index for index, request in enumerate(requests) if is_pair_request(request.prompt, options)]
         single = [index for index in range(len(requests)) if index not in set(pairs)]
         generated: dict[int, Layers] = {}
         if single:
@@ -93,7 +93,7 @@ class LayersGenerator:
             generated |= dict(zip(pairs, layers, strict=True))
         return [generated[index] for index in range(len(requests))]
 
-    def describe(self, options: DrawOptions) -> Mapping[str, str]:
+    def describe(self, options: GenerationOptions) -> Mapping[str, str]:
         """Return the settings of single layers, with layers and attention. Raises Refused."""
         attention = "joint" if self.joined else "apart"
         settings = {"layers": " + ".join(self.layered.roles), "attention": attention}
@@ -101,13 +101,13 @@ class LayersGenerator:
         settings |= {f"given {role}": sha256 for role, sha256 in options.given.items()}
         return {**self.alone.describe(replace(options, given={})), **settings}
 
-    def _draw(self, requests: Sequence[DrawRequest], options: DrawOptions) -> list[Layers]:
+    def _draw(self, requests: Sequence[GenerationRequest], options: GenerationOptions) -> list[Layers]:
         """Generate pairs, with given layers in place of generated ones."""
         preset, size = self._preset_and_size(options)
         given = {LayerRole(role): self._fetch(sha256, size) for role, sha256 in options.given.items()}
         clean = {role: self._encode(layer) for role, layer in given.items()}
         generated: list[Layers] = []
-        for batch, filled in batches(requests, preset.draw_batch):
+        for batch, filled in padded_batches(requests, preset.draw_batch):
             layer_requests = [self._layer_requests(request.prompt, clean) for request in filled]
             seeds = [request.seed for request in filled]
             negative = options.negative or ""
@@ -137,7 +137,7 @@ class LayersGenerator:
                 [_is_opaque(roles[(len(rgba) + row) % len(roles)]) for row in range(len(rgba_B4HW))]
             )
             rgba_B4HW[opaque_B.to(rgba_B4HW.device), 3] = 1
-            rgba += as_layers(rgba_B4HW)
+            rgba += to_layers(rgba_B4HW)
         # Group the rows by image again.
         count = len(roles)
         return [
@@ -158,11 +158,11 @@ class LayersGenerator:
             self.parts.backbone,
             self.parts.transparency.encoder,
             rgba_14HW[:, 3:],
-            pad_colours(rgba_14HW),
+            pad_colors(rgba_14HW),
         )
         return self.layered.denoiser.normalise(adjusted)[0]
 
-    def _preset_and_size(self, options: DrawOptions) -> tuple[Preset, Size]:
+    def _preset_and_size(self, options: GenerationOptions) -> tuple[Preset, Size]:
         """Apply the options to the preset, and return height and width. Raises Refused."""
         preset, side = self.preset, self.preset.image_size
         width, height = options.size or (side, side)
@@ -189,7 +189,7 @@ class LayersGenerator:
         changed = replace(preset, draw_steps=steps, layers_guidance=self._guidance(options))
         return changed, (height, width)
 
-    def _guidance(self, options: DrawOptions) -> float:
+    def _guidance(self, options: GenerationOptions) -> float:
         """Return the guidance of the options or the preset.
 
         With a negative prompt it is the preset's guidance for single layers, since that for layers
@@ -234,7 +234,7 @@ def sample_layers(
     roles = [layer.role for layer in pictures[0]]
     height, width = (side // preset.stride for side in size or (preset.image_size, preset.image_size))
     shape = (len(roles), preset.latent_channels, height, width)
-    latent_PLCHW = torch.stack([torch.randn(shape, generator=generator_of(seed)) for seed in seeds]).to(device)
+    latent_PLCHW = torch.stack([torch.randn(shape, generator=seeded_generator(seed)) for seed in seeds]).to(device)
     # Given layers, by image and layer.
     known_PL = torch.tensor([[layer.clean_CHW is not None for layer in layers] for layers in pictures], device=device)
     clean_PLCHW = latent_PLCHW.clone()

@@ -10,26 +10,26 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from training.data.layer_set_dataset import LayerSetDataset
-from training.denoiser.cache import ConditionsCache, LatentCache
+from training.denoiser.cache import LatentCache, TextEmbeddingCache
 from training.denoiser.denoiser import Conditions
 from training.denoiser.stage import denoising_target, loss_weight
-from training.draw_batches import as_layers
-from training.engine.batch import Rows
-from training.engine.optimizers import build_optimiser
-from training.engine.schedule import LRSchedule
+from training.draw_batches import to_layers
+from training.engine.batch import Batch
+from training.engine.optimizers import build_optimizer
+from training.engine.schedule import StageSchedule
 from training.engine.trainer import TrainingStage
 from training.layers.model import LayeredDenoiser
 from training.layers.sampling import LayerRequest, sample_layers
 from training.presets.preset import Preset
 from training.pretrained.families import find_family
-from training.sample_grid import draw_sheet
+from training.sample_grid import render_grid
 from training.transparency.autoencoder import Autoencoder
 from training.transparency.codec import decode_rgba
 from training.transparency.networks import Transparency
 
 STAGE = "layers"
-SHEET = 4  # images in a sample grid, each with all its layers
-GIVEN = 2  # the first two roles may be given: foreground and background
+GRID_IMAGES = 4  # images in a sample grid, each with all its layers
+GIVABLE_ROLES = 2  # the first two roles may be given: foreground and background
 
 
 class LayersStage(TrainingStage):
@@ -49,7 +49,7 @@ class LayersStage(TrainingStage):
         layered: LayeredDenoiser,
         pictures: LayerSetDataset,
         latents: LatentCache,
-        texts: ConditionsCache | None,
+        texts: TextEmbeddingCache | None,
         backbone: Autoencoder,
         transparency: Transparency,
     ) -> None:
@@ -67,7 +67,7 @@ class LayersStage(TrainingStage):
         super().__init__()
         self.preset, self.layered, self.pictures = preset, layered, pictures
         self.latents, self.texts = latents, texts
-        self.pace = LRSchedule(preset.layers_images, preset.layers_batch, preset.ema_decay)
+        self.pace = StageSchedule(preset.layers_images, preset.layers_batch, preset.ema_decay)
         self.schedule = layered.denoiser.schedule()
         # In a tuple, so that frozen networks do not become submodules.
         self._frozen_networks = (backbone, transparency.decoder)
@@ -76,9 +76,9 @@ class LayersStage(TrainingStage):
         """Build the preset's optimizer over the adapters."""
         parameters = self.layered.adapters.parameters()
         betas = (self.preset.beta1, self.preset.beta2)
-        return {"optimiser": build_optimiser(self.preset.optimiser, parameters, self.preset.layers_lr, betas=betas)}
+        return {"optimiser": build_optimizer(self.preset.optimiser, parameters, self.preset.layers_lr, betas=betas)}
 
-    def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Rows:
+    def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Batch:
         """Make a batch whose rows are layer sets: latents, noise, timestep, given layer and texts.
 
         All layer sets of a step have the same roles. Captions are dropped for all layers of an
@@ -102,7 +102,7 @@ class LayersStage(TrainingStage):
         time_P = torch.randint(len(self.schedule.alphas_cumprod), (count,), generator=rng)[mine]
         noise_PLCHW = torch.randn(shape, generator=rng)[mine]
         given_P = (torch.rand(count, generator=rng) < preset.known_share)[mine]
-        which_P = torch.randint(GIVEN, (count,), generator=rng)[mine]
+        which_P = torch.randint(GIVABLE_ROLES, (count,), generator=rng)[mine]
         # At most one layer is given, and only where there is another one to generate.
         known_PL = (which_P[:, None] == torch.arange(len(roles))) & given_P[:, None] & (len(roles) > 1)
         if preset.posterior_noise:
@@ -112,12 +112,12 @@ class LayersStage(TrainingStage):
             for index, drop in zip(chosen, dropped_P, strict=True)
         ]
         per_set = {"time": time_P, "known": known_PL, "roles": [roles] * len(chosen)}
-        rows: Rows = {"latent": mean_PLCHW, "noise": noise_PLCHW, **per_set}
+        rows: Batch = {"latent": mean_PLCHW, "noise": noise_PLCHW, **per_set}
         if self.texts is None:
             return {**rows, "texts": captions}
         return {**rows, "conditions": self._conditions(self.texts, captions, layers)}
 
-    def forward(self, rows: Rows, seen: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, rows: Batch, seen: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the mean squared error of the layers that are not given.
 
         Args:
@@ -150,11 +150,11 @@ class LayersStage(TrainingStage):
         loss = (weight_P * error_P).mean()
         return loss, {"denoising": loss, "error": error_P.mean()}
 
-    def draw_sheet(self, rows: Rows) -> bytes:
+    def draw_sheet(self, rows: Batch) -> bytes:
         """Generate the first captions at fixed seeds: a row per role, joined and then separate."""
         del rows  # the grid is the same at every interval
         complete = [index for index, roles in enumerate(self.pictures.roles) if len(roles) > 1]
-        indices = complete[:SHEET]
+        indices = complete[:GRID_IMAGES]
         roles = self.pictures.roles[indices[0]]
         captions = [self.pictures.captions(index) for index in indices]
         requests = [[LayerRequest(role, text) for role, text in zip(roles, texts, strict=True)] for texts in captions]
@@ -165,8 +165,8 @@ class LayersStage(TrainingStage):
                 # Decoded one at a time to limit memory.
                 restored_BCHW = self.layered.denoiser.restore(latent_BCHW)
                 decoded = [self._decode(latent) for latent in torch.split(restored_BCHW, 1)]
-                grid.append(as_layers(torch.cat(decoded)))
-        return draw_sheet(grid, [list(texts) for texts in zip(*captions, strict=True)] * 2)
+                grid.append(to_layers(torch.cat(decoded)))
+        return render_grid(grid, [list(texts) for texts in zip(*captions, strict=True)] * 2)
 
     def cores(self) -> Sequence[nn.Module]:
         """Return the denoising network, which does most of the work although it is frozen."""
@@ -176,7 +176,7 @@ class LayersStage(TrainingStage):
         """Return the networks of sample grids and a pretrained model's text encoders."""
         return (*self._frozen_networks, *getattr(self.layered.denoiser, "texts", ()))
 
-    def _conditions(self, cache: ConditionsCache, captions: list[list[str]], layers: list[int]) -> Conditions:
+    def _conditions(self, cache: TextEmbeddingCache, captions: list[list[str]], layers: list[int]) -> Conditions:
         """Return a pretrained base's conditions with the axes image and layer."""
         count = len(captions[0])
         conditions = cache.take([text for texts in captions for text in texts])
@@ -184,7 +184,7 @@ class LayersStage(TrainingStage):
             conditions = replace(conditions, sizes_B6=self.pictures.layers.sizes(layers))
         return conditions.map(lambda _, tensor: tensor.view(-1, count, *tensor.shape[1:]))
 
-    def _flat_conditions(self, rows: Rows) -> Conditions:
+    def _flat_conditions(self, rows: Batch) -> Conditions:
         """Return the conditions of all layers as rows."""
         if "conditions" in rows:
             flat: Conditions = rows["conditions"].map(lambda _, tensor: tensor.flatten(0, 1))

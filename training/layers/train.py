@@ -9,23 +9,23 @@ import torch
 from torch import Tensor
 
 from curation.domain import LayerRole, Split, TrainingRequest
-from curation.ports import ObjectStore, Report
-from training.data.buckets import BucketOrder, preset_buckets
-from training.data.layer_set_dataset import LayerSetDataset, load_layered
+from curation.ports import ObjectStore, ProgressCallback
+from training.data.buckets import BucketSampler, bucket_config
+from training.data.layer_set_dataset import LayerSetDataset, open_layer_sets
 from training.denoiser.cache import LatentCache
-from training.denoiser.factory import open_denoiser
-from training.denoiser.stage import VALIDATED, denoising_target
-from training.denoiser.train import encode_pictures, encode_texts
-from training.engine.distributed import PRECISIONS, DistributedContext, whole
-from training.engine.resume import generator_at
+from training.denoiser.factory import load_denoiser
+from training.denoiser.stage import VALIDATION_TIMESTEPS, denoising_target
+from training.denoiser.train import encode_images, encode_texts
+from training.engine.distributed import PRECISIONS, DistributedContext, full_tensor
+from training.engine.resume import seeded_generator
 from training.engine.trainer import TrainerContext, fit
-from training.layers.model import LayeredDenoiser, new_layers, open_layers
+from training.layers.model import LayeredDenoiser, load_layered_denoiser, new_layered_denoiser
 from training.layers.stage import LayersStage
 from training.presets.preset import Preset
 from training.transparency.autoencoder import Autoencoder
 from training.transparency.networks import Transparency
 
-Stored = tuple[Mapping[str, Tensor], Mapping[str, str]]
+StoredPart = tuple[Mapping[str, Tensor], Mapping[str, str]]
 """A checkpoint's part: tensors and metadata."""
 
 
@@ -34,11 +34,11 @@ def train_layers(
     preset: Preset,
     store: ObjectStore,
     folder: Path,
-    report: Report,
+    report: ProgressCallback,
     backbone: Autoencoder,
     transparency: Transparency,
-    base: Stored,
-    start: Stored | None,
+    base: StoredPart,
+    start: StoredPart | None,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Train layer adapters (section 3.3) on the pairs of a snapshot's train split.
 
@@ -71,7 +71,7 @@ def train_layers(
     caches = folder.parent / "cache"
     step = machine.step_images(preset.layers_batch)
     memory = preset.in_memory
-    pictures = load_layered(
+    pictures = open_layer_sets(
         store,
         order.snapshot,
         Split.train,
@@ -79,14 +79,14 @@ def train_layers(
         [LayerRole(role) for role in preset.layer_roles],
         alone=preset.single_share > 0,
         in_memory=memory,
-        buckets=preset_buckets(preset, step, caches / "sizes"),
+        buckets=bucket_config(preset, step, caches / "sizes"),
     )
     sampler = pictures.order(store, order.previous, preset.new_weight, preset.single_share, order.seed)
     # Frozen networks encode all layers once.
     for network in (backbone, transparency):
         network.to(machine.device)
     cache_folder = None if memory else caches
-    latents = encode_pictures(preset, pictures.layers, backbone, transparency.encoder, cache_folder, report)
+    latents = encode_images(preset, pictures.layers, backbone, transparency.encoder, cache_folder, report)
 
     # The base with adapters, and the embeddings of its captions.
     torch.manual_seed(order.seed)
@@ -94,9 +94,9 @@ def train_layers(
     texts = encode_texts(preset, layered.denoiser, pictures.layers.captions, cache_folder, report)
     recipe = LayersStage(preset, layered, pictures, latents, texts, backbone, transparency)
     # Every batch has one size and one set of roles.
-    draws = BucketOrder(sampler, pictures.keys, step)
+    draws = BucketSampler(sampler, pictures.keys, step)
     fit(recipe, TrainerContext(order, preset, machine, pictures.samples, draws, folder, report))
-    trained = {name: whole(tensor.detach()).cpu().clone() for name, tensor in layered.learnt().items()}
+    trained = {name: full_tensor(tensor.detach()).cpu().clone() for name, tensor in layered.learnt().items()}
     return trained, layered.facts()
 
 
@@ -131,9 +131,9 @@ def layers_loss(
         clean_BCHW = layered.denoiser.normalise(latents.take(rows)[0].to(device))
         conditions = layered.denoiser.encode([text for index in indices for text in pictures.captions(index)])
         shape = (len(roles), *clean_BCHW.shape[1:])
-        for level in VALIDATED:
+        for level in VALIDATION_TIMESTEPS:
             # Seeded by timestep and image number.
-            noise = [torch.randn(shape, generator=generator_at(level, "layers", index)) for index in indices]
+            noise = [torch.randn(shape, generator=seeded_generator(level, "layers", index)) for index in indices]
             noise_BCHW = torch.cat(noise).to(device)
             time_B = torch.full((len(rows),), level, device=device)
             noisy_BCHW = schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
@@ -143,15 +143,15 @@ def layers_loss(
     return float(torch.cat(errors).double().mean())
 
 
-def _open(preset: Preset, base: Stored, start: Stored | None) -> LayeredDenoiser:
+def _open(preset: Preset, base: StoredPart, start: StoredPart | None) -> LayeredDenoiser:
     """Load the frozen base, with new adapters or the parent's.
 
     A pretrained base is cast to the preset's precision; adapters are float32 for any stored
     dtype.
     """
-    denoiser = open_denoiser(preset, *base)
+    denoiser = load_denoiser(preset, *base)
     half = PRECISIONS[preset.precision]
     if half and preset.family and not preset.sharded:  # FSDP needs one dtype
         denoiser.to(half)
-    layered = new_layers(preset, denoiser) if start is None else open_layers(denoiser, *start)
+    layered = new_layered_denoiser(preset, denoiser) if start is None else load_layered_denoiser(denoiser, *start)
     return layered.train()

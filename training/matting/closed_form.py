@@ -8,11 +8,11 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.images.codec import without_hidden_colour
+from curation.images.codec import clear_hidden_colors
 from curation.ports import RGBA
 
 
-def cut_out(picture: NDArray[np.uint8], trimap: NDArray[np.float32]) -> RGBA:
+def extract_subject(picture: NDArray[np.uint8], trimap: NDArray[np.float32]) -> RGBA:
     """Extract the subject of an image as a straight layer by a trimap.
 
     Alpha: closed-form matting (Levin, Lischinski, Weiss, 2008). Color: fast multi-level foreground
@@ -43,4 +43,4 @@ def cut_out(picture: NDArray[np.uint8], trimap: NDArray[np.float32]) -> RGBA:
 
 def _layer(colors: NDArray[np.float64], alpha: NDArray[np.float64]) -> RGBA:
     pixels = np.rint(np.clip(np.dstack([colors, alpha]), 0, 1) * 255).astype(np.uint8)
-    return without_hidden_colour(pixels)
+    return clear_hidden_colors(pixels)

@@ -9,33 +9,33 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress
-from curation.images.codec import over
-from curation.ports import RGBA, MattingComparison, ObjectStore, Report
-from training.checkpoint import LoadedCheckpoint, open_parts
-from training.draw_batches import generator_of
-from training.generate import open_generator
-from training.matting.closed_form import cut_out
+from curation.domain import Checkpoint, GenerationRequest, LayerRole, Progress
+from curation.images.codec import composite_over
+from curation.ports import RGBA, MattingComparison, ObjectStore, ProgressCallback
+from training.checkpoint import LoadedCheckpoint, load_checkpoint
+from training.draw_batches import seeded_generator
+from training.generate import load_generator
+from training.matting.closed_form import extract_subject
 from training.matting.segmentation import open_segmenter
-from training.matting.trimaps import find_subject, trimap_of
-from training.pipelines.worker_generator import precision_on
+from training.matting.trimaps import find_subject, make_trimap
+from training.pipelines.worker_generator import compute_dtype
 from training.pretrained.families import find_family
 from training.pretrained.loading import load_model, load_pipeline
-from training.sample_grid import draw_sheet
+from training.sample_grid import render_grid
 
 GREY = (128, 128, 128)
-SHOWN = 24
+GRID_ROWS = 24
 """The number of rows of the sample grid."""
 
 Picture = NDArray[np.uint8]
 
 
-def draw_beside(
+def compare_with_matting(
     checkpoint: Checkpoint,
     store: ObjectStore,
-    requests: Sequence[DrawRequest],
+    requests: Sequence[GenerationRequest],
     segmenter: str | None,
-    report: Report,
+    report: ProgressCallback,
 ) -> MattingComparison:
     """Generate the same requests with alpha and with matting (the port LAYERLOOP_COMPARER).
 
@@ -54,12 +54,12 @@ def draw_beside(
         NotFound: A model or file does not exist.
         Refused: The checkpoint cannot generate, or the segmenter is not supported.
     """
-    parts = open_parts(checkpoint, store)
+    parts = load_checkpoint(checkpoint, store)
     drawn = _draw(checkpoint, store, requests, report)
     # The opaque images: of the pretrained model, or composites where there is none.
     if parts.preset.model is None:
         opaque, source = (
-            [over(layer, GREY) for layer in drawn],
+            [composite_over(layer, GREY) for layer in drawn],
             "the checkpoint's own layers over mid-grey",
         )
     else:
@@ -71,19 +71,19 @@ def draw_beside(
     segmentation = open_segmenter(segmenter) if segmenter else None
     matted = _matte(opaque, segmentation.find_subject if segmentation else find_subject, report)
     opaque_layers = [np.dstack([image, np.full(image.shape[:2], 255, np.uint8)]) for image in opaque]
-    rows = list(zip(drawn, opaque_layers, matted, strict=True))[:SHOWN]
-    captions = [(request.prompt.text, "opaque", "matted") for request in requests[:SHOWN]]
+    rows = list(zip(drawn, opaque_layers, matted, strict=True))[:GRID_ROWS]
+    captions = [(request.prompt.text, "opaque", "matted") for request in requests[:GRID_ROWS]]
     metadata = {
         "opaque": source,
         "trimap": segmentation.source if segmentation else "GrabCut",
         "matting": "closed form, multi-level",
     }
-    return MattingComparison(drawn, matted, metadata, draw_sheet(rows, captions))
+    return MattingComparison(drawn, matted, metadata, render_grid(rows, captions))
 
 
-def _draw(checkpoint: Checkpoint, store: ObjectStore, requests: Sequence[DrawRequest], report: Report) -> list[RGBA]:
+def _draw(checkpoint: Checkpoint, store: ObjectStore, requests: Sequence[GenerationRequest], report: ProgressCallback) -> list[RGBA]:
     """Generate the foregrounds of all requests with alpha."""
-    generator, drawn = open_generator(checkpoint, store), list[RGBA]()
+    generator, drawn = load_generator(checkpoint, store), list[RGBA]()
     for start in range(0, len(requests), generator.at_once):
         report(Progress("draw with alpha", start, len(requests)))
         batch = requests[start : start + generator.at_once]
@@ -92,13 +92,13 @@ def _draw(checkpoint: Checkpoint, store: ObjectStore, requests: Sequence[DrawReq
     return drawn
 
 
-def _draw_opaque(parts: LoadedCheckpoint, requests: Sequence[DrawRequest], report: Report) -> list[Picture]:
+def _draw_opaque(parts: LoadedCheckpoint, requests: Sequence[GenerationRequest], report: ProgressCallback) -> list[Picture]:
     """Generate opaque images with the pretrained model, one at a time, by the preset's settings."""
     from diffusers import AutoencoderKL
 
     preset, device = parts.preset, torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # The same precision as the checkpoint's generation, for a fair comparison.
-    precision = precision_on(preset, device)
+    precision = compute_dtype(preset, device)
     autoencoder = load_model(AutoencoderKL, str(preset.model), "vae", preset.variant, dtype=precision)
     kind = find_family(str(preset.family)).pipeline
     pipeline = load_pipeline(str(preset.model), kind, preset.variant, vae=autoencoder, dtype=precision).to(device)
@@ -113,7 +113,7 @@ def _draw_opaque(parts: LoadedCheckpoint, requests: Sequence[DrawRequest], repor
             guidance_scale=preset.guidance,
             height=preset.image_size,
             width=preset.image_size,
-            generator=generator_of(request.seed),
+            generator=seeded_generator(request.seed),
             output_type="pt",
         ).images
         levels_HW3 = (image_B3HW[0].float() * 255).round().to(torch.uint8).permute(1, 2, 0)
@@ -122,11 +122,11 @@ def _draw_opaque(parts: LoadedCheckpoint, requests: Sequence[DrawRequest], repor
     return images
 
 
-def _matte(opaque: Sequence[Picture], find_mask: Callable[[Picture], NDArray[np.bool_]], report: Report) -> list[RGBA]:
+def _matte(opaque: Sequence[Picture], find_mask: Callable[[Picture], NDArray[np.bool_]], report: ProgressCallback) -> list[RGBA]:
     """Extract the subject of each image by segmentation, trimap and matting."""
     matted: list[RGBA] = []
     for number, image in enumerate(opaque):
         report(Progress("matte", number, len(opaque)))
-        matted.append(cut_out(image, trimap_of(find_mask(image))))
+        matted.append(extract_subject(image, make_trimap(find_mask(image))))
     report(Progress("matte", len(opaque), len(opaque)))
     return matted

@@ -6,20 +6,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Picture = NDArray[np.uint8]
-Plane = NDArray[np.float32]
+ImageArray = NDArray[np.uint8]
+TrimapArray = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 UNKNOWN = 0.5
 BAND = 0.02
 """Half the width of the unknown band, as a share of the longer side."""
-FRAME = 0.02
+GRABCUT_BORDER = 0.02
 """The border that GrabCut initially takes for background, as a share of each side."""
-TURNS = 5
+GRABCUT_ITERATIONS = 5
 """Iterations of GrabCut."""
 
 
-def trimap_of(subject: Mask) -> Plane:
+def make_trimap(subject: Mask) -> TrimapArray:
     """Make a trimap from a mask: 1 inside, 0 outside, UNKNOWN within BAND of its outline.
 
     This is the usual erosion and dilation. Where a subject is thinner than the band, the band is
@@ -40,20 +40,20 @@ def trimap_of(subject: Mask) -> Plane:
     return trimap if subject.any() else np.zeros_like(trimap)
 
 
-def find_subject(picture: Picture) -> Mask:
+def find_subject(picture: ImageArray) -> Mask:
     """Find the subject of an opaque image (H x W x 3) by GrabCut (Rother et al., 2004).
 
     It starts with the border as background and the rest as subject, and runs TURNS iterations.
     Deterministic.
     """
     height, width = picture.shape[:2]
-    border_x, border_y = max(1, round(FRAME * width)), max(1, round(FRAME * height))
+    border_x, border_y = max(1, round(GRABCUT_BORDER * width)), max(1, round(GRABCUT_BORDER * height))
     mask = np.zeros((height, width), np.uint8)
     cv2.setRNGSeed(0)  # GrabCut initializes its color models randomly
     box, models = (
         (border_x, border_y, width - 2 * border_x, height - 2 * border_y),
         np.zeros((2, 1, 65)),
     )
-    cv2.grabCut(np.ascontiguousarray(picture), mask, box, models[0], models[1], TURNS, cv2.GC_INIT_WITH_RECT)
+    cv2.grabCut(np.ascontiguousarray(picture), mask, box, models[0], models[1], GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_RECT)
     subject: Mask = (mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD)
     return subject

@@ -16,7 +16,7 @@ from training.pretrained.loading import load_model, revision_of
 BATCH = 32
 
 
-class TextAgreement:
+class ClipScore:
     """CLIPScore (Hessel et al., 2021) with weight 100 for 2.5: 100 max(cos, 0), in 0..100."""
 
     def __init__(self, network: Any, processor: Any, source: str) -> None:
@@ -56,7 +56,7 @@ class TextAgreement:
         return scores
 
 
-def open_agreement(model: str, device: torch.device) -> TextAgreement:
+def load_clip_score(model: str, device: torch.device) -> ClipScore:
     """Load a CLIP of transformers by hub name or folder. Raises NotFound, Refused."""
     from transformers import AutoConfig, AutoProcessor, CLIPModel
 
@@ -75,4 +75,4 @@ def open_agreement(model: str, device: torch.device) -> TextAgreement:
     except (OSError, ValueError, ImportError) as error:
         hint = "download the whole model: tokenizer and processor are files next to its weights"
         raise Refused(f"{model} has weights but no processor: {str(error).splitlines()[0][:200]}", hint) from error
-    return TextAgreement(network.to(device).eval(), processor, f"{model}@{revision_of(model, network)}")
+    return ClipScore(network.to(device).eval(), processor, f"{model}@{revision_of(model, network)}")

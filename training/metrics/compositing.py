@@ -22,27 +22,27 @@ WINDOW, SIGMA = 11, 1.5
 C1, C2 = 0.01**2, 0.03**2
 """Window and constants of Wang et al. (2004), for values in [0, 1]."""
 
-LEAST_SIDE = WINDOW
+MIN_SIZE = WINDOW
 """Smallest image size in pixels: smaller images do not contain the window."""
 
 Metrics = dict[str, dict[str, Tensor]]
 """Values per image (shape B) by metric and background."""
 
 
-def blend(rgba_B4HW: Tensor, colour: tuple[int, int, int]) -> Tensor:
+def composite(rgba_B4HW: Tensor, colour: tuple[int, int, int]) -> Tensor:
     """Composite straight RGBA in [0, 1] over a color in 0..255: B x 3 x H x W in [0, 1]."""
     alpha_B1HW = rgba_B4HW[:, 3:]
     background_131 = (rgba_B4HW.new_tensor(colour) / 255).view(3, 1, 1)
     return alpha_B1HW * rgba_B4HW[:, :3] + (1 - alpha_B1HW) * background_131
 
 
-def blend_jpeg(rgba_B4HW: Tensor, colour: tuple[int, int, int]) -> Tensor:
+def composite_jpeg(rgba_B4HW: Tensor, colour: tuple[int, int, int]) -> Tensor:
     """Composite as published: truncated to 8 bits and sent through a JPEG.
 
     As in AlphaVAE's validation_pipeline/scripts/blend_rgba.py, with Pillow's defaults (quality 75,
     4:2:0).
     """
-    levels = (blend(rgba_B4HW, colour) * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    levels = (composite(rgba_B4HW, colour) * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     images = []
     for image in levels:
         file = io.BytesIO()
@@ -51,7 +51,7 @@ def blend_jpeg(rgba_B4HW: Tensor, colour: tuple[int, int, int]) -> Tensor:
     return torch.stack(images).permute(0, 3, 1, 2).to(rgba_B4HW) / 255
 
 
-def measure_blends(truth_B4HW: Tensor, again_B4HW: Tensor) -> Metrics:
+def composite_metrics(truth_B4HW: Tensor, again_B4HW: Tensor) -> Metrics:
     """Compute lossless PSNR (dB) and SSIM over each of the nine backgrounds of the codec.
 
     As in AlphaVAE (arXiv 2507.09308, 3.1). Both are means over color channels, and the channels of
@@ -69,9 +69,9 @@ def measure_blends(truth_B4HW: Tensor, again_B4HW: Tensor) -> Metrics:
     errors: dict[int, Tensor] = {}
     similar: dict[int, Tensor] = {}
     for level in {level for color in BACKGROUNDS.values() for level in color}:
-        truth_B3HW, again_B3HW = (blend(rgba, (level, level, level)) for rgba in (truth_B4HW, again_B4HW))
+        truth_B3HW, again_B3HW = (composite(rgba, (level, level, level)) for rgba in (truth_B4HW, again_B4HW))
         errors[level] = ((again_B3HW - truth_B3HW) ** 2).mean((2, 3))
-        similar[level] = similarity(truth_B3HW, again_B3HW).mean((2, 3))
+        similar[level] = ssim_map(truth_B3HW, again_B3HW).mean((2, 3))
     # A background's value is the mean of the channels at its three levels.
     return {
         "psnr": {name: _decibels(_of(errors, color)) for name, color in BACKGROUNDS.items()},
@@ -79,7 +79,7 @@ def measure_blends(truth_B4HW: Tensor, again_B4HW: Tensor) -> Metrics:
     }
 
 
-def measure_published(truth_B3HW: Tensor, again_B3HW: Tensor) -> dict[str, Tensor]:
+def published_metrics(truth_B3HW: Tensor, again_B3HW: Tensor) -> dict[str, Tensor]:
     """Compute psnr_jpeg and ssim_jpeg of two `blend_jpeg` outputs as IQA-PyTorch does, shape B.
 
     PSNR is over RGB with 1e-8 added to the error, so that equal images have 80 dB. SSIM is of the
@@ -90,11 +90,11 @@ def measure_published(truth_B3HW: Tensor, again_B3HW: Tensor) -> dict[str, Tenso
     lumas = (((image * luma_131).sum(1, keepdim=True) * 255).round() / 255 for image in (truth_B3HW, again_B3HW))
     return {
         "psnr_jpeg": -10 * torch.log10(mse_B + 1e-8),
-        "ssim_jpeg": similarity(*lumas).clamp_min(0).mean((1, 2, 3)),
+        "ssim_jpeg": ssim_map(*lumas).clamp_min(0).mean((1, 2, 3)),
     }
 
 
-def psnr_of(truth_BCHW: Tensor, again_BCHW: Tensor) -> Tensor:
+def psnr(truth_BCHW: Tensor, again_BCHW: Tensor) -> Tensor:
     """Compute the PSNR of each image in dB for values in [0, 1]; 100 for equal images."""
     return _decibels(((again_BCHW.clamp(0, 1) - truth_BCHW) ** 2).flatten(1).mean(1))
 
@@ -113,13 +113,13 @@ def psnr_inside(truth_B4HW: Tensor, again_B4HW: Tensor, inside_B1HW: Tensor) -> 
     count_B = inside_B1HW.flatten(1).sum(1).clamp_min(1)
     errors: dict[int, Tensor] = {}
     for level in {level for color in BACKGROUNDS.values() for level in color}:
-        truth_B3HW, again_B3HW = (blend(rgba, (level, level, level)) for rgba in (truth_B4HW, again_B4HW))
+        truth_B3HW, again_B3HW = (composite(rgba, (level, level, level)) for rgba in (truth_B4HW, again_B4HW))
         squares_B3HW = (again_B3HW - truth_B3HW) ** 2 * inside_B1HW
         errors[level] = squares_B3HW.sum((2, 3)) / count_B[:, None]
     return torch.stack([_decibels(_of(errors, color)) for color in BACKGROUNDS.values()]).mean(0)
 
 
-def similarity(one_BCHW: Tensor, other_BCHW: Tensor) -> Tensor:
+def ssim_map(one_BCHW: Tensor, other_BCHW: Tensor) -> Tensor:
     """Compute the SSIM map of values in [0, 1] (Wang et al., 2004, equation 13).
 
     The window is Gaussian, 11 x 11 with sigma 1.5, and applied only where it fits, so that the

@@ -18,7 +18,7 @@ from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 from curation.errors import Refused
 from training.external_weights import read_header, read_tensors
 
-SIDE, FEATURES = 299, 2048
+INPUT_SIZE, FEATURES = 299, 2048
 
 STEM = (
     "Conv2d_1a_3x3:32:3x3/2 Conv2d_2a_3x3:32:3x3/1v Conv2d_2b_3x3:64:3x3 max/2 "
@@ -152,14 +152,14 @@ class Inception(_Block):
         Images are resized to 299 x 299 as in clean-fid (Parmar et al., 2022), bicubic with
         antialiasing, and normalized to (v - 128) / 128 for v in 0..255.
         """
-        resized = interpolate(image_B3HW * 255, (SIDE, SIDE), mode="bicubic", antialias=True, align_corners=False)
+        resized = interpolate(image_B3HW * 255, (INPUT_SIZE, INPUT_SIZE), mode="bicubic", antialias=True, align_corners=False)
         feature = super().forward((resized.clamp(0, 255) - 128) / 128)
         for name in BLOCKS:
             feature = self.get_submodule(name)(feature)
         return feature.mean((2, 3))
 
 
-def open_inception(path: Path) -> Inception:
+def load_inception(path: Path) -> Inception:
     """Load the network from a safetensors file, frozen. Raises NotFound, Refused."""
     shapes = read_header(path).shapes
     with torch.device("meta"):

@@ -14,28 +14,28 @@ from numpy.typing import NDArray
 
 from curation.ports import RGBA
 
-SOLID = 127
+OPAQUE_ALPHA = 127
 DARKEST = 0.002
-RESAMPLES, SURE = 1_000, 0.95
-LEAST = 4
+RESAMPLES, CONFIDENCE = 1_000, 0.95
+MIN_PROMPTS = 4
 """Number of images below which a correlation is meaningless."""
 
 _Y = np.array([0.2126, 0.7152, 0.0722])  # CIE Y of linear sRGB
 
-Lights = tuple[float, float]
+LayerBrightness = tuple[float, float]
 
 
-def lights_of(foreground: RGBA, background: RGBA) -> Lights:
+def brightness_of_layers(foreground: RGBA, background: RGBA) -> LayerBrightness:
     """Return the mean log2 of CIE Y (0.002..1) of foreground and background.
 
     The foreground counts where its alpha is above one half, the background elsewhere; neither area
     may be empty.
     """
-    solid = foreground[..., 3] > SOLID
+    solid = foreground[..., 3] > OPAQUE_ALPHA
     return _brightness(foreground[solid]), _brightness(background[~solid])
 
 
-def correlation(pictures: Sequence[Sequence[Lights]]) -> float | None:
+def correlation(pictures: Sequence[Sequence[LayerBrightness]]) -> float | None:
     """Compute Pearson's r of foreground and background brightness, in -1..1.
 
     Args:
@@ -45,22 +45,22 @@ def correlation(pictures: Sequence[Sequence[Lights]]) -> float | None:
         The correlation over all pairs; None if there are too few prompts, or no variance.
     """
     values = np.array([lights for pairs in pictures for lights in pairs])
-    if sum(bool(pairs) for pairs in pictures) < LEAST or not values.std(axis=0).all():
+    if sum(bool(pairs) for pairs in pictures) < MIN_PROMPTS or not values.std(axis=0).all():
         return None
     return float(np.corrcoef(values.T)[0, 1])
 
 
-def resample(count: int) -> list[NDArray[np.int64]]:
+def bootstrap_indices(count: int) -> list[NDArray[np.int64]]:
     """Return bootstrap resamples (Efron) of `count` indices with replacement, always the same."""
     return list(np.random.default_rng(count).integers(0, count, (RESAMPLES, count)))
 
 
-def interval(values: Sequence[float | None]) -> tuple[float, float] | tuple[None, None]:
+def percentile_interval(values: Sequence[float | None]) -> tuple[float, float] | tuple[None, None]:
     """Return the central 95 % interval of resampled values, which may include None."""
     present = [value for value in values if value is not None]
     if not present:
         return None, None
-    low, high = np.quantile(present, [(1 - SURE) / 2, (1 + SURE) / 2])
+    low, high = np.quantile(present, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
 

@@ -13,14 +13,14 @@ Matte = NDArray[np.float32]
 
 SIGMA = 1.4
 STEP, THETA = 0.1, 0.15
-CELL = 1000
+UNIT = 1000
 """Sums are in thousands, as is usual in matting."""
 
-BAND = 0.01
+BAND_SHARE = 0.01
 """Half the width of a trimap's unknown band as a share of the longer side; at least one pixel."""
 
 
-def measure_matte(truth_HW: Matte, again_HW: Matte) -> dict[str, float]:
+def matting_errors(truth_HW: Matte, again_HW: Matte) -> dict[str, float]:
     """Compute the four errors over all pixels (`alpha_*`) and in the trimap's unknown region.
 
     A matting method is given alpha outside the unknown region. So `unknown_*` use the true alpha
@@ -30,7 +30,7 @@ def measure_matte(truth_HW: Matte, again_HW: Matte) -> dict[str, float]:
         truth_HW: True alpha.
         again_HW: Estimated alpha.
     """
-    known = ~unknown(truth_HW)
+    known = ~unknown_region(truth_HW)
     completed_HW = np.where(known, truth_HW, again_HW)
     everywhere = np.ones_like(known)
     regions = {"alpha": (again_HW, everywhere), "unknown": (completed_HW, ~known)}
@@ -41,13 +41,13 @@ def measure_matte(truth_HW: Matte, again_HW: Matte) -> dict[str, float]:
     }
 
 
-def unknown(truth_HW: Matte) -> NDArray[np.bool_]:
+def unknown_region(truth_HW: Matte) -> NDArray[np.bool_]:
     """Return the unknown region of a trimap made from true alpha.
 
     A pixel is known if alpha is 0, or is 1, everywhere in a square around it that reaches BAND of
     the longer side in each direction.
     """
-    reach = max(1, round(BAND * max(truth_HW.shape)))
+    reach = max(1, round(BAND_SHARE * max(truth_HW.shape)))
     square = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
     lowest, highest = cv2.erode(truth_HW, square), cv2.dilate(truth_HW, square)
     region: NDArray[np.bool_] = (lowest < 1) & (highest > 0)
@@ -60,10 +60,10 @@ def _errors(truth_HW: Matte, again_HW: Matte, counted_HW: NDArray[np.bool_]) -> 
     gradient_HW = gradient(again_HW) - gradient(truth_HW)
     connected_HW = connectivity(truth_HW, again_HW)
     return {
-        "sad": float(np.abs(error_HW)[counted_HW].sum()) / CELL,
+        "sad": float(np.abs(error_HW)[counted_HW].sum()) / UNIT,
         "mse": float((error_HW**2)[counted_HW].mean()) if counted_HW.any() else 0.0,
-        "grad": float((gradient_HW**2)[counted_HW].sum()) / CELL,
-        "conn": float(connected_HW[counted_HW].sum()) / CELL,
+        "grad": float((gradient_HW**2)[counted_HW].sum()) / UNIT,
+        "conn": float(connected_HW[counted_HW].sum()) / UNIT,
     }
 
 

@@ -20,7 +20,7 @@ SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 Convolution = tuple[int, int, int, int]  # width, kernel, stride, padding
 
-TOWERS: dict[str, tuple[tuple[int, tuple[Convolution, ...]], ...]] = {
+BACKBONES: dict[str, tuple[tuple[int, tuple[Convolution, ...]], ...]] = {
     "alex": (
         (0, ((64, 11, 4, 2),)),
         (3, ((192, 5, 1, 2),)),
@@ -39,13 +39,13 @@ TOWERS: dict[str, tuple[tuple[int, tuple[Convolution, ...]], ...]] = {
 """Five slices: the max pooling before each (0 for none), then its convolutions with ReLU."""
 
 
-class Perceptual(nn.Module):
+class LPIPS(nn.Module):
     """LPIPS on one of the towers, with the names of its state dict; initial weights are random."""
 
     def __init__(self, tower: str = "alex") -> None:
         super().__init__()
         self.net, channels, first = nn.Module(), 3, 0
-        for number, (pool, convolutions) in enumerate(TOWERS[tower]):
+        for number, (pool, convolutions) in enumerate(BACKBONES[tower]):
             layers: list[nn.Module] = [nn.MaxPool2d(pool, 2)] if pool else []
             for width, kernel, stride, padding in convolutions:
                 layers += [nn.Conv2d(channels, width, kernel, stride, padding), nn.ReLU()]
@@ -79,7 +79,7 @@ class Perceptual(nn.Module):
         return distance_B
 
 
-def open_perceptual(path: Path) -> Perceptual:
+def load_lpips(path: Path) -> LPIPS:
     """Load LPIPS from a safetensors file, frozen. Raises NotFound, Refused."""
     shapes = read_header(path).shapes
     # The tower follows from the size of its first kernel.
@@ -88,7 +88,7 @@ def open_perceptual(path: Path) -> Perceptual:
     if tower is None:
         raise Refused(f"{path} is not LPIPS on AlexNet or VGG", hint)
     with torch.device("meta"):
-        network = Perceptual(tower)
+        network = LPIPS(tower)
     expected = network.state_dict()
     missing = sorted(name for name, tensor in expected.items() if shapes.get(name) != tuple(tensor.shape))
     if missing:

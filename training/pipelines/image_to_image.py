@@ -11,12 +11,12 @@ from torch import Tensor
 
 from curation.errors import Refused
 from training.pipelines.delegation import bind_arguments
-from training.pipelines.images import Images, Picture, as_latents, check_output, to_rgba
+from training.pipelines.images import ImageInput, ImageOutput, as_latents, check_output, to_rgba
 from training.pipelines.text_to_image import TransparentOutput, TransparentPipeline
 from training.transparency.autoencoder import Autoencoder
 from training.transparency.codec import adjusted_posterior
 from training.transparency.networks import Transparency
-from training.transparency.padding import pad_colours
+from training.transparency.padding import pad_colors
 
 
 class TransparentImageToImagePipeline(TransparentPipeline):
@@ -52,7 +52,7 @@ class TransparentImageToImagePipeline(TransparentPipeline):
     def __call__(  # type: ignore[override]
         self,
         prompt: str | list[str] | None = None,
-        image: Picture | Sequence[Picture] | Tensor | None = None,
+        image: ImageInput | Sequence[ImageInput] | Tensor | None = None,
         strength: float = 0.75,
         num_inference_steps: int = 50,
         *,
@@ -60,7 +60,7 @@ class TransparentImageToImagePipeline(TransparentPipeline):
         return_dict: bool = True,
         views: int | None = None,
         **arguments: Any,
-    ) -> TransparentOutput | tuple[Images]:
+    ) -> TransparentOutput | tuple[ImageOutput]:
         """Generate from an image.
 
         Args:
@@ -128,14 +128,14 @@ class TransparentImageToImagePipeline(TransparentPipeline):
         Returns:
             `torch.Tensor`: The latents, B x C x h x w.
         """
-        alpha_B1HW, padded_B3HW = rgba_B4HW[:, 3:], pad_colours(rgba_B4HW)
+        alpha_B1HW, padded_B3HW = rgba_B4HW[:, 3:], pad_colors(rgba_B4HW)
         encoder, straight_B3HW = (
             self.transparency.to(self.backbone.device).encoder,
             rgba_B4HW[:, :3],
         )
         return adjusted_posterior(self.backbone, encoder, alpha_B1HW, padded_B3HW, straight_B3HW=straight_B3HW)[0]
 
-    def _initial_latents(self, image: Picture | Sequence[Picture] | Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def _initial_latents(self, image: ImageInput | Sequence[ImageInput] | Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Return scaled latents to start from, and the height and width of their images."""
         scaled_BCHW = as_latents(image, self.backbone.latent_channels)
         if scaled_BCHW is not None:

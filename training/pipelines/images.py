@@ -14,20 +14,20 @@ from torch import Tensor
 
 from curation.errors import Refused
 from curation.images.colors import to_eight_bits
-from curation.images.headers import BadFile
+from curation.images.headers import InvalidImage
 from curation.images.pillow_images import from_path, from_pillow
-from training.transparency.padding import pad_colour
+from training.transparency.padding import pad_color
 
-Picture = Image.Image | str | Path | NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32] | Tensor
+ImageInput = Image.Image | str | Path | NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32] | Tensor
 """A PIL image or the path of a file, converted to sRGB by its profile; an H x W x 3 or 4 array of
 uint8, uint16 or float in [0, 1]; or a 3 or 4 x H x W tensor of uint8 or float in [0, 1]."""
 
-Images = list[Image.Image] | NDArray[np.float32] | Tensor
+ImageOutput = list[Image.Image] | NDArray[np.float32] | Tensor
 """Output images: PIL images ("pil"), B x H x W x 4 float32 in [0, 1] ("np"), or B x 4 x H x W
 ("pt")."""
 
 
-def to_rgba(pictures: Picture | Sequence[Picture]) -> Tensor:
+def to_rgba(pictures: ImageInput | Sequence[ImageInput]) -> Tensor:
     """Convert images of one size to straight RGBA in [0, 1], B x 4 x H x W float32.
 
     Images without alpha are opaque. PIL images and files are converted to upright sRGB by the color
@@ -62,7 +62,7 @@ def to_array(rgba_B4HW: Tensor) -> NDArray[np.uint8]:
     return pixels
 
 
-def present(rgba_B4HW: Tensor, output_type: str) -> Images:
+def to_output_type(rgba_B4HW: Tensor, output_type: str) -> ImageOutput:
     """Convert straight RGBA in [0, 1] to the output type.
 
     Args:
@@ -86,7 +86,7 @@ def present(rgba_B4HW: Tensor, output_type: str) -> Images:
 def check_output(output_type: str) -> None:
     """Check an output_type before generation. Raises Refused if it is unknown."""
     if output_type != "latent":
-        present(torch.zeros(0, 4, 1, 1), output_type)
+        to_output_type(torch.zeros(0, 4, 1, 1), output_type)
 
 
 def as_latents(pictures: object, channels: int) -> Tensor | None:
@@ -117,7 +117,7 @@ LATENT_MARGIN = 0.25
 """How far pixel values may leave [0, 1], as after a resize, before they count as latents."""
 
 
-def fit(rgba_B4HW: Tensor, height: int, width: int) -> Tensor:
+def resize_to_cover(rgba_B4HW: Tensor, height: int, width: int) -> Tensor:
     """Resize straight RGBA to cover height x width and crop it centrally (see `enlarge`)."""
     rows, columns = rgba_B4HW.shape[-2:]
     if (rows, columns) == (height, width):
@@ -126,10 +126,10 @@ def fit(rgba_B4HW: Tensor, height: int, width: int) -> Tensor:
     ratio = max(height / rows, width / columns)
     rows, columns = max(height, round(rows * ratio)), max(width, round(columns * ratio))
     top, left = (rows - height) // 2, (columns - width) // 2
-    return enlarge(rgba_B4HW, rows, columns)[..., top : top + height, left : left + width]
+    return resize_rgba(rgba_B4HW, rows, columns)[..., top : top + height, left : left + width]
 
 
-def enlarge(rgba_B4HW: Tensor, height: int, width: int) -> Tensor:
+def resize_rgba(rgba_B4HW: Tensor, height: int, width: int) -> Tensor:
     """Resize straight RGBA without color fringes, by Lanczos, or by area where it shrinks.
 
     Hidden colors are filled in first (`pad_colour`). Color is resized premultiplied and divided by
@@ -146,7 +146,7 @@ def enlarge(rgba_B4HW: Tensor, height: int, width: int) -> Tensor:
     )
 
 
-def _to_rgba(picture: Picture) -> Tensor:
+def _to_rgba(picture: ImageInput) -> Tensor:
     """Convert one image to straight RGBA in [0, 1], 4 x H x W. Raises Refused."""
     if isinstance(picture, Image.Image | str | Path):
         picture = _decode(picture)
@@ -164,7 +164,7 @@ def _decode(picture: Image.Image | str | Path) -> NDArray[np.uint8]:
     """Decode a PIL image or a file. Raises Refused."""
     try:
         return from_pillow(picture) if isinstance(picture, Image.Image) else from_path(picture)
-    except BadFile as error:
+    except InvalidImage as error:
         raise Refused(f"an image cannot be read: {error.sentence}", "save it as PNG or lossless WebP") from error
 
 
@@ -179,7 +179,7 @@ def _enlarge(rgba: NDArray[np.float32], height: int, width: int) -> NDArray[np.f
     def resize(image: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(cv2.resize(image, (width, height), interpolation=kind), np.float32)
 
-    padded = pad_colour(rgba)
+    padded = pad_color(rgba)
     premultiplied, alpha = (
         resize(padded * rgba[..., 3:]),
         resize(rgba[..., 3])[..., None].clip(0, 1),

@@ -16,27 +16,27 @@ from torch import Tensor
 from curation.domain import LayerRole
 from curation.errors import Refused
 from training.external_weights import read_header, read_tensors
-from training.interop.denoiser_weights import read_base_file
+from training.interop.denoiser_weights import read_denoiser_file
 from training.interop.modes import MODES, SINGLE, Mode
 from training.pipelines.delegation import DelegatingPipeline, bind_arguments
 from training.pipelines.images import (
-    Images,
-    Picture,
+    ImageInput,
+    ImageOutput,
     as_latents,
     check_output,
-    fit,
-    present,
+    resize_to_cover,
+    to_output_type,
     to_rgba,
 )
 from training.pipelines.loading import Files
-from training.pipelines.saving import LAYERS, find_saved, save_layers
+from training.pipelines.saving import LAYERS, save_layers, saved_part
 from training.pipelines.text_to_image import TransparentPipeline
 from training.pipelines.weight_swap import SwappableWeights
-from training.safetensors_io import facts_in
+from training.safetensors_io import layerloop_metadata
 from training.transparency.autoencoder import Autoencoder
 from training.transparency.networks import Transparency
-from training.transparency.padding import on_grey
-from training.transparency.tiling import mirror_to, whole
+from training.transparency.padding import over_gray
+from training.transparency.tiling import mirror_pad, round_up
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -49,11 +49,11 @@ class LayersOutput(BaseOutput):
     generated layers are scaled latents, as in diffusers.
     """
 
-    foreground: Images | None = None
+    foreground: ImageOutput | None = None
     """RGBA from the alpha decoder, or the given foreground."""
-    background: Images | None = None
+    background: ImageOutput | None = None
     """Opaque RGBA."""
-    blended: Images | None = None
+    blended: ImageOutput | None = None
     """Opaque RGBA."""
     latents: Mapping[LayerRole, Tensor] | None = None
     """Unscaled latents of the generated layers, B x C x h x w each."""
@@ -124,7 +124,7 @@ class LayersPipeline(DelegatingPipeline):
             NotFound: A file or the model does not exist.
             Refused: The weights are of another mode or do not fit the model.
         """
-        path = _single_path(layers) if layers is not None else find_saved(model, LAYERS)
+        path = _single_path(layers) if layers is not None else saved_part(model, LAYERS)
         pipe = TransparentPipeline.from_pretrained(model, transparency, adapter, **options)
         tensors, facts = _read_layer_weights(path)
         mode = MODES.get(facts.get("mode", ""), SINGLE)
@@ -254,7 +254,7 @@ class LayersPipeline(DelegatingPipeline):
             generator = [item for item in _rows(list(generator), count) for _ in range(frames)]
         stride = self.pipe.backbone.stride
         if size is not None:
-            arguments |= {"height": whole(size[0], stride), "width": whole(size[1], stride)}
+            arguments |= {"height": round_up(size[0], stride), "width": round_up(size[1], stride)}
         # The weights of the mode are in the UNet only while it generates.
         with self.lesson.taught(self._condition(given, count), stop_at):
             scaled_BCHW = self.pipeline(generator=generator, output_type="latent", return_dict=False, **arguments)[0]
@@ -290,7 +290,7 @@ class LayersPipeline(DelegatingPipeline):
     def _call(
         self,
         texts: Mapping[LayerRole, str | Sequence[str] | None],
-        given: Mapping[LayerRole, Picture | Sequence[Picture] | Tensor | None],
+        given: Mapping[LayerRole, ImageInput | Sequence[ImageInput] | Tensor | None],
         *,
         height: int | None = None,
         width: int | None = None,
@@ -298,7 +298,7 @@ class LayersPipeline(DelegatingPipeline):
         return_dict: bool = True,
         views: int | None = None,
         **arguments: Any,
-    ) -> LayersOutput | tuple[Images | None, ...]:
+    ) -> LayersOutput | tuple[ImageOutput | None, ...]:
         """Generate from images to images, in any mode."""
         check_output(output_type)
         if arguments.get("prompt_embeds") is None and any(texts[role] is None for role in self.mode.drawn):
@@ -307,9 +307,9 @@ class LayersPipeline(DelegatingPipeline):
         pictures = {role: self._pixels(item) for role, item in given.items() if item is not None}
         self._check(pictures)
         size = _size(pictures, height, width)
-        fitted = {role: fit(item, *size) for role, item in pictures.items()} if size else {}
+        fitted = {role: resize_to_cover(item, *size) for role, item in pictures.items()} if size else {}
         latents = self.draw(texts, fitted, size, **arguments)
-        shown: Mapping[Any, Images] = {role: self.pipe.normalise(item) for role, item in latents.items()}
+        shown: Mapping[Any, ImageOutput] = {role: self.pipe.normalise(item) for role, item in latents.items()}
         if output_type != "latent":
             # Without a size the model chose its own: compute it from the latents.
             if size is None:
@@ -317,11 +317,11 @@ class LayersPipeline(DelegatingPipeline):
                 rows, columns = next(iter(latents.values())).shape[-2:]
                 size = rows * stride, columns * stride
             layers = fitted | self.decode(latents, size, views)
-            shown = {role: present(rgba, output_type) for role, rgba in layers.items()}
+            shown = {role: to_output_type(rgba, output_type) for role, rgba in layers.items()}
         out = LayersOutput(**shown, latents=latents)
         return out if return_dict else (out.foreground, out.background, out.blended)
 
-    def _pixels(self, given: Picture | Sequence[Picture] | Tensor) -> Tensor:
+    def _pixels(self, given: ImageInput | Sequence[ImageInput] | Tensor) -> Tensor:
         """Convert a given layer to RGBA. Raises Refused for latents."""
         if as_latents(given, self.pipe.backbone.latent_channels) is not None:
             hint = "pass an image, such as an output of output_type='pt', 'np' or 'pil'"
@@ -344,9 +344,9 @@ class LayersPipeline(DelegatingPipeline):
         stride, inputs = self.pipe.backbone.stride, []
         for role in self.mode.given:
             rgba_B4HW = given[role]
-            size = tuple(whole(length, stride) for length in rgba_B4HW.shape[-2:])
+            size = tuple(round_up(length, stride) for length in rgba_B4HW.shape[-2:])
             # Attention sharing takes pixels over gray, the other modes latents.
-            image_B3HW = mirror_to(on_grey(rgba_B4HW[:, :3], rgba_B4HW[:, 3:]), *size)
+            image_B3HW = mirror_pad(over_gray(rgba_B4HW[:, :3], rgba_B4HW[:, 3:]), *size)
             inputs.append(image_B3HW if self.mode.shared else _encode(self.pipe, image_B3HW))
         condition = torch.cat([rows.expand(max(map(len, inputs)), -1, -1, -1) for rows in inputs], dim=1)
         return condition.repeat_interleave(count // len(condition), dim=0)
@@ -444,10 +444,10 @@ def _prompts(texts: Sequence[str | Sequence[str] | None], count: int) -> list[st
 def _read_layer_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read the weights of a mode, as released or written by `save_pretrained`. Raises Refused."""
     header = read_header(path)
-    facts = facts_in(header.metadata)
+    facts = layerloop_metadata(header.metadata)
     if facts.get("part") == LAYERS and "kind" in facts and facts["kind"] in {"weights", "sharing"}:
         return read_tensors(header, header.shapes), facts
-    return read_base_file(path)
+    return read_denoiser_file(path)
 
 
 def _rows(given: str | Sequence[Any], count: int) -> list[Any]:

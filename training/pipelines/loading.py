@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from curation.errors import NotFound, Refused
-from training.denoiser.finetuned_weights import teach
+from training.denoiser.finetuned_weights import load_finetuned
 from training.external_weights import WeightsHeader, read_header, read_tensors
 from training.interop import read_transparency
-from training.interop.adapters import merged, pairs
-from training.interop.denoiser_weights import read_base_file
-from training.interop.formats import WeightFormat, recognise_parts
+from training.interop.adapters import lora_delta, matrices_by_module
+from training.interop.denoiser_weights import read_denoiser_file
+from training.interop.formats import WeightFormat, recognize_parts
 from training.interop.modes import MODES
-from training.pipelines.saving import read_columns
+from training.pipelines.saving import read_saved_preset
 from training.presets.presets import PRESETS, find_preset
-from training.safetensors_io import facts_in
+from training.safetensors_io import layerloop_metadata
 from training.transparency.networks import Transparency, open_transparency
 
 Files = str | Path | Sequence[str | Path]
@@ -51,7 +51,7 @@ def load_transparency(
     headers = [read_header(path) for path in _paths(source)]
     # A part of a checkpoint has everything in one file.
     for header in headers:
-        if facts_in(header.metadata).get("part") == "transparency":
+        if layerloop_metadata(header.metadata).get("part") == "transparency":
             return _open_part(header, offset_scale)
     formats = {WeightFormat.encoder, WeightFormat.decoder}
     # A folder may have other weight files too.
@@ -60,7 +60,7 @@ def load_transparency(
     return read_transparency(files, replace(PRESETS["sdxl"], latent_channels=channels), offset_scale)[0]
 
 
-def learn(unet: Any, files: Files) -> None:
+def merge_files(unet: Any, files: Files) -> None:
     """Merge released files, LoRAs or a checkpoint's base into a UNet, in place, for generation.
 
     Adapters are added to the weights (W + alpha / rank * B A). User LoRAs that are loaded before or
@@ -77,14 +77,14 @@ def learn(unet: Any, files: Files) -> None:
         Refused: A file does not fit the UNet, or belongs to a layer mode.
     """
     for path in _paths(files):
-        tensors, facts = read_base_file(path)
+        tensors, facts = read_denoiser_file(path)
         if "mode" in facts:
             hint = "pass it as layers= to its mode's pipeline, such as ForegroundToBlendedPipeline"
             raise Refused(f"{path} does not generate single foregrounds: it is {MODES[facts['mode']]}", hint)
-        merge(unet, tensors, facts, path)
+        merge_weights(unet, tensors, facts, path)
 
 
-def merge(
+def merge_weights(
     unet: Any,
     tensors: Mapping[str, Tensor],
     facts: Mapping[str, str],
@@ -108,10 +108,10 @@ def merge(
     # Multiply adapters out in float32 before adding them.
     if facts["kind"] == "adapter":
         scale = float(facts["alpha"]) / float(facts["rank"])
-        tensors = {f"{module}.weight": merged(down, up, scale) for module, (down, up) in pairs(tensors).items()}
+        tensors = {f"{module}.weight": lora_delta(down, up, scale) for module, (down, up) in matrices_by_module(tensors).items()}
         facts = {"kind": "difference"}
     try:
-        teach(unet, tensors, facts)
+        load_finetuned(unet, tensors, facts)
     except RuntimeError as error:
         hint = "is it for another family of models?"
         raise Refused(f"{source} does not fit this UNet: {str(error)[:200]}", hint) from error
@@ -135,15 +135,15 @@ def _paths(source: Files) -> list[Path]:
 
 def _is_one_of(header: WeightsHeader, formats: set[WeightFormat]) -> bool:
     try:
-        return any(layout in formats for layout, _ in recognise_parts(header))
+        return any(layout in formats for layout, _ in recognize_parts(header))
     except Refused:
         return False
 
 
 def _open_part(header: WeightsHeader, offset_scale: float | None) -> Transparency:
     """Load both networks from the part "transparency" of a checkpoint."""
-    facts = facts_in(header.metadata)
-    preset = read_columns(facts) or find_preset(facts["preset"], json.loads(facts.get("changes", "{}")))
+    facts = layerloop_metadata(header.metadata)
+    preset = read_saved_preset(facts) or find_preset(facts["preset"], json.loads(facts.get("changes", "{}")))
     with torch.no_grad():
         networks = open_transparency(preset, read_tensors(header, header.shapes), facts)
     if offset_scale is not None:

@@ -14,22 +14,22 @@ from torch import Tensor
 
 from curation.domain import Checkpoint, canonical_json
 from curation.errors import Refused
-from curation.object_store import sha256_of
+from curation.object_store import compute_sha256
 from curation.ports import LoraFile, ObjectStore
-from training.checkpoint import STYLE
+from training.checkpoint import LORA_PREFIX
 from training.external_weights import WeightsHeader, read_header, read_tensors
 from training.interop.adapters import read_lora
 from training.interop.denoiser_weights import check_base
-from training.interop.formats import WeightFormat, recognise
-from training.interop.relatives import is_of_text
+from training.interop.formats import WeightFormat, recognize
+from training.interop.relatives import is_text_encoder_key
 from training.presets.presets import find_preset
 from training.pretrained.families import find_family
 from training.safetensors_io import save_part
 
-Stored = tuple[Mapping[str, Tensor], Mapping[str, str]]
+StoredLora = tuple[Mapping[str, Tensor], Mapping[str, str]]
 
 
-def add_styles(checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[LoraFile]) -> Checkpoint:
+def add_loras(checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[LoraFile]) -> Checkpoint:
     """Store LoRAs beside a checkpoint's weights (the port LAYERLOOP_LORA_LOADER).
 
     The result has its own id and the given checkpoint as its parent; generated candidates refer to
@@ -55,7 +55,7 @@ def add_styles(checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[Lora
     headers = [read_header(style.path) for style in styles]
     for header in headers:
         _check(header, preset)
-    numbers = [int(part.removeprefix(STYLE)) for part in checkpoint.files if part.startswith(STYLE)]
+    numbers = [int(part.removeprefix(LORA_PREFIX)) for part in checkpoint.files if part.startswith(LORA_PREFIX)]
     # Each LoRA becomes a part of its own, with the file's metadata.
     files = dict(checkpoint.files)
     for number, (style, header) in enumerate(zip(styles, headers, strict=True), max(numbers, default=0) + 1):
@@ -63,15 +63,15 @@ def add_styles(checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[Lora
             "kind": "style",
             "name": style.path.name,
             "weight": repr(float(style.weight)),
-            "sha256": sha256_of(style.path),
+            "sha256": compute_sha256(style.path),
             "header": canonical_json(dict(header.metadata)),
         }
-        part = f"{STYLE}{number}"
+        part = f"{LORA_PREFIX}{number}"
         files[part] = save_part(store, part, read_tensors(header, header.shapes), facts)
     return replace(checkpoint, files=files, parent=checkpoint.id, evaluation={}, sample_grid=None)
 
 
-def apply_styles(pipeline: Any, styles: Sequence[Stored]) -> None:
+def apply_loras(pipeline: Any, styles: Sequence[StoredLora]) -> None:
     """Fuse stored LoRAs into a diffusers pipeline, in place. Raises Refused if one does not fit."""
     if not styles:
         return
@@ -95,7 +95,7 @@ def apply_styles(pipeline: Any, styles: Sequence[Stored]) -> None:
     pipeline.unload_lora_weights()
 
 
-def describe_styles(styles: Sequence[Stored]) -> dict[str, str]:
+def describe_loras(styles: Sequence[StoredLora]) -> dict[str, str]:
     """Describe the LoRAs of a generation: name, first digits of the file's sha256, weight."""
     described = [f"{facts['name']} {facts['sha256'][:12]}:{float(facts['weight']):g}" for _, facts in styles]
     return {"lora": ", ".join(described)} if described else {}
@@ -104,10 +104,10 @@ def describe_styles(styles: Sequence[Stored]) -> dict[str, str]:
 def _check(header: WeightsHeader, preset: Any) -> None:
     """Check that a file is a LoRA whose UNet part fits the preset's model. Raises Refused."""
     # Text-encoder tensors are allowed, and not checked.
-    of_unet = {name: shape for name, shape in header.shapes.items() if not is_of_text(name)}
+    of_unet = {name: shape for name, shape in header.shapes.items() if not is_text_encoder_key(name)}
     if not of_unet:
         return
-    layout = recognise(replace(header, shapes=of_unet))
+    layout = recognize(replace(header, shapes=of_unet))
     if layout is not WeightFormat.lora:
         hint = "import weights of transparency with: layerloop checkpoint import"
         raise Refused(f"{header.path} is {layout}, not a style LoRA", hint)

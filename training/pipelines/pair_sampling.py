@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curation.domain import DrawRequest, LayerRole
+from curation.domain import GenerationRequest, LayerRole
 from curation.errors import Refused
 from curation.images.codec import decode_layer
-from curation.ports import RGBA, DrawOptions, Layers, ObjectStore
+from curation.ports import RGBA, GenerationOptions, Layers, ObjectStore
 from training.checkpoint import LoadedCheckpoint
-from training.draw_batches import as_layers, generator_of
-from training.interop.modes import SINGLE, Mode, plan
+from training.draw_batches import seeded_generator, to_layers
+from training.interop.modes import SINGLE, Mode, plan_modes
 from training.pipelines.images import to_rgba
 from training.pipelines.layers import LayersPipeline, prefers_euler
 from training.pipelines.text_to_image import TransparentPipeline
@@ -49,8 +49,8 @@ class PairSampler:
     @torch.no_grad()
     def draw(
         self,
-        requests: Sequence[DrawRequest],
-        options: DrawOptions,
+        requests: Sequence[GenerationRequest],
+        options: GenerationOptions,
         size: tuple[int, int],
         schedulers: tuple[Any, Any],
         arguments: Mapping[str, Any],
@@ -76,7 +76,7 @@ class PairSampler:
         layers = {role: to_rgba(pixels) for role, pixels in stored.items()}
         height, width = _size(stored, options) or size[::-1]
         texts = _texts(requests)
-        generators = [generator_of(request.seed) for request in requests]
+        generators = [seeded_generator(request.seed) for request in requests]
         # Each mode adds the layers it generates to those that the next one may be given.
         for mode in modes:
             pipe = LayersPipeline(self.pipe, self._layer_weights(mode.name), mode)
@@ -92,7 +92,7 @@ class PairSampler:
             layers |= pipe.decode(latents, (height, width))
         return _by_request({role: layers[role] for role in LayerRole}, stored, len(requests))
 
-    def describe(self, options: DrawOptions) -> dict[str, str]:
+    def describe(self, options: GenerationOptions) -> dict[str, str]:
         """Describe the given layers and the modes that generate the others.
 
         Raises:
@@ -104,10 +104,10 @@ class PairSampler:
             described["sampler of the last mode"] = "euler_a"
         return described | {"modes": ", ".join(mode.name for mode in modes)}
 
-    def _modes(self, options: DrawOptions) -> list[Mode]:
+    def _modes(self, options: GenerationOptions) -> list[Mode]:
         """Return the modes to run, in order. Raises Refused."""
         base = [SINGLE.name] if self.parts.base is not None else []
-        return plan([*self.parts.modes, *base], set(options.given))
+        return plan_modes([*self.parts.modes, *base], set(options.given))
 
     def _layer_weights(self, name: str) -> SwappableWeights:
         """Return the swappable weights of a mode, loaded on first use."""
@@ -118,7 +118,7 @@ class PairSampler:
         return self._loaded[name]
 
 
-def _texts(requests: Sequence[DrawRequest]) -> dict[LayerRole, list[str]]:
+def _texts(requests: Sequence[GenerationRequest]) -> dict[LayerRole, list[str]]:
     """Return the text of each layer, which defaults to the whole image's."""
     prompts = [request.prompt for request in requests]
     return {
@@ -128,7 +128,7 @@ def _texts(requests: Sequence[DrawRequest]) -> dict[LayerRole, list[str]]:
     }
 
 
-def _size(given: Mapping[LayerRole, RGBA], options: DrawOptions) -> tuple[int, int] | None:
+def _size(given: Mapping[LayerRole, RGBA], options: GenerationOptions) -> tuple[int, int] | None:
     """Return height and width of the given layers.
 
     Raises Refused if they differ from each other or from the requested size.
@@ -147,6 +147,6 @@ def _size(given: Mapping[LayerRole, RGBA], options: DrawOptions) -> tuple[int, i
 def _by_request(layers: Mapping[LayerRole, Tensor], given: Mapping[LayerRole, RGBA], count: int) -> list[Layers]:
     """Regroup layers by request; given layers are returned bit for bit."""
     pixels = {
-        role: [given[role]] * count if role in given else as_layers(rgba_B4HW) for role, rgba_B4HW in layers.items()
+        role: [given[role]] * count if role in given else to_layers(rgba_B4HW) for role, rgba_B4HW in layers.items()
     }
     return [{role: rows[index] for role, rows in pixels.items()} for index in range(count)]

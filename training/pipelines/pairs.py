@@ -8,12 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from curation.domain import LayerRole
-from training.pipelines.images import Images, Picture
+from training.pipelines.images import ImageInput, ImageOutput
 from training.pipelines.layers import LayersOutput, LayersPipeline
 
-Text = str | Sequence[str]
-Pictures = Picture | Sequence[Picture] | Tensor
-Output = LayersOutput | tuple[Images | None, ...]
+Prompts = str | Sequence[str]
+ImageInputs = ImageInput | Sequence[ImageInput] | Tensor
+Output = LayersOutput | tuple[ImageOutput | None, ...]
 FOREGROUND, BACKGROUND, BLENDED = LayerRole.foreground, LayerRole.background, LayerRole.blended
 
 # The arguments that all classes share are documented in LayersTogetherPipeline.
@@ -40,12 +40,12 @@ class LayersTogetherPipeline(LayersPipeline):
 
     def __call__(
         self,
-        prompt: Text | None = None,
+        prompt: Prompts | None = None,
         height: int | None = None,
         width: int | None = None,
         *,
-        foreground_prompt: Text | None = None,
-        background_prompt: Text | None = None,
+        foreground_prompt: Prompts | None = None,
+        background_prompt: Prompts | None = None,
         **arguments: Any,
     ) -> Output:
         """Generate layers together.
@@ -98,8 +98,8 @@ class ForegroundToBlendedPipeline(LayersPipeline):
 
     def __call__(
         self,
-        prompt: Text | None = None,
-        foreground: Pictures | None = None,
+        prompt: Prompts | None = None,
+        foreground: ImageInputs | None = None,
         height: int | None = None,
         width: int | None = None,
         **arguments: Any,
@@ -135,8 +135,8 @@ class BackgroundToBlendedPipeline(LayersPipeline):
 
     def __call__(
         self,
-        prompt: Text | None = None,
-        background: Pictures | None = None,
+        prompt: Prompts | None = None,
+        background: ImageInputs | None = None,
         height: int | None = None,
         width: int | None = None,
         **arguments: Any,
@@ -177,13 +177,13 @@ class ForegroundToBackgroundPipeline(LayersPipeline):
 
     def __call__(
         self,
-        prompt: Text | None = None,
-        foreground: Pictures | None = None,
-        blended: Pictures | None = None,
+        prompt: Prompts | None = None,
+        foreground: ImageInputs | None = None,
+        blended: ImageInputs | None = None,
         height: int | None = None,
         width: int | None = None,
         *,
-        blended_prompt: Text | None = None,
+        blended_prompt: Prompts | None = None,
         **arguments: Any,
     ) -> Output:
         """Generate the background of a foreground.
@@ -228,13 +228,13 @@ class BackgroundToForegroundPipeline(LayersPipeline):
 
     def __call__(
         self,
-        prompt: Text | None = None,
-        background: Pictures | None = None,
-        blended: Pictures | None = None,
+        prompt: Prompts | None = None,
+        background: ImageInputs | None = None,
+        blended: ImageInputs | None = None,
         height: int | None = None,
         width: int | None = None,
         *,
-        blended_prompt: Text | None = None,
+        blended_prompt: Prompts | None = None,
         **arguments: Any,
     ) -> Output:
         """Generate a foreground for a background.

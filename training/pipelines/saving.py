@@ -15,7 +15,7 @@ from curation.domain import canonical_json
 from curation.errors import Refused
 from training.presets.preset import Preset
 from training.presets.presets import PRESETS
-from training.safetensors_io import FORMAT, KEY, apart
+from training.safetensors_io import FORMAT, METADATA_KEY, unshare_storage
 from training.transparency.networks import Transparency
 
 TRANSPARENCY, LAYERS = "transparency", "layers"
@@ -46,7 +46,7 @@ _COLUMNS = (
 """The preset's columns that define the two networks."""
 
 
-def find_saved(model: str, part: str) -> Path:
+def saved_part(model: str, part: str) -> Path:
     """Return the file of a part that `save_pretrained` added to a folder.
 
     Raises:
@@ -69,7 +69,7 @@ def save_transparency(networks: Transparency, folder: Path) -> None:
     _save(folder, TRANSPARENCY, networks.state_dict(), facts)
 
 
-def read_columns(facts: Mapping[str, str]) -> Preset | None:
+def read_saved_preset(facts: Mapping[str, str]) -> Preset | None:
     """Return the preset of networks saved by `save_transparency`, or None for other files.
 
     Raises:
@@ -101,9 +101,9 @@ def save_layers(tensors: Mapping[str, Tensor], facts: Mapping[str, str], folder:
 def _save(folder: Path, part: str, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
     """Write tensors as a part of the folder."""
     (folder / part).mkdir(parents=True, exist_ok=True)
-    written = apart({name: value.detach().cpu() for name, value in sorted(tensors.items())})
+    written = unshare_storage({name: value.detach().cpu() for name, value in sorted(tensors.items())})
     save_file(
         written,
         folder / part / _FILE,
-        {KEY: canonical_json({**facts, "part": part, "format": FORMAT})},
+        {METADATA_KEY: canonical_json({**facts, "part": part, "format": FORMAT})},
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-SDXL_SIDE = 1024
+SDXL_SIZE = 1024
 """The side of the square whose area SDXL's sizes have, in pixels."""
 
 SDXL_SIZES: tuple[tuple[int, int], ...] = tuple(

@@ -12,21 +12,21 @@ from torch import Tensor
 
 from curation.errors import Refused
 from training.pipelines.delegation import DelegatingPipeline, bind_arguments
-from training.pipelines.images import Images, check_output, present
-from training.pipelines.loading import Files, learn, load_transparency
-from training.pipelines.saving import TRANSPARENCY, find_saved, save_transparency
+from training.pipelines.images import ImageOutput, check_output, to_output_type
+from training.pipelines.loading import Files, load_transparency, merge_files
+from training.pipelines.saving import TRANSPARENCY, save_transparency, saved_part
 from training.pretrained.loading import load_index, load_pipeline
 from training.transparency.autoencoder import Autoencoder, KLAutoencoder, load_autoencoder
 from training.transparency.codec import decode_rgba
 from training.transparency.networks import Transparency
-from training.transparency.tiling import whole
+from training.transparency.tiling import round_up
 
 
 @dataclass
 class TransparentOutput(BaseOutput):
     """Output of a transparent pipeline, indexed as in diffusers: `out[0]`, `out["images"]`."""
 
-    images: Images
+    images: ImageOutput
     """RGBA images (`images.Images`), or scaled latents as in diffusers ("latent")."""
     latents: Tensor
     """The unscaled adjusted latents, B x C x h x w: the input of both decoders."""
@@ -106,12 +106,12 @@ class TransparentPipeline(DelegatingPipeline):
             Refused: A file does not fit the model.
         """
         kind = kind or str(load_index(model)["_class_name"])
-        source = find_saved(model, TRANSPARENCY) if transparency is None else transparency
+        source = saved_part(model, TRANSPARENCY) if transparency is None else transparency
         backbone = load_autoencoder(model, variant)
         networks = load_transparency(source, backbone.latent_channels, offset_scale)
         pipeline = load_pipeline(model, kind, variant, vae=backbone.autoencoder, **options)
         if adapter is not None:
-            learn(pipeline.unet, adapter)
+            merge_files(pipeline.unet, adapter)
         return cls(pipeline, backbone, networks)
 
     @classmethod
@@ -141,7 +141,7 @@ class TransparentPipeline(DelegatingPipeline):
         return_dict: bool = True,
         views: int | None = None,
         **kwargs: Any,
-    ) -> TransparentOutput | tuple[Images]:
+    ) -> TransparentOutput | tuple[ImageOutput]:
         """Generate images: `pipe(prompt, height, width, ...)`.
 
         Args:
@@ -173,7 +173,7 @@ class TransparentPipeline(DelegatingPipeline):
         # Round the size up to whole latent pixels; the decoded image is cropped to it.
         stride = self.backbone.stride
         height, width = (arguments.pop(name, None) for name in ("height", "width"))
-        sizes = {name: whole(side, stride) for name, side in (("height", height), ("width", width)) if side}
+        sizes = {name: round_up(side, stride) for name, side in (("height", height), ("width", width)) if side}
         scaled_BCHW = self._run(**arguments, **sizes)
         latent_height, latent_width = scaled_BCHW.shape[-2:]
         size = height or latent_height * stride, width or latent_width * stride
@@ -191,7 +191,7 @@ class TransparentPipeline(DelegatingPipeline):
         output_type: str,
         views: int | None,
         return_dict: bool,
-    ) -> TransparentOutput | tuple[Images]:
+    ) -> TransparentOutput | tuple[ImageOutput]:
         """Decode scaled latents to the output type."""
         latent_BCHW = self.restore(scaled_BCHW)
         if output_type == "latent":
@@ -226,7 +226,7 @@ class TransparentPipeline(DelegatingPipeline):
             decode_rgba(self.backbone, decoder, latent, views=views, size=size)
             for latent in torch.split(latent_BCHW, 1)
         ]
-        return TransparentOutput(present(torch.cat(parts), output_type), latent_BCHW)
+        return TransparentOutput(to_output_type(torch.cat(parts), output_type), latent_BCHW)
 
     def restore(self, scaled_BCHW: Tensor) -> Tensor:
         """Convert scaled latents, as in the denoiser, to unscaled float32 latents."""

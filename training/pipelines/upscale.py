@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from training.pipelines.image_to_image import TransparentImageToImagePipeline
-from training.pipelines.images import Images, Picture, as_latents, enlarge, to_rgba
+from training.pipelines.images import ImageInput, ImageOutput, as_latents, resize_rgba, to_rgba
 from training.pipelines.text_to_image import TransparentOutput
 
 
@@ -23,13 +23,13 @@ class TransparentUpscalePipeline(TransparentImageToImagePipeline):
     def __call__(  # type: ignore[override]
         self,
         prompt: str | list[str] | None = None,
-        image: Picture | Sequence[Picture] | Tensor | None = None,
+        image: ImageInput | Sequence[ImageInput] | Tensor | None = None,
         strength: float = 0.35,
         num_inference_steps: int = 50,
         *,
         upscale: float = 1.5,
         **arguments: Any,
-    ) -> TransparentOutput | tuple[Images]:
+    ) -> TransparentOutput | tuple[ImageOutput]:
         """Enlarge images and redraw them.
 
         Args:
@@ -57,10 +57,10 @@ class TransparentUpscalePipeline(TransparentImageToImagePipeline):
         if image is not None:
             rgba_B4HW = self._pixels(image)
             height, width = (max(1, round(side * upscale)) for side in rgba_B4HW.shape[-2:])
-            image = enlarge(rgba_B4HW, height, width)
+            image = resize_rgba(rgba_B4HW, height, width)
         return super().__call__(prompt, image, strength, num_inference_steps, **arguments)
 
-    def _pixels(self, image: Picture | Sequence[Picture] | Tensor) -> Tensor:
+    def _pixels(self, image: ImageInput | Sequence[ImageInput] | Tensor) -> Tensor:
         """Convert images or scaled latents to RGBA."""
         scaled_BCHW = as_latents(image, self.backbone.latent_channels)
         if scaled_BCHW is None:

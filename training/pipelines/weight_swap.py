@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from curation.errors import Refused
-from training.denoiser.attention_sharing import Sharing, build_sharing
-from training.interop.adapters import merged, pairs
+from training.denoiser.attention_sharing import AttentionSharing, build_attention_sharing
+from training.interop.adapters import lora_delta, matrices_by_module
 
 _FIRST = "conv_in.weight"
 
@@ -63,7 +63,7 @@ class SwappableWeights:
             Refused: The tensors do not fit the UNet.
         """
         self.unet, self.within = unet, False
-        self.sharing: Sharing | None = None
+        self.sharing: AttentionSharing | None = None
         self.first: ConditionedConvolution | None = None
         self.facts = {name: value for name, value in facts.items() if name not in {"rank", "alpha"}}
         self._names: list[str] = []
@@ -72,7 +72,7 @@ class SwappableWeights:
         self._modules: list[tuple[Any, str, Any]] = []
         # Attention sharing replaces attention processors, not weights.
         if facts["kind"] == "sharing":
-            self.sharing = build_sharing(unet, tensors)
+            self.sharing = build_attention_sharing(unet, tensors)
             owners = {name: unet.get_submodule(name) for name in self.sharing.processors}
             self._modules += [
                 (owners[name], "processor", processor) for name, processor in self.sharing.processors.items()
@@ -81,7 +81,7 @@ class SwappableWeights:
         # An adapter is multiplied out to differences, which are added to the weights.
         if facts["kind"] == "adapter":
             scale = float(facts["alpha"]) / float(facts["rank"])
-            tensors = {f"{module}.weight": merged(down, up, scale) for module, (down, up) in pairs(tensors).items()}
+            tensors = {f"{module}.weight": lora_delta(down, up, scale) for module, (down, up) in matrices_by_module(tensors).items()}
         self._prepare(tensors, added=facts["kind"] != "weights")
 
     @contextmanager
@@ -141,7 +141,7 @@ class SwappableWeights:
             if stop_at == 1 or not self.within:
                 return  # reading the time would synchronize with the GPU
             time = kwargs.get("timestep", args[1] if len(args) > 1 else None)
-            if float(torch.as_tensor(time).flatten()[0]) < (1 - stop_at) * TIMES:
+            if float(torch.as_tensor(time).flatten()[0]) < (1 - stop_at) * TRAIN_TIMESTEPS:
                 self._swap()
 
         return hook
@@ -206,5 +206,5 @@ class SwappableWeights:
         self.within = not self.within
 
 
-TIMES = 1000
+TRAIN_TIMESTEPS = 1000
 """The number of noise levels of Stable Diffusion's training; a step's time counts down from it."""

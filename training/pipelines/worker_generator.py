@@ -11,18 +11,18 @@ import diffusers
 import torch
 from torch import Tensor
 
-from curation.domain import DrawRequest, LayerRole
+from curation.domain import GenerationRequest, LayerRole
 from curation.errors import NotFound, Refused
 from curation.images.codec import decode_layer
-from curation.ports import PLAIN, DrawOptions, Layers, ObjectStore
+from curation.ports import DEFAULT_OPTIONS, GenerationOptions, Layers, ObjectStore
 from training.checkpoint import LoadedCheckpoint
-from training.denoiser.stable_diffusion import overrule
-from training.draw_batches import as_layers, asks_for_layers, batches, generator_of
+from training.denoiser.stable_diffusion import override_scheduler_config
+from training.draw_batches import is_pair_request, padded_batches, seeded_generator, to_layers
 from training.pipelines.image_to_image import TransparentImageToImagePipeline
-from training.pipelines.loading import merge
-from training.pipelines.loras import apply_styles, describe_styles
+from training.pipelines.loading import merge_weights
+from training.pipelines.loras import apply_loras, describe_loras
 from training.pipelines.pair_sampling import PairSampler
-from training.pipelines.sizes import SDXL_SIDE, nearest_size, scaled_size
+from training.pipelines.sizes import SDXL_SIZE, nearest_size, scaled_size
 from training.pipelines.text_to_image import TransparentPipeline
 from training.pipelines.upscale import TransparentUpscalePipeline
 from training.presets.preset import Preset
@@ -30,7 +30,7 @@ from training.pretrained.families import check_family, find_family
 from training.pretrained.loading import load_pipeline
 from training.transparency.autoencoder import KLAutoencoder
 
-SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
     "euler": ("EulerDiscreteScheduler", {}),
     "euler_a": ("EulerAncestralDiscreteScheduler", {}),
@@ -55,7 +55,7 @@ class PipelineGenerator:
         self.scheduler = self.pipe.pipeline.scheduler
         self.pairs = PairSampler(self.pipe, parts, store)
 
-    def generate(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
+    def generate(self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS) -> Sequence[Layers]:
         """Generate the layers of every request, in order: uint8, color 0 where alpha is 0.
 
         A prompt with texts for its layers, or given layers, makes a pair: foreground, background
@@ -73,21 +73,21 @@ class PipelineGenerator:
         # Single layers and pairs run in batches of their own.
         for generate, as_pair in ((self._draw_singles, False), (self._draw_pairs, True)):
             indices = [
-                index for index, request in enumerate(requests) if asks_for_layers(request.prompt, options) == as_pair
+                index for index, request in enumerate(requests) if is_pair_request(request.prompt, options) == as_pair
             ]
             results: list[Layers] = []
-            for batch, filled in batches([requests[index] for index in indices], self.preset.draw_batch):
+            for batch, filled in padded_batches([requests[index] for index in indices], self.preset.draw_batch):
                 results += generate(filled, options)[: len(batch)]
             drawn |= dict(zip(indices, results, strict=True))
         return [drawn[index] for index in range(len(requests))]
 
-    def describe(self, options: DrawOptions) -> Mapping[str, str]:
+    def describe(self, options: GenerationOptions) -> Mapping[str, str]:
         """Describe model, sampler, steps, guidance, size and inputs. Raises NotFound, Refused."""
         steps, guidance = self._steps_and_guidance(options)
         model = Path(str(self.preset.model))
         default_sampler = type(self.scheduler).__name__.removesuffix("Scheduler")
         described = {
-            **describe_styles(self.styles),
+            **describe_loras(self.styles),
             # Do not record the path of a local folder.
             "model": model.name if model.is_dir() else str(model),
             "sampler": options.sampler or default_sampler,
@@ -102,20 +102,20 @@ class PipelineGenerator:
             described |= {"image": options.image, "strength": str(options.strength)}
         return described if options.upscale == 1 else described | {"upscale": str(options.upscale)}
 
-    def _draw_singles(self, requests: Sequence[DrawRequest], options: DrawOptions) -> Sequence[Layers]:
+    def _draw_singles(self, requests: Sequence[GenerationRequest], options: GenerationOptions) -> Sequence[Layers]:
         """Generate single foregrounds."""
         with self.pairs.alone():
             rgba_B4HW = self._draw(requests, options)
-        return [{LayerRole.foreground: layer} for layer in as_layers(rgba_B4HW)]
+        return [{LayerRole.foreground: layer} for layer in to_layers(rgba_B4HW)]
 
-    def _draw_pairs(self, requests: Sequence[DrawRequest], options: DrawOptions) -> Sequence[Layers]:
+    def _draw_pairs(self, requests: Sequence[GenerationRequest], options: GenerationOptions) -> Sequence[Layers]:
         """Generate pairs."""
         steps, guidance = self._steps_and_guidance(options)
         schedulers = self._scheduler(options.sampler), self._scheduler(options.sampler or "euler_a")
         arguments = {"num_inference_steps": steps, "guidance_scale": guidance}
         return self.pairs.draw(requests, options, self._size(options), schedulers, arguments)
 
-    def _draw(self, requests: Sequence[DrawRequest], options: DrawOptions) -> Tensor:
+    def _draw(self, requests: Sequence[GenerationRequest], options: GenerationOptions) -> Tensor:
         """Generate straight RGBA in [0, 1]."""
         steps, guidance = self._steps_and_guidance(options)
         self.pipe.pipeline.scheduler = self._scheduler(options.sampler)
@@ -130,7 +130,7 @@ class PipelineGenerator:
 
         # Each pipeline call needs fresh generators, since it advances their state.
         def generators() -> list[torch.Generator]:
-            return [generator_of(request.seed) for request in requests]
+            return [seeded_generator(request.seed) for request in requests]
 
         # Start from noise, or from the given image.
         if options.image is None:
@@ -147,26 +147,26 @@ class PipelineGenerator:
         assert isinstance(images, Tensor)  # noqa: S101 - output_type "pt"
         return images
 
-    def _steps_and_guidance(self, options: DrawOptions) -> tuple[int, float]:
+    def _steps_and_guidance(self, options: GenerationOptions) -> tuple[int, float]:
         """Return steps and guidance of the options, or the preset's."""
         guidance = self.preset.guidance if options.guidance is None else options.guidance
         return options.steps or self.preset.draw_steps, guidance
 
-    def _size(self, options: DrawOptions) -> tuple[int, int]:
+    def _size(self, options: GenerationOptions) -> tuple[int, int]:
         """Return width and height of the options, or by the aspect ratio."""
         side, aspect = self.preset.image_size, options.aspect
         if options.size or aspect is None:
             return options.size or (side, side)
-        use_buckets = find_family(str(self.preset.family)).sizes and side == SDXL_SIDE
+        use_buckets = find_family(str(self.preset.family)).sizes and side == SDXL_SIZE
         return nearest_size(aspect) if use_buckets else scaled_size(aspect, side)
 
     def _scheduler(self, sampler: str | None) -> Any:
         """Return a new scheduler by its common name, or the model's own. Raises NotFound."""
         if sampler is None:
             return self.scheduler
-        if sampler not in SAMPLERS:
-            raise NotFound(f"no sampler {sampler!r}", f"choose one of {', '.join(SAMPLERS)}")
-        kind, options = SAMPLERS[sampler]
+        if sampler not in SCHEDULERS:
+            raise NotFound(f"no sampler {sampler!r}", f"choose one of {', '.join(SCHEDULERS)}")
+        kind, options = SCHEDULERS[sampler]
         return getattr(diffusers, kind).from_config(self.scheduler.config, **options)
 
 
@@ -198,14 +198,14 @@ def open_pipeline(parts: LoadedCheckpoint, device: torch.device | str = "cpu") -
         preset.model,
         family.pipeline,
         preset.variant,
-        dtype=precision_on(preset, device),
+        dtype=compute_dtype(preset, device),
         vae=backbone.autoencoder,
     )
     # Merge the base, then the user LoRAs, which build on it.
     if parts.base is not None and not parts.modes:
-        merge(pipeline.unet, *parts.base)
-    apply_styles(pipeline, parts.styles)
-    pipeline.scheduler = _configured_scheduler(pipeline.scheduler, overrule(pipeline.scheduler.config, preset))
+        merge_weights(pipeline.unet, *parts.base)
+    apply_loras(pipeline, parts.styles)
+    pipeline.scheduler = _configured_scheduler(pipeline.scheduler, override_scheduler_config(pipeline.scheduler.config, preset))
     pipeline.set_progress_bar_config(disable=True)
     return TransparentPipeline(pipeline, backbone, parts.transparency).to(device)
 
@@ -221,7 +221,7 @@ def _configured_scheduler(scheduler: Any, config: Mapping[str, Any]) -> Any:
     return kind.from_config(config)
 
 
-def precision_on(preset: Preset, device: torch.device | str) -> torch.dtype:
+def compute_dtype(preset: Preset, device: torch.device | str) -> torch.dtype:
     """Return the compute dtype: the preset's precision on a GPU, float32 elsewhere."""
     on_gpu = torch.device(device).type == "cuda"
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(preset.precision if on_gpu else "", torch.float32)

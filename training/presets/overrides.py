@@ -22,7 +22,7 @@ _RANGES = {
 }
 
 
-def check_row(row: Preset) -> Preset:
+def check_preset(row: Preset) -> Preset:
     """Return the row after checking the range of every column and their combination.
 
     Raises:
@@ -138,7 +138,7 @@ def _choices(column: str) -> str:
     return ", ".join(str(choice) for option in options if get_origin(option) is Literal for choice in get_args(option))
 
 
-def read_number(column: str, text: str, wanted: Any) -> Any:
+def parse_value(column: str, text: str, wanted: Any) -> Any:
     """Parse a column's value from text.
 
     A tuple is written with commas, None as "" or "none".
@@ -159,7 +159,7 @@ def read_number(column: str, text: str, wanted: Any) -> Any:
         wanted = type(get_args(wanted)[0])
     try:
         if get_origin(wanted) is tuple:
-            return tuple(read_number(column, part, get_args(wanted)[0]) for part in text.split(","))
+            return tuple(parse_value(column, part, get_args(wanted)[0]) for part in text.split(","))
         if wanted is bool:
             return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
         return wanted(text)

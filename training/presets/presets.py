@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, get_type_hints
 
 from curation.errors import NotFound
-from training.presets.overrides import check_row, read_number
+from training.presets.overrides import check_preset, parse_value
 from training.presets.preset import Preset
 
 # Small enough to train on a laptop's CPU. The other rows are changes of this one.
@@ -302,8 +302,8 @@ blocks, for the decoded image.
 SD15_HEAVY = replace(SD15, name="sd15-heavy", **HEAVY)
 SDXL_HEAVY = replace(SDXL, name="sdxl-heavy", **HEAVY)
 
-ROWS = (MICRO, TINY, SMALL, MEDIUM, SD15, SD21, SDXL, SD3, SD15_HEAVY, SDXL_HEAVY)
-PRESETS: dict[str, Preset] = {row.name: row for row in ROWS}
+ALL_PRESETS = (MICRO, TINY, SMALL, MEDIUM, SD15, SD21, SDXL, SD3, SD15_HEAVY, SDXL_HEAVY)
+PRESETS: dict[str, Preset] = {row.name: row for row in ALL_PRESETS}
 
 
 def find_preset(name: str, changes: Mapping[str, str] | None = None) -> Preset:
@@ -328,5 +328,5 @@ def find_preset(name: str, changes: Mapping[str, str] | None = None) -> Preset:
             f"a preset has no column {unknown[0]!r}",
             f"columns: {', '.join(sorted(types))}",
         )
-    changed = {column: read_number(column, text, types[column]) for column, text in (changes or {}).items()}
-    return check_row(replace(row, **changed))
+    changed = {column: parse_value(column, text, types[column]) for column, text in (changes or {}).items()}
+    return check_preset(replace(row, **changed))

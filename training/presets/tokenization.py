@@ -8,6 +8,6 @@ import unicodedata
 _WORD = re.compile(r"\w+")
 
 
-def words_of(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """Return the words of a text after NFC normalization and lower-casing."""
     return _WORD.findall(unicodedata.normalize("NFC", text).lower())

@@ -35,7 +35,7 @@ _TEXT = {
     "num_attention_heads": 12,
 }
 
-KNOWN: dict[str, dict[str, Mapping[str, Any]]] = {
+CONFIGS: dict[str, dict[str, Mapping[str, Any]]] = {
     "sd15": {"vae": _VAE, "unet": _UNET, "text_encoder": _TEXT},
     "sd21": {
         "vae": _VAE,
@@ -132,4 +132,4 @@ def _find_config(preset: Preset, part: str) -> Mapping[str, Any]:
         if file.is_file():
             config: Mapping[str, Any] = json.loads(file.read_text())
             return config
-    return KNOWN[preset.family or "sd15"][part]
+    return CONFIGS[preset.family or "sd15"][part]

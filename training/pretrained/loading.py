@@ -54,7 +54,7 @@ def load_index(model: str) -> Mapping[str, Any]:
     return load_config(DiffusionPipeline, model)
 
 
-def check_sources(preset: Preset) -> None:
+def check_model_paths(preset: Preset) -> None:
     """Refuse a preset whose models or weights are missing paths, before anything else is read.
 
     A hub id passes: whether it can be downloaded is known only when it is loaded.

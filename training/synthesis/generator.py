@@ -8,19 +8,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from curation.domain import DrawRequest, LayerRole, Prompt
+from curation.domain import GenerationRequest, LayerRole, Prompt
 from curation.errors import Refused
-from curation.images.codec import decode_layer, over
-from curation.ports import PLAIN, RGBA, DrawOptions, LayerGenerator, Layers, ObjectStore
+from curation.images.codec import composite_over, decode_layer
+from curation.ports import DEFAULT_OPTIONS, RGBA, GenerationOptions, LayerGenerator, Layers, ObjectStore
 from training.presets.preset import Preset
-from training.synthesis.inpainting import Inpainter, Picture
-from training.synthesis.masks import CLEAR, SOLID, around, behind
+from training.synthesis.inpainting import ImageArray, Inpainter
+from training.synthesis.masks import OPAQUE_ALPHA, TRANSPARENT_ALPHA, mask_around, mask_behind
 
 GREY = (128, 128, 128)
 """The background of a foreground before inpainting."""
 
 
-class PairSynthesis:
+class InpaintingPairGenerator:
     """A LayerGenerator that completes the given generator's foregrounds to pairs by inpainting.
 
     1. The foreground is generated from its text.
@@ -45,7 +45,7 @@ class PairSynthesis:
         )
         self.at_once = generator.at_once
 
-    def draw(self, requests: Sequence[DrawRequest], options: DrawOptions = PLAIN) -> Sequence[Layers]:
+    def draw(self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS) -> Sequence[Layers]:
         """Generate pairs for prompts with texts for layers, and foregrounds for the others.
 
         Args:
@@ -67,17 +67,17 @@ class PairSynthesis:
         drawn = iter(self.generator.draw(foregrounds, plain))
         return [self._complete(request, given, drawn, plain) for request in requests]
 
-    def describe(self, options: DrawOptions) -> Mapping[str, str]:
+    def describe(self, options: GenerationOptions) -> Mapping[str, str]:
         """Describe the generation of the foreground, the inpainting model and its masks."""
         painted = {
             "inpainter": self.inpainter.name,
             "inpainter_sampler": type(self.inpainter.pipeline.scheduler).__name__.removesuffix("Scheduler"),
-            "painted_around": f"alpha < {SOLID}",
-            "painted_behind": f"alpha > {CLEAR}, grown by {self.preset.erosion:g} of 1024 pixels",
+            "painted_around": f"alpha < {OPAQUE_ALPHA}",
+            "painted_behind": f"alpha > {TRANSPARENT_ALPHA}, grown by {self.preset.erosion:g} of 1024 pixels",
         }
         return dict(self.generator.describe(replace(options, given={}))) | painted
 
-    def _complete(self, request: DrawRequest, given: Layers, drawn: Iterator[Layers], options: DrawOptions) -> Layers:
+    def _complete(self, request: GenerationRequest, given: Layers, drawn: Iterator[Layers], options: GenerationOptions) -> Layers:
         """Complete one request to a pair around its given or generated layers."""
         if not is_pair(request.prompt):
             return next(drawn)
@@ -96,24 +96,24 @@ class PairSynthesis:
             below = layers.get(LayerRole.background)
             if below is None:
                 below = _opaque(self._paint_around(request, foreground, options))
-            layers[LayerRole.blended] = _opaque(over(foreground, below))
+            layers[LayerRole.blended] = _opaque(composite_over(foreground, below))
         # Background: the blended image without the foreground.
         if LayerRole.background not in layers:
             layers[LayerRole.background] = self._paint_behind(request, foreground, layers[LayerRole.blended], options)
         return layers
 
-    def _paint_around(self, request: DrawRequest, foreground: RGBA, options: DrawOptions) -> Picture:
+    def _paint_around(self, request: GenerationRequest, foreground: RGBA, options: GenerationOptions) -> ImageArray:
         """Inpaint around the foreground with the text of the whole image."""
         text, role = request.prompt.text, LayerRole.blended
-        return self._fill(over(foreground, GREY), around(foreground), text, _seed(request.seed, role), options)
+        return self._fill(composite_over(foreground, GREY), mask_around(foreground), text, _seed(request.seed, role), options)
 
-    def _paint_behind(self, request: DrawRequest, foreground: RGBA, blended: RGBA, options: DrawOptions) -> RGBA:
+    def _paint_behind(self, request: GenerationRequest, foreground: RGBA, blended: RGBA, options: GenerationOptions) -> RGBA:
         """Inpaint the foreground's area with the text of the background."""
-        text, mask = request.prompt.background or "", behind(foreground, self.preset.erosion)
+        text, mask = request.prompt.background or "", mask_behind(foreground, self.preset.erosion)
         seed = _seed(request.seed, LayerRole.background)
         return _opaque(self._fill(np.ascontiguousarray(blended[..., :3]), mask, text, seed, options))
 
-    def _fill(self, picture: Picture, mask: np.ndarray, text: str, seed: int, options: DrawOptions) -> Picture:
+    def _fill(self, picture: ImageArray, mask: np.ndarray, text: str, seed: int, options: GenerationOptions) -> ImageArray:
         """Inpaint with the steps and guidance of the options, or the preset's."""
         steps = options.steps or self.preset.draw_steps
         guidance = self.preset.guidance if options.guidance is None else options.guidance
@@ -125,11 +125,11 @@ def is_pair(prompt: Prompt) -> bool:
     return prompt.foreground is not None or prompt.background is not None
 
 
-def _foreground(request: DrawRequest) -> DrawRequest:
+def _foreground(request: GenerationRequest) -> GenerationRequest:
     return replace(request, prompt=Prompt(request.prompt.foreground or request.prompt.text))
 
 
-def _opaque(picture: Picture) -> RGBA:
+def _opaque(picture: ImageArray) -> RGBA:
     return np.dstack([picture[..., :3], np.full(picture.shape[:2], 255, np.uint8)])
 
 

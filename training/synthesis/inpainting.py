@@ -11,11 +11,11 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.draw_batches import generator_of
+from training.draw_batches import seeded_generator
 from training.pretrained.loading import load_model, load_pipeline
 from training.synthesis.masks import Mask
 
-Picture = NDArray[np.uint8]
+ImageArray = NDArray[np.uint8]
 """An opaque image, H x W x 3."""
 
 
@@ -55,7 +55,7 @@ class Inpainter:
     @torch.no_grad()
     def fill(
         self,
-        picture: Picture,
+        picture: ImageArray,
         mask: Mask,
         text: str,
         seed: int,
@@ -63,7 +63,7 @@ class Inpainter:
         steps: int,
         guidance: float,
         negative: str | None,
-    ) -> Picture:
+    ) -> ImageArray:
         """Inpaint the masked part of an image; deterministic on one machine.
 
         The model sees mid-gray under the mask, and a latent pixel is inpainted if any of its pixels
@@ -101,7 +101,7 @@ class Inpainter:
             strength=1.0,
             num_inference_steps=steps,
             guidance_scale=guidance,
-            generator=generator_of(seed),
+            generator=seeded_generator(seed),
             output_type="np",
         ).images[0]
         # Keep the original pixels outside the mask, to the bit.

@@ -11,7 +11,7 @@ from curation.ports import RGBA
 Mask = NDArray[np.bool_]
 """H x W; true where a model inpaints."""
 
-SOLID, CLEAR = 0.98, 0.02
+OPAQUE_ALPHA, TRANSPARENT_ALPHA = 0.98, 0.02
 """The alpha from which a pixel counts as opaque, and up to which as empty.
 
 A network's 1 and 0 are not exact. The bounds equal those of the screening signals f_opaque and
@@ -19,13 +19,13 @@ f_clear.
 """
 
 
-def around(foreground: RGBA) -> Mask:
+def mask_around(foreground: RGBA) -> Mask:
     """Return the mask of alpha < 1, inpainted with the whole image's prompt (section 3.4)."""
-    fill: Mask = foreground[..., 3] < SOLID * 255
+    fill: Mask = foreground[..., 3] < OPAQUE_ALPHA * 255
     return fill
 
 
-def behind(foreground: RGBA, erosion: float) -> Mask:
+def mask_behind(foreground: RGBA, erosion: float) -> Mask:
     """Return the mask that is inpainted with the background's prompt (paper, section 3.4).
 
     The paper inverts the alpha mask and erodes it by 8 pixels. The inverted mask is the background
@@ -36,8 +36,8 @@ def behind(foreground: RGBA, erosion: float) -> Mask:
         foreground: The foreground, H x W x 4 uint8.
         erosion: Pixels per 1,024 of the longer side. The image border is not eroded.
     """
-    kept: NDArray[np.uint8] = (foreground[..., 3] <= CLEAR * 255).astype(np.uint8)
-    reach = margin(foreground.shape[:2], erosion)
+    kept: NDArray[np.uint8] = (foreground[..., 3] <= TRANSPARENT_ALPHA * 255).astype(np.uint8)
+    reach = erosion_pixels(foreground.shape[:2], erosion)
     # Eroding the kept background is dilating the inpainted area.
     if reach:
         kept = np.asarray(cv2.erode(kept, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)), np.uint8)
@@ -45,7 +45,7 @@ def behind(foreground: RGBA, erosion: float) -> Mask:
     return fill
 
 
-def margin(size: tuple[int, ...], erosion: float) -> int:
+def erosion_pixels(size: tuple[int, ...], erosion: float) -> int:
     """Return an erosion in whole pixels, at least one; 0 stays 0.
 
     Args:

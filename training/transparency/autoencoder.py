@@ -18,7 +18,7 @@ from curation.errors import NotFound, Refused
 from training.presets.preset import Preset
 from training.pretrained.loading import load_index, load_model
 
-FITTED_AT_ONCE = 256  # images per batch of the fit
+FIT_BATCH = 256  # images per batch of the fit
 
 
 class Autoencoder(nn.Module):
@@ -188,7 +188,7 @@ class KLAutoencoder(Autoencoder):
         return dtype
 
 
-def fit_backbone(preset: Preset, images_B3HW: Tensor) -> Autoencoder:
+def fit_autoencoder(preset: Preset, images_B3HW: Tensor) -> Autoencoder:
     """Make the autoencoder of a first training: the preset's model, or a fitted linear one.
 
     Deterministic.
@@ -228,7 +228,7 @@ def _moments(images_B3HW: Tensor, stride: int) -> tuple[Tensor, Tensor]:
     """
     width = 3 * stride**2
     count, total, products = 0, torch.zeros(width).double(), torch.zeros(width, width).double()
-    for some_B3HW in torch.split(images_B3HW, FITTED_AT_ONCE):
+    for some_B3HW in torch.split(images_B3HW, FIT_BATCH):
         patches = unfold(some_B3HW, stride, stride=stride).transpose(1, 2).reshape(-1, width).double()
         count, total, products = (
             count + len(patches),
@@ -268,7 +268,7 @@ def _subfolder(model: str) -> str | None:
     return "vae"
 
 
-def open_backbone(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Autoencoder:
+def open_autoencoder(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Autoencoder:
     """Build an autoencoder from its stored file, frozen.
 
     Args:

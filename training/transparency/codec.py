@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from curation.errors import Refused
 from training.transparency.autoencoder import Autoencoder
 from training.transparency.networks import AlphaDecoder, OffsetEncoder, Transparency
-from training.transparency.padding import on_grey, pad_colours
-from training.transparency.tiling import in_tiles, mirror_to, whole
+from training.transparency.padding import over_gray, pad_colors
+from training.transparency.tiling import mirror_pad, round_up, run_tiled
 from training.transparency.tta import estimate_augmented, estimate_once
 
 
@@ -46,15 +46,15 @@ def adjusted_posterior(
         Mean and standard deviation, unscaled, float32, each B x C x h x w.
     """
     # Mirror-pad to whole latent pixels.
-    size = tuple(whole(length, backbone.stride) for length in alpha_B1HW.shape[-2:])
-    alpha_B1HW, padded_B3HW = mirror_to(alpha_B1HW, *size), mirror_to(padded_B3HW, *size)
-    color_B3HW = padded_B3HW if straight_B3HW is None else mirror_to(straight_B3HW, *size)
-    image_B3HW = on_grey(color_B3HW, alpha_B1HW)
+    size = tuple(round_up(length, backbone.stride) for length in alpha_B1HW.shape[-2:])
+    alpha_B1HW, padded_B3HW = mirror_pad(alpha_B1HW, *size), mirror_pad(padded_B3HW, *size)
+    color_B3HW = padded_B3HW if straight_B3HW is None else mirror_pad(straight_B3HW, *size)
+    image_B3HW = over_gray(color_B3HW, alpha_B1HW)
     mean_BCHW, std_BCHW = backbone.encode(image_B3HW.float().to(backbone.device), tile=encoder.tile)
     # Full precision: the offset is small compared with the mean it is added to.
     with torch.autocast(mean_BCHW.device.type, enabled=False):
         images = (alpha_B1HW.to(_weight(encoder)), padded_B3HW.to(_weight(encoder)))
-        offset_BCHW = in_tiles(encoder, images, side=encoder.tile, unit=backbone.stride).to(mean_BCHW)
+        offset_BCHW = run_tiled(encoder, images, side=encoder.tile, unit=backbone.stride).to(mean_BCHW)
         if keep_B is not None:
             offset_BCHW = offset_BCHW * keep_B.to(mean_BCHW)[:, None, None, None]
         return mean_BCHW + encoder.offset_scale * std_BCHW * offset_BCHW, std_BCHW
@@ -112,12 +112,12 @@ def decode_rgba(
     image_B3HW = backbone.decode(latent_BCHW.float().to(backbone.device), tile=decoder.tile)
     # Mirror-pad image and latent to the decoder's unit; cropped again below.
     height, width = image_B3HW.shape[-2:]
-    rows, columns = whole(height, decoder.unit), whole(width, decoder.unit)
-    image_B3HW = mirror_to(image_B3HW.to(_weight(decoder)), rows, columns)
-    latent_BCHW = mirror_to(latent_BCHW.to(image_B3HW), rows // backbone.stride, columns // backbone.stride)
+    rows, columns = round_up(height, decoder.unit), round_up(width, decoder.unit)
+    image_B3HW = mirror_pad(image_B3HW.to(_weight(decoder)), rows, columns)
+    latent_BCHW = mirror_pad(latent_BCHW.to(image_B3HW), rows // backbone.stride, columns // backbone.stride)
 
     def decode(image_B3HW: Tensor, latent_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        out_B4HW = in_tiles(decoder, (image_B3HW, latent_BCHW), side=decoder.tile, unit=decoder.unit)
+        out_B4HW = run_tiled(decoder, (image_B3HW, latent_BCHW), side=decoder.tile, unit=decoder.unit)
         return out_B4HW[:, :1], out_B4HW[:, 1:]
 
     rgba_B4HW = estimate(decode, image_B3HW, latent_BCHW)
@@ -139,7 +139,7 @@ def reconstruct(backbone: Autoencoder, networks: Transparency, rgba_B4HW: Tensor
         Straight RGBA in [0, 1], B x 4 x H x W.
     """
     keep_B = torch.full((len(rgba_B4HW),), float(offset))
-    latent_BCHW = adjust(backbone, networks.encoder, rgba_B4HW[:, 3:], pad_colours(rgba_B4HW), keep_B)
+    latent_BCHW = adjust(backbone, networks.encoder, rgba_B4HW[:, 3:], pad_colors(rgba_B4HW), keep_B)
     return decode_rgba(backbone, networks.decoder, latent_BCHW)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 
-def squares(difference_BCHW: Tensor) -> Tensor:
+def mean_square(difference_BCHW: Tensor) -> Tensor:
     """Return the mean square error (paper, section 3.1)."""
     return (difference_BCHW**2).mean()
 
@@ -20,7 +20,7 @@ def charbonnier(difference_BCHW: Tensor) -> Tensor:
     return (difference_BCHW**2 + 1e-6).sqrt().mean()
 
 
-def decibels(difference_BCHW: Tensor) -> Tensor:
+def negative_psnr(difference_BCHW: Tensor) -> Tensor:
     """Return 10 log10 of each image's mean square, averaged: -PSNR (Chen et al., 2021, 2105.06086).
 
     The gradient depends on the relative error of an image, so that images that are almost right
@@ -31,16 +31,16 @@ def decibels(difference_BCHW: Tensor) -> Tensor:
 
 
 ERRORS: dict[str, Callable[[Tensor], Tensor]] = {
-    "square": squares,
+    "square": mean_square,
     "charbonnier": charbonnier,
-    "decibel": decibels,
+    "decibel": negative_psnr,
 }
 """Error functions by their names in presets."""
 
 Error = Callable[[Tensor], Tensor]
 
 
-def identity_loss(image_B3HW: Tensor, decoded_B3HW: Tensor, error: Error = squares) -> Tensor:
+def identity_loss(image_B3HW: Tensor, decoded_B3HW: Tensor, error: Error = mean_square) -> Tensor:
     """Return L_identity = || I - D_sd(E_sd(I) + x_eps) ||_2 (section 3.1).
 
     It keeps the offset from disturbing the frozen decoder.
@@ -58,7 +58,7 @@ def reconstruction_loss(
     alpha_B1HW: Tensor,
     color_hat_B3HW: Tensor,
     alpha_hat_B1HW: Tensor,
-    error: Error = squares,
+    error: Error = mean_square,
 ) -> Tensor:
     """Return L_recon = || I_c - I_c_hat ||_2 + || I_a - I_a_hat ||_2 (section 3.1).
 
@@ -113,7 +113,7 @@ def discriminator_loss(real: Tensor, drawn: Tensor) -> Tensor:
     return relu(1 - real).mean() + relu(1 + drawn).mean()
 
 
-def fooling_loss(drawn: Tensor) -> Tensor:
+def generator_loss(drawn: Tensor) -> Tensor:
     """Return L_disc, the generator's hinge loss: -E[D(drawn)].
 
     It is added to L_vae with the weight lambda_disc = 0.01.
@@ -186,7 +186,7 @@ def blend_loss(
     color_hat_B3HW: Tensor,
     alpha_hat_B1HW: Tensor,
     background: LossBackground = NATURAL,
-    error: Error = squares,
+    error: Error = mean_square,
 ) -> Tensor:
     """Return ABMSE = E_b || A(x_hat, b) - A(x, b) ||^2 in closed form (arXiv 2507.09308).
 

@@ -17,7 +17,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle, silu
 
 from curation.errors import Refused
 from training.presets.preset import Preset
-from training.transparency.paper_encoder import heavy_blocks
+from training.transparency.paper_encoder import paper_encoder_blocks
 
 
 class OffsetEncoder(nn.Module):
@@ -31,7 +31,7 @@ class OffsetEncoder(nn.Module):
     def __init__(self, preset: Preset) -> None:
         super().__init__()
         self.offset_scale, self.fold, self.tile = preset.offset_scale, preset.fold, preset.tile
-        self.blocks = heavy_blocks(preset) if preset.networks == "heavy" else _light_blocks(preset)
+        self.blocks = paper_encoder_blocks(preset) if preset.networks == "heavy" else _light_blocks(preset)
 
     def forward(self, alpha_B1HW: Tensor, padded_B3HW: Tensor) -> Tensor:
         """Return the unscaled offset x_offset, B x C x h x w."""

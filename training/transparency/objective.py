@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from training.metrics.perceptual import open_perceptual
+from training.metrics.perceptual import load_lpips
 from training.presets.preset import Preset
 from training.transparency.autoencoder import Autoencoder
 from training.transparency.codec import adjust
@@ -19,13 +19,13 @@ from training.transparency.losses import (
     adaptive_weight,
     blend_loss,
     edge_loss,
-    fooling_loss,
+    generator_loss,
     identity_loss,
     perceptual_loss,
     reconstruction_loss,
 )
 from training.transparency.networks import Transparency
-from training.transparency.padding import on_grey
+from training.transparency.padding import over_gray
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Loss:
     drawn: tuple[Tensor, Tensor]
 
 
-class OffsetObjective:
+class TransparencyObjective:
     """The objective L_vae = L_recon + L_identity + 0.01 L_disc (paper, section 3.1).
 
     The preset may add further terms. `discriminator` is trained with the networks, on their output,
@@ -50,7 +50,7 @@ class OffsetObjective:
         self.preset, self.backbone = preset, backbone
         self.error, self.background = ERRORS[preset.error], BACKGROUNDS[preset.blend_background]
         self.discriminator = PatchDiscriminator(preset.discriminator_width)
-        self.perception = open_perceptual(Path(preset.perceptual)) if preset.perceptual else None
+        self.perception = load_lpips(Path(preset.perceptual)) if preset.perceptual else None
 
     def frozen(self) -> list[nn.Module]:
         """Return the networks that are used but not trained."""
@@ -79,12 +79,12 @@ class OffsetObjective:
         alpha_hat_B1HW, color_hat_B3HW = networks.decoder(decoded_B3HW, latent_BCHW)
 
         terms = self._terms(padded_B3HW, alpha_B1HW, color_hat_B3HW, alpha_hat_B1HW)
-        terms["identity"] = identity_loss(on_grey(padded_B3HW, alpha_B1HW), decoded_B3HW, self.error)
+        terms["identity"] = identity_loss(over_gray(padded_B3HW, alpha_B1HW), decoded_B3HW, self.error)
         # Weight every term by its column of the preset.
         total = torch.stack([getattr(self.preset, f"{name}_weight") * term for name, term in terms.items()]).sum()
         # The adversarial term starts after discriminator_start images.
         if self.preset.discriminator_weight > 0 and seen >= self.preset.discriminator_start:
-            terms["fooling"] = fooling_loss(self.discriminator(alpha_hat_B1HW, color_hat_B3HW))
+            terms["fooling"] = generator_loss(self.discriminator(alpha_hat_B1HW, color_hat_B3HW))
             adversarial = self.preset.discriminator_weight * terms["fooling"]
             if self.preset.discriminator_adaptive:
                 adversarial = adversarial * adaptive_weight(total, terms["fooling"], networks.decoder.conv_out.weight)
@@ -115,7 +115,7 @@ class OffsetObjective:
         return terms
 
 
-def on_solids(alpha_B1HW: Tensor, color_B3HW: Tensor, chosen_B: Tensor, below_B3: Tensor) -> tuple[Tensor, Tensor]:
+def blend_on_solid_colors(alpha_B1HW: Tensor, color_B3HW: Tensor, chosen_B: Tensor, below_B3: Tensor) -> tuple[Tensor, Tensor]:
     """Blend the chosen images on a solid color each and make them opaque (AlphaVAE).
 
     Args:

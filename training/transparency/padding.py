@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-def pad_colour(rgba: NDArray[np.float32]) -> NDArray[np.float32]:
+def pad_color(rgba: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the color of a straight H x W x 4 image in [0, 1] with invisible pixels filled in.
 
     This is the paper's iterated Gaussian filter as in the authors' code, an image pyramid of ratio
@@ -38,14 +38,14 @@ def _pyramid(premultiplied: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     return levels
 
 
-def pad_colours(rgba_B4HW: Tensor) -> Tensor:
+def pad_colors(rgba_B4HW: Tensor) -> Tensor:
     """Apply `pad_colour` to a batch of straight RGBA in [0, 1]: B x 3 x H x W."""
     images = rgba_B4HW.permute(0, 2, 3, 1).float().cpu().numpy()
-    padded_BHW3 = torch.stack([torch.from_numpy(pad_colour(image)) for image in images])
+    padded_BHW3 = torch.stack([torch.from_numpy(pad_color(image)) for image in images])
     return padded_BHW3.permute(0, 3, 1, 2).contiguous().to(rgba_B4HW)
 
 
-def on_grey(color_B3HW: Tensor, alpha_B1HW: Tensor) -> Tensor:
+def over_gray(color_B3HW: Tensor, alpha_B1HW: Tensor) -> Tensor:
     """Composite over mid-gray: I = I_c * I_a, the frozen encoder's input.
 
     Args:

@@ -8,7 +8,7 @@ from torch import nn
 from training.presets.preset import Preset
 
 
-def heavy_blocks(preset: Preset) -> nn.Module:
+def paper_encoder_blocks(preset: Preset) -> nn.Module:
     """Build the paper's encoder (section 3.1).
 
     It maps B x 4 x H x W, alpha first, to an offset B x C x H/8 x W/8. It is diffusers' encoder of

@@ -16,7 +16,7 @@ The light encoder's receptive field is smaller, 31 pixels, so its tiles are exac
 """
 
 
-def mirror_to(tensor_BCHW: Tensor, height: int, width: int) -> Tensor:
+def mirror_pad(tensor_BCHW: Tensor, height: int, width: int) -> Tensor:
     """Pad a tensor at the bottom and right to height x width by mirroring, repeatedly if needed.
 
     The edge is included in the mirroring, so that a latent and its image that are padded in
@@ -34,12 +34,12 @@ def _mirrored(old: int, new: int) -> Tensor:
     return torch.minimum(phase, 2 * old - 1 - phase)
 
 
-def whole(length: int, unit: int) -> int:
+def round_up(length: int, unit: int) -> int:
     """Round a length up to a multiple of `unit`."""
     return -(-length // unit) * unit
 
 
-def in_tiles(network: nn.Module, pictures: Sequence[Tensor], *, side: int, unit: int, overlap: int = OVERLAP) -> Tensor:
+def run_tiled(network: nn.Module, pictures: Sequence[Tensor], *, side: int, unit: int, overlap: int = OVERLAP) -> Tensor:
     """Run a network on images, in tiles if they have more than side x side pixels.
 
     Adjacent tiles overlap by `overlap` pixels or more (at most half a tile): each drops a quarter

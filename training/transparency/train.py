@@ -12,28 +12,28 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from curation.domain import Split, TrainingRequest
-from curation.ports import RGBA, ObjectStore, Report
-from training.data.buckets import BucketOrder, Order, preset_buckets
-from training.data.dataset import LayerDataset, heldout_images, load_split
-from training.data.sampler import draw_order
-from training.engine.batch import Rows
-from training.engine.distributed import DistributedContext, whole
-from training.engine.optimizers import build_optimiser
-from training.engine.schedule import LRSchedule
+from curation.ports import RGBA, ObjectStore, ProgressCallback
+from training.data.buckets import BucketSampler, Sampler, bucket_config
+from training.data.dataset import LayerDataset, heldout_images, open_split
+from training.data.sampler import build_sampler
+from training.engine.batch import Batch
+from training.engine.distributed import DistributedContext, full_tensor
+from training.engine.optimizers import build_optimizer
+from training.engine.schedule import StageSchedule
 from training.engine.trainer import TrainerContext, TrainingStage, fit
-from training.metrics.compositing import measure_blends
+from training.metrics.compositing import composite_metrics
 from training.presets.preset import Preset
-from training.sample_grid import draw_sheet, pixels
+from training.sample_grid import render_grid, to_uint8_images
 from training.transparency.autoencoder import Autoencoder
 from training.transparency.codec import reconstruct
 from training.transparency.losses import discriminator_loss
 from training.transparency.networks import Transparency, open_transparency
-from training.transparency.objective import OffsetObjective, on_solids
-from training.transparency.padding import pad_colours
+from training.transparency.objective import TransparencyObjective, blend_on_solid_colors
+from training.transparency.padding import pad_colors
 
 STAGE = "transparency"
-SHEET = 8  # images in a sample grid
-KEPT_BYTES = 1 << 30  # of padded colors in memory: 21,000 images of 64 pixels, 1,300 of 256
+GRID_IMAGES = 8  # images in a sample grid
+PADDED_CACHE_BYTES = 1 << 30  # of padded colors in memory: 21,000 images of 64 pixels, 1,300 of 256
 
 
 def train_transparency(
@@ -41,7 +41,7 @@ def train_transparency(
     preset: Preset,
     store: ObjectStore,
     folder: Path,
-    report: Report,
+    report: ProgressCallback,
     backbone: Autoencoder,
     start: Mapping[str, Tensor] | None,
 ) -> dict[str, Tensor]:
@@ -69,22 +69,22 @@ def train_transparency(
     # The data: the split's layers, and the sampling order.
     ctx = DistributedContext(preset)
     step = ctx.step_images(preset.transparency_batch)
-    buckets = preset_buckets(preset, step, folder.parent / "cache" / "sizes")
+    buckets = bucket_config(preset, step, folder.parent / "cache" / "sizes")
     memory = preset.in_memory
     opaque, size = preset.transparency_opaque, preset.image_size
     roles = preset.roles_learnt(opaque)
-    dataset = load_split(store, order.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles)
-    draws: Order = draw_order(store, dataset, order.previous, preset.new_weight, order.seed, opaque=opaque)
-    draws = BucketOrder(draws, dataset.shapes, step) if buckets else draws
+    dataset = open_split(store, order.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles)
+    draws: Sampler = build_sampler(store, dataset, order.previous, preset.new_weight, order.seed, opaque=opaque)
+    draws = BucketSampler(draws, dataset.shapes, step) if buckets else draws
 
     # The networks: new ones from the seed, or the parent's.
     torch.manual_seed(order.seed)
     networks = Transparency(preset) if start is None else open_transparency(preset, start).train().requires_grad_(True)
-    shown = heldout_images(store, order.snapshot, size, SHEET)
+    shown = heldout_images(store, order.snapshot, size, GRID_IMAGES)
     shown_B4HW = shown.take(range(len(shown))) if len(shown) else None
     stage = TransparencyStage(preset, networks, dataset, backbone, shown_B4HW)
     fit(stage, TrainerContext(order, preset, ctx, dataset.samples, draws, folder, report))
-    return {name: whole(tensor.detach()).cpu().clone() for name, tensor in networks.state_dict().items()}
+    return {name: full_tensor(tensor.detach()).cpu().clone() for name, tensor in networks.state_dict().items()}
 
 
 class TransparencyStage(TrainingStage):
@@ -113,8 +113,8 @@ class TransparencyStage(TrainingStage):
         super().__init__()
         self.shown_B4HW = shown_B4HW
         self.preset, self.networks, self.pictures = preset, networks, pictures
-        self.pace = LRSchedule(preset.transparency_images, preset.transparency_batch, preset.transparency_ema)
-        self.objective = OffsetObjective(preset, backbone)
+        self.pace = StageSchedule(preset.transparency_images, preset.transparency_batch, preset.transparency_ema)
+        self.objective = TransparencyObjective(preset, backbone)
         # Without a weight it must not be a submodule: DDP waits for every parameter's gradient.
         self.judge = self.objective.discriminator if preset.discriminator_weight else None
         # Padding takes a thread longer than a GPU's training step, so use several; on the CPU with
@@ -128,12 +128,12 @@ class TransparencyStage(TrainingStage):
         """Build an optimizer for the networks, and one without clipping for the discriminator."""
         name, rate = self.preset.optimiser, self.preset.transparency_lr
         betas = (self.preset.beta1, self.preset.beta2)
-        built = {"optimiser": build_optimiser(name, self.networks.parameters(), rate, betas=betas)}
+        built = {"optimiser": build_optimizer(name, self.networks.parameters(), rate, betas=betas)}
         if self.judge is not None:
-            built["judge_optimiser"] = build_optimiser(name, self.judge.parameters(), rate, betas=(0.5, 0.9), clip=0)
+            built["judge_optimiser"] = build_optimizer(name, self.judge.parameters(), rate, betas=(0.5, 0.9), clip=0)
         return built
 
-    def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Rows:
+    def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Batch:
         """Make a batch of images with padded color, half of them mirrored, and which keep their
         offset.
 
@@ -153,12 +153,12 @@ class TransparencyStage(TrainingStage):
         if share := self.preset.solid_share:
             chosen_B = (torch.rand(len(places), generator=rng) < share)[mine]
             below_B3 = torch.rand(len(places), 3, generator=rng)[mine]
-            alpha_B1HW, padded_B3HW = on_solids(rgba_B4HW[:, 3:], padded_B3HW, chosen_B, below_B3)
+            alpha_B1HW, padded_B3HW = blend_on_solid_colors(rgba_B4HW[:, 3:], padded_B3HW, chosen_B, below_B3)
             solid_B4HW = torch.cat([padded_B3HW, alpha_B1HW], dim=1)
             rgba_B4HW = torch.where(chosen_B[:, None, None, None], solid_B4HW, rgba_B4HW)
         return {"rgba": rgba_B4HW, "padded": padded_B3HW, "keep": keep_B}
 
-    def forward(self, rows: Rows, seen: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, rows: Batch, seen: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute L_vae plus the discriminator's own loss.
 
         Neither has gradients for the other's networks.
@@ -178,10 +178,10 @@ class TransparencyStage(TrainingStage):
         """Return the networks without the discriminator, which is not stored."""
         return self.networks
 
-    def draw_sheet(self, rows: Rows) -> bytes:
+    def draw_sheet(self, rows: Batch) -> bytes:
         """Render the first held-out images, or else training images, and their reconstructions."""
-        shown_B4HW = self.shown_B4HW if self.shown_B4HW is not None else rows["rgba"][:SHEET]
-        return draw_sheet(reconstruction_rows(self.objective.backbone, self.networks, self._to_device(shown_B4HW)))
+        shown_B4HW = self.shown_B4HW if self.shown_B4HW is not None else rows["rgba"][:GRID_IMAGES]
+        return render_grid(reconstruction_rows(self.objective.backbone, self.networks, self._to_device(shown_B4HW)))
 
     def validate(self) -> dict[str, float]:
         """Measure the PSNR (dB, mean over nine backgrounds) of the first held-out images."""
@@ -190,7 +190,7 @@ class TransparencyStage(TrainingStage):
         truth_B4HW = self._to_device(self.shown_B4HW)
         reconstructed_B4HW = reconstruct(self.objective.backbone, self.networks, truth_B4HW)
         return {
-            "psnr": float(torch.stack(list(measure_blends(truth_B4HW, reconstructed_B4HW)["psnr"].values())).mean())
+            "psnr": float(torch.stack(list(composite_metrics(truth_B4HW, reconstructed_B4HW)["psnr"].values())).mean())
         }
 
     def _to_device(self, rgba_B4HW: Tensor) -> Tensor:
@@ -210,8 +210,8 @@ class TransparencyStage(TrainingStage):
         """Pad the colors of an image, cached in memory up to KEPT_BYTES."""
         if index in self.padded:
             return self.padded[index]
-        padded_3HW = pad_colours(rgba_4HW[None])[0]
-        if self.preset.in_memory and (len(self.padded) + 1) * padded_3HW.nbytes <= KEPT_BYTES:
+        padded_3HW = pad_colors(rgba_4HW[None])[0]
+        if self.preset.in_memory and (len(self.padded) + 1) * padded_3HW.nbytes <= PADDED_CACHE_BYTES:
             self.padded[index] = padded_3HW
         return padded_3HW
 
@@ -230,4 +230,4 @@ def _frozen(judge: nn.Module | None) -> Iterator[None]:
 
 def reconstruction_rows(backbone: Autoencoder, networks: Transparency, rgba_B4HW: Tensor) -> list[list[RGBA]]:
     """Return two rows of images: the originals and their reconstructions."""
-    return [pixels(rgba_B4HW), pixels(reconstruct(backbone, networks, rgba_B4HW))]
+    return [to_uint8_images(rgba_B4HW), to_uint8_images(reconstruct(backbone, networks, rgba_B4HW))]

@@ -14,7 +14,7 @@ Larger passes are slower on the CPU: the light decoder at 256 px took 13 s for e
 one, and 24 s for all at once.
 """
 
-PASS_PIXELS_ELSE = 4 * 1024 * 1024  # on other devices
+DEFAULT_PASS_PIXELS = 4 * 1024 * 1024  # on other devices
 
 VIEWS = tuple((flip, turns) for flip in (False, True) for turns in range(4))
 
@@ -59,7 +59,7 @@ def estimate_once(decode: Decode, image_B3HW: Tensor, latent_BCHW: Tensor) -> Te
 def _decode_some(decode: Decode, image_B3HW: Tensor, latent_BCHW: Tensor) -> Tensor:
     """Decode a batch in passes of at most PASS_PIXELS."""
     height, width = image_B3HW.shape[-2:]
-    pixels = PASS_PIXELS.get(image_B3HW.device.type, PASS_PIXELS_ELSE)
+    pixels = PASS_PIXELS.get(image_B3HW.device.type, DEFAULT_PASS_PIXELS)
     count = max(1, pixels // (height * width))
     pairs = zip(torch.split(image_B3HW, count), torch.split(latent_BCHW, count), strict=True)
     return torch.cat([estimate_once(decode, image, latent) for image, latent in pairs])

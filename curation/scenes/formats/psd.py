@@ -10,7 +10,7 @@ from PIL import Image
 from psd_tools import PSDImage
 from psd_tools.psd import PSD
 
-from curation.images.codec import over
+from curation.images.codec import composite_over
 from curation.scenes.layer_stack import LayerStack
 
 WHITE = (255, 255, 255)
@@ -41,7 +41,7 @@ def write_psd(path: Path, stack: LayerStack) -> None:
     document.save(saved)
     saved.seek(0)
     written = PSD.read(saved)
-    planes = [*over(stack.merged, WHITE).transpose(2, 0, 1)]
+    planes = [*composite_over(stack.merged, WHITE).transpose(2, 0, 1)]
     count = len(stack.sheets)
     if (stack.merged[..., 3] < 255).any():
         # PSD convention: colors blended on white; a negative count marks a fourth plane, alpha.

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from curation.scenes.blending import on_canvas
+from curation.scenes.blending import place_on_canvas
 from curation.scenes.layer_stack import LayerStack, StackLayer
 
 DESCRIPTION, PAGE_NAME, SUBFILE_TYPE = 270, 285, 254
@@ -25,7 +25,7 @@ def write_tiff(path: Path, stack: LayerStack) -> None:
     """
     pages = []
     for number, sheet in enumerate(stack.sheets):
-        page = Image.fromarray(on_canvas(sheet.rgba, sheet.offset, stack.size), "RGBA")
+        page = Image.fromarray(place_on_canvas(sheet.rgba, sheet.offset, stack.size), "RGBA")
         page.encoderinfo = {"tiffinfo": _tags(number, sheet)}
         pages.append(page)
     # Pillow takes the tags of the first page as an argument, the others from `encoderinfo`.

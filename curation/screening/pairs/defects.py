@@ -12,15 +12,15 @@ from curation.domain import LayerRole, RejectReason
 from curation.errors import Refused
 from curation.images.pairs import composite
 from curation.ports import RGBA, Layers
-from curation.screening.defects import plant
+from curation.screening.defects import add_defect
 
-FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
+FOREGROUND, BACKGROUND, BLENDED = LayerRole.foreground, LayerRole.background, LayerRole.blended
 
-PlantPair = Callable[[RGBA, RGBA, float, np.random.Generator], tuple[RGBA, RGBA]]
+PairDefectFunction = Callable[[RGBA, RGBA, float, np.random.Generator], tuple[RGBA, RGBA]]
 """Foreground, background, severity and RNG to a new foreground and background."""
 
 
-def plant_pair(layers: Layers, defect: str, severity: float, rng: np.random.Generator) -> Layers:
+def add_pair_defect(layers: Layers, defect: str, severity: float, rng: np.random.Generator) -> Layers:
     """Return a copy of a pair with one defect; at severity 0 the same pixels.
 
     The blended image is composed again as for generated pairs (pairs.composite), so that the defect
@@ -39,13 +39,13 @@ def plant_pair(layers: Layers, defect: str, severity: float, rng: np.random.Gene
         raise Refused(f"unknown pair defect {defect!r}", "choose from " + ", ".join(PAIR_DEFECTS))
     if not 0 <= severity <= 1:
         raise Refused(f"severity {severity:g} is outside [0, 1]")
-    front, back = layers[FRONT].copy(), layers[BACK].copy()
+    front, back = layers[FOREGROUND].copy(), layers[BACKGROUND].copy()
     if severity > 0:
         front, back = PAIR_DEFECTS[defect](front, back, severity, rng)
-    return {FRONT: front, BACK: back, WHOLE: composite(front, back)}
+    return {FOREGROUND: front, BACKGROUND: back, BLENDED: composite(front, back)}
 
 
-def plant_leak(front: RGBA, back: RGBA, severity: float, rng: np.random.Generator) -> tuple[RGBA, RGBA]:
+def add_leak(front: RGBA, back: RGBA, severity: float, rng: np.random.Generator) -> tuple[RGBA, RGBA]:
     """Leave the subject in the background: a faint ghost at first, complete at severity 1."""
     del rng
     ghost = front.copy()
@@ -53,7 +53,7 @@ def plant_leak(front: RGBA, back: RGBA, severity: float, rng: np.random.Generato
     return front, composite(ghost, back)
 
 
-def plant_seam(front: RGBA, back: RGBA, severity: float, rng: np.random.Generator) -> tuple[RGBA, RGBA]:
+def add_seam(front: RGBA, back: RGBA, severity: float, rng: np.random.Generator) -> tuple[RGBA, RGBA]:
     """Surround the subject in the background by a lighter or darker region, as poor inpainting.
 
     The region reaches 2 % of the image size beyond the subject; its step is up to 90 levels at
@@ -72,7 +72,7 @@ def plant_seam(front: RGBA, back: RGBA, severity: float, rng: np.random.Generato
     return front, seamed
 
 
-def plant_light(front: RGBA, back: RGBA, severity: float, rng: np.random.Generator) -> tuple[RGBA, RGBA]:
+def add_light_mismatch(front: RGBA, back: RGBA, severity: float, rng: np.random.Generator) -> tuple[RGBA, RGBA]:
     """Change the light on the subject: warmer or colder, and brighter or dimmer.
 
     At severity 1 the tint changes channels by up to a half, the brightness by a third.
@@ -85,30 +85,30 @@ def plant_light(front: RGBA, back: RGBA, severity: float, rng: np.random.Generat
     return lit, back
 
 
-def _on_foreground(defect: str) -> PlantPair:
+def _on_foreground(defect: str) -> PairDefectFunction:
     def plant_on_foreground(front: RGBA, back: RGBA, severity: float, rng: np.random.Generator) -> tuple[RGBA, RGBA]:
         # The background stays unchanged.
-        return plant(front, defect, severity, rng), back
+        return add_defect(front, defect, severity, rng), back
 
     return plant_on_foreground
 
 
-PAIR_DEFECTS: Final[Mapping[str, PlantPair]] = {
+PAIR_DEFECTS: Final[Mapping[str, PairDefectFunction]] = {
     "fringe": _on_foreground("fringe"),
     "haze": _on_foreground("haze"),
     "holes": _on_foreground("holes"),
-    "leak": plant_leak,
-    "seam": plant_seam,
-    "light": plant_light,
+    "leak": add_leak,
+    "seam": add_seam,
+    "light": add_light_mismatch,
 }
 """Defects of pairs by name; the first three are those of single layers."""
 
-PAIR_REASONS: Final[Mapping[str, tuple[RejectReason, LayerRole]]] = {
-    "fringe": (RejectReason.halo, FRONT),
-    "haze": (RejectReason.residue, FRONT),
-    "holes": (RejectReason.holes, FRONT),
-    "leak": (RejectReason.residue, BACK),
-    "seam": (RejectReason.residue, BACK),
-    "light": (RejectReason.clash, WHOLE),
+PAIR_DEFECT_REASONS: Final[Mapping[str, tuple[RejectReason, LayerRole]]] = {
+    "fringe": (RejectReason.halo, FOREGROUND),
+    "haze": (RejectReason.residue, FOREGROUND),
+    "holes": (RejectReason.holes, FOREGROUND),
+    "leak": (RejectReason.residue, BACKGROUND),
+    "seam": (RejectReason.residue, BACKGROUND),
+    "light": (RejectReason.clash, BLENDED),
 }
 """The best matching reject reason of each defect, and the layer it concerns."""

@@ -31,24 +31,24 @@ from curation.domain import (
 )
 from curation.errors import Corrupt, NotFound
 from curation.images.codec import decode_layer
-from curation.images.layer_masks import shrink
+from curation.images.layer_masks import downscale
 from curation.ports import Layers, ObjectStore
-from curation.screening.pairs.signals import measure_agreement, measure_pair
+from curation.screening.pairs.signals import compute_agreement_signals, compute_pair_signals
 from curation.screening.rule_reviewer import (
-    MOST_SEEDS,
-    SHARE,
-    SIDE,
+    EXCLUDED_SHARE,
+    MAX_SEEDS,
+    REVIEW_SIZE,
     RuleReviewer,
-    as_judged,
-    embed,
-    nearest_of,
+    embed_layer,
+    nearest_neighbors,
+    prepare_layer,
 )
 
-MEASURED_SEEDS: Final = 400
+MAX_MEASURED_SEEDS: Final = 400
 """The number of seed pairs measured for the bounds; all are used for comparison."""
 
-FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
-Fault = tuple[RejectReason, LayerRole, str]
+FOREGROUND, BACKGROUND, BLENDED = LayerRole.foreground, LayerRole.background, LayerRole.blended
+PairFault = tuple[RejectReason, LayerRole, str]
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,13 @@ PAIR_BOUNDS: Final = (
         "blended_error",
         6,
         RejectReason.clash,
-        WHOLE,
+        BLENDED,
         "foreground over background differs from the blended image",
     ),
-    PairBound("leakage", 0.5, RejectReason.residue, BACK, "the subject is left in the background"),
-    PairBound("seam_energy", 1.5, RejectReason.halo, BACK, "a seam along the mask"),
-    PairBound("light_gap", 18, RejectReason.clash, WHOLE, "the layers are lit differently"),
-    PairBound("foot_gap", 0.05, RejectReason.clash, WHOLE, "the subject does not stand on the ground"),
+    PairBound("leakage", 0.5, RejectReason.residue, BACKGROUND, "the subject is left in the background"),
+    PairBound("seam_energy", 1.5, RejectReason.halo, BACKGROUND, "a seam along the mask"),
+    PairBound("light_gap", 18, RejectReason.clash, BLENDED, "the layers are lit differently"),
+    PairBound("foot_gap", 0.05, RejectReason.clash, BLENDED, "the subject does not stand on the ground"),
 )
 """The pair signals that the rule reviewer checks, in the order in which it names them."""
 
@@ -96,17 +96,17 @@ class PairRuleReviewer:
         front, back, signals = [], [], []
         for number, (layers, prompt) in enumerate(seeds):
             small = _small(layers)
-            front.append((small[FRONT], prompt.foreground or prompt.text))
-            back.append(embed(small[BACK]))
+            front.append((small[FOREGROUND], prompt.foreground or prompt.text))
+            back.append(embed_layer(small[BACKGROUND]))
             # Pair signals are slow to compute; a part of the seeds is enough for their quantiles.
-            if number < MEASURED_SEEDS:
-                signals.append(measure_pair(small) | measure_agreement(small, prompt))
+            if number < MAX_MEASURED_SEEDS:
+                signals.append(compute_pair_signals(small) | compute_agreement_signals(small, prompt))
         # Raises Refused for too few seeds.
         foregrounds = RuleReviewer.fit(front)
         # The bound for backgrounds is a quantile of the distances between seeds.
         stacked = np.stack(back)
-        _, distances = nearest_of(stacked, stacked, 1, itself=False)
-        return PairRuleReviewer(foregrounds, stacked, float(np.quantile(distances[:, 0], 1 - SHARE)), _bounds(signals))
+        _, distances = nearest_neighbors(stacked, stacked, 1, itself=False)
+        return PairRuleReviewer(foregrounds, stacked, float(np.quantile(distances[:, 0], 1 - EXCLUDED_SHARE)), _bounds(signals))
 
     def decide(self, layers: Layers, prompt: Prompt) -> RuleVerdict:
         """Accept the pair, or reject it with every fault and the layer of each."""
@@ -119,19 +119,19 @@ class PairRuleReviewer:
         reasons = tuple(reason for reason, _ in named)
         return RuleVerdict(Verdict.reject, reasons, sentences, tuple(layer for _, layer in named))
 
-    def _find_faults(self, small: Layers, prompt: Prompt) -> Iterator[Fault]:
+    def _find_faults(self, small: Layers, prompt: Prompt) -> Iterator[PairFault]:
         # The foreground alone, by the bounds of single layers.
-        judged = as_judged(small[FRONT])
+        judged = prepare_layer(small[FOREGROUND])
         for reason, sentence in self.foregrounds.find_unclean(judged):
-            yield reason, FRONT, sentence
+            yield reason, FOREGROUND, sentence
         # The layers together; without a common size nothing else can be measured.
-        pair_signals = measure_pair(small)
+        pair_signals = compute_pair_signals(small)
         if pair_signals["size_gap"]:
-            yield RejectReason.malformed, WHOLE, "the layers differ in size"
+            yield RejectReason.malformed, BLENDED, "the layers differ in size"
             return
         if (pair_signals["background_alpha"] or 0) < 0.98:
-            yield RejectReason.holes, BACK, "it is not opaque"
-        agreement = measure_agreement(small, prompt)
+            yield RejectReason.holes, BACKGROUND, "it is not opaque"
+        agreement = compute_agreement_signals(small, prompt)
         yield from self._find_missed(small, prompt, agreement)
         signals = pair_signals | agreement
         for bound in PAIR_BOUNDS:
@@ -140,7 +140,7 @@ class PairRuleReviewer:
                 explanation = f"{bound.sentence} ({bound.signal} {value:.3g}, above {limit:.3g})"
                 yield bound.reason, bound.layer, explanation
 
-    def _find_missed(self, small: Layers, prompt: Prompt, shown: Mapping[str, float | None]) -> Iterator[Fault]:
+    def _find_missed(self, small: Layers, prompt: Prompt, shown: Mapping[str, float | None]) -> Iterator[PairFault]:
         """Yield mismatches between layers and texts.
 
         Texts of the synthetic grammar are checked exactly, others by comparison with seeds.
@@ -148,33 +148,33 @@ class PairRuleReviewer:
         if shown:
             missed = [name for name in ("colour", "shape") if not shown[f"shows_{name}"]]
             if missed:
-                yield RejectReason.prompt_miss, FRONT, f"not the {' and '.join(missed)} of its text"
+                yield RejectReason.prompt_miss, FOREGROUND, f"not the {' and '.join(missed)} of its text"
             if not shown["shows_ground"]:
-                yield RejectReason.prompt_miss, BACK, "it does not show its text"
+                yield RejectReason.prompt_miss, BACKGROUND, "it does not show its text"
             elif shown["light_gap"] is None or shown["foot_gap"] is None:
-                yield RejectReason.malformed, FRONT, "it has no solid subject"
+                yield RejectReason.malformed, FOREGROUND, "it has no solid subject"
             return
         for reason, sentence in self.foregrounds.find_foreign(
-            as_judged(small[FRONT]), prompt.foreground or prompt.text
+            prepare_layer(small[FOREGROUND]), prompt.foreground or prompt.text
         ):
-            yield reason, FRONT, sentence
-        _, distances = nearest_of(embed(small[BACK])[None], self.backgrounds, 1)
+            yield reason, FOREGROUND, sentence
+        _, distances = nearest_neighbors(embed_layer(small[BACKGROUND])[None], self.backgrounds, 1)
         if distances[0, 0] > self.farthest:
             explanation = f"unlike every seed (distance {distances[0, 0]:.3g}, above {self.farthest:.3g})"
-            yield RejectReason.malformed, BACK, explanation
+            yield RejectReason.malformed, BACKGROUND, explanation
 
 
-def fit_pairs_to_snapshot(store: ObjectStore, snapshot: str) -> PairRuleReviewer:
+def fit_pair_rule_reviewer(store: ObjectStore, snapshot: str) -> PairRuleReviewer:
     """Return a rule reviewer fitted to the training seeds of a snapshot. Raises Refused."""
 
     def is_seed(sample: Sample) -> bool:
         return sample.kind is Kind.pair and sample.round == 0 and sample.split is Split.train
 
-    chosen = islice(filter(is_seed, read_samples(store, snapshot)), MOST_SEEDS)
+    chosen = islice(filter(is_seed, read_samples(store, snapshot)), MAX_SEEDS)
     return PairRuleReviewer.fit((_read(store, sample.layers), _prompt_of(sample)) for sample in chosen)
 
 
-def judge_card(rule_reviewer: RuleReviewer | PairRuleReviewer, store: ObjectStore, card: ReviewItem) -> RuleVerdict:
+def review_item(rule_reviewer: RuleReviewer | PairRuleReviewer, store: ObjectStore, card: ReviewItem) -> RuleVerdict:
     """Return the rule reviewer's verdict on a review item.
 
     Args:
@@ -187,15 +187,15 @@ def judge_card(rule_reviewer: RuleReviewer | PairRuleReviewer, store: ObjectStor
     except (NotFound, Corrupt) as error:
         return RuleVerdict(Verdict.reject, (RejectReason.other,), error.message)
     if isinstance(rule_reviewer, RuleReviewer):
-        return rule_reviewer.decide(drawn.get(FRONT, next(iter(drawn.values()))), card.prompt)
+        return rule_reviewer.decide(drawn.get(FOREGROUND, next(iter(drawn.values()))), card.prompt)
     # A pair that lost a layer is malformed, not an error of the rule reviewer.
     if missing := [role for role in LayerRole if role not in drawn]:
         return RuleVerdict(Verdict.reject, (RejectReason.malformed,), f"the {missing[0]} is missing", (missing[0],))
-    return rule_reviewer.decide(drawn, Prompt(card.prompt, card.texts.get(FRONT), card.texts.get(BACK)))
+    return rule_reviewer.decide(drawn, Prompt(card.prompt, card.texts.get(FOREGROUND), card.texts.get(BACKGROUND)))
 
 
 def _prompt_of(sample: Sample) -> Prompt:
-    return Prompt(sample.caption, sample.texts.get(FRONT), sample.texts.get(BACK))
+    return Prompt(sample.caption, sample.texts.get(FOREGROUND), sample.texts.get(BACKGROUND))
 
 
 def _read(store: ObjectStore, layers: Mapping[LayerRole, str]) -> Layers:
@@ -203,7 +203,7 @@ def _read(store: ObjectStore, layers: Mapping[LayerRole, str]) -> Layers:
 
 
 def _small(layers: Layers) -> Layers:
-    return {role: shrink(np.asarray(layers[role]), SIDE) for role in LayerRole}
+    return {role: downscale(np.asarray(layers[role]), REVIEW_SIZE) for role in LayerRole}
 
 
 def _bounds(signals: list[dict[str, float | None]]) -> dict[str, float]:
@@ -211,5 +211,5 @@ def _bounds(signals: list[dict[str, float | None]]) -> dict[str, float]:
     bounds = {}
     for bound in PAIR_BOUNDS:
         values = [value for seed in signals if (value := seed.get(bound.signal)) is not None]
-        bounds[bound.signal] = max(bound.floor, float(np.quantile(values, 1 - SHARE))) if values else bound.floor
+        bounds[bound.signal] = max(bound.floor, float(np.quantile(values, 1 - EXCLUDED_SHARE))) if values else bound.floor
     return bounds

@@ -13,11 +13,11 @@ from typing import Final
 from curation.domain import LayerRole, Prompt
 from curation.images import pairs
 from curation.ports import RGBA, Layers
-from curation.synthetic.pair_dataset import shows_pair
+from curation.synthetic.pair_dataset import check_pair
 
 
 @dataclass(frozen=True)
-class PairDefinition:
+class PairSignalDefinition:
     """The definition of one pair signal."""
 
     name: str
@@ -26,34 +26,34 @@ class PairDefinition:
     measure: Callable[[RGBA, RGBA, RGBA], float]  # foreground, background, blended, all of one size
 
 
-PAIR_SIGNALS: Final[dict[str, PairDefinition]] = {
+PAIR_SIGNALS: Final[dict[str, PairSignalDefinition]] = {
     definition.name: definition
     for definition in (
-        PairDefinition(
+        PairSignalDefinition(
             "background_alpha",
             "the smallest alpha of the background",
             "0..1",
             lambda _f, b, _c: b[..., 3].min() / 255,
         ),
-        PairDefinition(
+        PairSignalDefinition(
             "blended_error",
             "root mean square of foreground over background from the blended image",
             "levels",
             pairs.blended_error,
         ),
-        PairDefinition(
+        PairSignalDefinition(
             "leakage",
             "how certainly and strongly the background still shows the subject",
             "0..1",
             lambda f, b, _c: pairs.leakage(f, b),
         ),
-        PairDefinition(
+        PairSignalDefinition(
             "seam_energy",
             "steps of the background along the mask, relative to those beside it",
             "ratio",
             pairs.seam_energy,
         ),
-        PairDefinition(
+        PairSignalDefinition(
             "harmony",
             "disagreement of the layers in luminance, color temperature and saturation",
             "units",
@@ -66,11 +66,11 @@ PAIR_SIGNALS: Final[dict[str, PairDefinition]] = {
 SIZE_GAP: Final = "size_gap"
 """The difference of the layers' sizes in pixels; if it is not 0, no other signal is computed."""
 
-AGREEMENT: Final = ("shows_colour", "shows_shape", "shows_ground", "light_gap", "foot_gap")
+AGREEMENT_SIGNALS: Final = ("shows_colour", "shows_shape", "shows_ground", "light_gap", "foot_gap")
 """Signals that exist only for texts of the synthetic grammar (curation.synthetic.pair_dataset)."""
 
 
-def measure_pair(layers: Layers) -> dict[str, float | None]:
+def compute_pair_signals(layers: Layers) -> dict[str, float | None]:
     """Return every signal of a pair; all but the first are None if the sizes differ.
 
     Args:
@@ -86,7 +86,7 @@ def measure_pair(layers: Layers) -> dict[str, float | None]:
     return found
 
 
-def measure_agreement(layers: Layers, prompt: Prompt) -> dict[str, float | None]:
+def compute_agreement_signals(layers: Layers, prompt: Prompt) -> dict[str, float | None]:
     """Return how a pair agrees with its texts and within itself.
 
     Empty if the texts are not of the synthetic grammar.
@@ -95,7 +95,7 @@ def measure_agreement(layers: Layers, prompt: Prompt) -> dict[str, float | None]
         layers: The three layers.
         prompt: The three texts.
     """
-    agreement = shows_pair(layers[LayerRole.foreground], layers[LayerRole.background], prompt)
+    agreement = check_pair(layers[LayerRole.foreground], layers[LayerRole.background], prompt)
     if agreement is None:
         return {}
     # Booleans become 0 and 1, so that rules and models can read them as signals.

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from curation.adapters.chat import LONGEST_PAUSE, TRIES, ChatServer
+from curation.adapters.chat import MAX_BACKOFF_SECONDS, MAX_TRIES, ChatCompletionsClient
 from curation.errors import Refused, Unreachable
 from tests.chat_server import Reply, complains, says, serving
 from tests.servers import free_port
@@ -15,7 +15,7 @@ from tests.servers import free_port
 
 def ask(server, pauses=None, key=None):
     pauses = [] if pauses is None else pauses
-    return ChatServer(server.address, "some-model", key, pauses.append).write("what?", 50, 3)
+    return ChatCompletionsClient(server.address, "some-model", key, pauses.append).write("what?", 50, 3)
 
 
 def test_a_question_is_one_chat_completion():
@@ -60,7 +60,7 @@ def test_a_limit_of_rate_is_waited_for_as_long_as_it_says():
         assert ask(server, pauses) == "at last"
     assert pauses[0] == 7
     assert 20 < pauses[1] <= 30
-    assert pauses[2:] == [LONGEST_PAUSE, 8]
+    assert pauses[2:] == [MAX_BACKOFF_SECONDS, 8]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_one_that_stays_broken_is_given_up_with_what_it_said():
     pauses: list[float] = []
     with serving([Reply(body=b"<html>welcome</html>")]) as server, pytest.raises(Unreachable, match="<html>welcome"):
         ask(server, pauses)
-    assert len(server.asked) == TRIES
+    assert len(server.asked) == MAX_TRIES
     assert pauses == [1, 2, 4, 8]
     with serving([complains(429, "You exceeded\nyour quota")]) as server:
         with pytest.raises(Unreachable, match="429, You exceeded your quota"):
@@ -94,7 +94,7 @@ def test_one_that_stays_broken_is_given_up_with_what_it_said():
 
 
 def test_nobody_there_is_told():
-    chat = ChatServer(f"http://127.0.0.1:{free_port()}/v1", "m", None, lambda seconds: None)
+    chat = ChatCompletionsClient(f"http://127.0.0.1:{free_port()}/v1", "m", None, lambda seconds: None)
     with pytest.raises(Unreachable, match="did not answer in 5 tries: ConnectError"):
         chat.write("what?", 5, 0)
 
@@ -116,4 +116,4 @@ def test_what_the_server_will_not_do_is_not_asked_twice():
 
 def test_other_addresses_are_refused():
     with pytest.raises(Refused, match="not the URL of a server"):
-        ChatServer("file:///etc/passwd", "m")
+        ChatCompletionsClient("file:///etc/passwd", "m")

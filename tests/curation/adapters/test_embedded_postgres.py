@@ -23,9 +23,9 @@ import psycopg
 import pytest
 
 from curation.adapters import embedded_postgres, postgres_user
-from curation.adapters.embedded_postgres import running, start, stop
+from curation.adapters.embedded_postgres import is_running, start_server, stop_server
 from curation.adapters.pgmq_schema import install_pgmq
-from curation.adapters.postgres_process import alive, orphans
+from curation.adapters.postgres_process import find_orphans, is_alive
 from curation.errors import LayerloopError, Unreachable
 from tests.servers import free_port, wait_for
 
@@ -52,15 +52,15 @@ def folder_below(parent: Path, name: str) -> Iterator[Path]:
     folder = parent / name
     folder.mkdir(parents=True)
     yield folder
-    stop(folder)
+    stop_server(folder)
 
 
 @pytest.fixture(scope="module")
 def made_once() -> Iterator[Path]:
     """A folder with a cluster at rest, to copy: making one takes seconds, starting one a fraction."""
     with tempfile.TemporaryDirectory(prefix="layerloop-test-") as name:
-        start(Path(name))
-        stop(Path(name))
+        start_server(Path(name))
+        stop_server(Path(name))
         yield Path(name) / "data"
 
 
@@ -72,23 +72,23 @@ def context(postgres_folder: Path, made_once: Path) -> Path:
 
 
 def test_a_server_is_started_used_stopped_and_started_again(context):
-    address = start(context)
-    assert running(context)
+    address = start_server(context)
+    assert is_running(context)
     assert str(ask(address, "show server_version")).startswith("18")
     assert ask(address, "select current_database()") == "layerloop"
     write(address, "create table kept (a int); insert into kept values (7)")
     first = pid_of(context)
-    assert start(context) == address
+    assert start_server(context) == address
     assert pid_of(context) == first, "the same server, not a second one"
-    stop(context)
-    assert not running(context)
-    assert not alive(first)
-    stop(context)  # stopping what stands still is nothing
-    assert ask(start(context), "select a from kept") == 7
+    stop_server(context)
+    assert not is_running(context)
+    assert not is_alive(first)
+    stop_server(context)  # stopping what stands still is nothing
+    assert ask(start_server(context), "select a from kept") == 7
 
 
 def test_no_port_is_open_and_no_other_user_may_enter(context):
-    address = start(context)
+    address = start_server(context)
     assert ask(address, "show listen_addresses") == ""
     sockets = Path(str(ask(address, "show unix_socket_directories")))
     assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
@@ -98,13 +98,13 @@ def test_no_port_is_open_and_no_other_user_may_enter(context):
 
 
 def test_what_is_committed_is_on_the_disk(context):
-    address = start(context)
+    address = start_server(context)
     for setting in ("fsync", "synchronous_commit", "full_page_writes", "data_checksums"):
         assert ask(address, f"show {setting}") == "on", setting
 
 
 def test_text_sorts_alike_on_every_machine(context):
-    address = start(context)
+    address = start_server(context)
     assert (
         ask(address, "select datlocprovider::text || datlocale from pg_database where datname = 'layerloop'")
         == "bC.UTF-8"
@@ -113,7 +113,7 @@ def test_text_sorts_alike_on_every_machine(context):
 
 
 def test_the_queue_is_in_it_and_installing_it_again_changes_nothing(context):
-    address = start(context)
+    address = start_server(context)
     write(address, "select pgmq.create('jobs'); select pgmq.send('jobs', '{\"a\": 1}')")
     threads = [threading.Thread(target=install_pgmq, args=(address,)) for _ in range(4)]
     for thread in threads:
@@ -131,7 +131,7 @@ def test_a_queue_cannot_be_installed_where_nobody_answers():
 
 @pytest.mark.slow
 def test_processes_that_start_at_once_get_one_server(postgres_folder):
-    program = "import sys, pathlib; from curation.adapters.embedded_postgres import start; print(start(pathlib.Path(sys.argv[1])))"
+    program = "import sys, pathlib; from curation.adapters.embedded_postgres import start_server; print(start(pathlib.Path(sys.argv[1])))"
     command = [sys.executable, "-c", program, str(postgres_folder)]
     several = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     addresses = {process.communicate(timeout=120)[0].strip() for process in several}
@@ -150,23 +150,23 @@ def test_processes_that_start_at_once_get_one_server(postgres_folder):
 def test_any_folder_will_do(postgres_folder, made_once, name):
     with folder_below(postgres_folder, name) as folder:
         subprocess.run(["cp", "--archive", made_once, folder / "data"], check=True)
-        address = start(folder)
+        address = start_server(folder)
         assert ask(address, "select 1") == 1
         sockets = Path(str(ask(address, "show unix_socket_directories")))
         assert len(os.fsencode(sockets / ".s.PGSQL.5432.lock")) <= 107
 
 
 def test_a_killed_server_is_started_again_with_all_that_was_committed(context):
-    address = start(context)
+    address = start_server(context)
     write(address, "create table kept (a int); insert into kept values (7)")
     os.kill(pid_of(context), signal.SIGKILL)
-    assert start(context) == address
+    assert start_server(context) == address
     assert ask(address, "select a from kept") == 7
 
 
 def test_a_backend_that_works_on_after_its_server_died_is_ended(context):
     """It holds the dead server's memory, and PostgreSQL does not start again while it lives."""
-    address = start(context)
+    address = start_server(context)
     busy = psycopg.connect(address, autocommit=True)
     backend = psutil.Process(busy.info.backend_pid)
     endless = "do $$ begin loop perform 1; end loop; end $$"
@@ -183,17 +183,17 @@ def test_a_backend_that_works_on_after_its_server_died_is_ended(context):
     server = psutil.Process(pid_of(context))
     owner = server.uids().real
     server.kill()
-    wait_for("the server's end", lambda: not alive(server.pid))
-    wait_for("the orphan", lambda: backend.pid in {process.pid for process in orphans(owner)})
-    assert ask(start(context), "select 1") == 1
-    assert not alive(backend.pid)
+    wait_for("the server's end", lambda: not is_alive(server.pid))
+    wait_for("the orphan", lambda: backend.pid in {process.pid for process in find_orphans(owner)})
+    assert ask(start_server(context), "select 1") == 1
+    assert not is_alive(backend.pid)
     thread.join(20)
     busy.close()
     assert not thread.is_alive()
 
 
 def test_everything_killed_at_once_as_by_a_power_cut(context):
-    address = start(context)
+    address = start_server(context)
     write(address, "create table kept (a int)")
     open_ = psycopg.connect(address)
     open_.execute("insert into kept values (1)")  # never committed
@@ -204,17 +204,17 @@ def test_everything_killed_at_once_as_by_a_power_cut(context):
     for process in reversed(family):
         process.kill()
     open_.close()
-    assert ask(start(context), "select array_agg(a) from kept") == [2]
+    assert ask(start_server(context), "select array_agg(a) from kept") == [2]
 
 
 def test_a_pid_file_that_names_some_other_living_process_is_stale(context):
-    start(context)
+    start_server(context)
     lines = (context / "data" / "postmaster.pid").read_text().splitlines()
-    stop(context)
+    stop_server(context)
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     (context / "data" / "postmaster.pid").write_text("\n".join([str(child.pid), *lines[1:]]) + "\n")
-    assert not running(context)
-    assert ask(start(context), "select 1") == 1
+    assert not is_running(context)
+    assert ask(start_server(context), "select 1") == 1
     assert child.poll() is None, "a process that only has the number is left alone"
     child.kill()
     child.wait(10)
@@ -223,7 +223,7 @@ def test_a_pid_file_that_names_some_other_living_process_is_stale(context):
 def test_a_start_that_was_broken_off_is_begun_again(postgres_folder):
     (postgres_folder / "data.new").mkdir()
     (postgres_folder / "data.new" / "PG_VERSION").write_text("18\n")
-    assert ask(start(postgres_folder), "select 1") == 1
+    assert ask(start_server(postgres_folder), "select 1") == 1
     assert not (postgres_folder / "data.new").exists()
 
 
@@ -231,41 +231,41 @@ def test_a_folder_with_something_else_in_it_is_left_alone(postgres_folder):
     (postgres_folder / "data").mkdir()
     (postgres_folder / "data" / "thesis.txt").write_text("years of work")
     with pytest.raises(LayerloopError, match="neither empty nor a database") as error:
-        start(postgres_folder)
+        start_server(postgres_folder)
     assert "LAYERLOOP_HOME" in error.value.hint
     assert (postgres_folder / "data" / "thesis.txt").read_text() == "years of work"
 
 
 def test_a_server_that_cannot_start_says_why(context):
-    start(context)
-    stop(context)
+    start_server(context)
+    stop_server(context)
     (context / "data" / "PG_VERSION").write_text("9.6\n")
     with pytest.raises(LayerloopError, match="does not start") as error:
-        start(context)
+        start_server(context)
     assert "9.6" in error.value.hint
 
 
 def test_a_socket_folder_that_somebody_else_made_is_not_used(context):
-    start(context)
+    start_server(context)
     sockets = Path((context / "data" / "postmaster.pid").read_text().splitlines()[4])
-    stop(context)
+    stop_server(context)
     assert not sockets.exists()
     elsewhere = context / "trap"
     elsewhere.mkdir()
     sockets.symlink_to(elsewhere)
     try:
         with pytest.raises(LayerloopError, match="somebody else"):
-            start(context)
+            start_server(context)
     finally:
         sockets.unlink()
     sockets.mkdir(mode=0o777)
     sockets.chmod(0o777)
     try:
         with pytest.raises(LayerloopError, match="somebody else"):
-            start(context)
+            start_server(context)
     finally:
         sockets.rmdir()
-    assert running(context) is False
+    assert is_running(context) is False
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user")
@@ -273,18 +273,18 @@ def test_root_without_the_means_to_make_a_user_is_told_what_to_do(postgres_folde
     monkeypatch.setattr(postgres_user, "SERVER_USER", "nobody-of-that-name")
     monkeypatch.setattr(postgres_user.shutil, "which", lambda *_, **__: None)
     with pytest.raises(LayerloopError, match="does not run as root") as error:
-        start(postgres_folder)
+        start_server(postgres_folder)
     assert "ordinary user" in error.value.hint
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_root_runs_the_server_as_the_owner_of_the_data(context):
-    start(context)
-    stop(context)
+    start_server(context)
+    stop_server(context)
     nobody = pwd.getpwnam("nobody")
     for path in [context / "data", *(context / "data").rglob("*")]:
         os.chown(path, nobody.pw_uid, nobody.pw_gid, follow_symlinks=False)
-    address = start(context)
+    address = start_server(context)
     assert ask(address, "select 1") == 1
     assert psutil.Process(pid_of(context)).username() == "nobody"
 
@@ -300,7 +300,7 @@ def test_an_ordinary_user_needs_nobody_else(postgres_folder):
         pytest.skip("another user cannot reach this Python or this checkout")
     os.chown(postgres_folder, nobody.pw_uid, nobody.pw_gid)
     program = (
-        "import sys, pathlib, psycopg; from curation.adapters.embedded_postgres import start, stop\n"
+        "import sys, pathlib, psycopg; from curation.adapters.embedded_postgres import start_server, stop_server\n"
         "folder = pathlib.Path(sys.argv[1]); address = start(folder)\n"
         "print(psycopg.connect(address).execute('select current_user, 6 * 7').fetchone()[1]); stop(folder)"
     )
@@ -312,7 +312,7 @@ def test_an_ordinary_user_needs_nobody_else(postgres_folder):
 
 def test_starting_says_nothing_and_warns_of_nothing(context):
     program = (
-        "import sys, pathlib; from curation.adapters.embedded_postgres import start; start(pathlib.Path(sys.argv[1]))"
+        "import sys, pathlib; from curation.adapters.embedded_postgres import start_server; start(pathlib.Path(sys.argv[1]))"
     )
     environment = {name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"}
     command = [sys.executable, "-W", "error", "-c", program, str(context)]
@@ -326,10 +326,10 @@ def letting_through(folder: Path) -> str:
 
 
 def test_running_is_told_quickly(context):
-    start(context)
+    start_server(context)
     began = time.process_time()
     for _ in range(100):
-        assert running(context)
+        assert is_running(context)
     assert time.process_time() - began < 1
 
 
@@ -337,7 +337,7 @@ def test_a_short_socket_path_is_found_even_where_the_temporary_folder_is_deep(co
     deep = context / ("t" * 100)
     deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
-    address = start(context)
+    address = start_server(context)
     assert ask(address, "select 1") == 1
     digest = hashlib.sha256(os.fsencode(context / "data")).hexdigest()[:12]
     assert address.endswith(digest)

@@ -14,11 +14,11 @@ from curation.adapters.label_studio_view import (
     SINGLE,
     VIEW_CONTROLS,
     VIEWS,
-    as_result,
+    build_result,
     configuration,
-    look,
-    read_result,
-    shown,
+    parse_layer_urls,
+    parse_result,
+    task_html,
 )
 from curation.domain import Kind, LayerRole, RejectReason, Verdict
 from curation.labeling.port import Task
@@ -66,7 +66,7 @@ def posting(**changed):
 
 def test_texts_cannot_become_markup():
     hostile = '"><img src=x onerror=alert(1)><script>'
-    html = look(posting(prompt=hostile, texts={LayerRole.foreground: hostile}))
+    html = task_html(posting(prompt=hostile, texts={LayerRole.foreground: hostile}))
     assert "<script" not in html
     assert html.count("<img") == 3
     assert "a=1&amp;b=2" in html
@@ -82,16 +82,16 @@ def test_a_single_layer_has_no_choice_of_layers():
 
 def test_how_it_was_looked_at_is_no_part_of_what_is_said():
     seen = [{"from_name": name, "value": {"choices": ["alpha"]}} for name in VIEW_CONTROLS]
-    said = as_result(Verdict.reject, [RejectReason.halo])
-    assert read_result([*seen, *said]) == read_result(said)
-    assert "fault" in read_result(seen)
+    said = build_result(Verdict.reject, [RejectReason.halo])
+    assert parse_result([*seen, *said]) == parse_result(said)
+    assert "fault" in parse_result(seen)
 
 
 def test_a_page_tells_where_its_layers_are():
     one = posting(layers={role: f"http://house/{role}?a=1&b='\"" for role in LayerRole})
-    assert shown(look(one)) == one.layers
-    assert shown(look(posting(prompt='<img class="ll-foreground" alt="x" src="y">'))) == posting().layers
-    assert shown("<b>somebody else's</b>") == {}
+    assert parse_layer_urls(task_html(one)) == one.layers
+    assert parse_layer_urls(task_html(posting(prompt='<img class="ll-foreground" alt="x" src="y">'))) == posting().layers
+    assert parse_layer_urls("<b>somebody else's</b>") == {}
 
 
 @pytest.mark.parametrize(
@@ -103,14 +103,14 @@ def test_a_page_tells_where_its_layers_are():
     ],
 )
 def test_what_is_said_is_read_back(verdict, reasons, layers, comment):
-    read = read_result(as_result(verdict, reasons, layers, comment))
+    read = parse_result(build_result(verdict, reasons, layers, comment))
     assert read == {"verdict": verdict, "reasons": reasons, "layers": layers, "comment": comment}
 
 
 def test_reasons_of_a_reject_that_became_an_accept_are_dropped():
-    said = as_result(Verdict.reject, [RejectReason.halo])
+    said = build_result(Verdict.reject, [RejectReason.halo])
     said[0]["value"]["choices"] = ["accept"]
-    assert read_result(said)["reasons"] == []
+    assert parse_result(said)["reasons"] == []
 
 
 @pytest.mark.parametrize(
@@ -119,14 +119,14 @@ def test_reasons_of_a_reject_that_became_an_accept_are_dropped():
 )  # fmt: skip
 def test_hostile_values_are_faults_and_never_errors(value):
     for control in ("verdict", "reasons", "comment", None, [], {}):
-        assert "fault" in read_result([{"from_name": control, "value": value}])
+        assert "fault" in parse_result([{"from_name": control, "value": value}])
 
 
 @pytest.mark.parametrize("result", [None, {}, "accept", 1, [None], [[]], ["accept"]])
 def test_a_result_of_another_form_is_a_fault(result):
-    assert "fault" in read_result(result)
+    assert "fault" in parse_result(result)
 
 
 def test_a_comment_is_kept_without_what_no_database_takes():
-    said = [*as_result(Verdict.accept), {"from_name": "comment", "value": {"text": ["a\0b", "c"]}}]
-    assert read_result(said)["comment"] == "ab\nc"
+    said = [*build_result(Verdict.accept), {"from_name": "comment", "value": {"text": ["a\0b", "c"]}}]
+    assert parse_result(said)["comment"] == "ab\nc"

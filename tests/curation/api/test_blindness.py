@@ -32,12 +32,12 @@ from curation.db.engine import Database
 from curation.db.tables import candidate_layers, candidates, layers, prompts, rounds, screenings
 from curation.db.tables import gold as gold_table
 from curation.domain import CandidateState, LayerRole, Prompt, Role, Verdict
-from curation.images.codec import decode_layer, encode_layer, visible_hash
+from curation.images.codec import decode_layer, encode_layer, pixel_hash
 from curation.images.perceptual_hash import HASH_BYTES, count_bits, fingerprint
 from curation.object_store import FolderStore
 from curation.quality import gold_creation
 from curation.review import gold, reviewers
-from curation.review.consensus import Consensus, ConsensusRule, set_consensus
+from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
 from curation.review.decisions import decide
 from curation.runtime.context import AppContext
 from curation.screening.rules import measure_single, screen_candidates
@@ -214,7 +214,7 @@ def build(database: Database, store: FolderStore, gold_one: uuid.UUID, overlap: 
             .returning(rounds.c.id)
         )
         if overlap > 1:
-            set_consensus(tx, number, Consensus(ConsensusRule.majority, overlap), "test")
+            set_consensus(tx, number, ConsensusSettings(ConsensusRule.majority, overlap), "test")
         source = make_samples(tx, store)
         for place, one in enumerate((X, Y, *OTHERS)):
             is_gold = one in {gold_one, OTHERS[0]}
@@ -229,7 +229,7 @@ def build(database: Database, store: FolderStore, gold_one: uuid.UUID, overlap: 
             if is_gold:
                 row = {"candidate_id": one, "round_id": number, "sample_id": source, "defect": None, "severity": 0}
                 tx.execute(sa.insert(gold_table), row)
-        gold.set_gold(tx, number, gold.GoldTerms(0.5), "test")
+        gold.set_gold(tx, number, gold.GoldSettings(0.5), "test")
         reviewers.add_reviewer(tx, "ann", Role.annotator)
         bob = reviewers.add_reviewer(tx, "bob", Role.annotator).id
     for one in (X, Y):
@@ -257,14 +257,14 @@ def make_samples(tx: Any, store: FolderStore) -> uuid.UUID:
     for place, rgba in enumerate(pictures):
         layer = stored(tx, store, rgba)
         add_samples(tx, [NewSample("single", f"seed {place}", "CC0", "test", 0, {LayerRole.foreground: layer})])
-    visible = visible_hash(pictures[farthest])
+    visible = pixel_hash(pictures[farthest])
     return tx.scalar(sa.text("select id from samples where visible = :v").bindparams(v=visible))
 
 
 def stored(tx: Any, store: FolderStore, rgba: Any) -> StoredLayer:
     """A layer in the store and in the records, with its fingerprint."""
     data = encode_layer(rgba)
-    layer = StoredLayer(store.put(data), rgba.shape[1], rgba.shape[0], len(data), visible_hash(rgba))
+    layer = StoredLayer(store.put(data), rgba.shape[1], rgba.shape[0], len(data), pixel_hash(rgba))
     record_layers(tx, [layer])
     tx.execute(sa.update(layers).where(layers.c.sha256 == layer.sha256).values(fingerprint=fingerprint(rgba)))
     return layer
@@ -352,14 +352,14 @@ def test_gold_shares_no_bytes_with_what_it_was_made_of(database, store):
             layer = stored(tx, store, rgba)
             add_samples(tx, [NewSample("single", "a seed", "CC0", "test", 0, {LayerRole.foreground: layer})])
         sources = gold_creation.choose_sources(tx, number, 40)
-        pieces = gold_creation.make_gold(store, sources, gold_creation.size_of(tx, number), seed=3)
-        gold_creation.keep_gold(tx, number, pieces, "test")
+        pieces = gold_creation.make_gold(store, sources, gold_creation.typical_size(tx, number), seed=3)
+        gold_creation.add_gold(tx, number, pieces, "test")
         marks = dict(tx.execute(sa.select(layers.c.sha256, layers.c.fingerprint)).all())
         keys = {frozenset(row) for row in tx.execute(sa.select(screenings.c.signals)).scalars()}
     clean = [one for one in pieces if one.defect is None]
     assert len(clean) >= 8
     known = {encode_layer(rgba) for rgba in seeds}
-    visible = {visible_hash(rgba) for rgba in seeds}
+    visible = {pixel_hash(rgba) for rgba in seeds}
     addresses = [one.layers[LayerRole.foreground].sha256 for one in pieces]
     assert len(set(addresses)) == len(pieces), "no two pieces are one file"
     for one in pieces:

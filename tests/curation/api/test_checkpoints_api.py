@@ -7,10 +7,10 @@ import sqlalchemy as sa
 
 from curation.checkpoints.registry import (
     claim_run,
-    note_progress,
-    order_training,
-    promoted,
+    find_promoted_checkpoint,
+    record_progress,
     register_checkpoint,
+    request_training,
 )
 from curation.db.tables import checkpoints
 from curation.domain import Checkpoint, Progress, Role, TrainingRequest
@@ -45,23 +45,23 @@ def test_promoting_takes_a_trainer(signed_in, two, database):
     first, second = two
     assert signed_in(Role.engineer).post(f"/api/checkpoints/{first}/promote").status_code == 403
     with database.transaction() as tx:
-        assert promoted(tx).id == second
+        assert find_promoted_checkpoint(tx).id == second
     answer = signed_in(Role.trainer).post(f"/api/checkpoints/{first}/promote")
     assert answer.json()["promoted_at"]
     with database.transaction() as tx:
-        assert promoted(tx).id == first
+        assert find_promoted_checkpoint(tx).id == first
 
 
 def test_runs_tell_how_far_they_are(signed_in, two, database):
     visitor = signed_in()
     with database.transaction() as tx:
         snapshot = tx.scalar(sa.select(checkpoints.c.snapshot_id).where(checkpoints.c.id == two[0]))
-        run = order_training(tx, TrainingRequest("whole", "tiny", snapshot, None, None, 1), "test")
+        run = request_training(tx, TrainingRequest("whole", "tiny", snapshot, None, None, 1), "test")
     (row,) = visitor.get("/api/runs").json()
     assert (row["id"], row["state"], row["progress"], row["checkpoint"]) == (str(run), "requested", None, None)
     with database.transaction() as tx:
         claim_run(tx, run, "w1", 60)
-        note_progress(tx, run, "w1", Progress("base", 128, 512, {"loss": 0.5}), 60)
+        record_progress(tx, run, "w1", Progress("base", 128, 512, {"loss": 0.5}), 60)
     (row,) = visitor.get("/api/runs").json()
     assert row["progress"] == {"stage": "base", "done": 128, "total": 512, "metrics": {"loss": 0.5}}
     assert (row["state"], bool(row["started_at"])) == ("running", True)

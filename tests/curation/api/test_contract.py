@@ -20,9 +20,9 @@ from curation.datasets import snapshots
 from curation.datasets.samples import add_samples
 from curation.db.tables import labeling_projects, labeling_tasks
 from curation.domain import LayerRole, Role
-from curation.labeling.previews import HOOK_HEADER, Previews, hook_secret
+from curation.labeling.previews import WEBHOOK_HEADER, PreviewUrls, webhook_secret
 from curation.review import reviewers
-from curation.review.claims import note_claims
+from curation.review.claims import record_claims
 from tests.curation.datasets.test_samples import new
 from tests.making import make_candidates, make_checkpoint, make_round
 
@@ -81,7 +81,7 @@ def known(app, context, database, store) -> dict[str, dict[str, dict[str, str]]]
         add_samples(tx, [new(one) for one in range(3)])
     preview = previewed(context, database, store)
     with database.transaction(one_view=True) as tx:
-        snapshots.freeze(tx, store, tag="first", actor="test")
+        snapshots.freeze_snapshot(tx, store, tag="first", actor="test")
     with database.transaction() as tx:
         [layer] = tx.connection.exec_driver_sql("select sha256 from layers limit 1").scalars()
     path, _, query = app.state.links.address(layer).partition("?")
@@ -90,7 +90,7 @@ def known(app, context, database, store) -> dict[str, dict[str, dict[str, str]]]
         "query": dict(one.split("=") for one in query.split("&")),
     }
     rounds = {"path": {"number": str(other)}}
-    secret = hook_secret(context.settings.signing_secret())
+    secret = webhook_secret(context.settings.signing_secret())
     return {
         "GET /api/rounds/{number}": rounds,
         "GET /api/rounds/{number}/agreement": rounds,
@@ -103,7 +103,7 @@ def known(app, context, database, store) -> dict[str, dict[str, dict[str, str]]]
         "GET /api/layers/{sha256}.{form}": image,
         "GET /api/review/nearest": {"query": {"candidate": str(candidate)}},
         "GET /api/labeling/previews/{posting}/{role}.webp": preview,
-        "POST /api/labeling/webhook": {"headers": {HOOK_HEADER: secret}},
+        "POST /api/labeling/webhook": {"headers": {WEBHOOK_HEADER: secret}},
     }
 
 
@@ -117,7 +117,7 @@ def previewed(context, database, store) -> dict[str, dict[str, str]]:
         tx.execute(sa.insert(labeling_projects), row)
         row = {"id": posting, "project_id": board, "candidate_id": candidate, "batch": board}
         tx.execute(sa.insert(labeling_tasks), row | {"state": "up", "number": 1})
-    previews = Previews(context.settings.signing_secret(), "http://127.0.0.1")
+    previews = PreviewUrls(context.settings.signing_secret(), "http://127.0.0.1")
     sign = previews.address(posting, LayerRole.foreground).partition("sign=")[2]
     return {"path": {"posting": str(posting), "role": "foreground"}, "query": {"sign": sign}}
 
@@ -131,7 +131,7 @@ def test_every_answer_is_as_described(
     session = signed_in(Role.admin).cookies[app.state.session_cookie]
     shown = known["GET /api/review/nearest"]["query"]["candidate"]
     with database.transaction() as tx:
-        note_claims(tx, reviewers.find_reviewer(tx, "the admin").id, [uuid.UUID(shown)])
+        record_claims(tx, reviewers.find_reviewer(tx, "the admin").id, [uuid.UUID(shown)])
     config = tmp_path / "schemathesis.toml"
     config.write_text(CONFIG.format(session=session, examples=examples, stateful=examples))
     environment = {"CONTRACT_KNOWN": json.dumps(known), "CONTRACT_DATABASE": database_address}

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from curation.db.tables import candidates, labeling_projects, labeling_tasks
 from curation.domain import Job, LayerRole, Verdict
-from curation.labeling.previews import HOOK_HEADER, Previews, hook_secret
+from curation.labeling.previews import WEBHOOK_HEADER, PreviewUrls, webhook_secret
 from curation.review import decisions, reviewers
 from tests.making import make_candidates, make_round
 
@@ -30,7 +30,7 @@ def posting(database, store):
 
 @pytest.fixture
 def address(context, posting):
-    previews = Previews(context.settings.signing_secret(), "http://127.0.0.1")
+    previews = PreviewUrls(context.settings.signing_secret(), "http://127.0.0.1")
     return previews.address(posting[0], LayerRole.foreground)
 
 
@@ -69,7 +69,7 @@ def test_a_posting_is_shown_until_it_is_taken_down(client, database, address, po
 def test_the_bell_asks_for_a_collection_and_for_nothing_else(client, context):
     asked: list[Job] = []
     context.database.send = asked.append
-    secret = {HOOK_HEADER: hook_secret(context.settings.signing_secret())}
+    secret = {WEBHOOK_HEADER: webhook_secret(context.settings.signing_secret())}
     for _ in range(2):  # the same again is asked for again, and does nothing twice
         assert (
             client.post("/api/labeling/webhook", json={"action": "ANNOTATION_CREATED"}, headers=secret).status_code
@@ -85,7 +85,7 @@ def test_the_bell_asks_for_a_collection_and_for_nothing_else(client, context):
 def test_a_stranger_wakes_nobody(client, context, secret):
     asked: list[Job] = []
     context.database.send = asked.append
-    headers = {} if secret is None else {HOOK_HEADER: secret.encode()}
+    headers = {} if secret is None else {WEBHOOK_HEADER: secret.encode()}
     answer = client.post("/api/labeling/webhook", json={}, headers=headers)
     assert answer.status_code == 403
     assert asked == []

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from curation.api.app import create_app
-from curation.api.security_middleware import HEADERS, LARGEST_BODY, is_loopback
+from curation.api.security_middleware import HEADERS, MAX_BODY_BYTES, is_loopback
 from curation.db.engine import Database
 from curation.domain import Role
 from curation.runtime.context import AppContext
@@ -120,7 +120,7 @@ def test_a_change_without_our_header_is_refused(app, signed_in):
 
 
 def test_bodies_are_bounded(client):
-    assert client.post("/api/session", content=b"x" * (LARGEST_BODY + 1)).status_code == 413
+    assert client.post("/api/session", content=b"x" * (MAX_BODY_BYTES + 1)).status_code == 413
     assert client.post("/api/session", content=(b"x" for _ in range(3))).status_code == 411
     assert client.post("/api/session", content=b"{}", headers={"content-length": "-1"}).status_code == 413
 
@@ -172,7 +172,7 @@ def test_head_is_get_without_a_body(signed_in):
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS", "POST"])
 def test_bodies_are_bounded_whatever_the_method(client, method):
     for path in ("/api/session", "/api/health", "/nothing"):
-        assert client.request(method, path, content=b"x" * (LARGEST_BODY + 1)).status_code == 413
+        assert client.request(method, path, content=b"x" * (MAX_BODY_BYTES + 1)).status_code == 413
         assert client.request(method, path, content=(b"x" for _ in range(3))).status_code == 411
 
 

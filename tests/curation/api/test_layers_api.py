@@ -10,7 +10,7 @@ from PIL import Image
 
 from curation.api.signed_urls import WINDOW, SignedUrls
 from curation.db.tables import checkpoints, layers
-from curation.images.codec import as_png, decode_layer
+from curation.images.codec import decode_layer, to_png
 from tests.making import make_checkpoint
 
 SHA = "ab" * 32
@@ -34,7 +34,7 @@ def test_a_layer_as_stored_and_as_png(client, app, database, store, number):
     assert WINDOW - 5 <= int(age.removeprefix("max-age=")) <= 2 * WINDOW
     png = client.get(app.state.links.address(sha, "png"))
     assert png.headers["content-type"] == "image/png"
-    assert png.content == as_png(store.get(sha))
+    assert png.content == to_png(store.get(sha))
     assert (decode_layer(png.content) == decode_layer(answer.content)).all()
 
 

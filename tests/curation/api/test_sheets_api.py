@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
-from curation.api.review_items import SMALL
+from curation.api.review_items import THUMBNAIL_SIDE
 from curation.api.thumbnails import ThumbnailCache
 from curation.db.tables import candidate_layers, decisions, layers, rounds, samples
 from curation.domain import Verdict
@@ -166,8 +166,8 @@ def test_a_large_layer_has_a_small_address_and_a_small_one_has_its_own(signed_in
     assert answer.headers["content-security-policy"] == "default-src 'none'; sandbox"
     assert len(answer.content) < len(store.get(large))
     small = decode_layer(answer.content)
-    assert small.shape == (224, SMALL, 4)
-    expected = Image.fromarray(decode_layer(store.get(large))).resize((SMALL, 224), Image.Resampling.BOX)
+    assert small.shape == (224, THUMBNAIL_SIDE, 4)
+    expected = Image.fromarray(decode_layer(store.get(large))).resize((THUMBNAIL_SIDE, 224), Image.Resampling.BOX)
     assert np.abs(small[..., 3].astype(int) - np.asarray(expected)[..., 3]).max() <= 8
     edge = (small[..., 3] > 40) & (small[..., 3] < 255)
     assert np.abs(small[edge][:, :3].astype(int) - (40, 120, 60)).mean() < 12, "hidden magenta is no fringe"
@@ -176,7 +176,7 @@ def test_a_large_layer_has_a_small_address_and_a_small_one_has_its_own(signed_in
 
 
 def test_an_address_is_bound_to_its_size(client, app, large):
-    small = app.state.links.address(large, side=SMALL)
+    small = app.state.links.address(large, side=THUMBNAIL_SIDE)
     assert client.get(small).status_code == 200
     for wrong in (small.replace("side=320", "side=321"), small.replace("side=320&", ""), small.replace("320", "-1")):
         assert client.get(wrong).status_code in {404, 422}
@@ -185,7 +185,7 @@ def test_an_address_is_bound_to_its_size(client, app, large):
 def test_what_is_no_layer_is_not_shrunk(client, app, store):
     out = io.BytesIO()
     Image.new("RGBA", (400, 400)).save(out, "WEBP")
-    assert client.get(app.state.links.address(store.put(out.getvalue()), side=SMALL)).status_code == 404
+    assert client.get(app.state.links.address(store.put(out.getvalue()), side=THUMBNAIL_SIDE)).status_code == 404
 
 
 def test_renditions_keep_the_latest_up_to_their_bytes():

@@ -7,7 +7,7 @@ import pytest
 from curation.datasets.manifest import Manifest, Part, read_samples
 from curation.datasets.samples import NewSample, StoredLayer, add_samples
 from curation.domain import Kind, LayerRole, Role, canonical_json
-from curation.images.codec import encode_layer, visible_hash
+from curation.images.codec import encode_layer, pixel_hash
 from tests.making import picture
 
 
@@ -18,7 +18,7 @@ def samples(database, store) -> int:
     for seed in range(7):
         rgba = picture(seed)
         data = encode_layer(rgba)
-        layer = StoredLayer(store.put(data), rgba.shape[1], rgba.shape[0], len(data), visible_hash(rgba))
+        layer = StoredLayer(store.put(data), rgba.shape[1], rgba.shape[0], len(data), pixel_hash(rgba))
         new.append(NewSample(Kind.single, f"seed {seed}", "CC0-1.0", f"{seed}.png", 0, {LayerRole.foreground: layer}))
     with database.transaction() as tx:
         return len(add_samples(tx, new))

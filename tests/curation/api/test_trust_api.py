@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from curation.datasets.samples import NewSample, StoredLayer, add_samples
 from curation.db.tables import candidates, gold, reviewers, screenings
 from curation.domain import LayerRole, Role
-from curation.images.codec import encode_layer, visible_hash
+from curation.images.codec import encode_layer, pixel_hash
 from curation.quality import gold_creation
-from curation.review.consensus import Consensus, ConsensusRule, set_consensus
-from curation.review.gold import GoldTerms, set_gold
+from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
+from curation.review.gold import GoldSettings, set_gold
 from curation.screening.rules import measure_single
 from tests.making import picture
 
@@ -27,11 +27,11 @@ def hidden(database, store, number) -> frozenset[str]:
             tx.execute(sa.insert(screenings), {"candidate_id": one, "signals": measure_single(picture(1), "a cat")})
         for seed in range(3):
             data = encode_layer(picture(seed))
-            layer = StoredLayer(store.put(data), 32, 24, len(data), visible_hash(picture(seed)))
+            layer = StoredLayer(store.put(data), 32, 24, len(data), pixel_hash(picture(seed)))
             add_samples(tx, [NewSample("single", f"prompt {seed}", "CC0", "test", 0, {LayerRole.foreground: layer})])
         sources = gold_creation.choose_sources(tx, number, 12)
-        gold_creation.keep_gold(tx, number, gold_creation.make_gold(store, sources, (32, 24)), "test")
-        set_gold(tx, number, GoldTerms(0.5), "test")
+        gold_creation.add_gold(tx, number, gold_creation.make_gold(store, sources, (32, 24)), "test")
+        set_gold(tx, number, GoldSettings(0.5), "test")
         return frozenset(str(one) for one in tx.execute(sa.select(gold.c.candidate_id)).scalars())
 
 
@@ -99,7 +99,7 @@ def test_figures_are_for_oneself_and_for_engineers(signed_in, number):
 
 def test_agreement_is_for_engineers(signed_in, database, number):
     with database.transaction() as tx:
-        set_consensus(tx, number, Consensus(ConsensusRule.majority, 2), "test")
+        set_consensus(tx, number, ConsensusSettings(ConsensusRule.majority, 2), "test")
     for name in ("ann", "bob"):
         client = signed_in(name=name)
         for card in client.post("/api/review/claims", json={"count": 12}).json()["candidates"]:

@@ -34,7 +34,7 @@ def test_an_order_given_twice_is_one_run_and_asks_again(database: Database) -> N
     wanted = order(database)
     for _ in range(2):
         with database.transaction() as tx:
-            registry.order_training(tx, wanted, "test")
+            registry.request_training(tx, wanted, "test")
     with database.transaction() as tx:
         assert [run["id"] for run in registry.list_runs(tx)] == [wanted.id]
     assert asked == [Job("train", (str(wanted.id),))] * 2
@@ -43,10 +43,10 @@ def test_an_order_given_twice_is_one_run_and_asks_again(database: Database) -> N
 def test_a_run_is_claimed_once_reports_and_finishes(database: Database) -> None:
     wanted = order(database)
     with database.transaction() as tx:
-        registry.order_training(tx, wanted, "test")
+        registry.request_training(tx, wanted, "test")
         assert registry.claim_run(tx, wanted.id, "me", 60) == wanted
         assert registry.claim_run(tx, wanted.id, "you", 60) is None
-        registry.note_progress(tx, wanted.id, "me", Progress("base", 3, 10, {"loss": 0.5}), 60)
+        registry.record_progress(tx, wanted.id, "me", Progress("base", 3, 10, {"loss": 0.5}), 60)
         assert registry.find_run(tx, wanted.id)["progress"]["metrics"] == {"loss": 0.5}
         registry.finish_run(tx, wanted.id, "me", made(wanted))
         assert registry.find_run(tx, wanted.id)["checkpoint_id"] == made(wanted).id
@@ -55,12 +55,12 @@ def test_a_run_is_claimed_once_reports_and_finishes(database: Database) -> None:
 def test_a_run_that_was_taken_over_hears_of_it(database: Database) -> None:
     wanted = order(database)
     with database.transaction() as tx:
-        registry.order_training(tx, wanted, "test")
+        registry.request_training(tx, wanted, "test")
         registry.claim_run(tx, wanted.id, "me", 60)
-        leases.hand_back(tx, "me")
+        leases.release_holder(tx, "me")
         assert registry.claim_run(tx, wanted.id, "you", 60) is not None
     for late in (
-        lambda tx: registry.note_progress(tx, wanted.id, "me", Progress("base", 1, 2), 60),
+        lambda tx: registry.record_progress(tx, wanted.id, "me", Progress("base", 1, 2), 60),
         lambda tx: registry.finish_run(tx, wanted.id, "me", made(wanted)),
     ):
         with pytest.raises(Conflict), database.transaction() as tx:
@@ -70,11 +70,11 @@ def test_a_run_that_was_taken_over_hears_of_it(database: Database) -> None:
 def test_a_failed_run_keeps_its_reason_and_starts_again_when_ordered_again(database: Database) -> None:
     wanted = order(database)
     with database.transaction() as tx:
-        registry.order_training(tx, wanted, "test")
+        registry.request_training(tx, wanted, "test")
         registry.claim_run(tx, wanted.id, "me", 60)
         registry.fail_run(tx, wanted.id, "me", "ValueError: nothing to train on")
         assert registry.find_run(tx, wanted.id)["error"] == "ValueError: nothing to train on"
-        registry.order_training(tx, wanted, "test")
+        registry.request_training(tx, wanted, "test")
         assert registry.claim_run(tx, wanted.id, "me", 60) == wanted
 
 
@@ -82,11 +82,11 @@ def test_the_checkpoint_promoted_last_draws(database: Database) -> None:
     wanted = order(database)
     first, second = made(wanted, "1"), made(wanted, "2")
     with database.transaction() as tx:
-        assert registry.promoted(tx) is None
+        assert registry.find_promoted_checkpoint(tx) is None
         for one in (first, second, first):
             registry.register_checkpoint(tx, one, "test")
-            registry.promote(tx, one.id[:12], "test")
-        assert registry.promoted(tx) == first
+            registry.promote_checkpoint(tx, one.id[:12], "test")
+        assert registry.find_promoted_checkpoint(tx) == first
         assert tx.scalar(sa.select(sa.func.count()).select_from(table)) == 2
         for name in ("12345678", first.id[:4]):
             with pytest.raises(NotFound):
@@ -97,8 +97,8 @@ def test_later_figures_join_those_of_the_training(database: Database) -> None:
     wanted = order(database)
     with database.transaction() as tx:
         name = registry.register_checkpoint(tx, made(wanted), "test")
-        registry.keep_evaluation(tx, name, {"psnr": 31.0}, "test")
-        registry.keep_evaluation(tx, name, {"ssim": 0.9}, "test")
+        registry.record_metrics(tx, name, {"psnr": 31.0}, "test")
+        registry.record_metrics(tx, name, {"ssim": 0.9}, "test")
         assert registry.find_checkpoint(tx, name).evaluation == {"psnr": 31.0, "ssim": 0.9}
 
 
@@ -109,8 +109,8 @@ def test_changed_numbers_make_another_run_and_another_checkpoint(database: Datab
     kept = replace(made(changed), changes=changed.changes)
     assert kept.id != made(changed).id
     with database.transaction() as tx:
-        registry.order_training(tx, changed, "test")
-        assert registry.read_order(tx, changed.id) == changed
+        registry.request_training(tx, changed, "test")
+        assert registry.get_training_request(tx, changed.id) == changed
         registry.register_checkpoint(tx, kept, "test")
         assert registry.find_checkpoint(tx, kept.id) == kept
 

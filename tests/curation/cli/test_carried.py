@@ -10,7 +10,7 @@ import pytest
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 
-from curation.cli.loras import read_styles
+from curation.cli.loras import parse_loras
 from curation.domain import Checkpoint
 from curation.errors import Refused
 from curation.settings import Settings
@@ -80,11 +80,11 @@ def test_a_lora_draws_pictures_and_rounds(made: str, tmp_path: Path) -> None:
 
 
 def test_weights_of_styles_are_numbers() -> None:
-    assert [(str(one.path), one.weight) for one in read_styles(["a.safetensors", "b:0.5", "c:d:-1"])] == [
+    assert [(str(one.path), one.weight) for one in parse_loras(["a.safetensors", "b:0.5", "c:d:-1"])] == [
         ("a.safetensors", 1.0),
         ("b", 0.5),
         ("c:d", -1.0),
     ]
     for wrong in ("a:", "a:b", "a:nan", "a:inf"):
         with pytest.raises(Refused, match="no valid weight after the colon"):
-            read_styles([wrong])
+            parse_loras([wrong])

@@ -10,14 +10,14 @@ import pytest
 import sqlalchemy as sa
 
 from curation.checkpoints import registry
-from curation.cli.checkpoints import read_changes
+from curation.cli.checkpoints import parse_overrides
 from curation.cli.main import run
 from curation.datasets import snapshots
 from curation.datasets.samples import NewSample, StoredLayer, add_samples
 from curation.db.engine import Database
 from curation.db.tables import training_runs
 from curation.domain import Checkpoint, LayerRole
-from curation.images.codec import encode_layer, visible_hash
+from curation.images.codec import encode_layer, pixel_hash
 from curation.object_store import FolderStore
 from curation.settings import Settings
 from tests.curation.cli.test_cli import call, here
@@ -33,10 +33,10 @@ def parent(here: Settings, database: Database) -> str:
     """A checkpoint, and the snapshot "latest" of one sample."""
     store = FolderStore(here.path("objects"))
     data = encode_layer(picture(0))
-    layer = StoredLayer(store.put(data), 32, 24, len(data), visible_hash(picture(0)))
+    layer = StoredLayer(store.put(data), 32, 24, len(data), pixel_hash(picture(0)))
     with database.transaction() as tx:
         add_samples(tx, [NewSample("single", "a cat", "CC0", "test", 0, {LayerRole.foreground: layer})])
-        snapshots.freeze(tx, store, tag="latest", actor="test")
+        snapshots.freeze_snapshot(tx, store, tag="latest", actor="test")
         return registry.register_checkpoint(tx, PARENT, "test")
 
 
@@ -79,4 +79,4 @@ def test_a_folder_that_is_there_is_kept_in_full(tmp_path, monkeypatch: pytest.Mo
     whole = str((tmp_path / "models" / "sdxl").resolve())
     given = ["model=models/sdxl", "perceptual=~/models/sdxl", "denoiser=models", "family=some/where"]
     kept = {"model": whole, "perceptual": whole, "denoiser": "models", "family": "some/where"}
-    assert read_changes(given) == kept
+    assert parse_overrides(given) == kept

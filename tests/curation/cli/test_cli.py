@@ -16,8 +16,8 @@ from curation.db.engine import Database
 from curation.errors import Refused
 from curation.object_store import FolderStore
 from curation.settings import Settings
-from curation.synthetic.dataset import draw_seed
-from curation.synthetic.pair_dataset import draw_pair_seed
+from curation.synthetic.dataset import draw_seed_set
+from curation.synthetic.pair_dataset import draw_pair_seed_set
 from tests.making import make_candidates, make_checkpoint, make_round
 
 
@@ -50,7 +50,7 @@ def test_help_is_quick_because_it_imports_neither_torch_nor_the_database() -> No
 
 
 def test_seeds_become_a_snapshot(here: Settings, tmp_path: Path) -> None:
-    draw_seed(tmp_path / "seeds", 20)
+    draw_seed_set(tmp_path / "seeds", 20)
     (tmp_path / "seeds" / "note.png").write_text("not an image")
     told = json.loads(call("seed", "import", str(tmp_path / "seeds"), "--json"))
     assert told["outcomes"]["reject"] == 1
@@ -85,7 +85,7 @@ def test_a_round_is_opened_watched_paused_and_closed(here: Settings, database: D
 
 def test_pairs_become_samples_and_prompts_of_a_round(here: Settings, database: Database, tmp_path: Path) -> None:
     """Imported pairs are listed with their kind and texts, and a round of pairs draws from them or from a file."""
-    draw_pair_seed(tmp_path / "seeds", 5, 2)
+    draw_pair_seed_set(tmp_path / "seeds", 5, 2)
     told = json.loads(call("seed", "import", str(tmp_path / "seeds"), "--json"))
     assert told["files"] == 7
     call("snapshot", "freeze", "--tag", "latest")
@@ -156,7 +156,7 @@ def test_the_doctor_names_a_missing_object(here: Settings, database: Database) -
 
 @pytest.mark.slow
 def test_a_snapshot_becomes_a_checkpoint_that_draws(here: Settings, tmp_path: Path) -> None:
-    draw_seed(tmp_path / "seeds", 80)
+    draw_seed_set(tmp_path / "seeds", 80)
     call("seed", "import", str(tmp_path / "seeds"))
     call("snapshot", "freeze", "--tag", "latest")
     training = ("train", "--preset", "micro", "--images", "64")

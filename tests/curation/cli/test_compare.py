@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from curation.cli.main import app
 from curation.screening.signals import SIGNALS
 from curation.settings import Settings
-from curation.synthetic.dataset import draw_seed
+from curation.synthetic.dataset import draw_seed_set
 from tests.curation.cli.test_cli import call, here
 
 __all__ = ["here"]  # the fixture
@@ -20,7 +20,7 @@ __all__ = ["here"]  # the fixture
 
 @pytest.fixture
 def trained(here: Settings, tmp_path: Path) -> str:
-    draw_seed(tmp_path / "seeds", 80)
+    draw_seed_set(tmp_path / "seeds", 80)
     call("seed", "import", str(tmp_path / "seeds"))
     call("snapshot", "freeze", "--tag", "latest")
     return call("train", "--preset", "micro", "--images", "64").strip()

@@ -93,7 +93,7 @@ def promote(database: Database) -> None:
 
     with database.transaction() as tx:
         [row] = registry.list_checkpoints(tx)
-        registry.promote(tx, row["id"], "test")
+        registry.promote_checkpoint(tx, row["id"], "test")
 
 
 def test_a_picture_to_begin_from_is_a_stored_layer(

@@ -18,7 +18,7 @@ from curation.errors import LayerloopError, NotFound, Refused
 from curation.images.codec import encode_layer
 from curation.images.decoding import decode_image
 from curation.images.pairs import composite
-from curation.images.provenance import read_picture, read_provenance
+from curation.images.provenance import read_image, read_provenance
 from curation.settings import Settings
 from curation.synthetic.shapes import SUBJECTS
 from tests.image_files import coded, make_png
@@ -73,7 +73,7 @@ def refusal(*arguments: str) -> LayerloopError:
 
 
 def read(name: str) -> np.ndarray:
-    return read_picture(Path(name))
+    return read_image(Path(name))
 
 
 def test_a_pair_is_three_files_that_fit(here: Path) -> None:

@@ -10,14 +10,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from curation.checkpoints.registry import find_checkpoint, register_checkpoint
-from curation.cli.evaluation import MAIN, in_brief
+from curation.cli.evaluation import MAIN_METRICS, format_metrics
 from curation.cli.main import app
 from curation.db.engine import Database
 from curation.domain import TrainingRequest
 from curation.runtime.context import open_context
 from curation.settings import Settings
-from curation.synthetic.dataset import draw_seed
-from curation.synthetic.pair_dataset import draw_pair_seed
+from curation.synthetic.dataset import draw_seed_set
+from curation.synthetic.pair_dataset import draw_pair_seed_set
 from tests.curation.cli.test_cli import call, here
 from tests.training.evaluation.test_evaluate import untrained_checkpoint
 from training.evaluation.heldout import HIGHER_IS_BETTER
@@ -30,7 +30,7 @@ __all__ = ["here"]  # the fixture
 @pytest.fixture
 def made(here: Settings, tmp_path: Path) -> str:
     """The id of a registered checkpoint with fresh networks, on a snapshot of drawn shapes."""
-    draw_seed(tmp_path / "seeds", 80)
+    draw_seed_set(tmp_path / "seeds", 80)
     call("seed", "import", str(tmp_path / "seeds"))
     snapshot = json.loads(call("snapshot", "freeze", "--tag", "latest", "--json"))["snapshot"]
     with open_context(here) as opened:
@@ -70,7 +70,7 @@ def test_the_tables_are_read_by_people_and_a_part_is_not_kept(here: Settings, da
 
 
 def test_pairs_are_told_together_and_apart(here: Settings, database: Database, tmp_path: Path) -> None:
-    draw_pair_seed(tmp_path / "seeds", 12)
+    draw_pair_seed_set(tmp_path / "seeds", 12)
     listing = tmp_path / "seeds" / "metadata.jsonl"
     lines = [json.loads(line) for line in listing.read_text().splitlines()]
     lines = [line | {"split": "heldout" if number % 3 == 0 else "train"} for number, line in enumerate(lines)]
@@ -112,7 +112,7 @@ def test_what_cannot_be_measured_is_an_error_with_a_hint(here: Settings, made: s
 
 def test_the_main_figures_are_those_that_a_training_measures() -> None:
     assert evaluate_light.__doc__ is not None
-    assert all(name in evaluate_light.__doc__ for name in MAIN)
-    assert list(MAIN) == list(HIGHER_IS_BETTER)[: len(MAIN)]
-    assert in_brief({"lpips": 0.1, "psnr": 30.0, "rfid": 2.0}) == "psnr 30  + 2 more"
-    assert in_brief({"taste": 1.0}) == "taste 1"
+    assert all(name in evaluate_light.__doc__ for name in MAIN_METRICS)
+    assert list(MAIN_METRICS) == list(HIGHER_IS_BETTER)[: len(MAIN_METRICS)]
+    assert format_metrics({"lpips": 0.1, "psnr": 30.0, "rfid": 2.0}) == "psnr 30  + 2 more"
+    assert format_metrics({"taste": 1.0}) == "taste 1"

@@ -20,7 +20,7 @@ from curation.errors import Refused
 from curation.prompts.files import MAX_PROMPT, parse_prompts, read_prompt_file
 from curation.review import reviewers
 from curation.settings import Settings, read_settings, unknown_settings
-from curation.synthetic.dataset import draw_seed
+from curation.synthetic.dataset import draw_seed_set
 from curation.text import PrintableFormatter
 from tests.curation.cli.test_cli import here
 from tests.making import make_checkpoint
@@ -242,7 +242,7 @@ def test_a_wrong_order_is_refused_when_it_is_given(here: Settings, database: Dat
 
 
 def test_a_run_is_cancelled_by_the_beginning_of_its_id(here: Settings, tmp_path: Path, monkeypatch, capsys) -> None:
-    draw_seed(tmp_path / "seeds", 4)
+    draw_seed_set(tmp_path / "seeds", 4)
     monkeypatch.setenv("LAYERLOOP_TRAINER", "tests.painter:train_nothing")
 
     def call(*words: str) -> str:

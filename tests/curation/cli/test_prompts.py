@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from curation.cli.main import app
 from curation.errors import Refused
-from curation.prompts.pair_files import read_triples
+from curation.prompts.pair_files import read_pair_prompts
 from tests.chat_server import complains, says, serving
 from tests.curation.cli.test_cli import call
 
@@ -59,10 +59,10 @@ def test_a_model_behind_an_address_is_asked_with_the_key_of_the_settings(
     assert "2 lines rejected: not a line of JSON" in done.stderr
     assert "'Here you are:'" in done.stderr
     assert set(server.keys) == {"Bearer sesame"}
-    assert [one.foreground for one in read_triples(out)] == ["a cat", "a dog", "a fox"]
+    assert [one.foreground for one in read_pair_prompts(out)] == ["a cat", "a dog", "a fox"]
     with serving([says(answer("owl"))]) as server:
         call(*making, "--count", "4", "--address", server.address)
-    assert len(read_triples(out)) == 4
+    assert len(read_pair_prompts(out)) == 4
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path):

@@ -13,7 +13,7 @@ from curation.db.engine import Database
 from curation.db.tables import acceptance_models, embeddings, rounds
 from curation.domain import CandidateState
 from curation.errors import NotFound, Refused
-from curation.screening.embedding import OWN
+from curation.screening.embedding import BUILTIN_EMBEDDER
 from curation.settings import Settings
 from tests.curation.cli.test_cli import call, here
 from tests.making import make_checkpoint
@@ -45,7 +45,7 @@ def test_a_head_is_fitted_and_shown(here: Settings, database: Database) -> None:
         vectors = np.random.default_rng(0).standard_normal((400, 96)).astype("<f2")
         ids = tx.execute(sa.select(embeddings.c.candidate_id)).scalars().all()
         for id_, vector in zip(ids, vectors, strict=True):
-            seen = {"source": OWN.source, "vector": vector.tobytes()}
+            seen = {"source": BUILTIN_EMBEDDER.source, "vector": vector.tobytes()}
             tx.execute(sa.update(embeddings).where(embeddings.c.candidate_id == id_).values(seen))
         tx.execute(sa.delete(acceptance_models))
     assert call("acceptance-model", "fit", "--dry-run") == ""

@@ -89,10 +89,10 @@ def test_a_wrong_word_is_refused_with_the_choices_which_help_names(
 
 
 def test_the_choices_are_those_that_the_workshop_knows() -> None:
-    from training.interop.export_checkpoint import FORMS, PRECISIONS
-    from training.interop.own_format import NAME
-    from training.pipelines.worker_generator import SAMPLERS
+    from training.interop.export_checkpoint import FORMATS, PRECISIONS
+    from training.interop.own_format import FORMAT_NAME
+    from training.pipelines.worker_generator import SCHEDULERS
 
-    assert {one.value for one in Sampler} == set(SAMPLERS)
-    assert {one.value for one in ExportFormat} == {*FORMS, NAME}
+    assert {one.value for one in Sampler} == set(SCHEDULERS)
+    assert {one.value for one in ExportFormat} == {*FORMATS, FORMAT_NAME}
     assert {one.value for one in Precision} == set(PRECISIONS)

@@ -14,7 +14,7 @@ from curation.datasets.samples import NewSample, StoredLayer, add_samples
 from curation.db.tables import gold, reviewers, rounds, samples
 from curation.domain import LayerRole, Verdict
 from curation.errors import Conflict, LayerloopError, Refused
-from curation.images.codec import encode_layer, visible_hash
+from curation.images.codec import encode_layer, pixel_hash
 from curation.object_store import FolderStore
 from curation.review.decisions import decide
 from curation.review.reviewers import add_reviewer
@@ -87,7 +87,7 @@ def test_gold_is_planted_and_a_pause_is_lifted(run, database, store):
         number = str(make_round(tx))
         for seed in range(4):
             data = encode_layer(picture(seed))
-            layer = StoredLayer(store.put(data), 32, 24, len(data), visible_hash(picture(seed)))
+            layer = StoredLayer(store.put(data), 32, 24, len(data), pixel_hash(picture(seed)))
             add_samples(tx, [NewSample("single", f"a cat {seed}", "CC0", "test", 0, {LayerRole.foreground: layer})])
         ann = add_reviewer(tx, "ann")
         tx.execute(sa.update(reviewers).values(paused="1 of 12 plain defects were noticed"))

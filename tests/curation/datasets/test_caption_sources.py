@@ -8,15 +8,15 @@ import pytest
 import sqlalchemy as sa
 
 from curation.datasets.captions import (
-    CaptionOrder,
-    choose_samples,
-    give_caption,
-    keep_captions,
-    order_captions,
+    CaptionRequest,
+    request_captions,
+    select_samples,
+    set_caption,
+    store_captions,
 )
 from curation.datasets.manifest import read_samples
 from curation.datasets.samples import NewSample, StoredLayer, add_samples
-from curation.datasets.snapshots import freeze
+from curation.datasets.snapshots import freeze_snapshot
 from curation.db.engine import Database
 from curation.db.schema import migrate
 from curation.db.tables import import_files, imports, samples
@@ -26,7 +26,7 @@ from curation.images.codec import encode_layer
 from curation.quality.gold_creation import choose_sources
 from curation.runtime.loop import choose_prompts
 from tests.making import fresh_database, make_round, named, picture
-from training.data.dataset import load_split
+from training.data.dataset import open_split
 
 NAME = CaptionSource.file_name
 
@@ -60,12 +60,12 @@ def test_a_captioner_finds_names_and_a_person_wins(database, store):
     with database.transaction() as tx:
         first, second = add(tx, store, ["IMG", "DSC"])
         add(tx, store, ["a cat"], CaptionSource.given, start=2)
-        order = CaptionOrder("model")
-        assert set(choose_samples(tx, order)) == {first, second}
-        give_caption(tx, second.hex, "a hat", "ann")
-        assert choose_samples(tx, order) == [first]
-        order_captions(tx, order, "test")
-        assert keep_captions(tx, order, {first: "a bowl", second: "a cap"}, "m@1") == 1
+        order = CaptionRequest("model")
+        assert set(select_samples(tx, order)) == {first, second}
+        set_caption(tx, second.hex, "a hat", "ann")
+        assert select_samples(tx, order) == [first]
+        request_captions(tx, order, "test")
+        assert store_captions(tx, order, {first: "a bowl", second: "a cap"}, "m@1") == 1
         rows = {row.id: row for row in tx.execute(sa.select(samples))}
     line = Sample.read(rows[first].line)
     assert (line.caption, line.captioner, line.caption_source, rows[first].caption_source) == (
@@ -81,8 +81,8 @@ def test_a_name_is_learnt_as_no_text_and_shown_as_what_it_is(database, store):
     with database.transaction(one_view=True) as tx:
         add(tx, store, ["IMG"])
         add(tx, store, ["a cat"], CaptionSource.given, start=1)
-        snapshot = freeze(tx, store, tag=None, actor="test").id
-    assert sorted(load_split(store, snapshot, Split.train, 32).captions) == ["", "a cat"]
+        snapshot = freeze_snapshot(tx, store, tag=None, actor="test").id
+    assert sorted(open_split(store, snapshot, Split.train, 32).captions) == ["", "a cat"]
     lines = {one.caption: one for one in read_samples(store, snapshot)}
     assert (lines["IMG"].caption_source, lines["a cat"].caption_source) == (NAME, None)
     assert "caption_source" not in lines["a cat"].line()
@@ -102,7 +102,7 @@ def test_a_home_of_an_older_version_opens_and_freezes_what_it_froze(postgres_add
         migrate(database)
         with database.transaction(one_view=True) as tx:
             ids = add(tx, store, ["red bowl", "a cat", "IMG", "given later"], CaptionSource.given)
-            before = freeze(tx, store, tag=None, actor="test").id
+            before = freeze_snapshot(tx, store, tag=None, actor="test").id
             imported = uuid.uuid4()
             tx.execute(sa.insert(imports), {"id": imported, "folder": "/x"})
             lines = [Sample.read(row.line) for row in tx.execute(sa.select(samples).order_by(samples.c.id))]
@@ -126,8 +126,8 @@ def test_a_home_of_an_older_version_opens_and_freezes_what_it_froze(postgres_add
         with database.transaction(one_view=True) as tx:
             rows = tx.execute(sa.select(samples.c.id, samples.c.caption_source))
             marked = {row.id: row.caption_source for row in rows}
-            assert freeze(tx, store, tag=None, actor="test").id == before
-            assert set(choose_samples(tx, CaptionOrder("model"))) == {ids[0], ids[2]}
+            assert freeze_snapshot(tx, store, tag=None, actor="test").id == before
+            assert set(select_samples(tx, CaptionRequest("model"))) == {ids[0], ids[2]}
         database.close()
     assert marked == dict(zip(ids, [NAME, "given", NAME, "given"], strict=True))
 
@@ -135,7 +135,7 @@ def test_a_home_of_an_older_version_opens_and_freezes_what_it_froze(postgres_add
 def test_pixels_of_a_marked_sample_are_read_as_ever(database, store):
     with database.transaction(one_view=True) as tx:
         add(tx, store, ["IMG"])
-        snapshot = freeze(tx, store, tag=None, actor="test").id
+        snapshot = freeze_snapshot(tx, store, tag=None, actor="test").id
     [one] = read_samples(store, snapshot)
     assert Sample.read(one.line()) == one
     assert one.text_of() == one.text_of(LayerRole.foreground) == ""

@@ -13,21 +13,21 @@ from typer.testing import CliRunner
 from curation import jobs
 from curation.cli.main import app
 from curation.datasets import captions
-from curation.datasets.captions import CaptionOrder, choose_samples, give_caption, order_captions
+from curation.datasets.captions import CaptionRequest, request_captions, select_samples, set_caption
 from curation.datasets.manifest import read_samples
 from curation.datasets.samples import NewSample, StoredLayer, add_samples, withdraw_sample_of
-from curation.datasets.snapshots import freeze
+from curation.datasets.snapshots import freeze_snapshot
 from curation.db import leases
 from curation.db.tables import caption_runs, samples
 from curation.db.tables import leases as lease_rows
 from curation.domain import Job, Kind, LayerRole, RunState, Sample
 from curation.errors import LayerloopError, NotFound, Refused
-from curation.images.codec import encode_layer, over
+from curation.images.codec import composite_over, encode_layer
 from curation.runtime.context import open_context
 from tests.making import make_candidates, make_round, picture
 from tests.talker import TALKERS, Talker
 
-ORDER = CaptionOrder("model")
+ORDER = CaptionRequest("model")
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def talker(monkeypatch):
     one = Talker()
     monkeypatch.setitem(TALKERS, "model", one)
     yield one
-    jobs.stopping.clear()
+    jobs.stop_requested.clear()
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_model_captions_what_has_no_caption_and_leaves_the_rest(context, talke
     ids = _add(context, ["", "a cat", "unknown"])
     run = _caption(context, ORDER)
     first, second, third = (_sample(context, id_) for id_ in ids)
-    seen = over(picture(0), (128, 128, 128))
+    seen = composite_over(picture(0), (128, 128, 128))
     assert first.caption == f"Describe of {seen.astype(int).sum()} {seen.shape} in 60"
     assert first.captioner == third.captioner == "talker@1"
     assert (second.caption, second.captioner) == ("a cat", "")
@@ -66,11 +66,11 @@ def test_a_model_captions_what_has_no_caption_and_leaves_the_rest(context, talke
 def test_a_person_wins_before_during_and_after(context, talker):
     before, during, after = _add(context, [""] * 3)
     with context.database.transaction() as tx:
-        give_caption(tx, before.hex, "  a red\nhat ", "ann")
+        set_caption(tx, before.hex, "  a red\nhat ", "ann")
 
     def interrupt():
         with context.database.transaction() as tx:
-            give_caption(tx, str(during)[:13], "a boat", "ann")
+            set_caption(tx, str(during)[:13], "a boat", "ann")
 
     talker.before = interrupt
     _caption(context, ORDER)
@@ -79,7 +79,7 @@ def test_a_person_wins_before_during_and_after(context, talker):
     assert _sample(context, during).caption == "a boat"
     assert _sample(context, after).captioner == "talker@1"
     with context.database.transaction() as tx:
-        give_caption(tx, after.hex, "a star", "ann")
+        set_caption(tx, after.hex, "a star", "ann")
     assert _run_again(context, again=True) == 0
     assert (_sample(context, after).caption, _sample(context, after).captioner) == ("a star", "")
 
@@ -87,11 +87,11 @@ def test_a_person_wins_before_during_and_after(context, talker):
 def test_the_next_snapshot_bears_the_caption_and_the_last_one_does_not(context, talker):
     _add(context, ["", "a cat"])
     with context.database.transaction() as tx:
-        old = freeze(tx, context.store, tag=None, actor="test").id
+        old = freeze_snapshot(tx, context.store, tag=None, actor="test").id
     _caption(context, ORDER)
     with context.database.transaction() as tx:
-        new = freeze(tx, context.store, tag=None, actor="test").id
-        assert freeze(tx, context.store, tag=None, actor="test").id == new != old
+        new = freeze_snapshot(tx, context.store, tag=None, actor="test").id
+        assert freeze_snapshot(tx, context.store, tag=None, actor="test").id == new != old
     assert sorted(sample.caption for sample in read_samples(context.store, old)) == ["", "a cat"]
     assert sorted(sample.captioner for sample in read_samples(context.store, new)) == ["", "talker@1"]
 
@@ -108,12 +108,12 @@ def test_a_line_without_a_captioner_is_the_line_it_always_was(context):
 def test_a_stopped_run_goes_on_where_it_was_left(context, talker, monkeypatch):
     monkeypatch.setattr(captions, "AT_ONCE", 2)
     ids = _add(context, [""] * 5)
-    talker.before = lambda: jobs.stopping.set() if len(talker.batches) == 2 else None
+    talker.before = lambda: jobs.stop_requested.set() if len(talker.batches) == 2 else None
     run = _caption(context, ORDER)
     with context.database.transaction() as tx:
         assert captions.find_run(tx, run)["state"] == RunState.requested
         assert tx.scalar(sa.select(sa.func.count()).select_from(lease_rows)) == 0
-    jobs.stopping.clear()
+    jobs.stop_requested.clear()
     assert [bool(_sample(context, id_).caption) for id_ in ids].count(True) == 4
     with context.database.transaction() as tx:
         tx.jobs.clear()
@@ -142,10 +142,10 @@ def test_captions_of_a_model_are_replaced_only_when_asked_and_once_a_run(context
 def test_a_limit_is_one_of_the_whole_run(context, talker, monkeypatch):
     monkeypatch.setattr(captions, "AT_ONCE", 1)
     ids = _add(context, [""] * 4)
-    order = CaptionOrder("model", max_samples=3)
-    talker.before = lambda: jobs.stopping.set() if len(talker.batches) == 2 else None
+    order = CaptionRequest("model", max_samples=3)
+    talker.before = lambda: jobs.stop_requested.set() if len(talker.batches) == 2 else None
     run = _caption(context, order)
-    jobs.stopping.clear()
+    jobs.stop_requested.clear()
     jobs.caption(context, str(run))
     assert sum(bool(_sample(context, id_).caption) for id_ in ids) == 3
 
@@ -156,7 +156,7 @@ def test_a_withdrawn_sample_and_a_lost_layer_are_left_out(context, talker, caplo
         [candidate] = make_candidates(tx, context.store, make_round(tx), 1)
         add_samples(tx, [_new(context, 9, "", candidate)])
         withdraw_sample_of(tx, candidate)
-        assert len(choose_samples(tx, ORDER)) == 2
+        assert len(select_samples(tx, ORDER)) == 2
     context.store._path(_sample(context, lost).layers[LayerRole.foreground]).unlink()
     _caption(context, ORDER)
     assert _sample(context, lost).caption == ""
@@ -191,7 +191,7 @@ def test_a_run_whose_lease_is_lost_keeps_nothing_more(context, talker):
 
     def take_over():
         with context.database.transaction() as tx:
-            leases.hand_back(tx, jobs.HOLDER)
+            leases.release_holder(tx, jobs.WORKER_ID)
             run = tx.scalar(sa.select(caption_runs.c.id))
             assert captions.claim_run(tx, run, "another", 60) == ORDER
 
@@ -222,10 +222,10 @@ def test_a_caption_says_something_of_one_sample(context):
     [id_] = _add(context, [""])
     with context.database.transaction() as tx:
         with pytest.raises(Refused, match="says something"):
-            give_caption(tx, id_.hex, " \n\0", "ann")
+            set_caption(tx, id_.hex, " \n\0", "ann")
         for name in (id_.hex[:7], "0" * 32, "", "%" * 8):
             with pytest.raises(NotFound):
-                give_caption(tx, name, "a hat", "ann")
+                set_caption(tx, name, "a hat", "ann")
         with pytest.raises(NotFound):
             captions.find_run(tx, uuid.uuid4())
 
@@ -278,14 +278,14 @@ def _stored(context, rgba) -> StoredLayer:
 
 def _caption(context, order) -> uuid.UUID:
     with context.database.transaction() as tx:
-        run = order_captions(tx, order, "test")
+        run = request_captions(tx, order, "test")
     jobs.caption(context, str(run))
     return run
 
 
 def _run_again(context, **changes) -> int:
     """How many samples another order is for; it is carried out."""
-    order = CaptionOrder(**(ORDER.__dict__ | changes))
+    order = CaptionRequest(**(ORDER.__dict__ | changes))
     run = _caption(context, order)
     with context.database.transaction() as tx:
         return captions.find_run(tx, run)["progress"]["done"]

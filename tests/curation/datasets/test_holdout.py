@@ -12,7 +12,7 @@ from curation.datasets.manifest import read_manifest, read_samples, read_withhel
 from curation.datasets.samples import NewSample, StoredLayer, add_samples
 from curation.db.engine import Database
 from curation.domain import Kind, LayerRole, Split
-from curation.images.codec import encode_layer, over, visible_hash
+from curation.images.codec import composite_over, encode_layer, pixel_hash
 from curation.images.perceptual_hash import fingerprint
 from curation.object_store import FolderStore
 from curation.ports import RGBA
@@ -40,7 +40,7 @@ def scene(seed: int) -> RGBA:
 
 def store_layer(store: FolderStore, rgba: RGBA) -> StoredLayer:
     data = encode_layer(rgba)
-    return StoredLayer(store.put(data), rgba.shape[1], rgba.shape[0], len(data), visible_hash(rgba))
+    return StoredLayer(store.put(data), rgba.shape[1], rgba.shape[0], len(data), pixel_hash(rgba))
 
 
 def single(store: FolderStore, rgba: RGBA, split: Split) -> NewSample:
@@ -49,7 +49,7 @@ def single(store: FolderStore, rgba: RGBA, split: Split) -> NewSample:
 
 
 def pair(store: FolderStore, front: RGBA, back: RGBA, split: Split) -> NewSample:
-    blended = np.dstack([over(front, back), np.full(front.shape[:2], 255, np.uint8)])
+    blended = np.dstack([composite_over(front, back), np.full(front.shape[:2], 255, np.uint8)])
     rows = {LayerRole.foreground: front, LayerRole.background: back, LayerRole.blended: blended}
     layers = {role: store_layer(store, rgba) for role, rgba in rows.items()}
     return NewSample(Kind.pair, "a scene", "CC0-1.0", "test", 0, layers, split)
@@ -61,7 +61,7 @@ def trained_on(database: Database, store: FolderStore, new: list[NewSample]) -> 
         add_samples(tx, new)
     fingerprint_layers(database, store)
     with database.transaction(one_view=True) as tx:
-        frozen = snapshots.freeze(tx, store, tag=None, actor="test")
+        frozen = snapshots.freeze_snapshot(tx, store, tag=None, actor="test")
     read = {sample.id for sample in read_split(store, frozen.id, Split.train)}
     withheld = read_withheld(store, frozen.id)
     places = {one.as_sample().id: place for place, one in enumerate(new)}
@@ -114,7 +114,7 @@ def test_a_snapshot_without_shared_layers_has_the_name_it_always_had(database: D
     new = [single(store, subject(1), Split.heldout), single(store, subject(2), Split.train)]
     assert trained_on(database, store, new) == {1}
     with database.transaction(one_view=True) as tx:
-        frozen = snapshots.freeze(tx, store, tag=None, actor="test")
+        frozen = snapshots.freeze_snapshot(tx, store, tag=None, actor="test")
     assert b"withheld" not in frozen.bytes()
     assert len(list(read_samples(store, frozen.id))) == 2
 
@@ -130,7 +130,7 @@ def test_freezing_equal_samples_gives_one_name_whenever_fingerprints_are_compute
         assert fingerprint_layers(database, store) == 4  # the single's foreground is the pair's
         assert fingerprint_layers(database, store) == 0
     with database.transaction(one_view=True) as tx:
-        frozen = snapshots.freeze(tx, store, tag=None, actor="test")
+        frozen = snapshots.freeze_snapshot(tx, store, tag=None, actor="test")
     assert read_withheld(store, frozen.id) == {new[1].as_sample().id}
 
 

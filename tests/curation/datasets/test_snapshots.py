@@ -20,7 +20,7 @@ from tests.curation.datasets.test_samples import new
 
 def freeze(database: Database, store: FolderStore, tag: str | None = None):
     with database.transaction(one_view=True) as tx:
-        return snapshots.freeze(tx, store, tag=tag, actor="test")
+        return snapshots.freeze_snapshot(tx, store, tag=tag, actor="test")
 
 
 def add(database: Database, numbers) -> None:

@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 from curation.cli.main import app
 from curation.datasets import text_warnings
 from curation.datasets.samples import NewSample, StoredLayer, add_samples
-from curation.datasets.snapshots import freeze
+from curation.datasets.snapshots import freeze_snapshot
 from curation.domain import CaptionSource, Checkpoint, Kind, LayerRole, Prompt
 from curation.images.codec import encode_layer
 from curation.runtime.context import open_context
 from tests.making import picture
-from training.prompt_coverage import read_texts
+from training.prompt_coverage import measure_coverage
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def snapshot(context) -> str:
         news.append(NewSample(Kind.single, text, "CC0", "here", 0, layers, caption_source=source))
     with context.database.transaction(one_view=True) as tx:
         add_samples(tx, news)
-        return freeze(tx, context.store, tag="latest", actor="test").id
+        return freeze_snapshot(tx, context.store, tag="latest", actor="test").id
 
 
 def made(snapshot: str, preset: str = "tiny", **changes: str) -> Checkpoint:
@@ -60,21 +60,21 @@ def made(snapshot: str, preset: str = "tiny", **changes: str) -> Checkpoint:
     ],
 )
 def test_a_prompt_is_compared_with_what_its_checkpoint_has_learnt(context, snapshot, text, told):
-    warning = text_warnings.warn_of_prompts(read_texts, context.store, made(snapshot), [Prompt(text)])
+    warning = text_warnings.prompt_warning(measure_coverage, context.store, made(snapshot), [Prompt(text)])
     assert told in warning
     assert bool(warning) == bool(told)
 
 
 def test_numbers_of_the_preset_and_all_texts_of_pairs_count(context, snapshot):
     prompt = Prompt("a red fox", "a fox", "a red red red red fox")
-    assert text_warnings.warn_of_prompts(read_texts, context.store, made(snapshot), [prompt]) == ""
-    warning = text_warnings.warn_of_prompts(read_texts, context.store, made(snapshot, text_length="5"), [prompt])
+    assert text_warnings.prompt_warning(measure_coverage, context.store, made(snapshot), [prompt]) == ""
+    warning = text_warnings.prompt_warning(measure_coverage, context.store, made(snapshot, text_length="5"), [prompt])
     assert warning == "preset tiny: 1 of 3 texts are cut after 4 words, such as 'a red red red red fox'"
 
 
 def test_many_unknown_words_are_one_line(context, snapshot):
     prompts = [Prompt(f"a red beast{n}") for n in range(50)]
-    warning = text_warnings.warn_of_prompts(read_texts, context.store, made(snapshot), prompts)
+    warning = text_warnings.prompt_warning(measure_coverage, context.store, made(snapshot), prompts)
     assert warning.endswith(
         "50 of 50 have words that are in no training caption: 'beast0', 'beast1', 'beast2' and 47 more"
     )
@@ -82,20 +82,20 @@ def test_many_unknown_words_are_one_line(context, snapshot):
 
 def test_models_of_others_and_weights_without_a_snapshot_are_not_judged(context, snapshot):
     long = [Prompt("wolf " * 100)]
-    assert text_warnings.warn_of_prompts(read_texts, context.store, made(snapshot, "sd15"), long) == ""
-    assert text_warnings.warn_of_prompts(read_texts, context.store, made(snapshot, "no such preset"), long) == ""
+    assert text_warnings.prompt_warning(measure_coverage, context.store, made(snapshot, "sd15"), long) == ""
+    assert text_warnings.prompt_warning(measure_coverage, context.store, made(snapshot, "no such preset"), long) == ""
     imported = Checkpoint({}, "imported", "tiny", None, None, 0, "test")
-    assert "training caption" not in text_warnings.warn_of_prompts(
-        read_texts, context.store, imported, [Prompt("a wolf")]
+    assert "training caption" not in text_warnings.prompt_warning(
+        measure_coverage, context.store, imported, [Prompt("a wolf")]
     )
 
 
 def test_a_training_is_told_of_its_captions(context, snapshot):
-    warning = text_warnings.warn_of_snapshot(read_texts, context.store, snapshot, "tiny", {})
+    warning = text_warnings.snapshot_warning(measure_coverage, context.store, snapshot, "tiny", {})
     assert warning.startswith("preset tiny: 1 of 3 captions are cut after 15 words, such as 'word0 word1")
     assert "1 of 3 captions have no known word, such as '🦊'" in warning
     assert warning.endswith("1 of 4 samples have only a file name as caption and are trained on without text")
-    assert "cut" not in text_warnings.warn_of_snapshot(read_texts, context.store, snapshot, "sd15", {})
+    assert "cut" not in text_warnings.snapshot_warning(measure_coverage, context.store, snapshot, "sd15", {})
 
 
 def test_reading_texts_loads_no_torch():
@@ -107,11 +107,11 @@ def test_commands_say_it_in_one_line_on_stderr(settings, context, snapshot, monk
     for name, value in settings.environment().items():
         if name.startswith("LAYERLOOP_") and not name.startswith("LAYERLOOP_TEST_"):
             monkeypatch.setenv(name, value)
-    from curation.checkpoints.registry import promote, register_checkpoint
+    from curation.checkpoints.registry import promote_checkpoint, register_checkpoint
 
     with context.database.transaction() as tx:
         register_checkpoint(tx, made(snapshot), "test")
-        promote(tx, made(snapshot).id, "test")
+        promote_checkpoint(tx, made(snapshot).id, "test")
     (settings.home / "prompts.txt").write_text("a red fox\n一只狐狸\n", "utf-8")
     result = CliRunner().invoke(
         app, ["round", "open", "--quota", "2", "--prompts", str(settings.home / "prompts.txt"), "--json"]

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 import sqlalchemy as sa
 
-from curation.checkpoints.registry import claim_run, find_run, order_training
+from curation.checkpoints.registry import claim_run, find_run, request_training
 from curation.db import leases
 from curation.db.engine import Database
 from curation.db.tables import candidates
@@ -48,9 +48,9 @@ def test_claim_renew_release(database, store):
     with database.transaction() as tx:
         assert leases.renew(tx, "w1", "generate", 60) == set(ids[:2]), "not swept yet: still ours"
         assert leases.renew(tx, "w1", "review", 60) == frozenset()
-        assert sum(leases.sweep(tx).values()) == 1
+        assert sum(leases.expire(tx).values()) == 1
     with database.transaction() as tx:
-        leases.release(tx, ids[:1])
+        leases.delete_leases(tx, ids[:1])
     assert held(database) == {ids[1]: "w1"}
 
 
@@ -65,11 +65,11 @@ def test_sweep_hands_back_drawing_and_asks_again(database, store):
     number, ids = made(database, store, 3, CandidateState.generating)
     lease(database, ids)
     with database.transaction() as tx:
-        assert leases.sweep(tx) == Counter(), "a lease that runs is left alone"
-        tx.execute(sa.update(candidates).where(candidates.c.id == ids[0]).values(attempts=leases.MOST_ATTEMPTS))
+        assert leases.expire(tx) == Counter(), "a lease that runs is left alone"
+        tx.execute(sa.update(candidates).where(candidates.c.id == ids[0]).values(attempts=leases.MAX_ATTEMPTS))
     expire(database)
     with database.transaction() as tx:
-        assert leases.sweep(tx) == {"requested": 2, "failed": 1}
+        assert leases.expire(tx) == {"requested": 2, "failed": 1}
         assert tx.jobs == [Job("generate", (number,))]
     assert states(database, number) == {"requested": 2, "failed": 1}
     assert held(database) == {}
@@ -82,7 +82,7 @@ def test_sweep_hands_back_showing_without_a_job(database, store):
     number, ids = made(database, store, 2, CandidateState.showing)
     lease(database, ids, "review", "reviewer 1", seconds=0)
     with database.transaction() as tx:
-        assert leases.sweep(tx) == {"waiting": 2}
+        assert leases.expire(tx) == {"waiting": 2}
         assert tx.jobs == []
     assert states(database, number) == {"waiting": 2}
 
@@ -91,10 +91,10 @@ def test_sweep_hands_back_a_training_run(database):
     with database.transaction() as tx:
         made_by = make_checkpoint(tx)
         snapshot = tx.scalar(sa.text("select snapshot_id from checkpoints where id = :id").bindparams(id=made_by))
-        run = order_training(tx, TrainingRequest("whole", "tiny", snapshot, None, None, 0), "test")
+        run = request_training(tx, TrainingRequest("whole", "tiny", snapshot, None, None, 0), "test")
         assert claim_run(tx, run, "w1", 0)
     with database.transaction() as tx:
-        assert leases.sweep(tx) == {"requested": 1}
+        assert leases.expire(tx) == {"requested": 1}
         assert tx.jobs == [Job("train", (str(run),))]
         assert find_run(tx, run)["state"] == "requested"
 
@@ -103,7 +103,7 @@ def test_a_lease_whose_subject_moved_on_is_only_dropped(database, store):
     number, ids = made(database, store, 1, CandidateState.accepted)
     lease(database, ids, "review", "reviewer 1", seconds=0)
     with database.transaction() as tx:
-        assert leases.sweep(tx) == Counter()
+        assert leases.expire(tx) == Counter()
     assert held(database) == {}
     assert states(database, number) == {"accepted": 1}
 
@@ -114,13 +114,13 @@ def test_sweep_works_in_batches_and_skips_what_is_locked(database, store):
     with database.transaction() as busy:
         busy.execute(sa.select(candidates.c.id).where(candidates.c.id == ids[0]).with_for_update())
         with database.transaction() as tx:
-            assert sum(leases.sweep(tx, limit=4).values()) in {3, 4}
+            assert sum(leases.expire(tx, limit=4).values()) in {3, 4}
         with database.transaction() as tx:
-            leases.sweep(tx, limit=4)
+            leases.expire(tx, limit=4)
         assert states(database, number) == {"waiting": 6, "showing": 1}
         assert set(held(database)) == {ids[0]}
     with database.transaction() as tx:
-        assert leases.sweep(tx) == {"waiting": 1}
+        assert leases.expire(tx) == {"waiting": 1}
 
 
 def test_sweeps_at_once_hand_back_each_subject_once(database, store):
@@ -132,7 +132,7 @@ def test_sweeps_at_once_hand_back_each_subject_once(database, store):
     def sweep() -> None:
         barrier.wait()
         with database.transaction() as tx:
-            counts.append(leases.sweep(tx))
+            counts.append(leases.expire(tx))
 
     threads = [threading.Thread(target=sweep) for _ in range(4)]
     for thread in threads:
@@ -146,14 +146,14 @@ def test_sweeps_at_once_hand_back_each_subject_once(database, store):
 def test_hand_back_is_no_attempt(database, store):
     number, ids = made(database, store, 3, CandidateState.generating)
     with database.transaction() as tx:
-        tx.execute(sa.update(candidates).values(attempts=leases.MOST_ATTEMPTS))
+        tx.execute(sa.update(candidates).values(attempts=leases.MAX_ATTEMPTS))
     lease(database, ids[:2])
     lease(database, ids[2:], holder="w2")
     with database.transaction() as tx:
-        assert leases.hand_back(tx, "w1") == {"requested": 2}
+        assert leases.release_holder(tx, "w1") == {"requested": 2}
         assert tx.jobs == [Job("generate", (number,))]
         attempts = tx.execute(sa.select(candidates.c.attempts).where(candidates.c.state == "requested")).scalars().all()
-    assert attempts == [leases.MOST_ATTEMPTS - 1] * 2
+    assert attempts == [leases.MAX_ATTEMPTS - 1] * 2
     assert held(database) == {ids[2]: "w2"}
 
 
@@ -163,7 +163,7 @@ def test_hand_back_work_leaves_reviewers_alone(database, store):
     number, showing = made(database, store, 1, CandidateState.showing)
     lease(database, showing, "review", "reviewer 1")
     with database.transaction() as tx:
-        assert leases.hand_back_work(tx) == {"requested": 2}
+        assert leases.release_workers(tx) == {"requested": 2}
     assert held(database) == {showing[0]: "reviewer 1"}
     assert states(database, number) == {"showing": 1}
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from curation import jobs
 from curation.adapters.celery_queue import CeleryQueue, make_app
 from curation.db import pending_jobs
-from curation.db.pending_jobs import OncePending
+from curation.db.pending_jobs import DeduplicatingSender
 from curation.db.tables import labeling_projects, labeling_tasks
 from curation.domain import Job
 from curation.jobs.worker import _bound
@@ -29,7 +29,7 @@ def sent(database) -> list[Job]:
         sent.append(job)
         return True
 
-    database.send = OncePending(database, send)
+    database.send = DeduplicatingSender(database, send)
     return sent
 
 
@@ -50,8 +50,8 @@ def test_eighty_wake_ups_are_one_job_until_it_is_taken(database, sent):
     ask(database, "pull_annotations", str(uuid.uuid4()))
     assert len(sent) == 2
     with database.transaction() as tx:
-        assert pending_jobs.take(tx, Job("pull_annotations", (board,)))
-        assert not pending_jobs.take(tx, Job("pull_annotations", (board,)))
+        assert pending_jobs.take_pending(tx, Job("pull_annotations", (board,)))
+        assert not pending_jobs.take_pending(tx, Job("pull_annotations", (board,)))
     ask(database, "pull_annotations", board)
     assert len(sent) == 3
 
@@ -67,7 +67,7 @@ def test_a_message_that_was_lost_is_sent_again(database, sent):
 
 def test_a_queue_that_is_away_keeps_nothing_back(database):
     tried: list[Job] = []
-    database.send = OncePending(database, lambda job: bool(tried.append(job)))
+    database.send = DeduplicatingSender(database, lambda job: bool(tried.append(job)))
     for _ in range(3):
         ask(database, "generate", "1")
     assert len(tried) == 3
@@ -77,7 +77,7 @@ def test_a_worker_runs_what_was_asked_for_and_skips_equal_messages(database, set
     context = AppContext(settings, database, store, CeleryQueue(make_app(settings, settings.database)))
     ran: list[tuple[object, ...]] = []
     run = _bound(lambda _, *args: ran.append(args), "pull_annotations", context)
-    database.send = OncePending(database, lambda _: True)
+    database.send = DeduplicatingSender(database, lambda _: True)
     ask(database, "pull_annotations", "a")
     for _ in range(3):
         run("a")
@@ -103,7 +103,7 @@ def test_sweeps_ask_for_each_board_once_and_for_closed_ones_in_turn(database, se
             state = "up" if number == made[0] else "down"
             row = {"id": uuid.uuid4(), "project_id": board["id"], "candidate_id": candidate, "state": state}
             tx.execute(sa.insert(labeling_tasks), row | {"batch": uuid.uuid4(), "number": number})
-        expected = projects.boards_to_read(tx, "http://127.0.0.1:1")
+        expected = projects.projects_to_read(tx, "http://127.0.0.1:1")
     assert len(expected) == 2, "the one that is open, and one of the others"
     for _ in range(5):
         jobs.reconcile(context)

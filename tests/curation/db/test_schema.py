@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from curation.db import leases
 from curation.db.engine import Database
-from curation.db.schema import current, drift, migrate
+from curation.db.schema import find_schema_drift, get_revisions, migrate
 from curation.db.tables import APPEND_ONLY, candidate_moves, candidates, metadata, rounds
 from curation.domain import STATE_TRANSITIONS, CandidateState
 from curation.review.reviewers import AUTO_REVIEWER, add_reviewer
@@ -17,14 +17,14 @@ from tests.making import fresh_database, make_candidates, make_round, named
 
 
 def test_tables_and_migrations_agree(database):
-    assert drift(database) == []
+    assert find_schema_drift(database) == []
 
 
 def test_a_migrated_database_is_at_the_newest_version_and_stays_there(database):
-    version, newest = current(database)
+    version, newest = get_revisions(database)
     assert version == newest is not None
     migrate(database)
-    assert current(database) == (version, newest)
+    assert get_revisions(database) == (version, newest)
 
 
 def test_a_house_that_is_in_use_goes_back_and_forth(postgres_address, store):
@@ -43,7 +43,7 @@ def test_a_house_that_is_in_use_goes_back_and_forth(postgres_address, store):
             machine = add_reviewer(tx, AUTO_REVIEWER, kind=AUTO_REVIEWER)
         for version in ("0006", "0005"):
             migrate(database, to=version)
-            assert current(database)[0] == version
+            assert get_revisions(database)[0] == version
         with database.transaction() as tx:
             states = {row.id: row.state for row in tx.connection.exec_driver_sql("select id, state from candidates")}
             [told] = tx.connection.exec_driver_sql(f"select purpose, state from rounds where id = {gold}").all()
@@ -51,7 +51,7 @@ def test_a_house_that_is_in_use_goes_back_and_forth(postgres_address, store):
         assert states == dict.fromkeys(pieces, "withdrawn") | {other: "waiting"}
         assert (tuple(told), held) == (("seeds", "closed"), 0)
         migrate(database)
-        assert drift(database) == []
+        assert find_schema_drift(database) == []
         with database.transaction() as tx:
             assert add_reviewer(tx, AUTO_REVIEWER, kind=AUTO_REVIEWER) == machine
         database.close()
@@ -60,8 +60,8 @@ def test_a_house_that_is_in_use_goes_back_and_forth(postgres_address, store):
 def test_an_empty_database_says_that_it_is(postgres_address):
     with fresh_database(postgres_address) as name:
         database = Database(named(postgres_address, name))
-        assert current(database)[0] is None
-        assert drift(database) != []
+        assert get_revisions(database)[0] is None
+        assert find_schema_drift(database) != []
         database.close()
 
 
@@ -70,7 +70,7 @@ def test_houses_that_start_at_once_migrate_one_after_the_other(postgres_address)
         several = [Database(named(postgres_address, name)) for _ in range(4)]
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(migrate, several))
-        assert drift(several[0]) == []
+        assert find_schema_drift(several[0]) == []
         for database in several:
             database.close()
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 from curation.image_limits import ImageLimits
 from curation.images.colors import to_eight_bits
 from curation.images.decoding import TURNS, decode_image
-from curation.images.headers import BadFile
+from curation.images.headers import InvalidImage
 from curation.images.pillow_images import from_path, from_pillow
 from curation.scenes.formats.psd import write_psd
 from curation.scenes.layer_stack import LayerStack, StackLayer
@@ -33,8 +33,8 @@ KINDS = [
 ]
 
 
-def refusal(data: bytes, limits: ImageLimits = ImageLimits()) -> BadFile:
-    with pytest.raises(BadFile) as refused:
+def refusal(data: bytes, limits: ImageLimits = ImageLimits()) -> InvalidImage:
+    with pytest.raises(InvalidImage) as refused:
         decode_image(data, "", limits)
     return refused.value
 
@@ -301,7 +301,7 @@ def test_images_in_memory_follow_the_same_policy(tmp_path):
     keyed = Image.new("RGB", (4, 4), (1, 2, 3))
     keyed.info["transparency"] = (1, 2, 3)
     assert from_pillow(keyed)[0, 0, 3] == 0
-    with pytest.raises(BadFile):
+    with pytest.raises(InvalidImage):
         from_pillow(Image.new("F", (4, 4)))
 
 

@@ -11,9 +11,9 @@ from PIL import Image, UnidentifiedImageError
 
 from curation.image_limits import ImageLimits
 from curation.images.codec import decode_layer
-from curation.ingest.inspection import examine
-from curation.ingest.pair_inspection import examine_pair
-from curation.scenes.scene_images import read_pictures
+from curation.ingest.inspection import inspect_and_encode
+from curation.ingest.pair_inspection import inspect_and_encode_pair
+from curation.scenes.scene_images import decode_images
 from tests.conftest import SHARED
 from tests.making import scenes
 from training.pipelines.images import to_rgba
@@ -41,13 +41,13 @@ def check(name: str, rgba: np.ndarray) -> None:
 
 @pytest.mark.parametrize("name", expected())
 def test_at_an_import(name: str) -> None:
-    told = examine((CASES / name).read_bytes(), name)
+    told = inspect_and_encode((CASES / name).read_bytes(), name)
     if name == "mask.jpg":
         assert told.code == "no_alpha"
         return
     if name == TALL:
         assert told.code == "bad_aspect"
-        told = examine((CASES / name).read_bytes(), name, ImageLimits(aspect=20))
+        told = inspect_and_encode((CASES / name).read_bytes(), name, ImageLimits(aspect=20))
     assert told.layer is not None, told
     check(name, decode_layer(told.layer))
 
@@ -55,7 +55,7 @@ def test_at_an_import(name: str) -> None:
 @pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not beside this checkout")
 def test_as_layers_and_pictures_of_scenes() -> None:
     paths = [CASES / name for name in expected()]
-    for path, rgba in read_pictures(paths).items():
+    for path, rgba in decode_images(paths).items():
         check(path.name, rgba)
 
 
@@ -85,6 +85,6 @@ def test_a_photograph_is_taken_as_the_background_of_a_pair(tmp_path: Path) -> No
     with Image.open(CASES.parent / "pairs" / "bg0.jpg") as photo:
         front = Image.fromarray(next(iter(pair.values()))).resize(photo.size)
     front.save(tmp_path / "front.png")
-    told = examine_pair((tmp_path / "front.png").read_bytes(), (CASES.parent / "pairs/bg0.jpg").read_bytes(), None, "p")
+    told = inspect_and_encode_pair((tmp_path / "front.png").read_bytes(), (CASES.parent / "pairs/bg0.jpg").read_bytes(), None, "p")
     assert told.layer is not None, told
     assert "lossy_source" in told.codes

@@ -15,12 +15,12 @@ from PIL import Image
 from curation.errors import Corrupt
 from curation.images.codec import (
     BACKGROUNDS,
-    as_png,
+    clear_hidden_colors,
+    composite_over,
     decode_layer,
     encode_layer,
-    over,
-    visible_hash,
-    without_hidden_colour,
+    pixel_hash,
+    to_png,
 )
 from tests.making import picture
 
@@ -39,7 +39,7 @@ def test_every_pixel_comes_back_even_the_colours_under_alpha_0(rgba):
 @how(deadline=None, max_examples=30)
 @given(rgba=PICTURES)
 def test_a_png_of_a_layer_is_the_same_picture(rgba):
-    with Image.open(io.BytesIO(as_png(encode_layer(rgba)))) as image:
+    with Image.open(io.BytesIO(to_png(encode_layer(rgba)))) as image:
         assert image.format == "PNG"
         assert np.array_equal(np.asarray(image), rgba)
 
@@ -58,7 +58,7 @@ def test_what_is_no_layer_is_corrupt(data):
 
 @given(rgba=PICTURES)
 def test_hidden_colour_is_the_only_thing_taken_away(rgba):
-    bare = without_hidden_colour(rgba)
+    bare = clear_hidden_colors(rgba)
     seen = rgba[..., 3] > 0
     assert np.array_equal(bare[seen], rgba[seen])
     assert not bare[~seen].any()
@@ -68,15 +68,15 @@ def test_hidden_colour_is_the_only_thing_taken_away(rgba):
 def test_the_hash_does_not_see_hidden_colour(rgba, hidden):
     other = rgba.copy()
     other[..., :3][rgba[..., 3] == 0] = hidden
-    assert visible_hash(other) == visible_hash(rgba)
+    assert pixel_hash(other) == pixel_hash(rgba)
 
 
 def test_the_hash_sees_every_visible_pixel_and_the_size():
     rgba = picture(4)
     other = rgba.copy()
     other[-1, -1, 0] ^= 1
-    assert visible_hash(other) != visible_hash(rgba)
-    assert visible_hash(np.zeros((2, 8, 4), np.uint8)) != visible_hash(np.zeros((4, 4, 4), np.uint8))
+    assert pixel_hash(other) != pixel_hash(rgba)
+    assert pixel_hash(np.zeros((2, 8, 4), np.uint8)) != pixel_hash(np.zeros((4, 4, 4), np.uint8))
 
 
 @given(rgba=PICTURES)
@@ -84,12 +84,12 @@ def test_a_composite_is_the_formula_to_half_a_step(rgba):
     alpha = rgba[..., 3:].astype(np.float64) / 255
     for colour in BACKGROUNDS.values():
         expected = rgba[..., :3] * alpha + np.asarray(colour) * (1 - alpha)
-        assert np.abs(over(rgba, colour) - expected).max() <= 0.5 + 1e-4
+        assert np.abs(composite_over(rgba, colour) - expected).max() <= 0.5 + 1e-4
 
 
 def test_an_opaque_layer_hides_what_is_behind_it_and_a_clear_one_hides_nothing():
     rgba, behind = picture(5), picture(6)
     rgba[..., 3] = 255
-    assert np.array_equal(over(rgba, behind), rgba[..., :3])
+    assert np.array_equal(composite_over(rgba, behind), rgba[..., :3])
     rgba[..., 3] = 0
-    assert np.array_equal(over(rgba, behind), behind[..., :3])
+    assert np.array_equal(composite_over(rgba, behind), behind[..., :3])

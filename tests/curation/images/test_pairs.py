@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.errors import Refused
+from curation.images.codec import composite_over as over_colour
 from curation.images.codec import decode_layer
-from curation.images.codec import over as over_colour
 from curation.images.pairs import blended_error, composite, harmony, leakage, seam_energy
 
 SIZE = 128

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from curation.errors import Corrupt, NotFound, Refused
-from curation.images.provenance import parameters, read_picture, read_provenance, save_picture
+from curation.images.provenance import format_parameters, read_image, read_provenance, save_image
 from tests.making import picture
 
 FACTS = {
@@ -33,17 +33,17 @@ def test_pixels_and_facts_come_back(tmp_path: Path, suffix: str) -> None:
     rgba = picture(1)
     rgba[:5] = (200, 100, 50, 0)
     path = tmp_path / "new" / f"picture{suffix}"
-    save_picture(path, rgba, FACTS)
+    save_image(path, rgba, FACTS)
     assert read_provenance(path) == FACTS
-    assert np.array_equal(read_picture(path), rgba)
+    assert np.array_equal(read_image(path), rgba)
     assert b"trainedAlgorithmicMedia" in path.read_bytes()
 
 
 def test_a_png_says_it_in_the_words_of_other_programs(tmp_path: Path) -> None:
-    save_picture(tmp_path / "a.png", picture(1), FACTS)
+    save_image(tmp_path / "a.png", picture(1), FACTS)
     with Image.open(tmp_path / "a.png") as image:
         told = image.text["parameters"]
-    assert told == parameters(FACTS)
+    assert told == format_parameters(FACTS)
     first, second, third = told.splitlines()
     assert (first, second) == (FACTS["prompt"], "Negative prompt: bad")
     assert third.startswith("Steps: 25, Sampler: ddim, CFG scale: 7.0, Seed: 7, Size: 32x24, Model: some/model")
@@ -54,7 +54,7 @@ def test_a_png_says_it_in_the_words_of_other_programs(tmp_path: Path) -> None:
 def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, facts: dict[str, str]) -> None:
     path = tmp_path_factory.mktemp("facts") / "a.webp"
     try:
-        save_picture(path, picture(2, 8, 8), facts)
+        save_image(path, picture(2, 8, 8), facts)
     except UnicodeEncodeError:  # half of a surrogate pair is no text
         assert any("\ud800" <= letter <= "\udfff" for text in (*facts, *facts.values()) for letter in text)
         return
@@ -69,19 +69,19 @@ def test_files_that_say_nothing_and_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="has no provenance"):
         read_provenance(tmp_path / "text.png")
     with pytest.raises(Corrupt):
-        read_picture(tmp_path / "text.png")
-    for read in (read_picture, read_provenance):
+        read_image(tmp_path / "text.png")
+    for read in (read_image, read_provenance):
         with pytest.raises(NotFound, match="there is no file"):
             read(tmp_path / "nowhere.png")
     with pytest.raises(Refused, match="unsupported output format"):
-        save_picture(tmp_path / "a.jpg", picture(1), FACTS)
+        save_image(tmp_path / "a.jpg", picture(1), FACTS)
 
 
 def test_facts_are_read_without_decoding_a_pixel(tmp_path: Path) -> None:
     """A file of strangers may hold anything: its texts are found by its chunks alone."""
     for suffix, spoil in ((".png", b"IDAT"), (".webp", b"VP8L")):
         path = tmp_path / f"a{suffix}"
-        save_picture(path, picture(1), FACTS)
+        save_image(path, picture(1), FACTS)
         data = path.read_bytes()
         at = data.index(spoil) + 12
         path.write_bytes(data[:at] + b"\xff" * 4 + data[at + 4 :])

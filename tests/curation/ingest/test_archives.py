@@ -9,12 +9,12 @@ import zipfile
 
 import pytest
 
-from curation.images.headers import BadFile
+from curation.images.headers import InvalidImage
 from curation.ingest.archives import (
     MAX_MEMBERS,
     Member,
     archive_kind,
-    check_inside,
+    check_relative_path,
     list_members,
     read_member,
 )
@@ -60,14 +60,14 @@ def refusals(members: list[Member]) -> dict[str, str | None]:
     ],
 )
 def test_names_that_lead_out_are_refused(name):
-    with pytest.raises(BadFile) as refused:
-        check_inside(name)
+    with pytest.raises(InvalidImage) as refused:
+        check_relative_path(name)
     assert refused.value.code == "path_traversal"
 
 
 @pytest.mark.parametrize("name", ["x.png", "a/b.png", "..x/y", "a..b", "-rf", "猫 🐱.png", "a/c"])
 def test_names_that_stay_inside_are_taken(name):
-    check_inside(name)
+    check_relative_path(name)
 
 
 @pytest.mark.parametrize("pack", [zipped, tarred])
@@ -79,10 +79,10 @@ def test_members_are_listed_and_read(pack):
     assert read_member(archive, members[0], 5000) == b"abc" * 1000
     assert read_member(archive, members[2], 5000) == b"y"
     assert read_member(archive, members[3], 5000) == b""
-    with pytest.raises(BadFile) as refused:
+    with pytest.raises(InvalidImage) as refused:
         read_member(archive, members[1], 5000)
     assert refused.value.code == "path_traversal"
-    with pytest.raises(BadFile) as large:
+    with pytest.raises(InvalidImage) as large:
         read_member(archive, members[0], 100)
     assert large.value.code == "archive_too_large"
 
@@ -135,7 +135,7 @@ def test_a_member_that_lies_about_its_size_gives_no_more_than_it_declared():
     at = data.index(b"PK\1\2") + 24
     data[at : at + 4] = (1000).to_bytes(4, "little")
     [member] = list_members(io.BytesIO(data), 64 << 20)
-    with pytest.raises(BadFile, match="cannot be unpacked"):
+    with pytest.raises(InvalidImage, match="cannot be unpacked"):
         read_member(io.BytesIO(data), member, 64 << 20)
 
 
@@ -154,7 +154,7 @@ def test_millions_of_members_are_refused_before_they_are_parsed(tmp_path, count_
     )  # fmt: skip
     del directory
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with file.open("rb") as opened, pytest.raises(BadFile) as refused:
+    with file.open("rb") as opened, pytest.raises(InvalidImage) as refused:
         list_members(opened, 1000)
     assert refused.value.code == "archive_too_large"
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
@@ -163,7 +163,7 @@ def test_millions_of_members_are_refused_before_they_are_parsed(tmp_path, count_
 
 def test_a_tar_with_more_members_than_are_read_is_refused(monkeypatch):
     monkeypatch.setattr("curation.ingest.archives.MAX_MEMBERS", 10)
-    with pytest.raises(BadFile) as refused:
+    with pytest.raises(InvalidImage) as refused:
         list_members(tarred([(str(n), b"") for n in range(11)]), 100)
     assert refused.value.code == "archive_too_large"
     assert MAX_MEMBERS == 100_000
@@ -200,7 +200,7 @@ def test_a_damaged_or_cut_tar_keeps_its_good_members_and_tells_of_the_rest():
 def test_a_tar_with_an_endless_header_or_a_negative_size_is_refused():
     info = tarfile.TarInfo("a")
     info.pax_headers = {"comment": "x" * 1_000_000}
-    with pytest.raises(BadFile) as refused:
+    with pytest.raises(InvalidImage) as refused:
         list_members(tarred([(info, b"x")]), 1000)
     assert refused.value.code == "corrupt"
     data = bytearray(tarred([("a", b"x")], tarfile.GNU_FORMAT).getvalue())
@@ -213,6 +213,6 @@ def test_a_tar_with_an_endless_header_or_a_negative_size_is_refused():
 
 @pytest.mark.parametrize("data", [b"PK\3\4" + bytes(100), b"PK\5\6", b"PK\5\6" + bytes(17), bytes(257) + b"ustar"])
 def test_damaged_archives_are_refused_whole(data):
-    with pytest.raises(BadFile) as refused:
+    with pytest.raises(InvalidImage) as refused:
         list_members(io.BytesIO(data), 100)
     assert refused.value.code == "corrupt"

@@ -332,7 +332,7 @@ def test_the_cases_of_other_tools(shared):
 
 def test_metadata_and_texts_in_a_zip_are_listed_alike(tmp_path):
     from curation.ingest.archives import list_members
-    from curation.ingest.folder_listing import AS_IT_IS, list_tree
+    from curation.ingest.folder_listing import DEFAULT_OPTIONS, list_tree
     from curation.ingest.trees import ArchiveTree
 
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
@@ -343,6 +343,6 @@ def test_metadata_and_texts_in_a_zip_are_listed_alike(tmp_path):
         archive.writestr("__MACOSX/._a.png", b"")
     with (tmp_path / "x.zip").open("rb") as file:
         members = list_members(file, 1 << 20)
-    listing = list_tree(ArchiveTree(lambda: (tmp_path / "x.zip").open("rb"), members, 1 << 20), AS_IT_IS, "x.zip/")
+    listing = list_tree(ArchiveTree(lambda: (tmp_path / "x.zip").open("rb"), members, 1 << 20), DEFAULT_OPTIONS, "x.zip/")
     assert sorted(listing.files) == ["a.png", "in/b.png"]
     assert (said(listing, "a.png"), said(listing, "in/b.png")) == (("a bowl", GIVEN), ("a jar", GIVEN))

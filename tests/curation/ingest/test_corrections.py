@@ -14,11 +14,11 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
-from curation.datasets.captions import give_caption
+from curation.datasets.captions import set_caption
 from curation.datasets.manifest import read_samples
 from curation.datasets.sample_records import list_samples, restore_samples, show_sample, withdraw_samples
 from curation.datasets.samples import count_samples
-from curation.datasets.snapshots import freeze
+from curation.datasets.snapshots import freeze_snapshot
 from curation.db.tables import candidates, events, import_files, prompts, samples
 from curation.domain import CandidateState, CaptionSource, LayerRole, Sample, Split, Verdict
 from curation.errors import NotFound, Refused
@@ -175,7 +175,7 @@ def test_corrected_pixels_are_offered_and_replace_the_old_sample(database, store
     import_seeds(database, store, folder)
     old = line_of(database, "an apple")
     with database.transaction(one_view=True) as tx:
-        frozen = freeze(tx, store, tag=None, actor="test").id
+        frozen = freeze_snapshot(tx, store, tag=None, actor="test").id
     almost = blob(0)
     almost[20:24, 20:24, :3] = 0  # a small retouch: nearly the picture that it was
     for pixels in (almost, blob(50)):
@@ -190,7 +190,7 @@ def test_corrected_pixels_are_offered_and_replace_the_old_sample(database, store
         assert import_seeds(database, store, folder, update=True).differences == ()
     assert old.id in {one.id for one in read_samples(store, frozen)}
     with database.transaction(one_view=True) as tx:
-        assert old.id not in {one.id for one in read_samples(store, freeze(tx, store, tag=None, actor="test").id)}
+        assert old.id not in {one.id for one in read_samples(store, freeze_snapshot(tx, store, tag=None, actor="test").id)}
         assert [one["kind"] for one in show_sample(tx, old.id)["history"]] == ["sample replaced"]
     save(folder, "a.png", blob(0))  # and back again, with a better caption
     describe(folder, *CORRECTED)
@@ -255,8 +255,8 @@ def test_held_back_files_come_in_once_their_description_is_mended(database, stor
 def test_a_caption_that_somebody_gave_is_not_undone_by_a_name(database, store, folder):
     import_seeds(database, store, folder)
     with database.transaction() as tx:
-        give_caption(tx, line_of(database, "IMG").id, "a hat", "ann")
-        give_caption(tx, line_of(database, "an apple").id, "a pear", "ann")
+        set_caption(tx, line_of(database, "IMG").id, "a hat", "ann")
+        set_caption(tx, line_of(database, "an apple").id, "a pear", "ann")
     assert import_seeds(database, store, folder, update=True).differences == ()
     describe(folder, {"file_name": "b.png", "text": "a bear", "split": "train"})
     import_seeds(database, store, folder, update=True)
@@ -285,7 +285,7 @@ def test_an_import_from_before_descriptions_were_kept_is_compared_with_its_sampl
     with database.transaction() as tx:
         tx.execute(sa.update(import_files).values(description=None))
         tx.execute(sa.update(samples).where(samples.c.line.contains("a bear")).values(caption_source="file name"))
-        give_caption(tx, line_of(database, "an apple").id, "a pear", "ann")
+        set_caption(tx, line_of(database, "an apple").id, "a pear", "ann")
     assert import_seeds(database, store, folder).differences == ()
     with database.transaction() as tx:
         assert [row["caption"] for row in list_samples(tx, bare=True)] == ["IMG"]

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from curation.images.codec import decode_layer, visible_hash
-from curation.ingest.inspection import FINDINGS, ImageLimits, InspectionOutcome, examine
+from curation.images.codec import decode_layer, pixel_hash
+from curation.ingest.inspection import FINDINGS, ImageLimits, InspectionOutcome, inspect_and_encode
 from tests.conftest import SHARED
 
 
@@ -72,21 +72,21 @@ def expected() -> list[dict]:
 
 @pytest.mark.parametrize("row", expected(), ids=lambda row: row["file"][:40].encode("ascii", "replace").decode())
 def test_every_bad_input_has_its_outcome_and_code(bad_inputs, row):
-    found = examine((bad_inputs / row["file"]).read_bytes(), row["file"])
+    found = inspect_and_encode((bad_inputs / row["file"]).read_bytes(), row["file"])
     alone = row["decision"] if row["decision"] != "duplicate" else "accept"
     assert (found.outcome, found.code) == (alone, row["code"] if alone != "accept" else "")
     assert (found.layer is None) == (found.outcome is InspectionOutcome.reject)
     assert found.sentence or found.outcome is InspectionOutcome.accept
     if "same_visible_pixels_as" in row:
-        assert found.visible == examine((bad_inputs / row["same_visible_pixels_as"]).read_bytes(), "").visible
+        assert found.visible == inspect_and_encode((bad_inputs / row["same_visible_pixels_as"]).read_bytes(), "").visible
 
 
 def test_a_good_layer_is_kept_to_the_bit():
     rgba = disc()
-    found = examine(saved(rgba), "disc.png")
+    found = inspect_and_encode(saved(rgba), "disc.png")
     assert (found.outcome, found.codes, found.width, found.height) == (InspectionOutcome.accept, (), 64, 64)
     assert np.array_equal(decode_layer(found.layer), rgba)
-    assert found.visible == visible_hash(rgba)
+    assert found.visible == pixel_hash(rgba)
 
 
 def test_sixteen_bits_are_rounded_not_cut():
@@ -95,7 +95,7 @@ def test_sixteen_bits_are_rounded_not_cut():
         deep[..., 3:] > 0, np.minimum(deep[..., :3] + 200, 65535), 0
     )  # 200/257 rounds up, >> 8 would not
     ok, png = cv2.imencode(".png", deep[..., [2, 1, 0, 3]])
-    found = examine(png.tobytes(), "deep.png")
+    found = inspect_and_encode(png.tobytes(), "deep.png")
     assert ok
     assert np.array_equal(decode_layer(found.layer), np.rint(deep / 257).astype(np.uint8))
     assert "16 bits" in found.sentence
@@ -104,18 +104,18 @@ def test_sixteen_bits_are_rounded_not_cut():
 def test_a_bomb_is_refused_by_its_header_alone():
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 6, 0, 0, 0)
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"not even deflate") + chunk(b"IEND", b"")
-    assert examine(png, "bomb.png").code == "too_many_pixels"
-    assert examine(saved(disc()), "d.png", ImageLimits(pixels=64 * 64 - 1)).code == "too_many_pixels"
-    assert examine(saved(disc()), "d.png", ImageLimits(bytes=100)).code == "too_many_bytes"
+    assert inspect_and_encode(png, "bomb.png").code == "too_many_pixels"
+    assert inspect_and_encode(saved(disc()), "d.png", ImageLimits(pixels=64 * 64 - 1)).code == "too_many_pixels"
+    assert inspect_and_encode(saved(disc()), "d.png", ImageLimits(bytes=100)).code == "too_many_bytes"
 
 
 def test_texts_are_never_inflated_and_never_kept():
     bomb = with_chunk(saved(disc()), b"zTXt", b"k\0\0" + zlib.compress(bytes(50_000_000)))
-    found = examine(bomb, "bomb.png")
+    found = inspect_and_encode(bomb, "bomb.png")
     assert found.codes == ("text_chunk_dropped",)
     assert np.array_equal(decode_layer(found.layer), disc())
     webp = saved(disc(), "WEBP", lossless=True, exact=True, xmp=b"<x onload='alert(1)'/>")
-    assert examine(webp, "x.webp").codes == ("text_chunk_dropped",)
+    assert inspect_and_encode(webp, "x.webp").codes == ("text_chunk_dropped",)
 
 
 def test_a_foreign_profile_is_applied_and_srgb_is_left_alone():
@@ -124,14 +124,14 @@ def test_a_foreign_profile_is_applied_and_srgb_is_left_alone():
     entries = {bytes(srgb[at : at + 4]): at for at in range(132, 132 + 12 * struct.unpack(">I", srgb[128:132])[0], 12)}
     red, green = entries[b"rXYZ"], entries[b"gXYZ"]
     swapped[red : red + 4], swapped[green : green + 4] = b"gXYZ", b"rXYZ"
-    kept = examine(saved(disc(), icc_profile=srgb), "srgb.png")
+    kept = inspect_and_encode(saved(disc(), icc_profile=srgb), "srgb.png")
     assert kept.codes == ()
     assert np.array_equal(decode_layer(kept.layer), disc())
-    turned = examine(saved(disc(), icc_profile=bytes(swapped)), "swapped.png")
+    turned = inspect_and_encode(saved(disc(), icc_profile=bytes(swapped)), "swapped.png")
     assert turned.codes == ("colour_converted",)
     pixel, was = decode_layer(turned.layer)[32, 32].astype(int), disc()[32, 32].astype(int)
     assert np.abs(pixel - was[[1, 0, 2, 3]]).max() <= 2
-    assert examine(saved(disc(), icc_profile=b"\0" * 200), "broken.png").codes == ("bad_icc",)
+    assert inspect_and_encode(saved(disc(), icc_profile=b"\0" * 200), "broken.png").codes == ("bad_icc",)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
@@ -139,18 +139,18 @@ def test_exif_turns_the_picture_upright(kind):
     exif = Image.Exif()
     exif[0x0112] = 6
     options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
-    found = examine(saved(disc()[:48], kind, exif=exif, **options), "turned")
+    found = inspect_and_encode(saved(disc()[:48], kind, exif=exif, **options), "turned")
     assert (found.width, found.height) == (48, 64)
     assert np.array_equal(decode_layer(found.layer), np.rot90(disc()[:48], -1))
 
 
 def test_a_name_proves_nothing():
-    assert examine(saved(disc()), "x.jpg").outcome is InspectionOutcome.accept
+    assert inspect_and_encode(saved(disc()), "x.jpg").outcome is InspectionOutcome.accept
     jpeg = saved(disc()[..., :3], "JPEG")
-    assert examine(jpeg, "x.png").code == "no_alpha"
-    assert "despite its file extension" in examine(jpeg, "x.png").sentence
-    assert examine(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "x.svg").code == "unsupported_format"
-    assert examine(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "x.png").code == "not_an_image"
+    assert inspect_and_encode(jpeg, "x.png").code == "no_alpha"
+    assert "despite its file extension" in inspect_and_encode(jpeg, "x.png").sentence
+    assert inspect_and_encode(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "x.svg").code == "unsupported_format"
+    assert inspect_and_encode(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "x.png").code == "not_an_image"
 
 
 def test_a_still_gif_is_taken_and_a_moving_one_is_not():
@@ -159,10 +159,10 @@ def test_a_still_gif_is_taken_and_a_moving_one_is_not():
     still, other = Image.fromarray(rgba), Image.fromarray(rgba[::-1])
     out = io.BytesIO()
     still.save(out, "GIF")
-    assert "binary_alpha" in examine(out.getvalue(), "x.gif").codes
+    assert "binary_alpha" in inspect_and_encode(out.getvalue(), "x.gif").codes
     out = io.BytesIO()
     still.save(out, "GIF", save_all=True, append_images=[other])
-    assert examine(out.getvalue(), "x.gif").code == "animated"
+    assert inspect_and_encode(out.getvalue(), "x.gif").code == "animated"
 
 
 def test_a_gif_frame_larger_than_its_screen_is_refused():
@@ -173,7 +173,7 @@ def test_a_gif_frame_larger_than_its_screen_is_refused():
     data = bytearray(out.getvalue())
     frame = data.index(b"\x2c\0\0\0\0\x40\0\x40\0")
     data[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"
-    assert examine(bytes(data), "x.gif").code == "corrupt"
+    assert inspect_and_encode(bytes(data), "x.gif").code == "corrupt"
 
 
 def test_hidden_noise_is_named_and_hidden_padding_is_not():
@@ -182,14 +182,14 @@ def test_hidden_noise_is_named_and_hidden_padding_is_not():
     padded[clear, :3] = 255
     noisy[clear, :3] = np.random.default_rng(0).integers(0, 256, (int(clear.sum()), 3))
     for rgba, codes in ((padded, ()), (noisy, ("hidden_rgb",))):
-        found = examine(saved(rgba), "x.png")
+        found = inspect_and_encode(saved(rgba), "x.png")
         assert found.codes == codes
         assert np.array_equal(decode_layer(found.layer), disc())
 
 
 def test_the_worst_finding_decides_and_all_are_kept():
     cut = with_chunk(saved(disc()[:, :32].copy()), b"tEXt", b"a\0b")
-    found = examine(cut, "cut.png")
+    found = inspect_and_encode(cut, "cut.png")
     assert found.outcome is InspectionOutcome.review
     assert found.codes == ("cut_at_border", "text_chunk_dropped")
     assert all(FINDINGS[code][1] in found.sentence for code in found.codes)
@@ -205,10 +205,10 @@ def test_damaged_bytes_never_raise(good, damage, data):
     for at, value in damage:
         if broken:
             broken[at % len(broken)] = value
-    found = examine(bytes(broken), "broken.png")
+    found = inspect_and_encode(bytes(broken), "broken.png")
     assert (found.layer is None) == (found.outcome is InspectionOutcome.reject)
     if found.layer is not None:
-        assert visible_hash(decode_layer(found.layer)) == found.visible
+        assert pixel_hash(decode_layer(found.layer)) == found.visible
 
 
 @settings(max_examples=60, deadline=None)
@@ -223,4 +223,4 @@ def test_damaged_bytes_never_raise(good, damage, data):
 )
 def test_chunks_in_any_order_never_raise(chunks):
     png = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, body) for kind, body in chunks)
-    assert examine(png, "x.png").outcome is InspectionOutcome.reject
+    assert inspect_and_encode(png, "x.png").outcome is InspectionOutcome.reject

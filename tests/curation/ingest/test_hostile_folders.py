@@ -21,7 +21,7 @@ from curation.errors import NotFound
 from curation.image_limits import ImageLimits
 from curation.ingest.folder_listing import list_folder
 from curation.ingest.inspection import InspectionOutcome
-from curation.ingest.items import Items
+from curation.ingest.items import ImportItems
 from curation.ingest.seed_import import import_seeds
 from tests.image_files import saved
 from tests.making import picture
@@ -119,7 +119,7 @@ def test_follow_links_is_an_option_of_the_command(tmp_path, folder):
 def test_files_that_go_or_change_during_an_import_are_refused_alone(database, store, folder, monkeypatch, change):
     for number in range(5):
         put(folder, f"{number}.png", 10 + number)
-    read = Items.load
+    read = ImportItems.load
     swapped = []
 
     def load(self, item):
@@ -136,7 +136,7 @@ def test_files_that_go_or_change_during_an_import_are_refused_alone(database, st
                     path.mkdir()
         return read(self, item)
 
-    monkeypatch.setattr(Items, "load", load)
+    monkeypatch.setattr(ImportItems, "load", load)
     import_seeds(database, store, folder)
     found = outcomes(database)
     assert found["3.png"][0] == "reject"
@@ -145,7 +145,7 @@ def test_files_that_go_or_change_during_an_import_are_refused_alone(database, st
 
 def test_a_file_that_can_be_read_again_is_tried_again(database, store, folder, monkeypatch):
     put(folder, "late.png", 30)
-    read = Items.load
+    read = ImportItems.load
 
     def failing(self, item):
         if item.name == "late.png":
@@ -153,7 +153,7 @@ def test_a_file_that_can_be_read_again_is_tried_again(database, store, folder, m
         return read(self, item)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Items, "load", failing)
+        patch.setattr(ImportItems, "load", failing)
         import_seeds(database, store, folder)
     assert outcomes(database)["late.png"] == ("reject", ["unreadable"])
     (folder.parent / "late.png").rename(folder / "late.png")

@@ -16,9 +16,9 @@ from curation.images.codec import decode_layer
 from curation.images.pairs import composite
 from curation.ingest.folder_listing import list_folder
 from curation.ingest.inspection import InspectionOutcome
-from curation.ingest.pair_inspection import examine_pair
+from curation.ingest.pair_inspection import inspect_and_encode_pair
 from curation.ingest.seed_import import import_seeds
-from curation.synthetic.pair_dataset import draw_pair_seed
+from curation.synthetic.pair_dataset import draw_pair_seed_set
 from tests.making import scenes
 
 FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
@@ -53,7 +53,7 @@ def read_samples(database) -> list[Sample]:
 
 
 def test_pairs_and_single_layers_of_one_folder(database, store, tmp_path):
-    draw_pair_seed(tmp_path / "seeds", 4, 3)
+    draw_pair_seed_set(tmp_path / "seeds", 4, 3)
     told = import_seeds(database, store, tmp_path / "seeds")
     assert told.files == 4 + 3
     found = read_samples(database)
@@ -154,15 +154,15 @@ def test_each_defect_refuses_the_pair_with_its_code(tmp_path):
         "empty_alpha": (np.zeros_like(f), b, None),
     }
     for code, layers in cases.items():
-        told = examine_pair(*read(files_of(tmp_path, *layers)), "pair")
+        told = inspect_and_encode_pair(*read(files_of(tmp_path, *layers)), "pair")
         assert (told.outcome, told.code) == (InspectionOutcome.reject, code), told
         assert told.layer is None
         assert told.sentence
     files = files_of(tmp_path, f, b)
     files[1].write_bytes(b"\xff\xd8\xff\xe0 no photograph")
-    assert examine_pair(*read(files), "pair").code == "corrupt"
+    assert inspect_and_encode_pair(*read(files), "pair").code == "corrupt"
     files[1].write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    assert examine_pair(*read(files), "pair").sentence.startswith("background: ")
+    assert inspect_and_encode_pair(*read(files), "pair").sentence.startswith("background: ")
 
 
 @pytest.mark.parametrize(("suffix", "options"), [("jpg", {"quality": 95}), ("webp", {"quality": 95}), ("tif", {})])
@@ -171,7 +171,7 @@ def test_backgrounds_of_any_format_are_taken_and_lossy_ones_flagged(tmp_path, su
     [front, _, _] = files_of(tmp_path, pair[FRONT], pair[BACK])
     background = tmp_path / f"background.{suffix}"
     Image.fromarray(pair[BACK][..., :3]).save(background, **options)
-    told = examine_pair(front.read_bytes(), background.read_bytes(), None, "pair")
+    told = inspect_and_encode_pair(front.read_bytes(), background.read_bytes(), None, "pair")
     assert told.layer is not None, told
     assert ("lossy_source" in told.codes) == (suffix != "tif")
     stored = decode_layer(told.beside[BACK].layer)

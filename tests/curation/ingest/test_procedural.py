@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.images.codec import decode_layer
-from curation.synthetic.dataset import PromptAgreement, draw_seed, prompts, shows_prompt
-from curation.synthetic.shapes import COLOURS, FAMILIES, PAIR_METRICS, SUBJECTS, Subject, draw
+from curation.synthetic.dataset import PromptAgreement, check_prompt, draw_seed_set, sample_prompts
+from curation.synthetic.shapes import COLORS, FAMILIES, PAIR_METRICS, SUBJECTS, Subject, draw_subject
 
 SOLID_RED = Subject("circle", "red")
 
@@ -21,36 +21,36 @@ def read(folder):
 
 
 def test_the_seed_is_the_same_every_time(tmp_path):
-    draw_seed(tmp_path / "a", 12, seed=3)
-    draw_seed(tmp_path / "b", 12, seed=3)
-    draw_seed(tmp_path / "c", 12, seed=4)
+    draw_seed_set(tmp_path / "a", 12, seed=3)
+    draw_seed_set(tmp_path / "b", 12, seed=3)
+    draw_seed_set(tmp_path / "c", 12, seed=4)
     assert read(tmp_path / "a") == read(tmp_path / "b")
     assert (tmp_path / "a/metadata.jsonl").read_bytes() == (tmp_path / "b/metadata.jsonl").read_bytes()
     assert read(tmp_path / "a") != read(tmp_path / "c")
 
 
 def test_a_longer_seed_begins_with_the_shorter_one(tmp_path):
-    draw_seed(tmp_path / "short", 5)
-    draw_seed(tmp_path / "long", 9)
+    draw_seed_set(tmp_path / "short", 5)
+    draw_seed_set(tmp_path / "long", 9)
     assert read(tmp_path / "short").items() <= read(tmp_path / "long").items()
 
 
 def test_running_again_keeps_what_is_right_and_replaces_what_is_not(tmp_path):
-    draw_seed(tmp_path, 4)
+    draw_seed_set(tmp_path, 4)
     before = read(tmp_path)
     kept = tmp_path / "images/00000.webp"
     written = kept.stat().st_mtime_ns
     (tmp_path / "images/00001.webp").write_bytes(b"half a fi")
     (tmp_path / "images/00002.webp").unlink()
     (tmp_path / "metadata.jsonl").unlink()
-    draw_seed(tmp_path, 4)
+    draw_seed_set(tmp_path, 4)
     assert read(tmp_path) == before
     assert kept.stat().st_mtime_ns == written
     assert not list(tmp_path.rglob(".new-*"))
 
 
 def test_the_metadata_names_every_file_with_caption_licence_and_source(tmp_path):
-    draw_seed(tmp_path, 6)
+    draw_seed_set(tmp_path, 6)
     rows = [json.loads(line) for line in (tmp_path / "metadata.jsonl").read_text().splitlines()]
     assert [row["file_name"] for row in rows] == [f"images/{k:05d}.webp" for k in range(6)]
     for row in rows:
@@ -58,7 +58,7 @@ def test_the_metadata_names_every_file_with_caption_licence_and_source(tmp_path)
         assert (row["licence"], row["source"]) == ("CC0-1.0", "Layerloop procedural seed")
         rgba = decode_layer((tmp_path / row["file_name"]).read_bytes())
         assert rgba.shape == (128, 128, 4)
-        agreement = shows_prompt(rgba, row["text"])
+        agreement = check_prompt(rgba, row["text"])
         assert agreement is not None
         assert agreement.colour
 
@@ -66,7 +66,7 @@ def test_the_metadata_names_every_file_with_caption_licence_and_source(tmp_path)
 def test_the_alpha_of_a_circle_is_its_area():
     """Coverage is exact, so the sum of alpha is pi r^2 to a small part of a pixel's width of rim."""
     rng = np.random.default_rng(1)
-    rgba = draw(SOLID_RED, rng, 256)
+    rgba = draw_subject(SOLID_RED, rng, 256)
     rng = np.random.default_rng(1)
     rng.uniform(-0.08, 0.08, 2)
     radius = rng.uniform(0.52, 0.68) * 128
@@ -77,7 +77,7 @@ def test_the_alpha_of_a_circle_is_its_area():
 def test_every_figure_stands_free_on_the_canvas(shape):
     for k in range(30):
         subject = next(s for s in SUBJECTS.values() if s.shape == shape)
-        rgba = draw(subject, np.random.default_rng([8, k]), 128)
+        rgba = draw_subject(subject, np.random.default_rng([8, k]), 128)
         alpha = rgba[..., 3]
         assert not alpha[[0, -1]].any()
         assert not alpha[:, [0, -1]].any()
@@ -88,7 +88,7 @@ def test_every_figure_stands_free_on_the_canvas(shape):
 def test_materials_have_the_alpha_of_their_kind():
     def alphas(shape):
         subject = next(s for s in SUBJECTS.values() if s.shape == shape)
-        drawn = np.stack([draw(subject, np.random.default_rng([2, k]))[..., 3] for k in range(10)])
+        drawn = np.stack([draw_subject(subject, np.random.default_rng([2, k]))[..., 3] for k in range(10)])
         return drawn[drawn > 0] / 255
 
     assert np.mean(alphas("circle") == 1) > 0.8
@@ -98,20 +98,20 @@ def test_materials_have_the_alpha_of_their_kind():
     assert np.mean(alphas("smoke")) < 0.5
     assert np.mean(alphas("glow")) < 0.4
     assert alphas("glow").max() > 0.8
-    strokes = draw(Subject("strokes", "red"), np.random.default_rng(0))[..., 3]
+    strokes = draw_subject(Subject("strokes", "red"), np.random.default_rng(0))[..., 3]
     assert cv2.erode(strokes, np.ones((5, 5))).max() == 0  # nowhere five pixels wide
 
 
 def test_prompts_have_the_proportions_of_the_seed():
-    texts = prompts(4_000, seed=1)
-    assert texts == prompts(4_000, seed=1)
-    assert texts[:100] == prompts(100, seed=1)
-    assert texts != prompts(4_000, seed=2)
+    texts = sample_prompts(4_000, seed=1)
+    assert texts == sample_prompts(4_000, seed=1)
+    assert texts[:100] == sample_prompts(100, seed=1)
+    assert texts != sample_prompts(4_000, seed=2)
     family_of = {shape: name for name, (_, metrics, _) in FAMILIES.items() for shape in metrics}
     counts = Counter(family_of[SUBJECTS[text].shape] for text in texts)
     for name, (share, _, _) in FAMILIES.items():
         assert counts[name] / 4_000 == pytest.approx(share, abs=0.03)
-    assert {SUBJECTS[text].colour for text in texts} == set(COLOURS)
+    assert {SUBJECTS[text].colour for text in texts} == set(COLORS)
 
 
 def test_the_captions_read_as_english():
@@ -127,8 +127,8 @@ def test_fresh_pictures_show_their_prompts():
         seen = []
         for k in range(60):
             subject = subjects[k % len(subjects)]
-            rgba = draw(subject, np.random.default_rng([77, k, len(shape)]), 64 if k % 2 else 128)
-            seen.append(shows_prompt(rgba, subject.text))
+            rgba = draw_subject(subject, np.random.default_rng([77, k, len(shape)]), 64 if k % 2 else 128)
+            seen.append(check_prompt(rgba, subject.text))
         assert np.mean([agreement.shape for agreement in seen]) >= 0.97, shape
         assert np.mean([agreement.colour for agreement in seen]) >= 0.97, shape
 
@@ -136,8 +136,8 @@ def test_fresh_pictures_show_their_prompts():
 @settings(deadline=None)  # the first picture pays for the examples
 @given(st.sampled_from(sorted(SUBJECTS)), st.sampled_from(sorted(SUBJECTS)), st.integers(0, 2**31))
 def test_a_picture_of_one_subject_does_not_show_another(drawn, asked, seed):
-    rgba = draw(SUBJECTS[drawn], np.random.default_rng(seed), 64)
-    agreement = shows_prompt(rgba, asked)
+    rgba = draw_subject(SUBJECTS[drawn], np.random.default_rng(seed), 64)
+    agreement = check_prompt(rgba, asked)
     if SUBJECTS[drawn].colour != SUBJECTS[asked].colour:
         assert not agreement.colour
     # Smoke is shapeless and strokes may stand like letters; all others are never taken for each other.
@@ -166,7 +166,7 @@ def test_noise_shows_nothing():
     """Forty pieces of noise, fine and coarse, hard and soft, framed and not: none shows shape and colour of anything."""
     for rgba in noises():
         for text in SUBJECTS:
-            agreement = shows_prompt(rgba, text)
+            agreement = check_prompt(rgba, text)
             assert not (agreement.shape and agreement.colour), text
             if SUBJECTS[text].shape not in {"smoke", "strokes"}:
                 assert not agreement.shape, text
@@ -179,28 +179,28 @@ def test_an_even_layer_shows_nothing(alpha):
     rgba[...] = (215, 35, 40, alpha)
     for shape in PAIR_METRICS:
         asked = next(s for s in SUBJECTS.values() if s.shape == shape)
-        assert not shows_prompt(rgba, asked.text).shape
+        assert not check_prompt(rgba, asked.text).shape
 
 
 def test_stripes_whose_mean_is_the_colour_are_not_that_colour():
-    rgba = draw(Subject("square", "grey"), np.random.default_rng(0), 64)
+    rgba = draw_subject(Subject("square", "grey"), np.random.default_rng(0), 64)
     rgba[..., :3] = np.where(np.arange(64)[:, None, None] % 2, 255, 5)
-    assert not shows_prompt(rgba, "grey smoke").colour
+    assert not check_prompt(rgba, "grey smoke").colour
 
 
 def test_a_blurred_and_noisy_star_is_still_a_star():
     rng = np.random.default_rng(9)
-    rgba = draw(Subject("star", "yellow"), rng, 64)
+    rgba = draw_subject(Subject("star", "yellow"), rng, 64)
     rgba[..., 3] = cv2.GaussianBlur(rgba[..., 3], (0, 0), 1.5)
     shown = rgba[..., 3] > 0
     rgba[..., :3] = np.where(shown[..., None], np.clip(rng.normal((250, 225, 50), 25, (64, 64, 3)), 0, 255), 0)
-    assert shows_prompt(rgba, "a yellow star") == PromptAgreement(colour=True, shape=True)
-    assert shows_prompt(rgba, "a yellow heart") == PromptAgreement(colour=True, shape=False)
-    assert shows_prompt(rgba, "a blue star") == PromptAgreement(colour=False, shape=True)
+    assert check_prompt(rgba, "a yellow star") == PromptAgreement(colour=True, shape=True)
+    assert check_prompt(rgba, "a yellow heart") == PromptAgreement(colour=True, shape=False)
+    assert check_prompt(rgba, "a blue star") == PromptAgreement(colour=False, shape=True)
 
 
 def test_texts_outside_the_grammar_are_not_judged():
-    rgba = draw(SOLID_RED, np.random.default_rng(0))
+    rgba = draw_subject(SOLID_RED, np.random.default_rng(0))
     for text in ("", "a cat", "a grey circle", "a red circle and a dog", "red circle"):
-        assert shows_prompt(rgba, text) is None
-    assert shows_prompt(rgba, "  a red   circle ") == PromptAgreement(colour=True, shape=True)
+        assert check_prompt(rgba, text) is None
+    assert check_prompt(rgba, "  a red   circle ") == PromptAgreement(colour=True, shape=True)

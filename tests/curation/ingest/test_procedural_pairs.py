@@ -14,15 +14,15 @@ from curation.images.codec import decode_layer
 from curation.images.pairs import blended_error, leakage
 from curation.synthetic.backgrounds import (
     GROUNDS,
-    HIGHEST,
-    LOWEST,
+    MAX_LINE,
+    MIN_LINE,
     PAIR_SUBJECTS,
-    choose_scene,
-    draw_scene,
+    draw_pair,
     join_texts,
     make_light,
+    sample_scene,
 )  # fmt: skip
-from curation.synthetic.pair_dataset import draw_pair_seed, find_line, pair_prompts, shows_pair
+from curation.synthetic.pair_dataset import check_pair, draw_pair_seed_set, find_ground_line, sample_pair_prompts
 
 FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
 
@@ -30,8 +30,8 @@ FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blend
 def scenes(count: int, start: int = 0):
     for k in range(start, start + count):
         rng = np.random.default_rng([9, k])
-        scene = choose_scene(rng)
-        yield scene, draw_scene(scene, rng), rng
+        scene = sample_scene(rng)
+        yield scene, draw_pair(scene, rng), rng
 
 
 def shrunk(layer: np.ndarray, size: int) -> np.ndarray:
@@ -43,9 +43,9 @@ def files(folder):
 
 
 def test_the_seed_is_the_same_every_time_and_finishes_what_was_interrupted(tmp_path):
-    draw_pair_seed(tmp_path / "a", 3, 2, seed=4)
-    draw_pair_seed(tmp_path / "b", 5, 3, seed=4)
-    draw_pair_seed(tmp_path / "c", 3, 2, seed=5)
+    draw_pair_seed_set(tmp_path / "a", 3, 2, seed=4)
+    draw_pair_seed_set(tmp_path / "b", 5, 3, seed=4)
+    draw_pair_seed_set(tmp_path / "c", 3, 2, seed=5)
     first = files(tmp_path / "a")
     longer = files(tmp_path / "b")
     pictures = {path: data for path, data in first.items() if path.suffix == ".webp"}
@@ -53,12 +53,12 @@ def test_the_seed_is_the_same_every_time_and_finishes_what_was_interrupted(tmp_p
     assert pictures.items() <= longer.items()
     assert first != files(tmp_path / "c")
     (tmp_path / "a/pairs/00001-blended.webp").write_bytes(b"half a fi")
-    draw_pair_seed(tmp_path / "a", 3, 2, seed=4)
+    draw_pair_seed_set(tmp_path / "a", 3, 2, seed=4)
     assert files(tmp_path / "a") == first
 
 
 def test_the_metadata_names_layers_texts_and_single_pictures(tmp_path):
-    draw_pair_seed(tmp_path, 4, 2)
+    draw_pair_seed_set(tmp_path, 4, 2)
     rows = [json.loads(line) for line in (tmp_path / "metadata.jsonl").read_text().splitlines()]
     pairs, singles = rows[:4], rows[4:]
     for row in pairs:
@@ -67,20 +67,20 @@ def test_the_metadata_names_layers_texts_and_single_pictures(tmp_path):
         assert (b[..., 3] == 255).all()
         prompt = join_texts(row["text_foreground"], row["text_background"])
         assert prompt.text == row["text"]
-        assert shows_pair(f, b, prompt) is not None
+        assert check_pair(f, b, prompt) is not None
     assert [row["file_name"] for row in singles] == ["images/00000.webp", "images/00001.webp"]
 
 
 def test_texts_read_as_english_and_say_neither_line_nor_light():
-    texts = {prompt.text for prompt in pair_prompts(400, 0)}
+    texts = {prompt.text for prompt in sample_pair_prompts(400, 0)}
     assert join_texts("a red star", "grass under a blue sky").text == "a red star on grass under a blue sky"
     assert join_texts("the letter A in red", "a striped green wall").text == (
         "the letter A in red in front of a striped green wall"
     )
-    assert pair_prompts(50, 1) == pair_prompts(80, 1)[:50] != pair_prompts(50, 2)
+    assert sample_pair_prompts(50, 1) == sample_pair_prompts(80, 1)[:50] != sample_pair_prompts(50, 2)
     assert not any(word in text.split() for text in texts for word in ("warm", "cold", "dim", "dark", "light"))
-    assert {prompt.background for prompt in pair_prompts(400, 0)} == set(GROUNDS)
-    assert {prompt.foreground for prompt in pair_prompts(400, 0)} <= set(PAIR_SUBJECTS)
+    assert {prompt.background for prompt in sample_pair_prompts(400, 0)} == set(GROUNDS)
+    assert {prompt.foreground for prompt in sample_pair_prompts(400, 0)} <= set(PAIR_SUBJECTS)
 
 
 def test_figures_stand_on_the_ground_line_inside_the_picture():
@@ -88,12 +88,12 @@ def test_figures_stand_on_the_ground_line_inside_the_picture():
     for scene, layers, _ in scenes(60):
         front, back = layers[FRONT], layers[BACK]
         rows = np.flatnonzero((front[..., 3] > 127).any(axis=1))
-        assert HIGHEST <= scene.line <= LOWEST
+        assert MIN_LINE <= scene.line <= MAX_LINE
         assert rows[-1] + 1 == round(scene.line * 128)
         assert not front[[0, -1], :, 3].any()
         assert not front[:, [0, -1], 3].any()
         assert not front[front[..., 3] == 0].any()
-        assert find_line(back) == pytest.approx(scene.line, abs=0.02)
+        assert find_ground_line(back) == pytest.approx(scene.line, abs=0.02)
         leaks.append(leakage(front, back))
     assert max(leaks) < 0.6  # a flat foot lies exactly on the line: the strongest edge that they share
     assert np.median(leaks) < 0.05
@@ -102,7 +102,7 @@ def test_figures_stand_on_the_ground_line_inside_the_picture():
 def test_both_layers_are_in_one_light():
     scene, _, _ = next(scenes(1))
     days, dims = (
-        draw_scene(replace(scene, light=light), np.random.default_rng(1))
+        draw_pair(replace(scene, light=light), np.random.default_rng(1))
         for light in (make_light(1, 0), make_light(0.5, 0))
     )
     for role in (FRONT, BACK):
@@ -116,11 +116,11 @@ def test_pairs_agree_with_their_texts_and_strangers_do_not_agree_with_each_other
     """The background of a stranger has the same text, another line and another light: no single layer shows it."""
     own, strange = [], []
     for scene, layers, rng in scenes(80):
-        other = choose_scene(rng)
-        apart = draw_scene(replace(scene, line=other.line, light=other.light), rng)[BACK]
+        other = sample_scene(rng)
+        apart = draw_pair(replace(scene, line=other.line, light=other.light), rng)[BACK]
         front = shrunk(layers[FRONT], size)
-        own.append(shows_pair(front, shrunk(layers[BACK], size), scene.prompt))
-        strange.append(shows_pair(front, shrunk(apart, size), scene.prompt))
+        own.append(check_pair(front, shrunk(layers[BACK], size), scene.prompt))
+        strange.append(check_pair(front, shrunk(apart, size), scene.prompt))
     for name in ("colour", "shape", "ground"):
         assert np.mean([getattr(one, name) for one in own]) > 0.97
         assert np.mean([getattr(one, name) for one in strange]) > 0.97
@@ -133,13 +133,13 @@ def test_wrong_texts_are_told():
     drawn = list(scenes(60))
     for number, (scene, layers, _) in enumerate(drawn):
         other = drawn[(number + 1) % len(drawn)][0]
-        said = shows_pair(layers[FRONT], layers[BACK], join_texts(other.subject.text, other.ground.text))
+        said = check_pair(layers[FRONT], layers[BACK], join_texts(other.subject.text, other.ground.text))
         if scene.subject.colour != other.subject.colour:
             assert not said.colour, (scene.prompt, other.prompt)
         if scene.subject.shape != other.subject.shape:
             assert not said.shape, (scene.prompt, other.prompt)
     wrong = [
-        shows_pair(layers[FRONT], layers[BACK], join_texts(scene.subject.text, text)).ground
+        check_pair(layers[FRONT], layers[BACK], join_texts(scene.subject.text, text)).ground
         for scene, layers, _ in drawn[:20]
         for text in GROUNDS
         if text != scene.ground.text
@@ -152,11 +152,11 @@ def test_noise_and_emptiness_show_nothing():
     prompt = join_texts("a red circle", "grass under a blue sky")
     for _ in range(10):
         noise = rng.integers(0, 256, (2, 64, 64, 4), dtype=np.uint8)
-        said = shows_pair(noise[0], noise[1], prompt)
+        said = check_pair(noise[0], noise[1], prompt)
         assert not said.shape
         assert not said.ground
     nothing = np.zeros((64, 64, 4), np.uint8)
-    said = shows_pair(nothing, nothing, prompt)
+    said = check_pair(nothing, nothing, prompt)
     assert (said.colour, said.shape, said.ground, said.light_gap, said.foot_gap) == (False, False, False, None, None)
 
 
@@ -168,4 +168,4 @@ def test_texts_outside_the_grammar_are_not_judged():
         Prompt("x", "a cat", "grass under a blue sky"),
         Prompt("x", "a black circle", "grass under a blue sky"),
     ):
-        assert shows_pair(layers[FRONT], layers[BACK], prompt) is None
+        assert check_pair(layers[FRONT], layers[BACK], prompt) is None

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from curation.errors import LayerloopError
-from curation.ingest.sandbox import Cause, Failure, Sandbox, SandboxLimits, run_confined
+from curation.ingest.sandbox import FailureCause, ItemFailure, Sandbox, SandboxLimits, run_confined
 from curation.ingest.sandbox_wire import Message
 
 HERE = "test_sandbox"
@@ -61,7 +61,7 @@ def lazy(request: Message) -> Message:
 
 
 def causes(results):
-    return {item: result.cause if isinstance(result, Failure) else result for item, result in results}
+    return {item: result.cause if isinstance(result, ItemFailure) else result for item, result in results}
 
 
 def test_results_come_in_order():
@@ -73,14 +73,14 @@ def test_each_way_to_fail_costs_one_item():
     with Sandbox(work, load, parse, workers=2, limits=QUICK) as sandbox:
         found = causes(sandbox.run([10, 11, 13, 14, 17, 19, 20, 21, 22, 23, 24]))
     assert found == {
-        10: 100, 11: 121, 13: Cause.crashed, 14: 196, 17: Cause.timed_out, 19: Cause.memory, 20: Cause.not_loaded,
-        21: Cause.raised, 22: Cause.raised, 23: Cause.bad_answer, 24: 576,
+        10: 100, 11: 121, 13: FailureCause.crashed, 14: 196, 17: FailureCause.timed_out, 19: FailureCause.memory, 20: FailureCause.not_loaded,
+        21: FailureCause.raised, 22: FailureCause.raised, 23: FailureCause.bad_answer, 24: 576,
     }  # fmt: skip
 
 
 def test_what_waits_without_working_is_ended_by_the_clock():
     with Sandbox(work, load, parse, workers=1, limits=SandboxLimits(wall_seconds=0.3)) as sandbox:
-        assert causes(sandbox.run([1, 18, 2])) == {1: 1, 18: Cause.timed_out, 2: 4}
+        assert causes(sandbox.run([1, 18, 2])) == {1: 1, 18: FailureCause.timed_out, 2: 4}
 
 
 def test_items_are_taken_only_a_little_ahead():
@@ -111,8 +111,8 @@ def test_an_answer_larger_than_allowed_is_refused():
     small = SandboxLimits(answer_bytes=1000)
     assert isinstance(run_confined(read_part, Message({}, [bytes(1000)]), limits=small), Message)
     found = run_confined(read_part, Message({}, [bytes(1001)]), limits=small)
-    assert isinstance(found, Failure)
-    assert found.cause is Cause.bad_answer
+    assert isinstance(found, ItemFailure)
+    assert found.cause is FailureCause.bad_answer
 
 
 def broken_warm_up() -> None:

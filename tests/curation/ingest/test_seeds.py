@@ -24,7 +24,7 @@ from curation.db.tables import (
 from curation.domain import Sample, Split
 from curation.errors import NotFound
 from curation.images.codec import decode_layer
-from curation.ingest.import_log import summarise
+from curation.ingest.import_log import summarize
 from curation.ingest.inspection import InspectionOutcome
 from curation.ingest.seed_import import import_seeds
 from tests.conftest import SHARED
@@ -123,7 +123,7 @@ def test_a_second_run_does_nothing_and_tells_the_same(database, store, folder):
     assert (second.outcomes, second.codes, second.named) == (first.outcomes, first.codes, first.named)
     assert (lines(database), outcomes(database)) == before
     with database.transaction() as tx:
-        assert summarise(tx, folder).outcomes == first.outcomes
+        assert summarize(tx, folder).outcomes == first.outcomes
         assert tx.scalar(sa.select(imports.c.finished_at)) is not None
 
 
@@ -203,7 +203,7 @@ def test_a_missing_folder_is_said_plainly(database, store, tmp_path):
     with pytest.raises(NotFound, match="there is no folder"):
         import_seeds(database, store, tmp_path / "gone")
     with database.transaction() as tx, pytest.raises(NotFound, match="never imported"):
-        summarise(tx, tmp_path / "gone")
+        summarize(tx, tmp_path / "gone")
 
 
 def test_the_bad_inputs_together(database, store, tmp_path):

@@ -23,9 +23,9 @@ import pytest
 from curation.domain import LayerRole
 from curation.ingest import confined
 from curation.ingest.confinement_check import check_confinement
-from curation.ingest.inspection import InspectionOutcome, Item, Loaded
-from curation.ingest.sandbox import Cause, Failure, Sandbox, SandboxLimits
-from curation.ingest.sandbox_wire import BadMessage, Message
+from curation.ingest.inspection import ImportItem, InspectionOutcome, LoadedItem
+from curation.ingest.sandbox import FailureCause, ItemFailure, Sandbox, SandboxLimits
+from curation.ingest.sandbox_wire import InvalidMessageError, Message
 
 SECRET = "the-secret-of-this-home"
 TOOLS = (ctypes, encodings.idna, mmap, resource, shutil, signal, socket, struct, subprocess, threading, time, Path)
@@ -59,7 +59,7 @@ def attack(sandbox, program: str):
 
 def refused(result) -> bool:
     """Whether an attempt ended in a refusal by the kernel: "denied", or a worker that was killed for it."""
-    return result == "denied" or (isinstance(result, Failure) and result.cause is Cause.crashed)
+    return result == "denied" or (isinstance(result, ItemFailure) and result.cause is FailureCause.crashed)
 
 
 def attempt(statement: str) -> str:
@@ -280,8 +280,8 @@ def test_a_false_answer_is_no_result_and_the_next_item_is_done(answer):
     ) as own:  # fmt: skip
         results = own.run([f"{CHANNEL}say({answer!r})\ntime.sleep(0.2)\nos._exit(0)\n", "found = 'next'"])
         first, second = (result for _, result in results)
-    assert isinstance(first, Failure)
-    assert first.cause in {Cause.bad_answer, Cause.crashed}
+    assert isinstance(first, ItemFailure)
+    assert first.cause in {FailureCause.bad_answer, FailureCause.crashed}
     assert second == "next"
     assert not Path("/tmp/unpickled-in-the-parent").exists()
 
@@ -294,8 +294,8 @@ def test_ten_gigabytes_as_an_answer_are_not_read(sandbox):
         limits=SandboxLimits(answer_bytes=50 << 20),
     ) as own:  # fmt: skip
         found = attack(own, program)
-        assert isinstance(found, Failure)
-        assert found.cause is Cause.bad_answer
+        assert isinstance(found, ItemFailure)
+        assert found.cause is FailureCause.bad_answer
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # KiB
 
 
@@ -306,19 +306,19 @@ def test_who_ignores_the_limit_of_cpu_is_ended_by_the_clock():
         limits=SandboxLimits(cpu_seconds=1, wall_seconds=4),
     ) as own:  # fmt: skip
         results = dict(own.run([program, "found = 'next'"]))
-    assert [result.cause if isinstance(result, Failure) else result for result in results.values()] == [
-        Cause.timed_out, "next",
+    assert [result.cause if isinstance(result, ItemFailure) else result for result in results.values()] == [
+        FailureCause.timed_out, "next",
     ]  # fmt: skip
 
 
-LOADED = Loaded(Item("a.png", ("a.png",), "", 1), (b"",))
+LOADED = LoadedItem(ImportItem("a.png", ("a.png",), "", 1), (b"",))
 FACTS = {"outcome": "accept", "codes": [], "sentence": "", "sizes": {"foreground": [4, 4]}}
 
 
 def test_an_honest_answer_is_taken_and_its_hidden_colours_are_not():
-    found = confined.parse(LOADED, Message(FACTS, [bytes([9, 9, 9, 0]) * 8 + bytes([1, 2, 3, 255]) * 8]))
+    found = confined.parse_response(LOADED, Message(FACTS, [bytes([9, 9, 9, 0]) * 8 + bytes([1, 2, 3, 255]) * 8]))
     assert found.outcome is InspectionOutcome.accept
-    again = confined.parse(LOADED, Message(FACTS, [bytes(4) * 8 + bytes([1, 2, 3, 255]) * 8]))
+    again = confined.parse_response(LOADED, Message(FACTS, [bytes(4) * 8 + bytes([1, 2, 3, 255]) * 8]))
     assert found.layer == again.layer
 
 
@@ -336,5 +336,5 @@ def test_an_honest_answer_is_taken_and_its_hidden_colours_are_not():
     ids=str,
 )  # fmt: skip
 def test_an_answer_of_another_form_is_refused(change):
-    with pytest.raises((BadMessage, ValueError, KeyError, TypeError, AttributeError)):
-        confined.parse(LOADED, Message(FACTS | change, [bytes(64)]))
+    with pytest.raises((InvalidMessageError, ValueError, KeyError, TypeError, AttributeError)):
+        confined.parse_response(LOADED, Message(FACTS | change, [bytes(64)]))

@@ -13,8 +13,8 @@ from curation.adapters.celery_queue import CeleryQueue, make_app
 from curation.cli.main import app
 from curation.errors import Refused, Unreachable
 from curation.review import decisions, reviewers
-from curation.runtime.context import AppContext, open_desk
-from curation.runtime.doctor import examine
+from curation.runtime.context import AppContext, open_labeling_backend
+from curation.runtime.doctor import run_checks
 from curation.runtime.label_studio_server import OWNER
 from curation.settings import Settings
 from tests.desks import ACCEPT, REJECT, Seat
@@ -91,20 +91,20 @@ def test_a_personal_access_token_works_as_a_legacy_one(studio, here):
         answer = browser.post("/api/token/", headers=ours)
         assert answer.status_code == 201, answer.text
         token = answer.json()["token"]
-    desk = open_desk(Settings(**here.model_dump() | {"labeling_token": token}))
+    desk = open_labeling_backend(Settings(**here.model_dump() | {"labeling_token": token}))
     assert OWNER in desk.people().values()
     desk.close()
 
 
 def test_the_doctor_looks_at_the_desk(here):
-    [found] = [one for one in examine(here) if one.part == "desk"]
+    [found] = [one for one in run_checks(here) if one.part == "desk"]
     assert found.well
     assert here.desk.removesuffix("/").removeprefix("label-studio+") in found.told
     for change, hint in (
         ({"labeling_token": "0" * 40}, "LAYERLOOP_LABELING_TOKEN"),
         ({"labeling": "label-studio+http://127.0.0.1:1"}, "running"),
     ):
-        [found] = [one for one in examine(Settings(**here.model_dump() | change)) if one.part == "desk"]
+        [found] = [one for one in run_checks(Settings(**here.model_dump() | change)) if one.part == "desk"]
         assert not found.well
         assert hint in found.hint
 
@@ -112,7 +112,7 @@ def test_the_doctor_looks_at_the_desk(here):
 @pytest.mark.parametrize("desk", ["label-studio", "label-studio+ftp://x", "cvat+http://x", "http://x"])
 def test_an_address_of_another_kind_is_refused(settings, desk):
     with pytest.raises(Refused, match="LAYERLOOP_LABELING"):
-        open_desk(settings.model_copy(update={"labeling": desk}))
+        open_labeling_backend(settings.model_copy(update={"labeling": desk}))
 
 
 def test_a_server_that_is_away_loses_nothing(settings, database, store):

@@ -174,12 +174,12 @@ def test_the_desk_of_a_round_is_switched_in_its_middle(seat):
     number = seat.board.number
     seat.studio.say(seat.task(0), ACCEPT)
     with seat.database.transaction() as tx:
-        projects.switch(tx, seat.round, "pages", "test")
+        projects.switch_interface(tx, seat.round, "pages", "test")
     assert seat.exchange.put_up(seat.round) == {"down": 7}
     assert list(seat.studio.tasks(number)) == [str(seat.candidates[0])]
     assert seat.state(0) == "accepted"
     with seat.database.transaction() as tx:
-        projects.switch(tx, seat.round, "label-studio", "test")
+        projects.switch_interface(tx, seat.round, "label-studio", "test")
     assert seat.exchange.put_up(seat.round) == {"up": 7}
     assert len(seat.studio.tasks(number)) == 8
     assert agree(seat)
@@ -225,7 +225,7 @@ def test_a_person_there_is_a_reviewer_here_by_their_address(seat):
 
     with seat.database.transaction() as tx:
         reviewers.add_reviewer(tx, "Ada")
-        users.match_by_name(tx, ADA.upper(), "Ada", "test")
+        users.assign_reviewer_by_name(tx, ADA.upper(), "Ada", "test")
         gone = reviewers.add_reviewer(tx, BOB)
         reviewers.deactivate(tx, gone)
     seat.studio.say(seat.task(0), ACCEPT, by=ADA)
@@ -248,7 +248,7 @@ def test_a_round_larger_than_a_board_has_several(seat, store):
         made = make_candidates(tx, store, number, 12)
     assert [small.put_up(number)["up"] for _ in range(4)] == [5, 5, 2, 0]
     with seat.database.transaction() as tx:
-        parts = projects.open_boards(tx, small.desk.address, number)
+        parts = projects.open_projects(tx, small.desk.address, number)
     assert [board.part for board in parts] == [1, 2, 3]
     there = [one for board in parts for one in seat.studio.tasks(board.number)]
     assert sorted(there) == sorted(map(str, made))
@@ -277,7 +277,7 @@ def test_several_that_put_up_at_once_put_up_once(seat, store):
         one.join()
     assert seat.exchange.put_up(number) == {}
     with seat.database.transaction() as tx:
-        [board] = projects.open_boards(tx, seat.exchange.desk.address, number)
+        [board] = projects.open_projects(tx, seat.exchange.desk.address, number)
     there = seat.studio.tasks(board.number)
     assert sorted(there) == sorted(map(str, made))
     assert all(len(several) == 1 for several in there.values())

@@ -18,7 +18,7 @@ from curation.db.tables import labeling_tasks
 from curation.domain import Verdict
 from curation.errors import Unreachable
 from curation.labeling import projects, reconcile
-from curation.labeling.previews import HOOK_HEADER
+from curation.labeling.previews import WEBHOOK_HEADER
 from curation.review import decisions, reviewers
 from curation.runtime.context import AppContext
 from curation.runtime.label_studio_server import OWNER
@@ -36,7 +36,7 @@ def agree(seat: Seat) -> bool:
 def there(seat: Seat) -> list[str]:
     """The candidates at all boards of the round, as often as they are there."""
     with seat.database.transaction() as tx:
-        standing = projects.open_boards(tx, seat.exchange.desk.address, seat.round)
+        standing = projects.open_projects(tx, seat.exchange.desk.address, seat.round)
     return sorted(one for board in standing for one, tasks in seat.studio.tasks(board.number).items() for _ in tasks)
 
 
@@ -102,7 +102,7 @@ def test_a_hook_wakes_and_fifty_decisions_without_one_are_not_lost(seat, databas
 
     class Receiver(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            heard.append(self.headers[HOOK_HEADER])
+            heard.append(self.headers[WEBHOOK_HEADER])
             self.rfile.read(int(self.headers["content-length"]))
             self.send_response(204)
             self.end_headers()
@@ -113,7 +113,7 @@ def test_a_hook_wakes_and_fifty_decisions_without_one_are_not_lost(seat, databas
     from curation.adapters.label_studio import LabelStudioBackend
 
     port = free_port()
-    hook = (f"http://127.0.0.1:{port}/api/labeling/webhook", {HOOK_HEADER: "the secret"})
+    hook = (f"http://127.0.0.1:{port}/api/labeling/webhook", {WEBHOOK_HEADER: "the secret"})
     woken = LabelStudioBackend(seat.studio.server.address, seat.studio.server.token, hook)
     other = make_seat(seat.studio, woken, database, store, 52)
     receiver = HTTPServer(("127.0.0.1", port), Receiver)
@@ -156,7 +156,7 @@ def test_put_back_to_a_backup_both_sides_agree_again_and_decisions_stand(seat, s
     kinds = {one.kind for one in reconcile.compare(seat.exchange)}
     assert "forgotten" in kinds
     assert kinds & {"board", "missing"}
-    reconcile.mend(seat.exchange)
+    reconcile.repair(seat.exchange)
     seat.exchange.put_up(later)
     for one in (seat, young, fresh):
         assert agree(one)

@@ -9,7 +9,7 @@ import pytest
 from curation import jobs
 from curation.adapters.celery_queue import CeleryQueue, make_app
 from curation.labeling import project_locks, reconcile
-from curation.labeling.previews import Previews
+from curation.labeling.previews import PreviewUrls
 from curation.labeling.sync import LabelingSync
 from curation.runtime.context import AppContext
 from tests.desks import ACCEPT, Seat, begin_import, make_seat
@@ -22,7 +22,7 @@ NEW = "http://127.0.0.1:2"
 
 def moved(exchange: LabelingSync, address: str = NEW) -> LabelingSync:
     """The exchange of the same instance at another address."""
-    return replace(exchange, address=Previews("secret", address).address)
+    return replace(exchange, address=PreviewUrls("secret", address).address)
 
 
 def pages(seat: Seat) -> dict[int, tuple[bool, object]]:
@@ -38,7 +38,7 @@ def test_what_is_open_is_shown_from_the_new_address_and_what_was_said_stays(seat
     before = set(pages(seat))
     context = moved(seat.exchange)
     assert [(one.kind, one.mendable) for one in reconcile.compare(context, seat.round)] == [("stale", True)] * 8
-    reconcile.mend(context, seat.round)
+    reconcile.repair(context, seat.round)
     assert reconcile.compare(context, seat.round) == []
     now = pages(seat)
     assert set(now) == before, "rewritten where they stand, with their numbers"
@@ -51,7 +51,7 @@ def test_what_is_open_is_shown_from_the_new_address_and_what_was_said_stays(seat
 
 
 def test_many_of_which_nothing_was_said_are_put_up_anew(seat, monkeypatch):
-    monkeypatch.setattr("curation.labeling.sync.AT_MOST_CHANGED", 7)
+    monkeypatch.setattr("curation.labeling.sync.MAX_UPDATED", 7)
     seat.studio.say(seat.task(1), None, was_cancelled=True, by=ADA)
     seat.exchange.collect()
     stays = seat.task(1)
@@ -137,7 +137,7 @@ def test_a_worker_notices_when_it_starts(seat, settings, database, store):
 
 def test_a_board_is_held_until_a_long_conversation_ends(seat, monkeypatch):
     monkeypatch.setattr(project_locks, "HELD_SECONDS", 1)
-    monkeypatch.setattr("curation.labeling.sync.AT_ONCE", 1)
+    monkeypatch.setattr("curation.labeling.sync.PULL_CHUNK", 1)
     heard = seat.exchange.desk.collect
     others = []
 
@@ -149,7 +149,7 @@ def test_a_board_is_held_until_a_long_conversation_ends(seat, monkeypatch):
         import time
 
         time.sleep(0.4)
-        with project_locks.held(seat.database, seat.board, "another") as mine:
+        with project_locks.project_lock(seat.database, seat.board, "another") as mine:
             others.append(mine)
         return seen
 

@@ -13,7 +13,7 @@ from playwright.sync_api import Locator, Page
 from curation.adapters.celery_queue import CeleryQueue, make_app
 from curation.api.app import create_app
 from curation.labeling import projects
-from curation.labeling.previews import Previews
+from curation.labeling.previews import PreviewUrls
 from curation.labeling.sync import LabelingSync
 from curation.runtime.context import AppContext
 from curation.runtime.label_studio_server import OWNER
@@ -37,7 +37,7 @@ def seats(studio, database, store, settings) -> Iterator[tuple[Seat, Seat]]:
     thread.start()
     wait_for("the application", lambda: server.started)
     desk = LabelStudioBackend(studio.server.address, studio.server.token)
-    previews = Previews(settings.signing_secret(), settings.public_address)
+    previews = PreviewUrls(settings.signing_secret(), settings.public_address)
     exchange = LabelingSync(database, desk, "test", previews.address, most=100, pause=0)
     with database.transaction() as tx:
         single, pair = make_round(tx), make_round(tx, kind="pair")
@@ -67,7 +67,7 @@ def page(studio, browser) -> Iterator[Page]:
 def open_task(page: Page, seat: Seat, place: int) -> None:
     """A candidate's task, when every picture of it has been drawn."""
     with seat.database.transaction() as tx:
-        [board] = projects.open_boards(tx, seat.exchange.desk.address, seat.round)
+        [board] = projects.open_projects(tx, seat.exchange.desk.address, seat.round)
     page.goto(f"{seat.studio.server.address}/projects/{board.number}/data?task={seat.task(place)}")
     page.wait_for_function(
         "() => { const all = [...document.querySelectorAll('.ll-stage img')];"

@@ -10,12 +10,12 @@ from collections import Counter
 import pytest
 import sqlalchemy as sa
 
-from curation.adapters.label_studio_view import as_result
+from curation.adapters.label_studio_view import build_result
 from curation.db.tables import gold, rounds
 from curation.domain import RejectReason
 from curation.labeling import reconcile, tasks
 from curation.review import decisions, queue, reviewers
-from curation.review.gold import GoldTerms, set_gold
+from curation.review.gold import GoldSettings, set_gold
 from tests.desks import ACCEPT, REJECT, Seat
 from tests.making import make_candidates, make_round
 
@@ -40,7 +40,7 @@ def test_an_edit_is_of_whoever_made_it(seat):
 
 def test_an_edit_before_the_first_reading_and_an_answer_in_anothers_name(seat):
     seat.studio.change(seat.studio.say(seat.task(0), ACCEPT, by=ADA), REJECT, by=BOB)
-    forged = {"result": as_result(ACCEPT), "completed_by": seat.studio.person(ADA)}
+    forged = {"result": build_result(ACCEPT), "completed_by": seat.studio.person(ADA)}
     path = f"/api/tasks/{seat.task(1)}/annotations"
     seat.studio.session(BOB).post(path, json=forged).raise_for_status()
     assert seat.exchange.collect() == {"kept": 2}
@@ -86,7 +86,7 @@ def test_gold_is_not_offered_there(seat, store):
         for one in pieces:
             hidden = {"candidate_id": one, "round_id": seat.round, "sample_id": uuid.uuid4(), "severity": 0.0}
             tx.execute(sa.insert(gold).values(hidden))
-        set_gold(tx, seat.round, GoldTerms(0.5), "test")
+        set_gold(tx, seat.round, GoldSettings(0.5), "test")
     before = len(seat.studio.client.projects.list().items)
     assert seat.exchange.put_up(of_gold) == {}
     assert seat.exchange.put_up(seat.round) == {}
@@ -132,7 +132,7 @@ def test_four_people_at_once_at_both_desks(seat):
             if found.status_code == 404:
                 return
             path = f"/api/tasks/{found.json()['id']}/annotations?project={project}"
-            client.post(path, json={"result": as_result(ACCEPT), "lead_time": 0.5})
+            client.post(path, json={"result": build_result(ACCEPT), "lead_time": 0.5})
 
     def at_the_pages(name: str) -> None:
         with seat.database.transaction() as tx:
@@ -173,14 +173,14 @@ def test_four_people_at_once_at_both_desks(seat):
 
 
 def test_a_round_of_two_thousand_goes_up_and_comes_down(studio, desk, database, store):
-    from curation.labeling.previews import Previews
+    from curation.labeling.previews import PreviewUrls
     from curation.labeling.sync import LabelingSync
     from curation.rounds import lifecycle as rounds_room
 
     with database.transaction() as tx:
         number = make_round(tx)
         made = make_candidates(tx, store, number, 2_000)
-    exchange = LabelingSync(database, desk, "test", Previews("secret", "http://127.0.0.1:1").address, 10_000, pause=0)
+    exchange = LabelingSync(database, desk, "test", PreviewUrls("secret", "http://127.0.0.1:1").address, 10_000, pause=0)
     two = Seat(studio, database, exchange, number, made)
     assert [exchange.put_up(number)["up"] for _ in range(2)] == [1_000, 1_000]
     project = two.board.number

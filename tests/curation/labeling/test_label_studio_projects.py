@@ -28,7 +28,7 @@ def projects(seat: Seat) -> int:
 
 def trouble(seat: Seat) -> str:
     with seat.database.transaction() as tx:
-        [row] = [one for one in boards.list_boards(tx) if one["round"] == seat.round]
+        [row] = [one for one in boards.list_projects(tx) if one["round"] == seat.round]
     return row["trouble"] or ""
 
 
@@ -59,7 +59,7 @@ def test_one_annotation_with_an_unknown_control_stops_nothing(seat, store):
     )
     told = [one for one in reconcile.compare(seat.exchange, seat.round) if one.kind == "board"]
     assert [(one.told, one.mendable) for one in told] == [(trouble(seat), False)]
-    reconcile.mend(seat.exchange, seat.round)
+    reconcile.repair(seat.exchange, seat.round)
     seat.studio.say(seat.task(1), ACCEPT, by=BOB)
     assert seat.exchange.collect() == {"kept": 1}
     seat.studio.client.annotations.delete(said)
@@ -162,7 +162,7 @@ def test_answers_at_a_second_project_with_our_ids_are_brought_home(seat):
     [told] = [one for one in reconcile.compare(seat.exchange, seat.round) if one.kind == "elsewhere"]
     assert (told.number, told.mendable) == (second.id, True)
     assert "1 of them have annotations that are not known here" in told.told
-    reconcile.mend(seat.exchange, seat.round)
+    reconcile.repair(seat.exchange, seat.round)
     assert seat.decided(0) == [("reject", BOB)]
     assert [one for one in reconcile.compare(seat.exchange, seat.round) if one.mendable] == []
     seat.studio.client.projects.delete(int(second.id))

@@ -21,7 +21,7 @@ ADA, BOB, CID = "ada@example.org", "bob@example.org", "cid@example.org"
 def collect_all(seat: Seat) -> None:
     """Read what the sweep would have read one after the other, until nothing is to be read again."""
     with seat.database.transaction() as tx:
-        made = projects.made_boards(tx, seat.exchange.desk.address)
+        made = projects.created_projects(tx, seat.exchange.desk.address)
     for _ in range(2):
         for board in made:
             seat.exchange.collect_board(board)

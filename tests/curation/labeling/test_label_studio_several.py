@@ -7,7 +7,7 @@ import pytest
 
 from curation.domain import RejectReason
 from curation.labeling import projects, reconcile
-from curation.review.consensus import Consensus, ConsensusRule, set_consensus
+from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
 from tests.desks import ACCEPT, REJECT, Seat
 from tests.making import make_candidates, make_round
 
@@ -21,11 +21,11 @@ def three(seat, store) -> Seat:
     """A round in which three people decide each of two candidates, put up."""
     with seat.database.transaction() as tx:
         number = make_round(tx)
-        set_consensus(tx, number, Consensus(ConsensusRule.majority, 3), "test")
+        set_consensus(tx, number, ConsensusSettings(ConsensusRule.majority, 3), "test")
         made = make_candidates(tx, store, number, 2)
     assert seat.exchange.put_up(number) == {}, "people there see what others said, so it is not offered unasked"
     with seat.database.transaction() as tx:
-        assert "can see the annotations of others" in projects.switch(tx, number, "label-studio", "test")
+        assert "can see the annotations of others" in projects.switch_interface(tx, number, "label-studio", "test")
     seat.exchange.put_up(number)
     return Seat(seat.studio, seat.database, seat.exchange, number, made)
 
@@ -58,10 +58,10 @@ def test_each_is_given_to_so_many_people_and_the_majority_stands(three):
 
 def test_an_overlap_said_later_reaches_a_board_that_is_there(seat):
     with seat.database.transaction() as tx:
-        set_consensus(tx, seat.round, Consensus(ConsensusRule.majority, 3), "test")
-        projects.switch(tx, seat.round, "pages", "test")
+        set_consensus(tx, seat.round, ConsensusSettings(ConsensusRule.majority, 3), "test")
+        projects.switch_interface(tx, seat.round, "pages", "test")
     assert seat.exchange.put_up(seat.round) == {"down": 8}
     with seat.database.transaction() as tx:
-        projects.switch(tx, seat.round, "label-studio", "test")
+        projects.switch_interface(tx, seat.round, "label-studio", "test")
     assert seat.exchange.put_up(seat.round) == {"up": 8}
     assert seat.studio.client.projects.get(seat.board.number).maximum_annotations == 3

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curation.domain import Prompt
-from curation.prompts.parse import LONGEST, read_answer, read_line
+from curation.prompts.parse import MAX_TEXT_LENGTH, parse_completion, parse_line
 
 GOOD = {"text": "a cute cat in a garden", "foreground": "a cute cat", "background": "a garden with nothing in it"}
 
@@ -20,7 +20,7 @@ def line(**changed):
 
 def test_lines_between_talk_and_fences_are_read_in_order():
     said = f"Sure!\n```json\n{line()}\n\n{line(text='cats at play', foreground='two cats')}\n```\n"
-    answer = read_answer(said)
+    answer = parse_completion(said)
     assert [one.text for one in answer.prompts] == ["a cute cat in a garden", "cats at play"]
     assert answer.prompts[0] == Prompt(GOOD["text"], GOOD["foreground"], GOOD["background"])
     assert answer.refused == [("not a line of JSON", "Sure!")]
@@ -42,31 +42,31 @@ def test_lines_between_talk_and_fences_are_read_in_order():
         (line(text=None), "a text is empty, too long or not a string"),
         (line(text="a cat\nin a garden"), "a text is empty, too long or not a string"),
         (line(text="a cat \x1b[31m"), "a text is empty, too long or not a string"),
-        (line(text="a cat " * LONGEST), "a text is empty, too long or not a string"),
+        (line(text="a cat " * MAX_TEXT_LENGTH), "a text is empty, too long or not a string"),
         (line(background="A cute cat in a garden"), "two texts are the same"),
         (line(text="a dog in a garden"), "the text does not mention the foreground"),
         (line(background="a garden with a cute cat in it"), "the background mentions the foreground"),
     ],
 )
 def test_other_lines_are_refused_by_name(given, reason):
-    assert read_line(given) == reason
-    answer = read_answer(f"{given}\n{line()}")
+    assert parse_line(given) == reason
+    answer = parse_completion(f"{given}\n{line()}")
     assert len(answer.prompts) == 1
     assert answer.refused == [(reason, given[:80])]
 
 
 def test_texts_are_cleaned_of_blanks_alone():
-    read = read_line(line(text="  a cute   cat in a garden "))
+    read = parse_line(line(text="  a cute   cat in a garden "))
     assert isinstance(read, Prompt)
     assert read.text == "a cute cat in a garden"
-    assert isinstance(read_line(line(foreground="die niedliche Käthe", text="Käthe im Garten")), Prompt)
+    assert isinstance(parse_line(line(foreground="die niedliche Käthe", text="Käthe im Garten")), Prompt)
 
 
 def test_nothing_said_is_counted_too():
-    assert read_answer("").refused == read_answer("```\n```").refused == [("an empty completion", "")]
+    assert parse_completion("").refused == parse_completion("```\n```").refused == [("an empty completion", "")]
 
 
 @given(st.text() | st.recursive(st.none() | st.text() | st.integers(), st.lists).map(json.dumps))
 def test_nothing_that_is_said_raises(said):
-    answer = read_answer(said)
+    answer = parse_completion(said)
     assert answer.prompts or answer.refused

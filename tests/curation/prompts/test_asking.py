@@ -8,7 +8,7 @@ import pytest
 
 from curation.domain import Prompt
 from curation.errors import Refused, Unreachable
-from curation.prompts.llm import AT_ONCE, PATIENCE, ask, compose
+from curation.prompts.llm import MAX_FUTILE_REQUESTS, PROMPTS_PER_REQUEST, compose_request, generate_prompts
 
 THINGS = ("cat", "dog", "cup", "tree", "boat", "lamp", "fox", "owl", "pear", "car")
 PLACES = ("garden", "harbour", "kitchen", "forest", "street", "desert")
@@ -28,7 +28,7 @@ class Author:
         if len(self.questions) == self.fails_at:
             raise Unreachable("gone")
         self.questions.append(question)
-        assert tokens > AT_ONCE * 40
+        assert tokens > PROMPTS_PER_REQUEST * 40
         pairs = [(THINGS[(seed + k) % 10], PLACES[(seed // 7 + k) % 6]) for k in range(self.count)]
         lines = [
             json.dumps({"text": f"a {a} in the {b}.", "foreground": f"a {a}", "background": f"the {b}, empty"})
@@ -39,7 +39,7 @@ class Author:
 
 def made(author, count, known=(), seed=0):
     kept: list[Prompt] = list(known)
-    tally = ask(author, list(known), count, seed, kept.extend, lambda progress: None)
+    tally = generate_prompts(author, list(known), count, seed, kept.extend, lambda progress: None)
     return kept, tally
 
 
@@ -66,7 +66,7 @@ def test_one_that_was_stopped_goes_on_as_if_it_never_was(stop):
     author = Author()
     author.fails_at = stop
     with pytest.raises(Unreachable):
-        ask(author, [], 25, 0, kept.extend, lambda progress: None)
+        generate_prompts(author, [], 25, 0, kept.extend, lambda progress: None)
     assert 0 < len(kept) < 25
     assert made(Author(), 25, kept)[0] == straight
 
@@ -80,20 +80,20 @@ def test_enough_is_enough():
 
 def test_capitals_and_full_stops_make_no_other_triple():
     known = [Prompt(f"A {a} in the {b}", f"a {a}.", f"The {b}, empty") for a in THINGS for b in PLACES]
-    with pytest.raises(Refused, match=f"nothing new in {PATIENCE} requests; rejected lines: a repetition"):
+    with pytest.raises(Refused, match=f"nothing new in {MAX_FUTILE_REQUESTS} requests; rejected lines: a repetition"):
         made(Author(broken=0), 61, known)
 
 
 def test_a_model_that_only_talks_is_given_up():
     author = Author(count=0)
-    with pytest.raises(Refused, match=f"author@1 returned nothing new .* not a line of JSON {PATIENCE}"):
+    with pytest.raises(Refused, match=f"author@1 returned nothing new .* not a line of JSON {MAX_FUTILE_REQUESTS}"):
         made(author, 5)
-    assert len(author.questions) == PATIENCE
+    assert len(author.questions) == MAX_FUTILE_REQUESTS
 
 
 def test_the_question_says_what_is_wanted():
-    question, number = compose(0, 10, 0)
+    question, number = compose_request(0, 10, 0)
     assert all(f'"{name}"' in question for name in ("text", "foreground", "background"))
-    assert str(AT_ONCE) in question
-    assert len({compose(seed, known, vain)[1] for seed in range(3) for known in range(3) for vain in range(3)}) == 27
+    assert str(PROMPTS_PER_REQUEST) in question
+    assert len({compose_request(seed, known, vain)[1] for seed in range(3) for known in range(3) for vain in range(3)}) == 27
     assert 0 <= number < 2**32

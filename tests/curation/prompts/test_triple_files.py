@@ -8,34 +8,34 @@ from itertools import islice
 import pytest
 
 from curation.errors import Refused
-from curation.prompts.grammar import speak
-from curation.prompts.pair_files import append, read_triples, write_line
+from curation.prompts.grammar import generate
+from curation.prompts.pair_files import append_prompts, read_pair_prompts, write_line
 
 
 def test_what_is_written_is_read_again(tmp_path):
-    path, some = tmp_path / "new" / "prompts.jsonl", list(islice(speak(0), 5))
-    assert read_triples(path) == []
-    append(path, some[:2])
-    append(path, some[2:])
-    assert read_triples(path) == some
+    path, some = tmp_path / "new" / "prompts.jsonl", list(islice(generate(0), 5))
+    assert read_pair_prompts(path) == []
+    append_prompts(path, some[:2])
+    append_prompts(path, some[2:])
+    assert read_pair_prompts(path) == some
     assert set(json.loads(path.read_text().splitlines()[0])) == {"text", "foreground", "background"}
 
 
 def test_a_line_that_was_cut_off_is_made_anew(tmp_path):
-    path, some = tmp_path / "prompts.jsonl", list(islice(speak(0), 3))
-    append(path, some)
+    path, some = tmp_path / "prompts.jsonl", list(islice(generate(0), 3))
+    append_prompts(path, some)
     for cut in (1, 9, 40):
         path.write_bytes("".join(map(write_line, some)).encode()[:-cut])
-        assert read_triples(path) == some[:2]
-        append(path, some[2:])
-        assert read_triples(path) == some
+        assert read_pair_prompts(path) == some[:2]
+        append_prompts(path, some[2:])
+        assert read_pair_prompts(path) == some
 
 
 def test_a_file_of_something_else_is_named_and_left(tmp_path):
     path = tmp_path / "prompts.txt"
-    path.write_text(write_line(next(speak(0))) + "a red circle\n")
+    path.write_text(write_line(next(generate(0))) + "a red circle\n")
     with pytest.raises(Refused, match="line 2: not a line of JSON"):
-        read_triples(path)
+        read_pair_prompts(path)
     path.write_bytes(b"\xff\xfe\n")
     with pytest.raises(Refused, match="line 1"):
-        read_triples(path)
+        read_pair_prompts(path)

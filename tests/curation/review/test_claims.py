@@ -52,7 +52,7 @@ def run_out(database) -> None:
     """Let every lease end, and the sweep hand back what nobody renewed."""
     with database.transaction() as tx:
         tx.execute(sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 minute'")))
-        leases.sweep(tx)
+        leases.expire(tx)
 
 
 def say(database, reviewer: int, one: uuid.UUID, verdict=Verdict.accept):
@@ -74,7 +74,7 @@ def test_work_elsewhere_keeps_no_lease_alive(database, two):
         assert set(tx.execute(soon).scalars()) == set(left), "only what is used is renewed"
         ended = sa.update(leases_table).where(leases_table.c.subject.in_(left))
         tx.execute(ended.values(expires_at=sa.text("now() - interval '1 minute'")))
-        leases.sweep(tx)
+        leases.expire(tx)
     assert len(ids(take(database, bob, two[0], 8))) == 8, "the round that was left is free"
 
 
@@ -91,7 +91,7 @@ def test_two_pages_of_one_reviewer_share_nothing(database, two):
     second = ids(take(database, ann, two[0], 4, page=OTHER_PAGE))
     assert not set(first) & set(second)
     with database.transaction() as tx:
-        queue.hand_back(tx, ann, [*first, *second], OTHER_PAGE)
+        queue.release_claimed(tx, ann, [*first, *second], OTHER_PAGE)
     assert take(database, ann, two[0], 0, first, PAGE).lost == ()
     assert states(database, two[0]) == {"showing": 4, "waiting": 4}
 
@@ -103,7 +103,7 @@ def test_a_page_takes_over_from_the_one_before_it_in_its_tab(database, two):
     with database.transaction() as tx:
         tray = queue.claim_batch(tx, ann, two[0], 4, (), 60, OTHER_PAGE, PAGE)
         assert ids(tray) == late
-        queue.hand_back(tx, ann, late, PAGE)
+        queue.release_claimed(tx, ann, late, PAGE)
     assert not set(ids(take(database, bob, two[0], 8))) & set(late)
     with database.transaction() as tx:
         assert len(queue.claim_batch(tx, ann, two[1], 2, (), 60, PAGE, OTHER_PAGE).cards) == 2
@@ -114,9 +114,9 @@ def test_what_is_handed_back_is_free_at_once_and_first_for_who_returns(database,
     ann, bob = who(database, "ann"), who(database, "bob")
     held = ids(take(database, ann, two[0], 6, page=PAGE))
     with database.transaction() as tx:
-        queue.hand_back(tx, ann, held, PAGE)
-        queue.hand_back(tx, ann, held, PAGE)  # a second time does nothing
-        queue.hand_back(tx, bob, held, PAGE)  # nor does somebody else's
+        queue.release_claimed(tx, ann, held, PAGE)
+        queue.release_claimed(tx, ann, held, PAGE)  # a second time does nothing
+        queue.release_claimed(tx, bob, held, PAGE)  # nor does somebody else's
     taken = ids(take(database, bob, two[0], 3))
     assert set(taken) <= set(held)
     again = ids(take(database, ann, two[0], 3, page=OTHER_PAGE))
@@ -127,7 +127,7 @@ def test_nobody_hands_back_what_others_hold(database, two):
     ann, bob = who(database, "ann"), who(database, "bob")
     held = ids(take(database, ann, two[0], 4, page=PAGE))
     with database.transaction() as tx:
-        queue.hand_back(tx, bob, held, None)
+        queue.release_claimed(tx, bob, held, None)
     assert states(database, two[0]) == {"showing": 4, "waiting": 4}
 
 
@@ -209,7 +209,7 @@ def test_pages_of_two_reviewers_at_two_servers_starve_nobody(database, database_
                 with lock:
                     decided[one] += 1
             with server.transaction() as tx:  # the page is left with the others undecided
-                queue.hand_back(tx, reviewer, held, mine)
+                queue.release_claimed(tx, reviewer, held, mine)
             mine = uuid.uuid4()
 
     threads = [threading.Thread(target=page, args=(server, reviewer)) for server in servers for reviewer in people]

@@ -17,7 +17,7 @@ from curation.domain import CandidateState, Job, Role, RuleVerdict, Verdict
 from curation.errors import Conflict, Refused
 from curation.quality import aggregation
 from curation.review import decisions
-from curation.review.consensus import Consensus, ConsensusRule, rounds_to_learn, set_consensus
+from curation.review.consensus import ConsensusRule, ConsensusSettings, rounds_needing_skill_estimates, set_consensus
 from curation.review.queue import claim_batch
 from curation.review.reviewers import add_reviewer, add_rule_reviewer
 from curation.rounds import lifecycle
@@ -69,7 +69,7 @@ class Panel:
 
 @pytest.fixture
 def open_panel(database, store):
-    def open_(consensus: Consensus, count: int = 3) -> Panel:
+    def open_(consensus: ConsensusSettings, count: int = 3) -> Panel:
         with database.transaction() as tx:
             number = make_round(tx)
             set_consensus(tx, number, consensus, "test")
@@ -78,8 +78,8 @@ def open_panel(database, store):
     return open_
 
 
-def majority(overlap: int = 3, **more) -> Consensus:
-    return Consensus(ConsensusRule.majority, overlap, **more)
+def majority(overlap: int = 3, **more) -> ConsensusSettings:
+    return ConsensusSettings(ConsensusRule.majority, overlap, **more)
 
 
 def test_a_verdict_stands_when_enough_have_said_it(open_panel):
@@ -108,7 +108,7 @@ def test_nobody_is_shown_a_candidate_twice(open_panel):
     assert panel.take("bob") == [one], "begun by somebody else"
     with panel.database.transaction() as tx:
         tx.execute(sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 minute'")))
-        leases.sweep(tx)
+        leases.expire(tx)
     with panel.database.transaction() as tx:
         tray = claim_batch(tx, panel.who("ann"), panel.number, 0, (one, two), 60)
     assert tray.lost == (one,), "swept, and not to be looked at again by who has decided it"
@@ -123,7 +123,7 @@ def test_begun_candidates_come_before_fresh_ones(open_panel):
 
 
 def test_beyond_the_first_look_the_rest_is_found_once_nothing_fresh_is_left(open_panel, monkeypatch):
-    monkeypatch.setattr("curation.review.queue.LOOK_AT", 2)
+    monkeypatch.setattr("curation.review.queue.SCAN_LIMIT", 2)
     panel = open_panel(majority(2), count=6)
     shown = panel.take("ann", 5)
     for one in shown:
@@ -146,8 +146,8 @@ def test_a_tie_goes_to_an_adjudicator_who_has_not_decided_it(open_panel):
     with pytest.raises(Conflict, match="already decided"):
         panel.decide("bob", one)
     with panel.database.transaction() as tx:
-        leases.hand_back(tx, f"reviewer {panel.who('bob')}")
-        leases.hand_back(tx, f"reviewer {panel.who('eve')}")
+        leases.release_holder(tx, f"reviewer {panel.who('bob')}")
+        leases.release_holder(tx, f"reviewer {panel.who('eve')}")
     assert one in panel.take("fay")
     final = panel.decide("fay", one)
     assert panel.row(one) == ("accepted", 2)
@@ -228,7 +228,7 @@ def test_the_oracle_decides_alone_unless_it_is_a_voice(open_panel):
 
 def test_what_is_known_of_reviewers_settles_what_a_majority_would_not(open_panel):
     """Ann and Bob are always right, Cy says what he likes: learnt from the others, two against one is sure enough."""
-    panel = open_panel(Consensus(ConsensusRule.dawid_skene, 3, certainty=0.9), count=30)
+    panel = open_panel(ConsensusSettings(ConsensusRule.dawid_skene, 3, certainty=0.9), count=30)
     asked: list[Job] = []
     panel.database.send = asked.append
     truth = {one: place % 2 == 0 for place, one in enumerate(panel.ids)}
@@ -240,10 +240,10 @@ def test_what_is_known_of_reviewers_settles_what_a_majority_would_not(open_panel
     assert Job("aggregate", (panel.number,)) in asked
     assert states(panel.database, panel.number) == {"accepted": 10, "rejected": 10, "waiting": 10}
     with panel.database.transaction() as tx:
-        assert rounds_to_learn(tx) == [panel.number], "the sweep asks again, should the job be lost"
+        assert rounds_needing_skill_estimates(tx) == [panel.number], "the sweep asks again, should the job be lost"
     with panel.database.transaction() as tx:
         assert aggregation.resolve_waiting(tx, panel.number) == 10
-        assert rounds_to_learn(tx) == []
+        assert rounds_needing_skill_estimates(tx) == []
         assert tx.scalar(sa.select(aggregations.c.votes)) == 90
     assert states(panel.database, panel.number) == {"accepted": 15, "rejected": 15}
     assert panel.sampled() == {one for one in panel.ids if truth[one]}
@@ -259,7 +259,7 @@ def test_flips_are_told_before_they_are_made_and_made_in_the_open(open_panel):
             panel.decide(name, one, other if place % 5 in when else right)
     before = states(panel.database, panel.number)
     with panel.database.transaction() as tx:
-        told = aggregation.find_flips(tx, panel.number, certainty=0.9)
+        told = aggregation.find_verdict_changes(tx, panel.number, certainty=0.9)
     assert states(panel.database, panel.number) == before, "a dry run"
     assert {skill["reviewer"] for skill in told["skills"]} == set(wrong)
     assert told["decided"] == 25
@@ -271,9 +271,9 @@ def test_flips_are_told_before_they_are_made_and_made_in_the_open(open_panel):
         assert len(flip["votes"]) == 5
     with panel.database.transaction() as tx:
         assert tx.scalar(sa.select(sa.func.count()).select_from(aggregations)) == 0, "dry indeed"
-        done = aggregation.apply_flips(tx, panel.number)
+        done = aggregation.apply_verdict_changes(tx, panel.number)
         assert (done["flips"], done["turned"]) == (told["flips"], len(told["flips"]))
-        assert aggregation.apply_flips(tx, panel.number)["turned"] == 0, "twice is once"
+        assert aggregation.apply_verdict_changes(tx, panel.number)["turned"] == 0, "twice is once"
         rows = tx.execute(sa.select(decisions_table).where(decisions_table.c.channel == "consensus")).all()
     assert len(rows) == len(told["flips"])
     assert all(row.final and row.comment.startswith(f"aggregation {done['aggregation']}:") for row in rows)
@@ -284,7 +284,7 @@ def test_flips_are_told_before_they_are_made_and_made_in_the_open(open_panel):
         accepted = set(
             tx.execute(sa.select(candidates.c.id).where(candidates.c.state == CandidateState.accepted)).scalars()
         )
-        again = aggregation.find_flips(tx, panel.number, certainty=0.9)
+        again = aggregation.find_verdict_changes(tx, panel.number, certainty=0.9)
     assert panel.sampled() == accepted
     assert again["flips"] == []
 
@@ -293,7 +293,7 @@ def test_consensus_is_said_before_the_first_decision(open_panel):
     panel = open_panel(majority(2))
     panel.decide("ann", panel.ids[0])
     with pytest.raises(Conflict, match="already has decisions"), panel.database.transaction() as tx:
-        set_consensus(tx, panel.number, Consensus(), "test")
+        set_consensus(tx, panel.number, ConsensusSettings(), "test")
     for wrong in (
         {"overlap": 2},
         {"rule": ConsensusRule.majority},
@@ -301,8 +301,8 @@ def test_consensus_is_said_before_the_first_decision(open_panel):
         {"certainty": 2},
     ):
         with pytest.raises(Refused):
-            Consensus(**wrong)
-    assert Consensus.read({}) == Consensus()
+            ConsensusSettings(**wrong)
+    assert ConsensusSettings.read({}) == ConsensusSettings()
 
 
 def test_closing_a_round_withdraws_what_lacks_a_verdict(open_panel):

@@ -17,7 +17,7 @@ from curation.domain import Role, Verdict
 from curation.errors import Conflict, NotFound
 from curation.object_store import FolderStore
 from curation.review import decisions
-from curation.review.consensus import Consensus, ConsensusRule, set_consensus
+from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
 from curation.review.reviewers import add_reviewer
 from tests.making import make_candidates, make_round
 
@@ -38,7 +38,7 @@ class Deciding(RuleBasedStateMachine):
             tx.execute(sa.delete(leases_table))
             tx.execute(sa.text("update rounds set state = 'closed'"))
             self.number = make_round(tx)
-            set_consensus(tx, self.number, Consensus(ConsensusRule.majority, OVERLAP), "test")
+            set_consensus(tx, self.number, ConsensusSettings(ConsensusRule.majority, OVERLAP), "test")
             self.ids = sorted(make_candidates(tx, self.store, self.number, COUNT))
             access = (Role.annotator, Role.annotator, Role.engineer)
             self.people = [add_reviewer(tx, uuid.uuid4().hex, one).id for one in access]
@@ -115,7 +115,7 @@ class Deciding(RuleBasedStateMachine):
     def expire(self) -> None:
         with self.database.transaction() as tx:
             tx.execute(sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 second'")))
-            leases.sweep(tx)
+            leases.expire(tx)
         self.held.clear()
 
     @invariant()

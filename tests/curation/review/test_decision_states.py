@@ -101,13 +101,13 @@ class Reviewing(RuleBasedStateMachine):
     def expire(self) -> None:
         with self.database.transaction() as tx:
             tx.execute(sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 second'")))
-            leases.sweep(tx)
+            leases.expire(tx)
         self.held.clear()
 
     @rule(who=PEOPLE)
     def leave(self, who: int) -> None:
         with self.database.transaction() as tx:
-            leases.hand_back(tx, f"reviewer {self.people[who]}")
+            leases.release_holder(tx, f"reviewer {self.people[who]}")
         self.held = {one: holder for one, holder in self.held.items() if holder != who}
 
     @rule()

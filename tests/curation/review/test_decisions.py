@@ -10,16 +10,16 @@ import pytest
 import sqlalchemy as sa
 
 from curation.datasets.samples import StoredLayer
-from curation.datasets.snapshots import freeze
+from curation.datasets.snapshots import freeze_snapshot
 from curation.db import leases
 from curation.db.engine import Database
 from curation.db.tables import candidates, samples
 from curation.db.tables import decisions as decisions_table
 from curation.db.tables import leases as leases_table
 from curation.db.tables import rounds as rounds_table
-from curation.domain import CandidateState, LayerRole, Prompt, RejectReason, RuleVerdict, Split, Verdict, split_of
+from curation.domain import CandidateState, LayerRole, Prompt, RejectReason, RuleVerdict, Split, Verdict, assign_split
 from curation.errors import Conflict, NotFound, Refused
-from curation.images.codec import encode_layer, visible_hash
+from curation.images.codec import encode_layer, pixel_hash
 from curation.review import decisions
 from curation.review.reviewers import add_reviewer, add_rule_reviewer
 from curation.rounds import lifecycle
@@ -56,7 +56,7 @@ class Desk:
     def expire(self) -> None:
         with self.database.transaction() as tx:
             tx.execute(sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 minute'")))
-            leases.sweep(tx)
+            leases.expire(tx)
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_undo_gives_the_candidate_back_and_withdraws_its_sample(desk, store):
         ("undo", accepted.decision),
     ]
     with desk.database.transaction(one_view=True) as tx, pytest.raises(Refused, match="no samples"):
-        freeze(tx, store, tag=None, actor="test")
+        freeze_snapshot(tx, store, tag=None, actor="test")
     desk.decide(desk.ann, card.id)
     assert [row["withdrawn_at"] for row in desk.rows(samples)] == [None], "accepted again: the same sample stands"
 
@@ -260,7 +260,7 @@ def test_verdicts_of_a_closed_round_are_history(desk):
 def test_an_imported_file_keeps_its_own_licence_source_and_split(database, store):
     rgba = picture(1)
     data = encode_layer(rgba)
-    layer = StoredLayer(store.put(data), rgba.shape[1], rgba.shape[0], len(data), visible_hash(rgba))
+    layer = StoredLayer(store.put(data), rgba.shape[1], rgba.shape[0], len(data), pixel_hash(rgba))
     origin = {"licence": "CC-BY-4.0", "source": "cat.png", "split": "heldout"}
     with database.transaction() as tx:
         number = lifecycle.open_seed_review(tx, "test")
@@ -284,7 +284,7 @@ def test_what_a_model_drew_is_never_held_out(desk, store):
     for candidate in made:
         desk.decide(desk.ann, candidate)
     kept = desk.rows(samples)
-    assert any(split_of(row["visible"]) is Split.heldout for row in kept), "or this test would prove nothing"
+    assert any(assign_split(row["visible"]) is Split.heldout for row in kept), "or this test would prove nothing"
     assert {row["split"] for row in kept} == {Split.train}
 
 
@@ -363,14 +363,14 @@ def test_deciding_while_the_round_is_closed_and_swept_blocks_nobody(desk, store)
                 return lifecycle.close_round(tx, desk.number + 1, "test")
         if i == 1:
             with desk.database.transaction() as tx:
-                return leases.sweep(tx)
+                return leases.expire(tx)
         return [outcome(lambda one=one: desk.decide(desk.ann, one, REJECT)) for one in held[i - 2 :: 4]]
 
     answers = at_once(6, act)
     assert not [answer for answer in answers if isinstance(answer, Exception)]
     outcomes = [one for answer in answers[2:] for one in answer]
     assert len(outcomes) == len(held)
-    assert {type(one) for one in outcomes} <= {decisions.Decided, Conflict}
+    assert {type(one) for one in outcomes} <= {decisions.DecisionResult, Conflict}
     standing = states(desk.database, desk.number + 1)
     assert (
         standing.get("rejected", 0) + standing["withdrawn"] == 20

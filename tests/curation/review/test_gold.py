@@ -20,14 +20,14 @@ from curation.quality import gold_creation
 from curation.reporting import round_report
 from curation.review import decisions, gold
 from curation.review.decisions import decide, undo
-from curation.review.gold import GoldTerms, set_gold
-from curation.review.queue import claim_batch, read_cards
-from curation.review.recent_decisions import latest_decisions
-from curation.review.reviewers import Paused, add_reviewer, find_reviewer, resume_reviewer
-from curation.review.similar_samples import nearest_sample
+from curation.review.gold import GoldSettings, set_gold
+from curation.review.queue import claim_batch, read_items
+from curation.review.recent_decisions import recent_decisions
+from curation.review.reviewers import ReviewerPausedError, add_reviewer, find_reviewer, resume_reviewer
+from curation.review.similar_samples import most_similar_sample
 from curation.rounds import lifecycle
 from curation.screening.rules import measure_single
-from curation.synthetic.shapes import choose_subject, draw
+from curation.synthetic.shapes import draw_subject, sample_subject
 from tests.making import make_candidates, make_round, states
 
 SIZE = 64
@@ -46,7 +46,7 @@ def hiding(database, store, monkeypatch):
             )
         tx.execute(sa.update(candidates).values(priority=sa.func.random()))
         plant(tx, store, number, 60)
-        set_gold(tx, number, GoldTerms(0.5, 0.6), "test")
+        set_gold(tx, number, GoldSettings(0.5, 0.6), "test")
     return number
 
 
@@ -54,13 +54,13 @@ def plant(tx, store, number: int, count: int) -> None:
     """Seeds to make gold of, and the gold."""
     rng = np.random.default_rng(5)
     for place in range(12):
-        rgba = draw(choose_subject(rng), rng, SIZE)
+        rgba = draw_subject(sample_subject(rng), rng, SIZE)
         data = gold_creation.encode_layer(rgba)
-        layer = StoredLayer(store.put(data), SIZE, SIZE, len(data), gold_creation.visible_hash(rgba))
+        layer = StoredLayer(store.put(data), SIZE, SIZE, len(data), gold_creation.pixel_hash(rgba))
         add_samples(tx, [NewSample("single", f"subject {place}", "CC0", "test", 0, {LayerRole.foreground: layer})])
     sources = gold_creation.choose_sources(tx, number, count)
-    gold_creation.keep_gold(
-        tx, number, gold_creation.make_gold(store, sources, gold_creation.size_of(tx, number), seed=3), "test"
+    gold_creation.add_gold(
+        tx, number, gold_creation.make_gold(store, sources, gold_creation.typical_size(tx, number), seed=3), "test"
     )
 
 
@@ -135,7 +135,7 @@ def test_places_cannot_be_guessed_and_stay_when_the_page_is_loaded_again(databas
     with database.transaction() as tx:
         again = claim_batch(tx, ann, hiding, 24, (), 60).cards
     assert [card.id for card in again] == [card.id for card in cards]
-    drawn = [sum(gold.throw_coins(20, 0.05)) for _ in range(400)]
+    drawn = [sum(gold.sample_gold_flags(20, 0.05)) for _ in range(400)]
     assert 0.7 < np.mean(drawn) < 1.3
     assert 0.6 < np.var(drawn) < 1.4, "a coin for each place, not one in twenty by turns"
 
@@ -190,10 +190,10 @@ def test_undoing_gold_gives_it_back(database, hiding):
     with database.transaction() as tx:
         card = next(card for card in claim_batch(tx, ann, hiding, 24, (), 60).cards if card.id in known)
         assert decide(tx, ann, card.id, Verdict.accept, key=uuid.uuid4()).state == "accepted", "as of any"
-        assert undo(tx, ann, None, key=uuid.uuid4(), seconds=60).card == read_cards(tx, [card.id])[0]
-        assert gold.read_looks(tx, ann) == ({}, [])
+        assert undo(tx, ann, None, key=uuid.uuid4(), seconds=60).card == read_items(tx, [card.id])[0]
+        assert gold.read_gold_responses(tx, ann) == ({}, [])
         decide(tx, ann, card.id, Verdict.reject, key=uuid.uuid4())
-        looks, clean = gold.read_looks(tx, ann)
+        looks, clean = gold.read_gold_responses(tx, ann)
     assert sum(map(len, looks.values())) + len(clean) == 1
 
 
@@ -203,10 +203,10 @@ def test_neither_the_trail_nor_the_nearest_sample_gives_it_away(database, hiding
     with database.transaction() as tx:
         cards = claim_batch(tx, ann, hiding, 24, (), 60).cards
         assert 0 < sum(card.id in known for card in cards) < len(cards)
-        beside = {card.id: nearest_sample(tx, card.id) for card in cards}
+        beside = {card.id: most_similar_sample(tx, card.id) for card in cards}
         for card in cards:
             decide(tx, ann, card.id, Verdict.reject, key=uuid.uuid4())
-        trail = latest_decisions(tx, ann, 24)
+        trail = recent_decisions(tx, ann, 24)
     assert [one.card.id for one in trail] == [card.id for card in reversed(cards)]
     assert all(found for found in beside.values())
     assert not any(found.sample == known[one].sample_id for one, found in beside.items() if one in known)
@@ -215,25 +215,25 @@ def test_neither_the_trail_nor_the_nearest_sample_gives_it_away(database, hiding
 def test_whoever_passes_over_what_is_plain_is_paused_told_and_resumed(database, hiding):
     known = pieces(database)
     ann = reviewer(database)
-    plain = [one for one, row in known.items() if row.severity >= gold.PLAIN]
-    for one in plain[: gold.FEWEST]:
+    plain = [one for one, row in known.items() if row.severity >= gold.OBVIOUS_SEVERITY]
+    for one in plain[: gold.MIN_GOLD_DECISIONS]:
         with database.transaction() as tx:
             assert find_reviewer(tx, "ann").paused is None
             decide(tx, ann, one, Verdict.accept, key=uuid.uuid4(), dwell_ms=900)
-    with pytest.raises(Paused), database.transaction() as tx:
+    with pytest.raises(ReviewerPausedError), database.transaction() as tx:
         decide(tx, ann, plain[-1], Verdict.accept, key=uuid.uuid4(), dwell_ms=900)
     with database.transaction() as tx:
         assert find_reviewer(tx, "ann").paused == "0 of 8 plain defects were noticed"
         assert claim_batch(tx, ann, hiding, 6, (), 60).cards == ()
-        looks, _ = gold.read_looks(tx, ann)
-        assert sum(look.severity >= gold.PLAIN for seen in looks.values() for look in seen) == gold.FEWEST
+        looks, _ = gold.read_gold_responses(tx, ann)
+        assert sum(look.severity >= gold.OBVIOUS_SEVERITY for seen in looks.values() for look in seen) == gold.MIN_GOLD_DECISIONS
         open_one = sa.select(candidates.c.id).where(
             candidates.c.state == CandidateState.waiting, candidates.c.id.not_in(list(known))
         )
         candidate = tx.scalar(open_one.limit(1))
-    with pytest.raises(Paused), database.transaction() as tx:
+    with pytest.raises(ReviewerPausedError), database.transaction() as tx:
         undo(tx, ann, None, key=uuid.uuid4(), seconds=60)
-    with pytest.raises(Paused, match="0 of 8") as told, database.transaction() as tx:
+    with pytest.raises(ReviewerPausedError, match="0 of 8") as told, database.transaction() as tx:
         decide(tx, ann, candidate, Verdict.accept, key=uuid.uuid4())
     assert "engineer" in told.value.hint
     with database.transaction() as tx:
@@ -253,7 +253,7 @@ def test_whoever_sees_what_is_plain_is_never_paused(database, hiding):
     ann = reviewer(database)
     review(database, ann, hiding, right)
     with database.transaction() as tx:
-        looks, clean = gold.read_looks(tx, ann)
+        looks, clean = gold.read_gold_responses(tx, ann)
         assert find_reviewer(tx, "ann").paused is None
     assert sum(map(len, looks.values())) + len(clean) > 20
 
@@ -290,16 +290,16 @@ def test_gold_needs_samples_of_its_kind_and_a_drawn_round(database, store):
             gold_creation.choose_sources(tx, seeds, 5)
     for wrong in ({"share": 0.6}, {"share": -0.1}, {"bound": 1.0}):
         with pytest.raises(Refused):
-            GoldTerms(**wrong)
+            GoldSettings(**wrong)
 
 
 def test_a_layer_is_brought_to_another_size_without_a_seam():
     rgba = np.full((20, 40, 4), 200, np.uint8)
     rgba[:, :20, 3] = 0
     rgba[:, :20, :3] = 0
-    fitted = gold_creation.fit_to(rgba, (20, 20))
+    fitted = gold_creation.fit_into(rgba, (20, 20))
     assert fitted.shape == (20, 20, 4)
     assert not fitted[:5].any() and not fitted[15:].any(), "in the middle"
     solid = fitted[fitted[..., 3] > 0]
     assert np.abs(solid[:, :3].astype(int) - 200).max() <= 1, "no dark fringe of what was transparent"
-    assert gold_creation.fit_to(rgba, (40, 20)) is rgba
+    assert gold_creation.fit_into(rgba, (40, 20)) is rgba

@@ -41,7 +41,7 @@ class Stream:
                 for one in self.gold
             ]
             tx.execute(sa.insert(gold_table), known)
-            gold.set_gold(tx, self.number, gold.GoldTerms(SHARE, 0), "test")
+            gold.set_gold(tx, self.number, gold.GoldSettings(SHARE, 0), "test")
             self.ann = add_reviewer(tx, "ann").id
         self.added = 0
 
@@ -113,7 +113,7 @@ def test_coins_are_thrown_for_places_that_are_filled_alone(share, arrivals, room
         thrown = [coins.random() < share for _ in range(room)]
         filled = min(waiting, room - sum(thrown))
         # The same decisions as those of a tray, where there is always enough gold.
-        gold_here = gold.places_among(thrown, min(waiting, max(room - sum(thrown), 1)))
+        gold_here = gold.count_gold_before_end(thrown, min(waiting, max(room - sum(thrown), 1)))
         hidden += gold_here
         shown += filled
         waiting -= filled

@@ -59,7 +59,7 @@ def test_it_is_the_one_with_the_fewest_differing_bits(database, number):
         accept(tx, ids[:30])
         names = dict(tx.execute(sa.select(samples.c.id, samples.c.candidate_id)).all())
         for one in ids[30:]:
-            found = similar_samples.nearest_sample(tx, one)
+            found = similar_samples.most_similar_sample(tx, one)
             bits = [_bits(mark_of(tx, one), mark_of(tx, other)) for other in ids[:30]]
             assert found.bits == min(bits)
             assert bits[ids.index(names[found.sample])] == min(bits)
@@ -74,13 +74,13 @@ def test_its_own_sample_and_withdrawn_ones_are_left_out(database, number):
     with database.transaction() as tx:
         ids = waiting(tx, number)
         accept(tx, ids[:2])
-        assert similar_samples.nearest_sample(tx, ids[0]).sample == tx.scalar(
+        assert similar_samples.most_similar_sample(tx, ids[0]).sample == tx.scalar(
             sa.select(samples.c.id).where(samples.c.candidate_id == ids[1])
         )
         tx.execute(sa.update(samples).where(samples.c.candidate_id == ids[1]).values(withdrawn_at=sa.func.now()))
-        assert similar_samples.nearest_sample(tx, ids[0]) is None
+        assert similar_samples.most_similar_sample(tx, ids[0]) is None
         with pytest.raises(NotFound):
-            similar_samples.nearest_sample(tx, uuid.uuid4())
+            similar_samples.most_similar_sample(tx, uuid.uuid4())
 
 
 def test_a_duplicate_is_found_behind_any_number_of_others(database, store, number, monkeypatch):
@@ -94,7 +94,7 @@ def test_a_duplicate_is_found_behind_any_number_of_others(database, store, numbe
         make_pairs(tx, store, again, [(Prompt("another text"), {LayerRole.foreground: _brighter(twin)})])
         index(tx, store)
         copy = waiting(tx, again)[0]
-        found = similar_samples.nearest_sample(tx, copy)
+        found = similar_samples.most_similar_sample(tx, copy)
         assert found.sample == tx.scalar(sa.select(samples.c.id).where(samples.c.candidate_id == ids[3]))
         assert found.bits <= 11
 
@@ -114,9 +114,9 @@ def test_a_pair_is_compared_by_its_blended_layer_with_pairs(database, store, num
         pairs = make_round(tx, kind="pair")
         made = make_pairs(tx, store, pairs, scenes(6, 64, start=50))
         index(tx, store)
-        assert similar_samples.nearest_sample(tx, made[0]) is None, "single layers are no pairs"
+        assert similar_samples.most_similar_sample(tx, made[0]) is None, "single layers are no pairs"
         accept(tx, made[1:])
-        found = similar_samples.nearest_sample(tx, made[0])
+        found = similar_samples.most_similar_sample(tx, made[0])
         assert set(found.layers) == set(LayerRole)
         assert 0 < found.bits < 192
 
@@ -128,7 +128,7 @@ def test_seeds_count_although_nobody_decided_them(database, store, number):
         stored = StoredLayer(row.sha256, row.width, row.height, row.bytes, row.visible)
         seed = NewSample(Kind.single, "a seed", "CC0-1.0", "test", 0, {LayerRole.foreground: stored})
         add_samples(tx, [seed])
-        found = similar_samples.nearest_sample(tx, one)
+        found = similar_samples.most_similar_sample(tx, one)
     assert (found.caption, found.round) == ("a seed", 0)
     assert found.bits > 0
 
@@ -139,7 +139,7 @@ def test_it_never_needs_to_read_a_table_from_end_to_end(database, number):
         ids = waiting(tx, number)
         accept(tx, ids[:5])
         compiled = similar_samples._NEAR.compile(dialect=database.engine.dialect)
-        values = compiled.construct_params(similar_samples.question(tx, ids[9]).values)
+        values = compiled.construct_params(similar_samples.similarity_query(tx, ids[9]).values)
         tx.execute(sa.text("set local enable_seqscan = off"))
         plan = tx.connection.exec_driver_sql(f"explain {compiled}", values).scalars().all()
     assert any("pk_layer_bands" in line for line in plan)

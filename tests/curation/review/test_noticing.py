@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from curation.errors import Refused
-from curation.images.codec import over
-from curation.screening.defects import DEFECTS, REASONS, plant
+from curation.images.codec import composite_over
+from curation.screening.defects import DEFECT_REASONS, DEFECTS, add_defect
 from curation.statistics.dawid_skene import Skills, Vote, fit_skills
-from curation.statistics.psychometric import LAPSE, GoldTrial, fit_curve, rejects
-from curation.synthetic.shapes import choose_subject, draw
+from curation.statistics.psychometric import LAPSE_RATE, GoldTrial, fit_curve, reject_probability
+from curation.synthetic.shapes import draw_subject, sample_subject
 from tests.benchmarks.consensus import measure
 
 GREEN = (90, 160, 90)
@@ -18,7 +18,7 @@ GREEN = (90, 160, 90)
 
 def simulate(rng: np.random.Generator, threshold: float, n: int, slope: float = 12.0, guess: float = 0.05):
     severities = rng.uniform(0.02, 1, n)
-    said = rng.random(n) < rejects(severities, threshold, slope, guess)
+    said = rng.random(n) < reject_probability(severities, threshold, slope, guess)
     return [GoldTrial(float(s), bool(r)) for s, r in zip(severities, said, strict=True)]
 
 
@@ -47,27 +47,27 @@ def test_answers_that_are_all_alike_are_borne():
     assert keen.high < 0.35
     assert fit_curve([], [False]) is None
     assert keen.guess < fit_curve([GoldTrial(0.5, rejected=True)], [True] * 8).guess
-    assert rejects(1.0, 0.1, 50, 0.05) == pytest.approx(1 - LAPSE)
-    assert rejects(0.0, 0.9, 50, 0.05) == pytest.approx(0.05)
+    assert reject_probability(1.0, 0.1, 50, 0.05) == pytest.approx(1 - LAPSE_RATE)
+    assert reject_probability(0.0, 0.9, 50, 0.05) == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_a_defect_grows_with_its_severity(defect):
     rng = np.random.default_rng(4)
-    rgba = draw(choose_subject(rng), rng, 96)
+    rgba = draw_subject(sample_subject(rng), rng, 96)
     seen = (rgba[..., 3] > 128).sum()
-    assert (plant(rgba, defect, 0, rng) == rgba).all()
-    before = over(rgba, GREEN).astype(float)
+    assert (add_defect(rgba, defect, 0, rng) == rgba).all()
+    before = composite_over(rgba, GREEN).astype(float)
     changed = []
     for severity in (0.1, 0.4, 1.0):
-        planted = plant(rgba, defect, severity, np.random.default_rng(9))
+        planted = add_defect(rgba, defect, severity, np.random.default_rng(9))
         assert planted.shape == rgba.shape and planted.dtype == np.uint8
         moved = (
-            seen - (planted[..., 3] > 128).sum() if defect == "cut" else np.abs(over(planted, GREEN) - before).mean()
+            seen - (planted[..., 3] > 128).sum() if defect == "cut" else np.abs(composite_over(planted, GREEN) - before).mean()
         )
         changed.append(moved)
     assert 0 < changed[0] < changed[1] < changed[2], "a cut by what is gone, all else by what is seen"
-    assert defect in REASONS
+    assert defect in DEFECT_REASONS
 
 
 @pytest.mark.parametrize("empty", [True, False])
@@ -75,14 +75,14 @@ def test_a_defect_grows_with_its_severity(defect):
 def test_a_defect_can_be_planted_in_anything(defect, empty):
     rgba = np.full((17, 31, 4), 0 if empty else 255, np.uint8)
     for seed in range(4):
-        assert plant(rgba, defect, 0.7, np.random.default_rng(seed)).shape == rgba.shape
+        assert add_defect(rgba, defect, 0.7, np.random.default_rng(seed)).shape == rgba.shape
 
 
 def test_unknown_defects_and_severities_are_refused():
     rgba = np.zeros((4, 4, 4), np.uint8)
     for defect, severity in (("dust", 0.5), ("haze", 1.5), ("haze", -0.1)):
         with pytest.raises(Refused):
-            plant(rgba, defect, severity, np.random.default_rng(0))
+            add_defect(rgba, defect, severity, np.random.default_rng(0))
 
 
 def simulated_votes(rng: np.random.Generator, skills: list[tuple[float, float]], items: int, overlap: int):

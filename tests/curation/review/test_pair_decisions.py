@@ -96,7 +96,7 @@ def test_an_accepted_pair_is_one_sample_of_three_layers_in_the_next_snapshot(dat
     desk(desk.ids[0], Verdict.accept)
     prompt, _ = desk.drawn[0]
     with database.transaction(one_view=True) as tx:
-        frozen = snapshots.freeze(tx, store, tag=None, actor="test")
+        frozen = snapshots.freeze_snapshot(tx, store, tag=None, actor="test")
     [sample] = read_samples(store, frozen.id)
     assert (sample.kind, sample.caption, sample.round) == (Kind.pair, prompt.text, desk.number)
     assert sample.texts == {FRONT: prompt.foreground, BACK: prompt.background}

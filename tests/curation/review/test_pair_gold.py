@@ -20,13 +20,13 @@ from curation.reporting import round_report
 from curation.reporting.reviewer_stats import as_text, reviewer_statistics
 from curation.review import gold
 from curation.review.decisions import decide, undo
-from curation.review.gold import GoldTerms, set_gold
+from curation.review.gold import GoldSettings, set_gold
 from curation.review.queue import claim_batch
-from curation.review.recent_decisions import latest_decisions
+from curation.review.recent_decisions import recent_decisions
 from curation.review.reviewers import add_reviewer
-from curation.review.similar_samples import nearest_sample
-from curation.screening.pairs.defects import PAIR_DEFECTS, PAIR_REASONS
-from curation.screening.rules import measure_whole
+from curation.review.similar_samples import most_similar_sample
+from curation.screening.pairs.defects import PAIR_DEFECT_REASONS, PAIR_DEFECTS
+from curation.screening.rules import measure_pair_candidate
 from tests.making import make_pairs, make_round, scenes
 
 FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
@@ -41,7 +41,7 @@ def hiding(database, store, monkeypatch):
         drawn = scenes(20, size=48)
         ids = make_pairs(tx, store, number, drawn)
         rows = [
-            {"candidate_id": one, "signals": measure_whole(pair, prompt)}
+            {"candidate_id": one, "signals": measure_pair_candidate(pair, prompt)}
             for one, (prompt, pair) in zip(ids, drawn, strict=True)
         ]
         tx.execute(sa.insert(screenings), rows)
@@ -51,16 +51,16 @@ def hiding(database, store, monkeypatch):
             texts = {FRONT: prompt.foreground, BACK: prompt.background}
             add_samples(tx, [NewSample("pair", prompt.text, "CC0", "test", 0, layers, texts=texts)])
         sources = gold_creation.choose_sources(tx, number, 48)
-        made = gold_creation.make_gold(store, sources, gold_creation.size_of(tx, number), seed=3)
-        assert gold_creation.keep_gold(tx, number, made, "test") == 48
-        set_gold(tx, number, GoldTerms(0.5, 0.6), "test")
+        made = gold_creation.make_gold(store, sources, gold_creation.typical_size(tx, number), seed=3)
+        assert gold_creation.add_gold(tx, number, made, "test") == 48
+        set_gold(tx, number, GoldSettings(0.5, 0.6), "test")
     return number
 
 
 def stored(store, rgba) -> StoredLayer:
     data = gold_creation.encode_layer(rgba)
     height, width = rgba.shape[:2]
-    return StoredLayer(store.put(data), width, height, len(data), gold_creation.visible_hash(rgba))
+    return StoredLayer(store.put(data), width, height, len(data), gold_creation.pixel_hash(rgba))
 
 
 def pieces(database) -> dict[uuid.UUID, sa.Row]:
@@ -75,7 +75,7 @@ def test_a_piece_of_a_pair_looks_like_any_pair(database, store, hiding):
     with database.transaction() as tx:
         ann = add_reviewer(tx, "ann").id
         cards = claim_batch(tx, ann, hiding, 24, (), 60).cards
-        beside = {card.id: nearest_sample(tx, card.id) for card in cards}
+        beside = {card.id: most_similar_sample(tx, card.id) for card in cards}
     told = {card.id in known: card for card in cards}
     assert set(told) == {True, False}, "both kinds, or this test would prove nothing"
     assert {(card.round, card.kind, card.flags) for card in cards} == {(hiding, "pair", ())}
@@ -105,7 +105,7 @@ def test_gold_of_pairs_is_decided_with_layers_and_counts_nowhere_but_in_curves(d
         for card in cards:
             row = known.get(card.id)
             bad = row is not None and row.severity > 0.4
-            reason, layer = PAIR_REASONS[row.defect] if bad else (RejectReason.clash, WHOLE)
+            reason, layer = PAIR_DEFECT_REASONS[row.defect] if bad else (RejectReason.clash, WHOLE)
             with database.transaction() as tx:
                 decide(
                     tx, ann.id, card.id, Verdict.reject if row is None or bad else Verdict.accept,
@@ -115,11 +115,11 @@ def test_gold_of_pairs_is_decided_with_layers_and_counts_nowhere_but_in_curves(d
             seen += row is not None
     assert seen > 10
     with database.transaction() as tx:
-        trail = latest_decisions(tx, ann.id, 5)
+        trail = recent_decisions(tx, ann.id, 5)
         told = reviewer_statistics(tx, ann, to_themselves=False)
         metrics = round_report.round_report(tx, hiding)
         assert tx.scalar(sa.select(sa.func.count()).select_from(samples)) == before, "no gold became a sample"
-        looks, clean = gold.read_looks(tx, ann.id)
+        looks, clean = gold.read_gold_responses(tx, ann.id)
         assert undo(tx, ann.id, None, key=uuid.uuid4(), seconds=60).card.kind == "pair"
     assert len(trail) == 5
     assert sum(map(len, looks.values())) + len(clean) == seen
@@ -142,7 +142,7 @@ def test_curves_of_single_layers_and_of_pairs_stand_apart(database, store, hidin
             add_samples(tx, [NewSample("single", f"subject {index}", "CC0", "test", 0, layer)])
         sources = gold_creation.choose_sources(tx, single, 48)
         assert {one.kind for one in sources} == {"single"}
-        gold_creation.keep_gold(tx, single, gold_creation.make_gold(store, sources, None, seed=4), "test")
+        gold_creation.add_gold(tx, single, gold_creation.make_gold(store, sources, None, seed=4), "test")
         homes = tx.execute(sa.select(rounds.c.kind).where(rounds.c.purpose == "gold").order_by(rounds.c.id)).scalars()
         assert list(homes) == ["pair", "single"]
         fringes = tx.execute(sa.select(gold_table).where(gold_table.c.defect == "fringe")).all()

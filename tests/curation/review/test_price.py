@@ -14,8 +14,8 @@ from curation.domain import CandidateState, Verdict
 from curation.reporting import round_report
 from curation.review import consensus, decisions
 from curation.review.reviewers import add_reviewer, add_rule_reviewer
-from curation.review.verdicts import CONSENSUS, settle
-from curation.rounds.policies import Mixed
+from curation.review.verdicts import CONSENSUS, apply_final_state
+from curation.rounds.policies import MixedPolicy
 from curation.selection import review_cost
 from curation.selection.select import select_candidates
 from tests.making import make_candidates, make_round
@@ -43,7 +43,7 @@ def test_the_price_by_slice_is_what_was_worked_out_by_hand(database, store):
         decisions.undo(tx, ann, None, key=uuid.uuid4(), seconds=60)
         say(5, Verdict.reject, 1_000)
         say(6, Verdict.accept, None, oracle)
-        told = review_cost.round_price(tx, number)
+        told = review_cost.review_cost(tx, number)
     likely, random = told["slices"]
     # Three looks at a mean of 2 s, the unmeasured one too, for two accepts.
     assert likely == {"slice": "likely", "looks": 3, "seconds": 6.0, "accepted": 2, "seconds_per_accept": 3.0}
@@ -60,7 +60,7 @@ def test_votes_of_several_on_one_candidate_are_looks_and_one_accept(database, st
     """Two of three have seen the one that waits: a look of it, three of what is fresh. A re-aggregation looks at nothing."""
     with database.transaction() as tx:
         number = make_round(tx)
-        consensus.set_consensus(tx, number, consensus.choose(3, None, None), "test")
+        consensus.set_consensus(tx, number, consensus.make_consensus(3, None, None), "test")
         first, turned, begun, _ = make_candidates(tx, store, number, 4)
         people = [add_reviewer(tx, name).id for name in ("ann", "bob", "cy")]
 
@@ -76,8 +76,8 @@ def test_votes_of_several_on_one_candidate_are_looks_and_one_accept(database, st
         row = {"candidate_id": turned, "reviewer_id": machine, "verdict": "reject", "channel": CONSENSUS, "final": True,
                "key": uuid.uuid4()}  # fmt: skip
         tx.execute(sa.insert(decisions_table), row)
-        settle(tx, turned, CandidateState.rejected)
-        told = review_cost.round_price(tx, number)
+        apply_final_state(tx, turned, CandidateState.rejected)
+        told = review_cost.review_cost(tx, number)
     assert told["slices"] == [
         {"slice": "random", "looks": 8, "seconds": 16.0, "accepted": 1, "seconds_per_accept": 16.0}
     ]
@@ -91,7 +91,7 @@ def test_nothing_is_made_up_where_nobody_has_looked(database, store):
     with database.transaction() as tx:
         number = make_round(tx)
         make_candidates(tx, store, number, 2)
-        assert review_cost.round_price(tx, number) == {"slices": [], "next_hour": None, "stop": None}
+        assert review_cost.review_cost(tx, number) == {"slices": [], "next_hour": None, "stop": None}
 
 
 def test_the_next_hour_is_worth_what_the_scores_of_what_is_ahead_say(database):
@@ -104,7 +104,7 @@ def test_the_next_hour_is_worth_what_the_scores_of_what_is_ahead_say(database):
         good = dict(zip(ids, said.tolist(), strict=True))
         select_candidates(tx, number, SOURCE)
         before = judge_waiting(tx, number, good, dwell_ms=36_000, most=100)
-        hour = review_cost.round_price(tx, number)["next_hour"]
+        hour = review_cost.review_cost(tx, number)["next_hour"]
         assert hour["looks"] == pytest.approx(100)
         assert hour["certain"] is True
         came = judge_waiting(tx, number, good, most=100)
@@ -119,22 +119,22 @@ def test_review_stops_at_the_wanted_accepts_or_when_an_hour_is_worth_too_little(
         quality = np.random.default_rng(2).standard_normal(600)
         ids = arrive(tx, number, 2, quality)
         good = dict(zip(ids, accepts(2, quality).tolist(), strict=True))
-        assert review_cost.why_stop(tx, number, Mixed(wanted=25)) is None
+        assert review_cost.stop_reason(tx, number, MixedPolicy(wanted=25)) is None
         select_candidates(tx, number, SOURCE)
         accepted = judge_waiting(tx, number, good, dwell_ms=36_000)
         assert accepted >= 25
-        assert "25 were wanted" in review_cost.why_stop(tx, number, Mixed(wanted=25))
+        assert "25 were wanted" in review_cost.stop_reason(tx, number, MixedPolicy(wanted=25))
         shown, left = select_candidates(tx, number, SOURCE)
         assert (shown, left > 300) == (0, True)  # by the policy nothing more is put up, and the rest stays unshown
         assert "review may stop: " in round_report.as_text(round_report.round_report(tx, number))
         tx.execute(sa.update(candidates).where(candidates.c.state == "unshown").values(state="waiting", propensity=1))
-        worth = review_cost.round_price(tx, number)["next_hour"]["accepts"]
-        assert review_cost.why_stop(tx, number, Mixed(least=worth - 1)) is None
-        assert "fewer than" in review_cost.why_stop(tx, number, Mixed(least=worth + 1))
+        worth = review_cost.review_cost(tx, number)["next_hour"]["accepts"]
+        assert review_cost.stop_reason(tx, number, MixedPolicy(least=worth - 1)) is None
+        assert "fewer than" in review_cost.stop_reason(tx, number, MixedPolicy(least=worth + 1))
 
 
 def test_a_round_without_a_rule_never_stops(database):
     with database.transaction() as tx:
         number = open_stream(tx, MIXED, 10)
-        assert review_cost.why_stop(tx, number, Mixed()) is None
+        assert review_cost.stop_reason(tx, number, MixedPolicy()) is None
         assert tx.scalar(sa.select(rounds.c.policy["kind"].astext)) == "mixed"

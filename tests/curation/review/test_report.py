@@ -17,7 +17,7 @@ from curation.domain import CandidateState, RejectReason, Verdict
 from curation.errors import NotFound
 from curation.reporting import round_report
 from curation.review import decisions, progress
-from curation.review.consensus import Consensus, ConsensusRule, set_consensus
+from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
 from curation.review.reviewers import add_reviewer, add_rule_reviewer
 from curation.rounds import lifecycle
 from tests.making import make_candidates, make_round
@@ -184,14 +184,14 @@ def test_progress_of_one_round_or_of_all_open_ones(database, store):
         assert progress.review_progress(tx, ann, first) == {"waiting": 2, "mine": 1, "accepted": 1}
         lifecycle.close_round(tx, first, "test")
         assert progress.review_progress(tx, ann, None) == {"waiting": 2, "mine": 0, "accepted": 0}
-        assert leases.sweep(tx) == {}
+        assert leases.expire(tx) == {}
 
 
 def test_what_several_decide_counts_once(database, store):
     """Four candidates of three looks each, 2 s a look: one accepted, two rejected, one waits for its third verdict."""
     with database.transaction() as tx:
         number = make_round(tx, quota=4)
-        set_consensus(tx, number, Consensus(ConsensusRule.majority, 3), "test")
+        set_consensus(tx, number, ConsensusSettings(ConsensusRule.majority, 3), "test")
         ids = make_candidates(tx, store, number, 4)
         said = {"ann": "arra", "bob": "aarr", "cy": "rrr"}
         for name, verdicts in said.items():

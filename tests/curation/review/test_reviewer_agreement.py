@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from curation.domain import Verdict
-from curation.quality.agreement import as_text, gwet_ac1, krippendorff_alpha, round_agreement, with_interval
-from curation.review.consensus import Consensus, ConsensusRule, set_consensus
+from curation.quality.agreement import as_text, bootstrap_interval, gwet_ac1, krippendorff_alpha, round_agreement
+from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
 from curation.review.decisions import decide
 from curation.review.reviewers import add_reviewer
 from tests.making import make_candidates, make_round
@@ -60,7 +60,7 @@ def test_what_cannot_be_paired_has_no_figure():
         assert measure(np.zeros((0, 2))) is None
         assert measure(np.array([[1.0, 0], [0, 1]])) is None
         assert measure(np.array([[2.0, 0], [3, 0]])) == 1
-    assert with_interval(gwet_ac1, np.array([[2.0, 0], [1, 1]])).low is None, "too few for an interval"
+    assert bootstrap_interval(gwet_ac1, np.array([[2.0, 0], [1, 1]])).low is None, "too few for an interval"
 
 
 @pytest.mark.parametrize("measure", [krippendorff_alpha, gwet_ac1])
@@ -74,7 +74,7 @@ def test_the_interval_covers_the_coefficient_of_the_population(measure):
         return np.stack([2 - said.sum(axis=0), said.sum(axis=0)], axis=1).astype(float)
 
     population = measure(sample(400_000))
-    found = [with_interval(measure, sample(300)) for _ in range(60)]
+    found = [bootstrap_interval(measure, sample(300)) for _ in range(60)]
     inside = sum(one.low <= population <= one.high for one in found)
     assert 51 <= inside <= 60, "95 % of 60, less three deviations"
 
@@ -82,7 +82,7 @@ def test_the_interval_covers_the_coefficient_of_the_population(measure):
 def test_a_rounds_agreement_comes_from_what_people_said(database, store):
     with database.transaction() as tx:
         number = make_round(tx)
-        set_consensus(tx, number, Consensus(ConsensusRule.majority, 3), "test")
+        set_consensus(tx, number, ConsensusSettings(ConsensusRule.majority, 3), "test")
         ids = make_candidates(tx, store, number, 8)
         people = [add_reviewer(tx, name).id for name in ("ann", "bob", "cy")]
         for place, one in enumerate(ids):

@@ -14,7 +14,7 @@ from curation.db.tables import sign_in_tokens
 from curation.domain import CandidateState, Role
 from curation.errors import Conflict, NotFound, Refused
 from curation.review import reviewers
-from curation.review.reviewers import BackOff, TooOften
+from curation.review.reviewers import SignInThrottle, TooManyAttemptsError
 from tests.making import make_candidates, make_round, states
 
 
@@ -29,8 +29,8 @@ def test_adding_twice_is_adding_once(database):
             reviewers.add_reviewer(tx, "  ")
         with pytest.raises(NotFound, match="bob"):
             reviewers.find_reviewer(tx, "bob")
-        assert reviewers.reviewer_of(tx, first.id) == first
-        assert reviewers.reviewer_of(tx, 10**6) is None
+        assert reviewers.get_reviewer(tx, first.id) == first
+        assert reviewers.get_reviewer(tx, 10**6) is None
         assert reviewers.add_rule_reviewer(tx) == reviewers.add_rule_reviewer(tx)
         assert [(one.name, one.kind) for one in reviewers.list_reviewers(tx)] == [
             ("ann", "person"),
@@ -84,7 +84,7 @@ def test_a_token_too_old_or_of_somebody_sent_away_is_refused(database):
         with database.transaction() as tx, pytest.raises(Refused, match="not valid"):
             reviewers.sign_in(tx, token)
     with database.transaction() as tx:
-        oracle = reviewers.reviewer_of(tx, reviewers.add_rule_reviewer(tx))
+        oracle = reviewers.get_reviewer(tx, reviewers.add_rule_reviewer(tx))
         for nobody in (oracle, reviewers.find_reviewer(tx, "bob")):
             with pytest.raises(Refused, match="cannot sign in"):
                 reviewers.issue_token(tx, nobody, 5)
@@ -102,12 +102,12 @@ def test_what_somebody_sent_away_held_waits_again(database, store):
 
 def test_wrong_tokens_are_told_to_wait():
     now = [0.0]
-    back_off = BackOff(clock=lambda: now[0])
+    back_off = SignInThrottle(clock=lambda: now[0])
     for _ in range(3):
         back_off.failed("a")
     waits = []
     for _ in range(9):
-        with pytest.raises(TooOften) as raised:
+        with pytest.raises(TooManyAttemptsError) as raised:
             back_off.failed("a")
         waits.append(raised.value.seconds)
         now[0] += waits[-1]
@@ -119,13 +119,13 @@ def test_wrong_tokens_are_told_to_wait():
 
 
 def test_back_off_remembers_a_bounded_number_of_addresses():
-    back_off = BackOff(clock=lambda: 0.0)
+    back_off = SignInThrottle(clock=lambda: 0.0)
     back_off.REMEMBERED = 5
     for address in range(50):
         for _ in range(3):
             back_off.failed(str(address))
     back_off.failed("0")
-    with pytest.raises(TooOften):
+    with pytest.raises(TooManyAttemptsError):
         back_off.failed("49")
     assert len(back_off._wrong) == 5
 

@@ -10,7 +10,7 @@ import pytest
 
 from curation.domain import Verdict
 from curation.reporting.reviewer_stats import all_statistics, as_text, reviewer_statistics
-from curation.review.consensus import Consensus, ConsensusRule, set_consensus
+from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
 from curation.review.decisions import decide
 from curation.review.reviewers import add_reviewer
 from tests.history import Past, make_history
@@ -112,7 +112,7 @@ def test_gold_gives_curves_and_is_told_to_reviewers_in_tens(database):
 def test_agreement_with_others_counts_what_they_said_of_the_same(database, store):
     with database.transaction() as tx:
         number = make_round(tx)
-        set_consensus(tx, number, Consensus(ConsensusRule.majority, 3), "test")
+        set_consensus(tx, number, ConsensusSettings(ConsensusRule.majority, 3), "test")
         ids = make_candidates(tx, store, number, 12)
         people = {name: add_reviewer(tx, name) for name in ("ann", "bob", "cy")}
         for place, one in enumerate(ids):

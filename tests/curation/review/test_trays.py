@@ -16,7 +16,7 @@ from curation.db.tables import leases as leases_table
 from curation.db.tables import rounds as rounds_table
 from curation.domain import CandidateState, LayerRole
 from curation.review import queue
-from curation.review.consensus import Consensus, ConsensusRule, set_consensus
+from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
 from curation.review.reviewers import add_reviewer
 from curation.rounds import lifecycle
 from tests.making import make_candidates, make_checkpoint, make_round, states
@@ -130,7 +130,7 @@ def test_an_expired_lease_goes_to_someone_else_and_the_first_is_told(database, s
         tx.execute(sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 minute'")))
     assert take(database, bob, 3).cards == (), "a claim never looks at expired leases"
     with database.transaction() as tx:
-        leases.sweep(tx)
+        leases.expire(tx)
     taken = ids(take(database, bob, 2))
     again = take(database, ann, 0, held)
     assert set(again.lost) == set(taken), "what is still free is leased again, the rest is lost"
@@ -227,7 +227,7 @@ def test_a_claim_of_what_others_have_begun_looks_at_no_more_than_it_says(databas
     """At 30,000 candidates with a verdict of hers, and fresh ones left, a reviewer's claim reads LOOK_AT of them."""
     with database.transaction() as tx:
         number = make_round(tx)
-        set_consensus(tx, number, Consensus(ConsensusRule.majority, 2), "test")
+        set_consensus(tx, number, ConsensusSettings(ConsensusRule.majority, 2), "test")
         me = add_reviewer(tx, "ann").id
         tx.execute(sa.text("insert into prompts (id, text) values ('00000000-0000-0000-0000-000000000001', 'p')"))
         tx.execute(
@@ -251,10 +251,10 @@ def test_a_claim_of_what_others_have_begun_looks_at_no_more_than_it_says(databas
             "reviewer": me,
             "page": None,
         }
-        (plan,) = tx.execute(claim, wanted | {"most": queue.LOOK_AT}).scalar_one()
+        (plan,) = tx.execute(claim, wanted | {"most": queue.SCAN_LIMIT}).scalar_one()
         cards = queue.claim_batch(tx, me, number, 8, (), 60).cards
     scans = [node for node in walk(plan["Plan"]) if node.get("Index Name") == "ix_candidates_waiting"]
-    assert [node["Actual Rows"] for node in scans] == [queue.LOOK_AT]
+    assert [node["Actual Rows"] for node in scans] == [queue.SCAN_LIMIT]
     with database.transaction() as tx:
         levels = tx.execute(sa.select(candidates.c.decided).where(candidates.c.id.in_([card.id for card in cards])))
         assert levels.scalars().all() == [0] * 8, "what she has decided is passed over"

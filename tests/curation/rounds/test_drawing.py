@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from curation.db import leases
 from curation.db.engine import Database
 from curation.db.tables import candidate_layers, candidates
-from curation.domain import DrawRequest, Job, LayerRole, Prompt
+from curation.domain import GenerationRequest, Job, LayerRole, Prompt
 from curation.images.codec import decode_layer
 from curation.object_store import FolderStore
 from curation.ports import Layers
@@ -23,7 +23,7 @@ from tests.making import make_checkpoint, picture, states
 class Painter:
     """A generator whose pictures are a function of the request, as the door demands."""
 
-    def draw(self, requests: Sequence[DrawRequest]) -> Sequence[Layers]:
+    def draw(self, requests: Sequence[GenerationRequest]) -> Sequence[Layers]:
         return [{LayerRole.foreground: picture(request.seed)} for request in requests]
 
 
@@ -33,9 +33,9 @@ def open_one(database: Database, quota: int) -> int:
         return lifecycle.open_round(tx, checkpoint=checkpoint, prompts_=[Prompt("x")], quota=quota, actor="test")
 
 
-def claim(database: Database, number: int, holder: str, count: int) -> list[generation.Claimed]:
+def claim(database: Database, number: int, holder: str, count: int) -> list[generation.ClaimedCandidate]:
     with database.transaction() as tx:
-        return generation.claim_requested(tx, number, holder, count, 60)
+        return generation.claim_candidates(tx, number, holder, count, 60)
 
 
 def test_what_is_drawn_is_kept_with_its_layer(database: Database, store: FolderStore) -> None:
@@ -44,7 +44,7 @@ def test_what_is_drawn_is_kept_with_its_layer(database: Database, store: FolderS
     database.send = asked.append
     claimed = claim(database, number, "me", 3)
     assert states(database, number) == {"requested": 2, "generating": 3}
-    assert generation.draw_claimed(database, store, Painter(), claimed, "me") == 3
+    assert generation.generate_claimed(database, store, Painter(), claimed, "me") == 3
     assert states(database, number) == {"requested": 2, "generated": 3}
     assert asked == [Job("screen", (number,))]
     with database.transaction() as tx:
@@ -72,10 +72,10 @@ def test_work_whose_lease_was_lost_is_not_kept_twice(database: Database, store: 
     number = open_one(database, 2)
     claimed = claim(database, number, "slow", 2)
     with database.transaction() as tx:
-        leases.hand_back(tx, "slow")
+        leases.release_holder(tx, "slow")
     again = claim(database, number, "quick", 2)
-    assert generation.draw_claimed(database, store, Painter(), again, "quick") == 2
-    assert generation.draw_claimed(database, store, Painter(), claimed, "slow") == 0
+    assert generation.generate_claimed(database, store, Painter(), again, "quick") == 2
+    assert generation.generate_claimed(database, store, Painter(), claimed, "slow") == 0
     assert states(database, number) == {"generated": 2}
 
 
@@ -84,7 +84,7 @@ def test_three_failures_set_a_candidate_aside_with_its_reason(database: Database
     for left in ("requested", "requested", "failed"):
         claimed = claim(database, number, "me", 1)
         with database.transaction() as tx:
-            generation.give_back(tx, claimed, "me", "OutOfMemory: the card is full")
+            generation.release_failed(tx, claimed, "me", "OutOfMemory: the card is full")
         assert states(database, number) == {left: 1}
     with database.transaction() as tx:
         assert tx.scalar(sa.select(candidates.c.note)) == "OutOfMemory: the card is full"
@@ -95,20 +95,20 @@ def test_a_round_that_closed_meanwhile_keeps_nothing(database: Database, store: 
     claimed = claim(database, number, "me", 2)
     with database.transaction() as tx:
         lifecycle.close_round(tx, number, "test")
-    assert generation.draw_claimed(database, store, Painter(), claimed, "me") == 0
+    assert generation.generate_claimed(database, store, Painter(), claimed, "me") == 0
     assert states(database, number) == {"withdrawn": 2}
 
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_a_drawing_that_breaks_in_the_middle_writes_no_row(database: Database, store: FolderStore, count: int) -> None:
     class Broken(Painter):
-        def draw(self, requests: Sequence[DrawRequest]) -> Sequence[Layers]:
+        def draw(self, requests: Sequence[GenerationRequest]) -> Sequence[Layers]:
             return super().draw(requests)[:-1]
 
     number = open_one(database, count)
     claimed = claim(database, number, "me", count)
     with pytest.raises(ValueError):
-        generation.draw_claimed(database, store, Broken(), claimed, "me")
+        generation.generate_claimed(database, store, Broken(), claimed, "me")
     with database.transaction() as tx:
         assert tx.scalar(sa.select(sa.func.count()).select_from(candidate_layers)) == 0
     assert states(database, number) == {"generating": count}

@@ -118,7 +118,7 @@ def test_a_round_of_pairs_needs_three_texts(database):
 
 def test_the_round_of_gold_is_nobodys(database: Database) -> None:
     with database.transaction() as tx:
-        row = {"purpose": lifecycle.GOLD, "kind": "single", "quota": 0, "policy": {}, "state": "open"}
+        row = {"purpose": lifecycle.GOLD_PURPOSE, "kind": "single", "quota": 0, "policy": {}, "state": "open"}
         number = tx.scalar(sa.insert(rounds_table).values(row).returning(rounds_table.c.id))
         assert lifecycle.list_rounds(tx) == []
         for move in (lifecycle.pause_round, lifecycle.close_round):

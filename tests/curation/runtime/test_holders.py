@@ -11,14 +11,14 @@ import sqlalchemy as sa
 
 from curation import jobs
 from curation.checkpoints import registry
-from curation.cli.runs import work_here
+from curation.cli.runs import run_or_follow
 from curation.db import leases
 from curation.db.engine import Database
 from curation.db.tables import leases as leases_table
 from curation.domain import Progress, RunState, TrainingRequest
 from curation.errors import Conflict
 from curation.runtime.context import open_context
-from curation.runtime.lease_holders import HOLDER, announce, dead_holders, forget, live_holders
+from curation.runtime.lease_holders import WORKER_ID, dead_holders, live_holders, mark_alive, remove_marker
 from curation.runtime.local_stack import _release_stale_leases
 from curation.settings import Settings
 from tests.making import make_checkpoint
@@ -44,19 +44,19 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 def test_a_killed_holder_is_dead_at_once_and_one_that_ends_leaves_nothing(tmp_path: Path) -> None:
-    announce(tmp_path)
-    announce(tmp_path)
+    mark_alive(tmp_path)
+    mark_alive(tmp_path)
     killed, name = another(tmp_path)
     ended, other = another(tmp_path)
-    assert live_holders(tmp_path) == {HOLDER, name, other}
+    assert live_holders(tmp_path) == {WORKER_ID, name, other}
     assert dead_holders(tmp_path) == set()
     killed.kill()
     end(killed)
     end(ended)
     assert dead_holders(tmp_path) == {name}
-    forget(tmp_path, name)
+    remove_marker(tmp_path, name)
     assert dead_holders(tmp_path) == set()
-    assert live_holders(tmp_path) == {HOLDER}
+    assert live_holders(tmp_path) == {WORKER_ID}
     assert dead_holders(tmp_path / "nothing here") == set()
 
 
@@ -81,7 +81,7 @@ def ordered(database: Database) -> tuple[TrainingRequest, str]:
     with database.transaction() as tx:
         snapshot = registry.find_checkpoint(tx, make_checkpoint(tx)).snapshot
         order = TrainingRequest("whole", "micro", snapshot, None, None, 0)
-        return order, str(registry.order_training(tx, order, "test"))
+        return order, str(registry.request_training(tx, order, "test"))
 
 
 def claimed(database: Database, order: TrainingRequest, holder: str) -> None:
@@ -99,11 +99,11 @@ def test_a_dead_holders_leases_are_handed_back_and_a_live_ones_are_not(settings:
         order, _ = ordered(database)
         process, name = another(settings.path("holders"))
         claimed(database, order, name)
-        jobs.release_lost(context)
+        jobs.release_lost_leases(context)
         assert state(database, order) == RunState.running
         process.kill()
         end(process)
-        jobs.release_lost(context)
+        jobs.release_lost_leases(context)
         assert state(database, order) == RunState.requested
         assert dead_holders(settings.path("holders")) == set()
         claimed(database, order, "elsewhere:1:abcdef")
@@ -118,10 +118,10 @@ def test_an_instance_that_starts_leaves_commands_alone_that_work(settings: Setti
         process, name = another(settings.path("holders"))
         claimed(database, order, name)
         with database.transaction() as tx:
-            assert not leases.hand_back_work(tx, live_holders(settings.path("holders")))
+            assert not leases.release_workers(tx, live_holders(settings.path("holders")))
         end(process)
         with database.transaction() as tx:
-            assert leases.hand_back_work(tx, live_holders(settings.path("holders"))) == {"requested": 1}
+            assert leases.release_workers(tx, live_holders(settings.path("holders"))) == {"requested": 1}
         _release_stale_leases(context)
 
 
@@ -137,16 +137,16 @@ def test_a_command_waits_for_a_live_holder_says_who_and_takes_over(
         def work(_house, run: str, _tell) -> None:
             """Claims like the job does; the holder is killed once the command has waited for it."""
             with database.transaction() as tx:
-                got = registry.claim_run(tx, order.id, HOLDER, 60)
+                got = registry.claim_run(tx, order.id, WORKER_ID, 60)
             tried.append(got is not None)
             if len(tried) == 2:
                 process.kill()
                 end(process)
             if got:
                 with database.transaction() as tx:
-                    registry.fail_run(tx, order.id, HOLDER, "enough")
+                    registry.fail_run(tx, order.id, WORKER_ID, "enough")
 
-        row = work_here(context, order.id, work, registry.find_run, lambda _: None)
+        row = run_or_follow(context, order.id, work, registry.find_run, lambda _: None)
     assert row["error"] == "enough"
     assert tried == [False, False, True]
     assert (
@@ -163,12 +163,12 @@ def test_a_cancelled_run_stops_its_holder_and_goes_on_when_ordered_again(databas
         assert not registry.cancel_run(tx, order.id, "anna")
         assert tx.scalar(sa.select(sa.func.count()).select_from(leases_table)) == 0
     for late in (
-        lambda tx: registry.note_progress(tx, order.id, "w1", Progress("base", 1, 2), 60),
+        lambda tx: registry.record_progress(tx, order.id, "w1", Progress("base", 1, 2), 60),
         lambda tx: registry.fail_run(tx, order.id, "w1", "late"),
     ):
         with pytest.raises(Conflict, match="cancelled"), database.transaction() as tx:
             late(tx)
     assert state(database, order) == RunState.cancelled
     with database.transaction() as tx:
-        registry.order_training(tx, order, "test")
+        registry.request_training(tx, order, "test")
     assert state(database, order) == RunState.requested

@@ -68,7 +68,7 @@ def test_it_comes_up_mends_itself_and_goes_down(home: Path) -> None:
         wait_for(lambda: health(standing) == "ok")
         standing.context.queue.send(Job("reconcile"))
     assert health(standing) is None
-    assert not embedded_postgres.running(home / "postgres")
+    assert not embedded_postgres.is_running(home / "postgres")
     assert all(not child.is_running() for child in processes)
 
 
@@ -97,7 +97,7 @@ def test_what_ends_a_container_ends_it_in_order(home: Path) -> None:
         be_ended()
     assert len(processes) >= 3
     assert signal.getsignal(signal.SIGTERM) is earlier
-    assert not embedded_postgres.running(home / "postgres")
+    assert not embedded_postgres.is_running(home / "postgres")
     assert not [one for one in processes if one.is_running() and "curation.cli.main" in " ".join(one.cmdline())]
 
 

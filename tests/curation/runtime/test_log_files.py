@@ -4,7 +4,7 @@ import stat
 import subprocess
 import sys
 
-from curation.runtime.log_files import bound_log, bounded_log, open_log
+from curation.runtime.log_files import open_log, rotate_log, rotating_log
 
 
 def test_a_log_is_for_its_owner_alone_also_an_old_one(tmp_path):
@@ -30,7 +30,7 @@ def test_a_log_is_cut_under_a_process_that_goes_on_writing(tmp_path):
         for n in range(200):
             print(n % 10, file=writer.stdin, flush=True)
             writer.stderr.readline()
-            bound_log(path, 1000)
+            rotate_log(path, 1000)
             assert path.stat().st_size <= 1000 + 101
     earlier = tmp_path / "a.log.1"
     assert earlier.stat().st_size <= 1000
@@ -43,8 +43,8 @@ def test_a_link_is_not_followed_and_a_missing_log_is_nothing(tmp_path):
     target = tmp_path / "precious"
     target.write_bytes(b"x" * 5000)
     (tmp_path / "a.log").symlink_to(target)
-    bound_log(tmp_path / "a.log", 1000)
-    bound_log(tmp_path / "none.log", 1000)
-    with bounded_log(tmp_path / "none.log"):
+    rotate_log(tmp_path / "a.log", 1000)
+    rotate_log(tmp_path / "none.log", 1000)
+    with rotating_log(tmp_path / "none.log"):
         pass
     assert target.stat().st_size == 5000

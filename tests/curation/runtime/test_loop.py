@@ -22,13 +22,13 @@ from curation.errors import LayerloopError
 from curation.object_store import FolderStore
 from curation.reporting import round_report
 from curation.rounds import lifecycle
-from curation.runtime.bootstrap import bring_seeds
+from curation.runtime.bootstrap import import_initial_seeds
 from curation.runtime.context import AppContext
-from curation.runtime.loop import Plan, choose_prompts, run_loop
+from curation.runtime.loop import LoopPlan, choose_prompts, run_loop
 from curation.settings import Settings
 from tests.making import make_candidates, make_round, states
 
-PLAN = Plan(rounds=2, quota=12, preset="micro", reviewer="rules")
+PLAN = LoopPlan(rounds=2, quota=12, preset="micro", reviewer="rules")
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def working(context: AppContext) -> Iterator[Working]:
 
 @pytest.mark.slow
 def test_two_rounds_end_and_a_second_call_does_nothing_again(context: AppContext, working: Working) -> None:
-    bring_seeds(context, None, 80, working.told)
+    import_initial_seeds(context, None, 80, working.told)
     numbers = run_loop(context, PLAN, working.told)
     assert len(numbers) == PLAN.rounds
     with context.database.transaction() as tx:
@@ -123,8 +123,8 @@ def test_two_rounds_end_and_a_second_call_does_nothing_again(context: AppContext
 )
 def test_a_round_of_pairs_is_drawn_screened_decided_and_becomes_samples(context: AppContext, working: Working) -> None:
     """The loop of `demo --pairs`, with a generator that needs no training."""
-    bring_seeds(context, None, 60, working.told, Kind.pair)
-    plan = Plan(rounds=1, quota=24, preset="micro", reviewer="rules", recipe="pairs", kind=Kind.pair)
+    import_initial_seeds(context, None, 60, working.told, Kind.pair)
+    plan = LoopPlan(rounds=1, quota=24, preset="micro", reviewer="rules", recipe="pairs", kind=Kind.pair)
     [number] = run_loop(context, plan, working.told)
     with context.database.transaction() as tx:
         told = round_report.round_report(tx, number)
@@ -142,7 +142,7 @@ def test_a_round_of_pairs_is_drawn_screened_decided_and_becomes_samples(context:
 
 
 def test_prompts_of_pairs_have_three_texts_and_single_ones_are_of_foregrounds(context: AppContext) -> None:
-    bring_seeds(context, None, 20, lambda _: None, Kind.pair)
+    import_initial_seeds(context, None, 20, lambda _: None, Kind.pair)
     with context.database.transaction() as tx:
         pairs = choose_prompts(tx, 50, 1, Kind.pair)
         singles = choose_prompts(tx, 50, 1)
@@ -154,9 +154,9 @@ def test_prompts_of_pairs_have_three_texts_and_single_ones_are_of_foregrounds(co
 
 
 def test_a_failed_training_ends_the_loop_with_its_reason(context: AppContext, working: Working) -> None:
-    bring_seeds(context, None, 20, lambda _: None)
+    import_initial_seeds(context, None, 20, lambda _: None)
     with pytest.raises(LayerloopError, match="training failed"):
-        run_loop(context, Plan(rounds=1, quota=4, preset="no such row", reviewer="rules"), lambda _: None)
+        run_loop(context, LoopPlan(rounds=1, quota=4, preset="no such row", reviewer="rules"), lambda _: None)
 
 
 def test_a_drawing_that_fails_thrice_does_not_stop_the_round(context: AppContext) -> None:
@@ -185,16 +185,16 @@ def test_the_sweep_asks_for_what_stands_and_nothing_else(context: AppContext) ->
 
 
 def test_a_stopped_training_is_handed_back(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    bring_seeds(context, None, 20, lambda _: None)
+    import_initial_seeds(context, None, 20, lambda _: None)
     with context.database.transaction(one_view=True) as tx:
-        snapshot = snapshots.freeze(tx, context.store, tag=None, actor="test").id
+        snapshot = snapshots.freeze_snapshot(tx, context.store, tag=None, actor="test").id
     with context.database.transaction() as tx:
-        run = registry.order_training(tx, TrainingRequest("whole", "micro", snapshot, None, None, 0), "test")
-    jobs.stopping.set()
+        run = registry.request_training(tx, TrainingRequest("whole", "micro", snapshot, None, None, 0), "test")
+    jobs.stop_requested.set()
     try:
         jobs.train(context, str(run))
     finally:
-        jobs.stopping.clear()
+        jobs.stop_requested.clear()
     with context.database.transaction() as tx:
         assert registry.find_run(tx, run)["state"] == "requested"
         assert registry.find_run(tx, run)["error"] is None

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from curation.errors import LayerloopError
-from curation.runtime.supervisor import Supervisor, alone_in
+from curation.runtime.supervisor import Supervisor, exclusive_home
 
 
 def wait_for(condition, seconds: float = 20):
@@ -82,7 +82,7 @@ def test_children_end_with_a_starter_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_home_is_up_only_once(tmp_path: Path) -> None:
-    with alone_in(tmp_path), pytest.raises(LayerloopError), alone_in(tmp_path):
+    with exclusive_home(tmp_path), pytest.raises(LayerloopError), exclusive_home(tmp_path):
         pass
-    with alone_in(tmp_path):
+    with exclusive_home(tmp_path):
         pass

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from curation.errors import Refused
-from curation.images.codec import over
+from curation.images.codec import composite_over
 from curation.images.pairs import composite
-from curation.scenes.blending import canvas, fade, on_canvas
+from curation.scenes.blending import apply_opacity, new_canvas, place_on_canvas
 
 PIXELS = arrays(np.uint8, (2, 3, 4))
 
@@ -43,18 +43,18 @@ def test_over_an_opaque_picture_it_is_the_plain_blend(front, back) -> None:
     back[..., 3] = 255
     blended = composite(front, back)
     assert (blended[..., 3] == 255).all()
-    assert np.array_equal(blended[..., :3], over(front, back))
+    assert np.array_equal(blended[..., :3], composite_over(front, back))
 
 
 @settings(max_examples=100, deadline=None)
 @given(PIXELS)
 def test_what_is_clear_changes_nothing_and_what_is_opaque_hides_all(rgba) -> None:
-    clear = canvas((3, 2))
+    clear = new_canvas((3, 2))
     seen = np.where(rgba[..., 3:] > 0, rgba, 0)
     assert np.array_equal(composite(clear, rgba), seen)
     assert np.array_equal(composite(rgba, clear), seen)
     rgba[..., 3] = 255
-    assert np.array_equal(composite(rgba, canvas((3, 2), (1, 2, 3))), rgba)
+    assert np.array_equal(composite(rgba, new_canvas((3, 2), (1, 2, 3))), rgba)
 
 
 @settings(max_examples=100, deadline=None)
@@ -69,16 +69,16 @@ def test_layers_may_be_put_together_in_any_grouping(top, middle, bottom) -> None
 @settings(max_examples=100, deadline=None)
 @given(PIXELS, st.integers(0, 255))
 def test_fading_touches_alpha_alone(rgba, opacity: int) -> None:
-    faded = fade(rgba, opacity)
+    faded = apply_opacity(rgba, opacity)
     assert np.array_equal(faded[..., :3], rgba[..., :3])
     assert np.array_equal(faded[..., 3], np.floor(rgba[..., 3] * (opacity / 255) + 0.5 + 1e-9))
-    assert np.array_equal(fade(rgba, 255), rgba)
+    assert np.array_equal(apply_opacity(rgba, 255), rgba)
 
 
 @settings(max_examples=200, deadline=None)
 @given(PIXELS, st.integers(-5, 6), st.integers(-5, 6))
 def test_a_layer_lies_where_it_was_put(rgba, left: int, top: int) -> None:
-    laid = on_canvas(rgba, (left, top), (5, 4))
+    laid = place_on_canvas(rgba, (left, top), (5, 4))
     for y in range(4):
         for x in range(5):
             inside = 0 <= y - top < 2 and 0 <= x - left < 3
@@ -87,4 +87,4 @@ def test_a_layer_lies_where_it_was_put(rgba, left: int, top: int) -> None:
 
 def test_sizes_that_differ_are_a_mistake() -> None:
     with pytest.raises(Refused):
-        composite(canvas((3, 2)), canvas((2, 3)))
+        composite(new_canvas((3, 2)), new_canvas((2, 3)))

@@ -17,16 +17,16 @@ from defusedxml import ElementTree
 from PIL import Image
 
 from curation.errors import Refused
-from curation.images.codec import over
+from curation.images.codec import composite_over
 from curation.images.pairs import composite
 from curation.ports import RGBA
-from curation.scenes.blending import canvas, fade, on_canvas
+from curation.scenes.blending import apply_opacity, new_canvas, place_on_canvas
 from curation.scenes.formats.ora import write_ora
 from curation.scenes.formats.psd import write_psd
 from curation.scenes.formats.tiff import write_tiff
 from curation.scenes.layer_stack import LayerStack, StackLayer
-from curation.scenes.layered_files import WRITERS, read_formats
-from curation.scenes.manifest import LAYERED
+from curation.scenes.layered_files import WRITERS, parse_formats
+from curation.scenes.manifest import LAYERED_FILE_NAMES
 from tests.making import picture
 from tests.pair_painter import slope
 
@@ -40,9 +40,9 @@ def stack(background: RGBA) -> LayerStack:
         StackLayer("lampe à huile, 日本のランプ", picture(2, 20, 30), (-7, 25), 128),
         StackLayer("x" * 100, picture(3, 9, 11), (44, -3), 77),
     ]
-    merged = canvas(SIZE)
+    merged = new_canvas(SIZE)
     for sheet in sheets:
-        merged = composite(on_canvas(fade(sheet.rgba, sheet.opacity), sheet.offset, SIZE), merged)
+        merged = composite(place_on_canvas(apply_opacity(sheet.rgba, sheet.opacity), sheet.offset, SIZE), merged)
     return LayerStack(SIZE, sheets, merged)
 
 
@@ -75,7 +75,7 @@ def test_psd_in_a_third(tmp_path: Path, drawn: LayerStack) -> None:
         assert found == [
             ("RGBA", (x, y, x + s.rgba.shape[1], y + s.rgba.shape[0])) for s in drawn.sheets for x, y in [s.offset]
         ]
-        assert np.array_equal(np.asarray(image.convert("RGB")), over(drawn.merged, (255, 255, 255)))
+        assert np.array_equal(np.asarray(image.convert("RGB")), composite_over(drawn.merged, (255, 255, 255)))
         if drawn is OPAQUE:
             assert image.mode == "RGB"
         else:
@@ -147,7 +147,7 @@ def test_tiff_in_a_second_program(tmp_path: Path, drawn: LayerStack) -> None:
             assert page.photometric == tifffile.PHOTOMETRIC.RGB
             assert page.tags["PageName"].value == sheet.name
             assert page.tags["NewSubfileType"].value == tifffile.FILETYPE.PAGE
-            assert np.array_equal(page.asarray(), on_canvas(sheet.rgba, sheet.offset, SIZE))
+            assert np.array_equal(page.asarray(), place_on_canvas(sheet.rgba, sheet.offset, SIZE))
             told = json.loads(page.description)
             assert (told["name"], tuple(told["offset"])) == (sheet.name, sheet.offset)
             assert round(told["opacity"] * 255) == sheet.opacity
@@ -162,8 +162,8 @@ def test_equal_scenes_are_equal_files(tmp_path: Path, kind: str) -> None:
 
 
 def test_formats_by_name() -> None:
-    assert set(WRITERS) == set(LAYERED)
-    assert read_formats(None) == []
-    assert read_formats("PSD, ora,psd") == ["psd", "ora"]
+    assert set(WRITERS) == set(LAYERED_FILE_NAMES)
+    assert parse_formats(None) == []
+    assert parse_formats("PSD, ora,psd") == ["psd", "ora"]
     with pytest.raises(Refused, match="unknown layered format 'xcf'"):
-        read_formats("psd,xcf")
+        parse_formats("psd,xcf")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from curation.domain import DrawRequest, Prompt
-from curation.scenes.planning import Step, StepKind, plan
+from curation.domain import GenerationRequest, Prompt
+from curation.scenes.planning import SceneStep, StepKind, plan_steps
 from curation.scenes.scene import Background, Scene, SceneLayer
 
 FOX, OWL = SceneLayer("fox", "a fox", seed=3), SceneLayer("owl", "an owl", seed=4)
@@ -13,41 +13,41 @@ LAMP, MOON = SceneLayer("lamp", "a lamp", Path("lamp.png")), SceneLayer("moon", 
 FOREST = Background("a forest")
 
 
-def asked(whole: str, foreground: str | None, background: str | None, seed: int) -> DrawRequest:
-    return DrawRequest(Prompt(whole, foreground, background), seed)
+def asked(whole: str, foreground: str | None, background: str | None, seed: int) -> GenerationRequest:
+    return GenerationRequest(Prompt(whole, foreground, background), seed)
 
 
 def test_a_background_is_drawn_with_the_first_layer() -> None:
-    assert plan(Scene(FOREST, [FOX, OWL])) == [
-        Step(StepKind.together, [0, 1], asked("a fox, a forest", "a fox", "a forest", 3)),
-        Step(StepKind.over, [2], asked("an owl, a fox, a forest", "an owl", "a fox, a forest", 4), range(2)),
+    assert plan_steps(Scene(FOREST, [FOX, OWL])) == [
+        SceneStep(StepKind.together, [0, 1], asked("a fox, a forest", "a fox", "a forest", 3)),
+        SceneStep(StepKind.over, [2], asked("an owl, a fox, a forest", "an owl", "a fox, a forest", 4), range(2)),
     ]
 
 
 def test_the_whole_is_said_when_the_last_layer_is_drawn() -> None:
-    drawn = [step.request.prompt.text for step in plan(Scene(FOREST, [FOX, OWL], "the whole"))]
+    drawn = [step.request.prompt.text for step in plan_steps(Scene(FOREST, [FOX, OWL], "the whole"))]
     assert drawn == ["a fox, a forest", "the whole"]
-    assert plan(Scene(FOREST, [FOX, MOON], "the whole"))[0].request.prompt.text == "the whole"
-    assert plan(Scene(FOREST, [LAMP], "the whole"))[0].request.prompt.text == "the whole"
+    assert plan_steps(Scene(FOREST, [FOX, MOON], "the whole"))[0].request.prompt.text == "the whole"
+    assert plan_steps(Scene(FOREST, [LAMP], "the whole"))[0].request.prompt.text == "the whole"
 
 
 def test_a_background_is_drawn_to_fit_the_files_on_it() -> None:
-    assert plan(Scene(FOREST, [LAMP, MOON, FOX, LAMP], seed=9)) == [
-        Step(StepKind.under, [0], asked("a lamp, a forest", "a lamp", "a forest", 9), range(1, 3)),
-        Step(StepKind.given, [1]),
-        Step(StepKind.given, [2]),
-        Step(StepKind.over, [3], asked("a fox, a lamp, a forest", "a fox", "a lamp, a forest", 3), range(3)),
-        Step(StepKind.given, [4]),
+    assert plan_steps(Scene(FOREST, [LAMP, MOON, FOX, LAMP], seed=9)) == [
+        SceneStep(StepKind.under, [0], asked("a lamp, a forest", "a lamp", "a forest", 9), range(1, 3)),
+        SceneStep(StepKind.given, [1]),
+        SceneStep(StepKind.given, [2]),
+        SceneStep(StepKind.over, [3], asked("a fox, a lamp, a forest", "a fox", "a lamp, a forest", 3), range(3)),
+        SceneStep(StepKind.given, [4]),
     ]
-    [under, _] = plan(Scene(FOREST, [MOON]))
+    [under, _] = plan_steps(Scene(FOREST, [MOON]))
     assert under.request == asked("a forest", None, "a forest", 0)
 
 
 def test_on_the_users_own_background_every_layer_fits_what_lies_below() -> None:
-    [given, fox] = plan(Scene(Background(colour=(1, 2, 3)), [FOX]))
-    assert given == Step(StepKind.given, [0])
-    assert fox == Step(StepKind.over, [1], asked("a fox", "a fox", None, 3), range(1))
-    assert [step.way for step in plan(Scene(Background(file=Path("a.jpg")), [LAMP]))] == [
+    [given, fox] = plan_steps(Scene(Background(colour=(1, 2, 3)), [FOX]))
+    assert given == SceneStep(StepKind.given, [0])
+    assert fox == SceneStep(StepKind.over, [1], asked("a fox", "a fox", None, 3), range(1))
+    assert [step.way for step in plan_steps(Scene(Background(file=Path("a.jpg")), [LAMP]))] == [
         StepKind.given,
         StepKind.given,
     ]

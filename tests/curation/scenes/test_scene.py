@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from curation.errors import LayerloopError, NotFound, Refused
-from curation.scenes.scene import Background, FitMode, Scene, SceneLayer, make_scene, read_scene
-from curation.scenes.sizes import read_size
+from curation.scenes.scene import Background, FitMode, Scene, SceneLayer, load_scene, parse_scene
+from curation.scenes.sizes import parse_size
 
 FOREST = '[background]\nprompt = "a forest"\n'
 FOX = '[[layers]]\nprompt = "a fox"\n'
@@ -52,7 +52,7 @@ def test_everything_that_a_scene_may_say(tmp_path: Path) -> None:
         prompt = "an owl"
         """,
     )
-    assert read_scene(path) == Scene(
+    assert load_scene(path) == Scene(
         Background("a forest", tmp_path / "photo.jpg", (16, 32, 48), FitMode.contain),
         (
             SceneLayer("a fox", "a fox", None, 3),
@@ -63,8 +63,8 @@ def test_everything_that_a_scene_may_say(tmp_path: Path) -> None:
         "320x240",
         40,
     )
-    assert [layer.seed for layer in read_scene(path, 7).layers] == [3, 8, 9]
-    assert read_scene(path).files == [tmp_path / "photo.jpg", tmp_path / "lamp.png"]
+    assert [layer.seed for layer in load_scene(path, 7).layers] == [3, 8, 9]
+    assert load_scene(path).files == [tmp_path / "photo.jpg", tmp_path / "lamp.png"]
 
 
 @pytest.mark.parametrize(
@@ -106,31 +106,31 @@ def test_everything_that_a_scene_may_say(tmp_path: Path) -> None:
 def test_what_is_wrong_is_told(tmp_path: Path, text: str, says: str, hint: str) -> None:
     Image.new("RGBA", (4, 4)).save(tmp_path / "here.png")
     with pytest.raises(Refused) as refused:
-        read_scene(write(tmp_path, text))
+        load_scene(write(tmp_path, text))
     assert says in refused.value.message
     assert hint in refused.value.hint
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="there is no file"):
-        read_scene(tmp_path / "scene.toml")
+        load_scene(tmp_path / "scene.toml")
     with pytest.raises(NotFound, match=r"layer 1, there is no file .*lamp\.png"):
-        read_scene(write(tmp_path, FOREST + "[[layers]]\nfile = 'lamp.png'\n"))
+        load_scene(write(tmp_path, FOREST + "[[layers]]\nfile = 'lamp.png'\n"))
     with pytest.raises(Refused, match="is a folder"):
-        read_scene(tmp_path)
+        load_scene(tmp_path)
     (tmp_path / "scene.toml").write_bytes(b"\xe9\x81")
     with pytest.raises(Refused, match="utf-8"):
-        read_scene(tmp_path / "scene.toml")
+        load_scene(tmp_path / "scene.toml")
 
 
 def test_names_have_no_letters_that_files_cannot_hold(tmp_path: Path) -> None:
     text = FOREST + '[[layers]]\nprompt = "a\\u0001fox\\nruns"\n' + f"[[layers]]\nprompt = '{'x' * 300}'\n"
-    first, second = read_scene(write(tmp_path, text)).layers
+    first, second = load_scene(write(tmp_path, text)).layers
     assert first.name == "a fox runs"
     assert len(second.name) == 100
     assert len(second.prompt) == 300
     with pytest.raises(Refused, match="NUL"):
-        read_scene(write(tmp_path, FOREST + '[[layers]]\nprompt = "a\\u0000fox"\n'))
+        load_scene(write(tmp_path, FOREST + '[[layers]]\nprompt = "a\\u0000fox"\n'))
 
 
 KEYS = ["size", "whole", "seed", "background", "layers", "prompt", "file", "name", "opacity", "scale", "position", "x"]
@@ -145,7 +145,7 @@ VALUES = st.recursive(
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=5))
 def test_whatever_a_file_says_is_a_scene_or_a_sentence(table: dict) -> None:
     with suppress(LayerloopError):
-        assert make_scene(table, Path("nowhere")).layers
+        assert parse_scene(table, Path("nowhere")).layers
 
 
 @pytest.mark.parametrize(
@@ -153,10 +153,10 @@ def test_whatever_a_file_says_is_a_scene_or_a_sentence(table: dict) -> None:
     [(None, (None, None)), ("832x1216", ((832, 1216), None)), (" 64×32 ", ((64, 32), None)), ("2:3", (None, 2 / 3))],
 )
 def test_sizes(text: str | None, size: tuple) -> None:
-    assert read_size(text) == size
+    assert parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "0x0", "7x64", "3:0", "64", "64x", "x64", "1e3x64"])
 def test_no_sizes(text: str) -> None:
     with pytest.raises(Refused, match="invalid size"):
-        read_size(text)
+        parse_size(text)

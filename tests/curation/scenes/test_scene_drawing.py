@@ -18,12 +18,12 @@ from curation.domain import Checkpoint, LayerRole
 from curation.errors import Corrupt, NotFound, Refused
 from curation.images.codec import decode_layer
 from curation.images.pairs import composite
-from curation.images.provenance import read_picture, read_provenance
-from curation.object_store import FolderStore, sha256_of
-from curation.ports import DrawOptions, Layers
+from curation.images.provenance import read_image, read_provenance
+from curation.object_store import FolderStore, compute_sha256
+from curation.ports import GenerationOptions, Layers
 from curation.scenes import manifest as accounts
-from curation.scenes.blending import canvas, fade, on_canvas
-from curation.scenes.drawing import draw_scene
+from curation.scenes.blending import apply_opacity, new_canvas, place_on_canvas
+from curation.scenes.drawing import generate_scene
 from curation.scenes.layer_source import SceneGenerator
 from curation.scenes.manifest import SceneManifest, read_manifest
 from curation.scenes.scene import Background, FitMode, Scene, SceneLayer
@@ -45,13 +45,13 @@ THREE = Scene(
 
 
 def hand_of(
-    store: FolderStore, options: DrawOptions = DrawOptions(), painter: type[PairPainter] = PairPainter
+    store: FolderStore, options: GenerationOptions = GenerationOptions(), painter: type[PairPainter] = PairPainter
 ) -> SceneGenerator:
     return SceneGenerator(CHECKPOINT, lambda: painter(store), store, options)
 
 
 def draw(scene: Scene, hand: SceneGenerator | None, folder: Path, force: bool = False) -> SceneManifest:
-    return draw_scene(scene, PICTURES, hand, folder, lambda _: None, force)
+    return generate_scene(scene, PICTURES, hand, folder, lambda _: None, force)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -59,7 +59,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_every_step_is_asked_for_what_fits_and_kept(tmp_path: Path, store: FolderStore) -> None:
-    hand, out = hand_of(store, DrawOptions(steps=9, negative="ugly")), tmp_path / "new" / "scene"
+    hand, out = hand_of(store, GenerationOptions(steps=9, negative="ugly")), tmp_path / "new" / "scene"
     drawn = draw(THREE, hand, out)
     (first, plain), (second, given) = hand.generator.asked
     assert (first.prompt.foreground, first.prompt.background, first.seed) == ("a fox", "a forest", 3)
@@ -67,7 +67,7 @@ def test_every_step_is_asked_for_what_fits_and_kept(tmp_path: Path, store: Folde
     assert not plain.given
     [(role, below)] = given.given.items()
     assert role is LayerRole.background
-    assert np.array_equal(decode_layer(store.get(below)), read_picture(out / "blended-2.png"))
+    assert np.array_equal(decode_layer(store.get(below)), read_image(out / "blended-2.png"))
     assert read_provenance(out / "3-owl.png")["given background"] == below
 
     assert drawn.complete
@@ -77,21 +77,21 @@ def test_every_step_is_asked_for_what_fits_and_kept(tmp_path: Path, store: Folde
     assert drawn.names == [
         "0-background.png", "1-fox.png", "2-lamp.png", "3-owl.png", "blended-1.png", "blended-2.png", "blended-3.png",
     ]  # fmt: skip
-    assert np.array_equal(read_picture(out / "2-lamp.png"), PICTURES[LAMP])
-    so_far = canvas((64, 64))
+    assert np.array_equal(read_image(out / "2-lamp.png"), PICTURES[LAMP])
+    so_far = new_canvas((64, 64))
     for step in drawn.steps:
         for layer in step.layers:
-            assert layer.sha256 == sha256_of(out / layer.file)
-            rgba = read_picture(out / layer.file)
+            assert layer.sha256 == compute_sha256(out / layer.file)
+            rgba = read_image(out / layer.file)
             assert rgba.shape == (layer.size[1], layer.size[0], 4)
-            so_far = composite(on_canvas(fade(rgba, layer.opacity), layer.offset, (64, 64)), so_far)
-        assert np.array_equal(read_picture(out / step.blended), so_far)
-        assert step.sha256 == sha256_of(out / step.blended)
+            so_far = composite(place_on_canvas(apply_opacity(rgba, layer.opacity), layer.offset, (64, 64)), so_far)
+        assert np.array_equal(read_image(out / step.blended), so_far)
+        assert step.sha256 == compute_sha256(out / step.blended)
     assert read_manifest(out) == drawn
 
 
 def test_files_say_how_they_were_made_and_the_users_own_say_nothing(tmp_path: Path, store: FolderStore) -> None:
-    drawn = draw(THREE, hand_of(store, DrawOptions(steps=9)), tmp_path / "out")
+    drawn = draw(THREE, hand_of(store, GenerationOptions(steps=9)), tmp_path / "out")
     facts = read_provenance(tmp_path / "out" / "3-owl.png")
     assert facts["foreground"] == "an owl"
     assert facts["background"] == "a lamp, a fox, a forest"
@@ -113,7 +113,7 @@ def test_a_background_is_drawn_to_fit_the_files_on_it(tmp_path: Path, store: Fol
     assert under.prompt.background == "a beach"
     [(role, sha256)] = given.given.items()
     assert role is LayerRole.foreground
-    expected = composite(on_canvas(fade(PICTURES[LAMP], 128), (-5, 50), (64, 64)), canvas((64, 64)))
+    expected = composite(place_on_canvas(apply_opacity(PICTURES[LAMP], 128), (-5, 50), (64, 64)), new_canvas((64, 64)))
     assert np.array_equal(decode_layer(store.get(sha256)), expected)
     assert list(over.given) == [LayerRole.background]
     assert [step.blended for step in drawn.steps] == ["blended-0.png", "blended-1.png", "blended-2.png"]
@@ -125,7 +125,7 @@ def test_on_the_users_photograph(tmp_path: Path, store: FolderStore, fit: FitMod
     hand = hand_of(store)
     drawn = draw(scene, hand, tmp_path / "out")
     assert drawn.size == (64, 64)  # the checkpoint's own
-    photo = read_picture(tmp_path / "out" / "0-background.png")
+    photo = read_image(tmp_path / "out" / "0-background.png")
     assert (photo[..., 3] == 255).all()
     [(_, options)] = hand.generator.asked
     assert np.array_equal(decode_layer(store.get(options.given[LayerRole.background])), photo)
@@ -236,12 +236,12 @@ def test_another_file_of_the_same_name_or_another_checkpoint_is_another_step(
     draw(THREE, hand_of(store), tmp_path / "out")
     others = PICTURES | {LAMP: picture(50, 20, 30)}
     with pytest.raises(Refused, match="from step 2 on"):
-        draw_scene(THREE, others, hand_of(store), tmp_path / "out", lambda _: None)
+        generate_scene(THREE, others, hand_of(store), tmp_path / "out", lambda _: None)
     hand = SceneGenerator(replace(CHECKPOINT, seed=1), lambda: PairPainter(store), store)
     with pytest.raises(Refused, match="from step 1 on"):
         draw(THREE, hand, tmp_path / "out")
     with pytest.raises(Refused, match="from step 1 on"):
-        draw(THREE, hand_of(store, DrawOptions(guidance=3)), tmp_path / "out")
+        draw(THREE, hand_of(store, GenerationOptions(guidance=3)), tmp_path / "out")
 
 
 def test_files_that_were_changed_or_lost(tmp_path: Path, store: FolderStore) -> None:

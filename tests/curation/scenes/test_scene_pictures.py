@@ -12,9 +12,9 @@ import pytest
 from PIL import Image, ImageCms
 
 from curation.errors import Refused
-from curation.image_limits import LIMITS
+from curation.image_limits import DEFAULT_LIMITS
 from curation.scenes.scene import FitMode
-from curation.scenes.scene_images import as_background, cover, decode_bytes, read_pictures, set_down
+from curation.scenes.scene_images import cover, decode_bytes, decode_images, fit_background, place_image
 from tests.making import picture
 
 
@@ -28,24 +28,24 @@ def test_pictures_come_through_a_confined_process(tmp_path: Path) -> None:
     exif[0x0112] = 6
     sideways.save(tmp_path / "photo.jpg", exif=exif, quality=95)
     paths = [tmp_path / "layer.png", tmp_path / "layer.webp", tmp_path / "photo.jpg"]
-    read = read_pictures(paths)
+    read = decode_images(paths)
     for path in paths[:2]:
         assert np.array_equal(read[path], np.where(rgba[..., 3:] > 0, rgba, 0))
     assert read[paths[2]].shape == (60, 40, 4)
     assert (read[paths[2]][..., 3] == 255).all()
     assert np.abs(read[paths[2]][30, 20, :3].astype(int) - (200, 30, 30)).max() <= 3
-    assert read_pictures([]) == {}
+    assert decode_images([]) == {}
 
 
 def test_a_photographs_own_colours_become_srgb(tmp_path: Path) -> None:
     swapped = ImageCms.createProfile("XYZ")
     plain = Image.new("RGB", (20, 20), (120, 90, 60))
     plain.save(tmp_path / "a.jpg", icc_profile=b"no profile at all")
-    assert read_pictures([tmp_path / "a.jpg"])[tmp_path / "a.jpg"].shape == (20, 20, 4)
+    assert decode_images([tmp_path / "a.jpg"])[tmp_path / "a.jpg"].shape == (20, 20, 4)
     plain.save(tmp_path / "b.jpg", icc_profile=ImageCms.ImageCmsProfile(swapped).tobytes())
-    assert read_pictures([tmp_path / "b.jpg"])[tmp_path / "b.jpg"].shape == (20, 20, 4)
+    assert decode_images([tmp_path / "b.jpg"])[tmp_path / "b.jpg"].shape == (20, 20, 4)
     Image.new("CMYK", (20, 20), (0, 255, 255, 0)).save(tmp_path / "c.jpg")
-    red = read_pictures([tmp_path / "c.jpg"])[tmp_path / "c.jpg"]
+    red = decode_images([tmp_path / "c.jpg"])[tmp_path / "c.jpg"]
     assert red[5, 5, 0] > 200
     assert red[5, 5, 1:3].max() < 80
 
@@ -80,13 +80,13 @@ def test_hostile_files_end_in_a_sentence(tmp_path: Path) -> None:
     }
     for name, (data, says) in files.items():
         (tmp_path / name).write_bytes(data)
-        said = decode_bytes(data, name, LIMITS)
+        said = decode_bytes(data, name, DEFAULT_LIMITS)
         assert isinstance(said, str), name
         assert says in said, (name, said)
     with pytest.raises(Refused, match=r"pickle\.png cannot be used: .* not an image"):
-        read_pictures([whole, tmp_path / "pickle.png"])
+        decode_images([whole, tmp_path / "pickle.png"])
     with pytest.raises(Refused, match="is a folder"):
-        read_pictures([tmp_path])
+        decode_images([tmp_path])
 
 
 def test_a_background_covers_or_is_seen_whole() -> None:
@@ -96,7 +96,7 @@ def test_a_background_covers_or_is_seen_whole() -> None:
     covering = cover(wide, (20, 20))
     assert covering.shape == (20, 20, 4)
     assert covering[..., :3].max() < 40  # the red and blue sides are cut off
-    whole = as_background(wide, (20, 20), FitMode.contain)
+    whole = fit_background(wide, (20, 20), FitMode.contain)
     assert whole.shape == (20, 20, 4)
     assert (whole[:7, :, 3] == 0).all()
     assert (whole[-7:, :, 3] == 0).all()
@@ -106,17 +106,17 @@ def test_a_background_covers_or_is_seen_whole() -> None:
 
 def test_layers_are_set_down_in_their_own_size_or_made_to_fit() -> None:
     rgba = picture(3, 40, 20)
-    same, offset = set_down(rgba, (100, 60), None, None)
+    same, offset = place_image(rgba, (100, 60), None, None)
     assert np.array_equal(same, rgba)
     assert offset == (30, 20)
-    smaller, offset = set_down(rgba, (20, 60), None, None)
+    smaller, offset = place_image(rgba, (20, 60), None, None)
     assert smaller.shape == (10, 20, 4)
     assert offset == (0, 25)
-    larger, offset = set_down(rgba, (20, 60), (-7, 3), 2.0)
+    larger, offset = place_image(rgba, (20, 60), (-7, 3), 2.0)
     assert larger.shape == (40, 80, 4)
     assert offset == (-7, 3)
     with pytest.raises(Refused, match="too large at scale 100"):
-        set_down(np.zeros((1000, 1000, 4), np.uint8), (100, 100), None, 100)
+        place_image(np.zeros((1000, 1000, 4), np.uint8), (100, 100), None, 100)
 
 
 def test_scaling_weighs_colours_by_alpha() -> None:
@@ -124,7 +124,7 @@ def test_scaling_weighs_colours_by_alpha() -> None:
     y, x = np.mgrid[:64, :64]
     rgba = np.zeros((64, 64, 4), np.uint8)
     rgba[np.hypot(x - 32, y - 32) < 20] = 255
-    scaled, _ = set_down(rgba, (100, 100), None, 0.4)
+    scaled, _ = place_image(rgba, (100, 100), None, 0.4)
     edge = (scaled[..., 3] > 20) & (scaled[..., 3] < 235)
     assert edge.sum() > 20
     assert scaled[edge][:, :3].min() >= 250

@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from curation.datasets import duplicates
-from curation.datasets.duplicates import Batch, add_to_index, find_duplicates
+from curation.datasets.duplicates import DuplicateIndex, add_to_index, find_duplicates
 from curation.db.tables import layer_bands, layers
-from curation.images.codec import visible_hash
+from curation.images.codec import pixel_hash
 from curation.images.perceptual_hash import (
     BANDS,
     FINGERPRINT_BYTES,
     HASH_BYTES,
     MAX_BITS,
-    are_near,
-    bands_of,
+    are_near_duplicates,
     fingerprint,
+    index_keys,
 )
 
 SHARED = Path(__file__).resolve().parents[3] / ".." / "shared"
@@ -46,14 +46,14 @@ def shape(sides: int, colour: tuple[int, int, int], size: int = 64, radius: floa
 def stored(tx, rgba: np.ndarray) -> str:
     """Record a layer under a name of its own and put it into the index."""
     sha = uuid.uuid4().hex * 2
-    row = {"sha256": sha, "width": 64, "height": 64, "bytes": 1, "visible": visible_hash(rgba)}
+    row = {"sha256": sha, "width": 64, "height": 64, "bytes": 1, "visible": pixel_hash(rgba)}
     tx.execute(sa.insert(layers), row)
     add_to_index(tx, {sha: fingerprint(rgba)})
     return sha
 
 
 def wanted(rgba: np.ndarray) -> tuple[str, bytes]:
-    return visible_hash(rgba), fingerprint(rgba)
+    return pixel_hash(rgba), fingerprint(rgba)
 
 
 def rescaled(rgba: np.ndarray, share: float) -> np.ndarray:
@@ -64,9 +64,9 @@ def rescaled(rgba: np.ndarray, share: float) -> np.ndarray:
 def test_shapes_of_other_form_or_colour_are_no_duplicates():
     prints = {(s, c): fingerprint(shape(s, rgb)) for s in (0, 3, 4, 5, 6) for c, rgb in COLOURS.items()}
     names = list(prints)
-    near = [(a, b) for i, a in enumerate(names) for b in names[:i] if are_near(prints[a], prints[b])]
+    near = [(a, b) for i, a in enumerate(names) for b in names[:i] if are_near_duplicates(prints[a], prints[b])]
     assert near == []
-    assert not are_near(fingerprint(shape(0, COLOURS["red"])), fingerprint(shape(0, COLOURS["red"], radius=0.35)))
+    assert not are_near_duplicates(fingerprint(shape(0, COLOURS["red"])), fingerprint(shape(0, COLOURS["red"], radius=0.35)))
 
 
 def test_scale_slight_light_and_loss_are_near_duplicates():
@@ -74,18 +74,18 @@ def test_scale_slight_light_and_loss_are_near_duplicates():
     mark = fingerprint(one)
     brighter = np.dstack([np.clip(one[..., :3] * 1.03, 0, 255).astype(np.uint8), one[..., 3]])
     for other in (rescaled(one, 0.96), rescaled(one, 0.5), rescaled(one, 2), brighter):
-        assert are_near(mark, fingerprint(other))
-    assert not are_near(mark, fingerprint(np.ascontiguousarray(one[::-1])))
+        assert are_near_duplicates(mark, fingerprint(other))
+    assert not are_near_duplicates(mark, fingerprint(np.ascontiguousarray(one[::-1])))
 
 
 def test_alpha_counts():
     one = shape(4, COLOURS["blue"], 128)
     holed = one.copy()
     holed[54:74, 54:74, 3] = 0
-    assert not are_near(fingerprint(one), fingerprint(holed))
+    assert not are_near_duplicates(fingerprint(one), fingerprint(holed))
     faint = one.copy()
     faint[..., 3] //= 2
-    assert not are_near(fingerprint(one), fingerprint(faint))
+    assert not are_near_duplicates(fingerprint(one), fingerprint(faint))
 
 
 def test_colour_under_alpha_0_does_not_count():
@@ -101,7 +101,7 @@ def test_colour_under_alpha_0_does_not_count():
 def test_prints_within_eleven_bits_share_a_band(mark, flips):
     other = np.unpackbits(np.frombuffer(mark, np.uint8))
     other[list(flips)] ^= 1
-    pairs = zip(bands_of(mark), bands_of(np.packbits(other).tobytes()), strict=True)
+    pairs = zip(index_keys(mark), index_keys(np.packbits(other).tobytes()), strict=True)
     assert any(first == second for first, second in pairs)
 
 
@@ -124,7 +124,7 @@ def test_the_index_finds_exact_before_near_and_says_which(database):
 def test_layers_outside_the_index_are_not_found(database):
     red = shape(0, COLOURS["red"])
     with database.transaction() as tx:
-        row = {"sha256": "a" * 64, "width": 64, "height": 64, "bytes": 1, "visible": visible_hash(red)}
+        row = {"sha256": "a" * 64, "width": 64, "height": 64, "bytes": 1, "visible": pixel_hash(red)}
         tx.execute(sa.insert(layers), row)
         assert find_duplicates(tx, [wanted(red)]) == [None]
         add_to_index(tx, {"a" * 64: fingerprint(red)})
@@ -144,7 +144,7 @@ def test_a_crowded_band_costs_no_more_and_the_duplicate_is_found_elsewhere(datab
 
 
 def test_a_batch_finds_its_own_duplicates():
-    batch = Batch()
+    batch = DuplicateIndex()
     red = shape(0, COLOURS["red"], 128)
     assert batch.find(*wanted(red)) is None
     batch.add(*wanted(red), "first")
@@ -158,7 +158,7 @@ def test_real_images_are_told_apart_and_their_copies_found():
         pytest.skip("the folder 'shared' with real images is not beside this checkout")
     rows = [json.loads(line) for line in (SHARED / "seed_rgba/metadata.jsonl").read_text().splitlines()][::4]
     pictures = [np.asarray(Image.open(SHARED / "seed_rgba" / row["file_name"]).convert("RGBA")) for row in rows]
-    batch, wrong, lost = Batch(), 0, 0
+    batch, wrong, lost = DuplicateIndex(), 0, 0
     for number, one in enumerate(pictures):
         visible, mark = wanted(one)
         wrong += batch.find(visible, mark) is not None
@@ -166,6 +166,6 @@ def test_real_images_are_told_apart_and_their_copies_found():
         if min(one.shape[:2]) >= 64:
             hidden = one.copy()
             hidden[hidden[..., 3] == 0] = 0
-            lost += not are_near(mark, fingerprint(rescaled(hidden, 0.96)))
+            lost += not are_near_duplicates(mark, fingerprint(rescaled(hidden, 0.96)))
     assert wrong <= 0.01 * len(pictures)
     assert lost <= 0.02 * len(pictures)

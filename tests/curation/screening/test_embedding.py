@@ -10,20 +10,20 @@ import pytest
 
 from curation.domain import LayerRole, Prompt
 from curation.errors import Refused
-from curation.screening.embedding import NUMBERS, OWN, open_embedder, pack, unpack
-from curation.synthetic.shapes import choose_subject, draw
+from curation.screening.embedding import BUILTIN_EMBEDDER, EMBEDDING_DIM, open_embedder, pack_vector, unpack_vectors
+from curation.synthetic.shapes import draw_subject, sample_subject
 from tests.making import scenes
 
 FRONT = LayerRole.foreground
 
 
 def see(*drawn):
-    return np.stack([one.vector for one in OWN.see(list(drawn), [Prompt("")] * len(drawn))])
+    return np.stack([one.vector for one in BUILTIN_EMBEDDER.see(list(drawn), [Prompt("")] * len(drawn))])
 
 
 def metrics(count, size=128):
     rng = np.random.default_rng(3)
-    return [draw(choose_subject(rng), rng, size) for _ in range(count)]
+    return [draw_subject(sample_subject(rng), rng, size) for _ in range(count)]
 
 
 def test_the_numbers_of_a_picture_are_the_same_for_ever():
@@ -31,7 +31,7 @@ def test_the_numbers_of_a_picture_are_the_same_for_ever():
     ramp = np.linspace(0, 255, 32).astype(np.uint8)
     rgba = np.dstack([*np.meshgrid(ramp, ramp), np.full((32, 32), 128, np.uint8), np.tri(32, dtype=np.uint8) * 255])
     (vector,) = see({FRONT: rgba})
-    assert vector.shape == (NUMBERS,)
+    assert vector.shape == (EMBEDDING_DIM,)
     assert vector[:6] == pytest.approx(GOLDEN, abs=2e-3)
 
 
@@ -52,20 +52,20 @@ def test_a_pair_is_seen_by_what_it_shows():
     pairs = [layers for _, layers in scenes(3)]
     moved = dict(pairs[0]) | {LayerRole.background: pairs[1][LayerRole.background]}
     seen = see(*pairs, moved)
-    assert seen.shape == (4, NUMBERS)
+    assert seen.shape == (4, EMBEDDING_DIM)
     assert np.linalg.norm(seen[3] - seen[0]) < np.linalg.norm(seen[1] - seen[0])
     assert np.linalg.norm(seen[3] - seen[0]) > 0.01
 
 
 def test_stored_numbers_come_back_to_three_digits():
     vectors = see(*({FRONT: one} for one in metrics(5)))
-    stored = [pack(one) for one in vectors]
-    assert {len(one) for one in stored} == {2 * NUMBERS}
-    assert unpack(stored) == pytest.approx(vectors, abs=1e-3)
+    stored = [pack_vector(one) for one in vectors]
+    assert {len(one) for one in stored} == {2 * EMBEDDING_DIM}
+    assert unpack_vectors(stored) == pytest.approx(vectors, abs=1e-3)
 
 
 def test_it_takes_no_weights():
-    assert open_embedder(None, None).source == OWN.source
+    assert open_embedder(None, None).source == BUILTIN_EMBEDDER.source
     with pytest.raises(Refused, match="no weights"):
         open_embedder("/models/clip", None)
     with pytest.raises(Refused):

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from curation.domain import RejectReason
-from curation.image_limits import LIMITS
+from curation.image_limits import DEFAULT_LIMITS
 from curation.images.codec import encode_layer
-from curation.ingest.inspection import examine
+from curation.ingest.inspection import inspect_and_encode
 from curation.ports import RGBA
-from curation.screening.rule_reviewer import RuleReviewer, as_judged
-from curation.screening.signals import measure
+from curation.screening.rule_reviewer import RuleReviewer, prepare_layer
+from curation.screening.signals import compute_signals
 from tests.curation.screening.test_oracle import star
 
 SIDE = 128
@@ -68,34 +68,34 @@ def oracle() -> RuleReviewer:
 @pytest.mark.parametrize("shoulders", [0.0, 0.15, 0.3])
 def test_a_bust_that_leaves_the_image_at_the_bottom_is_not_cut(oracle: RuleReviewer, shoulders: float) -> None:
     layer = bust(shoulders)
-    assert measure(layer)["border_touch"] > 0.2
-    assert measure(layer)["cut_share"] == 0
-    assert not list(oracle.find_unclean(as_judged(layer)))
-    assert "cut_at_border" not in examine(encode_layer(layer), "bust.webp", LIMITS).codes
+    assert compute_signals(layer)["border_touch"] > 0.2
+    assert compute_signals(layer)["cut_share"] == 0
+    assert not list(oracle.find_unclean(prepare_layer(layer)))
+    assert "cut_at_border" not in inspect_and_encode(encode_layer(layer), "bust.webp", DEFAULT_LIMITS).codes
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_the_same_bust_at_another_side_is_cut(oracle: RuleReviewer, turns: int) -> None:
     layer = np.ascontiguousarray(np.rot90(bust(0.15), turns))
-    assert RejectReason.cropped in {reason for reason, _ in oracle.find_unclean(as_judged(layer))}
-    assert "cut_at_border" in examine(encode_layer(layer), "bust.webp", LIMITS).codes
+    assert RejectReason.cropped in {reason for reason, _ in oracle.find_unclean(prepare_layer(layer))}
+    assert "cut_at_border" in inspect_and_encode(encode_layer(layer), "bust.webp", DEFAULT_LIMITS).codes
 
 
 def test_a_square_key_cap_is_not_opaque(oracle: RuleReviewer) -> None:
-    assert 0.8 < measure(key_cap())["f_opaque"] < 0.95
-    assert not list(oracle.find_unclean(as_judged(key_cap())))
+    assert 0.8 < compute_signals(key_cap())["f_opaque"] < 0.95
+    assert not list(oracle.find_unclean(prepare_layer(key_cap())))
 
 
 def test_an_opaque_rim_is_rejected_by_its_own_rule(oracle: RuleReviewer) -> None:
-    assert measure(framed())["cut_share"] == 1
-    assert RejectReason.cropped in {reason for reason, _ in oracle.find_unclean(as_judged(framed()))}
+    assert compute_signals(framed())["cut_share"] == 1
+    assert RejectReason.cropped in {reason for reason, _ in oracle.find_unclean(prepare_layer(framed()))}
 
 
 @pytest.mark.slow
 def test_sources_that_were_left_out_of_the_fit_are_accepted(shared: Path) -> None:
     folder = shared / "seed_rgba"
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
-    layers = [(as_judged(np.asarray(Image.open(folder / row["file_name"]).convert("RGBA"))), row) for row in rows]
+    layers = [(prepare_layer(np.asarray(Image.open(folder / row["file_name"]).convert("RGBA"))), row) for row in rows]
     for row in rows:  # a repository holds several packs of one hand
         words = row["source"].split()
         row["source"] = words[0] if words[0].startswith("github") else words[1]

@@ -12,10 +12,10 @@ from PIL import Image
 from curation.datasets.manifest import Manifest, Part
 from curation.domain import Kind, LayerRole, RejectReason, ReviewItem, ReviewItemLayer, Sample, Split, Verdict
 from curation.errors import Refused
-from curation.images.codec import encode_layer, visible_hash
-from curation.images.layer_masks import shrink
-from curation.screening.pairs.rule_reviewer import judge_card
-from curation.screening.rule_reviewer import SHARE, RuleReviewer, embed, fit_to_snapshot, words
+from curation.images.codec import encode_layer, pixel_hash
+from curation.images.layer_masks import downscale
+from curation.screening.pairs.rule_reviewer import review_item
+from curation.screening.rule_reviewer import EXCLUDED_SHARE, RuleReviewer, content_words, embed_layer, fit_rule_reviewer
 
 SHARED = Path(__file__).resolve().parents[3] / ".." / "shared"
 COLOURS = {"red": (210, 40, 40), "green": (40, 160, 60), "blue": (40, 80, 200), "yellow": (235, 210, 40)}
@@ -44,7 +44,7 @@ def share_accepted(oracle, layers) -> float:
 
 
 def test_seeds_and_their_like_pass(oracle):
-    assert share_accepted(oracle, [star(seed) for seed in range(300)]) >= 1 - 3 * SHARE
+    assert share_accepted(oracle, [star(seed) for seed in range(300)]) >= 1 - 3 * EXCLUDED_SHARE
     assert share_accepted(oracle, [star(seed) for seed in range(1000, 1150)]) >= 0.93
 
 
@@ -89,15 +89,15 @@ def test_a_layer_that_its_neighbours_call_otherwise_misses_its_prompt(oracle):
 
 
 def test_a_prompt_of_the_drawn_seeds_is_checked_exactly():
-    from curation.synthetic.dataset import draw_seed  # noqa: F401  the grammar's own pictures
-    from curation.synthetic.shapes import COLOURS as TONES
-    from curation.synthetic.shapes import SUBJECTS, choose_subject, draw
+    from curation.synthetic.dataset import draw_seed_set  # noqa: F401  the grammar's own pictures
+    from curation.synthetic.shapes import COLORS as TONES
+    from curation.synthetic.shapes import SUBJECTS, draw_subject, sample_subject
 
     rng = np.random.default_rng(3)
     made = []
     for _ in range(80):
-        subject = choose_subject(rng)
-        made.append((draw(subject, rng, 96), subject))
+        subject = sample_subject(rng)
+        made.append((draw_subject(subject, rng, 96), subject))
     fitted = RuleReviewer.fit((rgba, subject.text) for rgba, subject in made)
     assert len(TONES) > 2
     right = [fitted.decide(rgba, subject.text) for rgba, subject in made]
@@ -111,14 +111,14 @@ def test_the_embedding_forgets_place_and_size():
     rgba, _ = star(4)
     moved = np.roll(rgba, (5, -6), axis=(0, 1))
     padded = np.pad(rgba, ((30, 10), (5, 40), (0, 0)))
-    assert np.linalg.norm(embed(rgba) - embed(moved)) < 1e-5
-    assert np.linalg.norm(embed(rgba) - embed(padded)) < 1e-5
-    assert np.linalg.norm(embed(rgba) - embed(star(5)[0])) > 0.1
-    assert embed(np.zeros((9, 5, 4), np.uint8)).shape == (448,)
+    assert np.linalg.norm(embed_layer(rgba) - embed_layer(moved)) < 1e-5
+    assert np.linalg.norm(embed_layer(rgba) - embed_layer(padded)) < 1e-5
+    assert np.linalg.norm(embed_layer(rgba) - embed_layer(star(5)[0])) > 0.1
+    assert embed_layer(np.zeros((9, 5, 4), np.uint8)).shape == (448,)
 
 
 def test_words():
-    assert words("The red-brown cup, and 3 of its Saucers") == {"red", "brown", "cup", "saucers"}
+    assert content_words("The red-brown cup, and 3 of its Saucers") == {"red", "brown", "cup", "saucers"}
 
 
 def test_too_few_seeds_are_refused():
@@ -141,7 +141,7 @@ def snapshot_of(store, pictures, round_=0) -> str:
                 "test",
                 split,
                 round_,
-                visible_hash(rgba),
+                pixel_hash(rgba),
                 {LayerRole.foreground: sha},
             )
         )
@@ -150,21 +150,21 @@ def snapshot_of(store, pictures, round_=0) -> str:
 
 
 def test_it_is_fitted_to_the_training_seeds_of_a_snapshot(store):
-    fitted = fit_to_snapshot(store, snapshot_of(store, [star(seed) for seed in range(40)]))
+    fitted = fit_rule_reviewer(store, snapshot_of(store, [star(seed) for seed in range(40)]))
     assert len(fitted.seeds) == 39
     with pytest.raises(Refused):
-        fit_to_snapshot(store, snapshot_of(store, [star(seed) for seed in range(40)], round_=1))
+        fit_rule_reviewer(store, snapshot_of(store, [star(seed) for seed in range(40)], round_=1))
 
 
 def test_it_judges_cards(oracle, store):
     rgba, text = star(8)
     layers = {LayerRole.foreground: ReviewItemLayer(store.put(encode_layer(rgba)), 64, 64)}
     card = ReviewItem(uuid.uuid4(), 1, Kind.single, text, (), layers, {})
-    assert judge_card(oracle, store, card).verdict is Verdict.accept
+    assert review_item(oracle, store, card).verdict is Verdict.accept
     gone = ReviewItem(
         uuid.uuid4(), 1, Kind.single, text, (), {LayerRole.foreground: ReviewItemLayer("0" * 64, 64, 64)}, {}
     )
-    said = judge_card(oracle, store, gone)
+    said = review_item(oracle, store, gone)
     assert (said.verdict, said.reasons) == (Verdict.reject, (RejectReason.other,))
 
 
@@ -180,7 +180,7 @@ def test_real_seeds_held_out_pass_and_spoilt_ones_do_not():
                 yield np.asarray(Image.open(SHARED / "seed_rgba" / row["file_name"]).convert("RGBA")), row["text"]
 
     fitted = RuleReviewer.fit(layers("train"))
-    held = [(shrink(rgba, 64), text) for rgba, text in layers("heldout")]
+    held = [(downscale(rgba, 64), text) for rgba, text in layers("heldout")]
     assert share_accepted(fitted, held) >= 0.93
     hazed = [(np.dstack([r[..., :3], np.maximum(r[..., 3], 20)]), text) for r, text in held]
     assert share_accepted(fitted, hazed) == 0

@@ -8,20 +8,27 @@ import pytest
 from curation.domain import RejectReason
 from curation.errors import Refused
 from curation.images import pairs
-from curation.screening.pairs.defects import BACK, FRONT, PAIR_DEFECTS, PAIR_REASONS, WHOLE, plant_pair
-from curation.screening.pairs.signals import measure_agreement
+from curation.screening.pairs.defects import (
+    BACKGROUND,
+    BLENDED,
+    FOREGROUND,
+    PAIR_DEFECT_REASONS,
+    PAIR_DEFECTS,
+    add_pair_defect,
+)
+from curation.screening.pairs.signals import compute_agreement_signals
 from tests.making import scenes
 
-TOUCHED = {"fringe": FRONT, "haze": FRONT, "holes": FRONT, "light": FRONT, "leak": BACK, "seam": BACK}
+TOUCHED = {"fringe": FOREGROUND, "haze": FOREGROUND, "holes": FOREGROUND, "light": FOREGROUND, "leak": BACKGROUND, "seam": BACKGROUND}
 MEASURED = {
-    "leak": lambda p, _: pairs.leakage(p[FRONT], p[BACK]),
-    "seam": lambda p, _: pairs.seam_energy(p[FRONT], p[BACK], p[WHOLE]),
-    "light": lambda p, prompt: measure_agreement(p, prompt)["light_gap"],
+    "leak": lambda p, _: pairs.leakage(p[FOREGROUND], p[BACKGROUND]),
+    "seam": lambda p, _: pairs.seam_energy(p[FOREGROUND], p[BACKGROUND], p[BLENDED]),
+    "light": lambda p, prompt: compute_agreement_signals(p, prompt)["light_gap"],
 }
 
 
 def planted(pair, defect: str, severity: float, seed: int = 3):
-    return plant_pair(pair, defect, severity, np.random.default_rng(seed))
+    return add_pair_defect(pair, defect, severity, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("defect", PAIR_DEFECTS)
@@ -33,16 +40,16 @@ def test_a_defect_grows_in_its_own_layer_and_the_pair_still_blends(defect):
         for severity in (0.1, 0.4, 1.0):
             spoilt = planted(pair, defect, severity)
             role = TOUCHED[defect]
-            other = BACK if role == FRONT else FRONT
+            other = BACKGROUND if role == FOREGROUND else FOREGROUND
             assert (spoilt[other] == pair[other]).all()
-            assert pairs.blended_error(spoilt[FRONT], spoilt[BACK], spoilt[WHOLE]) == 0
+            assert pairs.blended_error(spoilt[FOREGROUND], spoilt[BACKGROUND], spoilt[BLENDED]) == 0
             before, after = (
-                over[role] if role == BACK else pairs.composite(over[FRONT], pair[BACK]) for over in (pair, spoilt)
+                over[role] if role == BACKGROUND else pairs.composite(over[FOREGROUND], pair[BACKGROUND]) for over in (pair, spoilt)
             )
             changed.append(np.abs(after.astype(float) - before).mean())
         assert 0 < changed[0] < changed[1] < changed[2]
-    reason, layer = PAIR_REASONS[defect]
-    assert reason in set(RejectReason) and layer in {FRONT, BACK, WHOLE}
+    reason, layer = PAIR_DEFECT_REASONS[defect]
+    assert reason in set(RejectReason) and layer in {FOREGROUND, BACKGROUND, BLENDED}
 
 
 @pytest.mark.parametrize("defect", MEASURED)
@@ -69,7 +76,7 @@ def test_the_measures_of_pairs_see_what_was_planted(defect):
 @pytest.mark.parametrize("defect", PAIR_DEFECTS)
 def test_a_defect_can_be_planted_in_any_pair(defect, alpha):
     front, back = np.full((17, 31, 4), alpha, np.uint8), np.full((17, 31, 4), 255, np.uint8)
-    spoilt = planted({FRONT: front, BACK: back, WHOLE: back}, defect, 0.7)
+    spoilt = planted({FOREGROUND: front, BACKGROUND: back, BLENDED: back}, defect, 0.7)
     assert {layer.shape for layer in spoilt.values()} == {(17, 31, 4)}
     assert {layer.dtype for layer in spoilt.values()} == {np.dtype(np.uint8)}
 

@@ -13,8 +13,8 @@ from curation.domain import Kind, LayerRole, RejectReason, ReviewItem, ReviewIte
 from curation.errors import Refused
 from curation.images.codec import encode_layer
 from curation.images.pairs import composite
-from curation.screening.pairs.rule_reviewer import PairRuleReviewer, fit_pairs_to_snapshot, judge_card
-from curation.synthetic.backgrounds import choose_scene, draw_scene, join_texts
+from curation.screening.pairs.rule_reviewer import PairRuleReviewer, fit_pair_rule_reviewer, review_item
+from curation.synthetic.backgrounds import draw_pair, join_texts, sample_scene
 from tests.making import scenes
 
 FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
@@ -42,9 +42,9 @@ def test_layers_of_different_pictures_are_told_apart(oracle):
     rejected = []
     for index in range(60):
         rng = np.random.default_rng([3, index])
-        scene, other = choose_scene(rng), choose_scene(rng)
-        pair = draw_scene(scene, rng, 64)
-        apart = draw_scene(replace(scene, line=other.line, light=other.light), rng, 64)[BACK]
+        scene, other = sample_scene(rng), sample_scene(rng)
+        pair = draw_pair(scene, rng, 64)
+        apart = draw_pair(replace(scene, line=other.line, light=other.light), rng, 64)[BACK]
         made = {FRONT: pair[FRONT], BACK: apart, WHOLE: composite(pair[FRONT], apart)}
         said = faults(oracle, made, scene.prompt)
         rejected.append(bool(said))
@@ -97,16 +97,16 @@ def snapshot_of(store, drawn) -> str:
 
 def test_it_is_fitted_to_the_pairs_of_a_snapshot_and_judges_cards(store):
     drawn = scenes(25)
-    fitted = fit_pairs_to_snapshot(store, snapshot_of(store, drawn))
+    fitted = fit_pair_rule_reviewer(store, snapshot_of(store, drawn))
     assert fitted.backgrounds.shape == (25, 448)
     prompt, pair = drawn[0]
     layers = {role: ReviewItemLayer(store.put(encode_layer(layer)), 64, 64) for role, layer in pair.items()}
     texts = {FRONT: prompt.foreground, BACK: prompt.background}
     card = ReviewItem(uuid.uuid4(), 1, Kind.pair, prompt.text, (), layers, {}, texts)
-    assert judge_card(fitted, store, card).verdict is Verdict.accept
+    assert review_item(fitted, store, card).verdict is Verdict.accept
     partial = replace(card, layers={FRONT: layers[FRONT]})
-    assert judge_card(fitted, store, partial).layers == (BACK,)
+    assert review_item(fitted, store, partial).layers == (BACK,)
     gone = replace(card, layers=layers | {BACK: ReviewItemLayer("0" * 64, 64, 64)})
-    assert judge_card(fitted, store, gone).reasons == (RejectReason.other,)
+    assert review_item(fitted, store, gone).reasons == (RejectReason.other,)
     with pytest.raises(Refused, match="needs at least"):
-        fit_pairs_to_snapshot(store, snapshot_of(store, drawn[:5]))
+        fit_pair_rule_reviewer(store, snapshot_of(store, drawn[:5]))

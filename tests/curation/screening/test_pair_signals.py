@@ -10,8 +10,14 @@ from curation.db.tables import candidates, screenings
 from curation.domain import CandidateState, LayerRole, Prompt
 from curation.images.codec import decode_layer
 from curation.images.pairs import composite
-from curation.screening.pairs.signals import AGREEMENT, PAIR_SIGNALS, SIZE_GAP, measure_agreement, measure_pair
-from curation.screening.rules import HARD_RULES, PAIR_RULES, judge, screen_candidates
+from curation.screening.pairs.signals import (
+    AGREEMENT_SIGNALS,
+    PAIR_SIGNALS,
+    SIZE_GAP,
+    compute_agreement_signals,
+    compute_pair_signals,
+)
+from curation.screening.rules import HARD_RULES, PAIR_RULES, apply_rules, screen_candidates
 from curation.screening.signals import SIGNALS
 from tests.making import make_pairs, make_round, scenes
 
@@ -59,9 +65,9 @@ PLANTED = {
 
 def test_sound_pairs_break_no_rule():
     for prompt, pair in scenes(40):
-        signals = measure_pair(pair) | measure_agreement(pair, prompt)
-        assert set(signals) == {SIZE_GAP, *PAIR_SIGNALS, *AGREEMENT}
-        assert judge(signals, PAIR_RULES) is None
+        signals = compute_pair_signals(pair) | compute_agreement_signals(pair, prompt)
+        assert set(signals) == {SIZE_GAP, *PAIR_SIGNALS, *AGREEMENT_SIGNALS}
+        assert apply_rules(signals, PAIR_RULES) is None
         assert signals["blended_error"] == 0
 
 
@@ -70,7 +76,7 @@ def test_each_defect_is_refused_by_its_own_rule(name):
     spoil, signal, value = PLANTED[name]
     refused = 0
     for _, pair in scenes(20):
-        refusal = judge(measure_pair(spoil(pair)), PAIR_RULES)
+        refusal = apply_rules(compute_pair_signals(spoil(pair)), PAIR_RULES)
         refused += refusal is not None
         if refusal is not None:
             assert (refusal.rule, refusal.signal) == (name, signal)
@@ -80,7 +86,7 @@ def test_each_defect_is_refused_by_its_own_rule(name):
 
 def test_texts_outside_the_grammar_say_nothing():
     [(_, pair)] = scenes(1)
-    assert measure_agreement(pair, Prompt("a cat at home", "a cat", "a home")) == {}
+    assert compute_agreement_signals(pair, Prompt("a cat at home", "a cat", "a home")) == {}
 
 
 def test_pairs_are_screened_with_the_signals_of_all_layers(database, store):
@@ -94,7 +100,7 @@ def test_pairs_are_screened_with_the_signals_of_all_layers(database, store):
         states = {row.id: row.state for row in tx.execute(sa.select(candidates))}
     assert [rows[one].refused_by for one in ids] == [*PLANTED, None]
     assert [states[one] for one in ids] == ["refused"] * 6 + ["screened"]
-    assert set(rows[ids[-1]].signals) == {*SIGNALS, SIZE_GAP, *PAIR_SIGNALS, *AGREEMENT}
+    assert set(rows[ids[-1]].signals) == {*SIGNALS, SIZE_GAP, *PAIR_SIGNALS, *AGREEMENT_SIGNALS}
     assert rows[ids[-1]].signals["shows_ground"] == 1.0
     assert "background_alpha is 0.7843, below 0.98" in rows[ids[1]].message
 
@@ -133,5 +139,5 @@ def test_real_pairs_break_no_rule(shared):
         if "background" in row:
             names = {FRONT: row["foreground"], BACK: row["background"], WHOLE: row["composite"]}
             pair = {role: np.asarray(decode_layer((folder / name).read_bytes())) for role, name in names.items()}
-            assert judge(measure_pair(pair), PAIR_RULES) is None, row["id"]
-            assert judge(measure_pair(left(pair)), PAIR_RULES).rule == "subject_left", row["id"]
+            assert apply_rules(compute_pair_signals(pair), PAIR_RULES) is None, row["id"]
+            assert apply_rules(compute_pair_signals(left(pair)), PAIR_RULES).rule == "subject_left", row["id"]

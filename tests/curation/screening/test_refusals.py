@@ -9,10 +9,10 @@ from curation.datasets.samples import StoredLayer, record_layers
 from curation.db.tables import candidate_layers, candidates, screenings
 from curation.domain import CandidateState
 from curation.errors import Refused
-from curation.images.codec import encode_layer, visible_hash
+from curation.images.codec import encode_layer, pixel_hash
 from curation.screening import rules
-from curation.screening.rules import HARD_RULES, ScreeningRule, judge, screen_candidates
-from curation.screening.signals import SIGNALS, measure
+from curation.screening.rules import HARD_RULES, ScreeningRule, apply_rules, screen_candidates
+from curation.screening.signals import SIGNALS, compute_signals
 from tests.making import make_candidates, make_round
 
 
@@ -31,7 +31,7 @@ def draw(database, store, pictures) -> list:
         ids = sorted(make_candidates(tx, store, number, len(pictures), CandidateState.generated))
         for one, rgba in zip(ids, pictures, strict=True):
             data = encode_layer(rgba)
-            layer = StoredLayer(store.put(data), rgba.shape[1], rgba.shape[0], len(data), visible_hash(rgba))
+            layer = StoredLayer(store.put(data), rgba.shape[1], rgba.shape[0], len(data), pixel_hash(rgba))
             record_layers(tx, [layer])
             mine = candidate_layers.c.candidate_id == one
             tx.execute(sa.update(candidate_layers).where(mine).values(sha256=layer.sha256))
@@ -51,19 +51,19 @@ def refused(database, ids) -> list:
 
 
 def test_the_papers_two_rules():
-    assert judge(measure(disc(20))) is None
-    opaque = judge(measure(np.full((32, 32, 4), 255, np.uint8)))
+    assert apply_rules(compute_signals(disc(20))) is None
+    opaque = apply_rules(compute_signals(np.full((32, 32, 4), 255, np.uint8)))
     assert (opaque.rule, opaque.signal, opaque.value) == ("no_transparent", "alpha_min", 1.0)
-    empty = judge(measure(np.zeros((32, 32, 4), np.uint8)))
+    empty = apply_rules(compute_signals(np.zeros((32, 32, 4), np.uint8)))
     assert (empty.rule, empty.signal, empty.value) == ("no_visible", "alpha_max", 0.0)
     assert "alpha_max is 0, below 0.02" in empty.message
 
 
 def test_rules_are_data_and_a_signal_without_value_refuses_nothing():
     hazy = ScreeningRule("hazy", "haze", "above", 0.1, "too much haze")
-    assert judge({"haze": 0.2}, [hazy]).sentence == "too much haze: haze is 0.2, above 0.1"
-    assert judge({"haze": None}, [hazy]) is None
-    assert judge({}, [hazy]) is None
+    assert apply_rules({"haze": 0.2}, [hazy]).sentence == "too much haze: haze is 0.2, above 0.1"
+    assert apply_rules({"haze": None}, [hazy]) is None
+    assert apply_rules({}, [hazy]) is None
     with pytest.raises(Refused, match="unknown signal 'beauty'"):
         ScreeningRule("beauty", "beauty", "below", 1, "")
 

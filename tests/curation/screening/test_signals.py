@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from curation.images.layer_masks import TRIAGE_SIDE, shrink
+from curation.images.layer_masks import TRIAGE_SIDE, downscale
 from curation.screening.color import ciede2000
-from curation.screening.signals import SIGNALS, measure
+from curation.screening.signals import SIGNALS, compute_signals
 
 SIZE = 128
 
@@ -105,8 +105,8 @@ def test_a_planted_defect_is_told_from_clean_and_grows(name):
     plant, levels, direction = DEFECTS[name]
     rng = np.random.default_rng(7)
     layers = [clean(seed) for seed in range(40)]
-    scores = {0.0: [measure(one)[name] for one in layers]}
-    scores |= {level: [measure(plant(one.copy(), level, rng))[name] for one in layers] for level in levels}
+    scores = {0.0: [compute_signals(one)[name] for one in layers]}
+    scores |= {level: [compute_signals(plant(one.copy(), level, rng))[name] for one in layers] for level in levels}
     scores = {level: [direction * v for v in values if v is not None] for level, values in scores.items()}
     assert min(map(len, scores.values())) >= 32  # a grey subject tells nothing of a grey fringe
     medians = [float(np.median(values)) for values in scores.values()]
@@ -116,7 +116,7 @@ def test_a_planted_defect_is_told_from_clean_and_grows(name):
 
 def test_clean_layers_show_nothing_planted():
     for seed in range(20):
-        found = measure(clean(seed))
+        found = compute_signals(clean(seed))
         assert (
             found["haze"] == found["specks"] == found["border_touch"] == found["frame_haze"] == found["hole_frac"] == 0
         )
@@ -129,19 +129,19 @@ def test_premultiplied_colours_are_told_from_straight_ones():
     for seed in range(30):
         one = clean(seed)
         multiplied = np.dstack([np.rint(one[..., :3] * (one[..., 3:] / 255)).astype(np.uint8), one[..., 3]])
-        planted.append(measure(multiplied)["premultiplied_gain"] or 0)
-        straight.append(measure(one)["premultiplied_gain"] or 0)
+        planted.append(compute_signals(multiplied)["premultiplied_gain"] or 0)
+        straight.append(compute_signals(one)["premultiplied_gain"] or 0)
     assert min(planted) > 0.5
     assert max(straight) < 0.4
 
 
 def test_what_cannot_be_measured_is_none_and_not_zero():
-    ghost = measure(with_alpha(clean(1), np.full((SIZE, SIZE), 0.3)))
+    ghost = compute_signals(with_alpha(clean(1), np.full((SIZE, SIZE), 0.3)))
     nothing = ("haze", "largest_share", "hole_frac", "alpha_hf_core", "fringe_dE", "contam_white")
     assert all(ghost[name] is None for name in nothing)
-    empty = measure(np.zeros((16, 16, 4), np.uint8))
+    empty = compute_signals(np.zeros((16, 16, 4), np.uint8))
     assert (empty["alpha_max"], empty["coverage"], empty["n_comp"]) == (0, 0, 0)
-    full = measure(np.full((16, 16, 4), 255, np.uint8))
+    full = compute_signals(np.full((16, 16, 4), 255, np.uint8))
     assert (full["alpha_min"], full["border_touch"], full["haze"]) == (1, 1, None)
 
 
@@ -149,21 +149,21 @@ def test_colour_under_alpha_0_is_never_seen():
     one = clean(3)
     other = one.copy()
     other[other[..., 3] == 0, :3] = np.random.default_rng(0).integers(0, 256, (int((one[..., 3] == 0).sum()), 3))
-    assert measure(one) == measure(other)
-    assert measure(cv2.resize(one, (1024, 1024), interpolation=cv2.INTER_NEAREST)) == measure(
+    assert compute_signals(one) == compute_signals(other)
+    assert compute_signals(cv2.resize(one, (1024, 1024), interpolation=cv2.INTER_NEAREST)) == compute_signals(
         cv2.resize(other, (1024, 1024), interpolation=cv2.INTER_NEAREST)
     )
 
 
 def test_large_layers_are_measured_at_triage_size():
     large = clean(5, 1400)
-    assert max(shrink(large, TRIAGE_SIDE).shape) == TRIAGE_SIDE
-    assert measure(large)["coverage"] == pytest.approx(float(large[..., 3].mean() / 255), abs=0.003)
-    assert shrink(large[:64, :32], TRIAGE_SIDE).shape == (64, 32, 4)
+    assert max(downscale(large, TRIAGE_SIDE).shape) == TRIAGE_SIDE
+    assert compute_signals(large)["coverage"] == pytest.approx(float(large[..., 3].mean() / 255), abs=0.003)
+    assert downscale(large[:64, :32], TRIAGE_SIDE).shape == (64, 32, 4)
 
 
 def test_every_signal_says_what_it_is_and_all_are_numbers():
-    found = measure(clean(0))
+    found = compute_signals(clean(0))
     assert list(found) == list(SIGNALS)
     for name, definition in SIGNALS.items():
         assert definition.name == name
@@ -176,7 +176,7 @@ def test_every_signal_says_what_it_is_and_all_are_numbers():
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (2, 3), (17, 512)])
 def test_the_oddest_shapes_are_measured(shape):
     rng = np.random.default_rng(0)
-    assert set(measure(rng.integers(0, 256, (*shape, 4), dtype=np.uint8))) == set(SIGNALS)
+    assert set(compute_signals(rng.integers(0, 256, (*shape, 4), dtype=np.uint8))) == set(SIGNALS)
 
 
 def test_ciede2000_gives_the_published_differences():
@@ -201,5 +201,5 @@ def test_small_layers_are_measured_by_the_hundred_a_second():
     layers = [clean(seed, 64) for seed in range(20)]
     began = time.process_time()
     for one in layers * 5:
-        measure(one)
+        compute_signals(one)
     assert 100 / (time.process_time() - began) > 200

@@ -5,32 +5,32 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from curation.reporting.matting_comparison import judge_ways
+from curation.reporting.matting_comparison import compare_methods
 from curation.screening.rule_reviewer import RuleReviewer
 from curation.screening.signals import SIGNALS
-from curation.synthetic.dataset import prompts
-from curation.synthetic.shapes import SUBJECTS, draw
+from curation.synthetic.dataset import sample_prompts
+from curation.synthetic.shapes import SUBJECTS, draw_subject
 
 TEXTS = ["a red circle", "a blue star", "a green square", "a yellow heart"]
 
 
 @pytest.fixture(scope="module")
 def oracle():
-    texts = prompts(60, 3)
+    texts = sample_prompts(60, 3)
     return RuleReviewer.fit(
-        [(draw(SUBJECTS[text], np.random.default_rng([3, k]), 64), text) for k, text in enumerate(texts)]
+        [(draw_subject(SUBJECTS[text], np.random.default_rng([3, k]), 64), text) for k, text in enumerate(texts)]
     )
 
 
 def layers(texts=TEXTS):
-    return [draw(SUBJECTS[text], np.random.default_rng([9, k]), 64) for k, text in enumerate(texts)]
+    return [draw_subject(SUBJECTS[text], np.random.default_rng([9, k]), 64) for k, text in enumerate(texts)]
 
 
 def test_planted_defects_are_counted_on_their_side(oracle):
     clean, veiled = layers(), layers()
     veiled[0][..., 3] = np.maximum(veiled[0][..., 3], 60)
     veiled[1][..., 3] = 255
-    judged = judge_ways({"ours": clean, "theirs": veiled}, TEXTS, oracle)
+    judged = compare_methods({"ours": clean, "theirs": veiled}, TEXTS, oracle)
     ours, theirs = judged["ours"], judged["theirs"]
     assert (ours.defects, ours.only, ours.layers) == (0, 0, 4)
     assert (theirs.defects, theirs.only, theirs.layers) == (50, 2, 4)
@@ -45,7 +45,7 @@ def test_planted_defects_are_counted_on_their_side(oracle):
 
 def test_a_defect_on_both_sides_is_nobodys_own_and_unmeasured_signals_are_left_out(oracle):
     empty = [np.zeros((64, 64, 4), np.uint8) for _ in TEXTS]
-    judged = judge_ways({"ours": empty, "theirs": [*layers()[:2], *empty[2:]]}, TEXTS, oracle)
+    judged = compare_methods({"ours": empty, "theirs": [*layers()[:2], *empty[2:]]}, TEXTS, oracle)
     assert (judged["ours"].defects, judged["ours"].only) == (100, 2)
     assert (judged["theirs"].defects, judged["theirs"].only) == (50, 0)
     assert judged["ours"].signals["contam_white"] is None
@@ -53,6 +53,6 @@ def test_a_defect_on_both_sides_is_nobodys_own_and_unmeasured_signals_are_left_o
 
 
 def test_what_is_not_prompted_is_a_defect(oracle):
-    [one] = judge_ways({"ours": layers()}, ["a blue star", *TEXTS[1:]], oracle).values()
+    [one] = compare_methods({"ours": layers()}, ["a blue star", *TEXTS[1:]], oracle).values()
     assert one.reasons == {"prompt_miss": 1}
     assert one.defects == 25

@@ -11,22 +11,28 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from curation.domain import Verdict
-from curation.selection.gates import GRID, look_at
-from curation.statistics.bounds import count, enough, last_proven, spend, whenever
+from curation.selection.gates import THRESHOLD_SHARES, evaluate_thresholds
+from curation.statistics.bounds import (
+    anytime_bounds,
+    count_proven_thresholds,
+    exact_bounds,
+    interim_level,
+    min_sample_size,
+)
 
 
 @given(st.integers(0, 300), st.integers(1, 300), st.sampled_from([0.05, 0.01]))
 def test_the_bounds_are_clopper_and_pearsons(k, n, level):
     k = min(k, n)
-    found = count(k, n, level)
+    found = exact_bounds(k, n, level)
     upper = binomtest(k, n, alternative="less").proportion_ci(1 - level, method="exact").high
     lower = binomtest(k, n, alternative="greater").proportion_ci(1 - level, method="exact").low
     assert (found.low, found.high) == (pytest.approx(lower, abs=1e-9), pytest.approx(upper, abs=1e-9))
 
 
 def test_nothing_observed_proves_nothing():
-    assert (count(0, 0).low, count(0, 0).high) == (0.0, 1.0)
-    assert last_proven([0, 0], 0, 0.02, 0.05) == 0
+    assert (exact_bounds(0, 0).low, exact_bounds(0, 0).high) == (0.0, 1.0)
+    assert count_proven_thresholds([0, 0], 0, 0.02, 0.05) == 0
 
 
 @pytest.mark.parametrize("p", [0.02, 0.3])
@@ -36,27 +42,27 @@ def test_bounds_for_whoever_looks_whenever_are_hardly_ever_wrong_at_any_look(p):
     for _ in range(200):
         counted = np.cumsum(rng.random(300) < p)
         looks = range(1, 300, 5)
-        wrong += any(not (b := whenever(int(counted[n - 1]), n)).low <= p <= b.high for n in looks)
-        exact_wrong += any(count(int(counted[n - 1]), n).low > p for n in looks)
+        wrong += any(not (b := anytime_bounds(int(counted[n - 1]), n)).low <= p <= b.high for n in looks)
+        exact_wrong += any(exact_bounds(int(counted[n - 1]), n).low > p for n in looks)
     assert wrong <= 0.05 * 200
     assert exact_wrong > 0.05 * 200, "which those for a single look are not"
-    assert whenever(0, 0) == whenever(0, 0).__class__(0, 0, 0.0, 1.0)
-    assert whenever(30, 100).low < count(30, 100).low < 0.3 < count(30, 100).high < whenever(30, 100).high
+    assert anytime_bounds(0, 0) == anytime_bounds(0, 0).__class__(0, 0, 0.0, 1.0)
+    assert anytime_bounds(30, 100).low < exact_bounds(30, 100).low < 0.3 < exact_bounds(30, 100).high < anytime_bounds(30, 100).high
 
 
 def test_all_looks_together_spend_the_level_once():
-    assert math.fsum(spend(look) for look in range(1, 10_000)) < 0.05
-    assert spend(1) == 0.025
+    assert math.fsum(interim_level(look) for look in range(1, 10_000)) < 0.05
+    assert interim_level(1) == 0.025
 
 
 @pytest.mark.parametrize("budget", [0.01, 0.02, 0.1])
 def test_enough_is_the_least_that_can_prove_a_budget(budget):
-    n = enough(budget, 0.05)
-    assert count(0, n).high <= budget < count(0, n - 1).high
+    n = min_sample_size(budget, 0.05)
+    assert exact_bounds(0, n).high <= budget < exact_bounds(0, n - 1).high
 
 
 def test_the_first_threshold_that_fails_ends_the_row():
-    assert last_proven([0, 1, 30, 1], 500, 0.02, 0.05) == 2
+    assert count_proven_thresholds([0, 1, 30, 1], 500, 0.02, 0.05) == 2
 
 
 @pytest.mark.parametrize("verdict", [Verdict.reject, Verdict.accept])
@@ -67,8 +73,8 @@ def test_a_threshold_that_is_let_through_keeps_its_budget_in_95_of_100_repetitio
         rng = np.random.default_rng([seed, 11])
         probabilities = rng.random(600)
         accepted = rng.random(600) < truth(probabilities, verdict)
-        grid = np.quantile(probabilities, GRID if verdict is Verdict.reject else [1 - share for share in GRID])
-        found = look_at(probabilities, accepted, grid.tolist(), verdict, budget, 0.05)
+        grid = np.quantile(probabilities, THRESHOLD_SHARES if verdict is Verdict.reject else [1 - share for share in THRESHOLD_SHARES])
+        found = evaluate_thresholds(probabilities, accepted, grid.tolist(), verdict, budget, 0.05)
         if found.proven:
             passed += 1
             bad += true_error(float(grid[found.proven - 1]), verdict) > budget

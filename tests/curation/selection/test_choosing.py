@@ -11,7 +11,7 @@ from curation.db.tables import candidates, rounds, scores, screenings
 from curation.domain import CandidateState
 from curation.object_store import FolderStore
 from curation.reporting import round_report
-from curation.selection.select import STOCK, select_candidates
+from curation.selection.select import QUEUE_TARGET, select_candidates
 from tests.making import make_candidates, make_round, states
 from tests.streams import SOURCE, accepts, arrive, judge_waiting, open_stream, taught
 
@@ -138,7 +138,7 @@ def test_only_so_many_are_put_up_as_the_desk_soon_needs_and_the_newest_head_choo
         good = dict(zip(ids, accepts(5, quality).tolist(), strict=True))
         shown, left = select_candidates(tx, number, SOURCE)
         assert left == 0
-        assert STOCK <= shown <= STOCK + 110  # and the random slice: 75 of 1,500
+        assert QUEUE_TARGET <= shown <= QUEUE_TARGET + 110  # and the random slice: 75 of 1,500
         assert select_candidates(tx, number, SOURCE) == (0, 0)
         judge_waiting(tx, number, good)
         second = taught(tx, 500, seed=998)

@@ -19,9 +19,9 @@ from curation.review.decisions import decide
 from curation.review.reviewers import add_reviewer
 from curation.rounds import lifecycle as rounds_room
 from curation.selection import audits
-from curation.selection.acceptance_model_store import fit_head, score_round
-from curation.selection.auto_reviewer import decide_all, take_back
-from curation.selection.gates import close_gates, list_gates, tell_gates
+from curation.selection.acceptance_model_store import fit_and_store, score_round
+from curation.selection.auto_reviewer import decide_all, revert_auto_verdicts
+from curation.selection.gates import close_gates, gates_report, list_gates
 from curation.selection.select import select_candidates
 from tests.making import make_candidates, make_round
 from tests.streams import SOURCE, arrive, judge_waiting, open_stream, taught
@@ -49,7 +49,7 @@ def gated(database: Database) -> tuple[int, dict]:
         while select_candidates(tx, number, SOURCE)[0]:
             judge_waiting(tx, number, good)
             if not list_gates(tx, number):
-                fit_head(tx, Kind.single, SOURCE)
+                fit_and_store(tx, Kind.single, SOURCE)
         quality, said = clear(2, 600)
         good |= dict(zip(arrive(tx, number, 2, quality), said.tolist(), strict=True))
     return number, good
@@ -99,7 +99,7 @@ def test_a_gate_that_its_audit_contradicts_closes_itself_and_says_so(database: D
     with database.transaction() as tx:
         while select_candidates(tx, number, SOURCE)[0]:
             judge_waiting(tx, number, good)
-        [before] = [one for one in tell_gates(tx, number) if one["stands"]]
+        [before] = [one for one in gates_report(tx, number) if one["stands"]]
         assert before["audit"]["judged"] > 20
         assert before["audit"]["low"] <= 0.02, "while all is as it was, the audit does not speak against it"
         late = arrive(tx, number, 3, np.full(300, -1.5))
@@ -108,7 +108,7 @@ def test_a_gate_that_its_audit_contradicts_closes_itself_and_says_so(database: D
         judge_waiting(tx, number, good)
         machines = round_report.round_report(tx, number)["auto_reviewer"]["decisions"]
         select_candidates(tx, number, SOURCE)
-        [gate] = [one for one in tell_gates(tx, number) if one["contradicted"]]
+        [gate] = [one for one in gates_report(tx, number) if one["contradicted"]]
         assert (gate["id"], gate["stands"]) == (before["id"], False)
         assert gate["audit"]["errors"] > before["audit"]["errors"]
         assert 0.02 < gate["audit"]["low"] < 0.5
@@ -124,7 +124,7 @@ def test_a_gate_that_its_audit_contradicts_closes_itself_and_says_so(database: D
         assert round_report.round_report(tx, number)["auto_reviewer"]["decisions"] == machines, (
             "it decides nothing more"
         )
-        assert [one for one in tell_gates(tx, number) if one["stands"]] == [], "and is not proven again"
+        assert [one for one in gates_report(tx, number) if one["stands"]] == [], "and is not proven again"
 
 
 def test_a_verdict_on_an_audit_asks_for_the_next_choice_that_may_close_its_gate(
@@ -150,7 +150,7 @@ def test_the_audit_of_one_gate_says_nothing_of_another(database: Database, gated
         [rejects] = [one for one in list_gates(tx, number) if one["closed_at"] is None and one["threshold"]][-1:]
         assert audits.read_audit(tx, rejects).judged > 20
         accepts_ = rejects | {"verdict": "accept", "threshold": 0.99}
-        assert audits.read_audit(tx, accepts_) == audits.Audit(0, 0, 0.0)
+        assert audits.read_audit(tx, accepts_) == audits.GateAudit(0, 0, 0.0)
 
 
 def test_half_of_the_random_slice_never_teaches_what_it_is_to_judge(database: Database, gated: tuple) -> None:
@@ -162,7 +162,7 @@ def test_half_of_the_random_slice_never_teaches_what_it_is_to_judge(database: Da
             .where(candidates.c.round_id == number, candidates.c.slice == "random")
         )
         all_ = tx.scalar(sa.select(sa.func.count()).where(decisions.c.channel == "pages"))
-        head = fit_head(tx, Kind.single, SOURCE)
+        head = fit_and_store(tx, Kind.single, SOURCE)
     kept_apart = all_ - head.metrics["decisions"]
     assert 0.4 * judged < kept_apart < 0.6 * judged
 
@@ -174,9 +174,9 @@ def test_all_that_the_machine_said_can_be_taken_back(database: Database, gated: 
         before = round_report.round_report(tx, number)["auto_reviewer"]["decisions"]
         assert close_gates(tx, number) > 0
         unshown = rounds_room.count_states(tx, number).get("unshown", 0)
-        assert take_back(tx, number, "test") == before > 0
+        assert revert_auto_verdicts(tx, number, "test") == before > 0
         assert rounds_room.count_states(tx, number)["unshown"] == unshown + before
-        assert take_back(tx, number, "test") == 0
+        assert revert_auto_verdicts(tx, number, "test") == 0
         assert round_report.round_report(tx, number)["auto_reviewer"]["decisions"] == 0
         select_candidates(tx, number, SOURCE)  # a gate that was closed decides nothing more
         assert round_report.round_report(tx, number)["auto_reviewer"]["decisions"] == 0
@@ -190,14 +190,14 @@ def test_accepts_of_the_machine_become_samples_until_they_are_taken_back(
         ids = arrive(tx, number, 1, np.zeros(10))
         assert decide_all(tx, ids, Verdict.accept, "why not") == 10
         assert decide_all(tx, ids, Verdict.accept, "why not") == 0
-        assert snapshots.freeze(tx, store, tag=None, actor="test").samples == 10
-        assert take_back(tx, number, "test") == 10
+        assert snapshots.freeze_snapshot(tx, store, tag=None, actor="test").samples == 10
+        assert revert_auto_verdicts(tx, number, "test") == 10
         assert tx.scalar(sa.select(sa.func.count()).where(samples.c.withdrawn_at.is_(None))) == 0
         assert decide_all(tx, ids[:3], Verdict.accept, "again") == 3
-        assert snapshots.freeze(tx, store, tag=None, actor="test").samples == 3
+        assert snapshots.freeze_snapshot(tx, store, tag=None, actor="test").samples == 3
         rounds_room.close_round(tx, number, "test")
         with pytest.raises(Refused, match="closed"):
-            take_back(tx, number, "test")
+            revert_auto_verdicts(tx, number, "test")
 
 
 def test_without_a_budget_the_machine_decides_nothing(database: Database) -> None:

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from curation.errors import Refused
-from curation.selection.acceptance_model import FEWEST, AcceptanceModel, TrainingRows, fit, measure
+from curation.selection.acceptance_model import (
+    MIN_DECISIONS,
+    AcceptanceModel,
+    TrainingRows,
+    compute_metrics,
+    fit_acceptance_model,
+)
 
 
 def lesson(count: int, seed: int = 0, prompts: int = 25) -> TrainingRows:
@@ -29,7 +35,7 @@ def lesson(count: int, seed: int = 0, prompts: int = 25) -> TrainingRows:
 
 
 def test_it_learns_that_too_little_and_too_much_are_both_bad():
-    _, metrics = fit(lesson(800))
+    _, metrics = fit_acceptance_model(lesson(800))
     for folds in ("by_prompt", "by_round"):
         assert metrics[folds]["auc"] > 0.85
         assert metrics[folds]["log_loss"] < 0.75 * metrics[folds]["constant_log_loss"]
@@ -37,9 +43,9 @@ def test_it_learns_that_too_little_and_too_much_are_both_bad():
 
 
 def test_what_it_says_of_others_is_as_good_as_it_says_and_calibrated():
-    head, metrics = fit(lesson(800))
+    head, metrics = fit_acceptance_model(lesson(800))
     others = lesson(4_000, seed=1)
-    found = measure(head.predict(others.signals, others.embeddings), others.accepted)
+    found = compute_metrics(head.predict(others.signals, others.embeddings), others.accepted)
     assert found["auc"] == pytest.approx(metrics["by_prompt"]["auc"], abs=0.03)
     assert found["brier"] == pytest.approx(metrics["by_prompt"]["brier"], abs=0.02)
     assert found["ece"] < 0.05
@@ -57,8 +63,8 @@ def test_knowing_a_prompt_does_not_count_as_knowing_what_is_good():
         prompts=prompts.tolist(),
         rounds=[1] * 600,
     )
-    head, metrics = fit(told)
-    assert measure(head.predict(told.signals, told.embeddings), told.accepted)["auc"] > 0.75
+    head, metrics = fit_acceptance_model(told)
+    assert compute_metrics(head.predict(told.signals, told.embeddings), told.accepted)["auc"] > 0.75
     assert metrics["by_prompt"]["auc"] < 0.65
     assert not {"by_round", "at_random"} & set(metrics)
 
@@ -73,7 +79,7 @@ def test_what_was_shown_at_random_has_figures_of_its_own():
         [told.signals[i] for i in kept], told.embeddings[kept], told.accepted[kept],
         [told.prompts[i] for i in kept], [1] * len(kept), at_random[kept],
     )  # fmt: skip
-    _, metrics = fit(some)
+    _, metrics = fit_acceptance_model(some)
     share = told.accepted[at_random].mean()
     entropy = -(share * np.log(share) + (1 - share) * np.log(1 - share))
     assert metrics["at_random"]["constant_log_loss"] == pytest.approx(entropy)
@@ -82,7 +88,7 @@ def test_what_was_shown_at_random_has_figures_of_its_own():
 
 
 def test_equal_decisions_are_one_head_and_it_is_plain_data():
-    (first, _), (second, _), (other, _) = fit(lesson(300)), fit(lesson(300)), fit(lesson(300, seed=4))
+    (first, _), (second, _), (other, _) = fit_acceptance_model(lesson(300)), fit_acceptance_model(lesson(300)), fit_acceptance_model(lesson(300, seed=4))
     assert first.id == second.id != other.id
     read = AcceptanceModel.read(json.loads(json.dumps(first.as_json())))
     assert read.id == first.id
@@ -98,7 +104,7 @@ def test_equal_decisions_are_one_head_and_it_is_plain_data():
 
 
 def test_a_signal_it_never_saw_changes_nothing_and_one_that_is_missing_is_no_error():
-    head, _ = fit(lesson(300))
+    head, _ = fit_acceptance_model(lesson(300))
     seen = np.zeros((1, 8), np.float32)
     known = head.predict([{"middle": 0.1, "other": 0.2}], seen)
     assert head.predict([{"middle": 0.1, "other": 0.2, "new": 9.0}], seen) == known
@@ -106,9 +112,9 @@ def test_a_signal_it_never_saw_changes_nothing_and_one_that_is_missing_is_no_err
     assert 0 < head.predict([{"middle": 1e9, "other": -1e9}], seen)[0] < 1
 
 
-@pytest.mark.parametrize(("count", "accepted"), [(FEWEST - 1, 50), (400, 5), (400, 395)])
+@pytest.mark.parametrize(("count", "accepted"), [(MIN_DECISIONS - 1, 50), (400, 5), (400, 395)])
 def test_too_few_decisions_are_refused(count, accepted):
     told = lesson(count)
     told.accepted[:] = np.arange(count) < accepted
     with pytest.raises(Refused, match="too few"):
-        fit(told)
+        fit_acceptance_model(told)

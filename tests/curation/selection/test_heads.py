@@ -21,10 +21,10 @@ from curation.review.reviewers import add_reviewer, add_rule_reviewer
 from curation.review.verdicts import CONSENSUS
 from curation.rounds import lifecycle as rounds_room
 from curation.runtime.context import open_context
-from curation.screening.embedding import OWN, unpack
+from curation.screening.embedding import BUILTIN_EMBEDDER, unpack_vectors
 from curation.selection import acceptance_model_store
-from curation.selection.acceptance_model import FEWEST, TrainingRows, fit
-from curation.selection.embedding_backfill import see_unseen
+from curation.selection.acceptance_model import MIN_DECISIONS, TrainingRows, fit_acceptance_model
+from curation.selection.embedding_backfill import backfill_embeddings
 from curation.selection.select import select_candidates
 from curation.settings import Settings
 from tests.making import make_candidates, make_round
@@ -44,21 +44,21 @@ def decided(tx, count=150, seed=1):
 def test_too_few_decisions_make_no_head_and_enough_do(database: Database) -> None:
     with database.transaction() as tx:
         with pytest.raises(NotFound, match="no acceptance model yet"):
-            acceptance_model_store.find_head(tx, Kind.single)
-        decided(tx, FEWEST - 1)
-        assert not acceptance_model_store.may_fit(tx, Kind.single)
+            acceptance_model_store.find_model(tx, Kind.single)
+        decided(tx, MIN_DECISIONS - 1)
+        assert not acceptance_model_store.may_need_fit(tx, Kind.single)
         with pytest.raises(Refused, match="too few"):
-            acceptance_model_store.fit_head(tx, Kind.single, SOURCE)
+            acceptance_model_store.fit_and_store(tx, Kind.single, SOURCE)
         decided(tx, 60, seed=2)
-        assert acceptance_model_store.may_fit(tx, Kind.single)
-        assert acceptance_model_store.wants_fit(tx, Kind.single, SOURCE)
-        assert not acceptance_model_store.wants_fit(tx, Kind.pair, SOURCE)
-        kept = acceptance_model_store.fit_head(tx, Kind.single, SOURCE)
-        assert (kept.metrics["decisions"], kept.label_source) == (FEWEST + 59, "person")
-        assert not acceptance_model_store.may_fit(tx, Kind.single)
-        assert not acceptance_model_store.wants_fit(tx, Kind.single, SOURCE)
-        assert acceptance_model_store.fit_head(tx, Kind.single, SOURCE).id == kept.id
-        assert acceptance_model_store.find_head(tx, Kind.single, kept.id[:8]).id == kept.id
+        assert acceptance_model_store.may_need_fit(tx, Kind.single)
+        assert acceptance_model_store.needs_fit(tx, Kind.single, SOURCE)
+        assert not acceptance_model_store.needs_fit(tx, Kind.pair, SOURCE)
+        kept = acceptance_model_store.fit_and_store(tx, Kind.single, SOURCE)
+        assert (kept.metrics["decisions"], kept.label_source) == (MIN_DECISIONS + 59, "person")
+        assert not acceptance_model_store.may_need_fit(tx, Kind.single)
+        assert not acceptance_model_store.needs_fit(tx, Kind.single, SOURCE)
+        assert acceptance_model_store.fit_and_store(tx, Kind.single, SOURCE).id == kept.id
+        assert acceptance_model_store.find_model(tx, Kind.single, kept.id[:8]).id == kept.id
 
 
 def test_a_decision_that_was_undone_teaches_nothing_and_the_oracle_only_where_people_have_not_decided(
@@ -71,14 +71,14 @@ def test_a_decision_that_was_undone_teaches_nothing_and_the_oracle_only_where_pe
         tx.execute(sa.insert(embeddings), {"candidate_id": ids[0], "source": SOURCE, "vector": bytes(8)})
         bob = add_reviewer(tx, "bob").id
         decide(tx, bob, ids[0], Verdict.accept, key=uuid.uuid4())
-        before = acceptance_model_store.count_lesson(tx, Kind.single, SOURCE)
+        before = acceptance_model_store.count_training_rows(tx, Kind.single, SOURCE)
         undo(tx, bob, None, key=uuid.uuid4(), seconds=60)
-        after = acceptance_model_store.count_lesson(tx, Kind.single, SOURCE)
+        after = acceptance_model_store.count_training_rows(tx, Kind.single, SOURCE)
         assert (after[0], after[1]) == (before[0] - 1, before[1])
         oracle = add_rule_reviewer(tx)
         tx.connection.exec_driver_sql("alter table decisions disable trigger append_only")
         tx.connection.exec_driver_sql(f"update decisions set reviewer_id = {oracle}")
-        assert acceptance_model_store.fit_head(tx, Kind.single, SOURCE).label_source == "rule_reviewer"
+        assert acceptance_model_store.fit_and_store(tx, Kind.single, SOURCE).label_source == "rule_reviewer"
 
 
 def test_several_votes_on_a_candidate_are_one_lesson_by_what_it_came_to(database: Database) -> None:
@@ -102,15 +102,15 @@ def test_several_votes_on_a_candidate_are_one_lesson_by_what_it_came_to(database
             state = "accepted" if good is not turns else "rejected"
             for step in ("waiting", state):
                 tx.execute(sa.update(candidates).where(candidates.c.id == id_).values(state=step, decided=3))
-        assert acceptance_model_store.count_lesson(tx, Kind.single, SOURCE) == (0, 0), (
+        assert acceptance_model_store.count_training_rows(tx, Kind.single, SOURCE) == (0, 0), (
             "60 are too few for people, and no oracle spoke"
         )
-        assert not acceptance_model_store.wants_fit(tx, Kind.single, SOURCE), (
+        assert not acceptance_model_store.needs_fit(tx, Kind.single, SOURCE), (
             "180 votes, and ten rows more, are no 100 candidates"
         )
         decided(tx, 60, seed=2)
-        kept = acceptance_model_store.fit_head(tx, Kind.single, SOURCE)
-        taught_ = acceptance_model_store.count_lesson(tx, Kind.single, SOURCE)
+        kept = acceptance_model_store.fit_and_store(tx, Kind.single, SOURCE)
+        taught_ = acceptance_model_store.count_training_rows(tx, Kind.single, SOURCE)
         came_to = rounds_room.count_states(tx, number)
     assert (came_to["accepted"], came_to["rejected"]) == (40, 20)
     assert (kept.metrics["decisions"], kept.label_source, sum(taught_)) == (120, "person", 120)
@@ -123,14 +123,14 @@ def test_a_head_says_the_same_after_the_database_whatever_the_names_of_its_signa
     values = rng.standard_normal((200, 3))
     signals = [dict(zip(("specks", "zeta", "a_long_name"), row.tolist(), strict=True)) for row in values]
     seen = rng.standard_normal((200, 4)).astype(np.float32)
-    fitted, _ = fit(TrainingRows(signals, seen, values[:, 1] > 0, list(range(200)), [1] * 200))
+    fitted, _ = fit_acceptance_model(TrainingRows(signals, seen, values[:, 1] > 0, list(range(200)), [1] * 200))
     with database.transaction() as tx:
         row = {
             "id": fitted.id, "kind": "single", "embedder": SOURCE, "label_source": "person", "last_decision": 1,
             "numbers": fitted.as_json(), "metrics": {"decisions": 200},
         }  # fmt: skip
         tx.execute(sa.insert(heads_table), row)
-        kept = acceptance_model_store.find_head(tx, Kind.single)
+        kept = acceptance_model_store.find_model(tx, Kind.single)
     assert kept.id == fitted.id
     np.testing.assert_array_equal(kept.head.predict(signals, seen), fitted.predict(signals, seen))
 
@@ -145,7 +145,7 @@ def test_scores_are_those_of_the_head_and_are_made_once(database: Database) -> N
         assert acceptance_model_store.score_round(tx, kept, number) == 0
         found = {row.candidate_id: row for row in tx.execute(sa.select(scores))}
         vectors = tx.execute(sa.select(embeddings.c.vector).where(embeddings.c.candidate_id == ids[7])).scalar()
-        probability = kept.head.predict([{"quality": quality[7]}], unpack([bytes(vectors)]))[0]
+        probability = kept.head.predict([{"quality": quality[7]}], unpack_vectors([bytes(vectors)]))[0]
         assert found[ids[7]].probability == pytest.approx(probability, abs=1e-6)
         assert found[ids[-5]].probability > 3 * found[ids[5]].probability
 
@@ -159,7 +159,7 @@ def test_whoever_was_chosen_is_scored_by_the_next_head_too_so_that_caps_count_th
         ids = arrive(tx, number, 8, quality)
         select_candidates(tx, number, SOURCE)
         judge_waiting(tx, number, dict(zip(ids, accepts(8, quality).tolist(), strict=True)))
-        second = acceptance_model_store.fit_head(tx, Kind.single, SOURCE)
+        second = acceptance_model_store.fit_and_store(tx, Kind.single, SOURCE)
         assert second.id != first.id
         acceptance_model_store.score_round(tx, second, number)
         chosen = sa.select(candidates.c.slice, scores.c.acceptance_model_id).join(scores)
@@ -173,8 +173,8 @@ def test_what_was_screened_before_is_seen_afterwards(database: Database, store: 
         number = make_round(tx)
         ids = make_candidates(tx, store, number, 5, CandidateState.accepted)
         make_candidates(tx, store, make_round(tx), 3, CandidateState.generated)
-    assert see_unseen(database, store, Kind.single, OWN) == 5
-    assert see_unseen(database, store, Kind.single, OWN) == 0
+    assert backfill_embeddings(database, store, Kind.single, BUILTIN_EMBEDDER) == 5
+    assert backfill_embeddings(database, store, Kind.single, BUILTIN_EMBEDDER) == 0
     with database.transaction() as tx:
         row = tx.execute(sa.select(embeddings).where(embeddings.c.candidate_id == ids[0])).one()
         sha = tx.execute(
@@ -182,8 +182,8 @@ def test_what_was_screened_before_is_seen_afterwards(database: Database, store: 
         ).scalar()
         known = tx.scalar(sa.select(screenings.c.signals).where(screenings.c.candidate_id == ids[0]))
     layer = {LayerRole.foreground: np.asarray(decode_layer(store.get(sha)))}
-    assert row.source == OWN.source
-    assert unpack([bytes(row.vector)])[0] == pytest.approx(OWN.see([layer], [None])[0].vector, abs=1e-2)
+    assert row.source == BUILTIN_EMBEDDER.source
+    assert unpack_vectors([bytes(row.vector)])[0] == pytest.approx(BUILTIN_EMBEDDER.see([layer], [None])[0].vector, abs=1e-2)
     assert "coverage" in known
 
 
@@ -200,7 +200,7 @@ def test_jobs_screen_fit_and_choose_in_a_house(settings: Settings) -> None:
             tx.execute(
                 sa.update(embeddings)
                 .where(embeddings.c.candidate_id.in_(rows))
-                .values(source=OWN.source, vector=np.random.default_rng(0).standard_normal(96).astype("<f2").tobytes())
+                .values(source=BUILTIN_EMBEDDER.source, vector=np.random.default_rng(0).standard_normal(96).astype("<f2").tobytes())
             )
         screen(context, number)
         with context.database.transaction() as tx:
@@ -217,4 +217,4 @@ def test_jobs_screen_fit_and_choose_in_a_house(settings: Settings) -> None:
         with context.database.transaction() as tx:
             chosen = tx.execute(sa.select(candidates.c.slice).where(candidates.c.slice.is_not(None))).scalars().all()
             assert {"random", "likely", "uncertain"} == set(chosen)
-            assert acceptance_model_store.find_head(tx, Kind.single).embedder == OWN.source
+            assert acceptance_model_store.find_model(tx, Kind.single).embedder == BUILTIN_EMBEDDER.source

@@ -6,26 +6,26 @@ import pytest
 
 from curation.errors import Refused
 from curation.rounds.policies import (
-    FIRST,
-    Mixed,
-    Paper,
-    Random,
-    check_measures,
-    read_policy,
-    write_policy,
+    MIN_RANDOM_SLICE,
+    MixedPolicy,
+    PaperPolicy,
+    RandomPolicy,
+    check_policy_signals,
+    parse_policy,
+    policy_to_dict,
 )
 
 
-@pytest.mark.parametrize("policy", [Random(0.5), Mixed(), Mixed(share=0.1, wanted=900, reject_budget=0.02), Paper()])
+@pytest.mark.parametrize("policy", [RandomPolicy(0.5), MixedPolicy(), MixedPolicy(share=0.1, wanted=900, reject_budget=0.02), PaperPolicy()])
 def test_a_policy_is_what_was_written(policy):
-    assert read_policy(write_policy(policy)) == policy
+    assert parse_policy(policy_to_dict(policy)) == policy
 
 
 def test_what_is_left_out_is_as_by_default():
-    assert read_policy({"kind": "mixed", "share": 0.1}) == Mixed(share=0.1)
-    assert (Mixed().likely, Mixed().uncertain, Mixed().random) == (0.70, 0.15, 0.15)
-    assert (Mixed().reject_budget, Mixed().accept_budget) == (0, 0)  # the machine decides nothing unless it is told to
-    assert read_policy({"kind": "paper"}) == Paper(aesthetic=5.5)
+    assert parse_policy({"kind": "mixed", "share": 0.1}) == MixedPolicy(share=0.1)
+    assert (MixedPolicy().likely, MixedPolicy().uncertain, MixedPolicy().random) == (0.70, 0.15, 0.15)
+    assert (MixedPolicy().reject_budget, MixedPolicy().accept_budget) == (0, 0)  # the machine decides nothing unless it is told to
+    assert parse_policy({"kind": "paper"}) == PaperPolicy(aesthetic=5.5)
 
 
 @pytest.mark.parametrize(
@@ -47,18 +47,18 @@ def test_what_is_left_out_is_as_by_default():
 )
 def test_what_cannot_be_is_refused(row, told):
     with pytest.raises(Refused, match=told):
-        read_policy(row)
+        parse_policy(row)
 
 
 def test_the_random_slice_is_large_enough_to_teach_a_head_and_never_larger_than_the_share():
-    assert Mixed(share=0.2).random_share(1_000_000) == pytest.approx(0.03)
-    assert Mixed(share=0.2).random_share(4_000) == pytest.approx(FIRST / 4_000)
-    assert Mixed(share=0.2).random_share(100) == 0.2
+    assert MixedPolicy(share=0.2).random_share(1_000_000) == pytest.approx(0.03)
+    assert MixedPolicy(share=0.2).random_share(4_000) == pytest.approx(MIN_RANDOM_SLICE / 4_000)
+    assert MixedPolicy(share=0.2).random_share(100) == 0.2
 
 
 def test_the_papers_selector_needs_weights():
-    check_measures({"kind": "random", "share": 1}, ())
-    check_measures({"kind": "paper"}, ("clip_score", "aesthetic"))
+    check_policy_signals({"kind": "random", "share": 1}, ())
+    check_policy_signals({"kind": "paper"}, ("clip_score", "aesthetic"))
     with pytest.raises(Refused, match="aesthetic") as refused:
-        check_measures({"kind": "paper"}, ("clip_score",))
+        check_policy_signals({"kind": "paper"}, ("clip_score",))
     assert "LAYERLOOP_AESTHETIC" in refused.value.hint

@@ -13,12 +13,19 @@ from curation.domain import content_id
 from curation.errors import Conflict, NotFound, Refused
 from curation.object_store import FolderStore
 from curation.reporting import round_report
-from curation.selection.auto_reviewer import take_back
-from curation.selection.top_n_accept import Terms, as_text, begin_scaling, describe, finish_scaling, plan_scaling
+from curation.selection.auto_reviewer import revert_auto_verdicts
+from curation.selection.top_n_accept import (
+    TopNSettings,
+    begin_top_n,
+    describe_top_n,
+    finish_top_n,
+    format_top_n,
+    plan_top_n,
+)
 from tests.making import states
 from tests.streams import arrive, judge_waiting, open_stream, taught
 
-TERMS = Terms(keep=400, audit=120, least=0.9, per_prompt=20, per_cluster=20)
+TERMS = TopNSettings(keep=400, audit=120, least=0.9, per_prompt=20, per_cluster=20)
 
 
 def drawn(tx: Transaction, seed: int = 1, count: int = 2_000) -> tuple[int, dict]:
@@ -33,11 +40,11 @@ def test_what_an_audit_proves_is_accepted_by_the_machine(database: Database, sto
     with database.transaction() as tx:
         taught(tx)
         number, good = drawn(tx)
-        plan = plan_scaling(tx, number, TERMS)
+        plan = plan_top_n(tx, number, TERMS)
         assert (plan["pool"], plan["kept"], plan["prompts"]) == (2_000, 400, 20)
         assert plan["expected"] > 2 * plan["expected_of_all"]
         assert states_of(tx, number) == {"screened": 2_000}
-        told = begin_scaling(tx, number, TERMS, "test")
+        told = begin_top_n(tx, number, TERMS, "test")
         assert (told["kept"], told["audit"], told["waiting"], told["outcome"]) == (400, 120, 120, None)
         assert states_of(tx, number) == {"screened": 1_880, "waiting": 120}
         probabilities = tx.execute(
@@ -52,20 +59,20 @@ def test_what_an_audit_proves_is_accepted_by_the_machine(database: Database, sto
         half = [row.audited for row in probabilities[:200]]
         assert 40 <= sum(half) <= 80  # the audit is of the worse half as of the better
         judge_waiting(tx, number, good, most=60)
-        assert finish_scaling(tx, number, "test")["outcome"] is None
+        assert finish_top_n(tx, number, "test")["outcome"] is None
         judge_waiting(tx, number, good)
-        assert finish_scaling(tx, number, "test", dry_run=True)["outcome"] is None
-        told = finish_scaling(tx, number, "test")
+        assert finish_top_n(tx, number, "test", dry_run=True)["outcome"] is None
+        told = finish_top_n(tx, number, "test")
         assert told["outcome"] == "accepted"
         assert told["bound"] >= 0.9
         assert told["auto_accepted"] == 280
-        assert finish_scaling(tx, number, "test") == told
-        assert "the auto-reviewer accepted the other 280" in as_text(told)
+        assert finish_top_n(tx, number, "test") == told
+        assert "the auto-reviewer accepted the other 280" in format_top_n(told)
         assert round_report.round_report(tx, number)["auto_reviewer"] == {"decisions": 280, "accepted": 280}
-        frozen = snapshots.freeze(tx, store, tag=None, actor="test").samples
+        frozen = snapshots.freeze_snapshot(tx, store, tag=None, actor="test").samples
         # The simulated people make no samples: those are the machine's alone.
         assert frozen == 280
-        assert take_back(tx, number, "test") == 280
+        assert revert_auto_verdicts(tx, number, "test") == 280
     assert states(database, number)["unshown"] == 280
 
 
@@ -73,14 +80,14 @@ def test_what_an_audit_does_not_prove_stays_unaccepted_and_trying_again_costs_ce
     with database.transaction() as tx:
         taught(tx)
         number, good = drawn(tx)
-        begin_scaling(tx, number, TERMS, "test")
+        begin_top_n(tx, number, TERMS, "test")
         with pytest.raises(Conflict, match="in progress"):
-            begin_scaling(tx, number, TERMS, "test")
+            begin_top_n(tx, number, TERMS, "test")
         judge_waiting(tx, number, dict.fromkeys(good, False))
-        told = finish_scaling(tx, number, "test")
+        told = finish_top_n(tx, number, "test")
         assert (told["outcome"], told["auto_accepted"], told["bound"]) == ("refused", 0, 0.0)
         assert round_report.round_report(tx, number)["auto_reviewer"]["decisions"] == 0
-        assert plan_scaling(tx, number, TERMS)["level"] < told["level"]
+        assert plan_top_n(tx, number, TERMS)["level"] < told["level"]
 
 
 def test_the_lower_bound_is_right_in_95_of_100_scalings(database: Database) -> None:
@@ -91,14 +98,14 @@ def test_the_lower_bound_is_right_in_95_of_100_scalings(database: Database) -> N
         taught(tx)
         for seed in range(20):
             number, good = drawn(tx, seed + 100, 150)
-            fixed = Terms(keep=100, audit=60, least=0.85, per_prompt=20, per_cluster=20)
-            begin_scaling(tx, number, fixed, "test")
+            fixed = TopNSettings(keep=100, audit=60, least=0.85, per_prompt=20, per_cluster=20)
+            begin_top_n(tx, number, fixed, "test")
             members = tx.execute(
                 sa.select(top_n_members.c.candidate_id).join(candidates).where(candidates.c.round_id == number)
             )
             said = good | {row.candidate_id: bool(rng.random() < 0.84) for row in members}
             judge_waiting(tx, number, said)
-            passed += finish_scaling(tx, number, "test")["outcome"] == "accepted"
+            passed += finish_top_n(tx, number, "test")["outcome"] == "accepted"
     assert passed <= 3  # at most a half is to be expected
 
 
@@ -112,13 +119,13 @@ def test_caps_keep_a_scaling_varied(database: Database) -> None:
         ids = arrive(tx, number, 5, quality)
         best = tx.scalar(sa.select(candidates.c.prompt_id).where(candidates.c.id == ids[0]))
         for times in (20, 2):
-            terms = Terms(keep=100, audit=60, least=0.85, per_prompt=times, per_cluster=20)
-            begin_scaling(tx, number, terms, "test")
+            terms = TopNSettings(keep=100, audit=60, least=0.85, per_prompt=times, per_cluster=20)
+            begin_top_n(tx, number, terms, "test")
             mine = sa.select(sa.func.count()).select_from(top_n_members.join(candidates).join(prompts))
-            scaling = describe(tx, number)["scaling"]
+            scaling = describe_top_n(tx, number)["scaling"]
             counted[times] = tx.scalar(mine.where(prompts.c.id == best, top_n_members.c.top_n_run_id == scaling))
             judge_waiting(tx, number, dict.fromkeys(ids, False))
-            finish_scaling(tx, number, "test")
+            finish_top_n(tx, number, "test")
     assert counted[20] == 50
     assert counted[2] <= 10
 
@@ -127,21 +134,21 @@ def test_what_cannot_be_is_refused_before_anything_is_done(database: Database) -
     with database.transaction() as tx:
         number, _ = drawn(tx, count=50)
         with pytest.raises(NotFound, match="no acceptance model"):
-            plan_scaling(tx, number, TERMS)
+            plan_top_n(tx, number, TERMS)
         taught(tx)
         with pytest.raises(Refused, match="cannot prove"):
-            begin_scaling(tx, number, Terms(keep=400, audit=20, least=0.95), "test")
+            begin_top_n(tx, number, TopNSettings(keep=400, audit=20, least=0.95), "test")
         with pytest.raises(Refused, match="cannot keep"):
-            begin_scaling(tx, number, Terms(keep=10, audit=20), "test")
+            begin_top_n(tx, number, TopNSettings(keep=10, audit=20), "test")
         with pytest.raises(Conflict, match="fewer than"):
-            begin_scaling(tx, number, TERMS, "test")
+            begin_top_n(tx, number, TERMS, "test")
         with pytest.raises(NotFound, match="no top-N acceptance"):
-            finish_scaling(tx, number, "test")
+            finish_top_n(tx, number, "test")
         prompt = tx.scalar(sa.select(candidates.c.prompt_id).limit(1))
         row = {"round_id": number, "prompt_id": prompt, "seed": -1, "state": "requested"}
         tx.execute(sa.insert(candidates), row | {"id": content_id("one more")})
         with pytest.raises(Conflict, match="not generated and screened"):
-            begin_scaling(tx, number, TERMS, "test")
+            begin_top_n(tx, number, TERMS, "test")
         assert tx.scalar(sa.select(sa.func.count()).select_from(top_n_members)) == 0
 
 

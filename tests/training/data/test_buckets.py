@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from curation.domain import Split
 from curation.images.codec import encode_layer
 from training.data.buckets import (
-    BucketOrder,
-    Buckets,
-    bucket_table,
+    BucketConfig,
+    BucketSampler,
+    assign_buckets,
+    bucket_config,
+    count_buckets,
+    make_bucket_table,
     nearest_bucket,
-    preset_buckets,
     read_sizes,
     size_conditions,
-    sort_into_buckets,
-    tally,
 )
-from training.data.dataset import load_split
+from training.data.dataset import open_split
 from training.data.sampler import WeightedSampler
 from training.presets.presets import find_preset
 
@@ -30,7 +30,7 @@ originals = st.lists(st.tuples(st.integers(1, 4000), st.integers(1, 4000)), min_
 
 @given(st.sampled_from([64, 256, 512, 1024]), st.sampled_from([8, 32, 64]), st.sampled_from([1.0, 1.5, 2.0, 4.0]))
 def test_shapes_are_of_about_one_area_and_the_square_is_the_largest(side, step, ratio):
-    table = bucket_table(side, step, ratio)
+    table = make_bucket_table(side, step, ratio)
     assert (side, side) in table
     assert set(table) == {(width, height) for height, width in table}
     for height, width in table:
@@ -40,13 +40,13 @@ def test_shapes_are_of_about_one_area_and_the_square_is_the_largest(side, step, 
 
 
 def test_the_table_of_sdxl_has_its_well_known_shapes():
-    table = bucket_table(1024, 64, 2.0)
+    table = make_bucket_table(1024, 64, 2.0)
     assert {(832, 1216), (896, 1152), (1152, 896), (1216, 832), (768, 1344)} <= set(table)
     assert len(table) == 9
 
 
 def test_a_picture_goes_where_it_is_padded_least():
-    table = bucket_table(1024, 64, 2.0)
+    table = make_bucket_table(1024, 64, 2.0)
     assert nearest_bucket((1000, 1000), table) == (1024, 1024)
     assert nearest_bucket((300, 200), table) == (1216, 832)
     assert nearest_bucket((200, 300), table) == (832, 1216)
@@ -55,8 +55,8 @@ def test_a_picture_goes_where_it_is_padded_least():
 
 @given(originals, st.integers(1, 8))
 def test_no_shape_but_the_square_is_rare(sizes, least):
-    table = bucket_table(512, 64, 3.0)
-    shapes = sort_into_buckets(sizes, table, least)
+    table = make_bucket_table(512, 64, 3.0)
+    shapes = assign_buckets(sizes, table, least)
     counts = Counter(shapes)
     assert all(count >= least for shape, count in counts.items() if shape != (512, 512))
     kept = {*counts, (512, 512)}
@@ -78,7 +78,7 @@ def test_no_shape_but_the_square_is_rare(sizes, least):
 def test_batches_have_one_shape_and_nothing_is_lost(kinds, weight, batch, seed):
     shapes = [(64, 64 + 8 * kind) for kind in kinds]
     within = WeightedSampler(tuple(weight if kind == 1 else 1.0 for kind in kinds), seed)
-    order = BucketOrder(within, shapes, batch)
+    order = BucketSampler(within, shapes, batch)
     count = 4 * within.length // batch * batch
     places = order.places(0, count)
     for start in range(0, count, batch):
@@ -97,7 +97,7 @@ def test_the_order_does_not_depend_on_where_a_run_was_cut(kinds, cuts):
     shapes = [(8, 8 * (kind + 1)) for kind in kinds]
 
     def order():
-        return BucketOrder(WeightedSampler((1.0,) * len(kinds), 3), shapes, 4)
+        return BucketSampler(WeightedSampler((1.0,) * len(kinds), 3), shapes, 4)
 
     straight, pieces = order().places(0, sum(cuts)), []
     for cut in cuts:
@@ -107,7 +107,7 @@ def test_the_order_does_not_depend_on_where_a_run_was_cut(kinds, cuts):
 
 def test_new_samples_come_twice_as_often_in_every_shape():
     shapes = [(8, 8), (8, 16)] * 20
-    order = BucketOrder(WeightedSampler(tuple(2.0 if place < 10 else 1.0 for place in range(40)), 1), shapes, 4)
+    order = BucketSampler(WeightedSampler(tuple(2.0 if place < 10 else 1.0 for place in range(40)), 1), shapes, 4)
     drawn = Counter(order.places(0, 50 * 100))
     assert {round(drawn[place] / 100) for place in range(10)} == {2}
     assert {round(drawn[place] / 100) for place in range(10, 40)} == {1}
@@ -127,26 +127,26 @@ def test_sizes_are_read_once_and_the_unreadable_are_named(store, tmp_path):
 
 def test_pictures_are_letterboxed_into_their_own_shape(store, freeze_sized):
     snapshot = freeze_sized([(40, 20)] * 6 + [(20, 40)] * 6 + [(30, 30)] * 6 + [(10, 200)])
-    buckets = Buckets(bucket_table(64, 16, 2.0), least=2)
-    pictures = load_split(store, snapshot, Split.train, 64, in_memory=False, buckets=buckets)
+    buckets = BucketConfig(make_bucket_table(64, 16, 2.0), least=2)
+    pictures = open_split(store, snapshot, Split.train, 64, in_memory=False, buckets=buckets)
     by_original = dict(zip(pictures.originals, pictures.shapes, strict=True))
     assert by_original == {(40, 20): (80, 48), (20, 40): (48, 80), (30, 30): (64, 64), (10, 200): (48, 80)}
     for place, shape in enumerate(pictures.shapes):
         assert pictures[place].shape == (4, *shape)
-    kept = load_split(store, snapshot, Split.train, 64, in_memory=True, buckets=buckets)
+    kept = open_split(store, snapshot, Split.train, 64, in_memory=True, buckets=buckets)
     assert all(kept[place].equal(pictures[place]) for place in range(len(pictures)))
     place = pictures.originals.index((20, 40))
     assert pictures.sizes([place]).tolist() == [[20, 40, 0, 0, 48, 80]]
-    assert tally(pictures.shapes) == {"48x80": 7, "64x64": 6, "80x48": 6}
+    assert count_buckets(pictures.shapes) == {"48x80": 7, "64x64": 6, "80x48": 6}
 
 
 def test_the_square_alone_has_sizes_too(store, snapshot):
-    pictures = load_split(store, snapshot, Split.train, 32)
+    pictures = open_split(store, snapshot, Split.train, 32)
     assert pictures.sizes([0, 1]).tolist() == [[32, 32, 0, 0, 32, 32]] * 2
     assert size_conditions([(5, 6)], [(7, 8)]).tolist() == [[5, 6, 0, 0, 7, 8]]
 
 
 def test_presets_say_whether_there_are_shapes():
-    assert preset_buckets(find_preset("tiny"), 4, None) is None
-    buckets = preset_buckets(find_preset("sdxl"), 16, None)
-    assert buckets == Buckets(bucket_table(1024, 64, 2.0), 16, None)
+    assert bucket_config(find_preset("tiny"), 4, None) is None
+    buckets = bucket_config(find_preset("sdxl"), 16, None)
+    assert buckets == BucketConfig(make_bucket_table(1024, 64, 2.0), 16, None)

@@ -13,8 +13,8 @@ from hypothesis.extra.numpy import arrays
 from curation.domain import LayerRole, Split
 from curation.errors import Corrupt, Refused
 from tests.training.composed import compose, freeze_pairs
-from training.data.dataset import LayerDataset, letterbox, load_split, prefetch
-from training.data.sampler import WeightedSampler, draw_order
+from training.data.dataset import LayerDataset, letterbox, open_split, prefetch
+from training.data.sampler import WeightedSampler, build_sampler
 
 rgba_images = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(lambda size: arrays(np.uint8, (*size, 4)))
 
@@ -57,10 +57,10 @@ def test_a_picture_of_the_right_size_is_left_alone():
 
 
 def test_splits_never_meet_and_memory_changes_nothing(store, snapshot):
-    train, heldout = (load_split(store, snapshot, split, 16) for split in Split)
+    train, heldout = (open_split(store, snapshot, split, 16) for split in Split)
     assert (len(train), len(heldout)) == (24, 6)
     assert not {s.id for s in train.samples} & {s.id for s in heldout.samples}
-    lazy = load_split(store, snapshot, Split.train, 16, in_memory=False)
+    lazy = open_split(store, snapshot, Split.train, 16, in_memory=False)
     assert train.take([3, 0]).equal(lazy.take([3, 0]))
     assert train.take([3]).shape == (1, 4, 16, 16)
     assert train.captions[0] == "a red square"
@@ -68,19 +68,19 @@ def test_splits_never_meet_and_memory_changes_nothing(store, snapshot):
 
 def test_a_split_with_nothing_in_it_is_refused(store, freeze_shapes):
     with pytest.raises(Refused, match="no heldout samples"):
-        load_split(store, freeze_shapes(range(3)), Split.heldout, 16)
+        open_split(store, freeze_shapes(range(3)), Split.heldout, 16)
 
 
 def test_newly_added_samples_come_twice_as_often(store, freeze_shapes):
     before, after = freeze_shapes(range(20)), freeze_shapes(range(30))
-    pictures = load_split(store, after, Split.train, 16)
-    order = draw_order(store, pictures, before, 2.0, seed=5)
+    pictures = open_split(store, after, Split.train, 16)
+    order = build_sampler(store, pictures, before, 2.0, seed=5)
     lap = int(sum(order.weights))
     drawn = Counter(order.places(0, 10 * lap))
     new = {place for place, sample in enumerate(pictures.samples) if int(sample.id, 16) >= 20}
     assert new
     assert {place: drawn[place] for place in drawn} == {p: 20 if p in new else 10 for p in range(len(pictures))}
-    assert set(draw_order(store, pictures, None, 2.0, seed=5).weights) == {1.0}
+    assert set(build_sampler(store, pictures, None, 2.0, seed=5).weights) == {1.0}
 
 
 @given(
@@ -100,22 +100,22 @@ def test_the_order_does_not_depend_on_how_it_is_cut(is_new, weight, cuts):
 
 def test_a_pairs_layers_are_pictures_with_texts_of_their_own(store):
     snapshot = freeze_pairs(store, range(20), singles=3, side=32)
-    foregrounds = load_split(store, snapshot, Split.train, 16)
+    foregrounds = open_split(store, snapshot, Split.train, 16)
     assert len(foregrounds) == 16 + 3
-    pictures = load_split(store, snapshot, Split.train, 16, roles=(LayerRole.foreground, LayerRole.background))
+    pictures = open_split(store, snapshot, Split.train, 16, roles=(LayerRole.foreground, LayerRole.background))
     assert pictures.roles[:4] == [LayerRole.foreground, LayerRole.background] * 2
     assert len(pictures) == 2 * 16 + 3
     texts = compose(0, 32).texts
     assert pictures.captions[:2] == [texts[LayerRole.foreground], texts[LayerRole.background]]
     assert pictures[1][3].min() == 1  # a background is opaque
-    whole = load_split(store, snapshot, Split.train, 16, roles=(LayerRole.blended,))
+    whole = open_split(store, snapshot, Split.train, 16, roles=(LayerRole.blended,))
     assert whole.captions[0] == compose(0, 32).prompt.text  # which has no text of its own
 
 
 def test_opaque_layers_come_as_often_as_is_said(store):
     snapshot = freeze_pairs(store, range(20), side=32)
-    pictures = load_split(store, snapshot, Split.train, 16, roles=(LayerRole.foreground, LayerRole.background))
-    order = draw_order(store, pictures, None, 2.0, seed=5, opaque=0.25)
+    pictures = open_split(store, snapshot, Split.train, 16, roles=(LayerRole.foreground, LayerRole.background))
+    order = build_sampler(store, pictures, None, 2.0, seed=5, opaque=0.25)
     drawn = Counter(pictures.roles[place] for place in order.places(0, 50 * order.length))
     assert drawn[LayerRole.background] / drawn[LayerRole.foreground] == pytest.approx(0.25, abs=0.02)
 
@@ -127,7 +127,7 @@ def test_fractional_weights_are_kept_on_average():
 
 
 def test_a_broken_picture_in_memory_is_left_out_and_named(store, snapshot):
-    samples = broken(store, load_split(store, snapshot, Split.train, 16).samples, 2)
+    samples = broken(store, open_split(store, snapshot, Split.train, 16).samples, 2)
     pictures = LayerDataset(store, samples, 16, in_memory=True)
     assert len(pictures) == len(samples) - 1 == len(pictures.captions) == len(pictures.shapes)
     assert list(pictures.aside) == [samples[2].id]
@@ -136,7 +136,7 @@ def test_a_broken_picture_in_memory_is_left_out_and_named(store, snapshot):
 
 
 def test_the_next_picture_stands_in_for_a_broken_one(store, snapshot):
-    samples = load_split(store, snapshot, Split.train, 16).samples
+    samples = open_split(store, snapshot, Split.train, 16).samples
     last = len(samples) - 1
     pictures = LayerDataset(store, broken(store, samples, last), 16, in_memory=False)
     with pytest.raises(Corrupt):
@@ -149,7 +149,7 @@ def test_the_next_picture_stands_in_for_a_broken_one(store, snapshot):
 
 
 def test_too_many_broken_pictures_stop_a_training(store, snapshot):
-    samples = load_split(store, snapshot, Split.train, 16).samples
+    samples = open_split(store, snapshot, Split.train, 16).samples
     twice = broken(store, broken(store, samples, 1), 2)
     with pytest.raises(Corrupt, match="2 of 24 images cannot be read; for example sample 0000"):
         LayerDataset(store, twice, 16, in_memory=True)

@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.errors import Corrupt
-from training.data.tensor_cache import ShardedTensorCache, key_of, make_missing
+from training.data.tensor_cache import ShardedTensorCache, cache_key, compute_missing
 
 WRITER = """
 import sys
 from pathlib import Path
 import torch
-from training.data.tensor_cache import ShardedTensorCache, key_of
+from training.data.tensor_cache import ShardedTensorCache, cache_key
 shards = ShardedTensorCache(Path(sys.argv[1]))
 print("ready", flush=True)
 for number in range(10_000):
@@ -41,7 +41,7 @@ for number in range(10_000):
 def test_entries_come_back_to_the_bit(tmp_path_factory, dtype, sizes, rows, in_memory):
     folder = None if in_memory else tmp_path_factory.mktemp("shards")
     values = (torch.randn(rows, *sizes) * 9).to(dtype)
-    keys = [key_of(row) for row in range(rows)]
+    keys = [cache_key(row) for row in range(rows)]
     written = ShardedTensorCache(folder)
     written.put(keys, {"a": values, "b": values.flip(0)})
     for shards in (written, written if in_memory else ShardedTensorCache(folder)):
@@ -49,26 +49,26 @@ def test_entries_come_back_to_the_bit(tmp_path_factory, dtype, sizes, rows, in_m
         assert torch.equal(found["a"], torch.cat([values.flip(0), values[:1]]))
         assert torch.equal(found["b"], torch.cat([values, values.flip(0)[:1]]))
         assert all(key in shards for key in keys)
-        assert key_of("another") not in shards
+        assert cache_key("another") not in shards
 
 
 def test_keys_are_of_the_parts_and_not_of_their_text_run_together():
-    assert key_of("ab", "c") != key_of("a", "bc")
-    assert key_of("a", 1) == key_of("a", "1")
-    assert len(key_of()) == 32
+    assert cache_key("ab", "c") != cache_key("a", "bc")
+    assert cache_key("a", 1) == cache_key("a", "1")
+    assert len(cache_key()) == 32
 
 
 def test_another_process_s_entries_are_seen_after_refreshing(tmp_path):
     one, other = ShardedTensorCache(tmp_path), ShardedTensorCache(tmp_path)
-    one.put([key_of(1)], {"value": torch.ones(1, 3)})
-    assert key_of(1) not in other
+    one.put([cache_key(1)], {"value": torch.ones(1, 3)})
+    assert cache_key(1) not in other
     other.refresh()
-    assert other.get([key_of(1)])["value"].tolist() == [[1, 1, 1]]
+    assert other.get([cache_key(1)])["value"].tolist() == [[1, 1, 1]]
 
 
 def test_the_same_entries_twice_are_one_file(tmp_path):
     for _ in range(2):
-        ShardedTensorCache(tmp_path).put([key_of(1)], {"value": torch.ones(1, 3)})
+        ShardedTensorCache(tmp_path).put([cache_key(1)], {"value": torch.ones(1, 3)})
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
     assert len(ShardedTensorCache(tmp_path)) == 1
 
@@ -85,7 +85,7 @@ def test_a_killed_writer_leaves_whole_shards(tmp_path, moment):
     shards = ShardedTensorCache(tmp_path)
     assert len(shards) % 4 == 0
     for number in range(len(shards) // 4):
-        found = shards.get([key_of(number, row) for row in range(4)])
+        found = shards.get([cache_key(number, row) for row in range(4)])
         assert found["value"].eq(number).all()
 
 
@@ -100,57 +100,57 @@ def test_a_draft_of_a_dead_writer_is_swept_when_it_is_old(tmp_path):
 
 @pytest.mark.parametrize("left", [0, 5, 40, -1])
 def test_a_truncated_file_is_removed_and_its_entries_are_missing(tmp_path, left):
-    ShardedTensorCache(tmp_path).put([key_of(1)], {"value": torch.ones(1, 3)})
+    ShardedTensorCache(tmp_path).put([cache_key(1)], {"value": torch.ones(1, 3)})
     (file,) = tmp_path.glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:left])
     shards = ShardedTensorCache(tmp_path)
-    assert key_of(1) not in shards
-    shards.put([key_of(1)], {"value": torch.ones(1, 3)})
-    assert key_of(1) in ShardedTensorCache(tmp_path)
+    assert cache_key(1) not in shards
+    shards.put([cache_key(1)], {"value": torch.ones(1, 3)})
+    assert cache_key(1) in ShardedTensorCache(tmp_path)
 
 
 def test_a_bit_that_rotted_is_an_error(tmp_path):
-    ShardedTensorCache(tmp_path).put([key_of(1), key_of(2)], {"value": torch.zeros(2, 64)})
+    ShardedTensorCache(tmp_path).put([cache_key(1), cache_key(2)], {"value": torch.zeros(2, 64)})
     (file,) = tmp_path.glob("*.safetensors")
     data = bytearray(file.read_bytes())
     header = 8 + int.from_bytes(data[:8], "little")
     data[header + json.loads(data[8:header])["value"]["data_offsets"][1] - 1] ^= 1  # the end of the second entry
     file.write_bytes(data)
     shards = ShardedTensorCache(tmp_path)
-    assert shards.get([key_of(1)])["value"].eq(0).all()
+    assert shards.get([cache_key(1)])["value"].eq(0).all()
     with pytest.raises(Corrupt, match="checksum mismatch in"):
-        shards.get([key_of(2)])
+        shards.get([cache_key(2)])
 
 
 def test_a_claim_excludes_other_processes_until_its_holder_dies(tmp_path):
     program = (
-        "import sys, time; from pathlib import Path; from training.data.tensor_cache import ShardedTensorCache, key_of\n"
+        "import sys, time; from pathlib import Path; from training.data.tensor_cache import ShardedTensorCache, cache_key\n"
         "with ShardedTensorCache(Path(sys.argv[1])).claim(key_of(1), wait=True) as mine:\n"
         "    print(mine, flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"True\n"
     shards = ShardedTensorCache(tmp_path)
-    with shards.claim(key_of(1), wait=False) as mine:
+    with shards.claim(cache_key(1), wait=False) as mine:
         assert not mine
-    with shards.claim(key_of(2), wait=False) as mine:
+    with shards.claim(cache_key(2), wait=False) as mine:
         assert mine
     holder.kill()
     holder.communicate()
-    with shards.claim(key_of(1), wait=True) as mine:
+    with shards.claim(cache_key(1), wait=True) as mine:
         assert mine
 
 
 def test_a_read_maps_a_file_and_does_not_load_it(tmp_path):
     shards = ShardedTensorCache(tmp_path)
-    shards.put([key_of(row) for row in range(64)], {"value": torch.randn(64, 1 << 18)})  # 64 MiB
+    shards.put([cache_key(row) for row in range(64)], {"value": torch.randn(64, 1 << 18)})  # 64 MiB
     fresh = ShardedTensorCache(tmp_path)
 
     def resident() -> int:
         return psutil.Process().memory_info().rss
 
     before = resident()
-    fresh.get([key_of(7)])
+    fresh.get([cache_key(7)])
     assert resident() - before < 16 << 20
 
 
@@ -159,8 +159,8 @@ import sys, time
 from pathlib import Path
 import torch
 import training.data.tensor_cache
-from training.data.tensor_cache import ShardedTensorCache, key_of, make_missing
-training.data.tensor_cache.RUN = 3
+from training.data.tensor_cache import ShardedTensorCache, cache_key, compute_missing
+training.data.tensor_cache.ENTRIES_PER_SHARD = 3
 shards, made = ShardedTensorCache(Path(sys.argv[1])), Path(sys.argv[2])
 keys = [key_of(number) for number in range(24)]
 def make(places):
@@ -204,14 +204,14 @@ def test_work_that_was_killed_goes_on_with_the_same_batches(tmp_path, seed):
 
 def test_entries_that_are_there_are_not_made_again(tmp_path):
     shards, made = ShardedTensorCache(tmp_path), []
-    keys = [key_of(number) for number in range(5)]
+    keys = [cache_key(number) for number in range(5)]
 
     def make(places):
         made.extend(places)
         shards.put([keys[place] for place in places], {"value": torch.ones(len(places), 1)})
 
     for wanted in ([0, 3], [0, 1, 2, 3, 4, 0], [4, 4]):
-        for _ in make_missing(shards, [keys[place] for place in wanted], [None] * len(wanted), make):
+        for _ in compute_missing(shards, [keys[place] for place in wanted], [None] * len(wanted), make):
             pass
         assert sorted(made) == sorted(set(made))
     assert len(shards) == 5

@@ -12,22 +12,22 @@ import torch
 
 from curation.domain import LayerRole, Split
 from curation.errors import Corrupt
-from training.data.buckets import Buckets, bucket_table
-from training.data.dataset import LayerDataset, load_split
-from training.denoiser.cache import ConditionsCache, LatentCache, fingerprint, latent_identity, text_identity
+from training.data.buckets import BucketConfig, make_bucket_table
+from training.data.dataset import LayerDataset, open_split
+from training.denoiser.cache import LatentCache, TextEmbeddingCache, fingerprint, latent_identity, text_identity
 from training.denoiser.denoiser import Conditions
 from training.presets.presets import find_preset
-from training.transparency.autoencoder import fit_backbone
+from training.transparency.autoencoder import fit_autoencoder
 from training.transparency.codec import adjusted_posterior
 from training.transparency.networks import Transparency
-from training.transparency.padding import on_grey, pad_colours
+from training.transparency.padding import over_gray, pad_colors
 
 MICRO = find_preset("micro")
 
 
 @pytest.fixture
 def pictures(store, snapshot) -> LayerDataset:
-    return load_split(store, snapshot, Split.train, MICRO.image_size, in_memory=False)
+    return open_split(store, snapshot, Split.train, MICRO.image_size, in_memory=False)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def networks(pictures):
     rgba = pictures.take(range(len(pictures)))
     encoder = Transparency(MICRO).eval().requires_grad_(False).encoder
     torch.nn.init.normal_(encoder.blocks[-1].weight, std=0.1)
-    return fit_backbone(MICRO, on_grey(rgba[:, :3], rgba[:, 3:])), encoder
+    return fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:])), encoder
 
 
 class Counted:
@@ -76,7 +76,7 @@ def test_it_holds_what_the_networks_say(filled, pictures, networks, precision, i
     assert computed == len(pictures)
     places = [7, 0, 7, 23]
     rgba = pictures.take(places)
-    mean, std = adjusted_posterior(*networks, rgba[:, 3:], pad_colours(rgba))
+    mean, std = adjusted_posterior(*networks, rgba[:, 3:], pad_colors(rgba))
     found = cache.take(places)
     tolerance = {"atol": 1e-5, "rtol": 1e-5} if precision == "fp32" else {"atol": 2e-3, "rtol": 1e-3}
     torch.testing.assert_close(found[0], mean, **tolerance)
@@ -146,9 +146,9 @@ def test_its_folder_says_what_it_is_of_and_can_be_deleted(filled, pictures):
 
 def test_every_shape_has_latents_of_its_own(filled, store, freeze_sized):
     snapshot = freeze_sized([(40, 20), (20, 40), (30, 30)] * 4)
-    buckets = Buckets(bucket_table(32, 8, 2.0), least=2)
-    sorted_ = load_split(store, snapshot, Split.train, 32, in_memory=False, buckets=buckets)
-    square = load_split(store, snapshot, Split.train, 32, in_memory=False)
+    buckets = BucketConfig(make_bucket_table(32, 8, 2.0), least=2)
+    sorted_ = open_split(store, snapshot, Split.train, 32, in_memory=False, buckets=buckets)
+    square = open_split(store, snapshot, Split.train, 32, in_memory=False)
     cache, computed = filled(sorted_)
     assert computed == 12
     for place in range(12):
@@ -202,8 +202,8 @@ import training.data.tensor_cache
 from curation.domain import Split
 from curation.object_store import FolderStore
 from training.denoiser.cache import LatentCache
-from training.data.dataset import load_split
-training.data.tensor_cache.RUN = 3
+from training.data.dataset import open_split
+training.data.tensor_cache.ENTRIES_PER_SHARD = 3
 objects, snapshot, folder = sys.argv[1:]
 pictures = load_split(FolderStore(Path(objects)), snapshot, Split.train, 32, in_memory=False)
 cache = LatentCache.open(Path(folder), {"precision": "fp32"})
@@ -218,7 +218,7 @@ def test_several_processes_fill_one_cache(store, snapshot, tmp_path, pictures):
     fillers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
     sums = [float(filler.communicate(timeout=120)[0]) for filler in fillers]
     rgba = pictures.take(range(len(pictures)))
-    wanted = float((pad_colours(rgba)[:, :, ::8, ::8] + 1).sum())
+    wanted = float((pad_colors(rgba)[:, :, ::8, ::8] + 1).sum())
     assert sums == [pytest.approx(wanted)] * 2
 
 
@@ -243,11 +243,11 @@ def test_texts_are_encoded_once(tmp_path, mask, pooled, in_memory):
     texts = ["a red square", "", "a blue circle", "a red square"]
     encode = Words(mask=mask, pooled=pooled)
     folder = None if in_memory else tmp_path
-    cache = ConditionsCache.open(folder, {"precision": "fp16"})
+    cache = TextEmbeddingCache.open(folder, {"precision": "fp16"})
     seen = []
     cache.fill(texts, encode, seen.append, batch=2)
     assert (encode.texts, seen[-1].done, seen[-1].total) == (3, 3, 3)
-    again = cache if in_memory else ConditionsCache.open(folder, {"precision": "fp16"})
+    again = cache if in_memory else TextEmbeddingCache.open(folder, {"precision": "fp16"})
     again.fill([*texts, "a new one"], encode, quiet)
     assert encode.texts == 4
     found, wanted = again.take(texts[::-1]), encode(texts[::-1])

@@ -7,7 +7,7 @@ import torch
 
 from curation.errors import Refused
 from training.denoiser.builtin import BuiltinDenoiser, ConditionalUNet, noise_schedule, unet_config
-from training.denoiser.factory import open_denoiser
+from training.denoiser.factory import load_denoiser
 from training.presets.presets import PRESETS
 
 MICRO = PRESETS["micro"]
@@ -89,7 +89,7 @@ def test_a_channel_that_never_varies_is_no_division_by_zero(denoiser):
 def test_stored_tensors_open_to_the_same_denoiser(denoiser):
     denoiser.measure(noisy(8) * 3)
     name = "unet" if isinstance(denoiser.network, ConditionalUNet) else "transformer"
-    again = open_denoiser(replace(MICRO, denoiser=name), denoiser.learnt(), denoiser.facts())
+    again = load_denoiser(replace(MICRO, denoiser=name), denoiser.learnt(), denoiser.facts())
     time, texts = torch.tensor([7]), ["a heart"]
     with torch.no_grad():
         one, two = (model.predict(noisy(1), time, model.encode(texts)) for model in (denoiser, again))
@@ -99,7 +99,7 @@ def test_stored_tensors_open_to_the_same_denoiser(denoiser):
 
 def test_tensors_of_another_size_are_refused():
     with pytest.raises(Refused, match="does not fit preset 'micro'"):
-        open_denoiser(replace(MICRO, text_width=64), BuiltinDenoiser(MICRO).learnt(), {"kind": "own"})
+        load_denoiser(replace(MICRO, text_width=64), BuiltinDenoiser(MICRO).learnt(), {"kind": "own"})
 
 
 def test_zero_terminal_snr_ends_in_pure_noise():

@@ -7,15 +7,15 @@ import torch
 
 from curation.domain import Split, TrainingRequest
 from curation.errors import Refused
-from training.data.dataset import load_split
+from training.data.dataset import open_split
 from training.denoiser.builtin import noise_schedule
-from training.denoiser.factory import open_denoiser
-from training.denoiser.stage import VALIDATED, loss_weight
-from training.denoiser.train import encode_pictures, train_base, validation_loss
+from training.denoiser.factory import load_denoiser
+from training.denoiser.stage import VALIDATION_TIMESTEPS, loss_weight
+from training.denoiser.train import encode_images, train_base, validation_loss
 from training.presets.presets import PRESETS
-from training.transparency.autoencoder import fit_backbone
+from training.transparency.autoencoder import fit_autoencoder
 from training.transparency.networks import Transparency
-from training.transparency.padding import on_grey
+from training.transparency.padding import over_gray
 
 MICRO = replace(PRESETS["micro"], sheet_images=64, save_images=48)
 
@@ -25,11 +25,11 @@ def parts(store, snapshot):
     """A fitted backbone, and transparency networks whose offsets are not zero."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    pictures = load_split(store, snapshot, Split.train, MICRO.image_size)
+    pictures = open_split(store, snapshot, Split.train, MICRO.image_size)
     rgba = pictures.take(range(len(pictures)))
     networks = Transparency(MICRO).eval().requires_grad_(False)
     torch.nn.init.normal_(networks.encoder.blocks[-1].weight, std=0.1)
-    return fit_backbone(MICRO, on_grey(rgba[:, :3], rgba[:, 3:])), networks
+    return fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:])), networks
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def run(store, snapshot, parts):
 
 
 def test_it_learns(run, tmp_path, store, snapshot, parts):
-    heldout = load_split(store, snapshot, Split.heldout, MICRO.image_size)
+    heldout = open_split(store, snapshot, Split.heldout, MICRO.image_size)
     losses = [validation_loss(run(tmp_path / str(images), images), MICRO, *parts, heldout) for images in (16, 1024)]
     assert losses[1] < 0.8 * losses[0]
 
@@ -83,7 +83,7 @@ def test_another_seed_is_another_training(run, tmp_path):
 
 
 def test_it_goes_on_from_its_parent_in_the_parents_units(run, tmp_path, store, snapshot, parts):
-    heldout = load_split(store, snapshot, Split.heldout, MICRO.image_size)
+    heldout = open_split(store, snapshot, Split.heldout, MICRO.image_size)
     parent = run(tmp_path / "parent", 512)
     child = run(tmp_path / "child", 16, start=parent)
     fresh = run(tmp_path / "fresh", 16)
@@ -108,25 +108,25 @@ def test_it_leaves_sheets_and_a_log(run, tmp_path):
 
 def test_what_is_trained_on_is_the_adjusted_latent(store, snapshot, parts, tmp_path):
     """In memory or on disk, the latents are mean + scale * std * offset of the pictures asked for, in their order."""
-    from training.transparency.padding import pad_colours
+    from training.transparency.padding import pad_colors
 
     backbone, networks = parts
-    pictures = load_split(store, snapshot, Split.train, MICRO.image_size)
+    pictures = open_split(store, snapshot, Split.train, MICRO.image_size)
     kept, stored = (
-        encode_pictures(MICRO, pictures, backbone, networks.encoder, folder, lambda _: None).take([3, 1, 3])
+        encode_images(MICRO, pictures, backbone, networks.encoder, folder, lambda _: None).take([3, 1, 3])
         for folder in (None, tmp_path)
     )
     assert all(torch.equal(one, two) for one, two in zip(kept, stored, strict=True))
     rgba = pictures.take([3, 1, 3])
-    alpha, padded = rgba[:, 3:], pad_colours(rgba)
-    mean, std = backbone.encode(on_grey(padded, alpha))
+    alpha, padded = rgba[:, 3:], pad_colors(rgba)
+    mean, std = backbone.encode(over_gray(padded, alpha))
     torch.testing.assert_close(kept[0], mean + MICRO.offset_scale * std * networks.encoder(alpha, padded))
     torch.testing.assert_close(kept[1], std.expand_as(mean))
     assert not torch.allclose(kept[0], mean)
 
 
 def test_the_validation_loss_is_the_same_twice(run, tmp_path, store, snapshot, parts):
-    heldout = load_split(store, snapshot, Split.heldout, MICRO.image_size)
+    heldout = open_split(store, snapshot, Split.heldout, MICRO.image_size)
     base = run(tmp_path, 32)
     first = validation_loss(base, MICRO, *parts, heldout)
     assert validation_loss(base, MICRO, *parts, heldout) == first
@@ -134,12 +134,12 @@ def test_the_validation_loss_is_the_same_twice(run, tmp_path, store, snapshot, p
 
 def test_the_validation_loss_of_silence_is_the_power_of_v(run, tmp_path, store, snapshot, parts):
     """v = sqrt(abar) noise - sqrt(1 - abar) x_0, so its mean square is abar + (1 - abar) E[x_0^2]."""
-    heldout = load_split(store, snapshot, Split.heldout, MICRO.image_size)
+    heldout = open_split(store, snapshot, Split.heldout, MICRO.image_size)
     tensors, facts = run(tmp_path, 16)
     silent = {name: torch.zeros_like(t) if "network.out." in name else t for name, t in tensors.items()}
-    latents = encode_pictures(MICRO, heldout, parts[0], parts[1].encoder, None, lambda _: None)
-    power = open_denoiser(MICRO, tensors, facts).normalise(latents.take(range(len(heldout)))[0]).square().mean()
-    levels = noise_schedule(MICRO).alphas_cumprod[list(VALIDATED)]
+    latents = encode_images(MICRO, heldout, parts[0], parts[1].encoder, None, lambda _: None)
+    power = load_denoiser(MICRO, tensors, facts).normalise(latents.take(range(len(heldout)))[0]).square().mean()
+    levels = noise_schedule(MICRO).alphas_cumprod[list(VALIDATION_TIMESTEPS)]
     expected = float((levels + (1 - levels) * power).mean())
     assert validation_loss((silent, facts), MICRO, *parts, heldout) == pytest.approx(expected, rel=0.05)
 
@@ -149,7 +149,7 @@ def test_both_predictions_train_and_open(run, tmp_path, prediction):
     preset = replace(MICRO, prediction=prediction, zero_terminal_snr=prediction == "v_prediction", snr_gamma=5.0)
     tensors, facts = run(tmp_path, 32, preset=preset)
     assert all(tensor.isfinite().all() for tensor in tensors.values())
-    open_denoiser(preset, tensors, facts)
+    load_denoiser(preset, tensors, facts)
 
 
 def test_min_snr_weights_are_the_formula():

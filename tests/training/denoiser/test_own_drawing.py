@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from curation.domain import Checkpoint, DrawRequest, LayerRole, Prompt, Split
+from curation.domain import Checkpoint, GenerationRequest, LayerRole, Prompt, Split
 from curation.errors import Refused
-from curation.ports import DrawOptions
-from training.data.dataset import load_split
+from curation.ports import GenerationOptions
+from training.data.dataset import open_split
 from training.denoiser.builtin import BuiltinDenoiser, noise_schedule
 from training.denoiser.sampling import sample_latents
-from training.generate import open_generator
+from training.generate import load_generator
 from training.presets.presets import PRESETS
 from training.safetensors_io import save_part
-from training.transparency.autoencoder import fit_backbone
+from training.transparency.autoencoder import fit_autoencoder
 from training.transparency.networks import Transparency
-from training.transparency.padding import on_grey
+from training.transparency.padding import over_gray
 
 MICRO = PRESETS["micro"]
 
@@ -27,8 +27,8 @@ def checkpoint(store, snapshot):
     """Random weights of the right sizes: what is tested here does not need good ones."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    rgba = load_split(store, snapshot, Split.train, MICRO.image_size).take(range(20))
-    backbone = fit_backbone(MICRO, on_grey(rgba[:, :3], rgba[:, 3:]))
+    rgba = open_split(store, snapshot, Split.train, MICRO.image_size).take(range(20))
+    backbone = fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:]))
     denoiser = BuiltinDenoiser(MICRO)
     for parameter in denoiser.network.parameters():
         if not parameter.any():  # a fresh one says 0 to everything
@@ -42,7 +42,7 @@ def checkpoint(store, snapshot):
 
 
 def requests(count):
-    return [DrawRequest(Prompt(f"a {'red' if k % 2 else 'blue'} shape {k}"), seed=1000 + k) for k in range(count)]
+    return [GenerationRequest(Prompt(f"a {'red' if k % 2 else 'blue'} shape {k}"), seed=1000 + k) for k in range(count)]
 
 
 def pixels(layers):
@@ -50,7 +50,7 @@ def pixels(layers):
 
 
 def test_every_request_gets_a_layer_of_its_own(checkpoint, store):
-    drawn = open_generator(checkpoint, store).draw(requests(6))
+    drawn = load_generator(checkpoint, store).draw(requests(6))
     assert [set(layers) for layers in drawn] == [{LayerRole.foreground}] * 6
     for layer in pixels(drawn):
         assert (layer.shape, layer.dtype) == ((MICRO.image_size, MICRO.image_size, 4), np.uint8)
@@ -60,7 +60,7 @@ def test_every_request_gets_a_layer_of_its_own(checkpoint, store):
 
 def test_a_request_is_drawn_alike_alone_and_in_any_company(checkpoint, store):
     """Bit for bit: batches of 1, of 4 (the preset's), and at every place of a longer list."""
-    generator = open_generator(checkpoint, store)
+    generator = load_generator(checkpoint, store)
     together = pixels(generator.draw(requests(6)))
     for k, request in enumerate(requests(6)):
         assert np.array_equal(pixels(generator.draw([request]))[0], together[k])
@@ -69,17 +69,17 @@ def test_a_request_is_drawn_alike_alone_and_in_any_company(checkpoint, store):
 
 
 def test_a_generator_opened_again_draws_the_same(checkpoint, store):
-    one, two = (pixels(open_generator(checkpoint, store).draw(requests(3))) for _ in range(2))
+    one, two = (pixels(load_generator(checkpoint, store).draw(requests(3))) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
 
 
 def test_seed_and_prompt_both_count(checkpoint, store):
     one, other_seed, other_text = pixels(
-        open_generator(checkpoint, store).draw(
+        load_generator(checkpoint, store).draw(
             [
-                DrawRequest(Prompt("a red circle"), 1),
-                DrawRequest(Prompt("a red circle"), 2),
-                DrawRequest(Prompt("a blue circle"), 1),
+                GenerationRequest(Prompt("a red circle"), 1),
+                GenerationRequest(Prompt("a red circle"), 2),
+                GenerationRequest(Prompt("a blue circle"), 1),
             ]
         )
     )
@@ -89,30 +89,30 @@ def test_seed_and_prompt_both_count(checkpoint, store):
 
 @pytest.mark.parametrize("seed", [0, -1, 2**63 + 5])
 def test_any_whole_number_is_a_seed(checkpoint, store, seed):
-    assert len(open_generator(checkpoint, store).draw([DrawRequest(Prompt(""), seed)])) == 1
+    assert len(load_generator(checkpoint, store).draw([GenerationRequest(Prompt(""), seed)])) == 1
 
 
 def test_nothing_to_draw_is_nothing(checkpoint, store):
-    assert open_generator(checkpoint, store).draw([]) == []
+    assert load_generator(checkpoint, store).draw([]) == []
 
 
 def test_a_checkpoint_without_a_base_cannot_draw(checkpoint, store):
     files = {name: file for name, file in checkpoint.files.items() if name != "base"}
     with pytest.raises(Refused, match="no base model"):
-        open_generator(replace(checkpoint, files=files), store)
+        load_generator(replace(checkpoint, files=files), store)
 
 
 def test_options_of_its_own_count_and_others_are_refused(checkpoint, store):
-    generator = open_generator(checkpoint, store)
+    generator = load_generator(checkpoint, store)
 
     def drawn(**options):
-        return pixels(generator.draw([DrawRequest(Prompt("a red circle"), 1)], DrawOptions(**options)))[0]
+        return pixels(generator.draw([GenerationRequest(Prompt("a red circle"), 1)], GenerationOptions(**options)))[0]
 
     plain = drawn()
     assert np.array_equal(drawn(size=(32, 32), sampler="ddim", negative=""), plain)
     for options in ({"steps": 3}, {"guidance": 1.0}, {"negative": "a blue circle"}):
         assert not np.array_equal(drawn(**options), plain)
-    told = generator.describe(DrawOptions(steps=3))
+    told = generator.describe(GenerationOptions(steps=3))
     assert told == {"sampler": "ddim", "steps": "3", "guidance": "3.0", "size": "32x32"}
     for options in ({"size": (64, 32)}, {"aspect": 2.0}, {"sampler": "euler"}, {"image": "0" * 64}, {"upscale": 2.0}):
         with pytest.raises(Refused, match="do not support"):

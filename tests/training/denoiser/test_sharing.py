@@ -15,10 +15,15 @@ from torch.nn.functional import layer_norm, linear, softmax
 from curation.errors import Refused
 from tests.training.pretrained import make_unet
 from tests.training.released_files import REAL_SD15, TINY_SD15, fill, real_unet, sharing_shapes, tiny_sd15, write
-from training.denoiser.attention_sharing import SharedAttention, attention_names, build_sharing, share_attention
+from training.denoiser.attention_sharing import (
+    SharedAttention,
+    attention_names,
+    build_attention_sharing,
+    install_attention_sharing,
+)
 from training.external_weights import read_header
 from training.interop.denoiser_weights import read_base
-from training.interop.formats import recognise
+from training.interop.formats import recognize
 
 RANK = 4
 
@@ -94,14 +99,14 @@ def test_a_file_for_one_layer_loads_and_runs_on_a_unet(tmp_path: Path) -> None:
     unet = tiny_sd15()
     path = write(tmp_path / "attn", sharing_shapes(unet, 1, RANK))
     header = read_header(path)
-    tensors, facts = read_base(header, recognise(header))
+    tensors, facts = read_base(header, recognize(header))
     assert facts == {"kind": "sharing", "frames": "1", "rank": "4"}
     stored = load_file(path)
     assert all(torch.equal(value, stored[name]) for name, value in tensors.items())
     noisy, states = torch.randn(2, 4, 16, 16), torch.randn(2, 5, 24)
     with torch.no_grad():
         before = unet(noisy, 500, encoder_hidden_states=states).sample
-        share_attention(unet, tensors)
+        install_attention_sharing(unet, tensors)
         after = unet(noisy, 500, encoder_hidden_states=states).sample
         alone = unet(noisy[:1], 500, encoder_hidden_states=states[:1]).sample
     assert after.shape == noisy.shape
@@ -111,7 +116,7 @@ def test_a_file_for_one_layer_loads_and_runs_on_a_unet(tmp_path: Path) -> None:
 
 def test_layers_of_one_picture_look_at_each_other_and_at_no_other() -> None:
     unet = tiny_sd15()
-    share_attention(unet, fill(sharing_shapes(unet, 3, RANK), dtype=torch.float32))
+    install_attention_sharing(unet, fill(sharing_shapes(unet, 3, RANK), dtype=torch.float32))
     noisy, states = torch.randn(6, 4, 16, 16), torch.randn(6, 5, 24)
     changed = noisy.clone()
     changed[1] += 1
@@ -123,7 +128,7 @@ def test_layers_of_one_picture_look_at_each_other_and_at_no_other() -> None:
 
 def test_a_mask_of_words_is_heeded() -> None:
     unet = tiny_sd15()
-    share_attention(unet, fill(sharing_shapes(unet, 1, RANK), dtype=torch.float32))
+    install_attention_sharing(unet, fill(sharing_shapes(unet, 1, RANK), dtype=torch.float32))
     noisy, states = torch.randn(1, 4, 16, 16), torch.randn(1, 5, 24)
     mask = torch.tensor([[True, True, True, False, False]])
     with torch.no_grad():
@@ -135,18 +140,18 @@ def test_a_mask_of_words_is_heeded() -> None:
 def test_another_unet_is_refused() -> None:
     tensors = fill(sharing_shapes(tiny_sd15(), 1, RANK))
     with pytest.raises(Refused, match="32 attentions, the model"):
-        share_attention(make_unet((16, 32)), tensors)
+        install_attention_sharing(make_unet((16, 32)), tensors)
     wider = make_unet((32, 32, 32, 32), cross_attention_dim=24, **TINY_SD15)
     with pytest.raises(Refused, match="does not fit"):
-        share_attention(wider, tensors)
+        install_attention_sharing(wider, tensors)
     with pytest.raises(Refused, match="is not a tensor of attention sharing"):
-        share_attention(tiny_sd15(), tensors | {"some.bias": torch.zeros(32)})
+        install_attention_sharing(tiny_sd15(), tensors | {"some.bias": torch.zeros(32)})
 
 
 def test_one_layer_whose_adapters_and_exchange_are_zero_is_plain_attention() -> None:
     unet, other = tiny_sd15(), tiny_sd15()
     quiet = {name: value * ("temporal" not in name and "up" not in name) for name, value in shared(unet, 1).items()}
-    share_attention(other, quiet)
+    install_attention_sharing(other, quiet)
     noisy, states = some(2)
     with torch.no_grad():
         plain, ours = (one(noisy, 500, encoder_hidden_states=states).sample for one in (unet, other))
@@ -199,7 +204,7 @@ def test_pictures_of_all_sizes_lead(size: tuple[int, int]) -> None:
 
 def test_without_its_known_layer_nothing_is_drawn() -> None:
     unet = tiny_sd15()
-    sharing = share_attention(unet, shared(unet, 2, controlled=True))
+    sharing = install_attention_sharing(unet, shared(unet, 2, controlled=True))
     noisy, states = some(2)
     for _ in range(2):
         with pytest.raises(Refused, match="needs a control layer, and none was given"):
@@ -216,7 +221,7 @@ def test_released_sizes(frames: int, controlled: bool, count: int) -> None:
     """The whole files at full size: attn, joint, fg2bg and bg2fg."""
     unet = real_unet(REAL_SD15)
     shapes = sharing_shapes(unet, frames, 256, controlled=controlled)
-    sharing = build_sharing(unet, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
+    sharing = build_attention_sharing(unet, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
     modules = [*sharing.processors.values(), *([sharing.encoder] if sharing.encoder else [])]
     assert sum(p.numel() for module in modules for p in module.parameters()) == count
     assert sharing.frames == frames
@@ -234,6 +239,6 @@ def some(count: int) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def run(tensors: dict[str, Tensor], noisy: Tensor, states: Tensor, picture: Tensor | None) -> Tensor:
     unet = tiny_sd15()
-    share_attention(unet, tensors).lead(unet, picture)
+    install_attention_sharing(unet, tensors).lead(unet, picture)
     out: Tensor = unet(noisy, 500, encoder_hidden_states=states).sample
     return out

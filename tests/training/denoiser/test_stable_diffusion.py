@@ -11,8 +11,8 @@ from curation.errors import NotFound, Refused
 from tests.training.pretrained import make_unet, write_sd15, write_sd21, write_sdxl
 from training.denoiser.attention_sharing import SharedAttention, attention_names
 from training.denoiser.denoiser import Conditions
-from training.denoiser.factory import new_denoiser, open_denoiser
-from training.denoiser.finetuned_weights import PROJECTIONS, add_adapter, learnt_of
+from training.denoiser.factory import load_denoiser, new_denoiser
+from training.denoiser.finetuned_weights import PROJECTIONS, add_adapter, finetuned_state_dict
 from training.engine.distributed import enable_checkpointing
 from training.presets.presets import PRESETS
 
@@ -99,7 +99,7 @@ def test_what_is_learnt_opens_again(models, family, rank):
     preset = row(models, family, adapter_rank=rank)
     denoiser = stir(new_denoiser(preset))
     assert denoiser.facts()["kind"] == ("adapter" if rank else "weights")
-    again = open_denoiser(preset, denoiser.learnt(), denoiser.facts())
+    again = load_denoiser(preset, denoiser.learnt(), denoiser.facts())
     assert torch.equal(says(denoiser), says(again))
     assert again.facts() == denoiser.facts()
     assert not torch.allclose(says(denoiser), says(new_denoiser(preset)))
@@ -157,13 +157,13 @@ def test_differences_are_added_and_go_on_as_weights(models):
     plain, taught = new_denoiser(preset), stir(new_denoiser(preset))
     names = [name for name in plain.learnt() if ".attn" in name]
     differences = {name: (taught.learnt()[name] - plain.learnt()[name]).half() for name in names}
-    opened = open_denoiser(preset, differences, {"kind": "difference"})
+    opened = load_denoiser(preset, differences, {"kind": "difference"})
     for name, value in opened.learnt().items():
         expected = plain.learnt()[name] + (differences[name].float() if name in names else 0)
         assert torch.equal(value, expected)
     assert opened.facts()["kind"] == "weights"
     with pytest.raises(Refused, match="does not fit"):
-        open_denoiser(preset, {"conv_in.weigth": torch.zeros(1)}, {"kind": "difference"})
+        load_denoiser(preset, {"conv_in.weigth": torch.zeros(1)}, {"kind": "difference"})
 
 
 def test_released_attention_sharing_goes_on_learning(models):
@@ -176,13 +176,13 @@ def test_released_attention_sharing_goes_on_learning(models):
         attn = plain.unet.get_submodule(name)
         shared = SharedAttention(attn.to_q.in_features, attn.to_k.in_features, attn.heads, frames=1, rank=2)
         tensors |= {f"hookers.layers.{place}.{key}": value for key, value in shared.state_dict().items()}
-    opened = open_denoiser(preset, tensors, {"kind": "sharing"})
+    opened = load_denoiser(preset, tensors, {"kind": "sharing"})
     learnt = opened.learnt()
     assert learnt.keys() == tensors.keys()
     assert all(torch.equal(learnt[name], tensors[name]) for name in tensors)
     assert not torch.allclose(says(opened), says(plain))
     assert {p.numel() for p in opened.trainable_parameters()} == {value.numel() for value in tensors.values()}
-    again = open_denoiser(preset, stir(opened).learnt(), opened.facts())
+    again = load_denoiser(preset, stir(opened).learnt(), opened.facts())
     assert torch.equal(says(again), says(opened))
 
 
@@ -191,12 +191,12 @@ def test_conditions_beside_the_latent_widen_the_first_convolution(models):
     preset = row(models, "sdxl")
     plain = new_denoiser(preset)
     wide = torch.zeros(32, 8, 3, 3)
-    opened = open_denoiser(preset, {"conv_in.weight": wide}, {"kind": "difference"})
+    opened = load_denoiser(preset, {"conv_in.weight": wide}, {"kind": "difference"})
     doubled = torch.cat([noisy(), noisy(seed=5)], dim=1)
     with torch.no_grad():
         torch.testing.assert_close(opened.predict(doubled, TIME, opened.encode(TEXTS)), says(plain))
     assert opened.unet.config.in_channels == 8
-    again = open_denoiser(preset, opened.learnt(), opened.facts())
+    again = load_denoiser(preset, opened.learnt(), opened.facts())
     assert again.learnt()["conv_in.weight"].shape[1] == 8
 
 
@@ -204,11 +204,11 @@ def test_other_sizes_and_kinds_are_refused(models):
     preset = row(models, "sd15", adapter_rank=4)
     denoiser = new_denoiser(preset)
     with pytest.raises(Refused, match="does not fit"):
-        open_denoiser(preset, new_denoiser(row(models, "sdxl", adapter_rank=4)).learnt(), denoiser.facts())
+        load_denoiser(preset, new_denoiser(row(models, "sdxl", adapter_rank=4)).learnt(), denoiser.facts())
     with pytest.raises(Refused, match="does not fit"):
-        open_denoiser(preset, denoiser.learnt(), {**denoiser.facts(), "kind": "weights"})
+        load_denoiser(preset, denoiser.learnt(), {**denoiser.facts(), "kind": "weights"})
     with pytest.raises(Refused, match="kind 'hypernetwork'"):
-        open_denoiser(preset, {}, {"kind": "hypernetwork"})
+        load_denoiser(preset, {}, {"kind": "hypernetwork"})
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -251,7 +251,7 @@ def test_an_adapter_of_sdxl_has_the_size_of_the_released_one():
             norm_num_groups=32,
         )
         add_adapter(unet, 256, 256)
-    tensors = learnt_of(unet, "adapter")
+    tensors = finetuned_state_dict(unet, "adapter")
     assert (len(tensors) // 2, sum(value.numel() for value in tensors.values())) == (560, 371_589_120)
 
 

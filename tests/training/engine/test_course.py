@@ -7,13 +7,13 @@ import torch
 
 from curation.domain import Split, TrainingRequest
 from curation.errors import NotFound, Refused
-from training.data.dataset import load_split
+from training.data.dataset import open_split
 from training.denoiser.train import train_base
 from training.engine.metrics_buffer import Diverged
 from training.presets.presets import PRESETS
-from training.transparency.autoencoder import fit_backbone
+from training.transparency.autoencoder import fit_autoencoder
 from training.transparency.networks import Transparency
-from training.transparency.padding import on_grey
+from training.transparency.padding import over_gray
 from training.transparency.train import TransparencyStage, train_transparency
 
 MICRO = replace(PRESETS["micro"], sheet_images=64, save_images=48, discriminator_weight=0.01, discriminator_start=32)
@@ -28,8 +28,8 @@ def run(store, snapshot, tmp_path):
     """Train one of the two recipes in a folder of its own, with some numbers of the preset set otherwise."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    rgba = load_split(store, snapshot, Split.train, MICRO.image_size).take(range(24))
-    backbone = fit_backbone(MICRO, on_grey(rgba[:, :3], rgba[:, 3:]))
+    rgba = open_split(store, snapshot, Split.train, MICRO.image_size).take(range(24))
+    backbone = fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:]))
     networks = Transparency(MICRO).eval().requires_grad_(False)
 
     def train(stage, folder, stop_at=None, images=96, told=None, **changes):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from training.denoiser.transformer import DiffusionTransformer
-from training.engine.distributed import DistributedContext, blocks, explain_memory, is_out_of_memory
+from training.engine.distributed import DistributedContext, fsdp_units, is_out_of_memory, oom_hint
 from training.presets.presets import MICRO, SDXL
 from training.transparency.networks import Transparency
 
@@ -34,8 +34,8 @@ def test_a_step_has_all_its_images():
 
 
 def test_blocks_are_the_members_of_the_outermost_lists():
-    assert len(list(blocks(DiffusionTransformer(MICRO)))) == MICRO.dit_layers
-    found = {type(block).__name__ for block in blocks(Transparency(MICRO).decoder)}
+    assert len(list(fsdp_units(DiffusionTransformer(MICRO)))) == MICRO.dit_layers
+    found = {type(block).__name__ for block in fsdp_units(Transparency(MICRO).decoder)}
     assert {"DownBlock2D", "UpBlock2D"} <= found
 
 
@@ -55,8 +55,8 @@ def test_memory_is_told_from_other_ends(error, is_memory):
 
 def test_what_is_done_already_is_not_advised():
     done = replace(SDXL, base_batch=1, adapter_rank=64, optimiser="adamw8bit", average_apart=True)
-    hint = explain_memory(MemoryError(), done, "base").hint
+    hint = oom_hint(MemoryError(), done, "base").hint
     assert hint == ""
-    full = explain_memory(MemoryError(), replace(SDXL, adapter_rank=0, precision="fp32"), "base").hint
+    full = oom_hint(MemoryError(), replace(SDXL, adapter_rank=0, precision="fp32"), "base").hint
     for cell in ("base_batch=8 --set accumulation=2", "precision=bf16", "adapter_rank=64", "average_apart=true"):
         assert f"--set {cell}" in full

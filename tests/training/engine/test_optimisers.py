@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from curation.errors import NotFound, Refused
-from training.engine.optimizers import build_optimiser
-from training.engine.resume import TrainingState, pack, unpack
+from training.engine.optimizers import build_optimizer
+from training.engine.resume import TrainingState, load_state_dict, state_dict
 
 
 @pytest.mark.parametrize("name", ["adamw", "adamw_fused", "adafactor"])
@@ -17,7 +17,7 @@ def test_it_goes_down(name):
     torch.manual_seed(0)
     network, data = nn.Linear(4, 4), torch.randn(32, 4)
     network.bias.requires_grad_(False)
-    optimiser = build_optimiser(name, network.parameters(), 0.05, betas=(0.9, 0.99), clip=0.5)
+    optimiser = build_optimizer(name, network.parameters(), 0.05, betas=(0.9, 0.99), clip=0.5)
     (group,) = optimiser.param_groups
     assert (len(group["params"]), group["initial_lr"], group["clip"]) == (1, 0.05, 0.5)
     losses = []
@@ -35,7 +35,7 @@ def test_fused_is_the_same_optimiser():
     for name in ("adamw", "adamw_fused"):
         torch.manual_seed(0)
         network, data = nn.Linear(4, 4), torch.randn(32, 4)
-        optimiser = build_optimiser(name, network.parameters(), 0.05)
+        optimiser = build_optimizer(name, network.parameters(), 0.05)
         for _ in range(5):
             optimiser.zero_grad()
             (network(data) - data).square().mean().backward()
@@ -46,14 +46,14 @@ def test_fused_is_the_same_optimiser():
 
 def test_an_unknown_name_is_told_with_the_known_ones():
     with pytest.raises(NotFound, match="no optimizer 'sgd'") as told:
-        build_optimiser("sgd", nn.Linear(1, 1).parameters(), 0.1)
+        build_optimizer("sgd", nn.Linear(1, 1).parameters(), 0.1)
     assert "adamw_fused" in told.value.hint
 
 
 def test_a_missing_library_is_told_with_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(Refused, match="adamw8bit needs the library bitsandbytes") as told:
-        build_optimiser("adamw8bit", nn.Linear(1, 1).parameters(), 0.1)
+        build_optimizer("adamw8bit", nn.Linear(1, 1).parameters(), 0.1)
     assert "pip install bitsandbytes" in told.value.hint
 
 
@@ -61,7 +61,7 @@ def test_lion_and_prodigy_name_the_library_that_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
     for name in ("lion", "prodigy"):
         with pytest.raises(Refused, match="pytorch-optimizer") as refused:
-            build_optimiser(name, nn.Linear(1, 1).parameters(), 0.1)
+            build_optimizer(name, nn.Linear(1, 1).parameters(), 0.1)
         assert "pip install pytorch-optimizer" in refused.value.hint
 
 
@@ -69,11 +69,11 @@ def test_lion_and_prodigy_name_the_library_that_is_missing(monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="8-bit optimisers need a GPU, and there is none")
 def test_eight_bits_go_down_and_are_saved():
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
-    from training.engine.resume import TrainingState, pack, unpack
+    from training.engine.resume import TrainingState, load_state_dict, state_dict
 
     torch.manual_seed(0)
     network, data = nn.Linear(128, 128).cuda(), torch.randn(64, 128).cuda()
-    optimiser = build_optimiser("adamw8bit", network.parameters(), 0.01)
+    optimiser = build_optimizer("adamw8bit", network.parameters(), 0.01)
 
     def step():
         optimiser.zero_grad()
@@ -87,9 +87,9 @@ def test_eight_bits_go_down_and_are_saved():
         last = step()
     assert last < first
     parts = {"network": network, "optimiser": optimiser}
-    state = TrainingState(8, *pack(parts))
+    state = TrainingState(8, *state_dict(parts))
     one = [step(), step()]
-    unpack(parts, state)
+    load_state_dict(parts, state)
     assert [step(), step()] == one
 
 
@@ -101,7 +101,7 @@ def test_an_optimiser_goes_on_from_a_saved_state_with_the_same_bits(name):
     def begin():
         torch.manual_seed(0)
         network = nn.Sequential(nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 1))
-        return network, build_optimiser(name, network.parameters(), {"prodigy": 1.0, "adafactor": 0.1}.get(name, 1e-2))
+        return network, build_optimizer(name, network.parameters(), {"prodigy": 1.0, "adafactor": 0.1}.get(name, 1e-2))
 
     def steps(network, optimiser, count):
         losses = []
@@ -117,7 +117,7 @@ def test_an_optimiser_goes_on_from_a_saved_state_with_the_same_bits(name):
     assert straight[-1] < straight[0] / 2
     network, optimiser = begin()
     steps(network, optimiser, 20)
-    tensors, facts = pack({"network": network, "optimiser": optimiser})
+    tensors, facts = state_dict({"network": network, "optimiser": optimiser})
     resumed = dict(zip(("network", "optimiser"), begin(), strict=True))
-    unpack(resumed, TrainingState(0, tensors, json.loads(json.dumps(facts))))
+    load_state_dict(resumed, TrainingState(0, tensors, json.loads(json.dumps(facts))))
     assert steps(*resumed.values(), 20) == straight[20:]

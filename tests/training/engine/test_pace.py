@@ -7,19 +7,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from training.engine.schedule import EMA, rate_at
+from training.engine.schedule import EMA, lr_multiplier
 from training.presets.presets import MICRO
 
 
 def test_the_rate_rises_stands_and_falls_to_nothing():
     preset = replace(MICRO, warmup_images=100, cooldown=0.25)
-    rates = [rate_at(seen, 1_000, 10, preset) for seen in (0, 40, 90, 500, 750, 875, 1_000)]
+    rates = [lr_multiplier(seen, 1_000, 10, preset) for seen in (0, 40, 90, 500, 750, 875, 1_000)]
     assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0])
 
 
 def test_the_rate_may_fall_as_half_a_cosine():
     preset = replace(MICRO, warmup_images=100, cooldown=1.0, decay="cosine")
-    rates = [rate_at(seen, 1_000, 10, preset) for seen in (0, 250, 500, 750, 1_000)]
+    rates = [lr_multiplier(seen, 1_000, 10, preset) for seen in (0, 250, 500, 750, 1_000)]
     assert rates == pytest.approx([0.1, (1 + 2**-0.5) / 2, 0.5, (1 - 2**-0.5) / 2, 0.0])
 
 

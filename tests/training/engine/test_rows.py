@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from training.denoiser.denoiser import Conditions
-from training.engine.batch import Laid, Prefetcher, cut, send
+from training.engine.batch import Prefetcher, StepBatches, slice_batch, to_device
 
 
 def test_rows_are_cut_whatever_they_are():
     rows = {"a": torch.arange(4), "texts": list("wxyz"), "told": Conditions(torch.arange(8.0).view(4, 2, 1))}
-    part = cut(rows, slice(1, 3))
+    part = slice_batch(rows, slice(1, 3))
     assert part["a"].tolist() == [1, 2]
     assert part["texts"] == ["x", "y"]
     assert part["told"].states_BLD.flatten().tolist() == [2, 3, 4, 5]
     assert part["told"].mask_BL is None
-    assert send(part, torch.device("cpu")) is part
-    there = send(part, torch.device("meta"))
+    assert to_device(part, torch.device("cpu")) is part
+    there = to_device(part, torch.device("meta"))
     assert there["told"].states_BLD.device.type == there["a"].device.type == "meta"
     assert there["texts"] == ["x", "y"]
 
@@ -29,7 +29,7 @@ def test_steps_come_in_order_and_are_laid_out_once(threaded):
 
     def lay_out(seen):
         asked.append((seen, threading.current_thread() is threading.main_thread()))
-        return Laid([seen, seen + 1], [])
+        return StepBatches([seen, seen + 1], [])
 
     with closing(Prefetcher(lay_out, 6, threaded=threaded)) as ahead:
         assert [ahead.take(seen).places for seen in (0, 2, 4)] == [[0, 1], [2, 3], [4, 5]]
@@ -40,7 +40,7 @@ def test_what_laying_out_raises_is_raised_where_the_step_is_taken():
     def lay_out(seen):
         if seen:
             raise ValueError(seen)
-        return Laid([0], [])
+        return StepBatches([0], [])
 
     with closing(Prefetcher(lay_out, 2, threaded=True)) as ahead:
         ahead.take(0)

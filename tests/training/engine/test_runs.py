@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
-from training.engine.resume import TrainingStateStore, generator_at, pack, unpack
+from training.engine.resume import TrainingStateStore, load_state_dict, seeded_generator, state_dict
 
 
 def _parts():
@@ -17,7 +17,7 @@ def _parts():
 
 
 def _step(parts, number):
-    data = torch.randn(8, 3, generator=generator_at(1, "test", number))
+    data = torch.randn(8, 3, generator=seeded_generator(1, "test", number))
     parts["optimiser"].zero_grad()
     parts["network"](data).square().mean().backward()
     parts["optimiser"].step()
@@ -31,11 +31,11 @@ def test_networks_and_optimisers_go_on_bit_for_bit(tmp_path):
     first = _parts()
     for number in range(3):
         _step(first, number)
-    TrainingStateStore(tmp_path, "stage").save(3, *pack(first))
+    TrainingStateStore(tmp_path, "stage").save(3, *state_dict(first))
 
     second = _parts()
     state = TrainingStateStore(tmp_path, "stage").load()
-    unpack(second, state)
+    load_state_dict(second, state)
     for number in range(state.images, 6):
         _step(second, number)
     for name, tensor in straight["network"].state_dict().items():
@@ -72,7 +72,7 @@ def test_saving_the_same_count_again_keeps_the_first(tmp_path):
 
 
 def test_a_state_is_plain_json_and_safetensors(tmp_path):
-    TrainingStateStore(tmp_path, "stage").save(8, *pack(_parts()))
+    TrainingStateStore(tmp_path, "stage").save(8, *state_dict(_parts()))
     folder = tmp_path / "stage" / "state-000000000008"
     assert sorted(path.name for path in folder.iterdir()) == ["facts.json", "state.safetensors"]
     assert json.loads((folder / "facts.json").read_text())["images"] == 8
@@ -80,7 +80,7 @@ def test_a_state_is_plain_json_and_safetensors(tmp_path):
 
 def test_randomness_is_a_function_of_seed_stage_and_images():
     def draw(*key):
-        return torch.rand(4, generator=generator_at(*key))
+        return torch.rand(4, generator=seeded_generator(*key))
 
     assert torch.equal(draw(1, "a", 2), draw(1, "a", 2))
     for other in [(2, "a", 2), (1, "b", 2), (1, "a", 3)]:

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from tests.making import picture
-from training.evaluation.comparison import SIDE, draw_comparison
+from training.evaluation.comparison import TILE_SIZE, comparison_grid
 from training.sample_grid import GAP, TEXT
 
 
@@ -14,12 +14,12 @@ def test_each_picture_is_a_row_of_truth_return_and_difference_four_times():
     truth = picture(1, 32, 32)
     again = truth.copy()
     again[..., 3] = 255
-    sheet = np.asarray(Image.open(io.BytesIO(draw_comparison([truth, truth], [truth, again]))))
-    assert sheet.shape == (2 * (SIDE + GAP) + GAP + TEXT, 12 * (SIDE + GAP) + GAP, 3)
+    sheet = np.asarray(Image.open(io.BytesIO(comparison_grid([truth, truth], [truth, again]))))
+    assert sheet.shape == (2 * (TILE_SIZE + GAP) + GAP + TEXT, 12 * (TILE_SIZE + GAP) + GAP, 3)
 
     def tile(row, column):
-        top, left = TEXT + GAP + row * (SIDE + GAP), GAP + column * (SIDE + GAP)
-        return sheet[top : top + SIDE, left : left + SIDE]
+        top, left = TEXT + GAP + row * (TILE_SIZE + GAP), GAP + column * (TILE_SIZE + GAP)
+        return sheet[top : top + TILE_SIZE, left : left + TILE_SIZE]
 
     assert all(tile(0, column).max() == 0 for column in (2, 5, 8, 11)), "equal pictures differ nowhere"
     assert all(np.array_equal(tile(0, column), tile(0, column + 1)) for column in (0, 3, 6, 9))
@@ -30,4 +30,4 @@ def test_each_picture_is_a_row_of_truth_return_and_difference_four_times():
 
 def test_pictures_of_other_sizes_fit():
     pictures = [picture(1, 64, 40), picture(2, 300, 200)]
-    assert Image.open(io.BytesIO(draw_comparison(pictures, pictures))).format == "PNG"
+    assert Image.open(io.BytesIO(comparison_grid(pictures, pictures))).format == "PNG"

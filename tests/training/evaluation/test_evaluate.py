@@ -10,25 +10,25 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from curation.domain import Checkpoint, Split, TrainingRequest
 from curation.errors import Refused
 from curation.images.codec import BACKGROUNDS
-from training.checkpoint import open_parts
-from training.data.dataset import load_split
-from training.evaluation.heldout import HIGHER_IS_BETTER, RoundTrip, evaluate, measure_return, send_through
-from training.metrics.compositing import psnr_of
+from training.checkpoint import load_checkpoint
+from training.data.dataset import open_split
+from training.evaluation.heldout import HIGHER_IS_BETTER, RoundTrip, evaluate, round_trip, round_trip_metrics
+from training.metrics.compositing import psnr
 from training.presets.presets import PRESETS
-from training.safetensors_io import describe, save_part
-from training.sample_grid import pixels
-from training.transparency.autoencoder import LinearAutoencoder, fit_backbone
+from training.safetensors_io import part_metadata, save_part
+from training.sample_grid import to_uint8_images
+from training.transparency.autoencoder import LinearAutoencoder, fit_autoencoder
 from training.transparency.codec import reconstruct
 from training.transparency.networks import Transparency
-from training.transparency.padding import on_grey
+from training.transparency.padding import over_gray
 
 MICRO = PRESETS["micro"]
 
 
 def untrained_checkpoint(store, snapshot, offset=0.0):
     """A micro checkpoint with a fitted backbone, a random decoder, and an offset that is the same everywhere."""
-    rgba = load_split(store, snapshot, Split.train, MICRO.image_size).take(range(24))
-    backbone = fit_backbone(MICRO, on_grey(rgba[:, :3], rgba[:, 3:]))
+    rgba = open_split(store, snapshot, Split.train, MICRO.image_size).take(range(24))
+    backbone = fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:]))
     assert isinstance(backbone, LinearAutoencoder)
     torch.manual_seed(0)
     networks = Transparency(MICRO)
@@ -37,9 +37,9 @@ def untrained_checkpoint(store, snapshot, offset=0.0):
     order = TrainingRequest("transparency", "micro", snapshot, None, None, 0)
     files = {
         "backbone": save_part(
-            store, "backbone", backbone.state_dict(), describe("backbone", order, "1", **backbone.facts())
+            store, "backbone", backbone.state_dict(), part_metadata("backbone", order, "1", **backbone.facts())
         ),
-        "transparency": save_part(store, "transparency", networks.state_dict(), describe("transparency", order, "1")),
+        "transparency": save_part(store, "transparency", networks.state_dict(), part_metadata("transparency", order, "1")),
     }
     return Checkpoint(files, "transparency", "micro", snapshot, None, 0, "1"), backbone, networks
 
@@ -48,10 +48,10 @@ def test_psnr_and_alpha_errors_are_those_of_composites_made_by_hand(store, snaps
     checkpoint, backbone, networks = untrained_checkpoint(store, snapshot)
     reports = []
     metrics = evaluate(checkpoint, snapshot, store, reports.append)
-    truth = load_split(store, snapshot, Split.heldout, MICRO.image_size).take(range(6))
+    truth = open_split(store, snapshot, Split.heldout, MICRO.image_size).take(range(6))
     again = reconstruct(backbone, networks, truth)
     psnr, ssim, sad, mse = [], [], [], []
-    for one, other in zip(pixels(truth), pixels(again), strict=True):
+    for one, other in zip(to_uint8_images(truth), to_uint8_images(again), strict=True):
         difference = one[..., 3] / 255.0 - other[..., 3] / 255.0
         sad.append(np.abs(difference).sum() / 1000)
         mse.append((difference**2).mean())
@@ -86,8 +86,8 @@ def test_identity_harm_is_the_price_of_the_offset_in_decibels(store, snapshot):
 
 def test_psnr_of_equal_pictures_is_finite():
     picture = torch.rand(2, 3, 8, 8)
-    assert torch.equal(psnr_of(picture, picture), torch.full((2,), 100.0))
-    assert psnr_of(picture * 0, picture * 0 + 0.1)[0].item() == pytest.approx(20, abs=1e-4)
+    assert torch.equal(psnr(picture, picture), torch.full((2,), 100.0))
+    assert psnr(picture * 0, picture * 0 + 0.1)[0].item() == pytest.approx(20, abs=1e-4)
 
 
 def test_a_checkpoint_without_transparency_is_refused(store, snapshot):
@@ -100,7 +100,7 @@ def test_a_checkpoint_without_transparency_is_refused(store, snapshot):
 def test_a_perfect_return_has_perfect_figures():
     rgba = torch.rand(2, 4, 32, 32)
     image, latent = rgba[:, :3], torch.zeros(2, 4, 4, 4)
-    metrics = measure_return(
+    metrics = round_trip_metrics(
         RoundTrip(
             rgba, rgba, image, image, image, latent, latent, latent + 1, torch.ones_like(rgba[:, :1], dtype=torch.bool)
         )
@@ -117,7 +117,7 @@ def test_a_perfect_return_has_perfect_figures():
 @pytest.mark.parametrize("size", [(32, 32), (37, 50)])
 def test_pictures_of_any_size_go_there_and_back(store, snapshot, size):
     checkpoint, backbone, _ = untrained_checkpoint(store, snapshot, offset=1.0)
-    returned = send_through(open_parts(checkpoint, store), torch.rand(2, 4, *size))
+    returned = round_trip(load_checkpoint(checkpoint, store), torch.rand(2, 4, *size))
     assert returned.again_B4HW.shape == returned.truth_B4HW.shape == (2, 4, *size)
     assert returned.image_B3HW.shape == returned.plain_B3HW.shape == returned.adjusted_B3HW.shape == (2, 3, *size)
     levels = returned.again_B4HW * 255

@@ -11,15 +11,15 @@ from safetensors.torch import save_file
 from curation.datasets.manifest import Manifest, Part
 from curation.domain import Kind, LayerRole, Sample, Split
 from curation.errors import Refused
-from curation.images.codec import BACKGROUNDS, encode_layer, visible_hash
+from curation.images.codec import BACKGROUNDS, encode_layer, pixel_hash
 from curation.ports import EvaluationOptions
 from tests.making import picture
 from tests.training.evaluation.test_evaluate import MICRO, untrained_checkpoint
 from training.denoiser.builtin import BuiltinDenoiser
-from training.evaluation.full import measure
+from training.evaluation.full import evaluate_fully
 from training.evaluation.heldout import HIGHER_IS_BETTER, evaluate
 from training.metrics import inception
-from training.metrics.perceptual import Perceptual
+from training.metrics.perceptual import LPIPS
 from training.metrics.reference_results import PUBLISHED
 from training.safetensors_io import save_part
 
@@ -30,7 +30,7 @@ def quiet(_):
 
 def test_it_says_what_the_training_says_and_more(store, snapshot):
     checkpoint, _, _ = untrained_checkpoint(store, snapshot)
-    measured = measure(checkpoint, snapshot, store, EvaluationOptions(), quiet)
+    measured = evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(), quiet)
     light = evaluate(checkpoint, snapshot, store, quiet)
     assert {name: measured.metrics[name] for name in light} == pytest.approx(light, rel=1e-5)
     assert list(measured.metrics) == [name for name in HIGHER_IS_BETTER if name in measured.metrics]
@@ -50,8 +50,8 @@ def test_it_says_what_the_training_says_and_more(store, snapshot):
 
 def test_the_published_form_stands_beside_the_lossless_one_under_its_own_names(store, snapshot):
     checkpoint, _, _ = untrained_checkpoint(store, snapshot)
-    plain = measure(checkpoint, snapshot, store, EvaluationOptions(), quiet).metrics
-    measured = measure(checkpoint, snapshot, store, EvaluationOptions(published=True), quiet)
+    plain = evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(), quiet).metrics
+    measured = evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(published=True), quiet)
     assert set(measured.metrics) - set(plain) == {"psnr_jpeg", "ssim_jpeg"}
     assert {name: measured.metrics[name] for name in plain} == plain
     assert measured.metrics["psnr_jpeg"] != pytest.approx(plain["psnr"], abs=0.05)
@@ -65,11 +65,11 @@ def test_the_published_form_stands_beside_the_lossless_one_under_its_own_names(s
 def test_weights_bring_the_figures_that_need_them(store, snapshot, tmp_path, monkeypatch):
     monkeypatch.setattr(inception, "SIDE", 80)  # a fifteenth of the work
     torch.manual_seed(0)
-    for name, network in (("lpips", Perceptual()), ("inception", inception.Inception())):
+    for name, network in (("lpips", LPIPS()), ("inception", inception.Inception())):
         save_file(network.state_dict(), tmp_path / name)
     checkpoint, _, _ = untrained_checkpoint(store, snapshot)
     wanted = EvaluationOptions(published=True, perceptual=tmp_path / "lpips", inception=tmp_path / "inception", limit=2)
-    measured = measure(checkpoint, snapshot, store, wanted, quiet)
+    measured = evaluate_fully(checkpoint, snapshot, store, wanted, quiet)
     for name in ("lpips", "rfid", "lpips_jpeg", "rfid_jpeg"):
         by_background = [row[name] for row in measured.backgrounds.values()]
         assert measured.metrics[name] == pytest.approx(sum(by_background) / 9)
@@ -77,19 +77,19 @@ def test_weights_bring_the_figures_that_need_them(store, snapshot, tmp_path, mon
     assert measured.metrics["rfid"] > 0
     assert (measured.pictures, measured.standard) == (2, False)
     assert any(note.startswith("rfid of 2 images") for note in measured.notes)
-    alone = measure(checkpoint, snapshot, store, replace(wanted, limit=1, published=False, perceptual=None), quiet)
+    alone = evaluate_fully(checkpoint, snapshot, store, replace(wanted, limit=1, published=False, perceptual=None), quiet)
     assert "rfid" not in alone.metrics
     assert "no rfid: it needs two images" in alone.notes
 
 
 def test_the_offset_is_told_in_deviations_of_the_autoencoder(store, snapshot):
     checkpoint, _, _ = untrained_checkpoint(store, snapshot, offset=2.0)
-    metrics = measure(checkpoint, snapshot, store, EvaluationOptions(), quiet).metrics
+    metrics = evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(), quiet).metrics
     assert metrics["offset_mean"] == pytest.approx(2 * MICRO.offset_scale, rel=1e-3)
     assert metrics["offset_max"] == pytest.approx(2 * MICRO.offset_scale, rel=1e-3)
     assert 0 < metrics["offset_energy"] < 1
     fresh, _, _ = untrained_checkpoint(store, snapshot)
-    none = measure(fresh, snapshot, store, EvaluationOptions(), quiet).metrics
+    none = evaluate_fully(fresh, snapshot, store, EvaluationOptions(), quiet).metrics
     assert (none["offset_mean"], none["offset_max"], none["offset_energy"]) == (0, 0, 0)
 
 
@@ -100,7 +100,7 @@ def test_a_base_is_drawn_with_and_measured(store, snapshot):
     base = save_part(store, "base", denoiser.learnt(), denoiser.facts())
     stages = []
     whole = replace(checkpoint, files={**checkpoint.files, "base": base})
-    measured = measure(
+    measured = evaluate_fully(
         whole, snapshot, store, EvaluationOptions(draws=7), lambda seen: stages.append((seen.stage, seen.done))
     )
     assert measured.metrics["noise_mse"] > 0
@@ -108,20 +108,20 @@ def test_a_base_is_drawn_with_and_measured(store, snapshot):
     assert 0 <= measured.metrics["drawn_opaque"] <= 1
     assert 0 < measured.metrics["drawn_coverage_gap"] < 1
     assert stages[-1] == ("draw", 7)
-    assert "drawn_empty" not in measure(whole, snapshot, store, EvaluationOptions(draws=0), quiet).metrics
+    assert "drawn_empty" not in evaluate_fully(whole, snapshot, store, EvaluationOptions(draws=0), quiet).metrics
 
 
 def test_views_and_original_sizes_are_no_standard(store, snapshot):
     checkpoint, _, _ = untrained_checkpoint(store, snapshot)
-    assert measure(checkpoint, snapshot, store, EvaluationOptions(views=1), quiet).standard
-    eight = measure(checkpoint, snapshot, store, EvaluationOptions(views=8, limit=2), quiet)
+    assert evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(views=1), quiet).standard
+    eight = evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(views=8, limit=2), quiet)
     assert not eight.standard
     assert (
-        eight.metrics["psnr"] != measure(checkpoint, snapshot, store, EvaluationOptions(limit=2), quiet).metrics["psnr"]
+        eight.metrics["psnr"] != evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(limit=2), quiet).metrics["psnr"]
     )
     with pytest.raises(Refused, match="3 views"):
-        measure(checkpoint, snapshot, store, EvaluationOptions(views=3), quiet)
-    original = measure(checkpoint, snapshot, store, EvaluationOptions(original=True), quiet)
+        evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(views=3), quiet)
+    original = evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(original=True), quiet)
     assert (original.pictures, original.standard) == (6, False)
 
 
@@ -131,7 +131,7 @@ def heldout(store, *sizes):
     for number, (width, height) in enumerate(sizes):
         rgba = picture(number, width, height)
         layers = {LayerRole.foreground: store.put(encode_layer(rgba))}
-        name, seen = f"{number:064x}", visible_hash(rgba)
+        name, seen = f"{number:064x}", pixel_hash(rgba)
         lines.append(Sample(name, Kind.single, "noise", "CC0-1.0", "test", Split.heldout, 0, seen, layers).line())
     part = Part("", store.put("".join(line + "\n" for line in lines).encode()), len(lines))
     return store.put(Manifest((part,), {}).bytes())
@@ -139,8 +139,8 @@ def heldout(store, *sizes):
 
 def test_what_is_too_small_in_its_own_size_is_left_out_and_told(store, snapshot):
     checkpoint, _, _ = untrained_checkpoint(store, snapshot)
-    measured = measure(checkpoint, heldout(store, (37, 50), (20, 64)), store, EvaluationOptions(original=True), quiet)
+    measured = evaluate_fully(checkpoint, heldout(store, (37, 50), (20, 64)), store, EvaluationOptions(original=True), quiet)
     assert measured.pictures == 1
     assert measured.notes[0] == "1 images with a side under 32 pixels were left out"
     with pytest.raises(Refused, match="no held-out image"):
-        measure(checkpoint, heldout(store, (20, 20)), store, EvaluationOptions(original=True), quiet)
+        evaluate_fully(checkpoint, heldout(store, (20, 20)), store, EvaluationOptions(original=True), quiet)

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from curation.domain import Kind, LayerRole, Sample, Split
-from curation.images.codec import encode_layer, visible_hash
-from training.data.dataset import LayerDataset, letterbox, letterbox_of
-from training.metrics.compositing import measure_blends, psnr_inside
+from curation.images.codec import encode_layer, pixel_hash
+from training.data.dataset import LayerDataset, letterbox, letterbox_area
+from training.metrics.compositing import composite_metrics, psnr_inside
 
 SIDE = 64
 
@@ -17,7 +17,7 @@ def stored(store, *shapes):
     for number, shape in enumerate(shapes):
         rgba = np.random.default_rng(number).integers(0, 256, (*shape, 4), np.uint8)
         layers = {LayerRole.foreground: store.put(encode_layer(rgba))}
-        known = ("noise", "CC0-1.0", "test", Split.heldout, 0, visible_hash(rgba))
+        known = ("noise", "CC0-1.0", "test", Split.heldout, 0, pixel_hash(rgba))
         samples.append(Sample(f"{number:032x}", Kind.single, *known, layers))
     return LayerDataset(store, samples, SIDE, in_memory=False)
 
@@ -34,7 +34,7 @@ def test_margins_do_not_count(store):
     worse_B4HW = torch.where(inside_B1HW, noise_B4HW, torch.ones(()))
     inside_B = psnr_inside(truth_B4HW, again_B4HW, inside_B1HW)
     assert torch.equal(inside_B, psnr_inside(truth_B4HW, worse_B4HW, inside_B1HW))
-    whole_B = torch.stack(list(measure_blends(truth_B4HW, again_B4HW)["psnr"].values())).mean(0)
+    whole_B = torch.stack(list(composite_metrics(truth_B4HW, again_B4HW)["psnr"].values())).mean(0)
     assert inside_B[0] == pytest.approx(float(whole_B[0]), abs=1e-4)
     # A quarter of the square is image: exact margins add 10 log10(4) dB.
     assert float(whole_B[1] - inside_B[1]) == pytest.approx(10 * np.log10(4), abs=1e-3)
@@ -44,7 +44,7 @@ def test_the_mask_is_where_the_image_is():
     for shape in ((30, 64), (64, 30), (10, 200), (64, 64), (3, 100)):
         opaque = np.full((*shape, 4), 255, np.uint8)
         placed = letterbox(opaque, SIDE)[..., 3] == 255
-        top, left, height, width = letterbox_of(shape, (SIDE, SIDE))
+        top, left, height, width = letterbox_area(shape, (SIDE, SIDE))
         wanted = np.zeros((SIDE, SIDE), bool)
         wanted[top : top + height, left : left + width] = True
         assert (placed == wanted).all(), shape

@@ -12,27 +12,27 @@ from scipy.stats import t as student
 
 from curation.datasets.manifest import Manifest, Part
 from curation.domain import Kind, LayerRole, Sample, Split, TrainingRequest
-from curation.images.codec import encode_layer, visible_hash
+from curation.images.codec import encode_layer, pixel_hash
 from curation.images.pairs import blended_error, composite, harmony, leakage, seam_energy
 from curation.object_store import FolderStore
-from curation.ports import PLAIN, EvaluationOptions
+from curation.ports import DEFAULT_OPTIONS, EvaluationOptions
 from tests.training.clips import write_clip
 from tests.training.composed import compose, freeze_pairs
-from training.checkpoint import open_parts
+from training.checkpoint import load_checkpoint
 from training.data.dataset import letterbox
-from training.evaluation.full import measure
+from training.evaluation.full import evaluate_fully
 from training.evaluation.heldout import HIGHER_IS_BETTER, evaluate
 from training.evaluation.pairs import (
-    DRAWN,
+    GENERATED_PAIRS,
     compare_pairs,
-    draws_pairs,
+    generates_pairs,
     heldout_pairs,
+    mean_with_interval,
     measure_pair,
-    open_ways,
-    spread,
+    open_pair_generators,
 )
 from training.layers.model import LayeredDenoiser
-from training.metrics.clip_score import open_agreement
+from training.metrics.clip_score import load_clip_score
 from training.presets.presets import PRESETS
 from training.train import train
 from training.transparency.codec import reconstruct
@@ -59,7 +59,7 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="module")
 def measured(trained):
     checkpoint, store = trained
-    return measure(checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=DRAWN), quiet)
+    return evaluate_fully(checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=GENERATED_PAIRS), quiet)
 
 
 def same(one, two):
@@ -103,22 +103,22 @@ def test_the_sheet_has_a_column_for_each_text_and_six_rows(measured):
 
 def test_without_drawings_there_are_no_pairs_and_another_number_is_no_standard(trained):
     checkpoint, store = trained
-    none = measure(checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=0), quiet)
+    none = evaluate_fully(checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=0), quiet)
     assert (none.pairs, none.pairs_sheet, none.standard) == ({}, b"", True)
     assert any(note.startswith("no pairs were generated") for note in none.notes)
     assert "pair_harmony" not in none.metrics
     assert "layers_mse" in none.metrics
-    few = measure(checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=3), quiet)
+    few = evaluate_fully(checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=3), quiet)
     assert {found.count for row in few.pairs.values() for found in row.values()} == {3}
     assert not few.standard
 
 
 def test_joint_and_apart_differ_by_the_exchange_alone(trained, monkeypatch):
     checkpoint, store = trained
-    ways = open_ways(checkpoint, store)
+    ways = open_pair_generators(checkpoint, store)
     joint, apart = ways["joint"], ways["apart"]
     assert joint.layered is apart.layered and joint.parts is apart.parts and joint.alone is apart.alone
-    told = [way.describe(PLAIN) for way in (joint, apart)]
+    told = [way.describe(DEFAULT_OPTIONS) for way in (joint, apart)]
     assert {key for key in told[0] if told[0][key] != told[1][key]} == {"attention"}
     samples = heldout_pairs(store, checkpoint.snapshot)
     seen = compare_pairs(ways, samples, 8, None, store, quiet)
@@ -133,7 +133,7 @@ def test_joint_and_apart_differ_by_the_exchange_alone(trained, monkeypatch):
 
 def test_the_order_of_the_pictures_does_not_matter(trained):
     checkpoint, store = trained
-    ways, samples = open_ways(checkpoint, store), heldout_pairs(store, checkpoint.snapshot)
+    ways, samples = open_pair_generators(checkpoint, store), heldout_pairs(store, checkpoint.snapshot)
     one, other = (compare_pairs(ways, order, 8, SIDE, store, quiet).table for order in (samples, samples[::-1]))
     assert one == other
     assert one["harmony"]["joint"].count == 8
@@ -142,7 +142,7 @@ def test_the_order_of_the_pictures_does_not_matter(trained):
 def test_texts_agree_where_a_clip_is_at_hand(trained, tmp_path):
     checkpoint, store = trained
     clip = str(write_clip(tmp_path / "clip"))
-    found = measure(checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=8, clip=clip), quiet)
+    found = evaluate_fully(checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=8, clip=clip), quiet)
     for role in LayerRole:
         row = found.pairs[f"text_{role}"]
         assert list(row) == WHOSE
@@ -150,7 +150,7 @@ def test_texts_agree_where_a_clip_is_at_hand(trained, tmp_path):
         assert found.metrics[f"pair_text_{role}"] == row["joint"].mean
     assert not any("--clip" in note for note in found.notes)
     # A layer over grey with its own text, by hand.
-    agree, samples = open_agreement(clip, torch.device("cpu")), heldout_pairs(store, checkpoint.snapshot)
+    agree, samples = load_clip_score(clip, torch.device("cpu")), heldout_pairs(store, checkpoint.snapshot)
     pairs = [compose(int(sample.id, 16), SIDE) for sample in samples]
     grey = [composite(pair.layers[FG], np.full((SIDE, SIDE, 4), (128, 128, 128, 255), np.uint8)) for pair in pairs]
     scores = agree([picture[..., :3] for picture in grey], [pair.texts[FG] for pair in pairs])
@@ -243,17 +243,17 @@ def test_the_figures_of_a_pair_are_those_of_the_house():
 
 def test_intervals_are_students():
     values = [1.0, 2.5, 4.0, 4.5, 9.0]
-    found = spread(values)
+    found = mean_with_interval(values)
     low, high = student.interval(0.95, 4, np.mean(values), np.std(values, ddof=1) / math.sqrt(5))
     assert (found.mean, found.low, found.high) == pytest.approx((np.mean(values), low, high))
-    assert found == spread(values[::-1])
-    assert (spread([2.0]).mean, spread([2.0]).low, spread([2.0]).high) == (2, None, None)
+    assert found == mean_with_interval(values[::-1])
+    assert (mean_with_interval([2.0]).mean, mean_with_interval([2.0]).low, mean_with_interval([2.0]).high) == (2, None, None)
 
 
 def wide(store, layers):
     """A snapshot of one held-out pair, 96 wide and 48 high."""
     stored = {role: store.put(encode_layer(layer[:48])) for role, layer in layers.items()}
-    known = ("a pair", "CC0-1.0", "test", Split.heldout, 0, visible_hash(layers[BLENDED]), stored)
+    known = ("a pair", "CC0-1.0", "test", Split.heldout, 0, pixel_hash(layers[BLENDED]), stored)
     line = Sample(f"{5:064x}", Kind.pair, *known).line() + "\n"
     return store.put(Manifest((Part("", store.put(line.encode()), 1),), {}).bytes())
 
@@ -276,7 +276,7 @@ def test_backgrounds_come_back_as_well_as_their_opaque_pixels_do(trained):
     layers = dict(pair.layers)
     snapshot = wide(store, layers)
     metrics = evaluate(checkpoint, snapshot, store, quiet)
-    parts = open_parts(checkpoint, store)
+    parts = load_checkpoint(checkpoint, store)
     truth = torch.from_numpy(letterbox(pair.layers[BG][:48], SIDE)).permute(2, 0, 1)[None].float() / 255
     again = (reconstruct(parts.backbone, parts.transparency, truth) * 255).round() / 255
     error = (again - truth)[0, :3, SIDE // 4 : -SIDE // 4]
@@ -285,10 +285,10 @@ def test_backgrounds_come_back_as_well_as_their_opaque_pixels_do(trained):
 
 def test_what_draws_pairs_is_told_by_its_parts(trained):
     checkpoint, store = trained
-    parts = open_parts(checkpoint, store)
-    assert draws_pairs(parts)
+    parts = load_checkpoint(checkpoint, store)
+    assert generates_pairs(parts)
     alone = replace(parts, layers=None)
-    assert not draws_pairs(alone)
-    assert draws_pairs(replace(alone, preset=replace(parts.preset, inpainter="somebody/inpaints")))
-    assert draws_pairs(replace(alone, modes={"joint": "0" * 64}))
-    assert not draws_pairs(replace(alone, modes={"bg2ble": "0" * 64}, base=None))
+    assert not generates_pairs(alone)
+    assert generates_pairs(replace(alone, preset=replace(parts.preset, inpainter="somebody/inpaints")))
+    assert generates_pairs(replace(alone, modes={"joint": "0" * 64}))
+    assert not generates_pairs(replace(alone, modes={"bg2ble": "0" * 64}, base=None))

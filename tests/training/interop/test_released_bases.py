@@ -30,12 +30,12 @@ from tests.training.released_files import (
     tiny_sd15,
     write,
 )
-from training.denoiser.finetuned_weights import teach
+from training.denoiser.finetuned_weights import load_finetuned
 from training.external_weights import read_header
-from training.interop.adapters import merged, pairs, write_kohya, write_patches
+from training.interop.adapters import lora_delta, matrices_by_module, write_kohya, write_patches
 from training.interop.denoiser_weights import check_base, read_base
 from training.interop.differences import merge_adapter, subtract_weights, write_differences
-from training.interop.formats import recognise
+from training.interop.formats import recognize
 from training.interop.key_mapping import to_flat, to_ldm
 from training.presets.preset import Preset
 from training.presets.presets import find_preset
@@ -62,7 +62,7 @@ def unet() -> Any:
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     header = read_header(path)
-    return read_base(header, recognise(header))
+    return read_base(header, recognize(header))
 
 
 def predict(unet: Any, context: int = 2 * TEXT_WIDTH) -> Tensor:
@@ -96,7 +96,7 @@ def test_an_adapter_does_what_the_patches_say(unet: Any, tmp_path: Path) -> None
             key = f"diffusion_model.{to_ldm(module, 'sdxl')}.weight::lora::"
             by_hand.get_submodule(module).weight += stored[f"{key}0"] @ stored[f"{key}1"]
     before = predict(unet)
-    teach(unet, tensors, facts)
+    load_finetuned(unet, tensors, facts)
     after = predict(unet)
     assert (after - before).abs().max() > 1e-3
     torch.testing.assert_close(after, predict(by_hand), rtol=0, atol=1e-5)
@@ -133,12 +133,12 @@ def _old(name: str) -> str:
 
 
 def _alphas(tensors: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    return {f"unet.{module}.alpha": torch.tensor(alpha) for module in pairs(tensors)}
+    return {f"unet.{module}.alpha": torch.tensor(alpha) for module in matrices_by_module(tensors)}
 
 
 def _comfyui(tensors: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
     written = {}
-    for module, (down, up) in pairs(tensors).items():
+    for module, (down, up) in matrices_by_module(tensors).items():
         key = f"diffusion_model.{to_ldm(module, 'sdxl')}"
         written |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(alpha)}
     return written
@@ -168,10 +168,10 @@ def test_diffusers_own_loader_reads_what_we_write(sdxl_folder: Path, tmp_path: P
     pipeline.fuse_lora()
     start = kind.from_pretrained(sdxl_folder, add_watermarker=False).unet.state_dict()
     fused = {n.replace(".base_layer", ""): v for n, v in pipeline.unet.state_dict().items() if ".lora_" not in n}
-    changed = pairs(tensors)
+    changed = matrices_by_module(tensors)
     for name, value in fused.items():
         module = name.removesuffix(".weight")
-        wanted = start[name] + merged(*changed[module], 0.5) if module in changed else start[name]
+        wanted = start[name] + lora_delta(*changed[module], 0.5) if module in changed else start[name]
         torch.testing.assert_close(value, wanted, rtol=0, atol=1e-6)
 
 
@@ -183,12 +183,12 @@ def test_uneven_ranks_and_alphas_are_made_one_without_changing_the_product(tmp_p
         own = fill(shapes, seed=rank, dtype=torch.float32)
         written |= {f"lora_unet_{to_flat(module)}.{end}": value for end, value in own.items()}
         written[f"lora_unet_{to_flat(module)}.alpha"] = torch.tensor(alpha)
-        wanted[module] = merged(own["lora_down.weight"], own["lora_up.weight"], alpha / rank)
+        wanted[module] = lora_delta(own["lora_down.weight"], own["lora_up.weight"], alpha / rank)
     save_file(written, tmp_path / "lora")
     tensors, facts = read(tmp_path / "lora")
     assert (facts["rank"], facts["alpha"]) == ("6", "6")
-    for module, (down, up) in pairs(tensors).items():
-        torch.testing.assert_close(merged(down, up, 1.0), wanted[module], rtol=0, atol=1e-7)
+    for module, (down, up) in matrices_by_module(tensors).items():
+        torch.testing.assert_close(lora_delta(down, up, 1.0), wanted[module], rtol=0, atol=1e-7)
 
 
 def test_alpha_may_be_a_whole_number_but_must_be_one(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_differences_are_added(unet: Any, tmp_path: Path) -> None:
     path = write(tmp_path / "conv", patched(difference_shapes(unet, 4), "sdxl"))
     before = {name: value.clone() for name, value in unet.state_dict().items()}
     tensors, facts = read(path)
-    teach(unet, tensors, facts)
+    load_finetuned(unet, tensors, facts)
     for name, value in unet.state_dict().items():
         wanted = before[name] + tensors[name].float() if name in tensors else before[name]
         assert torch.equal(value, wanted), name
@@ -251,9 +251,9 @@ def test_an_adapter_merged_is_the_same_adapter(unet: Any, tmp_path: Path) -> Non
     tensors, facts = read(write(tmp_path / "attn", patch_shapes(unet, RANK, "sdxl")))
     other = make_unet(SDXL_CHANNELS, cross_attention_dim=2 * TEXT_WIDTH, use_linear_projection=True, **TINY_SDXL)
     other.load_state_dict(unet.state_dict())
-    teach(unet, tensors, facts)
+    load_finetuned(unet, tensors, facts)
     as_float = {name: value.float() for name, value in tensors.items()}
-    teach(other, merge_adapter(as_float, facts), {"kind": "difference"})
+    load_finetuned(other, merge_adapter(as_float, facts), {"kind": "difference"})
     torch.testing.assert_close(predict(unet), predict(other), rtol=0, atol=1e-5)
 
 

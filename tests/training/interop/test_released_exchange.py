@@ -12,9 +12,9 @@ from diffusers import UNet2DConditionModel
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from curation.domain import Checkpoint, DrawRequest, LayerRole, Progress, Prompt
+from curation.domain import Checkpoint, GenerationRequest, LayerRole, Progress, Prompt
 from curation.errors import NotFound, Refused
-from curation.object_store import FolderStore, sha256_of
+from curation.object_store import FolderStore, compute_sha256
 from curation.ports import ImportResult
 from tests.training.interop.test_released_networks import NARROW, narrow
 from tests.training.released_files import (
@@ -27,15 +27,15 @@ from tests.training.released_files import (
     write,
 )
 from training.external_weights import read_header, read_tensors
-from training.generate import open_generator
+from training.generate import load_generator
 from training.interop.denoiser_weights import read_base
-from training.interop.export_checkpoint import FORMS, give_out, write_base, write_networks
-from training.interop.formats import WeightFormat, recognise
-from training.interop.import_checkpoint import take_in
+from training.interop.export_checkpoint import FORMATS, export_checkpoint, write_base, write_networks
+from training.interop.formats import WeightFormat, recognize
+from training.interop.import_checkpoint import import_checkpoint
 from training.interop.modes import find_mode
-from training.interop.transparency_weights import read_networks, recognise_all
+from training.interop.transparency_weights import read_networks, recognize_all
 from training.presets.presets import SDXL, find_preset
-from training.safetensors_io import KEY, load_part, read_metadata, save_part
+from training.safetensors_io import METADATA_KEY, load_part, read_metadata, save_part
 
 DRAWING = {"image_size": "64", "draw_steps": "2", "draw_batch": "1", "decoder_views": "1"}
 
@@ -58,7 +58,7 @@ def nothing(seen: Progress) -> None:
 def take(
     files: list[Path], model: Path, store: FolderStore | None, preset: str = "sdxl", **changes: str
 ) -> ImportResult:
-    return take_in(files, preset, {"model": str(model), **DRAWING, **changes}, store, nothing)
+    return import_checkpoint(files, preset, {"model": str(model), **DRAWING, **changes}, store, nothing)
 
 
 def kept(taken: ImportResult) -> Checkpoint:
@@ -78,7 +78,7 @@ def test_files_become_one_checkpoint_that_draws(models, unets, narrow_files, sto
         ("base", 176),
     ]
     assert "is assumed" in taken.notes[0]
-    [layers] = open_generator(checkpoint, store).draw([DrawRequest(Prompt("a glass bottle"), 7)])
+    [layers] = load_generator(checkpoint, store).draw([GenerationRequest(Prompt("a glass bottle"), 7)])
     assert layers[LayerRole.foreground].shape == (64, 64, 4)
     without = kept(
         take(
@@ -88,7 +88,7 @@ def test_files_become_one_checkpoint_that_draws(models, unets, narrow_files, sto
             **NARROW,
         )
     )
-    [others] = open_generator(without, store).draw([DrawRequest(Prompt("a glass bottle"), 7)])
+    [others] = load_generator(without, store).draw([GenerationRequest(Prompt("a glass bottle"), 7)])
     assert not np.array_equal(layers[LayerRole.foreground], others[LayerRole.foreground])
 
 
@@ -98,7 +98,7 @@ def test_what_is_stored_tells_where_it_came_from(models, narrow_files, store) ->
     facts = read_metadata(store.get(file), file)
     assert (facts["recipe"], facts["preset"], facts["offset_scale"]) == ("imported", "sdxl", "300.0")
     sources = json.loads(facts["sources"])
-    assert [(s["path"], s["sha256"]) for s in sources] == [(path.name, sha256_of(path)) for path in narrow_files]
+    assert [(s["path"], s["sha256"]) for s in sources] == [(path.name, compute_sha256(path)) for path in narrow_files]
 
 
 def test_importing_twice_is_importing_once(models, narrow_files, store) -> None:
@@ -117,7 +117,7 @@ def test_a_decoder_alone_is_enough_to_draw(models, unets, narrow_files, store, t
     attn = write(tmp_path / "attn", patch_shapes(unets["sdxl"], 4, "sdxl"))
     taken = take([narrow_files[1], attn], models["sdxl"], store, **NARROW)
     assert "no encoder was given" in taken.notes[0]
-    [layers] = open_generator(kept(taken), store).draw([DrawRequest(Prompt("a cat"), 1)])
+    [layers] = load_generator(kept(taken), store).draw([GenerationRequest(Prompt("a cat"), 1)])
     assert layers[LayerRole.foreground].shape == (64, 64, 4)
 
 
@@ -127,7 +127,7 @@ def test_attention_sharing_draws_transparent_sd15(models, unets, narrow_files, s
     tensors, facts = load_part(store, checkpoint.files["base"])
     assert facts["kind"] == "sharing"
     assert tensors.keys() == load_file(attn).keys()
-    [layers] = open_generator(checkpoint, store).draw([DrawRequest(Prompt("a cat"), 1)])
+    [layers] = load_generator(checkpoint, store).draw([GenerationRequest(Prompt("a cat"), 1)])
     assert layers[LayerRole.foreground].shape == (64, 64, 4)
 
 
@@ -139,7 +139,7 @@ def test_nothing_is_stored_when_anything_is_wrong(models, unets, narrow_files, s
         (lambda: take([*narrow_files, attn], models["sd15"], store, "sd15", **NARROW), "these weights are not for"),
         (lambda: take([*narrow_files, attn], models["sd15"], store, **NARROW), "not of the family sdxl"),
         (lambda: take([*narrow_files], models["sdxl"], store), "does not fit preset 'sdxl'"),
-        (lambda: take_in(narrow_files, "tiny", {}, store, nothing), "preset 'tiny' has no pretrained model"),
+        (lambda: import_checkpoint(narrow_files, "tiny", {}, store, nothing), "preset 'tiny' has no pretrained model"),
         (lambda: take(narrow_files, models["sdxl"], store, wings="2"), "no column 'wings'"),
         (lambda: take(narrow_files, tmp_path / "absent", store, **NARROW), "there is no folder"),
     ]
@@ -173,8 +173,8 @@ def test_weights_of_several_modes_are_parts_of_one_checkpoint(models, unets, nar
         assert identical(load_file(path), written.tensors)
         assert written.name == f"layer_xl_{'transparent_attn' if part == 'base' else part}"
         again = tmp_path / f"again-{len(part)}"
-        save_file(dict(written.tensors), again, {KEY: json.dumps(dict(written.metadata))})
-        assert find_mode(read_header(again), recognise(read_header(again))).part == part, "whatever it is called"
+        save_file(dict(written.tensors), again, {METADATA_KEY: json.dumps(dict(written.metadata))})
+        assert find_mode(read_header(again), recognize(read_header(again))).part == part, "whatever it is called"
     save_file({name: value + 1 for name, value in load_file(files["fg2ble"]).items()}, tmp_path / "fg2ble_too")
     both = [files["fg2ble"], tmp_path / "fg2ble_too"]
     with pytest.raises(Refused, match="fg2ble_too are bases of one kind"):
@@ -263,9 +263,9 @@ def test_both_networks_come_back_to_the_bit(models, narrow_files, store, tmp_pat
     for channels in (4, 16):
         preset = narrow(latent_channels=str(channels), offset_scale=str(scale))
         files = {n: write(tmp_path / f"{n}{channels}", network_shapes(preset, n)) for n in ("encoder", "decoder")}
-        read = read_networks(recognise_all(list(files.values())), preset, scale)
+        read = read_networks(recognize_all(list(files.values())), preset, scale)
         facts = {"offset_scale": repr(read.offset_scale)}
-        for file in write_networks(read.tensors, facts, preset, FORMS[form]):
+        for file in write_networks(read.tensors, facts, preset, FORMATS[form]):
             network = file.name.rpartition("_")[2]
             assert file.name.startswith("ld_diffusers_sdxl" if form == "diffusers" else "vae_transparent")
             assert identical(load_file(files[network]), file.tensors)
@@ -275,8 +275,8 @@ def test_both_networks_come_back_to_the_bit(models, narrow_files, store, tmp_pat
 def test_the_scale_is_folded_into_the_last_layer(narrow_files, scale, exact) -> None:
     """By a power of two to the bit, by any other number to one rounding."""
     preset = narrow()
-    read = read_networks(recognise_all(narrow_files), preset, scale)
-    encoder, _ = write_networks(read.tensors, {"offset_scale": repr(scale)}, preset, FORMS["released"])
+    read = read_networks(recognize_all(narrow_files), preset, scale)
+    encoder, _ = write_networks(read.tensors, {"offset_scale": repr(scale)}, preset, FORMATS["released"])
     assert encoder.metadata["offset_scale"] == "1.0"
     for name, value in load_file(narrow_files[0]).items():
         wanted = value.double() * (scale if name.startswith("blocks.16.") else 1)
@@ -293,7 +293,7 @@ def test_an_adapter_goes_out_in_every_form_and_comes_in_as_the_same(models, unet
         written = write_base(tensors, facts, preset, form)
         save_file(dict(written.tensors), tmp_path / form, dict(written.metadata) or None)
         header = read_header(tmp_path / form)
-        back, told = read_base(header, recognise(header))
+        back, told = read_base(header, recognize(header))
         assert told == facts
         assert identical(tensors, back), form
     merged = write_base(tensors, facts, preset, "diffusers")
@@ -319,13 +319,13 @@ def test_networks_of_full_size_go_through_the_doors(models, unets, full_size, st
     attn = write(tmp_path / "attn", patch_shapes(unets["sdxl"], 4, "sdxl"))
     checkpoint = kept(take([*full_size, attn], models["sdxl"], store, offset_scale="1e9"))
     with pytest.raises(Refused, match=r"beyond the range of torch.float16") as refused:
-        give_out(checkpoint, store, "peft", "stored", tmp_path / "out")
+        export_checkpoint(checkpoint, store, "peft", "stored", tmp_path / "out")
     assert "fp32" in refused.value.hint
-    *written, backbone = give_out(checkpoint, store, "peft", "fp32", tmp_path / "out")
+    *written, backbone = export_checkpoint(checkpoint, store, "peft", "fp32", tmp_path / "out")
     assert (backbone.path, backbone.part) == ("", "backbone")
     names = {"ld_diffusers_sdxl_vae_transparent_encoder", "ld_diffusers_sdxl_vae_transparent_decoder"}
     assert {Path(file.path).stem for file in written} == names | {"pytorch_lora_weights", "adapter_model"}
-    assert all(sha256_of(Path(file.path)) == file.sha256 for file in written)
+    assert all(compute_sha256(Path(file.path)) == file.sha256 for file in written)
     listed = {path.name for path in (tmp_path / "out").iterdir()}
     assert listed == {Path(file.path).name for file in written} | {"adapter_config.json"}
     again = take([Path(file.path) for file in written], models["sdxl"], None)  # one LoRA in two wordings
@@ -342,7 +342,7 @@ def test_what_a_form_cannot_hold_is_refused(models, unets, narrow_files, store, 
         ("released", "stored", "other programs do not support the networks of preset 'sdxl'"),
     ]:
         with pytest.raises(Refused, match=said) as refused:
-            give_out(checkpoint, store, form, precision, tmp_path / "out")
+            export_checkpoint(checkpoint, store, form, precision, tmp_path / "out")
         assert refused.value.hint
     assert not (tmp_path / "out").exists()
 
@@ -353,7 +353,7 @@ def test_an_export_for_peft_is_read_by_peft_itself(
     monkeypatch.setattr("training.interop.export_checkpoint._RELEASED", ())  # narrow networks may go out here
     attn = write(tmp_path / "attn", patch_shapes(unets["sdxl"], 4, "sdxl"))
     checkpoint = kept(take([*narrow_files, attn], models["sdxl"], store, **NARROW))
-    give_out(checkpoint, store, "peft", "stored", tmp_path / "out")
+    export_checkpoint(checkpoint, store, "peft", "stored", tmp_path / "out")
     unet = UNet2DConditionModel.from_pretrained(models["sdxl"], subfolder="unet")
     read = PeftModel.from_pretrained(unet, tmp_path / "out").state_dict()
     written = load_file(tmp_path / "out" / "pytorch_lora_weights.safetensors")
@@ -369,7 +369,7 @@ def test_a_stored_base_is_read_with_the_alpha_it_was_stored_with(models, unets, 
     file = save_part(store, "base", tensors, {"kind": "adapter", "rank": "4", "alpha": "2"})
     (tmp_path / "own.safetensors").write_bytes(store.get(file))
     header = read_header(tmp_path / "own.safetensors")
-    assert read_base(header, recognise(header))[1]["alpha"] == "2"
+    assert read_base(header, recognize(header))[1]["alpha"] == "2"
 
 
 def test_a_model_of_another_family_is_told_before_anything_is_stored(models, unets, narrow_files, store, tmp_path):

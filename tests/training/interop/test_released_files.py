@@ -24,7 +24,7 @@ from tests.training.released_files import (
     sharing_shapes,
 )
 from training.external_weights import read_header, read_tensors
-from training.interop.formats import WeightFormat, frames_of, recognise
+from training.interop.formats import WeightFormat, recognize, sharing_frames
 from training.interop.key_mapping import from_flat, to_diffusers, to_flat, to_ldm
 from training.presets.presets import SD15, SDXL
 
@@ -81,12 +81,12 @@ def test_the_released_files_are_recognised_at_their_sizes() -> None:
         ),
     }
     for name, (shapes, layout, tensors, numbers) in released.items():
-        assert recognise(header(shapes)) == layout, name
+        assert recognize(header(shapes)) == layout, name
         assert (len(shapes), header(shapes).parameters) == (tensors, numbers), name
     assert "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight::lora::0" in attn
-    assert frames_of(released["sd15 attn"][0]) == (1, False)
-    assert frames_of(released["sd15 joint"][0]) == (3, False)
-    assert frames_of(released["sd15 fg2bg"][0]) == (2, True)
+    assert sharing_frames(released["sd15 attn"][0]) == (1, False)
+    assert sharing_frames(released["sd15 joint"][0]) == (3, False)
+    assert sharing_frames(released["sd15 fg2bg"][0]) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_the_released_files_are_recognised_at_their_sizes() -> None:
 )
 def test_strangers_are_named(names: list[str], what: str) -> None:
     with pytest.raises(Refused, match=what) as refused:
-        recognise(header(dict.fromkeys(names, (4, 4))))
+        recognize(header(dict.fromkeys(names, (4, 4))))
     assert refused.value.hint
 
 

@@ -23,8 +23,8 @@ from tests.training.released_files import (
     tiny_sd15,
 )
 from training.external_weights import WeightsHeader
-from training.interop.formats import WeightFormat, recognise
-from training.interop.modes import MODES, find_mode, plan
+from training.interop.formats import WeightFormat, recognize
+from training.interop.modes import MODES, find_mode, plan_modes
 
 FOREGROUND, BACKGROUND, BLENDED = LayerRole
 
@@ -34,7 +34,7 @@ def file(shapes: dict[str, tuple[int, ...]], name: str = "weights.safetensors", 
 
 
 def mode_of(header: WeightsHeader) -> str:
-    return find_mode(header, recognise(header)).part
+    return find_mode(header, recognize(header)).part
 
 
 def test_the_released_files_at_their_sizes_are_what_they_are() -> None:
@@ -75,7 +75,7 @@ def test_files_that_look_alike_are_told_by_what_they_say_or_by_their_name() -> N
             mode_of(file(shapes, name))
         assert "name" in refused.value.hint
     whole = {n: tuple(v.shape) for n, v in unet.state_dict().items()} | {"conv_in.weight": (16, 12, 3, 3)}
-    assert recognise(file(whole)) is WeightFormat.unet
+    assert recognize(file(whole)) is WeightFormat.unet
     with pytest.raises(Refused, match="may be fgble2bg and bgble2fg"):
         mode_of(file(whole))
 
@@ -106,7 +106,7 @@ XL = ("base", "fg2ble", "bg2ble", "fgble2bg", "bgble2fg")
     ],
 )
 def test_a_pair_is_made_the_shortest_way(available, given, way) -> None:
-    assert [mode.name for mode in plan(available, given)] == way
+    assert [mode.name for mode in plan_modes(available, given)] == way
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_pair_is_made_the_shortest_way(available, given, way) -> None:
 )
 def test_what_cannot_be_drawn_is_refused_with_what_would_help(available, given, said) -> None:
     with pytest.raises(Refused, match=said) as refused:
-        plan(available, given)
+        plan_modes(available, given)
     assert "import layer_sd15_joint" in refused.value.hint
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from curation.domain import canonical_json
 from curation.errors import Refused
 from tests.training.released_files import network_shapes, write
-from training.interop.transparency_weights import read_networks, read_transparency, recognise_all
+from training.interop.transparency_weights import read_networks, read_transparency, recognize_all
 from training.presets.preset import Preset
 from training.presets.presets import find_preset
 from training.transparency.networks import Transparency
@@ -53,16 +53,16 @@ def test_the_scale_is_the_given_one_or_the_files_or_one(files: list[Path], tmp_p
     cases = [(files[1], None, (1.0, "assumed")), (files[1], 300.0, (300.0, "given"))]
     cases += [(said, None, (100.0, "file")), (said, 2.0, (2.0, "given"))]
     for encoder, given, expected in cases:
-        read = read_networks(recognise_all([files[0], encoder]), narrow(), given)
+        read = read_networks(recognize_all([files[0], encoder]), narrow(), given)
         assert (read.offset_scale, read.scale_from) == expected
     save_file(load_file(files[1]), said, {"layerloop": canonical_json({"offset_scale": "large"})})
     for encoder, given in ((said, None), (files[1], float("nan")), (files[1], 0.0), (files[1], -1.0)):
         with pytest.raises(Refused, match="invalid offset scale"):
-            read_networks(recognise_all([files[0], encoder]), narrow(), given)
+            read_networks(recognize_all([files[0], encoder]), narrow(), given)
 
 
 def test_without_an_encoder_the_offset_is_zero_and_the_same_every_time(files: list[Path]) -> None:
-    one, two = (read_networks(recognise_all(files[:1]), narrow()) for _ in range(2))
+    one, two = (read_networks(recognize_all(files[:1]), narrow()) for _ in range(2))
     assert one.scale_from == "preset"
     assert all(torch.equal(one.tensors[name], two.tensors[name]) for name in one.tensors)
     networks, _ = read_transparency(files[:1], narrow())

@@ -14,8 +14,8 @@ from curation.errors import NotFound, Refused
 from tests.training.interop.test_released_networks import narrow
 from tests.training.released_files import fill, header, identical, network_shapes, write
 from training.external_weights import read_header, read_tensors
-from training.interop.formats import WeightFormat, recognise, recognise_parts
-from training.interop.transparency_weights import read_networks, recognise_all
+from training.interop.formats import WeightFormat, recognize, recognize_parts
+from training.interop.transparency_weights import read_networks, recognize_all
 
 SIXTEEN = replace(narrow(), latent_channels=16)
 
@@ -33,7 +33,7 @@ def both(preset, prefix: str = "") -> dict[str, tuple[int, ...]]:
 def test_both_networks_in_one_file_are_those_of_the_flux_port(tmp_path: Path, prefix: str) -> None:
     shapes = both(SIXTEEN, prefix) | ({} if prefix else {"sd_vae.encoder.conv_in.weight": (8, 3, 3, 3)})
     path = write(tmp_path / "TransparentVAE.safetensors", shapes)
-    found = recognise_all([path])
+    found = recognize_all([path])
     assert found.keys() == {WeightFormat.encoder, WeightFormat.decoder}
     read = read_networks(found, SIXTEEN)
     assert (read.offset_scale, read.scale_from) == (300.0, "flux")
@@ -43,10 +43,10 @@ def test_both_networks_in_one_file_are_those_of_the_flux_port(tmp_path: Path, pr
 
 def test_the_flux_ports_networks_split_by_hand_keep_its_scale(tmp_path: Path) -> None:
     files = [write(tmp_path / f"{n}.safetensors", network_shapes(SIXTEEN, n)) for n in ("encoder", "decoder")]
-    assert read_networks(recognise_all(files), SIXTEEN).offset_scale == 300
-    assert read_networks(recognise_all(files), SIXTEEN, 7).scale_from == "given"
+    assert read_networks(recognize_all(files), SIXTEEN).offset_scale == 300
+    assert read_networks(recognize_all(files), SIXTEEN, 7).scale_from == "given"
     four = [write(tmp_path / f"{n}4.safetensors", network_shapes(narrow(), n)) for n in ("encoder", "decoder")]
-    assert read_networks(recognise_all(four), narrow()).scale_from == "assumed"
+    assert read_networks(recognize_all(four), narrow()).scale_from == "assumed"
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_the_flux_ports_networks_split_by_hand_keep_its_scale(tmp_path: Path) ->
 )
 def test_relatives_are_named(shapes: dict[str, tuple[int, ...]], what: str) -> None:
     with pytest.raises(Refused, match=what) as refused:
-        recognise_parts(header(shapes))
+        recognize_parts(header(shapes))
     assert refused.value.hint
 
 
@@ -100,10 +100,10 @@ def test_a_file_in_parts_is_one_file(tmp_path: Path, index: bool) -> None:
     for path in given:
         found = read_header(path)
         assert found.shapes == shapes
-        assert recognise(found) is WeightFormat.decoder
+        assert recognize(found) is WeightFormat.decoder
         assert identical(read_tensors(found, shapes), fill(shapes))
         assert identical(read_tensors(path, shapes), fill(shapes))
-    assert recognise_all(given).keys() == {WeightFormat.decoder}, "all parts given are the file once"
+    assert recognize_all(given).keys() == {WeightFormat.decoder}, "all parts given are the file once"
     files[1].unlink()
     with pytest.raises(NotFound, match="model-00002-of-00003") as missing:
         read_header(files[0])
@@ -143,12 +143,12 @@ def test_folders_and_incomplete_files_are_said_with_their_names(tmp_path: Path) 
     ):
         file = write(tmp_path / "b.safetensors", shapes)
         with pytest.raises(Refused, match=said) as refused:
-            read_networks(recognise_all([file]), narrow())
+            read_networks(recognize_all([file]), narrow())
         assert "latent_channels" not in refused.value.hint
         assert "b.safetensors" in refused.value.message
     file = write(tmp_path / "c.safetensors", {n: s for n, s in encoder.items() if not n.startswith("blocks.0.")})
     with pytest.raises(Refused, match=r"c\.safetensors is an incomplete offset encoder"):
-        read_networks(recognise_all([file, write(tmp_path / "d.safetensors", decoder)]), narrow())
+        read_networks(recognize_all([file, write(tmp_path / "d.safetensors", decoder)]), narrow())
 
 
 @pytest.mark.parametrize("scale", [0, -1, float("nan"), float("inf")])
@@ -156,4 +156,4 @@ def test_an_offset_scale_is_positive(tmp_path: Path, scale: float) -> None:
     files = [write(tmp_path / f"{n}.any", network_shapes(narrow(), n)) for n in ("encoder", "decoder")]
     for given in (files, files[1:]):
         with pytest.raises(Refused, match=f"invalid offset scale {scale}"):
-            read_networks(recognise_all(given), narrow(), scale)
+            read_networks(recognize_all(given), narrow(), scale)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from curation.domain import Checkpoint, DrawRequest, LayerRole, Prompt
+from curation.domain import Checkpoint, GenerationRequest, LayerRole, Prompt
 from curation.errors import NotFound, Refused
 from curation.object_store import FolderStore
 from curation.ports import LoraFile
@@ -19,11 +19,11 @@ from tests.training.interop.test_released_exchange import kept, nothing, take
 from tests.training.interop.test_released_networks import NARROW
 from tests.training.released_files import fill, identical, patch_shapes, peft_shapes, write
 from training.external_weights import read_header
-from training.generate import open_generator
-from training.interop.export_checkpoint import give_out, narrowed
-from training.interop.formats import WeightFormat, recognise
-from training.interop.import_checkpoint import take_in
-from training.pipelines.loras import add_styles
+from training.generate import load_generator
+from training.interop.export_checkpoint import export_checkpoint, safe_cast
+from training.interop.formats import WeightFormat, recognize
+from training.interop.import_checkpoint import import_checkpoint
+from training.pipelines.loras import add_loras
 from training.safetensors_io import load_part, save_part
 
 ROLES = ("foreground", "background")
@@ -54,11 +54,11 @@ def any_networks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("form", ["peft", "kohya", "diffusers"])
 def test_role_adapters_go_out_as_one_lora_each(layered, store, tmp_path, any_networks, form) -> None:
-    found = give_out(layered, store, form, "stored", tmp_path / "out")
+    found = export_checkpoint(layered, store, form, "stored", tmp_path / "out")
     tensors, _ = load_part(store, layered.files["layers"])
     for role in ROLES:
         [file] = [one for one in found if one.what == f"LoRA of the {role}"]
-        assert recognise(read_header(Path(file.path))) is WeightFormat.lora
+        assert recognize(read_header(Path(file.path))) is WeightFormat.lora
         own = {n.removeprefix(f"{role}."): value for n, value in tensors.items() if n.startswith(f"{role}.")}
         if form != "kohya":
             assert identical(load_file(file.path), own), "to the bit"
@@ -76,7 +76,7 @@ def test_role_adapters_go_out_as_one_lora_each(layered, store, tmp_path, any_net
 
 
 def test_what_a_form_cannot_hold_is_named(layered, store, tmp_path, any_networks) -> None:
-    found = give_out(layered, store, "released", "stored", tmp_path / "out")
+    found = export_checkpoint(layered, store, "released", "stored", tmp_path / "out")
     left = {one.part: one.what for one in found if not one.path}
     assert left.keys() == {"backbone", "layers"}
     assert left["layers"].startswith("not written: role adapters cannot be written as released")
@@ -84,7 +84,7 @@ def test_what_a_form_cannot_hold_is_named(layered, store, tmp_path, any_networks
 
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 def test_draw_layers_runs_in_plain_diffusers(layered, store, tmp_path, any_networks, monkeypatch) -> None:
-    give_out(layered, store, "peft", "stored", tmp_path / "out")
+    export_checkpoint(layered, store, "peft", "stored", tmp_path / "out")
     monkeypatch.chdir(tmp_path / "out")
     monkeypatch.setattr("sys.argv", ["draw_layers.py", "a fox", "a forest"])
     code = (
@@ -95,32 +95,32 @@ def test_draw_layers_runs_in_plain_diffusers(layered, store, tmp_path, any_netwo
 
 
 def draw(checkpoint: Checkpoint, store: FolderStore) -> np.ndarray:
-    [layers] = open_generator(checkpoint, store).draw([DrawRequest(Prompt("a glass bottle"), 7)])
+    [layers] = load_generator(checkpoint, store).draw([GenerationRequest(Prompt("a glass bottle"), 7)])
     return layers[LayerRole.foreground]
 
 
 def test_the_own_format_carries_a_checkpoint_to_another_home(checkpoint, store, tmp_path) -> None:
-    found = give_out(checkpoint, store, "layerloop", "stored", tmp_path / "out")
+    found = export_checkpoint(checkpoint, store, "layerloop", "stored", tmp_path / "out")
     assert {one.part for one in found} == checkpoint.files.keys()
     other = FolderStore(tmp_path / "other")
     for source in (tmp_path / "out", tmp_path / "out" / "checkpoint.json"):
-        looked = take_in([source], "sdxl", {}, None, nothing)
+        looked = import_checkpoint([source], "sdxl", {}, None, nothing)
         assert looked.checkpoint is None
         assert not [path for path in other.folder.rglob("*") if path.is_file()]
-    taken = take_in([tmp_path / "out"], "sdxl", {}, other, nothing)
+    taken = import_checkpoint([tmp_path / "out"], "sdxl", {}, other, nothing)
     assert taken.checkpoint == checkpoint
     assert kept(taken).id == checkpoint.id
     assert all(other.get(sha) == store.get(sha) for sha in checkpoint.files.values())
     assert np.array_equal(draw(kept(taken), other), draw(checkpoint, store))
     with pytest.raises(Refused, match="is imported unchanged"):
-        take_in([tmp_path / "out"], "sdxl", {"draw_steps": "3"}, other, nothing)
+        import_checkpoint([tmp_path / "out"], "sdxl", {"draw_steps": "3"}, other, nothing)
     with pytest.raises(Refused, match="keeps the stored dtypes"):
-        give_out(checkpoint, store, "layerloop", "fp16", tmp_path / "out")
+        export_checkpoint(checkpoint, store, "layerloop", "fp16", tmp_path / "out")
 
 
 def test_a_changed_or_broken_export_is_refused(checkpoint, store, tmp_path) -> None:
     folder = tmp_path / "out"
-    give_out(checkpoint, store, "layerloop", "stored", folder)
+    export_checkpoint(checkpoint, store, "layerloop", "stored", folder)
     card = json.loads((folder / "checkpoint.json").read_text())
     for change, said in (
         ({"seed": 5}, "was changed"),
@@ -130,16 +130,16 @@ def test_a_changed_or_broken_export_is_refused(checkpoint, store, tmp_path) -> N
     ):
         (folder / "checkpoint.json").write_text(json.dumps(card | change))
         with pytest.raises(Refused, match=said):
-            take_in([folder], "sdxl", {}, store, nothing)
+            import_checkpoint([folder], "sdxl", {}, store, nothing)
     (folder / "checkpoint.json").write_text(json.dumps(card))
     part = folder / "transparency.safetensors"
     whole = part.read_bytes()
     part.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(Refused, match="does not match checkpoint"):
-        take_in([folder], "sdxl", {}, store, nothing)
+        import_checkpoint([folder], "sdxl", {}, store, nothing)
     part.unlink()
     with pytest.raises(NotFound, match="transparency"):
-        take_in([folder], "sdxl", {}, store, nothing)
+        import_checkpoint([folder], "sdxl", {}, store, nothing)
 
 
 def style(unet, path: Path, seed: int = 9) -> Path:
@@ -149,33 +149,33 @@ def style(unet, path: Path, seed: int = 9) -> Path:
 
 def test_a_users_lora_draws_and_is_told(checkpoint, unets, store, tmp_path) -> None:
     file = style(unets["sdxl"], tmp_path / "style.safetensors")
-    styled = add_styles(checkpoint, store, [LoraFile(file, 0.5)])
+    styled = add_loras(checkpoint, store, [LoraFile(file, 0.5)])
     assert (styled.parent, styled.preset) == (checkpoint.id, checkpoint.preset)
     assert styled.id != checkpoint.id
-    assert styled.id == add_styles(checkpoint, store, [LoraFile(file, 0.5)]).id, "twice is once"
-    assert styled.id != add_styles(checkpoint, store, [LoraFile(file, 0.6)]).id
-    generator = open_generator(styled, store)
-    from curation.ports import PLAIN
+    assert styled.id == add_loras(checkpoint, store, [LoraFile(file, 0.5)]).id, "twice is once"
+    assert styled.id != add_loras(checkpoint, store, [LoraFile(file, 0.6)]).id
+    generator = load_generator(styled, store)
+    from curation.ports import DEFAULT_OPTIONS
 
-    assert generator.describe(PLAIN)["lora"].startswith("style.safetensors ")
-    assert generator.describe(PLAIN)["lora"].endswith(":0.5")
+    assert generator.describe(DEFAULT_OPTIONS)["lora"].startswith("style.safetensors ")
+    assert generator.describe(DEFAULT_OPTIONS)["lora"].endswith(":0.5")
     assert not np.array_equal(draw(styled, store), draw(checkpoint, store))
     assert np.array_equal(draw(styled, store), draw(styled, store))
-    nought = add_styles(checkpoint, store, [LoraFile(file, 0.0)])
+    nought = add_loras(checkpoint, store, [LoraFile(file, 0.0)])
     assert np.abs(draw(nought, store).astype(int) - draw(checkpoint, store)).max() <= 1
 
 
 def test_what_is_no_style_is_refused(checkpoint, unets, store, tmp_path) -> None:
     attn = write(tmp_path / "patches.safetensors", patch_shapes(unets["sdxl"], 4, "sdxl"))
     with pytest.raises(Refused, match="not a style LoRA"):
-        add_styles(checkpoint, store, [LoraFile(attn)])
+        add_loras(checkpoint, store, [LoraFile(attn)])
     other = style(unets["sd15"], tmp_path / "other.safetensors")
     with pytest.raises(Refused, match="not for"):
-        add_styles(checkpoint, store, [LoraFile(other)])
+        add_loras(checkpoint, store, [LoraFile(other)])
     with pytest.raises(NotFound, match="there is no file"):
-        add_styles(checkpoint, store, [LoraFile(tmp_path / "absent")])
+        add_loras(checkpoint, store, [LoraFile(tmp_path / "absent")])
     with pytest.raises(Refused, match="a built-in denoiser"):
-        add_styles(replace(checkpoint, preset="tiny", changes={}), store, [LoraFile(other)])
+        add_loras(replace(checkpoint, preset="tiny", changes={}), store, [LoraFile(other)])
 
 
 def test_a_lora_of_sd15_is_pointed_to_kohya(unets) -> None:
@@ -191,8 +191,8 @@ def test_a_lora_of_sd15_is_pointed_to_kohya(unets) -> None:
 
 def test_numbers_too_small_for_half_precision_stay() -> None:
     weights = torch.tensor([1e-3, 2e-8, -3e-9])
-    assert narrowed(weights, torch.float16).dtype == torch.float32
-    assert narrowed(torch.tensor([0.5, 0.0]), torch.float16).dtype == torch.float16
+    assert safe_cast(weights, torch.float16).dtype == torch.float32
+    assert safe_cast(torch.tensor([0.5, 0.0]), torch.float16).dtype == torch.float16
 
 
 def test_a_single_file_model_is_told_before_anything_is_read(narrow_files, store, tmp_path) -> None:

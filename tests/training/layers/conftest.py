@@ -7,14 +7,14 @@ import torch
 
 from curation.domain import Checkpoint, Split
 from tests.training.composed import freeze_pairs
-from training.data.dataset import load_split
+from training.data.dataset import open_split
 from training.denoiser.builtin import BuiltinDenoiser
-from training.layers.model import new_layers
+from training.layers.model import new_layered_denoiser
 from training.presets.presets import PRESETS
 from training.safetensors_io import save_part
-from training.transparency.autoencoder import fit_backbone
+from training.transparency.autoencoder import fit_autoencoder
 from training.transparency.networks import Transparency
-from training.transparency.padding import on_grey
+from training.transparency.padding import over_gray
 
 MICRO = PRESETS["micro"]
 
@@ -30,13 +30,13 @@ def checkpoint(store, pairs):
     """Random weights of the right sizes, adapters too: what is tested here does not need good ones."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    rgba = load_split(store, pairs, Split.train, MICRO.image_size).take(range(20))
-    backbone = fit_backbone(MICRO, on_grey(rgba[:, :3], rgba[:, 3:]))
+    rgba = open_split(store, pairs, Split.train, MICRO.image_size).take(range(20))
+    backbone = fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:]))
     denoiser = BuiltinDenoiser(MICRO)
     stir(denoiser.network)
     networks = Transparency(MICRO)
     stir(networks.encoder)
-    layered = new_layers(MICRO, denoiser)
+    layered = new_layered_denoiser(MICRO, denoiser)
     files = {
         "backbone": save_part(store, "backbone", backbone.state_dict(), backbone.facts()),
         "transparency": save_part(store, "transparency", networks.state_dict(), {}),

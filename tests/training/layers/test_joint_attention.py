@@ -12,8 +12,8 @@ from tests.training.pretrained import make_unet, write_sdxl
 from training.denoiser.builtin import BuiltinDenoiser
 from training.denoiser.denoiser import Conditions
 from training.denoiser.stable_diffusion import StableDiffusion
-from training.layers.attention import JointAttention, Stack
-from training.layers.model import new_layers
+from training.layers.attention import JointAttention, LayerLayout
+from training.layers.model import new_layered_denoiser
 from training.presets.presets import PRESETS
 
 PAIR = ("foreground", "background")
@@ -43,7 +43,7 @@ def build(kind, *, join_text=False, modules="attention", fresh=False):
     else:
         more = {"cross_attention_dim": TEXT} | ({"use_linear_projection": True} if kind == "SDXL" else {})
         denoiser = Bare(make_unet((32, 64), **more))
-    layered = new_layers(preset, denoiser).eval()
+    layered = new_layered_denoiser(preset, denoiser).eval()
     if not fresh:
         stir(layered.adapters)
     return layered
@@ -165,7 +165,7 @@ def test_joint_attention_is_softmax_over_the_tokens_of_all_layers():
         "down_blocks.1.attentions.0.transformer_blocks.0.attn1"
     )
     states = torch.randn(4, 5, 64, generator=torch.Generator().manual_seed(1))
-    stack = Stack()
+    stack = LayerLayout()
     stack.lay(PAIR, 4, joined=True)
     drawn = []
     for alone in (attn.processor, AttnProcessor()):  # whatever attends
@@ -222,7 +222,7 @@ def test_a_base_that_is_a_lora_is_adapted_beside_it(tmp_path):
     preset = replace(PRESETS["sdxl"], model=str(folder), image_size=64, adapter_rank=4, layer_rank=4, precision="fp32")
     denoiser = StableDiffusion(preset)
     names = set(denoiser.learnt())
-    layered = new_layers(preset, denoiser)
+    layered = new_layered_denoiser(preset, denoiser)
     assert set(denoiser.learnt()) == names
     modules = {name.partition(".")[2].rpartition(".lora_")[0] for name in layered.learnt()}
     assert modules == {name.rpartition(".lora_")[0] for name in names}

@@ -9,14 +9,14 @@ from tests.training.layers.conftest import MICRO, stir
 from tests.training.pretrained import make_unet
 from training.denoiser.builtin import BuiltinDenoiser
 from training.layers.adapters import from_peft, modules_in, roles_in, to_peft
-from training.layers.model import new_layers, open_layers
+from training.layers.model import load_layered_denoiser, new_layered_denoiser
 from training.safetensors_io import load_part, save_part
 
 
 @pytest.fixture
 def layered():
     torch.manual_seed(1)
-    made = new_layers(MICRO, BuiltinDenoiser(MICRO))
+    made = new_layered_denoiser(MICRO, BuiltinDenoiser(MICRO))
     stir(made.adapters)
     return made
 
@@ -37,10 +37,10 @@ def test_a_part_is_stored_and_opened(layered, store):
     file = save_part(store, "layers", layered.learnt(), layered.facts())
     tensors, facts = load_part(store, file)
     torch.manual_seed(1)
-    opened = open_layers(BuiltinDenoiser(MICRO), tensors, facts)
+    opened = load_layered_denoiser(BuiltinDenoiser(MICRO), tensors, facts)
     assert opened.facts() == layered.facts()
     assert all(torch.equal(tensor, layered.learnt()[name]) for name, tensor in opened.learnt().items())
-    half = open_layers(BuiltinDenoiser(MICRO), tensors, facts | {"alpha": "16"})
+    half = load_layered_denoiser(BuiltinDenoiser(MICRO), tensors, facts | {"alpha": "16"})
     assert half.adapters.scale == 0.5
 
 
@@ -84,10 +84,10 @@ def test_adapters_of_another_base_are_refused(layered):
 
     tensors, facts = layered.learnt(), layered.facts()
     with pytest.raises(Refused, match="no 'network"):
-        open_layers(BuiltinDenoiser(replace(MICRO, dit_layers=1)), tensors, facts)
+        load_layered_denoiser(BuiltinDenoiser(replace(MICRO, dit_layers=1)), tensors, facts)
     with pytest.raises(Refused, match="do not fit their base"):
-        open_layers(BuiltinDenoiser(replace(MICRO, dit_width=96)), tensors, facts)
+        load_layered_denoiser(BuiltinDenoiser(replace(MICRO, dit_width=96)), tensors, facts)
     with pytest.raises(Refused, match="do not fit their base"):
-        open_layers(
+        load_layered_denoiser(
             BuiltinDenoiser(MICRO), {name: t for name, t in tensors.items() if "joined.lora_A" not in name}, facts
         )

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from curation.domain import DrawRequest, LayerRole, Prompt
+from curation.domain import GenerationRequest, LayerRole, Prompt
 from curation.errors import Refused
-from curation.images.codec import encode_layer, over
+from curation.images.codec import composite_over, encode_layer
 from curation.images.pairs import composite
-from curation.ports import DrawOptions
+from curation.ports import GenerationOptions
 from tests.training.composed import compose
 from tests.training.layers.conftest import MICRO
 from tests.training.pretrained import write_sd15, write_sdxl
-from training.checkpoint import open_parts
+from training.checkpoint import load_checkpoint
 from training.denoiser.builtin import BuiltinDenoiser, noise_schedule
-from training.generate import open_generator
-from training.layers.model import new_layers
+from training.generate import load_generator
+from training.layers.model import new_layered_denoiser
 from training.layers.sampling import LayerRequest, sample_layers
 from training.presets.presets import find_preset
 from training.safetensors_io import save_part
@@ -31,7 +31,7 @@ SIDE = MICRO.image_size
 def requests(count):
     """Every third asks for a single layer."""
     return [
-        DrawRequest(
+        GenerationRequest(
             Prompt(f"a red star {k}") if k % 3 == 2 else Prompt(f"a star {k} on sand", "a star", "sand"), 50 + k
         )
         for k in range(count)
@@ -43,40 +43,40 @@ def same(one, two):
 
 
 def test_a_prompt_for_a_pair_gives_layers_that_blend(checkpoint, store):
-    drawn = open_generator(checkpoint, store).draw(requests(6))
+    drawn = load_generator(checkpoint, store).draw(requests(6))
     for place, layers in enumerate(drawn):
         assert set(layers) == ({FG} if place % 3 == 2 else {FG, BG, BLENDED})
         for layer in layers.values():
             assert (layer.shape, layer.dtype) == ((SIDE, SIDE, 4), np.uint8)
         if BG in layers:
             assert layers[BG][..., 3].min() == layers[BLENDED][..., 3].min() == 255
-            assert np.array_equal(layers[BLENDED][..., :3], over(layers[FG], layers[BG]))
+            assert np.array_equal(layers[BLENDED][..., :3], composite_over(layers[FG], layers[BG]))
             assert not layers[FG][layers[FG][..., 3] == 0].any()
 
 
 def test_a_pair_is_drawn_alike_alone_and_in_any_company(checkpoint, store):
-    generator = open_generator(checkpoint, store)
+    generator = load_generator(checkpoint, store)
     together = generator.draw(requests(7))
     for request, layers in zip(requests(7), together, strict=True):
         assert same(generator.draw([request])[0], layers)
     backwards = generator.draw(requests(7)[::-1])[::-1]
     assert all(same(one, two) for one, two in zip(together, backwards, strict=True))
-    assert same(open_generator(checkpoint, store).draw(requests(1))[0], together[0])
+    assert same(load_generator(checkpoint, store).draw(requests(1))[0], together[0])
 
 
 def test_a_single_layer_is_what_the_base_draws_alone(checkpoint, store):
     files = {name: file for name, file in checkpoint.files.items() if name != "layers"}
-    lone = [DrawRequest(Prompt("a red star"), 3)]
-    before = open_generator(replace(checkpoint, files=files), store).draw(lone)[0]
-    generator = open_generator(checkpoint, store)
+    lone = [GenerationRequest(Prompt("a red star"), 3)]
+    before = load_generator(replace(checkpoint, files=files), store).draw(lone)[0]
+    generator = load_generator(checkpoint, store)
     generator.draw(requests(1))
     assert same(generator.draw(lone)[0], before)
 
 
 def test_the_layers_of_a_pair_depend_on_each_other_where_they_are_joined(checkpoint, store):
     def drawn(background, *, joined):
-        generator = open_generator(checkpoint, store, joined=joined)
-        return generator.draw([DrawRequest(Prompt("a star", "a star", background), 1)])[0]
+        generator = load_generator(checkpoint, store, joined=joined)
+        return generator.draw([GenerationRequest(Prompt("a star", "a star", background), 1)])[0]
 
     assert np.array_equal(drawn("sand", joined=False)[FG], drawn("water", joined=False)[FG])
     assert not np.array_equal(drawn("sand", joined=True)[FG], drawn("water", joined=True)[FG])
@@ -85,31 +85,31 @@ def test_the_layers_of_a_pair_depend_on_each_other_where_they_are_joined(checkpo
 
 @pytest.mark.parametrize(("role", "other"), [(FG, BG), (BG, FG)])
 def test_a_given_layer_comes_back_to_the_bit_and_counts(checkpoint, store, role, other):
-    generator = open_generator(checkpoint, store)
+    generator = load_generator(checkpoint, store)
     one, two = (
-        generator.draw([DrawRequest(Prompt("a star on sand", "a star", "sand"), 1)], DrawOptions(given={role: sha}))[0]
+        generator.draw([GenerationRequest(Prompt("a star on sand", "a star", "sand"), 1)], GenerationOptions(given={role: sha}))[0]
         for sha in (store.put(encode_layer(_layer(role, number))) for number in (1, 2))
     )
     assert np.array_equal(one[role], _layer(role, 1))
     assert not np.array_equal(one[other], two[other])
-    assert np.array_equal(one[BLENDED][..., :3], over(one[FG], one[BG]))
+    assert np.array_equal(one[BLENDED][..., :3], composite_over(one[FG], one[BG]))
 
 
 def test_a_given_layer_of_another_size_is_fitted(checkpoint, store):
     sha = store.put(encode_layer(compose(1, 96).layers[BG][:64]))
-    request = DrawRequest(Prompt("a star"), 1)  # a layer that is given asks for a pair by itself
-    layers = open_generator(checkpoint, store).draw([request], DrawOptions(given={BG: sha}))[0]
+    request = GenerationRequest(Prompt("a star"), 1)  # a layer that is given asks for a pair by itself
+    layers = load_generator(checkpoint, store).draw([request], GenerationOptions(given={BG: sha}))[0]
     assert layers[BG].shape == (SIDE, SIDE, 4)
     assert layers[BG][0, 0, 3] == 0 and layers[BG][SIDE // 2, SIDE // 2, 3] == 255
     assert np.array_equal(layers[BLENDED], composite(layers[FG], layers[BG]))
 
 
 def test_options_count_and_what_cannot_be_is_refused(checkpoint, store):
-    generator = open_generator(checkpoint, store)
+    generator = load_generator(checkpoint, store)
     request = requests(1)
 
     def drawn(**options):
-        return generator.draw(request, DrawOptions(**options))[0]
+        return generator.draw(request, GenerationOptions(**options))[0]
 
     plain = drawn()
     assert same(drawn(size=(SIDE, SIDE), sampler="ddim", negative=""), plain)
@@ -117,11 +117,11 @@ def test_options_count_and_what_cannot_be_is_refused(checkpoint, store):
     for options in ({"steps": 3}, {"guidance": 1.0}, {"negative": "a star"}):
         assert not same(drawn(**options), plain)
     sha = store.put(encode_layer(_layer(FG, 1)))
-    told = generator.describe(DrawOptions(given={FG: sha}))
+    told = generator.describe(GenerationOptions(given={FG: sha}))
     assert told["layers"] == "foreground + background" and told["attention"] == "joint" and told["guidance"] == "2.0"
-    assert generator.describe(DrawOptions(negative="a star"))["guidance"] == "3.0"
+    assert generator.describe(GenerationOptions(negative="a star"))["guidance"] == "3.0"
     assert told["given foreground"] == sha and told["steps"] == "4"
-    assert open_generator(checkpoint, store, joined=False).describe(DrawOptions())["attention"] == "apart"
+    assert load_generator(checkpoint, store, joined=False).describe(GenerationOptions())["attention"] == "apart"
     for options, said in [
         ({"size": (64, 32)}, "this size"),
         ({"sampler": "euler"}, "other samplers"),
@@ -136,13 +136,13 @@ def test_options_count_and_what_cannot_be_is_refused(checkpoint, store):
 
 def test_a_checkpoint_without_layers_refuses_pairs(checkpoint, store):
     files = {name: file for name, file in checkpoint.files.items() if name != "layers"}
-    assert open_parts(checkpoint, store).layers is not None
-    generator = open_generator(replace(checkpoint, files=files), store)
+    assert load_checkpoint(checkpoint, store).layers is not None
+    generator = load_generator(replace(checkpoint, files=files), store)
     with pytest.raises(Refused, match="no part 'layers'") as error:
         generator.draw(requests(1))
     assert "pairs" in error.value.hint
     with pytest.raises(Refused, match="no part 'layers'"):
-        generator.draw([DrawRequest(Prompt("a star"), 1)], DrawOptions(given={BG: "0" * 64}))
+        generator.draw([GenerationRequest(Prompt("a star"), 1)], GenerationOptions(given={BG: "0" * 64}))
 
 
 class Known(BuiltinDenoiser):
@@ -157,7 +157,7 @@ class Known(BuiltinDenoiser):
 def test_given_layers_enter_every_step_clean_at_time_0():
     perfect = Known(MICRO)
     perfect.centre.copy_(torch.arange(MICRO.latent_channels) / 8)
-    layered = new_layers(MICRO, perfect)
+    layered = new_layered_denoiser(MICRO, perfect)
     clean = torch.randn(MICRO.latent_channels, 4, 4, generator=torch.Generator().manual_seed(8))
     pictures = [
         [LayerRequest("foreground", "a"), LayerRequest("background", "b", clean), LayerRequest("foreground", "c")],
@@ -191,7 +191,7 @@ def test_a_pretrained_model_draws_pairs_and_goes_on_drawing_single_layers(store,
     denoiser, backbone = StableDiffusion(row), load_autoencoder(changes["model"])
     stir(denoiser.unet)
     base = save_part(store, "base", denoiser.learnt(), denoiser.facts())
-    layered = new_layers(row, denoiser)
+    layered = new_layered_denoiser(row, denoiser)
     stir(layered.adapters)
     from curation.domain import Checkpoint
 
@@ -202,24 +202,24 @@ def test_a_pretrained_model_draws_pairs_and_goes_on_drawing_single_layers(store,
         "layers": save_part(store, "layers", layered.learnt(), layered.facts()),
     }
     checkpoint = Checkpoint(files, "pairs", preset, None, None, 0, "test", changes=changes)
-    generator = open_generator(checkpoint, store)
-    lone = [DrawRequest(Prompt("a red star"), 3)]
+    generator = load_generator(checkpoint, store)
+    lone = [GenerationRequest(Prompt("a red star"), 3)]
     before = generator.draw(lone)[0]
-    pair = [DrawRequest(Prompt("a star on sand", "a star", "sand"), 1), DrawRequest(Prompt("water", None, "water"), 2)]
+    pair = [GenerationRequest(Prompt("a star on sand", "a star", "sand"), 1), GenerationRequest(Prompt("water", None, "water"), 2)]
     drawn = generator.draw(pair)
     assert [set(layers) for layers in drawn] == [{FG, BG, BLENDED}] * 2
     assert all(same(one, two) for one, two in zip(drawn, generator.draw(pair[::-1])[::-1], strict=True))
     assert same(generator.draw(lone)[0], before)
-    apart = open_generator(checkpoint, store, joined=False).draw(pair)
+    apart = load_generator(checkpoint, store, joined=False).draw(pair)
     assert not np.array_equal(apart[0][BG], drawn[0][BG])
     sha = store.put(encode_layer(compose(3, 64).layers[BG]))
-    given = generator.draw(pair[:1], DrawOptions(given={BG: sha}))[0]
+    given = generator.draw(pair[:1], GenerationOptions(given={BG: sha}))[0]
     assert np.array_equal(given[BG], compose(3, 64).layers[BG])
-    wide = generator.draw(pair[:1], DrawOptions(size=(96, 64)))[0]
+    wide = generator.draw(pair[:1], GenerationOptions(size=(96, 64)))[0]
     assert wide[BLENDED].shape == (64, 96, 4)
     with pytest.raises(Refused, match="this size"):
-        generator.draw(pair[:1], DrawOptions(size=(90, 64)))
-    assert generator.describe(DrawOptions())["attention"] == "joint"
+        generator.draw(pair[:1], GenerationOptions(size=(90, 64)))
+    assert generator.describe(GenerationOptions())["attention"] == "joint"
 
 
 def _layer(role, number):

@@ -10,11 +10,11 @@ from curation.errors import Corrupt, Refused
 from tests.training.composed import compose, freeze_pairs
 from tests.training.layers.conftest import MICRO
 from tests.training.pretrained import write_sdxl
-from training.checkpoint import open_parts
-from training.data.layer_set_dataset import load_layered
-from training.denoiser.factory import open_denoiser
-from training.denoiser.train import encode_pictures
-from training.layers.model import new_layers, open_layers
+from training.checkpoint import load_checkpoint
+from training.data.layer_set_dataset import open_layer_sets
+from training.denoiser.factory import load_denoiser
+from training.denoiser.train import encode_images
+from training.layers.model import load_layered_denoiser, new_layered_denoiser
 from training.layers.stage import LayersStage
 from training.layers.train import layers_loss, train_layers
 from training.presets.presets import find_preset
@@ -28,7 +28,7 @@ SMALL = replace(MICRO, sheet_images=64, save_images=48)
 @pytest.fixture
 def run(store, pairs, checkpoint):
     """The stage by itself, on a base of random weights."""
-    parts = open_parts(checkpoint, store)
+    parts = load_checkpoint(checkpoint, store)
 
     def train_them(folder, images=192, preset=SMALL, start=None, report=lambda progress: None, seed=0, snapshot=pairs):
         order = TrainingRequest("layers", "micro", snapshot, None, None, seed, images)
@@ -39,10 +39,10 @@ def run(store, pairs, checkpoint):
 
 
 def heldout_loss(checkpoint, store, pairs, stored, *, joined=True):
-    parts = open_parts(checkpoint, store)
-    pictures = load_layered(store, pairs, Split.heldout, SMALL.image_size, ROLES)
-    latents = encode_pictures(SMALL, pictures.layers, parts.backbone, parts.transparency.encoder, None, lambda _: None)
-    layered = open_layers(open_denoiser(SMALL, *parts.base), *stored)
+    parts = load_checkpoint(checkpoint, store)
+    pictures = open_layer_sets(store, pairs, Split.heldout, SMALL.image_size, ROLES)
+    latents = encode_images(SMALL, pictures.layers, parts.backbone, parts.transparency.encoder, None, lambda _: None)
+    layered = load_layered_denoiser(load_denoiser(SMALL, *parts.base), *stored)
     return layers_loss(layered, SMALL, pictures, latents, joined=joined)
 
 
@@ -103,15 +103,15 @@ def test_a_saved_state_holds_the_adapters_and_not_the_base(run, tmp_path):
 @pytest.fixture
 def recipe(store, checkpoint):
     """The recipe over pairs and lone foregrounds, with numbers that a test chooses."""
-    parts = open_parts(checkpoint, store)
+    parts = load_checkpoint(checkpoint, store)
 
     def build(snapshot, **changes):
         preset = replace(SMALL, **changes)
-        pictures = load_layered(store, snapshot, Split.train, preset.image_size, ROLES, alone=preset.single_share > 0)
-        latents = encode_pictures(
+        pictures = open_layer_sets(store, snapshot, Split.train, preset.image_size, ROLES, alone=preset.single_share > 0)
+        latents = encode_images(
             preset, pictures.layers, parts.backbone, parts.transparency.encoder, None, lambda _: None
         )
-        layered = new_layers(preset, open_denoiser(preset, *parts.base))
+        layered = new_layered_denoiser(preset, load_denoiser(preset, *parts.base))
         return LayersStage(preset, layered, pictures, latents, None, parts.backbone, parts.transparency)
 
     return build
@@ -161,14 +161,14 @@ def test_the_loss_is_the_mean_over_both_layers_noise(recipe, pairs):
 
 
 def test_lone_foregrounds_come_in_steps_of_their_own(recipe, store):
-    from training.data.buckets import BucketOrder
+    from training.data.buckets import BucketSampler
 
     for singles in (0, 7):  # of pairs where the snapshot has no others
         snapshot = freeze_pairs(store, range(20), singles=singles, side=32)
         pictures = recipe(snapshot, single_share=0.25).pictures
         lone = [place for place, roles in enumerate(pictures.roles) if roles == ROLES[:1]]
         assert len(lone) == (singles or 16)
-        order = BucketOrder(pictures.order(store, None, 2.0, 0.25, 0), pictures.keys, 4)
+        order = BucketSampler(pictures.order(store, None, 2.0, 0.25, 0), pictures.keys, 4)
         steps = [order.places(start, 4) for start in range(0, 4_000, 4)]
         assert all(len({pictures.roles[place] for place in step}) == 1 for step in steps)
         drawn = [place for step in steps for place in step]
@@ -190,12 +190,12 @@ def test_a_lone_foreground_teaches_its_adapter_alone(recipe, store, pairs):
 
 
 def test_a_picture_with_a_broken_layer_is_left_out_or_stood_in_for(store, pairs):
-    pictures = load_layered(store, pairs, Split.train, 32, ROLES, in_memory=False)
+    pictures = open_layer_sets(store, pairs, Split.train, 32, ROLES, in_memory=False)
     broken = pictures.samples[3].layers[LayerRole.background]
     path = store.folder / broken[:2] / broken[2:]
     path.chmod(0o644)
     path.write_bytes(b"nothing")
-    kept = load_layered(store, pairs, Split.train, 32, ROLES)
+    kept = open_layer_sets(store, pairs, Split.train, 32, ROLES)
     assert pictures.samples[3].id not in {sample.id for sample in kept.samples}
     assert len(kept) == len(pictures) - 1
     with pytest.raises(Corrupt) as error:

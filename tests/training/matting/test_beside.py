@@ -10,15 +10,15 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from curation.domain import DrawRequest, Prompt
+from curation.domain import GenerationRequest, Prompt
 from tests.training.matting.test_segmentation import write_segformer
 from tests.training.pipelines.test_pipeline_generator import make_checkpoint
 from tests.training.pretrained import write_sd15
-from training.generate import open_generator
+from training.generate import load_generator
 from training.matting import comparison as room
-from training.matting.comparison import draw_beside
+from training.matting.comparison import compare_with_matting
 
-REQUESTS = [DrawRequest(Prompt(text), seed) for seed, text in enumerate(["a cat", "a glass bottle", "a tree"])]
+REQUESTS = [GenerationRequest(Prompt(text), seed) for seed, text in enumerate(["a cat", "a glass bottle", "a tree"])]
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +28,14 @@ def model(tmp_path_factory):
 
 def test_both_ways_are_drawn_from_the_same_prompts_and_seeds(store, model, tmp_path, monkeypatch):
     opaque = []
-    cut_out = room.cut_out
+    cut_out = room.extract_subject
     monkeypatch.setattr(room, "cut_out", lambda picture, trimap: opaque.append(picture) or cut_out(picture, trimap))
     checkpoint, stages = make_checkpoint(store, model, "sd15"), []
-    found = draw_beside(checkpoint, store, REQUESTS, None, lambda progress: stages.append(progress.stage))
+    found = compare_with_matting(checkpoint, store, REQUESTS, None, lambda progress: stages.append(progress.stage))
     assert dict.fromkeys(stages) == dict.fromkeys(["draw with alpha", "draw opaque", "matte"])
     assert len(found.drawn) == len(found.cut) == len(opaque) == 3
     assert all(layer.shape == (64, 64, 4) and layer.dtype == np.uint8 for layer in [*found.drawn, *found.cut])
-    for mine, theirs in zip(found.drawn, open_generator(checkpoint, store).draw(REQUESTS), strict=True):
+    for mine, theirs in zip(found.drawn, load_generator(checkpoint, store).draw(REQUESTS), strict=True):
         assert np.array_equal(mine, next(iter(theirs.values())))
     plain = StableDiffusionPipeline.from_pretrained(model)
     drawn = plain(
@@ -51,6 +51,6 @@ def test_both_ways_are_drawn_from_the_same_prompts_and_seeds(store, model, tmp_p
 
 def test_a_model_finds_the_subject_where_one_is_given(store, model, tmp_path):
     folder = write_segformer(tmp_path / "finder", ["background", "subject"])
-    found = draw_beside(make_checkpoint(store, model, "sd15"), store, REQUESTS[:1], str(folder), lambda progress: None)
+    found = compare_with_matting(make_checkpoint(store, model, "sd15"), store, REQUESTS[:1], str(folder), lambda progress: None)
     assert found.facts["trimap"].startswith(f"{folder}@")
     assert found.cut[0].shape == (64, 64, 4)

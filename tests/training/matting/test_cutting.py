@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from curation.images.codec import decode_layer, over
-from curation.images.layer_masks import shrink
-from training.matting.closed_form import cut_out
-from training.matting.trimaps import UNKNOWN, find_subject, trimap_of
-from training.metrics.matting import unknown
+from curation.images.codec import composite_over, decode_layer
+from curation.images.layer_masks import downscale
+from training.matting.closed_form import extract_subject
+from training.matting.trimaps import UNKNOWN, find_subject, make_trimap
+from training.metrics.matting import unknown_region
 
 GREEN = (60, 160, 90)
 
@@ -34,8 +34,8 @@ def test_hairs_come_back_with_their_own_colour(capsys):
     far = cv2.distanceTransform((alpha < 0.5).astype(np.uint8), cv2.DIST_L2, 5) > 6
     body = cv2.erode((alpha > 0.99).astype(np.uint8), np.ones((7, 7))) > 0
     trimap = np.where(body, 1, np.where(far, 0, UNKNOWN)).astype(np.float32)
-    picture = over(rgba, GREEN)
-    cut = cut_out(picture, trimap)
+    picture = composite_over(rgba, GREEN)
+    cut = extract_subject(picture, trimap)
     error = np.abs(cut[..., 3] / 255 - alpha)
     hairs = (trimap == UNKNOWN) & (alpha > 0.3)
     assert error.mean() < 0.01
@@ -56,7 +56,7 @@ def real(shared):
     for row in rows:
         if "animals" not in row["category"]:
             continue
-        rgba = shrink(decode_layer((shared / "seed_rgba" / row["file_name"]).read_bytes()), 112)
+        rgba = downscale(decode_layer((shared / "seed_rgba" / row["file_name"]).read_bytes()), 112)
         alpha = rgba[..., 3] / 255
         if min(rgba.shape[:2]) >= 64 and np.mean(alpha > 0.95) > 0.1 and np.mean(alpha < 0.05) > 0.2:
             layers.append(rgba)
@@ -70,8 +70,8 @@ def test_real_layers_over_a_known_background_come_back(real):
     errors, colours = [], []
     for rgba in real:
         alpha = (rgba[..., 3] / 255).astype(np.float32)
-        trimap = np.where(unknown(alpha), UNKNOWN, np.round(alpha)).astype(np.float32)
-        cut = cut_out(over(rgba, GREEN), trimap)
+        trimap = np.where(unknown_region(alpha), UNKNOWN, np.round(alpha)).astype(np.float32)
+        cut = extract_subject(composite_over(rgba, GREEN), trimap)
         errors.append(np.abs(cut[..., 3] / 255 - alpha).mean())
         colours.append(np.abs(cut[..., :3].astype(int) - rgba[..., :3])[alpha > 0.5].mean())
     assert np.mean(errors) < 0.01
@@ -83,8 +83,8 @@ def test_real_layers_come_back_without_any_help(real):
     """With the trimap that is found: as a command would do it."""
     shares = []
     for rgba in real:
-        picture, alpha = over(rgba, GREEN), rgba[..., 3] / 255
-        again = cut_out(picture, trimap_of(find_subject(picture)))[..., 3] / 255
+        picture, alpha = composite_over(rgba, GREEN), rgba[..., 3] / 255
+        again = extract_subject(picture, make_trimap(find_subject(picture)))[..., 3] / 255
         shares.append(np.minimum(alpha, again).sum() / np.maximum(alpha, again).sum())
     assert np.median(shares) > 0.9
     assert np.mean(shares) > 0.8
@@ -93,6 +93,6 @@ def test_real_layers_come_back_without_any_help(real):
 @pytest.mark.parametrize(("known", "alpha"), [(1.0, 255), (0.0, 0), (UNKNOWN, 0)])
 def test_a_trimap_that_knows_one_thing_alone_is_its_own_answer(known, alpha):
     picture = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
-    cut = cut_out(picture, np.full((20, 24), known, np.float32))
+    cut = extract_subject(picture, np.full((20, 24), known, np.float32))
     assert (cut[..., 3] == alpha).all()
     assert np.array_equal(cut[..., :3], picture if alpha else np.zeros_like(picture))

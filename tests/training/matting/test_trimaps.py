@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from training.matting.trimaps import BAND, UNKNOWN, find_subject, trimap_of
+from training.matting.trimaps import BAND, UNKNOWN, find_subject, make_trimap
 
 
 def disc(side=200, radius=50):
@@ -17,7 +17,7 @@ def disc(side=200, radius=50):
 
 def test_inside_is_1_outside_0_and_the_outline_unknown():
     mask = disc()
-    trimap = trimap_of(mask)
+    trimap = make_trimap(mask)
     assert set(np.unique(trimap)) == {0, UNKNOWN, 1}
     assert mask[trimap == 1].all()
     assert not mask[trimap == 0].any()
@@ -31,17 +31,17 @@ def test_inside_is_1_outside_0_and_the_outline_unknown():
 def test_thin_subjects_keep_something_known_and_a_border_is_no_outline():
     thin = np.zeros((200, 200), bool)
     thin[20:180, 100:103] = True
-    assert (trimap_of(thin) == 1).any()
+    assert (make_trimap(thin) == 1).any()
     cut = np.zeros((100, 100), bool)
     cut[50:] = True
-    trimap = trimap_of(cut)
+    trimap = make_trimap(cut)
     assert (trimap[-1] == 1).all()
     assert (trimap[0] == 0).all()
 
 
 @pytest.mark.parametrize(("mask", "value"), [(np.zeros((40, 30), bool), 0), (np.ones((40, 30), bool), 1)])
 def test_nothing_and_everything_have_no_outline(mask, value):
-    assert (trimap_of(mask) == value).all()
+    assert (make_trimap(mask) == value).all()
 
 
 def test_the_subject_is_found_on_a_plain_and_on_a_busy_background():

@@ -11,7 +11,7 @@ from curation.errors import NotFound, Refused
 from tests.training.clips import write_clip
 from tests.training.pretrained import write_vae
 from training.metrics import clip_score
-from training.metrics.clip_score import open_agreement
+from training.metrics.clip_score import load_clip_score
 
 CPU = torch.device("cpu")
 TEXTS = ["a red star", "sand", "the letter t over a field of grass", "water, " * 60]
@@ -36,14 +36,14 @@ def test_the_score_is_the_cosine_of_what_the_model_says_of_both(clip):
             seen = network.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output
             said = network.get_text_features(input_ids=inputs["input_ids"][:, :77]).pooler_output
         wanted.append(100 * max(0.0, float((normalize(seen) * normalize(said)).sum())))
-    scores = open_agreement(str(clip), CPU)(pictures(4), TEXTS)
+    scores = load_clip_score(str(clip), CPU)(pictures(4), TEXTS)
     assert scores[:3] == pytest.approx(wanted[:3], abs=1e-3)
     assert all(0 <= score <= 100 for score in scores)
     assert len({round(score, 3) for score in scores}) > 1  # it looks
 
 
 def test_company_changes_nothing(clip, monkeypatch):
-    agree = open_agreement(str(clip), CPU)
+    agree = load_clip_score(str(clip), CPU)
     together = agree(pictures(4), TEXTS)
     monkeypatch.setattr(clip_score, "BATCH", 1)
     assert agree(pictures(4), TEXTS) == pytest.approx(together, abs=1e-3)
@@ -51,24 +51,24 @@ def test_company_changes_nothing(clip, monkeypatch):
 
 
 def test_the_source_names_the_weights(clip):
-    source = open_agreement(str(clip), CPU).source
+    source = load_clip_score(str(clip), CPU).source
     assert source.startswith(f"{clip}@")
     assert len(source.rsplit("@", 1)[1]) == 12
 
 
 def test_what_is_no_clip_is_named(clip, tmp_path):
     with pytest.raises(NotFound, match="no folder"):
-        open_agreement(str(tmp_path / "nowhere"), CPU)
+        load_clip_score(str(tmp_path / "nowhere"), CPU)
     with pytest.raises(Refused):
-        open_agreement(str(write_vae(tmp_path / "vae")), CPU)
+        load_clip_score(str(write_vae(tmp_path / "vae")), CPU)
     other = tmp_path / "bert"
     other.mkdir()
     (other / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(Refused, match="type 'bert', not CLIP"):
-        open_agreement(str(other), CPU)
+        load_clip_score(str(other), CPU)
     bare = tmp_path / "bare"
     bare.mkdir()
     for name in ("config.json", "model.safetensors"):
         (bare / name).write_bytes((clip / name).read_bytes())
     with pytest.raises(Refused, match="no processor"):
-        open_agreement(str(bare), CPU)
+        load_clip_score(str(bare), CPU)

@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from curation.images.codec import BACKGROUNDS, over
+from curation.images.codec import BACKGROUNDS, composite_over
 from training.metrics.compositing import (
-    blend,
-    blend_jpeg,
-    measure_blends,
-    measure_published,
-    psnr_of,
-    similarity,
+    composite,
+    composite_jpeg,
+    composite_metrics,
+    psnr,
+    published_metrics,
+    ssim_map,
 )
 
 WANG = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
@@ -38,7 +38,7 @@ def test_the_backgrounds_are_the_nine_of_the_benchmark():
 @pytest.mark.parametrize("side", [11, 40, 65])
 def test_similarity_is_that_of_scikit_image_with_the_window_of_wang(side):
     truth, again = noisy(side=side)
-    maps = similarity(truth, again)
+    maps = ssim_map(truth, again)
     assert maps.shape == (2, 4, side - 10, side - 10)
     for place in range(2):
         for channel in range(4):
@@ -49,11 +49,11 @@ def test_similarity_is_that_of_scikit_image_with_the_window_of_wang(side):
 
 def test_figures_by_background_are_those_of_each_blend_measured_whole():
     truth, again = noisy()
-    metrics = measure_blends(truth, again)
+    metrics = composite_metrics(truth, again)
     for name, colour in BACKGROUNDS.items():
         for place in range(2):
             blends = [
-                blend(rgba[place : place + 1], colour)[0].permute(1, 2, 0).double().numpy() for rgba in (truth, again)
+                composite(rgba[place : place + 1], colour)[0].permute(1, 2, 0).double().numpy() for rgba in (truth, again)
             ]
             assert metrics["psnr"][name][place].item() == pytest.approx(
                 peak_signal_noise_ratio(*blends, data_range=1.0), abs=1e-3
@@ -67,7 +67,7 @@ def test_an_error_in_alpha_is_hidden_by_the_background_of_the_picture_s_colour_a
     truth = torch.full((1, 4, 16, 16), 128 / 255)
     again = truth.clone()
     again[:, 3] = 0.2
-    psnr = {name: value.item() for name, value in measure_blends(truth, again)["psnr"].items()}
+    psnr = {name: value.item() for name, value in composite_metrics(truth, again)["psnr"].items()}
     assert psnr.pop("grey") == 100
     assert max(psnr.values()) < 17
 
@@ -75,7 +75,7 @@ def test_an_error_in_alpha_is_hidden_by_the_background_of_the_picture_s_colour_a
 def test_the_published_form_is_cut_to_bytes_and_saved_as_a_jpeg_of_quality_75():
     truth, _ = noisy()
     for colour in BACKGROUNDS.values():
-        found = blend_jpeg(truth, colour)
+        found = composite_jpeg(truth, colour)
         for place in range(2):
             rgba = truth[place].permute(1, 2, 0).numpy()
             mixed = rgba[..., 3:] * rgba[..., :3] + (1 - rgba[..., 3:]) * (np.float32(colour) / np.float32(255))
@@ -91,18 +91,18 @@ def test_the_published_form_hides_noise_and_cuts_what_is_nearly_perfect():
     for noise in (0.019, 0.004):
         truth, again = noisy(side=64, noise=noise)
         truth[:, 3] = again[:, 3] = 1
-        published = measure_published(blend_jpeg(truth, (0, 0, 0)), blend_jpeg(again, (0, 0, 0)))["psnr_jpeg"]
-        shift[noise] = (published - psnr_of(blend(truth, (0, 0, 0)), blend(again, (0, 0, 0)))).mean().item()
+        published = published_metrics(composite_jpeg(truth, (0, 0, 0)), composite_jpeg(again, (0, 0, 0)))["psnr_jpeg"]
+        shift[noise] = (published - psnr(composite(truth, (0, 0, 0)), composite(again, (0, 0, 0)))).mean().item()
     assert shift[0.019] > 1.5
     assert shift[0.004] < 0.0
 
 
 def test_the_published_psnr_ends_at_80_and_the_similarity_is_of_the_luma():
     truth, again = noisy()
-    equal = measure_published(truth[:, :3], truth[:, :3])
+    equal = published_metrics(truth[:, :3], truth[:, :3])
     assert equal["psnr_jpeg"].tolist() == pytest.approx([80, 80])
     assert equal["ssim_jpeg"].tolist() == pytest.approx([1, 1], abs=1e-6)
-    found = measure_published(truth[:, :3], again[:, :3])
+    found = published_metrics(truth[:, :3], again[:, :3])
     for place in range(2):
         lumas = [
             np.round((rgba[place, :3].permute(1, 2, 0).double().numpy() @ [0.299, 0.587, 0.114]) * 255)
@@ -115,13 +115,13 @@ def test_the_published_psnr_ends_at_80_and_the_similarity_is_of_the_luma():
 
 def test_the_two_forms_share_no_name():
     truth, again = noisy()
-    assert measure_blends(truth, again).keys() == {"psnr", "ssim"}
-    assert measure_published(truth[:, :3], again[:, :3]).keys() == {"psnr_jpeg", "ssim_jpeg"}
+    assert composite_metrics(truth, again).keys() == {"psnr", "ssim"}
+    assert published_metrics(truth[:, :3], again[:, :3]).keys() == {"psnr_jpeg", "ssim_jpeg"}
 
 
 def test_a_blend_is_the_house_s_own():
     truth, _ = noisy()
     pixels = (truth[0] * 255).round().byte().permute(1, 2, 0).numpy()
     for colour in BACKGROUNDS.values():
-        ours = (blend(truth[:1], colour)[0].permute(1, 2, 0) * 255).numpy()
-        assert np.abs(ours - over(pixels, colour)).max() < 0.51
+        ours = (composite(truth[:1], colour)[0].permute(1, 2, 0) * 255).numpy()
+        assert np.abs(ours - composite_over(pixels, colour)).max() < 0.51

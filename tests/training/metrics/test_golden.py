@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from curation.images.codec import BACKGROUNDS
-from training.metrics.compositing import blend_jpeg, measure_blends, measure_published
-from training.metrics.matting import measure_matte
+from training.metrics.compositing import composite_jpeg, composite_metrics, published_metrics
+from training.metrics.matting import matting_errors
 
 GOLDEN = {
     "psnr": 27.0237,
@@ -40,10 +40,10 @@ def pair():
 
 def metrics():
     truth, again = pair()
-    found = {name: row["magenta"].item() for name, row in measure_blends(truth, again).items()}
-    blends = (blend_jpeg(picture, BACKGROUNDS["magenta"]) for picture in (truth, again))
-    found |= {name: value.item() for name, value in measure_published(*blends).items()}
-    return found | measure_matte(truth[0, 3].numpy(), again[0, 3].numpy())
+    found = {name: row["magenta"].item() for name, row in composite_metrics(truth, again).items()}
+    blends = (composite_jpeg(picture, BACKGROUNDS["magenta"]) for picture in (truth, again))
+    found |= {name: value.item() for name, value in published_metrics(*blends).items()}
+    return found | matting_errors(truth[0, 3].numpy(), again[0, 3].numpy())
 
 
 def test_every_figure_is_what_it_was():

@@ -9,7 +9,7 @@ from torch.nn.functional import interpolate
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from curation.errors import Refused
-from training.metrics.inception import Inception, _Block, frechet_distance, open_inception
+from training.metrics.inception import Inception, _Block, frechet_distance, load_inception
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_the_layout_is_the_published_one():
 
 
 def test_pictures_of_any_size_have_2048_features(file):
-    network = open_inception(file)
+    network = load_inception(file)
     with torch.no_grad():
         features = network(torch.rand(2, 3, 40, 60))
     assert features.shape == (2, 2048)
@@ -67,7 +67,7 @@ def test_pictures_are_resized_as_clean_fid_does():
 def test_another_file_is_refused(tmp_path):
     save_file({"Conv2d_1a_3x3.conv.weight": torch.zeros(32, 3, 3, 3)}, tmp_path / "some.safetensors")
     with pytest.raises(Refused, match="not the 2015 Inception network"):
-        open_inception(tmp_path / "some.safetensors")
+        load_inception(tmp_path / "some.safetensors")
 
 
 def test_the_distance_of_sets_is_that_of_their_gaussians():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr
 
-from training.metrics.lighting import correlation, interval, lights_of, resample
+from training.metrics.lighting import bootstrap_indices, brightness_of_layers, correlation, percentile_interval
 
 
 def layer(colour, alpha):
@@ -19,7 +19,7 @@ def test_brightness_is_log2_of_linear_light_where_each_layer_is_seen():
     foreground[4:, :, :3] = 255  # hidden: counts for nothing
     background = layer((255, 255, 255), 255)
     background[:4, :, :3] = 0  # behind the foreground
-    front, behind = lights_of(foreground, background)
+    front, behind = brightness_of_layers(foreground, background)
     assert front == pytest.approx(np.log2(0.5029), abs=1e-3)
     assert behind == pytest.approx(0, abs=1e-6)
 
@@ -40,8 +40,8 @@ def test_resampled_intervals_hold_what_they_say():
     for _ in range(40):
         values = rng.normal(size=(60, 2)) @ [[1, 0.5], [0, 0.75**0.5]]
         pictures = [[tuple(row)] for row in values]
-        low, high = interval([correlation([pictures[place] for place in places]) for places in resample(60)[:200]])
+        low, high = percentile_interval([correlation([pictures[place] for place in places]) for places in bootstrap_indices(60)[:200]])
         covered += low < 0.5 < high
     assert covered >= 34
-    assert all(np.array_equal(one, two) for one, two in zip(resample(5), resample(5), strict=True))
-    assert interval([None, None]) == (None, None)
+    assert all(np.array_equal(one, two) for one, two in zip(bootstrap_indices(5), bootstrap_indices(5), strict=True))
+    assert percentile_interval([None, None]) == (None, None)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from training.metrics.matting import connectivity, gradient, measure_matte, unknown
+from training.metrics.matting import connectivity, gradient, matting_errors, unknown_region
 
 
 def square(side=20, inner=slice(5, 15), alpha=1.0):
@@ -16,7 +16,7 @@ def square(side=20, inner=slice(5, 15), alpha=1.0):
 
 def test_equal_mattes_have_no_error():
     matte = np.random.default_rng(0).random((24, 24), np.float32)
-    metrics = measure_matte(matte, matte)
+    metrics = matting_errors(matte, matte)
     assert set(metrics) == {
         f"{where}_{what}" for where in ("alpha", "unknown") for what in ("sad", "mse", "grad", "conn")
     }
@@ -24,32 +24,32 @@ def test_equal_mattes_have_no_error():
 
 
 def test_absolute_and_squared_errors_are_counted_in_thousands_and_on_average():
-    metrics = measure_matte(square(), square(alpha=0.75))
+    metrics = matting_errors(square(), square(alpha=0.75))
     assert metrics["alpha_sad"] == pytest.approx(100 * 0.25 / 1000)
     assert metrics["alpha_mse"] == pytest.approx(100 * 0.0625 / 400)
 
 
 def test_the_unknown_is_a_band_around_what_is_wholly_one_or_nothing():
-    region = unknown(square())
+    region = unknown_region(square())
     # One pixel to either side of the edge: a ring of 12 x 12 less one of 8 x 8.
     assert region.sum() == 12 * 12 - 8 * 8
     assert not region[7:13, 7:13].any()
     assert not region[:4].any()
-    assert not unknown(np.ones((9, 9), np.float32)).any()
-    assert not unknown(np.zeros((9, 9), np.float32)).any()
-    assert unknown(square(alpha=0.5))[4:16, 4:16].all(), "glass is unknown all over"
-    assert unknown(square(300, slice(100, 200))).sum() == 106**2 - 94**2, "a hundredth of 300 pixels to either side"
+    assert not unknown_region(np.ones((9, 9), np.float32)).any()
+    assert not unknown_region(np.zeros((9, 9), np.float32)).any()
+    assert unknown_region(square(alpha=0.5))[4:16, 4:16].all(), "glass is unknown all over"
+    assert unknown_region(square(300, slice(100, 200))).sum() == 106**2 - 94**2, "a hundredth of 300 pixels to either side"
 
 
 def test_what_the_trimap_knows_is_told():
     again = square()
     again[0, 0] = 0.5  # far from the edge
     again[5, 5] = 0.5  # on it
-    metrics = measure_matte(square(), again)
+    metrics = matting_errors(square(), again)
     assert metrics["alpha_sad"] == pytest.approx(0.001)
     assert metrics["unknown_sad"] == pytest.approx(0.0005)
     assert metrics["unknown_mse"] == pytest.approx(0.25 / 80)
-    whole = measure_matte(np.ones((9, 9), np.float32), np.full((9, 9), 0.5, np.float32))
+    whole = matting_errors(np.ones((9, 9), np.float32), np.full((9, 9), 0.5, np.float32))
     assert [whole[f"unknown_{name}"] for name in ("sad", "mse", "grad", "conn")] == [0, 0, 0, 0]
     assert whole["alpha_sad"] == pytest.approx(0.0405)
 
@@ -68,7 +68,7 @@ def test_the_gradient_of_one_point_has_unit_energy_both_ways():
     point = np.zeros((21, 21), np.float32)
     point[10, 10] = 1
     # Two filters of unit energy: their squares add up to two, in thousands.
-    assert measure_matte(np.zeros_like(point), point)["alpha_grad"] == pytest.approx(0.002, rel=1e-5)
+    assert matting_errors(np.zeros_like(point), point)["alpha_grad"] == pytest.approx(0.002, rel=1e-5)
 
 
 def test_an_island_that_is_cut_off_counts_its_alpha():
@@ -78,15 +78,15 @@ def test_an_island_that_is_cut_off_counts_its_alpha():
     again[8:10, 8:10] = 0.6
     # The island hangs together with nothing: its level is 0, so d = 0.6 >= 0.15 on four pixels.
     assert connectivity(truth, again)[8:10, 8:10] == pytest.approx(0.6)
-    assert measure_matte(truth, again)["alpha_conn"] == pytest.approx(4 * 0.6 / 1000)
+    assert matting_errors(truth, again)["alpha_conn"] == pytest.approx(4 * 0.6 / 1000)
 
 
 def test_a_small_deviation_of_the_connected_region_is_borne():
     truth, again = square(), square(alpha=0.9)
     # The level is 0.9 all over the square: truth exceeds it by 0.1 < 0.15.
-    assert measure_matte(truth, again)["alpha_conn"] == 0
+    assert matting_errors(truth, again)["alpha_conn"] == 0
     # Here it is 0.7: truth exceeds it by 0.3.
-    assert measure_matte(truth, square(alpha=0.7))["alpha_conn"] == pytest.approx(100 * 0.3 / 1000)
+    assert matting_errors(truth, square(alpha=0.7))["alpha_conn"] == pytest.approx(100 * 0.3 / 1000)
 
 
 def test_corners_do_not_connect():
@@ -101,5 +101,5 @@ def test_corners_do_not_connect():
 
 def test_nothing_shared_leaves_every_level_at_nothing():
     empty, full = np.zeros((6, 6), np.float32), np.ones((6, 6), np.float32)
-    assert measure_matte(full, empty)["alpha_conn"] == pytest.approx(0.036)
-    assert math.isclose(measure_matte(full, empty)["alpha_mse"], 1)
+    assert matting_errors(full, empty)["alpha_conn"] == pytest.approx(0.036)
+    assert math.isclose(matting_errors(full, empty)["alpha_mse"], 1)

@@ -6,12 +6,12 @@ from safetensors.torch import save_file
 from torch.nn.functional import conv2d, max_pool2d
 
 from curation.errors import NotFound, Refused
-from training.metrics.perceptual import Perceptual, open_perceptual
+from training.metrics.perceptual import LPIPS, load_lpips
 
 
 def file_of(tower, tmp_path):
     torch.manual_seed(0)
-    tensors = Perceptual(tower).state_dict()
+    tensors = LPIPS(tower).state_dict()
     for name, tensor in tensors.items():
         if name.startswith("lin"):
             tensor.abs_()
@@ -24,7 +24,7 @@ def file_of(tower, tmp_path):
 
 def test_the_towers_have_the_published_layout():
     alex, vgg = (
-        {name: tuple(tensor.shape) for name, tensor in Perceptual(t).state_dict().items()} for t in ("alex", "vgg")
+        {name: tuple(tensor.shape) for name, tensor in LPIPS(t).state_dict().items()} for t in ("alex", "vgg")
     )
     assert alex["net.slice1.0.weight"] == (64, 3, 11, 11)
     assert alex["net.slice5.10.weight"] == (256, 256, 3, 3)
@@ -33,12 +33,12 @@ def test_the_towers_have_the_published_layout():
     ]
     assert [alex[f"lin{n}.model.1.weight"][1] for n in range(5)] == [64, 192, 384, 256, 256]
     assert [vgg[f"lin{n}.model.1.weight"][1] for n in range(5)] == [64, 128, 256, 512, 512]
-    assert sum(tensor.numel() for tensor in Perceptual("alex").state_dict().values()) == 2_470_848
+    assert sum(tensor.numel() for tensor in LPIPS("alex").state_dict().values()) == 2_470_848
 
 
 def test_alexnet_s_distance_is_the_formula_written_out(tmp_path):
     file, weights = file_of("alex", tmp_path)
-    network = open_perceptual(file)
+    network = load_lpips(file)
     one, other = torch.rand(2, 3, 64, 48), torch.rand(2, 3, 64, 48)
     shift, scale = (torch.tensor(v).view(3, 1, 1) for v in ([-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]))
     features = [(picture * 2 - 1 - shift) / scale for picture in (one, other)]
@@ -64,7 +64,7 @@ def test_alexnet_s_distance_is_the_formula_written_out(tmp_path):
 @pytest.mark.parametrize("tower", ["alex", "vgg"])
 def test_equal_pictures_are_at_no_distance(tower, tmp_path):
     file, _ = file_of(tower, tmp_path)
-    network = open_perceptual(file)
+    network = load_lpips(file)
     picture = torch.rand(2, 3, 32, 32)
     assert network(picture, picture).tolist() == [0, 0]
     assert not any(parameter.requires_grad for parameter in network.parameters())
@@ -73,17 +73,17 @@ def test_equal_pictures_are_at_no_distance(tower, tmp_path):
 
 def test_other_files_are_refused(tmp_path):
     with pytest.raises(NotFound, match="no file"):
-        open_perceptual(tmp_path / "nothing.safetensors")
+        load_lpips(tmp_path / "nothing.safetensors")
     pickled = tmp_path / "lpips.pth"
     torch.save({"lin0": torch.zeros(1)}, pickled)
     with pytest.raises(Refused, match="not safetensors"):
-        open_perceptual(pickled)
+        load_lpips(pickled)
     other = tmp_path / "other.safetensors"
     save_file({"weight": torch.zeros(1)}, other)
     with pytest.raises(Refused, match="not LPIPS") as told:
-        open_perceptual(other)
+        load_lpips(other)
     assert "README" in told.value.hint
     file, weights = file_of("alex", tmp_path)
     save_file({name: tensor.contiguous() for name, tensor in weights.items() if "lin3" not in name}, file)
     with pytest.raises(Refused, match="lin3"):
-        open_perceptual(file)
+        load_lpips(file)

@@ -32,7 +32,7 @@ from tests.training.released_files import (
 )
 from training.external_weights import read_header
 from training.interop.denoiser_weights import read_base
-from training.interop.formats import recognise
+from training.interop.formats import recognize
 from training.pipelines import (
     BackgroundToBlendedPipeline,
     BackgroundToForegroundPipeline,
@@ -41,12 +41,12 @@ from training.pipelines import (
     LayersTogetherPipeline,
     TransparentPipeline,
 )
-from training.pipelines.images import fit, to_rgba
+from training.pipelines.images import resize_to_cover, to_rgba
 from training.pipelines.weight_swap import SwappableWeights
 from training.presets.presets import PRESETS
 from training.transparency.codec import decode_rgba
 from training.transparency.networks import Transparency
-from training.transparency.padding import on_grey
+from training.transparency.padding import over_gray
 
 ROW = replace(PRESETS["micro"], latent_channels=4)
 FEW = {"num_inference_steps": 2, "output_type": "pt"}
@@ -228,14 +228,14 @@ def test_the_unet_sees_the_plain_scaled_latents_beside_the_noisy_one(make, files
     pipe.pipeline.scheduler = EulerDiscreteScheduler.from_config(pipe.pipeline.scheduler.config)
     out = pipe("a cat", **given(mode), generator=seeded(1), guidance_scale=1.0, **SIDE, **FEW)
     header = read_header(files[mode])
-    tensors, _ = read_base(header, recognise(header))
+    tensors, _ = read_base(header, recognize(header))
     unet, vae = pipe.pipeline.unet, pipe.pipeline.vae
     first = unet.conv_in
     weight = tensors["conv_in.weight"].float().clone()
     weight[:, :4] += first.weight
     seen = [to_rgba(one) for one in given(mode).values()]
     beside = torch.cat(
-        [vae.encode(on_grey(one[:, :3], one[:, 3:])).latent_dist.mean * vae.config.scaling_factor for one in seen], 1
+        [vae.encode(over_gray(one[:, :3], one[:, 3:])).latent_dist.mean * vae.config.scaling_factor for one in seen], 1
     )
     added = {name: value for name, value in tensors.items() if name != "conv_in.weight"}
     state = unet.state_dict()
@@ -330,12 +330,12 @@ def test_a_photograph_of_any_shape_is_turned_and_fitted(make):
 
 def test_fitting_covers_and_cuts_the_middle():
     rgba = to_rgba(disc((40, 80)))
-    whole = fit(rgba, 40, 80)
+    whole = resize_to_cover(rgba, 40, 80)
     assert whole is rgba
-    small = fit(rgba, 20, 20)
+    small = resize_to_cover(rgba, 20, 20)
     assert small.shape == (1, 4, 20, 20)
-    torch.testing.assert_close(small, fit(rgba[..., 20:60], 20, 20), atol=1e-4, rtol=0)
-    assert fit(rgba, 100, 50).shape == (1, 4, 100, 50)
+    torch.testing.assert_close(small, resize_to_cover(rgba[..., 20:60], 20, 20), atol=1e-4, rtol=0)
+    assert resize_to_cover(rgba, 100, 50).shape == (1, 4, 100, 50)
 
 
 def test_two_steps_make_a_background_for_a_users_own_foreground(make):

@@ -7,10 +7,10 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from curation.domain import DrawRequest, LayerRole, Prompt
+from curation.domain import GenerationRequest, LayerRole, Prompt
 from curation.errors import NotFound, Refused
 from curation.images.codec import encode_layer
-from curation.ports import DrawOptions
+from curation.ports import GenerationOptions
 from tests.training.interop.test_released_networks import NARROW, narrow
 from tests.training.pretrained import write_sd15, write_sdxl
 from tests.training.released_files import (
@@ -25,9 +25,9 @@ from tests.training.released_files import (
     sharing_shapes,
     write,
 )
-from training.checkpoint import open_parts
-from training.generate import open_generator
-from training.interop.import_checkpoint import take_in
+from training.checkpoint import load_checkpoint
+from training.generate import load_generator
+from training.interop.import_checkpoint import import_checkpoint
 from training.pipelines import LayersTogetherPipeline
 
 FOREGROUND, BACKGROUND, BLENDED = LayerRole
@@ -75,7 +75,7 @@ def import_(released, store):
     def import_(family, *modes, **changes):
         chosen = [files[family][mode] for mode in modes]
         changed = {"model": str(models[family]), **DRAWING, **NARROW, **changes}
-        return take_in([*networks, *chosen], family, changed, store, lambda seen: None).checkpoint
+        return import_checkpoint([*networks, *chosen], family, changed, store, lambda seen: None).checkpoint
 
     return import_
 
@@ -88,7 +88,7 @@ def pixels(side=64, seed=0, opaque=True):
 
 
 def ask(seed=1, prompt=PAIR):
-    return DrawRequest(prompt, seed)
+    return GenerationRequest(prompt, seed)
 
 
 def same(one, other):
@@ -97,7 +97,7 @@ def same(one, other):
 
 def test_layers_drawn_together_alike_in_any_company(import_, store, released):
     checkpoint = import_("sd15", "base", "joint")
-    generator = open_generator(checkpoint, store)
+    generator = load_generator(checkpoint, store)
     together = generator.draw([ask(seed) for seed in range(3)])
     for layers in together:
         assert list(layers) == [FOREGROUND, BACKGROUND, BLENDED]
@@ -105,12 +105,12 @@ def test_layers_drawn_together_alike_in_any_company(import_, store, released):
         assert not layers[FOREGROUND][layers[FOREGROUND][..., 3] == 0].any()
         assert (layers[BACKGROUND][..., 3] == 255).all() and (layers[BLENDED][..., 3] == 255).all()
     assert not same(together[0], together[1])
-    again = open_generator(checkpoint, store)
+    again = load_generator(checkpoint, store)
     for seed in (2, 0, 1):
         assert same(again.draw([ask(seed)])[0], together[seed])
 
     models, files, _ = released
-    parts = open_parts(checkpoint, store)
+    parts = load_checkpoint(checkpoint, store)
     pipe = LayersTogetherPipeline.from_pretrained(str(models["sd15"]), parts.transparency, files["sd15"]["joint"])
     out = pipe(
         PAIR.text, foreground_prompt="a cat", background_prompt="a garden", num_inference_steps=2, output_type="np",
@@ -121,12 +121,12 @@ def test_layers_drawn_together_alike_in_any_company(import_, store, released):
 
 
 def test_single_pictures_and_pairs_come_back_in_order(import_, store):
-    generator = open_generator(import_("sd15", "base", "joint"), store)
+    generator = load_generator(import_("sd15", "base", "joint"), store)
     single = Prompt("a cat")
     requests = [ask(1, single), ask(2), ask(3, single), ask(4, single), ask(5)]
     drawn = generator.draw(requests)
     assert [len(layers) for layers in drawn] == [1, 3, 1, 1, 3]
-    alone = open_generator(import_("sd15", "base"), store)
+    alone = load_generator(import_("sd15", "base"), store)
     for place in (0, 2, 3):
         assert same(drawn[place], alone.draw([requests[place]])[0]), "as if the other weights were not there"
     assert same(drawn[4], generator.draw([requests[4]])[0])
@@ -143,10 +143,10 @@ def test_single_pictures_and_pairs_come_back_in_order(import_, store):
     ],
 )
 def test_given_layers_are_taken_as_they_are(import_, store, family, modes, given, way):
-    generator = open_generator(import_(family, *modes), store)
+    generator = load_generator(import_(family, *modes), store)
     layers = {role: pixels(seed=n, opaque=role != FOREGROUND) for n, role in enumerate(given)}
     stored = {role: store.put(encode_layer(rgba)) for role, rgba in layers.items()}
-    options = DrawOptions(given=stored)
+    options = GenerationOptions(given=stored)
     [drawn] = generator.draw([ask(prompt=Prompt("a cat"))], options)
     assert set(drawn) == set(LayerRole)
     for role, rgba in layers.items():
@@ -156,41 +156,41 @@ def test_given_layers_are_taken_as_they_are(import_, store, family, modes, given
     assert {told[f"given {role}"] for role in given} == set(stored.values())
     assert told.get("sampler of the last mode") == ("euler_a" if "ble2" in way else None)
     others = {role: store.put(encode_layer(255 - rgba)) for role, rgba in layers.items()}
-    [other] = generator.draw([ask(prompt=Prompt("a cat"))], DrawOptions(given=others))
+    [other] = generator.draw([ask(prompt=Prompt("a cat"))], GenerationOptions(given=others))
     for role in set(LayerRole) - set(given):
         assert not np.array_equal(drawn[role], other[role])
 
 
 def test_sdxl_draws_a_whole_pair_in_three_steps(import_, store):
-    generator = open_generator(import_("sdxl", "base", "fg2ble", "fgble2bg", image_size="72"), store)
+    generator = load_generator(import_("sdxl", "base", "fg2ble", "fgble2bg", image_size="72"), store)
     drawn = generator.draw([ask(1), ask(2)])
     assert {layer.shape for layers in drawn for layer in layers.values()} == {(72, 72, 4)}
     assert same(drawn[1], generator.draw([ask(2)])[0])
     [single] = generator.draw([ask(1, Prompt("a cat"))])
     assert np.array_equal(single[FOREGROUND], drawn[0][FOREGROUND]), "the foreground is drawn first, by its own text"
-    [wide] = generator.draw([ask(1)], DrawOptions(size=(80, 64), steps=1, sampler="unipc", negative="bad"))
+    [wide] = generator.draw([ask(1)], GenerationOptions(size=(80, 64), steps=1, sampler="unipc", negative="bad"))
     assert wide[BLENDED].shape == (64, 80, 4)
 
 
 def test_what_a_checkpoint_cannot_draw_is_refused(import_, store):
-    joint = open_generator(import_("sd15", "joint"), store)
+    joint = load_generator(import_("sd15", "joint"), store)
     with pytest.raises(Refused, match="it cannot generate single foregrounds") as refused:
         joint.draw([ask(prompt=Prompt("a cat"))])
     assert "foreground or background text" in refused.value.hint
     with pytest.raises(Refused, match="neither an initial image nor upscaling"):
-        joint.draw([ask()], DrawOptions(upscale=2.0))
+        joint.draw([ask()], GenerationOptions(upscale=2.0))
     sha = store.put(encode_layer(pixels()))
     with pytest.raises(Refused, match="cannot generate a pair around background; its modes: joint"):
-        joint.draw([ask()], DrawOptions(given={BACKGROUND: sha}))
-    single = open_generator(import_("sdxl", "base"), store)
-    for options in (DrawOptions(), DrawOptions(given={BACKGROUND: sha})):
+        joint.draw([ask()], GenerationOptions(given={BACKGROUND: sha}))
+    single = load_generator(import_("sdxl", "base"), store)
+    for options in (GenerationOptions(), GenerationOptions(given={BACKGROUND: sha})):
         with pytest.raises(Refused, match="this checkpoint cannot generate a pair"):
             single.draw([ask()], options)
     with pytest.raises(Refused, match="cannot generate a pair"):
-        single.describe(DrawOptions(given={BACKGROUND: sha}))
-    led = open_generator(import_("sd15", "bg2fg"), store)
+        single.describe(GenerationOptions(given={BACKGROUND: sha}))
+    led = load_generator(import_("sd15", "bg2fg"), store)
     with pytest.raises(NotFound):
-        led.draw([ask()], DrawOptions(given={BACKGROUND: "0" * 64}))
+        led.draw([ask()], GenerationOptions(given={BACKGROUND: "0" * 64}))
     with pytest.raises(Refused, match="sizes of 64x64 and 64x72"):
-        led.draw([ask()], DrawOptions(given={BACKGROUND: sha}, size=(64, 72)))
-    assert led.draw([ask()], DrawOptions(given={BACKGROUND: sha}, size=(64, 64)))
+        led.draw([ask()], GenerationOptions(given={BACKGROUND: sha}, size=(64, 72)))
+    assert led.draw([ask()], GenerationOptions(given={BACKGROUND: sha}, size=(64, 64)))

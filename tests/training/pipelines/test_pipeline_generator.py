@@ -13,20 +13,20 @@ from typer.testing import CliRunner
 
 from curation.checkpoints.registry import register_checkpoint
 from curation.cli.main import app
-from curation.domain import Checkpoint, DrawRequest, LayerRole, Prompt
+from curation.domain import Checkpoint, GenerationRequest, LayerRole, Prompt
 from curation.errors import NotFound, Refused
 from curation.images.codec import encode_layer
-from curation.images.provenance import read_picture, read_provenance
-from curation.ports import DrawOptions
+from curation.images.provenance import read_image, read_provenance
+from curation.ports import GenerationOptions
 from curation.runtime.context import open_store
 from tests.training.pretrained import BETAS, write_sd15, write_sd21, write_sdxl
-from training.checkpoint import open_parts
+from training.checkpoint import load_checkpoint
 from training.denoiser.factory import new_denoiser
-from training.denoiser.sampling import draw_layers
-from training.generate import open_generator
+from training.denoiser.sampling import generate_layers
+from training.generate import load_generator
 from training.pipelines import TransparentPipeline
-from training.pipelines.loading import merge
-from training.pipelines.worker_generator import SAMPLERS, open_pipeline
+from training.pipelines.loading import merge_weights
+from training.pipelines.worker_generator import SCHEDULERS, open_pipeline
 from training.presets.presets import find_preset
 from training.safetensors_io import save_part
 from training.transparency.autoencoder import load_autoencoder
@@ -75,11 +75,11 @@ def checkpoint(store, model):
 
 
 def request(seed=1):
-    return DrawRequest(Prompt("a glass bottle"), seed)
+    return GenerationRequest(Prompt("a glass bottle"), seed)
 
 
 def draw_one(generator, **options):
-    [layers] = generator.draw([request()], DrawOptions(**options))
+    [layers] = generator.draw([request()], GenerationOptions(**options))
     return layers[LayerRole.foreground]
 
 
@@ -88,21 +88,21 @@ def pixels(layers):
 
 
 def test_it_draws_layers_alike_in_any_company(checkpoint, store):
-    generator = open_generator(checkpoint, store)
+    generator = load_generator(checkpoint, store)
     requests = [request(seed=k) for k in range(3)]
     together = pixels(generator.draw(requests))
     assert {(layer.shape, layer.dtype) for layer in together} == {((64, 64, 4), np.dtype(np.uint8))}
     assert len({layer.tobytes() for layer in together}) == 3
     for layer in together:
         assert not layer[layer[..., 3] == 0].any()
-    again = open_generator(checkpoint, store)
+    again = load_generator(checkpoint, store)
     for k in (2, 0, 1):
         assert np.array_equal(pixels(again.draw([requests[k]]))[0], together[k])
     assert generator.draw([]) == []
 
 
 def test_batches_are_filled_so_that_a_request_keeps_its_bits(store, model):
-    generator = open_generator(make_checkpoint(store, model, draw_batch="2"), store)
+    generator = load_generator(make_checkpoint(store, model, draw_batch="2"), store)
     requests = [request(seed=k) for k in range(3)]
     together = pixels(generator.draw(requests))
     for k, one in enumerate(requests):
@@ -110,14 +110,14 @@ def test_batches_are_filled_so_that_a_request_keeps_its_bits(store, model):
 
 
 def test_it_is_the_pipeline_that_anybody_can_use(checkpoint, store):
-    parts = open_parts(checkpoint, store)
+    parts = load_checkpoint(checkpoint, store)
     pipe = open_pipeline(parts)
     assert isinstance(pipe, TransparentPipeline)
     generator = torch.Generator().manual_seed(1)
     image = pipe(
         "a glass bottle", num_inference_steps=2, guidance_scale=7.0, height=64, width=64, generator=generator
     ).images[0]
-    drawn = pixels(open_generator(checkpoint, store).draw([request()]))[0]
+    drawn = pixels(load_generator(checkpoint, store).draw([request()]))[0]
     seen = drawn[..., 3] > 0
     assert np.array_equal(np.asarray(image)[seen], drawn[seen])
 
@@ -125,17 +125,17 @@ def test_it_is_the_pipeline_that_anybody_can_use(checkpoint, store):
 @torch.no_grad()
 def test_what_was_trained_is_what_draws(checkpoint, store):
     """The merged pipeline's UNet says what the denoiser with its adapter says."""
-    parts = open_parts(checkpoint, store)
-    from training.denoiser.factory import open_denoiser
+    parts = load_checkpoint(checkpoint, store)
+    from training.denoiser.factory import load_denoiser
 
-    denoiser, pipe = open_denoiser(parts.preset, *parts.base), open_pipeline(parts)
+    denoiser, pipe = load_denoiser(parts.preset, *parts.base), open_pipeline(parts)
     conditions = denoiser.encode(["a glass bottle"])
     latent, time = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([500])
     added = {"text_embeds": conditions.pooled_BP, "time_ids": conditions.sizes_B6}
     merged = pipe.pipeline.unet(latent, time, conditions.states_BLD, added_cond_kwargs=added).sample
     torch.testing.assert_close(merged, denoiser.predict(latent, time, conditions), atol=1e-5, rtol=1e-4)
     assert not any(".lora_" in name for name, _ in pipe.pipeline.unet.named_parameters())
-    [sheet] = draw_layers(denoiser, parts.backbone, parts.transparency.decoder, parts.preset, ["a glass bottle"], [1])
+    [sheet] = generate_layers(denoiser, parts.backbone, parts.transparency.decoder, parts.preset, ["a glass bottle"], [1])
     assert sheet.shape == (64, 64, 4)
 
 
@@ -143,19 +143,19 @@ def test_what_was_trained_is_what_draws(checkpoint, store):
     "options",
     [
         {"negative": "bad, ugly"}, {"steps": 3}, {"guidance": 1.5}, {"size": (72, 48)}, {"upscale": 1.5},
-        *({"sampler": name, "steps": 3} for name in SAMPLERS),
+        *({"sampler": name, "steps": 3} for name in SCHEDULERS),
     ],
     ids=str,
 )  # fmt: skip
 def test_options_change_what_is_drawn_and_are_told(checkpoint, store, options):
-    generator = open_generator(checkpoint, store)
+    generator = load_generator(checkpoint, store)
     plain, other = draw_one(generator), draw_one(generator, **options)
     assert plain.shape != other.shape or not np.array_equal(plain, other)
     width, height = options.get("size", (64, 64))
     times = options.get("upscale", 1)
     assert other.shape == (round(height * times), round(width * times), 4)
     assert np.array_equal(draw_one(generator), plain), "options of one call reach no other"
-    told = generator.describe(DrawOptions(**options))
+    told = generator.describe(GenerationOptions(**options))
     assert told["model"] == "sdxl", "the folder's name alone"
     assert told["steps"] == str(options.get("steps", 2))
     assert told["guidance"] == str(options.get("guidance", 7.0))
@@ -168,19 +168,19 @@ def test_options_change_what_is_drawn_and_are_told(checkpoint, store, options):
     ("side", "aspect", "size"), [(1024, 2 / 3, "832x1216"), (64, 1.0, "64x64"), (256, 2.0, "384x192")]
 )
 def test_an_aspect_is_a_size_that_the_model_knows(store, model, side, aspect, size):
-    generator = open_generator(make_checkpoint(store, model, image_size=str(side)), store)
-    assert generator.describe(DrawOptions(aspect=aspect))["size"] == size
+    generator = load_generator(make_checkpoint(store, model, image_size=str(side)), store)
+    assert generator.describe(GenerationOptions(aspect=aspect))["size"] == size
 
 
 def test_it_begins_from_a_stored_layer(checkpoint, store):
     rgba = np.zeros((40, 56, 4), np.uint8)
     rgba[10:30, 10:30] = (200, 30, 30, 128)
     sha = store.put(encode_layer(rgba))
-    generator = open_generator(checkpoint, store)
+    generator = load_generator(checkpoint, store)
     weak, strong = (draw_one(generator, image=sha, strength=s, steps=4) for s in (0.3, 1.0))
     assert weak.shape == strong.shape == rgba.shape
     assert not np.array_equal(weak, strong)
-    told = generator.describe(DrawOptions(image=sha, strength=0.3))
+    told = generator.describe(GenerationOptions(image=sha, strength=0.3))
     assert (told["image"], told["strength"]) == (sha, "0.3")
     with pytest.raises(NotFound):
         draw_one(generator, image="0" * 64)
@@ -188,25 +188,25 @@ def test_it_begins_from_a_stored_layer(checkpoint, store):
 
 def test_unknown_samplers_and_checkpoints_without_a_base_are_told(checkpoint, store):
     with pytest.raises(NotFound, match="no sampler"):
-        draw_one(open_generator(checkpoint, store), sampler="magic")
+        draw_one(load_generator(checkpoint, store), sampler="magic")
     files = {name: file for name, file in checkpoint.files.items() if name != "base"}
     with pytest.raises(Refused, match="no base model"):
-        open_generator(replace(checkpoint, files=files), store)
+        load_generator(replace(checkpoint, files=files), store)
     gone = replace(checkpoint, changes={**checkpoint.changes, "model": "/nowhere"})
     with pytest.raises(NotFound, match="there is no folder"):
-        open_generator(gone, store)
+        load_generator(gone, store)
 
 
 def test_all_weights_and_a_model_that_predicts_v(store, tmp_path):
     model = str(write_sd21(tmp_path / "sd21"))
-    generator = open_generator(make_checkpoint(store, model, "sd21", adapter_rank="0"), store)
+    generator = load_generator(make_checkpoint(store, model, "sd21", adapter_rank="0"), store)
     assert generator.scheduler.config.prediction_type == "v_prediction"
     assert draw_one(generator).shape == (64, 64, 4)
 
 
 def test_what_a_preset_overrules_draws_too(store, model):
     changed = {"prediction": "v_prediction", "zero_terminal_snr": "true"}
-    generator = open_generator(make_checkpoint(store, model, **changed), store)
+    generator = load_generator(make_checkpoint(store, model, **changed), store)
     config = generator.scheduler.config
     assert (config.prediction_type, config.rescale_betas_zero_snr, config.timestep_spacing) == (
         "v_prediction",
@@ -220,7 +220,7 @@ def test_what_a_preset_overrules_draws_too(store, model):
 def test_it_draws_on_a_gpu_in_the_presets_precision(store, model):
     if not torch.cuda.is_available():
         pytest.skip("no GPU here")
-    generator = open_generator(make_checkpoint(store, model, precision="bf16"), store)
+    generator = load_generator(make_checkpoint(store, model, precision="bf16"), store)
     pipeline = generator.pipe.pipeline
     assert (pipeline.unet.device.type, pipeline.unet.dtype) == ("cuda", torch.bfloat16)
     assert generator.pipe.backbone.autoencoder.dtype == torch.float32
@@ -245,7 +245,7 @@ def test_the_command_draws_from_and_over_pictures(settings, database, model, tmp
     assert (facts["size"], facts["steps"], facts["sampler"]) == ("72x48", "2", "EulerDiscrete")
     more = ["--image", str(first), "--upscale", "1.5", "--steps", "4", "--out", str(second)]
     CliRunner().invoke(app, [*call, *more], catch_exceptions=False)
-    assert read_picture(second).shape == (72, 108, 4)
+    assert read_image(second).shape == (72, 108, 4)
     assert read_provenance(second)["upscale"] == "1.5"
 
 
@@ -255,26 +255,26 @@ def test_a_scheduler_without_zero_terminal_snr_gives_way_to_one_with_it(store, t
     index = json.loads((model / "model_index.json").read_text())
     (model / "model_index.json").write_text(json.dumps(index | {"scheduler": ["diffusers", "PNDMScheduler"]}))
     changed = {"prediction": "v_prediction", "zero_terminal_snr": "true"}
-    generator = open_generator(make_checkpoint(store, str(model), "sd15", **changed), store)
+    generator = load_generator(make_checkpoint(store, str(model), "sd15", **changed), store)
     assert float(generator.scheduler.alphas_cumprod[-1]) == pytest.approx(0, abs=1e-7)
-    plain = open_generator(make_checkpoint(store, str(model), "sd15"), store)
+    plain = load_generator(make_checkpoint(store, str(model), "sd15"), store)
     assert type(plain.scheduler).__name__ == "PNDMScheduler"
 
 
 def test_an_offloaded_pipeline_draws_what_it_draws_at_home(checkpoint, store):
-    home = open_generator(checkpoint, store)
-    away = open_generator(checkpoint, store)
+    home = load_generator(checkpoint, store)
+    away = load_generator(checkpoint, store)
     for part in (away.pipe.pipeline.vae, away.pipe.pipeline.unet):
         cpu_offload(part, execution_device="cpu")  # weights on "meta" until they are asked for
     assert np.array_equal(draw_one(home), draw_one(away))
 
 
 def test_an_adapter_of_the_users_may_stand_in_the_unet_before(store, model, checkpoint):
-    parts = open_parts(checkpoint, store)
+    parts = load_checkpoint(checkpoint, store)
     first, second = (UNet2DConditionModel.from_pretrained(model, subfolder="unet") for _ in range(2))
     first.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
     for unet in (first, second):
-        merge(unet, *parts.base)
+        merge_weights(unet, *parts.base)
     taught = first.state_dict()
     for name, value in second.state_dict().items():
         leaf = name if name in taught else ".base_layer.".join(name.rsplit(".", 1))

@@ -26,15 +26,15 @@ from training.pipelines import (
     TransparentUpscalePipeline,
     nearest_size,
 )
-from training.pipelines.images import enlarge, to_pil, to_rgba
-from training.pipelines.loading import learn, load_transparency
+from training.pipelines.images import resize_rgba, to_pil, to_rgba
+from training.pipelines.loading import load_transparency, merge_files
 from training.pipelines.sizes import scaled_size
 from training.presets.presets import PRESETS
-from training.safetensors_io import describe, save_part
+from training.safetensors_io import part_metadata, save_part
 from training.transparency.autoencoder import KLAutoencoder, load_autoencoder
 from training.transparency.codec import adjust, decode_rgba
 from training.transparency.networks import Transparency
-from training.transparency.padding import pad_colours
+from training.transparency.padding import pad_colors
 
 ROW = replace(PRESETS["micro"], latent_channels=4)
 PROMPT = "a glass bottle"
@@ -246,7 +246,7 @@ def test_a_picture_begins_as_its_adjusted_latent(pipe_xl, networks):
     over.pipeline.prepare_latents = _noting(over.pipeline.prepare_latents, given)
     over(PROMPT, glass(), strength=0.3, num_inference_steps=4)
     rgba = to_rgba(glass())
-    adjusted = adjust(pipe_xl.backbone, networks.encoder, rgba[:, 3:], pad_colours(rgba))
+    adjusted = adjust(pipe_xl.backbone, networks.encoder, rgba[:, 3:], pad_colors(rgba))
     torch.testing.assert_close(given[0], adjusted * pipe_xl.backbone.scale)
     plain = pipe_xl.backbone.encode((rgba[:, :3] * 2 - 1) * rgba[:, 3:])[0]
     assert not torch.allclose(adjusted, plain)
@@ -278,7 +278,7 @@ def test_a_result_is_enlarged_with_its_alpha(pipe, networks):
 def test_enlarging_makes_no_fringe():
     """A blue disc on hidden white stays blue up to its last visible pixel; a plain resize turns it lighter."""
     rgba = to_rgba(glass())
-    larger = enlarge(rgba, 160, 160)
+    larger = resize_rgba(rgba, 160, 160)
     assert larger.shape == (1, 4, 160, 160)
     seen = larger[:, 3:] > 0.02
     blue = torch.tensor((30, 90, 200)).view(1, 3, 1, 1) / 255
@@ -286,7 +286,7 @@ def test_enlarging_makes_no_fringe():
     plain = torch.nn.functional.interpolate(rgba, 160, mode="bicubic").clamp(0, 1)
     assert ((plain[:, :3] - blue).abs() * (plain[:, 3:] > 0.02)).max() > 0.2
     torch.testing.assert_close(larger[:, 3].mean(), rgba[:, 3].mean(), atol=2e-3, rtol=0)
-    assert not enlarge(torch.zeros(1, 4, 8, 8), 16, 16).any()
+    assert not resize_rgba(torch.zeros(1, 4, 8, 8), 16, 16).any()
 
 
 def test_what_was_taught_is_in_the_weights_beside_a_users_own_lora(models, networks, tmp_path):
@@ -317,7 +317,7 @@ def test_what_was_taught_is_in_the_weights_beside_a_users_own_lora(models, netwo
     plain.pipeline.load_lora_weights(style.parent, weight_name=style.name)
     plain.pipeline.fuse_lora()
     plain.pipeline.unload_lora_weights()
-    learn(plain.pipeline.unet, ours)
+    merge_files(plain.pipeline.unet, ours)
     torch.testing.assert_close(plain(PROMPT, generator=seeded(1), **FEW).latents, both, atol=1e-4, rtol=1e-4)
 
 
@@ -334,7 +334,7 @@ def test_networks_come_from_a_checkpoints_file_and_from_released_ones(store, net
     changed = {"latent_channels": "4"}
     order = TrainingRequest("transparency", "micro", "0" * 64, None, None, 0, changes=changed)
     sha = save_part(
-        store, "transparency", networks.state_dict(), describe("transparency", order, "test", offset_scale=7)
+        store, "transparency", networks.state_dict(), part_metadata("transparency", order, "test", offset_scale=7)
     )
     file = tmp_path / "part.safetensors"
     file.write_bytes(store.get(sha))

@@ -7,23 +7,23 @@ import pytest
 import sqlalchemy as sa
 
 from curation import jobs
-from curation.checkpoints.registry import find_checkpoint, promote, register_checkpoint
+from curation.checkpoints.registry import find_checkpoint, promote_checkpoint, register_checkpoint
 from curation.db.tables import candidate_layers, candidates
-from curation.domain import DrawRequest, Kind, LayerRole, Prompt
+from curation.domain import GenerationRequest, Kind, LayerRole, Prompt
 from curation.errors import NotFound, Refused
-from curation.images.codec import decode_layer, encode_layer, over
-from curation.ports import DrawOptions
+from curation.images.codec import composite_over, decode_layer, encode_layer
+from curation.ports import GenerationOptions
 from curation.rounds.lifecycle import open_round
 from curation.runtime.context import open_context
 from tests.curation.cli.test_cli import call, here
 from tests.training.pipelines.test_pipeline_generator import make_checkpoint
 from tests.training.pretrained import write_sd15
 from tests.training.synthesis.test_inpainting import write_inpainter
-from training.generate import open_generator
+from training.generate import load_generator
 from training.presets.presets import find_preset
-from training.synthesis.generator import PairSynthesis
+from training.synthesis.generator import InpaintingPairGenerator
 from training.synthesis.inpainting import open_inpainter
-from training.synthesis.masks import behind
+from training.synthesis.masks import mask_behind
 
 __all__ = ["here"]  # the fixture
 
@@ -74,11 +74,11 @@ def inpainter(models):
 @pytest.fixture
 def synthesis(store, inpainter):
     preset = find_preset("sd15", {"draw_steps": "2", "erosion": "64", "inpainter": "x"})  # 4 pixels of 64
-    return PairSynthesis(Cutter(), inpainter, preset, store)
+    return InpaintingPairGenerator(Cutter(), inpainter, preset, store)
 
 
 def draw(synthesis, *prompts, **options):
-    return synthesis.draw([DrawRequest(prompt, 5) for prompt in prompts], DrawOptions(**options))
+    return synthesis.draw([GenerationRequest(prompt, 5) for prompt in prompts], GenerationOptions(**options))
 
 
 def test_a_pair_is_foreground_background_and_blended(synthesis):
@@ -104,7 +104,7 @@ def test_the_foreground_stands_in_the_blended_image_to_the_level(synthesis):
 
 def test_the_background_is_the_blended_image_away_from_the_subject_and_new_behind_it(synthesis):
     [layers] = draw(synthesis, PAIR)
-    hole = behind(layers[F], 64)
+    hole = mask_behind(layers[F], 64)
     assert hole[16:48, 16:48].all()
     assert hole.sum() == 32 * 32
     assert np.array_equal(layers[B][~hole], layers[W][~hole])
@@ -113,8 +113,8 @@ def test_the_background_is_the_blended_image_away_from_the_subject_and_new_behin
 
 def test_blended_is_the_foreground_over_the_background_away_from_the_margin(synthesis):
     [layers] = draw(synthesis, PAIR)
-    hole = behind(layers[F], 64)
-    again = over(layers[F], layers[B])
+    hole = mask_behind(layers[F], 64)
+    again = composite_over(layers[F], layers[B])
     assert np.array_equal(again[~hole], layers[W][..., :3][~hole])
     solid = layers[F][..., 3] == 255
     assert np.array_equal(again[solid], layers[W][..., :3][solid])
@@ -145,7 +145,7 @@ def test_a_pair_does_not_depend_on_its_company(synthesis):
     for role in (F, B, W):
         assert np.array_equal(together[1][role], alone[role])
         assert np.array_equal(together[2][role], alone[role])
-    [other] = synthesis.draw([DrawRequest(PAIR, 6)])
+    [other] = synthesis.draw([GenerationRequest(PAIR, 6)])
     assert not np.array_equal(other[W], alone[W])
 
 
@@ -159,19 +159,19 @@ def test_given_layers_are_taken_as_they_are(synthesis, store):
     assert synthesis.generator.asked == []
     assert np.array_equal(layers[F], cut)
     assert np.array_equal(layers[B], below)
-    assert np.array_equal(layers[W][..., :3], over(cut, below))
+    assert np.array_equal(layers[W][..., :3], composite_over(cut, below))
     [layers] = draw(synthesis, PAIR, given={B: names[B]})
-    assert np.array_equal(layers[W][..., :3], over(layers[F], below))
+    assert np.array_equal(layers[W][..., :3], composite_over(layers[F], below))
     [layers] = draw(synthesis, PAIR, given={W: names[B]})
     assert np.array_equal(layers[W], below)
-    assert np.array_equal(layers[B][~behind(layers[F], 64)], below[~behind(layers[F], 64)])
+    assert np.array_equal(layers[B][~mask_behind(layers[F], 64)], below[~mask_behind(layers[F], 64)])
     small = store.put(encode_layer(below[:32]))
     with pytest.raises(Refused, match="differ in size"):
         draw(synthesis, PAIR, given={B: small})
 
 
 def test_it_tells_how_pairs_are_made(synthesis):
-    told = synthesis.describe(DrawOptions())
+    told = synthesis.describe(GenerationOptions())
     assert told["sampler"] == "none"
     assert (told["inpainter"], told["inpainter_sampler"]) == ("painter", "DDIM")
     assert (told["painted_around"], told["painted_behind"]) == (
@@ -181,16 +181,16 @@ def test_it_tells_how_pairs_are_made(synthesis):
 
 
 def test_a_checkpoint_that_names_an_inpainter_draws_pairs(checkpoint, store):
-    generator = open_generator(checkpoint, store)
-    [layers] = generator.draw([DrawRequest(PAIR, 1)])
-    [single] = generator.draw([DrawRequest(Prompt("a cat"), 1)])
+    generator = load_generator(checkpoint, store)
+    [layers] = generator.draw([GenerationRequest(PAIR, 1)])
+    [single] = generator.draw([GenerationRequest(Prompt("a cat"), 1)])
     assert set(layers) == {F, B, W}
     assert np.array_equal(layers[F], single[F])
-    [again] = open_generator(checkpoint, store).draw([DrawRequest(PAIR, 1)])
+    [again] = load_generator(checkpoint, store).draw([GenerationRequest(PAIR, 1)])
     assert all(np.array_equal(layers[role], again[role]) for role in layers)
-    [other] = generator.draw([DrawRequest(PAIR, 1)], DrawOptions(steps=3, guidance=1.5, negative="ugly"))
+    [other] = generator.draw([GenerationRequest(PAIR, 1)], GenerationOptions(steps=3, guidance=1.5, negative="ugly"))
     assert not np.array_equal(other[W], layers[W])
-    assert generator.describe(DrawOptions())["inpainter"] == "painter"
+    assert generator.describe(GenerationOptions())["inpainter"] == "painter"
 
 
 def test_a_round_of_pairs_is_drawn_and_every_step_is_kept(here, database, models):
@@ -201,7 +201,7 @@ def test_a_round_of_pairs_is_drawn_and_every_step_is_kept(here, database, models
             register_checkpoint(tx, plain, "test")
         varied = call("checkpoint", "derive", plain.id[:12], "--set", f"inpainter={inpainter}").strip()
         with database.transaction() as tx:
-            promote(tx, varied, "test")
+            promote_checkpoint(tx, varied, "test")
             kept = find_checkpoint(tx, varied)
             number = open_round(tx, checkpoint=varied, prompts_=[PAIR], quota=2, kind=Kind.pair, actor="test")
         assert (kept.files, kept.parent, kept.changes["inpainter"]) == (plain.files, plain.id, inpainter)

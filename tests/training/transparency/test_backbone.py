@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from curation.errors import NotFound, Refused
 from tests.training.pretrained import make_vae, write_vae
 from training.presets.presets import PRESETS
-from training.transparency.autoencoder import fit_backbone, load_autoencoder, open_backbone
+from training.transparency.autoencoder import fit_autoencoder, load_autoencoder, open_autoencoder
 
 MICRO = PRESETS["micro"]
 
@@ -23,7 +23,7 @@ def _images(count=24):
 
 def test_with_all_components_nothing_is_lost():
     images = _images()
-    backbone = fit_backbone(replace(MICRO, stride=4, latent_channels=48), images)
+    backbone = fit_autoencoder(replace(MICRO, stride=4, latent_channels=48), images)
     mean, _ = backbone.encode(images)
     assert mean.shape == (24, 48, 8, 8)
     assert torch.allclose(backbone.decode(mean), images, atol=1e-4)
@@ -32,7 +32,7 @@ def test_with_all_components_nothing_is_lost():
 @pytest.mark.parametrize("whitening", [0.0, 0.5, 1.0])
 def test_latents_have_unit_variance_once_scaled_and_decode_to_the_best_linear_image(whitening):
     images = _images()
-    backbone = fit_backbone(replace(MICRO, whitening=whitening), images)
+    backbone = fit_autoencoder(replace(MICRO, whitening=whitening), images)
     latent, std = backbone.encode(images)
     scaled = latent * backbone.scale
     channels = scaled.var(dim=(0, 2, 3), unbiased=False) + scaled.mean(dim=(0, 2, 3)) ** 2
@@ -47,7 +47,7 @@ def test_latents_have_unit_variance_once_scaled_and_decode_to_the_best_linear_im
 
 def test_an_offset_of_one_posterior_deviation_costs_the_same_in_every_channel():
     images = _images()
-    backbone = fit_backbone(MICRO, images)
+    backbone = fit_autoencoder(MICRO, images)
     latent, std = backbone.encode(images[:1])
     costs = []
     for channel in range(MICRO.latent_channels):
@@ -59,8 +59,8 @@ def test_an_offset_of_one_posterior_deviation_costs_the_same_in_every_channel():
 
 def test_fitting_is_deterministic_and_a_stored_backbone_is_the_same():
     images = _images()
-    one, two = fit_backbone(MICRO, images), fit_backbone(MICRO, images)
-    again = open_backbone(one.state_dict(), one.facts())
+    one, two = fit_autoencoder(MICRO, images), fit_autoencoder(MICRO, images)
+    again = open_autoencoder(one.state_dict(), one.facts())
     for name, tensor in one.state_dict().items():
         assert torch.equal(tensor, two.state_dict()[name])
         assert torch.equal(tensor, again.state_dict()[name])
@@ -76,7 +76,7 @@ def test_an_autoencoder_of_diffusers_loads_from_a_model_and_from_a_folder_of_its
     write_vae(tmp_path / place, channels)
     model = str(tmp_path if place == "vae" else tmp_path / place)
     preset = replace(PRESETS["sd3" if channels == 16 else "sdxl"], model=model)
-    backbone = fit_backbone(preset, torch.empty(0))
+    backbone = fit_autoencoder(preset, torch.empty(0))
     own = AutoencoderKL.from_pretrained(tmp_path / place)
     images = torch.rand(2, 3, 64, 48) * 2 - 1
     mean, std = backbone.encode(images)
@@ -85,7 +85,7 @@ def test_an_autoencoder_of_diffusers_loads_from_a_model_and_from_a_folder_of_its
     assert (backbone.scale, backbone.shift) == (own.config.scaling_factor, own.config.shift_factor or 0)
     torch.testing.assert_close(mean, own.encode(images).latent_dist.mean)
     torch.testing.assert_close(backbone.decode(mean), own.decode(mean).sample)
-    again = open_backbone(backbone.state_dict(), backbone.facts())
+    again = open_autoencoder(backbone.state_dict(), backbone.facts())
     assert torch.equal(again.encode(images)[0], mean)
     assert (again.scale, again.shift) == (backbone.scale, backbone.shift)
 
@@ -152,4 +152,4 @@ def test_a_missing_autoencoder_is_told(tmp_path):
 
 def test_an_unknown_kind_is_refused():
     with pytest.raises(Refused, match="unknown kind of backbone"):
-        open_backbone({}, {"kind": "wavelet"})
+        open_autoencoder({}, {"kind": "wavelet"})

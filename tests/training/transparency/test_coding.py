@@ -9,10 +9,10 @@ from hypothesis.extra.numpy import arrays
 
 from curation.errors import Refused
 from training.presets.presets import PRESETS
-from training.transparency.autoencoder import fit_backbone
+from training.transparency.autoencoder import fit_autoencoder
 from training.transparency.codec import adjust, adjusted_posterior, decode_rgba
 from training.transparency.networks import AlphaDecoder, OffsetEncoder, Transparency
-from training.transparency.padding import _pyramid, on_grey, pad_colour, pad_colours
+from training.transparency.padding import _pyramid, over_gray, pad_color, pad_colors
 from training.transparency.tta import estimate_augmented
 
 MICRO = PRESETS["micro"]
@@ -24,7 +24,7 @@ pictures = st.tuples(st.integers(1, 24), st.integers(1, 24)).flatmap(
 @given(pictures)
 @settings(max_examples=60, deadline=None)
 def test_padding_keeps_opaque_colours_and_is_finite_within_range(rgba):
-    colour = pad_colour(rgba)
+    colour = pad_color(rgba)
     opaque = rgba[..., 3] == 1
     assert np.isfinite(colour).all()
     assert colour.min() >= 0
@@ -39,7 +39,7 @@ def test_padding_ignores_colours_that_cannot_be_seen(rgba, seed):
     other = rgba.copy()
     hidden = rgba[..., 3] == 0
     other[..., :3][hidden] = np.random.default_rng(seed).random((int(hidden.sum()), 3), np.float32)
-    assert np.array_equal(pad_colour(rgba), pad_colour(other))
+    assert np.array_equal(pad_color(rgba), pad_color(other))
 
 
 @pytest.mark.parametrize(("side", "levels"), [(512, 28), (1024, 32)])
@@ -49,13 +49,13 @@ def test_pyramid_has_the_released_number_of_levels(side, levels):
 
 def test_one_visible_pixel_gives_its_colour_everywhere_and_none_gives_black():
     rgba = np.zeros((40, 23, 4), np.float32)
-    assert np.array_equal(pad_colour(rgba), np.zeros((40, 23, 3), np.float32))
+    assert np.array_equal(pad_color(rgba), np.zeros((40, 23, 3), np.float32))
     rgba[11, 7] = (0.25, 0.5, 0.75, 1)
-    assert np.allclose(pad_colour(rgba), (0.25, 0.5, 0.75), atol=1e-5)
+    assert np.allclose(pad_color(rgba), (0.25, 0.5, 0.75), atol=1e-5)
 
 
 def test_transparent_is_mid_grey():
-    assert torch.equal(on_grey(torch.rand(1, 3, 4, 4), torch.zeros(1, 1, 4, 4)), torch.zeros(1, 3, 4, 4))
+    assert torch.equal(over_gray(torch.rand(1, 3, 4, 4), torch.zeros(1, 1, 4, 4)), torch.zeros(1, 3, 4, 4))
 
 
 def test_networks_of_the_stable_diffusion_rows_have_the_released_sizes():
@@ -71,7 +71,7 @@ def test_networks_of_the_stable_diffusion_rows_have_the_released_sizes():
 
 def test_a_fresh_encoder_leaves_the_posterior_mean_and_a_fresh_decoder_ignores_the_latent():
     networks, backbone, alpha, padded = _scene()
-    mean, _ = backbone.encode(on_grey(padded, alpha))
+    mean, _ = backbone.encode(over_gray(padded, alpha))
     assert torch.equal(adjust(backbone, networks.encoder, alpha, padded), mean)
     image = backbone.decode(mean)
     for one, other in zip(networks.decoder(image, mean), networks.decoder(image, mean + 1), strict=True):
@@ -82,7 +82,7 @@ def test_the_adjusted_latent_is_mean_plus_scaled_offset_and_can_drop_it():
     networks, backbone, alpha, padded = _scene()
     torch.nn.init.normal_(networks.encoder.blocks[-1].weight, generator=torch.Generator().manual_seed(1))
     networks.encoder.offset_scale = 7.0
-    mean, std = backbone.encode(on_grey(padded, alpha))
+    mean, std = backbone.encode(over_gray(padded, alpha))
     offset = networks.encoder(alpha, padded)
     assert offset.abs().max() > 0
     adjusted = adjust(backbone, networks.encoder, alpha, padded, torch.tensor([1.0, 0.0]))
@@ -114,7 +114,7 @@ def test_views_are_a_choice_of_the_call_beside_that_of_the_preset():
 def test_fresh_training_starts_at_the_frozen_autoencoders_own_quality():
     """The offset is 0, so the frozen decoder draws what it drew before; a residual decoder's colour is that image."""
     networks, backbone, alpha, padded = _scene()
-    image = on_grey(padded, alpha)
+    image = over_gray(padded, alpha)
     decoded = backbone.decode(adjust(backbone, networks.encoder, alpha, padded))
     assert torch.equal(decoded, backbone.decode(backbone.encode(image)[0]))
     _, colour = networks.decoder(decoded, backbone.encode(image)[0])
@@ -127,7 +127,7 @@ def test_half_precision_weights_and_autocast_leave_the_offset_in_full():
     full = adjust(backbone, networks.encoder, alpha, padded)
     with torch.autocast("cpu", torch.bfloat16):
         mean, std = adjusted_posterior(backbone, networks.encoder, alpha, padded)
-    bare, _ = backbone.encode(on_grey(padded, alpha))
+    bare, _ = backbone.encode(over_gray(padded, alpha))
     assert mean.dtype == std.dtype == torch.float32
     half = Transparency(MICRO).to(torch.bfloat16)
     half.load_state_dict(networks.state_dict())
@@ -140,27 +140,27 @@ def test_half_precision_weights_and_autocast_leave_the_offset_in_full():
 
 def test_padding_answers_in_the_type_it_is_asked_in():
     rgba = torch.rand(2, 4, 16, 12)
-    assert torch.equal(pad_colours(rgba.half()), pad_colours(rgba.half().float()).half())
+    assert torch.equal(pad_colors(rgba.half()), pad_colors(rgba.half().float()).half())
 
 
 def _scene():
     torch.manual_seed(0)
     rgba = torch.rand(2, 4, 32, 32)
-    alpha, padded = rgba[:, 3:], pad_colours(rgba)
-    return Transparency(MICRO).eval(), fit_backbone(MICRO, on_grey(padded, alpha)), alpha, padded
+    alpha, padded = rgba[:, 3:], pad_colors(rgba)
+    return Transparency(MICRO).eval(), fit_autoencoder(MICRO, over_gray(padded, alpha)), alpha, padded
 
 
 @torch.no_grad()
 def test_the_backbone_sees_straight_colours_where_they_are_given():
     """As the released code feeds it; the offset is of the padded ones all the same."""
     rgba = torch.rand(2, 4, MICRO.image_size, MICRO.image_size, generator=torch.Generator().manual_seed(0))
-    alpha, straight, padded = rgba[:, 3:], rgba[:, :3], pad_colours(rgba)
-    backbone = fit_backbone(MICRO, on_grey(straight, alpha))
+    alpha, straight, padded = rgba[:, 3:], rgba[:, :3], pad_colors(rgba)
+    backbone = fit_autoencoder(MICRO, over_gray(straight, alpha))
     encoder = OffsetEncoder(MICRO)
     seen = adjusted_posterior(backbone, encoder, alpha, padded, straight_B3HW=straight)[0]
-    torch.testing.assert_close(seen, backbone.encode(on_grey(straight, alpha))[0])
+    torch.testing.assert_close(seen, backbone.encode(over_gray(straight, alpha))[0])
     assert not torch.allclose(seen, adjusted_posterior(backbone, encoder, alpha, padded)[0])
     torch.nn.init.normal_(encoder.blocks[-1].weight, std=0.1)
     moved = adjusted_posterior(backbone, encoder, alpha, padded, straight_B3HW=straight)[0] - seen
-    std = backbone.encode(on_grey(straight, alpha))[1]
+    std = backbone.encode(over_gray(straight, alpha))[1]
     torch.testing.assert_close(moved, MICRO.offset_scale * std * encoder(alpha, padded), atol=1e-5, rtol=1e-4)

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from training.presets.presets import PRESETS
-from training.transparency.autoencoder import fit_backbone
+from training.transparency.autoencoder import fit_autoencoder
 from training.transparency.codec import adjust, decode_rgba
 from training.transparency.networks import AlphaDecoder, OffsetEncoder, Transparency
-from training.transparency.padding import on_grey, pad_colours
+from training.transparency.padding import over_gray, pad_colors
 
 SMALL = replace(
     PRESETS["micro"],
@@ -52,9 +52,9 @@ def test_fresh_heavy_networks_leave_everything_as_it_is_and_then_learn(channels)
     torch.manual_seed(0)
     preset = replace(SMALL, latent_channels=channels)
     rgba = torch.rand(2, 4, 32, 40)
-    alpha, padded = rgba[:, 3:], pad_colours(rgba)
-    networks, backbone = Transparency(preset), fit_backbone(preset, on_grey(padded, alpha))
-    mean, _ = backbone.encode(on_grey(padded, alpha))
+    alpha, padded = rgba[:, 3:], pad_colors(rgba)
+    networks, backbone = Transparency(preset), fit_autoencoder(preset, over_gray(padded, alpha))
+    mean, _ = backbone.encode(over_gray(padded, alpha))
     latent = adjust(backbone, networks.encoder, alpha, padded)
     assert torch.equal(latent, mean)
     image = backbone.decode(latent)

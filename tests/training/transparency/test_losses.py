@@ -15,14 +15,14 @@ from training.transparency.losses import (
     adaptive_weight,
     blend_loss,
     charbonnier,
-    decibels,
     discriminator_loss,
     edge_loss,
-    fooling_loss,
+    generator_loss,
     identity_loss,
+    mean_square,
+    negative_psnr,
     perceptual_loss,
     reconstruction_loss,
-    squares,
 )
 
 
@@ -63,10 +63,10 @@ def test_the_solid_background_has_the_moments_of_the_colours_that_layers_are_eva
 
 def test_every_error_on_differences_done_by_hand():
     difference = torch.tensor([[0.3, -0.4], [0.0, 0.1]]).view(2, 1, 1, 2)
-    assert squares(difference) == pytest.approx((0.09 + 0.16 + 0.01) / 4)
+    assert mean_square(difference) == pytest.approx((0.09 + 0.16 + 0.01) / 4)
     assert charbonnier(difference) == pytest.approx((0.3 + 0.4 + 0.001 + 0.1) / 4, abs=1e-5)
     first, second = 10 * math.log10(0.125 + 1e-5), 10 * math.log10(0.005 + 1e-5)
-    assert decibels(difference) == pytest.approx((first + second) / 2, rel=1e-5)
+    assert negative_psnr(difference) == pytest.approx((first + second) / 2, rel=1e-5)
 
 
 @pytest.mark.parametrize("error", ERRORS.values())
@@ -78,8 +78,8 @@ def test_the_gradient_of_every_error_is_finite_on_the_truth(error):
 
 def test_decibels_are_moved_alike_by_a_share_of_a_large_error_and_of_a_small_one():
     large, small = torch.full((1, 1, 2, 2), 0.5), torch.full((1, 1, 2, 2), 0.05)
-    assert decibels(large) - decibels(large / 2) == pytest.approx(20 * math.log10(2), rel=1e-3)
-    assert decibels(small) - decibels(small / 2) == pytest.approx(20 * math.log10(2), rel=0.02)
+    assert negative_psnr(large) - negative_psnr(large / 2) == pytest.approx(20 * math.log10(2), rel=1e-3)
+    assert negative_psnr(small) - negative_psnr(small / 2) == pytest.approx(20 * math.log10(2), rel=0.02)
 
 
 def test_edge_loss_sees_steps_and_no_levels():
@@ -115,7 +115,7 @@ def test_hinge_losses_stop_where_the_discriminator_is_sure():
     sure, unsure = torch.full((1, 1, 2, 2), 3.0), torch.zeros(1, 1, 2, 2)
     assert discriminator_loss(sure, -sure) == 0
     assert discriminator_loss(unsure, unsure) == 2
-    assert fooling_loss(sure) == -3
+    assert generator_loss(sure) == -3
 
 
 def test_the_discriminator_judges_patches_of_sixteen_pixels():

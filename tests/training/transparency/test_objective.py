@@ -7,14 +7,14 @@ import torch
 from safetensors.torch import save_file
 
 from curation.errors import NotFound
-from training.metrics.perceptual import Perceptual
+from training.metrics.perceptual import LPIPS
 from training.presets.presets import PRESETS
 from training.transparency.autoencoder import LinearAutoencoder
 from training.transparency.codec import adjust
-from training.transparency.losses import SOLID, blend_loss, decibels, identity_loss, reconstruction_loss
+from training.transparency.losses import SOLID, blend_loss, identity_loss, negative_psnr, reconstruction_loss
 from training.transparency.networks import Transparency
-from training.transparency.objective import OffsetObjective, on_solids
-from training.transparency.padding import on_grey
+from training.transparency.objective import TransparencyObjective, blend_on_solid_colors
+from training.transparency.padding import over_gray
 
 PAPERS = {"error": "square", "blend_weight": 0.0, "blend_background": "natural", "discriminator_weight": 0.01}
 PRESET = replace(PRESETS["micro"], **PAPERS, discriminator_start=100)
@@ -36,7 +36,7 @@ def batch(count=2):
 
 
 def measure(preset, backbone, networks, seen=0, keep=None):
-    objective = OffsetObjective(preset, backbone)
+    objective = TransparencyObjective(preset, backbone)
     keep_B = torch.ones(2) if keep is None else keep
     return objective, objective.measure(networks, *batch(), keep_B, seen)
 
@@ -49,7 +49,7 @@ def test_the_total_is_the_weighted_sum_of_the_papers_terms(backbone):
     decoded = backbone.decode(latent)
     alpha_hat, colour_hat = networks.decoder(decoded, latent)
     expected = 2 * reconstruction_loss(padded, alpha, colour_hat, alpha_hat)
-    expected = expected + 3 * identity_loss(on_grey(padded, alpha), decoded)
+    expected = expected + 3 * identity_loss(over_gray(padded, alpha), decoded)
 
     _, loss = measure(preset, backbone, networks)
     assert loss.total.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -69,7 +69,7 @@ def test_every_further_term_counts_by_its_weight(backbone):
     latent = adjust(backbone, networks.encoder, *batch())
     alpha_hat, colour_hat = networks.decoder(backbone.decode(latent), latent)
     alpha, padded = batch()
-    expected = blend_loss(padded, alpha, colour_hat, alpha_hat, SOLID, decibels)
+    expected = blend_loss(padded, alpha, colour_hat, alpha_hat, SOLID, negative_psnr)
     assert loss.terms["blend"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -102,7 +102,7 @@ def test_an_adaptive_discriminator_pulls_the_last_layer_by_its_share_of_the_othe
 def test_solids_make_the_chosen_pictures_opaque_and_leave_the_rest():
     alpha, colour = batch(8)
     chosen, below = torch.arange(8) % 3 == 0, torch.rand(8, 3)
-    solid_alpha, solid_colour = on_solids(alpha, colour, chosen, below)
+    solid_alpha, solid_colour = blend_on_solid_colors(alpha, colour, chosen, below)
     assert (solid_alpha[chosen] == 1).all()
     assert torch.equal(solid_alpha[~chosen], alpha[~chosen])
     assert torch.equal(solid_colour[~chosen], colour[~chosen])
@@ -112,7 +112,7 @@ def test_solids_make_the_chosen_pictures_opaque_and_leave_the_rest():
 
 def test_lpips_weights_of_the_users_own_count_on_both_blends(backbone, tmp_path):
     torch.manual_seed(0)
-    save_file(Perceptual("alex").state_dict(), tmp_path / "lpips.safetensors")
+    save_file(LPIPS("alex").state_dict(), tmp_path / "lpips.safetensors")
     preset = replace(PRESET, perceptual=str(tmp_path / "lpips.safetensors"), perceptual_weight=2.0)
     networks = Transparency(PRESET)
     objective, loss = measure(preset, backbone, networks)
@@ -122,7 +122,7 @@ def test_lpips_weights_of_the_users_own_count_on_both_blends(backbone, tmp_path)
     assert all(torch.isfinite(weight.grad).all() for weight in networks.parameters() if weight.grad is not None)
     assert objective.frozen()[1] is objective.perception
     with pytest.raises(NotFound):
-        OffsetObjective(replace(preset, perceptual=str(tmp_path / "none.safetensors")), backbone)
+        TransparencyObjective(replace(preset, perceptual=str(tmp_path / "none.safetensors")), backbone)
 
 
 def test_a_dropped_offset_gives_the_encoder_no_gradient(backbone):

@@ -12,12 +12,12 @@ from torch.nn.functional import avg_pool2d, interpolate
 from tests.training.conftest import draw_shape
 from tests.training.pretrained import make_vae
 from training.presets.presets import PRESETS
-from training.transparency.autoencoder import KLAutoencoder, fit_backbone
+from training.transparency.autoencoder import KLAutoencoder, fit_autoencoder
 from training.transparency.codec import adjust, adjusted_posterior, decode_rgba
 from training.transparency.losses import reconstruction_loss
 from training.transparency.networks import AlphaDecoder, OffsetEncoder, Transparency
-from training.transparency.padding import on_grey, pad_colours
-from training.transparency.tiling import _cuts, _whole_statistics, in_tiles, mirror_to, whole
+from training.transparency.padding import over_gray, pad_colors
+from training.transparency.tiling import _cuts, _whole_statistics, mirror_pad, round_up, run_tiled
 
 MICRO, SD15 = PRESETS["micro"], PRESETS["sd15"]
 
@@ -33,18 +33,18 @@ WHOLE_TOLERANCE = 0.025
 def test_mirroring_keeps_the_picture_and_its_latent_aligned(rows, columns, more_rows, more_columns):
     latent = torch.rand(1, 2, rows, columns)
     image = interpolate(latent, scale_factor=8)
-    grown = mirror_to(latent, rows + more_rows, columns + more_columns)
+    grown = mirror_pad(latent, rows + more_rows, columns + more_columns)
     assert grown.shape[-2:] == (rows + more_rows, columns + more_columns)
     assert torch.equal(grown[..., :rows, :columns], latent)
     assert torch.equal(
-        mirror_to(image, 8 * (rows + more_rows), 8 * (columns + more_columns)), interpolate(grown, scale_factor=8)
+        mirror_pad(image, 8 * (rows + more_rows), 8 * (columns + more_columns)), interpolate(grown, scale_factor=8)
     )
 
 
 def test_a_picture_that_fits_is_left_as_it_is_and_a_seam_of_mirrors_is_even():
     picture = torch.rand(1, 3, 8, 8)
-    assert mirror_to(picture, 8, 8) is picture
-    assert torch.equal(mirror_to(picture, 16, 8)[:, :, 8:], picture.flip(2))
+    assert mirror_pad(picture, 8, 8) is picture
+    assert torch.equal(mirror_pad(picture, 16, 8)[:, :, 8:], picture.flip(2))
 
 
 @given(st.integers(1, 60), st.integers(1, 20), st.data())
@@ -55,7 +55,7 @@ def test_tiles_cover_the_picture_and_share_enough(length, side, data):
     assert cuts[-1][1] == 8 * length
     assert all(start % 8 == 0 and stop - start == min(8 * side, 8 * length) for start, stop in cuts)
     assert all(stop - start >= 8 * shared for (_, stop), (start, _) in pairwise(cuts))
-    assert whole(length, side) % side == 0 <= whole(length, side) - length < side
+    assert round_up(length, side) % side == 0 <= round_up(length, side) - length < side
 
 
 @pytest.mark.parametrize(("preset", "size"), [(SD15, (328, 584)), (PRESETS["tiny"], (512, 264))])
@@ -64,7 +64,7 @@ def test_tiles_of_the_light_encoder_are_exact(preset, size):
     alpha, padded = torch.rand(1, 1, *size), torch.rand(1, 3, *size)
     with torch.no_grad():
         once = encoder(alpha, padded)
-        tiled = in_tiles(encoder, (alpha, padded), side=256, unit=8)
+        tiled = run_tiled(encoder, (alpha, padded), side=256, unit=8)
     assert once.std() > 0.01
     assert (tiled - once).abs().max() < 1e-5 * once.abs().max()
 
@@ -82,7 +82,7 @@ def test_the_light_encoder_sees_no_further_than_a_tile_drops(preset):
 def test_tiles_of_the_decoder_have_no_seams(trained, kind):
     decoder, image, latent = trained.decoder, *_picture(kind, 384)
     with torch.no_grad():
-        tiled = in_tiles(decoder, (image, latent), side=256, unit=decoder.unit)
+        tiled = run_tiled(decoder, (image, latent), side=256, unit=decoder.unit)
         with _whole_statistics(
             decoder, [interpolate(one, scale_factor=2 / 3, mode="nearest-exact") for one in (image, latent)]
         ):
@@ -95,7 +95,7 @@ def test_tiles_of_the_decoder_are_near_to_one_pass(trained, kind):
     decoder, image, latent = trained.decoder, *_picture(kind, 384)
     with torch.no_grad():
         once = torch.cat(decoder(image, latent), dim=1)
-        tiled = in_tiles(decoder, (image, latent), side=256, unit=decoder.unit)
+        tiled = run_tiled(decoder, (image, latent), side=256, unit=decoder.unit)
     assert (tiled.clamp(0, 1) - once.clamp(0, 1)).abs().mean() < WHOLE_TOLERANCE
     assert not any(module._forward_hooks for module in decoder.modules())
 
@@ -105,7 +105,7 @@ def test_tiles_of_the_decoder_are_near_to_one_pass(trained, kind):
 def test_pictures_of_any_size_go_there_and_back(height, width, views):
     torch.manual_seed(0)
     rgba = torch.rand(1, 4, height, width)
-    alpha, padded = rgba[:, 3:], pad_colours(rgba)
+    alpha, padded = rgba[:, 3:], pad_colors(rgba)
     networks, backbone = Transparency(MICRO).eval(), _linear()
     with torch.no_grad():
         mean, std = adjusted_posterior(backbone, networks.encoder, alpha, padded)
@@ -122,7 +122,7 @@ def test_a_latent_of_any_size_goes_through_networks_of_the_released_sizes():
     backbone = KLAutoencoder(make_vae())
     rgba = torch.rand(1, 4, 70, 37)
     with torch.no_grad():
-        latent = adjust(backbone, encoder, rgba[:, 3:], pad_colours(rgba))
+        latent = adjust(backbone, encoder, rgba[:, 3:], pad_colors(rgba))
         assert latent.shape == (1, 4, 9, 5)
         assert decode_rgba(backbone, decoder, latent, views=1, size=(70, 37)).shape == rgba.shape
         assert decode_rgba(backbone, decoder, latent, views=1).shape == (1, 4, 72, 40)
@@ -133,8 +133,8 @@ def test_large_pictures_go_through_every_network_in_tiles():
     preset = replace(MICRO, tile=64, latent_channels=4)
     networks, backbone = Transparency(preset).eval(), KLAutoencoder(make_vae())
     rgba = torch.rand(1, 4, 136, 104)
-    alpha, padded = rgba[:, 3:], pad_colours(rgba)
-    image = on_grey(padded, alpha)
+    alpha, padded = rgba[:, 3:], pad_colors(rgba)
+    image = over_gray(padded, alpha)
     with torch.no_grad():
         latent = adjust(backbone, networks.encoder, alpha, padded)
         assert torch.equal(latent, backbone.encode(image, tile=64)[0])
@@ -163,8 +163,8 @@ def trained():
     """A micro pair after a few seconds of training: random weights would say nothing of what tiles cost."""
     torch.manual_seed(0)
     rgba = torch.stack([torch.from_numpy(draw_shape(number, 32)[0]).permute(2, 0, 1) for number in range(64)]) / 255
-    alpha, padded = rgba[:, 3:], pad_colours(rgba)
-    networks, backbone = Transparency(MICRO), fit_backbone(MICRO, on_grey(padded, alpha))
+    alpha, padded = rgba[:, 3:], pad_colors(rgba)
+    networks, backbone = Transparency(MICRO), fit_autoencoder(MICRO, over_gray(padded, alpha))
     optimiser = torch.optim.AdamW(networks.parameters(), lr=2e-3)
     for _ in range(100):
         rows = torch.randint(64, (8,))
@@ -197,4 +197,4 @@ def _picture(kind, side):
 
 def _linear():
     torch.manual_seed(0)
-    return fit_backbone(MICRO, torch.rand(8, 3, 32, 32) * 2 - 1)
+    return fit_autoencoder(MICRO, torch.rand(8, 3, 32, 32) * 2 - 1)

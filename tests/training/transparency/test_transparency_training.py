@@ -7,11 +7,11 @@ import torch
 
 from curation.domain import Split, TrainingRequest
 from curation.errors import Refused
-from training.data.dataset import load_split
+from training.data.dataset import open_split
 from training.presets.presets import PRESETS
-from training.transparency.autoencoder import fit_backbone
+from training.transparency.autoencoder import fit_autoencoder
 from training.transparency.networks import Transparency
-from training.transparency.padding import on_grey
+from training.transparency.padding import over_gray
 from training.transparency.train import TransparencyStage, train_transparency
 
 MICRO = replace(
@@ -25,8 +25,8 @@ class StoppedError(Exception):
 
 def _train(store, snapshot, folder, preset=MICRO, stop_at=None, start=None, metrics=None):
     torch.set_num_threads(1)
-    rgba = load_split(store, snapshot, Split.train, preset.image_size).take(range(24))
-    backbone = fit_backbone(preset, on_grey(rgba[:, :3], rgba[:, 3:]))
+    rgba = open_split(store, snapshot, Split.train, preset.image_size).take(range(24))
+    backbone = fit_autoencoder(preset, over_gray(rgba[:, :3], rgba[:, 3:]))
 
     def report(progress):
         if metrics is not None and progress.metrics:
@@ -76,9 +76,9 @@ def test_weights_of_other_sizes_are_refused(store, snapshot, tmp_path):
 
 def test_random_solids_are_drawn_for_the_whole_step(store, snapshot):
     """So neither accumulation nor processes change them: a part of a step is laid out as it stands in the whole."""
-    pictures = load_split(store, snapshot, Split.train, MICRO.image_size)
+    pictures = open_split(store, snapshot, Split.train, MICRO.image_size)
     rgba = pictures.take(range(24))
-    backbone = fit_backbone(MICRO, on_grey(rgba[:, :3], rgba[:, 3:]))
+    backbone = fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:]))
     recipe = TransparencyStage(replace(MICRO, solid_share=0.4), Transparency(MICRO), pictures, backbone)
     whole = recipe.lay_out(range(24), range(24), torch.Generator().manual_seed(1))
     part = recipe.lay_out(range(24), [5, 17], torch.Generator().manual_seed(1))
