@@ -15,7 +15,9 @@ def main(files: list[str]) -> int:
     for file in files:
         wanted = {
             _plain(name): version
-            for name, version in re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", Path(file).read_text(), re.MULTILINE)
+            for name, version in re.findall(
+                r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", Path(file).read_text(), re.MULTILINE
+            )
         }
         lines = "".join(f"{name}=={version}\n" for name, version in wanted.items())
         done = subprocess.run(
@@ -25,12 +27,18 @@ def main(files: list[str]) -> int:
         try:
             rows = json.loads(done.stdout)["dependencies"]
         except (ValueError, KeyError, TypeError):
-            sys.stderr.write(f"error: {file} could not be audited: {done.stderr[-500:]}\nhint: is there a network?\n")
+            sys.stderr.write(
+                f"error: {file} could not be audited: {done.stderr[-500:]}\nhint: is there a network?\n"
+            )
             bad += 1
             continue
         looked_up = {_plain(row["name"]) for row in rows if "skip_reason" not in row}
         missing = sorted(set(wanted) - looked_up)
-        found = [f"{row['name']} {row['version']}: {one['id']}" for row in rows for one in row.get("vulns", [])]
+        found = [
+            f"{row['name']} {row['version']}: {one['id']}"
+            for row in rows
+            for one in row.get("vulns", [])
+        ]
         for line in [*found, *(f"{name}: could not be looked up" for name in missing)]:
             print(line)
         bad += len(found) + len(missing)

@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-MAIN, BASE, CUDA, STUDIO = (ROOT / f"requirements{name}.lock" for name in ("", "-base", "-cuda", "-label-studio"))
+MAIN, BASE, CUDA, STUDIO = (
+    ROOT / f"requirements{name}.lock" for name in ("", "-base", "-cuda", "-label-studio")
+)
 
 CUDA_ONLY = re.compile(r"(nvidia|cuda|triton)(-|==)")
 """Packages that only builds of torch with CUDA need, gigabytes of them."""
@@ -70,7 +72,9 @@ def _name(package: str) -> str:
 def _write(file: Path, packages: list[str]) -> None:
     for known, sha256 in OFF_INDEX.items():
         packages = [
-            f"{one} \\\n    --hash=sha256:{sha256}" if re.match(rf"{re.escape(known)}\b", one) else one
+            f"{one} \\\n    --hash=sha256:{sha256}"
+            if re.match(rf"{re.escape(known)}\b", one)
+            else one
             for one in packages
         ]
     file.write_text(f"# {HEADS[file]}\n" + "".join(f"{one}\n" for one in packages))

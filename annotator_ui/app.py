@@ -78,7 +78,9 @@ def mount(app: FastAPI) -> None:
     router = APIRouter(include_in_schema=False)
     router.add_api_route("/", _front, methods=["GET"], response_class=RedirectResponse)
     for address, name in PAGES.items():
-        router.add_api_route(address, _page(name, folder), methods=["GET"], response_class=HTMLResponse)
+        router.add_api_route(
+            address, _page(name, folder), methods=["GET"], response_class=HTMLResponse
+        )
     app.include_router(router)
     app.state.error_page = _error_page(folder)
 
@@ -89,7 +91,11 @@ def _front(request: Request) -> Response:
     if _has_session(request):
         # The API's application sets it; without it everybody goes to the review page.
         access_of = getattr(request.app.state, "access_of", None)
-        page = "/review" if access_of is None or access_of(request) in {"annotator", None} else "/rounds"
+        page = (
+            "/review"
+            if access_of is None or access_of(request) in {"annotator", None}
+            else "/rounds"
+        )
     return RedirectResponse(page, 303, HEADERS | {"Cache-Control": "no-store"})
 
 
@@ -156,7 +162,9 @@ def needed_modules(module: str) -> frozenset[str]:
 
 @cache
 def _templates() -> Environment:
-    return Environment(loader=FileSystemLoader(HERE / "pages"), autoescape=True, undefined=StrictUndefined)
+    return Environment(
+        loader=FileSystemLoader(HERE / "pages"), autoescape=True, undefined=StrictUndefined
+    )
 
 
 def _digest() -> str:

@@ -60,7 +60,11 @@ STATE_TRANSITIONS: frozenset[tuple[CandidateState, CandidateState]] = frozenset(
         (_S.waiting, _S.showing),
         (_S.showing, _S.waiting),  # skipped, or the lease ran out
         # Verdicts: by a reviewer, also after the lease expired, or by the auto-reviewer.
-        *((before, decided) for before in (_S.showing, _S.waiting, _S.screened, _S.unshown) for decided in _DECIDED),
+        *(
+            (before, decided)
+            for before in (_S.showing, _S.waiting, _S.screened, _S.unshown)
+            for decided in _DECIDED
+        ),
         # An undo returns the candidate to the same reviewer; a reverted automatic verdict
         # returns it to the state in which no reviewer sees it.
         *((decided, after) for decided in _DECIDED for after in (_S.showing, _S.unshown)),
@@ -169,16 +173,18 @@ def content_id(*parts: object) -> uuid.UUID:
 
 def canonical_json(value: Any) -> str:
     """Return JSON with sorted keys, no spaces and no NaN, so that equal values have equal bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
 
 
-def assign_split(visible: str) -> Split:
+def assign_split(pixel_hash: str) -> Split:
     """Return the split of an image, so that copies of an image are always in the same split.
 
     Args:
-        visible: Hash of the image's visible pixels, 64 hex digits.
+        pixel_hash: Hash of the image's visible pixels, 64 hex digits.
     """
-    return Split.heldout if int(visible[:8], 16) < HELDOUT_FRACTION * 2**32 else Split.train
+    return Split.heldout if int(pixel_hash[:8], 16) < HELDOUT_FRACTION * 2**32 else Split.train
 
 
 @dataclass(frozen=True)
@@ -228,9 +234,11 @@ class Sample:
     def line(self) -> str:
         """Return the sample as one line of canonical JSON, without empty fields of OPTIONAL."""
         row = self.__dict__ | {"layers": dict(self.layers), "texts": dict(self.texts)}
-        return canonical_json({name: row[name] for name in row if row[name] or name not in OPTIONAL_SAMPLE_FIELDS})
+        return canonical_json(
+            {name: row[name] for name in row if row[name] or name not in OPTIONAL_SAMPLE_FIELDS}
+        )
 
-    def text_of(self, role: LayerRole | None = None) -> str:
+    def caption_for(self, role: LayerRole | None = None) -> str:
         """Return the caption of a layer or, without a role, of the whole image.
 
         Args:
@@ -255,7 +263,9 @@ class Sample:
             layers={LayerRole(role): str(sha) for role, sha in row["layers"].items()},
             captioner=str(row.get("captioner", "")),
             texts={LayerRole(role): str(text) for role, text in row.get("texts", {}).items()},
-            caption_source=CaptionSource(row["caption_source"]) if row.get("caption_source") else None,
+            caption_source=CaptionSource(row["caption_source"])
+            if row.get("caption_source")
+            else None,
         )
 
 

@@ -67,24 +67,24 @@ def open_beneath(folder: Path, name: str, link_roots: Collection[Path] = ()) -> 
     return _regular(handle)
 
 
-def read_input(path: Path, most_bytes: int = MAX_INPUT_BYTES) -> bytes:
+def read_input(path: Path, max_bytes: int = MAX_INPUT_BYTES) -> bytes:
     """Read a file named on the command line; "-" is standard input, and pipes are read to the end.
 
     Args:
         path: The file, or "-".
-        most_bytes: The largest size that is read.
+        max_bytes: The largest size that is read.
 
     Raises:
         NotFound: There is no such file.
-        Refused: The file is a folder, cannot be read, or holds more than `most_bytes`.
+        Refused: The file is a folder, cannot be read, or holds more than `max_bytes`.
     """
     # Read one byte more than the limit, so that a larger file is noticed without reading it whole.
     try:
         if str(path) == "-":
-            data = sys.stdin.buffer.read(most_bytes + 1)
+            data = sys.stdin.buffer.read(max_bytes + 1)
         else:
             with path.open("rb") as file:
-                data = file.read(most_bytes + 1)
+                data = file.read(max_bytes + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound(f"there is no file {path}", "check the path") from error
     except IsADirectoryError as error:
@@ -92,25 +92,25 @@ def read_input(path: Path, most_bytes: int = MAX_INPUT_BYTES) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or str(error)
         raise Refused(f"{path} cannot be read: {reason}") from error
-    if len(data) > most_bytes:
-        size = f"{most_bytes >> 20} MiB" if most_bytes >= 1 << 20 else f"{most_bytes:,} bytes"
+    if len(data) > max_bytes:
+        size = f"{max_bytes >> 20} MiB" if max_bytes >= 1 << 20 else f"{max_bytes:,} bytes"
         raise Refused(f"{path} is larger than {size}", "is it the right file?")
     return data
 
 
-def read_text(path: Path, most_bytes: int = MAX_INPUT_BYTES, encoding: str | None = None) -> str:
+def read_text(path: Path, max_bytes: int = MAX_INPUT_BYTES, encoding: str | None = None) -> str:
     """Read a text file named on the command line.
 
     Args:
         path: The file, or "-" for standard input.
-        most_bytes: The largest size that is read.
+        max_bytes: The largest size that is read.
         encoding: The encoding of a file without a byte order mark; UTF-8 when None.
 
     Raises:
         NotFound: There is no such file.
         Refused: The file cannot be read, is too large, or is not text.
     """
-    data = read_input(path, most_bytes)
+    data = read_input(path, max_bytes)
     try:
         return decode_text(data, encoding)
     except UnreadableText as error:
@@ -122,10 +122,14 @@ def _open_parts(folder: Path, parts: tuple[str, ...]) -> int:
     here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for part in parts[:-1]:
-            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+            below = os.open(
+                part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here
+            )
             os.close(here)
             here = below
-        return os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=here)
+        return os.open(
+            parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=here
+        )
     finally:
         os.close(here)
 
@@ -153,11 +157,15 @@ def _is_link(folder: Path, parts: tuple[str, ...]) -> bool:
 def _regular(handle: int) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise UnsafeFile("special_file", "it is not a regular file: a pipe, a device, a socket or a folder")
+        raise UnsafeFile(
+            "special_file", "it is not a regular file: a pipe, a device, a socket or a folder"
+        )
     return os.fdopen(handle, "rb")
 
 
 def _unreadable(error: OSError) -> UnsafeFile:
     if error.errno in {errno.ENXIO, errno.EISDIR}:
-        return UnsafeFile("special_file", "it is not a regular file: a pipe, a device, a socket or a folder")
+        return UnsafeFile(
+            "special_file", "it is not a regular file: a pipe, a device, a socket or a folder"
+        )
     return UnsafeFile("unreadable", f"the file cannot be read: {error.strerror}")

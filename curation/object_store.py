@@ -60,7 +60,9 @@ class FolderStore:
         try:
             data = self._path(sha256).read_bytes()
         except FileNotFoundError:
-            raise NotFound(f"no object {sha256}", "run 'layerloop doctor' to list what is missing") from None
+            raise NotFound(
+                f"no object {sha256}", "run 'layerloop doctor' to list what is missing"
+            ) from None
         if hashlib.sha256(data).hexdigest() != sha256:
             raise Corrupt(
                 f"the bytes of object {sha256} do not match its sha256",

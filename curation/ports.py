@@ -85,10 +85,12 @@ DEFAULT_OPTIONS = GenerationOptions()
 class LayerGenerator(Protocol):
     """A loaded checkpoint that generates layers."""
 
-    at_once: int
+    batch_size: int
     """The batch size: a smaller call costs as much as a full one."""
 
-    def draw(self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS) -> Sequence[Layers]:
+    def generate(
+        self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS
+    ) -> Sequence[Layers]:
         """Generate one candidate per request; deterministic in prompt, seed and options.
 
         A prompt with a foreground or a background text is a request for a pair: foreground,
@@ -117,7 +119,9 @@ class TextCoverage:
 class TextReader(Protocol):
     """The type of the object that LAYERLOOP_TEXT_READER names: a reader of a preset's text input."""
 
-    def __call__(self, preset: str, changes: Mapping[str, str], texts: Sequence[str]) -> Sequence[TextCoverage] | None:
+    def __call__(
+        self, preset: str, overrides: Mapping[str, str], texts: Sequence[str]
+    ) -> Sequence[TextCoverage] | None:
         """Return the words that a preset reads in each text; None if a text encoder reads them."""
 
 
@@ -134,7 +138,9 @@ class GeneratorLoader(Protocol):
 class Trainer(Protocol):
     """The type of the object that LAYERLOOP_TRAINER names: a training program."""
 
-    def __call__(self, order: TrainingRequest, store: ObjectStore, folder: Path, report: ProgressCallback) -> Checkpoint:
+    def __call__(
+        self, request: TrainingRequest, store: ObjectStore, folder: Path, report: ProgressCallback
+    ) -> Checkpoint:
         """Train on a snapshot, resuming exactly from the state in `folder`; store the weights."""
 
 
@@ -174,7 +180,7 @@ class EvaluationResult:
     backgrounds: Mapping[str, Mapping[str, float]]
     # Results of other works, measured on other images.
     published: Mapping[str, Mapping[str, float]]
-    pictures: int
+    images: int
     # The metrics that were not measured, each with the reason.
     notes: Sequence[str]
     # PNG: ground truth beside reconstruction.
@@ -184,7 +190,7 @@ class EvaluationResult:
     # Name of a metric, then the origin of the pairs.
     pairs: Mapping[str, Mapping[str, MeanWithInterval]] = field(default_factory=dict)
     # PNG of the generated pairs, if there are any.
-    pairs_sheet: bytes = b""
+    pairs_grid: bytes = b""
 
 
 class Evaluator(Protocol):
@@ -195,7 +201,7 @@ class Evaluator(Protocol):
         checkpoint: Checkpoint,
         snapshot: str,
         store: ObjectStore,
-        wanted: EvaluationOptions,
+        options: EvaluationOptions,
         report: ProgressCallback,
     ) -> EvaluationResult:
         """Evaluate all parts of a checkpoint on the held-out split of a snapshot."""
@@ -208,7 +214,7 @@ class MattingComparison:
     drawn: Sequence[RGBA]
     cut: Sequence[RGBA]
     # How the opaque images were generated and matted.
-    facts: Mapping[str, str]
+    metadata: Mapping[str, str]
     sheet: bytes  # PNG: layer, opaque image and matted image
 
 
@@ -248,7 +254,7 @@ class StageMemory:
 class MemoryEstimator(Protocol):
     """The type of the object that LAYERLOOP_ESTIMATOR names: an estimate of training memory."""
 
-    def __call__(self, order: TrainingRequest, pictures: int) -> Sequence[StageMemory]:
+    def __call__(self, request: TrainingRequest, image_count: int) -> Sequence[StageMemory]:
         """Estimate the memory of each stage, given the number of training images."""
 
 
@@ -261,8 +267,10 @@ class Captioner(Protocol):
     # The model's name and the revision of its weights, as model@revision.
     source: str
 
-    def describe(self, pictures: Sequence[NDArray[np.uint8]], prompt: str, tokens: int) -> Sequence[str]:
-        """Caption images (H x W x 3) in order, deterministically, in at most `tokens` tokens."""
+    def describe(
+        self, images: Sequence[NDArray[np.uint8]], prompt: str, max_tokens: int
+    ) -> Sequence[str]:
+        """Caption images (H x W x 3) in order, deterministically, in at most `max_tokens` tokens."""
 
 
 class CaptionerLoader(Protocol):
@@ -288,7 +296,7 @@ class Embedder(Protocol):
     # Names of the metrics that it adds to a candidate's signals.
     measures: Sequence[str]
 
-    def see(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> Sequence[EmbeddingResult]:
+    def see(self, layers: Sequence[Layers], prompts: Sequence[Prompt]) -> Sequence[EmbeddingResult]:
         """Embed candidates in order, deterministically, given the layers and prompt of each."""
 
 
@@ -308,8 +316,8 @@ class TextGenerator(Protocol):
     # The model's name and, where known, the revision of its weights, as model@revision.
     source: str
 
-    def write(self, question: str, tokens: int, seed: int) -> str:
-        """Generate an answer of at most `tokens` tokens. Raises Refused, Unreachable."""
+    def write(self, prompt: str, max_tokens: int, seed: int) -> str:
+        """Generate an answer of at most `max_tokens` tokens. Raises Refused, Unreachable."""
 
 
 class TextGeneratorLoader(Protocol):
@@ -350,7 +358,7 @@ class CheckpointImporter(Protocol):
         self,
         files: Sequence[Path],
         preset: str,
-        changes: Mapping[str, str],
+        overrides: Mapping[str, str],
         store: ObjectStore | None,
         report: ProgressCallback,
     ) -> ImportResult:
@@ -368,7 +376,9 @@ class LoraFile:
 class LoraLoader(Protocol):
     """The type of the object that LAYERLOOP_LORA_LOADER names: a loader of LoRA files."""
 
-    def __call__(self, checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[LoraFile]) -> Checkpoint:
+    def __call__(
+        self, checkpoint: Checkpoint, store: ObjectStore, loras: Sequence[LoraFile]
+    ) -> Checkpoint:
         """Store LoRAs as parts of a new checkpoint. Raises NotFound, Refused."""
 
 
@@ -376,7 +386,12 @@ class CheckpointExporter(Protocol):
     """The type of the object that LAYERLOOP_EXPORTER names: an export of weights."""
 
     def __call__(
-        self, checkpoint: Checkpoint, store: ObjectStore, form: str, precision: str, folder: Path
+        self,
+        checkpoint: Checkpoint,
+        store: ObjectStore,
+        file_format: str,
+        precision: str,
+        folder: Path,
     ) -> Sequence[WeightsFile]:
         """Export a checkpoint as files for other programs, and return one entry per part.
 

@@ -20,7 +20,9 @@ class ProgressLines:
     run does not count.
     """
 
-    def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._write = write
         self._clock = clock
         self._stage = ("", 0)
@@ -42,23 +44,29 @@ class ProgressLines:
         self._write(describe_progress(seen, seen.done - self._done_before, now - self._started))
 
 
-def describe_progress(seen: Progress, done: int = 0, seconds: float = 0.0) -> str:
+def describe_progress(progress: Progress, done: int = 0, seconds: float = 0.0) -> str:
     """Return one line of progress.
 
     Args:
-        seen: The report.
+        progress: The report.
         done: The amount that was done in the last `seconds`; rate and time left follow from it.
         seconds: The time in which `done` was done; 0 omits rate and time left.
     """
-    number = f"stage {seen.stage_number} of {seen.stage_count}, " if seen.stage_count else ""
-    amount = f"{100 * seen.done // seen.total} % ({seen.done:,} of {seen.total:,})" if seen.total else "begins"
-    parts = [f"{number}{seen.stage}: {amount}"]
+    number = (
+        f"stage {progress.stage_number} of {progress.stage_count}, " if progress.stage_count else ""
+    )
+    amount = (
+        f"{100 * progress.done // progress.total} % ({progress.done:,} of {progress.total:,})"
+        if progress.total
+        else "begins"
+    )
+    parts = [f"{number}{progress.stage}: {amount}"]
     # Without work since the last report there is no rate.
     if done > 0 and seconds > 0:
         rate = done / seconds
         parts.append(f"{rate:.3g}/s")
-        parts.append(f"{_duration((seen.total - seen.done) / rate)} left")
-    parts += [f"{name} {value:.4g}" for name, value in seen.metrics.items()]
+        parts.append(f"{_duration((progress.total - progress.done) / rate)} left")
+    parts += [f"{name} {value:.4g}" for name, value in progress.metrics.items()]
     # Stage names may come from elsewhere; escape control characters, and stay on one line.
     return escape_control_characters(", ".join(parts)).replace("\n", " ")
 

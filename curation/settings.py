@@ -32,12 +32,20 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LAYERLOOP_", frozen=True)
 
-    home: Path = Field(Path(".home"), description="folder of everything embedded: database, objects, runs, logs")
+    home: Path = Field(
+        Path(".home"), description="folder of everything embedded: database, objects, runs, logs"
+    )
     database: str = Field(EMBEDDED, description="postgresql://... or 'embedded'")
     storage: str = Field(EMBEDDED, description="s3://bucket/prefix, file:///folder or 'embedded'")
-    storage_endpoint: str | None = Field(None, description="URL of an S3 server other than Amazon's")
-    queue: str = Field(EMBEDDED, description="amqp://..., redis://... or 'embedded' (PGMQ in the database)")
-    labeling: str = Field("pages", description="where people review: 'pages', or also label-studio+http://host:port")
+    storage_endpoint: str | None = Field(
+        None, description="URL of an S3 server other than Amazon's"
+    )
+    queue: str = Field(
+        EMBEDDED, description="amqp://..., redis://... or 'embedded' (PGMQ in the database)"
+    )
+    labeling: str = Field(
+        "pages", description="where people review: 'pages', or also label-studio+http://host:port"
+    )
     labeling_token: SecretStr | None = Field(
         None, description="token for Label Studio: a legacy or a personal access token"
     )
@@ -50,14 +58,30 @@ class Settings(BaseSettings):
         None,
         description="URL of the API for browsers and Label Studio; http://host:port when not set",
     )
-    generator: str = Field("training.generate:load_generator", description="dotted name of an OpenGenerator")
+    generator: str = Field(
+        "training.generate:load_generator", description="dotted name of an OpenGenerator"
+    )
     trainer: str = Field("training.train:train", description="dotted name of a Trainer")
-    evaluator: str = Field("training.evaluation.full:evaluate_fully", description="dotted name of an Evaluator")
-    comparer: str = Field("training.matting.comparison:compare_with_matting", description="dotted name of a MattingComparer")
-    estimator: str = Field("training.memory_estimate:estimate", description="dotted name of a MemoryEstimator")
-    captioner: str = Field("training.captioning:load_captioner", description="dotted name of an OpenCaptioner")
-    text_reader: str = Field("training.prompt_coverage:measure_coverage", description="dotted name of a ReadTexts")
-    llm: str = Field("training.text_generation:load_language_model", description="dotted name of an OpenTextGenerator")
+    evaluator: str = Field(
+        "training.evaluation.full:evaluate_fully", description="dotted name of an Evaluator"
+    )
+    comparer: str = Field(
+        "training.matting.comparison:compare_with_matting",
+        description="dotted name of a MattingComparer",
+    )
+    estimator: str = Field(
+        "training.memory_estimate:estimate", description="dotted name of a MemoryEstimator"
+    )
+    captioner: str = Field(
+        "training.captioning:load_captioner", description="dotted name of an OpenCaptioner"
+    )
+    text_reader: str = Field(
+        "training.prompt_coverage:measure_coverage", description="dotted name of a ReadTexts"
+    )
+    llm: str = Field(
+        "training.text_generation:load_language_model",
+        description="dotted name of an OpenTextGenerator",
+    )
     llm_key: SecretStr | None = Field(
         None, description="API key of a language model server (prompts generate --address)"
     )
@@ -65,16 +89,22 @@ class Settings(BaseSettings):
         "training.interop.import_checkpoint:import_checkpoint",
         description="dotted name of a CheckpointImporter",
     )
-    lora_loader: str = Field("training.pipelines.loras:add_loras", description="dotted name of an AddLoras")
+    lora_loader: str = Field(
+        "training.pipelines.loras:add_loras", description="dotted name of an AddLoras"
+    )
     exporter: str = Field(
         "training.interop.export_checkpoint:export_checkpoint",
         description="dotted name of a CheckpointExporter",
     )
-    embedder: str = Field("curation.screening.embedding:open_embedder", description="dotted name of an OpenEmbedder")
+    embedder: str = Field(
+        "curation.screening.embedding:open_embedder", description="dotted name of an OpenEmbedder"
+    )
     embedder_model: str | None = Field(
         None, description="weights of the embedder: a CLIP or DINO by hub name or folder"
     )
-    aesthetic: Path | None = Field(None, description="LAION's linear aesthetic predictor for that CLIP, as safetensors")
+    aesthetic: Path | None = Field(
+        None, description="LAION's linear aesthetic predictor for that CLIP, as safetensors"
+    )
     front_end: str = Field(
         "annotator_ui.app:mount",
         description="dotted name of the function that mounts the front end on the API",
@@ -88,8 +118,12 @@ class Settings(BaseSettings):
     secret: SecretStr | None = Field(
         None, description="secret that signs sessions; generated and kept in the home when not set"
     )
-    lease_seconds: int = Field(60, ge=1, description="seconds after which a worker's claims expire without a heartbeat")
-    review_lease_seconds: int = Field(300, ge=1, description="seconds after which a reviewer's claims expire")
+    lease_seconds: int = Field(
+        60, ge=1, description="seconds after which a worker's claims expire without a heartbeat"
+    )
+    review_lease_seconds: int = Field(
+        300, ge=1, description="seconds after which a reviewer's claims expire"
+    )
     image_megapixels: float = Field(
         40,
         gt=0,
@@ -99,7 +133,9 @@ class Settings(BaseSettings):
     image_aspect: float = Field(
         16, ge=1, description="largest aspect ratio of an imported image, longer to shorter side"
     )
-    image_megabytes: int = Field(64, ge=1, le=1024, description="largest image file that is read, in MiB")
+    image_megabytes: int = Field(
+        64, ge=1, le=1024, description="largest image file that is read, in MiB"
+    )
     session_hours: int = Field(12, ge=1, description="hours after which a session expires")
 
     @field_validator("database", "queue", "storage", "storage_endpoint", "public_url")
@@ -175,7 +211,10 @@ class Settings(BaseSettings):
 
     def environment(self) -> dict[str, str]:
         """Return this process's environment with these settings, for the processes it starts."""
-        given = {f"LAYERLOOP_{name.upper()}": str(value) for name, value in self.model_dump(exclude_none=True).items()}
+        given = {
+            f"LAYERLOOP_{name.upper()}": str(value)
+            for name, value in self.model_dump(exclude_none=True).items()
+        }
         # model_dump() masks secrets, so they are added in clear text.
         for name, secret in (
             ("SECRET", self.secret),
@@ -187,7 +226,7 @@ class Settings(BaseSettings):
         return dict(os.environ) | given | {"LAYERLOOP_HOME": str(self.home.resolve())}
 
     @staticmethod
-    def calm_libraries() -> None:
+    def quiet_third_party() -> None:
         """Configure third-party libraries by environment; call it before torch is loaded."""
         # By default waiting threads of libgomp spin for milliseconds, which reduces the training
         # rate to a tenth where cores are shared (training/LOG.md).

@@ -70,11 +70,17 @@ def decode_text(data: bytes, encoding: str | None = None) -> str:
     try:
         text = data.decode(name)
     except LookupError as error:
-        raise UnreadableText(f"there is no encoding {name!r}", "name one that Python knows, such as gb18030") from error
+        raise UnreadableText(
+            f"there is no encoding {name!r}", "name one that Python knows, such as gb18030"
+        ) from error
     except ValueError as error:
-        raise UnreadableText(f"it is not {name} text", "save the file as UTF-8, or name its encoding") from error
+        raise UnreadableText(
+            f"it is not {name} text", "save the file as UTF-8, or name its encoding"
+        ) from error
     if not is_storable(text):
-        raise UnreadableText("it holds a NUL or half of a surrogate pair", "save the file as UTF-8 text")
+        raise UnreadableText(
+            "it holds a NUL or half of a surrogate pair", "save the file as UTF-8 text"
+        )
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -83,7 +89,10 @@ def escape_control_characters(text: str) -> str:
 
     Line ends and tabs stay. The result cannot move the cursor, change colors or hide other text.
     """
-    return "".join(letter if letter in "\n\t" or not _is_control(letter) else _escaped(letter) for letter in text)
+    return "".join(
+        letter if letter in "\n\t" or not _is_control(letter) else _escaped(letter)
+        for letter in text
+    )
 
 
 class PrintableFormatter(logging.Formatter):

@@ -59,8 +59,10 @@ def generate(
         # Batches of the generator's own size: smaller ones are no faster, larger ones need more
         # memory.
         batches = (
-            generator.draw(requests[start : start + generator.at_once], GenerationOptions(**options))
-            for start in range(0, count, generator.at_once)
+            generator.generate(
+                requests[start : start + generator.batch_size], GenerationOptions(**options)
+            )
+            for start in range(0, count, generator.batch_size)
         )
         return [_as_images(layers) for batch in batches for layers in batch]
 

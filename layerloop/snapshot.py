@@ -84,10 +84,14 @@ class Snapshot:
         from training.data.dataset import open_split
 
         wanted = tuple(LayerRole(role) for role in roles)
-        return open_split(self.store, self.id, Split(split), size, in_memory=in_memory, roles=wanted)
+        return open_split(
+            self.store, self.id, Split(split), size, in_memory=in_memory, roles=wanted
+        )
 
 
-def open_snapshot(name: str = LATEST, *, home: Path | str | None = None, store: ObjectStore | None = None) -> Snapshot:
+def open_snapshot(
+    name: str = LATEST, *, home: Path | str | None = None, store: ObjectStore | None = None
+) -> Snapshot:
     """Open a snapshot by its id, the first eight or more digits of its id, its tag, or as "latest".
 
     A full id needs no database. Other names are looked up in the instance's database, which is

@@ -25,14 +25,26 @@ def says(text: str | None, reason: str = "stop") -> Reply:
     """A whole answer: a chat completion with one choice."""
     message = {"role": "assistant", "content": text}
     choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
-    whole = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
-    return Reply(body=json.dumps(whole | {"usage": {"prompt_tokens": 1, "completion_tokens": 1}}).encode())
+    whole = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [choice],
+    }
+    return Reply(
+        body=json.dumps(whole | {"usage": {"prompt_tokens": 1, "completion_tokens": 1}}).encode()
+    )
 
 
 def complains(status: int, message: str, **headers: str) -> Reply:
     """An error as OpenAI's API tells it."""
     body = {"error": {"message": message, "type": "some_error", "param": None, "code": None}}
-    return Reply(status, json.dumps(body).encode(), {name.replace("_", "-"): value for name, value in headers.items()})
+    return Reply(
+        status,
+        json.dumps(body).encode(),
+        {name.replace("_", "-"): value for name, value in headers.items()},
+    )
 
 
 class Server:

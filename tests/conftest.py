@@ -24,15 +24,26 @@ if TYPE_CHECKING:
     from curation.settings import Settings
     from tests import servers
 
-CHROMIUM_ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking"]
-SHARED = Path(os.environ.get("LAYERLOOP_TEST_SHARED") or Path(__file__).resolve().parents[1].parent / "shared")
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    "--disable-gpu",
+    "--disable-background-networking",
+]
+SHARED = Path(
+    os.environ.get("LAYERLOOP_TEST_SHARED") or Path(__file__).resolve().parents[1].parent / "shared"
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def no_settings_from_outside() -> Iterator[None]:
     """A developer's own LAYERLOOP_* variables never reach a test; LAYERLOOP_TEST_* are the tests' own."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in [n for n in os.environ if n.startswith("LAYERLOOP_") and not n.startswith("LAYERLOOP_TEST_")]:
+        for name in [
+            n
+            for n in os.environ
+            if n.startswith("LAYERLOOP_") and not n.startswith("LAYERLOOP_TEST_")
+        ]:
             patch.delenv(name)
         yield
 
@@ -129,7 +140,9 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Se
 
 
 @pytest.fixture
-def s3_credentials(s3_server: servers.S3Server, monkeypatch: pytest.MonkeyPatch) -> servers.S3Server:
+def s3_credentials(
+    s3_server: servers.S3Server, monkeypatch: pytest.MonkeyPatch
+) -> servers.S3Server:
     """The server, with its credentials where boto3's own chain finds them."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_key)
@@ -160,10 +173,17 @@ def chromium() -> str:
     """The path of a Chromium."""
     from tests import servers
 
-    named = [os.environ.get("LAYERLOOP_TEST_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome"]
+    named = [
+        os.environ.get("LAYERLOOP_TEST_CHROMIUM", ""),
+        "chromium",
+        "chromium-browser",
+        "google-chrome",
+    ]
     found = next((path for name in named if name and (path := shutil.which(name))), None)
     if found is None:
-        servers.missing("Chromium", "apt-get install chromium, or name one in LAYERLOOP_TEST_CHROMIUM")
+        servers.missing(
+            "Chromium", "apt-get install chromium, or name one in LAYERLOOP_TEST_CHROMIUM"
+        )
     return str(found)
 
 
@@ -199,7 +219,9 @@ def _forget_durability(server: str) -> None:
     """Nothing of a test run is worth waiting for the disk: hundreds of databases are made and dropped."""
     import sqlalchemy as sa
 
-    engine = sa.create_engine(server.replace("postgresql:", "postgresql+psycopg2:"), isolation_level="AUTOCOMMIT")
+    engine = sa.create_engine(
+        server.replace("postgresql:", "postgresql+psycopg2:"), isolation_level="AUTOCOMMIT"
+    )
     with engine.connect() as connection:
         for setting in ("fsync", "full_page_writes", "synchronous_commit"):
             connection.exec_driver_sql(f"alter system set {setting} = off")

@@ -33,7 +33,13 @@ from curation.labeling.port import Project, Task
 from curation.labeling.previews import WEBHOOK_HEADER, PreviewUrls
 from curation.labeling.sync import LabelingSync
 from curation.ports import ObjectStore
-from curation.runtime.label_studio_server import CACHE, OWNER, VERSION, LabelStudioServer, run_label_studio
+from curation.runtime.label_studio_server import (
+    CACHE,
+    OWNER,
+    VERSION,
+    LabelStudioServer,
+    run_label_studio,
+)
 from tests.making import make_candidates, make_round
 from tests.servers import free_port, missing
 
@@ -56,7 +62,10 @@ class Studio:
     def __init__(self, folder: Path) -> None:
         if find_spec("label_studio_sdk") is None:
             missing("Label Studio's client", "make setup installs requirements-label-studio.lock")
-        if os.environ.get("CI") != "true" and not (cache() / f"label-studio-{VERSION}" / "complete").exists():
+        if (
+            os.environ.get("CI") != "true"
+            and not (cache() / f"label-studio-{VERSION}" / "complete").exists()
+        ):
             missing(
                 "Label Studio",
                 "make demo LABELING=label-studio installs it, or name its folder in LAYERLOOP_TEST_LABEL_STUDIO",
@@ -75,7 +84,10 @@ class Studio:
         self.server = self._stack.enter_context(run_label_studio(cache(), self.folder, self.port))
         http = self._stack.enter_context(httpx.Client(timeout=60))
         self.client = LabelStudio(
-            base_url=self.server.address, api_key=self.server.token, max_retries=0, httpx_client=http
+            base_url=self.server.address,
+            api_key=self.server.token,
+            max_retries=0,
+            httpx_client=http,
         )
 
     def stop(self) -> None:
@@ -122,14 +134,24 @@ class Studio:
         **more: Any,
     ) -> int:
         """An annotation, whose number is returned."""
-        said = result if result is not None else build_result(verdict, reasons, layers) if verdict else []
+        said = (
+            result
+            if result is not None
+            else build_result(verdict, reasons, layers)
+            if verdict
+            else []
+        )
         made = self.client.annotations.create(
             task, result=said, completed_by=self.person(by), unique_id=str(uuid.uuid4()), **more
         )
         return int(made.id)
 
     def change(
-        self, annotation: int, verdict: Verdict, reasons: Sequence[RejectReason] = (), by: str | None = None
+        self,
+        annotation: int,
+        verdict: Verdict,
+        reasons: Sequence[RejectReason] = (),
+        by: str | None = None,
     ) -> None:
         """Edit an annotation, as its author or as somebody else."""
         who = self.client.annotations.get(annotation).completed_by
@@ -155,16 +177,25 @@ class Studio:
 def sign_in(server: LabelStudioServer, email: str) -> httpx.Client:
     """Sign up by an invitation, or sign in; returns a session that may send."""
     client = httpx.Client(base_url=server.address, timeout=120)
-    invited = client.get("/api/invite", headers={"Authorization": f"Token {server.token}"}).json()["invite_url"]
+    invited = client.get("/api/invite", headers={"Authorization": f"Token {server.token}"}).json()[
+        "invite_url"
+    ]
     password = server.password if email == OWNER else "a long password"
     for path in ("/user/login/",) if email == OWNER else ("/user/login/", invited):
         form = client.get(path)
         hidden = form.text.split('name="csrfmiddlewaretoken" value="')[1].split('"')[0]
-        said = {"csrfmiddlewaretoken": hidden, "email": email, "password": password, "allow_newsletters": "false"}
+        said = {
+            "csrfmiddlewaretoken": hidden,
+            "email": email,
+            "password": password,
+            "allow_newsletters": "false",
+        }
         client.post(path, data=said, headers={"Referer": server.address})
         if "sessionid" in client.cookies and client.get("/api/current-user/whoami").is_success:
             break
-    client.headers.update({"X-CSRFToken": client.cookies.get("csrftoken", ""), "Referer": server.address})
+    client.headers.update(
+        {"X-CSRFToken": client.cookies.get("csrftoken", ""), "Referer": server.address}
+    )
     assert client.get("/api/current-user/whoami").raise_for_status().json()["email"] == email
     return client
 
@@ -191,24 +222,32 @@ class Seat:
     def board(self) -> Project:
         """The round's last board."""
         with self.database.transaction() as tx:
-            return projects.open_projects(tx, self.exchange.desk.address, self.round)[-1]
+            return projects.open_projects(tx, self.exchange.backend.address, self.round)[-1]
 
     def task(self, place: int) -> int:
         """The task of a candidate, by its place."""
         with self.database.transaction() as tx:
-            mine = (labeling_tasks.c.candidate_id == self.candidates[place]) & (labeling_tasks.c.state != "down")
+            mine = (labeling_tasks.c.candidate_id == self.candidates[place]) & (
+                labeling_tasks.c.state != "down"
+            )
             return int(tx.scalar(sa.select(labeling_tasks.c.number).where(mine)))
 
     def state(self, place: int) -> str:
         """A candidate's state."""
         with self.database.transaction() as tx:
-            return str(tx.scalar(sa.select(candidates.c.state).where(candidates.c.id == self.candidates[place])))
+            return str(
+                tx.scalar(
+                    sa.select(candidates.c.state).where(candidates.c.id == self.candidates[place])
+                )
+            )
 
     def decided(self, place: int) -> list[tuple[str, str]]:
         """What was decided of a candidate: verdict and reviewer, in order."""
         rows = sa.select(decisions.c.verdict, reviewers.c.name).join(reviewers)
         with self.database.transaction() as tx:
-            mine = rows.where(decisions.c.candidate_id == self.candidates[place]).order_by(decisions.c.id)
+            mine = rows.where(decisions.c.candidate_id == self.candidates[place]).order_by(
+                decisions.c.id
+            )
             return [(row.verdict, row.name) for row in tx.execute(mine)]
 
     def said(self, place: int) -> tuple[list[str], list[str], str]:
@@ -221,33 +260,46 @@ class Seat:
     def refusals(self) -> list[str]:
         """The sentences with which answers were refused."""
         with self.database.transaction() as tx:
-            rows = sa.select(labeling_annotations.c.refused).where(labeling_annotations.c.refused.is_not(None))
+            rows = sa.select(labeling_annotations.c.refused).where(
+                labeling_annotations.c.refused.is_not(None)
+            )
             return list(tx.execute(rows.order_by(labeling_annotations.c.said_at)).scalars())
 
     def accepted(self) -> int:
         """How many samples stand."""
         with self.database.transaction() as tx:
-            return int(tx.scalar(sa.select(sa.func.count()).where(samples.c.withdrawn_at.is_(None))))
+            return int(
+                tx.scalar(sa.select(sa.func.count()).where(samples.c.withdrawn_at.is_(None)))
+            )
 
 
-def make_seat(studio: Studio, desk: LabelStudioBackend, database: Database, store: ObjectStore, count: int) -> Seat:
+def make_seat(
+    studio: Studio, desk: LabelStudioBackend, database: Database, store: ObjectStore, count: int
+) -> Seat:
     """A round of so many candidates, put up."""
     with database.transaction() as tx:
         number = make_round(tx)
         made = make_candidates(tx, store, number, count)
     exchange = LabelingSync(
-        database, desk, "test", PreviewUrls("secret", "http://127.0.0.1:1").address, most=10_000, pause=0
+        database,
+        desk,
+        "test",
+        PreviewUrls("secret", "http://127.0.0.1:1").address,
+        most=10_000,
+        pause=0,
     )
     assert exchange.put_up(number)["up"] == count
     return Seat(studio, database, exchange, number, made)
 
 
-def begin_import(seat: Seat, store: ObjectStore, count: int) -> tuple[Seat, Project, uuid.UUID, list[Task]]:
+def begin_import(
+    seat: Seat, store: ObjectStore, count: int
+) -> tuple[Seat, Project, uuid.UUID, list[Task]]:
     """A new round of so many candidates as it is when its import begins: its seat, the board, the batch, what is sent."""
     with seat.database.transaction() as tx:
         number = make_round(tx)
         made = make_candidates(tx, store, number, count)
-        board, room = projects.project_with_room(tx, seat.exchange.desk.address, number, 10)
+        board, room = projects.project_with_room(tx, seat.exchange.backend.address, number, 10)
         batch = postings.next_batch(tx, board, room, 0, 50)
         sending = postings.read_batch(tx, batch, seat.exchange.address)
     return replace(seat, round=number, candidates=made), board, batch, sending
@@ -264,6 +316,8 @@ def desk(studio: Studio) -> Iterator[LabelStudioBackend]:
 
 
 @pytest.fixture
-def seat(studio: Studio, desk: LabelStudioBackend, database: Database, store: ObjectStore, request: Any) -> Seat:
+def seat(
+    studio: Studio, desk: LabelStudioBackend, database: Database, store: ObjectStore, request: Any
+) -> Seat:
     """A round of eight candidates, or as many as a test's parameter says, put up."""
     return make_seat(studio, desk, database, store, getattr(request, "param", 8))

@@ -63,9 +63,9 @@ class Captioner:
     def __init__(self) -> None:
         self.calls = itertools.count(1)
 
-    def describe(self, pictures, prompt: str, tokens: int) -> list[str]:
+    def describe(self, images, prompt: str, tokens: int) -> list[str]:
         gate("caption", next(self.calls))
-        return [f"{pixels.shape} of {pixels.astype(int).sum()}" for pixels in pictures]
+        return [f"{pixels.shape} of {pixels.astype(int).sum()}" for pixels in images]
 
 
 def open_captioner(model: str) -> Captioner:
@@ -95,10 +95,12 @@ class Painter(PairPainter):
 
     calls = 0
 
-    def draw(self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS) -> Sequence[Layers]:
+    def generate(
+        self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS
+    ) -> Sequence[Layers]:
         Painter.calls += 1
         gate("draw", Painter.calls)
-        return super().draw(requests, options)
+        return super().generate(requests, options)
 
 
 def open_painter(checkpoint: Checkpoint, store) -> Painter:

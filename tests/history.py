@@ -50,7 +50,12 @@ def make_history(tx: Transaction, reviewer_id: int, past: Sequence[Past]) -> int
         }
         tx.execute(sa.insert(candidates), where)
         if one.gold:
-            known = {"candidate_id": id_, "round_id": number, "sample_id": uuid.uuid4(), "defect": one.defect}
+            known = {
+                "candidate_id": id_,
+                "round_id": number,
+                "sample_id": uuid.uuid4(),
+                "defect": one.defect,
+            }
             tx.execute(sa.insert(gold), known | {"severity": one.severity})
         said = {
             "candidate_id": id_, "reviewer_id": reviewer_id, "verdict": "accept" if one.accept else "reject",

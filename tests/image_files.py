@@ -10,7 +10,15 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image, ImageCms
 
-ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+ADAM7 = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
 SRGB = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 P3 = (31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
 ADOBE = (31270, 32900, 64000, 33000, 21000, 71000, 15000, 6000)
@@ -22,7 +30,12 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def make_png(
-    samples: np.ndarray, color_type: int, bits: int = 8, chunks: Chunks = (), *, interlaced: bool = False
+    samples: np.ndarray,
+    color_type: int,
+    bits: int = 8,
+    chunks: Chunks = (),
+    *,
+    interlaced: bool = False,
 ) -> bytes:
     """A PNG of H x W x C samples as they are, in any color type and depth."""
     height, width = samples.shape[:2]
@@ -71,9 +84,15 @@ def coded(primaries: int, transfer: int) -> tuple[bytes, bytes]:
     return b"cICP", bytes([primaries, transfer, 0, 1])
 
 
-def profile(primaries: tuple[int, ...] = P3, power: float | None = None, space: bytes = b"RGB ") -> bytes:
+def profile(
+    primaries: tuple[int, ...] = P3, power: float | None = None, space: bytes = b"RGB "
+) -> bytes:
     """A small ICC profile (version 2) of primaries and a power, by default sRGB's curve as a table."""
-    from curation.images.colors import BRADFORD, _to_light, _to_xyz  # the numbers of a profile are relative to D50
+    from curation.images.colors import (
+        BRADFORD,
+        _to_light,
+        _to_xyz,
+    )  # the numbers of a profile are relative to D50
 
     def number(value: float) -> bytes:
         return struct.pack(">i", round(value * 65536))
@@ -86,19 +105,30 @@ def profile(primaries: tuple[int, ...] = P3, power: float | None = None, space: 
 
     own = _to_xyz(tuple(v / 100_000 for v in primaries))
     d50 = np.array([0.9642, 1.0, 0.8249])
-    adapted = np.linalg.inv(BRADFORD) @ np.diag((BRADFORD @ d50) / (BRADFORD @ own.sum(axis=1))) @ BRADFORD @ own
+    adapted = (
+        np.linalg.inv(BRADFORD)
+        @ np.diag((BRADFORD @ d50) / (BRADFORD @ own.sum(axis=1)))
+        @ BRADFORD
+        @ own
+    )
     xyz = {name: b"XYZ \0\0\0\0" + b"".join(map(number, column)) for name, column in zip(
         (b"rXYZ", b"gXYZ", b"bXYZ"), adapted.T, strict=True)}  # fmt: skip
     tags = {b"wtpt": b"XYZ \0\0\0\0" + b"".join(map(number, d50)), b"cprt": b"text\0\0\0\0none\0",
             b"desc": b"desc\0\0\0\0" + struct.pack(">I", 5) + b"test\0" + bytes(78)}  # fmt: skip
-    tags |= {b"kTRC": curve()} if space == b"GRAY" else {**xyz, b"rTRC": curve(), b"gTRC": curve(), b"bTRC": curve()}
+    tags |= (
+        {b"kTRC": curve()}
+        if space == b"GRAY"
+        else {**xyz, b"rTRC": curve(), b"gTRC": curve(), b"bTRC": curve()}
+    )
     at, table, bodies = 128 + 4 + 12 * len(tags), b"", b""
     for name, body in tags.items():
         padded = body + bytes(-len(body) % 4)
         table += struct.pack(">4sII", name, at + len(bodies), len(body))
         bodies += padded
     header = struct.pack(">I4sI4s4s4s", 0, b"none", 0x02400000, b"mntr", space, b"XYZ ")
-    header += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + b"".join(map(number, d50))
+    header += (
+        struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + b"".join(map(number, d50))
+    )
     whole = header.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + bodies
     whole = struct.pack(">I", len(whole)) + whole[4:]
     ImageCms.ImageCmsProfile(io.BytesIO(whole))

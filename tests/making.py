@@ -20,7 +20,7 @@ from curation.ports import RGBA, Layers, ObjectStore
 from curation.synthetic.backgrounds import draw_pair, sample_scene
 
 
-def picture(seed: int, width: int = 32, height: int = 24) -> RGBA:
+def image(seed: int, width: int = 32, height: int = 24) -> RGBA:
     """A small RGBA image, another for every seed: noise with alpha 0, 255 and everything between."""
     rng = np.random.default_rng(seed)
     rgba: RGBA = rng.integers(0, 256, (height, width, 4), dtype=np.uint8)
@@ -38,7 +38,9 @@ def make_checkpoint(tx: Transaction, name: str = "first") -> str:
     return promote_checkpoint(tx, made.id, "test")
 
 
-def make_round(tx: Transaction, checkpoint: str | None = None, quota: int = 100, kind: str = "single") -> int:
+def make_round(
+    tx: Transaction, checkpoint: str | None = None, quota: int = 100, kind: str = "single"
+) -> int:
     """An open round drawn by a checkpoint (made when none is given); returns its id."""
     checkpoint = checkpoint or make_checkpoint(tx, uuid.uuid4().hex)
     row = {
@@ -66,9 +68,15 @@ def make_candidates(
         prompt = Prompt(f"prompt {seed} of round {round_id}")
         tx.execute(sa.insert(prompts), {"id": prompt.id, "text": prompt.text})
         id_ = content_id("candidate", round_id, prompt.id, seed)
-        row = {"id": id_, "round_id": round_id, "prompt_id": prompt.id, "seed": seed, "state": "requested"}
+        row = {
+            "id": id_,
+            "round_id": round_id,
+            "prompt_id": prompt.id,
+            "seed": seed,
+            "state": "requested",
+        }
         tx.execute(sa.insert(candidates), row)
-        _store_layer(tx, store, id_, picture(round_id * 100_003 + seed))
+        _store_layer(tx, store, id_, image(round_id * 100_003 + seed))
         for step in path_to(state):
             values = {"state": step, "propensity": 1.0} if step == "waiting" else {"state": step}
             tx.execute(sa.update(candidates).where(candidates.c.id == id_).values(values))
@@ -86,10 +94,20 @@ def make_pairs(
     """Candidates of several layers each, brought to `state`; returns their ids in order."""
     made = []
     for seed, (prompt, pair) in enumerate(drawn):
-        texts = {"text": prompt.text, "foreground": prompt.foreground, "background": prompt.background}
+        texts = {
+            "text": prompt.text,
+            "foreground": prompt.foreground,
+            "background": prompt.background,
+        }
         tx.execute(insert(prompts).on_conflict_do_nothing(), {"id": prompt.id} | texts)
         id_ = content_id("candidate", round_id, prompt.id, seed)
-        row = {"id": id_, "round_id": round_id, "prompt_id": prompt.id, "seed": seed, "state": "requested"}
+        row = {
+            "id": id_,
+            "round_id": round_id,
+            "prompt_id": prompt.id,
+            "seed": seed,
+            "state": "requested",
+        }
         tx.execute(sa.insert(candidates), row)
         for role, rgba in pair.items():
             _store_layer(tx, store, id_, rgba, role)
@@ -117,14 +135,18 @@ def path_to(state: CandidateState) -> list[CandidateState]:
         if way[-1] == state:
             return way[1:]
         ways += [
-            [*way, target] for source, target in sorted(STATE_TRANSITIONS) if source == way[-1] and target not in way
+            [*way, target]
+            for source, target in sorted(STATE_TRANSITIONS)
+            if source == way[-1] and target not in way
         ]
     raise AssertionError(f"no lawful way to {state}")
 
 
 def states(database: Database, round_id: int) -> dict[str, int]:
     """How many candidates of a round stand in each state."""
-    query = sa.select(candidates.c.state, sa.func.count().label("number")).where(candidates.c.round_id == round_id)
+    query = sa.select(candidates.c.state, sa.func.count().label("number")).where(
+        candidates.c.round_id == round_id
+    )
     with database.transaction() as tx:
         return {row.state: row.number for row in tx.execute(query.group_by(candidates.c.state))}
 
@@ -161,7 +183,10 @@ def _store_layer(
         "visible": pixel_hash(rgba),
     }
     tx.execute(insert(layers).on_conflict_do_nothing(), row)
-    tx.execute(sa.insert(candidate_layers), {"candidate_id": candidate, "role": role, "sha256": row["sha256"]})
+    tx.execute(
+        sa.insert(candidate_layers),
+        {"candidate_id": candidate, "role": role, "sha256": row["sha256"]},
+    )
 
 
 def _sha(*parts: str) -> str:

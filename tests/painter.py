@@ -11,7 +11,14 @@ import numpy as np
 
 from curation.domain import Checkpoint, GenerationRequest, LayerRole, TrainingRequest
 from curation.images.pairs import composite
-from curation.ports import DEFAULT_OPTIONS, GenerationOptions, LayerGenerator, Layers, ObjectStore, ProgressCallback
+from curation.ports import (
+    DEFAULT_OPTIONS,
+    GenerationOptions,
+    LayerGenerator,
+    Layers,
+    ObjectStore,
+    ProgressCallback,
+)
 from curation.synthetic.backgrounds import GROUNDS, PAIR_SUBJECTS, draw_pair, sample_scene
 from curation.synthetic.shapes import SUBJECTS, draw_subject
 
@@ -21,11 +28,15 @@ SECONDS_EACH = 0.05
 class Painter:
     """Every fourth picture is not as its prompt asks: of another colour, or a background of another line and light."""
 
-    at_once = 1
+    batch_size = 1
 
-    def draw(self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS) -> Sequence[Layers]:
+    def generate(
+        self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS
+    ) -> Sequence[Layers]:
         return [
-            self._draw_pair(one) if one.prompt.background else {LayerRole.foreground: self._draw(one)}
+            self._draw_pair(one)
+            if one.prompt.background
+            else {LayerRole.foreground: self._draw(one)}
             for one in requests
         ]
 
@@ -35,32 +46,48 @@ class Painter:
     def _draw(self, request: GenerationRequest) -> np.ndarray:
         time.sleep(SECONDS_EACH)
         asked = SUBJECTS[request.prompt.text]
-        others = [one for one in SUBJECTS.values() if one.shape == asked.shape and one.colour != asked.colour]
+        others = [
+            one
+            for one in SUBJECTS.values()
+            if one.shape == asked.shape and one.color != asked.color
+        ]
         subject = others[request.seed % len(others)] if request.seed % 4 == 0 and others else asked
         return draw_subject(subject, np.random.default_rng(request.seed), 64)
 
     def _draw_pair(self, request: GenerationRequest) -> Layers:
         rng = np.random.default_rng(request.seed)
-        asked = {"subject": PAIR_SUBJECTS[request.prompt.foreground], "ground": GROUNDS[request.prompt.background]}
+        asked = {
+            "subject": PAIR_SUBJECTS[request.prompt.foreground],
+            "ground": GROUNDS[request.prompt.background],
+        }
         pair = draw_pair(replace(sample_scene(rng), **asked), rng, 64)
         if request.seed % 4 == 0:
             apart = draw_pair(replace(sample_scene(rng), **asked), rng, 64)[LayerRole.background]
-            pair |= {LayerRole.background: apart, LayerRole.blended: composite(pair[LayerRole.foreground], apart)}
+            pair |= {
+                LayerRole.background: apart,
+                LayerRole.blended: composite(pair[LayerRole.foreground], apart),
+            }
         return pair
 
 
 class LonePainter(Painter):
     """One of a checkpoint from before pairs: a foreground alone, whatever is asked."""
 
-    def draw(self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS) -> Sequence[Layers]:
+    def generate(
+        self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS
+    ) -> Sequence[Layers]:
         return [{LayerRole.foreground: self._draw(one)} for one in requests]
 
 
-def train_nothing(order: TrainingRequest, store: ObjectStore, folder: Path, report: ProgressCallback) -> Checkpoint:
+def train_nothing(
+    order: TrainingRequest, store: ObjectStore, folder: Path, report: ProgressCallback
+) -> Checkpoint:
     """What LAYERLOOP_TRAINER may name: a checkpoint of the order's recipe, whose weights are a few bytes."""
     sha256 = store.put(f"{order.id}".encode())
     parent = order.parent.id if order.parent else None
-    return Checkpoint({"base": sha256}, order.recipe, order.preset, order.snapshot, parent, order.seed, "test")
+    return Checkpoint(
+        {"base": sha256}, order.recipe, order.preset, order.snapshot, parent, order.seed, "test"
+    )
 
 
 def open_painter(checkpoint: Checkpoint, store: ObjectStore) -> LayerGenerator:

@@ -10,7 +10,14 @@ import numpy as np
 from curation.domain import Checkpoint, GenerationRequest, LayerRole
 from curation.images.codec import decode_layer
 from curation.images.pairs import composite
-from curation.ports import DEFAULT_OPTIONS, RGBA, GenerationOptions, LayerGenerator, Layers, ObjectStore
+from curation.ports import (
+    DEFAULT_OPTIONS,
+    RGBA,
+    GenerationOptions,
+    LayerGenerator,
+    Layers,
+    ObjectStore,
+)
 
 SIDE = 64
 
@@ -18,32 +25,44 @@ SIDE = 64
 class PairPainter:
     """Backgrounds are slopes of two colours; foregrounds soft discs, lit by the mean colour of a given background."""
 
-    at_once = 2
+    batch_size = 2
 
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
         self.asked: list[tuple[GenerationRequest, GenerationOptions]] = []
 
-    def draw(self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS) -> Sequence[Layers]:
+    def generate(
+        self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS
+    ) -> Sequence[Layers]:
         return [self._pair(request, options) for request in requests]
 
     def describe(self, options: GenerationOptions) -> Mapping[str, str]:
         width, height = options.size or (SIDE, SIDE)
         if options.size is None and options.aspect:
             width = round(SIDE * options.aspect)
-        told = {"model": "pair painter", "steps": str(options.steps or 1), "size": f"{width}x{height}"}
+        told = {
+            "model": "pair painter",
+            "steps": str(options.steps or 1),
+            "size": f"{width}x{height}",
+        }
         return told | {f"given {role}": sha256 for role, sha256 in options.given.items()}
 
     def _pair(self, request: GenerationRequest, options: GenerationOptions) -> Layers:
         self.asked.append((request, options))
-        given = {role: decode_layer(self.store.get(sha256)) for role, sha256 in options.given.items()}
+        given = {
+            role: decode_layer(self.store.get(sha256)) for role, sha256 in options.given.items()
+        }
         prompt, size = request.prompt, options.size or (SIDE, SIDE)
         background = given.get(LayerRole.background)
         if background is None:
             background = slope(f"{prompt.background}{request.seed}", size)
         foreground = given.get(LayerRole.foreground)
         if foreground is None:
-            light = background[..., :3].mean(axis=(0, 1)) if LayerRole.background in given else np.full(3, 128.0)
+            light = (
+                background[..., :3].mean(axis=(0, 1))
+                if LayerRole.background in given
+                else np.full(3, 128.0)
+            )
             foreground = disc(f"{prompt.foreground}{request.seed}", size, light)
         return {
             LayerRole.foreground: foreground,

@@ -34,14 +34,18 @@ def plant_some(rgba: RGBA, rng: np.random.Generator) -> RGBA:
 def plant(rgba: RGBA, name: str, severity: float, rng: np.random.Generator) -> RGBA:
     """The layer with one defect, as grave as `severity` in 0..1 says."""
     height, width = rgba.shape[:2]
-    colour, alpha = rgba[..., :3].astype(np.float32), rgba[..., 3].astype(np.float32) / 255
+    color, alpha = rgba[..., :3].astype(np.float32), rgba[..., 3].astype(np.float32) / 255
     if name == "haze":
         alpha = np.maximum(
-            alpha, 0.25 * severity * cv2.GaussianBlur(rng.random((height, width), np.float32), (0, 0), 4)
+            alpha,
+            0.25 * severity * cv2.GaussianBlur(rng.random((height, width), np.float32), (0, 0), 4),
         )
     elif name == "grain":
         alpha = np.clip(
-            alpha + 0.25 * severity * rng.standard_normal((height, width), np.float32) * (alpha > 0.02), 0, 1
+            alpha
+            + 0.25 * severity * rng.standard_normal((height, width), np.float32) * (alpha > 0.02),
+            0,
+            1,
         )
     elif name == "specks":
         for _ in range(int(4 + 30 * severity)):
@@ -52,17 +56,21 @@ def plant(rgba: RGBA, name: str, severity: float, rng: np.random.Generator) -> R
             inside = np.argwhere(alpha > 0.5)
             if len(inside):
                 y, x = inside[rng.integers(len(inside))]
-                cv2.circle(alpha, (int(x), int(y)), max(1, round(0.06 * severity * height)), 0.0, -1)
+                cv2.circle(
+                    alpha, (int(x), int(y)), max(1, round(0.06 * severity * height)), 0.0, -1
+                )
     elif name == "cropped":
         step = round((0.15 + 0.35 * severity) * width)
-        alpha, colour = np.roll(alpha, step, 1), np.roll(colour, step, 1)
+        alpha, color = np.roll(alpha, step, 1), np.roll(color, step, 1)
         alpha[:, :step] = 0
     elif name == "halo":
-        ring = cv2.dilate(alpha, np.ones((3, 3), np.uint8), iterations=1 + round(2 * severity)) - alpha
-        colour = np.where((ring > 0.05)[..., None], 255 * severity + colour * (1 - severity), colour)
+        ring = (
+            cv2.dilate(alpha, np.ones((3, 3), np.uint8), iterations=1 + round(2 * severity)) - alpha
+        )
+        color = np.where((ring > 0.05)[..., None], 255 * severity + color * (1 - severity), color)
         alpha = np.maximum(alpha, 0.8 * ring)
     elif name == "faint":
         alpha = alpha * (1 - 0.7 * severity)
     elif name == "opaque":
         alpha = np.maximum(alpha, severity)
-    return np.dstack([colour, 255 * alpha]).round().clip(0, 255).astype(np.uint8)
+    return np.dstack([color, 255 * alpha]).round().clip(0, 255).astype(np.uint8)

@@ -114,20 +114,36 @@ def radosgw(folder: Path) -> Iterator[S3Server]:
     (folder / "mon").mkdir()
     (folder / "osd").mkdir()
     server = S3Server(f"http://127.0.0.1:{gateway}", "test-access", "test-secret")
-    user = ["--uid=test", "--display-name=test", "--role-key=test-access", "--secret-key=test-secret"]
+    user = [
+        "--uid=test",
+        "--display-name=test",
+        "--role-key=test-access",
+        "--secret-key=test-secret",
+    ]
     frontend = f"beast endpoint=127.0.0.1:{gateway}"
     started: list[subprocess.Popen[bytes]] = []
 
     def run(*command: str) -> None:
-        subprocess.run([command[0], "-c", str(conf), *command[1:]], check=True, capture_output=True, timeout=120)
+        subprocess.run(
+            [command[0], "-c", str(conf), *command[1:]],
+            check=True,
+            capture_output=True,
+            timeout=120,
+        )
 
     def serve(*command: str) -> None:
         with (folder / "output").open("ab") as out:
-            started.append(subprocess.Popen([command[0], "-f", "-c", str(conf), *command[1:]], stdout=out, stderr=out))
+            started.append(
+                subprocess.Popen(
+                    [command[0], "-f", "-c", str(conf), *command[1:]], stdout=out, stderr=out
+                )
+            )
 
     try:
         monitor = f"[v2:127.0.0.1:{port}]"
-        run("monmaptool", "--create", "--fsid", fsid, "--addv", "a", monitor, str(folder / "monmap"))
+        run(
+            "monmaptool", "--create", "--fsid", fsid, "--addv", "a", monitor, str(folder / "monmap")
+        )
         run("ceph-mon", "--mkfs", "-i", "a", "--monmap", str(folder / "monmap"))
         serve("ceph-mon", "-i", "a")
         run("ceph", "osd", "new", osd)
@@ -188,7 +204,17 @@ def redis(folder: Path) -> Iterator[str]:
         return
     port = free_port()
     address = f"redis://127.0.0.1:{port}/15"
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    command = [
+        program,
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--dir",
+        str(folder),
+    ]
     with _process(command, {"PATH": "/usr/bin:/bin"}, folder):
         wait_for("Redis", lambda: _answers(address))
         yield address
@@ -198,7 +224,9 @@ def redis(folder: Path) -> Iterator[str]:
 def _process(command: list[str], environment: dict[str, str], folder: Path) -> Iterator[None]:
     with (folder / "output").open("ab") as out:
         # A group of its own: RabbitMQ's server is a shell script with the real one beneath it.
-        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=environment, stdout=out, stderr=out, start_new_session=True
+        )
     try:
         yield
     finally:

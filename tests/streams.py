@@ -37,12 +37,21 @@ def open_stream(tx: Transaction, policy: Mapping[str, object], quota: int) -> in
     return number
 
 
-def arrive(tx: Transaction, number: int, seed: int, quality: Sequence[float], texts: int = 20) -> list[uuid.UUID]:
+def arrive(
+    tx: Transaction, number: int, seed: int, quality: Sequence[float], texts: int = 20
+) -> list[uuid.UUID]:
     """Screened candidates of so many prompts whose signal "quality" is as given; returns their ids in order."""
-    vectors = np.random.default_rng([seed, 3]).standard_normal((len(quality), NUMBERS)).astype(np.float32)
+    vectors = (
+        np.random.default_rng([seed, 3]).standard_normal((len(quality), NUMBERS)).astype(np.float32)
+    )
     signals = [{"quality": float(value)} for value in quality]
     return arrive_measured(
-        tx, number, seed, signals, vectors, [f"prompt {index % texts}" for index in range(len(signals))]
+        tx,
+        number,
+        seed,
+        signals,
+        vectors,
+        [f"prompt {index % texts}" for index in range(len(signals))],
     )
 
 
@@ -60,25 +69,50 @@ def arrive_measured(
     tx.execute(insert(prompts).on_conflict_do_nothing(), rows)
     ids = [content_id("stream", seed, index) for index in range(len(signals))]
     state = {"round_id": number, "state": "screened"}
-    rows = [state | {"id": id_, "prompt_id": asked[texts[i]].id, "seed": seed * 10**6 + i} for i, id_ in enumerate(ids)]
+    rows = [
+        state | {"id": id_, "prompt_id": asked[texts[i]].id, "seed": seed * 10**6 + i}
+        for i, id_ in enumerate(ids)
+    ]
     tx.execute(sa.insert(candidates), rows)
-    rows = [{"candidate_id": id_, "signals": dict(told)} for id_, told in zip(ids, signals, strict=True)]
+    rows = [
+        {"candidate_id": id_, "signals": dict(told)} for id_, told in zip(ids, signals, strict=True)
+    ]
     tx.execute(sa.insert(screenings), rows)
-    rows = [{"candidate_id": i, "source": SOURCE, "vector": pack_vector(one)} for i, one in zip(ids, vectors, strict=True)]
+    rows = [
+        {"candidate_id": i, "source": SOURCE, "vector": pack_vector(one)}
+        for i, one in zip(ids, vectors, strict=True)
+    ]
     tx.execute(sa.insert(embeddings), rows)
     sha = [content_id("layer", id_).hex * 2 for id_ in ids]
-    tx.execute(sa.insert(layers), [{"sha256": one, "width": 1, "height": 1, "bytes": 1, "visible": one} for one in sha])
-    stored = [{"candidate_id": i, "role": "foreground", "sha256": s} for i, s in zip(ids, sha, strict=True)]
+    tx.execute(
+        sa.insert(layers),
+        [{"sha256": one, "width": 1, "height": 1, "bytes": 1, "visible": one} for one in sha],
+    )
+    stored = [
+        {"candidate_id": i, "role": "foreground", "sha256": s}
+        for i, s in zip(ids, sha, strict=True)
+    ]
     tx.execute(sa.insert(candidate_layers), stored)
     return ids
 
 
 def judge_waiting(
-    tx: Transaction, number: int, good: Mapping[uuid.UUID, bool], dwell_ms: int = 1_000, most: int | None = None
+    tx: Transaction,
+    number: int,
+    good: Mapping[uuid.UUID, bool],
+    dwell_ms: int = 1_000,
+    most: int | None = None,
 ) -> int:
     """A person decides what waits, the uppermost first, as `good` says; returns how many they accepted."""
-    waiting = sa.select(candidates.c.id).where(candidates.c.round_id == number, candidates.c.state == "waiting")
-    ids = [row.id for row in tx.execute(waiting.order_by(candidates.c.priority.desc(), candidates.c.id).limit(most))]
+    waiting = sa.select(candidates.c.id).where(
+        candidates.c.round_id == number, candidates.c.state == "waiting"
+    )
+    ids = [
+        row.id
+        for row in tx.execute(
+            waiting.order_by(candidates.c.priority.desc(), candidates.c.id).limit(most)
+        )
+    ]
     if not ids:
         return 0
     person = add_reviewer(tx, "ann").id
@@ -108,6 +142,10 @@ def taught(tx: Transaction, count: int = 400, seed: int = 999) -> StoredModel:
     number = open_stream(tx, {"kind": "random", "share": 1.0}, count)
     quality = np.random.default_rng(seed).standard_normal(count)
     ids = arrive(tx, number, seed, quality)
-    tx.execute(sa.update(candidates).where(candidates.c.round_id == number).values(state="waiting", propensity=1.0))
+    tx.execute(
+        sa.update(candidates)
+        .where(candidates.c.round_id == number)
+        .values(state="waiting", propensity=1.0)
+    )
     judge_waiting(tx, number, dict(zip(ids, accepts(seed, quality).tolist(), strict=True)))
     return fit_and_store(tx, Kind.single, SOURCE)

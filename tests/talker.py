@@ -19,12 +19,13 @@ class Talker:
         self.batches: list[int] = []
         self.before: Callable[[], None] = lambda: None
 
-    def describe(self, pictures: Sequence[NDArray[np.uint8]], prompt: str, tokens: int) -> list[str]:
+    def describe(self, images: Sequence[NDArray[np.uint8]], prompt: str, tokens: int) -> list[str]:
         """The prompt's first word, the sum of all values and the size, with blanks and bytes that need cleaning."""
-        self.batches.append(len(pictures))
+        self.batches.append(len(images))
         self.before()
         return [
-            f" {prompt.split()[0]}\n of {pixels.astype(int).sum()} {pixels.shape} in {tokens}\0" for pixels in pictures
+            f" {prompt.split()[0]}\n of {pixels.astype(int).sum()} {pixels.shape} in {tokens}\0"
+            for pixels in images
         ]
 
 

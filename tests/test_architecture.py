@@ -41,7 +41,9 @@ def test_the_contracts_of_imports_are_kept():
         [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()", "--no-cache"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"][
+        "contracts"
+    ]
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"Contracts: {len(contracts)} kept, 0 broken." in done.stdout
 
@@ -68,16 +70,21 @@ def test_packages_of_curation_form_no_import_cycle(graph):
 
 
 def test_adapters_import_only_ports(graph):
-    allowed = VOCABULARY | PORTS | {"curation.object_store", "curation.settings", "curation.adapters"}
+    allowed = (
+        VOCABULARY | PORTS | {"curation.object_store", "curation.settings", "curation.adapters"}
+    )
     for adapter in graph.find_descendants("curation.adapters"):
         known = {
-            module for module in ours(graph.find_modules_directly_imported_by(adapter)) if "adapters" not in module
+            module
+            for module in ours(graph.find_modules_directly_imported_by(adapter))
+            if "adapters" not in module
         }
         assert known <= allowed, adapter
 
 
 @pytest.mark.parametrize(
-    "vendor", ["celery", "kombu", "boto3", "botocore", "psycopg", "pgmq", "httpx", "label_studio_sdk"]
+    "vendor",
+    ["celery", "kombu", "boto3", "botocore", "psycopg", "pgmq", "httpx", "label_studio_sdk"],
 )
 def test_a_vendor_is_known_by_adapters_alone(graph, vendor):
     users = graph.find_modules_that_directly_import(vendor)
@@ -86,7 +93,9 @@ def test_a_vendor_is_known_by_adapters_alone(graph, vendor):
 
 def test_the_command_line_starts_without_torch_and_without_the_database():
     program = "import sys, curation.cli.main; print(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "[]\n"
 
 
@@ -97,7 +106,9 @@ def test_only_the_database_commits(file):
         return
     for node in calls(parsed(file)):
         named = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-        assert named not in {"commit", "rollback", "begin", "begin_nested"}, f"{place(file)}:{node.lineno} {named}()"
+        assert named not in {"commit", "rollback", "begin", "begin_nested"}, (
+            f"{place(file)}:{node.lineno} {named}()"
+        )
 
 
 @pytest.mark.parametrize("file", OURS, ids=place)
@@ -105,7 +116,13 @@ def test_only_the_settings_read_the_environment(file):
     if place(file) == "curation/settings.py":
         return
     for node in ast.walk(parsed(file)):
-        name = node.attr if isinstance(node, ast.Attribute) else node.name if isinstance(node, ast.alias) else ""
+        name = (
+            node.attr
+            if isinstance(node, ast.Attribute)
+            else node.name
+            if isinstance(node, ast.alias)
+            else ""
+        )
         assert name not in {"environ", "environb", "getenv", "getenvb"}, f"{place(file)}: os.{name}"
 
 
@@ -116,13 +133,17 @@ def test_nothing_is_unpickled_and_no_string_is_run(file):
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             named = {alias.name for alias in node.names} | {getattr(node, "module", None)}
-            assert not named & {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}, place(file)
+            assert not named & {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}, (
+                place(file)
+            )
     for node in calls(tree):
         name = ast.unparse(node.func)
         assert name not in {"eval", "exec", "torch.load", "np.load", "numpy.load", "os.system"}, (
             f"{place(file)}: {name}()"
         )
-        assert not any(k.arg == "shell" for k in node.keywords), f"{place(file)}:{node.lineno} a shell"
+        assert not any(k.arg == "shell" for k in node.keywords), (
+            f"{place(file)}:{node.lineno} a shell"
+        )
 
 
 @pytest.mark.parametrize("file", EVERY_FILE, ids=place)
@@ -136,17 +157,33 @@ def test_a_file_opens_with_one_sentence(file):
 @pytest.mark.parametrize("file", OURS, ids=place)
 def test_a_file_is_short_enough_to_be_read(file):
     lines = len(file.read_text().splitlines())
-    assert lines <= LINES or place(file) == "curation/db/tables.py", f"{place(file)} has {lines} lines"
+    assert lines <= LINES or place(file) == "curation/db/tables.py", (
+        f"{place(file)} has {lines} lines"
+    )
 
 
 def test_no_room_is_a_drawer_for_everything():
     names = {part for file in OURS for part in file.relative_to(ROOT).with_suffix("").parts}
-    assert not names & {"utils", "util", "helpers", "helper", "common", "base", "manager", "service", "misc"}
+    assert not names & {
+        "utils",
+        "util",
+        "helpers",
+        "helper",
+        "common",
+        "base",
+        "manager",
+        "service",
+        "misc",
+    }
 
 
 def ours(modules: set[str]) -> set[str]:
     """Those of our own packages, the package's own version file left out."""
-    return {module for module in modules if module.partition(".")[0] in PACKAGES and module not in PACKAGES}
+    return {
+        module
+        for module in modules
+        if module.partition(".")[0] in PACKAGES and module not in PACKAGES
+    }
 
 
 def calls(tree: ast.Module) -> Iterator[ast.Call]:

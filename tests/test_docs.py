@@ -52,7 +52,8 @@ def test_settings_named_in_the_readme_exist() -> None:
 
 def test_files_named_in_the_documents_exist() -> None:
     named = re.findall(
-        r"`((?:curation|training|annotator_ui|tests|docker|migrations)/[\w/.]+)`", README + ARCHITECTURE + CONTRIBUTING
+        r"`((?:curation|training|annotator_ui|tests|docker|migrations)/[\w/.]+)`",
+        README + ARCHITECTURE + CONTRIBUTING,
     )
     assert named
     for path in named:
@@ -68,7 +69,9 @@ def test_the_tree_in_the_architecture_is_the_tree() -> None:
         for name in re.findall(r"^  (\w+)/", part, re.MULTILINE):
             assert (ROOT / package / name).is_dir(), name
         rooms = {path.name for path in (ROOT / package).glob("*.py")} - {"__init__.py"}
-        assert rooms <= set(re.findall(r"\w+\.py", part)), f"a room of {package} is missing in the tree"
+        assert rooms <= set(re.findall(r"\w+\.py", part)), (
+            f"a room of {package} is missing in the tree"
+        )
 
 
 def test_links_between_documents_hold() -> None:
@@ -89,12 +92,15 @@ def test_the_citation_names_this_version() -> None:
 
 
 def test_nothing_of_a_machine_or_a_registry_is_in_the_tree() -> None:
-    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     names = ("pypi" + ".org", "registry." + "npmjs", "index" + "-url", "find" + "-links")
     for name in filter(None, files.split("\0")):
         path = ROOT / name
         if (
-            path.suffix in {".py", ".md", ".toml", ".json", ".lock", ".yaml", ".yml", ".js", ".html", ""}
+            path.suffix
+            in {".py", ".md", ".toml", ".json", ".lock", ".yaml", ".yml", ".js", ".html", ""}
             and path.is_file()
         ):
             text = path.read_text("utf-8", errors="replace")

@@ -12,13 +12,18 @@ LOCKS = sorted(ROOT.glob("requirements*.lock"))
 
 def packages(file: Path) -> dict[str, str]:
     text = "\n".join(line for line in file.read_text().splitlines() if not line.startswith("#"))
-    return {re.sub(r"[-_.]+", "-", one.partition("==")[0]).lower(): one for one in re.split(r"\n(?=\S)", text.strip())}
+    return {
+        re.sub(r"[-_.]+", "-", one.partition("==")[0]).lower(): one
+        for one in re.split(r"\n(?=\S)", text.strip())
+    }
 
 
 @pytest.mark.parametrize("file", LOCKS, ids=lambda file: file.name)
 def test_every_package_has_a_version_and_hashes(file):
     for name, text in packages(file).items():
-        assert re.match(r"[A-Za-z0-9._-]+==[^\s;]+( ; [^\\]+)?( \\\n    --hash=sha256:[0-9a-f]{64})+\Z", text), name
+        assert re.match(
+            r"[A-Za-z0-9._-]+==[^\s;]+( ; [^\\]+)?( \\\n    --hash=sha256:[0-9a-f]{64})+\Z", text
+        ), name
 
 
 @pytest.mark.parametrize("file", LOCKS, ids=lambda file: file.name)
@@ -37,4 +42,6 @@ def test_the_locks_have_all_that_is_asked_for():
     everything = names(project["dependencies"] + extras["train"] + extras["dev"])
     assert everything <= set(packages(ROOT / "requirements.lock"))
     assert names(extras["label-studio"]) <= set(packages(ROOT / "requirements-label-studio.lock"))
-    assert set(packages(ROOT / "requirements-base.lock")) <= set(packages(ROOT / "requirements.lock"))
+    assert set(packages(ROOT / "requirements-base.lock")) <= set(
+        packages(ROOT / "requirements.lock")
+    )

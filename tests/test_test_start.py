@@ -8,7 +8,16 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = {"celery", "kombu", "playwright", "psycopg", "psycopg2", "schemathesis", "sqlalchemy", "torch"}
+HEAVY = {
+    "celery",
+    "kombu",
+    "playwright",
+    "psycopg",
+    "psycopg2",
+    "schemathesis",
+    "sqlalchemy",
+    "torch",
+}
 
 PLUGIN = """
 import sys
@@ -22,7 +31,17 @@ def test_a_pure_file_is_collected_without_a_database_or_a_browser(tmp_path: Path
     (tmp_path / "print_loaded.py").write_text(PLUGIN)
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     # This file is the pure one: wherever others are moved, and whatever they come to import, it stays so.
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "print_loaded", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "-q",
+        "-p",
+        "print_loaded",
+        "-p",
+        "no:cacheprovider",
+    ]
     done = subprocess.run(
         [*command, str(Path(__file__))],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False,

@@ -28,7 +28,9 @@ pytestmark = pytest.mark.slow
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel built from a copy of the tracked files, so that nothing of an earlier build gets into it."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     for name in filter(None, listed.split("\0")):
         if not name.startswith("tests/") and (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +48,17 @@ def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(sys.executable, "-m", "venv", "--without-pip", str(folder), cwd=folder)
     python = str(folder / "bin" / "python")
     # Before the dependencies are visible, among which pip would find the editable Layerloop of this environment.
-    run(*PIP, "--python", python, "install", "--quiet", "--no-deps", "--no-index", str(wheel), cwd=folder)
+    run(
+        *PIP,
+        "--python",
+        python,
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        str(wheel),
+        cwd=folder,
+    )
     ours = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     theirs = next((folder / "lib").glob("python*/site-packages"))
     # A folder that is named by a .pth file has its own .pth files ignored: the editable install stays out of sight.
@@ -56,7 +68,9 @@ def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*command: str, cwd: Path, **variables: str) -> str:
     """Run a program outside the checkout and return its output; a failure shows both of its streams."""
-    done = subprocess.run(command, cwd=cwd, env=environment(**variables), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=cwd, env=environment(**variables), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -69,8 +83,18 @@ def test_the_wheel_has_every_module_and_no_stray_top_level_package(wheel: Path) 
     names = set(zipfile.ZipFile(wheel).namelist())
     packages = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
     assert packages == {"annotator_ui", "curation", "layerloop", "training"}
-    listed = ["git", "ls-files", "*.py", "annotator_ui/static", "annotator_ui/pages", "migrations", "*py.typed"]
-    tracked = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    listed = [
+        "git",
+        "ls-files",
+        "*.py",
+        "annotator_ui/static",
+        "annotator_ui/pages",
+        "migrations",
+        "*py.typed",
+    ]
+    tracked = subprocess.run(
+        listed, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
     expected = {
         re.sub(r"^migrations/", "curation/_migrations/", name)
         for name in tracked
@@ -85,7 +109,9 @@ def test_the_commands_and_the_public_api_work(programs: Path, tmp_path: Path) ->
         "import importlib.util, layerloop, curation; print(layerloop.__version__, layerloop.TransparentPipeline.__name__);"
         "print(importlib.util.find_spec('migrations')); print(layerloop.__file__); print(curation.__file__)"
     )
-    version, migrations, *files = run(str(programs / "python"), "-c", code, cwd=tmp_path).splitlines()
+    version, migrations, *files = run(
+        str(programs / "python"), "-c", code, cwd=tmp_path
+    ).splitlines()
     assert version == f"{__version__} TransparentPipeline"
     assert migrations == "None"
     assert all(Path(file).is_relative_to(programs.parent) for file in files)
@@ -97,7 +123,10 @@ def test_an_empty_database_is_migrated_and_the_first_page_comes_with_its_files(
     from tests.making import fresh_database, named
 
     with fresh_database(postgres_address) as name:
-        settings = {"LAYERLOOP_HOME": str(tmp_path / "home"), "LAYERLOOP_DATABASE": named(postgres_address, name)}
+        settings = {
+            "LAYERLOOP_HOME": str(tmp_path / "home"),
+            "LAYERLOOP_DATABASE": named(postgres_address, name),
+        }
         with serving(programs, tmp_path, settings) as address:
             page = urllib.request.urlopen(address, timeout=30).read().decode()
             files = re.findall(r'(?:src|href)="(/static/[^"]+)"', page)
@@ -116,7 +145,9 @@ def serving(programs: Path, folder: Path, settings: dict[str, str]) -> Iterator[
     address, log = f"http://127.0.0.1:{(port := free_port())}/", folder / "api.log"
     command = [str(programs / "layerloop"), "api", "--port", str(port)]
     with log.open("w") as stream:
-        process = subprocess.Popen(command, cwd=folder, env=environment(**settings), stdout=stream, stderr=stream)
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment(**settings), stdout=stream, stderr=stream
+        )
 
     def answers() -> bool:
         assert process.poll() is None, log.read_text()

@@ -35,8 +35,12 @@ def load_captioner(model: str) -> VisionLanguageModel:
         processor = load_processor(model, backend="pil")
     except (OSError, ValueError, ImportError) as error:
         hint = "the tokenizer and processor belong beside the weights; download the whole model"
-        raise Refused(f"{model} has weights but no processor: {str(error).splitlines()[0][:200]}", hint) from error
-    return VisionLanguageModel(network.to(device).eval(), processor, f"{model}@{revision_of(model, network)}")
+        raise Refused(
+            f"{model} has weights but no processor: {str(error).splitlines()[0][:200]}", hint
+        ) from error
+    return VisionLanguageModel(
+        network.to(device).eval(), processor, f"{model}@{revision_of(model, network)}"
+    )
 
 
 class VisionLanguageModel:
@@ -50,21 +54,23 @@ class VisionLanguageModel:
             processor.tokenizer.pad_token = processor.tokenizer.eos_token
 
     @torch.inference_mode()
-    def describe(self, pictures: Sequence[NDArray[np.uint8]], prompt: str, tokens: int) -> list[str]:
+    def describe(
+        self, images: Sequence[NDArray[np.uint8]], prompt: str, max_tokens: int
+    ) -> list[str]:
         """Caption each image.
 
         Args:
-            pictures: RGB images, H x W x 3 uint8 each, of any sizes.
+            images: RGB images, H x W x 3 uint8 each, of any sizes.
             prompt: The instruction, the same for every image.
-            tokens: The maximum number of new tokens per caption.
+            max_tokens: The maximum number of new tokens per caption.
         """
-        if not pictures:
+        if not images:
             return []
         from PIL import Image
 
         inputs = self.processor(
-            text=[self._question(prompt)] * len(pictures),
-            images=[[Image.fromarray(picture)] for picture in pictures],
+            text=[self._question(prompt)] * len(images),
+            images=[[Image.fromarray(image)] for image in images],
             padding=True,
             return_tensors="pt",
         ).to(self.network.device, self.network.dtype)
@@ -72,18 +78,24 @@ class VisionLanguageModel:
             **inputs,
             do_sample=False,
             num_beams=1,
-            max_new_tokens=tokens,
+            max_new_tokens=max_tokens,
             pad_token_id=self.processor.tokenizer.pad_token_id,
         )
         # Decoder-only models return the prompt tokens in front of the new ones.
-        prompt_length = 0 if self.network.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+        prompt_length = (
+            0 if self.network.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+        )
         texts = self.processor.batch_decode(answers[:, prompt_length:], skip_special_tokens=True)
         return [text.strip() for text in texts]
 
     def _question(self, prompt: str) -> str:
         """Format an image and the prompt with the model's chat template, or plainly without one."""
         if getattr(self.processor, "chat_template", None):
-            messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
-            text: str = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            messages = [
+                {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
+            ]
+            text: str = self.processor.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=False
+            )
             return text
         return f"{getattr(self.processor, 'image_token', '<image>')}\n{prompt}\n"

@@ -28,12 +28,12 @@ class LoadedCheckpoint:
     """
 
     preset: Preset
-    backbone: Autoencoder
+    autoencoder: Autoencoder
     transparency: Transparency
     base: tuple[dict[str, Tensor], dict[str, str]] | None
     layers: tuple[dict[str, Tensor], dict[str, str]] | None = None
     modes: Mapping[str, str] = field(default_factory=dict)
-    styles: Sequence[tuple[dict[str, Tensor], dict[str, str]]] = ()  # user LoRAs, in order
+    loras: Sequence[tuple[dict[str, Tensor], dict[str, str]]] = ()  # user LoRAs, in order
 
 
 def load_checkpoint(checkpoint: Checkpoint, store: ObjectStore) -> LoadedCheckpoint:
@@ -49,18 +49,21 @@ def load_checkpoint(checkpoint: Checkpoint, store: ObjectStore) -> LoadedCheckpo
         Refused: A part is missing or does not fit the preset.
     """
     preset = find_preset(checkpoint.preset, checkpoint.changes)
-    backbone = open_autoencoder(*load_part(store, _file(checkpoint, "backbone")))
+    autoencoder = open_autoencoder(*load_part(store, _file(checkpoint, "backbone")))
     transparency = open_transparency(preset, *load_part(store, _file(checkpoint, "transparency")))
     # These two parts are optional: a checkpoint may have latent transparency alone.
     base, layers = (
-        load_part(store, checkpoint.files[part]) if part in checkpoint.files else None for part in ("base", "layers")
+        load_part(store, checkpoint.files[part]) if part in checkpoint.files else None
+        for part in ("base", "layers")
     )
     # Any other part is a user LoRA ("style-N") or the weights of a layer mode.
     others = {part: file for part, file in checkpoint.files.items() if part not in _PARTS}
     modes = {part: file for part, file in others.items() if not part.startswith(LORA_PREFIX)}
-    style_parts = sorted(others.keys() - modes.keys(), key=lambda part: int(part.removeprefix(LORA_PREFIX)))
+    style_parts = sorted(
+        others.keys() - modes.keys(), key=lambda part: int(part.removeprefix(LORA_PREFIX))
+    )
     styles = [load_part(store, others[part]) for part in style_parts]
-    return LoadedCheckpoint(preset, backbone, transparency, base, layers, modes, styles)
+    return LoadedCheckpoint(preset, autoencoder, transparency, base, layers, modes, styles)
 
 
 LORA_PREFIX = "style-"

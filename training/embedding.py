@@ -44,7 +44,9 @@ def open_embedder(model: str | None, aesthetic: Path | None) -> ImageEncoder:
     from transformers import AutoConfig
 
     if not model:
-        raise Refused("no embedding model is configured", "set LAYERLOOP_EMBEDDER_MODEL to a CLIP or DINO")
+        raise Refused(
+            "no embedding model is configured", "set LAYERLOOP_EMBEDDER_MODEL to a CLIP or DINO"
+        )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # The model's own configuration tells CLIP from DINO.
     kind = load_model(AutoConfig, model).model_type
@@ -67,23 +69,30 @@ class ImageEncoder:
     measures: Sequence[str] = ()
 
     @torch.inference_mode()
-    def see(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> list[EmbeddingResult]:
+    def see(self, candidates: Sequence[Layers], prompts: Sequence[Prompt]) -> list[EmbeddingResult]:
         """Embed each candidate as a vector of 2 D numbers.
 
         The first half is the mean of the unit embeddings of its two images, the second half the
         unit embedding of its alpha.
 
         Args:
-            drawn: The layers of each candidate.
+            candidates: The layers of each candidate.
             prompts: The prompt of each candidate.
         """
-        return [EmbeddingResult(self._embed(layers), {}) for layers, _ in zip(drawn, prompts, strict=True)]
+        return [
+            EmbeddingResult(self._embed(layers), {})
+            for layers, _ in zip(candidates, prompts, strict=True)
+        ]
 
     def _embed(self, layers: Layers) -> NDArray[np.float32]:
-        first, second, alpha = nn.functional.normalize(self._features(list(_images(layers))), dim=-1)
-        return np.asarray(torch.cat([(first + second) / 2, alpha]).float().cpu().numpy(), np.float32)
+        first, second, alpha = nn.functional.normalize(
+            self._features(list(_images(layers))), dim=-1
+        )
+        return np.asarray(
+            torch.cat([(first + second) / 2, alpha]).float().cpu().numpy(), np.float32
+        )
 
-    def _features(self, pictures: Sequence[ImageArray]) -> Tensor:
+    def _features(self, images: Sequence[ImageArray]) -> Tensor:
         raise NotImplementedError
 
 
@@ -104,9 +113,11 @@ class ClipEmbedder(ImageEncoder):
             for layers, prompt in zip(drawn, prompts, strict=True)
         ]
 
-    def _features(self, pictures: Sequence[ImageArray]) -> Tensor:
+    def _features(self, images: Sequence[ImageArray]) -> Tensor:
         network, processor = self._agreement.network, self._agreement.processor
-        features: Tensor = network.get_image_features(**_prepare(processor, pictures, network.device)).pooler_output
+        features: Tensor = network.get_image_features(
+            **_prepare(processor, images, network.device)
+        ).pooler_output
         return features
 
     def _measure(self, layers: Layers, prompt: Prompt) -> Mapping[str, float]:
@@ -136,12 +147,14 @@ class DinoEmbedder(ImageEncoder):
             self._processor = load_processor(model, backend="pil")
         except (OSError, ValueError, ImportError) as error:
             message = f"{model} has weights but no processor: {str(error).splitlines()[0][:200]}"
-            raise Refused(message, "the processor belongs beside the weights; download the whole model") from error
+            raise Refused(
+                message, "the processor belongs beside the weights; download the whole model"
+            ) from error
         self._network = network.to(device).eval()
         self.source = f"dino:{model}@{revision_of(model, network)}"
 
-    def _features(self, pictures: Sequence[ImageArray]) -> Tensor:
-        inputs = _prepare(self._processor, pictures, self._network.device)
+    def _features(self, images: Sequence[ImageArray]) -> Tensor:
+        inputs = _prepare(self._processor, images, self._network.device)
         features: Tensor = self._network(**inputs).last_hidden_state[:, 0]  # the class token
         return features
 
@@ -149,7 +162,9 @@ class DinoEmbedder(ImageEncoder):
 def _read_head(path: Path, device: torch.device, width: int) -> list[tuple[Tensor, Tensor]]:
     """Read LAION's aesthetic predictor: one linear layer, or the improved version with five."""
     names = sorted(name for name in read_header(path).shapes if name.endswith("weight"))
-    tensors = read_tensors(path, [key for name in names for key in (name, name.replace("weight", "bias"))])
+    tensors = read_tensors(
+        path, [key for name in names for key in (name, name.replace("weight", "bias"))]
+    )
     layers = [
         (
             tensors[name].float().to(device),
@@ -174,7 +189,9 @@ def _read_head(path: Path, device: torch.device, width: int) -> list[tuple[Tenso
 def _prepare(processor: Any, images: Sequence[ImageArray], device: torch.device) -> Any:
     from PIL import Image
 
-    return processor(images=[Image.fromarray(image) for image in images], return_tensors="pt").to(device)
+    return processor(images=[Image.fromarray(image) for image in images], return_tensors="pt").to(
+        device
+    )
 
 
 def _images(layers: Layers) -> Iterator[ImageArray]:

@@ -60,7 +60,11 @@ class WeightsHeader:
 
     def within(self, prefix: str) -> Self:
         """Return the tensors whose names begin with `prefix`, named without it."""
-        shapes = {name.removeprefix(prefix): shape for name, shape in self.shapes.items() if name.startswith(prefix)}
+        shapes = {
+            name.removeprefix(prefix): shape
+            for name, shape in self.shapes.items()
+            if name.startswith(prefix)
+        }
         return replace(self, shapes=shapes, prefix=self.prefix + prefix)
 
 
@@ -108,7 +112,11 @@ def read_tensors(source: Path | WeightsHeader, names: Iterable[str]) -> dict[str
         NotFound: A file does not exist.
         Refused: A tensor is quantized or has NaN or infinite values.
     """
-    header = source if isinstance(source, WeightsHeader) else WeightsHeader(source, {}, {}, _shards(source)[0])
+    header = (
+        source
+        if isinstance(source, WeightsHeader)
+        else WeightsHeader(source, {}, {}, _shards(source)[0])
+    )
     tensors: dict[str, Tensor] = {}
     requested = list(names)
     for path in header.files or (header.path,):
@@ -127,7 +135,11 @@ def read_number(source: Path | WeightsHeader, name: str) -> float:
         NotFound: The file or the tensor does not exist.
         Refused: The tensor is not one finite number.
     """
-    header = source if isinstance(source, WeightsHeader) else WeightsHeader(source, {}, {}, _shards(source)[0])
+    header = (
+        source
+        if isinstance(source, WeightsHeader)
+        else WeightsHeader(source, {}, {}, _shards(source)[0])
+    )
     key = header.prefix + name
     for path in header.files or (header.path,):
         with _open(path) as file:
@@ -146,7 +158,9 @@ def read_number(source: Path | WeightsHeader, name: str) -> float:
 def _check_tensor(path: Path, name: str, tensor: Tensor) -> Tensor:
     """Return the tensor. Raises Refused if it is quantized or not finite."""
     if not tensor.is_floating_point() or tensor.element_size() < 2:  # fp8 has no arithmetic
-        raise Refused(f"{path}: {name!r} has dtype {tensor.dtype}", "quantized files are not supported")
+        raise Refused(
+            f"{path}: {name!r} has dtype {tensor.dtype}", "quantized files are not supported"
+        )
     if not torch.isfinite(tensor).all():
         raise Refused(
             f"{path}: {name!r} is not finite (NaN or infinity)",
@@ -167,7 +181,10 @@ def _shards(path: Path) -> tuple[tuple[Path, ...], set[str]]:
         if index.is_file():
             return _shards(index)
         count = int(shard["count"])
-        named = [f"{shard['stem']}-{number:05}-of-{shard['count']}.safetensors" for number in range(1, count + 1)]
+        named = [
+            f"{shard['stem']}-{number:05}-of-{shard['count']}.safetensors"
+            for number in range(1, count + 1)
+        ]
         return _require_files(path, named), set()
     if not path.name.endswith(_INDEX) or not path.is_file():
         return (path,), set()
@@ -176,7 +193,9 @@ def _shards(path: Path) -> tuple[tuple[Path, ...], set[str]]:
         index = json.loads(path.read_bytes()[:_MOST_INDEX])
         tensors = {str(name): str(file) for name, file in index["weight_map"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Refused(f"{path} is not a valid index of shards: {error}", "download it again") from error
+        raise Refused(
+            f"{path} is not a valid index of shards: {error}", "download it again"
+        ) from error
     names = sorted(set(tensors.values()))
     if not names or any(Path(name).name != name or name in {"", ".", ".."} for name in names):
         raise Refused(
@@ -201,7 +220,11 @@ def _open(path: Path) -> Iterator[Any]:
     """Open a file with safetensors, which checks the header's length (100 MB) and every offset."""
     if path.is_dir():
         inside = sorted(file.name for file in path.glob("*.safetensors*"))
-        hint = f"give the files in it, such as {path / inside[0]}" if inside else "it has no safetensors files"
+        hint = (
+            f"give the files in it, such as {path / inside[0]}"
+            if inside
+            else "it has no safetensors files"
+        )
         raise NotFound(f"there is no file {path}: it is a folder", hint)
     if not path.is_file():
         raise NotFound(f"there is no file {path}")

@@ -19,7 +19,9 @@ from training.synthesis.generator import InpaintingPairGenerator
 from training.synthesis.inpainting import open_inpainter
 
 
-def load_generator(checkpoint: Checkpoint, store: ObjectStore, *, joined: bool = True) -> LayerGenerator:
+def load_generator(
+    checkpoint: Checkpoint, store: ObjectStore, *, joined: bool = True
+) -> LayerGenerator:
     """Open a checkpoint as a generator of layers (the port LAYERLOOP_GENERATOR).
 
     It runs on a GPU if there is one. Pretrained models generate through the public pipelines
@@ -61,6 +63,10 @@ def load_generator(checkpoint: Checkpoint, store: ObjectStore, *, joined: bool =
     if isinstance(single_generator, BuiltinGenerator):
         denoiser = single_generator.denoiser
     else:
-        denoiser = StableDiffusion(parts.preset, taught=single_generator.pipe.pipeline)
-    layered = load_layered_denoiser(denoiser, *parts.layers).to(device, next(denoiser.parameters()).dtype).eval()
-    return LayersGenerator(parts, single_generator, layered, store, joined=joined)
+        denoiser = StableDiffusion(parts.preset, pipeline=single_generator.pipe.pipeline)
+    layered = (
+        load_layered_denoiser(denoiser, *parts.layers)
+        .to(device, next(denoiser.parameters()).dtype)
+        .eval()
+    )
+    return LayersGenerator(parts, single_generator, layered, store, joint=joined)

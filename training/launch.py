@@ -25,14 +25,20 @@ MESSAGE_PREFIX = "layerloop "
 """Prefix of the lines of standard output that carry messages; other lines are library logs."""
 
 
-def launch(order: TrainingRequest, store: ObjectStore, folder: Path, report: ProgressCallback, processes: int) -> Checkpoint:
+def launch(
+    request: TrainingRequest,
+    store: ObjectStore,
+    folder: Path,
+    report: ProgressCallback,
+    processes: int,
+) -> Checkpoint:
     """Train in several processes on this machine, one per GPU if there are any.
 
     Progress is that of the first process. An exception from `report` ends all processes; if this
     process dies, they end at their next message.
 
     Args:
-        order: The training request.
+        request: The training request.
         store: The store; it must have an attribute `opening`.
         folder: The folder of the run's state.
         report: The progress callback.
@@ -56,7 +62,7 @@ def launch(order: TrainingRequest, store: ObjectStore, folder: Path, report: Pro
     with TemporaryDirectory(prefix="layerloop-launch-") as scratch:
         # The worker processes read the request and how to open the store from files.
         inputs = (
-            _write(Path(scratch) / "order.json", asdict(order)),
+            _write(Path(scratch) / "order.json", asdict(request)),
             _write(Path(scratch) / "store.json", _opening(store)),
         )
         result = Path(scratch) / "checkpoint.json"

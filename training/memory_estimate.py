@@ -60,18 +60,18 @@ GIB = 2**30
 class StageNetworks:
     """The networks of a stage on the "meta" device, where they are cheap to build."""
 
-    backbone: Autoencoder
+    autoencoder: Autoencoder
     transparency: Transparency
     denoiser: Denoiser | None
 
     def bring(self) -> StageNetworks:
         """Materialize the networks under the memory tracker and return them."""
-        for network in (self.backbone, self.transparency, self.denoiser):
+        for network in (self.autoencoder, self.transparency, self.denoiser):
             materialize(network)
         return self
 
 
-def estimate(order: TrainingRequest, pictures: int) -> list[StageMemory]:
+def estimate(request: TrainingRequest, image_count: int) -> list[StageMemory]:
     """Estimate the peak memory of each stage of a recipe (the port LAYERLOOP_ESTIMATOR).
 
     Each stage's own training step runs on fake tensors. Counted are weights, gradients, optimizer
@@ -80,17 +80,21 @@ def estimate(order: TrainingRequest, pictures: int) -> list[StageMemory]:
     families and where there is one.
 
     Args:
-        order: The training request.
-        pictures: The number of images in the split, which matter if they are kept in memory.
+        request: The training request.
+        image_count: The number of images in the split, which matter if they are kept in memory.
 
     Raises:
         NotFound: The preset or a model folder does not exist.
         Refused: The recipe is unknown or not available for the preset.
     """
-    preset = find_preset(order.preset, order.changes)
-    if order.recipe not in STAGES:
-        raise Refused(f"no recipe {order.recipe!r}", f"choose one of {', '.join(STAGES)}")
-    if "latents" in STAGES[order.recipe] and preset.family and find_family(preset.family).denoiser is None:
+    preset = find_preset(request.preset, request.changes)
+    if request.recipe not in STAGES:
+        raise Refused(f"no recipe {request.recipe!r}", f"choose one of {', '.join(STAGES)}")
+    if (
+        "latents" in STAGES[request.recipe]
+        and preset.family
+        and find_family(preset.family).denoiser is None
+    ):
         raise Refused(
             f"the family {preset.family} does not support training a base",
             "use the recipe 'transparency'",
@@ -100,7 +104,7 @@ def estimate(order: TrainingRequest, pictures: int) -> list[StageMemory]:
     estimates: list[StageMemory] = []
     trained: Mapping[str, int] = {}
     # Weights, optimizer and average stay allocated while the sample grids of a stage are decoded.
-    for stage in STAGES[order.recipe]:
+    for stage in STAGES[request.recipe]:
         if stage in TRAINED_STAGES:
             held = _trained(preset, stage, on_gpu=on_gpu)
             trained = {name: held[name] for name in ("weights", "optimiser", "average")}
@@ -108,7 +112,7 @@ def estimate(order: TrainingRequest, pictures: int) -> list[StageMemory]:
             held = _used(preset, stage, trained)
         # On the CPU the images kept in memory share it with the training.
         if not on_gpu and preset.in_memory:
-            held["pictures"] = pictures * _image_bytes(preset, stage)
+            held["pictures"] = image_count * _image_bytes(preset, stage)
         advice = _advise(held, preset, stage, on_gpu=on_gpu)
         estimates.append(StageMemory(stage, "gpu" if on_gpu else "processor", held, advice))
     return estimates
@@ -126,27 +130,37 @@ def _trained(preset: Preset, stage: str, *, on_gpu: bool) -> dict[str, int]:
     def build() -> tuple[nn.Module, Callable[[], Tensor]]:
         # Build the stage under the tracker, so that its weights are counted as in a real run.
         recipe, rows = make(preset, networks.bring())
-        for network in recipe.cores():
+        for network in recipe.core_modules():
             if preset.gradient_checkpointing:
                 enable_checkpointing(network)
         recipe.train()
         trainable = [parameter for parameter in recipe.parameters() if parameter.requires_grad]
-        averaged = [parameter for parameter in recipe.averaged().parameters() if parameter.requires_grad]
+        averaged = [
+            parameter for parameter in recipe.ema_module().parameters() if parameter.requires_grad
+        ]
         sizes.update(
             trainable=trainable,
             averaged=sum(p.nbytes for p in averaged) if recipe.pace.decay else 0,
         )
-        sizes.update(blocks=[sum(p.nbytes for p in b.parameters()) for core in recipe.cores() for b in fsdp_units(core)])
+        sizes.update(
+            blocks=[
+                sum(p.nbytes for p in b.parameters())
+                for core in recipe.core_modules()
+                for b in fsdp_units(core)
+            ]
+        )
         return recipe, lambda: recipe(rows, recipe.pace.images)[0]
 
     step = estimate_step(build, preset.precision, on_gpu=on_gpu)
     # Measure the optimizer apart: its state is allocated in the first step.
-    state, moment = estimate_optimizer(preset.optimiser, sizes["trainable"], on_gpu=on_gpu)
+    state, moment = estimate_optimizer(preset.optimizer, sizes["trainable"], on_gpu=on_gpu)
     average = 0 if preset.average_apart and on_gpu else sizes["averaged"]
     return _fullest(preset, step, state, moment, average, max(sizes["blocks"], default=0))
 
 
-def _fullest(preset: Preset, step: StepMemory, state: int, moment: int, average: int, block: int) -> dict[str, int]:
+def _fullest(
+    preset: Preset, step: StepMemory, state: int, moment: int, average: int, block: int
+) -> dict[str, int]:
     """Return the larger of the two peaks, with the overhead or savings of several processes."""
     gradients, activations = step.gradients, step.activations
     # With accumulation the gradients of earlier micro-batches are allocated from the beginning.
@@ -159,7 +173,9 @@ def _fullest(preset: Preset, step: StepMemory, state: int, moment: int, average:
     # FSDP shards all of it, but gathers the weights of two blocks at a time.
     if preset.processes > 1 and preset.sharded:
         weights += step.learning // preset.processes - step.learning + 2 * block
-        gradients, state, average = (size // preset.processes for size in (gradients, state, average))
+        gradients, state, average = (
+            size // preset.processes for size in (gradients, state, average)
+        )
     # DDP copies the gradients into communication buckets.
     elif preset.processes > 1:
         gradients += step.learning  # the gradient buckets of DDP
@@ -186,7 +202,9 @@ def _used(preset: Preset, stage: str, lasting: Mapping[str, int]) -> dict[str, i
 def _make_transparency(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage, Batch]:
     """Return the stage of latent transparency and a batch for it."""
     count, side = preset.transparency_batch, preset.image_size
-    training_stage = TransparencyStage(preset, networks.transparency, cast("Any", None), networks.backbone)
+    training_stage = TransparencyStage(
+        preset, networks.transparency, cast("Any", None), networks.autoencoder
+    )
     batch = {"rgba": torch.zeros(count, 4, side, side), "padded": torch.zeros(count, 3, side, side)}
     return training_stage, {**batch, "keep": torch.ones(count)}
 
@@ -195,8 +213,14 @@ def _make_base(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage, 
     """Return the stage of the base and a batch for it."""
     nothing, denoiser = cast("Any", None), networks.denoiser
     assert denoiser is not None  # noqa: S101 - narrows the type
-    texts = TextEmbeddingCache.open(None, {"precision": preset.cache_precision}) if preset.family else None
-    training_stage = DenoiserStage(preset, denoiser, nothing, nothing, texts, networks.backbone, networks.transparency)
+    texts = (
+        TextEmbeddingCache.open(None, {"precision": preset.cache_precision})
+        if preset.family
+        else None
+    )
+    training_stage = DenoiserStage(
+        preset, denoiser, nothing, nothing, texts, networks.autoencoder, networks.transparency
+    )
     count, side = preset.base_batch, preset.image_size // preset.stride
     latent_BCHW = torch.zeros(count, preset.latent_channels, side, side)
     batch = {
@@ -213,9 +237,15 @@ def _make_layers(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage
     """Return the stage of layers and a batch of pairs for it, with all roles."""
     nothing, denoiser = cast("Any", None), networks.denoiser
     assert denoiser is not None  # noqa: S101 - narrows the type
-    texts = TextEmbeddingCache.open(None, {"precision": preset.cache_precision}) if preset.family else None
+    texts = (
+        TextEmbeddingCache.open(None, {"precision": preset.cache_precision})
+        if preset.family
+        else None
+    )
     layered = new_layered_denoiser(preset, denoiser)
-    training_stage = LayersStage(preset, layered, nothing, nothing, texts, networks.backbone, networks.transparency)
+    training_stage = LayersStage(
+        preset, layered, nothing, nothing, texts, networks.autoencoder, networks.transparency
+    )
     count, roles, side = preset.layers_batch, preset.layer_roles, preset.image_size // preset.stride
     latent_PLCHW = torch.zeros(count, len(roles), preset.latent_channels, side, side)
     # A batch of pairs: latents and noise of every role.
@@ -232,7 +262,9 @@ def _make_layers(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage
         return training_stage, {**batch, **conditioning, "texts": [[""] * len(roles)] * count}
     # Text states for every layer of every pair.
     flat = _conditions(denoiser, count * len(roles))
-    conditioning["conditions"] = flat.map(lambda _, tensor: tensor.view(count, len(roles), *tensor.shape[1:]))
+    conditioning["conditions"] = flat.map(
+        lambda _, tensor: tensor.view(count, len(roles), *tensor.shape[1:])
+    )
     return training_stage, {**batch, **conditioning}
 
 
@@ -244,7 +276,9 @@ def _conditions(denoiser: StableDiffusion, count: int) -> Conditions:
         return Conditions(states_BLD)
     # SDXL also takes pooled text states and six embedded sizes (original, crop, target).
     pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
-    return Conditions(states_BLD, pooled_BP=torch.zeros(count, pooled), sizes_B6=torch.zeros(count, 6))
+    return Conditions(
+        states_BLD, pooled_BP=torch.zeros(count, pooled), sizes_B6=torch.zeros(count, 6)
+    )
 
 
 def _encode(preset: Preset, networks: StageNetworks) -> Callable[[], object]:
@@ -252,14 +286,18 @@ def _encode(preset: Preset, networks: StageNetworks) -> Callable[[], object]:
     side = preset.image_size
     rgba_B4HW = torch.zeros(encoding_batch_size((side, side)), 4, side, side)
     encoder = networks.transparency.encoder
-    return lambda: adjusted_posterior(networks.backbone, encoder, rgba_B4HW[:, 3:], rgba_B4HW[:, :3])
+    return lambda: adjusted_posterior(
+        networks.autoencoder, encoder, rgba_B4HW[:, 3:], rgba_B4HW[:, :3]
+    )
 
 
 def _decode(preset: Preset, networks: StageNetworks) -> Callable[[], object]:
     """Return the decoding of the images of a sample grid."""
     side = preset.image_size // preset.stride
-    latent_BCHW = torch.zeros(min(GRID_CAPTIONS, preset.draw_batch), preset.latent_channels, side, side)
-    return lambda: decode_rgba(networks.backbone, networks.transparency.decoder, latent_BCHW)
+    latent_BCHW = torch.zeros(
+        min(GRID_CAPTIONS, preset.draw_batch), preset.latent_channels, side, side
+    )
+    return lambda: decode_rgba(networks.autoencoder, networks.transparency.decoder, latent_BCHW)
 
 
 def _build(preset: Preset, stage: str) -> StageNetworks:
@@ -269,16 +307,20 @@ def _build(preset: Preset, stage: str) -> StageNetworks:
     """
     base = stage in {"base", "layers"}
     with torch.device("meta"):
-        backbone: Autoencoder = LinearAutoencoder(preset.stride, preset.latent_channels)
+        autoencoder: Autoencoder = LinearAutoencoder(preset.stride, preset.latent_channels)
         if preset.model is not None:
-            backbone = KLAutoencoder(build_part(preset, "vae"))
+            autoencoder = KLAutoencoder(build_part(preset, "vae"))
         transparency = Transparency(preset).requires_grad_(not base)
-        denoiser = (_UnloadedStableDiffusion(preset) if preset.family else BuiltinDenoiser(preset)) if base else None
+        denoiser = (
+            (_UnloadedStableDiffusion(preset) if preset.family else BuiltinDenoiser(preset))
+            if base
+            else None
+        )
         # Layer adapters train on a frozen base, kept in the compute precision.
         if denoiser is not None and stage == "layers":
             half = COMPUTED_IN[preset.precision] if preset.family and not preset.sharded else None
             denoiser.requires_grad_(False).to(half)  # as training.layers.train does
-    return StageNetworks(backbone.requires_grad_(False), transparency, denoiser)
+    return StageNetworks(autoencoder.requires_grad_(False), transparency, denoiser)
 
 
 class _UnloadedStableDiffusion(StableDiffusion):
@@ -305,7 +347,9 @@ def _image_bytes(preset: Preset, stage: str) -> int:
     """Return the bytes of one image kept in memory: pixels, and the mean and std of its latent."""
     pixels = 4 * preset.image_size**2
     latent = preset.latent_channels * (preset.image_size // preset.stride) ** 2
-    layer = pixels + (0 if stage == "transparency" else 2 * latent * PRECISIONS[preset.cache_precision].itemsize)
+    layer = pixels + (
+        0 if stage == "transparency" else 2 * latent * PRECISIONS[preset.cache_precision].itemsize
+    )
     return layer * (len(preset.layer_roles) if stage == "layers" else 1)
 
 
@@ -317,8 +361,14 @@ def _advise(held: Mapping[str, int], preset: Preset, stage: str, *, on_gpu: bool
     # Compare with common GPUs, after the context and fragmentation.
     needed = peak * (1 + FRAGMENTATION) / GIB + CUDA_CONTEXT_GIB
     fitting = next((card for card in GPU_SIZES_GIB if needed <= card), None)
-    fit = f"fits a {fitting} GiB GPU" if fitting else f"needs {needed:.0f} GiB, more than one GPU has"
-    saving = _relief(held, preset, stage) if stage in TRAINED_STAGES and fitting != GPU_SIZES_GIB[0] else ""
+    fit = (
+        f"fits a {fitting} GiB GPU" if fitting else f"needs {needed:.0f} GiB, more than one GPU has"
+    )
+    saving = (
+        _relief(held, preset, stage)
+        if stage in TRAINED_STAGES and fitting != GPU_SIZES_GIB[0]
+        else ""
+    )
     return f"{fit}; less with {saving}" if saving else fit
 
 
@@ -339,8 +389,12 @@ def _relief(held: Mapping[str, int], preset: Preset, stage: str) -> str:
         (
             "--set optimiser=adamw8bit",
             held["optimiser"] * 3 // 4,
-            preset.optimiser in {"adamw", "adamw_fused"},
+            preset.optimizer in {"adamw", "adamw_fused"},
         ),
     )
-    possible = [(saved, change) for change, saved, applies in changes if applies and saved > sum(held.values()) // 20]
+    possible = [
+        (saved, change)
+        for change, saved, applies in changes
+        if applies and saved > sum(held.values()) // 20
+    ]
     return max(possible)[1] if possible else ""

@@ -9,7 +9,9 @@ from training.presets.presets import find_preset
 from training.presets.tokenization import split_words
 
 
-def measure_coverage(preset: str, changes: Mapping[str, str], texts: Sequence[str]) -> Sequence[TextCoverage] | None:
+def measure_coverage(
+    preset: str, changes: Mapping[str, str], texts: Sequence[str]
+) -> Sequence[TextCoverage] | None:
     """Return the words of each text and how many of them are read (the port LAYERLOOP_TEXT_READER).
 
     Args:

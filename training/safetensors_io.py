@@ -21,32 +21,40 @@ must give equal bytes."""
 Metadata = dict[str, str]
 
 
-def part_metadata(part: str, order: TrainingRequest, code_version: str, **more: object) -> Metadata:
+def part_metadata(
+    part: str, request: TrainingRequest, code_version: str, **more: object
+) -> Metadata:
     """Build the metadata of a part's file; every value is text, as safetensors requires.
 
     Args:
         part: The part of the checkpoint.
-        order: The training request.
+        request: The training request.
         code_version: The version of the code.
         more: Further values.
     """
     metadata: dict[str, object] = {
         "part": part,
-        "recipe": order.recipe,
-        "preset": order.preset,
-        "snapshot": order.snapshot,
-        "parent": order.parent.id if order.parent else "",
-        "seed": order.seed,
+        "recipe": request.recipe,
+        "preset": request.preset,
+        "snapshot": request.snapshot,
+        "parent": request.parent.id if request.parent else "",
+        "seed": request.seed,
         "code_version": code_version,
-        "changes": canonical_json(dict(order.changes)),
+        "changes": canonical_json(dict(request.changes)),
     }
     return {name: str(value) for name, value in (metadata | more).items()}
 
 
-def save_part(store: ObjectStore, part: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+def save_part(
+    store: ObjectStore, part: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> str:
     """Store one part's tensors and return the sha256 of the file."""
-    separate = unshare_storage({name: tensor.detach().cpu() for name, tensor in sorted(tensors.items())})
-    return store.put(save(separate, {METADATA_KEY: canonical_json({**metadata, "format": FORMAT, "part": part})}))
+    separate = unshare_storage(
+        {name: tensor.detach().cpu() for name, tensor in sorted(tensors.items())}
+    )
+    return store.put(
+        save(separate, {METADATA_KEY: canonical_json({**metadata, "format": FORMAT, "part": part})})
+    )
 
 
 def unshare_storage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -57,7 +65,9 @@ def unshare_storage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         # Views, strided tensors and shared storages need a copy.
         storage = tensor.untyped_storage()
         has_own_storage = (
-            tensor.is_contiguous() and storage.nbytes() == tensor.nbytes and storage.data_ptr() not in seen
+            tensor.is_contiguous()
+            and storage.nbytes() == tensor.nbytes
+            and storage.data_ptr() not in seen
         )
         seen.add(storage.data_ptr())
         separate[name] = tensor if has_own_storage else tensor.contiguous().clone()
@@ -98,7 +108,11 @@ def read_metadata(data: bytes, sha256: str) -> Metadata:
         metadata = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][METADATA_KEY])
         found = dict(metadata)["format"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Refused(f"object {sha256[:12]} is not a safetensors file of weights ({error})", hint) from error
+        raise Refused(
+            f"object {sha256[:12]} is not a safetensors file of weights ({error})", hint
+        ) from error
     if found != FORMAT:
-        raise Refused(f"weights {sha256[:12]} have format {found!r}, not {FORMAT!r}", "upgrade Layerloop")
+        raise Refused(
+            f"weights {sha256[:12]} have format {found!r}, not {FORMAT!r}", "upgrade Layerloop"
+        )
     return {str(name): str(value) for name, value in metadata.items()}

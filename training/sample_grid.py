@@ -43,19 +43,23 @@ def render_grid(rows: Sequence[Sequence[RGBA]], captions: Sequence[Sequence[str]
     for y, row in enumerate(rows):
         for x, image in enumerate(row):
             left, top = GAP + x * (side + GAP), GAP + y * (2 * side + TEXT + 2 * GAP)
-            enlarged = np.asarray(Image.fromarray(image, "RGBA").resize((side, side), Image.Resampling.NEAREST))
+            enlarged = np.asarray(
+                Image.fromarray(image, "RGBA").resize((side, side), Image.Resampling.NEAREST)
+            )
             sheet.paste(Image.fromarray(composite_over(enlarged, checkerboard(side))), (left, top))
             sheet.paste(Image.fromarray(enlarged[..., 3]), (left, top + side))
             if y < len(captions) and x < len(captions[y]):
-                pen.text((left, top + 2 * side), captions[y][x][: side // 5], fill=(0, 0, 0), font=font)
+                pen.text(
+                    (left, top + 2 * side), captions[y][x][: side // 5], fill=(0, 0, 0), font=font
+                )
     out = io.BytesIO()
     sheet.save(out, "PNG")
     return out.getvalue()
 
 
-def checkerboard(side: int) -> NDArray[np.uint8]:
+def checkerboard(size: int) -> NDArray[np.uint8]:
     """Return a side x side x 3 checkerboard of 8 x 8 cells around mid-gray, 0.5 +- 0.05."""
-    cell = max(1, side // 8)
-    rows, columns = np.indices((side, side)) // cell
+    cell = max(1, size // 8)
+    rows, columns = np.indices((size, size)) // cell
     gray = np.where((rows + columns) % 2, np.uint8(140), np.uint8(115))
     return np.repeat(gray[..., None], 3, axis=-1)

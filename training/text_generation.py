@@ -34,8 +34,12 @@ def load_language_model(model: str) -> LanguageModel:
         tokenizer = load_tokenizer(model)
     except (OSError, ValueError, ImportError) as error:
         hint = "the tokenizer belongs beside the weights; download the whole model"
-        raise Refused(f"{model} has weights but no tokenizer: {str(error).splitlines()[0][:200]}", hint) from error
-    return LanguageModel(network.to(device).eval(), tokenizer, f"{model}@{revision_of(model, network)}")
+        raise Refused(
+            f"{model} has weights but no tokenizer: {str(error).splitlines()[0][:200]}", hint
+        ) from error
+    return LanguageModel(
+        network.to(device).eval(), tokenizer, f"{model}@{revision_of(model, network)}"
+    )
 
 
 class LanguageModel:
@@ -45,16 +49,18 @@ class LanguageModel:
         self.network, self.tokenizer, self.source = network, tokenizer, source
 
     @torch.inference_mode()
-    def write(self, question: str, tokens: int, seed: int) -> str:
+    def write(self, prompt: str, max_tokens: int, seed: int) -> str:
         """Sample an answer (VARIETY).
 
         Args:
-            question: The prompt.
-            tokens: The maximum number of new tokens.
+            prompt: The prompt.
+            max_tokens: The maximum number of new tokens.
             seed: The seed of the sampling.
         """
         # A chat template brings its own special tokens.
-        inputs = self.tokenizer(self._formatted(question), return_tensors="pt", add_special_tokens=not self._is_chat)
+        inputs = self.tokenizer(
+            self._formatted(prompt), return_tensors="pt", add_special_tokens=not self._is_chat
+        )
         ids = inputs["input_ids"].to(self.network.device)
         # Sample from the seed without disturbing the process's random state.
         devices = [self.network.device] if self.network.device.type == "cuda" else []
@@ -63,7 +69,7 @@ class LanguageModel:
             answer = self.network.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
-                max_new_tokens=tokens,
+                max_new_tokens=max_tokens,
                 pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
                 **SAMPLING,
             )
@@ -80,5 +86,7 @@ class LanguageModel:
         if not self._is_chat:
             return f"{question}\n"
         messages = [{"role": "user", "content": question}]
-        text: str = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text: str = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False
+        )
         return text

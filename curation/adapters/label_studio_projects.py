@@ -42,7 +42,9 @@ class Projects:
         hook: URL and headers of the webhook with which a project notifies us.
     """
 
-    def __init__(self, client: LabelStudio, address: str, hook: tuple[str, Mapping[str, str]] | None) -> None:
+    def __init__(
+        self, client: LabelStudio, address: str, hook: tuple[str, Mapping[str, str]] | None
+    ) -> None:
         self._client = client
         self._address = address
         self._hook = hook
@@ -76,7 +78,11 @@ class Projects:
             project: Number of the project.
             columns: The additional columns of a task, with the values of its first task.
         """
-        numbers = {f"tasks:data.{name}": "Number" for name, value in columns.items() if not isinstance(value, str)}
+        numbers = {
+            f"tasks:data.{name}": "Number"
+            for name, value in columns.items()
+            if not isinstance(value, str)
+        }
         images = {"tasks:data.thumbnail": "Image"} if "thumbnail" in columns else {}
         data = {
             "title": "Candidates",
@@ -103,19 +109,19 @@ class Projects:
             raise NotFound(f"the number {board.number} belongs to another project now")
         return remote
 
-    def settle(self, project: Any, board: Project, *, insist: bool) -> str:
+    def settle(self, project: Any, board: Project, *, retry_refused: bool) -> str:
         """Repair a project's settings that differ from ours, with one request for each.
 
         Args:
             project: The project as the server returns it.
             board: The project as we know it.
-            insist: Repeat a request that was refused before; only a change by users on the server
+            retry_refused: Repeat a request that was refused before; only a change by users on the server
                 makes it succeed.
 
         Returns:
             The errors of the server, or an empty string.
         """
-        if board.trouble and not insist:
+        if board.trouble and not retry_refused:
             return board.trouble
         config = configuration(board.kind, board.id)
         troubles = []
@@ -140,7 +146,11 @@ class Projects:
         """
         names = {"label_config": "labeling configuration", "maximum_annotations": "overlap"}
         differing = [names[name] for name in self._differing(project, board)]
-        message = f"project {project.id} has another {' and '.join(differing)} by now" if differing else ""
+        message = (
+            f"project {project.id} has another {' and '.join(differing)} by now"
+            if differing
+            else ""
+        )
         return board.trouble or message
 
     def _differing(self, remote: Any, project: Project) -> dict[str, Any]:
@@ -153,7 +163,7 @@ class Projects:
             wanted["maximum_annotations"] = project.overlap
         return wanted
 
-    def hang_hook(self, project: int, board: Project) -> None:
+    def ensure_webhook(self, project: int, board: Project) -> None:
         """Create the project's webhook, or update it after a change of our URL or headers.
 
         Args:
@@ -167,7 +177,11 @@ class Projects:
         marked = dict(headers) | {MARK_HEADER: str(board.mark)}
         existing = self._find_webhook(project)
         if existing is not None:
-            marked |= {name: value for name, value in (existing.headers or {}).items() if name == MARK_HEADER}
+            marked |= {
+                name: value
+                for name, value in (existing.headers or {}).items()
+                if name == MARK_HEADER
+            }
         target: dict[str, Any] = {"url": f"{url}?board={board.id}", "headers": marked}
         if existing is None:
             options: dict[str, Any] = {
@@ -177,7 +191,9 @@ class Projects:
             }
             self._client.webhooks.create(project=project, is_active=True, **target, **options)
             return
-        if not existing.is_active or any(getattr(existing, name) != value for name, value in target.items()):
+        if not existing.is_active or any(
+            getattr(existing, name) != value for name, value in target.items()
+        ):
             self._client.webhooks.update(int(existing.id or 0), is_active=True, **target)
 
     def mark(self, project: int) -> int | None:
@@ -201,7 +217,7 @@ class Projects:
         number = int(self.find(board).id)
         existing = self._find_webhook(number)
         if existing is None:
-            self.hang_hook(number, replace(board, mark=mark))
+            self.ensure_webhook(number, replace(board, mark=mark))
         else:
             headers = dict(existing.headers or {}) | {MARK_HEADER: str(mark)}
             self._client.webhooks.update(int(existing.id or 0), headers=headers)
@@ -220,11 +236,17 @@ class Projects:
             known_at = numbers.get(int(remote.id), NEVER)
             if known_at in {None, remote.created_at}:
                 continue
-            found = next(self.tasks(int(remote.id), with_our_id, "id,data", most=1), None)
+            found = next(self.tasks(int(remote.id), with_our_id, "id,data", page_size=1), None)
             if found is not None:
                 yield remote
 
-    def tasks(self, project: int, wanted: Sequence[Mapping[str, Any]], include: str, most: int = PAGE) -> Iterator[Any]:
+    def tasks(
+        self,
+        project: int,
+        conditions: Sequence[Mapping[str, Any]],
+        include: str,
+        page_size: int = PAGE,
+    ) -> Iterator[Any]:
         """Yield tasks in the order of their numbers.
 
         Each page is read after the last number of the page before, since page numbers shift while
@@ -232,22 +254,22 @@ class Projects:
 
         Args:
             project: Number of the project.
-            wanted: Conditions, see `task_filter`.
+            conditions: Conditions, see `task_filter`.
             include: Names of the fields to read, comma separated.
-            most: Page size; with less than PAGE only one page is read.
+            page_size: Page size; with less than PAGE only one page is read.
         """
         after: list[dict[str, Any]] = []
         while True:
             query = {
-                "filters": {"conjunction": "and", "items": [*wanted, *after]},
+                "filters": {"conjunction": "and", "items": [*conditions, *after]},
                 "ordering": ["tasks:id"],
             }
             # The client's own pager always requests one page more than there are.
             found = self._client.tasks.list(
-                project=project, query=json.dumps(query), include=include, page_size=most
+                project=project, query=json.dumps(query), include=include, page_size=page_size
             ).items
             yield from found or ()
-            if not found or len(found) < most or most < PAGE:
+            if not found or len(found) < page_size or page_size < PAGE:
                 return
             after = [task_filter("id", "greater", "Number", found[-1].id)]
 
@@ -267,7 +289,7 @@ class Projects:
         ids = [("data.board", project.id), *(("data.batch", batch) for batch in project.batches)]
         for column, value in ids:
             wanted = [task_filter(column, "equal", "String", str(value))]
-            if next(self.tasks(int(remote.id), wanted, "id", most=1), None) is not None:
+            if next(self.tasks(int(remote.id), wanted, "id", page_size=1), None) is not None:
                 return True
         return False
 
@@ -291,7 +313,9 @@ class Projects:
         found = []
         for control in sorted(set(used) - controls)[:MAX_EXPLAINED]:
             wanted = [task_filter("annotations_results", "contains", "String", json.dumps(control))]
-            for task in self.tasks(number, wanted, "id,annotations,result", most=MAX_EXPLAINED):
+            for task in self.tasks(
+                number, wanted, "id,annotations,result", page_size=MAX_EXPLAINED
+            ):
                 for item in task.annotations or ():
                     annotation = item if isinstance(item, Mapping) else item.dict()
                     results = annotation.get("result") or ()
@@ -303,10 +327,12 @@ class Projects:
         return f"project {number} does not accept its labeling configuration: {named}"
 
 
-def same_configuration(one: str | None, other: str) -> bool:
+def same_configuration(left: str | None, other: str) -> bool:
     """Return whether two labeling configurations are equal except for white space."""
     try:
-        return ET.canonicalize(one or "", strip_text=True) == ET.canonicalize(other, strip_text=True)
+        return ET.canonicalize(left or "", strip_text=True) == ET.canonicalize(
+            other, strip_text=True
+        )
     except ET.ParseError:
         return False
 
@@ -326,7 +352,9 @@ def task_filter(column: str, operator: str, kind: str, value: Any) -> dict[str, 
 def get_error_detail(error: ApiError) -> str:
     """Return the server's error message, without ids and traces, so that equal errors are equal."""
     body = error.body if isinstance(error.body, Mapping) else {}
-    messages = [str(message) for message in _leaves(body.get("validation_errors"))] or [str(body.get("detail") or "")]
+    messages = [str(message) for message in _leaves(body.get("validation_errors"))] or [
+        str(body.get("detail") or "")
+    ]
     return " ".join(" ".join(messages).split())[:300] or "no reason given"
 
 

@@ -105,22 +105,24 @@ elsewhere, or the annotation could not be read.</p>
 """The labeling instructions of a project."""
 
 
-def project_class(board: uuid.UUID) -> str:
+def project_class(project_id: uuid.UUID) -> str:
     """Return the CSS class that identifies a project's configuration if the title was changed."""
-    return f"ll-board-{board}"
+    return f"ll-board-{project_id}"
 
 
-def configuration(kind: Kind, board: uuid.UUID | None = None) -> str:
+def configuration(kind: Kind, project_id: uuid.UUID | None = None) -> str:
     """Return the labeling configuration: the candidate at the left, the form at the right.
 
     Args:
         kind: Single layers or pairs.
-        board: Our id of the project, which is stored in the configuration.
+        project_id: Our id of the project, which is stored in the configuration.
     """
-    mark = f" {project_class(board)}" if board is not None else ""
+    mark = f" {project_class(project_id)}" if project_id is not None else ""
     groups = PAIR if kind is Kind.pair else SINGLE
     reasons = "\n".join(_reasons(layer, listed) for layer, listed in groups.items())
-    views = "\n".join(_view(name, keys) for name, keys in VIEWS.items() if name != "layer" or kind is Kind.pair)
+    views = "\n".join(
+        _view(name, keys) for name, keys in VIEWS.items() if name != "layer" or kind is Kind.pair
+    )
     return f"""<View className="ll-page{mark}">
   <Style>{_style()}</Style>
   <View className="ll-candidate">
@@ -146,22 +148,24 @@ def configuration(kind: Kind, board: uuid.UUID | None = None) -> str:
 """
 
 
-def task_html(posting: Task) -> str:
+def task_html(task: Task) -> str:
     """Return the HTML of a task: note, prompt, texts and all layers; every text is escaped.
 
     The project's style sheet shows one of the layers, as the view controls are set.
     """
-    roles = [role for role in (BLENDED, FOREGROUND, BACKGROUND) if role in posting.layers]
+    roles = [role for role in (BLENDED, FOREGROUND, BACKGROUND) if role in task.layers]
     texts = "".join(
-        f"<p class='ll-text'><b>{role}</b> {escape(posting.texts[role])}</p>"
+        f"<p class='ll-text'><b>{role}</b> {escape(task.texts[role])}</p>"
         for role in (FOREGROUND, BACKGROUND)
-        if role in posting.texts
+        if role in task.texts
     )
-    images = "".join(f'<img class="ll-{role}" alt="{role}" src="{escape(posting.layers[role])}">' for role in roles)
-    note = f'<p class="ll-note">{escape(posting.note)}</p>' if posting.note else ""
+    images = "".join(
+        f'<img class="ll-{role}" alt="{role}" src="{escape(task.layers[role])}">' for role in roles
+    )
+    note = f'<p class="ll-note">{escape(task.note)}</p>' if task.note else ""
     return (
         f'<div class="ll ll-{"pair" if len(roles) > 1 else "single"}">{note}'
-        f'<p class="ll-prompt">{escape(posting.prompt)}</p>{texts}'
+        f'<p class="ll-prompt">{escape(task.prompt)}</p>{texts}'
         f'<div class="ll-stage">{images}</div></div>'
     )
 
@@ -245,7 +249,9 @@ def build_result(
     by_layer: dict[LayerRole | None, list[str]] = {}
     for index, reason in enumerate(reasons):
         by_layer.setdefault(layers[index] if layers else None, []).append(str(reason))
-    result += [_item(_control(layer), "choices", {"choices": listed}) for layer, listed in by_layer.items()]
+    result += [
+        _item(_control(layer), "choices", {"choices": listed}) for layer, listed in by_layer.items()
+    ]
     return result + ([_item("comment", "textarea", {"text": [comment]})] if comment else [])
 
 
@@ -259,11 +265,16 @@ def _control(layer: LayerRole | None) -> str:
 
 def _reasons(layer: LayerRole | None, listed: Sequence[RejectReason]) -> str:
     title = f"The {layer}" if layer else "Why"
-    keys = {reason: f"{MODIFIER[layer]}{number % 10}" for number, reason in enumerate(RejectReason, 1)}
+    keys = {
+        reason: f"{MODIFIER[layer]}{number % 10}" for number, reason in enumerate(RejectReason, 1)
+    }
     choices = "\n".join(
-        f'        <Choice alias="{reason}" value="{WORDS[reason]}" hotkey="{keys[reason]}"/>' for reason in listed
+        f'        <Choice alias="{reason}" value="{WORDS[reason]}" hotkey="{keys[reason]}"/>'
+        for reason in listed
     )
-    control = f'<Choices name="{_control(layer)}" toName="candidate" choice="multiple" layout="vertical">'
+    control = (
+        f'<Choices name="{_control(layer)}" toName="candidate" choice="multiple" layout="vertical">'
+    )
     return f'      <Header value="{title}" size="6"/>\n      {control}\n{choices}\n      </Choices>'
 
 
@@ -272,7 +283,9 @@ _IMAGE: Final = re.compile(rf'<img class="ll-({"|".join(LayerRole)})" alt="[a-z]
 
 def _view(name: str, keys: Mapping[str, str]) -> str:
     choices = "".join(f'<Choice value="{value}" hotkey="{key}"/>' for value, key in keys.items())
-    control = f'<Choices name="view_{name}" toName="candidate" choice="single-radio" layout="inline">'
+    control = (
+        f'<Choices name="view_{name}" toName="candidate" choice="single-radio" layout="inline">'
+    )
     return f"      {control}{choices}</Choices>"
 
 

@@ -28,7 +28,9 @@ def install_pgmq(address: str) -> None:
             if connection.execute("select to_regclass('pgmq.meta')").fetchone() == (None,):
                 install_pgmq_sql(get_embedded_install_sql(), conn=connection)
     except psycopg.OperationalError as error:
-        raise Unreachable(f"the database does not answer: {error}", "start it, then try again") from error
+        raise Unreachable(
+            f"the database does not answer: {error}", "start it, then try again"
+        ) from error
     except PGMQInstallError as error:
         raise LayerloopError(
             f"the queue cannot be installed in the database: {error}",

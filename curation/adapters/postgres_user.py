@@ -105,7 +105,9 @@ def allow_traversal(folder: Path, user: int) -> None:
     entries[_USER, user] = entries.get((_USER, user), 0) | 1
     # The mask limits the group too: set it to the group's rights and the right to traverse.
     entries[_MASK, _NOBODY] = entries.get((_MASK, _NOBODY), entries[_GROUP_OBJ, _NOBODY]) | 1
-    packed = b"".join(_ENTRY.pack(tag, rights, id_) for (tag, id_), rights in sorted(entries.items()))
+    packed = b"".join(
+        _ENTRY.pack(tag, rights, id_) for (tag, id_), rights in sorted(entries.items())
+    )
     os.setxattr(folder, _ACL, _VERSION + packed)
 
 

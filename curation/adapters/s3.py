@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 MULTIPART_BYTES = 64 << 20
 """Larger files are uploaded in parts of this size, so that only a failed part is repeated."""
 
-TRANSFER = TransferConfig(multipart_threshold=MULTIPART_BYTES, multipart_chunksize=MULTIPART_BYTES, max_concurrency=4)
+TRANSFER = TransferConfig(
+    multipart_threshold=MULTIPART_BYTES, multipart_chunksize=MULTIPART_BYTES, max_concurrency=4
+)
 WEEK = 7 * 24 * 3600
 """Longest validity of a presigned URL in S3, in seconds."""
 
@@ -42,7 +44,9 @@ class S3Store:
 
     def __init__(self, bucket: str, prefix: str = "", endpoint: str | None = None) -> None:
         if not bucket:
-            raise Refused("the URL of the S3 object store has no bucket", "write s3://bucket/prefix")
+            raise Refused(
+                "the URL of the S3 object store has no bucket", "write s3://bucket/prefix"
+            )
         self.bucket = bucket
         self.prefix = prefix.strip("/")
         # The class and its arguments, with which other processes open the same store.
@@ -125,7 +129,9 @@ class S3Store:
         """
         target = {"Bucket": self.bucket, "Key": self._key(sha256)}
         with self._translated(sha256):
-            return self.client.generate_presigned_url("get_object", Params=target, ExpiresIn=min(seconds, WEEK))
+            return self.client.generate_presigned_url(
+                "get_object", Params=target, ExpiresIn=min(seconds, WEEK)
+            )
 
     def _put_once(self, key: str, data: bytes) -> None:
         try:
@@ -153,7 +159,9 @@ class S3Store:
             # The server answered with an error.
             code = _code(error)
             if code in ("NoSuchKey", "404", "NotFound"):
-                raise NotFound(f"no object {sha256}", "run 'layerloop doctor' to list what is missing") from error
+                raise NotFound(
+                    f"no object {sha256}", "run 'layerloop doctor' to list what is missing"
+                ) from error
             if code == "NoSuchBucket":
                 raise NotFound(
                     f"there is no bucket {self.bucket!r}", "create it, or correct LAYERLOOP_STORAGE"

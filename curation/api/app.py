@@ -27,7 +27,13 @@ from curation.api import (
 )
 from curation.api.adaptive_cache import AdaptiveCache
 from curation.api.auth import InsufficientRole, NotSignedIn, get_role
-from curation.api.contract import COMMON_STATUSES, allowed_methods, error_responses, extend_openapi, operation_id
+from curation.api.contract import (
+    COMMON_STATUSES,
+    allowed_methods,
+    error_responses,
+    extend_openapi,
+    operation_id,
+)
 from curation.api.labeling import WrongWebhookSecret
 from curation.api.security_middleware import SecurityMiddleware, error_response
 from curation.api.signed_urls import SignedUrls
@@ -137,9 +143,19 @@ async def _handle_error(request: Request, error: Exception) -> Response:
     """
     # The method resolution order lists the error's class before its base classes.
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    message, hint = (error.message, error.hint) if isinstance(error, errors.LayerloopError) else (str(error), "")
+    message, hint = (
+        (error.message, error.hint)
+        if isinstance(error, errors.LayerloopError)
+        else (str(error), "")
+    )
     if status >= 500:
-        log.warning("%s %s: %s (%s)", request.method, request.url.path, escape_control_characters(message), escape_control_characters(hint))
+        log.warning(
+            "%s %s: %s (%s)",
+            request.method,
+            request.url.path,
+            escape_control_characters(message),
+            escape_control_characters(hint),
+        )
         message, hint = GENERIC_ERRORS[status]
     return error_response(status, message, hint, _headers_for(status, error))
 
@@ -153,21 +169,31 @@ def _headers_for(status: int, error: Exception) -> dict[str, str] | None:
 async def _handle_database_error(_: Request, error: Exception) -> Response:
     """Return 503 after a lost connection or a deadlock; the transaction was rolled back."""
     log.warning("the database did not answer: %s", escape_control_characters(str(error)))
-    return error_response(503, "the database did not answer", "try again in a moment", {"retry-after": "1"})
+    return error_response(
+        503, "the database did not answer", "try again in a moment", {"retry-after": "1"}
+    )
 
 
 async def _handle_invalid_request(_: Request, error: Exception) -> Response:
     """Return 422 with the first validation error of a request."""
-    found: list[dict[str, Any]] = list(error.errors()) if isinstance(error, RequestValidationError) else []
+    found: list[dict[str, Any]] = (
+        list(error.errors()) if isinstance(error, RequestValidationError) else []
+    )
     first = found[0] if found else {"loc": (), "msg": "it cannot be read"}
-    field = ".".join(str(part)[:100] for part in first["loc"] if part not in {"body", "path", "query", "header"})
+    field = ".".join(
+        str(part)[:100] for part in first["loc"] if part not in {"body", "path", "query", "header"}
+    )
     reason = str(first["msg"]).removeprefix("Value error, ")
-    return error_response(422, f"{field or 'the request'}: {reason}", "/api/openapi.json describes the request")
+    return error_response(
+        422, f"{field or 'the request'}: {reason}", "/api/openapi.json describes the request"
+    )
 
 
 async def _handle_http_error(request: Request, error: Exception) -> Response:
     """Return the response for an unknown path or method; the front end has a page for it."""
-    status, detail = (error.status_code, error.detail) if isinstance(error, HTTPException) else (500, str(error))
+    status, detail = (
+        (error.status_code, error.detail) if isinstance(error, HTTPException) else (500, str(error))
+    )
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if status == 405:
         # The router reports only the methods of the first matching route.
@@ -178,4 +204,6 @@ async def _handle_http_error(request: Request, error: Exception) -> Response:
     if show is not None and not request.url.path.startswith("/api/"):
         page: Response = show(request, status, headers)
         return page
-    return error_response(status, str(detail).lower(), "/api/openapi.json lists all operations", headers)
+    return error_response(
+        status, str(detail).lower(), "/api/openapi.json lists all operations", headers
+    )

@@ -27,14 +27,18 @@ class NotSignedIn(Refused):
     """The request has no session, or its session is forged, expired or ended."""
 
     def __init__(self) -> None:
-        super().__init__("you are not signed in", "open a sign-in link, or ask an administrator for a new link")
+        super().__init__(
+            "you are not signed in", "open a sign-in link, or ask an administrator for a new link"
+        )
 
 
 class InsufficientRole(Refused):
     """The reviewer's role does not allow the request."""
 
     def __init__(self, needed: Role, has: Role) -> None:
-        super().__init__(f"this needs the role {needed}; you have the role {has}", "ask an administrator")
+        super().__init__(
+            f"this needs the role {needed}; you have the role {has}", "ask an administrator"
+        )
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class RequestContext:
     needed: Role
 
     @contextmanager
-    def enter(self, *, one_view: bool = False) -> Iterator[tuple[Transaction, Reviewer]]:
+    def begin(self, *, one_view: bool = False) -> Iterator[tuple[Transaction, Reviewer]]:
         """Open the request's transaction, which is committed when the block ends.
 
         The response must be made after the block. The session is read in the same transaction, so
@@ -59,7 +63,7 @@ class RequestContext:
             NotSignedIn: The session has expired or was ended.
             AccessTooLow: The role does not allow the request.
         """
-        with self.context.database.transaction(one_view=one_view) as tx:
+        with self.context.database.transaction(repeatable_read=one_view) as tx:
             reviewer = find_session(tx, self.session)
             if reviewer is None:
                 raise NotSignedIn
@@ -97,7 +101,9 @@ class RequiresRole(SecurityBase):
         self.needed = needed
         self.scheme_name = SESSION_SCHEME
         location = {"in": APIKeyIn.cookie}
-        self.model = APIKey(**location, name=SESSION_SCHEME, description="Set by POST /api/session.")
+        self.model = APIKey(
+            **location, name=SESSION_SCHEME, description="Set by POST /api/session."
+        )
 
     async def __call__(self, request: Request) -> RequestContext:
         """Return the request context. Raises NotSignedIn."""

@@ -52,7 +52,9 @@ COMMON_STATUSES = (400, 403, 411, 413, 421, 422, 500, 503)
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the `responses` of a route or router that may return these errors."""
-    return {status: {"model": ErrorResponse, "description": DESCRIPTIONS[status]} for status in statuses}
+    return {
+        status: {"model": ErrorResponse, "description": DESCRIPTIONS[status]} for status in statuses
+    }
 
 
 def with_links(status: int, **links: dict[str, Any]) -> dict[int | str, dict[str, Any]]:

@@ -60,15 +60,25 @@ def get_layer(
         return Response(status_code=304, headers=headers)
     # Shrink the layer if requested.
     thumbnails: ThumbnailCache = request.app.state.renditions
-    image = thumbnails.get((sha256, side), lambda: make_thumbnail(_image(request, sha256, "webp"), side)) if side else None
-    return Response(image or _image(request, sha256, form), headers=headers, media_type=f"image/{form}")
+    image = (
+        thumbnails.get(
+            (sha256, side), lambda: make_thumbnail(_image(request, sha256, "webp"), side)
+        )
+        if side
+        else None
+    )
+    return Response(
+        image or _image(request, sha256, form), headers=headers, media_type=f"image/{form}"
+    )
 
 
 def _image(request: Request, sha256: str, form: str) -> bytes:
     context = get_app_context(request)
     with context.database.transaction() as tx:
         layer = bool(tx.scalar(sa.select(sa.exists().where(layers.c.sha256 == sha256))))
-        sheet = form == "png" and bool(tx.scalar(sa.select(sa.exists().where(checkpoints.c.sample_grid == sha256))))
+        sheet = form == "png" and bool(
+            tx.scalar(sa.select(sa.exists().where(checkpoints.c.sample_grid == sha256)))
+        )
     if not layer and not sheet:
         raise NotFound("there is no such image", "load the page again")
     stored = context.store.get(sha256)

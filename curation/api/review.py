@@ -212,7 +212,7 @@ def claim_candidates(request: Request, visit: Annotator, body: ClaimsRequest) ->
     """
     seconds = visit.context.settings.review_lease_seconds
     counts: AdaptiveCache[dict[str, int]] = request.app.state.counts
-    with visit.enter() as (tx, reviewer):
+    with visit.begin() as (tx, reviewer):
         # A reviewer who missed obvious defects gets no candidates.
         if reviewer.paused is not None:
             raise ReviewerPausedError(reviewer.paused)
@@ -222,9 +222,9 @@ def claim_candidates(request: Request, visit: Annotator, body: ClaimsRequest) ->
         # Counting is slow in large rounds, so it is cached.
         key = (reviewer.id, body.round)
         own = counts.get(key, lambda: progress.review_progress(tx, reviewer.id, body.round))
-    number = body.round or (batch.cards[0].round if batch.cards else None)
+    number = body.round or (batch.items[0].round if batch.items else None)
     return ClaimsResponse(
-        candidates=[review_item_response(request, item) for item in batch.cards],
+        candidates=[review_item_response(request, item) for item in batch.items],
         lost=list(batch.lost),
         progress=ProgressResponse(**own, round=number),
     )
@@ -236,7 +236,7 @@ def release_candidates(visit: Annotator, body: ReleaseRequest) -> None:
 
     I may still decide them until another reviewer has claimed or decided them.
     """
-    with visit.enter() as (tx, reviewer):
+    with visit.begin() as (tx, reviewer):
         queue.release_claimed(tx, reviewer.id, body.candidates, body.page)
 
 
@@ -300,17 +300,19 @@ def undo_batch(request: Request, visit: Annotator, body: UndoBatchRequest) -> li
 def get_reasons(visit: Annotator) -> list[ReasonResponse]:
     """Return the reasons to reject a layer, in the order of the number keys."""
     # Checks the session.
-    with visit.enter():
+    with visit.begin():
         pass
     return [
-        ReasonResponse(name=name, key=str(key % 10), label=label, pairs_only=name is RejectReason.clash)
+        ReasonResponse(
+            name=name, key=str(key % 10), label=label, pairs_only=name is RejectReason.clash
+        )
         for key, (name, label) in enumerate(LABELS.items(), 1)
     ]
 
 
 def _decide(visit: RequestContext, body: DecisionRequest) -> DecisionResponse:
     # The response is made after the commit, so that the client never sees a decision that is lost.
-    with visit.enter() as (tx, reviewer):
+    with visit.begin() as (tx, reviewer):
         decided = decisions.decide(
             tx,
             reviewer.id,
@@ -323,14 +325,20 @@ def _decide(visit: RequestContext, body: DecisionRequest) -> DecisionResponse:
             dwell_ms=None if body.dwell_ms is None else min(body.dwell_ms, MAX_DWELL_MS),
             only_claimed=True,
         )
-    return DecisionResponse(decision=decided.decision, candidate=decided.candidate, state=decided.state)
+    return DecisionResponse(
+        decision=decided.decision, candidate=decided.candidate, state=decided.state
+    )
 
 
 def _undo(request: Request, visit: RequestContext, body: UndoRequest) -> UndoResponse:
     seconds = visit.context.settings.review_lease_seconds
-    with visit.enter() as (tx, reviewer):
-        undone = decisions.undo(tx, reviewer.id, body.decision, key=body.key, seconds=seconds, page=body.page)
-    return UndoResponse(decision=undone.decision, candidate=review_item_response(request, undone.card))
+    with visit.begin() as (tx, reviewer):
+        undone = decisions.undo(
+            tx, reviewer.id, body.decision, key=body.key, seconds=seconds, page=body.page
+        )
+    return UndoResponse(
+        decision=undone.decision, candidate=review_item_response(request, undone.card)
+    )
 
 
 def _raise_if_general(error: LayerloopError) -> None:

@@ -11,7 +11,12 @@ from pydantic import BaseModel
 from curation.api.auth import Annotator
 from curation.api.contract import error_responses, operation_link, with_links
 from curation.api.fields import QUERY_NUMBER
-from curation.api.review_items import LayerResponse, ReviewItemResponse, layer_response, review_item_response
+from curation.api.review_items import (
+    LayerResponse,
+    ReviewItemResponse,
+    layer_response,
+    review_item_response,
+)
 from curation.domain import LayerRole, RejectReason
 from curation.review import recent_decisions, similar_samples
 from curation.review.claims import check_claimed
@@ -59,7 +64,7 @@ def get_latest(
     request: Request, visit: Annotator, count: Annotated[int, Query(ge=1, le=48), QUERY_NUMBER] = 20
 ) -> list[RecentDecisionResponse]:
     """Return my latest decisions that can be undone, newest first."""
-    with visit.enter() as (tx, reviewer):
+    with visit.begin() as (tx, reviewer):
         found = recent_decisions.recent_decisions(tx, reviewer.id, count)
     return [
         RecentDecisionResponse(
@@ -74,13 +79,17 @@ def get_latest(
     ]
 
 
-@router.get("/nearest", summary="Find the most similar accepted sample", responses=error_responses(404))
-def get_nearest(request: Request, visit: Annotator, candidate: uuid.UUID) -> SimilarSampleResponse | None:
+@router.get(
+    "/nearest", summary="Find the most similar accepted sample", responses=error_responses(404)
+)
+def get_nearest(
+    request: Request, visit: Annotator, candidate: uuid.UUID
+) -> SimilarSampleResponse | None:
     """Return the accepted sample that is most similar to a candidate, by fingerprints.
 
     Null without accepted samples. The candidate must be one that I have claimed.
     """
-    with visit.enter() as (tx, reviewer):
+    with visit.begin() as (tx, reviewer):
         check_claimed(tx, reviewer.id, candidate)
         found = similar_samples.most_similar_sample(tx, candidate)
     if found is None:

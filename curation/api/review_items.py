@@ -39,17 +39,17 @@ class ReviewItemResponse(BaseModel):
     texts: dict[LayerRole, str]
 
 
-def review_item_response(request: Request, card: ReviewItem) -> ReviewItemResponse:
+def review_item_response(request: Request, item: ReviewItem) -> ReviewItemResponse:
     """Return a review item as JSON, with signed URLs of its layers."""
     return ReviewItemResponse(
-        id=card.id,
-        round=card.round,
-        kind=card.kind,
-        prompt=card.prompt,
-        flags=list(card.flags),
-        layers={role: layer_response(request, layer) for role, layer in card.layers.items()},
-        signals=dict(card.signals),
-        texts=dict(card.texts),
+        id=item.id,
+        round=item.round,
+        kind=item.kind,
+        prompt=item.prompt,
+        flags=list(item.flags),
+        layers={role: layer_response(request, layer) for role, layer in item.layers.items()},
+        signals=dict(item.signals),
+        texts=dict(item.texts),
     )
 
 
@@ -57,5 +57,9 @@ def layer_response(request: Request, layer: ReviewItemLayer) -> LayerResponse:
     """Return a layer as JSON, with its signed URLs."""
     links: SignedUrls = request.app.state.links
     url = links.address(layer.sha256)
-    small = url if max(layer.width, layer.height) <= THUMBNAIL_SIDE else links.address(layer.sha256, side=THUMBNAIL_SIDE)
+    small = (
+        url
+        if max(layer.width, layer.height) <= THUMBNAIL_SIDE
+        else links.address(layer.sha256, side=THUMBNAIL_SIDE)
+    )
     return LayerResponse(url=url, small=small, width=layer.width, height=layer.height)

@@ -296,7 +296,7 @@ class RoundAgreement(AgreementResponse):
 )
 def get_rounds(visit: Annotator) -> list[RoundResponse]:
     """Return all rounds, oldest first."""
-    with visit.enter() as (tx, reviewer):
+    with visit.begin() as (tx, reviewer):
         rows = lifecycle.list_rounds(tx)
         own = progress.progress_by_round(tx, reviewer.id)
     # Annotators must not learn the verdicts of others.
@@ -304,13 +304,16 @@ def get_rounds(visit: Annotator) -> list[RoundResponse]:
     if reviewer.role is Role.annotator:
         described = [_without_verdicts(row) for row in described]
     none = progress.ReviewProgress()
-    return [RoundResponse(**row, own=OwnProgress(**own.get(row["id"], none)._asdict())) for row in described]
+    return [
+        RoundResponse(**row, own=OwnProgress(**own.get(row["id"], none)._asdict()))
+        for row in described
+    ]
 
 
 @router.get("/{number}", summary="Get the report of a round", responses=error_responses(404))
 def get_round(visit: Engineer, number: Number) -> RoundReport:
     """Return the report of a round; all its numbers are of the same moment."""
-    with visit.enter(one_view=True) as (tx, _):
+    with visit.begin(one_view=True) as (tx, _):
         report = round_report.round_report(tx, number)
     return RoundReport(**report)
 
@@ -322,7 +325,7 @@ def get_round(visit: Engineer, number: Number) -> RoundReport:
 )
 def get_agreement(visit: Engineer, number: Number) -> RoundAgreement:
     """Return the agreement of people in a round where several decide the same candidates."""
-    with visit.enter(one_view=True) as (tx, _):
+    with visit.begin(one_view=True) as (tx, _):
         found = agreement.round_agreement(tx, number)
     return RoundAgreement(**found)
 
@@ -330,14 +333,15 @@ def get_agreement(visit: Engineer, number: Number) -> RoundAgreement:
 @router.post(
     "/{number}/pause",
     summary="Pause a round",
-    responses=error_responses(404, 409) | with_links(200, resume=operation_link("resume", number="$response.body#/id")),
+    responses=error_responses(404, 409)
+    | with_links(200, resume=operation_link("resume", number="$response.body#/id")),
 )
 def pause_round(visit: Engineer, number: Number) -> RoundResponse:
     """Pause generation and review of a round.
 
     Claimed candidates may still be decided, and decisions undone.
     """
-    with visit.enter() as (tx, reviewer):
+    with visit.begin() as (tx, reviewer):
         lifecycle.pause_round(tx, number, reviewer.name)
         row = lifecycle.find_round(tx, number) | {"counts": lifecycle.count_states(tx, number)}
     return RoundResponse(**round_report.describe_round(row))
@@ -346,7 +350,7 @@ def pause_round(visit: Engineer, number: Number) -> RoundResponse:
 @router.post("/{number}/resume", summary="Resume a round", responses=error_responses(404, 409))
 def resume_round(visit: Engineer, number: Number) -> RoundResponse:
     """Resume a paused round."""
-    with visit.enter() as (tx, reviewer):
+    with visit.begin() as (tx, reviewer):
         lifecycle.resume_round(tx, number, reviewer.name)
         row = lifecycle.find_round(tx, number) | {"counts": lifecycle.count_states(tx, number)}
     return RoundResponse(**round_report.describe_round(row))
@@ -355,7 +359,7 @@ def resume_round(visit: Engineer, number: Number) -> RoundResponse:
 @router.post("/{number}/close", summary="Close a round", responses=error_responses(404, 409))
 def close_round(visit: Engineer, number: Number) -> RoundResponse:
     """Close a round, and withdraw all candidates without a verdict; the call is idempotent."""
-    with visit.enter() as (tx, reviewer):
+    with visit.begin() as (tx, reviewer):
         lifecycle.close_round(tx, number, reviewer.name)
         row = lifecycle.find_round(tx, number) | {"counts": lifecycle.count_states(tx, number)}
     return RoundResponse(**round_report.describe_round(row))

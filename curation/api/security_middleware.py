@@ -93,21 +93,29 @@ class SecurityMiddleware:
         headers = Headers(scope=scope)
         # DNS rebinding.
         if self.loopback_only and not is_loopback(_name(headers.get("host", ""))):
-            return error_response(421, "this server accepts only loopback hosts", "use 127.0.0.1 or localhost")
+            return error_response(
+                421, "this server accepts only loopback hosts", "use 127.0.0.1 or localhost"
+            )
         # CSRF.
         changing = scope["method"] not in {"GET", "HEAD", "OPTIONS"}
         if changing and api and "x-layerloop" not in headers:
-            return error_response(403, "the header X-Layerloop is missing", "send 'X-Layerloop: 1' with all changes")
+            return error_response(
+                403, "the header X-Layerloop is missing", "send 'X-Layerloop: 1' with all changes"
+            )
         # Bodies are limited for all methods, since the server reads them all.
         if "transfer-encoding" in headers:
             return error_response(411, "the request has no length", "send a Content-Length")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
-            return error_response(413, f"the body has more than {MAX_BODY_BYTES} bytes", "send smaller requests")
+            return error_response(
+                413, f"the body has more than {MAX_BODY_BYTES} bytes", "send smaller requests"
+            )
         return None
 
 
-def error_response(status: int, message: str, hint: str = "", headers: dict[str, str] | None = None) -> JSONResponse:
+def error_response(
+    status: int, message: str, hint: str = "", headers: dict[str, str] | None = None
+) -> JSONResponse:
     """Return the JSON response of an error; its texts are shortened and escaped.
 
     Args:
@@ -135,4 +143,8 @@ def is_loopback(name: str) -> bool:
 
 def _name(host: str) -> str:
     """Return the name in a Host header, without its port."""
-    return host.partition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0].lower()
+    return (
+        host.partition("]")[0].lstrip("[")
+        if host.startswith("[")
+        else host.partition(":")[0].lower()
+    )

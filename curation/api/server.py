@@ -25,15 +25,15 @@ BODY_SECONDS: Final = 60.0
 """Longest time for the body of a request; bodies are small JSON documents."""
 
 
-def serve(app: FastAPI, listening: socket.socket) -> None:
+def serve(app: FastAPI, listening_socket: socket.socket) -> None:
     """Serve the API until it is stopped; Ctrl-C raises KeyboardInterrupt.
 
     Args:
         app: The application.
-        listening: A socket that `open_socket` returned.
+        listening_socket: A socket that `open_socket` returned.
     """
-    host, port = listening.getsockname()[:2]
-    uvicorn.Server(server_config(app, host, port)).run(sockets=[listening])
+    host, port = listening_socket.getsockname()[:2]
+    uvicorn.Server(server_config(app, host, port)).run(sockets=[listening_socket])
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -57,7 +57,9 @@ def open_socket(host: str, port: int) -> socket.socket:
         if listening is not None:
             listening.close()
         hint = "if another program uses the port, choose another port (--port, LAYERLOOP_PORT)"
-        raise Refused(f"the API cannot listen at {host}:{port}: {error.strerror or error}", hint) from error
+        raise Refused(
+            f"the API cannot listen at {host}:{port}: {error.strerror or error}", hint
+        ) from error
     return listening
 
 

@@ -14,7 +14,13 @@ from curation.api.fields import STORABLE, Body
 from curation.db.engine import Transaction
 from curation.domain import Role
 from curation.errors import Conflict
-from curation.review.reviewers import InvalidTokenError, Reviewer, SignInThrottle, find_session, sign_in
+from curation.review.reviewers import (
+    InvalidTokenError,
+    Reviewer,
+    SignInThrottle,
+    find_session,
+    sign_in,
+)
 from curation.review.sessions import SessionCookies, begin_session, end_session, end_sessions
 
 router = APIRouter(prefix="/api", tags=["session"])
@@ -61,7 +67,7 @@ async def health() -> Health:
 @router.get("/me", summary="Get the signed-in reviewer", responses=error_responses(401))
 def get_signed_in_reviewer(visit: Annotator) -> SignedInReviewer:
     """Return the name and the role of the signed-in reviewer."""
-    with visit.enter() as (_, reviewer):
+    with visit.begin() as (_, reviewer):
         return _me(reviewer)
 
 
@@ -87,7 +93,9 @@ def post_session(request: Request, response: Response, body: SignIn) -> SignedIn
         back_off.failed(address)
         raise
     back_off.succeeded(address)
-    response.set_cookie(cookies.name, cookies.seal(session), max_age=cookies.seconds, **_cookie_options(request))
+    response.set_cookie(
+        cookies.name, cookies.dumps(session), max_age=cookies.seconds, **_cookie_options(request)
+    )
     return _me(reviewer)
 
 
@@ -95,7 +103,9 @@ def post_session(request: Request, response: Response, body: SignIn) -> SignedIn
 def delete_session(
     request: Request,
     response: Response,
-    everywhere: Annotated[bool, Query(description="also end all other sessions of this reviewer")] = False,
+    everywhere: Annotated[
+        bool, Query(description="also end all other sessions of this reviewer")
+    ] = False,
 ) -> None:
     """End this session on the server, and delete its cookie."""
     # Without a session there is nothing to end, but the cookie is deleted all the same.
@@ -110,7 +120,9 @@ def delete_session(
     response.delete_cookie(cookies.name, **_cookie_options(request))
 
 
-def _end_present_session(tx: Transaction, request: Request, reviewer: Reviewer, *, switch: bool) -> None:
+def _end_present_session(
+    tx: Transaction, request: Request, reviewer: Reviewer, *, switch: bool
+) -> None:
     """End the browser's session. Raises Conflict if it is another reviewer's, without `switch`."""
     session = get_session_token(request)
     present = find_session(tx, session) if session else None

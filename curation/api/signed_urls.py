@@ -26,12 +26,12 @@ class SignedUrls:
         self._key = hmac.digest(secret.encode(), b"layerloop layer links", hashlib.sha256)
         self._clock = clock
 
-    def address(self, sha256: str, form: str = "webp", side: int = 0) -> str:
+    def address(self, sha256: str, image_format: str = "webp", side: int = 0) -> str:
         """Return the signed URL of a stored image.
 
         Args:
             sha256: Name of the image.
-            form: File format, "webp" or "png".
+            image_format: File format, "webp" or "png".
             side: Longer side in pixels to shrink it to; 0 keeps its size.
 
         Returns:
@@ -40,8 +40,8 @@ class SignedUrls:
         # Expiry is at the end of the next window, so that the URL does not change within a window.
         until = (int(self._clock()) // WINDOW + 2) * WINDOW
         shrunk = f"side={side}&" if side else ""
-        sign = self._sign(sha256, form, side, until)
-        return f"/api/layers/{sha256}.{form}?{shrunk}until={until}&sign={sign}"
+        sign = self._sign(sha256, image_format, side, until)
+        return f"/api/layers/{sha256}.{image_format}?{shrunk}until={until}&sign={sign}"
 
     def seconds_left(self, sha256: str, form: str, until: int, sign: str, side: int = 0) -> int:
         """Return how long a URL is still valid.

@@ -88,12 +88,14 @@ class FreezeRequest(Body):
 )
 def get_snapshots(visit: Engineer) -> list[SnapshotResponse]:
     """Return all snapshots, newest first."""
-    with visit.enter() as (tx, _):
+    with visit.begin() as (tx, _):
         rows = snapshots.list_snapshots(tx)
     return [_answer(row) for row in rows]
 
 
-@router.get("/{name}", summary="Get a snapshot and a page of its samples", responses=error_responses(404))
+@router.get(
+    "/{name}", summary="Get a snapshot and a page of its samples", responses=error_responses(404)
+)
 def get_snapshot(
     request: Request,
     visit: Engineer,
@@ -104,9 +106,11 @@ def get_snapshot(
     """Return a snapshot by its tag, its id or the beginning of its id, and a page of samples."""
     links: SignedUrls = request.app.state.links
     # One sample more than the page shows whether there is a next page.
-    with visit.enter() as (tx, _):
+    with visit.begin() as (tx, _):
         row = _find(tx, name)
-        found = list(itertools.islice(read_samples(visit.context.store, row["id"], after), limit + 1))
+        found = list(
+            itertools.islice(read_samples(visit.context.store, row["id"], after), limit + 1)
+        )
         sizes = _sizes(tx, found[:limit])
     shown = found[:limit]
     return SnapshotPage(
@@ -120,16 +124,19 @@ def get_snapshot(
     "",
     status_code=201,
     summary="Freeze a snapshot",
-    responses=error_responses(409) | with_links(201, snapshot=operation_link("get_snapshot", name="$response.body#/id")),
+    responses=error_responses(409)
+    | with_links(201, snapshot=operation_link("get_snapshot", name="$response.body#/id")),
 )
 def post_snapshot(visit: Engineer, body: FreezeRequest) -> SnapshotResponse:
     """Freeze all accepted samples; equal samples always give the same snapshot."""
     # Check the role first. The fingerprints are computed outside of the transaction.
-    with visit.enter():
+    with visit.begin():
         pass
     fingerprint_layers(visit.context.database, visit.context.store)
-    with visit.enter(one_view=True) as (tx, reviewer):
-        manifest = snapshots.freeze_snapshot(tx, visit.context.store, tag=body.tag, actor=reviewer.name)
+    with visit.begin(one_view=True) as (tx, reviewer):
+        manifest = snapshots.freeze_snapshot(
+            tx, visit.context.store, tag=body.tag, actor=reviewer.name
+        )
         row = _find(tx, manifest.id)
     return _answer(row)
 
@@ -141,7 +148,9 @@ def _find(tx: Transaction, name: str) -> dict[str, Any]:
 
 def _sizes(tx: Transaction, samples: Sequence[Sample]) -> Mapping[str, sa.Row[Any]]:
     shas = {sha for sample in samples for sha in sample.layers.values()}
-    rows = tx.execute(sa.select(layers.c.sha256, layers.c.width, layers.c.height).where(layers.c.sha256.in_(shas)))
+    rows = tx.execute(
+        sa.select(layers.c.sha256, layers.c.width, layers.c.height).where(layers.c.sha256.in_(shas))
+    )
     return {row.sha256: row for row in rows}
 
 
@@ -151,7 +160,8 @@ def _sample(links: SignedUrls, sample: Sample, sizes: Mapping[str, sa.Row[Any]])
         id=sample.id,
         kind=sample.kind,
         caption=sample.caption,
-        caption_source=sample.caption_source or (CaptionSource.model if sample.captioner else CaptionSource.given),
+        caption_source=sample.caption_source
+        or (CaptionSource.model if sample.captioner else CaptionSource.given),
         texts=dict(sample.texts),
         licence=sample.licence,
         source=sample.source,

@@ -17,29 +17,29 @@ from curation.domain import Checkpoint, JobName, Progress, RunState, TrainingReq
 from curation.errors import Conflict, NotFound
 
 
-def request_training(tx: Transaction, order: TrainingRequest, actor: str) -> uuid.UUID:
+def request_training(tx: Transaction, request: TrainingRequest, actor: str) -> uuid.UUID:
     """Record a training run and enqueue its job.
 
     An equal request is the same run; it is resumed if it had failed or was cancelled.
 
     Args:
         tx: The transaction.
-        order: The training request.
+        request: The training request.
         actor: Name of the person, for the event log.
 
     Returns:
         The id of the run.
     """
     row = {
-        "id": order.id,
-        "recipe": order.recipe,
-        "preset": order.preset,
-        "snapshot_id": order.snapshot,
-        "previous_id": order.previous,
-        "parent_id": order.parent.id if order.parent else None,
-        "seed": order.seed,
-        "images": order.images,
-        "changes": dict(order.changes),
+        "id": request.id,
+        "recipe": request.recipe,
+        "preset": request.preset,
+        "snapshot_id": request.snapshot,
+        "previous_id": request.previous,
+        "parent_id": request.parent.id if request.parent else None,
+        "seed": request.seed,
+        "images": request.images,
+        "changes": dict(request.changes),
         "state": RunState.requested,
     }
     # The id is derived from the request, so that an equal request conflicts with its row.
@@ -47,15 +47,19 @@ def request_training(tx: Transaction, order: TrainingRequest, actor: str) -> uui
         tx.log(
             actor,
             "training ordered",
-            f"run {order.id}",
-            recipe=order.recipe,
-            snapshot=order.snapshot,
+            f"run {request.id}",
+            recipe=request.recipe,
+            snapshot=request.snapshot,
         )
     # Request a run again that had ended early.
-    resumable = (training_runs.c.id == order.id) & training_runs.c.state.in_([RunState.failed, RunState.cancelled])
-    tx.execute(sa.update(training_runs).where(resumable).values(state=RunState.requested, error=None))
-    tx.enqueue(JobName.train, str(order.id))
-    return order.id
+    resumable = (training_runs.c.id == request.id) & training_runs.c.state.in_(
+        [RunState.failed, RunState.cancelled]
+    )
+    tx.execute(
+        sa.update(training_runs).where(resumable).values(state=RunState.requested, error=None)
+    )
+    tx.enqueue(JobName.train, str(request.id))
+    return request.id
 
 
 def claim_run(tx: Transaction, run: uuid.UUID, holder: str, seconds: int) -> TrainingRequest | None:
@@ -101,7 +105,9 @@ def get_training_request(tx: Transaction, run: uuid.UUID) -> TrainingRequest:
     )
 
 
-def record_progress(tx: Transaction, run: uuid.UUID, holder: str, progress: Progress, seconds: int) -> None:
+def record_progress(
+    tx: Transaction, run: uuid.UUID, holder: str, progress: Progress, seconds: int
+) -> None:
     """Record the progress of a run and renew its lease.
 
     Args:
@@ -116,7 +122,9 @@ def record_progress(tx: Transaction, run: uuid.UUID, holder: str, progress: Prog
     """
     if run not in leases.renew(tx, holder, "train", seconds):
         raise Conflict(f"run {run} was cancelled or taken over by another worker")
-    tx.execute(sa.update(training_runs).where(training_runs.c.id == run).values(progress=asdict(progress)))
+    tx.execute(
+        sa.update(training_runs).where(training_runs.c.id == run).values(progress=asdict(progress))
+    )
 
 
 def finish_run(tx: Transaction, run: uuid.UUID, holder: str, checkpoint: Checkpoint) -> None:
@@ -173,7 +181,9 @@ def cancel_run(tx: Transaction, run: uuid.UUID, actor: str) -> bool:
     Returns:
         Whether the run was requested or running.
     """
-    active = (training_runs.c.id == run) & training_runs.c.state.in_([RunState.requested, RunState.running])
+    active = (training_runs.c.id == run) & training_runs.c.state.in_(
+        [RunState.requested, RunState.running]
+    )
     cancelled = {
         "state": RunState.cancelled,
         "error": f"cancelled by {actor}",
@@ -197,7 +207,9 @@ def find_run(tx: Transaction, run: uuid.UUID) -> dict[str, Any]:
 
 def list_runs(tx: Transaction) -> list[dict[str, Any]]:
     """Return the rows of all training runs, newest first."""
-    listed = sa.select(training_runs).order_by(training_runs.c.created_at.desc(), training_runs.c.id)
+    listed = sa.select(training_runs).order_by(
+        training_runs.c.created_at.desc(), training_runs.c.id
+    )
     return [dict(row) for row in tx.execute(listed).mappings()]
 
 
@@ -247,7 +259,9 @@ def promote_checkpoint(tx: Transaction, name: str, actor: str) -> str:
     checkpoint = find_checkpoint(tx, name).id
     # Not now(), which is equal for all promotions of one transaction.
     newest = sa.func.clock_timestamp()
-    tx.execute(sa.update(checkpoints).where(checkpoints.c.id == checkpoint).values(promoted_at=newest))
+    tx.execute(
+        sa.update(checkpoints).where(checkpoints.c.id == checkpoint).values(promoted_at=newest)
+    )
     tx.log(actor, "checkpoint promoted", checkpoint)
     return checkpoint
 
@@ -263,7 +277,11 @@ def find_checkpoint(tx: Transaction, name: str) -> Checkpoint:
     """Return a checkpoint by its id or the first eight or more digits of it. Raises NotFound."""
     # The beginning of an id must be unambiguous.
     if len(name) >= 8:
-        found = sa.select(checkpoints).where(checkpoints.c.id.startswith(name, autoescape=True)).limit(2)
+        found = (
+            sa.select(checkpoints)
+            .where(checkpoints.c.id.startswith(name, autoescape=True))
+            .limit(2)
+        )
         rows = tx.execute(found).mappings().all()
         if len(rows) == 1:
             return _read(dict(rows[0]))
@@ -285,9 +303,13 @@ def record_metrics(tx: Transaction, checkpoint: str, metrics: dict[str, float], 
         figures: The metrics by name; they replace metrics of the same name.
         actor: Name of the person, for the event log.
     """
-    row = tx.execute(sa.select(checkpoints.c.evaluation).where(checkpoints.c.id == checkpoint)).one()
+    row = tx.execute(
+        sa.select(checkpoints.c.evaluation).where(checkpoints.c.id == checkpoint)
+    ).one()
     merged = dict(row.evaluation) | metrics
-    tx.execute(sa.update(checkpoints).where(checkpoints.c.id == checkpoint).values(evaluation=merged))
+    tx.execute(
+        sa.update(checkpoints).where(checkpoints.c.id == checkpoint).values(evaluation=merged)
+    )
     tx.log(actor, "checkpoint evaluated", checkpoint, **metrics)
 
 

@@ -28,7 +28,9 @@ def fit(pairs: Pairs = False, dry_run: DryRun = False, as_json: Json = False) ->
         embedder = load_embedder(ctx.settings)
         if dry_run:
             with ctx.database.transaction() as tx:
-                accepted, rejected = acceptance_model_store.count_training_rows(tx, kind, embedder.source)
+                accepted, rejected = acceptance_model_store.count_training_rows(
+                    tx, kind, embedder.source
+                )
             console.print(
                 f"would fit an acceptance model to {accepted} accepts and {rejected} rejects, "
                 f"with embeddings of {embedder.source}"
@@ -43,7 +45,9 @@ def fit(pairs: Pairs = False, dry_run: DryRun = False, as_json: Json = False) ->
 
 @app.command()
 def show(
-    name: Annotated[str | None, typer.Argument(help="Prefix of the model's id; default: the newest.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Prefix of the model's id; default: the newest.")
+    ] = None,
     pairs: Pairs = False,
     as_json: Json = False,
 ) -> None:
@@ -89,6 +93,8 @@ def _text(model: Any) -> str:
         if folds in metrics:
             lines.append(
                 "  {}: AUC {auc:.3f}, Brier {brier:.3f}, calibration error {ece:.3f}, "
-                "log loss {log_loss:.3f} (constant prediction: {constant_log_loss:.3f})".format(label, **metrics[folds])
+                "log loss {log_loss:.3f} (constant prediction: {constant_log_loss:.3f})".format(
+                    label, **metrics[folds]
+                )
             )
     return "\n".join(lines)

@@ -18,8 +18,12 @@ def list_(
         int | None,
         typer.Option("--round", help="Only candidates of this round.", min=1, max=MAX_ID),
     ] = None,
-    state: Annotated[CandidateState | None, typer.Option(help="Only candidates in this state.")] = None,
-    limit: Annotated[int, typer.Option(help="Maximum number of rows; 0 for all.", min=0, max=MAX_ID)] = 100,
+    state: Annotated[
+        CandidateState | None, typer.Option(help="Only candidates in this state.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(help="Maximum number of rows; 0 for all.", min=0, max=MAX_ID)
+    ] = 100,
     as_json: Json = False,
 ) -> None:
     """List candidates with prompt, seed, state, flags and layers."""

@@ -25,14 +25,22 @@ app = typer.Typer(no_args_is_help=True)
 @app.command()
 def run(
     model: Annotated[str, typer.Option(help="Image-text-to-text model: a hub name or a folder.")],
-    prompt: Annotated[str | None, typer.Option(help="Instruction for the model, sent with each image.")] = None,
-    background: Annotated[int, typer.Option(help="Gray level behind the layers.", min=0, max=255)] = 128,
-    tokens: Annotated[int, typer.Option(help="Maximum caption length, in tokens.", min=1, max=500)] = 60,
+    prompt: Annotated[
+        str | None, typer.Option(help="Instruction for the model, sent with each image.")
+    ] = None,
+    background: Annotated[
+        int, typer.Option(help="Gray level behind the layers.", min=0, max=255)
+    ] = 128,
+    tokens: Annotated[
+        int, typer.Option(help="Maximum caption length, in tokens.", min=1, max=500)
+    ] = 60,
     again: Annotated[
         bool, typer.Option("--again", help="Also recaption samples that a model captioned before.")
     ] = False,
     limit: Annotated[int, typer.Option(help="Maximum number of samples; 0 for all.", min=0)] = 0,
-    wait: Annotated[bool, typer.Option(help="Run in this process; --no-wait queues it for a worker.")] = True,
+    wait: Annotated[
+        bool, typer.Option(help="Run in this process; --no-wait queues it for a worker.")
+    ] = True,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -45,7 +53,9 @@ def run(
     from curation.datasets import captions
     from curation.errors import LayerloopError
 
-    order = captions.CaptionRequest(model, prompt or captions.PROMPT, background, tokens, again, limit)
+    order = captions.CaptionRequest(
+        model, prompt or captions.PROMPT, background, tokens, again, limit
+    )
     with context() as ctx:
         with ctx.database.transaction() as tx:
             if dry_run:
@@ -77,7 +87,9 @@ def run(
 
 @app.command("set")
 def set_caption(
-    sample: Annotated[str, typer.Argument(help="The sample's id, or its first eight or more digits.")],
+    sample: Annotated[
+        str, typer.Argument(help="The sample's id, or its first eight or more digits.")
+    ],
     text: Annotated[str, typer.Argument(help="The caption.")],
     as_json: Json = False,
 ) -> None:

@@ -62,17 +62,25 @@ class Precision(StrEnum):
 
 
 def train(
-    snapshot: Annotated[str, typer.Option(help="The snapshot: a tag, an id, or a prefix of an id.")] = "latest",
+    snapshot: Annotated[
+        str, typer.Option(help="The snapshot: a tag, an id, or a prefix of an id.")
+    ] = "latest",
     preset: Annotated[str, typer.Option(help="The preset: tiny, sd15, sdxl.")] = "tiny",
     recipe: Annotated[
         str,
-        typer.Option(help="Stages to train: transparency, base, layers, whole (the first two) or pairs (all three)."),
+        typer.Option(
+            help="Stages to train: transparency, base, layers, whole (the first two) or pairs (all three)."
+        ),
     ] = "whole",
     parent: Annotated[str | None, typer.Option(help="The checkpoint to start from.")] = None,
     changes: Overrides = None,
     seed: Annotated[int, typer.Option(help="Random seed of weights, noise and order.")] = 0,
-    images: Annotated[int, typer.Option(help="Number of images to train on; 0 is the preset's.", min=0)] = 0,
-    wait: Annotated[bool, typer.Option(help="Train in this process; --no-wait queues it for a worker.")] = True,
+    images: Annotated[
+        int, typer.Option(help="Number of images to train on; 0 is the preset's.", min=0)
+    ] = 0,
+    wait: Annotated[
+        bool, typer.Option(help="Train in this process; --no-wait queues it for a worker.")
+    ] = True,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -93,7 +101,9 @@ def train(
             previous = snapshots.find_local_snapshot(tx, start.snapshot) if start else None
             changed = (dict(start.changes) if start else {}) | parse_overrides(changes or [])
             order = TrainingRequest(recipe, preset, found, previous, start, seed, images, changed)
-            samples = next(row["samples"] for row in snapshots.list_snapshots(tx) if row["id"] == found)
+            samples = next(
+                row["samples"] for row in snapshots.list_snapshots(tx) if row["id"] == found
+            )
             check_training_request(order, ctx.settings.trainer)
             if not dry_run:
                 run = registry.request_training(tx, order, ACTOR)
@@ -103,8 +113,12 @@ def train(
 
         # A dry run estimates the memory of each stage instead of training.
         if dry_run:
-            console.print(f"would train {recipe} with preset {preset} on {short_hash(found)} as run {order.id}")
-            print_memory(load_object(ctx.settings.estimator)(order, samples), str(order.id), as_json)
+            console.print(
+                f"would train {recipe} with preset {preset} on {short_hash(found)} as run {order.id}"
+            )
+            print_memory(
+                load_object(ctx.settings.estimator)(order, samples), str(order.id), as_json
+            )
             return
         if not wait:
             print_json({"run": str(run)}) if as_json else print_text(run)
@@ -115,9 +129,15 @@ def train(
         with resume_hint(), progress() as on_progress:
             row = run_or_follow(ctx, run, jobs.train, registry.find_run, on_progress)
     if row["state"] != "finished":
-        message = f"training was {row['error']}" if row["state"] == "cancelled" else f"training failed: {row['error']}"
+        message = (
+            f"training was {row['error']}"
+            if row["state"] == "cancelled"
+            else f"training failed: {row['error']}"
+        )
         raise LayerloopError(message, "fix the cause and run the same command again to resume")
-    print_json({"run": str(run), "checkpoint": row["checkpoint_id"]}) if as_json else print_text(row["checkpoint_id"])
+    print_json({"run": str(run), "checkpoint": row["checkpoint_id"]}) if as_json else print_text(
+        row["checkpoint_id"]
+    )
 
 
 @app.command("list")
@@ -148,7 +168,9 @@ def promote(name: CheckpointArgument, as_json: Json = False) -> None:
 
     with context() as ctx, ctx.database.transaction() as tx:
         promoted = registry.promote_checkpoint(tx, name, ACTOR)
-    print_result(f"{short_hash(promoted)} is promoted: new rounds use it", as_json, checkpoint=promoted)
+    print_result(
+        f"{short_hash(promoted)} is promoted: new rounds use it", as_json, checkpoint=promoted
+    )
 
 
 @app.command()
@@ -183,7 +205,9 @@ def import_(
         list[Path],
         typer.Argument(help="Safetensors: a decoder, optionally an encoder and base weights."),
     ],
-    preset: Annotated[str, typer.Option(help="The preset of their base model: sd15, sd21, sdxl.")] = "sdxl",
+    preset: Annotated[
+        str, typer.Option(help="The preset of their base model: sd15, sd21, sdxl.")
+    ] = "sdxl",
     changes: Overrides = None,
     offset_scale: Annotated[
         float | None,
@@ -196,7 +220,9 @@ def import_(
     from curation.checkpoints import registry
     from curation.runtime.context import load_object
 
-    changed = parse_overrides(changes or []) | ({"offset_scale": repr(offset_scale)} if offset_scale is not None else {})
+    changed = parse_overrides(changes or []) | (
+        {"offset_scale": repr(offset_scale)} if offset_scale is not None else {}
+    )
     # Without a store the importer only examines the files.
     with context(create=True) as ctx, progress() as on_progress:
         imported: ImportResult = load_object(ctx.settings.importer)(
@@ -220,7 +246,9 @@ def import_(
         console.print(f"{file.path}: {file.what}, {size}")
     for note in imported.notes:
         console.print(note)
-    print_text(checkpoint_id) if checkpoint_id else console.print("would import them as one checkpoint")
+    print_text(checkpoint_id) if checkpoint_id else console.print(
+        "would import them as one checkpoint"
+    )
 
 
 @app.command()
@@ -228,9 +256,13 @@ def export(
     name: CheckpointArgument,
     form: Annotated[
         ExportFormat,
-        typer.Option("--format", help="Target program; Forge reads 'released', 'layerloop' is lossless."),
+        typer.Option(
+            "--format", help="Target program; Forge reads 'released', 'layerloop' is lossless."
+        ),
     ] = ExportFormat.released,
-    out: Annotated[Path, typer.Option(help="Output folder; created if missing.")] = Path("exported"),
+    out: Annotated[Path, typer.Option(help="Output folder; created if missing.")] = Path(
+        "exported"
+    ),
     precision: Annotated[
         Precision,
         typer.Option(help="Data type of the tensors; 'stored' keeps the checkpoint's."),
@@ -244,7 +276,9 @@ def export(
     with context() as ctx:
         with ctx.database.transaction() as tx:
             checkpoint = registry.find_checkpoint(tx, name)
-        written = load_object(ctx.settings.exporter)(checkpoint, ctx.store, form.value, precision.value, out)
+        written = load_object(ctx.settings.exporter)(
+            checkpoint, ctx.store, form.value, precision.value, out
+        )
     if as_json:
         print_json({"checkpoint": checkpoint.id, "files": [asdict(file) for file in written]})
         return
@@ -266,7 +300,9 @@ def parse_overrides(given: list[str]) -> dict[str, str]:
     pairs = [word.partition("=") for word in given]
     for name, equals, _ in pairs:
         if not equals:
-            raise Refused(f"--set {name!r} is not name=value", "for example --set transparency_batch=4")
+            raise Refused(
+                f"--set {name!r} is not name=value", "for example --set transparency_batch=4"
+            )
     return {name.strip(): _whole(value.strip()) for name, _, value in pairs}
 
 

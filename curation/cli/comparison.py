@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 def compare(
     name: CheckpointArgument,
-    count: Annotated[int, typer.Option(help="Number of prompts, each generated in both ways.", min=1)] = 24,
+    count: Annotated[
+        int, typer.Option(help="Number of prompts, each generated in both ways.", min=1)
+    ] = 24,
     prompts: Annotated[
         Path | None,
         typer.Option(
@@ -32,14 +34,22 @@ def compare(
     ] = None,
     snapshot: Annotated[
         str | None,
-        typer.Option(help="Snapshot that the rule reviewer is fitted to; default: the checkpoint's."),
+        typer.Option(
+            help="Snapshot that the rule reviewer is fitted to; default: the checkpoint's."
+        ),
     ] = None,
     segmenter: Annotated[
         str | None,
-        typer.Option(help="Segmentation model for the trimap, a hub name or a folder; default: GrabCut."),
+        typer.Option(
+            help="Segmentation model for the trimap, a hub name or a folder; default: GrabCut."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Random seed of the first image; it increases by 1 per image.")] = 0,
-    sheet: Annotated[Path | None, typer.Option(help="Write a PNG with both ways side by side to this file.")] = None,
+    seed: Annotated[
+        int, typer.Option(help="Random seed of the first image; it increases by 1 per image.")
+    ] = 0,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write a PNG with both ways side by side to this file.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare a checkpoint with generate-then-matte on the same prompts.
@@ -86,18 +96,24 @@ def compare(
         write_file_atomically(sheet, comparison.sheet)
     if as_json:
         ways = {name: asdict(way) for name, way in judged.items()}
-        found = {"checkpoint": checkpoint.id, "snapshot": on, "how": comparison.facts, "ways": ways}
+        found = {
+            "checkpoint": checkpoint.id,
+            "snapshot": on,
+            "how": comparison.metadata,
+            "ways": ways,
+        }
         print_json(found)
         return
     _print_ways(judged)
-    for setting, value in comparison.facts.items():
+    for setting, value in comparison.metadata.items():
         console.print(f"{setting}: {value}")
 
 
 def _print_ways(judged: Mapping[str, JudgedMethod]) -> None:
     # One row per metric, one column per way.
     defects: dict[str, object] = {
-        way: f"{found.defects:.1f} ({found.low:.1f} to {found.high:.1f})" for way, found in judged.items()
+        way: f"{found.defects:.1f} ({found.low:.1f} to {found.high:.1f})"
+        for way, found in judged.items()
     }
     rows: list[dict[str, object]] = [{"": "defects per 100 (95 % CI)", **defects}]
     only = {way: found.only for way, found in judged.items()}

@@ -27,7 +27,9 @@ from curation.errors import Refused
 if TYPE_CHECKING:
     from curation.ports import EvaluationResult, MeanWithInterval, ObjectStore
 
-CheckpointArgument = Annotated[str, typer.Argument(help="The checkpoint's id, or its first eight or more digits.")]
+CheckpointArgument = Annotated[
+    str, typer.Argument(help="The checkpoint's id, or its first eight or more digits.")
+]
 
 MAIN_METRICS = (
     "psnr",
@@ -54,7 +56,9 @@ def evaluate(
     ] = None,
     views: Annotated[
         int | None,
-        typer.Option(help="Test-time augmentations of the alpha decoder, 1 or 8; default: preset's."),
+        typer.Option(
+            help="Test-time augmentations of the alpha decoder, 1 or 8; default: preset's."
+        ),
     ] = None,
     published: Annotated[
         bool,
@@ -82,7 +86,9 @@ def evaluate(
     ] = 16,
     clip: Annotated[
         str | None,
-        typer.Option(help="CLIP model (hub name or folder) for the CLIP score of generated layers."),
+        typer.Option(
+            help="CLIP model (hub name or folder) for the CLIP score of generated layers."
+        ),
     ] = None,
     sheet: Annotated[
         Path | None, typer.Option(help="Write a PNG of originals and reconstructions to this file.")
@@ -112,7 +118,9 @@ def evaluate(
             "--folder and --snapshot exclude each other",
             "leave out one of them",
         )
-    options = EvaluationOptions(views, published, perceptual, inception, original, limit, draws, clip)
+    options = EvaluationOptions(
+        views, published, perceptual, inception, original, limit, draws, clip
+    )
     # Resolve the checkpoint and the snapshot; a folder is evaluated without a snapshot.
     with context() as ctx:
         with ctx.database.transaction() as tx:
@@ -129,14 +137,20 @@ def evaluate(
             store: ObjectStore = ctx.store
             refused: Sequence[tuple[str, str]] = ()
             if folder:
-                upper = FolderStore(temporary.enter_context(TemporaryDirectory(prefix="layerloop-test-set-")))
-                test_set = read_evaluation_set(folder, upper, on_progress, limits=ctx.settings.image_limits)
+                upper = FolderStore(
+                    temporary.enter_context(TemporaryDirectory(prefix="layerloop-test-set-"))
+                )
+                test_set = read_evaluation_set(
+                    folder, upper, on_progress, limits=ctx.settings.image_limits
+                )
                 on, refused, store = (
                     test_set.snapshot,
                     test_set.refused,
                     OverlayStore(upper, ctx.store),
                 )
-            measured: EvaluationResult = load_object(ctx.settings.evaluator)(checkpoint, on, store, options, on_progress)
+            measured: EvaluationResult = load_object(ctx.settings.evaluator)(
+                checkpoint, on, store, options, on_progress
+            )
 
         # Store only metrics that are comparable with those of the checkpoint's training.
         kept = not folder and measured.standard and on == checkpoint.snapshot
@@ -147,14 +161,17 @@ def evaluate(
     # Write the sample grids, then print the metrics.
     if sheet:
         write_file_atomically(sheet, measured.sheet)
-    if pairs_sheet and measured.pairs_sheet:
-        write_file_atomically(pairs_sheet, measured.pairs_sheet)
+    if pairs_sheet and measured.pairs_grid:
+        write_file_atomically(pairs_sheet, measured.pairs_grid)
     for file_name, reason in refused:
         console.print(f"skipped {file_name}: {reason}", markup=False)
     if as_json:
         head: dict[str, object] = {"checkpoint": checkpoint.id, "snapshot": None if folder else on}
-        head |= {"pictures": measured.pictures, "kept": kept}
-        pairs = {name: {source: asdict(mean) for source, mean in row.items()} for name, row in measured.pairs.items()}
+        head |= {"pictures": measured.images, "kept": kept}
+        pairs = {
+            name: {source: asdict(mean) for source, mean in row.items()}
+            for name, row in measured.pairs.items()
+        }
         tables = {
             "backgrounds": measured.backgrounds,
             "published": measured.published,
@@ -170,9 +187,13 @@ def evaluate(
 
 def format_metrics(evaluation: Mapping[str, float]) -> str:
     """Return the main metrics of an evaluation in one line, with the number of further ones."""
-    main = {name: evaluation[name] for name in MAIN_METRICS if name in evaluation} or dict(evaluation)
+    main = {name: evaluation[name] for name in MAIN_METRICS if name in evaluation} or dict(
+        evaluation
+    )
     more = len(evaluation) - len(main)
-    return "  ".join(f"{name} {value:.4g}" for name, value in main.items()) + (f"  + {more} more" if more else "")
+    return "  ".join(f"{name} {value:.4g}" for name, value in main.items()) + (
+        f"  + {more} more" if more else ""
+    )
 
 
 def _print_metrics(measured: EvaluationResult) -> None:
@@ -184,7 +205,8 @@ def _print_metrics(measured: EvaluationResult) -> None:
     if measured.pairs:
         print_text()
         means = {
-            name: {source: _format_mean(mean) for source, mean in row.items()} for name, row in measured.pairs.items()
+            name: {source: _format_mean(mean) for source, mean in row.items()}
+            for name, row in measured.pairs.items()
         }
         _print_table("pairs", means)
     if measured.published:

@@ -34,7 +34,9 @@ class Sampler(StrEnum):
 
 
 def generate(
-    prompt: Annotated[str | None, typer.Argument(help="The prompt; for pairs the foreground's.")] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt; for pairs the foreground's.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -42,12 +44,16 @@ def generate(
             "role. For a scene a folder."
         ),
     ] = None,
-    count: Annotated[int, typer.Option(help="Number of images, with consecutive seeds.", min=1)] = 1,
+    count: Annotated[
+        int, typer.Option(help="Number of images, with consecutive seeds.", min=1)
+    ] = 1,
     seed: Annotated[
         int | None,
         typer.Option(help="Random seed; equal prompt, seed and checkpoint repeat an image."),
     ] = None,
-    checkpoint: Annotated[str | None, typer.Option(help="The checkpoint to use; default: the promoted one.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="The checkpoint to use; default: the promoted one.")
+    ] = None,
     background: Annotated[
         str | None,
         typer.Option(help="Prompt of the background; generates a pair and its composite."),
@@ -64,16 +70,30 @@ def generate(
         Path | None,
         typer.Option(help="Your own foreground with alpha; the background is generated to fit it."),
     ] = None,
-    layers: Annotated[Path | None, typer.Option(help="A scene with any number of layers, as a TOML file.")] = None,
+    layers: Annotated[
+        Path | None, typer.Option(help="A scene with any number of layers, as a TOML file.")
+    ] = None,
     lora: Lora = None,
     negative: Annotated[str | None, typer.Option(help="The negative prompt.")] = None,
     steps: Annotated[int | None, typer.Option(help="Number of denoising steps.", min=1)] = None,
-    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale.", min=0)] = None,
-    sampler: Annotated[Sampler | None, typer.Option(help="The sampler; default: the model's.")] = None,
-    size: Annotated[str | None, typer.Option(help="Image size in pixels (832x1216), or aspect ratio (2:3).")] = None,
-    image: Annotated[Path | None, typer.Option(help="Image with alpha to start from (image-to-image).")] = None,
-    strength: Annotated[float, typer.Option(help="Denoising strength of image-to-image.", min=0.01, max=1)] = 0.75,
-    upscale: Annotated[float, typer.Option(help="Upscaling factor of the result, with new detail.", min=1)] = 1.0,
+    guidance: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance scale.", min=0)
+    ] = None,
+    sampler: Annotated[
+        Sampler | None, typer.Option(help="The sampler; default: the model's.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Image size in pixels (832x1216), or aspect ratio (2:3).")
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="Image with alpha to start from (image-to-image).")
+    ] = None,
+    strength: Annotated[
+        float, typer.Option(help="Denoising strength of image-to-image.", min=0.01, max=1)
+    ] = 0.75,
+    upscale: Annotated[
+        float, typer.Option(help="Upscaling factor of the result, with new detail.", min=1)
+    ] = 1.0,
     file_format: Annotated[
         str | None,
         typer.Option(
@@ -85,7 +105,9 @@ def generate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the steps of a scene without generating it.")
     ] = False,
-    show: Annotated[Path | None, typer.Option(help="Print the provenance of a generated file, and exit.")] = None,
+    show: Annotated[
+        Path | None, typer.Option(help="Print the provenance of a generated file, and exit.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Generate transparent images, pairs or scenes, and print the paths of their files.
@@ -105,12 +127,16 @@ def generate(
     # Pairs and scenes support fewer options than single images.
     paired = any(option is not None for option in (background, whole, on, under))
     if (paired or layers) and (image or upscale != 1):
-        raise Refused("pairs and scenes support neither --image nor --upscale", "leave these options out")
+        raise Refused(
+            "pairs and scenes support neither --image nor --upscale", "leave these options out"
+        )
     if lora and not dry_run:
         with context() as ctx:
             checkpoint = register_with_loras(ctx, scenes.find_checkpoint(ctx, checkpoint), lora).id
     sampler_name = sampler.value if sampler else None
-    options = GenerationOptions(negative, steps, guidance, *parse_size(size), sampler_name, None, strength, upscale)
+    options = GenerationOptions(
+        negative, steps, guidance, *parse_size(size), sampler_name, None, strength, upscale
+    )
 
     # A scene: its file has the prompts and images, and a dry run prints its steps.
     if layers is not None:
@@ -119,7 +145,9 @@ def generate(
                 "a scene file defines its prompts and images",
                 "with --layers leave out prompts, images and --count",
             )
-        scenes.generate_scene(layers, out, checkpoint, options, size, seed, file_format, dry_run, force, as_json)
+        scenes.generate_scene(
+            layers, out, checkpoint, options, size, seed, file_format, dry_run, force, as_json
+        )
         return
     if dry_run:
         raise Refused("only scenes have a dry run", "give a scene file with --layers")
@@ -222,9 +250,11 @@ def _draw(
             "version": __version__,
         }
         # Files are written after each batch, so that an interruption keeps the finished ones.
-        for start in range(0, len(seeds), generator.at_once):
-            batch = seeds[start : start + generator.at_once]
-            layers = generator.draw([GenerationRequest(Prompt(prompt), seed) for seed in batch], options)
+        for start in range(0, len(seeds), generator.batch_size):
+            batch = seeds[start : start + generator.batch_size]
+            layers = generator.generate(
+                [GenerationRequest(Prompt(prompt), seed) for seed in batch], options
+            )
             for seed, layer in zip(batch, layers, strict=True):
                 metadata = common | {"seed": str(seed)}
                 save_image(files[seed], layer[LayerRole.foreground], metadata)
@@ -237,5 +267,9 @@ def _files(out: Path, file_format: str | None, seeds: range) -> dict[int, Path]:
     suffix = f".{file_format}" if file_format else out.suffix or ".png"
     if suffix.lower() not in {".png", ".webp"}:
         raise Refused(f"unsupported image format {suffix!r}", "choose --format png or webp")
-    names = [out.with_suffix(suffix)] if len(seeds) == 1 else [out.with_name(f"{out.stem}-{s}{suffix}") for s in seeds]
+    names = (
+        [out.with_suffix(suffix)]
+        if len(seeds) == 1
+        else [out.with_name(f"{out.stem}-{s}{suffix}") for s in seeds]
+    )
     return dict(zip(seeds, names, strict=True))

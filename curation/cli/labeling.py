@@ -30,7 +30,9 @@ SHOWN = 20
 
 app = typer.Typer(no_args_is_help=True)
 
-Number = Annotated[int, typer.Argument(help="The round's number, as 'round list' shows it.", max=MAX_ID)]
+Number = Annotated[
+    int, typer.Argument(help="The round's number, as 'round list' shows it.", max=MAX_ID)
+]
 Round = Annotated[int | None, typer.Option("--round", help="Only this round.", max=MAX_ID)]
 
 
@@ -51,14 +53,18 @@ def status(as_json: Json = False) -> None:
     # Attach to each project the annotations that did not count in it.
     for row in rows:
         row["refusals"] = [
-            refusal for refusal in refusals if (refusal["round"], refusal["project"]) == (row["round"], row["number"])
+            refusal
+            for refusal in refusals
+            if (refusal["round"], refusal["project"]) == (row["round"], row["number"])
         ]
     print_rows(rows, {heading: itemgetter(key) for heading, key in _PROJECT_TABLE.items()}, as_json)
     if not as_json:
         _print_refusals(refusals)
         for row in kept_away:
             console.print(f"round {row['round']} is not offered in Label Studio: {row['why']}")
-        console.print("gold is shown on the review page only: Label Studio users are not tested with it")
+        console.print(
+            "gold is shown on the review page only: Label Studio users are not tested with it"
+        )
     if account:
         console.print(f"connected to {ctx.settings.labeling_url} as {account}")
     # The stored state is printed first, also where the connection fails.
@@ -123,7 +129,9 @@ def push(number: Number, as_json: Json = False) -> None:
         # One batch a call; nothing moved means that the projects are up to date.
         while moved := sync.put_up(number):
             total = {name: count + moved[name] for name, count in total.items()}
-    print_json(total) if as_json else console.print(f"{total['up']} tasks pushed, {total['down']} removed")
+    print_json(total) if as_json else console.print(
+        f"{total['up']} tasks pushed, {total['down']} removed"
+    )
 
 
 @app.command()
@@ -192,7 +200,9 @@ def switch(
 
 @app.command()
 def users(
-    match: Annotated[str | None, typer.Option(help="EMAIL=NAME: assign this e-mail address to that reviewer.")] = None,
+    match: Annotated[
+        str | None, typer.Option(help="EMAIL=NAME: assign this e-mail address to that reviewer.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List the Label Studio users by e-mail address, with the reviewer of each."""

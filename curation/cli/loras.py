@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 Lora = Annotated[
     list[str] | None,
-    typer.Option("--lora", help="A LoRA to load, as FILE or FILE:WEIGHT; repeatable (sd15, sd21, sdxl)."),
+    typer.Option(
+        "--lora", help="A LoRA to load, as FILE or FILE:WEIGHT; repeatable (sd15, sd21, sdxl)."
+    ),
 ]
 
 
@@ -46,7 +48,9 @@ def parse_loras(words: Sequence[str]) -> list[LoraFile]:
     return loras
 
 
-def register_with_loras(ctx: AppContext, checkpoint: Checkpoint, words: Sequence[str]) -> Checkpoint:
+def register_with_loras(
+    ctx: AppContext, checkpoint: Checkpoint, words: Sequence[str]
+) -> Checkpoint:
     """Store LoRAs with a checkpoint and register the result as a new checkpoint; idempotent.
 
     Args:
@@ -61,7 +65,9 @@ def register_with_loras(ctx: AppContext, checkpoint: Checkpoint, words: Sequence
     from curation.checkpoints import registry
     from curation.runtime.context import load_object
 
-    styled: Checkpoint = load_object(ctx.settings.lora_loader)(checkpoint, ctx.store, parse_loras(words))
+    styled: Checkpoint = load_object(ctx.settings.lora_loader)(
+        checkpoint, ctx.store, parse_loras(words)
+    )
     with ctx.database.transaction() as tx:
         registry.register_checkpoint(tx, styled, ACTOR)
     return styled

@@ -46,7 +46,9 @@ class Interrupted(Exception):
 class RootGroup(TyperGroup):
     """The root command group: accepts --home in any position and passes on interruptions."""
 
-    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
         """Create Click's context with --home moved to the front, among the global options."""
         return super().make_context(info_name, _hoist_home(args), parent, **extra)
 
@@ -78,9 +80,13 @@ app.add_typer(
     name="head",
     help="Fit and show the model that predicts acceptance of candidates.",
 )
-app.add_typer(snapshots.app, name="snapshot", help="Freeze samples into content-addressed snapshots.")
+app.add_typer(
+    snapshots.app, name="snapshot", help="Freeze samples into content-addressed snapshots."
+)
 app.add_typer(runs.app, name="run", help="Watch and cancel training and caption runs.")
-app.add_typer(checkpoints.app, name="checkpoint", help="Evaluate, promote, import and export checkpoints.")
+app.add_typer(
+    checkpoints.app, name="checkpoint", help="Evaluate, promote, import and export checkpoints."
+)
 app.add_typer(reviewers.app, name="reviewer", help="Manage reviewers and their sign-in tokens.")
 app.add_typer(labeling.app, name="labeling", help="Synchronize rounds with Label Studio.")
 # Commands without a group.
@@ -100,7 +106,9 @@ def _version(wanted: bool) -> None:
 def options(
     home: Annotated[
         Path | None,
-        typer.Option(help="Home folder of the instance; default: LAYERLOOP_HOME. Accepted by every command."),
+        typer.Option(
+            help="Home folder of the instance; default: LAYERLOOP_HOME. Accepted by every command."
+        ),
     ] = None,
     version: bool = typer.Option(  # noqa: ARG001 - its callback prints it
         False, "--version", callback=_version, is_eager=True, help="Print the version."

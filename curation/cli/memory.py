@@ -26,10 +26,15 @@ PARTS = {
 def print_memory(stages: Sequence[StageMemory], run: str, as_json: bool) -> None:
     """Print the peak memory of each training stage by its parts, with advice; JSON is in bytes."""
     if as_json:
-        print_json({"run": run, "memory": [asdict(stage) | {"peak": stage.peak} for stage in stages]})
+        print_json(
+            {"run": run, "memory": [asdict(stage) | {"peak": stage.peak} for stage in stages]}
+        )
         return
     # One row per stage; a part that a stage does not have is 0.
-    rows = [{"stage": stage.stage, "on": stage.device, "peak": stage.peak, **stage.held} for stage in stages]
+    rows = [
+        {"stage": stage.stage, "on": stage.device, "peak": stage.peak, **stage.held}
+        for stage in stages
+    ]
     names = {"stage": "stage", "on": "on", **PARTS, "peak": "peak"}
     columns = {heading: partial(_cell, name) for heading, name in names.items()}
     print_rows(rows, columns, as_json=False)

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from curation.settings import Settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, without doing it.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print what would be done, without doing it.")
+]
 
 ACTOR = "command line"
 INTERNAL_ERROR = 70  # sysexits.h: EX_SOFTWARE
@@ -48,7 +50,9 @@ class MessageConsole(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print like Rich's `print`; styles come as `Text` objects, never as markup in a string."""
-        escaped = [escape_control_characters(item) if isinstance(item, str) else item for item in objects]
+        escaped = [
+            escape_control_characters(item) if isinstance(item, str) else item for item in objects
+        ]
         super().print(*escaped, **{**options, "markup": False})
 
 
@@ -174,7 +178,9 @@ def _keep_traceback() -> str:
         folder = logs if logs.is_dir() else Path(tempfile.mkdtemp(prefix="layerloop-"))
         file = folder / "errors.log"
         with file.open("a", encoding="utf-8", errors="backslashreplace") as log:
-            log.write(f"{datetime.now().astimezone().isoformat()} {sys.argv[1:]!r}\n{escape_control_characters(text)}\n")
+            log.write(
+                f"{datetime.now().astimezone().isoformat()} {sys.argv[1:]!r}\n{escape_control_characters(text)}\n"
+            )
     except (OSError, LayerloopError):
         return "this is a bug; LAYERLOOP_TRACEBACK=1 prints the traceback"
     return f"this is a bug: {report}; the traceback is in {file}"
@@ -198,7 +204,9 @@ def warn(sentence: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print a value as one JSON document on stdout."""
-    sys.stdout.write(_inert(json.dumps(value, default=_as_text, ensure_ascii=False, indent=2)) + "\n")
+    sys.stdout.write(
+        _inert(json.dumps(value, default=_as_text, ensure_ascii=False, indent=2)) + "\n"
+    )
 
 
 def print_json_line(line: str) -> None:
@@ -206,12 +214,14 @@ def print_json_line(line: str) -> None:
     sys.stdout.write(_inert(line) + "\n")
 
 
-def print_result(message: str, as_json: bool, **facts: Any) -> None:
+def print_result(message: str, as_json: bool, **metadata: Any) -> None:
     """Report what a command changed: a message on stderr, or `facts` as JSON on stdout."""
-    print_json(facts) if as_json else console.print(message)
+    print_json(metadata) if as_json else console.print(message)
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable[[Any], Any]], as_json: bool) -> None:
+def print_rows(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable[[Any], Any]], as_json: bool
+) -> None:
     """Print a listing as JSON or as a table.
 
     Args:
@@ -291,7 +301,9 @@ def progress() -> Iterator[Callable[[Progress], None]]:
     with Bars(*columns, console=console, speed_estimate_period=30) as bars:
 
         def update(state: Progress) -> None:
-            metrics = _one_line("  ".join(f"{name} {value:.4g}" for name, value in state.metrics.items()))
+            metrics = _one_line(
+                "  ".join(f"{name} {value:.4g}" for name, value in state.metrics.items())
+            )
             stage = (state.stage_number, state.stage)
             if stage not in stages:
                 number = f"{state.stage_number}/{state.stage_count} " if state.stage_count else ""
@@ -329,7 +341,10 @@ def _one_line(text: str) -> str:
 def _inert(document: str) -> str:
     """Return a JSON document with all its control characters escaped."""
     return "".join(
-        letter if letter == "\n" or escape_control_characters(letter) == letter else f"\\u{ord(letter):04x}" for letter in document
+        letter
+        if letter == "\n" or escape_control_characters(letter) == letter
+        else f"\\u{ord(letter):04x}"
+        for letter in document
     )
 
 

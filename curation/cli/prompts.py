@@ -42,7 +42,9 @@ class PromptSource(StrEnum):
 @app.command()
 def generate(
     count: Annotated[int, typer.Option(help="Number of pair prompts in total.", min=1)] = 100,
-    maker: Annotated[PromptSource, typer.Option(help="A grammar of everyday objects, or a language model.")] = PromptSource.grammar,
+    maker: Annotated[
+        PromptSource, typer.Option(help="A grammar of everyday objects, or a language model.")
+    ] = PromptSource.grammar,
     model: Annotated[
         str | None,
         typer.Option(help="Language model: a hub name, a folder, or a name on the server."),
@@ -51,7 +53,9 @@ def generate(
         str | None,
         typer.Option(help="Server with an OpenAI-compatible API, as http://127.0.0.1:8000/v1."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON-lines file to append to; default: stdout.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON-lines file to append to; default: stdout.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -97,7 +101,8 @@ def generate(
         )
     if as_json:
         rows = [
-            {"text": prompt.text, "foreground": prompt.foreground, "background": prompt.background} for prompt in made
+            {"text": prompt.text, "foreground": prompt.foreground, "background": prompt.background}
+            for prompt in made
         ]
         print_json(summary | ({"out": str(out), "made": len(made)} if out else {"prompts": rows}))
     elif out:
@@ -133,7 +138,9 @@ def _fill_from_model(
     from curation.prompts.llm import generate_prompts
 
     with progress() as on_progress:
-        tally = generate_prompts(_open_writer(model, address), known, count, seed, keep, on_progress)
+        tally = generate_prompts(
+            _open_writer(model, address), known, count, seed, keep, on_progress
+        )
     _print_rejected_lines(tally)
     return {"maker": model, "asked": tally.asked, "refused": dict(tally.refused)}
 
@@ -147,7 +154,9 @@ def _open_writer(model: str, address: str | None) -> TextGenerator:
         return generator
     from curation.adapters.chat import ChatCompletionsClient
 
-    return ChatCompletionsClient(address, model, config.writer_key.get_secret_value() if config.writer_key else None)
+    return ChatCompletionsClient(
+        address, model, config.writer_key.get_secret_value() if config.writer_key else None
+    )
 
 
 def _print_rejected_lines(tally: GenerationStats) -> None:

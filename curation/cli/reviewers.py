@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from curation.cli.output import ACTOR, Json, context, print_json, print_result, print_rows, print_text
+from curation.cli.output import (
+    ACTOR,
+    Json,
+    context,
+    print_json,
+    print_result,
+    print_rows,
+    print_text,
+)
 from curation.domain import Role
 
 app = typer.Typer(no_args_is_help=True)
@@ -46,7 +54,9 @@ def token(
 
     with context() as ctx, ctx.database.transaction() as tx:
         token = reviewers.issue_token(tx, reviewers.find_reviewer(tx, name), minutes)
-    print_json({"reviewer": name, "token": token, "minutes": minutes}) if as_json else print_text(token)
+    print_json({"reviewer": name, "token": token, "minutes": minutes}) if as_json else print_text(
+        token
+    )
 
 
 @app.command("list")
@@ -57,7 +67,10 @@ def list_(as_json: Json = False) -> None:
     from curation.db.tables import reviewers
 
     with context() as ctx, ctx.database.transaction() as tx:
-        rows = [dict(row) for row in tx.execute(sa.select(reviewers).order_by(reviewers.c.id)).mappings()]
+        rows = [
+            dict(row)
+            for row in tx.execute(sa.select(reviewers).order_by(reviewers.c.id)).mappings()
+        ]
     columns = {
         "name": itemgetter("name"),
         "kind": itemgetter("kind"),
@@ -81,8 +94,14 @@ def stats(
         if name is None:
             stats = reviewer_stats.all_statistics(tx)
         else:
-            stats = [reviewer_stats.reviewer_statistics(tx, reviewers.find_reviewer(tx, name), to_themselves=False)]
-    print_json(stats) if as_json else print_text("\n".join(reviewer_stats.as_text(row) for row in stats))
+            stats = [
+                reviewer_stats.reviewer_statistics(
+                    tx, reviewers.find_reviewer(tx, name), to_themselves=False
+                )
+            ]
+    print_json(stats) if as_json else print_text(
+        "\n".join(reviewer_stats.as_text(row) for row in stats)
+    )
 
 
 @app.command()
@@ -92,7 +111,9 @@ def resume(name: Who, as_json: Json = False) -> None:
 
     with context() as ctx, ctx.database.transaction() as tx:
         reviewers.resume_reviewer(tx, reviewers.find_reviewer(tx, name), ACTOR)
-    print_result(f"{name} is resumed; their gold accuracy starts over", as_json, reviewer=name, paused=False)
+    print_result(
+        f"{name} is resumed; their gold accuracy starts over", as_json, reviewer=name, paused=False
+    )
 
 
 @app.command()

@@ -34,7 +34,9 @@ RuleReviewerVotes = Annotated[
         help="With overlap, count the rule reviewer as one vote; otherwise it decides alone.",
     ),
 ]
-Number = Annotated[int, typer.Argument(help="The round's number, as 'round list' shows it.", max=MAX_ID)]
+Number = Annotated[
+    int, typer.Argument(help="The round's number, as 'round list' shows it.", max=MAX_ID)
+]
 
 
 class Policy(StrEnum):
@@ -67,5 +69,7 @@ def read_rules(kind: str, share: float | None, given: Sequence[str]) -> dict[str
         try:
             rules[name.strip()] = int(value) if value.strip().isdigit() else float(value)
         except ValueError as error:
-            raise Refused(f"{word!r} is not a policy parameter", "for example --set random=0.2") from error
+            raise Refused(
+                f"{word!r} is not a policy parameter", "for example --set random=0.2"
+            ) from error
     return rules

@@ -51,16 +51,24 @@ def open_(
             help="Without --prompts: also use captions made from the seeds' file names.",
         ),
     ] = False,
-    pairs: Annotated[bool, typer.Option("--pairs", help="Generate foreground, background and blended image.")] = False,
-    checkpoint: Annotated[str | None, typer.Option(help="The checkpoint to use; default: the promoted one.")] = None,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Generate foreground, background and blended image.")
+    ] = False,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="The checkpoint to use; default: the promoted one.")
+    ] = None,
     lora: Lora = None,
     policy: Annotated[
         Policy,
-        typer.Option(help="Selection of candidates to review; mixed: likely, uncertain and random."),
+        typer.Option(
+            help="Selection of candidates to review; mixed: likely, uncertain and random."
+        ),
     ] = Policy.random,
     share: Annotated[
         float | None,
-        typer.Option(help="Share of screened candidates that people review; default: all, mixed: a quarter."),
+        typer.Option(
+            help="Share of screened candidates that people review; default: all, mixed: a quarter."
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -90,14 +98,20 @@ def open_(
     from curation.runtime.context import load_embedder, load_object
 
     # Check the options that need no database first.
-    consensus_rules = consensus.make_consensus(overlap, rule, certainty, rule_reviewer_votes=rule_reviewer_votes)
+    consensus_rules = consensus.make_consensus(
+        overlap, rule, certainty, rule_reviewer_votes=rule_reviewer_votes
+    )
     given = read_prompt_file(prompts) if prompts else None
     if given and (given.comments or given.repeated):
         skipped = f"{given.comments} comments skipped"
         console.print(f"{prompts}: {skipped}, {given.repeated} repeated lines counted once")
     kind = Kind.pair if pairs else Kind.single
     with context() as ctx, ctx.database.transaction() as tx:
-        generator = registry.find_checkpoint(tx, checkpoint) if checkpoint else registry.find_promoted_checkpoint(tx)
+        generator = (
+            registry.find_checkpoint(tx, checkpoint)
+            if checkpoint
+            else registry.find_promoted_checkpoint(tx)
+        )
         if generator is None:
             raise Refused(
                 "no checkpoint is promoted yet",
@@ -106,20 +120,26 @@ def open_(
 
         # Choose the prompts and check them and the policy.
         if given is None:
-            texts = loop.choose_prompts(tx, quota, seed, kind, file_names=prompts_from_names)
+            texts = loop.choose_prompts(tx, quota, seed, kind, use_file_names=prompts_from_names)
         else:
             texts = given.prompts
         warned = warn_of_prompts(ctx, generator, texts)
         styles = parse_loras(lora or [])
         rules = read_rules(policy.value, share, set_ or [])
-        check_policy_signals(rules, load_embedder(ctx.settings).measures if policy is Policy.paper else ())
+        check_policy_signals(
+            rules, load_embedder(ctx.settings).measures if policy is Policy.paper else ()
+        )
 
         # Open the round, with a checkpoint of its own where LoRAs are given.
         if dry_run:
             lifecycle.check_round(texts, quota, rules, kind)
-            planned = f"{quota} candidates from {len(texts)} prompts with {short_hash(generator.id)}"
+            planned = (
+                f"{quota} candidates from {len(texts)} prompts with {short_hash(generator.id)}"
+            )
             message = f"would generate {planned}, {consensus.tell(consensus_rules)}"
-            print_result(message, as_json, would_draw=quota, prompts=len(texts), checkpoint=generator.id)
+            print_result(
+                message, as_json, would_draw=quota, prompts=len(texts), checkpoint=generator.id
+            )
             return
         if styles:
             generator = load_object(ctx.settings.lora_loader)(generator, ctx.store, styles)
@@ -127,7 +147,7 @@ def open_(
         number = lifecycle.open_round(
             tx,
             checkpoint=generator.id,
-            prompts_=texts,
+            prompt_list=texts,
             quota=quota,
             seed=seed,
             policy=rules,
@@ -136,7 +156,9 @@ def open_(
         )
         if overlap > 1:
             consensus.set_consensus(tx, number, consensus_rules, ACTOR)
-    print_json({"round": number} | ({"warning": warned} if warned else {})) if as_json else print_text(number)
+    print_json(
+        {"round": number} | ({"warning": warned} if warned else {})
+    ) if as_json else print_text(number)
 
 
 @app.command("list")
@@ -223,8 +245,12 @@ def agreement(number: Number, as_json: Json = False) -> None:
 @app.command()
 def reaggregate(
     number: Number,
-    certainty: Annotated[float, typer.Option(help="Minimum probability to change a verdict.", min=0.5)] = 0.9,
-    apply: Annotated[bool, typer.Option("--apply", help="Change the verdicts, each by a decision of its own.")] = False,
+    certainty: Annotated[
+        float, typer.Option(help="Minimum probability to change a verdict.", min=0.5)
+    ] = 0.9,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Change the verdicts, each by a decision of its own.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """List the verdicts that the current reviewer skills would change; --apply changes them."""
@@ -241,9 +267,15 @@ def reaggregate(
 @app.command()
 def gold(
     number: Number,
-    count: Annotated[int, typer.Option(help="Number of gold items to create.", min=0, max=10_000)] = 0,
-    share: Annotated[float, typer.Option(help="Share of gold among the reviewed candidates; 0 for none.")] = 0.05,
-    bound: Annotated[float, typer.Option(help="Gold accuracy below which a reviewer is paused; 0 for never.")] = 0.6,
+    count: Annotated[
+        int, typer.Option(help="Number of gold items to create.", min=0, max=10_000)
+    ] = 0,
+    share: Annotated[
+        float, typer.Option(help="Share of gold among the reviewed candidates; 0 for none.")
+    ] = 0.05,
+    bound: Annotated[
+        float, typer.Option(help="Gold accuracy below which a reviewer is paused; 0 for never.")
+    ] = 0.6,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -259,7 +291,9 @@ def gold(
         if dry_run:
             samples = len({sample.id for sample in sources})
             message = f"would create {count} gold items from {samples} samples and show {share:.1%}"
-            print_result(message, as_json, round=number, would_plant=count, samples=samples, share=share)
+            print_result(
+                message, as_json, round=number, would_plant=count, samples=samples, share=share
+            )
             return
         # Between two transactions, since creating gold decodes and encodes images.
         planted = gold_creation.make_gold(ctx.store, sources, size)
@@ -269,17 +303,29 @@ def gold(
     message = f"round {number} has {pieces} gold items; {share:.1%} of reviewed candidates are gold"
     print_result(message, as_json, round=number, pieces=pieces, share=share)
     if ctx.settings.labeling_url is not None:
-        console.print("gold is shown on the review page only: Label Studio users are not tested with it")
+        console.print(
+            "gold is shown on the review page only: Label Studio users are not tested with it"
+        )
 
 
 @app.command()
 def accept_top(
     number: Number,
-    keep: Annotated[int | None, typer.Option(help="Number of top-ranked candidates to accept.", min=1)] = None,
-    audit: Annotated[int, typer.Option(help="Size of the random audit sample that people review first.", min=1)] = 300,
-    least: Annotated[float, typer.Option(help="Share of acceptable candidates that the audit must prove.")] = 0.9,
-    per_prompt: Annotated[float, typer.Option(help="Limit per prompt, as a multiple of its equal share.", min=0)] = 3.0,
-    per_cluster: Annotated[float, typer.Option(help="Limit per cluster of similar candidates, likewise.", min=0)] = 3.0,
+    keep: Annotated[
+        int | None, typer.Option(help="Number of top-ranked candidates to accept.", min=1)
+    ] = None,
+    audit: Annotated[
+        int, typer.Option(help="Size of the random audit sample that people review first.", min=1)
+    ] = 300,
+    least: Annotated[
+        float, typer.Option(help="Share of acceptable candidates that the audit must prove.")
+    ] = 0.9,
+    per_prompt: Annotated[
+        float, typer.Option(help="Limit per prompt, as a multiple of its equal share.", min=0)
+    ] = 3.0,
+    per_cluster: Annotated[
+        float, typer.Option(help="Limit per cluster of similar candidates, likewise.", min=0)
+    ] = 3.0,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -294,7 +340,9 @@ def accept_top(
     with context() as ctx, ctx.database.transaction() as tx:
         existing = top_n_accept.find_top_n(tx, number)
         if keep is None and existing is None:
-            raise Refused(f"round {number} has no top-N acceptance yet", "give the number with --keep")
+            raise Refused(
+                f"round {number} has no top-N acceptance yet", "give the number with --keep"
+            )
         # Begin a new one, or finish the one whose audit is under way.
         if existing is None or (existing["ended_at"] and keep is not None):
             planned = top_n_accept.plan_top_n(tx, number, terms) if dry_run else None

@@ -92,7 +92,9 @@ def cancel(run: Run, as_json: Json = False) -> None:
                 "'layerloop run list' shows the active runs",
             )
     running = row["state"] == "running"
-    message = f"run {row['id']} is cancelled" + ("; its worker stops within a batch" if running else "")
+    message = f"run {row['id']} is cancelled" + (
+        "; its worker stops within a batch" if running else ""
+    )
     print_result(message, as_json, run=row["id"], state="cancelled", was=row["state"])
 
 
@@ -159,7 +161,9 @@ def _find(tx: Transaction, name: str) -> dict[str, Any]:
     digits = name.replace("-", "").lower()
     found = [row for row in _runs(tx) if uuid.UUID(str(row["id"])).hex.startswith(digits)]
     if len(digits) < 8 or len(found) != 1:
-        raise NotFound(f"there is no run {name!r}", "'layerloop run list' shows the ids; eight digits suffice")
+        raise NotFound(
+            f"there is no run {name!r}", "'layerloop run list' shows the ids; eight digits suffice"
+        )
     return found[0]
 
 

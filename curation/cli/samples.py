@@ -22,17 +22,25 @@ from curation.cli.output import (
 
 app = typer.Typer(no_args_is_help=True)
 
-Names = Annotated[list[str], typer.Argument(help="Ids of samples, or their first eight or more digits.")]
+Names = Annotated[
+    list[str], typer.Argument(help="Ids of samples, or their first eight or more digits.")
+]
 
 
 @app.command("list")
 def list_(
-    withdrawn: Annotated[bool, typer.Option("--withdrawn", help="List the withdrawn samples instead.")] = False,
+    withdrawn: Annotated[
+        bool, typer.Option("--withdrawn", help="List the withdrawn samples instead.")
+    ] = False,
     bare: Annotated[
         bool,
-        typer.Option("--no-caption", help="Only samples without a caption, or with one from a file name."),
+        typer.Option(
+            "--no-caption", help="Only samples without a caption, or with one from a file name."
+        ),
     ] = False,
-    file: Annotated[str | None, typer.Option(help="Only samples whose file name ends with this text.")] = None,
+    file: Annotated[
+        str | None, typer.Option(help="Only samples whose file name ends with this text.")
+    ] = None,
     limit: Annotated[int, typer.Option(help="Maximum number of rows; 0 for all.", min=0)] = 100,
     as_json: Json = False,
 ) -> None:
@@ -40,7 +48,13 @@ def list_(
     from curation.datasets import sample_records
 
     with context() as ctx, ctx.database.transaction() as tx:
-        rows = sample_records.list_samples(tx, withdrawn=withdrawn, bare=bare, file=file, limit=query_limit(limit))
+        rows = sample_records.list_samples(
+            tx,
+            withdrawn=withdrawn,
+            without_caption=bare,
+            file_suffix=file,
+            limit=query_limit(limit),
+        )
     columns = {
         "sample": lambda r: short_hash(r["id"]),
         "caption": lambda r: r["caption"][:60],
@@ -56,7 +70,9 @@ def list_(
 
 @app.command()
 def show(
-    sample: Annotated[str, typer.Argument(help="The sample's id, or its first eight or more digits.")],
+    sample: Annotated[
+        str, typer.Argument(help="The sample's id, or its first eight or more digits.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Show one sample: its metadata, source files and history."""
@@ -96,7 +112,9 @@ def withdraw(
             console.print(f"would withdraw {count} samples")
             return
         changed = sample_records.withdraw_samples(tx, names, reason, ACTOR)
-    console.print(f"{len(changed)} samples were withdrawn; 'layerloop snapshot freeze' creates a snapshot without them")
+    console.print(
+        f"{len(changed)} samples were withdrawn; 'layerloop snapshot freeze' creates a snapshot without them"
+    )
 
 
 @app.command()

@@ -62,7 +62,9 @@ class PairInputs:
         return Prompt(text, self.foreground, self.background)
 
 
-def open_scene_generator(ctx: AppContext, name: str | None, options: GenerationOptions) -> SceneGenerator:
+def open_scene_generator(
+    ctx: AppContext, name: str | None, options: GenerationOptions
+) -> SceneGenerator:
     """Return a layer source of the named or promoted checkpoint, loaded lazily. Raises NotFound."""
     from curation.runtime.context import load_object
     from curation.scenes.layer_source import SceneGenerator
@@ -115,7 +117,9 @@ def generate_pairs(
     from curation.scenes.scene_images import decode_images
 
     prompt = pair.prompt()
-    images = decode_images([path for path in (pair.on, pair.under) if path], ctx.settings.image_limits)
+    images = decode_images(
+        [path for path in (pair.on, pair.under) if path], ctx.settings.image_limits
+    )
     source = open_scene_generator(ctx, name, options)
     warn_of_prompts(ctx, source.checkpoint, [prompt])
     seeds = list(files)
@@ -127,15 +131,19 @@ def generate_pairs(
         size = size or next(((rgba.shape[1], rgba.shape[0]) for rgba in given.values()), None)
         metadata = _metadata(prompt, source, size, given)
         # Files are written after each batch, so that an interruption keeps the finished ones.
-        for start in range(0, len(seeds), source.generator.at_once):
-            batch = seeds[start : start + source.generator.at_once]
-            drawn = source.draw([GenerationRequest(prompt, seed) for seed in batch], size, given)
+        for start in range(0, len(seeds), source.generator.batch_size):
+            batch = seeds[start : start + source.generator.batch_size]
+            drawn = source.generate(
+                [GenerationRequest(prompt, seed) for seed in batch], size, given
+            )
             for seed, layers in zip(batch, drawn, strict=True):
                 yield _save(files[seed], layers, given, metadata | {"seed": str(seed)})
             on_progress(Progress("drawing", start + len(batch), len(seeds)))
 
 
-def _given(pair: PairInputs, images: Mapping[Path, RGBA], size: tuple[int, int] | None) -> dict[LayerRole, RGBA]:
+def _given(
+    pair: PairInputs, images: Mapping[Path, RGBA], size: tuple[int, int] | None
+) -> dict[LayerRole, RGBA]:
     """Return the user's image as a layer, a background cropped to size or a foreground centered."""
     from curation.images.pairs import composite
     from curation.scenes.blending import new_canvas, place_on_canvas
@@ -144,11 +152,17 @@ def _given(pair: PairInputs, images: Mapping[Path, RGBA], size: tuple[int, int] 
     if pair.on:
         behind = images[pair.on]
         behind = cover(behind, size) if size else behind
-        return {LayerRole.background: composite(behind, new_canvas((behind.shape[1], behind.shape[0]), (255, 255, 255)))}
+        return {
+            LayerRole.background: composite(
+                behind, new_canvas((behind.shape[1], behind.shape[0]), (255, 255, 255))
+            )
+        }
     if pair.under:
         front = images[pair.under]
         wanted = size or (front.shape[1], front.shape[0])
-        return {LayerRole.foreground: place_on_canvas(*place_image(front, wanted, None, None), wanted)}
+        return {
+            LayerRole.foreground: place_on_canvas(*place_image(front, wanted, None, None), wanted)
+        }
     return {}
 
 
@@ -182,7 +196,9 @@ def _save(
     # A given layer gets no metadata, and the composite is marked as partly generated.
     for role, path in paths.items():
         source = COMPOSED if given and role is LayerRole.blended else GENERATED
-        save_image(path, layers[role], None if role in given else {**metadata, "role": role.value}, source)
+        save_image(
+            path, layers[role], None if role in given else {**metadata, "role": role.value}, source
+        )
     return {**metadata, "files": {role.value: str(path) for role, path in paths.items()}}
 
 
@@ -231,7 +247,9 @@ def generate_scene(
     # Files of layered formats are written last, from the finished layers.
     layered = write_layered_files(folder, drawn, wanted)
     if as_json:
-        print_json({"folder": str(folder), "layered": [str(file) for file in layered], **drawn.as_json()})
+        print_json(
+            {"folder": str(folder), "layered": [str(file) for file in layered], **drawn.as_json()}
+        )
         return
     for file in [*(folder / name for name in drawn.names), *layered]:
         print_text(file)

@@ -34,18 +34,26 @@ def import_(
         Path,
         typer.Argument(help="Folder of images with alpha, optionally with metadata.jsonl."),
     ],
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if any file was refused.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with code 1 if any file was refused.")
+    ] = False,
     update: Annotated[
         bool,
-        typer.Option("--update", help="Apply changed captions, licences, sources, splits and pixels."),
+        typer.Option(
+            "--update", help="Apply changed captions, licences, sources, splits and pixels."
+        ),
     ] = False,
     encoding: Annotated[
         str | None,
-        typer.Option(help="Encoding of texts without a byte order mark, as gb18030; default: UTF-8."),
+        typer.Option(
+            help="Encoding of texts without a byte order mark, as gb18030; default: UTF-8."
+        ),
     ] = None,
     splits_from_folders: Annotated[
         bool,
-        typer.Option("--splits-from-folders", help="Use folders named train, test or val as splits."),
+        typer.Option(
+            "--splits-from-folders", help="Use folders named train, test or val as splits."
+        ),
     ] = False,
     captions_from_names: Annotated[
         bool,
@@ -57,9 +65,13 @@ def import_(
     workers: Annotated[int, typer.Option(help="Number of decoder processes.", min=1)] = 2,
     follow_links: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder that symbolic links may point into, as a model hub's cache; repeatable."),
+        typer.Option(
+            help="Folder that symbolic links may point into, as a model hub's cache; repeatable."
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the files without importing them.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count the files without importing them.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Import a folder of images with alpha; running it again resumes and imports only new files.
@@ -103,7 +115,7 @@ def import_(
             actor=ACTOR,
             link_roots=roots,
             limits=ctx.settings.image_limits,
-            reading=reading,
+            options=reading,
             update=update,
         )
     if as_json:
@@ -134,7 +146,10 @@ def _notes(summary: ImportSummary) -> list[str]:
     lines = []
     # Captions by source, and how to replace those made from file names.
     if summary.captions:
-        lines.append("captions: " + ", ".join(f"{count} {source}" for source, count in summary.captions.items()))
+        lines.append(
+            "captions: "
+            + ", ".join(f"{count} {source}" for source, count in summary.captions.items())
+        )
     if summary.captions.get(CaptionSource.file_name):
         lines.append(
             "captions made from file names count as missing and are not used as prompts: "
@@ -148,12 +163,18 @@ def _notes(summary: ImportSummary) -> list[str]:
     if taken:
         lines.append(f"{len(taken)} files were updated")
     if changed:
-        lines.append(f"{len(changed)} files changed since their import; --update applies their changes")
+        lines.append(
+            f"{len(changed)} files changed since their import; --update applies their changes"
+        )
 
     # Folders and files that were left out.
     if summary.folder_splits:
-        folders = ", ".join(f"{name} ({count} files)" for name, count in sorted(summary.folder_splits.items()))
-        lines.append(f"folders named like splits were ignored: {folders}; --splits-from-folders uses them")
+        folders = ", ".join(
+            f"{name} ({count} files)" for name, count in sorted(summary.folder_splits.items())
+        )
+        lines.append(
+            f"folders named like splits were ignored: {folders}; --splits-from-folders uses them"
+        )
     if summary.hidden:
         lines.append(f"{summary.hidden} hidden entries were skipped: their names begin with a dot")
     if summary.gone:

@@ -65,13 +65,15 @@ def up(port: Port = None) -> None:
     from curation.runtime.local_stack import run_local_stack
 
     with run_local_stack(_settings(port)) as stack:
-        console.print("\n  open ", bold(stack.sign_in_address()))
+        console.print("\n  open ", bold(stack.sign_in_url()))
         console.print("\n  the link signs in one person, once; Ctrl-C stops")
-        stack.stay()
+        stack.wait()
 
 
 def demo(
-    seed: Annotated[Path | None, typer.Option(help="Folder of images with alpha; default: synthetic shapes.")] = None,
+    seed: Annotated[
+        Path | None, typer.Option(help="Folder of images with alpha; default: synthetic shapes.")
+    ] = None,
     reviewer: Annotated[
         DemoReviewer,
         typer.Option(help="'person' waits for reviews; 'oracle' decides automatically by rules."),
@@ -84,11 +86,17 @@ def demo(
             help="Also use captions made from the seeds' file names as prompts.",
         ),
     ] = False,
-    pairs: Annotated[bool, typer.Option("--pairs", help="Generate foreground, background and blended image.")] = False,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Generate foreground, background and blended image.")
+    ] = False,
     quota: Annotated[int, typer.Option(help="Number of candidates per round.", min=1)] = 96,
     preset: Annotated[str, typer.Option(help="The preset: 'tiny' for a laptop.")] = "tiny",
-    images: Annotated[int, typer.Option(help="Number of images to train on; 0 is the preset's.", min=0)] = 0,
-    seeds: Annotated[int, typer.Option(help="Number of synthetic shapes if no folder is given.", min=20)] = 1_500,
+    images: Annotated[
+        int, typer.Option(help="Number of images to train on; 0 is the preset's.", min=0)
+    ] = 0,
+    seeds: Annotated[
+        int, typer.Option(help="Number of synthetic shapes if no folder is given.", min=20)
+    ] = 1_500,
     labeling: Annotated[
         LabelingChoice, typer.Option(help="'label-studio' also installs and starts Label Studio.")
     ] = LabelingChoice.pages,
@@ -121,21 +129,29 @@ def demo(
     # Start the local stack, with a Label Studio of its own if it is wanted.
     config = _settings(port)
     with (
-        _local_label_studio(config) if labeling is LabelingChoice.label_studio else nullcontext(config) as ready,
+        _local_label_studio(config)
+        if labeling is LabelingChoice.label_studio
+        else nullcontext(config) as ready,
         run_local_stack(ready) as stack,
     ):
-        link = bold(stack.sign_in_address())
+        link = bold(stack.sign_in_url())
         console.print("\n  front end ", link, " (signs in one person, once)\n")
         if preset == "tiny":
-            console.print("  The tiny preset learns synthetic shapes in minutes; from real photographs")
-            console.print("  it only learns colored shapes with clean alpha. Use sd15 or sdxl for more.\n")
+            console.print(
+                "  The tiny preset learns synthetic shapes in minutes; from real photographs"
+            )
+            console.print(
+                "  it only learns colored shapes with clean alpha. Use sd15 or sdxl for more.\n"
+            )
         if reviewer is DemoReviewer.person:
             console.print("  Candidates appear on the review page as soon as they are generated.\n")
 
         # Import the seeds and run the rounds; both resume if the database restarts.
         with resume_hint(), progress() as on_progress:
-            stack.patiently(lambda: import_initial_seeds(stack.context, seed, seeds, on_progress, kind))
-            numbers = stack.patiently(lambda: run_loop(stack.context, plan, on_progress))
+            stack.retry_while_db_down(
+                lambda: import_initial_seeds(stack.context, seed, seeds, on_progress, kind)
+            )
+            numbers = stack.retry_while_db_down(lambda: run_loop(stack.context, plan, on_progress))
 
         # Print the reports, and keep serving the front end to a person.
         with stack.context.database.transaction() as tx:
@@ -145,8 +161,10 @@ def demo(
         else:
             print_text("\n\n".join(round_report.as_text(report) for report in reports))
         if reviewer is DemoReviewer.person:
-            console.print(f"\n  all rounds are done; the front end runs until Ctrl-C: {stack.address}")
-            stack.stay()
+            console.print(
+                f"\n  all rounds are done; the front end runs until Ctrl-C: {stack.address}"
+            )
+            stack.wait()
 
 
 def doctor(as_json: Json = False) -> None:
@@ -158,16 +176,16 @@ def doctor(as_json: Json = False) -> None:
     except LayerloopError as error:  # settings that cannot be read are a finding too
         findings = [
             *check_environment(),
-            Finding("settings", well=False, told=error.message, hint=error.hint),
+            Finding("settings", ok=False, told=error.message, hint=error.hint),
         ]
     if as_json:
         print_json([finding.__dict__ for finding in findings])
     else:
         for finding in findings:
-            print_text(f"{'ok  ' if finding.well else 'BAD '} {finding.part:<12} {finding.told}")
+            print_text(f"{'ok  ' if finding.ok else 'BAD '} {finding.part:<12} {finding.told}")
             if finding.hint:
                 print_text(f"     {'':<12} hint: {finding.hint}")
-    if not all(finding.well for finding in findings):
+    if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 
 
@@ -211,8 +229,13 @@ def _local_label_studio(config: Settings) -> Iterator[Settings]:
 
     console.print(f"  Label Studio: installing it in {CACHE} the first time takes minutes and 1 GB")
     with run_label_studio(CACHE, config.path(".") / "label-studio") as server:
-        console.print("\n  Label Studio ", bold(server.address), f" as {OWNER}, password {server.password}")
-        updates = {"labeling": f"label-studio+{server.address}", "labeling_token": SecretStr(server.token)}
+        console.print(
+            "\n  Label Studio ", bold(server.address), f" as {OWNER}, password {server.password}"
+        )
+        updates = {
+            "labeling": f"label-studio+{server.address}",
+            "labeling_token": SecretStr(server.token),
+        }
         yield config.model_copy(update=updates)
 
 

@@ -25,7 +25,9 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command()
 def freeze(
-    tag: Annotated[str | None, typer.Option(help="A tag for the snapshot; it moves from an older one.")] = None,
+    tag: Annotated[
+        str | None, typer.Option(help="A tag for the snapshot; it moves from an older one.")
+    ] = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -40,11 +42,15 @@ def freeze(
             return
         # Fingerprints find training samples that share a layer with a held-out sample.
         holdout.fingerprint_layers(ctx.database, ctx.store)
-        with ctx.database.transaction(one_view=True) as tx:
+        with ctx.database.transaction(repeatable_read=True) as tx:
             frozen = snapshots.freeze_snapshot(tx, ctx.store, tag=tag, actor=ACTOR)
     if withheld := frozen.counts["split"].get("withheld"):
-        console.print(f"{withheld} training samples share a layer with a held-out sample and are withheld")
-    print_json({"snapshot": frozen.id, "samples": frozen.samples}) if as_json else print_text(frozen.id)
+        console.print(
+            f"{withheld} training samples share a layer with a held-out sample and are withheld"
+        )
+    print_json({"snapshot": frozen.id, "samples": frozen.samples}) if as_json else print_text(
+        frozen.id
+    )
 
 
 @app.command("list")

@@ -32,7 +32,9 @@ def warn_of_prompts(ctx: AppContext, checkpoint: Checkpoint, prompts: Sequence[P
     return sentence
 
 
-def warn_of_snapshot(ctx: AppContext, snapshot: str, preset: str, changes: Mapping[str, str]) -> None:
+def warn_of_snapshot(
+    ctx: AppContext, snapshot: str, preset: str, changes: Mapping[str, str]
+) -> None:
     """Warn on stderr about captions of a snapshot that a preset truncates or has unknown words."""
     read = _reader(ctx)
     if read:

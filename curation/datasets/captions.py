@@ -21,7 +21,15 @@ from curation.datasets.samples import find_sample_id, has_no_caption
 from curation.db import leases
 from curation.db.engine import Database, Transaction
 from curation.db.tables import caption_runs, captions, samples
-from curation.domain import CaptionSource, JobName, LayerRole, Progress, RunState, Sample, content_id
+from curation.domain import (
+    CaptionSource,
+    JobName,
+    LayerRole,
+    Progress,
+    RunState,
+    Sample,
+    content_id,
+)
 from curation.errors import Conflict, Corrupt, NotFound, Refused
 from curation.images.codec import composite_over, decode_layer
 from curation.ports import Captioner, ObjectStore, ProgressCallback
@@ -82,7 +90,9 @@ def request_captions(tx: Transaction, order: CaptionRequest, actor: str) -> uuid
                 "state": RunState.requested,
                 "created_at": sa.case((finished, sa.func.now()), else_=caption_runs.c.created_at),
             },
-            where=caption_runs.c.state.in_([RunState.finished, RunState.failed, RunState.cancelled]),
+            where=caption_runs.c.state.in_(
+                [RunState.finished, RunState.failed, RunState.cancelled]
+            ),
         )
     )
     if tx.execute(requesting).rowcount:
@@ -104,11 +114,19 @@ def select_samples(tx: Transaction, order: CaptionRequest) -> list[uuid.UUID]:
     wanting = has_no_caption()
     if order.recaption:
         wanting |= line.has_key("captioner")
-    run = sa.select(caption_runs.c.id, caption_runs.c.created_at).where(caption_runs.c.id == order.id).cte()
+    run = (
+        sa.select(caption_runs.c.id, caption_runs.c.created_at)
+        .where(caption_runs.c.id == order.id)
+        .cte()
+    )
     own = (captions.c.run_id == run.c.id) & (captions.c.created_at >= run.c.created_at)
     done = sa.select(sa.func.count()).select_from(captions).join(run, own)
     written = sa.exists().where(captions.c.sample_id == samples.c.id, own)
-    chosen = sa.select(samples.c.id).where(samples.c.withdrawn_at.is_(None), wanting, ~written).order_by(samples.c.id)
+    chosen = (
+        sa.select(samples.c.id)
+        .where(samples.c.withdrawn_at.is_(None), wanting, ~written)
+        .order_by(samples.c.id)
+    )
     if order.max_samples:
         chosen = chosen.limit(max(0, order.max_samples - int(tx.scalar(done) or 0)))
     return [row.id for row in tx.execute(chosen)]
@@ -143,8 +161,8 @@ def caption_samples(
     store: ObjectStore,
     captioner: Captioner,
     order: CaptionRequest,
-    held: Callable[[Transaction], None],
-    report: ProgressCallback,
+    check_lease: Callable[[Transaction], None],
+    on_progress: ProgressCallback,
 ) -> int:
     """Caption the samples of an order in batches, without an open transaction during inference.
 
@@ -155,8 +173,8 @@ def caption_samples(
         store: Store of the layers.
         captioner: The model.
         order: Parameters of the run.
-        held: Function that raises Conflict in a transaction if the worker lost the lease.
-        report: Callback for progress; it may raise to stop, and stored captions are kept.
+        check_lease: Function that raises Conflict in a transaction if the worker lost the lease.
+        on_progress: Callback for progress; it may raise to stop, and stored captions are kept.
 
     Returns:
         The number of captions that were stored.
@@ -164,7 +182,7 @@ def caption_samples(
     with database.transaction() as tx:
         chosen = select_samples(tx, order)
     seen = kept = 0
-    report(Progress("caption", 0, len(chosen)))
+    on_progress(Progress("caption", 0, len(chosen)))
     for start in range(0, len(chosen), BATCH_SIZE):
         # Read a batch, and composite its images.
         batch = chosen[start : start + BATCH_SIZE]
@@ -172,35 +190,48 @@ def caption_samples(
             found = _read(tx, batch, lock=False)
         images = _images(store, found, order.background)
         # Caption it.
-        texts = captioner.describe(list(images.values()), order.prompt, order.max_tokens) if images else []
+        texts = (
+            captioner.describe(list(images.values()), order.prompt, order.max_tokens)
+            if images
+            else []
+        )
         written = {id_: text for id_, text in zip(images, map(_clean, texts), strict=True) if text}
         # Store the captions, if the run is still ours.
         with database.transaction() as tx:
-            held(tx)
+            check_lease(tx)
             kept += store_captions(tx, order, written, captioner.source)
         seen += len(batch)
-        report(Progress("caption", seen, len(chosen)))
+        on_progress(Progress("caption", seen, len(chosen)))
     return kept
 
 
-def store_captions(tx: Transaction, order: CaptionRequest, said: Mapping[uuid.UUID, str], source: str) -> int:
+def store_captions(
+    tx: Transaction, order: CaptionRequest, captions_by_sample: Mapping[uuid.UUID, str], source: str
+) -> int:
     """Store captions of a model, except for samples that a person has captioned meanwhile.
 
     Args:
         tx: The transaction.
         order: Parameters of the run.
-        said: Captions by sample.
+        captions_by_sample: Captions by sample.
         source: Name and revision of the model.
 
     Returns:
         The number of captions that were stored.
     """
     kept = 0
-    found = _read(tx, list(said), lock=True)
-    bare = {row.id for row in tx.execute(sa.select(samples.c.id).where(samples.c.id.in_(found), has_no_caption()))}
+    found = _read(tx, list(captions_by_sample), lock=True)
+    bare = {
+        row.id
+        for row in tx.execute(
+            sa.select(samples.c.id).where(samples.c.id.in_(found), has_no_caption())
+        )
+    }
     for id_, sample in found.items():
         if id_ in bare or (order.recaption and sample.captioner):
-            new = replace(sample, caption=said[id_], captioner=source, caption_source=None)
+            new = replace(
+                sample, caption=captions_by_sample[id_], captioner=source, caption_source=None
+            )
             write_caption(tx, id_, new, CaptionSource.model, f"machine:{source}", order.id)
             kept += 1
     return kept
@@ -234,7 +265,9 @@ def set_caption(tx: Transaction, name: str, text: str, actor: str) -> uuid.UUID:
 
 def record_progress(tx: Transaction, run: uuid.UUID, progress: Progress) -> None:
     """Record the progress of a run."""
-    tx.execute(sa.update(caption_runs).where(caption_runs.c.id == run).values(progress=asdict(progress)))
+    tx.execute(
+        sa.update(caption_runs).where(caption_runs.c.id == run).values(progress=asdict(progress))
+    )
 
 
 def renew_run(tx: Transaction, run: uuid.UUID, holder: str, seconds: int) -> None:
@@ -282,7 +315,9 @@ def cancel_run(tx: Transaction, run: uuid.UUID, actor: str) -> bool:
     Returns:
         Whether the run was requested or running.
     """
-    active = (caption_runs.c.id == run) & caption_runs.c.state.in_([RunState.requested, RunState.running])
+    active = (caption_runs.c.id == run) & caption_runs.c.state.in_(
+        [RunState.requested, RunState.running]
+    )
     cancelled = {
         "state": RunState.cancelled,
         "error": f"cancelled by {actor}",
@@ -310,7 +345,9 @@ def find_run(tx: Transaction, run: uuid.UUID) -> dict[str, Any]:
 
 
 def _read(tx: Transaction, ids: Sequence[uuid.UUID], *, lock: bool) -> dict[uuid.UUID, Sample]:
-    query = sa.select(samples.c.id, samples.c.line).where(samples.c.id.in_(ids)).order_by(samples.c.id)
+    query = (
+        sa.select(samples.c.id, samples.c.line).where(samples.c.id.in_(ids)).order_by(samples.c.id)
+    )
     rows = tx.execute(query.with_for_update() if lock else query)
     return {row.id: Sample.read(row.line) for row in rows}
 
@@ -319,7 +356,7 @@ def write_caption(
     tx: Transaction,
     id_: uuid.UUID,
     sample: Sample,
-    kind: CaptionSource,
+    caption_source: CaptionSource,
     source: str,
     run: uuid.UUID | None = None,
 ) -> None:
@@ -329,13 +366,13 @@ def write_caption(
         tx: The transaction.
         id_: Id of the sample.
         sample: The sample with its new caption.
-        kind: Origin of the caption.
+        caption_source: Origin of the caption.
         source: Name of the model or the person, with the prefix "machine:" or "person:".
         run: Id of the captioning run, if any.
     """
     row = {"sample_id": id_, "text": sample.caption, "source": source, "run_id": run}
     tx.execute(sa.insert(captions), row)
-    values = {"line": sample.line(), "caption_source": kind}
+    values = {"line": sample.line(), "caption_source": caption_source}
     tx.execute(sa.update(samples).where(samples.c.id == id_).values(values))
 
 
@@ -347,7 +384,9 @@ def _images(
     for id_, sample in found.items():
         role = LayerRole.blended if LayerRole.blended in sample.layers else LayerRole.foreground
         try:
-            images[id_] = composite_over(decode_layer(store.get(sample.layers[role])), (background,) * 3)
+            images[id_] = composite_over(
+                decode_layer(store.get(sample.layers[role])), (background,) * 3
+            )
         except (NotFound, Corrupt) as error:
             log.warning("sample %s gets no caption: %s", sample.id, error)
     return images

@@ -42,38 +42,38 @@ class Duplicate:
         return self.bits is None
 
 
-def find_duplicates(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> list[Duplicate | None]:
+def find_duplicates(tx: Transaction, layers: Sequence[tuple[str, bytes]]) -> list[Duplicate | None]:
     """Find the indexed layer that each layer duplicates, with two SQL statements.
 
     Args:
         tx: The transaction.
-        wanted: Visible hash and fingerprint of each layer.
+        layers: Visible hash and fingerprint of each layer.
 
     Returns:
         For each layer its duplicate, exact before near; None if it is new.
     """
-    exact = _find_exact(tx, wanted)
-    near = _find_near(tx, [(visible, mark) for visible, mark in wanted if visible not in exact])
-    return [exact.get(visible) or near.get(visible) for visible, _ in wanted]
+    exact = _find_exact(tx, layers)
+    near = _find_near(tx, [(visible, mark) for visible, mark in layers if visible not in exact])
+    return [exact.get(visible) or near.get(visible) for visible, _ in layers]
 
 
-def add_to_index(tx: Transaction, prints: Mapping[str, bytes]) -> None:
+def add_to_index(tx: Transaction, fingerprints: Mapping[str, bytes]) -> None:
     """Add recorded layers to the index; the call is idempotent.
 
     Args:
         tx: The transaction.
-        prints: sha256 of a layer -> its fingerprint.
+        fingerprints: sha256 of a layer -> its fingerprint.
     """
-    if not prints:
+    if not fingerprints:
         return
     # Store the fingerprints with the layers.
-    params = [{"b_sha256": sha256, "b_fingerprint": mark} for sha256, mark in prints.items()]
+    params = [{"b_sha256": sha256, "b_fingerprint": mark} for sha256, mark in fingerprints.items()]
     storing = sa.update(layers).where(layers.c.sha256 == sa.bindparam("b_sha256"))
     tx.execute(storing.values(fingerprint=sa.bindparam("b_fingerprint")), params)
     # Add their bands to the index.
     rows = [
         {"band": band, "value": value, "sha256": sha256}
-        for sha256, mark in prints.items()
+        for sha256, mark in fingerprints.items()
         for band, value in enumerate(index_keys(mark))
     ]
     tx.execute(insert(layer_bands).on_conflict_do_nothing(), rows)
@@ -87,33 +87,35 @@ class DuplicateIndex:
         self._prints: dict[str, bytes] = {}
         self._bands: dict[tuple[int, int], list[str]] = {}
 
-    def find(self, visible: str, mark: bytes) -> Duplicate | None:
+    def find(self, pixel_hash: str, fingerprint: bytes) -> Duplicate | None:
         """Return the layer added before that this layer duplicates; None if it is new.
 
         Args:
-            visible: Hash of the visible pixels.
-            mark: Fingerprint.
+            pixel_hash: Hash of the visible pixels.
+            fingerprint: Fingerprint.
         """
-        if visible in self._visible:
-            return Duplicate(self._visible[visible])
+        if pixel_hash in self._visible:
+            return Duplicate(self._visible[pixel_hash])
         # Compare only layers that share a band, as in the database.
         sharing = dict.fromkeys(
-            name for pair in enumerate(index_keys(mark)) for name in self._bands.get(pair, [])[:MAX_ROWS_PER_BAND]
+            name
+            for pair in enumerate(index_keys(fingerprint))
+            for name in self._bands.get(pair, [])[:MAX_ROWS_PER_BAND]
         )
-        found = find_nearest(mark, {name: self._prints[name] for name in sharing})
+        found = find_nearest(fingerprint, {name: self._prints[name] for name in sharing})
         return Duplicate(*found) if found else None
 
-    def add(self, visible: str, mark: bytes, sha256: str) -> None:
+    def add(self, pixel_hash: str, fingerprint: bytes, sha256: str) -> None:
         """Add a layer.
 
         Args:
-            visible: Hash of the visible pixels.
-            mark: Fingerprint.
+            pixel_hash: Hash of the visible pixels.
+            fingerprint: Fingerprint.
             sha256: Name of the layer.
         """
-        self._visible[visible] = sha256
-        self._prints[sha256] = mark
-        for pair in enumerate(index_keys(mark)):
+        self._visible[pixel_hash] = sha256
+        self._prints[sha256] = fingerprint
+        for pair in enumerate(index_keys(fingerprint)):
             self._bands.setdefault(pair, []).append(sha256)
 
 
@@ -147,7 +149,11 @@ def _find_exact(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[st
 def _find_near(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[str, Duplicate]:
     """Return the nearest near duplicates, by visible hash."""
     marks = dict(wanted)
-    keys = [(visible, band, value) for visible, mark in marks.items() for band, value in enumerate(index_keys(mark))]
+    keys = [
+        (visible, band, value)
+        for visible, mark in marks.items()
+        for band, value in enumerate(index_keys(mark))
+    ]
     if not keys:
         return {}
     # Read the layers that share a band, at most CROWD per band.
@@ -167,7 +173,12 @@ def _find_near(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[str
         .limit(MAX_ROWS_PER_BAND)
         .lateral("sharing")
     )
-    pairs = sa.select(requested.c.visible, sharing.c.sha256).join(sharing, sa.true()).distinct().subquery("pairs")
+    pairs = (
+        sa.select(requested.c.visible, sharing.c.sha256)
+        .join(sharing, sa.true())
+        .distinct()
+        .subquery("pairs")
+    )
     found = tx.execute(
         sa.select(pairs.c.visible, layers.c.sha256, layers.c.fingerprint)
         .join(layers, layers.c.sha256 == pairs.c.sha256)
@@ -178,5 +189,7 @@ def _find_near(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[str
     compared: dict[str, dict[str, bytes]] = {}
     for visible, sha256, mark in found:
         compared.setdefault(visible, {})[sha256] = bytes(mark)
-    nearest = {visible: find_nearest(marks[visible], prints) for visible, prints in compared.items()}
+    nearest = {
+        visible: find_nearest(marks[visible], prints) for visible, prints in compared.items()
+    }
     return {visible: Duplicate(*match) for visible, match in nearest.items() if match}

@@ -49,14 +49,19 @@ def fingerprint_layers(database: Database, store: ObjectStore) -> int:
     while True:
         # Read the names of the next batch.
         with database.transaction() as tx:
-            names = [row.sha256 for row in tx.execute(_WITHOUT_FINGERPRINT, {"after": after, "limit": BATCH_SIZE})]
+            names = [
+                row.sha256
+                for row in tx.execute(_WITHOUT_FINGERPRINT, {"after": after, "limit": BATCH_SIZE})
+            ]
         if not names:
             return added
         # Compute without an open transaction, then store.
         marks = _compute(store, names)
         if marks:
             with database.transaction() as tx:
-                tx.execute(_STORE, [{"b_sha256": name, "mark": mark} for name, mark in marks.items()])
+                tx.execute(
+                    _STORE, [{"b_sha256": name, "mark": mark} for name, mark in marks.items()]
+                )
         added += len(marks)
         after = names[-1]
 
@@ -87,15 +92,17 @@ def withheld_samples(tx: Transaction, store: ObjectStore) -> list[str]:
     )
 
 
-def is_plain(mark: bytes) -> bool:
+def is_plain(fingerprint: bytes) -> bool:
     """Return whether a fingerprint is that of an image without detail, such as a single color."""
-    tones = np.frombuffer(mark[HASH_BYTES:], np.uint8).reshape(-1, 4).astype(np.int16)
+    tones = np.frombuffer(fingerprint[HASH_BYTES:], np.uint8).reshape(-1, 4).astype(np.int16)
     return bool((tones.max(axis=0) - tones.min(axis=0)).max() <= MAX_PLAIN_TONE_RANGE)
 
 
 def _detailed(tx: Transaction, store: ObjectStore, split: str) -> Iterator[Mapping[str, Any]]:
     """Yield the layers with detail of a split's imported samples: sample, sha256, visible, mark."""
-    streamed = tx.execute(_LAYERS.execution_options(stream_results=True, max_row_buffer=1_000), {"split": split})
+    streamed = tx.execute(
+        _LAYERS.execution_options(stream_results=True, max_row_buffer=1_000), {"split": split}
+    )
     for rows in streamed.mappings().partitions(1_000):
         computed = _compute(store, [row["sha256"] for row in rows if row["fingerprint"] is None])
         for row in rows:

@@ -71,7 +71,9 @@ def prefix_length(samples: int) -> int:
 def read_manifest(store: ObjectStore, snapshot: str) -> Manifest:
     """Read the manifest of a snapshot. Raises NotFound, Corrupt."""
     root = _parse(store.get(snapshot), snapshot)
-    parts = tuple(Part(str(p["prefix"]), str(p["sha256"]), int(p["samples"])) for p in root["parts"])
+    parts = tuple(
+        Part(str(p["prefix"]), str(p["sha256"]), int(p["samples"])) for p in root["parts"]
+    )
     return Manifest(parts, root["counts"], str(root.get("withheld", "")))
 
 
@@ -104,7 +106,9 @@ def read_samples(store: ObjectStore, snapshot: str, after: str = "") -> Iterator
     """
     for part in read_manifest(store, snapshot).parts:
         if part.prefix >= after[: len(part.prefix)]:
-            yield from (sample for sample in _lines(store.get(part.sha256), part) if sample.id > after)
+            yield from (
+                sample for sample in _lines(store.get(part.sha256), part) if sample.id > after
+            )
 
 
 def find_sample(store: ObjectStore, snapshot: str, sample: str) -> Sample | None:
@@ -132,7 +136,9 @@ def _lines(text: bytes, part: Part) -> Iterator[Sample]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Corrupt(f"part {part.sha256[:12]} of a snapshot cannot be read: {error}") from error
     if len(samples) != part.samples:
-        raise Corrupt(f"part {part.sha256[:12]} of a snapshot has {len(samples)} samples instead of {part.samples}")
+        raise Corrupt(
+            f"part {part.sha256[:12]} of a snapshot has {len(samples)} samples instead of {part.samples}"
+        )
     yield from samples
 
 

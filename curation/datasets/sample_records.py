@@ -19,8 +19,8 @@ def list_samples(
     tx: Transaction,
     *,
     withdrawn: bool = False,
-    bare: bool = False,
-    file: str | None = None,
+    without_caption: bool = False,
+    file_suffix: str | None = None,
     limit: int = 0,
 ) -> list[dict[str, Any]]:
     """Return samples, the newest first.
@@ -28,21 +28,26 @@ def list_samples(
     Args:
         tx: The transaction.
         withdrawn: Return withdrawn samples instead of active samples.
-        bare: Only samples without a caption, or whose caption was made from a file name.
-        file: Only samples imported from files whose path inside their folder ends with this.
+        without_caption: Only samples without a caption, or whose caption was made from a file name.
+        file_suffix: Only samples imported from files whose path inside their folder ends with this.
         limit: Largest number of samples; 0 for all.
     """
     query = sa.select(samples).where(
         samples.c.withdrawn_at.is_not(None) if withdrawn else samples.c.withdrawn_at.is_(None)
     )
-    if bare:
+    if without_caption:
         query = query.where(has_no_caption())
-    if file:
+    if file_suffix:
         named = sa.select(sample_layers.c.sample_id).join(
             import_files,
-            (import_files.c.layer == sample_layers.c.sha256) & (import_files.c.outcome != "duplicate"),
+            (import_files.c.layer == sample_layers.c.sha256)
+            & (import_files.c.outcome != "duplicate"),
         )
-        query = query.where(samples.c.id.in_(named.where(import_files.c.name.endswith(file, autoescape=True))))
+        query = query.where(
+            samples.c.id.in_(
+                named.where(import_files.c.name.endswith(file_suffix, autoescape=True))
+            )
+        )
     query = query.order_by(samples.c.created_at.desc(), samples.c.id)
     return [_row(row) for row in tx.execute(query.limit(limit) if limit else query).mappings()]
 
@@ -66,18 +71,24 @@ def show_sample(tx: Transaction, name: str) -> dict[str, Any]:
     )
     history = sa.select(events.c.created_at, events.c.actor, events.c.kind, events.c.data)
     history = history.where(events.c.subject == f"sample {id_.hex}").order_by(events.c.id)
-    written = sa.select(captions.c.created_at, captions.c.text, captions.c.source).where(captions.c.sample_id == id_)
+    written = sa.select(captions.c.created_at, captions.c.text, captions.c.source).where(
+        captions.c.sample_id == id_
+    )
     return _row(row) | {
         "source": Sample.read(row["line"]).source,
         "texts": dict(Sample.read(row["line"]).texts),
         "layers": dict(Sample.read(row["line"]).layers),
         "files": [file.name for file in tx.execute(files.order_by(import_files.c.name))],
-        "captions": [dict(caption) for caption in tx.execute(written.order_by(captions.c.id)).mappings()],
+        "captions": [
+            dict(caption) for caption in tx.execute(written.order_by(captions.c.id)).mappings()
+        ],
         "history": [dict(event) for event in tx.execute(history).mappings()],
     }
 
 
-def withdraw_samples(tx: Transaction, names: Sequence[str], reason: str, actor: str) -> list[uuid.UUID]:
+def withdraw_samples(
+    tx: Transaction, names: Sequence[str], reason: str, actor: str
+) -> list[uuid.UUID]:
     """Exclude samples from future snapshots; existing snapshots keep them.
 
     Args:
@@ -121,7 +132,9 @@ def restore_samples(tx: Transaction, names: Sequence[str], actor: str) -> list[u
     Raises:
         NotFound: A name is not the id of a sample.
     """
-    return _set_withdrawn(tx, names, samples.c.withdrawn_at.is_not(None), None, "sample restored", actor)
+    return _set_withdrawn(
+        tx, names, samples.c.withdrawn_at.is_not(None), None, "sample restored", actor
+    )
 
 
 def _set_withdrawn(
@@ -135,7 +148,9 @@ def _set_withdrawn(
 ) -> list[uuid.UUID]:
     changed = []
     for id_ in dict.fromkeys(find_sample_id(tx, name) for name in names):
-        if tx.execute(sa.update(samples).where(samples.c.id == id_, before).values(withdrawn_at=after)).rowcount:
+        if tx.execute(
+            sa.update(samples).where(samples.c.id == id_, before).values(withdrawn_at=after)
+        ).rowcount:
             tx.log(actor, kind, f"sample {id_.hex}", **data)
             changed.append(id_)
     return changed

@@ -61,9 +61,11 @@ class NewSample:
         For a single image this is the hash of its layer.
         """
         hashes = [self.layers[role].visible for role in LayerRole if role in self.layers]
-        return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+        return (
+            hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+        )
 
-    def as_sample(self) -> Sample:
+    def to_sample(self) -> Sample:
         """Return the sample as it is written to snapshots."""
         visible = self.visible()
         return Sample(
@@ -77,7 +79,9 @@ class NewSample:
             visible=visible,
             layers={role: layer.sha256 for role, layer in self.layers.items()},
             texts=self.texts,
-            caption_source=self.caption_source if self.caption_source is CaptionSource.file_name else None,
+            caption_source=self.caption_source
+            if self.caption_source is CaptionSource.file_name
+            else None,
         )
 
 
@@ -104,7 +108,7 @@ def add_samples(tx: Transaction, new: Sequence[NewSample]) -> set[uuid.UUID]:
         return set()
     record_layers(tx, [layer for item in new for layer in item.layers.values()])
     # Insert the samples; equal visible pixels are the same sample.
-    made = {item.visible(): (item.as_sample(), item) for item in new}
+    made = {item.visible(): (item.to_sample(), item) for item in new}
     rows = [
         {
             "id": uuid.UUID(sample.id),
@@ -118,7 +122,9 @@ def add_samples(tx: Transaction, new: Sequence[NewSample]) -> set[uuid.UUID]:
         }
         for visible, (sample, item) in made.items()
     ]
-    adding = insert(samples).on_conflict_do_nothing(index_elements=["visible"]).returning(samples.c.id)
+    adding = (
+        insert(samples).on_conflict_do_nothing(index_elements=["visible"]).returning(samples.c.id)
+    )
     added = {row.id for row in tx.connection.execute(adding, rows)}
     # Insert the layers of those that are new.
     parts = [
@@ -173,7 +179,11 @@ def _sample_of(row: Mapping[str, Any]) -> NewSample:
 
 def withdraw_sample_of(tx: Transaction, candidate: uuid.UUID) -> None:
     """Exclude the sample of a candidate from future snapshots, since its accept was undone."""
-    tx.execute(sa.update(samples).where(samples.c.candidate_id == candidate).values(withdrawn_at=sa.func.now()))
+    tx.execute(
+        sa.update(samples)
+        .where(samples.c.candidate_id == candidate)
+        .values(withdrawn_at=sa.func.now())
+    )
 
 
 def has_no_caption() -> sa.ColumnElement[bool]:
@@ -187,7 +197,9 @@ def find_sample_id(tx: Transaction, name: str) -> uuid.UUID:
     """Return the id of a sample by its id or its first eight or more digits. Raises NotFound."""
     digits = name.replace("-", "").lower()
     plain = sa.func.replace(sa.cast(samples.c.id, sa.Text), "-", "")
-    found = tx.execute(sa.select(samples.c.id).where(plain.startswith(digits, autoescape=True)).limit(2)).all()
+    found = tx.execute(
+        sa.select(samples.c.id).where(plain.startswith(digits, autoescape=True)).limit(2)
+    ).all()
     if len(digits) < 8 or len(found) != 1:
         raise NotFound(
             f"there is no sample {name!r}",
@@ -198,7 +210,11 @@ def find_sample_id(tx: Transaction, name: str) -> uuid.UUID:
 
 def count_samples(tx: Transaction) -> int:
     """Return the number of samples that a snapshot would have now."""
-    return int(tx.scalar(sa.select(sa.func.count()).select_from(samples).where(samples.c.withdrawn_at.is_(None))))
+    return int(
+        tx.scalar(
+            sa.select(sa.func.count()).select_from(samples).where(samples.c.withdrawn_at.is_(None))
+        )
+    )
 
 
 _ACCEPTED = sa.text("""

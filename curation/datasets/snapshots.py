@@ -32,7 +32,9 @@ _ID_DIGITS = re.compile(r"[0-9a-f]{8,64}")
 _ACTIVE = samples.c.withdrawn_at.is_(None)
 
 
-def freeze_snapshot(tx: Transaction, store: ObjectStore, *, tag: str | None, actor: str) -> Manifest:
+def freeze_snapshot(
+    tx: Transaction, store: ObjectStore, *, tag: str | None, actor: str
+) -> Manifest:
     """Freeze a snapshot of all samples that are not withdrawn.
 
     Equal samples always give the same snapshot.
@@ -70,7 +72,9 @@ def freeze_snapshot(tx: Transaction, store: ObjectStore, *, tag: str | None, act
             "train": counts["split"]["train"] - len(withheld),
             "withheld": len(withheld),
         }
-        manifest = Manifest(parts, counts, store.put("".join(id_ + "\n" for id_ in withheld).encode()))
+        manifest = Manifest(
+            parts, counts, store.put("".join(id_ + "\n" for id_ in withheld).encode())
+        )
     else:
         manifest = Manifest(parts, counts)
     # Write the manifest, and record it.
@@ -119,7 +123,9 @@ def tag_snapshot(tx: Transaction, name: str, snapshot: str, actor: str) -> None:
     """
     check_tag(name)
     values = {"name": name, "snapshot_id": snapshot, "created_at": sa.func.now()}
-    tx.execute(insert(tags).values(values).on_conflict_do_update(index_elements=["name"], set_=values))
+    tx.execute(
+        insert(tags).values(values).on_conflict_do_update(index_elements=["name"], set_=values)
+    )
     tx.log(actor, "tag moved", f"tag {name}", snapshot=snapshot)
 
 
@@ -135,12 +141,20 @@ def find_snapshot(tx: Transaction, name: str) -> str:
     """
     # Ids are tried first, so that no tag can hide a snapshot's id.
     if _ID_DIGITS.fullmatch(name):
-        found = tx.execute(sa.select(snapshots.c.id).where(snapshots.c.id.startswith(name, autoescape=True))).all()
+        found = tx.execute(
+            sa.select(snapshots.c.id).where(snapshots.c.id.startswith(name, autoescape=True))
+        ).all()
         if len(found) == 1:
             return str(found[0].id)
-    tagged = tx.scalar(sa.select(tags.c.snapshot_id).where(tags.c.name == name)) if is_storable(name) else None
+    tagged = (
+        tx.scalar(sa.select(tags.c.snapshot_id).where(tags.c.name == name))
+        if is_storable(name)
+        else None
+    )
     if tagged is None:
-        raise NotFound(f"there is no snapshot {name[:100]!r}", "'layerloop snapshot list' shows them")
+        raise NotFound(
+            f"there is no snapshot {name[:100]!r}", "'layerloop snapshot list' shows them"
+        )
     return str(tagged)
 
 
@@ -149,7 +163,9 @@ def find_local_snapshot(tx: Transaction, snapshot: str | None) -> str | None:
 
     The snapshot of a checkpoint from another installation does not exist here.
     """
-    return tx.scalar(sa.select(snapshots.c.id).where(snapshots.c.id == snapshot)) if snapshot else None
+    return (
+        tx.scalar(sa.select(snapshots.c.id).where(snapshots.c.id == snapshot)) if snapshot else None
+    )
 
 
 def list_snapshots(tx: Transaction) -> list[dict[str, Any]]:
@@ -157,18 +173,26 @@ def list_snapshots(tx: Transaction) -> list[dict[str, Any]]:
     named: dict[str, list[str]] = {}
     for row in tx.execute(sa.select(tags).order_by(tags.c.name)):
         named.setdefault(row.snapshot_id, []).append(row.name)
-    listed = tx.execute(sa.select(snapshots).order_by(snapshots.c.created_at.desc(), snapshots.c.id)).mappings()
+    listed = tx.execute(
+        sa.select(snapshots).order_by(snapshots.c.created_at.desc(), snapshots.c.id)
+    ).mappings()
     return [dict(row) | {"tags": named.get(row["id"], [])} for row in listed]
 
 
 def _write_parts(tx: Transaction, store: ObjectStore, digits: int) -> tuple[Part, ...]:
     prefix = sa.func.substr(sa.cast(samples.c.id, sa.Text), 1, digits).label("prefix")
     # The database joins the lines of a part, so that 100,000 rows are sent as 256.
-    lines = sa.func.string_agg(sa.literal_column(r"line || E'\n', '' order by samples.id")).label("lines")
+    lines = sa.func.string_agg(sa.literal_column(r"line || E'\n', '' order by samples.id")).label(
+        "lines"
+    )
     grouped = sa.select(prefix, lines, sa.func.count().label("n")).where(_ACTIVE).group_by(prefix)
     # The order of the collation "C" does not depend on the locale.
-    ordered = grouped.order_by(sa.collate(prefix, "C")).execution_options(stream_results=True, max_row_buffer=16)
-    return tuple(Part(row.prefix, store.put(row.lines.encode()), row.n) for row in tx.execute(ordered))
+    ordered = grouped.order_by(sa.collate(prefix, "C")).execution_options(
+        stream_results=True, max_row_buffer=16
+    )
+    return tuple(
+        Part(row.prefix, store.put(row.lines.encode()), row.n) for row in tx.execute(ordered)
+    )
 
 
 def _counts(tx: Transaction) -> dict[str, dict[str, int]]:
@@ -179,9 +203,14 @@ def _counts(tx: Transaction) -> dict[str, dict[str, int]]:
         samples.c.split,
         sa.cast(samples.c.round, sa.Text),
     ]
-    named = [key.label(name) for key, name in zip(keys, ("kind", "licence", "split", "round"), strict=True)]
+    named = [
+        key.label(name)
+        for key, name in zip(keys, ("kind", "licence", "split", "round"), strict=True)
+    ]
     grouped = sa.select(*named, sa.func.count().label("n")).where(_ACTIVE).group_by(*keys)
-    counts: dict[str, Counter[str]] = {name: Counter() for name in ("kind", "licence", "split", "round")}
+    counts: dict[str, Counter[str]] = {
+        name: Counter() for name in ("kind", "licence", "split", "round")
+    }
     for row in tx.execute(grouped).mappings():
         for name, counter in counts.items():
             counter[row[name]] += row["n"]

@@ -13,7 +13,9 @@ MAX_SHOWN_CHARACTERS = 60
 """Longest text that is shown as an example, in characters."""
 
 
-def prompt_warning(read: TextReader, store: ObjectStore, checkpoint: Checkpoint, prompts: Sequence[Prompt]) -> str:
+def prompt_warning(
+    read: TextReader, store: ObjectStore, checkpoint: Checkpoint, prompts: Sequence[Prompt]
+) -> str:
     """Return a warning about prompts that a checkpoint truncates or has unknown words of.
 
     Unknown words are in no caption of the snapshot that the checkpoint was trained on.
@@ -27,20 +29,28 @@ def prompt_warning(read: TextReader, store: ObjectStore, checkpoint: Checkpoint,
     Returns:
         One sentence, or an empty string.
     """
-    texts = list(dict.fromkeys(text for prompt in prompts for text in (prompt.text, *prompt.texts.values())))
+    texts = list(
+        dict.fromkeys(text for prompt in prompts for text in (prompt.text, *prompt.texts.values()))
+    )
     found = _try(read, checkpoint.preset, checkpoint.changes, texts)
     if found is None:
         return ""
     # Compare with the words of the training captions, if they are known.
     trained = _trained_words(read, store, checkpoint)
-    unknown = [[word for word in result.words[: result.seen] if word not in trained] for result in found if trained]
+    unknown = [
+        [word for word in result.words[: result.seen] if word not in trained]
+        for result in found
+        if trained
+    ]
     unknown = [words for words in unknown if words]
     warnings = _cut_or_empty("texts", texts, found)
     if unknown:
         words = list(dict.fromkeys(word for fresh in unknown for word in fresh))
         more = f" and {len(words) - 3} more" if len(words) > 3 else ""
         named = ", ".join(map(_short, words[:3]))
-        warnings.append(f"{len(unknown)} of {len(texts)} have words that are in no training caption: {named}{more}")
+        warnings.append(
+            f"{len(unknown)} of {len(texts)} have words that are in no training caption: {named}{more}"
+        )
     return _sentence(checkpoint.preset, warnings)
 
 
@@ -60,7 +70,7 @@ def snapshot_warning(
         One sentence, or an empty string.
     """
     samples = list(read_samples(store, snapshot))
-    texts = [sample.text_of(role) for sample in samples for role in (None, *sample.texts)]
+    texts = [sample.caption_for(role) for sample in samples for role in (None, *sample.texts)]
     captions = [text for text in texts if text]
     found = _try(read, preset, changes, captions)
     warnings = _cut_or_empty("captions", captions, found) if found is not None else []
@@ -75,13 +85,19 @@ def snapshot_warning(
 
 def _cut_or_empty(noun: str, texts: Sequence[str], found: Sequence[TextCoverage]) -> list[str]:
     warnings = []
-    cut = [(text, read) for text, read in zip(texts, found, strict=True) if len(read.words) > read.seen]
+    cut = [
+        (text, read) for text, read in zip(texts, found, strict=True) if len(read.words) > read.seen
+    ]
     empty = [text for text, read in zip(texts, found, strict=True) if not read.words]
     if cut:
         text, read = cut[0]
-        warnings.append(f"{len(cut)} of {len(texts)} {noun} are cut after {read.seen} words, such as {_short(text)}")
+        warnings.append(
+            f"{len(cut)} of {len(texts)} {noun} are cut after {read.seen} words, such as {_short(text)}"
+        )
     if empty:
-        warnings.append(f"{len(empty)} of {len(texts)} {noun} have no known word, such as {_short(empty[0])}")
+        warnings.append(
+            f"{len(empty)} of {len(texts)} {noun} have no known word, such as {_short(empty[0])}"
+        )
     return warnings
 
 
@@ -90,10 +106,14 @@ def _sentence(preset: str, warnings: Sequence[str]) -> str:
 
 
 def _short(text: str) -> str:
-    return repr(text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 1] + "…")
+    return repr(
+        text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 1] + "…"
+    )
 
 
-def _try(read: TextReader, preset: str, changes: Mapping[str, str], texts: Sequence[str]) -> Sequence[TextCoverage] | None:
+def _try(
+    read: TextReader, preset: str, changes: Mapping[str, str], texts: Sequence[str]
+) -> Sequence[TextCoverage] | None:
     """Return how a preset reads texts; None if that is not known."""
     # An unknown preset is reported by the code that uses it.
     try:
@@ -110,6 +130,6 @@ def _trained_words(read: TextReader, store: ObjectStore, checkpoint: Checkpoint)
         samples: Iterable[Sample] = list(read_samples(store, checkpoint.snapshot))
     except NotFound:
         return set()
-    texts = list({sample.text_of(role) for sample in samples for role in (None, *sample.texts)})
+    texts = list({sample.caption_for(role) for sample in samples for role in (None, *sample.texts)})
     found = _try(read, checkpoint.preset, checkpoint.changes, texts)
     return {word for result in found or () for word in result.words}

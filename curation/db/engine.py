@@ -88,17 +88,17 @@ class Database:
         self.send = send
 
     @contextmanager
-    def transaction(self, *, one_view: bool = False) -> Iterator[Transaction]:
+    def transaction(self, *, repeatable_read: bool = False) -> Iterator[Transaction]:
         """Commit when the block ends, and roll back if it raises; then send the jobs.
 
         Args:
-            one_view: All statements see the same state of the database (REPEATABLE READ).
+            repeatable_read: All statements see the same state of the database (REPEATABLE READ).
 
         Raises:
             Unreachable: The server does not answer.
         """
         with self._connection() as connection:
-            if one_view:
+            if repeatable_read:
                 connection.execution_options(isolation_level="REPEATABLE READ")
             tx = Transaction(connection)
             with connection.begin():

@@ -19,7 +19,9 @@ EXPIRE_BATCH_SIZE = 500
 """Expired leases that one transaction releases, so that it never holds locks for long."""
 
 
-def claim(tx: Transaction, subjects: Collection[uuid.UUID], purpose: str, holder: str, seconds: int) -> None:
+def claim(
+    tx: Transaction, subjects: Collection[uuid.UUID], purpose: str, holder: str, seconds: int
+) -> None:
     """Lease subjects to a holder.
 
     The caller has locked their rows, and has moved them to the matching state.
@@ -138,12 +140,18 @@ def release_unused(
         The number of subjects by their new state.
     """
     params = {"holder": holder, "ids": list(subjects), "page": page}
-    return _return_subjects(tx, tx.execute(_HELD_USED, params).all(), most_attempts=None) if subjects else Counter()
+    return (
+        _return_subjects(tx, tx.execute(_HELD_USED, params).all(), most_attempts=None)
+        if subjects
+        else Counter()
+    )
 
 
 def release_dead_holder(tx: Transaction, holder: str) -> Counter[str]:
     """Release all leases of a holder whose process was killed; its work counts as an attempt."""
-    return _return_subjects(tx, tx.execute(_HELD, {"holder": holder}).all(), most_attempts=MAX_ATTEMPTS)
+    return _return_subjects(
+        tx, tx.execute(_HELD, {"holder": holder}).all(), most_attempts=MAX_ATTEMPTS
+    )
 
 
 def release_workers(tx: Transaction, alive: Collection[str] = ()) -> Counter[str]:
@@ -174,7 +182,12 @@ def _return_subjects(
     transaction locks the lease before its subject; otherwise two could deadlock.
     """
     counts: Counter[str] = Counter()
-    by_purpose: dict[str, list[uuid.UUID]] = {"generate": [], "review": [], "train": [], "caption": []}
+    by_purpose: dict[str, list[uuid.UUID]] = {
+        "generate": [],
+        "review": [],
+        "train": [],
+        "caption": [],
+    }
     for lease in leases:
         by_purpose[lease.purpose].append(lease.subject)
     for purpose, ids in by_purpose.items():
@@ -208,7 +221,11 @@ def _reset_state(
 
 def _sql(text: str) -> sa.TextClause:
     statement = sa.text(text)
-    return statement.bindparams(sa.bindparam("ids", type_=ARRAY(UUID))) if ":ids" in text else statement
+    return (
+        statement.bindparams(sa.bindparam("ids", type_=ARRAY(UUID)))
+        if ":ids" in text
+        else statement
+    )
 
 
 _UNTIL = "now() + make_interval(secs => :seconds)"

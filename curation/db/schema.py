@@ -18,18 +18,18 @@ LOCK = 7_201_113
 """Number of the advisory lock that keeps two processes from migrating at the same time."""
 
 
-def migrate(database: Database, to: str | None = None) -> None:
+def migrate(database: Database, revision: str | None = None) -> None:
     """Migrate the database to the newest revision, or back to an older one.
 
     Args:
         database: The database.
-        to: An older revision, for a downgrade.
+        revision: An older revision, for a downgrade.
     """
     with database.transaction() as tx:
         tx.connection.exec_driver_sql(f"select pg_advisory_xact_lock({LOCK})")
         config = _config()
         config.attributes["connection"] = tx.connection
-        command.downgrade(config, to) if to else command.upgrade(config, "head")
+        command.downgrade(config, revision) if revision else command.upgrade(config, "head")
 
 
 def get_revisions(database: Database) -> tuple[str | None, str | None]:

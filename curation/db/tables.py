@@ -33,7 +33,9 @@ SHA = sa.String(64)
 
 
 def _now() -> sa.Column[datetime]:
-    return sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now())
+    return sa.Column(
+        "created_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()
+    )
 
 
 def _one_of(column: str, words: type) -> sa.CheckConstraint:
@@ -230,11 +232,15 @@ candidates = sa.Table(
     sa.Column("note", sa.Text),
     # License, source and split of an imported file.
     sa.Column("origin", JSONB),
-    sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    sa.Column(
+        "changed_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()
+    ),
     _one_of("state", CandidateState),
     sa.UniqueConstraint("round_id", "prompt_id", "seed"),
     sa.CheckConstraint("propensity > 0 and propensity <= 1", name="propensity"),
-    sa.CheckConstraint("slice in ('random', 'likely', 'uncertain', 'audit', 'paper')", name="slice"),
+    sa.CheckConstraint(
+        "slice in ('random', 'likely', 'uncertain', 'audit', 'paper')", name="slice"
+    ),
 )
 # Partial indexes on the rows that each job claims next, in the order of its claims, so that the
 # time of a claim does not grow with the number of finished rows.
@@ -392,7 +398,7 @@ sa.Index(
     "ix_claims_unfinished",
     claims.c.reviewer_id,
     claims.c.candidate_id,
-    postgresql_where=claims.c.unfinished,
+    postgresql_where=claims.c.pending_items,
 )
 
 # Verdicts, skips and undos of reviewers; append-only.

@@ -43,7 +43,9 @@ def decode_layer(stored: bytes) -> RGBA:
         with Image.open(io.BytesIO(stored), formats=["WEBP", "PNG"]) as image:
             return np.asarray(image.convert("RGBA"))
     except (OSError, ValueError, SyntaxError) as error:
-        raise Corrupt(f"a stored layer cannot be decoded: {error}", "run 'layerloop doctor'") from error
+        raise Corrupt(
+            f"a stored layer cannot be decoded: {error}", "run 'layerloop doctor'"
+        ) from error
 
 
 def to_png(stored: bytes) -> bytes:

@@ -46,7 +46,9 @@ GAMMAS: Final = {1: 2.4, 4: 2.2, 5: 2.8, 6: 2.4, 8: 1.0, 14: 2.4, 15: 2.4}
 """Exponents of transfer functions by their codes in H.273; 2.4 for video, as in Chromium."""
 HDR: Final = {16, 18}  # PQ and HLG
 
-BRADFORD: Final = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+BRADFORD: Final = np.array(
+    [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
+)
 MAX_IGNORED_DIFFERENCE: Final = 2
 """A conversion that changes no color by more than this number of levels is skipped."""
 
@@ -61,13 +63,15 @@ class ColorSpace:
     power: float | None = None
 
 
-def choose_conversion(info: ColorInfo, *, grey: bool, inks: bool = False) -> tuple[Convert | None, list[str]]:
+def choose_conversion(
+    info: ColorInfo, *, gray: bool, from_cmyk: bool = False
+) -> tuple[Convert | None, list[str]]:
     """Choose the conversion of an image's samples to sRGB.
 
     Args:
         info: The color metadata of the file.
-        grey: The samples are gray, so that a profile must be one for gray.
-        inks: The samples have been converted from CMYK by the profile already.
+        gray: The samples are gray, so that a profile must be one for gray.
+        from_cmyk: The samples have been converted from CMYK by the profile already.
 
     Returns:
         The conversion, None if the samples are sRGB already; and the codes of remarks.
@@ -79,10 +83,10 @@ def choose_conversion(info: ColorInfo, *, grey: bool, inks: bool = False) -> tup
     # cICP and ICC profiles come first; a broken profile falls through to the other chunks.
     if info.cicp is not None and info.cicp[2] == 0:
         space = _coded_space(info.cicp[0], info.cicp[1])
-        return _with_code(_by_space(space, grey), NOT_PROFILE) if space else (None, [NOT_PROFILE])
-    if info.icc is not None and not inks:
+        return _with_code(_by_space(space, gray), NOT_PROFILE) if space else (None, [NOT_PROFILE])
+    if info.icc is not None and not from_cmyk:
         try:
-            return _with_code(_by_profile(info.icc, grey), CONVERTED)
+            return _with_code(_by_profile(info.icc, gray), CONVERTED)
         except Exception:  # a broken profile may raise anything
             found.append(BROKEN_PROFILE)
 
@@ -93,7 +97,9 @@ def choose_conversion(info: ColorInfo, *, grey: bool, inks: bool = False) -> tup
     near = np.abs(np.array(primaries) - SRGB).max() < 0.001
     if near and abs(info.gamma - 1 / 2.2) < 0.01:
         return None, found
-    convert, remarks = _with_code(_by_space(ColorSpace(SRGB if near else primaries, 1 / info.gamma), grey), NOT_PROFILE)
+    convert, remarks = _with_code(
+        _by_space(ColorSpace(SRGB if near else primaries, 1 / info.gamma), gray), NOT_PROFILE
+    )
     return convert, found + remarks
 
 
@@ -157,7 +163,9 @@ def _to_light(values: Floats, power: float | None) -> Floats:
 
 def _to_levels(light: NDArray[np.floating]) -> Bytes:
     """Encode linear light in 0..1 as sRGB in 0..255, rounded."""
-    values = np.where(light <= 0.0031308, light * 12.92, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055)
+    values = np.where(
+        light <= 0.0031308, light * 12.92, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055
+    )
     levels: Bytes = np.rint(values * 255).astype(np.uint8)
     return levels
 
@@ -206,7 +214,11 @@ def _by_profile(icc: bytes, grey: bool) -> Convert | None:
         return _unless_same(convert)
     # A gray profile is tested on all levels of gray.
     grays = np.repeat(np.arange(0, 256, dtype=np.uint8)[None, :, None], 3, axis=2)
-    return None if np.abs(convert(grays).astype(int) - grays).max() <= MAX_IGNORED_DIFFERENCE else convert
+    return (
+        None
+        if np.abs(convert(grays).astype(int) - grays).max() <= MAX_IGNORED_DIFFERENCE
+        else convert
+    )
 
 
 def cmyk_to_srgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, list[str]]:
@@ -222,7 +234,9 @@ def cmyk_to_srgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, li
     if icc is not None:
         try:
             profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-            converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            converted = ImageCms.profileToProfile(
+                image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
+            )
             if converted is not None:
                 return converted, [CONVERTED]
         except Exception:  # a broken profile may raise anything

@@ -84,7 +84,9 @@ def read_gif(data: bytes) -> ImageHeader:
         mark = data[offset]
         if mark == 0x2C and offset + 10 < len(data):  # a frame
             frames += 1
-            left, top, frame_width, frame_height, local = struct.unpack_from("<HHHHB", data, offset + 1)
+            left, top, frame_width, frame_height, local = struct.unpack_from(
+                "<HHHHB", data, offset + 1
+            )
             # A decoder would enlarge the image to any size for a frame outside of it.
             if left + frame_width > width or top + frame_height > height:
                 raise InvalidImage("corrupt", "a frame lies outside the image")
@@ -99,7 +101,9 @@ def read_gif(data: bytes) -> ImageHeader:
             ended = mark == 0x3B
             offset += 1
     if min(width, height) < 1:
-        raise InvalidImage("bad_dimensions", f"invalid size in the header: {width} x {height} pixels")
+        raise InvalidImage(
+            "bad_dimensions", f"invalid size in the header: {width} x {height} pixels"
+        )
     return ImageHeader(
         "GIF",
         width,
@@ -181,7 +185,11 @@ def read_tiff(data: bytes) -> ImageHeader:
         photometric = tags.get(262)
         if _pages(image) > 1:
             raise _unsupported("it has several pages")
-        if set(_numbers(tags.get(339, (1,)))) != {1} or not bits <= {1, 2, 4, 8, 16} or len(bits) != 1:
+        if (
+            set(_numbers(tags.get(339, (1,)))) != {1}
+            or not bits <= {1, 2, 4, 8, 16}
+            or len(bits) != 1
+        ):
             raise _unsupported("its samples are not integers of 8 or 16 bits")
         if photometric not in {0, 1, 2, 3, 6}:
             raise _unsupported("its colors are CMYK or Lab")
@@ -240,7 +248,9 @@ def read_psd(data: bytes) -> ImageHeader:
     Raises:
         BadFile: It is broken, or not an 8-bit RGB or gray image.
     """
-    version, channels, height, width, depth, mode = struct.unpack(">H6xHIIHH", data[4:26].ljust(22, b"\0"))
+    version, channels, height, width, depth, mode = struct.unpack(
+        ">H6xHIIHH", data[4:26].ljust(22, b"\0")
+    )
     if version != 1 or depth != 8 or mode not in {1, 3}:
         raise _unsupported("only Photoshop files in 8-bit RGB or gray are supported")
 
@@ -275,7 +285,9 @@ def _opened(data: bytes, kind: str, mode_error: str = "") -> Image.Image:
     except Exception as error:  # Pillow raises anything for broken headers
         if mode_error and "mode" in str(error):
             raise _unsupported(mode_error) from error
-        raise InvalidImage("corrupt", "its header cannot be read, so that the pixels cannot be decoded") from error
+        raise InvalidImage(
+            "corrupt", "its header cannot be read, so that the pixels cannot be decoded"
+        ) from error
 
 
 def _info(image: Image.Image, name: str, most: int) -> bytes | None:

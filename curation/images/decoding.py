@@ -51,7 +51,7 @@ class Raw:
     samples: Samples = field(repr=False)
     key: tuple[int, ...] | None = None
     found: tuple[str, ...] = ()
-    inks: bool = False
+    from_cmyk: bool = False
 
 
 def decode_image(data: bytes, name: str = "", limits: ImageLimits = DEFAULT_LIMITS) -> Decoded:
@@ -86,7 +86,9 @@ def check_pixels(header: ImageHeader, limits: ImageLimits) -> None:
             f"{width} x {height} pixels are more than {limits.pixels / 1e6:g} million",
         )
     if min(width, height) < 1:
-        raise InvalidImage("bad_dimensions", f"invalid size in the header: {width} x {height} pixels")
+        raise InvalidImage(
+            "bad_dimensions", f"invalid size in the header: {width} x {height} pixels"
+        )
     if header.animated:
         raise InvalidImage("animated", "the file has several frames")
 
@@ -124,7 +126,9 @@ def decode(header: ImageHeader) -> tuple[RGBA, list[str]]:
 
     # The conversion to sRGB, and the remarks.
     try:
-        convert, remarks = choose_conversion(header.color, grey=header.grey, inks=raw.inks)
+        convert, remarks = choose_conversion(
+            header.color, gray=header.grey, from_cmyk=raw.from_cmyk
+        )
     except InvalidImage:
         raise
     except Exception:  # values that define no color space
@@ -157,13 +161,15 @@ def _samples(header: ImageHeader) -> Raw:
     with image:
         # Only the size of the header was checked against the limits.
         if not _same_size(image.size, header):
-            raise ValueError(f"decoded {image.size}, but the header has {header.width} x {header.height}")
+            raise ValueError(
+                f"decoded {image.size}, but the header has {header.width} x {header.height}"
+            )
         image.load()
         if header.format == "PNG":
             return _from_png(header, image)
         if image.mode == "CMYK":
             converted, found = cmyk_to_srgb(image, header.color.icc)
-            return Raw(np.asarray(converted), found=tuple(found), inks=True)
+            return Raw(np.asarray(converted), found=tuple(found), from_cmyk=True)
         if header.format == "PSD" and header.alpha:
             return Raw(_off_white(np.asarray(image.convert("RGBA"))))
         return Raw(_plain(image, header))
@@ -182,7 +188,11 @@ def _decode_deep(header: ImageHeader) -> NDArray[np.uint16]:
     if deep.ndim == 2:
         deep = deep[..., None]
     channels = deep.shape[2]
-    if deep.dtype != np.uint16 or channels not in {GRAY, RGB, RGB_ALPHA} or not _same_size(deep.shape[1::-1], header):
+    if (
+        deep.dtype != np.uint16
+        or channels not in {GRAY, RGB, RGB_ALPHA}
+        or not _same_size(deep.shape[1::-1], header)
+    ):
         raise ValueError("the decoded samples do not match the header")
     # A fourth channel is alpha only if the header declares it.
     if channels == RGB_ALPHA and not header.alpha:
@@ -209,14 +219,21 @@ def _from_png(header: ImageHeader, image: Image.Image) -> Raw:
 def _with_key(header: ImageHeader, samples: Samples) -> Raw:
     """Return the samples with the transparent color of a PNG, at the file's bit depth."""
     channels, transparency_chunk = samples.shape[2], header.transparency or b""
-    if header.format != "PNG" or channels not in {GRAY, RGB} or len(transparency_chunk) < 2 * channels:
+    if (
+        header.format != "PNG"
+        or channels not in {GRAY, RGB}
+        or len(transparency_chunk) < 2 * channels
+    ):
         return Raw(samples)
     # Samples of fewer than 8 bits were scaled to 0..255 exactly; so is the transparent color.
     spread = 255 // (2**header.bits - 1) if header.bits < 8 else 1
     mask = 2**header.bits - 1
     return Raw(
         samples,
-        tuple((int.from_bytes(transparency_chunk[2 * n : 2 * n + 2], "big") & mask) * spread for n in range(channels)),
+        tuple(
+            (int.from_bytes(transparency_chunk[2 * n : 2 * n + 2], "big") & mask) * spread
+            for n in range(channels)
+        ),
     )
 
 

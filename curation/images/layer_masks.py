@@ -38,7 +38,9 @@ class LayerMasks:
     @cached_property
     def outward(self) -> Plane:
         """Distance in pixels to the core; 0 inside it."""
-        return np.asarray(cv2.distanceTransform((~self.core).view(np.uint8), cv2.DIST_L2, 3), np.float32)
+        return np.asarray(
+            cv2.distanceTransform((~self.core).view(np.uint8), cv2.DIST_L2, 3), np.float32
+        )
 
     @cached_property
     def frame(self) -> Plane:
@@ -66,7 +68,9 @@ class LayerMasks:
     def solid(self) -> Mask:
         """The opaque pixels (a >= 0.95), eroded by one pixel: their color is the subject's own."""
         opaque = (self.alpha >= 0.95).view(np.uint8)
-        kept: Mask = np.asarray(cv2.erode(opaque, np.ones((3, 3)), borderType=cv2.BORDER_REPLICATE)).view(bool)
+        kept: Mask = np.asarray(
+            cv2.erode(opaque, np.ones((3, 3)), borderType=cv2.BORDER_REPLICATE)
+        ).view(bool)
         return kept
 
     @cached_property
@@ -87,7 +91,10 @@ class LayerMasks:
         # Box means of the solid colors; the fourth channel is the share of solid pixels.
         weight = self.solid.astype(np.float32)
         known = np.dstack([self.rgb * weight[..., None], weight])
-        near, wide = (cv2.blur(known, (k, k), borderType=cv2.BORDER_CONSTANT)[self.band] for k in self._windows())
+        near, wide = (
+            cv2.blur(known, (k, k), borderType=cv2.BORDER_CONSTANT)[self.band]
+            for k in self._windows()
+        )
         found = near[:, 3:] > 1e-4
         chosen = np.where(found, near, wide)
         known_pixels = chosen[:, 3] > 1e-6
@@ -108,7 +115,7 @@ class LayerMasks:
 class Edge:
     """N edge pixels: their colors, expected colors, weights 4a(1-a), and alpha."""
 
-    colour: Plane  # N x 3, 0..1
+    color: Plane  # N x 3, 0..1
     expected: Plane  # N x 3, 0..1
     weight: Plane  # N
     alpha: Plane  # N
@@ -134,7 +141,10 @@ class Edge:
         distinct = length > 0.12
         if np.count_nonzero(distinct) < 8:
             return None
-        moved = np.einsum("nc,nc->n", self.colour - self.expected, direction)[distinct] / length[distinct]
+        moved = (
+            np.einsum("nc,nc->n", self.color - self.expected, direction)[distinct]
+            / length[distinct]
+        )
         return float(np.average(np.clip(moved, -1, 1), weights=self.weight[distinct]))
 
 
@@ -161,5 +171,7 @@ def downscale(rgba: RGBA, side: int) -> RGBA:
     alpha = cv2.resize(np.ascontiguousarray(rgba[..., 3]), size, interpolation=cv2.INTER_AREA)
     premultiplied = cv2.multiply(rgba[..., :3], cv2.merge([rgba[..., 3]] * 3), scale=1 / 255)
     color = cv2.resize(premultiplied, size, interpolation=cv2.INTER_AREA).astype(np.float32)
-    straight = np.clip(np.rint(color * (255 / np.maximum(alpha, 1, dtype=np.float32))[..., None]), 0, 255)
+    straight = np.clip(
+        np.rint(color * (255 / np.maximum(alpha, 1, dtype=np.float32))[..., None]), 0, 255
+    )
     return np.dstack([straight.astype(np.uint8), alpha])

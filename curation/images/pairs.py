@@ -52,7 +52,10 @@ def composite(foreground: RGBA, background: RGBA) -> RGBA:
     a = foreground[..., 3:].astype(np.int32)
     background_weight = background[..., 3:].astype(np.int32) * (255 - a)
     total = a * 255 + background_weight
-    mixed = foreground[..., :3].astype(np.int32) * (a * 255) + background[..., :3].astype(np.int32) * background_weight
+    mixed = (
+        foreground[..., :3].astype(np.int32) * (a * 255)
+        + background[..., :3].astype(np.int32) * background_weight
+    )
     color = (2 * mixed + total) // np.maximum(2 * total, 1)
     return np.concatenate([color, (total + 127) // 255], axis=2).astype(np.uint8)
 
@@ -202,7 +205,9 @@ def _check(*layers: RGBA) -> None:
     sizes = {layer.shape[:2] for layer in layers}
     if len(sizes) > 1:
         sizes_text = " and ".join(f"{width} x {height}" for height, width in sorted(sizes))
-        raise Refused(f"the layers of a pair differ in size: {sizes_text}", "resize or crop them to one size")
+        raise Refused(
+            f"the layers of a pair differ in size: {sizes_text}", "resize or crop them to one size"
+        )
 
 
 def _shrink(layer: RGBA) -> Plane:
@@ -268,9 +273,9 @@ def _ring_contrast(image: Plane, across: list[Plane], distance: Plane, rings: ra
     return max(means) / (1 + float(np.median(means))) - 1 if len(means) >= 5 else 0.0
 
 
-def _light(colours: Plane) -> dict[str, Plane]:
+def _light(colors: Plane) -> dict[str, Plane]:
     """Compute luminance (log2 Y), temperature (mireds) and saturation (HSV) of N sRGB colors."""
-    srgb = colours / 255
+    srgb = colors / 255
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     x, y, z = (linear @ row for row in _XYZ)
     total = np.maximum(x + y + z, 1e-6)
@@ -294,4 +299,6 @@ def _thirds(values: Plane) -> Plane:
 
 
 # From linear sRGB to XYZ.
-_XYZ: Final = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]], np.float32)
+_XYZ: Final = np.array(
+    [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]], np.float32
+)

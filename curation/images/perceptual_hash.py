@@ -42,19 +42,27 @@ def fingerprint(rgba: RGBA) -> bytes:
     small = downscale(rgba, 256).astype(np.float32)
     alpha = small[..., 3:]
     premultiplied = np.concatenate([small[..., :3] * (alpha / 255), alpha], axis=2)
-    square = np.asarray(cv2.resize(premultiplied, (32, 32), interpolation=cv2.INTER_AREA), np.float32)
+    square = np.asarray(
+        cv2.resize(premultiplied, (32, 32), interpolation=cv2.INTER_AREA), np.float32
+    )
 
     # Luminance on black; adding the complement of alpha gives luminance on white.
     luminance = square[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32)
     clear = 255 - square[..., 3]
-    bits = np.concatenate([_dct_bits(plane) for plane in (luminance + clear, luminance, square[..., 3])])
+    bits = np.concatenate(
+        [_dct_bits(plane) for plane in (luminance + clear, luminance, square[..., 3])]
+    )
     return np.packbits(bits).tobytes() + _tones(square).tobytes()
 
 
 def index_keys(print_: bytes) -> list[int]:
     """Return twelve 16-bit values of a fingerprint, for an index of candidates for comparison."""
     # Each value interleaves bits of all three hashes, so that none depends on alpha alone.
-    interleaved = np.unpackbits(np.frombuffer(print_[:HASH_BYTES], np.uint8)).reshape(3, 64).T.reshape(BANDS, 16)
+    interleaved = (
+        np.unpackbits(np.frombuffer(print_[:HASH_BYTES], np.uint8))
+        .reshape(3, 64)
+        .T.reshape(BANDS, 16)
+    )
     return [int(value) for value in interleaved @ (1 << np.arange(15, -1, -1))]
 
 
@@ -63,11 +71,11 @@ def are_near_duplicates(first: bytes, second: bytes) -> bool:
     return find_nearest(first, {"": second}) is not None
 
 
-def find_nearest(mark: bytes, others: Mapping[str, bytes]) -> tuple[str, int] | None:
+def find_nearest(fingerprint: bytes, others: Mapping[str, bytes]) -> tuple[str, int] | None:
     """Find the nearest near duplicate of a layer.
 
     Args:
-        mark: The fingerprint of the layer.
+        fingerprint: The fingerprint of the layer.
         others: The fingerprints of other layers by name.
 
     Returns:
@@ -75,29 +83,35 @@ def find_nearest(mark: bytes, others: Mapping[str, bytes]) -> tuple[str, int] | 
     """
     if not others:
         return None
-    table = np.frombuffer(b"".join([mark, *others.values()]), np.uint8).reshape(-1, FINGERPRINT_BYTES)
-    bits = count_bits(mark[:HASH_BYTES], [other[:HASH_BYTES] for other in others.values()])
+    table = np.frombuffer(b"".join([fingerprint, *others.values()]), np.uint8).reshape(
+        -1, FINGERPRINT_BYTES
+    )
+    bits = count_bits(fingerprint[:HASH_BYTES], [other[:HASH_BYTES] for other in others.values()])
     # Near in bits and in tones; the number of bits decides among several.
     tones = np.abs(table[1:, HASH_BYTES:].astype(np.int16) - table[0, HASH_BYTES:].astype(np.int16))
-    is_near = (bits <= MAX_BITS) & (tones.mean(axis=1) <= MAX_TONE_MEAN) & (tones.max(axis=1) <= MAX_TONE)
+    is_near = (
+        (bits <= MAX_BITS) & (tones.mean(axis=1) <= MAX_TONE_MEAN) & (tones.max(axis=1) <= MAX_TONE)
+    )
     if not is_near.any():
         return None
     best = int(np.argmin(np.where(is_near, bits, 999)))
     return list(others)[best], int(bits[best])
 
 
-def count_bits(mark: bytes, others: Sequence[bytes]) -> NDArray[np.int32]:
+def count_bits(hash_bits: bytes, others: Sequence[bytes]) -> NDArray[np.int32]:
     """Count the bits in which a 24-byte hash differs from each of some others.
 
     Args:
-        mark: A hash, the first 24 bytes of a fingerprint.
+        hash_bits: A hash, the first 24 bytes of a fingerprint.
         others: N other hashes.
 
     Returns:
         N counts, 0 to 192.
     """
-    table = np.frombuffer(b"".join([mark, *others]), np.uint8).reshape(-1, HASH_BYTES)
-    differing: NDArray[np.int32] = np.bitwise_count(table[1:] ^ table[0]).sum(axis=1, dtype=np.int32)
+    table = np.frombuffer(b"".join([hash_bits, *others]), np.uint8).reshape(-1, HASH_BYTES)
+    differing: NDArray[np.int32] = np.bitwise_count(table[1:] ^ table[0]).sum(
+        axis=1, dtype=np.int32
+    )
     return differing
 
 
@@ -118,5 +132,7 @@ def _tones(square: NDArray[np.float32]) -> NDArray[np.uint8]:
     cells = cv2.resize(square, (TONE_SIDE, TONE_SIDE), interpolation=cv2.INTER_AREA)
     alpha = cells[..., 3:]
     on_grey = (cells[..., :3] + (255 - alpha) * 0.5) / 255
-    lab = cv2.cvtColor(np.clip(on_grey, 0, 1), cv2.COLOR_RGB2Lab) + np.array([0, 128, 128], np.float32)
+    lab = cv2.cvtColor(np.clip(on_grey, 0, 1), cv2.COLOR_RGB2Lab) + np.array(
+        [0, 128, 128], np.float32
+    )
     return np.clip(np.rint(np.dstack([lab, alpha / 2.55])), 0, 255).astype(np.uint8)

@@ -62,7 +62,11 @@ def from_pillow(image: Image.Image, limits: ImageLimits = DEFAULT_LIMITS) -> RGB
 
 def _source(image: Image.Image, limits: ImageLimits) -> bytes | None:
     """Return the bytes of an image's file, None if it was changed or the file is not available."""
-    if not isinstance(image, ImageFile.ImageFile) or image.format not in READERS or getattr(image, "tell", int)() != 0:
+    if (
+        not isinstance(image, ImageFile.ImageFile)
+        or image.format not in READERS
+        or getattr(image, "tell", int)() != 0
+    ):
         return None
     try:
         data = _bytes_of(image, limits)
@@ -95,7 +99,9 @@ def _bytes_of(image: ImageFile.ImageFile, limits: ImageLimits) -> bytes | None:
         return data
     if not image.filename:
         return None
-    path = Path(image.filename if isinstance(image.filename, str) else image.filename.decode()).resolve()
+    path = Path(
+        image.filename if isinstance(image.filename, str) else image.filename.decode()
+    ).resolve()
     with open_beneath(path.parent, path.name) as opened:
         return opened.read(limits.bytes + 1)
 
@@ -121,7 +127,7 @@ def _from_memory(image: Image.Image) -> RGBA:
 
     # Convert to 8-bit sRGB.
     color, alpha = samples[..., :3], samples[..., 3]
-    convert, _ = choose_conversion(info, grey=grey)
+    convert, _ = choose_conversion(info, gray=grey)
     levels = to_eight_bits(color) if convert is None else convert(color)
     return np.dstack([levels, to_eight_bits(alpha)])
 
@@ -130,12 +136,19 @@ def _deep(image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint16]] | None:
     """Return the samples of a 16-bit gray image as RGBA, None for other images."""
     # Pillow may hold 16-bit samples as 32-bit integers.
     array = np.asarray(image)
-    is_wide = image.mode == "I" and array.size and int(array.min()) >= 0 and 255 < int(array.max()) <= 65_535
+    is_wide = (
+        image.mode == "I"
+        and array.size
+        and int(array.min()) >= 0
+        and 255 < int(array.max()) <= 65_535
+    )
     if not (image.mode.startswith("I;16") or is_wide):
         return None
     grey = array.astype(np.uint16)
     key = image.info.get("transparency")
-    alpha = np.where(grey == key, 0, 65_535) if isinstance(key, int) else np.full(grey.shape, 65_535)
+    alpha = (
+        np.where(grey == key, 0, 65_535) if isinstance(key, int) else np.full(grey.shape, 65_535)
+    )
     return np.dstack([grey, grey, grey, alpha.astype(np.uint16)])
 
 
@@ -143,20 +156,28 @@ def _with_alpha(image: Image.Image) -> Image.Image:
     """Convert an 8-bit image to straight RGBA, with its transparent color applied."""
     if image.mode == "La":
         image = image.convert("LA")
-    if image.mode in {"RGB", "L"} and isinstance(key := image.info.get("transparency"), tuple | int):
+    if image.mode in {"RGB", "L"} and isinstance(
+        key := image.info.get("transparency"), tuple | int
+    ):
         top = max(key) if isinstance(key, tuple) else key
         if top > 255:  # a 16-bit transparent color, while Pillow cut the samples to 8 bits
             image = image.copy()
-            image.info["transparency"] = tuple(v >> 8 for v in key) if isinstance(key, tuple) else key >> 8
+            image.info["transparency"] = (
+                tuple(v >> 8 for v in key) if isinstance(key, tuple) else key >> 8
+            )
     return image.convert("RGBA")
 
 
 def _color_info(image: Image.Image) -> ColorInfo:
     """Return the color metadata that Pillow keeps in `info`."""
-    icc, gamma, primaries = (image.info.get(name) for name in ("icc_profile", "gamma", "chromaticity"))
+    icc, gamma, primaries = (
+        image.info.get(name) for name in ("icc_profile", "gamma", "chromaticity")
+    )
     return ColorInfo(
         icc=icc if isinstance(icc, bytes) and icc else None,
         srgb="srgb" in image.info,
         gamma=float(gamma) if isinstance(gamma, int | float) else None,
-        chromaticities=tuple(map(float, primaries)) if isinstance(primaries, tuple) and len(primaries) == 8 else None,
+        chromaticities=tuple(map(float, primaries))
+        if isinstance(primaries, tuple) and len(primaries) == 8
+        else None,
     )

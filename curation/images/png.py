@@ -47,13 +47,19 @@ def read_png(data: bytes) -> ImageHeader:
         seen.setdefault(kind, body)
 
     # Check the values of the header chunk.
-    width, height, bits, color_type, _, _, interlaced = struct.unpack(">IIBBBBB", seen.get(b"IHDR", bytes(13)))
+    width, height, bits, color_type, _, _, interlaced = struct.unpack(
+        ">IIBBBBB", seen.get(b"IHDR", bytes(13))
+    )
     if seen and min(width, height) < 1:
-        raise InvalidImage("bad_dimensions", f"invalid size in the header: {width} x {height} pixels")
+        raise InvalidImage(
+            "bad_dimensions", f"invalid size in the header: {width} x {height} pixels"
+        )
     if not parts:
         raise InvalidImage("truncated", "the file ends before its pixels begin")
     if color_type not in CHANNELS or bits not in {1, 2, 4, 8, 16}:
-        raise InvalidImage("corrupt", f"there is no PNG with {bits} bits of color type {color_type}")
+        raise InvalidImage(
+            "corrupt", f"there is no PNG with {bits} bits of color type {color_type}"
+        )
 
     # PNGs of iOS apps have raw deflate data, which is repacked as zlib.
     ios = b"CgBI" in seen
@@ -86,7 +92,9 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, int]]:
         length, kind = struct.unpack_from(">I4s", data, offset)
         end = offset + 12 + length
         if end > len(data):
-            raise InvalidImage("truncated", f"the file ends inside its {kind.decode('latin-1')!r} chunk")
+            raise InvalidImage(
+                "truncated", f"the file ends inside its {kind.decode('latin-1')!r} chunk"
+            )
         body = data[offset + 8 : end - 4]
         if kind in NEEDED:
             (checksum,) = struct.unpack_from(">I", data, end - 4)
@@ -116,13 +124,22 @@ def _bare(seen: dict[bytes, bytes], parts: list[bytes], repacked: bytes | None) 
     kept = [SIGNATURE, encode_chunk(b"IHDR", seen[b"IHDR"])]
     if b"PLTE" in seen:
         kept.append(encode_chunk(b"PLTE", seen[b"PLTE"]))
-    kept += [encode_chunk(b"IDAT", part) for part in parts] if repacked is None else [encode_chunk(b"IDAT", repacked)]
+    kept += (
+        [encode_chunk(b"IDAT", part) for part in parts]
+        if repacked is None
+        else [encode_chunk(b"IDAT", repacked)]
+    )
     return b"".join([*kept, encode_chunk(b"IEND", b"")])
 
 
 def encode_chunk(kind: bytes, body: bytes) -> bytes:
     """Encode a chunk with its length and checksum."""
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+    return (
+        struct.pack(">I", len(body))
+        + kind
+        + body
+        + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+    )
 
 
 def _as_zlib(parts: list[bytes], width: int, height: int, bits: int, interlaced: int) -> bytes:
@@ -134,7 +151,9 @@ def _as_zlib(parts: list[bytes], width: int, height: int, bits: int, interlaced:
     try:
         raw = zlib.decompressobj(-zlib.MAX_WBITS).decompress(b"".join(parts), max_bytes)
     except zlib.error as error:
-        raise InvalidImage("corrupt", "the pixels of this iOS PNG (CgBI) cannot be unpacked") from error
+        raise InvalidImage(
+            "corrupt", "the pixels of this iOS PNG (CgBI) cannot be unpacked"
+        ) from error
     return zlib.compress(raw, 1)
 
 
@@ -146,7 +165,9 @@ def _color(seen: dict[bytes, bytes]) -> ColorInfo:
         icc=_icc(seen[b"iCCP"]) if b"iCCP" in seen else None,
         srgb=b"sRGB" in seen,
         gamma=int.from_bytes(gamma, "big") / 100_000 if len(gamma) == 4 else None,
-        chromaticities=tuple(v / 100_000 for v in struct.unpack(">8I", primaries)) if len(primaries) == 32 else None,
+        chromaticities=tuple(v / 100_000 for v in struct.unpack(">8I", primaries))
+        if len(primaries) == 32
+        else None,
     )
 
 

@@ -41,24 +41,28 @@ GENERATED, COMPOSED = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmi
 """IPTC digital source types of generated images, and of composites of them with others."""
 
 
-def save_image(path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source: str = GENERATED) -> None:
+def save_image(
+    path: Path, rgba: RGBA, metadata: Mapping[str, str] | None, source: str = GENERATED
+) -> None:
     """Write an image with its provenance atomically; see `encode_picture`.
 
     Args:
         path: The output file; its suffix is the format.
         rgba: H x W x 4 uint8, straight alpha.
-        facts: The provenance; None for an image of the user's own.
+        metadata: The provenance; None for an image of the user's own.
         source: The IPTC digital source type.
 
     Raises:
         Refused: The format is not supported.
     """
-    data = encode_image(path, rgba, facts, source)
+    data = encode_image(path, rgba, metadata, source)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file_atomically(path, data)
 
 
-def encode_image(path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source: str = GENERATED) -> bytes:
+def encode_image(
+    path: Path, rgba: RGBA, metadata: Mapping[str, str] | None, source: str = GENERATED
+) -> bytes:
     """Encode an image with its provenance as XMP.
 
     The XMP has the provenance as JSON and the IPTC digital source type; a PNG also has the text
@@ -67,7 +71,7 @@ def encode_image(path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source
     Args:
         path: The output file; its suffix is the format.
         rgba: H x W x 4 uint8, straight alpha.
-        facts: The provenance; None for an image of the user's own, which gets none.
+        metadata: The provenance; None for an image of the user's own, which gets none.
         source: The IPTC digital source type.
 
     Returns:
@@ -78,21 +82,25 @@ def encode_image(path: Path, rgba: RGBA, facts: Mapping[str, str] | None, source
     """
     kind = _format(path)
     image = Image.fromarray(np.ascontiguousarray(rgba), "RGBA")
-    lossless: dict[str, Any] = {"lossless": True, "exact": True, "method": 4} if kind == "WEBP" else {}
+    lossless: dict[str, Any] = (
+        {"lossless": True, "exact": True, "method": 4} if kind == "WEBP" else {}
+    )
     out = io.BytesIO()
-    image.save(out, kind, **lossless, **(_metadata(kind, facts, source) if facts is not None else {}))
+    image.save(
+        out, kind, **lossless, **(_metadata(kind, metadata, source) if metadata is not None else {})
+    )
     return out.getvalue()
 
 
-def _metadata(kind: str, facts: Mapping[str, str], source: str) -> dict[str, Any]:
+def _metadata(kind: str, metadata: Mapping[str, str], source: str) -> dict[str, Any]:
     """Return the keyword arguments for Pillow that write the metadata in a format."""
-    tool = html.escape(f"Layerloop {facts.get('version', '')}".strip())
-    xmp = _XMP.format(tool=tool, source=source, drawn=html.escape(canonical_json(dict(facts))))
+    tool = html.escape(f"Layerloop {metadata.get('version', '')}".strip())
+    xmp = _XMP.format(tool=tool, source=source, drawn=html.escape(canonical_json(dict(metadata))))
     if kind == "WEBP":
         return {"xmp": xmp.encode()}
     texts = PngInfo()
     texts.add_itxt("XML:com.adobe.xmp", xmp)
-    texts.add_itxt("parameters", format_parameters(facts))
+    texts.add_itxt("parameters", format_parameters(metadata))
     return {"pnginfo": texts}
 
 
@@ -114,7 +122,9 @@ def read_provenance(path: Path) -> dict[str, str]:
     if found is None:
         raise NotFound(f"{path} has no provenance", "only images of 'layerloop generate' have it")
     try:
-        return {str(name): str(value) for name, value in json.loads(html.unescape(found[1])).items()}
+        return {
+            str(name): str(value) for name, value in json.loads(html.unescape(found[1])).items()
+        }
     except (ValueError, AttributeError, RecursionError) as error:
         raise Refused(f"the provenance of {path} is broken: {error}") from error
 
@@ -146,7 +156,7 @@ def _xmp(data: bytes) -> bytes:
     return b""
 
 
-def format_parameters(facts: Mapping[str, str]) -> str:
+def format_parameters(metadata: Mapping[str, str]) -> str:
     """Format provenance as the text "parameters" of image generators: prompts, then values."""
     names = {
         "steps": "Steps",
@@ -156,14 +166,20 @@ def format_parameters(facts: Mapping[str, str]) -> str:
         "size": "Size",
         "model": "Model",
     }
-    fields = [f"{label}: {facts[name]}" for name, label in names.items() if name in facts]
-    fields += [f"{name}: {value}" for name, value in facts.items() if name not in {"prompt", "negative", *names}]
-    negative = [f"Negative prompt: {facts['negative']}"] if facts.get("negative") else []
-    return "\n".join([facts.get("prompt", ""), *negative, ", ".join(fields)])
+    fields = [f"{label}: {metadata[name]}" for name, label in names.items() if name in metadata]
+    fields += [
+        f"{name}: {value}"
+        for name, value in metadata.items()
+        if name not in {"prompt", "negative", *names}
+    ]
+    negative = [f"Negative prompt: {metadata['negative']}"] if metadata.get("negative") else []
+    return "\n".join([metadata.get("prompt", ""), *negative, ", ".join(fields)])
 
 
 def _format(path: Path) -> str:
     try:
         return FORMATS[path.suffix.lower().removeprefix(".")]
     except KeyError:
-        raise Refused(f"unsupported output format: {path.name}", "use the suffix .png or .webp") from None
+        raise Refused(
+            f"unsupported output format: {path.name}", "use the suffix .png or .webp"
+        ) from None

@@ -84,7 +84,9 @@ def _read(data: bytes, name: str) -> ImageHeader:
         return read_webp(data)
     # ISO media files list their brands after the size and type of the first box.
     if data[4:8] == b"ftyp":
-        brands = {data[at : at + 4] for at in range(8, min(int.from_bytes(data[:4], "big"), 256), 4)}
+        brands = {
+            data[at : at + 4] for at in range(8, min(int.from_bytes(data[:4], "big"), 256), 4)
+        }
         if brands & AVIF_BRANDS:
             return read_avif(data)
         raise _unsupported("HEIF")
@@ -102,5 +104,7 @@ def _read(data: bytes, name: str) -> ImageHeader:
 
 def _unsupported(kind: str | None) -> InvalidImage:
     if kind:
-        return InvalidImage("unsupported_format", f"{kind} files are not supported: save it as PNG or lossless WebP")
+        return InvalidImage(
+            "unsupported_format", f"{kind} files are not supported: save it as PNG or lossless WebP"
+        )
     return InvalidImage("not_an_image", "the content of the file is not an image")

@@ -85,7 +85,7 @@ def archive_kind(head: bytes) -> ArchiveKind | None:
     return "tar" if head[257:262] == b"ustar" else None
 
 
-def list_members(file: BinaryIO, most_bytes: int) -> list[Member]:
+def list_members(file: BinaryIO, max_bytes: int) -> list[Member]:
     """List the files of an archive in directory order; links and devices become refused members.
 
     Folders are left out. Time and memory are bounded for any input: the number of members and the
@@ -93,7 +93,7 @@ def list_members(file: BinaryIO, most_bytes: int) -> list[Member]:
 
     Args:
         file: The open, seekable archive.
-        most_bytes: Largest unpacked size; larger members are listed as refused.
+        max_bytes: Largest unpacked size; larger members are listed as refused.
 
     Returns:
         The members, valid and refused.
@@ -105,31 +105,35 @@ def list_members(file: BinaryIO, most_bytes: int) -> list[Member]:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         kind = archive_kind(file.read(512))
-        members = list(_list_tar(file, size, most_bytes) if kind == "tar" else _list_zip(file, size, most_bytes))
+        members = list(
+            _list_tar(file, size, max_bytes) if kind == "tar" else _list_zip(file, size, max_bytes)
+        )
     except InvalidImage:
         raise
     # A parser may raise any exception on hostile bytes; each one refuses the archive.
     except Exception as error:
         raise InvalidImage("corrupt", "the archive cannot be read") from error
     if sum(member.size for member in members if member.refusal is None) > MAX_TOTAL_BYTES:
-        raise InvalidImage("archive_too_large", f"the archive unpacks to more than {MAX_TOTAL_BYTES >> 30} GiB")
+        raise InvalidImage(
+            "archive_too_large", f"the archive unpacks to more than {MAX_TOTAL_BYTES >> 30} GiB"
+        )
     return members
 
 
-def read_member(file: BinaryIO, member: Member, most_bytes: int) -> bytes:
+def read_member(file: BinaryIO, member: Member, max_bytes: int) -> bytes:
     """Return the unpacked bytes of one listed member, never more than it declared.
 
     Args:
         file: The open archive that lists the member.
         member: A member returned by list_members.
-        most_bytes: Largest unpacked size to read.
+        max_bytes: Largest unpacked size to read.
 
     Raises:
-        BadFile: The member is refused, is larger than `most_bytes`, or cannot be unpacked.
+        BadFile: The member is refused, is larger than `max_bytes`, or cannot be unpacked.
     """
     if member.refusal is not None:
         raise member.refusal
-    if member.size > most_bytes:
+    if member.size > max_bytes:
         raise _too_large(member.packed, member.size)
     try:
         return _unpack(_packed_bytes(file, member), member)
@@ -209,7 +213,10 @@ def _find_directory(file: BinaryIO, size: int) -> tuple[int, int, int]:
     if count > MAX_MEMBERS:
         raise _too_many(count)
     if length > MAX_DIRECTORY_BYTES:
-        raise InvalidImage("archive_too_large", f"its directory has {length:,} bytes, more than {MAX_DIRECTORY_BYTES:,}")
+        raise InvalidImage(
+            "archive_too_large",
+            f"its directory has {length:,} bytes, more than {MAX_DIRECTORY_BYTES:,}",
+        )
     # Counted back from its end: offsets are too small where other bytes precede the archive.
     start = end - length
     if start < 0 or start < offset:
@@ -262,7 +269,9 @@ class _BoundedHeaders:
 
     def read(self, size: int) -> bytes:
         if not 0 <= size <= MAX_TAR_HEADER:
-            raise InvalidImage("corrupt", f"the archive has a header of more than {MAX_TAR_HEADER >> 10} KiB")
+            raise InvalidImage(
+                "corrupt", f"the archive has a header of more than {MAX_TAR_HEADER >> 10} KiB"
+            )
         return self._file.read(size)
 
 
@@ -279,8 +288,12 @@ def _list_tar(file: BinaryIO, size: int, most_bytes: int) -> Iterator[Member]:
                 link = not info.isreg() or info.issparse()
                 refusal = _refusal(info.name, info.size, info.size, most_bytes, link)
                 if not 0 <= info.size <= size - info.offset_data:
-                    refusal = refusal or InvalidImage("truncated", "the archive ends inside this member")
-                yield Member(index, info.name, info.size, info.size, info.offset_data, refusal=refusal)
+                    refusal = refusal or InvalidImage(
+                        "truncated", "the archive ends inside this member"
+                    )
+                yield Member(
+                    index, info.name, info.size, info.size, info.offset_data, refusal=refusal
+                )
             index += 1
         file.seek(min(archive.offset, size))
     # An intact tar ends with blocks of zeros.
@@ -305,8 +318,12 @@ def _refusal(name: str, packed: int, size: int, most_bytes: int, link: bool) -> 
     if link:
         return InvalidImage("path_traversal", "the member is a symbolic link or not a regular file")
     if len(name) > MAX_NAME:
-        return InvalidImage("name_too_long", f"its name has {len(name):,} characters, more than {MAX_NAME:,}")
-    if max(size, packed - MAX_DEFLATE_OVERHEAD) > most_bytes or (size > RATIO_CHECK_MIN_BYTES and size > MAX_RATIO * max(1, packed)):
+        return InvalidImage(
+            "name_too_long", f"its name has {len(name):,} characters, more than {MAX_NAME:,}"
+        )
+    if max(size, packed - MAX_DEFLATE_OVERHEAD) > most_bytes or (
+        size > RATIO_CHECK_MIN_BYTES and size > MAX_RATIO * max(1, packed)
+    ):
         return _too_large(packed, size)
     try:
         check_relative_path(name)
@@ -316,11 +333,15 @@ def _refusal(name: str, packed: int, size: int, most_bytes: int, link: bool) -> 
 
 
 def _too_large(packed: int, size: int) -> InvalidImage:
-    return InvalidImage("archive_too_large", f"the archive holds {packed:,} bytes that unpack to {size:,}")
+    return InvalidImage(
+        "archive_too_large", f"the archive holds {packed:,} bytes that unpack to {size:,}"
+    )
 
 
 def _too_many(count: int) -> InvalidImage:
-    return InvalidImage("archive_too_large", f"the archive holds {count:,} files or more, over {MAX_MEMBERS:,}")
+    return InvalidImage(
+        "archive_too_large", f"the archive holds {count:,} files or more, over {MAX_MEMBERS:,}"
+    )
 
 
 def _packed_bytes(file: BinaryIO, member: Member) -> bytes:
@@ -343,6 +364,8 @@ def _unpack(packed: bytes, member: Member) -> bytes:
     data = packed
     if member.method == DEFLATED:
         data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, member.size + 1)
-    if len(data) != member.size or (member.checksum is not None and zlib.crc32(data) != member.checksum):
+    if len(data) != member.size or (
+        member.checksum is not None and zlib.crc32(data) != member.checksum
+    ):
         raise ValueError("size or checksum differ")
     return data

@@ -19,7 +19,7 @@ CAPTION_KEYS: Final = ("text", "caption", "prompt", "tags")
 """Metadata keys of a caption, by precedence."""
 
 
-def match_caption_files(names: Iterable[str], pictures: Iterable[str]) -> dict[str, list[str]]:
+def match_caption_files(names: Iterable[str], images: Iterable[str]) -> dict[str, list[str]]:
     """Match caption files to images.
 
     "x.png.txt" belongs to x.png alone and precedes "x.txt", which belongs to every image with the
@@ -28,7 +28,7 @@ def match_caption_files(names: Iterable[str], pictures: Iterable[str]) -> dict[s
 
     Args:
         names: Candidate caption files; other suffixes are ignored.
-        pictures: The images of the same folder tree.
+        images: The images of the same folder tree.
 
     Returns:
         The caption files of each image that has any, by precedence.
@@ -37,7 +37,7 @@ def match_caption_files(names: Iterable[str], pictures: Iterable[str]) -> dict[s
     exact: dict[str, list[str]] = {}
     caseless: dict[str, list[str]] = {}
     by_key: dict[str, list[str]] = {}
-    for image in pictures:
+    for image in images:
         for form in (image, str(PurePosixPath(image).with_suffix(""))):
             exact.setdefault(form, []).append(image)
             caseless.setdefault(form.casefold(), []).append(image)
@@ -49,7 +49,9 @@ def match_caption_files(names: Iterable[str], pictures: Iterable[str]) -> dict[s
             continue
         stem = name[: -len(path.suffix)]
         order = CAPTION_SUFFIXES.index(path.suffix.lower())
-        for image in exact.get(stem) or caseless.get(stem.casefold()) or by_key.get(_sample_key(name), []):
+        for image in (
+            exact.get(stem) or caseless.get(stem.casefold()) or by_key.get(_sample_key(name), [])
+        ):
             # Sorts the file of this very image before files of all images with its stem.
             found.setdefault(image, []).append((image.casefold() != stem.casefold(), order, name))
     return {image: [name for *_, name in sorted(files)] for image, files in found.items()}
@@ -61,13 +63,15 @@ def _sample_key(name: str) -> str:
     return folder + slash + plain.partition(".")[0]
 
 
-def read_caption_file(opening: Callable[[str], BinaryIO], name: str, encoding: str | None) -> Mapping[str, Any]:
+def read_caption_file(
+    open_file: Callable[[str], BinaryIO], name: str, encoding: str | None
+) -> Mapping[str, Any]:
     """Read a caption file as a row of metadata.
 
     The lines of a text file are joined by spaces into one caption.
 
     Args:
-        opening: Opens a file by its name in the folder tree.
+        open_file: Opens a file by its name in the folder tree.
         name: The caption file.
         encoding: Encoding of text without a byte order mark; None for UTF-8.
 
@@ -80,12 +84,14 @@ def read_caption_file(opening: Callable[[str], BinaryIO], name: str, encoding: s
     is_json = name.lower().endswith(".json")
     most = MAX_JSON if is_json else MAX_CAPTION_BYTES
     try:
-        with opening(name) as file:
+        with open_file(name) as file:
             data = file.read(most + 1)
     except InvalidImage as error:
         raise unreadable_caption(name, error.sentence) from error
     if len(data) > most:
-        raise unreadable_caption(name, f"the file has more than {most:,} bytes" if is_json else _TOO_LONG)
+        raise unreadable_caption(
+            name, f"the file has more than {most:,} bytes" if is_json else _TOO_LONG
+        )
     try:
         text = decode_text(data, encoding)
     except UnreadableText as error:
@@ -104,7 +110,9 @@ _TOO_LONG = f"the caption has more than {MAX_CAPTION:,} characters"
 
 def unreadable_caption(name: str, reason: str) -> InvalidImage:
     """Return the refusal of an image whose caption file cannot be read."""
-    return InvalidImage("caption_unreadable", f"its caption {name[:200]!r} cannot be read: {reason}")
+    return InvalidImage(
+        "caption_unreadable", f"its caption {name[:200]!r} cannot be read: {reason}"
+    )
 
 
 def _read_json(name: str, text: str) -> Mapping[str, Any]:
@@ -137,7 +145,9 @@ def get_text(row: Mapping[str, Any], *keys: str) -> str | None:
     if not isinstance(value, str):
         raise InvalidImage("bad_line", f"{keys[0]} is {type(value).__name__}, not text")
     if len(value) > MAX_CAPTION:
-        raise InvalidImage("bad_line", f"{keys[0]} has {len(value):,} characters, more than {MAX_CAPTION:,}")
+        raise InvalidImage(
+            "bad_line", f"{keys[0]} has {len(value):,} characters, more than {MAX_CAPTION:,}"
+        )
     if not is_storable(value):
         raise InvalidImage("bad_line", f"{keys[0]} contains characters that cannot be stored")
     return value if value.strip() else None

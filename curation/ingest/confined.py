@@ -58,21 +58,36 @@ LAZY_MODULES: Final = (
 """Modules that the decoding libraries import lazily, depending on the file."""
 
 FAILURES: Final = {
-    FailureCause.memory: InvalidImage("out_of_memory", "decoding it needs more memory than a worker has"),
+    FailureCause.memory: InvalidImage(
+        "out_of_memory", "decoding it needs more memory than a worker has"
+    ),
     FailureCause.raised: InvalidImage("decoder_failed", "its decoder failed"),
-    FailureCause.bad_answer: InvalidImage("decoder_failed", "its decoder returned an invalid response"),
+    FailureCause.bad_answer: InvalidImage(
+        "decoder_failed", "its decoder returned an invalid response"
+    ),
 }
-KILLED: Final = InvalidImage("decoder_killed", "its decoder timed out or crashed in its separate process")
+KILLED: Final = InvalidImage(
+    "decoder_killed", "its decoder timed out or crashed in its separate process"
+)
 
 
-def open_sandbox(workers: int, limits: ImageLimits = DEFAULT_LIMITS) -> Sandbox[LoadedItem, InspectionResult]:
+def open_sandbox(
+    workers: int, limits: ImageLimits = DEFAULT_LIMITS
+) -> Sandbox[LoadedItem, InspectionResult]:
     """Create the sandbox that inspects files, with memory and time limits for the largest image.
 
     Args:
         workers: Number of worker processes.
         limits: Image limits that the inspection enforces.
     """
-    return Sandbox(inspect_in_worker, make_request, parse_response, workers=workers, limits=worker_limits(limits), warm_up=warm_up)
+    return Sandbox(
+        inspect_in_worker,
+        make_request,
+        parse_response,
+        workers=workers,
+        limits=worker_limits(limits),
+        warm_up=warm_up,
+    )
 
 
 def worker_limits(limits: ImageLimits) -> sandbox.SandboxLimits:
@@ -91,28 +106,30 @@ def make_request(loaded: LoadedItem) -> Message:
     return Message({"name": loaded.item.name, "limits": asdict(loaded.limits)}, loaded.parts)
 
 
-def inspect_in_worker(asked: Message) -> Message:
+def inspect_in_worker(request: Message) -> Message:
     """Inspect one file, or the files of a pair, inside the confined process."""
     # The outcome of an item without bytes is known already.
-    if not asked.parts:
+    if not request.parts:
         return Message({})
-    name, limits = asked.facts["name"], ImageLimits(**asked.facts["limits"])
-    files = [asked.blob(index, limits.bytes) for index in range(len(asked.parts))]
+    name, limits = request.metadata["name"], ImageLimits(**request.metadata["limits"])
+    files = [request.read_part(index, limits.bytes) for index in range(len(request.parts))]
     if len(files) == 1:
         judged = inspect_file(files[0], name, limits)
     else:
-        judged = inspect_pair(files[0], files[1], files[2] if len(files) > 2 else None, name, limits)
+        judged = inspect_pair(
+            files[0], files[1], files[2] if len(files) > 2 else None, name, limits
+        )
     sizes = {role: layer.shape[1::-1] for role, layer in judged.layers.items()}
-    facts = {
+    metadata = {
         "outcome": judged.outcome,
         "codes": judged.codes,
         "sentence": judged.sentence,
         "sizes": sizes,
     }
-    return Message(facts, [layer.tobytes() for layer in judged.layers.values()])
+    return Message(metadata, [layer.tobytes() for layer in judged.layers.values()])
 
 
-def parse_response(loaded: LoadedItem, answer: Message) -> InspectionResult:
+def parse_response(loaded: LoadedItem, response: Message) -> InspectionResult:
     """Validate a worker's response, which a compromised decoder may have written, and encode it.
 
     Only raw pixels are accepted, never an encoded image, so that later readers of the layer decode
@@ -120,7 +137,7 @@ def parse_response(loaded: LoadedItem, answer: Message) -> InspectionResult:
 
     Args:
         loaded: The item that was sent.
-        answer: The worker's response.
+        response: The worker's response.
 
     Returns:
         The outcome, with encoded layers unless the item is refused.
@@ -134,9 +151,15 @@ def parse_response(loaded: LoadedItem, answer: Message) -> InspectionResult:
     if item.known is not None:
         return item.known
     # Check the outcome and its texts.
-    facts = answer.facts
-    outcome, codes, sentence = InspectionOutcome(facts["outcome"]), facts["codes"], facts["sentence"]
-    valid_codes = isinstance(codes, list) and all(isinstance(code, str) and CODE.fullmatch(code) for code in codes)
+    metadata = response.metadata
+    outcome, codes, sentence = (
+        InspectionOutcome(metadata["outcome"]),
+        metadata["codes"],
+        metadata["sentence"],
+    )
+    valid_codes = isinstance(codes, list) and all(
+        isinstance(code, str) and CODE.fullmatch(code) for code in codes
+    )
     if outcome not in WORKER_OUTCOMES or not valid_codes or len(codes) > MAX_CODES:
         raise InvalidMessageError("invalid outcome or codes")
     if not isinstance(sentence, str) or len(sentence) > MAX_SENTENCE:
@@ -144,24 +167,24 @@ def parse_response(loaded: LoadedItem, answer: Message) -> InspectionResult:
     # Check that the layers are those of a file or a pair, and their pixels.
     roles = {LayerRole.foreground} if len(loaded.parts) == 1 else {*LayerRole}
     expected = set() if outcome is InspectionOutcome.reject else roles
-    if set(facts["sizes"]) != expected or len(answer.parts) != len(expected):
+    if set(metadata["sizes"]) != expected or len(response.parts) != len(expected):
         raise InvalidMessageError("the layers are not those of the item")
     layers = {
         LayerRole(role): validate_pixels(size, part, loaded.limits.pixels)
-        for (role, size), part in zip(facts["sizes"].items(), answer.parts, strict=True)
+        for (role, size), part in zip(metadata["sizes"].items(), response.parts, strict=True)
     }
     if len({layer.shape for layer in layers.values()}) > 1:
         raise InvalidMessageError("the layers differ in size")
     return encode_result(item.name, InspectedFile(outcome, tuple(codes), sentence, layers))
 
 
-def validate_pixels(size: Any, data: Any, most_pixels: int = DEFAULT_LIMITS.pixels) -> RGBA:
+def validate_pixels(size: Any, data: Any, max_pixels: int = DEFAULT_LIMITS.pixels) -> RGBA:
     """Validate untrusted raw pixels and set the color under alpha 0 to 0.
 
     Args:
         size: Width and height; any value, checked here.
         data: RGBA bytes, row by row; any value, checked here.
-        most_pixels: Largest number of pixels.
+        max_pixels: Largest number of pixels.
 
     Returns:
         H x W x 4 pixels, uint8.
@@ -172,7 +195,9 @@ def validate_pixels(size: Any, data: Any, most_pixels: int = DEFAULT_LIMITS.pixe
     if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int for side in size)):
         raise InvalidMessageError("invalid size")
     width, height = size
-    if not (0 < width <= MAX_DIMENSION and 0 < height <= MAX_DIMENSION and width * height <= most_pixels):
+    if not (
+        0 < width <= MAX_DIMENSION and 0 < height <= MAX_DIMENSION and width * height <= max_pixels
+    ):
         raise InvalidMessageError("the size exceeds the limits")
     if not isinstance(data, bytes) or len(data) != width * height * 4:
         raise InvalidMessageError("the number of pixels does not match the size")
@@ -219,9 +244,18 @@ def _other_formats(layer: Image.Image, icc: bytes) -> list[bytes]:
     cmyk = _saved(Image.new("CMYK", (32, 32), (0, 90, 200, 40)), "JPEG")
     gray = _saved(layer.convert("LA"), "PNG")
     # A Photoshop file without layers: header, two empty sections and one merged RGB image.
-    photoshop = b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 32, 32, 8, 3) + bytes(14) + bytes(3 * 32 * 32)
+    photoshop = (
+        b"8BPS\0\1"
+        + bytes(6)
+        + struct.pack(">HIIHH", 3, 32, 32, 8, 3)
+        + bytes(14)
+        + bytes(3 * 32 * 32)
+    )
     deep = cv2.imencode(".tiff", np.asarray(layer).astype(np.uint16) * 257)[1].tobytes()
-    tiffs = [_saved(layer, "TIFF", compression=kind, icc_profile=icc) for kind in ("raw", "tiff_lzw", "tiff_deflate")]
+    tiffs = [
+        _saved(layer, "TIFF", compression=kind, icc_profile=icc)
+        for kind in ("raw", "tiff_lzw", "tiff_deflate")
+    ]
     return [cmyk, gray, photoshop, deep, *tiffs, _saved(layer, "AVIF", icc_profile=icc)]
 
 

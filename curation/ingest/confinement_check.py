@@ -55,19 +55,24 @@ def check_confinement() -> ConfinementReport:
     Raises:
         LayerloopError: No confined process can be started.
     """
-    worker = Worker({"function": f"{__name__}:attempt", "warm_up": None, "memory": DEFAULT_LIMITS.memory}, DEFAULT_LIMITS)
+    worker = Worker(
+        {"function": f"{__name__}:attempt", "warm_up": None, "memory": DEFAULT_LIMITS.memory},
+        DEFAULT_LIMITS,
+    )
     try:
         answer = worker.ask(Message({"parent": os.getpid()}))
     finally:
         worker.close()
     if isinstance(answer, ItemFailure):
         return ConfinementReport(worker.granted, (f"the test itself failed ({answer.cause})",))
-    return ConfinementReport(worker.granted, tuple(str(name) for name in answer.facts["escapes"]))
+    return ConfinementReport(
+        worker.granted, tuple(str(name) for name in answer.metadata["escapes"])
+    )
 
 
 def attempt_forbidden_operations(request: Message) -> Message:
     """Attempt, inside the worker, all forbidden operations and return those that succeeded."""
-    parent = request.facts["parent"]
+    parent = request.metadata["parent"]
     attempts: dict[str, Callable[[], object]] = {
         "read files": lambda: os.close(os.open("/etc/passwd", os.O_RDONLY)),
         "list folders": lambda: os.listdir("/"),  # noqa: PTH208  # the bare system call is tested
@@ -79,7 +84,9 @@ def attempt_forbidden_operations(request: Message) -> Message:
         "start processes": _fork,
         "send signals": lambda: os.kill(parent, 0),
         "trace processes": _trace,
-        "run code of its own": lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC).close(),
+        "run code of its own": lambda: mmap.mmap(
+            -1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC
+        ).close(),
         "be root": _be_root,
     }
     return Message({"escapes": [name for name, action in attempts.items() if _succeeds(action)]})

@@ -84,7 +84,9 @@ class ImportChanges:
         for row, description in stored:
             now = description.record()
             if description.refusal is not None:
-                self.differences.append(ImportDifference(row.name, "description", None, description.refusal.sentence))
+                self.differences.append(
+                    ImportDifference(row.name, "description", None, description.refusal.sentence)
+                )
             elif row.description != now:
                 # Loaded once for all rows, and only if a description changed.
                 made = made or find_imported_items(tx, [other.layer for other, _ in stored])
@@ -100,7 +102,9 @@ class ImportChanges:
     ) -> None:
         """Record the differences of one file, and apply them if `update` is set."""
         changed = (
-            compare(row.description, now) if row.description is not None else self._compare_with_sample(tx, made, now)
+            compare(row.description, now)
+            if row.description is not None
+            else self._compare_with_sample(tx, made, now)
         )
         applied = bool(changed) and self.update and made is not None
         if made is not None and applied:
@@ -113,9 +117,13 @@ class ImportChanges:
             licensed = bool(description.licence)
             codes = [code for code in row.codes if code != "licence_unknown" or not licensed]
             tx.execute(update_row.values(description=now, codes=codes))
-        self.differences += [ImportDifference(row.name, name, *values, applied) for name, values in changed.items()]
+        self.differences += [
+            ImportDifference(row.name, name, *values, applied) for name, values in changed.items()
+        ]
 
-    def _compare_with_sample(self, tx: Transaction, made: ImportedItem | None, now: dict[str, str]) -> FieldChanges:
+    def _compare_with_sample(
+        self, tx: Transaction, made: ImportedItem | None, now: dict[str, str]
+    ) -> FieldChanges:
         """Compare a file that was imported before descriptions were stored with its sample.
 
         A caption written since the import is no difference. A caption whose recorded source is the
@@ -131,7 +139,14 @@ class ImportChanges:
             tx.execute(_mark_given(made.sample))
         return changed
 
-    def _apply(self, tx: Transaction, name: str, description: FileMetadata, changed: FieldChanges, made: ImportedItem) -> None:
+    def _apply(
+        self,
+        tx: Transaction,
+        name: str,
+        description: FileMetadata,
+        changed: FieldChanges,
+        made: ImportedItem,
+    ) -> None:
         """Update the sample or candidate of a file and log the change."""
         if made.line is not None and made.sample is not None:
             update_sample(tx, made, description, changed, self.source, f"import:{name}")
@@ -165,7 +180,11 @@ class ImportChanges:
         if made is None:
             return
         if made.sample is not None:
-            tx.execute(sa.update(samples).where(samples.c.id == made.sample).values(withdrawn_at=sa.func.now()))
+            tx.execute(
+                sa.update(samples)
+                .where(samples.c.id == made.sample)
+                .values(withdrawn_at=sa.func.now())
+            )
             tx.log(
                 self.actor,
                 "sample replaced",
@@ -186,21 +205,21 @@ class ImportChanges:
                 after=after,
             )
 
-    def describe_again(self, tx: Transaction, layer: str, said: FileMetadata) -> None:
+    def describe_again(self, tx: Transaction, layer: str, metadata: FileMetadata) -> None:
         """Update the description of a withdrawn sample that was restored by a new import.
 
         Args:
             tx: The transaction.
             layer: Hash of the sample's identifying layer.
-            said: The description of its file now.
+            metadata: The description of its file now.
         """
         made = find_imported_items(tx, [layer]).get(layer)
         if made is None or made.line is None:
             return
-        now = said.record()
+        now = metadata.record()
         changed = compare(record_from_sample(Sample.read(made.line), made.caption_source, now), now)
         if changed:
-            update_sample(tx, made, said, changed, self.source, "import")
+            update_sample(tx, made, metadata, changed, self.source, "import")
 
 
 def former_layers(tx: Transaction, row: sa.Row[Any]) -> set[str]:
@@ -236,7 +255,9 @@ def pixel_hashes(tx: Transaction, layers_: Sequence[str]) -> dict[str, dict[str,
             if made.sample
             else (candidate_layers, candidate_layers.c.candidate_id)
         )
-        query = sa.select(table.c.role, layers.c.visible).join(layers, layers.c.sha256 == table.c.sha256)
+        query = sa.select(table.c.role, layers.c.visible).join(
+            layers, layers.c.sha256 == table.c.sha256
+        )
         rows = tx.execute(query.where(owner == (made.sample or made.candidate)))
         found[identifying] = {row.role: row.visible for row in rows}
     return found
@@ -245,7 +266,7 @@ def pixel_hashes(tx: Transaction, layers_: Sequence[str]) -> dict[str, dict[str,
 def update_sample(
     tx: Transaction,
     made: ImportedItem,
-    said: FileMetadata,
+    metadata: FileMetadata,
     changed: FieldChanges,
     default_source: str,
     writer: str,
@@ -257,7 +278,7 @@ def update_sample(
     Args:
         tx: The transaction.
         made: The sample.
-        said: The description of its file now.
+        metadata: The description of its file now.
         changed: The fields that differ.
         default_source: The source if the description has none.
         writer: Author of a new caption, for the caption history.
@@ -266,18 +287,20 @@ def update_sample(
     new = old
     # Compute the new values; the value before the change shows whether the sample was edited.
     if "caption" in changed or "caption source" in changed:
-        from_name = said.caption_source is CaptionSource.file_name
+        from_name = metadata.caption_source is CaptionSource.file_name
         if not from_name or old.caption == changed.get("caption", (old.caption,))[0]:
             mark = CaptionSource.file_name if from_name else None
-            new = replace(new, caption=said.caption or UNKNOWN_VALUE, captioner="", caption_source=mark)
-    if "licence" in changed and (said.licence or old.licence == changed["licence"][0]):
-        new = replace(new, licence=said.licence or UNKNOWN_VALUE)
-    if "source" in changed and (said.source or old.source == changed["source"][0]):
-        new = replace(new, source=said.source or default_source)
-    if said.split is not None and "split" in changed:
-        new = replace(new, split=said.split)
+            new = replace(
+                new, caption=metadata.caption or UNKNOWN_VALUE, captioner="", caption_source=mark
+            )
+    if "licence" in changed and (metadata.licence or old.licence == changed["licence"][0]):
+        new = replace(new, licence=metadata.licence or UNKNOWN_VALUE)
+    if "source" in changed and (metadata.source or old.source == changed["source"][0]):
+        new = replace(new, source=metadata.source or default_source)
+    if metadata.split is not None and "split" in changed:
+        new = replace(new, split=metadata.split)
     if {"foreground", "background"} & changed.keys():
-        new = replace(new, texts=dict(said.texts))
+        new = replace(new, texts=dict(metadata.texts))
     # Store them; a changed caption also gets a row in the caption history.
     id_ = uuid.UUID(old.id)
     if (new.caption, new.captioner, new.caption_source) != (
@@ -286,37 +309,46 @@ def update_sample(
         old.caption_source,
     ):
         write_caption(tx, id_, new, new.caption_source or CaptionSource.given, writer)
-    elif "caption source" in changed and said.caption_source is CaptionSource.given:
+    elif "caption source" in changed and metadata.caption_source is CaptionSource.given:
         tx.execute(_mark_given(id_))
     values = {"line": new.line(), "split": new.split}
     tx.execute(sa.update(samples).where(samples.c.id == id_).values(values))
 
 
 def _mark_given(sample: uuid.UUID | None) -> sa.Update:
-    return sa.update(samples).where(samples.c.id == sample).values(caption_source=CaptionSource.given)
+    return (
+        sa.update(samples).where(samples.c.id == sample).values(caption_source=CaptionSource.given)
+    )
 
 
-def _describe_candidate(tx: Transaction, candidate: uuid.UUID, description: FileMetadata, default_source: str) -> None:
+def _describe_candidate(
+    tx: Transaction, candidate: uuid.UUID, description: FileMetadata, default_source: str
+) -> None:
     """Update prompt and origin of an imported candidate, whether or not it is decided."""
     add_prompts(tx, [description.prompt])
-    origin = dict(tx.scalar(sa.select(candidates.c.origin).where(candidates.c.id == candidate)) or {})
+    origin = dict(
+        tx.scalar(sa.select(candidates.c.origin).where(candidates.c.id == candidate)) or {}
+    )
     origin.pop("caption_source", None)
     origin |= candidate_origin(description, default_source)
     values = {"prompt_id": description.prompt.id, "origin": origin}
     tx.execute(sa.update(candidates).where(candidates.c.id == candidate).values(values))
 
 
-def candidate_origin(said: FileMetadata, default_source: str) -> dict[str, Any]:
+def candidate_origin(metadata: FileMetadata, default_source: str) -> dict[str, Any]:
     """Return the `origin` object of an imported candidate, without the name of its file.
 
     Args:
-        said: The description of the file.
+        metadata: The description of the file.
         default_source: The source if the description has none.
     """
-    origin = {"licence": said.licence or UNKNOWN_VALUE, "source": said.source or default_source}
-    if said.caption_source is not CaptionSource.given:
-        origin["caption_source"] = said.caption_source
-    return origin | ({"split": said.split} if said.split else {})
+    origin = {
+        "licence": metadata.licence or UNKNOWN_VALUE,
+        "source": metadata.source or default_source,
+    }
+    if metadata.caption_source is not CaptionSource.given:
+        origin["caption_source"] = metadata.caption_source
+    return origin | ({"split": metadata.split} if metadata.split else {})
 
 
 def find_imported_items(tx: Transaction, layers: Iterable[str]) -> dict[str, ImportedItem]:
@@ -332,7 +364,9 @@ def find_imported_items(tx: Transaction, layers: Iterable[str]) -> dict[str, Imp
     found: dict[str, ImportedItem] = {}
     for row in tx.execute(_MADE, {"layers": list(layers)}):
         source = CaptionSource(row.caption_source or CaptionSource.given)
-        found[row.layer] = ImportedItem(row.sample, row.line, source, row.captioned, row.candidate, row.state)
+        found[row.layer] = ImportedItem(
+            row.sample, row.line, source, row.captioned, row.candidate, row.state
+        )
     return found
 
 
@@ -352,4 +386,6 @@ _MADE = sa.text("""
         where cl.sha256 = t.layer and r.purpose = 'seeds'
             and cl.role = case r.kind when 'pair' then 'blended' else 'foreground' end
         limit 1) c on true
-    where s.id is not null or c.id is not null""").bindparams(sa.bindparam("layers", type_=ARRAY(sa.Text)))
+    where s.id is not null or c.id is not null""").bindparams(
+    sa.bindparam("layers", type_=ARRAY(sa.Text))
+)

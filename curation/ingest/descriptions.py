@@ -39,7 +39,9 @@ class FileMetadata:
     @property
     def prompt(self) -> Prompt:
         """The texts of the sample that the file becomes."""
-        front, back = (self.texts.get(role) for role in (LayerRole.foreground, LayerRole.background))
+        front, back = (
+            self.texts.get(role) for role in (LayerRole.foreground, LayerRole.background)
+        )
         return Prompt(self.caption or UNKNOWN_VALUE, front, back)
 
     def record(self) -> dict[str, Any]:
@@ -72,7 +74,9 @@ class ImportDifference:
     taken: bool = False
 
 
-def compare(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
+def compare(
+    before: Mapping[str, str], after: Mapping[str, str]
+) -> dict[str, tuple[str | None, str | None]]:
     """Compare two records of Description.record.
 
     Args:
@@ -82,7 +86,11 @@ def compare(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, tu
     Returns:
         The fields that differ, each with its values before and after.
     """
-    changed = {name: (before.get(name), after.get(name)) for name in FIELDS if before.get(name) != after.get(name)}
+    changed = {
+        name: (before.get(name), after.get(name))
+        for name in FIELDS
+        if before.get(name) != after.get(name)
+    }
     # A changed caption implies a new source; only a change of the source alone is reported.
     sources = before.get("caption_source"), after.get("caption_source")
     if "caption" not in changed and sources[0] != sources[1]:
@@ -90,7 +98,9 @@ def compare(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, tu
     return changed
 
 
-def record_from_sample(sample: Sample, source: CaptionSource, now: Mapping[str, str]) -> dict[str, str]:
+def record_from_sample(
+    sample: Sample, source: CaptionSource, now: Mapping[str, str]
+) -> dict[str, str]:
     """Reconstruct the record of a sample that was imported before records were stored.
 
     Args:

@@ -72,7 +72,11 @@ def read_evaluation_set(
     with confined.open_sandbox(workers, limits) as sandbox:
         for loaded, result in sandbox.run(map(items.load, every)):
             item = loaded.item
-            found = confined.failed_result(loaded, result) if isinstance(result, ItemFailure) else result
+            found = (
+                confined.failed_result(loaded, result)
+                if isinstance(result, ItemFailure)
+                else result
+            )
             inner, name = items.where(item)
             if found.layer is None:
                 refused.append((item.name, found.sentence))
@@ -84,8 +88,10 @@ def read_evaluation_set(
                 kind = Kind.pair if found.beside else Kind.single
                 layers = put_layers(store, found)
                 texts = description.prompt.texts
-                new = NewSample(kind, caption, licence, source, 0, layers, Split.heldout, texts=texts)
-                samples[new.as_sample().id] = new.as_sample()
+                new = NewSample(
+                    kind, caption, licence, source, 0, layers, Split.heldout, texts=texts
+                )
+                samples[new.to_sample().id] = new.to_sample()
             report(Progress("reading the test set", item.place, len(listing.files)))
     if not samples:
         first = f": {refused[0][0]}, {refused[0][1]}" if refused else ""

@@ -100,16 +100,16 @@ class Listing:
     """
 
     tree: FileTree
-    reading: ListingOptions = DEFAULT_OPTIONS
+    options: ListingOptions = DEFAULT_OPTIONS
     inside: str = ""
     files: list[str] = field(default_factory=list)
     described: dict[str, FileMetadata] = field(default_factory=dict)
     pairs: dict[str, PairFiles] = field(default_factory=dict)
     bad_lines: list[BadLine] = field(default_factory=list)
-    spoken_for: set[str] = field(default_factory=set)
+    pair_files: set[str] = field(default_factory=set)
     beside: dict[str, list[str]] = field(default_factory=dict)
     failed: dict[str, InvalidImage] = field(default_factory=dict)
-    unread: dict[str, InvalidImage] = field(default_factory=dict)
+    refused_folders: dict[str, InvalidImage] = field(default_factory=dict)
 
     def open(self, name: str) -> BinaryIO:
         """Open a file by its name; all reads of the folder go through this method.
@@ -139,25 +139,25 @@ class Listing:
             return FileMetadata(refusal=bad)
         # The names of the file and its folders come last.
         if not description.caption:
-            given = self.reading.captions_from_names
+            given = self.options.captions_from_names
             source = CaptionSource.given if given else CaptionSource.file_name
             caption = caption_from_name(name)
             description = replace(description, caption=caption, caption_source=source)
-        if description.split is None and self.reading.splits_from_folders:
-            split = next(iter(self.splits_of(name).values()), None)
+        if description.split is None and self.options.splits_from_folders:
+            split = next(iter(self.folder_splits(name).values()), None)
             description = replace(description, split=split)
         pair = self.pairs.get(name)
         return replace(description, texts=pair.prompt.texts) if pair else description
 
     def _read_caption_file(self, file: str) -> FileMetadata:
         """Read a caption file. Raises BadFile with caption_unreadable."""
-        row = read_caption_file(self.tree.open, file, self.reading.encoding)
+        row = read_caption_file(self.tree.open, file, self.options.encoding)
         try:
             return _read_description(row, get_caption(row))
         except InvalidImage as bad:
             raise unreadable_caption(file, bad.sentence) from bad
 
-    def splits_of(self, name: str) -> dict[str, Split]:
+    def folder_splits(self, name: str) -> dict[str, Split]:
         """Return the folders of a file that are named like a split, innermost first.
 
         An archive counts as a folder; a trailing number is ignored, as in "train_01.tar".
@@ -173,48 +173,63 @@ class Listing:
         """Return why the metadata of a file cannot be read, or None if there is no problem."""
         if name in self.failed:
             return self.failed[name]
-        folders = [str(folder) for folder in PurePosixPath(name).parents] if self.unread else []
-        return next((self.unread[folder] for folder in folders if folder in self.unread), None)
+        folders = (
+            [str(folder) for folder in PurePosixPath(name).parents] if self.refused_folders else []
+        )
+        return next(
+            (self.refused_folders[folder] for folder in folders if folder in self.refused_folders),
+            None,
+        )
 
 
-def list_folder(folder: Path, link_roots: Iterable[Path] = (), reading: ListingOptions = DEFAULT_OPTIONS) -> Listing:
+def list_folder(
+    folder: Path, link_roots: Iterable[Path] = (), options: ListingOptions = DEFAULT_OPTIONS
+) -> Listing:
     """List a folder and read its manifests.
 
     Args:
         folder: The folder, listed recursively.
         link_roots: Folders into which symbolic links are followed; other links are listed only.
-        reading: Options for reading the folder.
+        options: Options for reading the folder.
     """
-    return list_tree(FolderTree(folder, link_roots), reading)
+    return list_tree(FolderTree(folder, link_roots), options)
 
 
-def list_tree(tree: FileTree, reading: ListingOptions, inside: str = "") -> Listing:
+def list_tree(tree: FileTree, options: ListingOptions, archive_prefix: str = "") -> Listing:
     """List the images of a folder or archive and read its manifests.
 
     Args:
         tree: The folder or archive.
-        reading: Options for reading it.
-        inside: Prefix of an archive's members: its own name and a slash.
+        options: Options for reading it.
+        archive_prefix: Prefix of an archive's members: its own name and a slash.
     """
-    listing = Listing(tree, reading, inside)
+    listing = Listing(tree, options, archive_prefix)
     # Match the caption files; a JSON file can be one, or a manifest.
     manifests = [name for name in tree.names if is_manifest_name(name)]
-    images = [name for name in tree.names if not is_manifest_name(name) and not _may_be_caption(name)]
+    images = [
+        name for name in tree.names if not is_manifest_name(name) and not _may_be_caption(name)
+    ]
     texts = [name for name in tree.names if _may_be_caption(name)]
     listing.beside = match_caption_files(texts, images)
     used = {name for names in listing.beside.values() for name in names}
     # Read the other JSON and CSV files as manifests; those that are none stay ordinary files.
-    index = NameIndex([name for name in tree.names if name not in manifests or name in used], images)
+    index = NameIndex(
+        [name for name in tree.names if name not in manifests or name in used], images
+    )
     reader = _ManifestReader(listing, index)
     for manifest in sorted(set(manifests) - used, key=manifest_order):
         if reader.read(manifest):
             used.add(manifest)
     # List described files first, so that of duplicates the described one is kept.
-    auxiliary = (used | listing.spoken_for) - listing.pairs.keys()
+    auxiliary = (used | listing.pair_files) - listing.pairs.keys()
     described = [name for name in listing.described if name not in auxiliary]
-    listing.files = described + [name for name in tree.names if name not in listing.described and name not in auxiliary]
+    listing.files = described + [
+        name for name in tree.names if name not in listing.described and name not in auxiliary
+    ]
     # A bad line does not matter for a file that another line describes.
-    listing.failed = {name: bad for name, bad in listing.failed.items() if name not in listing.described}
+    listing.failed = {
+        name: bad for name, bad in listing.failed.items() if name not in listing.described
+    }
     return listing
 
 
@@ -253,7 +268,7 @@ class _ManifestReader:
         lost = ""
         # Apply its rows. Track whether any names a file, and the first whose text is unreadable.
         try:
-            encoding = listing.reading.encoding
+            encoding = listing.options.encoding
             known = partial(self._exists, base)
             for row in read_rows(listing.tree.open, manifest, encoding, known):
                 bad = self._add_row(row, base)
@@ -268,15 +283,19 @@ class _ManifestReader:
         except InvalidImage as bad:
             if bad.code != "manifest_unreadable":
                 return False
-            listing.unread[base or "."] = bad
+            listing.refused_folders[base or "."] = bad
             listing.bad_lines.append(BadLine(f"{manifest}:0", bad.code, bad.sentence))
         # A lost row may describe any file of the folder: hold back those that no row describes.
         if lost and (names_files or PurePosixPath(manifest).name.lower() in PRIMARY_MANIFESTS):
             sentence = f"held back, since {lost} cannot be read and may describe it: fix that line and import again"
-            listing.unread.setdefault(base or ".", InvalidImage("held_back", sentence))
-        elif bad_rows and not names_files and PurePosixPath(manifest).name.lower() in PRIMARY_MANIFESTS:
+            listing.refused_folders.setdefault(base or ".", InvalidImage("held_back", sentence))
+        elif (
+            bad_rows
+            and not names_files
+            and PurePosixPath(manifest).name.lower() in PRIMARY_MANIFESTS
+        ):
             sentence = f"held back, since no line of {manifest[:200]!r} names a file"
-            listing.unread[base or "."] = InvalidImage("manifest_unreadable", sentence)
+            listing.refused_folders[base or "."] = InvalidImage("manifest_unreadable", sentence)
         return True
 
     def _add_row(self, row: ManifestRow, base: str) -> BadLine | None:
@@ -292,7 +311,11 @@ class _ManifestReader:
                 description = _read_description(row.row, get_caption(row.row))
         except InvalidImage as bad:
             self._hold_back(row, base, bad)
-            outcome = InspectionOutcome.partial if bad.code == "line_conflict" else InspectionOutcome.reject
+            outcome = (
+                InspectionOutcome.partial
+                if bad.code == "line_conflict"
+                else InspectionOutcome.reject
+            )
             return BadLine(row.name, bad.code, bad.sentence, outcome)
         before = listing.described.get(name, FileMetadata())
         listing.described[name] = _merge(before, description)
@@ -301,16 +324,20 @@ class _ManifestReader:
     def _add_pair(self, row: ManifestRow, base: str) -> tuple[str, FileMetadata]:
         """Add a pair; return its foreground and description. Raises BadFile."""
         listing = self.listing
-        listing.spoken_for |= pair_file_names(row.row, base, self.find)
+        listing.pair_files |= pair_file_names(row.row, base, self.find)
         pair = read_pair(row.row, base, self.find, get_text)
         name, description = pair.foreground, _read_description(row.row, pair.prompt.text)
         if listing.pairs.setdefault(name, pair) != pair:
             first = self.given_by[name, "pair"]
-            raise InvalidImage("line_conflict", f"{first} describes another pair of the foreground {name[:120]!r}")
+            raise InvalidImage(
+                "line_conflict", f"{first} describes another pair of the foreground {name[:120]!r}"
+            )
         self.given_by.setdefault((name, "pair"), row.name)
         return name, description
 
-    def _conflict(self, name: str, row: str, before: FileMetadata, after: FileMetadata) -> BadLine | None:
+    def _conflict(
+        self, name: str, row: str, before: FileMetadata, after: FileMetadata
+    ) -> BadLine | None:
         """Record the row of each new value; return the conflict with other rows, if any."""
         conflicts = []
         for field_ in ("caption", "licence", "source", "split"):
@@ -352,7 +379,9 @@ class _ManifestReader:
         """Hold back the file of a bad row, instead of importing it without its metadata."""
         if row.file is not None and self._exists(base, row.file) and bad.code != "line_conflict":
             sentence = f"held back, since {row.name} cannot be applied: {bad.sentence}"
-            self.listing.failed.setdefault(self.find(base, row.file), InvalidImage("held_back", sentence))
+            self.listing.failed.setdefault(
+                self.find(base, row.file), InvalidImage("held_back", sentence)
+            )
 
 
 def _merge(first: FileMetadata, second: FileMetadata) -> FileMetadata:
@@ -372,7 +401,9 @@ def _read_description(row: Any, caption: str | None) -> FileMetadata:
     split = get_text(row, "split")
     normalized = split.strip().lower() if split else ""
     if split is not None and normalized not in SPLIT_NAMES:
-        raise InvalidImage("bad_line", f"the split {split[:40]!r} is not one of {', '.join(SPLIT_NAMES)}")
+        raise InvalidImage(
+            "bad_line", f"the split {split[:40]!r} is not one of {', '.join(SPLIT_NAMES)}"
+        )
     return FileMetadata(
         caption=caption,
         licence=read_pair_field(row, LICENSE_KEYS, get_text),

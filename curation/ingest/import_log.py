@@ -85,16 +85,20 @@ class ImportSummary:
     @property
     def refused(self) -> int:
         """Number of files that were refused or only partly imported, for `--strict`."""
-        return self.outcomes.get(InspectionOutcome.reject, 0) + self.outcomes.get(InspectionOutcome.partial, 0)
+        return self.outcomes.get(InspectionOutcome.reject, 0) + self.outcomes.get(
+            InspectionOutcome.partial, 0
+        )
 
 
-def summarize(tx: Transaction, folder: Path, fresh: int = 0, seconds: float = 0.0) -> ImportSummary:
+def summarize(
+    tx: Transaction, folder: Path, inspected: int = 0, seconds: float = 0.0
+) -> ImportSummary:
     """Summarize the imports of a folder.
 
     Args:
         tx: The transaction.
         folder: The imported folder.
-        fresh: Number of files that the last run inspected.
+        inspected: Number of files that the last run inspected.
         seconds: Duration of the last run.
 
     Raises:
@@ -105,17 +109,35 @@ def summarize(tx: Transaction, folder: Path, fresh: int = 0, seconds: float = 0.
         raise NotFound(f"{folder} was never imported", "run 'layerloop seed import' to import it")
     in_import = import_files.c.import_id == import_id
     # Count by outcome, code and caption source.
-    by_outcome = sa.select(import_files.c.outcome, sa.func.count()).where(in_import).group_by(import_files.c.outcome)
+    by_outcome = (
+        sa.select(import_files.c.outcome, sa.func.count())
+        .where(in_import)
+        .group_by(import_files.c.outcome)
+    )
     code = sa.func.unnest(import_files.c.codes).label("code")
-    by_code = sa.select(code, sa.func.count()).where(in_import).group_by(code).order_by(sa.func.count().desc(), code)
+    by_code = (
+        sa.select(code, sa.func.count())
+        .where(in_import)
+        .group_by(code)
+        .order_by(sa.func.count().desc(), code)
+    )
     source = import_files.c.description["caption_source"].astext
     by_source = (
-        sa.select(source, sa.func.count()).where(in_import, source.is_not(None)).group_by(source).order_by(source)
+        sa.select(source, sa.func.count())
+        .where(in_import, source.is_not(None))
+        .group_by(source)
+        .order_by(source)
     )
     # List the files that did not become samples.
-    stored = [InspectionOutcome.accept, InspectionOutcome.accept_strip, InspectionOutcome.accept_warn]
+    stored = [
+        InspectionOutcome.accept,
+        InspectionOutcome.accept_strip,
+        InspectionOutcome.accept_warn,
+    ]
     named = (
-        sa.select(import_files).where(in_import, import_files.c.outcome.not_in(stored)).order_by(import_files.c.name)
+        sa.select(import_files)
+        .where(in_import, import_files.c.outcome.not_in(stored))
+        .order_by(import_files.c.name)
     )
     # The code of a duplicate ends with the name of the first file, which is not counted apart.
     codes: dict[str, int] = {}
@@ -127,10 +149,11 @@ def summarize(tx: Transaction, folder: Path, fresh: int = 0, seconds: float = 0.
         outcomes={InspectionOutcome(row[0]): int(row[1]) for row in tx.execute(by_outcome)},
         codes=codes,
         named=tuple(
-            FileOutcome(r.name, InspectionOutcome(r.outcome), tuple(r.codes), r.message) for r in tx.execute(named)
+            FileOutcome(r.name, InspectionOutcome(r.outcome), tuple(r.codes), r.message)
+            for r in tx.execute(named)
         ),
         captions={CaptionSource(row[0]): int(row[1]) for row in tx.execute(by_source)},
-        fresh=fresh,
+        fresh=inspected,
         seconds=seconds,
     )
 
@@ -149,7 +172,9 @@ def original_names(tx: Transaction, import_id: uuid.UUID, layers: set[str]) -> d
         import_files.c.layer.in_(layers), import_files.c.outcome != InspectionOutcome.duplicate
     )
     # The last row of a layer wins below, so the preferred one comes last.
-    rows = tx.execute(originals.order_by(import_files.c.import_id == import_id, import_files.c.name.desc()))
+    rows = tx.execute(
+        originals.order_by(import_files.c.import_id == import_id, import_files.c.name.desc())
+    )
     return {row.layer: row.name for row in rows}
 
 
@@ -158,7 +183,8 @@ def upsert_rows(tx: Transaction, rows: Sequence[dict[str, object]]) -> None:
     if rows:
         adding = insert(import_files)
         fields = {
-            name: adding.excluded[name] for name in ("stamp", "outcome", "codes", "message", "layer", "description")
+            name: adding.excluded[name]
+            for name in ("stamp", "outcome", "codes", "message", "layer", "description")
         }
         tx.execute(
             adding.on_conflict_do_update(index_elements=["import_id", "name"], set_=fields),
@@ -181,7 +207,11 @@ def delete_missing(tx: Transaction, import_id: uuid.UUID, seen: set[str]) -> int
     query = sa.select(import_files.c.name, import_files.c.layer, import_files.c.outcome)
     rows = tx.execute(query.where(in_import))
     missing = [row for row in rows if row.name not in seen]
-    dropped = [row.name for row in missing if row.layer is None or row.outcome == InspectionOutcome.duplicate]
+    dropped = [
+        row.name
+        for row in missing
+        if row.layer is None or row.outcome == InspectionOutcome.duplicate
+    ]
     # In blocks: PostgreSQL limits the number of parameters of a statement.
     for start in range(0, len(dropped), 1_000):
         block = dropped[start : start + 1_000]
@@ -251,16 +281,34 @@ def bad_line_rows(import_id: uuid.UUID, listing: Listing) -> list[dict[str, obje
     for line in listing.bad_lines:
         manifests.setdefault(line.name.rpartition(":")[0], []).append(line)
         name = listing.inside + line.name
-        rows.append(file_row(import_id, name, "", InspectionResult(name, line.outcome, (line.code,), line.sentence)))
+        rows.append(
+            file_row(
+                import_id,
+                name,
+                "",
+                InspectionResult(name, line.outcome, (line.code,), line.sentence),
+            )
+        )
     for manifest, lines in manifests.items():
         name = listing.inside + manifest
-        code = next((line.code for line in lines if line.outcome is InspectionOutcome.reject), lines[0].code)
+        code = next(
+            (line.code for line in lines if line.outcome is InspectionOutcome.reject), lines[0].code
+        )
         sentence = f"{len(lines)} of its lines cannot be applied, each is listed"
-        rows.append(file_row(import_id, name, "", InspectionResult(name, InspectionOutcome.partial, (code,), sentence)))
+        rows.append(
+            file_row(
+                import_id,
+                name,
+                "",
+                InspectionResult(name, InspectionOutcome.partial, (code,), sentence),
+            )
+        )
     return rows
 
 
-def as_duplicate(found: InspectionResult, first: Duplicate, names: dict[str, str]) -> InspectionResult:
+def as_duplicate(
+    found: InspectionResult, first: Duplicate, names: dict[str, str]
+) -> InspectionResult:
     """Return the outcome of a duplicate, which keeps the codes and sentences of its own findings.
 
     Args:
@@ -270,10 +318,20 @@ def as_duplicate(found: InspectionResult, first: Duplicate, names: dict[str, str
     """
     original = names.get(first.of, f"layer {first.of[:12]}")
     kind = "duplicate_of" if first.exact else "near_duplicate_of"
-    sentence = f"the same visible pixels as {original}" if first.exact else f"nearly the same image as {original}"
+    sentence = (
+        f"the same visible pixels as {original}"
+        if first.exact
+        else f"nearly the same image as {original}"
+    )
     findings = f"; {found.sentence}" if found.sentence else ""
     codes = (f"{kind}:{original}", *found.codes)
-    return replace(found, outcome=InspectionOutcome.duplicate, codes=codes, sentence=sentence + findings, layer=None)
+    return replace(
+        found,
+        outcome=InspectionOutcome.duplicate,
+        codes=codes,
+        sentence=sentence + findings,
+        layer=None,
+    )
 
 
 def storable_name(text: str) -> str:

@@ -40,7 +40,12 @@ from curation.ingest.import_log import (
     summarize,
     upsert_rows,
 )
-from curation.ingest.inspection import ImportItem, InspectionOutcome, InspectionResult, refused_result
+from curation.ingest.inspection import (
+    ImportItem,
+    InspectionOutcome,
+    InspectionResult,
+    refused_result,
+)
 from curation.ingest.items import ImportItems
 from curation.ports import ObjectStore
 from curation.rounds import lifecycle
@@ -93,7 +98,11 @@ class ImportRun:
         with self.database.transaction() as tx:
             row = {"id": self.id, "folder": storable_name(folder)}
             tx.execute(insert(imports).on_conflict_do_nothing(), row)
-            tx.execute(sa.delete(import_files).where(import_files.c.import_id == self.id, import_files.c.stamp == ""))
+            tx.execute(
+                sa.delete(import_files).where(
+                    import_files.c.import_id == self.id, import_files.c.stamp == ""
+                )
+            )
         self._keep_bad_lines(self.listing)
 
     def _keep_bad_lines(self, listing: Listing) -> None:
@@ -102,10 +111,12 @@ class ImportRun:
         with self.database.transaction() as tx:
             upsert_rows(tx, rows)
 
-    def unfinished(self) -> Iterator[ImportItem]:
+    def pending_items(self) -> Iterator[ImportItem]:
         """Yield the items to inspect in listing order, querying the database in blocks."""
         files = enumerate(self.listing.files, 1)
-        found = (self._bounded(item) for index, name in files for item in self.items.of(name, index))
+        found = (
+            self._bounded(item) for index, name in files for item in self.items.of(name, index)
+        )
         while items := list(islice(found, 500)):
             block = {row_name(item.name): item for item in items}
             self._seen |= block.keys()
@@ -131,7 +142,9 @@ class ImportRun:
             return item
         # Drops its entry, since it is not looked up under its full name any more.
         self.items.where(item)
-        bad = InvalidImage("name_too_long", f"its path has more than {MAX_NAME:,} bytes: shorten its folder names")
+        bad = InvalidImage(
+            "name_too_long", f"its path has more than {MAX_NAME:,} bytes: shorten its folder names"
+        )
         return replace(item, name=short, known=refused_result(short, bad))
 
     def _describe(self, item: ImportItem) -> FileMetadata:
@@ -140,13 +153,17 @@ class ImportRun:
         if item.known is not None:
             return FileMetadata()
         description = listing.describe(name)
-        for folder in listing.splits_of(name) if description.split is None else ():
+        for folder in listing.folder_splits(name) if description.split is None else ():
             self.folder_splits[folder] = self.folder_splits.get(folder, 0) + 1
         return description
 
-    def _needs_inspection(self, item: ImportItem, description: FileMetadata, row: sa.Row[Any] | None) -> Iterator[ImportItem]:
+    def _needs_inspection(
+        self, item: ImportItem, description: FileMetadata, row: sa.Row[Any] | None
+    ) -> Iterator[ImportItem]:
         """Yield the item if its bytes are new or it is no longer held back."""
-        imported = row is not None and row.layer is not None and row.outcome != InspectionOutcome.duplicate
+        imported = (
+            row is not None and row.layer is not None and row.outcome != InspectionOutcome.duplicate
+        )
         if description.refusal is not None:
             # Reported as a difference; the imported sample is kept.
             if imported:
@@ -162,7 +179,9 @@ class ImportRun:
             self._previous[item.name] = row
         yield item
 
-    def keep(self, batch: Sequence[tuple[ImportItem, InspectionResult]], writers: ThreadPoolExecutor) -> None:
+    def keep(
+        self, batch: Sequence[tuple[ImportItem, InspectionResult]], writers: ThreadPoolExecutor
+    ) -> None:
         """Store a batch of inspected items: first their layers, then all rows in one transaction.
 
         Args:
@@ -194,7 +213,13 @@ class ImportRun:
             rows = []
             for item, found in batch:
                 first = firsts.get(found.name)
-                layer = first.of if first else _identifying(stored[found.name]) if found.name in stored else None
+                layer = (
+                    first.of
+                    if first
+                    else _identifying(stored[found.name])
+                    if found.name in stored
+                    else None
+                )
                 outcome = as_duplicate(found, first, names) if first else self._with_licence(found)
                 description = self._descriptions.pop(item.name, None)
                 is_stored = found.name in stored
@@ -212,7 +237,9 @@ class ImportRun:
             The items to store, and the rows of the files whose new pixels replace a sample.
         """
         previous = {
-            found.name: row for item, found in batch if (row := self._previous.pop(item.name, None)) is not None
+            found.name: row
+            for item, found in batch
+            if (row := self._previous.pop(item.name, None)) is not None
         }
         if not previous:
             return list(batch), {}
@@ -227,17 +254,23 @@ class ImportRun:
                 # A file that is refused now keeps its sample.
                 elif found.layer is None:
                     self._descriptions.pop(item.name, None)
-                    self.corrections.tell_pixels(row.name, row.layer[:12], f"refused: {found.sentence}")
+                    self.corrections.tell_pixels(
+                        row.name, row.layer[:12], f"refused: {found.sentence}"
+                    )
                 # The same pixels in other bytes: only the description can differ.
                 elif pixels.get(row.layer) == _visible(found):
                     in_import = import_files.c.import_id == self.id
-                    update = sa.update(import_files).where(in_import, import_files.c.name == row.name)
+                    update = sa.update(import_files).where(
+                        in_import, import_files.c.name == row.name
+                    )
                     tx.execute(update.values(stamp=item.stamp))
                     self.corrections.compare(tx, [(row, self._descriptions.pop(item.name))])
                 # Other pixels replace the sample only with `update`.
                 else:
                     applied = self.corrections.update
-                    self.corrections.tell_pixels(row.name, row.layer[:12], found.visible[:12], taken=applied)
+                    self.corrections.tell_pixels(
+                        row.name, row.layer[:12], found.visible[:12], taken=applied
+                    )
                     if applied:
                         to_store.append((item, found))
                         replaced[found.name] = row
@@ -245,13 +278,17 @@ class ImportRun:
                         self._descriptions.pop(item.name, None)
         return to_store, replaced
 
-    def _find_duplicates(self, found: Sequence[InspectionResult], replaced: Mapping[str, sa.Row[Any]]) -> dict[str, Duplicate]:
+    def _find_duplicates(
+        self, found: Sequence[InspectionResult], replaced: Mapping[str, sa.Row[Any]]
+    ) -> dict[str, Duplicate]:
         """Return the layer that each file duplicates, in the database or earlier in this batch.
 
         A replaced file is no duplicate of its own former versions.
         """
         with self.database.transaction() as tx:
-            known = duplicates.find_duplicates(tx, [(file.visible, file.fingerprint) for file in found])
+            known = duplicates.find_duplicates(
+                tx, [(file.visible, file.fingerprint) for file in found]
+            )
             former = {name: former_layers(tx, row) for name, row in replaced.items()}
         known = [
             None if earlier and earlier.of in former.get(file.name, ()) else earlier
@@ -285,21 +322,29 @@ class ImportRun:
             if found.outcome is InspectionOutcome.review:
                 if kind not in review_rounds:
                     review_rounds[kind] = lifecycle.open_seed_review(tx, self.actor, kind)
-                origin = candidate_origin(description, self.source) | {"file": storable_name(found.name)}
-                lifecycle.add_for_review(tx, review_rounds[kind], layers, prompt, found.codes, origin)
+                origin = candidate_origin(description, self.source) | {
+                    "file": storable_name(found.name)
+                }
+                lifecycle.add_for_review(
+                    tx, review_rounds[kind], layers, prompt, found.codes, origin
+                )
             else:
                 licence = description.licence or UNKNOWN_VALUE
                 source = description.source or self.source
                 split = description.split
-                new = NewSample(kind, prompt.text, licence, source, 0, layers, split, texts=prompt.texts)
+                new = NewSample(
+                    kind, prompt.text, licence, source, 0, layers, split, texts=prompt.texts
+                )
                 new = replace(new, caption_source=description.caption_source)
                 samples.append((new, description))
         added = add_samples(tx, [new for new, _ in samples])
         for new, description in samples:
             # A withdrawn sample is restored with its former description.
-            if uuid.UUID(new.as_sample().id) not in added:
+            if uuid.UUID(new.to_sample().id) not in added:
                 self.corrections.describe_again(tx, _identifying(dict(new.layers)), description)
-        duplicates.add_to_index(tx, {_identifying(stored[found.name]): found.fingerprint for _, found in fresh})
+        duplicates.add_to_index(
+            tx, {_identifying(stored[found.name]): found.fingerprint for _, found in fresh}
+        )
 
     def _with_licence(self, found: InspectionResult) -> InspectionResult:
         """Add the code NO_LICENCE to a stored file without a license."""
@@ -315,7 +360,9 @@ class ImportRun:
         """
         with self.database.transaction() as tx:
             gone = delete_missing(tx, self.id, self._seen)
-            tx.execute(sa.update(imports).where(imports.c.id == self.id).values(finished_at=sa.func.now()))
+            tx.execute(
+                sa.update(imports).where(imports.c.id == self.id).values(finished_at=sa.func.now())
+            )
             summary = summarize(tx, Path(self.listing.tree.root), self.fresh, seconds)
             if self.fresh:
                 counts = {str(outcome): count for outcome, count in summary.outcomes.items()}

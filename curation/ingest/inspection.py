@@ -44,7 +44,10 @@ FINDINGS: Final[dict[str, tuple[InspectionOutcome, str]]] = {
         InspectionOutcome.review,
         "the frame is opaque and the center is transparent: alpha may be inverted",
     ),
-    "cut_at_border": (InspectionOutcome.review, "the subject touches the border: it may be cropped"),
+    "cut_at_border": (
+        InspectionOutcome.review,
+        "the subject touches the border: it may be cropped",
+    ),
     "alpha_haze": (InspectionOutcome.review, "low alpha covers the background up to the border"),
     "alpha_noise": (InspectionOutcome.review, "alpha is noisy inside the subject"),
     "binary_alpha": (InspectionOutcome.accept_warn, "alpha is 0 or 255 everywhere: no soft edge"),
@@ -80,7 +83,10 @@ FINDINGS: Final[dict[str, tuple[InspectionOutcome, str]]] = {
     ),
     "hidden_rgb": (InspectionOutcome.accept_strip, "colors under alpha 0 were removed"),
     "text_chunk_dropped": (InspectionOutcome.accept_strip, "text metadata was removed"),
-    "trailing_data": (InspectionOutcome.accept_strip, "data after the end of the image was removed"),
+    "trailing_data": (
+        InspectionOutcome.accept_strip,
+        "data after the end of the image was removed",
+    ),
 }
 """Findings in an accepted file, by code: the outcome and the sentence that users read."""
 
@@ -182,7 +188,9 @@ class LoadedItem:
     limits: ImageLimits = DEFAULT_LIMITS
 
 
-def inspect_and_encode(data: bytes, name: str, limits: ImageLimits = DEFAULT_LIMITS) -> InspectionResult:
+def inspect_and_encode(
+    data: bytes, name: str, limits: ImageLimits = DEFAULT_LIMITS
+) -> InspectionResult:
     """Inspect one file in this process, and encode its clean layer.
 
     The layer is straight-alpha 8-bit sRGB, upright, with color 0 under alpha 0. Untrusted files are
@@ -221,10 +229,15 @@ def inspect_file(data: bytes, name: str, limits: ImageLimits = DEFAULT_LIMITS) -
         return InspectedFile(InspectionOutcome.reject, (bad.code,), bad.sentence)
     except MemoryError:
         return InspectedFile(
-            InspectionOutcome.reject, ("out_of_memory",), "decoding it needs more memory than a worker has"
+            InspectionOutcome.reject,
+            ("out_of_memory",),
+            "decoding it needs more memory than a worker has",
         )
     # The worst finding comes first and decides the outcome.
-    codes = sorted(set(found), key=lambda code: (-list(InspectionOutcome).index(FINDINGS[code][0]), found.index(code)))
+    codes = sorted(
+        set(found),
+        key=lambda code: (-list(InspectionOutcome).index(FINDINGS[code][0]), found.index(code)),
+    )
     sentences = [FINDINGS[code][1] for code in codes] + (
         ["its 16 bits per channel were rounded to 8"] if header.bits == 16 else []
     )
@@ -277,7 +290,9 @@ def check_size(data: bytes, limits: ImageLimits) -> bytes:
     return data
 
 
-def check_header(header: ImageHeader, name: str, limits: ImageLimits, *, alpha: bool = True) -> None:
+def check_header(
+    header: ImageHeader, name: str, limits: ImageLimits, *, alpha: bool = True
+) -> None:
     """Check everything that can be checked before a pixel is decoded.
 
     Args:
@@ -295,12 +310,17 @@ def check_header(header: ImageHeader, name: str, limits: ImageLimits, *, alpha: 
         suffix_fits = Path(name).suffix.lower() in {".jpg", ".jpeg", "." + header.format.lower()}
         raise InvalidImage(
             "no_alpha",
-            f"a {header.format} without transparency" + ("" if suffix_fits else ", despite its file extension"),
+            f"a {header.format} without transparency"
+            + ("" if suffix_fits else ", despite its file extension"),
         )
     if max(width, height) > limits.aspect * min(width, height):
-        raise InvalidImage("bad_aspect", f"the aspect ratio of {width} x {height} exceeds {limits.aspect:g} to 1")
+        raise InvalidImage(
+            "bad_aspect", f"the aspect ratio of {width} x {height} exceeds {limits.aspect:g} to 1"
+        )
     if min(width, height) < limits.shortest:
-        raise InvalidImage("too_small", f"{width} x {height} is smaller than {limits.shortest} pixels")
+        raise InvalidImage(
+            "too_small", f"{width} x {height} is smaller than {limits.shortest} pixels"
+        )
     check_dimensions(header)
 
 
@@ -318,9 +338,13 @@ def _look(rgba: RGBA, layer: RGBA, header: ImageHeader) -> list[str]:
     alpha = rgba[..., 3]
     lowest, highest = int(alpha.min()), int(alpha.max())
     if highest < 0.02 * 255:
-        raise InvalidImage("empty_alpha", f"nothing is visible: the largest alpha is {highest} of 255")
+        raise InvalidImage(
+            "empty_alpha", f"nothing is visible: the largest alpha is {highest} of 255"
+        )
     if lowest > 0.98 * 255:
-        raise InvalidImage("no_transparency", f"nothing is transparent: the smallest alpha is {lowest} of 255")
+        raise InvalidImage(
+            "no_transparency", f"nothing is transparent: the smallest alpha is {lowest} of 255"
+        )
     # Findings of the container and of hidden data.
     found = ["text_chunk_dropped"] if header.text else []
     found += ["trailing_data"] if header.trailing else []
@@ -330,7 +354,9 @@ def _look(rgba: RGBA, layer: RGBA, header: ImageHeader) -> list[str]:
     # Findings of the alpha channel and the colors, by thresholds on the screening signals.
     if not ((alpha > 0) & (alpha < 255)).any():
         found.append("binary_alpha")
-    measured = {name: value or 0.0 for name, value in signals.compute_signals(layer, SIGNALS).items()}
+    measured = {
+        name: value or 0.0 for name, value in signals.compute_signals(layer, SIGNALS).items()
+    }
     if measured["border_touch"] > 0.9 and measured["hole_frac"] > 0.2:
         found.append("alpha_inverted")
     elif measured["cut_share"] > CUT_AT_BORDER:

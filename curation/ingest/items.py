@@ -11,7 +11,13 @@ from curation.image_limits import ImageLimits
 from curation.images.headers import InvalidImage
 from curation.ingest import archives
 from curation.ingest.folder_listing import Listing, list_tree
-from curation.ingest.inspection import ImportItem, InspectionOutcome, InspectionResult, LoadedItem, refused_result
+from curation.ingest.inspection import (
+    ImportItem,
+    InspectionOutcome,
+    InspectionResult,
+    LoadedItem,
+    refused_result,
+)
 from curation.ingest.trees import ArchiveTree, with_unique_names
 from curation.input_files import UnsafeFile
 
@@ -22,33 +28,35 @@ HEAD_BYTES = 512
 class ImportItems:
     """Iterator over the items of a listing, and reader of their bytes."""
 
-    def __init__(self, listing: Listing, limits: ImageLimits, tell: Callable[[Listing], None]) -> None:
+    def __init__(
+        self, listing: Listing, limits: ImageLimits, on_archive: Callable[[Listing], None]
+    ) -> None:
         """Create the items of a listing.
 
         Args:
             listing: The folder.
             limits: Limits of the images, and of archive members.
-            tell: Called with the listing of every opened archive.
+            on_archive: Called with the listing of every opened archive.
         """
         self.listing = listing
         self.limits = limits
-        self.tell = tell
+        self.tell = on_archive
         self._inner: dict[str, tuple[Listing, str]] = {}
 
     def where(self, item: ImportItem) -> tuple[Listing, str]:
         """Return the listing that contains an item, and its name there; call it once per item."""
         return self._inner.pop(item.name, (self.listing, item.name))
 
-    def of(self, name: str, place: int) -> Iterator[ImportItem]:
+    def of(self, name: str, index: int) -> Iterator[ImportItem]:
         """Yield the items of one listed file; an error becomes the file's refusal.
 
         Args:
             name: A file of the listing.
-            place: How many files of the listing are reached with it, for the progress.
+            index: How many files of the listing are reached with it, for the progress.
         """
         pair = self.listing.pairs.get(name)
         files = tuple(filter(None, (name, pair.background, pair.blended))) if pair else (name,)
-        item = ImportItem(name, files, "", place)
+        item = ImportItem(name, files, "", index)
         # Stamp the files with size and modification time; the last head tells an archive.
         try:
             stamps = []
@@ -61,7 +69,9 @@ class ImportItems:
         # Any exception refuses this file and does not stop the import.
         except Exception as error:
             bad = _bad_file(error)
-            yield replace(item, known=refused_result(name, bad), stamp=self._stamp_of_refused(files, bad))
+            yield replace(
+                item, known=refused_result(name, bad), stamp=self._stamp_of_refused(files, bad)
+            )
             return
         if pair is not None or archives.archive_kind(head) is None:
             yield item
@@ -87,11 +97,15 @@ class ImportItems:
             return
         # Manifests and caption files inside the archive describe its images.
         tree = ArchiveTree(lambda: self.listing.open(item.name), members, self.limits.bytes)
-        inner = list_tree(tree, self.listing.reading, f"{item.name}/")
+        inner = list_tree(tree, self.listing.options, f"{item.name}/")
         self.tell(inner)
         for name in inner.files:
             pair = inner.pairs.get(name)
-            others = [tree.members[file] for file in (pair.background, pair.blended) if file] if pair else []
+            others = (
+                [tree.members[file] for file in (pair.background, pair.blended) if file]
+                if pair
+                else []
+            )
             path = f"{item.name}/{name}"
             self._inner[path] = (inner, name)
             yield replace(item, name=path, member=tree.members[name], others=tuple(others))
@@ -102,8 +116,14 @@ class ImportItems:
         refused = [member.refusal for member in members if member.refusal]
         if refused:
             sentence = f"{len(refused)} of {len(members)} members are refused, each is listed"
-            outcome = InspectionOutcome.partial if len(refused) < len(members) else InspectionOutcome.reject
-            yield replace(item, known=InspectionResult(item.name, outcome, (refused[0].code,), sentence))
+            outcome = (
+                InspectionOutcome.partial
+                if len(refused) < len(members)
+                else InspectionOutcome.reject
+            )
+            yield replace(
+                item, known=InspectionResult(item.name, outcome, (refused[0].code,), sentence)
+            )
 
     def load(self, item: ImportItem) -> LoadedItem:
         """Read an item's bytes within the limits; a file that disappeared or changed is refused."""
@@ -117,7 +137,9 @@ class ImportItems:
                         # A byte more than allowed shows a file that is too large.
                         parts.append(file.read(self.limits.bytes + 1))
                     members = (item.member, *item.others) if item.member else ()
-                    parts += [archives.read_member(file, each, self.limits.bytes) for each in members]
+                    parts += [
+                        archives.read_member(file, each, self.limits.bytes) for each in members
+                    ]
         # MemoryError too: one file must not end the import.
         except Exception as error:
             bad = _bad_file(error)

@@ -70,7 +70,11 @@ class NotAManifestError(Exception):
 def manifest_order(name: str) -> tuple[int, str]:
     """Return the sort key of a manifest in reading order."""
     base_name = PurePosixPath(name).name.lower()
-    return (PRIMARY_MANIFESTS.index(base_name) if base_name in PRIMARY_MANIFESTS else len(PRIMARY_MANIFESTS)), name
+    return (
+        PRIMARY_MANIFESTS.index(base_name)
+        if base_name in PRIMARY_MANIFESTS
+        else len(PRIMARY_MANIFESTS)
+    ), name
 
 
 def is_manifest_name(name: str) -> bool:
@@ -79,18 +83,18 @@ def is_manifest_name(name: str) -> bool:
 
 
 def read_rows(
-    opening: Callable[[str], BinaryIO],
+    open_file: Callable[[str], BinaryIO],
     name: str,
     encoding: str | None,
-    known: Callable[[str], bool],
+    is_image: Callable[[str], bool],
 ) -> Iterator[ManifestRow]:
     """Yield the rows of a manifest, including unusable ones with their reason.
 
     Args:
-        opening: Opens a file by its name; raises BadFile.
+        open_file: Opens a file by its name; raises BadFile.
         name: The manifest.
         encoding: Encoding of text without a byte order mark; None for UTF-8.
-        known: Returns whether a name is that of an image, for JSON objects keyed by image.
+        is_image: Returns whether a name is that of an image, for JSON objects keyed by image.
 
     Raises:
         BadFile: The manifest as a whole cannot be read.
@@ -98,10 +102,14 @@ def read_rows(
     """
     suffix = PurePosixPath(name).suffix.lower()
     if suffix in JSON_LINES_SUFFIXES:
-        yield from _read_lines(opening, name, encoding)
+        yield from _read_lines(open_file, name, encoding)
         return
-    text = _read_text(opening, name, encoding)
-    found = _read_table(text, TABLE_SEPARATORS[suffix]) if suffix in TABLE_SEPARATORS else _read_json(text, name, known)
+    text = _read_text(open_file, name, encoding)
+    found = (
+        _read_table(text, TABLE_SEPARATORS[suffix])
+        if suffix in TABLE_SEPARATORS
+        else _read_json(text, name, is_image)
+    )
     for number, row in found:
         yield _row(f"{name}:{number}", row)
 
@@ -124,7 +132,9 @@ def _row(name: str, row: Any) -> ManifestRow:
 _NO_OBJECT = "the line is not a JSON object with a file_name or the files of a pair"
 
 
-def _read_lines(opening: Callable[[str], BinaryIO], name: str, encoding: str | None) -> Iterator[ManifestRow]:
+def _read_lines(
+    opening: Callable[[str], BinaryIO], name: str, encoding: str | None
+) -> Iterator[ManifestRow]:
     """Yield the rows of JSON Lines; UTF-8 is streamed, other encodings are read whole."""
     with opening(name) as file:
         mark = file.read(4)
@@ -150,16 +160,16 @@ def _read_line(name: str, line: bytes) -> ManifestRow:
     try:
         return _row(name, json.loads(line))
     except UnicodeDecodeError:
-        sentence = (
-            "the line is not UTF-8 text; save it as UTF-8, or specify its encoding (for example --encoding gb18030)"
-        )
+        sentence = "the line is not UTF-8 text; save it as UTF-8, or specify its encoding (for example --encoding gb18030)"
         file = _file_in(line)
         return ManifestRow(name, {}, file, InvalidImage("bad_line", sentence), lost=file is None)
     except (ValueError, RecursionError):
         # Two objects on one line, or lines that end in carriage returns, describe several files.
         file = _file_in(line)
         lost = file is None or line.count(b'"file_name"') > 1
-        return ManifestRow(name, {}, file, InvalidImage("bad_line", "the line is not valid JSON"), lost=lost)
+        return ManifestRow(
+            name, {}, file, InvalidImage("bad_line", "the line is not valid JSON"), lost=lost
+        )
 
 
 def _file_in(line: bytes) -> str | None:
@@ -186,10 +196,14 @@ def _read_text(opening: Callable[[str], BinaryIO], name: str, encoding: str | No
         return decode_text(data, encoding)
     except UnreadableText as error:
         # Only a file that looks like a manifest is one that cannot be read.
-        if PurePosixPath(name).name.lower() not in PRIMARY_MANIFESTS and not any(key.encode() in data for key in FILE_KEYS):
+        if PurePosixPath(name).name.lower() not in PRIMARY_MANIFESTS and not any(
+            key.encode() in data for key in FILE_KEYS
+        ):
             raise NotAManifestError from error
         hint = "save it as UTF-8, or specify its encoding (for example --encoding gb18030)"
-        raise InvalidImage("manifest_unreadable", f"{name[:200]!r} cannot be read: {error.message}; {hint}") from error
+        raise InvalidImage(
+            "manifest_unreadable", f"{name[:200]!r} cannot be read: {error.message}; {hint}"
+        ) from error
 
 
 def _read_table(text: str, separator: str) -> Iterator[tuple[int, Any]]:
@@ -206,7 +220,9 @@ def _read_table(text: str, separator: str) -> Iterator[tuple[int, Any]]:
             raise NotAManifestError
         while (cells := next(reader, None)) is not None:
             if len(cells) > len(columns):
-                bad = InvalidImage("bad_line", f"the row has {len(cells)} cells for {len(columns)} columns")
+                bad = InvalidImage(
+                    "bad_line", f"the row has {len(cells)} cells for {len(columns)} columns"
+                )
                 file = next(
                     (cell for name, cell in zip(columns, cells, strict=False) if name in FILE_KEYS),
                     None,
@@ -220,7 +236,9 @@ def _read_table(text: str, separator: str) -> Iterator[tuple[int, Any]]:
     except csv.Error as error:
         yield (
             reader.line_num,
-            _Unreadable(InvalidImage("bad_line", f"the table cannot be read beyond this line: {error}")),
+            _Unreadable(
+                InvalidImage("bad_line", f"the table cannot be read beyond this line: {error}")
+            ),
         )
 
 
@@ -230,7 +248,9 @@ def _read_json(text: str, name: str, known: Callable[[str], bool]) -> Iterator[t
         document: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         if PurePosixPath(name).name.lower() in PRIMARY_MANIFESTS:
-            raise InvalidImage("manifest_unreadable", f"{name[:200]!r} is not valid JSON") from error
+            raise InvalidImage(
+                "manifest_unreadable", f"{name[:200]!r} is not valid JSON"
+            ) from error
         raise NotAManifestError from error
     # A list of rows, COCO annotations, a single row, or an object keyed by image.
     rows: Sequence[Any] = []
@@ -251,7 +271,9 @@ def _read_json(text: str, name: str, known: Callable[[str], bool]) -> Iterator[t
 
 
 def _names_file(row: Mapping[str, Any]) -> bool:
-    return any(isinstance(row.get(key), str) for key in (*FILE_KEYS, "foreground", "foreground_file_name"))
+    return any(
+        isinstance(row.get(key), str) for key in (*FILE_KEYS, "foreground", "foreground_file_name")
+    )
 
 
 def _join_annotations(document: Mapping[str, Any]) -> list[Any]:

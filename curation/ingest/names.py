@@ -16,12 +16,12 @@ class NameIndex:
     without suffix. A match of several files is an error.
     """
 
-    def __init__(self, names: Iterable[str], pictures: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], images: Iterable[str]) -> None:
         """Build the index.
 
         Args:
             names: All files.
-            pictures: The images, which are found by their stem as well.
+            images: The images, which are found by their stem as well.
         """
         self.names = frozenset(names)
         # By normalized name, by the same without case, and by normalized stem.
@@ -29,7 +29,7 @@ class NameIndex:
         for name in self.names:
             self._normalized[0].setdefault(_normalize(name), []).append(name)
             self._normalized[1].setdefault(_normalize(name).casefold(), []).append(name)
-        for name in pictures:
+        for name in images:
             stem = _normalize(str(PurePosixPath(name).with_suffix("")))
             self._normalized[2].setdefault(stem, []).append(name)
 

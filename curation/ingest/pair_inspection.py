@@ -34,7 +34,11 @@ MAX_BLEND_ERROR: Final = 0.5
 
 
 def inspect_and_encode_pair(
-    foreground: bytes, background: bytes, blended: bytes | None, name: str, limits: ImageLimits = DEFAULT_LIMITS
+    foreground: bytes,
+    background: bytes,
+    blended: bytes | None,
+    name: str,
+    limits: ImageLimits = DEFAULT_LIMITS,
 ) -> InspectionResult:
     """Inspect the files of a pair in this process, and encode its layers.
 
@@ -53,7 +57,11 @@ def inspect_and_encode_pair(
 
 
 def inspect_pair(
-    foreground: bytes, background: bytes, blended: bytes | None, name: str, limits: ImageLimits = DEFAULT_LIMITS
+    foreground: bytes,
+    background: bytes,
+    blended: bytes | None,
+    name: str,
+    limits: ImageLimits = DEFAULT_LIMITS,
 ) -> InspectedFile:
     """Inspect the files of a pair without encoding them.
 
@@ -86,13 +94,20 @@ def inspect_pair(
         return InspectedFile(InspectionOutcome.reject, (bad.code,), bad.sentence)
     except MemoryError:
         return InspectedFile(
-            InspectionOutcome.reject, ("out_of_memory",), "decoding it needs more memory than a worker has"
+            InspectionOutcome.reject,
+            ("out_of_memory",),
+            "decoding it needs more memory than a worker has",
         )
     # The worst finding of all three files comes first and decides the outcome.
-    codes = sorted({*front.codes, *found, *flagged}, key=lambda code: -list(InspectionOutcome).index(FINDINGS[code][0]))
+    codes = sorted(
+        {*front.codes, *found, *flagged},
+        key=lambda code: -list(InspectionOutcome).index(FINDINGS[code][0]),
+    )
     layers = {LayerRole.foreground: straight, LayerRole.background: back, LayerRole.blended: kept}
     outcome = FINDINGS[codes[0]][0] if codes else InspectionOutcome.accept
-    return InspectedFile(outcome, tuple(codes), "; ".join(FINDINGS[code][1] for code in codes), layers)
+    return InspectedFile(
+        outcome, tuple(codes), "; ".join(FINDINGS[code][1] for code in codes), layers
+    )
 
 
 def _read_opaque(data: bytes, role: str, limits: ImageLimits) -> tuple[RGBA, list[str]]:
@@ -121,7 +136,11 @@ def _blend(foreground: RGBA, background: RGBA, blended: RGBA | None) -> tuple[RG
     """
     if blended is None:
         # Layers of different sizes cannot be composited; the rules below refuse them.
-        blended = pairs.composite(foreground, background) if foreground.shape == background.shape else background
+        blended = (
+            pairs.composite(foreground, background)
+            if foreground.shape == background.shape
+            else background
+        )
     layers = dict(zip(LayerRole, (foreground, background, blended), strict=True))
     signals = compute_pair_signals(layers)
     broken = apply_rules(signals, PAIR_RULES)

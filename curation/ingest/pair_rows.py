@@ -100,7 +100,9 @@ def read_pair(row: Mapping[str, Any], base: str, find: FindFile, text: ReadText)
     missing = next((role for role in LayerRole if not texts[role]), None)
     if missing is not None:
         raise InvalidImage("pair_incomplete", f"the pair has no {TEXT_KEYS[missing][0]}")
-    whole, front, back = (texts[role] for role in (LayerRole.blended, LayerRole.foreground, LayerRole.background))
+    whole, front, back = (
+        texts[role] for role in (LayerRole.blended, LayerRole.foreground, LayerRole.background)
+    )
     return PairFiles(
         names[LayerRole.foreground],
         names[LayerRole.background],
@@ -109,7 +111,9 @@ def read_pair(row: Mapping[str, Any], base: str, find: FindFile, text: ReadText)
     )
 
 
-def read_pair_field(row: Mapping[str, Any], keys: tuple[tuple[str, ...], ...], text: ReadText) -> str | None:
+def read_pair_field(
+    row: Mapping[str, Any], keys: tuple[tuple[str, ...], ...], text: ReadText
+) -> str | None:
     """Return the license or source of a pair: one for all, or those of both layers.
 
     Args:

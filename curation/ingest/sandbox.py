@@ -281,7 +281,7 @@ class Worker:
         deadline = time.monotonic() + START_SECONDS
         try:
             send_request(self._channel, Message(start), deadline)
-            ready = receive_response(self._channel, 0, deadline).facts
+            ready = receive_response(self._channel, 0, deadline).metadata
             granted = ready.get("granted")
             reason = str(ready.get("broken"))
         except (ConnectionClosedError, InvalidMessageError, OSError) as error:
@@ -309,19 +309,21 @@ class Worker:
             # It ends by itself; its exit status shows whether it exceeded the CPU time.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(1)
-            failure = ItemFailure(FailureCause.timed_out if self.close() == -signal.SIGXCPU else FailureCause.crashed)
+            failure = ItemFailure(
+                FailureCause.timed_out if self.close() == -signal.SIGXCPU else FailureCause.crashed
+            )
         self.close()
         return failure
 
     def _unwrap(self, response: Message) -> Message | ItemFailure:
         """Return the function's response, or the failure that the worker reports."""
-        if isinstance(content := response.facts.get("answer"), dict):
+        if isinstance(content := response.metadata.get("answer"), dict):
             return Message(content, response.parts)
-        failed = response.facts.get("failed")
+        failed = response.metadata.get("failed")
         if failed == "memory":
             return ItemFailure(FailureCause.memory)
         if failed == "raised":
-            return ItemFailure(FailureCause.raised, str(response.facts.get("detail"))[:1000])
+            return ItemFailure(FailureCause.raised, str(response.metadata.get("detail"))[:1000])
         raise InvalidMessageError("the response has an unknown form")
 
     def _allow_cpu(self) -> None:
@@ -332,7 +334,9 @@ class Worker:
                 # The clock ID of another process's CPU time, as clock_getcpuclockid computes it.
                 used = time.clock_gettime((~self._process.pid << 3) | 2)
                 until = int(used) + 1 + self._limits.cpu_seconds
-                resource.prlimit(self._process.pid, resource.RLIMIT_CPU, (until, resource.RLIM_INFINITY))
+                resource.prlimit(
+                    self._process.pid, resource.RLIMIT_CPU, (until, resource.RLIM_INFINITY)
+                )
 
     def kill(self) -> None:
         """Kill the process, from any thread."""

@@ -32,18 +32,18 @@ class ConnectionClosedError(Exception):
 class Message:
     """JSON-serializable metadata and raw parts; a request may also pass open files."""
 
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     parts: Sequence[bytes | BinaryIO] = field(default=(), repr=False)
 
-    def blob(self, index: int, most_bytes: int) -> bytes:
+    def read_part(self, index: int, max_bytes: int) -> bytes:
         """Return a part as bytes.
 
         Args:
             index: Index of the part.
-            most_bytes: A passed file is read up to one byte more, which shows that it is too large.
+            max_bytes: A passed file is read up to one byte more, which shows that it is too large.
         """
         part = self.parts[index]
-        return part if isinstance(part, bytes) else part.read(most_bytes + 1)
+        return part if isinstance(part, bytes) else part.read(max_bytes + 1)
 
 
 def encode(message: Message) -> tuple[bytes, list[bytes], list[int]]:
@@ -58,7 +58,7 @@ def encode(message: Message) -> tuple[bytes, list[bytes], list[int]]:
     raw = [part for part in message.parts if isinstance(part, bytes)]
     files = [part.fileno() for part in message.parts if not isinstance(part, bytes)]
     sizes = [len(part) if isinstance(part, bytes) else None for part in message.parts]
-    head = json.dumps({"facts": message.facts, "parts": sizes}, allow_nan=False).encode()
+    head = json.dumps({"facts": message.metadata, "parts": sizes}, allow_nan=False).encode()
     if len(head) > MAX_HEAD or len(sizes) > MAX_PARTS:
         raise InvalidMessageError("the message exceeds the size limit")
     return _SIZE.pack(len(head)) + head, raw, files
@@ -79,7 +79,9 @@ def send_request(channel: socket.socket, message: Message, deadline: float) -> N
     head, raw, files = encode(message)
     _set_timeout(channel, deadline)
     # The descriptors are sent with the first bytes, which the worker reads by recvmsg.
-    sent = channel.sendmsg([head], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))] if files else [])
+    sent = channel.sendmsg(
+        [head], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))] if files else []
+    )
     for data in (head[sent:], *raw):
         view = memoryview(data)
         while view:
@@ -87,12 +89,12 @@ def send_request(channel: socket.socket, message: Message, deadline: float) -> N
             view = view[channel.send(view[:_CHUNK]) :]
 
 
-def receive_response(channel: socket.socket, most_bytes: int, deadline: float) -> Message:
+def receive_response(channel: socket.socket, max_bytes: int, deadline: float) -> Message:
     """Read one response.
 
     Args:
         channel: The socket to the worker.
-        most_bytes: Limit of the total size of its parts.
+        max_bytes: Limit of the total size of its parts.
         deadline: Time limit, by time.monotonic.
 
     Raises:
@@ -112,10 +114,10 @@ def receive_response(channel: socket.socket, most_bytes: int, deadline: float) -
             data += more
         return bytes(data)
 
-    facts, sizes = _read_head(read)
-    if any(size is None for size in sizes) or sum(size or 0 for size in sizes) > most_bytes:
+    metadata, sizes = _read_head(read)
+    if any(size is None for size in sizes) or sum(size or 0 for size in sizes) > max_bytes:
         raise InvalidMessageError("the response exceeds the size limit")
-    return Message(facts, [read(size or 0) for size in sizes])
+    return Message(metadata, [read(size or 0) for size in sizes])
 
 
 def receive_request(channel: socket.socket) -> Message:
@@ -125,7 +127,9 @@ def receive_request(channel: socket.socket) -> Message:
         Closed: There are no more requests.
     """
     # The file descriptors arrive with the first bytes.
-    first, ancillary, _, _ = channel.recvmsg(_SIZE.size, socket.CMSG_SPACE(MAX_PARTS * array.array("i").itemsize))
+    first, ancillary, _, _ = channel.recvmsg(
+        _SIZE.size, socket.CMSG_SPACE(MAX_PARTS * array.array("i").itemsize)
+    )
     if not first:
         raise ConnectionClosedError
     handles = array.array("i")
@@ -144,12 +148,12 @@ def receive_request(channel: socket.socket) -> Message:
         return data
 
     # A part without a size is an open file.
-    facts, sizes = _read_head(read)
+    metadata, sizes = _read_head(read)
     files = iter(handles)
     parts: list[bytes | BinaryIO] = [
         io.BufferedReader(io.FileIO(next(files))) if size is None else read(size) for size in sizes
     ]
-    return Message(facts, parts)
+    return Message(metadata, parts)
 
 
 def send_response(channel: socket.socket, message: Message) -> None:
@@ -168,14 +172,16 @@ def _read_head(read: Callable[[int], bytes]) -> tuple[dict[str, Any], list[int |
         raise InvalidMessageError("the head exceeds the size limit")
     try:
         head = json.loads(read(size), parse_constant=_no_constant)
-        facts, sizes = head["facts"], head["parts"]
+        metadata, sizes = head["facts"], head["parts"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidMessageError("the head cannot be read") from error
     # `type(...) is int` excludes booleans.
-    valid = isinstance(sizes, list) and all(part is None or (type(part) is int and part >= 0) for part in sizes)
-    if not isinstance(facts, dict) or not valid or len(sizes) > MAX_PARTS:
+    valid = isinstance(sizes, list) and all(
+        part is None or (type(part) is int and part >= 0) for part in sizes
+    )
+    if not isinstance(metadata, dict) or not valid or len(sizes) > MAX_PARTS:
         raise InvalidMessageError("the head is invalid")
-    return facts, sizes
+    return metadata, sizes
 
 
 def _no_constant(name: str) -> None:

@@ -32,7 +32,7 @@ def main(handle: int, parent: int) -> None:
     channel = socket.socket(fileno=handle)
     try:
         # Import the function and its libraries, while files can still be opened.
-        start = receive_request(channel).facts
+        start = receive_request(channel).metadata
         for name in THREADS:
             os.putenv(name, "1")
         function = _load(start["function"])
@@ -64,7 +64,7 @@ def _run(function: Callable[[Message], Message], request: Message) -> Message:
     """Return the function's response, or its exception, which does not end the worker."""
     try:
         response = function(request)
-        return Message({"answer": response.facts}, response.parts)
+        return Message({"answer": response.metadata}, response.parts)
     except MemoryError:
         return Message({"failed": "memory"})
     except Exception as error:

@@ -42,7 +42,7 @@ def import_seeds(
     actor: str = "seed import",
     link_roots: Sequence[Path] = (),
     limits: ImageLimits = DEFAULT_LIMITS,
-    reading: ListingOptions = DEFAULT_OPTIONS,
+    options: ListingOptions = DEFAULT_OPTIONS,
     update: bool = False,
 ) -> ImportSummary:
     """Import the images of a folder, recursively and including archives.
@@ -61,7 +61,7 @@ def import_seeds(
         actor: Name for the event log.
         link_roots: Folders into which symbolic links are followed.
         limits: Limits of the images.
-        reading: Options for reading the folder.
+        options: Options for reading the folder.
         update: Whether changed metadata and pixels are applied to existing samples.
 
     Returns:
@@ -75,14 +75,16 @@ def import_seeds(
         raise NotFound(f"there is no folder {folder}", "give the folder that holds the images")
     started = time.monotonic()
     report(Progress("listing seeds", 0, 0))
-    listing = list_folder(folder, link_roots, reading)
-    corrections = ImportChanges(content_id("import", folder.resolve()), folder.resolve().name, actor, update=update)
+    listing = list_folder(folder, link_roots, options)
+    corrections = ImportChanges(
+        content_id("import", folder.resolve()), folder.resolve().name, actor, update=update
+    )
     run = ImportRun(database, store, listing, corrections, limits)
     run.open()
     total = len(listing.files)
     # A pipeline of iterators: listing, loading and inspection run a little ahead of storing.
     with confined.open_sandbox(workers, limits) as sandbox, ThreadPoolExecutor(WRITERS) as writers:
-        for batch in _batches(sandbox.run(map(run.items.load, run.unfinished()))):
+        for batch in _batches(sandbox.run(map(run.items.load, run.pending_items()))):
             run.keep(batch, writers)
             report(Progress("importing seeds", batch[-1][0].place, total))
     summary = run.close(time.monotonic() - started)
@@ -98,7 +100,9 @@ def _batches(
     batch_bytes = 0
     for loaded, result in results:
         item = loaded.item
-        found = confined.failed_result(loaded, result) if isinstance(result, ItemFailure) else result
+        found = (
+            confined.failed_result(loaded, result) if isinstance(result, ItemFailure) else result
+        )
         batch.append((item, found))
         batch_bytes += len(found.layer or b"")
         batch_bytes += sum(len(other.layer) for other in found.beside.values())

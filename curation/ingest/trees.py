@@ -69,17 +69,21 @@ class ArchiveTree:
 
     root = ""
 
-    def __init__(self, opening: Callable[[], BinaryIO], members: Iterable[Member], most_bytes: int) -> None:
+    def __init__(
+        self, open_file: Callable[[], BinaryIO], members: Iterable[Member], max_bytes: int
+    ) -> None:
         """Select the members.
 
         Args:
-            opening: Opens the archive file.
+            open_file: Opens the archive file.
             members: The listed members.
-            most_bytes: Largest unpacked size to read.
+            max_bytes: Largest unpacked size to read.
         """
-        self.opening = opening
-        self.most_bytes = most_bytes
-        valid = {name: member for name, member in with_unique_names(members) if member.refusal is None}
+        self.opening = open_file
+        self.most_bytes = max_bytes
+        valid = {
+            name: member for name, member in with_unique_names(members) if member.refusal is None
+        }
         self.members = {name: member for name, member in valid.items() if not _hidden(name)}
         self.hidden = len(valid) - len(self.members)
         self.names: Sequence[str] = list(self.members)
@@ -143,7 +147,9 @@ def _is_folder(entry: os.DirEntry[str], link_roots: Iterable[Path]) -> bool:
     try:
         if entry.is_symlink():
             target = Path(entry.path).resolve(strict=True)
-            return target.is_dir() and any(target.is_relative_to(root.resolve()) for root in link_roots)
+            return target.is_dir() and any(
+                target.is_relative_to(root.resolve()) for root in link_roots
+            )
         return entry.is_dir(follow_symlinks=False)
     # RuntimeError: a cycle of links.
     except (OSError, RuntimeError):

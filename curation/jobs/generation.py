@@ -24,62 +24,75 @@ GENERATE_BATCH_SIZE = 16
 SCREEN_BATCH_SIZE = 64
 
 
-def generate(context: AppContext, number: int, chain: int = 0) -> None:
+def generate(context: AppContext, round_id: int, chain: int = 0) -> None:
     """Generate one batch of a round, and enqueue the next.
 
     Args:
         context: The app context.
-        number: Id of the round.
+        round_id: Id of the round.
         chain: Number of the chain of jobs; several chains let several workers share a round.
     """
     # Claim a batch; without one the chain ends.
     seconds = context.settings.lease_seconds
     register_worker(context)
     with context.database.transaction() as tx:
-        claimed = generation.claim_candidates(tx, number, WORKER_ID, GENERATE_BATCH_SIZE, seconds)
-        checkpoint = get_round_checkpoint(tx, number) if claimed else None
+        claimed = generation.claim_candidates(tx, round_id, WORKER_ID, GENERATE_BATCH_SIZE, seconds)
+        checkpoint = get_round_checkpoint(tx, round_id) if claimed else None
     if checkpoint is None:
         return
     # Generate it without an open transaction; a failed batch is released for another attempt.
     try:
         with renewing_leases(context, "generate"):
             kept = generation.generate_claimed(
-                context.database, context.store, get_generator(context, checkpoint), claimed, WORKER_ID
+                context.database,
+                context.store,
+                get_generator(context, checkpoint),
+                claimed,
+                WORKER_ID,
             )
-        log.info("round %d: generated %d, kept %d", number, len(claimed), kept)
+        log.info("round %d: generated %d, kept %d", round_id, len(claimed), kept)
     except Exception as error:
-        log.exception("round %d: generation failed", number)
+        log.exception("round %d: generation failed", round_id)
         with context.database.transaction() as tx:
             generation.release_failed(tx, claimed, WORKER_ID, f"{type(error).__name__}: {error}")
     with context.database.transaction() as tx:
-        tx.enqueue(JobName.generate, number, chain)
+        tx.enqueue(JobName.generate, round_id, chain)
 
 
-def screen(context: AppContext, number: int) -> None:
+def screen(context: AppContext, round_id: int) -> None:
     """Measure a batch of candidates, apply the screening rules, and select for review.
 
     Args:
         context: The app context.
-        number: Id of the round.
+        round_id: Id of the round.
     """
     # Measure the next batch.
     with context.database.transaction() as tx:
-        drawn = (candidates.c.round_id == number) & (candidates.c.state == CandidateState.generated)
-        batch = sa.select(candidates.c.id).where(drawn).order_by(candidates.c.id).limit(SCREEN_BATCH_SIZE)
+        drawn = (candidates.c.round_id == round_id) & (
+            candidates.c.state == CandidateState.generated
+        )
+        batch = (
+            sa.select(candidates.c.id)
+            .where(drawn)
+            .order_by(candidates.c.id)
+            .limit(SCREEN_BATCH_SIZE)
+        )
         ids = [row.id for row in tx.execute(batch)]
-        measured = rules.measure_candidates(tx, context.store, ids, embedder := load_embedder(context.settings))
+        measured = rules.measure_candidates(
+            tx, context.store, ids, embedder := load_embedder(context.settings)
+        )
     # Store the results, and enqueue the next batch only if another worker was not faster.
     with context.database.transaction() as tx:
         if rules.store_screenings(tx, measured):
-            tx.enqueue(JobName.screen, number)
-        select_candidates(tx, number, embedder.source)
+            tx.enqueue(JobName.screen, round_id)
+        select_candidates(tx, round_id, embedder.source)
 
 
-def select(context: AppContext, number: int) -> None:
+def select(context: AppContext, round_id: int) -> None:
     """Select candidates for review from those that were screened before, by the round's policy."""
     with context.database.transaction() as tx:
-        if find_round(tx, number)["state"] == RoundState.open:
-            select_candidates(tx, number, load_embedder(context.settings).source)
+        if find_round(tx, round_id)["state"] == RoundState.open:
+            select_candidates(tx, round_id, load_embedder(context.settings).source)
 
 
 def fit_acceptance_model(context: AppContext, kind: str) -> None:

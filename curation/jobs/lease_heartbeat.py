@@ -14,7 +14,14 @@ from curation.runtime.lease_holders import WORKER_ID, dead_holders, mark_alive, 
 
 log = logging.getLogger("layerloop.jobs")
 
-__all__ = ["WORKER_ID", "Stopped", "register_worker", "release_lost_leases", "renewing_leases", "stop_requested"]
+__all__ = [
+    "WORKER_ID",
+    "Stopped",
+    "register_worker",
+    "release_lost_leases",
+    "renewing_leases",
+    "stop_requested",
+]
 
 
 class Stopped(Exception):

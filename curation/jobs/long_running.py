@@ -13,7 +13,13 @@ from curation.db import leases
 from curation.db.engine import Transaction
 from curation.domain import Progress
 from curation.errors import Conflict, LayerloopError
-from curation.jobs.lease_heartbeat import WORKER_ID, Stopped, register_worker, renewing_leases, stop_requested
+from curation.jobs.lease_heartbeat import (
+    WORKER_ID,
+    Stopped,
+    register_worker,
+    renewing_leases,
+    stop_requested,
+)
 from curation.jobs.model_cache import evict
 from curation.ports import ProgressCallback
 from curation.progress import ProgressLines
@@ -22,13 +28,13 @@ from curation.runtime.context import AppContext, load_object
 log = logging.getLogger("layerloop.jobs")
 
 
-def train(context: AppContext, run: str, tell: ProgressCallback | None = None) -> None:
+def train(context: AppContext, run: str, on_progress: ProgressCallback | None = None) -> None:
     """Run or resume a training run, and register its checkpoint.
 
     Args:
         context: The app context.
         run: Id of the training run.
-        tell: Callback for progress; the log when None.
+        on_progress: Callback for progress; the log when None.
     """
     # Claim the run, unless it is done or runs elsewhere.
     run_id = uuid.UUID(run)
@@ -48,18 +54,20 @@ def train(context: AppContext, run: str, tell: ProgressCallback | None = None) -
     # Train under the lease, then register the checkpoint.
     with _held(context, "train", run, fail):
         folder = context.settings.path(f"runs/{run}")
-        made = load_object(context.settings.trainer)(order, context.store, folder, _reporting(context, note, tell))
+        made = load_object(context.settings.trainer)(
+            order, context.store, folder, _reporting(context, note, on_progress)
+        )
         with context.database.transaction() as tx:
             registry.finish_run(tx, run_id, WORKER_ID, made)
 
 
-def caption(context: AppContext, run: str, tell: ProgressCallback | None = None) -> None:
+def caption(context: AppContext, run: str, on_progress: ProgressCallback | None = None) -> None:
     """Run or resume a captioning run.
 
     Args:
         context: The app context.
         run: Id of the captioning run.
-        tell: Callback for progress; the log when None.
+        on_progress: Callback for progress; the log when None.
     """
     # Claim the run, unless it is done or runs elsewhere.
     run_id = uuid.UUID(run)
@@ -85,7 +93,7 @@ def caption(context: AppContext, run: str, tell: ProgressCallback | None = None)
         # Free the memory of a loaded checkpoint: both would not fit on one GPU.
         evict()
         captioner = load_object(context.settings.captioner)(order.model)
-        report = _reporting(context, note, tell)
+        report = _reporting(context, note, on_progress)
         captions.caption_samples(context.database, context.store, captioner, order, held, report)
         with context.database.transaction() as tx:
             held(tx)
@@ -93,7 +101,9 @@ def caption(context: AppContext, run: str, tell: ProgressCallback | None = None)
 
 
 @contextmanager
-def _held(context: AppContext, purpose: str, run: str, fail: Callable[[Transaction, str], None]) -> Iterator[None]:
+def _held(
+    context: AppContext, purpose: str, run: str, fail: Callable[[Transaction, str], None]
+) -> Iterator[None]:
     """Keep the lease of a run while the block works on it, and record a failure with `fail`.
 
     The run is released if this process stops, and left alone if another process has it by now.
@@ -120,7 +130,11 @@ def _held(context: AppContext, purpose: str, run: str, fail: Callable[[Transacti
         log.warning("%s %s stops in this process: %s", purpose, run, conflict)
 
 
-def _reporting(context: AppContext, note: Callable[[Transaction, Progress], None], tell: ProgressCallback | None) -> ProgressCallback:
+def _reporting(
+    context: AppContext,
+    note: Callable[[Transaction, Progress], None],
+    tell: ProgressCallback | None,
+) -> ProgressCallback:
     """Return a progress callback that records progress with `note` and calls `tell`.
 
     It raises Stopped when the worker should end. Without `tell` the progress is logged.

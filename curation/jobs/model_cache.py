@@ -34,19 +34,21 @@ def get_generator(context: AppContext, checkpoint: Checkpoint) -> LayerGenerator
     return _loaded[checkpoint.id]
 
 
-def get_rule_reviewer(context: AppContext, number: int) -> RuleReviewer | rule_reviewer.PairRuleReviewer:
+def get_rule_reviewer(
+    context: AppContext, round_id: int
+) -> RuleReviewer | rule_reviewer.PairRuleReviewer:
     """Return the rule reviewer of a round, fitted to the seeds of its checkpoint's snapshot.
 
     Args:
         context: The app context.
-        number: Id of the round.
+        round_id: Id of the round.
 
     Raises:
         Refused: The checkpoint has no snapshot in this installation.
     """
     with context.database.transaction() as tx:
-        snapshot = find_local_snapshot(tx, get_round_checkpoint(tx, number).snapshot)
-        kind = Kind(find_round(tx, number)["kind"])
+        snapshot = find_local_snapshot(tx, get_round_checkpoint(tx, round_id).snapshot)
+        kind = Kind(find_round(tx, round_id)["kind"])
     if snapshot is None:
         raise Refused(
             "the rule reviewer is fitted to the snapshot of a training run, and imported weights "
@@ -61,7 +63,7 @@ def get_rule_reviewer(context: AppContext, number: int) -> RuleReviewer | rule_r
     return _fitted[kind, snapshot]
 
 
-def get_round_checkpoint(tx: Transaction, number: int) -> Checkpoint:
+def get_round_checkpoint(tx: Transaction, round_id: int) -> Checkpoint:
     """Return the checkpoint of a round. Raises NotFound."""
-    name = tx.scalar(sa.select(rounds.c.checkpoint_id).where(rounds.c.id == number))
+    name = tx.scalar(sa.select(rounds.c.checkpoint_id).where(rounds.c.id == round_id))
     return registry.find_checkpoint(tx, str(name))

@@ -19,7 +19,9 @@ def reconcile(context: AppContext) -> None:
     with context.database.transaction() as tx:
         release_lost_leases_in(tx, context)
         # Candidates of open rounds, by state.
-        for number in open_rounds_with(tx, CandidateState.requested, but_no=CandidateState.generating):
+        for number in open_rounds_with(
+            tx, CandidateState.requested, without=CandidateState.generating
+        ):
             tx.enqueue(JobName.generate, number)
         for number in open_rounds_with(tx, CandidateState.generated):
             tx.enqueue(JobName.screen, number)
@@ -32,9 +34,13 @@ def reconcile(context: AppContext) -> None:
         for number in consensus.rounds_needing_skill_estimates(tx):
             tx.enqueue(JobName.aggregate, number)
         # Requested runs.
-        for row in tx.execute(sa.select(training_runs.c.id).where(training_runs.c.state == RunState.requested)):
+        for row in tx.execute(
+            sa.select(training_runs.c.id).where(training_runs.c.state == RunState.requested)
+        ):
             tx.enqueue(JobName.train, str(row.id))
-        for row in tx.execute(sa.select(caption_runs.c.id).where(caption_runs.c.state == RunState.requested)):
+        for row in tx.execute(
+            sa.select(caption_runs.c.id).where(caption_runs.c.state == RunState.requested)
+        ):
             tx.enqueue(JobName.caption, str(row.id))
         # Label Studio, if it is configured.
         if context.settings.labeling_url is not None:
@@ -49,21 +55,23 @@ def _enqueue_labeling(tx: Transaction, address: str) -> None:
         tx.enqueue(JobName.pull_annotations, str(project))
 
 
-def open_rounds_with(tx: Transaction, state: CandidateState, but_no: CandidateState | None = None) -> list[int]:
+def open_rounds_with(
+    tx: Transaction, state: CandidateState, without: CandidateState | None = None
+) -> list[int]:
     """Return the ids of open rounds with candidates in a state.
 
     Args:
         tx: The transaction.
         state: The state that at least one candidate is in.
-        but_no: A state that no candidate is in; a round that is worked on needs no new job.
+        without: A state that no candidate is in; a round that is worked on needs no new job.
     """
 
     def has(wanted: CandidateState) -> sa.ColumnElement[bool]:
         return sa.exists().where(candidates.c.round_id == rounds.c.id, candidates.c.state == wanted)
 
     query = sa.select(rounds.c.id).where(rounds.c.state == RoundState.open, has(state))
-    if but_no is not None:
-        query = query.where(~has(but_no))
+    if without is not None:
+        query = query.where(~has(without))
     return [row.id for row in tx.execute(query)]
 
 

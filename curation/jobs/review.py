@@ -39,7 +39,9 @@ def review(context: AppContext, number: int) -> None:
     judge = get_rule_reviewer(context, number)
     # A round that is labeled in Label Studio gets its annotations there.
     with context.database.transaction() as tx:
-        in_label_studio = context.settings.labeling_url is not None and projects.is_pushed(tx, number)
+        in_label_studio = context.settings.labeling_url is not None and projects.is_pushed(
+            tx, number
+        )
     if in_label_studio:
 
         def decide_item(item: ReviewItem) -> RuleVerdict:
@@ -50,7 +52,9 @@ def review(context: AppContext, number: int) -> None:
     # Claim a batch, decide it without an open transaction, and record the verdicts.
     with context.database.transaction() as tx:
         reviewer = reviewers.add_rule_reviewer(tx)
-        items = decisions.claim_items(tx, reviewer, number, REVIEW_BATCH_SIZE, (), context.settings.lease_seconds)
+        items = decisions.claim_items(
+            tx, reviewer, number, REVIEW_BATCH_SIZE, (), context.settings.lease_seconds
+        )
     verdicts = [(item, rule_reviewer.review_item(judge, context.store, item)) for item in items]
     with context.database.transaction() as tx:
         for item, verdict in verdicts:
@@ -59,11 +63,11 @@ def review(context: AppContext, number: int) -> None:
             tx.enqueue(JobName.review, number)
 
 
-def aggregate(context: AppContext, number: int) -> None:
+def aggregate(context: AppContext, round_id: int) -> None:
     """Estimate the skills of a round's reviewers again, and resolve candidates that are certain."""
     with context.database.transaction() as tx:
-        settled = aggregation.resolve_waiting(tx, number)
-    log.info("round %d: %d candidates were resolved", number, settled)
+        settled = aggregation.resolve_waiting(tx, round_id)
+    log.info("round %d: %d candidates were resolved", round_id, settled)
 
 
 def _annotate(context: AppContext, number: int, judge: Callable[[ReviewItem], RuleVerdict]) -> None:
@@ -77,12 +81,12 @@ def _annotate(context: AppContext, number: int, judge: Callable[[ReviewItem], Ru
     _with_sync(context, annotate)
 
 
-def push_tasks(context: AppContext, number: int) -> None:
+def push_tasks(context: AppContext, round_id: int) -> None:
     """Update a round's projects in Label Studio: push a batch of tasks, remove decided tasks."""
-    _with_sync(context, lambda sync: sync.put_up(number))
+    _with_sync(context, lambda sync: sync.put_up(round_id))
 
 
-def pull_annotations(context: AppContext, board: str | None = None) -> None:
+def pull_annotations(context: AppContext, project_id: str | None = None) -> None:
     """Pull the annotations of a project in Label Studio, or enqueue that for all projects.
 
     The first time in a process a project is read completely: the changes since the last reading do
@@ -90,19 +94,21 @@ def pull_annotations(context: AppContext, board: str | None = None) -> None:
 
     Args:
         context: The app context.
-        board: Id of the project; None enqueues all projects.
+        project_id: Id of the project; None enqueues all projects.
     """
-    source = f"{context.settings.labeling} {context.settings.public_address} {context.settings.database}"
-    if board is None:
+    source = (
+        f"{context.settings.labeling} {context.settings.public_address} {context.settings.database}"
+    )
+    if project_id is None:
         _enqueue_all(context, source)
         return
 
     def pull(sync: LabelingSync) -> None:
         with context.database.transaction() as tx:
-            found = projects.find_project(tx, uuid.UUID(board))
+            found = projects.find_project(tx, uuid.UUID(project_id))
         if found is not None:
-            sync.collect_board(found, everything=f"{source} {board}" not in _read_completely)
-            _read_completely.add(f"{source} {board}")
+            sync.pull_project(found, everything=f"{source} {project_id}" not in _read_completely)
+            _read_completely.add(f"{source} {project_id}")
 
     _with_sync(context, pull)
 

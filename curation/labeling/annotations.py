@@ -30,7 +30,9 @@ INTERFACE = "label-studio"
 """Value of a decision's `desk` column: where it was made."""
 
 
-def apply_annotations(tx: Transaction, seen: RemoteTask, *, restored: bool = False) -> Counter[str]:
+def apply_annotations(
+    tx: Transaction, remote_task: RemoteTask, *, restored: bool = False
+) -> Counter[str]:
     """Apply all annotations of one task as decisions.
 
     The call is idempotent: an annotation is identified by its number, author and creation time, and
@@ -41,36 +43,45 @@ def apply_annotations(tx: Transaction, seen: RemoteTask, *, restored: bool = Fal
 
     Args:
         tx: A transaction for this task alone.
-        seen: The task as read from Label Studio.
+        remote_task: The task as read from Label Studio.
         restored: Whether Label Studio was restored from a backup since it was last read.
 
     Returns:
         The number of annotations by outcome: "kept", "undone", "refused", "forgotten" or "waiting".
     """
     outcomes: Counter[str] = Counter()
-    task = tx.execute(_POSTING, {"posting": seen.posting}).one_or_none()
+    task = tx.execute(_POSTING, {"posting": remote_task.task_id}).one_or_none()
     if task is None:
         return outcomes
     # Match the annotations with the stored rows.
     rows = tx.execute(_ANSWERS, {"posting": task.id}).all()
-    matched = [(annotation, find_row(rows, annotation)) for annotation in seen.answers]
+    matched = [(annotation, find_row(rows, annotation)) for annotation in remote_task.annotations]
     found = {row.id for _, row in matched if row is not None}
     # Rows without an annotation: it was deleted, or lost by restoring a backup.
-    if restored or seen.number != task.number or task.seen_at is None or seen.at > task.seen_at:
+    if (
+        restored
+        or remote_task.number != task.number
+        or task.seen_at is None
+        or remote_task.at > task.seen_at
+    ):
         for row in rows:
             ended = row.gone or row.forgotten
-            if row.id not in found and belongs_to_copy(row, task, seen) and not ended:
-                lost = restored or task.state == "down" or _number_is_reused(row, seen.answers)
+            if row.id not in found and belongs_to_copy(row, task, remote_task) and not ended:
+                lost = (
+                    restored
+                    or task.state == "down"
+                    or _number_is_reused(row, remote_task.annotations)
+                )
                 outcomes[_mark_forgotten(tx, row) if lost else _undo_deleted(tx, task, row)] += 1
     # Apply the annotations in the order in which they were made.
     for annotation, row in sorted(matched, key=lambda pair: (pair[0].at, pair[0].number)):
-        if outcome := _apply(tx, task, seen.number, annotation, row):
+        if outcome := _apply(tx, task, remote_task.number, annotation, row):
             outcomes[outcome] += 1
-    tx.execute(_SEEN, {"posting": task.id, "at": seen.at, "number": seen.number})
+    tx.execute(_SEEN, {"posting": task.id, "at": remote_task.at, "number": remote_task.number})
     return outcomes
 
 
-def find_row(rows: Iterable[sa.Row[Any]], answer: Annotation) -> sa.Row[Any] | None:
+def find_row(rows: Iterable[sa.Row[Any]], annotation: Annotation) -> sa.Row[Any] | None:
     """Return the stored row of an annotation, or None for a new one.
 
     Rows of older versions have no creation time: they match an annotation that was created before
@@ -78,40 +89,44 @@ def find_row(rows: Iterable[sa.Row[Any]], answer: Annotation) -> sa.Row[Any] | N
 
     Args:
         rows: Stored annotations of its task.
-        answer: The annotation.
+        annotation: The annotation.
     """
     for row in rows:
-        if (row.number, row.author) == (answer.number, answer.author) and (
-            row.made_at == answer.made_at
-            or (row.made_at is None and answer.made_at is not None and answer.made_at <= row.said_at)
+        if (row.number, row.author) == (annotation.number, annotation.author) and (
+            row.made_at == annotation.made_at
+            or (
+                row.made_at is None
+                and annotation.made_at is not None
+                and annotation.made_at <= row.said_at
+            )
         ):
             return row
     return None
 
 
-def belongs_to_copy(row: sa.Row[Any], posting: sa.Row[Any], seen: RemoteTask) -> bool:
+def belongs_to_copy(row: sa.Row[Any], task_row: sa.Row[Any], remote_task: RemoteTask) -> bool:
     """Return whether a stored annotation belongs to this copy of its task.
 
     Args:
         row: The stored annotation.
-        posting: The stored task.
-        seen: The task as read from Label Studio, of which there may be several copies.
+        task_row: The stored task.
+        remote_task: The task as read from Label Studio, of which there may be several copies.
     """
-    return bool((row.task or posting.number) == seen.number)
+    return bool((row.task or task_row.number) == remote_task.number)
 
 
-def is_new(row: sa.Row[Any] | None, answer: Annotation) -> bool:
+def is_new(row: sa.Row[Any] | None, annotation: Annotation) -> bool:
     """Return whether an annotation is new or changed, and newer than its stored version.
 
     Args:
         row: Its stored row, or None.
-        answer: The annotation; an older version comes from a restored backup.
+        annotation: The annotation; an older version comes from a restored backup.
     """
     if row is None:
         return True
-    if answer.at <= row.said_at:
+    if annotation.at <= row.said_at:
         return False
-    return bool(row.gone) or row.said != annotation_content(answer)
+    return bool(row.gone) or row.said != annotation_content(annotation)
 
 
 def _number_is_reused(row: sa.Row[Any], annotations: Iterable[Annotation]) -> bool:
@@ -151,14 +166,14 @@ def _retry(tx: Transaction, task: sa.Row[Any], row: sa.Row[Any]) -> str:
     return _store(tx, task, row.task, annotation, row, decision=decision)
 
 
-def annotation_content(answer: Annotation) -> dict[str, Any]:
+def annotation_content(annotation: Annotation) -> dict[str, Any]:
     """Return the content of an annotation, as it is stored and compared."""
     return {
-        "verdict": answer.verdict,
-        "reasons": list(answer.reasons),
-        "layers": list(answer.layers),
-        "comment": _clean(answer.comment),
-        "fault": answer.fault,
+        "verdict": annotation.verdict,
+        "reasons": list(annotation.reasons),
+        "layers": list(annotation.layers),
+        "comment": _clean(annotation.comment),
+        "fault": annotation.error,
     }
 
 
@@ -181,8 +196,10 @@ def _apply(
             tx.execute(_REMEMBER, {"answer": stored.id, "made_at": annotation.made_at})
         return None
     earlier = stored.decision_id if stored is not None and not stored.gone else None
-    if annotation.fault:
-        return _store(tx, task, task_number, annotation, stored, decision=earlier, refused=annotation.fault)
+    if annotation.error:
+        return _store(
+            tx, task, task_number, annotation, stored, decision=earlier, refused=annotation.error
+        )
     # Replace the earlier decision. If the new one is refused, the savepoint restores it.
     try:
         with tx.savepoint():
@@ -193,7 +210,9 @@ def _apply(
     except Refused as error:
         if earlier is None and _waits_for_lease(tx, task, error):
             return _store(tx, task, task_number, annotation, stored)
-        return _store(tx, task, task_number, annotation, stored, decision=earlier, refused=error.message)
+        return _store(
+            tx, task, task_number, annotation, stored, decision=earlier, refused=error.message
+        )
     return _store(tx, task, task_number, annotation, stored, decision=decision)
 
 
@@ -237,7 +256,9 @@ def _waits_for_lease(tx: Transaction, task: sa.Row[Any], error: Refused) -> bool
     return isinstance(error, Conflict) and _state(tx, task.candidate_id) == CandidateState.showing
 
 
-def _log_editor(tx: Transaction, task: sa.Row[Any], stored: sa.Row[Any], annotation: Annotation) -> None:
+def _log_editor(
+    tx: Transaction, task: sa.Row[Any], stored: sa.Row[Any], annotation: Annotation
+) -> None:
     """Log the user who edited another user's annotation.
 
     The undo of the earlier decision is recorded under the name of its reviewer.
@@ -330,21 +351,27 @@ def _read(row: sa.Row[Any]) -> Annotation:
         reasons=[RejectReason(reason) for reason in content["reasons"]],
         layers=[LayerRole(role) for role in content["layers"]],
         comment=content["comment"],
-        fault=content["fault"],
+        error=content["fault"],
     )
 
 
 _POSTING = sa.text("select * from labeling_tasks where id = :posting for update")
 
-_ANSWERS = sa.text("select * from labeling_annotations where task_id = :posting order by said_at, number")
+_ANSWERS = sa.text(
+    "select * from labeling_annotations where task_id = :posting order by said_at, number"
+)
 
 _DECISION = sa.text("select reviewer_id from decisions where id = :decision")
 
 _STATE = sa.text("select state from candidates where id = :candidate")
 
-_WAIT = sa.text("update candidates set state = 'waiting' where id = :candidate and state = 'showing'")
+_WAIT = sa.text(
+    "update candidates set state = 'waiting' where id = :candidate and state = 'showing'"
+)
 
-_GONE = sa.text("update labeling_annotations set gone = true, refused = :refused where id = :answer")
+_GONE = sa.text(
+    "update labeling_annotations set gone = true, refused = :refused where id = :answer"
+)
 
 _FORGET = sa.text("update labeling_annotations set forgotten = true where id = :answer")
 

@@ -97,7 +97,7 @@ class Annotation:
     layers: Sequence[LayerRole] = ()
     comment: str = ""
     seconds: float | None = None
-    fault: str = ""
+    error: str = ""
     made_at: datetime | None = None
     editor: str = ""
 
@@ -120,9 +120,9 @@ class RemoteTask:
     """
 
     number: int
-    posting: uuid.UUID | None
+    task_id: uuid.UUID | None
     at: datetime
-    answers: Sequence[Annotation] = field(default=())
+    annotations: Sequence[Annotation] = field(default=())
     layers: Mapping[LayerRole, str] = field(default_factory=dict)
 
 
@@ -187,34 +187,36 @@ class LabelingBackend(Protocol):
 
     address: str
 
-    def put_up(self, board: Project, batch: uuid.UUID, postings: Sequence[Task]) -> PushResult:
+    def put_up(self, project: Project, batch: uuid.UUID, tasks: Sequence[Task]) -> PushResult:
         """Push tasks to a project, and create the project if it does not exist.
 
         After an interruption, call it again with the same batch: tasks that exist already are not
         duplicated but updated. A refused task does not stop the others.
 
         Args:
-            board: The project.
+            project: The project.
             batch: ID of the batch, which makes the call idempotent.
-            postings: The tasks.
+            tasks: The tasks.
 
         Raises:
             NotFound: The project was deleted.
         """
 
-    def update(self, board: Project, postings: Mapping[int, tuple[uuid.UUID, Task]]) -> None:
+    def update(self, project: Project, tasks: Mapping[int, tuple[uuid.UUID, Task]]) -> None:
         """Update the content of existing tasks.
 
         Args:
-            board: The project.
-            postings: By ID in Label Studio, the batch of each task and its new content.
+            project: The project.
+            tasks: By ID in Label Studio, the batch of each task and its new content.
         """
 
-    def collect(self, board: Project, since: datetime | None, *, repair: bool = True) -> ProjectReading:
+    def collect(
+        self, project: Project, since: datetime | None, *, repair: bool = True
+    ) -> ProjectReading:
         """Read the changed tasks of a project.
 
         Args:
-            board: The project.
+            project: The project.
             since: Time by Label Studio's clock; None to read all tasks.
             repair: Whether changes that users made to the project's settings are reverted; else
                 they are reported as the reading's `trouble`.
@@ -223,11 +225,11 @@ class LabelingBackend(Protocol):
             NotFound: The project was deleted.
         """
 
-    def set_mark(self, board: Project, mark: int) -> bool:
+    def set_mark(self, project: Project, mark: int) -> bool:
         """Write a number to the project; an older number shows that a backup was restored.
 
         Args:
-            board: The project.
+            project: The project.
             mark: The number.
 
         Returns:
@@ -236,15 +238,15 @@ class LabelingBackend(Protocol):
 
     def take_down(
         self,
-        board: Project,
-        postings: Mapping[uuid.UUID, Sequence[int]],
+        project: Project,
+        task_remote_ids: Mapping[uuid.UUID, Sequence[int]],
         unless: Mapping[uuid.UUID, datetime | None] | None = None,
     ) -> set[uuid.UUID]:
         """Delete tasks, except those whose ID belongs to another task by now.
 
         Args:
-            board: The project.
-            postings: The IDs in Label Studio of each task.
+            project: The project.
+            task_remote_ids: The IDs in Label Studio of each task.
             unless: When each task was last read. A task that changed since, or that has annotations
                 and was never read, is kept.
 
@@ -252,21 +254,23 @@ class LabelingBackend(Protocol):
             The tasks that were kept because they changed.
         """
 
-    def elsewhere(self, known: Collection[tuple[int, datetime | None]]) -> Iterator[UnknownProject]:
+    def find_unknown_projects(
+        self, known: Collection[tuple[int, datetime | None]]
+    ) -> Iterator[UnknownProject]:
         """Find other projects that hold tasks of this instance.
 
         Args:
             known: ID and creation time of each known project.
         """
 
-    def answer(self, number: int, person: str, key: uuid.UUID, said: RuleVerdict) -> None:
+    def answer(self, remote_id: int, user: str, key: uuid.UUID, verdict: RuleVerdict) -> None:
         """Submit an annotation in the name of a user, as the rule reviewer does.
 
         Args:
-            number: ID of the task in Label Studio.
-            person: The user.
+            remote_id: ID of the task in Label Studio.
+            user: The user.
             key: Idempotency key.
-            said: The verdict.
+            verdict: The verdict.
         """
 
     def present(self, since: datetime) -> Collection[str]:

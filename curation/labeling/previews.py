@@ -24,38 +24,40 @@ class PreviewUrls:
     pushed again becomes a new task with new URLs.
     """
 
-    def __init__(self, secret: str, where: str) -> None:
+    def __init__(self, secret: str, base_url: str) -> None:
         """Derive the signing key.
 
         Args:
             secret: Secret of this instance.
-            where: Base URL at which browsers reach the API.
+            base_url: Base URL at which browsers reach the API.
         """
         self._key = hmac.digest(secret.encode(), b"layerloop labeling previews", hashlib.sha256)
-        self._base_url = where.rstrip("/")
+        self._base_url = base_url.rstrip("/")
 
-    def address(self, posting: uuid.UUID, role: LayerRole) -> str:
+    def address(self, task_id: uuid.UUID, role: LayerRole) -> str:
         """Return the URL of one layer of a task."""
-        sign = self._sign(posting, role)
-        return f"{self._base_url}/api/labeling/previews/{posting}/{role}.webp?sign={sign}"
+        sign = self._sign(task_id, role)
+        return f"{self._base_url}/api/labeling/previews/{task_id}/{role}.webp?sign={sign}"
 
-    def find(self, tx: Transaction, posting: uuid.UUID, role: LayerRole, sign: str) -> str:
+    def find(self, tx: Transaction, task_id: uuid.UUID, role: LayerRole, sign: str) -> str:
         """Verify a preview URL and return the hash of its layer.
 
         Args:
             tx: The transaction.
-            posting: ID of the task.
+            task_id: ID of the task.
             role: Role of the layer.
             sign: Signature in the URL.
 
         Raises:
             NotFound: The signature is invalid, or the task does not exist any more.
         """
-        if not hmac.compare_digest(self._sign(posting, role).encode(), sign.encode()):
+        if not hmac.compare_digest(self._sign(task_id, role).encode(), sign.encode()):
             raise NotFound("there is no such preview")
-        sha256 = tx.execute(_OPEN, {"posting": posting, "role": role}).scalar()
+        sha256 = tx.execute(_OPEN, {"posting": task_id, "role": role}).scalar()
         if sha256 is None:
-            raise NotFound("the task of this preview does not exist any more", "continue with the next task")
+            raise NotFound(
+                "the task of this preview does not exist any more", "continue with the next task"
+            )
         return str(sha256)
 
     def _sign(self, posting: uuid.UUID, role: LayerRole) -> str:

@@ -15,38 +15,38 @@ LOCK_SECONDS = 300
 
 
 @contextmanager
-def project_lock(database: Database, board: Project, holder: str) -> Iterator[bool]:
+def project_lock(database: Database, project: Project, holder: str) -> Iterator[bool]:
     """Lock a project for one synchronization.
 
     Args:
         database: The database.
-        board: The project.
+        project: The project.
         holder: Name of this process.
 
     Yields:
         Whether the lock was acquired; False if another process holds it.
     """
     with database.transaction() as tx:
-        values = {"board": board.id, "holder": holder, "seconds": LOCK_SECONDS}
+        values = {"board": project.id, "holder": holder, "seconds": LOCK_SECONDS}
         acquired = tx.execute(_HOLD, values).rowcount > 0
     try:
         yield acquired
     finally:
         if acquired:
             with database.transaction() as tx:
-                tx.execute(_LET_GO, {"board": board.id, "holder": holder})
+                tx.execute(_LET_GO, {"board": project.id, "holder": holder})
 
 
-def renew_lock(database: Database, board: Project, holder: str) -> None:
+def renew_lock(database: Database, project: Project, holder: str) -> None:
     """Renew the lock of a project during a long synchronization.
 
     Args:
         database: The database.
-        board: The project.
+        project: The project.
         holder: Name of the process that holds the lock.
     """
     with database.transaction() as tx:
-        tx.execute(_HOLD_ON, {"board": board.id, "holder": holder, "seconds": LOCK_SECONDS})
+        tx.execute(_HOLD_ON, {"board": project.id, "holder": holder, "seconds": LOCK_SECONDS})
 
 
 # clock_timestamp() advances during a transaction, unlike now().

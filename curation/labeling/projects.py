@@ -20,167 +20,179 @@ REVIEW_INTERFACES = ("pages", "label-studio")
 MIN_READ_INTERVAL_SECONDS = 8
 """Seconds during which a project is read again only after a webhook call."""
 
-NOT_BLIND_WARNING = (
-    "this round needs several reviewers per candidate, and in Label Studio users can see the annotations of others"
-)
+NOT_BLIND_WARNING = "this round needs several reviewers per candidate, and in Label Studio users can see the annotations of others"
 
 
-def rounds_to_sync(tx: Transaction, desk: str) -> list[int]:
+def rounds_to_sync(tx: Transaction, backend_url: str) -> list[int]:
     """Return the rounds with tasks to push to, or to remove from, Label Studio.
 
     Args:
         tx: The transaction.
-        desk: Address of Label Studio.
+        backend_url: Address of Label Studio.
     """
-    return [row.id for row in tx.execute(_TO_SERVE, {"labeling": desk})]
+    return [row.id for row in tx.execute(_TO_SERVE, {"labeling": backend_url})]
 
 
-def open_projects(tx: Transaction, desk: str, number: int | None = None) -> list[Project]:
+def open_projects(tx: Transaction, backend_url: str, round_id: int | None = None) -> list[Project]:
     """Return the projects with open tasks, whose annotations still count.
 
     Args:
         tx: The transaction.
-        desk: Address of Label Studio.
-        number: The round; None for all rounds.
+        backend_url: Address of Label Studio.
+        round_id: The round; None for all rounds.
     """
-    return [_to_project(row) for row in tx.execute(_BOARDS, {"desk": desk, "round": number})]
+    return [
+        _to_project(row) for row in tx.execute(_BOARDS, {"desk": backend_url, "round": round_id})
+    ]
 
 
-def find_project(tx: Transaction, board: uuid.UUID) -> Project | None:
+def find_project(tx: Transaction, project_id: uuid.UUID) -> Project | None:
     """Return a project, or None if it does not exist in Label Studio yet."""
-    row = tx.execute(_BOARD, {"board": board}).one_or_none()
+    row = tx.execute(_BOARD, {"board": project_id}).one_or_none()
     return _to_project(row) if row is not None else None
 
 
-def created_projects(tx: Transaction, desk: str, number: int | None = None) -> list[Project]:
+def created_projects(
+    tx: Transaction, backend_url: str, round_id: int | None = None
+) -> list[Project]:
     """Return all projects that exist in Label Studio, including those without open tasks.
 
     Args:
         tx: The transaction.
-        desk: Address of Label Studio.
-        number: The round; None for all rounds.
+        backend_url: Address of Label Studio.
+        round_id: The round; None for all rounds.
     """
-    return [_to_project(row) for row in tx.execute(_MADE_BOARDS, {"desk": desk, "round": number})]
+    return [
+        _to_project(row)
+        for row in tx.execute(_MADE_BOARDS, {"desk": backend_url, "round": round_id})
+    ]
 
 
-def is_pushed(tx: Transaction, number: int) -> bool:
+def is_pushed(tx: Transaction, round_id: int) -> bool:
     """Return whether the candidates of a round are pushed to Label Studio."""
-    return bool(tx.execute(_IS_SERVED, {"round": number}).scalar())
+    return bool(tx.execute(_IS_SERVED, {"round": round_id}).scalar())
 
 
-def projects_to_read(tx: Transaction, desk: str) -> list[uuid.UUID]:
+def projects_to_read(tx: Transaction, backend_url: str) -> list[uuid.UUID]:
     """Return the projects to read now: open ones, those flagged for a full read, and one other.
 
     Projects without open tasks are read in turn, since a restored backup may reopen their tasks.
 
     Args:
         tx: The transaction.
-        desk: Address of Label Studio.
+        backend_url: Address of Label Studio.
     """
-    return [row.id for row in tx.execute(_TO_READ, {"desk": desk, "seconds": MIN_READ_INTERVAL_SECONDS})]
+    return [
+        row.id
+        for row in tx.execute(_TO_READ, {"desk": backend_url, "seconds": MIN_READ_INTERVAL_SECONDS})
+    ]
 
 
-def request_full_read(tx: Transaction, desk: str) -> None:
+def request_full_read(tx: Transaction, backend_url: str) -> None:
     """Flag all projects for a full read, as after a restored backup.
 
     Args:
         tx: The transaction.
-        desk: Address of Label Studio.
+        backend_url: Address of Label Studio.
     """
-    tx.execute(_REREAD_ALL, {"labeling": desk})
+    tx.execute(_REREAD_ALL, {"labeling": backend_url})
 
 
-def needs_full_read(tx: Transaction, board: Project) -> bool:
+def needs_full_read(tx: Transaction, project: Project) -> bool:
     """Return whether a project is flagged for a full read."""
-    return bool(tx.execute(_MUST_REREAD, {"board": board.id}).scalar())
+    return bool(tx.execute(_MUST_REREAD, {"board": project.id}).scalar())
 
 
-def record_restore_mark(tx: Transaction, board: Project, mark: int) -> None:
+def record_restore_mark(tx: Transaction, project: Project, mark: int) -> None:
     """Record the number that was written to a project in Label Studio.
 
     Args:
         tx: The transaction.
-        board: The project.
+        project: The project.
         mark: The number.
     """
-    tx.execute(_NOTE_MARK, {"board": board.id, "mark": mark})
+    tx.execute(_NOTE_MARK, {"board": project.id, "mark": mark})
 
 
-def record_error(tx: Transaction, board: Project, trouble: str) -> None:
+def record_error(tx: Transaction, project: Project, trouble: str) -> None:
     """Record an error of Label Studio about a project.
 
     Args:
         tx: The transaction.
-        board: The project.
+        project: The project.
         trouble: The error, or an empty string to clear it.
     """
-    tx.execute(_NOTE_TROUBLE, {"board": board.id, "trouble": trouble or None})
+    tx.execute(_NOTE_TROUBLE, {"board": project.id, "trouble": trouble or None})
 
 
-def drop_other_backends(tx: Transaction, desk: str, number: int) -> None:
+def drop_other_backends(tx: Transaction, backend_url: str, round_id: int) -> None:
     """Mark a round's tasks at other addresses of Label Studio as removed.
 
     The settings name one address at a time.
 
     Args:
         tx: The transaction.
-        desk: The current address of Label Studio.
-        number: The round.
+        backend_url: The current address of Label Studio.
+        round_id: The round.
     """
-    tx.execute(_LEAVE, {"desk": desk, "round": number})
+    tx.execute(_LEAVE, {"desk": backend_url, "round": round_id})
 
 
-def project_with_room(tx: Transaction, desk: str, number: int, most: int) -> tuple[Project, int] | None:
+def project_with_room(
+    tx: Transaction, backend_url: str, round_id: int, max_tasks: int
+) -> tuple[Project, int] | None:
     """Return the project for a round's next tasks, creating a new one if the last is full.
 
     Args:
         tx: The transaction.
-        desk: Address of Label Studio.
-        number: The round.
-        most: Largest number of tasks per project.
+        backend_url: Address of Label Studio.
+        round_id: The round.
+        max_tasks: Largest number of tasks per project.
 
     Returns:
         The project and the number of tasks that fit, or None if there is nothing to push.
     """
-    wanted = tx.execute(CANDIDATES_TO_PUSH, {"round": number, "count": 1}).first()
-    last = tx.execute(_LAST, {"desk": desk, "round": number}).first()
+    wanted = tx.execute(CANDIDATES_TO_PUSH, {"round": round_id, "count": 1}).first()
+    last = tx.execute(_LAST, {"desk": backend_url, "round": round_id}).first()
     if wanted is None and (last is None or not last.sending):
         return None
     # A batch that was interrupted belongs to its project, even if that is full.
-    if last is not None and (last.postings < most or last.sending):
-        return _to_project(last), most - last.postings
+    if last is not None and (last.postings < max_tasks or last.sending):
+        return _to_project(last), max_tasks - last.postings
     # Another process may insert the same part at the same time; both then use its row.
     part = last.part + 1 if last is not None else 1
-    values = {"id": uuid.uuid4(), "desk": desk, "round": number, "part": part}
+    values = {"id": uuid.uuid4(), "desk": backend_url, "round": round_id, "part": part}
     tx.execute(_NEW_BOARD, values)
-    return _to_project(tx.execute(_LAST, {"desk": desk, "round": number}).one()), most
+    return _to_project(tx.execute(_LAST, {"desk": backend_url, "round": round_id}).one()), max_tasks
 
 
-def record_read(tx: Transaction, board: Project, made_at: datetime | None, *, whole: bool) -> None:
+def record_read(
+    tx: Transaction, project: Project, made_at: datetime | None, *, whole: bool
+) -> None:
     """Record that all changes of a project are processed; the next read begins after them.
 
     Args:
         tx: The transaction.
-        board: The project.
+        project: The project.
         made_at: Its creation time in Label Studio.
         whole: Whether all its tasks were read.
     """
-    tx.execute(_COLLECTED, {"board": board.id, "made_at": made_at, "whole": whole})
+    tx.execute(_COLLECTED, {"board": project.id, "made_at": made_at, "whole": whole})
 
 
-def read_until(tx: Transaction, board: Project) -> datetime | None:
+def read_until(tx: Transaction, project: Project) -> datetime | None:
     """Return the time, by Label Studio's clock, up to which all changes are processed."""
-    found: datetime | None = tx.execute(_READ_UNTIL, {"board": board.id}).scalar()
+    found: datetime | None = tx.execute(_READ_UNTIL, {"board": project.id}).scalar()
     return found
 
 
-def switch_interface(tx: Transaction, number: int, desk: str, actor: str) -> str:
+def switch_interface(tx: Transaction, round_id: int, interface: str, actor: str) -> str:
     """Switch a round to Label Studio, or to the review page alone, which serves every open round.
 
     Args:
         tx: The transaction.
-        number: The round.
-        desk: One of DESKS.
+        round_id: The round.
+        interface: One of DESKS.
         actor: Name for the event log.
 
     Returns:
@@ -188,18 +200,20 @@ def switch_interface(tx: Transaction, number: int, desk: str, actor: str) -> str
         empty string.
 
     Raises:
-        Refused: The value of `desk` is unknown.
+        Refused: The value of `interface` is unknown.
         NotFound: The round does not exist.
     """
-    if desk not in REVIEW_INTERFACES:
-        raise Refused(f"unknown labeling backend {desk!r}", f"use one of {', '.join(REVIEW_INTERFACES)}")
+    if interface not in REVIEW_INTERFACES:
+        raise Refused(
+            f"unknown labeling backend {interface!r}", f"use one of {', '.join(REVIEW_INTERFACES)}"
+        )
     # The job pushes or removes the tasks of the round after the commit.
-    find_round(tx, number)
-    tx.execute(_SWITCH, {"round": number, "desk": desk})
-    tx.log(actor, "desk switched", f"round {number}", desk=desk)
-    tx.enqueue(JobName.push_tasks, number)
-    several = tx.execute(_SEVERAL, {"round": number}).scalar()
-    return NOT_BLIND_WARNING if several and desk != "pages" else ""
+    find_round(tx, round_id)
+    tx.execute(_SWITCH, {"round": round_id, "desk": interface})
+    tx.log(actor, "desk switched", f"round {round_id}", desk=interface)
+    tx.enqueue(JobName.push_tasks, round_id)
+    several = tx.execute(_SEVERAL, {"round": round_id}).scalar()
+    return NOT_BLIND_WARNING if several and interface != "pages" else ""
 
 
 def list_excluded_rounds(tx: Transaction) -> list[dict[str, Any]]:
@@ -303,7 +317,9 @@ _TO_READ = sa.text(f"""
 
 _IS_SERVED = sa.text(f"select {ROUND_IS_PUSHED_SQL} from rounds r where r.id = :round")
 
-_REREAD_ALL = sa.text("update labeling_projects set reread = true where desk = :desk and number is not null")
+_REREAD_ALL = sa.text(
+    "update labeling_projects set reread = true where desk = :desk and number is not null"
+)
 
 _MUST_REREAD = sa.text("select reread from labeling_projects where id = :board")
 

@@ -40,25 +40,25 @@ class SyncDifference:
     mendable: bool = True
 
 
-def compare(exchange: LabelingSync, number: int | None = None) -> list[SyncDifference]:
+def compare(sync: LabelingSync, number: int | None = None) -> list[SyncDifference]:
     """Compare all tasks and annotations with Label Studio, without changing anything.
 
     Args:
-        exchange: The synchronization with Label Studio.
+        sync: The synchronization with Label Studio.
         number: The round; None for all rounds.
 
     Raises:
         Unreachable: Label Studio does not respond.
     """
     found: list[SyncDifference] = []
-    with exchange.database.transaction() as tx:
-        made = projects.created_projects(tx, exchange.desk.address, number)
-        open_projects = projects.open_projects(tx, exchange.desk.address, number)
+    with sync.database.transaction() as tx:
+        made = projects.created_projects(tx, sync.backend.address, number)
+        open_projects = projects.open_projects(tx, sync.backend.address, number)
         open_ids = {project.id for project in open_projects}
     # Compare project by project.
     for project in made:
         try:
-            reading = exchange.desk.collect(project, None, repair=False)
+            reading = sync.backend.collect(project, None, repair=False)
             seen = list(reading.seen)
         except NotFound:
             if project.id in open_ids:
@@ -68,80 +68,92 @@ def compare(exchange: LabelingSync, number: int | None = None) -> list[SyncDiffe
         if reading.trouble:
             # If the repair was refused before, a person has to enable it in Label Studio.
             repairable = not project.trouble
-            found.append(SyncDifference("board", project.round, None, project.number, reading.trouble, repairable))
+            found.append(
+                SyncDifference(
+                    "board", project.round, None, project.number, reading.trouble, repairable
+                )
+            )
         restored = is_restored(project, reading)
-        with exchange.database.transaction(one_view=True) as tx:
-            found += _differences(tx, exchange, project, seen, restored=restored)
+        with sync.database.transaction(repeatable_read=True) as tx:
+            found += _differences(tx, sync, project, seen, restored=restored)
     # Report unknown projects and candidates without a task.
-    found += _elsewhere(exchange, number)
-    with exchange.database.transaction() as tx:
+    found += _elsewhere(sync, number)
+    with sync.database.transaction() as tx:
         for round_id, count in task_states.count_without_task(tx, number).items():
             text = f"{count} waiting candidates of round {round_id} have no task"
             found.append(SyncDifference("waiting", round_id, None, None, text))
     return found
 
 
-def repair(exchange: LabelingSync, number: int | None = None) -> None:
+def repair(sync: LabelingSync, number: int | None = None) -> None:
     """Repair the differences that a rule covers; existing decisions always stand.
 
     Differences that need a person (refused annotations, tasks of others) are left unchanged.
 
     Args:
-        exchange: The synchronization with Label Studio.
+        sync: The synchronization with Label Studio.
         number: The round; None for all rounds.
 
     Raises:
         Unreachable: Label Studio does not respond.
     """
-    differences = compare(exchange, number)
+    differences = compare(sync, number)
     # Pull all annotations, also from projects that are unknown here.
-    _pull_elsewhere(exchange, number)
-    exchange.collect(number, everything=True)
-    with exchange.database.transaction() as tx:
-        made = projects.created_projects(tx, exchange.desk.address, number)
+    _pull_elsewhere(sync, number)
+    sync.collect(number, everything=True)
+    with sync.database.transaction() as tx:
+        made = projects.created_projects(tx, sync.backend.address, number)
     # Remove tasks whose annotations Label Studio lost, so that they are not annotated again.
     forgotten = {
-        difference.candidate: difference.number for difference in differences if difference.kind == "forgotten"
+        difference.candidate: difference.number
+        for difference in differences
+        if difference.kind == "forgotten"
     }
     for project in made:
-        with exchange.database.transaction() as tx:
+        with sync.database.transaction() as tx:
             rows = tx.execute(_POSTINGS, {"board": project.id}).all()
-        to_remove = {row.id: [row.number] for row in rows if forgotten.get(row.candidate_id, -1) == row.number}
+        to_remove = {
+            row.id: [row.number]
+            for row in rows
+            if forgotten.get(row.candidate_id, -1) == row.number
+        }
         if to_remove:
-            exchange.desk.take_down(project, to_remove)
-            with exchange.database.transaction() as tx:
+            sync.backend.take_down(project, to_remove)
+            with sync.database.transaction() as tx:
                 task_states.record_removed(tx, to_remove)
     # Push and remove tasks of all rounds concerned.
     affected = {difference.round for difference in differences}
     affected |= {project.round for project in made}
     for round_id in sorted(affected):
-        exchange.put_up(round_id)
+        sync.put_up(round_id)
 
 
 def _elsewhere(exchange: LabelingSync, number: int | None) -> Iterator[SyncDifference]:
     """Yield unknown projects that hold tasks of this instance, with their unknown annotations."""
-    for other in exchange.desk.elsewhere(_known(exchange)):
+    for other in exchange.backend.find_unknown_projects(_known(exchange)):
         seen = list(other.seen)
         with exchange.database.transaction() as tx:
             rounds = {row.id: row.round_id for row in tx.execute(_ROUNDS, {"ids": _ids(seen)})}
             if not rounds or (number is not None and number not in rounds.values()):
                 continue
-            unpulled = sum(_is_unpulled(tx, task) for task in seen if task.posting in rounds)
+            unpulled = sum(_is_unpulled(tx, task) for task in seen if task.task_id in rounds)
         text = f"project {other.number} ({other.title}) holds {len(rounds)} of our tasks and is none of our projects"
         first_round = min(rounds.values())
         if unpulled:
             text = f"{text}; {unpulled} of them have annotations that are not known here"
-        yield SyncDifference("elsewhere", first_round, None, other.number, text, mendable=bool(unpulled))
+        yield SyncDifference(
+            "elsewhere", first_round, None, other.number, text, mendable=bool(unpulled)
+        )
 
 
 def _pull_elsewhere(exchange: LabelingSync, number: int | None) -> None:
     """Pull annotations from unknown projects, without changing these."""
-    for other in exchange.desk.elsewhere(_known(exchange)):
-        seen = [task for task in other.seen if task.posting is not None and task.answers]
+    for other in exchange.backend.find_unknown_projects(_known(exchange)):
+        seen = [task for task in other.seen if task.task_id is not None and task.annotations]
         with exchange.database.transaction() as tx:
             rounds = {row.id: row.round_id for row in tx.execute(_ROUNDS, {"ids": _ids(seen)})}
         for task in seen:
-            if task.posting in rounds and number in {None, rounds[task.posting]}:
+            if task.task_id in rounds and number in {None, rounds[task.task_id]}:
                 with exchange.database.transaction() as tx:
                     answers.apply_annotations(tx, task)
 
@@ -149,18 +161,21 @@ def _pull_elsewhere(exchange: LabelingSync, number: int | None) -> None:
 def _known(exchange: LabelingSync) -> list[tuple[int, datetime | None]]:
     """Return number and creation time of all known projects."""
     with exchange.database.transaction() as tx:
-        made = projects.created_projects(tx, exchange.desk.address)
+        made = projects.created_projects(tx, exchange.backend.address)
     return [(project.number, project.made_at) for project in made if project.number is not None]
 
 
 def _ids(seen: Sequence[RemoteTask]) -> list[uuid.UUID]:
-    return [task.posting for task in seen if task.posting is not None]
+    return [task.task_id for task in seen if task.task_id is not None]
 
 
 def _is_unpulled(tx: Transaction, seen: RemoteTask) -> bool:
     """Return whether a task has an annotation that is new or changed."""
-    rows = tx.execute(_ANSWERS_TO, {"posting": seen.posting}).all()
-    return any(answers.is_new(answers.find_row(rows, annotation), annotation) for annotation in seen.answers)
+    rows = tx.execute(_ANSWERS_TO, {"posting": seen.task_id}).all()
+    return any(
+        answers.is_new(answers.find_row(rows, annotation), annotation)
+        for annotation in seen.annotations
+    )
 
 
 def _differences(
@@ -180,9 +195,9 @@ def _differences(
     # Compare each task in Label Studio with its row; of several copies, the first counts.
     present: dict[uuid.UUID, RemoteTask] = {}
     for task in sorted(seen, key=lambda remote: remote.number):
-        row = rows.get(task.posting) if task.posting else None
-        if row is None and task.posting in every:
-            removed = every[task.posting]
+        row = rows.get(task.task_id) if task.task_id else None
+        if row is None and task.task_id in every:
+            removed = every[task.task_id]
             text = f"task {task.number} was removed and exists again"
             yield _difference(project, removed, "returned", text)
             annotations = known.get(removed.id, ())
@@ -230,7 +245,7 @@ def _annotation_differences(
 ) -> Iterator[SyncDifference]:
     """Yield annotations that are unknown here, and stored ones that Label Studio does not have."""
     found = set()
-    for annotation in seen.answers:
+    for annotation in seen.annotations:
         stored = answers.find_row(known, annotation)
         if stored is not None:
             found.add(stored.id)
@@ -238,7 +253,11 @@ def _annotation_differences(
             verdict = annotation.verdict or "something else"
             text = f"{annotation.person} submitted {verdict} there"
             yield _difference(project, row, "unheard", text)
-        elif stored is not None and row.state != "down" and (stored.gone or stored.said != answers.annotation_content(annotation)):
+        elif (
+            stored is not None
+            and row.state != "down"
+            and (stored.gone or stored.said != answers.annotation_content(annotation))
+        ):
             text = f"Label Studio shows an annotation that {stored.author} changed or deleted since"
             yield _difference(project, row, "forgotten", text)
     # A stored annotation is missing there because a user deleted it, or a backup was restored.
@@ -252,17 +271,19 @@ def _annotation_differences(
             restored
             or older
             or stored.forgotten
-            or any(annotation.number == stored.number for annotation in seen.answers)
+            or any(annotation.number == stored.number for annotation in seen.annotations)
         ):
-            text = (
-                f"Label Studio lost the annotation of {stored.person}, as after a restored backup; the decision stands"
-            )
+            text = f"Label Studio lost the annotation of {stored.person}, as after a restored backup; the decision stands"
             yield _difference(project, row, "forgotten", text)
         else:
-            yield _difference(project, row, "unheard", f"{stored.person} deleted an annotation there")
+            yield _difference(
+                project, row, "unheard", f"{stored.person} deleted an annotation there"
+            )
 
 
-def _difference(project: Project, row: sa.Row[Any], kind: str, text: str, *, repairable: bool = True) -> SyncDifference:
+def _difference(
+    project: Project, row: sa.Row[Any], kind: str, text: str, *, repairable: bool = True
+) -> SyncDifference:
     """Return the difference of one candidate's task."""
     text = f"candidate {row.candidate_id}: {text}"
     return SyncDifference(kind, project.round, row.candidate_id, row.number, text, repairable)

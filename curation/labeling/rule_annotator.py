@@ -11,14 +11,16 @@ from curation.review.queue import read_items
 from curation.review.reviewers import add_rule_reviewer
 
 
-def annotate_by_rules(exchange: LabelingSync, number: int, judge: Callable[[ReviewItem], RuleVerdict], count: int) -> bool:
+def annotate_by_rules(
+    sync: LabelingSync, round_id: int, judge: Callable[[ReviewItem], RuleVerdict], count: int
+) -> bool:
     """Annotate tasks of a round that have no annotation, then pull the annotations.
 
     The annotation of a task has a fixed key, so repeating it before it is pulled has no effect.
 
     Args:
-        exchange: The synchronization with Label Studio.
-        number: The round.
+        sync: The synchronization with Label Studio.
+        round_id: The round.
         judge: Returns the verdict on a candidate.
         count: Largest number of tasks.
 
@@ -28,9 +30,9 @@ def annotate_by_rules(exchange: LabelingSync, number: int, judge: Callable[[Revi
     Raises:
         Unreachable: Label Studio does not respond.
     """
-    with exchange.database.transaction() as tx:
+    with sync.database.transaction() as tx:
         users.assign_reviewer(tx, users.RULE_REVIEWER, add_rule_reviewer(tx))
-        open_projects = projects.open_projects(tx, exchange.desk.address, number)
+        open_projects = projects.open_projects(tx, sync.backend.address, round_id)
         # By candidate: the task's ID here and in Label Studio.
         open_tasks = {
             candidate: ids
@@ -40,5 +42,7 @@ def annotate_by_rules(exchange: LabelingSync, number: int, judge: Callable[[Revi
         items = read_items(tx, list(open_tasks)[:count])
     for item in items:
         task_id, remote_id = open_tasks[item.id]
-        exchange.desk.answer(remote_id, users.RULE_REVIEWER, content_id("rule_reviewer", task_id), judge(item))
-    return bool(exchange.collect(number))
+        sync.backend.answer(
+            remote_id, users.RULE_REVIEWER, content_id("rule_reviewer", task_id), judge(item)
+        )
+    return bool(sync.collect(round_id))

@@ -57,21 +57,21 @@ class LabelingSync:
     """
 
     database: Database
-    desk: LabelingBackend
+    backend: LabelingBackend
     holder: str
     address: tasks.LayerUrl
     most: int
     pause: int = PAUSE_SECONDS
     few: int = MIN_OPEN_TASKS
 
-    def put_up(self, number: int) -> Counter[str]:
+    def put_up(self, round_id: int) -> Counter[str]:
         """Remove the unwanted tasks of a round and push one batch of new ones.
 
         A project that another process holds is skipped. An error of Label Studio about one project
         is recorded and does not stop the others.
 
         Args:
-            number: The round.
+            round_id: The round.
 
         Returns:
             The number of tasks that were pushed ("up") and removed ("down").
@@ -81,25 +81,25 @@ class LabelingSync:
         """
         moved: Counter[str] = Counter()
         with self.database.transaction() as tx:
-            projects.drop_other_backends(tx, self.desk.address, number)
-            open_projects = projects.open_projects(tx, self.desk.address, number)
+            projects.drop_other_backends(tx, self.backend.address, round_id)
+            open_projects = projects.open_projects(tx, self.backend.address, round_id)
         for project in open_projects:
             moved["down"] += self._with_lock(project, self._remove) or 0
         with self.database.transaction() as tx:
-            found = projects.project_with_room(tx, self.desk.address, number, self.most)
+            found = projects.project_with_room(tx, self.backend.address, round_id, self.most)
         if found is not None:
             project, room = found
             moved["up"] += self._with_lock(project, lambda locked: self._push(locked, room)) or 0
         return +moved
 
-    def collect(self, number: int | None = None, *, everything: bool = False) -> Counter[str]:
+    def collect(self, round_id: int | None = None, *, everything: bool = False) -> Counter[str]:
         """Pull the annotations of a round or of all rounds.
 
         Deleted tasks are pushed again, and tasks that show URLs of a former address of this
         instance are updated.
 
         Args:
-            number: The round; None for all rounds.
+            round_id: The round; None for all rounds.
             everything: Whether all tasks are read, not only changed ones, and projects without open
                 tasks as well: a restored backup contains tasks again that were removed.
 
@@ -112,16 +112,16 @@ class LabelingSync:
         outcomes: Counter[str] = Counter()
         with self.database.transaction() as tx:
             find = projects.created_projects if everything else projects.open_projects
-            found = find(tx, self.desk.address, number)
+            found = find(tx, self.backend.address, round_id)
         for project in found:
-            outcomes += self.collect_board(project, everything=everything)
+            outcomes += self.pull_project(project, everything=everything)
         return outcomes
 
-    def collect_board(self, board: Project, *, everything: bool = False) -> Counter[str]:
+    def pull_project(self, project: Project, *, everything: bool = False) -> Counter[str]:
         """Pull the annotations of one project, unless another process holds it.
 
         Args:
-            board: The project.
+            project: The project.
             everything: Whether all tasks are read, not only changed ones.
 
         Returns:
@@ -130,7 +130,7 @@ class LabelingSync:
         Raises:
             Unreachable: Label Studio does not respond.
         """
-        counts = self._with_lock(board, lambda locked: self._pull(locked, everything=everything))
+        counts = self._with_lock(project, lambda locked: self._pull(locked, everything=everything))
         return counts or Counter()
 
     def _with_lock(self, project: Project, work: Callable[[Project], Counted]) -> Counted | None:
@@ -148,7 +148,9 @@ class LabelingSync:
                 return work(project)
             except Refused as error:
                 if error.message != project.trouble:
-                    log.warning("round %d at %s: %s", project.round, self.desk.address, error.message)
+                    log.warning(
+                        "round %d at %s: %s", project.round, self.backend.address, error.message
+                    )
                 with self.database.transaction() as tx:
                     projects.record_error(tx, project, error.message)
                 return None
@@ -161,7 +163,7 @@ class LabelingSync:
         if batch is None:
             return 0
         try:
-            placed = self.desk.put_up(project, batch, new_tasks)
+            placed = self.backend.put_up(project, batch, new_tasks)
         except NotFound:
             with self.database.transaction() as tx:
                 task_states.record_project_deleted(tx, project)
@@ -192,7 +194,9 @@ class LabelingSync:
             kept: set[uuid.UUID] = set()
             # NotFound: the project was deleted with all its tasks.
             with suppress(NotFound):
-                kept = self.desk.take_down(project, numbers, {id_: seen for id_, (_, seen) in unwanted.items()})
+                kept = self.backend.take_down(
+                    project, numbers, {id_: seen for id_, (_, seen) in unwanted.items()}
+                )
             with self.database.transaction() as tx:
                 task_states.record_removed(tx, set(unwanted) - kept)
             removed += len(unwanted) - len(kept)
@@ -211,14 +215,14 @@ class LabelingSync:
             return
         mark = max(known.mark, found or 0) + 1
         with suppress(NotFound):
-            if self.desk.set_mark(known, mark):
+            if self.backend.set_mark(known, mark):
                 with self.database.transaction() as tx:
                     projects.record_restore_mark(tx, project, mark)
 
     def _reserve(self, project: Project) -> None:
         """Reserve the next tasks for the users who are active in Label Studio."""
         since = datetime.now(UTC) - timedelta(seconds=tasks.ACTIVE_USER_SECONDS)
-        present = set(self.desk.present(since))
+        present = set(self.backend.present(since))
         with self.database.transaction() as tx:
             present |= tasks.recent_annotators(tx, project)
             if present - {users.RULE_REVIEWER}:
@@ -238,17 +242,19 @@ class LabelingSync:
         # Read the tasks that changed since the last time, or all of them.
         full = everything or flagged or until is None
         try:
-            reading = self.desk.collect(project, None if full or until is None else until - READ_OVERLAP)
+            reading = self.backend.collect(
+                project, None if full or until is None else until - READ_OVERLAP
+            )
             restored = is_restored(project, reading)
             with self.database.transaction() as tx:
                 placed = task_states.count_existing(tx, project)
             if not full and (restored or reading.count < placed):
                 # Deleted tasks are not among the changed ones.
-                full, reading = True, self.desk.collect(project, None)
+                full, reading = True, self.backend.collect(project, None)
             found, stale = self._process_all(project, reading.seen, outcomes, restored=restored)
             if stale and not full:
                 # A changed task shows a former URL, so all tasks may.
-                full, reading = True, self.desk.collect(project, None)
+                full, reading = True, self.backend.collect(project, None)
                 found, stale = self._process_all(project, reading.seen, outcomes, restored=restored)
             # Write back new URLs and refusals.
             if stale:
@@ -265,7 +271,7 @@ class LabelingSync:
                 outcomes["lost"] += len(task_states.record_lost(tx, project, found))
             # A flag means that another project has shown the restored backup already.
             if restored and not flagged:
-                projects.request_full_read(tx, self.desk.address)
+                projects.request_full_read(tx, self.backend.address)
             projects.record_read(tx, project, reading.made_at, whole=full)
             projects.record_error(tx, project, reading.trouble)
         if +outcomes or restored:
@@ -291,8 +297,10 @@ class LabelingSync:
         stale: set[uuid.UUID] = set()
         for chunk in _chunks(changed):
             outcomes += self._process(project, chunk, restored=restored)
-            found |= {task.posting for task in chunk if task.posting is not None}
-            stale |= {task.posting for task in chunk if task.posting is not None and self.is_stale(task)}
+            found |= {task.task_id for task in chunk if task.task_id is not None}
+            stale |= {
+                task.task_id for task in chunk if task.task_id is not None and self.is_stale(task)
+            }
             project_locks.renew_lock(self.database, project, self.holder)
         return found, stale
 
@@ -302,7 +310,7 @@ class LabelingSync:
             ids = tasks.refusals_to_show(tx, project, MAX_UPDATED)
             up = tasks.read_existing(tx, ids, self.address)
         if ids:
-            self.desk.update(project, up)
+            self.backend.update(project, up)
             with self.database.transaction() as tx:
                 tasks.record_refusals_shown(tx, ids)
 
@@ -311,15 +319,17 @@ class LabelingSync:
         with self.database.transaction() as tx:
             forgotten = task_states.forgotten_tasks(tx, project)
         if forgotten:
-            self.desk.take_down(project, forgotten)
+            self.backend.take_down(project, forgotten)
             with self.database.transaction() as tx:
                 task_states.record_removed(tx, forgotten)
         return len(forgotten)
 
-    def is_stale(self, seen: RemoteTask) -> bool:
+    def is_stale(self, remote_task: RemoteTask) -> bool:
         """Return whether a task shows other URLs than this instance serves now."""
-        id_, layers = seen.posting, seen.layers
-        return id_ is not None and (not layers or any(self.address(id_, role) != layers[role] for role in layers))
+        id_, layers = remote_task.task_id, remote_task.layers
+        return id_ is not None and (
+            not layers or any(self.address(id_, role) != layers[role] for role in layers)
+        )
 
     def _renew(self, project: Project, stale: Collection[uuid.UUID]) -> int:
         """Update the URLs of tasks, by a request each, including annotated tasks.
@@ -330,17 +340,21 @@ class LabelingSync:
         with self.database.transaction() as tx:
             silent = task_states.never_annotated(tx, stale) if len(stale) > MAX_UPDATED else {}
         if silent:
-            self.desk.take_down(project, silent)
+            self.backend.take_down(project, silent)
         with self.database.transaction() as tx:
             task_states.record_removed(tx, silent)
-            renewed = tasks.read_existing(tx, task_states.select_for_update(tx, stale, MAX_UPDATED), self.address)
+            renewed = tasks.read_existing(
+                tx, task_states.select_for_update(tx, stale, MAX_UPDATED), self.address
+            )
             tx.enqueue(JobName.push_tasks, project.round)
         for part in _parts(sorted(renewed), MAX_UPDATED):
-            self.desk.update(project, {number: renewed[number] for number in part})
+            self.backend.update(project, {number: renewed[number] for number in part})
             project_locks.renew_lock(self.database, project, self.holder)
         return len(silent) + len(renewed)
 
-    def _process(self, project: Project, chunk: Sequence[RemoteTask], *, restored: bool) -> Counter[str]:
+    def _process(
+        self, project: Project, chunk: Sequence[RemoteTask], *, restored: bool
+    ) -> Counter[str]:
         """Process tasks in a transaction each, so that a failed one does not stop the others."""
         outcomes: Counter[str] = Counter()
         with self.database.transaction() as tx:
@@ -349,19 +363,19 @@ class LabelingSync:
             with self.database.transaction() as tx:
                 outcomes += answers.apply_annotations(tx, task, restored=restored)
         if to_remove:
-            self.desk.take_down(project, to_remove)
+            self.backend.take_down(project, to_remove)
             outcomes["copies"] += len(to_remove)
         return outcomes
 
 
-def is_restored(board: Project, reading: ProjectReading) -> bool:
+def is_restored(project: Project, snapshot: ProjectReading) -> bool:
     """Return whether Label Studio was restored from a backup.
 
     Args:
-        board: The project, with the number that was written to it last.
-        reading: Its reading, which has an older number if a backup was restored.
+        project: The project, with the number that was written to it last.
+        snapshot: Its reading, which has an older number if a backup was restored.
     """
-    return board.mark > (reading.mark or 0)
+    return project.mark > (snapshot.mark or 0)
 
 
 def _chunks(found: Iterator[RemoteTask]) -> Iterator[list[RemoteTask]]:

@@ -13,7 +13,9 @@ from curation.labeling.projects import OPEN_TASKS_SQL, ROUND_IS_PUSHED_SQL, TASK
 from curation.labeling.tasks import sql_with_ids
 
 
-def unwanted_tasks(tx: Transaction, board: Project) -> dict[uuid.UUID, tuple[int, datetime | None]]:
+def unwanted_tasks(
+    tx: Transaction, project: Project
+) -> dict[uuid.UUID, tuple[int, datetime | None]]:
     """Return the tasks of a project that have to be removed.
 
     Their candidates were decided elsewhere, are claimed on the review page, were withdrawn, or
@@ -22,10 +24,12 @@ def unwanted_tasks(tx: Transaction, board: Project) -> dict[uuid.UUID, tuple[int
     Returns:
         By task, its ID in Label Studio and when it was last read.
     """
-    return {row.id: (row.number, row.seen_at) for row in tx.execute(_UNWANTED, {"board": board.id})}
+    return {
+        row.id: (row.number, row.seen_at) for row in tx.execute(_UNWANTED, {"board": project.id})
+    }
 
 
-def forgotten_tasks(tx: Transaction, board: Project) -> dict[uuid.UUID, list[int]]:
+def forgotten_tasks(tx: Transaction, project: Project) -> dict[uuid.UUID, list[int]]:
     """Return tasks that a restored backup set back, so that they must not be annotated again.
 
     Their annotations or later edits were lost, or deleted annotations exist again.
@@ -33,54 +37,56 @@ def forgotten_tasks(tx: Transaction, board: Project) -> dict[uuid.UUID, list[int
     Returns:
         By task, its IDs in Label Studio.
     """
-    return {row.id: [row.number] for row in tx.execute(_FORGOTTEN, {"board": board.id})}
+    return {row.id: [row.number] for row in tx.execute(_FORGOTTEN, {"board": project.id})}
 
 
-def record_removed(tx: Transaction, postings: Collection[uuid.UUID]) -> None:
+def record_removed(tx: Transaction, task_ids: Collection[uuid.UUID]) -> None:
     """Record that tasks were removed."""
-    if postings:
-        tx.execute(_DOWN, {"ids": list(postings)})
+    if task_ids:
+        tx.execute(_DOWN, {"ids": list(task_ids)})
 
 
-def record_lost(tx: Transaction, board: Project, found: Collection[uuid.UUID]) -> list[uuid.UUID]:
+def record_lost(tx: Transaction, project: Project, found: Collection[uuid.UUID]) -> list[uuid.UUID]:
     """Record that all tasks of a project except some no longer exist; they may be pushed again.
 
     Args:
         tx: The transaction.
-        board: The project.
+        project: The project.
         found: IDs of the tasks that exist.
 
     Returns:
         IDs of the lost tasks.
     """
-    lost = [row.id for row in tx.execute(_LOST, {"board": board.id, "ids": list(found)})]
+    lost = [row.id for row in tx.execute(_LOST, {"board": project.id, "ids": list(found)})]
     record_removed(tx, lost)
     return lost
 
 
-def record_project_deleted(tx: Transaction, board: Project) -> None:
+def record_project_deleted(tx: Transaction, project: Project) -> None:
     """Record that a project was deleted, so that it is created again with its tasks."""
-    record_lost(tx, board, ())
-    tx.execute(_FORGET, {"board": board.id})
+    record_lost(tx, project, ())
+    tx.execute(_FORGET, {"board": project.id})
 
 
-def count_existing(tx: Transaction, board: Project) -> int:
+def count_existing(tx: Transaction, project: Project) -> int:
     """Return how many tasks of a project should exist in Label Studio."""
-    return int(tx.execute(_COUNT_PLACED, {"board": board.id}).scalar_one())
+    return int(tx.execute(_COUNT_PLACED, {"board": project.id}).scalar_one())
 
 
-def unannotated_candidates(tx: Transaction, board: Project, count: int) -> dict[uuid.UUID, tuple[uuid.UUID, int]]:
+def unannotated_candidates(
+    tx: Transaction, project: Project, count: int
+) -> dict[uuid.UUID, tuple[uuid.UUID, int]]:
     """Return open tasks without annotations.
 
     Args:
         tx: The transaction.
-        board: The project.
+        project: The project.
         count: Largest number of tasks.
 
     Returns:
         By candidate, the ID of its task here and in Label Studio.
     """
-    rows = tx.execute(_UNANSWERED, {"board": board.id, "count": count})
+    rows = tx.execute(_UNANSWERED, {"board": project.id, "count": count})
     return {row.candidate_id: (row.id, row.number) for row in rows}
 
 
@@ -89,17 +95,21 @@ def never_annotated(tx: Transaction, ids: Collection[uuid.UUID]) -> dict[uuid.UU
     return {row.id: [row.number] for row in tx.execute(_SILENT_ONES, {"ids": list(ids)})}
 
 
-def select_for_update(tx: Transaction, ids: Collection[uuid.UUID], answered: int) -> list[uuid.UUID]:
+def select_for_update(
+    tx: Transaction, ids: Collection[uuid.UUID], answered: int
+) -> list[uuid.UUID]:
     """Return the open tasks among `ids`, and up to `answered` of the annotated ones."""
     return [row.id for row in tx.execute(_OPEN_FIRST, {"ids": list(ids), "answered": answered})]
 
 
-def tasks_with_waiting_annotations(tx: Transaction, board: Project) -> list[uuid.UUID]:
+def tasks_with_waiting_annotations(tx: Transaction, project: Project) -> list[uuid.UUID]:
     """Return tasks with an annotation that waits until a reviewer's lease ends."""
-    return [row.task_id for row in tx.execute(_WAITING_ANSWERS, {"board": board.id})]
+    return [row.task_id for row in tx.execute(_WAITING_ANSWERS, {"board": project.id})]
 
 
-def classify_read_tasks(tx: Transaction, part: Sequence[RemoteTask]) -> tuple[list[RemoteTask], dict[uuid.UUID, list[int]]]:
+def classify_read_tasks(
+    tx: Transaction, remote_tasks: Sequence[RemoteTask]
+) -> tuple[list[RemoteTask], dict[uuid.UUID, list[int]]]:
     """Sort tasks that were read into those with changes and those to remove.
 
     Removed are second copies without annotations, and tasks that exist again after they were
@@ -108,30 +118,30 @@ def classify_read_tasks(tx: Transaction, part: Sequence[RemoteTask]) -> tuple[li
 
     Args:
         tx: The transaction.
-        part: Tasks as read from Label Studio.
+        remote_tasks: Tasks as read from Label Studio.
 
     Returns:
         The tasks that may have new annotations, and by task the remote IDs to remove.
     """
-    ids = [task.posting for task in part if task.posting is not None]
+    ids = [task.task_id for task in remote_tasks if task.task_id is not None]
     known = {row.id: row for row in tx.execute(_KNOWN, {"ids": ids})} if ids else {}
     changed: list[RemoteTask] = []
     to_remove: dict[uuid.UUID, list[int]] = {}
     silent: list[dict[str, Any]] = []
-    for task in part:
-        row = known.get(task.posting)
+    for task in remote_tasks:
+        row = known.get(task.task_id)
         # Tasks that this instance did not create are ignored.
         if row is None:
             continue
         # Removed before, and there again.
         if row.state == "down":
             to_remove.setdefault(row.id, []).append(task.number)
-            if task.answers:
+            if task.annotations:
                 changed.append(task)
         # Unchanged since the last read.
         elif row.number == task.number and row.seen_at == task.at:
             continue
-        elif task.answers or (row.answered and row.number == task.number):
+        elif task.annotations or (row.answered and row.number == task.number):
             changed.append(task)
         # A second copy without annotations.
         elif row.number not in {None, task.number}:
@@ -145,14 +155,14 @@ def classify_read_tasks(tx: Transaction, part: Sequence[RemoteTask]) -> tuple[li
     return changed, to_remove
 
 
-def count_without_task(tx: Transaction, number: int | None) -> dict[int, int]:
+def count_without_task(tx: Transaction, round_id: int | None) -> dict[int, int]:
     """Return the number of waiting candidates without a task, by round.
 
     Args:
         tx: The transaction.
-        number: The round; None for all rounds.
+        round_id: The round; None for all rounds.
     """
-    return {row.id: row.number for row in tx.execute(_NOT_UP, {"round": number})}
+    return {row.id: row.number for row in tx.execute(_NOT_UP, {"round": round_id})}
 
 
 _NOT_UP = sql_with_ids(f"""

@@ -25,59 +25,71 @@ LayerUrl = Callable[[uuid.UUID, LayerRole], str]
 """Returns the URL of one layer of a task."""
 
 
-def next_batch(tx: Transaction, board: Project, count: int, pause: int, few: int) -> uuid.UUID | None:
+def next_batch(
+    tx: Transaction, project: Project, count: int, pause: int, min_open_tasks: int
+) -> uuid.UUID | None:
     """Return the next batch to push: an interrupted one, or new tasks by decreasing priority.
 
     Every import slows Label Studio down for its users, so batches are pushed with pauses.
 
     Args:
         tx: The transaction.
-        board: The project.
+        project: The project.
         count: Largest number of new tasks.
         pause: Seconds to wait after the last batch.
-        few: Number of open tasks below which there is no pause.
+        min_open_tasks: Number of open tasks below which there is no pause.
 
     Returns:
         ID of the batch, or None if there is nothing to push now.
     """
-    interrupted = tx.execute(_BEGUN, {"board": board.id}).scalar()
+    interrupted = tx.execute(_BEGUN, {"board": project.id}).scalar()
     if interrupted is not None:
         return uuid.UUID(str(interrupted))
-    if not tx.execute(_MAY_SEND, {"board": board.id, "pause": pause, "few": few}).scalar():
+    if not tx.execute(
+        _MAY_SEND, {"board": project.id, "pause": pause, "few": min_open_tasks}
+    ).scalar():
         return None
     # The rows are stored first: after an interruption the same batch is pushed again.
     batch = uuid.uuid4()
-    selected = tx.execute(CANDIDATES_TO_PUSH, {"round": board.round, "count": count}).all()
-    rows = [{"id": uuid.uuid4(), "board": board.id, "candidate": row.id, "batch": batch} for row in selected]
+    selected = tx.execute(CANDIDATES_TO_PUSH, {"round": project.round, "count": count}).all()
+    rows = [
+        {"id": uuid.uuid4(), "board": project.id, "candidate": row.id, "batch": batch}
+        for row in selected
+    ]
     if rows:
         tx.execute(_NEW_POSTINGS, rows)
     return batch if rows else None
 
 
-def read_batch(tx: Transaction, batch: uuid.UUID, address: LayerUrl) -> list[Task]:
+def read_batch(tx: Transaction, batch: uuid.UUID, layer_url: LayerUrl) -> list[Task]:
     """Return the tasks of a batch that are not known to exist in Label Studio yet.
 
     Args:
         tx: The transaction.
         batch: ID of the batch.
-        address: Returns the URL of a layer of a task.
+        layer_url: Returns the URL of a layer of a task.
     """
-    return _read(tx, tx.execute(_BATCH, {"batch": batch}), address)
+    return _read(tx, tx.execute(_BATCH, {"batch": batch}), layer_url)
 
 
-def read_existing(tx: Transaction, ids: Collection[uuid.UUID], address: LayerUrl) -> dict[int, tuple[uuid.UUID, Task]]:
+def read_existing(
+    tx: Transaction, ids: Collection[uuid.UUID], layer_url: LayerUrl
+) -> dict[int, tuple[uuid.UUID, Task]]:
     """Return the content of tasks that exist in Label Studio.
 
     Args:
         tx: The transaction.
         ids: IDs of tasks.
-        address: Returns the URL of a layer of a task.
+        layer_url: Returns the URL of a layer of a task.
 
     Returns:
         By ID in Label Studio, the batch of each existing task and its content.
     """
     rows = {row.id: row for row in tx.execute(_UP, {"ids": list(ids)})} if ids else {}
-    return {rows[task.id].number: (rows[task.id].batch, task) for task in _read(tx, rows.values(), address)}
+    return {
+        rows[task.id].number: (rows[task.id].batch, task)
+        for task in _read(tx, rows.values(), layer_url)
+    }
 
 
 def _read(tx: Transaction, found: Iterable[sa.Row[Any]], address: LayerUrl) -> list[Task]:
@@ -100,14 +112,20 @@ def _read(tx: Transaction, found: Iterable[sa.Row[Any]], address: LayerUrl) -> l
 
 def _columns(row: sa.Row[Any], item: ReviewItem, address: LayerUrl) -> dict[str, str | float]:
     """Return further columns to show and sort by: thumbnail, round, checkpoint and signals."""
-    main = next((role for role in (LayerRole.blended, LayerRole.foreground) if role in item.layers), None)
+    main = next(
+        (role for role in (LayerRole.blended, LayerRole.foreground) if role in item.layers), None
+    )
     columns: dict[str, str | float] = {"round": row.round_id, "checkpoint": row.checkpoint or ""}
     if main is not None:
         url = address(row.id, main)
         columns["thumbnail"] = url
         # Preview URLs begin with the address of the front end.
         columns["link"] = f"{url.partition('/api/labeling/')[0]}/rounds/{row.round_id}"
-    columns |= {f"signal_{name}": round(value, 4) for name, value in item.signals.items() if value is not None}
+    columns |= {
+        f"signal_{name}": round(value, 4)
+        for name, value in item.signals.items()
+        if value is not None
+    }
     return columns
 
 
@@ -116,27 +134,27 @@ def _refusal_note(refusals: Sequence[str]) -> str:
     return f"Not counted here: {'; '.join(refusals)}" if refusals else ""
 
 
-def record_pushed(tx: Transaction, board: Project, placed: PushResult) -> None:
+def record_pushed(tx: Transaction, project: Project, result: PushResult) -> None:
     """Record the result of pushing tasks: IDs in Label Studio, and refused tasks.
 
     Args:
         tx: The transaction.
-        board: The project.
-        placed: The result.
+        project: The project.
+        result: The result.
     """
-    values = {"board": board.id, "number": placed.board, "made_at": placed.made_at}
-    tx.execute(_MADE, values | {"trouble": placed.trouble or None})
-    if placed.postings:
-        pushed = [{"posting": id_, "number": number} for id_, number in placed.postings.items()]
+    values = {"board": project.id, "number": result.board, "made_at": result.made_at}
+    tx.execute(_MADE, values | {"trouble": result.trouble or None})
+    if result.postings:
+        pushed = [{"posting": id_, "number": number} for id_, number in result.postings.items()]
         tx.execute(_PLACED, pushed)
-    if placed.refused:
-        refused = [{"posting": id_, "why": reason} for id_, reason in placed.refused.items()]
+    if result.refused:
+        refused = [{"posting": id_, "why": reason} for id_, reason in result.refused.items()]
         tx.execute(_REFUSED, refused)
 
 
-def refusals_to_show(tx: Transaction, board: Project, count: int) -> list[uuid.UUID]:
+def refusals_to_show(tx: Transaction, project: Project, count: int) -> list[uuid.UUID]:
     """Return up to `count` tasks with a refused annotation that they do not show as refused yet."""
-    return [row.id for row in tx.execute(_TO_SHOW, {"board": board.id, "count": count})]
+    return [row.id for row in tx.execute(_TO_SHOW, {"board": project.id, "count": count})]
 
 
 def record_refusals_shown(tx: Transaction, ids: Collection[uuid.UUID]) -> None:
@@ -144,44 +162,53 @@ def record_refusals_shown(tx: Transaction, ids: Collection[uuid.UUID]) -> None:
     tx.execute(_SHOWN, {"ids": list(ids)})
 
 
-def list_refusals(tx: Transaction, number: int | None = None) -> list[dict[str, Any]]:
+def list_refusals(tx: Transaction, round_id: int | None = None) -> list[dict[str, Any]]:
     """Return refused annotations, latest first, with the IDs of task and annotation.
 
     Args:
         tx: The transaction.
-        number: The round; None for all rounds.
+        round_id: The round; None for all rounds.
     """
-    return [dict(row) for row in tx.execute(_LIST_REFUSALS, {"round": number}).mappings()]
+    return [dict(row) for row in tx.execute(_LIST_REFUSALS, {"round": round_id}).mappings()]
 
 
-def reserve_for_users(tx: Transaction, board: Project, people: int) -> None:
+def reserve_for_users(tx: Transaction, project: Project, user_count: int) -> None:
     """Reserve the next tasks for the active users: the review page skips them for a while.
 
     Args:
         tx: The transaction.
-        board: The project.
-        people: Number of active users.
+        project: The project.
+        user_count: Number of active users.
     """
-    count = people * RESERVED_PER_USER
-    tx.execute(_RESERVE, {"board": board.id, "count": count, "seconds": RESERVED_SECONDS})
+    count = user_count * RESERVED_PER_USER
+    tx.execute(_RESERVE, {"board": project.id, "count": count, "seconds": RESERVED_SECONDS})
 
 
-def recent_annotators(tx: Transaction, board: Project) -> set[str]:
+def recent_annotators(tx: Transaction, project: Project) -> set[str]:
     """Return the users who annotated tasks of a project within the last minutes."""
-    return {row.person for row in tx.execute(_SAID_LATELY, {"board": board.id, "seconds": ACTIVE_USER_SECONDS})}
+    return {
+        row.person
+        for row in tx.execute(_SAID_LATELY, {"board": project.id, "seconds": ACTIVE_USER_SECONDS})
+    }
 
 
 def sql_with_ids(text: str) -> sa.TextClause:
     """Return a statement whose parameter `ids`, if it has one, is an array of UUIDs."""
     statement = sa.text(text)
-    return statement.bindparams(sa.bindparam("ids", type_=ARRAY(UUID))) if ":ids" in text else statement
+    return (
+        statement.bindparams(sa.bindparam("ids", type_=ARRAY(UUID)))
+        if ":ids" in text
+        else statement
+    )
 
 
 # Label Studio shows tasks with low scores first: the most uncertain ones, if there is a probability
 # of acceptance, else by priority as on the review page.
 _SCORE = "coalesce(abs(2 * cast(s.signals ->> 'acceptance' as real) - 1), 1 - c.priority)"
 
-_BEGUN = sql_with_ids("select batch from labeling_tasks where project_id = :board and state = 'sending' limit 1")
+_BEGUN = sql_with_ids(
+    "select batch from labeling_tasks where project_id = :board and state = 'sending' limit 1"
+)
 
 # The pause since the last import is over, or few tasks are open.
 _MAY_SEND = sql_with_ids("""
@@ -236,7 +263,9 @@ _TO_SHOW = sql_with_ids("""
         where a.task_id = p.id and a.refused is not null and not a.gone and not a.shown)
     limit :count""")
 
-_SHOWN = sql_with_ids("update labeling_annotations set shown = true where task_id = any(:ids) and refused is not null")
+_SHOWN = sql_with_ids(
+    "update labeling_annotations set shown = true where task_id = any(:ids) and refused is not null"
+)
 
 _LIST_REFUSALS = sql_with_ids("""
     select c.round_id as round, b.number as project, p.number as task, a.number as annotation,

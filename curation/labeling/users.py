@@ -21,7 +21,9 @@ def get_or_create_reviewer(tx: Transaction, email: str) -> Reviewer:
 
     A new user becomes the reviewer whose name is the address, or else a new reviewer of that name.
     """
-    known = tx.scalar(sa.select(labeling_users.c.reviewer_id).where(labeling_users.c.email == email.lower()))
+    known = tx.scalar(
+        sa.select(labeling_users.c.reviewer_id).where(labeling_users.c.email == email.lower())
+    )
     if known is not None:
         found = get_reviewer(tx, int(known))
         if found is not None:
@@ -57,7 +59,9 @@ def assign_reviewer(tx: Transaction, email: str, reviewer_id: int) -> None:
     """
     row = {"email": email.lower(), "reviewer_id": reviewer_id}
     adding = insert(labeling_users).values(row)
-    tx.execute(adding.on_conflict_do_update(index_elements=["email"], set_={"reviewer_id": reviewer_id}))
+    tx.execute(
+        adding.on_conflict_do_update(index_elements=["email"], set_={"reviewer_id": reviewer_id})
+    )
 
 
 def assign_reviewer_by_name(tx: Transaction, email: str, name: str, actor: str) -> None:
@@ -73,7 +77,10 @@ def assign_reviewer_by_name(tx: Transaction, email: str, name: str, actor: str) 
         NotFound: The address is invalid or the reviewer does not exist.
     """
     if "@" not in email:
-        raise NotFound(f"{email!r} is not an e-mail address", "'layerloop labeling users' lists the known users")
+        raise NotFound(
+            f"{email!r} is not an e-mail address",
+            "'layerloop labeling users' lists the known users",
+        )
     assign_reviewer(tx, email, find_reviewer(tx, name).id)
     tx.log(actor, "desk person matched", email.lower(), reviewer=name)
 
@@ -88,6 +95,8 @@ def list_users(tx: Transaction) -> list[dict[str, Any]]:
         labeling_users.c.created_at,
     )
     rows = tx.execute(
-        both.join(reviewers, reviewers.c.id == labeling_users.c.reviewer_id).order_by(labeling_users.c.email)
+        both.join(reviewers, reviewers.c.id == labeling_users.c.reviewer_id).order_by(
+            labeling_users.c.email
+        )
     )
     return [dict(row) for row in rows.mappings()]

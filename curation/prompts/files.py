@@ -82,12 +82,12 @@ def parse_prompts(lines: Iterable[str]) -> PromptFile:
     return PromptFile(list(found), comments, repeated)
 
 
-def check_texts(prompt: Prompt, where: str) -> None:
+def check_texts(prompt: Prompt, location: str) -> None:
     """Check the length and characters of a prompt's texts.
 
     Args:
         prompt: The prompt.
-        where: Its location, for the message.
+        location: Its location, for the message.
 
     Raises:
         BadLine: A text is too long or cannot be stored.
@@ -95,11 +95,13 @@ def check_texts(prompt: Prompt, where: str) -> None:
     for text in filter(None, (prompt.text, prompt.foreground, prompt.background)):
         if len(text) > MAX_PROMPT:
             raise BadPromptLine(
-                f"{where}: the prompt has {len(text):,} characters",
+                f"{location}: the prompt has {len(text):,} characters",
                 f"at most {MAX_PROMPT:,} are allowed",
             )
         if not is_storable(text):
-            raise BadPromptLine(f"{where}: the text contains a NUL or an unpaired surrogate", "remove it")
+            raise BadPromptLine(
+                f"{location}: the text contains a NUL or an unpaired surrogate", "remove it"
+            )
 
 
 def _parse_pair(text: str, number: int) -> Prompt:

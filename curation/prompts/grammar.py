@@ -31,7 +31,9 @@ def count_prompts() -> int:
     """Return the number of pair prompts in the grammar."""
     # The product over attributes, subjects, places and lights, without generating the prompts.
     places = {name: len(ground.places) * len(ground.lights) for name, ground in PLACES.items()}
-    return sum(len(g.subjects) * len(g.looks) * sum(places[name] for name in g.grounds) for g in SUBJECTS)
+    return sum(
+        len(g.subjects) * len(g.looks) * sum(places[name] for name in g.grounds) for g in SUBJECTS
+    )
 
 
 def _shuffled(seed: int, group: SubjectGroup, subject: str) -> list[Prompt]:
@@ -42,7 +44,9 @@ def _prompts_of(group: SubjectGroup, subject: str) -> Iterator[Prompt]:
     """Generate all pair prompts of one subject."""
     for look in group.looks:
         # "a young woman in a red coat", but "a red car".
-        foreground = _with_article(f"{subject} {look}" if look.startswith("in ") else f"{look} {subject}")
+        foreground = _with_article(
+            f"{subject} {look}" if look.startswith("in ") else f"{look} {subject}"
+        )
         for ground in (PLACES[name] for name in group.grounds):
             for place in ground.places:
                 for light in ground.lights:

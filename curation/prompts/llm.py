@@ -51,11 +51,11 @@ class GenerationStats:
 
 
 def generate_prompts(
-    writer: TextGenerator,
+    generator: TextGenerator,
     known: Sequence[Prompt],
     count: int,
     seed: int,
-    keep: Callable[[list[Prompt]], None],
+    on_new_prompts: Callable[[list[Prompt]], None],
     report: ProgressCallback,
 ) -> GenerationStats:
     """Query a language model until `count` pair prompts are known.
@@ -64,11 +64,11 @@ def generate_prompts(
     requests before it, so a resumed generation sends the same requests as an uninterrupted one.
 
     Args:
-        writer: The language model.
+        generator: The language model.
         known: Prompts of an earlier run.
         count: Number of prompts to reach.
         seed: Seed of the requests.
-        keep: Receives the new prompts of each completion.
+        on_new_prompts: Receives the new prompts of each completion.
         report: Receives the progress.
 
     Returns:
@@ -76,7 +76,7 @@ def generate_prompts(
 
     Raises:
         Refused: PATIENCE consecutive requests gave no new prompt. Errors of the model are raised as
-            well; prompts that were passed to `keep` stay valid.
+            well; prompts that were passed to `on_new_prompts` stay valid.
     """
     tally = GenerationStats()
     seen = {_normalized(prompt) for prompt in known}
@@ -84,7 +84,7 @@ def generate_prompts(
     while len(seen) < count:
         report(Progress("pair prompts", len(seen), count))
         request, request_seed = compose_request(seed, len(seen), futile)
-        answer = parse_completion(writer.write(request, MAX_TOKENS, request_seed))
+        answer = parse_completion(generator.write(request, MAX_TOKENS, request_seed))
         tally.asked += 1
         # Keep the new prompts; count repeated and invalid lines.
         new: list[Prompt] = []
@@ -100,11 +100,11 @@ def generate_prompts(
         futile = 0 if new else futile + 1
         tally.kept += len(new)
         if new:
-            keep(new)
+            on_new_prompts(new)
         if futile == MAX_FUTILE_REQUESTS:
             counts = ", ".join(f"{reason} {times}" for reason, times in tally.refused.most_common())
             raise Refused(
-                f"{writer.source} returned nothing new in {MAX_FUTILE_REQUESTS} requests; rejected lines: {counts or 'none'}",
+                f"{generator.source} returned nothing new in {MAX_FUTILE_REQUESTS} requests; rejected lines: {counts or 'none'}",
                 "the prompts so far are saved; use a larger model, another --seed, "
                 "or add the rest with --maker grammar",
             )
@@ -112,7 +112,7 @@ def generate_prompts(
     return tally
 
 
-def compose_request(seed: int, known: int, vain: int) -> tuple[str, int]:
+def compose_request(seed: int, known: int, futile: int) -> tuple[str, int]:
     """Compose one request.
 
     Its examples come from the grammar and differ each time: they show the format and lead the model
@@ -121,12 +121,12 @@ def compose_request(seed: int, known: int, vain: int) -> tuple[str, int]:
     Args:
         seed: Seed of the generation.
         known: Number of known prompts.
-        vain: Number of consecutive futile requests before.
+        futile: Number of consecutive futile requests before.
 
     Returns:
         The text of the request, and the seed for sampling the completion.
     """
-    digest = hashlib.sha256(f"{seed}:{known}:{vain}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}:{known}:{futile}".encode()).digest()
     request_seed = int.from_bytes(digest[:4], "big")
     examples = "".join(write_line(prompt) for prompt in islice(generate(request_seed), EXAMPLES))
     return REQUEST_TEMPLATE.format(count=PROMPTS_PER_REQUEST, examples=examples), request_seed
@@ -148,4 +148,7 @@ Answer with the {count} lines of JSON and nothing else.
 
 def _normalized(prompt: Prompt) -> tuple[str, ...]:
     """Return the texts without case and final periods, to find repetitions."""
-    return tuple(str(text).lower().strip(" .") for text in (prompt.text, prompt.foreground, prompt.background))
+    return tuple(
+        str(text).lower().strip(" .")
+        for text in (prompt.text, prompt.foreground, prompt.background)
+    )

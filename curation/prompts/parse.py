@@ -27,7 +27,7 @@ class Completion:
     refused: list[Rejection] = field(default_factory=list)
 
 
-def parse_completion(said: str) -> Completion:
+def parse_completion(completion: str) -> Completion:
     """Parse a completion line by line; blank lines and Markdown code fences are skipped.
 
     A line must be a JSON object of exactly three texts: `text` for the blended image, `foreground`
@@ -36,13 +36,13 @@ def parse_completion(said: str) -> Completion:
     must not contain all of these.
 
     Args:
-        said: The completion.
+        completion: The completion.
 
     Returns:
         The pair prompts and the rejected lines; no completion raises an exception.
     """
     answer = Completion()
-    for line in (line.strip() for line in said.splitlines()):
+    for line in (line.strip() for line in completion.splitlines()):
         if not line or re.fullmatch(r"```\w*", line):
             continue
         result = parse_line(line)
@@ -77,7 +77,10 @@ def parse_line(line: str) -> Prompt | str:
 
 def words(text: str) -> frozenset[str]:
     """Return the words of three or more letters in lower case, without a final s."""
-    return frozenset(word.removesuffix("s") for word in re.findall(r"[^\W\d_]{3,}", text.lower())) - _SMALL
+    return (
+        frozenset(word.removesuffix("s") for word in re.findall(r"[^\W\d_]{3,}", text.lower()))
+        - _SMALL
+    )
 
 
 def _clean(value: Any) -> str:

@@ -48,23 +48,43 @@ _SKY: Final = ("in the morning", "at noon", "before sunset", "at dusk")
 _DEEP: Final = ("in clear blue light", "in dim green light", "under slanting sunbeams")
 
 PLACES: Final[dict[str, PlaceKind]] = {
-    "lawn": PlaceKind("on", ("garden lawn", "city park lawn", "flower meadow", "village green"), _DAY),
+    "lawn": PlaceKind(
+        "on", ("garden lawn", "city park lawn", "flower meadow", "village green"), _DAY
+    ),
     "farm": PlaceKind("in", ("green pasture", "farm yard", "stubble field", "orchard"), _DAY),
-    "forest": PlaceKind("in", ("forest clearing", "mossy pine forest", "birch grove", "autumn forest"), _DAY),
-    "savanna": PlaceKind("on", ("dry savanna", "dusty plain", "grassy hill", "rocky plateau"), _DAY),
-    "snow": PlaceKind("on", ("snowy field", "frozen lake", "snowy mountain slope", "snow-covered path"), _DAY),
-    "beach": PlaceKind("on", ("sandy beach", "pebble beach", "wooden pier", "flat rock by the sea"), _DAY),
-    "perch": PlaceKind("on", ("bare branch", "wooden fence", "mossy stone wall", "red tiled roof"), _DAY),
-    "street": PlaceKind("in", ("cobbled street", "city square", "narrow alley", "market square"), _DAY),
-    "road": PlaceKind("on", ("country road", "desert highway", "mountain road", "parking lot"), _DAY),
+    "forest": PlaceKind(
+        "in", ("forest clearing", "mossy pine forest", "birch grove", "autumn forest"), _DAY
+    ),
+    "savanna": PlaceKind(
+        "on", ("dry savanna", "dusty plain", "grassy hill", "rocky plateau"), _DAY
+    ),
+    "snow": PlaceKind(
+        "on", ("snowy field", "frozen lake", "snowy mountain slope", "snow-covered path"), _DAY
+    ),
+    "beach": PlaceKind(
+        "on", ("sandy beach", "pebble beach", "wooden pier", "flat rock by the sea"), _DAY
+    ),
+    "perch": PlaceKind(
+        "on", ("bare branch", "wooden fence", "mossy stone wall", "red tiled roof"), _DAY
+    ),
+    "street": PlaceKind(
+        "in", ("cobbled street", "city square", "narrow alley", "market square"), _DAY
+    ),
+    "road": PlaceKind(
+        "on", ("country road", "desert highway", "mountain road", "parking lot"), _DAY
+    ),
     "water": PlaceKind("on", ("calm lake", "wide river", "small harbour", "reed-lined pond"), _DAY),
     "floor": PlaceKind(
         "on",
         ("living room floor", "wooden hallway floor", "bedroom carpet", "tiled kitchen floor"),
         _ROOM,
     ),
-    "table": PlaceKind("on", ("kitchen table", "wooden desk", "marble counter", "white windowsill"), _ROOM),
-    "workbench": PlaceKind("on", ("workbench", "garage floor", "steel shelf", "wooden crate"), _ROOM),
+    "table": PlaceKind(
+        "on", ("kitchen table", "wooden desk", "marble counter", "white windowsill"), _ROOM
+    ),
+    "workbench": PlaceKind(
+        "on", ("workbench", "garage floor", "steel shelf", "wooden crate"), _ROOM
+    ),
     "stage": PlaceKind("on", ("theatre stage", "concert hall stage", "small club stage"), _ROOM),
     "sky": PlaceKind("in", ("clear sky", "cloudy sky", "hazy sky"), _SKY),
     "reef": PlaceKind("over", ("coral reef", "sandy sea bed", "kelp forest"), _DEEP),
@@ -110,14 +130,20 @@ SUBJECTS: Final[tuple[SubjectGroup, ...]] = (
         ("owl", "parrot", "crow", "sparrow", "pigeon", "robin", "kingfisher"),
         ("perch",),
     ),
-    SubjectGroup(("white", "brown", "grey", "young"), ("duck", "swan", "goose", "pelican"), ("water", "lawn")),
-    SubjectGroup(("white", "large", "dark", "gliding"), ("eagle", "seagull", "stork", "falcon"), ("sky",)),
+    SubjectGroup(
+        ("white", "brown", "grey", "young"), ("duck", "swan", "goose", "pelican"), ("water", "lawn")
+    ),
+    SubjectGroup(
+        ("white", "large", "dark", "gliding"), ("eagle", "seagull", "stork", "falcon"), ("sky",)
+    ),
     SubjectGroup(
         ("striped", "orange", "silver", "spotted", "tiny", "large"),
         ("fish", "sea turtle", "seahorse", "octopus", "stingray"),
         ("reef",),
     ),
-    SubjectGroup(("translucent", "glowing", "pale", "tiny", "large"), ("jellyfish", "comb jelly"), ("reef",)),
+    SubjectGroup(
+        ("translucent", "glowing", "pale", "tiny", "large"), ("jellyfish", "comb jelly"), ("reef",)
+    ),
     SubjectGroup(
         tuple(f"in a {clothes}" for clothes in _CLOTHES),
         (

@@ -40,7 +40,12 @@ def fit_round_skills(tx: Transaction, number: int) -> DawidSkeneFit[uuid.UUID]:
 def store_skills(tx: Transaction, number: int, fit: DawidSkeneFit[uuid.UUID]) -> int:
     """Store fitted skills, which later decisions use and refer to, and return their number."""
     skills = {str(reviewer): list(skill) for reviewer, skill in fit.skills.of.items()}
-    row = {"round_id": number, "acceptable_share": fit.skills.sound, "skills": skills, "votes": fit.votes}
+    row = {
+        "round_id": number,
+        "acceptable_share": fit.skills.sound,
+        "skills": skills,
+        "votes": fit.votes,
+    }
     return int(tx.execute(sa.insert(aggregations).returning(aggregations.c.id), row).scalar_one())
 
 
@@ -68,7 +73,9 @@ def resolve_waiting(tx: Transaction, number: int) -> int:
     return settled
 
 
-def find_verdict_changes(tx: Transaction, number: int, certainty: float = DEFAULT_CERTAINTY) -> dict[str, Any]:
+def find_verdict_changes(
+    tx: Transaction, number: int, certainty: float = DEFAULT_CERTAINTY
+) -> dict[str, Any]:
     """Find the decided candidates whose verdict the reviewer skills would change; changes nothing.
 
     Decisions of adjudicators and automatic decisions are never changed.
@@ -116,7 +123,9 @@ def find_verdict_changes(tx: Transaction, number: int, certainty: float = DEFAUL
     }
 
 
-def apply_verdict_changes(tx: Transaction, number: int, certainty: float = DEFAULT_CERTAINTY) -> dict[str, Any]:
+def apply_verdict_changes(
+    tx: Transaction, number: int, certainty: float = DEFAULT_CERTAINTY
+) -> dict[str, Any]:
     """Apply the changes of `find_flips`, each by a decision that refers to the stored skills.
 
     Candidates that changed in the meantime are left as they are.
@@ -163,7 +172,9 @@ def apply_verdict_changes(tx: Transaction, number: int, certainty: float = DEFAU
 def as_text(report: Mapping[str, Any]) -> str:
     """Format a report of `find_flips` for a terminal."""
     flips = len(report["flips"])
-    lines = [f"Round {report['round']}: {flips} of {report['decided']} decided candidates would change"]
+    lines = [
+        f"Round {report['round']}: {flips} of {report['decided']} decided candidates would change"
+    ]
     lines += [
         f"  {skill['reviewer']}: accepts {skill['accepts_sound']:.0%} of sound candidates, "
         f"rejects {skill['rejects_unsound']:.0%} of unsound ones"
@@ -179,16 +190,24 @@ def as_text(report: Mapping[str, Any]) -> str:
 
 def _read(tx: Transaction, number: int) -> tuple[list[Vote[uuid.UUID]], dict[uuid.UUID, bool]]:
     """Return the votes of a round and of its people on obvious gold, and the truth of that gold."""
-    votes = [Vote(row.candidate_id, row.reviewer_id, row.accept) for row in tx.execute(_VOTES, {"round": number})]
+    votes = [
+        Vote(row.candidate_id, row.reviewer_id, row.accept)
+        for row in tx.execute(_VOTES, {"round": number})
+    ]
     people = sorted({vote.reviewer for vote in votes})
-    answers = tx.execute(_GOLD, {"people": people, "plain": OBVIOUS_SEVERITY}).all() if people else []
+    answers = (
+        tx.execute(_GOLD, {"people": people, "plain": OBVIOUS_SEVERITY}).all() if people else []
+    )
     known = {row.candidate_id: row.sound for row in answers}
     return votes + [Vote(row.candidate_id, row.reviewer_id, row.accept) for row in answers], known
 
 
 def _skills_by_name(tx: Transaction, skills: Skills) -> list[dict[str, Any]]:
     names = {row.id: row.name for row in tx.execute(sa.text("select id, name from reviewers"))}
-    return [{"reviewer": names[reviewer]} | skill._asdict() for reviewer, skill in sorted(skills.of.items())]
+    return [
+        {"reviewer": names[reviewer]} | skill._asdict()
+        for reviewer, skill in sorted(skills.of.items())
+    ]
 
 
 # Votes of people, and of the rule reviewer where the round counts it; not those of adjudicators.

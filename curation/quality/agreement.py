@@ -38,7 +38,7 @@ class Coefficient:
     high: float | None
 
 
-def krippendorff_alpha(counts: Counts, often: Often = None) -> float | None:
+def krippendorff_alpha(counts: Counts, weights: Often = None) -> float | None:
     """Compute Krippendorff's alpha for nominal data with missing values.
 
     K. Krippendorff, "Computing Krippendorff's alpha-reliability" (2011), section C:
@@ -46,12 +46,12 @@ def krippendorff_alpha(counts: Counts, often: Often = None) -> float | None:
 
     Args:
         counts: U x C counts of verdicts.
-        often: U weights, how often each row counts; None is once.
+        weights: U weights, how often each row counts; None is once.
 
     Returns:
         Alpha, at most 1; 1 by convention if all verdicts are equal; None if no candidate has two.
     """
-    times = np.ones(len(counts)) if often is None else often
+    times = np.ones(len(counts)) if weights is None else weights
     twice = counts.sum(axis=1) >= 2
     paired, times = counts[twice], times[twice]
     per_unit = paired.sum(axis=1)
@@ -63,7 +63,7 @@ def krippendorff_alpha(counts: Counts, often: Often = None) -> float | None:
     return 1.0 if expected == 0 else float(1 - (n - 1) * observed / expected)
 
 
-def gwet_ac1(counts: Counts, often: Often = None) -> float | None:
+def gwet_ac1(counts: Counts, weights: Often = None) -> float | None:
     """Compute Gwet's AC1 for any number of reviewers, with missing values.
 
     K. L. Gwet, "Computing inter-rater reliability and its variance in the presence of high
@@ -73,12 +73,12 @@ def gwet_ac1(counts: Counts, often: Often = None) -> float | None:
 
     Args:
         counts: U x C counts of verdicts.
-        often: U weights, how often each row counts; None is once.
+        weights: U weights, how often each row counts; None is once.
 
     Returns:
         AC1, at most 1; None if no candidate has two verdicts.
     """
-    times = np.ones(len(counts)) if often is None else often
+    times = np.ones(len(counts)) if weights is None else weights
     # Rows without verdicts have weight 0 below; the maximum only avoids a division by zero.
     per_unit = np.maximum(counts.sum(axis=1), 1)
     seen = times * (counts.sum(axis=1) >= 1)
@@ -92,7 +92,9 @@ def gwet_ac1(counts: Counts, often: Often = None) -> float | None:
     return float((observed - chance) / (1 - chance))
 
 
-def bootstrap_interval(measure: Callable[[Counts, Often], float | None], counts: Counts) -> Coefficient:
+def bootstrap_interval(
+    measure: Callable[[Counts, Often], float | None], counts: Counts
+) -> Coefficient:
     """Compute a coefficient with its 95 % percentile bootstrap interval (Efron, 1979).
 
     Args:
@@ -149,7 +151,8 @@ def round_agreement(tx: Transaction, number: int) -> dict[str, Any]:
 
     # Pairs of people with candidates in common.
     pairs = [
-        {"reviewers": [first, second]} | _describe(_count_shared(by_person[first], by_person[second]))
+        {"reviewers": [first, second]}
+        | _describe(_count_shared(by_person[first], by_person[second]))
         for first, second in combinations(sorted(by_person), 2)
         if by_person[first].keys() & by_person[second].keys()
     ]
@@ -174,7 +177,9 @@ def as_text(report: Mapping[str, Any]) -> str:
 def _count_shared(first: Mapping[Hashable, bool], second: Mapping[Hashable, bool]) -> Counts:
     """Count the verdicts of two people on their common candidates."""
     shared = sorted(first.keys() & second.keys(), key=str)
-    return count_verdicts([(item, verdicts[item]) for item in shared for verdicts in (first, second)])
+    return count_verdicts(
+        [(item, verdicts[item]) for item in shared for verdicts in (first, second)]
+    )
 
 
 def _describe(counts: Counts) -> dict[str, Any]:
@@ -189,7 +194,8 @@ def _describe(counts: Counts) -> dict[str, Any]:
 
 def _sentence(report: Mapping[str, Any]) -> str:
     coefficients = ", ".join(
-        f"{label} {_format_coefficient(report[name])}" for name, label in (("alpha", "alpha"), ("ac1", "AC1"))
+        f"{label} {_format_coefficient(report[name])}"
+        for name, label in (("alpha", "alpha"), ("ac1", "AC1"))
     )
     decided = f"{report['decided_twice']} decided by two or more people"
     return f"{decided}, {report['agreed']:.0%} equal verdicts; {coefficients}"

@@ -81,7 +81,9 @@ def choose_sources(tx: Transaction, number: int, count: int) -> list[Sample]:
     """
     row = find_round(tx, number)
     if row["purpose"] != "generated":
-        raise Refused(f"round {number} has imported candidates", "gold needs a round of generated candidates")
+        raise Refused(
+            f"round {number} has imported candidates", "gold needs a round of generated candidates"
+        )
     if not count:
         return []
     query = {"round": number, "kind": row["kind"], "count": count}
@@ -98,7 +100,9 @@ def typical_size(tx: Transaction, number: int) -> Size:
     return None if row is None else (row.width, row.height)
 
 
-def make_gold(store: ObjectStore, sources: Sequence[Sample], size: Size, seed: int | None = None) -> list[GoldItem]:
+def make_gold(
+    store: ObjectStore, sources: Sequence[Sample], size: Size, seed: int | None = None
+) -> list[GoldItem]:
     """Make gold items from samples of one kind, without writing to the database.
 
     All defects are equally frequent; a share CLEAN of the items has none.
@@ -125,7 +129,9 @@ def make_gold(store: ObjectStore, sources: Sequence[Sample], size: Size, seed: i
             sample.texts.get(LayerRole.foreground),
             sample.texts.get(LayerRole.background),
         )
-        decoded = {role: np.asarray(decode_layer(store.get(sha))) for role, sha in sample.layers.items()}
+        decoded = {
+            role: np.asarray(decode_layer(store.get(sha))) for role, sha in sample.layers.items()
+        }
         transform = _transform_pair if sample.kind is Kind.pair else _transform_single
         layers, signals = transform(decoded, prompt, size, defect, severity, rng)
 
@@ -201,11 +207,11 @@ def _disguise(rgba: RGBA, rng: np.random.Generator) -> RGBA:
     if not seen.size or not hidden.any():
         return changed
     alpha = rgba[..., 3].astype(np.float32)
-    colour = changed[..., :3].astype(np.float32) * alpha[..., None]
+    color = changed[..., :3].astype(np.float32) * alpha[..., None]
     width, missing = 3, hidden.copy()
     while missing.any():
         weight = cv2.blur(alpha, (width, width))
-        spread = cv2.blur(colour, (width, width)) / np.maximum(weight, 1e-6)[..., None]
+        spread = cv2.blur(color, (width, width)) / np.maximum(weight, 1e-6)[..., None]
         found = missing & (weight > 1e-3)
         changed[..., :3][found] = np.clip(np.rint(spread[found]), 0, 255).astype(np.uint8)
         missing &= ~found
@@ -242,7 +248,9 @@ def add_gold(tx: Transaction, number: int, planted: Sequence[GoldItem], actor: s
     for item in planted:
         # A candidate of its own with a random seed, which looks like any other candidate.
         seed = secrets.randbits(32)
-        candidate = content_id("candidate", gold_round, item.prompt.text, seed, secrets.token_hex(16))
+        candidate = content_id(
+            "candidate", gold_round, item.prompt.text, seed, secrets.token_hex(16)
+        )
         row = {
             "id": candidate,
             "round_id": gold_round,
@@ -252,7 +260,8 @@ def add_gold(tx: Transaction, number: int, planted: Sequence[GoldItem], actor: s
         }
         tx.execute(sa.insert(candidates), row)
         stored = [
-            {"candidate_id": candidate, "role": role, "sha256": layer.sha256} for role, layer in item.layers.items()
+            {"candidate_id": candidate, "role": role, "sha256": layer.sha256}
+            for role, layer in item.layers.items()
         ]
         tx.execute(sa.insert(candidate_layers), stored)
         tx.execute(sa.insert(screenings), {"candidate_id": candidate, "signals": item.signals})
@@ -319,8 +328,12 @@ def _resample(rgba: RGBA, scale: float) -> RGBA:
     inner = max(1, round(width * scale)), max(1, round(height * scale))
     premultiplied = rgba.astype(np.float32)
     premultiplied[..., :3] *= premultiplied[..., 3:] / 255
-    small = cv2.resize(premultiplied, inner, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    small[..., :3] = np.divide(255 * small[..., :3], small[..., 3:], where=small[..., 3:] > 0, out=small[..., :3] * 0)
+    small = cv2.resize(
+        premultiplied, inner, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    )
+    small[..., :3] = np.divide(
+        255 * small[..., :3], small[..., 3:], where=small[..., 3:] > 0, out=small[..., :3] * 0
+    )
     return np.clip(np.rint(small), 0, 255).astype(np.uint8)
 
 
@@ -328,9 +341,16 @@ def _gold_round(tx: Transaction, kind: Kind) -> int:
     """Return the round that all gold of a kind belongs to, created on first use."""
     # Two processes must not create two of them.
     tx.execute(sa.text("select pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-    number = tx.scalar(sa.select(rounds.c.id).where(rounds.c.purpose == GOLD_PURPOSE, rounds.c.kind == kind))
+    number = tx.scalar(
+        sa.select(rounds.c.id).where(rounds.c.purpose == GOLD_PURPOSE, rounds.c.kind == kind)
+    )
     if number is None:
-        row: dict[str, Any] = {"purpose": GOLD_PURPOSE, "kind": kind, "quota": 0, "policy": dict(SHOW_ALL)}
+        row: dict[str, Any] = {
+            "purpose": GOLD_PURPOSE,
+            "kind": kind,
+            "quota": 0,
+            "policy": dict(SHOW_ALL),
+        }
         adding = sa.insert(rounds).returning(rounds.c.id)
         number = tx.execute(adding, row | {"state": RoundState.open}).scalar_one()
     return int(number)

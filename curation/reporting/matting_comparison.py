@@ -38,12 +38,12 @@ class JudgedMethod:
 
 
 def compare_methods(
-    ways: Mapping[str, Sequence[RGBA]], prompts: Sequence[str], rule_reviewer: RuleReviewer
+    methods: Mapping[str, Sequence[RGBA]], prompts: Sequence[str], rule_reviewer: RuleReviewer
 ) -> dict[str, JudgedMethod]:
     """Judge the layers of each way by the same rules.
 
     Args:
-        ways: By name of the way, one H x W x 4 uint8 layer for each prompt.
+        methods: By name of the way, one H x W x 4 uint8 layer for each prompt.
         prompts: The prompts, in the order of the layers.
         rule_reviewer: Decides the layers that no screening rule refuses.
 
@@ -51,15 +51,19 @@ def compare_methods(
         The results by name of the way.
     """
     results = {
-        name: [_judge(rgba, text, rule_reviewer) for rgba, text in zip(layers, prompts, strict=True)]
-        for name, layers in ways.items()
+        name: [
+            _judge(rgba, text, rule_reviewer) for rgba, text in zip(layers, prompts, strict=True)
+        ]
+        for name, layers in methods.items()
     }
     judged = {}
     for name, layers in results.items():
         others = [other for key, other in results.items() if key != name]
         bad = [bool(reasons) for reasons, _ in layers]
         # A defect that no other way has at the same prompt is not due to the prompt.
-        alone = [is_bad and not any(other[k][0] for other in others) for k, is_bad in enumerate(bad)]
+        alone = [
+            is_bad and not any(other[k][0] for other in others) for k, is_bad in enumerate(bad)
+        ]
         low, high = wilson(sum(bad) / len(bad), len(bad))
         counts = Counter(reason for reasons, _ in layers for reason in reasons)
         judged[name] = JudgedMethod(
@@ -69,19 +73,25 @@ def compare_methods(
             only=sum(alone),
             layers=len(bad),
             reasons=dict(counts.most_common()),
-            signals={signal: _mean([signals[signal] for _, signals in layers]) for signal in SIGNALS},
+            signals={
+                signal: _mean([signals[signal] for _, signals in layers]) for signal in SIGNALS
+            },
         )
     return judged
 
 
-def _judge(rgba: RGBA, prompt: str, rule_reviewer: RuleReviewer) -> tuple[list[str], Mapping[str, float | None]]:
+def _judge(
+    rgba: RGBA, prompt: str, rule_reviewer: RuleReviewer
+) -> tuple[list[str], Mapping[str, float | None]]:
     """Return the reasons against a layer, empty if it is acceptable, and its signals."""
     signals = compute_signals(rgba)
     broken = apply_rules(signals)
     if broken:
         return [broken.rule], signals
     decision = rule_reviewer.decide(rgba, prompt)
-    return ([] if decision.verdict is Verdict.accept else [str(reason) for reason in decision.reasons]), signals
+    return (
+        [] if decision.verdict is Verdict.accept else [str(reason) for reason in decision.reasons]
+    ), signals
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

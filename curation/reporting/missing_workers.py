@@ -11,7 +11,9 @@ from curation.db.engine import Transaction
 IDLE_SECONDS = 60
 """The time after which waiting work indicates a missing worker."""
 
-START_WORKERS = "start 'layerloop worker --queue gpu' and 'layerloop worker --queue cpu', or 'layerloop up'"
+START_WORKERS = (
+    "start 'layerloop worker --queue gpu' and 'layerloop worker --queue cpu', or 'layerloop up'"
+)
 
 _WAITING = sa.text("""
     with due as (

@@ -34,7 +34,9 @@ DISCLOSURE_STEP: Final = 10
 change does not reveal whether the last candidate was gold."""
 
 
-def reviewer_statistics(tx: Transaction, reviewer: Reviewer, *, to_themselves: bool) -> dict[str, Any]:
+def reviewer_statistics(
+    tx: Transaction, reviewer: Reviewer, *, to_themselves: bool
+) -> dict[str, Any]:
     """Return the statistics of one reviewer.
 
     Args:
@@ -46,7 +48,10 @@ def reviewer_statistics(tx: Transaction, reviewer: Reviewer, *, to_themselves: b
         The statistics as JSON-compatible values; unknown ones are None.
     """
     rows = tx.execute(_DECISIONS, {"reviewer": reviewer.id, "most": MAX_DECISIONS}).all()
-    others = [(row.mine, row.theirs) for row in tx.execute(_OTHERS, {"reviewer": reviewer.id, "most": MAX_DECISIONS})]
+    others = [
+        (row.mine, row.theirs)
+        for row in tx.execute(_OTHERS, {"reviewer": reviewer.id, "most": MAX_DECISIONS})
+    ]
     gold = [row for row in rows if row.gold and not row.undone and row.verdict != "skip"]
     if to_themselves:
         others, gold = _whole(others), _whole(gold)
@@ -64,7 +69,9 @@ def reviewer_statistics(tx: Transaction, reviewer: Reviewer, *, to_themselves: b
         "decisions": len(verdicts),
         "accepted": _share(sum(accepts), len(accepts)),
         "hours": seconds / 3_600,
-        "decisions_per_hour": 3_600 * len(verdicts) / seconds if seconds >= SESSION_GAP_SECONDS else None,
+        "decisions_per_hour": 3_600 * len(verdicts) / seconds
+        if seconds >= SESSION_GAP_SECONDS
+        else None,
         "dwell_ms": {"n": len(dwell)} | _quantiles(dwell),
         "undone": _share(sum(row.undone for row in rows), len(rows)),
         "not_counted": int(tx.execute(_NOT_COUNTED, {"reviewer": reviewer.id}).scalar_one()),
@@ -133,7 +140,9 @@ def as_text(stats: Mapping[str, Any]) -> str:
         for curve in stats["gold"]["curves"]
     ]
     if run:
-        lines.append(f"  longest run of equal verdicts: {run['longest']}, expected by chance: {run['expected']:.0f}")
+        lines.append(
+            f"  longest run of equal verdicts: {run['longest']}, expected by chance: {run['expected']:.0f}"
+        )
     return "\n".join(lines)
 
 
@@ -179,7 +188,9 @@ def _active_seconds(rows: Sequence[Any]) -> float:
         return 0.0
     into = _seconds_into_session(rows)
     last = np.append(np.flatnonzero(np.diff(_session_numbers(rows))), len(rows) - 1)
-    dwell_seconds = _quantiles([row.dwell_ms for row in rows if row.dwell_ms is not None])["median"] or 0.0
+    dwell_seconds = (
+        _quantiles([row.dwell_ms for row in rows if row.dwell_ms is not None])["median"] or 0.0
+    )
     return float(into[last].sum() + len(last) * dwell_seconds / 1_000)
 
 
@@ -194,7 +205,11 @@ def _agreement(others: Sequence[tuple[bool, bool]]) -> dict[str, Any]:
 
 def _gold(answers: Sequence[Any]) -> dict[str, Any]:
     """Return the results on gold: shares of right verdicts and a psychometric curve per defect."""
-    plain = [row.verdict == "reject" for row in answers if row.defect and row.severity >= OBVIOUS_SEVERITY]
+    plain = [
+        row.verdict == "reject"
+        for row in answers
+        if row.defect and row.severity >= OBVIOUS_SEVERITY
+    ]
     clean = [row.verdict == "reject" for row in answers if row.defect is None]
     # Curves of layers and pairs are separate: a fringe is harder to see in front of a background.
     curves = []
@@ -202,7 +217,11 @@ def _gold(answers: Sequence[Any]) -> dict[str, Any]:
         of_kind = [row for row in answers if row.kind == kind]
         guesses = [row.verdict == "reject" for row in of_kind if row.defect is None]
         for defect in defects:
-            looks = [GoldTrial(row.severity, row.verdict == "reject") for row in of_kind if row.defect == defect]
+            looks = [
+                GoldTrial(row.severity, row.verdict == "reject")
+                for row in of_kind
+                if row.defect == defect
+            ]
             curve = fit_curve(looks, guesses)
             if curve is not None:
                 curves.append({"defect": defect, "kind": str(kind)} | asdict(curve))
@@ -224,7 +243,9 @@ def _longest_run(accepts: Sequence[bool]) -> dict[str, Any] | None:
     """
     if not accepts:
         return None
-    verdict, longest = max(((value, sum(1 for _ in run)) for value, run in groupby(accepts)), key=lambda run: run[1])
+    verdict, longest = max(
+        ((value, sum(1 for _ in run)) for value, run in groupby(accepts)), key=lambda run: run[1]
+    )
     n, p = len(accepts), sum(accept == verdict for accept in accepts) / len(accepts)
     # The formulas need p < 1; with equal verdicts only, the whole series is the run.
     if p == 1:
@@ -271,13 +292,19 @@ def _dwell_drift(rows: Sequence[Any]) -> dict[str, float] | None:
     return {"value": value, "low": low, "high": high, "n": len(timed)}
 
 
-def _missed_gold(gold: Sequence[Any], rows: Sequence[Any], *, early: bool) -> dict[str, float] | None:
+def _missed_gold(
+    gold: Sequence[Any], rows: Sequence[Any], *, early: bool
+) -> dict[str, float] | None:
     """Return the share of missed obvious defects in the first half hour of sessions or after it."""
-    into = dict(zip((row.id for row in rows), _seconds_into_session(rows) if rows else (), strict=True))
+    into = dict(
+        zip((row.id for row in rows), _seconds_into_session(rows) if rows else (), strict=True)
+    )
     answers = [
         row.verdict == "accept"
         for row in gold
-        if row.defect and row.severity >= OBVIOUS_SEVERITY and (into[row.id] < EARLY_SECONDS) == early
+        if row.defect
+        and row.severity >= OBVIOUS_SEVERITY
+        and (into[row.id] < EARLY_SECONDS) == early
     ]
     return _share(sum(answers), len(answers))
 

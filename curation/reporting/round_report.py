@@ -56,7 +56,9 @@ def round_report(tx: Transaction, number: int) -> dict[str, Any]:
         "price": review_cost.review_cost(tx, number),
         "gates": gates.gates_report(tx, number),
         "prompt_agreement": _agreement(tx.execute(_AGREEMENT, {"round": number}).mappings().one()),
-        "seconds_left": review_cost.review_seconds_left(tx, counts, float(row["policy"].get("share", 1.0)), overlap),
+        "seconds_left": review_cost.review_seconds_left(
+            tx, counts, float(row["policy"].get("share", 1.0)), overlap
+        ),
         "untaken": missing_workers.count_waiting_work(tx, number),
         "evaluation": evaluation or {},
     }
@@ -90,10 +92,14 @@ def as_text(report: Mapping[str, Any]) -> str:
     lines = [
         f"Round {header['id']} ({header['state']}), {origin}",
         _GENERATION_LINE.format(**funnel),
-        "  {shown} shown, {decided} decided: {accepted} accepted, {rejected} rejected".format(**funnel),
+        "  {shown} shown, {decided} decided: {accepted} accepted, {rejected} rejected".format(
+            **funnel
+        ),
     ]
     if report["untaken"]:
-        lines.append(f"  {missing_workers.tell_untaken(report['untaken'])}; {missing_workers.START_WORKERS}")
+        lines.append(
+            f"  {missing_workers.tell_untaken(report['untaken'])}; {missing_workers.START_WORKERS}"
+        )
     refusals = ((row["signal"], row["count"]) for row in report["refusals"])
     lines += _tally("refused by", refusals)
 
@@ -105,16 +111,25 @@ def as_text(report: Mapping[str, Any]) -> str:
 
     # Cost and automatic decisions.
     if human["seconds_per_accept"] is not None:
-        lines.append(f"  {human['seconds_per_accept']:.1f} s of people's time per accepted candidate")
-    lines += [*review_cost.format_review_cost(report["price"]), *gates.format_gates(report["gates"])]
+        lines.append(
+            f"  {human['seconds_per_accept']:.1f} s of people's time per accepted candidate"
+        )
+    lines += [
+        *review_cost.format_review_cost(report["price"]),
+        *gates.format_gates(report["gates"]),
+    ]
     for kind, who in ((RULE_REVIEWER, "rule reviewer"), (AUTO_REVIEWER, "auto-reviewer")):
         totals = report[kind]
         if totals["decisions"]:
-            lines.append(f"  the {who} decided {totals['decisions']} and accepted {totals['accepted']}")
+            lines.append(
+                f"  the {who} decided {totals['decisions']} and accepted {totals['accepted']}"
+            )
 
     # Measurements of the candidates and of their checkpoint.
     if report["prompt_agreement"]:
-        shown = "color {colour:.0%}, shape {shape:.0%}, both {both:.0%}".format(**report["prompt_agreement"])
+        shown = "color {colour:.0%}, shape {shape:.0%}, both {both:.0%}".format(
+            **report["prompt_agreement"]
+        )
         lines.append(f"  candidates that match their prompt: {shown}")
     lines += [
         "  {name}: median {median:.3g}, 80 % in {low:.3g} to {high:.3g} (n = {n})".format(**signal)
@@ -123,7 +138,9 @@ def as_text(report: Mapping[str, Any]) -> str:
     if report["seconds_left"]:
         lines.append(f"  about {report['seconds_left'] / 60:.0f} min of review time left")
     if report["evaluation"]:
-        metrics = ", ".join(f"{name} {value:.4g}" for name, value in sorted(report["evaluation"].items()))
+        metrics = ", ".join(
+            f"{name} {value:.4g}" for name, value in sorted(report["evaluation"].items())
+        )
         lines.append(f"  metrics of its checkpoint on the held-out split: {metrics}")
     return "\n".join(lines)
 
@@ -202,7 +219,9 @@ def _human(by_reviewer: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _agreement(row: Mapping[str, Any]) -> dict[str, float] | None:
     """Return the shares of candidates with the color, shape, or both of their prompt."""
-    return {name: float(row[name]) for name in ("colour", "shape", "both", "n")} if row["n"] else None
+    return (
+        {name: float(row[name]) for name in ("colour", "shape", "both", "n")} if row["n"] else None
+    )
 
 
 def _signals(tx: Transaction, row: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -210,10 +229,13 @@ def _signals(tx: Transaction, row: Mapping[str, Any]) -> list[dict[str, Any]]:
     if row["kind"] != Kind.pair:
         return []
     names = [*PAIR_SIGNALS, *AGREEMENT_SIGNALS]
-    found = {signal.name: signal for signal in tx.execute(_SIGNALS, {"round": row["id"], "names": names})}
+    found = {
+        signal.name: signal for signal in tx.execute(_SIGNALS, {"round": row["id"], "names": names})
+    }
     ends = ("low", "median", "high")
     return [
-        {"name": name, "n": found[name].n} | dict(zip(ends, map(float, found[name].shares), strict=True))
+        {"name": name, "n": found[name].n}
+        | dict(zip(ends, map(float, found[name].local_shards), strict=True))
         for name in names
         if name in found
     ]

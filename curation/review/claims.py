@@ -27,7 +27,9 @@ class CandidateNotClaimedError(NotFound):
         )
 
 
-def record_claims(tx: Transaction, reviewer_id: int, ids: Collection[uuid.UUID], page: uuid.UUID | None = None) -> None:
+def record_claims(
+    tx: Transaction, reviewer_id: int, ids: Collection[uuid.UUID], page: uuid.UUID | None = None
+) -> None:
     """Record that candidates were leased to a reviewer, for one of their open pages.
 
     Args:

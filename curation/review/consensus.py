@@ -44,7 +44,9 @@ class ConsensusSettings:
 
     def __post_init__(self) -> None:
         """Raise Refused for an invalid combination of settings."""
-        if not 1 <= self.overlap <= MAX_OVERLAP or (self.rule is ConsensusRule.single) != (self.overlap == 1):
+        if not 1 <= self.overlap <= MAX_OVERLAP or (self.rule is ConsensusRule.single) != (
+            self.overlap == 1
+        ):
             hint = f"the rule single needs an overlap of 1, the other rules 2 to {MAX_OVERLAP}"
             raise Refused(f"an overlap of {self.overlap} cannot be decided by {self.rule}", hint)
         if self.rule_reviewer_votes and self.overlap == 1:
@@ -53,12 +55,18 @@ class ConsensusSettings:
                 "set an overlap of 2 or more",
             )
         if not 0 <= self.certainty <= 1:
-            raise Refused(f"certainty {self.certainty:g} is outside [0, 1]", "1 requires that all agree")
+            raise Refused(
+                f"certainty {self.certainty:g} is outside [0, 1]", "1 requires that all agree"
+            )
 
     @staticmethod
     def read(row: Mapping[str, Any]) -> ConsensusSettings:
         """Parse the row written by `set_consensus`; an empty row means single decisions."""
-        return ConsensusSettings(**{**row, "rule": ConsensusRule(row["rule"])}) if row else ConsensusSettings()
+        return (
+            ConsensusSettings(**{**row, "rule": ConsensusRule(row["rule"])})
+            if row
+            else ConsensusSettings()
+        )
 
     def alone(self, channel: str) -> bool:
         """Return whether one decision made at this interface is the verdict."""
@@ -90,7 +98,11 @@ class ConsensusOutcome(NamedTuple):
 
 
 def make_consensus(
-    overlap: int, rule: ConsensusRule | None, certainty: float | None, *, rule_reviewer_votes: bool = False
+    overlap: int,
+    rule: ConsensusRule | None,
+    certainty: float | None,
+    *,
+    rule_reviewer_votes: bool = False,
 ) -> ConsensusSettings:
     """Return a consensus setting with defaults filled in.
 
@@ -102,24 +114,28 @@ def make_consensus(
     """
     chosen = rule or (ConsensusRule.majority if overlap > 1 else ConsensusRule.single)
     default = DEFAULT_CERTAINTY if chosen is ConsensusRule.dawid_skene else 0.5
-    return ConsensusSettings(chosen, overlap, default if certainty is None else certainty, rule_reviewer_votes)
+    return ConsensusSettings(
+        chosen, overlap, default if certainty is None else certainty, rule_reviewer_votes
+    )
 
 
-def set_consensus(tx: Transaction, number: int, consensus: ConsensusSettings, actor: str) -> None:
+def set_consensus(tx: Transaction, round_id: int, consensus: ConsensusSettings, actor: str) -> None:
     """Set how a round's verdicts are combined.
 
     Raises:
         NotFound: There is no such round.
         Conflict: The round is closed, or the first decision has been made.
     """
-    row = find_round(tx, number)
+    row = find_round(tx, round_id)
     # Lock the round, so that no first decision is made between the check and the update.
-    tx.execute(sa.select(rounds.c.id).where(rounds.c.id == number).with_for_update())
-    if row["state"] == RoundState.closed or tx.scalar(_BEGUN.bindparams(round=number)):
-        raise Conflict(f"round {number} already has decisions", "set the consensus when a round is opened")
+    tx.execute(sa.select(rounds.c.id).where(rounds.c.id == round_id).with_for_update())
+    if row["state"] == RoundState.closed or tx.scalar(_BEGUN.bindparams(round=round_id)):
+        raise Conflict(
+            f"round {round_id} already has decisions", "set the consensus when a round is opened"
+        )
     kept = asdict(consensus)
-    tx.execute(sa.update(rounds).where(rounds.c.id == number).values(consensus=kept))
-    tx.log(actor, "consensus set", f"round {number}", **kept)
+    tx.execute(sa.update(rounds).where(rounds.c.id == round_id).values(consensus=kept))
+    tx.log(actor, "consensus set", f"round {round_id}", **kept)
 
 
 def apply_vote(
@@ -164,7 +180,9 @@ def apply_vote(
     votes.append((reviewer_id, accept))
     if len(votes) < consensus.overlap:
         return ConsensusOutcome(CandidateState.waiting, len(votes), final=False)
-    state = consensus.resolve(_probability(tx, consensus, round_id, votes)) or CandidateState.waiting
+    state = (
+        consensus.resolve(_probability(tx, consensus, round_id, votes)) or CandidateState.waiting
+    )
     return ConsensusOutcome(state, len(votes), final=False)
 
 
@@ -197,7 +215,9 @@ def read_skills(tx: Transaction, number: int) -> Skills | None:
     return (
         None
         if row is None
-        else Skills(row.acceptable_share, {int(id_): Skill(*skill) for id_, skill in row.skills.items()})
+        else Skills(
+            row.acceptable_share, {int(id_): Skill(*skill) for id_, skill in row.skills.items()}
+        )
     )
 
 
@@ -206,10 +226,17 @@ def rounds_needing_skill_estimates(tx: Transaction) -> list[int]:
 
     These are rounds where a candidate has come to wait for an adjudicator since the last estimate.
     """
-    return [row.id for row in tx.execute(_TO_ESTIMATE, {"rule": ConsensusRule.dawid_skene, "stale": SKILLS_MAX_AGE_SECONDS})]
+    return [
+        row.id
+        for row in tx.execute(
+            _TO_ESTIMATE, {"rule": ConsensusRule.dawid_skene, "stale": SKILLS_MAX_AGE_SECONDS}
+        )
+    ]
 
 
-def _probability(tx: Transaction, consensus: ConsensusSettings, round_id: int, votes: list[tuple[int, bool]]) -> float:
+def _probability(
+    tx: Transaction, consensus: ConsensusSettings, round_id: int, votes: list[tuple[int, bool]]
+) -> float:
     if consensus.rule is ConsensusRule.majority:
         return sum(accept for _, accept in votes) / len(votes)
     # The skills are estimated by a job; a stale estimate is used until that job has run.

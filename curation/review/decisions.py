@@ -95,7 +95,9 @@ def decide(
         Refused: Reasons without a reject, or layers without reasons or for a single layer.
     """
     distinct_reasons, reason_layers = _distinct(verdict, reasons, layers)
-    content = _Content(candidate, reviewer_id, _decidable(verdict), distinct_reasons, reason_layers, comment)
+    content = _Content(
+        candidate, reviewer_id, _decidable(verdict), distinct_reasons, reason_layers, comment
+    )
     # Lock the candidate first: everything read below is then current.
     try:
         row = lock_candidate(tx, candidate)
@@ -106,7 +108,9 @@ def decide(
     if only_claimed and not known.claimed:
         raise CandidateNotClaimedError(candidate)
     if layers and known.kind != Kind.pair:
-        raise Refused("a single-layer candidate takes no layers for its reasons", "leave the layers out")
+        raise Refused(
+            "a single-layer candidate takes no layers for its reasons", "leave the layers out"
+        )
     # A retry is answered as the first request was, even if the reviewer has been paused since.
     if known.earlier is not None:
         return _repeat_answer(known, content)
@@ -129,7 +133,9 @@ def decide(
     # One statement writes the decision, moves the candidate and ends lease and claim.
     decision = tx.execute(_DECIDE, values).scalar()
     if decision is None:
-        raise Conflict("this key was used for another decision", "make a new key for every decision")
+        raise Conflict(
+            "this key was used for another decision", "make a new key for every decision"
+        )
     # Follow-up effects: the sample, the audit of a gate, and the reviewer's gold statistics.
     if outcome.state is CandidateState.accepted:
         add_samples(tx, samples_from_candidates(tx, [candidate]))
@@ -140,7 +146,9 @@ def decide(
     return DecisionResult(int(decision), candidate, STATE_AFTER_VERDICT[verdict])
 
 
-def record_rule_verdict(tx: Transaction, reviewer_id: int, card: ReviewItem, said: RuleVerdict) -> DecisionResult:
+def record_rule_verdict(
+    tx: Transaction, reviewer_id: int, card: ReviewItem, said: RuleVerdict
+) -> DecisionResult:
     """Record the rule reviewer's verdict on an item that it holds.
 
     The key is derived from the candidate and its turn, so the call is idempotent.
@@ -231,7 +239,9 @@ def _repeat_answer(known: sa.Row[Any], content: _Content) -> DecisionResult:
     )
     earlier = _Content(*fields, known.comment)
     if earlier != content:
-        raise Conflict("this key was used for another decision", "make a new key for every decision")
+        raise Conflict(
+            "this key was used for another decision", "make a new key for every decision"
+        )
     return DecisionResult(known.earlier, content.candidate, STATE_AFTER_VERDICT[content.verdict])
 
 
@@ -239,8 +249,12 @@ def _check_decidable(state: str, holder: str | None, me: str, *, decided: bool) 
     """Raise Conflict unless this reviewer may decide now, without revealing other verdicts."""
     hint = "continue with the next one"
     if decided:
-        raise Conflict("you have already decided this candidate", "undo your decision to decide again")
-    if state == CandidateState.waiting or (state == CandidateState.showing and holder in {me, None}):
+        raise Conflict(
+            "you have already decided this candidate", "undo your decision to decide again"
+        )
+    if state == CandidateState.waiting or (
+        state == CandidateState.showing and holder in {me, None}
+    ):
         return
     if state == CandidateState.showing:
         raise Conflict("your lease expired and another reviewer holds this candidate now", hint)
@@ -283,4 +297,6 @@ _DECIDE = sa.text("""
     select id from kept""")
 
 # An undo or a skip ends a turn. A standing decision does not, so repeating it yields the same key.
-_TURN = sa.text("select count(*) from decisions where candidate_id = :candidate and verdict in ('undo', 'skip')")
+_TURN = sa.text(
+    "select count(*) from decisions where candidate_id = :candidate and verdict in ('undo', 'skip')"
+)

@@ -68,20 +68,20 @@ def sample_gold_flags(count: int, share: float) -> list[bool]:
     return [share > 0 and _coin.random() < share for _ in range(count)]
 
 
-def count_gold_before_end(coins: Sequence[bool], plain: int) -> int:
+def count_gold_before_end(coins: Sequence[bool], ordinary_count: int) -> int:
     """Return the number of gold items up to the last item that is filled.
 
     Args:
         coins: Whether each item is gold, as `throw_coins` returns it.
-        plain: The number of available candidates that are not gold.
+        ordinary_count: The number of available candidates that are not gold.
 
     Returns:
         The gold items before the last of those candidates, or all of them if every item is filled.
     """
-    if not plain:
+    if not ordinary_count:
         return 0
     others = [index for index, is_gold in enumerate(coins) if not is_gold]
-    return sum(coins) if plain >= len(others) else sum(coins[: others[plain - 1]])
+    return sum(coins) if ordinary_count >= len(others) else sum(coins[: others[ordinary_count - 1]])
 
 
 def claim_gold(
@@ -173,7 +173,9 @@ def pause_if_unreliable(tx: Transaction, reviewer_id: int, candidate: uuid.UUID)
         return
 
 
-def read_gold_responses(tx: Transaction, reviewer_id: int) -> tuple[dict[str, list[GoldTrial]], list[bool]]:
+def read_gold_responses(
+    tx: Transaction, reviewer_id: int
+) -> tuple[dict[str, list[GoldTrial]], list[bool]]:
     """Return a reviewer's decisions on gold, oldest first.
 
     Returns:

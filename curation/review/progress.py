@@ -29,7 +29,9 @@ class ReviewProgress(NamedTuple):
     accepted: int = 0
 
 
-def progress_by_round(tx: Transaction, reviewer_id: int, number: int | None = None) -> dict[int, ReviewProgress]:
+def progress_by_round(
+    tx: Transaction, reviewer_id: int, number: int | None = None
+) -> dict[int, ReviewProgress]:
     """Return a reviewer's progress by round; rounds without any progress are left out.
 
     In a paused or closed round only items that the reviewer holds count as waiting.
@@ -56,7 +58,9 @@ def review_progress(tx: Transaction, reviewer_id: int, number: int | None) -> di
     return ReviewProgress(*map(sum, columns))._asdict()
 
 
-def _progress(tx: Transaction, reviewer_id: int, number: int | None, *, only_open: bool) -> dict[int, ReviewProgress]:
+def _progress(
+    tx: Transaction, reviewer_id: int, number: int | None, *, only_open: bool
+) -> dict[int, ReviewProgress]:
     params = {
         "reviewer": reviewer_id,
         "holder": lease_holder_name(reviewer_id),

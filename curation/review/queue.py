@@ -32,7 +32,7 @@ Those beyond it are served once no undecided candidate is left.
 class ReviewBatch:
     """Items to show next, and the ids that the page may no longer show."""
 
-    cards: tuple[ReviewItem, ...]
+    items: tuple[ReviewItem, ...]
     lost: tuple[uuid.UUID, ...]
 
 
@@ -54,7 +54,7 @@ def claim_items(
         holding: The candidates that the caller already has.
         seconds: The duration of the leases.
     """
-    return claim_batch(tx, reviewer_id, round_id, count, holding, seconds).cards
+    return claim_batch(tx, reviewer_id, round_id, count, holding, seconds).items
 
 
 def claim_batch(
@@ -62,7 +62,7 @@ def claim_batch(
     reviewer_id: int,
     round_id: int | None,
     count: int,
-    holding: Collection[uuid.UUID],
+    held_ids: Collection[uuid.UUID],
     seconds: int,
     page: uuid.UUID | None = None,
     previous: uuid.UUID | None = None,
@@ -72,7 +72,7 @@ def claim_batch(
     Candidates that already belong to the reviewer and that none of their pages uses come first (the
     page was reloaded, or has released them), then new ones by descending priority; where several
     reviewers decide, partly decided candidates come first. A lease is renewed only if the page is
-    `holding` the candidate or is given it now. A candidate on the page whose lease has expired is
+    `held_ids` the candidate or is given it now. A candidate on the page whose lease has expired is
     leased again if nobody has taken it, and reported as lost otherwise. Two reviewers never get the
     same candidate.
 
@@ -81,7 +81,7 @@ def claim_batch(
         reviewer_id: The reviewer.
         round_id: Only candidates of this round; None for all open rounds.
         count: The maximum number of new items.
-        holding: The candidates that the page shows or has prefetched, and its undelivered
+        held_ids: The candidates that the page shows or has prefetched, and its undelivered
             decisions.
         seconds: The duration of the leases without renewal.
         page: The page that makes the request, so that two pages of one reviewer share nothing; None
@@ -89,7 +89,7 @@ def claim_batch(
         previous: The page that this one replaces: its leases, including late ones, are taken over.
 
     Returns:
-        The new items, and those of `holding` that no longer belong to the reviewer.
+        The new items, and those of `held_ids` that no longer belong to the reviewer.
     """
     holder = lease_holder_name(reviewer_id)
     params = {
@@ -100,15 +100,15 @@ def claim_batch(
         "round": round_id,
     }
     # Renew the leases of everything on the page; lease expired candidates again if still free.
-    held = leases.renew_in_use(tx, holder, "review", seconds, holding, page)
-    expired = [id_ for id_ in holding if id_ not in held]
+    held = leases.renew_in_use(tx, holder, "review", seconds, held_ids, page)
+    expired = [id_ for id_ in held_ids if id_ not in held]
     if expired:
         held |= _lease(tx, _CLAIM_THESE, params | {"ids": expired}, seconds)
-    lost = tuple(id_ for id_ in holding if id_ not in held)
+    lost = tuple(id_ for id_ in held_ids if id_ not in held)
     if not count:
         return ReviewBatch((), lost)
     # Take over what this page had before a reload, or another page until its lease expired.
-    leased_rows = tx.execute(_MINE, params | {"ids": list(holding)}).all()
+    leased_rows = tx.execute(_MINE, params | {"ids": list(held_ids)}).all()
     idle = [row for row in leased_rows if row.idle]
     ids = [row.id for row in idle if row.served][:count]
     if page is not None:
@@ -117,7 +117,7 @@ def claim_batch(
     # Top up, first with candidates this reviewer was given earlier and has not decided.
     leased = sum(row.id is not None for row in leased_rows)
     free_slots = min(count - len(ids), MAX_CLAIMED - leased)
-    if free_slots > 0 and leased_rows and leased_rows[0].unfinished > leased:
+    if free_slots > 0 and leased_rows and leased_rows[0].pending_items > leased:
         ids += _lease(tx, _CLAIM_UNFINISHED, params | {"count": free_slots}, seconds)
         free_slots = min(count - len(ids), free_slots)
     if free_slots > 0:
@@ -126,7 +126,9 @@ def claim_batch(
     return ReviewBatch(read_items(tx, ids), lost)
 
 
-def release_claimed(tx: Transaction, reviewer_id: int, ids: Collection[uuid.UUID], page: uuid.UUID | None = None) -> None:
+def release_claimed(
+    tx: Transaction, reviewer_id: int, ids: Collection[uuid.UUID], page: uuid.UUID | None = None
+) -> None:
     """Release candidates that a page no longer uses, so that others can get them at once.
 
     They stay claimed: this reviewer gets them first while they are free, and a decision that is
@@ -141,7 +143,9 @@ def release_claimed(tx: Transaction, reviewer_id: int, ids: Collection[uuid.UUID
     leases.release_unused(tx, lease_holder_name(reviewer_id), ids, page)
 
 
-def _claim_waiting(tx: Transaction, params: dict[str, Any], count: int, seconds: int) -> list[uuid.UUID]:
+def _claim_waiting(
+    tx: Transaction, params: dict[str, Any], count: int, seconds: int
+) -> list[uuid.UUID]:
     """Lease candidates, from the oldest open round on, until there are enough.
 
     Each item is gold with the round's gold probability, and this is drawn only for items that are
@@ -157,7 +161,9 @@ def _claim_waiting(tx: Transaction, params: dict[str, Any], count: int, seconds:
         # Lease the other candidates first: gold takes its priorities from theirs.
         ordinary = _claim_of_round(tx, row, params, max(ordinary_count, 1), seconds)
         gold_count = gold.count_gold_before_end(is_gold, len(ordinary))
-        gold_ids = gold.claim_gold(tx, row.id, params["reviewer"], ordinary, gold_count, seconds, params["page"])
+        gold_ids = gold.claim_gold(
+            tx, row.id, params["reviewer"], ordinary, gold_count, seconds, params["page"]
+        )
         if not ordinary_count:
             # This candidate was leased only to prove that gold would not be shown alone.
             leases.release_unused(tx, params["holder"], ordinary if gold_ids else ())
@@ -167,7 +173,9 @@ def _claim_waiting(tx: Transaction, params: dict[str, Any], count: int, seconds:
             ordinary += _claim_of_round(tx, row, params, gold_count - len(gold_ids), seconds)
         claimed += [*ordinary, *gold_ids]
         if len(claimed) < count and row.gold_share:
-            claimed += gold.claim_skipped_gold(tx, row.id, params["reviewer"], count - len(claimed), seconds, params["page"])
+            claimed += gold.claim_skipped_gold(
+                tx, row.id, params["reviewer"], count - len(claimed), seconds, params["page"]
+            )
         if len(claimed) >= count:
             break
     return claimed
@@ -199,7 +207,9 @@ def _claim_of_round(
     return claimed
 
 
-def _lease(tx: Transaction, claim: sa.TextClause, params: dict[str, Any], seconds: int) -> frozenset[uuid.UUID]:
+def _lease(
+    tx: Transaction, claim: sa.TextClause, params: dict[str, Any], seconds: int
+) -> frozenset[uuid.UUID]:
     return frozenset(row.subject for row in tx.execute(claim, params | {"seconds": seconds}))
 
 
@@ -212,7 +222,9 @@ def read_items(tx: Transaction, ids: Sequence[uuid.UUID]) -> tuple[ReviewItem, .
             kind=Kind(row.kind),
             prompt=row.text,
             flags=tuple(row.flags),
-            layers={role: ReviewItemLayer(*row.layers[role]) for role in LayerRole if role in row.layers},
+            layers={
+                role: ReviewItemLayer(*row.layers[role]) for role in LayerRole if role in row.layers
+            },
             signals=row.signals or {},
             texts=Prompt(row.text, row.foreground, row.background).texts,
         )
@@ -222,7 +234,11 @@ def read_items(tx: Transaction, ids: Sequence[uuid.UUID]) -> tuple[ReviewItem, .
 
 def _sql(text: str) -> sa.TextClause:
     statement = sa.text(text)
-    return statement.bindparams(sa.bindparam("ids", type_=ARRAY(UUID))) if ":ids" in text else statement
+    return (
+        statement.bindparams(sa.bindparam("ids", type_=ARRAY(UUID)))
+        if ":ids" in text
+        else statement
+    )
 
 
 # The lateral join with a limit forces one probe of the partial index per open round, whatever

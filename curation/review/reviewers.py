@@ -52,7 +52,9 @@ class TooManyAttemptsError(Refused):
     """Too many wrong tokens from one address; `seconds` is the time to wait."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__("too many wrong sign-in tokens", f"wait {seconds:.0f} s, and copy the whole token")
+        super().__init__(
+            "too many wrong sign-in tokens", f"wait {seconds:.0f} s, and copy the whole token"
+        )
         self.seconds = seconds
 
 
@@ -78,7 +80,9 @@ def lease_holder_name(reviewer_id: int) -> str:
     return f"reviewer {reviewer_id}"
 
 
-def add_reviewer(tx: Transaction, name: str, role: Role = Role.annotator, kind: str = PERSON) -> Reviewer:
+def add_reviewer(
+    tx: Transaction, name: str, role: Role = Role.annotator, kind: str = PERSON
+) -> Reviewer:
     """Add a reviewer; repeating the call changes nothing.
 
     Args:
@@ -133,7 +137,9 @@ def get_reviewer(tx: Transaction, reviewer_id: int) -> Reviewer | None:
 
 def list_reviewers(tx: Transaction) -> list[Reviewer]:
     """Return every reviewer, oldest first."""
-    return [_read(row) for row in tx.execute(sa.select(reviewers).order_by(reviewers.c.id)).mappings()]
+    return [
+        _read(row) for row in tx.execute(sa.select(reviewers).order_by(reviewers.c.id)).mappings()
+    ]
 
 
 def deactivate(tx: Transaction, reviewer: Reviewer) -> None:
@@ -166,7 +172,9 @@ def find_session(tx: Transaction, token: str) -> Reviewer | None:
 def resume_reviewer(tx: Transaction, reviewer: Reviewer, actor: str) -> None:
     """Resume a paused reviewer and restart their gold statistics. Raises Conflict."""
     if reviewer.paused is None:
-        raise Conflict(f"{reviewer.name!r} is not paused", "'layerloop reviewer list' shows paused reviewers")
+        raise Conflict(
+            f"{reviewer.name!r} is not paused", "'layerloop reviewer list' shows paused reviewers"
+        )
     values = {"paused": None, "resumed_at": sa.func.now()}
     tx.execute(sa.update(reviewers).where(reviewers.c.id == reviewer.id).values(values))
     tx.log(actor, "reviewer resumed", reviewer.name)
@@ -189,7 +197,11 @@ def issue_token(tx: Transaction, reviewer: Reviewer, minutes: int) -> str:
         raise Refused(f"{reviewer.name!r} cannot sign in", "only active persons can sign in")
     token = secrets.token_urlsafe(32)
     until = sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, minutes)
-    tx.execute(sa.insert(sign_in_tokens).values(hash=hash_token(token), reviewer_id=reviewer.id, expires_at=until))
+    tx.execute(
+        sa.insert(sign_in_tokens).values(
+            hash=hash_token(token), reviewer_id=reviewer.id, expires_at=until
+        )
+    )
     return token
 
 
@@ -272,4 +284,6 @@ where s.hash = :hash and s.ended_at is null and s.expires_at > now() and r.activ
 
 
 def _read(row: sa.RowMapping | dict[str, Any]) -> Reviewer:
-    return Reviewer(row["id"], row["name"], row["kind"], Role(row["role"]), row["active"], row["paused"])
+    return Reviewer(
+        row["id"], row["name"], row["kind"], Role(row["role"]), row["active"], row["paused"]
+    )

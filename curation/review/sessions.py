@@ -24,9 +24,11 @@ class SessionCookies:
         self.seconds = hours * 3_600
         self.name = cookie_name(secret)
         options = {"digest_method": hashlib.sha256, "key_derivation": "hmac"}
-        self._signer = URLSafeTimedSerializer(secret, salt="layerloop session", signer_kwargs=options)
+        self._signer = URLSafeTimedSerializer(
+            secret, salt="layerloop session", signer_kwargs=options
+        )
 
-    def seal(self, token: str) -> str:
+    def dumps(self, token: str) -> str:
         """Return the cookie value for a session token."""
         return str(self._signer.dumps(token))
 
@@ -70,7 +72,9 @@ def end_session(tx: Transaction, token: str) -> None:
 def end_sessions(tx: Transaction, reviewer_id: int) -> None:
     """End every session of a reviewer and invalidate their unused sign-in tokens."""
     _end(tx, sessions.c.reviewer_id == reviewer_id)
-    unused = sa.and_(sign_in_tokens.c.reviewer_id == reviewer_id, sign_in_tokens.c.used_at.is_(None))
+    unused = sa.and_(
+        sign_in_tokens.c.reviewer_id == reviewer_id, sign_in_tokens.c.used_at.is_(None)
+    )
     tx.execute(sa.update(sign_in_tokens).where(unused).values(expires_at=sa.func.now()))
 
 

@@ -68,7 +68,9 @@ def undo(
             or earlier.verdict != Verdict.undo
             or decision not in {None, earlier.undoes}
         ):
-            raise Conflict("this key was used for another decision", "make a new key for every decision")
+            raise Conflict(
+                "this key was used for another decision", "make a new key for every decision"
+            )
         return UndoResult(earlier.id, read_items(tx, [earlier.candidate_id])[0])
     target = tx.execute(_UNDOABLE, {"reviewer": reviewer_id, "decision": decision}).one_or_none()
     if target is None:
@@ -78,7 +80,9 @@ def undo(
         )
     # Lock the candidate, then check that the decision may still be undone.
     row = lock_candidate(tx, target.candidate_id)
-    known = tx.execute(_ROUND, {"round": row.shown_in, "own": row.round_id, "reviewer": reviewer_id}).one()
+    known = tx.execute(
+        _ROUND, {"round": row.shown_in, "own": row.round_id, "reviewer": reviewer_id}
+    ).one()
     if known.paused is not None:
         raise ReviewerPausedError(known.paused)
     if known.state == "closed":
@@ -109,16 +113,23 @@ def _is_vote(target: sa.Row[Any], known: sa.Row[Any]) -> bool:
     return several and not target.final and target.verdict != Verdict.skip
 
 
-def _check_undoable(tx: Transaction, target: sa.Row[Any], row: sa.Row[Any], known: sa.Row[Any], *, vote: bool) -> None:
+def _check_undoable(
+    tx: Transaction, target: sa.Row[Any], row: sa.Row[Any], known: sa.Row[Any], *, vote: bool
+) -> None:
     """Raise Conflict if the candidate has moved on.
 
     A vote can be withdrawn even while another reviewer is looking at the candidate.
     """
     if vote:
         if row.state == CandidateState.withdrawn or has_final_decision(tx, target.candidate_id):
-            raise Conflict("this candidate has a final decision", "an adjudicator's decision is final")
+            raise Conflict(
+                "this candidate has a final decision", "an adjudicator's decision is final"
+            )
         return
-    full = target.verdict == Verdict.skip and row.decided >= ConsensusSettings.read(known.consensus).overlap
+    full = (
+        target.verdict == Verdict.skip
+        and row.decided >= ConsensusSettings.read(known.consensus).overlap
+    )
     if row.state != STATE_AFTER_VERDICT[Verdict(target.verdict)] or full:
         # Do not reveal the new state: it would be another reviewer's verdict.
         raise Conflict(
@@ -127,7 +138,9 @@ def _check_undoable(tx: Transaction, target: sa.Row[Any], row: sa.Row[Any], know
         )
 
 
-_EARLIER_UNDO = sa.text("select id, candidate_id, reviewer_id, verdict, undoes from decisions where key = :key")
+_EARLIER_UNDO = sa.text(
+    "select id, candidate_id, reviewer_id, verdict, undoes from decisions where key = :key"
+)
 
 _UNDOABLE = sa.text("""
     select d.id, d.candidate_id, d.verdict, d.final from decisions d

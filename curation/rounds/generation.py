@@ -13,7 +13,14 @@ from curation.db import leases
 from curation.db.engine import Database, Transaction
 from curation.db.tables import candidate_layers, candidates, prompts, rounds
 from curation.db.tables import leases as held
-from curation.domain import CandidateState, GenerationRequest, JobName, LayerRole, Prompt, RoundState
+from curation.domain import (
+    CandidateState,
+    GenerationRequest,
+    JobName,
+    LayerRole,
+    Prompt,
+    RoundState,
+)
 from curation.images.codec import encode_layer, pixel_hash
 from curation.ports import LayerGenerator, Layers, ObjectStore
 
@@ -26,12 +33,14 @@ class ClaimedCandidate:
     request: GenerationRequest
 
 
-def claim_candidates(tx: Transaction, number: int, holder: str, count: int, seconds: int) -> list[ClaimedCandidate]:
+def claim_candidates(
+    tx: Transaction, round_id: int, holder: str, count: int, seconds: int
+) -> list[ClaimedCandidate]:
     """Lease up to `count` requested candidates of an open round; other workers skip them.
 
     Args:
         tx: The transaction.
-        number: The round.
+        round_id: The round.
         holder: The name of the worker.
         count: The maximum number to claim.
         seconds: The duration of the leases.
@@ -44,7 +53,7 @@ def claim_candidates(tx: Transaction, number: int, holder: str, count: int, seco
         sa.select(candidates.c.id)
         .join(rounds, rounds.c.id == candidates.c.round_id)
         .where(
-            candidates.c.round_id == number,
+            candidates.c.round_id == round_id,
             candidates.c.state == CandidateState.requested,
             rounds.c.state == RoundState.open,
         )
@@ -72,7 +81,12 @@ def claim_candidates(tx: Transaction, number: int, holder: str, count: int, seco
         .where(candidates.c.id.in_(ids))
         .order_by(candidates.c.id)
     )
-    return [ClaimedCandidate(r.id, GenerationRequest(Prompt(r.text, r.foreground, r.background), r.seed)) for r in rows]
+    return [
+        ClaimedCandidate(
+            r.id, GenerationRequest(Prompt(r.text, r.foreground, r.background), r.seed)
+        )
+        for r in rows
+    ]
 
 
 def generate_claimed(
@@ -94,14 +108,16 @@ def generate_claimed(
     Returns:
         The number of candidates whose lease this worker still held.
     """
-    drawn = generator.draw([item.request for item in claimed])
+    drawn = generator.generate([item.request for item in claimed])
     # Objects without rows are harmless; rows without objects would be broken candidates.
     stored = {item.id: _store(store, layers) for item, layers in zip(claimed, drawn, strict=True)}
     with database.transaction() as tx:
         return _save_layers(tx, stored, holder)
 
 
-def release_failed(tx: Transaction, claimed: Sequence[ClaimedCandidate], holder: str, reason: str) -> None:
+def release_failed(
+    tx: Transaction, claimed: Sequence[ClaimedCandidate], holder: str, reason: str
+) -> None:
     """Release candidates after a failure.
 
     A candidate that has failed too often becomes "failed".
@@ -117,7 +133,9 @@ def release_failed(tx: Transaction, claimed: Sequence[ClaimedCandidate], holder:
         (candidates.c.attempts < leases.MAX_ATTEMPTS, CandidateState.requested.value),
         else_=CandidateState.failed.value,
     )
-    tx.execute(sa.update(candidates).where(candidates.c.id.in_(ids)).values(state=again, note=reason[:500]))
+    tx.execute(
+        sa.update(candidates).where(candidates.c.id.in_(ids)).values(state=again, note=reason[:500])
+    )
 
 
 def _store(store: ObjectStore, layers: Layers) -> Mapping[LayerRole, StoredLayer]:
@@ -129,7 +147,9 @@ def _store(store: ObjectStore, layers: Layers) -> Mapping[LayerRole, StoredLayer
     return stored
 
 
-def _save_layers(tx: Transaction, stored: Mapping[uuid.UUID, Mapping[LayerRole, StoredLayer]], holder: str) -> int:
+def _save_layers(
+    tx: Transaction, stored: Mapping[uuid.UUID, Mapping[LayerRole, StoredLayer]], holder: str
+) -> int:
     held_ids = _release_held(tx, list(stored), holder)
     if not held_ids:
         return 0
@@ -140,7 +160,11 @@ def _save_layers(tx: Transaction, stored: Mapping[uuid.UUID, Mapping[LayerRole, 
         for role, layer in stored[id_].items()
     ]
     tx.execute(sa.insert(candidate_layers), rows)
-    moved = sa.update(candidates).where(candidates.c.id.in_(held_ids)).values(state=CandidateState.generated)
+    moved = (
+        sa.update(candidates)
+        .where(candidates.c.id.in_(held_ids))
+        .values(state=CandidateState.generated)
+    )
     # Screening follows as a job of each round.
     numbers = {row.round_id for row in tx.execute(moved.returning(candidates.c.round_id))}
     for number in sorted(numbers):
@@ -151,4 +175,6 @@ def _save_layers(tx: Transaction, stored: Mapping[uuid.UUID, Mapping[LayerRole, 
 def _release_held(tx: Transaction, ids: Sequence[uuid.UUID], holder: str) -> list[uuid.UUID]:
     """Release this worker's leases and return their candidates; expired leases are left out."""
     mine = (held.c.subject.in_(ids)) & (held.c.holder == holder) & (held.c.purpose == "generate")
-    return [row.subject for row in tx.execute(sa.delete(held).where(mine).returning(held.c.subject))]
+    return [
+        row.subject for row in tx.execute(sa.delete(held).where(mine).returning(held.c.subject))
+    ]

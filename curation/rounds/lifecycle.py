@@ -35,7 +35,7 @@ def open_round(
     tx: Transaction,
     *,
     checkpoint: str,
-    prompts_: Sequence[Prompt],
+    prompt_list: Sequence[Prompt],
     quota: int,
     seed: int = 0,
     policy: Mapping[str, Any] = SHOW_ALL,
@@ -49,7 +49,7 @@ def open_round(
     Args:
         tx: The transaction.
         checkpoint: The id of the checkpoint.
-        prompts_: The prompts.
+        prompt_list: The prompts.
         quota: The number of candidates.
         seed: The RNG seed from which the seeds of the candidates are derived.
         policy: The selection policy (curation.rounds.policies).
@@ -62,7 +62,7 @@ def open_round(
     Raises:
         Refused: The prompts, the quota or the policy are invalid.
     """
-    check_round(prompts_, quota, policy, kind)
+    check_round(prompt_list, quota, policy, kind)
     rules = policy_to_dict(parse_policy(policy))
     row = {
         "purpose": "generated",
@@ -71,29 +71,42 @@ def open_round(
         "quota": quota,
         "policy": rules,
     }
-    number = int(tx.execute(sa.insert(rounds).returning(rounds.c.id), row | {"state": RoundState.open}).scalar_one())
-    add_prompts(tx, prompts_)
+    number = int(
+        tx.execute(
+            sa.insert(rounds).returning(rounds.c.id), row | {"state": RoundState.open}
+        ).scalar_one()
+    )
+    add_prompts(tx, prompt_list)
     # Insert in batches: one statement for a million candidates would need too much memory.
     for start in range(0, quota, INSERT_BATCH_SIZE):
         indexes = range(start, min(start + INSERT_BATCH_SIZE, quota))
         tx.execute(
             sa.insert(candidates),
-            [_request(number, checkpoint, prompts_, seed, i) for i in indexes],
+            [_request(number, checkpoint, prompt_list, seed, i) for i in indexes],
         )
-    tx.log(actor, "round opened", f"round {number}", checkpoint=checkpoint, quota=quota, policy=rules)
+    tx.log(
+        actor, "round opened", f"round {number}", checkpoint=checkpoint, quota=quota, policy=rules
+    )
     tx.enqueue(JobName.generate, number)
     return number
 
 
 def add_prompts(tx: Transaction, texts: Sequence[Prompt]) -> None:
     """Record prompts; equal texts are one prompt."""
-    rows = [{"id": p.id, "text": p.text, "foreground": p.foreground, "background": p.background} for p in set(texts)]
+    rows = [
+        {"id": p.id, "text": p.text, "foreground": p.foreground, "background": p.background}
+        for p in set(texts)
+    ]
     tx.execute(insert(prompts).on_conflict_do_nothing(), rows)
 
 
 def open_seed_review(tx: Transaction, actor: str, kind: Kind = Kind.single) -> int:
     """Return the open round for imports that screening flagged, adding it if there is none."""
-    is_open = (rounds.c.purpose == "seeds") & (rounds.c.kind == kind) & (rounds.c.state != RoundState.closed)
+    is_open = (
+        (rounds.c.purpose == "seeds")
+        & (rounds.c.kind == kind)
+        & (rounds.c.state != RoundState.closed)
+    )
     number = tx.scalar(sa.select(rounds.c.id).where(is_open).order_by(rounds.c.id))
     if number is None:
         row = {
@@ -146,7 +159,10 @@ def add_for_review(
     }
     # Only a new candidate counts towards the quota.
     if tx.execute(insert(candidates).on_conflict_do_nothing(), row).rowcount:
-        rows = [{"candidate_id": candidate, "role": role, "sha256": layer.sha256} for role, layer in layers.items()]
+        rows = [
+            {"candidate_id": candidate, "role": role, "sha256": layer.sha256}
+            for role, layer in layers.items()
+        ]
         tx.execute(sa.insert(candidate_layers), rows)
         tx.execute(sa.update(rounds).where(rounds.c.id == number).values(quota=rounds.c.quota + 1))
     return candidate
@@ -179,13 +195,23 @@ def close_round(tx: Transaction, number: int, actor: str) -> int:
         find_round(tx, number)
         return 0
     unfinished = (candidates.c.round_id == number) & candidates.c.state.in_(UNFINISHED_STATES)
-    tx.execute(sa.delete(leases).where(leases.c.subject.in_(sa.select(candidates.c.id).where(unfinished))))
+    tx.execute(
+        sa.delete(leases).where(leases.c.subject.in_(sa.select(candidates.c.id).where(unfinished)))
+    )
     # Gold hidden in this round is withdrawn too; it belongs to another round.
     hidden = candidates.c.id.in_(sa.select(gold.c.candidate_id).where(gold.c.round_id == number))
-    tx.execute(sa.delete(leases).where(leases.c.subject.in_(sa.select(candidates.c.id).where(hidden))))
+    tx.execute(
+        sa.delete(leases).where(leases.c.subject.in_(sa.select(candidates.c.id).where(hidden)))
+    )
     tx.execute(sa.update(candidates).where(hidden).values(state=CandidateState.withdrawn))
-    withdrawn = tx.execute(sa.update(candidates).where(unfinished).values(state=CandidateState.withdrawn)).rowcount
-    tx.execute(sa.update(rounds).where(rounds.c.id == number).values(state=RoundState.closed, closed_at=sa.func.now()))
+    withdrawn = tx.execute(
+        sa.update(candidates).where(unfinished).values(state=CandidateState.withdrawn)
+    ).rowcount
+    tx.execute(
+        sa.update(rounds)
+        .where(rounds.c.id == number)
+        .values(state=RoundState.closed, closed_at=sa.func.now())
+    )
     tx.log(actor, "round closed", f"round {number}", withdrawn=withdrawn)
     return int(withdrawn)
 
@@ -255,7 +281,9 @@ def list_candidates(
 
 def count_states(tx: Transaction, number: int) -> dict[str, int]:
     """Return the number of candidates of a round in each state."""
-    counted = sa.select(candidates.c.state, sa.func.count().label("n")).where(candidates.c.round_id == number)
+    counted = sa.select(candidates.c.state, sa.func.count().label("n")).where(
+        candidates.c.round_id == number
+    )
     return {row.state: row.n for row in tx.execute(counted.group_by(candidates.c.state))}
 
 
@@ -283,7 +311,9 @@ def check_round(texts: Sequence[Prompt], quota: int, policy: Mapping[str, Any], 
     parse_policy(policy)
 
 
-def _request(number: int, checkpoint: str, texts: Sequence[Prompt], seed: int, index: int) -> dict[str, Any]:
+def _request(
+    number: int, checkpoint: str, texts: Sequence[Prompt], seed: int, index: int
+) -> dict[str, Any]:
     prompt = texts[index % len(texts)]
     # The seed depends on round and position, so a second round with this seed gets other images.
     digest = hashlib.sha256(f"{seed}:{number}:{index}".encode()).digest()
@@ -298,7 +328,11 @@ def _request(number: int, checkpoint: str, texts: Sequence[Prompt], seed: int, i
 
 
 def _move(tx: Transaction, number: int, source: RoundState, target: RoundState, actor: str) -> None:
-    moving = sa.update(rounds).where(rounds.c.id == number, IS_NOT_GOLD, rounds.c.state == source).values(state=target)
+    moving = (
+        sa.update(rounds)
+        .where(rounds.c.id == number, IS_NOT_GOLD, rounds.c.state == source)
+        .values(state=target)
+    )
     # The update matches only the expected state; otherwise report the actual one.
     if not tx.execute(moving).rowcount:
         state = find_round(tx, number)["state"]

@@ -63,7 +63,11 @@ class PaperPolicy:
 
 Policy = RandomPolicy | MixedPolicy | PaperPolicy
 
-POLICY_CLASSES: Final[Mapping[str, type[Policy]]] = {"random": RandomPolicy, "mixed": MixedPolicy, "paper": PaperPolicy}
+POLICY_CLASSES: Final[Mapping[str, type[Policy]]] = {
+    "random": RandomPolicy,
+    "mixed": MixedPolicy,
+    "paper": PaperPolicy,
+}
 
 AESTHETIC, CLIP_SCORE = "aesthetic", "clip_score"
 """The signals of the paper's selector; an embedder with CLIP weights computes them."""
@@ -83,7 +87,10 @@ def parse_policy(row: Mapping[str, Any]) -> Policy:
     """
     kind = POLICY_CLASSES.get(str(row.get("kind")))
     if kind is None:
-        raise Refused(f"unknown selection policy {dict(row)}", "kind must be one of " + ", ".join(POLICY_CLASSES))
+        raise Refused(
+            f"unknown selection policy {dict(row)}",
+            "kind must be one of " + ", ".join(POLICY_CLASSES),
+        )
     # Reject unknown fields and numbers out of range before the policy is constructed.
     given = {name: value for name, value in row.items() if name != "kind"}
     known = {field.name: field.type for field in fields(kind)}
@@ -119,7 +126,9 @@ def check_policy_signals(policy: Mapping[str, Any], measures: Collection[str]) -
         policy: The policy as plain data.
         measures: The signals that the configured embedder computes.
     """
-    if isinstance(parse_policy(policy), PaperPolicy) and not {AESTHETIC, CLIP_SCORE} <= set(measures):
+    if isinstance(parse_policy(policy), PaperPolicy) and not {AESTHETIC, CLIP_SCORE} <= set(
+        measures
+    ):
         raise Refused(
             "the paper's selector needs an aesthetic score, but its weights are not configured",
             "set LAYERLOOP_EMBEDDER=training.embedding:open_embedder, LAYERLOOP_EMBEDDER_MODEL "

@@ -40,4 +40,6 @@ def import_initial_seeds(
         else:
             dataset.draw_seed_set(folder, count)
         on_progress(Progress("drawing seeds", count, count))
-    seed_import.import_seeds(context.database, context.store, folder, on_progress, limits=context.settings.image_limits)
+    seed_import.import_seeds(
+        context.database, context.store, folder, on_progress, limits=context.settings.image_limits
+    )

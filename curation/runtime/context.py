@@ -149,7 +149,9 @@ def open_labeling_sync(context: AppContext, holder: str) -> Iterator[LabelingSyn
         return
     previews = PreviewUrls(context.settings.signing_secret(), context.settings.public_address)
     with closing(desk):
-        yield LabelingSync(context.database, desk, holder, previews.address, context.settings.labeling_project_size)
+        yield LabelingSync(
+            context.database, desk, holder, previews.address, context.settings.labeling_project_size
+        )
 
 
 def load_object(dotted: str) -> Any:
@@ -158,7 +160,7 @@ def load_object(dotted: str) -> Any:
     Raises:
         LayerloopError: It cannot be imported.
     """
-    Settings.calm_libraries()
+    Settings.quiet_third_party()
     module, _, name = dotted.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
@@ -167,11 +169,11 @@ def load_object(dotted: str) -> Any:
         raise LayerloopError(f"{dotted} cannot be loaded: {error}", hint) from error
 
 
-def check_training_request(order: TrainingRequest, trainer: str) -> None:
+def check_training_request(request: TrainingRequest, trainer: str) -> None:
     """Check a training request with `check_order` of the trainer's module, if it has one.
 
     Args:
-        order: The training request.
+        request: The training request.
         trainer: The dotted name of the trainer.
 
     Raises:
@@ -179,14 +181,14 @@ def check_training_request(order: TrainingRequest, trainer: str) -> None:
         Refused: The request is invalid.
     """
     # Without the training package nothing is checked here; the worker checks it later.
-    Settings.calm_libraries()
+    Settings.quiet_third_party()
     module = trainer.partition(":")[0]
     try:
         check = getattr(importlib.import_module(module), "check_order", None)
     except ImportError:
         return
     if check is not None:
-        check(order)
+        check(request)
 
 
 def load_embedder(settings: Settings) -> Embedder:

@@ -30,7 +30,7 @@ class Finding:
     """The result of one check: the part, whether it is well, a message, and a hint if it is not."""
 
     part: str
-    well: bool
+    ok: bool
     told: str
     hint: str = ""
 
@@ -81,7 +81,7 @@ def run_checks(settings: Settings) -> list[Finding]:
             )
             findings += [_run_check(check, context) for check in checks]
     except LayerloopError as error:
-        findings.append(Finding("instance", well=False, told=error.message, hint=error.hint))
+        findings.append(Finding("instance", ok=False, told=error.message, hint=error.hint))
     return findings
 
 
@@ -89,7 +89,7 @@ def _run_check(check: Callable[[AppContext], Finding], context: AppContext) -> F
     try:
         return check(context)
     except LayerloopError as error:
-        return Finding(check.__name__.strip("_"), well=False, told=error.message, hint=error.hint)
+        return Finding(check.__name__.strip("_"), ok=False, told=error.message, hint=error.hint)
 
 
 def _disk(settings: Settings) -> Finding:
@@ -108,7 +108,11 @@ def _disk(settings: Settings) -> Finding:
 
 
 def _training_part() -> Finding:
-    missing = [name for name in ("torch", "diffusers", "safetensors") if importlib.util.find_spec(name) is None]
+    missing = [
+        name
+        for name in ("torch", "diffusers", "safetensors")
+        if importlib.util.find_spec(name) is None
+    ]
     if missing:
         return Finding(
             "training",
@@ -116,7 +120,7 @@ def _training_part() -> Finding:
             f"{', '.join(missing)} not installed",
             "pip install 'layerloop[train]'",
         )
-    return Finding("training", well=True, told="torch, diffusers and safetensors are installed")
+    return Finding("training", ok=True, told="torch, diffusers and safetensors are installed")
 
 
 def _private_files(settings: Settings) -> Finding:
@@ -126,7 +130,9 @@ def _private_files(settings: Settings) -> Finding:
     exposed = [home] if home.stat().st_mode & 0o007 else []
     files = [home / "secret", *(home / "label-studio" / name for name in ("token", "password"))]
     exposed += [
-        file for file in (*files, *(home / "logs").glob("*.log*")) if file.exists() and file.stat().st_mode & 0o077
+        file
+        for file in (*files, *(home / "logs").glob("*.log*"))
+        if file.exists() and file.stat().st_mode & 0o077
     ]
     if exposed:
         listed = " ".join(shlex.quote(str(path)) for path in exposed)
@@ -142,7 +148,9 @@ def _private_files(settings: Settings) -> Finding:
             settings.signing_secret()
     except LayerloopError as error:
         return Finding("privacy", False, error.message, error.hint)
-    return Finding("privacy", well=True, told="only the owner can read the home, its secret and its logs")
+    return Finding(
+        "privacy", ok=True, told="only the owner can read the home, its secret and its logs"
+    )
 
 
 def without_credentials(address: str) -> str:
@@ -164,13 +172,17 @@ def _confinement() -> Finding:
     try:
         result = check_confinement()
     except LayerloopError as error:
-        return Finding("confinement", well=False, told=error.message, hint="is the environment complete?")
+        return Finding(
+            "confinement", ok=False, told=error.message, hint="is the environment complete?"
+        )
     if result.escapes:
         escapes = ", ".join(result.escapes)
         message = f"a compromised decoder could {escapes}; available: {result.parts}"
-        hint = "import only files that you trust, or use Linux 5.13 or newer with seccomp and Landlock"
+        hint = (
+            "import only files that you trust, or use Linux 5.13 or newer with seccomp and Landlock"
+        )
         return Finding("confinement", False, message, hint)
-    return Finding("confinement", well=True, told=f"decoders are confined by {result.parts}")
+    return Finding("confinement", ok=True, told=f"decoders are confined by {result.parts}")
 
 
 def _database(context: AppContext) -> Finding:
@@ -186,7 +198,7 @@ def _database(context: AppContext) -> Finding:
             f"{message}, but the code needs {newest}: {drift}",
             "run 'layerloop up' once",
         )
-    return Finding("database", well=True, told=message)
+    return Finding("database", ok=True, told=message)
 
 
 def _objects(context: AppContext) -> Finding:
@@ -195,7 +207,11 @@ def _objects(context: AppContext) -> Finding:
     with context.database.transaction() as tx:
         referenced = [
             *tx.execute(sa.select(snapshots.c.id)).scalars(),
-            *(sha for files in tx.execute(sa.select(checkpoints.c.files)).scalars() for sha in files.values()),
+            *(
+                sha
+                for files in tx.execute(sa.select(checkpoints.c.files)).scalars()
+                for sha in files.values()
+            ),
             *tx.execute(sa.select(sample_layers.c.sha256).limit(MAX_CHECKED_LAYERS)).scalars(),
             *tx.execute(sa.select(candidate_layers.c.sha256).limit(MAX_CHECKED_LAYERS)).scalars(),
         ]
@@ -209,12 +225,12 @@ def _objects(context: AppContext) -> Finding:
             "restore them from a backup",
         )
     checked = len(set(referenced))
-    return Finding("objects", well=True, told=f"{checked} objects checked, none missing")
+    return Finding("objects", ok=True, told=f"{checked} objects checked, none missing")
 
 
 def _queue(context: AppContext) -> Finding:
     context.queue.check()
-    return Finding("queue", well=True, told=f"{without_credentials(context.settings.queue)} answers")
+    return Finding("queue", ok=True, told=f"{without_credentials(context.settings.queue)} answers")
 
 
 def _work(context: AppContext) -> Finding:
@@ -222,15 +238,17 @@ def _work(context: AppContext) -> Finding:
     with context.database.transaction() as tx:
         untaken = missing_workers.count_waiting_work(tx)
     if not untaken:
-        return Finding("work", well=True, told="no work waits for a missing worker")
-    return Finding("work", False, missing_workers.describe_waiting_work(untaken), missing_workers.START_WORKERS)
+        return Finding("work", ok=True, told="no work waits for a missing worker")
+    return Finding(
+        "work", False, missing_workers.describe_waiting_work(untaken), missing_workers.START_WORKERS
+    )
 
 
 def _desk(context: AppContext) -> Finding:
     backend = open_labeling_backend(context.settings)
     if backend is None:
-        return Finding("desk", well=True, told="only the review page")
+        return Finding("desk", ok=True, told="only the review page")
     with closing(backend):
         address = without_credentials(backend.address)
         message = f"{address} answers, with {len(backend.people())} users"
-    return Finding("desk", well=True, told=message)
+    return Finding("desk", ok=True, told=message)

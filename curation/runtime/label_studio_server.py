@@ -86,7 +86,9 @@ def install(folder: Path) -> Path:
 
 
 @contextmanager
-def run_label_studio(cache: Path, data: Path, port: int | None = None) -> Iterator[LabelStudioServer]:
+def run_label_studio(
+    cache: Path, data: Path, port: int | None = None
+) -> Iterator[LabelStudioServer]:
     """Run a Label Studio server on the loopback interface during the block.
 
     Args:
@@ -104,7 +106,9 @@ def run_label_studio(cache: Path, data: Path, port: int | None = None) -> Iterat
     program = install(cache)
     if not data.exists():
         shutil.copytree(_template(cache, program), data)
-    token, password = (_read_or_store(data / name, secrets.token_hex(20)) for name in ("token", "password"))
+    token, password = (
+        _read_or_store(data / name, secrets.token_hex(20)) for name in ("token", "password")
+    )
     port = port or int(_read_or_store(data / "port", str(_free_port())))
     owner = {
         "LABEL_STUDIO_USERNAME": OWNER,
@@ -131,7 +135,9 @@ def _template(cache: Path, program: Path) -> Path:
 
 
 @contextmanager
-def _running_server(program: Path, data: Path, port: int, owner: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def _running_server(
+    program: Path, data: Path, port: int, owner: dict[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
     """Start the server, wait until it answers, and stop it at the end of the block."""
     data.mkdir(exist_ok=True)
     # It inherits nothing of our environment, which may hold tokens and proxies.

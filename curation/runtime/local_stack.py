@@ -38,7 +38,7 @@ class LocalStack:
     context: AppContext
     address: str
 
-    def sign_in_address(self) -> str:
+    def sign_in_url(self) -> str:
         """Return a one-time link that signs in the owner, an admin who is created if missing."""
         with self.context.database.transaction() as tx:
             try:
@@ -47,7 +47,7 @@ class LocalStack:
                 owner = reviewers.add_reviewer(tx, "owner", Role.admin)
             return f"{self.address}/sign-in?token={reviewers.issue_token(tx, owner, TOKEN_MINUTES)}"
 
-    def patiently(self, work: Callable[[], Result]) -> Result:
+    def retry_while_db_down(self, work: Callable[[], Result]) -> Result:
         """Call resumable work, and call it again while the database restarts.
 
         Args:
@@ -68,7 +68,7 @@ class LocalStack:
                     raise
                 time.sleep(1)
 
-    def stay(self) -> None:
+    def wait(self) -> None:
         """Wait until Ctrl-C or SIGTERM."""
         while True:
             time.sleep(3600)
@@ -102,7 +102,7 @@ def run_local_stack(settings: Settings) -> Iterator[LocalStack]:
             supervisor.start("worker gpu", ["worker", "--queue", "gpu"], logs / "worker-gpu.log")
             # The embedded PostgreSQL is no child process, so a restart needs a check of its own.
             if settings.embedded:
-                supervisor.tend(lambda: _ensure_postgres(settings))
+                supervisor.add_health_check(lambda: _ensure_postgres(settings))
             address = f"http://{settings.host}:{settings.port}"
             _wait_for(address, logs / "api.log")
             yield LocalStack(context, address)

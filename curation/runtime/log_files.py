@@ -19,14 +19,16 @@ OWNER_ONLY: Final = 0o600
 
 def open_log(path: Path) -> BinaryIO:
     """Open a log for appending, readable only by its owner."""
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, OWNER_ONLY)
+    handle = os.open(
+        path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, OWNER_ONLY
+    )
     # A log of an older version may have been created with a wider mode.
     with contextlib.suppress(PermissionError):
         os.fchmod(handle, OWNER_ONLY)
     return os.fdopen(handle, "ab")
 
 
-def rotate_log(path: Path, most_bytes: int = MAX_BYTES) -> None:
+def rotate_log(path: Path, max_bytes: int = MAX_BYTES) -> None:
     """Rotate a log that is too large, keeping its last bytes in FILE.1.
 
     The file is truncated in place, since running processes have it open for appending. Lines
@@ -34,15 +36,15 @@ def rotate_log(path: Path, most_bytes: int = MAX_BYTES) -> None:
 
     Args:
         path: The log.
-        most_bytes: The maximum size in bytes.
+        max_bytes: The maximum size in bytes.
     """
     try:
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW), "r+b") as log:
             size = os.fstat(log.fileno()).st_size
-            if size <= most_bytes:
+            if size <= max_bytes:
                 return
             status = os.fstat(log.fileno())
-            log.seek(max(0, size - most_bytes))
+            log.seek(max(0, size - max_bytes))
             earlier = path.with_name(f"{path.name}.1")
             earlier.unlink(missing_ok=True)
             with open_log(earlier) as copy:

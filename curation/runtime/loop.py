@@ -78,7 +78,7 @@ def run_loop(context: AppContext, plan: LoopPlan, on_progress: OnProgress) -> li
         if number is None:
             # Missing captions must fail before minutes of training, not after them.
             with context.database.transaction() as tx:
-                choose_prompts(tx, 1, plan.seed + turn, plan.kind, file_names=plan.file_names)
+                choose_prompts(tx, 1, plan.seed + turn, plan.kind, use_file_names=plan.file_names)
             checkpoint = _train(context, plan, turn, on_progress)
             number = _open_round(context, plan, turn, checkpoint)
         _wait_for_verdicts(context, plan, number, turn, on_progress)
@@ -90,14 +90,18 @@ def run_loop(context: AppContext, plan: LoopPlan, on_progress: OnProgress) -> li
 
 def _freeze(context: AppContext, tag: str) -> str:
     holdout.fingerprint_layers(context.database, context.store)
-    with context.database.transaction(one_view=True) as tx:
+    with context.database.transaction(repeatable_read=True) as tx:
         return snapshots.freeze_snapshot(tx, context.store, tag=tag, actor=ACTOR).id
 
 
 def _find_round_of_turn(context: AppContext, turn: int) -> int | None:
     """Return the round that an earlier run opened for a turn, if any."""
     with context.database.transaction() as tx:
-        drawn = sa.select(rounds_table.c.id).where(rounds_table.c.purpose == "generated").order_by(rounds_table.c.id)
+        drawn = (
+            sa.select(rounds_table.c.id)
+            .where(rounds_table.c.purpose == "generated")
+            .order_by(rounds_table.c.id)
+        )
         numbers = [row.id for row in tx.execute(drawn)]
     return numbers[turn - 1] if len(numbers) >= turn else None
 
@@ -117,11 +121,15 @@ def _train(context: AppContext, plan: LoopPlan, turn: int, on_progress: OnProgre
 def _training_request(tx: Transaction, plan: LoopPlan, turn: int, snapshot: str) -> TrainingRequest:
     """Return the training request of a turn."""
     # Its parent is the checkpoint of the last round, so that a repeated turn requests the same run.
-    checkpoints = sa.select(rounds_table.c.checkpoint_id).where(rounds_table.c.purpose == "generated")
+    checkpoints = sa.select(rounds_table.c.checkpoint_id).where(
+        rounds_table.c.purpose == "generated"
+    )
     name = tx.scalar(checkpoints.order_by(rounds_table.c.id.desc()).limit(1))
     parent = registry.find_checkpoint(tx, name) if name else None
     previous = snapshots.find_local_snapshot(tx, parent.snapshot) if parent else None
-    return TrainingRequest(plan.recipe, plan.preset, snapshot, previous, parent, plan.seed + turn, plan.images)
+    return TrainingRequest(
+        plan.recipe, plan.preset, snapshot, previous, parent, plan.seed + turn, plan.images
+    )
 
 
 def _wait_for_run(context: AppContext, run: uuid.UUID, turn: int, on_progress: OnProgress) -> str:
@@ -132,7 +140,9 @@ def _wait_for_run(context: AppContext, run: uuid.UUID, turn: int, on_progress: O
         if row["state"] == RunState.finished:
             return str(row["checkpoint_id"])
         if row["state"] == RunState.cancelled:
-            raise LayerloopError(f"training was {row['error']}", "run the same command again to resume")
+            raise LayerloopError(
+                f"training was {row['error']}", "run the same command again to resume"
+            )
         if row["state"] == RunState.failed:
             raise LayerloopError(
                 f"training failed: {row['error']}",
@@ -153,11 +163,13 @@ def _wait_for_run(context: AppContext, run: uuid.UUID, turn: int, on_progress: O
 
 def _open_round(context: AppContext, plan: LoopPlan, turn: int, checkpoint: Checkpoint) -> int:
     with context.database.transaction() as tx:
-        texts = choose_prompts(tx, plan.quota, plan.seed + turn, plan.kind, file_names=plan.file_names)
+        texts = choose_prompts(
+            tx, plan.quota, plan.seed + turn, plan.kind, use_file_names=plan.file_names
+        )
         return rounds.open_round(
             tx,
             checkpoint=checkpoint.id,
-            prompts_=texts,
+            prompt_list=texts,
             quota=plan.quota,
             seed=plan.seed + turn,
             kind=plan.kind,
@@ -166,7 +178,12 @@ def _open_round(context: AppContext, plan: LoopPlan, turn: int, checkpoint: Chec
 
 
 def choose_prompts(
-    tx: Transaction, count: int, seed: int, kind: Kind = Kind.single, *, file_names: bool = False
+    tx: Transaction,
+    count: int,
+    seed: int,
+    kind: Kind = Kind.single,
+    *,
+    use_file_names: bool = False,
 ) -> Sequence[Prompt]:
     """Choose prompts for a round from the captions of seeds.
 
@@ -175,7 +192,7 @@ def choose_prompts(
         count: The maximum number of prompts.
         seed: The random seed of the order.
         kind: Single layers use the text of the layer if a seed has one, pairs all three texts.
-        file_names: Also use captions that were made from file names.
+        use_file_names: Also use captions that were made from file names.
 
     Returns:
         The prompts; a caption occurs as often as seeds have it.
@@ -187,16 +204,20 @@ def choose_prompts(
     line = sa.cast(samples.c.line, sa.dialects.postgresql.JSONB)
     shuffled = sa.func.md5(sa.func.concat(seed, ":", samples.c.id))
     texts = [line["texts"][role].astext.label(role) for role in ("foreground", "background")]
-    seeds = sa.select(line["caption"].astext.label("text"), *texts).where(samples.c.withdrawn_at.is_(None))
+    seeds = sa.select(line["caption"].astext.label("text"), *texts).where(
+        samples.c.withdrawn_at.is_(None)
+    )
     seeds = seeds.where(samples.c.round == 0).order_by(shuffled).limit(count)
 
     # Leave out seeds without a caption of their own.
     bare = has_no_caption() & ~sa.func.coalesce(line["texts"].has_key("foreground"), sa.false())
-    if file_names:
+    if use_file_names:
         bare &= samples.c.caption_source != CaptionSource.file_name
     seeds = seeds.where(~bare)
     if kind is Kind.pair:
-        found = tx.execute(seeds.where(samples.c.kind == Kind.pair, line["texts"].has_key("background")))
+        found = tx.execute(
+            seeds.where(samples.c.kind == Kind.pair, line["texts"].has_key("background"))
+        )
         return [Prompt(row.text, row.foreground, row.background) for row in found]
     prompts = [Prompt(row.foreground or row.text) for row in tx.execute(seeds)]
     if not prompts and count_seeds(tx):
@@ -213,7 +234,9 @@ def count_seeds(tx: Transaction) -> int:
     return int(tx.scalar(sa.select(sa.func.count()).select_from(samples).where(current)))
 
 
-def _wait_for_verdicts(context: AppContext, plan: LoopPlan, number: int, turn: int, on_progress: OnProgress) -> None:
+def _wait_for_verdicts(
+    context: AppContext, plan: LoopPlan, number: int, turn: int, on_progress: OnProgress
+) -> None:
     """Wait until all candidates of a round are generated and decided, then close it."""
     last_request = 0.0
     while True:
@@ -228,7 +251,11 @@ def _wait_for_verdicts(context: AppContext, plan: LoopPlan, number: int, turn: i
                 return
             idle = counts.get("waiting") and not counts.get("showing")
             # The rule reviewer decides in a job; a lost job is requested again after a while.
-            if plan.reviewer == "rules" and idle and time.monotonic() - last_request > RETRY_SECONDS:
+            if (
+                plan.reviewer == "rules"
+                and idle
+                and time.monotonic() - last_request > RETRY_SECONDS
+            ):
                 tx.enqueue(JobName.review, number)
                 last_request = time.monotonic()
         on_progress(_round_progress(counts, turn))
@@ -237,7 +264,9 @@ def _wait_for_verdicts(context: AppContext, plan: LoopPlan, number: int, turn: i
 
 def _undo_is_past(tx: Transaction) -> bool:
     """Return whether the last decision is too old to be undone; closing a round makes it final."""
-    recent = decisions.c.created_at > sa.func.now() - sa.func.make_interval(0, 0, 0, 0, 0, 0, UNDO_SECONDS)
+    recent = decisions.c.created_at > sa.func.now() - sa.func.make_interval(
+        0, 0, 0, 0, 0, 0, UNDO_SECONDS
+    )
     return tx.scalar(sa.select(decisions.c.id).where(recent).limit(1)) is None
 
 

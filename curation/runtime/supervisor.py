@@ -37,7 +37,7 @@ class Process:
     log: Path
     running: subprocess.Popen[bytes] | None = None
     deaths: int = 0
-    born: float = 0.0
+    started_at: float = 0.0
 
 
 class Supervisor:
@@ -46,7 +46,7 @@ class Supervisor:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = dict(environment)
         self.all: list[Process] = []
-        self.tended: list[Callable[[], None]] = []
+        self.health_checks: list[Callable[[], None]] = []
         self.stopping = threading.Event()
         self.ended = threading.Event()
         self.watcher = threading.Thread(target=self._watch, name="processes", daemon=True)
@@ -81,23 +81,23 @@ class Supervisor:
                 process.running.wait()
         self.ended.set()
 
-    def tend(self, care: Callable[[], None]) -> None:
+    def add_health_check(self, care: Callable[[], None]) -> None:
         """Call a function about every second, to keep up parts that are not child processes."""
-        self.tended.append(care)
+        self.health_checks.append(care)
 
     def _watch(self) -> None:
         while not self.stopping.wait(1.0):
             for process in self.all:
                 # Restart a process that has ended, with back-off unless it lived for a minute.
                 if process.running is not None and process.running.poll() is not None:
-                    if time.monotonic() - process.born > 60:
+                    if time.monotonic() - process.started_at > 60:
                         process.deaths = 0
                     wait = BACK_OFF_SECONDS[min(process.deaths, len(BACK_OFF_SECONDS) - 1)]
                     process.deaths += 1
                     if not self.stopping.wait(wait):
                         self._launch(process)
                 rotate_log(process.log)
-            for care in self.tended:
+            for care in self.health_checks:
                 try:
                     care()
                 except LayerloopError as error:
@@ -116,7 +116,7 @@ class Supervisor:
                 start_new_session=True,  # Ctrl-C reaches only us; we stop the others in order
                 preexec_fn=set_pdeathsig,  # noqa: PLW1509  # no threads touch what it calls
             )
-        process.born = time.monotonic()
+        process.started_at = time.monotonic()
 
 
 @contextmanager

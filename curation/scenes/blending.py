@@ -14,12 +14,12 @@ def apply_opacity(rgba: RGBA, opacity: int) -> RGBA:
     return faded
 
 
-def new_canvas(size: tuple[int, int], colour: tuple[int, int, int] | None = None) -> RGBA:
+def new_canvas(size: tuple[int, int], color: tuple[int, int, int] | None = None) -> RGBA:
     """Return an image of (width, height) pixels in one opaque color, or transparent."""
     width, height = size
     rgba = np.zeros((height, width, 4), np.uint8)
-    if colour is not None:
-        rgba[...] = (*colour, 255)
+    if color is not None:
+        rgba[...] = (*color, 255)
     return rgba
 
 

@@ -29,10 +29,10 @@ from curation.scenes.sizes import parse_size
 
 def generate_scene(
     scene: Scene,
-    pictures: Mapping[Path, RGBA],
-    hand: SceneGenerator | None,
+    images: Mapping[Path, RGBA],
+    generator: SceneGenerator | None,
     folder: Path,
-    report: ProgressCallback,
+    on_progress: ProgressCallback,
     force: bool = False,
 ) -> SceneManifest:
     """Generate the missing steps of a scene and return its manifest.
@@ -42,10 +42,10 @@ def generate_scene(
 
     Args:
         scene: The scene.
-        pictures: The scene's image files, decoded, H x W x 4 uint8.
-        hand: The generator; None if nothing has to be generated.
+        images: The scene's image files, decoded, H x W x 4 uint8.
+        generator: The generator; None if nothing has to be generated.
         folder: The output folder.
-        report: Called with the progress after each step.
+        on_progress: Called with the progress after each step.
         force: Whether steps that differ, and changed files, may be replaced.
 
     Raises:
@@ -55,16 +55,16 @@ def generate_scene(
     if previous is None and folder.exists() and not _free(folder):
         raise Refused(f"{folder} already exists and is not a scene", "give another --out")
     # Compare the plan with the previous manifest, and reuse its equal first steps.
-    steps, size = plan_steps(scene), _size(scene, pictures, hand, previous)
-    keys = _keys(scene, steps, pictures, hand, size)
+    steps, size = plan_steps(scene), _size(scene, images, generator, previous)
+    keys = _keys(scene, steps, images, generator, size)
     kept = _kept(previous, folder, keys, force) if previous else ()
     manifest = SceneManifest(
         version=__version__,
         size=size,
         asked=scene.size,
         whole=scene.whole,
-        checkpoint=hand.checkpoint.id if hand else None,
-        preset=hand.checkpoint.preset if hand else None,
+        checkpoint=generator.checkpoint.id if generator else None,
+        preset=generator.checkpoint.preset if generator else None,
         made=previous.made if previous and kept else {},
         steps=kept,
         complete=len(kept) == len(steps),
@@ -74,19 +74,19 @@ def generate_scene(
     write_manifest(folder, manifest)
     _clear(folder, previous, manifest)
     # Rebuild the blend of the reused layers, then render the remaining steps on top.
-    renderer = SceneRenderer(scene, pictures, hand, folder, size)
+    renderer = SceneRenderer(scene, images, generator, folder, size)
     for layer in manifest.layers:
         renderer.take(layer)
-    report(Progress("drawing", len(kept), len(steps)))
+    on_progress(Progress("drawing", len(kept), len(steps)))
     for number in range(len(kept), len(steps)):
         manifest = replace(
             manifest,
             steps=(*manifest.steps, renderer.make(steps[number], keys[number])),
-            made=hand.describe(size) if hand and steps[number].request else manifest.made,
+            made=generator.describe(size) if generator and steps[number].request else manifest.made,
             complete=number + 1 == len(steps),
         )
         write_manifest(folder, manifest)
-        report(Progress("drawing", number + 1, len(steps)))
+        on_progress(Progress("drawing", number + 1, len(steps)))
     return manifest
 
 
@@ -103,12 +103,14 @@ def _clear(folder: Path, previous: SceneManifest | None, manifest: SceneManifest
 
 def _free(folder: Path) -> bool:
     """Return whether a folder is empty except for files of an interrupted first step."""
-    return folder.is_dir() and all(path.name in unfinished_files(folder) for path in folder.iterdir())
+    return folder.is_dir() and all(
+        path.name in unfinished_files(folder) for path in folder.iterdir()
+    )
 
 
 def _size(
     scene: Scene,
-    pictures: Mapping[Path, RGBA],
+    images: Mapping[Path, RGBA],
     hand: SceneGenerator | None,
     previous: SceneManifest | None,
 ) -> tuple[int, int]:
@@ -124,23 +126,25 @@ def _size(
             return previous.size[0], previous.size[1]
         size = hand.size(aspect)
     if size is None and aspect is None and scene.background.file is not None:
-        height, width = pictures[scene.background.file].shape[:2]
+        height, width = images[scene.background.file].shape[:2]
         size = width, height
     if size is None:
-        raise Refused("the size of the scene is unknown", 'write size = "1024x1024", or give --size')
+        raise Refused(
+            "the size of the scene is unknown", 'write size = "1024x1024", or give --size'
+        )
     return size
 
 
 def _keys(
     scene: Scene,
     steps: Sequence[SceneStep],
-    pictures: Mapping[Path, RGBA],
+    images: Mapping[Path, RGBA],
     hand: SceneGenerator | None,
     size: tuple[int, int],
 ) -> list[str]:
     """Return a hash per step of everything that determines its result, earlier steps included."""
     # Files count by their visible pixels, not by their names.
-    hashes = {path: pixel_hash(rgba) for path, rgba in pictures.items()}
+    hashes = {path: pixel_hash(rgba) for path, rgba in images.items()}
 
     def describe_item(index: int) -> object:
         item = scene.layers[index - 1] if index else scene.background
@@ -168,13 +172,17 @@ def _keys(
     return keys
 
 
-def _kept(previous: SceneManifest, folder: Path, keys: Sequence[str], force: bool) -> tuple[StepEntry, ...]:
+def _kept(
+    previous: SceneManifest, folder: Path, keys: Sequence[str], force: bool
+) -> tuple[StepEntry, ...]:
     """Return the leading steps that are still current. Raises Refused unless `force`."""
     kept: list[StepEntry] = []
     for number, step in enumerate(previous.steps):
         if number >= len(keys) or step.key != keys[number]:
             if not force:
-                hint = "give another --out, or --force to keep equal steps and generate the rest again"
+                hint = (
+                    "give another --out, or --force to keep equal steps and generate the rest again"
+                )
                 raise Refused(f"{folder} holds another scene from step {number + 1} on", hint)
             break
         # The step is the same; its files must still have the bytes that were written.

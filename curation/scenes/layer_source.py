@@ -11,7 +11,14 @@ from typing import Final
 from curation.domain import Checkpoint, GenerationRequest, LayerRole
 from curation.errors import Refused
 from curation.images.codec import encode_layer
-from curation.ports import DEFAULT_OPTIONS, RGBA, GenerationOptions, LayerGenerator, Layers, ObjectStore
+from curation.ports import (
+    DEFAULT_OPTIONS,
+    RGBA,
+    GenerationOptions,
+    LayerGenerator,
+    Layers,
+    ObjectStore,
+)
 from curation.scenes.sizes import parse_size
 
 NO_LAYERS: Final[Mapping[LayerRole, RGBA]] = MappingProxyType({})
@@ -37,10 +44,14 @@ class SceneGenerator:
         Args:
             aspect: Width / height; None for the checkpoint's own aspect.
         """
-        reported = self.generator.describe(replace(self.options, size=None, aspect=aspect)).get("size")
+        reported = self.generator.describe(replace(self.options, size=None, aspect=aspect)).get(
+            "size"
+        )
         return parse_size(reported)[0]
 
-    def describe(self, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA] = NO_LAYERS) -> dict[str, str]:
+    def describe(
+        self, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA] = NO_LAYERS
+    ) -> dict[str, str]:
         """Return the metadata of images generated with these arguments. Raises Refused.
 
         Args:
@@ -57,7 +68,7 @@ class SceneGenerator:
             "preset": self.checkpoint.preset,
         }
 
-    def draw(
+    def generate(
         self,
         requests: Sequence[GenerationRequest],
         size: tuple[int, int] | None,
@@ -74,10 +85,12 @@ class SceneGenerator:
             Refused: The generator returned single layers or another size.
         """
         # Given layers are returned as they were, not as the autoencoder reconstructs them.
-        drawn = self.generator.draw(requests, self._options(size, given))
+        drawn = self.generator.generate(requests, self._options(size, given))
         return [self._checked({**layers, **given}, size) for layers in drawn]
 
-    def _options(self, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA]) -> GenerationOptions:
+    def _options(
+        self, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA]
+    ) -> GenerationOptions:
         # Generators read given layers from the object store, as training does.
         stored = {role: self.store.put(encode_layer(rgba)) for role, rgba in given.items()}
         sized = replace(self.options, size=size, aspect=None) if size else self.options

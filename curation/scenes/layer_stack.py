@@ -30,5 +30,5 @@ class LayerStack:
     """
 
     size: tuple[int, int]
-    sheets: Sequence[StackLayer]
+    layers: Sequence[StackLayer]
     merged: RGBA

@@ -23,7 +23,11 @@ class LayeredFileWriter(Protocol):
         """Write the stack with straight alpha."""
 
 
-WRITERS: Final[dict[str, LayeredFileWriter]] = {"psd": write_psd, "ora": write_ora, "tiff": write_tiff}
+WRITERS: Final[dict[str, LayeredFileWriter]] = {
+    "psd": write_psd,
+    "ora": write_ora,
+    "tiff": write_tiff,
+}
 """Writers by file extension."""
 
 
@@ -40,7 +44,9 @@ def parse_formats(text: str | None) -> Sequence[str]:
     return list(dict.fromkeys(formats))
 
 
-def write_layered_files(folder: Path, manifest: SceneManifest, formats: Sequence[str]) -> list[Path]:
+def write_layered_files(
+    folder: Path, manifest: SceneManifest, formats: Sequence[str]
+) -> list[Path]:
     """Write a complete scene in each format into its folder.
 
     Args:

@@ -91,7 +91,9 @@ def read_manifest(folder: Path) -> SceneManifest | None:
     try:
         return _manifest(json.loads(text))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Corrupt(f"{folder / MANIFEST} is invalid: {error}", "give another --out, or remove the folder") from error
+        raise Corrupt(
+            f"{folder / MANIFEST} is invalid: {error}", "give another --out, or remove the folder"
+        ) from error
 
 
 def _manifest(row: dict[str, Any]) -> SceneManifest:
@@ -101,7 +103,9 @@ def _manifest(row: dict[str, Any]) -> SceneManifest:
     """
     if row.pop("manifest") != MANIFEST_VERSION:
         raise ValueError("it was written by another version of Layerloop")
-    steps = tuple(StepEntry(**step | {"layers": tuple(map(_layer, step["layers"]))}) for step in row["steps"])
+    steps = tuple(
+        StepEntry(**step | {"layers": tuple(map(_layer, step["layers"]))}) for step in row["steps"]
+    )
     manifest = SceneManifest(**row | {"steps": steps, "size": tuple(row["size"])})
     # A manifest may come from elsewhere; it must not make us read or delete other files.
     if any(Path(name).name != name for name in manifest.names):

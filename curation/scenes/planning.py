@@ -44,7 +44,13 @@ def plan_steps(scene: Scene) -> Sequence[SceneStep]:
     elif layers[0].file is None:
         texts = [str(layers[0].prompt), str(scene.background.prompt)]
         scene_prompt = scene.whole if last == 1 and scene.whole else ", ".join(texts)
-        steps.append(SceneStep(StepKind.together, [0, 1], GenerationRequest(Prompt(scene_prompt, *texts), layers[0].seed)))
+        steps.append(
+            SceneStep(
+                StepKind.together,
+                [0, 1],
+                GenerationRequest(Prompt(scene_prompt, *texts), layers[0].seed),
+            )
+        )
     else:
         steps.append(_background_under(scene, last))
     # The layers above: each is a file, or generated over the blend of everything below it.
@@ -67,7 +73,9 @@ def _background_under(scene: Scene, last: int) -> SceneStep:
 
     Layers generated later fit the background in turn.
     """
-    file_count = next((n for n, layer in enumerate(scene.layers) if layer.file is None), len(scene.layers))
+    file_count = next(
+        (n for n, layer in enumerate(scene.layers) if layer.file is None), len(scene.layers)
+    )
     above = _join_prompts([*reversed(scene.layers[:file_count])], None)
     text = ", ".join(filter(None, [above, scene.background.prompt]))
     scene_prompt = scene.whole if last == 0 and scene.whole else text
@@ -80,7 +88,9 @@ def _last_drawn(scene: Scene) -> int:
 
     Only then does the prompt of the whole scene describe the image.
     """
-    return max((index for index, layer in enumerate(scene.layers, 1) if layer.file is None), default=0)
+    return max(
+        (index for index, layer in enumerate(scene.layers, 1) if layer.file is None), default=0
+    )
 
 
 def _join_prompts(layers: Sequence[SceneLayer], background: str | None) -> str | None:

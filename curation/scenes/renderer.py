@@ -31,14 +31,14 @@ class SceneRenderer:
     def __init__(
         self,
         scene: Scene,
-        pictures: Mapping[Path, RGBA],
+        images: Mapping[Path, RGBA],
         hand: SceneGenerator | None,
         folder: Path,
         size: tuple[int, int],
     ) -> None:
         self.scene = scene
-        self.pictures = pictures
-        self.hand = hand
+        self.images = images
+        self.generator = hand
         self.folder = folder
         self.size = size
         self.layers: list[LayerEntry] = []
@@ -70,16 +70,23 @@ class SceneRenderer:
         """Return the layers that a step's generated layers must fit."""
         if step.way is StepKind.over:
             return {LayerRole.background: self.blended}
-        return {LayerRole.foreground: self._blend_files(step.given)} if step.way is StepKind.under else {}
+        return (
+            {LayerRole.foreground: self._blend_files(step.given)}
+            if step.way is StepKind.under
+            else {}
+        )
 
-    def _make_layers(self, step: SceneStep, given: Mapping[LayerRole, RGBA]) -> Mapping[int, PlacedLayer]:
+    def _make_layers(
+        self, step: SceneStep, given: Mapping[LayerRole, RGBA]
+    ) -> Mapping[int, PlacedLayer]:
         """Return the layers that a step adds, by index."""
         if step.request is None:
             return {index: self._place_image(index) for index in step.places}
         # A generated layer covers the whole canvas.
-        [layers] = self._generator().draw([step.request], self.size, given)
+        [layers] = self._generator().generate([step.request], self.size, given)
         return {
-            index: (layers[LayerRole.foreground if index else LayerRole.background], ORIGIN) for index in step.places
+            index: (layers[LayerRole.foreground if index else LayerRole.background], ORIGIN)
+            for index in step.places
         }
 
     def _place_image(self, index: int) -> PlacedLayer:
@@ -88,12 +95,14 @@ class SceneRenderer:
         file = self.scene.layers[index - 1].file if index else background.file
         if index and file:
             layer = self.scene.layers[index - 1]
-            return place_image(self.pictures[file], self.size, layer.position, layer.scale)
+            return place_image(self.images[file], self.size, layer.position, layer.scale)
         backdrop = new_canvas(self.size, background.colour or WHITE)
         # A transparent or smaller background file is filled with the background color.
         if file is None:
             return backdrop, ORIGIN
-        return composite(fit_background(self.pictures[file], self.size, background.fit), backdrop), ORIGIN
+        return composite(
+            fit_background(self.images[file], self.size, background.fit), backdrop
+        ), ORIGIN
 
     def _blend_files(self, indices: Sequence[int]) -> RGBA:
         """Return the blend of the user's own layers at these indices, without a background."""
@@ -101,7 +110,9 @@ class SceneRenderer:
         for index in indices:
             rgba, offset = self._place_image(index)
             blended = composite(
-                place_on_canvas(apply_opacity(rgba, self.scene.layers[index - 1].opacity), offset, self.size),
+                place_on_canvas(
+                    apply_opacity(rgba, self.scene.layers[index - 1].opacity), offset, self.size
+                ),
                 blended,
             )
         return blended
@@ -155,7 +166,9 @@ class SceneRenderer:
             "preset": checkpoint.preset,
             "version": __version__,
         }
-        return self._write(name, self.blended, metadata, COMPOSED if "file" in sources else GENERATED)
+        return self._write(
+            name, self.blended, metadata, COMPOSED if "file" in sources else GENERATED
+        )
 
     def _metadata(self, step: SceneStep, given: Mapping[LayerRole, RGBA]) -> dict[str, str]:
         """Return the metadata of a step's generated layers; none for the user's own."""
@@ -173,11 +186,13 @@ class SceneRenderer:
         }
 
     def _generator(self) -> SceneGenerator:
-        if self.hand is None:
+        if self.generator is None:
             raise Refused("the scene needs a generator", "choose a checkpoint with --checkpoint")
-        return self.hand
+        return self.generator
 
-    def _write(self, name: str, rgba: RGBA, metadata: Mapping[str, str], source: str = GENERATED) -> str:
+    def _write(
+        self, name: str, rgba: RGBA, metadata: Mapping[str, str], source: str = GENERATED
+    ) -> str:
         """Write an image, with metadata if there is any, and return its SHA-256."""
         data = encode_image(self.folder / name, rgba, metadata or None, source)
         return write_atomically(self.folder / name, lambda new: new.write_bytes(data))

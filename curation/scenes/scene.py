@@ -134,7 +134,9 @@ def parse_scene(table: Mapping[str, Any], folder: Path, seed: int | None = None)
     # Each layer is validated below; here only their number.
     given = table.get("layers", [])
     if not given or not all(isinstance(item, dict) for item in given):
-        raise Refused("the scene has no layers", "add a table [[layers]] with a prompt or a file for each")
+        raise Refused(
+            "the scene has no layers", "add a table [[layers]] with a prompt or a file for each"
+        )
     if len(given) > MAX_LAYERS:
         raise Refused(f"the scene has {len(given)} layers, more than {MAX_LAYERS}")
     if "size" in table:
@@ -194,10 +196,17 @@ def _layer(table: Mapping[str, Any], index: int, seed: int, folder: Path) -> Sce
         raise Refused(f"in {where}, opacity is {opacity}", "it lies in [0, 1]")
     scale = table.get("scale")
     if scale is not None and not 0.001 <= scale <= 100:
-        raise Refused(f"in {where}, scale is {scale}", "it lies in [0.001, 100]; 1 is the file's own size")
+        raise Refused(
+            f"in {where}, scale is {scale}", "it lies in [0.001, 100]; 1 is the file's own size"
+        )
     name = _text(table, where, "name") or prompt or (file.stem if file else "")
     # Names go into layered files and file names: printable characters only.
-    name = "".join(letter if letter.isprintable() else " " for letter in name)[:MAX_NAME_LENGTH].strip() or where
+    name = (
+        "".join(letter if letter.isprintable() else " " for letter in name)[
+            :MAX_NAME_LENGTH
+        ].strip()
+        or where
+    )
     return SceneLayer(
         name,
         prompt,
@@ -225,7 +234,9 @@ def _check(table: Mapping[str, Any], where: str, keys: Mapping[str, type]) -> No
             raise Refused(f"{where} has an unknown key {key!r}", hint)
         wanted = keys[key]
         # TOML distinguishes 1 and 1.0, people do not; bool is a subclass of int in Python.
-        valid = isinstance(value, (int, float) if wanted is float else wanted) and not isinstance(value, bool)
+        valid = isinstance(value, (int, float) if wanted is float else wanted) and not isinstance(
+            value, bool
+        )
         if not valid:
             raise Refused(f"in {where}, {key} is {value!r}", f"it must be {type_names[wanted]}")
 
@@ -263,9 +274,14 @@ def _position(table: Mapping[str, Any], where: str) -> tuple[int, int] | None:
     given = table.get("position")
     if given is None:
         return None
-    valid = all(isinstance(item, int) and not isinstance(item, bool) and abs(item) <= 100_000 for item in given)
+    valid = all(
+        isinstance(item, int) and not isinstance(item, bool) and abs(item) <= 100_000
+        for item in given
+    )
     if len(given) != 2 or not valid:
-        raise Refused(f"in {where}, position is {given!r}", "it must be two whole numbers, like [40, -12]")
+        raise Refused(
+            f"in {where}, position is {given!r}", "it must be two whole numbers, like [40, -12]"
+        )
     return given[0], given[1]
 
 
@@ -275,5 +291,7 @@ def _color(text: str) -> tuple[int, int, int]:
     except ValueError as error:
         raise Refused(f"invalid color {text!r}", "write it like '#87ceeb' or 'skyblue'") from error
     if len(color) == 4:
-        raise Refused(f"the color {text!r} is transparent", "a background is opaque: write it like '#87ceeb'")
+        raise Refused(
+            f"the color {text!r} is transparent", "a background is opaque: write it like '#87ceeb'"
+        )
     return color

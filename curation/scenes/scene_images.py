@@ -45,13 +45,15 @@ def decode_images(paths: Sequence[Path], limits: ImageLimits = DEFAULT_LIMITS) -
 
     def parse(_: Path, response: Message) -> RGBA | str:
         """Validate the response of the sandbox. Raises BadMessage."""
-        if "refused" in response.facts:
-            return str(response.facts["refused"])[:1000]
+        if "refused" in response.metadata:
+            return str(response.metadata["refused"])[:1000]
         [pixels] = response.parts
-        return validate_pixels(response.facts["size"], pixels, limits.pixels)
+        return validate_pixels(response.metadata["size"], pixels, limits.pixels)
 
     images: dict[Path, RGBA] = {}
-    with Sandbox(_decode_request, load, parse, workers=1, limits=worker_limits(limits), warm_up=warm_up) as sandbox:
+    with Sandbox(
+        _decode_request, load, parse, workers=1, limits=worker_limits(limits), warm_up=warm_up
+    ) as sandbox:
         # Report the first file that fails; decoders run on untrusted input.
         for path, decoded in sandbox.run(paths):
             if isinstance(decoded, ItemFailure):
@@ -66,8 +68,8 @@ def decode_images(paths: Sequence[Path], limits: ImageLimits = DEFAULT_LIMITS) -
 
 def _decode_request(request: Message) -> Message:
     """Decode one file; runs in the sandboxed process."""
-    limits = ImageLimits(**request.facts["limits"])
-    decoded = decode_bytes(request.blob(0, limits.bytes), request.facts["name"], limits)
+    limits = ImageLimits(**request.metadata["limits"])
+    decoded = decode_bytes(request.read_part(0, limits.bytes), request.metadata["name"], limits)
     if isinstance(decoded, str):
         return Message({"refused": decoded})
     return Message({"size": decoded.shape[1::-1]}, [decoded.tobytes()])
@@ -95,18 +97,20 @@ def contain(rgba: RGBA, size: tuple[int, int]) -> tuple[RGBA, tuple[int, int]]:
     return scaled, _centered(scaled, size)
 
 
-def resize(rgba: RGBA, scale: float, most: tuple[int, int] = (MAX_DIMENSION, MAX_DIMENSION)) -> RGBA:
+def resize(
+    rgba: RGBA, scale: float, max_size: tuple[int, int] = (MAX_DIMENSION, MAX_DIMENSION)
+) -> RGBA:
     """Scale an image.
 
     Args:
         rgba: The image, H x W x 4 uint8.
         scale: The scale factor.
-        most: The maximum (width, height) of the result; the minimum is one pixel.
+        max_size: The maximum (width, height) of the result; the minimum is one pixel.
     """
     height, width = rgba.shape[:2]
     new_size = (
-        min(max(round(width * scale), 1), most[0]),
-        min(max(round(height * scale), 1), most[1]),
+        min(max(round(width * scale), 1), max_size[0]),
+        min(max(round(height * scale), 1), max_size[1]),
     )
     if new_size == (width, height):
         return rgba
@@ -131,7 +135,10 @@ def place_image(
     if scale is None:
         scale = min(size[0] / width, size[1] / height, 1.0)
     # Only enlarging can exceed the limits: decoded images are within them already.
-    too_large = width * scale * height * scale > DEFAULT_LIMITS.pixels or max(width, height) * scale > MAX_DIMENSION
+    too_large = (
+        width * scale * height * scale > DEFAULT_LIMITS.pixels
+        or max(width, height) * scale > MAX_DIMENSION
+    )
     if scale > 1 and too_large:
         raise Refused(
             f"an image of {width} x {height} pixels is too large at scale {scale:g}",

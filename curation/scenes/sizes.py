@@ -24,5 +24,7 @@ def parse_size(text: str | None) -> tuple[tuple[int, int] | None, float | None]:
     if found and found[2] == ":" and width and height:
         return None, width / height
     if found is None or min(width, height) < 8:
-        raise Refused(f"invalid size {text!r}", "write pixels, like 832x1216, or an aspect, like 2:3")
+        raise Refused(
+            f"invalid size {text!r}", "write pixels, like 832x1216, or an aspect, like 2:3"
+        )
     return (width, height), None

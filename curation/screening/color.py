@@ -13,7 +13,9 @@ Plane = NDArray[np.floating[Any]]
 
 def srgb_to_lab(rgb: Plane) -> Plane:
     """Return N sRGB colors in 0..1 as CIE L*a*b* under D65."""
-    return np.asarray(cv2.cvtColor(np.ascontiguousarray(rgb, np.float32)[None], cv2.COLOR_RGB2Lab)[0], np.float32)
+    return np.asarray(
+        cv2.cvtColor(np.ascontiguousarray(rgb, np.float32)[None], cv2.COLOR_RGB2Lab)[0], np.float32
+    )
 
 
 def ciede2000(first: Plane, second: Plane) -> Plane:

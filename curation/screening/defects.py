@@ -55,7 +55,9 @@ def add_haze(rgba: RGBA, severity: float, rng: np.random.Generator) -> RGBA:
     """Add background residue: a cloudy veil of one color, alpha up to 0.4 at severity 1."""
     height, width = rgba.shape[:2]
     # A smooth random field, as uneven as the remains of a real background.
-    clouds = cv2.resize(rng.random((4, 4), dtype=np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    clouds = cv2.resize(
+        rng.random((4, 4), dtype=np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+    )
     veil = np.clip(0.4 * severity * (0.4 + 0.6 * np.clip(clouds, 0, 1)), 0, 1).astype(np.float32)
     return _lay_under(rgba, rng.integers(40, 216, 3).astype(np.float32), veil)
 
@@ -80,7 +82,9 @@ def add_cut(rgba: RGBA, severity: float, rng: np.random.Generator) -> RGBA:
     shift = size - 1 - int(occupied[-1]) + cut_length if forward else -int(occupied[0]) - cut_length
     # Move by slices; the exposed side stays transparent.
     source, target = (
-        (slice(0, size - shift), slice(shift, size)) if shift > 0 else (slice(-shift, size), slice(0, size + shift))
+        (slice(0, size - shift), slice(shift, size))
+        if shift > 0
+        else (slice(-shift, size), slice(0, size + shift))
     )
     moved = np.zeros_like(rgba)
     if axis == 0:
@@ -142,7 +146,9 @@ def _size(rgba: RGBA) -> int:
 
 
 def _disc(radius: int) -> NDArray[np.uint8]:
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)).astype(np.uint8)
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)).astype(
+        np.uint8
+    )
 
 
 def _soft_disc(shape: tuple[int, ...], middle: NDArray[np.intp], radius: float) -> Mask:
@@ -156,7 +162,11 @@ def _soft_disc(shape: tuple[int, ...], middle: NDArray[np.intp], radius: float) 
 def _inner_point(alpha: Mask, rng: np.random.Generator) -> NDArray[np.intp]:
     """Return a point well inside the subject: of the tenth of its pixels farthest from its edge."""
     depth = cv2.distanceTransform((alpha > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
-    deep = np.argwhere(depth >= np.quantile(depth[depth > 0], 0.9)) if (depth > 0).any() else np.argwhere(depth >= 0)
+    deep = (
+        np.argwhere(depth >= np.quantile(depth[depth > 0], 0.9))
+        if (depth > 0).any()
+        else np.argwhere(depth >= 0)
+    )
     point: NDArray[np.intp] = deep[rng.integers(0, len(deep))]
     return point
 

@@ -41,7 +41,10 @@ class GradientEmbedder:
 
     def see(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> list[EmbeddingResult]:
         """Return one vector of length NUMBERS per candidate; the prompts are not used."""
-        return [EmbeddingResult(_embed(*candidate_views(layers)), {}) for layers, _ in zip(drawn, prompts, strict=True)]
+        return [
+            EmbeddingResult(_embed(*candidate_views(layers)), {})
+            for layers, _ in zip(drawn, prompts, strict=True)
+        ]
 
 
 BUILTIN_EMBEDDER: Final[Embedder] = GradientEmbedder()
@@ -72,7 +75,9 @@ def candidate_views(layers: Layers) -> tuple[Plane, Plane, Plane]:
     and its background, since the foreground is seen over that.
     """
     if LayerRole.blended in layers:
-        blended, background = (_to_unit(layers[role][..., :3]) for role in (LayerRole.blended, LayerRole.background))
+        blended, background = (
+            _to_unit(layers[role][..., :3]) for role in (LayerRole.blended, LayerRole.background)
+        )
         return blended, background, _to_unit(layers[LayerRole.foreground][..., 3])
     rgba: RGBA = next(layers[role] for role in LayerRole if role in layers)
     alpha = _to_unit(rgba[..., 3])
@@ -101,14 +106,19 @@ def _embed(first: Plane, second: Plane, alpha: Plane) -> Plane:
     )
     # Edges, colors and the distribution of alpha, each scaled to a similar length.
     lab_views = [cv2.cvtColor(np.clip(view, 0, 1), cv2.COLOR_RGB2Lab) for view in (first, second)]
-    edges = [_orientation_histogram(np.asarray(view[..., 0] / 100, np.float32)) for view in lab_views] + [
-        _orientation_histogram(alpha)
+    edges = [
+        _orientation_histogram(np.asarray(view[..., 0] / 100, np.float32)) for view in lab_views
+    ] + [_orientation_histogram(alpha)]
+    colors = [
+        cv2.resize(view, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA).ravel() / 100
+        for view in lab_views
     ]
-    colors = [cv2.resize(view, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA).ravel() / 100 for view in lab_views]
     shape = cv2.resize(alpha, (_FINE, _FINE), interpolation=cv2.INTER_AREA).ravel() / _FINE
     alpha_histogram = np.sqrt(np.histogram(alpha, _LEVELS)[0] / alpha.size)
     # A fixed random projection keeps distances and makes all vectors equally long.
-    described = np.concatenate([*edges, *(cells / _CELLS for cells in colors), 2 * shape, alpha_histogram])
+    described = np.concatenate(
+        [*edges, *(cells / _CELLS for cells in colors), 2 * shape, alpha_histogram]
+    )
     return np.asarray(described @ _projection(len(described)), np.float32)
 
 
@@ -118,9 +128,13 @@ def _orientation_histogram(plane: Plane) -> Plane:
     Each pixel counts with the magnitude of its gradient.
     """
     dx, dy = cv2.Sobel(plane, cv2.CV_32F, 1, 0), cv2.Sobel(plane, cv2.CV_32F, 0, 1)
-    orientation_bin = np.minimum((np.arctan2(dy, dx) % np.pi) * (_BINS / np.pi), _BINS - 1).astype(np.intp)
+    orientation_bin = np.minimum((np.arctan2(dy, dx) % np.pi) * (_BINS / np.pi), _BINS - 1).astype(
+        np.intp
+    )
     # One histogram over all cells at once: each pixel's bin is offset by its cell.
-    counted = np.bincount((_cells() + orientation_bin).ravel(), np.hypot(dx, dy).ravel(), _CELLS * _CELLS * _BINS)
+    counted = np.bincount(
+        (_cells() + orientation_bin).ravel(), np.hypot(dx, dy).ravel(), _CELLS * _CELLS * _BINS
+    )
     # The square root (Hellinger) damps strong edges, as is usual for such histograms.
     square_root = np.sqrt(counted)
     return np.asarray(square_root / max(float(np.linalg.norm(square_root)), 1e-6), np.float32)
@@ -136,5 +150,11 @@ def _cells() -> NDArray[np.intp]:
 @cache
 def _projection(length: int) -> Plane:
     """Return a fixed matrix of random signs: bits of SHAKE-256 of the embedder's name."""
-    bits = np.unpackbits(np.frombuffer(hashlib.shake_256(EMBEDDER_ID.encode()).digest(length * EMBEDDING_DIM // 8), np.uint8))
-    return np.asarray((2.0 * bits - 1) / np.sqrt(EMBEDDING_DIM), np.float32).reshape(length, EMBEDDING_DIM)
+    bits = np.unpackbits(
+        np.frombuffer(
+            hashlib.shake_256(EMBEDDER_ID.encode()).digest(length * EMBEDDING_DIM // 8), np.uint8
+        )
+    )
+    return np.asarray((2.0 * bits - 1) / np.sqrt(EMBEDDING_DIM), np.float32).reshape(
+        length, EMBEDDING_DIM
+    )

@@ -98,7 +98,7 @@ class RuleReviewer:
 
     bounds: Mapping[str, float]
     seeds: NDArray[np.float32]  # N x 448 embeddings
-    farthest: float  # largest allowed distance to the nearest seed
+    max_distance: float  # largest allowed distance to the nearest seed
     captions: Sequence[frozenset[str]]
     weights: Mapping[str, float]  # by word; rare words count more
     agreement: float  # smallest weighted share of prompt words found in captions of near seeds
@@ -116,7 +116,10 @@ class RuleReviewer:
         Raises:
             Refused: There are fewer seeds.
         """
-        measured = [(compute_signals(small), embed_layer(small), content_words(text)) for small, text in _small(seeds)]
+        measured = [
+            (compute_signals(small), embed_layer(small), content_words(text))
+            for small, text in _small(seeds)
+        ]
         if len(measured) < MIN_SEEDS:
             raise Refused(
                 f"the rule reviewer needs at least {MIN_SEEDS} seeds, found {len(measured)}",
@@ -127,13 +130,18 @@ class RuleReviewer:
         captions = [caption_words for _, _, caption_words in measured]
         # Caption agreement is fitted among the seeds themselves, each against the others.
         weights = _weigh(captions)
-        near, distances = nearest_neighbors(embedded, embedded, NUM_NEIGHBORS, itself=False)
-        shares = [_agreement(captions[i], [captions[j] for j in near[i]], weights) for i in range(len(captions))]
+        near, distances = nearest_neighbors(embedded, embedded, NUM_NEIGHBORS, include_self=False)
+        shares = [
+            _agreement(captions[i], [captions[j] for j in near[i]], weights)
+            for i in range(len(captions))
+        ]
         known = np.array([share for share in shares if share is not None])
         return RuleReviewer(
             bounds=_bounds([signals for signals, _, _ in measured]),
             seeds=embedded,
-            farthest=float(np.quantile(_apart(embedded, sources, distances[:, 0]), 1 - EXCLUDED_SHARE)),
+            max_distance=float(
+                np.quantile(_apart(embedded, sources, distances[:, 0]), 1 - EXCLUDED_SHARE)
+            ),
             captions=captions,
             weights=weights,
             agreement=float(np.quantile(known, EXCLUDED_SHARE)) if len(known) else 0.0,
@@ -147,13 +155,13 @@ class RuleReviewer:
             prompt: Its prompt.
         """
         small = prepare_layer(rgba)
-        found = [*self.find_unclean(small), *self._unlike_seeds(small, prompt)]
+        found = [*self.find_broken_bounds(small), *self._unlike_seeds(small, prompt)]
         if not found:
             return RuleVerdict(Verdict.accept, (), "within the bounds of the seeds, and near them")
         reasons = tuple(dict.fromkeys(reason for reason, _ in found))
         return RuleVerdict(Verdict.reject, reasons, "; ".join(sentence for _, sentence in found))
 
-    def find_unclean(self, small: RGBA) -> Iterator[tuple[RejectReason, str]]:
+    def find_broken_bounds(self, small: RGBA) -> Iterator[tuple[RejectReason, str]]:
         """Yield the bounds that a layer (from `as_judged`) breaks, each with an explanation."""
         signals = compute_signals(small)
         for bound in BOUNDS:
@@ -172,13 +180,17 @@ class RuleReviewer:
         """
         shown = check_prompt(small, prompt)
         if shown is None:
-            yield from self.find_foreign(small, prompt)
+            yield from self.find_unlike_seeds(small, prompt)
             return
-        missed = [name for name, matches in (("colour", shown.colour), ("shape", shown.shape)) if not matches]
+        missed = [
+            name
+            for name, matches in (("colour", shown.color), ("shape", shown.shape))
+            if not matches
+        ]
         if missed:
             yield RejectReason.prompt_miss, f"not the {' and '.join(missed)} of its prompt"
 
-    def find_foreign(self, small: RGBA, prompt: str) -> Iterator[tuple[RejectReason, str]]:
+    def find_unlike_seeds(self, small: RGBA, prompt: str) -> Iterator[tuple[RejectReason, str]]:
         """Yield how a layer differs from all seeds, and from those whose captions match its prompt.
 
         Args:
@@ -186,8 +198,10 @@ class RuleReviewer:
             prompt: Its prompt.
         """
         near, distances = nearest_neighbors(embed_layer(small)[None], self.seeds, NUM_NEIGHBORS)
-        if distances[0, 0] > self.farthest:
-            explanation = f"unlike every seed (distance {distances[0, 0]:.3g}, above {self.farthest:.3g})"
+        if distances[0, 0] > self.max_distance:
+            explanation = (
+                f"unlike every seed (distance {distances[0, 0]:.3g}, above {self.max_distance:.3g})"
+            )
             yield RejectReason.malformed, explanation
         share = _agreement(content_words(prompt), [self.captions[i] for i in near[0]], self.weights)
         if share is not None and share < self.agreement:
@@ -204,10 +218,17 @@ def fit_rule_reviewer(store: ObjectStore, snapshot: str) -> RuleReviewer:
     """
 
     def is_seed(sample: Sample) -> bool:
-        return sample.round == 0 and sample.split is Split.train and LayerRole.foreground in sample.layers
+        return (
+            sample.round == 0
+            and sample.split is Split.train
+            and LayerRole.foreground in sample.layers
+        )
 
     seeds = list(islice(filter(is_seed, read_samples(store, snapshot)), MAX_SEEDS))
-    layers = ((decode_layer(store.get(seed.layers[LayerRole.foreground])), seed.text_of()) for seed in seeds)
+    layers = (
+        (decode_layer(store.get(seed.layers[LayerRole.foreground])), seed.caption_for())
+        for seed in seeds
+    )
     return RuleReviewer.fit(layers, [seed.source for seed in seeds])
 
 
@@ -227,7 +248,9 @@ def embed_layer(rgba: RGBA) -> NDArray[np.float32]:
     padded = np.pad(layer, ((pad, pad), (pad, pad), (0, 0)))
     square = padded[top + pad : top + pad + size, left + pad : left + pad + size]
     # Shape and colors, the latter over mid-gray so that hidden colors do not count.
-    shape = cv2.resize(np.ascontiguousarray(square[..., 3]), (ALPHA_SIDE, ALPHA_SIDE), interpolation=cv2.INTER_AREA)
+    shape = cv2.resize(
+        np.ascontiguousarray(square[..., 3]), (ALPHA_SIDE, ALPHA_SIDE), interpolation=cv2.INTER_AREA
+    )
     cells = cv2.resize(square, (COLOUR_SIDE, COLOUR_SIDE), interpolation=cv2.INTER_AREA)
     on_grey = np.clip(cells[..., :3] + 0.5 * (1 - cells[..., 3:]), 0, 1)
     colors = cv2.cvtColor(on_grey, cv2.COLOR_RGB2Lab) / np.float32(100)
@@ -276,7 +299,10 @@ def prepare_layer(rgba: RGBA) -> RGBA:
 def _bounds(seeds: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
     """Return bounds at a common quantile that exclude at most SHARE of the seeds."""
     values = np.array(
-        [[np.nan if s[b.signal] is None else float(s[b.signal] or 0) for b in BOUNDS] for s in seeds],
+        [
+            [np.nan if s[b.signal] is None else float(s[b.signal] or 0) for b in BOUNDS]
+            for s in seeds
+        ],
         np.float64,
     )
     # Signs turn lower bounds into upper ones.
@@ -285,7 +311,9 @@ def _bounds(seeds: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
     limits = np.full(len(BOUNDS), np.inf)
     # Loosen all bounds together until few enough seeds are excluded.
     for level in np.linspace(0.95, 1.0, 101):
-        limits = np.maximum(np.nanquantile(signs * np.nan_to_num(values, nan=0.0), level, axis=0), floors)
+        limits = np.maximum(
+            np.nanquantile(signs * np.nan_to_num(values, nan=0.0), level, axis=0), floors
+        )
         # A comparison with NaN is False: an undefined signal breaks no bound.
         left_out = np.any(signs * values > limits, axis=1)
         if left_out.mean() <= EXCLUDED_SHARE:
@@ -294,7 +322,11 @@ def _bounds(seeds: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
 
 
 def nearest_neighbors(
-    queries: NDArray[np.float32], seeds: NDArray[np.float32], count: int, *, itself: bool = True
+    queries: NDArray[np.float32],
+    seeds: NDArray[np.float32],
+    count: int,
+    *,
+    include_self: bool = True,
 ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
     """Return indices and distances (Q x count) of the nearest seeds, nearest first.
 
@@ -302,16 +334,16 @@ def nearest_neighbors(
         queries: Q x D embeddings.
         seeds: N x D embeddings.
         count: The number of neighbors.
-        itself: False if the queries are the seeds, to exclude each one's distance to itself.
+        include_self: False if the queries are the seeds, to exclude each one's distance to itself.
     """
-    count = min(count, len(seeds) - (not itself))
+    count = min(count, len(seeds) - (not include_self))
     indices, distances = [], []
     squares = np.einsum("nd,nd->n", seeds, seeds)
     # One matrix product per 1,024 queries bounds the memory.
     for start in range(0, len(queries), 1024):
         block = queries[start : start + 1024]
         squared = np.einsum("nd,nd->n", block, block)[:, None] + squares - 2 * block @ seeds.T
-        if not itself:
+        if not include_self:
             squared[np.arange(len(block)), start + np.arange(len(block))] = np.inf
         order = np.argsort(squared, axis=1)[:, :count]
         indices.append(order)
@@ -319,7 +351,9 @@ def nearest_neighbors(
     return np.concatenate(indices), np.concatenate(distances)
 
 
-def _apart(embedded: NDArray[np.float32], sources: Sequence[str], nearest: NDArray[np.float32]) -> NDArray[np.float32]:
+def _apart(
+    embedded: NDArray[np.float32], sources: Sequence[str], nearest: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """Return for each seed the distance to the nearest seed of another source.
 
     Sources count from FEWEST_SEEDS seeds, since a source per image would mean nothing; `nearest` is
@@ -352,7 +386,9 @@ def _agreement(
     """
     total = sum(weights.get(word, 0.0) for word in prompt_words)
     found = frozenset().union(*near)
-    return sum(weights.get(word, 0.0) for word in prompt_words & found) / total if total > 0 else None
+    return (
+        sum(weights.get(word, 0.0) for word in prompt_words & found) / total if total > 0 else None
+    )
 
 
 def _square_around(visible: NDArray[np.bool_], height: int, width: int) -> tuple[int, int, int]:

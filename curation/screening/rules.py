@@ -29,7 +29,12 @@ from curation.images.codec import decode_layer
 from curation.images.perceptual_hash import fingerprint
 from curation.ports import RGBA, Embedder, Layers, ObjectStore
 from curation.screening.embedding import BUILTIN_EMBEDDER, pack_vector
-from curation.screening.pairs.signals import PAIR_SIGNALS, SIZE_GAP, compute_agreement_signals, compute_pair_signals
+from curation.screening.pairs.signals import (
+    PAIR_SIGNALS,
+    SIZE_GAP,
+    compute_agreement_signals,
+    compute_pair_signals,
+)
 from curation.screening.signals import SIGNALS, compute_signals
 from curation.synthetic.dataset import check_prompt
 
@@ -77,7 +82,9 @@ A network rarely generates an alpha of exactly 0 or 1.
 
 PAIR_RULES: Final = (
     ScreeningRule("sizes_differ", SIZE_GAP, "above", 0, "the layers differ in size"),
-    ScreeningRule("background_not_opaque", "background_alpha", "below", 0.98, "the background is not opaque"),
+    ScreeningRule(
+        "background_not_opaque", "background_alpha", "below", 0.98, "the background is not opaque"
+    ),
     ScreeningRule(
         "does_not_blend",
         "blended_error",
@@ -85,7 +92,9 @@ PAIR_RULES: Final = (
         20,
         "foreground over background differs from the blended image",
     ),
-    ScreeningRule("subject_left", "leakage", "above", 0.65, "the background still contains the subject"),
+    ScreeningRule(
+        "subject_left", "leakage", "above", 0.65, "the background still contains the subject"
+    ),
     ScreeningRule("seam", "seam_energy", "above", 4, "the background has a seam along the mask"),
 )
 """Rules for pairs, applied after the rules for the foreground.
@@ -111,10 +120,12 @@ class MeasuredCandidate:
     fingerprint: bytes = field(default=b"", repr=False)
     embedding: bytes = field(default=b"", repr=False)
     embedder: str = ""
-    fault: str = ""
+    error: str = ""
 
 
-def apply_rules(signals: Mapping[str, float | None], rules: Sequence[ScreeningRule] = HARD_RULES) -> ScreeningRefusal | None:
+def apply_rules(
+    signals: Mapping[str, float | None], rules: Sequence[ScreeningRule] = HARD_RULES
+) -> ScreeningRefusal | None:
     """Return the first rule that a candidate breaks, or None.
 
     Args:
@@ -125,7 +136,9 @@ def apply_rules(signals: Mapping[str, float | None], rules: Sequence[ScreeningRu
         value = signals.get(rule.signal)
         beyond = operator.gt if rule.beyond == "above" else operator.lt
         if value is not None and beyond(value, rule.bound):
-            sentence = f"{rule.sentence}: {rule.signal} is {value:.4g}, {rule.beyond} {rule.bound:g}"
+            sentence = (
+                f"{rule.sentence}: {rule.signal} is {value:.4g}, {rule.beyond} {rule.bound:g}"
+            )
             return ScreeningRefusal(rule.name, rule.signal, value, sentence)
     return None
 
@@ -195,7 +208,9 @@ def measure_candidates(
 
 
 def store_screenings(
-    tx: Transaction, measured: Sequence[MeasuredCandidate], rules: Sequence[ScreeningRule] = HARD_RULES
+    tx: Transaction,
+    measured: Sequence[MeasuredCandidate],
+    rules: Sequence[ScreeningRule] = HARD_RULES,
 ) -> int:
     """Store measurements, and move each candidate that is still generated to refused or screened.
 
@@ -215,22 +230,25 @@ def store_screenings(
     )
     unmoved = {row.id for row in tx.execute(drawn.order_by(candidates.c.id).with_for_update())}
     batch = [item for item in measured if item.candidate in unmoved]
-    failed = [item for item in batch if item.fault]
-    readable = [item for item in batch if not item.fault]
+    failed = [item for item in batch if item.error]
+    readable = [item for item in batch if not item.error]
     # Apply the rules, then look for duplicates.
     refusals = _refusals(tx, readable, rules)
     passed = [item for item in readable if item.candidate not in refusals]
     if readable:
         rows = [_row(item, refusals.get(item.candidate)) for item in readable]
         adding = insert(screenings)
-        fields = {name: adding.excluded[name] for name in ("signals", "refused_by", "refused_value", "message")}
+        fields = {
+            name: adding.excluded[name]
+            for name in ("signals", "refused_by", "refused_value", "message")
+        }
         tx.execute(adding.on_conflict_do_update(index_elements=["candidate_id"], set_=fields), rows)
         _keep_embeddings(tx, readable)
     # Move the candidates and add those that passed to the duplicate index.
     _move(tx, list(refusals), CandidateState.refused)
     _move(tx, [item.candidate for item in passed], CandidateState.screened)
     for item in failed:
-        _move(tx, [item.candidate], CandidateState.failed, item.fault)
+        _move(tx, [item.candidate], CandidateState.failed, item.error)
     duplicates.add_to_index(tx, {item.sha256: item.fingerprint for item in passed})
     return len(batch)
 
@@ -246,7 +264,11 @@ def measure_single(rgba: RGBA, prompt: str) -> dict[str, float | None]:
         prompt: Its prompt.
     """
     shown = check_prompt(rgba, prompt)
-    agreement = {} if shown is None else {"shows_colour": float(shown.colour), "shows_shape": float(shown.shape)}
+    agreement = (
+        {}
+        if shown is None
+        else {"shows_colour": float(shown.color), "shows_shape": float(shown.shape)}
+    )
     return compute_signals(rgba) | agreement
 
 
@@ -257,7 +279,11 @@ def measure_pair_candidate(layers: Layers, prompt: Prompt) -> dict[str, float | 
         layers: The three layers.
         prompt: The three texts.
     """
-    return compute_signals(layers[LayerRole.foreground]) | compute_pair_signals(layers) | compute_agreement_signals(layers, prompt)
+    return (
+        compute_signals(layers[LayerRole.foreground])
+        | compute_pair_signals(layers)
+        | compute_agreement_signals(layers, prompt)
+    )
 
 
 def store_remeasured(tx: Transaction, measured: Sequence[MeasuredCandidate]) -> None:
@@ -265,7 +291,7 @@ def store_remeasured(tx: Transaction, measured: Sequence[MeasuredCandidate]) -> 
 
     They were screened with another embedder, or not at all.
     """
-    readable = [item for item in measured if not item.fault]
+    readable = [item for item in measured if not item.error]
     if readable:
         adding = insert(screenings)
         merged = {"signals": screenings.c.signals.op("||")(adding.excluded.signals)}
@@ -277,7 +303,10 @@ def store_remeasured(tx: Transaction, measured: Sequence[MeasuredCandidate]) -> 
 
 
 def _keep_embeddings(tx: Transaction, measured: Sequence[MeasuredCandidate]) -> None:
-    rows = [{"candidate_id": item.candidate, "source": item.embedder, "vector": item.embedding} for item in measured]
+    rows = [
+        {"candidate_id": item.candidate, "source": item.embedder, "vector": item.embedding}
+        for item in measured
+    ]
     adding = insert(embeddings)
     fields = {name: adding.excluded[name] for name in ("source", "vector")}
     tx.execute(adding.on_conflict_do_update(index_elements=["candidate_id"], set_=fields), rows)
@@ -285,7 +314,11 @@ def _keep_embeddings(tx: Transaction, measured: Sequence[MeasuredCandidate]) -> 
 
 def _measure(store: ObjectStore, row: sa.Row[Any], embedder: Embedder) -> MeasuredCandidate:
     kind = Kind(row.kind)
-    wanted = list(LayerRole) if kind is Kind.pair else [next(role for role in LayerRole if role in row.layers)]
+    wanted = (
+        list(LayerRole)
+        if kind is Kind.pair
+        else [next(role for role in LayerRole if role in row.layers)]
+    )
     identifying = LayerRole.blended if kind is Kind.pair else wanted[0]
     # The layer that identifies duplicates.
     sha256, visible = row.layers.get(identifying, ("", ""))
@@ -293,11 +326,15 @@ def _measure(store: ObjectStore, row: sa.Row[Any], embedder: Embedder) -> Measur
     # not stop its batch.
     missing = [role for role in wanted if role not in row.layers]
     if missing:
-        return MeasuredCandidate(row.id, kind, sha256, fault=f"a pair was generated without its {missing[0]}")
+        return MeasuredCandidate(
+            row.id, kind, sha256, error=f"a pair was generated without its {missing[0]}"
+        )
     try:
-        layers_by_role = {role: np.asarray(decode_layer(store.get(row.layers[role][0]))) for role in wanted}
+        layers_by_role = {
+            role: np.asarray(decode_layer(store.get(row.layers[role][0]))) for role in wanted
+        }
     except (Corrupt, NotFound) as error:
-        return MeasuredCandidate(row.id, kind, sha256, fault=error.message)
+        return MeasuredCandidate(row.id, kind, sha256, error=error.message)
     # Signals, embedding and fingerprint, all from one decoding.
     prompt = Prompt(row.text, row.foreground, row.background)
     signals = (
@@ -325,7 +362,9 @@ def _refusals(
     """
     rules_by_kind = {Kind.single: rules, Kind.pair: [*rules, *PAIR_RULES]}
     refusals = {
-        item.candidate: broken for item in readable if (broken := apply_rules(item.signals, rules_by_kind[item.kind]))
+        item.candidate: broken
+        for item in readable
+        if (broken := apply_rules(item.signals, rules_by_kind[item.kind]))
     }
     unrefused = [item for item in readable if item.candidate not in refusals]
     # Compare with the pool, and with earlier candidates of this batch.
@@ -339,8 +378,12 @@ def _refusals(
             sentence = f"the same visible pixels as layer {first.of[:12]}"
             refusals[item.candidate] = ScreeningRefusal("duplicate", "visible", 0.0, sentence)
         else:
-            sentence = f"nearly the same image as layer {first.of[:12]}: {first.bits} of 192 bits differ"
-            refusals[item.candidate] = ScreeningRefusal("near_duplicate", "fingerprint", float(first.bits or 0), sentence)
+            sentence = (
+                f"nearly the same image as layer {first.of[:12]}: {first.bits} of 192 bits differ"
+            )
+            refusals[item.candidate] = ScreeningRefusal(
+                "near_duplicate", "fingerprint", float(first.bits or 0), sentence
+            )
     return refusals
 
 
@@ -354,7 +397,9 @@ def _row(measured: MeasuredCandidate, refusal: ScreeningRefusal | None) -> dict[
     }
 
 
-def _move(tx: Transaction, ids: Sequence[uuid.UUID], state: CandidateState, note: str | None = None) -> None:
+def _move(
+    tx: Transaction, ids: Sequence[uuid.UUID], state: CandidateState, note: str | None = None
+) -> None:
     if ids:
         values = {"state": state, "changed_at": sa.func.now()} | ({"note": note} if note else {})
         tx.execute(sa.update(candidates).where(candidates.c.id.in_(list(ids))).values(values))

@@ -49,7 +49,9 @@ def register_signal(
         cost: "cheap", "parts" or "colour".
     """
 
-    def register(measure: Callable[[LayerMasks], float | None]) -> Callable[[LayerMasks], float | None]:
+    def register(
+        measure: Callable[[LayerMasks], float | None],
+    ) -> Callable[[LayerMasks], float | None]:
         SIGNALS[name] = SignalDefinition(name, definition, unit, cost, measure)
         return measure
 
@@ -65,8 +67,12 @@ def compute_signals(rgba: RGBA, names: Iterable[str] | None = None) -> dict[str,
     """
     # Masks, distances and the edge are computed once, lazily, and shared by all signals.
     measured = LayerMasks(rgba)
-    values = {name: SIGNALS[name].measure(measured) for name in (SIGNALS if names is None else names)}
-    return {name: None if value is None else round(float(value), 6) for name, value in values.items()}
+    values = {
+        name: SIGNALS[name].measure(measured) for name in (SIGNALS if names is None else names)
+    }
+    return {
+        name: None if value is None else round(float(value), 6) for name, value in values.items()
+    }
 
 
 @register_signal("alpha_min", "the smallest alpha", "0..1", "cheap")
@@ -152,7 +158,9 @@ def _haze(m: LayerMasks) -> float | None:
     "parts",
 )
 def _specks(m: LayerMasks) -> float:
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((m.alpha > 0.04).view(np.uint8), connectivity=8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(
+        (m.alpha > 0.04).view(np.uint8), connectivity=8
+    )
     # Debris is a component without a core pixel, or a tiny one.
     cored = np.zeros(count, bool)
     cored[labels[m.core]] = True
@@ -195,7 +203,9 @@ def _alpha_hf_core(m: LayerMasks) -> float | None:
     # Padding makes the image border count as an edge of the filled core.
     filled = np.pad((m.core | m.holes).view(np.uint8), 1)
     inside = cv2.distanceTransform(filled, cv2.DIST_L2, 3)[1:-1, 1:-1] > m.reach
-    return float(np.abs(cv2.Laplacian(m.alpha, cv2.CV_32F))[inside].mean()) if inside.any() else None
+    return (
+        float(np.abs(cv2.Laplacian(m.alpha, cv2.CV_32F))[inside].mean()) if inside.any() else None
+    )
 
 
 @register_signal(
@@ -220,7 +230,7 @@ def _alpha_grain(m: LayerMasks) -> float | None:
 def _fringe(m: LayerMasks) -> float | None:
     if m.edge is None:
         return None
-    return m.edge.mean(ciede2000(srgb_to_lab(m.edge.colour), srgb_to_lab(m.edge.expected)))
+    return m.edge.mean(ciede2000(srgb_to_lab(m.edge.color), srgb_to_lab(m.edge.expected)))
 
 
 @register_signal(
@@ -254,10 +264,10 @@ def _premultiplied_gain(m: LayerMasks) -> float | None:
 
     None if C exceeds alpha, since premultiplied colors cannot.
     """
-    if m.edge is None or np.mean(m.edge.colour.max(axis=1) > m.edge.alpha + 0.02) > 0.01:
+    if m.edge is None or np.mean(m.edge.color.max(axis=1) > m.edge.alpha + 0.02) > 0.01:
         return None
     # If colors were premultiplied, dividing by alpha brings them closer to the inside's color.
-    divided = np.minimum(m.edge.colour / m.edge.alpha[:, None], 1)
-    straight_error = m.edge.mean(np.abs(m.edge.colour - m.edge.expected).sum(axis=1))
+    divided = np.minimum(m.edge.color / m.edge.alpha[:, None], 1)
+    straight_error = m.edge.mean(np.abs(m.edge.color - m.edge.expected).sum(axis=1))
     divided_error = m.edge.mean(np.abs(divided - m.edge.expected).sum(axis=1))
     return 1 - divided_error / straight_error if straight_error > 0.05 else None

@@ -78,7 +78,9 @@ class AcceptanceModel:
         """Return a model from plain data."""
         return AcceptanceModel(**{**row, "platt": (row["platt"][0], row["platt"][1])})
 
-    def predict(self, signals: Sequence[Mapping[str, float | None]], embeddings: NDArray[np.float32]) -> Numbers:
+    def predict(
+        self, signals: Sequence[Mapping[str, float | None]], embeddings: NDArray[np.float32]
+    ) -> Numbers:
         """Return the acceptance probability of N candidates, 0..1.
 
         Args:
@@ -93,9 +95,13 @@ class AcceptanceModel:
         """Return the cluster of each of N embeddings: the index of the nearest center."""
         # Squared distances up to a term that is equal for all centers.
         standardized, centres = self._standardize(embeddings), np.asarray(self.centres)
-        return np.asarray(np.argmin((centres**2).sum(1) - 2 * standardized @ centres.T, axis=1), np.intp)
+        return np.asarray(
+            np.argmin((centres**2).sum(1) - 2 * standardized @ centres.T, axis=1), np.intp
+        )
 
-    def describe(self, signals: Sequence[Mapping[str, float | None]], embeddings: NDArray[np.float32]) -> Numbers:
+    def describe(
+        self, signals: Sequence[Mapping[str, float | None]], embeddings: NDArray[np.float32]
+    ) -> Numbers:
         """Return the N x F design matrix: every signal's hat functions, and the embedding.
 
         Args:
@@ -103,12 +109,17 @@ class AcceptanceModel:
             embeddings: N x D embeddings.
         """
         # Sorted by name, since jsonb does not keep the order of an object's keys.
-        columns = [_hats(_column(signals, name), np.asarray(self.knots[name])) for name in sorted(self.knots)]
+        columns = [
+            _hats(_column(signals, name), np.asarray(self.knots[name]))
+            for name in sorted(self.knots)
+        ]
         standardized = self._standardize(embeddings) * (_EMBEDDING / np.sqrt(embeddings.shape[1]))
         return np.hstack([*columns, standardized])
 
     def _standardize(self, embeddings: NDArray[np.float32]) -> Numbers:
-        return np.asarray((embeddings - np.asarray(self.middle)) / np.asarray(self.scale), np.float64)
+        return np.asarray(
+            (embeddings - np.asarray(self.middle)) / np.asarray(self.scale), np.float64
+        )
 
 
 def check_decision_counts(accepted: int, rejected: int) -> None:
@@ -125,7 +136,7 @@ def check_decision_counts(accepted: int, rejected: int) -> None:
         )
 
 
-def fit_acceptance_model(lesson: TrainingRows) -> tuple[AcceptanceModel, dict[str, Any]]:
+def fit_acceptance_model(rows: TrainingRows) -> tuple[AcceptanceModel, dict[str, Any]]:
     """Fit a model, and measure it out of fold.
 
     The metrics are auc, brier, ece (expected calibration error over ten equal bins), log_loss, and
@@ -134,7 +145,7 @@ def fit_acceptance_model(lesson: TrainingRows) -> tuple[AcceptanceModel, dict[st
     several rounds.
 
     Args:
-        lesson: The training rows.
+        rows: The training rows.
 
     Returns:
         The model and its metrics.
@@ -142,26 +153,27 @@ def fit_acceptance_model(lesson: TrainingRows) -> tuple[AcceptanceModel, dict[st
     Raises:
         Refused: There are too few decisions.
     """
-    accepted = int(lesson.accepted.sum())
-    check_decision_counts(accepted, len(lesson.accepted) - accepted)
-    draft = _begin(lesson)
-    described = draft.describe(lesson.signals, lesson.embeddings)
-    by_prompt = _odds_out_of_fold(described, lesson.accepted, lesson.prompts)
+    accepted = int(rows.accepted.sum())
+    check_decision_counts(accepted, len(rows.accepted) - accepted)
+    draft = _begin(rows)
+    described = draft.describe(rows.signals, rows.embeddings)
+    by_prompt = _odds_out_of_fold(described, rows.accepted, rows.prompts)
     # The final weights use all rows; calibration uses the out-of-fold log odds.
-    weights, bias = _learn(described, lesson.accepted)
+    weights, bias = _learn(described, rows.accepted)
     model = AcceptanceModel(
-        **draft.__dict__ | {"weights": _rounded(weights), "bias": bias, "platt": _platt(*by_prompt[:2])}
+        **draft.__dict__
+        | {"weights": _rounded(weights), "bias": bias, "platt": _platt(*by_prompt[:2])}
     )
-    metrics: dict[str, Any] = {"decisions": len(lesson.accepted), "accepted": accepted}
+    metrics: dict[str, Any] = {"decisions": len(rows.accepted), "accepted": accepted}
     # Out-of-fold metrics: prompts never seen in training, then rounds never seen.
     probabilities = _calibrate_out_of_fold(*by_prompt)
-    metrics["by_prompt"] = compute_metrics(probabilities, lesson.accepted)
-    is_random = np.zeros(0, bool) if lesson.at_random is None else lesson.at_random
+    metrics["by_prompt"] = compute_metrics(probabilities, rows.accepted)
+    is_random = np.zeros(0, bool) if rows.at_random is None else rows.at_random
     if MIN_PER_VERDICT <= is_random.sum() < len(is_random):
-        metrics["at_random"] = compute_metrics(probabilities[is_random], lesson.accepted[is_random])
-    if len(set(lesson.rounds)) > 1:
-        by_round = _odds_out_of_fold(described, lesson.accepted, lesson.rounds)
-        metrics["by_round"] = compute_metrics(_calibrate_out_of_fold(*by_round), lesson.accepted)
+        metrics["at_random"] = compute_metrics(probabilities[is_random], rows.accepted[is_random])
+    if len(set(rows.rounds)) > 1:
+        by_round = _odds_out_of_fold(described, rows.accepted, rows.rounds)
+        metrics["by_round"] = compute_metrics(_calibrate_out_of_fold(*by_round), rows.accepted)
     return model, metrics
 
 
@@ -246,7 +258,9 @@ def _split(
         yield from StratifiedKFold(_FOLDS, shuffle=True, random_state=0).split(accepted, accepted)
 
 
-def _calibrate_out_of_fold(odds: Numbers, accepted: NDArray[np.bool_], folds: NDArray[np.intp]) -> Numbers:
+def _calibrate_out_of_fold(
+    odds: Numbers, accepted: NDArray[np.bool_], folds: NDArray[np.intp]
+) -> Numbers:
     """Return probabilities, each calibrated on the other folds."""
     probabilities = np.zeros(len(odds))
     for fold in np.unique(folds):
@@ -267,7 +281,9 @@ def _platt(odds: Numbers, accepted: NDArray[np.bool_]) -> tuple[float, float]:
 def _calibration_error(probabilities: Numbers, accepted: NDArray[np.bool_]) -> float:
     # Ten bins of equal size, ordered by predicted probability.
     order = np.array_split(np.argsort(probabilities, kind="stable"), min(10, len(probabilities)))
-    weighted_gaps = [len(bin_) * abs(float(probabilities[bin_].mean() - accepted[bin_].mean())) for bin_ in order]
+    weighted_gaps = [
+        len(bin_) * abs(float(probabilities[bin_].mean() - accepted[bin_].mean())) for bin_ in order
+    ]
     return sum(weighted_gaps) / len(probabilities)
 
 
@@ -275,14 +291,20 @@ def _hats(values: Numbers, knots: Numbers) -> Numbers:
     """Return N x K hat functions, flat beyond the outer knots, and a column for missing values."""
     missing = np.isnan(values)
     filled = np.where(missing, knots[0], values)
-    columns = [np.interp(filled, knots, unit) for unit in np.eye(len(knots))] if len(knots) > 1 else []
-    return np.stack([*(np.where(missing, 0, column) for column in columns), missing.astype(np.float64)], axis=1)
+    columns = (
+        [np.interp(filled, knots, unit) for unit in np.eye(len(knots))] if len(knots) > 1 else []
+    )
+    return np.stack(
+        [*(np.where(missing, 0, column) for column in columns), missing.astype(np.float64)], axis=1
+    )
 
 
 def _knots(values: Numbers) -> list[float]:
     # Quantiles adapt the knots to the distribution of the signal.
     known = values[~np.isnan(values)]
-    return _rounded(np.unique(np.quantile(known, np.linspace(0, 1, _KNOTS)))) if len(known) else [0.0]
+    return (
+        _rounded(np.unique(np.quantile(known, np.linspace(0, 1, _KNOTS)))) if len(known) else [0.0]
+    )
 
 
 def _column(signals: Sequence[Mapping[str, float | None]], name: str) -> Numbers:

@@ -99,7 +99,11 @@ def fit_and_store(tx: Transaction, kind: Kind, embedder: str) -> StoredModel:
     }
     # Not the time of the transaction, so that two fits in one transaction have an order.
     now = {"created_at": sa.func.clock_timestamp()}
-    tx.execute(insert(acceptance_models).values(**row, **now).on_conflict_do_update(index_elements=["id"], set_=now))
+    tx.execute(
+        insert(acceptance_models)
+        .values(**row, **now)
+        .on_conflict_do_update(index_elements=["id"], set_=now)
+    )
     return find_model(tx, kind, model.id)
 
 
@@ -117,7 +121,8 @@ def needs_fit(tx: Transaction, kind: Kind, embedder: str) -> bool:
     known = 0 if row is None else int(row["metrics"]["decisions"])
     counts = _count_verdicts(tx, kind, embedder)
     return any(
-        accepted + rejected >= max(MIN_DECISIONS, REFIT_GROWTH * known) and min(accepted, rejected) >= MIN_PER_VERDICT
+        accepted + rejected >= max(MIN_DECISIONS, REFIT_GROWTH * known)
+        and min(accepted, rejected) >= MIN_PER_VERDICT
         for accepted, rejected in counts.values()
     )
 
@@ -128,7 +133,9 @@ def may_need_fit(tx: Transaction, kind: Kind) -> bool:
     A cheap check for the periodic reconciliation, made before `wants_fit` counts.
     """
     row = _newest(tx, kind)
-    known, last = (0, 0) if row is None else (int(row["metrics"]["decisions"]), int(row["last_decision"]))
+    known, last = (
+        (0, 0) if row is None else (int(row["metrics"]["decisions"]), int(row["last_decision"]))
+    )
     wanted = max(MIN_DECISIONS, int((REFIT_GROWTH - 1) * known))
     return int(tx.execute(_SINCE, {"last": last, "wanted": wanted}).scalar_one()) >= wanted
 
@@ -155,11 +162,13 @@ def find_model(tx: Transaction, kind: Kind, name: str | None = None) -> StoredMo
     row = tx.execute(wanted).mappings().first()
     if row is None:
         message = f"there is no acceptance model {name}" if name else "no acceptance model yet"
-        raise NotFound(message, "'layerloop acceptance-model fit' fits one to the standing decisions")
+        raise NotFound(
+            message, "'layerloop acceptance-model fit' fits one to the standing decisions"
+        )
     return _read(dict(row))
 
 
-def score_round(tx: Transaction, kept: StoredModel, number: int) -> int:
+def score_round(tx: Transaction, model: StoredModel, number: int) -> int:
     """Score a round's undecided candidates, and all selected ones, by one model.
 
     Candidates already scored by it are skipped. Selected ones are scored too, since caps count them
@@ -168,34 +177,38 @@ def score_round(tx: Transaction, kept: StoredModel, number: int) -> int:
 
     Args:
         tx: The transaction.
-        kept: The model.
+        model: The model.
         number: The round.
 
     Returns:
         The number of newly scored candidates.
     """
-    params = {"round": number, "head": kept.id, "embedder": kept.embedder}
+    params = {"round": number, "head": model.id, "embedder": model.embedder}
     scored = 0
     reading = tx.connection.execute(_UNSCORED, params, execution_options={"stream_results": True})
     # Each batch is written before the next is read, so memory stays bounded.
     for rows in reading.partitions(SCORE_BATCH_SIZE):
-        probabilities, clusters = predict_rows(kept.head, rows)
+        probabilities, clusters = predict_rows(model.head, rows)
         scores = {
             "ids": [row.id for row in rows],
             "probabilities": probabilities,
             "clusters": clusters,
-            "head": kept.id,
+            "head": model.id,
         }
         tx.execute(_SCORE, scores)
         scored += len(rows)
     return scored
 
 
-def predict_rows(head: AcceptanceModel, rows: Sequence[sa.Row[Any]]) -> tuple[list[float], list[int]]:
+def predict_rows(
+    model: AcceptanceModel, rows: Sequence[sa.Row[Any]]
+) -> tuple[list[float], list[int]]:
     """Return probabilities and clusters of rows that have `signals` and `vector`."""
     embedded: NDArray[np.float32] = unpack_vectors([bytes(row.vector) for row in rows])
-    probabilities = head.predict([row.signals for row in rows], embedded)
-    return [float(probability) for probability in probabilities], [int(index) for index in head.cluster(embedded)]
+    probabilities = model.predict([row.signals for row in rows], embedded)
+    return [float(probability) for probability in probabilities], [
+        int(index) for index in model.cluster(embedded)
+    ]
 
 
 def count_training_rows(tx: Transaction, kind: Kind, embedder: str) -> tuple[int, int]:
@@ -211,20 +224,30 @@ def count_training_rows(tx: Transaction, kind: Kind, embedder: str) -> tuple[int
 
 def _label_source(tx: Transaction, kind: Kind, embedder: str) -> str:
     accepted, rejected = _count_verdicts(tx, kind, embedder)[PERSON]
-    return PERSON if accepted + rejected >= MIN_DECISIONS and min(accepted, rejected) >= MIN_PER_VERDICT else RULE_REVIEWER
+    return (
+        PERSON
+        if accepted + rejected >= MIN_DECISIONS and min(accepted, rejected) >= MIN_PER_VERDICT
+        else RULE_REVIEWER
+    )
 
 
 def _count_verdicts(tx: Transaction, kind: Kind, embedder: str) -> dict[str, tuple[int, int]]:
     rows = tx.execute(_COUNT, {"kind": kind, "embedder": embedder}).all()
     counted = {row.kind: (int(row.accepted), int(row.rejected)) for row in rows}
-    return {label_source: counted.get(label_source, (0, 0)) for label_source in (PERSON, RULE_REVIEWER)}
+    return {
+        label_source: counted.get(label_source, (0, 0)) for label_source in (PERSON, RULE_REVIEWER)
+    }
 
 
 def _newest(tx: Transaction, kind: Kind, embedder: str | None = None) -> dict[str, Any] | None:
     wanted = sa.select(acceptance_models).where(acceptance_models.c.kind == kind)
     if embedder is not None:
         wanted = wanted.where(acceptance_models.c.embedder == embedder)
-    row = tx.execute(wanted.order_by(acceptance_models.c.created_at.desc()).limit(1)).mappings().first()
+    row = (
+        tx.execute(wanted.order_by(acceptance_models.c.created_at.desc()).limit(1))
+        .mappings()
+        .first()
+    )
     return None if row is None else dict(row)
 
 
@@ -266,7 +289,9 @@ _COUNT = sa.text(f"""
     select said.kind, count(*) filter (where c.state = 'accepted') as accepted,
         count(*) filter (where c.state = 'rejected') as rejected {_LABELED} group by said.kind""")
 
-_SINCE = sa.text("select count(*) from (select from decisions where id > :last limit :wanted) found")
+_SINCE = sa.text(
+    "select count(*) from (select from decisions where id > :last limit :wanted) found"
+)
 
 _TRAINING_ROWS = sa.text(f"""
     select said.decision, c.state = 'accepted' as accepted, s.signals, e.vector, c.prompt_id,

@@ -69,7 +69,9 @@ def read_audit(tx: Transaction, gate: Mapping[str, Any]) -> GateAudit:
     wrong = bounds.anytime_bounds(row.errors, row.judged, bounds.LEVEL / 2)
     round_ = tx.execute(_ROUND, params).one()
     good = bounds.anytime_bounds(round_.accepted, round_.judged, bounds.LEVEL / 2)
-    return GateAudit(row.judged, row.errors, min(1.0, wrong.low * round_.beyond / (good.high * round_.passed)))
+    return GateAudit(
+        row.judged, row.errors, min(1.0, wrong.low * round_.beyond / (good.high * round_.passed))
+    )
 
 
 # Audits of top-N acceptance have the same slice, but do not concern gates.

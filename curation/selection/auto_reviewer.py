@@ -20,7 +20,7 @@ from curation.review.verdicts import IS_STANDING
 BATCH_SIZE: Final = 5_000
 
 
-def decide_all(tx: Transaction, ids: Sequence[uuid.UUID], verdict: Verdict, sentence: str) -> int:
+def decide_all(tx: Transaction, ids: Sequence[uuid.UUID], verdict: Verdict, comment: str) -> int:
     """Accept or reject candidates that were never shown, with one decision each.
 
     Candidates that are neither screened nor unshown are skipped, so the call is idempotent.
@@ -30,7 +30,7 @@ def decide_all(tx: Transaction, ids: Sequence[uuid.UUID], verdict: Verdict, sent
         tx: The transaction.
         ids: The candidates.
         verdict: Accept or reject.
-        sentence: The comment of the decisions, which states their reason.
+        comment: The comment of the decisions, which states their reason.
 
     Returns:
         The number of candidates decided.
@@ -42,7 +42,7 @@ def decide_all(tx: Transaction, ids: Sequence[uuid.UUID], verdict: Verdict, sent
             "ids": list(ids[start : start + BATCH_SIZE]),
             "auto_reviewer": machine,
             "verdict": verdict,
-            "comment": sentence,
+            "comment": comment,
             "state": "accepted" if verdict is Verdict.accept else "rejected",
         }
         moved = [row.candidate_id for row in tx.execute(_DECIDE, params)]
@@ -70,7 +70,9 @@ def revert_auto_verdicts(tx: Transaction, number: int, actor: str) -> int:
         Refused: The round is closed, so its verdicts are final.
     """
     # A shared lock on the round, so that it cannot be closed meanwhile.
-    state = tx.scalar(sa.select(rounds.c.state).where(rounds.c.id == number).with_for_update(read=True))
+    state = tx.scalar(
+        sa.select(rounds.c.state).where(rounds.c.id == number).with_for_update(read=True)
+    )
     if state == "closed":
         raise Refused(f"round {number} is closed", "decisions of a closed round are final")
     # Undo the decisions first, then move the candidates and withdraw their samples in batches.
@@ -78,7 +80,11 @@ def revert_auto_verdicts(tx: Transaction, number: int, actor: str) -> int:
     for start in range(0, len(undone), BATCH_SIZE):
         batch = undone[start : start + BATCH_SIZE]
         tx.execute(_BACK, {"ids": batch})
-        tx.execute(sa.update(samples).where(samples.c.candidate_id.in_(batch)).values(withdrawn_at=sa.func.now()))
+        tx.execute(
+            sa.update(samples)
+            .where(samples.c.candidate_id.in_(batch))
+            .values(withdrawn_at=sa.func.now())
+        )
     tx.log(actor, "machine's verdicts taken back", f"round {number}", count=len(undone))
     return len(undone)
 

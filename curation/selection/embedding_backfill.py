@@ -15,7 +15,9 @@ from curation.screening.rules import measure_candidates, store_remeasured
 BATCH_SIZE: Final = 64
 
 
-def backfill_embeddings(database: Database, store: ObjectStore, kind: Kind, embedder: Embedder) -> int:
+def backfill_embeddings(
+    database: Database, store: ObjectStore, kind: Kind, embedder: Embedder
+) -> int:
     """Embed all candidates that are or may be decided and that this embedder has not seen.
 
     Each batch is a transaction of its own, so that an interrupted run is continued by the next

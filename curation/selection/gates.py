@@ -85,14 +85,22 @@ def evaluate_thresholds(
     # An error is an acceptable candidate rejected, or a bad one accepted.
     reject = verdict is Verdict.reject
     is_error = accepted if reject else ~accepted
-    decided_masks = [probabilities < threshold if reject else probabilities >= threshold for threshold in thresholds]
+    decided_masks = [
+        probabilities < threshold if reject else probabilities >= threshold
+        for threshold in thresholds
+    ]
     errors = [int(np.count_nonzero(mask & is_error)) for mask in decided_masks]
     sizes = [int(is_error.sum()) if reject else int(mask.sum()) for mask in decided_masks]
     # Skip thresholds beyond which there are too few candidates to prove anything.
-    first = next((index for index, n in enumerate(sizes) if n >= bounds.min_sample_size(budget, level)), len(sizes))
+    first = next(
+        (index for index, n in enumerate(sizes) if n >= bounds.min_sample_size(budget, level)),
+        len(sizes),
+    )
     # Fixed-sequence testing: the first threshold that is not proven ends it.
     proven = first
-    while proven < len(errors) and bounds.count_proven_thresholds([errors[proven]], sizes[proven], budget, level):
+    while proven < len(errors) and bounds.count_proven_thresholds(
+        [errors[proven]], sizes[proven], budget, level
+    ):
         proven += 1
     if proven == first:
         return InterimLook(0, bounds.exact_bounds(0, 0, level), bounds.exact_bounds(0, 0, level))
@@ -113,15 +121,17 @@ def gate_model(tx: Transaction, number: int) -> StoredModel | None:
     return find_model(tx, kind, str(active[0]["acceptance_model_id"]))
 
 
-def run_gates(tx: Transaction, number: int, policy: MixedPolicy, r: float, kept: StoredModel) -> int:
+def run_gates(
+    tx: Transaction, number: int, policy: MixedPolicy, random_share: float, model: StoredModel
+) -> int:
     """Take an interim look if one is due, and apply the active gates.
 
     Args:
         tx: The transaction.
         number: The round.
         policy: The round's policy.
-        r: The share of the random slice.
-        kept: The model that has scored the round's candidates.
+        random_share: The share of the random slice.
+        model: The model that has scored the round's candidates.
 
     Returns:
         The number of automatic decisions.
@@ -133,10 +143,10 @@ def run_gates(tx: Transaction, number: int, policy: MixedPolicy, r: float, kept:
     decided = 0
     for verdict, budget in budgets.items():
         if budget:
-            _take_look(tx, number, verdict, budget, kept)
+            _take_look(tx, number, verdict, budget, model)
     for gate in _standing(tx, number):
         if budgets[Verdict(gate["verdict"])]:  # type: ignore[index]  # accept or reject
-            decided += _apply(tx, number, gate, r, policy.audit)
+            decided += _apply(tx, number, gate, random_share, policy.audit)
     return decided
 
 
@@ -155,7 +165,9 @@ def gates_report(tx: Transaction, number: int) -> list[dict[str, Any]]:
     standing = {gate["id"] for gate in _standing(tx, number)}
     for row in list_gates(tx, number):
         if row["threshold"] is not None:
-            metrics = {name: row["metrics"][name] for name in ("budget", "level", "share", "lost", "wrong")}
+            metrics = {
+                name: row["metrics"][name] for name in ("budget", "level", "share", "lost", "wrong")
+            }
             identity = {name: row[name] for name in ("id", "verdict", "interim_look", "threshold")}
             against = row["metrics"].get("contradicted")
             audit = against or read_audit(tx, row).as_json()
@@ -168,13 +180,13 @@ def gates_report(tx: Transaction, number: int) -> list[dict[str, Any]]:
     return reports
 
 
-def format_gates(told: Sequence[dict[str, Any]]) -> list[str]:
+def format_gates(gates_: Sequence[dict[str, Any]]) -> list[str]:
     """Return the gates of a round as lines for the terminal."""
     return [
         (_CONTRADICTED if gate["contradicted"] else _STANDS).format(
             **gate | {name: gate[name]["high"] for name in ("lost", "wrong")} | gate["audit"]
         )
-        for gate in told
+        for gate in gates_
         if gate["stands"] or gate["contradicted"]
     ]
 
@@ -196,7 +208,9 @@ def list_gates(tx: Transaction, number: int) -> list[dict[str, Any]]:
     return [dict(row) for row in tx.execute(found).mappings()]
 
 
-def close_gates(tx: Transaction, number: int, verdicts: Collection[str] = (Verdict.reject, Verdict.accept)) -> int:
+def close_gates(
+    tx: Transaction, number: int, verdicts: Collection[str] = (Verdict.reject, Verdict.accept)
+) -> int:
     """Close the active gates of a round and return their number.
 
     Args:
@@ -204,7 +218,9 @@ def close_gates(tx: Transaction, number: int, verdicts: Collection[str] = (Verdi
         number: The round.
         verdicts: Only gates with these verdicts.
     """
-    standing = (gates.c.round_id == number) & gates.c.verdict.in_(verdicts) & gates.c.closed_at.is_(None)
+    standing = (
+        (gates.c.round_id == number) & gates.c.verdict.in_(verdicts) & gates.c.closed_at.is_(None)
+    )
     closing = sa.update(gates).where(standing)
     return int(tx.execute(closing.values(closed_at=sa.func.now())).rowcount)
 
@@ -231,20 +247,31 @@ def close_contradicted(tx: Transaction, number: int) -> int:
     return closed
 
 
-def _take_look(tx: Transaction, number: int, verdict: AutoVerdict, budget: float, kept: StoredModel) -> None:
+def _take_look(
+    tx: Transaction, number: int, verdict: AutoVerdict, budget: float, kept: StoredModel
+) -> None:
     earlier = [look for look in list_gates(tx, number) if look["verdict"] == verdict]
     if any(look["closed_at"] for look in earlier):
         return
     # A look is due only with enough held-out decisions, and enough more than at the last look.
-    judged = tx.execute(_JUDGED, {"round": number, "head": kept.id, "label_source": kept.label_source}).all()
+    judged = tx.execute(
+        _JUDGED, {"round": number, "head": kept.id, "label_source": kept.label_source}
+    ).all()
     accepted = np.array([row.accepted for row in judged], bool)
     n = int(accepted.sum()) if verdict is Verdict.reject else len(accepted)
     level = bounds.interim_level(len(earlier) + 1)
-    if n < max(bounds.min_sample_size(budget, level), LOOK_GROWTH * earlier[-1]["metrics"]["n"] if earlier else 0):
+    if n < max(
+        bounds.min_sample_size(budget, level),
+        LOOK_GROWTH * earlier[-1]["metrics"]["n"] if earlier else 0,
+    ):
         return
     # Thresholds are quantiles of the scores, chosen without the verdicts.
-    grid = list(THRESHOLD_SHARES if verdict is Verdict.reject else [1 - share for share in THRESHOLD_SHARES])
-    thresholds = tx.execute(_THRESHOLDS, {"round": number, "head": kept.id, "grid": grid}).scalar_one()
+    grid = list(
+        THRESHOLD_SHARES if verdict is Verdict.reject else [1 - share for share in THRESHOLD_SHARES]
+    )
+    thresholds = tx.execute(
+        _THRESHOLDS, {"round": number, "head": kept.id, "grid": grid}
+    ).scalar_one()
     probabilities = np.array([row.probability for row in judged], np.float64)
     found = evaluate_thresholds(probabilities, accepted, thresholds, verdict, budget, level)
     # Record every look, proven or not, since each spends a part of the error level.
@@ -264,7 +291,12 @@ def _take_look(tx: Transaction, number: int, verdict: AutoVerdict, budget: float
         },
     }
     tx.execute(sa.insert(gates), row)
-    tx.log(AUTO_REVIEWER, "gate proven" if found.proven else "gate not proven", f"round {number}", **row)
+    tx.log(
+        AUTO_REVIEWER,
+        "gate proven" if found.proven else "gate not proven",
+        f"round {number}",
+        **row,
+    )
 
 
 def _standing(tx: Transaction, number: int) -> list[dict[str, Any]]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 
-def hash_bucket(first: int) -> str:
+def hash_bucket(first_digit: int) -> str:
     """Return SQL for a number in [0, 1) from 28 bits of the id of row c.
 
     Args:
-        first: The first hexadecimal digit used (1..26).
+        first_digit: The first hexadecimal digit used (1..26).
     """
-    return f"('x' || substr(replace(c.id::text, '-', ''), {first}, 7))::bit(28)::int / 268435456.0"
+    return f"('x' || substr(replace(c.id::text, '-', ''), {first_digit}, 7))::bit(28)::int / 268435456.0"
 
 
 # Each uses different digits, so that the numbers are independent.

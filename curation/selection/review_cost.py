@@ -33,7 +33,9 @@ def review_cost(tx: Transaction, number: int) -> dict[str, Any]:
     policy = parse_policy(find_round(tx, number)["policy"])
     slices = [dict(row) for row in tx.execute(_SLICES, {"round": number}).mappings()]
     for row in slices:
-        row["seconds_per_accept"] = row["seconds"] / row["accepted"] if row["accepted"] and row["seconds"] else None
+        row["seconds_per_accept"] = (
+            row["seconds"] / row["accepted"] if row["accepted"] and row["seconds"] else None
+        )
     return {
         "slices": slices,
         "next_hour": _next_hour(tx, number),
@@ -61,7 +63,9 @@ def stop_reason(tx: Transaction, number: int, policy: MixedPolicy) -> str | None
     return None
 
 
-def review_seconds_left(tx: Transaction, counts: Mapping[str, int], share: float, overlap: int = 1) -> float | None:
+def review_seconds_left(
+    tx: Transaction, counts: Mapping[str, int], share: float, overlap: int = 1
+) -> float | None:
     """Estimate the review time left in a round, in seconds; None if the pace is unknown.
 
     Counts waiting candidates, and the share of unfinished ones that will be shown.
@@ -73,7 +77,9 @@ def review_seconds_left(tx: Transaction, counts: Mapping[str, int], share: float
         overlap: The number of reviewers per candidate.
     """
     waiting = counts.get("waiting", 0) + counts.get("showing", 0)
-    unfinished = sum(counts.get(state, 0) for state in ("requested", "generating", "generated", "screened"))
+    unfinished = sum(
+        counts.get(state, 0) for state in ("requested", "generating", "generated", "screened")
+    )
     # The share of candidates selected so far predicts how many of the unfinished will be shown.
     selected = waiting + counts.get("accepted", 0) + counts.get("rejected", 0)
     skipped = counts.get("refused", 0) + counts.get("unshown", 0)
@@ -85,25 +91,30 @@ def review_seconds_left(tx: Transaction, counts: Mapping[str, int], share: float
     return (
         float(pace)
         * overlap
-        * (waiting + unfinished * (selected / (selected + skipped) if selected + skipped else share))
+        * (
+            waiting
+            + unfinished * (selected / (selected + skipped) if selected + skipped else share)
+        )
     )
 
 
-def format_review_cost(told: Mapping[str, Any]) -> list[str]:
+def format_review_cost(cost: Mapping[str, Any]) -> list[str]:
     """Return the cost of a round as lines for the terminal."""
     lines = [
-        "    {slice}: {accepted} accepts of {looks} looks, {seconds_per_accept:.1f} s each".format(**row)
-        for row in told["slices"]
+        "    {slice}: {accepted} accepts of {looks} looks, {seconds_per_accept:.1f} s each".format(
+            **row
+        )
+        for row in cost["slices"]
         if row["seconds_per_accept"] is not None
     ]
-    hour = told["next_hour"]
-    if hour and sum(row["seconds"] or 0 for row in told["slices"]) >= MIN_REVIEW_SECONDS:
+    hour = cost["next_hour"]
+    if hour and sum(row["seconds"] or 0 for row in cost["slices"]) >= MIN_REVIEW_SECONDS:
         looks = min(hour["looks"], hour["left"])
         period = "the next hour of review" if looks < hour["left"] else "all that is left"
         accepts = hour["accepts"] * looks / hour["looks"]
         lines.append(f"  {period}: {looks:.0f} looks, about {accepts:.0f} accepts")
-    if told["stop"]:
-        lines.append(f"  review may stop: {told['stop']}")
+    if cost["stop"]:
+        lines.append(f"  review may stop: {cost['stop']}")
     return lines
 
 
@@ -145,7 +156,9 @@ _SLICES = sa.text(f"""
     where c.round_id = :round and v.kind = '{PERSON}'
     group by 1 order by 1""")
 
-_ACCEPTED = sa.text("select count(*) from candidates where round_id = :round and state = 'accepted'")
+_ACCEPTED = sa.text(
+    "select count(*) from candidates where round_id = :round and state = 'accepted'"
+)
 
 # Seconds per verdict over the round's last thousand reviews: skips and undone ones cost time too.
 _PACE = sa.text(f"""

@@ -25,7 +25,14 @@ from curation.db.engine import Transaction
 from curation.db.tables import candidates
 from curation.domain import CandidateState, Kind
 from curation.rounds.lifecycle import find_round
-from curation.rounds.policies import AESTHETIC, CLIP_SCORE, MixedPolicy, PaperPolicy, RandomPolicy, parse_policy
+from curation.rounds.policies import (
+    AESTHETIC,
+    CLIP_SCORE,
+    MixedPolicy,
+    PaperPolicy,
+    RandomPolicy,
+    parse_policy,
+)
 from curation.selection import gates, review_cost
 from curation.selection.acceptance_model_store import StoredModel, newest_model, score_round
 from curation.selection.hash_buckets import SLICE_BUCKET
@@ -36,7 +43,9 @@ QUEUE_TARGET: Final = 192
 Enough for the review batches of three reviewers, and few enough that the latest model decides.
 """
 
-SELECTION_LOCK: Final = 7_201_115  # advisory lock with the round's number: one worker selects at a time
+SELECTION_LOCK: Final = (
+    7_201_115  # advisory lock with the round's number: one worker selects at a time
+)
 
 
 def select_candidates(tx: Transaction, number: int, embedder: str = "") -> tuple[int, int]:
@@ -71,7 +80,9 @@ def select_candidates(tx: Transaction, number: int, embedder: str = "") -> tuple
     return _mix(tx, row, policy, newest_model(tx, Kind(row["kind"]), embedder))
 
 
-def _mix(tx: Transaction, row: dict[str, Any], policy: MixedPolicy, newest: StoredModel | None) -> tuple[int, int]:
+def _mix(
+    tx: Transaction, row: dict[str, Any], policy: MixedPolicy, newest: StoredModel | None
+) -> tuple[int, int]:
     number, r = row["id"], policy.random_share(row["quota"])
     # Wait until half of the stock is used: fewer, larger selections score less often.
     gates.close_contradicted(tx, number)
@@ -95,7 +106,9 @@ def _mix(tx: Transaction, row: dict[str, Any], policy: MixedPolicy, newest: Stor
     return _end_of_round(tx, number, policy, taught=model is not None, stopped=stopped)
 
 
-def _end_of_round(tx: Transaction, number: int, policy: MixedPolicy, *, taught: bool, stopped: bool) -> tuple[int, int]:
+def _end_of_round(
+    tx: Transaction, number: int, policy: MixedPolicy, *, taught: bool, stopped: bool
+) -> tuple[int, int]:
     """Leave the rest unshown once all candidates are generated and no selected one waits.
 
     Called when nothing more was selected.
@@ -110,7 +123,9 @@ def _end_of_round(tx: Transaction, number: int, policy: MixedPolicy, *, taught: 
     return shown, _leave_rest(tx, number) if stopped or taught or counts.atdesk == 0 else 0
 
 
-def _fill_stock(tx: Transaction, row: dict[str, Any], policy: MixedPolicy, r: float, kept: StoredModel) -> int:
+def _fill_stock(
+    tx: Transaction, row: dict[str, Any], policy: MixedPolicy, r: float, kept: StoredModel
+) -> int:
     """Select candidates up to the size of the stock.
 
     No more than the policy's share of the candidates that have passed screening so far.
@@ -138,7 +153,11 @@ def _fill_stock(tx: Transaction, row: dict[str, Any], policy: MixedPolicy, r: fl
 
 def _leave_rest(tx: Transaction, number: int) -> int:
     screened = (candidates.c.round_id == number) & (candidates.c.state == CandidateState.screened)
-    return int(tx.execute(sa.update(candidates).where(screened).values(state=CandidateState.unshown)).rowcount)
+    return int(
+        tx.execute(
+            sa.update(candidates).where(screened).values(state=CandidateState.unshown)
+        ).rowcount
+    )
 
 
 def _highest_id(share: float) -> uuid.UUID:

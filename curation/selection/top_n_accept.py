@@ -66,7 +66,9 @@ def plan_top_n(tx: Transaction, number: int, terms: TopNSettings) -> dict[str, A
     _check_drawn(tx, row)
     kept = find_model(tx, Kind(row["kind"]))
     scored = score_round(tx, kept, number)
-    found = dict(tx.execute(_PLAN, {"round": number, "head": kept.id} | asdict(terms)).mappings().one())
+    found = dict(
+        tx.execute(_PLAN, {"round": number, "head": kept.id} | asdict(terms)).mappings().one()
+    )
     limits = {"level": level, "scored": scored, "most_rejects": _most_rejects(terms, level)}
     return {"round": number, "head": kept.id} | asdict(terms) | found | limits
 
@@ -123,7 +125,9 @@ def begin_top_n(tx: Transaction, number: int, terms: TopNSettings, actor: str) -
     return describe_top_n(tx, number)
 
 
-def finish_top_n(tx: Transaction, number: int, actor: str, *, dry_run: bool = False) -> dict[str, Any]:
+def finish_top_n(
+    tx: Transaction, number: int, actor: str, *, dry_run: bool = False
+) -> dict[str, Any]:
     """End the run in progress once its audit is complete: accept the kept candidates, or refuse.
 
     While some of the audit waits, and with `dry_run`, only the state is returned. Idempotent.
@@ -151,7 +155,9 @@ def finish_top_n(tx: Transaction, number: int, actor: str, *, dry_run: bool = Fa
             "candidates would be accepted"
         )
         confidence = f"with confidence {1 - status['level']:.1%}"
-        metrics["auto_accepted"] = auto_reviewer.decide_all(tx, ids, Verdict.accept, f"{sentence}, {confidence}")
+        metrics["auto_accepted"] = auto_reviewer.decide_all(
+            tx, ids, Verdict.accept, f"{sentence}, {confidence}"
+        )
     outcome = "accepted" if proven else "refused"
     ended = {"outcome": outcome, "metrics": metrics, "ended_at": sa.func.now()}
     tx.execute(sa.update(top_n_runs).where(top_n_runs.c.id == status["scaling"]).values(ended))
@@ -159,7 +165,9 @@ def finish_top_n(tx: Transaction, number: int, actor: str, *, dry_run: bool = Fa
     return describe_top_n(tx, number)
 
 
-def find_top_n(tx: Transaction, number: int, *, ended: bool | None = None) -> Mapping[str, Any] | None:
+def find_top_n(
+    tx: Transaction, number: int, *, ended: bool | None = None
+) -> Mapping[str, Any] | None:
     """Return the last top-N run of a round, or None.
 
     Args:
@@ -167,9 +175,16 @@ def find_top_n(tx: Transaction, number: int, *, ended: bool | None = None) -> Ma
         number: The round.
         ended: Only a run that has (not) ended; None for either.
     """
-    wanted = sa.select(top_n_runs).where(top_n_runs.c.round_id == number).order_by(top_n_runs.c.id.desc()).limit(1)
+    wanted = (
+        sa.select(top_n_runs)
+        .where(top_n_runs.c.round_id == number)
+        .order_by(top_n_runs.c.id.desc())
+        .limit(1)
+    )
     if ended is not None:
-        wanted = wanted.where(top_n_runs.c.ended_at.is_not(None) if ended else top_n_runs.c.ended_at.is_(None))
+        wanted = wanted.where(
+            top_n_runs.c.ended_at.is_not(None) if ended else top_n_runs.c.ended_at.is_(None)
+        )
     found: Mapping[str, Any] | None = tx.execute(wanted).mappings().first()
     return found
 
@@ -203,19 +218,19 @@ def describe_top_n(tx: Transaction, number: int) -> dict[str, Any]:
     }
 
 
-def format_top_n(told: Mapping[str, Any]) -> str:
+def format_top_n(status: Mapping[str, Any]) -> str:
     """Return a plan, or the state of a run, as text for the terminal."""
-    if "pool" in told:
-        return _PLANNED.format(**{name: value or 0 for name, value in told.items()})
-    lines = [_FIXED.format(**told)]
-    if told["judged"]:
+    if "pool" in status:
+        return _PLANNED.format(**{name: value or 0 for name, value in status.items()})
+    lines = [_FIXED.format(**status)]
+    if status["judged"]:
         lines.append(
-            f"  at least {told['bound']:.1%} of all kept would be accepted (confidence {1 - told['level']:.1%})"
+            f"  at least {status['bound']:.1%} of all kept would be accepted (confidence {1 - status['level']:.1%})"
         )
-    if told["outcome"] == "accepted":
-        lines.append(f"  proven: the auto-reviewer accepted the other {told['auto_accepted']}")
-    elif told["outcome"] == "refused":
-        lines.append(f"  {told['least']:.0%} not proven: the auto-reviewer accepted nothing")
+    if status["outcome"] == "accepted":
+        lines.append(f"  proven: the auto-reviewer accepted the other {status['auto_accepted']}")
+    elif status["outcome"] == "refused":
+        lines.append(f"  {status['least']:.0%} not proven: the auto-reviewer accepted nothing")
     else:
         lines.append("  run the same command again once the audit is complete")
     return "\n".join(lines)
@@ -254,7 +269,9 @@ def _check_drawn(tx: Transaction, row: Mapping[str, Any]) -> None:
     unfinished = int(tx.execute(_COMING, {"round": number}).scalar_one())
     if unfinished:
         hint = "wait for generation and screening; 'layerloop round show' shows the progress"
-        raise Conflict(f"{unfinished} candidates of round {number} are not generated and screened yet", hint)
+        raise Conflict(
+            f"{unfinished} candidates of round {number} are not generated and screened yet", hint
+        )
 
 
 def _most_rejects(terms: TopNSettings, level: float) -> int:
@@ -270,7 +287,9 @@ def _most_rejects(terms: TopNSettings, level: float) -> int:
     return low
 
 
-_ATTEMPTS = sa.text("select count(*) from top_n_runs where round_id = :round and ended_at is not null")
+_ATTEMPTS = sa.text(
+    "select count(*) from top_n_runs where round_id = :round and ended_at is not null"
+)
 
 _COMING = sa.text("""
     select count(*) from candidates where round_id = :round

@@ -71,13 +71,13 @@ def _low_whenever(k: int, n: int, level: float) -> float:
     return low
 
 
-def interim_level(look: int, level: float = LEVEL) -> float:
+def interim_level(test_number: int, level: float = LEVEL) -> float:
     """Return the significance level of the look-th interim test (from 1) of an unlimited series.
 
     The levels are level / (j (j + 1)), which sum to `level`, so that tests may be repeated whenever
     there are more decisions.
     """
-    return level / (look * (look + 1))
+    return level / (test_number * (test_number + 1))
 
 
 def min_sample_size(budget: float, level: float) -> int:

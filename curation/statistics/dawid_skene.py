@@ -64,7 +64,9 @@ class DawidSkeneFit(Generic[Item]):
     votes: int
 
 
-def fit_skills(votes: Sequence[Vote[Item]], known: Mapping[Item, bool] | None = None) -> DawidSkeneFit[Item]:
+def fit_skills(
+    votes: Sequence[Vote[Item]], known: Mapping[Item, bool] | None = None
+) -> DawidSkeneFit[Item]:
     """Fit skills and true labels to verdicts by EM.
 
     A. P. Dawid and A. M. Skene, "Maximum likelihood estimation of observer error-rates using the EM
@@ -103,9 +105,13 @@ def fit_skills(votes: Sequence[Vote[Item]], known: Mapping[Item, bool] | None = 
     for _ in range(MAX_STEPS):
         # M step: prevalence and skills given the labels.
         prior = (sound[free].sum() + 1) / (free.sum() + 2)
-        right_accept = _share(total(accept * sound[i], j, len(people)), total(sound[i], j, len(people)))
+        right_accept = _share(
+            total(accept * sound[i], j, len(people)), total(sound[i], j, len(people))
+        )
         wrong = 1 - sound[i]
-        right_reject = _share(total((1 - accept) * wrong, j, len(people)), total(wrong, j, len(people)))
+        right_reject = _share(
+            total((1 - accept) * wrong, j, len(people)), total(wrong, j, len(people))
+        )
         # E step: labels given the skills.
         log_odds = np.where(
             accept > 0,
@@ -118,7 +124,10 @@ def fit_skills(votes: Sequence[Vote[Item]], known: Mapping[Item, bool] | None = 
         sound = updated
         if done:
             break
-    skills = {reviewer: Skill(float(right_accept[k]), float(right_reject[k])) for k, reviewer in enumerate(people)}
+    skills = {
+        reviewer: Skill(float(right_accept[k]), float(right_reject[k]))
+        for k, reviewer in enumerate(people)
+    }
     probability = {item: float(sound[k]) for k, item in enumerate(items) if free[k]}
     return DawidSkeneFit(Skills(float(prior), skills), probability, len(votes))
 

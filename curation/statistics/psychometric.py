@@ -48,7 +48,9 @@ class Curve:
     n: int
 
 
-def reject_probability(severity: float | NDArray[np.float64], threshold: float, slope: float, guess: float) -> NDArray[np.float64]:
+def reject_probability(
+    severity: float | NDArray[np.float64], threshold: float, slope: float, guess: float
+) -> NDArray[np.float64]:
     """Compute the probability of a reject.
 
     guess + (1 - guess - LAPSE) / (1 + exp(-slope (severity - threshold)))
@@ -67,7 +69,7 @@ def reject_probability(severity: float | NDArray[np.float64], threshold: float, 
     return result
 
 
-def fit_curve(looks: Sequence[GoldTrial], clean: Sequence[bool]) -> Curve | None:
+def fit_curve(verdicts: Sequence[GoldTrial], clean: Sequence[bool]) -> Curve | None:
     """Fit a logistic curve to the verdicts on one defect and on clean copies.
 
     The posterior on a grid of thresholds, slopes (both with a uniform prior) and guess rates (L. L.
@@ -77,17 +79,17 @@ def fit_curve(looks: Sequence[GoldTrial], clean: Sequence[bool]) -> Curve | None
     maximum likelihood fit, a posterior is stable with ten verdicts, and with equal verdicts only.
 
     Args:
-        looks: The verdicts on gold with the defect.
+        verdicts: The verdicts on gold with the defect.
         clean: Whether each clean copy was rejected.
 
     Returns:
         The posterior means, the median of the threshold, and its interval; None without verdicts.
     """
-    if not looks:
+    if not verdicts:
         return None
     # The probability of noticing, thresholds x slopes x verdicts.
-    severity = np.array([look.severity for look in looks])
-    rejected = np.array([look.rejected for look in looks])
+    severity = np.array([look.severity for look in verdicts])
+    rejected = np.array([look.rejected for look in verdicts])
     noticed = expit(SLOPES[:, None] * (severity - THRESHOLDS[:, None, None]))
 
     # The log posterior, guesses x thresholds x slopes; the clean copies inform the guess rate.
@@ -97,7 +99,10 @@ def fit_curve(looks: Sequence[GoldTrial], clean: Sequence[bool]) -> Curve | None
     )
     log_prior = clean_counts[0] * np.log(GUESSES) + clean_counts[1] * np.log1p(-GUESSES)
     likelihood = np.stack(
-        [_log_likelihood(noticed, rejected, guess) + belief for guess, belief in zip(GUESSES, log_prior, strict=True)]
+        [
+            _log_likelihood(noticed, rejected, guess) + belief
+            for guess, belief in zip(GUESSES, log_prior, strict=True)
+        ]
     )
     weight = np.exp(likelihood - likelihood.max())
     weight /= weight.sum()
@@ -107,7 +112,7 @@ def fit_curve(looks: Sequence[GoldTrial], clean: Sequence[bool]) -> Curve | None
     low, middle, high = np.interp([0.025, 0.5, 0.975], np.cumsum(weight.sum(axis=(0, 2))), ends)
     slope = np.exp(weight.sum(axis=(0, 1)) @ np.log(SLOPES))
     guess = weight.sum(axis=(1, 2)) @ GUESSES
-    return Curve(float(middle), float(low), float(high), float(slope), float(guess), len(looks))
+    return Curve(float(middle), float(low), float(high), float(slope), float(guess), len(verdicts))
 
 
 def _log_likelihood(
@@ -115,5 +120,7 @@ def _log_likelihood(
 ) -> NDArray[np.float64]:
     """Return the log likelihood of all verdicts at one guess rate, per threshold and slope."""
     probability = guess + (1 - guess - LAPSE_RATE) * noticed
-    result: NDArray[np.float64] = np.log(np.where(rejected, probability, 1 - probability)).sum(axis=2)
+    result: NDArray[np.float64] = np.log(np.where(rejected, probability, 1 - probability)).sum(
+        axis=2
+    )
     return result

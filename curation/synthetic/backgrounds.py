@@ -62,20 +62,22 @@ class SyntheticBackground:
     """The content of a background: a sky over land (pattern "sky"), or a wall over a floor."""
 
     pattern: str
-    colour: str
+    color: str
     land: str = ""
 
     @property
     def text(self) -> str:
         """The caption: "grass under a blue sky", "a striped green wall"."""
         if self.pattern == "sky":
-            return f"{self.land} under a {self.colour} sky"
-        return f"a {self.pattern} {self.colour} wall"
+            return f"{self.land} under a {self.color} sky"
+        return f"a {self.pattern} {self.color} wall"
 
     @property
     def fields(self) -> tuple[Field, Field]:
         """The colors above and below the ground line in daylight, R, G, B in 0..255."""
-        above, below = (SKIES[self.colour], LANDS[self.land]) if self.land else (WALLS[self.colour], FLOOR)
+        above, below = (
+            (SKIES[self.color], LANDS[self.land]) if self.land else (WALLS[self.color], FLOOR)
+        )
         return np.array(above, np.float64), np.array(below, np.float64)
 
 
@@ -92,7 +94,7 @@ PAIR_SUBJECTS: Final[dict[str, Subject]] = {
     subject.text: subject
     for family in SHAPES_IN_PAIRS
     for shape in FAMILIES[family][1]
-    for subject in (Subject(shape, colour) for colour in COLORS_IN_PAIRS)
+    for subject in (Subject(shape, color) for color in COLORS_IN_PAIRS)
 }
 """Every caption of a subject in a pair."""
 
@@ -142,14 +144,16 @@ def sample_scene(rng: np.random.Generator) -> SyntheticScene:
     # Renormalize the shares of the families that can stand on a ground.
     shares = np.array([FAMILIES[family][0] for family in SHAPES_IN_PAIRS])
     shapes = FAMILIES[SHAPES_IN_PAIRS[int(rng.choice(len(shares), p=shares / shares.sum()))]][1]
-    colour = COLORS_IN_PAIRS[int(rng.integers(len(COLORS_IN_PAIRS)))]
-    subject = Subject(shapes[int(rng.integers(len(shapes)))], colour)
+    color = COLORS_IN_PAIRS[int(rng.integers(len(COLORS_IN_PAIRS)))]
+    subject = Subject(shapes[int(rng.integers(len(shapes)))], color)
     ground = list(GROUNDS.values())[int(rng.integers(len(GROUNDS)))]
     light = make_light(float(rng.uniform(MIN_BRIGHTNESS, 1)), float(rng.uniform(-1, 1)))
     return SyntheticScene(subject, ground, float(rng.uniform(MIN_LINE, MAX_LINE)), light)
 
 
-def draw_pair(scene: SyntheticScene, rng: np.random.Generator, size: int = 128) -> dict[LayerRole, RGBA]:
+def draw_pair(
+    scene: SyntheticScene, rng: np.random.Generator, size: int = 128
+) -> dict[LayerRole, RGBA]:
     """Draw the three layers of a scene, with the subject on the ground line and one light on both.
 
     Args:
@@ -160,7 +164,9 @@ def draw_pair(scene: SyntheticScene, rng: np.random.Generator, size: int = 128) 
     Returns:
         Layers of size x size x 4 uint8 by role.
     """
-    foreground = _stand(draw_subject(scene.subject, rng, round(size * rng.uniform(0.88, 1))), scene.line, rng, size)
+    foreground = _stand(
+        draw_subject(scene.subject, rng, round(size * rng.uniform(0.88, 1))), scene.line, rng, size
+    )
     background = _draw_ground(scene, rng, size)
     # The light multiplies both layers alike; blending comes after it.
     lit = {LayerRole.foreground: foreground, LayerRole.background: background}
@@ -183,7 +189,9 @@ def _stand(shape: RGBA, line: float, rng: np.random.Generator, size: int) -> RGB
     # Crop the part of the figure beyond the canvas.
     above, before = max(0, -top), max(0, -left)
     kept = shape[above : size - top, before : size - left]
-    canvas[max(0, top) : max(0, top) + kept.shape[0], max(0, left) : max(0, left) + kept.shape[1]] = kept
+    canvas[
+        max(0, top) : max(0, top) + kept.shape[0], max(0, left) : max(0, left) + kept.shape[1]
+    ] = kept
     return canvas
 
 

@@ -33,7 +33,7 @@ _FORGIVEN: Final = 0.3  # allowed distance from a shape: people still recognize 
 class PromptAgreement:
     """Whether a layer has the color and the shape that its prompt names."""
 
-    colour: bool
+    color: bool
     shape: bool
 
 
@@ -97,7 +97,9 @@ def check_prompt(rgba: RGBA, text: str) -> PromptAgreement | None:
     subject = SUBJECTS.get(" ".join(text.split()))
     if subject is None:
         return None
-    return PromptAgreement(_color_of(rgba) == subject.colour, classify_shape(rgba[..., 3]) == subject.shape)
+    return PromptAgreement(
+        _color_of(rgba) == subject.color, classify_shape(rgba[..., 3]) == subject.shape
+    )
 
 
 def write_if_changed(path: Path, data: bytes) -> None:
@@ -117,7 +119,9 @@ def _color_of(rgba: RGBA) -> str | None:
     palette = rgb_to_lab(np.array([COLORS[name] for name in names], np.float64))
     nearest = int(np.argmin(np.linalg.norm(palette - rgb_to_lab(mean[None]), axis=1)))
     # The pixels must agree with the mean: two colors can average to a third.
-    nearest_of_pixel = np.argmin(np.linalg.norm(rgb_to_lab(pixels)[:, None] - palette, axis=2), axis=1)
+    nearest_of_pixel = np.argmin(
+        np.linalg.norm(rgb_to_lab(pixels)[:, None] - palette, axis=2), axis=1
+    )
     share = weight[nearest_of_pixel == nearest].sum() / weight.sum()
     return names[nearest] if share >= 0.5 else None
 
@@ -165,7 +169,9 @@ def _examples() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     # Distances between examples of one shape, without each to itself.
     distances = np.linalg.norm(described[:, :, None] - described[:, None], axis=3)
     distances[:, np.arange(_EXAMPLES), np.arange(_EXAMPLES)] = np.inf
-    return described, np.maximum(_FORGIVEN, 1.2 * np.quantile(distances.min(axis=2), 0.98, axis=1)).astype(np.float32)
+    return described, np.maximum(
+        _FORGIVEN, 1.2 * np.quantile(distances.min(axis=2), 0.98, axis=1)
+    ).astype(np.float32)
 
 
 def _describe(alpha: NDArray[np.uint8]) -> Descriptor | None:
@@ -183,16 +189,24 @@ def _describe(alpha: NDArray[np.uint8]) -> Descriptor | None:
     # Moments give the center and the scale of the frame.
     row_grid, column_grid = np.mgrid[:_VIEW, :_VIEW]
     y, x = float((view * row_grid).sum()) / mass, float((view * column_grid).sum()) / mass
-    spread = float(np.sqrt((view * ((row_grid - y) ** 2 + (column_grid - x) ** 2)).sum() / mass / 2))
+    spread = float(
+        np.sqrt((view * ((row_grid - y) ** 2 + (column_grid - x) ** 2)).sum() / mass / 2)
+    )
     step = 2 * 2.6 * spread / _FRAME
     # Resample the matte in this frame, smoothed against aliasing.
-    transform = np.array([[step, 0, x - step * (_FRAME - 1) / 2], [0, step, y - step * (_FRAME - 1) / 2]])
+    transform = np.array(
+        [[step, 0, x - step * (_FRAME - 1) / 2], [0, step, y - step * (_FRAME - 1) / 2]]
+    )
     smooth = cv2.GaussianBlur(view, (0, 0), max(step / 2, 0.5))
-    frame = cv2.warpAffine(smooth, transform, (_FRAME, _FRAME), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    frame = cv2.warpAffine(
+        smooth, transform, (_FRAME, _FRAME), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    )
     # Softness and roughness separate glow, glass and smoke from solid shapes.
     is_visible = view > 0.05
     density = float(view[is_visible].mean())
     rough = float(np.abs(view - cv2.GaussianBlur(view, (0, 0), 1.0)).sum()) / mass
     compactness = mass / (2 * np.pi * spread**2)  # 1 for a Gaussian's own mass, small for lines
     shape = frame / max(float(np.linalg.norm(frame)), 1e-6)
-    return np.concatenate([shape.ravel(), [density * 0.6, rough * 0.6, compactness * 0.3]]).astype(np.float32)
+    return np.concatenate([shape.ravel(), [density * 0.6, rough * 0.6, compactness * 0.3]]).astype(
+        np.float32
+    )

@@ -51,7 +51,7 @@ class PairAgreement:
     `foot_gap` also if there is no subject.
     """
 
-    colour: bool
+    color: bool
     shape: bool
     ground: bool
     light_gap: float | None
@@ -107,11 +107,15 @@ def check_pair(foreground: RGBA, background: RGBA, prompt: Prompt) -> PairAgreem
     # The foreground: shape and color of its subject.
     shape_matches = classify_shape(foreground[..., 3]) == subject.shape
     mean_color = _mean_color(foreground)
-    color_matches = mean_color is not None and _color_in_any_light(foreground, mean_color) == subject.colour
+    color_matches = (
+        mean_color is not None and _color_in_any_light(foreground, mean_color) == subject.color
+    )
     # The background: two fields, whose colors and pattern must fit its text best.
     ground_line = find_ground_line(background)
     if ground_line is None:
-        return PairAgreement(color_matches, shape_matches, ground=False, light_gap=None, foot_gap=None)
+        return PairAgreement(
+            color_matches, shape_matches, ground=False, light_gap=None, foot_gap=None
+        )
     fields = _fields_of(background, ground_line)
     distances = {text: _fit(np.stack(other.fields), fields)[0] for text, other in GROUNDS.items()}
     light = _fit(np.stack(ground.fields), fields)[1]
@@ -122,7 +126,7 @@ def check_pair(foreground: RGBA, background: RGBA, prompt: Prompt) -> PairAgreem
     gap = (
         None
         if mean_color is None
-        else float(np.sqrt(np.mean((mean_color - np.array(COLORS[subject.colour]) * light) ** 2)))
+        else float(np.sqrt(np.mean((mean_color - np.array(COLORS[subject.color]) * light) ** 2)))
     )
     rows = np.flatnonzero((foreground[..., 3] > 127).any(axis=1))
     foot = abs((int(rows[-1]) + 1) / foreground.shape[0] - ground_line) if len(rows) else None
@@ -180,7 +184,9 @@ def _color_in_any_light(foreground: RGBA, mean: Floats) -> str | None:
     pixels = pixels[pixels[:, 3] > 127] if (pixels[:, 3] > 127).any() else pixels[pixels[:, 3] > 0]
     colors = rgb_to_lab(np.vstack([mean, pixels[:, :3]]).astype(np.float64))
     # References are grouped by color, so the quotient is the index of the color.
-    nearest = np.argmin(np.linalg.norm(colors[:, None] - references, axis=2), axis=1) // (len(_TIMES) * len(_TINTS))
+    nearest = np.argmin(np.linalg.norm(colors[:, None] - references, axis=2), axis=1) // (
+        len(_TIMES) * len(_TINTS)
+    )
     agreed = np.mean(nearest[1:] == nearest[0]) if len(nearest) > 1 else 0
     return names[int(nearest[0])] if agreed >= 0.5 else None
 
@@ -189,7 +195,9 @@ def _color_in_any_light(foreground: RGBA, mean: Floats) -> str | None:
 def _references() -> tuple[tuple[str, ...], NDArray[np.float32]]:
     """Return color names, and their Lab colors in every light, grouped by color."""
     colors = np.array([COLORS[name] for name in COLORS_IN_PAIRS], np.float64)
-    return COLORS_IN_PAIRS, rgb_to_lab(np.clip((colors[:, None] * _lights()).reshape(-1, 3), 0, 255))
+    return COLORS_IN_PAIRS, rgb_to_lab(
+        np.clip((colors[:, None] * _lights()).reshape(-1, 3), 0, 255)
+    )
 
 
 @cache
@@ -217,7 +225,11 @@ def _fields_of(background: RGBA, line: float) -> Floats:
 
 def _pattern_of(background: RGBA, line: float) -> str:
     """Return the pattern of the field above the line: "plain", "striped" or "checked"."""
-    above = background[: max(2, round(line * background.shape[0]) - 1), :, :3].astype(np.float32).mean(axis=2)
+    above = (
+        background[: max(2, round(line * background.shape[0]) - 1), :, :3]
+        .astype(np.float32)
+        .mean(axis=2)
+    )
     view = cv2.resize(above, (_VIEW, max(2, round(_VIEW * line))), interpolation=cv2.INTER_AREA)
     # Divide by row means, which removes the vertical gradient of a sky.
     normalized = view / np.maximum(view.mean(axis=1, keepdims=True), 1) - 1

@@ -57,7 +57,7 @@ class Subject:
     """The content of an image of this domain."""
 
     shape: str
-    colour: str
+    color: str
 
     @property
     def text(self) -> str:
@@ -65,29 +65,31 @@ class Subject:
         purple".
         """
         if self.shape in LETTERS:
-            return f"the letter {self.shape} in {self.colour}"
+            return f"the letter {self.shape} in {self.color}"
         if self.shape == "strokes":
-            return f"thin {self.colour} strokes"
+            return f"thin {self.color} strokes"
         if self.shape == "smoke":
-            return f"{self.colour} smoke"
-        return f"{'an' if self.colour == 'orange' else 'a'} {self.colour} {self.shape}"
+            return f"{self.color} smoke"
+        return f"{'an' if self.color == 'orange' else 'a'} {self.color} {self.shape}"
 
 
 SUBJECTS: Final[dict[str, Subject]] = {
     subject.text: subject
-    for _, shapes, colours in FAMILIES.values()
-    for subject in (Subject(shape, colour) for shape in shapes for colour in colours)
+    for _, shapes, colors in FAMILIES.values()
+    for subject in (Subject(shape, color) for shape in shapes for color in colors)
 }
 """Every caption of the grammar with its subject."""
 
-SHAPES: Final[tuple[str, ...]] = tuple(dict.fromkeys(subject.shape for subject in SUBJECTS.values()))
+SHAPES: Final[tuple[str, ...]] = tuple(
+    dict.fromkeys(subject.shape for subject in SUBJECTS.values())
+)
 
 
 def sample_subject(rng: np.random.Generator) -> Subject:
     """Return a random subject: families by their shares, shapes and colors uniformly."""
     shares = [share for share, _, _ in FAMILIES.values()]
-    _, shapes, colours = list(FAMILIES.values())[int(rng.choice(len(shares), p=shares))]
-    return Subject(shapes[int(rng.integers(len(shapes)))], colours[int(rng.integers(len(colours)))])
+    _, shapes, colors = list(FAMILIES.values())[int(rng.choice(len(shares), p=shares))]
+    return Subject(shapes[int(rng.integers(len(shapes)))], colors[int(rng.integers(len(colors)))])
 
 
 def draw_subject(subject: Subject, rng: np.random.Generator, size: int = 128) -> RGBA:
@@ -102,12 +104,14 @@ def draw_subject(subject: Subject, rng: np.random.Generator, size: int = 128) ->
         size x size x 4 uint8, straight color, 0 where alpha is 0.
     """
     alpha, light = _matte(subject.shape, rng, size)
-    paint = np.clip(np.array(COLORS[subject.colour], np.float64) + rng.uniform(-10, 10, 3), 0, 255)
+    paint = np.clip(np.array(COLORS[subject.color], np.float64) + rng.uniform(-10, 10, 3), 0, 255)
     # Shading mixes the paint with white or black.
     tone = np.where(light > 0, 255.0, 0.0)[..., None]
     color = paint + (tone - paint) * np.abs(light)[..., None]
     alpha_8 = np.rint(np.clip(alpha, 0, 1) * 255)
-    return np.dstack([np.where(alpha_8[..., None] > 0, np.rint(color), 0), alpha_8]).astype(np.uint8)
+    return np.dstack([np.where(alpha_8[..., None] > 0, np.rint(color), 0), alpha_8]).astype(
+        np.uint8
+    )
 
 
 def _matte(shape: str, rng: np.random.Generator, size: int) -> tuple[Field, Field]:
@@ -161,7 +165,9 @@ def _smoke(plane: Plane, rng: np.random.Generator) -> tuple[Field, Field]:
         spread = 0.10 + 0.16 * (0.6 - height)
         centre = complex(rng.normal(0, spread), height)
         # Each puff multiplies the transmitted light.
-        clear *= 1 - rng.uniform(0.15, 0.4) * np.exp(-((np.abs(plane - centre) / (0.13 + spread * 0.6)) ** 2))
+        clear *= 1 - rng.uniform(0.15, 0.4) * np.exp(
+            -((np.abs(plane - centre) / (0.13 + spread * 0.6)) ** 2)
+        )
     inside = _coverage(np.abs(plane) - 0.7, 0.3)  # nothing reaches the border
     return (1 - clear) * inside, np.zeros(plane.shape)
 
@@ -215,7 +221,9 @@ def _letter(*paths: Sequence[complex]) -> Callable[[Plane], Field]:
 
 def _corners(count: int, radii: Sequence[float]) -> Plane:
     """Return corners around the center, the first straight up, with the radii in turn."""
-    corners: Plane = np.array([radii[k % len(radii)] * -1j * np.exp(2j * np.pi * k / count) for k in range(count)])
+    corners: Plane = np.array(
+        [radii[k % len(radii)] * -1j * np.exp(2j * np.pi * k / count) for k in range(count)]
+    )
     return corners
 
 

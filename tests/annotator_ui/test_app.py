@@ -57,19 +57,32 @@ class Found(HTMLParser):
 def test_a_page_brings_a_strict_policy_and_nothing_inline(client: TestClient, address: str) -> None:
     answer = client.get(address)
     assert answer.status_code == 200
-    policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
+    policy = dict(
+        part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; ")
+    )
     assert policy["default-src"] == "'none'"
-    assert policy["script-src"] == policy["style-src"] == policy["img-src"] == policy["connect-src"] == "'self'"
+    assert (
+        policy["script-src"]
+        == policy["style-src"]
+        == policy["img-src"]
+        == policy["connect-src"]
+        == "'self'"
+    )
     assert policy["frame-ancestors"] == policy["base-uri"] == "'none'"
     assert policy["require-trusted-types-for"] == "'script'"
-    assert policy["trusted-types"] == "edge-worker", "one policy, that is made once and knows one address"
+    assert policy["trusted-types"] == "edge-worker", (
+        "one policy, that is made once and knows one address"
+    )
     assert "unsafe" not in answer.headers["content-security-policy"]
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["referrer-policy"] == "no-referrer"
     found = Found(answer.text)
     assert found.inline == []
     assert len(found.ids) == len(set(found.ids))
-    assert all(address.startswith(("/", "#")) and not address.startswith("//") for address in found.addresses)
+    assert all(
+        address.startswith(("/", "#")) and not address.startswith("//")
+        for address in found.addresses
+    )
     for own in (address for address in found.addresses if address.startswith("/static/")):
         file = client.get(own)
         assert file.status_code == 200, own
@@ -79,7 +92,9 @@ def test_a_page_brings_a_strict_policy_and_nothing_inline(client: TestClient, ad
 
 
 @pytest.mark.parametrize("address", [address for address in ADDRESSES if address != "/sign-in"])
-def test_who_has_no_session_is_sent_to_sign_in_and_comes_back(client: TestClient, address: str) -> None:
+def test_who_has_no_session_is_sent_to_sign_in_and_comes_back(
+    client: TestClient, address: str
+) -> None:
     client.cookies.clear()
     answer = client.get(address)
     assert answer.status_code == 303
@@ -117,7 +132,9 @@ def test_every_module_that_is_imported_is_fetched_at_once() -> None:
         modules = needed_modules(f"{page}.js")
         for name in modules:
             text = (STATIC / name).read_text("utf-8")
-            code = re.sub(r"/\*.*?\*/|new URL\(.*?\)", "", text, flags=re.DOTALL)  # a worker fetches for itself
+            code = re.sub(
+                r"/\*.*?\*/|new URL\(.*?\)", "", text, flags=re.DOTALL
+            )  # a worker fetches for itself
             imported = set(re.findall(r'"\./([\w.]+)"', code))
             assert imported <= modules, f"{name} imports what {page} does not announce"
 
@@ -125,13 +142,16 @@ def test_every_module_that_is_imported_is_fetched_at_once() -> None:
 def test_no_module_is_left_unused() -> None:
     begun = [*PAGES.values(), "missing", "edge_worker"]
     used = set.union(*(set(needed_modules(f"{name}.js")) for name in begun))
-    assert {file.name for file in STATIC.glob("*.js")} - used == {"theme.js"}  # a classic script of its own
+    assert {file.name for file in STATIC.glob("*.js")} - used == {
+        "theme.js"
+    }  # a classic script of its own
 
 
 def test_markup_is_never_made_from_text() -> None:
     for file in STATIC.glob("*.js"):
         found = re.findall(
-            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", file.read_text()
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function",
+            file.read_text(),
         )
         assert found == [], file.name
 
@@ -144,14 +164,20 @@ def test_every_file_says_what_it_is_for_and_stays_small() -> None:
 
 
 def test_the_pages_never_load_the_workshop() -> None:
-    code = "import sys, annotator_ui.app; print({'torch', 'training', 'diffusers'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    code = (
+        "import sys, annotator_ui.app; print({'torch', 'training', 'diffusers'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stdout.strip() == "set()"
 
 
 def test_the_figures_of_an_evaluation_are_better_in_the_same_direction_as_in_the_workshop() -> None:
     # Read, not imported: training needs torch, and the pages' tests do not.
-    heldout = ast.parse((STATIC.parents[1] / "training" / "evaluation" / "heldout.py").read_text("utf-8"))
+    heldout = ast.parse(
+        (STATIC.parents[1] / "training" / "evaluation" / "heldout.py").read_text("utf-8")
+    )
     table = next(
         node.value
         for node in heldout.body
@@ -160,5 +186,7 @@ def test_the_figures_of_an_evaluation_are_better_in_the_same_direction_as_in_the
         and node.target.id == "HIGHER_IS_BETTER"
     )
     assert table is not None
-    shown = re.findall(r'"(\w+)",\s*\{[^}]*better: "(higher|lower)"', (STATIC / "measures.js").read_text("utf-8"))
+    shown = re.findall(
+        r'"(\w+)",\s*\{[^}]*better: "(higher|lower)"', (STATIC / "measures.js").read_text("utf-8")
+    )
     assert {name: way == "higher" for name, way in shown} == ast.literal_eval(table)

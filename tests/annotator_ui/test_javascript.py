@@ -22,7 +22,9 @@ def tsc() -> Path:
         if npm is None:
             missing("npm", "apt-get install npm")
         command = [str(npm), "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False
+        )
         if done.returncode:
             missing("TypeScript's checker", f"npm ci ({done.stderr.strip().splitlines()[-1:]})")
     return checker
@@ -42,4 +44,6 @@ def test_the_checker_is_strict_and_the_only_package() -> None:
     package = json.loads((ROOT / "package.json").read_text())
     assert "dependencies" not in package, "the pages need no package at run time"
     assert list(package["devDependencies"]) == ["typescript"]
-    assert "resolved" not in (ROOT / "package-lock.json").read_text(), "no registry's address is written down"
+    assert "resolved" not in (ROOT / "package-lock.json").read_text(), (
+        "no registry's address is written down"
+    )

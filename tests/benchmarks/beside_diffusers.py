@@ -118,8 +118,15 @@ class Plan:
 def main() -> None:
     """Print steps a second of both sides, in turns, and the ratio of their medians."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--script", type=Path, help="diffusers' train_text_to_image_sdxl.py, or _lora_sdxl.py")
-    parser.add_argument("--rank", type=int, default=0, help="of a LoRA, for the script's sibling; 0 trains all weights")
+    parser.add_argument(
+        "--script", type=Path, help="diffusers' train_text_to_image_sdxl.py, or _lora_sdxl.py"
+    )
+    parser.add_argument(
+        "--rank",
+        type=int,
+        default=0,
+        help="of a LoRA, for the script's sibling; 0 trains all weights",
+    )
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--channels", default="32,64,128")
     parser.add_argument("--batch", type=int, default=4)
@@ -128,27 +135,49 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--set", action="append", default=[], help="a number of our preset, name=value")
-    parser.add_argument("--ours", type=Path, help=argparse.SUPPRESS)  # this file's own child process
+    parser.add_argument(
+        "--set", action="append", default=[], help="a number of our preset, name=value"
+    )
+    parser.add_argument(
+        "--ours", type=Path, help=argparse.SUPPRESS
+    )  # this file's own child process
     given = parser.parse_args()
     if given.ours:
         _train_ours(Plan(**{**json.loads(given.ours.read_text()), "folder": given.ours.parent}))
         return
     if given.script is None or not given.script.is_file():
-        parser.error("--script PATH: a checkout of diffusers' examples/text_to_image/train_text_to_image_sdxl.py")
+        parser.error(
+            "--script PATH: a checkout of diffusers' examples/text_to_image/train_text_to_image_sdxl.py"
+        )
     with tempfile.TemporaryDirectory(prefix="layerloop-beside-") as name:
         folder = Path(name)
-        numbers = (given.side, given.batch, given.steps, given.warm, given.rank, given.threads, given.precision)
+        numbers = (
+            given.side,
+            given.batch,
+            given.steps,
+            given.warm,
+            given.rank,
+            given.threads,
+            given.precision,
+        )
         plan = Plan(folder, *numbers, changes=tuple(given.set))
         _prepare(plan, tuple(int(width) for width in given.channels.split(",")))
         rates: dict[str, list[Rates]] = {"ours": [], "diffusers": []}
         for turn in range(given.turns):
             rates["diffusers"].append(_run_script(plan, given.script.resolve(), turn))
             rates["ours"].append(_run_ours(plan, turn))
-            print("  ".join(f"{side} {_told(*found[-1])}" for side, found in rates.items()), flush=True)
+            print(
+                "  ".join(f"{side} {_told(*found[-1])}" for side, found in rates.items()),
+                flush=True,
+            )
         for place, unit in enumerate(("second", "CPU-second")):
-            ours, theirs = (statistics.median(rate[place] for rate in found) for found in rates.values())
-            print(f"steps a {unit}: ours {ours:.3f}, diffusers {theirs:.3f}, ratio {ours / theirs:.2f}", flush=True)
+            ours, theirs = (
+                statistics.median(rate[place] for rate in found) for found in rates.values()
+            )
+            print(
+                f"steps a {unit}: ours {ours:.3f}, diffusers {theirs:.3f}, ratio {ours / theirs:.2f}",
+                flush=True,
+            )
 
 
 def _told(wall: float, processor: float) -> str:
@@ -157,27 +186,36 @@ def _told(wall: float, processor: float) -> str:
 
 def _prepare(plan: Plan, channels: tuple[int, ...]) -> None:
     """A tiny SDXL, a folder of pictures with captions as the script wants it, the same as a snapshot, the stand-in."""
-    layers = (0, *(1,) * (len(channels) - 1)) if len(channels) < 3 else (1, *(2,) * (len(channels) - 1))
+    layers = (
+        (0, *(1,) * (len(channels) - 1)) if len(channels) < 3 else (1, *(2,) * (len(channels) - 1))
+    )
     unet = {"layers_per_block": 2, "transformer_layers_per_block": layers}
     model = write_sdxl(plan.folder / "model", channels, texts=TEXTS, **unet)
     weights = torch.nn.Module.parameters(_unet(model))
     print(
-        f"UNet of {sum(p.numel() for p in weights) / 1e6:.1f} M weights, batch {plan.batch}, {plan.side} px", flush=True
+        f"UNet of {sum(p.numel() for p in weights) / 1e6:.1f} M weights, batch {plan.batch}, {plan.side} px",
+        flush=True,
     )
     draw_seed_set(plan.folder / "seeds", PICTURES)
-    pictures = plan.folder / "pictures"
-    pictures.mkdir()
+    images = plan.folder / "pictures"
+    images.mkdir()
     store, samples, lines = FolderStore(plan.folder / "objects"), [], []
     for row in map(json.loads, (plan.folder / "seeds" / "metadata.jsonl").read_text().splitlines()):
-        image = Image.open(plan.folder / "seeds" / row["file_name"]).convert("RGBA").resize((plan.side, plan.side))
+        image = (
+            Image.open(plan.folder / "seeds" / row["file_name"])
+            .convert("RGBA")
+            .resize((plan.side, plan.side))
+        )
         rgba = np.asarray(image)
         layer = {LayerRole.foreground: store.put(encode_layer(rgba))}
         known = (row["text"], row["licence"], row["source"], Split.train)
-        samples.append(Sample(pixel_hash(rgba)[:32], Kind.single, *known, 0, pixel_hash(rgba), layer))
+        samples.append(
+            Sample(pixel_hash(rgba)[:32], Kind.single, *known, 0, pixel_hash(rgba), layer)
+        )
         name = Path(row["file_name"]).stem + ".png"
-        image.convert("RGB").save(pictures / name)
+        image.convert("RGB").save(images / name)
         lines.append(json.dumps({"file_name": name, "text": row["text"]}))
-    (pictures / "metadata.jsonl").write_text("\n".join(lines))
+    (images / "metadata.jsonl").write_text("\n".join(lines))
     text = "".join(sample.line() + "\n" for sample in sorted(samples, key=lambda sample: sample.id))
     snapshot = store.put(Manifest((Part("", store.put(text.encode()), len(samples)),), {}).bytes())
     (plan.folder / "snapshot").write_text(snapshot)
@@ -207,7 +245,15 @@ def _run_script(plan: Plan, script: Path, turn: int) -> Rates:
     wanted |= {"rank": plan.rank} if plan.rank else {}
     options = [*(f"--{name}={value}" for name, value in wanted.items()), "--center_crop"]
     clock = plan.folder / "theirs.json"
-    command = [sys.executable, "-c", START, str(plan.folder / "path"), str(script), str(clock), *options]
+    command = [
+        sys.executable,
+        "-c",
+        START,
+        str(plan.folder / "path"),
+        str(script),
+        str(clock),
+        *options,
+    ]
     _run(command, _environment(plan) | {"HF_HUB_OFFLINE": "1"}, plan.folder / f"theirs-{turn}.log")
     return _rates(plan, clock)
 
@@ -216,7 +262,9 @@ def _run_ours(plan: Plan, turn: int) -> Rates:
     told = plan.folder / "plan.json"
     told.write_text(json.dumps({**plan.__dict__, "folder": "", "warm": plan.warm}))
     _run(
-        [sys.executable, "-m", __spec__.name, "--ours", str(told)], _environment(plan), plan.folder / f"ours-{turn}.log"
+        [sys.executable, "-m", __spec__.name, "--ours", str(told)],
+        _environment(plan),
+        plan.folder / f"ours-{turn}.log",
     )
     return _rates(plan, plan.folder / "ours.json")
 
@@ -232,7 +280,9 @@ def _rates(plan: Plan, clock: Path) -> Rates:
         (begun, used), (ended, spent) = times[plan.warm - 1], times[-1]
         return (len(times) - plan.warm) / (ended - begun), (len(times) - plan.warm) / (spent - used)
     wall, processor = (
-        statistics.median(after[place] - before[place] for before, after in itertools.pairwise(times[plan.warm :]))
+        statistics.median(
+            after[place] - before[place] for before, after in itertools.pairwise(times[plan.warm :])
+        )
         for place in (0, 1)
     )
     return 1 / wall, 1 / processor
@@ -246,11 +296,13 @@ def _train_ours(plan: Plan) -> None:
         "save_images": 10**9, "sheet_images": 10**9, "warmup_images": 1, "cooldown": 0.0, "caption_dropout": 0.0,
         "draw_steps": 1, "posterior_noise": False, "threads": plan.threads,
     }  # fmt: skip
-    named = {name: str(value) for name, value in changes.items()} | dict(cell.split("=") for cell in plan.changes)
+    named = {name: str(value) for name, value in changes.items()} | dict(
+        cell.split("=") for cell in plan.changes
+    )
     preset = find_preset("sdxl", named)
     torch.set_num_threads(plan.threads)
     torch.manual_seed(0)
-    backbone = fit_autoencoder(preset, torch.empty(0))
+    autoencoder = fit_autoencoder(preset, torch.empty(0))
     times: list[tuple[float, float]] = []
     snapshot = (plan.folder / "snapshot").read_text()
     order = TrainingRequest("base", "sdxl", snapshot, None, None, 0, plan.steps * plan.batch)
@@ -263,7 +315,16 @@ def _train_ours(plan: Plan) -> None:
 
     store = FolderStore(plan.folder / "objects")
     with tempfile.TemporaryDirectory(dir=plan.folder) as run:
-        train_base(order, preset, store, Path(run) / "run", note, backbone, Transparency(preset).eval(), None)
+        train_base(
+            order,
+            preset,
+            store,
+            Path(run) / "run",
+            note,
+            autoencoder,
+            Transparency(preset).eval(),
+            None,
+        )
 
 
 def _environment(plan: Plan) -> dict[str, str]:
@@ -272,7 +333,9 @@ def _environment(plan: Plan) -> dict[str, str]:
 
 def _run(command: list[str], environment: dict[str, str], log: Path) -> None:
     with log.open("w") as out:
-        done = subprocess.run(command, env=environment, stdout=out, stderr=subprocess.STDOUT, check=False)
+        done = subprocess.run(
+            command, env=environment, stdout=out, stderr=subprocess.STDOUT, check=False
+        )
     if done.returncode:
         raise SystemExit(f"{log.stem} failed:\n" + "\n".join(_tail(log)))
 

@@ -39,7 +39,9 @@ def main() -> None:
     """Measure every crew at K = 3 and 5 and print one line each."""
     options = _options()
     if not options.json:
-        print(f"{'crew':>9} {'K':>2} | {'majority':>8} {'forced':>7} {'+ gold':>7} | sure: right, of all")
+        print(
+            f"{'crew':>9} {'K':>2} | {'majority':>8} {'forced':>7} {'+ gold':>7} | sure: right, of all"
+        )
     for crew in CREWS:
         for overlap in (3, 5):
             found = measure(crew, overlap, options.candidates, options.repetitions)
@@ -60,7 +62,9 @@ def measure(crew: str, overlap: int, candidates: int, repetitions: int) -> dict[
                 sure = np.maximum(probability, 1 - probability) >= DEFAULT_CERTAINTY
                 right["sure"].append(float(((probability > 0.5) == truth)[sure].mean()))
                 right["sure_of_all"].append(float(sure.mean()))
-    won = sum(model > majority for model, majority in zip(right["forced"], right["majority"], strict=True))
+    won = sum(
+        model > majority for model, majority in zip(right["forced"], right["majority"], strict=True)
+    )
     means = {name: float(np.mean(values)) for name, values in right.items()}
     return {"crew": crew, "overlap": overlap, "repetitions": repetitions, "won": won} | means
 
@@ -81,11 +85,17 @@ def _simulate(
         for who in rng.choice(len(crew), overlap, replace=False)
     ]
     known = {-1 - place: place % 3 == 0 for place in range(GOLD)}
-    gold = [Vote(item, who, say(who, sound)) for item, sound in known.items() for who in range(len(crew))]
+    gold = [
+        Vote(item, who, say(who, sound))
+        for item, sound in known.items()
+        for who in range(len(crew))
+    ]
     return votes, truth, gold, known
 
 
-def _probabilities(fit: DawidSkeneFit[int], candidates: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _probabilities(
+    fit: DawidSkeneFit[int], candidates: int
+) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.array([fit.probability[item] for item in range(candidates)])
 
 
@@ -101,7 +111,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Majority against Dawid and Skene.")
     parser.add_argument("--candidates", type=int, default=2_000)
     parser.add_argument("--repetitions", type=int, default=20)
-    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object a line instead of a table"
+    )
     return parser.parse_args()
 
 

@@ -58,17 +58,26 @@ def main() -> None:
                     here = ours.measure(postgres, tasks, clients, bounds)
                     print(_line(tasks, clients, there, here), flush=True)
             if options.carried:
-                print(_carried(options.carried, carry(postgres, studio, options.carried)), flush=True)
+                print(
+                    _carried(options.carried, carry(postgres, studio, options.carried)), flush=True
+                )
 
 
-def measure_there(postgres: str, studio: LabelStudioServer, tasks: int, clients: int, decisions: int) -> dict[str, Any]:
+def measure_there(
+    postgres: str, studio: LabelStudioServer, tasks: int, clients: int, decisions: int
+) -> dict[str, Any]:
     """One instance with so many waiting candidates whose round is at Label Studio, and so many people at it."""
     with ours._database(postgres) as address:
         database = Database(address)
         ours._fill(database, tasks, clients)
         desk = LabelStudioBackend(studio.address, studio.token)
         exchange = LabelingSync(
-            database, desk, "bench", PreviewUrls("secret", "http://127.0.0.1:1").address, tasks, pause=0
+            database,
+            desk,
+            "bench",
+            PreviewUrls("secret", "http://127.0.0.1:1").address,
+            tasks,
+            pause=0,
         )
         began = time.monotonic()
         while exchange.put_up(1):
@@ -81,14 +90,20 @@ def measure_there(postgres: str, studio: LabelStudioServer, tasks: int, clients:
         project, each = int(board.number or 0), max(1, min(decisions, tasks // 2) // clients)
         began = time.monotonic()
         with ThreadPoolExecutor(clients) as pool:
-            given = [one for several in pool.map(lambda who: _decide(who, project, each), people) for one in several]
+            given = [
+                one
+                for several in pool.map(lambda who: _decide(who, project, each), people)
+                for one in several
+            ]
         took = time.monotonic() - began
         cpu = ours._cpu_seconds(studio.process.pid)
         began = time.monotonic()
         outcomes = exchange.collect()
         collect = time.monotonic() - began
         began = time.monotonic()
-        exported = people[0].get(f"/api/projects/{project}/export?exportType=JSON", timeout=600).json()
+        exported = (
+            people[0].get(f"/api/projects/{project}/export?exportType=JSON", timeout=600).json()
+        )
         export = time.monotonic() - began
         began = time.monotonic()
         mine = _export(database)
@@ -112,7 +127,10 @@ def carry(postgres: str, studio: LabelStudioServer, count: int) -> dict[str, flo
     def timed(name: str, work: Callable[[], Any]) -> Any:
         began, before = time.monotonic(), ours._cpu_seconds(studio.process.pid)
         found = work()
-        taken[name], taken[f"{name}_cpu"] = time.monotonic() - began, ours._cpu_seconds(studio.process.pid) - before
+        taken[name], taken[f"{name}_cpu"] = (
+            time.monotonic() - began,
+            ours._cpu_seconds(studio.process.pid) - before,
+        )
         return found
 
     with ours._database(postgres) as address:
@@ -123,13 +141,22 @@ def carry(postgres: str, studio: LabelStudioServer, count: int) -> dict[str, flo
         exchange = LabelingSync(database, desk, "bench", here, count, pause=0)
         timed("put_up", lambda: all(iter(lambda: exchange.put_up(1), {})))
         elsewhere = replace(exchange, address=moved)
-        timed("renew", lambda: (elsewhere.collect(everything=True), all(iter(lambda: elsewhere.put_up(1), {}))))
+        timed(
+            "renew",
+            lambda: (
+                elsewhere.collect(everything=True),
+                all(iter(lambda: elsewhere.put_up(1), {})),
+            ),
+        )
         owner = {"Authorization": f"Token {studio.token}"}
         with httpx.Client(base_url=studio.address, headers=owner, timeout=3_600) as client:
             asked = {"title": "carried", "label_config": configuration(Kind.single)}
             project = client.post("/api/projects", json=asked).raise_for_status().json()["id"]
             pages = [{"look": "<b>a cat</b>", "candidate": str(uuid.uuid4())} for _ in range(count)]
-            tasks = [{"data": page, "annotations": [{"result": BOTH[i % 2]}]} for i, page in enumerate(pages)]
+            tasks = [
+                {"data": page, "annotations": [{"result": BOTH[i % 2]}]}
+                for i, page in enumerate(pages)
+            ]
             into = f"/api/projects/{project}/import"
             timed("import", lambda: client.post(into, json=tasks).raise_for_status())
             path = f"/api/projects/{project}/export?exportType=JSON"
@@ -147,7 +174,9 @@ def carry(postgres: str, studio: LabelStudioServer, count: int) -> dict[str, flo
 
 def _export(database: Database) -> str:
     with database.transaction() as tx:
-        return json.dumps([dict(row) for row in tx.execute(sa.text(_EXPORT)).mappings()], default=str)
+        return json.dumps(
+            [dict(row) for row in tx.execute(sa.text(_EXPORT)).mappings()], default=str
+        )
 
 
 def _person(studio: LabelStudioServer, email: str) -> httpx.Client:
@@ -160,11 +189,19 @@ def _person(studio: LabelStudioServer, email: str) -> httpx.Client:
         found = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', form.text)
         if found is None:
             break
-        said = {"csrfmiddlewaretoken": found.group(1), "email": email, "password": "a long password"}
-        client.post(path, data=said | {"allow_newsletters": "false"}, headers={"Referer": studio.address})
+        said = {
+            "csrfmiddlewaretoken": found.group(1),
+            "email": email,
+            "password": "a long password",
+        }
+        client.post(
+            path, data=said | {"allow_newsletters": "false"}, headers={"Referer": studio.address}
+        )
         if "sessionid" in client.cookies and client.get("/api/current-user/whoami").is_success:
             break
-    client.headers.update({"X-CSRFToken": client.cookies.get("csrftoken", ""), "Referer": studio.address})
+    client.headers.update(
+        {"X-CSRFToken": client.cookies.get("csrftoken", ""), "Referer": studio.address}
+    )
     client.get("/api/current-user/whoami").raise_for_status()
     return client
 
@@ -179,7 +216,9 @@ def _decide(client: httpx.Client, project: int, count: int) -> list[int]:
         task = answer.raise_for_status().json()["id"]
         given.append(task)
         said = {"result": BOTH[place % 2], "lead_time": 0.9}
-        client.post(f"/api/tasks/{task}/annotations?project={project}", json=said).raise_for_status()
+        client.post(
+            f"/api/tasks/{task}/annotations?project={project}", json=said
+        ).raise_for_status()
     return given
 
 
@@ -200,7 +239,10 @@ def _carried(count: int, taken: dict[str, float]) -> str:
         "renew": "put up from another address",
         "import": "imported with annotations in one call",
     }
-    parts = [f"{words} {taken[name]:.1f} s ({taken[f'{name}_cpu']:.1f} CPU-s there)" for name, words in told.items()]
+    parts = [
+        f"{words} {taken[name]:.1f} s ({taken[f'{name}_cpu']:.1f} CPU-s there)"
+        for name, words in told.items()
+    ]
     export, here = taken["export"], taken["export_here"]
     return (
         f"{count:>7,} tasks: {', '.join(parts)}; {count:,} decisions exported: Label Studio {export:.2f} s "
@@ -212,8 +254,12 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Both desks under the same work.")
     parser.add_argument("--tasks", type=int, nargs="*", default=[100, 1_000])
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--decisions", type=int, default=60, help="how many decisions end one measurement there")
-    parser.add_argument("--carried", type=int, default=10_000, help="candidates of the large round; 0 leaves it out")
+    parser.add_argument(
+        "--decisions", type=int, default=60, help="how many decisions end one measurement there"
+    )
+    parser.add_argument(
+        "--carried", type=int, default=10_000, help="candidates of the large round; 0 leaves it out"
+    )
     return parser.parse_args()
 
 

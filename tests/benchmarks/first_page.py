@@ -24,7 +24,16 @@ def main() -> None:
 def _start(home: Path) -> float:
     port = _free_port()
     begun = time.perf_counter()
-    command = [sys.executable, "-m", "curation.cli.main", "up", "--home", str(home), "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "curation.cli.main",
+        "up",
+        "--home",
+        str(home),
+        "--port",
+        str(port),
+    ]
     running = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=dict(os.environ))
     try:
         while not _answers(port):

@@ -47,7 +47,9 @@ CASES: dict[str, dict[str, str]] = {
 def main() -> None:
     """Print a line for each case."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--case", action="append", choices=list(CASES), help="several may be given; else all")
+    parser.add_argument(
+        "--case", action="append", choices=list(CASES), help="several may be given; else all"
+    )
     parser.add_argument("--batch", type=int, default=8, help="halved until it fits")
     parser.add_argument("--tiny", action="store_true")
     given = parser.parse_args()
@@ -77,11 +79,16 @@ def count_work(preset: Preset) -> float:
             unet.requires_grad_(requires_grad=False)
             add_adapter(unet, preset.adapter_rank, preset.adapter_rank)
         side = preset.image_size // preset.stride
-        pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
+        pooled = (
+            unet.config.projection_class_embeddings_input_dim
+            - 6 * unet.config.addition_time_embed_dim
+        )
         more = {"text_embeds": torch.empty(1, pooled), "time_ids": torch.empty(1, 6)}
         states_BLD = torch.empty(1, 77, unet.config.cross_attention_dim)
         with FlopCounterMode(display=False) as counter:
-            out = unet(torch.empty(1, 4, side, side), torch.empty(1), states_BLD, added_cond_kwargs=more)[0]
+            out = unet(
+                torch.empty(1, 4, side, side), torch.empty(1), states_BLD, added_cond_kwargs=more
+            )[0]
             torch.autograd.backward(out.sum())
     return float(counter.get_total_flops())
 
@@ -91,10 +98,16 @@ def _write_model(folder: Path, *, tiny: bool) -> Path:
     if tiny:
         return write_sdxl(folder)
     known = CONFIGS["sdxl"]["unet"]
-    unet = {name: value for name, value in known.items() if not name.endswith(("block_types", "block_out_channels"))}
+    unet = {
+        name: value
+        for name, value in known.items()
+        if not name.endswith(("block_types", "block_out_channels"))
+    }
     device = torch.device("cuda")
     with device, _halves():
-        return write_sdxl(folder, known["block_out_channels"], texts=(768, 1280), norm_num_groups=32, **unet)
+        return write_sdxl(
+            folder, known["block_out_channels"], texts=(768, 1280), norm_num_groups=32, **unet
+        )
 
 
 @contextmanager
@@ -143,12 +156,12 @@ def _measure(preset: Preset, folder: Path) -> tuple[float, int]:
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    backbone = fit_autoencoder(preset, torch.empty(0))
+    autoencoder = fit_autoencoder(preset, torch.empty(0))
     networks = Transparency(preset).eval().requires_grad_(requires_grad=False)
     order = TrainingRequest("base", "sdxl", snapshot, None, None, 0, total)
     with tempfile.TemporaryDirectory(dir=folder) as run:
         try:
-            train_base(order, preset, store, Path(run) / "run", report, backbone, networks, None)
+            train_base(order, preset, store, Path(run) / "run", report, autoencoder, networks, None)
         except _Enough:
             return ticks.rate(
                 WARM * preset.base_batch

@@ -54,13 +54,20 @@ def main() -> None:
         snapshot = freeze_shapes(store, folder / "seeds", PICTURES)
         preset = _preset(folder / "vae", 64 if given.tiny else 512, given.batch)
         chip = torch.cuda.get_device_name() if torch.cuda.is_available() else "processor"
-        print(f"{chip}: {preset.image_size} px, batch {given.batch}, bf16, without a discriminator", flush=True)
-        backbone = fit_autoencoder(preset, torch.empty(0))
+        print(
+            f"{chip}: {preset.image_size} px, batch {given.batch}, bf16, without a discriminator",
+            flush=True,
+        )
+        autoencoder = fit_autoencoder(preset, torch.empty(0))
         ticks = Ticks("transparency")
-        order = TrainingRequest("transparency", "sdxl", snapshot, None, None, 0, STEPS * given.batch)
-        train_transparency(order, preset, store, folder / "run", ticks, backbone, None)
+        order = TrainingRequest(
+            "transparency", "sdxl", snapshot, None, None, 0, STEPS * given.batch
+        )
+        train_transparency(order, preset, store, folder / "run", ticks, autoencoder, None)
         most = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0
-        print(f"ours, reading and padding included: {ticks.rate(WARM * given.batch):.2f} images/s, {most:.1f} GiB")
+        print(
+            f"ours, reading and padding included: {ticks.rate(WARM * given.batch):.2f} images/s, {most:.1f} GiB"
+        )
         if given.reference:
             sys.path.insert(0, str(given.reference.resolve()))
             planes_B4HW = torch.stack(
@@ -70,9 +77,11 @@ def main() -> None:
                 ]
             )
             for padding in (True, False):
-                rate = _rate_public(preset, backbone, planes_B4HW, padding=padding)
+                rate = _rate_public(preset, autoencoder, planes_B4HW, padding=padding)
                 told = "padding included" if padding else "padded before"
-                print(f"the public modules in a plain loop, {told}: {rate:.2f} images/s", flush=True)
+                print(
+                    f"the public modules in a plain loop, {told}: {rate:.2f} images/s", flush=True
+                )
 
 
 def _preset(model: Path, side: int, batch: int) -> Preset:
@@ -84,7 +93,9 @@ def _preset(model: Path, side: int, batch: int) -> Preset:
     return find_preset("sdxl", changes)
 
 
-def _rate_public(preset: Preset, backbone: Autoencoder, rgba_B4HW: Tensor, *, padding: bool) -> float:
+def _rate_public(
+    preset: Preset, autoencoder: Autoencoder, rgba_B4HW: Tensor, *, padding: bool
+) -> float:
     """Images a second of a plain loop: offset scale 300, reconstruction and identity, AdamW."""
     from lib_layerdiffuse.vae import (  # type: ignore[import-not-found]
         LatentTransparencyOffsetEncoder,
@@ -97,28 +108,35 @@ def _rate_public(preset: Preset, backbone: Autoencoder, rgba_B4HW: Tensor, *, pa
 
     def pad() -> Tensor:
         planes = (rgba_B4HW.permute(0, 2, 3, 1) * 255).round().byte().numpy()
-        return torch.stack([torch.from_numpy(pad_rgb(plane)).float().permute(2, 0, 1) for plane in planes]).to(device)
+        return torch.stack(
+            [torch.from_numpy(pad_rgb(plane)).float().permute(2, 0, 1) for plane in planes]
+        ).to(device)
 
-    backbone.to(device)
-    encoder, decoder = LatentTransparencyOffsetEncoder().to(device), UNet1024(in_channels=3, out_channels=4).to(device)
-    optimiser = torch.optim.AdamW([*encoder.parameters(), *decoder.parameters()], 1e-5)
+    autoencoder.to(device)
+    encoder, decoder = (
+        LatentTransparencyOffsetEncoder().to(device),
+        UNet1024(in_channels=3, out_channels=4).to(device),
+    )
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *decoder.parameters()], 1e-5)
     padded_B3HW, times = pad(), []
     for _ in range(PUBLIC_STEPS):
-        colour_B3HW = pad() if padding else padded_B3HW
+        color_B3HW = pad() if padding else padded_B3HW
         alpha_B1HW = rgba_B4HW[:, 3:].to(device)
         keep_B111 = (torch.rand(batch, 1, 1, 1, device=device) >= preset.offset_dropout).float()
         with torch.autocast(device, torch.bfloat16):
-            grey_B3HW = (colour_B3HW * 2 - 1) * alpha_B1HW
+            grey_B3HW = (color_B3HW * 2 - 1) * alpha_B1HW
             with torch.no_grad():
-                mean_BCHW, std_BCHW = backbone.encode(grey_B3HW)
-            wanted_B4HW = torch.cat([alpha_B1HW, colour_B3HW], dim=1)
+                mean_BCHW, std_BCHW = autoencoder.encode(grey_B3HW)
+            wanted_B4HW = torch.cat([alpha_B1HW, color_B3HW], dim=1)
             latent_BCHW = mean_BCHW + std_BCHW * encoder(wanted_B4HW) * 300 * keep_B111
-            image_B3HW = backbone.decode(latent_BCHW)
+            image_B3HW = autoencoder.decode(latent_BCHW)
             again_B4HW = decoder((image_B3HW * 0.5 + 0.5).clip(0, 1), latent_BCHW)
-            loss = (again_B4HW - wanted_B4HW).square().mean() + (image_B3HW - grey_B3HW).square().mean()
+            loss = (again_B4HW - wanted_B4HW).square().mean() + (
+                image_B3HW - grey_B3HW
+            ).square().mean()
         torch.autograd.backward(loss)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         if device == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter())

@@ -37,8 +37,18 @@ from curation.ingest.seed_import import import_seeds
 from curation.object_store import FolderStore
 from curation.ports import ObjectStore
 from curation.scenes.scene import load_scene
-from tests.image_files import P3, chromaticities, coded, gamma, make_ios_png, make_png, profile, profile_chunk, saved
-from tests.making import picture
+from tests.image_files import (
+    P3,
+    chromaticities,
+    coded,
+    gamma,
+    make_ios_png,
+    make_png,
+    profile,
+    profile_chunk,
+    saved,
+)
+from tests.making import image
 from training.external_weights import read_header as read_weights_header
 
 TAKEN = {
@@ -68,7 +78,7 @@ seed = 7
 
 def valid_files() -> dict[str, list[tuple[str, bytes]]]:
     """Valid files of every kind by the name of the kind: (suffix, bytes)."""
-    rgba, other = picture(1, 28, 24), picture(2, 28, 24)
+    rgba, other = image(1, 28, 24), image(2, 28, 24)
     exif = Image.Exif()
     exif[0x0112] = 6
     icc = profile(P3)
@@ -77,29 +87,61 @@ def valid_files() -> dict[str, list[tuple[str, bytes]]]:
     pngs = [
         saved(rgba, "PNG", exif=exif, icc_profile=icc),
         make_png(rgba, 6, 8, [coded(12, 13), (b"tEXt", b"a\0b")], interlaced=True),
-        make_png(deep, 2, 16, [(b"tRNS", struct.pack(">3H", *deep[0, 0])), gamma(50_000), chromaticities(P3)]),
-        make_png(rng.integers(0, 16, (20, 20, 1)), 3, 4, [(b"PLTE", bytes(range(48))), (b"tRNS", bytes(range(16)))]),
+        make_png(
+            deep,
+            2,
+            16,
+            [(b"tRNS", struct.pack(">3H", *deep[0, 0])), gamma(50_000), chromaticities(P3)],
+        ),
+        make_png(
+            rng.integers(0, 16, (20, 20, 1)),
+            3,
+            4,
+            [(b"PLTE", bytes(range(48))), (b"tRNS", bytes(range(16)))],
+        ),
         make_png(rng.integers(0, 4, (20, 20, 1)), 0, 2, [(b"tRNS", b"\0\1"), profile_chunk(icc)]),
         make_ios_png(rgba),
         saved(Image.fromarray(rgba), "PNG", save_all=True, append_images=[Image.fromarray(other)]),
     ]
-    tiffs = [saved(rgba, "TIFF", compression=kind, icc_profile=icc) for kind in (None, "tiff_lzw", "tiff_deflate")]
+    tiffs = [
+        saved(rgba, "TIFF", compression=kind, icc_profile=icc)
+        for kind in (None, "tiff_lzw", "tiff_deflate")
+    ]
     wide = io.BytesIO()
-    tifffile.imwrite(wide, rgba.astype(np.uint16) * 257, photometric="rgb", extrasamples=["assocalpha"])
+    tifffile.imwrite(
+        wide, rgba.astype(np.uint16) * 257, photometric="rgb", extrasamples=["assocalpha"]
+    )
     kinds: dict[str, list[tuple[str, bytes]]] = {
         "PNG": [("png", data) for data in pngs],
         "WebP": [
             ("webp", saved(rgba, "WEBP", lossless=True, exact=True, exif=exif, icc_profile=icc)),
             ("webp", saved(rgba, "WEBP", quality=60)),
-            ("webp", saved(Image.fromarray(rgba), "WEBP", save_all=True, append_images=[Image.fromarray(other)])),
+            (
+                "webp",
+                saved(
+                    Image.fromarray(rgba),
+                    "WEBP",
+                    save_all=True,
+                    append_images=[Image.fromarray(other)],
+                ),
+            ),
         ],
-        "JPEG": [("jpg", saved(rgba[..., :3], "JPEG", exif=exif)), ("jpg", saved(Image.new("CMYK", (20, 20)), "JPEG"))],
-        "GIF": [("gif", saved(rgba, "GIF")), ("gif", saved(rgba, "GIF", transparency=0, comment=b"hello"))],
+        "JPEG": [
+            ("jpg", saved(rgba[..., :3], "JPEG", exif=exif)),
+            ("jpg", saved(Image.new("CMYK", (20, 20)), "JPEG")),
+        ],
+        "GIF": [
+            ("gif", saved(rgba, "GIF")),
+            ("gif", saved(rgba, "GIF", transparency=0, comment=b"hello")),
+        ],
         "TIFF": [*(("tif", data) for data in tiffs), ("tif", wide.getvalue())],
         "AVIF": [("avif", saved(rgba, "AVIF", icc_profile=icc, exif=exif))],
         "PSD": [("psd", _photoshop(rgba))],
         "zip": [("zip", _zip(rgba, other))],
-        "tar": [("tar", _tar(rgba, other, form=form)) for form in (tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT)],
+        "tar": [
+            ("tar", _tar(rgba, other, form=form))
+            for form in (tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT)
+        ],
         "jsonl": [("jsonl", _manifest())],
         "TOML": [("toml", SCENE)],
         "safetensors": [("safetensors", _weights())],
@@ -123,11 +165,14 @@ def _zip(*images: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-def _tar(*pictures: np.ndarray, form: int = tarfile.PAX_FORMAT) -> bytes:
+def _tar(*images: np.ndarray, form: int = tarfile.PAX_FORMAT) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=form) as archive:
-        for number, rgba in enumerate(pictures[:2]):
-            for suffix, data in (("png", saved(rgba, "PNG")), ("txt", f"a caption {number} é".encode())):
+        for number, rgba in enumerate(images[:2]):
+            for suffix, data in (
+                ("png", saved(rgba, "PNG")),
+                ("txt", f"a caption {number} é".encode()),
+            ):
                 info = tarfile.TarInfo(f"{number:04d}.{suffix}")
                 info.size = len(data)
                 archive.addfile(info, io.BytesIO(data))
@@ -145,7 +190,10 @@ def _manifest() -> bytes:
 
 
 def _weights() -> bytes:
-    head = {"a.weight": {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]}, "__metadata__": {"layerloop": "{}"}}
+    head = {
+        "a.weight": {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]},
+        "__metadata__": {"layerloop": "{}"},
+    }
     packed = json.dumps(head).encode()
     return struct.pack("<Q", len(packed)) + packed + bytes(64)
 
@@ -168,7 +216,17 @@ def _flip(data: bytearray, rng: random.Random) -> None:
 
 def _replace(data: bytearray, rng: random.Random) -> None:
     at = rng.randrange(len(data))
-    odd = rng.choice([b"\0", b"\xff", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\0", b"\x80\0\0\0", b"[" * 9])
+    odd = rng.choice(
+        [
+            b"\0",
+            b"\xff",
+            b"\xff\xff\xff\xff",
+            b"\x7f\xff\xff\xff",
+            b"\0\0\0\0",
+            b"\x80\0\0\0",
+            b"[" * 9,
+        ]
+    )
     data[at : at + len(odd)] = odd
 
 
@@ -225,7 +283,9 @@ class Fuzz:
         self.failures: list[str] = []
         self.slowest = 0.0
 
-    def run(self, mutations: int, batch: int, report: Callable[[str], None] = lambda _: None) -> None:
+    def run(
+        self, mutations: int, batch: int, report: Callable[[str], None] = lambda _: None
+    ) -> None:
         """Mutate, import and check, `batch` files at a time."""
         files = self._mutations(mutations)
         started, done = time.monotonic(), 0
@@ -233,7 +293,9 @@ class Fuzz:
             some = [file for _, file in zip(range(batch), files, strict=False)]
             self._import(number, some)
             done += len(some)
-            report(f"{done} of {mutations} in {time.monotonic() - started:.0f} s, {len(self.failures)} failures")
+            report(
+                f"{done} of {mutations} in {time.monotonic() - started:.0f} s, {len(self.failures)} failures"
+            )
 
     def _mutations(self, count: int) -> Iterator[tuple[str, str, bytes]]:
         """Yield kind, suffix and bytes; every mutation depends on the seed and its own number alone."""
@@ -250,7 +312,7 @@ class Fuzz:
             folder = Path(name)
             good = [f"good-{index}.png" for index in range(GOOD)]
             for index, one in enumerate(good):
-                (folder / one).write_bytes(saved(picture(10_000 + number * GOOD + index), "PNG"))
+                (folder / one).write_bytes(saved(image(10_000 + number * GOOD + index), "PNG"))
             for index, (kind, suffix, data) in enumerate(some):
                 self.kinds[kind] += 1
                 path = folder / f"mutated-{index}.{suffix}"
@@ -260,7 +322,9 @@ class Fuzz:
             try:
                 told = import_seeds(self.database, self.store, folder)
             except Exception as error:
-                self.failures.append(f"batch {number}: the import ended with {type(error).__name__}: {error}")
+                self.failures.append(
+                    f"batch {number}: the import ended with {type(error).__name__}: {error}"
+                )
                 return
             self.slowest = max(self.slowest, time.monotonic() - begun)
         self.outcomes.update({str(outcome): count for outcome, count in told.outcomes.items()})
@@ -272,7 +336,10 @@ class Fuzz:
 
     def _read(self, kind: str, path: Path) -> None:
         """Read scenes and headers of weights, which are no part of an import."""
-        reader: Callable[[Path], object] | None = {"TOML": load_scene, "safetensors": read_weights_header}.get(kind)
+        reader: Callable[[Path], object] | None = {
+            "TOML": load_scene,
+            "safetensors": read_weights_header,
+        }.get(kind)
         if reader is None:
             return
         try:
@@ -312,7 +379,10 @@ def main() -> None:
         finally:
             database.close()
             embedded_postgres.stop_server(Path(home) / "postgres")
-    own, workers = (resource.getrusage(who).ru_maxrss >> 10 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    own, workers = (
+        resource.getrusage(who).ru_maxrss >> 10
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     print(f"seed {given.seed}: {dict(fuzz.kinds)}")
     print(f"outcomes: {dict(fuzz.outcomes.most_common())}")
     print(f"codes: {dict(fuzz.codes.most_common())}")

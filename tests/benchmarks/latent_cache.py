@@ -33,8 +33,12 @@ READS = 2_000
 def main() -> None:
     """Print the rates."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--entries", type=int, default=65_000, help="of the scan; entries are of 4 x 8 x 8")
-    parser.add_argument("--large", type=int, default=1_000, help="of the reads; entries are SDXL's, 4 x 128 x 128")
+    parser.add_argument(
+        "--entries", type=int, default=65_000, help="of the scan; entries are of 4 x 8 x 8"
+    )
+    parser.add_argument(
+        "--large", type=int, default=1_000, help="of the reads; entries are SDXL's, 4 x 128 x 128"
+    )
     given = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="layerloop-bench-") as folder:
@@ -62,14 +66,24 @@ def print_filling(folder: Path) -> None:
 
     store = FolderStore(folder / "objects")
     preset = find_preset("tiny")
-    pictures = open_split(store, freeze(store, range(1_250)), Split.train, preset.image_size, in_memory=False)
-    rgba = pictures.take(range(64))
-    backbone, encoder = fit_autoencoder(preset, over_gray(rgba[:, :3], rgba[:, 3:])), Transparency(preset).encoder
-    identity = latent_identity(preset, backbone, encoder.requires_grad_(False))
+    images = open_split(
+        store, freeze(store, range(1_250)), Split.train, preset.image_size, in_memory=False
+    )
+    rgba = images.take(range(64))
+    autoencoder, encoder = (
+        fit_autoencoder(preset, over_gray(rgba[:, :3], rgba[:, 3:])),
+        Transparency(preset).encoder,
+    )
+    identity = latent_identity(preset, autoencoder, encoder.requires_grad_(False))
     for name in ("filling, tiny at 64 px", "  again, nothing to do"):
         cache = LatentCache.open(folder / "cache", identity)
-        encode = partial(adjusted_posterior, backbone, encoder)
-        rate(name, len(pictures), timed(lambda: cache.fill(pictures, encode, lambda progress: None)), "pictures/s")  # noqa: B023
+        encode = partial(adjusted_posterior, autoencoder, encoder)
+        rate(
+            name,
+            len(images),
+            timed(lambda: cache.fill(images, encode, lambda progress: None)),
+            "pictures/s",
+        )
 
 
 def print_scans(folder: Path, count: int) -> None:
@@ -97,9 +111,12 @@ def print_scans(folder: Path, count: int) -> None:
 
     print(f"{f'scan of {count:,} entries: shards':<64} {timed(ours):10.2f} s", flush=True)
     print(
-        f"{'  npz, names alone':<64} {timed(lambda: {entry.name for entry in os.scandir(files)}):10.2f} s", flush=True
+        f"{'  npz, names alone':<64} {timed(lambda: {entry.name for entry in os.scandir(files)}):10.2f} s",
+        flush=True,
     )
-    print(f"{'  npz, opened and checked for their sizes':<64} {timed(per_file):10.2f} s", flush=True)
+    print(
+        f"{'  npz, opened and checked for their sizes':<64} {timed(per_file):10.2f} s", flush=True
+    )
 
 
 def print_reads(folder: Path, count: int) -> None:
@@ -110,7 +127,11 @@ def print_reads(folder: Path, count: int) -> None:
     values = torch.randn(ENTRIES_PER_SHARD, 4, 128, 128).half()
     shards = ShardedTensorCache(folder / "shards")
     runs = [keys[start : start + ENTRIES_PER_SHARD] for start in range(0, count, ENTRIES_PER_SHARD)]
-    rate("writing, SDXL's size: shards", count, timed(lambda: [shards.put(r, halves(values, len(r))) for r in runs]))
+    rate(
+        "writing, SDXL's size: shards",
+        count,
+        timed(lambda: [shards.put(r, halves(values, len(r))) for r in runs]),
+    )
     fresh = ShardedTensorCache(folder / "shards")
     batches = [[keys[place] for place in wanted[start : start + 8]] for start in range(0, READS, 8)]
     rate(
@@ -132,7 +153,11 @@ def npz(name: str, folder: Path, array: np.ndarray, keys: list[bytes], wanted: l
     """A compressed-less file a picture, as kohya's scripts keep them."""
     (folder / "npz").mkdir()
     files = [folder / "npz" / f"{key.hex()}.npz" for key in keys]
-    rate(f"  writing, {name}", len(keys), timed(lambda: [np.savez(file, mean=array, std=array) for file in files]))
+    rate(
+        f"  writing, {name}",
+        len(keys),
+        timed(lambda: [np.savez(file, mean=array, std=array) for file in files]),
+    )
 
     def read(place: int) -> list[torch.Tensor]:
         with np.load(files[place]) as held:
@@ -141,7 +166,11 @@ def npz(name: str, folder: Path, array: np.ndarray, keys: list[bytes], wanted: l
     rate(
         f"  {name}",
         READS,
-        timed(lambda: [torch.stack([read(p)[0] for p in wanted[s : s + 8]]) for s in range(0, READS, 8)]),
+        timed(
+            lambda: [
+                torch.stack([read(p)[0] for p in wanted[s : s + 8]]) for s in range(0, READS, 8)
+            ]
+        ),
     )
 
 
@@ -156,13 +185,19 @@ def arrow(name: str, folder: Path, array: np.ndarray, keys: list[bytes], wanted:
 
     def write() -> None:
         made = Dataset.from_generator(
-            lambda: ({"mean": array, "std": array} for _ in keys), features=features, cache_dir=str(folder / "made")
+            lambda: ({"mean": array, "std": array} for _ in keys),
+            features=features,
+            cache_dir=str(folder / "made"),
         )
         made.save_to_disk(str(folder / "arrow"))
 
     rate(f"  writing, {name}", len(keys), timed(write))
     rows = load_from_disk(str(folder / "arrow")).with_format("torch")
-    rate(f"  {name}", READS, timed(lambda: [rows[wanted[start : start + 8]] for start in range(0, READS, 8)]))
+    rate(
+        f"  {name}",
+        READS,
+        timed(lambda: [rows[wanted[start : start + 8]] for start in range(0, READS, 8)]),
+    )
 
 
 def lmdb(name: str, folder: Path, array: np.ndarray, keys: list[bytes], wanted: list[int]) -> None:
@@ -189,7 +224,11 @@ def lmdb(name: str, folder: Path, array: np.ndarray, keys: list[bytes], wanted: 
         rate(
             f"  {name}",
             READS,
-            timed(lambda: [torch.stack([read(p) for p in wanted[s : s + 8]]) for s in range(0, READS, 8)]),
+            timed(
+                lambda: [
+                    torch.stack([read(p) for p in wanted[s : s + 8]]) for s in range(0, READS, 8)
+                ]
+            ),
         )
 
 
@@ -207,13 +246,22 @@ def print_decoding(folder: Path) -> None:
         noise = np.zeros((1200, 900, 4), np.uint8)
         small = rng.integers(0, 256, (75, 57, 4), np.uint8)
         noise[...] = np.kron(small, np.ones((16, 16, 1), np.uint8))[:1200, :900]
-        samples.append(replace(sample, layers={LayerRole.foreground: store.put(encode_layer(noise))}))
-    pictures = LayerDataset(store, samples, 1024, in_memory=False)
-    rate("decoding at 1,024 px, in the loop", 24, timed(lambda: [pictures[place] for place in range(24)]), "pictures/s")
+        samples.append(
+            replace(sample, layers={LayerRole.foreground: store.put(encode_layer(noise))})
+        )
+    images = LayerDataset(store, samples, 1024, in_memory=False)
+    rate(
+        "decoding at 1,024 px, in the loop",
+        24,
+        timed(lambda: [images[place] for place in range(24)]),
+        "pictures/s",
+    )
     for workers in (1, 2, 4):
         batches = [range(start, start + 4) for start in range(0, 24, 4)]
-        work = partial(lambda count: list(prefetch(pictures.read, batches, count)), workers)  # noqa: B023
-        rate(f"  {workers} thread{'s' * (workers > 1)} reading ahead", 24, timed(work), "pictures/s")
+        work = partial(lambda count: list(prefetch(images.read, batches, count)), workers)  # noqa: B023
+        rate(
+            f"  {workers} thread{'s' * (workers > 1)} reading ahead", 24, timed(work), "pictures/s"
+        )
 
 
 if __name__ == "__main__":

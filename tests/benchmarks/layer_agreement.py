@@ -12,7 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from curation.domain import Checkpoint, GenerationRequest, LayerRole, Progress, Prompt, TrainingRequest
+from curation.domain import (
+    Checkpoint,
+    GenerationRequest,
+    LayerRole,
+    Progress,
+    Prompt,
+    TrainingRequest,
+)
 from curation.images.codec import encode_layer
 from curation.object_store import FolderStore
 from curation.ports import DEFAULT_OPTIONS, RGBA, GenerationOptions, ObjectStore
@@ -36,20 +43,28 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=900, help="pairs to train on")
     parser.add_argument("--singles", type=int, default=600, help="single layers beside them")
     parser.add_argument("--drawn", type=int, default=96)
-    parser.add_argument("--images", type=int, default=0, help="images of each stage instead of the preset's")
-    parser.add_argument("--set", action="append", default=[], help="another number of the preset, as name=value")
+    parser.add_argument(
+        "--images", type=int, default=0, help="images of each stage instead of the preset's"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], help="another number of the preset, as name=value"
+    )
     parser.add_argument("--sheets", type=Path, help="a folder for pictures of what was drawn")
-    parser.add_argument("--folder", type=Path, help="where to keep the run, which another call goes on from")
+    parser.add_argument(
+        "--folder", type=Path, help="where to keep the run, which another call goes on from"
+    )
     given = parser.parse_args()
     changes = dict(item.split("=", 1) for item in given.set)
     with tempfile.TemporaryDirectory(prefix="layerloop-bench-") as scratch:
         folder = given.folder or Path(scratch)
         store = FolderStore(folder / "objects")
         side = min(256, find_preset(given.preset, changes).image_size)
-        snapshot = freeze_pairs(store, range(given.pairs), given.singles, heldout_every=20, side=side)
+        snapshot = freeze_pairs(
+            store, range(given.pairs), given.singles, heldout_every=20, side=side
+        )
         checkpoint = _train(store, snapshot, folder / "run", given.preset, given.images, changes)
         print(*(f"{name} {value:.4f}" for name, value in checkpoint.evaluation.items()), sep="\n")
-        tell_all(checkpoint, store, given.drawn, side=side, sheets=given.sheets)
+        tell_all(checkpoint, store, given.drawn, side=side, sheets=given.layers)
 
 
 def tell_all(
@@ -67,13 +82,19 @@ def tell_all(
     requests = [GenerationRequest(prompt, seed) for seed, prompt in enumerate(prompts)]
     tell_header()
     tell_pairs("pairs themselves", prompts, [pair.layers for pair in pairs])
-    mixed = [{**pair.layers, BACKGROUND: other.layers[BACKGROUND]} for pair, other in pairwise([*pairs, pairs[0]])]
-    strangers = [Prompt("", one.foreground, other.background) for one, other in pairwise([*prompts, prompts[0]])]
+    mixed = [
+        {**pair.layers, BACKGROUND: other.layers[BACKGROUND]}
+        for pair, other in pairwise([*pairs, pairs[0]])
+    ]
+    strangers = [
+        Prompt("", one.foreground, other.background)
+        for one, other in pairwise([*prompts, prompts[0]])
+    ]
     tell_pairs("layers of different pairs", strangers, mixed)
     for joined in (True, False):
         generator = load_generator(checkpoint, store, joined=joined)
         name, begun = "joint" if joined else "apart", time.process_time()
-        together = generator.draw(requests, options)
+        together = generator.generate(requests, options)
         tell_pairs(f"drawn, {name}", prompts, together)
         if sheets:
             sheets.mkdir(parents=True, exist_ok=True)
@@ -82,14 +103,22 @@ def tell_all(
         print(f"{'':<28} {time.process_time() - begun:.0f} CPU-s", flush=True)
         for role in (LayerRole.foreground, BACKGROUND):
             fitted = [
-                generator.draw([request], replace(options, given={role: store.put(encode_layer(pair.layers[role]))}))[0]
+                generator.generate(
+                    [request],
+                    replace(options, given={role: store.put(encode_layer(pair.layers[role]))}),
+                )[0]
                 for request, pair in zip(requests[: drawn // 3], pairs, strict=False)
             ]
             tell_pairs(f"{role} given, {name}", prompts[: drawn // 3], fitted)
 
 
 def _train(
-    store: FolderStore, snapshot: str, run: Path, preset: str, images: int, changes: Mapping[str, str]
+    store: FolderStore,
+    snapshot: str,
+    run: Path,
+    preset: str,
+    images: int,
+    changes: Mapping[str, str],
 ) -> Checkpoint:
     begun: dict[str, tuple[float, float]] = {}
 
@@ -105,7 +134,9 @@ def _train(
     return train(order, store, run, report)
 
 
-def tell_pairs(name: str, prompts: Sequence[Prompt], drawn: Sequence[Mapping[LayerRole, RGBA]]) -> None:
+def tell_pairs(
+    name: str, prompts: Sequence[Prompt], drawn: Sequence[Mapping[LayerRole, RGBA]]
+) -> None:
     """A row: what the pairs show of their texts, and how far their layers are from one light and one ground line.
 
     r is of how bright both layers are (training.metrics.lighting); gaps are medians, in levels and in a hundredth of the
@@ -113,10 +144,19 @@ def tell_pairs(name: str, prompts: Sequence[Prompt], drawn: Sequence[Mapping[Lay
     """
     both = [(layers[LayerRole.foreground], layers[LayerRole.background]) for layers in drawn]
     agreed = [check_pair(*pair, prompt) for pair, prompt in zip(both, prompts, strict=True)]
-    shown = [np.mean([getattr(one, what) for one in agreed if one]) for what in ("shape", "colour", "ground")]
+    shown = [
+        np.mean([getattr(one, what) for one in agreed if one])
+        for what in ("shape", "colour", "ground")
+    ]
     gaps = [[getattr(one, what) for one in agreed if one] for what in ("light_gap", "foot_gap")]
-    light, foot = (float(np.median([gap for gap in column if gap is not None] or [np.nan])) for column in gaps)
-    visible = [pair for pair in both if (pair[0][..., 3] > OPAQUE_ALPHA).any() and not (pair[0][..., 3] > OPAQUE_ALPHA).all()]
+    light, foot = (
+        float(np.median([gap for gap in column if gap is not None] or [np.nan])) for column in gaps
+    )
+    visible = [
+        pair
+        for pair in both
+        if (pair[0][..., 3] > OPAQUE_ALPHA).any() and not (pair[0][..., 3] > OPAQUE_ALPHA).all()
+    ]
     r = correlation([[brightness_of_layers(*pair)] for pair in visible])
     print(
         f"{name:<28}",
@@ -128,7 +168,9 @@ def tell_pairs(name: str, prompts: Sequence[Prompt], drawn: Sequence[Mapping[Lay
 
 def tell_header() -> None:
     """The columns."""
-    print(f"{'layers':<28} {'shape':>7} {'colour':>7} {'ground':>7} {'light gap':>10} {'foot gap':>9} {'r':>6}")
+    print(
+        f"{'layers':<28} {'shape':>7} {'colour':>7} {'ground':>7} {'light gap':>10} {'foot gap':>9} {'r':>6}"
+    )
 
 
 if __name__ == "__main__":

@@ -32,10 +32,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--layers", type=int, nargs="*", default=[2, 3, 5])
     parser.add_argument("--pictures", type=int, default=1, help="drawn at once")
-    parser.add_argument("--steps", type=int, default=4, help="denoising steps that are timed; a picture takes 25")
+    parser.add_argument(
+        "--steps", type=int, default=4, help="denoising steps that are timed; a picture takes 25"
+    )
     given = parser.parse_args()
     device = torch.cuda.get_device_name() if given.device == "cuda" else "processor"
-    print(f"preset {given.preset}, {device}, {given.pictures} pictures at once, guidance; a picture of 25 steps")
+    print(
+        f"preset {given.preset}, {device}, {given.images} pictures at once, guidance; a picture of 25 steps"
+    )
     seconds_of = "s a picture" if given.device == "cuda" else "CPU-s"
     print(f"{'layers':>6}  {'way':<24} {seconds_of:>12} {'peak MiB':>9} {'above the weights':>18}")
     for layers in given.layers:
@@ -45,7 +49,10 @@ def main() -> None:
             seconds, peak, weights = (
                 _apart(given, layers, way) if device == "processor" else measure(given, layers, way)
             )
-            print(f"{layers:>6}  {way:<24} {seconds:12.3f} {peak:9.0f} {peak - weights:18.0f}", flush=True)
+            print(
+                f"{layers:>6}  {way:<24} {seconds:12.3f} {peak:9.0f} {peak - weights:18.0f}",
+                flush=True,
+            )
 
 
 def _apart(given: argparse.Namespace, layers: int, way: str) -> tuple[float, float, float]:
@@ -62,16 +69,25 @@ def measure(given: argparse.Namespace, layers: int, way: str) -> tuple[float, fl
     torch.manual_seed(0)
     layered = build(preset, device)
     roles = ["foreground"] * (layers - 1) + ["background"]
-    side, count = preset.image_size // preset.stride, 2 * given.pictures  # with the prompt and without
+    side, count = (
+        preset.image_size // preset.stride,
+        2 * given.images,
+    )  # with the prompt and without
     shape = (preset.latent_channels, side, side)
     weights = _held(device)
     _restart(device)
 
     def step() -> None:
         if way in {"one at a time", "one layer, no adapters"}:
-            rows, times = torch.randn(count, *shape, device=device), layers if way == "one at a time" else 1
+            rows, times = (
+                torch.randn(count, *shape, device=device),
+                layers if way == "one at a time" else 1,
+            )
             for role in roles[:times]:
-                told, time_B = _told(layered.denoiser, count, device), torch.full((count,), 500, device=device)
+                told, time_B = (
+                    _told(layered.denoiser, count, device),
+                    torch.full((count,), 500, device=device),
+                )
                 if way == "one at a time":
                     layered.predict(rows, time_B, told, [role])
                 else:
@@ -79,16 +95,20 @@ def measure(given: argparse.Namespace, layers: int, way: str) -> tuple[float, fl
             return
         rows = torch.randn(count * layers, *shape, device=device)
         time_B = torch.full((len(rows),), 500, device=device)
-        layered.predict(rows, time_B, _told(layered.denoiser, len(rows), device), roles, joined=way != "apart")
+        layered.predict(
+            rows, time_B, _told(layered.denoiser, len(rows), device), roles, joined=way != "apart"
+        )
 
     step()
     _wait(device)
-    clock = time.perf_counter if device.type == "cuda" else time.process_time  # which others' work does not lengthen
+    clock = (
+        time.perf_counter if device.type == "cuda" else time.process_time
+    )  # which others' work does not lengthen
     begun = clock()
     for _ in range(given.steps):
         step()
     _wait(device)
-    seconds = (clock() - begun) / given.steps * 25 / given.pictures
+    seconds = (clock() - begun) / given.steps * 25 / given.images
     peak = _most(device)
     return seconds, peak / 2**20, weights / 2**20
 
@@ -122,7 +142,9 @@ def _told(denoiser: Denoiser, rows: int, device: torch.device) -> Conditions:
         return Conditions(states_BLD)
     pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
     sizes_B6 = torch.full((rows, 6), 1024.0, device=device)
-    return Conditions(states_BLD, pooled_BP=torch.randn(rows, pooled, device=device), sizes_B6=sizes_B6)
+    return Conditions(
+        states_BLD, pooled_BP=torch.randn(rows, pooled, device=device), sizes_B6=sizes_B6
+    )
 
 
 def _held(device: torch.device) -> int:

@@ -21,19 +21,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", default="medium")
     parser.add_argument("--pictures", type=Path, default=SEEDS, help="a folder of RGBA files")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a number of the preset")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a number of the preset"
+    )
     parser.add_argument("--sheets", type=Path, default=Path(), help="a folder for the sheet")
     given = parser.parse_args()
-    if not given.pictures.is_dir():
-        print(f"skipped: there is no folder {given.pictures} of RGBA pictures (--pictures)")
+    if not given.images.is_dir():
+        print(f"skipped: there is no folder {given.images} of RGBA pictures (--pictures)")
         return
     changes = dict(cell.split("=", 1) for cell in given.set)
     with tempfile.TemporaryDirectory(prefix="layerloop-bench-") as name:
         store = FolderStore(Path(name) / "objects")
-        order = TrainingRequest("whole", given.preset, freeze_folder(store, given.pictures), None, None, 0, 0, changes)
+        order = TrainingRequest(
+            "whole", given.preset, freeze_folder(store, given.images), None, None, 0, 0, changes
+        )
         begun = time.perf_counter()
         checkpoint = train(order, store, Path(name) / "run", _Teller())
-        _show(checkpoint, store, given.sheets / f"{given.preset}.png", time.perf_counter() - begun)
+        _show(checkpoint, store, given.layers / f"{given.preset}.png", time.perf_counter() - begun)
 
 
 class _Teller:
@@ -62,7 +66,10 @@ def _show(checkpoint: Checkpoint, store: FolderStore, sheet: Path, seconds: floa
     most = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0
     chip = torch.cuda.get_device_name() if torch.cuda.is_available() else "processor"
     print(f"{chip}, {seconds:.0f} s, {most:.1f} GiB, {json.dumps(dict(checkpoint.changes))}")
-    print(json.dumps({name: round(value, 4) for name, value in checkpoint.evaluation.items()}), flush=True)
+    print(
+        json.dumps({name: round(value, 4) for name, value in checkpoint.evaluation.items()}),
+        flush=True,
+    )
     if checkpoint.sample_grid:
         sheet.parent.mkdir(parents=True, exist_ok=True)
         sheet.write_bytes(store.get(checkpoint.sample_grid))

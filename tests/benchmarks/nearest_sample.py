@@ -44,7 +44,9 @@ def _measure(database: Database, samples: int, asked: int) -> list[float]:
     with database.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         connection.exec_driver_sql("vacuum analyze")
     with database.transaction() as tx:
-        waiting = tx.execute(sa.text("select id from candidates where state = 'waiting'")).scalars().all()
+        waiting = (
+            tx.execute(sa.text("select id from candidates where state = 'waiting'")).scalars().all()
+        )
     took = []
     for one in waiting:
         started = time.perf_counter()
@@ -68,7 +70,9 @@ def _add_layers(tx: Transaction, count: int) -> None:
         tx.execute(_ADD_LAYERS, {"names": names, "marks": marks})
         bands = [(band, value, name) for name, mark in zip(names, marks, strict=True)
                  for band, value in enumerate(index_keys(mark))]  # fmt: skip
-        columns = dict(zip(("bands", "bits", "names"), map(list, zip(*bands, strict=True)), strict=True))
+        columns = dict(
+            zip(("bands", "bits", "names"), map(list, zip(*bands, strict=True)), strict=True)
+        )
         tx.execute(_ADD_BANDS, columns)
 
 
@@ -95,7 +99,10 @@ _FILL = (
        from generate_series(1, :all) i""",
     f"""insert into candidate_layers (candidate_id, role, sha256)
        select md5('c' || i)::uuid, 'foreground', {_NAME} from generate_series(1, :all) i""",
-    *(f"update candidates set state = '{state}'" for state in ("generating", "generated", "screened", "waiting")),
+    *(
+        f"update candidates set state = '{state}'"
+        for state in ("generating", "generated", "screened", "waiting")
+    ),
     "update candidates set state = 'accepted' where seed <= :n",
     """insert into decisions (candidate_id, reviewer_id, verdict, channel, key)
        select id, 1, 'accept', 'pages', id from candidates where state = 'accepted'""",

@@ -53,16 +53,21 @@ class Way:
 class WiderAutoencoder(nn.Module):
     """Control (b): the linear autoencoder with a fourth channel, whose new weights are 0 and whose alpha starts at 1."""
 
-    def __init__(self, backbone: LinearAutoencoder) -> None:
+    def __init__(self, autoencoder: LinearAutoencoder) -> None:
         super().__init__()
-        self.stride = backbone.stride
+        self.stride = autoencoder.stride
         rows = (-1, 3, self.stride, self.stride)
-        alpha = torch.zeros(backbone.latent_channels, 1, self.stride, self.stride)
-        down, up = backbone.basis / backbone.gain[:, None], backbone.basis * backbone.gain[:, None]
+        alpha = torch.zeros(autoencoder.latent_channels, 1, self.stride, self.stride)
+        down, up = (
+            autoencoder.basis / autoencoder.gain[:, None],
+            autoencoder.basis * autoencoder.gain[:, None],
+        )
         self.down = nn.Parameter(torch.cat([down.view(rows), alpha], dim=1))
-        self.shift = nn.Parameter(-(backbone.basis @ backbone.mean) / backbone.gain)
+        self.shift = nn.Parameter(-(autoencoder.basis @ autoencoder.mean) / autoencoder.gain)
         self.up = nn.Parameter(torch.cat([up.view(rows), alpha], dim=1))
-        self.mean = nn.Parameter(torch.cat([backbone.mean.view(3, *rows[2:]), torch.ones(1, *rows[2:])]))
+        self.mean = nn.Parameter(
+            torch.cat([autoencoder.mean.view(3, *rows[2:]), torch.ones(1, *rows[2:])])
+        )
 
     def encode(self, image_B4HW: Tensor) -> Tensor:
         """Premultiplied colour in [-1, 1] and alpha in [0, 1] to latents."""
@@ -70,15 +75,23 @@ class WiderAutoencoder(nn.Module):
 
     def decode(self, latent_BCHW: Tensor) -> Tensor:
         """The inverse, nearly."""
-        return conv_transpose2d(latent_BCHW, self.up, stride=self.stride) + self.mean.repeat(1, *latent_BCHW.shape[2:])
+        return conv_transpose2d(latent_BCHW, self.up, stride=self.stride) + self.mean.repeat(
+            1, *latent_BCHW.shape[2:]
+        )
 
 
 def main() -> None:
     """Print the table and write the sheet."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--offset-images", type=int, default=4_000, help="for both networks, or for control (b)")
-    parser.add_argument("--base-images", type=int, default=16_000, help="of the base on plain latents")
-    parser.add_argument("--tuned-images", type=int, default=6_000, help="of each of the three from there")
+    parser.add_argument(
+        "--offset-images", type=int, default=4_000, help="for both networks, or for control (b)"
+    )
+    parser.add_argument(
+        "--base-images", type=int, default=16_000, help="of the base on plain latents"
+    )
+    parser.add_argument(
+        "--tuned-images", type=int, default=6_000, help="of each of the three from there"
+    )
     parser.add_argument("--sheet", type=Path)
     given = parser.parse_args()
     preset = replace(find_preset("tiny"), threads=1)
@@ -87,8 +100,12 @@ def main() -> None:
         store = FolderStore(Path(folder) / "objects")
         draw_seed_set(Path(folder) / "seeds", 1_500)
         snapshot = freeze_folder(store, Path(folder) / "seeds")
-        learnt, heldout = (open_split(store, snapshot, s, preset.image_size) for s in (Split.train, Split.heldout))
-        order = TrainingRequest("transparency", "tiny", snapshot, None, None, 0, given.offset_images, {"threads": "1"})
+        learnt, heldout = (
+            open_split(store, snapshot, s, preset.image_size) for s in (Split.train, Split.heldout)
+        )
+        order = TrainingRequest(
+            "transparency", "tiny", snapshot, None, None, 0, given.offset_images, {"threads": "1"}
+        )
         parts = load_checkpoint(train(order, store, Path(folder) / "run", lambda _: None), store)
         plain = plain_way(preset, parts)
         plain.base.measure(encode_all(plain, learnt))
@@ -104,7 +121,10 @@ def main() -> None:
 def plain_way(preset: Preset, parts: LoadedCheckpoint) -> Way:
     """Where all begin: pictures on grey, a base of their latents, and no alpha."""
     torch.manual_seed(0)
-    encode, decode = (lambda rgba: parts.backbone.encode(grey(rgba))[0]), parts.backbone.decode
+    encode, decode = (
+        (lambda rgba: parts.autoencoder.encode(grey(rgba))[0]),
+        parts.autoencoder.decode,
+    )
     return Way("base on plain latents", encode, decode, BuiltinDenoiser(preset))
 
 
@@ -112,10 +132,17 @@ def ours(parts: LoadedCheckpoint, plain: Way) -> Way:
     """Latent transparency."""
 
     def encode(rgba_B4HW: Tensor) -> Tensor:
-        return adjust(parts.backbone, parts.transparency.encoder, rgba_B4HW[:, 3:], pad_colors(rgba_B4HW))
+        return adjust(
+            parts.autoencoder, parts.transparency.encoder, rgba_B4HW[:, 3:], pad_colors(rgba_B4HW)
+        )
 
     decoder = parts.transparency.decoder
-    return Way("ours", encode, lambda latent: decode_rgba(parts.backbone, decoder, latent), deepcopy(plain.base))
+    return Way(
+        "ours",
+        encode,
+        lambda latent: decode_rgba(parts.autoencoder, decoder, latent),
+        deepcopy(plain.base),
+    )
 
 
 def control_a(preset: Preset, parts: LoadedCheckpoint, plain: Way, learnt: LayerDataset) -> Way:
@@ -127,13 +154,19 @@ def control_a(preset: Preset, parts: LoadedCheckpoint, plain: Way, learnt: Layer
     base = BuiltinDenoiser(replace(preset, latent_channels=2 * channels))
     old, wider = plain.base.state_dict(), base.state_dict()
     for name, tensor in wider.items():
-        new = tuple(size - before for size, before in zip(tensor.shape, old[name].shape, strict=True))
+        new = tuple(
+            size - before for size, before in zip(tensor.shape, old[name].shape, strict=True)
+        )
         axis = next((axis for axis, size in enumerate(new) if size), None)
-        wider[name] = old[name] if axis is None else torch.cat([old[name], torch.zeros_like(old[name])], dim=axis)
+        wider[name] = (
+            old[name]
+            if axis is None
+            else torch.cat([old[name], torch.zeros_like(old[name])], dim=axis)
+        )
     base.load_state_dict(wider)
 
     def matte(rgba_B4HW: Tensor) -> Tensor:
-        return parts.backbone.encode((rgba_B4HW[:, 3:] * 2 - 1).expand(-1, 3, -1, -1))[0]
+        return parts.autoencoder.encode((rgba_B4HW[:, 3:] * 2 - 1).expand(-1, 3, -1, -1))[0]
 
     mattes_BCHW = matte(learnt.take(range(len(learnt))))
     centre_C11 = mattes_BCHW.mean((0, 2, 3))[:, None, None]
@@ -143,37 +176,48 @@ def control_a(preset: Preset, parts: LoadedCheckpoint, plain: Way, learnt: Layer
         return torch.cat([plain.encode(rgba_B4HW), (matte(rgba_B4HW) - centre_C11) * unit], dim=1)
 
     def decode(latent_BCHW: Tensor) -> Tensor:
-        matte_B3HW = parts.backbone.decode(latent_BCHW[:, channels:] / unit + centre_C11)
+        matte_B3HW = parts.autoencoder.decode(latent_BCHW[:, channels:] / unit + centre_C11)
         alpha_B1HW = matte_B3HW.mean(1, keepdim=True) / 2 + 0.5
-        return unmultiply(parts.backbone.decode(latent_BCHW[:, :channels]), alpha_B1HW)
+        return unmultiply(parts.autoencoder.decode(latent_BCHW[:, :channels]), alpha_B1HW)
 
     return Way("(a) alpha channels in the denoiser", encode, decode, base)
 
 
 def control_b(
-    preset: Preset, parts: LoadedCheckpoint, plain: Way, learnt: LayerDataset, given: argparse.Namespace
+    preset: Preset,
+    parts: LoadedCheckpoint,
+    plain: Way,
+    learnt: LayerDataset,
+    given: argparse.Namespace,
 ) -> Way:
     """The autoencoder with a fourth channel, all of it tuned on as many RGBA pictures as ours saw."""
-    assert isinstance(parts.backbone, LinearAutoencoder)
-    wider = WiderAutoencoder(parts.backbone)
-    optimiser = AdamW(wider.parameters(), lr=preset.transparency_lr, betas=(0.9, 0.99))
+    assert isinstance(parts.autoencoder, LinearAutoencoder)
+    wider = WiderAutoencoder(parts.autoencoder)
+    optimizer = AdamW(wider.parameters(), lr=preset.transparency_lr, betas=(0.9, 0.99))
     rng = seeded_generator(0, "wider", 0)
     for seen in range(0, given.offset_images, preset.transparency_batch):
         image_B4HW = stacked(
-            learnt.take(torch.randint(len(learnt), (preset.transparency_batch,), generator=rng).tolist())
+            learnt.take(
+                torch.randint(len(learnt), (preset.transparency_batch,), generator=rng).tolist()
+            )
         )
         loss = mse_loss(wider.decode(wider.encode(image_B4HW)), image_B4HW)
-        optimiser.param_groups[0]["lr"] = preset.transparency_lr * fall(seen, given.offset_images)
-        optimiser.zero_grad()
+        optimizer.param_groups[0]["lr"] = preset.transparency_lr * fall(seen, given.offset_images)
+        optimizer.zero_grad()
         torch.autograd.backward(loss)
-        optimiser.step()
+        optimizer.step()
     wider.requires_grad_(False)
 
     def decode(latent_BCHW: Tensor) -> Tensor:
         image_B4HW = wider.decode(latent_BCHW)
         return unmultiply(image_B4HW[:, :3], image_B4HW[:, 3:])
 
-    return Way("(b) alpha in the autoencoder", lambda rgba: wider.encode(stacked(rgba)), decode, deepcopy(plain.base))
+    return Way(
+        "(b) alpha in the autoencoder",
+        lambda rgba: wider.encode(stacked(rgba)),
+        decode,
+        deepcopy(plain.base),
+    )
 
 
 def compare(
@@ -193,10 +237,18 @@ def compare(
     def image_psnr(latent_BCHW: Tensor) -> Tensor:
         return psnr(grey(truth_B4HW) / 2 + 0.5, plain.decode(latent_BCHW) / 2 + 0.5).mean()
 
-    image, columns = image_psnr(plain.encode(truth_B4HW)), "noise_mse after | Frechet | both | defects per 100 |"
-    print(f"| way | noise_mse before | all channels | decoder's PSNR | there and back, PSNR | {columns}")
+    image, columns = (
+        image_psnr(plain.encode(truth_B4HW)),
+        "noise_mse after | Frechet | both | defects per 100 |",
+    )
+    print(
+        f"| way | noise_mse before | all channels | decoder's PSNR | there and back, PSNR | {columns}"
+    )
     print("|---" * 9 + "|")
-    print(f"| {plain.name} | {noise_mse(plain, heldout).mean():.3f} | | {image:.2f} | | | | | |", flush=True)
+    print(
+        f"| {plain.name} | {noise_mse(plain, heldout).mean():.3f} | | {image:.2f} | | | | | |",
+        flush=True,
+    )
     rows = [to_uint8_images(truth_B4HW[:8])]
     for way in ways:
         before = noise_mse(way, heldout)
@@ -207,7 +259,10 @@ def compare(
         drawn_B4HW = draw(way, texts, preset)
         distance = frechet(drawn_B4HW, learnt.take(range(len(learnt))))
         drawn = list(zip(to_uint8_images(drawn_B4HW), texts, strict=True))
-        both = sum(bool(said and said.colour and said.shape) for said in (check_prompt(*one) for one in drawn))
+        both = sum(
+            bool(said and said.color and said.shape)
+            for said in (check_prompt(*one) for one in drawn)
+        )
         defects = sum(oracle.decide(*one).verdict is not Verdict.accept for one in drawn)
         print(
             f"| {way.name} | {before[:kept].mean():.3f} | {before.mean():.3f} | {seen:.2f} | {back:.2f} |"
@@ -216,9 +271,13 @@ def compare(
             flush=True,
         )
         rows.append(to_uint8_images(drawn_B4HW[:8]))
-    print(f"| real, held out | | | | | | {frechet(truth_B4HW, learnt.take(range(len(learnt)))):.2f} | | |")
+    print(
+        f"| real, held out | | | | | | {frechet(truth_B4HW, learnt.take(range(len(learnt)))):.2f} | | |"
+    )
     if given.sheet:
-        given.sheet.write_bytes(render_grid(rows, [heldout.captions[:8], *[texts[:8]] * (len(rows) - 1)]))
+        given.sheet.write_bytes(
+            render_grid(rows, [heldout.captions[:8], *[texts[:8]] * (len(rows) - 1)])
+        )
 
 
 @torch.no_grad()
@@ -230,26 +289,29 @@ def encode_all(way: Way, pictures: LayerDataset) -> Tensor:
 
 def tune(way: Way, pictures: LayerDataset, images: int, preset: Preset) -> None:
     """Train a way's base on its latents as the product does: v-prediction, dropped captions, a falling rate, its average."""
-    clean_NCHW = way.base.normalise(encode_all(way, pictures))
+    clean_NCHW = way.base.normalize(encode_all(way, pictures))
     base, schedule = way.base.train().requires_grad_(True), way.base.schedule()
     averaged = deepcopy(base).requires_grad_(False)
-    optimiser = AdamW(base.parameters(), lr=preset.base_lr, betas=(0.9, 0.99))
+    optimizer = AdamW(base.parameters(), lr=preset.base_lr, betas=(0.9, 0.99))
     for seen in range(0, images, preset.base_batch):
         rng = seeded_generator(0, "tune", seen)
         places = torch.randint(len(pictures), (preset.base_batch,), generator=rng)
         told = torch.rand(len(places), generator=rng) >= preset.caption_dropout
         texts = [
-            pictures.captions[place] if tell else "" for place, tell in zip(places.tolist(), told.tolist(), strict=True)
+            pictures.captions[place] if tell else ""
+            for place, tell in zip(places.tolist(), told.tolist(), strict=True)
         ]
         clean_BCHW, time_B = clean_NCHW[places], torch.randint(1000, (len(places),), generator=rng)
         noise_BCHW = torch.randn(clean_BCHW.shape, generator=rng)
-        predicted = base.predict(schedule.add_noise(clean_BCHW, noise_BCHW, time_B), time_B, base.encode(texts))
+        predicted = base.predict(
+            schedule.add_noise(clean_BCHW, noise_BCHW, time_B), time_B, base.encode(texts)
+        )
         loss = mse_loss(predicted, schedule.get_velocity(clean_BCHW, noise_BCHW, time_B))
-        optimiser.param_groups[0]["lr"] = preset.base_lr * fall(seen, images)
-        optimiser.zero_grad()
+        optimizer.param_groups[0]["lr"] = preset.base_lr * fall(seen, images)
+        optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(base.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         decay = min(preset.ema_decay, (1 + seen) / (10 * preset.base_batch + seen))
         for mean, weight in zip(averaged.parameters(), base.parameters(), strict=True):
             mean.data.lerp_(weight.data, 1 - decay)
@@ -260,13 +322,19 @@ def tune(way: Way, pictures: LayerDataset, images: int, preset: Preset) -> None:
 @torch.no_grad()
 def noise_mse(way: Way, pictures: LayerDataset) -> Tensor:
     """The base's error on held-out latents, by channel, at fixed noise levels with fixed noise."""
-    clean_BCHW, schedule = way.base.normalise(encode_all(way, pictures)), way.base.schedule()
+    clean_BCHW, schedule = way.base.normalize(encode_all(way, pictures)), way.base.schedule()
     conditions, errors = way.base.encode(pictures.captions), []
     for level in LEVELS:
         noise_BCHW = torch.randn(clean_BCHW.shape, generator=seeded_generator(level, "controls", 0))
         time_B = torch.full((len(clean_BCHW),), level)
-        predicted = way.base.predict(schedule.add_noise(clean_BCHW, noise_BCHW, time_B), time_B, conditions)
-        errors.append((predicted - schedule.get_velocity(clean_BCHW, noise_BCHW, time_B)).square().mean((0, 2, 3)))
+        predicted = way.base.predict(
+            schedule.add_noise(clean_BCHW, noise_BCHW, time_B), time_B, conditions
+        )
+        errors.append(
+            (predicted - schedule.get_velocity(clean_BCHW, noise_BCHW, time_B))
+            .square()
+            .mean((0, 2, 3))
+        )
     return torch.stack(errors).mean(0)
 
 
@@ -274,16 +342,24 @@ def noise_mse(way: Way, pictures: LayerDataset) -> Tensor:
 def draw(way: Way, texts: list[str], preset: Preset) -> Tensor:
     """Straight RGBA of prompts by DDIM with guidance, from noise whose first channels are the same for every way."""
     side, channels = preset.image_size // preset.stride, len(way.base.centre)
-    told, free, schedule = way.base.encode(texts), way.base.encode([""] * len(texts)), way.base.schedule()
+    told, free, schedule = (
+        way.base.encode(texts),
+        way.base.encode([""] * len(texts)),
+        way.base.schedule(),
+    )
     parts = [
-        torch.randn(len(texts), preset.latent_channels, side, side, generator=seeded_generator(0, "draw", k))
+        torch.randn(
+            len(texts), preset.latent_channels, side, side, generator=seeded_generator(0, "draw", k)
+        )
         for k in range(2)
     ]
     latent_BCHW = torch.cat(parts, dim=1)[:, :channels]
     schedule.set_timesteps(preset.draw_steps)
     for time_step in schedule.timesteps:
         time_B = time_step.expand(len(texts))
-        with_text, without = (way.base.predict(latent_BCHW, time_B, given) for given in (told, free))
+        with_text, without = (
+            way.base.predict(latent_BCHW, time_B, given) for given in (told, free)
+        )
         latent_BCHW = schedule.step(
             without + preset.guidance * (with_text - without), time_step, latent_BCHW
         ).prev_sample
@@ -295,16 +371,24 @@ def frechet(drawn_B4HW: Tensor, real_B4HW: Tensor) -> float:
 
     Of premultiplied RGBA; fixed, and without weights. It hears blocks and grain, and knows nothing of subjects.
     """
-    (m1, c1), (m2, c2) = ((x.mean(0), torch.cov(x.T)) for x in (bands(drawn_B4HW), bands(real_B4HW)))
-    return float((m1 - m2).square().sum() + torch.trace(c1 + c2) - 2 * sqrtm((c1 @ c2).numpy()).real.trace())
+    (m1, c1), (m2, c2) = (
+        (x.mean(0), torch.cov(x.T)) for x in (bands(drawn_B4HW), bands(real_B4HW))
+    )
+    return float(
+        (m1 - m2).square().sum() + torch.trace(c1 + c2) - 2 * sqrtm((c1 @ c2).numpy()).real.trace()
+    )
 
 
 def bands(rgba_B4HW: Tensor) -> Tensor:
     """B x 48: power in bands of the discrete cosine transform, in dB."""
-    power_B4HW = torch.from_numpy(dctn(premultiplied(rgba_B4HW).double().numpy(), axes=(2, 3), norm="ortho") ** 2)
+    power_B4HW = torch.from_numpy(
+        dctn(premultiplied(rgba_B4HW).double().numpy(), axes=(2, 3), norm="ortho") ** 2
+    )
     side = torch.arange(rgba_B4HW.shape[-1])
     band_HW = ((side[:, None] ** 2 + side**2).sqrt() / side[-1] * 12).long().clamp(max=11)
-    mean_B4N = torch.stack([power_B4HW[:, :, band_HW == band].mean(-1) for band in range(12)], dim=-1)
+    mean_B4N = torch.stack(
+        [power_B4HW[:, :, band_HW == band].mean(-1) for band in range(12)], dim=-1
+    )
     return 10 * torch.log10(mean_B4N + 1e-6).flatten(1)
 
 
@@ -326,7 +410,9 @@ def premultiplied(rgba_B4HW: Tensor) -> Tensor:
 def unmultiply(image_B3HW: Tensor, alpha_B1HW: Tensor) -> Tensor:
     """Straight RGBA in [0, 1] of colour on grey in [-1, 1] and its alpha."""
     alpha_B1HW = alpha_B1HW.clamp(0, 1)
-    return torch.cat([(image_B3HW / alpha_B1HW.clamp_min(1e-3) / 2 + 0.5).clamp(0, 1), alpha_B1HW], dim=1)
+    return torch.cat(
+        [(image_B3HW / alpha_B1HW.clamp_min(1e-3) / 2 + 0.5).clamp(0, 1), alpha_B1HW], dim=1
+    )
 
 
 def fall(seen: int, images: int) -> float:

@@ -13,7 +13,15 @@ import numpy as np
 from PIL import Image
 
 from curation.datasets.manifest import Manifest, Part
-from curation.domain import Checkpoint, Kind, LayerRole, Progress, Sample, TrainingRequest, assign_split
+from curation.domain import (
+    Checkpoint,
+    Kind,
+    LayerRole,
+    Progress,
+    Sample,
+    TrainingRequest,
+    assign_split,
+)
 from curation.images.codec import encode_layer, pixel_hash
 from curation.object_store import FolderStore
 from training.presets.presets import find_preset
@@ -66,13 +74,17 @@ def main() -> None:
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--images", type=int, default=2_000)
     parser.add_argument("--pictures", type=Path, default=SEEDS, help="a folder of RGBA files")
-    parser.add_argument("--rows", default="plain,default", help="names with commas between them, or 'all'")
-    parser.add_argument("--set", action="append", default=[], metavar="ROW:NAME=VALUE", help="a row of your own")
+    parser.add_argument(
+        "--rows", default="plain,default", help="names with commas between them, or 'all'"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="ROW:NAME=VALUE", help="a row of your own"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sheets", type=Path, help="a folder for the sheets")
     given = parser.parse_args()
-    if not given.pictures.is_dir():
-        print(f"skipped: there is no folder {given.pictures} of RGBA pictures (--pictures)")
+    if not given.images.is_dir():
+        print(f"skipped: there is no folder {given.images} of RGBA pictures (--pictures)")
         return
     rows = _rows(given.preset, given.images)
     for row, changes in _own(given.set).items():
@@ -80,25 +92,38 @@ def main() -> None:
     chosen = list(rows) if given.rows == "all" else given.rows.split(",")
     with tempfile.TemporaryDirectory(prefix="layerloop-bench-") as folder:
         store = FolderStore(Path(folder) / "objects")
-        snapshot = freeze_folder(store, given.pictures)
-        print(f"| {given.preset}, {given.images:,} images, seed {given.seed} | CPU-s | {' | '.join(PAIR_METRICS)} |")
+        snapshot = freeze_folder(store, given.images)
+        print(
+            f"| {given.preset}, {given.images:,} images, seed {given.seed} | CPU-s | {' | '.join(PAIR_METRICS)} |"
+        )
         print("|---" * (len(PAIR_METRICS) + 2) + "|", flush=True)
         for row in chosen:
             changes = {**rows[row], "threads": "1"}
             order = TrainingRequest(
-                "transparency", given.preset, snapshot, None, None, given.seed, given.images, changes
+                "transparency",
+                given.preset,
+                snapshot,
+                None,
+                None,
+                given.seed,
+                given.images,
+                changes,
             )
             checkpoint, seconds = _timed(order, store, Path(folder) / str(order.id))
             metrics = " | ".join(f"{checkpoint.evaluation[name]:.4g}" for name in PAIR_METRICS)
             print(f"| {row} | {seconds:.0f} | {metrics} |", flush=True)
-            if given.sheets and checkpoint.sample_grid:
-                given.sheets.mkdir(parents=True, exist_ok=True)
-                (given.sheets / f"{given.preset}-{row}.png").write_bytes(store.get(checkpoint.sample_grid))
+            if given.layers and checkpoint.sample_grid:
+                given.layers.mkdir(parents=True, exist_ok=True)
+                (given.layers / f"{given.preset}-{row}.png").write_bytes(
+                    store.get(checkpoint.sample_grid)
+                )
 
 
 def _rows(preset: str, images: int) -> dict[str, Mapping[str, str]]:
     """Every row by name: what it changes of the preset."""
-    default = {name: str(getattr(find_preset(preset), name)) for cell in CELLS.values() for name in cell}
+    default = {
+        name: str(getattr(find_preset(preset), name)) for cell in CELLS.values() for name in cell
+    }
     plain = {**PLAIN, "transparency_lr": "1e-3"}  # of 1e-3 and 2e-3 the better one
     rows: dict[str, Mapping[str, str]] = {"plain": plain, "default": {}}
     rows |= {f"plain at {rate}": {**plain, "transparency_lr": rate} for rate in ("2e-3", "1e-5")}
@@ -106,7 +131,10 @@ def _rows(preset: str, images: int) -> dict[str, Mapping[str, str]]:
         rows[f"plain + {cell}"] = {**plain, **{name: default[name] for name in names}}
         rows[f"default - {cell}"] = {name: PLAIN[name] for name in names if name in PLAIN}
     late = {"discriminator_weight": "0.01", "discriminator_start": str(images // 2)}
-    return rows | {f"default + {cell}": changes for cell, changes in (OTHERS | {"late discriminator": late}).items()}
+    return rows | {
+        f"default + {cell}": changes
+        for cell, changes in (OTHERS | {"late discriminator": late}).items()
+    }
 
 
 def _own(given: list[str]) -> dict[str, dict[str, str]]:
@@ -144,7 +172,12 @@ def freeze_folder(store: FolderStore, folder: Path) -> str:
         rgba = np.asarray(Image.open(path).convert("RGBA"))
         visible = pixel_hash(rgba)
         layers = {LayerRole.foreground: store.put(encode_layer(rgba))}
-        known = (captions.get(str(path.relative_to(folder)), ""), "unknown", "benchmark", assign_split(visible))
+        known = (
+            captions.get(str(path.relative_to(folder)), ""),
+            "unknown",
+            "benchmark",
+            assign_split(visible),
+        )
         samples[visible] = Sample(visible[:32], Kind.single, *known, 0, visible, layers)
     text = "".join(samples[visible].line() + "\n" for visible in sorted(samples))
     return store.put(Manifest((Part("", store.put(text.encode()), len(samples)),), {}).bytes())

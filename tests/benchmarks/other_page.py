@@ -23,9 +23,7 @@ from curation.runtime.label_studio_server import CACHE, OWNER, LabelStudioServer
 from tests.making import make_pairs, make_round
 
 BETWEEN_MS = 300
-SHOWN = (
-    "() => { const one = document.querySelector('.ll-stage img'); return one && one.complete && one.naturalWidth > 0; }"
-)
+SHOWN = "() => { const one = document.querySelector('.ll-stage img'); return one && one.complete && one.naturalWidth > 0; }"
 
 WATCH = """() => {
   window.taken = [];
@@ -66,7 +64,9 @@ def open_studio() -> Iterator[LabelStudioServer]:
             yield studio
 
 
-def decide_there(browser: Browser, studio: LabelStudioServer, site: Site, decisions: int) -> list[float]:
+def decide_there(
+    browser: Browser, studio: LabelStudioServer, site: Site, decisions: int
+) -> list[float]:
     """Milliseconds from each verdict's key to the next picture, of as many decisions at Label Studio's page."""
     number, project = _put_up(studio, site)
     page = _sign_in(browser, studio)
@@ -77,7 +77,9 @@ def decide_there(browser: Browser, studio: LabelStudioServer, site: Site, decisi
         key, verdict = ("a", "Accept") if turn % 10 == 0 else ("r", "Reject")
         _choose(page, key, verdict)
         page.keyboard.press("Control+Enter")
-        page.wait_for_function("count => window.taken.length === count", arg=turn + 1, polling="raf")
+        page.wait_for_function(
+            "count => window.taken.length === count", arg=turn + 1, polling="raf"
+        )
         page.wait_for_timeout(BETWEEN_MS)
     taken = [float(one) for one in page.evaluate("window.taken")]
     page.context.close()
@@ -92,7 +94,9 @@ def _put_up(studio: LabelStudioServer, site: Site) -> tuple[int, int]:
         number = make_round(tx)
         make_pairs(tx, site.store, number, site.drawn)
     desk = LabelStudioBackend(studio.address, studio.token)
-    exchange = LabelingSync(site.database, desk, "bench", site.previews.address, len(site.drawn), pause=0)
+    exchange = LabelingSync(
+        site.database, desk, "bench", site.previews.address, len(site.drawn), pause=0
+    )
     while exchange.put_up(number):
         pass
     with site.database.transaction() as tx:

@@ -71,10 +71,14 @@ def main() -> None:
         browser = driver.chromium.launch(executable_path=options.chromium, args=ARGUMENTS)
         for side in options.sides:
             with _site(server, side, options.decisions + SHEET + 20) as site:
-                keys = _percentiles(_decide(browser, site.url, next(site.people), options.decisions))
+                keys = _percentiles(
+                    _decide(browser, site.url, next(site.people), options.decisions)
+                )
                 theirs = "not asked for"
                 if studio is not None:
-                    p50, p95, longest = _percentiles(decide_there(browser, studio, site, options.decisions))
+                    p50, p95, longest = _percentiles(
+                        decide_there(browser, studio, site, options.decisions)
+                    )
                     theirs = f"{p50:>24.0f} {p95:>5.0f} {longest:>5.0f}"
                 sheets = [_open_sheet(browser, site.url, next(site.people)) for _ in range(2)]
                 edges = _percentiles(_edges(browser, site.url, next(site.people)))
@@ -112,7 +116,9 @@ def _open_sheet(browser: Browser, url: str, token: str) -> float:
     began = time.perf_counter()
     page.goto(f"{url}/review?view=sheet", wait_until="commit")
     page.wait_for_function(SHOWN, arg=SHEET, polling="raf")
-    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    page.evaluate(
+        "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    )
     took = time.perf_counter() - began
     page.context.close()
     return took
@@ -124,7 +130,9 @@ def _edges(browser: Browser, url: str, token: str, times: int = 20) -> list[floa
     page.wait_for_selector('#review[data-state="ready"]')
     page.wait_for_load_state("networkidle")
     page.keyboard.press("Shift+V")
-    page.wait_for_function("() => document.querySelector('#edge-legend').textContent.includes('half clear')")
+    page.wait_for_function(
+        "() => document.querySelector('#edge-legend').textContent.includes('half clear')"
+    )
     page.keyboard.press("s")
     taken: list[float] = []
     for _ in range(times):
@@ -157,7 +165,10 @@ def _site(server: str, side: int, singles: int) -> Iterator[Site]:
     with _database(server) as address, tempfile.TemporaryDirectory() as home:
         database = Database(address)
         store = FolderStore(Path(home) / "objects")
-        drawn = [(Prompt(f"number {turn}"), {LayerRole.foreground: _layer(side, turn)}) for turn in range(singles)]
+        drawn = [
+            (Prompt(f"number {turn}"), {LayerRole.foreground: _layer(side, turn)})
+            for turn in range(singles)
+        ]
         with database.transaction() as tx:
             make_pairs(tx, store, make_round(tx), drawn)
         with _api(address, home) as (url, _):
@@ -181,7 +192,9 @@ def _layer(side: int, seed: int) -> RGBA:
     rng = np.random.default_rng(seed)
     subject = list(SUBJECTS.values())[seed % len(SUBJECTS)]
     rgba = draw_subject(subject, rng, side).copy()
-    clouds = cv2.resize(rng.normal(0, 40, (8, 8, 3)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
+    clouds = cv2.resize(
+        rng.normal(0, 40, (8, 8, 3)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC
+    )
     grain = rng.normal(0, 3, (side, side, 3))
     rgba[..., :3] = np.clip(rgba[..., :3] + clouds + grain, 0, 255) * (rgba[..., 3:] > 0)
     return rgba
@@ -197,7 +210,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--sides", type=int, nargs="+", default=[512, 1024])
     parser.add_argument("--decisions", type=int, default=100)
     parser.add_argument("--alone", action="store_true", help="without Label Studio")
-    parser.add_argument("--chromium", default=shutil.which("chromium") or shutil.which("google-chrome"))
+    parser.add_argument(
+        "--chromium", default=shutil.which("chromium") or shutil.which("google-chrome")
+    )
     return parser.parse_args()
 
 

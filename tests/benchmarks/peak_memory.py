@@ -66,7 +66,10 @@ def main() -> None:
         if given.case in name:
             computed, measured = compare(name)
             share = computed / measured - 1
-            print(f"{name:<50} {computed / 2**20:6.0f} MiB {measured / 2**20:6.0f} MiB {share:+7.1%}", flush=True)
+            print(
+                f"{name:<50} {computed / 2**20:6.0f} MiB {measured / 2**20:6.0f} MiB {share:+7.1%}",
+                flush=True,
+            )
 
 
 def compare(name: str) -> tuple[int, int]:
@@ -89,8 +92,12 @@ def measure(name: str) -> None:
         if preset == "sdxl":
             from tests.training.pretrained import write_sdxl
 
-            changes = TINY_SDXL | {"model": str(write_sdxl(Path(folder) / "model", CHANNELS))} | changes
-        _train(Path(folder) / "warm", "micro", stage, {}, 8)  # what is loaded late is loaded, and threads are there
+            changes = (
+                TINY_SDXL | {"model": str(write_sdxl(Path(folder) / "model", CHANNELS))} | changes
+            )
+        _train(
+            Path(folder) / "warm", "micro", stage, {}, 8
+        )  # what is loaded late is loaded, and threads are there
         gc.collect()
         ctypes.CDLL("libc.so.6").malloc_trim(0)
         before = psutil.Process().memory_info().rss
@@ -128,16 +135,18 @@ def _train(folder: Path, name: str, stage: str, changes: dict[str, str], images:
         if progress.stage == stage and progress.done == 0:
             Path("/proc/self/clear_refs").write_text("5")
         if progress.stage == stage and not most and progress.done >= images:
-            fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+            fields = dict(
+                line.split(":") for line in Path("/proc/self/status").read_text().splitlines()
+            )
             most = int(fields["VmHWM"].split()[0]) * 1024
 
     own = LinearAutoencoder(preset.stride, preset.latent_channels)
-    backbone = (load_autoencoder(preset.model) if preset.model else own).requires_grad_(False)
+    autoencoder = (load_autoencoder(preset.model) if preset.model else own).requires_grad_(False)
     if stage == "transparency":
-        train_transparency(order, preset, store, folder / "run", report, backbone, None)
+        train_transparency(order, preset, store, folder / "run", report, autoencoder, None)
     else:
         networks = Transparency(preset).eval().requires_grad_(False)
-        train_base(order, preset, store, folder / "run", report, backbone, networks, None)
+        train_base(order, preset, store, folder / "run", report, autoencoder, networks, None)
     return most
 
 

@@ -58,8 +58,12 @@ class Bounds:
 def main() -> None:
     """Measure every combination asked for and print one line each."""
     options = _options()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that databases and processes are cleared away
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {sys.version.split()[0]}, tray of {TRAY}")
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # so that databases and processes are cleared away
+    print(
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {sys.version.split()[0]}, tray of {TRAY}"
+    )
     print(
         f"{'waiting':>8} {'clients':>7} {'overlap':>7} {'begun':>7} | {'tray p50':>8} {'p95 ms':>7} | {'decide p50':>10} {'p95 ms':>7} | "
         f"{'decisions/s':>11} | {'API CPU-ms':>10} {'PostgreSQL':>10} per candidate | duplicates"
@@ -68,7 +72,9 @@ def main() -> None:
         for waiting in options.candidates:
             for clients, overlap, begun in product(options.clients, options.overlap, options.begun):
                 bounds = Bounds(options.decisions, options.seconds)
-                found = measure(server, waiting, clients, bounds, overlap, begun if overlap > 1 else 0)
+                found = measure(
+                    server, waiting, clients, bounds, overlap, begun if overlap > 1 else 0
+                )
                 print(json.dumps(found) if options.json else _line(found), flush=True)
 
 
@@ -85,17 +91,23 @@ def measure(
             api_before, postgres_before = _cpu_seconds(pid), _postgres_seconds(postgres)
             with multiprocessing.get_context("spawn").Pool(clients) as pool:
                 each = bounds.decisions // clients
-                results = pool.starmap(_review, [(url, token, each, bounds.seconds) for token in tokens])
+                results = pool.starmap(
+                    _review, [(url, token, each, bounds.seconds) for token in tokens]
+                )
             took = max(one["ended"] for one in results) - min(one["began"] for one in results)
             decided = sum(len(one["decide"]) for one in results)
             api_used = _cpu_seconds(pid) - api_before
             postgres_used = _postgres_seconds(postgres) - postgres_before
         given = Counter(
-            (one, who if overlap > 1 else 0) for who, result in enumerate(results) for one in result["given"]
+            (one, who if overlap > 1 else 0)
+            for who, result in enumerate(results)
+            for one in result["given"]
         )
         twice = "reviewer_id, candidate_id" if overlap > 1 else "candidate_id"
         with database.transaction() as tx:
-            kept = tx.execute(sa.text(f"select count(*), count(distinct ({twice})) from decisions")).one()
+            kept = tx.execute(
+                sa.text(f"select count(*), count(distinct ({twice})) from decisions")
+            ).one()
         database.close()
     return {
         "waiting": waiting,
@@ -119,19 +131,27 @@ def _review(url: str, token: str, decisions: int, seconds: float) -> dict[str, A
         client.post("/api/session", json={"token": token}).raise_for_status()
         told["began"] = time.monotonic()
         while len(told["decide"]) < decisions and time.monotonic() - told["began"] < seconds:
-            cards = _timed(client, told["tray"], "/api/review/claims", {"count": TRAY})["candidates"]
+            cards = _timed(client, told["tray"], "/api/review/claims", {"count": TRAY})[
+                "candidates"
+            ]
             if not cards:
                 break
             told["given"] += [card["id"] for card in cards]
             for place, card in enumerate(cards):
-                said = {"verdict": "accept"} if place % 2 else {"verdict": "reject", "reasons": ["halo"]}
+                said = (
+                    {"verdict": "accept"}
+                    if place % 2
+                    else {"verdict": "reject", "reasons": ["halo"]}
+                )
                 body = said | {"candidate": card["id"], "dwell_ms": 900, "key": str(uuid.uuid4())}
                 _timed(client, told["decide"], "/api/review/decisions", body)
         told["ended"] = time.monotonic()
     return told
 
 
-def _timed(client: httpx.Client, latencies: list[float], path: str, body: dict[str, Any]) -> dict[str, Any]:
+def _timed(
+    client: httpx.Client, latencies: list[float], path: str, body: dict[str, Any]
+) -> dict[str, Any]:
     started = time.perf_counter()
     answer = client.post(path, json=body)
     latencies.append(1_000 * (time.perf_counter() - started))
@@ -145,7 +165,9 @@ def _warm_up(url: str, token: str) -> None:
     _review(url, token, 4 * TRAY, 10)
 
 
-def _fill(database: Database, waiting: int, clients: int, overlap: int = 1, begun: int = 0) -> list[str]:
+def _fill(
+    database: Database, waiting: int, clients: int, overlap: int = 1, begun: int = 0
+) -> list[str]:
     """An open round with so many waiting candidates of one layer each; sign-in tokens, one more than clients."""
     with database.transaction() as tx:
         for statement in _FILL:
@@ -157,7 +179,9 @@ def _fill(database: Database, waiting: int, clients: int, overlap: int = 1, begu
             tx.execute(sa.text(_BEGUN), {"n": begun, "reviewer": reviewers[0].id})
     engine = database.engine.execution_options(isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        connection.exec_driver_sql("vacuum analyze")  # as autovacuum leaves a table that has stood for a minute
+        connection.exec_driver_sql(
+            "vacuum analyze"
+        )  # as autovacuum leaves a table that has stood for a minute
     return tokens
 
 
@@ -289,16 +313,30 @@ def _line(found: dict[str, Any]) -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The review queue under load.")
-    parser.add_argument("--database", help="a PostgreSQL to make throw-away databases on; embedded when not given")
+    parser.add_argument(
+        "--database", help="a PostgreSQL to make throw-away databases on; embedded when not given"
+    )
     parser.add_argument("--candidates", type=int, nargs="+", default=[1_000, 100_000])
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--overlap", type=int, nargs="+", default=[1], help="how many decide each candidate")
     parser.add_argument(
-        "--begun", type=int, nargs="+", default=[0], help="candidates that the first client has decided"
+        "--overlap", type=int, nargs="+", default=[1], help="how many decide each candidate"
     )
-    parser.add_argument("--decisions", type=int, default=800, help="how many decisions end one measurement")
-    parser.add_argument("--seconds", type=float, default=20, help="how many seconds end one measurement")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
+    parser.add_argument(
+        "--begun",
+        type=int,
+        nargs="+",
+        default=[0],
+        help="candidates that the first client has decided",
+    )
+    parser.add_argument(
+        "--decisions", type=int, default=800, help="how many decisions end one measurement"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=20, help="how many seconds end one measurement"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object a line instead of a table"
+    )
     return parser.parse_args()
 
 

@@ -64,13 +64,24 @@ def _measure(database: Database, count: int) -> None:
         return do_it
 
     _time("scored", within(lambda tx: acceptance_model_store.score_round(tx, kept, number)))
-    _time("planned, scored before", within(lambda tx: top_n_accept.plan_top_n(tx, number, terms)["kept"]))
+    _time(
+        "planned, scored before",
+        within(lambda tx: top_n_accept.plan_top_n(tx, number, terms)["kept"]),
+    )
     _time("begun", within(lambda tx: top_n_accept.begin_top_n(tx, number, terms, "bench")["kept"]))
-    waiting = sa.select(candidates.c.id).where(candidates.c.round_id == number, candidates.c.state == "waiting")
+    waiting = sa.select(candidates.c.id).where(
+        candidates.c.round_id == number, candidates.c.state == "waiting"
+    )
     with database.transaction() as tx:
         judge_waiting(tx, number, dict.fromkeys(tx.execute(waiting).scalars().all(), True))
-    _time("looked at", within(lambda tx: top_n_accept.finish_top_n(tx, number, "bench", dry_run=True)["bound"]))
-    _time("accepted", within(lambda tx: top_n_accept.finish_top_n(tx, number, "bench")["auto_accepted"]))
+    _time(
+        "looked at",
+        within(lambda tx: top_n_accept.finish_top_n(tx, number, "bench", dry_run=True)["bound"]),
+    )
+    _time(
+        "accepted",
+        within(lambda tx: top_n_accept.finish_top_n(tx, number, "bench")["auto_accepted"]),
+    )
 
 
 def _teach(tx: Transaction) -> None:
@@ -80,26 +91,40 @@ def _teach(tx: Transaction) -> None:
     vectors = rng.standard_normal((TAUGHT, NUMBERS)).astype(np.float32)
     number = open_stream(tx, MANY, TAUGHT)
     signals = [{f"s{place}": float(value) for place, value in enumerate(row)} for row in values]
-    ids = arrive_measured(tx, number, 1, signals, vectors, [f"known {place % 50}" for place in range(TAUGHT)])
-    tx.execute(sa.update(candidates).where(candidates.c.round_id == number).values(state="waiting", propensity=1.0))
+    ids = arrive_measured(
+        tx, number, 1, signals, vectors, [f"known {place % 50}" for place in range(TAUGHT)]
+    )
+    tx.execute(
+        sa.update(candidates)
+        .where(candidates.c.round_id == number)
+        .values(state="waiting", propensity=1.0)
+    )
     good = values[:, 0] + vectors[:, 0] + 0.5 * rng.standard_normal(TAUGHT) > 0.5
     judge_waiting(tx, number, dict(zip(ids, good.tolist(), strict=True)))
     acceptance_model_store.fit_and_store(tx, Kind.single, SOURCE)
 
 
 def _make(database: Database, number: int, count: int) -> None:
-    vectors = [bytes(pack_vector(one)) for one in np.random.default_rng(2).standard_normal((512, NUMBERS)).astype(np.float32)]
+    vectors = [
+        bytes(pack_vector(one))
+        for one in np.random.default_rng(2).standard_normal((512, NUMBERS)).astype(np.float32)
+    ]
     asked = [Prompt(f"prompt {place}") for place in range(PROMPTS)]
     with database.transaction() as tx:
         tx.execute(sa.insert(prompts), [{"id": one.id, "text": one.text} for one in asked])
         tx.connection.exec_driver_sql("set local session_replication_role = replica")
-        tx.connection.exec_driver_sql("create temp table known (place int, vector bytea) on commit drop")
+        tx.connection.exec_driver_sql(
+            "create temp table known (place int, vector bytea) on commit drop"
+        )
         tx.execute(
             sa.text("insert into known values (:place, :vector)"),
             [{"place": place, "vector": one} for place, one in enumerate(vectors)],
         )
         for statement in _MAKE:
-            tx.execute(sa.text(statement), {"round": number, "count": count, "prompts": PROMPTS, "source": SOURCE})
+            tx.execute(
+                sa.text(statement),
+                {"round": number, "count": count, "prompts": PROMPTS, "source": SOURCE},
+            )
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as raw:
         raw.exec_driver_sql("analyze")
 
@@ -126,8 +151,14 @@ _MAKE = (
 def _time(what: str, do: Callable[[], Any]) -> None:
     began = time.monotonic()
     found = do()
-    seconds, peak = time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"  {what}: {seconds:.1f} s, {peak:.0f} MiB" + ("" if found is None else f" ({found})"), flush=True)
+    seconds, peak = (
+        time.monotonic() - began,
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    )
+    print(
+        f"  {what}: {seconds:.1f} s, {peak:.0f} MiB" + ("" if found is None else f" ({found})"),
+        flush=True,
+    )
 
 
 def _options() -> argparse.Namespace:

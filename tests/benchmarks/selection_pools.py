@@ -61,13 +61,17 @@ def simulate(count: int, share: float, auc: float, seed: int) -> Pool:
     prompt = rng.integers(PROMPTS, size=count)
     places, effects = 1.5 * rng.standard_normal((STYLES, 16)), 0.8 * rng.standard_normal(STYLES)
     noise = rng.standard_normal((count, 16))
-    known = 1.2 * (signals[:, 0] - signals[:, 1] ** 2 + 0.5 * signals[:, 2]) + 0.6 * (noise[:, 0] - noise[:, 1])
+    known = 1.2 * (signals[:, 0] - signals[:, 1] ** 2 + 0.5 * signals[:, 2]) + 0.6 * (
+        noise[:, 0] - noise[:, 1]
+    )
     odds = known + effects[style] + 0.5 * rng.standard_normal(PROMPTS)[prompt]
     odds = (odds - odds.mean()) / odds.std()
     coin = rng.random(count)
 
     def probability(steep: float) -> np.ndarray:
-        bias = _bisect(lambda one: float((1 / (1 + np.exp(-(steep * odds + one)))).mean()), share, -40, 10)
+        bias = _bisect(
+            lambda one: float((1 / (1 + np.exp(-(steep * odds + one)))).mean()), share, -40, 10
+        )
         return 1 / (1 + np.exp(-(steep * odds + bias)))
 
     truth = probability(_bisect(lambda one: auc_of(odds, coin < probability(one)), auc, 0.1, 20))
@@ -85,20 +89,31 @@ def simulate(count: int, share: float, auc: float, seed: int) -> Pool:
 def replay_figures(count: int) -> Pool:
     """Drawn figures at 64 pixels, nearly all with planted defects, as the oracle judges them."""
     sound = (_subject(np.random.default_rng([1, index])) for index in range(400))
-    return _judge(RuleReviewer.fit(sound), (draw_candidate(7, index, 0.02) for index in range(count)))
+    return _judge(
+        RuleReviewer.fit(sound), (draw_candidate(7, index, 0.02) for index in range(count))
+    )
 
 
 def blind(pool: Pool) -> Pool:
     """The same pool without the signals of agreement with the prompt."""
-    kept = [{name: value for name, value in one.items() if not name.startswith("shows_")} for one in pool.signals]
+    kept = [
+        {name: value for name, value in one.items() if not name.startswith("shows_")}
+        for one in pool.signals
+    ]
     return replace(pool, signals=kept)
 
 
 def replay_folder(folder: Path, count: int) -> Pool:
     """The images of a seed folder, at most 96 pixels long, each several times with other defects."""
-    lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text("utf-8").splitlines()]
+    lines = [
+        json.loads(line) for line in (folder / "metadata.jsonl").read_text("utf-8").splitlines()
+    ]
     images = [
-        (downscale(np.asarray(decode_layer((folder / row["file_name"]).read_bytes())), 96), row["text"]) for row in lines
+        (
+            downscale(np.asarray(decode_layer((folder / row["file_name"]).read_bytes())), 96),
+            row["text"],
+        )
+        for row in lines
     ]
     rng = np.random.default_rng(11)
 
@@ -117,7 +132,7 @@ def _judge(oracle: RuleReviewer, drawn: Iterator[tuple[RGBA, str]]) -> Pool:
         if apply_rules(signals) is None:
             shown = check_prompt(rgba, text)
             if shown is not None:
-                signals |= {"shows_colour": float(shown.colour), "shows_shape": float(shown.shape)}
+                signals |= {"shows_colour": float(shown.color), "shows_shape": float(shown.shape)}
             seen = BUILTIN_EMBEDDER.see([{LayerRole.foreground: rgba}], [Prompt(text)])[0].vector
             kept.append((signals, seen, text, oracle.decide(rgba, text).verdict is Verdict.accept))
     signals, vectors, texts, accepted = zip(*kept, strict=True)

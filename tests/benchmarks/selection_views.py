@@ -42,7 +42,14 @@ from curation.selection import acceptance_model, gates
 from curation.selection.acceptance_model_store import fit_and_store, needs_fit
 from curation.selection.select import select_candidates
 from curation.statistics import bounds
-from tests.benchmarks.selection_pools import Pool, auc_of, blind, replay_figures, replay_folder, simulate
+from tests.benchmarks.selection_pools import (
+    Pool,
+    auc_of,
+    blind,
+    replay_figures,
+    replay_folder,
+    simulate,
+)
 from tests.making import fresh_database, named
 from tests.servers import postgres
 from tests.streams import SOURCE, arrive_measured, judge_waiting, open_stream
@@ -52,7 +59,8 @@ def main() -> None:
     """Print one line for each pool and policy, then how often the bound held."""
     options = _options()
     policies = [
-        {"kind": "mixed", "share": options.share} | ({} if cap is None else {"per_prompt": cap, "per_cluster": cap})
+        {"kind": "mixed", "share": options.share}
+        | ({} if cap is None else {"per_prompt": cap, "per_cluster": cap})
         for cap in options.caps or [None]
     ]
 
@@ -79,7 +87,9 @@ def main() -> None:
         _tell_gates(options.gates)
 
 
-def views_needed(server: str, pool: Pool, policy: Mapping[str, object], wanted: int) -> dict[str, Any]:
+def views_needed(
+    server: str, pool: Pool, policy: Mapping[str, object], wanted: int
+) -> dict[str, Any]:
     """Run a mixed round over a pool until there are so many accepts, or no more is shown; what it took."""
     began, fits = time.monotonic(), 0
     with fresh_database(server) as name:
@@ -110,8 +120,14 @@ def views_needed(server: str, pool: Pool, policy: Mapping[str, object], wanted: 
         database.close()
     place = {id_: index for index, id_ in enumerate(ids)}
     chosen = np.array([place[row.id] for row in rows if row.state == "accepted"])
-    random = [good[row.id] for row in rows if row.slice == "random" and row.state in {"accepted", "rejected"}]
-    slices = Counter(f"{row.slice} {row.state}" for row in rows if row.state in {"accepted", "rejected"})
+    random = [
+        good[row.id]
+        for row in rows
+        if row.slice == "random" and row.state in {"accepted", "rejected"}
+    ]
+    slices = Counter(
+        f"{row.slice} {row.state}" for row in rows if row.state in {"accepted", "rejected"}
+    )
     return {
         "views": views, "accepts": accepts, "fits": fits, "seconds": time.monotonic() - began,
         "auc": auc_of(kept.head.predict(pool.signals, pool.vectors), pool.accepted),
@@ -137,12 +153,18 @@ def hold_gates(repetitions: int, budget: float = 0.02, share: float = 0.3) -> di
             n, level = int(pool.accepted[some].sum()), bounds.interim_level(look + 1)
             if n < max(bounds.min_sample_size(budget, level), gates.LOOK_GROWTH * last):
                 continue
-            found = gates.evaluate_thresholds(probabilities[some], pool.accepted[some], grid, Verdict.reject, budget, level)
+            found = gates.evaluate_thresholds(
+                probabilities[some], pool.accepted[some], grid, Verdict.reject, budget, level
+            )
             last, look = n, look + 1
             if found.proven:  # the worst that was ever in force is what counts
                 threshold = max(grid[found.proven - 1], threshold or 0.0)
         looks += look
-        below = probabilities < threshold if threshold is not None else np.zeros(len(probabilities), bool)
+        below = (
+            probabilities < threshold
+            if threshold is not None
+            else np.zeros(len(probabilities), bool)
+        )
         lost = float(pool.truth[below].sum() / pool.truth.sum())
         held += lost <= budget
         useful += threshold is not None
@@ -172,7 +194,10 @@ def _tell(server: str, what: str, pool: Pool, policy: Mapping[str, object], want
     top, usual = _largest(pool, chosen), float(np.mean([_largest(pool, some) for some in drawn]))
     random = found["random"]
     best = f", the truth's own AUC {pool.best:.2f}" if pool.best else ""
-    print(f"{what}: {n} candidates, {pool.share:.1%} acceptable{best}; {canonical_json(dict(policy))}", flush=True)
+    print(
+        f"{what}: {n} candidates, {pool.share:.1%} acceptable{best}; {canonical_json(dict(policy))}",
+        flush=True,
+    )
     print(
         f"  views for {found['accepts']} accepts: {at_random:.0f} at random, {found['views']} by the policy: "
         f"{at_random / found['views']:.1f} times fewer; the head's AUC {found['auc']:.3f} "
@@ -212,23 +237,37 @@ def _largest(pool: Pool, chosen: np.ndarray) -> float:
 
 def _apart(vectors: np.ndarray) -> float:
     half = len(vectors) // 2
-    return float(np.linalg.norm(vectors[:half][:500, None] - vectors[None, half:][:, :500], axis=2).mean())
+    return float(
+        np.linalg.norm(vectors[:half][:500, None] - vectors[None, half:][:, :500], axis=2).mean()
+    )
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--candidates", type=int, nargs="*", default=[10_000, 40_000])
     parser.add_argument(
-        "--replay", type=int, default=10_000, help="candidates whose verdicts are the oracle's; 0 for none"
+        "--replay",
+        type=int,
+        default=10_000,
+        help="candidates whose verdicts are the oracle's; 0 for none",
     )
     parser.add_argument("--seed-folder", type=Path, help="real images, with a metadata.jsonl")
     parser.add_argument(
-        "--folder-candidates", type=int, default=10_000, help="how many are made of that folder's images"
+        "--folder-candidates",
+        type=int,
+        default=10_000,
+        help="how many are made of that folder's images",
     )
-    parser.add_argument("--share", type=float, default=0.9, help="the share of candidates that the policy shows")
-    parser.add_argument("--caps", type=float, nargs="*", help="per_prompt and per_cluster; several run one by one")
+    parser.add_argument(
+        "--share", type=float, default=0.9, help="the share of candidates that the policy shows"
+    )
+    parser.add_argument(
+        "--caps", type=float, nargs="*", help="per_prompt and per_cluster; several run one by one"
+    )
     parser.add_argument("--wanted", type=int, default=1_000, help="accepts at which a run ends")
-    parser.add_argument("--gates", type=int, default=100, help="repetitions of the gate's bound; 0 for none")
+    parser.add_argument(
+        "--gates", type=int, default=100, help="repetitions of the gate's bound; 0 for none"
+    )
     parser.add_argument("--database", help="a PostgreSQL to use in place of an embedded one")
     return parser.parse_args()
 

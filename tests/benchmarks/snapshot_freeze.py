@@ -27,7 +27,7 @@ def add(database: Database, first: int, count: int) -> None:
 def freeze(database: Database, store: FolderStore) -> tuple[str, float]:
     """The snapshot's id and the seconds it took."""
     begun = time.perf_counter()
-    with database.transaction(one_view=True) as tx:
+    with database.transaction(repeatable_read=True) as tx:
         frozen = snapshots.freeze_snapshot(tx, store, tag="benchmark", actor="benchmark")
     return frozen.id, time.perf_counter() - begun
 
@@ -62,7 +62,12 @@ def _sample(index: int) -> NewSample:
     visible = hashlib.sha256(f"visible {index}".encode()).hexdigest()
     layer = StoredLayer(sha, 64, 64, 4_096, visible)
     return NewSample(
-        Kind.single, f"a red circle number {index}", "CC0-1.0", "benchmark", 1, {LayerRole.foreground: layer}
+        Kind.single,
+        f"a red circle number {index}",
+        "CC0-1.0",
+        "benchmark",
+        1,
+        {LayerRole.foreground: layer},
     )
 
 

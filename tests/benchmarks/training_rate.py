@@ -13,7 +13,16 @@ import torch
 from PIL import Image
 
 from curation.datasets.manifest import Manifest, Part
-from curation.domain import GenerationRequest, Kind, LayerRole, Progress, Prompt, Sample, TrainingRequest, assign_split
+from curation.domain import (
+    GenerationRequest,
+    Kind,
+    LayerRole,
+    Progress,
+    Prompt,
+    Sample,
+    TrainingRequest,
+    assign_split,
+)
 from curation.images.codec import encode_layer, pixel_hash
 from curation.object_store import FolderStore
 from curation.synthetic.dataset import draw_seed_set
@@ -43,7 +52,7 @@ def main() -> None:
         generator = load_generator(checkpoint, store)
         requests = [GenerationRequest(Prompt("a red circle"), seed) for seed in range(32)]
         begun = time.perf_counter()
-        generator.draw(requests)
+        generator.generate(requests)
         print(f"{'drawing':<24} {len(requests) / (time.perf_counter() - begun):8.1f} candidates/s")
 
 
@@ -80,7 +89,9 @@ def freeze_shapes(store: FolderStore, folder: Path, count: int) -> str:
         split = assign_split(visible)
         known = (row["text"], row["licence"], row["source"], split)
         samples.append(Sample(visible[:32], Kind.single, *known, 0, visible, layers))
-    lines = "".join(sample.line() + "\n" for sample in sorted(samples, key=lambda sample: sample.id))
+    lines = "".join(
+        sample.line() + "\n" for sample in sorted(samples, key=lambda sample: sample.id)
+    )
     manifest = Manifest((Part("", store.put(lines.encode()), len(samples)),), {})
     return store.put(manifest.bytes())
 

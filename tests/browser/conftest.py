@@ -26,9 +26,14 @@ def site(database: Database, store: FolderStore, settings: Settings) -> Iterator
     """The real application in a thread, on a free port."""
     port = free_port()
     context = AppContext(
-        settings.model_copy(update={"port": port}), database, store, CeleryQueue(make_app(settings, settings.database))
+        settings.model_copy(update={"port": port}),
+        database,
+        store,
+        CeleryQueue(make_app(settings, settings.database)),
     )
-    server = uvicorn.Server(uvicorn.Config(create_app(context), host="127.0.0.1", port=port, log_level="warning"))
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(context), host="127.0.0.1", port=port, log_level="warning")
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_for("the application", lambda: server.started)
@@ -43,15 +48,19 @@ def open_page(browser: Browser, site: Site) -> Iterator[Callable[..., Page]]:
     contexts: list[BrowserContext] = []
     complaints: list[str] = []
 
-    def open_(name: str | None = "Ada", role: Role = Role.admin, path: str = "/review", **options: object) -> Page:
-        browser_context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
+    def open_(
+        name: str | None = "Ada", role: Role = Role.admin, path: str = "/review", **options: object
+    ) -> Page:
+        browser_context = browser.new_context(
+            **{"viewport": {"width": 1280, "height": 800}, **options}
+        )
         browser_context.set_default_timeout(15_000)
         contexts.append(browser_context)
         page = browser_context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: _note(complaints, message.type, message.text))
         if name is not None:
-            page.goto(site.sign_in_address(name, role))
+            page.goto(site.sign_in_url(name, role))
             page.wait_for_url("**/review")
         if path != "/review":
             page.goto(site.address + path)

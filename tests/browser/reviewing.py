@@ -41,7 +41,7 @@ class Site:
     context: AppContext
     address: str
 
-    def sign_in_address(self, name: str, role: Role = Role.annotator) -> str:
+    def sign_in_url(self, name: str, role: Role = Role.annotator) -> str:
         """An address with a token that works once, for somebody who is added when new."""
         with self.context.database.transaction() as tx:
             try:
@@ -71,7 +71,9 @@ def wait_until_shown(page: Page) -> str:
     """Wait for a candidate that can be judged."""
     page.wait_for_selector('#review[data-state="ready"]')
     page.wait_for_selector("#stage[data-candidate] img", state="attached")
-    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    page.evaluate(
+        "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    )
     found = shown(page)
     assert found is not None
     return found
@@ -89,7 +91,7 @@ def settle(page: Page) -> None:
     page.wait_for_timeout(260)
 
 
-def picture(page: Page, name: str) -> None:
+def image(page: Page, name: str) -> None:
     """Keep what is seen once nothing moves, where somebody wants to look at it."""
     folder = os.environ.get("LAYERLOOP_TEST_PICTURES")
     if folder:
@@ -122,17 +124,23 @@ def standing(database: Database) -> dict[str, tuple[str, list[str]]]:
         .order_by(decisions.c.id)
     )
     with database.transaction() as tx:
-        return {str(row.candidate_id): (row.verdict, list(row.reasons)) for row in tx.execute(query)}
+        return {
+            str(row.candidate_id): (row.verdict, list(row.reasons)) for row in tx.execute(query)
+        }
 
 
 def state_of(database: Database, candidate: str) -> str:
     """Where a candidate stands."""
     with database.transaction() as tx:
-        return str(tx.scalar(sa.select(candidates.c.state).where(candidates.c.id == uuid.UUID(candidate))))
+        return str(
+            tx.scalar(sa.select(candidates.c.state).where(candidates.c.id == uuid.UUID(candidate)))
+        )
 
 
 def count_decisions(database: Database) -> dict[str, int]:
     """How many rows of each verdict there are."""
-    query = sa.select(decisions.c.verdict, sa.func.count().label("number")).group_by(decisions.c.verdict)
+    query = sa.select(decisions.c.verdict, sa.func.count().label("number")).group_by(
+        decisions.c.verdict
+    )
     with database.transaction() as tx:
         return {row.verdict: row.number for row in tx.execute(query)}

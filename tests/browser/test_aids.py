@@ -20,13 +20,15 @@ from curation.images.perceptual_hash import fingerprint
 from curation.object_store import FolderStore
 from curation.review.decisions import decide
 from curation.review.reviewers import add_reviewer
-from tests.browser.reviewing import OpenPage, picture, press, wait_until_shown
+from tests.browser.reviewing import OpenPage, image, press, wait_until_shown
 from tests.making import make_pairs, make_round
 
 SIDE = 96
 
 
-def disc(rim: tuple[int, int, int], middle: tuple[int, int, int] = (40, 120, 60), at: int = 48) -> np.ndarray:
+def disc(
+    rim: tuple[int, int, int], middle: tuple[int, int, int] = (40, 120, 60), at: int = 48
+) -> np.ndarray:
     """A disc whose half clear band has the colour `rim`."""
     y, x = np.mgrid[:SIDE, :SIDE]
     alpha = np.clip((36 - np.hypot(x - at, y - 48)) / 4, 0, 1)
@@ -37,9 +39,12 @@ def disc(rim: tuple[int, int, int], middle: tuple[int, int, int] = (40, 120, 60)
     return rgba
 
 
-def fill_round(database: Database, store: FolderStore, pictures: list[np.ndarray]) -> list[uuid.UUID]:
+def fill_round(database: Database, store: FolderStore, images: list[np.ndarray]) -> list[uuid.UUID]:
     """A round of these layers, with their fingerprints in the index."""
-    drawn = [(Prompt(f"a disc, number {turn}"), {LayerRole.foreground: rgba}) for turn, rgba in enumerate(pictures)]
+    drawn = [
+        (Prompt(f"a disc, number {turn}"), {LayerRole.foreground: rgba})
+        for turn, rgba in enumerate(images)
+    ]
     with database.transaction() as tx:
         made = make_pairs(tx, store, make_round(tx), drawn)
         names = tx.execute(sa.select(layers.c.sha256)).scalars().all()
@@ -49,7 +54,9 @@ def fill_round(database: Database, store: FolderStore, pictures: list[np.ndarray
 
 def seen(page: Page) -> np.ndarray:
     """What can be seen of the stage, without what is laid over it."""
-    page.evaluate("document.querySelectorAll('.stage-word').forEach((word) => (word.style.opacity = 0))")
+    page.evaluate(
+        "document.querySelectorAll('.stage-word').forEach((word) => (word.style.opacity = 0))"
+    )
     shot = page.locator("#stage").screenshot()
     return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
 
@@ -62,7 +69,10 @@ def test_any_colour_is_remembered(open_page: OpenPage, round_id: int) -> None:
     assert list(seen(page)[20, 20]) == [0x12, 0xAB, 0x34]
     page.keyboard.press("t")
     page.wait_for_selector("#contact .cell")
-    assert page.locator(".cell").first.evaluate("cell => getComputedStyle(cell).backgroundColor") == "rgb(18, 171, 52)"
+    assert (
+        page.locator(".cell").first.evaluate("cell => getComputedStyle(cell).backgroundColor")
+        == "rgb(18, 171, 52)"
+    )
     page.reload()
     expect(page.locator("#stage")).to_have_attribute("data-background", "colour")
     expect(page.locator("#own-colour")).to_have_value("#12ab34")
@@ -70,15 +80,21 @@ def test_any_colour_is_remembered(open_page: OpenPage, round_id: int) -> None:
 
 def test_a_photograph_stays_in_the_browser(open_page: OpenPage, round_id: int) -> None:
     page = open_page()
-    page.on("filechooser", lambda _: None)  # so that Playwright stands ready well before the key is pressed
+    page.on(
+        "filechooser", lambda _: None
+    )  # so that Playwright stands ready well before the key is pressed
     wait_until_shown(page)
     asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url) if request.method != "GET" else None)
+    page.on(
+        "request", lambda request: asked.append(request.url) if request.method != "GET" else None
+    )
     out = io.BytesIO()
     Image.new("RGB", (3000, 2000), (200, 30, 90)).save(out, "PNG")
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("p")
-    chooser.value.set_files({"name": "garden.png", "mimeType": "image/png", "buffer": out.getvalue()})
+    chooser.value.set_files(
+        {"name": "garden.png", "mimeType": "image/png", "buffer": out.getvalue()}
+    )
     page.wait_for_selector('#stage[data-background="photo"]')
     assert np.abs(seen(page)[20, 20] - (200, 30, 90)).max() <= 3
     assert {url.rpartition("/")[2] for url in asked} <= {"tray", "release"}, "nothing of it is sent"
@@ -96,7 +112,9 @@ def test_what_is_no_photograph_changes_nothing(open_page: OpenPage, round_id: in
     wait_until_shown(page)
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="a photograph of yours").click()
-    chooser.value.set_files({"name": "evil.png", "mimeType": "image/png", "buffer": b"<svg onload=alert(1)>"})
+    chooser.value.set_files(
+        {"name": "evil.png", "mimeType": "image/png", "buffer": b"<svg onload=alert(1)>"}
+    )
     expect(page.locator("#toast")).to_contain_text("no picture")
     assert page.locator("#stage").get_attribute("data-background") == "checker"
 
@@ -123,7 +141,7 @@ def test_edges_show_a_fringe_bright_and_a_sound_edge_dark(
         prompt = page.locator("#prompt").inner_text()
         page.keyboard.press("Shift+v")
         expect(page.locator("#edge-legend")).to_contain_text("half clear")
-        picture(page, f"edges-{prompt[-1]}")
+        image(page, f"edges-{prompt[-1]}")
         told[prompt[-1]] = page.locator("#edge-legend").inner_text()
         brightness[prompt[-1]] = page.locator('canvas[data-role="edges"]').evaluate("""(canvas) => {
           const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d');
@@ -137,12 +155,16 @@ def test_edges_show_a_fringe_bright_and_a_sound_edge_dark(
     assert brightness["1"]["rim"] > 200
     assert brightness["0"]["clear"] == brightness["1"]["clear"] == 0
     assert 0 < brightness["1"]["inside"] < 60
-    gaps = {name: float(words.split("whose colour is ")[1].split()[0]) for name, words in told.items()}
+    gaps = {
+        name: float(words.split("whose colour is ")[1].split()[0]) for name, words in told.items()
+    }
     assert gaps["0"] < 2
     assert gaps["1"] > 100
 
 
-def test_edges_are_found_ahead_and_off_the_page(open_page: OpenPage, database: Database, store: FolderStore) -> None:
+def test_edges_are_found_ahead_and_off_the_page(
+    open_page: OpenPage, database: Database, store: FolderStore
+) -> None:
     fill_round(database, store, [disc((255, 255, 255), at=30 + 3 * turn) for turn in range(8)])
     page = open_page()
     workers: list[Worker] = []
@@ -167,7 +189,9 @@ def test_edges_are_found_ahead_and_off_the_page(open_page: OpenPage, database: D
     assert [worker.url.rpartition("/")[2] for worker in workers] == ["edge_worker.js"]
 
 
-def test_edges_that_cannot_be_had_are_told(open_page: OpenPage, database: Database, store: FolderStore) -> None:
+def test_edges_that_cannot_be_had_are_told(
+    open_page: OpenPage, database: Database, store: FolderStore
+) -> None:
     fill_round(database, store, [disc((255, 255, 255)), disc((0, 0, 0))])
     page = open_page()
     page.route("**/edge_worker.js", lambda route: route.abort())
@@ -180,7 +204,9 @@ def test_edges_that_cannot_be_had_are_told(open_page: OpenPage, database: Databa
     expect(page.locator("#stage")).to_have_attribute("data-view", "picture")
 
 
-def test_a_layer_without_an_inside_has_edges_too(open_page: OpenPage, database: Database, store: FolderStore) -> None:
+def test_a_layer_without_an_inside_has_edges_too(
+    open_page: OpenPage, database: Database, store: FolderStore
+) -> None:
     haze = disc((90, 90, 90))
     haze[..., 3] //= 3
     thin = np.zeros((SIDE, SIDE, 4), np.uint8)
@@ -194,7 +220,9 @@ def test_a_layer_without_an_inside_has_edges_too(open_page: OpenPage, database: 
         expect(page.locator("#edge-legend")).to_contain_text("half clear")
         told[page.locator("#prompt").inner_text()[-1]] = page.locator("#edge-legend").inner_text()
         press(page, "s")
-    assert "100 % half clear." in told["0"], "with nothing opaque there is no colour to compare with"
+    assert "100 % half clear." in told["0"], (
+        "with nothing opaque there is no colour to compare with"
+    )
     assert "0 % half clear." in told["1"]
     assert "0 % half clear." in told["2"]
 
@@ -211,7 +239,7 @@ def test_the_magnifier_shows_the_pixels_under_the_pointer(
     page.mouse.move(box["x"] + box["width"] * 0.45, box["y"] + box["height"] / 2)
     page.keyboard.down("l")
     expect(page.locator(".loupe")).to_be_visible()
-    picture(page, "loupe")
+    image(page, "loupe")
     glass = page.locator(".loupe").bounding_box()
     frame = page.locator("#stage").bounding_box()
     row = seen(page)[round(glass["y"] - frame["y"] + glass["height"] / 2)]
@@ -241,7 +269,9 @@ def test_zoom_and_pan_by_keys(open_page: OpenPage, round_id: int) -> None:
     assert larger["x"] + larger["width"] / 2 == pytest.approx(middle, abs=1.5), "around the middle"
     page.keyboard.press("Shift+ArrowRight")
     assert image.bounding_box()["x"] < larger["x"]
-    assert page.locator("#stage").get_attribute("data-candidate") == candidate, "an arrow with Shift decides nothing"
+    assert page.locator("#stage").get_attribute("data-candidate") == candidate, (
+        "an arrow with Shift decides nothing"
+    )
     for _ in range(4):
         page.keyboard.press("-")
     assert image.bounding_box()["width"] == pytest.approx(before["width"], rel=0.01)
@@ -251,7 +281,13 @@ def test_the_nearest_accepted_sample_blinks_and_lies_over(
     open_page: OpenPage, database: Database, store: FolderStore
 ) -> None:
     made = fill_round(
-        database, store, [disc((40, 120, 60)), disc((40, 120, 60), at=52), disc((250, 240, 20), (250, 240, 20), at=30)]
+        database,
+        store,
+        [
+            disc((40, 120, 60)),
+            disc((40, 120, 60), at=52),
+            disc((250, 240, 20), (250, 240, 20), at=30),
+        ],
     )
     page = open_page()
     wait_until_shown(page)
@@ -295,12 +331,14 @@ def test_nothing_moves_for_who_wants_no_motion_and_lines_are_strong_for_who_want
       return animationName !== 'none' || parseFloat(transitionDuration) > 0;
     }).length""")
     assert moving == 0
-    colours = page.evaluate(
+    colors = page.evaluate(
         "['--quiet', '--ink'].map((name) => getComputedStyle(document.body).getPropertyValue(name))"
     )
-    assert colours[0] == colours[1]
+    assert colors[0] == colors[1]
     page.keyboard.press("Tab")
     for _ in range(30):
         page.keyboard.press("Tab")
         width = page.evaluate("parseFloat(getComputedStyle(document.activeElement).outlineWidth)")
-        assert width >= 2 or page.evaluate("document.activeElement === document.body"), "what has the focus shows it"
+        assert width >= 2 or page.evaluate("document.activeElement === document.body"), (
+            "what has the focus shows it"
+        )

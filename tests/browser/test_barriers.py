@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from tests.browser.reviewing import OpenPage, barriers, picture, wait_until_shown
+from tests.browser.reviewing import OpenPage, barriers, image, wait_until_shown
 
-STATES = {"i": "its measurements", "e": "layers apart", "Shift+v": "its edges", "s": "after a skip", "?": "the keys"}
+STATES = {
+    "i": "its measurements",
+    "e": "layers apart",
+    "Shift+v": "its edges",
+    "s": "after a skip",
+    "?": "the keys",
+}
 """A key, and what is seen then."""
 
 
@@ -18,14 +24,16 @@ def test_a_barrier_is_found(open_page: OpenPage, pair_round: int) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_state_of_the_review_page_has_one(open_page: OpenPage, pair_round: int, scheme: str) -> None:
+def test_no_state_of_the_review_page_has_one(
+    open_page: OpenPage, pair_round: int, scheme: str
+) -> None:
     page = open_page(color_scheme=scheme)
     wait_until_shown(page)
     assert barriers(page) == []
     for key, then in STATES.items():
         page.keyboard.press(key)
         assert barriers(page) == [], then
-        picture(page, f"barriers-{scheme}-{then}")
+        image(page, f"barriers-{scheme}-{then}")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -39,4 +47,4 @@ def test_nor_has_the_sheet(open_page: OpenPage, round_id: int, scheme: str) -> N
         page.keyboard.press(key)
     page.wait_for_selector("#contact .cell[aria-selected=true]")
     assert barriers(page) == [], "with marks and a reason"
-    picture(page, f"barriers-{scheme}-sheet")
+    image(page, f"barriers-{scheme}-sheet")

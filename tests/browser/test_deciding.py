@@ -26,7 +26,7 @@ from tests.browser.reviewing import (
 
 
 def test_a_token_signs_in_once(site: Site, open_page: OpenPage, round_id: int) -> None:
-    address = site.sign_in_address("Ada")
+    address = site.sign_in_url("Ada")
     first = open_page(name=None, path="/sign-in")
     first.goto(address)
     first.wait_for_url("**/review")
@@ -39,12 +39,19 @@ def test_a_token_signs_in_once(site: Site, open_page: OpenPage, round_id: int) -
     second.wait_for_url("**/sign-in**")
 
 
-def test_thirty_decisions_by_keys_alone(open_page: OpenPage, database: Database, round_id: int) -> None:
+def test_thirty_decisions_by_keys_alone(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
     page = open_page()
     said: dict[str, tuple[str, list[str]]] = {}
-    for key in itertools.islice(itertools.cycle(["a", "r", "j", "2", "ArrowRight", "ArrowLeft", "9"]), 30):
+    for key in itertools.islice(
+        itertools.cycle(["a", "r", "j", "2", "ArrowRight", "ArrowLeft", "9"]), 30
+    ):
         reasons = {"2": ["residue"], "9": ["other"]}.get(key, [])
-        said[press(page, key)] = ("accept" if key in {"a", "j", "ArrowRight"} else "reject", reasons)
+        said[press(page, key)] = (
+            "accept" if key in {"a", "j", "ArrowRight"} else "reject",
+            reasons,
+        )
     assert len(said) == 30
     undone = list(said)[-1]
     press(page, "Backspace")
@@ -58,11 +65,17 @@ def test_thirty_decisions_by_keys_alone(open_page: OpenPage, database: Database,
     }
     assert count_decisions(database)["undo"] == 1
     with database.transaction() as tx:
-        dwells = tx.execute(sa.select(decisions.c.dwell_ms).where(decisions.c.verdict != "undo")).scalars().all()
+        dwells = (
+            tx.execute(sa.select(decisions.c.dwell_ms).where(decisions.c.verdict != "undo"))
+            .scalars()
+            .all()
+        )
     assert all(0 <= dwell < 60_000 for dwell in dwells)
 
 
-def test_collected_reasons_and_a_comment(open_page: OpenPage, database: Database, round_id: int) -> None:
+def test_collected_reasons_and_a_comment(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
     page = open_page()
     candidate = wait_until_shown(page)
     page.keyboard.press("Shift+Digit1")
@@ -78,8 +91,12 @@ def test_collected_reasons_and_a_comment(open_page: OpenPage, database: Database
     wait_until_sent(page)
     assert standing(database) == {candidate: ("reject", ["halo", "holes"])}
     with database.transaction() as tx:
-        assert tx.scalar(sa.select(decisions.c.comment)) == "a rat is in it; j k a r are letters here"
-    assert page.locator('#reasons [aria-pressed="true"]').count() == 0, "reasons are not carried to the next candidate"
+        assert (
+            tx.scalar(sa.select(decisions.c.comment)) == "a rat is in it; j k a r are letters here"
+        )
+    assert page.locator('#reasons [aria-pressed="true"]').count() == 0, (
+        "reasons are not carried to the next candidate"
+    )
 
 
 @pytest.mark.parametrize("pause_ms", [0, 15, 60])
@@ -101,21 +118,34 @@ def test_typing_ahead_never_reaches_another_candidate(
     still_shown = shown(page)
     # A key that came before its candidate was painted is ignored, so the last key of a candidate is the one that
     # decided it: exactly that verdict stands, for every candidate that was shown and is gone.
-    expected = {candidate: meant[keys[-1]] for candidate, keys in keys_of.items() if candidate != still_shown}
+    expected = {
+        candidate: meant[keys[-1]]
+        for candidate, keys in keys_of.items()
+        if candidate != still_shown
+    }
     assert standing(database) == expected
-    assert sum(count_decisions(database).values()) == len(expected), "no candidate was decided twice"
+    assert sum(count_decisions(database).values()) == len(expected), (
+        "no candidate was decided twice"
+    )
 
 
-def test_a_skipped_candidate_waits_again(open_page: OpenPage, database: Database, round_id: int) -> None:
+def test_a_skipped_candidate_waits_again(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
     page = open_page()
     candidate = press(page, "s")
     assert wait_until_shown(page) != candidate
     wait_until_sent(page)
     assert count_decisions(database) == {"skip": 1}
-    assert state_of(database, candidate) in {"waiting", "showing"}  # the page may have been given it again
+    assert state_of(database, candidate) in {
+        "waiting",
+        "showing",
+    }  # the page may have been given it again
 
 
-def test_a_key_held_down_decides_once(open_page: OpenPage, database: Database, round_id: int) -> None:
+def test_a_key_held_down_decides_once(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
     page = open_page()
     wait_until_shown(page)
     for key in ("a", "Enter"):
@@ -129,7 +159,9 @@ def test_a_key_held_down_decides_once(open_page: OpenPage, database: Database, r
     assert count_decisions(database) == {"accept": 1, "reject": 1}
 
 
-def test_two_keys_in_one_frame_are_one_decision(open_page: OpenPage, database: Database, round_id: int) -> None:
+def test_two_keys_in_one_frame_are_one_decision(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
     page = open_page()
     candidate = wait_until_shown(page)
     # The second key goes down when the next candidate is on the page but not yet painted: nobody can have meant it.
@@ -144,7 +176,9 @@ def test_two_keys_in_one_frame_are_one_decision(open_page: OpenPage, database: D
     assert standing(database) == {candidate: ("accept", [])}
 
 
-def test_time_with_the_page_hidden_is_no_dwell(open_page: OpenPage, database: Database, round_id: int) -> None:
+def test_time_with_the_page_hidden_is_no_dwell(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
     page = open_page()
     press(page, "a")
     wait_until_shown(page)
@@ -160,5 +194,7 @@ def test_time_with_the_page_hidden_is_no_dwell(open_page: OpenPage, database: Da
     page.keyboard.press("a")
     wait_until_sent(page)
     with database.transaction() as tx:
-        dwell = tx.execute(sa.select(decisions.c.dwell_ms).order_by(decisions.c.id)).scalars().all()[-1]
+        dwell = (
+            tx.execute(sa.select(decisions.c.dwell_ms).order_by(decisions.c.id)).scalars().all()[-1]
+        )
     assert 300 <= dwell < 3_000

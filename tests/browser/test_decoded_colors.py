@@ -9,9 +9,30 @@ import pytest
 from playwright.sync_api import Browser
 
 from curation.images.decoding import decode_image
-from tests.image_files import ADOBE, P3, chromaticities, coded, gamma, make_png, profile, profile_chunk, saved
+from tests.image_files import (
+    ADOBE,
+    P3,
+    chromaticities,
+    coded,
+    gamma,
+    make_png,
+    profile,
+    profile_chunk,
+    saved,
+)
 
-COLORS = np.array([[(200, 120, 60), (64, 64, 188), (90, 200, 140), (250, 250, 250), (128, 128, 128), (40, 70, 50)]])
+COLORS = np.array(
+    [
+        [
+            (200, 120, 60),
+            (64, 64, 188),
+            (90, 200, 140),
+            (250, 250, 250),
+            (128, 128, 128),
+            (40, 70, 50),
+        ]
+    ]
+)
 DRAW = """async url => {
     const image = new Image(); image.src = url; await image.decode();
     const canvas = document.createElement("canvas");
@@ -35,7 +56,8 @@ CHUNKS = {
     "profile for grey on RGB": [profile_chunk(profile(space=b"GRAY"))],
     "cICP before a profile": [coded(1, 13), profile_chunk(profile(P3))],
     **{
-        f"cICP {a}, {b}": [coded(a, b)] for a, b in ((12, 13), (1, 8), (9, 1), (9, 14), (1, 4), (1, 5), (5, 13), (2, 2))
+        f"cICP {a}, {b}": [coded(a, b)]
+        for a, b in ((12, 13), (1, 8), (9, 1), (9, 14), (1, 4), (1, 5), (5, 13), (2, 2))
     },
 }
 
@@ -54,7 +76,9 @@ def test_colors_are_those_that_a_browser_shows(browser: Browser, bits: int) -> N
         flat = np.full((16, 16, 3), (200, 120, 60), np.uint8)
         for kind, mime in (("WEBP", "webp"), ("JPEG", "jpeg"), ("AVIF", "avif")):
             data = saved(flat, kind, quality=100, icc_profile=profile(P3))
-            shown = page.evaluate(DRAW, f"data:image/{mime};base64,{base64.b64encode(data).decode()}")
+            shown = page.evaluate(
+                DRAW, f"data:image/{mime};base64,{base64.b64encode(data).decode()}"
+            )
             got = decode_image(data).rgba.astype(int)[8, 8]
             assert np.abs(got - np.array(shown).reshape(16, 16, 4)[8, 8]).max() <= 3, kind
     finally:

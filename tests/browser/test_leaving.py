@@ -27,7 +27,9 @@ def wait_until_held(database: Database, name: str, count: int) -> None:
     wait_for(f"{name} to hold {count}", lambda: held_by(database, name) == count)
 
 
-def test_a_page_that_nobody_acts_on_takes_few(open_page: OpenPage, database: Database, round_id: int) -> None:
+def test_a_page_that_nobody_acts_on_takes_few(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
     page = open_page("Ada", Role.annotator)
     wait_until_shown(page)
     page.wait_for_load_state("networkidle")
@@ -39,7 +41,9 @@ def test_a_page_that_nobody_acts_on_takes_few(open_page: OpenPage, database: Dat
     wait_until_held(database, "Ada", 24)
 
 
-def test_a_page_that_is_left_returns_what_it_had(open_page: OpenPage, database: Database, round_id: int) -> None:
+def test_a_page_that_is_left_returns_what_it_had(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
     ada, grace = open_page("Ada", Role.annotator), open_page("Grace", Role.annotator)
     press(ada, "a")
     wait_until_sent(ada)
@@ -103,7 +107,9 @@ def test_an_idle_page_returns_what_it_had_and_goes_on_when_somebody_is_back(
     assert shown(page) == first
 
 
-def test_engineers_land_on_the_rounds(open_page: OpenPage, site: Site, database: Database, round_id: int) -> None:
+def test_engineers_land_on_the_rounds(
+    open_page: OpenPage, site: Site, database: Database, round_id: int
+) -> None:
     for name, access, lands in (
         ("Ada", Role.annotator, "/review"),
         ("Eve", Role.engineer, "/rounds"),
@@ -111,7 +117,7 @@ def test_engineers_land_on_the_rounds(open_page: OpenPage, site: Site, database:
         ("Amy", Role.admin, "/rounds"),
     ):
         page = open_page(None, path="/sign-in")
-        page.goto(site.sign_in_address(name, access).replace("&next=/review", ""))
+        page.goto(site.sign_in_url(name, access).replace("&next=/review", ""))
         page.wait_for_url(f"{site.address}{lands}")
         page.goto(site.address)
         page.wait_for_url(f"{site.address}{lands}")

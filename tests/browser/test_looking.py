@@ -28,11 +28,15 @@ def test_the_help_lists_every_key(open_page: OpenPage, round_id: int) -> None:
     page = open_page()
     wait_until_shown(page)
     page.keyboard.press("?")
-    listed = " ".join(page.locator("#help-keys dt").evaluate_all("all => all.map((dt) => dt.dataset.keys)")).split()
+    listed = " ".join(
+        page.locator("#help-keys dt").evaluate_all("all => all.map((dt) => dt.dataset.keys)")
+    ).split()
     arrows = {"ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"}
     everywhere = {*"ubpit?", "Backspace", "Shift+b"} | {str(digit) for digit in range(10)}
     expected = everywhere | {*"ajrksvzcfgmoexln+=-", "ArrowLeft", "ArrowRight"}
-    expected |= {f"Shift+{key}" for key in {*"vzn", *arrows}} | {f"Shift+{digit}" for digit in range(10)}
+    expected |= {f"Shift+{key}" for key in {*"vzn", *arrows}} | {
+        f"Shift+{digit}" for digit in range(10)
+    }
     assert set(listed) == expected
     assert len(listed) == len(expected)
     assert all(text.strip() for text in page.locator("#help-keys dd").all_inner_texts())
@@ -44,8 +48,12 @@ def test_the_help_lists_every_key(open_page: OpenPage, round_id: int) -> None:
     page.keyboard.press("t")
     page.wait_for_selector("#contact .cell")
     page.keyboard.press("?")
-    listed = " ".join(page.locator("#help-keys dt").evaluate_all("all => all.map((dt) => dt.dataset.keys)")).split()
-    sheet = {*"anwlv+=-", "Space", "Enter", "Home", "End"} | arrows | {f"Shift+{key}" for key in arrows}
+    listed = " ".join(
+        page.locator("#help-keys dt").evaluate_all("all => all.map((dt) => dt.dataset.keys)")
+    ).split()
+    sheet = (
+        {*"anwlv+=-", "Space", "Enter", "Home", "End"} | arrows | {f"Shift+{key}" for key in arrows}
+    )
     assert set(listed) == everywhere | sheet, "a view lists the keys that mean something in it"
     assert len(listed) == len(set(listed))
 
@@ -56,23 +64,34 @@ def test_looking_by_keys(open_page: OpenPage, round_id: int) -> None:
     stage = page.locator("#stage")
     seen = []
     for _ in range(6):
-        seen.append((stage.get_attribute("data-background"), stage.evaluate("e => getComputedStyle(e).background")))
+        seen.append(
+            (
+                stage.get_attribute("data-background"),
+                stage.evaluate("e => getComputedStyle(e).background"),
+            )
+        )
         page.keyboard.press("b")
     assert [name for name, _ in seen] == ["checker", "black", "white", "grey", "colour", "scene"]
     assert len({paint for _, paint in seen}) == 6
     page.keyboard.press("b")
     page.emulate_media(color_scheme="dark")
-    assert stage.evaluate("e => getComputedStyle(e).background") == seen[1][1], "the stage does not follow the theme"
+    assert stage.evaluate("e => getComputedStyle(e).background") == seen[1][1], (
+        "the stage does not follow the theme"
+    )
     for zoom in ("1", "2", "4", "8"):
         page.keyboard.press("z")
         assert stage.get_attribute("data-zoom") == zoom
-        width = page.locator("#stage img").evaluate("e => e.getBoundingClientRect().width / e.naturalWidth")
+        width = page.locator("#stage img").evaluate(
+            "e => e.getBoundingClientRect().width / e.naturalWidth"
+        )
         assert width == pytest.approx(float(zoom))
     page.keyboard.press("v")
     assert "alpha-as-grey" in page.locator("#stage img").evaluate("e => getComputedStyle(e).filter")
     press(page, "a")
     wait_until_shown(page)
-    assert stage.get_attribute("data-view") == "picture", "the next candidate is seen as a picture first"
+    assert stage.get_attribute("data-view") == "picture", (
+        "the next candidate is seen as a picture first"
+    )
     assert stage.get_attribute("data-background") == "black", "on the background that was chosen"
     page.reload()
     wait_until_shown(page)
@@ -92,17 +111,26 @@ def test_the_alpha_view_shows_alpha_exactly(open_page: OpenPage, round_id: int) 
     }""")
     box = page.locator("#stage img").bounding_box()
     assert box is not None
-    clip = {"x": round(box["x"]), "y": round(box["y"]), "width": round(box["width"]), "height": round(box["height"])}
+    clip = {
+        "x": round(box["x"]),
+        "y": round(box["y"]),
+        "width": round(box["width"]),
+        "height": round(box["height"]),
+    }
     grey = np.asarray(Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")).astype(int)
     expected = np.array(alpha).reshape(grey.shape[:2])
     inside = (slice(2, -2), slice(2, -2))  # without the dashed outline
     assert np.abs(grey[inside] - expected[inside][..., None]).max() <= 1
 
 
-def test_the_layers_of_a_pair_by_keys(open_page: OpenPage, database: Database, round_id: int) -> None:
+def test_the_layers_of_a_pair_by_keys(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
     with database.transaction() as tx:
         tx.execute(sa.update(rounds).values(kind="pair"))
-        layers = tx.execute(sa.select(candidate_layers).order_by(candidate_layers.c.candidate_id)).all()
+        layers = tx.execute(
+            sa.select(candidate_layers).order_by(candidate_layers.c.candidate_id)
+        ).all()
         for turn, layer in enumerate(layers):
             for step, role in enumerate(("background", "blended"), 1):
                 other = layers[(turn + step) % len(layers)].sha256
@@ -124,7 +152,9 @@ def test_the_layers_of_a_pair_by_keys(open_page: OpenPage, database: Database, r
     expect(page.locator("#layers button")).to_have_count(5)
 
 
-def test_when_nothing_waits_it_says_what_goes_on(open_page: OpenPage, database: Database, store: FolderStore) -> None:
+def test_when_nothing_waits_it_says_what_goes_on(
+    open_page: OpenPage, database: Database, store: FolderStore
+) -> None:
     page = open_page()
     expect(page.locator(".quiet-page")).to_be_visible()
     with database.transaction() as tx:
@@ -137,7 +167,9 @@ def test_when_nothing_waits_it_says_what_goes_on(open_page: OpenPage, database: 
     expect(page.locator(".quiet-page")).to_be_hidden()
 
 
-def test_buttons_do_on_a_tablet_what_keys_do(open_page: OpenPage, database: Database, round_id: int) -> None:
+def test_buttons_do_on_a_tablet_what_keys_do(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
     page = open_page(viewport={"width": 820, "height": 1180}, has_touch=True)
     accepted = wait_until_shown(page)
     page.locator("#accept").tap()
@@ -153,7 +185,9 @@ def test_buttons_do_on_a_tablet_what_keys_do(open_page: OpenPage, database: Data
         assert box["y"] + box["height"] <= 1180, "within reach without scrolling"
 
 
-def test_a_button_that_is_pressed_by_key_keeps_the_focus(open_page: OpenPage, round_id: int) -> None:
+def test_a_button_that_is_pressed_by_key_keeps_the_focus(
+    open_page: OpenPage, round_id: int
+) -> None:
     page = open_page()
     wait_until_shown(page)
     for row, name in (
@@ -169,7 +203,9 @@ def test_a_button_that_is_pressed_by_key_keeps_the_focus(open_page: OpenPage, ro
         expect(button).to_be_focused()
     press(page, "r")
     wait_until_shown(page)
-    expect(page.locator("#reasons").get_by_role("button", name="halo")).to_have_attribute("aria-pressed", "false")
+    expect(page.locator("#reasons").get_by_role("button", name="halo")).to_have_attribute(
+        "aria-pressed", "false"
+    )
 
 
 def test_measurements_that_are_asked_for_are_in_sight(open_page: OpenPage, round_id: int) -> None:
@@ -179,7 +215,9 @@ def test_measurements_that_are_asked_for_are_in_sight(open_page: OpenPage, round
     expect(page.locator("#flags")).to_be_in_viewport()
 
 
-def test_what_is_said_on_the_stage_is_no_part_of_the_picture(open_page: OpenPage, round_id: int) -> None:
+def test_what_is_said_on_the_stage_is_no_part_of_the_picture(
+    open_page: OpenPage, round_id: int
+) -> None:
     page = open_page()
     wait_until_shown(page)
     expect(page.get_by_role("img", name="Candidate: prompt")).to_have_count(1)

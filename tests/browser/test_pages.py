@@ -47,21 +47,25 @@ def round_id(database: Database, store: FolderStore) -> int:
         for turn, card in enumerate(claim_items(tx, grace.id, number, 8, (), 300)):
             verdict = Verdict.accept if turn % 2 else Verdict.reject
             decide(tx, grace.id, card.id, verdict, key=uuid.uuid4(), dwell_ms=1_000)
-    with database.transaction(one_view=True) as tx:
+    with database.transaction(repeatable_read=True) as tx:
         freeze_snapshot(tx, store, tag="first", actor="test")
     return number
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 820])
-def test_every_page_renders(open_page: OpenPage, site: Site, round_id: int, scheme: str, width: int) -> None:
+def test_every_page_renders(
+    open_page: OpenPage, site: Site, round_id: int, scheme: str, width: int
+) -> None:
     page = open_page(color_scheme=scheme, viewport={"width": width, "height": 900})
     grounds = set()
     for path, ready in READY.items():
         page.goto(site.address + path.format(round=round_id))
         page.wait_for_selector(ready)
         assert page.locator("h1").first.is_visible(), path
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{path} is wider than the window"
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, (
+            f"{path} is wider than the window"
+        )
         assert barriers(page) == [], path
         assert page.evaluate("window.stolen ?? null") is None, path
         grounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
@@ -99,7 +103,9 @@ def round_state(database: Database, number: int) -> str:
         return str(tx.scalar(sa.select(rounds.c.state).where(rounds.c.id == number)))
 
 
-def test_annotators_are_shown_what_they_may_read(open_page: OpenPage, site: Site, round_id: int) -> None:
+def test_annotators_are_shown_what_they_may_read(
+    open_page: OpenPage, site: Site, round_id: int
+) -> None:
     page = open_page(name="Grace", role=Role.annotator)
     expect(page.locator("#me")).to_contain_text("annotator")
     assert page.locator("nav a:visible").all_inner_texts() == ["Review", "Rounds"]
@@ -126,7 +132,9 @@ def test_imported_weights_say_that_no_snapshot_made_them(
 ) -> None:
     changes = {"offset_scale": "300.0"}
     with database.transaction() as tx:
-        register_checkpoint(tx, Checkpoint({}, "imported", "sdxl", None, None, 0, "test", changes=changes), "test")
+        register_checkpoint(
+            tx, Checkpoint({}, "imported", "sdxl", None, None, 0, "test", changes=changes), "test"
+        )
     page = open_page(path="/checkpoints")
     card = page.locator("article", has_text="imported")
     expect(card).to_contain_text("preset sdxl with offset_scale 300.0")
@@ -147,5 +155,5 @@ def test_signing_out(open_page: OpenPage, site: Site, round_id: int) -> None:
     page.wait_for_url("**/sign-in**")
     page.goto(f"{site.address}/rounds/{round_id}")
     page.wait_for_url(lambda url: url.endswith(f"/sign-in?next=/rounds/{round_id}"))
-    page.goto(f"{site.sign_in_address('Ada')}&next=//evil.example/x")
+    page.goto(f"{site.sign_in_url('Ada')}&next=//evil.example/x")
     page.wait_for_url(f"{site.address}/review")

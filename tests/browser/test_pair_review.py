@@ -10,7 +10,15 @@ from curation.datasets import snapshots
 from curation.db.engine import Database
 from curation.db.tables import decisions, samples
 from curation.object_store import FolderStore
-from tests.browser.reviewing import OpenPage, Site, picture, press, shown, wait_until_sent, wait_until_shown
+from tests.browser.reviewing import (
+    OpenPage,
+    Site,
+    image,
+    press,
+    shown,
+    wait_until_sent,
+    wait_until_shown,
+)
 from tests.making import make_pairs, make_round, scenes
 
 
@@ -33,10 +41,12 @@ def said(database: Database) -> list[tuple[str, list[str], list[str]]]:
         return [(row.verdict, row.reasons, row.layers) for row in rows]
 
 
-def test_a_key_shows_each_layer_and_the_blend_comes_first(open_page: OpenPage, pair_round: int) -> None:
+def test_a_key_shows_each_layer_and_the_blend_comes_first(
+    open_page: OpenPage, pair_round: int
+) -> None:
     page = open_page()
     candidate = wait_until_shown(page)
-    picture(page, "pair")
+    image(page, "pair")
     assert visible(page) == ["blended"]
     for key, roles in {
         "f": ["foreground"],
@@ -47,13 +57,15 @@ def test_a_key_shows_each_layer_and_the_blend_comes_first(open_page: OpenPage, p
     }.items():
         page.keyboard.press(key)
         assert visible(page) == roles, key
-        picture(page, f"pair-{key}")
+        image(page, f"pair-{key}")
     assert shown(page) == candidate
     expect(page.locator("#texts")).to_contain_text("foreground")
     expect(page.locator('#layers [aria-pressed="true"]')).to_have_text("Blended")
 
 
-def test_elsewhere_is_another_candidates_background_each_time(open_page: OpenPage, pair_round: int) -> None:
+def test_elsewhere_is_another_candidates_background_each_time(
+    open_page: OpenPage, pair_round: int
+) -> None:
     page = open_page()
     wait_until_shown(page)
     own = page.locator('#sheet [data-role="background"]').get_attribute("src")
@@ -62,7 +74,9 @@ def test_elsewhere_is_another_candidates_background_each_time(open_page: OpenPag
         page.keyboard.press("x")
         seen.append(page.locator('#sheet [data-role="other"]').get_attribute("src"))
     assert len({*seen, own}) == 4
-    page.wait_for_function("() => document.querySelector('#sheet [data-role=other]').naturalWidth > 0")
+    page.wait_for_function(
+        "() => document.querySelector('#sheet [data-role=other]').naturalWidth > 0"
+    )
     page.keyboard.press("a")
     wait_until_shown(page)
     assert visible(page) == ["blended"], "the next pair is shown as it was drawn"
@@ -84,7 +98,7 @@ def test_layers_move_apart_and_together(
     together = boxes(page)
     assert together["foreground"] == together["background"] == together["blended"]
     page.keyboard.press("e")
-    picture(page, f"apart-{way}")
+    image(page, f"apart-{way}")
     apart = boxes(page)
     axis, side = ("x", "width") if way == "across" else ("y", "height")
     places = [apart[role][axis] for role in ("foreground", "background", "blended")]
@@ -94,11 +108,15 @@ def test_layers_move_apart_and_together(
     stage = page.locator("#stage").bounding_box()
     for box in apart.values():
         assert stage["x"] <= box["x"] and box["x"] + box["width"] <= stage["x"] + stage["width"] + 1
-        assert stage["y"] <= box["y"] and box["y"] + box["height"] <= stage["y"] + stage["height"] + 1
+        assert (
+            stage["y"] <= box["y"] and box["y"] + box["height"] <= stage["y"] + stage["height"] + 1
+        )
     page.keyboard.press("g")
     page.keyboard.press("a")
     wait_until_shown(page)
-    assert sorted(visible(page)) == ["background", "blended", "foreground"], "the next pair is apart too"
+    assert sorted(visible(page)) == ["background", "blended", "foreground"], (
+        "the next pair is apart too"
+    )
     page.keyboard.press("e")
     assert visible(page) == ["blended"]
     assert boxes(page)["foreground"] == boxes(page)["blended"]
@@ -121,7 +139,7 @@ def test_a_reason_concerns_the_layer_that_is_looked_at(
     page.keyboard.press("g")
     page.keyboard.press("Shift+Digit1")
     page.keyboard.press("Shift+Digit0")
-    picture(page, "reasons")
+    image(page, "reasons")
     expect(page.locator(".reason").first.locator(".tick")).to_have_text("F G")
     press(page, "r")
     wait_until_shown(page)
@@ -139,14 +157,18 @@ def test_a_reason_concerns_the_layer_that_is_looked_at(
     assert '"texts":{"background":' in line
 
 
-def test_what_was_undone_has_its_reasons_again(open_page: OpenPage, database: Database, pair_round: int) -> None:
+def test_what_was_undone_has_its_reasons_again(
+    open_page: OpenPage, database: Database, pair_round: int
+) -> None:
     page = open_page()
     wait_until_shown(page)
     page.keyboard.press("g")
     page.keyboard.press("Shift+Digit2")
     press(page, "r")
     wait_until_shown(page)
-    assert "background: residue" in (page.locator("#trail button").first.get_attribute("title") or "")
+    assert "background: residue" in (
+        page.locator("#trail button").first.get_attribute("title") or ""
+    )
     press(page, "u")
     page.keyboard.press("g")
     expect(page.locator('.reason[aria-pressed="true"]')).to_contain_text("residue")
@@ -175,14 +197,14 @@ def test_the_report_tells_reasons_by_layer_and_how_pairs_measure(
     wait_until_shown(page)
     press(page, "a")
     wait_until_sent(page)
-    with database.transaction(one_view=True) as tx:
+    with database.transaction(repeatable_read=True) as tx:
         frozen = snapshots.freeze_snapshot(tx, site.context.store, tag="now", actor="test")
     page.goto(f"{site.address}/rounds/{pair_round}")
     expect(page.locator("#reasons")).to_contain_text("background: residue")
     expect(page.locator("#about")).to_contain_text("layer pairs")
-    picture(page, "round")
+    image(page, "round")
     page.goto(f"{site.address}/snapshots/now")
     expect(page.locator("#counts")).to_contain_text("pair")
     expect(page.locator("#sheet .pair img")).to_have_count(3)
-    picture(page, "snapshot")
+    image(page, "snapshot")
     assert frozen.counts["kind"] == {"pair": 1}

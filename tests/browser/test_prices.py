@@ -15,19 +15,32 @@ from tests.browser.reviewing import OpenPage, Site, barriers
 from tests.streams import SOURCE, accepts, arrive, judge_waiting, open_stream, taught
 
 
-def test_the_price_of_accepts_stands_on_the_rounds_page(open_page: OpenPage, site: Site, database: Database) -> None:
+def test_the_price_of_accepts_stands_on_the_rounds_page(
+    open_page: OpenPage, site: Site, database: Database
+) -> None:
     with database.transaction() as tx:
         taught(tx)
-        policy = {"kind": "mixed", "share": 0.5, "likely": 0.5, "uncertain": 0.2, "random": 0.3, "wanted": 20}
+        policy = {
+            "kind": "mixed",
+            "share": 0.5,
+            "likely": 0.5,
+            "uncertain": 0.2,
+            "random": 0.3,
+            "wanted": 20,
+        }
         number = open_stream(tx, policy, 10**6)
         quality = np.random.default_rng(1).standard_normal(400)
         ids = arrive(tx, number, 1, quality)
         select_candidates(tx, number, SOURCE)
-        judge_waiting(tx, number, dict(zip(ids, accepts(1, quality).tolist(), strict=True)), most=100)
+        judge_waiting(
+            tx, number, dict(zip(ids, accepts(1, quality).tolist(), strict=True)), most=100
+        )
         assert decide_all(tx, ids, Verdict.reject, "by gate 1") > 100
     page = open_page(path=f"/rounds/{number}", name="Ada", role=Role.engineer)
     expect(page.locator("#price tr th")).to_have_text(["likely", "random", "uncertain"])
-    expect(page.locator("#next-hour")).to_contain_text("What an hour would bring is told after 10 min of looking")
+    expect(page.locator("#next-hour")).to_contain_text(
+        "What an hour would bring is told after 10 min of looking"
+    )
     expect(page.locator("#stop")).to_contain_text("20 were wanted")
     expect(page.locator("#tiles")).to_contain_text("that nobody was shown")
     expect(page.locator("#about")).to_contain_text("people see 50 % of what passes (mixed)")
@@ -39,7 +52,14 @@ def test_gates_their_bounds_and_one_that_has_closed_itself_stand_on_the_rounds_p
     open_page: OpenPage, site: Site, database: Database
 ) -> None:
     bound = {"k": 0, "n": 300, "low": 0.0, "high": 0.0122}
-    metrics = {"n": 300, "budget": 0.02, "level": 0.025, "share": 0.35, "lost": bound, "wrong": bound | {"high": 0.03}}
+    metrics = {
+        "n": 300,
+        "budget": 0.02,
+        "level": 0.025,
+        "share": 0.35,
+        "lost": bound,
+        "wrong": bound | {"high": 0.03},
+    }
     with database.transaction() as tx:
         head = taught(tx).id
         number = open_stream(tx, {"kind": "mixed", "share": 0.5, "reject_budget": 0.02}, 10)
@@ -53,7 +73,9 @@ def test_gates_their_bounds_and_one_that_has_closed_itself_stand_on_the_rounds_p
         tx.execute(sa.insert(gates), row | {"metrics": metrics})
     page = open_page(path=f"/rounds/{number}", name="Ada", role=Role.engineer)
     cells = page.locator("#gates tr > *")
-    expect(cells).to_have_text(["1: rejects 35 %open", "≤ 1.2 %of the acceptable lost", "2 %", "0 of 0 wrong"])
+    expect(cells).to_have_text(
+        ["1: rejects 35 %open", "≤ 1.2 %of the acceptable lost", "2 %", "0 of 0 wrong"]
+    )
     expect(page.locator("#gates-closed")).to_be_hidden()
     against = {"contradicted": {"judged": 40, "errors": 12, "low": 0.09}}
     with database.transaction() as tx:

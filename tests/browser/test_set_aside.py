@@ -11,7 +11,7 @@ from tests.browser.reviewing import (
     OpenPage,
     barriers,
     count_decisions,
-    picture,
+    image,
     press,
     shown,
     standing,
@@ -32,7 +32,9 @@ def decide_with_nul(page: Page, key: str = "a") -> str:
     return press(page, key)
 
 
-def test_a_comment_that_cannot_be_kept_stops_nothing(open_page: OpenPage, database: Database, round_id: int) -> None:
+def test_a_comment_that_cannot_be_kept_stops_nothing(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
     page = open_page()
     bad = decide_with_nul(page)
     good = [press(page, "a"), press(page, "r")]
@@ -44,7 +46,7 @@ def test_a_comment_that_cannot_be_kept_stops_nothing(open_page: OpenPage, databa
     expect(page.locator("#banner")).to_be_hidden()
     expect(page.locator("#sending")).to_contain_text("1 decision not taken")
     assert barriers(page) == []
-    picture(page, "set-aside")
+    image(page, "set-aside")
     page.reload()
     wait_until_shown(page)
     expect(aside).to_contain_text("cannot be stored")
@@ -106,7 +108,9 @@ def test_a_decision_the_server_breaks_over_is_set_aside_in_the_end(
 
     def break_over_one(route: Route) -> None:
         if bad in (route.request.post_data or ""):
-            route.fulfill(status=500, json={"error": {"message": "something went wrong", "hint": ""}})
+            route.fulfill(
+                status=500, json={"error": {"message": "something went wrong", "hint": ""}}
+            )
         else:
             route.continue_()
 
@@ -128,7 +132,9 @@ def test_a_decision_the_server_breaks_over_is_set_aside_in_the_end(
     assert sum(count_decisions(database).values()) == 3
 
 
-def test_a_server_that_is_away_sets_nothing_aside(open_page: OpenPage, database: Database, round_id: int) -> None:
+def test_a_server_that_is_away_sets_nothing_aside(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
     page = open_page()
     wait_until_shown(page)
     page.route(
@@ -136,14 +142,18 @@ def test_a_server_that_is_away_sets_nothing_aside(open_page: OpenPage, database:
         lambda route: route.fulfill(status=503, json={"error": {"message": "away", "hint": ""}}),
     )
     candidate = press(page, "a")
-    expect(page.locator("#banner")).to_contain_text("The server takes no decisions at the moment: 1 decision waiting")
+    expect(page.locator("#banner")).to_contain_text(
+        "The server takes no decisions at the moment: 1 decision waiting"
+    )
     page.unroute("**/api/review/decisions**")
     wait_until_sent(page)
     expect(page.locator("#set-aside")).to_be_hidden()
     assert standing(database) == {candidate: ("accept", [])}
 
 
-def test_what_was_set_aside_can_be_dropped(open_page: OpenPage, database: Database, round_id: int) -> None:
+def test_what_was_set_aside_can_be_dropped(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
     page = open_page()
     decide_with_nul(page, "a")
     decide_with_nul(page, "r")
@@ -216,7 +226,9 @@ def test_no_buttons_stand_beside_an_empty_stage(open_page: OpenPage, round_id: i
     expect(page.locator("#accept")).to_be_visible()
 
 
-def test_success_and_failure_look_and_are_announced_differently(open_page: OpenPage, round_id: int) -> None:
+def test_success_and_failure_look_and_are_announced_differently(
+    open_page: OpenPage, round_id: int
+) -> None:
     page = open_page(path="/snapshots")
     page.locator("#tag").fill("two words")
     page.get_by_role("button", name="Freeze today's samples").click()
@@ -226,6 +238,6 @@ def test_success_and_failure_look_and_are_announced_differently(open_page: OpenP
     expect(page.locator("#notice")).to_have_attribute("role", "status")
     expect(page.locator("#notice")).to_be_hidden()
     assert barriers(page) == []
-    colour = "element => getComputedStyle(element).backgroundColor"
+    color = "element => getComputedStyle(element).backgroundColor"
     page.evaluate("document.getElementById('notice').hidden = false")
-    assert failure.evaluate(colour) != page.locator("#notice").evaluate(colour)
+    assert failure.evaluate(color) != page.locator("#notice").evaluate(color)

@@ -16,7 +16,7 @@ from tests.browser.reviewing import (
     OpenPage,
     Site,
     count_decisions,
-    picture,
+    image,
     press,
     shown,
     standing,
@@ -48,7 +48,9 @@ def wait_for_sheet(page: Page, gone: str = "") -> None:
         }""",
         arg=gone,
     )
-    page.wait_for_timeout(450)  # a key that follows sooner is taken for one that meant the sheet before
+    page.wait_for_timeout(
+        450
+    )  # a key that follows sooner is taken for one that meant the sheet before
 
 
 def cells(page: Page) -> list[str]:
@@ -56,7 +58,11 @@ def cells(page: Page) -> list[str]:
 
 
 def marked(page: Page) -> list[str]:
-    return [candidate for candidate, mark, selected in page.evaluate(READ) if mark == "good" and selected == "true"]
+    return [
+        candidate
+        for candidate, mark, selected in page.evaluate(READ)
+        if mark == "good" and selected == "true"
+    ]
 
 
 def keys(page: Page, *names: str) -> None:
@@ -71,18 +77,26 @@ def test_the_good_ones_are_accepted_and_the_others_rejected_in_one_request(
     on_sheet = cells(page)
     assert len(on_sheet) == 12
     asked: list[Request] = []
-    page.on("request", lambda request: asked.append(request) if "/decisions" in request.url else None)
+    page.on(
+        "request", lambda request: asked.append(request) if "/decisions" in request.url else None
+    )
     keys(page, "Space", "ArrowRight", "ArrowRight", "Space")
     assert marked(page) == [on_sheet[0], on_sheet[2]]
     keys(page, "ArrowRight", "2")
     expect(page.locator("#submit")).to_contain_text("Accept 2, reject 10")
-    picture(page, "sheet")
+    image(page, "sheet")
     page.keyboard.press("Enter")
     wait_for_sheet(page, on_sheet[0])
     wait_until_sent(page)
-    assert [request.url.rsplit("/", 1)[1] for request in asked] == ["several"], "one submission for the whole sheet"
+    assert [request.url.rsplit("/", 1)[1] for request in asked] == ["several"], (
+        "one submission for the whole sheet"
+    )
     expected = {candidate: ("reject", []) for candidate in on_sheet}
-    expected |= {on_sheet[0]: ("accept", []), on_sheet[2]: ("accept", []), on_sheet[3]: ("reject", ["residue"])}
+    expected |= {
+        on_sheet[0]: ("accept", []),
+        on_sheet[2]: ("accept", []),
+        on_sheet[3]: ("reject", ["residue"]),
+    }
     assert standing(database) == expected
     assert not set(cells(page)) & set(on_sheet)
     with database.transaction() as tx:
@@ -91,7 +105,9 @@ def test_the_good_ones_are_accepted_and_the_others_rejected_in_one_request(
     assert len(set(dwells)) == 1, "the time at the sheet is shared evenly"
 
 
-def test_the_others_are_left_if_so_chosen(open_page: OpenPage, database: Database, round_id: int) -> None:
+def test_the_others_are_left_if_so_chosen(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
     page = open_sheet(open_page)
     on_sheet = cells(page)
     keys(page, "w", "ArrowRight", "Space", "ArrowRight", "1")
@@ -104,7 +120,10 @@ def test_the_others_are_left_if_so_chosen(open_page: OpenPage, database: Databas
     assert state_of(database, on_sheet[1]) == "accepted"
     page.reload()
     wait_for_sheet(page)
-    expect(page.locator('#others [aria-pressed="true"]')).to_have_text("left for later"), "the choice is remembered"
+    (
+        expect(page.locator('#others [aria-pressed="true"]')).to_have_text("left for later"),
+        "the choice is remembered",
+    )
 
 
 def test_ranges_all_and_none(open_page: OpenPage, round_id: int) -> None:
@@ -132,7 +151,9 @@ def test_ranges_all_and_none(open_page: OpenPage, round_id: int) -> None:
     assert marked(page) == on_sheet[1:-1]
 
 
-def test_a_sheet_is_undone_as_a_whole_with_its_marks(open_page: OpenPage, database: Database, round_id: int) -> None:
+def test_a_sheet_is_undone_as_a_whole_with_its_marks(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
     page = open_sheet(open_page)
     on_sheet = cells(page)
     keys(page, "Space", "ArrowRight", "3", "ArrowRight", "Space", "Enter")
@@ -149,7 +170,11 @@ def test_a_sheet_is_undone_as_a_whole_with_its_marks(open_page: OpenPage, databa
     assert standing(database) == {}
     assert count_decisions(database)["undo"] == 12
     with database.transaction() as tx:
-        states = tx.execute(sa.select(candidates.c.state).where(candidates.c.id.in_(on_sheet))).scalars().all()
+        states = (
+            tx.execute(sa.select(candidates.c.state).where(candidates.c.id.in_(on_sheet)))
+            .scalars()
+            .all()
+        )
         assert set(states) == {"showing"}
         assert tx.scalar(sa.select(sa.func.count()).where(samples.c.withdrawn_at.is_(None))) == 0
     page.wait_for_timeout(450)
@@ -159,7 +184,9 @@ def test_a_sheet_is_undone_as_a_whole_with_its_marks(open_page: OpenPage, databa
     assert sum(verdict == "accept" for verdict, _ in standing(database).values()) == 2
 
 
-def test_a_lost_answer_about_a_sheet_doubles_nothing(open_page: OpenPage, database: Database, round_id: int) -> None:
+def test_a_lost_answer_about_a_sheet_doubles_nothing(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
     page = open_sheet(open_page)
     on_sheet = cells(page)
     answers = itertools.count()
@@ -187,12 +214,18 @@ def test_a_conflict_on_a_sheet_is_told_and_the_others_are_kept(
     on_sheet = cells(page)
     with database.transaction() as tx:
         tx.execute(sa.delete(leases).where(leases.c.subject == on_sheet[3]))
-        tx.execute(sa.update(candidates).where(candidates.c.id == on_sheet[3]).values(state="waiting", priority=9))
+        tx.execute(
+            sa.update(candidates)
+            .where(candidates.c.id == on_sheet[3])
+            .values(state="waiting", priority=9)
+        )
     other = open_page(name="Grace", role=Role.annotator)
     assert press(other, "a") == on_sheet[3]
     wait_until_sent(other)
     keys(page, "a", "Enter")
-    expect(page.locator("#toast")).to_contain_text("was not taken: this candidate is already decided")
+    expect(page.locator("#toast")).to_contain_text(
+        "was not taken: this candidate is already decided"
+    )
     wait_until_sent(page)
     assert count_decisions(database) == {"accept": 12}
     expect(page.locator("#trail button").first).to_have_attribute(
@@ -200,7 +233,9 @@ def test_a_conflict_on_a_sheet_is_told_and_the_others_are_kept(
     )
 
 
-def test_too_fast_a_second_submission_is_ignored(open_page: OpenPage, database: Database, round_id: int) -> None:
+def test_too_fast_a_second_submission_is_ignored(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
     page = open_sheet(open_page)
     keys(page, "Enter", "Enter")
     expect(page.locator("#toast")).to_contain_text("Too fast")
@@ -214,8 +249,13 @@ def test_one_of_a_sheet_is_looked_at_closely_and_alone(open_page: OpenPage, roun
     keys(page, "ArrowRight", "ArrowRight")
     page.keyboard.down("l")
     expect(page.locator("#closer")).to_be_visible()
-    picture(page, "closer")
-    assert page.locator("#closer img").last.evaluate("image => image.decode().then(() => image.naturalWidth)") == 32
+    image(page, "closer")
+    assert (
+        page.locator("#closer img").last.evaluate(
+            "image => image.decode().then(() => image.naturalWidth)"
+        )
+        == 32
+    )
     page.keyboard.up("l")
     expect(page.locator("#closer")).to_be_hidden()
     page.keyboard.press("t")
@@ -236,7 +276,9 @@ def test_forty_eight_at_once(open_page: OpenPage, database: Database, store: Fol
     assert len(first) == 48
     box = page.locator("#contact").bounding_box()
     last = page.locator(".cell").last.bounding_box()
-    assert last["y"] + last["height"] <= box["y"] + box["height"] + 1, "all can be seen without scrolling"
+    assert last["y"] + last["height"] <= box["y"] + box["height"] + 1, (
+        "all can be seen without scrolling"
+    )
     keys(page, "Space", "Enter")
     wait_for_sheet(page, first[0])
     wait_until_sent(page)
@@ -253,14 +295,18 @@ def test_forty_eight_at_once(open_page: OpenPage, database: Database, store: Fol
 def test_pairs_are_one_print_each(open_page: OpenPage, database: Database, pair_round: int) -> None:
     page = open_sheet(open_page)
     expect(page.locator(".cell")).to_have_count(8)
-    roles = page.locator(".cell img").evaluate_all("images => images.map((image) => image.dataset.role)")
+    roles = page.locator(".cell img").evaluate_all(
+        "images => images.map((image) => image.dataset.role)"
+    )
     assert roles == ["blended"] * 8
     first = cells(page)[0]
     keys(page, "0", "ArrowRight", "Space", "Enter")
     wait_until_sent(page)
     assert standing(database)[first] == ("reject", ["clash"])
     with database.transaction() as tx:
-        concerned = tx.scalar(sa.select(decisions.c.layers).where(decisions.c.candidate_id == first))
+        concerned = tx.scalar(
+            sa.select(decisions.c.layers).where(decisions.c.candidate_id == first)
+        )
     assert concerned == ["blended"]
 
 
@@ -268,17 +314,23 @@ def test_a_screen_reader_hears_the_sheet(open_page: OpenPage, round_id: int) -> 
     page = open_sheet(open_page)
     sheet = page.get_by_role("listbox", name="Contact sheet of 12 candidates")
     expect(sheet.get_by_role("option")).to_have_count(12)
-    assert page.evaluate("document.activeElement.getAttribute('role')") == "option", "the keyboard begins at the sheet"
+    assert page.evaluate("document.activeElement.getAttribute('role')") == "option", (
+        "the keyboard begins at the sheet"
+    )
     page.keyboard.press("Space")
     assert page.evaluate("document.activeElement.getAttribute('aria-label')").endswith(", good")
     keys(page, "ArrowRight", "7")
-    assert page.evaluate("document.activeElement.getAttribute('aria-label')").endswith("rejected: prompt miss")
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')").endswith(
+        "rejected: prompt miss"
+    )
     assert sheet.locator('[tabindex="0"]').count() == 1
     page.keyboard.press("Enter")
     expect(page.locator("#spoken")).to_have_text("sheet: 1 accepted, 11 rejected")
 
 
-@pytest.mark.parametrize("viewport", [{"width": 820, "height": 1180}, {"width": 1024, "height": 768}])
+@pytest.mark.parametrize(
+    "viewport", [{"width": 820, "height": 1180}, {"width": 1024, "height": 768}]
+)
 def test_buttons_do_on_a_sheet_what_keys_do(
     open_page: OpenPage, database: Database, round_id: int, viewport: dict[str, int]
 ) -> None:
@@ -300,11 +352,20 @@ def test_large_layers_come_small_and_are_seen_whole_when_looked_at(
     with database.transaction() as tx:
         make_pairs(tx, store, make_round(tx, kind="pair"), scenes(6, 512))
     page = open_sheet(open_page)
-    assert set(page.locator(".cell img").evaluate_all("images => images.map((image) => image.naturalWidth)")) == {320}
+    assert set(
+        page.locator(".cell img").evaluate_all(
+            "images => images.map((image) => image.naturalWidth)"
+        )
+    ) == {320}
     page.keyboard.down("l")
-    page.wait_for_function("() => document.querySelector('#closer img:only-of-type')?.naturalWidth === 512")
+    page.wait_for_function(
+        "() => document.querySelector('#closer img:only-of-type')?.naturalWidth === 512"
+    )
     page.keyboard.up("l")
     page.keyboard.press("t")
     wait_until_shown(page)
-    assert page.locator('#stage img[data-role="blended"]').evaluate("image => image.naturalWidth") == 512
+    assert (
+        page.locator('#stage img[data-role="blended"]').evaluate("image => image.naturalWidth")
+        == 512
+    )
     assert shown(page) is not None

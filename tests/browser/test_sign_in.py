@@ -29,12 +29,14 @@ ELSEWHERE = [
 ]
 
 
-@pytest.mark.parametrize("wanted", [*ELSEWHERE, "{site}//other.example/", "blob:{site}/x", "{site}@other.example/"])
+@pytest.mark.parametrize(
+    "wanted", [*ELSEWHERE, "{site}//other.example/", "blob:{site}/x", "{site}@other.example/"]
+)
 def test_no_address_leads_to_another_site(open_page: OpenPage, site: Site, wanted: str) -> None:
     page = open_page(name=None, path="/sign-in")
     left: list[str] = []
     page.on("request", lambda request: left.append(request.url))
-    page.goto(site.sign_in_address("Ada") + "&next=" + quote(wanted.format(site=site.address), safe=""))
+    page.goto(site.sign_in_url("Ada") + "&next=" + quote(wanted.format(site=site.address), safe=""))
     page.wait_for_url(lambda address: "/sign-in" not in address)
     page.wait_for_load_state()
     assert page.url.startswith(f"{site.address}/")
@@ -44,7 +46,7 @@ def test_no_address_leads_to_another_site(open_page: OpenPage, site: Site, wante
 def test_the_page_that_was_wanted_is_opened(open_page: OpenPage, site: Site) -> None:
     page = open_page(name=None, path="/rounds?x=1")
     assert page.url.startswith(f"{site.address}/sign-in?next=")
-    page.locator("#token").fill(site.sign_in_address("Ada").partition("token=")[2].partition("&")[0])
+    page.locator("#token").fill(site.sign_in_url("Ada").partition("token=")[2].partition("&")[0])
     page.keyboard.press("Enter")
     page.wait_for_url("**/rounds?x=1")
 
@@ -52,7 +54,7 @@ def test_the_page_that_was_wanted_is_opened(open_page: OpenPage, site: Site) -> 
 def test_a_link_asks_before_it_switches_accounts(open_page: OpenPage, site: Site) -> None:
     page = open_page(name="Ada", path="/rounds")
     expect(page.locator("#me")).to_contain_text("Ada")
-    link = site.sign_in_address("Grace")
+    link = site.sign_in_url("Grace")
     page.goto(link)
     expect(page.locator("#switch")).to_contain_text("signed in as Ada")
     assert barriers(page) == []

@@ -49,7 +49,9 @@ def grace(database: Database) -> str:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everybody_sees_their_own_figures(open_page: OpenPage, site: Site, grace: str, scheme: str) -> None:
+def test_everybody_sees_their_own_figures(
+    open_page: OpenPage, site: Site, grace: str, scheme: str
+) -> None:
     page = open_page(name=grace, role=Role.annotator, path="/rounds", color_scheme=scheme)
     page.get_by_role("link", name="Grace").click()
     page.wait_for_url("**/me")
@@ -67,7 +69,9 @@ def test_engineers_see_everybody_and_who_is_paused(
 ) -> None:
     with database.transaction() as tx:
         told = (
-            sa.update(reviewers).where(reviewers.c.name == "Hopper").values(paused="3 of 14 plain defects were noticed")
+            sa.update(reviewers)
+            .where(reviewers.c.name == "Hopper")
+            .values(paused="3 of 14 plain defects were noticed")
         )
         tx.execute(told)
     page = open_page(path="/reviewers")
@@ -91,7 +95,9 @@ def test_a_paused_reviewer_is_told_on_the_review_page(
         add_reviewer(tx, "Grace")
         tx.execute(sa.update(reviewers).values(paused="3 of 14 plain defects were noticed"))
     page = open_page(name="Grace", role=Role.annotator)
-    expect(page.locator("#failure")).to_contain_text("Your reviewing is paused: 3 of 14 plain defects were noticed.")
+    expect(page.locator("#failure")).to_contain_text(
+        "Your reviewing is paused: 3 of 14 plain defects were noticed."
+    )
     expect(page.locator("#failure")).to_contain_text("engineer")
     expect(page.get_by_role("heading", name="Nothing is shown to you for now")).to_be_visible()
     expect(page.get_by_role("button", name="Accept")).to_have_count(0)
@@ -109,10 +115,18 @@ def test_the_round_page_says_when_no_worker_takes_what_waits(
     expect(page.locator("#untaken")).to_be_hidden()
     with database.transaction() as tx:
         prompt = tx.scalar(sa.select(candidates.c.prompt_id).limit(1))
-        row = {"id": uuid.uuid4(), "round_id": round_id, "prompt_id": prompt, "seed": 1, "state": "requested"}
+        row = {
+            "id": uuid.uuid4(),
+            "round_id": round_id,
+            "prompt_id": prompt,
+            "seed": 1,
+            "state": "requested",
+        }
         row["changed_at"] = sa.text("now() - interval '5 minutes'")
         tx.execute(sa.insert(candidates).values(row))
-    expect(page.locator("#untaken")).to_contain_text("For over a minute no worker has taken: 1 drawings.")
+    expect(page.locator("#untaken")).to_contain_text(
+        "For over a minute no worker has taken: 1 drawings."
+    )
 
 
 def test_the_round_page_tells_agreement_where_several_decide(
@@ -120,7 +134,11 @@ def test_the_round_page_tells_agreement_where_several_decide(
 ) -> None:
     with database.transaction() as tx:
         set_consensus(tx, round_id, ConsensusSettings(ConsensusRule.majority, 2), "test")
-        ids = tx.execute(sa.select(candidates.c.id).where(candidates.c.round_id == round_id)).scalars().all()
+        ids = (
+            tx.execute(sa.select(candidates.c.id).where(candidates.c.round_id == round_id))
+            .scalars()
+            .all()
+        )
         for place, one in enumerate(ids[:20]):
             for name in ("Grace", "Hopper"):
                 accept = place % 5 == 0 if name == "Grace" else place % 4 == 0

@@ -27,7 +27,9 @@ FILLS_AFTER = 3
 """Decisions after which the page asks for more candidates (static/tray.js: AHEAD, REFILL_BELOW)."""
 
 
-def test_offline_loses_none_and_doubles_none(open_page: OpenPage, database: Database, round_id: int) -> None:
+def test_offline_loses_none_and_doubles_none(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
     page = open_page()
     said = {press(page, "a"): ("accept", [])}
     wait_until_sent(page)
@@ -70,7 +72,9 @@ def test_an_answer_that_is_lost_is_not_a_second_decision(
     assert count_decisions(database) == {"accept": 1}
 
 
-def test_a_reload_keeps_the_tray_and_the_outbox(open_page: OpenPage, database: Database, round_id: int) -> None:
+def test_a_reload_keeps_the_tray_and_the_outbox(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
     page = open_page()
     said = {press(page, "a"): ("accept", [])}
     wait_until_sent(page)
@@ -178,7 +182,9 @@ def test_an_undo_outlives_a_slower_answer_about_the_tray(
     for _ in range(FILLS_AFTER):
         undone = press(page, "a")
     wait_until_shown(page)
-    wait_for_route(page, waiting)  # asked while the decisions were still on their way, so it names them as held
+    wait_for_route(
+        page, waiting
+    )  # asked while the decisions were still on their way, so it names them as held
     page.context.set_offline(False)
     wait_until_sent(page)
     answer = waiting[0].fetch()
@@ -193,7 +199,9 @@ def test_an_undo_outlives_a_slower_answer_about_the_tray(
     assert state_of(database, undone) == "showing"
 
 
-def test_twenty_decisions_offline_survive_a_reload(open_page: OpenPage, database: Database, round_id: int) -> None:
+def test_twenty_decisions_offline_survive_a_reload(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
     """Reloaded where the page comes from the cache and nothing of the API answers; then online again."""
     page = open_page()
     wait_until_shown(page)
@@ -201,7 +209,10 @@ def test_twenty_decisions_offline_survive_a_reload(open_page: OpenPage, database
     page.route("**/api/review/**", lambda route: route.abort())
     said: dict[str, tuple[str, list[str]]] = {}
     for key in itertools.islice(itertools.cycle(["a", "r", "3"]), 20):
-        said[press(page, key)] = ("accept" if key == "a" else "reject", ["holes"] if key == "3" else [])
+        said[press(page, key)] = (
+            "accept" if key == "a" else "reject",
+            ["holes"] if key == "3" else [],
+        )
     undone = list(said)[4]
     expect(page.locator("#trail li")).to_have_count(20)
     page.locator("#trail button").nth(15).click()
@@ -217,7 +228,9 @@ def test_twenty_decisions_offline_survive_a_reload(open_page: OpenPage, database
     expect(page.locator("#trail .pending")).to_have_count(19)
     also_undone = list(said)[-1]
     page.keyboard.press("u")
-    assert wait_until_shown(page) == also_undone, "what is still on its way can be undone after a reload"
+    assert wait_until_shown(page) == also_undone, (
+        "what is still on its way can be undone after a reload"
+    )
     del said[also_undone]
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url.partition("/api/review/")[2]))
@@ -229,7 +242,9 @@ def test_twenty_decisions_offline_survive_a_reload(open_page: OpenPage, database
     assert asked.count("decisions/several") == 1, "a backlog goes out in one request"
 
 
-def test_any_of_the_latest_decisions_can_be_undone(open_page: OpenPage, database: Database, round_id: int) -> None:
+def test_any_of_the_latest_decisions_can_be_undone(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
     page = open_page()
     made = [press(page, key) for key in "aaraa"]
     wait_until_sent(page)
@@ -237,9 +252,9 @@ def test_any_of_the_latest_decisions_can_be_undone(open_page: OpenPage, database
     assert wait_until_shown(page) == made[2]
     press(page, "a")
     wait_until_sent(page)
-    assert {candidate: verdict for candidate, (verdict, _) in standing(database).items()} == dict.fromkeys(
-        made, "accept"
-    )
+    assert {
+        candidate: verdict for candidate, (verdict, _) in standing(database).items()
+    } == dict.fromkeys(made, "accept")
     page.reload()
     wait_until_shown(page)
     expect(page.locator("#trail li")).to_have_count(5)
@@ -279,13 +294,15 @@ def wait_for_route(page: Page, waiting: list[Route]) -> None:
     raise AssertionError("the page has not asked")
 
 
-def test_a_lost_session_keeps_the_decisions(open_page: OpenPage, site: Site, database: Database, round_id: int) -> None:
+def test_a_lost_session_keeps_the_decisions(
+    open_page: OpenPage, site: Site, database: Database, round_id: int
+) -> None:
     page = open_page()
     wait_until_shown(page)
     page.context.clear_cookies()
     candidate = press(page, "a")
     expect(page.locator("#banner")).to_contain_text("Signed out: 1 decision waiting")
-    page.goto(site.sign_in_address("Ada"))
+    page.goto(site.sign_in_url("Ada"))
     page.wait_for_url("**/review")
     wait_until_shown(page)
     wait_until_sent(page)
@@ -301,18 +318,20 @@ def test_decisions_go_out_under_the_name_of_who_made_them(
     page.get_by_role("button", name="Sign out").click()
     page.wait_for_url("**/sign-in**")
     page.unroute("**/api/review/decisions")
-    page.goto(site.sign_in_address("Grace", Role.annotator))
+    page.goto(site.sign_in_url("Grace", Role.annotator))
     page.wait_for_url("**/review")
     wait_until_shown(page)
     wait_until_sent(page)
     assert standing(database) == {}, "Grace's session does not send what Ada decided"
-    page.goto(site.sign_in_address("Ada"))
+    page.goto(site.sign_in_url("Ada"))
     page.get_by_role("button", name="Switch accounts").click()
     page.wait_for_url("**/review")
     wait_until_shown(page)
     wait_until_sent(page)
     assert standing(database) == {candidate: ("accept", [])}
-    query = sa.select(reviewers.c.name).join_from(decisions, reviewers, decisions.c.reviewer_id == reviewers.c.id)
+    query = sa.select(reviewers.c.name).join_from(
+        decisions, reviewers, decisions.c.reviewer_id == reviewers.c.id
+    )
     with database.transaction() as tx:
         assert tx.execute(query).scalars().all() == ["Ada"]
 
@@ -333,7 +352,9 @@ def test_a_picture_that_fails_is_fetched_again(open_page: OpenPage, round_id: in
     assert page.locator("#stage img").evaluate("image => image.complete && image.naturalWidth > 0")
 
 
-def test_what_cannot_be_shown_can_only_be_skipped(open_page: OpenPage, database: Database, round_id: int) -> None:
+def test_what_cannot_be_shown_can_only_be_skipped(
+    open_page: OpenPage, database: Database, round_id: int
+) -> None:
     page = open_page(path="/rounds")
     page.route("**/api/layers/**", lambda route: route.abort())
     page.goto(page.url.replace("/rounds", "/review"))
@@ -345,14 +366,20 @@ def test_what_cannot_be_shown_can_only_be_skipped(open_page: OpenPage, database:
     assert count_decisions(database) == {"skip": 1}
 
 
-def test_the_next_candidates_are_decoded_before_they_are_needed(open_page: OpenPage, round_id: int) -> None:
+def test_the_next_candidates_are_decoded_before_they_are_needed(
+    open_page: OpenPage, round_id: int
+) -> None:
     page = open_page()
     wait_until_shown(page)
     page.wait_for_load_state("networkidle")
-    page.route("**/api/**", lambda route: route.abort())  # from here on, only what is already in the page can be shown
+    page.route(
+        "**/api/**", lambda route: route.abort()
+    )  # from here on, only what is already in the page can be shown
     for _ in range(6):
         press(page, "a")
-        assert page.locator("#stage img").evaluate("image => image.complete && image.naturalWidth > 0")
+        assert page.locator("#stage img").evaluate(
+            "image => image.complete && image.naturalWidth > 0"
+        )
     assert wait_until_shown(page)
     page.unroute("**/api/**")
     wait_until_sent(page)

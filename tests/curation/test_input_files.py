@@ -26,7 +26,9 @@ def test_a_regular_file_below_the_folder_is_opened(folder: Path) -> None:
         assert file.read() == b"abc"
 
 
-@pytest.mark.parametrize("name", ["", "/etc/passwd", "../secret/key.txt", "sub/../../secret/key.txt", "a\0b"])
+@pytest.mark.parametrize(
+    "name", ["", "/etc/passwd", "../secret/key.txt", "sub/../../secret/key.txt", "a\0b"]
+)
 def test_a_name_outside_the_folder_is_refused(folder: Path, name: str) -> None:
     with pytest.raises(UnsafeFile) as caught:
         open_beneath(folder, name)

@@ -22,7 +22,11 @@ def test_a_name_is_a_folder_of_two_digits_and_a_file_of_the_rest(store):
 def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
     file = tmp_path / "file"
     file.write_bytes(b"abc" * 1_000_000)
-    assert compute_sha256(file) == hashlib.sha256(b"abc" * 1_000_000).hexdigest() == compute_sha256(b"abc" * 1_000_000)
+    assert (
+        compute_sha256(file)
+        == hashlib.sha256(b"abc" * 1_000_000).hexdigest()
+        == compute_sha256(b"abc" * 1_000_000)
+    )
 
 
 def test_nothing_is_left_when_the_disk_is_full(store, monkeypatch):

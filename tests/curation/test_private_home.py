@@ -13,7 +13,9 @@ from curation.errors import LayerloopError
 from curation.runtime.doctor import run_checks, without_credentials
 from curation.settings import Settings
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user for PostgreSQL")
+as_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root needs another user for PostgreSQL"
+)
 
 
 def mode(path: Path) -> int:
@@ -22,12 +24,20 @@ def mode(path: Path) -> int:
 
 def can_enter(user: str, folder: Path) -> bool:
     return (
-        subprocess.run(["/bin/cat", str(folder / "known")], user=user, capture_output=True, check=False).returncode == 0
+        subprocess.run(
+            ["/bin/cat", str(folder / "known")], user=user, capture_output=True, check=False
+        ).returncode
+        == 0
     )
 
 
 def can_list(user: str, folder: Path) -> bool:
-    return subprocess.run(["/bin/ls", str(folder)], user=user, capture_output=True, check=False).returncode == 0
+    return (
+        subprocess.run(
+            ["/bin/ls", str(folder)], user=user, capture_output=True, check=False
+        ).returncode
+        == 0
+    )
 
 
 @as_root
@@ -76,7 +86,14 @@ def test_without_access_control_lists_the_folder_stays_as_it_was(tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    "file", ["secret", "logs/api.log", "logs/worker-cpu.log.1", "label-studio/token", "label-studio/password"]
+    "file",
+    [
+        "secret",
+        "logs/api.log",
+        "logs/worker-cpu.log.1",
+        "label-studio/token",
+        "label-studio/password",
+    ],
 )
 def test_the_doctor_flags_what_others_may_read(tmp_path, file):
     home = tmp_path / "home"
@@ -86,16 +103,16 @@ def test_the_doctor_flags_what_others_may_read(tmp_path, file):
     def found():
         return next(one for one in run_checks(settings) if one.part == "privacy")
 
-    assert found().well
+    assert found().ok
     (home / file).parent.mkdir(exist_ok=True)
     (home / file).write_text("x" * 40)
     (home / file).chmod(0o644)
-    assert not found().well
+    assert not found().ok
     assert file in found().hint
     (home / file).chmod(0o600)
-    assert found().well
+    assert found().ok
     home.chmod(0o755)
-    assert not found().well
+    assert not found().ok
 
 
 def test_the_doctor_prints_no_credentials(tmp_path):
@@ -132,4 +149,4 @@ def test_the_doctor_says_what_the_kernel_grants_to_decoders(tmp_path):
     found = next(one for one in run_checks(settings) if one.part == "confinement")
     assert "seccomp" in found.told
     assert "Landlock" in found.told
-    assert found.well == ("could" not in found.told)
+    assert found.ok == ("could" not in found.told)

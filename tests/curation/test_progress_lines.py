@@ -32,7 +32,10 @@ def test_what_an_earlier_run_has_done_is_no_part_of_the_rate() -> None:
     tell(Progress("base", 900, 1000))
     clock.now = 11
     tell(Progress("base", 910, 1000))
-    assert lines == ["transparency: 100 % (500 of 500)", "base: 91 % (910 of 1,000), 1/s, 1:30 left"]
+    assert lines == [
+        "transparency: 100 % (500 of 500)",
+        "base: 91 % (910 of 1,000), 1/s, 1:30 left",
+    ]
 
 
 def test_nothing_in_it_acts_on_a_terminal() -> None:

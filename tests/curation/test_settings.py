@@ -29,7 +29,9 @@ def test_the_environment_is_read(monkeypatch):
     assert settings.port == 9000
 
 
-@pytest.mark.parametrize(("name", "value"), [("PORT", "70000"), ("PORT", "many"), ("LEASE_SECONDS", "0")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("PORT", "70000"), ("PORT", "many"), ("LEASE_SECONDS", "0")]
+)
 def test_what_cannot_be_is_refused_by_name(monkeypatch, name, value):
     monkeypatch.setenv(f"LAYERLOOP_{name}", value)
     with pytest.raises(ValidationError, match=name.lower()):

@@ -25,7 +25,9 @@ def test_byte_order_marks_are_honoured_and_left_out(mark: bytes, encoding: str) 
     assert decode_text(mark + "a fox\r\n狐".encode(encoding)) == "a fox\n狐"
 
 
-@pytest.mark.parametrize("data", ["狐狸".encode("gbk"), "é".encode("latin-1"), b"a\0b", b"\xed\xa0\x80"])
+@pytest.mark.parametrize(
+    "data", ["狐狸".encode("gbk"), "é".encode("latin-1"), b"a\0b", b"\xed\xa0\x80"]
+)
 def test_other_encodings_and_unstorable_text_are_refused(data: bytes) -> None:
     with pytest.raises(UnreadableText):
         decode_text(data)

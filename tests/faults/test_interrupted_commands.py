@@ -25,7 +25,7 @@ from curation.domain import LayerRole
 from curation.images.codec import encode_layer, pixel_hash
 from curation.object_store import FolderStore
 from curation.synthetic.dataset import draw_seed_set
-from tests.making import fresh_database, make_checkpoint, named, picture
+from tests.making import fresh_database, image, make_checkpoint, named
 
 ROOT = Path(__file__).resolve().parents[2]
 GOES_ON = "stopped; run the same command again to resume"
@@ -55,7 +55,11 @@ class Instance:
     said: list[str] = field(default_factory=list)
 
     def start(self, *arguments: str, gate: str = "") -> subprocess.Popen[str]:
-        given = {"LAYERLOOP_HOME": str(self.folder / "home"), "LAYERLOOP_DATABASE": self.address, **PARTS}
+        given = {
+            "LAYERLOOP_HOME": str(self.folder / "home"),
+            "LAYERLOOP_DATABASE": self.address,
+            **PARTS,
+        }
         if gate:
             (self.folder / "reached").unlink(missing_ok=True)
             given["LAYERLOOP_TEST_GATE"] = f"{self.folder}|{gate}"
@@ -72,14 +76,18 @@ class Instance:
         assert running.returncode == 0, err
         return out
 
-    def interrupt(self, number: signal.Signals, *arguments: str, gate: str = "", moment: Moment | None = None) -> str:
+    def interrupt(
+        self, number: signal.Signals, *arguments: str, gate: str = "", moment: Moment | None = None
+    ) -> str:
         """Run a command and send it a signal at a moment; returns what it said last, on stderr."""
         running = self.start(*arguments, gate=gate)
         reached = moment or (self.folder / "reached").exists
         deadline = time.monotonic() + 280
         while not reached():
             ended = running.poll() is not None
-            assert not ended and time.monotonic() < deadline, running.communicate()[1] if ended else arguments
+            assert not ended and time.monotonic() < deadline, (
+                running.communicate()[1] if ended else arguments
+            )
             time.sleep(0.02)
         if number is signal.SIGINT:
             os.killpg(running.pid, number)  # a terminal sends it to the whole group
@@ -107,7 +115,9 @@ def make_instance(folder: Path, address: str) -> Instance:
 
 
 @pytest.fixture
-def instances(tmp_path: Path, postgres_address: str, template_database: str) -> Iterator[tuple[Instance, Instance]]:
+def instances(
+    tmp_path: Path, postgres_address: str, template_database: str
+) -> Iterator[tuple[Instance, Instance]]:
     """Two that are alike: one for the straight run, one for the interrupted one."""
     with fresh_database(postgres_address, template_database) as one:
         with fresh_database(postgres_address, template_database) as two:
@@ -126,7 +136,17 @@ def held(instance: Instance) -> int:
 
 
 def train_arguments() -> tuple[str, ...]:
-    return ("train", "--preset", "micro", "--images", "96", "--set", "save_images=32", "--set", "base_batch=8")
+    return (
+        "train",
+        "--preset",
+        "micro",
+        "--images",
+        "96",
+        "--set",
+        "save_images=32",
+        "--set",
+        "base_batch=8",
+    )
 
 
 def seeded(instance: Instance, seeds: Path) -> None:
@@ -161,9 +181,11 @@ def _captioned(instance: Instance) -> None:
     database = instance.database()
     with database.transaction() as tx:
         for seed in range(20):
-            data = encode_layer(picture(seed))
-            layer = StoredLayer(store.put(data), 32, 24, len(data), pixel_hash(picture(seed)))
-            add_samples(tx, [NewSample("single", "", "CC0", "test", 0, {LayerRole.foreground: layer})])
+            data = encode_layer(image(seed))
+            layer = StoredLayer(store.put(data), 32, 24, len(data), pixel_hash(image(seed)))
+            add_samples(
+                tx, [NewSample("single", "", "CC0", "test", 0, {LayerRole.foreground: layer})]
+            )
     database.close()
 
 
@@ -230,7 +252,7 @@ def test_a_scene_goes_on_after_every_signal(instances, number) -> None:
     straight, interrupted = instances
     for one in instances:
         (one.folder / "scene.toml").write_text(SCENE)
-        Image.fromarray(picture(5, 20, 30)).save(one.folder / "cutout.png")
+        Image.fromarray(image(5, 20, 30)).save(one.folder / "cutout.png")
         database = one.database()
         with database.transaction() as tx:
             make_checkpoint(tx)
@@ -245,20 +267,35 @@ def test_a_scene_goes_on_after_every_signal(instances, number) -> None:
     names = sorted(path.name for path in (straight.folder / "scene").iterdir())
     assert sorted(path.name for path in (interrupted.folder / "scene").iterdir()) == names
     for name in names:
-        assert (interrupted.folder / "scene" / name).read_bytes() == (straight.folder / "scene" / name).read_bytes()
+        assert (interrupted.folder / "scene" / name).read_bytes() == (
+            straight.folder / "scene" / name
+        ).read_bytes()
 
 
 @pytest.mark.parametrize("number", QUICK)
 def test_prompts_go_on_after_every_signal(instances, number) -> None:
     straight, interrupted = instances
-    command = ("prompts", "generate", "--maker", "model", "--model", "any", "--count", "7", "--out", "p.jsonl")
+    command = (
+        "prompts",
+        "generate",
+        "--maker",
+        "model",
+        "--model",
+        "any",
+        "--count",
+        "7",
+        "--out",
+        "p.jsonl",
+    )
     straight.finish(*command)
     for moment in (1, 2):
         said = interrupted.interrupt(number, *command, gate=f"triples|{moment}")
         if number is not signal.SIGKILL:
             assert last_line(said) == GOES_ON
     interrupted.finish(*command)
-    assert (interrupted.folder / "p.jsonl").read_bytes() == (straight.folder / "p.jsonl").read_bytes()
+    assert (interrupted.folder / "p.jsonl").read_bytes() == (
+        straight.folder / "p.jsonl"
+    ).read_bytes()
 
 
 @pytest.mark.slow

@@ -47,16 +47,25 @@ class Home:
 
     def run(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
-            settings = {"LAYERLOOP_LEASE_SECONDS": "6", "LAYERLOOP_GENERATOR": "tests.painter:open_painter"}
+            settings = {
+                "LAYERLOOP_LEASE_SECONDS": "6",
+                "LAYERLOOP_GENERATOR": "tests.painter:open_painter",
+            }
             command = [*COMMAND, "--home", str(self.folder)]
-            return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | settings, cwd=ROOT)
+            return subprocess.Popen(
+                command, stdout=log, stderr=log, env=os.environ | settings, cwd=ROOT
+            )
 
     def database(self) -> Database:
         return Database(embedded_postgres.start_server(self.folder / "postgres"))
 
     def story(self) -> str:
         logs = [self.log, *sorted((self.folder / "logs").glob("*.log"))]
-        return "\n".join(f"--- {log.name}\n{log.read_text(errors='replace')[-3_000:]}" for log in logs if log.exists())
+        return "\n".join(
+            f"--- {log.name}\n{log.read_text(errors='replace')[-3_000:]}"
+            for log in logs
+            if log.exists()
+        )
 
 
 @pytest.fixture
@@ -68,7 +77,9 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 def training(database: Database) -> bool:
     with database.transaction() as tx:
-        progress = tx.scalar(sa.select(training_runs.c.progress).where(training_runs.c.state == "running"))
+        progress = tx.scalar(
+            sa.select(training_runs.c.progress).where(training_runs.c.state == "running")
+        )
     return bool(progress and progress["done"] > 100)
 
 
@@ -82,7 +93,9 @@ def reviewing(database: Database) -> bool:
 
 def second_round(database: Database) -> bool:
     with database.transaction() as tx:
-        drawn = sa.select(sa.func.count()).select_from(rounds).where(rounds.c.purpose == "generated")
+        drawn = (
+            sa.select(sa.func.count()).select_from(rounds).where(rounds.c.purpose == "generated")
+        )
         return bool(tx.scalar(drawn) == ROUNDS)
 
 
@@ -99,7 +112,9 @@ def second_round(database: Database) -> bool:
         ("demo", second_round),
     ],
 )
-def test_a_run_goes_on_after_a_kill(home: Home, victim: str, moment: Callable[[Database], bool]) -> None:
+def test_a_run_goes_on_after_a_kill(
+    home: Home, victim: str, moment: Callable[[Database], bool]
+) -> None:
     running = home.run()
     try:
         _when(home, moment, running)
@@ -119,14 +134,22 @@ def _check(home: Home) -> None:
     """Two closed rounds with their whole quota, each candidate drawn once and decided once, each accept a sample."""
     database = home.database()
     store = FolderStore(home.folder / "objects")
-    with database.transaction(one_view=True) as tx:
+    with database.transaction(repeatable_read=True) as tx:
         drawn_rounds = sa.select(rounds.c.state).where(rounds.c.purpose == "generated")
         assert list(tx.execute(drawn_rounds).scalars()) == ["closed"] * ROUNDS
-        of_checkpoint = sa.select(candidates.c.state, sa.func.count().label("n")).where(candidates.c.origin.is_(None))
-        by_state = {row.state: row.n for row in tx.execute(of_checkpoint.group_by(candidates.c.state))}
+        of_checkpoint = sa.select(candidates.c.state, sa.func.count().label("n")).where(
+            candidates.c.origin.is_(None)
+        )
+        by_state = {
+            row.state: row.n for row in tx.execute(of_checkpoint.group_by(candidates.c.state))
+        }
         assert sum(by_state.values()) == QUOTA * ROUNDS, by_state
         assert set(by_state) <= {"accepted", "rejected", "refused"}, by_state
-        with_layer = sa.select(candidate_layers.c.candidate_id).join(candidates).where(candidates.c.origin.is_(None))
+        with_layer = (
+            sa.select(candidate_layers.c.candidate_id)
+            .join(candidates)
+            .where(candidates.c.origin.is_(None))
+        )
         drawn = tx.execute(with_layer).scalars().all()
         assert len(drawn) == len(set(drawn)) == QUOTA * ROUNDS
         said = tx.execute(sa.select(decisions.c.candidate_id, decisions.c.verdict)).all()
@@ -134,7 +157,11 @@ def _check(home: Home) -> None:
         accepts = {row.candidate_id for row in said if row.verdict == Verdict.accept}
         assert len(accepts) == by_state["accepted"] > QUOTA / 2
         assert len(said) == by_state.get("accepted", 0) + by_state.get("rejected", 0)
-        kept = tx.execute(sa.select(samples.c.candidate_id).where(samples.c.candidate_id.is_not(None))).scalars().all()
+        kept = (
+            tx.execute(sa.select(samples.c.candidate_id).where(samples.c.candidate_id.is_not(None)))
+            .scalars()
+            .all()
+        )
         assert set(kept) == accepts
         latest = snapshots.find_snapshot(tx, "latest")
         frozen = {sample.id for sample in manifest.read_samples(store, latest)}
@@ -165,16 +192,26 @@ def _kill(home: Home, victim: str, running: subprocess.Popen[bytes]) -> None:
         running.kill()
         return
     if victim == "postgres":
-        pid = int((home.folder / "postgres" / "data" / "postmaster.pid").read_text().splitlines()[0])
+        pid = int(
+            (home.folder / "postgres" / "data" / "postmaster.pid").read_text().splitlines()[0]
+        )
         os.kill(pid, signal.SIGKILL)
         return
     for child in psutil.Process(running.pid).children():
         if " ".join(child.cmdline()).endswith(victim):
             child.kill()
             return
-    raise AssertionError(f"no child {victim!r}: {[c.cmdline() for c in psutil.Process(running.pid).children()]}")
+    raise AssertionError(
+        f"no child {victim!r}: {[c.cmdline() for c in psutil.Process(running.pid).children()]}"
+    )
 
 
 def _standing(database: Database, state: str) -> int:
     with database.transaction() as tx:
-        return int(tx.scalar(sa.select(sa.func.count()).select_from(candidates).where(candidates.c.state == state)))
+        return int(
+            tx.scalar(
+                sa.select(sa.func.count())
+                .select_from(candidates)
+                .where(candidates.c.state == state)
+            )
+        )

@@ -30,7 +30,7 @@ def instance(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AppContext:
     monkeypatch.setenv("LAYERLOOP_DATABASE", settings.database)
     with open_context(settings) as opened:
         import_initial_seeds(opened, None, 20, lambda _: None)
-        with opened.database.transaction(one_view=True) as tx:
+        with opened.database.transaction(repeatable_read=True) as tx:
             snapshots.freeze_snapshot(tx, opened.store, tag="first", actor="test")
         return opened
 
@@ -38,7 +38,9 @@ def instance(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AppContext:
 def test_importing_it_imports_neither_torch_nor_a_database() -> None:
     heavy = "{'torch', 'diffusers', 'sqlalchemy', 'celery', 'numpy', 'curation', 'training'}"
     program = f"import sys, layerloop; dir(layerloop); print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "[]\n"
 
 
@@ -66,7 +68,7 @@ def test_a_tag_called_latest_goes_before_the_newest(instance: AppContext) -> Non
         with opened.database.transaction() as tx:
             snapshots.tag_snapshot(tx, "latest", first, "test")
         import_initial_seeds(opened, None, 24, lambda _: None)
-        with opened.database.transaction(one_view=True) as tx:
+        with opened.database.transaction(repeatable_read=True) as tx:
             newest = snapshots.freeze_snapshot(tx, opened.store, tag="second", actor="test").id
     assert layerloop.open_snapshot("latest").id == first
     assert layerloop.open_snapshot("second").id == newest
@@ -95,14 +97,18 @@ def test_generating_needs_a_promoted_checkpoint(instance: AppContext) -> None:
 
 
 @pytest.mark.slow
-def test_the_example_of_the_readme_runs(instance: AppContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_the_readme_runs(
+    instance: AppContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     snapshot = layerloop.open_snapshot().id
     order = TrainingRequest("whole", "micro", snapshot, None, None, seed=1, images=96)
     checkpoint = train(order, instance.store, tmp_path / "run", lambda _: None)
     with open_context(instance.settings) as opened, opened.database.transaction() as tx:
         promote_checkpoint(tx, register_checkpoint(tx, checkpoint, "test"), "test")
     monkeypatch.chdir(tmp_path)
-    examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    examples = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL
+    )
     (example,) = [one for one in examples if "import layerloop" in one]
     exec(example, {})
     written = Image.open(tmp_path / "bottle.png")

@@ -110,7 +110,18 @@ def test_what_is_not_there_is_not_found(case):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "abc", "../../etc/passwd", "A" * 64, "g" * 64, "0" * 63, "0" * 65, "0" * 62 + "/a", "٣" * 64]
+    "name",
+    [
+        "",
+        "abc",
+        "../../etc/passwd",
+        "A" * 64,
+        "g" * 64,
+        "0" * 63,
+        "0" * 65,
+        "0" * 62 + "/a",
+        "٣" * 64,
+    ],
 )
 def test_only_a_sha256_in_lower_case_hex_is_a_name(case, name):
     for method in (case.store.get, case.store.has, lambda name: case.store.address(name, 60)):
@@ -158,7 +169,9 @@ def test_writers_of_different_bytes_do_not_disturb_each_other(case):
 
 def test_a_big_file_is_stored_by_its_path(case, tmp_path, monkeypatch):
     # Small parts, so that the parts of a multipart upload are many and the test is short; 5 MiB is S3's least.
-    monkeypatch.setattr(s3, "TRANSFER", s3.TransferConfig(multipart_threshold=5 << 20, multipart_chunksize=5 << 20))
+    monkeypatch.setattr(
+        s3, "TRANSFER", s3.TransferConfig(multipart_threshold=5 << 20, multipart_chunksize=5 << 20)
+    )
     big = tmp_path / "big"
     with big.open("wb") as out:
         for number in range(17):
@@ -214,7 +227,11 @@ def test_an_s3_server_that_is_away_is_unreachable(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     store = S3Store("bucket", "", f"http://127.0.0.1:{free_port()}")
-    for attempt in (lambda: store.put(b"x"), lambda: store.get(sha(b"x")), lambda: store.has(sha(b"x"))):
+    for attempt in (
+        lambda: store.put(b"x"),
+        lambda: store.get(sha(b"x")),
+        lambda: store.has(sha(b"x")),
+    ):
         with pytest.raises(Unreachable) as error:
             attempt()
         assert error.value.hint

@@ -76,10 +76,15 @@ def line(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Line]:
     """One broker, and a name of this run's own in it, so that runs side by side take nothing from each other."""
-    broker = EMBEDDED if request.param == "pgmq" else request.getfixturevalue(f"{request.param}_address")
+    broker = (
+        EMBEDDED if request.param == "pgmq" else request.getfixturevalue(f"{request.param}_address")
+    )
     prefix = f"test_{uuid.uuid4().hex[:8]}."
     settings = Settings(queue=broker)
-    with fresh_database(postgres_address, template_database) as name, pytest.MonkeyPatch.context() as patch:
+    with (
+        fresh_database(postgres_address, template_database) as name,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setattr(celery_queue, "PREFIX", prefix)
         address = named(postgres_address, name)
         app = make_app(settings, address)
@@ -125,7 +130,9 @@ def test_a_job_leaves_after_its_commit_and_never_after_a_rollback(line, worker):
         time.sleep(0.5)
         assert not line.noted(f"screen {kept}")
     line.wait_for(f"screen {kept}")
-    line.wait_for(f"screen {line.send('screen')}")  # what was sent later has come, so nothing else is under way
+    line.wait_for(
+        f"screen {line.send('screen')}"
+    )  # what was sent later has come, so nothing else is under way
     assert line.lines().count(f"screen {kept}") == 1
     assert not line.noted(f"screen {lost}")
     database.close()
@@ -135,7 +142,9 @@ def test_a_job_that_fails_does_not_end_the_worker(line, worker):
     token = line.send("fail")
     line.wait_for(f"fail {token}")
     line.wait_for(f"screen {line.send('screen')}")
-    assert line.lines().count(f"fail {token}") == 1, "a job that fails is not repeated: the sweep asks again if need be"
+    assert line.lines().count(f"fail {token}") == 1, (
+        "a job that fails is not repeated: the sweep asks again if need be"
+    )
 
 
 def test_a_job_nobody_knows_is_let_go(line, worker):
@@ -203,14 +212,18 @@ def test_a_killed_worker_loses_a_nudge_at_most_and_asking_again_is_enough(line):
 def test_a_broker_that_is_away_costs_a_transaction_nothing(scheme, database, caplog):
     port = free_port()
     broker = EMBEDDED if scheme == "pgmq" else f"{scheme}://127.0.0.1:{port}//"
-    queue = CeleryQueue(make_app(Settings(queue=broker), f"postgresql://postgres@127.0.0.1:{port}/layerloop"))
+    queue = CeleryQueue(
+        make_app(Settings(queue=broker), f"postgresql://postgres@127.0.0.1:{port}/layerloop")
+    )
     database.send = queue.send
     started = time.monotonic()
     for number in range(50):
         with database.transaction() as tx:
             tx.log("test", "asked", number)
             tx.enqueue("screen", number)
-    assert time.monotonic() - started < 15, "fifty transactions wait for one time-out, not for fifty"
+    assert time.monotonic() - started < 15, (
+        "fifty transactions wait for one time-out, not for fifty"
+    )
     with database.transaction() as tx:
         assert tx.connection.exec_driver_sql("select count(*) from events").scalar() == 50
     assert "waits for the reconcile job" in caplog.text
@@ -226,7 +239,10 @@ def test_sender_and_worker_live_on_when_the_database_was_killed(postgres_folder,
     worker = line.start_worker()
     try:
         line.wait_for(f"screen {line.send('screen')}")
-        os.kill(int((postgres_folder / "data" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+        os.kill(
+            int((postgres_folder / "data" / "postmaster.pid").read_text().split()[0]),
+            signal.SIGKILL,
+        )
         line.send("screen")  # may be lost
         assert embedded_postgres.start_server(postgres_folder) == address
         time.sleep(celery_queue.BACKOFF_SECONDS)

@@ -49,7 +49,9 @@ def label_studio_case(studio: Studio) -> Iterator[Case]:
         desk,
         edit=studio.change,
         take_back=studio.client.annotations.delete,
-        add=lambda board: int(studio.client.tasks.create(project=board, data={"look": "somebody's own"}).id),
+        add=lambda board: int(
+            studio.client.tasks.create(project=board, data={"look": "somebody's own"}).id
+        ),
         remove=studio.client.projects.delete,
         away=lambda: away,
     )
@@ -61,23 +63,29 @@ def board(kind: Kind = Kind.single, **more: int) -> Project:
     return replace(Project(uuid.uuid4(), 7, 1, kind, None), **more)
 
 
-def posting(text: str = "a cat", roles: Sequence[LayerRole] = (LayerRole.foreground,), score: float = 0.5) -> Task:
+def posting(
+    text: str = "a cat", roles: Sequence[LayerRole] = (LayerRole.foreground,), score: float = 0.5
+) -> Task:
     layers = {role: f"http://127.0.0.1:1/{role}?one=1&other='\"" for role in roles}
     return Task(uuid.uuid4(), uuid.uuid4(), text, {}, layers, score)
 
 
-def put_up(case: Case, postings: Sequence[Task], kind: Kind = Kind.single) -> tuple[Project, dict[uuid.UUID, int]]:
+def put_up(
+    case: Case, postings: Sequence[Task], kind: Kind = Kind.single
+) -> tuple[Project, dict[uuid.UUID, int]]:
     fresh = board(kind)
-    placed = case.desk.put_up(fresh, uuid.uuid4(), postings)
+    placed = case.backend.put_up(fresh, uuid.uuid4(), postings)
     return replace(fresh, number=placed.board, made_at=placed.made_at), dict(placed.postings)
 
 
-def look(case: Case, at: Project, since: datetime | None = None) -> dict[uuid.UUID | None, RemoteTask]:
-    reading = case.desk.collect(at, since)
+def look(
+    case: Case, at: Project, since: datetime | None = None
+) -> dict[uuid.UUID | None, RemoteTask]:
+    reading = case.backend.collect(at, since)
     found = list(reading.seen)
     assert since is not None or reading.count == len(found)
     assert len({one.number for one in found}) == len(found)
-    return {one.posting: one for one in found}
+    return {one.task_id: one for one in found}
 
 
 def test_what_is_put_up_is_there_with_its_layers_and_a_number(case):
@@ -87,16 +95,20 @@ def test_what_is_put_up_is_there_with_its_layers_and_a_number(case):
     found = look(case, at)
     assert {id_: one.number for id_, one in found.items()} == placed
     assert len(set(placed.values())) == 2
-    assert {one.id: found[one.id].layers for one in (hostile, pair)} == {one.id: one.layers for one in (hostile, pair)}
-    assert [one.answers for one in found.values()] == [(), ()]
+    assert {one.id: found[one.id].layers for one in (hostile, pair)} == {
+        one.id: one.layers for one in (hostile, pair)
+    }
+    assert [one.annotations for one in found.values()] == [(), ()]
 
 
 def test_putting_up_twice_is_putting_up_once(case):
     fresh, batch, several = board(), uuid.uuid4(), [posting() for _ in range(5)]
-    first = case.desk.put_up(fresh, batch, several[:3])  # and cut off, so that the board's number is unknown
-    again = case.desk.put_up(fresh, batch, several)
+    first = case.backend.put_up(
+        fresh, batch, several[:3]
+    )  # and cut off, so that the board's number is unknown
+    again = case.backend.put_up(fresh, batch, several)
     at = replace(fresh, number=first.board, made_at=first.made_at)
-    assert again == case.desk.put_up(at, batch, several)
+    assert again == case.backend.put_up(at, batch, several)
     assert again.board == first.board
     assert {id_: again.postings[id_] for id_ in first.postings} == first.postings
     assert set(look(case, at)) == {one.id for one in several}
@@ -110,14 +122,17 @@ def test_nothing_at_all_can_be_put_up(case):
 
 def test_what_is_put_up_differently_is_changed_where_it_stands(case):
     fresh, batch, several = board(), uuid.uuid4(), [posting(), posting()]
-    made = case.desk.put_up(fresh, batch, several)
+    made = case.backend.put_up(fresh, batch, several)
     at, placed = replace(fresh, number=made.board, made_at=made.made_at), made.postings
-    case.desk.answer(placed[several[0].id], ADA, uuid.uuid4(), ACCEPT)
+    case.backend.answer(placed[several[0].id], ADA, uuid.uuid4(), ACCEPT)
     moved = replace(several[0], layers={LayerRole.foreground: "http://127.0.0.1:2/elsewhere"})
-    assert case.desk.put_up(at, batch, [moved]).postings == {moved.id: placed[moved.id]}
+    assert case.backend.put_up(at, batch, [moved]).postings == {moved.id: placed[moved.id]}
     found = look(case, at)
-    assert [found[one.id].layers for one in (moved, several[1])] == [moved.layers, several[1].layers]
-    assert [answer.person for answer in found[moved.id].answers] == [ADA]
+    assert [found[one.id].layers for one in (moved, several[1])] == [
+        moved.layers,
+        several[1].layers,
+    ]
+    assert [answer.person for answer in found[moved.id].annotations] == [ADA]
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -136,11 +151,16 @@ def test_every_answer_comes_back_as_it_was_said(case, kind):
     at, placed = put_up(case, several, kind)
     began = datetime.now(UTC)
     for one, what in zip(several, said, strict=True):
-        case.desk.answer(placed[one.id], ADA, uuid.uuid4(), what)
+        case.backend.answer(placed[one.id], ADA, uuid.uuid4(), what)
     found = look(case, at)
     for one, what in zip(several, said, strict=True):
-        [answer] = found[one.id].answers
-        assert (answer.fault, answer.person, answer.verdict, answer.comment) == ("", ADA, what.verdict, what.sentence)
+        [answer] = found[one.id].annotations
+        assert (answer.error, answer.person, answer.verdict, answer.comment) == (
+            "",
+            ADA,
+            what.verdict,
+            what.sentence,
+        )
         assert sorted(answer.reasons) == sorted(what.reasons)
         assert dict(zip(answer.layers, answer.reasons, strict=False)) == dict(
             zip(what.layers, what.reasons, strict=False)
@@ -153,9 +173,9 @@ def test_an_answer_with_the_same_key_changes_nothing_and_another_is_another(case
     at, placed = put_up(case, [one])
     key = uuid.uuid4()
     for _ in range(2):
-        case.desk.answer(placed[one.id], ADA, key, ACCEPT)
-    case.desk.answer(placed[one.id], BOB, uuid.uuid4(), RuleVerdict(Verdict.reject, (), ""))
-    answers = look(case, at)[one.id].answers
+        case.backend.answer(placed[one.id], ADA, key, ACCEPT)
+    case.backend.answer(placed[one.id], BOB, uuid.uuid4(), RuleVerdict(Verdict.reject, (), ""))
+    answers = look(case, at)[one.id].annotations
     assert [(each.person, each.verdict) for each in sorted(answers, key=lambda each: each.number)] == [
         (ADA, Verdict.accept), (BOB, Verdict.reject),
     ]  # fmt: skip
@@ -165,20 +185,26 @@ def test_only_what_changed_since_is_told_with_all_that_was_said_of_it(case):
     several = [posting() for _ in range(4)]
     at, placed = put_up(case, several)
     for one in several[:3]:
-        case.desk.answer(placed[one.id], ADA, uuid.uuid4(), ACCEPT)
+        case.backend.answer(placed[one.id], ADA, uuid.uuid4(), ACCEPT)
     before = look(case, at)
     since = max(one.at for one in before.values())
-    first, second = before[several[0].id].answers[0], before[several[1].id].answers[0]
+    first, second = before[several[0].id].annotations[0], before[several[1].id].annotations[0]
     case.edit(first.number, Verdict.reject)
     case.take_back(second.number)
-    case.desk.answer(placed[several[3].id], BOB, uuid.uuid4(), ACCEPT)
+    case.backend.answer(placed[several[3].id], BOB, uuid.uuid4(), ACCEPT)
     found = look(case, at, since)
-    now = {one.id: [answer.verdict for answer in found[one.id].answers] for one in several if one.id in found}
+    now = {
+        one.id: [answer.verdict for answer in found[one.id].annotations]
+        for one in several
+        if one.id in found
+    }
     assert now[several[0].id] == [Verdict.reject]
     assert now[several[1].id] == []
     assert now[several[3].id] == [Verdict.accept]
-    assert now.get(several[2].id) in (None, [Verdict.accept]), "what is as old as the time itself may come again"
-    [edited] = found[several[0].id].answers
+    assert now.get(several[2].id) in (None, [Verdict.accept]), (
+        "what is as old as the time itself may come again"
+    )
+    [edited] = found[several[0].id].annotations
     assert (edited.number, edited.at > first.at) == (first.number, True)
     assert look(case, at, max(one.at for one in found.values()).replace(year=2100)) == {}
 
@@ -187,8 +213,11 @@ def test_what_was_put_there_by_others_is_told_and_left_alone(case):
     ours = posting()
     at, placed = put_up(case, [ours])
     theirs = case.add(at.number)
-    assert {id_: one.number for id_, one in look(case, at).items()} == {ours.id: placed[ours.id], None: theirs}
-    case.desk.take_down(at, {ours.id: [placed[ours.id], theirs]})
+    assert {id_: one.number for id_, one in look(case, at).items()} == {
+        ours.id: placed[ours.id],
+        None: theirs,
+    }
+    case.backend.take_down(at, {ours.id: [placed[ours.id], theirs]})
     assert [one.number for one in look(case, at).values()] == [theirs]
 
 
@@ -196,9 +225,11 @@ def test_taking_down_takes_what_is_named_and_twice_is_once(case):
     several = [posting() for _ in range(4)]
     at, placed = put_up(case, several)
     gone, stays = several[0].id, several[1].id
-    case.desk.take_down(at, {gone: [placed[gone]], uuid.uuid4(): [placed[stays]]})  # that number is another's by now
-    case.desk.take_down(at, {gone: [placed[gone]]})
-    case.desk.take_down(at, {})
+    case.backend.take_down(
+        at, {gone: [placed[gone]], uuid.uuid4(): [placed[stays]]}
+    )  # that number is another's by now
+    case.backend.take_down(at, {gone: [placed[gone]]})
+    case.backend.take_down(at, {})
     assert set(look(case, at)) == {one.id for one in several[1:]}
 
 
@@ -206,7 +237,7 @@ def test_boards_do_not_see_each_other(case):
     one, other = posting(), posting()
     (first, placed), (second, _) = put_up(case, [one]), put_up(case, [other])
     assert first.number != second.number
-    case.desk.take_down(second, {one.id: [placed[one.id]]})
+    case.backend.take_down(second, {one.id: [placed[one.id]]})
     assert (set(look(case, first)), set(look(case, second))) == ({one.id}, {other.id})
 
 
@@ -214,7 +245,7 @@ def test_a_board_that_is_gone_is_not_found_whatever_is_asked(case):
     at, _ = put_up(case, [posting()])
     case.remove(at.number)
     with pytest.raises(NotFound):
-        case.desk.put_up(at, uuid.uuid4(), [posting()])
+        case.backend.put_up(at, uuid.uuid4(), [posting()])
     with pytest.raises(NotFound):
         look(case, at)
 

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTextConfig, CLIPVisionConfig
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+)
 
 from tests.training.pretrained import make_tokenizer
 
@@ -20,10 +27,14 @@ def write_clip(folder: Path) -> Path:
         "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
         "initializer_range": 1.0,
     }  # fmt: skip
-    text = CLIPTextConfig(**small, vocab_size=len(tokenizer), pad_token_id=tokenizer.eos_token_id, **marks)
+    text = CLIPTextConfig(
+        **small, vocab_size=len(tokenizer), pad_token_id=tokenizer.eos_token_id, **marks
+    )
     vision = CLIPVisionConfig(**small, image_size=8, patch_size=4)
-    config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=16)
+    config = CLIPConfig(
+        text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=16
+    )
     CLIPModel(config).save_pretrained(folder)
-    pictures = CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
-    CLIPProcessor(pictures, tokenizer).save_pretrained(folder)
+    images = CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
+    CLIPProcessor(images, tokenizer).save_pretrained(folder)
     return folder

@@ -40,7 +40,11 @@ def compose(number: int, side: int = 64) -> Composed:
 
 
 def freeze_pairs(
-    store: FolderStore, numbers: Iterable[int], singles: int = 0, heldout_every: int = 5, side: int = 64
+    store: FolderStore,
+    numbers: Iterable[int],
+    singles: int = 0,
+    heldout_every: int = 5,
+    side: int = 64,
 ) -> str:
     """A snapshot of composed pairs, some held out, and of so many single layers beside them."""
     samples = []
@@ -50,13 +54,34 @@ def freeze_pairs(
         stored = {role: store.put(encode_layer(layer)) for role, layer in pair.layers.items()}
         known = ("CC0-1.0", "test", Split.heldout if heldout else Split.train, 0)
         visible = pixel_hash(pair.layers[LayerRole.blended])
-        samples.append(Sample(f"{number:064x}", Kind.pair, pair.prompt.text, *known, visible, stored, texts=pair.texts))
+        samples.append(
+            Sample(
+                f"{number:064x}",
+                Kind.pair,
+                pair.prompt.text,
+                *known,
+                visible,
+                stored,
+                texts=pair.texts,
+            )
+        )
     for number in range(singles):
         rng = np.random.default_rng([78, number])
         subject = sample_subject(rng)
         layer = draw_subject(subject, rng, side)
         stored = {LayerRole.foreground: store.put(encode_layer(layer))}
         known = ("CC0-1.0", "test", Split.train, 0)
-        samples.append(Sample(f"{10**6 + number:064x}", Kind.single, subject.text, *known, pixel_hash(layer), stored))
-    lines = "".join(sample.line() + "\n" for sample in sorted(samples, key=lambda sample: sample.id))
+        samples.append(
+            Sample(
+                f"{10**6 + number:064x}",
+                Kind.single,
+                subject.text,
+                *known,
+                pixel_hash(layer),
+                stored,
+            )
+        )
+    lines = "".join(
+        sample.line() + "\n" for sample in sorted(samples, key=lambda sample: sample.id)
+    )
     return store.put(Manifest((Part("", store.put(lines.encode()), len(samples)),), {}).bytes())

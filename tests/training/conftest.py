@@ -15,13 +15,18 @@ from curation.images.codec import encode_layer, pixel_hash
 from curation.object_store import FolderStore
 from curation.ports import RGBA
 
-COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 70, 220), "yellow": (240, 220, 40)}
+COLORS = {
+    "red": (220, 40, 40),
+    "green": (40, 180, 60),
+    "blue": (50, 70, 220),
+    "yellow": (240, 220, 40),
+}
 
 
 def draw_shape(number: int, side: int = 48) -> tuple[RGBA, str]:
     """A soft-edged shape, some of them glass; the colour under alpha 0 is a lie on purpose."""
     rng = np.random.default_rng(number)
-    name, colour = list(COLOURS.items())[number % 4]
+    name, color = list(COLORS.items())[number % 4]
     mask = np.zeros((side, side), np.float32)
     centre = tuple(int(v) for v in rng.integers(side // 3, 2 * side // 3, 2))
     radius = int(rng.integers(side // 6, side // 3))
@@ -29,10 +34,16 @@ def draw_shape(number: int, side: int = 48) -> tuple[RGBA, str]:
     if shape == "circle":
         cv2.circle(mask, centre, radius, 1.0, -1)
     else:
-        cv2.rectangle(mask, (centre[0] - radius, centre[1] - radius), (centre[0] + radius, centre[1] + radius), 1.0, -1)
+        cv2.rectangle(
+            mask,
+            (centre[0] - radius, centre[1] - radius),
+            (centre[0] + radius, centre[1] + radius),
+            1.0,
+            -1,
+        )
     alpha = cv2.GaussianBlur(mask, (0, 0), 1.0) * (0.5 if number % 5 == 0 else 1.0)
     rgba = np.empty((side, side, 4), np.uint8)
-    rgba[..., :3] = np.where(alpha[..., None] > 0, colour, (255, 0, 255))
+    rgba[..., :3] = np.where(alpha[..., None] > 0, color, (255, 0, 255))
     rgba[..., 3] = np.rint(alpha * 255)
     return rgba, f"a {name} {shape}"
 
@@ -45,7 +56,11 @@ def freeze(store: FolderStore, numbers: range, heldout_every: int = 5) -> str:
         split = Split.heldout if heldout_every and number % heldout_every == 4 else Split.train
         visible = pixel_hash(rgba)
         layers = {LayerRole.foreground: store.put(encode_layer(rgba))}
-        samples.append(Sample(f"{number:064x}", Kind.single, caption, "CC0-1.0", "test", split, 0, visible, layers))
+        samples.append(
+            Sample(
+                f"{number:064x}", Kind.single, caption, "CC0-1.0", "test", split, 0, visible, layers
+            )
+        )
     lines = [sample.line() for sample in sorted(samples, key=lambda sample: sample.id)]
     part = Part("", store.put("".join(line + "\n" for line in lines).encode()), len(lines))
     return store.put(Manifest((part,), {}).bytes())
@@ -77,7 +92,11 @@ def freeze_sized(store: FolderStore) -> Callable[[list[tuple[int, int]]], str]:
             layers = {LayerRole.foreground: store.put(encode_layer(rgba))}
             known = (f"noise {number}", "CC0-1.0", "test", Split.train, 0, pixel_hash(rgba))
             samples.append(Sample(f"{number:064x}", Kind.single, *known, layers))
-        part = Part("", store.put("".join(sample.line() + "\n" for sample in samples).encode()), len(samples))
+        part = Part(
+            "",
+            store.put("".join(sample.line() + "\n" for sample in samples).encode()),
+            len(samples),
+        )
         return store.put(Manifest((part,), {}).bytes())
 
     return freeze_them

@@ -22,7 +22,9 @@ TEXT_WIDTH = 32
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 
 
-def write_sd15(folder: Path, channels: tuple[int, ...] = (32, 64), variant: str | None = None, **unet: Any) -> Path:
+def write_sd15(
+    folder: Path, channels: tuple[int, ...] = (32, 64), variant: str | None = None, **unet: Any
+) -> Path:
     """A StableDiffusionPipeline folder: images of multiples of 8, 4-channel latents, noise prediction."""
     torch.manual_seed(15)
     parts: dict[str, Any] = {
@@ -30,7 +32,9 @@ def write_sd15(folder: Path, channels: tuple[int, ...] = (32, 64), variant: str 
         "unet": make_unet(channels, cross_attention_dim=TEXT_WIDTH, **unet),
         "text_encoder": CLIPTextModel(_text_config()).eval(),
         "tokenizer": make_tokenizer(),
-        "scheduler": DDIMScheduler(**BETAS, steps_offset=1, clip_sample=False, set_alpha_to_one=False),
+        "scheduler": DDIMScheduler(
+            **BETAS, steps_offset=1, clip_sample=False, set_alpha_to_one=False
+        ),
     }
     pipeline: Any = StableDiffusionPipeline
     extras = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
@@ -43,7 +47,9 @@ def write_sd21(folder: Path, channels: tuple[int, ...] = (32, 64)) -> Path:
     write_sd15(folder, channels, use_linear_projection=True)
     scheduler: Any = DDIMScheduler
     options = {"steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False}
-    scheduler(**BETAS, **options, prediction_type="v_prediction").save_pretrained(folder / "scheduler")
+    scheduler(**BETAS, **options, prediction_type="v_prediction").save_pretrained(
+        folder / "scheduler"
+    )
     return folder
 
 
@@ -75,7 +81,9 @@ def write_sdxl(
         "scheduler": EulerDiscreteScheduler(**BETAS, steps_offset=1, timestep_spacing="leading"),
     }
     pipeline: Any = StableDiffusionXLPipeline
-    pipeline(**parts, force_zeros_for_empty_prompt=zeros, add_watermarker=False).save_pretrained(folder)
+    pipeline(**parts, force_zeros_for_empty_prompt=zeros, add_watermarker=False).save_pretrained(
+        folder
+    )
     return folder
 
 
@@ -145,9 +153,15 @@ def _vocabulary() -> dict[str, int]:
 
 def make_tokenizer() -> CLIPTokenizer:
     kind: Any = CLIPTokenizer
-    marks = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+    marks = {
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+    }
     with TemporaryDirectory() as words:
         Path(words, "vocab.json").write_text(json.dumps(_vocabulary()))
         Path(words, "merges.txt").write_text("#version: 0.2\n")
-        tokenizer: CLIPTokenizer = kind.from_pretrained(words, pad_token="<|endoftext|>", model_max_length=77, **marks)
+        tokenizer: CLIPTokenizer = kind.from_pretrained(
+            words, pad_token="<|endoftext|>", model_max_length=77, **marks
+        )
     return tokenizer

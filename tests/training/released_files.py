@@ -56,13 +56,19 @@ def tiny_sd15() -> Any:
     return make_unet(SD15_CHANNELS, cross_attention_dim=24, **TINY_SD15)
 
 
-def fill(shapes: Mapping[str, tuple[int, ...]], seed: int = 0, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
+def fill(
+    shapes: Mapping[str, tuple[int, ...]], seed: int = 0, dtype: torch.dtype = torch.float16
+) -> dict[str, Tensor]:
     """Small random numbers."""
     rng = torch.Generator().manual_seed(seed)
-    return {name: (torch.randn(shape, generator=rng) * 0.05).to(dtype) for name, shape in shapes.items()}
+    return {
+        name: (torch.randn(shape, generator=rng) * 0.05).to(dtype) for name, shape in shapes.items()
+    }
 
 
-def write(path: Path, shapes: Mapping[str, tuple[int, ...]], seed: int = 0, **metadata: str) -> Path:
+def write(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], seed: int = 0, **metadata: str
+) -> Path:
     save_file(fill(shapes, seed), path, metadata or None)
     return path
 
@@ -113,17 +119,25 @@ def peft_shapes(unet: Any, rank: int) -> dict[str, tuple[int, ...]]:
 def difference_shapes(unet: Any, channels: int) -> dict[str, tuple[int, ...]]:
     """What layer_xl_fg2ble and its kin change, in diffusers' names: no attention and no embedding of time or size."""
     left_out = (".attentions.", "time_embedding", "add_embedding")
-    state = {n: tuple(v.shape) for n, v in unet.state_dict().items() if not any(part in n for part in left_out)}
+    state = {
+        n: tuple(v.shape)
+        for n, v in unet.state_dict().items()
+        if not any(part in n for part in left_out)
+    }
     wide = state["conv_in.weight"]
     return state | {"conv_in.weight": (wide[0], channels, *wide[2:])}
 
 
 def patched(shapes: Mapping[str, tuple[int, ...]], family: str) -> dict[str, tuple[int, ...]]:
     """The same under layerdiffusion-v1's names."""
-    return {f"diffusion_model.{to_ldm(name, family)}::diff::0": shape for name, shape in shapes.items()}
+    return {
+        f"diffusion_model.{to_ldm(name, family)}::diff::0": shape for name, shape in shapes.items()
+    }
 
 
-def sharing_shapes(unet: Any, frames: int, rank: int, *, controlled: bool = False) -> dict[str, tuple[int, ...]]:
+def sharing_shapes(
+    unet: Any, frames: int, rank: int, *, controlled: bool = False
+) -> dict[str, tuple[int, ...]]:
     """layer_sd15_transparent_attn (1 frame), _joint (3), _fg2bg and _bg2fg (2, controlled)."""
     shapes: dict[str, tuple[int, ...]] = {}
     for place, name in enumerate(attention_names(unet)):
@@ -133,10 +147,19 @@ def sharing_shapes(unet: Any, frames: int, rank: int, *, controlled: bool = Fals
             unit = SharedAttention(width, attn.to_k.in_features, attn.heads, frames, rank)
         own = {part: tuple(value.shape) for part, value in unit.state_dict().items()}
         for frame in range(frames if controlled else 0):
-            own |= {f"control_convs.{frame}.0.weight": (256, 256, 3, 3), f"control_convs.{frame}.0.bias": (256,)}
-            own |= {f"control_convs.{frame}.2.weight": (width, 256, 1, 1), f"control_convs.{frame}.2.bias": (width,)}
+            own |= {
+                f"control_convs.{frame}.0.weight": (256, 256, 3, 3),
+                f"control_convs.{frame}.0.bias": (256,),
+            }
+            own |= {
+                f"control_convs.{frame}.2.weight": (width, 256, 1, 1),
+                f"control_convs.{frame}.2.bias": (width,),
+            }
         shapes |= {f"hookers.layers.{place}.{part}": shape for part, shape in own.items()}
-    widths = {"blocks_0": [3, 32, 32, 64, 64, 128, 128, 256, 256], **{f"blocks_{n}": [256] * 3 for n in (1, 2, 3)}}
+    widths = {
+        "blocks_0": [3, 32, 32, 64, 64, 128, 128, 256, 256],
+        **{f"blocks_{n}": [256] * 3 for n in (1, 2, 3)},
+    }
     for block, row in widths.items() if controlled else ():
         for place, (inward, outward) in enumerate(pairwise(row)):
             key = f"kwargs_encoder.{block}.{2 * place}"

@@ -34,7 +34,12 @@ def write_llava(folder: Path, *, template: str | None = TEMPLATE) -> Path:
     """A LLaVA of the paper's kind: CLIP's vision tower, a projector, a Llama; pictures of 8 pixels, a few words."""
     torch.manual_seed(0)
     vision = CLIPVisionConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=8, patch_size=4
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=8,
+        patch_size=4,
     )
     text = LlamaConfig(
         vocab_size=len(WORDS),
@@ -48,9 +53,13 @@ def write_llava(folder: Path, *, template: str | None = TEMPLATE) -> Path:
         eos_token_id=2,
         pad_token_id=0,
     )
-    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=4, vision_feature_layer=-1)
+    config = LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=4, vision_feature_layer=-1
+    )
     LlavaForConditionalGeneration(config).save_pretrained(folder)
-    words = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words = Tokenizer(
+        WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>")
+    )
     words.pre_tokenizer = WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>",
@@ -74,29 +83,34 @@ def llava(tmp_path_factory):
 
 def test_pictures_of_any_size_get_words_that_are_the_same_each_time(llava):
     captioner = load_captioner(str(llava))
-    pictures = _pictures(5)
-    said = captioner.describe(pictures, "what is this", 6)
+    images = _images(5)
+    said = captioner.describe(images, "what is this", 6)
     assert len(said) == 5
     assert all(0 < len(text.split()) <= 6 for text in said)
     assert len(set(said)) > 1  # it looks at the pictures
     assert not any("<" in text or "what is this" in text for text in said)
-    assert load_captioner(str(llava)).describe(pictures, "what is this", 6) == said
+    assert load_captioner(str(llava)).describe(images, "what is this", 6) == said
     assert captioner.describe([], "what is this", 6) == []
 
 
 def test_a_batch_says_what_each_picture_alone_says(llava):
     captioner = load_captioner(str(llava))
-    pictures = _pictures(4)
-    together = captioner.describe(pictures, "what is this", 5)
-    assert together == [captioner.describe([picture], "what is this", 5)[0] for picture in pictures]
+    images = _images(4)
+    together = captioner.describe(images, "what is this", 5)
+    assert together == [captioner.describe([image], "what is this", 5)[0] for image in images]
 
 
 def test_the_answer_is_what_the_model_of_transformers_generates(llava):
     """Against the network itself, called by hand: picture, question, greedy."""
     captioner = load_captioner(str(llava))
-    processor, network = captioner.processor, LlavaForConditionalGeneration.from_pretrained(llava).eval()
-    picture = _pictures(1)[0]
-    inputs = processor(text="USER: <image> what is this ASSISTANT:", images=picture, return_tensors="pt")
+    processor, network = (
+        captioner.processor,
+        LlavaForConditionalGeneration.from_pretrained(llava).eval(),
+    )
+    image = _images(1)[0]
+    inputs = processor(
+        text="USER: <image> what is this ASSISTANT:", images=image, return_tensors="pt"
+    )
     assert int((inputs["input_ids"] == 4).sum()) == 4  # a token for each of the picture's patches
     ids = inputs["input_ids"]
     for _ in range(4):
@@ -104,14 +118,16 @@ def test_the_answer_is_what_the_model_of_transformers_generates(llava):
         ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], dim=1)
         if int(ids[0, -1]) == 2:
             break
-    wanted = processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    assert captioner.describe([picture], "what is this", 4) == [wanted] != [""]
+    wanted = processor.tokenizer.decode(
+        ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+    )
+    assert captioner.describe([image], "what is this", 4) == [wanted] != [""]
 
 
 def test_a_model_without_a_chat_template_is_asked_plainly(tmp_path):
     captioner = load_captioner(str(write_llava(tmp_path / "plain", template=None)))
     assert captioner._question("what is this") == "<image>\nwhat is this\n"
-    assert captioner.describe(_pictures(1), "what is this", 3)
+    assert captioner.describe(_images(1), "what is this", 3)
 
 
 def test_the_source_names_the_weights(llava, tmp_path):
@@ -136,6 +152,8 @@ def test_what_cannot_be_loaded_is_named(llava, tmp_path):
         load_captioner(str(bare))
 
 
-def _pictures(count):
+def _images(count):
     rng = np.random.default_rng(0)
-    return [rng.integers(0, 256, (9 + 3 * number, 20, 3), dtype=np.uint8) for number in range(count)]
+    return [
+        rng.integers(0, 256, (9 + 3 * number, 20, 3), dtype=np.uint8) for number in range(count)
+    ]

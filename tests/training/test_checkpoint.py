@@ -20,11 +20,16 @@ MICRO = PRESETS["micro"]
 @pytest.fixture
 def checkpoint(store):
     torch.manual_seed(0)
-    backbone, denoiser = LinearAutoencoder(MICRO.stride, MICRO.latent_channels, 2.0), BuiltinDenoiser(MICRO)
+    autoencoder, denoiser = (
+        LinearAutoencoder(MICRO.stride, MICRO.latent_channels, 2.0),
+        BuiltinDenoiser(MICRO),
+    )
     files = {
-        "backbone": save_part(store, "backbone", backbone.state_dict(), backbone.facts()),
-        "transparency": save_part(store, "transparency", Transparency(MICRO).state_dict(), {"offset_scale": "7.5"}),
-        "base": save_part(store, "base", denoiser.learnt(), denoiser.facts()),
+        "backbone": save_part(store, "backbone", autoencoder.state_dict(), autoencoder.metadata()),
+        "transparency": save_part(
+            store, "transparency", Transparency(MICRO).state_dict(), {"offset_scale": "7.5"}
+        ),
+        "base": save_part(store, "base", denoiser.finetuned_state_dict(), denoiser.metadata()),
     }
     return Checkpoint(files, "whole", "micro", None, None, 0, "test", changes={"guidance": "2"})
 
@@ -32,11 +37,11 @@ def checkpoint(store):
 def test_parts_are_frozen_and_in_the_units_of_their_files(checkpoint, store):
     parts = load_checkpoint(checkpoint, store)
     assert parts.preset == replace(MICRO, guidance=2.0)
-    assert parts.backbone.scale == 2.0
+    assert parts.autoencoder.scale == 2.0
     assert parts.transparency.encoder.offset_scale == 7.5
     assert parts.base is not None
     assert parts.base[1]["kind"] == "own"
-    for network in (parts.backbone, parts.transparency):
+    for network in (parts.autoencoder, parts.transparency):
         assert not network.training
         assert not any(parameter.requires_grad for parameter in network.parameters())
 
@@ -49,7 +54,9 @@ def test_a_part_that_is_missing_is_told(checkpoint, store):
         with pytest.raises(Refused, match=f"has no part {part!r}"):
             load_checkpoint(replace(checkpoint, files=files), store)
     with pytest.raises(NotFound):
-        load_checkpoint(replace(checkpoint, files={**checkpoint.files, "backbone": "0" * 64}), store)
+        load_checkpoint(
+            replace(checkpoint, files={**checkpoint.files, "backbone": "0" * 64}), store
+        )
 
 
 def test_networks_of_other_sizes_are_refused():
@@ -58,4 +65,7 @@ def test_networks_of_other_sizes_are_refused():
 
 
 def test_a_file_that_says_no_scale_has_the_presets():
-    assert open_transparency(MICRO, Transparency(MICRO).state_dict()).encoder.offset_scale == MICRO.offset_scale
+    assert (
+        open_transparency(MICRO, Transparency(MICRO).state_dict()).encoder.offset_scale
+        == MICRO.offset_scale
+    )

@@ -17,12 +17,12 @@ from curation.errors import NotFound, Refused
 from curation.rounds.policies import check_policy_signals
 from curation.runtime.context import load_object
 from curation.settings import Settings
-from tests.making import picture, scenes
+from tests.making import image, scenes
 from tests.training.clips import write_clip
 from training.embedding import ClipEmbedder, open_embedder
 
 FRONT = LayerRole.foreground
-SINGLES = [{FRONT: picture(seed)} for seed in range(3)]
+SINGLES = [{FRONT: image(seed)} for seed in range(3)]
 PROMPTS = [Prompt("a red star"), Prompt("sand"), Prompt("water")]
 
 
@@ -35,7 +35,9 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dino")
     torch.manual_seed(0)
-    config = Dinov2Config(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
+    config = Dinov2Config(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
+    )
     Dinov2Model(config).save_pretrained(folder)
     size = {"shortest_edge": 28}
     BitImageProcessorPil(size=size, crop_size={"height": 28, "width": 28}).save_pretrained(folder)
@@ -47,7 +49,10 @@ def head(folder: Path, *widths: int) -> Path:
     named = {}
     for index, (wide, narrow) in enumerate(pairwise(widths)):
         prefix = "" if len(widths) == 2 else f"layers.{index}."
-        named |= {f"{prefix}weight": torch.randn(narrow, wide), f"{prefix}bias": torch.randn(narrow)}
+        named |= {
+            f"{prefix}weight": torch.randn(narrow, wide),
+            f"{prefix}bias": torch.randn(narrow),
+        }
     save_file(named, folder / "aesthetic.safetensors")
     return folder / "aesthetic.safetensors"
 
@@ -66,7 +71,9 @@ def test_a_clip_sees_two_looks_and_the_alpha_and_measures_the_agreement(clip: Pa
 
 
 @pytest.mark.parametrize("widths", [(16, 1), (16, 8, 4, 1)])
-def test_the_aesthetic_score_is_a_linear_head_on_the_layer_over_mid_grey(clip: Path, tmp_path: Path, widths) -> None:
+def test_the_aesthetic_score_is_a_linear_head_on_the_layer_over_mid_grey(
+    clip: Path, tmp_path: Path, widths
+) -> None:
     file = head(tmp_path, *widths)
     eyes = open_embedder(str(clip), file)
     assert set(eyes.measures) == {"clip_score", "aesthetic"}
@@ -77,10 +84,15 @@ def test_the_aesthetic_score_is_a_linear_head_on_the_layer_over_mid_grey(clip: P
 
     inputs = AutoProcessor.from_pretrained(clip, backend="pil")(images=[grey], return_tensors="pt")
     with torch.no_grad():
-        value = normalize(CLIPModel.from_pretrained(clip).eval().get_image_features(**inputs).pooler_output, dim=-1)
+        value = normalize(
+            CLIPModel.from_pretrained(clip).eval().get_image_features(**inputs).pooler_output,
+            dim=-1,
+        )
         for weight, bias in eyes._head:
             value = value @ weight.T + bias
-    assert eyes.see(SINGLES[:1], PROMPTS[:1])[0].metrics["aesthetic"] == pytest.approx(float(value), abs=1e-3)
+    assert eyes.see(SINGLES[:1], PROMPTS[:1])[0].metrics["aesthetic"] == pytest.approx(
+        float(value), abs=1e-3
+    )
 
 
 def test_a_dino_sees_and_measures_nothing(dino: Path) -> None:
@@ -90,7 +102,9 @@ def test_a_dino_sees_and_measures_nothing(dino: Path) -> None:
     assert eyes.source.startswith("dino:")
 
 
-def test_what_does_not_fit_is_refused_with_what_to_do(clip: Path, dino: Path, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_refused_with_what_to_do(
+    clip: Path, dino: Path, tmp_path: Path
+) -> None:
     with pytest.raises(Refused, match="no embedding model is configured"):
         open_embedder(None, None)
     with pytest.raises(NotFound):
@@ -103,9 +117,13 @@ def test_what_does_not_fit_is_refused_with_what_to_do(clip: Path, dino: Path, tm
         open_embedder(str(clip), head(tmp_path, 768, 1))
 
 
-def test_the_door_is_found_by_its_name_and_the_papers_selector_asks_for_its_figures(clip: Path, tmp_path: Path) -> None:
+def test_the_door_is_found_by_its_name_and_the_papers_selector_asks_for_its_figures(
+    clip: Path, tmp_path: Path
+) -> None:
     settings = Settings(
-        embedder="training.embedding:open_embedder", embedder_model=str(clip), aesthetic=head(tmp_path, 16, 1)
+        embedder="training.embedding:open_embedder",
+        embedder_model=str(clip),
+        aesthetic=head(tmp_path, 16, 1),
     )
     eyes = load_object(settings.embedder)(settings.embedder_model, settings.aesthetic)
     assert isinstance(eyes, ClipEmbedder)

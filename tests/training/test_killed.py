@@ -68,7 +68,9 @@ def test_a_run_killed_anywhere_ends_as_a_straight_one(store, snapshot, tmp_path,
         snapshot, stages = freeze_pairs(store, range(30), side=32), (*stages, "layers")
     if model == "SDXL with a LoRA":
         changes, preset, images = LORA | {"model": str(write_sdxl(tmp_path / "model"))}, "sdxl", 48
-    order = TrainingRequest("pairs" if model == "pairs" else "whole", preset, snapshot, None, None, 1, images, changes)
+    order = TrainingRequest(
+        "pairs" if model == "pairs" else "whole", preset, snapshot, None, None, 1, images, changes
+    )
     straight = train(order, store, tmp_path / "straight" / "run", lambda _: None)
     dice = random.Random(model)
     for stage in stages:
@@ -77,7 +79,9 @@ def test_a_run_killed_anywhere_ends_as_a_straight_one(store, snapshot, tmp_path,
         assert killed, (stage, at)
     resumed = _finish(_start(tmp_path / "killed", order, store), tmp_path / "killed")
     for part in stages:
-        one, two = (load_part(store, checkpoint.files[part])[0] for checkpoint in (straight, resumed))
+        one, two = (
+            load_part(store, checkpoint.files[part])[0] for checkpoint in (straight, resumed)
+        )
         assert one.keys() == two.keys()
         assert all(torch.equal(tensor, two[name]) for name, tensor in one.items()), part
     assert resumed.id == straight.id

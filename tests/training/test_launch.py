@@ -45,14 +45,20 @@ def _apart(one, two):
 
 def _weights(checkpoint, store):
     parts = {part: load_part(store, checkpoint.files[part])[0] for part in ("transparency", "base")}
-    return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+    return {
+        f"{part}/{name}": tensor
+        for part, tensors in parts.items()
+        for name, tensor in tensors.items()
+    }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sharded", [False, True], ids=["DDP", "FSDP2"])
 def test_two_processes_end_as_one_does(store, snapshot, tmp_path, sharded):
     told = []
-    alone = train(_order(snapshot, accumulation="2"), store, tmp_path / "one" / "run", lambda _: None)
+    alone = train(
+        _order(snapshot, accumulation="2"), store, tmp_path / "one" / "run", lambda _: None
+    )
     order = _order(snapshot, processes="2", sharded=str(sharded).lower())
     together = train(order, store, tmp_path / "two" / "run", told.append)
     one, two = _weights(alone, store), _weights(together, store)
@@ -60,7 +66,11 @@ def test_two_processes_end_as_one_does(store, snapshot, tmp_path, sharded):
     assert _apart(one, two) < ROUNDING
     assert together.evaluation["psnr"] == pytest.approx(alone.evaluation["psnr"], abs=1e-2)
     assert [progress.done for progress in told if progress.stage == "base"] == [0, 32, 64]
-    assert all("denoising" in progress.metrics for progress in told if progress.stage == "base" and progress.done)
+    assert all(
+        "denoising" in progress.metrics
+        for progress in told
+        if progress.stage == "base" and progress.done
+    )
     assert len(list((tmp_path / "two/run/base").glob("state-*"))) == 1
 
 
@@ -85,7 +95,12 @@ def test_two_processes_stop_with_the_report_and_resume(store, snapshot, tmp_path
     seen = []
     resumed = train(sharded, store, tmp_path / "run", seen.append)
     assert min(progress.done for progress in seen if progress.stage == "transparency") >= 64
-    alone = train(_order(snapshot, 128, "transparency", accumulation="2"), store, tmp_path / "one", lambda _: None)
+    alone = train(
+        _order(snapshot, 128, "transparency", accumulation="2"),
+        store,
+        tmp_path / "one",
+        lambda _: None,
+    )
     one, two = (load_part(store, made.files["transparency"])[0] for made in (alone, resumed))
     assert _apart(one, two) < ROUNDING
 
@@ -93,7 +108,7 @@ def test_two_processes_stop_with_the_report_and_resume(store, snapshot, tmp_path
 @pytest.mark.slow
 def test_the_error_of_the_first_process_is_raised_here(store, snapshot, tmp_path):
     with pytest.raises(NotFound, match="no optimizer 'magic'"):
-        train(_order(snapshot, processes="2", optimiser="magic"), store, tmp_path, lambda _: None)
+        train(_order(snapshot, processes="2", optimizer="magic"), store, tmp_path, lambda _: None)
 
 
 @pytest.mark.slow
@@ -107,7 +122,9 @@ def test_processes_die_with_the_one_that_started_them(store, snapshot, tmp_path)
         "launch(read_order(order), open_again(store), Path(sys.argv[3]), lambda p: print(p.done, flush=True), 2)"
     )
     command = [sys.executable, "-c", code, *map(str, told), str(tmp_path / "run")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as running:
         assert any(int(line) >= 16 for line in running.stdout)
         below = psutil.Process(running.pid).children(recursive=True)
         assert len(below) >= 3  # torchrun and two trainers
@@ -117,14 +134,18 @@ def test_processes_die_with_the_one_that_started_them(store, snapshot, tmp_path)
 
 
 def test_an_order_survives_its_journey(store, snapshot):
-    parent = Checkpoint({"backbone": "b"}, "whole", "micro", snapshot, None, 1, "1", {"psnr": 1.5}, None, CHANGES)
+    parent = Checkpoint(
+        {"backbone": "b"}, "whole", "micro", snapshot, None, 1, "1", {"psnr": 1.5}, None, CHANGES
+    )
     order = TrainingRequest("base", "micro", snapshot, "p", parent, 1, 8, CHANGES)
     assert parse_request(json.loads(json.dumps(asdict(order)))) == order
     again = reopen_store(json.loads(json.dumps(store.opening)))
     assert again.get(snapshot) == store.get(snapshot)
 
 
-def test_a_store_that_others_cannot_open_and_too_few_gpus_are_refused(store, snapshot, tmp_path, monkeypatch):
+def test_a_store_that_others_cannot_open_and_too_few_gpus_are_refused(
+    store, snapshot, tmp_path, monkeypatch
+):
     with pytest.raises(Refused, match="cannot be opened by other processes"):
         launch(_order(snapshot), object(), tmp_path, print, 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

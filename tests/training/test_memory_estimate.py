@@ -37,19 +37,30 @@ PARAMETERS = {
 
 def order(preset: str, recipe: str, **changes: object) -> TrainingRequest:
     return TrainingRequest(
-        recipe, preset, "0" * 64, None, None, 0, 0, {name: str(value) for name, value in changes.items()}
+        recipe,
+        preset,
+        "0" * 64,
+        None,
+        None,
+        0,
+        0,
+        {name: str(value) for name, value in changes.items()},
     )
 
 
 def held(preset: str, stage: str, *, on_gpu: bool = False, **changes: object) -> dict[str, int]:
     """What a trained stage holds."""
-    return _trained(find_preset(preset, order(preset, stage, **changes).changes), stage, on_gpu=on_gpu)
+    return _trained(
+        find_preset(preset, order(preset, stage, **changes).changes), stage, on_gpu=on_gpu
+    )
 
 
 @pytest.mark.parametrize(("family", "part"), PARAMETERS)
 def test_the_original_models_have_the_parameters_that_are_known(family, part):
     with torch.device("meta"):
-        network = build_part(find_preset("sdxl", {"family": family, "model": "nobody/has-this"}), part)
+        network = build_part(
+            find_preset("sdxl", {"family": family, "model": "nobody/has-this"}), part
+        )
     assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS[family, part]
 
 
@@ -84,7 +95,9 @@ def test_a_meter_counts_each_storage_once_and_until_its_end():
 
 def test_a_step_s_parts_are_counted_by_what_they_are():
     def build():
-        network = nn.Sequential(nn.Linear(256, 1024, bias=False), nn.ReLU(), nn.Linear(1024, 256, bias=False))
+        network = nn.Sequential(
+            nn.Linear(256, 1024, bias=False), nn.ReLU(), nn.Linear(1024, 256, bias=False)
+        )
         rows = torch.zeros(512, 256)
         return network, lambda: network(rows).square().sum()
 
@@ -119,7 +132,9 @@ def test_what_optimisers_keep():
     assert estimate_optimizer("adamw_fused", parameters, on_gpu=True)[1] <= 64
     assert estimate_optimizer("adamw", parameters, on_gpu=True)[1] == 4 * numbers
     assert estimate_optimizer("adafactor", parameters, on_gpu=False)[0] < adamw / 10
-    assert estimate_optimizer("adamw8bit", parameters, on_gpu=True)[0] == pytest.approx(2 * numbers, rel=0.05)
+    assert estimate_optimizer("adamw8bit", parameters, on_gpu=True)[0] == pytest.approx(
+        2 * numbers, rel=0.05
+    )
 
 
 def test_what_changes_needs_what():
@@ -140,28 +155,54 @@ def test_a_pretrained_model_that_is_not_on_disk():
     numbers = PARAMETERS["sd15", "unet"]
     assert full["optimiser"] == pytest.approx(8 * numbers, rel=0.001)
     assert full["average"] == 4 * numbers
-    assert full["weights"] > 4 * (numbers + PARAMETERS["sd15", "vae"] + PARAMETERS["sd15", "text_encoder"])
+    assert full["weights"] > 4 * (
+        numbers + PARAMETERS["sd15", "vae"] + PARAMETERS["sd15", "text_encoder"]
+    )
 
 
 def test_processes_hold_copies_or_shares():
     step = StepMemory(weights=1_000, learning=800, gradients=100, activations=500, beside=520)
     told = {"state": 1_600, "moment": 0, "average": 800, "block": 80}
     alone = _fullest(find_preset("tiny"), step, **told)
-    assert alone == {"weights": 1_000, "gradients": 800, "optimiser": 1_600, "average": 800, "activations": 0}
+    assert alone == {
+        "weights": 1_000,
+        "gradients": 800,
+        "optimiser": 1_600,
+        "average": 800,
+        "activations": 0,
+    }
     busy = _fullest(find_preset("tiny"), replace(step, activations=900, beside=950), **told)
     assert (busy["gradients"], busy["activations"]) == (100, 900)
     copied = _fullest(find_preset("tiny", {"processes": "4"}), step, **told)
     assert sum(copied.values()) == sum(alone.values()) + 800
     shared = _fullest(find_preset("tiny", {"processes": "4", "sharded": "true"}), step, **told)
-    assert shared == {"weights": 200 + 200 + 160, "gradients": 200, "optimiser": 400, "average": 200, "activations": 0}
-    gathered = _fullest(find_preset("tiny", {"accumulation": "2"}), replace(step, activations=900, beside=950), **told)
+    assert shared == {
+        "weights": 200 + 200 + 160,
+        "gradients": 200,
+        "optimiser": 400,
+        "average": 200,
+        "activations": 0,
+    }
+    gathered = _fullest(
+        find_preset("tiny", {"accumulation": "2"}),
+        replace(step, activations=900, beside=950),
+        **told,
+    )
     assert (gathered["gradients"], gathered["activations"]) == (800, 950)
 
 
 def test_checkpointing_saves_what_is_kept_for_the_way_back(tmp_path):
     folder = write_sdxl(tmp_path / "model", (32, 64))
-    changes = {"model": folder, "image_size": 256, "base_batch": 4, "precision": "fp32", "adapter_rank": 0}
-    kept, again = (held("sdxl", "base", gradient_checkpointing=again, **changes) for again in (False, True))
+    changes = {
+        "model": folder,
+        "image_size": 256,
+        "base_batch": 4,
+        "precision": "fp32",
+        "adapter_rank": 0,
+    }
+    kept, again = (
+        held("sdxl", "base", gradient_checkpointing=again, **changes) for again in (False, True)
+    )
     assert again["activations"] < kept["activations"] / 2
     halves = held("sdxl", "base", gradient_checkpointing=False, **(changes | {"precision": "bf16"}))
     assert halves["activations"] < kept["activations"]
@@ -169,17 +210,28 @@ def test_checkpointing_saves_what_is_kept_for_the_way_back(tmp_path):
 
 def test_advice_names_a_card_and_what_would_help():
     preset = find_preset("sdxl", {"gradient_checkpointing": "false"})
-    needs = {"weights": 10 * GIB, "gradients": 0, "optimiser": 2 * GIB, "average": GIB, "activations": 40 * GIB}
+    needs = {
+        "weights": 10 * GIB,
+        "gradients": 0,
+        "optimiser": 2 * GIB,
+        "average": GIB,
+        "activations": 40 * GIB,
+    }
     assert (
-        _advise(needs, preset, "base", on_gpu=True) == "fits a 80 GiB GPU; less with --set gradient_checkpointing=true"
+        _advise(needs, preset, "base", on_gpu=True)
+        == "fits a 80 GiB GPU; less with --set gradient_checkpointing=true"
     )
-    assert _advise(needs, find_preset("sdxl"), "base", on_gpu=True).endswith("--set base_batch=8 --set accumulation=2")
+    assert _advise(needs, find_preset("sdxl"), "base", on_gpu=True).endswith(
+        "--set base_batch=8 --set accumulation=2"
+    )
     assert (
         _advise(needs | {"activations": 400 * GIB}, preset, "latents", on_gpu=True)
         == "needs 434 GiB, more than one GPU has"
     )
     assert _advise({"weights": GIB}, preset, "latents", on_gpu=True) == "fits a 8 GiB GPU"
-    assert _advise({"weights": GIB}, preset, "latents", on_gpu=False).startswith("needs 1.00 GiB of memory")
+    assert _advise({"weights": GIB}, preset, "latents", on_gpu=False).startswith(
+        "needs 1.00 GiB of memory"
+    )
 
 
 def test_what_cannot_be_is_refused():
@@ -205,7 +257,11 @@ def test_layers_are_told_of_too():
     assert [row.stage for row in estimate(order("micro", "pairs"), 10)] == [
         *("transparency", "latents", "base", "layers", "sheets")
     ]
-    assert [row.stage for row in estimate(order("micro", "layers"), 10)] == ["latents", "layers", "sheets"]
+    assert [row.stage for row in estimate(order("micro", "layers"), 10)] == [
+        "latents",
+        "layers",
+        "sheets",
+    ]
     layers, base = held("micro", "layers", layers_batch=64), held("micro", "base", base_batch=128)
     assert layers["optimiser"] < base["optimiser"]
     assert layers["activations"] == pytest.approx(base["activations"], rel=0.5)
@@ -229,7 +285,11 @@ def test_layers_of_a_pretrained_model_that_is_not_on_disk():
     )
     assert needed["average"] == 4 * adapters
     assert needed["optimiser"] == pytest.approx(8 * adapters, rel=0.001)
-    frozen = 2 * PARAMETERS["sd15", "unet"] + 2 * PARAMETERS["sd15", "text_encoder"] + 4 * PARAMETERS["sd15", "vae"]
+    frozen = (
+        2 * PARAMETERS["sd15", "unet"]
+        + 2 * PARAMETERS["sd15", "text_encoder"]
+        + 4 * PARAMETERS["sd15", "vae"]
+    )
     transparency = 4 * (1_181_764 + 104_104_804)
     assert needed["weights"] == pytest.approx(frozen + 4 * adapters + transparency, rel=0.05)
 
@@ -237,12 +297,21 @@ def test_layers_of_a_pretrained_model_that_is_not_on_disk():
 def _attention_layers():
     with torch.device("meta"):
         unet = build_part(find_preset("sd15", {"model": "nobody/has-this"}), "unet")
-    return [(name, layer) for name, layer in unet.named_modules() if ".attn" in name and isinstance(layer, nn.Linear)]
+    return [
+        (name, layer)
+        for name, layer in unet.named_modules()
+        if ".attn" in name and isinstance(layer, nn.Linear)
+    ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [case for case in CASES if case in {"tiny, base, batch 256", "tiny SDXL, all weights, batch 64"}]
+    "name",
+    [
+        case
+        for case in CASES
+        if case in {"tiny, base, batch 256", "tiny SDXL, all weights, batch 64"}
+    ],
 )
 def test_it_is_within_15_percent_of_what_is_measured(name):
     computed, measured = compare(name)
@@ -270,18 +339,27 @@ def test_it_is_within_15_percent_of_what_a_gpu_takes(tmp_path, precision):
     }
     computed = held("sdxl", "base", on_gpu=True, **changes)
     preset = find_preset("sdxl", {name: str(value) for name, value in changes.items()})
-    beside = (fit_autoencoder(preset, torch.empty(0)).to("cuda"), Transparency(preset).to("cuda"))  # that never learn
+    beside = (
+        fit_autoencoder(preset, torch.empty(0)).to("cuda"),
+        Transparency(preset).to("cuda"),
+    )  # that never learn
     denoiser = new_denoiser(replace(preset, threads=0)).train().requires_grad_(True).to("cuda")
-    optimiser = build_optimizer(preset.optimiser, denoiser.trainable_parameters(), 1e-5)
-    told = Conditions(torch.zeros(8, 77, 64), pooled_BP=torch.zeros(8, 32), sizes_B6=torch.zeros(8, 6)).to("cuda")
+    optimizer = build_optimizer(preset.optimizer, denoiser.trainable_parameters(), 1e-5)
+    told = Conditions(
+        torch.zeros(8, 77, 64), pooled_BP=torch.zeros(8, 32), sizes_B6=torch.zeros(8, 6)
+    ).to("cuda")
     for _ in range(2):
         torch.cuda.reset_peak_memory_stats()
         with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
             loss = denoiser.predict(
-                torch.zeros(8, 4, 64, 64, device="cuda"), torch.zeros(8, dtype=torch.int64, device="cuda"), told
+                torch.zeros(8, 4, 64, 64, device="cuda"),
+                torch.zeros(8, dtype=torch.int64, device="cuda"),
+                told,
             )
         torch.autograd.backward(loss.float().square().mean())
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
     del beside
-    assert sum(computed.values()) - computed["average"] == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.15)
+    assert sum(computed.values()) - computed["average"] == pytest.approx(
+        torch.cuda.max_memory_allocated(), rel=0.15
+    )

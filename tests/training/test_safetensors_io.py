@@ -17,7 +17,12 @@ ORDER = TrainingRequest("whole", "micro", "ab" * 32, None, None, 7)
 
 def test_weights_come_back_with_how_they_came_to_be(store):
     tensors = {"b": torch.randn(3, 4).T, "a": torch.arange(3)}
-    file = save_part(store, "transparency", tensors, part_metadata("transparency", ORDER, "1.2", offset_scale=2.5))
+    file = save_part(
+        store,
+        "transparency",
+        tensors,
+        part_metadata("transparency", ORDER, "1.2", offset_scale=2.5),
+    )
     loaded, metadata = load_part(store, file)
     assert torch.equal(loaded["b"], tensors["b"])
     assert torch.equal(loaded["a"], tensors["a"])
@@ -55,7 +60,9 @@ def test_equal_weights_have_equal_bytes_in_every_process(store):
     )
     command = [sys.executable, "-c", program, str(store.folder)]
     elsewhere = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    assert elsewhere == save_part(store, "x", {"a": torch.arange(3)}, part_metadata("x", ORDER, "1"))
+    assert elsewhere == save_part(
+        store, "x", {"a": torch.arange(3)}, part_metadata("x", ORDER, "1")
+    )
 
 
 @pytest.mark.parametrize(

@@ -35,13 +35,20 @@ def test_a_sheet_shows_pictures_over_a_checkerboard_with_their_alpha_below():
 def test_there_and_back_keeps_shape_and_range_with_and_without_the_offset():
     torch.manual_seed(0)
     rgba = torch.rand(3, 4, 32, 32)
-    backbone, networks = fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:])), Transparency(MICRO)
+    autoencoder, networks = (
+        fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:])),
+        Transparency(MICRO),
+    )
     torch.nn.init.ones_(networks.encoder.blocks[-1].bias)
     torch.nn.init.normal_(networks.decoder.latent_conv_in.weight)
-    with_offset, without = (reconstruct(backbone, networks, rgba, offset=offset) for offset in (True, False))
+    with_offset, without = (
+        reconstruct(autoencoder, networks, rgba, offset=offset) for offset in (True, False)
+    )
     assert with_offset.shape == rgba.shape
     assert with_offset.min() >= 0
     assert with_offset.max() <= 1
     assert not torch.equal(with_offset, without)
-    assert [len(row) for row in reconstruction_rows(backbone, networks, rgba)] == [3, 3]
-    assert np.array_equal(to_uint8_images(rgba)[0], (rgba[0] * 255).round().permute(1, 2, 0).numpy().astype(np.uint8))
+    assert [len(row) for row in reconstruction_rows(autoencoder, networks, rgba)] == [3, 3]
+    assert np.array_equal(
+        to_uint8_images(rgba)[0], (rgba[0] * 255).round().permute(1, 2, 0).numpy().astype(np.uint8)
+    )

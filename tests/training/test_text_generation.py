@@ -20,7 +20,16 @@ from tests.curation.cli.test_cli import call
 from training.text_generation import load_language_model
 
 SAID = '{ "text": "a cat in a garden", "foreground": "a cat", "background": "an empty garden" }'
-WORDS = ["<pad>", "<s>", "</s>", "<unk>", "USER:", "ASSISTANT:", "picture", *dict.fromkeys(SAID.split())]
+WORDS = [
+    "<pad>",
+    "<s>",
+    "</s>",
+    "<unk>",
+    "USER:",
+    "ASSISTANT:",
+    "picture",
+    *dict.fromkeys(SAID.split()),
+]
 TEMPLATE = (
     "{% for m in messages %}{{ 'USER: ' + m['content'] }}{% endfor %}"
     "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
@@ -30,7 +39,9 @@ TEMPLATE = (
 def write_llama(folder, *, learns=True, template=TEMPLATE):
     """A Llama of a few words; after "ASSISTANT:" it says SAID, whatever it was asked."""
     torch.manual_seed(0)
-    words = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words = Tokenizer(
+        WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>")
+    )
     words.pre_tokenizer = WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>",
@@ -44,18 +55,24 @@ def write_llama(folder, *, learns=True, template=TEMPLATE):
     )  # fmt: skip
     network = LlamaForCausalLM(config)
     if learns:
-        optimiser = torch.optim.Adam(network.parameters(), 1e-2)
-        asked = ["a picture", compose_request(0, 0, 0)[0]]  # the second is what the command asks first
+        optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+        asked = [
+            "a picture",
+            compose_request(0, 0, 0)[0],
+        ]  # the second is what the command asks first
         for step in range(160):
             question, said = (
                 tokenizer(text, add_special_tokens=False)["input_ids"]
                 for text in (f"USER: {asked[step % 2]} ASSISTANT:", f"{SAID} </s>")
             )
-            ids, labels = torch.tensor([[*question, *said]]), torch.tensor([[-100] * len(question) + said])
+            ids, labels = (
+                torch.tensor([[*question, *said]]),
+                torch.tensor([[-100] * len(question) + said]),
+            )
             loss = network(input_ids=ids, labels=labels).loss
             loss.backward()
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
         assert float(loss.detach()) < 0.05
     network.eval().save_pretrained(folder)
     return folder
@@ -100,6 +117,20 @@ def test_what_cannot_be_loaded_is_named(llama, tmp_path):
 
 def test_the_command_asks_it(llama, tmp_path):
     out = tmp_path / "prompts.jsonl"
-    making = ["prompts", "generate", "--maker", "model", "--model", str(llama), "--out", str(out), "--count", "1"]
+    making = [
+        "prompts",
+        "generate",
+        "--maker",
+        "model",
+        "--model",
+        str(llama),
+        "--out",
+        str(out),
+        "--count",
+        "1",
+    ]
     told = json.loads(call(*making, "--json"))
-    assert (told["made"], [one.text for one in read_pair_prompts(out)]) == (1, ["a cat in a garden"])
+    assert (told["made"], [one.text for one in read_pair_prompts(out)]) == (
+        1,
+        ["a cat in a garden"],
+    )

@@ -19,7 +19,9 @@ quiet = lambda _: None  # noqa: E731
 
 
 def _order(snapshot, recipe="transparency", **more):
-    return replace(TrainingRequest(recipe, "micro", snapshot, None, None, seed=1, images=96), **more)
+    return replace(
+        TrainingRequest(recipe, "micro", snapshot, None, None, seed=1, images=96), **more
+    )
 
 
 def test_a_first_checkpoint_explains_itself(store, snapshot, tmp_path):
@@ -27,10 +29,20 @@ def test_a_first_checkpoint_explains_itself(store, snapshot, tmp_path):
     checkpoint = train(_order(snapshot), store, tmp_path / "run", lambda p: stages.append(p.stage))
     assert list(dict.fromkeys(stages)) == ["backbone", "transparency", "evaluate", "sheet"]
     assert set(checkpoint.files) == {"backbone", "transparency"}
-    assert (checkpoint.recipe, checkpoint.preset, checkpoint.parent) == ("transparency", "micro", None)
+    assert (checkpoint.recipe, checkpoint.preset, checkpoint.parent) == (
+        "transparency",
+        "micro",
+        None,
+    )
     assert checkpoint.snapshot == snapshot
     assert checkpoint.code_version == code_version()
-    assert set(checkpoint.evaluation) >= {"psnr", "ssim", "alpha_sad", "alpha_mse", "identity_harm_db"}
+    assert set(checkpoint.evaluation) >= {
+        "psnr",
+        "ssim",
+        "alpha_sad",
+        "alpha_mse",
+        "identity_harm_db",
+    }
     assert checkpoint.sample_grid is not None
     assert Image.open(io.BytesIO(store.get(checkpoint.sample_grid))).format == "PNG"
     _, metadata = load_part(store, checkpoint.files["transparency"])
@@ -40,10 +52,14 @@ def test_a_first_checkpoint_explains_itself(store, snapshot, tmp_path):
     assert again.id == checkpoint.id
 
 
-def test_a_child_inherits_the_backbone_and_improves_on_its_parent(store, snapshot, freeze_shapes, tmp_path):
+def test_a_child_inherits_the_backbone_and_improves_on_its_parent(
+    store, snapshot, freeze_shapes, tmp_path
+):
     parent = train(_order(snapshot, images=160), store, tmp_path / "one", quiet)
     wider = freeze_shapes(range(40))
-    child = train(_order(wider, parent=parent, previous=snapshot, images=160), store, tmp_path / "two", quiet)
+    child = train(
+        _order(wider, parent=parent, previous=snapshot, images=160), store, tmp_path / "two", quiet
+    )
     assert child.parent == parent.id
     assert child.files["backbone"] == parent.files["backbone"]
     assert child.files["transparency"] != parent.files["transparency"]
@@ -59,7 +75,9 @@ def test_a_child_inherits_the_backbone_and_improves_on_its_parent(store, snapsho
         ({"recipe": "base"}, Refused, "needs the part"),
     ],
 )
-def test_an_order_that_cannot_be_met_is_refused_before_work_begins(store, snapshot, tmp_path, change, error, words):
+def test_an_order_that_cannot_be_met_is_refused_before_work_begins(
+    store, snapshot, tmp_path, change, error, words
+):
     with pytest.raises(error, match=words):
         train(_order(snapshot, **change), store, tmp_path / "run", quiet)
     assert not (tmp_path / "run").exists()
@@ -81,7 +99,9 @@ def test_the_version_names_the_commit_in_a_checkout_only(tmp_path, monkeypatch):
     import curation
 
     assert code_version().startswith(curation.__version__)
-    monkeypatch.setattr(curation, "__file__", os.fspath(tmp_path / "site" / "curation" / "__init__.py"))
+    monkeypatch.setattr(
+        curation, "__file__", os.fspath(tmp_path / "site" / "curation" / "__init__.py")
+    )
     assert code_version() == curation.__version__
 
 
@@ -89,19 +109,35 @@ def test_parts_of_a_checkpoint_open_frozen(store, snapshot, tmp_path):
     checkpoint = train(_order(snapshot, images=8), store, tmp_path / "run", quiet)
     parts = load_checkpoint(checkpoint, store)
     assert parts.base is None
-    assert not any(p.requires_grad for p in (*parts.transparency.parameters(), *parts.backbone.parameters()))
+    assert not any(
+        p.requires_grad for p in (*parts.transparency.parameters(), *parts.autoencoder.parameters())
+    )
     assert len(open_split(store, snapshot, Split.heldout, parts.preset.image_size)) == 6
 
 
 def test_the_whole_recipe_trains_every_part_and_draws_its_sheet(store, snapshot, tmp_path):
     stages = []
-    checkpoint = train(_order(snapshot, "whole", images=32), store, tmp_path / "run", lambda p: stages.append(p.stage))
-    assert list(dict.fromkeys(stages)) == ["backbone", "transparency", "latents", "base", "evaluate", "sheet"]
+    checkpoint = train(
+        _order(snapshot, "whole", images=32),
+        store,
+        tmp_path / "run",
+        lambda p: stages.append(p.stage),
+    )
+    assert list(dict.fromkeys(stages)) == [
+        "backbone",
+        "transparency",
+        "latents",
+        "base",
+        "evaluate",
+        "sheet",
+    ]
     assert set(checkpoint.files) == {"backbone", "transparency", "base"}
     assert checkpoint.evaluation["noise_mse"] > 0
     parts = load_checkpoint(checkpoint, store)
     assert parts.base is not None
     assert store.has(checkpoint.sample_grid)
-    base_only = train(_order(snapshot, "base", parent=checkpoint, images=32), store, tmp_path / "next", quiet)
+    base_only = train(
+        _order(snapshot, "base", parent=checkpoint, images=32), store, tmp_path / "next", quiet
+    )
     assert base_only.files["transparency"] == checkpoint.files["transparency"]
     assert base_only.files["base"] != checkpoint.files["base"]

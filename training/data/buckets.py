@@ -53,11 +53,13 @@ def make_bucket_table(side: int, step: int, ratio: float) -> tuple[Size, ...]:
 def nearest_bucket(original: Size, table: Sequence[Size]) -> Size:
     """Return the bucket with the nearest log aspect ratio; of equals, the one with more pixels."""
     log_ratio = math.log(original[0] / original[1])
-    return min(table, key=lambda size: (abs(math.log(size[0] / size[1]) - log_ratio), -size[0] * size[1]))
+    return min(
+        table, key=lambda size: (abs(math.log(size[0] / size[1]) - log_ratio), -size[0] * size[1])
+    )
 
 
-def assign_buckets(originals: Sequence[Size], table: Sequence[Size], least: int) -> list[Size]:
-    """Return the bucket of each image so that no bucket has fewer than `least` images.
+def assign_buckets(originals: Sequence[Size], table: Sequence[Size], min_images: int) -> list[Size]:
+    """Return the bucket of each image so that no bucket has fewer than `min_images` images.
 
     Images of a rare bucket move to the nearest bucket that has enough, rarest bucket first. The
     squarest bucket is exempt. Images are padded with transparency and never cropped: transparent
@@ -67,7 +69,7 @@ def assign_buckets(originals: Sequence[Size], table: Sequence[Size], least: int)
     Args:
         originals: (height, width) of each image in pixels.
         table: Bucket sizes, as `bucket_table` returns them.
-        least: Smallest number of images in a bucket.
+        min_images: Smallest number of images in a bucket.
     """
     # The squarest bucket is the fallback: it is never dropped, so the loop ends.
     squarest = min(table, key=lambda size: abs(math.log(size[0] / size[1])))
@@ -75,7 +77,7 @@ def assign_buckets(originals: Sequence[Size], table: Sequence[Size], least: int)
     while True:
         shapes = [nearest_bucket(original, remaining) for original in originals]
         counts = Counter(shapes)
-        rare = [size for size in remaining if size != squarest and counts[size] < least]
+        rare = [size for size in remaining if size != squarest and counts[size] < min_images]
         if not rare:
             return shapes
         # Drop all empty buckets at once, but only one that has images: its images may fill up
@@ -86,7 +88,7 @@ def assign_buckets(originals: Sequence[Size], table: Sequence[Size], least: int)
 
 
 def read_sizes(
-    store: ObjectStore, objects: Sequence[str], folder: Path | None = None, workers: int = 4
+    store: ObjectStore, sha256s: Sequence[str], folder: Path | None = None, workers: int = 4
 ) -> tuple[dict[str, Size], dict[str, str]]:
     """Read the sizes of stored images from their headers, with several threads.
 
@@ -94,7 +96,7 @@ def read_sizes(
 
     Args:
         store: Where the images are stored.
-        objects: The images' sha256.
+        sha256s: The images' sha256.
         folder: The cache folder; None caches in memory only.
         workers: Number of reading threads.
 
@@ -103,22 +105,28 @@ def read_sizes(
         could not be read.
     """
     cache = ShardedTensorCache(folder)
-    keys = {sha256: cache_key("size", sha256) for sha256 in dict.fromkeys(objects)}
+    keys = {sha256: cache_key("size", sha256) for sha256 in dict.fromkeys(sha256s)}
     unknown = [sha256 for sha256, key in keys.items() if key not in cache]
     broken: dict[str, str] = {}
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(unknown), SIZES_PER_WRITE):
             # Read one block of headers; an error takes the place of a size.
             block = unknown[start : start + SIZES_PER_WRITE]
-            read = dict(zip(block, pool.map(lambda sha256: _read_size(store, sha256), block), strict=True))
+            read = dict(
+                zip(block, pool.map(lambda sha256: _read_size(store, sha256), block), strict=True)
+            )
             sizes = {sha256: size for sha256, size in read.items() if not isinstance(size, str)}
             broken |= {sha256: error for sha256, error in read.items() if isinstance(error, str)}
             if sizes:
-                cache.put([keys[sha256] for sha256 in sizes], {"size": torch.tensor(list(sizes.values()))})
+                cache.put(
+                    [keys[sha256] for sha256 in sizes], {"size": torch.tensor(list(sizes.values()))}
+                )
     # Answer from the cache, which now has the size of every readable image.
     readable = [sha256 for sha256 in keys if sha256 not in broken]
     rows = cache.get([keys[sha256] for sha256 in readable])["size"].tolist() if readable else []
-    return {sha256: (height, width) for sha256, (height, width) in zip(readable, rows, strict=True)}, broken
+    return {
+        sha256: (height, width) for sha256, (height, width) in zip(readable, rows, strict=True)
+    }, broken
 
 
 def size_conditions(originals: Sequence[Size], shapes: Sequence[Size]) -> Tensor:
@@ -141,20 +149,26 @@ class BucketConfig:
     least: int
     folder: Path | None = None
 
-    def measure(self, store: ObjectStore, objects: Sequence[str]) -> tuple[dict[str, Size], dict[str, str]]:
+    def measure(
+        self, store: ObjectStore, sha256s: Sequence[str]
+    ) -> tuple[dict[str, Size], dict[str, str]]:
         """Read the sizes of stored images, as `read_sizes` does."""
-        return read_sizes(store, objects, self.folder)
+        return read_sizes(store, sha256s, self.folder)
 
     def sort(self, originals: Sequence[Size]) -> list[Size]:
         """Return the bucket of each image size, as `sort_into_buckets` does."""
         return assign_buckets(originals, self.table, self.least)
 
 
-def bucket_config(preset: Preset, batch: int, folder: Path | None) -> BucketConfig | None:
-    """Return the buckets of a preset, or None if it has none; `batch` is the global batch size."""
+def bucket_config(preset: Preset, batch_size: int, folder: Path | None) -> BucketConfig | None:
+    """Return the buckets of a preset, or None if it has none; `batch_size` is the global batch size."""
     if not preset.buckets:
         return None
-    return BucketConfig(make_bucket_table(preset.image_size, preset.bucket_step, preset.bucket_ratio), batch, folder)
+    return BucketConfig(
+        make_bucket_table(preset.image_size, preset.bucket_step, preset.bucket_ratio),
+        batch_size,
+        folder,
+    )
 
 
 class Sampler(Protocol):
@@ -177,9 +191,9 @@ class BucketSampler:
     same images.
     """
 
-    def __init__(self, order: Sampler, shapes: Sequence[Hashable], batch: int) -> None:
-        """Group the draws of `order` by `shapes`: the size, or other key, of each sample index."""
-        self._order, self._shapes, self.batch = order, list(shapes), batch
+    def __init__(self, sampler: Sampler, shapes: Sequence[Hashable], batch_size: int) -> None:
+        """Group the draws of `sampler` by `shapes`: the size, or other key, of each sample index."""
+        self._order, self._shapes, self.batch = sampler, list(shapes), batch_size
         self._bins: dict[Hashable, list[int]] = {}
         self._walked = 0
         self._sorted = array("i")  # kept, since a batch depends on all draws before it

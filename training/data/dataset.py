@@ -62,7 +62,7 @@ class LayerDataset(Dataset[Tensor]):
         """
         self.store, self.samples, self.size = store, list(samples), size
         self.roles = list(roles or [LayerRole.foreground] * len(self.samples))
-        self.aside: dict[str, str] = {}  # error message by sample id
+        self.unreadable: dict[str, str] = {}  # error message by sample id
         self._max_unreadable = max(1, int(len(self.samples) * MAX_UNREADABLE_SHARE))
         self._broken: set[int] = set()
         self._decoded: list[RGBA] | None = None
@@ -74,38 +74,40 @@ class LayerDataset(Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, place: int) -> Tensor:
+    def __getitem__(self, index: int) -> Tensor:
         """Return one image, 4 x H x W. Raises Corrupt, NotFound."""
-        pixels = self._decode(place) if self._decoded is None else self._decoded[place]
+        pixels = self._decode(index) if self._decoded is None else self._decoded[index]
         return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255.0
 
-    def take(self, places: Sequence[int]) -> Tensor:
+    def take(self, indices: Sequence[int]) -> Tensor:
         """Return images of one size as a batch, B x 4 x H x W. Raises Corrupt, NotFound."""
-        return torch.stack([self[place] for place in places])
+        return torch.stack([self[place] for place in indices])
 
-    def read(self, place: int) -> tuple[int, Tensor]:
+    def read(self, index: int) -> tuple[int, Tensor]:
         """Return the index and pixels of an image or its replacement. Raises Corrupt."""
         while True:
-            (stand_in,) = self.sound([place])
+            (stand_in,) = self.sound([index])
             try:
                 return stand_in, self[stand_in]
             except (Corrupt, NotFound) as error:
-                self.set_aside(stand_in, error)
+                self.mark_unreadable(stand_in, error)
 
-    def sound(self, places: Sequence[int]) -> list[int]:
+    def sound(self, indices: Sequence[int]) -> list[int]:
         """Replace unreadable images by the next readable ones of their size. Raises Corrupt."""
-        return [self._replacement_of(place) if place in self._broken else place for place in places]
+        return [
+            self._replacement_of(place) if place in self._broken else place for place in indices
+        ]
 
-    def set_aside(self, place: int, error: Corrupt | NotFound) -> None:
+    def mark_unreadable(self, index: int, error: Corrupt | NotFound) -> None:
         """Record that an image is unreadable. Raises Corrupt if too many are."""
-        sample, image = self.samples[place], self.object_of(place)
+        sample, image = self.samples[index], self.sha256_of(index)
         for other in range(len(self.samples)):  # samples may share an image
-            if self.object_of(other) == image:
+            if self.sha256_of(other) == image:
                 self._broken.add(other)
-                self.aside[self.samples[other].id] = error.message
-        if len(self.aside) > self._max_unreadable:
+                self.unreadable[self.samples[other].id] = error.message
+        if len(self.unreadable) > self._max_unreadable:
             raise Corrupt(
-                f"{len(self.aside)} of {len(self.samples)} images cannot be read; "
+                f"{len(self.unreadable)} of {len(self.samples)} images cannot be read; "
                 f"for example sample {sample.id[:12]}: {error.message}",
                 "run 'layerloop doctor' and restore the objects that it lists",
             ) from error
@@ -115,53 +117,58 @@ class LayerDataset(Dataset[Tensor]):
         """Captions of all images, by index."""
         return [self.caption_of(place) for place in range(len(self))]
 
-    def caption_of(self, place: int) -> str:
+    def caption_of(self, index: int) -> str:
         """Return the caption of the layer or of its sample; empty if it was only a file name.
 
         A file name such as "IMG" describes nothing, and training on it would weaken the model's
         knowledge of real words. Images without a caption train the unconditional prediction, as
         dropped captions do. Descriptive file names become captions by --captions-from-names.
         """
-        return self.samples[place].text_of(self.roles[place])
+        return self.samples[index].caption_for(self.roles[index])
 
-    def object_of(self, place: int) -> str:
+    def sha256_of(self, index: int) -> str:
         """Return the sha256 of an image's stored file."""
-        return self.samples[place].layers[self.roles[place]]
+        return self.samples[index].layers[self.roles[index]]
 
-    def inside(self, places: Sequence[int]) -> Tensor:
+    def inside(self, indices: Sequence[int]) -> Tensor:
         """Return masks of the image area, B x 1 x H x W bool: False in the letterbox margins."""
-        return torch.stack([self._inside(place) for place in places])
+        return torch.stack([self._inside(place) for place in indices])
 
     def _inside(self, index: int) -> Tensor:
         height, width = self.shapes[index]
-        top, left, box_height, box_width = self._boxes.get(self.object_of(index), (0, 0, height, width))
+        top, left, box_height, box_width = self._boxes.get(
+            self.sha256_of(index), (0, 0, height, width)
+        )
         inside_1HW = torch.zeros(1, height, width, dtype=torch.bool)
         inside_1HW[:, top : top + box_height, left : left + box_width] = True
         return inside_1HW
 
-    def is_sound(self, place: int) -> bool:
+    def is_readable(self, index: int) -> bool:
         """Return whether an image is not known to be unreadable."""
-        return place not in self._broken
+        return index not in self._broken
 
-    def sizes(self, places: Sequence[int]) -> Tensor:
+    def sizes(self, indices: Sequence[int]) -> Tensor:
         """Return SDXL's size conditioning of these images, B x 6 (see `size_conditions`)."""
-        return size_conditions([self.originals[index] for index in places], [self.shapes[index] for index in places])
+        return size_conditions(
+            [self.original_sizes[index] for index in indices],
+            [self.shapes[index] for index in indices],
+        )
 
     def _assign_buckets(self, buckets: BucketConfig | None) -> None:
         """Assign each image to a bucket, and leave out images whose size cannot be read."""
-        self.originals: list[Size] = [(self.size, self.size)] * len(self.samples)
-        self.shapes: list[Size] = list(self.originals)
+        self.original_sizes: list[Size] = [(self.size, self.size)] * len(self.samples)
+        self.shapes: list[Size] = list(self.original_sizes)
         if buckets is None:
             return
         # Read all sizes first: the buckets depend on how many images each would get.
-        objects = [self.object_of(index) for index in range(len(self.samples))]
+        objects = [self.sha256_of(index) for index in range(len(self.samples))]
         originals, broken = buckets.measure(self.store, objects)
         for index, sha256 in enumerate(objects):
             if sha256 in broken:
-                self.set_aside(index, Corrupt(broken[sha256]))
+                self.mark_unreadable(index, Corrupt(broken[sha256]))
         self._leave_out(self._broken)
-        self.originals = [originals[sha256] for sha256 in objects if sha256 not in broken]
-        self.shapes = buckets.sort(self.originals)
+        self.original_sizes = [originals[sha256] for sha256 in objects if sha256 not in broken]
+        self.shapes = buckets.sort(self.original_sizes)
 
     def _decode_all(self) -> None:
         """Decode all images, and leave out those that cannot be decoded."""
@@ -170,13 +177,18 @@ class LayerDataset(Dataset[Tensor]):
             try:
                 kept[index] = self._decode(index)
             except (Corrupt, NotFound) as error:
-                self.set_aside(index, error)
+                self.mark_unreadable(index, error)
         self._leave_out({index for index, pixels in enumerate(kept) if pixels is None})
         self._decoded = [pixels for pixels in kept if pixels is not None]
 
     def _leave_out(self, broken: Collection[int]) -> None:
         # All lists are indexed alike, so the same positions are removed from each.
-        parallel: tuple[list[Any], ...] = (self.samples, self.roles, self.originals, self.shapes)
+        parallel: tuple[list[Any], ...] = (
+            self.samples,
+            self.roles,
+            self.original_sizes,
+            self.shapes,
+        )
         for values in parallel:
             values[:] = [value for index, value in enumerate(values) if index not in broken]
         self._broken.clear()
@@ -190,8 +202,8 @@ class LayerDataset(Dataset[Tensor]):
         raise Corrupt(f"no image of size {height} x {width} can be read", "run 'layerloop doctor'")
 
     def _decode(self, index: int) -> RGBA:
-        rgba = decode_layer(self.store.get(self.object_of(index)))
-        self._boxes[self.object_of(index)] = letterbox_area(rgba.shape[:2], self.shapes[index])
+        rgba = decode_layer(self.store.get(self.sha256_of(index)))
+        self._boxes[self.sha256_of(index)] = letterbox_area(rgba.shape[:2], self.shapes[index])
         return letterbox(rgba, self.shapes[index])
 
 
@@ -245,12 +257,25 @@ def read_split(store: ObjectStore, snapshot: str, split: Split) -> list[Sample]:
         Refused: The split is empty.
     """
     samples = list(read_samples(store, snapshot))
-    chosen = [sample for sample in samples if sample.split == split and LayerRole.foreground in sample.layers]
+    chosen = [
+        sample
+        for sample in samples
+        if sample.split == split and LayerRole.foreground in sample.layers
+    ]
     if split == Split.train:
         # Remove leaks: samples that show a held-out subject.
         withheld = read_withheld(store, snapshot)
-        heldout = {image for sample in samples if sample.split == Split.heldout for image in _subjects(sample)}
-        chosen = [sample for sample in chosen if sample.id not in withheld and heldout.isdisjoint(_subjects(sample))]
+        heldout = {
+            image
+            for sample in samples
+            if sample.split == Split.heldout
+            for image in _subjects(sample)
+        }
+        chosen = [
+            sample
+            for sample in chosen
+            if sample.id not in withheld and heldout.isdisjoint(_subjects(sample))
+        ]
     if not chosen:
         hint = ""
         if split == Split.heldout:

@@ -20,13 +20,15 @@ class LayerSetDataset:
     roles and size.
     """
 
-    def __init__(self, layers: LayerDataset, roles: Sequence[LayerRole], *, alone: bool) -> None:
+    def __init__(
+        self, layers: LayerDataset, roles: Sequence[LayerRole], *, with_single_foregrounds: bool
+    ) -> None:
         """Group the layers of each sample.
 
         Args:
             layers: All layers; those of a sample have the same sample id.
             roles: Roles that a layer set must have.
-            alone: Whether to add single foregrounds: those of samples that are not pairs or, if
+            with_single_foregrounds: Whether to add single foregrounds: those of samples that are not pairs or, if
                 there are none, the foregrounds of the pairs.
         """
         self.layers = layers
@@ -41,7 +43,7 @@ class LayerSetDataset:
         singles = [rows for rows in by_sample.values() if rows.keys() == {LayerRole.foreground}]
         for rows in pairs:
             self._add(rows, tuple(roles))
-        for rows in (singles or pairs) if alone else []:
+        for rows in (singles or pairs) if with_single_foregrounds else []:
             self._add(rows, (LayerRole.foreground,))
 
     def __len__(self) -> int:
@@ -50,22 +52,27 @@ class LayerSetDataset:
     @property
     def keys(self) -> list[object]:
         """The key that all layer sets of a batch share: image size and roles."""
-        return [(self.layers.shapes[rows[0]], roles) for rows, roles in zip(self.rows, self.roles, strict=True)]
+        return [
+            (self.layers.shapes[rows[0]], roles)
+            for rows, roles in zip(self.rows, self.roles, strict=True)
+        ]
 
-    def sound(self, places: Sequence[int]) -> list[int]:
+    def sound(self, indices: Sequence[int]) -> list[int]:
         """Replace indices of unreadable layer sets by the next with their key. Raises Corrupt."""
-        return [place if self._is_sound(place) else self._replacement_of(place) for place in places]
+        return [
+            place if self._is_sound(place) else self._replacement_of(place) for place in indices
+        ]
 
-    def captions(self, place: int) -> list[str]:
+    def captions(self, index: int) -> list[str]:
         """Return the caption of each layer of a layer set."""
-        return [self.layers.caption_of(row) for row in self.rows[place]]
+        return [self.layers.caption_of(row) for row in self.rows[index]]
 
     def order(
         self,
         store: ObjectStore,
         previous: str | None,
-        new_weight: float,
-        single_share: float,
+        new_sample_weight: float,
+        foreground_only_prob: float,
         seed: int,
     ) -> WeightedSampler:
         """Return the sampler of these layer sets.
@@ -73,19 +80,25 @@ class LayerSetDataset:
         Args:
             store: Where snapshots are stored.
             previous: Id of the previous snapshot; None if there is none.
-            new_weight: Weight factor of samples that the previous snapshot does not have.
-            single_share: Share of draws that are single foregrounds, 0 <= share < 1.
+            new_sample_weight: Weight factor of samples that the previous snapshot does not have.
+            foreground_only_prob: Share of draws that are single foregrounds, 0 <= share < 1.
             seed: RNG seed of the order.
         """
-        weights = new_sample_weights(store, self.samples, previous, new_weight)
+        weights = new_sample_weights(store, self.samples, previous, new_sample_weight)
         # Scale the single foregrounds so that their weights sum to the requested share.
         single = [len(rows) == 1 for rows in self.rows]
         sums = {
             kind: sum(w for w, is_single in zip(weights, single, strict=True) if is_single == kind)
             for kind in (False, True)
         }
-        factor = single_share / (1 - single_share) * sums[False] / sums[True] if sums[True] else 0.0
-        scaled = (w * factor if is_single else w for w, is_single in zip(weights, single, strict=True))
+        factor = (
+            foreground_only_prob / (1 - foreground_only_prob) * sums[False] / sums[True]
+            if sums[True]
+            else 0.0
+        )
+        scaled = (
+            w * factor if is_single else w for w, is_single in zip(weights, single, strict=True)
+        )
         return WeightedSampler(tuple(scaled), seed)
 
     def _add(self, rows: dict[LayerRole, int], roles: tuple[LayerRole, ...]) -> None:
@@ -98,7 +111,7 @@ class LayerSetDataset:
             self.layers.shapes[index] = self.layers.shapes[rows[LayerRole.foreground]]
 
     def _is_sound(self, index: int) -> bool:
-        return all(map(self.layers.is_sound, self.rows[index]))
+        return all(map(self.layers.is_readable, self.rows[index]))
 
     def _replacement_of(self, index: int) -> int:
         keys = self.keys
@@ -118,7 +131,7 @@ def open_layer_sets(
     size: int,
     roles: Sequence[LayerRole],
     *,
-    alone: bool = False,
+    with_single_foregrounds: bool = False,
     in_memory: bool = True,
     buckets: BucketConfig | None = None,
 ) -> LayerSetDataset:
@@ -130,7 +143,7 @@ def open_layer_sets(
         split: Training or held-out samples.
         size: Image size in pixels if there are no buckets.
         roles: Roles that a layer set must have.
-        alone: Whether to add single foregrounds.
+        with_single_foregrounds: Whether to add single foregrounds.
         in_memory: Whether to decode all images now and keep them.
         buckets: Image sizes to sort the images into.
 
@@ -144,12 +157,12 @@ def open_layer_sets(
     for sample in read_split(store, snapshot, split):
         if all(role in sample.layers for role in roles):
             chosen += [(sample, role) for role in roles]
-        elif alone and sample.layers.keys() == {LayerRole.foreground}:
+        elif with_single_foregrounds and sample.layers.keys() == {LayerRole.foreground}:
             chosen.append((sample, LayerRole.foreground))
     # Decode them as one dataset, and group them again by sample.
     owners, owned = [sample for sample, _ in chosen], [role for _, role in chosen]
     layers = LayerDataset(store, owners, size, in_memory=in_memory, buckets=buckets, roles=owned)
-    layer_sets = LayerSetDataset(layers, roles, alone=alone)
+    layer_sets = LayerSetDataset(layers, roles, with_single_foregrounds=with_single_foregrounds)
     if not any(found == tuple(roles) for found in layer_sets.roles):
         named = " and ".join(roles)
         raise Refused(

@@ -26,7 +26,9 @@ class WeightedSampler:
 
     weights: tuple[float, ...]
     seed: int
-    _epochs: dict[int, list[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _epochs: dict[int, list[int]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def places(self, start: int, count: int) -> list[int]:
         """Return the sample indices of draws start .. start + count - 1."""
@@ -61,38 +63,44 @@ class WeightedSampler:
 
 def build_sampler(
     store: ObjectStore,
-    pictures: LayerDataset,
+    images: LayerDataset,
     previous: str | None,
-    new_weight: float,
+    new_sample_weight: float,
     seed: int,
     *,
-    opaque: float = 1.0,
+    opaque_weight: float = 1.0,
 ) -> WeightedSampler:
     """Return the sampler of a split.
 
     Args:
         store: Where snapshots are stored.
-        pictures: The images to sample from.
+        images: The images to sample from.
         previous: Id of the previous snapshot; None if there is none.
-        new_weight: Weight factor of samples that the previous snapshot does not have.
+        new_sample_weight: Weight factor of samples that the previous snapshot does not have.
         seed: RNG seed of the order.
-        opaque: Weight of layers other than foregrounds (which are opaque); foregrounds weigh 1.
+        opaque_weight: Weight of layers other than foregrounds (which are opaque); foregrounds weigh 1.
     """
-    news = new_sample_weights(store, pictures.samples, previous, new_weight)
+    news = new_sample_weights(store, images.samples, previous, new_sample_weight)
     weights = (
-        new * (1 if role == LayerRole.foreground else opaque) for new, role in zip(news, pictures.roles, strict=True)
+        new * (1 if role == LayerRole.foreground else opaque_weight)
+        for new, role in zip(news, images.roles, strict=True)
     )
     return WeightedSampler(tuple(weights), seed)
 
 
-def new_sample_weights(store: ObjectStore, samples: Sequence[Sample], previous: str | None, new_weight: float) -> list[float]:
-    """Return the weight of each sample: `new_weight` if the previous snapshot lacks it, else 1.
+def new_sample_weights(
+    store: ObjectStore, samples: Sequence[Sample], previous: str | None, new_sample_weight: float
+) -> list[float]:
+    """Return the weight of each sample: `new_sample_weight` if the previous snapshot lacks it, else 1.
 
     Args:
         store: Where snapshots are stored.
         samples: The samples.
         previous: Id of the previous snapshot; None if there is none, and no sample is new.
-        new_weight: Weight of new samples.
+        new_sample_weight: Weight of new samples.
     """
     known_ids = {sample.id for sample in read_samples(store, previous)} if previous else None
-    return [new_weight if known_ids is not None and sample.id not in known_ids else 1.0 for sample in samples]
+    return [
+        new_sample_weight if known_ids is not None and sample.id not in known_ids else 1.0
+        for sample in samples
+    ]

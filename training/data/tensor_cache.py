@@ -63,13 +63,17 @@ class ShardedTensorCache:
         if self.folder is None:
             return
         known = set(self._names)
-        for name in sorted(entry.name for entry in os.scandir(self.folder) if entry.name.endswith(SUFFIX)):
+        for name in sorted(
+            entry.name for entry in os.scandir(self.folder) if entry.name.endswith(SUFFIX)
+        ):
             if name not in known:
                 self._index(self.folder / name)
 
     def put(self, keys: Sequence[bytes], tensors: Mapping[str, Tensor]) -> None:
         """Store entries durably: row n of every tensor under key n, copied to the CPU."""
-        rows = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+        rows = {
+            name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())
+        }
         if self.folder is None:
             self._opened[len(self._names)] = rows
             self._add_entries(f"memory-{len(self._names)}", keys)
@@ -153,7 +157,9 @@ class ShardedTensorCache:
             file.unlink(missing_ok=True)
             return
         data = keys_N32.numpy().tobytes()
-        self._add_entries(file.name, [data[start : start + KEY_BYTES] for start in range(0, len(data), KEY_BYTES)])
+        self._add_entries(
+            file.name, [data[start : start + KEY_BYTES] for start in range(0, len(data), KEY_BYTES)]
+        )
 
     def _add_entries(self, name: str, keys: Sequence[bytes]) -> None:
         shard = len(self._names)
@@ -199,10 +205,10 @@ def cache_key(*parts: object) -> bytes:
 
 
 def compute_missing(
-    shards: ShardedTensorCache,
+    cache: ShardedTensorCache,
     keys: Sequence[bytes],
     kinds: Sequence[object],
-    make: Callable[[list[int]], None],
+    compute: Callable[[list[int]], None],
 ) -> Iterator[int]:
     """Compute the missing entries of a cache in runs, shared among processes.
 
@@ -211,40 +217,44 @@ def compute_missing(
     kill the same batches are computed, and so the same bits, as in an uninterrupted run.
 
     Args:
-        shards: The cache.
+        cache: The cache.
         keys: Keys of all entries; duplicates are computed once.
         kinds: A value per key; a run has entries of one kind only.
-        make: Computes and stores the entries at some indices of `keys`.
+        compute: Computes and stores the entries at some indices of `keys`.
 
     Yields:
         The number of keys that have entries: before the first run, after each run, and at the end.
     """
     # Keys are counted at the start and end only, and in between by the growth of the cache: there
     # may be a million.
-    present, entries = sum(key in shards for key in keys), len(shards)
+    present, entries = sum(key in cache for key in keys), len(cache)
     yield present
     # Group distinct keys by kind, and divide each group into runs.
     groups: dict[object, dict[bytes, int]] = {}
     for index, (key, kind) in enumerate(zip(keys, kinds, strict=True)):
         groups.setdefault(kind, {}).setdefault(key, index)
     indices = [list(group.values()) for group in groups.values()]
-    runs = [group[start : start + ENTRIES_PER_SHARD] for group in indices for start in range(0, len(group), ENTRIES_PER_SHARD)]
-    runs = [run for run in runs if any(keys[index] not in shards for index in run)]
+    runs = [
+        group[start : start + ENTRIES_PER_SHARD]
+        for group in indices
+        for start in range(0, len(group), ENTRIES_PER_SHARD)
+    ]
+    runs = [run for run in runs if any(keys[index] not in cache for index in run)]
     # First pass: runs that nobody else has claimed. Second pass: wait for the others.
     for wait in (False, True):
         left = []
         for run in runs:
-            with shards.claim(keys[run[0]], wait=wait) as claimed:
+            with cache.claim(keys[run[0]], wait=wait) as claimed:
                 if not claimed:
                     left.append(run)
                     continue
                 # Another process may have finished part of the run since the last refresh.
-                shards.refresh()
-                if missing := [index for index in run if keys[index] not in shards]:
-                    make(missing)
-            yield min(len(keys), present + len(shards) - entries)
+                cache.refresh()
+                if missing := [index for index in run if keys[index] not in cache]:
+                    compute(missing)
+            yield min(len(keys), present + len(cache) - entries)
         runs = left
-    yield sum(key in shards for key in keys)
+    yield sum(key in cache for key in keys)
 
 
 def _checksum(rows: Mapping[str, Tensor], row: int) -> int:

@@ -55,10 +55,14 @@ class SharedAttention(nn.Module):
         super().__init__()
         self.heads, self.frames = heads, frames
         self.to_q_lora, self.to_out_lora = (_adapters(width, width, frames, rank) for _ in range(2))
-        self.to_k_lora, self.to_v_lora = (_adapters(context_width, width, frames, rank) for _ in range(2))
+        self.to_k_lora, self.to_v_lora = (
+            _adapters(context_width, width, frames, rank) for _ in range(2)
+        )
         self.temporal_i = nn.Linear(width, width)
         self.temporal_n = nn.LayerNorm(width, eps=1e-6)
-        self.temporal_q, self.temporal_k, self.temporal_v, self.temporal_o = (nn.Linear(width, width) for _ in range(4))
+        self.temporal_q, self.temporal_k, self.temporal_v, self.temporal_o = (
+            nn.Linear(width, width) for _ in range(4)
+        )
         self.control_convs = control_projections(width, frames) if controlled else None
         self._control_BLD: Tensor | None = None
 
@@ -89,14 +93,18 @@ class SharedAttention(nn.Module):
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         # Expand the mask to B x heads x 1 x L for scaled_dot_product_attention.
         if attention_mask is not None:
-            masks: Tensor = attn.prepare_attention_mask(attention_mask, context.shape[1], len(context))
+            masks: Tensor = attn.prepare_attention_mask(
+                attention_mask, context.shape[1], len(context)
+            )
             attention_mask = masks.reshape(len(context), -1, *masks.shape[1:])
         # The block's own attention with adapters, then the attention across layers.
         query_BLD = self._adapted(attn.to_q, self.to_q_lora, hidden_states)
         key_BLD = self._adapted(attn.to_k, self.to_k_lora, context)
         value_BLD = self._adapted(attn.to_v, self.to_v_lora, context)
         attended_BLD = attend(query_BLD, key_BLD, value_BLD, self.heads, attention_mask)
-        own_BLD: Tensor = attn.to_out[1](self._adapted(attn.to_out[0], self.to_out_lora, attended_BLD))
+        own_BLD: Tensor = attn.to_out[1](
+            self._adapted(attn.to_out[0], self.to_out_lora, attended_BLD)
+        )
         # The block's residual lacks the control features, so they are part of the change.
         change_BLD = own_BLD + self._across(hidden_states + own_BLD)
         return change_BLD if control_BLD is None else change_BLD + control_BLD
@@ -109,12 +117,16 @@ class SharedAttention(nn.Module):
                 "this attention sharing needs a control layer, and none was given",
                 "give the known layer",
             )
-        return self._control_BLD.repeat(len(states_BLD) // len(self._control_BLD), 1, 1).to(states_BLD)
+        return self._control_BLD.repeat(len(states_BLD) // len(self._control_BLD), 1, 1).to(
+            states_BLD
+        )
 
     def _adapted(self, layer: nn.Module, adapters: nn.ModuleList, states_BLD: Tensor) -> Tensor:
         """Apply W + up @ down, with each layer's own adapter."""
         base: Tensor = layer(states_BLD)
-        added = [adapter(states_BLD[frame :: self.frames]) for frame, adapter in enumerate(adapters)]
+        added = [
+            adapter(states_BLD[frame :: self.frames]) for frame, adapter in enumerate(adapters)
+        ]
         return base + torch.stack(added, dim=1).flatten(0, 1)
 
     def _across(self, states_BLD: Tensor) -> Tensor:
@@ -126,7 +138,11 @@ class SharedAttention(nn.Module):
             return alone_BLD
         # One sequence per position, whose elements are the layers.
         _, length, width = y_BLD.shape
-        positions = y_BLD.reshape(-1, self.frames, length, width).transpose(1, 2).reshape(-1, self.frames, width)
+        positions = (
+            y_BLD.reshape(-1, self.frames, length, width)
+            .transpose(1, 2)
+            .reshape(-1, self.frames, width)
+        )
         attended = attend(
             self.temporal_q(positions),
             self.temporal_k(positions),
@@ -137,10 +153,16 @@ class SharedAttention(nn.Module):
         return by_image.transpose(1, 2).reshape(y_BLD.shape)
 
 
-def attend(query_BLD: Tensor, key_BMD: Tensor, value_BMD: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+def attend(
+    query_BLD: Tensor, key_BMD: Tensor, value_BMD: Tensor, heads: int, mask: Tensor | None = None
+) -> Tensor:
     """Compute multi-head attention, B x L x D; `mask` is added to the attention logits."""
-    query, key, value = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (query_BLD, key_BMD, value_BMD))
-    return scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+    query, key, value = (
+        x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (query_BLD, key_BMD, value_BMD)
+    )
+    return (
+        scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+    )
 
 
 @dataclass(frozen=True)
@@ -157,29 +179,37 @@ class AttentionSharing:
 
     def stored(self, unet: Any) -> dict[str, Tensor]:
         """Return the tensors under the names of the released file."""
-        tensors = {} if self.encoder is None else {f"{_ENCODER}{n}": v for n, v in self.encoder.state_dict().items()}
+        tensors = (
+            {}
+            if self.encoder is None
+            else {f"{_ENCODER}{n}": v for n, v in self.encoder.state_dict().items()}
+        )
         for index, name in enumerate(attention_names(unet)):
             own = self.processors[name].state_dict()
             tensors |= {f"hookers.layers.{index}.{part}": value for part, value in own.items()}
         return tensors
 
     @torch.no_grad()
-    def lead(self, unet: Any, image_P3HW: Tensor | None) -> None:
+    def lead(self, unet: Any, control_P3HW: Tensor | None) -> None:
         """Condition sampling on control images; None removes them.
 
         Args:
             unet: The UNet that the processors belong to.
-            image_P3HW: Images in [-1, 1] composited over gray, with sides that are multiples of 8.
+            control_P3HW: Images in [-1, 1] composited over gray, with sides that are multiples of 8.
         """
-        levels = None if image_P3HW is None or self.encoder is None else self._levels(image_P3HW)
+        levels = (
+            None if control_P3HW is None or self.encoder is None else self._levels(control_P3HW)
+        )
         depth = len(unet.down_blocks)
         for name, processor in self.processors.items():
             processor.lead(levels[_level(name, depth)] if levels else None)
 
-    def _levels(self, image_P3HW: Tensor) -> list[Tensor]:
+    def _levels(self, control_P3HW: Tensor) -> list[Tensor]:
         assert self.encoder is not None  # noqa: S101 - narrows
         weight = next(iter(self.processors.values())).temporal_i.weight
-        levels: list[Tensor] = self.encoder.to(weight.device)(image_P3HW.to(weight.device, torch.float32))
+        levels: list[Tensor] = self.encoder.to(weight.device)(
+            control_P3HW.to(weight.device, torch.float32)
+        )
         return levels
 
 
@@ -233,7 +263,10 @@ def build_attention_sharing(unet: Any, tensors: Mapping[str, Tensor]) -> Attenti
             f"the file has {len(parts)} attentions, the model has {len(names)}",
             "attention sharing fits models of SD 1.5",
         )
-    processors = {name: _processor(name, unet.get_submodule(name), parts[index]) for index, name in enumerate(names)}
+    processors = {
+        name: _processor(name, unet.get_submodule(name), parts[index])
+        for index, name in enumerate(names)
+    }
     return AttentionSharing(processors, _encoder(tensors, unet))
 
 
@@ -270,7 +303,9 @@ def _load(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
     try:
         module.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
-        raise Refused(f"{name} does not fit: {str(error)[:200]}", "attention sharing fits models of SD 1.5") from error
+        raise Refused(
+            f"{name} does not fit: {str(error)[:200]}", "attention sharing fits models of SD 1.5"
+        ) from error
 
 
 def _level(name: str, depth: int) -> int:
@@ -285,7 +320,9 @@ def attention_names(unet: nn.Module) -> list[str]:
     """Return a UNet's attentions in the released order: down, up, middle; attn1 before attn2."""
 
     def order(name: str) -> tuple[int, list[int]]:
-        return _SIDES.index(name.partition(".")[0]), [int(digits) for digits in re.findall(r"\d+", name)]
+        return _SIDES.index(name.partition(".")[0]), [
+            int(digits) for digits in re.findall(r"\d+", name)
+        ]
 
     return sorted((n for n, _ in unet.named_modules() if re.search(r"\.attn[12]$", n)), key=order)
 

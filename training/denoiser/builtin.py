@@ -41,7 +41,9 @@ class BuiltinDenoiser(Denoiser):
 
     def predict(self, noisy_BCHW: Tensor, time_B: Tensor, conditions: Conditions) -> Tensor:
         """Return the network's prediction."""
-        predicted: Tensor = self.network(noisy_BCHW, time_B, conditions.states_BLD, conditions.mask_BL)
+        predicted: Tensor = self.network(
+            noisy_BCHW, time_B, conditions.states_BLD, conditions.mask_BL
+        )
         return predicted
 
     def measure(self, latent_BCHW: Tensor) -> None:
@@ -49,27 +51,27 @@ class BuiltinDenoiser(Denoiser):
         self.centre.copy_(latent_BCHW.mean((0, 2, 3)))
         self.spread.copy_(self._centered(latent_BCHW).square().mean().sqrt().clamp_min(1e-6))
 
-    def normalise(self, latent_BCHW: Tensor) -> Tensor:
+    def normalize(self, latent_BCHW: Tensor) -> Tensor:
         """Subtract the mean and divide by the standard deviation."""
         return self._centered(latent_BCHW) / self.spread
 
-    def restore(self, normal_BCHW: Tensor) -> Tensor:
+    def restore(self, normalized_BCHW: Tensor) -> Tensor:
         """Invert `normalise`."""
-        return normal_BCHW * self.spread + self.centre[:, None, None]
+        return normalized_BCHW * self.spread + self.centre[:, None, None]
 
     def schedule(self) -> Any:
         """Return the noise schedule of the preset."""
         return noise_schedule(self.preset)
 
-    def learnt(self) -> dict[str, Tensor]:
+    def finetuned_state_dict(self) -> dict[str, Tensor]:
         """Return all tensors: text encoder, network, mean and standard deviation."""
         return dict(self.state_dict())
 
-    def load_learnt(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_finetuned(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the tensors of `learnt`."""
         self.load_state_dict(dict(tensors))
 
-    def facts(self) -> dict[str, str]:
+    def metadata(self) -> dict[str, str]:
         """Return the kind; all sizes are the preset's."""
         return {"kind": "own"}
 
@@ -85,7 +87,9 @@ class ConditionalUNet(nn.Module):
         unet: Any = UNet2DConditionModel  # diffusers' constructors carry no types
         self.unet = unet(**unet_config(preset))
 
-    def forward(self, noisy_BCHW: Tensor, time_B: Tensor, states_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    def forward(
+        self, noisy_BCHW: Tensor, time_B: Tensor, states_BLD: Tensor, mask_BL: Tensor
+    ) -> Tensor:
         """Return a prediction of the shape of `noisy`, with cross-attention to all words."""
         predicted: Tensor = self.unet(
             noisy_BCHW,
@@ -113,13 +117,17 @@ def unet_config(preset: Preset) -> dict[str, Any]:
         "out_channels": preset.latent_channels,
         "block_out_channels": preset.unet_channels,
         "layers_per_block": preset.unet_layers,
-        "down_block_types": tuple("CrossAttnDownBlock2D" if attend else "DownBlock2D" for attend in cross_attention),
+        "down_block_types": tuple(
+            "CrossAttnDownBlock2D" if attend else "DownBlock2D" for attend in cross_attention
+        ),
         "up_block_types": tuple(
             "CrossAttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(cross_attention)
         ),
         "cross_attention_dim": preset.text_width,
         # diffusers' attention_head_dim is the number of heads here (its issue 2011).
-        "attention_head_dim": tuple(max(1, channels // preset.unet_head_width) for channels in preset.unet_channels),
+        "attention_head_dim": tuple(
+            max(1, channels // preset.unet_head_width) for channels in preset.unet_channels
+        ),
         "norm_num_groups": min(32, preset.unet_channels[0] // 4),
     }
 

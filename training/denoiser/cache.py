@@ -59,12 +59,12 @@ class LatentCache:
 
     def fill(
         self,
-        pictures: LayerDataset,
+        images: LayerDataset,
         encode: Encode,
-        report: ProgressCallback,
+        on_progress: ProgressCallback,
         *,
         workers: int = 2,
-        batch: int = 64,
+        batch_size: int = 64,
     ) -> None:
         """Compute missing entries; several processes may do so at once and share the work.
 
@@ -72,57 +72,63 @@ class LatentCache:
         counted in the progress report.
 
         Args:
-            pictures: The images.
+            images: The images.
             encode: Computes the posterior of a batch.
-            report: Progress callback; the stage is named "latents".
+            on_progress: Progress callback; the stage is named "latents".
             workers: Threads that decode, resize and pad images while `encode` runs.
-            batch: Largest number of images per batch; fewer if images are large (`fill_batch`).
+            batch_size: Largest number of images per batch; fewer if images are large (`fill_batch`).
 
         Raises:
             Corrupt: Too many images are unreadable.
         """
         # Image and size determine an entry within the folder of this identity.
-        self._keys = [cache_key("latent", pictures.object_of(p), *pictures.shapes[p]) for p in range(len(pictures))]
+        self._keys = [
+            cache_key("latent", images.sha256_of(p), *images.shapes[p]) for p in range(len(images))
+        ]
 
         def make(indices: Sequence[int]) -> None:
-            entries = self._encode(pictures, indices, encode, workers, batch)
+            entries = self._encode(images, indices, encode, workers, batch_size)
             if entries is not None:
                 self._shards.put(*entries)
 
         # Images of one size form a run, so that they can be stacked into batches.
-        for done in compute_missing(self._shards, self._keys, pictures.shapes, make):
-            aside = {"set_aside": float(len(pictures.aside))} if pictures.aside else {}
-            report(Progress("latents", done, len(pictures), aside))
+        for done in compute_missing(self._shards, self._keys, images.shapes, make):
+            aside = {"set_aside": float(len(images.unreadable))} if images.unreadable else {}
+            on_progress(Progress("latents", done, len(images), aside))
         if self.folder is not None:
-            _write_aside(self.folder / "aside.jsonl", pictures)
+            _write_aside(self.folder / "aside.jsonl", images)
 
-    def take(self, places: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def take(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return mean and std of images of one size, each B x C x h x w float32 on the CPU.
 
         Replace unreadable images by `pictures.sound(places)` first. Raises KeyError, Corrupt.
         """
-        found = self._shards.get([self._keys[index] for index in places])
+        found = self._shards.get([self._keys[index] for index in indices])
         return found["mean"].float(), found["std"].float()
 
     def _encode(
         self,
-        pictures: LayerDataset,
+        images: LayerDataset,
         indices: Sequence[int],
         encode: Encode,
         workers: int,
-        batch: int,
+        batch_size: int,
     ) -> tuple[list[bytes], dict[str, Tensor]] | None:
         """Encode one run of images; None if none of them is readable."""
         keys: list[bytes] = []
         means: list[Tensor] = []
         stds: list[Tensor] = []
-        batch = encoding_batch_size(pictures.shapes[indices[0]], batch)
-        batches = [indices[start : start + batch] for start in range(0, len(indices), batch)]
+        batch_size = encoding_batch_size(images.shapes[indices[0]], batch_size)
+        batches = [
+            indices[start : start + batch_size] for start in range(0, len(indices), batch_size)
+        ]
         # Threads prepare the next batches while the networks encode this one.
-        with closing(prefetch(lambda index: _prepare(pictures, index), batches, workers)) as read:
+        with closing(prefetch(lambda index: _prepare(images, index), batches, workers)) as read:
             for batch_indices, prepared in zip(batches, read, strict=True):
                 readable = [
-                    (index, pixels) for index, pixels in zip(batch_indices, prepared, strict=True) if pixels is not None
+                    (index, pixels)
+                    for index, pixels in zip(batch_indices, prepared, strict=True)
+                    if pixels is not None
                 ]
                 if not readable:
                     continue
@@ -154,33 +160,38 @@ class TextEmbeddingCache:
         self,
         texts: Sequence[str],
         encode: Callable[[Sequence[str]], Conditions],
-        report: ProgressCallback,
+        on_progress: ProgressCallback,
         *,
-        batch: int = 32,
+        batch_size: int = 32,
     ) -> None:
         """Encode missing texts; several processes may do so at once and share the work.
 
         Args:
             texts: The texts; duplicates are encoded once.
             encode: Encodes a batch of texts.
-            report: Progress callback; the stage is named "texts".
-            batch: Number of texts per batch.
+            on_progress: Progress callback; the stage is named "texts".
+            batch_size: Number of texts per batch.
         """
         unique = list(dict.fromkeys(texts))
         keys = [cache_key("text", text) for text in unique]
 
         def make(indices: Sequence[int]) -> None:
             batches = [
-                [unique[index] for index in indices[start : start + batch]] for start in range(0, len(indices), batch)
+                [unique[index] for index in indices[start : start + batch_size]]
+                for start in range(0, len(indices), batch_size)
             ]
             encoded = Conditions.join([encode(texts).to("cpu", self._dtype) for texts in batches])
             # Sizes are not a property of the text.
-            named = {field.name: getattr(encoded, field.name) for field in fields(encoded) if field.name != "sizes_B6"}
+            named = {
+                field.name: getattr(encoded, field.name)
+                for field in fields(encoded)
+                if field.name != "sizes_B6"
+            }
             tensors = {name: value.detach() for name, value in named.items() if value is not None}
             self._shards.put([keys[index] for index in indices], tensors)
 
         for done in compute_missing(self._shards, keys, [0] * len(keys), make):
-            report(Progress("texts", done, len(keys)))
+            on_progress(Progress("texts", done, len(keys)))
 
     def take(self, texts: Sequence[str]) -> Conditions:
         """Return conditions without sizes, float32 on the CPU. Raises KeyError, Corrupt."""
@@ -188,12 +199,14 @@ class TextEmbeddingCache:
         return Conditions(**found).to("cpu", torch.float32)
 
 
-def encoding_batch_size(shape: Size, most: int = 64) -> int:
-    """Return the batch size for an image size: at most `most` and PIXELS pixels, at least 1."""
-    return max(1, min(most, PIXELS_PER_BATCH // (shape[0] * shape[1])))
+def encoding_batch_size(size: Size, max_images: int = 64) -> int:
+    """Return the batch size for an image size: at most `max_images` and PIXELS pixels, at least 1."""
+    return max(1, min(max_images, PIXELS_PER_BATCH // (size[0] * size[1])))
 
 
-def latent_identity(preset: Preset, backbone: Autoencoder, encoder: OffsetEncoder, **more: str) -> dict[str, str]:
+def latent_identity(
+    preset: Preset, autoencoder: Autoencoder, encoder: OffsetEncoder, **more: str
+) -> dict[str, str]:
     """Return everything besides an image that determines its latents.
 
     Weights are hashed as they are in memory, and preprocessing by its output for a test image, so
@@ -201,13 +214,13 @@ def latent_identity(preset: Preset, backbone: Autoencoder, encoder: OffsetEncode
 
     Args:
         preset: Has the precision of cached latents.
-        backbone: The autoencoder.
+        autoencoder: The autoencoder.
         encoder: The encoder of latent offsets.
         more: Further determinants, such as the dtype of the computation.
     """
     return {
         "format": "1",
-        "backbone": fingerprint(backbone),
+        "backbone": fingerprint(autoencoder),
         "encoder": fingerprint(encoder),
         "offset_scale": repr(encoder.offset_scale),
         "tile": str(encoder.tile),
@@ -217,7 +230,9 @@ def latent_identity(preset: Preset, backbone: Autoencoder, encoder: OffsetEncode
     }
 
 
-def text_identity(preset: Preset, encoders: nn.Module, tokenizers: Sequence[Any], **more: str) -> dict[str, str]:
+def text_identity(
+    preset: Preset, encoders: nn.Module, tokenizers: Sequence[Any], **more: str
+) -> dict[str, str]:
     """Return everything besides a text that determines its embedding by frozen text encoders.
 
     Tokenizers are identified by their output for a test sentence and their length.
@@ -228,7 +243,10 @@ def text_identity(preset: Preset, encoders: nn.Module, tokenizers: Sequence[Any]
         tokenizers: Their tokenizers.
         more: Further determinants, such as the family and its handling of the empty text.
     """
-    probed = [(tokenizer(TOKENIZER_TEST_TEXT).input_ids, tokenizer.model_max_length) for tokenizer in tokenizers]
+    probed = [
+        (tokenizer(TOKENIZER_TEST_TEXT).input_ids, tokenizer.model_max_length)
+        for tokenizer in tokenizers
+    ]
     tokens = hashlib.sha256(canonical_json(probed).encode()).hexdigest()
     # Training in half precision rounds embeddings anyway, and they are larger than latents.
     precision = "fp32" if preset.precision == "fp32" else "fp16"
@@ -266,12 +284,12 @@ def _probe() -> str:
     return hashlib.sha256(fitted.numpy().tobytes() + padded.numpy().tobytes()).hexdigest()
 
 
-def _prepare(pictures: LayerDataset, index: int) -> Tensor | None:
+def _prepare(images: LayerDataset, index: int) -> Tensor | None:
     """Return an image with padded colors, 4 x H x W with alpha last; None if it is unreadable."""
     try:
-        rgba_4HW = pictures[index]
+        rgba_4HW = images[index]
     except (Corrupt, NotFound) as error:
-        pictures.set_aside(index, error)
+        images.mark_unreadable(index, error)
         return None
     return torch.cat([pad_colors(rgba_4HW[None])[0], rgba_4HW[3:]])
 
@@ -286,10 +304,13 @@ def _named(folder: Path, kind: str, identity: Mapping[str, str]) -> Path:
     return named
 
 
-def _write_aside(file: Path, pictures: LayerDataset) -> None:
+def _write_aside(file: Path, images: LayerDataset) -> None:
     """Write the list of unreadable images, or remove the list of an earlier fill."""
-    if not pictures.aside:
+    if not images.unreadable:
         file.unlink(missing_ok=True)
         return
-    lines = [canonical_json({"sample": sample, "wrong": wrong}) for sample, wrong in sorted(pictures.aside.items())]
+    lines = [
+        canonical_json({"sample": sample, "wrong": wrong})
+        for sample, wrong in sorted(images.unreadable.items())
+    ]
     file.write_text("".join(line + "\n" for line in lines))

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 CONTROL_CHANNELS = 256
 """Number of channels of the control features at every level."""
 
-_FIRST = ((32, 1), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (CONTROL_CHANNELS, 2), (CONTROL_CHANNELS, 1))
+_FIRST = (
+    (32, 1),
+    (32, 1),
+    (64, 2),
+    (64, 1),
+    (128, 2),
+    (128, 1),
+    (CONTROL_CHANNELS, 2),
+    (CONTROL_CHANNELS, 1),
+)
 _FURTHER = ((CONTROL_CHANNELS, 2), (CONTROL_CHANNELS, 1))
 
 
@@ -24,7 +33,9 @@ class ConditionsEncoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.blocks_0 = _block(3, _FIRST)
-        self.blocks_1, self.blocks_2, self.blocks_3 = (_block(CONTROL_CHANNELS, _FURTHER) for _ in range(3))
+        self.blocks_1, self.blocks_2, self.blocks_3 = (
+            _block(CONTROL_CHANNELS, _FURTHER) for _ in range(3)
+        )
 
     def forward(self, image_B3HW: Tensor) -> list[Tensor]:
         """Return the levels, largest first; sizes round up as in the UNet's downsamplers."""
@@ -37,7 +48,11 @@ class ConditionsEncoder(nn.Module):
 def control_projections(width: int, frames: int) -> nn.ModuleList:
     """Build the projections of control features to an attention's width, one per layer."""
     return nn.ModuleList(
-        nn.Sequential(nn.Conv2d(CONTROL_CHANNELS, CONTROL_CHANNELS, 3, padding=1), nn.SiLU(), nn.Conv2d(CONTROL_CHANNELS, width, 1))
+        nn.Sequential(
+            nn.Conv2d(CONTROL_CHANNELS, CONTROL_CHANNELS, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(CONTROL_CHANNELS, width, 1),
+        )
         for _ in range(frames)
     )
 

@@ -35,10 +35,12 @@ class Conditions:
         """Concatenate batches that have the same tensors and the same text length."""
         return parts[0].map(lambda name, _: torch.cat([getattr(part, name) for part in parts]))
 
-    def map(self, change: Callable[[str, Tensor], Tensor]) -> Conditions:
+    def map(self, fn: Callable[[str, Tensor], Tensor]) -> Conditions:
         """Replace every present tensor by `change(name, tensor)`."""
         present = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return replace(self, **{name: change(name, value) for name, value in present if value is not None})
+        return replace(
+            self, **{name: fn(name, value) for name, value in present if value is not None}
+        )
 
 
 class Denoiser(nn.Module):
@@ -71,11 +73,11 @@ class Denoiser(nn.Module):
         """
 
     @abstractmethod
-    def normalise(self, latent_BCHW: Tensor) -> Tensor:
+    def normalize(self, latent_BCHW: Tensor) -> Tensor:
         """Normalize unscaled adjusted latents to about unit variance."""
 
     @abstractmethod
-    def restore(self, normal_BCHW: Tensor) -> Tensor:
+    def restore(self, normalized_BCHW: Tensor) -> Tensor:
         """Invert `normalise`."""
 
     @abstractmethod
@@ -83,15 +85,15 @@ class Denoiser(nn.Module):
         """Return the noise schedule of training and sampling, a diffusers scheduler."""
 
     @abstractmethod
-    def learnt(self) -> dict[str, Tensor]:
+    def finetuned_state_dict(self) -> dict[str, Tensor]:
         """Return the trained tensors under their names in a checkpoint."""
 
     @abstractmethod
-    def load_learnt(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_finetuned(self, tensors: Mapping[str, Tensor]) -> None:
         """Load stored tensors. Raises RuntimeError if names or shapes differ."""
 
     @abstractmethod
-    def facts(self) -> dict[str, str]:
+    def metadata(self) -> dict[str, str]:
         """Return the metadata that is needed to load the tensors; "kind" is always included."""
 
     def measure(self, latent_BCHW: Tensor) -> None:

@@ -25,13 +25,15 @@ def new_denoiser(preset: Preset) -> Denoiser:
     return StableDiffusion(preset)
 
 
-def load_denoiser(preset: Preset, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Denoiser:
+def load_denoiser(
+    preset: Preset, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> Denoiser:
     """Load a denoiser from the stored part of a checkpoint, frozen.
 
     Args:
         preset: The checkpoint's preset.
         tensors: The stored tensors.
-        facts: Their metadata.
+        metadata: Their metadata.
 
     Raises:
         NotFound: The pretrained model does not exist.
@@ -39,11 +41,11 @@ def load_denoiser(preset: Preset, tensors: Mapping[str, Tensor], facts: Mapping[
     """
     denoiser: Denoiser
     try:
-        if facts.get("kind", "own") == "own":
+        if metadata.get("kind", "own") == "own":
             denoiser = BuiltinDenoiser(preset)
-            denoiser.load_learnt(tensors)
+            denoiser.load_finetuned(tensors)
         else:
-            denoiser = StableDiffusion(preset, (tensors, facts))
+            denoiser = StableDiffusion(preset, (tensors, metadata))
     except RuntimeError as error:
         raise Refused(
             f"the stored base does not fit preset {preset.name!r}: {str(error)[:200]}",

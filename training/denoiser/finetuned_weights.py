@@ -17,7 +17,9 @@ PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 _HOOKS = "hookers.layers."
 
 
-def add_adapter(unet: Any, rank: int, alpha: float, modules: tuple[str, ...] | list[str] = PROJECTIONS) -> None:
+def add_adapter(
+    unet: Any, rank: int, alpha: float, modules: tuple[str, ...] | list[str] = PROJECTIONS
+) -> None:
     """Add a LoRA through PEFT that has no effect yet: W + alpha / rank * B A with B = 0.
 
     Args:
@@ -32,7 +34,7 @@ def add_adapter(unet: Any, rank: int, alpha: float, modules: tuple[str, ...] | l
     unet.add_adapter(LoraConfig(target_modules=list(modules), **settings))
 
 
-def load_finetuned(unet: Any, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
+def load_finetuned(unet: Any, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Load a stored base into the UNet of its model, in place.
 
     A conv_in with more channels than the model's widens it.
@@ -40,7 +42,7 @@ def load_finetuned(unet: Any, tensors: Mapping[str, Tensor], facts: Mapping[str,
     Args:
         unet: The pretrained UNet.
         tensors: The stored tensors.
-        facts: Their metadata. "kind" is "adapter" (a LoRA named `unet.<module>.lora_A.weight` and
+        metadata: Their metadata. "kind" is "adapter" (a LoRA named `unet.<module>.lora_A.weight` and
             `lora_B`, with "rank" and "alpha"), "weights" (all weights under the UNet's names),
             "difference" (the same names, added to the weights) or "sharing" (released attention
             sharing of SD 1.5).
@@ -52,15 +54,17 @@ def load_finetuned(unet: Any, tensors: Mapping[str, Tensor], facts: Mapping[str,
         Refused: The kind is unknown.
         RuntimeError: Names or shapes differ.
     """
-    kind = facts["kind"]
+    kind = metadata["kind"]
     match kind:
         case "adapter":
             # The adapted modules follow from the names.
-            modules = [name.removesuffix(".lora_A.weight").removeprefix("unet.") for name in tensors]
+            modules = [
+                name.removesuffix(".lora_A.weight").removeprefix("unet.") for name in tensors
+            ]
             add_adapter(
                 unet,
-                int(facts["rank"]),
-                float(facts["alpha"]),
+                int(metadata["rank"]),
+                float(metadata["alpha"]),
                 [m for m in modules if ".lora_B" not in m],
             )
             copy_finetuned(unet, kind, tensors)
@@ -83,14 +87,20 @@ def finetuned_state_dict(unet: Any, kind: str) -> dict[str, Tensor]:
     state: dict[str, Tensor] = unet.state_dict()
     match kind:
         case "adapter":
-            return {f"unet.{name.replace('.default', '')}": value for name, value in state.items() if ".lora_" in name}
+            return {
+                f"unet.{name.replace('.default', '')}": value
+                for name, value in state.items()
+                if ".lora_" in name
+            }
         case "sharing":
             # Attentions are numbered as in the released file.
             tensors: dict[str, Tensor] = {}
             for index, name in enumerate(attention_names(unet)):
                 start = f"{name}.processor."
                 tensors |= {
-                    f"{_HOOKS}{index}.{key.removeprefix(start)}": state[key] for key in state if key.startswith(start)
+                    f"{_HOOKS}{index}.{key.removeprefix(start)}": state[key]
+                    for key in state
+                    if key.startswith(start)
                 }
             return tensors
         case _:
@@ -109,14 +119,18 @@ def copy_finetuned(unet: Any, kind: str, tensors: Mapping[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def copy_tensors(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+def copy_tensors(target: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
     """Copy tensors over those of the same names, in place. Raises RuntimeError on mismatch."""
-    differing = sorted(own.keys() ^ tensors.keys())
+    differing = sorted(target.keys() ^ tensors.keys())
     if differing:
-        raise RuntimeError(f"{len(differing)} tensors exist on one side only, such as {differing[0]}")
-    for name, value in own.items():
+        raise RuntimeError(
+            f"{len(differing)} tensors exist on one side only, such as {differing[0]}"
+        )
+    for name, value in target.items():
         if value.shape != tensors[name].shape:
-            raise RuntimeError(f"{name} is {tuple(tensors[name].shape)} there and {tuple(value.shape)} here")
+            raise RuntimeError(
+                f"{name} is {tuple(tensors[name].shape)} there and {tuple(value.shape)} here"
+            )
         value.copy_(tensors[name])
 
 
@@ -125,7 +139,11 @@ def _add(unet: Any, tensors: Mapping[str, Tensor]) -> None:
     """Add stored differences to the UNet's weights, in float32."""
     own: dict[str, Tensor] = unet.state_dict()
     # PEFT renames the weights of layers that already have an adapter.
-    own |= {name.replace(".base_layer.", "."): value for name, value in own.items() if ".base_layer." in name}
+    own |= {
+        name.replace(".base_layer.", "."): value
+        for name, value in own.items()
+        if ".base_layer." in name
+    }
     for name, difference in tensors.items():
         if name not in own or own[name].shape != difference.shape:
             raise RuntimeError(f"{name} of {tuple(difference.shape)} is not a tensor of this UNet")

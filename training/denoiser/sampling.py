@@ -29,20 +29,24 @@ class BuiltinGenerator:
     size. Other machines may differ in the last bits.
     """
 
-    def __init__(self, parts: LoadedCheckpoint, denoiser: Denoiser, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, checkpoint: LoadedCheckpoint, denoiser: Denoiser, device: torch.device | str = "cpu"
+    ) -> None:
         """Move the networks of a checkpoint to a device.
 
         Args:
-            parts: The loaded checkpoint.
+            checkpoint: The loaded checkpoint.
             denoiser: Its base.
             device: Where to generate.
         """
-        self.parts, self.denoiser = parts, denoiser.to(device)
-        self.at_once = parts.preset.draw_batch
-        for network in (parts.backbone, parts.transparency):
+        self.parts, self.denoiser = checkpoint, denoiser.to(device)
+        self.batch_size = checkpoint.preset.draw_batch
+        for network in (checkpoint.autoencoder, checkpoint.transparency):
             network.to(device)
 
-    def draw(self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS) -> Sequence[Layers]:
+    def generate(
+        self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS
+    ) -> Sequence[Layers]:
         """Generate one foreground per request, in order.
 
         Args:
@@ -65,7 +69,7 @@ class BuiltinGenerator:
         for batch, filled in padded_batches(requests, preset.draw_batch):
             layers = generate_layers(
                 self.denoiser,
-                self.parts.backbone,
+                self.parts.autoencoder,
                 self.parts.transparency.decoder,
                 preset,
                 [request.prompt.text for request in filled],
@@ -91,7 +95,8 @@ class BuiltinGenerator:
         preset, side = self.parts.preset, self.parts.preset.image_size
         # Options that only pretrained models support.
         fixed = {
-            "other sizes": options.size not in {None, (side, side)} or options.aspect not in {None, 1},
+            "other sizes": options.size not in {None, (side, side)}
+            or options.aspect not in {None, 1},
             "other samplers": options.sampler not in {None, "ddim"},
             "a starting image": options.image is not None,
             "upscaling": options.upscale != 1,
@@ -99,7 +104,9 @@ class BuiltinGenerator:
         for name, used in fixed.items():
             if used:
                 hint = "checkpoints of the presets sd15, sd21 and sdxl do"
-                raise Refused(f"checkpoints of the preset {preset.name!r} do not support {name}", hint)
+                raise Refused(
+                    f"checkpoints of the preset {preset.name!r} do not support {name}", hint
+                )
         steps, guidance = options.steps or preset.draw_steps, preset.guidance
         return replace(
             preset,
@@ -111,7 +118,7 @@ class BuiltinGenerator:
 @torch.no_grad()
 def generate_layers(
     denoiser: Denoiser,
-    backbone: Autoencoder,
+    autoencoder: Autoencoder,
     decoder: AlphaDecoder,
     preset: Preset,
     texts: Sequence[str],
@@ -122,7 +129,7 @@ def generate_layers(
 
     Args:
         denoiser: The denoiser, on its device.
-        backbone: The autoencoder.
+        autoencoder: The autoencoder.
         decoder: The decoder of color and alpha.
         preset: Image size, steps, guidance and batch size.
         texts: One prompt per layer.
@@ -133,7 +140,7 @@ def generate_layers(
     for start in range(0, len(texts), preset.draw_batch):
         batch = slice(start, start + preset.draw_batch)
         normal_BCHW = sample_latents(denoiser, preset, texts[batch], seeds[batch], negative)
-        layers += to_layers(decode_rgba(backbone, decoder, denoiser.restore(normal_BCHW)))
+        layers += to_layers(decode_rgba(autoencoder, decoder, denoiser.restore(normal_BCHW)))
     return layers
 
 
@@ -162,13 +169,17 @@ def sample_latents(
     schedule = denoiser.schedule()
     schedule.set_timesteps(preset.draw_steps)
     side = preset.image_size // preset.stride
-    latent_BCHW = torch.stack([seeded_noise(seed, (preset.latent_channels, side, side)) for seed in seeds]).to(device)
+    latent_BCHW = torch.stack(
+        [seeded_noise(seed, (preset.latent_channels, side, side)) for seed in seeds]
+    ).to(device)
     # One batch for both predictions of guidance: prompts first, then negative prompts.
     conditions = denoiser.encode([*texts, *([negative] * len(texts))])
     for time in schedule.timesteps:
         # Guidance extrapolates from the negative to the prompted prediction.
         twice_BCHW = torch.cat([latent_BCHW, latent_BCHW])
-        predicted_BCHW = denoiser.predict(twice_BCHW, time.expand(len(twice_BCHW)).to(device), conditions)
+        predicted_BCHW = denoiser.predict(
+            twice_BCHW, time.expand(len(twice_BCHW)).to(device), conditions
+        )
         prompted, unprompted = predicted_BCHW.chunk(2)
         guided = unprompted + preset.guidance * (prompted - unprompted)
         latent_BCHW = schedule.step(guided, time, latent_BCHW).prev_sample

@@ -38,14 +38,14 @@ class StableDiffusion(Denoiser):
         preset: Preset,
         stored: tuple[Mapping[str, Tensor], Mapping[str, str]] | None = None,
         *,
-        taught: Any = None,
+        pipeline: Any = None,
     ) -> None:
         """Load the model of a preset.
 
         Args:
             preset: The preset.
             stored: Fine-tuned tensors and their metadata; None for the pretrained model.
-            taught: A loaded pipeline that already includes the fine-tuned weights, for sampling.
+            pipeline: A loaded pipeline that already includes the fine-tuned weights, for sampling.
 
         Raises:
             NotFound: The model does not exist.
@@ -56,9 +56,13 @@ class StableDiffusion(Denoiser):
         self.preset, self.family = preset, _family(preset)
         assert preset.model is not None  # noqa: S101 - checked by _family
         check_family(preset.model, self.family)
-        self.pipeline = taught or load_pipeline(preset.model, self.family.pipeline, preset.variant, dtype=torch.float32)
+        self.pipeline = pipeline or load_pipeline(
+            preset.model, self.family.pipeline, preset.variant, dtype=torch.float32
+        )
         self.unet = self.pipeline.unet
-        self.texts = nn.ModuleList(self.pipeline.components[name] for name in self.family.text_encoders)
+        self.texts = nn.ModuleList(
+            self.pipeline.components[name] for name in self.family.text_encoders
+        )
         # Of the autoencoder only the scaling of latents is needed.
         latents = load_config(AutoencoderKL, preset.model, "vae")
         self.scaling, self.shift = (
@@ -67,10 +71,12 @@ class StableDiffusion(Denoiser):
         )
         self.adapter = {"rank": str(preset.adapter_rank), "alpha": str(preset.adapter_rank)}
         # Load the fine-tuning, or add a LoRA that has no effect yet.
-        self.kind = "adapter" if preset.adapter_rank and not taught else "weights"
+        self.kind = "adapter" if preset.adapter_rank and not pipeline else "weights"
         if stored:
             self.kind = load_finetuned(self.unet, *stored)
-            self.adapter |= {name: stored[1][name] for name in ("rank", "alpha") if name in stored[1]}
+            self.adapter |= {
+                name: stored[1][name] for name in ("rank", "alpha") if name in stored[1]
+            }
         elif self.kind == "adapter":
             add_adapter(self.unet, preset.adapter_rank, preset.adapter_rank)
         self.settle().train(False)
@@ -110,7 +116,9 @@ class StableDiffusion(Denoiser):
         if sizes_B6 is None:
             side = float(self.preset.image_size)
             sizes_B6 = torch.tensor([side, side, 0, 0, side, side]).repeat(len(texts), 1)
-        return Conditions(states_BLD, pooled_BP=pooled_BP, sizes_B6=sizes_B6.to(device, torch.float32))
+        return Conditions(
+            states_BLD, pooled_BP=pooled_BP, sizes_B6=sizes_B6.to(device, torch.float32)
+        )
 
     def predict(self, noisy_BCHW: Tensor, time_B: Tensor, conditions: Conditions) -> Tensor:
         """Return the UNet's prediction in the dtype of `noisy`."""
@@ -131,32 +139,34 @@ class StableDiffusion(Denoiser):
         )[0]
         return predicted.to(noisy_BCHW.dtype)
 
-    def normalise(self, latent_BCHW: Tensor) -> Tensor:
+    def normalize(self, latent_BCHW: Tensor) -> Tensor:
         """Apply the autoencoder's shift and scale: (latent - shift) * scaling_factor."""
         return (latent_BCHW - self.shift) * self.scaling
 
-    def restore(self, normal_BCHW: Tensor) -> Tensor:
+    def restore(self, normalized_BCHW: Tensor) -> Tensor:
         """Invert `normalise`."""
-        return normal_BCHW / self.scaling + self.shift
+        return normalized_BCHW / self.scaling + self.shift
 
     def schedule(self) -> Any:
         """Return the model's noise schedule with the preset's changes. Raises Refused."""
         build: Any = DDIMScheduler.from_config
         options = {"timestep_spacing": "trailing", "clip_sample": False, "thresholding": False}
-        return build({**override_scheduler_config(self.pipeline.scheduler.config, self.preset), **options})
+        return build(
+            {**override_scheduler_config(self.pipeline.scheduler.config, self.preset), **options}
+        )
 
-    def learnt(self) -> dict[str, Tensor]:
+    def finetuned_state_dict(self) -> dict[str, Tensor]:
         """Return the UNet's weights, or those of its adapter."""
         return finetuned_state_dict(self.unet, self.kind)
 
-    def load_learnt(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_finetuned(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the tensors of `learnt`."""
         copy_finetuned(self.unet, self.kind, tensors)
 
-    def facts(self) -> dict[str, str]:
+    def metadata(self) -> dict[str, str]:
         """Return the kind, family and model, and an adapter's rank and alpha."""
-        facts = {"kind": self.kind, "family": self.family.name, "model": str(self.preset.model)}
-        return facts | (self.adapter if self.kind == "adapter" else {})
+        metadata = {"kind": self.kind, "family": self.family.name, "model": str(self.preset.model)}
+        return metadata | (self.adapter if self.kind == "adapter" else {})
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the UNet or of its adapter."""

@@ -46,10 +46,10 @@ class DenoiserStage(TrainingStage):
         self,
         preset: Preset,
         denoiser: Denoiser,
-        pictures: LayerDataset,
+        images: LayerDataset,
         latents: LatentCache,
         texts: TextEmbeddingCache | None,
-        backbone: Autoencoder,
+        autoencoder: Autoencoder,
         transparency: Transparency,
         heldout: HeldoutBatch | None = None,
     ) -> None:
@@ -58,78 +58,85 @@ class DenoiserStage(TrainingStage):
         Args:
             preset: The preset.
             denoiser: The denoiser to train.
-            pictures: The training images.
+            images: The training images.
             latents: Their adjusted latents.
             texts: Embeddings by a frozen text encoder; None if the text encoder is trained too.
-            backbone: The autoencoder, for sample grids.
+            autoencoder: The autoencoder, for sample grids.
             transparency: Its decoder is used for sample grids.
             heldout: Images to validate on; None if nothing is held out.
         """
         super().__init__()
         self.heldout = heldout
-        self.preset, self.denoiser, self.pictures = preset, denoiser, pictures
+        self.preset, self.denoiser, self.images = preset, denoiser, images
         self.latents, self.texts = latents, texts
         self.pace = StageSchedule(preset.base_images, preset.base_batch, preset.ema_decay)
         self.schedule = denoiser.schedule()
         # In a tuple, so that frozen networks do not become submodules.
-        self._frozen_networks = (backbone, transparency.decoder)
+        self._frozen_networks = (autoencoder, transparency.decoder)
 
-    def build_optimisers(self) -> dict[str, Optimizer]:
+    def build_optimizers(self) -> dict[str, Optimizer]:
         """Build the preset's optimizer over the trained parameters of the denoiser."""
         parameters = self.denoiser.trainable_parameters()
         betas = (self.preset.beta1, self.preset.beta2)
-        return {"optimiser": build_optimizer(self.preset.optimiser, parameters, self.preset.base_lr, betas=betas)}
+        return {
+            "optimiser": build_optimizer(
+                self.preset.optimizer, parameters, self.preset.base_lr, betas=betas
+            )
+        }
 
-    def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Batch:
+    def lay_out(self, indices: Sequence[int], local: Sequence[int], rng: torch.Generator) -> Batch:
         """Make latents, noise, timesteps and captions; some captions are dropped for guidance.
 
         Args:
-            places: Sample indices of the global batch.
-            mine: Positions in `places` that this process trains on.
+            indices: Sample indices of the global batch.
+            local: Positions in `indices` that this process trains on.
             rng: The step's random number generator, equal in all processes.
         """
-        preset, count = self.preset, len(places)
-        chosen = self.pictures.sound([places[row] for row in mine])
+        preset, count = self.preset, len(indices)
+        chosen = self.images.sound([indices[row] for row in local])
         mean_BCHW, std_BCHW = self.latents.take(chosen)
         # Random numbers are drawn for the global batch, so that the order of draws is fixed.
-        dropped = (torch.rand(count, generator=rng) < preset.caption_dropout)[mine]
-        time_B = torch.randint(len(self.schedule.alphas_cumprod), (count,), generator=rng)[mine]
-        noise_BCHW = torch.randn((count, *mean_BCHW.shape[1:]), generator=rng)[mine]
+        dropped = (torch.rand(count, generator=rng) < preset.caption_dropout)[local]
+        time_B = torch.randint(len(self.schedule.alphas_cumprod), (count,), generator=rng)[local]
+        noise_BCHW = torch.randn((count, *mean_BCHW.shape[1:]), generator=rng)[local]
         if preset.noise_offset:
             # Noise that is constant over a channel, so that brightness is trained too
             # (Guttenberg, 2023).
-            equal_BC11 = torch.randn((count, mean_BCHW.shape[1], 1, 1), generator=rng)[mine]
+            equal_BC11 = torch.randn((count, mean_BCHW.shape[1], 1, 1), generator=rng)[local]
             noise_BCHW = noise_BCHW + preset.noise_offset * equal_BC11
         if preset.posterior_noise:
             # Sample the posterior instead of taking its mean.
-            sample_BCHW = torch.randn((count, *mean_BCHW.shape[1:]), generator=rng)[mine]
+            sample_BCHW = torch.randn((count, *mean_BCHW.shape[1:]), generator=rng)[local]
             mean_BCHW = mean_BCHW + std_BCHW * sample_BCHW
         captions = [
-            "" if drop else self.pictures.caption_of(index) for index, drop in zip(chosen, dropped, strict=True)
+            "" if drop else self.images.caption_of(index)
+            for index, drop in zip(chosen, dropped, strict=True)
         ]
         rows = {"latent": mean_BCHW, "noise": noise_BCHW, "time": time_B}
         if self.texts is None:
             return {**rows, "texts": captions}
         # Size conditioning is added here, since it belongs to the image and not to its text.
-        sizes_B6 = self.pictures.sizes(chosen) if find_family(str(self.preset.family)).sizes else None
+        sizes_B6 = self.images.sizes(chosen) if find_family(str(self.preset.family)).sizes else None
         return {**rows, "conditions": replace(self.texts.take(captions), sizes_B6=sizes_B6)}
 
-    def forward(self, rows: Batch, seen: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: Batch, images_seen: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the squared error at x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise.
 
         Args:
-            rows: The micro-batch.
-            seen: Not used.
+            batch: The micro-batch.
+            images_seen: Not used.
 
         Returns:
             The weighted loss; the metrics are the same loss and the unweighted error.
         """
-        del seen
-        noise_BCHW, time_B = rows["noise"], rows["time"]
+        del images_seen
+        noise_BCHW, time_B = batch["noise"], batch["time"]
         # Diffuse the latents, and predict noise or v.
-        clean_BCHW = self.denoiser.normalise(rows["latent"])
+        clean_BCHW = self.denoiser.normalize(batch["latent"])
         noisy_BCHW = self.schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
-        conditions = rows["conditions"] if "conditions" in rows else self.denoiser.encode(rows["texts"])
+        conditions = (
+            batch["conditions"] if "conditions" in batch else self.denoiser.encode(batch["texts"])
+        )
         predicted_BCHW = self.denoiser.predict(noisy_BCHW, time_B, conditions)
         target_BCHW = denoising_target(self.schedule, clean_BCHW, noise_BCHW, time_B)
         # Weight each example by its noise level.
@@ -146,15 +153,19 @@ class DenoiserStage(TrainingStage):
         errors = denoising_errors(self.denoiser, self.heldout.latent_BCHW, self.heldout.captions)
         return {"noise_mse": float(errors.double().mean())}
 
-    def draw_sheet(self, rows: Batch) -> bytes:
+    def render_sample_grid(self, batch: Batch) -> bytes:
         """Generate the held-out captions, or the first training captions, at fixed seeds."""
-        del rows  # the grid is the same at every interval
-        captions = list(dict.fromkeys(self.heldout.captions if self.heldout else self.pictures.captions))[:GRID_CAPTIONS]
+        del batch  # the grid is the same at every interval
+        captions = list(
+            dict.fromkeys(self.heldout.captions if self.heldout else self.images.captions)
+        )[:GRID_CAPTIONS]
         seeds = list(range(len(captions)))
-        layers = generate_layers(self.denoiser, *self._frozen_networks, self.preset, captions, seeds)
+        layers = generate_layers(
+            self.denoiser, *self._frozen_networks, self.preset, captions, seeds
+        )
         return render_grid([layers], [captions])
 
-    def cores(self) -> Sequence[nn.Module]:
+    def core_modules(self) -> Sequence[nn.Module]:
         """Return the denoising network; a trained text encoder is small and takes no tensors."""
         return (getattr(self.denoiser, "unet" if self.texts is not None else "network"),)
 
@@ -181,7 +192,9 @@ def loss_weight(prediction: str, snr_gamma: float, level_B: Tensor) -> Tensor:
     return clamped_B / (snr_B + 1) if prediction == "v_prediction" else clamped_B / snr_B
 
 
-def denoising_errors(denoiser: Denoiser, latent_BCHW: Tensor, captions: Sequence[str], first: int = 0) -> Tensor:
+def denoising_errors(
+    denoiser: Denoiser, latent_BCHW: Tensor, captions: Sequence[str], first: int = 0
+) -> Tensor:
     """Compute the squared errors of the prediction at the VALIDATED timesteps: levels x B values.
 
     The noise of an image depends only on its number, `first` + its row, and not on its batch.
@@ -193,12 +206,15 @@ def denoising_errors(denoiser: Denoiser, latent_BCHW: Tensor, captions: Sequence
         first: Number of the first image.
     """
     schedule, errors = denoiser.schedule(), []
-    clean_BCHW = denoiser.normalise(latent_BCHW)
+    clean_BCHW = denoiser.normalize(latent_BCHW)
     conditions = denoiser.encode(captions)
     numbers = range(first, first + len(captions))
     for level in VALIDATION_TIMESTEPS:
         # Seeded by timestep and image number.
-        noise = [torch.randn(clean_BCHW.shape[1:], generator=seeded_generator(level, "validation", n)) for n in numbers]
+        noise = [
+            torch.randn(clean_BCHW.shape[1:], generator=seeded_generator(level, "validation", n))
+            for n in numbers
+        ]
         noise_BCHW = torch.stack(noise).to(clean_BCHW.device)
         time_B = torch.full((len(captions),), level, device=clean_BCHW.device)
         noisy_BCHW = schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
@@ -208,7 +224,9 @@ def denoising_errors(denoiser: Denoiser, latent_BCHW: Tensor, captions: Sequence
     return torch.cat(errors)
 
 
-def denoising_target(schedule: Any, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor) -> Tensor:
+def denoising_target(
+    schedule: Any, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor
+) -> Tensor:
     """Return the noise, or v = sqrt(abar) noise - sqrt(1 - abar) x_0 (Salimans and Ho, 2022).
 
     Args:

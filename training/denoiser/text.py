@@ -56,7 +56,9 @@ class TextEncoder(nn.Module):
             batch_first=True,
             norm_first=True,
         )
-        self.layers = nn.TransformerEncoder(layer, preset.text_layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.layers = nn.TransformerEncoder(
+            layer, preset.text_layers, nn.LayerNorm(width), enable_nested_tensor=False
+        )
 
     def forward(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return states, B x L x text_width, and mask, B x L (True at words)."""

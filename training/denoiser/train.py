@@ -40,14 +40,14 @@ SCALE_IMAGES = 2_048  # images that set the latent scale of a new denoiser
 
 
 def train_base(
-    order: TrainingRequest,
+    request: TrainingRequest,
     preset: Preset,
     store: ObjectStore,
     folder: Path,
-    report: ProgressCallback,
-    backbone: Autoencoder,
+    on_progress: ProgressCallback,
+    autoencoder: Autoencoder,
     transparency: Transparency,
-    start: tuple[Mapping[str, Tensor], Mapping[str, str]] | None,
+    parent: tuple[Mapping[str, Tensor], Mapping[str, str]] | None,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Train the base (section 3.2) on the train split of a snapshot.
 
@@ -59,66 +59,79 @@ def train_base(
     that say "left" would become wrong.
 
     Args:
-        order: The training request.
+        request: The training request.
         preset: The preset.
         store: Where the snapshot is stored.
         folder: The folder of the run.
-        report: Progress callback; its exceptions stop the training, and saved states remain.
-        backbone: The autoencoder.
+        on_progress: Progress callback; its exceptions stop the training, and saved states remain.
+        autoencoder: The autoencoder.
         transparency: The transparency encoder and decoder.
-        start: Tensors and metadata of the parent's base; None trains a new one.
+        parent: Tensors and metadata of the parent's base; None trains a new one.
 
     Returns:
         The trained tensors with EMA weights, and their metadata.
 
     Raises:
-        Refused: `start` does not fit the preset, or memory ran out.
+        Refused: `parent` does not fit the preset, or memory ran out.
         Diverged: A loss or gradient is NaN or infinite.
     """
     # Images, and the order in which they are seen.
     machine = DistributedContext(preset)
     caches = folder.parent / "cache"
-    step = machine.step_images(preset.base_batch)
+    step = machine.global_batch_size(preset.base_batch)
     buckets = bucket_config(preset, step, caches / "sizes")
     memory = preset.in_memory
     opaque, size = preset.base_opaque, preset.image_size
-    roles = preset.roles_learnt(opaque)
-    pictures = open_split(store, order.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles)
-    if LayerRole.background in pictures.roles:
+    roles = preset.trained_roles(opaque)
+    images = open_split(
+        store, request.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles
+    )
+    if LayerRole.background in images.roles:
         preset = replace(preset, base_images=preset.base_images + preset.background_images)
-    draws: Sampler = build_sampler(store, pictures, order.previous, preset.new_weight, order.seed, opaque=opaque)
-    draws = BucketSampler(draws, pictures.shapes, step) if buckets else draws
+    draws: Sampler = build_sampler(
+        store, images, request.previous, preset.new_weight, request.seed, opaque_weight=opaque
+    )
+    draws = BucketSampler(draws, images.shapes, step) if buckets else draws
     # Frozen networks encode all images once.
-    for network in (backbone, transparency):
+    for network in (autoencoder, transparency):
         network.to(machine.device)
-    latents = encode_images(preset, pictures, backbone, transparency.encoder, None if memory else caches, report)
+    latents = encode_images(
+        preset, images, autoencoder, transparency.encoder, None if memory else caches, on_progress
+    )
 
     # The denoiser: new, pretrained, or the parent's.
-    torch.manual_seed(order.seed)
-    if start is None:
+    torch.manual_seed(request.seed)
+    if parent is None:
         denoiser = new_denoiser(preset).train()
         if preset.family is None:
-            first = pictures.sound(draws.places(0, min(SCALE_IMAGES, len(pictures))))
+            first = images.sound(draws.places(0, min(SCALE_IMAGES, len(images))))
             denoiser.measure(latents.take(first)[0])
     else:  # keeps the parent's mean and std of latents, which its weights are trained for
-        denoiser = load_denoiser(preset, *start).train().requires_grad_(True)
+        denoiser = load_denoiser(preset, *parent).train().requires_grad_(True)
     denoiser.to(machine.device)
     # Text embeddings and held-out latents, then the training itself.
-    texts = encode_texts(preset, denoiser, pictures.captions, None if memory else caches, report)
-    heldout = _heldout(store, order.snapshot, preset, backbone, transparency.encoder)
-    recipe = DenoiserStage(preset, denoiser, pictures, latents, texts, backbone, transparency, heldout)
-    fit(recipe, TrainerContext(order, preset, machine, pictures.samples, draws, folder, report))
-    trained = {name: full_tensor(tensor.detach()).cpu().clone() for name, tensor in denoiser.learnt().items()}
-    return trained, denoiser.facts()
+    texts = encode_texts(preset, denoiser, images.captions, None if memory else caches, on_progress)
+    heldout = _heldout(store, request.snapshot, preset, autoencoder, transparency.encoder)
+    recipe = DenoiserStage(
+        preset, denoiser, images, latents, texts, autoencoder, transparency, heldout
+    )
+    fit(
+        recipe, TrainerContext(request, preset, machine, images.samples, draws, folder, on_progress)
+    )
+    trained = {
+        name: full_tensor(tensor.detach()).cpu().clone()
+        for name, tensor in denoiser.finetuned_state_dict().items()
+    }
+    return trained, denoiser.metadata()
 
 
 def encode_images(
     preset: Preset,
-    pictures: LayerDataset,
-    backbone: Autoencoder,
+    images: LayerDataset,
+    autoencoder: Autoencoder,
     encoder: OffsetEncoder,
     folder: Path | None,
-    report: ProgressCallback,
+    on_progress: ProgressCallback,
 ) -> LatentCache:
     """Compute the unscaled adjusted latents of images with their standard deviations.
 
@@ -127,25 +140,31 @@ def encode_images(
 
     Args:
         preset: The preset.
-        pictures: The images.
-        backbone: The autoencoder.
+        images: The images.
+        autoencoder: The autoencoder.
         encoder: The encoder of latent offsets.
         folder: The folder of caches; None keeps the latents in memory.
-        report: Progress callback.
+        on_progress: Progress callback.
     """
-    latents = LatentCache.open(folder, latent_identity(preset, backbone, encoder))
+    latents = LatentCache.open(folder, latent_identity(preset, autoencoder, encoder))
     device = next(encoder.parameters()).device
 
     @torch.no_grad()
     def encode(alpha_B1HW: Tensor, padded_B3HW: Tensor) -> tuple[Tensor, Tensor]:
-        return adjusted_posterior(backbone, encoder, alpha_B1HW.to(device), padded_B3HW.to(device))
+        return adjusted_posterior(
+            autoencoder, encoder, alpha_B1HW.to(device), padded_B3HW.to(device)
+        )
 
-    latents.fill(pictures, encode, report, workers=preset.workers, batch=ENCODING_BATCH)
+    latents.fill(images, encode, on_progress, workers=preset.workers, batch_size=ENCODING_BATCH)
     return latents
 
 
 def encode_texts(
-    preset: Preset, denoiser: Denoiser, captions: Sequence[str], folder: Path | None, report: ProgressCallback
+    preset: Preset,
+    denoiser: Denoiser,
+    captions: Sequence[str],
+    folder: Path | None,
+    on_progress: ProgressCallback,
 ) -> TextEmbeddingCache | None:
     """Encode all captions and "" by a pretrained model's frozen text encoders.
 
@@ -154,7 +173,7 @@ def encode_texts(
         denoiser: The denoiser that is trained.
         captions: The captions.
         folder: The folder of caches; None keeps the embeddings in memory.
-        report: Progress callback.
+        on_progress: Progress callback.
 
     Returns:
         The cache of embeddings; None if the denoiser's text encoder is trained too.
@@ -162,14 +181,18 @@ def encode_texts(
     if not isinstance(denoiser, StableDiffusion):
         return None
     pipeline = denoiser.pipeline
-    tokenizers = [part for name, part in sorted(pipeline.components.items()) if name.startswith("tokenizer")]
+    tokenizers = [
+        part for name, part in sorted(pipeline.components.items()) if name.startswith("tokenizer")
+    ]
     # How the pipeline encodes is part of the cache's identity.
     settings = {
         "family": denoiser.family.name,
         "zeros": str(pipeline.config.get("force_zeros_for_empty_prompt")),
     }
-    texts = TextEmbeddingCache.open(folder, text_identity(preset, denoiser.texts, tokenizers, **settings))
-    texts.fill(["", *captions], denoiser.encode, report)
+    texts = TextEmbeddingCache.open(
+        folder, text_identity(preset, denoiser.texts, tokenizers, **settings)
+    )
+    texts.fill(["", *captions], denoiser.encode, on_progress)
     return texts
 
 
@@ -177,9 +200,9 @@ def encode_texts(
 def validation_loss(
     base: tuple[Mapping[str, Tensor], Mapping[str, str]],
     preset: Preset,
-    backbone: Autoencoder,
+    autoencoder: Autoencoder,
     transparency: Transparency,
-    pictures: LayerDataset,
+    images: LayerDataset,
 ) -> float:
     """Compute the mean squared error of the base's prediction on held-out images; lower is better.
 
@@ -190,36 +213,44 @@ def validation_loss(
     Args:
         base: Tensors and metadata of the base.
         preset: The preset.
-        backbone: The autoencoder.
+        autoencoder: The autoencoder.
         transparency: Its encoder adjusts the latents.
-        pictures: The held-out images.
+        images: The held-out images.
     """
     denoiser = load_denoiser(preset, *base)
-    device = backbone.device
+    device = autoencoder.device
     denoiser.to(device)
     errors = []
-    for start in range(0, len(pictures), preset.base_batch):
-        indices = range(start, min(start + preset.base_batch, len(pictures)))
-        latent_BCHW = _encode(backbone, transparency.encoder, pictures.take(indices)).to(device)
-        captions = [pictures.caption_of(index) for index in indices]
+    for start in range(0, len(images), preset.base_batch):
+        indices = range(start, min(start + preset.base_batch, len(images)))
+        latent_BCHW = _encode(autoencoder, transparency.encoder, images.take(indices)).to(device)
+        captions = [images.caption_of(index) for index in indices]
         errors.append(denoising_errors(denoiser, latent_BCHW, captions, start))
     return float(torch.cat(errors).double().mean())
 
 
 @torch.no_grad()
 def _heldout(
-    store: ObjectStore, snapshot: str, preset: Preset, backbone: Autoencoder, encoder: OffsetEncoder
+    store: ObjectStore,
+    snapshot: str,
+    preset: Preset,
+    autoencoder: Autoencoder,
+    encoder: OffsetEncoder,
 ) -> HeldoutBatch | None:
     """Encode the images to validate on; None if nothing is held out."""
     images = heldout_images(store, snapshot, preset.image_size, VALIDATION_IMAGES)
     if not len(images):
         return None
-    return HeldoutBatch(_encode(backbone, encoder, images.take(range(len(images)))), images.captions)
+    return HeldoutBatch(
+        _encode(autoencoder, encoder, images.take(range(len(images)))), images.captions
+    )
 
 
-def _encode(backbone: Autoencoder, encoder: OffsetEncoder, rgba_B4HW: Tensor) -> Tensor:
+def _encode(autoencoder: Autoencoder, encoder: OffsetEncoder, rgba_B4HW: Tensor) -> Tensor:
     """Encode images in batches of the size that `LatentCache.fill` would use."""
     height, width = rgba_B4HW.shape[-2:]
-    rgba_B4HW = rgba_B4HW.to(backbone.device)
+    rgba_B4HW = rgba_B4HW.to(autoencoder.device)
     parts = torch.split(rgba_B4HW, encoding_batch_size((height, width)))
-    return torch.cat([adjust(backbone, encoder, part[:, 3:], pad_colors(part)) for part in parts])
+    return torch.cat(
+        [adjust(autoencoder, encoder, part[:, 3:], pad_colors(part)) for part in parts]
+    )

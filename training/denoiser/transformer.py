@@ -46,7 +46,9 @@ class DiffusionTransformer(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, noisy_BCHW: Tensor, time_B: Tensor, states_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    def forward(
+        self, noisy_BCHW: Tensor, time_B: Tensor, states_BLD: Tensor, mask_BL: Tensor
+    ) -> Tensor:
         """Return a prediction of the shape of `noisy`."""
         # The modulation vector: timestep embedding plus the mean of the text embeddings.
         mask_BL1 = mask_BL[..., None].to(states_BLD.dtype)
@@ -82,7 +84,9 @@ class _Layer(nn.Module):
         self.setting = nn.Linear(width, 6 * width)
         self.queries_keys_values = nn.Linear(width, 3 * width)
         self.joined = nn.Linear(width, width)
-        self.perceptron = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.perceptron = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
         for parameter in (*self.setting.parameters(), *self.near.parameters()):
             nn.init.zeros_(parameter)
 
@@ -105,7 +109,9 @@ class _Layer(nn.Module):
 
     def _attend(self, tokens_BND: Tensor) -> Tensor:
         batch, count, width = tokens_BND.shape
-        split = self.queries_keys_values(tokens_BND).view(batch, count, 3, self.heads, width // self.heads)
+        split = self.queries_keys_values(tokens_BND).view(
+            batch, count, 3, self.heads, width // self.heads
+        )
         attended = scaled_dot_product_attention(*split.permute(2, 0, 3, 1, 4))
         joined: Tensor = self.joined(attended.transpose(1, 2).reshape(batch, count, width))
         return joined

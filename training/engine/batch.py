@@ -18,10 +18,10 @@ Batch = Mapping[str, Any]
 class TensorBundle(Protocol):
     """Tensors that belong together, such as a denoiser's `Conditions`."""
 
-    def take(self, rows: Sequence[int] | slice) -> Self:
+    def take(self, batch: Sequence[int] | slice) -> Self:
         """Return some rows of every tensor."""
 
-    def map(self, change: Callable[[str, Tensor], Tensor]) -> Self:
+    def map(self, fn: Callable[[str, Tensor], Tensor]) -> Self:
         """Return the same bundle with every tensor replaced by `change(name, tensor)`."""
 
 
@@ -43,29 +43,33 @@ class Prefetcher:
     anew.
     """
 
-    def __init__(self, lay_out: Callable[[int], StepBatches], total: int, *, threaded: bool) -> None:
+    def __init__(
+        self, make_step: Callable[[int], StepBatches], total: int, *, threaded: bool
+    ) -> None:
         """Create a prefetcher.
 
         Args:
-            lay_out: Makes the step that begins after some number of images.
+            make_step: Makes the step that begins after some number of images.
             total: Images of the whole stage; no step is made beyond them.
             threaded: Whether to prefetch in a thread.
         """
-        self._lay_out, self._total = lay_out, total
+        self._lay_out, self._total = make_step, total
         self._pool = ThreadPoolExecutor(1, "lay-out") if threaded else None
         self._next: tuple[int, Future[StepBatches]] | None = None
 
-    def take(self, seen: int) -> StepBatches:
-        """Return the step that begins after `seen` images. Raises the errors of making it."""
+    def take(self, images_seen: int) -> StepBatches:
+        """Return the step that begins after `images_seen` images. Raises the errors of making it."""
         if self._pool is None:
-            return self._lay_out(seen)
+            return self._lay_out(images_seen)
         # After a resume, or the first time, no suitable step is under way.
-        if self._next is None or self._next[0] != seen:
-            self._next = (seen, self._pool.submit(self._lay_out, seen))
+        if self._next is None or self._next[0] != images_seen:
+            self._next = (images_seen, self._pool.submit(self._lay_out, images_seen))
         step = self._next[1].result()
         # Start on the following step before the caller trains on this one.
-        after = seen + len(step.places)
-        self._next = (after, self._pool.submit(self._lay_out, after)) if after < self._total else None
+        after = images_seen + len(step.places)
+        self._next = (
+            (after, self._pool.submit(self._lay_out, after)) if after < self._total else None
+        )
         return step
 
     def close(self) -> None:
@@ -74,25 +78,27 @@ class Prefetcher:
             self._pool.shutdown(cancel_futures=True)
 
 
-def slice_batch(rows: Batch, part: slice) -> Batch:
+def slice_batch(batch: Batch, part: slice) -> Batch:
     """Return a slice of a batch along the image axis."""
-    return {name: v.take(part) if isinstance(v, TensorBundle) else v[part] for name, v in rows.items()}
+    return {
+        name: v.take(part) if isinstance(v, TensorBundle) else v[part] for name, v in batch.items()
+    }
 
 
-def to_device(rows: Batch, device: torch.device) -> Batch:
+def to_device(batch: Batch, device: torch.device) -> Batch:
     """Move a batch to a device, asynchronously from pinned memory."""
     if device.type == "cpu":
-        return rows
-    return _each(rows, lambda tensor: tensor.to(device, non_blocking=True))
+        return batch
+    return _each(batch, lambda tensor: tensor.to(device, non_blocking=True))
 
 
-def pin_memory(rows: Batch, device: torch.device) -> Batch:
+def pin_memory(batch: Batch, device: torch.device) -> Batch:
     """Pin the memory of a batch if it is bound for a CUDA device."""
-    return _each(rows, Tensor.pin_memory) if device.type == "cuda" else rows
+    return _each(batch, Tensor.pin_memory) if device.type == "cuda" else batch
 
 
-def _each(rows: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
-    return {name: _change(value, change) for name, value in rows.items()}
+def _each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    return {name: _change(value, change) for name, value in batch.items()}
 
 
 def _change(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -44,17 +44,23 @@ class DistributedContext:
 
     def __init__(self, preset: Preset) -> None:
         if preset.precision not in PRECISIONS:
-            raise NotFound(f"no precision {preset.precision!r}", f"choose one of {', '.join(PRECISIONS)}")
+            raise NotFound(
+                f"no precision {preset.precision!r}", f"choose one of {', '.join(PRECISIONS)}"
+            )
         # Combinations that FSDP2 does not support.
         if preset.sharded and preset.precision == "fp16":
             raise Refused("sharded=true does not support fp16", "use --set precision=bf16")
         if preset.sharded and preset.channels_last:
             raise Refused("sharded=true does not support channels_last", "leave out channels_last")
         if preset.sharded and preset.average_apart and torch.cuda.is_available():
-            raise Refused("sharded=true keeps the EMA weights with its shards", "leave out average_apart")
+            raise Refused(
+                "sharded=true keeps the EMA weights with its shards", "leave out average_apart"
+            )
         self.preset = preset
         # A discriminator has no gradients in the steps before adversarial training begins.
-        handlers = [DistributedDataParallelKwargs(find_unused_parameters=preset.discriminator_weight > 0)]
+        handlers = [
+            DistributedDataParallelKwargs(find_unused_parameters=preset.discriminator_weight > 0)
+        ]
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=handlers)
         self.device = self.accelerator.device
         self.processes, self.rank = self.accelerator.num_processes, self.accelerator.process_index
@@ -63,21 +69,23 @@ class DistributedContext:
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
 
-    def place(self, networks: nn.Module, cores: Sequence[nn.Module], frozen: Sequence[nn.Module] = ()) -> nn.Module:
+    def place(
+        self, module: nn.Module, core_modules: Sequence[nn.Module], frozen: Sequence[nn.Module] = ()
+    ) -> nn.Module:
         """Prepare networks for training: move them to the device, compile, and shard or replicate.
 
         Args:
-            networks: The module whose forward the trainer calls.
-            cores: Submodules that do most of the work: compiled, checkpointed, sharded by block.
-            frozen: Modules inside or outside `networks` that are not trained; every process holds
+            module: The module whose forward the trainer calls.
+            core_modules: Submodules that do most of the work: compiled, checkpointed, sharded by block.
+            frozen: Modules inside or outside `module` that are not trained; every process holds
                 them unsharded.
 
         Returns:
-            The module to call: `networks` itself, or its DistributedDataParallel wrapper.
+            The module to call: `module` itself, or its DistributedDataParallel wrapper.
         """
-        for network in (networks, *frozen):
+        for network in (module, *frozen):
             network.to(self.device)
-        for network in cores:
+        for network in core_modules:
             if self.preset.channels_last:
                 network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             if self.preset.gradient_checkpointing:
@@ -85,25 +93,25 @@ class DistributedContext:
             if self.preset.compiled:
                 compile_blocks(network)
         if self.processes == 1:
-            return networks
+            return module
         # Data parallel: a full copy in every process.
         if not self.preset.sharded:
-            copied: nn.Module = self.accelerator.prepare_model(networks)
+            copied: nn.Module = self.accelerator.prepare_model(module)
             return copied
         # FSDP2, called directly: accelerate's integration requires GPUs, so that it could not be
         # tested on CPU. Blocks are sharded first, then the root with all remaining parameters.
         mesh = init_device_mesh(self.device.type, (self.processes,))
         unsharded = {parameter for network in frozen for parameter in network.parameters()}
-        for block in (block for network in cores for block in fsdp_units(network)):
+        for block in (block for network in core_modules for block in fsdp_units(network)):
             fully_shard(block, mesh=mesh)
-        fully_shard(networks, mesh=mesh, ignored_params=unsharded)
-        return networks
+        fully_shard(module, mesh=mesh, ignored_params=unsharded)
+        return module
 
-    def step_images(self, batch: int) -> int:
+    def global_batch_size(self, batch_size: int) -> int:
         """Return the global batch size: batch x accumulation x processes."""
-        return batch * self.preset.accumulation * int(self.processes)
+        return batch_size * self.preset.accumulation * int(self.processes)
 
-    def shares(self, count: int, batch: int) -> list[tuple[range, float]]:
+    def local_shards(self, count: int, batch_size: int) -> list[tuple[range, float]]:
         """Return this process's micro-batches of a global batch, each with its loss weight.
 
         All processes have the same number of micro-batches, since gradient reduction is collective:
@@ -111,14 +119,17 @@ class DistributedContext:
 
         Args:
             count: Images in the global batch.
-            batch: Images in a micro-batch of one process.
+            batch_size: Images in a micro-batch of one process.
 
         Returns:
             Positions within the global batch, and the share of the global batch, in [0, 1].
         """
         shares = []
-        for start in range(0, count, batch * self.processes):
-            local = range(min(count, start + self.rank * batch), min(count, start + (self.rank + 1) * batch))
+        for start in range(0, count, batch_size * self.processes):
+            local = range(
+                min(count, start + self.rank * batch_size),
+                min(count, start + (self.rank + 1) * batch_size),
+            )
             shares.append((local or range(1), len(local) / count))
         return shares
 
@@ -127,56 +138,56 @@ class DistributedContext:
         dtype = PRECISIONS[self.preset.precision]
         return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
 
-    def gathering(self, placed: nn.Module, last: bool) -> AbstractContextManager[Any]:
+    def grad_sync(self, model: nn.Module, last: bool) -> AbstractContextManager[Any]:
         """Return a context that reduces gradients over processes in the last micro-batch only."""
         if self.processes == 1:
             return nullcontext()
         if self.preset.sharded:
-            placed.set_requires_gradient_sync(last)  # type: ignore[operator]
+            model.set_requires_gradient_sync(last)  # type: ignore[operator]
             return nullcontext()
-        return nullcontext() if last else self.accelerator.no_sync(placed)
+        return nullcontext() if last else self.accelerator.no_sync(model)
 
     @contextmanager
-    def together(self, placed: nn.Module) -> Iterator[None]:
+    def together(self, model: nn.Module) -> Iterator[None]:
         """Gather all shards, so that submodules can be called directly; collective.
 
         FSDP gathers parameters in the root's forward only, but sampling calls submodules.
         """
-        sharded: Any = placed if self.processes > 1 and self.preset.sharded else None
+        sharded: Any = model if self.processes > 1 and self.preset.sharded else None
         if sharded is not None:
             sharded.unshard()
         yield
         if sharded is not None:
             sharded.reshard()
 
-    def descend(self, loss: Tensor, share: float) -> None:
+    def backward(self, loss: Tensor, weight: float) -> None:
         """Backpropagate one micro-batch, weighted by its share of the global batch.
 
         DDP and FSDP average gradients over processes, hence the factor `processes`.
         """
-        torch.autograd.backward(self.scaler.scale(loss * (share * self.processes)))
+        torch.autograd.backward(self.scaler.scale(loss * (weight * self.processes)))
 
-    def step(self, optimisers: Mapping[str, Optimizer]) -> Tensor:
+    def step(self, optimizers: Mapping[str, Optimizer]) -> Tensor:
         """Step every optimizer that has gradients, clipped to its group's `clip`.
 
         Returns:
             The gradient norm of the first optimizer before clipping.
         """
         norms = []
-        for optimiser in optimisers.values():
-            (group,) = optimiser.param_groups
+        for optimizer in optimizers.values():
+            (group,) = optimizer.param_groups
             # For example a discriminator before adversarial training begins.
             if all(parameter.grad is None for parameter in group["params"]):
                 continue
-            self.scaler.unscale_(optimiser)
+            self.scaler.unscale_(optimizer)
             if group["clip"]:
                 norms.append(clip_grad_norm_(group["params"], group["clip"]))
-            self.scaler.step(optimiser)
-            optimiser.zero_grad(set_to_none=True)
+            self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
         return full_tensor(norms[0]).detach()
 
-    def add_up(self, metrics: Tensor) -> Tensor:
+    def all_reduce(self, metrics: Tensor) -> Tensor:
         """Sum each metric over all processes, in place."""
         if self.processes > 1:
             dist.all_reduce(metrics)
@@ -200,9 +211,9 @@ def load_full_tensor(tensor: Tensor, values: Tensor) -> None:
     tensor.copy_(values)
 
 
-def fsdp_units(networks: nn.Module) -> Iterator[nn.Module]:
+def fsdp_units(module: nn.Module) -> Iterator[nn.Module]:
     """Yield the blocks of networks: the members of their outermost ModuleLists."""
-    for child in networks.children():
+    for child in module.children():
         if isinstance(child, nn.ModuleList):
             yield from (block for block in child if block is not None)
         else:
@@ -246,14 +257,18 @@ def oom_hint(error: BaseException, preset: Preset, stage: str) -> LayerloopError
     # Half the micro-batch with twice the accumulation is the same training.
     batch = f"{stage}_batch"
     images = int(getattr(preset, batch))
-    half_batch = f"{batch}={max(1, images // 2)} --set accumulation={preset.accumulation * 2}" if images > 1 else ""
+    half_batch = (
+        f"{batch}={max(1, images // 2)} --set accumulation={preset.accumulation * 2}"
+        if images > 1
+        else ""
+    )
     # The remaining settings change the training, so they are suggested only where not set yet.
     settings = [
         half_batch and f"{half_batch} (the same training in smaller micro-batches)",
         "" if preset.precision != "fp32" else "precision=bf16",
         "" if preset.gradient_checkpointing else "gradient_checkpointing=true",
         "" if preset.average_apart else "average_apart=true",
-        "" if preset.optimiser in {"adamw8bit", "adafactor"} else "optimiser=adamw8bit",
+        "" if preset.optimizer in {"adamw8bit", "adafactor"} else "optimiser=adamw8bit",
         "adapter_rank=64" if stage == "base" and preset.family and not preset.adapter_rank else "",
     ]
     message = (str(error).strip().splitlines() or ["no details"])[0][:200]

@@ -24,27 +24,34 @@ PROJECT = "layerloop"
 class MetricLogger:
     """Logs the metrics of a stage by images seen, to TensorBoard and a tracker where given."""
 
-    def __init__(self, board: SummaryWriter | None = None, tracker: Any = None) -> None:
-        self.board, self.tracker = board, tracker
+    def __init__(self, writer: SummaryWriter | None = None, tracker: Any = None) -> None:
+        self.board, self.tracker = writer, tracker
 
-    def write(self, seen: int, metrics: Mapping[str, float]) -> None:
+    def write(self, images_seen: int, metrics: Mapping[str, float]) -> None:
         """Log training metrics; in TensorBoard losses are under "loss/", other metrics are not."""
         if self.board is not None:
             for name, value in metrics.items():
-                self.board.add_scalar(name if name in {"gradient", "rate"} else f"loss/{name}", value, seen)
+                self.board.add_scalar(
+                    name if name in {"gradient", "rate"} else f"loss/{name}", value, images_seen
+                )
         if self.tracker is not None:
-            self.tracker.log(dict(metrics), step=seen)
+            self.tracker.log(dict(metrics), step=images_seen)
 
-    def write_sheet(self, seen: int, png: bytes, heldout: Mapping[str, float]) -> None:
+    def write_sheet(
+        self, images_seen: int, png: bytes, heldout_metrics: Mapping[str, float]
+    ) -> None:
         """Log a sample grid as an image named "sheet", and held-out metrics under "heldout/"."""
         image = Image.open(io.BytesIO(png)).convert("RGB")
         if self.board is not None:
-            self.board.add_image("sheet", np.asarray(image), seen, dataformats="HWC")
-            for name, value in heldout.items():
-                self.board.add_scalar(f"heldout/{name}", value, seen)
+            self.board.add_image("sheet", np.asarray(image), images_seen, dataformats="HWC")
+            for name, value in heldout_metrics.items():
+                self.board.add_scalar(f"heldout/{name}", value, images_seen)
         if self.tracker is not None:
-            self.tracker.log({f"heldout/{name}": value for name, value in heldout.items()}, step=seen)
-            self.tracker.log_images({"sheet": [image]}, step=seen)
+            self.tracker.log(
+                {f"heldout/{name}": value for name, value in heldout_metrics.items()},
+                step=images_seen,
+            )
+            self.tracker.log_images({"sheet": [image]}, step=images_seen)
 
     def close(self) -> None:
         """Flush and close both logs."""
@@ -54,7 +61,7 @@ class MetricLogger:
             self.tracker.finish()
 
 
-def open_tracker(preset: Preset, order: TrainingRequest, stage: str, folder: Path) -> Any:
+def open_tracker(preset: Preset, request: TrainingRequest, stage: str, folder: Path) -> Any:
     """Open the tracker that the preset names, through accelerate; None if it names none.
 
     A resumed run continues under the same id. Accounts and uploads are configured by the tracker's
@@ -62,7 +69,7 @@ def open_tracker(preset: Preset, order: TrainingRequest, stage: str, folder: Pat
 
     Args:
         preset: The preset of the training.
-        order: The training request; its id names the run.
+        request: The training request; its id names the run.
         stage: Name of the stage.
         folder: Where wandb keeps its files.
 
@@ -80,7 +87,7 @@ def open_tracker(preset: Preset, order: TrainingRequest, stage: str, folder: Pat
     from accelerate.tracking import TrackioTracker, WandBTracker
 
     # One run per stage, resumable by its name.
-    name = f"{order.id}-{stage}"
+    name = f"{request.id}-{stage}"
     tracker: Any
     if preset.tracker == "wandb":
         tracker = WandBTracker(PROJECT, name=name, id=name, resume="allow", dir=str(folder))
@@ -90,10 +97,13 @@ def open_tracker(preset: Preset, order: TrainingRequest, stage: str, folder: Pat
     # Trackers take plain values only.
     settings = {
         **asdict(preset),
-        "recipe": order.recipe,
-        "snapshot": order.snapshot,
-        "seed": order.seed,
+        "recipe": request.recipe,
+        "snapshot": request.snapshot,
+        "seed": request.seed,
     }
-    plain = {key: value if isinstance(value, str | int | float) else str(value) for key, value in settings.items()}
+    plain = {
+        key: value if isinstance(value, str | int | float) else str(value)
+        for key, value in settings.items()
+    }
     tracker.store_init_configuration(plain)
     return tracker

@@ -28,7 +28,7 @@ class FakeMemoryTracker(FakeTensorMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__(allow_non_fake_inputs=True)
         self.now = self.peak = self.gradients = 0
-        self.at_peak = 0  # gradients at the peak
+        self.gradients_at_peak = 0  # gradients at the peak
         self.beside = 0  # peak of everything but gradients
         self._living: dict[int, int] = {}
         self._within = False
@@ -46,9 +46,13 @@ class FakeMemoryTracker(FakeTensorMode):  # type: ignore[no-untyped-call]
 
     def restart(self) -> None:
         """Reset the peaks to the current values."""
-        self.peak, self.at_peak, self.beside = self.now, self.gradients, self.now - self.gradients
+        self.peak, self.gradients_at_peak, self.beside = (
+            self.now,
+            self.gradients,
+            self.now - self.gradients,
+        )
 
-    def note_gradient(self, parameter: Tensor) -> None:
+    def count_gradient(self, parameter: Tensor) -> None:
         """Count the gradient of a parameter; a post-accumulate-grad hook."""
         if parameter.grad is not None:
             self.gradients += parameter.grad.nbytes
@@ -63,7 +67,7 @@ class FakeMemoryTracker(FakeTensorMode):  # type: ignore[no-untyped-call]
         weakref.finalize(storage, self._release, key)
         self.beside = max(self.beside, self.now - self.gradients)
         if self.now > self.peak:
-            self.peak, self.at_peak = self.now, self.gradients
+            self.peak, self.gradients_at_peak = self.now, self.gradients
 
     def _release(self, key: int) -> None:
         self.now -= self._living.pop(key)
@@ -105,9 +109,11 @@ def estimate_step(
         weights = meter.now
         learning = [parameter for parameter in networks.parameters() if parameter.requires_grad]
         for parameter in learning:
-            parameter.register_post_accumulate_grad_hook(meter.note_gradient)  # type: ignore[no-untyped-call]
+            parameter.register_post_accumulate_grad_hook(meter.count_gradient)  # type: ignore[no-untyped-call]
         meter.restart()
-        for norm in (m for m in networks.modules() if on_gpu and isinstance(m, nn.GroupNorm | nn.LayerNorm)):
+        for norm in (
+            m for m in networks.modules() if on_gpu and isinstance(m, nn.GroupNorm | nn.LayerNorm)
+        ):
             norm.register_forward_pre_hook(_widen)
         # Forward and backward, as the trainer runs them.
         dtype = PRECISIONS[precision]
@@ -118,8 +124,8 @@ def estimate_step(
         return StepMemory(
             weights,
             trainable,
-            meter.at_peak,
-            meter.peak - meter.at_peak - weights,
+            meter.gradients_at_peak,
+            meter.peak - meter.gradients_at_peak - weights,
             meter.beside - weights,
         )
 
@@ -152,7 +158,9 @@ def estimate_optimizer(name: str, parameters: Iterable[Tensor], *, on_gpu: bool)
     numbers = {shape: torch.Size(shape).numel() for shape in shapes}
     # Formula, if there is one; a step then needs about two float32 copies of the largest tensor.
     if rule := _RULES.get(name):
-        return sum(rule(shape) * count for shape, count in shapes.items()), 2 * 4 * max(numbers.values(), default=0)
+        return sum(rule(shape) * count for shape, count in shapes.items()), 2 * 4 * max(
+            numbers.values(), default=0
+        )
     # Otherwise measure a step per distinct shape.
     state, moment = 0, 0
     for shape, count in shapes.items():
@@ -160,8 +168,8 @@ def estimate_optimizer(name: str, parameters: Iterable[Tensor], *, on_gpu: bool)
             parameter = nn.Parameter(torch.empty(shape))
             parameter.grad = torch.empty(shape)
             before = meter.now
-            optimiser = build_optimizer(name, [parameter], 1e-3)
-            optimiser.step()
+            optimizer = build_optimizer(name, [parameter], 1e-3)
+            optimizer.step()
             kept = meter.now - before  # read before the optimizer is released
             state += kept * count
             moment = max(moment, meter.peak - before - kept)

@@ -35,22 +35,22 @@ class MetricsBuffer:
         self,
         stage: str,
         stride: int,
-        add_up: Callable[[Tensor], Tensor],
-        name_of: Callable[[int], str],
+        all_reduce: Callable[[Tensor], Tensor],
+        sample_id_of: Callable[[int], str],
         *,
-        scaled: bool,
+        grad_scaling: bool,
     ) -> None:
         """Create an empty buffer.
 
         Args:
             stage: Name of the stage, for error messages.
             stride: Number of steps between flushes.
-            add_up: Sums metrics over all processes.
-            name_of: Returns the sample id of an index.
-            scaled: Whether gradients are scaled (fp16), so that they may overflow.
+            all_reduce: Sums metrics over all processes.
+            sample_id_of: Returns the sample id of an index.
+            grad_scaling: Whether gradients are scaled (fp16), so that they may overflow.
         """
-        self.stage, self.stride, self.scaled = stage, stride, scaled
-        self.add_up, self.name_of = add_up, name_of
+        self.stage, self.stride, self.grad_scaling = stage, stride, grad_scaling
+        self.all_reduce, self.sample_id_of = all_reduce, sample_id_of
         self._steps: list[StepMetrics] = []
 
     def note(self, step: StepMetrics) -> bool:
@@ -71,12 +71,14 @@ class MetricsBuffer:
         if not steps:
             return []
         # One tensor, and so one reduction and one transfer, for all steps.
-        flat = torch.stack([metric.detach().float() for step in steps for metric in step.metrics.values()])
-        numbers = iter(self.add_up(flat).tolist())
+        flat = torch.stack(
+            [metric.detach().float() for step in steps for metric in step.metrics.values()]
+        )
+        numbers = iter(self.all_reduce(flat).tolist())
         rows = []
         for step in steps:
             metrics = {name: next(numbers) for name in step.metrics}
-            if self.scaled and not math.isfinite(metrics.get("gradient", 0.0)):
+            if self.grad_scaling and not math.isfinite(metrics.get("gradient", 0.0)):
                 del metrics["gradient"]
             self._check(step, metrics)
             rows.append((step.seen, metrics))
@@ -87,7 +89,7 @@ class MetricsBuffer:
         if not broken:
             return
         # Name the samples of the step, since corrupt images are a frequent cause.
-        names = [self.name_of(index) for index in dict.fromkeys(step.places)]
+        names = [self.sample_id_of(index) for index in dict.fromkeys(step.places)]
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         raise Diverged(
             f"{self.stage}: {broken[0]} is {metrics[broken[0]]} in the step that ended at image "

@@ -39,7 +39,7 @@ class TrainingState:
 
     images: int
     tensors: dict[str, Tensor]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 class TrainingStateStore:
@@ -60,13 +60,15 @@ class TrainingStateStore:
         self.folder, self.stage, self.keep_states = folder / stage, stage, keep_states
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def save(self, images: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    def save(
+        self, images_seen: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+    ) -> None:
         """Save a state durably and atomically, then remove all but the newest ones.
 
         Args:
-            images: Images seen, which name the state.
+            images_seen: Images seen, which name the state.
             tensors: The tensors to save, on any device.
-            facts: JSON-serializable metadata.
+            metadata: JSON-serializable metadata.
         """
         # Write and sync a temporary folder; the rename publishes it.
         new = Path(tempfile.mkdtemp(dir=self.folder, prefix=".new-"))
@@ -74,10 +76,10 @@ class TrainingStateStore:
             unshare_storage({name: tensor.detach().cpu() for name, tensor in tensors.items()}),
             new / "state.safetensors",
         )
-        (new / "facts.json").write_text(canonical_json({**facts, "images": images}))
+        (new / "facts.json").write_text(canonical_json({**metadata, "images": images_seen}))
         for path in (new / "state.safetensors", new / "facts.json", new):
             fsync_path(path)
-        target = self.folder / f"state-{images:012d}"
+        target = self.folder / f"state-{images_seen:012d}"
         if target.exists():  # saved before; an existing state is complete
             shutil.rmtree(new)
             return
@@ -94,18 +96,20 @@ class TrainingStateStore:
         states = self._states()
         if not states:
             return None
-        facts = json.loads((states[-1] / "facts.json").read_text())
-        return TrainingState(int(facts["images"]), load_file(states[-1] / "state.safetensors"), facts)
+        metadata = json.loads((states[-1] / "facts.json").read_text())
+        return TrainingState(
+            int(metadata["images"]), load_file(states[-1] / "state.safetensors"), metadata
+        )
 
-    def log(self, seen: int) -> SummaryWriter:
-        """Open the TensorBoard log; entries after `seen` images, of a killed run, are purged."""
+    def log(self, images_seen: int) -> SummaryWriter:
+        """Open the TensorBoard log; entries after `images_seen` images, of a killed run, are purged."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # tensorboard's own, at import
-            return SummaryWriter(str(self.folder / "log"), purge_step=seen, flush_secs=10)
+            return SummaryWriter(str(self.folder / "log"), purge_step=images_seen, flush_secs=10)
 
-    def write_sheet(self, images: int, png: bytes) -> Path:
+    def write_sheet(self, images_seen: int, png: bytes) -> Path:
         """Write a sample grid as PNG atomically, named by the images seen."""
-        target = self.folder / f"sheet-{images:012d}.png"
+        target = self.folder / f"sheet-{images_seen:012d}.png"
         write_file_atomically(target, png)
         return target
 
@@ -135,24 +139,34 @@ def state_dict(parts: Mapping[str, StatePart]) -> tuple[dict[str, Tensor], dict[
         the non-tensor values of their state, of gradient scalers their state.
     """
     tensors: dict[str, Tensor] = {}
-    facts: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     for name, part in parts.items():
         if isinstance(part, Optimizer):
             # Tensors go to the safetensors file, everything else to JSON.
             state = part.state_dict()
             groups, group_tensors = _split_groups(state["param_groups"])
-            facts[name] = {"groups": groups, "numbers": {}}
+            metadata[name] = {"groups": groups, "numbers": {}}
             tensors |= {f"{name}/{key}": value for key, value in group_tensors.items()}
             for index, slots in state["state"].items():
-                slot_tensors = {slot: value for slot, value in slots.items() if isinstance(value, Tensor)}
-                tensors |= {f"{name}/{index}/{slot}": full_tensor(value).cpu() for slot, value in slot_tensors.items()}
-                if plain := {slot: value for slot, value in slots.items() if slot not in slot_tensors}:
-                    facts[name]["numbers"][str(index)] = plain
+                slot_tensors = {
+                    slot: value for slot, value in slots.items() if isinstance(value, Tensor)
+                }
+                tensors |= {
+                    f"{name}/{index}/{slot}": full_tensor(value).cpu()
+                    for slot, value in slot_tensors.items()
+                }
+                if plain := {
+                    slot: value for slot, value in slots.items() if slot not in slot_tensors
+                }:
+                    metadata[name]["numbers"][str(index)] = plain
         elif isinstance(part, GradScaler):
-            facts[name] = part.state_dict()
+            metadata[name] = part.state_dict()
         else:
-            tensors |= {f"{name}/{key}": full_tensor(value.detach()).cpu() for key, value in _saved_tensors(part).items()}
-    return tensors, facts
+            tensors |= {
+                f"{name}/{key}": full_tensor(value.detach()).cpu()
+                for key, value in _saved_tensors(part).items()
+            }
+    return tensors, metadata
 
 
 def load_state_dict(parts: Mapping[str, StatePart], state: TrainingState) -> None:
@@ -162,12 +176,16 @@ def load_state_dict(parts: Mapping[str, StatePart], state: TrainingState) -> Non
         Refused: A network has other tensors than the saved state.
     """
     for name, part in parts.items():
-        saved = {key.removeprefix(f"{name}/"): v for key, v in state.tensors.items() if key.startswith(f"{name}/")}
+        saved = {
+            key.removeprefix(f"{name}/"): v
+            for key, v in state.tensors.items()
+            if key.startswith(f"{name}/")
+        }
         if isinstance(part, Optimizer):
-            _load_optimizer(part, saved, state.facts[name])
+            _load_optimizer(part, saved, state.metadata[name])
         elif isinstance(part, GradScaler):
             if part.is_enabled():
-                part.load_state_dict(state.facts[name])
+                part.load_state_dict(state.metadata[name])
         else:
             tensors = _saved_tensors(part)
             if tensors.keys() != saved.keys():
@@ -187,22 +205,31 @@ def _split_groups(
         for key, value in group.items()
         if isinstance(value, Tensor)
     }
-    plain = [{key: value for key, value in group.items() if not isinstance(value, Tensor)} for group in groups]
+    plain = [
+        {key: value for key, value in group.items() if not isinstance(value, Tensor)}
+        for group in groups
+    ]
     return plain, tensors
 
 
 def _saved_tensors(part: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     if not isinstance(part, nn.Module):
         return part
-    frozen = {name for name, p in part.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    frozen = {
+        name for name, p in part.named_parameters(remove_duplicate=False) if not p.requires_grad
+    }
     return {name: tensor for name, tensor in part.state_dict().items() if name not in frozen}
 
 
-def _load_optimizer(optimiser: Optimizer, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+def _load_optimizer(
+    optimizer: Optimizer, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+) -> None:
     """Load an optimizer's state with the device, memory format and sharding of its parameters."""
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    slots: dict[int, dict[str, Any]] = {int(index): dict(plain) for index, plain in facts["numbers"].items()}
-    groups = [dict(group) for group in facts["groups"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    slots: dict[int, dict[str, Any]] = {
+        int(index): dict(plain) for index, plain in metadata["numbers"].items()
+    }
+    groups = [dict(group) for group in metadata["groups"]]
     for key, value in tensors.items():
         index, slot = key.split("/")
         if index.startswith(GROUP):
@@ -214,4 +241,4 @@ def _load_optimizer(optimiser: Optimizer, tensors: Mapping[str, Tensor], facts: 
             loaded = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
             load_full_tensor(loaded, value)
         slots.setdefault(int(index), {})[slot] = loaded
-    optimiser.load_state_dict({"state": slots, "param_groups": groups})
+    optimizer.load_state_dict({"state": slots, "param_groups": groups})

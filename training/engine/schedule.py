@@ -22,20 +22,26 @@ class StageSchedule:
     decay: float
 
 
-def lr_multiplier(seen: int, total: int, batch: int, preset: Preset) -> float:
+def lr_multiplier(
+    images_seen: int, total_images: int, global_batch_size: int, preset: Preset
+) -> float:
     """Return the factor of the full learning rate: a linear warmup, and a cooldown to 0.
 
     The cooldown is linear, or half a cosine (Loshchilov and Hutter, 2017, arXiv 1608.03983): with
     cooldown=1 the usual cosine schedule.
 
     Args:
-        seen: Images seen before the step.
-        total: Images of the whole stage.
-        batch: Global batch size.
+        images_seen: Images seen before the step.
+        total_images: Images of the whole stage.
+        global_batch_size: Global batch size.
         preset: Has `warmup_images`, `cooldown` (a fraction of the stage) and `decay`.
     """
-    rise = (seen + batch) / max(1, preset.warmup_images)
-    fall = min(1.0, (total - seen) / (preset.cooldown * total)) if preset.cooldown else 1.0
+    rise = (images_seen + global_batch_size) / max(1, preset.warmup_images)
+    fall = (
+        min(1.0, (total_images - images_seen) / (preset.cooldown * total_images))
+        if preset.cooldown
+        else 1.0
+    )
     if preset.decay == "cosine":
         fall = 0.5 * (1 - math.cos(math.pi * fall))
     return min(1.0, rise, fall)
@@ -49,31 +55,40 @@ class EMA:
     themselves. With `apart` the copy is on the CPU: no GPU memory, but a transfer in every step.
     """
 
-    def __init__(self, networks: nn.Module, decay: float, *, apart: bool = False) -> None:
+    def __init__(self, module: nn.Module, decay: float, *, on_cpu: bool = False) -> None:
         """Copy the trainable parameters.
 
         Args:
-            networks: The networks, already on their device and sharded.
+            module: The networks, already on their device and sharded.
             decay: Decay per step, in [0, 1); 0 keeps no copy.
-            apart: Whether to keep the copy on the CPU.
+            on_cpu: Whether to keep the copy on the CPU.
         """
-        trainable = {name: p for name, p in networks.named_parameters() if p.requires_grad} if decay else {}
+        trainable = (
+            {name: p for name, p in module.named_parameters() if p.requires_grad} if decay else {}
+        )
         self.decay = decay
         self._weights: list[Tensor] = [parameter.detach() for parameter in trainable.values()]
         self.tensors: dict[str, Tensor] = {
-            name: parameter.detach().to("cpu" if apart else parameter.device, copy=True)
+            name: parameter.detach().to("cpu" if on_cpu else parameter.device, copy=True)
             for name, parameter in trainable.items()
         }
 
     @torch.no_grad()
-    def move(self, seen: int, batch: int) -> None:
-        """Update the average after a step of `batch` images that began at `seen` images."""
+    def move(self, images_seen: int, global_batch_size: int) -> None:
+        """Update the average after a step of `global_batch_size` images that began at `images_seen` images."""
         if not self.tensors:
             return
         averages = list(self.tensors.values())
-        weights = [weight.to(average.device) for weight, average in zip(self._weights, averages, strict=True)]
+        weights = [
+            weight.to(average.device)
+            for weight, average in zip(self._weights, averages, strict=True)
+        ]
         # One fused operation over all tensors.
-        torch._foreach_lerp_(averages, weights, 1 - min(self.decay, (1 + seen) / (10 * batch + seen)))
+        torch._foreach_lerp_(
+            averages,
+            weights,
+            1 - min(self.decay, (1 + images_seen) / (10 * global_batch_size + images_seen)),
+        )
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -19,7 +19,13 @@ from training.engine.batch import Batch, Prefetcher, StepBatches, pin_memory, sl
 from training.engine.distributed import DistributedContext, is_out_of_memory, oom_hint
 from training.engine.loggers import MetricLogger, open_tracker
 from training.engine.metrics_buffer import MetricsBuffer, StepMetrics
-from training.engine.resume import StatePart, TrainingStateStore, load_state_dict, seeded_generator, state_dict
+from training.engine.resume import (
+    StatePart,
+    TrainingStateStore,
+    load_state_dict,
+    seeded_generator,
+    state_dict,
+)
 from training.engine.schedule import EMA, StageSchedule, lr_multiplier
 from training.presets.preset import Preset
 
@@ -38,47 +44,47 @@ class TrainingStage(nn.Module):
     pace: StageSchedule
 
     @abstractmethod
-    def build_optimisers(self) -> dict[str, Optimizer]:
+    def build_optimizers(self) -> dict[str, Optimizer]:
         """Build the optimizers by name, the main one first; only its rate follows the schedule.
 
         Called after the parameters are on their device and sharded.
         """
 
     @abstractmethod
-    def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Batch:
+    def lay_out(self, indices: Sequence[int], local: Sequence[int], rng: torch.Generator) -> Batch:
         """Make the micro-batches of this process, on the CPU; may run in a prefetch thread.
 
         Args:
-            places: Sample indices of the global batch.
-            mine: Positions in `places` that this process trains on.
+            indices: Sample indices of the global batch.
+            local: Positions in `indices` that this process trains on.
             rng: The step's random number generator, equal in all processes.
 
         Returns:
-            The batch, with one row for each position in `mine`.
+            The batch, with one row for each position in `local`.
         """
 
     @abstractmethod
-    def forward(self, rows: Batch, seen: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: Batch, images_seen: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the mean loss of a micro-batch, and metrics by name.
 
         Args:
-            rows: The micro-batch, on the device.
-            seen: Images seen before the step.
+            batch: The micro-batch, on the device.
+            images_seen: Images seen before the step.
         """
 
     @abstractmethod
-    def draw_sheet(self, rows: Batch) -> bytes:
+    def render_sample_grid(self, batch: Batch) -> bytes:
         """Generate a sample grid as PNG with the current weights."""
 
     @abstractmethod
-    def cores(self) -> Sequence[nn.Module]:
+    def core_modules(self) -> Sequence[nn.Module]:
         """Return the largest networks, which are compiled, checkpointed and sharded by block."""
 
     def validate(self) -> dict[str, float]:
         """Compute metrics on held-out images with the current weights; {} if there are none."""
         return {}
 
-    def averaged(self) -> nn.Module:
+    def ema_module(self) -> nn.Module:
         """Return the networks whose EMA is the result of the training."""
         return self
 
@@ -93,14 +99,14 @@ class TrainerContext:
 
     order: TrainingRequest
     preset: Preset
-    machine: DistributedContext
+    distributed: DistributedContext
     samples: Sequence[Sample]  # by index, as in `draws`
     draws: Sampler
     folder: Path
     report: ProgressCallback
 
 
-def fit(recipe: TrainingStage, course: TrainerContext) -> None:
+def fit(stage: TrainingStage, context: TrainerContext) -> None:
     """Train a stage to its end, from the last saved state if there is one.
 
     The networks hold the EMA weights at the end. A training that is run again after an interruption
@@ -108,52 +114,54 @@ def fit(recipe: TrainingStage, course: TrainerContext) -> None:
     exception of `course.report` stops the training; saved states remain.
 
     Args:
-        recipe: The stage to train.
-        course: Its environment.
+        stage: The stage to train.
+        context: Its environment.
 
     Raises:
         Diverged: A loss or gradient is NaN or infinite; nothing of that step is saved.
         Refused: Memory ran out; the hint lists settings to change.
     """
     try:
-        _run(recipe, course)
+        _run(stage, context)
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise oom_hint(error, course.preset, recipe.stage) from error
+            raise oom_hint(error, context.preset, stage.stage) from error
         raise
 
 
-def _run(recipe: TrainingStage, course: TrainerContext) -> None:
+def _run(stage: TrainingStage, context: TrainerContext) -> None:
     # Networks first: optimizers and EMA must refer to the sharded parameters on the device.
-    preset, machine, pace = course.preset, course.machine, recipe.pace
-    model = machine.place(recipe, recipe.cores(), recipe.frozen())
-    optimisers = recipe.build_optimisers()
-    main = next(iter(optimisers.values()))
-    average = EMA(recipe.averaged(), pace.decay, apart=preset.average_apart)
+    preset, machine, pace = context.preset, context.distributed, stage.pace
+    model = machine.place(stage, stage.core_modules(), stage.frozen())
+    optimizers = stage.build_optimizers()
+    main = next(iter(optimizers.values()))
+    average = EMA(stage.ema_module(), pace.decay, on_cpu=preset.average_apart)
     parts: dict[str, StatePart] = {
-        "recipe": recipe,
+        "recipe": stage,
         "averaged": average.tensors,
-        **optimisers,
+        **optimizers,
         "scaler": machine.scaler,
     }
     # Resume from the last saved state.
-    run = TrainingStateStore(course.folder, recipe.stage, preset.keep_states)
-    total, step = course.order.images or pace.images, machine.step_images(pace.batch)
+    run = TrainingStateStore(context.folder, stage.stage, preset.keep_states)
+    total, step = context.order.images or pace.images, machine.global_batch_size(pace.batch)
     seen = 0
     if state := run.load():
         load_state_dict(parts, state)
         seen = state.images
     machine.wait()
-    course.report(Progress(recipe.stage, seen, total))
+    context.report(Progress(stage.stage, seen, total))
 
-    buffer = _metrics_buffer(recipe, course)
+    buffer = _metrics_buffer(stage, context)
     # On the CPU a prefetch thread would compete with the training for cores (LOG.md).
     threaded = machine.device.type != "cpu"
     with (
         closing(
-            Prefetcher(lambda seen: _make_step(recipe, course, seen, total), total, threaded=threaded)
+            Prefetcher(
+                lambda seen: _make_step(stage, context, seen, total), total, threaded=threaded
+            )
         ) as prefetcher,
-        closing(_open_log(run, course, seen, done=seen >= total)) as log,
+        closing(_open_log(run, context, seen, done=seen >= total)) as log,
     ):
         while seen < total:
             step_batches = prefetcher.take(seen)
@@ -166,14 +174,14 @@ def _run(recipe: TrainingStage, course: TrainerContext) -> None:
             metrics: dict[str, Tensor] = {}
             for number, (cpu_batch, share) in enumerate(step_batches.batches, start=1):
                 batch = to_device(cpu_batch, machine.device)
-                with machine.gathering(model, last=number == len(step_batches.batches)):
+                with machine.grad_sync(model, last=number == len(step_batches.batches)):
                     with machine.autocast():
                         loss, batch_metrics = model(batch, seen)
-                    machine.descend(loss, share)
+                    machine.backward(loss, share)
                 for name, value in batch_metrics.items():
                     part = value.detach() * share
                     metrics[name] = metrics[name] + part if name in metrics else part
-            metrics["gradient"] = machine.step(optimisers) / machine.processes
+            metrics["gradient"] = machine.step(optimizers) / machine.processes
             average.move(seen, step)
 
             # Grids and states are due whenever the image count passes a multiple of their interval.
@@ -184,9 +192,9 @@ def _run(recipe: TrainingStage, course: TrainerContext) -> None:
             if buffer.note(StepMetrics(seen, step_batches.places, metrics)) or grid_due or save_due:
                 for images, numbers in buffer.read():
                     log.write(images, {**numbers, "rate": rate})
-                    course.report(Progress(recipe.stage, images, total, numbers))
+                    context.report(Progress(stage.stage, images, total, numbers))
             if grid_due:
-                _write_sample_grid(recipe, model, batch, average, course, run, log, seen)
+                _write_sample_grid(stage, model, batch, average, context, run, log, seen)
             if save_due:
                 # Gathering shards is collective; of replicas only the first process packs one.
                 if machine.first or preset.sharded:
@@ -198,16 +206,16 @@ def _run(recipe: TrainingStage, course: TrainerContext) -> None:
     average.swap()
 
 
-def _make_step(recipe: TrainingStage, course: TrainerContext, seen: int, total: int) -> StepBatches:
+def _make_step(stage: TrainingStage, context: TrainerContext, seen: int, total: int) -> StepBatches:
     """Make the step after `seen` images: its sample indices and this process's micro-batches."""
-    machine, batch = course.machine, recipe.pace.batch
+    machine, batch = context.distributed, stage.pace.batch
     # Divide the global batch among processes and micro-batches.
-    indices = course.draws.places(seen, min(machine.step_images(batch), total - seen))
-    shares = machine.shares(len(indices), batch)
+    indices = context.draws.places(seen, min(machine.global_batch_size(batch), total - seen))
+    shares = machine.local_shards(len(indices), batch)
     local = [row for part, _ in shares for row in part]
     # Make all local rows at once, then slice them into micro-batches.
-    rng = seeded_generator(course.order.seed, recipe.stage, seen)
-    rows = pin_memory(recipe.lay_out(indices, local, rng), machine.device)
+    rng = seeded_generator(context.order.seed, stage.stage, seen)
+    rows = pin_memory(stage.lay_out(indices, local, rng), machine.device)
     batches, start = [], 0
     for part, share in shares:
         batches.append((slice_batch(rows, slice(start, start + len(part))), share))
@@ -215,19 +223,25 @@ def _make_step(recipe: TrainingStage, course: TrainerContext, seen: int, total: 
     return StepBatches(indices, batches)
 
 
-def _metrics_buffer(recipe: TrainingStage, course: TrainerContext) -> MetricsBuffer:
-    machine, samples = course.machine, course.samples
+def _metrics_buffer(stage: TrainingStage, context: TrainerContext) -> MetricsBuffer:
+    machine, samples = context.distributed, context.samples
     stride = FLUSH_STEPS if machine.device.type == "cuda" else 1
     scaled = machine.scaler.is_enabled()
-    return MetricsBuffer(recipe.stage, stride, machine.add_up, lambda index: samples[index].id, scaled=scaled)
+    return MetricsBuffer(
+        stage.stage,
+        stride,
+        machine.all_reduce,
+        lambda index: samples[index].id,
+        grad_scaling=scaled,
+    )
 
 
 def _write_sample_grid(
-    recipe: TrainingStage,
+    stage: TrainingStage,
     model: nn.Module,
     batch: Batch,
     average: EMA,
-    course: TrainerContext,
+    context: TrainerContext,
     run: TrainingStateStore,
     log: MetricLogger,
     seen: int,
@@ -237,20 +251,24 @@ def _write_sample_grid(
     All processes compute them, since sharded networks compute collectively; the first one writes.
     """
     # Collective calls must match, but the last step's batches differ in size between processes.
-    if course.preset.sharded:
+    if context.preset.sharded:
         batch = slice_batch(batch, slice(0, 1))
-    recipe.eval()
-    with average.applied(), course.machine.together(model), torch.no_grad():
-        png = recipe.draw_sheet(batch)
-        heldout = recipe.validate()
-    recipe.train()
-    if course.machine.first:
+    stage.eval()
+    with average.applied(), context.distributed.together(model), torch.no_grad():
+        png = stage.render_sample_grid(batch)
+        heldout = stage.validate()
+    stage.train()
+    if context.distributed.first:
         run.write_sheet(seen, png)
         log.write_sheet(seen, png, heldout)
 
 
-def _open_log(run: TrainingStateStore, course: TrainerContext, seen: int, *, done: bool) -> MetricLogger:
+def _open_log(
+    run: TrainingStateStore, context: TrainerContext, seen: int, *, done: bool
+) -> MetricLogger:
     """Open the log in the first process, unless the training is already complete."""
-    if done or not course.machine.first:
+    if done or not context.distributed.first:
         return MetricLogger()
-    return MetricLogger(run.log(seen), open_tracker(course.preset, course.order, run.stage, course.folder))
+    return MetricLogger(
+        run.log(seen), open_tracker(context.preset, context.order, run.stage, context.folder)
+    )

@@ -20,7 +20,7 @@ TILE_SIZE, AMPLIFICATION = 128, 4
 Pixels = NDArray[np.uint8]
 
 
-def comparison_grid(truths: Sequence[RGBA], agains: Sequence[RGBA]) -> bytes:
+def comparison_grid(images: Sequence[RGBA], reconstructions: Sequence[RGBA]) -> bytes:
     """Draw a grid as PNG: per image the truth, the reconstruction and their difference, four times.
 
     The four groups of columns are composites over black, white and a checkerboard, and alpha.
@@ -28,15 +28,18 @@ def comparison_grid(truths: Sequence[RGBA], agains: Sequence[RGBA]) -> bytes:
     levels and more are white.
 
     Args:
-        truths: Images, H x W x 4 uint8 each.
-        agains: Their reconstructions.
+        images: Images, H x W x 4 uint8 each.
+        reconstructions: Their reconstructions.
     """
     names = [
         f"{column}, {ground}"
         for ground in ("black", "white", "checker", "alpha")
         for column in ("truth", "decoded", "x4")
     ]
-    rows = [_row(letterbox(truth, TILE_SIZE), letterbox(again, TILE_SIZE)) for truth, again in zip(truths, agains, strict=True)]
+    rows = [
+        _row(letterbox(truth, TILE_SIZE), letterbox(again, TILE_SIZE))
+        for truth, again in zip(images, reconstructions, strict=True)
+    ]
     grid = Image.new(
         "RGB",
         (len(names) * (TILE_SIZE + GAP) + GAP, len(rows) * (TILE_SIZE + GAP) + GAP + TEXT),
@@ -66,5 +69,7 @@ def _row(truth: RGBA, again: RGBA) -> list[Pixels]:
 
 def _compared(truth: Pixels, again: Pixels) -> list[Pixels]:
     # 16 bits, since differences of uint8 wrap around.
-    difference = np.abs(truth.astype(np.int16) - again).clip(0, 255 // AMPLIFICATION) * AMPLIFICATION
+    difference = (
+        np.abs(truth.astype(np.int16) - again).clip(0, 255 // AMPLIFICATION) * AMPLIFICATION
+    )
     return [truth, again, difference.astype(np.uint8)]

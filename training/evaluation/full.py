@@ -10,7 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from curation.domain import Checkpoint, GenerationRequest, LayerRole, Progress, Prompt, Sample, Split
+from curation.domain import (
+    Checkpoint,
+    GenerationRequest,
+    LayerRole,
+    Progress,
+    Prompt,
+    Sample,
+    Split,
+)
 from curation.errors import Refused
 from curation.images.codec import BACKGROUNDS, decode_layer
 from curation.ports import RGBA, EvaluationOptions, EvaluationResult, ObjectStore, ProgressCallback
@@ -39,7 +47,12 @@ from training.evaluation.pairs import (
 )
 from training.generate import load_generator
 from training.metrics.clip_score import ClipScore, load_clip_score
-from training.metrics.compositing import composite, composite_jpeg, composite_metrics, published_metrics
+from training.metrics.compositing import (
+    composite,
+    composite_jpeg,
+    composite_metrics,
+    published_metrics,
+)
 from training.metrics.inception import Inception, frechet_distance, load_inception
 from training.metrics.matting import matting_errors
 from training.metrics.perceptual import LPIPS, load_lpips
@@ -60,8 +73,8 @@ def evaluate_fully(
     checkpoint: Checkpoint,
     snapshot: str,
     store: ObjectStore,
-    wanted: EvaluationOptions,
-    report: ProgressCallback,
+    options: EvaluationOptions,
+    on_progress: ProgressCallback,
 ) -> EvaluationResult:
     """Compute the metrics of `training.evaluation.heldout.evaluate` and, on the same images:
 
@@ -84,8 +97,8 @@ def evaluate_fully(
         checkpoint: The checkpoint.
         snapshot: Id of the snapshot with the held-out samples.
         store: Where both are stored.
-        wanted: The options: limits, weights of metric networks, number of generated images.
-        report: Progress callback.
+        options: The options: limits, weights of metric networks, number of generated images.
+        on_progress: Progress callback.
 
     Raises:
         NotFound: The snapshot, the checkpoint or a weight file does not exist.
@@ -93,23 +106,25 @@ def evaluate_fully(
         Refused: There is nothing to evaluate on, or a weight file does not fit.
     """
     # Open weights first, since errors in them are cheap to find.
-    networks = _MetricNetworks(wanted)
+    networks = _MetricNetworks(options)
     parts = load_checkpoint(checkpoint, store)
     size = parts.preset.image_size
     images = open_split(store, snapshot, Split.heldout, size, in_memory=False)
-    if wanted.limit:
-        images = LayerDataset(store, images.samples[: wanted.limit], size, in_memory=False)
+    if options.limit:
+        images = LayerDataset(store, images.samples[: options.limit], size, in_memory=False)
     # Held-out losses and the reconstruction of backgrounds.
     move_to_device(parts, fastest_device())
     others = noise_mse(parts, images) | layers_mse(parts, store, snapshot)
-    both = heldout_pairs(store, snapshot)[: wanted.limit or None]
-    others |= background_psnr(parts, store, both, wanted.views)
+    both = heldout_pairs(store, snapshot)[: options.limit or None]
+    others |= background_psnr(parts, store, both, options.views)
     # Round trips of foregrounds.
-    totals = _Accumulator(networks, wanted)
+    totals = _Accumulator(networks, options)
     for rgba_B4HW, inside_B1HW in (
-        _original_sizes(images, report) if wanted.original else batches(images, range(len(images)), report)
+        _original_sizes(images, on_progress)
+        if options.original
+        else batches(images, range(len(images)), on_progress)
     ):
-        totals.update(round_trip(parts, rgba_B4HW, wanted.views, inside_B1HW))
+        totals.update(round_trip(parts, rgba_B4HW, options.views, inside_B1HW))
     if not totals.images:
         raise Refused(
             f"no held-out image is at least {MIN_SIZE} pixels wide and high",
@@ -117,22 +132,27 @@ def evaluate_fully(
         )
     metrics, backgrounds = totals.compute()
     # Generated images and pairs.
-    metrics |= others | _measure_generated(checkpoint, parts, store, images, wanted.draws, report)
-    pairs = _measure_pairs(checkpoint, parts, store, both, wanted.draws, networks.agreement, report)
+    metrics |= others | _measure_generated(
+        checkpoint, parts, store, images, options.draws, on_progress
+    )
+    pairs = _measure_pairs(
+        checkpoint, parts, store, both, options.draws, networks.agreement, on_progress
+    )
     metrics |= pairs.metrics if pairs else {}
     return EvaluationResult(
         metrics={name: metrics[name] for name in HIGHER_IS_BETTER if name in metrics},
         backgrounds=backgrounds,
-        published=PUBLISHED if wanted.published else {},
-        pictures=totals.images,
-        notes=_notes(wanted, parts, len(images) - totals.images, totals.images) + _notes_on_pairs(wanted, parts, pairs),
+        published=PUBLISHED if options.published else {},
+        images=totals.images,
+        notes=_notes(options, parts, len(images) - totals.images, totals.images)
+        + _notes_on_pairs(options, parts, pairs),
         sheet=comparison_grid(*totals.shown),
-        standard=not wanted.limit
-        and not wanted.original
-        and wanted.views in {None, parts.preset.decoder_views}
-        and (pairs is None or wanted.draws == GENERATED_PAIRS),
+        standard=not options.limit
+        and not options.original
+        and options.views in {None, parts.preset.decoder_views}
+        and (pairs is None or options.draws == GENERATED_PAIRS),
         pairs=pairs.table if pairs else {},
-        pairs_sheet=pairs.sheet if pairs else b"",
+        pairs_grid=pairs.sheet if pairs else b"",
     )
 
 
@@ -157,24 +177,30 @@ class _Accumulator:
 
     def __init__(self, networks: _MetricNetworks, options: EvaluationOptions) -> None:
         self.networks = networks
-        self.forms: dict[str, Blend] = {"": composite, "_jpeg": composite_jpeg} if options.published else {"": composite}
+        self.forms: dict[str, Blend] = (
+            {"": composite, "_jpeg": composite_jpeg} if options.published else {"": composite}
+        )
         self.images = 0
         self.shown: tuple[list[RGBA], list[RGBA]] = ([], [])
         self.rows: dict[str, list[Tensor]] = defaultdict(list)
-        self.over: dict[str, dict[str, list[Tensor]]] = {name: defaultdict(list) for name in BACKGROUNDS}
+        self.over: dict[str, dict[str, list[Tensor]]] = {
+            name: defaultdict(list) for name in BACKGROUNDS
+        }
         self.features: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
     @torch.no_grad()
     def update(self, round_trip: RoundTrip) -> None:
         """Add a batch."""
-        truth_B4HW, again_B4HW = round_trip.truth_B4HW, round_trip.again_B4HW
+        truth_B4HW, again_B4HW = round_trip.truth_B4HW, round_trip.reconstructed_B4HW
         self.images += len(truth_B4HW)
         # The first images are shown in the comparison grid.
         for shown, batch in zip(self.shown, (truth_B4HW, again_B4HW), strict=True):
             shown.extend(to_uint8_images(batch)[: GRID_IMAGES - len(shown)])
         # Metrics that do not depend on a background.
         metrics = round_trip_metrics(round_trip) | _measure_offset(round_trip)
-        for name, value_B in (metrics | _measure_mattes(truth_B4HW[:, 3], again_B4HW[:, 3])).items():
+        for name, value_B in (
+            metrics | _measure_mattes(truth_B4HW[:, 3], again_B4HW[:, 3])
+        ).items():
             self.rows[name].append(value_B.cpu())
         # Metrics of composites over each background, lossless and published.
         for name, by_background in composite_metrics(truth_B4HW, again_B4HW).items():
@@ -184,7 +210,9 @@ class _Accumulator:
             for form, over in self.forms.items():
                 self._add_blends(background, form, over(truth_B4HW, color), over(again_B4HW, color))
 
-    def _add_blends(self, background: str, form: str, truth_B3HW: Tensor, again_B3HW: Tensor) -> None:
+    def _add_blends(
+        self, background: str, form: str, truth_B3HW: Tensor, again_B3HW: Tensor
+    ) -> None:
         metrics = published_metrics(truth_B3HW, again_B3HW) if form else {}
         if self.networks.perceptual:
             metrics[f"lpips{form}"] = self.networks.perceptual(truth_B3HW, again_B3HW)
@@ -215,25 +243,29 @@ class _Accumulator:
         return metrics | {"psnr_worst": min(row["psnr"] for row in table.values())}, table
 
 
-def _original_sizes(images: LayerDataset, report: ProgressCallback) -> Iterator[tuple[Tensor, None]]:
+def _original_sizes(
+    images: LayerDataset, on_progress: ProgressCallback
+) -> Iterator[tuple[Tensor, None]]:
     """Yield each image in its original size, 1 x 4 x H x W, which has no margins."""
     device = fastest_device()
     for index, sample in enumerate(images.samples):
-        report(Progress("evaluate", index, len(images)))
+        on_progress(Progress("evaluate", index, len(images)))
         rgba = decode_layer(images.store.get(sample.layers[LayerRole.foreground]))
         if min(rgba.shape[:2]) >= MIN_SIZE:
             yield (
                 torch.from_numpy(rgba.copy()).to(device).permute(2, 0, 1)[None].float() / 255,
                 None,
             )
-    report(Progress("evaluate", len(images), len(images)))
+    on_progress(Progress("evaluate", len(images), len(images)))
 
 
 def _measure_offset(round_trip: RoundTrip) -> dict[str, Tensor]:
     """Compute the size of the latent offset relative to the posterior, and its share of energy."""
     offset_BCHW = round_trip.adjusted_BCHW - round_trip.plain_BCHW
     size_BN = (offset_BCHW / round_trip.std_BCHW).abs().flatten(1)
-    energy_B, total_B = (part.square().flatten(1).sum(1) for part in (offset_BCHW, round_trip.adjusted_BCHW))
+    energy_B, total_B = (
+        part.square().flatten(1).sum(1) for part in (offset_BCHW, round_trip.adjusted_BCHW)
+    )
     return {
         "offset_mean": size_BN.mean(1),
         "offset_max": size_BN.amax(1),
@@ -253,7 +285,7 @@ def _measure_generated(
     store: ObjectStore,
     images: LayerDataset,
     count: int,
-    report: ProgressCallback,
+    on_progress: ProgressCallback,
 ) -> dict[str, float]:
     """Generate foregrounds for held-out captions, and compare their alpha to the samples'."""
     if parts.base is None or not count:
@@ -263,11 +295,13 @@ def _measure_generated(
     indices = [number % len(captions) for number in range(count)]
     alphas: list[NDArray[np.float64]] = []
     for start in range(0, count, parts.preset.draw_batch):
-        report(Progress("draw", start, count))
+        on_progress(Progress("draw", start, count))
         batch = list(enumerate(indices))[start : start + parts.preset.draw_batch]
-        layers = generator.draw([GenerationRequest(Prompt(captions[index]), seed) for seed, index in batch])
+        layers = generator.generate(
+            [GenerationRequest(Prompt(captions[index]), seed) for seed, index in batch]
+        )
         alphas += [layer[LayerRole.foreground][..., 3] / 255 for layer in layers]
-    report(Progress("draw", count, count))
+    on_progress(Progress("draw", count, count))
     expected = float(np.mean([float(images[index][3].mean()) for index in indices]))
     return {
         "drawn_empty": float(np.mean([alpha.max() < EMPTY_ALPHA for alpha in alphas])),
@@ -283,19 +317,27 @@ def _measure_pairs(
     samples: Sequence[Sample],
     count: int,
     agreement: ClipScore | None,
-    report: ProgressCallback,
+    on_progress: ProgressCallback,
 ) -> PairMetrics | None:
     """Compare generated pairs to real ones; None if no pairs are generated."""
     if not count or not samples or not generates_pairs(parts):
         return None
     generators = open_pair_generators(checkpoint, store)
-    return compare_pairs(generators, samples, count, parts.preset.image_size, store, report, agreement)
+    return compare_pairs(
+        generators, samples, count, parts.preset.image_size, store, on_progress, agreement
+    )
 
 
-def _notes(options: EvaluationOptions, parts: LoadedCheckpoint, left_out: int, images: int) -> list[str]:
+def _notes(
+    options: EvaluationOptions, parts: LoadedCheckpoint, left_out: int, images: int
+) -> list[str]:
     """Return notes on metrics that are missing, and on the reading of those that are not."""
-    few_images = f"rfid of {images} images: comparable only between sets of equal size up to some thousands"
-    orientation = "published results are of other images: use them for orientation, not as a comparison"
+    few_images = (
+        f"rfid of {images} images: comparable only between sets of equal size up to some thousands"
+    )
+    orientation = (
+        "published results are of other images: use them for orientation, not as a comparison"
+    )
     notes = {
         f"{left_out} images with a side under {MIN_SIZE} pixels were left out": left_out > 0,
         "no lpips: it needs weights (--perceptual)": options.perceptual is None,
@@ -309,12 +351,16 @@ def _notes(options: EvaluationOptions, parts: LoadedCheckpoint, left_out: int, i
     return [note for note, applies in notes.items() if applies]
 
 
-def _notes_on_pairs(options: EvaluationOptions, parts: LoadedCheckpoint, pairs: PairMetrics | None) -> list[str]:
+def _notes_on_pairs(
+    options: EvaluationOptions, parts: LoadedCheckpoint, pairs: PairMetrics | None
+) -> list[str]:
     """Return notes on pair metrics."""
     if not generates_pairs(parts):
         return []
     if pairs is None:
-        return ["no pairs were generated: --draws, or held-out samples with both layers, are missing"]
+        return [
+            "no pairs were generated: --draws, or held-out samples with both layers, are missing"
+        ]
     intervals = (
         "95 % intervals of pairs: Student's t over prompts, each with the mean of its generated "
         "pairs; light_r: bootstrap over prompts"

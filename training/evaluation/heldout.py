@@ -70,7 +70,9 @@ BATCH, PIXELS = 32, 32 * 128 * 128
 """Largest number of images per batch, and of their pixels; a batch has at least one image."""
 
 
-def evaluate(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, report: ProgressCallback) -> dict[str, float]:
+def evaluate(
+    checkpoint: Checkpoint, snapshot: str, store: ObjectStore, on_progress: ProgressCallback
+) -> dict[str, float]:
     """Compute the metrics of a checkpoint on a snapshot's held-out split, at the preset's size.
 
     - psnr (dB), ssim: truth against reconstruction, both 8-bit RGBA, composited over each of the
@@ -93,7 +95,7 @@ def evaluate(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, report: 
         checkpoint: The checkpoint.
         snapshot: Id of the snapshot.
         store: Where both are stored.
-        report: Progress callback.
+        on_progress: Progress callback.
 
     Raises:
         NotFound: The snapshot or the checkpoint is not in the store.
@@ -102,20 +104,24 @@ def evaluate(checkpoint: Checkpoint, snapshot: str, store: ObjectStore, report: 
     """
     parts = load_checkpoint(checkpoint, store)
     preset = parts.preset
-    images = open_split(store, snapshot, Split.heldout, preset.image_size, in_memory=preset.in_memory)
+    images = open_split(
+        store, snapshot, Split.heldout, preset.image_size, in_memory=preset.in_memory
+    )
     # Losses, backgrounds and pairs.
     move_to_device(parts, fastest_device())
     others = noise_mse(parts, images) | layers_mse(parts, store, snapshot)
     pairs = heldout_pairs(store, snapshot)
     others |= background_psnr(parts, store, pairs)
     if parts.layers is not None and pairs:
-        others |= evaluate_generated_pairs(checkpoint, store, pairs, report)
+        others |= evaluate_generated_pairs(checkpoint, store, pairs, on_progress)
     # Round trips of foregrounds.
     measured = [
         _measure(round_trip(parts, rgba_B4HW, inside_B1HW=inside_B1HW))
-        for rgba_B4HW, inside_B1HW in batches(images, range(len(images)), report)
+        for rgba_B4HW, inside_B1HW in batches(images, range(len(images)), on_progress)
     ]
-    return {name: float(torch.cat([row[name] for row in measured]).mean()) for name in measured[0]} | others
+    return {
+        name: float(torch.cat([row[name] for row in measured]).mean()) for name in measured[0]
+    } | others
 
 
 def has_heldout(store: ObjectStore, snapshot: str) -> bool:
@@ -128,7 +134,7 @@ class RoundTrip:
     """A batch and its round trip; B x 3 images are premultiplied over gray, in [0, 1]."""
 
     truth_B4HW: Tensor  # straight RGBA in [0, 1]
-    again_B4HW: Tensor  # its reconstruction, quantized to 8 bits
+    reconstructed_B4HW: Tensor  # its reconstruction, quantized to 8 bits
     image_B3HW: Tensor  # input of the autoencoder
     plain_B3HW: Tensor  # decoded from the latent without offset
     adjusted_B3HW: Tensor  # decoded from the adjusted latent
@@ -140,7 +146,7 @@ class RoundTrip:
 
 @torch.no_grad()
 def round_trip(
-    parts: LoadedCheckpoint,
+    checkpoint: LoadedCheckpoint,
     rgba_B4HW: Tensor,
     views: int | None = None,
     inside_B1HW: Tensor | None = None,
@@ -148,43 +154,54 @@ def round_trip(
     """Encode and decode images.
 
     Args:
-        parts: The checkpoint's networks.
+        checkpoint: The checkpoint's networks.
         rgba_B4HW: Straight RGBA in [0, 1], of any size.
         views: Number of views in test-time augmentation, as in `decode_rgba`.
         inside_B1HW: The image area without margins; all pixels by default.
     """
     size = (rgba_B4HW.shape[-2], rgba_B4HW.shape[-1])
     alpha_B1HW, padded_B3HW = rgba_B4HW[:, 3:], pad_colors(rgba_B4HW).to(rgba_B4HW)
-    networks, backbone = parts.transparency, parts.backbone
+    networks, autoencoder = checkpoint.transparency, checkpoint.autoencoder
     # An offset scale of 0 gives the posterior of the unadjusted autoencoder.
     none_B = torch.zeros(len(rgba_B4HW), device=rgba_B4HW.device)
-    plain_BCHW, std_BCHW = adjusted_posterior(backbone, networks.encoder, alpha_B1HW, padded_B3HW, none_B)
-    adjusted_BCHW, _ = adjusted_posterior(backbone, networks.encoder, alpha_B1HW, padded_B3HW)
+    plain_BCHW, std_BCHW = adjusted_posterior(
+        autoencoder, networks.encoder, alpha_B1HW, padded_B3HW, none_B
+    )
+    adjusted_BCHW, _ = adjusted_posterior(autoencoder, networks.encoder, alpha_B1HW, padded_B3HW)
     # Decode to RGBA by our decoder, and to RGB by the frozen one.
-    again_B4HW = decode_rgba(backbone, networks.decoder, adjusted_BCHW, views=views, size=size)
+    again_B4HW = decode_rgba(autoencoder, networks.decoder, adjusted_BCHW, views=views, size=size)
     plain_B3HW, adjusted_B3HW = (
-        backbone.decode(latent, tile=networks.decoder.tile)[..., : size[0], : size[1]].float() / 2 + 0.5
+        autoencoder.decode(latent, tile=networks.decoder.tile)[..., : size[0], : size[1]].float()
+        / 2
+        + 0.5
         for latent in (plain_BCHW, adjusted_BCHW)
     )
     return RoundTrip(
         truth_B4HW=rgba_B4HW,
-        again_B4HW=(again_B4HW * 255).round() / 255,
+        reconstructed_B4HW=(again_B4HW * 255).round() / 255,
         image_B3HW=over_gray(padded_B3HW, alpha_B1HW) / 2 + 0.5,
         plain_B3HW=plain_B3HW,
         adjusted_B3HW=adjusted_B3HW,
         plain_BCHW=plain_BCHW,
         adjusted_BCHW=adjusted_BCHW,
         std_BCHW=std_BCHW,
-        inside_B1HW=torch.ones_like(alpha_B1HW, dtype=torch.bool) if inside_B1HW is None else inside_B1HW,
+        inside_B1HW=torch.ones_like(alpha_B1HW, dtype=torch.bool)
+        if inside_B1HW is None
+        else inside_B1HW,
     )
 
 
-def round_trip_metrics(returned: RoundTrip) -> dict[str, Tensor]:
+def round_trip_metrics(round_trip: RoundTrip) -> dict[str, Tensor]:
     """Compute the alpha and identity metrics of each image of a batch (see `evaluate`)."""
-    error_BHW = (returned.again_B4HW[:, 3] - returned.truth_B4HW[:, 3]).abs()
-    plain, adjusted = (psnr(returned.image_B3HW, image) for image in (returned.plain_B3HW, returned.adjusted_B3HW))
+    error_BHW = (round_trip.reconstructed_B4HW[:, 3] - round_trip.truth_B4HW[:, 3]).abs()
+    plain, adjusted = (
+        psnr(round_trip.image_B3HW, image)
+        for image in (round_trip.plain_B3HW, round_trip.adjusted_B3HW)
+    )
     return {
-        "psnr_inside": psnr_inside(returned.truth_B4HW, returned.again_B4HW, returned.inside_B1HW),
+        "psnr_inside": psnr_inside(
+            round_trip.truth_B4HW, round_trip.reconstructed_B4HW, round_trip.inside_B1HW
+        ),
         "alpha_sad": error_BHW.sum((1, 2)) / 1000,
         "alpha_mse": (error_BHW**2).mean((1, 2)),
         "identity_psnr": adjusted,
@@ -194,51 +211,81 @@ def round_trip_metrics(returned: RoundTrip) -> dict[str, Tensor]:
 
 def _measure(round_trip: RoundTrip) -> dict[str, Tensor]:
     """Compute all metrics of a round trip, means over backgrounds, per image."""
-    blended = composite_metrics(round_trip.truth_B4HW, round_trip.again_B4HW)
-    means = {name: torch.stack(list(by_background.values())).mean(0) for name, by_background in blended.items()}
+    blended = composite_metrics(round_trip.truth_B4HW, round_trip.reconstructed_B4HW)
+    means = {
+        name: torch.stack(list(by_background.values())).mean(0)
+        for name, by_background in blended.items()
+    }
     return means | round_trip_metrics(round_trip)
 
 
-def noise_mse(parts: LoadedCheckpoint, pictures: LayerDataset) -> dict[str, float]:
+def noise_mse(checkpoint: LoadedCheckpoint, images: LayerDataset) -> dict[str, float]:
     """Compute the denoiser's validation loss by its name; {} if the checkpoint has no base."""
-    if parts.base is None:
+    if checkpoint.base is None:
         return {}
-    return {"noise_mse": validation_loss(parts.base, parts.preset, parts.backbone, parts.transparency, pictures)}
+    return {
+        "noise_mse": validation_loss(
+            checkpoint.base,
+            checkpoint.preset,
+            checkpoint.autoencoder,
+            checkpoint.transparency,
+            images,
+        )
+    }
 
 
-def layers_mse(parts: LoadedCheckpoint, store: ObjectStore, snapshot: str) -> dict[str, float]:
+def layers_mse(checkpoint: LoadedCheckpoint, store: ObjectStore, snapshot: str) -> dict[str, float]:
     """Compute the validation losses of layers by name; {} if there are no adapters or pairs."""
-    preset = parts.preset
+    preset = checkpoint.preset
     roles = [LayerRole(role) for role in preset.layer_roles]
     samples = (sample for sample in read_samples(store, snapshot) if sample.split == Split.heldout)
-    if parts.base is None or parts.layers is None or not any(sample.layers.keys() >= set(roles) for sample in samples):
+    if (
+        checkpoint.base is None
+        or checkpoint.layers is None
+        or not any(sample.layers.keys() >= set(roles) for sample in samples)
+    ):
         return {}
-    layer_sets = open_layer_sets(store, snapshot, Split.heldout, preset.image_size, roles, in_memory=preset.in_memory)
+    layer_sets = open_layer_sets(
+        store, snapshot, Split.heldout, preset.image_size, roles, in_memory=preset.in_memory
+    )
     # Latents are not cached on disk: held-out sets are small.
-    encoder = parts.transparency.encoder
-    latents = encode_images(preset, layer_sets.layers, parts.backbone, encoder, None, lambda _: None)
-    layered = load_layered_denoiser(load_denoiser(preset, *parts.base), *parts.layers).to(parts.backbone.device).eval()
-    joined, apart = (layers_loss(layered, preset, layer_sets, latents, joined=joined) for joined in (True, False))
+    encoder = checkpoint.transparency.encoder
+    latents = encode_images(
+        preset, layer_sets.layers, checkpoint.autoencoder, encoder, None, lambda _: None
+    )
+    layered = (
+        load_layered_denoiser(load_denoiser(preset, *checkpoint.base), *checkpoint.layers)
+        .to(checkpoint.autoencoder.device)
+        .eval()
+    )
+    joined, apart = (
+        layers_loss(layered, preset, layer_sets, latents, joint=joined) for joined in (True, False)
+    )
     return {"layers_mse": joined, "layers_apart_mse": apart}
 
 
 @torch.no_grad()
 def background_psnr(
-    parts: LoadedCheckpoint, store: ObjectStore, samples: Sequence[Sample], views: int | None = None
+    checkpoint: LoadedCheckpoint,
+    store: ObjectStore,
+    samples: Sequence[Sample],
+    views: int | None = None,
 ) -> dict[str, float]:
     """Compute background_psnr (see `evaluate`), the mean over pairs; {} if there are none.
 
     Args:
-        parts: The checkpoint's networks.
+        checkpoint: The checkpoint's networks.
         store: Where the samples are stored.
         samples: The pairs.
         views: Number of views in test-time augmentation, as in `decode_rgba`.
     """
     roles = [LayerRole.background] * len(samples)
-    images = LayerDataset(store, samples, parts.preset.image_size, in_memory=False, roles=roles)
+    images = LayerDataset(
+        store, samples, checkpoint.preset.image_size, in_memory=False, roles=roles
+    )
     rows = []
     for truth_B4HW, _ in batches(images, range(len(images)), lambda _: None):
-        again_B4HW = round_trip(parts, truth_B4HW, views).again_B4HW
+        again_B4HW = round_trip(checkpoint, truth_B4HW, views).reconstructed_B4HW
         # The bars of a letterbox do not belong to the image.
         opaque_B1HW = (truth_B4HW[:, 3:] == 1).float()
         squares_B = ((again_B4HW - truth_B4HW)[:, :3].square() * opaque_B1HW).flatten(1).sum(1)
@@ -247,32 +294,34 @@ def background_psnr(
     return {"background_psnr": float(torch.cat(rows).mean())} if rows else {}
 
 
-def batches(pictures: LayerDataset, places: range, report: ProgressCallback) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(
+    images: LayerDataset, indices: range, on_progress: ProgressCallback
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield images and their areas without margins in batches, on the fastest device.
 
     A batch is as large as BATCH and PIXELS allow.
 
     Args:
-        pictures: The images.
-        places: Their indices.
-        report: Progress callback.
+        images: The images.
+        indices: Their indices.
+        on_progress: Progress callback.
 
     Yields:
         Images, B x 4 x S x S, and masks, B x 1 x S x S bool.
     """
-    count = max(1, min(BATCH, PIXELS // pictures.size**2))
+    count = max(1, min(BATCH, PIXELS // images.size**2))
     device = fastest_device()
-    for start in range(0, len(places), count):
-        report(Progress("evaluate", start, len(places)))
-        batch = places[start : start + count]
-        yield pictures.take(batch).to(device), pictures.inside(batch).to(device)
-    report(Progress("evaluate", len(places), len(places)))
+    for start in range(0, len(indices), count):
+        on_progress(Progress("evaluate", start, len(indices)))
+        batch = indices[start : start + count]
+        yield images.take(batch).to(device), images.inside(batch).to(device)
+    on_progress(Progress("evaluate", len(indices), len(indices)))
 
 
-def move_to_device(parts: LoadedCheckpoint, device: torch.device) -> None:
+def move_to_device(checkpoint: LoadedCheckpoint, device: torch.device) -> None:
     """Move the autoencoder and the transparency networks to a device."""
-    parts.backbone.to(device)
-    parts.transparency.to(device)
+    checkpoint.autoencoder.to(device)
+    checkpoint.transparency.to(device)
 
 
 def fastest_device() -> torch.device:

@@ -11,11 +11,26 @@ import numpy as np
 from scipy.special import stdtrit
 
 from curation.datasets.manifest import read_samples
-from curation.domain import Checkpoint, GenerationRequest, LayerRole, Progress, Prompt, Sample, Split
+from curation.domain import (
+    Checkpoint,
+    GenerationRequest,
+    LayerRole,
+    Progress,
+    Prompt,
+    Sample,
+    Split,
+)
 from curation.errors import Refused
 from curation.images.codec import BACKGROUNDS, composite_over, decode_layer
 from curation.images.pairs import blended_error, composite, harmony, leakage, seam_energy
-from curation.ports import RGBA, LayerGenerator, Layers, MeanWithInterval, ObjectStore, ProgressCallback
+from curation.ports import (
+    RGBA,
+    LayerGenerator,
+    Layers,
+    MeanWithInterval,
+    ObjectStore,
+    ProgressCallback,
+)
 from training.checkpoint import LoadedCheckpoint
 from training.data.dataset import letterbox
 from training.generate import load_generator
@@ -63,19 +78,25 @@ class PairMetrics:
     def metrics(self) -> Metrics:
         """Means of the checkpoint's normal way of generating, under the names of its metrics."""
         return {
-            f"pair_{name}": row[source].mean for name, row in self.table.items() for source in row if source in _AS_USED
+            f"pair_{name}": row[source].mean
+            for name, row in self.table.items()
+            for source in row
+            if source in _AS_USED
         }
 
 
 _AS_USED = ("joint", "drawn")
 
 
-def generates_pairs(parts: LoadedCheckpoint) -> bool:
+def generates_pairs(checkpoint: LoadedCheckpoint) -> bool:
     """Return whether a checkpoint can generate the layers of a pair."""
-    if parts.layers is not None or parts.preset.inpainter is not None:
+    if checkpoint.layers is not None or checkpoint.preset.inpainter is not None:
         return True
     try:
-        return bool(parts.modes and plan_modes([*parts.modes, *([SINGLE.name] if parts.base else [])], set()))
+        return bool(
+            checkpoint.modes
+            and plan_modes([*checkpoint.modes, *([SINGLE.name] if checkpoint.base else [])], set())
+        )
     except Refused:
         return False
 
@@ -84,14 +105,16 @@ def heldout_pairs(store: ObjectStore, snapshot: str) -> list[Sample]:
     """Return held-out samples that have a foreground and a background, in the order of ids."""
     both = {LayerRole.foreground, LayerRole.background}
     samples = (sample for sample in read_samples(store, snapshot) if sample.split == Split.heldout)
-    return sorted((sample for sample in samples if sample.layers.keys() >= both), key=lambda sample: sample.id)
+    return sorted(
+        (sample for sample in samples if sample.layers.keys() >= both), key=lambda sample: sample.id
+    )
 
 
 def evaluate_generated_pairs(
     checkpoint: Checkpoint,
     store: ObjectStore,
     samples: Sequence[Sample],
-    report: ProgressCallback,
+    on_progress: ProgressCallback,
     count: int = GENERATED_PAIRS,
 ) -> Metrics:
     """Generate pairs and compute pair_error, pair_empty, pair_leakage, pair_seam and pair_harmony.
@@ -100,11 +123,11 @@ def evaluate_generated_pairs(
         checkpoint: The checkpoint.
         store: Where it is stored.
         samples: Real pairs, whose texts are the prompts.
-        report: Progress callback.
+        on_progress: Progress callback.
         count: Number of pairs to generate.
     """
     generators = {"drawn": load_generator(checkpoint, store)}
-    return compare_pairs(generators, samples, count, None, store, report).metrics
+    return compare_pairs(generators, samples, count, None, store, on_progress).metrics
 
 
 def open_pair_generators(checkpoint: Checkpoint, store: ObjectStore) -> dict[str, LayerGenerator]:
@@ -112,18 +135,18 @@ def open_pair_generators(checkpoint: Checkpoint, store: ObjectStore) -> dict[str
     joint = load_generator(checkpoint, store)
     if not isinstance(joint, LayersGenerator):
         return {"drawn": joint}
-    apart = LayersGenerator(joint.parts, joint.alone, joint.layered, store, joined=False)
+    apart = LayersGenerator(joint.parts, joint.alone, joint.layered, store, joint=False)
     return {"joint": joint, "apart": apart}
 
 
 def compare_pairs(
-    ways: Mapping[str, LayerGenerator],
+    generators: Mapping[str, LayerGenerator],
     samples: Sequence[Sample],
     count: int,
     size: int | None,
     store: ObjectStore,
-    report: ProgressCallback,
-    agreement: ClipScore | None = None,
+    on_progress: ProgressCallback,
+    clip_score: ClipScore | None = None,
 ) -> PairMetrics:
     """Generate pairs from the texts of real pairs, with equal seeds per source, and measure all.
 
@@ -132,19 +155,21 @@ def compare_pairs(
     samples, each with the mean of its pairs; light_r has a bootstrap interval over samples.
 
     Args:
-        ways: Generators by source.
+        generators: Generators by source.
         samples: Real pairs.
         count: Number of pairs per source.
         size: Longer side in pixels at which real pairs are measured; None leaves them out.
         store: Where the samples are stored.
-        report: Progress callback.
-        agreement: A CLIP score; None leaves text agreement out.
+        on_progress: Progress callback.
+        clip_score: A CLIP score; None leaves text agreement out.
     """
     # The same prompts and seeds for every source.
     samples = sorted(samples, key=lambda sample: sample.id)[:count]
-    requests = [_request(samples[number % len(samples)], number // len(samples)) for number in range(count)]
-    generated = _draw(ways, requests, report)
-    rows = {source: _measure(pairs, requests, agreement) for source, pairs in generated.items()}
+    requests = [
+        _request(samples[number % len(samples)], number // len(samples)) for number in range(count)
+    ]
+    generated = _draw(generators, requests, on_progress)
+    rows = {source: _measure(pairs, requests, clip_score) for source, pairs in generated.items()}
     # Paired differences have less variance than differences of means.
     if {"joint", "apart"} <= rows.keys():
         rows["joint - apart"] = [
@@ -154,19 +179,27 @@ def compare_pairs(
     pairs = dict(generated)
     # Real pairs, for reference.
     if size is not None:
-        stored = [{role: decode_layer(store.get(sha)) for role, sha in sample.layers.items()} for sample in samples]
+        stored = [
+            {role: decode_layer(store.get(sha)) for role, sha in sample.layers.items()}
+            for sample in samples
+        ]
         pairs["real"] = [_fit(layers, size) for layers in stored]
-        rows["real"] = _measure(pairs["real"], requests[: len(samples)], agreement)
+        rows["real"] = _measure(pairs["real"], requests[: len(samples)], clip_score)
         _set_stored_errors(rows["real"], stored)
     # Mean and interval of each metric and source; empty entries are dropped.
-    names = [*PAIR_METRICS, *(TEXTS.values() if agreement else ())]
+    names = [*PAIR_METRICS, *(TEXTS.values() if clip_score else ())]
     table = {
-        name: {source: _mean_over_samples(name, found, len(samples)) for source, found in rows.items()}
+        name: {
+            source: _mean_over_samples(name, found, len(samples)) for source, found in rows.items()
+        }
         for name in names
     }
     correlated = _correlate(pairs, len(samples))
     table["light_r"] = {source: correlated.get(source) for source in rows}
-    nonempty = {name: {source: found for source, found in row.items() if found} for name, row in table.items()}
+    nonempty = {
+        name: {source: found for source, found in row.items() if found}
+        for name, row in table.items()
+    }
     return PairMetrics(
         {name: row for name, row in nonempty.items() if row},
         _sample_grid(generated, requests[:GRID_PAIRS]),
@@ -200,44 +233,58 @@ def mean_with_interval(values: Sequence[float]) -> MeanWithInterval:
     mean = fmean(values)
     if len(values) < 2:
         return MeanWithInterval(mean, None, None, len(values))
-    half_width = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)) * stdev(values) / sqrt(len(values))
+    half_width = (
+        float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)) * stdev(values) / sqrt(len(values))
+    )
     return MeanWithInterval(mean, mean - half_width, mean + half_width, len(values))
 
 
 def _request(sample: Sample, repeat: int) -> GenerationRequest:
     """Return the request for a sample's texts; its seed is from the sample's id and `repeat`."""
-    texts = (sample.text_of(role) for role in (LayerRole.foreground, LayerRole.background))
-    return GenerationRequest(Prompt(sample.text_of(), *texts), int(sample.id[-12:], 16) + (repeat << 48))
+    texts = (sample.caption_for(role) for role in (LayerRole.foreground, LayerRole.background))
+    return GenerationRequest(
+        Prompt(sample.caption_for(), *texts), int(sample.id[-12:], 16) + (repeat << 48)
+    )
 
 
 def _draw(
-    generators: Mapping[str, LayerGenerator], requests: Sequence[GenerationRequest], report: ProgressCallback
+    generators: Mapping[str, LayerGenerator],
+    requests: Sequence[GenerationRequest],
+    on_progress: ProgressCallback,
 ) -> dict[str, list[Layers]]:
     generated: dict[str, list[Layers]] = {}
     for number, (source, generator) in enumerate(generators.items()):
         generated[source] = []
-        for start in range(0, len(requests), generator.at_once):
-            report(Progress("pairs", number * len(requests) + start, len(generators) * len(requests)))
-            generated[source] += generator.draw(requests[start : start + generator.at_once])
-    report(Progress("pairs", len(generators) * len(requests), len(generators) * len(requests)))
+        for start in range(0, len(requests), generator.batch_size):
+            on_progress(
+                Progress("pairs", number * len(requests) + start, len(generators) * len(requests))
+            )
+            generated[source] += generator.generate(requests[start : start + generator.batch_size])
+    on_progress(Progress("pairs", len(generators) * len(requests), len(generators) * len(requests)))
     return generated
 
 
 def _shows_both(layers: Layers) -> bool:
     """Return whether the foreground covers a part of the background, but not all of it."""
-    return bool(MIN_COVERAGE <= np.mean(layers[LayerRole.foreground][..., 3] > OPAQUE_ALPHA) <= 1 - MIN_COVERAGE)
+    return bool(
+        MIN_COVERAGE
+        <= np.mean(layers[LayerRole.foreground][..., 3] > OPAQUE_ALPHA)
+        <= 1 - MIN_COVERAGE
+    )
 
 
 def _measure(
-    pairs: Sequence[Layers], requests: Sequence[GenerationRequest], agreement: ClipScore | None
+    pairs: Sequence[Layers], requests: Sequence[GenerationRequest], clip_score: ClipScore | None
 ) -> list[Metrics]:
     """Compute the metrics of each pair, and its text agreement per layer."""
     rows = [measure_pair(layers) for layers in pairs]
-    if agreement is None:
+    if clip_score is None:
         return rows
     for role, name in TEXTS.items():
         texts = [_texts(request)[role] for request in requests]
-        scores = agreement([composite_over(layers[role], BACKGROUNDS["grey"]) for layers in pairs], texts)
+        scores = clip_score(
+            [composite_over(layers[role], BACKGROUNDS["grey"]) for layers in pairs], texts
+        )
         for row, score in zip(rows, scores, strict=True):
             row[name] = score
     return rows
@@ -267,7 +314,9 @@ def _fit(layers: Layers, size: int) -> Layers:
 def _mean_over_samples(name: str, rows: Sequence[Metrics], samples: int) -> MeanWithInterval | None:
     """Return mean and interval over the samples that have the metric, each with its own mean."""
     # Row i belongs to sample i % samples.
-    of_samples = ([row[name] for row in rows[index::samples] if name in row] for index in range(samples))
+    of_samples = (
+        [row[name] for row in rows[index::samples] if name in row] for index in range(samples)
+    )
     means = [fmean(values) for values in of_samples if values]
     return mean_with_interval(means) if means else None
 
@@ -281,9 +330,14 @@ def _correlate(pairs: Mapping[str, Sequence[Layers]], samples: int) -> dict[str,
     lights: dict[str, list[list[LayerBrightness]]] = {}
     for source, layer_sets in pairs.items():
         found = [
-            brightness_of_layers(layers[LAYERS[0]], layers[LAYERS[1]]) if _shows_both(layers) else None for layers in layer_sets
+            brightness_of_layers(layers[LAYERS[0]], layers[LAYERS[1]])
+            if _shows_both(layers)
+            else None
+            for layers in layer_sets
         ]
-        lights[source] = [[pair for pair in found[index::samples] if pair] for index in range(samples)]
+        lights[source] = [
+            [pair for pair in found[index::samples] if pair] for index in range(samples)
+        ]
     # The first correlation is of all prompts, the others are of bootstrap resamples.
     chosen = [range(samples), *bootstrap_indices(samples)]
     correlations = {
@@ -306,7 +360,9 @@ def _correlate(pairs: Mapping[str, Sequence[Layers]], samples: int) -> dict[str,
     return spreads
 
 
-def _sample_grid(generated: Mapping[str, Sequence[Layers]], requests: Sequence[GenerationRequest]) -> bytes:
+def _sample_grid(
+    generated: Mapping[str, Sequence[Layers]], requests: Sequence[GenerationRequest]
+) -> bytes:
     """Draw a grid with a column per prompt, and rows of the three layers for each source."""
     images: list[list[RGBA]] = []
     captions = []
@@ -320,4 +376,6 @@ def _sample_grid(generated: Mapping[str, Sequence[Layers]], requests: Sequence[G
 def _texts(request: GenerationRequest) -> dict[LayerRole, str]:
     """Return the text of each layer; a single-layer prompt has only that of the blended image."""
     prompt = request.prompt
-    return dict(zip(LAYERS, (prompt.foreground or "", prompt.background or "", prompt.text), strict=True))
+    return dict(
+        zip(LAYERS, (prompt.foreground or "", prompt.background or "", prompt.text), strict=True)
+    )

@@ -74,17 +74,19 @@ def read_lora(header: WeightsHeader) -> PartTensors:
     return _gather(header, named, alphas)
 
 
-def write_patches(tensors: Mapping[str, Tensor], facts: Mapping[str, str], family: str) -> dict[str, Tensor]:
+def write_patches(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], family: str
+) -> dict[str, Tensor]:
     """Write an adapter in the names of layerdiffusion-v1: the inverse of `read_patches`.
 
     alpha / rank is multiplied into the up matrix, since the format has no alpha.
 
     Args:
         tensors: The adapter in our names.
-        facts: Its metadata, with "rank" and "alpha".
+        metadata: Its metadata, with "rank" and "alpha".
         family: The model family, whose original names are used.
     """
-    scale = float(facts["alpha"]) / float(facts["rank"])
+    scale = float(metadata["alpha"]) / float(metadata["rank"])
     written: dict[str, Tensor] = {}
     for module, (down, up) in matrices_by_module(tensors).items():
         key = f"diffusion_model.{to_ldm(module, family)}.weight::lora::"
@@ -95,21 +97,23 @@ def write_patches(tensors: Mapping[str, Tensor], facts: Mapping[str, str], famil
     return written
 
 
-def write_kohya(tensors: Mapping[str, Tensor], facts: Mapping[str, str], family: str) -> dict[str, Tensor]:
+def write_kohya(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], family: str
+) -> dict[str, Tensor]:
     """Write an adapter in the names of kohya's scripts, with an alpha tensor per module.
 
     SDXL has original names there, the older families diffusers' names.
 
     Args:
         tensors: The adapter in our names.
-        facts: Its metadata, with "rank" and "alpha".
+        metadata: Its metadata, with "rank" and "alpha".
         family: The model family.
     """
     written: dict[str, Tensor] = {}
     for module, (down, up) in matrices_by_module(tensors).items():
         # kohya's scripts flatten the dots of a name to underscores.
         key = f"lora_unet_{to_flat(to_ldm(module, family) if family == 'sdxl' else module)}"
-        alpha = torch.tensor(float(facts["alpha"]), dtype=up.dtype)
+        alpha = torch.tensor(float(metadata["alpha"]), dtype=up.dtype)
         written |= {
             f"{key}.lora_down.weight": down,
             f"{key}.lora_up.weight": up,
@@ -118,12 +122,16 @@ def write_kohya(tensors: Mapping[str, Tensor], facts: Mapping[str, str], family:
     return written
 
 
-def peft_config(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Any:
+def peft_config(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Any:
     """Return PEFT's configuration of a stored adapter, whose names PEFT reads unchanged."""
     from peft import LoraConfig
 
     config: Any = LoraConfig  # its annotation allows only an integer alpha
-    return config(r=int(facts["rank"]), lora_alpha=float(facts["alpha"]), target_modules=list(matrices_by_module(tensors)))
+    return config(
+        r=int(metadata["rank"]),
+        lora_alpha=float(metadata["alpha"]),
+        target_modules=list(matrices_by_module(tensors)),
+    )
 
 
 def peft_metadata(config: Any) -> dict[str, str]:
@@ -133,13 +141,24 @@ def peft_metadata(config: Any) -> dict[str, str]:
         "lora_alpha": config.lora_alpha,
         "target_modules": sorted(config.target_modules),
     }
-    return {_ADAPTER_METADATA: canonical_json({f"unet.{name}": value for name, value in numbers.items()})}
+    return {
+        _ADAPTER_METADATA: canonical_json(
+            {f"unet.{name}": value for name, value in numbers.items()}
+        )
+    }
 
 
 def matrices_by_module(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     """Group a stored adapter by module: (down, up), r x in and out x r, or 4-D for convolutions."""
-    modules = [name.removeprefix("unet.").removesuffix(f".{_DOWN}") for name in tensors if name.endswith(_DOWN)]
-    return {module: (tensors[f"unet.{module}.{_DOWN}"], tensors[f"unet.{module}.{_UP}"]) for module in modules}
+    modules = [
+        name.removeprefix("unet.").removesuffix(f".{_DOWN}")
+        for name in tensors
+        if name.endswith(_DOWN)
+    ]
+    return {
+        module: (tensors[f"unet.{module}.{_DOWN}"], tensors[f"unet.{module}.{_UP}"])
+        for module in modules
+    }
 
 
 def lora_delta(down: Tensor, up: Tensor, scale: float) -> Tensor:
@@ -157,7 +176,11 @@ def safe_cast(value: Tensor, dtype: torch.dtype) -> Tensor:
     cast = value.to(dtype)
     vanished = (cast == 0) & (value.float() != 0)
     small = value.abs() < torch.finfo(dtype).tiny
-    return value.float() if vanished.any() or small.logical_and(value != 0).float().mean() > 0.5 else cast
+    return (
+        value.float()
+        if vanished.any() or small.logical_and(value != 0).float().mean() > 0.5
+        else cast
+    )
 
 
 def _module(name: str, end: str = "") -> str:
@@ -185,8 +208,14 @@ def _alpha_in_metadata(header: WeightsHeader) -> float | None:
         if layerloop_alpha:
             return float(layerloop_alpha)
         if diffusers_config:
-            config = {name.removeprefix("unet."): value for name, value in json.loads(diffusers_config).items()}
-        elif any(name.startswith("base_model.model.") for name in header.shapes) and peft_config_path.is_file():
+            config = {
+                name.removeprefix("unet."): value
+                for name, value in json.loads(diffusers_config).items()
+            }
+        elif (
+            any(name.startswith("base_model.model.") for name in header.shapes)
+            and peft_config_path.is_file()
+        ):
             config = json.loads(peft_config_path.read_text())
         else:
             return None
@@ -198,10 +227,14 @@ def _alpha_in_metadata(header: WeightsHeader) -> float | None:
             )
         return float(config["lora_alpha"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Refused(f"{header.path}: the adapter's configuration is invalid ({error})", "save it again") from error
+        raise Refused(
+            f"{header.path}: the adapter's configuration is invalid ({error})", "save it again"
+        ) from error
 
 
-def _gather(header: WeightsHeader, named: Mapping[str, tuple[str, str]], alphas: Mapping[str, float]) -> PartTensors:
+def _gather(
+    header: WeightsHeader, named: Mapping[str, tuple[str, str]], alphas: Mapping[str, float]
+) -> PartTensors:
     """Read an adapter's tensors under our names.
 
     Raises Refused if a matrix has no partner or the shapes do not match.
@@ -214,16 +247,26 @@ def _gather(header: WeightsHeader, named: Mapping[str, tuple[str, str]], alphas:
     # Each module needs a down and an up matrix of the same rank.
     for module in modules:
         down, up = (tensors.get(f"unet.{module}.{end}") for end in (_DOWN, _UP))
-        if down is None or up is None or down.ndim not in {2, 4} or up.ndim != down.ndim or up.shape[1] != len(down):
+        if (
+            down is None
+            or up is None
+            or down.ndim not in {2, 4}
+            or up.ndim != down.ndim
+            or up.shape[1] != len(down)
+        ):
             raise Refused(
                 f"{header.path}: the two matrices of {module} do not match",
                 "the file is broken",
             )
     ranks = {module: len(tensors[f"unet.{module}.{_DOWN}"]) for module in modules}
-    return _even(tensors, ranks, {module: alphas.get(module, rank) for module, rank in ranks.items()})
+    return _even(
+        tensors, ranks, {module: alphas.get(module, rank) for module, rank in ranks.items()}
+    )
 
 
-def _even(tensors: dict[str, Tensor], ranks: Mapping[str, int], alphas: Mapping[str, float]) -> PartTensors:
+def _even(
+    tensors: dict[str, Tensor], ranks: Mapping[str, int], alphas: Mapping[str, float]
+) -> PartTensors:
     """Give all modules one rank and one alpha, without changing the result.
 
     Smaller ranks are zero-padded and scales multiplied into the up matrices. Where ranks and alphas
@@ -241,8 +284,12 @@ def _even(tensors: dict[str, Tensor], ranks: Mapping[str, int], alphas: Mapping[
         down, up = f"unet.{module}.{_DOWN}", f"unet.{module}.{_UP}"
         missing = rank - module_rank
         scaled = tensors[up].float() * (alphas[module] / module_rank)
-        tensors[down] = torch.cat([tensors[down], tensors[down].new_zeros(missing, *tensors[down].shape[1:])])
-        tensors[up] = torch.cat([scaled, scaled.new_zeros(len(scaled), missing, *scaled.shape[2:])], dim=1)
+        tensors[down] = torch.cat(
+            [tensors[down], tensors[down].new_zeros(missing, *tensors[down].shape[1:])]
+        )
+        tensors[up] = torch.cat(
+            [scaled, scaled.new_zeros(len(scaled), missing, *scaled.shape[2:])], dim=1
+        )
     return tensors, {"kind": "adapter", "rank": str(rank), "alpha": str(rank)}
 
 

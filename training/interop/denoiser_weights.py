@@ -21,7 +21,7 @@ from training.pretrained.families import find_family
 from training.pretrained.loading import load_config
 
 
-def read_base(header: WeightsHeader, layout: WeightFormat) -> PartTensors:
+def read_base(header: WeightsHeader, weight_format: WeightFormat) -> PartTensors:
     """Read a base's tensors, in the file's dtypes, and its metadata.
 
     The metadata has "kind" (adapter, difference, weights or sharing), and "mode" if it generates
@@ -29,15 +29,15 @@ def read_base(header: WeightsHeader, layout: WeightFormat) -> PartTensors:
 
     Args:
         header: The file's header.
-        layout: Its format, as recognized.
+        weight_format: Its format, as recognized.
 
     Raises:
         NotFound: The file does not exist.
         Refused: The mode is ambiguous, or a tensor is not finite or has no partner.
     """
-    mode = find_mode(header, layout).mode
-    tensors, facts = _read(header, layout)
-    return tensors, facts | ({"mode": mode.name} if mode else {})
+    mode = find_mode(header, weight_format).mode
+    tensors, metadata = _read(header, weight_format)
+    return tensors, metadata | ({"mode": mode.name} if mode else {})
 
 
 def read_denoiser_file(path: Path) -> PartTensors:
@@ -77,12 +77,12 @@ def _read(header: WeightsHeader, layout: WeightFormat) -> PartTensors:
             raise Refused(f"{header.path} is not a base: it is an {layout}")
 
 
-def check_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: Preset) -> None:
+def check_base(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], preset: Preset) -> None:
     """Check that a base fits the UNet of the preset's model, using the model's configuration alone.
 
     Args:
         tensors: The base in our names.
-        facts: Its metadata.
+        metadata: Its metadata.
         preset: The preset, of a pretrained family.
 
     Raises:
@@ -90,7 +90,7 @@ def check_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: 
         Refused: The base does not fit, or the preset has no pretrained UNet.
     """
     unet = _empty_unet(preset)
-    misfit = _misfit(tensors, facts["kind"], unet)
+    misfit = _misfit(tensors, metadata["kind"], unet)
     if misfit:
         raise Refused(
             f"these weights are not for {preset.model} (preset {preset.name!r}): {misfit}",
@@ -111,7 +111,9 @@ def _misfit(tensors: Mapping[str, Tensor], kind: str, unet: Any) -> str | None:
                     return f"{module} is {found} in the file and {_size(expected)} in the model"
         # Attention sharing: the model must have its attentions and its text width.
         case "sharing":
-            if len(attention_names(unet)) == 0 or unet.config["cross_attention_dim"] != _context(tensors):
+            if len(attention_names(unet)) == 0 or unet.config["cross_attention_dim"] != _context(
+                tensors
+            ):
                 return f"their text states have width {_context(tensors)}"
             install_attention_sharing(unet, tensors)
         # Differences and whole UNets: every tensor must have its shape in the model.
@@ -119,7 +121,11 @@ def _misfit(tensors: Mapping[str, Tensor], kind: str, unet: Any) -> str | None:
             for name, value in tensors.items():
                 expected = shapes.get(name)
                 # A base for given layers has a wider first convolution.
-                wider = name == "conv_in.weight" and expected is not None and value.shape[1] % expected[1] == 0
+                wider = (
+                    name == "conv_in.weight"
+                    and expected is not None
+                    and value.shape[1] % expected[1] == 0
+                )
                 if expected is None or (
                     tuple(value.shape) != expected and not (wider and value.shape[0] == expected[0])
                 ):
@@ -152,7 +158,9 @@ def _stands_alone(tensors: Mapping[str, Tensor]) -> bool:
     The scales of normalization layers are about 1 in a UNet, and about 0 in differences.
     """
     scales = [
-        value.float().abs().mean() for name, value in tensors.items() if "norm" in name and name.endswith("weight")
+        value.float().abs().mean()
+        for name, value in tensors.items()
+        if "norm" in name and name.endswith("weight")
     ]
     return bool(scales) and bool(torch.stack(scales).mean() > 0.1)
 

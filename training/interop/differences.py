@@ -19,7 +19,10 @@ def read_differences(header: WeightsHeader) -> PartTensors:
         NotFound: The file does not exist.
         Refused: A name is not of a Stable Diffusion UNet.
     """
-    named = {name: to_diffusers(name.removeprefix("diffusion_model.").partition("::")[0]) for name in header.shapes}
+    named = {
+        name: to_diffusers(name.removeprefix("diffusion_model.").partition("::")[0])
+        for name in header.shapes
+    }
     read = read_tensors(header, named)
     return {ours: read[name] for name, ours in named.items()}, {"kind": "difference"}
 
@@ -37,16 +40,23 @@ def read_unet_names(header: WeightsHeader, kind: str) -> PartTensors:
 
 def write_differences(tensors: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
     """Write differences in the names of layerdiffusion-v1: the inverse of `read_differences`."""
-    return {f"diffusion_model.{to_ldm(name, family)}::diff::0": value for name, value in tensors.items()}
+    return {
+        f"diffusion_model.{to_ldm(name, family)}::diff::0": value for name, value in tensors.items()
+    }
 
 
-def merge_adapter(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> dict[str, Tensor]:
+def merge_adapter(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Tensor]:
     """Convert a stored adapter to differences in diffusers' names, in the adapter's dtype."""
-    scale = float(facts["alpha"]) / float(facts["rank"])
-    return {f"{module}.weight": lora_delta(down, up, scale).to(up.dtype) for module, (down, up) in matrices_by_module(tensors).items()}
+    scale = float(metadata["alpha"]) / float(metadata["rank"])
+    return {
+        f"{module}.weight": lora_delta(down, up, scale).to(up.dtype)
+        for module, (down, up) in matrices_by_module(tensors).items()
+    }
 
 
-def subtract_weights(tensors: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def subtract_weights(
+    tensors: Mapping[str, Tensor], start: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """Return trained weights minus their start, in float32, without unchanged tensors.
 
     Channels added to the first convolution started from zeros.

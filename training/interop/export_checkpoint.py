@@ -74,7 +74,7 @@ class ExportFile:
 
 
 def export_checkpoint(
-    checkpoint: Checkpoint, store: ObjectStore, form: str, precision: str, folder: Path
+    checkpoint: Checkpoint, store: ObjectStore, format_name: str, precision: str, folder: Path
 ) -> Sequence[WeightsFile]:
     """Export a checkpoint's files for another program (the port LAYERLOOP_EXPORTER).
 
@@ -83,7 +83,7 @@ def export_checkpoint(
     Args:
         checkpoint: The checkpoint to export.
         store: The store that holds its files.
-        form: A name in FORMS, or "layerloop", which keeps every checkpoint bit for bit.
+        format_name: A name in FORMS, or "layerloop", which keeps every checkpoint bit for bit.
         precision: "stored" keeps each tensor's dtype; "fp16" and "fp32" convert.
         folder: The output folder; created if needed.
 
@@ -96,10 +96,10 @@ def export_checkpoint(
         Refused: The format does not support the networks or the base, or a value overflows the
             dtype.
     """
-    if form not in {*FORMATS, own_format.FORMAT_NAME} or precision not in PRECISIONS:
+    if format_name not in {*FORMATS, own_format.FORMAT_NAME} or precision not in PRECISIONS:
         known = f"formats: {', '.join([*FORMATS, own_format.NAME])}; precisions: {', '.join(PRECISIONS)}"
-        raise Refused(f"no format {form!r} in precision {precision!r}", known)
-    if form == own_format.FORMAT_NAME:
+        raise Refused(f"no format {format_name!r} in precision {precision!r}", known)
+    if format_name == own_format.FORMAT_NAME:
         if precision != "stored":
             raise Refused("the format layerloop keeps the stored dtypes", "omit --precision")
         return own_format.write_own(checkpoint, store, folder)
@@ -111,7 +111,9 @@ def export_checkpoint(
             "presets sd15, sd21 and sdxl have the released networks; --format layerloop exports any checkpoint",
         )
     dtype = PRECISIONS[precision]
-    files = write_networks(*load_part(store, checkpoint.files["transparency"]), preset, FORMATS[form], dtype)
+    files = write_networks(
+        *load_part(store, checkpoint.files["transparency"]), preset, FORMATS[format_name], dtype
+    )
     texts: dict[str, str] = {}
     skipped = [_skipped_part("backbone", "it is the model's own autoencoder")]
     # The base must be exportable; the layer modes are optional.
@@ -120,14 +122,17 @@ def export_checkpoint(
             continue
         base = load_part(store, checkpoint.files[part])
         try:
-            files.append(write_base(*base, preset, form))
+            files.append(write_base(*base, preset, format_name))
         except Refused as error:
             if part == SINGLE.name:
                 raise
             skipped.append(_skipped_part(part, str(error)))
             continue
-        if form == "peft":
-            wrapped = {name.replace("unet.", "base_model.model.", 1): value for name, value in base[0].items()}
+        if format_name == "peft":
+            wrapped = {
+                name.replace("unet.", "base_model.model.", 1): value
+                for name, value in base[0].items()
+            }
             config = peft_config(*base)
             files.append(
                 ExportFile(
@@ -148,7 +153,9 @@ def export_checkpoint(
         if part in done:
             continue
         try:
-            files += _convert_other_part(part, *load_part(store, sha256), preset, form, files, texts)
+            files += _convert_other_part(
+                part, *load_part(store, sha256), preset, format_name, files, texts
+            )
         except Refused as error:
             skipped.append(_skipped_part(part, str(error)))
     # Write only now that every part has been converted.
@@ -170,12 +177,20 @@ def _convert_other_part(
 ) -> list[ExportFile]:
     """Convert role adapters or a user LoRA. Raises Refused if the format does not support it."""
     if facts.get("kind") == "style":
-        return [ExportFile(part, f"the user's LoRA {facts['name']}, weight {facts['weight']}", part, tensors)]
+        return [
+            ExportFile(
+                part, f"the user's LoRA {facts['name']}, weight {facts['weight']}", part, tensors
+            )
+        ]
     if part != "layers":
-        raise Refused("other programs do not support this part", "--format layerloop exports everything")
+        raise Refused(
+            "other programs do not support this part", "--format layerloop exports everything"
+        )
     # Role adapters come with a script that shows how they are used in diffusers.
     roles = write_roles(tensors, facts, str(preset.family), form)
-    base = next((file.name for file in files if file.part == SINGLE.name and file.what == "LoRA"), None)
+    base = next(
+        (file.name for file in files if file.part == SINGLE.name and file.what == "LoRA"), None
+    )
     names = {role: f"{name}.safetensors" for role, (name, _, _) in roles.items()}
     base_file = f"{base}.safetensors" if base else None
     texts[SCRIPT] = example_script(names, str(preset.model), str(preset.family), base_file)
@@ -194,7 +209,7 @@ def write_networks(
     tensors: Mapping[str, Tensor],
     facts: Mapping[str, str],
     preset: Preset,
-    form: ExportForm,
+    export_format: ExportForm,
     dtype: torch.dtype | None = None,
 ) -> list[ExportFile]:
     """Convert both networks of latent transparency.
@@ -206,28 +221,36 @@ def write_networks(
         tensors: The stored networks.
         facts: Their metadata, with "offset_scale".
         preset: The preset they were trained with.
-        form: The target format.
+        export_format: The target format.
         dtype: The output dtype, or None to keep each tensor's.
     """
     # The factor that the program will not apply, which is folded into the last layer.
-    factor = float(facts.get("offset_scale", preset.offset_scale)) / form.scale
-    stem = form.stem.format(v1="" if preset.family == "sdxl" else f"layer_{preset.family}_", family=preset.family)
+    factor = float(facts.get("offset_scale", preset.offset_scale)) / export_format.scale
+    stem = export_format.stem.format(
+        v1="" if preset.family == "sdxl" else f"layer_{preset.family}_", family=preset.family
+    )
     # The Flux port, the only one with 16 latent channels, has alpha as the last channel.
     last = preset.latent_channels == ALPHA_LAST_CHANNELS
     files = []
     for network in ("encoder", "decoder"):
         network_tensors = {
-            name.removeprefix(f"{network}."): t for name, t in tensors.items() if name.startswith(f"{network}.")
+            name.removeprefix(f"{network}."): t
+            for name, t in tensors.items()
+            if name.startswith(f"{network}.")
         }
         network_tensors = alpha_last(network_tensors) if last else network_tensors
         metadata, what = {"channels": "alpha last" if last else "alpha first"}, network
         if network == "encoder":
-            network_tensors = network_tensors if factor == 1 else _folded(network_tensors, factor, dtype)
-            metadata["offset_scale"], what = (
-                repr(form.scale),
-                f"encoder, offset scale {form.scale:g}",
+            network_tensors = (
+                network_tensors if factor == 1 else _folded(network_tensors, factor, dtype)
             )
-        files.append(ExportFile(f"{stem}{network}", what, "transparency", network_tensors, metadata))
+            metadata["offset_scale"], what = (
+                repr(export_format.scale),
+                f"encoder, offset scale {export_format.scale:g}",
+            )
+        files.append(
+            ExportFile(f"{stem}{network}", what, "transparency", network_tensors, metadata)
+        )
     return files
 
 
@@ -246,31 +269,39 @@ _RELEASED = (
 """The columns that define the two networks' architecture, apart from the latent channels."""
 
 
-def _folded(encoder: Mapping[str, Tensor], factor: float, dtype: torch.dtype | None) -> dict[str, Tensor]:
+def _folded(
+    encoder: Mapping[str, Tensor], factor: float, dtype: torch.dtype | None
+) -> dict[str, Tensor]:
     """Multiply the last layer of the encoder by a factor."""
     last = max(int(name.split(".")[1]) for name in encoder)
-    folded = {name: value.double() * factor for name, value in encoder.items() if name.startswith(f"blocks.{last}.")}
+    folded = {
+        name: value.double() * factor
+        for name, value in encoder.items()
+        if name.startswith(f"blocks.{last}.")
+    }
     return {
         **encoder,
         **{name: safe_cast(value, dtype or encoder[name].dtype) for name, value in folded.items()},
     }
 
 
-def write_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: Preset, form: str) -> ExportFile:
+def write_base(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], preset: Preset, format_name: str
+) -> ExportFile:
     """Convert a base to a program's format.
 
     Args:
         tensors: The base in our names.
-        facts: Its metadata, with "kind".
+        metadata: Its metadata, with "kind".
         preset: The preset, whose family and model it belongs to.
-        form: The name of the format.
+        format_name: The name of the format.
 
     Raises:
         NotFound: The model does not exist.
         Refused: The format does not support the base.
     """
-    mode = facts.get("mode")
-    file = _write_base(tensors, facts, preset, form)
+    mode = metadata.get("mode")
+    file = _write_base(tensors, metadata, preset, format_name)
     if mode is None:
         return file
     stem = file.name.partition("_transparent")[0].removesuffix("_attn")
@@ -284,7 +315,9 @@ def write_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: 
     )
 
 
-def _write_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: Preset, form: str) -> ExportFile:
+def _write_base(
+    tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: Preset, form: str
+) -> ExportFile:
     family, kind = str(preset.family), facts["kind"]
     # File names follow those of the released files.
     v1 = "layer_xl_" if family == "sdxl" else f"layer_{family}_"
@@ -304,22 +337,33 @@ def _write_base(tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset:
             )
         # Adapters stay low-rank where the format allows it, and are multiplied out for diffusers.
         case "adapter", "kohya":
-            return ExportFile(f"{v1}transparent_kohya", "LoRA", "base", write_kohya(tensors, facts, family))
+            return ExportFile(
+                f"{v1}transparent_kohya", "LoRA", "base", write_kohya(tensors, facts, family)
+            )
         case "adapter", "peft":
             config = peft_config(tensors, facts)
-            return ExportFile("pytorch_lora_weights", "LoRA", "base", tensors, peft_metadata(config))
+            return ExportFile(
+                "pytorch_lora_weights", "LoRA", "base", tensors, peft_metadata(config)
+            )
         case "adapter", "diffusers":
-            return ExportFile(f"ld_diffusers_{family}_attn", "differences", "base", merge_adapter(tensors, facts))
+            return ExportFile(
+                f"ld_diffusers_{family}_attn", "differences", "base", merge_adapter(tensors, facts)
+            )
         # Differences exist in original names and in diffusers' names.
         case "difference", "released" | "comfyui":
-            return ExportFile(f"{v1}transparent_conv", "differences", "base", write_differences(tensors, family))
+            return ExportFile(
+                f"{v1}transparent_conv", "differences", "base", write_differences(tensors, family)
+            )
         case "difference", "diffusers":
             return ExportFile(f"ld_diffusers_{family}_attn", "differences", "base", tensors)
         # A whole UNet is written as it is, or as differences from the model it started from.
         case "weights", "diffusers":
             return ExportFile("diffusion_pytorch_model", "the whole UNet", "base", tensors)
         case "weights", "comfyui":
-            whole = {f"model.diffusion_model.{to_ldm(name, family)}": value for name, value in tensors.items()}
+            whole = {
+                f"model.diffusion_model.{to_ldm(name, family)}": value
+                for name, value in tensors.items()
+            }
             return ExportFile(f"{v1}transparent_unet", "the whole UNet", "base", whole)
         case "weights", "released":
             added = write_differences(subtract_weights(tensors, _start(preset)), family)
@@ -349,7 +393,9 @@ def _start(preset: Preset) -> dict[str, Tensor]:
     return dict(unet.state_dict())
 
 
-def _save(file: ExportFile, folder: Path, dtype: torch.dtype | None, checkpoint: str) -> WeightsFile:
+def _save(
+    file: ExportFile, folder: Path, dtype: torch.dtype | None, checkpoint: str
+) -> WeightsFile:
     """Write a file under a temporary name, then rename it, so that it is never incomplete."""
     tensors = {name: _cast(value, name, dtype) for name, value in sorted(file.tensors.items())}
     # Report values that underflow to 0 in the target dtype.
@@ -357,7 +403,11 @@ def _save(file: ExportFile, folder: Path, dtype: torch.dtype | None, checkpoint:
         int(((tensors[name] == 0) & (value != 0).to(tensors[name].device)).sum())
         for name, value in file.tensors.items()
     )
-    what = f"{file.what}; {underflows:,} values underflow to 0 in {precision_name(dtype)}" if underflows else file.what
+    what = (
+        f"{file.what}; {underflows:,} values underflow to 0 in {precision_name(dtype)}"
+        if underflows
+        else file.what
+    )
     metadata_values = {**file.metadata, "checkpoint": checkpoint}
     # Files with diffusers' adapter metadata have that alone, as diffusers writes them.
     metadata = (
@@ -383,5 +433,7 @@ def _cast(value: Tensor, name: str, dtype: torch.dtype | None) -> Tensor:
     """Convert a tensor's dtype. Raises Refused if a value overflows."""
     cast = value.detach().to(dtype or value.dtype).contiguous()
     if not torch.isfinite(cast).all():
-        raise Refused(f"{name} has values beyond the range of {cast.dtype}", "write it with --precision fp32")
+        raise Refused(
+            f"{name} has values beyond the range of {cast.dtype}", "write it with --precision fp32"
+        )
     return cast.clone()

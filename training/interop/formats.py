@@ -72,7 +72,11 @@ def recognize_parts(header: WeightsHeader) -> list[tuple[WeightFormat, WeightsHe
                 (WeightFormat.decoder, header.within("decoder.")),
             ]
         wrapper = next(
-            (prefix for prefix in _WRAPPERS if all(name.startswith(prefix) for name in header.shapes)),
+            (
+                prefix
+                for prefix in _WRAPPERS
+                if all(name.startswith(prefix) for name in header.shapes)
+            ),
             None,
         )
         if wrapper is None or _SINGLE_FILE.match(next(iter(header.shapes))):
@@ -96,14 +100,18 @@ _SINGLE_FILE = re.compile(r"model\.diffusion_model\.")
 
 
 def _holds_both(shapes: Shapes) -> bool:
-    return "decoder.latent_conv_in.weight" in shapes and any(name.startswith("encoder.blocks.") for name in shapes)
+    return "decoder.latent_conv_in.weight" in shapes and any(
+        name.startswith("encoder.blocks.") for name in shapes
+    )
 
 
 def sharing_frames(shapes: Shapes) -> tuple[int, bool]:
     """Return the layer count of an attention-sharing file, and whether it takes a given image."""
     numbered = [re.match(r"hookers\.layers\.0\.to_q_lora\.(\d+)\.", name) for name in shapes]
     frames = {int(found[1]) for found in numbered if found}
-    controlled = any(name.startswith("kwargs_encoder.") or ".control_convs." in name for name in shapes)
+    controlled = any(
+        name.startswith("kwargs_encoder.") or ".control_convs." in name for name in shapes
+    )
     return len(frames), controlled
 
 
@@ -115,7 +123,9 @@ def _is_encoder(shapes: Shapes) -> bool:
 
 def _is_decoder(shapes: Shapes) -> bool:
     has_latent_input = any(name.startswith("latent_conv_in.") for name in shapes)
-    rgb_to_rgba = shapes.get("conv_in.weight", (0, 0))[1] == 3 and shapes.get("conv_out.weight", (0,))[0] == 4
+    rgb_to_rgba = (
+        shapes.get("conv_in.weight", (0, 0))[1] == 3 and shapes.get("conv_out.weight", (0,))[0] == 4
+    )
     return has_latent_input or (rgb_to_rgba and _in_unet(shapes))
 
 
@@ -125,7 +135,9 @@ def _is_patched(kind: str) -> Callable[[Shapes], bool]:
 
 def _is_lora(shapes: Shapes) -> bool:
     matrices = [name for name in shapes if not name.endswith(".alpha")]
-    return bool(matrices) and all(LORA_SUFFIX.search(name) and not name.startswith(_TEXT) for name in matrices)
+    return bool(matrices) and all(
+        LORA_SUFFIX.search(name) and not name.startswith(_TEXT) for name in matrices
+    )
 
 
 def _is_unet(shapes: Shapes) -> bool:

@@ -43,7 +43,9 @@ _SCALES = {
     "flux": (
         "offset scale {scale:g}, that of the Flux port of LayerDiffuse, the only one whose encoder has 16 channels"
     ),
-    "preset": ("no encoder was given: images are encoded without an offset; generation does not need it"),
+    "preset": (
+        "no encoder was given: images are encoded without an offset; generation does not need it"
+    ),
 }
 
 
@@ -97,7 +99,9 @@ def import_checkpoint(
     # Describe each file for the user.
     found = [_describe(header, layout.part, str(layout)) for layout, header in headers.items()]
     for part, (layout, header, mode) in bases.items():
-        found.append(_describe(header, part, f"{layout}, {mode.mode}" if mode.mode else str(layout)))
+        found.append(
+            _describe(header, part, f"{layout}, {mode.mode}" if mode.mode else str(layout))
+        )
     report(Progress("reading", len(files), len(files)))
     notes = [_SCALES[networks.scale_from].format(scale=networks.offset_scale), *_remarks(bases)]
     if store is None:
@@ -106,7 +110,9 @@ def import_checkpoint(
     return ImportResult(_store(store, found, row, all_changes, networks, read), found, notes)
 
 
-def _import_own(folder: Path, changes: Mapping[str, str], store: ObjectStore | None) -> ImportResult:
+def _import_own(
+    folder: Path, changes: Mapping[str, str], store: ObjectStore | None
+) -> ImportResult:
     """Import a checkpoint of another installation. Raises NotFound, Refused."""
     if changes:
         hint = "import it as it is, then 'layerloop checkpoint derive' it"
@@ -183,10 +189,16 @@ def _remarks(bases: Mapping[str, _Base]) -> list[str]:
         return ["no base was given: this checkpoint can decode but not generate"]
     doubts = [mode.doubt for _, _, mode in bases.values() if mode.doubt]
     from_text = {"base", "joint"} & bases.keys()
-    return doubts if from_text else [*doubts, "this checkpoint generates only around given layers, not from text alone"]
+    return (
+        doubts
+        if from_text
+        else [*doubts, "this checkpoint generates only around given layers, not from text alone"]
+    )
 
 
-def _changes(changes: Mapping[str, str], preset: Preset, networks: TransparencyWeights) -> dict[str, str]:
+def _changes(
+    changes: Mapping[str, str], preset: Preset, networks: TransparencyWeights
+) -> dict[str, str]:
     """Add the offset scale to the preset's overrides, so that derived checkpoints inherit it."""
     differs = networks.offset_scale != preset.offset_scale
     return dict(changes) | ({"offset_scale": repr(networks.offset_scale)} if differs else {})
@@ -202,16 +214,26 @@ def _store(
 ) -> Checkpoint:
     """Store all parts with their sources and return the checkpoint."""
     # The autoencoder is that of the model; every part records its sources.
-    backbone = _backbone(preset)
+    autoencoder = _backbone(preset)
     facts = {"recipe": RECIPE, "preset": preset.name, "changes": canonical_json(dict(changes))}
 
     def keep(part: str, tensors: Mapping[str, Tensor], extra: Mapping[str, str]) -> str:
-        sources = [asdict(file) | {"path": Path(file.path).name} for file in found if file.part == part]
-        return save_part(store, part, tensors, {**facts, "sources": canonical_json(sources), **extra})
+        sources = [
+            asdict(file) | {"path": Path(file.path).name} for file in found if file.part == part
+        ]
+        return save_part(
+            store, part, tensors, {**facts, "sources": canonical_json(sources), **extra}
+        )
 
     parts = {
-        "backbone": keep("backbone", backbone.state_dict(), {**backbone.facts(), "model": str(preset.model)}),
-        "transparency": keep("transparency", networks.tensors, {"offset_scale": repr(networks.offset_scale)}),
+        "backbone": keep(
+            "backbone",
+            autoencoder.state_dict(),
+            {**autoencoder.facts(), "model": str(preset.model)},
+        ),
+        "transparency": keep(
+            "transparency", networks.tensors, {"offset_scale": repr(networks.offset_scale)}
+        ),
     }
     # Bases and layer modes are stored under the name of their part.
     for part, (tensors, metadata) in bases.items():
@@ -221,11 +243,11 @@ def _store(
 
 def _backbone(preset: Preset) -> Autoencoder:
     """Load the model's autoencoder. Raises Refused if its channels differ from the preset's."""
-    backbone = fit_autoencoder(preset, torch.empty(0))
-    if backbone.latent_channels != preset.latent_channels:
+    autoencoder = fit_autoencoder(preset, torch.empty(0))
+    if autoencoder.latent_channels != preset.latent_channels:
         raise Refused(
-            f"{preset.model} has {backbone.latent_channels} latent channels, preset "
+            f"{preset.model} has {autoencoder.latent_channels} latent channels, preset "
             f"{preset.name!r} has {preset.latent_channels}",
             "choose the preset of its family, or --set latent_channels=...",
         )
-    return backbone
+    return autoencoder

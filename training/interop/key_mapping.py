@@ -71,7 +71,9 @@ _WORDS = (
     ),
     *("out_layers", "emb_layers", "skip_connection", "time_embed", "label_emb"),
 )
-_PIECE = re.compile("|".join(rf"{word}(?=_|$)" for word in sorted(_WORDS, key=len, reverse=True)) + "|[^_]+")
+_PIECE = re.compile(
+    "|".join(rf"{word}(?=_|$)" for word in sorted(_WORDS, key=len, reverse=True)) + "|[^_]+"
+)
 
 
 def to_diffusers(ldm: str) -> str:
@@ -135,7 +137,9 @@ def to_ldm(name: str, family: str) -> str:
     # The other blocks are numbered through all levels. An upsampler comes after the attention, if
     # its level has any.
     match re.split(r"\.", name, maxsplit=4):
-        case ["down_blocks", level, "downsamplers", "0", rest] if level.isdigit() and _has_prefix("conv", rest):
+        case ["down_blocks", level, "downsamplers", "0", rest] if level.isdigit() and _has_prefix(
+            "conv", rest
+        ):
             return f"input_blocks.{(int(level) + 1) * (LAYERS + 1)}.0.op{rest[4:]}"
         case ["up_blocks", level, "upsamplers", "0", rest] if level.isdigit():
             slot = 2 if UP_ATTENDS[family][int(level)] else 1
@@ -170,12 +174,18 @@ def from_flat(flat: str) -> str:
 
 def is_ldm(name: str) -> bool:
     """Return whether a UNet tensor has an original name rather than a diffusers name."""
-    return name.startswith(("input_blocks.", "middle_block.", "output_blocks.", "out.", "time_embed.", "label_emb."))
+    return name.startswith(
+        ("input_blocks.", "middle_block.", "output_blocks.", "out.", "time_embed.", "label_emb.")
+    )
 
 
 def _block_name(slot: str, layer: int, rest: str) -> str:
     """Return the diffusers name of a layer in a block."""
-    return f"resnets.{layer}{_map_inner('.' + rest, _RESIDUAL)}" if slot == "0" else f"attentions.{layer}.{rest}"
+    return (
+        f"resnets.{layer}{_map_inner('.' + rest, _RESIDUAL)}"
+        if slot == "0"
+        else f"attentions.{layer}.{rest}"
+    )
 
 
 def _map_inner(rest: str, table: dict[str, str]) -> str:
@@ -190,7 +200,9 @@ def _map_inner(rest: str, table: dict[str, str]) -> str:
 
 
 def _inverse_table(row: str) -> dict[str, str]:
-    return {after: before for before, after in _RESIDUAL.items()} if row.startswith("resnets") else {}
+    return (
+        {after: before for before, after in _RESIDUAL.items()} if row.startswith("resnets") else {}
+    )
 
 
 def _has_prefix(head: str, name: str) -> bool:

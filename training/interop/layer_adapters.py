@@ -19,20 +19,24 @@ RoleFile = tuple[str, dict[str, Tensor], dict[str, str]]
 """A file's name without its extension, its tensors, and its metadata."""
 
 
-def write_roles(tensors: Mapping[str, Tensor], facts: Mapping[str, str], family: str, form: str) -> dict[str, RoleFile]:
+def write_roles(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], family: str, format_name: str
+) -> dict[str, RoleFile]:
     """Convert the LoRA of each role.
 
     Args:
         tensors: The stored part "layers".
-        facts: Its metadata, with "rank" and "alpha".
+        metadata: Its metadata, with "rank" and "alpha".
         family: The model family.
-        form: The target format, one of FORMS.
+        format_name: The target format, one of FORMS.
 
     Raises:
         Refused: The format does not support role adapters, or the base is not a pretrained UNet.
     """
-    if form not in FORMATS:
-        raise Refused(f"role adapters cannot be written as {form}", f"formats: {', '.join(FORMATS)}")
+    if format_name not in FORMATS:
+        raise Refused(
+            f"role adapters cannot be written as {format_name}", f"formats: {', '.join(FORMATS)}"
+        )
     written: dict[str, RoleFile] = {}
     # One file per role, since a LoRA has no notion of roles.
     for role in roles_in(tensors):
@@ -42,17 +46,17 @@ def write_roles(tensors: Mapping[str, Tensor], facts: Mapping[str, str], family:
                 "these role adapters belong to a built-in denoiser",
                 "--format layerloop exports everything",
             )
-        if form == "kohya":
+        if format_name == "kohya":
             written[role] = (
                 f"layer_{family}_{role}_kohya",
-                write_kohya(role_tensors, facts, family),
+                write_kohya(role_tensors, metadata, family),
                 {},
             )
         else:
             written[role] = (
                 f"layer_{family}_{role}_lora",
                 role_tensors,
-                peft_metadata(peft_config(role_tensors, facts)),
+                peft_metadata(peft_config(role_tensors, metadata)),
             )
     return written
 

@@ -25,7 +25,7 @@ class Mode:
     given: tuple[LayerRole, ...]
     drawn: tuple[LayerRole, ...]
     # True: attention sharing (SD 1.5). False: extra input channels beside the noisy latent (SDXL).
-    shared: bool
+    attention_sharing: bool
 
     def __str__(self) -> str:
         """Describe the mode."""
@@ -36,18 +36,18 @@ class Mode:
 MODES: dict[str, Mode] = {
     mode.name: mode
     for mode in (
-        Mode("joint", (), (FOREGROUND, BACKGROUND, BLENDED), shared=True),
-        Mode("fg2bg", (FOREGROUND,), (BACKGROUND, BLENDED), shared=True),
-        Mode("bg2fg", (BACKGROUND,), (FOREGROUND, BLENDED), shared=True),
-        Mode("fg2ble", (FOREGROUND,), (BLENDED,), shared=False),
-        Mode("bg2ble", (BACKGROUND,), (BLENDED,), shared=False),
-        Mode("fgble2bg", (FOREGROUND, BLENDED), (BACKGROUND,), shared=False),
-        Mode("bgble2fg", (BACKGROUND, BLENDED), (FOREGROUND,), shared=False),
+        Mode("joint", (), (FOREGROUND, BACKGROUND, BLENDED), attention_sharing=True),
+        Mode("fg2bg", (FOREGROUND,), (BACKGROUND, BLENDED), attention_sharing=True),
+        Mode("bg2fg", (BACKGROUND,), (FOREGROUND, BLENDED), attention_sharing=True),
+        Mode("fg2ble", (FOREGROUND,), (BLENDED,), attention_sharing=False),
+        Mode("bg2ble", (BACKGROUND,), (BLENDED,), attention_sharing=False),
+        Mode("fgble2bg", (FOREGROUND, BLENDED), (BACKGROUND,), attention_sharing=False),
+        Mode("bgble2fg", (BACKGROUND, BLENDED), (FOREGROUND,), attention_sharing=False),
     )
 }
 """The seven modes of layerdiffusion-v1 that generate several layers."""
 
-SINGLE = Mode("base", (), (FOREGROUND,), shared=False)
+SINGLE = Mode("base", (), (FOREGROUND,), attention_sharing=False)
 """Single foregrounds: the mode of a checkpoint's base."""
 
 
@@ -64,7 +64,7 @@ class ModeMatch:
         return self.mode.name if self.mode else SINGLE.name
 
 
-def find_mode(header: WeightsHeader, layout: WeightFormat) -> ModeMatch:
+def find_mode(header: WeightsHeader, weight_format: WeightFormat) -> ModeMatch:
     """Find the mode of a base.
 
     Frames, input channels and control layers decide most cases. fg2ble and bg2ble have the same
@@ -74,7 +74,7 @@ def find_mode(header: WeightsHeader, layout: WeightFormat) -> ModeMatch:
     Raises:
         Refused: The mode is ambiguous, or no released file has such frames and channels.
     """
-    fitting = _fitting(header, layout)
+    fitting = _fitting(header, weight_format)
     if not fitting:
         return ModeMatch(None)
     # Files written by Layerloop record their mode.
@@ -94,7 +94,7 @@ def find_mode(header: WeightsHeader, layout: WeightFormat) -> ModeMatch:
     # The released SDXL differences of the two modes cover different layers.
     has_attention = any(".transformer_blocks." in name for name in header.shapes)
     expected = "bgble2fg" if has_attention else "fgble2bg"
-    if expected in fitting and layout in {WeightFormat.differences, WeightFormat.offsets}:
+    if expected in fitting and weight_format in {WeightFormat.differences, WeightFormat.offsets}:
         return ModeMatch(
             MODES[expected],
             f"{header.path.name} is taken for {expected}, as released, by its tensors",
@@ -126,7 +126,9 @@ def plan_modes(available: Collection[str], given: Collection[LayerRole]) -> list
         if len(roles) == len(LayerRole) and path:
             return path
         paths += [
-            (roles | set(m.drawn), [*path, m]) for m in known if set(m.given) == roles and not roles & set(m.drawn)
+            (roles | set(m.drawn), [*path, m])
+            for m in known
+            if set(m.given) == roles and not roles & set(m.drawn)
         ]
     around = f" around {' and '.join(sorted(given))}" if given else ""
     raise Refused(
@@ -141,7 +143,11 @@ def _fitting(header: WeightsHeader, layout: WeightFormat) -> list[str]:
     # Attention sharing: the number of frames, and whether there are control layers.
     if layout is WeightFormat.sharing:
         frames, controlled = sharing_frames(header.shapes)
-        found = [m.name for m in MODES.values() if m.shared and (len(m.drawn), bool(m.given)) == (frames, controlled)]
+        found = [
+            m.name
+            for m in MODES.values()
+            if m.attention_sharing and (len(m.drawn), bool(m.given)) == (frames, controlled)
+        ]
         if not found and (frames, controlled) != (1, False):
             control = ", with a given layer" if controlled else ""
             hint = "supported: one layer, three layers, and two layers with a given one"
@@ -149,7 +155,11 @@ def _fitting(header: WeightsHeader, layout: WeightFormat) -> list[str]:
         return found
     # SDXL: each given layer adds four input channels to the first convolution.
     layers = _channels(header.shapes) // 4
-    found = [m.name for m in MODES.values() if not m.shared and len(m.given) == layers - 1 and layers > 1]
+    found = [
+        m.name
+        for m in MODES.values()
+        if not m.attention_sharing and len(m.given) == layers - 1 and layers > 1
+    ]
     if layers > 1 and not found:
         raise Refused(
             f"{header.path} has {4 * layers} input channels",

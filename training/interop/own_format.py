@@ -44,7 +44,9 @@ def write_own(checkpoint: Checkpoint, store: ObjectStore, folder: Path) -> list[
     card |= {name: dict(card[name]) for name in ("files", "evaluation", "changes")}
     text = json.dumps({"format": _VERSION, "id": checkpoint.id, **card}, indent=2, sort_keys=True)
     _write(folder / MANIFEST, f"{text}\n".encode())
-    return [_found(part, folder / f"{part}.safetensors", sha) for part, sha in checkpoint.files.items()]
+    return [
+        _found(part, folder / f"{part}.safetensors", sha) for part, sha in checkpoint.files.items()
+    ]
 
 
 def find_own(files: Sequence[Path]) -> Path | None:
@@ -105,14 +107,18 @@ def _read_card(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Refused(f"{path} cannot be read: {error}", "export the checkpoint again") from error
     if version != _VERSION:
-        raise Refused(f"{path} has format {str(version)[:80]!r}, not {_VERSION!r}", "upgrade Layerloop")
+        raise Refused(
+            f"{path} has format {str(version)[:80]!r}, not {_VERSION!r}", "upgrade Layerloop"
+        )
     return dict(card)
 
 
 def _checkpoint(card: Mapping[str, Any], folder: Path) -> Checkpoint:
     """Build the checkpoint that `checkpoint.json` describes. Raises Refused."""
     try:
-        files, changes = ({str(k): str(v) for k, v in card[name].items()} for name in ("files", "changes"))
+        files, changes = (
+            {str(k): str(v) for k, v in card[name].items()} for name in ("files", "changes")
+        )
         checkpoint = Checkpoint(
             files=files,
             recipe=str(card["recipe"]),
@@ -126,7 +132,9 @@ def _checkpoint(card: Mapping[str, Any], folder: Path) -> Checkpoint:
             changes=changes,
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise Refused(f"{folder / MANIFEST} is incomplete: {error}", "export the checkpoint again") from error
+        raise Refused(
+            f"{folder / MANIFEST} is incomplete: {error}", "export the checkpoint again"
+        ) from error
     # Part names become file names: allow no path separators.
     if any(not part.replace("_", "").replace("-", "").isalnum() for part in files):
         raise Refused(f"{folder / MANIFEST} has invalid part names", "export the checkpoint again")
@@ -159,7 +167,9 @@ def _regular(folder: Path, name: str) -> Path:
 
 def _found(part: str, path: Path, sha256: str) -> WeightsFile:
     header = read_header(path)
-    return WeightsFile(str(path), sha256, f"{part}, {FORMAT}", part, len(header.shapes), header.parameters)
+    return WeightsFile(
+        str(path), sha256, f"{part}, {FORMAT}", part, len(header.shapes), header.parameters
+    )
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -41,7 +41,9 @@ def check_unsupported(header: WeightsHeader) -> None:
 def _check(header: WeightsHeader, known: tuple[UnsupportedKind, ...]) -> None:
     for kind in known:
         if kind.is_it(header.shapes):
-            raise Refused(f"{header.path} is {kind.what}, not weights of latent transparency", kind.hint)
+            raise Refused(
+                f"{header.path} is {kind.what}, not weights of latent transparency", kind.hint
+            )
 
 
 def _first_channels(shapes: Shapes, *names: str) -> int | None:
@@ -50,11 +52,16 @@ def _first_channels(shapes: Shapes, *names: str) -> int | None:
 
 
 def _is_rgba_autoencoder(shapes: Shapes) -> bool:
-    return _first_channels(shapes, "encoder.conv_in.weight") == 4 and "decoder.conv_in.weight" in shapes
+    return (
+        _first_channels(shapes, "encoder.conv_in.weight") == 4
+        and "decoder.conv_in.weight" in shapes
+    )
 
 
 def _is_video_autoencoder(shapes: Shapes) -> bool:
-    both = any(name.startswith("encoder.") for name in shapes) or any(name.startswith("decoder.") for name in shapes)
+    both = any(name.startswith("encoder.") for name in shapes) or any(
+        name.startswith("decoder.") for name in shapes
+    )
     return both and any(len(shape) == 5 for shape in shapes.values())
 
 
@@ -64,7 +71,9 @@ def _is_layered_autoencoder(shapes: Shapes) -> bool:
 
 
 def _is_embedding(shapes: Shapes) -> bool:
-    flat = len(shapes) <= 4 and all(len(shape) in {1, 2} and shape[-1] in _WORD_WIDTHS for shape in shapes.values())
+    flat = len(shapes) <= 4 and all(
+        len(shape) in {1, 2} and shape[-1] in _WORD_WIDTHS for shape in shapes.values()
+    )
     return flat and not any("lora" in name or "::" in name for name in shapes)
 
 

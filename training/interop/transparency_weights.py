@@ -86,7 +86,9 @@ def recognize_all(files: Sequence[Path]) -> dict[WeightFormat, WeightsHeader]:
     found: dict[WeightFormat, WeightsHeader] = {}
     for layout, header in recognize_each(files):
         if layout in found:
-            raise Refused(f"{found[layout].path} and {header.path} are both: {layout}", "give one of them")
+            raise Refused(
+                f"{found[layout].path} and {header.path} are both: {layout}", "give one of them"
+            )
         found[layout] = header
     return found
 
@@ -157,7 +159,9 @@ def _scale(encoder: WeightsHeader, given: float | None) -> tuple[float, str]:
 
 
 def _made_for_flux(encoder: WeightsHeader) -> bool:
-    last = max((int(name.split(".")[1]), name) for name in encoder.shapes if name.endswith(".weight"))[1]
+    last = max(
+        (int(name.split(".")[1]), name) for name in encoder.shapes if name.endswith(".weight")
+    )[1]
     return encoder.shapes[last][0] == ALPHA_LAST_CHANNELS
 
 
@@ -176,7 +180,8 @@ def _read(header: WeightsHeader, preset: Preset, network: str) -> dict[str, Tens
     """Read one network in our names and channel order. Raises Refused for a misfit."""
     with torch.device("meta"):
         expected_shapes = {
-            name: value.shape for name, value in getattr(Transparency(preset), network).state_dict().items()
+            name: value.shape
+            for name, value in getattr(Transparency(preset), network).state_dict().items()
         }
     _check_names(header, expected_shapes, network, preset)
     for name in sorted(expected_shapes):
@@ -189,7 +194,9 @@ def _read(header: WeightsHeader, preset: Preset, network: str) -> dict[str, Tens
     return tensors if _alpha_is_first(header, preset) else _reorder(tensors, _ALPHA_FIRST)
 
 
-def _check_names(header: WeightsHeader, expected: Mapping[str, object], network: str, preset: Preset) -> None:
+def _check_names(
+    header: WeightsHeader, expected: Mapping[str, object], network: str, preset: Preset
+) -> None:
     """Check that a file has exactly the network's tensors. Raises Refused."""
     # Few missing names and no unknown ones mean a truncated file of the right network.
     missing, unknown = (

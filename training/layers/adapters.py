@@ -15,7 +15,9 @@ from training.denoiser.finetuned_weights import copy_tensors
 from training.layers.attention import LayerLayout
 
 _CHOICES: dict[str, re.Pattern[str]] = {
-    "attention": re.compile(r"\.attn[12]\.(to_q|to_k|to_v|to_out\.0)$|\.layers\.\d+\.(queries_keys_values|joined)$"),
+    "attention": re.compile(
+        r"\.attn[12]\.(to_q|to_k|to_v|to_out\.0)$|\.layers\.\d+\.(queries_keys_values|joined)$"
+    ),
     "all": re.compile(
         r"\.attn[12]\.(to_q|to_k|to_v|to_out\.0)$|\.layers\.\d+\.(queries_keys_values|joined)$"
         r"|\.ff\.net\.(0\.proj|2)$|\.layers\.\d+\.(perceptron\.[02]|setting)$"
@@ -29,10 +31,10 @@ _NAME = re.compile(r"(?P<role>[a-z]+)\.(?P<module>.+)\.(?P<matrix>lora_[AB])\.we
 class LowRankAdapter(nn.Module):
     """The product B A x (Hu et al., 2021), which is 0 before training."""
 
-    def __init__(self, inward: int, outward: int, rank: int) -> None:
+    def __init__(self, in_features: int, out_features: int, rank: int) -> None:
         super().__init__()
-        self.lora_A = nn.Linear(inward, rank, bias=False)
-        self.lora_B = nn.Linear(rank, outward, bias=False)
+        self.lora_A = nn.Linear(in_features, rank, bias=False)
+        self.lora_B = nn.Linear(rank, out_features, bias=False)
         nn.init.zeros_(self.lora_B.weight)
 
     def forward(self, states: Tensor) -> Tensor:
@@ -50,7 +52,9 @@ class LayerAdapters(nn.Module):
     the names of a PEFT LoRA (`to_peft`).
     """
 
-    def __init__(self, network: nn.Module, roles: Sequence[str], rank: int, modules: Sequence[str]) -> None:
+    def __init__(
+        self, network: nn.Module, roles: Sequence[str], rank: int, modules: Sequence[str]
+    ) -> None:
         """Create adapters without effect.
 
         Args:
@@ -64,7 +68,7 @@ class LayerAdapters(nn.Module):
         """
         super().__init__()
         self.rank, self.scale = rank, 1.0
-        self.modules_adapted = list(modules)
+        self.module_paths = list(modules)
         self.roles = nn.ModuleDict({role: nn.ModuleDict() for role in roles})
         self._of: dict[tuple[str, str], LowRankAdapter] = {}
         for role, of_role in self.roles.items():
@@ -75,7 +79,7 @@ class LayerAdapters(nn.Module):
                 # ModuleDict does not allow dots in names.
                 of_role[name.replace(".", "/")] = self._of[role, name]
 
-    def adapt(self, network: nn.Module, stack: LayerLayout) -> None:
+    def install(self, network: nn.Module, stack: LayerLayout) -> None:
         """Add the adapters to the denoiser's modules, for the layers that `stack` describes.
 
         Forward hooks leave the names of the network's weights unchanged. A module gets one row per
@@ -86,34 +90,46 @@ class LayerAdapters(nn.Module):
             network: The denoiser.
             stack: Describes the rows of the next forward pass; without roles nothing is added.
         """
-        for name in self.modules_adapted:
+        for name in self.module_paths:
 
-            def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> Tensor | None:
+            def add(
+                layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name
+            ) -> Tensor | None:
                 del layer
                 if not stack.roles:
                     return None
                 # Restore the layer axis, and apply each role's adapter to its layer.
                 count = len(stack.roles)
                 states_PLND = inputs[0].reshape(stack.rows // count, count, -1, inputs[0].shape[-1])
-                added = [self._of[role, name](states_PLND[:, index]) for index, role in enumerate(stack.roles)]
+                added = [
+                    self._of[role, name](states_PLND[:, index])
+                    for index, role in enumerate(stack.roles)
+                ]
                 change = torch.stack(added, dim=1).reshape(output.shape)
                 return output + self.scale * change.to(output.dtype)
 
             _linear_at(network, name).register_forward_hook(add)
 
-    def learnt(self) -> dict[str, Tensor]:
+    def finetuned_state_dict(self) -> dict[str, Tensor]:
         """Return the tensors under their stored names, sharing memory with the adapters."""
-        return {name.removeprefix("roles.").replace("/", "."): value for name, value in self.state_dict().items()}
+        return {
+            name.removeprefix("roles.").replace("/", "."): value
+            for name, value in self.state_dict().items()
+        }
 
-    def load_learnt(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_finetuned(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the tensors of `learnt`, of any dtype. Raises RuntimeError on mismatch."""
-        copy_tensors(self.learnt(), tensors)
+        copy_tensors(self.finetuned_state_dict(), tensors)
 
 
 def find_modules(network: nn.Module, choice: str) -> list[str]:
     """Return the module paths of a `layer_modules` choice; a PEFT-wrapped layer counts once."""
     pattern = _CHOICES[choice]
-    return [name for name, module in network.named_modules() if pattern.search(name) and hasattr(module, "in_features")]
+    return [
+        name
+        for name, module in network.named_modules()
+        if pattern.search(name) and hasattr(module, "in_features")
+    ]
 
 
 def modules_in(tensors: Mapping[str, Tensor]) -> list[str]:
@@ -136,7 +152,11 @@ def to_peft(tensors: Mapping[str, Tensor], role: str) -> dict[str, Tensor]:
     Raises:
         Refused: The role has no adapters.
     """
-    adapters = {name.removeprefix(f"{role}."): value for name, value in tensors.items() if name.startswith(f"{role}.")}
+    adapters = {
+        name.removeprefix(f"{role}."): value
+        for name, value in tensors.items()
+        if name.startswith(f"{role}.")
+    }
     if not adapters:
         raise Refused(
             f"no adapters of the role {role!r}",
@@ -168,4 +188,6 @@ def _linear_at(network: nn.Module, name: str) -> Any:
     try:
         return network.get_submodule(name)
     except AttributeError:
-        raise Refused(f"the denoiser has no module {name!r}", "the adapters may belong to another model") from None
+        raise Refused(
+            f"the denoiser has no module {name!r}", "the adapters may belong to another model"
+        ) from None

@@ -71,15 +71,17 @@ class JointAttention:
     cross-attention each layer attends to the texts of all layers only with `join_text`.
     """
 
-    def __init__(self, stack: LayerLayout, alone: Callable[..., Tensor], *, join_text: bool) -> None:
+    def __init__(
+        self, layout: LayerLayout, processor: Callable[..., Tensor], *, joint_text_attention: bool
+    ) -> None:
         """Wrap a processor.
 
         Args:
-            stack: The layout of the next forward pass.
-            alone: The wrapped processor.
-            join_text: Whether cross-attention sees the texts of all layers.
+            layout: The layout of the next forward pass.
+            processor: The wrapped processor.
+            joint_text_attention: Whether cross-attention sees the texts of all layers.
         """
-        self.stack, self.alone, self.join_text = stack, alone, join_text
+        self.stack, self.alone, self.join_text = layout, processor, joint_text_attention
 
     def __call__(
         self,
@@ -110,18 +112,22 @@ class JointAttention:
         return stack.part(self.alone(attn, stack.join(hidden_states), text, mask, temb))
 
 
-def join_attention(network: nn.Module, stack: LayerLayout, *, join_text: bool) -> None:
-    """Join the layers that `stack` describes in every attention of a network, in place.
+def join_attention(network: nn.Module, layout: LayerLayout, *, joint_text_attention: bool) -> None:
+    """Join the layers that `layout` describes in every attention of a network, in place.
 
     Args:
         network: Our transformer, which has no cross-attention, or a diffusers UNet.
-        stack: The layout of the next forward pass.
-        join_text: Whether cross-attention sees the texts of all layers.
+        layout: The layout of the next forward pass.
+        joint_text_attention: Whether cross-attention sees the texts of all layers.
     """
     for name, module in network.named_modules():
         if isinstance(module, DiffusionTransformer):
             for layer in module.layers:
-                setattr(layer, "look", stack.look)  # noqa: B010 - typed as Module, not _Layer
+                setattr(layer, "look", layout.look)  # noqa: B010 - typed as Module, not _Layer
         elif _ATTENTION.search(name):
             attention: Any = module
-            attention.set_processor(JointAttention(stack, attention.processor, join_text=join_text))
+            attention.set_processor(
+                JointAttention(
+                    layout, attention.processor, joint_text_attention=joint_text_attention
+                )
+            )

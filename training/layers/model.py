@@ -27,7 +27,7 @@ class LayeredDenoiser(nn.Module):
         rank: int,
         modules: Sequence[str],
         *,
-        join_text: bool,
+        joint_text_attention: bool,
     ) -> None:
         """Take over a denoiser: its attention processors are replaced, its modules get hooks.
 
@@ -36,22 +36,22 @@ class LayeredDenoiser(nn.Module):
             roles: Roles that get adapters.
             rank: Rank of the adapters.
             modules: Paths of the adapted modules.
-            join_text: Whether cross-attention sees the texts of all layers.
+            joint_text_attention: Whether cross-attention sees the texts of all layers.
 
         Raises:
             Refused: The base has attention sharing, or lacks a module.
         """
         super().__init__()
-        if denoiser.facts()["kind"] == "sharing":
+        if denoiser.metadata()["kind"] == "sharing":
             raise Refused(
                 "a base with attention sharing already has attention across layers",
                 "train a base of another kind",
             )
         self.denoiser = denoiser.requires_grad_(False)
-        self.stack, self.join_text = LayerLayout(), join_text
+        self.stack, self.join_text = LayerLayout(), joint_text_attention
         self.adapters = LayerAdapters(denoiser, roles, rank, modules)
-        self.adapters.adapt(denoiser, self.stack)
-        join_attention(denoiser, self.stack, join_text=join_text)
+        self.adapters.install(denoiser, self.stack)
+        join_attention(denoiser, self.stack, joint_text_attention=joint_text_attention)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -92,11 +92,11 @@ class LayeredDenoiser(nn.Module):
             if not torch.is_grad_enabled():  # checkpointed blocks need the stack in the backward
                 self.stack.lay((), 0, joined=False)
 
-    def learnt(self) -> dict[str, Tensor]:
+    def finetuned_state_dict(self) -> dict[str, Tensor]:
         """Return the adapters' tensors under their names in a checkpoint."""
-        return self.adapters.learnt()
+        return self.adapters.finetuned_state_dict()
 
-    def facts(self) -> dict[str, str]:
+    def metadata(self) -> dict[str, str]:
         """Return the metadata that is needed to load the tensors."""
         rank, alpha = self.adapters.rank, self.adapters.rank * self.adapters.scale
         metadata = {
@@ -110,25 +110,39 @@ class LayeredDenoiser(nn.Module):
 def new_layered_denoiser(preset: Preset, denoiser: Denoiser) -> LayeredDenoiser:
     """Create adapters without effect for the preset's roles, on a denoiser."""
     modules = find_modules(denoiser, preset.layer_modules)
-    return LayeredDenoiser(denoiser, preset.layer_roles, preset.layer_rank, modules, join_text=preset.join_text)
+    return LayeredDenoiser(
+        denoiser,
+        preset.layer_roles,
+        preset.layer_rank,
+        modules,
+        joint_text_attention=preset.join_text,
+    )
 
 
-def load_layered_denoiser(denoiser: Denoiser, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> LayeredDenoiser:
+def load_layered_denoiser(
+    denoiser: Denoiser, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> LayeredDenoiser:
     """Load a stored part "layers" onto its base.
 
     Args:
         denoiser: The base.
         tensors: The stored adapters.
-        facts: Their metadata.
+        metadata: Their metadata.
 
     Raises:
         Refused: They do not fit the base.
     """
-    rank, roles = int(facts["rank"]), facts["roles"].split(",")
-    layered = LayeredDenoiser(denoiser, roles, rank, modules_in(tensors), join_text=facts["join_text"] == "True")
-    layered.adapters.scale = float(facts["alpha"]) / rank
+    rank, roles = int(metadata["rank"]), metadata["roles"].split(",")
+    layered = LayeredDenoiser(
+        denoiser,
+        roles,
+        rank,
+        modules_in(tensors),
+        joint_text_attention=metadata["join_text"] == "True",
+    )
+    layered.adapters.scale = float(metadata["alpha"]) / rank
     try:
-        layered.adapters.load_learnt(tensors)
+        layered.adapters.load_finetuned(tensors)
     except RuntimeError as error:
         raise Refused(
             f"the stored layer adapters do not fit their base: {error}",

@@ -12,7 +12,14 @@ from curation.domain import GenerationRequest, LayerRole, Prompt
 from curation.errors import Refused
 from curation.images.codec import decode_layer
 from curation.images.pairs import composite
-from curation.ports import DEFAULT_OPTIONS, RGBA, GenerationOptions, LayerGenerator, Layers, ObjectStore
+from curation.ports import (
+    DEFAULT_OPTIONS,
+    RGBA,
+    GenerationOptions,
+    LayerGenerator,
+    Layers,
+    ObjectStore,
+)
 from training.checkpoint import LoadedCheckpoint
 from training.data.buckets import Size
 from training.data.dataset import letterbox
@@ -29,7 +36,7 @@ class LayerRequest:
 
     role: str
     text: str
-    clean_CHW: Tensor | None = None  # normalized
+    given_CHW: Tensor | None = None  # normalized
 
 
 class LayersGenerator:
@@ -41,27 +48,29 @@ class LayersGenerator:
 
     def __init__(
         self,
-        parts: LoadedCheckpoint,
-        alone: LayerGenerator,
+        checkpoint: LoadedCheckpoint,
+        single_generator: LayerGenerator,
         layered: LayeredDenoiser,
         store: ObjectStore,
         *,
-        joined: bool = True,
+        joint: bool = True,
     ) -> None:
         """Wrap a checkpoint.
 
         Args:
-            parts: The loaded checkpoint.
-            alone: Generates single layers with the same base.
+            checkpoint: The loaded checkpoint.
+            single_generator: Generates single layers with the same base.
             layered: The base with layer adapters.
             store: Where given layers are stored.
-            joined: Whether layers attend to each other.
+            joint: Whether layers attend to each other.
         """
-        self.parts, self.preset, self.store = parts, parts.preset, store
-        self.alone, self.layered, self.joined = alone, layered, joined
-        self.at_once = alone.at_once
+        self.parts, self.preset, self.store = checkpoint, checkpoint.preset, store
+        self.alone, self.layered, self.joined = single_generator, layered, joint
+        self.batch_size = single_generator.batch_size
 
-    def draw(self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS) -> Sequence[Layers]:
+    def generate(
+        self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS
+    ) -> Sequence[Layers]:
         """Generate a foreground per request or, if it asks for a pair, all layers of a pair.
 
         A layer without its own text uses the whole prompt. Layers are preset.image_size squared, or
@@ -82,11 +91,15 @@ class LayersGenerator:
             Refused: An option is not supported.
         """
         # Separate requests for pairs from those for single layers.
-        pairs = [index for index, request in enumerate(requests) if is_pair_request(request.prompt, options)]
+        pairs = [
+            index
+            for index, request in enumerate(requests)
+            if is_pair_request(request.prompt, options)
+        ]
         single = [index for index in range(len(requests)) if index not in set(pairs)]
         generated: dict[int, Layers] = {}
         if single:
-            layers = self.alone.draw([requests[index] for index in single], options)
+            layers = self.alone.generate([requests[index] for index in single], options)
             generated |= dict(zip(single, layers, strict=True))
         if pairs:
             layers = self._draw([requests[index] for index in pairs], options)
@@ -101,10 +114,14 @@ class LayersGenerator:
         settings |= {f"given {role}": sha256 for role, sha256 in options.given.items()}
         return {**self.alone.describe(replace(options, given={})), **settings}
 
-    def _draw(self, requests: Sequence[GenerationRequest], options: GenerationOptions) -> list[Layers]:
+    def _draw(
+        self, requests: Sequence[GenerationRequest], options: GenerationOptions
+    ) -> list[Layers]:
         """Generate pairs, with given layers in place of generated ones."""
         preset, size = self._preset_and_size(options)
-        given = {LayerRole(role): self._fetch(sha256, size) for role, sha256 in options.given.items()}
+        given = {
+            LayerRole(role): self._fetch(sha256, size) for role, sha256 in options.given.items()
+        }
         clean = {role: self._encode(layer) for role, layer in given.items()}
         generated: list[Layers] = []
         for batch, filled in padded_batches(requests, preset.draw_batch):
@@ -112,17 +129,21 @@ class LayersGenerator:
             seeds = [request.seed for request in filled]
             negative = options.negative or ""
             latent_PLCHW = sample_layers(
-                self.layered, preset, layer_requests, seeds, negative, joined=self.joined, size=size
+                self.layered, preset, layer_requests, seeds, negative, joint=self.joined, size=size
             )
             # Given layers are returned as they are, without a round trip through the autoencoder.
             decoded = self._decode(latent_PLCHW, size)
             generated += [_complete({**layers, **given}) for layers in decoded[: len(batch)]]
         return generated
 
-    def _layer_requests(self, prompt: Prompt, clean: Mapping[LayerRole, Tensor]) -> list[LayerRequest]:
+    def _layer_requests(
+        self, prompt: Prompt, clean: Mapping[LayerRole, Tensor]
+    ) -> list[LayerRequest]:
         texts = {LayerRole.foreground: prompt.foreground, LayerRole.background: prompt.background}
         roles = [LayerRole(role) for role in self.layered.roles]
-        return [LayerRequest(role, texts.get(role) or prompt.text, clean.get(role)) for role in roles]
+        return [
+            LayerRequest(role, texts.get(role) or prompt.text, clean.get(role)) for role in roles
+        ]
 
     @torch.no_grad()
     def _decode(self, latent_PLCHW: Tensor, size: Size) -> list[dict[LayerRole, RGBA]]:
@@ -131,7 +152,7 @@ class LayersGenerator:
         rgba: list[RGBA] = []
         for latent_BCHW in torch.split(latent_PLCHW.flatten(0, 1), self.preset.draw_batch):
             unscaled_BCHW = self.layered.denoiser.restore(latent_BCHW)
-            rgba_B4HW = decode_rgba(self.parts.backbone, decoder, unscaled_BCHW, size=size)
+            rgba_B4HW = decode_rgba(self.parts.autoencoder, decoder, unscaled_BCHW, size=size)
             # Other layers than foregrounds have no transparency.
             opaque_B = torch.tensor(
                 [_is_opaque(roles[(len(rgba) + row) % len(roles)]) for row in range(len(rgba_B4HW))]
@@ -153,14 +174,14 @@ class LayersGenerator:
     def _encode(self, layer: RGBA) -> Tensor:
         """Encode a given layer as a clean latent, C x h x w."""
         rgba_14HW = torch.from_numpy(layer.copy()).permute(2, 0, 1)[None].float() / 255
-        rgba_14HW = rgba_14HW.to(self.parts.backbone.device)
+        rgba_14HW = rgba_14HW.to(self.parts.autoencoder.device)
         adjusted = adjust(
-            self.parts.backbone,
+            self.parts.autoencoder,
             self.parts.transparency.encoder,
             rgba_14HW[:, 3:],
             pad_colors(rgba_14HW),
         )
-        return self.layered.denoiser.normalise(adjusted)[0]
+        return self.layered.denoiser.normalize(adjusted)[0]
 
     def _preset_and_size(self, options: GenerationOptions) -> tuple[Preset, Size]:
         """Apply the options to the preset, and return height and width. Raises Refused."""
@@ -204,11 +225,11 @@ class LayersGenerator:
 def sample_layers(
     layered: LayeredDenoiser,
     preset: Preset,
-    pictures: Sequence[Sequence[LayerRequest]],
+    images: Sequence[Sequence[LayerRequest]],
     seeds: Sequence[int],
     negative: str = "",
     *,
-    joined: bool = True,
+    joint: bool = True,
     size: Size | None = None,
 ) -> Tensor:
     """Sample normalized latents of layers, P x L x C x h x w, by DDIM with guidance.
@@ -220,31 +241,37 @@ def sample_layers(
     Args:
         layered: The denoiser with layer adapters.
         preset: Steps, layers_guidance and the default size.
-        pictures: The layers of each image; all images have the same roles in the same order, any
+        images: The layers of each image; all images have the same roles in the same order, any
             number of them, and a role may be repeated.
         seeds: One RNG seed per image.
         negative: Negative prompt of all layers.
-        joined: Whether layers attend to each other.
+        joint: Whether layers attend to each other.
         size: Height and width in pixels, multiples of the stride; by default the preset's square.
     """
     device = next(layered.denoiser.parameters()).device
     schedule = layered.denoiser.schedule()
     schedule.set_timesteps(preset.draw_steps)
     # Initial noise of all layers of an image comes from its seed.
-    roles = [layer.role for layer in pictures[0]]
-    height, width = (side // preset.stride for side in size or (preset.image_size, preset.image_size))
+    roles = [layer.role for layer in images[0]]
+    height, width = (
+        side // preset.stride for side in size or (preset.image_size, preset.image_size)
+    )
     shape = (len(roles), preset.latent_channels, height, width)
-    latent_PLCHW = torch.stack([torch.randn(shape, generator=seeded_generator(seed)) for seed in seeds]).to(device)
+    latent_PLCHW = torch.stack(
+        [torch.randn(shape, generator=seeded_generator(seed)) for seed in seeds]
+    ).to(device)
     # Given layers, by image and layer.
-    known_PL = torch.tensor([[layer.clean_CHW is not None for layer in layers] for layers in pictures], device=device)
+    known_PL = torch.tensor(
+        [[layer.given_CHW is not None for layer in layers] for layers in images], device=device
+    )
     clean_PLCHW = latent_PLCHW.clone()
-    for image, layers in enumerate(pictures):
+    for image, layers in enumerate(images):
         for index, layer in enumerate(layers):
-            if layer.clean_CHW is not None:
-                clean_PLCHW[image, index] = layer.clean_CHW
+            if layer.given_CHW is not None:
+                clean_PLCHW[image, index] = layer.given_CHW
     known_PL111 = known_PL[..., None, None, None]
     # Without guidance the negative prompt is not needed, and half of the computation is saved.
-    texts = [layer.text for layers in pictures for layer in layers]
+    texts = [layer.text for layers in images for layer in layers]
     times = 1 if preset.layers_guidance == 1 else 2
     texts += [negative] * (times - 1) * len(texts)
     conditions = layered.denoiser.encode(texts, _sizes(size, len(texts)))
@@ -254,7 +281,7 @@ def sample_layers(
         time_B = torch.where(known_PL, 0, time.to(device)).flatten()
         rows_BCHW = latent_PLCHW.flatten(0, 1)
         batch_BCHW, batch_B = (torch.cat([each] * times) for each in (rows_BCHW, time_B))
-        predicted_BCHW = layered.predict(batch_BCHW, batch_B, conditions, roles, joined=joined)
+        predicted_BCHW = layered.predict(batch_BCHW, batch_B, conditions, roles, joined=joint)
         prompted, *others = predicted_BCHW.chunk(times)
         for unprompted in others:
             prompted = unprompted + preset.layers_guidance * (prompted - unprompted)

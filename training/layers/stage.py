@@ -47,10 +47,10 @@ class LayersStage(TrainingStage):
         self,
         preset: Preset,
         layered: LayeredDenoiser,
-        pictures: LayerSetDataset,
+        layer_sets: LayerSetDataset,
         latents: LatentCache,
         texts: TextEmbeddingCache | None,
-        backbone: Autoencoder,
+        autoencoder: Autoencoder,
         transparency: Transparency,
     ) -> None:
         """Create the stage.
@@ -58,57 +58,63 @@ class LayersStage(TrainingStage):
         Args:
             preset: The preset.
             layered: The base with the adapters to train.
-            pictures: The training layer sets.
+            layer_sets: The training layer sets.
             latents: The latents of `pictures.layers`.
             texts: Embeddings by a pretrained model's text encoders; None for the base's own.
-            backbone: The autoencoder, for sample grids.
+            autoencoder: The autoencoder, for sample grids.
             transparency: Its decoder is used for sample grids.
         """
         super().__init__()
-        self.preset, self.layered, self.pictures = preset, layered, pictures
+        self.preset, self.layered, self.images = preset, layered, layer_sets
         self.latents, self.texts = latents, texts
         self.pace = StageSchedule(preset.layers_images, preset.layers_batch, preset.ema_decay)
         self.schedule = layered.denoiser.schedule()
         # In a tuple, so that frozen networks do not become submodules.
-        self._frozen_networks = (backbone, transparency.decoder)
+        self._frozen_networks = (autoencoder, transparency.decoder)
 
-    def build_optimisers(self) -> dict[str, Optimizer]:
+    def build_optimizers(self) -> dict[str, Optimizer]:
         """Build the preset's optimizer over the adapters."""
         parameters = self.layered.adapters.parameters()
         betas = (self.preset.beta1, self.preset.beta2)
-        return {"optimiser": build_optimizer(self.preset.optimiser, parameters, self.preset.layers_lr, betas=betas)}
+        return {
+            "optimiser": build_optimizer(
+                self.preset.optimizer, parameters, self.preset.layers_lr, betas=betas
+            )
+        }
 
-    def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Batch:
+    def lay_out(self, indices: Sequence[int], local: Sequence[int], rng: torch.Generator) -> Batch:
         """Make a batch whose rows are layer sets: latents, noise, timestep, given layer and texts.
 
         All layer sets of a step have the same roles. Captions are dropped for all layers of an
         image at once, as in sampling.
 
         Args:
-            places: Indices of the layer sets of the global batch.
-            mine: Positions in `places` that this process trains on.
+            indices: Indices of the layer sets of the global batch.
+            local: Positions in `indices` that this process trains on.
             rng: The step's random number generator, equal in all processes.
         """
         # The latents of all layers, one axis for images and one for layers.
-        preset, count = self.preset, len(places)
-        chosen = self.pictures.sound([places[row] for row in mine])
-        roles = self.pictures.roles[chosen[0]]
-        layers = [row for index in chosen for row in self.pictures.rows[index]]
+        preset, count = self.preset, len(indices)
+        chosen = self.images.sound([indices[row] for row in local])
+        roles = self.images.roles[chosen[0]]
+        layers = [row for index in chosen for row in self.images.rows[index]]
         mean_BCHW, std_BCHW = self.latents.take(layers)
         shape = (count, len(roles), *mean_BCHW.shape[1:])
         mean_PLCHW, std_PLCHW = (part.view(-1, *shape[1:]) for part in (mean_BCHW, std_BCHW))
         # Random numbers are drawn for the global batch, so that the order of draws is fixed.
-        dropped_P = (torch.rand(count, generator=rng) < preset.caption_dropout)[mine]
-        time_P = torch.randint(len(self.schedule.alphas_cumprod), (count,), generator=rng)[mine]
-        noise_PLCHW = torch.randn(shape, generator=rng)[mine]
-        given_P = (torch.rand(count, generator=rng) < preset.known_share)[mine]
-        which_P = torch.randint(GIVABLE_ROLES, (count,), generator=rng)[mine]
+        dropped_P = (torch.rand(count, generator=rng) < preset.caption_dropout)[local]
+        time_P = torch.randint(len(self.schedule.alphas_cumprod), (count,), generator=rng)[local]
+        noise_PLCHW = torch.randn(shape, generator=rng)[local]
+        given_P = (torch.rand(count, generator=rng) < preset.known_share)[local]
+        which_P = torch.randint(GIVABLE_ROLES, (count,), generator=rng)[local]
         # At most one layer is given, and only where there is another one to generate.
-        known_PL = (which_P[:, None] == torch.arange(len(roles))) & given_P[:, None] & (len(roles) > 1)
+        known_PL = (
+            (which_P[:, None] == torch.arange(len(roles))) & given_P[:, None] & (len(roles) > 1)
+        )
         if preset.posterior_noise:
-            mean_PLCHW = mean_PLCHW + std_PLCHW * torch.randn(shape, generator=rng)[mine]
+            mean_PLCHW = mean_PLCHW + std_PLCHW * torch.randn(shape, generator=rng)[local]
         captions = [
-            [""] * len(roles) if drop else self.pictures.captions(index)
+            [""] * len(roles) if drop else self.images.captions(index)
             for index, drop in zip(chosen, dropped_P, strict=True)
         ]
         per_set = {"time": time_P, "known": known_PL, "roles": [roles] * len(chosen)}
@@ -117,50 +123,59 @@ class LayersStage(TrainingStage):
             return {**rows, "texts": captions}
         return {**rows, "conditions": self._conditions(self.texts, captions, layers)}
 
-    def forward(self, rows: Batch, seen: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: Batch, images_seen: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the mean squared error of the layers that are not given.
 
         Args:
-            rows: The micro-batch.
-            seen: Not used.
+            batch: The micro-batch.
+            images_seen: Not used.
 
         Returns:
             The weighted loss; the metrics are the same loss and the unweighted error.
         """
-        del seen
-        noise_PLCHW, known_PL, roles = rows["noise"], rows["known"], rows["roles"][0]
-        clean_PLCHW = self.layered.denoiser.normalise(rows["latent"].flatten(0, 1)).view_as(noise_PLCHW)
+        del images_seen
+        noise_PLCHW, known_PL, roles = batch["noise"], batch["known"], batch["roles"][0]
+        clean_PLCHW = self.layered.denoiser.normalize(batch["latent"].flatten(0, 1)).view_as(
+            noise_PLCHW
+        )
         # Flatten images and layers to rows; all layers of an image have its timestep.
-        time_PL = rows["time"][:, None].expand_as(known_PL)
-        noise_BCHW, clean_BCHW, time_B = (each.flatten(0, 1) for each in (noise_PLCHW, clean_PLCHW, time_PL))
+        time_PL = batch["time"][:, None].expand_as(known_PL)
+        noise_BCHW, clean_BCHW, time_B = (
+            each.flatten(0, 1) for each in (noise_PLCHW, clean_PLCHW, time_PL)
+        )
         known_B = known_PL.flatten()
         # Given layers stay clean, and enter at timestep 0.
         noisy_BCHW = self.schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
         noisy_BCHW = torch.where(known_B[:, None, None, None], clean_BCHW, noisy_BCHW)
         predicted_BCHW = self.layered.predict(
-            noisy_BCHW, torch.where(known_B, 0, time_B), self._flat_conditions(rows), roles
+            noisy_BCHW, torch.where(known_B, 0, time_B), self._flat_conditions(batch), roles
         )
         target_BCHW = denoising_target(self.schedule, clean_BCHW, noise_BCHW, time_B)
         error_PL = (predicted_BCHW.float() - target_BCHW).square().mean((1, 2, 3)).view_as(time_PL)
         # Average over the layers that count, then over images.
         counted_PL = (~known_PL).float()
         error_P = (error_PL * counted_PL).sum(1) / counted_PL.sum(1)
-        level_P = self.schedule.alphas_cumprod[rows["time"]]
+        level_P = self.schedule.alphas_cumprod[batch["time"]]
         weight_P = loss_weight(self.schedule.config.prediction_type, self.preset.snr_gamma, level_P)
         loss = (weight_P * error_P).mean()
         return loss, {"denoising": loss, "error": error_P.mean()}
 
-    def draw_sheet(self, rows: Batch) -> bytes:
+    def render_sample_grid(self, batch: Batch) -> bytes:
         """Generate the first captions at fixed seeds: a row per role, joined and then separate."""
-        del rows  # the grid is the same at every interval
-        complete = [index for index, roles in enumerate(self.pictures.roles) if len(roles) > 1]
+        del batch  # the grid is the same at every interval
+        complete = [index for index, roles in enumerate(self.images.roles) if len(roles) > 1]
         indices = complete[:GRID_IMAGES]
-        roles = self.pictures.roles[indices[0]]
-        captions = [self.pictures.captions(index) for index in indices]
-        requests = [[LayerRequest(role, text) for role, text in zip(roles, texts, strict=True)] for texts in captions]
+        roles = self.images.roles[indices[0]]
+        captions = [self.images.captions(index) for index in indices]
+        requests = [
+            [LayerRequest(role, text) for role, text in zip(roles, texts, strict=True)]
+            for texts in captions
+        ]
         grid = []
         for joined in (True, False):
-            latent_PLCHW = sample_layers(self.layered, self.preset, requests, list(range(len(indices))), joined=joined)
+            latent_PLCHW = sample_layers(
+                self.layered, self.preset, requests, list(range(len(indices))), joint=joined
+            )
             for latent_BCHW in latent_PLCHW.unbind(1):
                 # Decoded one at a time to limit memory.
                 restored_BCHW = self.layered.denoiser.restore(latent_BCHW)
@@ -168,7 +183,7 @@ class LayersStage(TrainingStage):
                 grid.append(to_layers(torch.cat(decoded)))
         return render_grid(grid, [list(texts) for texts in zip(*captions, strict=True)] * 2)
 
-    def cores(self) -> Sequence[nn.Module]:
+    def core_modules(self) -> Sequence[nn.Module]:
         """Return the denoising network, which does most of the work although it is frozen."""
         return (getattr(self.layered.denoiser, "unet" if self.texts is not None else "network"),)
 
@@ -176,21 +191,25 @@ class LayersStage(TrainingStage):
         """Return the networks of sample grids and a pretrained model's text encoders."""
         return (*self._frozen_networks, *getattr(self.layered.denoiser, "texts", ()))
 
-    def _conditions(self, cache: TextEmbeddingCache, captions: list[list[str]], layers: list[int]) -> Conditions:
+    def _conditions(
+        self, cache: TextEmbeddingCache, captions: list[list[str]], layers: list[int]
+    ) -> Conditions:
         """Return a pretrained base's conditions with the axes image and layer."""
         count = len(captions[0])
         conditions = cache.take([text for texts in captions for text in texts])
         if find_family(str(self.preset.family)).sizes:
-            conditions = replace(conditions, sizes_B6=self.pictures.layers.sizes(layers))
+            conditions = replace(conditions, sizes_B6=self.images.layers.sizes(layers))
         return conditions.map(lambda _, tensor: tensor.view(-1, count, *tensor.shape[1:]))
 
-    def _flat_conditions(self, rows: Batch) -> Conditions:
+    def _flat_conditions(self, batch: Batch) -> Conditions:
         """Return the conditions of all layers as rows."""
-        if "conditions" in rows:
-            flat: Conditions = rows["conditions"].map(lambda _, tensor: tensor.flatten(0, 1))
+        if "conditions" in batch:
+            flat: Conditions = batch["conditions"].map(lambda _, tensor: tensor.flatten(0, 1))
             return flat
         with torch.no_grad():
-            return self.layered.denoiser.encode([text for texts in rows["texts"] for text in texts])
+            return self.layered.denoiser.encode(
+                [text for texts in batch["texts"] for text in texts]
+            )
 
     def _decode(self, latent_1CHW: Tensor) -> Tensor:
         return decode_rgba(*self._frozen_networks, latent_1CHW)

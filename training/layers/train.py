@@ -30,15 +30,15 @@ StoredPart = tuple[Mapping[str, Tensor], Mapping[str, str]]
 
 
 def train_layers(
-    order: TrainingRequest,
+    request: TrainingRequest,
     preset: Preset,
     store: ObjectStore,
     folder: Path,
-    report: ProgressCallback,
-    backbone: Autoencoder,
+    on_progress: ProgressCallback,
+    autoencoder: Autoencoder,
     transparency: Transparency,
     base: StoredPart,
-    start: StoredPart | None,
+    parent: StoredPart | None,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Train layer adapters (section 3.3) on the pairs of a snapshot's train split.
 
@@ -49,15 +49,15 @@ def train_layers(
     run on the CPU.
 
     Args:
-        order: The training request.
+        request: The training request.
         preset: The preset.
         store: Where the snapshot is stored.
         folder: The folder of the run.
-        report: Progress callback; its exceptions stop the training, and saved states remain.
-        backbone: The autoencoder.
+        on_progress: Progress callback; its exceptions stop the training, and saved states remain.
+        autoencoder: The autoencoder.
         transparency: The transparency encoder and decoder.
         base: The checkpoint's base.
-        start: The parent's layer adapters; None trains new ones.
+        parent: The parent's layer adapters; None trains new ones.
 
     Returns:
         The adapters with EMA weights, and their metadata.
@@ -69,45 +69,56 @@ def train_layers(
     # Layer sets, and the order in which they are seen.
     machine = DistributedContext(preset)
     caches = folder.parent / "cache"
-    step = machine.step_images(preset.layers_batch)
+    step = machine.global_batch_size(preset.layers_batch)
     memory = preset.in_memory
-    pictures = open_layer_sets(
+    images = open_layer_sets(
         store,
-        order.snapshot,
+        request.snapshot,
         Split.train,
         preset.image_size,
         [LayerRole(role) for role in preset.layer_roles],
-        alone=preset.single_share > 0,
+        with_single_foregrounds=preset.single_share > 0,
         in_memory=memory,
         buckets=bucket_config(preset, step, caches / "sizes"),
     )
-    sampler = pictures.order(store, order.previous, preset.new_weight, preset.single_share, order.seed)
+    sampler = images.order(
+        store, request.previous, preset.new_weight, preset.single_share, request.seed
+    )
     # Frozen networks encode all layers once.
-    for network in (backbone, transparency):
+    for network in (autoencoder, transparency):
         network.to(machine.device)
     cache_folder = None if memory else caches
-    latents = encode_images(preset, pictures.layers, backbone, transparency.encoder, cache_folder, report)
+    latents = encode_images(
+        preset, images.layers, autoencoder, transparency.encoder, cache_folder, on_progress
+    )
 
     # The base with adapters, and the embeddings of its captions.
-    torch.manual_seed(order.seed)
-    layered = _open(preset, base, start).to(machine.device)
-    texts = encode_texts(preset, layered.denoiser, pictures.layers.captions, cache_folder, report)
-    recipe = LayersStage(preset, layered, pictures, latents, texts, backbone, transparency)
+    torch.manual_seed(request.seed)
+    layered = _open(preset, base, parent).to(machine.device)
+    texts = encode_texts(
+        preset, layered.denoiser, images.layers.captions, cache_folder, on_progress
+    )
+    recipe = LayersStage(preset, layered, images, latents, texts, autoencoder, transparency)
     # Every batch has one size and one set of roles.
-    draws = BucketSampler(sampler, pictures.keys, step)
-    fit(recipe, TrainerContext(order, preset, machine, pictures.samples, draws, folder, report))
-    trained = {name: full_tensor(tensor.detach()).cpu().clone() for name, tensor in layered.learnt().items()}
-    return trained, layered.facts()
+    draws = BucketSampler(sampler, images.keys, step)
+    fit(
+        recipe, TrainerContext(request, preset, machine, images.samples, draws, folder, on_progress)
+    )
+    trained = {
+        name: full_tensor(tensor.detach()).cpu().clone()
+        for name, tensor in layered.finetuned_state_dict().items()
+    }
+    return trained, layered.metadata()
 
 
 @torch.no_grad()
 def layers_loss(
     layered: LayeredDenoiser,
     preset: Preset,
-    pictures: LayerSetDataset,
+    layer_sets: LayerSetDataset,
     latents: LatentCache,
     *,
-    joined: bool,
+    joint: bool,
 ) -> float:
     """Compute the mean squared error of the prediction on held-out layer sets; lower is better.
 
@@ -117,33 +128,38 @@ def layers_loss(
     Args:
         layered: The base with layer adapters.
         preset: The preset.
-        pictures: The held-out layer sets.
+        layer_sets: The held-out layer sets.
         latents: Their latents.
-        joined: Whether layers attend to each other; separate layers are the baseline.
+        joint: Whether layers attend to each other; separate layers are the baseline.
     """
     device = next(layered.denoiser.parameters()).device
     schedule = layered.denoiser.schedule()
     errors = []
-    for start in range(0, len(pictures), preset.layers_batch):
-        indices = range(start, min(start + preset.layers_batch, len(pictures)))
-        roles = pictures.roles[start]
-        rows = [row for index in indices for row in pictures.rows[index]]
-        clean_BCHW = layered.denoiser.normalise(latents.take(rows)[0].to(device))
-        conditions = layered.denoiser.encode([text for index in indices for text in pictures.captions(index)])
+    for start in range(0, len(layer_sets), preset.layers_batch):
+        indices = range(start, min(start + preset.layers_batch, len(layer_sets)))
+        roles = layer_sets.roles[start]
+        rows = [row for index in indices for row in layer_sets.rows[index]]
+        clean_BCHW = layered.denoiser.normalize(latents.take(rows)[0].to(device))
+        conditions = layered.denoiser.encode(
+            [text for index in indices for text in layer_sets.captions(index)]
+        )
         shape = (len(roles), *clean_BCHW.shape[1:])
         for level in VALIDATION_TIMESTEPS:
             # Seeded by timestep and image number.
-            noise = [torch.randn(shape, generator=seeded_generator(level, "layers", index)) for index in indices]
+            noise = [
+                torch.randn(shape, generator=seeded_generator(level, "layers", index))
+                for index in indices
+            ]
             noise_BCHW = torch.cat(noise).to(device)
             time_B = torch.full((len(rows),), level, device=device)
             noisy_BCHW = schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
-            predicted_BCHW = layered.predict(noisy_BCHW, time_B, conditions, roles, joined=joined)
+            predicted_BCHW = layered.predict(noisy_BCHW, time_B, conditions, roles, joined=joint)
             target_BCHW = denoising_target(schedule, clean_BCHW, noise_BCHW, time_B)
             errors.append((predicted_BCHW - target_BCHW).square().mean((1, 2, 3)))
     return float(torch.cat(errors).double().mean())
 
 
-def _open(preset: Preset, base: StoredPart, start: StoredPart | None) -> LayeredDenoiser:
+def _open(preset: Preset, base: StoredPart, parent: StoredPart | None) -> LayeredDenoiser:
     """Load the frozen base, with new adapters or the parent's.
 
     A pretrained base is cast to the preset's precision; adapters are float32 for any stored
@@ -153,5 +169,9 @@ def _open(preset: Preset, base: StoredPart, start: StoredPart | None) -> Layered
     half = PRECISIONS[preset.precision]
     if half and preset.family and not preset.sharded:  # FSDP needs one dtype
         denoiser.to(half)
-    layered = new_layered_denoiser(preset, denoiser) if start is None else load_layered_denoiser(denoiser, *start)
+    layered = (
+        new_layered_denoiser(preset, denoiser)
+        if parent is None
+        else load_layered_denoiser(denoiser, *parent)
+    )
     return layered.train()

@@ -12,7 +12,7 @@ from curation.images.codec import clear_hidden_colors
 from curation.ports import RGBA
 
 
-def extract_subject(picture: NDArray[np.uint8], trimap: NDArray[np.float32]) -> RGBA:
+def extract_subject(image: NDArray[np.uint8], trimap: NDArray[np.float32]) -> RGBA:
     """Extract the subject of an image as a straight layer by a trimap.
 
     Alpha: closed-form matting (Levin, Lischinski, Weiss, 2008). Color: fast multi-level foreground
@@ -24,13 +24,13 @@ def extract_subject(picture: NDArray[np.uint8], trimap: NDArray[np.float32]) -> 
     GrabCut takes a part of one image in ten for background); over mid-gray 0.010 and 0.055.
 
     Args:
-        picture: The image, H x W x 3 uint8.
+        image: The image, H x W x 3 uint8.
         trimap: H x W; 1 for the subject, 0 for the background, other values for unknown.
 
     Returns:
         The layer, H x W x 4 uint8.
     """
-    colors = picture.astype(np.float64) / 255
+    colors = image.astype(np.float64) / 255
     # Matting needs both known subject and known background.
     if not {0.0, 1.0} <= set(np.unique(trimap).tolist()):
         return _layer(colors, np.full(trimap.shape, float(np.any(trimap == 1))))

@@ -70,7 +70,9 @@ def compare_with_matting(
     # Matte the opaque images and show them beside the layers with alpha.
     segmentation = open_segmenter(segmenter) if segmenter else None
     matted = _matte(opaque, segmentation.find_subject if segmentation else find_subject, report)
-    opaque_layers = [np.dstack([image, np.full(image.shape[:2], 255, np.uint8)]) for image in opaque]
+    opaque_layers = [
+        np.dstack([image, np.full(image.shape[:2], 255, np.uint8)]) for image in opaque
+    ]
     rows = list(zip(drawn, opaque_layers, matted, strict=True))[:GRID_ROWS]
     captions = [(request.prompt.text, "opaque", "matted") for request in requests[:GRID_ROWS]]
     metadata = {
@@ -81,27 +83,38 @@ def compare_with_matting(
     return MattingComparison(drawn, matted, metadata, render_grid(rows, captions))
 
 
-def _draw(checkpoint: Checkpoint, store: ObjectStore, requests: Sequence[GenerationRequest], report: ProgressCallback) -> list[RGBA]:
+def _draw(
+    checkpoint: Checkpoint,
+    store: ObjectStore,
+    requests: Sequence[GenerationRequest],
+    report: ProgressCallback,
+) -> list[RGBA]:
     """Generate the foregrounds of all requests with alpha."""
     generator, drawn = load_generator(checkpoint, store), list[RGBA]()
-    for start in range(0, len(requests), generator.at_once):
+    for start in range(0, len(requests), generator.batch_size):
         report(Progress("draw with alpha", start, len(requests)))
-        batch = requests[start : start + generator.at_once]
-        drawn += [layers[LayerRole.foreground] for layers in generator.draw(batch)]
+        batch = requests[start : start + generator.batch_size]
+        drawn += [layers[LayerRole.foreground] for layers in generator.generate(batch)]
     report(Progress("draw with alpha", len(requests), len(requests)))
     return drawn
 
 
-def _draw_opaque(parts: LoadedCheckpoint, requests: Sequence[GenerationRequest], report: ProgressCallback) -> list[Picture]:
+def _draw_opaque(
+    parts: LoadedCheckpoint, requests: Sequence[GenerationRequest], report: ProgressCallback
+) -> list[Picture]:
     """Generate opaque images with the pretrained model, one at a time, by the preset's settings."""
     from diffusers import AutoencoderKL
 
     preset, device = parts.preset, torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # The same precision as the checkpoint's generation, for a fair comparison.
     precision = compute_dtype(preset, device)
-    autoencoder = load_model(AutoencoderKL, str(preset.model), "vae", preset.variant, dtype=precision)
+    autoencoder = load_model(
+        AutoencoderKL, str(preset.model), "vae", preset.variant, dtype=precision
+    )
     kind = find_family(str(preset.family)).pipeline
-    pipeline = load_pipeline(str(preset.model), kind, preset.variant, vae=autoencoder, dtype=precision).to(device)
+    pipeline = load_pipeline(
+        str(preset.model), kind, preset.variant, vae=autoencoder, dtype=precision
+    ).to(device)
     pipeline.set_progress_bar_config(disable=True)
     images: list[Picture] = []
     for number, request in enumerate(requests):
@@ -122,7 +135,11 @@ def _draw_opaque(parts: LoadedCheckpoint, requests: Sequence[GenerationRequest],
     return images
 
 
-def _matte(opaque: Sequence[Picture], find_mask: Callable[[Picture], NDArray[np.bool_]], report: ProgressCallback) -> list[RGBA]:
+def _matte(
+    opaque: Sequence[Picture],
+    find_mask: Callable[[Picture], NDArray[np.bool_]],
+    report: ProgressCallback,
+) -> list[RGBA]:
     """Extract the subject of each image by segmentation, trimap and matting."""
     matted: list[RGBA] = []
     for number, image in enumerate(opaque):

@@ -38,7 +38,9 @@ def open_segmenter(model: str) -> Segmenter:
         raise
     except (OSError, ValueError, ImportError) as error:
         hint = "the processor's configuration belongs beside the weights; download the whole model"
-        raise Refused(f"{model} has weights but no processor: {str(error).splitlines()[0][:200]}", hint) from error
+        raise Refused(
+            f"{model} has weights but no processor: {str(error).splitlines()[0][:200]}", hint
+        ) from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Segmenter(network.to(device).eval(), processor, f"{model}@{revision_of(model, network)}")
 
@@ -60,14 +62,20 @@ class Segmenter:
         self.single = len(names) == 1
 
     @torch.inference_mode()
-    def find_subject(self, picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    def find_subject(self, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Return the mask of the likely subject: H x W of an H x W x 3 image."""
-        inputs = self.processor(images=Image.fromarray(picture), return_tensors="pt").to(self.network.device)
+        inputs = self.processor(images=Image.fromarray(image), return_tensors="pt").to(
+            self.network.device
+        )
         logits_BLHW = self.network(**inputs).logits.float()
         # Logits are resized before the softmax, which keeps the outline smooth.
-        resized_BLHW = torch.nn.functional.interpolate(logits_BLHW, picture.shape[:2], mode="bilinear")
+        resized_BLHW = torch.nn.functional.interpolate(
+            logits_BLHW, image.shape[:2], mode="bilinear"
+        )
         probability_HW = (
-            resized_BLHW[0, 0].sigmoid() if self.single else 1 - resized_BLHW[0].softmax(0)[self.background]
+            resized_BLHW[0, 0].sigmoid()
+            if self.single
+            else 1 - resized_BLHW[0].softmax(0)[self.background]
         )
         found: NDArray[np.bool_] = (probability_HW > 0.5).cpu().numpy()
         return found

@@ -29,8 +29,12 @@ def make_trimap(subject: Mask) -> TrimapArray:
         subject: H x W; true for the subject.
     """
     # Distances to the outline on both sides; the padding keeps the image border from counting.
-    inside = np.asarray(cv2.distanceTransform(np.pad(subject, 1, mode="edge").astype(np.uint8), cv2.DIST_L2, 5))
-    outside = np.asarray(cv2.distanceTransform(np.pad(~subject, 1, mode="edge").astype(np.uint8), cv2.DIST_L2, 5))
+    inside = np.asarray(
+        cv2.distanceTransform(np.pad(subject, 1, mode="edge").astype(np.uint8), cv2.DIST_L2, 5)
+    )
+    outside = np.asarray(
+        cv2.distanceTransform(np.pad(~subject, 1, mode="edge").astype(np.uint8), cv2.DIST_L2, 5)
+    )
     # Narrow the band inside a thin subject, so that part of it stays known.
     reach = max(1.0, BAND * max(subject.shape))
     known = min(reach, 0.5 * float(inside.max()))
@@ -40,20 +44,31 @@ def make_trimap(subject: Mask) -> TrimapArray:
     return trimap if subject.any() else np.zeros_like(trimap)
 
 
-def find_subject(picture: ImageArray) -> Mask:
+def find_subject(image: ImageArray) -> Mask:
     """Find the subject of an opaque image (H x W x 3) by GrabCut (Rother et al., 2004).
 
     It starts with the border as background and the rest as subject, and runs TURNS iterations.
     Deterministic.
     """
-    height, width = picture.shape[:2]
-    border_x, border_y = max(1, round(GRABCUT_BORDER * width)), max(1, round(GRABCUT_BORDER * height))
+    height, width = image.shape[:2]
+    border_x, border_y = (
+        max(1, round(GRABCUT_BORDER * width)),
+        max(1, round(GRABCUT_BORDER * height)),
+    )
     mask = np.zeros((height, width), np.uint8)
     cv2.setRNGSeed(0)  # GrabCut initializes its color models randomly
     box, models = (
         (border_x, border_y, width - 2 * border_x, height - 2 * border_y),
         np.zeros((2, 1, 65)),
     )
-    cv2.grabCut(np.ascontiguousarray(picture), mask, box, models[0], models[1], GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_RECT)
+    cv2.grabCut(
+        np.ascontiguousarray(image),
+        mask,
+        box,
+        models[0],
+        models[1],
+        GRABCUT_ITERATIONS,
+        cv2.GC_INIT_WITH_RECT,
+    )
     subject: Mask = (mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD)
     return subject

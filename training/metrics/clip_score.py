@@ -30,12 +30,12 @@ class ClipScore:
         self.network, self.processor, self.source = network, processor, source
 
     @torch.inference_mode()
-    def __call__(self, pictures: Sequence[NDArray[np.uint8]], texts: Sequence[str]) -> list[float]:
+    def __call__(self, images: Sequence[NDArray[np.uint8]], texts: Sequence[str]) -> list[float]:
         """Score each image (H x W x 3 RGB) with its text, which is truncated to 77 tokens."""
         scores: list[float] = []
-        for start in range(0, len(pictures), BATCH):
+        for start in range(0, len(images), BATCH):
             batch = slice(start, start + BATCH)
-            scores += self._score(pictures[batch], texts[batch])
+            scores += self._score(images[batch], texts[batch])
         return scores
 
     def _score(self, images: Sequence[NDArray[np.uint8]], texts: Sequence[str]) -> list[float]:
@@ -51,7 +51,9 @@ class ClipScore:
         ).to(self.network.device)
         embeddings = self.network(**inputs)
         # In float32 for any dtype of the model.
-        cosine_B = nn.functional.cosine_similarity(embeddings.image_embeds.float(), embeddings.text_embeds.float())
+        cosine_B = nn.functional.cosine_similarity(
+            embeddings.image_embeds.float(), embeddings.text_embeds.float()
+        )
         scores: list[float] = (100 * cosine_B.clamp_min(0)).tolist()
         return scores
 
@@ -74,5 +76,7 @@ def load_clip_score(model: str, device: torch.device) -> ClipScore:
         processor = load_processor(model, backend="pil")
     except (OSError, ValueError, ImportError) as error:
         hint = "download the whole model: tokenizer and processor are files next to its weights"
-        raise Refused(f"{model} has weights but no processor: {str(error).splitlines()[0][:200]}", hint) from error
+        raise Refused(
+            f"{model} has weights but no processor: {str(error).splitlines()[0][:200]}", hint
+        ) from error
     return ClipScore(network.to(device).eval(), processor, f"{model}@{revision_of(model, network)}")

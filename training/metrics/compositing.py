@@ -29,20 +29,27 @@ Metrics = dict[str, dict[str, Tensor]]
 """Values per image (shape B) by metric and background."""
 
 
-def composite(rgba_B4HW: Tensor, colour: tuple[int, int, int]) -> Tensor:
+def composite(rgba_B4HW: Tensor, color: tuple[int, int, int]) -> Tensor:
     """Composite straight RGBA in [0, 1] over a color in 0..255: B x 3 x H x W in [0, 1]."""
     alpha_B1HW = rgba_B4HW[:, 3:]
-    background_131 = (rgba_B4HW.new_tensor(colour) / 255).view(3, 1, 1)
+    background_131 = (rgba_B4HW.new_tensor(color) / 255).view(3, 1, 1)
     return alpha_B1HW * rgba_B4HW[:, :3] + (1 - alpha_B1HW) * background_131
 
 
-def composite_jpeg(rgba_B4HW: Tensor, colour: tuple[int, int, int]) -> Tensor:
+def composite_jpeg(rgba_B4HW: Tensor, color: tuple[int, int, int]) -> Tensor:
     """Composite as published: truncated to 8 bits and sent through a JPEG.
 
     As in AlphaVAE's validation_pipeline/scripts/blend_rgba.py, with Pillow's defaults (quality 75,
     4:2:0).
     """
-    levels = (composite(rgba_B4HW, colour) * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    levels = (
+        (composite(rgba_B4HW, color) * 255)
+        .clamp(0, 255)
+        .to(torch.uint8)
+        .permute(0, 2, 3, 1)
+        .cpu()
+        .numpy()
+    )
     images = []
     for image in levels:
         file = io.BytesIO()
@@ -51,7 +58,7 @@ def composite_jpeg(rgba_B4HW: Tensor, colour: tuple[int, int, int]) -> Tensor:
     return torch.stack(images).permute(0, 3, 1, 2).to(rgba_B4HW) / 255
 
 
-def composite_metrics(truth_B4HW: Tensor, again_B4HW: Tensor) -> Metrics:
+def composite_metrics(truth_B4HW: Tensor, reconstructed_B4HW: Tensor) -> Metrics:
     """Compute lossless PSNR (dB) and SSIM over each of the nine backgrounds of the codec.
 
     As in AlphaVAE (arXiv 2507.09308, 3.1). Both are means over color channels, and the channels of
@@ -60,7 +67,7 @@ def composite_metrics(truth_B4HW: Tensor, again_B4HW: Tensor) -> Metrics:
 
     Args:
         truth_B4HW: Straight RGBA in [0, 1].
-        again_B4HW: The reconstruction.
+        reconstructed_B4HW: The reconstruction.
 
     Returns:
         "psnr" and "ssim" by background, shape B each.
@@ -69,7 +76,9 @@ def composite_metrics(truth_B4HW: Tensor, again_B4HW: Tensor) -> Metrics:
     errors: dict[int, Tensor] = {}
     similar: dict[int, Tensor] = {}
     for level in {level for color in BACKGROUNDS.values() for level in color}:
-        truth_B3HW, again_B3HW = (composite(rgba, (level, level, level)) for rgba in (truth_B4HW, again_B4HW))
+        truth_B3HW, again_B3HW = (
+            composite(rgba, (level, level, level)) for rgba in (truth_B4HW, reconstructed_B4HW)
+        )
         errors[level] = ((again_B3HW - truth_B3HW) ** 2).mean((2, 3))
         similar[level] = ssim_map(truth_B3HW, again_B3HW).mean((2, 3))
     # A background's value is the mean of the channels at its three levels.
@@ -79,32 +88,35 @@ def composite_metrics(truth_B4HW: Tensor, again_B4HW: Tensor) -> Metrics:
     }
 
 
-def published_metrics(truth_B3HW: Tensor, again_B3HW: Tensor) -> dict[str, Tensor]:
+def published_metrics(truth_B3HW: Tensor, reconstructed_B3HW: Tensor) -> dict[str, Tensor]:
     """Compute psnr_jpeg and ssim_jpeg of two `blend_jpeg` outputs as IQA-PyTorch does, shape B.
 
     PSNR is over RGB with 1e-8 added to the error, so that equal images have 80 dB. SSIM is of the
     luma, rounded to 8 bits, and negative values are clipped to 0 per pixel.
     """
-    mse_B = ((again_B3HW - truth_B3HW) ** 2).mean((1, 2, 3))
+    mse_B = ((reconstructed_B3HW - truth_B3HW) ** 2).mean((1, 2, 3))
     luma_131 = truth_B3HW.new_tensor(LUMA).view(3, 1, 1)
-    lumas = (((image * luma_131).sum(1, keepdim=True) * 255).round() / 255 for image in (truth_B3HW, again_B3HW))
+    lumas = (
+        ((image * luma_131).sum(1, keepdim=True) * 255).round() / 255
+        for image in (truth_B3HW, reconstructed_B3HW)
+    )
     return {
         "psnr_jpeg": -10 * torch.log10(mse_B + 1e-8),
         "ssim_jpeg": ssim_map(*lumas).clamp_min(0).mean((1, 2, 3)),
     }
 
 
-def psnr(truth_BCHW: Tensor, again_BCHW: Tensor) -> Tensor:
+def psnr(truth_BCHW: Tensor, reconstructed_BCHW: Tensor) -> Tensor:
     """Compute the PSNR of each image in dB for values in [0, 1]; 100 for equal images."""
-    return _decibels(((again_BCHW.clamp(0, 1) - truth_BCHW) ** 2).flatten(1).mean(1))
+    return _decibels(((reconstructed_BCHW.clamp(0, 1) - truth_BCHW) ** 2).flatten(1).mean(1))
 
 
-def psnr_inside(truth_B4HW: Tensor, again_B4HW: Tensor, inside_B1HW: Tensor) -> Tensor:
+def psnr_inside(truth_B4HW: Tensor, reconstructed_B4HW: Tensor, inside_B1HW: Tensor) -> Tensor:
     """Compute the PSNR of the pixels inside a mask, the mean over the nine backgrounds.
 
     Args:
         truth_B4HW: Straight RGBA in [0, 1].
-        again_B4HW: The reconstruction.
+        reconstructed_B4HW: The reconstruction.
         inside_B1HW: The pixels that count, bool.
 
     Returns:
@@ -113,13 +125,15 @@ def psnr_inside(truth_B4HW: Tensor, again_B4HW: Tensor, inside_B1HW: Tensor) -> 
     count_B = inside_B1HW.flatten(1).sum(1).clamp_min(1)
     errors: dict[int, Tensor] = {}
     for level in {level for color in BACKGROUNDS.values() for level in color}:
-        truth_B3HW, again_B3HW = (composite(rgba, (level, level, level)) for rgba in (truth_B4HW, again_B4HW))
+        truth_B3HW, again_B3HW = (
+            composite(rgba, (level, level, level)) for rgba in (truth_B4HW, reconstructed_B4HW)
+        )
         squares_B3HW = (again_B3HW - truth_B3HW) ** 2 * inside_B1HW
         errors[level] = squares_B3HW.sum((2, 3)) / count_B[:, None]
     return torch.stack([_decibels(_of(errors, color)) for color in BACKGROUNDS.values()]).mean(0)
 
 
-def ssim_map(one_BCHW: Tensor, other_BCHW: Tensor) -> Tensor:
+def ssim_map(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
     """Compute the SSIM map of values in [0, 1] (Wang et al., 2004, equation 13).
 
     The window is Gaussian, 11 x 11 with sigma 1.5, and applied only where it fits, so that the
@@ -129,11 +143,13 @@ def ssim_map(one_BCHW: Tensor, other_BCHW: Tensor) -> Tensor:
         B x C x H - 10 x W - 10.
     """
     # Local means, then local variances and covariance.
-    mean_x, mean_y = _windowed(one_BCHW), _windowed(other_BCHW)
-    squares = _windowed(one_BCHW**2) + _windowed(other_BCHW**2)
-    covariance = _windowed(one_BCHW * other_BCHW) - mean_x * mean_y
+    mean_x, mean_y = _windowed(x_BCHW), _windowed(y_BCHW)
+    squares = _windowed(x_BCHW**2) + _windowed(y_BCHW**2)
+    covariance = _windowed(x_BCHW * y_BCHW) - mean_x * mean_y
     means = mean_x**2 + mean_y**2
-    return (2 * mean_x * mean_y + C1) * (2 * covariance + C2) / ((means + C1) * (squares - means + C2))
+    return (
+        (2 * mean_x * mean_y + C1) * (2 * covariance + C2) / ((means + C1) * (squares - means + C2))
+    )
 
 
 def _windowed(map_BCHW: Tensor) -> Tensor:

@@ -53,7 +53,9 @@ def _wide(pool: str) -> tuple[str, ...]:
     return (
         "branch1x1:320:1x1",
         "branch3x3_1:384:1x1 branch3x3_2a:384:1x3|branch3x3_2b:384:3x1",
-        ("branch3x3dbl_1:448:1x1 branch3x3dbl_2:384:3x3 branch3x3dbl_3a:384:1x3|branch3x3dbl_3b:384:3x1"),
+        (
+            "branch3x3dbl_1:448:1x1 branch3x3dbl_2:384:3x3 branch3x3dbl_3a:384:1x3|branch3x3dbl_3b:384:3x1"
+        ),
         f"{pool} branch_pool:192:1x1",
     )
 
@@ -88,7 +90,9 @@ class _Convolution(nn.Module):
         rows, columns = (int(size) for size in kernel.split("x"))
         padding = (0, 0) if stride_code else (rows // 2, columns // 2)
         stride = 2 if stride_code == "2" else 1
-        self.conv = nn.Conv2d(channels, width, (rows, columns), stride=stride, padding=padding, bias=False)
+        self.conv = nn.Conv2d(
+            channels, width, (rows, columns), stride=stride, padding=padding, bias=False
+        )
         self.bn = nn.BatchNorm2d(width, eps=1e-3)
 
     def forward(self, feature: Tensor) -> Tensor:
@@ -107,7 +111,9 @@ class _Block(nn.Module):
             branch_width = channels
             for step in branch:
                 if ":" in step:
-                    branch_width = sum(self._add(branch_width, *part.split(":")) for part in step.split("|"))
+                    branch_width = sum(
+                        self._add(branch_width, *part.split(":")) for part in step.split("|")
+                    )
             self.width += branch_width
 
     def _add(self, channels: int, name: str, width: str, shape: str) -> int:
@@ -132,7 +138,9 @@ class _Block(nn.Module):
                 return max_pool2d(feature, 3, stride=1, padding=1)
             case "max/2":
                 return max_pool2d(feature, 3, stride=2)
-        return torch.cat([self.get_submodule(part.split(":")[0])(feature) for part in step.split("|")], dim=1)
+        return torch.cat(
+            [self.get_submodule(part.split(":")[0])(feature) for part in step.split("|")], dim=1
+        )
 
 
 class Inception(_Block):
@@ -152,7 +160,13 @@ class Inception(_Block):
         Images are resized to 299 x 299 as in clean-fid (Parmar et al., 2022), bicubic with
         antialiasing, and normalized to (v - 128) / 128 for v in 0..255.
         """
-        resized = interpolate(image_B3HW * 255, (INPUT_SIZE, INPUT_SIZE), mode="bicubic", antialias=True, align_corners=False)
+        resized = interpolate(
+            image_B3HW * 255,
+            (INPUT_SIZE, INPUT_SIZE),
+            mode="bicubic",
+            antialias=True,
+            align_corners=False,
+        )
         feature = super().forward((resized.clamp(0, 255) - 128) / 128)
         for name in BLOCKS:
             feature = self.get_submodule(name)(feature)
@@ -165,7 +179,11 @@ def load_inception(path: Path) -> Inception:
     with torch.device("meta"):
         network = Inception()
     # Compare names and shapes before reading any tensor.
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items() if "num_batches" not in name}
+    expected = {
+        name: tuple(tensor.shape)
+        for name, tensor in network.state_dict().items()
+        if "num_batches" not in name
+    }
     missing = sorted(name for name, shape in expected.items() if shapes.get(name) != shape)
     if missing:
         hint = "convert it as described in the README, section 'Figures of a checkpoint'"
@@ -173,11 +191,13 @@ def load_inception(path: Path) -> Inception:
     network.load_state_dict(read_tensors(path, expected), strict=False, assign=True)
     for name, count in network.named_buffers():
         if count.is_meta:  # BatchNorm's counter of training batches is not used here
-            network.get_submodule(name.rpartition(".")[0]).register_buffer(name.rpartition(".")[2], torch.zeros(()))
+            network.get_submodule(name.rpartition(".")[0]).register_buffer(
+                name.rpartition(".")[2], torch.zeros(())
+            )
     return network.float().eval().requires_grad_(False)
 
 
-def frechet_distance(truth_ND: Tensor, again_ND: Tensor) -> float:
+def frechet_distance(truth_ND: Tensor, reconstructed_ND: Tensor) -> float:
     """Compute the Frechet distance of Gaussians fitted to two sets of features.
 
     Heusel et al. (2017): |m - m'|^2 + tr S + tr S' - 2 tr (S S')^(1/2). With S = X^T X the last
@@ -187,15 +207,22 @@ def frechet_distance(truth_ND: Tensor, again_ND: Tensor) -> float:
 
     Args:
         truth_ND: Features of the first set, of two or more images.
-        again_ND: Features of the second set.
+        reconstructed_ND: Features of the second set.
     """
-    sets = [features_ND.cpu().double() for features_ND in (truth_ND, again_ND)]
+    sets = [features_ND.cpu().double() for features_ND in (truth_ND, reconstructed_ND)]
     means = [features_ND.mean(0) for features_ND in sets]
-    truth, again = (_covariance_root(features - mean) for features, mean in zip(sets, means, strict=True))
+    truth, again = (
+        _covariance_root(features - mean) for features, mean in zip(sets, means, strict=True)
+    )
     joint = torch.linalg.svdvals(truth @ again.T).sum()
     return max(
         0.0,
-        float((means[0] - means[1]).square().sum() + truth.square().sum() + again.square().sum() - 2 * joint),
+        float(
+            (means[0] - means[1]).square().sum()
+            + truth.square().sum()
+            + again.square().sum()
+            - 2 * joint
+        ),
     )
 
 

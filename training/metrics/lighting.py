@@ -35,17 +35,17 @@ def brightness_of_layers(foreground: RGBA, background: RGBA) -> LayerBrightness:
     return _brightness(foreground[solid]), _brightness(background[~solid])
 
 
-def correlation(pictures: Sequence[Sequence[LayerBrightness]]) -> float | None:
+def correlation(prompts: Sequence[Sequence[LayerBrightness]]) -> float | None:
     """Compute Pearson's r of foreground and background brightness, in -1..1.
 
     Args:
-        pictures: The brightness of the generated pairs of each prompt.
+        prompts: The brightness of the generated pairs of each prompt.
 
     Returns:
         The correlation over all pairs; None if there are too few prompts, or no variance.
     """
-    values = np.array([lights for pairs in pictures for lights in pairs])
-    if sum(bool(pairs) for pairs in pictures) < MIN_PROMPTS or not values.std(axis=0).all():
+    values = np.array([lights for pairs in prompts for lights in pairs])
+    if sum(bool(pairs) for pairs in prompts) < MIN_PROMPTS or not values.std(axis=0).all():
         return None
     return float(np.corrcoef(values.T)[0, 1])
 

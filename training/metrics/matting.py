@@ -20,7 +20,7 @@ BAND_SHARE = 0.01
 """Half the width of a trimap's unknown band as a share of the longer side; at least one pixel."""
 
 
-def matting_errors(truth_HW: Matte, again_HW: Matte) -> dict[str, float]:
+def matting_errors(truth_HW: Matte, reconstructed_HW: Matte) -> dict[str, float]:
     """Compute the four errors over all pixels (`alpha_*`) and in the trimap's unknown region.
 
     A matting method is given alpha outside the unknown region. So `unknown_*` use the true alpha
@@ -28,12 +28,12 @@ def matting_errors(truth_HW: Matte, again_HW: Matte) -> dict[str, float]:
 
     Args:
         truth_HW: True alpha.
-        again_HW: Estimated alpha.
+        reconstructed_HW: Estimated alpha.
     """
     known = ~unknown_region(truth_HW)
-    completed_HW = np.where(known, truth_HW, again_HW)
+    completed_HW = np.where(known, truth_HW, reconstructed_HW)
     everywhere = np.ones_like(known)
-    regions = {"alpha": (again_HW, everywhere), "unknown": (completed_HW, ~known)}
+    regions = {"alpha": (reconstructed_HW, everywhere), "unknown": (completed_HW, ~known)}
     return {
         f"{region}_{name}": value
         for region, (matte, counted) in regions.items()
@@ -54,11 +54,13 @@ def unknown_region(truth_HW: Matte) -> NDArray[np.bool_]:
     return region
 
 
-def _errors(truth_HW: Matte, again_HW: Matte, counted_HW: NDArray[np.bool_]) -> dict[str, float]:
+def _errors(
+    truth_HW: Matte, reconstructed_HW: Matte, counted_HW: NDArray[np.bool_]
+) -> dict[str, float]:
     """Compute the four errors over the counted pixels."""
-    error_HW = again_HW - truth_HW
-    gradient_HW = gradient(again_HW) - gradient(truth_HW)
-    connected_HW = connectivity(truth_HW, again_HW)
+    error_HW = reconstructed_HW - truth_HW
+    gradient_HW = gradient(reconstructed_HW) - gradient(truth_HW)
+    connected_HW = connectivity(truth_HW, reconstructed_HW)
     return {
         "sad": float(np.abs(error_HW)[counted_HW].sum()) / UNIT,
         "mse": float((error_HW**2)[counted_HW].mean()) if counted_HW.any() else 0.0,
@@ -80,13 +82,15 @@ def gradient(matte_HW: Matte) -> Matte:
     slope = offset.astype(np.float32) * bell
     bell, slope = bell / np.linalg.norm(bell), slope / np.linalg.norm(slope)
     across, down = (
-        np.asarray(cv2.sepFilter2D(matte_HW, cv2.CV_32F, row, column, borderType=cv2.BORDER_REPLICATE))
+        np.asarray(
+            cv2.sepFilter2D(matte_HW, cv2.CV_32F, row, column, borderType=cv2.BORDER_REPLICATE)
+        )
         for row, column in ((slope, bell), (bell, slope))
     )
     return np.hypot(across, down)
 
 
-def connectivity(truth_HW: Matte, again_HW: Matte) -> Matte:
+def connectivity(truth_HW: Matte, reconstructed_HW: Matte) -> Matte:
     """Compute |phi(again) - phi(truth)| of every pixel, H x W (Rhemann et al., 2009, section 4.2).
 
     A pixel's level is the highest of 0, 0.1, .., 1 at which it is connected (4 neighbors) to the
@@ -97,13 +101,18 @@ def connectivity(truth_HW: Matte, again_HW: Matte) -> Matte:
     loose = np.zeros(truth_HW.shape, np.bool_)  # pixels that are no longer connected
     for step in range(1, round(1 / STEP) + 1):
         # The largest region that both mattes share at this level; label 0 is the background.
-        shared = (truth_HW >= step * STEP) & (again_HW >= step * STEP)
-        count, regions, sizes, _ = cv2.connectedComponentsWithStats(shared.astype(np.uint8), connectivity=4)
+        shared = (truth_HW >= step * STEP) & (reconstructed_HW >= step * STEP)
+        count, regions, sizes, _ = cv2.connectedComponentsWithStats(
+            shared.astype(np.uint8), connectivity=4
+        )
         largest = 1 + int(np.argmax(sizes[1:, cv2.CC_STAT_AREA])) if count > 1 else -1
         # Pixels that leave it here keep the level of the previous step.
         leaving = ~loose & (regions != largest)
         level_HW[leaving] = (step - 1) * STEP
         loose |= leaving
-    beyond = (np.where(matte - level_HW >= THETA, matte - level_HW, 0) for matte in (truth_HW, again_HW))
+    beyond = (
+        np.where(matte - level_HW >= THETA, matte - level_HW, 0)
+        for matte in (truth_HW, reconstructed_HW)
+    )
     difference: Matte = np.abs(np.subtract(*beyond))
     return difference

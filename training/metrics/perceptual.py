@@ -42,10 +42,10 @@ BACKBONES: dict[str, tuple[tuple[int, tuple[Convolution, ...]], ...]] = {
 class LPIPS(nn.Module):
     """LPIPS on one of the towers, with the names of its state dict; initial weights are random."""
 
-    def __init__(self, tower: str = "alex") -> None:
+    def __init__(self, network: str = "alex") -> None:
         super().__init__()
         self.net, channels, first = nn.Module(), 3, 0
-        for number, (pool, convolutions) in enumerate(BACKBONES[tower]):
+        for number, (pool, convolutions) in enumerate(BACKBONES[network]):
             layers: list[nn.Module] = [nn.MaxPool2d(pool, 2)] if pool else []
             for width, kernel, stride, padding in convolutions:
                 layers += [nn.Conv2d(channels, width, kernel, stride, padding), nn.ReLU()]
@@ -60,15 +60,17 @@ class LPIPS(nn.Module):
             head = nn.Sequential(nn.Dropout(), nn.Conv2d(channels, 1, 1, bias=False))
             self.add_module(f"lin{number}", nn.ModuleDict({"model": head}))
 
-    def forward(self, one_B3HW: Tensor, other_B3HW: Tensor) -> Tensor:
+    def forward(self, x_B3HW: Tensor, y_B3HW: Tensor) -> Tensor:
         """Compute the distance of images in [0, 1] of at least 32 x 32 pixels, shape B; 0 if equal.
 
         The sum over slices of the mean over pixels of w . (f / |f| - g / |g|)^2 (Zhang et al.,
         2018, equation 1).
         """
-        shift_131, scale_131 = (one_B3HW.new_tensor(values).view(3, 1, 1) for values in (SHIFT, SCALE))
-        feature = (torch.cat([one_B3HW, other_B3HW]) * 2 - 1 - shift_131) / scale_131
-        distance_B = one_B3HW.new_zeros(len(one_B3HW))
+        shift_131, scale_131 = (
+            x_B3HW.new_tensor(values).view(3, 1, 1) for values in (SHIFT, SCALE)
+        )
+        feature = (torch.cat([x_B3HW, y_B3HW]) * 2 - 1 - shift_131) / scale_131
+        distance_B = x_B3HW.new_zeros(len(x_B3HW))
         # Both images go through the tower as one batch.
         for number in range(5):
             feature = self.net.get_submodule(f"slice{number + 1}")(feature)
@@ -90,7 +92,9 @@ def load_lpips(path: Path) -> LPIPS:
     with torch.device("meta"):
         network = LPIPS(tower)
     expected = network.state_dict()
-    missing = sorted(name for name, tensor in expected.items() if shapes.get(name) != tuple(tensor.shape))
+    missing = sorted(
+        name for name, tensor in expected.items() if shapes.get(name) != tuple(tensor.shape)
+    )
     if missing:
         raise Refused(f"{path} lacks tensors of LPIPS on {tower}, such as {missing[0]!r}", hint)
     network.load_state_dict(read_tensors(path, expected), assign=True)

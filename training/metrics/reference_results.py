@@ -8,7 +8,9 @@ scaled and cropped to 1024 x 1024.
 from __future__ import annotations
 
 PUBLISHED: dict[str, dict[str, float]] = {
-    f"{test}: {work}": dict(zip(("psnr_jpeg", "ssim_jpeg", "rfid_jpeg", "lpips_jpeg"), values, strict=True))
+    f"{test}: {work}": dict(
+        zip(("psnr_jpeg", "ssim_jpeg", "rfid_jpeg", "lpips_jpeg"), values, strict=True)
+    )
     for test, work, *values in (
         ("AIM-500", "LayerDiffuse SDXL", 32.09, 0.9436, 17.70, 0.0418),
         ("AIM-500", "AlphaVAE SDXL", 35.74, 0.9576, 10.92, 0.0495),

@@ -60,13 +60,17 @@ class DelegatingPipeline:
         if name in self._own:
             object.__setattr__(self, name, value)
         elif hasattr(type(self), name) or not hasattr(self.pipeline, name):
-            raise AttributeError(self._unknown(name, "cannot be set" if hasattr(type(self), name) else None))
+            raise AttributeError(
+                self._unknown(name, "cannot be set" if hasattr(type(self), name) else None)
+            )
         else:
             self._assign(name, value)
 
     def __dir__(self) -> Iterable[str]:
         """List the attribute names of both pipelines."""
-        return sorted({*super().__dir__(), *self._own, *_OF_AUTOENCODER, *dir(self.pipeline)} - _CONSTRUCTORS)
+        return sorted(
+            {*super().__dir__(), *self._own, *_OF_AUTOENCODER, *dir(self.pipeline)} - _CONSTRUCTORS
+        )
 
     def __repr__(self) -> str:
         """Return the class name and the diffusers pipeline."""
@@ -119,7 +123,7 @@ def bind_arguments(
     pipeline: DiffusionPipeline,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
-    own: Sequence[str] = (),
+    extra_names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Bind the arguments of a call to the parameter names of the diffusers pipeline.
 
@@ -160,8 +164,8 @@ def bind_arguments(
         raise TypeError(f"the argument {min(repeated)!r} is given twice")
     # diffusers swallows unknown keyword arguments; a misspelled name must not be ignored.
     for name in kwargs:
-        if name not in {*known, *own, *_OLD_ARGUMENTS}:
-            close = difflib.get_close_matches(name, [*known, *own], 1)
+        if name not in {*known, *extra_names, *_OLD_ARGUMENTS}:
+            close = difflib.get_close_matches(name, [*known, *extra_names], 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise TypeError(f"{type(pipeline).__name__} takes no argument {name!r}{hint}")
     return bound | dict(kwargs)

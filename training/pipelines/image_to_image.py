@@ -26,7 +26,9 @@ class TransparentImageToImagePipeline(TransparentPipeline):
     `TransparentImageToImagePipeline.from_pipe(pipe)`.
     """
 
-    def __init__(self, pipeline: Any, backbone: Autoencoder | None, transparency: Transparency) -> None:
+    def __init__(
+        self, pipeline: Any, autoencoder: Autoencoder | None, transparency: Transparency
+    ) -> None:
         """Make the pipeline.
 
         Args:
@@ -44,9 +46,11 @@ class TransparentImageToImagePipeline(TransparentPipeline):
         try:
             image_to_image: Any = AutoPipelineForImage2Image.from_pipe(pipeline)
         except ValueError as error:
-            raise Refused(f"diffusers has no image-to-image pipeline for {type(pipeline).__name__}") from error
+            raise Refused(
+                f"diffusers has no image-to-image pipeline for {type(pipeline).__name__}"
+            ) from error
         image_to_image.set_progress_bar_config(**getattr(pipeline, "_progress_bar_config", {}))
-        super().__init__(image_to_image, backbone, transparency)
+        super().__init__(image_to_image, autoencoder, transparency)
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
@@ -105,7 +109,9 @@ class TransparentImageToImagePipeline(TransparentPipeline):
             num_inference_steps += 1
         scaled_BCHW, size = self._initial_latents(image)
         images_per_prompt = int(arguments.get("num_images_per_prompt") or 1)
-        scaled_BCHW = _repeat_for_prompts(scaled_BCHW, prompt, arguments.get("prompt_embeds"), images_per_prompt)
+        scaled_BCHW = _repeat_for_prompts(
+            scaled_BCHW, prompt, arguments.get("prompt_embeds"), images_per_prompt
+        )
         # diffusers' image-to-image pipelines take a tensor with the latent's channels as a scaled
         # latent and do not encode it again.
         generated_BCHW = self._run(
@@ -130,20 +136,24 @@ class TransparentImageToImagePipeline(TransparentPipeline):
         """
         alpha_B1HW, padded_B3HW = rgba_B4HW[:, 3:], pad_colors(rgba_B4HW)
         encoder, straight_B3HW = (
-            self.transparency.to(self.backbone.device).encoder,
+            self.transparency.to(self.autoencoder.device).encoder,
             rgba_B4HW[:, :3],
         )
-        return adjusted_posterior(self.backbone, encoder, alpha_B1HW, padded_B3HW, straight_B3HW=straight_B3HW)[0]
+        return adjusted_posterior(
+            self.autoencoder, encoder, alpha_B1HW, padded_B3HW, straight_B3HW=straight_B3HW
+        )[0]
 
-    def _initial_latents(self, image: ImageInput | Sequence[ImageInput] | Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def _initial_latents(
+        self, image: ImageInput | Sequence[ImageInput] | Tensor
+    ) -> tuple[Tensor, tuple[int, int]]:
         """Return scaled latents to start from, and the height and width of their images."""
-        scaled_BCHW = as_latents(image, self.backbone.latent_channels)
+        scaled_BCHW = as_latents(image, self.autoencoder.latent_channels)
         if scaled_BCHW is not None:
             rows, columns = scaled_BCHW.shape[-2:]
-            return scaled_BCHW, (rows * self.backbone.stride, columns * self.backbone.stride)
+            return scaled_BCHW, (rows * self.autoencoder.stride, columns * self.autoencoder.stride)
         rgba_B4HW = to_rgba(image)
         height, width = rgba_B4HW.shape[-2:]
-        return self.normalise(self.encode(rgba_B4HW)), (height, width)
+        return self.normalize(self.encode(rgba_B4HW)), (height, width)
 
 
 def _repeat_for_prompts(

@@ -18,7 +18,9 @@ from curation.images.headers import InvalidImage
 from curation.images.pillow_images import from_path, from_pillow
 from training.transparency.padding import pad_color
 
-ImageInput = Image.Image | str | Path | NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32] | Tensor
+ImageInput = (
+    Image.Image | str | Path | NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32] | Tensor
+)
 """A PIL image or the path of a file, converted to sRGB by its profile; an H x W x 3 or 4 array of
 uint8, uint16 or float in [0, 1]; or a 3 or 4 x H x W tensor of uint8 or float in [0, 1]."""
 
@@ -27,7 +29,7 @@ ImageOutput = list[Image.Image] | NDArray[np.float32] | Tensor
 ("pt")."""
 
 
-def to_rgba(pictures: ImageInput | Sequence[ImageInput]) -> Tensor:
+def to_rgba(images: ImageInput | Sequence[ImageInput]) -> Tensor:
     """Convert images of one size to straight RGBA in [0, 1], B x 4 x H x W float32.
 
     Images without alpha are opaque. PIL images and files are converted to upright sRGB by the color
@@ -35,19 +37,21 @@ def to_rgba(pictures: ImageInput | Sequence[ImageInput]) -> Tensor:
     import.
 
     Args:
-        pictures: An image or several; a tensor or array with four axes is a batch.
+        images: An image or several; a tensor or array with four axes is a batch.
 
     Raises:
         Refused: An image has another shape or cannot be read, or a batch has several sizes.
     """
-    if isinstance(pictures, Tensor | np.ndarray) and pictures.ndim == 4:
-        pictures = list(pictures)
-    elif isinstance(pictures, Image.Image | str | Path | Tensor | np.ndarray):
-        pictures = [pictures]
-    tensors = [_to_rgba(picture) for picture in pictures]
+    if isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
+        images = list(images)
+    elif isinstance(images, Image.Image | str | Path | Tensor | np.ndarray):
+        images = [images]
+    tensors = [_to_rgba(image) for image in images]
     sizes = {tuple(tensor.shape[1:]) for tensor in tensors}
     if len(sizes) != 1:
-        raise Refused(f"a batch has images of {len(sizes)} sizes", "give images of one size at a time")
+        raise Refused(
+            f"a batch has images of {len(sizes)} sizes", "give images of one size at a time"
+        )
     return torch.stack(tensors)
 
 
@@ -58,7 +62,9 @@ def to_pil(rgba_B4HW: Tensor) -> list[Image.Image]:
 
 def to_array(rgba_B4HW: Tensor) -> NDArray[np.uint8]:
     """Convert straight RGBA in [0, 1] to B x H x W x 4 uint8, rounded."""
-    pixels: NDArray[np.uint8] = (rgba_B4HW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    pixels: NDArray[np.uint8] = (
+        (rgba_B4HW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    )
     return pixels
 
 
@@ -89,23 +95,31 @@ def check_output(output_type: str) -> None:
         to_output_type(torch.zeros(0, 4, 1, 1), output_type)
 
 
-def as_latents(pictures: object, channels: int) -> Tensor | None:
+def as_latents(images: object, channels: int) -> Tensor | None:
     """Return the input as a batch of latents, B x C x h x w scaled, or None if it holds images.
 
     Args:
-        pictures: The caller's input. Only float tensors of `channels` channels, alone, stacked or
+        images: The caller's input. Only float tensors of `channels` channels, alone, stacked or
             in a list, may be latents.
         channels: The latent channels of the model. RGBA has four as well, but an image stays within
             [0, 1], and a scaled latent of about unit variance does not.
     """
-    if isinstance(pictures, list | tuple) and pictures and all(isinstance(item, Tensor) for item in pictures):
+    if (
+        isinstance(images, list | tuple)
+        and images
+        and all(isinstance(item, Tensor) for item in images)
+    ):
         # Latents in a list must have one shape to be stacked.
-        if len({item.shape for item in pictures}) > 1:
+        if len({item.shape for item in images}) > 1:
             return None
-        pictures = torch.stack(list(pictures)) if pictures[0].ndim == 3 else torch.cat(list(pictures))
-    if not isinstance(pictures, Tensor) or not pictures.is_floating_point() or pictures.ndim not in {3, 4}:
+        images = torch.stack(list(images)) if images[0].ndim == 3 else torch.cat(list(images))
+    if (
+        not isinstance(images, Tensor)
+        or not images.is_floating_point()
+        or images.ndim not in {3, 4}
+    ):
         return None
-    batch_BCHW = pictures if pictures.ndim == 4 else pictures[None]
+    batch_BCHW = images if images.ndim == 4 else images[None]
     if batch_BCHW.shape[1] != channels:
         return None
     # Three or four channels are ambiguous: decide by the range of values.
@@ -141,31 +155,35 @@ def resize_rgba(rgba_B4HW: Tensor, height: int, width: int) -> Tensor:
         height: The new height in pixels.
         width: The new width in pixels.
     """
-    return torch.stack([torch.from_numpy(_enlarge(rgba, height, width)) for rgba in _images(rgba_B4HW)]).permute(
-        0, 3, 1, 2
-    )
+    return torch.stack(
+        [torch.from_numpy(_enlarge(rgba, height, width)) for rgba in _images(rgba_B4HW)]
+    ).permute(0, 3, 1, 2)
 
 
-def _to_rgba(picture: ImageInput) -> Tensor:
+def _to_rgba(image: ImageInput) -> Tensor:
     """Convert one image to straight RGBA in [0, 1], 4 x H x W. Raises Refused."""
-    if isinstance(picture, Image.Image | str | Path):
-        picture = _decode(picture)
-    if isinstance(picture, np.ndarray):
+    if isinstance(image, Image.Image | str | Path):
+        image = _decode(image)
+    if isinstance(image, np.ndarray):
         # 16-bit samples are rounded to 8 bits, as those of files are.
-        picture = to_eight_bits(picture) if picture.dtype == np.uint16 else picture
-        picture = torch.from_numpy(np.array(picture)).movedim(-1, 0)
-    if picture.ndim != 3 or len(picture) not in {3, 4}:
-        raise Refused("an image must have three or four channels, height and width", "give PIL images")
-    pixels = picture.float() / 255 if picture.dtype == torch.uint8 else picture.float()
+        image = to_eight_bits(image) if image.dtype == np.uint16 else image
+        image = torch.from_numpy(np.array(image)).movedim(-1, 0)
+    if image.ndim != 3 or len(image) not in {3, 4}:
+        raise Refused(
+            "an image must have three or four channels, height and width", "give PIL images"
+        )
+    pixels = image.float() / 255 if image.dtype == torch.uint8 else image.float()
     return pixels if len(pixels) == 4 else torch.cat([pixels, torch.ones_like(pixels[:1])])
 
 
-def _decode(picture: Image.Image | str | Path) -> NDArray[np.uint8]:
+def _decode(image: Image.Image | str | Path) -> NDArray[np.uint8]:
     """Decode a PIL image or a file. Raises Refused."""
     try:
-        return from_pillow(picture) if isinstance(picture, Image.Image) else from_path(picture)
+        return from_pillow(image) if isinstance(image, Image.Image) else from_path(image)
     except InvalidImage as error:
-        raise Refused(f"an image cannot be read: {error.sentence}", "save it as PNG or lossless WebP") from error
+        raise Refused(
+            f"an image cannot be read: {error.sentence}", "save it as PNG or lossless WebP"
+        ) from error
 
 
 def _images(rgba_B4HW: Tensor) -> NDArray[np.float32]:

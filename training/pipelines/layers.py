@@ -72,7 +72,7 @@ class LayersPipeline(DelegatingPipeline):
 
     _own: ClassVar[frozenset[str]] = frozenset({"pipe", "lesson", "mode"})
 
-    def __init__(self, pipe: TransparentPipeline, lesson: SwappableWeights, mode: Mode) -> None:
+    def __init__(self, pipe: TransparentPipeline, weights: SwappableWeights, mode: Mode) -> None:
         """Make the pipeline.
 
         Args:
@@ -87,8 +87,10 @@ class LayersPipeline(DelegatingPipeline):
             Refused: The class does not accept the mode.
         """
         if mode.name not in self.modes:
-            raise Refused(f"these weights are {mode}", f"{type(self).__name__} takes {', '.join(self.modes)}")
-        self.pipe, self.lesson, self.mode = pipe, lesson, mode
+            raise Refused(
+                f"these weights are {mode}", f"{type(self).__name__} takes {', '.join(self.modes)}"
+            )
+        self.pipe, self.weights, self.mode = pipe, weights, mode
 
     @classmethod
     def from_pretrained(
@@ -126,13 +128,13 @@ class LayersPipeline(DelegatingPipeline):
         """
         path = _single_path(layers) if layers is not None else saved_part(model, LAYERS)
         pipe = TransparentPipeline.from_pretrained(model, transparency, adapter, **options)
-        tensors, facts = _read_layer_weights(path)
-        mode = MODES.get(facts.get("mode", ""), SINGLE)
+        tensors, metadata = _read_layer_weights(path)
+        mode = MODES.get(metadata.get("mode", ""), SINGLE)
         # A scheduler saved with the pipeline is the user's choice and stays.
         if prefers_euler(mode) and layers is not None:
             kind: Any = EulerAncestralDiscreteScheduler
             pipe.scheduler = kind.from_config(pipe.scheduler.config)
-        return cls(pipe, SwappableWeights(pipe.pipeline.unet, tensors, facts), mode)
+        return cls(pipe, SwappableWeights(pipe.pipeline.unet, tensors, metadata), mode)
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> None:
         """Save the pipeline as `TransparentPipeline` does, and the weights of the mode.
@@ -144,7 +146,7 @@ class LayersPipeline(DelegatingPipeline):
                 The options of `DiffusionPipeline.save_pretrained`.
         """
         self.pipe.save_pretrained(folder, **options)
-        save_layers(*self.lesson.stored(), Path(folder))
+        save_layers(*self.weights.stored(), Path(folder))
 
     @property
     def transparency(self) -> Transparency:
@@ -152,9 +154,9 @@ class LayersPipeline(DelegatingPipeline):
         return self.pipe.transparency
 
     @property
-    def backbone(self) -> Autoencoder:
+    def autoencoder(self) -> Autoencoder:
         """The frozen autoencoder."""
-        return self.pipe.backbone
+        return self.pipe.autoencoder
 
     @property
     def pipeline(self) -> Any:
@@ -163,26 +165,28 @@ class LayersPipeline(DelegatingPipeline):
 
     def fuse_lora(self, *args: Any, **kwargs: Any) -> Any:
         """Fuse loaded LoRAs into the UNet's own weights and into those of the mode."""
-        with self.lesson.following():
+        with self.weights.tracking_changes():
             return self.pipeline.fuse_lora(*args, **kwargs)
 
     def unfuse_lora(self, *args: Any, **kwargs: Any) -> Any:
         """Remove fused LoRAs from both again."""
-        with self.lesson.following():
+        with self.weights.tracking_changes():
             return self.pipeline.unfuse_lora(*args, **kwargs)
 
     def _assign(self, name: str, value: Any) -> None:
         if name == "unet":
             hint = f"make a new {type(self).__name__} from a pipeline with that unet"
-            raise AttributeError(f"the weights of {self.mode.name} belong to the current unet; {hint}")
+            raise AttributeError(
+                f"the weights of {self.mode.name} belong to the current unet; {hint}"
+            )
         setattr(self.pipe, name, value)
 
     def _follow(self, device: torch.device) -> None:
-        self.pipe.backbone.to(device)
+        self.pipe.autoencoder.to(device)
         self.pipe.transparency.to(device)
 
     @torch.no_grad()
-    def draw(
+    def generate_latents(
         self,
         texts: Mapping[LayerRole, str | Sequence[str] | None],
         given: Mapping[LayerRole, Tensor],
@@ -249,15 +253,19 @@ class LayersPipeline(DelegatingPipeline):
         arguments |= _spread(arguments, count, frames)
         arguments["prompt"] = _prompts([texts[role] for role in drawn], count)
         if negative_prompt is not None:
-            arguments["negative_prompt"] = [text for text in _rows(negative_prompt, count) for _ in range(frames)]
+            arguments["negative_prompt"] = [
+                text for text in _rows(negative_prompt, count) for _ in range(frames)
+            ]
         if isinstance(generator, Sequence):
             generator = [item for item in _rows(list(generator), count) for _ in range(frames)]
-        stride = self.pipe.backbone.stride
+        stride = self.pipe.autoencoder.stride
         if size is not None:
             arguments |= {"height": round_up(size[0], stride), "width": round_up(size[1], stride)}
         # The weights of the mode are in the UNet only while it generates.
-        with self.lesson.taught(self._condition(given, count), stop_at):
-            scaled_BCHW = self.pipeline(generator=generator, output_type="latent", return_dict=False, **arguments)[0]
+        with self.weights.applied(self._condition(given, count), stop_at):
+            scaled_BCHW = self.pipeline(
+                generator=generator, output_type="latent", return_dict=False, **arguments
+            )[0]
         latents = self.pipe.restore(scaled_BCHW)
         return {role: latents[index::frames] for index, role in enumerate(drawn)}
 
@@ -301,19 +309,25 @@ class LayersPipeline(DelegatingPipeline):
     ) -> LayersOutput | tuple[ImageOutput | None, ...]:
         """Generate from images to images, in any mode."""
         check_output(output_type)
-        if arguments.get("prompt_embeds") is None and any(texts[role] is None for role in self.mode.drawn):
+        if arguments.get("prompt_embeds") is None and any(
+            texts[role] is None for role in self.mode.drawn
+        ):
             raise Refused("there is no prompt", "pass prompt= or prompt_embeds=")
         # Given layers are resized to the output size before they condition the UNet.
-        pictures = {role: self._pixels(item) for role, item in given.items() if item is not None}
-        self._check(pictures)
-        size = _size(pictures, height, width)
-        fitted = {role: resize_to_cover(item, *size) for role, item in pictures.items()} if size else {}
-        latents = self.draw(texts, fitted, size, **arguments)
-        shown: Mapping[Any, ImageOutput] = {role: self.pipe.normalise(item) for role, item in latents.items()}
+        images = {role: self._pixels(item) for role, item in given.items() if item is not None}
+        self._check(images)
+        size = _size(images, height, width)
+        fitted = (
+            {role: resize_to_cover(item, *size) for role, item in images.items()} if size else {}
+        )
+        latents = self.generate_latents(texts, fitted, size, **arguments)
+        shown: Mapping[Any, ImageOutput] = {
+            role: self.pipe.normalize(item) for role, item in latents.items()
+        }
         if output_type != "latent":
             # Without a size the model chose its own: compute it from the latents.
             if size is None:
-                stride = self.pipe.backbone.stride
+                stride = self.pipe.autoencoder.stride
                 rows, columns = next(iter(latents.values())).shape[-2:]
                 size = rows * stride, columns * stride
             layers = fitted | self.decode(latents, size, views)
@@ -323,7 +337,7 @@ class LayersPipeline(DelegatingPipeline):
 
     def _pixels(self, given: ImageInput | Sequence[ImageInput] | Tensor) -> Tensor:
         """Convert a given layer to RGBA. Raises Refused for latents."""
-        if as_latents(given, self.pipe.backbone.latent_channels) is not None:
+        if as_latents(given, self.pipe.autoencoder.latent_channels) is not None:
             hint = "pass an image, such as an output of output_type='pt', 'np' or 'pil'"
             raise Refused("a given layer must be an image, not latents", hint)
         return to_rgba(given)
@@ -341,20 +355,24 @@ class LayersPipeline(DelegatingPipeline):
         """Return the given layers as input of the UNet, one row per image."""
         if not self.mode.given:
             return None
-        stride, inputs = self.pipe.backbone.stride, []
+        stride, inputs = self.pipe.autoencoder.stride, []
         for role in self.mode.given:
             rgba_B4HW = given[role]
             size = tuple(round_up(length, stride) for length in rgba_B4HW.shape[-2:])
             # Attention sharing takes pixels over gray, the other modes latents.
             image_B3HW = mirror_pad(over_gray(rgba_B4HW[:, :3], rgba_B4HW[:, 3:]), *size)
-            inputs.append(image_B3HW if self.mode.shared else _encode(self.pipe, image_B3HW))
-        condition = torch.cat([rows.expand(max(map(len, inputs)), -1, -1, -1) for rows in inputs], dim=1)
+            inputs.append(
+                image_B3HW if self.mode.attention_sharing else _encode(self.pipe, image_B3HW)
+            )
+        condition = torch.cat(
+            [rows.expand(max(map(len, inputs)), -1, -1, -1) for rows in inputs], dim=1
+        )
         return condition.repeat_interleave(count // len(condition), dim=0)
 
 
 def prefers_euler(mode: Mode) -> bool:
     """Return whether DPM++ is known to leave artifacts in a mode: fgble2bg and bgble2fg."""
-    return not mode.shared and LayerRole.blended in mode.given
+    return not mode.attention_sharing and LayerRole.blended in mode.given
 
 
 def decode_opaque(pipe: TransparentPipeline, latent_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
@@ -368,17 +386,23 @@ def decode_opaque(pipe: TransparentPipeline, latent_BCHW: Tensor, size: tuple[in
         size (`tuple[int, int]`):
             Height and width to crop to.
     """
-    backbone, tile = pipe.backbone, pipe.transparency.decoder.tile
-    parts = [backbone.decode(latent.float().to(backbone.device), tile=tile) for latent in torch.split(latent_BCHW, 1)]
+    autoencoder, tile = pipe.autoencoder, pipe.transparency.decoder.tile
+    parts = [
+        autoencoder.decode(latent.float().to(autoencoder.device), tile=tile)
+        for latent in torch.split(latent_BCHW, 1)
+    ]
     color_B3HW = (torch.cat(parts) / 2 + 0.5).clamp(0, 1)[..., : size[0], : size[1]]
     return torch.cat([color_B3HW, torch.ones_like(color_B3HW[:, :1])], dim=1)
 
 
 def _encode(pipe: TransparentPipeline, image_B3HW: Tensor) -> Tensor:
     """Encode images to scaled plain latents, one at a time, without sampling the posterior."""
-    backbone, tile = pipe.backbone, pipe.transparency.encoder.tile
-    parts = [backbone.encode(image.to(backbone.device), tile=tile)[0] for image in torch.split(image_B3HW, 1)]
-    return pipe.normalise(torch.cat(parts))
+    autoencoder, tile = pipe.autoencoder, pipe.transparency.encoder.tile
+    parts = [
+        autoencoder.encode(image.to(autoencoder.device), tile=tile)[0]
+        for image in torch.split(image_B3HW, 1)
+    ]
+    return pipe.normalize(torch.cat(parts))
 
 
 def _stop_at(mode: Mode, given: float | None) -> float:
@@ -430,7 +454,9 @@ def _spread(arguments: Mapping[str, Any], count: int, frames: int) -> dict[str, 
             if len(rows) % frames or count % (len(rows) // frames):
                 hint = f"give one for each of the {frames} layers of an image, image after image"
                 raise Refused(f"there are {len(rows)} {name} for {count} images", hint)
-            by_image = rows.unflatten(0, (-1, frames)).repeat_interleave(count * frames // len(rows), dim=0)
+            by_image = rows.unflatten(0, (-1, frames)).repeat_interleave(
+                count * frames // len(rows), dim=0
+            )
             spread[name] = by_image.flatten(0, 1)
     return spread
 
@@ -444,9 +470,13 @@ def _prompts(texts: Sequence[str | Sequence[str] | None], count: int) -> list[st
 def _read_layer_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read the weights of a mode, as released or written by `save_pretrained`. Raises Refused."""
     header = read_header(path)
-    facts = layerloop_metadata(header.metadata)
-    if facts.get("part") == LAYERS and "kind" in facts and facts["kind"] in {"weights", "sharing"}:
-        return read_tensors(header, header.shapes), facts
+    metadata = layerloop_metadata(header.metadata)
+    if (
+        metadata.get("part") == LAYERS
+        and "kind" in metadata
+        and metadata["kind"] in {"weights", "sharing"}
+    ):
+        return read_tensors(header, header.shapes), metadata
     return read_denoiser_file(path)
 
 
@@ -454,13 +484,17 @@ def _rows(given: str | Sequence[Any], count: int) -> list[Any]:
     """Repeat items in place to one per image."""
     rows = [given] if isinstance(given, str) else list(given)
     if count % len(rows):
-        raise Refused(f"there are {len(rows)} items for {count} images", "give one, or one per image")
+        raise Refused(
+            f"there are {len(rows)} items for {count} images", "give one, or one per image"
+        )
     return [row for row in rows for _ in range(count // len(rows))]
 
 
-def _size(pictures: Mapping[LayerRole, Tensor], height: int | None, width: int | None) -> tuple[int, int] | None:
+def _size(
+    images: Mapping[LayerRole, Tensor], height: int | None, width: int | None
+) -> tuple[int, int] | None:
     """Return height and width: as passed, or of the given layers, or None for the model's own."""
-    sizes = {tuple(rgba.shape[-2:]) for rgba in pictures.values()}
+    sizes = {tuple(rgba.shape[-2:]) for rgba in images.values()}
     if height and width:
         return height, width
     if height or width:
@@ -469,7 +503,9 @@ def _size(pictures: Mapping[LayerRole, Tensor], height: int | None, width: int |
             "pass both, or neither for the size of the given images",
         )
     if len(sizes) > 1:
-        raise Refused("the given layers differ in size", "pass height and width, to which they are resized")
+        raise Refused(
+            "the given layers differ in size", "pass height and width, to which they are resized"
+        )
     return next(iter(sizes), None)  # type: ignore[return-value]
 
 

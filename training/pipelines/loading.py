@@ -57,7 +57,9 @@ def load_transparency(
     # A folder may have other weight files too.
     from_folder = isinstance(source, str | Path) and Path(source).is_dir()
     files = [header.path for header in headers if not from_folder or _is_one_of(header, formats)]
-    return read_transparency(files, replace(PRESETS["sdxl"], latent_channels=channels), offset_scale)[0]
+    return read_transparency(
+        files, replace(PRESETS["sdxl"], latent_channels=channels), offset_scale
+    )[0]
 
 
 def merge_files(unet: Any, files: Files) -> None:
@@ -77,17 +79,20 @@ def merge_files(unet: Any, files: Files) -> None:
         Refused: A file does not fit the UNet, or belongs to a layer mode.
     """
     for path in _paths(files):
-        tensors, facts = read_denoiser_file(path)
-        if "mode" in facts:
+        tensors, metadata = read_denoiser_file(path)
+        if "mode" in metadata:
             hint = "pass it as layers= to its mode's pipeline, such as ForegroundToBlendedPipeline"
-            raise Refused(f"{path} does not generate single foregrounds: it is {MODES[facts['mode']]}", hint)
-        merge_weights(unet, tensors, facts, path)
+            raise Refused(
+                f"{path} does not generate single foregrounds: it is {MODES[metadata['mode']]}",
+                hint,
+            )
+        merge_weights(unet, tensors, metadata, path)
 
 
 def merge_weights(
     unet: Any,
     tensors: Mapping[str, Tensor],
-    facts: Mapping[str, str],
+    metadata: Mapping[str, str],
     source: object = "the stored base",
 ) -> None:
     """Merge tensors that are already read into a UNet, in place, as `learn` does.
@@ -106,12 +111,15 @@ def merge_weights(
         Refused: The tensors do not fit the UNet.
     """
     # Multiply adapters out in float32 before adding them.
-    if facts["kind"] == "adapter":
-        scale = float(facts["alpha"]) / float(facts["rank"])
-        tensors = {f"{module}.weight": lora_delta(down, up, scale) for module, (down, up) in matrices_by_module(tensors).items()}
-        facts = {"kind": "difference"}
+    if metadata["kind"] == "adapter":
+        scale = float(metadata["alpha"]) / float(metadata["rank"])
+        tensors = {
+            f"{module}.weight": lora_delta(down, up, scale)
+            for module, (down, up) in matrices_by_module(tensors).items()
+        }
+        metadata = {"kind": "difference"}
     try:
-        load_finetuned(unet, tensors, facts)
+        load_finetuned(unet, tensors, metadata)
     except RuntimeError as error:
         hint = "is it for another family of models?"
         raise Refused(f"{source} does not fit this UNet: {str(error)[:200]}", hint) from error
@@ -142,10 +150,12 @@ def _is_one_of(header: WeightsHeader, formats: set[WeightFormat]) -> bool:
 
 def _open_part(header: WeightsHeader, offset_scale: float | None) -> Transparency:
     """Load both networks from the part "transparency" of a checkpoint."""
-    facts = layerloop_metadata(header.metadata)
-    preset = read_saved_preset(facts) or find_preset(facts["preset"], json.loads(facts.get("changes", "{}")))
+    metadata = layerloop_metadata(header.metadata)
+    preset = read_saved_preset(metadata) or find_preset(
+        metadata["preset"], json.loads(metadata.get("changes", "{}"))
+    )
     with torch.no_grad():
-        networks = open_transparency(preset, read_tensors(header, header.shapes), facts)
+        networks = open_transparency(preset, read_tensors(header, header.shapes), metadata)
     if offset_scale is not None:
         networks.encoder.offset_scale = offset_scale
     return networks

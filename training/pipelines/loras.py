@@ -55,11 +55,17 @@ def add_loras(checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[LoraF
     headers = [read_header(style.path) for style in styles]
     for header in headers:
         _check(header, preset)
-    numbers = [int(part.removeprefix(LORA_PREFIX)) for part in checkpoint.files if part.startswith(LORA_PREFIX)]
+    numbers = [
+        int(part.removeprefix(LORA_PREFIX))
+        for part in checkpoint.files
+        if part.startswith(LORA_PREFIX)
+    ]
     # Each LoRA becomes a part of its own, with the file's metadata.
     files = dict(checkpoint.files)
-    for number, (style, header) in enumerate(zip(styles, headers, strict=True), max(numbers, default=0) + 1):
-        facts = {
+    for number, (style, header) in enumerate(
+        zip(styles, headers, strict=True), max(numbers, default=0) + 1
+    ):
+        metadata = {
             "kind": "style",
             "name": style.path.name,
             "weight": repr(float(style.weight)),
@@ -67,7 +73,7 @@ def add_loras(checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[LoraF
             "header": canonical_json(dict(header.metadata)),
         }
         part = f"{LORA_PREFIX}{number}"
-        files[part] = save_part(store, part, read_tensors(header, header.shapes), facts)
+        files[part] = save_part(store, part, read_tensors(header, header.shapes), metadata)
     return replace(checkpoint, files=files, parent=checkpoint.id, evaluation={}, sample_grid=None)
 
 
@@ -76,35 +82,44 @@ def apply_loras(pipeline: Any, styles: Sequence[StoredLora]) -> None:
     if not styles:
         return
     names = [f"style_{number}" for number in range(len(styles))]
-    for name, (tensors, facts) in zip(names, styles, strict=True):
+    for name, (tensors, metadata) in zip(names, styles, strict=True):
         # diffusers reads rank and alpha from the metadata of a file, so write one.
         with TemporaryDirectory() as folder:
             save_file(
                 dict(tensors),
                 Path(folder) / "lora.safetensors",
-                json.loads(facts["header"]) or None,
+                json.loads(metadata["header"]) or None,
             )
             try:
-                pipeline.load_lora_weights(folder, weight_name="lora.safetensors", adapter_name=name)
+                pipeline.load_lora_weights(
+                    folder, weight_name="lora.safetensors", adapter_name=name
+                )
             except (ValueError, RuntimeError, KeyError, OSError) as error:
                 hint = "is it for another family of models?"
-                raise Refused(f"the LoRA {facts['name']} does not fit: {str(error)[:200]}", hint) from error
+                raise Refused(
+                    f"the LoRA {metadata['name']} does not fit: {str(error)[:200]}", hint
+                ) from error
     # Fuse all at once with their weights, then drop the adapter layers.
-    pipeline.set_adapters(names, [float(facts["weight"]) for _, facts in styles])
+    pipeline.set_adapters(names, [float(metadata["weight"]) for _, metadata in styles])
     pipeline.fuse_lora(adapter_names=names)
     pipeline.unload_lora_weights()
 
 
 def describe_loras(styles: Sequence[StoredLora]) -> dict[str, str]:
     """Describe the LoRAs of a generation: name, first digits of the file's sha256, weight."""
-    described = [f"{facts['name']} {facts['sha256'][:12]}:{float(facts['weight']):g}" for _, facts in styles]
+    described = [
+        f"{metadata['name']} {metadata['sha256'][:12]}:{float(metadata['weight']):g}"
+        for _, metadata in styles
+    ]
     return {"lora": ", ".join(described)} if described else {}
 
 
 def _check(header: WeightsHeader, preset: Any) -> None:
     """Check that a file is a LoRA whose UNet part fits the preset's model. Raises Refused."""
     # Text-encoder tensors are allowed, and not checked.
-    of_unet = {name: shape for name, shape in header.shapes.items() if not is_text_encoder_key(name)}
+    of_unet = {
+        name: shape for name, shape in header.shapes.items() if not is_text_encoder_key(name)
+    }
     if not of_unet:
         return
     layout = recognize(replace(header, shapes=of_unet))

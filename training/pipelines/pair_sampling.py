@@ -26,7 +26,9 @@ from training.safetensors_io import load_part
 class PairSampler:
     """Generates pairs with a checkpoint's modes; their files are opened on first use and kept."""
 
-    def __init__(self, pipe: TransparentPipeline, parts: LoadedCheckpoint, store: ObjectStore) -> None:
+    def __init__(
+        self, pipe: TransparentPipeline, parts: LoadedCheckpoint, store: ObjectStore
+    ) -> None:
         self.pipe, self.parts, self.store = pipe, parts, store
         self._loaded: dict[str, SwappableWeights] = {}
 
@@ -44,10 +46,10 @@ class PairSampler:
                 "it cannot generate single foregrounds",
                 "give the prompt a foreground or background text, or import layer_*_transparent_attn too",
             )
-        return self._layer_weights(SINGLE.name).taught()
+        return self._layer_weights(SINGLE.name).applied()
 
     @torch.no_grad()
-    def draw(
+    def sample(
         self,
         requests: Sequence[GenerationRequest],
         options: GenerationOptions,
@@ -81,7 +83,7 @@ class PairSampler:
         for mode in modes:
             pipe = LayersPipeline(self.pipe, self._layer_weights(mode.name), mode)
             pipe.scheduler = schedulers[prefers_euler(mode)]
-            latents = pipe.draw(
+            latents = pipe.generate_latents(
                 {role: texts[role] for role in mode.drawn},
                 {role: layers[role] for role in mode.given},
                 (height, width),
@@ -112,7 +114,11 @@ class PairSampler:
     def _layer_weights(self, name: str) -> SwappableWeights:
         """Return the swappable weights of a mode, loaded on first use."""
         if name not in self._loaded:
-            stored = self.parts.base if name == SINGLE.name else load_part(self.store, self.parts.modes[name])
+            stored = (
+                self.parts.base
+                if name == SINGLE.name
+                else load_part(self.store, self.parts.modes[name])
+            )
             assert stored is not None  # noqa: S101 - checked by plan and alone
             self._loaded[name] = SwappableWeights(self.pipe.pipeline.unet, *stored)
         return self._loaded[name]
@@ -144,9 +150,12 @@ def _size(given: Mapping[LayerRole, RGBA], options: GenerationOptions) -> tuple[
     return next(iter(sizes), None)
 
 
-def _by_request(layers: Mapping[LayerRole, Tensor], given: Mapping[LayerRole, RGBA], count: int) -> list[Layers]:
+def _by_request(
+    layers: Mapping[LayerRole, Tensor], given: Mapping[LayerRole, RGBA], count: int
+) -> list[Layers]:
     """Regroup layers by request; given layers are returned bit for bit."""
     pixels = {
-        role: [given[role]] * count if role in given else to_layers(rgba_B4HW) for role, rgba_B4HW in layers.items()
+        role: [given[role]] * count if role in given else to_layers(rgba_B4HW)
+        for role, rgba_B4HW in layers.items()
     }
     return [{role: rows[index] for role, rows in pixels.items()} for index in range(count)]

@@ -125,7 +125,9 @@ class ForegroundToBlendedPipeline(LayersPipeline):
             Refused: There is no foreground or prompt, or counts or sizes do not match.
             TypeError: The diffusers pipeline does not have the argument.
         """
-        return self._call({BLENDED: prompt}, {FOREGROUND: foreground}, height=height, width=width, **arguments)
+        return self._call(
+            {BLENDED: prompt}, {FOREGROUND: foreground}, height=height, width=width, **arguments
+        )
 
 
 class BackgroundToBlendedPipeline(LayersPipeline):
@@ -162,7 +164,9 @@ class BackgroundToBlendedPipeline(LayersPipeline):
             Refused: There is no background or prompt, or counts or sizes do not match.
             TypeError: The diffusers pipeline does not have the argument.
         """
-        return self._call({BLENDED: prompt}, {BACKGROUND: background}, height=height, width=width, **arguments)
+        return self._call(
+            {BLENDED: prompt}, {BACKGROUND: background}, height=height, width=width, **arguments
+        )
 
 
 class ForegroundToBackgroundPipeline(LayersPipeline):

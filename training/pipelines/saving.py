@@ -62,48 +62,55 @@ def saved_part(model: str, part: str) -> Path:
 def save_transparency(networks: Transparency, folder: Path) -> None:
     """Save both networks with the preset's columns to open them again."""
     columns = {name: getattr(networks.preset, name) for name in _COLUMNS}
-    facts = {
+    metadata = {
         "offset_scale": repr(networks.encoder.offset_scale),
         "columns": canonical_json(columns),
     }
-    _save(folder, TRANSPARENCY, networks.state_dict(), facts)
+    _save(folder, TRANSPARENCY, networks.state_dict(), metadata)
 
 
-def read_saved_preset(facts: Mapping[str, str]) -> Preset | None:
+def read_saved_preset(metadata: Mapping[str, str]) -> Preset | None:
     """Return the preset of networks saved by `save_transparency`, or None for other files.
 
     Raises:
         Refused: The saved columns are invalid.
     """
-    if "columns" not in facts:
+    if "columns" not in metadata:
         return None
     try:
-        stored = json.loads(facts["columns"])
+        stored = json.loads(metadata["columns"])
         columns: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in stored.items()
         }
         return replace(PRESETS["sdxl"], **columns)
     except (ValueError, TypeError, AttributeError) as error:
-        raise Refused("the columns of the saved networks are invalid", "save the pipeline again") from error
+        raise Refused(
+            "the columns of the saved networks are invalid", "save the pipeline again"
+        ) from error
 
 
-def save_layers(tensors: Mapping[str, Tensor], facts: Mapping[str, str], folder: Path) -> None:
+def save_layers(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], folder: Path) -> None:
     """Save the weights of a mode.
 
     Args:
         tensors: The weights.
-        facts: Their metadata, with "kind" and "mode".
+        metadata: Their metadata, with "kind" and "mode".
         folder: The folder of the pipeline.
     """
-    _save(folder, LAYERS, tensors, facts)
+    _save(folder, LAYERS, tensors, metadata)
 
 
-def _save(folder: Path, part: str, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
+def _save(
+    folder: Path, part: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
     """Write tensors as a part of the folder."""
     (folder / part).mkdir(parents=True, exist_ok=True)
-    written = unshare_storage({name: value.detach().cpu() for name, value in sorted(tensors.items())})
+    written = unshare_storage(
+        {name: value.detach().cpu() for name, value in sorted(tensors.items())}
+    )
     save_file(
         written,
         folder / part / _FILE,
-        {METADATA_KEY: canonical_json({**facts, "part": part, "format": FORMAT})},
+        {METADATA_KEY: canonical_json({**metadata, "part": part, "format": FORMAT})},
     )

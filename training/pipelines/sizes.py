@@ -37,15 +37,16 @@ def nearest_size(aspect: float, sizes: Iterable[tuple[int, int]] = SDXL_SIZES) -
     return min(sizes, key=lambda size: abs(math.log(size[0] / size[1] / aspect)))
 
 
-def scaled_size(aspect: float, side: int, step: int = 64) -> tuple[int, int]:
+def scaled_size(aspect: float, size: int, step: int = 64) -> tuple[int, int]:
     """Return a size of about side x side pixels at an aspect ratio, for models without a table.
 
     Args:
         aspect: Width / height.
-        side: The side of the square of the same area, in pixels.
+        size: The side of the square of the same area, in pixels.
         step: The number that width and height are multiples of.
     """
     width, height = (
-        max(step, round(side * ratio / step) * step) for ratio in (math.sqrt(aspect), 1 / math.sqrt(aspect))
+        max(step, round(size * ratio / step) * step)
+        for ratio in (math.sqrt(aspect), 1 / math.sqrt(aspect))
     )
     return width, height

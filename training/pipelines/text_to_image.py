@@ -50,7 +50,9 @@ class TransparentPipeline(DelegatingPipeline):
 
     _own: ClassVar[frozenset[str]] = frozenset({"pipeline", "backbone", "transparency"})
 
-    def __init__(self, pipeline: Any, backbone: Autoencoder | None, transparency: Transparency) -> None:
+    def __init__(
+        self, pipeline: Any, autoencoder: Autoencoder | None, transparency: Transparency
+    ) -> None:
         """Make the pipeline.
 
         Args:
@@ -65,7 +67,7 @@ class TransparentPipeline(DelegatingPipeline):
             Refused: The latent channels of the networks and the autoencoder differ.
         """
         self.pipeline, self.transparency = pipeline, transparency
-        self.backbone = _matching(backbone or KLAutoencoder(pipeline.vae), transparency)
+        self.autoencoder = _matching(autoencoder or KLAutoencoder(pipeline.vae), transparency)
 
     @classmethod
     def from_pretrained(
@@ -107,18 +109,20 @@ class TransparentPipeline(DelegatingPipeline):
         """
         kind = kind or str(load_index(model)["_class_name"])
         source = saved_part(model, TRANSPARENCY) if transparency is None else transparency
-        backbone = load_autoencoder(model, variant)
-        networks = load_transparency(source, backbone.latent_channels, offset_scale)
-        pipeline = load_pipeline(model, kind, variant, vae=backbone.autoencoder, **options)
+        autoencoder = load_autoencoder(model, variant)
+        networks = load_transparency(source, autoencoder.latent_channels, offset_scale)
+        pipeline = load_pipeline(model, kind, variant, vae=autoencoder.autoencoder, **options)
         if adapter is not None:
             merge_files(pipeline.unet, adapter)
-        return cls(pipeline, backbone, networks)
+        return cls(pipeline, autoencoder, networks)
 
     @classmethod
     def from_pipe(cls, pipe: TransparentPipeline) -> Self:
         """Make a pipeline of this class from the shared components of another. Raises Refused."""
-        pipeline = cls(pipe.pipeline, pipe.backbone, pipe.transparency)
-        pipeline.pipeline.set_progress_bar_config(**getattr(pipe.pipeline, "_progress_bar_config", {}))
+        pipeline = cls(pipe.pipeline, pipe.autoencoder, pipe.transparency)
+        pipeline.pipeline.set_progress_bar_config(
+            **getattr(pipe.pipeline, "_progress_bar_config", {})
+        )
         return pipeline
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> None:
@@ -171,9 +175,13 @@ class TransparentPipeline(DelegatingPipeline):
         check_output(output_type)
         arguments = bind_arguments(self.pipeline, args, kwargs)
         # Round the size up to whole latent pixels; the decoded image is cropped to it.
-        stride = self.backbone.stride
+        stride = self.autoencoder.stride
         height, width = (arguments.pop(name, None) for name in ("height", "width"))
-        sizes = {name: round_up(side, stride) for name, side in (("height", height), ("width", width)) if side}
+        sizes = {
+            name: round_up(side, stride)
+            for name, side in (("height", height), ("width", width))
+            if side
+        }
         scaled_BCHW = self._run(**arguments, **sizes)
         latent_height, latent_width = scaled_BCHW.shape[-2:]
         size = height or latent_height * stride, width or latent_width * stride
@@ -221,38 +229,38 @@ class TransparentPipeline(DelegatingPipeline):
                 Passes of the alpha decoder, 1 or 8; by default the preset's.
         """
         # diffusers' offloading does not move these networks.
-        decoder = self.transparency.to(self.backbone.device).decoder
+        decoder = self.transparency.to(self.autoencoder.device).decoder
         parts = [
-            decode_rgba(self.backbone, decoder, latent, views=views, size=size)
+            decode_rgba(self.autoencoder, decoder, latent, views=views, size=size)
             for latent in torch.split(latent_BCHW, 1)
         ]
         return TransparentOutput(to_output_type(torch.cat(parts), output_type), latent_BCHW)
 
     def restore(self, scaled_BCHW: Tensor) -> Tensor:
         """Convert scaled latents, as in the denoiser, to unscaled float32 latents."""
-        return scaled_BCHW.float() / self.backbone.scale + self.backbone.shift
+        return scaled_BCHW.float() / self.autoencoder.scale + self.autoencoder.shift
 
-    def normalise(self, latent_BCHW: Tensor) -> Tensor:
+    def normalize(self, latent_BCHW: Tensor) -> Tensor:
         """Convert unscaled latents to scaled latents: the inverse of `restore`."""
-        return (latent_BCHW - self.backbone.shift) * self.backbone.scale
+        return (latent_BCHW - self.autoencoder.shift) * self.autoencoder.scale
 
     def _assign(self, name: str, value: Any) -> None:
         """Replace the autoencoder of the decoding too. Raises Refused if its channels differ."""
         if name == "vae":
-            self.backbone = _matching(KLAutoencoder(value), self.transparency)
+            self.autoencoder = _matching(KLAutoencoder(value), self.transparency)
         super()._assign(name, value)
 
     def _follow(self, device: torch.device) -> None:
-        self.backbone.to(device)
+        self.autoencoder.to(device)
         self.transparency.to(device)
 
 
-def _matching(backbone: Autoencoder, transparency: Transparency) -> Autoencoder:
+def _matching(autoencoder: Autoencoder, transparency: Transparency) -> Autoencoder:
     """Return the autoencoder if its channels are the networks'. Raises Refused."""
     channels = transparency.decoder.latent_conv_in.in_channels
-    if channels != backbone.latent_channels:
+    if channels != autoencoder.latent_channels:
         raise Refused(
-            f"latent transparency has {channels} channels, the model {backbone.latent_channels}",
+            f"latent transparency has {channels} channels, the model {autoencoder.latent_channels}",
             "give the encoder and the decoder for the model's family",
         )
-    return backbone
+    return autoencoder

@@ -62,10 +62,10 @@ class TransparentUpscalePipeline(TransparentImageToImagePipeline):
 
     def _pixels(self, image: ImageInput | Sequence[ImageInput] | Tensor) -> Tensor:
         """Convert images or scaled latents to RGBA."""
-        scaled_BCHW = as_latents(image, self.backbone.latent_channels)
+        scaled_BCHW = as_latents(image, self.autoencoder.latent_channels)
         if scaled_BCHW is None:
             return to_rgba(image)
-        rows, columns = (side * self.backbone.stride for side in scaled_BCHW.shape[-2:])
+        rows, columns = (side * self.autoencoder.stride for side in scaled_BCHW.shape[-2:])
         rgba_B4HW = self.decode(self.restore(scaled_BCHW), (rows, columns), "pt").images
         assert isinstance(rgba_B4HW, Tensor)  # noqa: S101 - narrows: output_type "pt"
         return rgba_B4HW

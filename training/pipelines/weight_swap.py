@@ -51,13 +51,15 @@ class SwappableWeights:
     before.
     """
 
-    def __init__(self, unet: Any, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
+    def __init__(
+        self, unet: Any, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+    ) -> None:
         """Prepare the weights for a UNet.
 
         Args:
             unet: The UNet.
             tensors: Tensors of any kind that `finetuned_weights.teach` supports.
-            facts: Their metadata, with "kind".
+            metadata: Their metadata, with "kind".
 
         Raises:
             Refused: The tensors do not fit the UNet.
@@ -65,27 +67,33 @@ class SwappableWeights:
         self.unet, self.within = unet, False
         self.sharing: AttentionSharing | None = None
         self.first: ConditionedConvolution | None = None
-        self.facts = {name: value for name, value in facts.items() if name not in {"rank", "alpha"}}
+        self.metadata = {
+            name: value for name, value in metadata.items() if name not in {"rank", "alpha"}
+        }
         self._names: list[str] = []
         self._values: list[tuple[nn.Parameter, Tensor]] = []
         # Modules to swap: their owner, their attribute name, and the module that is not in use.
         self._modules: list[tuple[Any, str, Any]] = []
         # Attention sharing replaces attention processors, not weights.
-        if facts["kind"] == "sharing":
+        if metadata["kind"] == "sharing":
             self.sharing = build_attention_sharing(unet, tensors)
             owners = {name: unet.get_submodule(name) for name in self.sharing.processors}
             self._modules += [
-                (owners[name], "processor", processor) for name, processor in self.sharing.processors.items()
+                (owners[name], "processor", processor)
+                for name, processor in self.sharing.processors.items()
             ]
             return
         # An adapter is multiplied out to differences, which are added to the weights.
-        if facts["kind"] == "adapter":
-            scale = float(facts["alpha"]) / float(facts["rank"])
-            tensors = {f"{module}.weight": lora_delta(down, up, scale) for module, (down, up) in matrices_by_module(tensors).items()}
-        self._prepare(tensors, added=facts["kind"] != "weights")
+        if metadata["kind"] == "adapter":
+            scale = float(metadata["alpha"]) / float(metadata["rank"])
+            tensors = {
+                f"{module}.weight": lora_delta(down, up, scale)
+                for module, (down, up) in matrices_by_module(tensors).items()
+            }
+        self._prepare(tensors, added=metadata["kind"] != "weights")
 
     @contextmanager
-    def taught(self, condition: Tensor | None = None, stop_at: float = 1.0) -> Iterator[None]:
+    def applied(self, condition: Tensor | None = None, stop_at: float = 1.0) -> Iterator[None]:
         """Apply the weights within the context, optionally not in the last denoising steps.
 
         Args:
@@ -109,14 +117,14 @@ class SwappableWeights:
     def stored(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Return the tensors and metadata of these weights; call it outside `taught`."""
         if self.sharing is not None:
-            return self.sharing.stored(self.unet), self.facts
+            return self.sharing.stored(self.unet), self.metadata
         tensors = {name: value for name, (_, value) in zip(self._names, self._values, strict=True)}
         if self.first is not None:
             tensors[_FIRST] = self.first.weight
-        return tensors, self.facts | {"kind": "weights"}
+        return tensors, self.metadata | {"kind": "weights"}
 
     @contextmanager
-    def following(self) -> Iterator[None]:
+    def tracking_changes(self) -> Iterator[None]:
         """Apply changes of the UNet's weights, such as fused LoRAs, to these weights too."""
         # The difference before and after is the fused weight.
         before = [own.detach().clone() for own, _ in self._values]
@@ -149,7 +157,9 @@ class SwappableWeights:
     def _prepare(self, tensors: Mapping[str, Tensor], *, added: bool) -> None:
         """Compute the UNet's tensors with these weights applied. Raises Refused for a misfit."""
         # PEFT renames the weights of a layer that has a user's adapter.
-        own = {name.replace(".base_layer.", "."): value for name, value in self.unet.named_parameters()}
+        own = {
+            name.replace(".base_layer.", "."): value for name, value in self.unet.named_parameters()
+        }
         for name, value in tensors.items():
             old = own.get(name)
             is_wider = name == _FIRST and old is not None and value.shape[1] > old.shape[1]
@@ -180,7 +190,9 @@ class SwappableWeights:
     def _widen(self, weight: Tensor) -> None:
         """Make the convolution with extra input channels; it shares its bias with the UNet's."""
         old = self.unet.conv_in
-        self.first = ConditionedConvolution(weight.shape[1], len(weight), old.kernel_size, padding=old.padding)
+        self.first = ConditionedConvolution(
+            weight.shape[1], len(weight), old.kernel_size, padding=old.padding
+        )
         self.first.weight = nn.Parameter(weight, requires_grad=False)
         self.first.bias = old.bias
         self._modules.append((self.unet, "conv_in", self.first))

@@ -48,14 +48,18 @@ class PipelineGenerator:
     precision on a GPU and in float32 on the CPU.
     """
 
-    def __init__(self, parts: LoadedCheckpoint, store: ObjectStore, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, parts: LoadedCheckpoint, store: ObjectStore, device: torch.device | str = "cpu"
+    ) -> None:
         """Load the model and merge the checkpoint's weights into it. Raises NotFound, Refused."""
-        self.preset, self.store, self.at_once = parts.preset, store, parts.preset.draw_batch
-        self.pipe, self.styles = open_pipeline(parts, device), parts.styles
+        self.preset, self.store, self.batch_size = parts.preset, store, parts.preset.draw_batch
+        self.pipe, self.loras = open_pipeline(parts, device), parts.loras
         self.scheduler = self.pipe.pipeline.scheduler
         self.pairs = PairSampler(self.pipe, parts, store)
 
-    def generate(self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS) -> Sequence[Layers]:
+    def generate(
+        self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS
+    ) -> Sequence[Layers]:
         """Generate the layers of every request, in order: uint8, color 0 where alpha is 0.
 
         A prompt with texts for its layers, or given layers, makes a pair: foreground, background
@@ -73,10 +77,14 @@ class PipelineGenerator:
         # Single layers and pairs run in batches of their own.
         for generate, as_pair in ((self._draw_singles, False), (self._draw_pairs, True)):
             indices = [
-                index for index, request in enumerate(requests) if is_pair_request(request.prompt, options) == as_pair
+                index
+                for index, request in enumerate(requests)
+                if is_pair_request(request.prompt, options) == as_pair
             ]
             results: list[Layers] = []
-            for batch, filled in padded_batches([requests[index] for index in indices], self.preset.draw_batch):
+            for batch, filled in padded_batches(
+                [requests[index] for index in indices], self.preset.draw_batch
+            ):
                 results += generate(filled, options)[: len(batch)]
             drawn |= dict(zip(indices, results, strict=True))
         return [drawn[index] for index in range(len(requests))]
@@ -87,7 +95,7 @@ class PipelineGenerator:
         model = Path(str(self.preset.model))
         default_sampler = type(self.scheduler).__name__.removesuffix("Scheduler")
         described = {
-            **describe_loras(self.styles),
+            **describe_loras(self.loras),
             # Do not record the path of a local folder.
             "model": model.name if model.is_dir() else str(model),
             "sampler": options.sampler or default_sampler,
@@ -102,18 +110,22 @@ class PipelineGenerator:
             described |= {"image": options.image, "strength": str(options.strength)}
         return described if options.upscale == 1 else described | {"upscale": str(options.upscale)}
 
-    def _draw_singles(self, requests: Sequence[GenerationRequest], options: GenerationOptions) -> Sequence[Layers]:
+    def _draw_singles(
+        self, requests: Sequence[GenerationRequest], options: GenerationOptions
+    ) -> Sequence[Layers]:
         """Generate single foregrounds."""
         with self.pairs.alone():
             rgba_B4HW = self._draw(requests, options)
         return [{LayerRole.foreground: layer} for layer in to_layers(rgba_B4HW)]
 
-    def _draw_pairs(self, requests: Sequence[GenerationRequest], options: GenerationOptions) -> Sequence[Layers]:
+    def _draw_pairs(
+        self, requests: Sequence[GenerationRequest], options: GenerationOptions
+    ) -> Sequence[Layers]:
         """Generate pairs."""
         steps, guidance = self._steps_and_guidance(options)
         schedulers = self._scheduler(options.sampler), self._scheduler(options.sampler or "euler_a")
         arguments = {"num_inference_steps": steps, "guidance_scale": guidance}
-        return self.pairs.draw(requests, options, self._size(options), schedulers, arguments)
+        return self.pairs.sample(requests, options, self._size(options), schedulers, arguments)
 
     def _draw(self, requests: Sequence[GenerationRequest], options: GenerationOptions) -> Tensor:
         """Generate straight RGBA in [0, 1]."""
@@ -139,11 +151,15 @@ class PipelineGenerator:
         else:
             image = decode_layer(self.store.get(options.image))
             given = {**arguments, "image": [image] * len(requests), "strength": options.strength}
-            images = _sibling(TransparentImageToImagePipeline, self.pipe)(**given, generator=generators())[0]
+            images = _sibling(TransparentImageToImagePipeline, self.pipe)(
+                **given, generator=generators()
+            )[0]
         # Redraw at the larger size, from the same seeds.
         if options.upscale != 1:
             larger = _sibling(TransparentUpscalePipeline, self.pipe)
-            images = larger(**arguments, image=images, upscale=options.upscale, generator=generators())[0]
+            images = larger(
+                **arguments, image=images, upscale=options.upscale, generator=generators()
+            )[0]
         assert isinstance(images, Tensor)  # noqa: S101 - output_type "pt"
         return images
 
@@ -170,7 +186,9 @@ class PipelineGenerator:
         return getattr(diffusers, kind).from_config(self.scheduler.config, **options)
 
 
-def open_pipeline(parts: LoadedCheckpoint, device: torch.device | str = "cpu") -> TransparentPipeline:
+def open_pipeline(
+    parts: LoadedCheckpoint, device: torch.device | str = "cpu"
+) -> TransparentPipeline:
     """Open a checkpoint of a pretrained family as a pipeline with its weights merged in.
 
     If the checkpoint has layer modes, the model stays unchanged and weights are swapped in for each
@@ -184,10 +202,15 @@ def open_pipeline(parts: LoadedCheckpoint, device: torch.device | str = "cpu") -
         NotFound: The model does not exist.
         Refused: The checkpoint cannot generate, or its base does not fit the model.
     """
-    preset, backbone = parts.preset, parts.backbone
+    preset, autoencoder = parts.preset, parts.autoencoder
     family = find_family(str(preset.family))
     has_weights = parts.base is not None or parts.modes
-    if family.denoiser is None or preset.model is None or not has_weights or not isinstance(backbone, KLAutoencoder):
+    if (
+        family.denoiser is None
+        or preset.model is None
+        or not has_weights
+        or not isinstance(autoencoder, KLAutoencoder)
+    ):
         raise Refused(
             f"a checkpoint of the preset {preset.name!r} cannot generate",
             "it has latent transparency only",
@@ -199,15 +222,17 @@ def open_pipeline(parts: LoadedCheckpoint, device: torch.device | str = "cpu") -
         family.pipeline,
         preset.variant,
         dtype=compute_dtype(preset, device),
-        vae=backbone.autoencoder,
+        vae=autoencoder.autoencoder,
     )
     # Merge the base, then the user LoRAs, which build on it.
     if parts.base is not None and not parts.modes:
         merge_weights(pipeline.unet, *parts.base)
-    apply_loras(pipeline, parts.styles)
-    pipeline.scheduler = _configured_scheduler(pipeline.scheduler, override_scheduler_config(pipeline.scheduler.config, preset))
+    apply_loras(pipeline, parts.loras)
+    pipeline.scheduler = _configured_scheduler(
+        pipeline.scheduler, override_scheduler_config(pipeline.scheduler.config, preset)
+    )
     pipeline.set_progress_bar_config(disable=True)
-    return TransparentPipeline(pipeline, backbone, parts.transparency).to(device)
+    return TransparentPipeline(pipeline, autoencoder, parts.transparency).to(device)
 
 
 def _configured_scheduler(scheduler: Any, config: Mapping[str, Any]) -> Any:
@@ -224,9 +249,13 @@ def _configured_scheduler(scheduler: Any, config: Mapping[str, Any]) -> Any:
 def compute_dtype(preset: Preset, device: torch.device | str) -> torch.dtype:
     """Return the compute dtype: the preset's precision on a GPU, float32 elsewhere."""
     on_gpu = torch.device(device).type == "cuda"
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(preset.precision if on_gpu else "", torch.float32)
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(
+        preset.precision if on_gpu else "", torch.float32
+    )
 
 
-def _sibling(kind: type[TransparentImageToImagePipeline], pipe: TransparentPipeline) -> TransparentImageToImagePipeline:
+def _sibling(
+    kind: type[TransparentImageToImagePipeline], pipe: TransparentPipeline
+) -> TransparentImageToImagePipeline:
     """Make a pipeline of another class from the same components."""
     return kind.from_pipe(pipe)

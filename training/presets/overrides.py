@@ -74,15 +74,21 @@ def _check_sizes(row: Preset) -> None:
     levels = row.fold * 2 ** (len(row.encoder_widths) - 1)
     if levels != row.stride:
         hint = f"fold x 2^(widths - 1) is {levels} for these encoder_widths"
-        raise Refused(f"the encoder ends at 1/{levels} of the image size, the latent at 1/{row.stride}", hint)
+        raise Refused(
+            f"the encoder ends at 1/{levels} of the image size, the latent at 1/{row.stride}", hint
+        )
     deepest = row.fold * 2 ** (len(row.decoder_widths) - 1)
     if deepest < row.stride:
         raise Refused(f"the decoder ends at 1/{deepest} of the image size, before the latent "
                       f"(1/{row.stride})",
                       "give decoder_widths more levels")  # fmt: skip
     # Image sizes must divide evenly down to the coarsest level.
-    step = max(row.stride, deepest) * (row.dit_patch if row.family is None and row.denoiser == "transformer" else 1)
-    sides = {"image_size": row.image_size} | ({"bucket_step": row.bucket_step} if row.buckets else {})
+    step = max(row.stride, deepest) * (
+        row.dit_patch if row.family is None and row.denoiser == "transformer" else 1
+    )
+    sides = {"image_size": row.image_size} | (
+        {"bucket_step": row.bucket_step} if row.buckets else {}
+    )
     for column, side in sides.items():
         if side % (row.stride if column == "bucket_step" else step):
             near = max(1, side // step) * step
@@ -100,14 +106,18 @@ def _check_sizes(row: Preset) -> None:
     if len(row.unet_channels) != len(row.unet_attention):
         raise Refused("unet_channels and unet_attention must have the same length", "set both")
     if row.text_width % max(1, row.text_width // 64):
-        raise Refused(f"invalid text_width {row.text_width}", "use a multiple of 64, or less than 128")
+        raise Refused(
+            f"invalid text_width {row.text_width}", "use a multiple of 64, or less than 128"
+        )
     # The groups of diffusers' UNet2DConditionModel, as unet_config sets them.
     groups = min(32, row.unet_channels[0] // 4)
     if not groups or any(channels % groups for channels in row.unet_channels):
         raise Refused(f"invalid unet_channels {','.join(map(str, row.unet_channels))}",
                       f"use multiples of {max(groups, 4)}")  # fmt: skip
     if row.family is None and row.denoiser == "transformer" and row.dit_width % 32:
-        raise Refused(f"invalid dit_width {row.dit_width}", "use a multiple of 32, the width of a head")
+        raise Refused(
+            f"invalid dit_width {row.dit_width}", "use a multiple of 32, the width of a head"
+        )
     if row.model is None and row.latent_channels > 3 * row.stride**2:
         most = 3 * row.stride**2
         raise Refused(f"invalid latent_channels {row.latent_channels}",
@@ -117,7 +127,10 @@ def _check_sizes(row: Preset) -> None:
 @cache
 def _columns() -> dict[str, TypeAdapter[Any]]:
     """Return the validator of each column, by its annotated type in training.presets.preset."""
-    return {column: TypeAdapter(kind) for column, kind in get_type_hints(Preset, include_extras=True).items()}
+    return {
+        column: TypeAdapter(kind)
+        for column, kind in get_type_hints(Preset, include_extras=True).items()
+    }
 
 
 def _explain(column: str, value: Any, error: ValidationError) -> NotFound | Refused:
@@ -128,17 +141,24 @@ def _explain(column: str, value: Any, error: ValidationError) -> NotFound | Refu
     if first["type"] == "literal_error":
         return NotFound(f"no {column} {shown!r}", f"choose one of {_choices(column)}")
     ranges = [text.format(limits[name]) for name, text in _RANGES.items() if name in limits]
-    return Refused(f"invalid {column} {shown}", f"use {ranges[0]}" if ranges else "use a finite number")
+    return Refused(
+        f"invalid {column} {shown}", f"use {ranges[0]}" if ranges else "use a finite number"
+    )
 
 
 def _choices(column: str) -> str:
     """Return the options of a Literal column, optional or not."""
     kind = get_type_hints(Preset)[column]
     options = get_args(kind) if get_origin(kind) in {UnionType, Union} else (kind,)
-    return ", ".join(str(choice) for option in options if get_origin(option) is Literal for choice in get_args(option))
+    return ", ".join(
+        str(choice)
+        for option in options
+        if get_origin(option) is Literal
+        for choice in get_args(option)
+    )
 
 
-def parse_value(column: str, text: str, wanted: Any) -> Any:
+def parse_value(column: str, text: str, column_type: Any) -> Any:
     """Parse a column's value from text.
 
     A tuple is written with commas, None as "" or "none".
@@ -146,23 +166,27 @@ def parse_value(column: str, text: str, wanted: Any) -> Any:
     Args:
         column: The column's name, for errors.
         text: The value as text.
-        wanted: The column's type.
+        column_type: The column's type.
 
     Raises:
         Refused: The text does not have the column's type.
     """
-    if get_origin(wanted) in {UnionType, Union}:
+    if get_origin(column_type) in {UnionType, Union}:
         if text in {"", "none"}:
             return None
-        wanted = get_args(wanted)[0]
-    if get_origin(wanted) is Literal:
-        wanted = type(get_args(wanted)[0])
+        column_type = get_args(column_type)[0]
+    if get_origin(column_type) is Literal:
+        column_type = type(get_args(column_type)[0])
     try:
-        if get_origin(wanted) is tuple:
-            return tuple(parse_value(column, part, get_args(wanted)[0]) for part in text.split(","))
-        if wanted is bool:
-            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
-        return wanted(text)
+        if get_origin(column_type) is tuple:
+            return tuple(
+                parse_value(column, part, get_args(column_type)[0]) for part in text.split(",")
+            )
+        if column_type is bool:
+            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[
+                text.lower()
+            ]
+        return column_type(text)
     except (ValueError, KeyError):
-        name = getattr(wanted, "__name__", str(wanted))
+        name = getattr(column_type, "__name__", str(column_type))
         raise Refused(f"invalid {column} {text!r}", f"expected type: {name}") from None

@@ -157,7 +157,7 @@ class Preset:
     beta1: PartialShare  # Adam's beta1
     beta2: PartialShare  # Adam's beta2
     # a name of training.engine.optimizers
-    optimiser: Literal["adamw", "adamw_fused", "adamw8bit", "adafactor", "lion", "prodigy"]
+    optimizer: Literal["adamw", "adamw_fused", "adamw8bit", "adafactor", "lion", "prodigy"]
     # compute precision; weights stay float32
     precision: Literal["fp32", "bf16", "fp16"]
     accumulation: Count  # gradient accumulation steps
@@ -171,7 +171,7 @@ class Preset:
     # "wandb" or "trackio" in addition to TensorBoard, which is always written
     tracker: Literal["wandb", "trackio"] | None
 
-    def roles_learnt(self, opaque: float) -> tuple[LayerRole, ...]:
+    def trained_roles(self, opaque: float) -> tuple[LayerRole, ...]:
         """Return the layers of a pair to train on, given the sampling weight of opaque layers."""
         roles = (LayerRole(role) for role in self.layer_roles)
         return tuple(role for role in roles if role == LayerRole.foreground or opaque > 0)

@@ -107,7 +107,7 @@ TINY = Preset(
     sheet_images=8_000,
     beta1=0.9,
     beta2=0.99,
-    optimiser="adamw_fused",
+    optimizer="adamw_fused",
     precision="fp32",
     accumulation=1,
     gradient_checkpointing=False,
@@ -328,5 +328,7 @@ def find_preset(name: str, changes: Mapping[str, str] | None = None) -> Preset:
             f"a preset has no column {unknown[0]!r}",
             f"columns: {', '.join(sorted(types))}",
         )
-    changed = {column: parse_value(column, text, types[column]) for column, text in (changes or {}).items()}
+    changed = {
+        column: parse_value(column, text, types[column]) for column, text in (changes or {}).items()
+    }
     return check_preset(replace(row, **changed))

@@ -60,7 +60,9 @@ def find_family(name: str) -> Family:
     try:
         return FAMILIES[name]
     except KeyError:
-        raise NotFound(f"unknown model family {name!r}", f"choose one of {', '.join(FAMILIES)}") from None
+        raise NotFound(
+            f"unknown model family {name!r}", f"choose one of {', '.join(FAMILIES)}"
+        ) from None
 
 
 def check_family(model: str, family: Family) -> None:

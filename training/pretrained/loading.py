@@ -38,7 +38,9 @@ def _kind_of(path: Path) -> str:
         with safe_open(path, framework="pt") as file:
             large = any(name.startswith("conditioner.embedders.1.") for name in file.keys())  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise Refused(f"{path} is not a complete safetensors file: {error}", "download it again") from error
+        raise Refused(
+            f"{path} is not a complete safetensors file: {error}", "download it again"
+        ) from error
     return "StableDiffusionXLPipeline" if large else "StableDiffusionPipeline"
 
 
@@ -127,7 +129,9 @@ def load_pipeline(model: str, kind: str, variant: str | None = None, **parts: An
     )
 
 
-def load_model(kind: Any, model: str, subfolder: str | None = None, variant: str | None = None, **options: Any) -> Any:
+def load_model(
+    kind: Any, model: str, subfolder: str | None = None, variant: str | None = None, **options: Any
+) -> Any:
     """Load one network of a model.
 
     Args:
@@ -175,16 +179,24 @@ def _load(load: Any, model: str, **options: Any) -> Any:
 def _explain(model: str, variant: str | None, error: Exception) -> NotFound | Refused:
     """Convert an exception of diffusers or transformers to an error with a hint."""
     folder = Path(model)
-    first_line = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    first_line = (
+        str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    )
     # A folder: pickled weights, a wrong variant, or missing files.
     if folder.is_dir():
-        pickles = sorted(path.name for pattern in ("*.bin", "*.ckpt", "*.pt") for path in folder.rglob(pattern))
+        pickles = sorted(
+            path.name for pattern in ("*.bin", "*.ckpt", "*.pt") for path in folder.rglob(pattern)
+        )
         if pickles and not list(folder.rglob("*.safetensors")):
             hint = "save it as safetensors; pickled weights can run code and are never loaded"
             return Refused(f"{model} has only pickled weights ({pickles[0]})", hint)
-        return Refused(f"{model} is not a complete diffusers model: {first_line}", _variants(folder, variant))
+        return Refused(
+            f"{model} is not a complete diffusers model: {first_line}", _variants(folder, variant)
+        )
     if _is_path(model):
-        return NotFound(f"there is no folder {model}", "give a folder written by save_pretrained, or a hub id")
+        return NotFound(
+            f"there is no folder {model}", "give a folder written by save_pretrained, or a hub id"
+        )
     hint = "download it once ('hf download NAME'), or --set model=FOLDER; HF_HOME is the folder of downloads"
     return NotFound(f"the model {model!r} cannot be downloaded: {first_line}", hint)
 
@@ -196,5 +208,7 @@ def _variants(folder: Path, variant: str | None) -> str:
     names = [path.name.split(".") for path in folder.rglob("*.safetensors")]
     found = sorted({parts[1] for parts in names if len(parts) == 3 and "-of-" not in parts[1]})
     return (
-        f"its files are of a variant: --set variant={found[0]}" if found else "give a folder written by save_pretrained"
+        f"its files are of a variant: --set variant={found[0]}"
+        if found
+        else "give a folder written by save_pretrained"
     )

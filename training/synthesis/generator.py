@@ -11,7 +11,14 @@ import numpy as np
 from curation.domain import GenerationRequest, LayerRole, Prompt
 from curation.errors import Refused
 from curation.images.codec import composite_over, decode_layer
-from curation.ports import DEFAULT_OPTIONS, RGBA, GenerationOptions, LayerGenerator, Layers, ObjectStore
+from curation.ports import (
+    DEFAULT_OPTIONS,
+    RGBA,
+    GenerationOptions,
+    LayerGenerator,
+    Layers,
+    ObjectStore,
+)
 from training.presets.preset import Preset
 from training.synthesis.inpainting import ImageArray, Inpainter
 from training.synthesis.masks import OPAQUE_ALPHA, TRANSPARENT_ALPHA, mask_around, mask_behind
@@ -36,16 +43,20 @@ class InpaintingPairGenerator:
     (training.synthesis.masks), so that the metadata of `describe` suffices to recompute them.
     """
 
-    def __init__(self, generator: LayerGenerator, inpainter: Inpainter, preset: Preset, store: ObjectStore) -> None:
+    def __init__(
+        self, generator: LayerGenerator, inpainter: Inpainter, preset: Preset, store: ObjectStore
+    ) -> None:
         self.generator, self.inpainter, self.preset, self.store = (
             generator,
             inpainter,
             preset,
             store,
         )
-        self.at_once = generator.at_once
+        self.batch_size = generator.batch_size
 
-    def draw(self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS) -> Sequence[Layers]:
+    def generate(
+        self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS
+    ) -> Sequence[Layers]:
         """Generate pairs for prompts with texts for layers, and foregrounds for the others.
 
         Args:
@@ -56,7 +67,9 @@ class InpaintingPairGenerator:
             NotFound: A file does not exist.
             Refused: Given layers have another size, or the generator does not support the options.
         """
-        given = {role: decode_layer(self.store.get(sha256)) for role, sha256 in options.given.items()}
+        given = {
+            role: decode_layer(self.store.get(sha256)) for role, sha256 in options.given.items()
+        }
         plain = replace(options, given={})
         # Generate all missing foregrounds in one call, then complete the pairs one by one.
         foregrounds = [
@@ -64,20 +77,28 @@ class InpaintingPairGenerator:
             for request in requests
             if LayerRole.foreground not in given or not is_pair(request.prompt)
         ]
-        drawn = iter(self.generator.draw(foregrounds, plain))
+        drawn = iter(self.generator.generate(foregrounds, plain))
         return [self._complete(request, given, drawn, plain) for request in requests]
 
     def describe(self, options: GenerationOptions) -> Mapping[str, str]:
         """Describe the generation of the foreground, the inpainting model and its masks."""
         painted = {
             "inpainter": self.inpainter.name,
-            "inpainter_sampler": type(self.inpainter.pipeline.scheduler).__name__.removesuffix("Scheduler"),
+            "inpainter_sampler": type(self.inpainter.pipeline.scheduler).__name__.removesuffix(
+                "Scheduler"
+            ),
             "painted_around": f"alpha < {OPAQUE_ALPHA}",
             "painted_behind": f"alpha > {TRANSPARENT_ALPHA}, grown by {self.preset.erosion:g} of 1024 pixels",
         }
         return dict(self.generator.describe(replace(options, given={}))) | painted
 
-    def _complete(self, request: GenerationRequest, given: Layers, drawn: Iterator[Layers], options: GenerationOptions) -> Layers:
+    def _complete(
+        self,
+        request: GenerationRequest,
+        given: Layers,
+        drawn: Iterator[Layers],
+        options: GenerationOptions,
+    ) -> Layers:
         """Complete one request to a pair around its given or generated layers."""
         if not is_pair(request.prompt):
             return next(drawn)
@@ -99,25 +120,53 @@ class InpaintingPairGenerator:
             layers[LayerRole.blended] = _opaque(composite_over(foreground, below))
         # Background: the blended image without the foreground.
         if LayerRole.background not in layers:
-            layers[LayerRole.background] = self._paint_behind(request, foreground, layers[LayerRole.blended], options)
+            layers[LayerRole.background] = self._paint_behind(
+                request, foreground, layers[LayerRole.blended], options
+            )
         return layers
 
-    def _paint_around(self, request: GenerationRequest, foreground: RGBA, options: GenerationOptions) -> ImageArray:
+    def _paint_around(
+        self, request: GenerationRequest, foreground: RGBA, options: GenerationOptions
+    ) -> ImageArray:
         """Inpaint around the foreground with the text of the whole image."""
         text, role = request.prompt.text, LayerRole.blended
-        return self._fill(composite_over(foreground, GREY), mask_around(foreground), text, _seed(request.seed, role), options)
+        return self._fill(
+            composite_over(foreground, GREY),
+            mask_around(foreground),
+            text,
+            _seed(request.seed, role),
+            options,
+        )
 
-    def _paint_behind(self, request: GenerationRequest, foreground: RGBA, blended: RGBA, options: GenerationOptions) -> RGBA:
+    def _paint_behind(
+        self,
+        request: GenerationRequest,
+        foreground: RGBA,
+        blended: RGBA,
+        options: GenerationOptions,
+    ) -> RGBA:
         """Inpaint the foreground's area with the text of the background."""
         text, mask = request.prompt.background or "", mask_behind(foreground, self.preset.erosion)
         seed = _seed(request.seed, LayerRole.background)
-        return _opaque(self._fill(np.ascontiguousarray(blended[..., :3]), mask, text, seed, options))
+        return _opaque(
+            self._fill(np.ascontiguousarray(blended[..., :3]), mask, text, seed, options)
+        )
 
-    def _fill(self, picture: ImageArray, mask: np.ndarray, text: str, seed: int, options: GenerationOptions) -> ImageArray:
+    def _fill(
+        self, image: ImageArray, mask: np.ndarray, text: str, seed: int, options: GenerationOptions
+    ) -> ImageArray:
         """Inpaint with the steps and guidance of the options, or the preset's."""
         steps = options.steps or self.preset.draw_steps
         guidance = self.preset.guidance if options.guidance is None else options.guidance
-        return self.inpainter.fill(picture, mask, text, seed, steps=steps, guidance=guidance, negative=options.negative)
+        return self.inpainter.fill(
+            image,
+            mask,
+            text,
+            seed,
+            steps=steps,
+            guidance=guidance,
+            negative_prompt=options.negative,
+        )
 
 
 def is_pair(prompt: Prompt) -> bool:
@@ -129,8 +178,8 @@ def _foreground(request: GenerationRequest) -> GenerationRequest:
     return replace(request, prompt=Prompt(request.prompt.foreground or request.prompt.text))
 
 
-def _opaque(picture: ImageArray) -> RGBA:
-    return np.dstack([picture[..., :3], np.full(picture.shape[:2], 255, np.uint8)])
+def _opaque(image: ImageArray) -> RGBA:
+    return np.dstack([image[..., :3], np.full(image.shape[:2], 255, np.uint8)])
 
 
 def _seed(seed: int, role: LayerRole) -> int:

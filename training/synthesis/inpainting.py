@@ -41,7 +41,9 @@ def open_inpainter(
         Refused: The model cannot be read.
     """
     autoencoder = load_model(AutoencoderKL, model, "vae", variant, dtype=dtype)
-    pipeline = load_pipeline(model, "AutoPipelineForInpainting", variant, vae=autoencoder, dtype=dtype)
+    pipeline = load_pipeline(
+        model, "AutoPipelineForInpainting", variant, vae=autoencoder, dtype=dtype
+    )
     pipeline.set_progress_bar_config(disable=True)
     return Inpainter(pipeline.to(device), Path(model).name if Path(model).is_dir() else model)
 
@@ -55,14 +57,14 @@ class Inpainter:
     @torch.no_grad()
     def fill(
         self,
-        picture: ImageArray,
+        image: ImageArray,
         mask: Mask,
-        text: str,
+        prompt: str,
         seed: int,
         *,
         steps: int,
         guidance: float,
-        negative: str | None,
+        negative_prompt: str | None,
     ) -> ImageArray:
         """Inpaint the masked part of an image; deterministic on one machine.
 
@@ -70,30 +72,32 @@ class Inpainter:
         is masked. Otherwise a model with four channels leaves a rim of the removed subject.
 
         Args:
-            picture: An image of any size, H x W x 3 uint8.
+            image: An image of any size, H x W x 3 uint8.
             mask: H x W; true where to inpaint.
-            text: The prompt.
+            prompt: The prompt.
             seed: The seed of the noise.
             steps: The number of denoising steps.
             guidance: The guidance scale.
-            negative: The negative prompt, or None.
+            negative_prompt: The negative prompt, or None.
 
         Returns:
             The image; its pixels outside the mask are unchanged.
         """
         if not mask.any():
-            return picture
+            return image
         # Pad to whole latent pixels, and extend the mask to them.
         height, width = mask.shape
         stride = self.pipeline.vae_scale_factor
         padding = ((0, -height % stride), (0, -width % stride))
-        cells = np.pad(mask, padding, "edge").reshape(-(-height // stride), stride, -(-width // stride), stride)
+        cells = np.pad(mask, padding, "edge").reshape(
+            -(-height // stride), stride, -(-width // stride), stride
+        )
         coarse = cells.any(axis=(1, 3)).repeat(stride, axis=0).repeat(stride, axis=1)
-        masked = np.where(mask[..., None], np.uint8(128), picture)
+        masked = np.where(mask[..., None], np.uint8(128), image)
         # Strength 1 starts from pure noise.
         drawn = self.pipeline(
-            prompt=text,
-            negative_prompt=negative,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
             image=Image.fromarray(np.pad(masked, (*padding, (0, 0)), "edge")),
             mask_image=Image.fromarray(coarse.astype(np.uint8) * 255),
             height=coarse.shape[0],
@@ -106,4 +110,4 @@ class Inpainter:
         ).images[0]
         # Keep the original pixels outside the mask, to the bit.
         painted = np.rint(drawn[:height, :width] * 255).astype(np.uint8)
-        return np.where(mask[..., None], painted, picture)
+        return np.where(mask[..., None], painted, image)

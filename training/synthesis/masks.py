@@ -40,7 +40,9 @@ def mask_behind(foreground: RGBA, erosion: float) -> Mask:
     reach = erosion_pixels(foreground.shape[:2], erosion)
     # Eroding the kept background is dilating the inpainted area.
     if reach:
-        kept = np.asarray(cv2.erode(kept, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)), np.uint8)
+        kept = np.asarray(
+            cv2.erode(kept, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)), np.uint8
+        )
     fill: Mask = kept == 0
     return fill
 

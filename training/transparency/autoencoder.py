@@ -58,7 +58,7 @@ class Autoencoder(nn.Module):
         """
 
     @abstractmethod
-    def facts(self) -> dict[str, str]:
+    def metadata(self) -> dict[str, str]:
         """Return the metadata to open the autoencoder from its stored tensors."""
 
 
@@ -100,7 +100,7 @@ class LinearAutoencoder(Autoencoder):
         rows, columns = latent_BCHW.shape[-2:]
         return image_B3HW + self._patches(self.mean[None])[0].repeat(1, rows, columns)
 
-    def facts(self) -> dict[str, str]:
+    def metadata(self) -> dict[str, str]:
         """Return sizes and scale."""
         return {
             "kind": "linear",
@@ -137,7 +137,9 @@ class KLAutoencoder(Autoencoder):
         hooks = (getattr(module, "_hf_hook", None) for module in self.autoencoder.modules())
         flat = (inner for hook in hooks if hook for inner in getattr(hook, "hooks", (hook,)))
         devices = (getattr(inner, "execution_device", None) for inner in flat)
-        return next((torch.device(device) for device in devices if device is not None), super().device)
+        return next(
+            (torch.device(device) for device in devices if device is not None), super().device
+        )
 
     def encode(self, image_B3HW: Tensor, *, tile: int = 0) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of the posterior, without sampling."""
@@ -153,9 +155,13 @@ class KLAutoencoder(Autoencoder):
             image_B3HW: Tensor = self.autoencoder.decode(latent_BCHW.to(self._dtype())).sample
         return image_B3HW.to(latent_BCHW.dtype)
 
-    def facts(self) -> dict[str, str]:
+    def metadata(self) -> dict[str, str]:
         """Return the complete configuration of the autoencoder."""
-        config = {name: value for name, value in self.autoencoder.config.items() if not name.startswith("_")}
+        config = {
+            name: value
+            for name, value in self.autoencoder.config.items()
+            if not name.startswith("_")
+        }
         return {"kind": "autoencoder_kl", "config": json.dumps(config)}
 
     @contextmanager
@@ -212,13 +218,17 @@ def fit_autoencoder(preset: Preset, images_B3HW: Tensor) -> Autoencoder:
     axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
     gain = variance[:channels] ** (preset.whitening / 2)
     # The scale gives the latents unit variance on average.
-    backbone = LinearAutoencoder(stride, channels, scale=float((variance[:channels] / gain**2).mean() ** -0.5))
-    backbone.mean.copy_(mean)
-    backbone.basis.copy_(axes[:, :channels].T)
-    backbone.gain.copy_(gain)
+    autoencoder = LinearAutoencoder(
+        stride, channels, scale=float((variance[:channels] / gain**2).mean() ** -0.5)
+    )
+    autoencoder.mean.copy_(mean)
+    autoencoder.basis.copy_(axes[:, :channels].T)
+    autoencoder.gain.copy_(gain)
     # Sigma is the deviation that the omitted components leave unexplained.
-    backbone.sigma.copy_(variance[channels:].mean().sqrt() if channels < len(variance) else torch.tensor(1e-3))
-    return backbone.eval().requires_grad_(False)
+    autoencoder.sigma.copy_(
+        variance[channels:].mean().sqrt() if channels < len(variance) else torch.tensor(1e-3)
+    )
+    return autoencoder.eval().requires_grad_(False)
 
 
 def _moments(images_B3HW: Tensor, stride: int) -> tuple[Tensor, Tensor]:
@@ -229,7 +239,9 @@ def _moments(images_B3HW: Tensor, stride: int) -> tuple[Tensor, Tensor]:
     width = 3 * stride**2
     count, total, products = 0, torch.zeros(width).double(), torch.zeros(width, width).double()
     for some_B3HW in torch.split(images_B3HW, FIT_BATCH):
-        patches = unfold(some_B3HW, stride, stride=stride).transpose(1, 2).reshape(-1, width).double()
+        patches = (
+            unfold(some_B3HW, stride, stride=stride).transpose(1, 2).reshape(-1, width).double()
+        )
         count, total, products = (
             count + len(patches),
             total + patches.sum(0),
@@ -253,7 +265,9 @@ def load_autoencoder(model: str, variant: str | None = None) -> KLAutoencoder:
     """
     from diffusers import AutoencoderKL
 
-    return KLAutoencoder(load_model(AutoencoderKL, model, _subfolder(model), variant, dtype=torch.float32))
+    return KLAutoencoder(
+        load_model(AutoencoderKL, model, _subfolder(model), variant, dtype=torch.float32)
+    )
 
 
 def _subfolder(model: str) -> str | None:
@@ -268,26 +282,28 @@ def _subfolder(model: str) -> str | None:
     return "vae"
 
 
-def open_autoencoder(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Autoencoder:
+def open_autoencoder(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Autoencoder:
     """Build an autoencoder from its stored file, frozen.
 
     Args:
         tensors: The stored tensors.
-        facts: The file's metadata, with "kind".
+        metadata: The file's metadata, with "kind".
 
     Raises:
         Refused: The kind is unknown.
     """
-    backbone: Autoencoder
-    match facts.get("kind"):
+    autoencoder: Autoencoder
+    match metadata.get("kind"):
         case "linear":
-            backbone = LinearAutoencoder(int(facts["stride"]), int(facts["latent_channels"]), float(facts["scale"]))
+            autoencoder = LinearAutoencoder(
+                int(metadata["stride"]), int(metadata["latent_channels"]), float(metadata["scale"])
+            )
         case "autoencoder_kl":
             from diffusers import AutoencoderKL
 
             build: Any = AutoencoderKL.from_config
-            backbone = KLAutoencoder(build(json.loads(facts["config"])))
+            autoencoder = KLAutoencoder(build(json.loads(metadata["config"])))
         case kind:
             raise Refused(f"unknown kind of backbone {kind!r}", "upgrade Layerloop")
-    backbone.load_state_dict(dict(tensors))
-    return backbone.eval().requires_grad_(False)
+    autoencoder.load_state_dict(dict(tensors))
+    return autoencoder.eval().requires_grad_(False)

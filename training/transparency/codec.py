@@ -19,7 +19,7 @@ from training.transparency.tta import estimate_augmented, estimate_once
 
 
 def adjusted_posterior(
-    backbone: Autoencoder,
+    autoencoder: Autoencoder,
     encoder: OffsetEncoder,
     alpha_B1HW: Tensor,
     padded_B3HW: Tensor,
@@ -46,22 +46,26 @@ def adjusted_posterior(
         Mean and standard deviation, unscaled, float32, each B x C x h x w.
     """
     # Mirror-pad to whole latent pixels.
-    size = tuple(round_up(length, backbone.stride) for length in alpha_B1HW.shape[-2:])
+    size = tuple(round_up(length, autoencoder.stride) for length in alpha_B1HW.shape[-2:])
     alpha_B1HW, padded_B3HW = mirror_pad(alpha_B1HW, *size), mirror_pad(padded_B3HW, *size)
     color_B3HW = padded_B3HW if straight_B3HW is None else mirror_pad(straight_B3HW, *size)
     image_B3HW = over_gray(color_B3HW, alpha_B1HW)
-    mean_BCHW, std_BCHW = backbone.encode(image_B3HW.float().to(backbone.device), tile=encoder.tile)
+    mean_BCHW, std_BCHW = autoencoder.encode(
+        image_B3HW.float().to(autoencoder.device), tile=encoder.tile
+    )
     # Full precision: the offset is small compared with the mean it is added to.
     with torch.autocast(mean_BCHW.device.type, enabled=False):
         images = (alpha_B1HW.to(_weight(encoder)), padded_B3HW.to(_weight(encoder)))
-        offset_BCHW = run_tiled(encoder, images, side=encoder.tile, unit=backbone.stride).to(mean_BCHW)
+        offset_BCHW = run_tiled(
+            encoder, images, tile_size=encoder.tile, unit=autoencoder.stride
+        ).to(mean_BCHW)
         if keep_B is not None:
             offset_BCHW = offset_BCHW * keep_B.to(mean_BCHW)[:, None, None, None]
         return mean_BCHW + encoder.offset_scale * std_BCHW * offset_BCHW, std_BCHW
 
 
 def adjust(
-    backbone: Autoencoder,
+    autoencoder: Autoencoder,
     encoder: OffsetEncoder,
     alpha_B1HW: Tensor,
     padded_B3HW: Tensor,
@@ -79,11 +83,11 @@ def adjust(
     Returns:
         The unscaled latent, B x C x h x w.
     """
-    return adjusted_posterior(backbone, encoder, alpha_B1HW, padded_B3HW, keep_B)[0]
+    return adjusted_posterior(autoencoder, encoder, alpha_B1HW, padded_B3HW, keep_B)[0]
 
 
 def decode_rgba(
-    backbone: Autoencoder,
+    autoencoder: Autoencoder,
     decoder: AlphaDecoder,
     latent_BCHW: Tensor,
     *,
@@ -109,15 +113,19 @@ def decode_rgba(
     estimate = {1: estimate_once, 8: estimate_augmented}.get(views or decoder.views)
     if estimate is None:
         raise Refused(f"invalid number of views {views}", "choose 1, or 8 for the median of eight")
-    image_B3HW = backbone.decode(latent_BCHW.float().to(backbone.device), tile=decoder.tile)
+    image_B3HW = autoencoder.decode(latent_BCHW.float().to(autoencoder.device), tile=decoder.tile)
     # Mirror-pad image and latent to the decoder's unit; cropped again below.
     height, width = image_B3HW.shape[-2:]
     rows, columns = round_up(height, decoder.unit), round_up(width, decoder.unit)
     image_B3HW = mirror_pad(image_B3HW.to(_weight(decoder)), rows, columns)
-    latent_BCHW = mirror_pad(latent_BCHW.to(image_B3HW), rows // backbone.stride, columns // backbone.stride)
+    latent_BCHW = mirror_pad(
+        latent_BCHW.to(image_B3HW), rows // autoencoder.stride, columns // autoencoder.stride
+    )
 
     def decode(image_B3HW: Tensor, latent_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        out_B4HW = run_tiled(decoder, (image_B3HW, latent_BCHW), side=decoder.tile, unit=decoder.unit)
+        out_B4HW = run_tiled(
+            decoder, (image_B3HW, latent_BCHW), tile_size=decoder.tile, unit=decoder.unit
+        )
         return out_B4HW[:, :1], out_B4HW[:, 1:]
 
     rgba_B4HW = estimate(decode, image_B3HW, latent_BCHW)
@@ -126,7 +134,9 @@ def decode_rgba(
 
 
 @torch.no_grad()
-def reconstruct(backbone: Autoencoder, networks: Transparency, rgba_B4HW: Tensor, *, offset: bool = True) -> Tensor:
+def reconstruct(
+    autoencoder: Autoencoder, networks: Transparency, rgba_B4HW: Tensor, *, offset: bool = True
+) -> Tensor:
     """Encode and decode straight RGBA.
 
     Args:
@@ -139,8 +149,10 @@ def reconstruct(backbone: Autoencoder, networks: Transparency, rgba_B4HW: Tensor
         Straight RGBA in [0, 1], B x 4 x H x W.
     """
     keep_B = torch.full((len(rgba_B4HW),), float(offset))
-    latent_BCHW = adjust(backbone, networks.encoder, rgba_B4HW[:, 3:], pad_colors(rgba_B4HW), keep_B)
-    return decode_rgba(backbone, networks.decoder, latent_BCHW)
+    latent_BCHW = adjust(
+        autoencoder, networks.encoder, rgba_B4HW[:, 3:], pad_colors(rgba_B4HW), keep_B
+    )
+    return decode_rgba(autoencoder, networks.decoder, latent_BCHW)
 
 
 def _weight(module: nn.Module) -> Tensor:

@@ -101,24 +101,24 @@ class PatchDiscriminator(nn.Module):
         return logits
 
 
-def discriminator_loss(real: Tensor, drawn: Tensor) -> Tensor:
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     """Return the discriminator's hinge loss (Lim and Ye, 2017).
 
     It is E[(1 - D(real))+] + E[(1 + D(drawn))+].
 
     Args:
         real: Logits of true images.
-        drawn: Logits of reconstructed images.
+        fake: Logits of reconstructed images.
     """
-    return relu(1 - real).mean() + relu(1 + drawn).mean()
+    return relu(1 - real).mean() + relu(1 + fake).mean()
 
 
-def generator_loss(drawn: Tensor) -> Tensor:
+def generator_loss(fake: Tensor) -> Tensor:
     """Return L_disc, the generator's hinge loss: -E[D(drawn)].
 
     It is added to L_vae with the weight lambda_disc = 0.01.
     """
-    return -drawn.mean()
+    return -fake.mean()
 
 
 def perceptual_loss(
@@ -143,7 +143,7 @@ def perceptual_loss(
     return (on_black + on_white).mean() / 2
 
 
-def adaptive_weight(others: Tensor, fooling: Tensor, last_layer: Tensor) -> Tensor:
+def adaptive_weight(others: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
     """Return VQGAN's adversarial weight (arXiv 2012.09841, equation 7).
 
     It is |grad_G L_rec| / (|grad_G L_GAN| + 1e-6), bounded by 1e4 as in the authors' code, so that
@@ -151,11 +151,12 @@ def adaptive_weight(others: Tensor, fooling: Tensor, last_layer: Tensor) -> Tens
 
     Args:
         others: The sum of the other losses.
-        fooling: The generator's adversarial loss.
+        adversarial: The generator's adversarial loss.
         last_layer: The weight G of the generator's last layer.
     """
     reconstruction_norm, adversarial_norm = (
-        torch.autograd.grad(loss, last_layer, retain_graph=True)[0].norm() for loss in (others, fooling)
+        torch.autograd.grad(loss, last_layer, retain_graph=True)[0].norm()
+        for loss in (others, adversarial)
     )
     weight: Tensor = (reconstruction_norm / (adversarial_norm + 1e-6)).clamp(max=1e4).detach()
     return weight

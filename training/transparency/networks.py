@@ -31,7 +31,9 @@ class OffsetEncoder(nn.Module):
     def __init__(self, preset: Preset) -> None:
         super().__init__()
         self.offset_scale, self.fold, self.tile = preset.offset_scale, preset.fold, preset.tile
-        self.blocks = paper_encoder_blocks(preset) if preset.networks == "heavy" else _light_blocks(preset)
+        self.blocks = (
+            paper_encoder_blocks(preset) if preset.networks == "heavy" else _light_blocks(preset)
+        )
 
     def forward(self, alpha_B1HW: Tensor, padded_B3HW: Tensor) -> Tensor:
         """Return the unscaled offset x_offset, B x C x h x w."""
@@ -78,16 +80,22 @@ class AlphaDecoder(nn.Module):
         self.unit = lcm(preset.fold * 2 ** (len(widths) - 1), preset.stride)
         self.taken = preset.decoder_layers + 1  # skip connections that an up block consumes
         # The level at which the latent is added.
-        self.joint = len(widths) if heavy else (preset.stride // preset.fold).bit_length() - 1
+        self.latent_level = (
+            len(widths) if heavy else (preset.stride // preset.fold).bit_length() - 1
+        )
         self.conv_in = nn.Conv2d(3 * self.fold**2, widths[0], 3, padding=1)
-        self.latent_conv_in = nn.Conv2d(preset.latent_channels, widths[max(0, self.joint - 1)], 1)
+        self.latent_conv_in = nn.Conv2d(
+            preset.latent_channels, widths[max(0, self.latent_level - 1)], 1
+        )
         nn.init.zeros_(self.latent_conv_in.weight)
         nn.init.zeros_(_bias(self.latent_conv_in))
         # A latent of 8 x 8 patches has detail that convolutions after upsampling are slow to learn:
         # unfold it to pixels directly.
-        self.unfolded = preset.stride // preset.fold if preset.decoder_unfold else 0
-        if self.unfolded:
-            self.latent_unfold_in = nn.Conv2d(preset.latent_channels, widths[0] * self.unfolded**2, 1)
+        self.unfold_factor = preset.stride // preset.fold if preset.decoder_unfold else 0
+        if self.unfold_factor:
+            self.latent_unfold_in = nn.Conv2d(
+                preset.latent_channels, widths[0] * self.unfold_factor**2, 1
+            )
             nn.init.zeros_(self.latent_unfold_in.weight)
             nn.init.zeros_(_bias(self.latent_unfold_in))
         # The U-Net's down, middle and up blocks.
@@ -149,16 +157,18 @@ class AlphaDecoder(nn.Module):
         """
         image_B3HW = image_B3HW.clamp(-1, 1) / 2 + 0.5
         feature = self.conv_in(pixel_unshuffle(image_B3HW, self.fold))
-        if self.unfolded:
-            feature = feature + pixel_shuffle(self.latent_unfold_in(latent_BCHW), self.unfolded)
+        if self.unfold_factor:
+            feature = feature + pixel_shuffle(
+                self.latent_unfold_in(latent_BCHW), self.unfold_factor
+            )
         # Down, keeping the skip connections, and up again.
         skips = (feature,)
         for level, block in enumerate(self.down_blocks):
-            if level == self.joint:
+            if level == self.latent_level:
                 feature = feature + self.latent_conv_in(latent_BCHW)
             feature, new_skips = block(hidden_states=feature)
             skips += new_skips
-        if self.joint == len(self.down_blocks):
+        if self.latent_level == len(self.down_blocks):
             feature = feature + self.latent_conv_in(latent_BCHW)
         feature = self.mid_block(feature)
         for block in self.up_blocks:
@@ -180,14 +190,14 @@ class Transparency(nn.Module):
 
 
 def open_transparency(
-    preset: Preset, tensors: Mapping[str, Tensor], facts: Mapping[str, str] | None = None
+    preset: Preset, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> Transparency:
     """Build the two networks of latent transparency from their tensors, frozen.
 
     Args:
         preset: The preset whose networks they are.
         tensors: The stored tensors.
-        facts: The file's metadata, whose "offset_scale" takes precedence over the preset's.
+        metadata: The file's metadata, whose "offset_scale" takes precedence over the preset's.
 
     Raises:
         Refused: Shapes differ from the preset's.
@@ -200,7 +210,7 @@ def open_transparency(
             f"the stored weights do not fit preset {preset.name!r}: {str(error)[:200]}",
             "the preset's sizes have changed since training; train again without a parent",
         ) from error
-    networks.encoder.offset_scale = float((facts or {}).get("offset_scale", preset.offset_scale))
+    networks.encoder.offset_scale = float((metadata or {}).get("offset_scale", preset.offset_scale))
     return networks.eval().requires_grad_(False)
 
 

@@ -46,15 +46,15 @@ class TransparencyObjective:
     weights cannot be used.
     """
 
-    def __init__(self, preset: Preset, backbone: Autoencoder) -> None:
-        self.preset, self.backbone = preset, backbone
+    def __init__(self, preset: Preset, autoencoder: Autoencoder) -> None:
+        self.preset, self.autoencoder = preset, autoencoder
         self.error, self.background = ERRORS[preset.error], BACKGROUNDS[preset.blend_background]
         self.discriminator = PatchDiscriminator(preset.discriminator_width)
         self.perception = load_lpips(Path(preset.perceptual)) if preset.perceptual else None
 
     def frozen(self) -> list[nn.Module]:
         """Return the networks that are used but not trained."""
-        return [self.backbone, *([] if self.perception is None else [self.perception])]
+        return [self.autoencoder, *([] if self.perception is None else [self.perception])]
 
     def measure(
         self,
@@ -62,7 +62,7 @@ class TransparencyObjective:
         alpha_B1HW: Tensor,
         padded_B3HW: Tensor,
         keep_B: Tensor,
-        seen: int,
+        images_seen: int,
     ) -> Loss:
         """Compute the loss of a batch. Deterministic.
 
@@ -71,23 +71,29 @@ class TransparencyObjective:
             alpha_B1HW: Alpha in [0, 1].
             padded_B3HW: Padded color in [0, 1].
             keep_B: 0 drops an image's offset, 1 keeps it.
-            seen: The number of images trained on so far.
+            images_seen: The number of images trained on so far.
         """
         # Encode with the offset, decode with the frozen decoder, and recover alpha.
-        latent_BCHW = adjust(self.backbone, networks.encoder, alpha_B1HW, padded_B3HW, keep_B)
-        decoded_B3HW = self.backbone.decode(latent_BCHW)
+        latent_BCHW = adjust(self.autoencoder, networks.encoder, alpha_B1HW, padded_B3HW, keep_B)
+        decoded_B3HW = self.autoencoder.decode(latent_BCHW)
         alpha_hat_B1HW, color_hat_B3HW = networks.decoder(decoded_B3HW, latent_BCHW)
 
         terms = self._terms(padded_B3HW, alpha_B1HW, color_hat_B3HW, alpha_hat_B1HW)
-        terms["identity"] = identity_loss(over_gray(padded_B3HW, alpha_B1HW), decoded_B3HW, self.error)
+        terms["identity"] = identity_loss(
+            over_gray(padded_B3HW, alpha_B1HW), decoded_B3HW, self.error
+        )
         # Weight every term by its column of the preset.
-        total = torch.stack([getattr(self.preset, f"{name}_weight") * term for name, term in terms.items()]).sum()
+        total = torch.stack(
+            [getattr(self.preset, f"{name}_weight") * term for name, term in terms.items()]
+        ).sum()
         # The adversarial term starts after discriminator_start images.
-        if self.preset.discriminator_weight > 0 and seen >= self.preset.discriminator_start:
+        if self.preset.discriminator_weight > 0 and images_seen >= self.preset.discriminator_start:
             terms["fooling"] = generator_loss(self.discriminator(alpha_hat_B1HW, color_hat_B3HW))
             adversarial = self.preset.discriminator_weight * terms["fooling"]
             if self.preset.discriminator_adaptive:
-                adversarial = adversarial * adaptive_weight(total, terms["fooling"], networks.decoder.conv_out.weight)
+                adversarial = adversarial * adaptive_weight(
+                    total, terms["fooling"], networks.decoder.conv_out.weight
+                )
             total = total + adversarial
         return Loss(
             total,
@@ -115,7 +121,9 @@ class TransparencyObjective:
         return terms
 
 
-def blend_on_solid_colors(alpha_B1HW: Tensor, color_B3HW: Tensor, chosen_B: Tensor, below_B3: Tensor) -> tuple[Tensor, Tensor]:
+def blend_on_solid_colors(
+    alpha_B1HW: Tensor, color_B3HW: Tensor, chosen_B: Tensor, below_B3: Tensor
+) -> tuple[Tensor, Tensor]:
     """Blend the chosen images on a solid color each and make them opaque (AlphaVAE).
 
     Args:

@@ -16,10 +16,14 @@ def pad_color(rgba: NDArray[np.float32]) -> NDArray[np.float32]:
     1.2: each level is painted over the coarser one by its alpha. The result, H x W x 3, equals the
     input where alpha is 1, and is 0 if no pixel is visible.
     """
-    levels = _pyramid(np.concatenate([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], axis=-1, dtype=np.float32))
+    levels = _pyramid(
+        np.concatenate([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], axis=-1, dtype=np.float32)
+    )
     # Start from the mean visible color, at the coarsest level.
     total = levels[-1].sum(axis=(0, 1))
-    color = np.broadcast_to(total[:3] / max(float(total[3]), 1e-8), (*levels[-1].shape[:2], 3)).astype(np.float32)
+    color = np.broadcast_to(
+        total[:3] / max(float(total[3]), 1e-8), (*levels[-1].shape[:2], 3)
+    ).astype(np.float32)
     # From coarse to fine, composite each level over the enlarged coarser one.
     for level in reversed(levels):
         height, width = level.shape[:2]

@@ -24,7 +24,10 @@ def mirror_pad(tensor_BCHW: Tensor, height: int, width: int) -> Tensor:
     """
     if tensor_BCHW.shape[-2:] == (height, width):
         return tensor_BCHW
-    rows, columns = (_mirrored(old, new) for old, new in zip(tensor_BCHW.shape[-2:], (height, width), strict=True))
+    rows, columns = (
+        _mirrored(old, new)
+        for old, new in zip(tensor_BCHW.shape[-2:], (height, width), strict=True)
+    )
     return tensor_BCHW[..., rows.to(tensor_BCHW.device)[:, None], columns.to(tensor_BCHW.device)]
 
 
@@ -39,7 +42,14 @@ def round_up(length: int, unit: int) -> int:
     return -(-length // unit) * unit
 
 
-def run_tiled(network: nn.Module, pictures: Sequence[Tensor], *, side: int, unit: int, overlap: int = OVERLAP) -> Tensor:
+def run_tiled(
+    network: nn.Module,
+    inputs: Sequence[Tensor],
+    *,
+    tile_size: int,
+    unit: int,
+    overlap: int = OVERLAP,
+) -> Tensor:
     """Run a network on images, in tiles if they have more than side x side pixels.
 
     Adjacent tiles overlap by `overlap` pixels or more (at most half a tile): each drops a quarter
@@ -51,24 +61,28 @@ def run_tiled(network: nn.Module, pictures: Sequence[Tensor], *, side: int, unit
     Args:
         network: Returns a tensor, of any stride, or several of one stride, which are concatenated
             by channel.
-        pictures: B x ? x H/s x W/s inputs of the same H x W, each with its own integer stride s,
+        inputs: B x ? x H/s x W/s inputs of the same H x W, each with its own integer stride s,
             the largest with 1; H and W are multiples of `unit`.
-        side: The size of a tile in pixels; 0 turns tiling off.
+        tile_size: The size of a tile in pixels; 0 turns tiling off.
         unit: Tiles begin at multiples of it, so that strided layers are aligned.
         overlap: The overlap in pixels.
     """
-    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (-2, -1))
-    if not side or height * width <= side * side:
-        return _joined(network(*pictures))
-    side = max(unit, side // unit * unit)
+    height, width = (max(image.shape[axis] for image in inputs) for axis in (-2, -1))
+    if not tile_size or height * width <= tile_size * tile_size:
+        return _joined(network(*inputs))
+    tile_size = max(unit, tile_size // unit * unit)
     # Accumulate the weighted outputs and the weights over all tiles, then divide.
-    shared = min(overlap, side // 2) // unit * unit
+    shared = min(overlap, tile_size // 2) // unit * unit
     blended_BCHW = total_HW = None
-    with _whole_statistics(network, [_shrunk(picture, height, width, side, unit) for picture in pictures]):
-        for top, bottom in _cuts(height, side, shared, unit):
-            for left, right in _cuts(width, side, shared, unit):
+    with _whole_statistics(
+        network, [_shrunk(image, height, width, tile_size, unit) for image in inputs]
+    ):
+        for top, bottom in _cuts(height, tile_size, shared, unit):
+            for left, right in _cuts(width, tile_size, shared, unit):
                 box = (top, bottom, left, right)
-                part_BCHW = _joined(network(*(_cut(picture, box, height // picture.shape[-2]) for picture in pictures)))
+                part_BCHW = _joined(
+                    network(*(_cut(image, box, height // image.shape[-2]) for image in inputs))
+                )
                 # The network's output may have another stride than its inputs.
                 stride = (bottom - top) // part_BCHW.shape[-2]
                 fades = (
@@ -77,7 +91,9 @@ def run_tiled(network: nn.Module, pictures: Sequence[Tensor], *, side: int, unit
                 )
                 weight_HW = torch.outer(*fades).to(part_BCHW)
                 if blended_BCHW is None or total_HW is None:
-                    blended_BCHW = part_BCHW.new_zeros(*part_BCHW.shape[:2], height // stride, width // stride)
+                    blended_BCHW = part_BCHW.new_zeros(
+                        *part_BCHW.shape[:2], height // stride, width // stride
+                    )
                     total_HW = blended_BCHW.new_zeros(blended_BCHW.shape[-2:])
                 _cut(blended_BCHW, box, stride).add_(part_BCHW * weight_HW)
                 _cut(total_HW, box, stride).add_(weight_HW)

@@ -37,12 +37,12 @@ PADDED_CACHE_BYTES = 1 << 30  # of padded colors in memory: 21,000 images of 64 
 
 
 def train_transparency(
-    order: TrainingRequest,
+    request: TrainingRequest,
     preset: Preset,
     store: ObjectStore,
     folder: Path,
     report: ProgressCallback,
-    backbone: Autoencoder,
+    autoencoder: Autoencoder,
     start: Mapping[str, Tensor] | None,
 ) -> dict[str, Tensor]:
     """Train latent transparency (section 3.1) on the snapshot's train split.
@@ -52,7 +52,7 @@ def train_transparency(
     to an uninterrupted run.
 
     Args:
-        order: The training request.
+        request: The training request.
         preset: The preset.
         store: The store of snapshots and images.
         folder: The folder of the run's state.
@@ -68,23 +68,34 @@ def train_transparency(
     """
     # The data: the split's layers, and the sampling order.
     ctx = DistributedContext(preset)
-    step = ctx.step_images(preset.transparency_batch)
+    step = ctx.global_batch_size(preset.transparency_batch)
     buckets = bucket_config(preset, step, folder.parent / "cache" / "sizes")
     memory = preset.in_memory
     opaque, size = preset.transparency_opaque, preset.image_size
-    roles = preset.roles_learnt(opaque)
-    dataset = open_split(store, order.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles)
-    draws: Sampler = build_sampler(store, dataset, order.previous, preset.new_weight, order.seed, opaque=opaque)
+    roles = preset.trained_roles(opaque)
+    dataset = open_split(
+        store, request.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles
+    )
+    draws: Sampler = build_sampler(
+        store, dataset, request.previous, preset.new_weight, request.seed, opaque_weight=opaque
+    )
     draws = BucketSampler(draws, dataset.shapes, step) if buckets else draws
 
     # The networks: new ones from the seed, or the parent's.
-    torch.manual_seed(order.seed)
-    networks = Transparency(preset) if start is None else open_transparency(preset, start).train().requires_grad_(True)
-    shown = heldout_images(store, order.snapshot, size, GRID_IMAGES)
+    torch.manual_seed(request.seed)
+    networks = (
+        Transparency(preset)
+        if start is None
+        else open_transparency(preset, start).train().requires_grad_(True)
+    )
+    shown = heldout_images(store, request.snapshot, size, GRID_IMAGES)
     shown_B4HW = shown.take(range(len(shown))) if len(shown) else None
-    stage = TransparencyStage(preset, networks, dataset, backbone, shown_B4HW)
-    fit(stage, TrainerContext(order, preset, ctx, dataset.samples, draws, folder, report))
-    return {name: full_tensor(tensor.detach()).cpu().clone() for name, tensor in networks.state_dict().items()}
+    stage = TransparencyStage(preset, networks, dataset, autoencoder, shown_B4HW)
+    fit(stage, TrainerContext(request, preset, ctx, dataset.samples, draws, folder, report))
+    return {
+        name: full_tensor(tensor.detach()).cpu().clone()
+        for name, tensor in networks.state_dict().items()
+    }
 
 
 class TransparencyStage(TrainingStage):
@@ -96,8 +107,8 @@ class TransparencyStage(TrainingStage):
         self,
         preset: Preset,
         networks: Transparency,
-        pictures: LayerDataset,
-        backbone: Autoencoder,
+        dataset: LayerDataset,
+        autoencoder: Autoencoder,
         shown_B4HW: Tensor | None = None,
     ) -> None:
         """Make the stage.
@@ -105,55 +116,65 @@ class TransparencyStage(TrainingStage):
         Args:
             preset: The preset.
             networks: The networks to train.
-            pictures: The dataset.
+            dataset: The dataset.
             backbone: The frozen autoencoder.
             shown_B4HW: Held-out images, straight RGBA in [0, 1], for sample grids and validation,
                 or None.
         """
         super().__init__()
         self.shown_B4HW = shown_B4HW
-        self.preset, self.networks, self.pictures = preset, networks, pictures
-        self.pace = StageSchedule(preset.transparency_images, preset.transparency_batch, preset.transparency_ema)
-        self.objective = TransparencyObjective(preset, backbone)
+        self.preset, self.networks, self.images = preset, networks, dataset
+        self.pace = StageSchedule(
+            preset.transparency_images, preset.transparency_batch, preset.transparency_ema
+        )
+        self.objective = TransparencyObjective(preset, autoencoder)
         # Without a weight it must not be a submodule: DDP waits for every parameter's gradient.
-        self.judge = self.objective.discriminator if preset.discriminator_weight else None
+        self.discriminator = self.objective.discriminator if preset.discriminator_weight else None
         # Padding takes a thread longer than a GPU's training step, so use several; on the CPU with
         # images in memory there are no threads to spare.
         alone = preset.in_memory and not torch.cuda.is_available()
         self.readers = None if alone else ThreadPoolExecutor(preset.workers, "decode")
         # Padding is three quarters of the loading time, and its result is the same every epoch.
-        self.padded: dict[int, Tensor] = {}
+        self.padded_cache: dict[int, Tensor] = {}
 
-    def build_optimisers(self) -> dict[str, Optimizer]:
+    def build_optimizers(self) -> dict[str, Optimizer]:
         """Build an optimizer for the networks, and one without clipping for the discriminator."""
-        name, rate = self.preset.optimiser, self.preset.transparency_lr
+        name, rate = self.preset.optimizer, self.preset.transparency_lr
         betas = (self.preset.beta1, self.preset.beta2)
         built = {"optimiser": build_optimizer(name, self.networks.parameters(), rate, betas=betas)}
-        if self.judge is not None:
-            built["judge_optimiser"] = build_optimizer(name, self.judge.parameters(), rate, betas=(0.5, 0.9), clip=0)
+        if self.discriminator is not None:
+            built["judge_optimiser"] = build_optimizer(
+                name, self.discriminator.parameters(), rate, betas=(0.5, 0.9), max_grad_norm=0
+            )
         return built
 
-    def lay_out(self, places: Sequence[int], mine: Sequence[int], rng: torch.Generator) -> Batch:
+    def lay_out(
+        self, indices: Sequence[int], local_rows: Sequence[int], rng: torch.Generator
+    ) -> Batch:
         """Make a batch of images with padded color, half of them mirrored, and which keep their
         offset.
 
         Args:
-            places: The dataset indices of the global batch.
-            mine: The rows of it that belong to this process.
+            indices: The dataset indices of the global batch.
+            local_rows: The rows of it that belong to this process.
             rng: The generator of the random choices, which are drawn for the global batch.
         """
         # Draw for the global batch on every process, so that the number of processes has no effect.
-        flips = (torch.rand(len(places), generator=rng) < 0.5)[mine]
-        keep_B = (torch.rand(len(places), generator=rng) >= self.preset.offset_dropout).float()[mine]
+        flips = (torch.rand(len(indices), generator=rng) < 0.5)[local_rows]
+        keep_B = (torch.rand(len(indices), generator=rng) >= self.preset.offset_dropout).float()[
+            local_rows
+        ]
         # Read and pad this process's images, in threads where they help.
         read = map if self.readers is None else self.readers.map
-        pairs = list(read(self._prepare, [places[row] for row in mine], flips.tolist()))
+        pairs = list(read(self._prepare, [indices[row] for row in local_rows], flips.tolist()))
         rgba_B4HW, padded_B3HW = (torch.stack(tensors) for tensors in zip(*pairs, strict=True))
         # Blend a share of the images on solid colors, which makes them opaque.
         if share := self.preset.solid_share:
-            chosen_B = (torch.rand(len(places), generator=rng) < share)[mine]
-            below_B3 = torch.rand(len(places), 3, generator=rng)[mine]
-            alpha_B1HW, padded_B3HW = blend_on_solid_colors(rgba_B4HW[:, 3:], padded_B3HW, chosen_B, below_B3)
+            chosen_B = (torch.rand(len(indices), generator=rng) < share)[local_rows]
+            below_B3 = torch.rand(len(indices), 3, generator=rng)[local_rows]
+            alpha_B1HW, padded_B3HW = blend_on_solid_colors(
+                rgba_B4HW[:, 3:], padded_B3HW, chosen_B, below_B3
+            )
             solid_B4HW = torch.cat([padded_B3HW, alpha_B1HW], dim=1)
             rgba_B4HW = torch.where(chosen_B[:, None, None, None], solid_B4HW, rgba_B4HW)
         return {"rgba": rgba_B4HW, "padded": padded_B3HW, "keep": keep_B}
@@ -163,34 +184,46 @@ class TransparencyStage(TrainingStage):
 
         Neither has gradients for the other's networks.
         """
-        with _frozen(self.judge):
-            loss = self.objective.measure(self.networks, rows["rgba"][:, 3:], rows["padded"], rows["keep"], seen)
-        if self.judge is None or "fooling" not in loss.terms:
+        with _frozen(self.discriminator):
+            loss = self.objective.measure(
+                self.networks, rows["rgba"][:, 3:], rows["padded"], rows["keep"], seen
+            )
+        if self.discriminator is None or "fooling" not in loss.terms:
             return loss.total, loss.terms
-        discriminator = discriminator_loss(self.judge(*loss.truth), self.judge(*loss.drawn))
+        discriminator = discriminator_loss(
+            self.discriminator(*loss.truth), self.discriminator(*loss.drawn)
+        )
         return loss.total + discriminator, {**loss.terms, "discriminator": discriminator}
 
-    def cores(self) -> Sequence[nn.Module]:
+    def core_modules(self) -> Sequence[nn.Module]:
         """Return encoder and decoder."""
         return (self.networks.encoder, self.networks.decoder)
 
-    def averaged(self) -> nn.Module:
+    def ema_module(self) -> nn.Module:
         """Return the networks without the discriminator, which is not stored."""
         return self.networks
 
-    def draw_sheet(self, rows: Batch) -> bytes:
+    def render_sample_grid(self, rows: Batch) -> bytes:
         """Render the first held-out images, or else training images, and their reconstructions."""
         shown_B4HW = self.shown_B4HW if self.shown_B4HW is not None else rows["rgba"][:GRID_IMAGES]
-        return render_grid(reconstruction_rows(self.objective.backbone, self.networks, self._to_device(shown_B4HW)))
+        return render_grid(
+            reconstruction_rows(
+                self.objective.autoencoder, self.networks, self._to_device(shown_B4HW)
+            )
+        )
 
     def validate(self) -> dict[str, float]:
         """Measure the PSNR (dB, mean over nine backgrounds) of the first held-out images."""
         if self.shown_B4HW is None:
             return {}
         truth_B4HW = self._to_device(self.shown_B4HW)
-        reconstructed_B4HW = reconstruct(self.objective.backbone, self.networks, truth_B4HW)
+        reconstructed_B4HW = reconstruct(self.objective.autoencoder, self.networks, truth_B4HW)
         return {
-            "psnr": float(torch.stack(list(composite_metrics(truth_B4HW, reconstructed_B4HW)["psnr"].values())).mean())
+            "psnr": float(
+                torch.stack(
+                    list(composite_metrics(truth_B4HW, reconstructed_B4HW)["psnr"].values())
+                ).mean()
+            )
         }
 
     def _to_device(self, rgba_B4HW: Tensor) -> Tensor:
@@ -202,17 +235,20 @@ class TransparencyStage(TrainingStage):
 
     def _prepare(self, index: int, flip: bool) -> tuple[Tensor, Tensor]:
         """Read an image with padded color, mirrored if `flip`."""
-        index, rgba_4HW = self.pictures.read(index)
+        index, rgba_4HW = self.images.read(index)
         padded_3HW = self._pad(index, rgba_4HW)
         return (rgba_4HW.flip(2), padded_3HW.flip(2)) if flip else (rgba_4HW, padded_3HW)
 
     def _pad(self, index: int, rgba_4HW: Tensor) -> Tensor:
         """Pad the colors of an image, cached in memory up to KEPT_BYTES."""
-        if index in self.padded:
-            return self.padded[index]
+        if index in self.padded_cache:
+            return self.padded_cache[index]
         padded_3HW = pad_colors(rgba_4HW[None])[0]
-        if self.preset.in_memory and (len(self.padded) + 1) * padded_3HW.nbytes <= PADDED_CACHE_BYTES:
-            self.padded[index] = padded_3HW
+        if (
+            self.preset.in_memory
+            and (len(self.padded_cache) + 1) * padded_3HW.nbytes <= PADDED_CACHE_BYTES
+        ):
+            self.padded_cache[index] = padded_3HW
         return padded_3HW
 
 
@@ -228,6 +264,11 @@ def _frozen(judge: nn.Module | None) -> Iterator[None]:
             judge.requires_grad_(True)
 
 
-def reconstruction_rows(backbone: Autoencoder, networks: Transparency, rgba_B4HW: Tensor) -> list[list[RGBA]]:
+def reconstruction_rows(
+    autoencoder: Autoencoder, networks: Transparency, rgba_B4HW: Tensor
+) -> list[list[RGBA]]:
     """Return two rows of images: the originals and their reconstructions."""
-    return [to_uint8_images(rgba_B4HW), to_uint8_images(reconstruct(backbone, networks, rgba_B4HW))]
+    return [
+        to_uint8_images(rgba_B4HW),
+        to_uint8_images(reconstruct(autoencoder, networks, rgba_B4HW)),
+    ]

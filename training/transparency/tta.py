@@ -40,10 +40,18 @@ def estimate_augmented(decode: Decode, image_B3HW: Tensor, latent_BCHW: Tensor) 
     results: list[Tensor] = []
     # A quarter turn swaps height and width, so views of images that are not square make two
     # batches.
-    for views in (VIEWS,) if image_B3HW.shape[-1] == image_B3HW.shape[-2] else (VIEWS[::2], VIEWS[1::2]):
-        image, latent = (torch.cat([_turn(tensor, view) for view in views]) for tensor in (image_B3HW, latent_BCHW))
+    for views in (
+        (VIEWS,) if image_B3HW.shape[-1] == image_B3HW.shape[-2] else (VIEWS[::2], VIEWS[1::2])
+    ):
+        image, latent = (
+            torch.cat([_turn(tensor, view) for view in views])
+            for tensor in (image_B3HW, latent_BCHW)
+        )
         rgba = _decode_some(decode, image, latent)
-        results += [_turn_back(result, view) for result, view in zip(rgba.chunk(len(views)), views, strict=True)]
+        results += [
+            _turn_back(result, view)
+            for result, view in zip(rgba.chunk(len(views)), views, strict=True)
+        ]
     stacked = torch.stack(results)
     if stacked.device.type == "mps":  # MPS does not implement the median along a dimension
         return stacked.cpu().median(dim=0).values.to(image_B3HW.device)

@@ -41,9 +41,11 @@ def write_ora(path: Path, stack: LayerStack) -> None:
             y=sheet.offset[1],
             opacity=sheet.opacity / 255,
         )
-        for number, sheet in enumerate(stack.sheets)
+        for number, sheet in enumerate(stack.layers)
     ]
-    index = _STACK.format(width=stack.size[0], height=stack.size[1], layers="\n".join(reversed(rows)))
+    index = _STACK.format(
+        width=stack.size[0], height=stack.size[1], layers="\n".join(reversed(rows))
+    )
     # The thumbnail is of the blend, as file browsers show it.
     thumbnail = Image.fromarray(stack.merged, "RGBA")
     thumbnail.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
@@ -51,7 +53,7 @@ def write_ora(path: Path, stack: LayerStack) -> None:
         # First and uncompressed, so that the file type is recognizable from the first bytes.
         _add(archive, "mimetype", b"image/openraster")
         _add(archive, "stack.xml", index.encode())
-        for number, sheet in enumerate(stack.sheets):
+        for number, sheet in enumerate(stack.layers):
             _add(archive, f"data/layer{number}.png", _png(Image.fromarray(sheet.rgba, "RGBA")))
         _add(archive, "mergedimage.png", _png(Image.fromarray(stack.merged, "RGBA")))
         _add(archive, "Thumbnails/thumbnail.png", _png(thumbnail))

@@ -26,7 +26,7 @@ class _Document(PSDImage):
 def write_psd(path: Path, stack: LayerStack) -> None:
     """Write 8-bit RGB layers with straight alpha, lowest first as in the format."""
     document = _Document.new("RGBA", stack.size)
-    for sheet in stack.sheets:
+    for sheet in stack.layers:
         layer = document.create_pixel_layer(
             Image.fromarray(sheet.rgba, "RGBA"),
             "",
@@ -42,7 +42,7 @@ def write_psd(path: Path, stack: LayerStack) -> None:
     saved.seek(0)
     written = PSD.read(saved)
     planes = [*composite_over(stack.merged, WHITE).transpose(2, 0, 1)]
-    count = len(stack.sheets)
+    count = len(stack.layers)
     if (stack.merged[..., 3] < 255).any():
         # PSD convention: colors blended on white; a negative count marks a fourth plane, alpha.
         planes.append(stack.merged[..., 3])
@@ -51,6 +51,8 @@ def write_psd(path: Path, stack: LayerStack) -> None:
     assert layers is not None  # noqa: S101 - a scene has layers
     layers.layer_count = count
     written.header.channels = len(planes)
-    written.image_data.set_data([np.ascontiguousarray(plane).tobytes() for plane in planes], written.header)
+    written.image_data.set_data(
+        [np.ascontiguousarray(plane).tobytes() for plane in planes], written.header
+    )
     with path.open("wb") as file:
         written.write(file)

@@ -24,7 +24,7 @@ def write_tiff(path: Path, stack: LayerStack) -> None:
     own offset and size) are JSON in each page's ImageDescription.
     """
     pages = []
-    for number, sheet in enumerate(stack.sheets):
+    for number, sheet in enumerate(stack.layers):
         page = Image.fromarray(place_on_canvas(sheet.rgba, sheet.offset, stack.size), "RGBA")
         page.encoderinfo = {"tiffinfo": _tags(number, sheet)}
         pages.append(page)

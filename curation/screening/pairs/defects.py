@@ -20,7 +20,9 @@ PairDefectFunction = Callable[[RGBA, RGBA, float, np.random.Generator], tuple[RG
 """Foreground, background, severity and RNG to a new foreground and background."""
 
 
-def add_pair_defect(layers: Layers, defect: str, severity: float, rng: np.random.Generator) -> Layers:
+def add_pair_defect(
+    layers: Layers, defect: str, severity: float, rng: np.random.Generator
+) -> Layers:
     """Return a copy of a pair with one defect; at severity 0 the same pixels.
 
     The blended image is composed again as for generated pairs (pairs.composite), so that the defect
@@ -45,7 +47,9 @@ def add_pair_defect(layers: Layers, defect: str, severity: float, rng: np.random
     return {FOREGROUND: front, BACKGROUND: back, BLENDED: composite(front, back)}
 
 
-def add_leak(front: RGBA, back: RGBA, severity: float, rng: np.random.Generator) -> tuple[RGBA, RGBA]:
+def add_leak(
+    front: RGBA, back: RGBA, severity: float, rng: np.random.Generator
+) -> tuple[RGBA, RGBA]:
     """Leave the subject in the background: a faint ghost at first, complete at severity 1."""
     del rng
     ghost = front.copy()
@@ -53,7 +57,9 @@ def add_leak(front: RGBA, back: RGBA, severity: float, rng: np.random.Generator)
     return front, composite(ghost, back)
 
 
-def add_seam(front: RGBA, back: RGBA, severity: float, rng: np.random.Generator) -> tuple[RGBA, RGBA]:
+def add_seam(
+    front: RGBA, back: RGBA, severity: float, rng: np.random.Generator
+) -> tuple[RGBA, RGBA]:
     """Surround the subject in the background by a lighter or darker region, as poor inpainting.
 
     The region reaches 2 % of the image size beyond the subject; its step is up to 90 levels at
@@ -72,7 +78,9 @@ def add_seam(front: RGBA, back: RGBA, severity: float, rng: np.random.Generator)
     return front, seamed
 
 
-def add_light_mismatch(front: RGBA, back: RGBA, severity: float, rng: np.random.Generator) -> tuple[RGBA, RGBA]:
+def add_light_mismatch(
+    front: RGBA, back: RGBA, severity: float, rng: np.random.Generator
+) -> tuple[RGBA, RGBA]:
     """Change the light on the subject: warmer or colder, and brighter or dimmer.
 
     At severity 1 the tint changes channels by up to a half, the brightness by a third.
@@ -86,7 +94,9 @@ def add_light_mismatch(front: RGBA, back: RGBA, severity: float, rng: np.random.
 
 
 def _on_foreground(defect: str) -> PairDefectFunction:
-    def plant_on_foreground(front: RGBA, back: RGBA, severity: float, rng: np.random.Generator) -> tuple[RGBA, RGBA]:
+    def plant_on_foreground(
+        front: RGBA, back: RGBA, severity: float, rng: np.random.Generator
+    ) -> tuple[RGBA, RGBA]:
         # The background stays unchanged.
         return add_defect(front, defect, severity, rng), back
 

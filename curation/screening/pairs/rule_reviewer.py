@@ -70,10 +70,14 @@ PAIR_BOUNDS: Final = (
         BLENDED,
         "foreground over background differs from the blended image",
     ),
-    PairBound("leakage", 0.5, RejectReason.residue, BACKGROUND, "the subject is left in the background"),
+    PairBound(
+        "leakage", 0.5, RejectReason.residue, BACKGROUND, "the subject is left in the background"
+    ),
     PairBound("seam_energy", 1.5, RejectReason.halo, BACKGROUND, "a seam along the mask"),
     PairBound("light_gap", 18, RejectReason.clash, BLENDED, "the layers are lit differently"),
-    PairBound("foot_gap", 0.05, RejectReason.clash, BLENDED, "the subject does not stand on the ground"),
+    PairBound(
+        "foot_gap", 0.05, RejectReason.clash, BLENDED, "the subject does not stand on the ground"
+    ),
 )
 """The pair signals that the rule reviewer checks, in the order in which it names them."""
 
@@ -87,7 +91,7 @@ class PairRuleReviewer:
 
     foregrounds: RuleReviewer
     backgrounds: NDArray[np.float32]
-    farthest: float
+    max_distance: float
     bounds: Mapping[str, float]
 
     @staticmethod
@@ -100,13 +104,20 @@ class PairRuleReviewer:
             back.append(embed_layer(small[BACKGROUND]))
             # Pair signals are slow to compute; a part of the seeds is enough for their quantiles.
             if number < MAX_MEASURED_SEEDS:
-                signals.append(compute_pair_signals(small) | compute_agreement_signals(small, prompt))
+                signals.append(
+                    compute_pair_signals(small) | compute_agreement_signals(small, prompt)
+                )
         # Raises Refused for too few seeds.
         foregrounds = RuleReviewer.fit(front)
         # The bound for backgrounds is a quantile of the distances between seeds.
         stacked = np.stack(back)
-        _, distances = nearest_neighbors(stacked, stacked, 1, itself=False)
-        return PairRuleReviewer(foregrounds, stacked, float(np.quantile(distances[:, 0], 1 - EXCLUDED_SHARE)), _bounds(signals))
+        _, distances = nearest_neighbors(stacked, stacked, 1, include_self=False)
+        return PairRuleReviewer(
+            foregrounds,
+            stacked,
+            float(np.quantile(distances[:, 0], 1 - EXCLUDED_SHARE)),
+            _bounds(signals),
+        )
 
     def decide(self, layers: Layers, prompt: Prompt) -> RuleVerdict:
         """Accept the pair, or reject it with every fault and the layer of each."""
@@ -122,7 +133,7 @@ class PairRuleReviewer:
     def _find_faults(self, small: Layers, prompt: Prompt) -> Iterator[PairFault]:
         # The foreground alone, by the bounds of single layers.
         judged = prepare_layer(small[FOREGROUND])
-        for reason, sentence in self.foregrounds.find_unclean(judged):
+        for reason, sentence in self.foregrounds.find_broken_bounds(judged):
             yield reason, FOREGROUND, sentence
         # The layers together; without a common size nothing else can be measured.
         pair_signals = compute_pair_signals(small)
@@ -140,7 +151,9 @@ class PairRuleReviewer:
                 explanation = f"{bound.sentence} ({bound.signal} {value:.3g}, above {limit:.3g})"
                 yield bound.reason, bound.layer, explanation
 
-    def _find_missed(self, small: Layers, prompt: Prompt, shown: Mapping[str, float | None]) -> Iterator[PairFault]:
+    def _find_missed(
+        self, small: Layers, prompt: Prompt, shown: Mapping[str, float | None]
+    ) -> Iterator[PairFault]:
         """Yield mismatches between layers and texts.
 
         Texts of the synthetic grammar are checked exactly, others by comparison with seeds.
@@ -148,19 +161,25 @@ class PairRuleReviewer:
         if shown:
             missed = [name for name in ("colour", "shape") if not shown[f"shows_{name}"]]
             if missed:
-                yield RejectReason.prompt_miss, FOREGROUND, f"not the {' and '.join(missed)} of its text"
+                yield (
+                    RejectReason.prompt_miss,
+                    FOREGROUND,
+                    f"not the {' and '.join(missed)} of its text",
+                )
             if not shown["shows_ground"]:
                 yield RejectReason.prompt_miss, BACKGROUND, "it does not show its text"
             elif shown["light_gap"] is None or shown["foot_gap"] is None:
                 yield RejectReason.malformed, FOREGROUND, "it has no solid subject"
             return
-        for reason, sentence in self.foregrounds.find_foreign(
+        for reason, sentence in self.foregrounds.find_unlike_seeds(
             prepare_layer(small[FOREGROUND]), prompt.foreground or prompt.text
         ):
             yield reason, FOREGROUND, sentence
         _, distances = nearest_neighbors(embed_layer(small[BACKGROUND])[None], self.backgrounds, 1)
-        if distances[0, 0] > self.farthest:
-            explanation = f"unlike every seed (distance {distances[0, 0]:.3g}, above {self.farthest:.3g})"
+        if distances[0, 0] > self.max_distance:
+            explanation = (
+                f"unlike every seed (distance {distances[0, 0]:.3g}, above {self.max_distance:.3g})"
+            )
             yield RejectReason.malformed, BACKGROUND, explanation
 
 
@@ -171,27 +190,35 @@ def fit_pair_rule_reviewer(store: ObjectStore, snapshot: str) -> PairRuleReviewe
         return sample.kind is Kind.pair and sample.round == 0 and sample.split is Split.train
 
     chosen = islice(filter(is_seed, read_samples(store, snapshot)), MAX_SEEDS)
-    return PairRuleReviewer.fit((_read(store, sample.layers), _prompt_of(sample)) for sample in chosen)
+    return PairRuleReviewer.fit(
+        (_read(store, sample.layers), _prompt_of(sample)) for sample in chosen
+    )
 
 
-def review_item(rule_reviewer: RuleReviewer | PairRuleReviewer, store: ObjectStore, card: ReviewItem) -> RuleVerdict:
+def review_item(
+    rule_reviewer: RuleReviewer | PairRuleReviewer, store: ObjectStore, item: ReviewItem
+) -> RuleVerdict:
     """Return the rule reviewer's verdict on a review item.
 
     Args:
         oracle: The rule reviewer of the item's kind.
         store: The object store with the layers.
-        card: The item; a pair is judged as a whole, a single candidate by its foreground.
+        item: The item; a pair is judged as a whole, a single candidate by its foreground.
     """
     try:
-        drawn = _read(store, {role: layer.sha256 for role, layer in card.layers.items()})
+        drawn = _read(store, {role: layer.sha256 for role, layer in item.layers.items()})
     except (NotFound, Corrupt) as error:
         return RuleVerdict(Verdict.reject, (RejectReason.other,), error.message)
     if isinstance(rule_reviewer, RuleReviewer):
-        return rule_reviewer.decide(drawn.get(FOREGROUND, next(iter(drawn.values()))), card.prompt)
+        return rule_reviewer.decide(drawn.get(FOREGROUND, next(iter(drawn.values()))), item.prompt)
     # A pair that lost a layer is malformed, not an error of the rule reviewer.
     if missing := [role for role in LayerRole if role not in drawn]:
-        return RuleVerdict(Verdict.reject, (RejectReason.malformed,), f"the {missing[0]} is missing", (missing[0],))
-    return rule_reviewer.decide(drawn, Prompt(card.prompt, card.texts.get(FOREGROUND), card.texts.get(BACKGROUND)))
+        return RuleVerdict(
+            Verdict.reject, (RejectReason.malformed,), f"the {missing[0]} is missing", (missing[0],)
+        )
+    return rule_reviewer.decide(
+        drawn, Prompt(item.prompt, item.texts.get(FOREGROUND), item.texts.get(BACKGROUND))
+    )
 
 
 def _prompt_of(sample: Sample) -> Prompt:
@@ -211,5 +238,9 @@ def _bounds(signals: list[dict[str, float | None]]) -> dict[str, float]:
     bounds = {}
     for bound in PAIR_BOUNDS:
         values = [value for seed in signals if (value := seed.get(bound.signal)) is not None]
-        bounds[bound.signal] = max(bound.floor, float(np.quantile(values, 1 - EXCLUDED_SHARE))) if values else bound.floor
+        bounds[bound.signal] = (
+            max(bound.floor, float(np.quantile(values, 1 - EXCLUDED_SHARE)))
+            if values
+            else bound.floor
+        )
     return bounds

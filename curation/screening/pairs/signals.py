@@ -78,11 +78,15 @@ def compute_pair_signals(layers: Layers) -> dict[str, float | None]:
     """
     foreground, background, blended = (layers[role] for role in LayerRole)
     # Height and width separately; the gap is the larger of the two differences.
-    extents = [[layer.shape[axis] for layer in (foreground, background, blended)] for axis in (0, 1)]
+    extents = [
+        [layer.shape[axis] for layer in (foreground, background, blended)] for axis in (0, 1)
+    ]
     size_gap = max(max(extent) - min(extent) for extent in extents)
     found: dict[str, float | None] = {SIZE_GAP: float(size_gap)}
     for name, signal in PAIR_SIGNALS.items():
-        found[name] = None if size_gap else round(float(signal.measure(foreground, background, blended)), 6)
+        found[name] = (
+            None if size_gap else round(float(signal.measure(foreground, background, blended)), 6)
+        )
     return found
 
 
@@ -100,10 +104,12 @@ def compute_agreement_signals(layers: Layers, prompt: Prompt) -> dict[str, float
         return {}
     # Booleans become 0 and 1, so that rules and models can read them as signals.
     values: Mapping[str, float | None] = {
-        "shows_colour": agreement.colour,
+        "shows_colour": agreement.color,
         "shows_shape": agreement.shape,
         "shows_ground": agreement.ground,
         "light_gap": agreement.light_gap,
         "foot_gap": agreement.foot_gap,
     }
-    return {name: None if value is None else round(float(value), 6) for name, value in values.items()}
+    return {
+        name: None if value is None else round(float(value), 6) for name, value in values.items()
+    }

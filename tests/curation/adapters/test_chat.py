@@ -15,7 +15,9 @@ from tests.servers import free_port
 
 def ask(server, pauses=None, key=None):
     pauses = [] if pauses is None else pauses
-    return ChatCompletionsClient(server.address, "some-model", key, pauses.append).write("what?", 50, 3)
+    return ChatCompletionsClient(server.address, "some-model", key, pauses.append).write(
+        "what?", 50, 3
+    )
 
 
 def test_a_question_is_one_chat_completion():
@@ -84,7 +86,10 @@ def test_a_broken_answer_is_asked_for_again(broken):
 
 def test_one_that_stays_broken_is_given_up_with_what_it_said():
     pauses: list[float] = []
-    with serving([Reply(body=b"<html>welcome</html>")]) as server, pytest.raises(Unreachable, match="<html>welcome"):
+    with (
+        serving([Reply(body=b"<html>welcome</html>")]) as server,
+        pytest.raises(Unreachable, match="<html>welcome"),
+    ):
         ask(server, pauses)
     assert len(server.asked) == MAX_TRIES
     assert pauses == [1, 2, 4, 8]
@@ -94,7 +99,9 @@ def test_one_that_stays_broken_is_given_up_with_what_it_said():
 
 
 def test_nobody_there_is_told():
-    chat = ChatCompletionsClient(f"http://127.0.0.1:{free_port()}/v1", "m", None, lambda seconds: None)
+    chat = ChatCompletionsClient(
+        f"http://127.0.0.1:{free_port()}/v1", "m", None, lambda seconds: None
+    )
     with pytest.raises(Unreachable, match="did not answer in 5 tries: ConnectError"):
         chat.write("what?", 5, 0)
 
@@ -109,7 +116,9 @@ def test_what_the_server_will_not_do_is_not_asked_twice():
         with pytest.raises(Refused, match="404, The model `some-model` does not exist"):
             ask(server)
     assert len(server.asked) == 1
-    with serving([Reply(307, headers={"Location": "http://127.0.0.1:1/v1/chat/completions"})]) as server:
+    with serving(
+        [Reply(307, headers={"Location": "http://127.0.0.1:1/v1/chat/completions"})]
+    ) as server:
         with pytest.raises(Refused, match="307"):
             ask(server, key="sesame")  # a key goes nowhere else
 

@@ -94,7 +94,11 @@ def test_no_port_is_open_and_no_other_user_may_enter(context):
     assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
     assert stat.S_IMODE((sockets / ".s.PGSQL.5432").stat().st_mode) == 0o700
     assert stat.S_IMODE((context / "data").stat().st_mode) == 0o700
-    assert [one for one in psutil.Process(pid_of(context)).net_connections() if one.family != socket.AF_UNIX] == []
+    assert [
+        one
+        for one in psutil.Process(pid_of(context)).net_connections()
+        if one.family != socket.AF_UNIX
+    ] == []
 
 
 def test_what_is_committed_is_on_the_disk(context):
@@ -106,10 +110,18 @@ def test_what_is_committed_is_on_the_disk(context):
 def test_text_sorts_alike_on_every_machine(context):
     address = start_server(context)
     assert (
-        ask(address, "select datlocprovider::text || datlocale from pg_database where datname = 'layerloop'")
+        ask(
+            address,
+            "select datlocprovider::text || datlocale from pg_database where datname = 'layerloop'",
+        )
         == "bC.UTF-8"
     )
-    assert ask(address, "select array_agg(t order by t) from unnest(array['b','ä','a','Z']) t") == ["Z", "a", "b", "ä"]
+    assert ask(address, "select array_agg(t order by t) from unnest(array['b','ä','a','Z']) t") == [
+        "Z",
+        "a",
+        "b",
+        "ä",
+    ]
 
 
 def test_the_queue_is_in_it_and_installing_it_again_changes_nothing(context):
@@ -133,13 +145,17 @@ def test_a_queue_cannot_be_installed_where_nobody_answers():
 def test_processes_that_start_at_once_get_one_server(postgres_folder):
     program = "import sys, pathlib; from curation.adapters.embedded_postgres import start_server; print(start(pathlib.Path(sys.argv[1])))"
     command = [sys.executable, "-c", program, str(postgres_folder)]
-    several = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    several = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
     addresses = {process.communicate(timeout=120)[0].strip() for process in several}
     assert [process.returncode for process in several] == [0, 0, 0]
     assert len(addresses) == 1
     data = str(postgres_folder / "data")
     servers = [
-        p for p in psutil.process_iter(["cmdline"]) if data in (p.info["cmdline"] or []) and p.name() == "postgres"
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if data in (p.info["cmdline"] or []) and p.name() == "postgres"
     ]
     assert len(servers) == 1
 
@@ -178,7 +194,8 @@ def test_a_backend_that_works_on_after_its_server_died_is_ended(context):
     thread = threading.Thread(target=work)
     thread.start()
     wait_for(
-        "the busy backend", lambda: ask(address, "select count(*) from pg_stat_activity where query like 'do %'") == 1
+        "the busy backend",
+        lambda: ask(address, "select count(*) from pg_stat_activity where query like 'do %'") == 1,
     )
     server = psutil.Process(pid_of(context))
     owner = server.uids().real
@@ -311,12 +328,12 @@ def test_an_ordinary_user_needs_nobody_else(postgres_folder):
 
 
 def test_starting_says_nothing_and_warns_of_nothing(context):
-    program = (
-        "import sys, pathlib; from curation.adapters.embedded_postgres import start_server; start(pathlib.Path(sys.argv[1]))"
-    )
+    program = "import sys, pathlib; from curation.adapters.embedded_postgres import start_server; start(pathlib.Path(sys.argv[1]))"
     environment = {name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"}
     command = [sys.executable, "-W", "error", "-c", program, str(context)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
     assert (done.stdout, done.stderr) in (("", ""), ("", letting_through(context)))
 
 

@@ -41,7 +41,9 @@ def test_every_key_and_every_choice_is_given_once(kind, groups):
     keys = [one.get("hotkey") for one in root.iter("Choice")]
     views = sum(len(keys) for name, keys in VIEWS.items() if kind is Kind.pair or name != "layer")
     assert len(keys) == len(set(keys)) == 2 + views + sum(map(len, groups.values()))
-    assert {one.get("alias") for one in root.iter("Choice")} - {"accept", "reject", None} <= set(RejectReason)
+    assert {one.get("alias") for one in root.iter("Choice")} - {"accept", "reject", None} <= set(
+        RejectReason
+    )
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -90,7 +92,10 @@ def test_how_it_was_looked_at_is_no_part_of_what_is_said():
 def test_a_page_tells_where_its_layers_are():
     one = posting(layers={role: f"http://house/{role}?a=1&b='\"" for role in LayerRole})
     assert parse_layer_urls(task_html(one)) == one.layers
-    assert parse_layer_urls(task_html(posting(prompt='<img class="ll-foreground" alt="x" src="y">'))) == posting().layers
+    assert (
+        parse_layer_urls(task_html(posting(prompt='<img class="ll-foreground" alt="x" src="y">')))
+        == posting().layers
+    )
     assert parse_layer_urls("<b>somebody else's</b>") == {}
 
 
@@ -99,7 +104,12 @@ def test_a_page_tells_where_its_layers_are():
     [
         (Verdict.accept, [], [], ""),
         (Verdict.reject, [RejectReason.halo, RejectReason.holes], [], "at the left"),
-        (Verdict.reject, [RejectReason.halo, RejectReason.clash], [LayerRole.foreground, LayerRole.blended], ""),
+        (
+            Verdict.reject,
+            [RejectReason.halo, RejectReason.clash],
+            [LayerRole.foreground, LayerRole.blended],
+            "",
+        ),
     ],
 )
 def test_what_is_said_is_read_back(verdict, reasons, layers, comment):
@@ -128,5 +138,8 @@ def test_a_result_of_another_form_is_a_fault(result):
 
 
 def test_a_comment_is_kept_without_what_no_database_takes():
-    said = [*build_result(Verdict.accept), {"from_name": "comment", "value": {"text": ["a\0b", "c"]}}]
+    said = [
+        *build_result(Verdict.accept),
+        {"from_name": "comment", "value": {"text": ["a\0b", "c"]}},
+    ]
     assert parse_result(said)["comment"] == "ab\nc"

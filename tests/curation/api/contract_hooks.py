@@ -31,7 +31,9 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     case.query = {**(case.query or {}), **known.get("query", {})}
     for name, value in known.get("headers", {}).items():
         case.headers[name] = value
-    if label in {"POST /api/review/decisions", "POST /api/review/undo"} and isinstance(case.body, dict):
+    if label in {"POST /api/review/decisions", "POST /api/review/undo"} and isinstance(
+        case.body, dict
+    ):
         case.body = {"key": str(uuid.uuid4())} if label.endswith("undo") else _decidable(case.body)
     if label == "POST /api/session" and isinstance(case.body, dict):
         with DATABASE.transaction() as tx:
@@ -42,6 +44,12 @@ def _decidable(body: dict[str, Any]) -> dict[str, Any]:
     """The body of a decision about a single candidate that is leased to the session's reviewer."""
     with DATABASE.transaction() as tx:
         reviewer = find_reviewer(tx, "the admin")
-        [card] = queue.claim_batch(tx, reviewer.id, None, 1, [], 300).cards
+        [card] = queue.claim_batch(tx, reviewer.id, None, 1, [], 300).items
     reasons = body.get("reasons", []) if body["verdict"] == "reject" else []
-    return {**body, "candidate": str(card.id), "key": str(uuid.uuid4()), "reasons": reasons, "layers": []}
+    return {
+        **body,
+        "candidate": str(card.id),
+        "key": str(uuid.uuid4()),
+        "reasons": reasons,
+        "layers": [],
+    }

@@ -44,11 +44,11 @@ from curation.screening.rules import measure_single, screen_candidates
 from curation.settings import Settings
 from tests.making import (
     fresh_database,
+    image,
     make_candidates,
     make_checkpoint,
     make_round,
     named,
-    picture,
 )
 
 X, Y, *OTHERS = (uuid.uuid5(uuid.NAMESPACE_OID, f"candidate {place}") for place in range(8))
@@ -80,7 +80,9 @@ class World:
         if content != answer.content.decode("latin-1"):
             headers["content-length"] = str(len(content))
         told = normalized(tuple(sorted(headers.items())))
-        self.heard.append((normalized(f"{method} {path} {body}"), answer.status_code, told, content))
+        self.heard.append(
+            (normalized(f"{method} {path} {body}"), answer.status_code, told, content)
+        )
         is_json = answer.content and "json" in answer.headers.get("content-type", "")
         return answer.json() if is_json else None
 
@@ -131,9 +133,15 @@ class World:
             return None
         undo = {"decision": 10**6, "key": str(LOST)}
         lost = {"candidate": str(LOST), "verdict": "accept", "key": str(LOST)}
-        both = [lost | {"candidate": str(one), "verdict": "skip", "key": str(one)} for one in (LOST,)]
+        both = [
+            lost | {"candidate": str(one), "verdict": "skip", "key": str(one)} for one in (LOST,)
+        ]
         bodies = {
-            "/api/review/claims": {"count": 0, "holding": [*self.held, str(LOST)], "round": self.round},
+            "/api/review/claims": {
+                "count": 0,
+                "holding": [*self.held, str(LOST)],
+                "round": self.round,
+            },
             "/api/review/decisions": lost,
             "/api/review/decisions/batch": {"decisions": both},
             "/api/review/undo": undo,
@@ -141,7 +149,9 @@ class World:
             "/api/review/release": {"candidates": [str(LOST)]},
             "/api/snapshots": {"tag": "latest"},
         }
-        known = path in bodies or path.startswith(("/api/rounds/", "/api/checkpoints/", "/api/labeling/"))
+        known = path in bodies or path.startswith(
+            ("/api/rounds/", "/api/checkpoints/", "/api/labeling/")
+        )
         assert known, f"say in this test what an annotator would send to {method} {path}"
         return bodies.get(path)
 
@@ -163,7 +173,9 @@ def routes_of(app: Any) -> list[Route]:
             open_ends += route.original_router.routes  # an included router
     assert len(found) > 30, "the application with its pages"
     return [
-        route for route in found if not any((method, route.path) in ENDS_THE_SESSION for method in route.methods or ())
+        route
+        for route in found
+        if not any((method, route.path) in ENDS_THE_SESSION for method in route.methods or ())
     ]
 
 
@@ -191,11 +203,21 @@ def make_world(
             stack.callback(database.close)
             store = FolderStore(tmp_path / name)
             number = build(database, store, gold_one, overlap, other)
-            settings = Settings(home=tmp_path / f"{name}-home", database=named(postgres_address, name), secret="s" * 40)
-            app = create_app(AppContext(settings, database, store, CeleryQueue(make_app(settings, settings.database))))
+            settings = Settings(
+                home=tmp_path / f"{name}-home",
+                database=named(postgres_address, name),
+                secret="s" * 40,
+            )
+            app = create_app(
+                AppContext(
+                    settings, database, store, CeleryQueue(make_app(settings, settings.database))
+                )
+            )
             app.state.counts = AdaptiveCache(cheap=60)
             headers = {"x-layerloop": "1"}
-            client = stack.enter_context(TestClient(app, base_url="http://127.0.0.1", headers=headers))
+            client = stack.enter_context(
+                TestClient(app, base_url="http://127.0.0.1", headers=headers)
+            )
             with database.transaction() as tx:
                 token = reviewers.issue_token(tx, reviewers.find_reviewer(tx, "ann"), 5)
             assert client.post("/api/session", json={"token": token}).status_code == 200
@@ -204,13 +226,21 @@ def make_world(
         yield make
 
 
-def build(database: Database, store: FolderStore, gold_one: uuid.UUID, overlap: int, other: str | None) -> int:
+def build(
+    database: Database, store: FolderStore, gold_one: uuid.UUID, overlap: int, other: str | None
+) -> int:
     """A round of plain candidates with two pieces of gold, one of them X or Y; another reviewer may have decided both."""
     with database.transaction() as tx:
         number = make_round(tx, make_checkpoint(tx))
         home = tx.scalar(
             sa.insert(rounds)
-            .values(purpose="gold", kind="single", quota=0, policy={"kind": "random", "share": 1.0}, state="open")
+            .values(
+                purpose="gold",
+                kind="single",
+                quota=0,
+                policy={"kind": "random", "share": 1.0},
+                state="open",
+            )
             .returning(rounds.c.id)
         )
         if overlap > 1:
@@ -220,14 +250,33 @@ def build(database: Database, store: FolderStore, gold_one: uuid.UUID, overlap: 
             is_gold = one in {gold_one, OTHERS[0]}
             prompt = Prompt(f"prompt {place}")
             tx.execute(sa.insert(prompts), {"id": prompt.id, "text": prompt.text})
-            row = {"id": one, "round_id": home if is_gold else number, "prompt_id": prompt.id, "seed": place}
-            tx.execute(sa.insert(candidates), row | {"state": CandidateState.waiting, "propensity": 1.0})
-            rgba = picture(place, SIDE, SIDE)
+            row = {
+                "id": one,
+                "round_id": home if is_gold else number,
+                "prompt_id": prompt.id,
+                "seed": place,
+            }
+            tx.execute(
+                sa.insert(candidates), row | {"state": CandidateState.waiting, "propensity": 1.0}
+            )
+            rgba = image(place, SIDE, SIDE)
             layer = stored(tx, store, rgba)
-            tx.execute(sa.insert(candidate_layers), {"candidate_id": one, "role": "foreground", "sha256": layer.sha256})
-            tx.execute(sa.insert(screenings), {"candidate_id": one, "signals": measure_single(rgba, prompt.text)})
+            tx.execute(
+                sa.insert(candidate_layers),
+                {"candidate_id": one, "role": "foreground", "sha256": layer.sha256},
+            )
+            tx.execute(
+                sa.insert(screenings),
+                {"candidate_id": one, "signals": measure_single(rgba, prompt.text)},
+            )
             if is_gold:
-                row = {"candidate_id": one, "round_id": number, "sample_id": source, "defect": None, "severity": 0}
+                row = {
+                    "candidate_id": one,
+                    "round_id": number,
+                    "sample_id": source,
+                    "defect": None,
+                    "severity": 0,
+                }
                 tx.execute(sa.insert(gold_table), row)
         gold.set_gold(tx, number, gold.GoldSettings(0.5), "test")
         reviewers.add_reviewer(tx, "ann", Role.annotator)
@@ -245,19 +294,23 @@ def build(database: Database, store: FolderStore, gold_one: uuid.UUID, overlap: 
 
 def make_samples(tx: Any, store: FolderStore) -> uuid.UUID:
     """Several samples; returns one to which neither X nor Y is nearest: no candidate repeats a sample but gold."""
-    pictures = [picture(90 + place, SIDE, SIDE) for place in range(6)]
+    images = [image(90 + place, SIDE, SIDE) for place in range(6)]
     apart = [
         count_bits(
-            fingerprint(picture(place, SIDE, SIDE))[:HASH_BYTES], [fingerprint(one)[:HASH_BYTES] for one in pictures]
+            fingerprint(image(place, SIDE, SIDE))[:HASH_BYTES],
+            [fingerprint(one)[:HASH_BYTES] for one in images],
         )
         for place in (0, 1)
     ]
     farthest = max(range(6), key=lambda place: min(bits[place] - min(bits) for bits in apart))
     assert all(bits[farthest] > min(bits) for bits in apart)
-    for place, rgba in enumerate(pictures):
+    for place, rgba in enumerate(images):
         layer = stored(tx, store, rgba)
-        add_samples(tx, [NewSample("single", f"seed {place}", "CC0", "test", 0, {LayerRole.foreground: layer})])
-    visible = pixel_hash(pictures[farthest])
+        add_samples(
+            tx,
+            [NewSample("single", f"seed {place}", "CC0", "test", 0, {LayerRole.foreground: layer})],
+        )
+    visible = pixel_hash(images[farthest])
     return tx.scalar(sa.text("select id from samples where visible = :v").bindparams(v=visible))
 
 
@@ -266,7 +319,11 @@ def stored(tx: Any, store: FolderStore, rgba: Any) -> StoredLayer:
     data = encode_layer(rgba)
     layer = StoredLayer(store.put(data), rgba.shape[1], rgba.shape[0], len(data), pixel_hash(rgba))
     record_layers(tx, [layer])
-    tx.execute(sa.update(layers).where(layers.c.sha256 == layer.sha256).values(fingerprint=fingerprint(rgba)))
+    tx.execute(
+        sa.update(layers)
+        .where(layers.c.sha256 == layer.sha256)
+        .values(fingerprint=fingerprint(rgba))
+    )
     return layer
 
 
@@ -346,13 +403,17 @@ def test_gold_shares_no_bytes_with_what_it_was_made_of(database, store):
         number = make_round(tx)
         drawn = make_candidates(tx, store, number, 4, CandidateState.generated)
         screen_candidates(tx, store, drawn)
-        seeds = [picture(200 + place) for place in range(6)]
+        seeds = [image(200 + place) for place in range(6)]
         for rgba in seeds:
             rgba[rgba[..., 3] == 0] = 0  # as an import stores it
             layer = stored(tx, store, rgba)
-            add_samples(tx, [NewSample("single", "a seed", "CC0", "test", 0, {LayerRole.foreground: layer})])
+            add_samples(
+                tx, [NewSample("single", "a seed", "CC0", "test", 0, {LayerRole.foreground: layer})]
+            )
         sources = gold_creation.choose_sources(tx, number, 40)
-        pieces = gold_creation.make_gold(store, sources, gold_creation.typical_size(tx, number), seed=3)
+        pieces = gold_creation.make_gold(
+            store, sources, gold_creation.typical_size(tx, number), seed=3
+        )
         gold_creation.add_gold(tx, number, pieces, "test")
         marks = dict(tx.execute(sa.select(layers.c.sha256, layers.c.fingerprint)).all())
         keys = {frozenset(row) for row in tx.execute(sa.select(screenings.c.signals)).scalars()}
@@ -373,6 +434,8 @@ def test_gold_shares_no_bytes_with_what_it_was_made_of(database, store):
         assert not hidden.size or hidden.any(), "colour goes on under alpha 0, as in drawn layers"
         assert marks[layer.sha256] is not None, "a nearest sample can be told with its distance"
         if one.defect is None:
-            nearest = min(int(abs(rgba.astype(int) - seed)[rgba[..., 3] > 0].max()) for seed in seeds)
+            nearest = min(
+                int(abs(rgba.astype(int) - seed)[rgba[..., 3] > 0].max()) for seed in seeds
+            )
             assert nearest == 1, "nobody sees a difference"
     assert len(keys) == 1, "the same is measured of all"

@@ -24,7 +24,9 @@ def two(database, store) -> tuple[str, str]:
         first = make_checkpoint(tx, "first")
         make_round(tx, first)
         sheet = store.put(b"\x89PNG\r\n\x1a\n and so on")
-        tx.execute(sa.update(checkpoints).where(checkpoints.c.id == first).values(sample_grid=sheet))
+        tx.execute(
+            sa.update(checkpoints).where(checkpoints.c.id == first).values(sample_grid=sheet)
+        )
     with database.transaction() as tx:
         return first, make_checkpoint(tx, "second")
 
@@ -34,7 +36,11 @@ def test_the_list_tells_figures_lineage_and_rounds(signed_in, two):
     engineer = signed_in(Role.engineer)
     newest, oldest = engineer.get("/api/checkpoints").json()
     assert (newest["id"], oldest["id"]) == (second, first)
-    assert (oldest["evaluation"], oldest["preset"], oldest["rounds"]) == ({"psnr": 30.0}, "tiny", [1])
+    assert (oldest["evaluation"], oldest["preset"], oldest["rounds"]) == (
+        {"psnr": 30.0},
+        "tiny",
+        [1],
+    )
     assert (newest["rounds"], newest["sample_grid_url"]) == ([], None)
     assert engineer.get(oldest["sample_grid_url"]).headers["content-type"] == "image/png"
     assert engineer.get(f"/api/checkpoints/{first[:8]}").json()["id"] == first
@@ -56,9 +62,16 @@ def test_runs_tell_how_far_they_are(signed_in, two, database):
     visitor = signed_in()
     with database.transaction() as tx:
         snapshot = tx.scalar(sa.select(checkpoints.c.snapshot_id).where(checkpoints.c.id == two[0]))
-        run = request_training(tx, TrainingRequest("whole", "tiny", snapshot, None, None, 1), "test")
+        run = request_training(
+            tx, TrainingRequest("whole", "tiny", snapshot, None, None, 1), "test"
+        )
     (row,) = visitor.get("/api/runs").json()
-    assert (row["id"], row["state"], row["progress"], row["checkpoint"]) == (str(run), "requested", None, None)
+    assert (row["id"], row["state"], row["progress"], row["checkpoint"]) == (
+        str(run),
+        "requested",
+        None,
+        None,
+    )
     with database.transaction() as tx:
         claim_run(tx, run, "w1", 60)
         record_progress(tx, run, "w1", Progress("base", 128, 512, {"loss": 0.5}), 60)

@@ -60,7 +60,9 @@ PHASES = "examples,coverage,fuzzing,stateful"
 def address(app) -> Iterator[str]:
     """The application on a free port."""
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", proxy_headers=False))
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", proxy_headers=False)
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_for("the application", lambda: server.started)
@@ -80,7 +82,7 @@ def known(app, context, database, store) -> dict[str, dict[str, dict[str, str]]]
         [candidate, *_] = make_candidates(tx, store, number, 400)
         add_samples(tx, [new(one) for one in range(3)])
     preview = previewed(context, database, store)
-    with database.transaction(one_view=True) as tx:
+    with database.transaction(repeatable_read=True) as tx:
         snapshots.freeze_snapshot(tx, store, tag="first", actor="test")
     with database.transaction() as tx:
         [layer] = tx.connection.exec_driver_sql("select sha256 from layers limit 1").scalars()

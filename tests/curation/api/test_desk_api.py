@@ -23,7 +23,14 @@ def posting(database, store):
         [candidate] = make_candidates(tx, store, number, 1)
         row = {"id": board, "server_url": "http://127.0.0.1:1", "round_id": number, "part": 1}
         tx.execute(sa.insert(labeling_projects), row)
-        row = {"id": id_, "project_id": board, "candidate_id": candidate, "state": "up", "batch": board, "number": 1}
+        row = {
+            "id": id_,
+            "project_id": board,
+            "candidate_id": candidate,
+            "state": "up",
+            "batch": board,
+            "number": 1,
+        }
         tx.execute(sa.insert(labeling_tasks), row)
     return id_, candidate
 
@@ -45,24 +52,36 @@ def test_a_preview_is_shown_to_whoever_has_its_address(client, address):
 
 
 @pytest.mark.parametrize(
-    "change", [("foreground", "background"), ("sign=", "sign=0"), ("sign=", "nothing=")], ids=["role", "forged", "bare"]
+    "change",
+    [("foreground", "background"), ("sign=", "sign=0"), ("sign=", "nothing=")],
+    ids=["role", "forged", "bare"],
 )
 def test_another_address_shows_nothing(client, address, change):
     assert client.get(address.replace(*change)).status_code in {404, 422}
 
 
-def test_a_decided_candidate_stays_visible_to_whoever_corrects_it(client, database, address, posting):
+def test_a_decided_candidate_stays_visible_to_whoever_corrects_it(
+    client, database, address, posting
+):
     with database.transaction() as tx:
         ada = reviewers.add_reviewer(tx, "ada").id
         decisions.decide(tx, ada, posting[1], Verdict.accept, key=uuid.uuid4())
     assert client.get(address).status_code == 200
 
 
-@pytest.mark.parametrize(("state", "status"), [("answered", 200), ("sending", 200), ("down", 404), ("refused", 404)])
-def test_a_posting_is_shown_until_it_is_taken_down(client, database, address, posting, state, status):
+@pytest.mark.parametrize(
+    ("state", "status"), [("answered", 200), ("sending", 200), ("down", 404), ("refused", 404)]
+)
+def test_a_posting_is_shown_until_it_is_taken_down(
+    client, database, address, posting, state, status
+):
     with database.transaction() as tx:
-        tx.execute(sa.update(labeling_tasks).where(labeling_tasks.c.id == posting[0]).values(state=state))
-        tx.execute(sa.update(candidates).where(candidates.c.id == posting[1]).values(state="withdrawn"))
+        tx.execute(
+            sa.update(labeling_tasks).where(labeling_tasks.c.id == posting[0]).values(state=state)
+        )
+        tx.execute(
+            sa.update(candidates).where(candidates.c.id == posting[1]).values(state="withdrawn")
+        )
     assert client.get(address).status_code == status
 
 
@@ -72,16 +91,23 @@ def test_the_bell_asks_for_a_collection_and_for_nothing_else(client, context):
     secret = {WEBHOOK_HEADER: webhook_secret(context.settings.signing_secret())}
     for _ in range(2):  # the same again is asked for again, and does nothing twice
         assert (
-            client.post("/api/labeling/webhook", json={"action": "ANNOTATION_CREATED"}, headers=secret).status_code
+            client.post(
+                "/api/labeling/webhook", json={"action": "ANNOTATION_CREATED"}, headers=secret
+            ).status_code
             == 204
         )
     assert asked == [Job("pull_annotations")] * 2
     board = uuid.uuid4()
-    assert client.post(f"/api/labeling/webhook?board={board}", json={}, headers=secret).status_code == 204
+    assert (
+        client.post(f"/api/labeling/webhook?board={board}", json={}, headers=secret).status_code
+        == 204
+    )
     assert asked[2:] == [Job("pull_annotations", (str(board),))]
 
 
-@pytest.mark.parametrize("secret", [None, "", "wrong", "ü"], ids=["none", "empty", "wrong", "strange"])
+@pytest.mark.parametrize(
+    "secret", [None, "", "wrong", "ü"], ids=["none", "empty", "wrong", "strange"]
+)
 def test_a_stranger_wakes_nobody(client, context, secret):
     asked: list[Job] = []
     context.database.send = asked.append

@@ -52,7 +52,9 @@ class Api:
 
 @pytest.fixture
 def api(settings: Settings) -> Iterator[Api]:
-    started = Api(settings.model_copy(update={"port": free_port(), "front_end": "there_are_no_pages:mount"}))
+    started = Api(
+        settings.model_copy(update={"port": free_port(), "front_end": "there_are_no_pages:mount"})
+    )
     yield started
     started.process.kill()
     started.process.wait()
@@ -112,7 +114,11 @@ def test_no_answered_decision_is_lost_and_none_is_kept_twice(api, database, stor
     assert len(answered) == CANDIDATES
     assert set(kept) == set(answered), "every decision is there, and no other"
     for key, (decision, candidate, verdict) in answered.items():
-        assert (kept[key].id, str(kept[key].candidate_id), kept[key].verdict) == (decision, candidate, verdict)
+        assert (kept[key].id, str(kept[key].candidate_id), kept[key].verdict) == (
+            decision,
+            candidate,
+            verdict,
+        )
     assert len({row.candidate_id for row in kept.values()}) == CANDIDATES
     standing = states(database, number)
     assert standing["accepted"] == accepted

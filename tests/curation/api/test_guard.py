@@ -24,7 +24,11 @@ SIGNED = {
 
 def operations(app) -> list[tuple[str, str, dict]]:
     paths = app.openapi()["paths"]
-    return [(method.upper(), path, found) for path, methods in paths.items() for method, found in methods.items()]
+    return [
+        (method.upper(), path, found)
+        for path, methods in paths.items()
+        for method, found in methods.items()
+    ]
 
 
 def filled(path: str) -> str:
@@ -47,7 +51,10 @@ def test_every_address_but_the_open_ones_takes_a_session(app, client):
     ("role", "allowed"),
     [
         (Role.annotator, {"/api/me", "/api/review/reasons", "/api/rounds", "/api/runs"}),
-        (Role.engineer, {"/api/rounds/{number}", "/api/snapshots", "/api/snapshots/{name}", "/api/checkpoints"}),
+        (
+            Role.engineer,
+            {"/api/rounds/{number}", "/api/snapshots", "/api/snapshots/{name}", "/api/checkpoints"},
+        ),
         (Role.trainer, {"/api/checkpoints/{name}/promote"}),
         (Role.admin, {"/api/rounds/{number}/close"}),
     ],
@@ -60,11 +67,15 @@ def test_access_grows_from_annotator_to_admin(app, signed_in, role, allowed):
         for method, path, _ in operations(app)
         if path not in SIGNED
         and (method, path) not in OPEN
-        and visitor.request(method, filled(path), json=BODIES.get(path, {}) if method == "POST" else None).status_code
+        and visitor.request(
+            method, filled(path), json=BODIES.get(path, {}) if method == "POST" else None
+        ).status_code
         == 403
     }
     assert not refused & allowed
-    assert ("/api/checkpoints/{name}/promote" in refused) == (role in {Role.annotator, Role.engineer})
+    assert ("/api/checkpoints/{name}/promote" in refused) == (
+        role in {Role.annotator, Role.engineer}
+    )
     assert ("/api/rounds/{number}/close" in refused) == (role is Role.annotator)
     assert ("/api/snapshots" in refused) == (role is Role.annotator)
     assert refused == set() or role in {Role.annotator, Role.engineer}
@@ -78,7 +89,9 @@ BODIES = {
 }
 
 
-@pytest.mark.parametrize("path", ["/api/health", "/api/me", "/api/nothing", "/nothing", "/api/rounds/x"])
+@pytest.mark.parametrize(
+    "path", ["/api/health", "/api/me", "/api/nothing", "/nothing", "/api/rounds/x"]
+)
 def test_every_answer_bears_the_headers(client, path):
     answer = client.get(path)
     for name, value in HEADERS.items():
@@ -95,14 +108,19 @@ def test_a_house_on_loopback_answers_loopback_only(client, host):
     assert "loopback" in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "127.0.0.1:8765", "[::1]", "[::1]:8765", "127.8.8.8"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:80", "127.0.0.1:8765", "[::1]", "[::1]:8765", "127.8.8.8"]
+)
 def test_loopback_has_many_names(client, host):
     assert client.get("/api/health", headers={"host": host}).status_code == 200
 
 
 def test_a_house_on_the_net_answers_to_any_name(context: AppContext):
     opened = AppContext(
-        context.settings.model_copy(update={"host": "0.0.0.0"}), context.database, context.store, context.queue
+        context.settings.model_copy(update={"host": "0.0.0.0"}),
+        context.database,
+        context.store,
+        context.queue,
     )
     with TestClient(create_app(opened), base_url="http://layers.example") as client:
         assert client.get("/api/health").status_code == 200
@@ -115,19 +133,29 @@ def test_a_change_without_our_header_is_refused(app, signed_in):
     for method, path, _ in operations(app):
         if method in {"POST", "DELETE"}:
             answer = visitor.request(method, filled(path), json={})
-            assert (answer.status_code, answer.json()["error"]["message"]) == (403, "the header X-Layerloop is missing")
+            assert (answer.status_code, answer.json()["error"]["message"]) == (
+                403,
+                "the header X-Layerloop is missing",
+            )
     assert visitor.get("/api/me").status_code == 200
 
 
 def test_bodies_are_bounded(client):
     assert client.post("/api/session", content=b"x" * (MAX_BODY_BYTES + 1)).status_code == 413
     assert client.post("/api/session", content=(b"x" for _ in range(3))).status_code == 411
-    assert client.post("/api/session", content=b"{}", headers={"content-length": "-1"}).status_code == 413
+    assert (
+        client.post("/api/session", content=b"{}", headers={"content-length": "-1"}).status_code
+        == 413
+    )
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"token": 5}', b'{"token": "x", "more": 1}', b"\xff"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b'{"token": 5}', b'{"token": "x", "more": 1}', b"\xff"]
+)
 def test_broken_bodies_are_told_in_words(client, content):
-    answer = client.post("/api/session", content=content, headers={"content-type": "application/json"})
+    answer = client.post(
+        "/api/session", content=content, headers={"content-type": "application/json"}
+    )
     assert answer.status_code == (400 if content == b"\xff" else 422)
     assert set(answer.json()) == {"error"}
     assert answer.json()["error"]["message"]
@@ -140,7 +168,9 @@ def test_an_unexpected_error_tells_nothing_and_is_logged(app, signed_in, context
         tx.execute(sa.text("alter table rounds rename to elsewhere"))
     answer = visitor.get("/api/rounds")
     assert answer.status_code == 500
-    assert answer.json() == {"error": {"message": "internal error", "hint": "the server's log has the details"}}
+    assert answer.json() == {
+        "error": {"message": "internal error", "hint": "the server's log has the details"}
+    }
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert "GET /api/rounds failed" in caplog.text
 
@@ -176,8 +206,12 @@ def test_bodies_are_bounded_whatever_the_method(client, method):
         assert client.request(method, path, content=(b"x" for _ in range(3))).status_code == 411
 
 
-@pytest.mark.parametrize(("method", "path"), [("POST", "/api/session"), ("GET", "/api/me"), ("DELETE", "/api/session")])
-def test_a_database_that_is_away_is_named_in_the_log_alone(signed_in, context, caplog, method, path):
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/api/session"), ("GET", "/api/me"), ("DELETE", "/api/session")]
+)
+def test_a_database_that_is_away_is_named_in_the_log_alone(
+    signed_in, context, caplog, method, path
+):
     visitor = signed_in()
     nowhere = Database("postgresql://somebody:word@127.0.0.1:1/a_database")
     app = create_app(AppContext(context.settings, nowhere, context.store, context.queue))
@@ -226,7 +260,8 @@ def test_pages_are_optional_and_a_broken_package_is_not_hidden(context, tmp_path
     def serve(dotted: str) -> TestClient:
         settings = context.settings.model_copy(update={"front_end": dotted})
         return TestClient(
-            create_app(AppContext(settings, context.database, context.store, context.queue)), base_url=LOOPBACK
+            create_app(AppContext(settings, context.database, context.store, context.queue)),
+            base_url=LOOPBACK,
         )
 
     assert serve("good_pages:mount").get("/").json() == "the pages"

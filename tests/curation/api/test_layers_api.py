@@ -83,7 +83,10 @@ def test_nothing_else_of_the_store_is_served_even_with_a_genuine_signature(clien
     secret = store.put(b"a manifest, weights, anything")
     for form in ("webp", "png"):
         answer = client.get(app.state.links.address(secret, form))
-        assert (answer.status_code, answer.json()["error"]["message"]) == (404, "there is no such image")
+        assert (answer.status_code, answer.json()["error"]["message"]) == (
+            404,
+            "there is no such image",
+        )
 
 
 @pytest.fixture
@@ -96,7 +99,9 @@ def sheet(database, store) -> str:
 def keep_sheet(database, sha: str) -> str:
     with database.transaction() as tx:
         checkpoint = make_checkpoint(tx)
-        tx.execute(sa.update(checkpoints).where(checkpoints.c.id == checkpoint).values(sample_grid=sha))
+        tx.execute(
+            sa.update(checkpoints).where(checkpoints.c.id == checkpoint).values(sample_grid=sha)
+        )
     return sha
 
 

@@ -40,7 +40,9 @@ def serving(tmp_path, soft: int, hard: int, head_seconds: float = 60.0):
         port = probe.getsockname()[1]
     with (tmp_path / "server.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(port), str(soft), str(hard), str(head_seconds)], stdout=log, stderr=log
+            [sys.executable, "-c", PROGRAM, str(port), str(soft), str(hard), str(head_seconds)],
+            stdout=log,
+            stderr=log,
         )
     try:
         deadline = time.monotonic() + 60
@@ -71,12 +73,18 @@ def many_files():
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-@pytest.mark.parametrize("hard", [4096, 1024], ids=["limit that can be raised", "limit that cannot be raised"])
-@pytest.mark.parametrize("sent", [b"", b"GET /api/health HTTP/1.1\r\nhost: x\r\n"], ids=["silent", "half a head"])
+@pytest.mark.parametrize(
+    "hard", [4096, 1024], ids=["limit that can be raised", "limit that cannot be raised"]
+)
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /api/health HTTP/1.1\r\nhost: x\r\n"], ids=["silent", "half a head"]
+)
 def test_real_requests_are_answered_beside_half_open_connections(tmp_path, many_files, hard, sent):
     with serving(tmp_path, 1024, hard) as port, contextlib.ExitStack() as held:
         for count in range(HALF_OPEN):
-            connection = held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
+            connection = held.enter_context(
+                socket.create_connection(("127.0.0.1", port), timeout=30)
+            )
             with contextlib.suppress(OSError):  # the oldest ones are closed
                 connection.sendall(sent)
             if count % 500 == 499:
@@ -114,9 +122,7 @@ def test_a_kept_connection_sends_several_requests(tmp_path):
     ):
         body = json.dumps({"a": "b" * 10_000}).encode()
         for _ in range(3):
-            head = (
-                f"POST /api/echo HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
-            )
+            head = f"POST /api/echo HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
             kept.sendall(head.encode() + b"\r\n\r\n" + body[:100])
             kept.sendall(body[100:])
             answer = b""

@@ -11,8 +11,15 @@ GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "openapi.json"
 def test_the_contract_has_not_changed(app):
     """To accept a change on purpose: delete tests/golden/openapi.json and run this test once."""
     described = app.openapi()
-    described["components"]["securitySchemes"]["session"]["name"] = "layerloop_session_*"  # the instance's own
-    now = json.dumps(described | {"info": {"title": "Layerloop", "version": "*"}}, indent=1, sort_keys=True) + "\n"
+    described["components"]["securitySchemes"]["session"]["name"] = (
+        "layerloop_session_*"  # the instance's own
+    )
+    now = (
+        json.dumps(
+            described | {"info": {"title": "Layerloop", "version": "*"}}, indent=1, sort_keys=True
+        )
+        + "\n"
+    )
     if not GOLDEN.exists():
         GOLDEN.write_text(now)
     assert json.loads(now) == json.loads(GOLDEN.read_text())

@@ -44,12 +44,16 @@ def example(app, schema: dict[str, Any]) -> Any:
     if "enum" in schema or "const" in schema:
         return schema.get("const", schema.get("enum", [None])[0])
     if schema["type"] == "object":
-        return {name: example(app, schema["properties"][name]) for name in schema.get("required", [])}
+        return {
+            name: example(app, schema["properties"][name]) for name in schema.get("required", [])
+        }
     if schema["type"] == "array":
         return [example(app, schema["items"])] * schema.get("minItems", 0)
     if schema.get("format") == "uuid":
         return str(uuid.UUID(int=1))
-    return {"string": "a" * 64, "integer": schema.get("minimum", 1), "boolean": False}[schema["type"]]
+    return {"string": "a" * 64, "integer": schema.get("minimum", 1), "boolean": False}[
+        schema["type"]
+    ]
 
 
 def strings(app, schema: dict[str, Any], at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -94,7 +98,12 @@ def addresses(app, path: str, operation: dict[str, Any], text: str) -> Iterator[
 def tries(app, text: str) -> Iterator[tuple[str, str, bytes | None]]:
     """Requests that carry this text: one for each path word, query parameter and string of a body."""
     for method, path, operation in operations(app):
-        schema = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
+        schema = (
+            operation.get("requestBody", {})
+            .get("content", {})
+            .get("application/json", {})
+            .get("schema")
+        )
         valid = None if schema is None else json.dumps(example(app, schema)).encode()
         for address in addresses(app, path, operation, text):
             yield method, address, valid
@@ -130,8 +139,17 @@ def test_no_text_is_a_server_error(app, signed_in, name):
 def test_a_hostile_header_is_no_server_error(signed_in, name):
     visitor = signed_in(Role.admin)
     value = TEXTS[name].replace("\u202e", "\xff").encode("latin-1")
-    for header in (b"x-layerloop-desk", b"if-none-match", b"accept", b"x-forwarded-for", b"content-type"):
-        for method, path in (("POST", "/api/labeling/webhook"), ("GET", f"/api/layers/{'a' * 64}.webp?until=1&sign=x")):
+    for header in (
+        b"x-layerloop-desk",
+        b"if-none-match",
+        b"accept",
+        b"x-forwarded-for",
+        b"content-type",
+    ):
+        for method, path in (
+            ("POST", "/api/labeling/webhook"),
+            ("GET", f"/api/layers/{'a' * 64}.webp?until=1&sign=x"),
+        ):
             assert visitor.request(method, path, headers=[(header, value)]).status_code < 500
 
 
@@ -140,7 +158,12 @@ def test_a_hostile_header_is_no_server_error(signed_in, name):
 def test_a_comment_that_cannot_be_stored_is_refused_by_name(signed_in, number, name, several):
     visitor = signed_in()
     [card] = visitor.post("/api/review/claims", json={"count": 1}).json()["candidates"]
-    body = {"candidate": card["id"], "verdict": "accept", "key": str(uuid.uuid4()), "comment": TEXTS[name]}
+    body = {
+        "candidate": card["id"],
+        "verdict": "accept",
+        "key": str(uuid.uuid4()),
+        "comment": TEXTS[name],
+    }
     path, sent = ("/decisions/batch", {"decisions": [body]}) if several else ("/decisions", body)
     headers = {"content-type": "application/json"}
     answer = visitor.post(f"/api/review{path}", content=json.dumps(sent), headers=headers)

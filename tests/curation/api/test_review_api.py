@@ -13,7 +13,9 @@ from tests.making import states
 
 
 def tray(client, count: int = 4, holding=(), number: int | None = None) -> dict:
-    answer = client.post("/api/review/claims", json={"round": number, "count": count, "holding": list(holding)})
+    answer = client.post(
+        "/api/review/claims", json={"round": number, "count": count, "holding": list(holding)}
+    )
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -44,11 +46,18 @@ def test_a_decision_is_answered_once_it_is_durable_and_the_same_again(signed_in,
     assert first.json()["state"] == "rejected"
     with database.transaction() as tx:
         row = tx.execute(sa.select(decisions)).mappings().one()
-    assert (row["id"], str(row["candidate_id"]), row["reasons"]) == (first.json()["decision"], one, ["halo"])
+    assert (row["id"], str(row["candidate_id"]), row["reasons"]) == (
+        first.json()["decision"],
+        one,
+        ["halo"],
+    )
     assert row["dwell_ms"] == 600_000, "ten minutes at most"
     assert ann.post("/api/review/decisions", json=body).json() == first.json()
     other = ann.post("/api/review/decisions", json=body | {"verdict": "skip", "reasons": []})
-    assert (other.status_code, other.json()["error"]["message"]) == (409, "this key was used for another decision")
+    assert (other.status_code, other.json()["error"]["message"]) == (
+        409,
+        "this key was used for another decision",
+    )
 
 
 def test_somebody_elses_candidate_is_a_conflict(signed_in, number):
@@ -86,14 +95,24 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(signed_in, number, d
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"count": 49}, {"count": -1}, {"round": 0}, {"holding": ["x"]}, {"holding": [str(uuid.uuid4())] * 65}]
+    "wrong",
+    [
+        {"count": 49},
+        {"count": -1},
+        {"round": 0},
+        {"holding": ["x"]},
+        {"holding": [str(uuid.uuid4())] * 65},
+    ],
 )
 def test_a_tray_has_bounds(signed_in, number, wrong):
     assert signed_in().post("/api/review/claims", json=wrong).status_code == 422
 
 
 def test_an_unknown_candidate_is_not_found(signed_in):
-    assert signed_in().post("/api/review/decisions", json=decision(str(uuid.uuid4()))).status_code == 404
+    assert (
+        signed_in().post("/api/review/decisions", json=decision(str(uuid.uuid4()))).status_code
+        == 404
+    )
 
 
 def test_undo_gives_the_card_back(signed_in, number, database):
@@ -122,10 +141,14 @@ def test_a_tray_and_its_decisions_cost_few_statements(signed_in, number, databas
     """What makes a decision cheap: statements, not rows, are what both sides spend their time on."""
     ann = signed_in()
     statements: list[str] = []
-    sa.event.listen(database.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    sa.event.listen(
+        database.engine, "before_cursor_execute", lambda *args: statements.append(args[2])
+    )
     cards = tray(ann, 8)["candidates"]
     assert len(statements) <= 6, statements
     for verdict, most in (("reject", 4), ("skip", 4), ("accept", 9)):
         statements.clear()
-        ann.post("/api/review/decisions", json=decision(cards.pop()["id"], verdict)).raise_for_status()
+        ann.post(
+            "/api/review/decisions", json=decision(cards.pop()["id"], verdict)
+        ).raise_for_status()
         assert len(statements) <= most, statements

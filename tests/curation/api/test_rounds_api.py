@@ -11,7 +11,12 @@ from curation.reporting import round_report
 def test_the_list_and_the_report(signed_in, number, database):
     visitor = signed_in(Role.engineer)
     (row,) = visitor.get("/api/rounds").json()
-    assert (row["id"], row["state"], row["quota"], row["counts"]) == (number, "open", 12, {"waiting": 12})
+    assert (row["id"], row["state"], row["quota"], row["counts"]) == (
+        number,
+        "open",
+        12,
+        {"waiting": 12},
+    )
     told = visitor.get(f"/api/rounds/{number}").json()
     with database.transaction() as tx:
         expected = round_report.round_report(tx, number)
@@ -30,7 +35,10 @@ def test_pausing_resuming_closing(signed_in, number, database):
     assert visitor.post(f"/api/rounds/{number}/pause").json()["state"] == "paused"
     assert visitor.post("/api/review/claims", json=tray).json()["candidates"] == []
     twice = visitor.post(f"/api/rounds/{number}/pause")
-    assert (twice.status_code, twice.json()["error"]["message"]) == (409, f"round {number} is paused, not open")
+    assert (twice.status_code, twice.json()["error"]["message"]) == (
+        409,
+        f"round {number} is paused, not open",
+    )
     assert sent == []
     assert visitor.post(f"/api/rounds/{number}/resume").json()["state"] == "open"
     assert Job("generate", (number,)) in sent, "asked for once the change was durable"

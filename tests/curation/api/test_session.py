@@ -29,11 +29,20 @@ def test_a_token_lets_one_in_once(app, client, database):
     assert answer.json() == {"name": "ann", "kind": "person", "role": "engineer"}
     assert client.get("/api/me").json() == answer.json()
     cookie = answer.headers["set-cookie"]
-    for part in (f"{app.state.session_cookie}=", "HttpOnly", "Max-Age=43200", "Path=/", "SameSite=strict"):
+    for part in (
+        f"{app.state.session_cookie}=",
+        "HttpOnly",
+        "Max-Age=43200",
+        "Path=/",
+        "SameSite=strict",
+    ):
         assert part in cookie
     assert "Secure" not in cookie
     again = client.post("/api/session", json={"token": token})
-    assert (again.status_code, again.json()["error"]["message"]) == (401, "this sign-in token is not valid")
+    assert (again.status_code, again.json()["error"]["message"]) == (
+        401,
+        "this sign-in token is not valid",
+    )
 
 
 def serve(context, **settings) -> TestClient:
@@ -52,7 +61,9 @@ def serve(context, **settings) -> TestClient:
     ],
 )
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_the_cookie_is_secure_where_the_public_address_is(context, database, address, secure, scheme):
+def test_the_cookie_is_secure_where_the_public_address_is(
+    context, database, address, secure, scheme
+):
     with serve(context, address=address) as client:
         client.base_url = f"{scheme}://127.0.0.1"
         for answer in (
@@ -89,23 +100,32 @@ def test_signing_in_as_somebody_else_is_asked_first(signed_in, database):
     assert "ann" in answer.json()["error"]["message"]
     assert "bob" in answer.json()["error"]["message"]
     assert visitor.get("/api/me").json()["name"] == "ann"
-    assert visitor.post("/api/session", json={"token": token, "switch": True}).json()["name"] == "bob"
+    assert (
+        visitor.post("/api/session", json={"token": token, "switch": True}).json()["name"] == "bob"
+    )
     assert visitor.get("/api/me").json()["name"] == "bob"
 
 
 def test_signing_in_again_as_oneself_ends_the_session_before(app, signed_in, database):
     visitor = signed_in(name="ann")
     before = dict(visitor.cookies)
-    assert visitor.post("/api/session", json={"token": token_of(database, "ann")}).status_code == 200
+    assert (
+        visitor.post("/api/session", json={"token": token_of(database, "ann")}).status_code == 200
+    )
     with TestClient(app, base_url=LOOPBACK, cookies=before) as old:
         assert old.get("/api/me").status_code == 401
 
 
 def test_two_instances_on_one_host_do_not_sign_each_other_out(context, database):
-    with serve(context, secret=SecretStr("one" * 16)) as client, serve(context, secret=SecretStr("two" * 16)) as other:
+    with (
+        serve(context, secret=SecretStr("one" * 16)) as client,
+        serve(context, secret=SecretStr("two" * 16)) as other,
+    ):
         client.post("/api/session", json={"token": token_of(database, "ann")})
         other.cookies = client.cookies  # a browser sends the cookies of a host to every port
-        assert other.post("/api/session", json={"token": token_of(database, "bob")}).status_code == 200
+        assert (
+            other.post("/api/session", json={"token": token_of(database, "bob")}).status_code == 200
+        )
         assert client.get("/api/me").json()["name"] == "ann"
         assert other.get("/api/me").json()["name"] == "bob"
 
@@ -141,7 +161,9 @@ def test_wrong_tokens_are_told_to_wait_and_a_valid_one_never_is(client, database
 
 def statuses(client, addresses) -> list[int]:
     return [
-        client.post("/api/session", json={"token": "wrong"}, headers={"x-forwarded-for": one}).status_code
+        client.post(
+            "/api/session", json={"token": "wrong"}, headers={"x-forwarded-for": one}
+        ).status_code
         for one in addresses
     ]
 
@@ -154,4 +176,6 @@ def test_a_forwarded_address_is_believed_from_a_named_proxy_alone(context):
         assert statuses(client, spoofed) == [401] * 6
         assert statuses(client, ["203.0.113.9"] * 6) == [401] * 3 + [429] * 3
         # What a client adds in front of what the proxy says counts for nothing.
-        assert statuses(client, [f"198.51.100.{last}, 203.0.113.9" for last in range(3)]) == [429] * 3
+        assert (
+            statuses(client, [f"198.51.100.{last}, 203.0.113.9" for last in range(3)]) == [429] * 3
+        )

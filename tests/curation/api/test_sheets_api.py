@@ -40,7 +40,9 @@ def several(client, made: list[dict]) -> list[dict]:
 def test_a_sheet_is_decided_in_one_request_and_repeated_without_harm(signed_in, number, database):
     ann = signed_in()
     cards = tray(ann, 6)
-    made = [said(card["id"], "accept" if turn == 0 else "reject") for turn, card in enumerate(cards)]
+    made = [
+        said(card["id"], "accept" if turn == 0 else "reject") for turn, card in enumerate(cards)
+    ]
     first = several(ann, made)
     assert [one["candidate"] for one in first] == [card["id"] for card in cards]
     assert [one["taken"]["state"] for one in first] == ["accepted"] + ["rejected"] * 5
@@ -55,7 +57,12 @@ def test_a_conflict_of_one_leaves_the_others(signed_in, number, database):
     others = tray(ann, 1)
     ann.post("/api/review/release", json={"candidates": [others[0]["id"]]})
     others, mine = tray(bob, 1), tray(ann, 2)
-    made = [said(mine[0]["id"]), said(others[0]["id"]), said(str(uuid.uuid4())), said(mine[1]["id"], "reject")]
+    made = [
+        said(mine[0]["id"]),
+        said(others[0]["id"]),
+        said(str(uuid.uuid4())),
+        said(mine[1]["id"], "reject"),
+    ]
     answers = several(ann, made)
     assert [one["taken"] is not None for one in answers] == [True, False, False, True]
     assert answers[1]["refused"]["hint"] == "continue with the next one"
@@ -68,7 +75,10 @@ def test_a_sheet_is_undone_as_a_whole(signed_in, number, database):
     cards = tray(ann, 5)
     made = several(ann, [said(card["id"], "accept") for card in cards])
     undos = [{"decision": one["taken"]["decision"], "key": str(uuid.uuid4())} for one in made]
-    answer = ann.post("/api/review/undo/batch", json={"undos": [*undos, {"decision": 10**9, "key": str(uuid.uuid4())}]})
+    answer = ann.post(
+        "/api/review/undo/batch",
+        json={"undos": [*undos, {"decision": 10**9, "key": str(uuid.uuid4())}]},
+    )
     assert answer.status_code == 200
     *undone, unknown = answer.json()
     assert [one["taken"]["candidate"] for one in undone] == cards
@@ -85,7 +95,9 @@ def test_a_sheet_has_bounds(signed_in, number, count):
         ("decisions", "decisions", said(str(uuid.uuid4()))),
         ("undo", "undos", {"key": str(uuid.uuid4())}),
     ):
-        assert ann.post(f"/api/review/{path}/several", json={name: [one] * count}).status_code == 422
+        assert (
+            ann.post(f"/api/review/{path}/several", json={name: [one] * count}).status_code == 422
+        )
 
 
 def test_the_largest_sheet_fits_into_one_request(signed_in, database, store):
@@ -95,13 +107,17 @@ def test_the_largest_sheet_fits_into_one_request(signed_in, database, store):
     ann = signed_in()
     cards = tray(ann, 48)
     assert len(cards) == 48
-    answers = several(ann, [said(card["id"], "reject", reasons=["halo"], comment="x" * 500) for card in cards])
+    answers = several(
+        ann, [said(card["id"], "reject", reasons=["halo"], comment="x" * 500) for card in cards]
+    )
     assert all(one["taken"] for one in answers)
     assert states(database, number) == {"rejected": 48}
 
 
 def test_who_is_not_signed_in_is_told_so_for_the_whole_request(client, number):
-    answer = client.post("/api/review/decisions/batch", json={"decisions": [said(str(uuid.uuid4()))]})
+    answer = client.post(
+        "/api/review/decisions/batch", json={"decisions": [said(str(uuid.uuid4()))]}
+    )
     assert answer.status_code == 401
 
 
@@ -119,7 +135,9 @@ def test_the_latest_decisions_are_those_that_can_be_undone(signed_in, number, da
         ],
     )
     undone = made[3]["taken"]["decision"]
-    ann.post("/api/review/undo", json={"decision": undone, "key": str(uuid.uuid4())}).raise_for_status()
+    ann.post(
+        "/api/review/undo", json={"decision": undone, "key": str(uuid.uuid4())}
+    ).raise_for_status()
     found = ann.get("/api/review/latest").json()
     assert [one["candidate"]["id"] for one in found] == [cards[index]["id"] for index in (2, 1, 0)]
     assert [one["verdict"] for one in found] == ["skip", "reject", "accept"]
@@ -150,15 +168,26 @@ def large(database, store, number) -> str:
     rgba[..., 3] = np.rint(alpha * 255)
     sha = store.put(encode_layer(rgba))
     with database.transaction() as tx:
-        tx.execute(sa.insert(layers).values(sha256=sha, width=1000, height=700, bytes=1, visible=sha))
+        tx.execute(
+            sa.insert(layers).values(sha256=sha, width=1000, height=700, bytes=1, visible=sha)
+        )
         one = tx.scalar(sa.select(candidate_layers.c.candidate_id).limit(1))
-        tx.execute(sa.update(candidate_layers).where(candidate_layers.c.candidate_id == one).values(sha256=sha))
+        tx.execute(
+            sa.update(candidate_layers)
+            .where(candidate_layers.c.candidate_id == one)
+            .values(sha256=sha)
+        )
     return sha
 
 
-def test_a_large_layer_has_a_small_address_and_a_small_one_has_its_own(signed_in, number, large, store):
+def test_a_large_layer_has_a_small_address_and_a_small_one_has_its_own(
+    signed_in, number, large, store
+):
     ann = signed_in()
-    cards = {card["layers"]["foreground"]["width"]: card["layers"]["foreground"] for card in tray(ann, 12)}
+    cards = {
+        card["layers"]["foreground"]["width"]: card["layers"]["foreground"]
+        for card in tray(ann, 12)
+    }
     assert cards[32]["small"] == cards[32]["url"]
     answer = ann.get(cards[1000]["small"])
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/webp")
@@ -167,25 +196,41 @@ def test_a_large_layer_has_a_small_address_and_a_small_one_has_its_own(signed_in
     assert len(answer.content) < len(store.get(large))
     small = decode_layer(answer.content)
     assert small.shape == (224, THUMBNAIL_SIDE, 4)
-    expected = Image.fromarray(decode_layer(store.get(large))).resize((THUMBNAIL_SIDE, 224), Image.Resampling.BOX)
+    expected = Image.fromarray(decode_layer(store.get(large))).resize(
+        (THUMBNAIL_SIDE, 224), Image.Resampling.BOX
+    )
     assert np.abs(small[..., 3].astype(int) - np.asarray(expected)[..., 3]).max() <= 8
     edge = (small[..., 3] > 40) & (small[..., 3] < 255)
-    assert np.abs(small[edge][:, :3].astype(int) - (40, 120, 60)).mean() < 12, "hidden magenta is no fringe"
+    assert np.abs(small[edge][:, :3].astype(int) - (40, 120, 60)).mean() < 12, (
+        "hidden magenta is no fringe"
+    )
     assert ann.get(cards[1000]["small"]).content == answer.content
-    assert ann.get(cards[1000]["small"], headers={"if-none-match": answer.headers["etag"]}).status_code == 304
+    assert (
+        ann.get(cards[1000]["small"], headers={"if-none-match": answer.headers["etag"]}).status_code
+        == 304
+    )
 
 
 def test_an_address_is_bound_to_its_size(client, app, large):
     small = app.state.links.address(large, side=THUMBNAIL_SIDE)
     assert client.get(small).status_code == 200
-    for wrong in (small.replace("side=320", "side=321"), small.replace("side=320&", ""), small.replace("320", "-1")):
+    for wrong in (
+        small.replace("side=320", "side=321"),
+        small.replace("side=320&", ""),
+        small.replace("320", "-1"),
+    ):
         assert client.get(wrong).status_code in {404, 422}
 
 
 def test_what_is_no_layer_is_not_shrunk(client, app, store):
     out = io.BytesIO()
     Image.new("RGBA", (400, 400)).save(out, "WEBP")
-    assert client.get(app.state.links.address(store.put(out.getvalue()), side=THUMBNAIL_SIDE)).status_code == 404
+    assert (
+        client.get(
+            app.state.links.address(store.put(out.getvalue()), side=THUMBNAIL_SIDE)
+        ).status_code
+        == 404
+    )
 
 
 def test_renditions_keep_the_latest_up_to_their_bytes():
@@ -217,4 +262,6 @@ def test_the_nearest_sample_comes_with_addresses(signed_in, number, database):
     assert found["caption"] == accepted.prompt
     assert found["bits"] is None, "nothing was screened here, so there are no fingerprints"
     assert ann.get(found["layers"]["foreground"]["url"]).status_code == 200
-    assert ann.get("/api/review/nearest", params={"candidate": str(uuid.uuid4())}).status_code == 404
+    assert (
+        ann.get("/api/review/nearest", params={"candidate": str(uuid.uuid4())}).status_code == 404
+    )

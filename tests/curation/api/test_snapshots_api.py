@@ -8,7 +8,7 @@ from curation.datasets.manifest import Manifest, Part, read_samples
 from curation.datasets.samples import NewSample, StoredLayer, add_samples
 from curation.domain import Kind, LayerRole, Role, canonical_json
 from curation.images.codec import encode_layer, pixel_hash
-from tests.making import picture
+from tests.making import image
 
 
 @pytest.fixture
@@ -16,10 +16,21 @@ def samples(database, store) -> int:
     """Seven samples."""
     new = []
     for seed in range(7):
-        rgba = picture(seed)
+        rgba = image(seed)
         data = encode_layer(rgba)
-        layer = StoredLayer(store.put(data), rgba.shape[1], rgba.shape[0], len(data), pixel_hash(rgba))
-        new.append(NewSample(Kind.single, f"seed {seed}", "CC0-1.0", f"{seed}.png", 0, {LayerRole.foreground: layer}))
+        layer = StoredLayer(
+            store.put(data), rgba.shape[1], rgba.shape[0], len(data), pixel_hash(rgba)
+        )
+        new.append(
+            NewSample(
+                Kind.single,
+                f"seed {seed}",
+                "CC0-1.0",
+                f"{seed}.png",
+                0,
+                {LayerRole.foreground: layer},
+            )
+        )
     with database.transaction() as tx:
         return len(add_samples(tx, new))
 
@@ -57,7 +68,10 @@ def test_paging_shows_every_sample_once(signed_in, samples, store):
 def test_what_is_not_there(signed_in):
     engineer = signed_in(Role.engineer)
     empty = engineer.post("/api/snapshots", json={})
-    assert (empty.status_code, empty.json()["error"]["message"]) == (409, "there are no samples to freeze")
+    assert (empty.status_code, empty.json()["error"]["message"]) == (
+        409,
+        "there are no samples to freeze",
+    )
     assert engineer.get("/api/snapshots/nothing").status_code == 404
     assert engineer.get("/api/snapshots/x", params={"limit": 1000}).status_code == 422
     assert signed_in(Role.annotator).get("/api/snapshots").status_code == 403
@@ -71,19 +85,35 @@ def test_a_bad_tag_freezes_nothing_that_is_listed(signed_in, samples):
 
 def test_paging_reads_no_part_before_the_page(store, monkeypatch):
     """A hundred thousand samples lie in many parts; a page in the middle opens one or two of them."""
-    line = {"kind": "single", "caption": "", "licence": "", "source": "", "split": "train", "round": 0, "visible": ""}
+    line = {
+        "kind": "single",
+        "caption": "",
+        "licence": "",
+        "source": "",
+        "split": "train",
+        "round": 0,
+        "visible": "",
+    }
     ids = [f"{prefix}{i:031x}" for prefix in "0123456789abcdef" for i in range(3)]
     parts = []
     for prefix in "0123456789abcdef":
-        lines = [canonical_json(line | {"id": one, "layers": {}}) for one in ids if one.startswith(prefix)]
-        parts.append(Part(prefix, store.put("".join(one + "\n" for one in lines).encode()), len(lines)))
+        lines = [
+            canonical_json(line | {"id": one, "layers": {}})
+            for one in ids
+            if one.startswith(prefix)
+        ]
+        parts.append(
+            Part(prefix, store.put("".join(one + "\n" for one in lines).encode()), len(lines))
+        )
     snapshot = store.put(Manifest(tuple(parts), {}).bytes())
     read: list[str] = []
     get = store.get
     monkeypatch.setattr(store, "get", lambda sha: read.append(sha) or get(sha))
     assert [sample.id for sample in read_samples(store, snapshot)] == ids
     for after in (ids[0], ids[20], ids[23], ids[-2], ids[-1], "7", "8" * 32):
-        assert [sample.id for sample in read_samples(store, snapshot, after)] == [one for one in ids if one > after]
+        assert [sample.id for sample in read_samples(store, snapshot, after)] == [
+            one for one in ids if one > after
+        ]
     read.clear()
     next(read_samples(store, snapshot, ids[25]))
     assert read == [snapshot, parts[8].sha256]

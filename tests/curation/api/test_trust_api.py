@@ -16,7 +16,7 @@ from curation.quality import gold_creation
 from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
 from curation.review.gold import GoldSettings, set_gold
 from curation.screening.rules import measure_single
-from tests.making import picture
+from tests.making import image
 
 
 @pytest.fixture
@@ -24,13 +24,25 @@ def hidden(database, store, number) -> frozenset[str]:
     """The round of twelve with a dozen pieces of gold, which half of what is shown consists of; their ids."""
     with database.transaction() as tx:
         for one in tx.execute(sa.select(candidates.c.id)).scalars().all():
-            tx.execute(sa.insert(screenings), {"candidate_id": one, "signals": measure_single(picture(1), "a cat")})
+            tx.execute(
+                sa.insert(screenings),
+                {"candidate_id": one, "signals": measure_single(image(1), "a cat")},
+            )
         for seed in range(3):
-            data = encode_layer(picture(seed))
-            layer = StoredLayer(store.put(data), 32, 24, len(data), pixel_hash(picture(seed)))
-            add_samples(tx, [NewSample("single", f"prompt {seed}", "CC0", "test", 0, {LayerRole.foreground: layer})])
+            data = encode_layer(image(seed))
+            layer = StoredLayer(store.put(data), 32, 24, len(data), pixel_hash(image(seed)))
+            add_samples(
+                tx,
+                [
+                    NewSample(
+                        "single", f"prompt {seed}", "CC0", "test", 0, {LayerRole.foreground: layer}
+                    )
+                ],
+            )
         sources = gold_creation.choose_sources(tx, number, 12)
-        gold_creation.add_gold(tx, number, gold_creation.make_gold(store, sources, (32, 24)), "test")
+        gold_creation.add_gold(
+            tx, number, gold_creation.make_gold(store, sources, (32, 24)), "test"
+        )
         set_gold(tx, number, GoldSettings(0.5), "test")
         return frozenset(str(one) for one in tx.execute(sa.select(gold.c.candidate_id)).scalars())
 
@@ -53,10 +65,17 @@ def test_no_answer_tells_gold_from_any_other_candidate(signed_in, hidden):
     answers: dict[bool, set[str]] = {True: set(), False: set()}
     for card in cards:
         is_gold = card["id"] in hidden
-        numbers = dict.fromkeys(card["signals"])  # which of them are null depends on the picture alone
+        numbers = dict.fromkeys(
+            card["signals"]
+        )  # which of them are null depends on the picture alone
         alike = card | {"signals": numbers, "prompt": "", "id": card["id"]}
         shapes[is_gold].append(shape(alike))
-        said = {"candidate": card["id"], "verdict": "reject", "reasons": ["halo"], "key": str(uuid.uuid4())}
+        said = {
+            "candidate": card["id"],
+            "verdict": "reject",
+            "reasons": ["halo"],
+            "key": str(uuid.uuid4()),
+        }
         decided = client.post("/api/review/decisions", json=said)
         again = client.post("/api/review/decisions", json=said)
         undone = client.post("/api/review/undo", json={"key": str(uuid.uuid4())})
@@ -104,8 +123,15 @@ def test_agreement_is_for_engineers(signed_in, database, number):
         client = signed_in(name=name)
         for card in client.post("/api/review/claims", json={"count": 12}).json()["candidates"]:
             said = {"candidate": card["id"], "verdict": "reject", "key": str(uuid.uuid4())}
-            assert client.post("/api/review/decisions", json=said).json()["state"] == "rejected", "blind"
+            assert client.post("/api/review/decisions", json=said).json()["state"] == "rejected", (
+                "blind"
+            )
     assert signed_in(name="ann").get(f"/api/rounds/{number}/agreement").status_code == 403
     told = signed_in(Role.engineer).get(f"/api/rounds/{number}/agreement").json()
-    assert (told["decided_twice"], told["agreed"], told["alpha"]["value"], told["ac1"]["value"]) == (12, 1, 1, 1)
+    assert (
+        told["decided_twice"],
+        told["agreed"],
+        told["alpha"]["value"],
+        told["ac1"]["value"],
+    ) == (12, 1, 1, 1)
     assert [pair["reviewers"] for pair in told["pairs"]] == [["ann", "bob"]]

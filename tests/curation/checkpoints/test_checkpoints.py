@@ -25,7 +25,9 @@ def order(database: Database, seed: int = 0) -> TrainingRequest:
 
 
 def made(order: TrainingRequest, file: str = "1") -> Checkpoint:
-    return Checkpoint({"base": file * 64}, order.recipe, order.preset, order.snapshot, None, order.seed, "test")
+    return Checkpoint(
+        {"base": file * 64}, order.recipe, order.preset, order.snapshot, None, order.seed, "test"
+    )
 
 
 def test_an_order_given_twice_is_one_run_and_asks_again(database: Database) -> None:
@@ -67,7 +69,9 @@ def test_a_run_that_was_taken_over_hears_of_it(database: Database) -> None:
             late(tx)
 
 
-def test_a_failed_run_keeps_its_reason_and_starts_again_when_ordered_again(database: Database) -> None:
+def test_a_failed_run_keeps_its_reason_and_starts_again_when_ordered_again(
+    database: Database,
+) -> None:
     wanted = order(database)
     with database.transaction() as tx:
         registry.request_training(tx, wanted, "test")
@@ -117,11 +121,23 @@ def test_changed_numbers_make_another_run_and_another_checkpoint(database: Datab
 
 def test_ids_without_changes_are_those_of_the_first_version(database: Database) -> None:
     assert str(order(database).id) == "7d533e42-c49f-34fc-e699-5d91783bf326"
-    assert made(order(database)).id == "9fb489dafcdbe6dc3f46ea1decec0f4ccbbcb18935c77a59e42c0a577bbd66c4"
+    assert (
+        made(order(database)).id
+        == "9fb489dafcdbe6dc3f46ea1decec0f4ccbbcb18935c77a59e42c0a577bbd66c4"
+    )
 
 
 def test_imported_weights_need_no_snapshot(database: Database) -> None:
-    imported = Checkpoint({"transparency": "1" * 64}, "imported", "sdxl", None, None, 0, "test", changes={"model": "m"})
+    imported = Checkpoint(
+        {"transparency": "1" * 64},
+        "imported",
+        "sdxl",
+        None,
+        None,
+        0,
+        "test",
+        changes={"model": "m"},
+    )
     with database.transaction() as tx:
         name = registry.register_checkpoint(tx, imported, "test")
         assert registry.find_checkpoint(tx, name[:12]) == imported

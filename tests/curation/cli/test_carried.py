@@ -35,7 +35,10 @@ def made(here: Settings, tmp_path: Path) -> str:
     """An imported checkpoint that draws."""
     model = write_sdxl(tmp_path / "model", SDXL_CHANNELS, **TINY_SDXL)
     unet = UNet2DConditionModel.from_pretrained(model, subfolder="unet")
-    files = [str(write(tmp_path / f"{n}.any", network_shapes(narrow(), n))) for n in ("encoder", "decoder")]
+    files = [
+        str(write(tmp_path / f"{n}.any", network_shapes(narrow(), n)))
+        for n in ("encoder", "decoder")
+    ]
     files.append(str(write(tmp_path / "attn", patch_shapes(unet, 4, "sdxl"))))
     style = {name: value.float() * 20 for name, value in fill(peft_shapes(unet, 2), 9).items()}
     save_file(style, tmp_path / "style.safetensors")
@@ -65,12 +68,29 @@ def test_a_lora_draws_pictures_and_rounds(made: str, tmp_path: Path) -> None:
     out = [tmp_path / "plain.png", tmp_path / "styled.png"]
     call("generate", "a fox", "--checkpoint", made[:12], "--out", str(out[0]))
     [drawn] = json.loads(
-        call("generate", "a fox", "--checkpoint", made[:12], "--out", str(out[1]), "--lora", style, "--json")
+        call(
+            "generate",
+            "a fox",
+            "--checkpoint",
+            made[:12],
+            "--out",
+            str(out[1]),
+            "--lora",
+            style,
+            "--json",
+        )
     )
     assert out[0].read_bytes() != out[1].read_bytes()
     assert drawn["lora"].startswith("style.safetensors ")
     (tmp_path / "prompts.txt").write_text("a fox\n")
-    arguments = ("--quota", "1", "--checkpoint", made[:12], "--prompts", str(tmp_path / "prompts.txt"))
+    arguments = (
+        "--quota",
+        "1",
+        "--checkpoint",
+        made[:12],
+        "--prompts",
+        str(tmp_path / "prompts.txt"),
+    )
     call("round", "open", *arguments, "--lora", style)
     [opened] = json.loads(call("round", "list", "--json"))
     assert opened["checkpoint_id"] == drawn["checkpoint"] != made
@@ -80,7 +100,9 @@ def test_a_lora_draws_pictures_and_rounds(made: str, tmp_path: Path) -> None:
 
 
 def test_weights_of_styles_are_numbers() -> None:
-    assert [(str(one.path), one.weight) for one in parse_loras(["a.safetensors", "b:0.5", "c:d:-1"])] == [
+    assert [
+        (str(one.path), one.weight) for one in parse_loras(["a.safetensors", "b:0.5", "c:d:-1"])
+    ] == [
         ("a.safetensors", 1.0),
         ("b", 0.5),
         ("c:d", -1.0),

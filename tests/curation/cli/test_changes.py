@@ -21,28 +21,34 @@ from curation.images.codec import encode_layer, pixel_hash
 from curation.object_store import FolderStore
 from curation.settings import Settings
 from tests.curation.cli.test_cli import call, here
-from tests.making import picture
+from tests.making import image
 
 __all__ = ["here"]  # the fixture
 
-PARENT = Checkpoint({}, "transparency", "tiny", None, None, 0, "test", changes={"model": "m", "offset_scale": "1.0"})
+PARENT = Checkpoint(
+    {}, "transparency", "tiny", None, None, 0, "test", changes={"model": "m", "offset_scale": "1.0"}
+)
 
 
 @pytest.fixture
 def parent(here: Settings, database: Database) -> str:
     """A checkpoint, and the snapshot "latest" of one sample."""
     store = FolderStore(here.path("objects"))
-    data = encode_layer(picture(0))
-    layer = StoredLayer(store.put(data), 32, 24, len(data), pixel_hash(picture(0)))
+    data = encode_layer(image(0))
+    layer = StoredLayer(store.put(data), 32, 24, len(data), pixel_hash(image(0)))
     with database.transaction() as tx:
-        add_samples(tx, [NewSample("single", "a cat", "CC0", "test", 0, {LayerRole.foreground: layer})])
+        add_samples(
+            tx, [NewSample("single", "a cat", "CC0", "test", 0, {LayerRole.foreground: layer})]
+        )
         snapshots.freeze_snapshot(tx, store, tag="latest", actor="test")
         return registry.register_checkpoint(tx, PARENT, "test")
 
 
 def changes_of(database: Database, identity: str) -> dict[str, str]:
     with database.transaction() as tx:
-        return dict(tx.scalar(sa.select(training_runs.c.changes).where(training_runs.c.id == identity)))
+        return dict(
+            tx.scalar(sa.select(training_runs.c.changes).where(training_runs.c.id == identity))
+        )
 
 
 def test_a_child_inherits_its_parents_changes_and_may_change_them(
@@ -51,8 +57,14 @@ def test_a_child_inherits_its_parents_changes_and_may_change_them(
     train = ("train", "--parent", parent, "--no-wait", "--json")
     plain = json.loads(call(*train))["run"]
     assert changes_of(database, plain) == PARENT.changes
-    other = json.loads(call(*train, "--set", "offset_scale=100", "--set", " base_batch = 8 "))["run"]
-    assert changes_of(database, other) == {**PARENT.changes, "offset_scale": "100", "base_batch": "8"}
+    other = json.loads(call(*train, "--set", "offset_scale=100", "--set", " base_batch = 8 "))[
+        "run"
+    ]
+    assert changes_of(database, other) == {
+        **PARENT.changes,
+        "offset_scale": "100",
+        "base_batch": "8",
+    }
     assert json.loads(call(*train))["run"] == plain != other
 
 
@@ -77,6 +89,11 @@ def test_a_folder_that_is_there_is_kept_in_full(tmp_path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     whole = str((tmp_path / "models" / "sdxl").resolve())
-    given = ["model=models/sdxl", "perceptual=~/models/sdxl", "denoiser=models", "family=some/where"]
+    given = [
+        "model=models/sdxl",
+        "perceptual=~/models/sdxl",
+        "denoiser=models",
+        "family=some/where",
+    ]
     kept = {"model": whole, "perceptual": whole, "denoiser": "models", "family": "some/where"}
     assert parse_overrides(given) == kept

@@ -43,9 +43,22 @@ def test_help_is_quick_because_it_imports_neither_torch_nor_the_database() -> No
         "try: run()\nexcept SystemExit: pass\n"
         "print([m for m in ('torch', 'sqlalchemy', 'celery', 'numpy', 'fastapi') if m in sys.modules], file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
     assert done.stderr.strip().splitlines()[-1] == "[]"
-    for command in ("up", "doctor", "seed", "round", "snapshot", "train", "checkpoint", "worker", "api", "demo"):
+    for command in (
+        "up",
+        "doctor",
+        "seed",
+        "round",
+        "snapshot",
+        "train",
+        "checkpoint",
+        "worker",
+        "api",
+        "demo",
+    ):
         assert command in done.stdout
 
 
@@ -65,7 +78,9 @@ def test_seeds_become_a_snapshot(here: Settings, tmp_path: Path) -> None:
     assert json.loads(lines[0])["licence"] == "CC0-1.0"
 
 
-def test_a_round_is_opened_watched_paused_and_closed(here: Settings, database: Database, tmp_path: Path) -> None:
+def test_a_round_is_opened_watched_paused_and_closed(
+    here: Settings, database: Database, tmp_path: Path
+) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle\n\na blue star\n")
     with database.transaction() as tx:
@@ -83,21 +98,27 @@ def test_a_round_is_opened_watched_paused_and_closed(here: Settings, database: D
     assert "Round 1 (closed)" in call("round", "show", "1")
 
 
-def test_pairs_become_samples_and_prompts_of_a_round(here: Settings, database: Database, tmp_path: Path) -> None:
+def test_pairs_become_samples_and_prompts_of_a_round(
+    here: Settings, database: Database, tmp_path: Path
+) -> None:
     """Imported pairs are listed with their kind and texts, and a round of pairs draws from them or from a file."""
     draw_pair_seed_set(tmp_path / "seeds", 5, 2)
     told = json.loads(call("seed", "import", str(tmp_path / "seeds"), "--json"))
     assert told["files"] == 7
     call("snapshot", "freeze", "--tag", "latest")
     assert re.search(r"kind +5  pair", call("snapshot", "show", "latest"))
-    lines = [json.loads(line) for line in call("snapshot", "show", "latest", "--samples").splitlines()]
+    lines = [
+        json.loads(line) for line in call("snapshot", "show", "latest", "--samples").splitlines()
+    ]
     assert sorted(len(line["layers"]) for line in lines) == [1, 1, 3, 3, 3, 3, 3]
     with database.transaction() as tx:
         make_checkpoint(tx)
     assert call("round", "open", "--quota", "4", "--pairs").strip() == "1"
     triples = tmp_path / "triples.jsonl"
     triples.write_text('{"text": "a cat on grass", "foreground": "a cat", "background": "grass"}\n')
-    assert call("round", "open", "--quota", "3", "--pairs", "--prompts", str(triples)).strip() == "2"
+    assert (
+        call("round", "open", "--quota", "3", "--pairs", "--prompts", str(triples)).strip() == "2"
+    )
     triples.write_text("a cat on grass\n")
     for more in ((), ("--dry-run",)):
         with pytest.raises(Refused, match="three texts"):
@@ -128,7 +149,12 @@ def test_a_reviewer_gets_a_token_once_and_is_shut_out(here: Settings) -> None:
     ],
 )
 def test_errors_are_a_sentence_a_hint_and_a_code(
-    here: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments, code: int, said: str
+    here: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments,
+    code: int,
+    said: str,
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["layerloop", *arguments])
     with pytest.raises(SystemExit) as ended:

@@ -28,7 +28,9 @@ def trained(here: Settings, tmp_path: Path) -> str:
 
 def test_a_checkpoint_is_compared_with_matting(trained: str, tmp_path: Path) -> None:
     sheet = tmp_path / "sheets" / "beside.png"
-    told = json.loads(call("checkpoint", "compare", trained[:12], "--count", "6", "--sheet", str(sheet), "--json"))
+    told = json.loads(
+        call("checkpoint", "compare", trained[:12], "--count", "6", "--sheet", str(sheet), "--json")
+    )
     assert told["checkpoint"] == trained
     assert set(told["ways"]) == {"with alpha", "matted"}
     for way in told["ways"].values():
@@ -46,7 +48,9 @@ def test_a_checkpoint_is_compared_with_matting(trained: str, tmp_path: Path) -> 
     lines.write_text("a red circle\n\na blue star\n")
     call("prompts", "generate", "--count", "2", "--out", str(triples))
     for file in (lines, triples):
-        done = CliRunner().invoke(app, ["checkpoint", "compare", trained, "--count", "3", "--prompts", str(file)])
+        done = CliRunner().invoke(
+            app, ["checkpoint", "compare", trained, "--count", "3", "--prompts", str(file)]
+        )
         assert done.exit_code == 0, done.output
         assert "defects per 100 (95 % CI)" in done.stdout
         assert "contam_grey" in done.stdout

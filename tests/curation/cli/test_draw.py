@@ -43,25 +43,37 @@ def refusal(*arguments: str) -> LayerloopError:
     return refused.value
 
 
-def test_a_picture_is_drawn_and_says_how(here: Settings, database: Database, tmp_path: Path) -> None:
+def test_a_picture_is_drawn_and_says_how(
+    here: Settings, database: Database, tmp_path: Path
+) -> None:
     with database.transaction() as tx:
         checkpoint = make_checkpoint(tx)
     out = tmp_path / "drawn" / "bottle.png"
     told = call(
-        PROMPT, "--out", str(out), "--seed", "3", "--steps", "9", "--negative", "ugly", "--checkpoint", checkpoint
+        PROMPT,
+        "--out",
+        str(out),
+        "--seed",
+        "3",
+        "--steps",
+        "9",
+        "--negative",
+        "ugly",
+        "--checkpoint",
+        checkpoint,
     )
     assert told == f"{out}\n"
     with Image.open(out) as image:
         assert (image.mode, image.size) == ("RGBA", (64, 64))
-    facts = json.loads(call("--show", str(out), "--json"))
-    assert facts == {
+    metadata = json.loads(call("--show", str(out), "--json"))
+    assert metadata == {
         "prompt": PROMPT,
         "negative": "ugly",
         "seed": "3",
         "steps": "9",
         "model": "painter",
         "checkpoint": checkpoint,
-        "preset": facts["preset"],
+        "preset": metadata["preset"],
         "version": __version__,
     }
     assert f"prompt: {PROMPT}" in call("--show", str(out))
@@ -75,17 +87,25 @@ def test_a_picture_is_drawn_and_says_how(here: Settings, database: Database, tmp
     assert out.read_bytes() != before
 
 
-def test_several_are_named_by_their_seeds(here: Settings, database: Database, tmp_path: Path) -> None:
+def test_several_are_named_by_their_seeds(
+    here: Settings, database: Database, tmp_path: Path
+) -> None:
     with database.transaction() as tx:
         make_checkpoint(tx)
     promote(database)
-    drawn = json.loads(call(PROMPT, "--out", str(tmp_path / "a.webp"), "--count", "6", "--seed", "10", "--json"))
+    drawn = json.loads(
+        call(PROMPT, "--out", str(tmp_path / "a.webp"), "--count", "6", "--seed", "10", "--json")
+    )
     assert [one["seed"] for one in drawn] == [str(seed) for seed in range(10, 16)]
     assert [Path(one["path"]).name for one in drawn] == [f"a-{seed}.webp" for seed in range(10, 16)]
-    pictures = [np.asarray(Image.open(one["path"])) for one in drawn]
-    assert len({picture.tobytes() for picture in pictures}) == 6
-    assert call(PROMPT, "--out", str(tmp_path / "b.png"), "--format", "webp", "--seed", "10").strip().endswith("b.webp")
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "b.webp")), pictures[0])
+    images = [np.asarray(Image.open(one["path"])) for one in drawn]
+    assert len({image.tobytes() for image in images}) == 6
+    assert (
+        call(PROMPT, "--out", str(tmp_path / "b.png"), "--format", "webp", "--seed", "10")
+        .strip()
+        .endswith("b.webp")
+    )
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "b.webp")), images[0])
 
 
 def promote(database: Database) -> None:
@@ -152,7 +172,12 @@ def test_a_picture_to_begin_from_is_a_stored_layer(
     ],
 )
 def test_what_cannot_be_done_is_told(
-    here: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], kind: type, says: str
+    here: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    kind: type,
+    says: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     refused = refusal(*arguments)

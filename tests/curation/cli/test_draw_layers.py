@@ -22,7 +22,7 @@ from curation.images.provenance import read_image, read_provenance
 from curation.settings import Settings
 from curation.synthetic.shapes import SUBJECTS
 from tests.image_files import coded, make_png
-from tests.making import make_checkpoint, picture
+from tests.making import image, make_checkpoint
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "draw_help.txt"
 
@@ -43,7 +43,9 @@ seed = 9
 
 
 @pytest.fixture
-def here(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def here(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Path:
     """Commands run in this test's own instance, where the painter of pairs draws; returns a folder with pictures."""
     for name, value in settings.environment().items():
         if name.startswith("LAYERLOOP_") and not name.startswith("LAYERLOOP_TEST_"):
@@ -54,8 +56,8 @@ def here(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    Image.fromarray(picture(4, 90, 50)[..., :3]).save("photo.jpg")
-    Image.fromarray(picture(5, 20, 30)).save("cutout.png")
+    Image.fromarray(image(4, 90, 50)[..., :3]).save("photo.jpg")
+    Image.fromarray(image(5, 20, 30)).save("cutout.png")
     (folder / "scene.toml").write_text(SCENE)
     return folder
 
@@ -77,23 +79,45 @@ def read(name: str) -> np.ndarray:
 
 
 def test_a_pair_is_three_files_that_fit(here: Path) -> None:
-    told = call("a fox", "--background", "a forest", "--out", "new/fox.webp", "--seed", "3", "--steps", "7")
+    told = call(
+        "a fox", "--background", "a forest", "--out", "new/fox.webp", "--seed", "3", "--steps", "7"
+    )
     assert told == ["new/fox-foreground.webp", "new/fox-background.webp", "new/fox-blended.webp"]
     foreground, background, blended = map(read, told)
     assert np.array_equal(composite(foreground, background), blended)
-    facts = read_provenance(here / told[0])
-    assert facts["prompt"] == "a fox, a forest"
-    assert (facts["foreground"], facts["background"], facts["role"]) == ("a fox", "a forest", "foreground")
-    assert (facts["seed"], facts["steps"], facts["size"]) == ("3", "7", "64x64")
-    assert "exists already" in refusal("a fox", "--background", "a forest", "--out", "new/fox.webp").message
-    call("a fox", "--background", "a forest", "--out", "new/fox.webp", "--force", "--whole", "a fox at home")
+    metadata = read_provenance(here / told[0])
+    assert metadata["prompt"] == "a fox, a forest"
+    assert (metadata["foreground"], metadata["background"], metadata["role"]) == (
+        "a fox",
+        "a forest",
+        "foreground",
+    )
+    assert (metadata["seed"], metadata["steps"], metadata["size"]) == ("3", "7", "64x64")
+    assert (
+        "exists already"
+        in refusal("a fox", "--background", "a forest", "--out", "new/fox.webp").message
+    )
+    call(
+        "a fox",
+        "--background",
+        "a forest",
+        "--out",
+        "new/fox.webp",
+        "--force",
+        "--whole",
+        "a fox at home",
+    )
     assert read_provenance(here / told[0])["prompt"] == "a fox at home"
 
 
 def test_several_pairs_are_named_by_their_seeds(here: Path) -> None:
-    drawn = json.loads("".join(call("a fox", "--background", "a forest", "--count", "3", "--seed", "5", "--json")))
+    drawn = json.loads(
+        "".join(call("a fox", "--background", "a forest", "--count", "3", "--seed", "5", "--json"))
+    )
     assert [one["seed"] for one in drawn] == ["5", "6", "7"]
-    assert [one["files"]["blended"] for one in drawn] == [f"layer-{seed}-blended.png" for seed in (5, 6, 7)]
+    assert [one["files"]["blended"] for one in drawn] == [
+        f"layer-{seed}-blended.png" for seed in (5, 6, 7)
+    ]
     assert len({read(one["files"]["blended"]).tobytes() for one in drawn}) == 3
 
 
@@ -110,8 +134,10 @@ def test_on_ones_own_photograph(here: Path, size: tuple[str, ...], shape: tuple[
 
 
 def test_under_ones_own_cutout(here: Path) -> None:
-    foreground, background, blended = call("--under", "cutout.png", "--background", "a beach", "--out", "b.png")
-    own = picture(5, 20, 30)
+    foreground, background, blended = call(
+        "--under", "cutout.png", "--background", "a beach", "--out", "b.png"
+    )
+    own = image(5, 20, 30)
     assert np.array_equal(read(foreground)[17:47, 22:42], np.where(own[..., 3:] > 0, own, 0))
     assert read(foreground)[..., 3].sum() == own[..., 3].sum()
     assert read_provenance(here / background)["background"] == "a beach"
@@ -129,12 +155,16 @@ def test_a_scene_is_drawn_into_a_folder(here: Path) -> None:
     assert [layer["opacity"] for layer in layers] == [255, 255, 128, 255]
     assert drawn["made"]["steps"] == "4"
     before = {path.name: path.read_bytes() for path in (here / "scene").iterdir()}
-    again = json.loads("".join(call("--layers", "scene.toml", "--format", "ora", "--steps", "4", "--json")))
+    again = json.loads(
+        "".join(call("--layers", "scene.toml", "--format", "ora", "--steps", "4", "--json"))
+    )
     assert again["folder"] == "scene"
     assert again["layered"] == ["scene/scene.ora"]
     assert again["steps"] == drawn["steps"]
     assert {path.name: path.read_bytes() for path in (here / "scene").iterdir()} == before
-    assert "another scene from step 1 on" in refusal("--layers", "scene.toml", "--steps", "5").message
+    assert (
+        "another scene from step 1 on" in refusal("--layers", "scene.toml", "--steps", "5").message
+    )
     call("--layers", "scene.toml", "--steps", "5", "--force")
     assert not list((here / "scene").glob("scene.*"))  # they would show what is no longer there
 
@@ -152,10 +182,27 @@ def test_real_layers_blend_as_they_were_blended(here: Path, shared: Path) -> Non
 
 def test_size_and_seed_of_the_command_overrule_the_scene(here: Path) -> None:
     drawn = json.loads(
-        "".join(call("--layers", "scene.toml", "--out", "large", "--size", "96x80", "--seed", "30", "--json"))
+        "".join(
+            call(
+                "--layers",
+                "scene.toml",
+                "--out",
+                "large",
+                "--size",
+                "96x80",
+                "--seed",
+                "30",
+                "--json",
+            )
+        )
     )
     assert drawn["size"] == [96, 80]
-    assert [layer["seed"] for step in drawn["steps"] for layer in step["layers"]] == [30, 30, None, 9]
+    assert [layer["seed"] for step in drawn["steps"] for layer in step["layers"]] == [
+        30,
+        30,
+        None,
+        9,
+    ]
 
 
 def test_a_dry_run_says_the_steps_and_draws_nothing(here: Path) -> None:
@@ -167,20 +214,30 @@ def test_a_dry_run_says_the_steps_and_draws_nothing(here: Path) -> None:
         (3, "an owl", "generated to fit the layers below"),
     ]
     assert rows[3]["whole"] == "a fox and an owl by a lamp"
-    assert "generated to fit the layers below" in "\n".join(call("--layers", "scene.toml", "--dry-run"))
+    assert "generated to fit the layers below" in "\n".join(
+        call("--layers", "scene.toml", "--dry-run")
+    )
     assert not (here / "scene").exists()
 
 
-def test_a_scene_of_files_alone_needs_no_checkpoint(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (here / "files.toml").write_text('[background]\nfile = "photo.jpg"\n[[layers]]\nfile = "cutout.png"\n')
+def test_a_scene_of_files_alone_needs_no_checkpoint(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "files.toml").write_text(
+        '[background]\nfile = "photo.jpg"\n[[layers]]\nfile = "cutout.png"\n'
+    )
     monkeypatch.setenv("LAYERLOOP_DATABASE", "postgresql://nobody@127.0.0.1:1/none")
     told = call("--layers", "files.toml")
     assert read(told[-1]).shape == (50, 90, 4)
 
 
-def test_a_checkpoint_from_before_pairs_is_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_from_before_pairs_is_told(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LAYERLOOP_GENERATOR", "tests.painter:open_lone_painter")
-    refused = refusal(next(iter(SUBJECTS)), "--background", "white", "--whole", next(iter(SUBJECTS)))
+    refused = refusal(
+        next(iter(SUBJECTS)), "--background", "white", "--whole", next(iter(SUBJECTS))
+    )
     assert "generates single layers only" in refused.message
     assert "trained on pairs" in refused.hint
 
@@ -192,12 +249,24 @@ def test_a_checkpoint_from_before_pairs_is_told(here: Path, monkeypatch: pytest.
         (("--background", "a forest"), Refused, "there is no prompt"),
         (("--on", "photo.jpg"), Refused, "there is no prompt"),
         (("--under", "cutout.png"), Refused, "no prompt for the background"),
-        (("a fox", "--under", "cutout.png", "--on", "photo.jpg"), Refused, "leave no layer to generate"),
+        (
+            ("a fox", "--under", "cutout.png", "--on", "photo.jpg"),
+            Refused,
+            "leave no layer to generate",
+        ),
         (("a fox", "--on", "nowhere.jpg"), NotFound, "there is no file nowhere.jpg"),
         (("a fox", "--on", "scene.toml"), Refused, "not an image"),
         (("a fox", "--background", "b", "--upscale", "2"), Refused, "nor --upscale"),
-        (("a fox", "--background", "b", "--image", "cutout.png"), Refused, "support neither --image"),
-        (("a fox", "--background", "b", "--format", "psd"), Refused, "unsupported image format '.psd'"),
+        (
+            ("a fox", "--background", "b", "--image", "cutout.png"),
+            Refused,
+            "support neither --image",
+        ),
+        (
+            ("a fox", "--background", "b", "--format", "psd"),
+            Refused,
+            "unsupported image format '.psd'",
+        ),
         (("a fox", "--dry-run"), Refused, "only scenes have a dry run"),
         (("a fox", "--layers", "scene.toml"), Refused, "scene file defines"),
         (("--layers", "scene.toml", "--count", "2"), Refused, "scene file defines"),
@@ -207,11 +276,15 @@ def test_a_checkpoint_from_before_pairs_is_told(here: Path, monkeypatch: pytest.
         (("--layers", "scene.toml", "--out", "photo.jpg"), Refused, "is not a scene"),
     ],
 )
-def test_what_cannot_be_done_is_told(here: Path, arguments: tuple[str, ...], kind: type, says: str) -> None:
+def test_what_cannot_be_done_is_told(
+    here: Path, arguments: tuple[str, ...], kind: type, says: str
+) -> None:
     refused = refusal(*arguments)
     assert isinstance(refused, kind), refused
     assert says in refused.message
-    assert refused.hint or "cannot be used" in refused.message or "there is no file" in refused.message
+    assert (
+        refused.hint or "cannot be used" in refused.message or "there is no file" in refused.message
+    )
 
 
 def test_the_help_is_as_it_was_agreed() -> None:

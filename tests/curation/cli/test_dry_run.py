@@ -10,7 +10,12 @@ from curation.ports import StageMemory
 GIB = 2**30
 STAGES = [
     StageMemory("latents", "gpu", {"weights": GIB, "activations": 2 * GIB}, "fits a 8 GiB card"),
-    StageMemory("base", "gpu", {"weights": 10 * GIB, "optimiser": GIB // 2}, "fits a 12 GiB card; less with [nothing]"),
+    StageMemory(
+        "base",
+        "gpu",
+        {"weights": 10 * GIB, "optimiser": GIB // 2},
+        "fits a 12 GiB card; less with [nothing]",
+    ),
 ]
 
 

@@ -39,12 +39,20 @@ def made(here: Settings, tmp_path: Path) -> str:
             return register_checkpoint(tx, checkpoint, "test")
 
 
-def test_figures_are_told_and_kept(here: Settings, database: Database, made: str, tmp_path: Path) -> None:
+def test_figures_are_told_and_kept(
+    here: Settings, database: Database, made: str, tmp_path: Path
+) -> None:
     sheet = tmp_path / "sheets" / "one.png"
-    told = json.loads(call("checkpoint", "evaluate", made[:12], "--published", "--sheet", str(sheet), "--json"))
+    told = json.loads(
+        call("checkpoint", "evaluate", made[:12], "--published", "--sheet", str(sheet), "--json")
+    )
     assert told["checkpoint"] == made
     assert told["kept"] is True
-    assert {"psnr", "psnr_jpeg", "unknown_conn", "offset_energy"} <= set(told["evaluation"]) <= set(HIGHER_IS_BETTER)
+    assert (
+        {"psnr", "psnr_jpeg", "unknown_conn", "offset_energy"}
+        <= set(told["evaluation"])
+        <= set(HIGHER_IS_BETTER)
+    )
     assert set(told["backgrounds"]["cyan"]) == {"psnr", "ssim", "psnr_jpeg", "ssim_jpeg"}
     assert "ALPHA: AlphaVAE FLUX" in told["published"]
     with Image.open(sheet) as opened:
@@ -56,7 +64,9 @@ def test_figures_are_told_and_kept(here: Settings, database: Database, made: str
     assert "psnr_jpeg" not in listed
 
 
-def test_the_tables_are_read_by_people_and_a_part_is_not_kept(here: Settings, database: Database, made: str) -> None:
+def test_the_tables_are_read_by_people_and_a_part_is_not_kept(
+    here: Settings, database: Database, made: str
+) -> None:
     done = CliRunner().invoke(app, ["checkpoint", "evaluate", made, "--limit", "2", "--published"])
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("psnr ")
@@ -69,11 +79,16 @@ def test_the_tables_are_read_by_people_and_a_part_is_not_kept(here: Settings, da
         assert find_checkpoint(tx, made).evaluation == {}
 
 
-def test_pairs_are_told_together_and_apart(here: Settings, database: Database, tmp_path: Path) -> None:
+def test_pairs_are_told_together_and_apart(
+    here: Settings, database: Database, tmp_path: Path
+) -> None:
     draw_pair_seed_set(tmp_path / "seeds", 12)
     listing = tmp_path / "seeds" / "metadata.jsonl"
     lines = [json.loads(line) for line in listing.read_text().splitlines()]
-    lines = [line | {"split": "heldout" if number % 3 == 0 else "train"} for number, line in enumerate(lines)]
+    lines = [
+        line | {"split": "heldout" if number % 3 == 0 else "train"}
+        for number, line in enumerate(lines)
+    ]
     listing.write_text("".join(json.dumps(line) + "\n" for line in lines))
     call("seed", "import", str(tmp_path / "seeds"))
     snapshot = json.loads(call("snapshot", "freeze", "--tag", "latest", "--json"))["snapshot"]
@@ -91,7 +106,9 @@ def test_pairs_are_told_together_and_apart(here: Settings, database: Database, t
     with Image.open(sheet) as opened_sheet:
         assert opened_sheet.format == "PNG"
     with database.transaction() as tx:
-        assert find_checkpoint(tx, made).evaluation["pair_empty"] == told["evaluation"]["pair_empty"]
+        assert (
+            find_checkpoint(tx, made).evaluation["pair_empty"] == told["evaluation"]["pair_empty"]
+        )
     done = CliRunner().invoke(app, ["checkpoint", "evaluate", made, "--draws", "4"])
     assert done.exit_code == 0, done.output
     row = next(line for line in done.stdout.splitlines() if line.startswith("empty"))
@@ -100,7 +117,9 @@ def test_pairs_are_told_together_and_apart(here: Settings, database: Database, t
     assert "no text agreement" in done.stderr
 
 
-def test_what_cannot_be_measured_is_an_error_with_a_hint(here: Settings, made: str, tmp_path: Path) -> None:
+def test_what_cannot_be_measured_is_an_error_with_a_hint(
+    here: Settings, made: str, tmp_path: Path
+) -> None:
     pickled = tmp_path / "alex.pth"
     pickled.write_bytes(b"PK\x03\x04" + bytes(64))
     done = CliRunner().invoke(app, ["checkpoint", "evaluate", made, "--perceptual", str(pickled)])

@@ -21,7 +21,10 @@ __all__ = ["here"]  # the fixture
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
-    return [str(write(tmp_path / f"{n}.any", network_shapes(narrow(), n))) for n in ("encoder", "decoder")]
+    return [
+        str(write(tmp_path / f"{n}.any", network_shapes(narrow(), n)))
+        for n in ("encoder", "decoder")
+    ]
 
 
 @pytest.fixture
@@ -31,7 +34,9 @@ def changes(tmp_path: Path) -> list[str]:
     return [word for name, value in pairs.items() for word in ("--set", f"{name}={value}")]
 
 
-def test_an_import_is_looked_at_made_once_and_listed(here: Settings, files: list[str], changes: list[str]) -> None:
+def test_an_import_is_looked_at_made_once_and_listed(
+    here: Settings, files: list[str], changes: list[str]
+) -> None:
     looked = json.loads(call("checkpoint", "import", *files, *changes, "--dry-run", "--json"))
     assert looked["checkpoint"] is None
     assert [file["what"] for file in looked["files"]] == ["offset encoder", "alpha decoder"]
@@ -52,9 +57,21 @@ def test_an_import_is_looked_at_made_once_and_listed(here: Settings, files: list
         (("checkpoint", "import", "{pickle}"), 2, "pickles can run code when they are loaded"),
         (("checkpoint", "import", "{absent}"), 3, "there is no file"),
         (("checkpoint", "import", "{encoder}", "--set", "wings"), 2, "hint: for example --set"),
-        (("checkpoint", "import", "{encoder}", "--set", "wings=2"), 3, "a preset has no column 'wings'"),
-        (("checkpoint", "import", "{encoder}", "--set", "draw_batch=many"), 2, "invalid draw_batch 'many'"),
-        (("checkpoint", "import", "{encoder}", "--preset", "tiny"), 2, "preset 'tiny' has no pretrained model"),
+        (
+            ("checkpoint", "import", "{encoder}", "--set", "wings=2"),
+            3,
+            "a preset has no column 'wings'",
+        ),
+        (
+            ("checkpoint", "import", "{encoder}", "--set", "draw_batch=many"),
+            2,
+            "invalid draw_batch 'many'",
+        ),
+        (
+            ("checkpoint", "import", "{encoder}", "--preset", "tiny"),
+            2,
+            "preset 'tiny' has no pretrained model",
+        ),
         (("checkpoint", "import", "{encoder}"), 2, "none of the files is an alpha decoder"),
         (("checkpoint", "export", "{made}", "--format", "gguf"), 2, "'released', 'comfyui'"),
         (("checkpoint", "export", "{made}", "--precision", "int8"), 2, "'stored', 'fp16', 'fp32'"),
@@ -75,7 +92,12 @@ def test_errors_are_told_with_a_hint_and_leave_nothing(
     torch.save({"a": torch.zeros(2)}, tmp_path / "weights.pt")
     made = call("checkpoint", "import", *files, *changes).strip() if "{made}" in arguments else ""
     before = call("checkpoint", "list", "--json")
-    paths = {"pickle": tmp_path / "weights.pt", "absent": tmp_path / "absent", "encoder": files[0], "made": made}
+    paths = {
+        "pickle": tmp_path / "weights.pt",
+        "absent": tmp_path / "absent",
+        "encoder": files[0],
+        "made": made,
+    }
     monkeypatch.setattr(sys, "argv", ["layerloop", *(word.format(**paths) for word in arguments)])
     with pytest.raises(SystemExit) as ended:
         run()

@@ -40,7 +40,9 @@ BAD_FILES = {
 }
 
 
-def end(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+def end(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str]:
     """How a command ends, and what it says on stderr."""
     monkeypatch.setattr(sys, "argv", ["layerloop", *arguments])
     with pytest.raises(SystemExit) as ended:
@@ -91,7 +93,9 @@ def test_a_deep_scene_is_refused(here: Settings, tmp_path: Path, monkeypatch, ca
 
 def test_prompts_are_read_by_their_byte_order_mark(tmp_path: Path) -> None:
     for name in ("utf-8-sig", "utf-16", "utf-32"):
-        (tmp_path / "p").write_bytes("a red fox\r\n# a note\r\na red fox\r\n#1 fan\r\n#\r\n".encode(name))
+        (tmp_path / "p").write_bytes(
+            "a red fox\r\n# a note\r\na red fox\r\n#1 fan\r\n#\r\n".encode(name)
+        )
         found = read_prompt_file(tmp_path / "p")
         assert found.prompts == [Prompt("a red fox"), Prompt("#1 fan")]
         assert (found.comments, found.repeated) == (2, 1)
@@ -99,7 +103,10 @@ def test_prompts_are_read_by_their_byte_order_mark(tmp_path: Path) -> None:
 
 def test_lines_are_prompts_or_pairs() -> None:
     row = '{"text": "a cat on grass", "foreground": "a cat", "background": "grass"}'
-    assert parse_prompts(["a hat", "", row]).prompts == [Prompt("a hat"), Prompt("a cat on grass", "a cat", "grass")]
+    assert parse_prompts(["a hat", "", row]).prompts == [
+        Prompt("a hat"),
+        Prompt("a cat on grass", "a cat", "grass"),
+    ]
     for line in ('{"text": "a cat"}', '{"text": 1, "foreground": "a", "background": "b"}', "{"):
         with pytest.raises(Refused, match="line 2 is not a valid prompt"):
             parse_prompts(["a hat", line])
@@ -114,7 +121,9 @@ def test_lines_are_prompts_or_pairs() -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("command", [["seed", "import", "."], ["doctor"], ["round", "list"]])
-def test_a_setting_that_cannot_be_is_told(here: Settings, monkeypatch, capsys, name: str, value: str, command) -> None:
+def test_a_setting_that_cannot_be_is_told(
+    here: Settings, monkeypatch, capsys, name: str, value: str, command
+) -> None:
     if name == "HOME":
         monkeypatch.delenv("LAYERLOOP_DATABASE")
     monkeypatch.setenv(f"LAYERLOOP_{name}", value)
@@ -144,7 +153,9 @@ def test_misspelt_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "LAYERLOOP_TRACEBACK" not in found
 
 
-def test_an_unforeseen_error_leaves_its_traceback_in_a_file(here: Settings, monkeypatch, capsys) -> None:
+def test_an_unforeseen_error_leaves_its_traceback_in_a_file(
+    here: Settings, monkeypatch, capsys
+) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError(f"by {EVIL}")
 
@@ -175,17 +186,28 @@ def test_names_neither_act_on_the_terminal_nor_are_markup(
             out = capsys.readouterr().out
             assert not set("\x1b\x07\u202e") & set(out), words
             if more:
-                assert EVIL in {value for row in json.loads(out) for value in row.values() if isinstance(value, str)}
+                assert EVIL in {
+                    value
+                    for row in json.loads(out)
+                    for value in row.values()
+                    if isinstance(value, str)
+                }
             else:
                 assert "[red]x[/red][/bold]" in out, words
-    for words in (["reviewer", "deactivate", EVIL], ["reviewer", "token", EVIL + "?"], ["checkpoint", "promote", EVIL]):
+    for words in (
+        ["reviewer", "deactivate", EVIL],
+        ["reviewer", "token", EVIL + "?"],
+        ["checkpoint", "promote", EVIL],
+    ):
         said = end(words, monkeypatch, capsys)[1]
         assert not set("\x1b\x07\u202e") & set(said), words
         assert "[red]x[/red][/bold]" in said
 
 
 def test_a_log_line_neither_acts_nor_forges_another() -> None:
-    record = logging.LogRecord("layerloop", logging.INFO, "", 0, "sample %s", (f"{EVIL}\n2026 INFO fake",), None)
+    record = logging.LogRecord(
+        "layerloop", logging.INFO, "", 0, "sample %s", (f"{EVIL}\n2026 INFO fake",), None
+    )
     line = PrintableFormatter("%(levelname)s %(message)s").format(record)
     assert not set("\x1b\x07\u202e") & set(line)
     assert all(more.startswith("    ") for more in line.splitlines()[1:])
@@ -193,12 +215,16 @@ def test_a_log_line_neither_acts_nor_forges_another() -> None:
 
 def test_only_one_module_prints() -> None:
     for path in sorted((ROOT / "curation" / "cli").glob("*.py")):
-        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        calls = [
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+        ]
         named = [one.func.id for one in calls if isinstance(one.func, ast.Name)]
         assert path.name == "show.py" or "print" not in named, path.name
 
 
-def test_json_with_control_characters_has_the_same_value(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_with_control_characters_has_the_same_value(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     value = {"name": "\x9b2J\x7f\u202e\n\t ä"}
     output.print_json(value)
     out = capsys.readouterr().out
@@ -207,20 +233,27 @@ def test_json_with_control_characters_has_the_same_value(capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
-    "words", [["round", "list"], ["run", "list"], ["snapshot", "list"], ["doctor"], ["candidate", "list"]]
+    "words",
+    [["round", "list"], ["run", "list"], ["snapshot", "list"], ["doctor"], ["candidate", "list"]],
 )
 def test_a_command_that_reads_makes_no_instance(tmp_path: Path, words: list[str]) -> None:
     home = tmp_path / "home"
     command = [sys.executable, "-m", "curation.cli.main", *words, "--home", str(home)]
     done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False
+        command,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
     )
     assert not home.exists()
     assert done.returncode == (0 if words == ["doctor"] else 3)
     assert "'layerloop up' or 'layerloop demo' creates one" in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("words", [["-h"], ["round", "-h"], ["train", "-h"], ["run", "cancel", "-h"]])
+@pytest.mark.parametrize(
+    "words", [["-h"], ["round", "-h"], ["train", "-h"], ["run", "cancel", "-h"]]
+)
 def test_help_has_a_short_name_everywhere(words: list[str], monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["layerloop", *words])
     with pytest.raises(SystemExit) as ended:
@@ -229,10 +262,14 @@ def test_help_has_a_short_name_everywhere(words: list[str], monkeypatch, capsys)
     assert "Usage" in capsys.readouterr().out
 
 
-def test_a_wrong_order_is_refused_when_it_is_given(here: Settings, database: Database, monkeypatch, capsys) -> None:
+def test_a_wrong_order_is_refused_when_it_is_given(
+    here: Settings, database: Database, monkeypatch, capsys
+) -> None:
     with database.transaction() as tx:
         name = make_checkpoint(tx)
-        tx.connection.exec_driver_sql("insert into tags (name, snapshot_id) select 'latest', id from snapshots")
+        tx.connection.exec_driver_sql(
+            "insert into tags (name, snapshot_id) select 'latest', id from snapshots"
+        )
     for more in (["--preset", "huge"], ["--recipe", "soup"], ["--set", "base_batch=-1"], ["--set", "nothing=1"],
                  ["--preset", "sd15", "--parent", name], ["--recipe", "base"]):  # fmt: skip
         code, said = end(["train", "--no-wait", *more], monkeypatch, capsys)
@@ -241,7 +278,9 @@ def test_a_wrong_order_is_refused_when_it_is_given(here: Settings, database: Dat
     assert end(["run", "list", "--json"], monkeypatch, capsys)[0] == 0
 
 
-def test_a_run_is_cancelled_by_the_beginning_of_its_id(here: Settings, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_run_is_cancelled_by_the_beginning_of_its_id(
+    here: Settings, tmp_path: Path, monkeypatch, capsys
+) -> None:
     draw_seed_set(tmp_path / "seeds", 4)
     monkeypatch.setenv("LAYERLOOP_TRAINER", "tests.painter:train_nothing")
 

@@ -16,7 +16,10 @@ from tests.curation.cli.test_cli import call
 
 
 def answer(*things: str) -> str:
-    rows = [{"text": f"a {a} in a park", "foreground": f"a {a}", "background": "an empty park"} for a in things]
+    rows = [
+        {"text": f"a {a} in a park", "foreground": f"a {a}", "background": "an empty park"}
+        for a in things
+    ]
     return "\n".join(["Here you are:", *map(json.dumps, rows)])
 
 
@@ -37,7 +40,11 @@ def test_a_file_is_filled_up(tmp_path: Path):
     assert not out.exists()
     assert call(*making, "--count", "4") == ""
     assert json.loads(call(*making, "--count", "4", "--json"))["made"] == 0
-    assert json.loads(call(*making, "--count", "9", "--json")) == {"maker": "grammar", "out": str(out), "made": 5}
+    assert json.loads(call(*making, "--count", "9", "--json")) == {
+        "maker": "grammar",
+        "out": str(out),
+        "made": 5,
+    }
     assert [json.loads(line) for line in out.read_text().splitlines()] == [
         json.loads(line) for line in call("prompts", "generate", "--count", "9").splitlines()
     ]
@@ -49,9 +56,15 @@ def test_a_model_behind_an_address_is_asked_with_the_key_of_the_settings(
     monkeypatch.setenv("LAYERLOOP_LLM_KEY", "sesame")
     out = tmp_path / "prompts.jsonl"
     making = ["prompts", "generate", "--maker", "model", "--model", "m", "--out", str(out)]
-    replies = [says(answer("cat", "dog")), complains(429, "slow down", Retry_After="0"), says(answer("cat", "fox"))]
+    replies = [
+        says(answer("cat", "dog")),
+        complains(429, "slow down", Retry_After="0"),
+        says(answer("cat", "fox")),
+    ]
     with serving(replies) as server:
-        done = CliRunner().invoke(app, [*making, "--count", "3", "--address", server.address, "--json"])
+        done = CliRunner().invoke(
+            app, [*making, "--count", "3", "--address", server.address, "--json"]
+        )
         assert done.exit_code == 0, done.output
     assert json.loads(done.stdout) == {
         "maker": "m", "asked": 2, "refused": {"not a line of JSON": 2, "a repetition": 1}, "out": str(out), "made": 3,

@@ -22,17 +22,40 @@ from tests.streams import arrive, judge_waiting, open_stream, taught
 __all__ = ["here"]  # the fixture
 
 
-def test_a_mixed_round_is_opened_with_all_its_numbers(here: Settings, database: Database, tmp_path: Path) -> None:
+def test_a_mixed_round_is_opened_with_all_its_numbers(
+    here: Settings, database: Database, tmp_path: Path
+) -> None:
     with database.transaction() as tx:
         make_checkpoint(tx)
     (tmp_path / "prompts.txt").write_text("a red star\na blue disc\n")
-    asked = ("round", "open", "--quota", "10", "--prompts", str(tmp_path / "prompts.txt"), "--policy", "mixed")
-    number = int(call(*asked, "--share", "0.2", "--set", "wanted=100", "--set", "reject_budget=0.02"))
+    asked = (
+        "round",
+        "open",
+        "--quota",
+        "10",
+        "--prompts",
+        str(tmp_path / "prompts.txt"),
+        "--policy",
+        "mixed",
+    )
+    number = int(
+        call(*asked, "--share", "0.2", "--set", "wanted=100", "--set", "reject_budget=0.02")
+    )
     with database.transaction() as tx:
         policy = tx.scalar(sa.select(rounds.c.policy).where(rounds.c.id == number))
-    assert (policy["kind"], policy["share"], policy["wanted"], policy["reject_budget"]) == ("mixed", 0.2, 100, 0.02)
+    assert (policy["kind"], policy["share"], policy["wanted"], policy["reject_budget"]) == (
+        "mixed",
+        0.2,
+        100,
+        0.02,
+    )
     assert (policy["likely"], policy["uncertain"], policy["random"]) == (0.7, 0.15, 0.15)
-    for wrong in (("--set", "likely=2"), ("--set", "beauty=1"), ("--set", "wanted"), ("--policy", "paper")):
+    for wrong in (
+        ("--set", "likely=2"),
+        ("--set", "beauty=1"),
+        ("--set", "wanted"),
+        ("--policy", "paper"),
+    ):
         with pytest.raises(Refused):
             call(*asked, *wrong)
 
@@ -53,7 +76,9 @@ def test_a_head_is_fitted_and_shown(here: Settings, database: Database) -> None:
     assert told["decisions"] == 400
     assert told["by_prompt"]["auc"] > 0.8
     text = call("acceptance-model", "show", told["head"][:10])
-    assert text.startswith(f"acceptance model {told['head'][:12]}, trained on 400 decisions of people")
+    assert text.startswith(
+        f"acceptance model {told['head'][:12]}, trained on 400 decisions of people"
+    )
     assert "held-out prompts: AUC 0." in text
     with pytest.raises(NotFound):
         call("acceptance-model", "show", "--pairs")
@@ -73,7 +98,9 @@ def test_a_round_is_scaled_in_two_steps_and_taken_back(here: Settings, database:
     assert "0 of 50 judged" in call("round", "accept-top", str(number))
     with database.transaction() as tx:
         judge_waiting(tx, number, good)
-    assert "proven: the auto-reviewer accepted the other 30" in call("round", "accept-top", str(number))
+    assert "proven: the auto-reviewer accepted the other 30" in call(
+        "round", "accept-top", str(number)
+    )
     assert json.loads(call("round", "show", str(number), "--json"))["auto_reviewer"] == {
         "decisions": 30,
         "accepted": 30,

@@ -35,7 +35,11 @@ def start(stub: Path, ignored: bool = False) -> subprocess.Popen[str]:
     if ignored:
         program = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *program]
     running = subprocess.Popen(
-        program, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        program,
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert running.stdout is not None
     assert running.stdout.readline() == "importing\n"

@@ -19,7 +19,7 @@ from curation.object_store import FolderStore
 from curation.review.decisions import decide
 from curation.review.reviewers import add_reviewer
 from curation.settings import Settings
-from tests.making import make_candidates, make_checkpoint, picture
+from tests.making import image, make_candidates, make_checkpoint
 
 
 @pytest.fixture
@@ -58,15 +58,30 @@ def test_a_round_that_several_decide_from_its_opening_to_its_flips(run, database
             for name in ("ann", "bob", "cy"):
                 verdict = Verdict.accept if place % 2 and name != "cy" else Verdict.reject
                 decide(tx, add_reviewer(tx, name).id, one, verdict, key=uuid.uuid4(), dwell_ms=700)
-    assert kept == {"rule": "dawid_skene", "overlap": 3, "certainty": 0.9, "rule_reviewer_votes": False}
+    assert kept == {
+        "rule": "dawid_skene",
+        "overlap": 3,
+        "certainty": 0.9,
+        "rule_reviewer_votes": False,
+    }
     with pytest.raises(Refused, match="rule reviewer cannot vote"):
         run(*opened, "--rule-reviewer-votes")
     voices = (*opened, "--overlap", "2", "--rule-reviewer-votes")
     assert run(*voices, "--dry-run") == ""
     other = json.loads(run(*voices, "--json"))["round"]
     with database.transaction() as tx:
-        assert tx.scalar(sa.select(rounds.c.consensus).where(rounds.c.id == other))["rule_reviewer_votes"] is True
-    assert json.loads(run("round", "agreement", str(other), "--json"))["consensus"]["rule_reviewer_votes"] is True
+        assert (
+            tx.scalar(sa.select(rounds.c.consensus).where(rounds.c.id == other))[
+                "rule_reviewer_votes"
+            ]
+            is True
+        )
+    assert (
+        json.loads(run("round", "agreement", str(other), "--json"))["consensus"][
+            "rule_reviewer_votes"
+        ]
+        is True
+    )
     told = json.loads(run("round", "agreement", number, "--json"))
     assert (told["decided_twice"], told["adjudicating"], len(told["pairs"])) == (6, 3, 3)
     assert "3 wait for an adjudicator" in run("round", "agreement", number)
@@ -86,9 +101,16 @@ def test_gold_is_planted_and_a_pause_is_lifted(run, database, store):
     with database.transaction() as tx:
         number = str(make_round(tx))
         for seed in range(4):
-            data = encode_layer(picture(seed))
-            layer = StoredLayer(store.put(data), 32, 24, len(data), pixel_hash(picture(seed)))
-            add_samples(tx, [NewSample("single", f"a cat {seed}", "CC0", "test", 0, {LayerRole.foreground: layer})])
+            data = encode_layer(image(seed))
+            layer = StoredLayer(store.put(data), 32, 24, len(data), pixel_hash(image(seed)))
+            add_samples(
+                tx,
+                [
+                    NewSample(
+                        "single", f"a cat {seed}", "CC0", "test", 0, {LayerRole.foreground: layer}
+                    )
+                ],
+            )
         ann = add_reviewer(tx, "ann")
         tx.execute(sa.update(reviewers).values(paused="1 of 12 plain defects were noticed"))
     run("round", "gold", number, "--count", "12", "--dry-run")
@@ -99,10 +121,16 @@ def test_gold_is_planted_and_a_pause_is_lifted(run, database, store):
     with database.transaction() as tx:
         assert tx.scalar(count.select_from(gold)) == 12
         assert tx.scalar(count.select_from(samples)) == 4
-        assert tx.scalar(sa.select(rounds.c.gold).where(rounds.c.id == int(number))) == {"share": 0.1, "bound": 0.5}
+        assert tx.scalar(sa.select(rounds.c.gold).where(rounds.c.id == int(number))) == {
+            "share": 0.1,
+            "bound": 0.5,
+        }
     run("round", "gold", number, "--share", "0")
     assert [row["id"] for row in json.loads(run("round", "list", "--json"))] == [int(number)]
-    assert json.loads(run("reviewer", "list", "--json"))[0]["paused"] == "1 of 12 plain defects were noticed"
+    assert (
+        json.loads(run("reviewer", "list", "--json"))[0]["paused"]
+        == "1 of 12 plain defects were noticed"
+    )
     run("reviewer", "resume", "ann")
     with pytest.raises(Conflict, match="not paused"):
         run("reviewer", "resume", "ann")

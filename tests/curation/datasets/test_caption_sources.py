@@ -25,7 +25,7 @@ from curation.errors import Refused
 from curation.images.codec import encode_layer
 from curation.quality.gold_creation import choose_sources
 from curation.runtime.loop import choose_prompts
-from tests.making import fresh_database, make_round, named, picture
+from tests.making import fresh_database, image, make_round, named
 from training.data.dataset import open_split
 
 NAME = CaptionSource.file_name
@@ -34,13 +34,15 @@ NAME = CaptionSource.file_name
 def add(tx, store, captions, source=NAME, start=0, texts=None) -> list[uuid.UUID]:
     news = []
     for number, text in enumerate(captions, start):
-        data = encode_layer(picture(number))
+        data = encode_layer(image(number))
         sha = store.put(data)
         layers = {LayerRole.foreground: StoredLayer(sha, 32, 24, len(data), sha)}
-        new = NewSample(Kind.single, text, "CC0", "here", 0, layers, Split.train, None, texts or {}, source)
+        new = NewSample(
+            Kind.single, text, "CC0", "here", 0, layers, Split.train, None, texts or {}, source
+        )
         news.append(new)
     add_samples(tx, news)
-    return [uuid.UUID(new.as_sample().id) for new in news]
+    return [uuid.UUID(new.to_sample().id) for new in news]
 
 
 def test_a_name_is_no_prompt_unless_somebody_takes_it(database, store):
@@ -49,11 +51,16 @@ def test_a_name_is_no_prompt_unless_somebody_takes_it(database, store):
         with pytest.raises(Refused, match="no seed has a caption") as error:
             choose_prompts(tx, 5, 0)
         assert "caption run" in error.value.hint
-        assert {one.text for one in choose_prompts(tx, 5, 0, file_names=True)} == {"IMG", "DSC"}
+        assert {one.text for one in choose_prompts(tx, 5, 0, use_file_names=True)} == {"IMG", "DSC"}
         add(tx, store, ["a cat", "", "unknown"], CaptionSource.given, start=2)
         add(tx, store, ["whole"], NAME, start=9, texts={LayerRole.foreground: "a dog"})
         assert {one.text for one in choose_prompts(tx, 9, 0)} == {"a cat", "a dog"}
-        assert {one.text for one in choose_prompts(tx, 9, 0, file_names=True)} == {"a cat", "a dog", "IMG", "DSC"}
+        assert {one.text for one in choose_prompts(tx, 9, 0, use_file_names=True)} == {
+            "a cat",
+            "a dog",
+            "IMG",
+            "DSC",
+        }
 
 
 def test_a_captioner_finds_names_and_a_person_wins(database, store):
@@ -74,11 +81,14 @@ def test_a_captioner_finds_names_and_a_person_wins(database, store):
         None,
         "model",
     )
-    assert (Sample.read(rows[second].line).caption, rows[second].caption_source) == ("a hat", "given")
+    assert (Sample.read(rows[second].line).caption, rows[second].caption_source) == (
+        "a hat",
+        "given",
+    )
 
 
 def test_a_name_is_learnt_as_no_text_and_shown_as_what_it_is(database, store):
-    with database.transaction(one_view=True) as tx:
+    with database.transaction(repeatable_read=True) as tx:
         add(tx, store, ["IMG"])
         add(tx, store, ["a cat"], CaptionSource.given, start=1)
         snapshot = freeze_snapshot(tx, store, tag=None, actor="test").id
@@ -100,12 +110,15 @@ def test_a_home_of_an_older_version_opens_and_freezes_what_it_froze(postgres_add
     with fresh_database(postgres_address) as name:
         database = Database(named(postgres_address, name))
         migrate(database)
-        with database.transaction(one_view=True) as tx:
+        with database.transaction(repeatable_read=True) as tx:
             ids = add(tx, store, ["red bowl", "a cat", "IMG", "given later"], CaptionSource.given)
             before = freeze_snapshot(tx, store, tag=None, actor="test").id
             imported = uuid.uuid4()
             tx.execute(sa.insert(imports), {"id": imported, "folder": "/x"})
-            lines = [Sample.read(row.line) for row in tx.execute(sa.select(samples).order_by(samples.c.id))]
+            lines = [
+                Sample.read(row.line)
+                for row in tx.execute(sa.select(samples).order_by(samples.c.id))
+            ]
             files = {
                 "red bowl": "in/red_bowl-02.png",
                 "a cat": "IMG_1.png",
@@ -113,7 +126,12 @@ def test_a_home_of_an_older_version_opens_and_freezes_what_it_froze(postgres_add
                 "given later": "x.png",
             }
             rows = [
-                {"import_id": imported, "name": files[one.caption], "stamp": "1:1", "outcome": "accept"}
+                {
+                    "import_id": imported,
+                    "name": files[one.caption],
+                    "stamp": "1:1",
+                    "outcome": "accept",
+                }
                 | {"layer": one.layers[LayerRole.foreground]}
                 for one in lines
             ]
@@ -121,9 +139,9 @@ def test_a_home_of_an_older_version_opens_and_freezes_what_it_froze(postgres_add
             tx.connection.exec_driver_sql(
                 f"insert into captions (sample_id, text, source) values ('{ids[3]}', 'given later', 'person:ann')"
             )
-        migrate(database, to="0007")
+        migrate(database, revision="0007")
         migrate(database)
-        with database.transaction(one_view=True) as tx:
+        with database.transaction(repeatable_read=True) as tx:
             rows = tx.execute(sa.select(samples.c.id, samples.c.caption_source))
             marked = {row.id: row.caption_source for row in rows}
             assert freeze_snapshot(tx, store, tag=None, actor="test").id == before
@@ -133,9 +151,9 @@ def test_a_home_of_an_older_version_opens_and_freezes_what_it_froze(postgres_add
 
 
 def test_pixels_of_a_marked_sample_are_read_as_ever(database, store):
-    with database.transaction(one_view=True) as tx:
+    with database.transaction(repeatable_read=True) as tx:
         add(tx, store, ["IMG"])
         snapshot = freeze_snapshot(tx, store, tag=None, actor="test").id
     [one] = read_samples(store, snapshot)
     assert Sample.read(one.line()) == one
-    assert one.text_of() == one.text_of(LayerRole.foreground) == ""
+    assert one.caption_for() == one.caption_for(LayerRole.foreground) == ""

@@ -24,7 +24,7 @@ from curation.domain import Job, Kind, LayerRole, RunState, Sample
 from curation.errors import LayerloopError, NotFound, Refused
 from curation.images.codec import composite_over, encode_layer
 from curation.runtime.context import open_context
-from tests.making import make_candidates, make_round, picture
+from tests.making import image, make_candidates, make_round
 from tests.talker import TALKERS, Talker
 
 ORDER = CaptionRequest("model")
@@ -40,7 +40,9 @@ def talker(monkeypatch):
 
 @pytest.fixture
 def context(settings):
-    with open_context(settings.model_copy(update={"captioner": "tests.talker:open_talker"})) as opened:
+    with open_context(
+        settings.model_copy(update={"captioner": "tests.talker:open_talker"})
+    ) as opened:
         opened.database.send = None
         yield opened
 
@@ -49,13 +51,15 @@ def test_a_model_captions_what_has_no_caption_and_leaves_the_rest(context, talke
     ids = _add(context, ["", "a cat", "unknown"])
     run = _caption(context, ORDER)
     first, second, third = (_sample(context, id_) for id_ in ids)
-    seen = composite_over(picture(0), (128, 128, 128))
+    seen = composite_over(image(0), (128, 128, 128))
     assert first.caption == f"Describe of {seen.astype(int).sum()} {seen.shape} in 60"
     assert first.captioner == third.captioner == "talker@1"
     assert (second.caption, second.captioner) == ("a cat", "")
     with context.database.transaction() as tx:
         row = captions.find_run(tx, run)
-        kept = tx.execute(sa.select(captions.captions).order_by(captions.captions.c.sample_id)).all()
+        kept = tx.execute(
+            sa.select(captions.captions).order_by(captions.captions.c.sample_id)
+        ).all()
     assert (row["state"], row["background"]) == ("finished", 128)
     assert (row["progress"]["done"], row["progress"]["total"]) == (2, 2)
     assert {one.source for one in kept} == {"machine:talker@1"}
@@ -93,7 +97,10 @@ def test_the_next_snapshot_bears_the_caption_and_the_last_one_does_not(context, 
         new = freeze_snapshot(tx, context.store, tag=None, actor="test").id
         assert freeze_snapshot(tx, context.store, tag=None, actor="test").id == new != old
     assert sorted(sample.caption for sample in read_samples(context.store, old)) == ["", "a cat"]
-    assert sorted(sample.captioner for sample in read_samples(context.store, new)) == ["", "talker@1"]
+    assert sorted(sample.captioner for sample in read_samples(context.store, new)) == [
+        "",
+        "talker@1",
+    ]
 
 
 def test_a_line_without_a_captioner_is_the_line_it_always_was(context):
@@ -127,14 +134,18 @@ def test_a_stopped_run_goes_on_where_it_was_left(context, talker, monkeypatch):
     assert talker.batches == [2, 2, 1]
 
 
-def test_captions_of_a_model_are_replaced_only_when_asked_and_once_a_run(context, talker, monkeypatch):
+def test_captions_of_a_model_are_replaced_only_when_asked_and_once_a_run(
+    context, talker, monkeypatch
+):
     monkeypatch.setattr(captions, "AT_ONCE", 1)
     [id_, _] = _add(context, ["", "a cat"])
     _caption(context, ORDER)
     assert _run_again(context, prompt="another question") == 0
     assert _run_again(context, prompt="another question", again=True) == 1
     assert _sample(context, id_).caption.startswith("another")
-    assert _run_again(context, prompt="another question", again=True) == 1  # ordered again, it begins again
+    assert (
+        _run_again(context, prompt="another question", again=True) == 1
+    )  # ordered again, it begins again
     with context.database.transaction() as tx:
         assert tx.scalar(sa.select(sa.func.count()).select_from(captions.captions)) == 3
 
@@ -166,22 +177,32 @@ def test_a_withdrawn_sample_and_a_lost_layer_are_left_out(context, talker, caplo
 
 def test_pairs_are_shown_blended(context, talker):
     blended = np.full((4, 6, 4), 255, np.uint8)
-    layers = {LayerRole.foreground: _stored(context, picture(1)), LayerRole.background: _stored(context, picture(2))}
-    pair = NewSample(Kind.pair, "", "CC0", "here", 0, layers | {LayerRole.blended: _stored(context, blended)})
+    layers = {
+        LayerRole.foreground: _stored(context, image(1)),
+        LayerRole.background: _stored(context, image(2)),
+    }
+    pair = NewSample(
+        Kind.pair, "", "CC0", "here", 0, layers | {LayerRole.blended: _stored(context, blended)}
+    )
     with context.database.transaction() as tx:
         [id_] = add_samples(tx, [pair])
     _caption(context, ORDER)
     assert f"of {4 * 6 * 3 * 255} (4, 6, 3)" in _sample(context, id_).caption
 
 
-def test_a_run_that_fails_says_why_and_what_to_do_and_goes_on_when_ordered_again(context, talker, monkeypatch):
+def test_a_run_that_fails_says_why_and_what_to_do_and_goes_on_when_ordered_again(
+    context, talker, monkeypatch
+):
     [id_] = _add(context, [""])
     with monkeypatch.context() as without:
         without.delitem(TALKERS, "model")
         run = _caption(context, ORDER)
     with context.database.transaction() as tx:
         row = captions.find_run(tx, run)
-    assert (row["state"], row["error"]) == ("failed", "NotFound: there is no folder model (make a talker first)")
+    assert (row["state"], row["error"]) == (
+        "failed",
+        "NotFound: there is no folder model (make a talker first)",
+    )
     assert _caption(context, ORDER) == run
     assert _sample(context, id_).captioner
 
@@ -262,12 +283,14 @@ def _add(context, texts) -> list[uuid.UUID]:
     news = [_new(context, number, text) for number, text in enumerate(texts)]
     with context.database.transaction() as tx:
         add_samples(tx, news)
-    return [uuid.UUID(new.as_sample().id) for new in news]
+    return [uuid.UUID(new.to_sample().id) for new in news]
 
 
 def _new(context, number, text, candidate=None) -> NewSample:
-    layer = _stored(context, picture(number))
-    return NewSample(Kind.single, text, "CC0", "here", 0, {LayerRole.foreground: layer}, candidate=candidate)
+    layer = _stored(context, image(number))
+    return NewSample(
+        Kind.single, text, "CC0", "here", 0, {LayerRole.foreground: layer}, candidate=candidate
+    )
 
 
 def _stored(context, rgba) -> StoredLayer:

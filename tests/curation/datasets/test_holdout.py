@@ -24,7 +24,9 @@ WHITE = np.full((96, 96, 4), 255, np.uint8)
 def subject(seed: int, side: int = 96) -> RGBA:
     """A soft blob with coarse random colours."""
     rng = np.random.default_rng(seed)
-    colors = cv2.resize(rng.integers(0, 256, (5, 5, 3), np.uint8), (side, side), interpolation=cv2.INTER_CUBIC)
+    colors = cv2.resize(
+        rng.integers(0, 256, (5, 5, 3), np.uint8), (side, side), interpolation=cv2.INTER_CUBIC
+    )
     mask = np.zeros((side, side), np.uint8)
     points = (rng.uniform(0.15, 0.85, (6, 2)) * side).astype(np.int32)
     cv2.fillPoly(mask, [cv2.convexHull(points)], 255)
@@ -60,11 +62,11 @@ def trained_on(database: Database, store: FolderStore, new: list[NewSample]) -> 
     with database.transaction() as tx:
         add_samples(tx, new)
     fingerprint_layers(database, store)
-    with database.transaction(one_view=True) as tx:
+    with database.transaction(repeatable_read=True) as tx:
         frozen = snapshots.freeze_snapshot(tx, store, tag=None, actor="test")
     read = {sample.id for sample in read_split(store, frozen.id, Split.train)}
     withheld = read_withheld(store, frozen.id)
-    places = {one.as_sample().id: place for place, one in enumerate(new)}
+    places = {one.to_sample().id: place for place, one in enumerate(new)}
     train = {place for place, one in enumerate(new) if one.split is Split.train}
     assert {places[id_] for id_ in read | withheld} == train
     assert not read & withheld
@@ -104,16 +106,23 @@ def test_near_duplicates_of_held_out_layers_are_kept_out_in_both_directions(
     assert trained_on(database, store, new) == {5}
 
 
-def test_a_plain_background_that_is_shared_withholds_nothing(database: Database, store: FolderStore) -> None:
+def test_a_plain_background_that_is_shared_withholds_nothing(
+    database: Database, store: FolderStore
+) -> None:
     assert is_plain(fingerprint(WHITE))
-    new = [pair(store, subject(n), WHITE, Split.heldout if n == 1 else Split.train) for n in range(1, 4)]
+    new = [
+        pair(store, subject(n), WHITE, Split.heldout if n == 1 else Split.train)
+        for n in range(1, 4)
+    ]
     assert trained_on(database, store, new) == {1, 2}
 
 
-def test_a_snapshot_without_shared_layers_has_the_name_it_always_had(database: Database, store: FolderStore) -> None:
+def test_a_snapshot_without_shared_layers_has_the_name_it_always_had(
+    database: Database, store: FolderStore
+) -> None:
     new = [single(store, subject(1), Split.heldout), single(store, subject(2), Split.train)]
     assert trained_on(database, store, new) == {1}
-    with database.transaction(one_view=True) as tx:
+    with database.transaction(repeatable_read=True) as tx:
         frozen = snapshots.freeze_snapshot(tx, store, tag=None, actor="test")
     assert b"withheld" not in frozen.bytes()
     assert len(list(read_samples(store, frozen.id))) == 2
@@ -129,12 +138,14 @@ def test_freezing_equal_samples_gives_one_name_whenever_fingerprints_are_compute
     if computed_before:
         assert fingerprint_layers(database, store) == 4  # the single's foreground is the pair's
         assert fingerprint_layers(database, store) == 0
-    with database.transaction(one_view=True) as tx:
+    with database.transaction(repeatable_read=True) as tx:
         frozen = snapshots.freeze_snapshot(tx, store, tag=None, actor="test")
-    assert read_withheld(store, frozen.id) == {new[1].as_sample().id}
+    assert read_withheld(store, frozen.id) == {new[1].to_sample().id}
 
 
-def test_a_missing_object_does_not_stop_the_freezing(database: Database, store: FolderStore) -> None:
+def test_a_missing_object_does_not_stop_the_freezing(
+    database: Database, store: FolderStore
+) -> None:
     gone = StoredLayer("f" * 64, 8, 8, 8, "e" * 64)
     new = [
         NewSample(Kind.single, "a", "MIT", "test", 0, {LayerRole.foreground: gone}, Split.train),

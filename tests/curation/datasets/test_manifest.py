@@ -44,7 +44,9 @@ def freeze(store: FolderStore, *parts: tuple[str, list[Sample]]) -> str:
     for prefix, samples in parts:
         text = "".join(one.line() + "\n" for one in sorted(samples, key=lambda one: one.id))
         listed.append(Part(prefix, store.put(text.encode()), len(samples)))
-    return store.put(Manifest(tuple(listed), {"kind": {"single": sum(len(s) for _, s in parts)}}).bytes())
+    return store.put(
+        Manifest(tuple(listed), {"kind": {"single": sum(len(s) for _, s in parts)}}).bytes()
+    )
 
 
 def test_a_snapshot_is_read_back_in_the_order_of_its_ids(store):
@@ -94,7 +96,15 @@ def test_the_line_of_a_sample_is_the_format_that_others_read():
 @given(caption=st.text(), licence=st.text(), source=st.text(), round_=st.integers(0, 10**6))
 def test_any_text_survives_a_line(caption, licence, source, round_):
     one = Sample(
-        "a" * 32, Kind.pair, caption, licence, source, Split.heldout, round_, "b" * 64, {LayerRole.blended: "c" * 64}
+        "a" * 32,
+        Kind.pair,
+        caption,
+        licence,
+        source,
+        Split.heldout,
+        round_,
+        "b" * 64,
+        {LayerRole.blended: "c" * 64},
     )
     try:
         line = one.line().encode()
@@ -104,7 +114,9 @@ def test_any_text_survives_a_line(caption, licence, source, round_):
     assert Sample.read(line.decode()) == one
 
 
-@pytest.mark.parametrize("root", [b"", b"{}", b"[]", b"\xff\xfe", b'{"format":"layerloop snapshot 2","parts":[]}'])
+@pytest.mark.parametrize(
+    "root", [b"", b"{}", b"[]", b"\xff\xfe", b'{"format":"layerloop snapshot 2","parts":[]}']
+)
 def test_what_is_no_snapshot_is_corrupt_and_says_so(store, root):
     name = store.put(root)
     with pytest.raises(Corrupt, match=name[:12]):

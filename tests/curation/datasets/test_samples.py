@@ -19,7 +19,13 @@ from tests.making import make_candidates, make_round
 
 def new(number: int, role: LayerRole = LayerRole.foreground, **changes) -> NewSample:
     layer = StoredLayer(f"{number:064x}", 8, 8, 100, f"{number + 7:064x}")
-    values = {"kind": Kind.single, "caption": "a cat", "licence": "CC0-1.0", "source": "here", "round": 0}
+    values = {
+        "kind": Kind.single,
+        "caption": "a cat",
+        "licence": "CC0-1.0",
+        "source": "here",
+        "round": 0,
+    }
     return NewSample(**(values | {"layers": {role: layer}} | changes))
 
 
@@ -37,7 +43,12 @@ def test_a_line_tells_the_whole_sample(database: Database) -> None:
         line = tx.scalar(sa.select(samples.c.line))
     read = Sample.read(line)
     assert read.line() == line
-    assert (read.caption, read.licence, read.split, read.round) == ("a cat", "CC0-1.0", Split.heldout, 4)
+    assert (read.caption, read.licence, read.split, read.round) == (
+        "a cat",
+        "CC0-1.0",
+        Split.heldout,
+        4,
+    )
     assert read.layers == {LayerRole.foreground: f"{3:064x}"}
 
 
@@ -49,7 +60,9 @@ def test_a_pair_is_named_by_both_of_its_layers() -> None:
     assert both.visible() == NewSample(**both.__dict__).visible()
 
 
-def test_an_undone_accept_leaves_the_next_snapshot_and_comes_back(database: Database, store) -> None:
+def test_an_undone_accept_leaves_the_next_snapshot_and_comes_back(
+    database: Database, store
+) -> None:
     with database.transaction() as tx:
         [candidate] = make_candidates(tx, store, make_round(tx), 1)
         add_samples(tx, [new(1, candidate=candidate)])

@@ -19,13 +19,15 @@ from tests.curation.datasets.test_samples import new
 
 
 def freeze(database: Database, store: FolderStore, tag: str | None = None):
-    with database.transaction(one_view=True) as tx:
+    with database.transaction(repeatable_read=True) as tx:
         return snapshots.freeze_snapshot(tx, store, tag=tag, actor="test")
 
 
 def add(database: Database, numbers) -> None:
     with database.transaction() as tx:
-        add_samples(tx, [new(number, licence="CC0-1.0" if number % 2 else "MIT") for number in numbers])
+        add_samples(
+            tx, [new(number, licence="CC0-1.0" if number % 2 else "MIT") for number in numbers]
+        )
 
 
 def test_freezing_twice_is_one_snapshot(database: Database, store: FolderStore) -> None:
@@ -36,19 +38,25 @@ def test_freezing_twice_is_one_snapshot(database: Database, store: FolderStore) 
         assert [row["id"] for row in snapshots.list_snapshots(tx)] == [first.id]
 
 
-def test_the_order_of_arrival_does_not_name_a_snapshot(database: Database, store: FolderStore) -> None:
+def test_the_order_of_arrival_does_not_name_a_snapshot(
+    database: Database, store: FolderStore
+) -> None:
     numbers = list(range(200))
     add(database, numbers)
     first = freeze(database, store)
     with database.transaction() as tx:
-        tx.connection.exec_driver_sql("delete from sample_layers; delete from samples; delete from layers")
+        tx.connection.exec_driver_sql(
+            "delete from sample_layers; delete from samples; delete from layers"
+        )
     random.Random(1).shuffle(numbers)
     for number in numbers:
         add(database, [number])
     assert freeze(database, store).id == first.id
 
 
-def test_a_snapshot_reads_back_what_was_frozen_and_stays(database: Database, store: FolderStore) -> None:
+def test_a_snapshot_reads_back_what_was_frozen_and_stays(
+    database: Database, store: FolderStore
+) -> None:
     add(database, range(30))
     frozen = freeze(database, store)
     with database.transaction() as tx:
@@ -64,7 +72,9 @@ def test_a_snapshot_reads_back_what_was_frozen_and_stays(database: Database, sto
 
 
 @pytest.mark.slow
-def test_many_samples_share_parts_and_few_parts_change(database: Database, store: FolderStore) -> None:
+def test_many_samples_share_parts_and_few_parts_change(
+    database: Database, store: FolderStore
+) -> None:
     add(database, range(4_200))
     first = freeze(database, store)
     assert len(first.parts) == 16
@@ -112,7 +122,9 @@ NOT_TAGS = [
 
 
 @pytest.mark.parametrize("name", NOT_TAGS)
-def test_what_could_be_an_id_or_an_option_is_no_tag(database: Database, store: FolderStore, name: str) -> None:
+def test_what_could_be_an_id_or_an_option_is_no_tag(
+    database: Database, store: FolderStore, name: str
+) -> None:
     add(database, [1])
     frozen = freeze(database, store)
     with database.transaction() as tx, pytest.raises(Refused, match="not a valid name of a tag"):
@@ -138,19 +150,23 @@ def test_an_id_wins_over_a_tag_of_an_older_version_and_other_tags_keep_working(
     with database.transaction() as tx:
         tx.execute(sa.insert(tags), [{"name": name, "snapshot_id": second.id} for name in old])
     with database.transaction() as tx:
-        assert [snapshots.find_snapshot(tx, name) for name in old] == [first.id] * 2 + [second.id] * 3
+        assert [snapshots.find_snapshot(tx, name) for name in old] == [first.id] * 2 + [
+            second.id
+        ] * 3
 
 
 def test_the_migration_renames_tags_that_ids_hide(database: Database, store: FolderStore) -> None:
     add(database, [1])
     first = freeze(database, store)
-    migrate(database, to="0007")
+    migrate(database, revision="0007")
     old = [first.id, first.id[:8], "20240501", "--help"]
     with database.transaction() as tx:
         tx.execute(sa.insert(tags), [{"name": name, "snapshot_id": first.id} for name in old])
     migrate(database)
     with database.transaction() as tx:
         named = set(tx.execute(sa.select(tags.c.name)).scalars())
-        told = set(tx.execute(sa.select(events.c.subject).where(events.c.kind == "tag renamed")).scalars())
+        told = set(
+            tx.execute(sa.select(events.c.subject).where(events.c.kind == "tag renamed")).scalars()
+        )
     assert named == {f"tag-{first.id}", f"tag-{first.id[:8]}", "20240501", "--help"}
     assert told == {f"tag {first.id}", f"tag {first.id[:8]}"}

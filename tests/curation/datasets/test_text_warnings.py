@@ -16,7 +16,7 @@ from curation.datasets.snapshots import freeze_snapshot
 from curation.domain import CaptionSource, Checkpoint, Kind, LayerRole, Prompt
 from curation.images.codec import encode_layer
 from curation.runtime.context import open_context
-from tests.making import picture
+from tests.making import image
 from training.prompt_coverage import measure_coverage
 
 
@@ -33,12 +33,12 @@ def snapshot(context) -> str:
     captions = ["a red fox", " ".join(f"word{n}" for n in range(20)), "🦊", "IMG"]
     news = []
     for number, text in enumerate(captions):
-        data = encode_layer(picture(number))
+        data = encode_layer(image(number))
         sha = context.store.put(data)
         layers = {LayerRole.foreground: StoredLayer(sha, 32, 24, len(data), sha)}
         source = CaptionSource.file_name if text == "IMG" else CaptionSource.given
         news.append(NewSample(Kind.single, text, "CC0", "here", 0, layers, caption_source=source))
-    with context.database.transaction(one_view=True) as tx:
+    with context.database.transaction(repeatable_read=True) as tx:
         add_samples(tx, news)
         return freeze_snapshot(tx, context.store, tag="latest", actor="test").id
 
@@ -60,16 +60,26 @@ def made(snapshot: str, preset: str = "tiny", **changes: str) -> Checkpoint:
     ],
 )
 def test_a_prompt_is_compared_with_what_its_checkpoint_has_learnt(context, snapshot, text, told):
-    warning = text_warnings.prompt_warning(measure_coverage, context.store, made(snapshot), [Prompt(text)])
+    warning = text_warnings.prompt_warning(
+        measure_coverage, context.store, made(snapshot), [Prompt(text)]
+    )
     assert told in warning
     assert bool(warning) == bool(told)
 
 
 def test_numbers_of_the_preset_and_all_texts_of_pairs_count(context, snapshot):
     prompt = Prompt("a red fox", "a fox", "a red red red red fox")
-    assert text_warnings.prompt_warning(measure_coverage, context.store, made(snapshot), [prompt]) == ""
-    warning = text_warnings.prompt_warning(measure_coverage, context.store, made(snapshot, text_length="5"), [prompt])
-    assert warning == "preset tiny: 1 of 3 texts are cut after 4 words, such as 'a red red red red fox'"
+    assert (
+        text_warnings.prompt_warning(measure_coverage, context.store, made(snapshot), [prompt])
+        == ""
+    )
+    warning = text_warnings.prompt_warning(
+        measure_coverage, context.store, made(snapshot, text_length="5"), [prompt]
+    )
+    assert (
+        warning
+        == "preset tiny: 1 of 3 texts are cut after 4 words, such as 'a red red red red fox'"
+    )
 
 
 def test_many_unknown_words_are_one_line(context, snapshot):
@@ -82,8 +92,16 @@ def test_many_unknown_words_are_one_line(context, snapshot):
 
 def test_models_of_others_and_weights_without_a_snapshot_are_not_judged(context, snapshot):
     long = [Prompt("wolf " * 100)]
-    assert text_warnings.prompt_warning(measure_coverage, context.store, made(snapshot, "sd15"), long) == ""
-    assert text_warnings.prompt_warning(measure_coverage, context.store, made(snapshot, "no such preset"), long) == ""
+    assert (
+        text_warnings.prompt_warning(measure_coverage, context.store, made(snapshot, "sd15"), long)
+        == ""
+    )
+    assert (
+        text_warnings.prompt_warning(
+            measure_coverage, context.store, made(snapshot, "no such preset"), long
+        )
+        == ""
+    )
     imported = Checkpoint({}, "imported", "tiny", None, None, 0, "test")
     assert "training caption" not in text_warnings.prompt_warning(
         measure_coverage, context.store, imported, [Prompt("a wolf")]
@@ -92,10 +110,16 @@ def test_models_of_others_and_weights_without_a_snapshot_are_not_judged(context,
 
 def test_a_training_is_told_of_its_captions(context, snapshot):
     warning = text_warnings.snapshot_warning(measure_coverage, context.store, snapshot, "tiny", {})
-    assert warning.startswith("preset tiny: 1 of 3 captions are cut after 15 words, such as 'word0 word1")
+    assert warning.startswith(
+        "preset tiny: 1 of 3 captions are cut after 15 words, such as 'word0 word1"
+    )
     assert "1 of 3 captions have no known word, such as '🦊'" in warning
-    assert warning.endswith("1 of 4 samples have only a file name as caption and are trained on without text")
-    assert "cut" not in text_warnings.snapshot_warning(measure_coverage, context.store, snapshot, "sd15", {})
+    assert warning.endswith(
+        "1 of 4 samples have only a file name as caption and are trained on without text"
+    )
+    assert "cut" not in text_warnings.snapshot_warning(
+        measure_coverage, context.store, snapshot, "sd15", {}
+    )
 
 
 def test_reading_texts_loads_no_torch():
@@ -114,12 +138,24 @@ def test_commands_say_it_in_one_line_on_stderr(settings, context, snapshot, monk
         promote_checkpoint(tx, made(snapshot).id, "test")
     (settings.home / "prompts.txt").write_text("a red fox\n一只狐狸\n", "utf-8")
     result = CliRunner().invoke(
-        app, ["round", "open", "--quota", "2", "--prompts", str(settings.home / "prompts.txt"), "--json"]
+        app,
+        [
+            "round",
+            "open",
+            "--quota",
+            "2",
+            "--prompts",
+            str(settings.home / "prompts.txt"),
+            "--json",
+        ],
     )
     assert [line for line in result.stderr.splitlines() if line.startswith("warning:")] == [
         "warning: preset tiny: 1 of 2 have words that are in no training caption: '一只狐狸'"
     ]
     assert json.loads(result.stdout)["warning"].startswith("preset tiny")
-    assert "warning: preset tiny: 1 of 3 captions" in CliRunner().invoke(app, ["train", "--dry-run"]).stderr
+    assert (
+        "warning: preset tiny: 1 of 3 captions"
+        in CliRunner().invoke(app, ["train", "--dry-run"]).stderr
+    )
     quiet = CliRunner().invoke(app, ["round", "open", "--quota", "1", "--json"])
     assert "file name" not in quiet.stderr

@@ -73,7 +73,7 @@ def test_a_transaction_that_fails_sends_nothing(database):
 
 
 def test_one_view_sees_one_moment(database):
-    with database.transaction(one_view=True) as tx:
+    with database.transaction(repeatable_read=True) as tx:
         before = tx.scalar(sa.select(sa.func.count()).select_from(events))
         with database.transaction() as other:
             other.log("somebody else", "came", 1)
@@ -106,7 +106,9 @@ def test_a_connection_that_died_in_the_pool_is_replaced(database):
     killer = sa.create_engine(database.engine.url, poolclass=sa.NullPool)
     with killer.connect() as connection:
         others = "datname = current_database() and pid <> pg_backend_pid()"
-        connection.exec_driver_sql(f"select pg_terminate_backend(pid) from pg_stat_activity where {others}")
+        connection.exec_driver_sql(
+            f"select pg_terminate_backend(pid) from pg_stat_activity where {others}"
+        )
     time.sleep(0.1)
     assert count(database) == 0
 

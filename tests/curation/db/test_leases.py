@@ -19,17 +19,23 @@ from curation.object_store import FolderStore
 from tests.making import make_candidates, make_checkpoint, make_round, states
 
 
-def lease(database: Database, ids, purpose: str = "generate", holder: str = "w1", seconds: int = 60) -> None:
+def lease(
+    database: Database, ids, purpose: str = "generate", holder: str = "w1", seconds: int = 60
+) -> None:
     with database.transaction() as tx:
         leases.claim(tx, ids, purpose, holder, seconds)
 
 
 def expire(database: Database) -> None:
     with database.transaction() as tx:
-        tx.execute(sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 second'")))
+        tx.execute(
+            sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 second'"))
+        )
 
 
-def made(database: Database, store: FolderStore, count: int, state: CandidateState) -> tuple[int, list[uuid.UUID]]:
+def made(
+    database: Database, store: FolderStore, count: int, state: CandidateState
+) -> tuple[int, list[uuid.UUID]]:
     with database.transaction() as tx:
         number = make_round(tx)
         return number, list(make_candidates(tx, store, number, count, state))
@@ -66,7 +72,11 @@ def test_sweep_hands_back_drawing_and_asks_again(database, store):
     lease(database, ids)
     with database.transaction() as tx:
         assert leases.expire(tx) == Counter(), "a lease that runs is left alone"
-        tx.execute(sa.update(candidates).where(candidates.c.id == ids[0]).values(attempts=leases.MAX_ATTEMPTS))
+        tx.execute(
+            sa.update(candidates)
+            .where(candidates.c.id == ids[0])
+            .values(attempts=leases.MAX_ATTEMPTS)
+        )
     expire(database)
     with database.transaction() as tx:
         assert leases.expire(tx) == {"requested": 2, "failed": 1}
@@ -90,8 +100,12 @@ def test_sweep_hands_back_showing_without_a_job(database, store):
 def test_sweep_hands_back_a_training_run(database):
     with database.transaction() as tx:
         made_by = make_checkpoint(tx)
-        snapshot = tx.scalar(sa.text("select snapshot_id from checkpoints where id = :id").bindparams(id=made_by))
-        run = request_training(tx, TrainingRequest("whole", "tiny", snapshot, None, None, 0), "test")
+        snapshot = tx.scalar(
+            sa.text("select snapshot_id from checkpoints where id = :id").bindparams(id=made_by)
+        )
+        run = request_training(
+            tx, TrainingRequest("whole", "tiny", snapshot, None, None, 0), "test"
+        )
         assert claim_run(tx, run, "w1", 0)
     with database.transaction() as tx:
         assert leases.expire(tx) == {"requested": 1}
@@ -152,7 +166,11 @@ def test_hand_back_is_no_attempt(database, store):
     with database.transaction() as tx:
         assert leases.release_holder(tx, "w1") == {"requested": 2}
         assert tx.jobs == [Job("generate", (number,))]
-        attempts = tx.execute(sa.select(candidates.c.attempts).where(candidates.c.state == "requested")).scalars().all()
+        attempts = (
+            tx.execute(sa.select(candidates.c.attempts).where(candidates.c.state == "requested"))
+            .scalars()
+            .all()
+        )
     assert attempts == [leases.MAX_ATTEMPTS - 1] * 2
     assert held(database) == {ids[2]: "w2"}
 

@@ -40,7 +40,9 @@ def ask(database, name: str, *args: str) -> None:
 
 def test_eighty_wake_ups_are_one_job_until_it_is_taken(database, sent):
     board = str(uuid.uuid4())
-    threads = [threading.Thread(target=ask, args=(database, "pull_annotations", board)) for _ in range(8)]
+    threads = [
+        threading.Thread(target=ask, args=(database, "pull_annotations", board)) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -59,7 +61,9 @@ def test_eighty_wake_ups_are_one_job_until_it_is_taken(database, sent):
 def test_a_message_that_was_lost_is_sent_again(database, sent):
     ask(database, "generate", "1")
     with database.transaction() as tx:
-        tx.connection.exec_driver_sql("update pending_jobs set created_at = now() - interval '61 seconds'")
+        tx.connection.exec_driver_sql(
+            "update pending_jobs set created_at = now() - interval '61 seconds'"
+        )
     for _ in range(3):
         ask(database, "generate", "1")
     assert sent == [Job("generate", ("1",))] * 2
@@ -74,7 +78,9 @@ def test_a_queue_that_is_away_keeps_nothing_back(database):
 
 
 def test_a_worker_runs_what_was_asked_for_and_skips_equal_messages(database, settings, store):
-    context = AppContext(settings, database, store, CeleryQueue(make_app(settings, settings.database)))
+    context = AppContext(
+        settings, database, store, CeleryQueue(make_app(settings, settings.database))
+    )
     ran: list[tuple[object, ...]] = []
     run = _bound(lambda _, *args: ran.append(args), "pull_annotations", context)
     database.send = DeduplicatingSender(database, lambda _: True)
@@ -84,10 +90,14 @@ def test_a_worker_runs_what_was_asked_for_and_skips_equal_messages(database, set
     assert ran == [("a",)]
 
 
-def test_sweeps_ask_for_each_board_once_and_for_closed_ones_in_turn(database, settings, store, sent):
+def test_sweeps_ask_for_each_board_once_and_for_closed_ones_in_turn(
+    database, settings, store, sent
+):
     there = {"labeling": "label-studio+http://127.0.0.1:1", "labeling_token": "0" * 40}
     settings = type(settings)(**settings.model_dump() | there)
-    context = AppContext(settings, database, store, CeleryQueue(make_app(settings, settings.database)))
+    context = AppContext(
+        settings, database, store, CeleryQueue(make_app(settings, settings.database))
+    )
     with database.transaction() as tx:
         made = [make_round(tx) for _ in range(3)]
         for number in made:
@@ -101,11 +111,18 @@ def test_sweeps_ask_for_each_board_once_and_for_closed_ones_in_turn(database, se
             tx.execute(sa.insert(labeling_projects), board)
             [candidate] = make_candidates(tx, store, number, 1)
             state = "up" if number == made[0] else "down"
-            row = {"id": uuid.uuid4(), "project_id": board["id"], "candidate_id": candidate, "state": state}
+            row = {
+                "id": uuid.uuid4(),
+                "project_id": board["id"],
+                "candidate_id": candidate,
+                "state": state,
+            }
             tx.execute(sa.insert(labeling_tasks), row | {"batch": uuid.uuid4(), "number": number})
         expected = projects.projects_to_read(tx, "http://127.0.0.1:1")
     assert len(expected) == 2, "the one that is open, and one of the others"
     for _ in range(5):
         jobs.reconcile(context)
-    assert sorted(job.args[0] for job in sent if job.name == "pull_annotations") == sorted(map(str, expected))
+    assert sorted(job.args[0] for job in sent if job.name == "pull_annotations") == sorted(
+        map(str, expected)
+    )
     assert sum(job.name == "push_tasks" for job in sent) == 2

@@ -37,16 +37,23 @@ def test_a_house_that_is_in_use_goes_back_and_forth(postgres_address, store):
             gold = int(tx.scalar(sa.insert(rounds).values(row).returning(rounds.c.id)))
             pieces = make_candidates(tx, store, gold, 3)
             leases.claim(tx, pieces[1:2], "review", "ada", 60)
-            showing = sa.update(candidates).where(candidates.c.id == pieces[1]).values(state="showing")
+            showing = (
+                sa.update(candidates).where(candidates.c.id == pieces[1]).values(state="showing")
+            )
             tx.execute(showing)
             [other] = make_candidates(tx, store, make_round(tx), 1)
             machine = add_reviewer(tx, AUTO_REVIEWER, kind=AUTO_REVIEWER)
         for version in ("0006", "0005"):
-            migrate(database, to=version)
+            migrate(database, revision=version)
             assert get_revisions(database)[0] == version
         with database.transaction() as tx:
-            states = {row.id: row.state for row in tx.connection.exec_driver_sql("select id, state from candidates")}
-            [told] = tx.connection.exec_driver_sql(f"select purpose, state from rounds where id = {gold}").all()
+            states = {
+                row.id: row.state
+                for row in tx.connection.exec_driver_sql("select id, state from candidates")
+            }
+            [told] = tx.connection.exec_driver_sql(
+                f"select purpose, state from rounds where id = {gold}"
+            ).all()
             held = tx.connection.exec_driver_sql("select count(*) from leases").scalar()
         assert states == dict.fromkeys(pieces, "withdrawn") | {other: "waiting"}
         assert (tuple(told), held) == (("seeds", "closed"), 0)
@@ -88,7 +95,9 @@ def test_the_database_keeps_the_law_of_states(database, store, source):
     with database.transaction() as tx:
         ids = make_candidates(tx, store, make_round(tx), len(others), source)
     for id_, target in zip(ids, others, strict=True):
-        move = sa.update(candidates).where(candidates.c.id == id_).values(state=target, propensity=1.0)
+        move = (
+            sa.update(candidates).where(candidates.c.id == id_).values(state=target, propensity=1.0)
+        )
         if (source, target) in STATE_TRANSITIONS:
             with database.transaction() as tx:
                 tx.execute(move)
@@ -98,9 +107,14 @@ def test_the_database_keeps_the_law_of_states(database, store, source):
 
 
 @pytest.mark.parametrize("table", APPEND_ONLY, ids=lambda table: table.name)
-@pytest.mark.parametrize("change", ["update {} set at = now()", "delete from {}", "truncate {} cascade"])
+@pytest.mark.parametrize(
+    "change", ["update {} set at = now()", "delete from {}", "truncate {} cascade"]
+)
 def test_what_was_said_can_neither_be_changed_nor_removed(database, table, change):
-    with pytest.raises(sa.exc.DBAPIError, match="never changed or removed"), database.transaction() as tx:
+    with (
+        pytest.raises(sa.exc.DBAPIError, match="never changed or removed"),
+        database.transaction() as tx,
+    ):
         tx.connection.exec_driver_sql(change.format(table.name))
 
 
@@ -112,7 +126,9 @@ def test_every_reference_to_another_table_can_be_followed_back_quickly(database)
         where contype = 'f' and confrelid::regclass::text in ('candidates', 'layers') and not exists (
             select from pg_index where indrelid = conrelid and indkey[0] = conkey[1])"""
     with database.transaction() as tx:
-        assert [row[0] for row in tx.connection.exec_driver_sql(query) if row[0] != "layer_bands.sha256"] == []
+        assert [
+            row[0] for row in tx.connection.exec_driver_sql(query) if row[0] != "layer_bands.sha256"
+        ] == []
 
 
 def test_names_of_constraints_are_made_by_one_rule():

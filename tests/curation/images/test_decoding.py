@@ -20,7 +20,16 @@ from curation.images.pillow_images import from_path, from_pillow
 from curation.scenes.formats.psd import write_psd
 from curation.scenes.layer_stack import LayerStack, StackLayer
 from tests import image_files
-from tests.image_files import P3, chromaticities, coded, gamma, make_ios_png, make_png, profile_chunk, saved
+from tests.image_files import (
+    P3,
+    chromaticities,
+    coded,
+    gamma,
+    make_ios_png,
+    make_png,
+    profile_chunk,
+    saved,
+)
 from tests.making import picture
 
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -81,7 +90,10 @@ def test_sixteen_bits_are_rounded_by_value_over_257_everywhere(tmp_path):
     (tmp_path / "a.png").write_bytes(png)
     with Image.open(tmp_path / "a.png") as image:
         results = [decode_image(png).rgba, from_path(tmp_path / "a.png"), from_pillow(image)]
-    results += [decode_image(tiff.getvalue()).rgba, from_pillow(Image.fromarray(ramp.astype(np.uint16)))]
+    results += [
+        decode_image(tiff.getvalue()).rgba,
+        from_pillow(Image.fromarray(ramp.astype(np.uint16))),
+    ]
     for rgba in results:
         assert np.array_equal(rgba[..., 0], wanted)
 
@@ -98,11 +110,15 @@ def test_images_are_upright_in_every_format(kind, orientation):
     options = {"JPEG": {"quality": 98, "subsampling": 0}, "WEBP": {"lossless": True, "exact": True},
                "AVIF": {"quality": 100, "subsampling": "4:4:4"}}.get(kind, {})  # fmt: skip
     data = saved(image, kind, exif=exif, **options)
-    wanted = np.asarray(Image.fromarray(rgba).transpose(TURNS[orientation])) if orientation > 1 else rgba
+    wanted = (
+        np.asarray(Image.fromarray(rgba).transpose(TURNS[orientation])) if orientation > 1 else rgba
+    )
     seen = wanted[..., 3] > 200
     for got in (decode_image(data).rgba, from_pillow(Image.open(io.BytesIO(data)))):
         assert got.shape == wanted.shape
-        assert np.abs(got.astype(int) - wanted)[seen].mean() < (6 if kind in {"JPEG", "AVIF"} else 0.01)
+        assert np.abs(got.astype(int) - wanted)[seen].mean() < (
+            6 if kind in {"JPEG", "AVIF"} else 0.01
+        )
 
 
 def test_a_deep_tiff_is_upright_too():
@@ -134,21 +150,35 @@ def test_alpha_of_a_tiff_is_straight_or_divided_out_or_none(kind, bits, compress
             pytest.skip("Pillow writes LZW of 8 bits with straight alpha alone")
         Image.fromarray(samples).save(out, "TIFF", compression="tiff_lzw")
     else:
-        tifffile.imwrite(out, samples, photometric="rgb", extrasamples=[kind], compression=compression)
+        tifffile.imwrite(
+            out, samples, photometric="rgb", extrasamples=[kind], compression=compression
+        )
     decoded = decode_image(out.getvalue())
     assert decoded.header.alpha == (kind != "unspecified")
     got, seen = decoded.rgba.astype(int), rgba[..., 3] > 60
-    assert np.abs(got[..., :3] - rgba[..., :3])[seen].max() <= (5 if kind == "assocalpha" and bits == 8 else 1)
-    assert np.array_equal(got[..., 3], rgba[..., 3] if kind != "unspecified" else np.full_like(rgba[..., 3], 255))
+    assert np.abs(got[..., :3] - rgba[..., :3])[seen].max() <= (
+        5 if kind == "assocalpha" and bits == 8 else 1
+    )
+    assert np.array_equal(
+        got[..., 3], rgba[..., 3] if kind != "unspecified" else np.full_like(rgba[..., 3], 255)
+    )
 
 
 def test_a_tiff_of_several_pages_or_of_other_samples_is_refused_with_its_reason():
     rgba = picture(1, 20, 20)
-    pages = saved(Image.fromarray(rgba), "TIFF", save_all=True, append_images=[Image.fromarray(rgba)])
+    pages = saved(
+        Image.fromarray(rgba), "TIFF", save_all=True, append_images=[Image.fromarray(rgba)]
+    )
     assert "several pages" in refusal(pages).sentence
-    for samples, kind in ((rgba / np.float32(255), "rgb"), (rgba.astype(np.uint32), "rgb"), (rgba, "separated")):
+    for samples, kind in (
+        (rgba / np.float32(255), "rgb"),
+        (rgba.astype(np.uint32), "rgb"),
+        (rgba, "separated"),
+    ):
         out = io.BytesIO()
-        tifffile.imwrite(out, samples, photometric=kind, extrasamples=["unassalpha"] if kind == "rgb" else None)
+        tifffile.imwrite(
+            out, samples, photometric=kind, extrasamples=["unassalpha"] if kind == "rgb" else None
+        )
         assert refusal(out.getvalue()).code == "unsupported_format"
 
 
@@ -187,12 +217,28 @@ def test_a_png_of_an_ios_app_is_divided_by_its_alpha_and_named():
 def test_animations_of_one_frame_are_single_images_and_of_two_are_refused(lossless):
     rgba = Image.fromarray(picture(2, 40, 30))
     other = Image.fromarray(picture(5, 40, 30))
-    one = saved(rgba, "WEBP", save_all=True, append_images=[], lossless=lossless, duration=10, minimize_size=False)
+    one = saved(
+        rgba,
+        "WEBP",
+        save_all=True,
+        append_images=[],
+        lossless=lossless,
+        duration=10,
+        minimize_size=False,
+    )
     if b"ANMF" not in one:  # Pillow writes a plain image where it is given no second frame
         frame = saved(rgba, "WEBP", lossless=True, exact=True)
         body = frame[12:] if frame[12:16] != b"VP8X" else frame[30:]
-        anmf = b"\0\0\0\0\0\0" + (39).to_bytes(3, "little") + (29).to_bytes(3, "little") + b"\x0a\0\0\0" + body
-        chunks = struct.pack("<4sI", b"VP8X", 10) + bytes([0x12, 0, 0, 0]) + (39).to_bytes(3, "little")
+        anmf = (
+            b"\0\0\0\0\0\0"
+            + (39).to_bytes(3, "little")
+            + (29).to_bytes(3, "little")
+            + b"\x0a\0\0\0"
+            + body
+        )
+        chunks = (
+            struct.pack("<4sI", b"VP8X", 10) + bytes([0x12, 0, 0, 0]) + (39).to_bytes(3, "little")
+        )
         chunks += (29).to_bytes(3, "little") + struct.pack("<4sI", b"ANIM", 6) + bytes(6)
         chunks += struct.pack("<4sI", b"ANMF", len(anmf)) + anmf + b"\0" * (len(anmf) % 2)
         one = b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks
@@ -266,7 +312,10 @@ def test_broken_statements_leave_the_image_as_it_is(chunks):
 
 def test_hdr_is_refused_with_its_reason():
     for transfer in (16, 18):
-        assert refusal(make_png(np.zeros((20, 20, 3)), 2, 8, [coded(9, transfer)])).code == "hdr_not_read"
+        assert (
+            refusal(make_png(np.zeros((20, 20, 3)), 2, 8, [coded(9, transfer)])).code
+            == "hdr_not_read"
+        )
 
 
 def test_inks_become_srgb_by_their_profile_or_by_the_plain_formula():
@@ -306,7 +355,9 @@ def test_images_in_memory_follow_the_same_policy(tmp_path):
 
 
 def test_an_image_that_was_changed_after_it_was_opened_is_taken_as_it_is_now(tmp_path):
-    (tmp_path / "a.png").write_bytes(make_png(np.full((20, 20, 3), (200, 120, 60)), 2, 8, [coded(12, 13)]))
+    (tmp_path / "a.png").write_bytes(
+        make_png(np.full((20, 20, 3), (200, 120, 60)), 2, 8, [coded(12, 13)])
+    )
     with Image.open(tmp_path / "a.png") as image:
         image.load()
         assert np.abs(from_pillow(image)[3, 3, :3].astype(int) - (213, 115, 42)).max() <= 1

@@ -27,7 +27,11 @@ TALL = "tall_17to1.png"
 
 def expected() -> dict[str, dict[str, list[int]]]:
     listed = CASES / "expected.json"
-    return {name: row["points"] for name, row in json.loads(listed.read_text()).items()} if listed.is_file() else {}
+    return (
+        {name: row["points"] for name, row in json.loads(listed.read_text()).items()}
+        if listed.is_file()
+        else {}
+    )
 
 
 def check(name: str, rgba: np.ndarray) -> None:
@@ -36,7 +40,11 @@ def check(name: str, rgba: np.ndarray) -> None:
             assert [rgba.shape[1], rgba.shape[0]] == wanted
             continue
         x, y = map(int, place.split(","))
-        assert np.abs(rgba[y, x].astype(int) - wanted).max() <= LOSSY.get(name, TOLERANCE), (name, place, rgba[y, x])
+        assert np.abs(rgba[y, x].astype(int) - wanted).max() <= LOSSY.get(name, TOLERANCE), (
+            name,
+            place,
+            rgba[y, x],
+        )
 
 
 @pytest.mark.parametrize("name", expected())
@@ -85,6 +93,11 @@ def test_a_photograph_is_taken_as_the_background_of_a_pair(tmp_path: Path) -> No
     with Image.open(CASES.parent / "pairs" / "bg0.jpg") as photo:
         front = Image.fromarray(next(iter(pair.values()))).resize(photo.size)
     front.save(tmp_path / "front.png")
-    told = inspect_and_encode_pair((tmp_path / "front.png").read_bytes(), (CASES.parent / "pairs/bg0.jpg").read_bytes(), None, "p")
+    told = inspect_and_encode_pair(
+        (tmp_path / "front.png").read_bytes(),
+        (CASES.parent / "pairs/bg0.jpg").read_bytes(),
+        None,
+        "p",
+    )
     assert told.layer is not None, told
     assert "lossy_source" in told.codes

@@ -22,7 +22,7 @@ from curation.images.codec import (
     pixel_hash,
     to_png,
 )
-from tests.making import picture
+from tests.making import image
 
 SIZES = st.tuples(st.integers(1, 24), st.integers(1, 24))
 PICTURES = SIZES.flatmap(
@@ -45,11 +45,13 @@ def test_a_png_of_a_layer_is_the_same_picture(rgba):
 
 
 def test_equal_pixels_are_equal_bytes():
-    assert encode_layer(picture(1)) == encode_layer(picture(1).copy())
-    assert encode_layer(picture(1)) != encode_layer(picture(2))
+    assert encode_layer(image(1)) == encode_layer(image(1).copy())
+    assert encode_layer(image(1)) != encode_layer(image(2))
 
 
-@pytest.mark.parametrize("data", [b"", b"RIFF", b"not an image", encode_layer(picture(3))[:60], b"GIF89a" + bytes(40)])
+@pytest.mark.parametrize(
+    "data", [b"", b"RIFF", b"not an image", encode_layer(image(3))[:60], b"GIF89a" + bytes(40)]
+)
 def test_what_is_no_layer_is_corrupt(data):
     with pytest.raises(Corrupt) as error:
         decode_layer(data)
@@ -72,7 +74,7 @@ def test_the_hash_does_not_see_hidden_colour(rgba, hidden):
 
 
 def test_the_hash_sees_every_visible_pixel_and_the_size():
-    rgba = picture(4)
+    rgba = image(4)
     other = rgba.copy()
     other[-1, -1, 0] ^= 1
     assert pixel_hash(other) != pixel_hash(rgba)
@@ -82,13 +84,13 @@ def test_the_hash_sees_every_visible_pixel_and_the_size():
 @given(rgba=PICTURES)
 def test_a_composite_is_the_formula_to_half_a_step(rgba):
     alpha = rgba[..., 3:].astype(np.float64) / 255
-    for colour in BACKGROUNDS.values():
-        expected = rgba[..., :3] * alpha + np.asarray(colour) * (1 - alpha)
-        assert np.abs(composite_over(rgba, colour) - expected).max() <= 0.5 + 1e-4
+    for color in BACKGROUNDS.values():
+        expected = rgba[..., :3] * alpha + np.asarray(color) * (1 - alpha)
+        assert np.abs(composite_over(rgba, color) - expected).max() <= 0.5 + 1e-4
 
 
 def test_an_opaque_layer_hides_what_is_behind_it_and_a_clear_one_hides_nothing():
-    rgba, behind = picture(5), picture(6)
+    rgba, behind = image(5), image(6)
     rgba[..., 3] = 255
     assert np.array_equal(composite_over(rgba, behind), rgba[..., :3])
     rgba[..., 3] = 0

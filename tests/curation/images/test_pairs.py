@@ -31,9 +31,11 @@ def subject(seed: int, size: int = SIZE) -> np.ndarray:
     y, x = np.mgrid[:size, :size] / size - 0.5 - rng.uniform(-0.1, 0.1, 2)[:, None, None]
     edge = rng.uniform(0.18, 0.28) + 0.04 * np.cos(5 * np.arctan2(y, x))
     alpha = np.clip((edge - np.hypot(x, y)) * size / 3 + 0.5, 0, 1)
-    waves = 25 * np.sin(x[..., None] * rng.uniform(10, 60, 3) + y[..., None] * rng.uniform(10, 60, 3))
-    colour = np.clip(rng.uniform(60, 195, 3) + waves, 0, 255) * (alpha[..., None] > 0)
-    return np.rint(np.dstack([colour, alpha * 255])).astype(np.uint8)
+    waves = 25 * np.sin(
+        x[..., None] * rng.uniform(10, 60, 3) + y[..., None] * rng.uniform(10, 60, 3)
+    )
+    color = np.clip(rng.uniform(60, 195, 3) + waves, 0, 255) * (alpha[..., None] > 0)
+    return np.rint(np.dstack([color, alpha * 255])).astype(np.uint8)
 
 
 def scene(seed: int, size: int = SIZE) -> np.ndarray:
@@ -41,10 +43,10 @@ def scene(seed: int, size: int = SIZE) -> np.ndarray:
     rng = np.random.default_rng([seed, 2])
     y, _ = np.mgrid[:size, :size] / size
     sky, ground = rng.uniform(60, 200, (2, 3))
-    colour = np.where((y < 0.6)[..., None], sky + 40 * (y - 0.3)[..., None], ground)
+    color = np.where((y < 0.6)[..., None], sky + 40 * (y - 0.3)[..., None], ground)
     grain = cv2.GaussianBlur(rng.normal(0, 1, (size, size, 3)), (0, 0), rng.uniform(0.6, 4))
-    colour = colour + grain / grain.std() * rng.uniform(2, 10)
-    return np.dstack([np.clip(colour, 0, 255), np.full((size, size), 255)]).astype(np.uint8)
+    color = color + grain / grain.std() * rng.uniform(2, 10)
+    return np.dstack([np.clip(color, 0, 255), np.full((size, size), 255)]).astype(np.uint8)
 
 
 def ghost(foreground: np.ndarray, background: np.ndarray, share: float) -> np.ndarray:
@@ -205,7 +207,8 @@ def test_real_pairs_are_sound_and_spoilt_ones_are_not(shared: Path):
     clean, seams = [], []
     for row in whole:
         f, b, c = (
-            decode_layer((folder / row[role]).read_bytes()) for role in ("foreground", "background", "composite")
+            decode_layer((folder / row[role]).read_bytes())
+            for role in ("foreground", "background", "composite")
         )
         assert (blended_error(f, b, c) == 0) == row["exact"]
         assert blended_error(f, b, c) < 4

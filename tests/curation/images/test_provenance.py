@@ -46,19 +46,27 @@ def test_a_png_says_it_in_the_words_of_other_programs(tmp_path: Path) -> None:
     assert told == format_parameters(FACTS)
     first, second, third = told.splitlines()
     assert (first, second) == (FACTS["prompt"], "Negative prompt: bad")
-    assert third.startswith("Steps: 25, Sampler: ddim, CFG scale: 7.0, Seed: 7, Size: 32x24, Model: some/model")
+    assert third.startswith(
+        "Steps: 25, Sampler: ddim, CFG scale: 7.0, Seed: 7, Size: 32x24, Model: some/model"
+    )
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.dictionaries(st.text(min_size=1, max_size=8), st.text(max_size=40), max_size=4))
-def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, facts: dict[str, str]) -> None:
+def test_any_text_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, metadata: dict[str, str]
+) -> None:
     path = tmp_path_factory.mktemp("facts") / "a.webp"
     try:
-        save_image(path, picture(2, 8, 8), facts)
+        save_image(path, picture(2, 8, 8), metadata)
     except UnicodeEncodeError:  # half of a surrogate pair is no text
-        assert any("\ud800" <= letter <= "\udfff" for text in (*facts, *facts.values()) for letter in text)
+        assert any(
+            "\ud800" <= letter <= "\udfff"
+            for text in (*metadata, *metadata.values())
+            for letter in text
+        )
         return
-    assert read_provenance(path) == facts
+    assert read_provenance(path) == metadata
 
 
 def test_files_that_say_nothing_and_files_that_are_none(tmp_path: Path) -> None:

@@ -72,10 +72,17 @@ def test_names_that_stay_inside_are_taken(name):
 
 @pytest.mark.parametrize("pack", [zipped, tarred])
 def test_members_are_listed_and_read(pack):
-    archive = pack([("in/a.png", b"abc" * 1000), ("../b.png", b"x"), ("名前 é.png", b"y"), ("empty", b"")])
+    archive = pack(
+        [("in/a.png", b"abc" * 1000), ("../b.png", b"x"), ("名前 é.png", b"y"), ("empty", b"")]
+    )
     assert archive_kind(archive.getvalue()[:512]) in {"zip", "tar"}
     members = list_members(archive, 5000)
-    assert refusals(members) == {"in/a.png": None, "../b.png": "path_traversal", "名前 é.png": None, "empty": None}
+    assert refusals(members) == {
+        "in/a.png": None,
+        "../b.png": "path_traversal",
+        "名前 é.png": None,
+        "empty": None,
+    }
     assert read_member(archive, members[0], 5000) == b"abc" * 1000
     assert read_member(archive, members[2], 5000) == b"y"
     assert read_member(archive, members[3], 5000) == b""
@@ -101,7 +108,9 @@ def test_folders_are_left_out_and_links_and_devices_are_refused():
         info.type, info.linkname = kind, "/etc/hostname"
         special.append((info, b""))
     told = refusals(list_members(tarred([*special, ("good", b"x")]), 100))
-    assert told == dict.fromkeys(["soft", "hard", "pipe", "disk", "tty"], "path_traversal") | {"good": None}
+    assert told == dict.fromkeys(["soft", "hard", "pipe", "disk", "tty"], "path_traversal") | {
+        "good": None
+    }
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -112,7 +121,11 @@ def test_other_methods_than_deflate_are_refused_each_member_by_itself(method):
         archive.writestr("stored.png", b"abc", compress_type=zipfile.ZIP_STORED)
         archive.writestr("good.png", b"abc", compress_type=zipfile.ZIP_DEFLATED)
     members = list_members(out, 1000)
-    assert refusals(members) == {"odd.png": "unsupported_compression", "stored.png": None, "good.png": None}
+    assert refusals(members) == {
+        "odd.png": "unsupported_compression",
+        "stored.png": None,
+        "good.png": None,
+    }
     assert [read_member(out, one, 1000) for one in members[1:]] == [b"abc", b"abc"]
 
 
@@ -123,9 +136,19 @@ def test_encrypted_members_are_refused():
 
 
 def test_bombs_are_refused_by_what_they_declare_and_others_are_read():
-    archive = zipped([("bomb.png", bytes(30 << 20)), ("good.png", b"abc"), ("large.png", bytes(range(256)) * 3000)])
+    archive = zipped(
+        [
+            ("bomb.png", bytes(30 << 20)),
+            ("good.png", b"abc"),
+            ("large.png", bytes(range(256)) * 3000),
+        ]
+    )
     members = list_members(archive, 64 << 20)
-    assert refusals(members) == {"bomb.png": "archive_too_large", "good.png": None, "large.png": None}
+    assert refusals(members) == {
+        "bomb.png": "archive_too_large",
+        "good.png": None,
+        "large.png": None,
+    }
     assert list_members(archive, 1000)[2].refusal.code == "archive_too_large"
     assert read_member(archive, members[1], 64 << 20) == b"abc"
 
@@ -141,7 +164,10 @@ def test_a_member_that_lies_about_its_size_gives_no_more_than_it_declared():
 
 @pytest.mark.parametrize("count_told", [True, False])
 def test_millions_of_members_are_refused_before_they_are_parsed(tmp_path, count_told):
-    entry = struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
+    entry = (
+        struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)
+        + b"a"
+    )
     count = 3_000_000 if count_told else 1_000_000
     told = count if count_told else 5
     directory = entry * count
@@ -187,7 +213,9 @@ def test_a_large_zip64_archive_is_read():
 
 
 def test_a_damaged_or_cut_tar_keeps_its_good_members_and_tells_of_the_rest():
-    data = bytearray(tarred([("a", b"x" * 600), ("b", b"y" * 600), ("c", b"z")], tarfile.USTAR_FORMAT).getvalue())
+    data = bytearray(
+        tarred([("a", b"x" * 600), ("b", b"y" * 600), ("c", b"z")], tarfile.USTAR_FORMAT).getvalue()
+    )
     broken = bytearray(data)
     broken[1536 + 148 : 1536 + 154] = b"999999"  # the checksum of the second header
     members = list_members(io.BytesIO(broken), 1000)
@@ -211,7 +239,9 @@ def test_a_tar_with_an_endless_header_or_a_negative_size_is_refused():
     assert told & {"truncated", "corrupt"}
 
 
-@pytest.mark.parametrize("data", [b"PK\3\4" + bytes(100), b"PK\5\6", b"PK\5\6" + bytes(17), bytes(257) + b"ustar"])
+@pytest.mark.parametrize(
+    "data", [b"PK\3\4" + bytes(100), b"PK\5\6", b"PK\5\6" + bytes(17), bytes(257) + b"ustar"]
+)
 def test_damaged_archives_are_refused_whole(data):
     with pytest.raises(InvalidImage) as refused:
         list_members(io.BytesIO(data), 100)

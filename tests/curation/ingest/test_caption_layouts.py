@@ -26,7 +26,11 @@ def write(folder: Path, name: str, data: str | bytes = b"") -> None:
 def said(listing: Listing, name: str) -> tuple[str | None, str]:
     """The caption of a file and where it comes from, or why it is held back."""
     found = listing.describe(name)
-    return (found.refusal.code, found.refusal.sentence) if found.refusal else (found.caption, found.caption_source)
+    return (
+        (found.refusal.code, found.refusal.sentence)
+        if found.refusal
+        else (found.caption, found.caption_source)
+    )
 
 
 CAPTION_FILES = [
@@ -67,9 +71,15 @@ UNREADABLE = [
 ]
 
 
-@pytest.mark.parametrize(("what", "data", "encoding"), UNREADABLE, ids=[row[0] for row in UNREADABLE])
-@pytest.mark.parametrize("layout", ["x.txt", "x.caption", "metadata.csv", "metadata.jsonl", "metadata.json"])
-def test_another_encoding_holds_the_picture_back_until_it_is_named(tmp_path, what, data, encoding, layout):
+@pytest.mark.parametrize(
+    ("what", "data", "encoding"), UNREADABLE, ids=[row[0] for row in UNREADABLE]
+)
+@pytest.mark.parametrize(
+    "layout", ["x.txt", "x.caption", "metadata.csv", "metadata.jsonl", "metadata.json"]
+)
+def test_another_encoding_holds_the_picture_back_until_it_is_named(
+    tmp_path, what, data, encoding, layout
+):
     text = data.decode(encoding)
     whole = {
         "metadata.csv": f"file_name,text\nx.png,{text}\n",
@@ -82,14 +92,18 @@ def test_another_encoding_holds_the_picture_back_until_it_is_named(tmp_path, wha
     assert code in {"caption_unreadable", "manifest_unreadable", "held_back"}
     assert layout in sentence
     assert "--encoding" in sentence or what.startswith("utf-16")
-    named = list_folder(tmp_path, reading=ListingOptions(encoding=encoding))
+    named = list_folder(tmp_path, options=ListingOptions(encoding=encoding))
     assert said(named, "x.png") == (text, GIVEN)
     assert named.bad_lines == []
 
 
 @pytest.mark.parametrize(
     ("data", "reason"),
-    [(b"a bowl\0with", "NUL"), (b"x" * 10_001, "more than 10,000"), ("ä".encode() * 90_000, "10,000")],
+    [
+        (b"a bowl\0with", "NUL"),
+        (b"x" * 10_001, "more than 10,000"),
+        ("ä".encode() * 90_000, "10,000"),
+    ],
 )
 def test_a_caption_that_cannot_be_stored_holds_its_picture_back(tmp_path, data, reason):
     write(tmp_path, "x.png")
@@ -119,7 +133,13 @@ def test_a_caption_that_is_no_regular_file_is_never_opened(tmp_path, kind):
 
 
 def test_a_text_is_shared_by_all_pictures_of_its_name_and_a_full_name_comes_first(tmp_path):
-    for name, text in (("x.png", ""), ("x.webp", ""), ("x.txt", "both"), ("x.webp.txt", "one"), ("X.caption", "no")):
+    for name, text in (
+        ("x.png", ""),
+        ("x.webp", ""),
+        ("x.txt", "both"),
+        ("x.webp.txt", "one"),
+        ("X.caption", "no"),
+    ):
         write(tmp_path, name, text)
     listing = list_folder(tmp_path)
     assert listing.files == ["x.png", "x.webp"]
@@ -127,7 +147,13 @@ def test_a_text_is_shared_by_all_pictures_of_its_name_and_a_full_name_comes_firs
 
 
 def test_a_blank_text_says_nothing_and_the_next_one_counts(tmp_path):
-    for name, text in (("x.png", ""), ("x.txt", " \n"), ("x.caption", "a bowl"), ("y.png", ""), ("y.txt", "\n")):
+    for name, text in (
+        ("x.png", ""),
+        ("x.txt", " \n"),
+        ("x.caption", "a bowl"),
+        ("y.png", ""),
+        ("y.txt", "\n"),
+    ):
         write(tmp_path, name, text)
     listing = list_folder(tmp_path)
     assert said(listing, "x.png") == ("a bowl", GIVEN)
@@ -136,7 +162,10 @@ def test_a_blank_text_says_nothing_and_the_next_one_counts(tmp_path):
 
 MANIFESTS = [
     ("metadata.jsonl", '{"file_name": "a.png", "text": "a jar"}\n'),
-    ("metadata.jsonl", codecs.BOM_UTF16_LE + '{"file_name": "a.png", "text": "a jar"}\n'.encode("utf-16-le")),
+    (
+        "metadata.jsonl",
+        codecs.BOM_UTF16_LE + '{"file_name": "a.png", "text": "a jar"}\n'.encode("utf-16-le"),
+    ),
     ("metadata.jsonl", codecs.BOM_UTF8 + b'{"file_name": "a.png", "caption": "a jar"}\n'),
     ("more.ndjson", '{"image": "a.png", "prompt": "a jar"}\n'),
     ("metadata.csv", "file_name,text\na.png,a jar\n"),
@@ -170,14 +199,27 @@ def test_a_table_has_quotes_and_bad_rows_by_their_lines(tmp_path):
     write(tmp_path, "metadata.csv", table)
     listing = list_folder(tmp_path)
     found = listing.describe("a.png")
-    assert (found.caption, found.licence, found.split) == ("a jar, with\na comma", "MIT", Split.heldout)
-    assert [line.name for line in listing.bad_lines] == ["metadata.csv:4", "metadata.csv:5", "metadata.csv:6"]
+    assert (found.caption, found.licence, found.split) == (
+        "a jar, with\na comma",
+        "MIT",
+        Split.heldout,
+    )
+    assert [line.name for line in listing.bad_lines] == [
+        "metadata.csv:4",
+        "metadata.csv:5",
+        "metadata.csv:6",
+    ]
     assert said(listing, "c.png")[0] == "held_back"
 
 
 @pytest.mark.parametrize(
     ("name", "data"),
-    [("package.json", '{"name": "x"}'), ("results.csv", "loss,step\n1,2\n"), ("list.json", "[1, 2]"), ("x.json", "{")],
+    [
+        ("package.json", '{"name": "x"}'),
+        ("results.csv", "loss,step\n1,2\n"),
+        ("list.json", "[1, 2]"),
+        ("x.json", "{"),
+    ],
 )
 def test_what_describes_no_pictures_is_a_file_like_others(tmp_path, name, data):
     write(tmp_path, "a.png")
@@ -220,7 +262,11 @@ def test_names_are_compared_as_people_write_them(tmp_path, on_disk, written, lay
 def test_a_name_that_fits_several_files_fits_none(tmp_path):
     for name in ("a.png", "A.png", "b.png", "b.webp"):
         write(tmp_path, name)
-    rows = [{"file_name": "a.PNG", "text": "x"}, {"file_name": "b", "text": "y"}, {"file_name": "A.png", "text": "z"}]
+    rows = [
+        {"file_name": "a.PNG", "text": "x"},
+        {"file_name": "b", "text": "y"},
+        {"file_name": "A.png", "text": "z"},
+    ]
     write(tmp_path, "metadata.jsonl", "\n".join(map(json.dumps, rows)))
     listing = list_folder(tmp_path)
     assert [(line.name, "matches 2 files" in line.sentence) for line in listing.bad_lines] == [
@@ -232,7 +278,11 @@ def test_a_name_that_fits_several_files_fits_none(tmp_path):
 
 @pytest.mark.parametrize(
     "line",
-    ['{"file_name": "a.png", "text": 5}', '{"file_name": "a.png", "split": "x"}', '{"file_name": "a.png", "text": "b'],
+    [
+        '{"file_name": "a.png", "text": 5}',
+        '{"file_name": "a.png", "split": "x"}',
+        '{"file_name": "a.png", "text": "b',
+    ],
 )
 def test_a_file_whose_line_fails_is_held_back_with_the_reason(tmp_path, line):
     write(tmp_path, "a.png")
@@ -247,8 +297,16 @@ def test_a_file_whose_line_fails_is_held_back_with_the_reason(tmp_path, line):
 def test_two_lines_that_disagree_are_told_and_the_first_counts(tmp_path):
     write(tmp_path, "a.png")
     write(tmp_path, "metadata.csv", "file_name,text\na.png,a third\n")
-    rows = [{"text": "one"}, {"text": "one", "licence": "MIT"}, {"text": "two", "licence": "CC0", "source": "me"}]
-    write(tmp_path, "metadata.jsonl", "\n".join(json.dumps({"file_name": "a.png"} | row) for row in rows))
+    rows = [
+        {"text": "one"},
+        {"text": "one", "licence": "MIT"},
+        {"text": "two", "licence": "CC0", "source": "me"},
+    ]
+    write(
+        tmp_path,
+        "metadata.jsonl",
+        "\n".join(json.dumps({"file_name": "a.png"} | row) for row in rows),
+    )
     listing = list_folder(tmp_path)
     found = listing.describe("a.png")
     assert (found.caption, found.licence, found.source) == ("one", "MIT", "me")
@@ -261,11 +319,19 @@ def test_two_lines_that_disagree_are_told_and_the_first_counts(tmp_path):
 def test_two_pairs_of_one_foreground_are_told(tmp_path):
     for name in ("f.png", "b.png", "c.png"):
         write(tmp_path, name)
-    row = {"foreground": "F.png", "background": "b.png", "text": "x", "text_foreground": "y", "text_background": "z"}
+    row = {
+        "foreground": "F.png",
+        "background": "b.png",
+        "text": "x",
+        "text_foreground": "y",
+        "text_background": "z",
+    }
     rows = [row, row, row | {"background": "c.png"}]
     write(tmp_path, "metadata.jsonl", "\n".join(map(json.dumps, rows)))
     listing = list_folder(tmp_path)
-    assert [(line.name, line.code) for line in listing.bad_lines] == [("metadata.jsonl:3", "line_conflict")]
+    assert [(line.name, line.code) for line in listing.bad_lines] == [
+        ("metadata.jsonl:3", "line_conflict")
+    ]
     assert listing.files == ["f.png"]
     assert listing.describe("f.png").texts == {"foreground": "y", "background": "z"}
 
@@ -285,24 +351,31 @@ def test_two_pairs_of_one_foreground_are_told(tmp_path):
 )
 def test_folders_called_like_a_split_are_known_and_taken_on_request(tmp_path, name, split):
     write(tmp_path, name)
-    plain, taken = list_folder(tmp_path), list_folder(tmp_path, reading=ListingOptions(splits_from_folders=True))
+    plain, taken = (
+        list_folder(tmp_path),
+        list_folder(tmp_path, options=ListingOptions(splits_from_folders=True)),
+    )
     assert plain.describe(name).split is None
     assert taken.describe(name).split == split
-    assert bool(plain.splits_of(name)) == (split is not None)
+    assert bool(plain.folder_splits(name)) == (split is not None)
 
 
 def test_a_manifest_says_more_than_a_folder(tmp_path):
     write(tmp_path, "test/a.png")
     write(tmp_path, "metadata.jsonl", '{"file_name": "test/a.png", "split": "train"}')
     assert (
-        list_folder(tmp_path, reading=ListingOptions(splits_from_folders=True)).describe("test/a.png").split
+        list_folder(tmp_path, options=ListingOptions(splits_from_folders=True))
+        .describe("test/a.png")
+        .split
         is Split.train
     )
 
 
 def test_names_are_captions_where_somebody_says_so(tmp_path):
     write(tmp_path, "red_bowl-02.png")
-    assert said(list_folder(tmp_path, reading=ListingOptions(captions_from_names=True)), "red_bowl-02.png") == (
+    assert said(
+        list_folder(tmp_path, options=ListingOptions(captions_from_names=True)), "red_bowl-02.png"
+    ) == (
         "red bowl",
         GIVEN,
     )
@@ -326,7 +399,7 @@ def test_the_cases_of_other_tools(shared):
         "upper.png": "a caption in upper case extension",
     }
     assert told["empty.png"][1] == NAMED
-    named = list_folder(shared / "cases" / "captions", reading=ListingOptions(encoding="gb18030"))
+    named = list_folder(shared / "cases" / "captions", options=ListingOptions(encoding="gb18030"))
     assert said(named, "gbk.png") == ("一只红色的碗", GIVEN)
 
 
@@ -343,6 +416,13 @@ def test_metadata_and_texts_in_a_zip_are_listed_alike(tmp_path):
         archive.writestr("__MACOSX/._a.png", b"")
     with (tmp_path / "x.zip").open("rb") as file:
         members = list_members(file, 1 << 20)
-    listing = list_tree(ArchiveTree(lambda: (tmp_path / "x.zip").open("rb"), members, 1 << 20), DEFAULT_OPTIONS, "x.zip/")
+    listing = list_tree(
+        ArchiveTree(lambda: (tmp_path / "x.zip").open("rb"), members, 1 << 20),
+        DEFAULT_OPTIONS,
+        "x.zip/",
+    )
     assert sorted(listing.files) == ["a.png", "in/b.png"]
-    assert (said(listing, "a.png"), said(listing, "in/b.png")) == (("a bowl", GIVEN), ("a jar", GIVEN))
+    assert (said(listing, "a.png"), said(listing, "in/b.png")) == (
+        ("a bowl", GIVEN),
+        ("a jar", GIVEN),
+    )

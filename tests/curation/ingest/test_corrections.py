@@ -16,7 +16,12 @@ from PIL import Image
 
 from curation.datasets.captions import set_caption
 from curation.datasets.manifest import read_samples
-from curation.datasets.sample_records import list_samples, restore_samples, show_sample, withdraw_samples
+from curation.datasets.sample_records import (
+    list_samples,
+    restore_samples,
+    show_sample,
+    withdraw_samples,
+)
 from curation.datasets.samples import count_samples
 from curation.datasets.snapshots import freeze_snapshot
 from curation.db.tables import candidates, events, import_files, prompts, samples
@@ -40,7 +45,9 @@ def blob(seed: int, size: int = 48, cut: bool = False) -> np.ndarray:
     angle, radius = np.arctan2(y, x), np.hypot(x, y)
     edge = 0.3 + 0.12 * np.cos(int(rng.integers(2, 8)) * angle + rng.uniform(0, 6))
     alpha = np.clip((edge - radius) * size / 2 + 0.5, 0, 1)
-    rgb = np.clip(rng.uniform(0, 255, 3) + 60 * np.sin(20 * x[..., None] * rng.uniform(-1, 1, 3)), 0, 255)
+    rgb = np.clip(
+        rng.uniform(0, 255, 3) + 60 * np.sin(20 * x[..., None] * rng.uniform(-1, 1, 3)), 0, 255
+    )
     rgba = np.rint(np.dstack([rgb, alpha * 255])).astype(np.uint8)
     rgba[rgba[..., 3] == 0] = 0
     return np.ascontiguousarray(rgba[:, : size // 2]) if cut else rgba
@@ -85,7 +92,13 @@ def folder(tmp_path) -> Path:
     save(at, "cut.png", blob(9, cut=True))
     describe(
         at,
-        {"file_name": "a.png", "text": "an apple", "licence": "MIT", "source": "me", "split": "train"},
+        {
+            "file_name": "a.png",
+            "text": "an apple",
+            "licence": "MIT",
+            "source": "me",
+            "split": "train",
+        },
         {"file_name": "b.png", "text": "a bear", "split": "train"},
         {"file_name": "cut.png", "text": "a cut", "licence": "MIT"},
     )
@@ -93,7 +106,13 @@ def folder(tmp_path) -> Path:
 
 
 CORRECTED = [
-    {"file_name": "a.png", "text": "a red apple", "licence": "CC0-1.0", "source": "you", "split": "test"},
+    {
+        "file_name": "a.png",
+        "text": "a red apple",
+        "licence": "CC0-1.0",
+        "source": "you",
+        "split": "test",
+    },
     {"file_name": "b.png", "text": "a bear", "licence": "MIT", "split": "train"},
     {"file_name": "cut.png", "text": "a cut fig", "licence": "CC0-1.0"},
 ]
@@ -117,7 +136,9 @@ def test_what_is_said_otherwise_is_told_and_taken_only_when_asked(database, stor
     assert told(second) == [(*one, False) for one in expected]
     assert second.fresh == 0
     assert standing(database) == ["IMG", "a bear", "an apple"]
-    assert told(import_seeds(database, store, folder)) == told(second)  # told again until it is taken
+    assert told(import_seeds(database, store, folder)) == told(
+        second
+    )  # told again until it is taken
     third = import_seeds(database, store, folder, update=True)
     assert told(third) == [(*one, True) for one in expected]
     apple = line_of(database, "a red apple")
@@ -126,22 +147,34 @@ def test_what_is_said_otherwise_is_told_and_taken_only_when_asked(database, stor
     assert account(database)["b.png"] == ("accept", [])
     assert import_seeds(database, store, folder, update=True).differences == ()
     with database.transaction() as tx:
-        [kept] = [one for one in show_sample(tx, apple.id)["history"] if one["kind"] == "sample described"]
+        [kept] = [
+            one for one in show_sample(tx, apple.id)["history"] if one["kind"] == "sample described"
+        ]
         assert kept["data"]["before"]["caption"] == "an apple"
         assert kept["data"]["after"]["split"] == "heldout"
         assert tx.scalar(sa.select(samples.c.split).where(samples.c.id == apple.id)) == "heldout"
 
 
-def test_what_waits_for_people_is_corrected_before_and_after_their_verdict(database, store, folder, reviewer):
+def test_what_waits_for_people_is_corrected_before_and_after_their_verdict(
+    database, store, folder, reviewer
+):
     import_seeds(database, store, folder)
     describe(folder, *CORRECTED)
     import_seeds(database, store, folder, update=True)
     with database.transaction() as tx:
-        row = tx.execute(sa.select(candidates.c.id, candidates.c.origin, prompts.c.text).join(prompts)).one()
-        assert (row.text, row.origin["licence"], row.origin["file"]) == ("a cut fig", "CC0-1.0", "cut.png")
+        row = tx.execute(
+            sa.select(candidates.c.id, candidates.c.origin, prompts.c.text).join(prompts)
+        ).one()
+        assert (row.text, row.origin["licence"], row.origin["file"]) == (
+            "a cut fig",
+            "CC0-1.0",
+            "cut.png",
+        )
         decide(tx, reviewer.id, row.id, Verdict.accept, key=uuid.uuid4())
     assert line_of(database, "a cut fig").licence == "CC0-1.0"
-    describe(folder, *CORRECTED[:2], {"file_name": "cut.png", "text": "half a fig", "licence": "CC0-1.0"})
+    describe(
+        folder, *CORRECTED[:2], {"file_name": "cut.png", "text": "half a fig", "licence": "CC0-1.0"}
+    )
     assert told(import_seeds(database, store, folder, update=True)) == [
         ("cut.png", "caption", "a cut fig", "half a fig", True)
     ]
@@ -166,7 +199,9 @@ def test_a_touched_file_is_no_duplicate_of_itself_and_keeps_its_account(database
     assert account(database) == before
     assert (again.outcomes, again.differences, again.fresh) == (first.outcomes, (), 4)
     assert import_seeds(database, store, folder).fresh == 0
-    Image.open(folder / "b.png").save(folder / "b.png", optimize=True, compress_level=1)  # other bytes, the same pixels
+    Image.open(folder / "b.png").save(
+        folder / "b.png", optimize=True, compress_level=1
+    )  # other bytes, the same pixels
     assert import_seeds(database, store, folder).differences == ()
     assert account(database) == before
 
@@ -174,23 +209,30 @@ def test_a_touched_file_is_no_duplicate_of_itself_and_keeps_its_account(database
 def test_corrected_pixels_are_offered_and_replace_the_old_sample(database, store, folder):
     import_seeds(database, store, folder)
     old = line_of(database, "an apple")
-    with database.transaction(one_view=True) as tx:
+    with database.transaction(repeatable_read=True) as tx:
         frozen = freeze_snapshot(tx, store, tag=None, actor="test").id
     almost = blob(0)
     almost[20:24, 20:24, :3] = 0  # a small retouch: nearly the picture that it was
     for pixels in (almost, blob(50)):
         save(folder, "a.png", pixels)
         offered = import_seeds(database, store, folder)
-        assert [(one.name, one.field, one.taken) for one in offered.differences] == [("a.png", "pixels", False)]
+        assert [(one.name, one.field, one.taken) for one in offered.differences] == [
+            ("a.png", "pixels", False)
+        ]
         assert standing(database) == ["IMG", "a bear", "an apple"]
         taken = import_seeds(database, store, folder, update=True)
-        assert [(one.name, one.field, one.taken) for one in taken.differences] == [("a.png", "pixels", True)]
+        assert [(one.name, one.field, one.taken) for one in taken.differences] == [
+            ("a.png", "pixels", True)
+        ]
         assert standing(database) == ["IMG", "a bear", "an apple"]
         assert account(database)["a.png"][0] == "accept"
         assert import_seeds(database, store, folder, update=True).differences == ()
     assert old.id in {one.id for one in read_samples(store, frozen)}
-    with database.transaction(one_view=True) as tx:
-        assert old.id not in {one.id for one in read_samples(store, freeze_snapshot(tx, store, tag=None, actor="test").id)}
+    with database.transaction(repeatable_read=True) as tx:
+        assert old.id not in {
+            one.id
+            for one in read_samples(store, freeze_snapshot(tx, store, tag=None, actor="test").id)
+        }
         assert [one["kind"] for one in show_sample(tx, old.id)["history"]] == ["sample replaced"]
     save(folder, "a.png", blob(0))  # and back again, with a better caption
     describe(folder, *CORRECTED)
@@ -209,7 +251,11 @@ def test_a_file_that_cannot_be_read_any_more_is_told_and_its_sample_stands(datab
     assert one.after.startswith("refused: ")
     (folder / "a.png").write_bytes(good)
     describe(folder, {"file_name": "a.png", "text": 7})
-    [one] = [one for one in import_seeds(database, store, folder, update=True).differences if one.name == "a.png"]
+    [one] = [
+        one
+        for one in import_seeds(database, store, folder, update=True).differences
+        if one.name == "a.png"
+    ]
     assert (one.field, "metadata.jsonl:1" in one.after) == ("description", True)
     assert "an apple" in standing(database)
 
@@ -219,7 +265,10 @@ def test_pixels_that_wait_for_people_are_replaced_too(database, store, folder):
     save(folder, "cut.png", blob(60, cut=True))
     import_seeds(database, store, folder, update=True)
     with database.transaction() as tx:
-        states = [row.state for row in tx.execute(sa.select(candidates.c.state).order_by(candidates.c.state))]
+        states = [
+            row.state
+            for row in tx.execute(sa.select(candidates.c.state).order_by(candidates.c.state))
+        ]
     assert states == [CandidateState.waiting, CandidateState.withdrawn]
 
 
@@ -238,16 +287,16 @@ def test_held_back_files_come_in_once_their_description_is_mended(database, stor
     [held] = [one for one in first.named if one.name == "IMG_07.png"]
     assert "IMG_07.txt" in held.sentence
     assert import_seeds(database, store, folder).fresh == 0
-    import_seeds(database, store, folder, reading=ListingOptions(encoding="gb18030"))
+    import_seeds(database, store, folder, options=ListingOptions(encoding="gb18030"))
     assert standing(database) == ["a bear", "an apple", "一只红色的碗"]
     (folder / "c.png").write_bytes((folder / "a.png").read_bytes())
     save(folder, "c.png", blob(30))
     describe(folder, *CORRECTED, {"file_name": "c.png", "split": "x"}, {"file_name": "gone.png"})
-    bad = import_seeds(database, store, folder, reading=ListingOptions(encoding="gb18030"))
+    bad = import_seeds(database, store, folder, options=ListingOptions(encoding="gb18030"))
     assert account(database)["c.png"] == ("reject", ["held_back"])
     assert bad.refused == 4
     describe(folder, *CORRECTED, {"file_name": "c.png", "split": "test"})
-    mended = import_seeds(database, store, folder, reading=ListingOptions(encoding="gb18030"))
+    mended = import_seeds(database, store, folder, options=ListingOptions(encoding="gb18030"))
     assert mended.refused == 0  # lines that were bad once are no part of the account any more
     assert account(database)["c.png"] == ("accept", ["licence_unknown"])
 
@@ -262,7 +311,11 @@ def test_a_caption_that_somebody_gave_is_not_undone_by_a_name(database, store, f
     import_seeds(database, store, folder, update=True)
     assert standing(database) == ["a bear", "a hat", "a pear"]
     assert line_of(database, "a pear").licence == "unknown"
-    describe(folder, {"file_name": "a.png", "text": "a quince"}, {"file_name": "IMG_07.png", "text": "a cap"})
+    describe(
+        folder,
+        {"file_name": "a.png", "text": "a quince"},
+        {"file_name": "IMG_07.png", "text": "a cap"},
+    )
     import_seeds(database, store, folder, update=True)
     assert standing(database) == ["a cap", "a quince", "b"]
     assert line_of(database, "b").caption_source is CaptionSource.file_name
@@ -271,24 +324,30 @@ def test_a_caption_that_somebody_gave_is_not_undone_by_a_name(database, store, f
 def test_names_become_captions_on_request(database, store, folder):
     import_seeds(database, store, folder)
     names = ListingOptions(captions_from_names=True)
-    assert told(import_seeds(database, store, folder, reading=names)) == [
+    assert told(import_seeds(database, store, folder, options=names)) == [
         ("IMG_07.png", "caption source", "file name", "given", False)
     ]
-    import_seeds(database, store, folder, reading=names, update=True)
+    import_seeds(database, store, folder, options=names, update=True)
     assert line_of(database, "IMG").caption_source is None
     with database.transaction() as tx:
-        assert list_samples(tx, bare=True) == []
+        assert list_samples(tx, without_caption=True) == []
 
 
-def test_an_import_from_before_descriptions_were_kept_is_compared_with_its_samples(database, store, folder):
+def test_an_import_from_before_descriptions_were_kept_is_compared_with_its_samples(
+    database, store, folder
+):
     import_seeds(database, store, folder)
     with database.transaction() as tx:
         tx.execute(sa.update(import_files).values(description=None))
-        tx.execute(sa.update(samples).where(samples.c.line.contains("a bear")).values(caption_source="file name"))
+        tx.execute(
+            sa.update(samples)
+            .where(samples.c.line.contains("a bear"))
+            .values(caption_source="file name")
+        )
         set_caption(tx, line_of(database, "an apple").id, "a pear", "ann")
     assert import_seeds(database, store, folder).differences == ()
     with database.transaction() as tx:
-        assert [row["caption"] for row in list_samples(tx, bare=True)] == ["IMG"]
+        assert [row["caption"] for row in list_samples(tx, without_caption=True)] == ["IMG"]
         tx.execute(sa.update(import_files).values(description=None))
     describe(folder, *CORRECTED)
     found = told(import_seeds(database, store, folder))
@@ -312,7 +371,13 @@ def test_folders_called_like_a_split_are_told(database, store, tmp_path):
     save(tmp_path, "s/test/b.png", blob(2))
     found = import_seeds(database, store, tmp_path / "s")
     assert found.folder_splits == {"Train": 1, "test": 1}
-    taken = import_seeds(database, store, tmp_path / "s", reading=ListingOptions(splits_from_folders=True), update=True)
+    taken = import_seeds(
+        database,
+        store,
+        tmp_path / "s",
+        options=ListingOptions(splits_from_folders=True),
+        update=True,
+    )
     assert ("test/b.png", "split", None, "heldout", True) in told(taken)
     assert taken.folder_splits == {}
     assert line_of(database, "b").split is Split.heldout
@@ -323,20 +388,34 @@ def test_archives_hold_captions_metadata_and_pairs(database, store, tmp_path):
     for number, name in enumerate(("a.png", "b.png", "fg.png")):
         save(tmp_path, name, blob(number))
     back = np.dstack([np.full((48, 48), v, np.uint8) for v in (90, 140, 60)])
-    Image.fromarray(back + np.random.default_rng(0).integers(0, 40, back.shape, np.uint8)).save(tmp_path / "bg.png")
+    Image.fromarray(back + np.random.default_rng(0).integers(0, 40, back.shape, np.uint8)).save(
+        tmp_path / "bg.png"
+    )
     at.mkdir()
-    pair = {"foreground": "fg.png", "background": "bg.png", "text": "a thing on grass", "text_foreground": "a thing"}
+    pair = {
+        "foreground": "fg.png",
+        "background": "bg.png",
+        "text": "a thing on grass",
+        "text_foreground": "a thing",
+    }
     pair |= {"text_background": "grass", "licence": "MIT"}
     with zipfile.ZipFile(at / "x.zip", "w") as archive:
         for name in ("a.png", "b.png", "fg.png", "bg.png"):
             archive.write(tmp_path / name, f"in/{name}")
         archive.writestr("in/a.txt", "an apple")
-        lines = [{"file_name": "B.PNG", "text": "a bear", "licence": "MIT"}, {"file_name": "gone.png"}, pair]
+        lines = [
+            {"file_name": "B.PNG", "text": "a bear", "licence": "MIT"},
+            {"file_name": "gone.png"},
+            pair,
+        ]
         archive.writestr("in/metadata.jsonl", "\n".join(map(json.dumps, lines)))
     found = import_seeds(database, store, at)
     assert standing(database) == ["a bear", "a thing on grass", "an apple"]
     assert line_of(database, "a bear").licence == "MIT"
-    assert line_of(database, "a thing on grass").texts == {"foreground": "a thing", "background": "grass"}
+    assert line_of(database, "a thing on grass").texts == {
+        "foreground": "a thing",
+        "background": "grass",
+    }
     assert account(database)["x.zip/in/metadata.jsonl:2"] == ("reject", ["bad_line"])
     assert account(database)["x.zip/in/metadata.jsonl"] == ("partial", ["bad_line"])
     assert found.files == 5
@@ -353,7 +432,7 @@ def test_any_sample_is_withdrawn_and_restored_by_name(database, store, folder):
             withdraw_samples(tx, [apple.id], "  ", "ann")
         with pytest.raises(NotFound):
             withdraw_samples(tx, ["0" * 32], "x", "ann")
-        assert [row["id"] for row in list_samples(tx, file="a.png")] == [apple.id]
+        assert [row["id"] for row in list_samples(tx, file_suffix="a.png")] == [apple.id]
         assert len(withdraw_samples(tx, [apple.id[:8], apple.id], "two apples", "ann")) == 1
         assert withdraw_samples(tx, [apple.id], "again", "ann") == []
         assert count_samples(tx) == 2
@@ -362,27 +441,39 @@ def test_any_sample_is_withdrawn_and_restored_by_name(database, store, folder):
         assert shown["files"] == ["a.png"]
         assert shown["history"][0]["data"] == {"reason": "two apples"}
     os.utime(folder / "a.png", (1, 1))
-    import_seeds(database, store, folder, update=True)  # an import does not bring back what was withdrawn
+    import_seeds(
+        database, store, folder, update=True
+    )  # an import does not bring back what was withdrawn
     with database.transaction() as tx:
         assert count_samples(tx) == 2
         assert len(restore_samples(tx, [apple.id], "ann")) == 1
         assert count_samples(tx) == 3
 
 
-PAIR = {"text": "a thing on grass", "text_foreground": "a thing", "text_background": "grass", "split": "train"}
+PAIR = {
+    "text": "a thing on grass",
+    "text_foreground": "a thing",
+    "text_background": "grass",
+    "split": "train",
+}
 
 
 def test_pairs_are_corrected_and_replaced_like_single_files(database, store, tmp_path):
     at = tmp_path / "seeds"
     grass = np.dstack([np.full((48, 48), v, np.uint8) for v in (90, 140, 60)])
     save(at, "fg.png", blob(3))
-    Image.fromarray(grass + np.random.default_rng(0).integers(0, 40, grass.shape, np.uint8)).save(at / "bg.png")
+    Image.fromarray(grass + np.random.default_rng(0).integers(0, 40, grass.shape, np.uint8)).save(
+        at / "bg.png"
+    )
     row = {"foreground": "fg.png", "background": "bg.png", "licence": "MIT"} | PAIR
     describe(at, row)
     assert import_seeds(database, store, at).outcomes == {InspectionOutcome.accept: 1}
     os.utime(at / "bg.png", (1, 1))
     assert import_seeds(database, store, at).differences == ()
-    describe(at, row | {"text_background": "a meadow", "licence": "CC0-1.0", "text": "a thing on a meadow"})
+    describe(
+        at,
+        row | {"text_background": "a meadow", "licence": "CC0-1.0", "text": "a thing on a meadow"},
+    )
     changes = [
         ("fg.png", "caption", "a thing on grass", "a thing on a meadow"),
         ("fg.png", "licence", "MIT", "CC0-1.0"),
@@ -391,9 +482,13 @@ def test_pairs_are_corrected_and_replaced_like_single_files(database, store, tmp
     assert told(import_seeds(database, store, at)) == [(*one, False) for one in changes]
     assert told(import_seeds(database, store, at, update=True)) == [(*one, True) for one in changes]
     assert line_of(database, "a thing on a meadow").texts[LayerRole.background] == "a meadow"
-    Image.fromarray(255 - grass + np.random.default_rng(1).integers(0, 40, grass.shape, np.uint8)).save(at / "bg.png")
+    Image.fromarray(
+        255 - grass + np.random.default_rng(1).integers(0, 40, grass.shape, np.uint8)
+    ).save(at / "bg.png")
     offered = import_seeds(database, store, at)
-    assert [(one.name, one.field, one.taken) for one in offered.differences] == [("fg.png", "pixels", False)]
+    assert [(one.name, one.field, one.taken) for one in offered.differences] == [
+        ("fg.png", "pixels", False)
+    ]
     import_seeds(database, store, at, update=True)
     with database.transaction() as tx:
         assert (len(list_samples(tx)), len(list_samples(tx, withdrawn=True))) == (1, 1)

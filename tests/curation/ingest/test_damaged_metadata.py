@@ -27,7 +27,9 @@ DAMAGED = {
     ),
     "a cell without an end": (
         "metadata.csv",
-        "file_name,text,split\na.png,a house,train\nb.png," + "x" * 200_000 + ",test\nc.png,c,test\nd.png,d,test\n",
+        "file_name,text,split\na.png,a house,train\nb.png,"
+        + "x" * 200_000
+        + ",test\nc.png,c,test\nd.png,d,test\n",
     ),
     "lines that end in carriage returns": (
         "metadata.jsonl",
@@ -49,7 +51,9 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize(("manifest", "data"), DAMAGED.values(), ids=DAMAGED.keys())
-def test_what_a_damaged_line_may_describe_is_held_back(tmp_path: Path, manifest: str, data: str) -> None:
+def test_what_a_damaged_line_may_describe_is_held_back(
+    tmp_path: Path, manifest: str, data: str
+) -> None:
     for name in NAMES:
         write(tmp_path, name)
     write(tmp_path, manifest, data)
@@ -64,7 +68,11 @@ def test_what_a_damaged_line_may_describe_is_held_back(tmp_path: Path, manifest:
 def test_a_row_with_too_many_cells_holds_its_own_image_back_and_no_other(tmp_path: Path) -> None:
     for name in NAMES:
         write(tmp_path, name)
-    write(tmp_path, "metadata.csv", "file_name,text,split\na.png,6 tall, a cup,test\nb.png,b,train\nc.png,c,test\n")
+    write(
+        tmp_path,
+        "metadata.csv",
+        "file_name,text,split\na.png,6 tall, a cup,test\nb.png,b,train\nc.png,c,test\n",
+    )
     listing = list_folder(tmp_path)
     assert said(listing, "a.png")[0] == "held_back"
     assert said(listing, "b.png") == ("b", GIVEN)
@@ -75,7 +83,11 @@ def test_a_row_with_too_many_cells_holds_its_own_image_back_and_no_other(tmp_pat
 def test_entries_of_a_json_object_that_are_no_text_hold_their_images_back(tmp_path: Path) -> None:
     for name in NAMES:
         write(tmp_path, name)
-    write(tmp_path, "metadata.json", '{"a.png": {"caption": "aa"}, "b.png": ["bb", "b"], "c.png": 5, "d.png": [5]}')
+    write(
+        tmp_path,
+        "metadata.json",
+        '{"a.png": {"caption": "aa"}, "b.png": ["bb", "b"], "c.png": 5, "d.png": [5]}',
+    )
     listing = list_folder(tmp_path)
     assert (said(listing, "a.png"), said(listing, "b.png")) == (("aa", GIVEN), ("bb", GIVEN))
     assert said(listing, "c.png")[0] == said(listing, "d.png")[0] == "held_back"
@@ -100,7 +112,9 @@ def test_samples_of_webdataset_are_found_by_their_key(database, store, tmp_path:
     assert summary.captions == {GIVEN: 1}, summary.named
 
 
-def test_captions_without_an_image_and_hidden_files_are_accounted_for(database, store, tmp_path: Path) -> None:
+def test_captions_without_an_image_and_hidden_files_are_accounted_for(
+    database, store, tmp_path: Path
+) -> None:
     write(tmp_path, "orphan.txt", "a lamp")
     write(tmp_path, ".hidden.png", b"x")
     summary = import_seeds(database, store, tmp_path)

@@ -19,11 +19,11 @@ from curation.ingest.inspection import FINDINGS, ImageLimits, InspectionOutcome,
 from tests.conftest import SHARED
 
 
-def disc(size: int = 64, colour: tuple[int, int, int] = (200, 60, 40)) -> np.ndarray:
+def disc(size: int = 64, color: tuple[int, int, int] = (200, 60, 40)) -> np.ndarray:
     """A soft disc on nothing, its colours graded so that turning and mixing channels show."""
     y, x = np.mgrid[:size, :size].astype(np.float32)
     alpha = np.clip((size * 0.33 - np.hypot(x - size / 2, y - size / 2)) / 3 + 0.5, 0, 1)
-    rgb = np.stack([np.full_like(x, colour[0]), colour[1] + x, colour[2] + y], axis=-1)
+    rgb = np.stack([np.full_like(x, color[0]), color[1] + x, color[2] + y], axis=-1)
     rgba = np.rint(np.dstack([rgb, alpha * 255])).astype(np.uint8)
     rgba[rgba[..., 3] == 0] = 0
     return rgba
@@ -70,7 +70,9 @@ def expected() -> list[dict]:
     return [row for row in rows if not row["file"].endswith((".zip", ".jsonl"))]
 
 
-@pytest.mark.parametrize("row", expected(), ids=lambda row: row["file"][:40].encode("ascii", "replace").decode())
+@pytest.mark.parametrize(
+    "row", expected(), ids=lambda row: row["file"][:40].encode("ascii", "replace").decode()
+)
 def test_every_bad_input_has_its_outcome_and_code(bad_inputs, row):
     found = inspect_and_encode((bad_inputs / row["file"]).read_bytes(), row["file"])
     alone = row["decision"] if row["decision"] != "duplicate" else "accept"
@@ -78,13 +80,23 @@ def test_every_bad_input_has_its_outcome_and_code(bad_inputs, row):
     assert (found.layer is None) == (found.outcome is InspectionOutcome.reject)
     assert found.sentence or found.outcome is InspectionOutcome.accept
     if "same_visible_pixels_as" in row:
-        assert found.visible == inspect_and_encode((bad_inputs / row["same_visible_pixels_as"]).read_bytes(), "").visible
+        assert (
+            found.visible
+            == inspect_and_encode(
+                (bad_inputs / row["same_visible_pixels_as"]).read_bytes(), ""
+            ).visible
+        )
 
 
 def test_a_good_layer_is_kept_to_the_bit():
     rgba = disc()
     found = inspect_and_encode(saved(rgba), "disc.png")
-    assert (found.outcome, found.codes, found.width, found.height) == (InspectionOutcome.accept, (), 64, 64)
+    assert (found.outcome, found.codes, found.width, found.height) == (
+        InspectionOutcome.accept,
+        (),
+        64,
+        64,
+    )
     assert np.array_equal(decode_layer(found.layer), rgba)
     assert found.visible == pixel_hash(rgba)
 
@@ -103,10 +115,20 @@ def test_sixteen_bits_are_rounded_not_cut():
 
 def test_a_bomb_is_refused_by_its_header_alone():
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 6, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"not even deflate") + chunk(b"IEND", b"")
+    png = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", b"not even deflate")
+        + chunk(b"IEND", b"")
+    )
     assert inspect_and_encode(png, "bomb.png").code == "too_many_pixels"
-    assert inspect_and_encode(saved(disc()), "d.png", ImageLimits(pixels=64 * 64 - 1)).code == "too_many_pixels"
-    assert inspect_and_encode(saved(disc()), "d.png", ImageLimits(bytes=100)).code == "too_many_bytes"
+    assert (
+        inspect_and_encode(saved(disc()), "d.png", ImageLimits(pixels=64 * 64 - 1)).code
+        == "too_many_pixels"
+    )
+    assert (
+        inspect_and_encode(saved(disc()), "d.png", ImageLimits(bytes=100)).code == "too_many_bytes"
+    )
 
 
 def test_texts_are_never_inflated_and_never_kept():
@@ -121,7 +143,10 @@ def test_texts_are_never_inflated_and_never_kept():
 def test_a_foreign_profile_is_applied_and_srgb_is_left_alone():
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     swapped = bytearray(srgb)
-    entries = {bytes(srgb[at : at + 4]): at for at in range(132, 132 + 12 * struct.unpack(">I", srgb[128:132])[0], 12)}
+    entries = {
+        bytes(srgb[at : at + 4]): at
+        for at in range(132, 132 + 12 * struct.unpack(">I", srgb[128:132])[0], 12)
+    }
     red, green = entries[b"rXYZ"], entries[b"gXYZ"]
     swapped[red : red + 4], swapped[green : green + 4] = b"gXYZ", b"rXYZ"
     kept = inspect_and_encode(saved(disc(), icc_profile=srgb), "srgb.png")
@@ -131,7 +156,9 @@ def test_a_foreign_profile_is_applied_and_srgb_is_left_alone():
     assert turned.codes == ("colour_converted",)
     pixel, was = decode_layer(turned.layer)[32, 32].astype(int), disc()[32, 32].astype(int)
     assert np.abs(pixel - was[[1, 0, 2, 3]]).max() <= 2
-    assert inspect_and_encode(saved(disc(), icc_profile=b"\0" * 200), "broken.png").codes == ("bad_icc",)
+    assert inspect_and_encode(saved(disc(), icc_profile=b"\0" * 200), "broken.png").codes == (
+        "bad_icc",
+    )
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
@@ -149,8 +176,14 @@ def test_a_name_proves_nothing():
     jpeg = saved(disc()[..., :3], "JPEG")
     assert inspect_and_encode(jpeg, "x.png").code == "no_alpha"
     assert "despite its file extension" in inspect_and_encode(jpeg, "x.png").sentence
-    assert inspect_and_encode(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "x.svg").code == "unsupported_format"
-    assert inspect_and_encode(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "x.png").code == "not_an_image"
+    assert (
+        inspect_and_encode(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "x.svg").code
+        == "unsupported_format"
+    )
+    assert (
+        inspect_and_encode(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "x.png").code
+        == "not_an_image"
+    )
 
 
 def test_a_still_gif_is_taken_and_a_moving_one_is_not():
@@ -199,7 +232,11 @@ GOOD = [saved(disc(24)), saved(disc(24), "WEBP", lossless=True), saved(disc(24),
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(GOOD), st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=12), st.data())
+@given(
+    st.sampled_from(GOOD),
+    st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=12),
+    st.data(),
+)
 def test_damaged_bytes_never_raise(good, damage, data):
     broken = bytearray(good[: data.draw(st.integers(0, len(good)))])
     for at, value in damage:
@@ -215,7 +252,9 @@ def test_damaged_bytes_never_raise(good, damage, data):
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from([b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"acTL", b"iCCP", b"eXIf", b"IEND"]),
+            st.sampled_from(
+                [b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"acTL", b"iCCP", b"eXIf", b"IEND"]
+            ),
             st.binary(max_size=40),
         ),
         max_size=6,

@@ -55,7 +55,9 @@ def captions(database) -> str:
         return json.dumps([row.line for row in tx.execute(sa.select(samples.c.line))], default=str)
 
 
-def test_pipes_sockets_and_devices_have_an_account_and_hold_nothing_up(database, store, folder, monkeypatch):
+def test_pipes_sockets_and_devices_have_an_account_and_hold_nothing_up(
+    database, store, folder, monkeypatch
+):
     put(folder, "held.png", 2)
     os.mkfifo(folder / "pipe.png")
     os.mkfifo(folder / "held.txt")
@@ -68,7 +70,9 @@ def test_pipes_sockets_and_devices_have_an_account_and_hold_nothing_up(database,
         told = import_seeds(database, store, folder)
     found = outcomes(database)
     assert InspectionOutcome(found["good.png"][0]) in TAKEN
-    assert found["held.png"][0] == "reject"  # its text cannot be read, and is not replaced by its name
+    assert (
+        found["held.png"][0] == "reject"
+    )  # its text cannot be read, and is not replaced by its name
     for name in ("pipe.png", "metadata.jsonl", "socket.png"):
         assert found[name] == ("reject", ["special_file"]), name
     for name in ("zero.jsonl", "null.png"):
@@ -107,16 +111,22 @@ def test_links_lead_into_a_named_root_only(database, store, folder, tmp_path):
 
 
 def test_follow_links_is_an_option_of_the_command(tmp_path, folder):
-    result = CliRunner().invoke(app, ["seed", "import", str(folder), "--dry-run", "--follow-links", str(tmp_path)])
+    result = CliRunner().invoke(
+        app, ["seed", "import", str(folder), "--dry-run", "--follow-links", str(tmp_path)]
+    )
     assert result.exit_code == 0, result.output
     with pytest.raises(NotFound, match="there is no folder"):
         CliRunner().invoke(
-            app, ["seed", "import", str(folder), "--follow-links", str(tmp_path / "gone")], catch_exceptions=False
+            app,
+            ["seed", "import", str(folder), "--follow-links", str(tmp_path / "gone")],
+            catch_exceptions=False,
         )
 
 
 @pytest.mark.parametrize("change", ["removed", "pipe", "link", "folder"])
-def test_files_that_go_or_change_during_an_import_are_refused_alone(database, store, folder, monkeypatch, change):
+def test_files_that_go_or_change_during_an_import_are_refused_alone(
+    database, store, folder, monkeypatch, change
+):
     for number in range(5):
         put(folder, f"{number}.png", 10 + number)
     read = ImportItems.load
@@ -190,7 +200,9 @@ def test_bad_archives_cost_their_bad_members_alone(database, store, folder):
     assert InspectionOutcome(found["set.tar/0001.png"][0]) in TAKEN
     assert found["set.tar/0002.png"] == ("reject", ["path_traversal"])
     assert found["set.tar.gz"] == ("reject", ["unsupported_format"])
-    assert [name for name in found if "nnnn" in name and found[name] == ("reject", ["name_too_long"])]
+    assert [
+        name for name in found if "nnnn" in name and found[name] == ("reject", ["name_too_long"])
+    ]
     assert InspectionOutcome(found["good.png"][0]) in TAKEN
 
 

@@ -16,20 +16,39 @@ def write(folder, name, text=""):
 
 
 def manifest(folder, name, *rows):
-    write(folder, name, "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    write(
+        folder,
+        name,
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows),
+    )
 
 
 def test_files_that_a_manifest_names_come_first(tmp_path):
     for name in ("a.png", "sub/b.png", "z.png", ".hidden.png", "__MACOSX/a.png"):
         write(tmp_path, name)
-    row = {"file_name": "z.png", "text": "a hat", "licence": "MIT", "source": "a box", "split": "heldout"}
+    row = {
+        "file_name": "z.png",
+        "text": "a hat",
+        "licence": "MIT",
+        "source": "a box",
+        "split": "heldout",
+    }
     manifest(tmp_path, "metadata.jsonl", row)
-    manifest(tmp_path, "sub/metadata.jsonl", {"file_name": "b.png", "caption": "a cup", "license": "CC0-1.0"})
+    manifest(
+        tmp_path,
+        "sub/metadata.jsonl",
+        {"file_name": "b.png", "caption": "a cup", "license": "CC0-1.0"},
+    )
     listing = list_folder(tmp_path)
     assert listing.files == ["z.png", "sub/b.png", "a.png"]
     assert listing.bad_lines == []
     hat, cup = listing.describe("z.png"), listing.describe("sub/b.png")
-    assert (hat.caption, hat.licence, hat.source, hat.split) == ("a hat", "MIT", "a box", Split.heldout)
+    assert (hat.caption, hat.licence, hat.source, hat.split) == (
+        "a hat",
+        "MIT",
+        "a box",
+        Split.heldout,
+    )
     assert (cup.caption, cup.licence, cup.source, cup.split) == ("a cup", "CC0-1.0", None, None)
 
 
@@ -54,7 +73,11 @@ def test_each_bad_line_is_named_with_its_number_and_good_ones_still_count(tmp_pa
         "[" * 5000,
     )
     listing = list_folder(tmp_path)
-    assert [line.name.partition(":")[2] for line in listing.bad_lines] == [*map(str, range(1, 11)), "13", "14"]
+    assert [line.name.partition(":")[2] for line in listing.bad_lines] == [
+        *map(str, range(1, 11)),
+        "13",
+        "14",
+    ]
     assert [line.code for line in listing.bad_lines].count("path_traversal") == 1
     assert listing.describe("a.png").caption == "<b>kept & verbatim</b>"
     assert listing.describe("a.png").licence == "MIT"

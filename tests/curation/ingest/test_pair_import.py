@@ -22,7 +22,11 @@ from curation.synthetic.pair_dataset import draw_pair_seed_set
 from tests.making import scenes
 
 FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
-TEXTS = {"text": "a red circle on grass", "text_foreground": "a red circle", "text_background": "grass"}
+TEXTS = {
+    "text": "a red circle on grass",
+    "text_foreground": "a red circle",
+    "text_background": "grass",
+}
 
 
 def save(folder: Path, name: str, rgba: np.ndarray) -> str:
@@ -37,7 +41,11 @@ def write_pair(folder: Path, index: int, blended: bool = True, **more: object) -
     row = {role: save(folder, f"{index}/{role}.png", pair[role]) for role in (FRONT, BACK)}
     if blended:
         row[WHOLE] = save(folder, f"{index}/blended.png", pair[WHOLE][..., :3])
-    texts = {"text": prompt.text, "text_foreground": prompt.foreground, "text_background": prompt.background}
+    texts = {
+        "text": prompt.text,
+        "text_foreground": prompt.foreground,
+        "text_background": prompt.background,
+    }
     return {**row, **texts, "licence": "CC0-1.0", "source": "test", **more}
 
 
@@ -48,7 +56,8 @@ def manifest(folder: Path, *rows: dict) -> None:
 def read_samples(database) -> list[Sample]:
     with database.transaction() as tx:
         return [
-            Sample.read(row.line) for row in tx.execute(sa.select(samples).order_by(samples.c.created_at, samples.c.id))
+            Sample.read(row.line)
+            for row in tx.execute(sa.select(samples).order_by(samples.c.created_at, samples.c.id))
         ]
 
 
@@ -72,7 +81,9 @@ def test_pairs_and_single_layers_of_one_folder(database, store, tmp_path):
     assert read_samples(database) == found
 
 
-def test_the_blended_image_is_made_where_there_is_none_and_kept_where_it_is_nearly_right(database, store, tmp_path):
+def test_the_blended_image_is_made_where_there_is_none_and_kept_where_it_is_nearly_right(
+    database, store, tmp_path
+):
     first = write_pair(tmp_path, 0, blended=False)
     second = write_pair(tmp_path, 1, split="heldout")
     path = tmp_path / second[WHOLE]
@@ -122,7 +133,9 @@ def test_words_of_others_are_read_and_their_mattes_are_no_pictures(tmp_path):
         ({"foreground": 3}, "bad_line"),
     ],
 )
-def test_a_row_that_cannot_be_followed_is_named_and_its_files_are_left_alone(tmp_path, change, code):
+def test_a_row_that_cannot_be_followed_is_named_and_its_files_are_left_alone(
+    tmp_path, change, code
+):
     manifest(tmp_path, write_pair(tmp_path, 0) | change, write_pair(tmp_path, 1))
     listing = list_folder(tmp_path)
     assert [(bad.name, bad.code) for bad in listing.bad_lines] == [("metadata.jsonl:1", code)]
@@ -132,7 +145,10 @@ def test_a_row_that_cannot_be_followed_is_named_and_its_files_are_left_alone(tmp
 
 
 def files_of(tmp_path: Path, f, b, c=None) -> tuple:
-    names = [save(tmp_path, f"{n}.png", x) if x is not None else None for n, x in zip("fbc", (f, b, c), strict=True)]
+    names = [
+        save(tmp_path, f"{n}.png", x) if x is not None else None
+        for n, x in zip("fbc", (f, b, c), strict=True)
+    ]
     return tuple(None if name is None else tmp_path / name for name in names)
 
 
@@ -165,7 +181,9 @@ def test_each_defect_refuses_the_pair_with_its_code(tmp_path):
     assert inspect_and_encode_pair(*read(files), "pair").sentence.startswith("background: ")
 
 
-@pytest.mark.parametrize(("suffix", "options"), [("jpg", {"quality": 95}), ("webp", {"quality": 95}), ("tif", {})])
+@pytest.mark.parametrize(
+    ("suffix", "options"), [("jpg", {"quality": 95}), ("webp", {"quality": 95}), ("tif", {})]
+)
 def test_backgrounds_of_any_format_are_taken_and_lossy_ones_flagged(tmp_path, suffix, options):
     _, pair = scenes(1, 96)[0]
     [front, _, _] = files_of(tmp_path, pair[FRONT], pair[BACK])
@@ -194,7 +212,10 @@ def test_links_and_copies_are_seen(database, store, tmp_path):
     told = import_seeds(database, store, tmp_path)
     named = {one.name: (one.outcome, one.codes) for one in told.named}
     assert named["0/foreground.png"] == (InspectionOutcome.reject, ("path_traversal",))
-    assert named["copy/foreground.png"] == (InspectionOutcome.duplicate, ("duplicate_of:1/foreground.png",))
+    assert named["copy/foreground.png"] == (
+        InspectionOutcome.duplicate,
+        ("duplicate_of:1/foreground.png",),
+    )
     assert len(read_samples(database)) == 1
 
 
@@ -218,12 +239,15 @@ def test_a_doubtful_pair_waits_for_people_with_all_its_layers(database, store, t
 def test_real_pairs_are_all_accounted_for(database, store, shared):
     told = import_seeds(database, store, shared / "layer_pairs")
     found = read_samples(database)
-    assert told.outcomes == {
-        InspectionOutcome.accept: 34,
-        InspectionOutcome.accept_warn: 7,  # five of them animals whose necks leave the image at the bottom
-        InspectionOutcome.reject: 1,
-        InspectionOutcome.partial: 1,
-    }
+    assert (
+        told.outcomes
+        == {
+            InspectionOutcome.accept: 34,
+            InspectionOutcome.accept_warn: 7,  # five of them animals whose necks leave the image at the bottom
+            InspectionOutcome.reject: 1,
+            InspectionOutcome.partial: 1,
+        }
+    )
     assert {one.kind for one in found} == {Kind.pair}
     assert len(found) == 41
     assert told.codes == {"blend_inexact": 7, "pair_incomplete": 2}

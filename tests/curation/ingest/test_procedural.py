@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from curation.images.codec import decode_layer
 from curation.synthetic.dataset import PromptAgreement, check_prompt, draw_seed_set, sample_prompts
-from curation.synthetic.shapes import COLORS, FAMILIES, PAIR_METRICS, SUBJECTS, Subject, draw_subject
+from curation.synthetic.shapes import (
+    COLORS,
+    FAMILIES,
+    PAIR_METRICS,
+    SUBJECTS,
+    Subject,
+    draw_subject,
+)
 
 SOLID_RED = Subject("circle", "red")
 
@@ -25,7 +32,9 @@ def test_the_seed_is_the_same_every_time(tmp_path):
     draw_seed_set(tmp_path / "b", 12, seed=3)
     draw_seed_set(tmp_path / "c", 12, seed=4)
     assert read(tmp_path / "a") == read(tmp_path / "b")
-    assert (tmp_path / "a/metadata.jsonl").read_bytes() == (tmp_path / "b/metadata.jsonl").read_bytes()
+    assert (tmp_path / "a/metadata.jsonl").read_bytes() == (
+        tmp_path / "b/metadata.jsonl"
+    ).read_bytes()
     assert read(tmp_path / "a") != read(tmp_path / "c")
 
 
@@ -60,7 +69,7 @@ def test_the_metadata_names_every_file_with_caption_licence_and_source(tmp_path)
         assert rgba.shape == (128, 128, 4)
         agreement = check_prompt(rgba, row["text"])
         assert agreement is not None
-        assert agreement.colour
+        assert agreement.color
 
 
 def test_the_alpha_of_a_circle_is_its_area():
@@ -88,7 +97,9 @@ def test_every_figure_stands_free_on_the_canvas(shape):
 def test_materials_have_the_alpha_of_their_kind():
     def alphas(shape):
         subject = next(s for s in SUBJECTS.values() if s.shape == shape)
-        drawn = np.stack([draw_subject(subject, np.random.default_rng([2, k]))[..., 3] for k in range(10)])
+        drawn = np.stack(
+            [draw_subject(subject, np.random.default_rng([2, k]))[..., 3] for k in range(10)]
+        )
         return drawn[drawn > 0] / 255
 
     assert np.mean(alphas("circle") == 1) > 0.8
@@ -111,11 +122,17 @@ def test_prompts_have_the_proportions_of_the_seed():
     counts = Counter(family_of[SUBJECTS[text].shape] for text in texts)
     for name, (share, _, _) in FAMILIES.items():
         assert counts[name] / 4_000 == pytest.approx(share, abs=0.03)
-    assert {SUBJECTS[text].colour for text in texts} == set(COLORS)
+    assert {SUBJECTS[text].color for text in texts} == set(COLORS)
 
 
 def test_the_captions_read_as_english():
-    assert {"a red circle", "an orange star", "a blue glass ball", "grey smoke", "an orange glow"} <= SUBJECTS.keys()
+    assert {
+        "a red circle",
+        "an orange star",
+        "a blue glass ball",
+        "grey smoke",
+        "an orange glow",
+    } <= SUBJECTS.keys()
     assert {"thin green strokes", "the letter A in purple"} <= SUBJECTS.keys()
     assert sum(share for share, _, _ in FAMILIES.values()) == pytest.approx(1)
 
@@ -127,10 +144,12 @@ def test_fresh_pictures_show_their_prompts():
         seen = []
         for k in range(60):
             subject = subjects[k % len(subjects)]
-            rgba = draw_subject(subject, np.random.default_rng([77, k, len(shape)]), 64 if k % 2 else 128)
+            rgba = draw_subject(
+                subject, np.random.default_rng([77, k, len(shape)]), 64 if k % 2 else 128
+            )
             seen.append(check_prompt(rgba, subject.text))
         assert np.mean([agreement.shape for agreement in seen]) >= 0.97, shape
-        assert np.mean([agreement.colour for agreement in seen]) >= 0.97, shape
+        assert np.mean([agreement.color for agreement in seen]) >= 0.97, shape
 
 
 @settings(deadline=None)  # the first picture pays for the examples
@@ -138,8 +157,8 @@ def test_fresh_pictures_show_their_prompts():
 def test_a_picture_of_one_subject_does_not_show_another(drawn, asked, seed):
     rgba = draw_subject(SUBJECTS[drawn], np.random.default_rng(seed), 64)
     agreement = check_prompt(rgba, asked)
-    if SUBJECTS[drawn].colour != SUBJECTS[asked].colour:
-        assert not agreement.colour
+    if SUBJECTS[drawn].color != SUBJECTS[asked].color:
+        assert not agreement.color
     # Smoke is shapeless and strokes may stand like letters; all others are never taken for each other.
     loose = {"smoke", "strokes"} & {SUBJECTS[drawn].shape, SUBJECTS[asked].shape}
     if SUBJECTS[drawn].shape != SUBJECTS[asked].shape and not loose:
@@ -167,7 +186,7 @@ def test_noise_shows_nothing():
     for rgba in noises():
         for text in SUBJECTS:
             agreement = check_prompt(rgba, text)
-            assert not (agreement.shape and agreement.colour), text
+            assert not (agreement.shape and agreement.color), text
             if SUBJECTS[text].shape not in {"smoke", "strokes"}:
                 assert not agreement.shape, text
 
@@ -185,7 +204,7 @@ def test_an_even_layer_shows_nothing(alpha):
 def test_stripes_whose_mean_is_the_colour_are_not_that_colour():
     rgba = draw_subject(Subject("square", "grey"), np.random.default_rng(0), 64)
     rgba[..., :3] = np.where(np.arange(64)[:, None, None] % 2, 255, 5)
-    assert not check_prompt(rgba, "grey smoke").colour
+    assert not check_prompt(rgba, "grey smoke").color
 
 
 def test_a_blurred_and_noisy_star_is_still_a_star():
@@ -193,14 +212,16 @@ def test_a_blurred_and_noisy_star_is_still_a_star():
     rgba = draw_subject(Subject("star", "yellow"), rng, 64)
     rgba[..., 3] = cv2.GaussianBlur(rgba[..., 3], (0, 0), 1.5)
     shown = rgba[..., 3] > 0
-    rgba[..., :3] = np.where(shown[..., None], np.clip(rng.normal((250, 225, 50), 25, (64, 64, 3)), 0, 255), 0)
-    assert check_prompt(rgba, "a yellow star") == PromptAgreement(colour=True, shape=True)
-    assert check_prompt(rgba, "a yellow heart") == PromptAgreement(colour=True, shape=False)
-    assert check_prompt(rgba, "a blue star") == PromptAgreement(colour=False, shape=True)
+    rgba[..., :3] = np.where(
+        shown[..., None], np.clip(rng.normal((250, 225, 50), 25, (64, 64, 3)), 0, 255), 0
+    )
+    assert check_prompt(rgba, "a yellow star") == PromptAgreement(color=True, shape=True)
+    assert check_prompt(rgba, "a yellow heart") == PromptAgreement(color=True, shape=False)
+    assert check_prompt(rgba, "a blue star") == PromptAgreement(color=False, shape=True)
 
 
 def test_texts_outside_the_grammar_are_not_judged():
     rgba = draw_subject(SOLID_RED, np.random.default_rng(0))
     for text in ("", "a cat", "a grey circle", "a red circle and a dog", "red circle"):
         assert check_prompt(rgba, text) is None
-    assert check_prompt(rgba, "  a red   circle ") == PromptAgreement(colour=True, shape=True)
+    assert check_prompt(rgba, "  a red   circle ") == PromptAgreement(color=True, shape=True)

@@ -22,7 +22,12 @@ from curation.synthetic.backgrounds import (
     make_light,
     sample_scene,
 )  # fmt: skip
-from curation.synthetic.pair_dataset import check_pair, draw_pair_seed_set, find_ground_line, sample_pair_prompts
+from curation.synthetic.pair_dataset import (
+    check_pair,
+    draw_pair_seed_set,
+    find_ground_line,
+    sample_pair_prompts,
+)
 
 FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
 
@@ -39,7 +44,9 @@ def shrunk(layer: np.ndarray, size: int) -> np.ndarray:
 
 
 def files(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 def test_the_seed_is_the_same_every_time_and_finishes_what_was_interrupted(tmp_path):
@@ -48,9 +55,9 @@ def test_the_seed_is_the_same_every_time_and_finishes_what_was_interrupted(tmp_p
     draw_pair_seed_set(tmp_path / "c", 3, 2, seed=5)
     first = files(tmp_path / "a")
     longer = files(tmp_path / "b")
-    pictures = {path: data for path, data in first.items() if path.suffix == ".webp"}
-    assert len(pictures) == 3 * 3 + 2
-    assert pictures.items() <= longer.items()
+    images = {path: data for path, data in first.items() if path.suffix == ".webp"}
+    assert len(images) == 3 * 3 + 2
+    assert images.items() <= longer.items()
     assert first != files(tmp_path / "c")
     (tmp_path / "a/pairs/00001-blended.webp").write_bytes(b"half a fi")
     draw_pair_seed_set(tmp_path / "a", 3, 2, seed=4)
@@ -73,12 +80,19 @@ def test_the_metadata_names_layers_texts_and_single_pictures(tmp_path):
 
 def test_texts_read_as_english_and_say_neither_line_nor_light():
     texts = {prompt.text for prompt in sample_pair_prompts(400, 0)}
-    assert join_texts("a red star", "grass under a blue sky").text == "a red star on grass under a blue sky"
+    assert (
+        join_texts("a red star", "grass under a blue sky").text
+        == "a red star on grass under a blue sky"
+    )
     assert join_texts("the letter A in red", "a striped green wall").text == (
         "the letter A in red in front of a striped green wall"
     )
-    assert sample_pair_prompts(50, 1) == sample_pair_prompts(80, 1)[:50] != sample_pair_prompts(50, 2)
-    assert not any(word in text.split() for text in texts for word in ("warm", "cold", "dim", "dark", "light"))
+    assert (
+        sample_pair_prompts(50, 1) == sample_pair_prompts(80, 1)[:50] != sample_pair_prompts(50, 2)
+    )
+    assert not any(
+        word in text.split() for text in texts for word in ("warm", "cold", "dim", "dark", "light")
+    )
     assert {prompt.background for prompt in sample_pair_prompts(400, 0)} == set(GROUNDS)
     assert {prompt.foreground for prompt in sample_pair_prompts(400, 0)} <= set(PAIR_SUBJECTS)
 
@@ -95,7 +109,9 @@ def test_figures_stand_on_the_ground_line_inside_the_picture():
         assert not front[front[..., 3] == 0].any()
         assert find_ground_line(back) == pytest.approx(scene.line, abs=0.02)
         leaks.append(leakage(front, back))
-    assert max(leaks) < 0.6  # a flat foot lies exactly on the line: the strongest edge that they share
+    assert (
+        max(leaks) < 0.6
+    )  # a flat foot lies exactly on the line: the strongest edge that they share
     assert np.median(leaks) < 0.05
 
 
@@ -124,7 +140,11 @@ def test_pairs_agree_with_their_texts_and_strangers_do_not_agree_with_each_other
     for name in ("colour", "shape", "ground"):
         assert np.mean([getattr(one, name) for one in own]) > 0.97
         assert np.mean([getattr(one, name) for one in strange]) > 0.97
-    assert np.quantile([one.light_gap for one in own], 0.95) < 16 < np.median([one.light_gap for one in strange])
+    assert (
+        np.quantile([one.light_gap for one in own], 0.95)
+        < 16
+        < np.median([one.light_gap for one in strange])
+    )
     assert np.quantile([one.foot_gap for one in own], 0.95) < 0.04
     assert 4 * np.mean([one.foot_gap for one in own]) < np.mean([one.foot_gap for one in strange])
 
@@ -133,9 +153,11 @@ def test_wrong_texts_are_told():
     drawn = list(scenes(60))
     for number, (scene, layers, _) in enumerate(drawn):
         other = drawn[(number + 1) % len(drawn)][0]
-        said = check_pair(layers[FRONT], layers[BACK], join_texts(other.subject.text, other.ground.text))
-        if scene.subject.colour != other.subject.colour:
-            assert not said.colour, (scene.prompt, other.prompt)
+        said = check_pair(
+            layers[FRONT], layers[BACK], join_texts(other.subject.text, other.ground.text)
+        )
+        if scene.subject.color != other.subject.color:
+            assert not said.color, (scene.prompt, other.prompt)
         if scene.subject.shape != other.subject.shape:
             assert not said.shape, (scene.prompt, other.prompt)
     wrong = [
@@ -157,7 +179,13 @@ def test_noise_and_emptiness_show_nothing():
         assert not said.ground
     nothing = np.zeros((64, 64, 4), np.uint8)
     said = check_pair(nothing, nothing, prompt)
-    assert (said.colour, said.shape, said.ground, said.light_gap, said.foot_gap) == (False, False, False, None, None)
+    assert (said.color, said.shape, said.ground, said.light_gap, said.foot_gap) == (
+        False,
+        False,
+        False,
+        None,
+        None,
+    )
 
 
 def test_texts_outside_the_grammar_are_not_judged():

@@ -21,7 +21,7 @@ QUICK = SandboxLimits(cpu_seconds=1, wall_seconds=20)
 
 def work(request: Message) -> Message:
     """Runs in a worker: some items end in the ways that decoders do."""
-    item = request.facts["item"]
+    item = request.metadata["item"]
     if item == 13:
         ctypes.string_at(0)
     if item == 17:
@@ -47,13 +47,13 @@ def load(item: int) -> Message:
 def parse(item: int, answer: Message) -> int:
     if item == 23:
         raise ValueError("not what was wanted")
-    square = answer.facts["square"]
+    square = answer.metadata["square"]
     assert isinstance(square, int)
     return square
 
 
 def read_part(request: Message) -> Message:
-    return Message({}, [request.blob(index, 1 << 20) for index in range(len(request.parts))])
+    return Message({}, [request.read_part(index, 1 << 20) for index in range(len(request.parts))])
 
 
 def lazy(request: Message) -> Message:
@@ -61,7 +61,10 @@ def lazy(request: Message) -> Message:
 
 
 def causes(results):
-    return {item: result.cause if isinstance(result, ItemFailure) else result for item, result in results}
+    return {
+        item: result.cause if isinstance(result, ItemFailure) else result
+        for item, result in results
+    }
 
 
 def test_results_come_in_order():
@@ -131,7 +134,9 @@ def test_leaving_early_ends_the_workers():
         next(results)
         children = [one for one in psutil.Process().children() if one not in others]
         assert children
-    assert not [one for one in children if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    assert not [
+        one for one in children if one.is_running() and one.status() != psutil.STATUS_ZOMBIE
+    ]
 
 
 PARENT = """
@@ -151,7 +156,9 @@ with Sandbox(test_sandbox.lazy, lambda item: Message({}), lambda item, answer: a
 @pytest.mark.skipif(sys.platform != "linux", reason="the death signal is Linux's")
 @pytest.mark.parametrize("busy", ["idle", "busy"])
 def test_a_parent_that_is_killed_leaves_no_worker(busy: str):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    }
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, busy], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
     )  # fmt: skip

@@ -31,14 +31,16 @@ from tests.conftest import SHARED
 from tests.curation.ingest.test_examination import CHANGED
 
 
-def picture(seed: int, size: int = 48) -> np.ndarray:
+def image(seed: int, size: int = 48) -> np.ndarray:
     """A soft blob of its own form and colour; no two are near duplicates."""
     rng = np.random.default_rng(seed)
     y, x = (np.mgrid[:size, :size] - size / 2) / size
     angle, radius = np.arctan2(y, x), np.hypot(x, y)
     edge = 0.3 + 0.12 * np.cos(int(rng.integers(2, 8)) * angle + rng.uniform(0, 6))
     alpha = np.clip((edge - radius) * size / 2 + 0.5, 0, 1)
-    rgb = np.clip(rng.uniform(0, 255, 3) + 60 * np.sin(20 * x[..., None] * rng.uniform(-1, 1, 3)), 0, 255)
+    rgb = np.clip(
+        rng.uniform(0, 255, 3) + 60 * np.sin(20 * x[..., None] * rng.uniform(-1, 1, 3)), 0, 255
+    )
     rgba = np.rint(np.dstack([rgb, alpha * 255])).astype(np.uint8)
     rgba[rgba[..., 3] == 0] = 0
     return rgba
@@ -54,14 +56,20 @@ def folder(tmp_path) -> Path:
     """Six good files, a copy, a smaller copy, a cut one, and two that are refused."""
     at = tmp_path / "seeds"
     for number in range(6):
-        save(at, f"in/{number}.png", picture(number))
-    Image.fromarray(picture(0)).save(at / "copy.webp", lossless=True, exact=True)
-    Image.fromarray(picture(1)).resize((46, 46), Image.Resampling.LANCZOS).save(at / "smaller.png")
-    save(at, "cut.png", np.ascontiguousarray(picture(9)[:, :24]))
+        save(at, f"in/{number}.png", image(number))
+    Image.fromarray(image(0)).save(at / "copy.webp", lossless=True, exact=True)
+    Image.fromarray(image(1)).resize((46, 46), Image.Resampling.LANCZOS).save(at / "smaller.png")
+    save(at, "cut.png", np.ascontiguousarray(image(9)[:, :24]))
     (at / "empty.png").write_bytes(b"")
     save(at, "opaque.png", np.full((40, 40, 4), 255, np.uint8))
     rows = [
-        {"file_name": f"in/{n}.png", "text": f"thing {n}", "licence": "CC0-1.0", "source": "me", "split": "heldout"}
+        {
+            "file_name": f"in/{n}.png",
+            "text": f"thing {n}",
+            "licence": "CC0-1.0",
+            "source": "me",
+            "split": "heldout",
+        }
         for n in range(3)
     ]
     (at / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -70,7 +78,10 @@ def folder(tmp_path) -> Path:
 
 def lines(database) -> list[Sample]:
     with database.transaction() as tx:
-        return [Sample.read(row.line) for row in tx.execute(sa.select(samples.c.line).order_by(samples.c.line))]
+        return [
+            Sample.read(row.line)
+            for row in tx.execute(sa.select(samples.c.line).order_by(samples.c.line))
+        ]
 
 
 def outcomes(database) -> dict[str, tuple[str, list[str]]]:
@@ -88,7 +99,13 @@ def test_every_file_has_its_outcome_and_good_ones_become_samples(database, store
         InspectionOutcome.reject: 2,
     }
     assert (told.files, told.fresh, told.refused) == (11, 11, 2)
-    assert {one.name for one in told.named} == {"copy.webp", "smaller.png", "cut.png", "empty.png", "opaque.png"}
+    assert {one.name for one in told.named} == {
+        "copy.webp",
+        "smaller.png",
+        "cut.png",
+        "empty.png",
+        "opaque.png",
+    }
     found = outcomes(database)
     assert found["copy.webp"] == ("duplicate", ["duplicate_of:in/0.png"])
     assert found["smaller.png"] == ("duplicate", ["near_duplicate_of:in/1.png"])
@@ -96,8 +113,13 @@ def test_every_file_has_its_outcome_and_good_ones_become_samples(database, store
     made = lines(database)
     assert len(made) == 6
     first = next(one for one in made if one.caption == "thing 0")
-    assert (first.licence, first.source, first.split, first.round) == ("CC0-1.0", "me", Split.heldout, 0)
-    assert np.array_equal(decode_layer(store.get(first.layers["foreground"])), picture(0))
+    assert (first.licence, first.source, first.split, first.round) == (
+        "CC0-1.0",
+        "me",
+        Split.heldout,
+        0,
+    )
+    assert np.array_equal(decode_layer(store.get(first.layers["foreground"])), image(0))
     assert {one.licence for one in made if not one.caption.startswith("thing")} == {"unknown"}
     assert (seen[-1].done, seen[-1].total) == (11, 11)
     assert [one.done for one in seen] == sorted(one.done for one in seen)
@@ -120,7 +142,11 @@ def test_a_second_run_does_nothing_and_tells_the_same(database, store, folder):
     before = lines(database), outcomes(database)
     second = import_seeds(database, store, folder, workers=1)
     assert second.fresh == 0
-    assert (second.outcomes, second.codes, second.named) == (first.outcomes, first.codes, first.named)
+    assert (second.outcomes, second.codes, second.named) == (
+        first.outcomes,
+        first.codes,
+        first.named,
+    )
     assert (lines(database), outcomes(database)) == before
     with database.transaction() as tx:
         assert summarize(tx, folder).outcomes == first.outcomes
@@ -151,8 +177,8 @@ def test_an_interrupted_import_goes_on_where_it_stopped(database, store, folder,
 
 def test_a_changed_file_is_read_again_and_a_new_one_is_added(database, store, folder):
     import_seeds(database, store, folder)
-    save(folder, "empty.png", picture(20))
-    save(folder, "new.png", picture(21))
+    save(folder, "empty.png", image(20))
+    save(folder, "new.png", image(21))
     told = import_seeds(database, store, folder)
     assert told.fresh == 2
     assert told.outcomes[InspectionOutcome.accept] == 8
@@ -169,11 +195,11 @@ def test_the_same_files_in_another_folder_are_duplicates(database, store, folder
 
 def test_archives_links_and_odd_names(database, store, tmp_path):
     at = tmp_path / "seeds"
-    save(at, "a.png", picture(1))
+    save(at, "a.png", image(1))
     with zipfile.ZipFile(at / "more.zip", "w") as archive:
         archive.write(at / "a.png", "b.png")
         archive.writestr("../escape.png", b"x")
-        save(tmp_path, "c.png", picture(2))
+        save(tmp_path, "c.png", image(2))
         archive.write(tmp_path / "c.png", "in/c.png")
     os.symlink("/etc/hostname", at / "host.png")
     shutil.copy(tmp_path / "c.png", os.fsencode(at) + b"/\xff\xfe.png")
@@ -216,12 +242,17 @@ def test_the_bad_inputs_together(database, store, tmp_path):
     rows = json.loads((SHARED / "bad_inputs_expected.json").read_text())["files"]
     for row in (one | CHANGED.get(one["file"], {}) for one in rows):
         outcome, codes = found[row["file"]]
-        if outcome == "duplicate":  # many of these files are one picture: its flaws stay listed beside that
+        if (
+            outcome == "duplicate"
+        ):  # many of these files are one picture: its flaws stay listed beside that
             assert codes[0].endswith("duplicate_of:plain_rgba.png")
             assert row["decision"] not in {"reject", "review", "partial"}
             assert row["code"] in {*codes, ""}
         else:
-            assert (outcome, ([code for code in codes if code != "licence_unknown"] or [""])[0]) == (
+            assert (
+                outcome,
+                ([code for code in codes if code != "licence_unknown"] or [""])[0],
+            ) == (
                 row["decision"],
                 row["code"],
             )
@@ -230,5 +261,6 @@ def test_the_bad_inputs_together(database, store, tmp_path):
     assert found["traversal.zip/ok/good.png"][1][0] == "duplicate_of:plain_rgba.png"
     assert told.files == len(found)
     assert (
-        len(lines(database)) == told.outcomes[InspectionOutcome.accept] + told.outcomes[InspectionOutcome.accept_warn]
+        len(lines(database))
+        == told.outcomes[InspectionOutcome.accept] + told.outcomes[InspectionOutcome.accept_warn]
     )

@@ -28,14 +28,27 @@ from curation.ingest.sandbox import FailureCause, ItemFailure, Sandbox, SandboxL
 from curation.ingest.sandbox_wire import InvalidMessageError, Message
 
 SECRET = "the-secret-of-this-home"
-TOOLS = (ctypes, encodings.idna, mmap, resource, shutil, signal, socket, struct, subprocess, threading, time, Path)
+TOOLS = (
+    ctypes,
+    encodings.idna,
+    mmap,
+    resource,
+    shutil,
+    signal,
+    socket,
+    struct,
+    subprocess,
+    threading,
+    time,
+    Path,
+)
 """What the attacks below use, imported before the process is confined, as a decoder's libraries are."""
 
 
 def taken_over(request: Message) -> Message:
     """Stands for a decoder in which an image has got hold of everything; runs the attacker's program."""
     names = dict(globals())
-    exec(request.facts["program"], names)
+    exec(request.metadata["program"], names)
     return Message({"found": names.get("found")})
 
 
@@ -47,7 +60,10 @@ def granted():
 @pytest.fixture(scope="module")
 def sandbox():
     with Sandbox(
-        taken_over, lambda program: Message({"program": program}), lambda _, answer: answer.facts["found"], workers=1
+        taken_over,
+        lambda program: Message({"program": program}),
+        lambda _, answer: answer.metadata["found"],
+        workers=1,
     ) as opened:
         yield opened
 
@@ -59,7 +75,9 @@ def attack(sandbox, program: str):
 
 def refused(result) -> bool:
     """Whether an attempt ended in a refusal by the kernel: "denied", or a worker that was killed for it."""
-    return result == "denied" or (isinstance(result, ItemFailure) and result.cause is FailureCause.crashed)
+    return result == "denied" or (
+        isinstance(result, ItemFailure) and result.cause is FailureCause.crashed
+    )
 
 
 def attempt(statement: str) -> str:
@@ -145,7 +163,9 @@ def test_nothing_outside_is_reached(sandbox, granted, tmp_path, statement):
     assert not Path("/tmp/written-by-a-decoder").exists()
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.uname().machine != "x86_64", reason="numbers of x86_64 Linux")
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.uname().distributed != "x86_64", reason="numbers of x86_64 Linux"
+)
 @pytest.mark.parametrize(
     ("name", "number", "arguments"),
     [
@@ -195,19 +215,30 @@ def test_the_environment_is_empty(sandbox, monkeypatch):
 
 
 def test_limits_cannot_be_raised_and_threads_not_made(sandbox, granted):
-    assert attack(sandbox, "found = resource.getrlimit(resource.RLIMIT_FSIZE)") in ([0, 0], None) or granted["seccomp"]
+    assert (
+        attack(sandbox, "found = resource.getrlimit(resource.RLIMIT_FSIZE)") in ([0, 0], None)
+        or granted["seccomp"]
+    )
     if granted["seccomp"]:
         limit = "resource.setrlimit(resource.RLIMIT_CPU, (10**9, 10**9))"
-        result = attack(sandbox, f"try:\n    {limit}\nexcept (OSError, ValueError):\n    found = 'denied'\n")
+        result = attack(
+            sandbox, f"try:\n    {limit}\nexcept (OSError, ValueError):\n    found = 'denied'\n"
+        )
         assert refused(result)
         thread = "threading.Thread(target=print).start()"
-        assert attack(sandbox, f"try:\n    {thread}\nexcept RuntimeError:\n    found = 'denied'\n") == "denied"
+        assert (
+            attack(sandbox, f"try:\n    {thread}\nexcept RuntimeError:\n    found = 'denied'\n")
+            == "denied"
+        )
 
 
 def test_a_worker_of_root_is_somebody_else(sandbox, granted):
     if not granted["user"]:
         pytest.skip("only root can change its user")
-    assert attack(sandbox, "found = [os.getuid(), os.geteuid(), os.getgid(), os.getegid()]") == [65534] * 4
+    assert (
+        attack(sandbox, "found = [os.getuid(), os.geteuid(), os.getgid(), os.getegid()]")
+        == [65534] * 4
+    )
 
 
 def test_only_the_socket_and_the_files_of_the_item_are_open(sandbox):
@@ -219,7 +250,7 @@ def test_only_the_socket_and_the_files_of_the_item_are_open(sandbox):
         with Sandbox(
             taken_over,
             lambda program: Message({"program": program}),
-            lambda _, answer: answer.facts["found"],
+            lambda _, answer: answer.metadata["found"],
             workers=1,
         ) as fresh:
             program = "found = []\nfor n in range(64):\n    try:\n        os.read(n, 0)\n        found.append(n)\n    except OSError:\n        pass\n"
@@ -244,8 +275,8 @@ class Bomb:
         return os.mkdir, ("/tmp/unpickled-in-the-parent",)
 
 
-def head(facts: object, sizes: object) -> bytes:
-    data = json.dumps({"facts": facts, "parts": sizes}).encode()
+def head(metadata: object, sizes: object) -> bytes:
+    data = json.dumps({"facts": metadata, "parts": sizes}).encode()
     return struct.pack("!I", len(data)) + data
 
 
@@ -275,10 +306,12 @@ def head(facts: object, sizes: object) -> bytes:
 )
 def test_a_false_answer_is_no_result_and_the_next_item_is_done(answer):
     with Sandbox(
-        taken_over, lambda program: Message({"program": program}), lambda _, answer: answer.facts["found"], workers=1,
+        taken_over, lambda program: Message({"program": program}), lambda _, answer: answer.metadata["found"], workers=1,
         limits=SandboxLimits(wall_seconds=60),
     ) as own:  # fmt: skip
-        results = own.run([f"{CHANNEL}say({answer!r})\ntime.sleep(0.2)\nos._exit(0)\n", "found = 'next'"])
+        results = own.run(
+            [f"{CHANNEL}say({answer!r})\ntime.sleep(0.2)\nos._exit(0)\n", "found = 'next'"]
+        )
         first, second = (result for _, result in results)
     assert isinstance(first, ItemFailure)
     assert first.cause in {FailureCause.bad_answer, FailureCause.crashed}
@@ -290,7 +323,7 @@ def test_ten_gigabytes_as_an_answer_are_not_read(sandbox):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     program = f"{CHANNEL}say({head({'answer': {}}, [500 << 20])!r})\nwhile True:\n    say(bytes(1 << 20))\n"
     with Sandbox(
-        taken_over, lambda program: Message({"program": program}), lambda _, answer: answer.facts["found"], workers=1,
+        taken_over, lambda program: Message({"program": program}), lambda _, answer: answer.metadata["found"], workers=1,
         limits=SandboxLimits(answer_bytes=50 << 20),
     ) as own:  # fmt: skip
         found = attack(own, program)
@@ -302,7 +335,7 @@ def test_ten_gigabytes_as_an_answer_are_not_read(sandbox):
 def test_who_ignores_the_limit_of_cpu_is_ended_by_the_clock():
     program = "signal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True:\n    pass\n"
     with Sandbox(
-        taken_over, lambda program: Message({"program": program}), lambda _, answer: answer.facts["found"], workers=1,
+        taken_over, lambda program: Message({"program": program}), lambda _, answer: answer.metadata["found"], workers=1,
         limits=SandboxLimits(cpu_seconds=1, wall_seconds=4),
     ) as own:  # fmt: skip
         results = dict(own.run([program, "found = 'next'"]))
@@ -316,9 +349,13 @@ FACTS = {"outcome": "accept", "codes": [], "sentence": "", "sizes": {"foreground
 
 
 def test_an_honest_answer_is_taken_and_its_hidden_colours_are_not():
-    found = confined.parse_response(LOADED, Message(FACTS, [bytes([9, 9, 9, 0]) * 8 + bytes([1, 2, 3, 255]) * 8]))
+    found = confined.parse_response(
+        LOADED, Message(FACTS, [bytes([9, 9, 9, 0]) * 8 + bytes([1, 2, 3, 255]) * 8])
+    )
     assert found.outcome is InspectionOutcome.accept
-    again = confined.parse_response(LOADED, Message(FACTS, [bytes(4) * 8 + bytes([1, 2, 3, 255]) * 8]))
+    again = confined.parse_response(
+        LOADED, Message(FACTS, [bytes(4) * 8 + bytes([1, 2, 3, 255]) * 8])
+    )
     assert found.layer == again.layer
 
 

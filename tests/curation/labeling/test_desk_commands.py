@@ -27,7 +27,10 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def here(studio, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Commands run in this test's own instance, whose desk is the running Label Studio."""
-    there = {"labeling": f"label-studio+{studio.server.address}/", "labeling_token": studio.server.token}
+    there = {
+        "labeling": f"label-studio+{studio.server.address}/",
+        "labeling_token": studio.server.token,
+    }
     settings = Settings(**settings.model_dump() | there)
     for name, value in settings.environment().items():
         if name.startswith("LAYERLOOP_") and not name.startswith("LAYERLOOP_TEST_"):
@@ -98,18 +101,22 @@ def test_a_personal_access_token_works_as_a_legacy_one(studio, here):
 
 def test_the_doctor_looks_at_the_desk(here):
     [found] = [one for one in run_checks(here) if one.part == "desk"]
-    assert found.well
-    assert here.desk.removesuffix("/").removeprefix("label-studio+") in found.told
+    assert found.ok
+    assert here.backend.removesuffix("/").removeprefix("label-studio+") in found.told
     for change, hint in (
         ({"labeling_token": "0" * 40}, "LAYERLOOP_LABELING_TOKEN"),
         ({"labeling": "label-studio+http://127.0.0.1:1"}, "running"),
     ):
-        [found] = [one for one in run_checks(Settings(**here.model_dump() | change)) if one.part == "desk"]
-        assert not found.well
+        [found] = [
+            one for one in run_checks(Settings(**here.model_dump() | change)) if one.part == "desk"
+        ]
+        assert not found.ok
         assert hint in found.hint
 
 
-@pytest.mark.parametrize("desk", ["label-studio", "label-studio+ftp://x", "cvat+http://x", "http://x"])
+@pytest.mark.parametrize(
+    "desk", ["label-studio", "label-studio+ftp://x", "cvat+http://x", "http://x"]
+)
 def test_an_address_of_another_kind_is_refused(settings, desk):
     with pytest.raises(Refused, match="LAYERLOOP_LABELING"):
         open_labeling_backend(settings.model_copy(update={"labeling": desk}))
@@ -120,7 +127,9 @@ def test_a_server_that_is_away_loses_nothing(settings, database, store):
 
     away = {"labeling": f"label-studio+http://127.0.0.1:{free_port()}", "labeling_token": "0" * 40}
     settings = Settings(**settings.model_dump() | away)
-    context = AppContext(settings, database, store, CeleryQueue(make_app(settings, settings.database)))
+    context = AppContext(
+        settings, database, store, CeleryQueue(make_app(settings, settings.database))
+    )
     with database.transaction() as tx:
         number = make_round(tx)
         [made] = make_candidates(tx, store, number, 1)

@@ -32,14 +32,19 @@ def test_what_is_said_there_becomes_decisions_once(seat):
     assert seat.exchange.collect() == {"kept": 3}, seat.refusals()
     assert seat.exchange.collect() == {}
     assert seat.exchange.collect(everything=True) == {}
-    assert [seat.state(place) for place in range(4)] == ["accepted", "rejected", "waiting", "waiting"]
+    assert [seat.state(place) for place in range(4)] == [
+        "accepted",
+        "rejected",
+        "waiting",
+        "waiting",
+    ]
     assert seat.decided(0) == [("accept", ADA)]
     assert seat.decided(1) == [("reject", BOB)]
     assert seat.decided(2) == [("skip", BOB)]
     with seat.database.transaction() as tx:
         rows = {row.candidate_id: row for row in tx.execute(sa.select(decisions_table()))}
     one, two = rows[seat.candidates[0]], rows[seat.candidates[1]]
-    assert (one.desk, one.dwell_ms, one.propensity) == ("label-studio", 2_500, 1.0)
+    assert (one.backend, one.dwell_ms, one.propensity) == ("label-studio", 2_500, 1.0)
     assert two.reasons == ["halo", "holes"]
     assert seat.accepted() == 1
     assert agree(seat)
@@ -114,19 +119,27 @@ def test_what_is_decided_at_our_pages_leaves_the_other_desk_and_the_other_way_ro
     seat.studio.say(seat.task(1), ACCEPT, by=BOB)
     assert seat.exchange.put_up(seat.round) == {"down": 1}
     assert str(seat.candidates[0]) not in seat.studio.tasks(seat.board.number)
-    assert seat.state(1) == "accepted", "what was said there was brought home before anything was taken down"
+    assert seat.state(1) == "accepted", (
+        "what was said there was brought home before anything was taken down"
+    )
     with seat.database.transaction() as tx:
         cards = queue.claim_items(tx, ada, seat.round, 8, (), 60)
     assert {card.id for card in cards} < set(seat.candidates[2:])
     assert len(cards) == 3, "the other half is left to Bob, who gets it next"
-    assert seat.exchange.put_up(seat.round) == {"down": 3}, "nobody there is given what somebody looks at here"
-    assert late not in [number for several in seat.studio.tasks(seat.board.number).values() for number in several]
+    assert seat.exchange.put_up(seat.round) == {"down": 3}, (
+        "nobody there is given what somebody looks at here"
+    )
+    assert late not in [
+        number for several in seat.studio.tasks(seat.board.number).values() for number in several
+    ]
     assert agree(seat)
 
 
 def test_an_answer_waits_while_somebody_looks_here(seat):
     with seat.database.transaction() as tx:
-        tx.execute(sa.update(labeling_tasks).values(reserved_until=None))  # for who was there in other tests
+        tx.execute(
+            sa.update(labeling_tasks).values(reserved_until=None)
+        )  # for who was there in other tests
         ada = reviewers.add_reviewer(tx, "ada")
         queue.claim_items(tx, ada.id, seat.round, 8, (), 60)
     seat.studio.say(seat.task(0), ACCEPT, by=BOB)
@@ -199,11 +212,16 @@ def test_a_task_that_was_deleted_there_is_put_up_again(seat):
     seat.exchange.collect()
     for place in (0, 1):
         seat.studio.client.tasks.delete(str(seat.task(place)))
-    assert [one.kind for one in reconcile.compare(seat.exchange, seat.round)] == ["missing", "missing"]
+    assert [one.kind for one in reconcile.compare(seat.exchange, seat.round)] == [
+        "missing",
+        "missing",
+    ]
     assert seat.exchange.collect() == {"lost": 2}
     assert (seat.state(0), seat.state(1)) == ("waiting", "accepted")
     assert seat.exchange.put_up(seat.round) == {"up": 1}
-    assert set(seat.studio.tasks(number)) == {str(one) for one in (seat.candidates[0], *seat.candidates[2:])}
+    assert set(seat.studio.tasks(number)) == {
+        str(one) for one in (seat.candidates[0], *seat.candidates[2:])
+    }
     assert agree(seat)
 
 
@@ -248,7 +266,7 @@ def test_a_round_larger_than_a_board_has_several(seat, store):
         made = make_candidates(tx, store, number, 12)
     assert [small.put_up(number)["up"] for _ in range(4)] == [5, 5, 2, 0]
     with seat.database.transaction() as tx:
-        parts = projects.open_projects(tx, small.desk.address, number)
+        parts = projects.open_projects(tx, small.backend.address, number)
     assert [board.part for board in parts] == [1, 2, 3]
     there = [one for board in parts for one in seat.studio.tasks(board.number)]
     assert sorted(there) == sorted(map(str, made))
@@ -270,14 +288,17 @@ def test_several_that_put_up_at_once_put_up_once(seat, store):
     with seat.database.transaction() as tx:
         number = make_round(tx)
         made = make_candidates(tx, store, number, 20)
-    several = [threading.Thread(target=replace(seat.exchange, holder=f"{n}").put_up, args=(number,)) for n in range(4)]
+    several = [
+        threading.Thread(target=replace(seat.exchange, holder=f"{n}").put_up, args=(number,))
+        for n in range(4)
+    ]
     for one in several:
         one.start()
     for one in several:
         one.join()
     assert seat.exchange.put_up(number) == {}
     with seat.database.transaction() as tx:
-        [board] = projects.open_projects(tx, seat.exchange.desk.address, number)
+        [board] = projects.open_projects(tx, seat.exchange.backend.address, number)
     there = seat.studio.tasks(board.number)
     assert sorted(there) == sorted(map(str, made))
     assert all(len(several) == 1 for several in there.values())

@@ -36,15 +36,22 @@ def agree(seat: Seat) -> bool:
 def there(seat: Seat) -> list[str]:
     """The candidates at all boards of the round, as often as they are there."""
     with seat.database.transaction() as tx:
-        standing = projects.open_projects(tx, seat.exchange.desk.address, seat.round)
-    return sorted(one for board in standing for one, tasks in seat.studio.tasks(board.number).items() for _ in tasks)
+        standing = projects.open_projects(tx, seat.exchange.backend.address, seat.round)
+    return sorted(
+        one
+        for board in standing
+        for one, tasks in seat.studio.tasks(board.number).items()
+        for _ in tasks
+    )
 
 
 def test_an_import_whose_answer_was_lost_is_not_sent_again(seat, store):
     other, board, batch, sending = begin_import(seat, store, 6)
-    first = seat.exchange.desk.put_up(board, batch, sending)  # and the process dies before it can note anything
+    first = seat.exchange.backend.put_up(
+        board, batch, sending
+    )  # and the process dies before it can note anything
     again = replace(board, number=first.board, made_at=first.made_at)
-    assert seat.exchange.desk.put_up(again, batch, sending) == first
+    assert seat.exchange.backend.put_up(again, batch, sending) == first
     seat.studio.say(first.postings[sending[0].id], ACCEPT)
     assert seat.exchange.put_up(other.round) == {"up": 6}
     assert there(other) == sorted(map(str, other.candidates))
@@ -141,16 +148,22 @@ def test_put_back_to_a_backup_both_sides_agree_again_and_decisions_stand(seat, s
     seat.studio.say(seat.task(1), REJECT)  # of a task that the backup has, without this
     with seat.database.transaction() as tx:
         later = make_round(tx)
-        young = Seat(seat.studio, seat.database, seat.exchange, later, make_candidates(tx, store, later, 4))
+        young = Seat(
+            seat.studio, seat.database, seat.exchange, later, make_candidates(tx, store, later, 4)
+        )
     seat.exchange.put_up(later)
     lost = young.task(0)
     seat.studio.say(lost, ACCEPT)  # of a task that the backup has not
     assert seat.exchange.collect() == {"kept": 2}
 
     seat.studio.restore(kept)
-    with seat.database.transaction() as tx:  # others work there before we notice: numbers are given again
+    with (
+        seat.database.transaction() as tx
+    ):  # others work there before we notice: numbers are given again
         newest = make_round(tx)
-        fresh = Seat(seat.studio, seat.database, seat.exchange, newest, make_candidates(tx, store, newest, 3))
+        fresh = Seat(
+            seat.studio, seat.database, seat.exchange, newest, make_candidates(tx, store, newest, 3)
+        )
     seat.exchange.put_up(newest)
     assert fresh.task(0) == lost or lost in {fresh.task(place) for place in range(3)}
     kinds = {one.kind for one in reconcile.compare(seat.exchange)}
@@ -176,7 +189,9 @@ def test_put_back_to_a_backup_both_sides_agree_again_and_decisions_stand(seat, s
 def test_a_desk_that_is_away_is_told_once(database, store, settings, caplog):
     away = {"labeling": f"label-studio+http://127.0.0.1:{free_port()}", "labeling_token": "0" * 40}
     settings = type(settings)(**settings.model_dump() | away)
-    context = AppContext(settings, database, store, CeleryQueue(make_app(settings, settings.database)))
+    context = AppContext(
+        settings, database, store, CeleryQueue(make_app(settings, settings.database))
+    )
     with database.transaction() as tx:
         number = make_round(tx)
         make_candidates(tx, store, number, 3)

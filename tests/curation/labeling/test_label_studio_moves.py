@@ -27,8 +27,13 @@ def moved(exchange: LabelingSync, address: str = NEW) -> LabelingSync:
 
 def pages(seat: Seat) -> dict[int, tuple[bool, object]]:
     """Of each task: whether it is shown from the new address, and when it had last changed."""
-    found = seat.studio.client.tasks.list(project=seat.board.number, page_size=500, include="id,data,updated_at")
-    return {task.id: (f'src="{NEW}/api/labeling/previews/' in task.data["look"], task.updated_at) for task in found}
+    found = seat.studio.client.tasks.list(
+        project=seat.board.number, page_size=500, include="id,data,updated_at"
+    )
+    return {
+        task.id: (f'src="{NEW}/api/labeling/previews/' in task.data["look"], task.updated_at)
+        for task in found
+    }
 
 
 def test_what_is_open_is_shown_from_the_new_address_and_what_was_said_stays(seat):
@@ -37,12 +42,16 @@ def test_what_is_open_is_shown_from_the_new_address_and_what_was_said_stays(seat
     seat.exchange.collect()
     before = set(pages(seat))
     context = moved(seat.exchange)
-    assert [(one.kind, one.mendable) for one in reconcile.compare(context, seat.round)] == [("stale", True)] * 8
+    assert [(one.kind, one.mendable) for one in reconcile.compare(context, seat.round)] == [
+        ("stale", True)
+    ] * 8
     reconcile.repair(context, seat.round)
     assert reconcile.compare(context, seat.round) == []
     now = pages(seat)
     assert set(now) == before, "rewritten where they stand, with their numbers"
-    assert all(new for new, _ in now.values()), "also what is decided, since people correct it there"
+    assert all(new for new, _ in now.values()), (
+        "also what is decided, since people correct it there"
+    )
     assert (seat.decided(0), seat.decided(1)) == ([("accept", ADA)], [("skip", ADA)])
     assert context.collect(everything=True) == {}
     assert pages(seat) == now, "once is enough"
@@ -67,14 +76,18 @@ def test_many_of_which_nothing_was_said_are_put_up_anew(seat, monkeypatch):
 def test_one_that_changed_is_enough_to_notice(seat):
     context = moved(seat.exchange)
     assert seat.exchange.collect() == {}
-    assert context.collect() == {"renewed": 8}, "the first reading goes over what was put up just now"
+    assert context.collect() == {"renewed": 8}, (
+        "the first reading goes over what was put up just now"
+    )
     assert all(new for new, _ in pages(seat).values())
     assert context.collect() == {}
 
 
 def test_an_import_that_was_cut_off_goes_on_from_the_new_address(seat, store):
     other, board, batch, sending = begin_import(seat, store, 6)
-    seat.exchange.desk.put_up(board, batch, sending[:4])  # and the process dies, and the instance moves
+    seat.exchange.backend.put_up(
+        board, batch, sending[:4]
+    )  # and the process dies, and the instance moves
     context = moved(seat.exchange)
     assert context.put_up(other.round) == {"up": 6}
     assert [new for new, _ in pages(other).values()] == [True] * 6
@@ -83,14 +96,14 @@ def test_an_import_that_was_cut_off_goes_on_from_the_new_address(seat, store):
 
 def test_a_task_that_is_deleted_while_the_house_moves_is_put_up_again(seat, monkeypatch):
     gone = seat.task(2)
-    rewrite = seat.exchange.desk._update_task
+    rewrite = seat.exchange.backend._update_task
 
     def delete_before_writing(*args):
         seat.studio.client.tasks.delete(str(gone))
         monkeypatch.undo()
         rewrite(*args)
 
-    monkeypatch.setattr(seat.exchange.desk, "_update_task", delete_before_writing)
+    monkeypatch.setattr(seat.exchange.backend, "_update_task", delete_before_writing)
     context = moved(seat.exchange)
     assert context.collect(everything=True) == {"renewed": 8}
     assert context.collect() == {"lost": 1}
@@ -103,13 +116,15 @@ def test_its_hook_is_moved_too_and_never_hung_twice(studio, desk, database, stor
 
     def at(where: str, secret: str) -> LabelStudioBackend:
         return LabelStudioBackend(
-            desk.address, studio.server.token, (f"{where}/api/labeling/webhook", {"X-Of-Ours": secret})
+            desk.address,
+            studio.server.token,
+            (f"{where}/api/labeling/webhook", {"X-Of-Ours": secret}),
         )
 
     first, second = at("http://127.0.0.1:1", "one"), at(NEW, "two")
     seat = make_seat(studio, first, database, store, 2)
     seat.exchange.collect(everything=True)
-    context = replace(moved(seat.exchange), desk=second)
+    context = replace(moved(seat.exchange), backend=second)
     for _ in range(2):
         context.collect(everything=True)
     [hook] = studio.client.webhooks.list(project=str(seat.board.number))
@@ -126,7 +141,9 @@ def test_a_worker_notices_when_it_starts(seat, settings, database, store):
         "address": NEW,
     }
     settings = type(settings)(**settings.model_dump() | there)
-    context = AppContext(settings, database, store, CeleryQueue(make_app(settings, settings.database)))
+    context = AppContext(
+        settings, database, store, CeleryQueue(make_app(settings, settings.database))
+    )
     seat.exchange.collect()
     jobs.pull_annotations(context, str(seat.board.id))
     first = pages(seat)
@@ -138,7 +155,7 @@ def test_a_worker_notices_when_it_starts(seat, settings, database, store):
 def test_a_board_is_held_until_a_long_conversation_ends(seat, monkeypatch):
     monkeypatch.setattr(project_locks, "HELD_SECONDS", 1)
     monkeypatch.setattr("curation.labeling.sync.PULL_CHUNK", 1)
-    heard = seat.exchange.desk.collect
+    heard = seat.exchange.backend.collect
     others = []
 
     def slowly(board, since, **more):
@@ -153,6 +170,6 @@ def test_a_board_is_held_until_a_long_conversation_ends(seat, monkeypatch):
             others.append(mine)
         return seen
 
-    monkeypatch.setattr(seat.exchange.desk, "collect", slowly)
+    monkeypatch.setattr(seat.exchange.backend, "collect", slowly)
     seat.exchange.collect(everything=True)
     assert others == [False] * 8

@@ -31,8 +31,12 @@ def seats(studio, database, store, settings) -> Iterator[tuple[Seat, Seat]]:
 
     port = free_port()
     settings = settings.model_copy(update={"port": port})
-    context = AppContext(settings, database, store, CeleryQueue(make_app(settings, settings.database)))
-    server = uvicorn.Server(uvicorn.Config(create_app(context), host="127.0.0.1", port=port, log_level="warning"))
+    context = AppContext(
+        settings, database, store, CeleryQueue(make_app(settings, settings.database))
+    )
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(context), host="127.0.0.1", port=port, log_level="warning")
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_for("the application", lambda: server.started)
@@ -44,7 +48,9 @@ def seats(studio, database, store, settings) -> Iterator[tuple[Seat, Seat]]:
         ids = make_candidates(tx, store, single, 3), make_pairs(tx, store, pair, scenes(2, 128))
     for number in (single, pair):
         exchange.put_up(number)
-    yield tuple(Seat(studio, database, exchange, *both) for both in zip((single, pair), ids, strict=True))
+    yield tuple(
+        Seat(studio, database, exchange, *both) for both in zip((single, pair), ids, strict=True)
+    )
     desk.close()
     server.should_exit = True
     thread.join(20)
@@ -67,7 +73,7 @@ def page(studio, browser) -> Iterator[Page]:
 def open_task(page: Page, seat: Seat, place: int) -> None:
     """A candidate's task, when every picture of it has been drawn."""
     with seat.database.transaction() as tx:
-        [board] = projects.open_projects(tx, seat.exchange.desk.address, seat.round)
+        [board] = projects.open_projects(tx, seat.exchange.backend.address, seat.round)
     page.goto(f"{seat.studio.server.address}/projects/{board.number}/data?task={seat.task(place)}")
     page.wait_for_function(
         "() => { const all = [...document.querySelectorAll('.ll-stage img')];"
@@ -82,7 +88,9 @@ def choose(page: Page, name: str) -> None:
 
 def press(page: Page, verdict: str, *keys: str) -> None:
     """A verdict's key, again until the page hears it (it takes keys only after a while), then others."""
-    chosen = page.locator(f".ant-radio-wrapper-checked:has-text('{'Accept' if verdict == 'a' else 'Reject'}')")
+    chosen = page.locator(
+        f".ant-radio-wrapper-checked:has-text('{'Accept' if verdict == 'a' else 'Reject'}')"
+    )
     for _ in range(40):
         page.keyboard.press(verdict)
         page.wait_for_timeout(400)
@@ -105,7 +113,9 @@ def button(page: Page, text: str) -> Locator:
 
 
 def send(page: Page, name: str) -> None:
-    with page.expect_response(lambda one: "/annotations" in one.url and one.request.method in {"POST", "PATCH"}):
+    with page.expect_response(
+        lambda one: "/annotations" in one.url and one.request.method in {"POST", "PATCH"}
+    ):
         button(page, name).click()
 
 
@@ -121,7 +131,9 @@ def test_a_person_works_at_it(seats, page):
     send(page, "Submit")
     open_task(page, pair, 0)
     assert "a " in page.locator(".ll-prompt").inner_text()
-    seen = [page.locator(f".ll-{role}").is_visible() for role in ("blended", "foreground", "background")]
+    seen = [
+        page.locator(f".ll-{role}").is_visible() for role in ("blended", "foreground", "background")
+    ]
     assert seen == [True, False, False]
     choose(page, "foreground")
     assert page.locator("img.ll-foreground").is_visible()
@@ -131,13 +143,31 @@ def test_a_person_works_at_it(seats, page):
     until(page, "b", lambda: page.locator("img.ll-blended").is_visible())
     until(page, "f", lambda: page.locator("img.ll-foreground").is_visible())
     stage = page.locator(".ll-stage").evaluate("one => one.clientWidth")
-    for key, width in (("x", 128), ("d", 2 * 128), ("x", 128), ("e", stage)):  # what is small is enlarged to fit
-        until(page, key, lambda width=width: page.locator("img.ll-foreground").bounding_box()["width"] == width)
-    for ground, colour in (("black", "rgb(0, 0, 0)"), ("white", "rgb(255, 255, 255)"), ("grey", "rgb(128, 128, 128)")):
+    for key, width in (
+        ("x", 128),
+        ("d", 2 * 128),
+        ("x", 128),
+        ("e", stage),
+    ):  # what is small is enlarged to fit
+        until(
+            page,
+            key,
+            lambda width=width: page.locator("img.ll-foreground").bounding_box()["width"] == width,
+        )
+    for ground, color in (
+        ("black", "rgb(0, 0, 0)"),
+        ("white", "rgb(255, 255, 255)"),
+        ("grey", "rgb(128, 128, 128)"),
+    ):
         choose(page, ground)
-        assert page.locator(".ll-stage").evaluate("one => getComputedStyle(one).backgroundColor") == colour
+        assert (
+            page.locator(".ll-stage").evaluate("one => getComputedStyle(one).backgroundColor")
+            == color
+        )
     choose(page, "alpha")  # and the keys still work
-    assert "invert" in page.locator("img.ll-foreground").evaluate("one => getComputedStyle(one).filter")
+    assert "invert" in page.locator("img.ll-foreground").evaluate(
+        "one => getComputedStyle(one).filter"
+    )
     press(page, "r", "1", "Alt+0")
     send(page, "Submit")
     assert single.exchange.collect() == {"kept": 3}

@@ -31,7 +31,9 @@ def test_an_edit_is_of_whoever_made_it(seat):
     assert seat.exchange.collect() == {"kept": 1}
     assert seat.decided(0) == [("accept", ADA), ("undo", ADA), ("reject", BOB)]
     with seat.database.transaction() as tx:
-        found = tx.connection.exec_driver_sql("select actor from events where kind = 'answer of another edited'")
+        found = tx.connection.exec_driver_sql(
+            "select actor from events where kind = 'answer of another edited'"
+        )
         assert [row.actor for row in found] == [BOB]
     seat.studio.change(said, ACCEPT, by=ADA)
     seat.exchange.collect()
@@ -68,7 +70,9 @@ def test_what_did_not_count_is_said_on_its_task_and_here(seat):
     assert first.data["note"].endswith(" already")
     assert first.data["note"] in first.data["look"]
     assert "neither accept nor reject" in second.data["note"]
-    assert (second.is_labeled, second.overlap) == (False, 2), "it waits there too, for somebody else"
+    assert (second.is_labeled, second.overlap) == (False, 2), (
+        "it waits there too, for somebody else"
+    )
     with seat.database.transaction() as tx:
         told = tasks.list_refusals(tx, seat.round)
     assert {(one["annotation"], one["person"]) for one in told} == {(late, BOB), (unread, ADA)}
@@ -84,7 +88,12 @@ def test_gold_is_not_offered_there(seat, store):
         of_gold = int(tx.scalar(sa.insert(rounds).values(row).returning(rounds.c.id)))
         pieces = make_candidates(tx, store, of_gold, 3)
         for one in pieces:
-            hidden = {"candidate_id": one, "round_id": seat.round, "sample_id": uuid.uuid4(), "severity": 0.0}
+            hidden = {
+                "candidate_id": one,
+                "round_id": seat.round,
+                "sample_id": uuid.uuid4(),
+                "severity": 0.0,
+            }
             tx.execute(sa.insert(gold).values(hidden))
         set_gold(tx, seat.round, GoldSettings(0.5), "test")
     before = len(seat.studio.client.projects.list().items)
@@ -101,14 +110,14 @@ def test_what_is_said_while_its_task_is_taken_down_is_heard(seat, monkeypatch):
         ada = reviewers.add_reviewer(tx, "ada").id
         held = queue.claim_items(tx, ada, seat.round, 2, (), 60)
     place = seat.candidates.index(held[0].id)
-    read = seat.exchange.desk.take_down
+    read = seat.exchange.backend.take_down
 
     def answer_first(*args):
         monkeypatch.undo()
         seat.studio.say(seat.task(place), ACCEPT, by=BOB)
         return read(*args)
 
-    monkeypatch.setattr(seat.exchange.desk, "take_down", answer_first)
+    monkeypatch.setattr(seat.exchange.backend, "take_down", answer_first)
     assert seat.exchange.put_up(seat.round) == {"down": 2}
     with seat.database.transaction() as tx:
         reviewers.deactivate(tx, reviewers.find_reviewer(tx, "ada"))
@@ -180,7 +189,9 @@ def test_a_round_of_two_thousand_goes_up_and_comes_down(studio, desk, database, 
     with database.transaction() as tx:
         number = make_round(tx)
         made = make_candidates(tx, store, number, 2_000)
-    exchange = LabelingSync(database, desk, "test", PreviewUrls("secret", "http://127.0.0.1:1").address, 10_000, pause=0)
+    exchange = LabelingSync(
+        database, desk, "test", PreviewUrls("secret", "http://127.0.0.1:1").address, 10_000, pause=0
+    )
     two = Seat(studio, database, exchange, number, made)
     assert [exchange.put_up(number)["up"] for _ in range(2)] == [1_000, 1_000]
     project = two.board.number

@@ -19,7 +19,9 @@ from tests.making import make_candidates, make_round
 pytestmark = pytest.mark.slow
 
 BOB = "bob@example.org"
-MOOD = [{"from_name": "mood", "to_name": "candidate", "type": "choices", "value": {"choices": ["fine"]}}]
+MOOD = [
+    {"from_name": "mood", "to_name": "candidate", "type": "choices", "value": {"choices": ["fine"]}}
+]
 
 
 def projects(seat: Seat) -> int:
@@ -35,7 +37,10 @@ def trouble(seat: Seat) -> str:
 def more(seat: Seat, store, count: int) -> None:
     """Further candidates of the round."""
     with seat.database.transaction() as tx:
-        seat.candidates = [*seat.candidates, *make_candidates(tx, store, seat.round, count, start=len(seat.candidates))]
+        seat.candidates = [
+            *seat.candidates,
+            *make_candidates(tx, store, seat.round, count, start=len(seat.candidates)),
+        ]
 
 
 def test_one_annotation_with_an_unknown_control_stops_nothing(seat, store):
@@ -48,7 +53,9 @@ def test_one_annotation_with_an_unknown_control_stops_nothing(seat, store):
     # Somebody renames a label, which can be mended only once that annotation is gone.
     renamed = configuration(Kind.single, seat.board.id).replace('value="Reject"', 'value="Refuse"')
     renamed = renamed.replace(
-        "</View>\n", '<Choices name="mood" toName="candidate"><Choice value="fine"/></Choices></View>\n', 1
+        "</View>\n",
+        '<Choices name="mood" toName="candidate"><Choice value="fine"/></Choices></View>\n',
+        1,
     )
     seat.studio.client.projects.update(project, label_config=renamed)
     more(seat, store, 2)
@@ -78,7 +85,7 @@ def test_a_refused_board_does_not_stop_the_others(seat, store, caplog, monkeypat
     seat.exchange.put_up(number)
     other = Seat(seat.studio, seat.database, seat.exchange, number, made)
     seat.studio.say(other.task(0), ACCEPT)
-    collect = seat.exchange.desk.collect
+    collect = seat.exchange.backend.collect
     refusing = seat.board.id
 
     def refuse_one(board, since, **more):
@@ -86,7 +93,7 @@ def test_a_refused_board_does_not_stop_the_others(seat, store, caplog, monkeypat
             raise Refused("the desk refuses it")
         return collect(board, since, **more)
 
-    monkeypatch.setattr(seat.exchange.desk, "collect", refuse_one)
+    monkeypatch.setattr(seat.exchange.backend, "collect", refuse_one)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             seat.exchange.collect()
@@ -104,12 +111,18 @@ def test_one_posting_that_is_refused_does_not_stop_the_others(seat, store, monke
 
     def without_a_page(posting, *args):
         data = build(posting, *args)
-        return data if posting.candidate != hostile else {key: data[key] for key in data if key != "look"}
+        return (
+            data
+            if posting.candidate != hostile
+            else {key: data[key] for key in data if key != "look"}
+        )
 
     monkeypatch.setattr(label_studio_tasks, "task_data", without_a_page)
     assert seat.exchange.put_up(seat.round) == {"up": 4}
     with seat.database.transaction() as tx:
-        [row] = tx.execute(sa.select(labeling_tasks).where(labeling_tasks.c.state == "refused")).all()
+        [row] = tx.execute(
+            sa.select(labeling_tasks).where(labeling_tasks.c.state == "refused")
+        ).all()
     assert row.candidate_id == hostile
     assert "look" in row.refused
     assert seat.exchange.put_up(seat.round) == {}, "it is not tried for ever; the pages have it"
@@ -138,7 +151,11 @@ def test_a_project_is_found_by_our_ids_where_its_number_was_lost(seat, store, le
         seat.studio.client.projects.update(number, description="edited", title="edited")
     with seat.database.transaction() as tx:
         lost = {"made_at": None} if legacy else {"number": None, "made_at": None}
-        tx.execute(sa.update(labeling_projects).where(labeling_projects.c.round_id == seat.round).values(lost))
+        tx.execute(
+            sa.update(labeling_projects)
+            .where(labeling_projects.c.round_id == seat.round)
+            .values(lost)
+        )
     more(seat, store, 2)
     assert seat.exchange.put_up(seat.round) == {"up": 2}
     assert (projects(seat), seat.board.number) == (before, number)
@@ -148,7 +165,9 @@ def test_changed_overlap_is_repaired(seat):
     seat.studio.client.projects.update(seat.board.number, maximum_annotations=3)
     [told] = reconcile.compare(seat.exchange, seat.round)
     assert (told.kind, told.mendable) == ("board", True)
-    assert seat.studio.client.projects.get(seat.board.number).maximum_annotations == 3, "to compare changes nothing"
+    assert seat.studio.client.projects.get(seat.board.number).maximum_annotations == 3, (
+        "to compare changes nothing"
+    )
     seat.exchange.collect()
     assert seat.studio.client.projects.get(seat.board.number).maximum_annotations == 1
 
@@ -159,7 +178,9 @@ def test_answers_at_a_second_project_with_our_ids_are_brought_home(seat):
     second = seat.studio.client.projects.create(title="a copy", label_config=config)
     copied = seat.studio.client.tasks.create(project=int(second.id), data=task.data)
     seat.studio.say(int(copied.id), REJECT, by=BOB)
-    [told] = [one for one in reconcile.compare(seat.exchange, seat.round) if one.kind == "elsewhere"]
+    [told] = [
+        one for one in reconcile.compare(seat.exchange, seat.round) if one.kind == "elsewhere"
+    ]
     assert (told.number, told.mendable) == (second.id, True)
     assert "1 of them have annotations that are not known here" in told.told
     reconcile.repair(seat.exchange, seat.round)

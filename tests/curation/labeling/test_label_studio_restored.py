@@ -21,10 +21,10 @@ ADA, BOB, CID = "ada@example.org", "bob@example.org", "cid@example.org"
 def collect_all(seat: Seat) -> None:
     """Read what the sweep would have read one after the other, until nothing is to be read again."""
     with seat.database.transaction() as tx:
-        made = projects.created_projects(tx, seat.exchange.desk.address)
+        made = projects.created_projects(tx, seat.exchange.backend.address)
     for _ in range(2):
         for board in made:
-            seat.exchange.collect_board(board)
+            seat.exchange.pull_project(board)
 
 
 def another(seat: Seat, store, count: int) -> Seat:
@@ -38,10 +38,13 @@ def another(seat: Seat, store, count: int) -> Seat:
 
 @pytest.mark.parametrize("seat", [12], indirect=True)
 def test_what_was_done_after_the_backup_stands(seat, store):
-    studio, desk = seat.studio, seat.exchange.desk
+    studio, desk = seat.studio, seat.exchange.backend
     closed = another(seat, store, 5)
     closed_project = closed.board.number
-    edited, deleted = studio.say(seat.task(0), ACCEPT, by=ADA), studio.say(seat.task(1), ACCEPT, by=ADA)
+    edited, deleted = (
+        studio.say(seat.task(0), ACCEPT, by=ADA),
+        studio.say(seat.task(1), ACCEPT, by=ADA),
+    )
     studio.say(seat.task(3), ACCEPT, by=BOB)
     seat.exchange.collect()
     tasks = {place: seat.task(place) for place in range(12)}
@@ -87,9 +90,13 @@ def test_what_was_done_after_the_backup_stands(seat, store):
         left = [each for each in reconcile.compare(seat.exchange, one.round) if each.mendable]
         assert left == []
     there = studio.tasks(seat.board.number)
-    assert len(there.pop(str(seat.candidates[3]))) == 2, "Bob's own task, and another since he took it back here"
+    assert len(there.pop(str(seat.candidates[3]))) == 2, (
+        "Bob's own task, and another since he took it back here"
+    )
     assert all(len(numbers) == 1 for numbers in there.values())
-    assert {str(seat.candidates[place]) for place in (0, 2, 4)}.isdisjoint(there), "nobody is asked again"
+    assert {str(seat.candidates[place]) for place in (0, 2, 4)}.isdisjoint(there), (
+        "nobody is asked again"
+    )
     assert str(seat.candidates[1]) in there
     assert set(studio.tasks(later.board.number)) == set(map(str, later.candidates))
     studio.say(seat.task(1), REJECT, by=CID)
@@ -103,7 +110,11 @@ def test_a_number_that_comes_back_with_another_author_is_another_answer(seat):
     seat.exchange.collect()
     seat.studio.restore(backup)
     assert seat.studio.say(seat.task(0), REJECT, by=ADA) == first
-    told = [one for one in reconcile.compare(seat.exchange, seat.round) if one.candidate == seat.candidates[0]]
+    told = [
+        one
+        for one in reconcile.compare(seat.exchange, seat.round)
+        if one.candidate == seat.candidates[0]
+    ]
     assert {one.kind for one in told} == {"forgotten", "unheard"}
     seat.exchange.collect()
     assert (seat.state(0), seat.decided(0)) == ("accepted", [("accept", CID)])

@@ -23,9 +23,13 @@ def three(seat, store) -> Seat:
         number = make_round(tx)
         set_consensus(tx, number, ConsensusSettings(ConsensusRule.majority, 3), "test")
         made = make_candidates(tx, store, number, 2)
-    assert seat.exchange.put_up(number) == {}, "people there see what others said, so it is not offered unasked"
+    assert seat.exchange.put_up(number) == {}, (
+        "people there see what others said, so it is not offered unasked"
+    )
     with seat.database.transaction() as tx:
-        assert "can see the annotations of others" in projects.switch_interface(tx, number, "label-studio", "test")
+        assert "can see the annotations of others" in projects.switch_interface(
+            tx, number, "label-studio", "test"
+        )
     seat.exchange.put_up(number)
     return Seat(seat.studio, seat.database, seat.exchange, number, made)
 
@@ -51,7 +55,13 @@ def test_each_is_given_to_so_many_people_and_the_majority_stands(three):
     three.studio.say(first, REJECT, by=CID)
     assert three.exchange.collect(three.round) == {"kept": 2}
     assert three.state(0) == "accepted"
-    assert [verdict for verdict, _ in three.decided(0)] == ["accept", "reject", "undo", "accept", "reject"]
+    assert [verdict for verdict, _ in three.decided(0)] == [
+        "accept",
+        "reject",
+        "undo",
+        "accept",
+        "reject",
+    ]
     assert given(three) == three.task(1)
     assert reconcile.compare(three.exchange, three.round) == []
 

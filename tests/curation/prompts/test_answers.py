@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 from curation.domain import Prompt
 from curation.prompts.parse import MAX_TEXT_LENGTH, parse_completion, parse_line
 
-GOOD = {"text": "a cute cat in a garden", "foreground": "a cute cat", "background": "a garden with nothing in it"}
+GOOD = {
+    "text": "a cute cat in a garden",
+    "foreground": "a cute cat",
+    "background": "a garden with nothing in it",
+}
 
 
 def line(**changed):
@@ -35,7 +39,10 @@ def test_lines_between_talk_and_fences_are_read_in_order():
         ("[" * 100_000, "not a line of JSON"),
         ("[]", "not a JSON object"),
         ('"a cat"', "not a JSON object"),
-        (json.dumps({"text": "a", "foreground": "b"}), "other keys than text, foreground and background"),
+        (
+            json.dumps({"text": "a", "foreground": "b"}),
+            "other keys than text, foreground and background",
+        ),
         (line(mood="sunny"), "other keys than text, foreground and background"),
         (line(text=""), "a text is empty, too long or not a string"),
         (line(text=["a cat"]), "a text is empty, too long or not a string"),
@@ -45,7 +52,10 @@ def test_lines_between_talk_and_fences_are_read_in_order():
         (line(text="a cat " * MAX_TEXT_LENGTH), "a text is empty, too long or not a string"),
         (line(background="A cute cat in a garden"), "two texts are the same"),
         (line(text="a dog in a garden"), "the text does not mention the foreground"),
-        (line(background="a garden with a cute cat in it"), "the background mentions the foreground"),
+        (
+            line(background="a garden with a cute cat in it"),
+            "the background mentions the foreground",
+        ),
     ],
 )
 def test_other_lines_are_refused_by_name(given, reason):
@@ -59,11 +69,17 @@ def test_texts_are_cleaned_of_blanks_alone():
     read = parse_line(line(text="  a cute   cat in a garden "))
     assert isinstance(read, Prompt)
     assert read.text == "a cute cat in a garden"
-    assert isinstance(parse_line(line(foreground="die niedliche Käthe", text="Käthe im Garten")), Prompt)
+    assert isinstance(
+        parse_line(line(foreground="die niedliche Käthe", text="Käthe im Garten")), Prompt
+    )
 
 
 def test_nothing_said_is_counted_too():
-    assert parse_completion("").refused == parse_completion("```\n```").refused == [("an empty completion", "")]
+    assert (
+        parse_completion("").refused
+        == parse_completion("```\n```").refused
+        == [("an empty completion", "")]
+    )
 
 
 @given(st.text() | st.recursive(st.none() | st.text() | st.integers(), st.lists).map(json.dumps))

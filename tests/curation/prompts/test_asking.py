@@ -8,7 +8,12 @@ import pytest
 
 from curation.domain import Prompt
 from curation.errors import Refused, Unreachable
-from curation.prompts.llm import MAX_FUTILE_REQUESTS, PROMPTS_PER_REQUEST, compose_request, generate_prompts
+from curation.prompts.llm import (
+    MAX_FUTILE_REQUESTS,
+    PROMPTS_PER_REQUEST,
+    compose_request,
+    generate_prompts,
+)
 
 THINGS = ("cat", "dog", "cup", "tree", "boat", "lamp", "fox", "owl", "pear", "car")
 PLACES = ("garden", "harbour", "kitchen", "forest", "street", "desert")
@@ -31,7 +36,13 @@ class Author:
         assert tokens > PROMPTS_PER_REQUEST * 40
         pairs = [(THINGS[(seed + k) % 10], PLACES[(seed // 7 + k) % 6]) for k in range(self.count)]
         lines = [
-            json.dumps({"text": f"a {a} in the {b}.", "foreground": f"a {a}", "background": f"the {b}, empty"})
+            json.dumps(
+                {
+                    "text": f"a {a} in the {b}.",
+                    "foreground": f"a {a}",
+                    "background": f"the {b}, empty",
+                }
+            )
             for a, b in pairs
         ]
         return "\n".join(["Of course:"] * self.broken + lines)
@@ -79,14 +90,21 @@ def test_enough_is_enough():
 
 
 def test_capitals_and_full_stops_make_no_other_triple():
-    known = [Prompt(f"A {a} in the {b}", f"a {a}.", f"The {b}, empty") for a in THINGS for b in PLACES]
-    with pytest.raises(Refused, match=f"nothing new in {MAX_FUTILE_REQUESTS} requests; rejected lines: a repetition"):
+    known = [
+        Prompt(f"A {a} in the {b}", f"a {a}.", f"The {b}, empty") for a in THINGS for b in PLACES
+    ]
+    with pytest.raises(
+        Refused,
+        match=f"nothing new in {MAX_FUTILE_REQUESTS} requests; rejected lines: a repetition",
+    ):
         made(Author(broken=0), 61, known)
 
 
 def test_a_model_that_only_talks_is_given_up():
     author = Author(count=0)
-    with pytest.raises(Refused, match=f"author@1 returned nothing new .* not a line of JSON {MAX_FUTILE_REQUESTS}"):
+    with pytest.raises(
+        Refused, match=f"author@1 returned nothing new .* not a line of JSON {MAX_FUTILE_REQUESTS}"
+    ):
         made(author, 5)
     assert len(author.questions) == MAX_FUTILE_REQUESTS
 
@@ -95,5 +113,15 @@ def test_the_question_says_what_is_wanted():
     question, number = compose_request(0, 10, 0)
     assert all(f'"{name}"' in question for name in ("text", "foreground", "background"))
     assert str(PROMPTS_PER_REQUEST) in question
-    assert len({compose_request(seed, known, vain)[1] for seed in range(3) for known in range(3) for vain in range(3)}) == 27
+    assert (
+        len(
+            {
+                compose_request(seed, known, vain)[1]
+                for seed in range(3)
+                for known in range(3)
+                for vain in range(3)
+            }
+        )
+        == 27
+    )
     assert 0 <= number < 2**32

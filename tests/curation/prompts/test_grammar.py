@@ -16,7 +16,13 @@ from curation.prompts.vocabulary import PLACES, SUBJECTS
 
 def test_all_triples_are_there_once():
     spoken = list(generate(0))
-    assert len(spoken) == count_prompts() == len(set(spoken)) == len({one.text.lower() for one in spoken}) > 20_000
+    assert (
+        len(spoken)
+        == count_prompts()
+        == len(set(spoken))
+        == len({one.text.lower() for one in spoken})
+        > 20_000
+    )
     assert set(generate(1)) == set(spoken)
 
 
@@ -25,16 +31,30 @@ def test_each_is_a_subject_in_a_place_and_the_place_with_nothing_in_it():
         assert one.foreground and one.background
         where = one.background.removeprefix("an empty ")
         assert where != one.background
-        assert re.fullmatch(rf"{re.escape(one.foreground)} (on|in|over) an? {re.escape(where)}", one.text), one
-        assert isinstance(parse_line(write_line(one)), Prompt), one  # what is asked of language models holds here too
+        assert re.fullmatch(
+            rf"{re.escape(one.foreground)} (on|in|over) an? {re.escape(where)}", one.text
+        ), one
+        assert isinstance(parse_line(write_line(one)), Prompt), (
+            one
+        )  # what is asked of language models holds here too
 
 
 def test_subjects_stand_where_they_can():
     texts = [one.text for one in generate(0)]
-    assert not [text for text in texts if "boat" in text and not re.search(r"lake|river|harbour|pond", text)]
+    assert not [
+        text for text in texts if "boat" in text and not re.search(r"lake|river|harbour|pond", text)
+    ]
     assert not [text for text in texts if "balloon" in text and "sky" not in text]
-    assert not [text for text in texts if re.search(r"\bcar\b", text) and re.search(r"table|forest|lake|carpet", text)]
-    assert not [text for text in texts if "glass bottle" in text and not re.search("table|desk|counter|sill", text)]
+    assert not [
+        text
+        for text in texts
+        if re.search(r"\bcar\b", text) and re.search(r"table|forest|lake|carpet", text)
+    ]
+    assert not [
+        text
+        for text in texts
+        if "glass bottle" in text and not re.search("table|desk|counter|sill", text)
+    ]
     assert all(ground in PLACES for group in SUBJECTS for ground in group.grounds)
 
 
@@ -47,14 +67,24 @@ def test_the_first_hundreds_are_of_different_subjects():
     subjects = sum(len(group.subjects) for group in SUBJECTS)
     first = list(islice(generate(5), subjects))
     names = {subject for group in SUBJECTS for subject in group.subjects}
-    met = {name for name in names if any(re.search(rf"\b{name}\b", str(one.foreground)) for one in first)}
+    met = {
+        name
+        for name in names
+        if any(re.search(rf"\b{name}\b", str(one.foreground)) for one in first)
+    }
     assert met == names
 
 
 def test_a_seed_gives_the_same_order_in_every_process_and_another_seed_another():
-    program = (
-        "from itertools import islice; from curation.prompts.grammar import generate; print(list(islice(speak(7), 50)))"
+    program = "from itertools import islice; from curation.prompts.grammar import generate; print(list(islice(speak(7), 50)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(list(islice(generate(7), 50))) != str(list(islice(generate(8), 50)))
-    assert next(generate(0)).text == "an old sailing boat on a reed-lined pond at golden hour"  # in years to come too
+    assert (
+        done.stdout.strip()
+        == str(list(islice(generate(7), 50)))
+        != str(list(islice(generate(8), 50)))
+    )
+    assert (
+        next(generate(0)).text == "an old sailing boat on a reed-lined pond at golden hour"
+    )  # in years to come too

@@ -45,13 +45,15 @@ def take(database, reviewer: int, number: int | None, count: int, holding=(), pa
 
 
 def ids(tray) -> list[uuid.UUID]:
-    return [card.id for card in tray.cards]
+    return [card.id for card in tray.items]
 
 
 def run_out(database) -> None:
     """Let every lease end, and the sweep hand back what nobody renewed."""
     with database.transaction() as tx:
-        tx.execute(sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 minute'")))
+        tx.execute(
+            sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 minute'"))
+        )
         leases.expire(tx)
 
 
@@ -65,7 +67,9 @@ def test_work_elsewhere_keeps_no_lease_alive(database, two):
     left = ids(take(database, ann, two[0], 8, page=PAGE))
     held = ids(take(database, ann, two[1], 4, page=OTHER_PAGE))
     with database.transaction() as tx:
-        tx.execute(sa.update(leases_table).values(expires_at=sa.text("now() + interval '1 second'")))
+        tx.execute(
+            sa.update(leases_table).values(expires_at=sa.text("now() + interval '1 second'"))
+        )
     take(database, ann, two[1], 0, held, OTHER_PAGE)
     with database.transaction() as tx:
         soon = sa.select(leases_table.c.subject).where(
@@ -106,7 +110,7 @@ def test_a_page_takes_over_from_the_one_before_it_in_its_tab(database, two):
         queue.release_claimed(tx, ann, late, PAGE)
     assert not set(ids(take(database, bob, two[0], 8))) & set(late)
     with database.transaction() as tx:
-        assert len(queue.claim_batch(tx, ann, two[1], 2, (), 60, PAGE, OTHER_PAGE).cards) == 2
+        assert len(queue.claim_batch(tx, ann, two[1], 2, (), 60, PAGE, OTHER_PAGE).items) == 2
     assert set(ids(take(database, bob, two[0], 8))) >= set(late), "another round was opened"
 
 
@@ -169,9 +173,9 @@ def test_a_paused_round_takes_what_was_shown_and_gives_nothing_more(database, tw
         assert undo(tx, ann, None, key=uuid.uuid4(), seconds=60, page=PAGE).card.id == first
     assert say(database, ann, first, Verdict.reject).state == "rejected"
     assert take(database, ann, two[0], 0, [second, third], PAGE).lost == (), "renewed: it is in use"
-    assert take(database, ann, two[0], 8, [second, third, fourth], PAGE).cards == ()
+    assert take(database, ann, two[0], 8, [second, third, fourth], PAGE).items == ()
     run_out(database)
-    assert take(database, ann, two[0], 8, [third], PAGE).cards == ()
+    assert take(database, ann, two[0], 8, [third], PAGE).items == ()
     assert say(database, ann, second).state == "accepted", "it was shown before the pause"
     with database.transaction() as tx:
         lifecycle.close_round(tx, two[0], "test")
@@ -212,7 +216,11 @@ def test_pages_of_two_reviewers_at_two_servers_starve_nobody(database, database_
                 queue.release_claimed(tx, reviewer, held, mine)
             mine = uuid.uuid4()
 
-    threads = [threading.Thread(target=page, args=(server, reviewer)) for server in servers for reviewer in people]
+    threads = [
+        threading.Thread(target=page, args=(server, reviewer))
+        for server in servers
+        for reviewer in people
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

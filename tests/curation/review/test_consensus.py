@@ -17,7 +17,12 @@ from curation.domain import CandidateState, Job, Role, RuleVerdict, Verdict
 from curation.errors import Conflict, Refused
 from curation.quality import aggregation
 from curation.review import decisions
-from curation.review.consensus import ConsensusRule, ConsensusSettings, rounds_needing_skill_estimates, set_consensus
+from curation.review.consensus import (
+    ConsensusRule,
+    ConsensusSettings,
+    rounds_needing_skill_estimates,
+    set_consensus,
+)
 from curation.review.queue import claim_batch
 from curation.review.reviewers import add_reviewer, add_rule_reviewer
 from curation.rounds import lifecycle
@@ -41,13 +46,20 @@ class Panel:
                 self.people[name] = add_reviewer(tx, name, role).id
         return self.people[name]
 
-    def take(self, name: str, count: int = 8, holding: tuple[uuid.UUID, ...] = ()) -> list[uuid.UUID]:
+    def take(
+        self, name: str, count: int = 8, holding: tuple[uuid.UUID, ...] = ()
+    ) -> list[uuid.UUID]:
         with self.database.transaction() as tx:
-            return [card.id for card in claim_batch(tx, self.who(name), self.number, count, holding, 60).cards]
+            return [
+                card.id
+                for card in claim_batch(tx, self.who(name), self.number, count, holding, 60).items
+            ]
 
     def decide(self, name: str, candidate: uuid.UUID, verdict: Verdict = ACCEPT, **more):
         with self.database.transaction() as tx:
-            return decisions.decide(tx, self.who(name), candidate, verdict, **{"key": uuid.uuid4(), **more})
+            return decisions.decide(
+                tx, self.who(name), candidate, verdict, **{"key": uuid.uuid4(), **more}
+            )
 
     def undo(self, name: str, decision: int | None = None):
         with self.database.transaction() as tx:
@@ -57,7 +69,9 @@ class Panel:
         with self.database.transaction() as tx:
             return tuple(
                 tx.execute(
-                    sa.select(candidates.c.state, candidates.c.decided).where(candidates.c.id == candidate)
+                    sa.select(candidates.c.state, candidates.c.decided).where(
+                        candidates.c.id == candidate
+                    )
                 ).one()
             )
 
@@ -87,7 +101,9 @@ def test_a_verdict_stands_when_enough_have_said_it(open_panel):
     one = panel.ids[0]
     for name in ("ann", "bob"):
         assert one in panel.take(name)
-        assert panel.decide(name, one).state == "accepted", "what this verdict says by itself: the others' stay unseen"
+        assert panel.decide(name, one).state == "accepted", (
+            "what this verdict says by itself: the others' stay unseen"
+        )
     assert panel.row(one) == ("waiting", 2)
     assert panel.sampled() == set()
     panel.decide("cy", one, REJECT)
@@ -102,12 +118,16 @@ def test_nobody_is_shown_a_candidate_twice(open_panel):
     one, two, three = panel.ids
     assert set(panel.take("ann")) == {one, two, three}
     panel.decide("ann", one)
-    assert panel.take("ann", holding=(two, three)) == [], "the others are held, the first is decided"
+    assert panel.take("ann", holding=(two, three)) == [], (
+        "the others are held, the first is decided"
+    )
     with pytest.raises(Conflict, match="you have already decided"):
         panel.decide("ann", one)
     assert panel.take("bob") == [one], "begun by somebody else"
     with panel.database.transaction() as tx:
-        tx.execute(sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 minute'")))
+        tx.execute(
+            sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 minute'"))
+        )
         leases.expire(tx)
     with panel.database.transaction() as tx:
         tray = claim_batch(tx, panel.who("ann"), panel.number, 0, (one, two), 60)
@@ -122,14 +142,18 @@ def test_begun_candidates_come_before_fresh_ones(open_panel):
     assert set(panel.take("bob", 2)) == set(first)
 
 
-def test_beyond_the_first_look_the_rest_is_found_once_nothing_fresh_is_left(open_panel, monkeypatch):
+def test_beyond_the_first_look_the_rest_is_found_once_nothing_fresh_is_left(
+    open_panel, monkeypatch
+):
     monkeypatch.setattr("curation.review.queue.SCAN_LIMIT", 2)
     panel = open_panel(majority(2), count=6)
     shown = panel.take("ann", 5)
     for one in shown:
         panel.decide("ann", one)
     (last,) = panel.take("bob", 6)[-1:]
-    assert set(panel.take("bob", 6)) == set(panel.ids), "two begun, the fresh one, and the three beyond"
+    assert set(panel.take("bob", 6)) == set(panel.ids), (
+        "two begun, the fresh one, and the three beyond"
+    )
     assert last in panel.ids
 
 
@@ -152,7 +176,11 @@ def test_a_tie_goes_to_an_adjudicator_who_has_not_decided_it(open_panel):
     final = panel.decide("fay", one)
     assert panel.row(one) == ("accepted", 2)
     with panel.database.transaction() as tx:
-        rows = tx.execute(sa.select(decisions_table.c.final).order_by(decisions_table.c.id)).scalars().all()
+        rows = (
+            tx.execute(sa.select(decisions_table.c.final).order_by(decisions_table.c.id))
+            .scalars()
+            .all()
+        )
     assert rows == [False, False, True]
     with pytest.raises(Conflict, match="final decision"):
         panel.undo("ann")
@@ -218,7 +246,9 @@ def test_the_oracle_decides_alone_unless_it_is_a_voice(open_panel):
         with panel.database.transaction() as tx:
             oracle = add_rule_reviewer(tx)
             card = next(
-                card for card in decisions.claim_items(tx, oracle, panel.number, 8, (), 60) if card.id == panel.ids[0]
+                card
+                for card in decisions.claim_items(tx, oracle, panel.number, 8, (), 60)
+                if card.id == panel.ids[0]
             )
             decisions.record_rule_verdict(tx, oracle, card, RuleVerdict(REJECT, (), "a halo"))
         assert panel.row(panel.ids[0])[0] == state
@@ -240,7 +270,9 @@ def test_what_is_known_of_reviewers_settles_what_a_majority_would_not(open_panel
     assert Job("aggregate", (panel.number,)) in asked
     assert states(panel.database, panel.number) == {"accepted": 10, "rejected": 10, "waiting": 10}
     with panel.database.transaction() as tx:
-        assert rounds_needing_skill_estimates(tx) == [panel.number], "the sweep asks again, should the job be lost"
+        assert rounds_needing_skill_estimates(tx) == [panel.number], (
+            "the sweep asks again, should the job be lost"
+        )
     with panel.database.transaction() as tx:
         assert aggregation.resolve_waiting(tx, panel.number) == 10
         assert rounds_needing_skill_estimates(tx) == []
@@ -274,15 +306,22 @@ def test_flips_are_told_before_they_are_made_and_made_in_the_open(open_panel):
         done = aggregation.apply_verdict_changes(tx, panel.number)
         assert (done["flips"], done["turned"]) == (told["flips"], len(told["flips"]))
         assert aggregation.apply_verdict_changes(tx, panel.number)["turned"] == 0, "twice is once"
-        rows = tx.execute(sa.select(decisions_table).where(decisions_table.c.channel == "consensus")).all()
+        rows = tx.execute(
+            sa.select(decisions_table).where(decisions_table.c.channel == "consensus")
+        ).all()
     assert len(rows) == len(told["flips"])
-    assert all(row.final and row.comment.startswith(f"aggregation {done['aggregation']}:") for row in rows)
+    assert all(
+        row.final and row.comment.startswith(f"aggregation {done['aggregation']}:") for row in rows
+    )
     assert {row.candidate_id: row.verdict for row in rows} == {
-        flip["candidate"]: "accept" if flip["would_be"] == "accepted" else "reject" for flip in told["flips"]
+        flip["candidate"]: "accept" if flip["would_be"] == "accepted" else "reject"
+        for flip in told["flips"]
     }
     with panel.database.transaction() as tx:
         accepted = set(
-            tx.execute(sa.select(candidates.c.id).where(candidates.c.state == CandidateState.accepted)).scalars()
+            tx.execute(
+                sa.select(candidates.c.id).where(candidates.c.state == CandidateState.accepted)
+            ).scalars()
         )
         again = aggregation.find_verdict_changes(tx, panel.number, certainty=0.9)
     assert panel.sampled() == accepted

@@ -7,7 +7,13 @@ import uuid
 import hypothesis.strategies as st
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from curation.db import leases
 from curation.db.engine import Database
@@ -38,7 +44,9 @@ class Deciding(RuleBasedStateMachine):
             tx.execute(sa.delete(leases_table))
             tx.execute(sa.text("update rounds set state = 'closed'"))
             self.number = make_round(tx)
-            set_consensus(tx, self.number, ConsensusSettings(ConsensusRule.majority, OVERLAP), "test")
+            set_consensus(
+                tx, self.number, ConsensusSettings(ConsensusRule.majority, OVERLAP), "test"
+            )
             self.ids = sorted(make_candidates(tx, self.store, self.number, COUNT))
             access = (Role.annotator, Role.annotator, Role.engineer)
             self.people = [add_reviewer(tx, uuid.uuid4().hex, one).id for one in access]
@@ -55,7 +63,11 @@ class Deciding(RuleBasedStateMachine):
 
     def may_look(self, who: int, one: uuid.UUID) -> bool:
         full = len(self.votes[one]) >= OVERLAP
-        return self.verdict(one) is None and who not in self.votes[one] and (not full or who == ENGINEER)
+        return (
+            self.verdict(one) is None
+            and who not in self.votes[one]
+            and (not full or who == ENGINEER)
+        )
 
     @rule(who=PEOPLE, count=st.integers(1, 3))
     def take(self, who: int, count: int) -> None:
@@ -68,18 +80,26 @@ class Deciding(RuleBasedStateMachine):
             assert card.id in free
             self.held[card.id] = who
 
-    @rule(who=PEOPLE, place=st.integers(0, COUNT - 1), verdict=st.sampled_from(["accept", "reject", "skip"]))
+    @rule(
+        who=PEOPLE,
+        place=st.integers(0, COUNT - 1),
+        verdict=st.sampled_from(["accept", "reject", "skip"]),
+    )
     def decide(self, who: int, place: int, verdict: str) -> None:
         one = self.ids[place]
         allowed = self.may_look(who, one) and self.held.get(one, who) == who
         try:
             with self.database.transaction() as tx:
-                told = decisions.decide(tx, self.people[who], one, Verdict(verdict), key=uuid.uuid4())
+                told = decisions.decide(
+                    tx, self.people[who], one, Verdict(verdict), key=uuid.uuid4()
+                )
         except Conflict:
             assert not allowed
             return
         assert allowed
-        assert told.state == {"accept": "accepted", "reject": "rejected", "skip": "waiting"}[verdict], "blind"
+        assert (
+            told.state == {"accept": "accepted", "reject": "rejected", "skip": "waiting"}[verdict]
+        ), "blind"
         self.held.pop(one, None)
         kind = "skip"
         if verdict != "skip":
@@ -100,7 +120,11 @@ class Deciding(RuleBasedStateMachine):
             assert one is None
             return
         except Conflict:
-            waits = self.verdict(one) is None and one not in self.held and len(self.votes[one]) < OVERLAP
+            waits = (
+                self.verdict(one) is None
+                and one not in self.held
+                and len(self.votes[one]) < OVERLAP
+            )
             assert one in self.final if kind == "vote" else kind == "skip" and not waits
             return
         assert undone.card.id == one
@@ -114,7 +138,9 @@ class Deciding(RuleBasedStateMachine):
     @rule()
     def expire(self) -> None:
         with self.database.transaction() as tx:
-            tx.execute(sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 second'")))
+            tx.execute(
+                sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 second'"))
+            )
             leases.expire(tx)
         self.held.clear()
 
@@ -124,8 +150,12 @@ class Deciding(RuleBasedStateMachine):
             return
         with self.database.transaction() as tx:
             mine = candidates.c.round_id == self.number
-            rows = tx.execute(sa.select(candidates.c.id, candidates.c.state, candidates.c.decided).where(mine)).all()
-            leased = dict(tx.execute(sa.select(leases_table.c.subject, leases_table.c.holder)).all())
+            rows = tx.execute(
+                sa.select(candidates.c.id, candidates.c.state, candidates.c.decided).where(mine)
+            ).all()
+            leased = dict(
+                tx.execute(sa.select(leases_table.c.subject, leases_table.c.holder)).all()
+            )
             standing = (samples.c.withdrawn_at.is_(None)) & (samples.c.round == self.number)
             sampled = set(tx.execute(sa.select(samples.c.candidate_id).where(standing)).scalars())
         assert {row.id: (row.state, row.decided) for row in rows} == {
@@ -143,5 +173,10 @@ class Deciding(RuleBasedStateMachine):
 
 def test_any_order_of_verdicts_keeps_the_records_in_agreement(database, store):
     Deciding.database, Deciding.store = database, store
-    few = settings(max_examples=20, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck))
+    few = settings(
+        max_examples=20,
+        stateful_step_count=20,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
     run_state_machine_as_test(Deciding, settings=few)

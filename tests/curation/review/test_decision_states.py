@@ -8,7 +8,13 @@ import hypothesis.strategies as st
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from curation.db import leases
 from curation.db.engine import Database
@@ -90,7 +96,9 @@ class Reviewing(RuleBasedStateMachine):
             return
         except Conflict:
             _, one, verdict = self.made[who][-1]
-            assert self.closed or (verdict is Verdict.skip and (one in self.held or one in self.standing))
+            assert self.closed or (
+                verdict is Verdict.skip and (one in self.held or one in self.standing)
+            )
             return
         _, one, _ = self.made[who].pop()
         assert undone.card.id == one
@@ -100,7 +108,9 @@ class Reviewing(RuleBasedStateMachine):
     @rule()
     def expire(self) -> None:
         with self.database.transaction() as tx:
-            tx.execute(sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 second'")))
+            tx.execute(
+                sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 second'"))
+            )
             leases.expire(tx)
         self.held.clear()
 
@@ -124,10 +134,14 @@ class Reviewing(RuleBasedStateMachine):
         with self.database.transaction() as tx:
             states = dict(
                 tx.execute(
-                    sa.select(candidates.c.id, candidates.c.state).where(candidates.c.round_id == self.number)
+                    sa.select(candidates.c.id, candidates.c.state).where(
+                        candidates.c.round_id == self.number
+                    )
                 ).all()
             )
-            leased = dict(tx.execute(sa.select(leases_table.c.subject, leases_table.c.holder)).all())
+            leased = dict(
+                tx.execute(sa.select(leases_table.c.subject, leases_table.c.holder)).all()
+            )
             query = sa.select(samples.c.candidate_id).where(
                 samples.c.withdrawn_at.is_(None), samples.c.round == self.number
             )
@@ -135,7 +149,9 @@ class Reviewing(RuleBasedStateMachine):
         expected = {one: self.state_of(one) for one in states}
         assert states == expected
         assert leased == {one: f"reviewer {self.people[who]}" for one, who in self.held.items()}
-        assert sampled == {one for one, (_, verdict) in self.standing.items() if verdict is Verdict.accept}
+        assert sampled == {
+            one for one, (_, verdict) in self.standing.items() if verdict is Verdict.accept
+        }
 
     def state_of(self, one: uuid.UUID) -> str:
         if one in self.standing:
@@ -146,15 +162,26 @@ class Reviewing(RuleBasedStateMachine):
 
     def ids(self) -> list[uuid.UUID]:
         with self.database.transaction() as tx:
-            return list(tx.execute(sa.select(candidates.c.id).where(candidates.c.round_id == self.number)).scalars())
+            return list(
+                tx.execute(
+                    sa.select(candidates.c.id).where(candidates.c.round_id == self.number)
+                ).scalars()
+            )
 
 
 def test_any_order_of_events_keeps_the_records_in_agreement(database, store):
     Reviewing.database, Reviewing.store = database, store
-    few = settings(max_examples=15, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck))
+    few = settings(
+        max_examples=15,
+        stateful_step_count=15,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
     run_state_machine_as_test(Reviewing, settings=few)
     with database.transaction() as tx:
-        kept = tx.execute(sa.select(sa.func.count(), sa.func.count(decisions_table.c.key.distinct()))).one()
+        kept = tx.execute(
+            sa.select(sa.func.count(), sa.func.count(decisions_table.c.key.distinct()))
+        ).one()
     assert kept[0] == kept[1] > 0
 
 
@@ -163,7 +190,11 @@ def test_the_database_enforces_the_law_of_states(database, source):
     """Each of the 12 x 12 moves: allowed exactly where MOVES says so, however the state was reached."""
     with database.transaction() as tx:
         number = make_round(tx)
-        tx.execute(sa.text("insert into prompts (id, text) values ('00000000-0000-0000-0000-000000000001', 'p')"))
+        tx.execute(
+            sa.text(
+                "insert into prompts (id, text) values ('00000000-0000-0000-0000-000000000001', 'p')"
+            )
+        )
         for place, target in enumerate(CandidateState):
             row = {
                 "id": uuid.UUID(int=place + 1),

@@ -17,13 +17,22 @@ from curation.db.tables import candidates, samples
 from curation.db.tables import decisions as decisions_table
 from curation.db.tables import leases as leases_table
 from curation.db.tables import rounds as rounds_table
-from curation.domain import CandidateState, LayerRole, Prompt, RejectReason, RuleVerdict, Split, Verdict, assign_split
+from curation.domain import (
+    CandidateState,
+    LayerRole,
+    Prompt,
+    RejectReason,
+    RuleVerdict,
+    Split,
+    Verdict,
+    assign_split,
+)
 from curation.errors import Conflict, NotFound, Refused
 from curation.images.codec import encode_layer, pixel_hash
 from curation.review import decisions
 from curation.review.reviewers import add_reviewer, add_rule_reviewer
 from curation.rounds import lifecycle
-from tests.making import make_candidates, make_round, picture, states
+from tests.making import image, make_candidates, make_round, states
 
 ACCEPT, REJECT, SKIP = Verdict.accept, Verdict.reject, Verdict.skip
 
@@ -55,7 +64,9 @@ class Desk:
 
     def expire(self) -> None:
         with self.database.transaction() as tx:
-            tx.execute(sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 minute'")))
+            tx.execute(
+                sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 minute'"))
+            )
             leases.expire(tx)
 
 
@@ -110,7 +121,10 @@ def test_the_same_key_is_one_decision(desk):
     (card,) = desk.take(desk.ann)
     key = uuid.uuid4()
     first = desk.decide(desk.ann, card.id, REJECT, key=key, reasons=[RejectReason.halo])
-    assert desk.decide(desk.ann, card.id, REJECT, key=key, reasons=[RejectReason.halo], dwell_ms=5) == first
+    assert (
+        desk.decide(desk.ann, card.id, REJECT, key=key, reasons=[RejectReason.halo], dwell_ms=5)
+        == first
+    )
     assert len(desk.rows(decisions_table)) == 1
 
 
@@ -143,7 +157,9 @@ def test_what_somebody_else_holds_or_decided_is_a_conflict(desk):
 def test_a_late_decision_is_taken_while_the_candidate_waits(desk):
     first, second = desk.take(desk.ann, 2)
     with desk.database.transaction() as tx:
-        tx.execute(sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 minute'")))
+        tx.execute(
+            sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 minute'"))
+        )
     assert desk.decide(desk.ann, first.id).state == "accepted", "run out, not swept"
     desk.expire()
     assert desk.decide(desk.ann, second.id).state == "accepted", "swept: waiting"
@@ -197,10 +213,15 @@ def test_undo_gives_the_candidate_back_and_withdraws_its_sample(desk, store):
         ("accept", None),
         ("undo", accepted.decision),
     ]
-    with desk.database.transaction(one_view=True) as tx, pytest.raises(Refused, match="no samples"):
+    with (
+        desk.database.transaction(repeatable_read=True) as tx,
+        pytest.raises(Refused, match="no samples"),
+    ):
         freeze_snapshot(tx, store, tag=None, actor="test")
     desk.decide(desk.ann, card.id)
-    assert [row["withdrawn_at"] for row in desk.rows(samples)] == [None], "accepted again: the same sample stands"
+    assert [row["withdrawn_at"] for row in desk.rows(samples)] == [None], (
+        "accepted again: the same sample stands"
+    )
 
 
 def test_undo_walks_back_one_by_one_and_no_further(desk):
@@ -258,7 +279,7 @@ def test_verdicts_of_a_closed_round_are_history(desk):
 
 
 def test_an_imported_file_keeps_its_own_licence_source_and_split(database, store):
-    rgba = picture(1)
+    rgba = image(1)
     data = encode_layer(rgba)
     layer = StoredLayer(store.put(data), rgba.shape[1], rgba.shape[0], len(data), pixel_hash(rgba))
     origin = {"licence": "CC-BY-4.0", "source": "cat.png", "split": "heldout"}
@@ -284,7 +305,9 @@ def test_what_a_model_drew_is_never_held_out(desk, store):
     for candidate in made:
         desk.decide(desk.ann, candidate)
     kept = desk.rows(samples)
-    assert any(assign_split(row["visible"]) is Split.heldout for row in kept), "or this test would prove nothing"
+    assert any(assign_split(row["visible"]) is Split.heldout for row in kept), (
+        "or this test would prove nothing"
+    )
     assert {row["split"] for row in kept} == {Split.train}
 
 
@@ -304,9 +327,10 @@ def test_the_oracle_decides_like_anybody_in_its_own_name(desk):
     assert by[bad.id]["comment"] == "its halo is 0.4, above 0.1"
     assert by[bad.id]["dwell_ms"] is None
     with desk.database.transaction() as tx:
-        assert decisions.record_rule_verdict(tx, oracle, bad, said(REJECT, RejectReason.halo)) == decided, (
-            "a repeated job"
-        )
+        assert (
+            decisions.record_rule_verdict(tx, oracle, bad, said(REJECT, RejectReason.halo))
+            == decided
+        ), "a repeated job"
         with pytest.raises(Conflict):
             decisions.record_rule_verdict(tx, oracle, good, said(REJECT))
     assert len(desk.rows(decisions_table)) == 2
@@ -345,7 +369,10 @@ def test_of_many_undos_at_once_one_stands(desk):
     decided = desk.decide(desk.ann, card.id)
     answers = at_once(6, lambda _: desk.undo(desk.ann, decided.decision))
     assert sum(not isinstance(answer, Exception) for answer in answers) == 1
-    assert {type(answer) for answer in answers if isinstance(answer, Exception)} <= {Conflict, NotFound}
+    assert {type(answer) for answer in answers if isinstance(answer, Exception)} <= {
+        Conflict,
+        NotFound,
+    }
     assert len(desk.rows(decisions_table)) == 2
 
 
@@ -364,7 +391,9 @@ def test_deciding_while_the_round_is_closed_and_swept_blocks_nobody(desk, store)
         if i == 1:
             with desk.database.transaction() as tx:
                 return leases.expire(tx)
-        return [outcome(lambda one=one: desk.decide(desk.ann, one, REJECT)) for one in held[i - 2 :: 4]]
+        return [
+            outcome(lambda one=one: desk.decide(desk.ann, one, REJECT)) for one in held[i - 2 :: 4]
+        ]
 
     answers = at_once(6, act)
     assert not [answer for answer in answers if isinstance(answer, Exception)]
@@ -406,7 +435,12 @@ def test_decisions_are_never_changed(desk):
     (card,) = desk.take(desk.ann)
     desk.decide(desk.ann, card.id)
     for statement in ("update decisions set verdict = 'reject'", "delete from decisions"):
-        with pytest.raises(sa.exc.IntegrityError, match="never changed"), desk.database.transaction() as tx:
+        with (
+            pytest.raises(sa.exc.IntegrityError, match="never changed"),
+            desk.database.transaction() as tx,
+        ):
             tx.execute(sa.text(statement))
     with desk.database.transaction() as tx:
-        assert tx.scalar(sa.select(candidates.c.state).where(candidates.c.id == card.id)) == "accepted"
+        assert (
+            tx.scalar(sa.select(candidates.c.state).where(candidates.c.id == card.id)) == "accepted"
+        )

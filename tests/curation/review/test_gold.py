@@ -23,7 +23,12 @@ from curation.review.decisions import decide, undo
 from curation.review.gold import GoldSettings, set_gold
 from curation.review.queue import claim_batch, read_items
 from curation.review.recent_decisions import recent_decisions
-from curation.review.reviewers import ReviewerPausedError, add_reviewer, find_reviewer, resume_reviewer
+from curation.review.reviewers import (
+    ReviewerPausedError,
+    add_reviewer,
+    find_reviewer,
+    resume_reviewer,
+)
 from curation.review.similar_samples import most_similar_sample
 from curation.rounds import lifecycle
 from curation.screening.rules import measure_single
@@ -42,7 +47,10 @@ def hiding(database, store, monkeypatch):
         for one in make_candidates(tx, store, number, 40):
             tx.execute(
                 sa.insert(screenings),
-                {"candidate_id": one, "signals": measure_single(np.zeros((8, 8, 4), np.uint8), "a cat")},
+                {
+                    "candidate_id": one,
+                    "signals": measure_single(np.zeros((8, 8, 4), np.uint8), "a cat"),
+                },
             )
         tx.execute(sa.update(candidates).values(priority=sa.func.random()))
         plant(tx, store, number, 60)
@@ -57,10 +65,20 @@ def plant(tx, store, number: int, count: int) -> None:
         rgba = draw_subject(sample_subject(rng), rng, SIZE)
         data = gold_creation.encode_layer(rgba)
         layer = StoredLayer(store.put(data), SIZE, SIZE, len(data), gold_creation.pixel_hash(rgba))
-        add_samples(tx, [NewSample("single", f"subject {place}", "CC0", "test", 0, {LayerRole.foreground: layer})])
+        add_samples(
+            tx,
+            [
+                NewSample(
+                    "single", f"subject {place}", "CC0", "test", 0, {LayerRole.foreground: layer}
+                )
+            ],
+        )
     sources = gold_creation.choose_sources(tx, number, count)
     gold_creation.add_gold(
-        tx, number, gold_creation.make_gold(store, sources, gold_creation.typical_size(tx, number), seed=3), "test"
+        tx,
+        number,
+        gold_creation.make_gold(store, sources, gold_creation.typical_size(tx, number), seed=3),
+        "test",
     )
 
 
@@ -79,7 +97,7 @@ def review(database, who: int, number: int, verdict_of, trays: int = 20) -> list
     seen: list[uuid.UUID] = []
     for _ in range(trays):
         with database.transaction() as tx:
-            cards = claim_batch(tx, who, number, 6, (), 60).cards
+            cards = claim_batch(tx, who, number, 6, (), 60).items
         if not cards:
             break
         for card in cards:
@@ -93,7 +111,15 @@ def test_gold_is_made_of_samples_in_the_rounds_own_size(database, store, hiding)
     known = pieces(database)
     assert len(known) == 60
     assert sum(row.defect is None for row in known.values()) == 15
-    assert {row.defect for row in known.values()} == {None, "fringe", "haze", "holes", "cut", "specks", "opaque"}
+    assert {row.defect for row in known.values()} == {
+        None,
+        "fringe",
+        "haze",
+        "holes",
+        "cut",
+        "specks",
+        "opaque",
+    }
     with database.transaction() as tx:
         sizes = tx.execute(
             sa.select(layers.c.width, layers.c.height, sa.func.count())
@@ -107,7 +133,7 @@ def test_a_card_of_gold_looks_like_any(database, hiding):
     known = pieces(database)
     ann = reviewer(database)
     with database.transaction() as tx:
-        cards = claim_batch(tx, ann, hiding, 24, (), 60).cards
+        cards = claim_batch(tx, ann, hiding, 24, (), 60).items
     told = {card.id in known: card for card in cards}
     assert set(told) == {True, False}, "both kinds, or this test would prove nothing"
     assert {card.round for card in cards} == {hiding}
@@ -122,18 +148,20 @@ def test_places_cannot_be_guessed_and_stay_when_the_page_is_loaded_again(databas
     known = pieces(database)
     ann = reviewer(database)
     with database.transaction() as tx:
-        cards = claim_batch(tx, ann, hiding, 24, (), 60).cards
+        cards = claim_batch(tx, ann, hiding, 24, (), 60).items
     hidden = [card.id in known for card in cards]
     with database.transaction() as tx:
         shown = candidates.c.id.in_([card.id for card in cards])
-        priorities = dict(tx.execute(sa.select(candidates.c.id, candidates.c.priority).where(shown)).all())
+        priorities = dict(
+            tx.execute(sa.select(candidates.c.id, candidates.c.priority).where(shown)).all()
+        )
     real = {priorities[card.id] for card in cards if card.id not in known}
     mine = [priorities[card.id] for card in cards if card.id in known]
     assert set(mine) <= real, "each has the priority of a neighbour"
     assert len(set(mine)) > 1
     assert True in hidden[:12] and False in hidden[12:], "neither first nor last"
     with database.transaction() as tx:
-        again = claim_batch(tx, ann, hiding, 24, (), 60).cards
+        again = claim_batch(tx, ann, hiding, 24, (), 60).items
     assert [card.id for card in again] == [card.id for card in cards]
     drawn = [sum(gold.sample_gold_flags(20, 0.05)) for _ in range(400)]
     assert 0.7 < np.mean(drawn) < 1.3
@@ -156,8 +184,12 @@ def test_gold_is_shown_once_to_each_and_counts_nowhere(database, hiding):
     with database.transaction() as tx:
         told = round_report.round_report(tx, hiding)
         listed = [row["id"] for row in lifecycle.list_rounds(tx)]
-        gold_decisions = tx.scalar(sa.select(sa.func.count()).where(decisions_table.c.candidate_id.in_(list(known))))
-        assert tx.scalar(sa.select(sa.func.count()).select_from(samples)) == before, "no gold became a sample"
+        gold_decisions = tx.scalar(
+            sa.select(sa.func.count()).where(decisions_table.c.candidate_id.in_(list(known)))
+        )
+        assert tx.scalar(sa.select(sa.func.count()).select_from(samples)) == before, (
+            "no gold became a sample"
+        )
     assert gold_decisions > 0
     assert sum(found.values()) == 40
     assert told["human"]["decisions"] == found["rejected"]
@@ -170,7 +202,7 @@ def test_each_decision_moves_the_progress_alike(database, hiding):
 
     ann = reviewer(database)
     with database.transaction() as tx:
-        cards = claim_batch(tx, ann, hiding, 16, (), 60).cards
+        cards = claim_batch(tx, ann, hiding, 16, (), 60).items
         before = review_progress(tx, ann, hiding)
     for card in cards:
         with database.transaction() as tx:
@@ -188,9 +220,15 @@ def test_undoing_gold_gives_it_back(database, hiding):
     known = pieces(database)
     ann = reviewer(database)
     with database.transaction() as tx:
-        card = next(card for card in claim_batch(tx, ann, hiding, 24, (), 60).cards if card.id in known)
-        assert decide(tx, ann, card.id, Verdict.accept, key=uuid.uuid4()).state == "accepted", "as of any"
-        assert undo(tx, ann, None, key=uuid.uuid4(), seconds=60).card == read_items(tx, [card.id])[0]
+        card = next(
+            card for card in claim_batch(tx, ann, hiding, 24, (), 60).items if card.id in known
+        )
+        assert decide(tx, ann, card.id, Verdict.accept, key=uuid.uuid4()).state == "accepted", (
+            "as of any"
+        )
+        assert (
+            undo(tx, ann, None, key=uuid.uuid4(), seconds=60).card == read_items(tx, [card.id])[0]
+        )
         assert gold.read_gold_responses(tx, ann) == ({}, [])
         decide(tx, ann, card.id, Verdict.reject, key=uuid.uuid4())
         looks, clean = gold.read_gold_responses(tx, ann)
@@ -201,7 +239,7 @@ def test_neither_the_trail_nor_the_nearest_sample_gives_it_away(database, hiding
     known = pieces(database)
     ann = reviewer(database)
     with database.transaction() as tx:
-        cards = claim_batch(tx, ann, hiding, 24, (), 60).cards
+        cards = claim_batch(tx, ann, hiding, 24, (), 60).items
         assert 0 < sum(card.id in known for card in cards) < len(cards)
         beside = {card.id: most_similar_sample(tx, card.id) for card in cards}
         for card in cards:
@@ -209,7 +247,9 @@ def test_neither_the_trail_nor_the_nearest_sample_gives_it_away(database, hiding
         trail = recent_decisions(tx, ann, 24)
     assert [one.card.id for one in trail] == [card.id for card in reversed(cards)]
     assert all(found for found in beside.values())
-    assert not any(found.sample == known[one].sample_id for one, found in beside.items() if one in known)
+    assert not any(
+        found.sample == known[one].sample_id for one, found in beside.items() if one in known
+    )
 
 
 def test_whoever_passes_over_what_is_plain_is_paused_told_and_resumed(database, hiding):
@@ -224,9 +264,12 @@ def test_whoever_passes_over_what_is_plain_is_paused_told_and_resumed(database, 
         decide(tx, ann, plain[-1], Verdict.accept, key=uuid.uuid4(), dwell_ms=900)
     with database.transaction() as tx:
         assert find_reviewer(tx, "ann").paused == "0 of 8 plain defects were noticed"
-        assert claim_batch(tx, ann, hiding, 6, (), 60).cards == ()
+        assert claim_batch(tx, ann, hiding, 6, (), 60).items == ()
         looks, _ = gold.read_gold_responses(tx, ann)
-        assert sum(look.severity >= gold.OBVIOUS_SEVERITY for seen in looks.values() for look in seen) == gold.MIN_GOLD_DECISIONS
+        assert (
+            sum(look.severity >= gold.OBVIOUS_SEVERITY for seen in looks.values() for look in seen)
+            == gold.MIN_GOLD_DECISIONS
+        )
         open_one = sa.select(candidates.c.id).where(
             candidates.c.state == CandidateState.waiting, candidates.c.id.not_in(list(known))
         )
@@ -271,8 +314,12 @@ def test_a_closed_round_takes_its_gold_along(database, hiding):
     known = pieces(database)
     ann = reviewer(database)
     with database.transaction() as tx:
-        held = [card.id for card in claim_batch(tx, ann, hiding, 24, (), 60).cards if card.id in known]
-        assert lifecycle.close_round(tx, hiding, "test") == 40, "what is withdrawn is counted without it"
+        held = [
+            card.id for card in claim_batch(tx, ann, hiding, 24, (), 60).items if card.id in known
+        ]
+        assert lifecycle.close_round(tx, hiding, "test") == 40, (
+            "what is withdrawn is counted without it"
+        )
     with database.transaction() as tx, pytest.raises(Conflict, match="closed"):
         decide(tx, ann, held[0], Verdict.accept, key=uuid.uuid4())
 
@@ -301,5 +348,7 @@ def test_a_layer_is_brought_to_another_size_without_a_seam():
     assert fitted.shape == (20, 20, 4)
     assert not fitted[:5].any() and not fitted[15:].any(), "in the middle"
     solid = fitted[fitted[..., 3] > 0]
-    assert np.abs(solid[:, :3].astype(int) - 200).max() <= 1, "no dark fringe of what was transparent"
+    assert np.abs(solid[:, :3].astype(int) - 200).max() <= 1, (
+        "no dark fringe of what was transparent"
+    )
     assert gold_creation.fit_into(rgba, (40, 20)) is rgba

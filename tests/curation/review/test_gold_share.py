@@ -37,7 +37,12 @@ class Stream:
             home = tx.scalar(sa.insert(rounds).values(row).returning(rounds.c.id))
             self.gold = self._add(tx, home, range(400))
             known = [
-                {"candidate_id": one, "round_id": self.number, "sample_id": uuid.uuid4(), "severity": 0}
+                {
+                    "candidate_id": one,
+                    "round_id": self.number,
+                    "sample_id": uuid.uuid4(),
+                    "severity": 0,
+                }
                 for one in self.gold
             ]
             tx.execute(sa.insert(gold_table), known)
@@ -55,7 +60,7 @@ class Stream:
         """Ask for trays of `room` until one is empty, deciding all."""
         while True:
             with self.database.transaction() as tx:
-                cards = claim_batch(tx, self.ann, self.number, room, (), 60).cards
+                cards = claim_batch(tx, self.ann, self.number, room, (), 60).items
                 for card in cards:
                     self.given[card.id in self.gold] += 1
                     decide(tx, self.ann, card.id, Verdict.reject, key=uuid.uuid4())

@@ -24,7 +24,9 @@ from tests.making import make_pairs, make_round, scenes
 @pytest.fixture
 def number(database, store) -> int:
     """Forty drawn figures that wait, their layers in the index."""
-    drawn = [(prompt, {LayerRole.foreground: pair[LayerRole.foreground]}) for prompt, pair in scenes(40)]
+    drawn = [
+        (prompt, {LayerRole.foreground: pair[LayerRole.foreground]}) for prompt, pair in scenes(40)
+    ]
     with database.transaction() as tx:
         number = make_round(tx)
         make_pairs(tx, store, number, drawn)
@@ -49,7 +51,11 @@ def accept(tx, ids) -> None:
 
 
 def mark_of(tx, candidate: uuid.UUID) -> bytes:
-    query = sa.select(layers.c.fingerprint).join(candidate_layers).where(candidate_layers.c.candidate_id == candidate)
+    query = (
+        sa.select(layers.c.fingerprint)
+        .join(candidate_layers)
+        .where(candidate_layers.c.candidate_id == candidate)
+    )
     return bytes(tx.scalar(query))
 
 
@@ -77,7 +83,11 @@ def test_its_own_sample_and_withdrawn_ones_are_left_out(database, number):
         assert similar_samples.most_similar_sample(tx, ids[0]).sample == tx.scalar(
             sa.select(samples.c.id).where(samples.c.candidate_id == ids[1])
         )
-        tx.execute(sa.update(samples).where(samples.c.candidate_id == ids[1]).values(withdrawn_at=sa.func.now()))
+        tx.execute(
+            sa.update(samples)
+            .where(samples.c.candidate_id == ids[1])
+            .values(withdrawn_at=sa.func.now())
+        )
         assert similar_samples.most_similar_sample(tx, ids[0]) is None
         with pytest.raises(NotFound):
             similar_samples.most_similar_sample(tx, uuid.uuid4())
@@ -91,21 +101,27 @@ def test_a_duplicate_is_found_behind_any_number_of_others(database, store, numbe
         accept(tx, ids)
         again = make_round(tx)
         twin = decode_layer(store.get(_layer_of(tx, ids[3])))
-        make_pairs(tx, store, again, [(Prompt("another text"), {LayerRole.foreground: _brighter(twin)})])
+        make_pairs(
+            tx, store, again, [(Prompt("another text"), {LayerRole.foreground: _brighter(twin)})]
+        )
         index(tx, store)
         copy = waiting(tx, again)[0]
         found = similar_samples.most_similar_sample(tx, copy)
-        assert found.sample == tx.scalar(sa.select(samples.c.id).where(samples.c.candidate_id == ids[3]))
+        assert found.sample == tx.scalar(
+            sa.select(samples.c.id).where(samples.c.candidate_id == ids[3])
+        )
         assert found.bits <= 11
 
 
 def _layer_of(tx, candidate: uuid.UUID) -> str:
-    return tx.scalar(sa.select(candidate_layers.c.sha256).where(candidate_layers.c.candidate_id == candidate))
+    return tx.scalar(
+        sa.select(candidate_layers.c.sha256).where(candidate_layers.c.candidate_id == candidate)
+    )
 
 
 def _brighter(rgba: np.ndarray) -> np.ndarray:
-    colours = np.clip(rgba[..., :3].astype(int) + 2, 0, 255).astype(np.uint8)
-    return np.dstack([np.where(rgba[..., 3:] > 0, colours, rgba[..., :3]), rgba[..., 3]])
+    colors = np.clip(rgba[..., :3].astype(int) + 2, 0, 255).astype(np.uint8)
+    return np.dstack([np.where(rgba[..., 3:] > 0, colors, rgba[..., :3]), rgba[..., 3]])
 
 
 def test_a_pair_is_compared_by_its_blended_layer_with_pairs(database, store, number):
@@ -114,7 +130,9 @@ def test_a_pair_is_compared_by_its_blended_layer_with_pairs(database, store, num
         pairs = make_round(tx, kind="pair")
         made = make_pairs(tx, store, pairs, scenes(6, 64, start=50))
         index(tx, store)
-        assert similar_samples.most_similar_sample(tx, made[0]) is None, "single layers are no pairs"
+        assert similar_samples.most_similar_sample(tx, made[0]) is None, (
+            "single layers are no pairs"
+        )
         accept(tx, made[1:])
         found = similar_samples.most_similar_sample(tx, made[0])
         assert set(found.layers) == set(LayerRole)
@@ -126,7 +144,9 @@ def test_seeds_count_although_nobody_decided_them(database, store, number):
         one, other = waiting(tx, number)[:2]
         row = tx.execute(sa.select(layers).where(layers.c.sha256 == _layer_of(tx, other))).one()
         stored = StoredLayer(row.sha256, row.width, row.height, row.bytes, row.visible)
-        seed = NewSample(Kind.single, "a seed", "CC0-1.0", "test", 0, {LayerRole.foreground: stored})
+        seed = NewSample(
+            Kind.single, "a seed", "CC0-1.0", "test", 0, {LayerRole.foreground: stored}
+        )
         add_samples(tx, [seed])
         found = similar_samples.most_similar_sample(tx, one)
     assert (found.caption, found.round) == ("a seed", 0)
@@ -143,4 +163,6 @@ def test_it_never_needs_to_read_a_table_from_end_to_end(database, number):
         tx.execute(sa.text("set local enable_seqscan = off"))
         plan = tx.connection.exec_driver_sql(f"explain {compiled}", values).scalars().all()
     assert any("pk_layer_bands" in line for line in plan)
-    assert not [line for line in plan if "Seq Scan" in line and " on rounds" not in line], "\n".join(plan)
+    assert not [line for line in plan if "Seq Scan" in line and " on rounds" not in line], (
+        "\n".join(plan)
+    )

@@ -16,7 +16,9 @@ from tests.benchmarks.consensus import measure
 GREEN = (90, 160, 90)
 
 
-def simulate(rng: np.random.Generator, threshold: float, n: int, slope: float = 12.0, guess: float = 0.05):
+def simulate(
+    rng: np.random.Generator, threshold: float, n: int, slope: float = 12.0, guess: float = 0.05
+):
     severities = rng.uniform(0.02, 1, n)
     said = rng.random(n) < reject_probability(severities, threshold, slope, guess)
     return [GoldTrial(float(s), bool(r)) for s, r in zip(severities, said, strict=True)]
@@ -26,7 +28,9 @@ def simulate(rng: np.random.Generator, threshold: float, n: int, slope: float = 
 def test_curves_recover_the_thresholds_of_simulated_reviewers(threshold):
     """100 reviewers with 60 answers each: no bias, and the 95 % interval holds the truth in at least 90 of 100."""
     rng = np.random.default_rng([1, round(100 * threshold)])
-    curves = [fit_curve(simulate(rng, threshold, 60), list(rng.random(20) < 0.05)) for _ in range(100)]
+    curves = [
+        fit_curve(simulate(rng, threshold, 60), list(rng.random(20) < 0.05)) for _ in range(100)
+    ]
     assert abs(np.mean([curve.threshold for curve in curves]) - threshold) < 0.02
     assert sum(curve.low <= threshold <= curve.high for curve in curves) >= 90
 
@@ -34,7 +38,9 @@ def test_curves_recover_the_thresholds_of_simulated_reviewers(threshold):
 def test_more_answers_make_a_narrower_interval():
     rng = np.random.default_rng(2)
     widths = [
-        np.mean([(c := fit_curve(simulate(rng, 0.4, n), [False] * 20)).high - c.low for _ in range(20)])
+        np.mean(
+            [(c := fit_curve(simulate(rng, 0.4, n), [False] * 20)).high - c.low for _ in range(20)]
+        )
         for n in (10, 40, 160)
     ]
     assert widths[0] > 1.4 * widths[1] > 1.4 * 1.4 * widths[2]
@@ -63,10 +69,14 @@ def test_a_defect_grows_with_its_severity(defect):
         planted = add_defect(rgba, defect, severity, np.random.default_rng(9))
         assert planted.shape == rgba.shape and planted.dtype == np.uint8
         moved = (
-            seen - (planted[..., 3] > 128).sum() if defect == "cut" else np.abs(composite_over(planted, GREEN) - before).mean()
+            seen - (planted[..., 3] > 128).sum()
+            if defect == "cut"
+            else np.abs(composite_over(planted, GREEN) - before).mean()
         )
         changed.append(moved)
-    assert 0 < changed[0] < changed[1] < changed[2], "a cut by what is gone, all else by what is seen"
+    assert 0 < changed[0] < changed[1] < changed[2], (
+        "a cut by what is gone, all else by what is seen"
+    )
     assert defect in DEFECT_REASONS
 
 
@@ -85,7 +95,9 @@ def test_unknown_defects_and_severities_are_refused():
             add_defect(rgba, defect, severity, np.random.default_rng(0))
 
 
-def simulated_votes(rng: np.random.Generator, skills: list[tuple[float, float]], items: int, overlap: int):
+def simulated_votes(
+    rng: np.random.Generator, skills: list[tuple[float, float]], items: int, overlap: int
+):
     """Votes of reviewers drawn at random for each item, and the truths; three in ten are sound."""
     truth = rng.random(items) < 0.3
     votes = []
@@ -123,7 +135,9 @@ def test_probability_is_bayes_rule():
     accepted_once = 0.25 * 0.8 / (0.25 * 0.8 + 0.75 * 0.2)
     assert known.probability([(1, True)]) == pytest.approx(accepted_once)
     assert known.probability([]) == pytest.approx(0.25)
-    assert known.probability([(1, True), (2, False)]) == pytest.approx(0.25), "newcomers who disagree say nothing"
+    assert known.probability([(1, True), (2, False)]) == pytest.approx(0.25), (
+        "newcomers who disagree say nothing"
+    )
 
 
 @pytest.mark.parametrize("crew", ["mixed", "careless"])

@@ -51,7 +51,9 @@ def hiding(database, store, monkeypatch):
             texts = {FRONT: prompt.foreground, BACK: prompt.background}
             add_samples(tx, [NewSample("pair", prompt.text, "CC0", "test", 0, layers, texts=texts)])
         sources = gold_creation.choose_sources(tx, number, 48)
-        made = gold_creation.make_gold(store, sources, gold_creation.typical_size(tx, number), seed=3)
+        made = gold_creation.make_gold(
+            store, sources, gold_creation.typical_size(tx, number), seed=3
+        )
         assert gold_creation.add_gold(tx, number, made, "test") == 48
         set_gold(tx, number, GoldSettings(0.5, 0.6), "test")
     return number
@@ -74,7 +76,7 @@ def test_a_piece_of_a_pair_looks_like_any_pair(database, store, hiding):
     assert {row.defect for row in known.values()} == {None, *PAIR_DEFECTS}
     with database.transaction() as tx:
         ann = add_reviewer(tx, "ann").id
-        cards = claim_batch(tx, ann, hiding, 24, (), 60).cards
+        cards = claim_batch(tx, ann, hiding, 24, (), 60).items
         beside = {card.id: most_similar_sample(tx, card.id) for card in cards}
     told = {card.id in known: card for card in cards}
     assert set(told) == {True, False}, "both kinds, or this test would prove nothing"
@@ -84,7 +86,11 @@ def test_a_piece_of_a_pair_looks_like_any_pair(database, store, hiding):
     assert {(one.width, one.height) for card in cards for one in card.layers.values()} == {(48, 48)}
     assert {frozenset(card.texts) for card in cards} == {frozenset(told[False].texts)}
     assert all(card.signals["blended_error"] == 0 for card in cards)
-    assert not any(found and found.sample == known[one].sample_id for one, found in beside.items() if one in known)
+    assert not any(
+        found and found.sample == known[one].sample_id
+        for one, found in beside.items()
+        if one in known
+    )
     for card in cards[:6]:
         layers = [decode_layer(store.get(card.layers[role].sha256)) for role in LayerRole]
         assert blended_error(*layers) == 0
@@ -99,7 +105,7 @@ def test_gold_of_pairs_is_decided_with_layers_and_counts_nowhere_but_in_curves(d
     seen = 0
     while True:
         with database.transaction() as tx:
-            cards = claim_batch(tx, ann.id, hiding, 6, (), 60).cards
+            cards = claim_batch(tx, ann.id, hiding, 6, (), 60).items
         if not cards:
             break
         for card in cards:
@@ -118,7 +124,9 @@ def test_gold_of_pairs_is_decided_with_layers_and_counts_nowhere_but_in_curves(d
         trail = recent_decisions(tx, ann.id, 5)
         told = reviewer_statistics(tx, ann, to_themselves=False)
         metrics = round_report.round_report(tx, hiding)
-        assert tx.scalar(sa.select(sa.func.count()).select_from(samples)) == before, "no gold became a sample"
+        assert tx.scalar(sa.select(sa.func.count()).select_from(samples)) == before, (
+            "no gold became a sample"
+        )
         looks, clean = gold.read_gold_responses(tx, ann.id)
         assert undo(tx, ann.id, None, key=uuid.uuid4(), seconds=60).card.kind == "pair"
     assert len(trail) == 5
@@ -142,15 +150,22 @@ def test_curves_of_single_layers_and_of_pairs_stand_apart(database, store, hidin
             add_samples(tx, [NewSample("single", f"subject {index}", "CC0", "test", 0, layer)])
         sources = gold_creation.choose_sources(tx, single, 48)
         assert {one.kind for one in sources} == {"single"}
-        gold_creation.add_gold(tx, single, gold_creation.make_gold(store, sources, None, seed=4), "test")
-        homes = tx.execute(sa.select(rounds.c.kind).where(rounds.c.purpose == "gold").order_by(rounds.c.id)).scalars()
+        gold_creation.add_gold(
+            tx, single, gold_creation.make_gold(store, sources, None, seed=4), "test"
+        )
+        homes = tx.execute(
+            sa.select(rounds.c.kind).where(rounds.c.purpose == "gold").order_by(rounds.c.id)
+        ).scalars()
         assert list(homes) == ["pair", "single"]
         fringes = tx.execute(sa.select(gold_table).where(gold_table.c.defect == "fringe")).all()
         for row in fringes:
             verdict = Verdict.reject if row.round_id == single else Verdict.accept
             decide(tx, ann.id, row.candidate_id, verdict, key=uuid.uuid4())
         tx.execute(sa.text("update reviewers set paused = null"))
-        curves = {one["kind"]: one for one in reviewer_statistics(tx, ann, to_themselves=False)["gold"]["curves"]}
+        curves = {
+            one["kind"]: one
+            for one in reviewer_statistics(tx, ann, to_themselves=False)["gold"]["curves"]
+        }
     assert set(curves) == {"single", "pair"}
     assert curves["single"]["threshold"] < 0.4
     assert curves["pair"]["threshold"] > 0.8

@@ -29,11 +29,15 @@ def test_the_price_by_slice_is_what_was_worked_out_by_hand(database, store):
         number = make_round(tx)
         ids = list(make_candidates(tx, store, number, 9))
         for place, name in enumerate(["likely"] * 4 + ["random"] * 5):
-            tx.execute(sa.update(candidates).where(candidates.c.id == ids[place]).values(slice=name))
+            tx.execute(
+                sa.update(candidates).where(candidates.c.id == ids[place]).values(slice=name)
+            )
         ann, oracle = add_reviewer(tx, "ann").id, add_rule_reviewer(tx)
 
         def say(place, verdict, dwell_ms, who=ann):
-            return decisions.decide(tx, who, ids[place], verdict, key=uuid.uuid4(), dwell_ms=dwell_ms)
+            return decisions.decide(
+                tx, who, ids[place], verdict, key=uuid.uuid4(), dwell_ms=dwell_ms
+            )
 
         say(0, Verdict.accept, 1_000)
         say(1, Verdict.accept, 3_000)
@@ -46,8 +50,20 @@ def test_the_price_by_slice_is_what_was_worked_out_by_hand(database, store):
         told = review_cost.review_cost(tx, number)
     likely, random = told["slices"]
     # Three looks at a mean of 2 s, the unmeasured one too, for two accepts.
-    assert likely == {"slice": "likely", "looks": 3, "seconds": 6.0, "accepted": 2, "seconds_per_accept": 3.0}
-    assert random == {"slice": "random", "looks": 3, "seconds": 9.0, "accepted": 0, "seconds_per_accept": None}
+    assert likely == {
+        "slice": "likely",
+        "looks": 3,
+        "seconds": 6.0,
+        "accepted": 2,
+        "seconds_per_accept": 3.0,
+    }
+    assert random == {
+        "slice": "random",
+        "looks": 3,
+        "seconds": 9.0,
+        "accepted": 0,
+        "seconds_per_accept": None,
+    }
     # 13 s for five measured verdicts; nothing has a score, so each that waits is worth the share accepted: 3 of 6.
     assert told["next_hour"]["looks"] == pytest.approx(3_600 / 2.6)
     assert told["next_hour"]["left"] == 3
@@ -91,7 +107,11 @@ def test_nothing_is_made_up_where_nobody_has_looked(database, store):
     with database.transaction() as tx:
         number = make_round(tx)
         make_candidates(tx, store, number, 2)
-        assert review_cost.review_cost(tx, number) == {"slices": [], "next_hour": None, "stop": None}
+        assert review_cost.review_cost(tx, number) == {
+            "slices": [],
+            "next_hour": None,
+            "stop": None,
+        }
 
 
 def test_the_next_hour_is_worth_what_the_scores_of_what_is_ahead_say(database):
@@ -125,9 +145,16 @@ def test_review_stops_at_the_wanted_accepts_or_when_an_hour_is_worth_too_little(
         assert accepted >= 25
         assert "25 were wanted" in review_cost.stop_reason(tx, number, MixedPolicy(wanted=25))
         shown, left = select_candidates(tx, number, SOURCE)
-        assert (shown, left > 300) == (0, True)  # by the policy nothing more is put up, and the rest stays unshown
+        assert (shown, left > 300) == (
+            0,
+            True,
+        )  # by the policy nothing more is put up, and the rest stays unshown
         assert "review may stop: " in round_report.as_text(round_report.round_report(tx, number))
-        tx.execute(sa.update(candidates).where(candidates.c.state == "unshown").values(state="waiting", propensity=1))
+        tx.execute(
+            sa.update(candidates)
+            .where(candidates.c.state == "unshown")
+            .values(state="waiting", propensity=1)
+        )
         worth = review_cost.review_cost(tx, number)["next_hour"]["accepts"]
         assert review_cost.stop_reason(tx, number, MixedPolicy(least=worth - 1)) is None
         assert "fewer than" in review_cost.stop_reason(tx, number, MixedPolicy(least=worth + 1))

@@ -47,17 +47,25 @@ def judged(database, store):
     with database.transaction() as tx:
         number = make_round(tx, quota=12)
         shown = list(make_candidates(tx, store, number, 8))
-        tx.execute(sa.text("update candidates set propensity = 0.5 where id = :id"), {"id": shown[0]})
+        tx.execute(
+            sa.text("update candidates set propensity = 0.5 where id = :id"), {"id": shown[0]}
+        )
         refused = add(tx, number, 2, S.refused)
         add(tx, number, 1, S.unshown)
         add(tx, number, 1, S.requested)
         for one, signal in zip(refused, ("no_visible", "no_visible"), strict=True):
             row = {"candidate_id": one, "signals": {}, "refused_by": signal, "refused_value": 0.0}
             tx.execute(sa.insert(screenings), row)
-        ann, bob, oracle = add_reviewer(tx, "ann").id, add_reviewer(tx, "bob").id, add_rule_reviewer(tx)
+        ann, bob, oracle = (
+            add_reviewer(tx, "ann").id,
+            add_reviewer(tx, "bob").id,
+            add_rule_reviewer(tx),
+        )
 
         def say(who, one, verdict, dwell_ms=None, *reasons):
-            return decisions.decide(tx, who, one, verdict, key=uuid.uuid4(), dwell_ms=dwell_ms, reasons=reasons)
+            return decisions.decide(
+                tx, who, one, verdict, key=uuid.uuid4(), dwell_ms=dwell_ms, reasons=reasons
+            )
 
         say(ann, shown[0], Verdict.reject, 1_000, RejectReason.halo, RejectReason.cropped)
         say(ann, shown[1], Verdict.accept, 2_000)
@@ -78,7 +86,13 @@ def add(tx, number, count, state):
     for _ in range(count):
         one = uuid.uuid4()
         prompt = tx.scalar(sa.select(candidates.c.prompt_id).limit(1))
-        row = {"id": one, "round_id": number, "prompt_id": prompt, "seed": one.int % 2**40, "state": state}
+        row = {
+            "id": one,
+            "round_id": number,
+            "prompt_id": prompt,
+            "seed": one.int % 2**40,
+            "state": state,
+        }
         tx.execute(sa.insert(candidates), row)
         made.append(one)
     return made
@@ -109,8 +123,20 @@ def test_the_report_of_a_round_is_what_was_worked_out_by_hand(database, judged):
     assert told["human"]["accepts_per_hour"] == pytest.approx(3600 / 7)
     assert told["human"]["decisions"] == 5
     by_name = {one["name"]: one for one in told["human"]["reviewers"]}
-    assert by_name["ann"] == {"name": "ann", "kind": "person", "decisions": 4, "accepted": 3, "median_dwell_ms": 2000.0}
-    assert by_name["bob"] == {"name": "bob", "kind": "person", "decisions": 1, "accepted": 0, "median_dwell_ms": 6000.0}
+    assert by_name["ann"] == {
+        "name": "ann",
+        "kind": "person",
+        "decisions": 4,
+        "accepted": 3,
+        "median_dwell_ms": 2000.0,
+    }
+    assert by_name["bob"] == {
+        "name": "bob",
+        "kind": "person",
+        "decisions": 1,
+        "accepted": 0,
+        "median_dwell_ms": 6000.0,
+    }
     assert by_name["rule_reviewer"]["kind"] == "rule_reviewer"
     assert told["rule_reviewer"] == {"decisions": 2, "accepted": 1}
     # 18 s of looks for five measured verdicts (one of them undone); one waits, and 8 in 11 of what is drawn is shown.
@@ -144,7 +170,12 @@ def test_an_empty_round_invents_nothing(database):
         with pytest.raises(NotFound):
             round_report.round_report(tx, 10**6)
     assert told["defects_per_100"] == {"person": None, "rule_reviewer": None}
-    assert told["human"] == {"seconds_per_accept": None, "accepts_per_hour": None, "decisions": 0, "reviewers": []}
+    assert told["human"] == {
+        "seconds_per_accept": None,
+        "accepts_per_hour": None,
+        "decisions": 0,
+        "reviewers": [],
+    }
     assert told["seconds_left"] == 0.0
     assert told["evaluation"] == {}
     assert round_report.as_text(told).startswith("Round 1 (open), imported files\n")
@@ -165,7 +196,12 @@ def test_what_was_drawn_and_then_withdrawn_or_failed_was_drawn(database, store):
         add(tx, number, 1, S.failed)
         lifecycle.close_round(tx, number, "test")
         funnel = round_report.round_report(tx, number)["funnel"]
-    assert (funnel["requested"], funnel["generated"], funnel["failed"], funnel["waiting"]) == (6, 3, 1, 0)
+    assert (funnel["requested"], funnel["generated"], funnel["failed"], funnel["waiting"]) == (
+        6,
+        3,
+        1,
+        0,
+    )
 
 
 def test_progress_of_one_round_or_of_all_open_ones(database, store):
@@ -179,7 +215,9 @@ def test_progress_of_one_round_or_of_all_open_ones(database, store):
         decisions.decide(tx, ann, ids[1], Verdict.reject, key=uuid.uuid4())
         assert progress.review_progress(tx, ann, first) == {"waiting": 1, "mine": 2, "accepted": 1}
         told = progress.review_progress(tx, bob, None)
-        assert told == {"waiting": 2, "mine": 0, "accepted": 0}, "what ann holds waits for nobody else"
+        assert told == {"waiting": 2, "mine": 0, "accepted": 0}, (
+            "what ann holds waits for nobody else"
+        )
         decisions.undo(tx, ann, None, key=uuid.uuid4(), seconds=60)
         assert progress.review_progress(tx, ann, first) == {"waiting": 2, "mine": 1, "accepted": 1}
         lifecycle.close_round(tx, first, "test")
@@ -197,11 +235,15 @@ def test_what_several_decide_counts_once(database, store):
         for name, verdicts in said.items():
             for one, letter in zip(ids, verdicts, strict=False):
                 verdict = Verdict.accept if letter == "a" else Verdict.reject
-                decisions.decide(tx, add_reviewer(tx, name).id, one, verdict, key=uuid.uuid4(), dwell_ms=2_000)
+                decisions.decide(
+                    tx, add_reviewer(tx, name).id, one, verdict, key=uuid.uuid4(), dwell_ms=2_000
+                )
         told = round_report.round_report(tx, number)
     defects = told["defects_per_100"]["person"]
     assert (defects["n"], defects["value"]) == (3, pytest.approx(200 / 3))
-    assert (defects["low"], defects["high"]) == tuple(100 * end for end in round_report.wilson(2 / 3, 3))
+    assert (defects["low"], defects["high"]) == tuple(
+        100 * end for end in round_report.wilson(2 / 3, 3)
+    )
     assert told["human"]["decisions"] == 11
     assert told["human"]["seconds_per_accept"] == 22, "eleven looks of two seconds for one sample"
     assert told["seconds_left"] == pytest.approx(2 * 3 * 1), "at most three more looks"

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from curation.domain import Verdict
-from curation.quality.agreement import as_text, bootstrap_interval, gwet_ac1, krippendorff_alpha, round_agreement
+from curation.quality.agreement import (
+    as_text,
+    bootstrap_interval,
+    gwet_ac1,
+    krippendorff_alpha,
+    round_agreement,
+)
 from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
 from curation.review.decisions import decide
 from curation.review.reviewers import add_reviewer
@@ -29,7 +35,9 @@ TWO = """
 def counts(table: str) -> np.ndarray:
     rows = [row.split() for row in table.split("\n") if row.strip()]
     classes = sorted({value for row in rows for value in row} - {"."})
-    return np.array([[sum(row[u] == c for row in rows) for c in classes] for u in range(len(rows[0]))], float)
+    return np.array(
+        [[sum(row[u] == c for row in rows) for c in classes] for u in range(len(rows[0]))], float
+    )
 
 
 def test_alpha_is_krippendorffs_own():
@@ -60,7 +68,9 @@ def test_what_cannot_be_paired_has_no_figure():
         assert measure(np.zeros((0, 2))) is None
         assert measure(np.array([[1.0, 0], [0, 1]])) is None
         assert measure(np.array([[2.0, 0], [3, 0]])) == 1
-    assert bootstrap_interval(gwet_ac1, np.array([[2.0, 0], [1, 1]])).low is None, "too few for an interval"
+    assert bootstrap_interval(gwet_ac1, np.array([[2.0, 0], [1, 1]])).low is None, (
+        "too few for an interval"
+    )
 
 
 @pytest.mark.parametrize("measure", [krippendorff_alpha, gwet_ac1])
@@ -91,7 +101,12 @@ def test_a_rounds_agreement_comes_from_what_people_said(database, store):
                 decide(tx, who, one, verdict, key=uuid.uuid4())
     with database.transaction() as tx:
         told = round_agreement(tx, number)
-    assert told["consensus"] == {"rule": "majority", "overlap": 3, "certainty": 0.5, "rule_reviewer_votes": False}
+    assert told["consensus"] == {
+        "rule": "majority",
+        "overlap": 3,
+        "certainty": 0.5,
+        "rule_reviewer_votes": False,
+    }
     assert told["adjudicating"] == 0, "three never tie"
     by_pair = {tuple(pair["reviewers"]): pair for pair in told["pairs"]}
     assert list(by_pair) == [("ann", "bob"), ("ann", "cy"), ("bob", "cy")]
@@ -99,7 +114,9 @@ def test_a_rounds_agreement_comes_from_what_people_said(database, store):
     assert by_pair["ann", "bob"]["agreed"] == 6 / 8
     assert by_pair["ann", "cy"]["agreed"] == 4 / 8
     one_of = by_pair["ann", "bob"]["alpha"]
-    assert one_of["value"] == pytest.approx(1 - 15 * 4 / (16**2 - 12**2 - 4**2)), "4 accepts, 12 rejects, 2 of 8 apart"
+    assert one_of["value"] == pytest.approx(1 - 15 * 4 / (16**2 - 12**2 - 4**2)), (
+        "4 accepts, 12 rejects, 2 of 8 apart"
+    )
     assert one_of["low"] <= one_of["value"] <= one_of["high"]
     assert "ann and bob: 8 decided by two or more people, 75% equal verdicts" in as_text(told)
 

@@ -22,7 +22,12 @@ def test_adding_twice_is_adding_once(database):
     with database.transaction() as tx:
         first = reviewers.add_reviewer(tx, " ann ", Role.engineer)
         assert first == reviewers.add_reviewer(tx, "ann", Role.engineer)
-        assert (first.name, first.kind, first.role, first.active) == ("ann", "person", Role.engineer, True)
+        assert (first.name, first.kind, first.role, first.active) == (
+            "ann",
+            "person",
+            Role.engineer,
+            True,
+        )
         with pytest.raises(Conflict, match="already"):
             reviewers.add_reviewer(tx, "ann", Role.admin)
         with pytest.raises(Refused, match="1 to 100"):

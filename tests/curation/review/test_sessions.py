@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from curation.db.tables import sessions
 from curation.errors import Refused
 from curation.review import reviewers
-from curation.review.sessions import SessionCookies, begin_session, cookie_name, end_session, end_sessions
+from curation.review.sessions import (
+    SessionCookies,
+    begin_session,
+    cookie_name,
+    end_session,
+    end_sessions,
+)
 
 
 @pytest.fixture
@@ -32,10 +38,12 @@ def found(database, token: str):
 
 def test_a_cookie_is_signed_and_expires(monkeypatch):
     cookies = SessionCookies("secret", 12)
-    cookie = cookies.seal("token")
+    cookie = cookies.dumps("token")
     assert cookies.open(cookie) == "token"
     assert SessionCookies("other", 12).open(cookie) is None
-    head, _, signature = cookie.rpartition(".")  # the last letter of base64 has bits to spare, the first has none
+    head, _, signature = cookie.rpartition(
+        "."
+    )  # the last letter of base64 has bits to spare, the first has none
     assert cookies.open(f"{head}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}") is None
     real = itsdangerous.timed.time.time
     monkeypatch.setattr(itsdangerous.timed.time, "time", lambda: real() + 12 * 3600 + 2)

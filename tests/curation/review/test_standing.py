@@ -26,8 +26,14 @@ def metrics(database, past, *, to_themselves: bool = False) -> dict:
 
 def test_pace_looks_and_undone(database):
     """Two sittings, 101 decisions 10 s apart and 51, with an hour between them; every tenth look takes 5 s."""
-    first = [Past(10 * i, accept=i % 4 == 0, dwell_ms=5_000 if i % 10 == 9 else 1_000) for i in range(101)]
-    second = [Past(4_610 + 10 * i, accept=False, undone=i < 2, dwell_ms=200 if i < 5 else 1_000) for i in range(51)]
+    first = [
+        Past(10 * i, accept=i % 4 == 0, dwell_ms=5_000 if i % 10 == 9 else 1_000)
+        for i in range(101)
+    ]
+    second = [
+        Past(4_610 + 10 * i, accept=False, undone=i < 2, dwell_ms=200 if i < 5 else 1_000)
+        for i in range(51)
+    ]
     told = metrics(database, first + second)
     assert told["decisions"] == 150
     assert told["hours"] == pytest.approx((1_000 + 500 + 2 * 1) / 3_600)
@@ -66,7 +72,9 @@ def test_a_run_of_equal_verdicts_stands_beside_what_coins_bring(database):
 
 
 def test_stamping_shows_as_a_run_that_no_coin_brings(database):
-    stamped = [Past(i, accept=i % 3 == 0) for i in range(100)] + [Past(100 + i, accept=True) for i in range(60)]
+    stamped = [Past(i, accept=i % 3 == 0) for i in range(100)] + [
+        Past(100 + i, accept=True) for i in range(60)
+    ]
     told = metrics(database, stamped)["facts"]["run"]
     assert (told["verdict"], told["longest"]) == ("accept", 61)
     assert told["expected"] < 20
@@ -97,7 +105,9 @@ def test_gold_gives_curves_and_is_told_to_reviewers_in_tens(database):
     for i, severity in enumerate(rng.uniform(0.05, 1, 63)):
         defect = ("haze", "holes")[i % 2]
         seen = severity > (0.3 if defect == "haze" else 0.6)
-        past.append(Past(200 + 5.0 * i, accept=not seen, gold=True, defect=defect, severity=float(severity)))
+        past.append(
+            Past(200 + 5.0 * i, accept=not seen, gold=True, defect=defect, severity=float(severity))
+        )
     told = metrics(database, past)
     curves = {one["defect"]: one for one in told["gold"]["curves"]}
     assert set(curves) == {"haze", "holes"}
@@ -106,7 +116,9 @@ def test_gold_gives_curves_and_is_told_to_reviewers_in_tens(database):
     assert told["gold"]["clean_accepted"]["value"] == 1
     with database.transaction() as tx:
         mine = reviewer_statistics(tx, add_reviewer(tx, "ann"), to_themselves=True)
-    assert sum(one["n"] for one in mine["gold"]["curves"]) + mine["gold"]["clean_accepted"]["n"] == 80, "of 87"
+    assert (
+        sum(one["n"] for one in mine["gold"]["curves"]) + mine["gold"]["clean_accepted"]["n"] == 80
+    ), "of 87"
 
 
 def test_agreement_with_others_counts_what_they_said_of_the_same(database, store):
@@ -118,7 +130,9 @@ def test_agreement_with_others_counts_what_they_said_of_the_same(database, store
         for place, one in enumerate(ids):
             for name, who in people.items():
                 accept = place % 2 == 0 if name != "cy" else place % 4 == 0
-                decide(tx, who.id, one, Verdict.accept if accept else Verdict.reject, key=uuid.uuid4())
+                decide(
+                    tx, who.id, one, Verdict.accept if accept else Verdict.reject, key=uuid.uuid4()
+                )
         ann = reviewer_statistics(tx, people["ann"], to_themselves=False)["agreement"]
         cy = reviewer_statistics(tx, people["cy"], to_themselves=False)["agreement"]
         mine = reviewer_statistics(tx, people["ann"], to_themselves=True)["agreement"]

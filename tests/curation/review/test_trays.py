@@ -37,24 +37,38 @@ def reviewer(database: Database, name: str) -> int:
         return add_reviewer(tx, name).id
 
 
-def take(database: Database, who: int, count: int, holding: Sequence[uuid.UUID] = (), number: int | None = None):
+def take(
+    database: Database,
+    who: int,
+    count: int,
+    holding: Sequence[uuid.UUID] = (),
+    number: int | None = None,
+):
     with database.transaction() as tx:
         return queue.claim_batch(tx, who, number, count, holding, 60)
 
 
 def ids(tray: queue.ReviewBatch) -> list[uuid.UUID]:
-    return [card.id for card in tray.cards]
+    return [card.id for card in tray.items]
 
 
 def test_a_card_tells_all_that_a_reviewer_sees(database, store):
     (number,) = opened(database, store, 1)
     with database.transaction() as tx:
         one = tx.scalar(sa.select(candidates.c.id))
-        tx.execute(sa.insert(screenings), {"candidate_id": one, "signals": {"coverage": 0.25, "haze": None}})
+        tx.execute(
+            sa.insert(screenings),
+            {"candidate_id": one, "signals": {"coverage": 0.25, "haze": None}},
+        )
         tx.execute(sa.update(candidates).values(flags=["binary_alpha"]))
         sha = tx.scalar(sa.select(candidate_layers.c.sha256))
-    (card,) = take(database, reviewer(database, "ann"), 8).cards
-    assert (card.id, card.round, card.kind, card.prompt) == (one, number, "single", f"prompt 0 of round {number}")
+    (card,) = take(database, reviewer(database, "ann"), 8).items
+    assert (card.id, card.round, card.kind, card.prompt) == (
+        one,
+        number,
+        "single",
+        f"prompt 0 of round {number}",
+    )
     assert card.flags == ("binary_alpha",)
     assert card.signals == {"coverage": 0.25, "haze": None}
     assert card.layers == {LayerRole.foreground: (sha, 32, 24)}
@@ -63,13 +77,21 @@ def test_a_card_tells_all_that_a_reviewer_sees(database, store):
 def test_two_reviewers_never_get_the_same_and_highest_priority_comes_first(database, store):
     (number,) = opened(database, store, 10)
     with database.transaction() as tx:
-        for place, one in enumerate(tx.execute(sa.select(candidates.c.id).order_by(candidates.c.seed)).scalars()):
-            tx.execute(sa.update(candidates).where(candidates.c.id == one).values(priority=place / 10))
-        by_priority = tx.execute(sa.select(candidates.c.id).order_by(candidates.c.priority.desc())).scalars().all()
+        for place, one in enumerate(
+            tx.execute(sa.select(candidates.c.id).order_by(candidates.c.seed)).scalars()
+        ):
+            tx.execute(
+                sa.update(candidates).where(candidates.c.id == one).values(priority=place / 10)
+            )
+        by_priority = (
+            tx.execute(sa.select(candidates.c.id).order_by(candidates.c.priority.desc()))
+            .scalars()
+            .all()
+        )
     ann, bob = reviewer(database, "ann"), reviewer(database, "bob")
     assert ids(take(database, ann, 4)) == by_priority[:4]
     assert ids(take(database, bob, 8)) == by_priority[4:]
-    assert take(database, ann, 4, by_priority[:4]).cards == ()
+    assert take(database, ann, 4, by_priority[:4]).items == ()
     assert states(database, number) == {"showing": 10}
 
 
@@ -77,11 +99,13 @@ def test_a_reloaded_page_gets_its_own_back(database, store):
     opened(database, store, 10)
     ann = reviewer(database, "ann")
     first = ids(take(database, ann, 4))
-    assert set(ids(take(database, ann, 4))) == set(first), "a page that holds nothing gets what it lost"
+    assert set(ids(take(database, ann, 4))) == set(first), (
+        "a page that holds nothing gets what it lost"
+    )
     more = take(database, ann, 4, first[:2])
     assert set(first[2:]) < set(ids(more))
-    assert len(more.cards) == 4
-    assert take(database, ann, 0, first).cards == (), "count 0 renews and no more"
+    assert len(more.items) == 4
+    assert take(database, ann, 0, first).items == (), "count 0 renews and no more"
 
 
 def test_nobody_holds_more_than_the_limit(database, store, monkeypatch):
@@ -91,7 +115,7 @@ def test_nobody_holds_more_than_the_limit(database, store, monkeypatch):
     holding = ids(take(database, ann, 4))
     holding += ids(take(database, ann, 4, holding))
     assert len(holding) == 5
-    assert take(database, ann, 4, holding).cards == ()
+    assert take(database, ann, 4, holding).items == ()
 
 
 def test_the_oldest_open_round_is_served_first_and_then_the_next(database, store):
@@ -100,12 +124,12 @@ def test_the_oldest_open_round_is_served_first_and_then_the_next(database, store
     with database.transaction() as tx:
         lifecycle.pause_round(tx, first, "test")
     tray = take(database, ann, 4)
-    assert Counter(card.round for card in tray.cards) == {second: 3, third: 1}
-    assert [card.round for card in tray.cards] == sorted(card.round for card in tray.cards)
-    assert take(database, ann, 4, ids(tray), number=first).cards == (), "paused"
+    assert Counter(card.round for card in tray.items) == {second: 3, third: 1}
+    assert [card.round for card in tray.items] == sorted(card.round for card in tray.items)
+    assert take(database, ann, 4, ids(tray), number=first).items == (), "paused"
     with database.transaction() as tx:
         lifecycle.resume_round(tx, first, "test")
-    assert {card.round for card in take(database, ann, 4, ids(tray), number=first).cards} == {first}
+    assert {card.round for card in take(database, ann, 4, ids(tray), number=first).items} == {first}
 
 
 def test_paused_and_closed_rounds_serve_nothing_that_is_held_either(database, store):
@@ -114,11 +138,11 @@ def test_paused_and_closed_rounds_serve_nothing_that_is_held_either(database, st
     held = ids(take(database, ann, 2))
     with database.transaction() as tx:
         lifecycle.pause_round(tx, number, "test")
-    assert take(database, ann, 4).cards == ()
+    assert take(database, ann, 4).items == ()
     with database.transaction() as tx:
         lifecycle.close_round(tx, number, "test")
     closed = take(database, ann, 4, held)
-    assert closed.cards == ()
+    assert closed.items == ()
     assert set(closed.lost) == set(held)
 
 
@@ -127,8 +151,10 @@ def test_an_expired_lease_goes_to_someone_else_and_the_first_is_told(database, s
     ann, bob = reviewer(database, "ann"), reviewer(database, "bob")
     held = ids(take(database, ann, 3))
     with database.transaction() as tx:
-        tx.execute(sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 minute'")))
-    assert take(database, bob, 3).cards == (), "a claim never looks at expired leases"
+        tx.execute(
+            sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 minute'"))
+        )
+    assert take(database, bob, 3).items == (), "a claim never looks at expired leases"
     with database.transaction() as tx:
         leases.expire(tx)
     taken = ids(take(database, bob, 2))
@@ -149,7 +175,7 @@ def test_pages_at_once_never_share_a_candidate(database, store):
         barrier.wait()
         while True:
             tray = take(database, one, 3, held)
-            if not tray.cards:
+            if not tray.items:
                 return
             held += ids(tray)
             with lock:
@@ -169,7 +195,11 @@ def test_a_claim_reads_the_partial_index_and_only_what_it_takes(database, store)
     """At 30,000 waiting and 30,000 decided rows a claim touches as many index rows as it takes candidates."""
     with database.transaction() as tx:
         number = make_round(tx)
-        tx.execute(sa.text("insert into prompts (id, text) values ('00000000-0000-0000-0000-000000000001', 'p')"))
+        tx.execute(
+            sa.text(
+                "insert into prompts (id, text) values ('00000000-0000-0000-0000-000000000001', 'p')"
+            )
+        )
         tx.execute(
             sa.text("""
             insert into candidates (id, round_id, prompt_id, seed, state, priority, propensity)
@@ -191,13 +221,18 @@ def test_a_claim_reads_the_partial_index_and_only_what_it_takes(database, store)
         }
         (plan,) = tx.execute(claim, wanted).scalar_one()
         (serving,) = tx.execute(
-            sa.text(f"explain (analyze, format json) {queue._SERVING.text}"), {"round": None, "reviewer": me}
+            sa.text(f"explain (analyze, format json) {queue._SERVING.text}"),
+            {"round": None, "reviewer": me},
         ).scalar_one()
-    scans = [node for node in walk(plan["Plan"]) if node.get("Index Name") == "ix_candidates_waiting"]
+    scans = [
+        node for node in walk(plan["Plan"]) if node.get("Index Name") == "ix_candidates_waiting"
+    ]
     assert len(scans) == 1
     assert scans[0]["Actual Rows"] == 8
     assert not [
-        node for node in walk(plan["Plan"]) if node["Node Type"] == "Seq Scan" and node["Relation Name"] == "candidates"
+        node
+        for node in walk(plan["Plan"])
+        if node["Node Type"] == "Seq Scan" and node["Relation Name"] == "candidates"
     ]
     looks = [node for node in walk(serving["Plan"]) if node.get("Relation Name") == "candidates"]
     assert [node["Actual Rows"] for node in looks] == [1]
@@ -219,8 +254,8 @@ def test_unknown_ids_in_holding_are_lost(database, store):
     stranger = uuid.uuid4()
     tray = take(database, reviewer(database, "ann"), 1, [stranger])
     assert tray.lost == (stranger,)
-    assert len(tray.cards) == 1
-    assert CandidateState.showing in states(database, tray.cards[0].round)
+    assert len(tray.items) == 1
+    assert CandidateState.showing in states(database, tray.items[0].round)
 
 
 def test_a_claim_of_what_others_have_begun_looks_at_no_more_than_it_says(database, store):
@@ -229,7 +264,11 @@ def test_a_claim_of_what_others_have_begun_looks_at_no_more_than_it_says(databas
         number = make_round(tx)
         set_consensus(tx, number, ConsensusSettings(ConsensusRule.majority, 2), "test")
         me = add_reviewer(tx, "ann").id
-        tx.execute(sa.text("insert into prompts (id, text) values ('00000000-0000-0000-0000-000000000001', 'p')"))
+        tx.execute(
+            sa.text(
+                "insert into prompts (id, text) values ('00000000-0000-0000-0000-000000000001', 'p')"
+            )
+        )
         tx.execute(
             sa.text("""
             with made as (
@@ -252,9 +291,13 @@ def test_a_claim_of_what_others_have_begun_looks_at_no_more_than_it_says(databas
             "page": None,
         }
         (plan,) = tx.execute(claim, wanted | {"most": queue.SCAN_LIMIT}).scalar_one()
-        cards = queue.claim_batch(tx, me, number, 8, (), 60).cards
-    scans = [node for node in walk(plan["Plan"]) if node.get("Index Name") == "ix_candidates_waiting"]
+        cards = queue.claim_batch(tx, me, number, 8, (), 60).items
+    scans = [
+        node for node in walk(plan["Plan"]) if node.get("Index Name") == "ix_candidates_waiting"
+    ]
     assert [node["Actual Rows"] for node in scans] == [queue.SCAN_LIMIT]
     with database.transaction() as tx:
-        levels = tx.execute(sa.select(candidates.c.decided).where(candidates.c.id.in_([card.id for card in cards])))
+        levels = tx.execute(
+            sa.select(candidates.c.decided).where(candidates.c.id.in_([card.id for card in cards]))
+        )
         assert levels.scalars().all() == [0] * 8, "what she has decided is passed over"

@@ -17,23 +17,27 @@ from curation.images.codec import decode_layer
 from curation.object_store import FolderStore
 from curation.ports import Layers
 from curation.rounds import generation, lifecycle
-from tests.making import make_checkpoint, picture, states
+from tests.making import image, make_checkpoint, states
 
 
 class Painter:
     """A generator whose pictures are a function of the request, as the door demands."""
 
-    def draw(self, requests: Sequence[GenerationRequest]) -> Sequence[Layers]:
-        return [{LayerRole.foreground: picture(request.seed)} for request in requests]
+    def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Layers]:
+        return [{LayerRole.foreground: image(request.seed)} for request in requests]
 
 
 def open_one(database: Database, quota: int) -> int:
     with database.transaction() as tx:
         checkpoint = make_checkpoint(tx)
-        return lifecycle.open_round(tx, checkpoint=checkpoint, prompts_=[Prompt("x")], quota=quota, actor="test")
+        return lifecycle.open_round(
+            tx, checkpoint=checkpoint, prompt_list=[Prompt("x")], quota=quota, actor="test"
+        )
 
 
-def claim(database: Database, number: int, holder: str, count: int) -> list[generation.ClaimedCandidate]:
+def claim(
+    database: Database, number: int, holder: str, count: int
+) -> list[generation.ClaimedCandidate]:
     with database.transaction() as tx:
         return generation.claim_candidates(tx, number, holder, count, 60)
 
@@ -49,8 +53,12 @@ def test_what_is_drawn_is_kept_with_its_layer(database: Database, store: FolderS
     assert asked == [Job("screen", (number,))]
     with database.transaction() as tx:
         for one in claimed:
-            sha = tx.scalar(sa.select(candidate_layers.c.sha256).where(candidate_layers.c.candidate_id == one.id))
-            assert np.array_equal(decode_layer(store.get(sha)), picture(one.request.seed))
+            sha = tx.scalar(
+                sa.select(candidate_layers.c.sha256).where(
+                    candidate_layers.c.candidate_id == one.id
+                )
+            )
+            assert np.array_equal(decode_layer(store.get(sha)), image(one.request.seed))
 
 
 def test_two_workers_never_claim_the_same(database: Database) -> None:
@@ -68,7 +76,9 @@ def test_a_paused_round_is_not_drawn(database: Database) -> None:
     assert claim(database, number, "me", 5) == []
 
 
-def test_work_whose_lease_was_lost_is_not_kept_twice(database: Database, store: FolderStore) -> None:
+def test_work_whose_lease_was_lost_is_not_kept_twice(
+    database: Database, store: FolderStore
+) -> None:
     number = open_one(database, 2)
     claimed = claim(database, number, "slow", 2)
     with database.transaction() as tx:
@@ -90,7 +100,9 @@ def test_three_failures_set_a_candidate_aside_with_its_reason(database: Database
         assert tx.scalar(sa.select(candidates.c.note)) == "OutOfMemory: the card is full"
 
 
-def test_a_round_that_closed_meanwhile_keeps_nothing(database: Database, store: FolderStore) -> None:
+def test_a_round_that_closed_meanwhile_keeps_nothing(
+    database: Database, store: FolderStore
+) -> None:
     number = open_one(database, 2)
     claimed = claim(database, number, "me", 2)
     with database.transaction() as tx:
@@ -100,10 +112,12 @@ def test_a_round_that_closed_meanwhile_keeps_nothing(database: Database, store: 
 
 
 @pytest.mark.parametrize("count", [1, 4])
-def test_a_drawing_that_breaks_in_the_middle_writes_no_row(database: Database, store: FolderStore, count: int) -> None:
+def test_a_drawing_that_breaks_in_the_middle_writes_no_row(
+    database: Database, store: FolderStore, count: int
+) -> None:
     class Broken(Painter):
         def draw(self, requests: Sequence[GenerationRequest]) -> Sequence[Layers]:
-            return super().draw(requests)[:-1]
+            return super().generate(requests)[:-1]
 
     number = open_one(database, count)
     claimed = claim(database, number, "me", count)

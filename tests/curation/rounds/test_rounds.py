@@ -21,24 +21,34 @@ PROMPTS = [Prompt("a red circle"), Prompt("a blue star"), Prompt("grey smoke")]
 def open_one(database: Database, quota: int = 10, **options) -> int:
     with database.transaction() as tx:
         checkpoint = make_checkpoint(tx)
-        return lifecycle.open_round(tx, checkpoint=checkpoint, prompts_=PROMPTS, quota=quota, actor="test", **options)
+        return lifecycle.open_round(
+            tx, checkpoint=checkpoint, prompt_list=PROMPTS, quota=quota, actor="test", **options
+        )
 
 
-def test_an_opened_round_has_its_quota_of_different_candidates_and_asks_for_drawing(database: Database) -> None:
+def test_an_opened_round_has_its_quota_of_different_candidates_and_asks_for_drawing(
+    database: Database,
+) -> None:
     asked: list[Job] = []
     database.send = asked.append
     number = open_one(database, quota=7_000)
     assert states(database, number) == {"requested": 7_000}
     assert asked == [Job("generate", (number,))]
     with database.transaction() as tx:
-        per_prompt = tx.execute(sa.select(sa.func.count()).select_from(candidates).group_by(candidates.c.prompt_id))
+        per_prompt = tx.execute(
+            sa.select(sa.func.count()).select_from(candidates).group_by(candidates.c.prompt_id)
+        )
         assert sorted(per_prompt.scalars()) == [2_333, 2_333, 2_334]
 
 
 def test_a_round_that_is_refused_leaves_nothing_and_asks_nothing(database: Database) -> None:
     asked: list[Job] = []
     database.send = asked.append
-    for options in ({"quota": 0}, {"policy": {"kind": "random", "share": 0}}, {"policy": {"kind": "best"}}):
+    for options in (
+        {"quota": 0},
+        {"policy": {"kind": "random", "share": 0}},
+        {"policy": {"kind": "best"}},
+    ):
         with pytest.raises(Refused):
             open_one(database, **options)
     with database.transaction() as tx:
@@ -54,18 +64,26 @@ def test_pause_and_resume_are_lawful_once_and_told_in_the_log(database: Database
         lifecycle.pause_round(tx, number, "anna")
     with database.transaction() as tx:
         lifecycle.resume_round(tx, number, "anna")
-        told = tx.execute(sa.select(events.c.kind).where(events.c.actor == "anna").order_by(events.c.id)).scalars()
+        told = tx.execute(
+            sa.select(events.c.kind).where(events.c.actor == "anna").order_by(events.c.id)
+        ).scalars()
         assert list(told) == ["round paused", "round open"]
 
 
-def test_closing_withdraws_what_has_no_verdict_and_frees_its_leases(database: Database, store: FolderStore) -> None:
+def test_closing_withdraws_what_has_no_verdict_and_frees_its_leases(
+    database: Database, store: FolderStore
+) -> None:
     with database.transaction() as tx:
         number = make_round(tx)
         make_candidates(tx, store, number, 3, CandidateState.waiting)
     with database.transaction() as tx:
         other = make_round(tx)
         make_candidates(tx, store, other, 2, CandidateState.accepted)
-        shown = tx.execute(sa.select(candidates.c.id).where(candidates.c.round_id == number)).scalars().first()
+        shown = (
+            tx.execute(sa.select(candidates.c.id).where(candidates.c.round_id == number))
+            .scalars()
+            .first()
+        )
         tx.execute(sa.update(candidates).where(candidates.c.id == shown).values(state="showing"))
         lease = {"subject": shown, "purpose": "review", "holder": "x", "expires_at": sa.func.now()}
         tx.execute(sa.insert(leases).values(lease))
@@ -90,7 +108,9 @@ def test_an_imported_layer_waits_for_people_once(database: Database) -> None:
             tx, number, {LayerRole.foreground: layer}, Prompt("a cat"), ["alpha_haze"], origin
         )
         assert (
-            lifecycle.add_for_review(tx, number, {LayerRole.foreground: layer}, Prompt("a cat"), ["alpha_haze"], origin)
+            lifecycle.add_for_review(
+                tx, number, {LayerRole.foreground: layer}, Prompt("a cat"), ["alpha_haze"], origin
+            )
             == first
         )
         assert lifecycle.find_round(tx, number)["quota"] == 1
@@ -109,16 +129,29 @@ def test_a_round_of_pairs_needs_three_texts(database):
         checkpoint = make_checkpoint(tx)
         with pytest.raises(Refused, match="three texts"):
             lifecycle.open_round(
-                tx, checkpoint=checkpoint, prompts_=[Prompt("a cat")], quota=2, kind=Kind.pair, actor="test"
+                tx,
+                checkpoint=checkpoint,
+                prompt_list=[Prompt("a cat")],
+                quota=2,
+                kind=Kind.pair,
+                actor="test",
             )
         pair = Prompt("a cat on grass", "a cat", "grass")
-        number = lifecycle.open_round(tx, checkpoint=checkpoint, prompts_=[pair], quota=2, kind=Kind.pair, actor="test")
+        number = lifecycle.open_round(
+            tx, checkpoint=checkpoint, prompt_list=[pair], quota=2, kind=Kind.pair, actor="test"
+        )
         assert lifecycle.find_round(tx, number)["kind"] == "pair"
 
 
 def test_the_round_of_gold_is_nobodys(database: Database) -> None:
     with database.transaction() as tx:
-        row = {"purpose": lifecycle.GOLD_PURPOSE, "kind": "single", "quota": 0, "policy": {}, "state": "open"}
+        row = {
+            "purpose": lifecycle.GOLD_PURPOSE,
+            "kind": "single",
+            "quota": 0,
+            "policy": {},
+            "state": "open",
+        }
         number = tx.scalar(sa.insert(rounds_table).values(row).returning(rounds_table.c.id))
         assert lifecycle.list_rounds(tx) == []
         for move in (lifecycle.pause_round, lifecycle.close_round):

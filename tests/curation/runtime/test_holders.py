@@ -18,7 +18,13 @@ from curation.db.tables import leases as leases_table
 from curation.domain import Progress, RunState, TrainingRequest
 from curation.errors import Conflict
 from curation.runtime.context import open_context
-from curation.runtime.lease_holders import WORKER_ID, dead_holders, live_holders, mark_alive, remove_marker
+from curation.runtime.lease_holders import (
+    WORKER_ID,
+    dead_holders,
+    live_holders,
+    mark_alive,
+    remove_marker,
+)
 from curation.runtime.local_stack import _release_stale_leases
 from curation.settings import Settings
 from tests.making import make_checkpoint
@@ -30,7 +36,10 @@ def another(folder: Path) -> tuple[subprocess.Popen[str], str]:
     """A process that is announced in the folder, and its name there."""
     code = ANOTHER + "print(holders.HOLDER, flush=True); sys.stdin.read()"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     return process, process.stdout.readline().strip()
@@ -66,7 +75,9 @@ def test_children_keep_no_dead_holder_alive(tmp_path: Path) -> None:
         ANOTHER + "import os, time; child = os.fork()\n"
         "if child == 0: time.sleep(60)\nprint(holders.HOLDER, child, flush=True); time.sleep(60)"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     name, child = process.stdout.readline().split()
     process.kill()
@@ -94,7 +105,9 @@ def state(database: Database, order: TrainingRequest) -> str:
         return str(registry.find_run(tx, order.id)["state"])
 
 
-def test_a_dead_holders_leases_are_handed_back_and_a_live_ones_are_not(settings: Settings, database: Database) -> None:
+def test_a_dead_holders_leases_are_handed_back_and_a_live_ones_are_not(
+    settings: Settings, database: Database
+) -> None:
     with open_context(settings) as context:
         order, _ = ordered(database)
         process, name = another(settings.path("holders"))
@@ -111,7 +124,9 @@ def test_a_dead_holders_leases_are_handed_back_and_a_live_ones_are_not(settings:
         assert state(database, order) == RunState.running, "of another machine nothing is known"
 
 
-def test_an_instance_that_starts_leaves_commands_alone_that_work(settings: Settings, database: Database) -> None:
+def test_an_instance_that_starts_leaves_commands_alone_that_work(
+    settings: Settings, database: Database
+) -> None:
     """`layerloop up` beside a `layerloop train` in another terminal."""
     with open_context(settings) as context:
         order, _ = ordered(database)
@@ -121,7 +136,9 @@ def test_an_instance_that_starts_leaves_commands_alone_that_work(settings: Setti
             assert not leases.release_workers(tx, live_holders(settings.path("holders")))
         end(process)
         with database.transaction() as tx:
-            assert leases.release_workers(tx, live_holders(settings.path("holders"))) == {"requested": 1}
+            assert leases.release_workers(tx, live_holders(settings.path("holders"))) == {
+                "requested": 1
+            }
         _release_stale_leases(context)
 
 
@@ -155,7 +172,9 @@ def test_a_command_waits_for_a_live_holder_says_who_and_takes_over(
     )
 
 
-def test_a_cancelled_run_stops_its_holder_and_goes_on_when_ordered_again(database: Database) -> None:
+def test_a_cancelled_run_stops_its_holder_and_goes_on_when_ordered_again(
+    database: Database,
+) -> None:
     order, _ = ordered(database)
     claimed(database, order, "w1")
     with database.transaction() as tx:

@@ -50,11 +50,15 @@ def test_it_comes_up_mends_itself_and_goes_down(home: Path) -> None:
     settings = Settings(home=home, port=0)
     with run_local_stack(settings) as standing:
         assert health(standing) == "ok"
-        assert "/sign-in?token=" in standing.sign_in_address()
+        assert "/sign-in?token=" in standing.sign_in_url()
         with pytest.raises(LayerloopError, match="is already running"), run_local_stack(settings):
             pass
 
-        processes = [child for child in psutil.Process().children() if "curation.cli.main" in " ".join(child.cmdline())]
+        processes = [
+            child
+            for child in psutil.Process().children()
+            if "curation.cli.main" in " ".join(child.cmdline())
+        ]
         assert len(processes) == 3
         [api] = [child for child in processes if child.cmdline()[-1] == "api"]
         api.kill()
@@ -64,7 +68,7 @@ def test_it_comes_up_mends_itself_and_goes_down(home: Path) -> None:
         pid = int((home / "postgres" / "data" / "postmaster.pid").read_text().splitlines()[0])
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not psutil.pid_exists(pid), 10)
-        assert standing.patiently(lambda: _count_reviewers(standing)) == 1
+        assert standing.retry_while_db_down(lambda: _count_reviewers(standing)) == 1
         wait_for(lambda: health(standing) == "ok")
         standing.context.queue.send(Job("reconcile"))
     assert health(standing) is None
@@ -98,9 +102,17 @@ def test_what_ends_a_container_ends_it_in_order(home: Path) -> None:
     assert len(processes) >= 3
     assert signal.getsignal(signal.SIGTERM) is earlier
     assert not embedded_postgres.is_running(home / "postgres")
-    assert not [one for one in processes if one.is_running() and "curation.cli.main" in " ".join(one.cmdline())]
+    assert not [
+        one
+        for one in processes
+        if one.is_running() and "curation.cli.main" in " ".join(one.cmdline())
+    ]
 
 
 def _count_reviewers(standing: LocalStack) -> int:
     with standing.context.database.transaction() as tx:
-        return int(tx.connection.exec_driver_sql("select count(*) from reviewers where name = 'owner'").scalar_one())
+        return int(
+            tx.connection.exec_driver_sql(
+                "select count(*) from reviewers where name = 'owner'"
+            ).scalar_one()
+        )

@@ -23,7 +23,11 @@ def test_a_log_is_cut_under_a_process_that_goes_on_writing(tmp_path):
     program = "import sys\nfor line in sys.stdin:\n    print(line.strip() * 100, flush=True)\n    print('ok', file=sys.stderr, flush=True)\n"
     with open_log(path) as log:
         writer = subprocess.Popen(
-            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=log, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.PIPE,
+            text=True,
         )
     assert writer.stdin and writer.stderr
     with writer, writer.stdin, writer.stderr:

@@ -84,7 +84,9 @@ def working(context: AppContext) -> Iterator[Working]:
 
 
 @pytest.mark.slow
-def test_two_rounds_end_and_a_second_call_does_nothing_again(context: AppContext, working: Working) -> None:
+def test_two_rounds_end_and_a_second_call_does_nothing_again(
+    context: AppContext, working: Working
+) -> None:
     import_initial_seeds(context, None, 80, working.told)
     numbers = run_loop(context, PLAN, working.told)
     assert len(numbers) == PLAN.rounds
@@ -98,7 +100,9 @@ def test_two_rounds_end_and_a_second_call_does_nothing_again(context: AppContext
         made = registry.list_checkpoints(tx)
         assert len(made) == PLAN.rounds
         assert made[0]["parent_id"] == made[1]["id"]
-        assert {"psnr", "ssim", "alpha_sad", "alpha_mse", "identity_harm_db", "noise_mse"} <= set(made[0]["evaluation"])
+        assert {"psnr", "ssim", "alpha_sad", "alpha_mse", "identity_harm_db", "noise_mse"} <= set(
+            made[0]["evaluation"]
+        )
         assert context.store.has(made[0]["sheet"])
         before = tx.scalar(sa.select(sa.func.count()).select_from(events))
         assert snapshots.find_snapshot(tx, "latest")
@@ -121,10 +125,14 @@ def test_two_rounds_end_and_a_second_call_does_nothing_again(context: AppContext
     indirect=True,
     ids=["painter"],
 )
-def test_a_round_of_pairs_is_drawn_screened_decided_and_becomes_samples(context: AppContext, working: Working) -> None:
+def test_a_round_of_pairs_is_drawn_screened_decided_and_becomes_samples(
+    context: AppContext, working: Working
+) -> None:
     """The loop of `demo --pairs`, with a generator that needs no training."""
     import_initial_seeds(context, None, 60, working.told, Kind.pair)
-    plan = LoopPlan(rounds=1, quota=24, preset="micro", reviewer="rules", recipe="pairs", kind=Kind.pair)
+    plan = LoopPlan(
+        rounds=1, quota=24, preset="micro", reviewer="rules", recipe="pairs", kind=Kind.pair
+    )
     [number] = run_loop(context, plan, working.told)
     with context.database.transaction() as tx:
         told = round_report.round_report(tx, number)
@@ -134,29 +142,46 @@ def test_a_round_of_pairs_is_drawn_screened_decided_and_becomes_samples(context:
     assert told["funnel"]["accepted"] >= 12
     assert ("clash", "blended") in {(one["reason"], one["layer"]) for one in told["reasons"]}
     assert all(one["layer"] for one in told["reasons"])
-    assert {one["name"] for one in told["signals"]} >= {"leakage", "harmony", "light_gap", "foot_gap"}
+    assert {one["name"] for one in told["signals"]} >= {
+        "leakage",
+        "harmony",
+        "light_gap",
+        "foot_gap",
+    }
     drawn = [one for one in read_samples(context.store, snapshot) if one.round == number]
     assert len(drawn) == told["funnel"]["accepted"]
-    assert all(one.kind is Kind.pair and len(one.layers) == 3 and len(one.texts) == 2 for one in drawn)
+    assert all(
+        one.kind is Kind.pair and len(one.layers) == 3 and len(one.texts) == 2 for one in drawn
+    )
     assert run_loop(context, plan, working.told) == [number]
 
 
-def test_prompts_of_pairs_have_three_texts_and_single_ones_are_of_foregrounds(context: AppContext) -> None:
+def test_prompts_of_pairs_have_three_texts_and_single_ones_are_of_foregrounds(
+    context: AppContext,
+) -> None:
     import_initial_seeds(context, None, 20, lambda _: None, Kind.pair)
     with context.database.transaction() as tx:
         pairs = choose_prompts(tx, 50, 1, Kind.pair)
         singles = choose_prompts(tx, 50, 1)
         assert choose_prompts(tx, 5, 2, Kind.pair) != pairs[:5]
     assert len(pairs) == 12
-    assert all(one.foreground and one.background and one.text.startswith(one.foreground) for one in pairs)
+    assert all(
+        one.foreground and one.background and one.text.startswith(one.foreground) for one in pairs
+    )
     assert len(singles) == 20
     assert all(one.background is None and " under " not in one.text for one in singles)
 
 
-def test_a_failed_training_ends_the_loop_with_its_reason(context: AppContext, working: Working) -> None:
+def test_a_failed_training_ends_the_loop_with_its_reason(
+    context: AppContext, working: Working
+) -> None:
     import_initial_seeds(context, None, 20, lambda _: None)
     with pytest.raises(LayerloopError, match="training failed"):
-        run_loop(context, LoopPlan(rounds=1, quota=4, preset="no such row", reviewer="rules"), lambda _: None)
+        run_loop(
+            context,
+            LoopPlan(rounds=1, quota=4, preset="no such row", reviewer="rules"),
+            lambda _: None,
+        )
 
 
 def test_a_drawing_that_fails_thrice_does_not_stop_the_round(context: AppContext) -> None:
@@ -177,19 +202,28 @@ def test_the_sweep_asks_for_what_stands_and_nothing_else(context: AppContext) ->
         make_candidates(tx, context.store, drawn, 1, CandidateState.generated)
         make_candidates(tx, context.store, idle, 1, CandidateState.requested)
         make_candidates(tx, context.store, paused, 1, CandidateState.requested)
-        tx.execute(sa.update(rounds_table).where(rounds_table.c.id == paused).values(state="paused"))
+        tx.execute(
+            sa.update(rounds_table).where(rounds_table.c.id == paused).values(state="paused")
+        )
     asked: list[Job] = []
     context.database.send = asked.append
     jobs.reconcile(context)
-    assert sorted(asked, key=lambda job: job.name) == [Job("generate", (idle,)), Job("screen", (drawn,))]
+    assert sorted(asked, key=lambda job: job.name) == [
+        Job("generate", (idle,)),
+        Job("screen", (drawn,)),
+    ]
 
 
-def test_a_stopped_training_is_handed_back(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_training_is_handed_back(
+    context: AppContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import_initial_seeds(context, None, 20, lambda _: None)
-    with context.database.transaction(one_view=True) as tx:
+    with context.database.transaction(repeatable_read=True) as tx:
         snapshot = snapshots.freeze_snapshot(tx, context.store, tag=None, actor="test").id
     with context.database.transaction() as tx:
-        run = registry.request_training(tx, TrainingRequest("whole", "micro", snapshot, None, None, 0), "test")
+        run = registry.request_training(
+            tx, TrainingRequest("whole", "micro", snapshot, None, None, 0), "test"
+        )
     jobs.stop_requested.set()
     try:
         jobs.train(context, str(run))

@@ -20,31 +20,41 @@ from tests.making import make_candidates, make_round
 
 def test_work_that_no_worker_takes_is_a_finding(settings: Settings) -> None:
     with open_context(settings) as context:
-        assert doctor._work(context).well
+        assert doctor._work(context).ok
         with context.database.transaction() as tx:
             number = make_round(tx)
             ids = make_candidates(tx, context.store, number, 3, CandidateState.requested)
-        assert doctor._work(context).well  # just asked for
+        assert doctor._work(context).ok  # just asked for
         with context.database.transaction() as tx:
-            tx.execute(sa.update(candidates).values(changed_at=sa.text("now() - interval '5 minutes'")))
+            tx.execute(
+                sa.update(candidates).values(changed_at=sa.text("now() - interval '5 minutes'"))
+            )
         found = doctor._work(context)
-        assert (found.well, found.told) == (False, "no worker has taken for over 60 s: 3 drawings")
+        assert (found.ok, found.told) == (False, "no worker has taken for over 60 s: 3 drawings")
         assert "layerloop worker" in found.hint
         with context.database.transaction() as tx:
             told = round_report.round_report(tx, number)
             other = round_report.round_report(tx, make_round(tx))
         assert (told["untaken"], other["untaken"]) == ({"drawings": 3}, {})
-        assert "no worker has taken for over 60 s: 3 drawings; start 'layerloop worker" in round_report.as_text(told)
+        assert (
+            "no worker has taken for over 60 s: 3 drawings; start 'layerloop worker"
+            in round_report.as_text(told)
+        )
         assert "no worker" not in round_report.as_text(other)
         with context.database.transaction() as tx:
             until = sa.text("now() + interval '1 minute'")
-            row = {"subject": ids[0], "purpose": "generate", "holder": "a worker", "expires_at": until}
+            row = {
+                "subject": ids[0],
+                "purpose": "generate",
+                "holder": "a worker",
+                "expires_at": until,
+            }
             tx.execute(sa.insert(leases).values(row))
-        assert doctor._work(context).well  # somebody draws
+        assert doctor._work(context).ok  # somebody draws
         with context.database.transaction() as tx:
             tx.execute(sa.delete(leases))
             tx.execute(sa.update(rounds).values(state="paused"))
-        assert doctor._work(context).well  # a paused round waits for people
+        assert doctor._work(context).ok  # a paused round waits for people
 
 
 def test_a_port_that_is_taken_is_refused_with_what_to_do() -> None:

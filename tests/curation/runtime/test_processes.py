@@ -59,7 +59,7 @@ def test_what_is_tended_is_looked_at_and_may_fail(sleepy: Supervisor, tmp_path: 
         seen.append(1)
         raise LayerloopError("not now")
 
-    sleepy.tend(care)
+    sleepy.add_health_check(care)
     sleepy.start("one", [], tmp_path / "one.log")
     wait_for(lambda: len(seen) > 1)
     sleepy.stop()
@@ -78,7 +78,11 @@ def test_children_end_with_a_starter_that_is_killed(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as starter:
         child = int(starter.stdout.readline())
         starter.kill()
-    wait_for(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+    wait_for(
+        lambda: (
+            not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+        )
+    )
 
 
 def test_a_home_is_up_only_once(tmp_path: Path) -> None:

@@ -82,7 +82,9 @@ def test_a_layer_lies_where_it_was_put(rgba, left: int, top: int) -> None:
     for y in range(4):
         for x in range(5):
             inside = 0 <= y - top < 2 and 0 <= x - left < 3
-            assert laid[y, x].tolist() == (rgba[y - top, x - left].tolist() if inside else [0, 0, 0, 0])
+            assert laid[y, x].tolist() == (
+                rgba[y - top, x - left].tolist() if inside else [0, 0, 0, 0]
+            )
 
 
 def test_sizes_that_differ_are_a_mistake() -> None:

@@ -27,7 +27,7 @@ from curation.scenes.formats.tiff import write_tiff
 from curation.scenes.layer_stack import LayerStack, StackLayer
 from curation.scenes.layered_files import WRITERS, parse_formats
 from curation.scenes.manifest import LAYERED_FILE_NAMES
-from tests.making import picture
+from tests.making import image
 from tests.pair_painter import slope
 
 SIZE = (48, 40)
@@ -36,18 +36,20 @@ SIZE = (48, 40)
 def stack(background: RGBA) -> LayerStack:
     sheets = [
         StackLayer("background", background, (0, 0), 255),
-        StackLayer("a fox & an <owl>", picture(1, *SIZE), (0, 0), 255),
-        StackLayer("lampe à huile, 日本のランプ", picture(2, 20, 30), (-7, 25), 128),
-        StackLayer("x" * 100, picture(3, 9, 11), (44, -3), 77),
+        StackLayer("a fox & an <owl>", image(1, *SIZE), (0, 0), 255),
+        StackLayer("lampe à huile, 日本のランプ", image(2, 20, 30), (-7, 25), 128),
+        StackLayer("x" * 100, image(3, 9, 11), (44, -3), 77),
     ]
     merged = new_canvas(SIZE)
     for sheet in sheets:
-        merged = composite(place_on_canvas(apply_opacity(sheet.rgba, sheet.opacity), sheet.offset, SIZE), merged)
+        merged = composite(
+            place_on_canvas(apply_opacity(sheet.rgba, sheet.opacity), sheet.offset, SIZE), merged
+        )
     return LayerStack(SIZE, sheets, merged)
 
 
 OPAQUE = stack(slope("sky", SIZE))
-SEE_THROUGH = stack(picture(9, *SIZE))
+SEE_THROUGH = stack(image(9, *SIZE))
 BOTH = pytest.mark.parametrize("drawn", [OPAQUE, SEE_THROUGH], ids=["opaque", "see-through"])
 
 
@@ -57,8 +59,8 @@ def test_psd_in_a_second_program(tmp_path: Path, drawn: LayerStack) -> None:
     write_psd(tmp_path / "a.psd", drawn)
     read = photoshopapi.LayeredFile.read(str(tmp_path / "a.psd"))
     assert (read.width, read.height) == SIZE
-    assert len(read.layers) == len(drawn.sheets)
-    for layer, sheet in zip(reversed(read.layers), drawn.sheets, strict=True):  # uppermost first
+    assert len(read.layers) == len(drawn.layers)
+    for layer, sheet in zip(reversed(read.layers), drawn.layers, strict=True):  # uppermost first
         assert layer.name == sheet.name
         assert round(layer.opacity * 255) == sheet.opacity
         assert (layer.center_x - layer.width / 2, layer.center_y - layer.height / 2) == sheet.offset
@@ -73,9 +75,13 @@ def test_psd_in_a_third(tmp_path: Path, drawn: LayerStack) -> None:
     with Image.open(tmp_path / "a.psd") as image:
         found = [(mode, box) for _, mode, box, _ in image.layers]
         assert found == [
-            ("RGBA", (x, y, x + s.rgba.shape[1], y + s.rgba.shape[0])) for s in drawn.sheets for x, y in [s.offset]
+            ("RGBA", (x, y, x + s.rgba.shape[1], y + s.rgba.shape[0]))
+            for s in drawn.layers
+            for x, y in [s.offset]
         ]
-        assert np.array_equal(np.asarray(image.convert("RGB")), composite_over(drawn.merged, (255, 255, 255)))
+        assert np.array_equal(
+            np.asarray(image.convert("RGB")), composite_over(drawn.merged, (255, 255, 255))
+        )
         if drawn is OPAQUE:
             assert image.mode == "RGB"
         else:
@@ -88,7 +94,9 @@ def test_psd_blends_to_what_we_blended(tmp_path: Path, drawn: LayerStack) -> Non
     document = psd_tools.PSDImage.open(tmp_path / "a.psd")
     assert [layer.kind for layer in document] == ["pixel"] * 4
     assert not any(layer.has_mask() for layer in document)
-    blended = np.asarray(document.composite(force=True, color=0, alpha=0).convert("RGBA")).astype(int)
+    blended = np.asarray(document.composite(force=True, color=0, alpha=0).convert("RGBA")).astype(
+        int
+    )
     difference = np.abs(blended - drawn.merged)[drawn.merged[..., 3] > 32]
     assert difference.max() <= 2
 
@@ -98,7 +106,9 @@ def test_ora_in_a_second_program(tmp_path: Path, drawn: LayerStack) -> None:
     write_ora(tmp_path / "a.ora", drawn)
     read = pyora.Project.load(str(tmp_path / "a.ora"))
     assert read.dimensions == SIZE
-    for layer, sheet in zip(reversed(list(read.children)), drawn.sheets, strict=True):  # uppermost first
+    for layer, sheet in zip(
+        reversed(list(read.children)), drawn.layers, strict=True
+    ):  # uppermost first
         assert layer.name == sheet.name
         assert layer.offsets == sheet.offset
         assert layer.opacity == pytest.approx(sheet.opacity / 255, abs=1e-6)
@@ -113,14 +123,22 @@ def test_ora_keeps_the_rules_of_its_format(tmp_path: Path, drawn: LayerStack) ->
     assert (tmp_path / "a.ora").read_bytes()[30:54] == b"mimetypeimage/openraster"
     with zipfile.ZipFile(tmp_path / "a.ora") as archive:
         first, *rest = archive.infolist()
-        assert (first.filename, first.compress_type, first.extra) == ("mimetype", zipfile.ZIP_STORED, b"")
-        assert {"stack.xml", "mergedimage.png", "Thumbnails/thumbnail.png"} < {one.filename for one in rest}
+        assert (first.filename, first.compress_type, first.extra) == (
+            "mimetype",
+            zipfile.ZIP_STORED,
+            b"",
+        )
+        assert {"stack.xml", "mergedimage.png", "Thumbnails/thumbnail.png"} < {
+            one.filename for one in rest
+        }
         image = ElementTree.fromstring(archive.read("stack.xml"))
         assert (image.tag, image.get("w"), image.get("h")) == ("image", "48", "40")
         layers = image.findall("./stack/layer")
-        assert [one.get("name") for one in layers] == [sheet.name for sheet in reversed(drawn.sheets)]
+        assert [one.get("name") for one in layers] == [
+            sheet.name for sheet in reversed(drawn.layers)
+        ]
         assert {one.get("composite-op") for one in layers} == {"svg:src-over"}
-        for one, sheet in zip(layers, reversed(drawn.sheets), strict=True):
+        for one, sheet in zip(layers, reversed(drawn.layers), strict=True):
             with Image.open(io.BytesIO(archive.read(one.get("src")))) as png:
                 assert (png.format, png.mode) == ("PNG", "RGBA")
                 assert np.array_equal(np.asarray(png), sheet.rgba)
@@ -132,7 +150,9 @@ def test_ora_keeps_the_rules_of_its_format(tmp_path: Path, drawn: LayerStack) ->
 
 def test_a_large_thumbnail_is_made_small(tmp_path: Path) -> None:
     large = slope("sky", (900, 300))
-    write_ora(tmp_path / "a.ora", LayerStack((900, 300), [StackLayer("sky", large, (0, 0), 255)], large))
+    write_ora(
+        tmp_path / "a.ora", LayerStack((900, 300), [StackLayer("sky", large, (0, 0), 255)], large)
+    )
     with zipfile.ZipFile(tmp_path / "a.ora") as archive:
         assert Image.open(io.BytesIO(archive.read("Thumbnails/thumbnail.png"))).size == (256, 85)
 
@@ -141,8 +161,8 @@ def test_a_large_thumbnail_is_made_small(tmp_path: Path) -> None:
 def test_tiff_in_a_second_program(tmp_path: Path, drawn: LayerStack) -> None:
     write_tiff(tmp_path / "a.tiff", drawn)
     with tifffile.TiffFile(tmp_path / "a.tiff") as read:
-        assert len(read.pages) == len(drawn.sheets)
-        for page, sheet in zip(read.pages, drawn.sheets, strict=True):
+        assert len(read.pages) == len(drawn.layers)
+        for page, sheet in zip(read.pages, drawn.layers, strict=True):
             assert page.extrasamples == (tifffile.EXTRASAMPLE.UNASSALPHA,)
             assert page.photometric == tifffile.PHOTOMETRIC.RGB
             assert page.tags["PageName"].value == sheet.name

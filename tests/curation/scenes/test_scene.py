@@ -76,8 +76,16 @@ def test_everything_that_a_scene_may_say(tmp_path: Path) -> None:
         ("layers = [1]\n" + FOREST, "no layers", "[[layers]]"),
         ("backround = 1\n" + FOREST + FOX, "'backround'", "'background'"),
         ("zebra = 1\n" + FOREST + FOX, "'zebra'", "known keys: size, whole"),
-        (FOREST + "[[layers]]\npromt = 'a fox'\n", "layer 1 has an unknown key 'promt'", "'prompt'"),
-        (FOREST + FOX + "[[layers]]\nname = 'owl'\n", "layer 2 has neither a prompt nor a file", "give one"),
+        (
+            FOREST + "[[layers]]\npromt = 'a fox'\n",
+            "layer 1 has an unknown key 'promt'",
+            "'prompt'",
+        ),
+        (
+            FOREST + FOX + "[[layers]]\nname = 'owl'\n",
+            "layer 2 has neither a prompt nor a file",
+            "give one",
+        ),
         (FOREST + "[[layers]]\nprompt = '  '\n", "prompt is empty", ""),
         (FOREST + "[[layers]]\nprompt = 5\n", "prompt is 5", "a text in quotes"),
         (FOREST + FOX + "opacity = 1.5\n", "opacity is 1.5", "[0, 1]"),
@@ -88,15 +96,31 @@ def test_everything_that_a_scene_may_say(tmp_path: Path) -> None:
         (FOREST + FOX + "position = [1, 2]\n", "has a position", "leave position out"),
         (FOREST + FOX + "scale = 2\n", "has a scale", "leave scale out"),
         (FOREST + "[[layers]]\nfile = 'here.png'\nseed = 4\n", "has a seed", "leave seed out"),
-        (FOREST + "[[layers]]\nfile = 'here.png'\nposition = [1]\n", "position is [1]", "two whole numbers"),
-        (FOREST + "[[layers]]\nfile = 'here.png'\nposition = [1, 2.5]\n", "position is", "two whole numbers"),
+        (
+            FOREST + "[[layers]]\nfile = 'here.png'\nposition = [1]\n",
+            "position is [1]",
+            "two whole numbers",
+        ),
+        (
+            FOREST + "[[layers]]\nfile = 'here.png'\nposition = [1, 2.5]\n",
+            "position is",
+            "two whole numbers",
+        ),
         (FOREST + "[[layers]]\nfile = 'here.png'\nscale = 0\n", "scale is 0", "[0.001, 100]"),
         ("[background]\n" + FOX, "is empty", "a file or a colour"),
-        ("[background]\nprompt = 'sky'\ncolour = 'blue'\n" + FOX, "a prompt and a colour", "give either"),
+        (
+            "[background]\nprompt = 'sky'\ncolour = 'blue'\n" + FOX,
+            "a prompt and a colour",
+            "give either",
+        ),
         ("[background]\ncolour = 'blau'\n" + FOX, "invalid color 'blau'", "#87ceeb"),
         ("[background]\ncolour = '#11223344'\n" + FOX, "is transparent", "opaque"),
         ("[background]\nprompt = 'sky'\nfit = 'cover'\n" + FOX, "a fit but no file", ""),
-        ("[background]\nfile = 'here.png'\nfit = 'stretch'\n" + FOX, "fit is 'stretch'", "cover or contain"),
+        (
+            "[background]\nfile = 'here.png'\nfit = 'stretch'\n" + FOX,
+            "fit is 'stretch'",
+            "cover or contain",
+        ),
         ("size = 'big'\n" + FOREST + FOX, "invalid size 'big'", "832x1216"),
         ("size = 512\n" + FOREST + FOX, "size is 512", "a text in quotes"),
         ("whole = \n" + FOREST + FOX, "is not valid TOML", "README"),
@@ -124,7 +148,11 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
 
 
 def test_names_have_no_letters_that_files_cannot_hold(tmp_path: Path) -> None:
-    text = FOREST + '[[layers]]\nprompt = "a\\u0001fox\\nruns"\n' + f"[[layers]]\nprompt = '{'x' * 300}'\n"
+    text = (
+        FOREST
+        + '[[layers]]\nprompt = "a\\u0001fox\\nruns"\n'
+        + f"[[layers]]\nprompt = '{'x' * 300}'\n"
+    )
     first, second = load_scene(write(tmp_path, text)).layers
     assert first.name == "a fox runs"
     assert len(second.name) == 100
@@ -133,10 +161,25 @@ def test_names_have_no_letters_that_files_cannot_hold(tmp_path: Path) -> None:
         load_scene(write(tmp_path, FOREST + '[[layers]]\nprompt = "a\\u0000fox"\n'))
 
 
-KEYS = ["size", "whole", "seed", "background", "layers", "prompt", "file", "name", "opacity", "scale", "position", "x"]
+KEYS = [
+    "size",
+    "whole",
+    "seed",
+    "background",
+    "layers",
+    "prompt",
+    "file",
+    "name",
+    "opacity",
+    "scale",
+    "position",
+    "x",
+]
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4)
+    ),
     max_leaves=10,
 )
 
@@ -150,7 +193,12 @@ def test_whatever_a_file_says_is_a_scene_or_a_sentence(table: dict) -> None:
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [(None, (None, None)), ("832x1216", ((832, 1216), None)), (" 64×32 ", ((64, 32), None)), ("2:3", (None, 2 / 3))],
+    [
+        (None, (None, None)),
+        ("832x1216", ((832, 1216), None)),
+        (" 64×32 ", ((64, 32), None)),
+        ("2:3", (None, 2 / 3)),
+    ],
 )
 def test_sizes(text: str | None, size: tuple) -> None:
     assert parse_size(text) == size

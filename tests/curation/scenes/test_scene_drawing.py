@@ -27,12 +27,12 @@ from curation.scenes.drawing import generate_scene
 from curation.scenes.layer_source import SceneGenerator
 from curation.scenes.manifest import SceneManifest, read_manifest
 from curation.scenes.scene import Background, FitMode, Scene, SceneLayer
-from tests.making import picture
+from tests.making import image
 from tests.pair_painter import PairPainter
 
 CHECKPOINT = Checkpoint({}, "layers", "tiny", None, None, 0, "test")
 LAMP, PHOTO = Path("lamp.png"), Path("photo.jpg")
-PICTURES = {LAMP: picture(5, 20, 30), PHOTO: picture(6, 90, 50)}
+PICTURES = {LAMP: image(5, 20, 30), PHOTO: image(6, 90, 50)}
 THREE = Scene(
     Background("a forest"),
     (
@@ -45,12 +45,16 @@ THREE = Scene(
 
 
 def hand_of(
-    store: FolderStore, options: GenerationOptions = GenerationOptions(), painter: type[PairPainter] = PairPainter
+    store: FolderStore,
+    options: GenerationOptions = GenerationOptions(),
+    painter: type[PairPainter] = PairPainter,
 ) -> SceneGenerator:
     return SceneGenerator(CHECKPOINT, lambda: painter(store), store, options)
 
 
-def draw(scene: Scene, hand: SceneGenerator | None, folder: Path, force: bool = False) -> SceneManifest:
+def draw(
+    scene: Scene, hand: SceneGenerator | None, folder: Path, force: bool = False
+) -> SceneManifest:
     return generate_scene(scene, PICTURES, hand, folder, lambda _: None, force)
 
 
@@ -59,10 +63,17 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_every_step_is_asked_for_what_fits_and_kept(tmp_path: Path, store: FolderStore) -> None:
-    hand, out = hand_of(store, GenerationOptions(steps=9, negative="ugly")), tmp_path / "new" / "scene"
+    hand, out = (
+        hand_of(store, GenerationOptions(steps=9, negative="ugly")),
+        tmp_path / "new" / "scene",
+    )
     drawn = draw(THREE, hand, out)
     (first, plain), (second, given) = hand.generator.asked
-    assert (first.prompt.foreground, first.prompt.background, first.seed) == ("a fox", "a forest", 3)
+    assert (first.prompt.foreground, first.prompt.background, first.seed) == (
+        "a fox",
+        "a forest",
+        3,
+    )
     assert (second.prompt.text, second.seed) == ("a fox and an owl by a lamp", 4)
     assert not plain.given
     [(role, below)] = given.given.items()
@@ -84,19 +95,27 @@ def test_every_step_is_asked_for_what_fits_and_kept(tmp_path: Path, store: Folde
             assert layer.sha256 == compute_sha256(out / layer.file)
             rgba = read_image(out / layer.file)
             assert rgba.shape == (layer.size[1], layer.size[0], 4)
-            so_far = composite(place_on_canvas(apply_opacity(rgba, layer.opacity), layer.offset, (64, 64)), so_far)
+            so_far = composite(
+                place_on_canvas(apply_opacity(rgba, layer.opacity), layer.offset, (64, 64)), so_far
+            )
         assert np.array_equal(read_image(out / step.blended), so_far)
         assert step.sha256 == compute_sha256(out / step.blended)
     assert read_manifest(out) == drawn
 
 
-def test_files_say_how_they_were_made_and_the_users_own_say_nothing(tmp_path: Path, store: FolderStore) -> None:
+def test_files_say_how_they_were_made_and_the_users_own_say_nothing(
+    tmp_path: Path, store: FolderStore
+) -> None:
     drawn = draw(THREE, hand_of(store, GenerationOptions(steps=9)), tmp_path / "out")
-    facts = read_provenance(tmp_path / "out" / "3-owl.png")
-    assert facts["foreground"] == "an owl"
-    assert facts["background"] == "a lamp, a fox, a forest"
-    assert (facts["seed"], facts["steps"], facts["checkpoint"]) == ("4", "9", CHECKPOINT.id)
-    assert (facts["role"], facts["layer"]) == ("foreground", "owl")
+    metadata = read_provenance(tmp_path / "out" / "3-owl.png")
+    assert metadata["foreground"] == "an owl"
+    assert metadata["background"] == "a lamp, a fox, a forest"
+    assert (metadata["seed"], metadata["steps"], metadata["checkpoint"]) == (
+        "4",
+        "9",
+        CHECKPOINT.id,
+    )
+    assert (metadata["role"], metadata["layer"]) == ("foreground", "owl")
     with pytest.raises(NotFound):
         read_provenance(tmp_path / "out" / "2-lamp.png")
     before, after = ((tmp_path / "out" / f"blended-{n}.png").read_bytes() for n in (1, 2))
@@ -106,17 +125,26 @@ def test_files_say_how_they_were_made_and_the_users_own_say_nothing(tmp_path: Pa
 
 
 def test_a_background_is_drawn_to_fit_the_files_on_it(tmp_path: Path, store: FolderStore) -> None:
-    scene = Scene(Background("a beach"), (replace(THREE.layers[1], opacity=128), SceneLayer("owl", "an owl")))
+    scene = Scene(
+        Background("a beach"), (replace(THREE.layers[1], opacity=128), SceneLayer("owl", "an owl"))
+    )
     hand = hand_of(store)
     drawn = draw(scene, hand, tmp_path / "out")
     (under, given), (_, over) = hand.generator.asked
     assert under.prompt.background == "a beach"
     [(role, sha256)] = given.given.items()
     assert role is LayerRole.foreground
-    expected = composite(place_on_canvas(apply_opacity(PICTURES[LAMP], 128), (-5, 50), (64, 64)), new_canvas((64, 64)))
+    expected = composite(
+        place_on_canvas(apply_opacity(PICTURES[LAMP], 128), (-5, 50), (64, 64)),
+        new_canvas((64, 64)),
+    )
     assert np.array_equal(decode_layer(store.get(sha256)), expected)
     assert list(over.given) == [LayerRole.background]
-    assert [step.blended for step in drawn.steps] == ["blended-0.png", "blended-1.png", "blended-2.png"]
+    assert [step.blended for step in drawn.steps] == [
+        "blended-0.png",
+        "blended-1.png",
+        "blended-2.png",
+    ]
 
 
 @pytest.mark.parametrize("fit", FitMode)
@@ -133,10 +161,17 @@ def test_on_the_users_photograph(tmp_path: Path, store: FolderStore, fit: FitMod
         assert (photo[:10, :, :3] == (9, 8, 7)).all()
 
 
-def test_the_canvas_is_as_asked_or_as_drawn_or_as_the_photograph(tmp_path: Path, store: FolderStore) -> None:
+def test_the_canvas_is_as_asked_or_as_drawn_or_as_the_photograph(
+    tmp_path: Path, store: FolderStore
+) -> None:
     fox = (SceneLayer("fox", "a fox"),)
-    assert draw(Scene(Background("sky"), fox, size="48x32"), hand_of(store), tmp_path / "a").size == (48, 32)
-    assert draw(Scene(Background("sky"), fox, size="3:2"), hand_of(store), tmp_path / "b").size == (96, 64)
+    assert draw(
+        Scene(Background("sky"), fox, size="48x32"), hand_of(store), tmp_path / "a"
+    ).size == (48, 32)
+    assert draw(Scene(Background("sky"), fox, size="3:2"), hand_of(store), tmp_path / "b").size == (
+        96,
+        64,
+    )
     lamp = (SceneLayer("lamp", None, LAMP),)
     drawn = draw(Scene(Background(file=PHOTO), lamp), None, tmp_path / "c")
     assert (drawn.size, drawn.checkpoint, drawn.complete) == ((90, 50), None, True)
@@ -166,12 +201,27 @@ class Stubborn(PairPainter):
     ("painter", "scene", "says", "hint"),
     [
         (Single, THREE, "generates single layers only", "trained on pairs"),
-        (Single, Scene(Background(file=PHOTO), THREE.layers[:1]), "generates single layers only", "--checkpoint"),
-        (Stubborn, replace(THREE, size="96x64"), "generated with 64x64 pixels instead of 96x64", "64x64"),
+        (
+            Single,
+            Scene(Background(file=PHOTO), THREE.layers[:1]),
+            "generates single layers only",
+            "--checkpoint",
+        ),
+        (
+            Stubborn,
+            replace(THREE, size="96x64"),
+            "generated with 64x64 pixels instead of 96x64",
+            "64x64",
+        ),
     ],
 )
 def test_generators_that_cannot_do_it(
-    tmp_path: Path, store: FolderStore, painter: type[PairPainter], scene: Scene, says: str, hint: str
+    tmp_path: Path,
+    store: FolderStore,
+    painter: type[PairPainter],
+    scene: Scene,
+    says: str,
+    hint: str,
 ) -> None:
     with pytest.raises(Refused) as refused:
         draw(scene, hand_of(store, painter=painter), tmp_path / "out")
@@ -191,7 +241,9 @@ def test_what_lies_there_is_not_drawn_again(tmp_path: Path, store: FolderStore) 
     assert files(tmp_path / "out") == before
 
 
-def test_another_scene_needs_force_and_keeps_what_is_equal(tmp_path: Path, store: FolderStore) -> None:
+def test_another_scene_needs_force_and_keeps_what_is_equal(
+    tmp_path: Path, store: FolderStore
+) -> None:
     out = tmp_path / "out"
     draw(THREE, hand_of(store), out)
     before = files(out)
@@ -217,8 +269,18 @@ def test_another_scene_needs_force_and_keeps_what_is_equal(tmp_path: Path, store
         (lambda s: replace(s, size="32x32"), 1),
         (lambda s: replace(s, layers=(replace(s.layers[0], seed=8), *s.layers[1:])), 1),
         (lambda s: replace(s, layers=(replace(s.layers[0], opacity=8), *s.layers[1:])), 1),
-        (lambda s: replace(s, layers=(s.layers[0], replace(s.layers[1], position=(0, 0)), s.layers[2])), 2),
-        (lambda s: replace(s, layers=(s.layers[0], replace(s.layers[1], scale=0.5), s.layers[2])), 2),
+        (
+            lambda s: replace(
+                s, layers=(s.layers[0], replace(s.layers[1], position=(0, 0)), s.layers[2])
+            ),
+            2,
+        ),
+        (
+            lambda s: replace(
+                s, layers=(s.layers[0], replace(s.layers[1], scale=0.5), s.layers[2])
+            ),
+            2,
+        ),
         (lambda s: replace(s, whole="another whole"), 3),
     ],
 )
@@ -234,7 +296,7 @@ def test_another_file_of_the_same_name_or_another_checkpoint_is_another_step(
     tmp_path: Path, store: FolderStore
 ) -> None:
     draw(THREE, hand_of(store), tmp_path / "out")
-    others = PICTURES | {LAMP: picture(50, 20, 30)}
+    others = PICTURES | {LAMP: image(50, 20, 30)}
     with pytest.raises(Refused, match="from step 2 on"):
         generate_scene(THREE, others, hand_of(store), tmp_path / "out", lambda _: None)
     hand = SceneGenerator(replace(CHECKPOINT, seed=1), lambda: PairPainter(store), store)
@@ -251,7 +313,9 @@ def test_files_that_were_changed_or_lost(tmp_path: Path, store: FolderStore) -> 
     (out / "2-lamp.png").unlink()
     draw(THREE, hand_of(store), out)
     assert files(out) == before
-    Image.open(out / "3-owl.png").rotate(90).save(out / "3-owl.png")  # somebody's own work is not written over
+    Image.open(out / "3-owl.png").rotate(90).save(
+        out / "3-owl.png"
+    )  # somebody's own work is not written over
     edited = files(out)
     with pytest.raises(Refused, match=r"was changed after .*3-owl\.png"):
         draw(THREE, hand_of(store), out)
@@ -311,7 +375,8 @@ def test_stopped_before_any_file_gets_its_name_it_goes_on(
         assert draw(THREE, hand, out) == whole
         assert files(out) == expected
         assert len(hand.generator.asked if "generator" in hand.__dict__ else []) == 2 - sum(
-            any(layer.source == "drawn" for layer in step.layers) for step in (done.steps if done else ())
+            any(layer.source == "drawn" for layer in step.layers)
+            for step in (done.steps if done else ())
         )
     assert stops >= 11  # seven pictures and four manifests
 
@@ -340,7 +405,9 @@ draw(THREE, SceneGenerator(CHECKPOINT, lambda: Dying(store), store), Path({folde
 def test_killed_while_it_draws_it_goes_on(tmp_path: Path, drawings: int) -> None:
     root = str(Path(__file__).resolve().parents[3])
     program = KILLED.format(root=root, folder=str(tmp_path))
-    killed = subprocess.run([sys.executable, "-c", program, str(drawings)], check=False, env=os.environ, cwd=root)
+    killed = subprocess.run(
+        [sys.executable, "-c", program, str(drawings)], check=False, env=os.environ, cwd=root
+    )
     assert killed.returncode == -signal.SIGKILL
     assert len(read_manifest(tmp_path / "out").steps) == 2 * drawings
     store = FolderStore(tmp_path / "objects")

@@ -14,12 +14,18 @@ from PIL import Image, ImageCms
 from curation.errors import Refused
 from curation.image_limits import DEFAULT_LIMITS
 from curation.scenes.scene import FitMode
-from curation.scenes.scene_images import cover, decode_bytes, decode_images, fit_background, place_image
-from tests.making import picture
+from curation.scenes.scene_images import (
+    cover,
+    decode_bytes,
+    decode_images,
+    fit_background,
+    place_image,
+)
+from tests.making import image
 
 
 def test_pictures_come_through_a_confined_process(tmp_path: Path) -> None:
-    rgba = picture(1)
+    rgba = image(1)
     rgba[:4, :, :3] = 77  # colours that nobody can see
     Image.fromarray(rgba).save(tmp_path / "layer.png")
     Image.fromarray(rgba).save(tmp_path / "layer.webp", lossless=True, exact=True)
@@ -54,17 +60,25 @@ def bomb() -> bytes:
     """A PNG that says it has 20,000 x 20,000 pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+        return (
+            struct.pack(">I", len(body))
+            + kind
+            + body
+            + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+        )
 
     header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 6, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + chunk(b"IEND", b"")
     )
 
 
 def test_hostile_files_end_in_a_sentence(tmp_path: Path) -> None:
     whole = tmp_path / "whole.jpg"
-    Image.fromarray(picture(1)[..., :3]).save(whole)
+    Image.fromarray(image(1)[..., :3]).save(whole)
     frames = [Image.new("RGBA", (8, 8), (n, 0, 0, 255)) for n in (0, 200)]
     frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:])
     files = {
@@ -105,7 +119,7 @@ def test_a_background_covers_or_is_seen_whole() -> None:
 
 
 def test_layers_are_set_down_in_their_own_size_or_made_to_fit() -> None:
-    rgba = picture(3, 40, 20)
+    rgba = image(3, 40, 20)
     same, offset = place_image(rgba, (100, 60), None, None)
     assert np.array_equal(same, rgba)
     assert offset == (30, 20)

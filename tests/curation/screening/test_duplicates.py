@@ -26,20 +26,24 @@ from curation.images.perceptual_hash import (
 )
 
 SHARED = Path(__file__).resolve().parents[3] / ".." / "shared"
-COLOURS = {
+COLORS = {
     "red": (220, 40, 40), "orange": (240, 140, 30), "yellow": (240, 220, 40), "green": (40, 160, 60),
     "blue": (40, 80, 200), "purple": (130, 60, 170), "white": (245, 245, 245), "black": (20, 20, 20),
 }  # fmt: skip
 
 
-def shape(sides: int, colour: tuple[int, int, int], size: int = 64, radius: float = 0.3) -> np.ndarray:
+def shape(
+    sides: int, color: tuple[int, int, int], size: int = 64, radius: float = 0.3
+) -> np.ndarray:
     """A regular polygon (0: a disc) with smooth edges."""
-    image = Image.new("RGBA", (size * 4, size * 4), (*colour, 0))
+    image = Image.new("RGBA", (size * 4, size * 4), (*color, 0))
     if sides:
-        ImageDraw.Draw(image).regular_polygon((size * 2, size * 2, radius * size * 4), sides, fill=colour)
+        ImageDraw.Draw(image).regular_polygon(
+            (size * 2, size * 2, radius * size * 4), sides, fill=color
+        )
     else:
         box = [size * 4 * (0.5 - radius), size * 4 * (0.5 + radius)]
-        ImageDraw.Draw(image).ellipse([box[0], box[0], box[1], box[1]], fill=colour)
+        ImageDraw.Draw(image).ellipse([box[0], box[0], box[1], box[1]], fill=color)
     return np.asarray(image.resize((size, size), Image.Resampling.BOX))
 
 
@@ -58,19 +62,32 @@ def wanted(rgba: np.ndarray) -> tuple[str, bytes]:
 
 def rescaled(rgba: np.ndarray, share: float) -> np.ndarray:
     image = Image.fromarray(rgba)
-    return np.asarray(image.resize((round(image.width * share), round(image.height * share)), Image.Resampling.LANCZOS))
+    return np.asarray(
+        image.resize(
+            (round(image.width * share), round(image.height * share)), Image.Resampling.LANCZOS
+        )
+    )
 
 
 def test_shapes_of_other_form_or_colour_are_no_duplicates():
-    prints = {(s, c): fingerprint(shape(s, rgb)) for s in (0, 3, 4, 5, 6) for c, rgb in COLOURS.items()}
+    prints = {
+        (s, c): fingerprint(shape(s, rgb)) for s in (0, 3, 4, 5, 6) for c, rgb in COLORS.items()
+    }
     names = list(prints)
-    near = [(a, b) for i, a in enumerate(names) for b in names[:i] if are_near_duplicates(prints[a], prints[b])]
+    near = [
+        (a, b)
+        for i, a in enumerate(names)
+        for b in names[:i]
+        if are_near_duplicates(prints[a], prints[b])
+    ]
     assert near == []
-    assert not are_near_duplicates(fingerprint(shape(0, COLOURS["red"])), fingerprint(shape(0, COLOURS["red"], radius=0.35)))
+    assert not are_near_duplicates(
+        fingerprint(shape(0, COLORS["red"])), fingerprint(shape(0, COLORS["red"], radius=0.35))
+    )
 
 
 def test_scale_slight_light_and_loss_are_near_duplicates():
-    one = shape(5, COLOURS["orange"], 200)
+    one = shape(5, COLORS["orange"], 200)
     mark = fingerprint(one)
     brighter = np.dstack([np.clip(one[..., :3] * 1.03, 0, 255).astype(np.uint8), one[..., 3]])
     for other in (rescaled(one, 0.96), rescaled(one, 0.5), rescaled(one, 2), brighter):
@@ -79,7 +96,7 @@ def test_scale_slight_light_and_loss_are_near_duplicates():
 
 
 def test_alpha_counts():
-    one = shape(4, COLOURS["blue"], 128)
+    one = shape(4, COLORS["blue"], 128)
     holed = one.copy()
     holed[54:74, 54:74, 3] = 0
     assert not are_near_duplicates(fingerprint(one), fingerprint(holed))
@@ -89,7 +106,7 @@ def test_alpha_counts():
 
 
 def test_colour_under_alpha_0_does_not_count():
-    one = shape(4, COLOURS["blue"])
+    one = shape(4, COLORS["blue"])
     other = one.copy()
     other[other[..., 3] == 0, :3] = 77
     assert fingerprint(one) == fingerprint(other)
@@ -97,7 +114,10 @@ def test_colour_under_alpha_0_does_not_count():
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.binary(min_size=HASH_BYTES, max_size=HASH_BYTES), st.sets(st.integers(0, 191), max_size=BANDS - 1))
+@given(
+    st.binary(min_size=HASH_BYTES, max_size=HASH_BYTES),
+    st.sets(st.integers(0, 191), max_size=BANDS - 1),
+)
 def test_prints_within_eleven_bits_share_a_band(mark, flips):
     other = np.unpackbits(np.frombuffer(mark, np.uint8))
     other[list(flips)] ^= 1
@@ -106,13 +126,18 @@ def test_prints_within_eleven_bits_share_a_band(mark, flips):
 
 
 def test_the_index_finds_exact_before_near_and_says_which(database):
-    red, blue = shape(0, COLOURS["red"], 128), shape(0, COLOURS["blue"], 128)
+    red, blue = shape(0, COLORS["red"], 128), shape(0, COLORS["blue"], 128)
     with database.transaction() as tx:
         first, near = stored(tx, red), stored(tx, rescaled(red, 0.96))
         other = stored(tx, blue)
         exact, scaled, missing, again = find_duplicates(
             tx,
-            [wanted(rescaled(red, 0.96)), wanted(rescaled(blue, 0.9)), wanted(shape(3, COLOURS["red"])), wanted(red)],
+            [
+                wanted(rescaled(red, 0.96)),
+                wanted(rescaled(blue, 0.9)),
+                wanted(shape(3, COLORS["red"])),
+                wanted(red),
+            ],
         )
     assert (exact.of, exact.exact) == (near, True)
     assert (scaled.of, scaled.exact) == (other, False)
@@ -122,9 +147,15 @@ def test_the_index_finds_exact_before_near_and_says_which(database):
 
 
 def test_layers_outside_the_index_are_not_found(database):
-    red = shape(0, COLOURS["red"])
+    red = shape(0, COLORS["red"])
     with database.transaction() as tx:
-        row = {"sha256": "a" * 64, "width": 64, "height": 64, "bytes": 1, "visible": pixel_hash(red)}
+        row = {
+            "sha256": "a" * 64,
+            "width": 64,
+            "height": 64,
+            "bytes": 1,
+            "visible": pixel_hash(red),
+        }
         tx.execute(sa.insert(layers), row)
         assert find_duplicates(tx, [wanted(red)]) == [None]
         add_to_index(tx, {"a" * 64: fingerprint(red)})
@@ -136,7 +167,7 @@ def test_layers_outside_the_index_are_not_found(database):
 
 def test_a_crowded_band_costs_no_more_and_the_duplicate_is_found_elsewhere(database, monkeypatch):
     monkeypatch.setattr(duplicates, "CROWD", 4)
-    pool = [shape(0, COLOURS["red"], 64, 0.1 + 0.01 * step) for step in range(30)]
+    pool = [shape(0, COLORS["red"], 64, 0.1 + 0.01 * step) for step in range(30)]
     with database.transaction() as tx:
         names = [stored(tx, one) for one in pool]
         told = find_duplicates(tx, [wanted(pool[22]), wanted(rescaled(pool[22], 0.96))])
@@ -145,21 +176,26 @@ def test_a_crowded_band_costs_no_more_and_the_duplicate_is_found_elsewhere(datab
 
 def test_a_batch_finds_its_own_duplicates():
     batch = DuplicateIndex()
-    red = shape(0, COLOURS["red"], 128)
+    red = shape(0, COLORS["red"], 128)
     assert batch.find(*wanted(red)) is None
     batch.add(*wanted(red), "first")
     assert batch.find(*wanted(red)) == duplicates.Duplicate("first")
     assert batch.find(*wanted(rescaled(red, 0.9))).bits is not None
-    assert batch.find(*wanted(shape(0, COLOURS["green"], 128))) is None
+    assert batch.find(*wanted(shape(0, COLORS["green"], 128))) is None
 
 
 def test_real_images_are_told_apart_and_their_copies_found():
     if not (SHARED / "seed_rgba").is_dir():
         pytest.skip("the folder 'shared' with real images is not beside this checkout")
-    rows = [json.loads(line) for line in (SHARED / "seed_rgba/metadata.jsonl").read_text().splitlines()][::4]
-    pictures = [np.asarray(Image.open(SHARED / "seed_rgba" / row["file_name"]).convert("RGBA")) for row in rows]
+    rows = [
+        json.loads(line) for line in (SHARED / "seed_rgba/metadata.jsonl").read_text().splitlines()
+    ][::4]
+    images = [
+        np.asarray(Image.open(SHARED / "seed_rgba" / row["file_name"]).convert("RGBA"))
+        for row in rows
+    ]
     batch, wrong, lost = DuplicateIndex(), 0, 0
-    for number, one in enumerate(pictures):
+    for number, one in enumerate(images):
         visible, mark = wanted(one)
         wrong += batch.find(visible, mark) is not None
         batch.add(visible, mark, str(number))
@@ -167,5 +203,5 @@ def test_real_images_are_told_apart_and_their_copies_found():
             hidden = one.copy()
             hidden[hidden[..., 3] == 0] = 0
             lost += not are_near_duplicates(mark, fingerprint(rescaled(hidden, 0.96)))
-    assert wrong <= 0.01 * len(pictures)
-    assert lost <= 0.02 * len(pictures)
+    assert wrong <= 0.01 * len(images)
+    assert lost <= 0.02 * len(images)

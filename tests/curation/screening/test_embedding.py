@@ -10,7 +10,13 @@ import pytest
 
 from curation.domain import LayerRole, Prompt
 from curation.errors import Refused
-from curation.screening.embedding import BUILTIN_EMBEDDER, EMBEDDING_DIM, open_embedder, pack_vector, unpack_vectors
+from curation.screening.embedding import (
+    BUILTIN_EMBEDDER,
+    EMBEDDING_DIM,
+    open_embedder,
+    pack_vector,
+    unpack_vectors,
+)
 from curation.synthetic.shapes import draw_subject, sample_subject
 from tests.making import scenes
 
@@ -18,7 +24,9 @@ FRONT = LayerRole.foreground
 
 
 def see(*drawn):
-    return np.stack([one.vector for one in BUILTIN_EMBEDDER.see(list(drawn), [Prompt("")] * len(drawn))])
+    return np.stack(
+        [one.vector for one in BUILTIN_EMBEDDER.see(list(drawn), [Prompt("")] * len(drawn))]
+    )
 
 
 def metrics(count, size=128):
@@ -29,7 +37,13 @@ def metrics(count, size=128):
 def test_the_numbers_of_a_picture_are_the_same_for_ever():
     """To change them on purpose, change SOURCE too: stored numbers of another way must not be compared with new ones."""
     ramp = np.linspace(0, 255, 32).astype(np.uint8)
-    rgba = np.dstack([*np.meshgrid(ramp, ramp), np.full((32, 32), 128, np.uint8), np.tri(32, dtype=np.uint8) * 255])
+    rgba = np.dstack(
+        [
+            *np.meshgrid(ramp, ramp),
+            np.full((32, 32), 128, np.uint8),
+            np.tri(32, dtype=np.uint8) * 255,
+        ]
+    )
     (vector,) = see({FRONT: rgba})
     assert vector.shape == (EMBEDDING_DIM,)
     assert vector[:6] == pytest.approx(GOLDEN, abs=2e-3)
@@ -41,7 +55,10 @@ GOLDEN = [-0.0622, 0.7764, -0.0702, -0.0282, 0.6552, 0.0409]
 def test_a_picture_lies_nearer_to_its_own_copies_than_to_any_other():
     whole = metrics(40)
     half = [cv2.resize(one, (64, 64), interpolation=cv2.INTER_AREA) for one in whole]
-    noisy = [np.clip(one + np.random.default_rng(0).normal(0, 3, one.shape), 0, 255).astype(np.uint8) for one in whole]
+    noisy = [
+        np.clip(one + np.random.default_rng(0).normal(0, 3, one.shape), 0, 255).astype(np.uint8)
+        for one in whole
+    ]
     known = see(*({FRONT: one} for one in whole))
     for copies in (half, noisy):
         distances = np.linalg.norm(known[:, None] - see(*({FRONT: one} for one in copies)), axis=2)

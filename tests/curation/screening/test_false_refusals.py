@@ -27,7 +27,9 @@ def painted(alpha: np.ndarray, seed: int = 0) -> RGBA:
     """Give a mask (0 to 255) soft edges and coarse random colors."""
     colors = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), np.uint8)
     colors = cv2.resize(colors, alpha.shape[::-1], interpolation=cv2.INTER_CUBIC)
-    return np.dstack([colors, cv2.GaussianBlur(alpha, (0, 0), 1.0, borderType=cv2.BORDER_REPLICATE)])
+    return np.dstack(
+        [colors, cv2.GaussianBlur(alpha, (0, 0), 1.0, borderType=cv2.BORDER_REPLICATE)]
+    )
 
 
 def bust(shoulders: float) -> RGBA:
@@ -35,7 +37,14 @@ def bust(shoulders: float) -> RGBA:
     alpha = np.zeros((SIDE, SIDE), np.uint8)
     cv2.circle(alpha, (SIDE // 2, SIDE // 3), SIDE // 5, 255, -1)
     top = round(SIDE * (1 - shoulders))
-    corners = [(0, SIDE), (0, top), (SIDE // 3, SIDE // 2), (2 * SIDE // 3, SIDE // 2), (SIDE, top), (SIDE, SIDE)]
+    corners = [
+        (0, SIDE),
+        (0, top),
+        (SIDE // 3, SIDE // 2),
+        (2 * SIDE // 3, SIDE // 2),
+        (SIDE, top),
+        (SIDE, SIDE),
+    ]
     cv2.fillPoly(alpha, [np.array(corners, np.int32)], 255)
     return painted(alpha)
 
@@ -66,36 +75,51 @@ def oracle() -> RuleReviewer:
 
 
 @pytest.mark.parametrize("shoulders", [0.0, 0.15, 0.3])
-def test_a_bust_that_leaves_the_image_at_the_bottom_is_not_cut(oracle: RuleReviewer, shoulders: float) -> None:
+def test_a_bust_that_leaves_the_image_at_the_bottom_is_not_cut(
+    oracle: RuleReviewer, shoulders: float
+) -> None:
     layer = bust(shoulders)
     assert compute_signals(layer)["border_touch"] > 0.2
     assert compute_signals(layer)["cut_share"] == 0
-    assert not list(oracle.find_unclean(prepare_layer(layer)))
-    assert "cut_at_border" not in inspect_and_encode(encode_layer(layer), "bust.webp", DEFAULT_LIMITS).codes
+    assert not list(oracle.find_broken_bounds(prepare_layer(layer)))
+    assert (
+        "cut_at_border"
+        not in inspect_and_encode(encode_layer(layer), "bust.webp", DEFAULT_LIMITS).codes
+    )
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_the_same_bust_at_another_side_is_cut(oracle: RuleReviewer, turns: int) -> None:
     layer = np.ascontiguousarray(np.rot90(bust(0.15), turns))
-    assert RejectReason.cropped in {reason for reason, _ in oracle.find_unclean(prepare_layer(layer))}
-    assert "cut_at_border" in inspect_and_encode(encode_layer(layer), "bust.webp", DEFAULT_LIMITS).codes
+    assert RejectReason.cropped in {
+        reason for reason, _ in oracle.find_broken_bounds(prepare_layer(layer))
+    }
+    assert (
+        "cut_at_border"
+        in inspect_and_encode(encode_layer(layer), "bust.webp", DEFAULT_LIMITS).codes
+    )
 
 
 def test_a_square_key_cap_is_not_opaque(oracle: RuleReviewer) -> None:
     assert 0.8 < compute_signals(key_cap())["f_opaque"] < 0.95
-    assert not list(oracle.find_unclean(prepare_layer(key_cap())))
+    assert not list(oracle.find_broken_bounds(prepare_layer(key_cap())))
 
 
 def test_an_opaque_rim_is_rejected_by_its_own_rule(oracle: RuleReviewer) -> None:
     assert compute_signals(framed())["cut_share"] == 1
-    assert RejectReason.cropped in {reason for reason, _ in oracle.find_unclean(prepare_layer(framed()))}
+    assert RejectReason.cropped in {
+        reason for reason, _ in oracle.find_broken_bounds(prepare_layer(framed()))
+    }
 
 
 @pytest.mark.slow
 def test_sources_that_were_left_out_of_the_fit_are_accepted(shared: Path) -> None:
     folder = shared / "seed_rgba"
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
-    layers = [(prepare_layer(np.asarray(Image.open(folder / row["file_name"]).convert("RGBA"))), row) for row in rows]
+    layers = [
+        (prepare_layer(np.asarray(Image.open(folder / row["file_name"]).convert("RGBA"))), row)
+        for row in rows
+    ]
     for row in rows:  # a repository holds several packs of one hand
         words = row["source"].split()
         row["source"] = words[0] if words[0].startswith("github") else words[1]
@@ -104,9 +128,11 @@ def test_sources_that_were_left_out_of_the_fit_are_accepted(shared: Path) -> Non
     rates = {}
     for source in counts:
         known = [(layer, row) for layer, row in layers if row["source"] != source]
-        fitted = RuleReviewer.fit([(layer, row["text"]) for layer, row in known], [row["source"] for _, row in known])
+        fitted = RuleReviewer.fit(
+            [(layer, row["text"]) for layer, row in known], [row["source"] for _, row in known]
+        )
         found = [
-            [*fitted.find_unclean(layer), *fitted.find_foreign(layer, row["text"])]
+            [*fitted.find_broken_bounds(layer), *fitted.find_unlike_seeds(layer, row["text"])]
             for layer, row in layers
             if row["source"] == source
         ]

@@ -10,26 +10,46 @@ import pytest
 from PIL import Image
 
 from curation.datasets.manifest import Manifest, Part
-from curation.domain import Kind, LayerRole, RejectReason, ReviewItem, ReviewItemLayer, Sample, Split, Verdict
+from curation.domain import (
+    Kind,
+    LayerRole,
+    RejectReason,
+    ReviewItem,
+    ReviewItemLayer,
+    Sample,
+    Split,
+    Verdict,
+)
 from curation.errors import Refused
 from curation.images.codec import encode_layer, pixel_hash
 from curation.images.layer_masks import downscale
 from curation.screening.pairs.rule_reviewer import review_item
-from curation.screening.rule_reviewer import EXCLUDED_SHARE, RuleReviewer, content_words, embed_layer, fit_rule_reviewer
+from curation.screening.rule_reviewer import (
+    EXCLUDED_SHARE,
+    RuleReviewer,
+    content_words,
+    embed_layer,
+    fit_rule_reviewer,
+)
 
 SHARED = Path(__file__).resolve().parents[3] / ".." / "shared"
-COLOURS = {"red": (210, 40, 40), "green": (40, 160, 60), "blue": (40, 80, 200), "yellow": (235, 210, 40)}
+COLORS = {
+    "red": (210, 40, 40),
+    "green": (40, 160, 60),
+    "blue": (40, 80, 200),
+    "yellow": (235, 210, 40),
+}
 
 
 def star(seed: int, size: int = 64) -> tuple[np.ndarray, str]:
     """A layer of a small world of coloured stars and discs, and its caption."""
     rng = np.random.default_rng(seed)
-    name = list(COLOURS)[seed % 4]
+    name = list(COLORS)[seed % 4]
     y, x = (np.mgrid[:size, :size] - size / 2) / size + rng.uniform(-0.05, 0.05, 2)[:, None, None]
     depth = 0.0 if seed % 8 < 4 else 0.08
     edge = rng.uniform(0.22, 0.3) + depth * np.cos(5 * np.arctan2(y, x) + rng.uniform(0, 6))
     alpha = np.clip((edge - np.hypot(x, y)) * size / 1.5 + 0.5, 0, 1)
-    rgb = np.clip(np.array(COLOURS[name]) + rng.normal(0, 8, 3), 0, 255)
+    rgb = np.clip(np.array(COLORS[name]) + rng.normal(0, 8, 3), 0, 255)
     rgba = np.dstack([np.broadcast_to(rgb, (size, size, 3)), alpha * 255])
     return np.rint(rgba).astype(np.uint8), f"the {name} {'star' if depth else 'disc'} of this world"
 
@@ -40,7 +60,9 @@ def oracle() -> RuleReviewer:
 
 
 def share_accepted(oracle, layers) -> float:
-    return float(np.mean([oracle.decide(rgba, text).verdict is Verdict.accept for rgba, text in layers]))
+    return float(
+        np.mean([oracle.decide(rgba, text).verdict is Verdict.accept for rgba, text in layers])
+    )
 
 
 def test_seeds_and_their_like_pass(oracle):
@@ -70,7 +92,10 @@ def test_each_defect_is_rejected_with_its_reason(oracle, spoil, reason):
 
 def test_noise_and_foreign_blobs_are_rejected(oracle):
     rng = np.random.default_rng(1)
-    noise = [(rng.integers(0, 256, (64, 64, 4), dtype=np.uint8), "the red disc of this world") for _ in range(20)]
+    noise = [
+        (rng.integers(0, 256, (64, 64, 4), dtype=np.uint8), "the red disc of this world")
+        for _ in range(20)
+    ]
     assert share_accepted(oracle, noise) == 0
     window = np.clip(40 - np.hypot(*(np.mgrid[:64, :64] - 32)) * 1.6, 0, 1)
     blobs = []
@@ -78,7 +103,9 @@ def test_noise_and_foreign_blobs_are_rejected(oracle):
         field = cv2.GaussianBlur(rng.normal(0, 1, (64, 64, 4)).astype(np.float32), (0, 0), 4)
         field /= field.std()
         alpha = np.clip(field[..., 3] * 2, 0, 1) * window * 255
-        blob = np.rint(np.dstack([np.clip(128 + 70 * field[..., :3], 0, 255), alpha])).astype(np.uint8)
+        blob = np.rint(np.dstack([np.clip(128 + 70 * field[..., :3], 0, 255), alpha])).astype(
+            np.uint8
+        )
         blobs.append((blob, "the red disc of this world"))
     assert share_accepted(oracle, blobs) <= 0.05
 
@@ -102,7 +129,7 @@ def test_a_prompt_of_the_drawn_seeds_is_checked_exactly():
     assert len(TONES) > 2
     right = [fitted.decide(rgba, subject.text) for rgba, subject in made]
     assert np.mean([RejectReason.prompt_miss in said.reasons for said in right]) < 0.1
-    others = [next(s for s in SUBJECTS.values() if s.colour != subject.colour) for _, subject in made]
+    others = [next(s for s in SUBJECTS.values() if s.color != subject.color) for _, subject in made]
     wrong = [fitted.decide(rgba, other.text) for (rgba, _), other in zip(made, others, strict=True)]
     assert np.mean([RejectReason.prompt_miss in said.reasons for said in wrong]) > 0.95
 
@@ -118,7 +145,12 @@ def test_the_embedding_forgets_place_and_size():
 
 
 def test_words():
-    assert content_words("The red-brown cup, and 3 of its Saucers") == {"red", "brown", "cup", "saucers"}
+    assert content_words("The red-brown cup, and 3 of its Saucers") == {
+        "red",
+        "brown",
+        "cup",
+        "saucers",
+    }
 
 
 def test_too_few_seeds_are_refused():
@@ -126,11 +158,11 @@ def test_too_few_seeds_are_refused():
         RuleReviewer.fit(star(seed) for seed in range(5))
 
 
-def snapshot_of(store, pictures, round_=0) -> str:
+def snapshot_of(store, images, round_=0) -> str:
     """A snapshot of single layers, the last one held out."""
     made = []
-    for number, (rgba, text) in enumerate(pictures):
-        split = Split.heldout if number == len(pictures) - 1 else Split.train
+    for number, (rgba, text) in enumerate(images):
+        split = Split.heldout if number == len(images) - 1 else Split.train
         sha = store.put(encode_layer(rgba))
         made.append(
             Sample(
@@ -162,7 +194,13 @@ def test_it_judges_cards(oracle, store):
     card = ReviewItem(uuid.uuid4(), 1, Kind.single, text, (), layers, {})
     assert review_item(oracle, store, card).verdict is Verdict.accept
     gone = ReviewItem(
-        uuid.uuid4(), 1, Kind.single, text, (), {LayerRole.foreground: ReviewItemLayer("0" * 64, 64, 64)}, {}
+        uuid.uuid4(),
+        1,
+        Kind.single,
+        text,
+        (),
+        {LayerRole.foreground: ReviewItemLayer("0" * 64, 64, 64)},
+        {},
     )
     said = review_item(oracle, store, gone)
     assert (said.verdict, said.reasons) == (Verdict.reject, (RejectReason.other,))
@@ -172,12 +210,17 @@ def test_it_judges_cards(oracle, store):
 def test_real_seeds_held_out_pass_and_spoilt_ones_do_not():
     if not (SHARED / "seed_rgba").is_dir():
         pytest.skip("the folder 'shared' with real images is not beside this checkout")
-    rows = [json.loads(line) for line in (SHARED / "seed_rgba/metadata.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (SHARED / "seed_rgba/metadata.jsonl").read_text().splitlines()
+    ]
 
     def layers(split):
         for row in rows:
             if row["split"] == split:
-                yield np.asarray(Image.open(SHARED / "seed_rgba" / row["file_name"]).convert("RGBA")), row["text"]
+                yield (
+                    np.asarray(Image.open(SHARED / "seed_rgba" / row["file_name"]).convert("RGBA")),
+                    row["text"],
+                )
 
     fitted = RuleReviewer.fit(layers("train"))
     held = [(downscale(rgba, 64), text) for rgba, text in layers("heldout")]

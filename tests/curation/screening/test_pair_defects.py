@@ -19,7 +19,14 @@ from curation.screening.pairs.defects import (
 from curation.screening.pairs.signals import compute_agreement_signals
 from tests.making import scenes
 
-TOUCHED = {"fringe": FOREGROUND, "haze": FOREGROUND, "holes": FOREGROUND, "light": FOREGROUND, "leak": BACKGROUND, "seam": BACKGROUND}
+TOUCHED = {
+    "fringe": FOREGROUND,
+    "haze": FOREGROUND,
+    "holes": FOREGROUND,
+    "light": FOREGROUND,
+    "leak": BACKGROUND,
+    "seam": BACKGROUND,
+}
 MEASURED = {
     "leak": lambda p, _: pairs.leakage(p[FOREGROUND], p[BACKGROUND]),
     "seam": lambda p, _: pairs.seam_energy(p[FOREGROUND], p[BACKGROUND], p[BLENDED]),
@@ -44,7 +51,10 @@ def test_a_defect_grows_in_its_own_layer_and_the_pair_still_blends(defect):
             assert (spoilt[other] == pair[other]).all()
             assert pairs.blended_error(spoilt[FOREGROUND], spoilt[BACKGROUND], spoilt[BLENDED]) == 0
             before, after = (
-                over[role] if role == BACKGROUND else pairs.composite(over[FOREGROUND], pair[BACKGROUND]) for over in (pair, spoilt)
+                over[role]
+                if role == BACKGROUND
+                else pairs.composite(over[FOREGROUND], pair[BACKGROUND])
+                for over in (pair, spoilt)
             )
             changed.append(np.abs(after.astype(float) - before).mean())
         assert 0 < changed[0] < changed[1] < changed[2]
@@ -58,7 +68,10 @@ def test_the_measures_of_pairs_see_what_was_planted(defect):
     told = list(enumerate(scenes(15)))
     found = {
         severity: np.median(
-            [MEASURED[defect](planted(pair, defect, severity, seed), prompt) for seed, (prompt, pair) in told]
+            [
+                MEASURED[defect](planted(pair, defect, severity, seed), prompt)
+                for seed, (prompt, pair) in told
+            ]
         )
         for severity in (0.0, 0.5, 1.0)
     }

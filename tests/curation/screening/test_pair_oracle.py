@@ -9,11 +9,24 @@ import numpy as np
 import pytest
 
 from curation.datasets.manifest import Manifest, Part
-from curation.domain import Kind, LayerRole, RejectReason, ReviewItem, ReviewItemLayer, Sample, Split, Verdict
+from curation.domain import (
+    Kind,
+    LayerRole,
+    RejectReason,
+    ReviewItem,
+    ReviewItemLayer,
+    Sample,
+    Split,
+    Verdict,
+)
 from curation.errors import Refused
 from curation.images.codec import encode_layer
 from curation.images.pairs import composite
-from curation.screening.pairs.rule_reviewer import PairRuleReviewer, fit_pair_rule_reviewer, review_item
+from curation.screening.pairs.rule_reviewer import (
+    PairRuleReviewer,
+    fit_pair_rule_reviewer,
+    review_item,
+)
 from curation.synthetic.backgrounds import draw_pair, join_texts, sample_scene
 from tests.making import scenes
 
@@ -33,7 +46,10 @@ def faults(oracle, pair, prompt) -> set:
 
 def test_sound_pairs_pass_also_those_never_seen(oracle):
     for start in (0, 5_000):
-        passed = [oracle.decide(pair, prompt).verdict is Verdict.accept for prompt, pair in scenes(60, start=start)]
+        passed = [
+            oracle.decide(pair, prompt).verdict is Verdict.accept
+            for prompt, pair in scenes(60, start=start)
+        ]
         assert np.mean(passed) >= 0.9
 
 
@@ -57,7 +73,10 @@ def test_layers_of_different_pictures_are_told_apart(oracle):
     [
         (lambda f, b: (f, composite(f, b)), (RejectReason.residue, BACK)),
         (lambda f, b: (f, np.dstack([b[..., :3], b[..., 3] // 2])), (RejectReason.holes, BACK)),
-        (lambda f, b: (np.dstack([f[..., :3], np.maximum(f[..., 3], 30)]), b), (RejectReason.residue, FRONT)),
+        (
+            lambda f, b: (np.dstack([f[..., :3], np.maximum(f[..., 3], 30)]), b),
+            (RejectReason.residue, FRONT),
+        ),
         (lambda f, b: (np.roll(f, 32, axis=1), b), (RejectReason.cropped, FRONT)),
         (lambda f, b: (np.roll(f, -12, axis=0), b), (RejectReason.clash, WHOLE)),
         (lambda f, b: (f, b[::-1]), (RejectReason.prompt_miss, BACK)),
@@ -100,7 +119,10 @@ def test_it_is_fitted_to_the_pairs_of_a_snapshot_and_judges_cards(store):
     fitted = fit_pair_rule_reviewer(store, snapshot_of(store, drawn))
     assert fitted.backgrounds.shape == (25, 448)
     prompt, pair = drawn[0]
-    layers = {role: ReviewItemLayer(store.put(encode_layer(layer)), 64, 64) for role, layer in pair.items()}
+    layers = {
+        role: ReviewItemLayer(store.put(encode_layer(layer)), 64, 64)
+        for role, layer in pair.items()
+    }
     texts = {FRONT: prompt.foreground, BACK: prompt.background}
     card = ReviewItem(uuid.uuid4(), 1, Kind.pair, prompt.text, (), layers, {}, texts)
     assert review_item(fitted, store, card).verdict is Verdict.accept

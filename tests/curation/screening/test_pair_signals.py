@@ -25,7 +25,9 @@ FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blend
 
 
 def see_through(pair: dict) -> dict:
-    return pair | {BACK: np.dstack([pair[BACK][..., :3], np.full(pair[BACK].shape[:2], 200, np.uint8)])}
+    return pair | {
+        BACK: np.dstack([pair[BACK][..., :3], np.full(pair[BACK].shape[:2], 200, np.uint8)])
+    }
 
 
 def left(pair: dict) -> dict:
@@ -34,12 +36,16 @@ def left(pair: dict) -> dict:
 
 def shifted(pair: dict) -> dict:
     """The blend is of another background: rolled by a third, and darker."""
-    return pair | {WHOLE: np.dstack([np.roll(pair[WHOLE], 20, axis=0)[..., :3] // 2, pair[WHOLE][..., 3]])}
+    return pair | {
+        WHOLE: np.dstack([np.roll(pair[WHOLE], 20, axis=0)[..., :3] // 2, pair[WHOLE][..., 3]])
+    }
 
 
 def seamed(pair: dict) -> dict:
     hole = pair[FRONT][..., 3] > 5
-    around = np.maximum.reduce([np.roll(hole, (y, x), (0, 1)) for y in (-1, 0, 1) for x in (-1, 0, 1)])
+    around = np.maximum.reduce(
+        [np.roll(hole, (y, x), (0, 1)) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+    )
     back = pair[BACK].copy()
     back[around, :3] = 255 - back[around, :3] // 2
     return {FRONT: pair[FRONT], BACK: back, WHOLE: composite(pair[FRONT], back)}
@@ -91,7 +97,10 @@ def test_texts_outside_the_grammar_say_nothing():
 
 def test_pairs_are_screened_with_the_signals_of_all_layers(database, store):
     drawn = scenes(7)
-    spoilt = [(prompt, PLANTED[name][0](pair)) for name, (prompt, pair) in zip(PLANTED, drawn, strict=False)]
+    spoilt = [
+        (prompt, PLANTED[name][0](pair))
+        for name, (prompt, pair) in zip(PLANTED, drawn, strict=False)
+    ]
     with database.transaction() as tx:
         number = make_round(tx, kind="pair")
         ids = make_pairs(tx, store, number, [*spoilt, drawn[6]], CandidateState.generated)
@@ -111,7 +120,9 @@ def test_one_subject_before_two_backgrounds_is_no_duplicate_and_the_same_pair_is
     other[WHOLE] = composite(other[FRONT], other[BACK])
     with database.transaction() as tx:
         number = make_round(tx, kind="pair")
-        ids = make_pairs(tx, store, number, [first, (first[0], other), first], CandidateState.generated)
+        ids = make_pairs(
+            tx, store, number, [first, (first[0], other), first], CandidateState.generated
+        )
         screen_candidates(tx, store, ids, HARD_RULES)
         rows = {row.candidate_id: row.refused_by for row in tx.execute(sa.select(screenings))}
     assert sorted(str(rows[one]) for one in ids) == ["None", "None", "duplicate"]
@@ -122,7 +133,9 @@ def test_a_pair_without_its_background_fails_alone(database, store):
     (prompt, pair), whole = scenes(2)
     with database.transaction() as tx:
         number = make_round(tx, kind="pair")
-        ids = make_pairs(tx, store, number, [(prompt, {FRONT: pair[FRONT]}), whole], CandidateState.generated)
+        ids = make_pairs(
+            tx, store, number, [(prompt, {FRONT: pair[FRONT]}), whole], CandidateState.generated
+        )
         screen_candidates(tx, store, ids)
         rows = {row.id: row for row in tx.execute(sa.select(candidates))}
     assert [rows[one].state for one in ids] == ["failed", "screened"]
@@ -138,6 +151,11 @@ def test_real_pairs_break_no_rule(shared):
     for row in rows:
         if "background" in row:
             names = {FRONT: row["foreground"], BACK: row["background"], WHOLE: row["composite"]}
-            pair = {role: np.asarray(decode_layer((folder / name).read_bytes())) for role, name in names.items()}
+            pair = {
+                role: np.asarray(decode_layer((folder / name).read_bytes()))
+                for role, name in names.items()
+            }
             assert apply_rules(compute_pair_signals(pair), PAIR_RULES) is None, row["id"]
-            assert apply_rules(compute_pair_signals(left(pair)), PAIR_RULES).rule == "subject_left", row["id"]
+            assert (
+                apply_rules(compute_pair_signals(left(pair)), PAIR_RULES).rule == "subject_left"
+            ), row["id"]

@@ -16,22 +16,26 @@ from curation.screening.signals import SIGNALS, compute_signals
 from tests.making import make_candidates, make_round
 
 
-def disc(radius: float, colour=(200, 60, 40), size: int = 64) -> np.ndarray:
+def disc(radius: float, color=(200, 60, 40), size: int = 64) -> np.ndarray:
     y, x = np.mgrid[:size, :size] - size / 2
     alpha = np.clip(radius - np.hypot(x, y) + 0.5, 0, 1)
-    rgba = np.dstack([np.full((size, size, 3), colour, np.uint8), np.rint(alpha * 255).astype(np.uint8)])
+    rgba = np.dstack(
+        [np.full((size, size, 3), color, np.uint8), np.rint(alpha * 255).astype(np.uint8)]
+    )
     rgba[rgba[..., 3] == 0] = 0
     return rgba
 
 
-def draw(database, store, pictures) -> list:
+def draw(database, store, images) -> list:
     """Candidates in the state drawn, with these layers, in the order of their ids."""
     with database.transaction() as tx:
         number = make_round(tx)
-        ids = sorted(make_candidates(tx, store, number, len(pictures), CandidateState.generated))
-        for one, rgba in zip(ids, pictures, strict=True):
+        ids = sorted(make_candidates(tx, store, number, len(images), CandidateState.generated))
+        for one, rgba in zip(ids, images, strict=True):
             data = encode_layer(rgba)
-            layer = StoredLayer(store.put(data), rgba.shape[1], rgba.shape[0], len(data), pixel_hash(rgba))
+            layer = StoredLayer(
+                store.put(data), rgba.shape[1], rgba.shape[0], len(data), pixel_hash(rgba)
+            )
             record_layers(tx, [layer])
             mine = candidate_layers.c.candidate_id == one
             tx.execute(sa.update(candidate_layers).where(mine).values(sha256=layer.sha256))
@@ -40,7 +44,10 @@ def draw(database, store, pictures) -> list:
 
 def states(database, ids) -> list[str]:
     with database.transaction() as tx:
-        found = {row.id: row.state for row in tx.execute(sa.select(candidates).where(candidates.c.id.in_(ids)))}
+        found = {
+            row.id: row.state
+            for row in tx.execute(sa.select(candidates).where(candidates.c.id.in_(ids)))
+        }
     return [found[one] for one in ids]
 
 
@@ -86,13 +93,25 @@ def test_duplicates_of_the_pool_and_of_the_batch_are_refused(database, store):
     with database.transaction() as tx:
         screen_candidates(tx, store, first)
     smaller = np.asarray(Image.fromarray(disc(20)).resize((60, 60), Image.Resampling.LANCZOS))
-    copies = [disc(20), smaller, disc(15, (40, 160, 60)), disc(15, (40, 160, 60)), disc(26, (240, 220, 40))]
+    copies = [
+        disc(20),
+        smaller,
+        disc(15, (40, 160, 60)),
+        disc(15, (40, 160, 60)),
+        disc(26, (240, 220, 40)),
+    ]
     ids = draw(database, store, copies)
     with database.transaction() as tx:
         screen_candidates(tx, store, ids)
     assert states(database, ids) == ["refused", "refused", "screened", "refused", "screened"]
     rows = refused(database, ids)
-    assert [row.refused_by for row in rows] == ["duplicate", "near_duplicate", None, "duplicate", None]
+    assert [row.refused_by for row in rows] == [
+        "duplicate",
+        "near_duplicate",
+        None,
+        "duplicate",
+        None,
+    ]
     assert "of 192 bits differ" in rows[1].message
 
 
@@ -123,7 +142,9 @@ def test_screening_twice_is_screening_once(database, store):
 def test_a_layer_that_is_gone_fails_its_candidate_alone(database, store):
     ids = draw(database, store, [disc(20), disc(12, (20, 90, 200))])
     with database.transaction() as tx:
-        sha = tx.scalar(sa.select(candidate_layers.c.sha256).where(candidate_layers.c.candidate_id == ids[0]))
+        sha = tx.scalar(
+            sa.select(candidate_layers.c.sha256).where(candidate_layers.c.candidate_id == ids[0])
+        )
         (store.folder / sha[:2] / sha[2:]).unlink()
         screen_candidates(tx, store, ids)
         note = tx.scalar(sa.select(candidates.c.note).where(candidates.c.id == ids[0]))

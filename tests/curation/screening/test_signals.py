@@ -21,7 +21,9 @@ def clean(seed: int, size: int = SIZE) -> np.ndarray:
     edge = 0.3 + rng.uniform(0, 0.05) * np.cos(int(rng.integers(3, 7)) * angle + rng.uniform(0, 6))
     alpha = np.clip((edge - radius) * size / rng.uniform(2, 4) + 0.5, 0, 1)
     base = rng.uniform(40, 215, 3)
-    waves = 20 * np.sin(x[..., None] * rng.uniform(10, 40, 3) + y[..., None] * rng.uniform(10, 40, 3))
+    waves = 20 * np.sin(
+        x[..., None] * rng.uniform(10, 40, 3) + y[..., None] * rng.uniform(10, 40, 3)
+    )
     return np.rint(np.dstack([np.clip(base + waves, 0, 255), alpha * 255])).astype(np.uint8)
 
 
@@ -38,7 +40,9 @@ def with_alpha(rgba: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def hazed(rgba: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
-    return with_alpha(rgba, np.maximum(rgba[..., 3] / 255, amount * rng.uniform(0.5, 1, rgba.shape[:2])))
+    return with_alpha(
+        rgba, np.maximum(rgba[..., 3] / 255, amount * rng.uniform(0.5, 1, rgba.shape[:2]))
+    )
 
 
 def specked(rgba: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
@@ -52,7 +56,9 @@ def specked(rgba: np.ndarray, amount: float, rng: np.random.Generator) -> np.nda
 def punched(rgba: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
     y, x = np.mgrid[: rgba.shape[0], : rgba.shape[1]] - rgba.shape[0] / 2
     shift = rng.uniform(-6, 6, 2)
-    return with_alpha(rgba, np.where(np.hypot(x - shift[0], y - shift[1]) < amount * 20, 0, rgba[..., 3] / 255))
+    return with_alpha(
+        rgba, np.where(np.hypot(x - shift[0], y - shift[1]) < amount * 20, 0, rgba[..., 3] / 255)
+    )
 
 
 def cropped(rgba: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
@@ -68,7 +74,9 @@ def shattered(rgba: np.ndarray, amount: float, rng: np.random.Generator) -> np.n
 
 def grained(rgba: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
     alpha = rgba[..., 3] / 255
-    return with_alpha(rgba, np.where((rng.random(alpha.shape) < amount * 0.3) & (alpha > 0.5), 0, alpha))
+    return with_alpha(
+        rgba, np.where((rng.random(alpha.shape) < amount * 0.3) & (alpha > 0.5), 0, alpha)
+    )
 
 
 def ghosted(rgba: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
@@ -106,8 +114,13 @@ def test_a_planted_defect_is_told_from_clean_and_grows(name):
     rng = np.random.default_rng(7)
     layers = [clean(seed) for seed in range(40)]
     scores = {0.0: [compute_signals(one)[name] for one in layers]}
-    scores |= {level: [compute_signals(plant(one.copy(), level, rng))[name] for one in layers] for level in levels}
-    scores = {level: [direction * v for v in values if v is not None] for level, values in scores.items()}
+    scores |= {
+        level: [compute_signals(plant(one.copy(), level, rng))[name] for one in layers]
+        for level in levels
+    }
+    scores = {
+        level: [direction * v for v in values if v is not None] for level, values in scores.items()
+    }
     assert min(map(len, scores.values())) >= 32  # a grey subject tells nothing of a grey fringe
     medians = [float(np.median(values)) for values in scores.values()]
     assert medians == sorted(medians)
@@ -118,7 +131,12 @@ def test_clean_layers_show_nothing_planted():
     for seed in range(20):
         found = compute_signals(clean(seed))
         assert (
-            found["haze"] == found["specks"] == found["border_touch"] == found["frame_haze"] == found["hole_frac"] == 0
+            found["haze"]
+            == found["specks"]
+            == found["border_touch"]
+            == found["frame_haze"]
+            == found["hole_frac"]
+            == 0
         )
         assert found["n_comp"] == found["largest_share"] == found["alpha_max"] == 1
         assert abs(found["contam_white"] or 0) < 0.15
@@ -128,7 +146,9 @@ def test_premultiplied_colours_are_told_from_straight_ones():
     planted, straight = [], []
     for seed in range(30):
         one = clean(seed)
-        multiplied = np.dstack([np.rint(one[..., :3] * (one[..., 3:] / 255)).astype(np.uint8), one[..., 3]])
+        multiplied = np.dstack(
+            [np.rint(one[..., :3] * (one[..., 3:] / 255)).astype(np.uint8), one[..., 3]]
+        )
         planted.append(compute_signals(multiplied)["premultiplied_gain"] or 0)
         straight.append(compute_signals(one)["premultiplied_gain"] or 0)
     assert min(planted) > 0.5
@@ -148,17 +168,21 @@ def test_what_cannot_be_measured_is_none_and_not_zero():
 def test_colour_under_alpha_0_is_never_seen():
     one = clean(3)
     other = one.copy()
-    other[other[..., 3] == 0, :3] = np.random.default_rng(0).integers(0, 256, (int((one[..., 3] == 0).sum()), 3))
-    assert compute_signals(one) == compute_signals(other)
-    assert compute_signals(cv2.resize(one, (1024, 1024), interpolation=cv2.INTER_NEAREST)) == compute_signals(
-        cv2.resize(other, (1024, 1024), interpolation=cv2.INTER_NEAREST)
+    other[other[..., 3] == 0, :3] = np.random.default_rng(0).integers(
+        0, 256, (int((one[..., 3] == 0).sum()), 3)
     )
+    assert compute_signals(one) == compute_signals(other)
+    assert compute_signals(
+        cv2.resize(one, (1024, 1024), interpolation=cv2.INTER_NEAREST)
+    ) == compute_signals(cv2.resize(other, (1024, 1024), interpolation=cv2.INTER_NEAREST))
 
 
 def test_large_layers_are_measured_at_triage_size():
     large = clean(5, 1400)
     assert max(downscale(large, TRIAGE_SIDE).shape) == TRIAGE_SIDE
-    assert compute_signals(large)["coverage"] == pytest.approx(float(large[..., 3].mean() / 255), abs=0.003)
+    assert compute_signals(large)["coverage"] == pytest.approx(
+        float(large[..., 3].mean() / 255), abs=0.003
+    )
     assert downscale(large[:64, :32], TRIAGE_SIDE).shape == (64, 32, 4)
 
 

@@ -18,12 +18,18 @@ TEXTS = ["a red circle", "a blue star", "a green square", "a yellow heart"]
 def oracle():
     texts = sample_prompts(60, 3)
     return RuleReviewer.fit(
-        [(draw_subject(SUBJECTS[text], np.random.default_rng([3, k]), 64), text) for k, text in enumerate(texts)]
+        [
+            (draw_subject(SUBJECTS[text], np.random.default_rng([3, k]), 64), text)
+            for k, text in enumerate(texts)
+        ]
     )
 
 
 def layers(texts=TEXTS):
-    return [draw_subject(SUBJECTS[text], np.random.default_rng([9, k]), 64) for k, text in enumerate(texts)]
+    return [
+        draw_subject(SUBJECTS[text], np.random.default_rng([9, k]), 64)
+        for k, text in enumerate(texts)
+    ]
 
 
 def test_planted_defects_are_counted_on_their_side(oracle):

@@ -27,7 +27,10 @@ def test_the_bounds_are_clopper_and_pearsons(k, n, level):
     found = exact_bounds(k, n, level)
     upper = binomtest(k, n, alternative="less").proportion_ci(1 - level, method="exact").high
     lower = binomtest(k, n, alternative="greater").proportion_ci(1 - level, method="exact").low
-    assert (found.low, found.high) == (pytest.approx(lower, abs=1e-9), pytest.approx(upper, abs=1e-9))
+    assert (found.low, found.high) == (
+        pytest.approx(lower, abs=1e-9),
+        pytest.approx(upper, abs=1e-9),
+    )
 
 
 def test_nothing_observed_proves_nothing():
@@ -42,12 +45,20 @@ def test_bounds_for_whoever_looks_whenever_are_hardly_ever_wrong_at_any_look(p):
     for _ in range(200):
         counted = np.cumsum(rng.random(300) < p)
         looks = range(1, 300, 5)
-        wrong += any(not (b := anytime_bounds(int(counted[n - 1]), n)).low <= p <= b.high for n in looks)
+        wrong += any(
+            not (b := anytime_bounds(int(counted[n - 1]), n)).low <= p <= b.high for n in looks
+        )
         exact_wrong += any(exact_bounds(int(counted[n - 1]), n).low > p for n in looks)
     assert wrong <= 0.05 * 200
     assert exact_wrong > 0.05 * 200, "which those for a single look are not"
     assert anytime_bounds(0, 0) == anytime_bounds(0, 0).__class__(0, 0, 0.0, 1.0)
-    assert anytime_bounds(30, 100).low < exact_bounds(30, 100).low < 0.3 < exact_bounds(30, 100).high < anytime_bounds(30, 100).high
+    assert (
+        anytime_bounds(30, 100).low
+        < exact_bounds(30, 100).low
+        < 0.3
+        < exact_bounds(30, 100).high
+        < anytime_bounds(30, 100).high
+    )
 
 
 def test_all_looks_together_spend_the_level_once():
@@ -73,7 +84,12 @@ def test_a_threshold_that_is_let_through_keeps_its_budget_in_95_of_100_repetitio
         rng = np.random.default_rng([seed, 11])
         probabilities = rng.random(600)
         accepted = rng.random(600) < truth(probabilities, verdict)
-        grid = np.quantile(probabilities, THRESHOLD_SHARES if verdict is Verdict.reject else [1 - share for share in THRESHOLD_SHARES])
+        grid = np.quantile(
+            probabilities,
+            THRESHOLD_SHARES
+            if verdict is Verdict.reject
+            else [1 - share for share in THRESHOLD_SHARES],
+        )
         found = evaluate_thresholds(probabilities, accepted, grid.tolist(), verdict, budget, 0.05)
         if found.proven:
             passed += 1

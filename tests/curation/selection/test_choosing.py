@@ -47,7 +47,9 @@ def test_a_half_shows_about_half_and_says_so(database: Database, store: FolderSt
     assert shown + unshown == 300
     assert 110 < shown < 190  # 4.6 standard deviations; the coin is the id, so this never varies
     with database.transaction() as tx:
-        kept = tx.execute(sa.select(candidates.c.propensity, candidates.c.state, candidates.c.priority)).all()
+        kept = tx.execute(
+            sa.select(candidates.c.propensity, candidates.c.state, candidates.c.priority)
+        ).all()
     assert {row.propensity for row in kept if row.state == "waiting"} == {0.5}
     assert {row.propensity for row in kept if row.state == "unshown"} == {None}
     assert all(row.priority < 0.5 for row in kept)
@@ -74,7 +76,10 @@ def test_a_mixed_policy_shows_the_likely_the_unsure_and_some_at_random(database:
             .join(screenings, screenings.c.candidate_id == candidates.c.id)
             .where(candidates.c.round_id == number)
         ).all()
-    by = {name: [row for row in rows if row.slice == name] for name in ("random", "likely", "uncertain", None)}
+    by = {
+        name: [row for row in rows if row.slice == name]
+        for name in ("random", "likely", "uncertain", None)
+    }
     assert len(by["random"]) + len(by["likely"]) + len(by["uncertain"]) == shown
     assert 55 <= len(by["random"]) <= 105  # 80 expected, standard deviation 8
     # 150 places of 400: 100 by probability, 50 by doubt; a fifth of the winners is in the random slice anyway.
@@ -84,7 +89,10 @@ def test_a_mixed_policy_shows_the_likely_the_unsure_and_some_at_random(database:
     assert {row.propensity for row in by["likely"] + by["uncertain"]} == {1.0}
     mean = {name: np.mean([row.probability for row in some]) for name, some in by.items()}
     assert mean["likely"] > 2 * mean["random"] > 2 * mean[None] > 0
-    assert min(row.probability for row in by["likely"]) >= max(row.probability for row in by[None]) - 1e-6
+    assert (
+        min(row.probability for row in by["likely"])
+        >= max(row.probability for row in by[None]) - 1e-6
+    )
 
 
 def test_one_over_the_propensity_counts_all_without_bias(database: Database) -> None:
@@ -98,7 +106,13 @@ def test_one_over_the_propensity_counts_all_without_bias(database: Database) -> 
             for part in range(2):
                 quality = np.random.default_rng([seed, part]).standard_normal(200)
                 said = accepts(1_000 + 2 * seed + part, quality)
-                good |= dict(zip(arrive(tx, number, 2 * seed + part + 10, quality), said.tolist(), strict=True))
+                good |= dict(
+                    zip(
+                        arrive(tx, number, 2 * seed + part + 10, quality),
+                        said.tolist(),
+                        strict=True,
+                    )
+                )
                 select_candidates(tx, number, SOURCE)
                 judge_waiting(tx, number, good)
             shown = tx.execute(
@@ -115,7 +129,9 @@ def test_one_over_the_propensity_counts_all_without_bias(database: Database) -> 
     assert np.std(sums) < 45  # a plain sample as large as the random slice would have 40
 
 
-def test_without_a_head_the_random_slice_is_shown_and_then_the_rest_of_the_share(database: Database) -> None:
+def test_without_a_head_the_random_slice_is_shown_and_then_the_rest_of_the_share(
+    database: Database,
+) -> None:
     with database.transaction() as tx:
         number = open_stream(tx, MIXED, MANY)
         quality = np.zeros(200)
@@ -129,7 +145,9 @@ def test_without_a_head_the_random_slice_is_shown_and_then_the_rest_of_the_share
     assert states(database, number)["unshown"] == left
 
 
-def test_only_so_many_are_put_up_as_the_desk_soon_needs_and_the_newest_head_chooses(database: Database) -> None:
+def test_only_so_many_are_put_up_as_the_desk_soon_needs_and_the_newest_head_chooses(
+    database: Database,
+) -> None:
     with database.transaction() as tx:
         first = taught(tx)
         number = open_stream(tx, MIXED | {"random": 0.1, "likely": 0.7, "uncertain": 0.2}, MANY)
@@ -144,7 +162,9 @@ def test_only_so_many_are_put_up_as_the_desk_soon_needs_and_the_newest_head_choo
         second = taught(tx, 500, seed=998)
         assert second.id != first.id
         select_candidates(tx, number, SOURCE)
-        used = sa.select(scores.c.acceptance_model_id).join(candidates, candidates.c.id == scores.c.candidate_id)
+        used = sa.select(scores.c.acceptance_model_id).join(
+            candidates, candidates.c.id == scores.c.candidate_id
+        )
         used = used.where(candidates.c.round_id == number, candidates.c.state == "screened")
         assert set(tx.execute(used).scalars()) == {second.id}
 
@@ -156,8 +176,12 @@ def test_no_prompt_gets_more_than_its_cap(database: Database) -> None:
         with database.transaction() as tx:
             if times == 20:
                 taught(tx)
-            number = open_stream(tx, MIXED | {"per_prompt": times, "per_cluster": 20, "share": 0.25}, MANY)
-            quality = np.where(np.arange(800) % 20 == 0, 3.0, 0.0) + np.random.default_rng(6).normal(0, 0.3, 800)
+            number = open_stream(
+                tx, MIXED | {"per_prompt": times, "per_cluster": 20, "share": 0.25}, MANY
+            )
+            quality = np.where(np.arange(800) % 20 == 0, 3.0, 0.0) + np.random.default_rng(
+                6
+            ).normal(0, 0.3, 800)
             arrive(tx, number, 60 + times, quality)
             select_candidates(tx, number, SOURCE)
             best = sa.select(sa.func.count()).where(
@@ -197,7 +221,9 @@ def test_the_papers_selector_shows_what_is_beautiful_and_some_at_random(database
         ids = arrive(tx, number, 9, np.zeros(300))
         for index, id_ in enumerate(ids):
             told = {"aesthetic": 5 + index / 300, "clip_score": float(index % 50)}
-            tx.execute(sa.update(screenings).where(screenings.c.candidate_id == id_).values(signals=told))
+            tx.execute(
+                sa.update(screenings).where(screenings.c.candidate_id == id_).values(signals=told)
+            )
         shown, left = select_candidates(tx, number)
         rows = tx.execute(
             sa.select(candidates, screenings.c.signals)

@@ -55,7 +55,9 @@ def gated(database: Database) -> tuple[int, dict]:
     return number, good
 
 
-def test_the_machine_rejects_what_is_proven_and_people_see_a_share_of_it(database: Database, gated: tuple) -> None:
+def test_the_machine_rejects_what_is_proven_and_people_see_a_share_of_it(
+    database: Database, gated: tuple
+) -> None:
     number, good = gated
     with database.transaction() as tx:
         gate = next(one for one in list_gates(tx, number) if one["threshold"] is not None)
@@ -70,12 +72,15 @@ def test_the_machine_rejects_what_is_proven_and_people_see_a_share_of_it(databas
         ).all()
         assert len(machines) > 100
         assert all(
-            row.state == "rejected" and row.slice is None and row.probability < gate["threshold"] for row in machines
+            row.state == "rejected" and row.slice is None and row.probability < gate["threshold"]
+            for row in machines
         )
         assert all(f"gate {gate['id']}" in row.comment and row.dwell_ms is None for row in machines)
         lost = sum(good[row.candidate_id] for row in machines)
         assert lost <= 0.02 * sum(good.values())
-        audited = sa.select(candidates).where(candidates.c.round_id == number, candidates.c.slice == "audit")
+        audited = sa.select(candidates).where(
+            candidates.c.round_id == number, candidates.c.slice == "audit"
+        )
         audits = tx.execute(audited).all()
         assert 0.1 < len(audits) / (len(machines) + len(audits)) < 0.3
         r = 0.63
@@ -93,7 +98,9 @@ def test_the_machine_rejects_what_is_proven_and_people_see_a_share_of_it(databas
     assert f"gate {gate['id']} rejects" in round_report.as_text(told)
 
 
-def test_a_gate_that_its_audit_contradicts_closes_itself_and_says_so(database: Database, gated: tuple) -> None:
+def test_a_gate_that_its_audit_contradicts_closes_itself_and_says_so(
+    database: Database, gated: tuple
+) -> None:
     """What comes later is good where the head expects the worst: people's look at the audit finds it out."""
     number, good = gated
     with database.transaction() as tx:
@@ -101,7 +108,9 @@ def test_a_gate_that_its_audit_contradicts_closes_itself_and_says_so(database: D
             judge_waiting(tx, number, good)
         [before] = [one for one in gates_report(tx, number) if one["stands"]]
         assert before["audit"]["judged"] > 20
-        assert before["audit"]["low"] <= 0.02, "while all is as it was, the audit does not speak against it"
+        assert before["audit"]["low"] <= 0.02, (
+            "while all is as it was, the audit does not speak against it"
+        )
         late = arrive(tx, number, 3, np.full(300, -1.5))
         good |= dict.fromkeys(late, True)
         select_candidates(tx, number, SOURCE)
@@ -124,7 +133,9 @@ def test_a_gate_that_its_audit_contradicts_closes_itself_and_says_so(database: D
         assert round_report.round_report(tx, number)["auto_reviewer"]["decisions"] == machines, (
             "it decides nothing more"
         )
-        assert [one for one in gates_report(tx, number) if one["stands"]] == [], "and is not proven again"
+        assert [one for one in gates_report(tx, number) if one["stands"]] == [], (
+            "and is not proven again"
+        )
 
 
 def test_a_verdict_on_an_audit_asks_for_the_next_choice_that_may_close_its_gate(
@@ -147,13 +158,17 @@ def test_the_audit_of_one_gate_says_nothing_of_another(database: Database, gated
     with database.transaction() as tx:
         while select_candidates(tx, number, SOURCE)[0]:
             judge_waiting(tx, number, good)
-        [rejects] = [one for one in list_gates(tx, number) if one["closed_at"] is None and one["threshold"]][-1:]
+        [rejects] = [
+            one for one in list_gates(tx, number) if one["closed_at"] is None and one["threshold"]
+        ][-1:]
         assert audits.read_audit(tx, rejects).judged > 20
         accepts_ = rejects | {"verdict": "accept", "threshold": 0.99}
         assert audits.read_audit(tx, accepts_) == audits.GateAudit(0, 0, 0.0)
 
 
-def test_half_of_the_random_slice_never_teaches_what_it_is_to_judge(database: Database, gated: tuple) -> None:
+def test_half_of_the_random_slice_never_teaches_what_it_is_to_judge(
+    database: Database, gated: tuple
+) -> None:
     number, _ = gated
     with database.transaction() as tx:
         judged = tx.scalar(

@@ -25,7 +25,8 @@ def lesson(count: int, seed: int = 0, prompts: int = 25) -> TrainingRows:
     odds = 3 - 4 * middle**2 + 2 * seen[:, 0]
     return TrainingRows(
         signals=[
-            {"middle": float(m), "other": None if o > 1 else float(o)} for m, o in zip(middle, other, strict=True)
+            {"middle": float(m), "other": None if o > 1 else float(o)}
+            for m, o in zip(middle, other, strict=True)
         ],
         embeddings=seen,
         accepted=rng.random(count) < 1 / (1 + np.exp(-odds)),
@@ -88,7 +89,11 @@ def test_what_was_shown_at_random_has_figures_of_its_own():
 
 
 def test_equal_decisions_are_one_head_and_it_is_plain_data():
-    (first, _), (second, _), (other, _) = fit_acceptance_model(lesson(300)), fit_acceptance_model(lesson(300)), fit_acceptance_model(lesson(300, seed=4))
+    (first, _), (second, _), (other, _) = (
+        fit_acceptance_model(lesson(300)),
+        fit_acceptance_model(lesson(300)),
+        fit_acceptance_model(lesson(300, seed=4)),
+    )
     assert first.id == second.id != other.id
     read = AcceptanceModel.read(json.loads(json.dumps(first.as_json())))
     assert read.id == first.id

@@ -68,7 +68,9 @@ def test_a_decision_that_was_undone_teaches_nothing_and_the_oracle_only_where_pe
         number, _ = decided(tx, 120)
         ids = make_candidates(tx, store, number, 1)
         tx.execute(sa.insert(screenings), {"candidate_id": ids[0], "signals": {"quality": 0.0}})
-        tx.execute(sa.insert(embeddings), {"candidate_id": ids[0], "source": SOURCE, "vector": bytes(8)})
+        tx.execute(
+            sa.insert(embeddings), {"candidate_id": ids[0], "source": SOURCE, "vector": bytes(8)}
+        )
         bob = add_reviewer(tx, "bob").id
         decide(tx, bob, ids[0], Verdict.accept, key=uuid.uuid4())
         before = acceptance_model_store.count_training_rows(tx, Kind.single, SOURCE)
@@ -78,7 +80,10 @@ def test_a_decision_that_was_undone_teaches_nothing_and_the_oracle_only_where_pe
         oracle = add_rule_reviewer(tx)
         tx.connection.exec_driver_sql("alter table decisions disable trigger append_only")
         tx.connection.exec_driver_sql(f"update decisions set reviewer_id = {oracle}")
-        assert acceptance_model_store.fit_and_store(tx, Kind.single, SOURCE).label_source == "rule_reviewer"
+        assert (
+            acceptance_model_store.fit_and_store(tx, Kind.single, SOURCE).label_source
+            == "rule_reviewer"
+        )
 
 
 def test_several_votes_on_a_candidate_are_one_lesson_by_what_it_came_to(database: Database) -> None:
@@ -101,7 +106,11 @@ def test_several_votes_on_a_candidate_are_one_lesson_by_what_it_came_to(database
             tx.execute(sa.insert(decisions), rows)
             state = "accepted" if good is not turns else "rejected"
             for step in ("waiting", state):
-                tx.execute(sa.update(candidates).where(candidates.c.id == id_).values(state=step, decided=3))
+                tx.execute(
+                    sa.update(candidates)
+                    .where(candidates.c.id == id_)
+                    .values(state=step, decided=3)
+                )
         assert acceptance_model_store.count_training_rows(tx, Kind.single, SOURCE) == (0, 0), (
             "60 are too few for people, and no oracle spoke"
         )
@@ -117,13 +126,19 @@ def test_several_votes_on_a_candidate_are_one_lesson_by_what_it_came_to(database
     assert kept.metrics["accepted"] >= 40
 
 
-def test_a_head_says_the_same_after_the_database_whatever_the_names_of_its_signals(database: Database) -> None:
+def test_a_head_says_the_same_after_the_database_whatever_the_names_of_its_signals(
+    database: Database,
+) -> None:
     """jsonb orders keys by their length first: columns that came as they are read would change places."""
     rng = np.random.default_rng(0)
     values = rng.standard_normal((200, 3))
-    signals = [dict(zip(("specks", "zeta", "a_long_name"), row.tolist(), strict=True)) for row in values]
+    signals = [
+        dict(zip(("specks", "zeta", "a_long_name"), row.tolist(), strict=True)) for row in values
+    ]
     seen = rng.standard_normal((200, 4)).astype(np.float32)
-    fitted, _ = fit_acceptance_model(TrainingRows(signals, seen, values[:, 1] > 0, list(range(200)), [1] * 200))
+    fitted, _ = fit_acceptance_model(
+        TrainingRows(signals, seen, values[:, 1] > 0, list(range(200)), [1] * 200)
+    )
     with database.transaction() as tx:
         row = {
             "id": fitted.id, "kind": "single", "embedder": SOURCE, "label_source": "person", "last_decision": 1,
@@ -144,13 +159,19 @@ def test_scores_are_those_of_the_head_and_are_made_once(database: Database) -> N
         assert acceptance_model_store.score_round(tx, kept, number) == 50
         assert acceptance_model_store.score_round(tx, kept, number) == 0
         found = {row.candidate_id: row for row in tx.execute(sa.select(scores))}
-        vectors = tx.execute(sa.select(embeddings.c.vector).where(embeddings.c.candidate_id == ids[7])).scalar()
-        probability = kept.head.predict([{"quality": quality[7]}], unpack_vectors([bytes(vectors)]))[0]
+        vectors = tx.execute(
+            sa.select(embeddings.c.vector).where(embeddings.c.candidate_id == ids[7])
+        ).scalar()
+        probability = kept.head.predict(
+            [{"quality": quality[7]}], unpack_vectors([bytes(vectors)])
+        )[0]
         assert found[ids[7]].probability == pytest.approx(probability, abs=1e-6)
         assert found[ids[-5]].probability > 3 * found[ids[5]].probability
 
 
-def test_whoever_was_chosen_is_scored_by_the_next_head_too_so_that_caps_count_their_places(database: Database) -> None:
+def test_whoever_was_chosen_is_scored_by_the_next_head_too_so_that_caps_count_their_places(
+    database: Database,
+) -> None:
     with database.transaction() as tx:
         first = taught(tx)
         policy = {"kind": "mixed", "share": 0.5, "likely": 0.5, "uncertain": 0.2, "random": 0.3}
@@ -163,12 +184,16 @@ def test_whoever_was_chosen_is_scored_by_the_next_head_too_so_that_caps_count_th
         assert second.id != first.id
         acceptance_model_store.score_round(tx, second, number)
         chosen = sa.select(candidates.c.slice, scores.c.acceptance_model_id).join(scores)
-        found = tx.execute(chosen.where(candidates.c.round_id == number, candidates.c.slice.is_not(None))).all()
+        found = tx.execute(
+            chosen.where(candidates.c.round_id == number, candidates.c.slice.is_not(None))
+        ).all()
     assert {row.slice for row in found} == {"random", "likely", "uncertain"}
     assert {row.acceptance_model_id for row in found} == {second.id}
 
 
-def test_what_was_screened_before_is_seen_afterwards(database: Database, store: FolderStore) -> None:
+def test_what_was_screened_before_is_seen_afterwards(
+    database: Database, store: FolderStore
+) -> None:
     with database.transaction() as tx:
         number = make_round(tx)
         ids = make_candidates(tx, store, number, 5, CandidateState.accepted)
@@ -180,10 +205,14 @@ def test_what_was_screened_before_is_seen_afterwards(database: Database, store: 
         sha = tx.execute(
             sa.text("select sha256 from candidate_layers where candidate_id = :id"), {"id": ids[0]}
         ).scalar()
-        known = tx.scalar(sa.select(screenings.c.signals).where(screenings.c.candidate_id == ids[0]))
+        known = tx.scalar(
+            sa.select(screenings.c.signals).where(screenings.c.candidate_id == ids[0])
+        )
     layer = {LayerRole.foreground: np.asarray(decode_layer(store.get(sha)))}
     assert row.source == BUILTIN_EMBEDDER.source
-    assert unpack_vectors([bytes(row.vector)])[0] == pytest.approx(BUILTIN_EMBEDDER.see([layer], [None])[0].vector, abs=1e-2)
+    assert unpack_vectors([bytes(row.vector)])[0] == pytest.approx(
+        BUILTIN_EMBEDDER.see([layer], [None])[0].vector, abs=1e-2
+    )
     assert "coverage" in known
 
 
@@ -196,11 +225,18 @@ def test_jobs_screen_fit_and_choose_in_a_house(settings: Settings) -> None:
             tx.execute(sa.update(rounds).values(policy=policy))
             make_candidates(tx, context.store, number, 40, CandidateState.generated)
             other, _ = decided(tx, 150)
-            rows = sa.select(embeddings.c.candidate_id).join(candidates).where(candidates.c.round_id == other)
+            rows = (
+                sa.select(embeddings.c.candidate_id)
+                .join(candidates)
+                .where(candidates.c.round_id == other)
+            )
             tx.execute(
                 sa.update(embeddings)
                 .where(embeddings.c.candidate_id.in_(rows))
-                .values(source=BUILTIN_EMBEDDER.source, vector=np.random.default_rng(0).standard_normal(96).astype("<f2").tobytes())
+                .values(
+                    source=BUILTIN_EMBEDDER.source,
+                    vector=np.random.default_rng(0).standard_normal(96).astype("<f2").tobytes(),
+                )
             )
         screen(context, number)
         with context.database.transaction() as tx:
@@ -210,11 +246,20 @@ def test_jobs_screen_fit_and_choose_in_a_house(settings: Settings) -> None:
         asked = []
         context.database.send = asked.append
         sweep(context)
-        assert {("choose", number), ("fit_head", "single")} <= {(job.name, *job.args) for job in asked}
+        assert {("choose", number), ("fit_head", "single")} <= {
+            (job.name, *job.args) for job in asked
+        }
         fit_head(context, "single")
         assert ("choose", number) in {(job.name, *job.args) for job in asked[2:]}
         choose(context, number)
         with context.database.transaction() as tx:
-            chosen = tx.execute(sa.select(candidates.c.slice).where(candidates.c.slice.is_not(None))).scalars().all()
+            chosen = (
+                tx.execute(sa.select(candidates.c.slice).where(candidates.c.slice.is_not(None)))
+                .scalars()
+                .all()
+            )
             assert {"random", "likely", "uncertain"} == set(chosen)
-            assert acceptance_model_store.find_model(tx, Kind.single).embedder == BUILTIN_EMBEDDER.source
+            assert (
+                acceptance_model_store.find_model(tx, Kind.single).embedder
+                == BUILTIN_EMBEDDER.source
+            )

@@ -16,15 +16,30 @@ from curation.rounds.policies import (
 )
 
 
-@pytest.mark.parametrize("policy", [RandomPolicy(0.5), MixedPolicy(), MixedPolicy(share=0.1, wanted=900, reject_budget=0.02), PaperPolicy()])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        RandomPolicy(0.5),
+        MixedPolicy(),
+        MixedPolicy(share=0.1, wanted=900, reject_budget=0.02),
+        PaperPolicy(),
+    ],
+)
 def test_a_policy_is_what_was_written(policy):
     assert parse_policy(policy_to_dict(policy)) == policy
 
 
 def test_what_is_left_out_is_as_by_default():
     assert parse_policy({"kind": "mixed", "share": 0.1}) == MixedPolicy(share=0.1)
-    assert (MixedPolicy().likely, MixedPolicy().uncertain, MixedPolicy().random) == (0.70, 0.15, 0.15)
-    assert (MixedPolicy().reject_budget, MixedPolicy().accept_budget) == (0, 0)  # the machine decides nothing unless it is told to
+    assert (MixedPolicy().likely, MixedPolicy().uncertain, MixedPolicy().random) == (
+        0.70,
+        0.15,
+        0.15,
+    )
+    assert (MixedPolicy().reject_budget, MixedPolicy().accept_budget) == (
+        0,
+        0,
+    )  # the machine decides nothing unless it is told to
     assert parse_policy({"kind": "paper"}) == PaperPolicy(aesthetic=5.5)
 
 

@@ -36,7 +36,9 @@ def drawn(tx: Transaction, seed: int = 1, count: int = 2_000) -> tuple[int, dict
     return number, dict(zip(ids, (quality > 0.5).tolist(), strict=True))
 
 
-def test_what_an_audit_proves_is_accepted_by_the_machine(database: Database, store: FolderStore) -> None:
+def test_what_an_audit_proves_is_accepted_by_the_machine(
+    database: Database, store: FolderStore
+) -> None:
     with database.transaction() as tx:
         taught(tx)
         number, good = drawn(tx)
@@ -45,7 +47,12 @@ def test_what_an_audit_proves_is_accepted_by_the_machine(database: Database, sto
         assert plan["expected"] > 2 * plan["expected_of_all"]
         assert states_of(tx, number) == {"screened": 2_000}
         told = begin_top_n(tx, number, TERMS, "test")
-        assert (told["kept"], told["audit"], told["waiting"], told["outcome"]) == (400, 120, 120, None)
+        assert (told["kept"], told["audit"], told["waiting"], told["outcome"]) == (
+            400,
+            120,
+            120,
+            None,
+        )
         assert states_of(tx, number) == {"screened": 1_880, "waiting": 120}
         probabilities = tx.execute(
             sa.select(scores.c.probability, top_n_members.c.audited)
@@ -55,7 +62,9 @@ def test_what_an_audit_proves_is_accepted_by_the_machine(database: Database, sto
         others = sa.select(sa.func.max(scores.c.probability)).where(
             scores.c.candidate_id.not_in(sa.select(top_n_members.c.candidate_id))
         )
-        assert probabilities[0].probability >= tx.scalar(others.join(candidates).where(candidates.c.round_id == number))
+        assert probabilities[0].probability >= tx.scalar(
+            others.join(candidates).where(candidates.c.round_id == number)
+        )
         half = [row.audited for row in probabilities[:200]]
         assert 40 <= sum(half) <= 80  # the audit is of the worse half as of the better
         judge_waiting(tx, number, good, most=60)
@@ -68,7 +77,10 @@ def test_what_an_audit_proves_is_accepted_by_the_machine(database: Database, sto
         assert told["auto_accepted"] == 280
         assert finish_top_n(tx, number, "test") == told
         assert "the auto-reviewer accepted the other 280" in format_top_n(told)
-        assert round_report.round_report(tx, number)["auto_reviewer"] == {"decisions": 280, "accepted": 280}
+        assert round_report.round_report(tx, number)["auto_reviewer"] == {
+            "decisions": 280,
+            "accepted": 280,
+        }
         frozen = snapshots.freeze_snapshot(tx, store, tag=None, actor="test").samples
         # The simulated people make no samples: those are the machine's alone.
         assert frozen == 280
@@ -76,7 +88,9 @@ def test_what_an_audit_proves_is_accepted_by_the_machine(database: Database, sto
     assert states(database, number)["unshown"] == 280
 
 
-def test_what_an_audit_does_not_prove_stays_unaccepted_and_trying_again_costs_certainty(database: Database) -> None:
+def test_what_an_audit_does_not_prove_stays_unaccepted_and_trying_again_costs_certainty(
+    database: Database,
+) -> None:
     with database.transaction() as tx:
         taught(tx)
         number, good = drawn(tx)
@@ -101,7 +115,9 @@ def test_the_lower_bound_is_right_in_95_of_100_scalings(database: Database) -> N
             fixed = TopNSettings(keep=100, audit=60, least=0.85, per_prompt=20, per_cluster=20)
             begin_top_n(tx, number, fixed, "test")
             members = tx.execute(
-                sa.select(top_n_members.c.candidate_id).join(candidates).where(candidates.c.round_id == number)
+                sa.select(top_n_members.c.candidate_id)
+                .join(candidates)
+                .where(candidates.c.round_id == number)
             )
             said = good | {row.candidate_id: bool(rng.random() < 0.84) for row in members}
             judge_waiting(tx, number, said)
@@ -121,9 +137,13 @@ def test_caps_keep_a_scaling_varied(database: Database) -> None:
         for times in (20, 2):
             terms = TopNSettings(keep=100, audit=60, least=0.85, per_prompt=times, per_cluster=20)
             begin_top_n(tx, number, terms, "test")
-            mine = sa.select(sa.func.count()).select_from(top_n_members.join(candidates).join(prompts))
+            mine = sa.select(sa.func.count()).select_from(
+                top_n_members.join(candidates).join(prompts)
+            )
             scaling = describe_top_n(tx, number)["scaling"]
-            counted[times] = tx.scalar(mine.where(prompts.c.id == best, top_n_members.c.top_n_run_id == scaling))
+            counted[times] = tx.scalar(
+                mine.where(prompts.c.id == best, top_n_members.c.top_n_run_id == scaling)
+            )
             judge_waiting(tx, number, dict.fromkeys(ids, False))
             finish_top_n(tx, number, "test")
     assert counted[20] == 50
@@ -153,5 +173,7 @@ def test_what_cannot_be_is_refused_before_anything_is_done(database: Database) -
 
 
 def states_of(tx: Transaction, number: int) -> dict[str, int]:
-    counted = sa.select(candidates.c.state, sa.func.count().label("n")).where(candidates.c.round_id == number)
+    counted = sa.select(candidates.c.state, sa.func.count().label("n")).where(
+        candidates.c.round_id == number
+    )
     return {row.state: row.n for row in tx.execute(counted.group_by(candidates.c.state))}

@@ -28,7 +28,11 @@ from training.presets.presets import find_preset
 originals = st.lists(st.tuples(st.integers(1, 4000), st.integers(1, 4000)), min_size=1, max_size=60)
 
 
-@given(st.sampled_from([64, 256, 512, 1024]), st.sampled_from([8, 32, 64]), st.sampled_from([1.0, 1.5, 2.0, 4.0]))
+@given(
+    st.sampled_from([64, 256, 512, 1024]),
+    st.sampled_from([8, 32, 64]),
+    st.sampled_from([1.0, 1.5, 2.0, 4.0]),
+)
 def test_shapes_are_of_about_one_area_and_the_square_is_the_largest(side, step, ratio):
     table = make_bucket_table(side, step, ratio)
     assert (side, side) in table
@@ -91,7 +95,10 @@ def test_batches_have_one_shape_and_nothing_is_lost(kinds, weight, batch, seed):
     assert all(number < batch for number in per_shape.values())
 
 
-@given(st.lists(st.integers(0, 2), min_size=3, max_size=20), st.lists(st.integers(1, 9), min_size=1, max_size=6))
+@given(
+    st.lists(st.integers(0, 2), min_size=3, max_size=20),
+    st.lists(st.integers(1, 9), min_size=1, max_size=6),
+)
 @settings(max_examples=40, deadline=None)
 def test_the_order_does_not_depend_on_where_a_run_was_cut(kinds, cuts):
     shapes = [(8, 8 * (kind + 1)) for kind in kinds]
@@ -107,7 +114,9 @@ def test_the_order_does_not_depend_on_where_a_run_was_cut(kinds, cuts):
 
 def test_new_samples_come_twice_as_often_in_every_shape():
     shapes = [(8, 8), (8, 16)] * 20
-    order = BucketSampler(WeightedSampler(tuple(2.0 if place < 10 else 1.0 for place in range(40)), 1), shapes, 4)
+    order = BucketSampler(
+        WeightedSampler(tuple(2.0 if place < 10 else 1.0 for place in range(40)), 1), shapes, 4
+    )
     drawn = Counter(order.places(0, 50 * 100))
     assert {round(drawn[place] / 100) for place in range(10)} == {2}
     assert {round(drawn[place] / 100) for place in range(10, 40)} == {1}
@@ -128,21 +137,26 @@ def test_sizes_are_read_once_and_the_unreadable_are_named(store, tmp_path):
 def test_pictures_are_letterboxed_into_their_own_shape(store, freeze_sized):
     snapshot = freeze_sized([(40, 20)] * 6 + [(20, 40)] * 6 + [(30, 30)] * 6 + [(10, 200)])
     buckets = BucketConfig(make_bucket_table(64, 16, 2.0), least=2)
-    pictures = open_split(store, snapshot, Split.train, 64, in_memory=False, buckets=buckets)
-    by_original = dict(zip(pictures.originals, pictures.shapes, strict=True))
-    assert by_original == {(40, 20): (80, 48), (20, 40): (48, 80), (30, 30): (64, 64), (10, 200): (48, 80)}
-    for place, shape in enumerate(pictures.shapes):
-        assert pictures[place].shape == (4, *shape)
+    images = open_split(store, snapshot, Split.train, 64, in_memory=False, buckets=buckets)
+    by_original = dict(zip(images.original_sizes, images.shapes, strict=True))
+    assert by_original == {
+        (40, 20): (80, 48),
+        (20, 40): (48, 80),
+        (30, 30): (64, 64),
+        (10, 200): (48, 80),
+    }
+    for place, shape in enumerate(images.shapes):
+        assert images[place].shape == (4, *shape)
     kept = open_split(store, snapshot, Split.train, 64, in_memory=True, buckets=buckets)
-    assert all(kept[place].equal(pictures[place]) for place in range(len(pictures)))
-    place = pictures.originals.index((20, 40))
-    assert pictures.sizes([place]).tolist() == [[20, 40, 0, 0, 48, 80]]
-    assert count_buckets(pictures.shapes) == {"48x80": 7, "64x64": 6, "80x48": 6}
+    assert all(kept[place].equal(images[place]) for place in range(len(images)))
+    place = images.original_sizes.index((20, 40))
+    assert images.sizes([place]).tolist() == [[20, 40, 0, 0, 48, 80]]
+    assert count_buckets(images.shapes) == {"48x80": 7, "64x64": 6, "80x48": 6}
 
 
 def test_the_square_alone_has_sizes_too(store, snapshot):
-    pictures = open_split(store, snapshot, Split.train, 32)
-    assert pictures.sizes([0, 1]).tolist() == [[32, 32, 0, 0, 32, 32]] * 2
+    images = open_split(store, snapshot, Split.train, 32)
+    assert images.sizes([0, 1]).tolist() == [[32, 32, 0, 0, 32, 32]] * 2
     assert size_conditions([(5, 6)], [(7, 8)]).tolist() == [[5, 6, 0, 0, 7, 8]]
 
 

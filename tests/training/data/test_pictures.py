@@ -16,7 +16,9 @@ from tests.training.composed import compose, freeze_pairs
 from training.data.dataset import LayerDataset, letterbox, open_split, prefetch
 from training.data.sampler import WeightedSampler, build_sampler
 
-rgba_images = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(lambda size: arrays(np.uint8, (*size, 4)))
+rgba_images = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(
+    lambda size: arrays(np.uint8, (*size, 4))
+)
 
 
 @given(rgba_images, st.integers(0, 2**32 - 1), st.sampled_from([8, 16]))
@@ -73,14 +75,16 @@ def test_a_split_with_nothing_in_it_is_refused(store, freeze_shapes):
 
 def test_newly_added_samples_come_twice_as_often(store, freeze_shapes):
     before, after = freeze_shapes(range(20)), freeze_shapes(range(30))
-    pictures = open_split(store, after, Split.train, 16)
-    order = build_sampler(store, pictures, before, 2.0, seed=5)
+    images = open_split(store, after, Split.train, 16)
+    order = build_sampler(store, images, before, 2.0, seed=5)
     lap = int(sum(order.weights))
     drawn = Counter(order.places(0, 10 * lap))
-    new = {place for place, sample in enumerate(pictures.samples) if int(sample.id, 16) >= 20}
+    new = {place for place, sample in enumerate(images.samples) if int(sample.id, 16) >= 20}
     assert new
-    assert {place: drawn[place] for place in drawn} == {p: 20 if p in new else 10 for p in range(len(pictures))}
-    assert set(build_sampler(store, pictures, None, 2.0, seed=5).weights) == {1.0}
+    assert {place: drawn[place] for place in drawn} == {
+        p: 20 if p in new else 10 for p in range(len(images))
+    }
+    assert set(build_sampler(store, images, None, 2.0, seed=5).weights) == {1.0}
 
 
 @given(
@@ -102,22 +106,28 @@ def test_a_pairs_layers_are_pictures_with_texts_of_their_own(store):
     snapshot = freeze_pairs(store, range(20), singles=3, side=32)
     foregrounds = open_split(store, snapshot, Split.train, 16)
     assert len(foregrounds) == 16 + 3
-    pictures = open_split(store, snapshot, Split.train, 16, roles=(LayerRole.foreground, LayerRole.background))
-    assert pictures.roles[:4] == [LayerRole.foreground, LayerRole.background] * 2
-    assert len(pictures) == 2 * 16 + 3
+    images = open_split(
+        store, snapshot, Split.train, 16, roles=(LayerRole.foreground, LayerRole.background)
+    )
+    assert images.roles[:4] == [LayerRole.foreground, LayerRole.background] * 2
+    assert len(images) == 2 * 16 + 3
     texts = compose(0, 32).texts
-    assert pictures.captions[:2] == [texts[LayerRole.foreground], texts[LayerRole.background]]
-    assert pictures[1][3].min() == 1  # a background is opaque
+    assert images.captions[:2] == [texts[LayerRole.foreground], texts[LayerRole.background]]
+    assert images[1][3].min() == 1  # a background is opaque
     whole = open_split(store, snapshot, Split.train, 16, roles=(LayerRole.blended,))
     assert whole.captions[0] == compose(0, 32).prompt.text  # which has no text of its own
 
 
 def test_opaque_layers_come_as_often_as_is_said(store):
     snapshot = freeze_pairs(store, range(20), side=32)
-    pictures = open_split(store, snapshot, Split.train, 16, roles=(LayerRole.foreground, LayerRole.background))
-    order = build_sampler(store, pictures, None, 2.0, seed=5, opaque=0.25)
-    drawn = Counter(pictures.roles[place] for place in order.places(0, 50 * order.length))
-    assert drawn[LayerRole.background] / drawn[LayerRole.foreground] == pytest.approx(0.25, abs=0.02)
+    images = open_split(
+        store, snapshot, Split.train, 16, roles=(LayerRole.foreground, LayerRole.background)
+    )
+    order = build_sampler(store, images, None, 2.0, seed=5, opaque_weight=0.25)
+    drawn = Counter(images.roles[place] for place in order.places(0, 50 * order.length))
+    assert drawn[LayerRole.background] / drawn[LayerRole.foreground] == pytest.approx(
+        0.25, abs=0.02
+    )
 
 
 def test_fractional_weights_are_kept_on_average():
@@ -128,24 +138,26 @@ def test_fractional_weights_are_kept_on_average():
 
 def test_a_broken_picture_in_memory_is_left_out_and_named(store, snapshot):
     samples = broken(store, open_split(store, snapshot, Split.train, 16).samples, 2)
-    pictures = LayerDataset(store, samples, 16, in_memory=True)
-    assert len(pictures) == len(samples) - 1 == len(pictures.captions) == len(pictures.shapes)
-    assert list(pictures.aside) == [samples[2].id]
-    assert [sample.id for sample in pictures.samples] == [s.id for s in samples if s is not samples[2]]
-    assert pictures.take(pictures.sound(range(len(pictures)))).shape == (len(pictures), 4, 16, 16)
+    images = LayerDataset(store, samples, 16, in_memory=True)
+    assert len(images) == len(samples) - 1 == len(images.captions) == len(images.shapes)
+    assert list(images.unreadable) == [samples[2].id]
+    assert [sample.id for sample in images.samples] == [
+        s.id for s in samples if s is not samples[2]
+    ]
+    assert images.take(images.sound(range(len(images)))).shape == (len(images), 4, 16, 16)
 
 
 def test_the_next_picture_stands_in_for_a_broken_one(store, snapshot):
     samples = open_split(store, snapshot, Split.train, 16).samples
     last = len(samples) - 1
-    pictures = LayerDataset(store, broken(store, samples, last), 16, in_memory=False)
+    images = LayerDataset(store, broken(store, samples, last), 16, in_memory=False)
     with pytest.raises(Corrupt):
-        pictures.take([last])
-    place, pixels = pictures.read(last)
-    assert (place, pixels.equal(pictures[0])) == (0, True)
-    assert pictures.read(3)[0] == 3
-    assert pictures.sound([1, last]) == [1, 0]
-    assert pictures.aside == {samples[last].id: pictures.aside[samples[last].id]}
+        images.take([last])
+    place, pixels = images.read(last)
+    assert (place, pixels.equal(images[0])) == (0, True)
+    assert images.read(3)[0] == 3
+    assert images.sound([1, last]) == [1, 0]
+    assert images.unreadable == {samples[last].id: images.unreadable[samples[last].id]}
 
 
 def test_too_many_broken_pictures_stop_a_training(store, snapshot):
@@ -163,7 +175,11 @@ def broken(store, samples, place):
     return [*samples[:place], replace(samples[place], layers=other), *samples[place + 1 :]]
 
 
-@given(st.lists(st.lists(st.integers(0, 99), max_size=5), max_size=8), st.integers(1, 4), st.integers(0, 4))
+@given(
+    st.lists(st.lists(st.integers(0, 99), max_size=5), max_size=8),
+    st.integers(1, 4),
+    st.integers(0, 4),
+)
 @settings(max_examples=30, deadline=None)
 def test_reading_ahead_keeps_the_order(batches, workers, ahead):
     with closing(prefetch(lambda place: place * 2, batches, workers, ahead)) as read:

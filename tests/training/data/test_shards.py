@@ -114,7 +114,9 @@ def test_a_bit_that_rotted_is_an_error(tmp_path):
     (file,) = tmp_path.glob("*.safetensors")
     data = bytearray(file.read_bytes())
     header = 8 + int.from_bytes(data[:8], "little")
-    data[header + json.loads(data[8:header])["value"]["data_offsets"][1] - 1] ^= 1  # the end of the second entry
+    data[header + json.loads(data[8:header])["value"]["data_offsets"][1] - 1] ^= (
+        1  # the end of the second entry
+    )
     file.write_bytes(data)
     shards = ShardedTensorCache(tmp_path)
     assert shards.get([cache_key(1)])["value"].eq(0).all()
@@ -128,7 +130,9 @@ def test_a_claim_excludes_other_processes_until_its_holder_dies(tmp_path):
         "with ShardedTensorCache(Path(sys.argv[1])).claim(key_of(1), wait=True) as mine:\n"
         "    print(mine, flush=True); time.sleep(60)"
     )
-    holder = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE
+    )
     assert holder.stdout.readline() == b"True\n"
     shards = ShardedTensorCache(tmp_path)
     with shards.claim(cache_key(1), wait=False) as mine:
@@ -189,7 +193,9 @@ def test_several_processes_share_the_work(tmp_path):
     values = {filler.communicate(timeout=60)[0] for filler in fillers}
     assert [filler.returncode for filler in fillers] == [0, 0, 0]
     assert len(values) == 1
-    assert sum(file.stat().st_size for file in made if file.exists()) == 24  # nothing was made twice
+    assert (
+        sum(file.stat().st_size for file in made if file.exists()) == 24
+    )  # nothing was made twice
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -211,7 +217,9 @@ def test_entries_that_are_there_are_not_made_again(tmp_path):
         shards.put([keys[place] for place in places], {"value": torch.ones(len(places), 1)})
 
     for wanted in ([0, 3], [0, 1, 2, 3, 4, 0], [4, 4]):
-        for _ in compute_missing(shards, [keys[place] for place in wanted], [None] * len(wanted), make):
+        for _ in compute_missing(
+            shards, [keys[place] for place in wanted], [None] * len(wanted), make
+        ):
             pass
         assert sorted(made) == sorted(set(made))
     assert len(shards) == 5

@@ -14,7 +14,13 @@ from curation.domain import LayerRole, Split
 from curation.errors import Corrupt
 from training.data.buckets import BucketConfig, make_bucket_table
 from training.data.dataset import LayerDataset, open_split
-from training.denoiser.cache import LatentCache, TextEmbeddingCache, fingerprint, latent_identity, text_identity
+from training.denoiser.cache import (
+    LatentCache,
+    TextEmbeddingCache,
+    fingerprint,
+    latent_identity,
+    text_identity,
+)
 from training.denoiser.denoiser import Conditions
 from training.presets.presets import find_preset
 from training.transparency.autoencoder import fit_autoencoder
@@ -26,15 +32,15 @@ MICRO = find_preset("micro")
 
 
 @pytest.fixture
-def pictures(store, snapshot) -> LayerDataset:
+def images(store, snapshot) -> LayerDataset:
     return open_split(store, snapshot, Split.train, MICRO.image_size, in_memory=False)
 
 
 @pytest.fixture
-def networks(pictures):
+def networks(images):
     """A fitted backbone, and an encoder whose offsets are not zero."""
     torch.manual_seed(0)
-    rgba = pictures.take(range(len(pictures)))
+    rgba = images.take(range(len(images)))
     encoder = Transparency(MICRO).eval().requires_grad_(False).encoder
     torch.nn.init.normal_(encoder.blocks[-1].weight, std=0.1)
     return fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:])), encoder
@@ -44,10 +50,10 @@ class Counted:
     """An encoder of pictures that counts them."""
 
     def __init__(self, *networks) -> None:
-        self.encode, self.pictures = partial(adjusted_posterior, *networks), 0
+        self.encode, self.images = partial(adjusted_posterior, *networks), 0
 
     def __call__(self, alpha, padded):
-        self.pictures += len(alpha)
+        self.images += len(alpha)
         return self.encode(alpha, padded)
 
 
@@ -59,89 +65,97 @@ def quiet(progress) -> None:
 def filled(tmp_path, networks):
     """Fills a cache from pictures, and says how many were computed."""
 
-    def fill(pictures, preset=MICRO, folder=tmp_path / "cache", **more) -> tuple[LatentCache, int]:
+    def fill(images, preset=MICRO, folder=tmp_path / "cache", **more) -> tuple[LatentCache, int]:
         cache = LatentCache.open(folder, latent_identity(preset, *networks, **more))
         counted = Counted(*networks)
-        cache.fill(pictures, counted, quiet, batch=5)
-        return cache, counted.pictures
+        cache.fill(images, counted, quiet, batch_size=5)
+        return cache, counted.images
 
     return fill
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_it_holds_what_the_networks_say(filled, pictures, networks, precision, in_memory, tmp_path):
+def test_it_holds_what_the_networks_say(filled, images, networks, precision, in_memory, tmp_path):
     folder = None if in_memory else tmp_path / "cache"
-    cache, computed = filled(pictures, replace(MICRO, cache_precision=precision), folder)
-    assert computed == len(pictures)
+    cache, computed = filled(images, replace(MICRO, cache_precision=precision), folder)
+    assert computed == len(images)
     places = [7, 0, 7, 23]
-    rgba = pictures.take(places)
+    rgba = images.take(places)
     mean, std = adjusted_posterior(*networks, rgba[:, 3:], pad_colors(rgba))
     found = cache.take(places)
-    tolerance = {"atol": 1e-5, "rtol": 1e-5} if precision == "fp32" else {"atol": 2e-3, "rtol": 1e-3}
+    tolerance = (
+        {"atol": 1e-5, "rtol": 1e-5} if precision == "fp32" else {"atol": 2e-3, "rtol": 1e-3}
+    )
     torch.testing.assert_close(found[0], mean, **tolerance)
     torch.testing.assert_close(found[1], std, **tolerance)
     assert found[0].dtype == found[1].dtype == torch.float32
 
 
-def test_a_second_start_computes_nothing(filled, pictures):
-    first, _ = filled(pictures)
-    second, computed = filled(pictures)
+def test_a_second_start_computes_nothing(filled, images):
+    first, _ = filled(images)
+    second, computed = filled(images)
     assert computed == 0
-    assert all(torch.equal(*pair) for pair in zip(first.take([3, 1]), second.take([3, 1]), strict=True))
+    assert all(
+        torch.equal(*pair) for pair in zip(first.take([3, 1]), second.take([3, 1]), strict=True)
+    )
 
 
-def test_a_changed_image_recomputes_one(filled, store, snapshot, pictures):
-    filled(pictures)
-    changed = list(pictures.samples)
+def test_a_changed_image_recomputes_one(filled, store, snapshot, images):
+    filled(images)
+    changed = list(images.samples)
     data = store.get(changed[4].layers[LayerRole.foreground])
     other = store.put(data + b"\0")  # the same picture in other bytes
     changed[4] = replace(changed[4], layers={LayerRole.foreground: other})
     cache, computed = filled(LayerDataset(store, changed, MICRO.image_size, in_memory=False))
     assert computed == 1
-    torch.testing.assert_close(cache.take([4])[0], filled(pictures)[0].take([4])[0])
+    torch.testing.assert_close(cache.take([4])[0], filled(images)[0].take([4])[0])
 
 
-def test_the_same_image_in_two_samples_is_computed_once(filled, store, pictures):
-    twice = [pictures.samples[0], *pictures.samples]
+def test_the_same_image_in_two_samples_is_computed_once(filled, store, images):
+    twice = [images.samples[0], *images.samples]
     _, computed = filled(LayerDataset(store, twice, MICRO.image_size, in_memory=False))
-    assert computed == len(pictures)
+    assert computed == len(images)
 
 
-def test_whatever_else_changes_makes_another_folder(networks, tmp_path, pictures, filled, monkeypatch):
-    backbone, encoder = networks
-    names = {latent_name(tmp_path, MICRO, backbone, encoder)}
-    names.add(latent_name(tmp_path, replace(MICRO, cache_precision="fp16"), backbone, encoder))
-    names.add(latent_name(tmp_path, MICRO, backbone, encoder, compute="bf16"))
+def test_whatever_else_changes_makes_another_folder(
+    networks, tmp_path, images, filled, monkeypatch
+):
+    autoencoder, encoder = networks
+    names = {latent_name(tmp_path, MICRO, autoencoder, encoder)}
+    names.add(latent_name(tmp_path, replace(MICRO, cache_precision="fp16"), autoencoder, encoder))
+    names.add(latent_name(tmp_path, MICRO, autoencoder, encoder, compute="bf16"))
     encoder.offset_scale *= 2
-    names.add(latent_name(tmp_path, MICRO, backbone, encoder))
+    names.add(latent_name(tmp_path, MICRO, autoencoder, encoder))
     encoder.tile = 16
-    names.add(latent_name(tmp_path, MICRO, backbone, encoder))
+    names.add(latent_name(tmp_path, MICRO, autoencoder, encoder))
     with torch.no_grad():
         encoder.blocks[0].bias[0] += 1e-6
-    names.add(latent_name(tmp_path, MICRO, backbone, encoder))
-    backbone.basis[0, 0] += 1e-6
-    names.add(latent_name(tmp_path, MICRO, backbone, encoder))
-    monkeypatch.setattr("training.denoiser.cache.letterbox", lambda rgba, size: rgba[: size[0], : size[1]])
-    names.add(latent_name(tmp_path, MICRO, backbone, encoder))
+    names.add(latent_name(tmp_path, MICRO, autoencoder, encoder))
+    autoencoder.basis[0, 0] += 1e-6
+    names.add(latent_name(tmp_path, MICRO, autoencoder, encoder))
+    monkeypatch.setattr(
+        "training.denoiser.cache.letterbox", lambda rgba, size: rgba[: size[0], : size[1]]
+    )
+    names.add(latent_name(tmp_path, MICRO, autoencoder, encoder))
     assert len(names) == 8
-    _, computed = filled(pictures)
-    assert computed == len(pictures)
+    _, computed = filled(images)
+    assert computed == len(images)
 
 
 def latent_name(folder, preset, *networks, **more) -> str:
     return LatentCache.open(folder, latent_identity(preset, *networks, **more)).folder.name
 
 
-def test_its_folder_says_what_it_is_of_and_can_be_deleted(filled, pictures):
-    cache, _ = filled(pictures)
+def test_its_folder_says_what_it_is_of_and_can_be_deleted(filled, images):
+    cache, _ = filled(images)
     identity = json.loads((cache.folder / "identity.json").read_text())
     assert identity["precision"] == "fp32"
     assert len(identity["backbone"]) == 64
     for file in cache.folder.iterdir():
         file.unlink()
     cache.folder.rmdir()
-    assert filled(pictures)[1] == len(pictures)
+    assert filled(images)[1] == len(images)
 
 
 def test_every_shape_has_latents_of_its_own(filled, store, freeze_sized):
@@ -157,14 +171,14 @@ def test_every_shape_has_latents_of_its_own(filled, store, freeze_sized):
     assert filled(square)[1] == 8  # the square ones are there
 
 
-def test_a_broken_picture_is_set_aside_and_named(tmp_path, filled, store, pictures, networks):
+def test_a_broken_picture_is_set_aside_and_named(tmp_path, filled, store, images, networks):
     broken, gone = 3, 9
-    samples = breaking(store, pictures, broken, b"no picture")
+    samples = breaking(store, images, broken, b"no picture")
     seen = []
     damaged = LayerDataset(store, samples * 5, MICRO.image_size, in_memory=False)
     cache = LatentCache.open(tmp_path / "cache", latent_identity(MICRO, *networks))
     cache.fill(damaged, Counted(*networks), seen.append)
-    assert list(damaged.aside) == [samples[broken].id]
+    assert list(damaged.unreadable) == [samples[broken].id]
     assert seen[-1].metrics == {"set_aside": 1.0}
     (line,) = (cache.folder / "aside.jsonl").read_text().splitlines()
     assert json.loads(line)["sample"] == samples[broken].id
@@ -173,14 +187,14 @@ def test_a_broken_picture_is_set_aside_and_named(tmp_path, filled, store, pictur
     same = set(range(broken, len(damaged), len(samples)))  # other samples of that image
     assert not same & set(damaged.sound(sorted(same)))
     assert cache.take(damaged.sound([2, broken, 4]))[0].shape[0] == 3
-    mended = LayerDataset(store, list(pictures.samples), MICRO.image_size, in_memory=False)
+    mended = LayerDataset(store, list(images.samples), MICRO.image_size, in_memory=False)
     cache.fill(mended, Counted(*networks), quiet)
     assert not (cache.folder / "aside.jsonl").exists()
-    assert gone not in mended.aside
+    assert gone not in mended.unreadable
 
 
-def test_many_broken_pictures_are_no_accident(store, pictures, networks, tmp_path):
-    samples = breaking(store, pictures, 3, b"one")
+def test_many_broken_pictures_are_no_accident(store, images, networks, tmp_path):
+    samples = breaking(store, images, 3, b"one")
     damaged = LayerDataset(store, samples, MICRO.image_size, in_memory=False)
     damaged.samples = breaking(store, damaged, 8, b"two")
     cache = LatentCache.open(None, latent_identity(MICRO, *networks))
@@ -188,9 +202,9 @@ def test_many_broken_pictures_are_no_accident(store, pictures, networks, tmp_pat
         cache.fill(damaged, Counted(*networks), quiet)
 
 
-def breaking(store, pictures: LayerDataset, place: int, data: bytes) -> list:
+def breaking(store, images: LayerDataset, place: int, data: bytes) -> list:
     """The samples, with one image that is none."""
-    samples = list(pictures.samples)
+    samples = list(images.samples)
     samples[place] = replace(samples[place], layers={LayerRole.foreground: store.put(data)})
     return samples
 
@@ -213,11 +227,11 @@ print(float(cache.take(range(len(pictures)))[0].sum()))
 
 
 @pytest.mark.slow
-def test_several_processes_fill_one_cache(store, snapshot, tmp_path, pictures):
+def test_several_processes_fill_one_cache(store, snapshot, tmp_path, images):
     command = [sys.executable, "-c", FILLER, str(store.folder), snapshot, str(tmp_path / "cache")]
     fillers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
     sums = [float(filler.communicate(timeout=120)[0]) for filler in fillers]
-    rgba = pictures.take(range(len(pictures)))
+    rgba = images.take(range(len(images)))
     wanted = float((pad_colors(rgba)[:, :, ::8, ::8] + 1).sum())
     assert sums == [pytest.approx(wanted)] * 2
 
@@ -231,10 +245,19 @@ class Words:
     def __call__(self, texts: Sequence[str]) -> Conditions:
         self.texts += len(texts)
         states = torch.stack(
-            [torch.tensor([float(ord(c)) for c in text.ljust(8)[:8]])[:, None] * torch.ones(3) for text in texts]
+            [
+                torch.tensor([float(ord(c)) for c in text.ljust(8)[:8]])[:, None] * torch.ones(3)
+                for text in texts
+            ]
         )
-        mask = torch.tensor([[place < len(text) for place in range(8)] for text in texts]) if self.mask else None
-        return Conditions(states, mask, states.sum(1) if self.pooled else None, torch.ones(len(texts), 6))
+        mask = (
+            torch.tensor([[place < len(text) for place in range(8)] for text in texts])
+            if self.mask
+            else None
+        )
+        return Conditions(
+            states, mask, states.sum(1) if self.pooled else None, torch.ones(len(texts), 6)
+        )
 
 
 @pytest.mark.parametrize(("mask", "pooled"), [(False, True), (True, False)])
@@ -245,7 +268,7 @@ def test_texts_are_encoded_once(tmp_path, mask, pooled, in_memory):
     folder = None if in_memory else tmp_path
     cache = TextEmbeddingCache.open(folder, {"precision": "fp16"})
     seen = []
-    cache.fill(texts, encode, seen.append, batch=2)
+    cache.fill(texts, encode, seen.append, batch_size=2)
     assert (encode.texts, seen[-1].done, seen[-1].total) == (3, 3, 3)
     again = cache if in_memory else TextEmbeddingCache.open(folder, {"precision": "fp16"})
     again.fill([*texts, "a new one"], encode, quiet)
@@ -267,10 +290,16 @@ def test_texts_belong_to_their_encoder_and_its_tokens():
             self.model_max_length, self.shift = length, shift
 
         def __call__(self, text):
-            return type("Told", (), {"input_ids": [ord(c) + self.shift for c in text][: self.model_max_length]})
+            return type(
+                "Told",
+                (),
+                {"input_ids": [ord(c) + self.shift for c in text][: self.model_max_length]},
+            )
 
     encoder = torch.nn.Linear(2, 2)
-    identities = [text_identity(MICRO, encoder, [Tokens(*tokens)]) for tokens in ((77, 0), (77, 1), (76, 0))]
+    identities = [
+        text_identity(MICRO, encoder, [Tokens(*tokens)]) for tokens in ((77, 0), (77, 1), (76, 0))
+    ]
     with torch.no_grad():
         encoder.weight[0, 0] += 1
     identities += [

@@ -74,36 +74,50 @@ def test_normalised_latents_have_no_mean_and_unit_spread(denoiser):
     scales = torch.linspace(0.01, 30, MICRO.latent_channels)[:, None, None]
     latent = noisy(64) * scales + scales
     denoiser.measure(latent)
-    normal = denoiser.normalise(latent)
-    torch.testing.assert_close(normal.mean((0, 2, 3)), torch.zeros(MICRO.latent_channels), atol=1e-4, rtol=0)
+    normal = denoiser.normalize(latent)
+    torch.testing.assert_close(
+        normal.mean((0, 2, 3)), torch.zeros(MICRO.latent_channels), atol=1e-4, rtol=0
+    )
     assert normal.std() == pytest.approx(1, abs=1e-3)
-    torch.testing.assert_close(normal[:, 0].std() / normal[:, 1].std(), latent[:, 0].std() / latent[:, 1].std())
+    torch.testing.assert_close(
+        normal[:, 0].std() / normal[:, 1].std(), latent[:, 0].std() / latent[:, 1].std()
+    )
     torch.testing.assert_close(denoiser.restore(normal), latent, atol=1e-4, rtol=1e-4)
 
 
 def test_a_channel_that_never_varies_is_no_division_by_zero(denoiser):
     denoiser.measure(torch.zeros(4, MICRO.latent_channels, SIDE, SIDE))
-    assert denoiser.normalise(noisy(1)).isfinite().all()
+    assert denoiser.normalize(noisy(1)).isfinite().all()
 
 
 def test_stored_tensors_open_to_the_same_denoiser(denoiser):
     denoiser.measure(noisy(8) * 3)
     name = "unet" if isinstance(denoiser.network, ConditionalUNet) else "transformer"
-    again = load_denoiser(replace(MICRO, denoiser=name), denoiser.learnt(), denoiser.facts())
+    again = load_denoiser(
+        replace(MICRO, denoiser=name), denoiser.finetuned_state_dict(), denoiser.metadata()
+    )
     time, texts = torch.tensor([7]), ["a heart"]
     with torch.no_grad():
-        one, two = (model.predict(noisy(1), time, model.encode(texts)) for model in (denoiser, again))
+        one, two = (
+            model.predict(noisy(1), time, model.encode(texts)) for model in (denoiser, again)
+        )
     assert torch.equal(one, two)
     assert not any(parameter.requires_grad for parameter in again.parameters())
 
 
 def test_tensors_of_another_size_are_refused():
     with pytest.raises(Refused, match="does not fit preset 'micro'"):
-        load_denoiser(replace(MICRO, text_width=64), BuiltinDenoiser(MICRO).learnt(), {"kind": "own"})
+        load_denoiser(
+            replace(MICRO, text_width=64),
+            BuiltinDenoiser(MICRO).finetuned_state_dict(),
+            {"kind": "own"},
+        )
 
 
 def test_zero_terminal_snr_ends_in_pure_noise():
-    levels = noise_schedule(replace(MICRO, zero_terminal_snr=True, prediction="v_prediction")).alphas_cumprod
+    levels = noise_schedule(
+        replace(MICRO, zero_terminal_snr=True, prediction="v_prediction")
+    ).alphas_cumprod
     assert levels[-1].sqrt() < 1e-3
     assert (levels.diff() < 0).all()
     plain = noise_schedule(replace(MICRO, zero_terminal_snr=False)).alphas_cumprod
@@ -116,5 +130,9 @@ def test_the_presets_of_stable_diffusion_are_rows_of_the_same_table():
     assert config["block_out_channels"] == (320, 640, 1280, 1280)
     assert config["down_block_types"] == (*["CrossAttnDownBlock2D"] * 3, "DownBlock2D")
     assert config["up_block_types"] == ("UpBlock2D", *["CrossAttnUpBlock2D"] * 3)
-    assert (config["cross_attention_dim"], config["in_channels"], config["sample_size"]) == (768, 4, 64)
+    assert (config["cross_attention_dim"], config["in_channels"], config["sample_size"]) == (
+        768,
+        4,
+        64,
+    )
     assert config["norm_num_groups"] == 32

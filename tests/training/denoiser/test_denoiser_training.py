@@ -25,8 +25,8 @@ def parts(store, snapshot):
     """A fitted backbone, and transparency networks whose offsets are not zero."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    pictures = open_split(store, snapshot, Split.train, MICRO.image_size)
-    rgba = pictures.take(range(len(pictures)))
+    images = open_split(store, snapshot, Split.train, MICRO.image_size)
+    rgba = images.take(range(len(images)))
     networks = Transparency(MICRO).eval().requires_grad_(False)
     torch.nn.init.normal_(networks.encoder.blocks[-1].weight, std=0.1)
     return fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:])), networks
@@ -43,7 +43,10 @@ def run(store, snapshot, parts):
 
 def test_it_learns(run, tmp_path, store, snapshot, parts):
     heldout = open_split(store, snapshot, Split.heldout, MICRO.image_size)
-    losses = [validation_loss(run(tmp_path / str(images), images), MICRO, *parts, heldout) for images in (16, 1024)]
+    losses = [
+        validation_loss(run(tmp_path / str(images), images), MICRO, *parts, heldout)
+        for images in (16, 1024)
+    ]
     assert losses[1] < 0.8 * losses[0]
 
 
@@ -72,7 +75,10 @@ def test_a_resumed_run_equals_a_straight_one_bit_for_bit(run, tmp_path):
 def test_a_finished_run_is_not_run_again(run, tmp_path):
     first, _ = run(tmp_path)
     seen = []
-    again, _ = run(tmp_path, report=lambda progress: seen.append(progress) if progress.stage == "base" else None)
+    again, _ = run(
+        tmp_path,
+        report=lambda progress: seen.append(progress) if progress.stage == "base" else None,
+    )
     assert [progress.done for progress in seen] == [192]
     assert all(torch.equal(first[name], again[name]) for name in first)
 
@@ -89,7 +95,9 @@ def test_it_goes_on_from_its_parent_in_the_parents_units(run, tmp_path, store, s
     fresh = run(tmp_path / "fresh", 16)
     assert torch.equal(child[0]["centre"], parent[0]["centre"])
     assert torch.equal(child[0]["spread"], parent[0]["spread"])
-    assert validation_loss(child, MICRO, *parts, heldout) < validation_loss(fresh, MICRO, *parts, heldout)
+    assert validation_loss(child, MICRO, *parts, heldout) < validation_loss(
+        fresh, MICRO, *parts, heldout
+    )
 
 
 def test_a_parent_of_other_sizes_is_refused(run, tmp_path):
@@ -110,17 +118,21 @@ def test_what_is_trained_on_is_the_adjusted_latent(store, snapshot, parts, tmp_p
     """In memory or on disk, the latents are mean + scale * std * offset of the pictures asked for, in their order."""
     from training.transparency.padding import pad_colors
 
-    backbone, networks = parts
-    pictures = open_split(store, snapshot, Split.train, MICRO.image_size)
+    autoencoder, networks = parts
+    images = open_split(store, snapshot, Split.train, MICRO.image_size)
     kept, stored = (
-        encode_images(MICRO, pictures, backbone, networks.encoder, folder, lambda _: None).take([3, 1, 3])
+        encode_images(MICRO, images, autoencoder, networks.encoder, folder, lambda _: None).take(
+            [3, 1, 3]
+        )
         for folder in (None, tmp_path)
     )
     assert all(torch.equal(one, two) for one, two in zip(kept, stored, strict=True))
-    rgba = pictures.take([3, 1, 3])
+    rgba = images.take([3, 1, 3])
     alpha, padded = rgba[:, 3:], pad_colors(rgba)
-    mean, std = backbone.encode(over_gray(padded, alpha))
-    torch.testing.assert_close(kept[0], mean + MICRO.offset_scale * std * networks.encoder(alpha, padded))
+    mean, std = autoencoder.encode(over_gray(padded, alpha))
+    torch.testing.assert_close(
+        kept[0], mean + MICRO.offset_scale * std * networks.encoder(alpha, padded)
+    )
     torch.testing.assert_close(kept[1], std.expand_as(mean))
     assert not torch.allclose(kept[0], mean)
 
@@ -135,21 +147,32 @@ def test_the_validation_loss_is_the_same_twice(run, tmp_path, store, snapshot, p
 def test_the_validation_loss_of_silence_is_the_power_of_v(run, tmp_path, store, snapshot, parts):
     """v = sqrt(abar) noise - sqrt(1 - abar) x_0, so its mean square is abar + (1 - abar) E[x_0^2]."""
     heldout = open_split(store, snapshot, Split.heldout, MICRO.image_size)
-    tensors, facts = run(tmp_path, 16)
-    silent = {name: torch.zeros_like(t) if "network.out." in name else t for name, t in tensors.items()}
+    tensors, metadata = run(tmp_path, 16)
+    silent = {
+        name: torch.zeros_like(t) if "network.out." in name else t for name, t in tensors.items()
+    }
     latents = encode_images(MICRO, heldout, parts[0], parts[1].encoder, None, lambda _: None)
-    power = load_denoiser(MICRO, tensors, facts).normalise(latents.take(range(len(heldout)))[0]).square().mean()
+    power = (
+        load_denoiser(MICRO, tensors, metadata)
+        .normalize(latents.take(range(len(heldout)))[0])
+        .square()
+        .mean()
+    )
     levels = noise_schedule(MICRO).alphas_cumprod[list(VALIDATION_TIMESTEPS)]
     expected = float((levels + (1 - levels) * power).mean())
-    assert validation_loss((silent, facts), MICRO, *parts, heldout) == pytest.approx(expected, rel=0.05)
+    assert validation_loss((silent, metadata), MICRO, *parts, heldout) == pytest.approx(
+        expected, rel=0.05
+    )
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_both_predictions_train_and_open(run, tmp_path, prediction):
-    preset = replace(MICRO, prediction=prediction, zero_terminal_snr=prediction == "v_prediction", snr_gamma=5.0)
-    tensors, facts = run(tmp_path, 32, preset=preset)
+    preset = replace(
+        MICRO, prediction=prediction, zero_terminal_snr=prediction == "v_prediction", snr_gamma=5.0
+    )
+    tensors, metadata = run(tmp_path, 32, preset=preset)
     assert all(tensor.isfinite().all() for tensor in tensors.values())
-    load_denoiser(preset, tensors, facts)
+    load_denoiser(preset, tensors, metadata)
 
 
 def test_min_snr_weights_are_the_formula():

@@ -28,21 +28,24 @@ def checkpoint(store, snapshot):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rgba = open_split(store, snapshot, Split.train, MICRO.image_size).take(range(20))
-    backbone = fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:]))
+    autoencoder = fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:]))
     denoiser = BuiltinDenoiser(MICRO)
     for parameter in denoiser.network.parameters():
         if not parameter.any():  # a fresh one says 0 to everything
             torch.nn.init.normal_(parameter, std=0.1)
     files = {
-        "backbone": save_part(store, "backbone", backbone.state_dict(), backbone.facts()),
+        "backbone": save_part(store, "backbone", autoencoder.state_dict(), autoencoder.metadata()),
         "transparency": save_part(store, "transparency", Transparency(MICRO).state_dict(), {}),
-        "base": save_part(store, "base", denoiser.learnt(), denoiser.facts()),
+        "base": save_part(store, "base", denoiser.finetuned_state_dict(), denoiser.metadata()),
     }
     return Checkpoint(files, "whole", "micro", snapshot, None, 0, "test")
 
 
 def requests(count):
-    return [GenerationRequest(Prompt(f"a {'red' if k % 2 else 'blue'} shape {k}"), seed=1000 + k) for k in range(count)]
+    return [
+        GenerationRequest(Prompt(f"a {'red' if k % 2 else 'blue'} shape {k}"), seed=1000 + k)
+        for k in range(count)
+    ]
 
 
 def pixels(layers):
@@ -50,7 +53,7 @@ def pixels(layers):
 
 
 def test_every_request_gets_a_layer_of_its_own(checkpoint, store):
-    drawn = load_generator(checkpoint, store).draw(requests(6))
+    drawn = load_generator(checkpoint, store).generate(requests(6))
     assert [set(layers) for layers in drawn] == [{LayerRole.foreground}] * 6
     for layer in pixels(drawn):
         assert (layer.shape, layer.dtype) == ((MICRO.image_size, MICRO.image_size, 4), np.uint8)
@@ -61,21 +64,21 @@ def test_every_request_gets_a_layer_of_its_own(checkpoint, store):
 def test_a_request_is_drawn_alike_alone_and_in_any_company(checkpoint, store):
     """Bit for bit: batches of 1, of 4 (the preset's), and at every place of a longer list."""
     generator = load_generator(checkpoint, store)
-    together = pixels(generator.draw(requests(6)))
+    together = pixels(generator.generate(requests(6)))
     for k, request in enumerate(requests(6)):
-        assert np.array_equal(pixels(generator.draw([request]))[0], together[k])
-    backwards = pixels(generator.draw(requests(6)[::-1]))[::-1]
+        assert np.array_equal(pixels(generator.generate([request]))[0], together[k])
+    backwards = pixels(generator.generate(requests(6)[::-1]))[::-1]
     assert all(np.array_equal(one, two) for one, two in zip(together, backwards, strict=True))
 
 
 def test_a_generator_opened_again_draws_the_same(checkpoint, store):
-    one, two = (pixels(load_generator(checkpoint, store).draw(requests(3))) for _ in range(2))
+    one, two = (pixels(load_generator(checkpoint, store).generate(requests(3))) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
 
 
 def test_seed_and_prompt_both_count(checkpoint, store):
     one, other_seed, other_text = pixels(
-        load_generator(checkpoint, store).draw(
+        load_generator(checkpoint, store).generate(
             [
                 GenerationRequest(Prompt("a red circle"), 1),
                 GenerationRequest(Prompt("a red circle"), 2),
@@ -89,11 +92,13 @@ def test_seed_and_prompt_both_count(checkpoint, store):
 
 @pytest.mark.parametrize("seed", [0, -1, 2**63 + 5])
 def test_any_whole_number_is_a_seed(checkpoint, store, seed):
-    assert len(load_generator(checkpoint, store).draw([GenerationRequest(Prompt(""), seed)])) == 1
+    assert (
+        len(load_generator(checkpoint, store).generate([GenerationRequest(Prompt(""), seed)])) == 1
+    )
 
 
 def test_nothing_to_draw_is_nothing(checkpoint, store):
-    assert load_generator(checkpoint, store).draw([]) == []
+    assert load_generator(checkpoint, store).generate([]) == []
 
 
 def test_a_checkpoint_without_a_base_cannot_draw(checkpoint, store):
@@ -106,7 +111,11 @@ def test_options_of_its_own_count_and_others_are_refused(checkpoint, store):
     generator = load_generator(checkpoint, store)
 
     def drawn(**options):
-        return pixels(generator.draw([GenerationRequest(Prompt("a red circle"), 1)], GenerationOptions(**options)))[0]
+        return pixels(
+            generator.generate(
+                [GenerationRequest(Prompt("a red circle"), 1)], GenerationOptions(**options)
+            )
+        )[0]
 
     plain = drawn()
     assert np.array_equal(drawn(size=(32, 32), sampler="ddim", negative=""), plain)
@@ -114,7 +123,13 @@ def test_options_of_its_own_count_and_others_are_refused(checkpoint, store):
         assert not np.array_equal(drawn(**options), plain)
     told = generator.describe(GenerationOptions(steps=3))
     assert told == {"sampler": "ddim", "steps": "3", "guidance": "3.0", "size": "32x32"}
-    for options in ({"size": (64, 32)}, {"aspect": 2.0}, {"sampler": "euler"}, {"image": "0" * 64}, {"upscale": 2.0}):
+    for options in (
+        {"size": (64, 32)},
+        {"aspect": 2.0},
+        {"sampler": "euler"},
+        {"image": "0" * 64},
+        {"upscale": 2.0},
+    ):
         with pytest.raises(Refused, match="do not support"):
             drawn(**options)
 
@@ -125,7 +140,9 @@ class Known(BuiltinDenoiser):
     def predict(self, noisy_BCHW, time_B, conditions):
         level = noise_schedule(MICRO).alphas_cumprod[time_B].view(-1, 1, 1, 1)
         prompted = (conditions.mask_BL.sum(1) > 1).float().view(-1, 1, 1, 1)
-        return (level.sqrt() * noisy_BCHW - prompted * self.centre[:, None, None]) / (1 - level).sqrt()
+        return (level.sqrt() * noisy_BCHW - prompted * self.centre[:, None, None]) / (
+            1 - level
+        ).sqrt()
 
 
 def test_the_sampler_reaches_what_a_perfect_denoiser_knows():

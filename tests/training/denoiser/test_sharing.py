@@ -14,7 +14,15 @@ from torch.nn.functional import layer_norm, linear, softmax
 
 from curation.errors import Refused
 from tests.training.pretrained import make_unet
-from tests.training.released_files import REAL_SD15, TINY_SD15, fill, real_unet, sharing_shapes, tiny_sd15, write
+from tests.training.released_files import (
+    REAL_SD15,
+    TINY_SD15,
+    fill,
+    real_unet,
+    sharing_shapes,
+    tiny_sd15,
+    write,
+)
 from training.denoiser.attention_sharing import (
     SharedAttention,
     attention_names,
@@ -28,12 +36,15 @@ from training.interop.formats import recognize
 RANK = 4
 
 
-def by_hand(unit: dict[str, Tensor], attn: Any, states: Tensor, context: Tensor, frames: int) -> Tensor:
+def by_hand(
+    unit: dict[str, Tensor], attn: Any, states: Tensor, context: Tensor, frames: int
+) -> Tensor:
     """In words of arithmetic alone: merged weights, one layer after another, then one place after another."""
 
     def weight(part: str, layer: Any, frame: int) -> Tensor:
         merged: Tensor = (
-            layer.weight + unit[f"{part}_lora.{frame}.up.weight"] @ unit[f"{part}_lora.{frame}.down.weight"]
+            layer.weight
+            + unit[f"{part}_lora.{frame}.up.weight"] @ unit[f"{part}_lora.{frame}.down.weight"]
         )
         return merged
 
@@ -50,7 +61,11 @@ def by_hand(unit: dict[str, Tensor], attn: Any, states: Tensor, context: Tensor,
         frame = row % frames
         query, key, value = (
             linear(x, weight(part, layer, frame))
-            for part, layer, x in (("to_q", attn.to_q, own), ("to_k", attn.to_k, seen), ("to_v", attn.to_v, seen))
+            for part, layer, x in (
+                ("to_q", attn.to_q, own),
+                ("to_k", attn.to_k, seen),
+                ("to_v", attn.to_v, seen),
+            )
         )
         out = attn.to_out[0]
         mixed[row] += linear(attend(query, key, value), weight("to_out", out, frame), out.bias)
@@ -58,9 +73,14 @@ def by_hand(unit: dict[str, Tensor], attn: Any, states: Tensor, context: Tensor,
     for first in range(0, len(states), frames):
         for place in range(states.shape[1]):
             layers = mixed[first : first + frames, place]
-            normal = layer_norm(layers, layers.shape[-1:], unit["temporal_n.weight"], unit["temporal_n.bias"], 1e-6)
+            normal = layer_norm(
+                layers, layers.shape[-1:], unit["temporal_n.weight"], unit["temporal_n.bias"], 1e-6
+            )
             entered = linear(normal, unit["temporal_i.weight"], unit["temporal_i.bias"])
-            q, k, v = (linear(entered, unit[f"temporal_{x}.weight"], unit[f"temporal_{x}.bias"]) for x in "qkv")
+            q, k, v = (
+                linear(entered, unit[f"temporal_{x}.weight"], unit[f"temporal_{x}.bias"])
+                for x in "qkv"
+            )
             result[first : first + frames, place] += linear(
                 attend(q, k, v), unit["temporal_o.weight"], unit["temporal_o.bias"]
             )
@@ -74,11 +94,17 @@ def test_one_attention_is_the_arithmetic_of_the_loader(frames: int, place: int) 
     name = attention_names(unet)[place]
     attn = unet.get_submodule(name)
     unit = SharedAttention(attn.to_q.in_features, attn.to_k.in_features, attn.heads, frames, RANK)
-    state = fill({n: tuple(v.shape) for n, v in unit.state_dict().items()}, seed=place, dtype=torch.float32)
+    state = fill(
+        {n: tuple(v.shape) for n, v in unit.state_dict().items()}, seed=place, dtype=torch.float32
+    )
     unit.load_state_dict(state)
     rng = torch.Generator().manual_seed(frames)
     states = torch.randn(2 * frames, 5, attn.to_q.in_features, generator=rng)
-    context = None if name.endswith("attn1") else torch.randn(2 * frames, 7, attn.to_k.in_features, generator=rng)
+    context = (
+        None
+        if name.endswith("attn1")
+        else torch.randn(2 * frames, 7, attn.to_k.in_features, generator=rng)
+    )
     with torch.no_grad():
         ours = unit(attn, states, context)
         theirs = by_hand(state, attn, states, states if context is None else context, frames)
@@ -99,8 +125,8 @@ def test_a_file_for_one_layer_loads_and_runs_on_a_unet(tmp_path: Path) -> None:
     unet = tiny_sd15()
     path = write(tmp_path / "attn", sharing_shapes(unet, 1, RANK))
     header = read_header(path)
-    tensors, facts = read_base(header, recognize(header))
-    assert facts == {"kind": "sharing", "frames": "1", "rank": "4"}
+    tensors, metadata = read_base(header, recognize(header))
+    assert metadata == {"kind": "sharing", "frames": "1", "rank": "4"}
     stored = load_file(path)
     assert all(torch.equal(value, stored[name]) for name, value in tensors.items())
     noisy, states = torch.randn(2, 4, 16, 16), torch.randn(2, 5, 24)
@@ -111,7 +137,9 @@ def test_a_file_for_one_layer_loads_and_runs_on_a_unet(tmp_path: Path) -> None:
         alone = unet(noisy[:1], 500, encoder_hidden_states=states[:1]).sample
     assert after.shape == noisy.shape
     assert (after - before).abs().max() > 1e-3
-    torch.testing.assert_close(after[:1], alone, rtol=0, atol=1e-5)  # pictures of one layer do not look at each other
+    torch.testing.assert_close(
+        after[:1], alone, rtol=0, atol=1e-5
+    )  # pictures of one layer do not look at each other
 
 
 def test_layers_of_one_picture_look_at_each_other_and_at_no_other() -> None:
@@ -150,11 +178,16 @@ def test_another_unet_is_refused() -> None:
 
 def test_one_layer_whose_adapters_and_exchange_are_zero_is_plain_attention() -> None:
     unet, other = tiny_sd15(), tiny_sd15()
-    quiet = {name: value * ("temporal" not in name and "up" not in name) for name, value in shared(unet, 1).items()}
+    quiet = {
+        name: value * ("temporal" not in name and "up" not in name)
+        for name, value in shared(unet, 1).items()
+    }
     install_attention_sharing(other, quiet)
     noisy, states = some(2)
     with torch.no_grad():
-        plain, ours = (one(noisy, 500, encoder_hidden_states=states).sample for one in (unet, other))
+        plain, ours = (
+            one(noisy, 500, encoder_hidden_states=states).sample for one in (unet, other)
+        )
     torch.testing.assert_close(ours, plain, rtol=0, atol=1e-6)
 
 
@@ -165,10 +198,10 @@ def test_layers_in_another_order_come_out_in_that_order(controlled: bool) -> Non
     tensors = shared(tiny_sd15(), 3, controlled=controlled)
     turned = {_turned(name, order): value for name, value in tensors.items()}
     noisy, states = some(6)
-    rows = [3 * picture + frame for picture in range(2) for frame in order]
-    picture = torch.rand(2, 3, 128, 128) * 2 - 1
+    rows = [3 * image + frame for image in range(2) for frame in order]
+    image = torch.rand(2, 3, 128, 128) * 2 - 1
     given = [(tensors, noisy, states), (turned, noisy[rows], states[rows])]
-    straight, other = (run(t, x, c, picture if controlled else None) for t, x, c in given)
+    straight, other = (run(t, x, c, image if controlled else None) for t, x, c in given)
     torch.testing.assert_close(other, straight[rows], rtol=0, atol=1e-5)
 
 
@@ -183,15 +216,15 @@ def _turned(name: str, order: list[int]) -> str:
 def test_a_known_layer_leads_its_own_picture_with_and_without_guidance() -> None:
     tensors = shared(tiny_sd15(), 2, controlled=True)
     noisy, states = some(4)
-    picture = torch.rand(2, 3, 128, 128) * 2 - 1
-    straight = run(tensors, noisy, states, picture)
-    changed = picture.clone()
+    image = torch.rand(2, 3, 128, 128) * 2 - 1
+    straight = run(tensors, noisy, states, image)
+    changed = image.clone()
     changed[1] *= -1
     moved = (run(tensors, noisy, states, changed) - straight).flatten(1).abs().amax(1) > 1e-6
     assert moved.tolist() == [False, False, True, True]
-    guided = run(tensors, torch.cat([noisy, noisy]), torch.cat([states.flip(0), states]), picture)
+    guided = run(tensors, torch.cat([noisy, noisy]), torch.cat([states.flip(0), states]), image)
     torch.testing.assert_close(guided[4:], straight, rtol=0, atol=1e-5)
-    alone = run(tensors, noisy[:2], states[:2], picture[:1])
+    alone = run(tensors, noisy[:2], states[:2], image[:1])
     torch.testing.assert_close(alone, straight[:2], rtol=0, atol=1e-5)
 
 
@@ -215,13 +248,16 @@ def test_without_its_known_layer_nothing_is_drawn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("frames", "controlled", "count"), [(1, False, 175_098_496), (3, False, 277_138_048), (2, True, 281_425_568)]
+    ("frames", "controlled", "count"),
+    [(1, False, 175_098_496), (3, False, 277_138_048), (2, True, 281_425_568)],
 )
 def test_released_sizes(frames: int, controlled: bool, count: int) -> None:
     """The whole files at full size: attn, joint, fg2bg and bg2fg."""
     unet = real_unet(REAL_SD15)
     shapes = sharing_shapes(unet, frames, 256, controlled=controlled)
-    sharing = build_attention_sharing(unet, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
+    sharing = build_attention_sharing(
+        unet, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    )
     modules = [*sharing.processors.values(), *([sharing.encoder] if sharing.encoder else [])]
     assert sum(p.numel() for module in modules for p in module.parameters()) == count
     assert sharing.frames == frames
@@ -237,8 +273,8 @@ def some(count: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def run(tensors: dict[str, Tensor], noisy: Tensor, states: Tensor, picture: Tensor | None) -> Tensor:
+def run(tensors: dict[str, Tensor], noisy: Tensor, states: Tensor, image: Tensor | None) -> Tensor:
     unet = tiny_sd15()
-    install_attention_sharing(unet, tensors).lead(unet, picture)
+    install_attention_sharing(unet, tensors).lead(unet, image)
     out: Tensor = unet(noisy, 500, encoder_hidden_states=states).sample
     return out

@@ -29,7 +29,13 @@ def models(tmp_path_factory):
 
 def row(models, family, **changes):
     known = PRESETS["sdxl" if family == "sdxl" else "sd15"]
-    small = {"family": family, "model": models[family], "image_size": 64, "adapter_rank": 0, "precision": "fp32"}
+    small = {
+        "family": family,
+        "model": models[family],
+        "image_size": 64,
+        "adapter_rank": 0,
+        "precision": "fp32",
+    }
     return replace(known, **(small | changes))
 
 
@@ -60,7 +66,14 @@ def test_one_step_is_the_pipelines_own(models, family):
     pipeline.set_progress_bar_config(disable=True)
     steps = []
     pipeline.unet.register_forward_hook(lambda _, given, said: steps.append((*given, said[0])))
-    pipeline("a glass bottle", num_inference_steps=1, latents=noisy(1), output_type="latent", height=64, width=64)
+    pipeline(
+        "a glass bottle",
+        num_inference_steps=1,
+        latents=noisy(1),
+        output_type="latent",
+        height=64,
+        width=64,
+    )
     ((latent, time, theirs),) = steps
     ours = denoiser.predict(latent, time.expand(2), denoiser.encode(["", "a glass bottle"]))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
@@ -98,10 +111,10 @@ def test_sizes_reach_sdxl_alone(models):
 def test_what_is_learnt_opens_again(models, family, rank):
     preset = row(models, family, adapter_rank=rank)
     denoiser = stir(new_denoiser(preset))
-    assert denoiser.facts()["kind"] == ("adapter" if rank else "weights")
-    again = load_denoiser(preset, denoiser.learnt(), denoiser.facts())
+    assert denoiser.metadata()["kind"] == ("adapter" if rank else "weights")
+    again = load_denoiser(preset, denoiser.finetuned_state_dict(), denoiser.metadata())
     assert torch.equal(says(denoiser), says(again))
-    assert again.facts() == denoiser.facts()
+    assert again.metadata() == denoiser.metadata()
     assert not torch.allclose(says(denoiser), says(new_denoiser(preset)))
     assert not any(parameter.requires_grad for parameter in again.parameters())
 
@@ -111,19 +124,23 @@ def test_only_what_is_learnt_learns(models):
         denoiser = new_denoiser(row(models, "sdxl", adapter_rank=rank)).train()
         before = {name: value.clone() for name, value in denoiser.state_dict().items()}
         assert not any(text.training for text in denoiser.texts)
-        optimiser = torch.optim.AdamW(denoiser.trainable_parameters(), lr=1e-2)
+        optimizer = torch.optim.AdamW(denoiser.trainable_parameters(), lr=1e-2)
         for _ in range(2):  # an adapter's second matrix moves first
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             denoiser.predict(noisy(), TIME, denoiser.encode(TEXTS)).square().mean().backward()
-            optimiser.step()
-        moved = {name for name, value in denoiser.state_dict().items() if not torch.equal(value, before[name])}
+            optimizer.step()
+        moved = {
+            name
+            for name, value in denoiser.state_dict().items()
+            if not torch.equal(value, before[name])
+        }
         assert moved
         assert all(name.startswith("unet.") for name in moved)
         assert all((".lora_" in name) is bool(rank) for name in moved)
         learnt = {id(parameter) for parameter in denoiser.trainable_parameters()}
         assert {id(p) for p in denoiser.parameters() if p.requires_grad} == learnt
         assert sum(p.numel() for p in denoiser.trainable_parameters()) == sum(
-            v.numel() for v in denoiser.learnt().values()
+            v.numel() for v in denoiser.finetuned_state_dict().values()
         )
 
 
@@ -133,12 +150,15 @@ def test_a_fresh_adapter_changes_nothing_and_has_the_names_that_diffusers_reads(
     preset = row(models, "sdxl", adapter_rank=4)
     denoiser = new_denoiser(preset)
     torch.testing.assert_close(says(denoiser), says(new_denoiser(replace(preset, adapter_rank=0))))
-    names = set(denoiser.learnt())
+    names = set(denoiser.finetuned_state_dict())
     attentions = [name for name, _ in make_named(denoiser) if name.endswith(PROJECTIONS)]
     assert names == {f"unet.{name}.lora_{side}.weight" for name in attentions for side in "AB"}
 
     stir(denoiser)
-    save_file({name: value.contiguous() for name, value in denoiser.learnt().items()}, tmp_path / "adapter.safetensors")
+    save_file(
+        {name: value.contiguous() for name, value in denoiser.finetuned_state_dict().items()},
+        tmp_path / "adapter.safetensors",
+    )
     pipeline = StableDiffusionXLPipeline.from_pretrained(models["sdxl"])
     pipeline.load_lora_weights(tmp_path, weight_name="adapter.safetensors")
     conditions = denoiser.encode(TEXTS)
@@ -149,19 +169,28 @@ def test_a_fresh_adapter_changes_nothing_and_has_the_names_that_diffusers_reads(
 
 
 def make_named(denoiser):
-    return [(name, module) for name, module in denoiser.pipeline.unet.named_modules() if hasattr(module, "lora_A")]
+    return [
+        (name, module)
+        for name, module in denoiser.pipeline.unet.named_modules()
+        if hasattr(module, "lora_A")
+    ]
 
 
 def test_differences_are_added_and_go_on_as_weights(models):
     preset = row(models, "sd15")
     plain, taught = new_denoiser(preset), stir(new_denoiser(preset))
-    names = [name for name in plain.learnt() if ".attn" in name]
-    differences = {name: (taught.learnt()[name] - plain.learnt()[name]).half() for name in names}
+    names = [name for name in plain.finetuned_state_dict() if ".attn" in name]
+    differences = {
+        name: (taught.finetuned_state_dict()[name] - plain.finetuned_state_dict()[name]).half()
+        for name in names
+    }
     opened = load_denoiser(preset, differences, {"kind": "difference"})
-    for name, value in opened.learnt().items():
-        expected = plain.learnt()[name] + (differences[name].float() if name in names else 0)
+    for name, value in opened.finetuned_state_dict().items():
+        expected = plain.finetuned_state_dict()[name] + (
+            differences[name].float() if name in names else 0
+        )
         assert torch.equal(value, expected)
-    assert opened.facts()["kind"] == "weights"
+    assert opened.metadata()["kind"] == "weights"
     with pytest.raises(Refused, match="does not fit"):
         load_denoiser(preset, {"conv_in.weigth": torch.zeros(1)}, {"kind": "difference"})
 
@@ -174,15 +203,21 @@ def test_released_attention_sharing_goes_on_learning(models):
     tensors = {}
     for place, name in enumerate(attention_names(plain.unet)):
         attn = plain.unet.get_submodule(name)
-        shared = SharedAttention(attn.to_q.in_features, attn.to_k.in_features, attn.heads, frames=1, rank=2)
-        tensors |= {f"hookers.layers.{place}.{key}": value for key, value in shared.state_dict().items()}
+        shared = SharedAttention(
+            attn.to_q.in_features, attn.to_k.in_features, attn.heads, frames=1, rank=2
+        )
+        tensors |= {
+            f"hookers.layers.{place}.{key}": value for key, value in shared.state_dict().items()
+        }
     opened = load_denoiser(preset, tensors, {"kind": "sharing"})
-    learnt = opened.learnt()
+    learnt = opened.finetuned_state_dict()
     assert learnt.keys() == tensors.keys()
     assert all(torch.equal(learnt[name], tensors[name]) for name in tensors)
     assert not torch.allclose(says(opened), says(plain))
-    assert {p.numel() for p in opened.trainable_parameters()} == {value.numel() for value in tensors.values()}
-    again = load_denoiser(preset, stir(opened).learnt(), opened.facts())
+    assert {p.numel() for p in opened.trainable_parameters()} == {
+        value.numel() for value in tensors.values()
+    }
+    again = load_denoiser(preset, stir(opened).finetuned_state_dict(), opened.metadata())
     assert torch.equal(says(again), says(opened))
 
 
@@ -196,17 +231,23 @@ def test_conditions_beside_the_latent_widen_the_first_convolution(models):
     with torch.no_grad():
         torch.testing.assert_close(opened.predict(doubled, TIME, opened.encode(TEXTS)), says(plain))
     assert opened.unet.config.in_channels == 8
-    again = load_denoiser(preset, opened.learnt(), opened.facts())
-    assert again.learnt()["conv_in.weight"].shape[1] == 8
+    again = load_denoiser(preset, opened.finetuned_state_dict(), opened.metadata())
+    assert again.finetuned_state_dict()["conv_in.weight"].shape[1] == 8
 
 
 def test_other_sizes_and_kinds_are_refused(models):
     preset = row(models, "sd15", adapter_rank=4)
     denoiser = new_denoiser(preset)
     with pytest.raises(Refused, match="does not fit"):
-        load_denoiser(preset, new_denoiser(row(models, "sdxl", adapter_rank=4)).learnt(), denoiser.facts())
+        load_denoiser(
+            preset,
+            new_denoiser(row(models, "sdxl", adapter_rank=4)).finetuned_state_dict(),
+            denoiser.metadata(),
+        )
     with pytest.raises(Refused, match="does not fit"):
-        load_denoiser(preset, denoiser.learnt(), {**denoiser.facts(), "kind": "weights"})
+        load_denoiser(
+            preset, denoiser.finetuned_state_dict(), {**denoiser.metadata(), "kind": "weights"}
+        )
     with pytest.raises(Refused, match="kind 'hypernetwork'"):
         load_denoiser(preset, {}, {"kind": "hypernetwork"})
 
@@ -218,22 +259,26 @@ def test_half_precision_works_in_the_type_it_is_given(models, dtype):
     half = says(denoiser.to(dtype))
     assert half.dtype == noisy().dtype
     assert (half - exact).abs().mean() < 0.02
-    assert all(value.dtype == dtype for value in denoiser.learnt().values())
+    assert all(value.dtype == dtype for value in denoiser.finetuned_state_dict().values())
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_frozen_unet_is_in_the_presets_precision_and_its_adapter_in_full(models, precision):
     exact = stir(new_denoiser(row(models, "sdxl", adapter_rank=4)))
     denoiser = new_denoiser(row(models, "sdxl", adapter_rank=4, precision=precision))
-    denoiser.load_learnt(exact.learnt())
+    denoiser.load_finetuned(exact.finetuned_state_dict())
     types = {name: parameter.dtype for name, parameter in denoiser.unet.named_parameters()}
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    assert all(dtype == (torch.float32 if ".lora_" in name else half) for name, dtype in types.items())
-    assert {value.dtype for value in denoiser.learnt().values()} == {torch.float32}
+    assert all(
+        dtype == (torch.float32 if ".lora_" in name else half) for name, dtype in types.items()
+    )
+    assert {value.dtype for value in denoiser.finetuned_state_dict().values()} == {torch.float32}
     assert (says(denoiser) - says(exact)).abs().mean() < 0.02
     with torch.autocast("cpu", half):
         denoiser.predict(noisy(), TIME, denoiser.encode(TEXTS)).square().mean().backward()
-    assert all(parameter.grad.dtype == torch.float32 for parameter in denoiser.trainable_parameters())
+    assert all(
+        parameter.grad.dtype == torch.float32 for parameter in denoiser.trainable_parameters()
+    )
     whole = new_denoiser(row(models, "sdxl", precision=precision))
     assert {parameter.dtype for parameter in whole.parameters()} == {torch.float32}
 
@@ -252,7 +297,10 @@ def test_an_adapter_of_sdxl_has_the_size_of_the_released_one():
         )
         add_adapter(unet, 256, 256)
     tensors = finetuned_state_dict(unet, "adapter")
-    assert (len(tensors) // 2, sum(value.numel() for value in tensors.values())) == (560, 371_589_120)
+    assert (len(tensors) // 2, sum(value.numel() for value in tensors.values())) == (
+        560,
+        371_589_120,
+    )
 
 
 def test_checkpointing_gives_the_same_gradients(models):
@@ -271,15 +319,20 @@ def test_checkpointing_gives_the_same_gradients(models):
 def test_the_models_own_scale_and_schedule(models):
     xl, v = new_denoiser(row(models, "sdxl")), new_denoiser(row(models, "sd21"))
     latent = noisy()
-    torch.testing.assert_close(xl.normalise(latent), latent * 0.13025)
-    torch.testing.assert_close(xl.restore(xl.normalise(latent)), latent)
-    assert (xl.schedule().config.prediction_type, v.schedule().config.prediction_type) == ("epsilon", "v_prediction")
+    torch.testing.assert_close(xl.normalize(latent), latent * 0.13025)
+    torch.testing.assert_close(xl.restore(xl.normalize(latent)), latent)
+    assert (xl.schedule().config.prediction_type, v.schedule().config.prediction_type) == (
+        "epsilon",
+        "v_prediction",
+    )
     reference = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
     assert torch.equal(xl.schedule().alphas_cumprod, reference.alphas_cumprod)
 
 
 def test_the_preset_overrules_the_schedule_where_it_says_so(models):
-    changed = new_denoiser(row(models, "sd15", prediction="v_prediction", zero_terminal_snr=True)).schedule()
+    changed = new_denoiser(
+        row(models, "sd15", prediction="v_prediction", zero_terminal_snr=True)
+    ).schedule()
     assert changed.config.prediction_type == "v_prediction"
     assert changed.alphas_cumprod[-1].sqrt() < 1e-3
     with pytest.raises(Refused, match="zero terminal SNR"):
@@ -341,7 +394,9 @@ def test_pickled_weights_are_refused(tmp_path):
     assert "safetensors" in refused.value.hint
 
 
-@pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks`:UserWarning")  # diffusers still says it
+@pytest.mark.filterwarnings(
+    "ignore:The `local_dir_use_symlinks`:UserWarning"
+)  # diffusers still says it
 def test_a_model_that_cannot_be_fetched_is_not_found(monkeypatch, models):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(NotFound, match="cannot be downloaded") as missing:

@@ -52,7 +52,9 @@ def test_the_grammar_of_the_procedural_seed_has_no_collisions():
 def test_states_depend_on_the_words_and_their_order_and_not_on_the_company():
     torch.manual_seed(0)
     encoder = TextEncoder(MICRO).eval()
-    states, mask = encoder(["red on blue", "blue on red", "", "a much longer prompt with many more words"])
+    states, mask = encoder(
+        ["red on blue", "blue on red", "", "a much longer prompt with many more words"]
+    )
     assert states.shape == (4, MICRO.text_length, MICRO.text_width)
     assert mask.sum(1).tolist() == [4, 4, 1, 9]
     assert states.isfinite().all()
@@ -72,4 +74,9 @@ def test_the_encoder_learns():
 @pytest.mark.parametrize("name", ["micro", "tiny"])
 def test_every_word_of_a_short_prompt_fits(name):
     preset = PRESETS[name]
-    assert tokenize(["the letter A in purple"], preset.text_vocabulary, preset.text_length).ne(PAD).sum() == 6
+    assert (
+        tokenize(["the letter A in purple"], preset.text_vocabulary, preset.text_length)
+        .ne(PAD)
+        .sum()
+        == 6
+    )

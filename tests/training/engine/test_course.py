@@ -16,7 +16,13 @@ from training.transparency.networks import Transparency
 from training.transparency.padding import over_gray
 from training.transparency.train import TransparencyStage, train_transparency
 
-MICRO = replace(PRESETS["micro"], sheet_images=64, save_images=48, discriminator_weight=0.01, discriminator_start=32)
+MICRO = replace(
+    PRESETS["micro"],
+    sheet_images=64,
+    save_images=48,
+    discriminator_weight=0.01,
+    discriminator_start=32,
+)
 
 
 class StoppedError(Exception):
@@ -29,7 +35,7 @@ def run(store, snapshot, tmp_path):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rgba = open_split(store, snapshot, Split.train, MICRO.image_size).take(range(24))
-    backbone = fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:]))
+    autoencoder = fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:]))
     networks = Transparency(MICRO).eval().requires_grad_(False)
 
     def train(stage, folder, stop_at=None, images=96, told=None, **changes):
@@ -41,17 +47,22 @@ def run(store, snapshot, tmp_path):
             if stop_at is not None and progress.stage == stage and progress.done >= stop_at:
                 raise StoppedError
 
-        order, place = TrainingRequest(stage, "micro", snapshot, None, None, 0, images), tmp_path / folder / "run"
+        order, place = (
+            TrainingRequest(stage, "micro", snapshot, None, None, 0, images),
+            tmp_path / folder / "run",
+        )
         if stage == "base":
-            return train_base(order, preset, store, place, report, backbone, networks, None)[0]
-        return train_transparency(order, preset, store, place, report, backbone, None)
+            return train_base(order, preset, store, place, report, autoencoder, networks, None)[0]
+        return train_transparency(order, preset, store, place, report, autoencoder, None)
 
     return train
 
 
 def furthest(one, two):
     assert one.keys() == two.keys()
-    return max(float((tensor.double() - two[name].double()).abs().max()) for name, tensor in one.items())
+    return max(
+        float((tensor.double() - two[name].double()).abs().max()) for name, tensor in one.items()
+    )
 
 
 BOTH = pytest.mark.parametrize("stage", ["transparency", "base"])
@@ -73,20 +84,35 @@ def test_pictures_that_are_decoded_ahead_are_the_same_pictures(run, stage):
 
 def test_checkpointed_gradients_are_the_same_gradients(run):
     plain = run("transparency", "plain", images=48)
-    assert furthest(plain, run("transparency", "checkpointed", images=48, gradient_checkpointing=True)) < 1e-6
+    assert (
+        furthest(plain, run("transparency", "checkpointed", images=48, gradient_checkpointing=True))
+        < 1e-6
+    )
 
 
-@pytest.mark.parametrize("change", [{"channels_last": True}, {"optimiser": "adamw_fused"}, {"average_apart": True}])
+@pytest.mark.parametrize(
+    "change", [{"channels_last": True}, {"optimiser": "adamw_fused"}, {"average_apart": True}]
+)
 def test_faster_or_smaller_is_the_same_training(run, change):
     slow = {"images": 48, "transparency_lr": 1e-4}
-    assert furthest(run("transparency", "plain", **slow), run("transparency", "changed", **slow, **change)) < 3e-5
+    assert (
+        furthest(
+            run("transparency", "plain", **slow), run("transparency", "changed", **slow, **change)
+        )
+        < 3e-5
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::UserWarning")  # the compiler looks at everything, and is warned of some
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning"
+)  # the compiler looks at everything, and is warned of some
 def test_compiled_networks_train_alike(run):
     slow = {"images": 32, "base_lr": 1e-4}
-    assert furthest(run("base", "plain", **slow), run("base", "compiled", **slow, compiled=True)) < 1e-4
+    assert (
+        furthest(run("base", "plain", **slow), run("base", "compiled", **slow, compiled=True))
+        < 1e-4
+    )
 
 
 @BOTH
@@ -114,13 +140,17 @@ def test_without_an_average_the_last_weights_are_the_outcome(run):
 
 
 @BOTH
-def test_what_is_not_finite_stops_the_run_at_its_step_and_names_the_samples(run, stage, tmp_path, monkeypatch):
+def test_what_is_not_finite_stops_the_run_at_its_step_and_names_the_samples(
+    run, stage, tmp_path, monkeypatch
+):
     with pytest.raises(StoppedError):
         run(stage, "broken", stop_at=64)
     (kept,) = (tmp_path / "broken/run" / stage).glob("state-*")
     before = (kept / "state.safetensors").read_bytes()
     monkeypatch.setattr("training.engine.trainer.rate_at", lambda *_: 1e30)
-    with pytest.raises(Diverged, match=rf"{stage}: \w+ is (nan|inf) in the step that ended at image \d+") as told:
+    with pytest.raises(
+        Diverged, match=rf"{stage}: \w+ is (nan|inf) in the step that ended at image \d+"
+    ) as told:
         run(stage, "broken")
     samples = told.value.message.split("samples: ")[1].split(" and ")[0].split(", ")
     assert all(len(sample) == 64 for sample in samples)
@@ -149,7 +179,9 @@ def test_memory_that_ends_is_told_with_what_to_change(run, full, monkeypatch):
             full()
 
     forward = TransparencyStage.forward
-    monkeypatch.setattr(TransparencyStage, "forward", lambda self, *given: hook(self) or forward(self, *given))
+    monkeypatch.setattr(
+        TransparencyStage, "forward", lambda self, *given: hook(self) or forward(self, *given)
+    )
     with pytest.raises(Refused, match="out of memory in stage 'transparency'") as told:
         run("transparency", "full")
     assert "--set transparency_batch=4 --set accumulation=2" in told.value.hint

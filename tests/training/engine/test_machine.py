@@ -19,9 +19,11 @@ def _machine(processes=1, rank=0, **changes):
 
 @pytest.mark.parametrize("count", [1, 3, 8, 11, 12])
 @pytest.mark.parametrize(("processes", "accumulation"), [(1, 1), (1, 3), (2, 2), (3, 1)])
-def test_a_step_is_dealt_out_once_and_everybody_has_equally_many_batches(count, processes, accumulation):
+def test_a_step_is_dealt_out_once_and_everybody_has_equally_many_batches(
+    count, processes, accumulation
+):
     batch = -(-12 // (processes * accumulation))
-    dealt = [_machine(processes, rank).shares(count, batch) for rank in range(processes)]
+    dealt = [_machine(processes, rank).local_shards(count, batch) for rank in range(processes)]
     assert len({len(shares) for shares in dealt}) == 1
     counted = [row for shares in dealt for part, share in shares if share for row in part]
     assert sorted(counted) == list(range(count))
@@ -30,7 +32,7 @@ def test_a_step_is_dealt_out_once_and_everybody_has_equally_many_batches(count, 
 
 
 def test_a_step_has_all_its_images():
-    assert _machine(3, accumulation=4).step_images(8) == 96
+    assert _machine(3, accumulation=4).global_batch_size(8) == 96
 
 
 def test_blocks_are_the_members_of_the_outermost_lists():
@@ -43,7 +45,12 @@ def test_blocks_are_the_members_of_the_outermost_lists():
     ("error", "is_memory"),
     [
         (torch.OutOfMemoryError("CUDA out of memory"), True),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate"), True),
+        (
+            RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+            ),
+            True,
+        ),
         (MemoryError(), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (ValueError("out of memory"), False),
@@ -54,9 +61,14 @@ def test_memory_is_told_from_other_ends(error, is_memory):
 
 
 def test_what_is_done_already_is_not_advised():
-    done = replace(SDXL, base_batch=1, adapter_rank=64, optimiser="adamw8bit", average_apart=True)
+    done = replace(SDXL, base_batch=1, adapter_rank=64, optimizer="adamw8bit", average_apart=True)
     hint = oom_hint(MemoryError(), done, "base").hint
     assert hint == ""
     full = oom_hint(MemoryError(), replace(SDXL, adapter_rank=0, precision="fp32"), "base").hint
-    for cell in ("base_batch=8 --set accumulation=2", "precision=bf16", "adapter_rank=64", "average_apart=true"):
+    for cell in (
+        "base_batch=8 --set accumulation=2",
+        "precision=bf16",
+        "adapter_rank=64",
+        "average_apart=true",
+    ):
         assert f"--set {cell}" in full

@@ -17,15 +17,17 @@ def test_it_goes_down(name):
     torch.manual_seed(0)
     network, data = nn.Linear(4, 4), torch.randn(32, 4)
     network.bias.requires_grad_(False)
-    optimiser = build_optimizer(name, network.parameters(), 0.05, betas=(0.9, 0.99), clip=0.5)
-    (group,) = optimiser.param_groups
+    optimizer = build_optimizer(
+        name, network.parameters(), 0.05, betas=(0.9, 0.99), max_grad_norm=0.5
+    )
+    (group,) = optimizer.param_groups
     assert (len(group["params"]), group["initial_lr"], group["clip"]) == (1, 0.05, 0.5)
     losses = []
     for _ in range(60):
         loss = (network(data) - data).square().mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.3 * losses[0]
 
@@ -35,11 +37,11 @@ def test_fused_is_the_same_optimiser():
     for name in ("adamw", "adamw_fused"):
         torch.manual_seed(0)
         network, data = nn.Linear(4, 4), torch.randn(32, 4)
-        optimiser = build_optimizer(name, network.parameters(), 0.05)
+        optimizer = build_optimizer(name, network.parameters(), 0.05)
         for _ in range(5):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             (network(data) - data).square().mean().backward()
-            optimiser.step()
+            optimizer.step()
         outcomes.append(network.weight.detach())
     torch.testing.assert_close(*outcomes, atol=1e-6, rtol=1e-5)
 
@@ -66,27 +68,29 @@ def test_lion_and_prodigy_name_the_library_that_is_missing(monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="8-bit optimisers need a GPU, and there is none")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="8-bit optimisers need a GPU, and there is none"
+)
 def test_eight_bits_go_down_and_are_saved():
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     from training.engine.resume import TrainingState, load_state_dict, state_dict
 
     torch.manual_seed(0)
     network, data = nn.Linear(128, 128).cuda(), torch.randn(64, 128).cuda()
-    optimiser = build_optimizer("adamw8bit", network.parameters(), 0.01)
+    optimizer = build_optimizer("adamw8bit", network.parameters(), 0.01)
 
     def step():
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = (network(data) - data).square().mean()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         return loss.item()
 
     first = step()
     for _ in range(30):
         last = step()
     assert last < first
-    parts = {"network": network, "optimiser": optimiser}
+    parts = {"network": network, "optimiser": optimizer}
     state = TrainingState(8, *state_dict(parts))
     one = [step(), step()]
     load_state_dict(parts, state)
@@ -101,23 +105,25 @@ def test_an_optimiser_goes_on_from_a_saved_state_with_the_same_bits(name):
     def begin():
         torch.manual_seed(0)
         network = nn.Sequential(nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 1))
-        return network, build_optimizer(name, network.parameters(), {"prodigy": 1.0, "adafactor": 0.1}.get(name, 1e-2))
+        return network, build_optimizer(
+            name, network.parameters(), {"prodigy": 1.0, "adafactor": 0.1}.get(name, 1e-2)
+        )
 
-    def steps(network, optimiser, count):
+    def steps(network, optimizer, count):
         losses = []
         for _ in range(count):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss = (network(x_ND) - wanted_N1).square().mean()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             losses.append(loss.item())
         return losses
 
     straight = steps(*begin(), 40)
     assert straight[-1] < straight[0] / 2
-    network, optimiser = begin()
-    steps(network, optimiser, 20)
-    tensors, facts = state_dict({"network": network, "optimiser": optimiser})
+    network, optimizer = begin()
+    steps(network, optimizer, 20)
+    tensors, metadata = state_dict({"network": network, "optimiser": optimizer})
     resumed = dict(zip(("network", "optimiser"), begin(), strict=True))
-    load_state_dict(resumed, TrainingState(0, tensors, json.loads(json.dumps(facts))))
+    load_state_dict(resumed, TrainingState(0, tensors, json.loads(json.dumps(metadata))))
     assert steps(*resumed.values(), 20) == straight[20:]

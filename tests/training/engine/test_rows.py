@@ -11,7 +11,11 @@ from training.engine.batch import Prefetcher, StepBatches, slice_batch, to_devic
 
 
 def test_rows_are_cut_whatever_they_are():
-    rows = {"a": torch.arange(4), "texts": list("wxyz"), "told": Conditions(torch.arange(8.0).view(4, 2, 1))}
+    rows = {
+        "a": torch.arange(4),
+        "texts": list("wxyz"),
+        "told": Conditions(torch.arange(8.0).view(4, 2, 1)),
+    }
     part = slice_batch(rows, slice(1, 3))
     assert part["a"].tolist() == [1, 2]
     assert part["texts"] == ["x", "y"]

@@ -60,7 +60,7 @@ def test_only_whole_states_are_seen_and_older_ones_leave(tmp_path):
     half.mkdir()
     (half / "facts.json").write_text("{")
     state = TrainingStateStore(tmp_path, "stage").load()
-    assert (state.images, state.facts["fact"], state.tensors["a"].item()) == (16, 2, 2.0)
+    assert (state.images, state.metadata["fact"], state.tensors["a"].item()) == (16, 2, 2.0)
     assert not half.exists()
 
 

@@ -60,7 +60,9 @@ def test_wandb_keeps_a_run_offline(monkeypatch, tmp_path):
 def test_trackio_keeps_a_run_at_home(monkeypatch, tmp_path):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
     DistributedContext(MICRO)
-    log = MetricLogger(tracker=open_tracker(replace(MICRO, tracker="trackio"), ORDER, "base", tmp_path))
+    log = MetricLogger(
+        tracker=open_tracker(replace(MICRO, tracker="trackio"), ORDER, "base", tmp_path)
+    )
     log.write(8, {"loss": 0.5})
     log.close()
     assert list(tmp_path.rglob("*"))

@@ -26,10 +26,15 @@ def test_sheets_show_the_same_held_out_images_every_time(store, snapshot):
     assert first.take(range(6)).equal(again.take(range(6)))
 
 
-def test_a_snapshot_without_held_out_images_is_trained_without_validation(store, freeze_sized, tmp_path):
+def test_a_snapshot_without_held_out_images_is_trained_without_validation(
+    store, freeze_sized, tmp_path
+):
     snapshot = freeze_sized([(32, 32)] * 12)
     train(
-        TrainingRequest("whole", "micro", snapshot, None, None, 1, 32, CHANGES), store, tmp_path / "run", lambda _: None
+        TrainingRequest("whole", "micro", snapshot, None, None, 1, 32, CHANGES),
+        store,
+        tmp_path / "run",
+        lambda _: None,
     )
     log = EventAccumulator(str(tmp_path / "run" / "base" / "log"))
     log.Reload()

@@ -7,18 +7,29 @@ from training.engine.metrics_buffer import Diverged, MetricsBuffer, StepMetrics
 
 
 def _watch(stride=2, scaled=False):
-    return MetricsBuffer("base", stride, lambda metrics: metrics, lambda place: f"sample-{place}", scaled=scaled)
+    return MetricsBuffer(
+        "base",
+        stride,
+        lambda metrics: metrics,
+        lambda place: f"sample-{place}",
+        grad_scaling=scaled,
+    )
 
 
 def _step(seen, loss, gradient=1.0, places=(4, 5)):
-    return StepMetrics(seen, places, {"loss": torch.tensor(loss), "gradient": torch.tensor(gradient)})
+    return StepMetrics(
+        seen, places, {"loss": torch.tensor(loss), "gradient": torch.tensor(gradient)}
+    )
 
 
 def test_steps_are_read_together_and_once():
     watch = _watch()
     assert not watch.note(_step(8, 0.5))
     assert watch.note(_step(16, 0.25))
-    assert watch.read() == [(8, {"loss": 0.5, "gradient": 1.0}), (16, {"loss": 0.25, "gradient": 1.0})]
+    assert watch.read() == [
+        (8, {"loss": 0.5, "gradient": 1.0}),
+        (16, {"loss": 0.25, "gradient": 1.0}),
+    ]
     assert watch.read() == []
 
 
@@ -27,7 +38,9 @@ def test_the_first_broken_step_is_named_though_later_ones_are_broken_too(broken)
     watch = _watch()
     for step in (_step(8, 0.5), _step(16, broken, places=(7, 9, 7)), _step(24, broken)):
         watch.note(step)
-    with pytest.raises(Diverged, match=r"base: loss is .* ended at image 16; samples: sample-7, sample-9$"):
+    with pytest.raises(
+        Diverged, match=r"base: loss is .* ended at image 16; samples: sample-7, sample-9$"
+    ):
         watch.read()
 
 

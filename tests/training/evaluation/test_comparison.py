@@ -5,13 +5,13 @@ import io
 import numpy as np
 from PIL import Image
 
-from tests.making import picture
+from tests.making import image
 from training.evaluation.comparison import TILE_SIZE, comparison_grid
 from training.sample_grid import GAP, TEXT
 
 
 def test_each_picture_is_a_row_of_truth_return_and_difference_four_times():
-    truth = picture(1, 32, 32)
+    truth = image(1, 32, 32)
     again = truth.copy()
     again[..., 3] = 255
     sheet = np.asarray(Image.open(io.BytesIO(comparison_grid([truth, truth], [truth, again]))))
@@ -21,7 +21,9 @@ def test_each_picture_is_a_row_of_truth_return_and_difference_four_times():
         top, left = TEXT + GAP + row * (TILE_SIZE + GAP), GAP + column * (TILE_SIZE + GAP)
         return sheet[top : top + TILE_SIZE, left : left + TILE_SIZE]
 
-    assert all(tile(0, column).max() == 0 for column in (2, 5, 8, 11)), "equal pictures differ nowhere"
+    assert all(tile(0, column).max() == 0 for column in (2, 5, 8, 11)), (
+        "equal pictures differ nowhere"
+    )
     assert all(np.array_equal(tile(0, column), tile(0, column + 1)) for column in (0, 3, 6, 9))
     assert tile(1, 10).min() == 255
     assert tile(1, 11).max() == 252
@@ -29,5 +31,5 @@ def test_each_picture_is_a_row_of_truth_return_and_difference_four_times():
 
 
 def test_pictures_of_other_sizes_fit():
-    pictures = [picture(1, 64, 40), picture(2, 300, 200)]
-    assert Image.open(io.BytesIO(comparison_grid(pictures, pictures))).format == "PNG"
+    images = [image(1, 64, 40), image(2, 300, 200)]
+    assert Image.open(io.BytesIO(comparison_grid(images, images))).format == "PNG"

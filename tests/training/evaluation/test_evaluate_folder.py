@@ -29,7 +29,9 @@ def folder(store, snapshot, tmp_path):
     return folder
 
 
-def test_a_folder_has_the_metrics_of_the_same_images_in_a_snapshot(store, snapshot, folder, tmp_path):
+def test_a_folder_has_the_metrics_of_the_same_images_in_a_snapshot(
+    store, snapshot, folder, tmp_path
+):
     order = TrainingRequest("transparency", "micro", snapshot, None, None, 1, 32, {})
     checkpoint = train(order, store, tmp_path / "run", lambda _: None)
     own = FolderStore(tmp_path / "own")

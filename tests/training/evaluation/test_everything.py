@@ -13,7 +13,7 @@ from curation.domain import Kind, LayerRole, Sample, Split
 from curation.errors import Refused
 from curation.images.codec import BACKGROUNDS, encode_layer, pixel_hash
 from curation.ports import EvaluationOptions
-from tests.making import picture
+from tests.making import image
 from tests.training.evaluation.test_evaluate import MICRO, untrained_checkpoint
 from training.denoiser.builtin import BuiltinDenoiser
 from training.evaluation.full import evaluate_fully
@@ -39,9 +39,13 @@ def test_it_says_what_the_training_says_and_more(store, snapshot):
         "offset_mean", "offset_max", "offset_energy",
     }  # fmt: skip
     assert list(measured.backgrounds) == list(BACKGROUNDS)
-    assert {frozenset(row) for row in measured.backgrounds.values()} == {frozenset({"psnr", "ssim"})}
-    assert measured.metrics["psnr_worst"] == min(row["psnr"] for row in measured.backgrounds.values())
-    assert (measured.pictures, measured.standard, measured.published) == (6, True, {})
+    assert {frozenset(row) for row in measured.backgrounds.values()} == {
+        frozenset({"psnr", "ssim"})
+    }
+    assert measured.metrics["psnr_worst"] == min(
+        row["psnr"] for row in measured.backgrounds.values()
+    )
+    assert (measured.images, measured.standard, measured.published) == (6, True, {})
     assert [note.split(":")[0] for note in measured.notes] == [
         "no lpips", "no rfid", "no JPEG metrics", "no noise_mse and no generated images",
     ]  # fmt: skip
@@ -68,16 +72,24 @@ def test_weights_bring_the_figures_that_need_them(store, snapshot, tmp_path, mon
     for name, network in (("lpips", LPIPS()), ("inception", inception.Inception())):
         save_file(network.state_dict(), tmp_path / name)
     checkpoint, _, _ = untrained_checkpoint(store, snapshot)
-    wanted = EvaluationOptions(published=True, perceptual=tmp_path / "lpips", inception=tmp_path / "inception", limit=2)
+    wanted = EvaluationOptions(
+        published=True, perceptual=tmp_path / "lpips", inception=tmp_path / "inception", limit=2
+    )
     measured = evaluate_fully(checkpoint, snapshot, store, wanted, quiet)
     for name in ("lpips", "rfid", "lpips_jpeg", "rfid_jpeg"):
         by_background = [row[name] for row in measured.backgrounds.values()]
         assert measured.metrics[name] == pytest.approx(sum(by_background) / 9)
         assert len(set(by_background)) == 9
     assert measured.metrics["rfid"] > 0
-    assert (measured.pictures, measured.standard) == (2, False)
+    assert (measured.images, measured.standard) == (2, False)
     assert any(note.startswith("rfid of 2 images") for note in measured.notes)
-    alone = evaluate_fully(checkpoint, snapshot, store, replace(wanted, limit=1, published=False, perceptual=None), quiet)
+    alone = evaluate_fully(
+        checkpoint,
+        snapshot,
+        store,
+        replace(wanted, limit=1, published=False, perceptual=None),
+        quiet,
+    )
     assert "rfid" not in alone.metrics
     assert "no rfid: it needs two images" in alone.notes
 
@@ -97,18 +109,25 @@ def test_a_base_is_drawn_with_and_measured(store, snapshot):
     checkpoint, _, _ = untrained_checkpoint(store, snapshot)
     torch.manual_seed(0)
     denoiser = BuiltinDenoiser(MICRO)
-    base = save_part(store, "base", denoiser.learnt(), denoiser.facts())
+    base = save_part(store, "base", denoiser.finetuned_state_dict(), denoiser.metadata())
     stages = []
     whole = replace(checkpoint, files={**checkpoint.files, "base": base})
     measured = evaluate_fully(
-        whole, snapshot, store, EvaluationOptions(draws=7), lambda seen: stages.append((seen.stage, seen.done))
+        whole,
+        snapshot,
+        store,
+        EvaluationOptions(draws=7),
+        lambda seen: stages.append((seen.stage, seen.done)),
     )
     assert measured.metrics["noise_mse"] > 0
     assert 0 <= measured.metrics["drawn_empty"] <= 1
     assert 0 <= measured.metrics["drawn_opaque"] <= 1
     assert 0 < measured.metrics["drawn_coverage_gap"] < 1
     assert stages[-1] == ("draw", 7)
-    assert "drawn_empty" not in evaluate_fully(whole, snapshot, store, EvaluationOptions(draws=0), quiet).metrics
+    assert (
+        "drawn_empty"
+        not in evaluate_fully(whole, snapshot, store, EvaluationOptions(draws=0), quiet).metrics
+    )
 
 
 def test_views_and_original_sizes_are_no_standard(store, snapshot):
@@ -117,30 +136,45 @@ def test_views_and_original_sizes_are_no_standard(store, snapshot):
     eight = evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(views=8, limit=2), quiet)
     assert not eight.standard
     assert (
-        eight.metrics["psnr"] != evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(limit=2), quiet).metrics["psnr"]
+        eight.metrics["psnr"]
+        != evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(limit=2), quiet).metrics[
+            "psnr"
+        ]
     )
     with pytest.raises(Refused, match="3 views"):
         evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(views=3), quiet)
     original = evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(original=True), quiet)
-    assert (original.pictures, original.standard) == (6, False)
+    assert (original.images, original.standard) == (6, False)
 
 
 def heldout(store, *sizes):
     """A snapshot of held-out pictures of these widths and heights."""
     lines = []
     for number, (width, height) in enumerate(sizes):
-        rgba = picture(number, width, height)
+        rgba = image(number, width, height)
         layers = {LayerRole.foreground: store.put(encode_layer(rgba))}
         name, seen = f"{number:064x}", pixel_hash(rgba)
-        lines.append(Sample(name, Kind.single, "noise", "CC0-1.0", "test", Split.heldout, 0, seen, layers).line())
+        lines.append(
+            Sample(
+                name, Kind.single, "noise", "CC0-1.0", "test", Split.heldout, 0, seen, layers
+            ).line()
+        )
     part = Part("", store.put("".join(line + "\n" for line in lines).encode()), len(lines))
     return store.put(Manifest((part,), {}).bytes())
 
 
 def test_what_is_too_small_in_its_own_size_is_left_out_and_told(store, snapshot):
     checkpoint, _, _ = untrained_checkpoint(store, snapshot)
-    measured = evaluate_fully(checkpoint, heldout(store, (37, 50), (20, 64)), store, EvaluationOptions(original=True), quiet)
-    assert measured.pictures == 1
+    measured = evaluate_fully(
+        checkpoint,
+        heldout(store, (37, 50), (20, 64)),
+        store,
+        EvaluationOptions(original=True),
+        quiet,
+    )
+    assert measured.images == 1
     assert measured.notes[0] == "1 images with a side under 32 pixels were left out"
     with pytest.raises(Refused, match="no held-out image"):
-        evaluate_fully(checkpoint, heldout(store, (20, 20)), store, EvaluationOptions(original=True), quiet)
+        evaluate_fully(
+            checkpoint, heldout(store, (20, 20)), store, EvaluationOptions(original=True), quiet
+        )

@@ -23,13 +23,13 @@ def stored(store, *shapes):
 
 
 def test_margins_do_not_count(store):
-    pictures = stored(store, (64, 64), (16, 64), (64, 30), (7, 5))
-    truth_B4HW = pictures.take(range(4))
-    inside_B1HW = pictures.inside(range(4))
+    images = stored(store, (64, 64), (16, 64), (64, 30), (7, 5))
+    truth_B4HW = images.take(range(4))
+    inside_B1HW = images.inside(range(4))
     assert [int(mask.sum()) for mask in inside_B1HW] == [64 * 64, 16 * 64, 64 * 30, 64 * 46]
-    noise_B4HW = (truth_B4HW + 0.1 * torch.rand(truth_B4HW.shape, generator=torch.Generator().manual_seed(0))).clamp(
-        0, 1
-    )
+    noise_B4HW = (
+        truth_B4HW + 0.1 * torch.rand(truth_B4HW.shape, generator=torch.Generator().manual_seed(0))
+    ).clamp(0, 1)
     again_B4HW = torch.where(inside_B1HW, noise_B4HW, truth_B4HW)
     worse_B4HW = torch.where(inside_B1HW, noise_B4HW, torch.ones(()))
     inside_B = psnr_inside(truth_B4HW, again_B4HW, inside_B1HW)

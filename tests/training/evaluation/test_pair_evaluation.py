@@ -53,13 +53,20 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     store = FolderStore(folder / "objects")
     snapshot = freeze_pairs(store, range(40), side=SIDE)
-    return train(TrainingRequest("pairs", "micro", snapshot, None, None, 0, 192), store, folder / "run", quiet), store
+    return train(
+        TrainingRequest("pairs", "micro", snapshot, None, None, 0, 192),
+        store,
+        folder / "run",
+        quiet,
+    ), store
 
 
 @pytest.fixture(scope="module")
 def measured(trained):
     checkpoint, store = trained
-    return evaluate_fully(checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=GENERATED_PAIRS), quiet)
+    return evaluate_fully(
+        checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=GENERATED_PAIRS), quiet
+    )
 
 
 def same(one, two):
@@ -68,13 +75,26 @@ def same(one, two):
 
 def test_a_training_of_pairs_is_measured_by_drawn_pairs(trained):
     metrics = trained[0].evaluation
-    pairs = {"pair_harmony", "pair_light_r", "pair_leakage", "pair_seam", "pair_error", "pair_empty"}
-    assert pairs | {"layers_mse", "layers_apart_mse", "background_psnr"} <= metrics.keys() <= HIGHER_IS_BETTER.keys()
+    pairs = {
+        "pair_harmony",
+        "pair_light_r",
+        "pair_leakage",
+        "pair_seam",
+        "pair_error",
+        "pair_empty",
+    }
+    assert (
+        pairs | {"layers_mse", "layers_apart_mse", "background_psnr"}
+        <= metrics.keys()
+        <= HIGHER_IS_BETTER.keys()
+    )
     assert all(map(math.isfinite, metrics.values()))
     assert metrics["pair_error"] == pytest.approx(0, abs=0.6), "blended is made of the two"
 
 
-def test_the_command_says_what_the_training_says_and_puts_apart_and_real_beside_it(trained, measured):
+def test_the_command_says_what_the_training_says_and_puts_apart_and_real_beside_it(
+    trained, measured
+):
     checkpoint, _ = trained
     assert {name: measured.metrics[name] for name in checkpoint.evaluation} == pytest.approx(
         checkpoint.evaluation, rel=1e-4, abs=1e-6
@@ -96,7 +116,7 @@ def test_the_command_says_what_the_training_says_and_puts_apart_and_real_beside_
 
 
 def test_the_sheet_has_a_column_for_each_text_and_six_rows(measured):
-    with Image.open(io.BytesIO(measured.pairs_sheet)) as sheet:
+    with Image.open(io.BytesIO(measured.pairs_grid)) as sheet:
         assert sheet.width // 100 == 8
         assert sheet.height // 212 == 6
 
@@ -104,7 +124,7 @@ def test_the_sheet_has_a_column_for_each_text_and_six_rows(measured):
 def test_without_drawings_there_are_no_pairs_and_another_number_is_no_standard(trained):
     checkpoint, store = trained
     none = evaluate_fully(checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=0), quiet)
-    assert (none.pairs, none.pairs_sheet, none.standard) == ({}, b"", True)
+    assert (none.pairs, none.pairs_grid, none.standard) == ({}, b"", True)
     assert any(note.startswith("no pairs were generated") for note in none.notes)
     assert "pair_harmony" not in none.metrics
     assert "layers_mse" in none.metrics
@@ -117,24 +137,38 @@ def test_joint_and_apart_differ_by_the_exchange_alone(trained, monkeypatch):
     checkpoint, store = trained
     ways = open_pair_generators(checkpoint, store)
     joint, apart = ways["joint"], ways["apart"]
-    assert joint.layered is apart.layered and joint.parts is apart.parts and joint.alone is apart.alone
+    assert (
+        joint.layered is apart.layered and joint.parts is apart.parts and joint.alone is apart.alone
+    )
     told = [way.describe(DEFAULT_OPTIONS) for way in (joint, apart)]
     assert {key for key in told[0] if told[0][key] != told[1][key]} == {"attention"}
     samples = heldout_pairs(store, checkpoint.snapshot)
     seen = compare_pairs(ways, samples, 8, None, store, quiet)
     assert seen.table["harmony"]["joint - apart"].mean != 0
     predict = LayeredDenoiser.predict
-    monkeypatch.setattr(LayeredDenoiser, "predict", lambda *a, **k: predict(*a, **{**k, "joined": False}))
+    monkeypatch.setattr(
+        LayeredDenoiser, "predict", lambda *a, **k: predict(*a, **{**k, "joined": False})
+    )
     parted = compare_pairs(ways, samples, 8, None, store, quiet)
     for name, row in parted.table.items():
-        assert (row["joint - apart"].mean, row["joint - apart"].low, row["joint - apart"].high) == (0, 0, 0), name
+        assert (row["joint - apart"].mean, row["joint - apart"].low, row["joint - apart"].high) == (
+            0,
+            0,
+            0,
+        ), name
         assert row["apart"] == seen.table[name]["apart"]
 
 
 def test_the_order_of_the_pictures_does_not_matter(trained):
     checkpoint, store = trained
-    ways, samples = open_pair_generators(checkpoint, store), heldout_pairs(store, checkpoint.snapshot)
-    one, other = (compare_pairs(ways, order, 8, SIDE, store, quiet).table for order in (samples, samples[::-1]))
+    ways, samples = (
+        open_pair_generators(checkpoint, store),
+        heldout_pairs(store, checkpoint.snapshot),
+    )
+    one, other = (
+        compare_pairs(ways, order, 8, SIDE, store, quiet).table
+        for order in (samples, samples[::-1])
+    )
     assert one == other
     assert one["harmony"]["joint"].count == 8
 
@@ -142,7 +176,9 @@ def test_the_order_of_the_pictures_does_not_matter(trained):
 def test_texts_agree_where_a_clip_is_at_hand(trained, tmp_path):
     checkpoint, store = trained
     clip = str(write_clip(tmp_path / "clip"))
-    found = evaluate_fully(checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=8, clip=clip), quiet)
+    found = evaluate_fully(
+        checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=8, clip=clip), quiet
+    )
     for role in LayerRole:
         row = found.pairs[f"text_{role}"]
         assert list(row) == WHOSE
@@ -150,22 +186,28 @@ def test_texts_agree_where_a_clip_is_at_hand(trained, tmp_path):
         assert found.metrics[f"pair_text_{role}"] == row["joint"].mean
     assert not any("--clip" in note for note in found.notes)
     # A layer over grey with its own text, by hand.
-    agree, samples = load_clip_score(clip, torch.device("cpu")), heldout_pairs(store, checkpoint.snapshot)
+    agree, samples = (
+        load_clip_score(clip, torch.device("cpu")),
+        heldout_pairs(store, checkpoint.snapshot),
+    )
     pairs = [compose(int(sample.id, 16), SIDE) for sample in samples]
-    grey = [composite(pair.layers[FG], np.full((SIDE, SIDE, 4), (128, 128, 128, 255), np.uint8)) for pair in pairs]
-    scores = agree([picture[..., :3] for picture in grey], [pair.texts[FG] for pair in pairs])
+    grey = [
+        composite(pair.layers[FG], np.full((SIDE, SIDE, 4), (128, 128, 128, 255), np.uint8))
+        for pair in pairs
+    ]
+    scores = agree([image[..., :3] for image in grey], [pair.texts[FG] for pair in pairs])
     assert found.pairs["text_foreground"]["real"].mean == pytest.approx(np.mean(scores), abs=1.0)
 
 
 class Painted:
     """A generator of composed pairs whose number is the seed, changed by a plan."""
 
-    at_once = 3
+    batch_size = 3
 
     def __init__(self, change):
         self.change = change
 
-    def draw(self, requests, options=None):
+    def generate(self, requests, options=None):
         return [self._draw(request) for request in requests]
 
     def describe(self, options):
@@ -205,15 +247,21 @@ def planted(store, samples, change, count=8):
 
 def test_layers_that_agree_have_better_figures_than_layers_that_do_not(store):
     samples = heldout_pairs(store, freeze_pairs(store, range(60), side=SIDE))
-    good, bad, ghosts = (planted(store, samples, change, 12).table for change in (agreeing, disagreeing, leaking))
+    good, bad, ghosts = (
+        planted(store, samples, change, 12).table for change in (agreeing, disagreeing, leaking)
+    )
     assert good["harmony"]["drawn"].high < bad["harmony"]["drawn"].low
     assert good["leakage"]["drawn"].high < ghosts["leakage"]["drawn"].low
     assert ghosts["leakage"]["drawn"].mean > 0.8
     assert "joint - apart" not in good["harmony"]
-    assert good["light_r"]["drawn"].mean > 0.85  # not 1: a ground is not of one colour where the figure stands
+    assert (
+        good["light_r"]["drawn"].mean > 0.85
+    )  # not 1: a ground is not of one colour where the figure stands
     assert good["light_r"]["drawn"].low > 0.7
     untouched = planted(store, samples, lambda *layers: layers, 12).table
-    assert untouched["harmony"]["drawn"].mean == pytest.approx(untouched["harmony"]["real"].mean, rel=0.02)
+    assert untouched["harmony"]["drawn"].mean == pytest.approx(
+        untouched["harmony"]["real"].mean, rel=0.02
+    )
 
 
 def test_what_cannot_be_seen_is_counted_and_does_not_fit_anything(store):
@@ -247,7 +295,11 @@ def test_intervals_are_students():
     low, high = student.interval(0.95, 4, np.mean(values), np.std(values, ddof=1) / math.sqrt(5))
     assert (found.mean, found.low, found.high) == pytest.approx((np.mean(values), low, high))
     assert found == mean_with_interval(values[::-1])
-    assert (mean_with_interval([2.0]).mean, mean_with_interval([2.0]).low, mean_with_interval([2.0]).high) == (2, None, None)
+    assert (
+        mean_with_interval([2.0]).mean,
+        mean_with_interval([2.0]).low,
+        mean_with_interval([2.0]).high,
+    ) == (2, None, None)
 
 
 def wide(store, layers):
@@ -277,10 +329,14 @@ def test_backgrounds_come_back_as_well_as_their_opaque_pixels_do(trained):
     snapshot = wide(store, layers)
     metrics = evaluate(checkpoint, snapshot, store, quiet)
     parts = load_checkpoint(checkpoint, store)
-    truth = torch.from_numpy(letterbox(pair.layers[BG][:48], SIDE)).permute(2, 0, 1)[None].float() / 255
-    again = (reconstruct(parts.backbone, parts.transparency, truth) * 255).round() / 255
+    truth = (
+        torch.from_numpy(letterbox(pair.layers[BG][:48], SIDE)).permute(2, 0, 1)[None].float() / 255
+    )
+    again = (reconstruct(parts.autoencoder, parts.transparency, truth) * 255).round() / 255
     error = (again - truth)[0, :3, SIDE // 4 : -SIDE // 4]
-    assert metrics["background_psnr"] == pytest.approx(-10 * math.log10(float((error**2).mean())), abs=0.01)
+    assert metrics["background_psnr"] == pytest.approx(
+        -10 * math.log10(float((error**2).mean())), abs=0.01
+    )
 
 
 def test_what_draws_pairs_is_told_by_its_parts(trained):
@@ -289,6 +345,8 @@ def test_what_draws_pairs_is_told_by_its_parts(trained):
     assert generates_pairs(parts)
     alone = replace(parts, layers=None)
     assert not generates_pairs(alone)
-    assert generates_pairs(replace(alone, preset=replace(parts.preset, inpainter="somebody/inpaints")))
+    assert generates_pairs(
+        replace(alone, preset=replace(parts.preset, inpainter="somebody/inpaints"))
+    )
     assert generates_pairs(replace(alone, modes={"joint": "0" * 64}))
     assert not generates_pairs(replace(alone, modes={"bg2ble": "0" * 64}, base=None))

@@ -23,7 +23,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def unets(models: dict[str, Path]):
     from diffusers import UNet2DConditionModel
 
-    return {name: UNet2DConditionModel.from_pretrained(path, subfolder="unet") for name, path in models.items()}
+    return {
+        name: UNet2DConditionModel.from_pretrained(path, subfolder="unet")
+        for name, path in models.items()
+    }
 
 
 @pytest.fixture
@@ -31,4 +34,7 @@ def narrow_files(tmp_path: Path) -> list[Path]:
     from tests.training.interop.test_released_networks import narrow
     from tests.training.released_files import network_shapes, write
 
-    return [write(tmp_path / f"{network}.any", network_shapes(narrow(), network)) for network in ("encoder", "decoder")]
+    return [
+        write(tmp_path / f"{network}.any", network_shapes(narrow(), network))
+        for network in ("encoder", "decoder")
+    ]

@@ -57,7 +57,9 @@ def sdxl(sdxl_folder: Path) -> Preset:
 def unet() -> Any:
     """As in the folder, without what SDXL is told beside the text."""
     torch.manual_seed(1)
-    return make_unet(SDXL_CHANNELS, cross_attention_dim=2 * TEXT_WIDTH, use_linear_projection=True, **TINY_SDXL)
+    return make_unet(
+        SDXL_CHANNELS, cross_attention_dim=2 * TEXT_WIDTH, use_linear_projection=True, **TINY_SDXL
+    )
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -72,7 +74,9 @@ def predict(unet: Any, context: int = 2 * TEXT_WIDTH) -> Tensor:
         torch.randn(2, 5, context, generator=rng),
     )
     with torch.no_grad():
-        predicted: Tensor = unet(noisy, torch.tensor([10, 500]), encoder_hidden_states=states).sample
+        predicted: Tensor = unet(
+            noisy, torch.tensor([10, 500]), encoder_hidden_states=states
+        ).sample
     return predicted
 
 
@@ -89,7 +93,9 @@ def test_an_adapter_does_what_the_patches_say(unet: Any, tmp_path: Path) -> None
     path = write(tmp_path / "attn", patch_shapes(unet, RANK, "sdxl"))
     tensors, facts = read(path)
     stored = {name: value.float() for name, value in load_file(path).items()}
-    by_hand = make_unet(SDXL_CHANNELS, cross_attention_dim=2 * TEXT_WIDTH, use_linear_projection=True, **TINY_SDXL)
+    by_hand = make_unet(
+        SDXL_CHANNELS, cross_attention_dim=2 * TEXT_WIDTH, use_linear_projection=True, **TINY_SDXL
+    )
     by_hand.load_state_dict(unet.state_dict())
     with torch.no_grad():
         for module in adapted(unet, RANK):
@@ -103,15 +109,29 @@ def test_an_adapter_does_what_the_patches_say(unet: Any, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("alpha", [4.0, 2.0])
-def test_one_adapter_in_every_writing_is_one_adapter(unet: Any, tmp_path: Path, alpha: float) -> None:
+def test_one_adapter_in_every_writing_is_one_adapter(
+    unet: Any, tmp_path: Path, alpha: float
+) -> None:
     tensors = fill(peft_shapes(unet, RANK))
     facts = {"kind": "adapter", "rank": "4", "alpha": f"{alpha:g}"}
     writings = {
-        "diffusers": (tensors, {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": alpha, "unet.r": 4})}),
+        "diffusers": (
+            tensors,
+            {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": alpha, "unet.r": 4})},
+        ),
         "kohya, original names": (write_kohya(tensors, facts, "sdxl"), {}),
         "kohya, diffusers' names": (write_kohya(tensors, facts, "sd15"), {}),
-        "peft": ({f"base_model.model.{name.removeprefix('unet.')}": value for name, value in tensors.items()}, {}),
-        "old diffusers": ({_old(name): v for name, v in tensors.items()} | _alphas(tensors, alpha), {}),
+        "peft": (
+            {
+                f"base_model.model.{name.removeprefix('unet.')}": value
+                for name, value in tensors.items()
+            },
+            {},
+        ),
+        "old diffusers": (
+            {_old(name): v for name, v in tensors.items()} | _alphas(tensors, alpha),
+            {},
+        ),
         "comfyui": (_comfyui(tensors, alpha), {}),
     }
     for place, (name, (written, metadata)) in enumerate(writings.items()):
@@ -119,7 +139,11 @@ def test_one_adapter_in_every_writing_is_one_adapter(unet: Any, tmp_path: Path, 
         folder.mkdir()
         if name == "peft":
             (folder / "adapter_config.json").write_text(json.dumps({"lora_alpha": alpha, "r": 4}))
-        save_file({key: value.contiguous() for key, value in written.items()}, folder / "lora", metadata or None)
+        save_file(
+            {key: value.contiguous() for key, value in written.items()},
+            folder / "lora",
+            metadata or None,
+        )
         again, told = read(folder / "lora")
         assert told == facts, name
         assert identical(again, tensors), name
@@ -140,7 +164,11 @@ def _comfyui(tensors: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
     written = {}
     for module, (down, up) in matrices_by_module(tensors).items():
         key = f"diffusion_model.{to_ldm(module, 'sdxl')}"
-        written |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(alpha)}
+        written |= {
+            f"{key}.lora_down.weight": down,
+            f"{key}.lora_up.weight": up,
+            f"{key}.alpha": torch.tensor(alpha),
+        }
     return written
 
 
@@ -154,7 +182,9 @@ def test_kohyas_names_are_those_of_its_scripts(unet: Any) -> None:
 
 
 @pytest.mark.parametrize("form", ["kohya", "peft"])
-def test_diffusers_own_loader_reads_what_we_write(sdxl_folder: Path, tmp_path: Path, form: str) -> None:
+def test_diffusers_own_loader_reads_what_we_write(
+    sdxl_folder: Path, tmp_path: Path, form: str
+) -> None:
     from training.interop.adapters import peft_config, peft_metadata
 
     kind: Any = StableDiffusionXLPipeline
@@ -167,16 +197,25 @@ def test_diffusers_own_loader_reads_what_we_write(sdxl_folder: Path, tmp_path: P
     pipeline.load_lora_weights(tmp_path)
     pipeline.fuse_lora()
     start = kind.from_pretrained(sdxl_folder, add_watermarker=False).unet.state_dict()
-    fused = {n.replace(".base_layer", ""): v for n, v in pipeline.unet.state_dict().items() if ".lora_" not in n}
+    fused = {
+        n.replace(".base_layer", ""): v
+        for n, v in pipeline.unet.state_dict().items()
+        if ".lora_" not in n
+    }
     changed = matrices_by_module(tensors)
     for name, value in fused.items():
         module = name.removesuffix(".weight")
-        wanted = start[name] + lora_delta(*changed[module], 0.5) if module in changed else start[name]
+        wanted = (
+            start[name] + lora_delta(*changed[module], 0.5) if module in changed else start[name]
+        )
         torch.testing.assert_close(value, wanted, rtol=0, atol=1e-6)
 
 
 def test_uneven_ranks_and_alphas_are_made_one_without_changing_the_product(tmp_path: Path) -> None:
-    modules = {"conv_in": (2, 1.0, (4, 3, 3)), "down_blocks.0.resnets.0.conv1": (6, 3.0, (16, 3, 3))}
+    modules = {
+        "conv_in": (2, 1.0, (4, 3, 3)),
+        "down_blocks.0.resnets.0.conv1": (6, 3.0, (16, 3, 3)),
+    }
     written, wanted = {}, {}
     for module, (rank, alpha, (inward, *kernel)) in modules.items():
         shapes = {"lora_down.weight": (rank, inward, *kernel), "lora_up.weight": (16, rank, 1, 1)}
@@ -193,7 +232,10 @@ def test_uneven_ranks_and_alphas_are_made_one_without_changing_the_product(tmp_p
 
 def test_alpha_may_be_a_whole_number_but_must_be_one(tmp_path: Path) -> None:
     matrices = fill(
-        {"lora_unet_conv_in.lora_down.weight": (2, 4, 3, 3), "lora_unet_conv_in.lora_up.weight": (16, 2, 1, 1)}
+        {
+            "lora_unet_conv_in.lora_down.weight": (2, 4, 3, 3),
+            "lora_unet_conv_in.lora_up.weight": (16, 2, 1, 1),
+        }
     )
     save_file({**matrices, "lora_unet_conv_in.alpha": torch.tensor(1)}, tmp_path / "lora")
     assert read(tmp_path / "lora")[1] == {"kind": "adapter", "rank": "2", "alpha": "1"}
@@ -209,7 +251,9 @@ def test_a_torn_adapter_is_refused(unet: Any, tmp_path: Path) -> None:
     with pytest.raises(Refused, match="do not match"):
         read(tmp_path / "torn")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 4, "use_dora": True}))
-    save_file({"base_model.model.conv_in.lora_A.weight": torch.zeros(2, 4, 3, 3)}, tmp_path / "dora")
+    save_file(
+        {"base_model.model.conv_in.lora_A.weight": torch.zeros(2, 4, 3, 3)}, tmp_path / "dora"
+    )
     with pytest.raises(Refused, match="not a plain LoRA"):
         read(tmp_path / "dora")
 
@@ -249,7 +293,9 @@ def test_differences_are_added(unet: Any, tmp_path: Path) -> None:
 
 def test_an_adapter_merged_is_the_same_adapter(unet: Any, tmp_path: Path) -> None:
     tensors, facts = read(write(tmp_path / "attn", patch_shapes(unet, RANK, "sdxl")))
-    other = make_unet(SDXL_CHANNELS, cross_attention_dim=2 * TEXT_WIDTH, use_linear_projection=True, **TINY_SDXL)
+    other = make_unet(
+        SDXL_CHANNELS, cross_attention_dim=2 * TEXT_WIDTH, use_linear_projection=True, **TINY_SDXL
+    )
     other.load_state_dict(unet.state_dict())
     load_finetuned(unet, tensors, facts)
     as_float = {name: value.float() for name, value in tensors.items()}
@@ -257,14 +303,31 @@ def test_an_adapter_merged_is_the_same_adapter(unet: Any, tmp_path: Path) -> Non
     torch.testing.assert_close(predict(unet), predict(other), rtol=0, atol=1e-5)
 
 
-def test_a_base_of_another_family_is_told_from_the_models_configuration(sdxl: Preset, tmp_path: Path) -> None:
+def test_a_base_of_another_family_is_told_from_the_models_configuration(
+    sdxl: Preset, tmp_path: Path
+) -> None:
     folder = write_sd15(tmp_path / "sd15", SD15_CHANNELS, **TINY_SD15)
     sd15 = find_preset("sd15", {"model": str(folder)})
     unet = tiny_sd15()
     cases = [
-        (fill(peft_shapes(unet, RANK)), {"kind": "adapter", "rank": "4", "alpha": "4"}, sdxl, "in the model"),
-        (fill(difference_shapes(unet, 4)), {"kind": "difference"}, sdxl, "is 16 x 4|absent|in the file and"),
-        (fill(sharing_shapes(unet, 1, RANK)), {"kind": "sharing"}, sd15, "text states have width 24"),
+        (
+            fill(peft_shapes(unet, RANK)),
+            {"kind": "adapter", "rank": "4", "alpha": "4"},
+            sdxl,
+            "in the model",
+        ),
+        (
+            fill(difference_shapes(unet, 4)),
+            {"kind": "difference"},
+            sdxl,
+            "is 16 x 4|absent|in the file and",
+        ),
+        (
+            fill(sharing_shapes(unet, 1, RANK)),
+            {"kind": "sharing"},
+            sd15,
+            "text states have width 24",
+        ),
         ({"conv_in.bias": torch.zeros(16)}, {"kind": "weights"}, sd15, "is missing"),
         ({"conv_in.wings": torch.zeros(16)}, {"kind": "difference"}, sd15, "absent in the model"),
     ]

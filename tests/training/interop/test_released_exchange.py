@@ -29,7 +29,12 @@ from tests.training.released_files import (
 from training.external_weights import read_header, read_tensors
 from training.generate import load_generator
 from training.interop.denoiser_weights import read_base
-from training.interop.export_checkpoint import FORMATS, export_checkpoint, write_base, write_networks
+from training.interop.export_checkpoint import (
+    FORMATS,
+    export_checkpoint,
+    write_base,
+    write_networks,
+)
 from training.interop.formats import WeightFormat, recognize
 from training.interop.import_checkpoint import import_checkpoint
 from training.interop.modes import find_mode
@@ -45,7 +50,10 @@ def full_size(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """An encoder and a decoder of the released sizes."""
     folder = tmp_path_factory.mktemp("released")
     for network in ("encoder", "decoder"):
-        state = {name: torch.full(shape, 0.01).half() for name, shape in network_shapes(SDXL, network).items()}
+        state = {
+            name: torch.full(shape, 0.01).half()
+            for name, shape in network_shapes(SDXL, network).items()
+        }
         save_file(state, folder / f"{network}.any")
     write(folder / "encoder.any", network_shapes(SDXL, "encoder"))
     return [folder / "encoder.any", folder / "decoder.any"]
@@ -58,7 +66,9 @@ def nothing(seen: Progress) -> None:
 def take(
     files: list[Path], model: Path, store: FolderStore | None, preset: str = "sdxl", **changes: str
 ) -> ImportResult:
-    return import_checkpoint(files, preset, {"model": str(model), **DRAWING, **changes}, store, nothing)
+    return import_checkpoint(
+        files, preset, {"model": str(model), **DRAWING, **changes}, store, nothing
+    )
 
 
 def kept(taken: ImportResult) -> Checkpoint:
@@ -66,7 +76,9 @@ def kept(taken: ImportResult) -> Checkpoint:
     return taken.checkpoint
 
 
-def test_files_become_one_checkpoint_that_draws(models, unets, narrow_files, store, tmp_path) -> None:
+def test_files_become_one_checkpoint_that_draws(
+    models, unets, narrow_files, store, tmp_path
+) -> None:
     attn = write(tmp_path / "attn", patch_shapes(unets["sdxl"], 4, "sdxl"))
     taken = take([*narrow_files, attn], models["sdxl"], store, **NARROW)
     checkpoint = kept(taken)
@@ -78,7 +90,9 @@ def test_files_become_one_checkpoint_that_draws(models, unets, narrow_files, sto
         ("base", 176),
     ]
     assert "is assumed" in taken.notes[0]
-    [layers] = load_generator(checkpoint, store).draw([GenerationRequest(Prompt("a glass bottle"), 7)])
+    [layers] = load_generator(checkpoint, store).generate(
+        [GenerationRequest(Prompt("a glass bottle"), 7)]
+    )
     assert layers[LayerRole.foreground].shape == (64, 64, 4)
     without = kept(
         take(
@@ -88,21 +102,31 @@ def test_files_become_one_checkpoint_that_draws(models, unets, narrow_files, sto
             **NARROW,
         )
     )
-    [others] = load_generator(without, store).draw([GenerationRequest(Prompt("a glass bottle"), 7)])
+    [others] = load_generator(without, store).generate(
+        [GenerationRequest(Prompt("a glass bottle"), 7)]
+    )
     assert not np.array_equal(layers[LayerRole.foreground], others[LayerRole.foreground])
 
 
 def test_what_is_stored_tells_where_it_came_from(models, narrow_files, store) -> None:
     checkpoint = kept(take(narrow_files, models["sdxl"], store, **NARROW, offset_scale="300"))
     file = checkpoint.files["transparency"]
-    facts = read_metadata(store.get(file), file)
-    assert (facts["recipe"], facts["preset"], facts["offset_scale"]) == ("imported", "sdxl", "300.0")
-    sources = json.loads(facts["sources"])
-    assert [(s["path"], s["sha256"]) for s in sources] == [(path.name, compute_sha256(path)) for path in narrow_files]
+    metadata = read_metadata(store.get(file), file)
+    assert (metadata["recipe"], metadata["preset"], metadata["offset_scale"]) == (
+        "imported",
+        "sdxl",
+        "300.0",
+    )
+    sources = json.loads(metadata["sources"])
+    assert [(s["path"], s["sha256"]) for s in sources] == [
+        (path.name, compute_sha256(path)) for path in narrow_files
+    ]
 
 
 def test_importing_twice_is_importing_once(models, narrow_files, store) -> None:
-    one, two = (kept(take(order, models["sdxl"], store, **NARROW)) for order in (narrow_files, narrow_files))
+    one, two = (
+        kept(take(order, models["sdxl"], store, **NARROW)) for order in (narrow_files, narrow_files)
+    )
     assert one.id == two.id
 
 
@@ -117,29 +141,45 @@ def test_a_decoder_alone_is_enough_to_draw(models, unets, narrow_files, store, t
     attn = write(tmp_path / "attn", patch_shapes(unets["sdxl"], 4, "sdxl"))
     taken = take([narrow_files[1], attn], models["sdxl"], store, **NARROW)
     assert "no encoder was given" in taken.notes[0]
-    [layers] = load_generator(kept(taken), store).draw([GenerationRequest(Prompt("a cat"), 1)])
+    [layers] = load_generator(kept(taken), store).generate([GenerationRequest(Prompt("a cat"), 1)])
     assert layers[LayerRole.foreground].shape == (64, 64, 4)
 
 
-def test_attention_sharing_draws_transparent_sd15(models, unets, narrow_files, store, tmp_path) -> None:
+def test_attention_sharing_draws_transparent_sd15(
+    models, unets, narrow_files, store, tmp_path
+) -> None:
     attn = write(tmp_path / "attn", sharing_shapes(unets["sd15"], 1, 4))
     checkpoint = kept(take([*narrow_files, attn], models["sd15"], store, "sd15", **NARROW))
-    tensors, facts = load_part(store, checkpoint.files["base"])
-    assert facts["kind"] == "sharing"
+    tensors, metadata = load_part(store, checkpoint.files["base"])
+    assert metadata["kind"] == "sharing"
     assert tensors.keys() == load_file(attn).keys()
-    [layers] = load_generator(checkpoint, store).draw([GenerationRequest(Prompt("a cat"), 1)])
+    [layers] = load_generator(checkpoint, store).generate([GenerationRequest(Prompt("a cat"), 1)])
     assert layers[LayerRole.foreground].shape == (64, 64, 4)
 
 
-def test_nothing_is_stored_when_anything_is_wrong(models, unets, narrow_files, store, tmp_path) -> None:
+def test_nothing_is_stored_when_anything_is_wrong(
+    models, unets, narrow_files, store, tmp_path
+) -> None:
     attn = write(tmp_path / "attn", patch_shapes(unets["sdxl"], 4, "sdxl"))
     conv = write(tmp_path / "conv", patched(difference_shapes(unets["sdxl"], 4), "sdxl"))
     cases = [
-        (lambda: take([*narrow_files, attn, conv], models["sdxl"], store, **NARROW), "are bases of one kind"),
-        (lambda: take([*narrow_files, attn], models["sd15"], store, "sd15", **NARROW), "these weights are not for"),
-        (lambda: take([*narrow_files, attn], models["sd15"], store, **NARROW), "not of the family sdxl"),
+        (
+            lambda: take([*narrow_files, attn, conv], models["sdxl"], store, **NARROW),
+            "are bases of one kind",
+        ),
+        (
+            lambda: take([*narrow_files, attn], models["sd15"], store, "sd15", **NARROW),
+            "these weights are not for",
+        ),
+        (
+            lambda: take([*narrow_files, attn], models["sd15"], store, **NARROW),
+            "not of the family sdxl",
+        ),
         (lambda: take([*narrow_files], models["sdxl"], store), "does not fit preset 'sdxl'"),
-        (lambda: import_checkpoint(narrow_files, "tiny", {}, store, nothing), "preset 'tiny' has no pretrained model"),
+        (
+            lambda: import_checkpoint(narrow_files, "tiny", {}, store, nothing),
+            "preset 'tiny' has no pretrained model",
+        ),
         (lambda: take(narrow_files, models["sdxl"], store, wings="2"), "no column 'wings'"),
         (lambda: take(narrow_files, tmp_path / "absent", store, **NARROW), "there is no folder"),
     ]
@@ -150,11 +190,15 @@ def test_nothing_is_stored_when_anything_is_wrong(models, unets, narrow_files, s
     assert not [path for path in store.folder.rglob("*") if path.is_file()]
 
 
-def test_weights_of_several_modes_are_parts_of_one_checkpoint(models, unets, narrow_files, store, tmp_path) -> None:
+def test_weights_of_several_modes_are_parts_of_one_checkpoint(
+    models, unets, narrow_files, store, tmp_path
+) -> None:
     unet = unets["sdxl"]
     files = {
         "base": write(tmp_path / "attn", patch_shapes(unet, 4, "sdxl")),
-        "fg2ble": write(tmp_path / "layer_xl_fg2ble.safetensors", patched(difference_shapes(unet, 8), "sdxl")),
+        "fg2ble": write(
+            tmp_path / "layer_xl_fg2ble.safetensors", patched(difference_shapes(unet, 8), "sdxl")
+        ),
         "fgble2bg": write(tmp_path / "any", patched(difference_shapes(unet, 12), "sdxl")),
     }
     taken = take([*files.values(), *narrow_files], models["sdxl"], store, **NARROW)
@@ -163,8 +207,13 @@ def test_weights_of_several_modes_are_parts_of_one_checkpoint(models, unets, nar
     assert {file.part: Path(file.path).name for file in taken.files if file.part in files} == {
         part: path.name for part, path in files.items()
     }
-    assert "given foreground draws blended" in next(file.what for file in taken.files if file.part == "fg2ble")
-    assert [note.partition(" ")[0] for note in taken.notes[1:]] == ["layer_xl_fg2ble.safetensors", "any"]
+    assert "given foreground draws blended" in next(
+        file.what for file in taken.files if file.part == "fg2ble"
+    )
+    assert [note.partition(" ")[0] for note in taken.notes[1:]] == [
+        "layer_xl_fg2ble.safetensors",
+        "any",
+    ]
     preset = find_preset(checkpoint.preset, checkpoint.changes)
     for part, path in files.items():
         stored = load_part(store, checkpoint.files[part])
@@ -174,8 +223,13 @@ def test_weights_of_several_modes_are_parts_of_one_checkpoint(models, unets, nar
         assert written.name == f"layer_xl_{'transparent_attn' if part == 'base' else part}"
         again = tmp_path / f"again-{len(part)}"
         save_file(dict(written.tensors), again, {METADATA_KEY: json.dumps(dict(written.metadata))})
-        assert find_mode(read_header(again), recognize(read_header(again))).part == part, "whatever it is called"
-    save_file({name: value + 1 for name, value in load_file(files["fg2ble"]).items()}, tmp_path / "fg2ble_too")
+        assert find_mode(read_header(again), recognize(read_header(again))).part == part, (
+            "whatever it is called"
+        )
+    save_file(
+        {name: value + 1 for name, value in load_file(files["fg2ble"]).items()},
+        tmp_path / "fg2ble_too",
+    )
     both = [files["fg2ble"], tmp_path / "fg2ble_too"]
     with pytest.raises(Refused, match="fg2ble_too are bases of one kind"):
         take([*narrow_files, *both], models["sdxl"], store, **NARROW)
@@ -187,21 +241,28 @@ def test_a_widened_whole_unet_goes_out_as_differences_and_adds_up_to_itself(
 ) -> None:
     """In half precision to the bit; in float32 to the rounding of one subtraction and one sum."""
     rng = torch.Generator().manual_seed(5)
-    trained = {n: v + 0.01 * torch.randn(v.shape, generator=rng) for n, v in unets["sdxl"].state_dict().items()}
+    trained = {
+        n: v + 0.01 * torch.randn(v.shape, generator=rng)
+        for n, v in unets["sdxl"].state_dict().items()
+    }
     narrow_first = trained["conv_in.weight"]
     beside = torch.randn(narrow_first.shape, generator=rng)
     trained["conv_in.weight"] = torch.cat([narrow_first, beside], dim=1)
     trained = {name: value.half() if half else value for name, value in trained.items()}
     save_file(trained, tmp_path / "unet_bg2ble")
-    checkpoint = kept(take([*narrow_files, tmp_path / "unet_bg2ble"], models["sdxl"], store, **NARROW))
+    checkpoint = kept(
+        take([*narrow_files, tmp_path / "unet_bg2ble"], models["sdxl"], store, **NARROW)
+    )
     stored = load_part(store, checkpoint.files["bg2ble"])
     preset = find_preset(checkpoint.preset, checkpoint.changes)
     assert identical(write_base(*stored, preset, "diffusers").tensors, trained)
     written = write_base(*stored, preset, "released")
     assert written.name == "layer_xl_bg2ble"
     save_file(dict(written.tensors), tmp_path / "layer_xl_bg2ble")
-    tensors, facts = read_base(read_header(tmp_path / "layer_xl_bg2ble"), WeightFormat.differences)
-    assert facts == {"kind": "difference", "mode": "bg2ble"}
+    tensors, metadata = read_base(
+        read_header(tmp_path / "layer_xl_bg2ble"), WeightFormat.differences
+    )
+    assert metadata == {"kind": "difference", "mode": "bg2ble"}
     for name, start in unets["sdxl"].state_dict().items():
         wide = torch.zeros(trained[name].shape)
         if name == "conv_in.weight":
@@ -231,7 +292,9 @@ def test_a_widened_whole_unet_goes_out_as_differences_and_adds_up_to_itself(
         ("diffusion_pytorch_model", "diffusers"),
     ],
 )
-def test_every_released_base_comes_back_to_the_bit(models, unets, narrow_files, store, tmp_path, name, form) -> None:
+def test_every_released_base_comes_back_to_the_bit(
+    models, unets, narrow_files, store, tmp_path, name, form
+) -> None:
     family = "sd15" if "sd15" in name else "sdxl"
     unet = unets[family]
     shapes = {
@@ -259,15 +322,22 @@ def test_every_released_base_comes_back_to_the_bit(models, unets, narrow_files, 
 
 
 @pytest.mark.parametrize(("form", "scale"), [("released", 1.0), ("diffusers", 300.0)])
-def test_both_networks_come_back_to_the_bit(models, narrow_files, store, tmp_path, form, scale) -> None:
+def test_both_networks_come_back_to_the_bit(
+    models, narrow_files, store, tmp_path, form, scale
+) -> None:
     for channels in (4, 16):
         preset = narrow(latent_channels=str(channels), offset_scale=str(scale))
-        files = {n: write(tmp_path / f"{n}{channels}", network_shapes(preset, n)) for n in ("encoder", "decoder")}
+        files = {
+            n: write(tmp_path / f"{n}{channels}", network_shapes(preset, n))
+            for n in ("encoder", "decoder")
+        }
         read = read_networks(recognize_all(list(files.values())), preset, scale)
-        facts = {"offset_scale": repr(read.offset_scale)}
-        for file in write_networks(read.tensors, facts, preset, FORMATS[form]):
+        metadata = {"offset_scale": repr(read.offset_scale)}
+        for file in write_networks(read.tensors, metadata, preset, FORMATS[form]):
             network = file.name.rpartition("_")[2]
-            assert file.name.startswith("ld_diffusers_sdxl" if form == "diffusers" else "vae_transparent")
+            assert file.name.startswith(
+                "ld_diffusers_sdxl" if form == "diffusers" else "vae_transparent"
+            )
             assert identical(load_file(files[network]), file.tensors)
 
 
@@ -276,7 +346,9 @@ def test_the_scale_is_folded_into_the_last_layer(narrow_files, scale, exact) -> 
     """By a power of two to the bit, by any other number to one rounding."""
     preset = narrow()
     read = read_networks(recognize_all(narrow_files), preset, scale)
-    encoder, _ = write_networks(read.tensors, {"offset_scale": repr(scale)}, preset, FORMATS["released"])
+    encoder, _ = write_networks(
+        read.tensors, {"offset_scale": repr(scale)}, preset, FORMATS["released"]
+    )
     assert encoder.metadata["offset_scale"] == "1.0"
     for name, value in load_file(narrow_files[0]).items():
         wanted = value.double() * (scale if name.startswith("blocks.16.") else 1)
@@ -285,50 +357,74 @@ def test_the_scale_is_folded_into_the_last_layer(narrow_files, scale, exact) -> 
         assert encoder.tensors[name].dtype == value.dtype
 
 
-def test_an_adapter_goes_out_in_every_form_and_comes_in_as_the_same(models, unets, tmp_path) -> None:
+def test_an_adapter_goes_out_in_every_form_and_comes_in_as_the_same(
+    models, unets, tmp_path
+) -> None:
     preset = narrow(model=str(models["sdxl"]))
     path = write(tmp_path / "attn", patch_shapes(unets["sdxl"], 4, "sdxl"))
-    tensors, facts = read_base(read_header(path), WeightFormat.patches)
+    tensors, metadata = read_base(read_header(path), WeightFormat.patches)
     for form in ("released", "comfyui", "kohya", "peft"):
-        written = write_base(tensors, facts, preset, form)
+        written = write_base(tensors, metadata, preset, form)
         save_file(dict(written.tensors), tmp_path / form, dict(written.metadata) or None)
         header = read_header(tmp_path / form)
         back, told = read_base(header, recognize(header))
-        assert told == facts
+        assert told == metadata
         assert identical(tensors, back), form
-    merged = write_base(tensors, facts, preset, "diffusers")
+    merged = write_base(tensors, metadata, preset, "diffusers")
     assert (merged.what, len(merged.tensors)) == ("differences", 88)
 
 
-def test_a_whole_unet_goes_out_as_what_was_added_and_in_original_names(models, unets, tmp_path) -> None:
+def test_a_whole_unet_goes_out_as_what_was_added_and_in_original_names(
+    models, unets, tmp_path
+) -> None:
     preset = narrow(model=str(models["sdxl"]))
     start = unets["sdxl"].state_dict()
-    trained = {name: value + 0.25 if name.startswith("conv_out") else value for name, value in start.items()}
+    trained = {
+        name: value + 0.25 if name.startswith("conv_out") else value
+        for name, value in start.items()
+    }
     added = write_base(trained, {"kind": "weights"}, preset, "released")
-    assert added.tensors.keys() == {f"diffusion_model.out.2.{end}::diff::0" for end in ("weight", "bias")}
+    assert added.tensors.keys() == {
+        f"diffusion_model.out.2.{end}::diff::0" for end in ("weight", "bias")
+    }
     assert all(torch.allclose(value, torch.tensor(0.25)) for value in added.tensors.values())
     whole = write_base(trained, {"kind": "weights"}, preset, "comfyui")
     assert torch.equal(whole.tensors["model.diffusion_model.out.2.bias"], trained["conv_out.bias"])
-    for kind, form in [("weights", "peft"), ("difference", "kohya"), ("sharing", "diffusers"), ("own", "released")]:
+    for kind, form in [
+        ("weights", "peft"),
+        ("difference", "kohya"),
+        ("sharing", "diffusers"),
+        ("own", "released"),
+    ]:
         with pytest.raises(Refused, match=f"a base of kind '{kind}' cannot be written as {form}"):
             write_base(trained, {"kind": kind}, preset, form)
 
 
 @pytest.mark.slow
-def test_networks_of_full_size_go_through_the_doors(models, unets, full_size, store, tmp_path) -> None:
+def test_networks_of_full_size_go_through_the_doors(
+    models, unets, full_size, store, tmp_path
+) -> None:
     attn = write(tmp_path / "attn", patch_shapes(unets["sdxl"], 4, "sdxl"))
     checkpoint = kept(take([*full_size, attn], models["sdxl"], store, offset_scale="1e9"))
     with pytest.raises(Refused, match=r"beyond the range of torch.float16") as refused:
         export_checkpoint(checkpoint, store, "peft", "stored", tmp_path / "out")
     assert "fp32" in refused.value.hint
-    *written, backbone = export_checkpoint(checkpoint, store, "peft", "fp32", tmp_path / "out")
-    assert (backbone.path, backbone.part) == ("", "backbone")
-    names = {"ld_diffusers_sdxl_vae_transparent_encoder", "ld_diffusers_sdxl_vae_transparent_decoder"}
-    assert {Path(file.path).stem for file in written} == names | {"pytorch_lora_weights", "adapter_model"}
+    *written, autoencoder = export_checkpoint(checkpoint, store, "peft", "fp32", tmp_path / "out")
+    assert (autoencoder.path, autoencoder.part) == ("", "backbone")
+    names = {
+        "ld_diffusers_sdxl_vae_transparent_encoder",
+        "ld_diffusers_sdxl_vae_transparent_decoder",
+    }
+    assert {Path(file.path).stem for file in written} == names | {
+        "pytorch_lora_weights",
+        "adapter_model",
+    }
     assert all(compute_sha256(Path(file.path)) == file.sha256 for file in written)
     listed = {path.name for path in (tmp_path / "out").iterdir()}
     assert listed == {Path(file.path).name for file in written} | {"adapter_config.json"}
-    again = take([Path(file.path) for file in written], models["sdxl"], None)  # one LoRA in two wordings
+    again = take(
+        [Path(file.path) for file in written], models["sdxl"], None
+    )  # one LoRA in two wordings
     assert [file.part for file in again.files].count("base") == 1
     assert again.notes[0] == "offset scale 300, as stated in the encoder's file"
 
@@ -350,7 +446,9 @@ def test_what_a_form_cannot_hold_is_refused(models, unets, narrow_files, store, 
 def test_an_export_for_peft_is_read_by_peft_itself(
     models, unets, narrow_files, store, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.interop.export_checkpoint._RELEASED", ())  # narrow networks may go out here
+    monkeypatch.setattr(
+        "training.interop.export_checkpoint._RELEASED", ()
+    )  # narrow networks may go out here
     attn = write(tmp_path / "attn", patch_shapes(unets["sdxl"], 4, "sdxl"))
     checkpoint = kept(take([*narrow_files, attn], models["sdxl"], store, **NARROW))
     export_checkpoint(checkpoint, store, "peft", "stored", tmp_path / "out")
@@ -359,11 +457,17 @@ def test_an_export_for_peft_is_read_by_peft_itself(
     written = load_file(tmp_path / "out" / "pytorch_lora_weights.safetensors")
     assert written
     for name, value in written.items():
-        inner = name.replace("unet.", "base_model.model.", 1).replace(".lora_A.", ".lora_A.default.")
-        torch.testing.assert_close(read[inner.replace(".lora_B.", ".lora_B.default.")], value.float())
+        inner = name.replace("unet.", "base_model.model.", 1).replace(
+            ".lora_A.", ".lora_A.default."
+        )
+        torch.testing.assert_close(
+            read[inner.replace(".lora_B.", ".lora_B.default.")], value.float()
+        )
 
 
-def test_a_stored_base_is_read_with_the_alpha_it_was_stored_with(models, unets, store, tmp_path) -> None:
+def test_a_stored_base_is_read_with_the_alpha_it_was_stored_with(
+    models, unets, store, tmp_path
+) -> None:
     path = write(tmp_path / "attn", patch_shapes(unets["sdxl"], 4, "sdxl"))
     tensors, _ = read_base(read_header(path), WeightFormat.patches)
     file = save_part(store, "base", tensors, {"kind": "adapter", "rank": "4", "alpha": "2"})
@@ -372,13 +476,18 @@ def test_a_stored_base_is_read_with_the_alpha_it_was_stored_with(models, unets, 
     assert read_base(header, recognize(header))[1]["alpha"] == "2"
 
 
-def test_a_model_of_another_family_is_told_before_anything_is_stored(models, unets, narrow_files, store, tmp_path):
+def test_a_model_of_another_family_is_told_before_anything_is_stored(
+    models, unets, narrow_files, store, tmp_path
+):
     attn = write(tmp_path / "attn", patch_shapes(unets["sdxl"], 4, "sdxl"))
     with pytest.raises(Refused, match="not of the family sd15"):
         take([*narrow_files, attn], models["sdxl"], store, "sd15", **NARROW)
 
 
 def test_numbers_of_eight_bits_are_refused(tmp_path) -> None:
-    save_file({"unet.conv_in.weight": torch.zeros(4, 4).to(torch.float8_e4m3fn)}, tmp_path / "small.safetensors")
+    save_file(
+        {"unet.conv_in.weight": torch.zeros(4, 4).to(torch.float8_e4m3fn)},
+        tmp_path / "small.safetensors",
+    )
     with pytest.raises(Refused, match="float8_e4m3fn"):
         read_tensors(tmp_path / "small.safetensors", ["unet.conv_in.weight"])

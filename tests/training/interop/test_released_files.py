@@ -40,7 +40,9 @@ def test_every_tensor_of_a_full_size_unet_has_both_names(full_size) -> None:
     assert len(names) == {"sd15": 686, "sdxl": 1680}[family]
     original = {name: to_ldm(name, family) for name in names}
     assert {to_diffusers(ldm): ldm for ldm in original.values()} == original
-    theirs = convert_ldm_unet_checkpoint({f"model.diffusion_model.{original[n]}": n for n in names}, dict(unet.config))
+    theirs = convert_ldm_unet_checkpoint(
+        {f"model.diffusion_model.{original[n]}": n for n in names}, dict(unet.config)
+    )
     assert theirs == {name: name for name in names}
 
 
@@ -51,7 +53,9 @@ def test_every_module_has_a_flat_name_that_leads_back(full_size) -> None:
         assert from_flat(to_flat(module)) == module
 
 
-@pytest.mark.parametrize("name", ["encoder.conv_in", "input_blocks.x.0.op", "output_blocks.1", "up_blocks.0.wings.1.b"])
+@pytest.mark.parametrize(
+    "name", ["encoder.conv_in", "input_blocks.x.0.op", "output_blocks.1", "up_blocks.0.wings.1.b"]
+)
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(Refused, match="is not a tensor of a Stable Diffusion UNet"):
         to_diffusers(name)
@@ -68,11 +72,21 @@ def test_the_released_files_are_recognised_at_their_sizes() -> None:
         "decoder": (network_shapes(SDXL, "decoder"), WeightFormat.decoder, 538, 104_104_804),
         "xl attn": (attn, WeightFormat.patches, 2 * 560, 371_589_120),
         "xl attn of rootonchair": (peft_shapes(sdxl, 256), WeightFormat.lora, 2 * 560, 371_589_120),
-        "xl fg2ble": (patched(difference_shapes(sdxl, 8), "sdxl"), WeightFormat.differences, 206, 350_977_284),
+        "xl fg2ble": (
+            patched(difference_shapes(sdxl, 8), "sdxl"),
+            WeightFormat.differences,
+            206,
+            350_977_284,
+        ),
         "xl offsets": (difference_shapes(sdxl, 4), WeightFormat.offsets, 206, 350_965_764),
         "sd15 attn": (sharing_shapes(sd15, 1, 256), WeightFormat.sharing, 32 * 20, 175_098_496),
         "sd15 joint": (sharing_shapes(sd15, 3, 256), WeightFormat.sharing, 32 * 36, 277_138_048),
-        "sd15 fg2bg": (sharing_shapes(sd15, 2, 256, controlled=True), WeightFormat.sharing, 32 * 36 + 28, 281_425_568),
+        "sd15 fg2bg": (
+            sharing_shapes(sd15, 2, 256, controlled=True),
+            WeightFormat.sharing,
+            32 * 36 + 28,
+            281_425_568,
+        ),
         "a whole UNet": (
             {n: tuple(v.shape) for n, v in sdxl.state_dict().items()},
             WeightFormat.unet,
@@ -83,7 +97,9 @@ def test_the_released_files_are_recognised_at_their_sizes() -> None:
     for name, (shapes, layout, tensors, numbers) in released.items():
         assert recognize(header(shapes)) == layout, name
         assert (len(shapes), header(shapes).parameters) == (tensors, numbers), name
-    assert "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight::lora::0" in attn
+    assert (
+        "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight::lora::0" in attn
+    )
     assert sharing_frames(released["sd15 attn"][0]) == (1, False)
     assert sharing_frames(released["sd15 joint"][0]) == (3, False)
     assert sharing_frames(released["sd15 fg2bg"][0]) == (2, True)
@@ -92,8 +108,14 @@ def test_the_released_files_are_recognised_at_their_sizes() -> None:
 @pytest.mark.parametrize(
     ("names", "what"),
     [
-        (["model.diffusion_model.out.0.weight", "first_stage_model.encoder.x"], "a whole Stable Diffusion checkpoint"),
-        (["encoder.conv_in.weight", "decoder.conv_in.weight", "quant_conv.weight"], "an image autoencoder"),
+        (
+            ["model.diffusion_model.out.0.weight", "first_stage_model.encoder.x"],
+            "a whole Stable Diffusion checkpoint",
+        ),
+        (
+            ["encoder.conv_in.weight", "decoder.conv_in.weight", "quant_conv.weight"],
+            "an image autoencoder",
+        ),
         (["text_model.embeddings.token_embedding.weight"], "weights of a text encoder"),
         (["unet.conv_in.lora_A.weight", "text_encoder.a.lora_A.weight"], "a LoRA of UNet and text"),
         (["controlnet_cond_embedding.conv_in.weight", "conv_in.weight"], "a ControlNet"),
@@ -101,7 +123,10 @@ def test_the_released_files_are_recognised_at_their_sizes() -> None:
         (["double_blocks.0.img_attn.qkv.weight"], "weights of a diffusion transformer"),
         (["down_blocks.0.motion_modules.0.proj_in.weight"], "a motion module"),
         (["lora_unet_conv_in.hada_w1_a"], "an adapter other than a LoRA"),
-        (["lora_unet_conv_in.lora_down.weight", "lora_unet_conv_in.dora_scale"], "an adapter other than a LoRA"),
+        (
+            ["lora_unet_conv_in.lora_down.weight", "lora_unet_conv_in.dora_scale"],
+            "an adapter other than a LoRA",
+        ),
         (["a::lora::0", "a::diff::0"], "a file of mixed patches"),
         (["wings.0.weight"], "is unknown; its first tensors are wings.0.weight"),
     ],
@@ -148,7 +173,10 @@ def test_only_whole_safetensors_are_opened(tmp_path: Path, whole: bytes) -> None
 
 
 def test_numbers_must_be_finite_and_floating(tmp_path: Path) -> None:
-    save_file({"bad": torch.tensor([1.0, float("nan")]), "whole": torch.tensor([1])}, tmp_path / "n.safetensors")
+    save_file(
+        {"bad": torch.tensor([1.0, float("nan")]), "whole": torch.tensor([1])},
+        tmp_path / "n.safetensors",
+    )
     for name, said in {"bad": "not finite", "whole": "of type torch.int64"}.items():
         with pytest.raises(Refused, match=said):
             read_tensors(tmp_path / "n.safetensors", [name])

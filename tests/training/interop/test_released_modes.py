@@ -29,8 +29,12 @@ from training.interop.modes import MODES, find_mode, plan_modes
 FOREGROUND, BACKGROUND, BLENDED = LayerRole
 
 
-def file(shapes: dict[str, tuple[int, ...]], name: str = "weights.safetensors", **facts: str) -> WeightsHeader:
-    return WeightsHeader(Path(name), shapes, {"layerloop": json.dumps(facts)} if facts else {})
+def file(
+    shapes: dict[str, tuple[int, ...]], name: str = "weights.safetensors", **metadata: str
+) -> WeightsHeader:
+    return WeightsHeader(
+        Path(name), shapes, {"layerloop": json.dumps(metadata)} if metadata else {}
+    )
 
 
 def mode_of(header: WeightsHeader) -> str:
@@ -39,7 +43,11 @@ def mode_of(header: WeightsHeader) -> str:
 
 def test_the_released_files_at_their_sizes_are_what_they_are() -> None:
     sdxl, sd15 = real_unet(REAL_SDXL), real_unet(REAL_SD15)
-    attended = {n: tuple(v.shape) for n, v in sdxl.state_dict().items() if ".to_" not in n and "embedding" not in n}
+    attended = {
+        n: tuple(v.shape)
+        for n, v in sdxl.state_dict().items()
+        if ".to_" not in n and "embedding" not in n
+    }
     wide = attended | {"conv_in.weight": (320, 12, 3, 3)}
     blended, takes = difference_shapes(sdxl, 8), difference_shapes(sdxl, 12)
     led = sharing_shapes(sd15, 2, 256, controlled=True)
@@ -66,15 +74,21 @@ def test_the_released_files_at_their_sizes_are_what_they_are() -> None:
 def test_files_that_look_alike_are_told_by_what_they_say_or_by_their_name() -> None:
     unet = make_unet(SDXL_CHANNELS, cross_attention_dim=32, **TINY_SDXL)
     shapes = patched(difference_shapes(unet, 8), "sdxl")
-    assert find_mode(file(shapes, "my_fg2ble.safetensors"), WeightFormat.differences).doubt.endswith(
-        "fg2ble and bg2ble have the same tensors"
+    assert find_mode(
+        file(shapes, "my_fg2ble.safetensors"), WeightFormat.differences
+    ).doubt.endswith("fg2ble and bg2ble have the same tensors")
+    assert mode_of(file(shapes, "my_fg2ble", mode="bg2ble")) == "bg2ble", (
+        "what it says of itself comes first"
     )
-    assert mode_of(file(shapes, "my_fg2ble", mode="bg2ble")) == "bg2ble", "what it says of itself comes first"
     for name in ("weights", "fg2ble_or_bg2ble"):
-        with pytest.raises(Refused, match="may be fg2ble and bg2ble: its content does not decide") as refused:
+        with pytest.raises(
+            Refused, match="may be fg2ble and bg2ble: its content does not decide"
+        ) as refused:
             mode_of(file(shapes, name))
         assert "name" in refused.value.hint
-    whole = {n: tuple(v.shape) for n, v in unet.state_dict().items()} | {"conv_in.weight": (16, 12, 3, 3)}
+    whole = {n: tuple(v.shape) for n, v in unet.state_dict().items()} | {
+        "conv_in.weight": (16, 12, 3, 3)
+    }
     assert recognize(file(whole)) is WeightFormat.unet
     with pytest.raises(Refused, match="may be fgble2bg and bgble2fg"):
         mode_of(file(whole))
@@ -82,7 +96,10 @@ def test_files_that_look_alike_are_told_by_what_they_say_or_by_their_name() -> N
 
 def test_frames_and_channels_of_no_released_file_are_refused() -> None:
     unet = tiny_sd15()
-    for frames, controlled, said in [(2, False, "of 2 layers$"), (3, True, "of 3 layers, with a given layer")]:
+    for frames, controlled, said in [
+        (2, False, "of 2 layers$"),
+        (3, True, "of 3 layers, with a given layer"),
+    ]:
         with pytest.raises(Refused, match=said):
             mode_of(file(sharing_shapes(unet, frames, 4, controlled=controlled)))
     with pytest.raises(Refused, match="has 16 input channels"):

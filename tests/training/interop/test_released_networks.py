@@ -32,7 +32,9 @@ def narrow(**more: str) -> Preset:
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
-    return [write(tmp_path / f"{n}.any", network_shapes(narrow(), n)) for n in ("decoder", "encoder")]
+    return [
+        write(tmp_path / f"{n}.any", network_shapes(narrow(), n)) for n in ("decoder", "encoder")
+    ]
 
 
 def test_both_load_to_the_bit_in_any_order(files: list[Path]) -> None:
@@ -42,8 +44,12 @@ def test_both_load_to_the_bit_in_any_order(files: list[Path]) -> None:
     for network, path in zip((networks.decoder, networks.encoder), files, strict=True):
         stored = load_file(path)
         assert network.state_dict().keys() == stored.keys()
-        assert all(torch.equal(value, stored[name].float()) for name, value in network.state_dict().items())
-    assert all(torch.equal(a, b) for a, b in zip(networks.parameters(), again.parameters(), strict=True))
+        assert all(
+            torch.equal(value, stored[name].float()) for name, value in network.state_dict().items()
+        )
+    assert all(
+        torch.equal(a, b) for a, b in zip(networks.parameters(), again.parameters(), strict=True)
+    )
     assert not any(parameter.requires_grad for parameter in networks.parameters())
 
 
@@ -56,7 +62,12 @@ def test_the_scale_is_the_given_one_or_the_files_or_one(files: list[Path], tmp_p
         read = read_networks(recognize_all([files[0], encoder]), narrow(), given)
         assert (read.offset_scale, read.scale_from) == expected
     save_file(load_file(files[1]), said, {"layerloop": canonical_json({"offset_scale": "large"})})
-    for encoder, given in ((said, None), (files[1], float("nan")), (files[1], 0.0), (files[1], -1.0)):
+    for encoder, given in (
+        (said, None),
+        (files[1], float("nan")),
+        (files[1], 0.0),
+        (files[1], -1.0),
+    ):
         with pytest.raises(Refused, match="invalid offset scale"):
             read_networks(recognize_all([files[0], encoder]), narrow(), given)
 
@@ -73,21 +84,33 @@ def test_without_an_encoder_the_offset_is_zero_and_the_same_every_time(files: li
 def test_sixteen_channel_files_have_alpha_last(tmp_path: Path) -> None:
     """The Flux port feeds RGBA and returns RGBA; the same pixels must give the same numbers here."""
     preset = narrow(latent_channels="16")
-    paths = [write(tmp_path / f"{n}.any", network_shapes(preset, n)) for n in ("encoder", "decoder")]
+    paths = [
+        write(tmp_path / f"{n}.any", network_shapes(preset, n)) for n in ("encoder", "decoder")
+    ]
     ours, _ = read_transparency(paths, preset)
     theirs = Transparency(preset)
     theirs.encoder.load_state_dict(load_file(paths[0]))
     theirs.decoder.load_state_dict(load_file(paths[1]))
-    colour, alpha, latent = torch.rand(1, 3, 64, 64), torch.rand(1, 1, 64, 64), torch.randn(1, 16, 8, 8)
-    rgba = torch.cat([colour, alpha], dim=1)
+    color, alpha, latent = (
+        torch.rand(1, 3, 64, 64),
+        torch.rand(1, 1, 64, 64),
+        torch.randn(1, 16, 8, 8),
+    )
+    rgba = torch.cat([color, alpha], dim=1)
     with torch.no_grad():
-        torch.testing.assert_close(ours.encoder(alpha, colour), theirs.encoder.blocks(rgba), rtol=0, atol=1e-6)
-        first, rest = theirs.decoder(colour * 2 - 1, latent)
-        alpha_out, colour_out = ours.decoder(colour * 2 - 1, latent)
-    torch.testing.assert_close(torch.cat([colour_out, alpha_out], 1), torch.cat([first, rest], 1), rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            ours.encoder(alpha, color), theirs.encoder.blocks(rgba), rtol=0, atol=1e-6
+        )
+        first, rest = theirs.decoder(color * 2 - 1, latent)
+        alpha_out, colour_out = ours.decoder(color * 2 - 1, latent)
+    torch.testing.assert_close(
+        torch.cat([colour_out, alpha_out], 1), torch.cat([first, rest], 1), rtol=0, atol=1e-6
+    )
 
 
-def test_what_is_missing_double_or_of_other_sizes_is_told(files: list[Path], tmp_path: Path) -> None:
+def test_what_is_missing_double_or_of_other_sizes_is_told(
+    files: list[Path], tmp_path: Path
+) -> None:
     with pytest.raises(Refused, match="none of the files is an alpha decoder"):
         read_transparency(files[1:], narrow())
     with pytest.raises(Refused, match="are both: alpha decoder"):
@@ -95,7 +118,8 @@ def test_what_is_missing_double_or_of_other_sizes_is_told(files: list[Path], tmp
     with pytest.raises(Refused, match=r"blocks.0.bias is 8 in the file and 32 in the preset"):
         read_transparency(files, find_preset("sdxl", {**NARROW, "encoder_widths": "32,32,32,32"}))
     with pytest.raises(
-        Refused, match=r"latent_conv_in.weight is 8 x 4 x 1 x 1 in the file and 8 x 16 x 1 x 1 in the preset"
+        Refused,
+        match=r"latent_conv_in.weight is 8 x 4 x 1 x 1 in the file and 8 x 16 x 1 x 1 in the preset",
     ):
         read_transparency(files[:1], narrow(latent_channels="16"))
     bad = load_file(files[1]) | {"blocks.0.bias": torch.full((8,), torch.inf)}

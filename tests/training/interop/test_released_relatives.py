@@ -31,21 +31,33 @@ def both(preset, prefix: str = "") -> dict[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize("prefix", ["", "module.", "state_dict.module."])
 def test_both_networks_in_one_file_are_those_of_the_flux_port(tmp_path: Path, prefix: str) -> None:
-    shapes = both(SIXTEEN, prefix) | ({} if prefix else {"sd_vae.encoder.conv_in.weight": (8, 3, 3, 3)})
+    shapes = both(SIXTEEN, prefix) | (
+        {} if prefix else {"sd_vae.encoder.conv_in.weight": (8, 3, 3, 3)}
+    )
     path = write(tmp_path / "TransparentVAE.safetensors", shapes)
     found = recognize_all([path])
     assert found.keys() == {WeightFormat.encoder, WeightFormat.decoder}
     read = read_networks(found, SIXTEEN)
     assert (read.offset_scale, read.scale_from) == (300.0, "flux")
-    own = read_tensors(path, [f"{prefix}encoder.blocks.0.weight"])[f"{prefix}encoder.blocks.0.weight"]
-    assert torch.equal(read.tensors["encoder.blocks.0.weight"], own[:, [3, 0, 1, 2]]), "its alpha is last"
+    own = read_tensors(path, [f"{prefix}encoder.blocks.0.weight"])[
+        f"{prefix}encoder.blocks.0.weight"
+    ]
+    assert torch.equal(read.tensors["encoder.blocks.0.weight"], own[:, [3, 0, 1, 2]]), (
+        "its alpha is last"
+    )
 
 
 def test_the_flux_ports_networks_split_by_hand_keep_its_scale(tmp_path: Path) -> None:
-    files = [write(tmp_path / f"{n}.safetensors", network_shapes(SIXTEEN, n)) for n in ("encoder", "decoder")]
+    files = [
+        write(tmp_path / f"{n}.safetensors", network_shapes(SIXTEEN, n))
+        for n in ("encoder", "decoder")
+    ]
     assert read_networks(recognize_all(files), SIXTEEN).offset_scale == 300
     assert read_networks(recognize_all(files), SIXTEEN, 7).scale_from == "given"
-    four = [write(tmp_path / f"{n}4.safetensors", network_shapes(narrow(), n)) for n in ("encoder", "decoder")]
+    four = [
+        write(tmp_path / f"{n}4.safetensors", network_shapes(narrow(), n))
+        for n in ("encoder", "decoder")
+    ]
     assert read_networks(recognize_all(four), narrow()).scale_from == "assumed"
 
 
@@ -56,20 +68,44 @@ def test_the_flux_ports_networks_split_by_hand_keep_its_scale(tmp_path: Path) ->
             {"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": (4, 8)},
             "LoRA of a diffusion transformer",
         ),
-        ({"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": (4, 8)}, "LoRA of a diffusion transformer"),
-        ({"diffusion_model.blocks.0.self_attn.q.lora_A.weight": (4, 8)}, "LoRA of a diffusion transformer"),
-        ({"encoder.conv_in.weight": (8, 4, 3, 3), "decoder.conv_in.weight": (8, 4, 3, 3)}, "AlphaVAE"),
-        ({"encoder.conv_in.weight": (8, 3, 3, 3), "decoder.conv_in.weight": (8, 4, 3, 3)}, "an image autoencoder"),
-        ({"encoder.conv_in.weight": (8, 4, 3, 3, 3), "decoder.conv_in.weight": (8, 4, 3, 3, 3)}, "Qwen-Image-Layered"),
-        ({"encoder.conv1.weight": (8, 3, 3, 3, 3), "decoder.conv1.weight": (8, 4, 3, 3, 3)}, "Wan-Alpha"),
+        (
+            {"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": (4, 8)},
+            "LoRA of a diffusion transformer",
+        ),
+        (
+            {"diffusion_model.blocks.0.self_attn.q.lora_A.weight": (4, 8)},
+            "LoRA of a diffusion transformer",
+        ),
+        (
+            {"encoder.conv_in.weight": (8, 4, 3, 3), "decoder.conv_in.weight": (8, 4, 3, 3)},
+            "AlphaVAE",
+        ),
+        (
+            {"encoder.conv_in.weight": (8, 3, 3, 3), "decoder.conv_in.weight": (8, 4, 3, 3)},
+            "an image autoencoder",
+        ),
+        (
+            {"encoder.conv_in.weight": (8, 4, 3, 3, 3), "decoder.conv_in.weight": (8, 4, 3, 3, 3)},
+            "Qwen-Image-Layered",
+        ),
+        (
+            {"encoder.conv1.weight": (8, 3, 3, 3, 3), "decoder.conv1.weight": (8, 4, 3, 3, 3)},
+            "Wan-Alpha",
+        ),
         ({"encoder.layers.0.weight": (8, 3, 3, 3)}, "TAESD"),
         ({"adapter.body.0.in_conv.weight": (8, 3, 1, 1)}, "a T2I-Adapter"),
         ({"emb_params": (4, 768)}, "a textual inversion"),
         ({"clip_l": (2, 768), "clip_g": (2, 1280)}, "a textual inversion"),
         ({"<cat>": (1, 768)}, "a textual inversion"),
-        ({"lora_te_a.lora_down.weight": (4, 8), "lora_unet_b.lora_down.weight": (4, 8)}, "UNet and text encoder"),
+        (
+            {"lora_te_a.lora_down.weight": (4, 8), "lora_unet_b.lora_down.weight": (4, 8)},
+            "UNet and text encoder",
+        ),
         ({"vision_model.embeddings.x": (4, 8)}, "an image encoder"),
-        ({"model.diffusion_model.out.0.weight": (4,), "conditioner.x": (4,)}, "a whole Stable Diffusion checkpoint"),
+        (
+            {"model.diffusion_model.out.0.weight": (4,), "conditioner.x": (4,)},
+            "a whole Stable Diffusion checkpoint",
+        ),
         ({"model.diffusion_model.out.0.weight": (4,)}, "a whole Stable Diffusion checkpoint"),
     ],
 )
@@ -103,7 +139,9 @@ def test_a_file_in_parts_is_one_file(tmp_path: Path, index: bool) -> None:
         assert recognize(found) is WeightFormat.decoder
         assert identical(read_tensors(found, shapes), fill(shapes))
         assert identical(read_tensors(path, shapes), fill(shapes))
-    assert recognize_all(given).keys() == {WeightFormat.decoder}, "all parts given are the file once"
+    assert recognize_all(given).keys() == {WeightFormat.decoder}, (
+        "all parts given are the file once"
+    )
     files[1].unlink()
     with pytest.raises(NotFound, match="model-00002-of-00003") as missing:
         read_header(files[0])
@@ -137,8 +175,14 @@ def test_folders_and_incomplete_files_are_said_with_their_names(tmp_path: Path) 
     missing = dict(list(decoder.items())[:-1])
     for shapes, said in (
         (missing, "1 of 188 tensors are missing"),
-        ({n: s for n, s in decoder.items() if not n.startswith("latent_conv_in")}, "2 of 188 tensors are missing"),
-        ({n: s for n, s in decoder.items() if n != "latent_conv_in.weight"}, "latent_conv_in.weight"),
+        (
+            {n: s for n, s in decoder.items() if not n.startswith("latent_conv_in")},
+            "2 of 188 tensors are missing",
+        ),
+        (
+            {n: s for n, s in decoder.items() if n != "latent_conv_in.weight"},
+            "latent_conv_in.weight",
+        ),
         (decoder | {"more.weight": (2, 2)}, "more.weight is unknown"),
     ):
         file = write(tmp_path / "b.safetensors", shapes)
@@ -146,14 +190,19 @@ def test_folders_and_incomplete_files_are_said_with_their_names(tmp_path: Path) 
             read_networks(recognize_all([file]), narrow())
         assert "latent_channels" not in refused.value.hint
         assert "b.safetensors" in refused.value.message
-    file = write(tmp_path / "c.safetensors", {n: s for n, s in encoder.items() if not n.startswith("blocks.0.")})
+    file = write(
+        tmp_path / "c.safetensors",
+        {n: s for n, s in encoder.items() if not n.startswith("blocks.0.")},
+    )
     with pytest.raises(Refused, match=r"c\.safetensors is an incomplete offset encoder"):
         read_networks(recognize_all([file, write(tmp_path / "d.safetensors", decoder)]), narrow())
 
 
 @pytest.mark.parametrize("scale", [0, -1, float("nan"), float("inf")])
 def test_an_offset_scale_is_positive(tmp_path: Path, scale: float) -> None:
-    files = [write(tmp_path / f"{n}.any", network_shapes(narrow(), n)) for n in ("encoder", "decoder")]
+    files = [
+        write(tmp_path / f"{n}.any", network_shapes(narrow(), n)) for n in ("encoder", "decoder")
+    ]
     for given in (files, files[1:]):
         with pytest.raises(Refused, match=f"invalid offset scale {scale}"):
             read_networks(recognize_all(given), narrow(), scale)

@@ -43,23 +43,40 @@ def layered(checkpoint, unets, store) -> Checkpoint:
         for seed, role in enumerate(ROLES)
         for name, value in fill(peft_shapes(unets["sdxl"], 2), seed).items()
     }
-    facts = {"kind": "layers", "roles": ",".join(ROLES), "join_text": "False", "rank": "2", "alpha": "4"}
-    return replace(checkpoint, files={**checkpoint.files, "layers": save_part(store, "layers", tensors, facts)})
+    metadata = {
+        "kind": "layers",
+        "roles": ",".join(ROLES),
+        "join_text": "False",
+        "rank": "2",
+        "alpha": "4",
+    }
+    return replace(
+        checkpoint,
+        files={**checkpoint.files, "layers": save_part(store, "layers", tensors, metadata)},
+    )
 
 
 @pytest.fixture
 def any_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.interop.export_checkpoint._RELEASED", ())  # narrow networks may go out here
+    monkeypatch.setattr(
+        "training.interop.export_checkpoint._RELEASED", ()
+    )  # narrow networks may go out here
 
 
 @pytest.mark.parametrize("form", ["peft", "kohya", "diffusers"])
-def test_role_adapters_go_out_as_one_lora_each(layered, store, tmp_path, any_networks, form) -> None:
+def test_role_adapters_go_out_as_one_lora_each(
+    layered, store, tmp_path, any_networks, form
+) -> None:
     found = export_checkpoint(layered, store, form, "stored", tmp_path / "out")
     tensors, _ = load_part(store, layered.files["layers"])
     for role in ROLES:
         [file] = [one for one in found if one.what == f"LoRA of the {role}"]
         assert recognize(read_header(Path(file.path))) is WeightFormat.lora
-        own = {n.removeprefix(f"{role}."): value for n, value in tensors.items() if n.startswith(f"{role}.")}
+        own = {
+            n.removeprefix(f"{role}."): value
+            for n, value in tensors.items()
+            if n.startswith(f"{role}.")
+        }
         if form != "kohya":
             assert identical(load_file(file.path), own), "to the bit"
         from diffusers import StableDiffusionXLPipeline
@@ -83,19 +100,25 @@ def test_what_a_form_cannot_hold_is_named(layered, store, tmp_path, any_networks
 
 
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
-def test_draw_layers_runs_in_plain_diffusers(layered, store, tmp_path, any_networks, monkeypatch) -> None:
+def test_draw_layers_runs_in_plain_diffusers(
+    layered, store, tmp_path, any_networks, monkeypatch
+) -> None:
     export_checkpoint(layered, store, "peft", "stored", tmp_path / "out")
     monkeypatch.chdir(tmp_path / "out")
     monkeypatch.setattr("sys.argv", ["draw_layers.py", "a fox", "a forest"])
     code = (
-        (tmp_path / "out" / "draw_layers.py").read_text().replace("pipe(prompt,", "pipe(prompt, num_inference_steps=1,")
+        (tmp_path / "out" / "draw_layers.py")
+        .read_text()
+        .replace("pipe(prompt,", "pipe(prompt, num_inference_steps=1,")
     )
     exec(compile(code, "draw_layers.py", "exec"), {"__name__": "__main__"})
     assert all((tmp_path / "out" / f"{role}.png").is_file() for role in ROLES)
 
 
 def draw(checkpoint: Checkpoint, store: FolderStore) -> np.ndarray:
-    [layers] = load_generator(checkpoint, store).draw([GenerationRequest(Prompt("a glass bottle"), 7)])
+    [layers] = load_generator(checkpoint, store).generate(
+        [GenerationRequest(Prompt("a glass bottle"), 7)]
+    )
     return layers[LayerRole.foreground]
 
 
@@ -143,7 +166,9 @@ def test_a_changed_or_broken_export_is_refused(checkpoint, store, tmp_path) -> N
 
 
 def style(unet, path: Path, seed: int = 9) -> Path:
-    save_file({name: value.float() * 20 for name, value in fill(peft_shapes(unet, 2), seed).items()}, path)
+    save_file(
+        {name: value.float() * 20 for name, value in fill(peft_shapes(unet, 2), seed).items()}, path
+    )
     return path
 
 
@@ -198,7 +223,11 @@ def test_numbers_too_small_for_half_precision_stay() -> None:
 def test_a_single_file_model_is_told_before_anything_is_read(narrow_files, store, tmp_path) -> None:
     model = tmp_path / "sdxl.safetensors"
     save_file(
-        {"conditioner.embedders.1.model.x": torch.zeros(2), "model.diffusion_model.out.2.bias": torch.zeros(4)}, model
+        {
+            "conditioner.embedders.1.model.x": torch.zeros(2),
+            "model.diffusion_model.out.2.bias": torch.zeros(4),
+        },
+        model,
     )
     with pytest.raises(Refused, match="single file") as refused:
         take([tmp_path / "not-read"], model, store)

@@ -31,19 +31,19 @@ def checkpoint(store, pairs):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rgba = open_split(store, pairs, Split.train, MICRO.image_size).take(range(20))
-    backbone = fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:]))
+    autoencoder = fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:]))
     denoiser = BuiltinDenoiser(MICRO)
     stir(denoiser.network)
     networks = Transparency(MICRO)
     stir(networks.encoder)
     layered = new_layered_denoiser(MICRO, denoiser)
     files = {
-        "backbone": save_part(store, "backbone", backbone.state_dict(), backbone.facts()),
+        "backbone": save_part(store, "backbone", autoencoder.state_dict(), autoencoder.metadata()),
         "transparency": save_part(store, "transparency", networks.state_dict(), {}),
-        "base": save_part(store, "base", denoiser.learnt(), denoiser.facts()),
+        "base": save_part(store, "base", denoiser.finetuned_state_dict(), denoiser.metadata()),
     }
     stir(layered.adapters)
-    files["layers"] = save_part(store, "layers", layered.learnt(), layered.facts())
+    files["layers"] = save_part(store, "layers", layered.finetuned_state_dict(), layered.metadata())
     return Checkpoint(files, "pairs", "micro", pairs, None, 0, "test")
 
 

@@ -38,10 +38,14 @@ def build(kind, *, join_text=False, modules="attention", fresh=False):
     torch.manual_seed(3)
     preset = replace(PRESETS["micro"], layer_rank=4, join_text=join_text, layer_modules=modules)
     if kind in {"transformer", "own UNet"}:
-        denoiser = BuiltinDenoiser(replace(preset, denoiser="unet" if kind == "own UNet" else "transformer"))
+        denoiser = BuiltinDenoiser(
+            replace(preset, denoiser="unet" if kind == "own UNet" else "transformer")
+        )
         stir(denoiser.network)
     else:
-        more = {"cross_attention_dim": TEXT} | ({"use_linear_projection": True} if kind == "SDXL" else {})
+        more = {"cross_attention_dim": TEXT} | (
+            {"use_linear_projection": True} if kind == "SDXL" else {}
+        )
         denoiser = Bare(make_unet((32, 64), **more))
     layered = new_layered_denoiser(preset, denoiser).eval()
     if not fresh:
@@ -49,14 +53,16 @@ def build(kind, *, join_text=False, modules="attention", fresh=False):
     return layered
 
 
-def given(layered, pictures=2, layers=2, seed=5):
+def given(layered, images=2, layers=2, seed=5):
     """Noisy latents, times and words for some pictures, rows "(p l)"."""
     rng = torch.Generator().manual_seed(seed)
-    count = pictures * layers
+    count = images * layers
     time = torch.randint(1000, (count,), generator=rng)
     if isinstance(layered.denoiser, BuiltinDenoiser):
         noisy = torch.randn(count, 16, 4, 4, generator=rng)
-        told = layered.denoiser.encode([f"layer {k} of a picture" + " more" * (k % 3) for k in range(count)])
+        told = layered.denoiser.encode(
+            [f"layer {k} of a picture" + " more" * (k % 3) for k in range(count)]
+        )
         return noisy, time, told
     noisy = torch.randn(count, 4, 8, 8, generator=rng)
     return noisy, time, Conditions(torch.randn(count, 7, TEXT, generator=rng))
@@ -96,8 +102,10 @@ def test_permuted_layers_give_permuted_outputs(kind, join_text, roles):
     noisy, time, told = given(layered, 2, count)
     straight = layered.predict(noisy, time, told, roles)
     order = list(range(count))[::-1]
-    rows = [picture * count + place for picture in range(2) for place in order]
-    permuted = layered.predict(noisy[rows], time[rows], told.take(rows), [roles[place] for place in order])
+    rows = [image * count + place for image in range(2) for place in order]
+    permuted = layered.predict(
+        noisy[rows], time[rows], told.take(rows), [roles[place] for place in order]
+    )
     close(permuted, straight[rows])
 
 
@@ -108,7 +116,10 @@ def test_without_the_exchange_layers_are_drawn_one_at_a_time(kind):
     apart = layered.predict(noisy, time, told, PAIR, joined=False)
     for place, role in enumerate(PAIR):
         close(
-            apart[place::2], layered.predict(noisy[place::2], time[place::2], told.take(slice(place, None, 2)), [role])
+            apart[place::2],
+            layered.predict(
+                noisy[place::2], time[place::2], told.take(slice(place, None, 2)), [role]
+            ),
         )
     joined = layered.predict(noisy, time, told, PAIR)
     assert (joined - apart).abs().max() > 1e-3
@@ -140,9 +151,15 @@ def test_equal_layers_see_only_themselves(kind):
 def test_what_fresh_adapters_add_to_joint_attention_is_nothing(kind):
     layered = build(kind, fresh=True)
     noisy, time, told = given(layered)
-    one, other = layered.predict(noisy, time, told, PAIR), layered.predict(noisy, time, told, ("background",) * 2)
+    one, other = (
+        layered.predict(noisy, time, told, PAIR),
+        layered.predict(noisy, time, told, ("background",) * 2),
+    )
     assert torch.equal(one, other)  # whichever they are
-    close(layered.predict(noisy, time, told, PAIR, joined=False), layered.denoiser.predict(noisy, time, told))
+    close(
+        layered.predict(noisy, time, told, PAIR, joined=False),
+        layered.denoiser.predict(noisy, time, told),
+    )
 
 
 def test_texts_are_joined_only_where_it_is_wanted():
@@ -151,7 +168,9 @@ def test_texts_are_joined_only_where_it_is_wanted():
     other = replace(told, states_BLD=told.states_BLD.clone())
     other.states_BLD[1] += 1  # the background's words
     for layered, seen in ((told_apart, False), (told_all, True)):
-        attn = layered.denoiser.unet.get_submodule("down_blocks.1.attentions.0.transformer_blocks.0.attn2")
+        attn = layered.denoiser.unet.get_submodule(
+            "down_blocks.1.attentions.0.transformer_blocks.0.attn2"
+        )
         layered.stack.lay(PAIR, 4, joined=True)
         states = torch.randn(4, 5, 64, generator=torch.Generator().manual_seed(1))
         one, two = (attn(states, encoder_hidden_states=text.states_BLD) for text in (told, other))
@@ -169,10 +188,12 @@ def test_joint_attention_is_softmax_over_the_tokens_of_all_layers():
     stack.lay(PAIR, 4, joined=True)
     drawn = []
     for alone in (attn.processor, AttnProcessor()):  # whatever attends
-        attn.set_processor(JointAttention(stack, alone, join_text=False))
+        attn.set_processor(JointAttention(stack, alone, joint_text_attention=False))
         drawn.append(attn(states))
     query, key, value = (
-        torch.cat(list(layer(states).view(2, 2, 5, attn.heads, -1).unbind(1)), dim=1).transpose(1, 2)
+        torch.cat(list(layer(states).view(2, 2, 5, attn.heads, -1).unbind(1)), dim=1).transpose(
+            1, 2
+        )
         for layer in (attn.to_q, attn.to_k, attn.to_v)
     )
     seen = torch.softmax(query @ key.mT / query.shape[-1] ** 0.5, dim=-1) @ value
@@ -187,7 +208,10 @@ def test_gradients_reach_every_adapter_and_nothing_else(kind):
     noisy, time, told = given(layered)
     with torch.enable_grad():
         layered.predict(noisy, time, told, PAIR).square().mean().backward()
-    assert all(parameter.grad is not None and parameter.grad.any() for parameter in layered.adapters.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.any()
+        for parameter in layered.adapters.parameters()
+    )
     assert all(parameter.grad is None for parameter in layered.denoiser.parameters())
 
 
@@ -219,16 +243,27 @@ def test_what_cannot_be_is_refused(tmp_path):
 def test_a_base_that_is_a_lora_is_adapted_beside_it(tmp_path):
     """The layers' adapters stand beside PEFT's, and the names of the base's tensors stay what they are."""
     folder = write_sdxl(tmp_path / "model")
-    preset = replace(PRESETS["sdxl"], model=str(folder), image_size=64, adapter_rank=4, layer_rank=4, precision="fp32")
+    preset = replace(
+        PRESETS["sdxl"],
+        model=str(folder),
+        image_size=64,
+        adapter_rank=4,
+        layer_rank=4,
+        precision="fp32",
+    )
     denoiser = StableDiffusion(preset)
-    names = set(denoiser.learnt())
+    names = set(denoiser.finetuned_state_dict())
     layered = new_layered_denoiser(preset, denoiser)
-    assert set(denoiser.learnt()) == names
-    modules = {name.partition(".")[2].rpartition(".lora_")[0] for name in layered.learnt()}
+    assert set(denoiser.finetuned_state_dict()) == names
+    modules = {
+        name.partition(".")[2].rpartition(".lora_")[0] for name in layered.finetuned_state_dict()
+    }
     assert modules == {name.rpartition(".lora_")[0] for name in names}
     told = denoiser.encode(["a", "b"])
     noisy = torch.randn(2, 4, 8, 8)
     plain = denoiser.predict(noisy, torch.tensor([5, 5]), told)
     close(layered.predict(noisy, torch.tensor([5, 5]), told, PAIR, joined=False), plain)
     stir(layered.adapters)
-    assert (layered.predict(noisy, torch.tensor([5, 5]), told, PAIR, joined=False) - plain).abs().max() > 1e-3
+    assert (
+        layered.predict(noisy, torch.tensor([5, 5]), told, PAIR, joined=False) - plain
+    ).abs().max() > 1e-3

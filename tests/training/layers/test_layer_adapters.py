@@ -22,30 +22,33 @@ def layered():
 
 
 def test_the_names_of_a_stored_part(layered):
-    names = sorted(layered.learnt())
+    names = sorted(layered.finetuned_state_dict())
     assert names[0] == "background.network.layers.0.joined.lora_A.weight"
     assert len(names) == 2 * 2 * 2 * MICRO.dit_layers
-    assert layered.learnt()[names[0]].shape == (MICRO.layer_rank, MICRO.dit_width)
-    assert roles_in(layered.learnt()) == ["foreground", "background"]
-    assert modules_in(layered.learnt())[0] == "network.layers.0.queries_keys_values"
-    assert layered.facts() == {
+    assert layered.finetuned_state_dict()[names[0]].shape == (MICRO.layer_rank, MICRO.dit_width)
+    assert roles_in(layered.finetuned_state_dict()) == ["foreground", "background"]
+    assert modules_in(layered.finetuned_state_dict())[0] == "network.layers.0.queries_keys_values"
+    assert layered.metadata() == {
         "kind": "layers", "roles": "foreground,background", "join_text": "False", "rank": "32", "alpha": "32.0",
     }  # fmt: skip
 
 
 def test_a_part_is_stored_and_opened(layered, store):
-    file = save_part(store, "layers", layered.learnt(), layered.facts())
-    tensors, facts = load_part(store, file)
+    file = save_part(store, "layers", layered.finetuned_state_dict(), layered.metadata())
+    tensors, metadata = load_part(store, file)
     torch.manual_seed(1)
-    opened = load_layered_denoiser(BuiltinDenoiser(MICRO), tensors, facts)
-    assert opened.facts() == layered.facts()
-    assert all(torch.equal(tensor, layered.learnt()[name]) for name, tensor in opened.learnt().items())
-    half = load_layered_denoiser(BuiltinDenoiser(MICRO), tensors, facts | {"alpha": "16"})
+    opened = load_layered_denoiser(BuiltinDenoiser(MICRO), tensors, metadata)
+    assert opened.metadata() == layered.metadata()
+    assert all(
+        torch.equal(tensor, layered.finetuned_state_dict()[name])
+        for name, tensor in opened.finetuned_state_dict().items()
+    )
+    half = load_layered_denoiser(BuiltinDenoiser(MICRO), tensors, metadata | {"alpha": "16"})
     assert half.adapters.scale == 0.5
 
 
 def test_every_role_is_a_lora_of_peft_and_comes_back(layered):
-    tensors = layered.learnt()
+    tensors = layered.finetuned_state_dict()
     roles = [to_peft(tensors, role) for role in ("foreground", "background")]
     assert roles[0].keys() == roles[1].keys()
     assert not torch.equal(*(role["network.layers.0.joined.lora_B.weight"] for role in roles))
@@ -68,7 +71,10 @@ def test_diffusers_takes_a_role_as_it_is(tmp_path):
         ours = layered.predict(noisy, time, told, ["background"])
         plain = layered.denoiser.predict(noisy, time, told)
     file = tmp_path / "background.safetensors"
-    lora = {name.removeprefix("unet."): value for name, value in to_peft(layered.learnt(), "background").items()}
+    lora = {
+        name.removeprefix("unet."): value
+        for name, value in to_peft(layered.finetuned_state_dict(), "background").items()
+    }
     save_file(lora, file)
     torch.manual_seed(3)
     unet = make_unet((32, 64), cross_attention_dim=24, use_linear_projection=True)
@@ -82,12 +88,14 @@ def test_diffusers_takes_a_role_as_it_is(tmp_path):
 def test_adapters_of_another_base_are_refused(layered):
     from dataclasses import replace
 
-    tensors, facts = layered.learnt(), layered.facts()
+    tensors, metadata = layered.finetuned_state_dict(), layered.metadata()
     with pytest.raises(Refused, match="no 'network"):
-        load_layered_denoiser(BuiltinDenoiser(replace(MICRO, dit_layers=1)), tensors, facts)
+        load_layered_denoiser(BuiltinDenoiser(replace(MICRO, dit_layers=1)), tensors, metadata)
     with pytest.raises(Refused, match="do not fit their base"):
-        load_layered_denoiser(BuiltinDenoiser(replace(MICRO, dit_width=96)), tensors, facts)
+        load_layered_denoiser(BuiltinDenoiser(replace(MICRO, dit_width=96)), tensors, metadata)
     with pytest.raises(Refused, match="do not fit their base"):
         load_layered_denoiser(
-            BuiltinDenoiser(MICRO), {name: t for name, t in tensors.items() if "joined.lora_A" not in name}, facts
+            BuiltinDenoiser(MICRO),
+            {name: t for name, t in tensors.items() if "joined.lora_A" not in name},
+            metadata,
         )

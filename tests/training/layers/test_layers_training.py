@@ -30,9 +30,17 @@ def run(store, pairs, checkpoint):
     """The stage by itself, on a base of random weights."""
     parts = load_checkpoint(checkpoint, store)
 
-    def train_them(folder, images=192, preset=SMALL, start=None, report=lambda progress: None, seed=0, snapshot=pairs):
+    def train_them(
+        folder,
+        images=192,
+        preset=SMALL,
+        start=None,
+        report=lambda progress: None,
+        seed=0,
+        snapshot=pairs,
+    ):
         order = TrainingRequest("layers", "micro", snapshot, None, None, seed, images)
-        base = (parts.backbone, parts.transparency, parts.base)
+        base = (parts.autoencoder, parts.transparency, parts.base)
         return train_layers(order, preset, store, folder, report, *base, start)
 
     return train_them
@@ -40,10 +48,12 @@ def run(store, pairs, checkpoint):
 
 def heldout_loss(checkpoint, store, pairs, stored, *, joined=True):
     parts = load_checkpoint(checkpoint, store)
-    pictures = open_layer_sets(store, pairs, Split.heldout, SMALL.image_size, ROLES)
-    latents = encode_images(SMALL, pictures.layers, parts.backbone, parts.transparency.encoder, None, lambda _: None)
+    images = open_layer_sets(store, pairs, Split.heldout, SMALL.image_size, ROLES)
+    latents = encode_images(
+        SMALL, images.layers, parts.autoencoder, parts.transparency.encoder, None, lambda _: None
+    )
     layered = load_layered_denoiser(load_denoiser(SMALL, *parts.base), *stored)
-    return layers_loss(layered, SMALL, pictures, latents, joined=joined)
+    return layers_loss(layered, SMALL, images, latents, joint=joined)
 
 
 class StoppedError(Exception):
@@ -51,12 +61,15 @@ class StoppedError(Exception):
 
 
 def test_it_learns(run, tmp_path, store, checkpoint, pairs):
-    losses = [heldout_loss(checkpoint, store, pairs, run(tmp_path / str(images), images)) for images in (16, 768)]
+    losses = [
+        heldout_loss(checkpoint, store, pairs, run(tmp_path / str(images), images))
+        for images in (16, 768)
+    ]
     assert losses[1] < 0.9 * losses[0]
 
 
 def test_a_resumed_run_equals_a_straight_one_bit_for_bit(run, tmp_path):
-    straight, facts = run(tmp_path / "straight")
+    straight, metadata = run(tmp_path / "straight")
 
     def stop_at(images):
         def report(progress):
@@ -69,7 +82,7 @@ def test_a_resumed_run_equals_a_straight_one_bit_for_bit(run, tmp_path):
         with pytest.raises(StoppedError):
             run(tmp_path / "broken", report=stop_at(images))
     resumed, again = run(tmp_path / "broken")
-    assert facts == again
+    assert metadata == again
     assert straight.keys() == resumed.keys()
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
@@ -86,14 +99,18 @@ def test_a_child_goes_on_from_its_parents_adapters(run, tmp_path, store, checkpo
     parent = run(tmp_path / "parent", 512)
     child = run(tmp_path / "child", 16, start=parent)
     fresh = run(tmp_path / "fresh", 16)
-    assert heldout_loss(checkpoint, store, pairs, child) < heldout_loss(checkpoint, store, pairs, fresh)
+    assert heldout_loss(checkpoint, store, pairs, child) < heldout_loss(
+        checkpoint, store, pairs, fresh
+    )
 
 
 def test_a_saved_state_holds_the_adapters_and_not_the_base(run, tmp_path):
     from safetensors import safe_open
 
     run(tmp_path, 48)
-    with safe_open(next((tmp_path / "layers").glob("state-*")) / "state.safetensors", "pt") as state:
+    with safe_open(
+        next((tmp_path / "layers").glob("state-*")) / "state.safetensors", "pt"
+    ) as state:
         names = [name for name in state.keys() if name.startswith("recipe/")]  # noqa: SIM118
     assert any("lora_A" in name for name in names)
     assert not [name for name in names if ".network." in name and "lora" not in name]
@@ -107,29 +124,47 @@ def recipe(store, checkpoint):
 
     def build(snapshot, **changes):
         preset = replace(SMALL, **changes)
-        pictures = open_layer_sets(store, snapshot, Split.train, preset.image_size, ROLES, alone=preset.single_share > 0)
+        images = open_layer_sets(
+            store,
+            snapshot,
+            Split.train,
+            preset.image_size,
+            ROLES,
+            with_single_foregrounds=preset.single_share > 0,
+        )
         latents = encode_images(
-            preset, pictures.layers, parts.backbone, parts.transparency.encoder, None, lambda _: None
+            preset,
+            images.layers,
+            parts.autoencoder,
+            parts.transparency.encoder,
+            None,
+            lambda _: None,
         )
         layered = new_layered_denoiser(preset, load_denoiser(preset, *parts.base))
-        return LayersStage(preset, layered, pictures, latents, None, parts.backbone, parts.transparency)
+        return LayersStage(
+            preset, layered, images, latents, None, parts.autoencoder, parts.transparency
+        )
 
     return build
 
 
 def test_what_a_step_looks_at(recipe, store, pairs):
     built = recipe(pairs, known_share=0.5, caption_dropout=0.25, single_share=0.0)
-    places = [place % len(built.pictures) for place in range(400)]
+    places = [place % len(built.images) for place in range(400)]
     rows = built.lay_out(places, range(400), torch.Generator().manual_seed(0))
     assert rows["latent"].shape == rows["noise"].shape == (400, 2, MICRO.latent_channels, 4, 4)
     known = rows["known"].float().mean(0)
-    assert known.sum() == pytest.approx(0.5, abs=0.08)  # of the pairs one layer, either one as often as the other
+    assert known.sum() == pytest.approx(
+        0.5, abs=0.08
+    )  # of the pairs one layer, either one as often as the other
     assert known[0] == pytest.approx(0.25, abs=0.06)
     assert not (rows["known"].sum(1) > 1).any()
     dropped = [texts == ["", ""] for texts in rows["texts"]]
     assert sum(dropped) / 400 == pytest.approx(0.25, abs=0.07)
     pair = next(number for number in range(30) if number % 5 != 4)
-    assert rows["texts"][dropped.index(False)] == list(compose(pair + dropped.index(False), 32).texts.values())
+    assert rows["texts"][dropped.index(False)] == list(
+        compose(pair + dropped.index(False), 32).texts.values()
+    )
     some = built.lay_out(places, range(100, 104), torch.Generator().manual_seed(0))
     assert torch.equal(some["noise"], rows["noise"][100:104])  # whichever rows are this process's
 
@@ -147,7 +182,7 @@ def test_the_loss_is_the_mean_over_both_layers_noise(recipe, pairs):
 
     built.layered.predict = predict
     loss, told = built(rows, 0)
-    clean = built.layered.denoiser.normalise(rows["latent"].flatten(0, 1))
+    clean = built.layered.denoiser.normalize(rows["latent"].flatten(0, 1))
     time = rows["time"].repeat_interleave(2)
     noise = rows["noise"].flatten(0, 1)
     wanted = built.schedule.get_velocity(clean, noise, time).square().mean((1, 2, 3)).view(3, 2)
@@ -157,7 +192,9 @@ def test_the_loss_is_the_mean_over_both_layers_noise(recipe, pairs):
     assert torch.equal(seen["noisy"][2], clean[2]) and torch.equal(seen["noisy"][5], clean[5])
     assert seen["time"].tolist() == [time[0], time[1], 0, time[3], time[4], 0]
     assert seen["roles"] == ROLES and seen["joined"]
-    torch.testing.assert_close(seen["noisy"][3], built.schedule.add_noise(clean[3:4], noise[3:4], time[3:4])[0])
+    torch.testing.assert_close(
+        seen["noisy"][3], built.schedule.add_noise(clean[3:4], noise[3:4], time[3:4])[0]
+    )
 
 
 def test_lone_foregrounds_come_in_steps_of_their_own(recipe, store):
@@ -165,20 +202,24 @@ def test_lone_foregrounds_come_in_steps_of_their_own(recipe, store):
 
     for singles in (0, 7):  # of pairs where the snapshot has no others
         snapshot = freeze_pairs(store, range(20), singles=singles, side=32)
-        pictures = recipe(snapshot, single_share=0.25).pictures
-        lone = [place for place, roles in enumerate(pictures.roles) if roles == ROLES[:1]]
+        images = recipe(snapshot, single_share=0.25).images
+        lone = [place for place, roles in enumerate(images.roles) if roles == ROLES[:1]]
         assert len(lone) == (singles or 16)
-        order = BucketSampler(pictures.order(store, None, 2.0, 0.25, 0), pictures.keys, 4)
+        order = BucketSampler(images.order(store, None, 2.0, 0.25, 0), images.keys, 4)
         steps = [order.places(start, 4) for start in range(0, 4_000, 4)]
-        assert all(len({pictures.roles[place] for place in step}) == 1 for step in steps)
+        assert all(len({images.roles[place] for place in step}) == 1 for step in steps)
         drawn = [place for step in steps for place in step]
-        assert sum(place in set(lone) for place in drawn) / len(drawn) == pytest.approx(0.25, abs=0.03)
-    assert not [roles for roles in recipe(snapshot, single_share=0.0).pictures.roles if len(roles) == 1]
+        assert sum(place in set(lone) for place in drawn) / len(drawn) == pytest.approx(
+            0.25, abs=0.03
+        )
+    assert not [
+        roles for roles in recipe(snapshot, single_share=0.0).images.roles if len(roles) == 1
+    ]
 
 
 def test_a_lone_foreground_teaches_its_adapter_alone(recipe, store, pairs):
     built = recipe(pairs, single_share=0.5)
-    lone = [place for place, roles in enumerate(built.pictures.roles) if len(roles) == 1]
+    lone = [place for place, roles in enumerate(built.images.roles) if len(roles) == 1]
     rows = built.lay_out(lone[:4], range(4), torch.Generator().manual_seed(0))
     assert not rows["known"].any()
     loss, _ = built(rows, 0)
@@ -190,18 +231,18 @@ def test_a_lone_foreground_teaches_its_adapter_alone(recipe, store, pairs):
 
 
 def test_a_picture_with_a_broken_layer_is_left_out_or_stood_in_for(store, pairs):
-    pictures = open_layer_sets(store, pairs, Split.train, 32, ROLES, in_memory=False)
-    broken = pictures.samples[3].layers[LayerRole.background]
+    images = open_layer_sets(store, pairs, Split.train, 32, ROLES, in_memory=False)
+    broken = images.samples[3].layers[LayerRole.background]
     path = store.folder / broken[:2] / broken[2:]
     path.chmod(0o644)
     path.write_bytes(b"nothing")
     kept = open_layer_sets(store, pairs, Split.train, 32, ROLES)
-    assert pictures.samples[3].id not in {sample.id for sample in kept.samples}
-    assert len(kept) == len(pictures) - 1
+    assert images.samples[3].id not in {sample.id for sample in kept.samples}
+    assert len(kept) == len(images) - 1
     with pytest.raises(Corrupt) as error:
-        pictures.layers[pictures.rows[3][1]]
-    pictures.layers.set_aside(pictures.rows[3][1], error.value)
-    assert pictures.sound([2, 3, 4]) == [2, 4, 4]
+        images.layers[images.rows[3][1]]
+    images.layers.mark_unreadable(images.rows[3][1], error.value)
+    assert images.sound([2, 3, 4]) == [2, 4, 4]
 
 
 def test_a_snapshot_without_pairs_is_refused(run, tmp_path, snapshot):
@@ -228,14 +269,25 @@ def test_the_recipe_of_a_round_of_pairs(store, pairs, tmp_path):
     assert set(made.files) == {"backbone", "transparency", "base", "layers"}
     assert made.evaluation["layers_mse"] > 0 and made.evaluation["layers_apart_mse"] > 0
     assert store.get(made.sample_grid).startswith(b"\x89PNG")
-    facts = load_part(store, made.files["layers"])[1]
-    assert (facts["base"], facts["snapshot"], facts["roles"]) == (made.files["base"], pairs, "foreground,background")
-    child = train(replace(order, recipe="layers", parent=made), store, tmp_path / "next", lambda _: None)
+    metadata = load_part(store, made.files["layers"])[1]
+    assert (metadata["base"], metadata["snapshot"], metadata["roles"]) == (
+        made.files["base"],
+        pairs,
+        "foreground,background",
+    )
+    child = train(
+        replace(order, recipe="layers", parent=made), store, tmp_path / "next", lambda _: None
+    )
     assert {part for part in made.files if made.files[part] != child.files[part]} == {"layers"}
     three = {"layer_roles": "foreground,background,blended"}
-    fresh = replace(made, files={part: file for part, file in made.files.items() if part != "layers"})
+    fresh = replace(
+        made, files={part: file for part, file in made.files.items() if part != "layers"}
+    )
     blended = train(
-        replace(order, recipe="layers", parent=fresh, changes=three), store, tmp_path / "three", lambda _: None
+        replace(order, recipe="layers", parent=fresh, changes=three),
+        store,
+        tmp_path / "three",
+        lambda _: None,
     )
     assert load_part(store, blended.files["layers"])[1]["roles"] == "foreground,background,blended"
 
@@ -246,9 +298,19 @@ def test_a_base_of_pairs_learns_for_longer(store, pairs, snapshot, tmp_path):
 
     def learn(name, recipe, of, parent=None):
         order = TrainingRequest(recipe, "micro", of, None, parent, 1, changes=few)
-        return train(order, store, tmp_path / name, lambda step: told.update({(name, step.stage): step.total}))
+        return train(
+            order,
+            store,
+            tmp_path / name,
+            lambda step: told.update({(name, step.stage): step.total}),
+        )
 
-    few = {"transparency_images": "8", "base_images": "32", "background_images": "48", "draw_steps": "1"}
+    few = {
+        "transparency_images": "8",
+        "base_images": "32",
+        "background_images": "48",
+        "draw_steps": "1",
+    }
     first = learn("singles", "whole", snapshot)
     learn("pairs", "base", pairs, first)
     assert (told["singles", "base"], told["pairs", "base"]) == (32, 80)
@@ -275,8 +337,8 @@ def test_a_pretrained_base_learns_layers_in_buckets_from_caches(store, tmp_path)
     snapshot = freeze_pairs(store, range(12), singles=2, side=64)
     order = TrainingRequest("pairs", "sdxl", snapshot, None, None, 1, 16, changes)
     made = train(order, store, tmp_path / "run" / "one", lambda _: None)
-    tensors, facts = load_part(store, made.files["layers"])
-    assert facts["join_text"] == "True"
+    tensors, metadata = load_part(store, made.files["layers"])
+    assert metadata["join_text"] == "True"
     assert any(tensor.abs().max() > 0 for name, tensor in tensors.items() if "lora_B" in name)
     again = train(order, store, tmp_path / "run" / "one", lambda _: None)
     assert again.id == made.id

@@ -18,7 +18,10 @@ from training.generate import load_generator
 from training.matting import comparison as room
 from training.matting.comparison import compare_with_matting
 
-REQUESTS = [GenerationRequest(Prompt(text), seed) for seed, text in enumerate(["a cat", "a glass bottle", "a tree"])]
+REQUESTS = [
+    GenerationRequest(Prompt(text), seed)
+    for seed, text in enumerate(["a cat", "a glass bottle", "a tree"])
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +32,22 @@ def model(tmp_path_factory):
 def test_both_ways_are_drawn_from_the_same_prompts_and_seeds(store, model, tmp_path, monkeypatch):
     opaque = []
     cut_out = room.extract_subject
-    monkeypatch.setattr(room, "cut_out", lambda picture, trimap: opaque.append(picture) or cut_out(picture, trimap))
+    monkeypatch.setattr(
+        room, "cut_out", lambda image, trimap: opaque.append(image) or cut_out(image, trimap)
+    )
     checkpoint, stages = make_checkpoint(store, model, "sd15"), []
-    found = compare_with_matting(checkpoint, store, REQUESTS, None, lambda progress: stages.append(progress.stage))
+    found = compare_with_matting(
+        checkpoint, store, REQUESTS, None, lambda progress: stages.append(progress.stage)
+    )
     assert dict.fromkeys(stages) == dict.fromkeys(["draw with alpha", "draw opaque", "matte"])
     assert len(found.drawn) == len(found.cut) == len(opaque) == 3
-    assert all(layer.shape == (64, 64, 4) and layer.dtype == np.uint8 for layer in [*found.drawn, *found.cut])
-    for mine, theirs in zip(found.drawn, load_generator(checkpoint, store).draw(REQUESTS), strict=True):
+    assert all(
+        layer.shape == (64, 64, 4) and layer.dtype == np.uint8
+        for layer in [*found.drawn, *found.cut]
+    )
+    for mine, theirs in zip(
+        found.drawn, load_generator(checkpoint, store).generate(REQUESTS), strict=True
+    ):
         assert np.array_equal(mine, next(iter(theirs.values())))
     plain = StableDiffusionPipeline.from_pretrained(model)
     drawn = plain(
@@ -43,7 +55,10 @@ def test_both_ways_are_drawn_from_the_same_prompts_and_seeds(store, model, tmp_p
         height=64, width=64,
     ).images[0]  # fmt: skip
     assert np.abs(np.rint(drawn * 255) - opaque[0]).max() <= 1
-    assert (found.facts["trimap"], found.facts["opaque"]) == ("GrabCut", f"{model} without the fine-tuned weights")
+    assert (found.metadata["trimap"], found.metadata["opaque"]) == (
+        "GrabCut",
+        f"{model} without the fine-tuned weights",
+    )
     sheet = Image.open(io.BytesIO(found.sheet))
     assert sheet.format == "PNG"
     assert sheet.width > 3 * 96
@@ -51,6 +66,12 @@ def test_both_ways_are_drawn_from_the_same_prompts_and_seeds(store, model, tmp_p
 
 def test_a_model_finds_the_subject_where_one_is_given(store, model, tmp_path):
     folder = write_segformer(tmp_path / "finder", ["background", "subject"])
-    found = compare_with_matting(make_checkpoint(store, model, "sd15"), store, REQUESTS[:1], str(folder), lambda progress: None)
-    assert found.facts["trimap"].startswith(f"{folder}@")
+    found = compare_with_matting(
+        make_checkpoint(store, model, "sd15"),
+        store,
+        REQUESTS[:1],
+        str(folder),
+        lambda progress: None,
+    )
+    assert found.metadata["trimap"].startswith(f"{folder}@")
     assert found.cut[0].shape == (64, 64, 4)

@@ -27,25 +27,30 @@ def write_segformer(folder, names):
     return folder
 
 
-@pytest.mark.parametrize("names", [["background", "subject"], ["sky", "cat", "Background"], ["subject"], ["off", "on"]])
+@pytest.mark.parametrize(
+    "names", [["background", "subject"], ["sky", "cat", "Background"], ["subject"], ["off", "on"]]
+)
 def test_what_is_not_background_is_the_subject(tmp_path, names):
     segmenter = open_segmenter(str(write_segformer(tmp_path / "model", names)))
-    picture = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
-    found = segmenter.find_subject(picture)
+    image = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
+    found = segmenter.find_subject(image)
     assert (found.shape, found.dtype) == ((40, 56), bool)
-    assert np.array_equal(found, segmenter.find_subject(picture))
+    assert np.array_equal(found, segmenter.find_subject(image))
     with torch.no_grad():
-        inputs = segmenter.processor(images=cv2.resize(picture, (32, 32)), return_tensors="pt")
+        inputs = segmenter.processor(images=cv2.resize(image, (32, 32)), return_tensors="pt")
         assert segmenter.network(**inputs).logits.shape[1] == len(names)
-    for bias, whole in ((50.0, True), (-50.0, False)):  # sure of itself: the subject is everywhere, or nowhere
+    for bias, whole in (
+        (50.0, True),
+        (-50.0, False),
+    ):  # sure of itself: the subject is everywhere, or nowhere
         with torch.no_grad():
             head = segmenter.network.decode_head.classifier
             head.weight.zero_()
             head.bias.copy_(torch.full((len(names),), bias))
             if len(names) > 1:
                 head.bias[segmenter.background] = -bias
-        assert segmenter.find_subject(picture).all() == whole
-        assert segmenter.find_subject(picture).any() == whole
+        assert segmenter.find_subject(image).all() == whole
+        assert segmenter.find_subject(image).any() == whole
     assert segmenter.source.startswith(f"{tmp_path}/model@")
 
 
@@ -57,7 +62,10 @@ def test_what_cannot_be_used_is_refused(tmp_path):
     coded = write_segformer(tmp_path / "coded", ["background", "subject"])
     config = json.loads((coded / "config.json").read_text())
     config |= {"model_type": "SegformerForImageSegmentation", "architectures": ["BiRefNet"]}
-    config["auto_map"] = {"AutoConfig": "code.Config", "AutoModelForSemanticSegmentation": "code.Net"}
+    config["auto_map"] = {
+        "AutoConfig": "code.Config",
+        "AutoModelForSemanticSegmentation": "code.Net",
+    }
     (coded / "config.json").write_text(json.dumps(config))
     (coded / "code.py").write_text("raise SystemExit('code from outside was run')\n")
     with pytest.raises(Refused, match="needs custom code"):

@@ -23,7 +23,9 @@ def test_inside_is_1_outside_0_and_the_outline_unknown():
     assert not mask[trimap == 0].any()
     reach = BAND * 200
     row = trimap[100]
-    assert abs(np.count_nonzero(row == UNKNOWN) / 2 - 2 * reach) <= 1.5  # to each side of the outline
+    assert (
+        abs(np.count_nonzero(row == UNKNOWN) / 2 - 2 * reach) <= 1.5
+    )  # to each side of the outline
     assert row[100] == 1
     assert row[0] == 0
 
@@ -39,7 +41,9 @@ def test_thin_subjects_keep_something_known_and_a_border_is_no_outline():
     assert (trimap[0] == 0).all()
 
 
-@pytest.mark.parametrize(("mask", "value"), [(np.zeros((40, 30), bool), 0), (np.ones((40, 30), bool), 1)])
+@pytest.mark.parametrize(
+    ("mask", "value"), [(np.zeros((40, 30), bool), 0), (np.ones((40, 30), bool), 1)]
+)
 def test_nothing_and_everything_have_no_outline(mask, value):
     assert (make_trimap(mask) == value).all()
 
@@ -47,11 +51,11 @@ def test_nothing_and_everything_have_no_outline(mask, value):
 def test_the_subject_is_found_on_a_plain_and_on_a_busy_background():
     mask, rng = disc(), np.random.default_rng(0)
     for background in (np.full((200, 200, 3), 128), rng.normal((60, 120, 60), 12, (200, 200, 3))):
-        picture = np.where(mask[..., None], rng.normal((200, 60, 40), 12, (200, 200, 3)), background)
-        picture = np.clip(picture, 0, 255).astype(np.uint8)
-        found = find_subject(picture)
+        image = np.where(mask[..., None], rng.normal((200, 60, 40), 12, (200, 200, 3)), background)
+        image = np.clip(image, 0, 255).astype(np.uint8)
+        found = find_subject(image)
         assert (found & mask).sum() / (found | mask).sum() > 0.97
-        assert np.array_equal(found, find_subject(picture))
+        assert np.array_equal(found, find_subject(image))
 
 
 @pytest.mark.parametrize("size", [(32, 32), (17, 90), (64, 64)])

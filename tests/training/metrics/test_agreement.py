@@ -22,21 +22,26 @@ def clip(tmp_path_factory):
     return write_clip(tmp_path_factory.mktemp("clip"))
 
 
-def pictures(count):
+def images(count):
     rng = np.random.default_rng(0)
-    return [rng.integers(0, 256, (9 + 3 * number, 20, 3), dtype=np.uint8) for number in range(count)]
+    return [
+        rng.integers(0, 256, (9 + 3 * number, 20, 3), dtype=np.uint8) for number in range(count)
+    ]
 
 
 def test_the_score_is_the_cosine_of_what_the_model_says_of_both(clip):
-    network, processor = CLIPModel.from_pretrained(clip).eval(), AutoProcessor.from_pretrained(clip, backend="pil")
+    network, processor = (
+        CLIPModel.from_pretrained(clip).eval(),
+        AutoProcessor.from_pretrained(clip, backend="pil"),
+    )
     wanted = []
-    for picture, text in zip(pictures(4), TEXTS, strict=True):
-        inputs = processor(text=[text], images=[Image.fromarray(picture)], return_tensors="pt")
+    for image, text in zip(images(4), TEXTS, strict=True):
+        inputs = processor(text=[text], images=[Image.fromarray(image)], return_tensors="pt")
         with torch.no_grad():
             seen = network.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output
             said = network.get_text_features(input_ids=inputs["input_ids"][:, :77]).pooler_output
         wanted.append(100 * max(0.0, float((normalize(seen) * normalize(said)).sum())))
-    scores = load_clip_score(str(clip), CPU)(pictures(4), TEXTS)
+    scores = load_clip_score(str(clip), CPU)(images(4), TEXTS)
     assert scores[:3] == pytest.approx(wanted[:3], abs=1e-3)
     assert all(0 <= score <= 100 for score in scores)
     assert len({round(score, 3) for score in scores}) > 1  # it looks
@@ -44,9 +49,9 @@ def test_the_score_is_the_cosine_of_what_the_model_says_of_both(clip):
 
 def test_company_changes_nothing(clip, monkeypatch):
     agree = load_clip_score(str(clip), CPU)
-    together = agree(pictures(4), TEXTS)
+    together = agree(images(4), TEXTS)
     monkeypatch.setattr(clip_score, "BATCH", 1)
-    assert agree(pictures(4), TEXTS) == pytest.approx(together, abs=1e-3)
+    assert agree(images(4), TEXTS) == pytest.approx(together, abs=1e-3)
     assert agree([], []) == []
 
 

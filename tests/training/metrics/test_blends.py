@@ -23,13 +23,25 @@ WANG = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 
 def noisy(seed=0, side=40, noise=0.1):
     torch.manual_seed(seed)
-    smooth = torch.nn.functional.interpolate(torch.rand(2, 4, 5, 5), (side, side), mode="bicubic").clamp(0, 1)
+    smooth = torch.nn.functional.interpolate(
+        torch.rand(2, 4, 5, 5), (side, side), mode="bicubic"
+    ).clamp(0, 1)
     pair = smooth, (smooth + noise * torch.randn_like(smooth)).clamp(0, 1)
     return [(rgba * 255).round() / 255 for rgba in pair]
 
 
 def test_the_backgrounds_are_the_nine_of_the_benchmark():
-    assert list(BACKGROUNDS) == ["black", "grey", "white", "red", "green", "blue", "yellow", "cyan", "magenta"]
+    assert list(BACKGROUNDS) == [
+        "black",
+        "grey",
+        "white",
+        "red",
+        "green",
+        "blue",
+        "yellow",
+        "cyan",
+        "magenta",
+    ]
     assert set(BACKGROUNDS.values()) == {(128, 128, 128)} | {
         (red, green, blue) for red in (0, 255) for green in (0, 255) for blue in (0, 255)
     }
@@ -50,10 +62,11 @@ def test_similarity_is_that_of_scikit_image_with_the_window_of_wang(side):
 def test_figures_by_background_are_those_of_each_blend_measured_whole():
     truth, again = noisy()
     metrics = composite_metrics(truth, again)
-    for name, colour in BACKGROUNDS.items():
+    for name, color in BACKGROUNDS.items():
         for place in range(2):
             blends = [
-                composite(rgba[place : place + 1], colour)[0].permute(1, 2, 0).double().numpy() for rgba in (truth, again)
+                composite(rgba[place : place + 1], color)[0].permute(1, 2, 0).double().numpy()
+                for rgba in (truth, again)
             ]
             assert metrics["psnr"][name][place].item() == pytest.approx(
                 peak_signal_noise_ratio(*blends, data_range=1.0), abs=1e-3
@@ -74,13 +87,17 @@ def test_an_error_in_alpha_is_hidden_by_the_background_of_the_picture_s_colour_a
 
 def test_the_published_form_is_cut_to_bytes_and_saved_as_a_jpeg_of_quality_75():
     truth, _ = noisy()
-    for colour in BACKGROUNDS.values():
-        found = composite_jpeg(truth, colour)
+    for color in BACKGROUNDS.values():
+        found = composite_jpeg(truth, color)
         for place in range(2):
             rgba = truth[place].permute(1, 2, 0).numpy()
-            mixed = rgba[..., 3:] * rgba[..., :3] + (1 - rgba[..., 3:]) * (np.float32(colour) / np.float32(255))
+            mixed = rgba[..., 3:] * rgba[..., :3] + (1 - rgba[..., 3:]) * (
+                np.float32(color) / np.float32(255)
+            )
             file = io.BytesIO()
-            Image.fromarray((mixed * 255).astype(np.uint8)).save(file, "JPEG", quality=75, subsampling=2)
+            Image.fromarray((mixed * 255).astype(np.uint8)).save(
+                file, "JPEG", quality=75, subsampling=2
+            )
             expected = np.asarray(Image.open(file))
             assert np.array_equal((found[place].permute(1, 2, 0) * 255).round().numpy(), expected)
 
@@ -91,8 +108,14 @@ def test_the_published_form_hides_noise_and_cuts_what_is_nearly_perfect():
     for noise in (0.019, 0.004):
         truth, again = noisy(side=64, noise=noise)
         truth[:, 3] = again[:, 3] = 1
-        published = published_metrics(composite_jpeg(truth, (0, 0, 0)), composite_jpeg(again, (0, 0, 0)))["psnr_jpeg"]
-        shift[noise] = (published - psnr(composite(truth, (0, 0, 0)), composite(again, (0, 0, 0)))).mean().item()
+        published = published_metrics(
+            composite_jpeg(truth, (0, 0, 0)), composite_jpeg(again, (0, 0, 0))
+        )["psnr_jpeg"]
+        shift[noise] = (
+            (published - psnr(composite(truth, (0, 0, 0)), composite(again, (0, 0, 0))))
+            .mean()
+            .item()
+        )
     assert shift[0.019] > 1.5
     assert shift[0.004] < 0.0
 
@@ -105,7 +128,9 @@ def test_the_published_psnr_ends_at_80_and_the_similarity_is_of_the_luma():
     found = published_metrics(truth[:, :3], again[:, :3])
     for place in range(2):
         lumas = [
-            np.round((rgba[place, :3].permute(1, 2, 0).double().numpy() @ [0.299, 0.587, 0.114]) * 255)
+            np.round(
+                (rgba[place, :3].permute(1, 2, 0).double().numpy() @ [0.299, 0.587, 0.114]) * 255
+            )
             for rgba in (truth, again)
         ]
         _, full = structural_similarity(*lumas, data_range=255, full=True, **WANG)
@@ -122,6 +147,6 @@ def test_the_two_forms_share_no_name():
 def test_a_blend_is_the_house_s_own():
     truth, _ = noisy()
     pixels = (truth[0] * 255).round().byte().permute(1, 2, 0).numpy()
-    for colour in BACKGROUNDS.values():
-        ours = (composite(truth[:1], colour)[0].permute(1, 2, 0) * 255).numpy()
-        assert np.abs(ours - composite_over(pixels, colour)).max() < 0.51
+    for color in BACKGROUNDS.values():
+        ours = (composite(truth[:1], color)[0].permute(1, 2, 0) * 255).numpy()
+        assert np.abs(ours - composite_over(pixels, color)).max() < 0.51

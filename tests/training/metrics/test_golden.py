@@ -31,17 +31,19 @@ def pair():
     mask = np.zeros((64, 64), np.float32)
     cv2.circle(mask, (30, 34), 18, 1.0, -1)
     mask[4:20, 40:60] = 0.5
-    truth = np.dstack([*np.indices((64, 64), np.float32) / 63, np.full((64, 64), 0.3), cv2.blur(mask, (5, 5))])
+    truth = np.dstack(
+        [*np.indices((64, 64), np.float32) / 63, np.full((64, 64), 0.3), cv2.blur(mask, (5, 5))]
+    )
     again = np.roll(truth, 1, axis=1) + rng.normal(0, 0.02, truth.shape)
     again[..., 3] *= 0.9
-    rounded = [np.rint(picture.clip(0, 1) * 255) / 255 for picture in (truth, again)]
-    return [torch.from_numpy(picture).permute(2, 0, 1)[None].float() for picture in rounded]
+    rounded = [np.rint(image.clip(0, 1) * 255) / 255 for image in (truth, again)]
+    return [torch.from_numpy(image).permute(2, 0, 1)[None].float() for image in rounded]
 
 
 def metrics():
     truth, again = pair()
     found = {name: row["magenta"].item() for name, row in composite_metrics(truth, again).items()}
-    blends = (composite_jpeg(picture, BACKGROUNDS["magenta"]) for picture in (truth, again))
+    blends = (composite_jpeg(image, BACKGROUNDS["magenta"]) for image in (truth, again))
     found |= {name: value.item() for name, value in published_metrics(*blends).items()}
     return found | matting_errors(truth[0, 3].numpy(), again[0, 3].numpy())
 

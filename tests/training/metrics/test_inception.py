@@ -16,7 +16,10 @@ from training.metrics.inception import Inception, _Block, frechet_distance, load
 def file(tmp_path_factory):
     torch.manual_seed(0)
     place = tmp_path_factory.mktemp("inception") / "inception.safetensors"
-    tensors = Inception().state_dict() | {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
+    tensors = Inception().state_dict() | {
+        "fc.weight": torch.zeros(1008, 2048),
+        "fc.bias": torch.zeros(1008),
+    }
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, place)
     return place
 
@@ -53,19 +56,26 @@ def test_pooling_does_not_count_the_border():
 
 def test_a_fork_puts_two_steps_side_by_side():
     block = _Block(3, ("a:4:1x3|b:5:3x1", "c:2:3x3/1v max"))
-    assert (block.width, sorted(name for name, _ in block.named_children())) == (11, ["a", "b", "c"])
+    assert (block.width, sorted(name for name, _ in block.named_children())) == (
+        11,
+        ["a", "b", "c"],
+    )
     assert _Block(3, ("a:4:1x3|b:5:3x1",))(torch.rand(1, 3, 6, 7)).shape == (1, 9, 6, 7)
 
 
 def test_pictures_are_resized_as_clean_fid_does():
     values = torch.rand(1, 1, 400, 350) * 255
     ours = interpolate(values, (299, 299), mode="bicubic", antialias=True, align_corners=False)
-    pillows = np.asarray(Image.fromarray(values[0, 0].numpy()).resize((299, 299), Image.Resampling.BICUBIC))
+    pillows = np.asarray(
+        Image.fromarray(values[0, 0].numpy()).resize((299, 299), Image.Resampling.BICUBIC)
+    )
     assert np.abs(ours[0, 0].numpy() - pillows).max() < 0.01
 
 
 def test_another_file_is_refused(tmp_path):
-    save_file({"Conv2d_1a_3x3.conv.weight": torch.zeros(32, 3, 3, 3)}, tmp_path / "some.safetensors")
+    save_file(
+        {"Conv2d_1a_3x3.conv.weight": torch.zeros(32, 3, 3, 3)}, tmp_path / "some.safetensors"
+    )
     with pytest.raises(Refused, match="not the 2015 Inception network"):
         load_inception(tmp_path / "some.safetensors")
 

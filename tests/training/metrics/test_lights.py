@@ -4,12 +4,17 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr
 
-from training.metrics.lighting import bootstrap_indices, brightness_of_layers, correlation, percentile_interval
+from training.metrics.lighting import (
+    bootstrap_indices,
+    brightness_of_layers,
+    correlation,
+    percentile_interval,
+)
 
 
-def layer(colour, alpha):
+def layer(color, alpha):
     rgba = np.zeros((8, 8, 4), np.uint8)
-    rgba[..., :3], rgba[..., 3] = colour, alpha
+    rgba[..., :3], rgba[..., 3] = color, alpha
     return rgba
 
 
@@ -27,10 +32,10 @@ def test_brightness_is_log2_of_linear_light_where_each_layer_is_seen():
 def test_the_correlation_is_pearsons_over_all_drawings():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(12, 2)) @ [[1, 0.6], [0, 0.8]]
-    pictures = [[tuple(values[2 * place]), tuple(values[2 * place + 1])] for place in range(6)]
-    assert correlation(pictures) == pytest.approx(pearsonr(*values.T).statistic)
-    assert correlation(pictures[:3]) is None
-    assert correlation([*pictures[:3], [], []]) is None
+    images = [[tuple(values[2 * place]), tuple(values[2 * place + 1])] for place in range(6)]
+    assert correlation(images) == pytest.approx(pearsonr(*values.T).statistic)
+    assert correlation(images[:3]) is None
+    assert correlation([*images[:3], [], []]) is None
     assert correlation([[(1.0, 2.0)]] * 5) is None
 
 
@@ -39,9 +44,17 @@ def test_resampled_intervals_hold_what_they_say():
     covered = 0
     for _ in range(40):
         values = rng.normal(size=(60, 2)) @ [[1, 0.5], [0, 0.75**0.5]]
-        pictures = [[tuple(row)] for row in values]
-        low, high = percentile_interval([correlation([pictures[place] for place in places]) for places in bootstrap_indices(60)[:200]])
+        images = [[tuple(row)] for row in values]
+        low, high = percentile_interval(
+            [
+                correlation([images[place] for place in places])
+                for places in bootstrap_indices(60)[:200]
+            ]
+        )
         covered += low < 0.5 < high
     assert covered >= 34
-    assert all(np.array_equal(one, two) for one, two in zip(bootstrap_indices(5), bootstrap_indices(5), strict=True))
+    assert all(
+        np.array_equal(one, two)
+        for one, two in zip(bootstrap_indices(5), bootstrap_indices(5), strict=True)
+    )
     assert percentile_interval([None, None]) == (None, None)

@@ -18,7 +18,9 @@ def test_equal_mattes_have_no_error():
     matte = np.random.default_rng(0).random((24, 24), np.float32)
     metrics = matting_errors(matte, matte)
     assert set(metrics) == {
-        f"{where}_{what}" for where in ("alpha", "unknown") for what in ("sad", "mse", "grad", "conn")
+        f"{where}_{what}"
+        for where in ("alpha", "unknown")
+        for what in ("sad", "mse", "grad", "conn")
     }
     assert set(metrics.values()) == {0.0}
 
@@ -38,7 +40,9 @@ def test_the_unknown_is_a_band_around_what_is_wholly_one_or_nothing():
     assert not unknown_region(np.ones((9, 9), np.float32)).any()
     assert not unknown_region(np.zeros((9, 9), np.float32)).any()
     assert unknown_region(square(alpha=0.5))[4:16, 4:16].all(), "glass is unknown all over"
-    assert unknown_region(square(300, slice(100, 200))).sum() == 106**2 - 94**2, "a hundredth of 300 pixels to either side"
+    assert unknown_region(square(300, slice(100, 200))).sum() == 106**2 - 94**2, (
+        "a hundredth of 300 pixels to either side"
+    )
 
 
 def test_what_the_trimap_knows_is_told():
@@ -58,17 +62,26 @@ def test_the_gradient_of_a_slope_is_the_filters_own_sum():
     slope = np.tile(np.arange(40, dtype=np.float32) / 40, (40, 1))
     place = np.arange(-4, 5)
     bell = np.exp(-(place**2) / (2 * 1.4**2))
-    expected = (bell / np.linalg.norm(bell)).sum() * (place**2 * bell).sum() / np.linalg.norm(place * bell) / 40
+    expected = (
+        (bell / np.linalg.norm(bell)).sum()
+        * (place**2 * bell).sum()
+        / np.linalg.norm(place * bell)
+        / 40
+    )
     assert gradient(slope)[10:30, 10:30] == pytest.approx(expected, rel=1e-4)
     assert gradient(slope.T)[10:30, 10:30] == pytest.approx(expected, rel=1e-4)
-    assert np.abs(gradient(np.full((20, 20), 0.5, np.float32))).max() < 1e-6, "edges are repeated outwards"
+    assert np.abs(gradient(np.full((20, 20), 0.5, np.float32))).max() < 1e-6, (
+        "edges are repeated outwards"
+    )
 
 
 def test_the_gradient_of_one_point_has_unit_energy_both_ways():
     point = np.zeros((21, 21), np.float32)
     point[10, 10] = 1
     # Two filters of unit energy: their squares add up to two, in thousands.
-    assert matting_errors(np.zeros_like(point), point)["alpha_grad"] == pytest.approx(0.002, rel=1e-5)
+    assert matting_errors(np.zeros_like(point), point)["alpha_grad"] == pytest.approx(
+        0.002, rel=1e-5
+    )
 
 
 def test_an_island_that_is_cut_off_counts_its_alpha():

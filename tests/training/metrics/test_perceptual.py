@@ -17,14 +17,21 @@ def file_of(tower, tmp_path):
             tensor.abs_()
     # The original's state dict has each head twice, and the constants of the scaling.
     more = {f"lins.{n}.model.1.weight": tensors[f"lin{n}.model.1.weight"].clone() for n in range(5)}
-    more |= {"scaling_layer.shift": torch.zeros(1, 3, 1, 1), "scaling_layer.scale": torch.ones(1, 3, 1, 1)}
-    save_file({name: tensor.contiguous() for name, tensor in (tensors | more).items()}, tmp_path / "lpips.safetensors")
+    more |= {
+        "scaling_layer.shift": torch.zeros(1, 3, 1, 1),
+        "scaling_layer.scale": torch.ones(1, 3, 1, 1),
+    }
+    save_file(
+        {name: tensor.contiguous() for name, tensor in (tensors | more).items()},
+        tmp_path / "lpips.safetensors",
+    )
     return tmp_path / "lpips.safetensors", tensors
 
 
 def test_the_towers_have_the_published_layout():
     alex, vgg = (
-        {name: tuple(tensor.shape) for name, tensor in LPIPS(t).state_dict().items()} for t in ("alex", "vgg")
+        {name: tuple(tensor.shape) for name, tensor in LPIPS(t).state_dict().items()}
+        for t in ("alex", "vgg")
     )
     assert alex["net.slice1.0.weight"] == (64, 3, 11, 11)
     assert alex["net.slice5.10.weight"] == (256, 256, 3, 3)
@@ -40,8 +47,10 @@ def test_alexnet_s_distance_is_the_formula_written_out(tmp_path):
     file, weights = file_of("alex", tmp_path)
     network = load_lpips(file)
     one, other = torch.rand(2, 3, 64, 48), torch.rand(2, 3, 64, 48)
-    shift, scale = (torch.tensor(v).view(3, 1, 1) for v in ([-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]))
-    features = [(picture * 2 - 1 - shift) / scale for picture in (one, other)]
+    shift, scale = (
+        torch.tensor(v).view(3, 1, 1) for v in ([-0.030, -0.088, -0.188], [0.458, 0.448, 0.450])
+    )
+    features = [(image * 2 - 1 - shift) / scale for image in (one, other)]
     expected = torch.zeros(2)
     layers = [
         ("1.0", 4, 2, False),
@@ -54,7 +63,9 @@ def test_alexnet_s_distance_is_the_formula_written_out(tmp_path):
         kernel, bias = weights[f"net.slice{name}.weight"], weights[f"net.slice{name}.bias"]
         features = [max_pool2d(feature, 3, 2) if pool else feature for feature in features]
         features = [conv2d(feature, kernel, bias, stride, padding).relu() for feature in features]
-        one_unit, other_unit = (feature / (feature.norm(dim=1, keepdim=True) + 1e-10) for feature in features)
+        one_unit, other_unit = (
+            feature / (feature.norm(dim=1, keepdim=True) + 1e-10) for feature in features
+        )
         head = weights[f"lin{number}.model.1.weight"].view(1, -1, 1, 1)
         expected += ((one_unit - other_unit) ** 2 * head).sum(1).mean((1, 2))
     torch.testing.assert_close(network(one, other), expected)
@@ -65,8 +76,8 @@ def test_alexnet_s_distance_is_the_formula_written_out(tmp_path):
 def test_equal_pictures_are_at_no_distance(tower, tmp_path):
     file, _ = file_of(tower, tmp_path)
     network = load_lpips(file)
-    picture = torch.rand(2, 3, 32, 32)
-    assert network(picture, picture).tolist() == [0, 0]
+    image = torch.rand(2, 3, 32, 32)
+    assert network(image, image).tolist() == [0, 0]
     assert not any(parameter.requires_grad for parameter in network.parameters())
     assert not network.training
 
@@ -84,6 +95,8 @@ def test_other_files_are_refused(tmp_path):
         load_lpips(other)
     assert "README" in told.value.hint
     file, weights = file_of("alex", tmp_path)
-    save_file({name: tensor.contiguous() for name, tensor in weights.items() if "lin3" not in name}, file)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in weights.items() if "lin3" not in name}, file
+    )
     with pytest.raises(Refused, match="lin3"):
         load_lpips(file)

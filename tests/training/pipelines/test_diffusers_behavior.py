@@ -8,7 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -73,7 +78,11 @@ def networks():
     torch.manual_seed(0)
     networks = Transparency(replace(PRESETS["micro"], latent_channels=4))
     with torch.no_grad():
-        for layer in (networks.encoder.blocks[-1], networks.decoder.latent_conv_in, networks.decoder.conv_out):
+        for layer in (
+            networks.encoder.blocks[-1],
+            networks.decoder.latent_conv_in,
+            networks.decoder.conv_out,
+        ):
             layer.weight.normal_(std=0.1)
     networks.encoder.offset_scale = 3.0
     return networks.eval().requires_grad_(False)
@@ -85,17 +94,25 @@ def files(models, tmp_path_factory):
     from diffusers import UNet2DConditionModel
 
     folder = tmp_path_factory.mktemp("released")
-    unets = {name: UNet2DConditionModel.from_pretrained(path, subfolder="unet") for name, path in models.items()}
+    unets = {
+        name: UNet2DConditionModel.from_pretrained(path, subfolder="unet")
+        for name, path in models.items()
+    }
     shapes = {"joint": sharing_shapes(unets["sd15"], 3, 4)}
-    shapes |= {mode: sharing_shapes(unets["sd15"], 2, 4, controlled=True) for mode in ("fg2bg", "bg2fg")}
+    shapes |= {
+        mode: sharing_shapes(unets["sd15"], 2, 4, controlled=True) for mode in ("fg2bg", "bg2fg")
+    }
     for mode, channels in {"fg2ble": 8, "bg2ble": 8, "fgble2bg": 12, "bgble2fg": 12}.items():
         shapes[mode] = patched(difference_shapes(unets["sdxl"], channels), "sdxl")
     found = {
-        mode: write(folder / f"layer_{mode}.safetensors", own, seed=n) for n, (mode, own) in enumerate(shapes.items())
+        mode: write(folder / f"layer_{mode}.safetensors", own, seed=n)
+        for n, (mode, own) in enumerate(shapes.items())
     }
     for family, unet in unets.items():
         (folder / family).mkdir()
-        style = {name: value.float() * 3 for name, value in fill(peft_shapes(unet, 2), seed=7).items()}
+        style = {
+            name: value.float() * 3 for name, value in fill(peft_shapes(unet, 2), seed=7).items()
+        }
         found[family] = folder / family / "style.safetensors"
         save_file(style, found[family])
     return found
@@ -131,7 +148,9 @@ def family_of(name):
 def disc():
     rows, columns = np.mgrid[:64, :64]
     rgba = np.full((64, 64, 4), 200, np.uint8)
-    rgba[..., 3] = (np.clip((0.4 - np.hypot(rows - 32, columns - 32) / 64) * 10, 0, 1) * 255).astype(np.uint8)
+    rgba[..., 3] = (
+        np.clip((0.4 - np.hypot(rows - 32, columns - 32) / 64) * 10, 0, 1) * 255
+    ).astype(np.uint8)
     return rgba
 
 
@@ -143,11 +162,20 @@ def given(name):
     """What a pipeline is given beside the prompt."""
     if name.startswith(("image", "upscale")):
         return {"image": disc(), "strength": 1.0}
-    letters = {"fg2bg": "f", "bg2fg": "b", "fg2ble": "f", "bg2ble": "b", "fgble2bg": "fm", "bgble2fg": "bm"}.get(
-        name, ""
-    )
-    pictures = {"f": ("foreground", disc()), "b": ("background", photograph()), "m": ("blended", photograph())}
-    return dict(pictures[letter] for letter in letters)
+    letters = {
+        "fg2bg": "f",
+        "bg2fg": "b",
+        "fg2ble": "f",
+        "bg2ble": "b",
+        "fgble2bg": "fm",
+        "bgble2fg": "bm",
+    }.get(name, "")
+    images = {
+        "f": ("foreground", disc()),
+        "b": ("background", photograph()),
+        "m": ("blended", photograph()),
+    }
+    return dict(images[letter] for letter in letters)
 
 
 def seeded(*seeds):
@@ -158,11 +186,19 @@ def seeded(*seeds):
 def latent_of(out):
     """The drawn latents, one tensor, whatever the pipeline draws."""
     latents = out.latents
-    return latents if isinstance(latents, torch.Tensor) else torch.cat([latents[role] for role in sorted(latents)])
+    return (
+        latents
+        if isinstance(latents, torch.Tensor)
+        else torch.cat([latents[role] for role in sorted(latents)])
+    )
 
 
 def draw(pipe, name, prompt="a cat", **more):
-    arguments = {"num_inference_steps": 2, "output_type": "latent", "generator": seeded(1)} | given(name) | more
+    arguments = (
+        {"num_inference_steps": 2, "output_type": "latent", "generator": seeded(1)}
+        | given(name)
+        | more
+    )
     return pipe(prompt, **arguments)
 
 
@@ -170,7 +206,11 @@ def draw(pipe, name, prompt="a cat", **more):
 def test_attributes_are_those_of_the_diffusers_pipeline(make, name):
     pipe = make(name)
     inner = pipe.pipeline
-    assert pipe.unet is inner.unet and pipe.vae is inner.vae and pipe.text_encoder is inner.text_encoder
+    assert (
+        pipe.unet is inner.unet
+        and pipe.vae is inner.vae
+        and pipe.text_encoder is inner.text_encoder
+    )
     assert pipe.tokenizer is inner.tokenizer and pipe.config == inner.config
     assert pipe.components.keys() == inner.components.keys()
     plain = StableDiffusionXLPipeline if family_of(name) == "sdxl" else StableDiffusionPipeline
@@ -200,7 +240,11 @@ def test_attributes_are_those_of_the_diffusers_pipeline(make, name):
 def test_an_assigned_scheduler_draws(make, name):
     pipe = make(name)
     before = latent_of(draw(pipe, name, num_inference_steps=4))
-    other = DDIMScheduler if isinstance(pipe.scheduler, EulerDiscreteScheduler) else EulerDiscreteScheduler
+    other = (
+        DDIMScheduler
+        if isinstance(pipe.scheduler, EulerDiscreteScheduler)
+        else EulerDiscreteScheduler
+    )
     pipe.scheduler = other.from_config(pipe.scheduler.config)
     assert type(pipe.pipeline.scheduler) is other
     after = latent_of(draw(pipe, name, num_inference_steps=4))
@@ -211,13 +255,22 @@ def test_an_assigned_scheduler_draws(make, name):
 @pytest.mark.parametrize("name", EVERY)
 def test_outputs_in_every_form(make, name):
     pipe = make(name)
-    outs = {kind: draw(pipe, name, output_type=kind, views=1) for kind in ("pil", "np", "pt", "latent")}
-    for field in ("images",) if hasattr(outs["pt"], "images") else ("foreground", "background", "blended"):
+    outs = {
+        kind: draw(pipe, name, output_type=kind, views=1) for kind in ("pil", "np", "pt", "latent")
+    }
+    for field in (
+        ("images",) if hasattr(outs["pt"], "images") else ("foreground", "background", "blended")
+    ):
         pil, array, tensor = (getattr(outs[kind], field) for kind in ("pil", "np", "pt"))
         if pil is None:
             assert array is None and tensor is None
             continue
-        assert array.dtype == np.float32 and array.shape[-1] == 4 and array.min() >= 0 and array.max() <= 1
+        assert (
+            array.dtype == np.float32
+            and array.shape[-1] == 4
+            and array.min() >= 0
+            and array.max() <= 1
+        )
         torch.testing.assert_close(torch.from_numpy(array).permute(0, 3, 1, 2), tensor)
         assert np.array_equal(np.asarray(pil[0]), np.round(array[0] * 255).astype(np.uint8))
     again = draw(pipe, name, output_type="pt", views=1, return_dict=False)
@@ -235,7 +288,11 @@ def test_outputs_in_every_form(make, name):
 def test_latents_are_scaled_as_diffusers_gives_them(make, name):
     pipe = make(name)
     out = draw(pipe, name)
-    scaled = out.images if hasattr(out, "images") else next(one for one in out.to_tuple() if torch.is_tensor(one))
+    scaled = (
+        out.images
+        if hasattr(out, "images")
+        else next(one for one in out.to_tuple() if torch.is_tensor(one))
+    )
     unscaled = out.latents if hasattr(out, "images") else out.latents[_drawn_first(out)]
     scale = pipe.vae.config.scaling_factor
     torch.testing.assert_close(scaled, unscaled * scale)
@@ -253,11 +310,13 @@ def test_sizes_and_positions(make, name):
         assert torch.equal(latent_of(out), latent_of(draw(pipe, name)))
         return
     named = draw(pipe, name, height=72, width=40)
-    pictures = given(name)
-    first = () if name.startswith("text") else tuple(pictures.values())
+    images = given(name)
+    first = () if name.startswith("text") else tuple(images.values())
     if name in {"fg2bg", "bg2fg"}:
         first = (*first, None)
-    out = pipe("a cat", *first, 72, 40, num_inference_steps=2, output_type="latent", generator=seeded(1))
+    out = pipe(
+        "a cat", *first, 72, 40, num_inference_steps=2, output_type="latent", generator=seeded(1)
+    )
     assert torch.equal(latent_of(out), latent_of(named))
     assert latent_of(out).shape[-2:] == (9, 5)
 
@@ -273,7 +332,10 @@ def test_a_batch_is_its_pictures_one_by_one(make, name):
     if isinstance(both.latents, torch.Tensor):
         pairs = [(both.latents, torch.cat([one.latents for one in alone]))]
     else:
-        pairs = [(both.latents[role], torch.cat([one.latents[role] for one in alone])) for role in both.latents]
+        pairs = [
+            (both.latents[role], torch.cat([one.latents[role] for one in alone]))
+            for role in both.latents
+        ]
     for together, apart in pairs:
         torch.testing.assert_close(together, apart, atol=2e-3, rtol=2e-3)
     several = draw(pipe, name, ["a cat", "a dog"], num_images_per_prompt=2, generator=None)
@@ -288,15 +350,30 @@ def test_encoded_texts_and_first_noise(make, name):
     told = (
         pipe.encode_prompt("a cat", "cpu", 1, True, negative_prompt="ugly")
         if family_of(name) == "sd15"
-        else (pipe.encode_prompt("a cat", device="cpu", do_classifier_free_guidance=True, negative_prompt="ugly"))
+        else (
+            pipe.encode_prompt(
+                "a cat", device="cpu", do_classifier_free_guidance=True, negative_prompt="ugly"
+            )
+        )
     )
-    names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
-    encoded = {one: rows.repeat_interleave(frames, 0) for one, rows in zip(names, told, strict=False)}
-    torch.testing.assert_close(latent_of(draw(pipe, name, None, **encoded)), latent_of(plain), atol=1e-5, rtol=1e-5)
+    names = (
+        "prompt_embeds",
+        "negative_prompt_embeds",
+        "pooled_prompt_embeds",
+        "negative_pooled_prompt_embeds",
+    )
+    encoded = {
+        one: rows.repeat_interleave(frames, 0) for one, rows in zip(names, told, strict=False)
+    }
+    torch.testing.assert_close(
+        latent_of(draw(pipe, name, None, **encoded)), latent_of(plain), atol=1e-5, rtol=1e-5
+    )
     if name.startswith(("image", "upscale")):
         return
     noise = torch.randn(frames, 4, 8, 8, generator=seeded(5))
-    one, same = (latent_of(draw(pipe, name, latents=noise.clone(), generator=None)) for _ in range(2))
+    one, same = (
+        latent_of(draw(pipe, name, latents=noise.clone(), generator=None)) for _ in range(2)
+    )
     if "Ancestral" not in type(pipe.scheduler).__name__:
         torch.testing.assert_close(one, same)
     if name in MODES:
@@ -310,12 +387,27 @@ def test_encoded_texts_and_first_noise(make, name):
 def test_what_diffusers_takes_has_an_effect(make, name):
     pipe = make(name)
     plain = latent_of(draw(pipe, name, num_inference_steps=3))
-    for more in ({"guidance_scale": 1.0}, {"guidance_rescale": 0.9}, {"clip_skip": 1}, {"negative_prompt": "ugly"}):
-        if "guidance_rescale" in more and family_of(name) == "sd15" and name.startswith(("image", "upscale")):
+    for more in (
+        {"guidance_scale": 1.0},
+        {"guidance_rescale": 0.9},
+        {"clip_skip": 1},
+        {"negative_prompt": "ugly"},
+    ):
+        if (
+            "guidance_rescale" in more
+            and family_of(name) == "sd15"
+            and name.startswith(("image", "upscale"))
+        ):
             continue  # diffusers' own has no such argument
-        if "clip_skip" in more and not hasattr(pipe.text_encoder, "text_model") and family_of(name) == "sd15":
+        if (
+            "clip_skip" in more
+            and not hasattr(pipe.text_encoder, "text_model")
+            and family_of(name) == "sd15"
+        ):
             continue  # diffusers' own cannot with this version of transformers
-        assert not torch.allclose(plain, latent_of(draw(pipe, name, num_inference_steps=3, **more))), more
+        assert not torch.allclose(
+            plain, latent_of(draw(pipe, name, num_inference_steps=3, **more))
+        ), more
     assert torch.isfinite(latent_of(draw(pipe, name, cross_attention_kwargs={"scale": 0.5}))).all()
 
 
@@ -328,9 +420,20 @@ def test_callbacks_see_and_stop(make, name):
         pipe._interrupt = True
         return tensors
 
-    draw(pipe, name, num_inference_steps=4, callback_on_step_end=stop, callback_on_step_end_tensor_inputs=["latents"])
+    draw(
+        pipe,
+        name,
+        num_inference_steps=4,
+        callback_on_step_end=stop,
+        callback_on_step_end_tensor_inputs=["latents"],
+    )
     assert steps == [(0, {"latents"})]
-    draw(pipe, name, num_inference_steps=4, callback_on_step_end=lambda *told: steps.append(told[1]) or told[3])
+    draw(
+        pipe,
+        name,
+        num_inference_steps=4,
+        callback_on_step_end=lambda *told: steps.append(told[1]) or told[3],
+    )
     assert steps[1:] == [0, 1, 2, 3], "the next drawing is whole"
     with pytest.raises(ValueError, match="callback_on_step_end_tensor_inputs"):
         draw(pipe, name, callback_on_step_end=stop, callback_on_step_end_tensor_inputs=["nonsense"])
@@ -341,7 +444,9 @@ def test_saved_and_read_again(make, name, tmp_path):
     pipe = make(name)
     before = draw(pipe, name, output_type="pt", views=1)
     pipe.save_pretrained(tmp_path / "saved")
-    assert not [path for path in (tmp_path / "saved").rglob("*") if path.suffix in {".bin", ".pt", ".ckpt"}]
+    assert not [
+        path for path in (tmp_path / "saved").rglob("*") if path.suffix in {".bin", ".pt", ".ckpt"}
+    ]
     again = type(pipe).from_pretrained(str(tmp_path / "saved"))
     again.set_progress_bar_config(disable=True)
     assert again.transparency.encoder.offset_scale == 3.0
@@ -380,7 +485,9 @@ def test_memory_savers(make, name):
     pipe.enable_vae_slicing()
     tiled = draw(pipe, name, output_type="pt", views=1)
     assert pipe.vae.use_tiling, "a call leaves it on"
-    if not name.startswith("upscale"):  # an enlarged picture is larger than a tile, and encoded otherwise
+    if not name.startswith(
+        "upscale"
+    ):  # an enlarged picture is larger than a tile, and encoded otherwise
         torch.testing.assert_close(latent_of(tiled), latent_of(plain), atol=1e-4, rtol=1e-4)
     pipe.disable_vae_tiling()
     pipe.enable_attention_slicing()
@@ -411,7 +518,9 @@ def test_a_style_lora_by_diffusers_own_methods(make, files, name):
     torch.testing.assert_close(latent_of(draw(pipe, name)), before, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", [one for one in EVERY if not one.startswith("text") and one != "joint"])
+@pytest.mark.parametrize(
+    "name", [one for one in EVERY if not one.startswith("text") and one != "joint"]
+)
 def test_given_pictures_in_every_form(make, name):
     pipe = make(name)
     plain = latent_of(draw(pipe, name))
@@ -423,8 +532,12 @@ def test_given_pictures_in_every_form(make, name):
         lambda rgba: (torch.from_numpy(rgba).permute(2, 0, 1) / 255)[None],
     )
     for form in forms:
-        pictures = {role: form(one) for role, one in given(name).items() if isinstance(one, np.ndarray)}
-        torch.testing.assert_close(latent_of(draw(pipe, name, **pictures)), plain, atol=1e-5, rtol=1e-5)
+        images = {
+            role: form(one) for role, one in given(name).items() if isinstance(one, np.ndarray)
+        }
+        torch.testing.assert_close(
+            latent_of(draw(pipe, name, **images)), plain, atol=1e-5, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
@@ -449,16 +562,24 @@ def test_latents_are_told_from_pictures():
     assert as_latents(noise, 4) is noise
     assert as_latents(noise[0], 4).shape == (1, 4, 8, 8)
     assert as_latents(list(noise), 4).shape == (2, 4, 8, 8)
-    for picture in (torch.rand(4, 8, 8), torch.rand(2, 4, 8, 8) * 1.1 - 0.05, torch.rand(3, 8, 8), disc(), [disc()]):
-        assert as_latents(picture, 4) is None
+    for image in (
+        torch.rand(4, 8, 8),
+        torch.rand(2, 4, 8, 8) * 1.1 - 0.05,
+        torch.rand(3, 8, 8),
+        disc(),
+        [disc()],
+    ):
+        assert as_latents(image, 4) is None
     assert as_latents(torch.rand(1, 16, 8, 8), 16) is not None
 
 
-def test_another_autoencoder_decodes_and_another_unet_is_refused_where_weights_are_held(make, models):
+def test_another_autoencoder_decodes_and_another_unet_is_refused_where_weights_are_held(
+    make, models
+):
     pipe = make("text-sd15")
     other = make("text-sdxl")
     pipe.vae = other.vae
-    assert pipe.backbone.autoencoder is other.vae
+    assert pipe.autoencoder.autoencoder is other.vae
     pipe.unet = pipe.unet
     layers = make("joint")
     with pytest.raises(AttributeError, match="belong to the current unet"):

@@ -89,7 +89,10 @@ def files(models, tmp_path_factory):
     from diffusers import UNet2DConditionModel
 
     folder = tmp_path_factory.mktemp("released")
-    unets = {name: UNet2DConditionModel.from_pretrained(path, subfolder="unet") for name, path in models.items()}
+    unets = {
+        name: UNet2DConditionModel.from_pretrained(path, subfolder="unet")
+        for name, path in models.items()
+    }
     shapes = {
         "joint": sharing_shapes(unets["sd15"], 3, 4),
         "fg2bg": sharing_shapes(unets["sd15"], 2, 4, controlled=True),
@@ -116,27 +119,38 @@ def make(models, networks, files):
     return make
 
 
-def disc(size=(64, 64), colour=(200, 40, 30)):
+def disc(size=(64, 64), color=(200, 40, 30)):
     rows, columns = np.mgrid[: size[0], : size[1]]
     away = np.hypot(rows - size[0] / 2, columns - size[1] / 2) / min(size)
     rgba = np.zeros((*size, 4), np.uint8)
-    rgba[..., :3] = colour
+    rgba[..., :3] = color
     rgba[..., 3] = (np.clip((0.4 - away) * 10, 0, 1) * 255).astype(np.uint8)
     return rgba
 
 
 def photograph(size=(64, 64), seed=0):
     rng = np.random.default_rng(seed)
-    return np.repeat(np.repeat(rng.integers(0, 256, (8, 8, 3), np.uint8), size[0] // 8, 0), size[1] // 8, 1)
+    return np.repeat(
+        np.repeat(rng.integers(0, 256, (8, 8, 3), np.uint8), size[0] // 8, 0), size[1] // 8, 1
+    )
 
 
 def given(mode):
     """What each mode is given, beside the prompt."""
-    before = {"fg2bg": "f", "bg2fg": "b", "fg2ble": "f", "bg2ble": "b", "fgble2bg": "fm", "bgble2fg": "bm"}.get(
-        mode, ""
-    )
-    pictures = {"f": ("foreground", disc()), "b": ("background", photograph()), "m": ("blended", photograph(seed=9))}
-    return dict(pictures[letter] for letter in before)
+    before = {
+        "fg2bg": "f",
+        "bg2fg": "b",
+        "fg2ble": "f",
+        "bg2ble": "b",
+        "fgble2bg": "fm",
+        "bgble2fg": "bm",
+    }.get(mode, "")
+    images = {
+        "f": ("foreground", disc()),
+        "b": ("background", photograph()),
+        "m": ("blended", photograph(seed=9)),
+    }
+    return dict(images[letter] for letter in before)
 
 
 def seeded(*seeds):
@@ -159,8 +173,8 @@ def test_every_mode_draws_its_layers_and_leaves_the_unet_as_it_was(make, mode):
         assert latents.isfinite().all()
         opaque = bool((getattr(out, role)[:, 3] == 1).all())
         assert opaque == (role != "foreground"), role
-    for role, picture in given(mode).items():
-        torch.testing.assert_close(getattr(out, role), to_rgba(picture))
+    for role, image in given(mode).items():
+        torch.testing.assert_close(getattr(out, role), to_rgba(image))
     after = pipe.pipeline.unet.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in after.items()), "to the bit"
@@ -173,16 +187,23 @@ def test_every_mode_draws_its_layers_and_leaves_the_unet_as_it_was(make, mode):
 def test_a_batch_is_its_pictures_one_by_one(make, mode):
     pipe = make(mode)
     texts = ["a cat", "a red leaf"]
-    pictures = [given(mode), {role: np.ascontiguousarray(one[::-1]) for role, one in given(mode).items()}]
-    both = {role: [one[role] for one in pictures] for role in given(mode)}
+    images = [
+        given(mode),
+        {role: np.ascontiguousarray(one[::-1]) for role, one in given(mode).items()},
+    ]
+    both = {role: [one[role] for one in images] for role in given(mode)}
     more = {"negative_prompt": ["ugly", "bad"], "guidance_scale": 5.0}
     together = pipe(texts, **both, generator=seeded(1, 2), **more, **SIDE, **LATENT).latents
-    for place, (text, picture) in enumerate(zip(texts, pictures, strict=True)):
+    for place, (text, image) in enumerate(zip(texts, images, strict=True)):
         own = {"negative_prompt": more["negative_prompt"][place], "guidance_scale": 5.0}
-        alone = pipe(text, **picture, generator=seeded(place + 1), **own, **SIDE, **LATENT).latents
+        alone = pipe(text, **image, generator=seeded(place + 1), **own, **SIDE, **LATENT).latents
         for role, latents in alone.items():
-            torch.testing.assert_close(together[role][place : place + 1], latents, atol=1e-4, rtol=1e-4)
-    several = pipe("a cat", **given(mode), num_images_per_prompt=2, generator=seeded(1, 1), **SIDE, **LATENT).latents
+            torch.testing.assert_close(
+                together[role][place : place + 1], latents, atol=1e-4, rtol=1e-4
+            )
+    several = pipe(
+        "a cat", **given(mode), num_images_per_prompt=2, generator=seeded(1, 1), **SIDE, **LATENT
+    ).latents
     for latents in several.values():
         torch.testing.assert_close(latents[0], latents[1], atol=1e-5, rtol=1e-5)
 
@@ -194,10 +215,16 @@ def test_what_is_given_prompts_negatives_and_guidance_matter(make, mode):
     changes = [
         {"prompt": "a red leaf"}, {"negative_prompt": "bad"}, {"guidance_scale": 1.0}, {"generator": seeded(2)},
         {"stop_at": 0.25},
-        *({role: 255 - picture} for role, picture in given(mode).items()),
+        *({role: 255 - image} for role, image in given(mode).items()),
     ]  # fmt: skip
     for change in changes:
-        arguments = {"prompt": "a cat", **given(mode), "generator": seeded(1), **SIDE, **LATENT} | change
+        arguments = {
+            "prompt": "a cat",
+            **given(mode),
+            "generator": seeded(1),
+            **SIDE,
+            **LATENT,
+        } | change
         other = pipe(**arguments).latents
         for role, latents in other.items():
             assert not torch.allclose(latents, plain[role], atol=1e-4), (change, role)
@@ -208,14 +235,16 @@ def test_each_layer_has_its_own_prompt(make):
     texts = {"foreground_prompt": "an apple", "background_prompt": "a table"}
     out = pipe("an apple on a table", **texts, generator=seeded(1), **SIDE, **FEW)
     generator = torch.Generator().manual_seed(1)
-    with pipe.lesson.taught():
+    with pipe.weights.applied():
         taught = pipe.pipeline(
             ["an apple", "a table", "an apple on a table"],
             generator=[generator] * 3, num_inference_steps=2, output_type="latent", **SIDE,
         ).images  # fmt: skip
     ours = torch.cat([out.latents[role] for role in pipe.mode.drawn])
-    torch.testing.assert_close(ours, taught / pipe.pipe.backbone.scale)
-    rgba = decode_rgba(pipe.pipe.backbone, pipe.pipe.transparency.decoder, out.latents[LayerRole.foreground])
+    torch.testing.assert_close(ours, taught / pipe.pipe.autoencoder.scale)
+    rgba = decode_rgba(
+        pipe.pipe.autoencoder, pipe.pipe.transparency.decoder, out.latents[LayerRole.foreground]
+    )
     torch.testing.assert_close(out.foreground, rgba)
     image = pipe.pipeline.vae.decode(out.latents[LayerRole.background]).sample
     torch.testing.assert_close(out.background[:, :3], (image / 2 + 0.5).clamp(0, 1))
@@ -235,7 +264,12 @@ def test_the_unet_sees_the_plain_scaled_latents_beside_the_noisy_one(make, files
     weight[:, :4] += first.weight
     seen = [to_rgba(one) for one in given(mode).values()]
     beside = torch.cat(
-        [vae.encode(over_gray(one[:, :3], one[:, 3:])).latent_dist.mean * vae.config.scaling_factor for one in seen], 1
+        [
+            vae.encode(over_gray(one[:, :3], one[:, 3:])).latent_dist.mean
+            * vae.config.scaling_factor
+            for one in seen
+        ],
+        1,
     )
     added = {name: value for name, value in tensors.items() if name != "conv_in.weight"}
     state = unet.state_dict()
@@ -244,14 +278,23 @@ def test_the_unet_sees_the_plain_scaled_latents_beside_the_noisy_one(make, files
     class Wide(torch.nn.Module):
         def forward(self, noisy):
             noticed.append(noisy.shape[1])
-            return torch.nn.functional.conv2d(torch.cat([noisy, beside], 1), weight, state["conv_in.bias"], padding=1)
+            return torch.nn.functional.conv2d(
+                torch.cat([noisy, beside], 1), weight, state["conv_in.bias"], padding=1
+            )
 
     with torch.no_grad():
-        unet.load_state_dict({n: v + added[n].float() if n in added else v for n, v in state.items()})
+        unet.load_state_dict(
+            {n: v + added[n].float() if n in added else v for n, v in state.items()}
+        )
         state = unet.state_dict()
         unet.conv_in = Wide()
         theirs = pipe.pipeline(
-            "a cat", generator=seeded(1), guidance_scale=1.0, output_type="latent", num_inference_steps=2, **SIDE
+            "a cat",
+            generator=seeded(1),
+            guidance_scale=1.0,
+            output_type="latent",
+            num_inference_steps=2,
+            **SIDE,
         ).images
     assert noticed == [4, 4]
     [latents] = out.latents.values()
@@ -265,13 +308,15 @@ def test_after_stopping_the_plain_unet_draws(make, mode):
     forward = pipe.pipeline.unet.forward
 
     def noting(sample, timestep, *arguments, **named):
-        seen.append((float(timestep), pipe.lesson.within))
+        seen.append((float(timestep), pipe.weights.within))
         return forward(sample, timestep, *arguments, **named)
 
     pipe.pipeline.unet.forward = noting
     arguments = {**given(mode), "generator": seeded(1), **SIDE, **FEW, "num_inference_steps": 8}
     pipe("a cat", **arguments)
-    assert [within for _, within in seen] == [time >= 500 or mode != "fgble2bg" for time, _ in seen], "its default"
+    assert [within for _, within in seen] == [
+        time >= 500 or mode != "fgble2bg" for time, _ in seen
+    ], "its default"
     seen.clear()
     pipe("a cat", **arguments, stop_at=0.75)
     assert [within for _, within in seen] == [time >= 250 for time, _ in seen]
@@ -287,9 +332,13 @@ def test_dpm_is_warned_of_where_a_blended_picture_is_given(make):
     assert type(plain.pipeline.scheduler) is EulerDiscreteScheduler, "the model's own"
     assert type(taken.pipeline.scheduler) is EulerAncestralDiscreteScheduler
     for pipe in (plain, taken):
-        pipe.pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipe.pipeline.scheduler.config)
+        pipe.pipeline.scheduler = DPMSolverMultistepScheduler.from_config(
+            pipe.pipeline.scheduler.config
+        )
     plain("a cat", disc(), **SIDE, **FEW)
-    with pytest.warns(UserWarning, match=r"DPM\+\+ leaves artifacts with fgble2bg; use Euler ancestral or UniPC"):
+    with pytest.warns(
+        UserWarning, match=r"DPM\+\+ leaves artifacts with fgble2bg; use Euler ancestral or UniPC"
+    ):
         taken("a cat", disc(), photograph(), **SIDE, **FEW)
     taken.pipeline.scheduler = UniPCMultistepScheduler.from_config(taken.pipeline.scheduler.config)
     taken("a cat", disc(), photograph(), **SIDE, **FEW)
@@ -299,9 +348,9 @@ def test_dpm_is_warned_of_where_a_blended_picture_is_given(make):
 @pytest.mark.parametrize("size", [(65, 100), (8, 72)])
 def test_any_size_is_drawn(make, mode, size):
     pipe = make(mode)
-    pictures = {role: np.resize(one, (*size, one.shape[2])) for role, one in given(mode).items()}
-    asked = {} if pictures else {"height": size[0], "width": size[1]}
-    out = pipe("a cat", **pictures, **asked, **FEW)
+    images = {role: np.resize(one, (*size, one.shape[2])) for role, one in given(mode).items()}
+    asked = {} if images else {"height": size[0], "width": size[1]}
+    out = pipe("a cat", **images, **asked, **FEW)
     for role in LayerRole:
         layer = getattr(out, role)
         assert layer is None or layer.shape[-2:] == size, role
@@ -341,19 +390,29 @@ def test_fitting_covers_and_cuts_the_middle():
 def test_two_steps_make_a_background_for_a_users_own_foreground(make):
     """What the released SDXL files are for: foreground, then blended, then background."""
     foreground = Image.fromarray(disc())
-    blended = make("fg2ble")("a ball in a room", foreground, generator=seeded(1), num_inference_steps=2).blended
-    out = make("fgble2bg")("a room", foreground, blended, generator=seeded(1), num_inference_steps=4)
-    assert [layer[0].size for layer in (out.foreground, out.background, out.blended)] == [(64, 64)] * 3
+    blended = make("fg2ble")(
+        "a ball in a room", foreground, generator=seeded(1), num_inference_steps=2
+    ).blended
+    out = make("fgble2bg")(
+        "a room", foreground, blended, generator=seeded(1), num_inference_steps=4
+    )
+    assert [layer[0].size for layer in (out.foreground, out.background, out.blended)] == [
+        (64, 64)
+    ] * 3
     assert out.blended[0].tobytes() == blended[0].tobytes()
 
 
 def test_what_does_not_belong_is_refused(make, models, networks, files, tmp_path):
-    with pytest.raises(Refused, match="these weights are bg2ble: given background generates blended"):
+    with pytest.raises(
+        Refused, match="these weights are bg2ble: given background generates blended"
+    ):
         ForegroundToBlendedPipeline.from_pretrained(models["sdxl"], networks, files["bg2ble"])
     with pytest.raises(Refused, match="does not generate single foregrounds: it is fg2ble"):
         TransparentPipeline.from_pretrained(models["sdxl"], networks, adapter=files["fg2ble"])
     with pytest.raises(Refused, match="weights of a single mode"):
-        ForegroundToBlendedPipeline.from_pretrained(models["sdxl"], networks, [files["fg2ble"], files["fg2ble"]])
+        ForegroundToBlendedPipeline.from_pretrained(
+            models["sdxl"], networks, [files["fg2ble"], files["fg2ble"]]
+        )
     with pytest.raises(Refused, match="is not a tensor of this UNet"):
         ForegroundToBlendedPipeline.from_pretrained(models["sd15"], networks, files["fg2ble"])
     pipe = make("fgble2bg")
@@ -370,7 +429,9 @@ def test_what_does_not_belong_is_refused(make, models, networks, files, tmp_path
     with pytest.raises(Refused, match="unknown output_type"):
         pipe("a", disc(), photograph(), num_inference_steps=1, output_type="gif")
     latent = pipe("a", disc(), photograph(), num_inference_steps=1, output_type="latent")
-    torch.testing.assert_close(pipe.pipe.restore(latent.background), latent.latents[LayerRole.background])
+    torch.testing.assert_close(
+        pipe.pipe.restore(latent.background), latent.latents[LayerRole.background]
+    )
 
 
 @pytest.mark.parametrize("kind", ["adapter", "weights"])
@@ -386,17 +447,23 @@ def test_a_lesson_may_be_of_any_kind(make, kind):
 
     plain = look()
     if kind == "adapter":
-        tensors = {n: 0.1 * torch.randn(shape, generator=rng) for n, shape in peft_shapes(unet, 4).items()}
+        tensors = {
+            n: 0.1 * torch.randn(shape, generator=rng) for n, shape in peft_shapes(unet, 4).items()
+        }
         lesson = SwappableWeights(unet, tensors, {"kind": "adapter", "rank": "4", "alpha": "8"})
     else:
-        tensors = {n: v + 0.05 * torch.randn(v.shape, generator=rng) for n, v in unet.state_dict().items()}
+        tensors = {
+            n: v + 0.05 * torch.randn(v.shape, generator=rng) for n, v in unet.state_dict().items()
+        }
         lesson = SwappableWeights(unet, tensors, {"kind": "weights"})
-    with lesson.taught():
+    with lesson.applied():
         if kind == "weights":
-            assert all(torch.equal(value, tensors[name]) for name, value in unet.state_dict().items())
+            assert all(
+                torch.equal(value, tensors[name]) for name, value in unet.state_dict().items()
+            )
         assert (look() - plain).abs().max() > 1e-3
     assert torch.equal(look(), plain)
-    with pytest.raises(ZeroDivisionError), lesson.taught():
+    with pytest.raises(ZeroDivisionError), lesson.applied():
         raise ZeroDivisionError
     assert torch.equal(look(), plain), "whatever happens within"
 
@@ -408,7 +475,9 @@ def test_a_users_own_lora_stands_beside(make):
     pipe = make("fg2ble")
     call = {"foreground": disc(), **SIDE, **FEW}
     before = pipe("a cat", generator=seeded(1), **call).latents[LayerRole.blended]
-    pipe.pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "conv1"], init_lora_weights=False))
+    pipe.pipeline.unet.add_adapter(
+        LoraConfig(r=2, target_modules=["to_q", "conv1"], init_lora_weights=False)
+    )
     after = pipe("a cat", generator=seeded(1), **call).latents[LayerRole.blended]
     assert not torch.allclose(before, after)
     pipe.pipeline.unet.disable_adapters()

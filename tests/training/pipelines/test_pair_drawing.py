@@ -43,7 +43,9 @@ def released(tmp_path_factory):
         "sd15": write_sd15(folder / "sd15", SD15_CHANNELS, **TINY_SD15),
         "sdxl": write_sdxl(folder / "sdxl", SDXL_CHANNELS, **TINY_SDXL),
     }
-    sd15, sdxl = (UNet2DConditionModel.from_pretrained(models[name], subfolder="unet") for name in models)
+    sd15, sdxl = (
+        UNet2DConditionModel.from_pretrained(models[name], subfolder="unet") for name in models
+    )
     shapes = {
         "sd15": {
             "base": sharing_shapes(sd15, 1, 4),
@@ -60,11 +62,15 @@ def released(tmp_path_factory):
     }
     files = {
         family: {
-            mode: write(folder / f"{family}_{mode}", one, seed=place) for place, (mode, one) in enumerate(own.items())
+            mode: write(folder / f"{family}_{mode}", one, seed=place)
+            for place, (mode, one) in enumerate(own.items())
         }
         for family, own in shapes.items()
     }
-    networks = [write(folder / f"{network}", network_shapes(narrow(), network)) for network in ("encoder", "decoder")]
+    networks = [
+        write(folder / f"{network}", network_shapes(narrow(), network))
+        for network in ("encoder", "decoder")
+    ]
     return models, files, networks
 
 
@@ -75,14 +81,18 @@ def import_(released, store):
     def import_(family, *modes, **changes):
         chosen = [files[family][mode] for mode in modes]
         changed = {"model": str(models[family]), **DRAWING, **NARROW, **changes}
-        return import_checkpoint([*networks, *chosen], family, changed, store, lambda seen: None).checkpoint
+        return import_checkpoint(
+            [*networks, *chosen], family, changed, store, lambda seen: None
+        ).checkpoint
 
     return import_
 
 
 def pixels(side=64, seed=0, opaque=True):
     rng = np.random.default_rng(seed)
-    rgba = np.repeat(np.repeat(rng.integers(0, 256, (8, 8, 4), np.uint8), side // 8, 0), side // 8, 1)
+    rgba = np.repeat(
+        np.repeat(rng.integers(0, 256, (8, 8, 4), np.uint8), side // 8, 0), side // 8, 1
+    )
     rgba[..., 3] = 255 if opaque else rgba[..., 3]
     return rgba
 
@@ -92,45 +102,55 @@ def ask(seed=1, prompt=PAIR):
 
 
 def same(one, other):
-    return one.keys() == other.keys() and all(np.array_equal(one[role], other[role]) for role in one)
+    return one.keys() == other.keys() and all(
+        np.array_equal(one[role], other[role]) for role in one
+    )
 
 
 def test_layers_drawn_together_alike_in_any_company(import_, store, released):
     checkpoint = import_("sd15", "base", "joint")
     generator = load_generator(checkpoint, store)
-    together = generator.draw([ask(seed) for seed in range(3)])
+    together = generator.generate([ask(seed) for seed in range(3)])
     for layers in together:
         assert list(layers) == [FOREGROUND, BACKGROUND, BLENDED]
-        assert {(layer.shape, layer.dtype) for layer in layers.values()} == {((64, 64, 4), np.dtype(np.uint8))}
+        assert {(layer.shape, layer.dtype) for layer in layers.values()} == {
+            ((64, 64, 4), np.dtype(np.uint8))
+        }
         assert not layers[FOREGROUND][layers[FOREGROUND][..., 3] == 0].any()
         assert (layers[BACKGROUND][..., 3] == 255).all() and (layers[BLENDED][..., 3] == 255).all()
     assert not same(together[0], together[1])
     again = load_generator(checkpoint, store)
     for seed in (2, 0, 1):
-        assert same(again.draw([ask(seed)])[0], together[seed])
+        assert same(again.generate([ask(seed)])[0], together[seed])
 
     models, files, _ = released
     parts = load_checkpoint(checkpoint, store)
-    pipe = LayersTogetherPipeline.from_pretrained(str(models["sd15"]), parts.transparency, files["sd15"]["joint"])
+    pipe = LayersTogetherPipeline.from_pretrained(
+        str(models["sd15"]), parts.transparency, files["sd15"]["joint"]
+    )
     out = pipe(
         PAIR.text, foreground_prompt="a cat", background_prompt="a garden", num_inference_steps=2, output_type="np",
         guidance_scale=parts.preset.guidance, generator=[torch.Generator().manual_seed(1)], height=64, width=64,
     )  # fmt: skip
     away = np.abs(np.round(out.background[0] * 255).astype(int) - together[1][BACKGROUND])
-    assert away.max() <= 1, "what anybody draws without Layerloop; a batch of another size rounds otherwise"
+    assert away.max() <= 1, (
+        "what anybody draws without Layerloop; a batch of another size rounds otherwise"
+    )
 
 
 def test_single_pictures_and_pairs_come_back_in_order(import_, store):
     generator = load_generator(import_("sd15", "base", "joint"), store)
     single = Prompt("a cat")
     requests = [ask(1, single), ask(2), ask(3, single), ask(4, single), ask(5)]
-    drawn = generator.draw(requests)
+    drawn = generator.generate(requests)
     assert [len(layers) for layers in drawn] == [1, 3, 1, 1, 3]
     alone = load_generator(import_("sd15", "base"), store)
     for place in (0, 2, 3):
-        assert same(drawn[place], alone.draw([requests[place]])[0]), "as if the other weights were not there"
-    assert same(drawn[4], generator.draw([requests[4]])[0])
-    assert generator.draw([]) == []
+        assert same(drawn[place], alone.generate([requests[place]])[0]), (
+            "as if the other weights were not there"
+        )
+    assert same(drawn[4], generator.generate([requests[4]])[0])
+    assert generator.generate([]) == []
 
 
 @pytest.mark.parametrize(
@@ -147,7 +167,7 @@ def test_given_layers_are_taken_as_they_are(import_, store, family, modes, given
     layers = {role: pixels(seed=n, opaque=role != FOREGROUND) for n, role in enumerate(given)}
     stored = {role: store.put(encode_layer(rgba)) for role, rgba in layers.items()}
     options = GenerationOptions(given=stored)
-    [drawn] = generator.draw([ask(prompt=Prompt("a cat"))], options)
+    [drawn] = generator.generate([ask(prompt=Prompt("a cat"))], options)
     assert set(drawn) == set(LayerRole)
     for role, rgba in layers.items():
         assert np.array_equal(drawn[role], rgba), "to the bit, hidden colours too"
@@ -156,41 +176,47 @@ def test_given_layers_are_taken_as_they_are(import_, store, family, modes, given
     assert {told[f"given {role}"] for role in given} == set(stored.values())
     assert told.get("sampler of the last mode") == ("euler_a" if "ble2" in way else None)
     others = {role: store.put(encode_layer(255 - rgba)) for role, rgba in layers.items()}
-    [other] = generator.draw([ask(prompt=Prompt("a cat"))], GenerationOptions(given=others))
+    [other] = generator.generate([ask(prompt=Prompt("a cat"))], GenerationOptions(given=others))
     for role in set(LayerRole) - set(given):
         assert not np.array_equal(drawn[role], other[role])
 
 
 def test_sdxl_draws_a_whole_pair_in_three_steps(import_, store):
-    generator = load_generator(import_("sdxl", "base", "fg2ble", "fgble2bg", image_size="72"), store)
-    drawn = generator.draw([ask(1), ask(2)])
+    generator = load_generator(
+        import_("sdxl", "base", "fg2ble", "fgble2bg", image_size="72"), store
+    )
+    drawn = generator.generate([ask(1), ask(2)])
     assert {layer.shape for layers in drawn for layer in layers.values()} == {(72, 72, 4)}
-    assert same(drawn[1], generator.draw([ask(2)])[0])
-    [single] = generator.draw([ask(1, Prompt("a cat"))])
-    assert np.array_equal(single[FOREGROUND], drawn[0][FOREGROUND]), "the foreground is drawn first, by its own text"
-    [wide] = generator.draw([ask(1)], GenerationOptions(size=(80, 64), steps=1, sampler="unipc", negative="bad"))
+    assert same(drawn[1], generator.generate([ask(2)])[0])
+    [single] = generator.generate([ask(1, Prompt("a cat"))])
+    assert np.array_equal(single[FOREGROUND], drawn[0][FOREGROUND]), (
+        "the foreground is drawn first, by its own text"
+    )
+    [wide] = generator.generate(
+        [ask(1)], GenerationOptions(size=(80, 64), steps=1, sampler="unipc", negative="bad")
+    )
     assert wide[BLENDED].shape == (64, 80, 4)
 
 
 def test_what_a_checkpoint_cannot_draw_is_refused(import_, store):
     joint = load_generator(import_("sd15", "joint"), store)
     with pytest.raises(Refused, match="it cannot generate single foregrounds") as refused:
-        joint.draw([ask(prompt=Prompt("a cat"))])
+        joint.generate([ask(prompt=Prompt("a cat"))])
     assert "foreground or background text" in refused.value.hint
     with pytest.raises(Refused, match="neither an initial image nor upscaling"):
-        joint.draw([ask()], GenerationOptions(upscale=2.0))
+        joint.generate([ask()], GenerationOptions(upscale=2.0))
     sha = store.put(encode_layer(pixels()))
     with pytest.raises(Refused, match="cannot generate a pair around background; its modes: joint"):
-        joint.draw([ask()], GenerationOptions(given={BACKGROUND: sha}))
+        joint.generate([ask()], GenerationOptions(given={BACKGROUND: sha}))
     single = load_generator(import_("sdxl", "base"), store)
     for options in (GenerationOptions(), GenerationOptions(given={BACKGROUND: sha})):
         with pytest.raises(Refused, match="this checkpoint cannot generate a pair"):
-            single.draw([ask()], options)
+            single.generate([ask()], options)
     with pytest.raises(Refused, match="cannot generate a pair"):
         single.describe(GenerationOptions(given={BACKGROUND: sha}))
     led = load_generator(import_("sd15", "bg2fg"), store)
     with pytest.raises(NotFound):
-        led.draw([ask()], GenerationOptions(given={BACKGROUND: "0" * 64}))
+        led.generate([ask()], GenerationOptions(given={BACKGROUND: "0" * 64}))
     with pytest.raises(Refused, match="sizes of 64x64 and 64x72"):
-        led.draw([ask()], GenerationOptions(given={BACKGROUND: sha}, size=(64, 72)))
-    assert led.draw([ask()], GenerationOptions(given={BACKGROUND: sha}, size=(64, 64)))
+        led.generate([ask()], GenerationOptions(given={BACKGROUND: sha}, size=(64, 72)))
+    assert led.generate([ask()], GenerationOptions(given={BACKGROUND: sha}, size=(64, 64)))

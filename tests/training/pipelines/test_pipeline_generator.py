@@ -56,15 +56,21 @@ def make_checkpoint(store, model, name="sdxl", **changes):
     changed = CHANGES | {"model": model} | changes
     preset = find_preset(name, changed)
     torch.manual_seed(0)
-    denoiser, backbone, networks = new_denoiser(preset), load_autoencoder(model), Transparency(preset)
+    denoiser, autoencoder, networks = (
+        new_denoiser(preset),
+        load_autoencoder(model),
+        Transparency(preset),
+    )
     with torch.no_grad():
-        for value in denoiser.learnt().values():
+        for value in denoiser.finetuned_state_dict().values():
             value.add_(0.05 * torch.randn(value.shape))
         networks.decoder.latent_conv_in.weight.normal_(std=0.1)
     files = {
-        "backbone": save_part(store, "backbone", backbone.state_dict(), backbone.facts()),
-        "transparency": save_part(store, "transparency", networks.state_dict(), {"offset_scale": "1"}),
-        "base": save_part(store, "base", denoiser.learnt(), denoiser.facts()),
+        "backbone": save_part(store, "backbone", autoencoder.state_dict(), autoencoder.metadata()),
+        "transparency": save_part(
+            store, "transparency", networks.state_dict(), {"offset_scale": "1"}
+        ),
+        "base": save_part(store, "base", denoiser.finetuned_state_dict(), denoiser.metadata()),
     }
     return Checkpoint(files, "whole", name, None, None, 0, "test", changes=changed)
 
@@ -79,7 +85,7 @@ def request(seed=1):
 
 
 def draw_one(generator, **options):
-    [layers] = generator.draw([request()], GenerationOptions(**options))
+    [layers] = generator.generate([request()], GenerationOptions(**options))
     return layers[LayerRole.foreground]
 
 
@@ -90,23 +96,23 @@ def pixels(layers):
 def test_it_draws_layers_alike_in_any_company(checkpoint, store):
     generator = load_generator(checkpoint, store)
     requests = [request(seed=k) for k in range(3)]
-    together = pixels(generator.draw(requests))
+    together = pixels(generator.generate(requests))
     assert {(layer.shape, layer.dtype) for layer in together} == {((64, 64, 4), np.dtype(np.uint8))}
     assert len({layer.tobytes() for layer in together}) == 3
     for layer in together:
         assert not layer[layer[..., 3] == 0].any()
     again = load_generator(checkpoint, store)
     for k in (2, 0, 1):
-        assert np.array_equal(pixels(again.draw([requests[k]]))[0], together[k])
-    assert generator.draw([]) == []
+        assert np.array_equal(pixels(again.generate([requests[k]]))[0], together[k])
+    assert generator.generate([]) == []
 
 
 def test_batches_are_filled_so_that_a_request_keeps_its_bits(store, model):
     generator = load_generator(make_checkpoint(store, model, draw_batch="2"), store)
     requests = [request(seed=k) for k in range(3)]
-    together = pixels(generator.draw(requests))
+    together = pixels(generator.generate(requests))
     for k, one in enumerate(requests):
-        assert np.array_equal(pixels(generator.draw([one]))[0], together[k])
+        assert np.array_equal(pixels(generator.generate([one]))[0], together[k])
 
 
 def test_it_is_the_pipeline_that_anybody_can_use(checkpoint, store):
@@ -115,9 +121,14 @@ def test_it_is_the_pipeline_that_anybody_can_use(checkpoint, store):
     assert isinstance(pipe, TransparentPipeline)
     generator = torch.Generator().manual_seed(1)
     image = pipe(
-        "a glass bottle", num_inference_steps=2, guidance_scale=7.0, height=64, width=64, generator=generator
+        "a glass bottle",
+        num_inference_steps=2,
+        guidance_scale=7.0,
+        height=64,
+        width=64,
+        generator=generator,
     ).images[0]
-    drawn = pixels(load_generator(checkpoint, store).draw([request()]))[0]
+    drawn = pixels(load_generator(checkpoint, store).generate([request()]))[0]
     seen = drawn[..., 3] > 0
     assert np.array_equal(np.asarray(image)[seen], drawn[seen])
 
@@ -130,12 +141,24 @@ def test_what_was_trained_is_what_draws(checkpoint, store):
 
     denoiser, pipe = load_denoiser(parts.preset, *parts.base), open_pipeline(parts)
     conditions = denoiser.encode(["a glass bottle"])
-    latent, time = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([500])
+    latent, time = (
+        torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([500]),
+    )
     added = {"text_embeds": conditions.pooled_BP, "time_ids": conditions.sizes_B6}
     merged = pipe.pipeline.unet(latent, time, conditions.states_BLD, added_cond_kwargs=added).sample
-    torch.testing.assert_close(merged, denoiser.predict(latent, time, conditions), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        merged, denoiser.predict(latent, time, conditions), atol=1e-5, rtol=1e-4
+    )
     assert not any(".lora_" in name for name, _ in pipe.pipeline.unet.named_parameters())
-    [sheet] = generate_layers(denoiser, parts.backbone, parts.transparency.decoder, parts.preset, ["a glass bottle"], [1])
+    [sheet] = generate_layers(
+        denoiser,
+        parts.autoencoder,
+        parts.transparency.decoder,
+        parts.preset,
+        ["a glass bottle"],
+        [1],
+    )
     assert sheet.shape == (64, 64, 4)
 
 
@@ -165,7 +188,8 @@ def test_options_change_what_is_drawn_and_are_told(checkpoint, store, options):
 
 
 @pytest.mark.parametrize(
-    ("side", "aspect", "size"), [(1024, 2 / 3, "832x1216"), (64, 1.0, "64x64"), (256, 2.0, "384x192")]
+    ("side", "aspect", "size"),
+    [(1024, 2 / 3, "832x1216"), (64, 1.0, "64x64"), (256, 2.0, "384x192")],
 )
 def test_an_aspect_is_a_size_that_the_model_knows(store, model, side, aspect, size):
     generator = load_generator(make_checkpoint(store, model, image_size=str(side)), store)
@@ -223,7 +247,7 @@ def test_it_draws_on_a_gpu_in_the_presets_precision(store, model):
     generator = load_generator(make_checkpoint(store, model, precision="bf16"), store)
     pipeline = generator.pipe.pipeline
     assert (pipeline.unet.device.type, pipeline.unet.dtype) == ("cuda", torch.bfloat16)
-    assert generator.pipe.backbone.autoencoder.dtype == torch.float32
+    assert generator.pipe.autoencoder.autoencoder.dtype == torch.float32
     one, two = (draw_one(generator) for _ in range(2))
     assert one.shape == (64, 64, 4)
     assert np.array_equal(one, two)
@@ -239,10 +263,16 @@ def test_the_command_draws_from_and_over_pictures(settings, database, model, tmp
         register_checkpoint(tx, kept, "test")
     first, second = tmp_path / "first.png", tmp_path / "second.webp"
     call = ["generate", "a glass bottle", "--checkpoint", kept.id[:12]]
-    drawing = CliRunner().invoke(app, [*call, "--out", str(first), "--size", "72x48"], catch_exceptions=False)
+    drawing = CliRunner().invoke(
+        app, [*call, "--out", str(first), "--size", "72x48"], catch_exceptions=False
+    )
     assert drawing.stdout == f"{first}\n"
-    facts = read_provenance(first)
-    assert (facts["size"], facts["steps"], facts["sampler"]) == ("72x48", "2", "EulerDiscrete")
+    metadata = read_provenance(first)
+    assert (metadata["size"], metadata["steps"], metadata["sampler"]) == (
+        "72x48",
+        "2",
+        "EulerDiscrete",
+    )
     more = ["--image", str(first), "--upscale", "1.5", "--steps", "4", "--out", str(second)]
     CliRunner().invoke(app, [*call, *more], catch_exceptions=False)
     assert read_image(second).shape == (72, 108, 4)
@@ -253,7 +283,9 @@ def test_a_scheduler_without_zero_terminal_snr_gives_way_to_one_with_it(store, t
     model = write_sd15(tmp_path / "sd15")
     PNDMScheduler(**BETAS, skip_prk_steps=True, steps_offset=1).save_pretrained(model / "scheduler")
     index = json.loads((model / "model_index.json").read_text())
-    (model / "model_index.json").write_text(json.dumps(index | {"scheduler": ["diffusers", "PNDMScheduler"]}))
+    (model / "model_index.json").write_text(
+        json.dumps(index | {"scheduler": ["diffusers", "PNDMScheduler"]})
+    )
     changed = {"prediction": "v_prediction", "zero_terminal_snr": "true"}
     generator = load_generator(make_checkpoint(store, str(model), "sd15", **changed), store)
     assert float(generator.scheduler.alphas_cumprod[-1]) == pytest.approx(0, abs=1e-7)
@@ -271,7 +303,9 @@ def test_an_offloaded_pipeline_draws_what_it_draws_at_home(checkpoint, store):
 
 def test_an_adapter_of_the_users_may_stand_in_the_unet_before(store, model, checkpoint):
     parts = load_checkpoint(checkpoint, store)
-    first, second = (UNet2DConditionModel.from_pretrained(model, subfolder="unet") for _ in range(2))
+    first, second = (
+        UNet2DConditionModel.from_pretrained(model, subfolder="unet") for _ in range(2)
+    )
     first.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
     for unet in (first, second):
         merge_weights(unet, *parts.base)

@@ -79,12 +79,12 @@ def seeded(*seeds):
     return generators if len(seeds) > 1 else generators[0]
 
 
-def glass(side=64, colour=(30, 90, 200)):
+def glass(side=64, color=(30, 90, 200)):
     """A soft disc, half transparent, over nothing."""
     rows, columns = np.mgrid[:side, :side]
     away = np.hypot(rows - side / 2, columns - side / 2) / side
     rgba = np.zeros((side, side, 4), np.uint8)
-    rgba[..., :3] = np.where(away[..., None] < 0.4, colour, 255)
+    rgba[..., :3] = np.where(away[..., None] < 0.4, color, 255)
     rgba[..., 3] = (np.clip((0.4 - away) * 10, 0, 1) * 160).astype(np.uint8)
     return rgba
 
@@ -113,7 +113,8 @@ def test_the_latent_is_diffusers_own_unscaled_and_the_picture_that_of_both_decod
 def test_a_batch_is_its_pictures_one_by_one(pipe):
     together = pipe([PROMPT, "a red leaf"], generator=seeded(1, 2), output_type="pt", **FEW).images
     alone = [
-        pipe(text, generator=seeded(k), output_type="pt", **FEW).images for text, k in ((PROMPT, 1), ("a red leaf", 2))
+        pipe(text, generator=seeded(k), output_type="pt", **FEW).images
+        for text, k in ((PROMPT, 1), ("a red leaf", 2))
     ]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
     assert len(pipe(PROMPT, num_images_per_prompt=3, **FEW).images) == 3
@@ -129,7 +130,9 @@ def test_negative_prompt_guidance_and_callback_reach_diffusers(pipe):
     plain = pipe(PROMPT, generator=seeded(1), callback_on_step_end=note, **FEW)
     assert steps == [0, 1]
     for more in ({"negative_prompt": "bad, ugly"}, {"guidance_scale": 1.0}):
-        assert not torch.equal(plain.latents, pipe(PROMPT, generator=seeded(1), **more, **FEW).latents)
+        assert not torch.equal(
+            plain.latents, pipe(PROMPT, generator=seeded(1), **more, **FEW).latents
+        )
 
 
 @pytest.mark.parametrize("size", [(64, 64), (72, 40), (65, 100), (9, 71)])
@@ -143,10 +146,15 @@ def test_any_size_is_drawn(models, networks, family, size):
 
 
 def test_without_a_size_it_is_the_models_own(pipe):
-    assert pipe(PROMPT, num_inference_steps=1).images[0].size == (64, 64)  # sample_size 8 times the stride
+    assert pipe(PROMPT, num_inference_steps=1).images[0].size == (
+        64,
+        64,
+    )  # sample_size 8 times the stride
 
 
-@pytest.mark.parametrize("scheduler", [EulerDiscreteScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler])
+@pytest.mark.parametrize(
+    "scheduler", [EulerDiscreteScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler]
+)
 def test_any_scheduler_of_diffusers(pipe_xl, scheduler):
     pipe_xl.pipeline.scheduler = scheduler.from_config(pipe_xl.pipeline.scheduler.config)
     out = pipe_xl(PROMPT, num_inference_steps=3, height=64, width=64, generator=seeded(1))
@@ -159,14 +167,19 @@ def test_outputs(pipe_xl):
     pil = pipe_xl(PROMPT, generator=seeded(1), **FEW).images
     assert np.array_equal(np.asarray(pil[0]), np.round(array[0] * 255).astype(np.uint8))
     latent = pipe_xl(PROMPT, output_type="latent", generator=seeded(1), **FEW)
-    assert torch.equal(latent.images, pipe_xl.pipeline(PROMPT, output_type="latent", generator=seeded(1), **FEW)[0])
+    assert torch.equal(
+        latent.images, pipe_xl.pipeline(PROMPT, output_type="latent", generator=seeded(1), **FEW)[0]
+    )
     torch.testing.assert_close(pipe_xl.restore(latent.images), latent.latents)
     with pytest.raises(Refused, match="unknown output_type"):
         pipe_xl(PROMPT, output_type="gif", **FEW)
 
 
 def test_views_can_be_chosen(pipe_xl):
-    one, eight = (pipe_xl(PROMPT, views=views, output_type="pt", generator=seeded(1), **FEW) for views in (1, 8))
+    one, eight = (
+        pipe_xl(PROMPT, views=views, output_type="pt", generator=seeded(1), **FEW)
+        for views in (1, 8)
+    )
     assert torch.equal(one.latents, eight.latents)
     assert not torch.equal(one.images, eight.images)
 
@@ -179,7 +192,11 @@ def test_a_controlnet_passes_through(models, networks):
             if "controlnet_" in name:
                 parameter.normal_(std=0.1)
     pipe = quiet(
-        TransparentPipeline(StableDiffusionXLControlNetPipeline(controlnet=control, **plain.components), None, networks)
+        TransparentPipeline(
+            StableDiffusionXLControlNetPipeline(controlnet=control, **plain.components),
+            None,
+            networks,
+        )
     )
     drawn = []
     for shade in (0, 255):
@@ -187,15 +204,21 @@ def test_a_controlnet_passes_through(models, networks):
         drawn.append(pipe(PROMPT, image=sketch, generator=seeded(1), num_inference_steps=2))
     assert drawn[0].images[0].size == (64, 64)
     assert not torch.allclose(drawn[0].latents, drawn[1].latents)
-    over = quiet(TransparentImageToImagePipeline(pipe.pipeline, pipe.backbone, networks))
+    over = quiet(TransparentImageToImagePipeline(pipe.pipeline, pipe.autoencoder, networks))
     assert type(over.pipeline).__name__ == "StableDiffusionXLControlNetImg2ImgPipeline"
-    assert over(PROMPT, glass(), control_image=sketch, num_inference_steps=2).images[0].mode == "RGBA"
+    assert (
+        over(PROMPT, glass(), control_image=sketch, num_inference_steps=2).images[0].mode == "RGBA"
+    )
 
 
 def test_a_controlnet_pipeline_loads_by_its_name(models, networks):
-    control = ControlNetModel.from_unet(StableDiffusionXLPipeline.from_pretrained(models["sdxl"]).unet)
+    control = ControlNetModel.from_unet(
+        StableDiffusionXLPipeline.from_pretrained(models["sdxl"]).unet
+    )
     kind = "StableDiffusionXLControlNetPipeline"
-    pipe = TransparentPipeline.from_pretrained(models["sdxl"], networks, kind=kind, controlnet=control)
+    pipe = TransparentPipeline.from_pretrained(
+        models["sdxl"], networks, kind=kind, controlnet=control
+    )
     assert (type(pipe.pipeline).__name__, pipe.pipeline.controlnet) == (kind, control)
 
 
@@ -219,36 +242,40 @@ def test_an_ip_adapter_passes_through(pipe_xl):
     drawn = []
     for seed in (1, 2):
         embeds = torch.randn(2, 1, width, generator=torch.Generator().manual_seed(seed))
-        drawn.append(pipe_xl(PROMPT, ip_adapter_image_embeds=[embeds], generator=seeded(1), **FEW).latents)
+        drawn.append(
+            pipe_xl(PROMPT, ip_adapter_image_embeds=[embeds], generator=seeded(1), **FEW).latents
+        )
     assert not torch.allclose(*drawn)
 
 
 def test_image_to_rgba(pipe, networks):
-    over = quiet(TransparentImageToImagePipeline(pipe.pipeline, pipe.backbone, networks))
+    over = quiet(TransparentImageToImagePipeline(pipe.pipeline, pipe.autoencoder, networks))
     assert over.pipeline.unet is pipe.pipeline.unet
-    picture = glass()
-    out = over(PROMPT, Image.fromarray(picture), strength=0.5, num_inference_steps=4, generator=seeded(1))
+    image = glass()
+    out = over(
+        PROMPT, Image.fromarray(image), strength=0.5, num_inference_steps=4, generator=seeded(1)
+    )
     assert (out.images[0].mode, out.images[0].size) == ("RGBA", (64, 64))
-    for same in (picture, torch.from_numpy(picture).permute(2, 0, 1) / 255):
+    for same in (image, torch.from_numpy(image).permute(2, 0, 1) / 255):
         again = over(PROMPT, same, strength=0.5, num_inference_steps=4, generator=seeded(1))
         torch.testing.assert_close(again.latents, out.latents, atol=1e-5, rtol=1e-5)
     with pytest.raises(Refused, match="no image to start from"):
         over(PROMPT)
     with pytest.raises(Refused, match="invalid strength"):
-        over(PROMPT, picture, strength=0.0)
-    assert over(PROMPT, picture, strength=0.1, num_inference_steps=2).latents.isfinite().all()
+        over(PROMPT, image, strength=0.0)
+    assert over(PROMPT, image, strength=0.1, num_inference_steps=2).latents.isfinite().all()
 
 
 def test_a_picture_begins_as_its_adjusted_latent(pipe_xl, networks):
     """At almost no strength what comes back is the latent that latent transparency gives, in diffusers' scale."""
-    over = quiet(TransparentImageToImagePipeline(pipe_xl.pipeline, pipe_xl.backbone, networks))
+    over = quiet(TransparentImageToImagePipeline(pipe_xl.pipeline, pipe_xl.autoencoder, networks))
     given = []
     over.pipeline.prepare_latents = _noting(over.pipeline.prepare_latents, given)
     over(PROMPT, glass(), strength=0.3, num_inference_steps=4)
     rgba = to_rgba(glass())
-    adjusted = adjust(pipe_xl.backbone, networks.encoder, rgba[:, 3:], pad_colors(rgba))
-    torch.testing.assert_close(given[0], adjusted * pipe_xl.backbone.scale)
-    plain = pipe_xl.backbone.encode((rgba[:, :3] * 2 - 1) * rgba[:, 3:])[0]
+    adjusted = adjust(pipe_xl.autoencoder, networks.encoder, rgba[:, 3:], pad_colors(rgba))
+    torch.testing.assert_close(given[0], adjusted * pipe_xl.autoencoder.scale)
+    plain = pipe_xl.autoencoder.encode((rgba[:, :3] * 2 - 1) * rgba[:, 3:])[0]
     assert not torch.allclose(adjusted, plain)
 
 
@@ -262,13 +289,13 @@ def _noting(function, given):
 
 @pytest.mark.parametrize("size", [(65, 70), (100, 24)])
 def test_a_picture_of_any_size_comes_back_at_its_size(pipe, networks, size):
-    over = quiet(TransparentImageToImagePipeline(pipe.pipeline, pipe.backbone, networks))
-    picture = np.resize(glass(128), (*size, 4))
-    assert over(PROMPT, picture, num_inference_steps=2).images[0].size == size[::-1]
+    over = quiet(TransparentImageToImagePipeline(pipe.pipeline, pipe.autoencoder, networks))
+    image = np.resize(glass(128), (*size, 4))
+    assert over(PROMPT, image, num_inference_steps=2).images[0].size == size[::-1]
 
 
 def test_a_result_is_enlarged_with_its_alpha(pipe, networks):
-    larger = quiet(TransparentUpscalePipeline(pipe.pipeline, pipe.backbone, networks))
+    larger = quiet(TransparentUpscalePipeline(pipe.pipeline, pipe.autoencoder, networks))
     small = pipe(PROMPT, generator=seeded(1), **FEW).images
     out = larger(PROMPT, small, upscale=1.5, num_inference_steps=4, generator=seeded(1))
     assert out.images[0].size == (96, 96)
@@ -297,11 +324,14 @@ def test_what_was_taught_is_in_the_weights_beside_a_users_own_lora(models, netwo
         torch.manual_seed(seed)
         denoiser = new_denoiser(preset)
         with torch.no_grad():
-            for value in denoiser.learnt().values():
+            for value in denoiser.finetuned_state_dict().values():
                 value.normal_(std=0.1)
         (tmp_path / str(seed)).mkdir()
         files.append(tmp_path / str(seed) / "adapter.safetensors")
-        save_file({name: value.contiguous() for name, value in denoiser.learnt().items()}, files[-1])
+        save_file(
+            {name: value.contiguous() for name, value in denoiser.finetuned_state_dict().items()},
+            files[-1],
+        )
 
     ours, style = files
     pipe = quiet(TransparentPipeline.from_pretrained(models["sdxl"], networks, adapter=ours))
@@ -318,7 +348,9 @@ def test_what_was_taught_is_in_the_weights_beside_a_users_own_lora(models, netwo
     plain.pipeline.fuse_lora()
     plain.pipeline.unload_lora_weights()
     merge_files(plain.pipeline.unet, ours)
-    torch.testing.assert_close(plain(PROMPT, generator=seeded(1), **FEW).latents, both, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        plain(PROMPT, generator=seeded(1), **FEW).latents, both, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_adapters_for_another_model_are_refused(models, networks, tmp_path):
@@ -328,13 +360,18 @@ def test_adapters_for_another_model_are_refused(models, networks, tmp_path):
         TransparentPipeline.from_pretrained(models["sdxl"], networks, adapter=file)
 
 
-def test_networks_come_from_a_checkpoints_file_and_from_released_ones(store, networks, tmp_path, monkeypatch):
+def test_networks_come_from_a_checkpoints_file_and_from_released_ones(
+    store, networks, tmp_path, monkeypatch
+):
     from curation.domain import TrainingRequest
 
     changed = {"latent_channels": "4"}
     order = TrainingRequest("transparency", "micro", "0" * 64, None, None, 0, changes=changed)
     sha = save_part(
-        store, "transparency", networks.state_dict(), part_metadata("transparency", order, "test", offset_scale=7)
+        store,
+        "transparency",
+        networks.state_dict(),
+        part_metadata("transparency", order, "test", offset_scale=7),
     )
     file = tmp_path / "part.safetensors"
     file.write_bytes(store.get(sha))
@@ -366,11 +403,16 @@ def test_networks_of_other_channels_are_refused(models):
 
 
 def test_half_precision_leaves_the_autoencoder_alone(models, networks):
-    pipe = quiet(TransparentPipeline.from_pretrained(models["sdxl"], networks, dtype=torch.bfloat16)).to("cpu")
-    assert (pipe.pipeline.unet.dtype, pipe.backbone.autoencoder.dtype) == (torch.bfloat16, torch.float32)
-    assert pipe.backbone.autoencoder is pipe.pipeline.vae
+    pipe = quiet(
+        TransparentPipeline.from_pretrained(models["sdxl"], networks, dtype=torch.bfloat16)
+    ).to("cpu")
+    assert (pipe.pipeline.unet.dtype, pipe.autoencoder.autoencoder.dtype) == (
+        torch.bfloat16,
+        torch.float32,
+    )
+    assert pipe.autoencoder.autoencoder is pipe.pipeline.vae
     assert pipe(PROMPT, output_type="pt", **FEW).images.dtype == torch.float32
-    over = quiet(TransparentImageToImagePipeline(pipe.pipeline, pipe.backbone, networks))
+    over = quiet(TransparentImageToImagePipeline(pipe.pipeline, pipe.autoencoder, networks))
     assert over(PROMPT, glass(), num_inference_steps=2).latents.isfinite().all()
 
 
@@ -390,15 +432,15 @@ def test_sizes_are_those_that_sdxl_was_trained_at():
 
 
 def test_pictures_of_every_kind():
-    picture = glass(8)
-    batch = to_rgba([Image.fromarray(picture), picture, picture.astype(np.float32) / 255])
+    image = glass(8)
+    batch = to_rgba([Image.fromarray(image), image, image.astype(np.float32) / 255])
     assert batch.shape == (3, 4, 8, 8)
     assert torch.equal(batch[0], batch[1])
     assert torch.equal(to_rgba(batch), batch)
     opaque = to_rgba(Image.new("RGB", (4, 4), (255, 0, 0)))
     assert opaque[0, :, 0, 0].tolist() == [1, 0, 0, 1]
-    assert np.array_equal(np.asarray(to_pil(batch)[0]), picture)
-    for wrong in (np.zeros((8, 8), np.uint8), [picture, glass(9)]):
+    assert np.array_equal(np.asarray(to_pil(batch)[0]), image)
+    for wrong in (np.zeros((8, 8), np.uint8), [image, glass(9)]):
         with pytest.raises(Refused):
             to_rgba(wrong)
 
@@ -406,4 +448,4 @@ def test_pictures_of_every_kind():
 def test_the_autoencoder_may_be_another(models, networks):
     pipeline = StableDiffusionXLPipeline.from_pretrained(models["sdxl"])
     other = load_autoencoder(models["sd15"])
-    assert TransparentPipeline(pipeline, other, networks).backbone is other
+    assert TransparentPipeline(pipeline, other, networks).autoencoder is other

@@ -46,7 +46,9 @@ def test_min_snr_is_refused_where_the_first_level_of_sampling_would_have_no_weig
 
 
 @pytest.mark.parametrize("column", ["model", "inpainter", "perceptual"])
-def test_a_path_to_nothing_is_refused_before_memory_is_estimated(column: str, tmp_path: Path) -> None:
+def test_a_path_to_nothing_is_refused_before_memory_is_estimated(
+    column: str, tmp_path: Path
+) -> None:
     changes = {column: str(tmp_path / "nothing")}
     order = TrainingRequest("transparency", "sd15", "0" * 64, None, None, 0, 0, changes)
     with pytest.raises(NotFound, match=f"there is no .*{tmp_path.name}"):
@@ -54,7 +56,9 @@ def test_a_path_to_nothing_is_refused_before_memory_is_estimated(column: str, tm
 
 
 def test_a_folder_without_a_model_is_refused_before_memory_is_estimated(tmp_path: Path) -> None:
-    order = TrainingRequest("transparency", "sd15", "0" * 64, None, None, 0, 0, {"model": str(tmp_path)})
+    order = TrainingRequest(
+        "transparency", "sd15", "0" * 64, None, None, 0, 0, {"model": str(tmp_path)}
+    )
     with pytest.raises(Refused, match="model"):
         estimate(order, 1)
 
@@ -75,12 +79,18 @@ _CHANGES = st.dictionaries(
                      "text_length", "dit_width", "dit_patch", "unet_layers", "unet_head_width"]), _SIZES.map(str),
     max_size=3,
 )  # fmt: skip
-_WIDTHS = st.dictionaries(st.sampled_from(["encoder_widths", "decoder_widths", "unet_channels"]), _LISTS, max_size=2)
+_WIDTHS = st.dictionaries(
+    st.sampled_from(["encoder_widths", "decoder_widths", "unet_channels"]), _LISTS, max_size=2
+)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 @given(_CHANGES, _WIDTHS, st.sampled_from(["transformer", "unet"]))
-def test_an_accepted_row_builds_its_networks(sizes: dict[str, str], widths: dict[str, str], denoiser: str) -> None:
+def test_an_accepted_row_builds_its_networks(
+    sizes: dict[str, str], widths: dict[str, str], denoiser: str
+) -> None:
     try:
         row = find_preset("micro", {**sizes, **widths, "denoiser": denoiser})
     except LayerloopError as refused:

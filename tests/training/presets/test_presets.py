@@ -16,14 +16,20 @@ def test_a_row_fits_together(preset):
     assert preset.image_size % (preset.fold * 2 ** (len(preset.decoder_widths) - 1)) == 0
     assert preset.model is not None or preset.latent_channels <= 3 * preset.stride**2
     assert len(preset.unet_channels) == len(preset.unet_attention)
-    assert preset.prediction in ({"epsilon", "v_prediction", "model"} if preset.family else {"epsilon", "v_prediction"})
+    assert preset.prediction in (
+        {"epsilon", "v_prediction", "model"} if preset.family else {"epsilon", "v_prediction"}
+    )
 
 
 def test_the_papers_numbers():
     for preset in PRESETS.values():
         assert preset.offset_dropout == 0.3
         assert preset.new_weight == 2.0
-        assert preset.reconstruction_weight == preset.identity_weight == (1.0 if preset.error == "square" else 0.2)
+        assert (
+            preset.reconstruction_weight
+            == preset.identity_weight
+            == (1.0 if preset.error == "square" else 0.2)
+        )
     assert PRESETS["sdxl"].offset_scale == 100.0
     assert PRESETS["sdxl"].discriminator_weight == 0.01
     assert PRESETS["sdxl"].transparency_lr == 1e-5

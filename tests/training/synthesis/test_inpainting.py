@@ -28,58 +28,62 @@ def write_inpainter(folder, kind="sd15", channels=9):
     return folder
 
 
-@pytest.fixture(scope="module", params=[("sd15", 9), ("sd15", 4), ("sdxl", 9), ("sdxl", 4)], ids=str)
+@pytest.fixture(
+    scope="module", params=[("sd15", 9), ("sd15", 4), ("sdxl", 9), ("sdxl", 4)], ids=str
+)
 def inpainter(request, tmp_path_factory):
     kind, channels = request.param
-    return open_inpainter(str(write_inpainter(tmp_path_factory.mktemp("models") / "inpainter", kind, channels)), None)
+    return open_inpainter(
+        str(write_inpainter(tmp_path_factory.mktemp("models") / "inpainter", kind, channels)), None
+    )
 
 
-def fill(inpainter, picture, mask, text="a garden", seed=1, negative=None):
-    return inpainter.fill(picture, mask, text, seed, steps=2, guidance=3.0, negative=negative)
+def fill(inpainter, image, mask, text="a garden", seed=1, negative=None):
+    return inpainter.fill(image, mask, text, seed, steps=2, guidance=3.0, negative_prompt=negative)
 
 
 def planted(height=48, width=64):
-    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     mask = np.zeros((height, width), bool)
     mask[10:30, 20:50] = True
-    return picture, mask
+    return image, mask
 
 
 def test_what_is_not_masked_stays_to_the_level(inpainter):
-    picture, mask = planted()
-    filled = fill(inpainter, picture, mask)
-    assert (filled.shape, filled.dtype) == (picture.shape, np.uint8)
-    assert np.array_equal(filled[~mask], picture[~mask])
-    assert np.mean(filled[mask] != picture[mask]) > 0.9
+    image, mask = planted()
+    filled = fill(inpainter, image, mask)
+    assert (filled.shape, filled.dtype) == (image.shape, np.uint8)
+    assert np.array_equal(filled[~mask], image[~mask])
+    assert np.mean(filled[mask] != image[mask]) > 0.9
 
 
 def test_it_is_the_same_each_time_and_follows_text_and_seed(inpainter):
-    picture, mask = planted()
-    once = fill(inpainter, picture, mask)
-    assert np.array_equal(once, fill(inpainter, picture, mask))
+    image, mask = planted()
+    once = fill(inpainter, image, mask)
+    assert np.array_equal(once, fill(inpainter, image, mask))
     for changed in ({"text": "a harbour at night"}, {"seed": 2}, {"negative": "blurred"}):
-        assert not np.array_equal(once, fill(inpainter, picture, mask, **changed)), changed
+        assert not np.array_equal(once, fill(inpainter, image, mask, **changed)), changed
 
 
 def test_any_size_and_empty_masks(inpainter):
-    picture, mask = planted(41, 53)
-    filled = fill(inpainter, picture, mask)
+    image, mask = planted(41, 53)
+    filled = fill(inpainter, image, mask)
     assert filled.shape == (41, 53, 3)
-    assert np.array_equal(filled[~mask], picture[~mask])
-    assert np.array_equal(fill(inpainter, picture, np.zeros_like(mask)), picture)
+    assert np.array_equal(filled[~mask], image[~mask])
+    assert np.array_equal(fill(inpainter, image, np.zeros_like(mask)), image)
 
 
 def test_what_is_under_the_mask_is_not_seen(inpainter):
     """A subject to be taken away must not shine through: the paper's pairs would keep its ghost."""
-    picture, mask = planted()
-    other = picture.copy()
+    image, mask = planted()
+    other = image.copy()
     other[mask] = 255 - other[mask]
-    assert np.array_equal(fill(inpainter, picture, mask), fill(inpainter, other, mask))
+    assert np.array_equal(fill(inpainter, image, mask), fill(inpainter, other, mask))
     ragged = np.zeros_like(mask)
     ragged[13:30, 21:50] = True  # no latent pixels of their own
     assert np.array_equal(
-        fill(inpainter, picture, ragged)[ragged],
-        fill(inpainter, np.where(ragged[..., None], other, picture), ragged)[ragged],
+        fill(inpainter, image, ragged)[ragged],
+        fill(inpainter, np.where(ragged[..., None], other, image), ragged)[ragged],
     )
 
 
@@ -93,12 +97,14 @@ def test_a_model_that_is_not_there_is_told(tmp_path):
 @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
 @pytest.mark.parametrize("channels", [4, 9])
 def test_half_precision_as_on_a_gpu(tmp_path, kind, channels, dtype):
-    inpainter = open_inpainter(str(write_inpainter(tmp_path / "model", kind, channels)), None, dtype=dtype)
-    picture, mask = planted()
+    inpainter = open_inpainter(
+        str(write_inpainter(tmp_path / "model", kind, channels)), None, dtype=dtype
+    )
+    image, mask = planted()
     for _ in range(2):  # SDXL's autoencoder goes to float32 and back
-        filled = fill(inpainter, picture, mask)
-    assert np.array_equal(filled[~mask], picture[~mask])
-    assert np.mean(filled[mask] != picture[mask]) > 0.9
+        filled = fill(inpainter, image, mask)
+    assert np.array_equal(filled[~mask], image[~mask])
+    assert np.mean(filled[mask] != image[mask]) > 0.9
     assert inpainter.pipeline.unet.dtype == dtype
 
 
@@ -107,6 +113,8 @@ def test_half_precision_as_on_a_gpu(tmp_path, kind, channels, dtype):
 def test_on_a_gpu(tmp_path, kind):
     if not torch.cuda.is_available():
         pytest.skip("no GPU here")
-    inpainter = open_inpainter(str(write_inpainter(tmp_path / "model", kind)), None, "cuda", torch.bfloat16)
-    picture, mask = planted()
-    assert np.array_equal(fill(inpainter, picture, mask)[~mask], picture[~mask])
+    inpainter = open_inpainter(
+        str(write_inpainter(tmp_path / "model", kind)), None, "cuda", torch.bfloat16
+    )
+    image, mask = planted()
+    assert np.array_equal(fill(inpainter, image, mask)[~mask], image[~mask])

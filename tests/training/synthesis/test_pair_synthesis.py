@@ -46,12 +46,12 @@ def checkpoint(store, models):
 class Cutter:
     """A generator of planted foregrounds: a solid square with a soft ring around it, in a colour of its text."""
 
-    at_once = 3
+    batch_size = 3
 
     def __init__(self):
         self.asked = []
 
-    def draw(self, requests, options):
+    def generate(self, requests, options):
         self.asked += [(request.prompt.text, request.seed) for request in requests]
         assert not options.given
         return [{F: self.planted(request.prompt.text)} for request in requests]
@@ -73,12 +73,16 @@ def inpainter(models):
 
 @pytest.fixture
 def synthesis(store, inpainter):
-    preset = find_preset("sd15", {"draw_steps": "2", "erosion": "64", "inpainter": "x"})  # 4 pixels of 64
+    preset = find_preset(
+        "sd15", {"draw_steps": "2", "erosion": "64", "inpainter": "x"}
+    )  # 4 pixels of 64
     return InpaintingPairGenerator(Cutter(), inpainter, preset, store)
 
 
 def draw(synthesis, *prompts, **options):
-    return synthesis.draw([GenerationRequest(prompt, 5) for prompt in prompts], GenerationOptions(**options))
+    return synthesis.generate(
+        [GenerationRequest(prompt, 5) for prompt in prompts], GenerationOptions(**options)
+    )
 
 
 def test_a_pair_is_foreground_background_and_blended(synthesis):
@@ -99,7 +103,9 @@ def test_the_foreground_stands_in_the_blended_image_to_the_level(synthesis):
     half = soft & ~solid  # half of what was painted, half of the foreground
     assert np.all(np.abs(blended[half] - foreground[half] * 128 / 255) <= 127.5)
     assert np.all(blended[half] >= np.floor(foreground[half] * 128 / 255))
-    assert not np.array_equal(blended[~soft], np.full_like(blended[~soft], 128))  # painted, no longer grey
+    assert not np.array_equal(
+        blended[~soft], np.full_like(blended[~soft], 128)
+    )  # painted, no longer grey
 
 
 def test_the_background_is_the_blended_image_away_from_the_subject_and_new_behind_it(synthesis):
@@ -131,12 +137,19 @@ def test_every_text_has_its_step(synthesis):
 
 
 def test_single_prompts_are_the_generators_own_and_keep_their_places(synthesis):
-    drawn = draw(synthesis, Prompt("one"), PAIR, Prompt("another one"), Prompt("whole", None, "empty"))
+    drawn = draw(
+        synthesis, Prompt("one"), PAIR, Prompt("another one"), Prompt("whole", None, "empty")
+    )
     assert [set(layers) for layers in drawn] == [{F}, {F, B, W}, {F}, {F, B, W}]
-    assert [text for text, _ in synthesis.generator.asked] == ["one", "a cat", "another one", "whole"]
+    assert [text for text, _ in synthesis.generator.asked] == [
+        "one",
+        "a cat",
+        "another one",
+        "whole",
+    ]
     assert np.array_equal(drawn[2][F], Cutter().planted("another one"))
-    assert synthesis.draw([]) == []
-    assert synthesis.at_once == 3
+    assert synthesis.generate([]) == []
+    assert synthesis.batch_size == 3
 
 
 def test_a_pair_does_not_depend_on_its_company(synthesis):
@@ -145,13 +158,15 @@ def test_a_pair_does_not_depend_on_its_company(synthesis):
     for role in (F, B, W):
         assert np.array_equal(together[1][role], alone[role])
         assert np.array_equal(together[2][role], alone[role])
-    [other] = synthesis.draw([GenerationRequest(PAIR, 6)])
+    [other] = synthesis.generate([GenerationRequest(PAIR, 6)])
     assert not np.array_equal(other[W], alone[W])
 
 
 def test_given_layers_are_taken_as_they_are(synthesis, store):
     rng = np.random.default_rng(0)
-    below = np.dstack([rng.integers(0, 256, (64, 64, 3), np.uint8), np.full((64, 64), 255, np.uint8)])
+    below = np.dstack(
+        [rng.integers(0, 256, (64, 64, 3), np.uint8), np.full((64, 64), 255, np.uint8)]
+    )
     cut = Cutter().planted("given")
     cut[0, 0] = (7, 8, 9, 0)  # hidden colours stay too
     names = {F: store.put(encode_layer(cut)), B: store.put(encode_layer(below))}
@@ -164,7 +179,9 @@ def test_given_layers_are_taken_as_they_are(synthesis, store):
     assert np.array_equal(layers[W][..., :3], composite_over(layers[F], below))
     [layers] = draw(synthesis, PAIR, given={W: names[B]})
     assert np.array_equal(layers[W], below)
-    assert np.array_equal(layers[B][~mask_behind(layers[F], 64)], below[~mask_behind(layers[F], 64)])
+    assert np.array_equal(
+        layers[B][~mask_behind(layers[F], 64)], below[~mask_behind(layers[F], 64)]
+    )
     small = store.put(encode_layer(below[:32]))
     with pytest.raises(Refused, match="differ in size"):
         draw(synthesis, PAIR, given={B: small})
@@ -182,13 +199,15 @@ def test_it_tells_how_pairs_are_made(synthesis):
 
 def test_a_checkpoint_that_names_an_inpainter_draws_pairs(checkpoint, store):
     generator = load_generator(checkpoint, store)
-    [layers] = generator.draw([GenerationRequest(PAIR, 1)])
-    [single] = generator.draw([GenerationRequest(Prompt("a cat"), 1)])
+    [layers] = generator.generate([GenerationRequest(PAIR, 1)])
+    [single] = generator.generate([GenerationRequest(Prompt("a cat"), 1)])
     assert set(layers) == {F, B, W}
     assert np.array_equal(layers[F], single[F])
-    [again] = load_generator(checkpoint, store).draw([GenerationRequest(PAIR, 1)])
+    [again] = load_generator(checkpoint, store).generate([GenerationRequest(PAIR, 1)])
     assert all(np.array_equal(layers[role], again[role]) for role in layers)
-    [other] = generator.draw([GenerationRequest(PAIR, 1)], GenerationOptions(steps=3, guidance=1.5, negative="ugly"))
+    [other] = generator.generate(
+        [GenerationRequest(PAIR, 1)], GenerationOptions(steps=3, guidance=1.5, negative="ugly")
+    )
     assert not np.array_equal(other[W], layers[W])
     assert generator.describe(GenerationOptions())["inpainter"] == "painter"
 
@@ -199,17 +218,30 @@ def test_a_round_of_pairs_is_drawn_and_every_step_is_kept(here, database, models
         plain = make_checkpoint(opened.store, model, "sd15")
         with database.transaction() as tx:
             register_checkpoint(tx, plain, "test")
-        varied = call("checkpoint", "derive", plain.id[:12], "--set", f"inpainter={inpainter}").strip()
+        varied = call(
+            "checkpoint", "derive", plain.id[:12], "--set", f"inpainter={inpainter}"
+        ).strip()
         with database.transaction() as tx:
             promote_checkpoint(tx, varied, "test")
             kept = find_checkpoint(tx, varied)
-            number = open_round(tx, checkpoint=varied, prompts_=[PAIR], quota=2, kind=Kind.pair, actor="test")
-        assert (kept.files, kept.parent, kept.changes["inpainter"]) == (plain.files, plain.id, inpainter)
+            number = open_round(
+                tx, checkpoint=varied, prompt_list=[PAIR], quota=2, kind=Kind.pair, actor="test"
+            )
+        assert (kept.files, kept.parent, kept.changes["inpainter"]) == (
+            plain.files,
+            plain.id,
+            inpainter,
+        )
         opened.database.send = None
         jobs.generate(opened, number)
         with database.transaction() as tx:
             rows = tx.execute(
-                sa.select(candidates.c.id, candidates.c.state, candidate_layers.c.role, candidate_layers.c.sha256)
+                sa.select(
+                    candidates.c.id,
+                    candidates.c.state,
+                    candidate_layers.c.role,
+                    candidate_layers.c.sha256,
+                )
                 .join(candidate_layers, candidate_layers.c.candidate_id == candidates.c.id)
                 .where(candidates.c.round_id == number)
             ).all()

@@ -23,44 +23,44 @@ def _images(count=24):
 
 def test_with_all_components_nothing_is_lost():
     images = _images()
-    backbone = fit_autoencoder(replace(MICRO, stride=4, latent_channels=48), images)
-    mean, _ = backbone.encode(images)
+    autoencoder = fit_autoencoder(replace(MICRO, stride=4, latent_channels=48), images)
+    mean, _ = autoencoder.encode(images)
     assert mean.shape == (24, 48, 8, 8)
-    assert torch.allclose(backbone.decode(mean), images, atol=1e-4)
+    assert torch.allclose(autoencoder.decode(mean), images, atol=1e-4)
 
 
 @pytest.mark.parametrize("whitening", [0.0, 0.5, 1.0])
 def test_latents_have_unit_variance_once_scaled_and_decode_to_the_best_linear_image(whitening):
     images = _images()
-    backbone = fit_autoencoder(replace(MICRO, whitening=whitening), images)
-    latent, std = backbone.encode(images)
-    scaled = latent * backbone.scale
+    autoencoder = fit_autoencoder(replace(MICRO, whitening=whitening), images)
+    latent, std = autoencoder.encode(images)
+    scaled = latent * autoencoder.scale
     channels = scaled.var(dim=(0, 2, 3), unbiased=False) + scaled.mean(dim=(0, 2, 3)) ** 2
     assert channels.mean() == pytest.approx(1.0, rel=1e-3)
     if whitening == 1.0:
         assert torch.allclose(channels, torch.ones(16), rtol=1e-3)
     # What is lost is the variance that the model says it leaves out: sigma^2 in each of the remaining directions.
-    lost = ((backbone.decode(latent) - images) ** 2).sum() / (24 * 16)
-    assert lost == pytest.approx(float(backbone.sigma**2) * (192 - 16), rel=1e-3)
-    assert torch.allclose(std[0, :, 0, 0] * backbone.gain, backbone.sigma.expand(16))
+    lost = ((autoencoder.decode(latent) - images) ** 2).sum() / (24 * 16)
+    assert lost == pytest.approx(float(autoencoder.sigma**2) * (192 - 16), rel=1e-3)
+    assert torch.allclose(std[0, :, 0, 0] * autoencoder.gain, autoencoder.sigma.expand(16))
 
 
 def test_an_offset_of_one_posterior_deviation_costs_the_same_in_every_channel():
     images = _images()
-    backbone = fit_autoencoder(MICRO, images)
-    latent, std = backbone.encode(images[:1])
+    autoencoder = fit_autoencoder(MICRO, images)
+    latent, std = autoencoder.encode(images[:1])
     costs = []
     for channel in range(MICRO.latent_channels):
         moved = latent.clone()
         moved[:, channel] += std[:, channel]
-        costs.append(float(((backbone.decode(moved) - backbone.decode(latent)) ** 2).mean()))
+        costs.append(float(((autoencoder.decode(moved) - autoencoder.decode(latent)) ** 2).mean()))
     assert max(costs) == pytest.approx(min(costs), rel=1e-3)
 
 
 def test_fitting_is_deterministic_and_a_stored_backbone_is_the_same():
     images = _images()
     one, two = fit_autoencoder(MICRO, images), fit_autoencoder(MICRO, images)
-    again = open_autoencoder(one.state_dict(), one.facts())
+    again = open_autoencoder(one.state_dict(), one.metadata())
     for name, tensor in one.state_dict().items():
         assert torch.equal(tensor, two.state_dict()[name])
         assert torch.equal(tensor, again.state_dict()[name])
@@ -71,31 +71,39 @@ def test_fitting_is_deterministic_and_a_stored_backbone_is_the_same():
 
 @pytest.mark.parametrize("channels", [4, 16])
 @pytest.mark.parametrize("place", ["vae", "alone"])
-def test_an_autoencoder_of_diffusers_loads_from_a_model_and_from_a_folder_of_its_own(tmp_path, channels, place):
+def test_an_autoencoder_of_diffusers_loads_from_a_model_and_from_a_folder_of_its_own(
+    tmp_path, channels, place
+):
     """Four channels as Stable Diffusion, 16 with a shift as SD 3 and Flux: a backbone is a row of the presets."""
     write_vae(tmp_path / place, channels)
     model = str(tmp_path if place == "vae" else tmp_path / place)
     preset = replace(PRESETS["sd3" if channels == 16 else "sdxl"], model=model)
-    backbone = fit_autoencoder(preset, torch.empty(0))
+    autoencoder = fit_autoencoder(preset, torch.empty(0))
     own = AutoencoderKL.from_pretrained(tmp_path / place)
     images = torch.rand(2, 3, 64, 48) * 2 - 1
-    mean, std = backbone.encode(images)
+    mean, std = autoencoder.encode(images)
     assert mean.shape == std.shape == (2, channels, 8, 6)
-    assert (backbone.latent_channels, backbone.stride) == (preset.latent_channels, preset.stride)
-    assert (backbone.scale, backbone.shift) == (own.config.scaling_factor, own.config.shift_factor or 0)
+    assert (autoencoder.latent_channels, autoencoder.stride) == (
+        preset.latent_channels,
+        preset.stride,
+    )
+    assert (autoencoder.scale, autoencoder.shift) == (
+        own.config.scaling_factor,
+        own.config.shift_factor or 0,
+    )
     torch.testing.assert_close(mean, own.encode(images).latent_dist.mean)
-    torch.testing.assert_close(backbone.decode(mean), own.decode(mean).sample)
-    again = open_autoencoder(backbone.state_dict(), backbone.facts())
+    torch.testing.assert_close(autoencoder.decode(mean), own.decode(mean).sample)
+    again = open_autoencoder(autoencoder.state_dict(), autoencoder.metadata())
     assert torch.equal(again.encode(images)[0], mean)
-    assert (again.scale, again.shift) == (backbone.scale, backbone.shift)
+    assert (again.scale, again.shift) == (autoencoder.scale, autoencoder.shift)
 
 
 def test_gradients_reach_the_latent_and_no_weight(tmp_path):
-    backbone = load_autoencoder(str(write_vae(tmp_path / "vae")))
+    autoencoder = load_autoencoder(str(write_vae(tmp_path / "vae")))
     latent = torch.randn(1, 4, 8, 8, requires_grad=True)
-    backbone.decode(latent).square().mean().backward()
+    autoencoder.decode(latent).square().mean().backward()
     assert latent.grad.abs().min() > 0
-    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    assert not any(parameter.requires_grad for parameter in autoencoder.parameters())
 
 
 @pytest.mark.parametrize("overflows", [True, False])
@@ -107,34 +115,34 @@ def test_half_precision_never_meets_an_autoencoder_that_overflows(tmp_path, over
             if name == "decoder.conv_in.weight":
                 parameter.mul_(2e5)
     vae.save_pretrained(tmp_path / "vae")
-    backbone = load_autoencoder(str(tmp_path / "vae")).half()
-    image = backbone.decode(torch.randn(1, 4, 8, 8).half())
+    autoencoder = load_autoencoder(str(tmp_path / "vae")).half()
+    image = autoencoder.decode(torch.randn(1, 4, 8, 8).half())
     assert image.dtype == torch.float16
     assert bool(image.isfinite().all()) is overflows
-    assert backbone.autoencoder.dtype == (torch.float32 if overflows else torch.float16)
+    assert autoencoder.autoencoder.dtype == (torch.float32 if overflows else torch.float16)
 
 
 def test_autocast_around_a_backbone_changes_nothing(tmp_path):
-    backbone = load_autoencoder(str(write_vae(tmp_path / "vae", 16)))
+    autoencoder = load_autoencoder(str(write_vae(tmp_path / "vae", 16)))
     images = torch.rand(1, 3, 64, 64) * 2 - 1
-    plain = backbone.encode(images)[0]
+    plain = autoencoder.encode(images)[0]
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(backbone.encode(images)[0], plain)
-        assert torch.equal(backbone.decode(plain), backbone.decode(plain.clone()))
-        assert backbone.decode(plain).dtype == torch.float32
+        assert torch.equal(autoencoder.encode(images)[0], plain)
+        assert torch.equal(autoencoder.decode(plain), autoencoder.decode(plain.clone()))
+        assert autoencoder.decode(plain).dtype == torch.float32
 
 
 @torch.no_grad()
 def test_tiles_are_taken_where_a_picture_is_larger_and_only_there(tmp_path):
-    backbone = load_autoencoder(str(write_vae(tmp_path / "vae")))
+    autoencoder = load_autoencoder(str(write_vae(tmp_path / "vae")))
     images = torch.rand(1, 3, 128, 96) * 2 - 1
-    latent = backbone.encode(images)[0]
-    assert torch.equal(backbone.encode(images, tile=128)[0], latent)
-    tiled = backbone.encode(images, tile=64)[0]
+    latent = autoencoder.encode(images)[0]
+    assert torch.equal(autoencoder.encode(images, tile=128)[0], latent)
+    tiled = autoencoder.encode(images, tile=64)[0]
     assert tiled.shape == latent.shape
     assert not torch.equal(tiled, latent)
-    assert backbone.decode(latent, tile=64).shape == images.shape
-    assert torch.equal(backbone.decode(latent), backbone.decode(latent, tile=128))
+    assert autoencoder.decode(latent, tile=64).shape == images.shape
+    assert torch.equal(autoencoder.decode(latent), autoencoder.decode(latent, tile=128))
 
 
 def test_a_missing_autoencoder_is_told(tmp_path):

@@ -16,23 +16,23 @@ from training.transparency.padding import _pyramid, over_gray, pad_color, pad_co
 from training.transparency.tta import estimate_augmented
 
 MICRO = PRESETS["micro"]
-pictures = st.tuples(st.integers(1, 24), st.integers(1, 24)).flatmap(
+images = st.tuples(st.integers(1, 24), st.integers(1, 24)).flatmap(
     lambda size: arrays(np.float32, (*size, 4), elements=st.floats(0, 1, width=32))
 )
 
 
-@given(pictures)
+@given(images)
 @settings(max_examples=60, deadline=None)
 def test_padding_keeps_opaque_colours_and_is_finite_within_range(rgba):
-    colour = pad_color(rgba)
+    color = pad_color(rgba)
     opaque = rgba[..., 3] == 1
-    assert np.isfinite(colour).all()
-    assert colour.min() >= 0
-    assert colour.max() <= 1
-    assert np.array_equal(colour[opaque], rgba[..., :3][opaque])
+    assert np.isfinite(color).all()
+    assert color.min() >= 0
+    assert color.max() <= 1
+    assert np.array_equal(color[opaque], rgba[..., :3][opaque])
 
 
-@given(pictures, st.integers(0, 2**32 - 1))
+@given(images, st.integers(0, 2**32 - 1))
 @settings(max_examples=40, deadline=None)
 def test_padding_ignores_colours_that_cannot_be_seen(rgba, seed):
     rgba[..., 3] = np.where(rgba[..., 3] < 0.3, 0, rgba[..., 3])
@@ -55,14 +55,18 @@ def test_one_visible_pixel_gives_its_colour_everywhere_and_none_gives_black():
 
 
 def test_transparent_is_mid_grey():
-    assert torch.equal(over_gray(torch.rand(1, 3, 4, 4), torch.zeros(1, 1, 4, 4)), torch.zeros(1, 3, 4, 4))
+    assert torch.equal(
+        over_gray(torch.rand(1, 3, 4, 4), torch.zeros(1, 1, 4, 4)), torch.zeros(1, 3, 4, 4)
+    )
 
 
 def test_networks_of_the_stable_diffusion_rows_have_the_released_sizes():
     with torch.device("meta"):
         encoder, decoder = OffsetEncoder(PRESETS["sd15"]), AlphaDecoder(PRESETS["sd15"])
     assert sum(p.numel() for p in encoder.parameters()) == 1_181_764
-    assert list(encoder.state_dict()) == [f"blocks.{n}.{kind}" for n in range(0, 17, 2) for kind in ("weight", "bias")]
+    assert list(encoder.state_dict()) == [
+        f"blocks.{n}.{kind}" for n in range(0, 17, 2) for kind in ("weight", "bias")
+    ]
     assert sum(p.numel() for p in decoder.parameters()) == 104_104_804
     assert len(decoder.state_dict()) == 538
     assert decoder.latent_conv_in.weight.shape == (64, 4, 1, 1)
@@ -70,72 +74,84 @@ def test_networks_of_the_stable_diffusion_rows_have_the_released_sizes():
 
 
 def test_a_fresh_encoder_leaves_the_posterior_mean_and_a_fresh_decoder_ignores_the_latent():
-    networks, backbone, alpha, padded = _scene()
-    mean, _ = backbone.encode(over_gray(padded, alpha))
-    assert torch.equal(adjust(backbone, networks.encoder, alpha, padded), mean)
-    image = backbone.decode(mean)
-    for one, other in zip(networks.decoder(image, mean), networks.decoder(image, mean + 1), strict=True):
+    networks, autoencoder, alpha, padded = _scene()
+    mean, _ = autoencoder.encode(over_gray(padded, alpha))
+    assert torch.equal(adjust(autoencoder, networks.encoder, alpha, padded), mean)
+    image = autoencoder.decode(mean)
+    for one, other in zip(
+        networks.decoder(image, mean), networks.decoder(image, mean + 1), strict=True
+    ):
         assert torch.equal(one, other)
 
 
 def test_the_adjusted_latent_is_mean_plus_scaled_offset_and_can_drop_it():
-    networks, backbone, alpha, padded = _scene()
-    torch.nn.init.normal_(networks.encoder.blocks[-1].weight, generator=torch.Generator().manual_seed(1))
+    networks, autoencoder, alpha, padded = _scene()
+    torch.nn.init.normal_(
+        networks.encoder.blocks[-1].weight, generator=torch.Generator().manual_seed(1)
+    )
     networks.encoder.offset_scale = 7.0
-    mean, std = backbone.encode(over_gray(padded, alpha))
+    mean, std = autoencoder.encode(over_gray(padded, alpha))
     offset = networks.encoder(alpha, padded)
     assert offset.abs().max() > 0
-    adjusted = adjust(backbone, networks.encoder, alpha, padded, torch.tensor([1.0, 0.0]))
+    adjusted = adjust(autoencoder, networks.encoder, alpha, padded, torch.tensor([1.0, 0.0]))
     assert torch.allclose(adjusted[0], mean[0] + 7.0 * std[0] * offset[0])
     assert torch.equal(adjusted[1], mean[1])
 
 
 def test_decoding_gives_straight_rgba_with_alpha_last():
-    networks, backbone, alpha, padded = _scene()
-    latent = adjust(backbone, networks.encoder, alpha, padded)
-    alpha_hat, colour_hat = networks.decoder(backbone.decode(latent), latent)
-    rgba = decode_rgba(backbone, networks.decoder, latent)
+    networks, autoencoder, alpha, padded = _scene()
+    latent = adjust(autoencoder, networks.encoder, alpha, padded)
+    alpha_hat, colour_hat = networks.decoder(autoencoder.decode(latent), latent)
+    rgba = decode_rgba(autoencoder, networks.decoder, latent)
     assert torch.equal(rgba[:, 3:], alpha_hat.clamp(0, 1))
     assert torch.equal(rgba[:, :3], colour_hat.clamp(0, 1))
 
 
 def test_views_are_a_choice_of_the_call_beside_that_of_the_preset():
-    networks, backbone, alpha, padded = _scene()
-    torch.nn.init.normal_(networks.decoder.conv_out.weight, std=0.05, generator=torch.Generator().manual_seed(1))
-    latent = adjust(backbone, networks.encoder, alpha, padded)
-    once, eight = (decode_rgba(backbone, networks.decoder, latent, views=views) for views in (1, 8))
-    assert torch.equal(once, decode_rgba(backbone, networks.decoder, latent))
-    assert torch.equal(eight, estimate_augmented(networks.decoder, backbone.decode(latent), latent))
+    networks, autoencoder, alpha, padded = _scene()
+    torch.nn.init.normal_(
+        networks.decoder.conv_out.weight, std=0.05, generator=torch.Generator().manual_seed(1)
+    )
+    latent = adjust(autoencoder, networks.encoder, alpha, padded)
+    once, eight = (
+        decode_rgba(autoencoder, networks.decoder, latent, views=views) for views in (1, 8)
+    )
+    assert torch.equal(once, decode_rgba(autoencoder, networks.decoder, latent))
+    assert torch.equal(
+        eight, estimate_augmented(networks.decoder, autoencoder.decode(latent), latent)
+    )
     assert not torch.equal(once, eight)
     with pytest.raises(Refused, match="in 3 views"):
-        decode_rgba(backbone, networks.decoder, latent, views=3)
+        decode_rgba(autoencoder, networks.decoder, latent, views=3)
 
 
 def test_fresh_training_starts_at_the_frozen_autoencoders_own_quality():
     """The offset is 0, so the frozen decoder draws what it drew before; a residual decoder's colour is that image."""
-    networks, backbone, alpha, padded = _scene()
+    networks, autoencoder, alpha, padded = _scene()
     image = over_gray(padded, alpha)
-    decoded = backbone.decode(adjust(backbone, networks.encoder, alpha, padded))
-    assert torch.equal(decoded, backbone.decode(backbone.encode(image)[0]))
-    _, colour = networks.decoder(decoded, backbone.encode(image)[0])
-    assert torch.equal(colour, decoded.clamp(-1, 1) / 2 + 0.5)
+    decoded = autoencoder.decode(adjust(autoencoder, networks.encoder, alpha, padded))
+    assert torch.equal(decoded, autoencoder.decode(autoencoder.encode(image)[0]))
+    _, color = networks.decoder(decoded, autoencoder.encode(image)[0])
+    assert torch.equal(color, decoded.clamp(-1, 1) / 2 + 0.5)
 
 
 def test_half_precision_weights_and_autocast_leave_the_offset_in_full():
-    networks, backbone, alpha, padded = _scene()
-    torch.nn.init.normal_(networks.encoder.blocks[-1].weight, generator=torch.Generator().manual_seed(1))
-    full = adjust(backbone, networks.encoder, alpha, padded)
+    networks, autoencoder, alpha, padded = _scene()
+    torch.nn.init.normal_(
+        networks.encoder.blocks[-1].weight, generator=torch.Generator().manual_seed(1)
+    )
+    full = adjust(autoencoder, networks.encoder, alpha, padded)
     with torch.autocast("cpu", torch.bfloat16):
-        mean, std = adjusted_posterior(backbone, networks.encoder, alpha, padded)
-    bare, _ = backbone.encode(over_gray(padded, alpha))
+        mean, std = adjusted_posterior(autoencoder, networks.encoder, alpha, padded)
+    bare, _ = autoencoder.encode(over_gray(padded, alpha))
     assert mean.dtype == std.dtype == torch.float32
     half = Transparency(MICRO).to(torch.bfloat16)
     half.load_state_dict(networks.state_dict())
-    for other in (mean, adjust(backbone, half.encoder, alpha, padded)):
+    for other in (mean, adjust(autoencoder, half.encoder, alpha, padded)):
         assert ((other - full).square().mean() / (full - bare).square().mean()).sqrt() < 0.02
-    rgba = decode_rgba(backbone, half.decoder, full)
+    rgba = decode_rgba(autoencoder, half.decoder, full)
     assert rgba.dtype == torch.float32
-    assert (rgba - decode_rgba(backbone, networks.decoder, full)).abs().mean() < 0.02
+    assert (rgba - decode_rgba(autoencoder, networks.decoder, full)).abs().mean() < 0.02
 
 
 def test_padding_answers_in_the_type_it_is_asked_in():
@@ -147,20 +163,31 @@ def _scene():
     torch.manual_seed(0)
     rgba = torch.rand(2, 4, 32, 32)
     alpha, padded = rgba[:, 3:], pad_colors(rgba)
-    return Transparency(MICRO).eval(), fit_autoencoder(MICRO, over_gray(padded, alpha)), alpha, padded
+    return (
+        Transparency(MICRO).eval(),
+        fit_autoencoder(MICRO, over_gray(padded, alpha)),
+        alpha,
+        padded,
+    )
 
 
 @torch.no_grad()
 def test_the_backbone_sees_straight_colours_where_they_are_given():
     """As the released code feeds it; the offset is of the padded ones all the same."""
-    rgba = torch.rand(2, 4, MICRO.image_size, MICRO.image_size, generator=torch.Generator().manual_seed(0))
+    rgba = torch.rand(
+        2, 4, MICRO.image_size, MICRO.image_size, generator=torch.Generator().manual_seed(0)
+    )
     alpha, straight, padded = rgba[:, 3:], rgba[:, :3], pad_colors(rgba)
-    backbone = fit_autoencoder(MICRO, over_gray(straight, alpha))
+    autoencoder = fit_autoencoder(MICRO, over_gray(straight, alpha))
     encoder = OffsetEncoder(MICRO)
-    seen = adjusted_posterior(backbone, encoder, alpha, padded, straight_B3HW=straight)[0]
-    torch.testing.assert_close(seen, backbone.encode(over_gray(straight, alpha))[0])
-    assert not torch.allclose(seen, adjusted_posterior(backbone, encoder, alpha, padded)[0])
+    seen = adjusted_posterior(autoencoder, encoder, alpha, padded, straight_B3HW=straight)[0]
+    torch.testing.assert_close(seen, autoencoder.encode(over_gray(straight, alpha))[0])
+    assert not torch.allclose(seen, adjusted_posterior(autoencoder, encoder, alpha, padded)[0])
     torch.nn.init.normal_(encoder.blocks[-1].weight, std=0.1)
-    moved = adjusted_posterior(backbone, encoder, alpha, padded, straight_B3HW=straight)[0] - seen
-    std = backbone.encode(over_gray(straight, alpha))[1]
-    torch.testing.assert_close(moved, MICRO.offset_scale * std * encoder(alpha, padded), atol=1e-5, rtol=1e-4)
+    moved = (
+        adjusted_posterior(autoencoder, encoder, alpha, padded, straight_B3HW=straight)[0] - seen
+    )
+    std = autoencoder.encode(over_gray(straight, alpha))[1]
+    torch.testing.assert_close(
+        moved, MICRO.offset_scale * std * encoder(alpha, padded), atol=1e-5, rtol=1e-4
+    )

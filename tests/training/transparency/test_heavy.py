@@ -27,12 +27,16 @@ def test_the_heavy_rows_have_about_the_size_of_stable_diffusions_autoencoder(nam
     preset = PRESETS[name]
     with torch.device("meta"):
         encoder, decoder = OffsetEncoder(preset), AlphaDecoder(preset)
-        sizes = [sum(tensor.numel() for tensor in network.parameters()) for network in (encoder, decoder)]
+        sizes = [
+            sum(tensor.numel() for tensor in network.parameters()) for network in (encoder, decoder)
+        ]
         assert sizes == [34_146_308, 62_888_836]  # the autoencoder's own: 34.16 M and 49.49 M
-        alpha, colour = decoder(torch.empty(1, 3, side, side), torch.empty(1, 4, side // 8, side // 8))
+        alpha, color = decoder(
+            torch.empty(1, 3, side, side), torch.empty(1, 4, side // 8, side // 8)
+        )
         offset = encoder(torch.empty(1, 1, side, side), torch.empty(1, 3, side, side))
     assert preset.image_size == side
-    assert (alpha.shape, colour.shape) == ((1, 1, side, side), (1, 3, side, side))
+    assert (alpha.shape, color.shape) == ((1, 1, side, side), (1, 3, side, side))
     assert offset.shape == (1, 4, side // 8, side // 8)
 
 
@@ -42,9 +46,17 @@ def test_levels_of_the_decoder_are_those_of_appendix_b():
         shapes = []
         for block in decoder.up_blocks:
             block.register_forward_hook(lambda _m, _i, out: shapes.append(tuple(out.shape[1:])))
-        decoder.mid_block.register_forward_pre_hook(lambda _m, given: shapes.append(tuple(given[0].shape[1:])))
+        decoder.mid_block.register_forward_pre_hook(
+            lambda _m, given: shapes.append(tuple(given[0].shape[1:]))
+        )
         decoder(torch.empty(1, 3, 512, 512), torch.empty(1, 4, 64, 64))
-    assert shapes == [(512, 64, 64), (512, 128, 128), (512, 256, 256), (256, 512, 512), (128, 512, 512)]
+    assert shapes == [
+        (512, 64, 64),
+        (512, 128, 128),
+        (512, 256, 256),
+        (256, 512, 512),
+        (128, 512, 512),
+    ]
 
 
 @pytest.mark.parametrize("channels", [4, 16])
@@ -53,28 +65,32 @@ def test_fresh_heavy_networks_leave_everything_as_it_is_and_then_learn(channels)
     preset = replace(SMALL, latent_channels=channels)
     rgba = torch.rand(2, 4, 32, 40)
     alpha, padded = rgba[:, 3:], pad_colors(rgba)
-    networks, backbone = Transparency(preset), fit_autoencoder(preset, over_gray(padded, alpha))
-    mean, _ = backbone.encode(over_gray(padded, alpha))
-    latent = adjust(backbone, networks.encoder, alpha, padded)
+    networks, autoencoder = Transparency(preset), fit_autoencoder(preset, over_gray(padded, alpha))
+    mean, _ = autoencoder.encode(over_gray(padded, alpha))
+    latent = adjust(autoencoder, networks.encoder, alpha, padded)
     assert torch.equal(latent, mean)
-    image = backbone.decode(latent)
-    for one, other in zip(networks.decoder(image, mean), networks.decoder(image, mean + 1), strict=True):
+    image = autoencoder.decode(latent)
+    for one, other in zip(
+        networks.decoder(image, mean), networks.decoder(image, mean + 1), strict=True
+    ):
         assert torch.equal(one, other)
 
-    optimiser = torch.optim.Adam(networks.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(networks.parameters(), lr=3e-3)
     losses = []
     for _ in range(12):
-        latent = adjust(backbone, networks.encoder, alpha, padded)
-        found, colour = networks.decoder(backbone.decode(latent), latent)
-        losses.append((found - alpha).square().mean() + (colour - padded).square().mean())
-        optimiser.zero_grad()
+        latent = adjust(autoencoder, networks.encoder, alpha, padded)
+        found, color = networks.decoder(autoencoder.decode(latent), latent)
+        losses.append((found - alpha).square().mean() + (color - padded).square().mean())
+        optimizer.zero_grad()
         losses[-1].backward()
-        optimiser.step()
+        optimizer.step()
     assert losses[-1] < losses[0] / 2
     assert networks.decoder.latent_conv_in.weight.abs().max() > 0
-    assert (adjust(backbone, networks.encoder, alpha, padded) - mean).abs().max() > 0
+    assert (adjust(autoencoder, networks.encoder, alpha, padded) - mean).abs().max() > 0
     with torch.no_grad():
-        assert decode_rgba(backbone, networks.decoder.eval(), latent, views=8, size=(29, 37)).shape == (2, 4, 29, 37)
+        assert decode_rgba(
+            autoencoder, networks.decoder.eval(), latent, views=8, size=(29, 37)
+        ).shape == (2, 4, 29, 37)
 
 
 def test_the_latent_enters_in_the_middle_and_nowhere_before():
@@ -83,7 +99,9 @@ def test_the_latent_enters_in_the_middle_and_nowhere_before():
     torch.nn.init.normal_(decoder.latent_conv_in.weight)
     seen = []
     for block in (*decoder.down_blocks, decoder.mid_block):
-        block.register_forward_hook(lambda _m, _i, out: seen.append(out[0] if isinstance(out, tuple) else out))
+        block.register_forward_hook(
+            lambda _m, _i, out: seen.append(out[0] if isinstance(out, tuple) else out)
+        )
     image = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
         for value in (0.0, 1.0):

@@ -27,38 +27,42 @@ from training.transparency.losses import (
 
 
 def test_identity_and_reconstruction_are_zero_on_the_truth_and_mean_squares_elsewhere():
-    colour, alpha = torch.rand(2, 3, 8, 8), torch.rand(2, 1, 8, 8)
-    assert identity_loss(colour, colour) == 0
-    assert reconstruction_loss(colour, alpha, colour, alpha) == 0
-    assert identity_loss(colour, colour + 0.5) == pytest.approx(0.25)
-    assert reconstruction_loss(colour, alpha, colour + 0.5, alpha - 0.1) == pytest.approx(0.26)
+    color, alpha = torch.rand(2, 3, 8, 8), torch.rand(2, 1, 8, 8)
+    assert identity_loss(color, color) == 0
+    assert reconstruction_loss(color, alpha, color, alpha) == 0
+    assert identity_loss(color, color + 0.5) == pytest.approx(0.25)
+    assert reconstruction_loss(color, alpha, color + 0.5, alpha - 0.1) == pytest.approx(0.26)
 
 
-@pytest.mark.parametrize("moments", [NATURAL, SOLID, LossBackground((0.0, 0.0, 0.0), (2 / 3, 2 / 3, 2 / 3))])
+@pytest.mark.parametrize(
+    "moments", [NATURAL, SOLID, LossBackground((0.0, 0.0, 0.0), (2 / 3, 2 / 3, 2 / 3))]
+)
 def test_the_closed_form_of_the_blend_loss_equals_monte_carlo(moments):
     rng = torch.Generator().manual_seed(3)
-    colour, colour_hat = torch.rand(2, 2, 3, 16, 16, generator=rng)
+    color, colour_hat = torch.rand(2, 2, 3, 16, 16, generator=rng)
     alpha, alpha_hat = torch.rand(2, 2, 1, 16, 16, generator=rng)
     mean, square = torch.tensor(moments.mean), torch.tensor(moments.square)
     backgrounds = mean + (square - mean**2).sqrt() * torch.randn(4_000, 3, generator=rng)
 
     total = 0.0
     for below in backgrounds.view(-1, 1, 3, 1, 1):
-        blend = (colour * 2 - 1) * alpha + below * (1 - alpha)
+        blend = (color * 2 - 1) * alpha + below * (1 - alpha)
         blend_hat = (colour_hat * 2 - 1) * alpha_hat + below * (1 - alpha_hat)
         total += float(((blend_hat - blend) ** 2).mean())
-    assert blend_loss(colour, alpha, colour_hat, alpha_hat, moments) == pytest.approx(total / 4_000, rel=0.02)
+    assert blend_loss(color, alpha, colour_hat, alpha_hat, moments) == pytest.approx(
+        total / 4_000, rel=0.02
+    )
 
 
 def test_blend_loss_does_not_see_colours_under_alpha_0():
-    colour, alpha = torch.rand(1, 3, 4, 4), torch.zeros(1, 1, 4, 4)
-    assert blend_loss(colour, alpha, 1 - colour, alpha) == 0
+    color, alpha = torch.rand(1, 3, 4, 4), torch.zeros(1, 1, 4, 4)
+    assert blend_loss(color, alpha, 1 - color, alpha) == 0
 
 
 def test_the_solid_background_has_the_moments_of_the_colours_that_layers_are_evaluated_on():
-    colours = torch.tensor(list(EVALUATED.values())) / 127.5 - 1
-    assert torch.allclose(colours.mean(0), torch.tensor(SOLID.mean), atol=0.001)  # grey is 128
-    assert torch.allclose((colours**2).mean(0), torch.tensor(SOLID.square), atol=0.001)
+    colors = torch.tensor(list(EVALUATED.values())) / 127.5 - 1
+    assert torch.allclose(colors.mean(0), torch.tensor(SOLID.mean), atol=0.001)  # grey is 128
+    assert torch.allclose((colors**2).mean(0), torch.tensor(SOLID.square), atol=0.001)
 
 
 def test_every_error_on_differences_done_by_hand():
@@ -78,26 +82,36 @@ def test_the_gradient_of_every_error_is_finite_on_the_truth(error):
 
 def test_decibels_are_moved_alike_by_a_share_of_a_large_error_and_of_a_small_one():
     large, small = torch.full((1, 1, 2, 2), 0.5), torch.full((1, 1, 2, 2), 0.05)
-    assert negative_psnr(large) - negative_psnr(large / 2) == pytest.approx(20 * math.log10(2), rel=1e-3)
-    assert negative_psnr(small) - negative_psnr(small / 2) == pytest.approx(20 * math.log10(2), rel=0.02)
+    assert negative_psnr(large) - negative_psnr(large / 2) == pytest.approx(
+        20 * math.log10(2), rel=1e-3
+    )
+    assert negative_psnr(small) - negative_psnr(small / 2) == pytest.approx(
+        20 * math.log10(2), rel=0.02
+    )
 
 
 def test_edge_loss_sees_steps_and_no_levels():
-    alpha, level, step = torch.zeros(1, 1, 4, 4), torch.full((1, 1, 4, 4), 0.3), torch.zeros(1, 1, 4, 4)
+    alpha, level, step = (
+        torch.zeros(1, 1, 4, 4),
+        torch.full((1, 1, 4, 4), 0.3),
+        torch.zeros(1, 1, 4, 4),
+    )
     step[..., 2:] = 0.6
     assert edge_loss(alpha, level) == 0
-    assert edge_loss(alpha, step) == pytest.approx(4 * 0.6 / 12)  # one of three neighbours to the right, in each row
+    assert edge_loss(alpha, step) == pytest.approx(
+        4 * 0.6 / 12
+    )  # one of three neighbours to the right, in each row
 
 
 def test_perceptual_loss_compares_on_black_and_on_white():
-    colour, alpha = torch.full((1, 3, 2, 2), 0.5), torch.full((1, 1, 2, 2), 0.5)
+    color, alpha = torch.full((1, 3, 2, 2), 0.5), torch.full((1, 1, 2, 2), 0.5)
     seen = []
 
     def distance(truth, drawn):
         seen.append((truth[0, 0, 0, 0].item(), drawn[0, 0, 0, 0].item()))
         return (truth - drawn).abs().mean((1, 2, 3))
 
-    loss = perceptual_loss(distance, colour, alpha, colour, alpha * 0)
+    loss = perceptual_loss(distance, color, alpha, color, alpha * 0)
     assert seen == [(0.25, 0.0), (0.75, 1.0)]
     assert loss == pytest.approx(0.25)
 
@@ -121,10 +135,12 @@ def test_hinge_losses_stop_where_the_discriminator_is_sure():
 def test_the_discriminator_judges_patches_of_sixteen_pixels():
     torch.manual_seed(0)
     judge = PatchDiscriminator(8)
-    alpha, colour = torch.rand(1, 1, 64, 64, requires_grad=True), torch.rand(1, 3, 64, 64)
-    judged = judge(alpha, colour)
+    alpha, color = torch.rand(1, 1, 64, 64, requires_grad=True), torch.rand(1, 3, 64, 64)
+    judged = judge(alpha, color)
     assert judged.shape == (1, 1, 16, 16)
-    judge.layers[3] = torch.nn.Identity()  # the normalisation looks at the whole picture; the convolutions do not
-    judge(alpha, colour)[0, 0, 8, 8].backward()
+    judge.layers[3] = (
+        torch.nn.Identity()
+    )  # the normalisation looks at the whole picture; the convolutions do not
+    judge(alpha, color)[0, 0, 8, 8].backward()
     rows = alpha.grad[0, 0].abs().sum(1).nonzero()
     assert int(rows.max() - rows.min()) + 1 <= 18

@@ -11,23 +11,34 @@ from training.metrics.perceptual import LPIPS
 from training.presets.presets import PRESETS
 from training.transparency.autoencoder import LinearAutoencoder
 from training.transparency.codec import adjust
-from training.transparency.losses import SOLID, blend_loss, identity_loss, negative_psnr, reconstruction_loss
+from training.transparency.losses import (
+    SOLID,
+    blend_loss,
+    identity_loss,
+    negative_psnr,
+    reconstruction_loss,
+)
 from training.transparency.networks import Transparency
 from training.transparency.objective import TransparencyObjective, blend_on_solid_colors
 from training.transparency.padding import over_gray
 
-PAPERS = {"error": "square", "blend_weight": 0.0, "blend_background": "natural", "discriminator_weight": 0.01}
+PAPERS = {
+    "error": "square",
+    "blend_weight": 0.0,
+    "blend_background": "natural",
+    "discriminator_weight": 0.01,
+}
 PRESET = replace(PRESETS["micro"], **PAPERS, discriminator_start=100)
 
 
 @pytest.fixture
-def backbone():
+def autoencoder():
     torch.manual_seed(0)
-    backbone = LinearAutoencoder(PRESET.stride, PRESET.latent_channels)
+    autoencoder = LinearAutoencoder(PRESET.stride, PRESET.latent_channels)
     axes = torch.linalg.qr(torch.randn(3 * PRESET.stride**2, PRESET.latent_channels)).Q
-    backbone.basis.copy_(axes.T)
-    backbone.sigma.fill_(0.1)
-    return backbone.eval().requires_grad_(False)
+    autoencoder.basis.copy_(axes.T)
+    autoencoder.sigma.fill_(0.1)
+    return autoencoder.eval().requires_grad_(False)
 
 
 def batch(count=2):
@@ -35,99 +46,115 @@ def batch(count=2):
     return torch.rand(count, 1, 32, 32, generator=rng), torch.rand(count, 3, 32, 32, generator=rng)
 
 
-def measure(preset, backbone, networks, seen=0, keep=None):
-    objective = TransparencyObjective(preset, backbone)
+def measure(preset, autoencoder, networks, seen=0, keep=None):
+    objective = TransparencyObjective(preset, autoencoder)
     keep_B = torch.ones(2) if keep is None else keep
     return objective, objective.measure(networks, *batch(), keep_B, seen)
 
 
-def test_the_total_is_the_weighted_sum_of_the_papers_terms(backbone):
+def test_the_total_is_the_weighted_sum_of_the_papers_terms(autoencoder):
     networks = Transparency(PRESET)
     preset = replace(PRESET, reconstruction_weight=2.0, identity_weight=3.0, blend_weight=0.0)
     alpha, padded = batch()
-    latent = adjust(backbone, networks.encoder, alpha, padded)
-    decoded = backbone.decode(latent)
+    latent = adjust(autoencoder, networks.encoder, alpha, padded)
+    decoded = autoencoder.decode(latent)
     alpha_hat, colour_hat = networks.decoder(decoded, latent)
     expected = 2 * reconstruction_loss(padded, alpha, colour_hat, alpha_hat)
     expected = expected + 3 * identity_loss(over_gray(padded, alpha), decoded)
 
-    _, loss = measure(preset, backbone, networks)
+    _, loss = measure(preset, autoencoder, networks)
     assert loss.total.item() == pytest.approx(expected.item(), rel=1e-6)
     assert set(loss.terms) == {"reconstruction", "identity"}
-    _, blended = measure(replace(preset, blend_weight=0.5), backbone, networks)
+    _, blended = measure(replace(preset, blend_weight=0.5), autoencoder, networks)
     more = 0.5 * blend_loss(padded, alpha, colour_hat, alpha_hat)
     assert blended.total.item() == pytest.approx((expected + more).item(), rel=1e-6)
 
 
-def test_every_further_term_counts_by_its_weight(backbone):
+def test_every_further_term_counts_by_its_weight(autoencoder):
     networks = Transparency(PRESET)
-    preset = replace(PRESET, blend_weight=0.5, blend_background="solid", error="decibel", edge_weight=0.25)
-    _, loss = measure(preset, backbone, networks)
-    weighted = [getattr(preset, f"{name}_weight") * term.item() for name, term in loss.terms.items()]
+    preset = replace(
+        PRESET, blend_weight=0.5, blend_background="solid", error="decibel", edge_weight=0.25
+    )
+    _, loss = measure(preset, autoencoder, networks)
+    weighted = [
+        getattr(preset, f"{name}_weight") * term.item() for name, term in loss.terms.items()
+    ]
     assert set(loss.terms) == {"reconstruction", "identity", "blend", "edge"}
     assert loss.total.item() == pytest.approx(sum(weighted), rel=1e-5)
-    latent = adjust(backbone, networks.encoder, *batch())
-    alpha_hat, colour_hat = networks.decoder(backbone.decode(latent), latent)
+    latent = adjust(autoencoder, networks.encoder, *batch())
+    alpha_hat, colour_hat = networks.decoder(autoencoder.decode(latent), latent)
     alpha, padded = batch()
     expected = blend_loss(padded, alpha, colour_hat, alpha_hat, SOLID, negative_psnr)
     assert loss.terms["blend"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_the_discriminator_counts_from_its_first_image_on(backbone):
+def test_the_discriminator_counts_from_its_first_image_on(autoencoder):
     networks = Transparency(PRESET)
-    _, early = measure(PRESET, backbone, networks, seen=99)
+    _, early = measure(PRESET, autoencoder, networks, images_seen=99)
     assert "fooling" not in early.terms
-    objective, loss = measure(PRESET, backbone, networks, seen=100)
+    objective, loss = measure(PRESET, autoencoder, networks, images_seen=100)
     without = loss.total.item() - 0.01 * loss.terms["fooling"].item()
     assert without == pytest.approx(early.total.item(), rel=1e-5)
-    assert loss.terms["fooling"].item() == pytest.approx(-objective.discriminator(*loss.drawn).mean().item(), rel=1e-5)
+    assert loss.terms["fooling"].item() == pytest.approx(
+        -objective.discriminator(*loss.drawn).mean().item(), rel=1e-5
+    )
     assert not any(tensor.requires_grad for tensor in (*loss.truth, *loss.drawn))
 
 
-def test_an_adaptive_discriminator_pulls_the_last_layer_by_its_share_of_the_others(backbone):
+def test_an_adaptive_discriminator_pulls_the_last_layer_by_its_share_of_the_others(autoencoder):
     torch.manual_seed(0)
     networks = Transparency(PRESET)
     preset = replace(PRESET, discriminator_weight=0.1, discriminator_adaptive=True)
     last = networks.decoder.conv_out.weight
     torch.nn.init.normal_(last, std=0.1)
-    _, early = measure(preset, backbone, networks, seen=0)
+    _, early = measure(preset, autoencoder, networks, images_seen=0)
     (others,) = torch.autograd.grad(early.total, last)
     torch.manual_seed(0)
-    objective, loss = measure(preset, backbone, networks, seen=100)
+    objective, loss = measure(preset, autoencoder, networks, images_seen=100)
     (everything,) = torch.autograd.grad(loss.total, last)
     assert (everything - others).norm() == pytest.approx(0.1 * others.norm().item(), rel=1e-3)
-    assert objective.frozen() == [backbone]
+    assert objective.frozen() == [autoencoder]
 
 
 def test_solids_make_the_chosen_pictures_opaque_and_leave_the_rest():
-    alpha, colour = batch(8)
+    alpha, color = batch(8)
     chosen, below = torch.arange(8) % 3 == 0, torch.rand(8, 3)
-    solid_alpha, solid_colour = blend_on_solid_colors(alpha, colour, chosen, below)
+    solid_alpha, solid_colour = blend_on_solid_colors(alpha, color, chosen, below)
     assert (solid_alpha[chosen] == 1).all()
     assert torch.equal(solid_alpha[~chosen], alpha[~chosen])
-    assert torch.equal(solid_colour[~chosen], colour[~chosen])
-    blended = colour * alpha + below[..., None, None] * (1 - alpha)
+    assert torch.equal(solid_colour[~chosen], color[~chosen])
+    blended = color * alpha + below[..., None, None] * (1 - alpha)
     assert torch.equal(solid_colour[chosen], blended[chosen])
 
 
-def test_lpips_weights_of_the_users_own_count_on_both_blends(backbone, tmp_path):
+def test_lpips_weights_of_the_users_own_count_on_both_blends(autoencoder, tmp_path):
     torch.manual_seed(0)
     save_file(LPIPS("alex").state_dict(), tmp_path / "lpips.safetensors")
     preset = replace(PRESET, perceptual=str(tmp_path / "lpips.safetensors"), perceptual_weight=2.0)
     networks = Transparency(PRESET)
-    objective, loss = measure(preset, backbone, networks)
-    _, without = measure(PRESET, backbone, networks)
-    assert loss.total.item() - without.total.item() == pytest.approx(2 * loss.terms["perceptual"].item(), rel=1e-4)
+    objective, loss = measure(preset, autoencoder, networks)
+    _, without = measure(PRESET, autoencoder, networks)
+    assert loss.total.item() - without.total.item() == pytest.approx(
+        2 * loss.terms["perceptual"].item(), rel=1e-4
+    )
     loss.total.backward()
-    assert all(torch.isfinite(weight.grad).all() for weight in networks.parameters() if weight.grad is not None)
+    assert all(
+        torch.isfinite(weight.grad).all()
+        for weight in networks.parameters()
+        if weight.grad is not None
+    )
     assert objective.frozen()[1] is objective.perception
     with pytest.raises(NotFound):
-        TransparencyObjective(replace(preset, perceptual=str(tmp_path / "none.safetensors")), backbone)
+        TransparencyObjective(
+            replace(preset, perceptual=str(tmp_path / "none.safetensors")), autoencoder
+        )
 
 
-def test_a_dropped_offset_gives_the_encoder_no_gradient(backbone):
+def test_a_dropped_offset_gives_the_encoder_no_gradient(autoencoder):
     networks = Transparency(PRESET)
     torch.nn.init.normal_(networks.encoder.blocks[-1].weight)
-    _, loss = measure(PRESET, backbone, networks, keep=torch.zeros(2))
+    _, loss = measure(PRESET, autoencoder, networks, keep=torch.zeros(2))
     loss.total.backward()
-    assert all(not weight.grad.any() for weight in networks.encoder.parameters() if weight.grad is not None)
+    assert all(
+        not weight.grad.any() for weight in networks.encoder.parameters() if weight.grad is not None
+    )

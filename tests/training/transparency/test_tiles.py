@@ -37,14 +37,15 @@ def test_mirroring_keeps_the_picture_and_its_latent_aligned(rows, columns, more_
     assert grown.shape[-2:] == (rows + more_rows, columns + more_columns)
     assert torch.equal(grown[..., :rows, :columns], latent)
     assert torch.equal(
-        mirror_pad(image, 8 * (rows + more_rows), 8 * (columns + more_columns)), interpolate(grown, scale_factor=8)
+        mirror_pad(image, 8 * (rows + more_rows), 8 * (columns + more_columns)),
+        interpolate(grown, scale_factor=8),
     )
 
 
 def test_a_picture_that_fits_is_left_as_it_is_and_a_seam_of_mirrors_is_even():
-    picture = torch.rand(1, 3, 8, 8)
-    assert mirror_pad(picture, 8, 8) is picture
-    assert torch.equal(mirror_pad(picture, 16, 8)[:, :, 8:], picture.flip(2))
+    image = torch.rand(1, 3, 8, 8)
+    assert mirror_pad(image, 8, 8) is image
+    assert torch.equal(mirror_pad(image, 16, 8)[:, :, 8:], image.flip(2))
 
 
 @given(st.integers(1, 60), st.integers(1, 20), st.data())
@@ -64,7 +65,7 @@ def test_tiles_of_the_light_encoder_are_exact(preset, size):
     alpha, padded = torch.rand(1, 1, *size), torch.rand(1, 3, *size)
     with torch.no_grad():
         once = encoder(alpha, padded)
-        tiled = run_tiled(encoder, (alpha, padded), side=256, unit=8)
+        tiled = run_tiled(encoder, (alpha, padded), tile_size=256, unit=8)
     assert once.std() > 0.01
     assert (tiled - once).abs().max() < 1e-5 * once.abs().max()
 
@@ -80,11 +81,12 @@ def test_the_light_encoder_sees_no_further_than_a_tile_drops(preset):
 
 @pytest.mark.parametrize("kind", ["smooth", "textured", "edges"])
 def test_tiles_of_the_decoder_have_no_seams(trained, kind):
-    decoder, image, latent = trained.decoder, *_picture(kind, 384)
+    decoder, image, latent = trained.decoder, *_image(kind, 384)
     with torch.no_grad():
-        tiled = run_tiled(decoder, (image, latent), side=256, unit=decoder.unit)
+        tiled = run_tiled(decoder, (image, latent), tile_size=256, unit=decoder.unit)
         with _whole_statistics(
-            decoder, [interpolate(one, scale_factor=2 / 3, mode="nearest-exact") for one in (image, latent)]
+            decoder,
+            [interpolate(one, scale_factor=2 / 3, mode="nearest-exact") for one in (image, latent)],
         ):
             once = torch.cat(decoder(image, latent), dim=1)
     assert (tiled - once).abs().max() < SEAM_TOLERANCE
@@ -92,10 +94,10 @@ def test_tiles_of_the_decoder_have_no_seams(trained, kind):
 
 @pytest.mark.parametrize("kind", ["smooth", "textured", "edges"])
 def test_tiles_of_the_decoder_are_near_to_one_pass(trained, kind):
-    decoder, image, latent = trained.decoder, *_picture(kind, 384)
+    decoder, image, latent = trained.decoder, *_image(kind, 384)
     with torch.no_grad():
         once = torch.cat(decoder(image, latent), dim=1)
-        tiled = run_tiled(decoder, (image, latent), side=256, unit=decoder.unit)
+        tiled = run_tiled(decoder, (image, latent), tile_size=256, unit=decoder.unit)
     assert (tiled.clamp(0, 1) - once.clamp(0, 1)).abs().mean() < WHOLE_TOLERANCE
     assert not any(module._forward_hooks for module in decoder.modules())
 
@@ -106,10 +108,10 @@ def test_pictures_of_any_size_go_there_and_back(height, width, views):
     torch.manual_seed(0)
     rgba = torch.rand(1, 4, height, width)
     alpha, padded = rgba[:, 3:], pad_colors(rgba)
-    networks, backbone = Transparency(MICRO).eval(), _linear()
+    networks, autoencoder = Transparency(MICRO).eval(), _linear()
     with torch.no_grad():
-        mean, std = adjusted_posterior(backbone, networks.encoder, alpha, padded)
-        back = decode_rgba(backbone, networks.decoder, mean, views=views, size=(height, width))
+        mean, std = adjusted_posterior(autoencoder, networks.encoder, alpha, padded)
+        back = decode_rgba(autoencoder, networks.decoder, mean, views=views, size=(height, width))
     assert mean.shape == std.shape == (1, MICRO.latent_channels, -(-height // 8), -(-width // 8))
     assert back.shape == rgba.shape
     assert back.isfinite().all()
@@ -119,40 +121,40 @@ def test_a_latent_of_any_size_goes_through_networks_of_the_released_sizes():
     """Of 64 pixels' step; 512 x 544 and 520 x 520 are errors inside the released code."""
     torch.manual_seed(0)
     decoder, encoder = AlphaDecoder(SD15).eval(), _encoder(SD15)
-    backbone = KLAutoencoder(make_vae())
+    autoencoder = KLAutoencoder(make_vae())
     rgba = torch.rand(1, 4, 70, 37)
     with torch.no_grad():
-        latent = adjust(backbone, encoder, rgba[:, 3:], pad_colors(rgba))
+        latent = adjust(autoencoder, encoder, rgba[:, 3:], pad_colors(rgba))
         assert latent.shape == (1, 4, 9, 5)
-        assert decode_rgba(backbone, decoder, latent, views=1, size=(70, 37)).shape == rgba.shape
-        assert decode_rgba(backbone, decoder, latent, views=1).shape == (1, 4, 72, 40)
+        assert decode_rgba(autoencoder, decoder, latent, views=1, size=(70, 37)).shape == rgba.shape
+        assert decode_rgba(autoencoder, decoder, latent, views=1).shape == (1, 4, 72, 40)
 
 
 def test_large_pictures_go_through_every_network_in_tiles():
     torch.manual_seed(0)
     preset = replace(MICRO, tile=64, latent_channels=4)
-    networks, backbone = Transparency(preset).eval(), KLAutoencoder(make_vae())
+    networks, autoencoder = Transparency(preset).eval(), KLAutoencoder(make_vae())
     rgba = torch.rand(1, 4, 136, 104)
     alpha, padded = rgba[:, 3:], pad_colors(rgba)
     image = over_gray(padded, alpha)
     with torch.no_grad():
-        latent = adjust(backbone, networks.encoder, alpha, padded)
-        assert torch.equal(latent, backbone.encode(image, tile=64)[0])
-        back = decode_rgba(backbone, networks.decoder, latent)
-        assert not backbone.autoencoder.use_tiling
+        latent = adjust(autoencoder, networks.encoder, alpha, padded)
+        assert torch.equal(latent, autoencoder.encode(image, tile=64)[0])
+        back = decode_rgba(autoencoder, networks.decoder, latent)
+        assert not autoencoder.autoencoder.use_tiling
         assert back.shape == rgba.shape
         assert back.isfinite().all()
         # What is small enough is not cut, whatever was before it.
-        assert torch.equal(backbone.encode(image, tile=136)[0], backbone.encode(image)[0])
-        assert not torch.equal(latent, backbone.encode(image)[0])
+        assert torch.equal(autoencoder.encode(image, tile=136)[0], autoencoder.encode(image)[0])
+        assert not torch.equal(latent, autoencoder.encode(image)[0])
         # Tiling that a user turned on stays on.
-        backbone.autoencoder.enable_tiling()
-        backbone.encode(image, tile=136)
-        assert backbone.autoencoder.use_tiling
+        autoencoder.autoencoder.enable_tiling()
+        autoencoder.encode(image, tile=136)
+        assert autoencoder.autoencoder.use_tiling
 
 
 def test_the_numbers_of_a_group_normalisation_come_back_after_an_error():
-    decoder, (image, latent) = AlphaDecoder(MICRO), _picture("smooth", 64)
+    decoder, (image, latent) = AlphaDecoder(MICRO), _image("smooth", 64)
     with pytest.raises(ValueError, match="enough"), _whole_statistics(decoder, [image, latent]):
         raise ValueError("enough")
     assert not any(module._forward_hooks for module in decoder.modules())
@@ -162,17 +164,22 @@ def test_the_numbers_of_a_group_normalisation_come_back_after_an_error():
 def trained():
     """A micro pair after a few seconds of training: random weights would say nothing of what tiles cost."""
     torch.manual_seed(0)
-    rgba = torch.stack([torch.from_numpy(draw_shape(number, 32)[0]).permute(2, 0, 1) for number in range(64)]) / 255
+    rgba = (
+        torch.stack(
+            [torch.from_numpy(draw_shape(number, 32)[0]).permute(2, 0, 1) for number in range(64)]
+        )
+        / 255
+    )
     alpha, padded = rgba[:, 3:], pad_colors(rgba)
-    networks, backbone = Transparency(MICRO), fit_autoencoder(MICRO, over_gray(padded, alpha))
-    optimiser = torch.optim.AdamW(networks.parameters(), lr=2e-3)
+    networks, autoencoder = Transparency(MICRO), fit_autoencoder(MICRO, over_gray(padded, alpha))
+    optimizer = torch.optim.AdamW(networks.parameters(), lr=2e-3)
     for _ in range(100):
         rows = torch.randint(64, (8,))
-        latent = adjust(backbone, networks.encoder, alpha[rows], padded[rows])
-        found_alpha, colour = networks.decoder(backbone.decode(latent), latent)
-        optimiser.zero_grad()
-        reconstruction_loss(padded[rows], alpha[rows], colour, found_alpha).backward()
-        optimiser.step()
+        latent = adjust(autoencoder, networks.encoder, alpha[rows], padded[rows])
+        found_alpha, color = networks.decoder(autoencoder.decode(latent), latent)
+        optimizer.zero_grad()
+        reconstruction_loss(padded[rows], alpha[rows], color, found_alpha).backward()
+        optimizer.step()
     return networks.eval().requires_grad_(False)
 
 
@@ -183,7 +190,7 @@ def _encoder(preset):
     return encoder
 
 
-def _picture(kind, side):
+def _image(kind, side):
     """An image and something like its latent."""
     torch.manual_seed(1)
     y, x = torch.meshgrid(torch.linspace(-1, 1, side), torch.linspace(-1, 1, side), indexing="ij")

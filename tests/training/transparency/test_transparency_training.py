@@ -15,7 +15,11 @@ from training.transparency.padding import over_gray
 from training.transparency.train import TransparencyStage, train_transparency
 
 MICRO = replace(
-    PRESETS["micro"], transparency_images=160, discriminator_weight=0.01, discriminator_start=96, blend_weight=0.5
+    PRESETS["micro"],
+    transparency_images=160,
+    discriminator_weight=0.01,
+    discriminator_start=96,
+    blend_weight=0.5,
 )
 
 
@@ -26,7 +30,7 @@ class StoppedError(Exception):
 def _train(store, snapshot, folder, preset=MICRO, stop_at=None, start=None, metrics=None):
     torch.set_num_threads(1)
     rgba = open_split(store, snapshot, Split.train, preset.image_size).take(range(24))
-    backbone = fit_autoencoder(preset, over_gray(rgba[:, :3], rgba[:, 3:]))
+    autoencoder = fit_autoencoder(preset, over_gray(rgba[:, :3], rgba[:, 3:]))
 
     def report(progress):
         if metrics is not None and progress.metrics:
@@ -35,12 +39,15 @@ def _train(store, snapshot, folder, preset=MICRO, stop_at=None, start=None, metr
             raise StoppedError
 
     order = TrainingRequest("transparency", preset.name, snapshot, None, None, seed=3)
-    return train_transparency(order, preset, store, folder, report, backbone, start)
+    return train_transparency(order, preset, store, folder, report, autoencoder, start)
 
 
 def test_a_stopped_run_ends_as_a_straight_one_bit_for_bit(store, snapshot, tmp_path):
     straight = _train(store, snapshot, tmp_path / "straight")
-    for stop_at in (40, 104):  # before and after the discriminator has begun; neither is a saved count
+    for stop_at in (
+        40,
+        104,
+    ):  # before and after the discriminator has begun; neither is a saved count
         with pytest.raises(StoppedError):
             _train(store, snapshot, tmp_path / "stopped", stop_at=stop_at)
     resumed = _train(store, snapshot, tmp_path / "stopped")
@@ -76,10 +83,12 @@ def test_weights_of_other_sizes_are_refused(store, snapshot, tmp_path):
 
 def test_random_solids_are_drawn_for_the_whole_step(store, snapshot):
     """So neither accumulation nor processes change them: a part of a step is laid out as it stands in the whole."""
-    pictures = open_split(store, snapshot, Split.train, MICRO.image_size)
-    rgba = pictures.take(range(24))
-    backbone = fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:]))
-    recipe = TransparencyStage(replace(MICRO, solid_share=0.4), Transparency(MICRO), pictures, backbone)
+    images = open_split(store, snapshot, Split.train, MICRO.image_size)
+    rgba = images.take(range(24))
+    autoencoder = fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:]))
+    recipe = TransparencyStage(
+        replace(MICRO, solid_share=0.4), Transparency(MICRO), images, autoencoder
+    )
     whole = recipe.lay_out(range(24), range(24), torch.Generator().manual_seed(1))
     part = recipe.lay_out(range(24), [5, 17], torch.Generator().manual_seed(1))
     assert all(torch.equal(part[name], rows[[5, 17]]) for name, rows in whole.items())

@@ -17,7 +17,9 @@ def test_batches_of_views_give_what_a_loop_gives(monkeypatch, size, pass_pixels)
     monkeypatch.setitem(tta.PASS_PIXELS, "cpu", pass_pixels)
     decoder, image, latent = _scene(2, *size)
     with torch.no_grad():
-        assert torch.allclose(estimate_augmented(decoder, image, latent), _loop(decoder, image, latent), atol=1e-9)
+        assert torch.allclose(
+            estimate_augmented(decoder, image, latent), _loop(decoder, image, latent), atol=1e-9
+        )
 
 
 def test_the_median_is_the_lower_of_the_two_in_the_middle():
@@ -29,7 +31,9 @@ def test_the_median_is_the_lower_of_the_two_in_the_middle():
 
     image = torch.zeros(1, 3, 2, 2)
     image[0, 0] = torch.tensor([[0.1, 0.2], [0.3, 0.4]])
-    assert torch.equal(estimate_augmented(corner, image, torch.zeros(1, 4, 2, 2)), torch.full((1, 4, 2, 2), 0.2))
+    assert torch.equal(
+        estimate_augmented(corner, image, torch.zeros(1, 4, 2, 2)), torch.full((1, 4, 2, 2), 0.2)
+    )
 
 
 def test_the_augmented_estimate_turns_and_flips_with_its_input():
@@ -42,7 +46,9 @@ def test_the_augmented_estimate_turns_and_flips_with_its_input():
         single_turned = estimate_once(decoder, image.rot90(1, (2, 3)), latent.rot90(1, (2, 3)))
     assert torch.allclose(plain.rot90(1, (2, 3)), turned, atol=1e-9)
     assert torch.allclose(plain.flip(3), flipped, atol=1e-9)
-    assert (single.rot90(1, (2, 3)) - single_turned).abs().max() > 0.01  # one pass alone is not equivariant
+    assert (
+        single.rot90(1, (2, 3)) - single_turned
+    ).abs().max() > 0.01  # one pass alone is not equivariant
 
 
 def _loop(decoder, image, latent):
@@ -51,7 +57,9 @@ def _loop(decoder, image, latent):
     for flip in (False, True):
         for turns in range(4):
             one, other = (t.flip(3) if flip else t for t in (image, latent))
-            back = estimate_once(decoder, one.rot90(turns, (2, 3)), other.rot90(turns, (2, 3))).rot90(-turns, (2, 3))
+            back = estimate_once(
+                decoder, one.rot90(turns, (2, 3)), other.rot90(turns, (2, 3))
+            ).rot90(-turns, (2, 3))
             seen.append(back.flip(3) if flip else back)
     return torch.stack(seen).median(dim=0).values
 
