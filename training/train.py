@@ -117,7 +117,7 @@ def train(
             checkpoint, request.snapshot, store, Split.heldout if heldout else Split.train, report
         )
     )
-    return replace(checkpoint, evaluation=metrics, sheet=sheet)
+    return replace(checkpoint, evaluation=metrics, sample_grid=sheet)
 
 
 def _stages(

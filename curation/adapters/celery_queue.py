@@ -227,10 +227,7 @@ def _queue(name: str, address: str) -> Queue:
     # in every worker, which nothing here uses.
     arguments = {"x-queue-type": "classic"} if address.startswith("amqp") else None
     long_name = f"{PREFIX}{name}"
-    return Queue(
-        long_name,
-        Exchange(PREFIX.strip(".")),
-        routing_key=long_name,
-        queue_arguments=arguments,
-        alias=name,
-    )  # type: ignore[no-untyped-call]  # kombu has no types
+    exchange = Exchange(PREFIX.strip("."))  # type: ignore[no-untyped-call]  # kombu has no types
+    return Queue(  # type: ignore[no-untyped-call]
+        long_name, exchange, routing_key=long_name, queue_arguments=arguments, alias=name
+    )

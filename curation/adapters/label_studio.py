@@ -107,7 +107,7 @@ class LabelStudioBackend:
                 refused = self._import(remote, board, batch, missing)
                 found = self._find_batch(number, batch)
                 if board.number is None:
-                    self._projects.lay_out(number, missing[0].metadata)
+                    self._projects.lay_out(number, missing[0].facts)
             # Update tasks that are shown with an older view.
             for task in postings:
                 if task.id in found and found[task.id].data.get("look") != task_html(task):

@@ -31,7 +31,7 @@ def task_data(task: Task, project: Project, batch: uuid.UUID) -> dict[str, Any]:
         project: Its project.
         batch: Id of the batch that it was imported with.
     """
-    columns = {"prompt": task.prompt, "note": task.note} | dict(task.metadata)
+    columns = {"prompt": task.prompt, "note": task.note} | dict(task.facts)
     ids = {
         "posting": task.id,
         "candidate": task.candidate,

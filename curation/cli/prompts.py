@@ -150,12 +150,12 @@ def _open_writer(model: str, address: str | None) -> TextGenerator:
     if address is None:
         from curation.runtime.context import load_object
 
-        generator: TextGenerator = load_object(config.writer)(model)
+        generator: TextGenerator = load_object(config.llm)(model)
         return generator
     from curation.adapters.chat import ChatCompletionsClient
 
     return ChatCompletionsClient(
-        address, model, config.writer_key.get_secret_value() if config.writer_key else None
+        address, model, config.llm_key.get_secret_value() if config.llm_key else None
     )
 
 

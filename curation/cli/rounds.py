@@ -136,7 +136,7 @@ def open_(
             planned = (
                 f"{quota} candidates from {len(texts)} prompts with {short_hash(generator.id)}"
             )
-            message = f"would generate {planned}, {consensus.tell(consensus_rules)}"
+            message = f"would generate {planned}, {consensus.describe_consensus(consensus_rules)}"
             print_result(
                 message, as_json, would_draw=quota, prompts=len(texts), checkpoint=generator.id
             )

@@ -231,7 +231,7 @@ def _decide(tx: Transaction, task: sa.Row[Any], annotation: Annotation) -> int:
         layers=annotation.layers,
         comment=_clean(annotation.comment),
         dwell_ms=_milliseconds(annotation.seconds),
-        desk=INTERFACE,
+        channel=INTERFACE,
     )
     return decided.decision
 

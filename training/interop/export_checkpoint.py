@@ -97,7 +97,7 @@ def export_checkpoint(
             dtype.
     """
     if format_name not in {*FORMATS, own_format.FORMAT_NAME} or precision not in PRECISIONS:
-        known = f"formats: {', '.join([*FORMATS, own_format.NAME])}; precisions: {', '.join(PRECISIONS)}"
+        known = f"formats: {', '.join([*FORMATS, own_format.FORMAT_NAME])}; precisions: {', '.join(PRECISIONS)}"
         raise Refused(f"no format {format_name!r} in precision {precision!r}", known)
     if format_name == own_format.FORMAT_NAME:
         if precision != "stored":

@@ -229,7 +229,7 @@ def _store(
         "backbone": keep(
             "backbone",
             autoencoder.state_dict(),
-            {**autoencoder.facts(), "model": str(preset.model)},
+            {**autoencoder.metadata(), "model": str(preset.model)},
         ),
         "transparency": keep(
             "transparency", networks.tensors, {"offset_scale": repr(networks.offset_scale)}
