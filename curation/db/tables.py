@@ -398,7 +398,7 @@ sa.Index(
     "ix_claims_unfinished",
     claims.c.reviewer_id,
     claims.c.candidate_id,
-    postgresql_where=claims.c.pending_items,
+    postgresql_where=claims.c.unfinished,
 )
 
 # Verdicts, skips and undos of reviewers; append-only.
@@ -566,7 +566,7 @@ labeling_projects = sa.Table(
     "labeling_projects",
     metadata,
     sa.Column("id", UUID, primary_key=True),
-    sa.Column("channel", sa.Text, nullable=False),  # URL of the server
+    sa.Column("server_url", sa.Text, nullable=False),
     sa.Column("round_id", sa.ForeignKey("rounds.id"), nullable=False),
     sa.Column("part", sa.SmallInteger, nullable=False),
     # The server's number and time of creation, which together identify the project.

@@ -117,7 +117,7 @@ def claim_batch(
     # Top up, first with candidates this reviewer was given earlier and has not decided.
     leased = sum(row.id is not None for row in leased_rows)
     free_slots = min(count - len(ids), MAX_CLAIMED - leased)
-    if free_slots > 0 and leased_rows and leased_rows[0].pending_items > leased:
+    if free_slots > 0 and leased_rows and leased_rows[0].unfinished > leased:
         ids += _lease(tx, _CLAIM_UNFINISHED, params | {"count": free_slots}, seconds)
         free_slots = min(count - len(ids), free_slots)
     if free_slots > 0:
