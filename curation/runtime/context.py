@@ -184,7 +184,7 @@ def check_training_request(request: TrainingRequest, trainer: str) -> None:
     Settings.quiet_third_party()
     module = trainer.partition(":")[0]
     try:
-        check = getattr(importlib.import_module(module), "check_order", None)
+        check = getattr(importlib.import_module(module), "check_request", None)
     except ImportError:
         return
     if check is not None:

@@ -41,6 +41,7 @@ def write_own(checkpoint: Checkpoint, store: ObjectStore, folder: Path) -> list[
         _write(folder / _SHEET, store.get(checkpoint.sample_grid))
     # The card repeats the checkpoint's fields and its id, to verify them on import.
     card = {item.name: getattr(checkpoint, item.name) for item in fields(checkpoint)}
+    card["sheet"] = card.pop("sample_grid")  # the name of the format's first version
     card |= {name: dict(card[name]) for name in ("files", "evaluation", "changes")}
     text = json.dumps({"format": _VERSION, "id": checkpoint.id, **card}, indent=2, sort_keys=True)
     _write(folder / MANIFEST, f"{text}\n".encode())

@@ -113,7 +113,7 @@ def test_a_line_without_a_captioner_is_the_line_it_always_was(context):
 
 
 def test_a_stopped_run_goes_on_where_it_was_left(context, talker, monkeypatch):
-    monkeypatch.setattr(captions, "AT_ONCE", 2)
+    monkeypatch.setattr(captions, "BATCH_SIZE", 2)
     ids = _add(context, [""] * 5)
     talker.before = lambda: jobs.stop_requested.set() if len(talker.batches) == 2 else None
     run = _caption(context, ORDER)
@@ -137,7 +137,7 @@ def test_a_stopped_run_goes_on_where_it_was_left(context, talker, monkeypatch):
 def test_captions_of_a_model_are_replaced_only_when_asked_and_once_a_run(
     context, talker, monkeypatch
 ):
-    monkeypatch.setattr(captions, "AT_ONCE", 1)
+    monkeypatch.setattr(captions, "BATCH_SIZE", 1)
     [id_, _] = _add(context, ["", "a cat"])
     _caption(context, ORDER)
     assert _run_again(context, prompt="another question") == 0
@@ -151,7 +151,7 @@ def test_captions_of_a_model_are_replaced_only_when_asked_and_once_a_run(
 
 
 def test_a_limit_is_one_of_the_whole_run(context, talker, monkeypatch):
-    monkeypatch.setattr(captions, "AT_ONCE", 1)
+    monkeypatch.setattr(captions, "BATCH_SIZE", 1)
     ids = _add(context, [""] * 4)
     order = CaptionRequest("model", max_samples=3)
     talker.before = lambda: jobs.stop_requested.set() if len(talker.batches) == 2 else None

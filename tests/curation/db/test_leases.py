@@ -85,7 +85,7 @@ def test_sweep_hands_back_drawing_and_asks_again(database, store):
     assert held(database) == {}
     with database.transaction() as tx:
         note = tx.scalar(sa.select(candidates.c.note).where(candidates.c.state == "failed"))
-    assert note == f"its generation was interrupted {leases.MOST_ATTEMPTS} times"
+    assert note == f"its generation was interrupted {leases.MAX_ATTEMPTS} times"
 
 
 def test_sweep_hands_back_showing_without_a_job(database, store):

@@ -30,7 +30,7 @@ from tests.image_files import (
     profile_chunk,
     saved,
 )
-from tests.making import picture
+from tests.making import image as picture
 
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}

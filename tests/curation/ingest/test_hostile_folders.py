@@ -24,7 +24,7 @@ from curation.ingest.inspection import InspectionOutcome
 from curation.ingest.items import ImportItems
 from curation.ingest.seed_import import import_seeds
 from tests.image_files import saved
-from tests.making import picture
+from tests.making import image as picture
 
 TAKEN = {
     InspectionOutcome.accept,

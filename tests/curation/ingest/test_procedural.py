@@ -14,7 +14,7 @@ from curation.synthetic.dataset import PromptAgreement, check_prompt, draw_seed_
 from curation.synthetic.shapes import (
     COLORS,
     FAMILIES,
-    PAIR_METRICS,
+    SHAPES,
     SUBJECTS,
     Subject,
     draw_subject,
@@ -82,7 +82,7 @@ def test_the_alpha_of_a_circle_is_its_area():
     assert rgba[..., 3].sum() / 255 == pytest.approx(np.pi * radius**2, rel=1e-3)
 
 
-@pytest.mark.parametrize("shape", PAIR_METRICS)
+@pytest.mark.parametrize("shape", SHAPES)
 def test_every_figure_stands_free_on_the_canvas(shape):
     for k in range(30):
         subject = next(s for s in SUBJECTS.values() if s.shape == shape)
@@ -139,7 +139,7 @@ def test_the_captions_read_as_english():
 
 def test_fresh_pictures_show_their_prompts():
     """At least 97 of 100 unseen pictures of every figure are recognised, at two sizes; colours too."""
-    for shape in PAIR_METRICS:
+    for shape in SHAPES:
         subjects = [s for s in SUBJECTS.values() if s.shape == shape]
         seen = []
         for k in range(60):
@@ -196,7 +196,7 @@ def test_an_even_layer_shows_nothing(alpha):
     """A filled canvas is no square: a figure has a border of nothing."""
     rgba = np.zeros((64, 64, 4), np.uint8)
     rgba[...] = (215, 35, 40, alpha)
-    for shape in PAIR_METRICS:
+    for shape in SHAPES:
         asked = next(s for s in SUBJECTS.values() if s.shape == shape)
         assert not check_prompt(rgba, asked.text).shape
 

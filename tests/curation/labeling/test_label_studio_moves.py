@@ -153,7 +153,7 @@ def test_a_worker_notices_when_it_starts(seat, settings, database, store):
 
 
 def test_a_board_is_held_until_a_long_conversation_ends(seat, monkeypatch):
-    monkeypatch.setattr(project_locks, "HELD_SECONDS", 1)
+    monkeypatch.setattr(project_locks, "LOCK_SECONDS", 1)
     monkeypatch.setattr("curation.labeling.sync.PULL_CHUNK", 1)
     heard = seat.exchange.backend.collect
     others = []

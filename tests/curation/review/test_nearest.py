@@ -95,7 +95,7 @@ def test_its_own_sample_and_withdrawn_ones_are_left_out(database, number):
 
 def test_a_duplicate_is_found_behind_any_number_of_others(database, store, number, monkeypatch):
     """Through its bands alone: it is neither of the same prompt nor among those that are looked at anyway."""
-    monkeypatch.setattr(similar_samples, "CROWD", 1)
+    monkeypatch.setattr(similar_samples, "MAX_COMPARED", 1)
     with database.transaction() as tx:
         ids = waiting(tx, number)
         accept(tx, ids)

@@ -109,7 +109,7 @@ def test_a_reloaded_page_gets_its_own_back(database, store):
 
 
 def test_nobody_holds_more_than_the_limit(database, store, monkeypatch):
-    monkeypatch.setattr(queue, "MOST_HELD", 5)
+    monkeypatch.setattr(queue, "MAX_CLAIMED", 5)
     opened(database, store, 12)
     ann = reviewer(database, "ann")
     holding = ids(take(database, ann, 4))

@@ -166,7 +166,7 @@ def test_layers_outside_the_index_are_not_found(database):
 
 
 def test_a_crowded_band_costs_no_more_and_the_duplicate_is_found_elsewhere(database, monkeypatch):
-    monkeypatch.setattr(duplicates, "CROWD", 4)
+    monkeypatch.setattr(duplicates, "MAX_ROWS_PER_BAND", 4)
     pool = [shape(0, COLORS["red"], 64, 0.1 + 0.01 * step) for step in range(30)]
     with database.transaction() as tx:
         names = [stored(tx, one) for one in pool]

@@ -147,7 +147,7 @@ def test_what_is_not_finite_stops_the_run_at_its_step_and_names_the_samples(
         run(stage, "broken", stop_at=64)
     (kept,) = (tmp_path / "broken/run" / stage).glob("state-*")
     before = (kept / "state.safetensors").read_bytes()
-    monkeypatch.setattr("training.engine.trainer.rate_at", lambda *_: 1e30)
+    monkeypatch.setattr("training.engine.trainer.lr_multiplier", lambda *_: 1e30)
     with pytest.raises(
         Diverged, match=rf"{stage}: \w+ is (nan|inf) in the step that ended at image \d+"
     ) as told:

@@ -67,7 +67,7 @@ def test_the_published_form_stands_beside_the_lossless_one_under_its_own_names(s
 
 
 def test_weights_bring_the_figures_that_need_them(store, snapshot, tmp_path, monkeypatch):
-    monkeypatch.setattr(inception, "SIDE", 80)  # a fifteenth of the work
+    monkeypatch.setattr(inception, "INPUT_SIZE", 80)  # a fifteenth of the work
     torch.manual_seed(0)
     for name, network in (("lpips", LPIPS()), ("inception", inception.Inception())):
         save_file(network.state_dict(), tmp_path / name)
