@@ -14,7 +14,9 @@ from curation.db.tables import candidates, decisions, embeddings, rounds, scores
 from curation.domain import CandidateState, Kind, LayerRole, Verdict
 from curation.errors import NotFound, Refused
 from curation.images.codec import decode_layer
-from curation.jobs import choose, fit_head, screen, sweep
+from curation.jobs import fit_acceptance_model as fit_job
+from curation.jobs import reconcile, screen
+from curation.jobs import select as select_job
 from curation.object_store import FolderStore
 from curation.review.decisions import decide, undo
 from curation.review.reviewers import add_reviewer, add_rule_reviewer
@@ -245,13 +247,13 @@ def test_jobs_screen_fit_and_choose_in_a_house(settings: Settings) -> None:
             assert 2 <= counts["waiting"] <= 15  # the random slice: 0.1 of 40
         asked = []
         context.database.send = asked.append
-        sweep(context)
-        assert {("choose", number), ("fit_head", "single")} <= {
+        reconcile(context)
+        assert {("select", number), ("fit_acceptance_model", "single")} <= {
             (job.name, *job.args) for job in asked
         }
-        fit_head(context, "single")
-        assert ("choose", number) in {(job.name, *job.args) for job in asked[2:]}
-        choose(context, number)
+        fit_job(context, "single")
+        assert ("select", number) in {(job.name, *job.args) for job in asked[2:]}
+        select_job(context, number)
         with context.database.transaction() as tx:
             chosen = (
                 tx.execute(sa.select(candidates.c.slice).where(candidates.c.slice.is_not(None)))
