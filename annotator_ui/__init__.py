@@ -1,1 +1,1 @@
-"""The front end of Layerloop: pages and static files that use the JSON API of curation."""
+"""The front end of Layerloop: HTML pages and static files on top of the JSON API of `curation`."""

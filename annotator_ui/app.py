@@ -1,8 +1,9 @@
-"""Routes of the front end: pages without data, which JavaScript modules fill from the JSON API."""
+"""The front end: HTML shells without data, filled by plain JavaScript modules from the JSON API."""
 
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import re
 from functools import cache
 from os import PathLike
@@ -29,12 +30,11 @@ POLICY = {
     "form-action": "'self'",
     "base-uri": "'none'",
     "frame-ancestors": "'none'",
-    # No string becomes markup or code, so that a caption is always text; one policy creates the URL
-    # of a web worker.
+    # No string becomes markup or code. The only Trusted Types policy returns the URL of one worker.
     "require-trusted-types-for": "'script'",
     "trusted-types": "edge-worker",
 }
-"""The content security policy: nothing inline, nothing from other origins, and no framing."""
+"""The Content Security Policy: nothing inline, nothing from other origins, no framing."""
 
 HEADERS = {
     "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in POLICY.items()),
@@ -45,7 +45,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
-"""Headers of every page and static file."""
+"""Response headers of every page and static file."""
 
 PAGES = {
     "/review": "review",
@@ -58,117 +58,123 @@ PAGES = {
     "/me": "me",
     "/sign-in": "sign_in",
 }
-"""Path of a page -> name of its template in pages/ and of its module in static/."""
+"""Paths of the pages, each with the name of its template and of its module in static/pages/."""
 
-_IMPORT = re.compile(r'^(?:import|export)\b[^"]*"\./([a-z_]+\.js)";$', re.MULTILINE)
+_IMPORT = re.compile(r'^(?:import|export)\b[^"]*"(\.{1,2}/[a-z_/]+\.js)";$', re.MULTILINE)
 
 
 def mount(app: FastAPI) -> None:
-    """Add the pages and their static files to the application of the API.
+    """Add the pages and their static files to the application that serves the API.
 
-    Pages contain no data, so they need no authorization: requests without a session cookie are
-    redirected to the sign-in page, and the API decides which data a session may read.
+    Pages contain no data, so they are public: visitors without a session are redirected to the
+    sign-in page, and the API checks what a session may read. The path of the static files contains
+    a digest of their content, so that browsers may cache them indefinitely.
 
     Args:
-        app: The application; its state has the name of the session cookie.
+        app: The application of the API, with `state.session_cookie` set.
     """
-    # The path has a digest of all static files, so that browsers may cache them forever.
-    folder = f"/static/{_digest()}"
-    app.mount(folder, _StaticFiles(directory=STATIC), name="static")
+    static_path = f"/static/{_digest()}"
+    app.mount(static_path, _StaticFiles(directory=STATIC), name="static")
     router = APIRouter(include_in_schema=False)
-    router.add_api_route("/", _front, methods=["GET"], response_class=RedirectResponse)
-    for address, name in PAGES.items():
-        router.add_api_route(
-            address, _page(name, folder), methods=["GET"], response_class=HTMLResponse
-        )
+    router.add_api_route("/", _start_page, methods=["GET"], response_class=RedirectResponse)
+    for path, name in PAGES.items():
+        endpoint = _page(name, static_path)
+        router.add_api_route(path, endpoint, methods=["GET"], response_class=HTMLResponse)
     app.include_router(router)
-    app.state.error_page = _error_page(folder)
+    app.state.error_page = _error_page(static_path)
 
 
-def _front(request: Request) -> Response:
-    """Redirect annotators to the review page, which claims candidates, and others to the rounds."""
-    page = "/sign-in"
+def _start_page(request: Request) -> Response:
+    """Redirect annotators to the review page, and other roles to the rounds page.
+
+    Opening the review page claims candidates, so it is the start page of annotators only.
+    """
+    target = "/sign-in"
     if _has_session(request):
-        # The API's application sets it; without it everybody goes to the review page.
+        # The application that serves the API sets `access_of`; it is missing in tests of the pages.
         access_of = getattr(request.app.state, "access_of", None)
-        page = (
-            "/review"
-            if access_of is None or access_of(request) in {"annotator", None}
-            else "/rounds"
-        )
-    return RedirectResponse(page, 303, HEADERS | {"Cache-Control": "no-store"})
+        role = None if access_of is None else access_of(request)
+        target = "/review" if role in {"annotator", None} else "/rounds"
+    return RedirectResponse(target, 303, HEADERS | {"Cache-Control": "no-store"})
 
 
 def _has_session(request: Request) -> bool:
-    """Return whether there is a session cookie; only the API checks whether it is valid."""
+    """Return whether the request has a session cookie; the API checks whether it is valid."""
     return request.app.state.session_cookie in request.cookies
 
 
-def _page(name: str, folder: str) -> Any:
-    """Return the endpoint of one page, which redirects requests without a session cookie."""
+def _page(name: str, static_path: str) -> Any:
+    """Return the endpoint of a page; without a session cookie, it redirects to the sign-in page."""
 
     def show(request: Request) -> Response:
         if name != "sign_in" and not _has_session(request):
-            # The sign-in page returns to the requested page.
-            requested = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-            target = f"/sign-in?next={quote(requested, safe='/')}"
+            wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+            target = f"/sign-in?next={quote(wanted, safe='/')}"
             return RedirectResponse(target, 303, HEADERS | {"Cache-Control": "no-store"})
-        html = render(name, folder)
+        html = render(name, static_path)
         return HTMLResponse(html, headers=HEADERS | {"Cache-Control": "no-cache"})
 
     return show
 
 
-def _error_page(folder: str) -> Any:
-    """Return a function that responds with the error page, given a status and headers."""
+def _error_page(static_path: str) -> Any:
+    """Return a handler that responds to unknown paths with the "not found" page."""
 
     def show(_: Request, status: int, headers: dict[str, str]) -> Response:
-        html = render("missing", folder)
+        html = render("not_found", static_path)
         return HTMLResponse(html, status, headers | HEADERS | {"Cache-Control": "no-cache"})
 
     return show
 
 
-def render(name: str, folder: str, **words: Any) -> str:
-    """Render a page as HTML.
+def render(name: str, static_path: str, **values: Any) -> str:
+    """Render a page as HTML. Every value is escaped, and a missing value is an error.
 
     Args:
-        name: The name of its template and module.
-        folder: The path of the static files.
-        words: Further values of the template; they are escaped, and a missing one is an error.
+        name: The name of the page's template and module.
+        static_path: The URL path of the static files.
+        **values: Further values of the template.
 
     Returns:
-        The HTML.
+        The HTML of the page.
     """
-    modules = sorted(needed_modules(f"{name}.js"))
+    modules = sorted(needed_modules(f"pages/{name}.js"))
     return (
         _templates()
         .get_template(f"{name}.html")
-        .render(page=name, folder=folder, modules=modules, version=__version__, **words)
+        .render(page=name, static_path=static_path, modules=modules, version=__version__, **values)
     )
 
 
 def needed_modules(module: str) -> frozenset[str]:
-    """Return a JavaScript module and all its transitive imports, for preloading in parallel."""
+    """Return a module and its transitive imports, so that the browser can preload them in parallel.
+
+    Args:
+        module: The path of the module, relative to static/.
+
+    Returns:
+        The paths of the modules, relative to static/.
+    """
     found: set[str] = set()
     pending = [module]
     while pending:
         name = pending.pop()
-        if name not in found:
-            found.add(name)
-            pending += _IMPORT.findall((STATIC / name).read_text("utf-8"))
+        if name in found:
+            continue
+        found.add(name)
+        imports = _IMPORT.findall((STATIC / name).read_text("utf-8"))
+        folder = posixpath.dirname(name)
+        pending += [posixpath.normpath(posixpath.join(folder, path)) for path in imports]
     return frozenset(found)
 
 
 @cache
 def _templates() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(HERE / "pages"), autoescape=True, undefined=StrictUndefined
-    )
+    loader = FileSystemLoader(HERE / "templates")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
 
 
 def _digest() -> str:
-    """Return a digest of the names and contents of all static files."""
     digest = hashlib.sha256()
     for file in sorted(STATIC.rglob("*")):
         if file.is_file():
@@ -178,7 +184,7 @@ def _digest() -> str:
 
 
 class _StaticFiles(StaticFiles):
-    """Static files with security headers and unlimited caching, since their path has a digest."""
+    """Static files with our response headers. Their path has a digest, so they never change."""
 
     def file_response(self, full_path: str | PathLike[str], *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(full_path, *args, **kwargs)

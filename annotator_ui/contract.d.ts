@@ -1,114 +1,114 @@
-/** What the JSON API says, in types: read by the checker only, never sent to a browser. */
+/** Types of the JSON API. Only the type checker reads this file; it is never sent to a browser. */
 
 type LayerRole = "foreground" | "background" | "blended";
-type Access = "annotator" | "engineer" | "trainer" | "admin";
+type Role = "annotator" | "engineer" | "trainer" | "admin";
 type RoundState = "open" | "paused" | "closed";
 
-interface Me {
+interface CurrentReviewer {
   name: string;
   kind: string;
-  role: Access;
+  role: Role;
 }
 
-interface LayerAddress {
+interface LayerUrl {
   url: string;
   width: number | null;
   height: number | null;
 }
 
-interface CardLayer {
+interface LayerImage {
   url: string;
-  /** The same picture with at most 320 pixels on its longer side. */
+  /** Thumbnail: the same image, at most 320 pixels on the longer side. */
   small: string;
   width: number;
   height: number;
 }
 
-interface Card {
+interface ReviewItem {
   id: string;
   round: number;
   kind: "single" | "pair";
   prompt: string;
   flags: string[];
-  layers: Partial<Record<LayerRole, CardLayer>>;
+  layers: Partial<Record<LayerRole, LayerImage>>;
   signals: Record<string, number | null>;
-  /** Of pairs: the texts of single layers. */
+  /** Pairs only: one text per layer. */
   texts: Partial<Record<LayerRole, string>>;
 }
 
-/** My own metrics: what may still be shown to me, my verdicts that stand, and those that accept. */
+/** Counts of the signed-in reviewer: candidates waiting, own active verdicts, own accepts. */
 interface OwnProgress {
   waiting: number;
   mine: number;
   accepted: number;
 }
 
-interface TrayProgress extends OwnProgress {
+interface ClaimProgress extends OwnProgress {
   round: number | null;
 }
 
-interface TrayAnswer {
-  candidates: Card[];
-  progress: TrayProgress;
-  /** Of those the page said it holds: the ones that are somebody else's now. */
+interface ClaimResponse {
+  candidates: ReviewItem[];
+  progress: ClaimProgress;
+  /** Candidates of the request's `holding` list that now belong to another reviewer. */
   lost: string[];
 }
 
-interface DecisionBody {
+interface DecisionRequest {
   candidate: string;
   verdict: "accept" | "reject" | "skip";
   reasons: string[];
-  /** Of pairs: which layer each reason concerns; empty otherwise. */
+  /** Pairs only: the layer that each reason refers to; otherwise empty. */
   layers: string[];
   comment: string;
   dwell_ms: number | null;
 }
 
-interface DecisionAnswer {
+interface DecisionResponse {
   decision: number;
   candidate: string;
   state: string;
 }
 
-interface UndoAnswer {
+interface UndoResponse {
   decision: number;
-  candidate: Card;
+  candidate: ReviewItem;
 }
 
-/** What became of one of several decisions or undos. */
-interface Told<Answer> {
-  taken: Answer | null;
+/** Result of one decision or undo of a batch. */
+interface BatchResult<Result> {
+  taken: Result | null;
   refused: { message: string; hint: string } | null;
 }
 
-/** A decision of mine that stands and can be undone. */
-interface LatestRow {
+/** An active decision of the signed-in reviewer, which can be undone. */
+interface RecentDecision {
   decision: number;
-  verdict: DecisionBody["verdict"];
+  verdict: DecisionRequest["verdict"];
   reasons: string[];
   layers: LayerRole[];
   comment: string;
-  candidate: Card;
+  candidate: ReviewItem;
 }
 
-/** The accepted sample that looks most like a candidate; `bits` of 192 differ, null where it was not screened. */
-interface Nearest {
+/** The accepted sample nearest to a candidate; `bits` of 192 hash bits differ, null if unknown. */
+interface SimilarSample {
   sample: string;
   caption: string;
   round: number;
   bits: number | null;
-  layers: Partial<Record<LayerRole, CardLayer>>;
+  layers: Partial<Record<LayerRole, LayerImage>>;
 }
 
 interface Reason {
   name: string;
   key: string;
   label: string;
-  /** Whether it makes no sense for a single layer. */
+  /** Whether the reason applies to pairs only. */
   pairs_only: boolean;
 }
 
-interface RoundRow {
+interface RoundSummary {
   id: number;
   purpose: string;
   kind: string;
@@ -117,9 +117,9 @@ interface RoundRow {
   checkpoint: string | null;
   opened_at: string;
   closed_at: string | null;
-  /** For annotators only of states before review. */
+  /** Candidates per state; annotators see only the states before review. */
   counts: Record<string, number>;
-  /** Of whoever asks, in the list of rounds. */
+  /** Progress of the signed-in reviewer; set only in the list of rounds. */
   own: OwnProgress | null;
   policy?: Record<string, unknown>;
 }
@@ -132,21 +132,32 @@ interface Interval {
 }
 
 interface RoundReport {
-  round: RoundRow;
+  round: RoundSummary;
   funnel: Record<string, number>;
   refusals: { signal: string; count: number }[];
-  reasons: { reason: string; layer: LayerRole | null; count: number; kind: "person" | "rule_reviewer" | "auto_reviewer" }[];
-  /** Of pairs: how the signals of those drawn lie. */
+  reasons: {
+    reason: string;
+    layer: LayerRole | null;
+    count: number;
+    kind: "person" | "rule_reviewer" | "auto_reviewer";
+  }[];
+  /** Pairs only: 10th percentile, median and 90th percentile of each signal. */
   signals: { name: string; n: number; low: number; median: number; high: number }[];
   defects_per_100: { person: Interval | null; rule_reviewer: Interval | null };
   human: {
     seconds_per_accept: number | null;
     accepts_per_hour: number | null;
     decisions: number;
-    reviewers: { name: string; kind: string; decisions: number; accepted: number; median_dwell_ms: number | null }[];
+    reviewers: {
+      name: string;
+      kind: string;
+      decisions: number;
+      accepted: number;
+      median_dwell_ms: number | null;
+    }[];
   };
   rule_reviewer: { decisions: number; accepted: number };
-  /** What was decided without anybody having looked. */
+  /** Decisions of the auto-reviewer, without a human review. */
   auto_reviewer: { decisions: number; accepted: number };
   price: {
     slices: {
@@ -156,11 +167,11 @@ interface RoundReport {
       accepted: number;
       seconds_per_accept: number | null;
     }[];
-    /** `certain` where all that is ahead has a score. */
+    /** `certain` if every waiting candidate has a score. */
     next_hour: { looks: number; left: number; accepts: number; certain: boolean } | null;
     stop: string | null;
   };
-  /** Scores beyond which the machine decides, proven to err rarely. */
+  /** Score thresholds of automatic decisions, each with a bound on its error rate. */
   gates: {
     id: number;
     verdict: "accept" | "reject";
@@ -171,18 +182,18 @@ interface RoundReport {
     share: number;
     lost: { k: number; n: number; low: number; high: number };
     wrong: { k: number; n: number; low: number; high: number };
-    /** `low` of the acceptable lost (of the accepted bad), at least. */
+    /** `low`: lower bound of the share of acceptable rejects (or of bad accepts). */
     audit: { judged: number; errors: number; low: number };
     stands: boolean;
     contradicted: boolean;
   }[];
   seconds_left: number | null;
-  /** Drawings and screenings that have waited while no worker works. */
+  /** Generation and screening jobs that no worker has claimed, by kind. */
   untaken: Record<string, number>;
   evaluation: Record<string, number>;
 }
 
-interface SnapshotRow {
+interface SnapshotSummary {
   id: string;
   samples: number;
   counts: Record<string, Record<string, number>>;
@@ -190,7 +201,7 @@ interface SnapshotRow {
   frozen_at: string;
 }
 
-interface SampleRow {
+interface Sample {
   id: string;
   kind: "single" | "pair";
   caption: string;
@@ -200,20 +211,20 @@ interface SampleRow {
   source: string;
   split: string;
   round: number;
-  layers: Partial<Record<LayerRole, LayerAddress>>;
+  layers: Partial<Record<LayerRole, LayerUrl>>;
 }
 
 interface SnapshotPage {
-  snapshot: SnapshotRow;
-  samples: SampleRow[];
+  snapshot: SnapshotSummary;
+  samples: Sample[];
   next: string | null;
 }
 
-interface CheckpointRow {
+interface Checkpoint {
   id: string;
   recipe: string;
   preset: string;
-  /** Numbers of the preset that were set otherwise. */
+  /** Overridden preset values. */
   changes: Record<string, string>;
   /** Null for imported weights. */
   snapshot: string | null;
@@ -227,14 +238,14 @@ interface CheckpointRow {
   rounds: number[];
 }
 
-interface RunRow {
+interface TrainingRun {
   id: string;
   recipe: string;
   preset: string;
   changes: Record<string, string>;
   snapshot: string;
   state: "requested" | "running" | "finished" | "failed" | "cancelled";
-  /** Null until it has begun. */
+  /** Null until the run starts. */
   progress: { stage: string; done: number; total: number; metrics: Record<string, number> } | null;
   error: string | null;
   checkpoint: string | null;
@@ -243,14 +254,7 @@ interface RunRow {
   finished_at: string | null;
 }
 
-interface Share {
-  value: number;
-  low: number;
-  high: number;
-  n: number;
-}
-
-interface NoticedDefect {
+interface DetectionCurve {
   defect: string;
   kind: "single" | "pair";
   threshold: number;
@@ -261,27 +265,27 @@ interface NoticedDefect {
   n: number;
 }
 
-/** What is known of one reviewer; null where it cannot be told yet. */
-interface Standing {
+/** Statistics of one reviewer; null where there is not enough data. */
+interface ReviewerStats {
   name: string;
   kind: string;
-  role: Access;
+  role: Role;
   paused: string | null;
   decisions: number;
-  accepted: Share | null;
+  accepted: Interval | null;
   hours: number;
   decisions_per_hour: number | null;
   dwell_ms: { n: number; median: number | null; p90: number | null };
-  undone: Share | null;
+  undone: Interval | null;
   not_counted: number;
-  agreement: { alike: Share | null; ac1: Coefficient };
-  gold: { noticed: Share | null; clean_accepted: Share | null; curves: NoticedDefect[] };
+  agreement: { alike: Interval | null; ac1: Coefficient };
+  gold: { noticed: Interval | null; clean_accepted: Interval | null; curves: DetectionCurve[] };
   facts: {
     run: { verdict: string; longest: number; expected: number; chance: number } | null;
-    quick: Share | null;
-    dwell_change_per_hour: Share | null;
-    missed_early: Share | null;
-    missed_late: Share | null;
+    quick: Interval | null;
+    dwell_change_per_hour: Interval | null;
+    missed_early: Interval | null;
+    missed_late: Interval | null;
   };
 }
 

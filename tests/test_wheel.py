@@ -88,7 +88,7 @@ def test_the_wheel_has_every_module_and_no_stray_top_level_package(wheel: Path) 
         "ls-files",
         "*.py",
         "annotator_ui/static",
-        "annotator_ui/pages",
+        "annotator_ui/templates",
         "migrations",
         "*py.typed",
     ]

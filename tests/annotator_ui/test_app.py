@@ -1,4 +1,4 @@
-"""The pages as they leave the server: their headers, that nothing stands inline, that every value is escaped."""
+"""The pages as served: response headers, no inline code, escaped values, preloaded modules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from fastapi.testclient import TestClient
 
 from annotator_ui.app import PAGES, STATIC, mount, needed_modules, render
 
-ADDRESSES = [address.replace("{number:int}", "3").replace("{name}", "first") for address in PAGES]
+PATHS = [path.replace("{number:int}", "3").replace("{name}", "first") for path in PAGES]
+MODULES = sorted(STATIC.rglob("*.js"))
 HOSTILE = '"><script>alert(1)</script>'
 
 
@@ -24,38 +25,38 @@ def client() -> TestClient:
     app = FastAPI()
     app.state.session_cookie = "a_session"
     mount(app)
-    return TestClient(app, cookies={"a_session": "whatever"}, follow_redirects=False)
+    return TestClient(app, cookies={"a_session": "any"}, follow_redirects=False)
 
 
-class Found(HTMLParser):
-    """What a page asks the browser to fetch or to run."""
+class PageContent(HTMLParser):
+    """The resources, inline code and ids of a page."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
-        self.addresses: list[str] = []
+        self.urls: list[str] = []
         self.inline: list[str] = []
         self.ids: list[str] = []
-        self._in: str | None = None
+        self._tag: str | None = None
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._in = tag
+        self._tag = tag
         for name, value in attrs:
             if name.startswith("on") or name == "style":
                 self.inline.append(f"<{tag} {name}>")
             if name in {"src", "href", "action"} and value:
-                self.addresses.append(value)
+                self.urls.append(value)
             if name == "id" and value:
                 self.ids.append(value)
 
     def handle_data(self, data: str) -> None:
-        if self._in in {"script", "style"} and data.strip():
+        if self._tag in {"script", "style"} and data.strip():
             self.inline.append(data)
 
 
-@pytest.mark.parametrize("address", ADDRESSES)
-def test_a_page_brings_a_strict_policy_and_nothing_inline(client: TestClient, address: str) -> None:
-    answer = client.get(address)
+@pytest.mark.parametrize("path", PATHS)
+def test_a_page_has_a_strict_policy_and_no_inline_code(client: TestClient, path: str) -> None:
+    answer = client.get(path)
     assert answer.status_code == 200
     policy = dict(
         part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; ")
@@ -70,20 +71,15 @@ def test_a_page_brings_a_strict_policy_and_nothing_inline(client: TestClient, ad
     )
     assert policy["frame-ancestors"] == policy["base-uri"] == "'none'"
     assert policy["require-trusted-types-for"] == "'script'"
-    assert policy["trusted-types"] == "edge-worker", (
-        "one policy, that is made once and knows one address"
-    )
+    assert policy["trusted-types"] == "edge-worker", "one policy, created once, for one URL"
     assert "unsafe" not in answer.headers["content-security-policy"]
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["referrer-policy"] == "no-referrer"
-    found = Found(answer.text)
-    assert found.inline == []
-    assert len(found.ids) == len(set(found.ids))
-    assert all(
-        address.startswith(("/", "#")) and not address.startswith("//")
-        for address in found.addresses
-    )
-    for own in (address for address in found.addresses if address.startswith("/static/")):
+    content = PageContent(answer.text)
+    assert content.inline == []
+    assert len(content.ids) == len(set(content.ids))
+    assert all(url.startswith(("/", "#")) and not url.startswith("//") for url in content.urls)
+    for own in (url for url in content.urls if url.startswith("/static/")):
         file = client.get(own)
         assert file.status_code == 200, own
         assert file.headers["content-security-policy"] == answer.headers["content-security-policy"]
@@ -91,24 +87,22 @@ def test_a_page_brings_a_strict_policy_and_nothing_inline(client: TestClient, ad
         assert file.headers["x-content-type-options"] == "nosniff"
 
 
-@pytest.mark.parametrize("address", [address for address in ADDRESSES if address != "/sign-in"])
-def test_who_has_no_session_is_sent_to_sign_in_and_comes_back(
-    client: TestClient, address: str
-) -> None:
+@pytest.mark.parametrize("path", [path for path in PATHS if path != "/sign-in"])
+def test_without_a_session_a_page_redirects_to_sign_in(client: TestClient, path: str) -> None:
     client.cookies.clear()
-    answer = client.get(address)
+    answer = client.get(path)
     assert answer.status_code == 303
-    assert answer.headers["location"] == f"/sign-in?next={address}"
+    assert answer.headers["location"] == f"/sign-in?next={path}"
     assert client.get("/").headers["location"] == "/sign-in"
 
 
-def test_the_front_door_leads_to_the_review_page(client: TestClient) -> None:
+def test_the_start_page_is_the_review_page(client: TestClient) -> None:
     assert client.get("/").headers["location"] == "/review"
 
 
-def test_the_address_of_a_page_never_becomes_markup(client: TestClient) -> None:
-    address = f"/snapshots/{quote(HOSTILE, safe='')}"
-    assert "alert" not in client.get(address).text
+def test_the_path_of_a_page_never_becomes_markup(client: TestClient) -> None:
+    path = f"/snapshots/{quote(HOSTILE, safe='')}"
+    assert "alert" not in client.get(path).text
     client.cookies.clear()
     answer = client.get("/review?round=2&x=" + quote(HOSTILE, safe=""))
     assert answer.headers["location"].startswith("/sign-in?next=/review%3Fround%3D2%26x%3D%2522")
@@ -127,28 +121,45 @@ def test_static_files_stay_in_their_folder(client: TestClient) -> None:
         assert client.get(f"{folder[0]}/{name}").status_code == 404
 
 
-def test_every_module_that_is_imported_is_fetched_at_once() -> None:
+def test_every_imported_module_is_preloaded() -> None:
     for page in PAGES.values():
-        modules = needed_modules(f"{page}.js")
+        modules = needed_modules(f"pages/{page}.js")
         for name in modules:
             text = (STATIC / name).read_text("utf-8")
             code = re.sub(
                 r"/\*.*?\*/|new URL\(.*?\)", "", text, flags=re.DOTALL
-            )  # a worker fetches for itself
-            imported = set(re.findall(r'"\./([\w.]+)"', code))
-            assert imported <= modules, f"{name} imports what {page} does not announce"
+            )  # a worker loads its own modules
+            imported = {_resolve(name, path) for path in re.findall(r'"(\.{1,2}/[\w./]+)"', code)}
+            assert imported <= modules, f"{page} does not preload an import of {name}"
+
+
+def _resolve(module: str, path: str) -> str:
+    """Return an import path relative to the folder of the static files."""
+    return str((STATIC / module).parent.joinpath(path).resolve().relative_to(STATIC))
 
 
 def test_no_module_is_left_unused() -> None:
-    begun = [*PAGES.values(), "missing", "edge_worker"]
-    used = set.union(*(set(needed_modules(f"{name}.js")) for name in begun))
-    assert {file.name for file in STATIC.glob("*.js")} - used == {
-        "theme.js"
-    }  # a classic script of its own
+    entry_points = [
+        *(f"pages/{name}.js" for name in (*PAGES.values(), "not_found")),
+        "review/edge_worker.js",
+    ]
+    used = set.union(*(set(needed_modules(name)) for name in entry_points))
+    modules = {str(file.relative_to(STATIC)) for file in MODULES}
+    assert modules - used == {"lib/theme.js"}  # a classic script
 
 
-def test_markup_is_never_made_from_text() -> None:
-    for file in STATIC.glob("*.js"):
+def test_every_id_that_a_module_looks_up_is_in_a_template() -> None:
+    templates = "".join(
+        file.read_text("utf-8") for file in (STATIC.parent / "templates").glob("*.html")
+    )
+    code = "".join(file.read_text("utf-8") for file in MODULES)
+    wanted = set(re.findall(r'byId\(\s*"([^"]+)"', code))
+    assert wanted
+    assert wanted <= set(re.findall(r'\bid="([^"]+)"', templates))
+
+
+def test_text_never_becomes_markup() -> None:
+    for file in MODULES:
         found = re.findall(
             r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function",
             file.read_text(),
@@ -156,14 +167,23 @@ def test_markup_is_never_made_from_text() -> None:
         assert found == [], file.name
 
 
-def test_every_file_says_what_it_is_for_and_stays_small() -> None:
-    for file in STATIC.glob("*.js"):
+def test_every_module_is_documented_and_short() -> None:
+    for file in MODULES:
         text = file.read_text("utf-8")
         assert text.startswith("/**"), file.name
-        assert len(text.splitlines()) <= 250, file.name
+        assert len(text.splitlines()) <= 300, file.name
+        assert max(map(len, text.splitlines())) <= 100, file.name
 
 
-def test_the_pages_never_load_the_workshop() -> None:
+def test_style_sheets_are_short_and_have_one_declaration_per_line() -> None:
+    for file in STATIC.rglob("*.css"):
+        lines = file.read_text("utf-8").splitlines()
+        assert len(lines) <= 400, file.name
+        assert max(map(len, lines)) <= 100, file.name
+        assert not [line for line in lines if re.search(r";\s*\S", line)], file.name
+
+
+def test_the_front_end_never_imports_training() -> None:
     code = (
         "import sys, annotator_ui.app; print({'torch', 'training', 'diffusers'} & set(sys.modules))"
     )
@@ -173,8 +193,8 @@ def test_the_pages_never_load_the_workshop() -> None:
     assert done.stdout.strip() == "set()"
 
 
-def test_the_figures_of_an_evaluation_are_better_in_the_same_direction_as_in_the_workshop() -> None:
-    # Read, not imported: training needs torch, and the pages' tests do not.
+def test_metrics_have_the_same_direction_as_in_training() -> None:
+    # Parsed instead of imported, because training needs torch and these tests do not.
     heldout = ast.parse(
         (STATIC.parents[1] / "training" / "evaluation" / "heldout.py").read_text("utf-8")
     )
@@ -186,7 +206,6 @@ def test_the_figures_of_an_evaluation_are_better_in_the_same_direction_as_in_the
         and node.target.id == "HIGHER_IS_BETTER"
     )
     assert table is not None
-    shown = re.findall(
-        r'"(\w+)",\s*\{[^}]*better: "(higher|lower)"', (STATIC / "measures.js").read_text("utf-8")
-    )
-    assert {name: way == "higher" for name, way in shown} == ast.literal_eval(table)
+    definitions = (STATIC / "lib" / "metric_definitions.js").read_text("utf-8")
+    shown = re.findall(r'(\w+): \{[^}]*better: "(higher|lower)"', definitions)
+    assert {name: direction == "higher" for name, direction in shown} == ast.literal_eval(table)

@@ -1,4 +1,4 @@
-"""The pages' JavaScript is checked by TypeScript's checker, strictly, from its JSDoc types."""
+"""TypeScript checks the JavaScript of the pages in strict mode, from its JSDoc types."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def tsc() -> Path:
-    """The checker of package-lock.json, installed beside the checkout when it is not there yet."""
+    """The TypeScript compiler of package-lock.json, installed if missing."""
     checker = ROOT / "node_modules" / ".bin" / "tsc"
     if not checker.exists():
         npm = shutil.which("npm")
@@ -31,19 +31,19 @@ def tsc() -> Path:
 
 
 @pytest.mark.slow
-def test_the_types_are_right(tsc: Path) -> None:
+def test_type_check(tsc: Path) -> None:
     command = [str(tsc), "--project", str(ROOT / "jsconfig.json"), "--pretty", "false"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stdout
 
 
-def test_the_checker_is_strict_and_the_only_package() -> None:
+def test_the_type_checker_is_strict_and_the_only_package() -> None:
     options = json.loads((ROOT / "jsconfig.json").read_text())["compilerOptions"]
     assert options["checkJs"]
     assert options["strict"]
     package = json.loads((ROOT / "package.json").read_text())
-    assert "dependencies" not in package, "the pages need no package at run time"
+    assert "dependencies" not in package, "the pages have no runtime dependencies"
     assert list(package["devDependencies"]) == ["typescript"]
     assert "resolved" not in (ROOT / "package-lock.json").read_text(), (
-        "no registry's address is written down"
+        "the lock file contains no registry URL"
     )

@@ -1,4 +1,4 @@
-"""Measures review pages in Chromium as a hand meets them: from the key to the next picture, sheets, and the edge view.
+"""Measures review pages in Chromium as a hand meets them: from the key to the next picture, grids, and the edge view.
 
     python -m tests.benchmarks.page_keys [--sides 512 1024] [--decisions 100] [--alone] [--chromium PATH]
 
@@ -6,7 +6,7 @@ For each size of layers, as heavy as photographs: p50 and p95 of the millisecond
 shows the next candidate (Event Timing: until that frame is presented, in steps of 8 ms; what the browser does not report
 took less than 16 and counts as 16), over decisions with keys, one every 300 ms; the same of Label Studio's own page with
 the same pictures, from its verdict's key, which Ctrl+Enter submits as soon as the page shows it, to the second frame with
-the next picture; then the seconds from the address of a contact sheet of 48 until all of its prints are decoded and
+the next picture; then the seconds from the address of a grid of 48 until all of its images are decoded and
 painted, first with nothing shrunk yet and then again for another browser; and the milliseconds from the key to the edges
 of a layer, which the page finds ahead once they have been looked at. The instance is a real one (PostgreSQL,
 `layerloop api`, a folder of objects), and so is Label Studio, with tasks that our desk put up; `--alone` leaves it out.
@@ -43,7 +43,7 @@ from tests.benchmarks.review_queue import _api, _database, _server
 from tests.making import make_pairs, make_round
 
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
-SHEET = 48
+GRID_SIZE = 48
 BETWEEN_MS = 300
 OBSERVE = """() => {
   window.paints = [];
@@ -52,8 +52,8 @@ OBSERVE = """() => {
   }).observe({ type: 'event', durationThreshold: 16, buffered: false });
 }"""
 SHOWN = """(count) => {
-  const cells = [...document.querySelectorAll('#contact .cell')];
-  return cells.length === count && cells.every((cell) => !/waiting|decoding/.test(cell.dataset.mark));
+  const items = [...document.querySelectorAll('#grid .grid-item')];
+  return items.length === count && items.every((item) => !/waiting|decoding/.test(item.dataset.mark));
 }"""
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     options = _options()
     print(
         "  side | key to next picture, ms: p50   p95   max | Label Studio's page: p50   p95   max | "
-        "sheet of 48, s: first  again | edges, ms: p50   p95"
+        " grid of 48, s: first  again | edges, ms: p50   p95"
     )
     with ExitStack() as open_until_the_end:
         server = open_until_the_end.enter_context(_server(None))
@@ -70,7 +70,7 @@ def main() -> None:
         studio = None if options.alone else open_until_the_end.enter_context(open_studio())
         browser = driver.chromium.launch(executable_path=options.chromium, args=ARGUMENTS)
         for side in options.sides:
-            with _site(server, side, options.decisions + SHEET + 20) as site:
+            with _site(server, side, options.decisions + GRID_SIZE + 20) as site:
                 keys = _percentiles(
                     _decide(browser, site.url, next(site.people), options.decisions)
                 )
@@ -80,11 +80,11 @@ def main() -> None:
                         decide_there(browser, studio, site, options.decisions)
                     )
                     theirs = f"{p50:>24.0f} {p95:>5.0f} {longest:>5.0f}"
-                sheets = [_open_sheet(browser, site.url, next(site.people)) for _ in range(2)]
+                grids = [_open_grid(browser, site.url, next(site.people)) for _ in range(2)]
                 edges = _percentiles(_edges(browser, site.url, next(site.people)))
             print(
-                f"{side:>6} | {keys[0]:>28.0f} {keys[1]:>5.0f} {keys[2]:>5.0f} | {theirs:>36} | {sheets[0]:>21.2f} "
-                f"{sheets[1]:>6.2f} | {edges[0]:>14.0f} {edges[1]:>5.0f}",
+                f"{side:>6} | {keys[0]:>28.0f} {keys[1]:>5.0f} {keys[2]:>5.0f} | {theirs:>36} | {grids[0]:>21.2f} "
+                f"{grids[1]:>6.2f} | {edges[0]:>14.0f} {edges[1]:>5.0f}",
                 flush=True,
             )
         browser.close()
@@ -100,7 +100,7 @@ def _decide(browser: Browser, url: str, token: str, decisions: int) -> list[floa
         page.wait_for_selector('#review[data-state="ready"]')
         page.keyboard.press("a" if turn % 10 == 0 else "r")
         page.wait_for_timeout(BETWEEN_MS)
-    decided = page.locator("#pace dd").first.inner_text()
+    decided = page.locator("#progress dd").first.inner_text()
     if decided != str(decisions):
         raise SystemExit(f"{decided} of {decisions} keys decided")
     taken = _measured(page, decisions)
@@ -108,14 +108,14 @@ def _decide(browser: Browser, url: str, token: str, decisions: int) -> list[floa
     return taken
 
 
-def _open_sheet(browser: Browser, url: str, token: str) -> float:
-    """Seconds from the address of a sheet to its last print."""
+def _open_grid(browser: Browser, url: str, token: str) -> float:
+    """Seconds from the address of a grid to its last image."""
     page = _sign_in(browser, url, token)
     page.goto(f"{url}/rounds")
-    page.evaluate("size => localStorage.setItem('layerloop.sheet.size', String(size))", SHEET)
+    page.evaluate("size => localStorage.setItem('layerloop.grid.size', String(size))", GRID_SIZE)
     began = time.perf_counter()
-    page.goto(f"{url}/review?view=sheet", wait_until="commit")
-    page.wait_for_function(SHOWN, arg=SHEET, polling="raf")
+    page.goto(f"{url}/review?view=grid", wait_until="commit")
+    page.wait_for_function(SHOWN, arg=GRID_SIZE, polling="raf")
     page.evaluate(
         "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
     )
@@ -131,7 +131,7 @@ def _edges(browser: Browser, url: str, token: str, times: int = 20) -> list[floa
     page.wait_for_load_state("networkidle")
     page.keyboard.press("Shift+V")
     page.wait_for_function(
-        "() => document.querySelector('#edge-legend').textContent.includes('half clear')"
+        "() => document.querySelector('#edge-legend').textContent.includes('semi-transparent')"
     )
     page.keyboard.press("s")
     taken: list[float] = []

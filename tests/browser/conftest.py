@@ -1,4 +1,4 @@
-"""A real browser on the real application: Chromium, uvicorn on a free loopback port, a database of the test's own."""
+"""Fixtures: Chromium, the application on a free loopback port, and a database per test."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.making import make_candidates, make_pairs, make_round, scenes
 
 @pytest.fixture
 def site(database: Database, store: FolderStore, settings: Settings) -> Iterator[Site]:
-    """The real application in a thread, on a free port."""
+    """Serve the application in a thread, on a free port."""
     port = free_port()
     context = AppContext(
         settings.model_copy(update={"port": port}),
@@ -44,9 +44,9 @@ def site(database: Database, store: FolderStore, settings: Settings) -> Iterator
 
 @pytest.fixture
 def open_page(browser: Browser, site: Site) -> Iterator[Callable[..., Page]]:
-    """Opens a page of a new browser profile; whatever its console complains about fails the test at the end."""
+    """Open a page in a new browser profile; console errors and warnings fail the test at teardown."""
     contexts: list[BrowserContext] = []
-    complaints: list[str] = []
+    console_errors: list[str] = []
 
     def open_(
         name: str | None = "Ada", role: Role = Role.admin, path: str = "/review", **options: object
@@ -57,8 +57,8 @@ def open_page(browser: Browser, site: Site) -> Iterator[Callable[..., Page]]:
         browser_context.set_default_timeout(15_000)
         contexts.append(browser_context)
         page = browser_context.new_page()
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda message: _note(complaints, message.type, message.text))
+        page.on("pageerror", lambda error: console_errors.append(str(error)))
+        page.on("console", lambda message: _collect(console_errors, message.type, message.text))
         if name is not None:
             page.goto(site.sign_in_url(name, role))
             page.wait_for_url("**/review")
@@ -69,12 +69,12 @@ def open_page(browser: Browser, site: Site) -> Iterator[Callable[..., Page]]:
     yield open_
     for browser_context in contexts:
         browser_context.close()
-    assert complaints == []
+    assert console_errors == []
 
 
 @pytest.fixture
 def round_id(database: Database, store: FolderStore) -> int:
-    """A round with 40 candidates that wait."""
+    """A round with 40 waiting candidates."""
     with database.transaction() as tx:
         number = make_round(tx)
         make_candidates(tx, store, number, 40)
@@ -83,14 +83,14 @@ def round_id(database: Database, store: FolderStore) -> int:
 
 @pytest.fixture
 def pair_round(database: Database, store: FolderStore) -> int:
-    """A round with eight pairs that wait."""
+    """A round with eight waiting pairs."""
     with database.transaction() as tx:
         number = make_round(tx, kind="pair")
         make_pairs(tx, store, number, scenes(8, 128))
     return number
 
 
-def _note(complaints: list[str], kind: str, text: str) -> None:
-    """Errors and warnings, but for the browser's own line about a request that got no answer or a refusal."""
+def _collect(console_errors: list[str], kind: str, text: str) -> None:
+    """Collect errors and warnings, except the browser's own message about a failed request."""
     if kind in {"error", "warning"} and "Failed to load resource" not in text:
-        complaints.append(text)
+        console_errors.append(text)

@@ -1,4 +1,4 @@
-"""What the browser tests do and look at: pressing keys at the review page, and what the database knows then."""
+"""Helpers of the browser tests: key presses on the review page, and queries of the database."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from curation.errors import NotFound
 from curation.review.reviewers import add_reviewer, find_reviewer, issue_token
 from curation.runtime.context import AppContext
 
-# Notes, before the page itself hears of a key, which candidate was on the stage when it went down.
+# Records each key with the candidate on display, before the page handles the key.
 RECORD = """() => {
-  window.pressed = [];
+  window.pressedKeys = [];
   window.addEventListener('keydown', (event) => {
-    window.pressed.push([event.key, document.getElementById('stage').dataset.candidate ?? null]);
+    window.pressedKeys.push([event.key, document.getElementById('viewer').dataset.candidate ?? null]);
   }, {capture: true});
 }"""
 
 AXE = {"resultTypes": ["violations"], "rules": {"target-size": {"enabled": True}}}
-"""Axe's rules for WCAG A and AA, contrast in numbers, its best practices, and 2.2's target size, which it leaves off."""
+"""Axe's default rules (WCAG A and AA, best practices), and target size of WCAG 2.2, off by default."""
 
 OpenPage = Callable[..., Page]
-"""The fixture `open_page`: signs somebody in and opens a page of a new browser profile."""
+"""The fixture `open_page`: signs a reviewer in and opens a page in a new browser profile."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """A running instance, and its people by the address that signs them in."""
+    """A running application, with sign-in links for its reviewers."""
 
     context: AppContext
     address: str
 
     def sign_in_url(self, name: str, role: Role = Role.annotator) -> str:
-        """An address with a token that works once, for somebody who is added when new."""
+        """Return a sign-in link with a one-time token; add the reviewer if missing."""
         with self.context.database.transaction() as tx:
             try:
                 reviewer = find_reviewer(tx, name)
@@ -52,25 +52,25 @@ class Site:
 
 
 def record_keys(page: Page) -> None:
-    """From now on, remember each key with the candidate that was shown."""
+    """Record each key with the candidate on display from now on."""
     page.evaluate(RECORD)
 
 
-def pressed(page: Page) -> list[tuple[str, str | None]]:
-    """The keys pressed so far and the candidates shown when they went down."""
-    return [(key, shown) for key, shown in page.evaluate("window.pressed")]
+def pressed_keys(page: Page) -> list[tuple[str, str | None]]:
+    """Return the recorded keys and the candidates on display at the time."""
+    return [(key, shown) for key, shown in page.evaluate("window.pressedKeys")]
 
 
 def shown(page: Page) -> str | None:
-    """The candidate on the stage."""
-    found: str | None = page.evaluate("document.getElementById('stage').dataset.candidate ?? null")
+    """Return the candidate in the viewer."""
+    found: str | None = page.evaluate("document.getElementById('viewer').dataset.candidate ?? null")
     return found
 
 
 def wait_until_shown(page: Page) -> str:
-    """Wait for a candidate that can be judged."""
+    """Wait until a candidate is visible, and return it."""
     page.wait_for_selector('#review[data-state="ready"]')
-    page.wait_for_selector("#stage[data-candidate] img", state="attached")
+    page.wait_for_selector("#viewer[data-candidate] img", state="attached")
     page.evaluate(
         "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
     )
@@ -80,28 +80,28 @@ def wait_until_shown(page: Page) -> str:
 
 
 def press(page: Page, key: str) -> str:
-    """Press a key for the candidate that is shown, once it is; returns the candidate."""
+    """Wait until a candidate is visible, press a key, and return the candidate."""
     before = wait_until_shown(page)
     page.keyboard.press(key)
     return before
 
 
 def settle(page: Page) -> None:
-    """Wait for longer than any transition takes, so that nothing moves."""
+    """Wait longer than any CSS transition takes."""
     page.wait_for_timeout(260)
 
 
-def image(page: Page, name: str) -> None:
-    """Keep what is seen once nothing moves, where somebody wants to look at it."""
+def screenshot(page: Page, name: str) -> None:
+    """Save a screenshot if LAYERLOOP_TEST_PICTURES names a folder."""
     folder = os.environ.get("LAYERLOOP_TEST_PICTURES")
     if folder:
         settle(page)
         page.screenshot(path=Path(folder) / f"{name}.png")
 
 
-def barriers(page: Page) -> list[str]:
-    """What axe finds in the way of people who see, hear or move otherwise: rule, place and reason of each."""
-    settle(page)  # a colour in transition has no contrast of its own
+def accessibility_violations(page: Page) -> list[str]:
+    """Return the accessibility violations found by axe: rule, element and reason of each."""
+    settle(page)  # contrast is undefined during a color transition
     found = Axe().run(page, options=AXE).response["violations"]
     return [
         f"{rule['id']}: {node['target'][0]}: {' '.join(node['failureSummary'].split())}"
@@ -111,12 +111,12 @@ def barriers(page: Page) -> list[str]:
 
 
 def wait_until_sent(page: Page) -> None:
-    """Wait until every decision has been answered."""
+    """Wait until every decision is sent."""
     page.wait_for_selector('html[data-outbox="0"]', timeout=30_000)
 
 
-def standing(database: Database) -> dict[str, tuple[str, list[str]]]:
-    """Candidate: its last verdict that was not undone, with the reasons, by decisions alone."""
+def active_verdicts(database: Database) -> dict[str, tuple[str, list[str]]]:
+    """Return the latest verdict that was not undone, with its reasons, by candidate."""
     undone = sa.select(decisions.c.undoes).where(decisions.c.undoes.is_not(None))
     query = (
         sa.select(decisions)
@@ -130,7 +130,7 @@ def standing(database: Database) -> dict[str, tuple[str, list[str]]]:
 
 
 def state_of(database: Database, candidate: str) -> str:
-    """Where a candidate stands."""
+    """Return the state of a candidate."""
     with database.transaction() as tx:
         return str(
             tx.scalar(sa.select(candidates.c.state).where(candidates.c.id == uuid.UUID(candidate)))
@@ -138,7 +138,7 @@ def state_of(database: Database, candidate: str) -> str:
 
 
 def count_decisions(database: Database) -> dict[str, int]:
-    """How many rows of each verdict there are."""
+    """Return the number of decisions per verdict."""
     query = sa.select(decisions.c.verdict, sa.func.count().label("number")).group_by(
         decisions.c.verdict
     )

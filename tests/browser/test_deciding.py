@@ -1,4 +1,4 @@
-"""Deciding with keys alone: every verdict reaches the candidate that was seen, however fast the keys come."""
+"""Decisions by keyboard: every verdict applies to the visible candidate, however fast the keys are."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from curation.db.tables import decisions
 from tests.browser.reviewing import (
     OpenPage,
     Site,
+    active_verdicts,
     count_decisions,
     press,
-    pressed,
+    pressed_keys,
     record_keys,
     shown,
-    standing,
     state_of,
     wait_until_sent,
     wait_until_shown,
@@ -39,29 +39,29 @@ def test_a_token_signs_in_once(site: Site, open_page: OpenPage, round_id: int) -
     second.wait_for_url("**/sign-in**")
 
 
-def test_thirty_decisions_by_keys_alone(
+def test_thirty_decisions_by_keyboard(
     open_page: OpenPage, database: Database, round_id: int
 ) -> None:
     page = open_page()
-    said: dict[str, tuple[str, list[str]]] = {}
+    verdicts: dict[str, tuple[str, list[str]]] = {}
     for key in itertools.islice(
         itertools.cycle(["a", "r", "j", "2", "ArrowRight", "ArrowLeft", "9"]), 30
     ):
         reasons = {"2": ["residue"], "9": ["other"]}.get(key, [])
-        said[press(page, key)] = (
+        verdicts[press(page, key)] = (
             "accept" if key in {"a", "j", "ArrowRight"} else "reject",
             reasons,
         )
-    assert len(said) == 30
-    undone = list(said)[-1]
+    assert len(verdicts) == 30
+    undone = list(verdicts)[-1]
     press(page, "Backspace")
-    assert wait_until_shown(page) == undone, "what was undone is shown again at once"
+    assert wait_until_shown(page) == undone, "an undone candidate is shown again immediately"
     wait_until_sent(page)
     assert state_of(database, undone) == "showing"
-    del said[undone]
-    assert standing(database) == said
-    assert {candidate: state_of(database, candidate) for candidate in said} == {
-        candidate: f"{verdict}ed" for candidate, (verdict, _) in said.items()
+    del verdicts[undone]
+    assert active_verdicts(database) == verdicts
+    assert {candidate: state_of(database, candidate) for candidate in verdicts} == {
+        candidate: f"{verdict}ed" for candidate, (verdict, _) in verdicts.items()
     }
     assert count_decisions(database)["undo"] == 1
     with database.transaction() as tx:
@@ -73,7 +73,7 @@ def test_thirty_decisions_by_keys_alone(
     assert all(0 <= dwell < 60_000 for dwell in dwells)
 
 
-def test_collected_reasons_and_a_comment(
+def test_selected_reasons_and_a_comment(
     open_page: OpenPage, database: Database, round_id: int
 ) -> None:
     page = open_page()
@@ -89,18 +89,18 @@ def test_collected_reasons_and_a_comment(
     assert shown(page) == candidate
     page.keyboard.press("r")
     wait_until_sent(page)
-    assert standing(database) == {candidate: ("reject", ["halo", "holes"])}
+    assert active_verdicts(database) == {candidate: ("reject", ["halo", "holes"])}
     with database.transaction() as tx:
         assert (
             tx.scalar(sa.select(decisions.c.comment)) == "a rat is in it; j k a r are letters here"
         )
     assert page.locator('#reasons [aria-pressed="true"]').count() == 0, (
-        "reasons are not carried to the next candidate"
+        "reasons do not carry over to the next candidate"
     )
 
 
 @pytest.mark.parametrize("pause_ms", [0, 15, 60])
-def test_typing_ahead_never_reaches_another_candidate(
+def test_typing_ahead_never_decides_another_candidate(
     open_page: OpenPage, database: Database, round_id: int, pause_ms: int
 ) -> None:
     page = open_page()
@@ -112,24 +112,24 @@ def test_typing_ahead_never_reaches_another_candidate(
     wait_until_sent(page)
     meant = {"a": ("accept", []), "r": ("reject", []), "1": ("reject", ["halo"])}
     keys_of: dict[str, list[str]] = {}
-    for key, candidate in pressed(page):
+    for key, candidate in pressed_keys(page):
         if candidate is not None:
             keys_of.setdefault(candidate, []).append(key)
     still_shown = shown(page)
-    # A key that came before its candidate was painted is ignored, so the last key of a candidate is the one that
-    # decided it: exactly that verdict stands, for every candidate that was shown and is gone.
+    # A key pressed before its candidate was painted is ignored, so the last key of a candidate decided it: that
+    # verdict is active for every candidate that was shown and is no longer visible.
     expected = {
         candidate: meant[keys[-1]]
         for candidate, keys in keys_of.items()
         if candidate != still_shown
     }
-    assert standing(database) == expected
+    assert active_verdicts(database) == expected
     assert sum(count_decisions(database).values()) == len(expected), (
         "no candidate was decided twice"
     )
 
 
-def test_a_skipped_candidate_waits_again(
+def test_a_skipped_candidate_returns_to_the_queue(
     open_page: OpenPage, database: Database, round_id: int
 ) -> None:
     page = open_page()
@@ -140,7 +140,7 @@ def test_a_skipped_candidate_waits_again(
     assert state_of(database, candidate) in {
         "waiting",
         "showing",
-    }  # the page may have been given it again
+    }  # the page may have claimed it again
 
 
 def test_a_key_held_down_decides_once(
@@ -164,7 +164,7 @@ def test_two_keys_in_one_frame_are_one_decision(
 ) -> None:
     page = open_page()
     candidate = wait_until_shown(page)
-    # The second key goes down when the next candidate is on the page but not yet painted: nobody can have meant it.
+    # The second key is pressed when the next candidate is displayed but not painted, so it cannot refer to it.
     page.evaluate("""() => {
       for (const code of ['KeyA', 'KeyR']) {
         const key = code.slice(-1).toLowerCase();
@@ -173,10 +173,10 @@ def test_two_keys_in_one_frame_are_one_decision(
     }""")
     expect(page.locator("#toast")).to_contain_text("Too fast")
     wait_until_sent(page)
-    assert standing(database) == {candidate: ("accept", [])}
+    assert active_verdicts(database) == {candidate: ("accept", [])}
 
 
-def test_time_with_the_page_hidden_is_no_dwell(
+def test_dwell_time_excludes_time_with_the_page_hidden(
     open_page: OpenPage, database: Database, round_id: int
 ) -> None:
     page = open_page()

@@ -1,4 +1,4 @@
-"""Every page in both themes and at both widths: nothing is complained of, nobody is kept out, and it fits."""
+"""Every page in both themes and two widths: no console errors, no accessibility violations, no overflow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from curation.object_store import FolderStore
 from curation.review.decisions import decide
 from curation.review.queue import claim_items
 from curation.review.reviewers import add_reviewer
-from tests.browser.reviewing import OpenPage, Site, barriers
+from tests.browser.reviewing import OpenPage, Site, accessibility_violations
 from tests.making import make_candidates, make_round
 
 HOSTILE = '<img src=x onerror="window.stolen = 1"><script>window.stolen = 2</script>'
@@ -26,18 +26,18 @@ READY = {
     "/rounds": "#rows tr",
     "/rounds/{round}": "#funnel li",
     "/snapshots": "#rows tr",
-    "/snapshots/first": "#sheet img",
-    "/checkpoints": "#figures tr",
+    "/snapshots/first": "#samples img",
+    "/checkpoints": "#metrics tr",
     "/reviewers": "#rows tr",
-    "/me": ".facts dd",
+    "/me": ".properties dd",
     "/sign-in": "#token",
 }
-"""Every page, and what stands on it once its data is there."""
+"""Every page, and a selector that matches once its data is loaded."""
 
 
 @pytest.fixture
 def round_id(database: Database, store: FolderStore) -> int:
-    """A round of 12, of which Grace has decided 8, and a snapshot of what she accepted; one prompt is hostile."""
+    """A round of 12 with 8 decisions by Grace, and a snapshot of her accepts; the prompts are hostile."""
     with database.transaction() as tx:
         number = make_round(tx)
         make_candidates(tx, store, number, 12)
@@ -58,7 +58,7 @@ def test_every_page_renders(
     open_page: OpenPage, site: Site, round_id: int, scheme: str, width: int
 ) -> None:
     page = open_page(color_scheme=scheme, viewport={"width": width, "height": 900})
-    grounds = set()
+    background_colors = set()
     for path, ready in READY.items():
         page.goto(site.address + path.format(round=round_id))
         page.wait_for_selector(ready)
@@ -66,10 +66,10 @@ def test_every_page_renders(
         assert page.evaluate("document.documentElement.scrollWidth") <= width, (
             f"{path} is wider than the window"
         )
-        assert barriers(page) == [], path
+        assert accessibility_violations(page) == [], path
         assert page.evaluate("window.stolen ?? null") is None, path
-        grounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
-    assert grounds == {"rgb(19, 20, 18)" if scheme == "dark" else "rgb(247, 247, 245)"}
+        background_colors.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert background_colors == {"rgb(19, 20, 18)" if scheme == "dark" else "rgb(247, 247, 245)"}
 
 
 def test_hostile_captions_are_text(open_page: OpenPage, site: Site, round_id: int) -> None:
@@ -80,30 +80,30 @@ def test_hostile_captions_are_text(open_page: OpenPage, site: Site, round_id: in
     assert page.locator("main script").count() == 0
 
 
-def test_the_round_page_tells_the_report_and_pauses(
+def test_the_round_page_shows_the_report_and_its_actions(
     open_page: OpenPage, site: Site, database: Database, round_id: int
 ) -> None:
     page = open_page(path=f"/rounds/{round_id}")
-    expect(page.locator("#tiles")).to_contain_text("50 % of 8 decided")
+    expect(page.locator("#tiles")).to_contain_text("50% of 8 decided")
     expect(page.locator("#funnel li").first).to_contain_text("12")
     expect(page.locator("#reviewers")).to_contain_text("Grace")
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_role("button", name="Resume")).to_be_visible()
     assert round_state(database, round_id) == "paused"
     page.get_by_role("button", name="Close…").click()
-    page.get_by_role("button", name="Close the round").click()
+    page.get_by_role("button", name="Close round").click()
     expect(page.locator("#title")).to_contain_text("closed")
     assert round_state(database, round_id) == "closed"
     expect(page.locator("#actions button")).to_have_count(0)
 
 
 def round_state(database: Database, number: int) -> str:
-    """open, paused or closed."""
+    """Return the state of a round: open, paused or closed."""
     with database.transaction() as tx:
         return str(tx.scalar(sa.select(rounds.c.state).where(rounds.c.id == number)))
 
 
-def test_annotators_are_shown_what_they_may_read(
+def test_annotators_see_only_what_they_may_read(
     open_page: OpenPage, site: Site, round_id: int
 ) -> None:
     page = open_page(name="Grace", role=Role.annotator)
@@ -113,21 +113,21 @@ def test_annotators_are_shown_what_they_may_read(
     expect(page.locator("#rows tr")).not_to_have_count(0)
     expect(page.locator("#rows a")).to_have_count(0)
     page.goto(f"{site.address}/checkpoints")
-    expect(page.locator("#failure")).to_contain_text("more access")
+    expect(page.locator("#error")).to_contain_text("don't have access")
 
 
-def test_freezing_and_promoting(open_page: OpenPage, site: Site, round_id: int) -> None:
+def test_creating_a_snapshot(open_page: OpenPage, site: Site, round_id: int) -> None:
     page = open_page(path="/snapshots")
-    page.get_by_placeholder("Tag, if you like").fill("second")
-    page.get_by_role("button", name="Freeze today's samples").click()
+    page.get_by_placeholder("Tag (optional)").fill("second")
+    page.get_by_role("button", name="Create snapshot").click()
     expect(page.locator("#notice")).to_contain_text("4 samples")
     expect(page.locator("#rows")).to_contain_text("second")
     page.goto(f"{site.address}/checkpoints")
-    expect(page.locator("#figures tr")).to_have_count(1)
+    expect(page.locator("#metrics tr")).to_have_count(1)
     expect(page.locator("#tiny-note")).to_contain_text("sd15 and sdxl")
 
 
-def test_imported_weights_say_that_no_snapshot_made_them(
+def test_imported_weights_have_no_snapshot(
     open_page: OpenPage, site: Site, round_id: int, database: Database
 ) -> None:
     changes = {"offset_scale": "300.0"}
@@ -138,13 +138,13 @@ def test_imported_weights_say_that_no_snapshot_made_them(
     page = open_page(path="/checkpoints")
     card = page.locator("article", has_text="imported")
     expect(card).to_contain_text("preset sdxl with offset_scale 300.0")
-    expect(card).to_contain_text("these weights were not trained here")
-    expect(card).to_contain_text("came from files")
+    expect(card).to_contain_text("none (imported weights)")
+    expect(card).to_contain_text("imported from files")
 
 
-def test_the_theme_is_remembered(open_page: OpenPage, site: Site, round_id: int) -> None:
+def test_the_theme_is_saved(open_page: OpenPage, site: Site, round_id: int) -> None:
     page = open_page(path="/rounds", color_scheme="light")
-    page.get_by_role("button", name="Dark or light").click()
+    page.get_by_role("button", name="Toggle dark mode").click()
     page.reload()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(19, 20, 18)"
 

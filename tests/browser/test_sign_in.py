@@ -1,4 +1,4 @@
-"""Signing in through a link: where it leads, and that it never changes the account of a browser unasked."""
+"""Sign-in links: their target page, and the confirmation before switching accounts."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.reviewing import OpenPage, Site, barriers
+from tests.browser.reviewing import OpenPage, Site, accessibility_violations
 
-ELSEWHERE = [
+OTHER_SITES = [
     "/.//other.example",
     "/%2e//other.example",
     "/.//other.example/%2e%2e",
@@ -30,9 +30,9 @@ ELSEWHERE = [
 
 
 @pytest.mark.parametrize(
-    "wanted", [*ELSEWHERE, "{site}//other.example/", "blob:{site}/x", "{site}@other.example/"]
+    "wanted", [*OTHER_SITES, "{site}//other.example/", "blob:{site}/x", "{site}@other.example/"]
 )
-def test_no_address_leads_to_another_site(open_page: OpenPage, site: Site, wanted: str) -> None:
+def test_no_target_leads_to_another_site(open_page: OpenPage, site: Site, wanted: str) -> None:
     page = open_page(name=None, path="/sign-in")
     left: list[str] = []
     page.on("request", lambda request: left.append(request.url))
@@ -43,7 +43,7 @@ def test_no_address_leads_to_another_site(open_page: OpenPage, site: Site, wante
     assert [url for url in left if not url.startswith(f"{site.address}/")] == []
 
 
-def test_the_page_that_was_wanted_is_opened(open_page: OpenPage, site: Site) -> None:
+def test_the_requested_page_is_opened(open_page: OpenPage, site: Site) -> None:
     page = open_page(name=None, path="/rounds?x=1")
     assert page.url.startswith(f"{site.address}/sign-in?next=")
     page.locator("#token").fill(site.sign_in_url("Ada").partition("token=")[2].partition("&")[0])
@@ -56,9 +56,9 @@ def test_a_link_asks_before_it_switches_accounts(open_page: OpenPage, site: Site
     expect(page.locator("#me")).to_contain_text("Ada")
     link = site.sign_in_url("Grace")
     page.goto(link)
-    expect(page.locator("#switch")).to_contain_text("signed in as Ada")
-    assert barriers(page) == []
-    page.get_by_role("button", name="Keep the account").click()
+    expect(page.locator("#switch-prompt")).to_contain_text("signed in as Ada")
+    assert accessibility_violations(page) == []
+    page.get_by_role("button", name="Keep current account").click()
     page.wait_for_url("**/rounds")
     expect(page.locator("#me")).to_contain_text("Ada")
     page.goto(link)
@@ -67,7 +67,7 @@ def test_a_link_asks_before_it_switches_accounts(open_page: OpenPage, site: Site
     expect(page.locator("#me")).to_contain_text("Grace")
 
 
-def test_an_unknown_address_is_a_page(open_page: OpenPage, site: Site) -> None:
+def test_an_unknown_path_has_an_error_page(open_page: OpenPage, site: Site) -> None:
     page = open_page(name="Ada", path="/rounds")
     for path in ("/nothing", "/rounds/abc", "/review/x", "//other.example"):
         answer = page.goto(site.address + path)
@@ -75,6 +75,6 @@ def test_an_unknown_address_is_a_page(open_page: OpenPage, site: Site) -> None:
         assert answer.status == 404
         expect(page.locator("h1")).to_have_text("Page not found")
         expect(page.locator("#me")).to_contain_text("Ada")
-    assert barriers(page) == []
+    assert accessibility_violations(page) == []
     page.get_by_role("link", name="Go to the start page").click()
     page.wait_for_url("**/rounds")

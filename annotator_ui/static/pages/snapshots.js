@@ -1,0 +1,94 @@
+/** The snapshots page: every snapshot, and a form to create one. */
+
+import { byId, el, replace } from "../lib/dom.js";
+import {
+  countLabel,
+  formatAgo,
+  formatCount,
+  formatDate,
+  groupLabel,
+  pluralize,
+  shortId,
+} from "../lib/format.js";
+import { read, request } from "../lib/http.js";
+import { poll } from "../lib/polling.js";
+import { hasRole, showError, showNotice, showSignedIn } from "../lib/shell.js";
+import { installShortcutHelp } from "../lib/shortcut_help.js";
+import { Shortcuts } from "../lib/shortcuts.js";
+
+const PERIOD_MS = 10_000;
+/** Number of values shown per group, the most frequent first. */
+const MAX_VALUES = 4;
+
+installShortcutHelp(new Shortcuts(document));
+read("/api/me").then(
+  (me) => {
+    showSignedIn(me);
+    byId("freeze").hidden = !hasRole(me, "engineer");
+  },
+  () => {},
+);
+const refresh = poll(PERIOD_MS, async () => {
+  const snapshots = /** @type {SnapshotSummary[]} */ (await read("/api/snapshots"));
+  byId("empty").hidden = snapshots.length > 0;
+  byId("table").hidden = snapshots.length === 0;
+  replace(byId("rows"), snapshots.map(row));
+});
+
+byId("freeze", HTMLFormElement).addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const tag = byId("tag", HTMLInputElement);
+  try {
+    /** @type {SnapshotSummary} */
+    const snapshot = await request("POST", "/api/snapshots", { tag: tag.value.trim() || null });
+    tag.value = "";
+    await refresh();
+    showNotice(
+      `Snapshot ${shortId(snapshot.id)} has ${pluralize(snapshot.samples, "sample")}.`,
+      "The same samples always give the same snapshot.",
+    );
+  } catch (error) {
+    showError(error);
+  }
+});
+
+/** @param {SnapshotSummary} snapshot */
+function row(snapshot) {
+  const id = el("code", {}, shortId(snapshot.id));
+  const groups = Object.entries(snapshot.counts);
+  const { frozen_at: frozenAt } = snapshot;
+  return el(
+    "tr",
+    {},
+    el("th", { scope: "row" }, el("a", { href: `/snapshots/${snapshot.id}` }, id)),
+    el(
+      "td",
+      {},
+      snapshot.tags.length
+        ? snapshot.tags.map((tag) => el("span", { class: "chip" }, tag))
+        : el("span", { class: "muted" }, "none"),
+    ),
+    el("td", { class: "number" }, formatCount(snapshot.samples)),
+    el(
+      "td",
+      {},
+      groups.map(([group, counts]) => groupSummary(group, counts)),
+    ),
+    el("td", {}, el("span", { title: formatDate(frozenAt) }, formatAgo(frozenAt))),
+  );
+}
+
+/**
+ * Return the most frequent values of a group: kind, split, round or license.
+ * @param {string} group
+ * @param {Record<string, number>} counts
+ */
+function groupSummary(group, counts) {
+  const sorted = Object.entries(counts).sort((a, b) => b[1] - a[1]);
+  const parts = sorted
+    .slice(0, MAX_VALUES)
+    .map(([key, number]) => `${formatCount(number)} ${countLabel(group, key)}`);
+  if (sorted.length > MAX_VALUES) parts.push(`${sorted.length - MAX_VALUES} more`);
+  const name = el("span", { class: "muted" }, groupLabel(group));
+  return el("div", { class: "group-summary" }, name, " ", parts.join(", "));
+}
