@@ -56,7 +56,7 @@ def demo(home: Path, preset: str, images: int, quota: int, *, pairs: bool = Fals
             time.sleep(0.5)
         yield re.findall(r"http://\S+/sign-in\S+", text)[0]
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         try:
             process.wait(60)
         except subprocess.TimeoutExpired:
