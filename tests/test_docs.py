@@ -199,7 +199,9 @@ def test_every_page_is_in_the_navigation() -> None:
 @pytest.mark.parametrize("record", sorted((DOCS / "decisions").glob("0*.md")), ids=lambda record: record.stem)
 def test_decision_records_have_all_their_sections(record: Path) -> None:
     text = TEXTS[record]
-    assert re.match(rf"# {record.name[:4]}\. .+\n\n- Status: (accepted|superseded by \d{{4}})\n- Date: \d{{4}}-\d\d-\d\d\n", text)
+    assert re.match(
+        rf"# {record.name[:4]}\. .+\n\n- Status: (accepted|superseded by \d{{4}})\n- Date: \d{{4}}-\d\d-\d\d\n", text
+    )
     sections = re.findall(r"^## (\w+)$", text, re.MULTILINE)
     assert sections == ["Context", "Decision", "Consequences", "Alternatives", "Evidence"]
     assert f"]({record.name})" in TEXTS[DOCS / "decisions" / "index.md"]

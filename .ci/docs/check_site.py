@@ -16,13 +16,11 @@ def problems(site: Path) -> list[str]:
     """Return what is wrong, one line each."""
     found = []
     for page in site.rglob("*.html"):
-        for tag in LOADS.findall(page.read_text("utf-8")):
-            if tag.startswith("<link") and not re.search(r"href=\"(?:https?:)?//", tag):
-                continue
-            found.append(f"{page.relative_to(site)} loads from another server: {tag}")
-    for style in site.rglob("*.css"):
-        if STYLES.search(style.read_text("utf-8")):
-            found.append(f"{style.relative_to(site)} loads from another server")
+        tags = LOADS.findall(page.read_text("utf-8"))
+        foreign = [tag for tag in tags if not tag.startswith("<link") or re.search(r"href=\"(?:https?:)?//", tag)]
+        found += [f"{page.relative_to(site)} loads from another server: {tag}" for tag in foreign]
+    styles = [style for style in site.rglob("*.css") if STYLES.search(style.read_text("utf-8"))]
+    found += [f"{style.relative_to(site)} loads from another server" for style in styles]
     for image in (site / "images").glob("*.png"):
         if image.stat().st_size > LARGEST and image.name not in {"negative_controls.png", "offset_ablation.png"}:
             found.append(f"images/{image.name} has {image.stat().st_size} bytes, more than {LARGEST}")

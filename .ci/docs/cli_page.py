@@ -31,7 +31,14 @@ def cli_page() -> str:
         ["command", "purpose"],
         ([f"[`layerloop {name}`](#{_anchor(name)})", _first(command.help)] for name, command in commands.items()),
     )
-    return page("Command line", INTRO, overview, "## Exit codes", _exit_codes(), *(_command(name, command) for name, command in commands.items()))
+    return page(
+        "Command line",
+        INTRO,
+        overview,
+        "## Exit codes",
+        _exit_codes(),
+        *(_command(name, command) for name, command in commands.items()),
+    )
 
 
 def _exit_codes() -> str:
@@ -57,13 +64,13 @@ def _command(name: str, command: Any, level: int = 2) -> str:
         return "\n\n".join(parts)
     arguments = [one for one in command.params if one.param_type_name == "argument"]
     options = [one for one in command.params if one.param_type_name == "option" and one.name != "help"]
-    usage = " ".join(
-        [f"layerloop {name}", *(["[OPTIONS]"] if options else []), *(_metavar(one) for one in arguments)]
-    )
+    usage = " ".join([f"layerloop {name}", *(["[OPTIONS]"] if options else []), *(_metavar(one) for one in arguments)])
     rows = [[code(_metavar(one)), cell(_help(one)), ""] for one in arguments]
     rows += [[code(_spelling(one)), _help(one), code(_default(one))] for one in options]
     return head + "\n\n".join(
-        part for part in (prose(command.help), f"```sh\n{usage}\n```", table(["parameter", "meaning", "default"], rows)) if part
+        part
+        for part in (prose(command.help), f"```sh\n{usage}\n```", table(["parameter", "meaning", "default"], rows))
+        if part
     )
 
 
@@ -77,7 +84,11 @@ def _first(text: str | None) -> str:
 
 def _metavar(argument: Any) -> str:
     name = argument.name.upper()
-    return f"[{name}]{'...' if argument.nargs == -1 else ''}" if not argument.required else name + ("..." if argument.nargs == -1 else "")
+    return (
+        f"[{name}]{'...' if argument.nargs == -1 else ''}"
+        if not argument.required
+        else name + ("..." if argument.nargs == -1 else "")
+    )
 
 
 def _spelling(option: Any) -> str:

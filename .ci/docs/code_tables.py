@@ -1,4 +1,4 @@
-"""The references of settings, metrics, signals and formats, and the part about packages: tables of the code as tables."""
+"""The references of settings, metrics, signals and formats, and the part about packages."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def settings_page() -> str:
         default = "" if field.default is None else code(field.default)
         rows.append([code(f"LAYERLOOP_{name.upper()}"), default, meaning])
     intro = """
-Settings are environment variables. They are read in `curation/settings.py` and nowhere else. Each one has a default with
-which everything runs on one machine. A variable that begins with `LAYERLOOP_` and is not a setting is reported by name.
-The values of dotted names are `package.module:function`.
+Settings are environment variables. They are read in `curation/settings.py` and nowhere else. Each one has a default
+with which everything runs on one machine. A variable that begins with `LAYERLOOP_` and is not a setting is reported by
+name. Values of dotted names are `package.module:function`.
 """
     return page("Settings", intro, table(["variable", "default", "meaning"], rows))
 
@@ -47,7 +47,13 @@ def metrics_page() -> str:
     for name, up in higher.items():
         one = known.get(name, {})
         rows.append(
-            [code(name), one.get("label", ""), one.get("unit", ""), "higher" if up else "lower", sentence(one.get("means", ""))]
+            [
+                code(name),
+                one.get("label", ""),
+                one.get("unit", ""),
+                "higher" if up else "lower",
+                sentence(one.get("means", "")),
+            ]
         )
     module = ast.parse((ROOT / "training" / "evaluation" / "heldout.py").read_text("utf-8"))
     function = next(one for one in module.body if isinstance(one, ast.FunctionDef) and one.name == "evaluate")
@@ -91,9 +97,9 @@ def signals_page() -> str:
         ([code(name), code(REASONS[name].value), _first_line(make)] for name, make in DEFECTS.items()),
     )
     intro = """
-Screening measures every generated layer before a person sees it. A signal is a number; a rule refuses a candidate and
-names the signal and its value. Pixels are straight (not premultiplied) sRGB; `a` is alpha in 0..1, `C` is the color, `s`
-is the longer side in pixels, and the core is the region with a > 0.5.
+Screening measures every generated layer before a person sees it. A signal is a number; a rule refuses a candidate
+and names the signal and its value. Pixels are straight (not premultiplied) sRGB; `a` is alpha in 0..1, `C` is the
+color, `s` is the longer side in pixels, and the core is the region with a > 0.5.
 """
     return page(
         "Signals", intro, "## Single layers", single, "## Pairs", pair,
@@ -112,13 +118,16 @@ def formats_page() -> str:
     from curation.scenes.layered_files import WRITERS
     from curation.scenes.scene import Background, Scene, SceneLayer
 
-    images = (
-        "Read: " + ", ".join(code(one) for one in sorted(READERS)) + ".\n\n"
-        "Recognized and refused by name: " + ", ".join(dict.fromkeys(name for _, name in OTHER_FILES)) + "; as archives "
-        + ", ".join(name for _, name in ARCHIVES) + f".\n\nLimits of one image by default: {LIMITS.pixels / 1e6:g} million "
-        f"pixels, {LIMITS.bytes >> 20} MiB, aspect ratio {LIMITS.aspect:g}, shorter side {LIMITS.shortest} pixels. "
-        "[Settings](settings.md) move them."
-    )  # fmt: skip
+    refused = ", ".join(dict.fromkeys(name for _, name in OTHER_FILES))
+    archives = ", ".join(name for _, name in ARCHIVES)
+    images = "\n\n".join(
+        [
+            f"Read: {_codes(sorted(READERS))}.",
+            f"Recognized and refused by name: {refused}; as archives {archives}.",
+            f"Limits of one image by default: {LIMITS.pixels / 1e6:g} million pixels, {LIMITS.bytes >> 20} MiB, aspect "
+            f"ratio {LIMITS.aspect:g}, shorter side {LIMITS.shortest} pixels. [Settings](settings.md) move them.",
+        ]
+    )
     captions = table(
         ["what", "values, the first that is there counts"],
         [
@@ -135,14 +144,18 @@ def formats_page() -> str:
         f"`{one.__name__}`: {prose(one.__doc__)}\n\n{table(['field', 'type'], _fields(one))}"
         for one in (Scene, Background, SceneLayer)
     )
-    layouts = table(["layout"], ([sentence(one)] for one in _enum_values("training/interop/formats.py", "WeightFormat")))
+    layouts = table(
+        ["layout"], ([sentence(one)] for one in _enum_values("training/interop/formats.py", "WeightFormat"))
+    )
     exports = ", ".join(code(name) for name in _export_formats())
     snapshot = (
-        f"A snapshot's root is one line of canonical JSON with `format` {code(FORMAT)}, its parts and its counts; the root's "
-        "sha256 is the snapshot's id. A part is a text object of one canonical JSON line for each sample, sorted by id:"
+        f"A snapshot's root is one line of canonical JSON with `format` {code(FORMAT)}, its parts and its counts; "
+        "the root's sha256 is the snapshot's id. A part is a text object of one canonical JSON line for each sample, "
+        "sorted by id:"
     )
     return page(
-        "Formats", "File formats that Layerloop reads and writes.", "## Images", images, "## Captions and metadata", captions,
+        "Formats", "File formats that Layerloop reads and writes.", "## Images", images,
+        "## Captions and metadata", captions,
         "## Snapshots", snapshot, sample, "## Scenes", scene,
         "## Layered files", "Written: " + _codes(WRITERS) + ".",
         "## Weights", "All weights are safetensors. Recognized by the names and shapes of their tensors:", layouts,
@@ -161,7 +174,13 @@ def packages_part() -> str:
             rows = []
             for number, layer in enumerate(one["layers"], 1):
                 names = [name.strip() for name in layer.split("|")]
-                rows.append([number, ", ".join(code(name) for name in names), "; ".join(filter(None, (_purpose(container, name) for name in names)))])
+                rows.append(
+                    [
+                        number,
+                        ", ".join(code(name) for name in names),
+                        "; ".join(filter(None, (_purpose(container, name) for name in names))),
+                    ]
+                )
             parts.append(table(["floor", "packages", "purpose"], rows))
         else:
             parts.append(

@@ -47,7 +47,9 @@ def _operation(path: str, method: str, operation: dict[str, Any]) -> str:
     parts.append(table(["parameter", "in", "type", "meaning"], rows))
     body = operation.get("requestBody", {}).get("content", {})
     if body:
-        parts.append("Request: " + ", ".join(f"{_type(one.get('schema', {}))} as {code(kind)}" for kind, one in body.items()))
+        parts.append(
+            "Request: " + ", ".join(f"{_type(one.get('schema', {}))} as {code(kind)}" for kind, one in body.items())
+        )
     answers = []
     for status, answer in operation.get("responses", {}).items():
         kinds = [_type(one.get("schema", {})) for one in answer.get("content", {}).values()]

@@ -10,10 +10,9 @@ from markdown import code, page, sentence, table
 
 ROOT = Path(__file__).resolve().parents[2]
 INTRO = """
-A preset is one row of the table in `training/presets/presets.py`; all presets have the same columns. `train --preset NAME`
-chooses a row, and `--set column=value` changes one number of it. Values are checked against the range of their column
-before anything starts. Counts are images, never steps. The tables leave out columns that have no comment in the code only
-where their name says everything.
+A preset is one row of the table in `training/presets/presets.py`; all presets have the same columns.
+`train --preset NAME` chooses a row, and `--set column=value` changes one number of it. Values are checked against
+the range of their column before anything starts. Counts are images, never steps.
 """
 
 
@@ -25,9 +24,13 @@ def presets_page() -> str:
     hints = get_type_hints(Preset, include_extras=True)
     parts = []
     for title, columns in _sections():
-        meanings = ([code(name), code(_type(hints[name])), _meaning(name, text)] for name, text in columns if name != "name")
+        meanings = (
+            [code(name), code(_type(hints[name])), _meaning(name, text)] for name, text in columns if name != "name"
+        )
         values = (
-            [code(name), *(_value(getattr(row, name)) for row in PRESETS.values())] for name, _ in columns if name != "name"
+            [code(name), *(_value(getattr(row, name)) for row in PRESETS.values())]
+            for name, _ in columns
+            if name != "name"
         )
         names = [f"`{name}`" for name in PRESETS]
         parts.append(
@@ -71,8 +74,7 @@ def _type(hint: Any) -> str:
     if not metadata:
         text = getattr(hint, "__name__", "") if isinstance(hint, type) else str(hint)
         text = re.sub(r"\btyping\.|<class '(\w+)'>", r"\1", text).replace("Annotated[", "[")
-        text = re.sub(r"\[(int|float), FieldInfo\([^\[\]]*\[[^\[\]]*\]\)\]", r"\1", text)
-        return text
+        return re.sub(r"\[(int|float), FieldInfo\([^\[\]]*\[[^\[\]]*\]\)\]", r"\1", text)
     bounds = []
     for one in metadata[0].metadata:
         for sign, attribute in ((">=", "ge"), (">", "gt"), ("<=", "le"), ("<", "lt")):

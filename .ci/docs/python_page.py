@@ -9,9 +9,12 @@ from markdown import page, prose
 
 ROOT = Path(__file__).resolve().parents[2]
 INTRO = """
-`layerloop` is the public package. Its names are imported on first use, so that `import layerloop` is fast and needs neither
-PyTorch nor a database. The protocols at the end are what a setting with a dotted name must implement.
+`layerloop` is the public package. Its names are imported on first use, so that `import layerloop` is fast and needs
+neither PyTorch nor a database. A function that a setting names by a dotted name must follow a protocol at the end.
 """
+
+
+Definition = ast.FunctionDef | ast.ClassDef
 
 
 def python_page() -> str:
@@ -31,9 +34,8 @@ def python_page() -> str:
         parts.append(_entry("layerloop", name, _find(where, attribute)))
     parts.append("## Protocols")
     ports = _parse(ROOT / "curation" / "ports.py")
-    for node in ports.body:
-        if isinstance(node, ast.ClassDef):
-            parts.append(_entry("curation.ports", node.name, node))
+    classes = [node for node in ports.body if isinstance(node, ast.ClassDef)]
+    parts += [_entry("curation.ports", node.name, node) for node in classes]
     return page("Python API", INTRO, *parts)
 
 
@@ -41,7 +43,7 @@ def _parse(file: Path) -> ast.Module:
     return ast.parse(file.read_text("utf-8"))
 
 
-def _find(where: str, name: str) -> ast.AST:
+def _find(where: str, name: str) -> Definition:
     """Return the definition of a name; imports of packages are followed."""
     base = ROOT / Path(*where.split("."))
     module = _parse(base / "__init__.py" if base.is_dir() else base.with_suffix(".py"))
@@ -53,11 +55,10 @@ def _find(where: str, name: str) -> ast.AST:
     raise SystemExit(f"error: {where} does not define {name}")
 
 
-def _entry(module: str, name: str, node: ast.AST) -> str:
+def _entry(module: str, name: str, node: Definition) -> str:
     """Return the section of a function or class: signature, docstring, public methods and properties."""
     if isinstance(node, ast.FunctionDef):
         return f"### {name}\n\n{_signature(node, module)}\n\n{prose(ast.get_docstring(node))}"
-    assert isinstance(node, ast.ClassDef)
     bases = ", ".join(ast.unparse(one) for one in node.bases)
     parts = [f"### {name}", f"```python\nclass {module}.{name}({bases})\n```", prose(ast.get_docstring(node))]
     fields = [
@@ -65,9 +66,12 @@ def _entry(module: str, name: str, node: ast.AST) -> str:
         if isinstance(one, ast.AnnAssign) and not ast.unparse(one.target).startswith("_")
     ]  # fmt: skip
     parts.append("\n".join(fields))
-    for one in node.body:
-        if isinstance(one, ast.FunctionDef) and (not one.name.startswith("_") or one.name == "__call__"):
-            parts.append(f"#### {name}.{one.name}\n\n{_signature(one)}\n\n{prose(ast.get_docstring(one))}")
+    methods = [one for one in node.body if isinstance(one, ast.FunctionDef)]
+    parts += [
+        f"#### {name}.{one.name}\n\n{_signature(one)}\n\n{prose(ast.get_docstring(one))}"
+        for one in methods
+        if not one.name.startswith("_") or one.name == "__call__"
+    ]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -32,6 +32,8 @@ KEYS = {"accept": "a", "reject": "r", "grid": "t", "view": "v", "mark": "Space",
 """The keys of the review page that are used here; the list that `?` opens names them all."""
 EDGES = 3
 """Views from the image to its edges: alpha, faint alpha, edges."""
+SOLID = re.compile(r"\b(red|orange|green|blue|purple|yellow) (heart|star|triangle|square|circle|ring)$")
+"""Prompts whose candidates show well on a checkerboard."""
 SEED_ROUND, ROUND = 1, 2
 """The round of imported images that need a person, and the round of generated ones."""
 
@@ -110,13 +112,22 @@ def finish_seeds(page: Page) -> None:
     settle(page)
 
 
+def find_solid(page: Page) -> None:
+    """Decide until the candidate that is shown is a solid shape."""
+    for _ in range(12):
+        settle(page)
+        if SOLID.search(page.get_by_role("heading", level=1).first.inner_text()):
+            break
+        decide(page, 1)
+
+
 def take_single(browser: Browser, address: str, out: Path) -> None:
     """Take the pages of an instance of single images."""
     page = sign_in(browser, address)
     open_path(page, "/review")
     finish_seeds(page)
     decide(page, 6)
-    settle(page)
+    find_solid(page)
     save(page, out / "review.png")
     for _ in range(EDGES):
         page.keyboard.press(KEYS["view"])
@@ -155,16 +166,18 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=0, help="train on so many images; 0 is the preset's count")
     parser.add_argument("--quota", type=int, default=48, help="candidates of the first round")
     parser.add_argument("--only", choices=["single", "pair"], help="one of the two instances")
+    parser.add_argument("--keep", type=Path, help="a folder for the instances, so that the next run need not train")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
+    for needed in filter(None, (given.out, given.keep)):
+        needed.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="layerloop-screenshots-") as folder, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=given.chromium, args=["--no-sandbox"])
         for name, take in (("single", take_single), ("pair", take_pair)):
             if given.only in (None, name):
                 size = (given.preset, given.images, given.quota)
-                with demo(Path(folder) / name, *size, pairs=name == "pair") as address:
+                with demo((given.keep or Path(folder)).resolve() / name, *size, pairs=name == "pair") as address:
                     take(browser, address, given.out.resolve())
         browser.close()
 

@@ -28,10 +28,11 @@ def states_svg() -> str:
         raise SystemExit(f"error: .ci/docs/states.py has no place for the state {missing[0].value}")
     pairs = {(one.value, other.value) for one, other in STATE_TRANSITIONS if other.value != "withdrawn"}
     lines = [
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 970 320" role="img" font-family="sans-serif" font-size="14">',
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 970 320" role="img"',
+        '  font-family="sans-serif" font-size="14">',
         "<title>States of a candidate and their transitions</title>",
-        '<defs><marker id="to" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" '
-        'orient="auto-start-reverse"><path d="M0 0 8 4 0 8z" fill="#557"/></marker></defs>',
+        '<defs><marker id="to" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8"',
+        '  orient="auto-start-reverse"><path d="M0 0 8 4 0 8z" fill="#557"/></marker></defs>',
         '<rect width="970" height="320" fill="#fff"/>',
     ]
     for one, other in sorted(pairs):
@@ -64,9 +65,7 @@ def states_part() -> str:
 def _comments() -> dict[str, str]:
     """Return the comments behind the members of CandidateState."""
     source = (ROOT / "curation" / "domain.py").read_text("utf-8")
-    node = next(
-        one for one in ast.parse(source).body if isinstance(one, ast.ClassDef) and one.name == "CandidateState"
-    )
+    node = next(one for one in ast.parse(source).body if isinstance(one, ast.ClassDef) and one.name == "CandidateState")
     body = "\n".join(source.splitlines()[node.lineno : node.end_lineno])
     return {name: text.strip() for name, text in re.findall(r"= \"(\w+)\"\s*#\s*(.*)", body)}
 
