@@ -120,12 +120,13 @@ def formats_page() -> str:
 
     refused = ", ".join(dict.fromkeys(name for _, name in OTHER_FILES))
     archives = ", ".join(name for _, name in ARCHIVES)
+    limits = f"{LIMITS.pixels / 1e6:g} million pixels, {LIMITS.bytes >> 20} MiB, "
+    limits += f"aspect ratio {LIMITS.aspect:g}, shorter side {LIMITS.shortest} pixels"
     images = "\n\n".join(
         [
             f"Read: {_codes(sorted(READERS))}.",
             f"Recognized and refused by name: {refused}; as archives {archives}.",
-            f"Limits of one image by default: {LIMITS.pixels / 1e6:g} million pixels, {LIMITS.bytes >> 20} MiB, aspect "
-            f"ratio {LIMITS.aspect:g}, shorter side {LIMITS.shortest} pixels. [Settings](settings.md) move them.",
+            f"Limits of one image by default: {limits}. [Settings](settings.md) move them.",
         ]
     )
     captions = table(
