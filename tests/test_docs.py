@@ -234,3 +234,13 @@ def test_nothing_of_a_machine_or_a_registry_is_in_the_tree() -> None:
             text = path.read_text("utf-8", errors="replace")
             for bad in names:
                 assert bad not in text, f"{name} names {bad}"
+
+
+def test_the_documents_are_written_in_plain_words() -> None:
+    done = subprocess.run(
+        [sys.executable, ".ci/style_report.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    measured = dict(re.findall(r"^(.{66}) (\S+)", done, re.MULTILINE))
+    measured = {trait.strip(): value for trait, value in measured.items()}
+    assert float(measured["sentences with what/whoever/whatever per 1,000 words, documents"]) <= 2
+    assert float(measured["told/said/asked per 1,000 words, documents"]) <= 0.5
