@@ -21,6 +21,7 @@ for variable in [name for name in os.environ if name.startswith("LAYERLOOP_")]:
 from cli_page import cli_page  # noqa: E402
 from code_tables import formats_page, metrics_page, packages_part, settings_page, signals_page  # noqa: E402
 from http_page import http_page  # noqa: E402
+from plots import ablation_svg, reviews_svg  # noqa: E402
 from presets_page import presets_page  # noqa: E402
 from python_page import python_page  # noqa: E402
 from states import states_part, states_svg  # noqa: E402
@@ -37,6 +38,8 @@ FILES: dict[str, Callable[[], str]] = {
     "reference/python-api.md": python_page,
     "reference/formats.md": formats_page,
     "images/candidate-states.svg": states_svg,
+    "images/ablation.svg": ablation_svg,
+    "images/reviews-saved.svg": reviews_svg,
 }
 """Files that are generated as a whole."""
 
