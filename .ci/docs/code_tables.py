@@ -182,7 +182,7 @@ def packages_part() -> str:
                         "; ".join(filter(None, (_purpose(container, name) for name in names))),
                     ]
                 )
-            parts.append(table(["floor", "packages", "purpose"], rows))
+            parts.append(table(["level", "packages", "purpose"], rows))
         else:
             parts.append(
                 "Source: " + _codes(one["source_modules"]) + ". Forbidden: " + _codes(one["forbidden_modules"]) + "."

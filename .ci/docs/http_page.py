@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,22 @@ def http_page() -> str:
     )
     parts = [_operation(path, method, one) for path, method, one in operations]
     schemas = api.get("components", {}).get("schemas", {})
+    errors = sorted(_errors(one for _, _, one in operations).items())
+    table_of_errors = table(["status", "meaning"], ([status, sentence(meaning)] for status, meaning in errors))
     return page(
-        "HTTP API", INTRO, overview, "## Operations", *parts, "## Schemas",
+        "HTTP API", INTRO, overview, "## Errors", table_of_errors, "## Operations", *parts, "## Schemas",
         *(_schema(name, schema) for name, schema in sorted(schemas.items())),
     )  # fmt: skip
+
+
+def _errors(operations: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """Return the statuses of errors with their meanings."""
+    return {
+        status: answer.get("description", "")
+        for operation in operations
+        for status, answer in operation.get("responses", {}).items()
+        if status >= "400"
+    }
 
 
 def _operation(path: str, method: str, operation: dict[str, Any]) -> str:
@@ -50,11 +63,12 @@ def _operation(path: str, method: str, operation: dict[str, Any]) -> str:
         parts.append(
             "Request: " + ", ".join(f"{_type(one.get('schema', {}))} as {code(kind)}" for kind, one in body.items())
         )
-    answers = []
-    for status, answer in operation.get("responses", {}).items():
-        kinds = [_type(one.get("schema", {})) for one in answer.get("content", {}).values()]
-        answers.append([status, ", ".join(filter(None, kinds)), sentence(answer.get("description", ""))])
-    parts.append(table(["status", "content", "meaning"], answers))
+    answers = operation.get("responses", {})
+    for status in sorted(set(answers) - set(_errors([operation]))):
+        kinds = [_type(one.get("schema", {})) for one in answers[status].get("content", {}).values()]
+        meaning = answers[status].get("description", "").replace("Successful Response", "")
+        parts.append(": ".join(filter(None, [f"Answer {status}", ", ".join(filter(None, kinds)), meaning])) + ".")
+    parts.append("Errors: " + ", ".join(sorted(_errors([operation]))) + ".")
     return "\n\n".join(part for part in parts if part)
 
 
