@@ -1,10 +1,13 @@
 # make demo      sets up everything and runs the loop; SEED=folder REVIEWER=rules ROUNDS=n PAIRS=1 LABELING=label-studio
 #                HOME_DIR=folder
 # make test      sets up everything and passes the tests
-# make check     before a commit: `make static` and `make quick`
+# make check     before a commit: `make static`, `make docs` and `make quick`
+# make docs      builds the documentation into site/, with every link checked; `make reference` writes generated pages anew
+# make screenshots  takes the pictures of the documentation from real instances; ARGS="--preset micro" is quick
 # make static    without tests: `make lint`, `make types`, the contracts of imports, the pages' JavaScript
 # make lint      style and formatting; make types: mypy
 # make quick     the tests that are not slow; TESTS=paths
+# make style-report  measures the style of code and documents beside the goals
 # make bench     prints figures, in some minutes; BENCH=name one of tests/benchmarks, ARGS its options
 # make coverage  the tests, and how much of the instance they reach
 # make lock      writes the requirements*.lock files anew from pyproject.toml; ARGS=--upgrade takes the newest versions
@@ -16,6 +19,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/ready
 STUDIO := $(VENV)/label-studio-ready
+VENV_DOCS ?= .venv-docs
 HOME_DIR ?= .home
 # The locks are whole, so that pip resolves nothing; a file whose hash is not in them is not installed.
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
@@ -28,7 +32,7 @@ BENCH ?= first_page images_in latent_cache review_queue snapshot_freeze training
 
 DEMO := --home "$(HOME_DIR)" $(if $(SEED),--seed "$(SEED)") $(if $(REVIEWER),--reviewer $(REVIEWER)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PAIRS),--pairs) $(if $(LABELING),--labeling $(LABELING))
 
-.PHONY: demo test check static lint types imports javascript quick coverage bench lock sbom audit clean setup
+.PHONY: demo test check static lint types imports javascript docs reference screenshots style-report quick coverage bench lock sbom audit clean setup
 .DEFAULT_GOAL := demo
 
 demo: $(READY) $(if $(LABELING),$(STUDIO))
@@ -37,7 +41,7 @@ demo: $(READY) $(if $(LABELING),$(STUDIO))
 test: $(READY) $(STUDIO)
 	@$(TOGETHER) $(TESTS)
 
-check: static quick
+check: static docs quick
 
 static: lint types imports javascript
 
@@ -54,6 +58,26 @@ imports: $(READY) $(STUDIO)
 javascript:
 	@if command -v npm > /dev/null; then npm ci --silent --no-audit --no-fund && npm run --silent check; \
 	else echo "tsc left out: it needs npm"; fi
+
+# The generated pages must equal the code; the build needs no network and its pages name no other server.
+docs: $(READY) $(VENV_DOCS)/ready
+	@$(PY) .ci/docs/reference.py --check
+	@NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/python -m mkdocs build --strict --quiet
+	@$(PY) .ci/docs/check_site.py site
+
+reference: $(READY)
+	@$(PY) .ci/docs/reference.py
+
+screenshots: $(READY)
+	@$(PY) .ci/docs/screenshots.py $(ARGS)
+
+style-report: $(READY)
+	@$(PY) .ci/style_report.py $(ARGS)
+
+$(VENV_DOCS)/ready: requirements-docs.lock
+	@$(PYTHON) -m venv --clear $(VENV_DOCS)
+	@$(VENV_DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-docs.lock
+	@touch $(VENV_DOCS)/ready
 
 quick: $(READY) $(STUDIO)
 	$(TOGETHER) -m "not slow" $(TESTS)
@@ -110,4 +134,4 @@ audit:
 	@.venv-audit/bin/python .ci/audit.py requirements.lock requirements-label-studio.lock
 
 clean:
-	rm -rf $(VENV) .venv-lock .venv-sbom .venv-audit
+	rm -rf $(VENV) $(VENV_DOCS) .venv-lock .venv-sbom .venv-audit site

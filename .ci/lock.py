@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-MAIN, BASE, CUDA, STUDIO = (
-    ROOT / f"requirements{name}.lock" for name in ("", "-base", "-cuda", "-label-studio")
+MAIN, BASE, CUDA, STUDIO, DOCS = (
+    ROOT / f"requirements{name}.lock" for name in ("", "-base", "-cuda", "-label-studio", "-docs")
 )
 
 CUDA_ONLY = re.compile(r"(nvidia|cuda|triton)(-|==)")
@@ -30,6 +30,7 @@ HEADS = {
     CUDA: "What torch needs beside requirements.lock where it is built with CUDA. Made by 'make lock'.",
     STUDIO: "What Label Studio's client needs beside requirements.lock. Made by 'make lock', installed without\n"
     "# dependencies: its converters, which nothing here calls, want an older OpenCV.",
+    DOCS: "What builds the documentation, in an environment of its own (.venv-docs). Made by 'make lock'.",
 }
 
 
@@ -44,17 +45,22 @@ def main() -> None:
     _write(BASE, _resolve([], pins))
     _write(CUDA, [one for one in plain if CUDA_ONLY.match(one)])
     _write(STUDIO, [one for one in studio if _name(one) not in have])
+    _write(DOCS, _resolve([], pins, "--group=docs"))
 
 
-def _resolve(extras: list[str], pins: dict[str, str]) -> list[str]:
-    """Return one text for each package: its version, where it is wanted, and its hashes."""
+def _resolve(extras: list[str], pins: dict[str, str], *groups: str) -> list[str]:
+    """Return one text for each package: its version, where it is wanted, and its hashes.
+
+    With options that name dependency groups, those are resolved and the project itself is not.
+    """
     draft = ROOT / ".lock-draft.txt"
     try:
         if "--upgrade" not in sys.argv:
             draft.write_text("".join(f"{name}=={version}\n" for name, version in pins.items()))
         subprocess.run(
             [
-                sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", "--universal", "--python-version=3.11",
+                sys.executable, "-m", "uv", "pip", "compile", *(groups or ["pyproject.toml"]), "--universal",
+                "--python-version=3.11",
                 "--generate-hashes", "--no-annotate", "--no-header", "--no-config", "--quiet", "--output-file", draft,
                 *(f"--extra={extra}" for extra in extras),
             ],

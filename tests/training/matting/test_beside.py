@@ -33,7 +33,9 @@ def test_both_ways_are_drawn_from_the_same_prompts_and_seeds(store, model, tmp_p
     opaque = []
     cut_out = room.extract_subject
     monkeypatch.setattr(
-        room, "extract_subject", lambda image, trimap: opaque.append(image) or cut_out(image, trimap)
+        room,
+        "extract_subject",
+        lambda image, trimap: opaque.append(image) or cut_out(image, trimap),
     )
     checkpoint, stages = make_checkpoint(store, model, "sd15"), []
     found = compare_with_matting(

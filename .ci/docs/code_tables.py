@@ -1,0 +1,289 @@
+"""The references of settings, metrics, signals and formats, and the part about packages."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+import tomllib
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from markdown import code, page, prose, sentence, table
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def settings_page() -> str:
+    """Return the page of settings, from the fields of Settings."""
+    from curation.settings import Settings
+
+    rows = []
+    for name, field in Settings.model_fields.items():
+        bounds = [
+            f"{sign} {getattr(one, attribute):,}"
+            for one in field.metadata
+            for sign, attribute in (("≥", "ge"), (">", "gt"), ("≤", "le"), ("<", "lt"))
+            if hasattr(one, attribute)
+        ]
+        meaning = sentence(field.description or "") + (
+            f" Range: {', '.join(bounds)}." if bounds else ""
+        )
+        default = "" if field.default is None else code(field.default)
+        rows.append([code(f"LAYERLOOP_{name.upper()}"), default, meaning])
+    intro = """
+Settings are environment variables. They are read in `curation/settings.py` and nowhere else. Each one has a default
+with which everything runs on one machine. A variable that begins with `LAYERLOOP_` and is not a setting is reported by
+name. Values of dotted names are `package.module:function`.
+"""
+    return page("Settings", intro, table(["variable", "default", "meaning"], rows))
+
+
+def metrics_page() -> str:
+    """Return the page of metrics: HIGHER_IS_BETTER, and the labels and meanings that the pages show."""
+    higher = _literal("training/evaluation", "HIGHER_IS_BETTER")
+    known = _metric_definitions()
+    rows = []
+    for name, up in higher.items():
+        one = known.get(name, {})
+        rows.append(
+            [
+                code(name),
+                one.get("label", ""),
+                one.get("unit", ""),
+                "higher" if up else "lower",
+                sentence(one.get("means", "")),
+            ]
+        )
+    module = ast.parse((ROOT / "training" / "evaluation" / "heldout.py").read_text("utf-8"))
+    function = next(
+        one for one in module.body if isinstance(one, ast.FunctionDef) and one.name == "evaluate"
+    )
+    text = ast.get_docstring(function) or ""
+    text = re.sub(r"^(\w[\w, ]*?(?: \(dB\))?(?:, \w+)?): ", r"- **\1**: ", text, flags=re.MULTILINE)
+    text = text.replace("\n- ", "\n\n- ", 1)
+    intro = """
+Metrics of a checkpoint on the held-out split. The first ones are measured at the end of every training; `layerloop
+checkpoint evaluate` measures the others on request. Values with and without JPEG have names of their own and are never
+comparable. [Training](../guides/training.md#metrics-of-a-checkpoint) tells how to run it.
+"""
+    return page(
+        "Metrics",
+        intro,
+        table(["metric", "label", "unit", "better", "meaning"], rows),
+        "## Definitions",
+        prose(text),
+    )
+
+
+def signals_page() -> str:
+    """Return the page of screening signals, of single layers and of pairs, and of the rules that use them."""
+    from curation.screening import rules
+    from curation.screening.defects import DEFECTS, REASONS
+    from curation.screening.pairs.signals import PAIR_SIGNALS
+    from curation.screening.signals import SIGNALS
+
+    single = table(
+        ["signal", "definition", "unit", "cost"],
+        (
+            [code(one.name), sentence(one.definition), one.unit, one.cost]
+            for one in SIGNALS.values()
+        ),
+    )
+    pair = table(
+        ["signal", "definition", "unit"],
+        ([code(one.name), sentence(one.definition), one.unit] for one in PAIR_SIGNALS.values()),
+    )
+    bounds = table(
+        ["rule", "refuses where", "reason"],
+        (
+            [
+                code(one.name),
+                f"{code(one.signal)} is {one.beyond} {one.bound:g}",
+                sentence(one.sentence),
+            ]
+            for one in (*rules.HARD_RULES, *rules.PAIR_RULES)
+        ),
+    )
+    planted = table(
+        ["defect", "reason", "description"],
+        (
+            [code(name), code(REASONS[name].value), _first_line(make)]
+            for name, make in DEFECTS.items()
+        ),
+    )
+    intro = """
+Screening measures every generated layer before a person sees it. A signal is a number; a rule refuses a candidate
+and names the signal and its value. Pixels are straight (not premultiplied) sRGB; `a` is alpha in 0..1, `C` is the
+color, `s` is the longer side in pixels, and the core is the region with a > 0.5.
+"""
+    return page(
+        "Signals", intro, "## Single layers", single, "## Pairs", pair,
+        "## Rules", bounds, "## Defects that gold is planted with", planted,
+    )  # fmt: skip
+
+
+def formats_page() -> str:
+    """Return the page of file formats, from the tables of readers and writers."""
+    from curation.datasets.manifest import FORMAT
+    from curation.domain import Sample
+    from curation.image_limits import LIMITS
+    from curation.images.opening import READERS
+    from curation.images.recognition import ARCHIVES, OTHER_FILES
+    from curation.ingest import caption_files, manifest_files
+    from curation.scenes.layered_files import WRITERS
+    from curation.scenes.scene import Background, Scene, SceneLayer
+
+    refused = ", ".join(dict.fromkeys(name for _, name in OTHER_FILES))
+    archives = ", ".join(name for _, name in ARCHIVES)
+    limits = f"{LIMITS.pixels / 1e6:g} million pixels, {LIMITS.bytes >> 20} MiB, "
+    limits += f"aspect ratio {LIMITS.aspect:g}, shorter side {LIMITS.shortest} pixels"
+    images = "\n\n".join(
+        [
+            f"Read: {_codes(sorted(READERS))}.",
+            f"Recognized and refused by name: {refused}; as archives {archives}.",
+            f"Limits of one image by default: {limits}. [Settings](settings.md) move them.",
+        ]
+    )
+    captions = table(
+        ["what", "values, the first that is there counts"],
+        [
+            ["manifest that is read before others", _codes(manifest_files.FIRST)],
+            ["manifests by line", _codes(manifest_files.LINES)],
+            ["manifests as tables", _codes(manifest_files.TABLES)],
+            ["column of the file's name", _codes(manifest_files.FILE_KEYS)],
+            ["caption files beside an image", _codes(caption_files.CAPTION_FILES)],
+            ["column of the caption", _codes(caption_files.CAPTION_KEYS)],
+        ],
+    )
+    sample = table(["field", "type"], _fields(Sample))
+    scene = "\n\n".join(
+        f"`{one.__name__}`: {prose(one.__doc__)}\n\n{table(['field', 'type'], _fields(one))}"
+        for one in (Scene, Background, SceneLayer)
+    )
+    layouts = table(
+        ["layout"],
+        ([sentence(one)] for one in _enum_values("training/interop/formats.py", "WeightFormat")),
+    )
+    exports = ", ".join(code(name) for name in _export_formats())
+    snapshot = (
+        f"A snapshot's root is one line of canonical JSON with `format` {code(FORMAT)}, its parts and its counts; "
+        "the root's sha256 is the snapshot's id. A part is a text object of one canonical JSON line for each sample, "
+        "sorted by id:"
+    )
+    return page(
+        "Formats", "File formats that Layerloop reads and writes.", "## Images", images,
+        "## Captions and metadata", captions,
+        "## Snapshots", snapshot, sample, "## Scenes", scene,
+        "## Layered files", "Written: " + _codes(WRITERS) + ".",
+        "## Weights", "All weights are safetensors. Recognized by the names and shapes of their tensors:", layouts,
+        f"`checkpoint export --format` writes {exports}.",
+    )  # fmt: skip
+
+
+def packages_part() -> str:
+    """Return the import contracts of pyproject.toml as lists."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    parts = []
+    for one in contracts:
+        parts.append(f"### {one['name']}")
+        if one["type"] == "layers":
+            container = one["containers"][0]
+            rows = []
+            for number, layer in enumerate(one["layers"], 1):
+                names = [name.strip() for name in layer.split("|")]
+                rows.append(
+                    [
+                        number,
+                        ", ".join(code(name) for name in names),
+                        "; ".join(filter(None, (_purpose(container, name) for name in names))),
+                    ]
+                )
+            parts.append(table(["level", "packages", "purpose"], rows))
+        else:
+            parts.append(
+                "Source: "
+                + _codes(one["source_modules"])
+                + ". Forbidden: "
+                + _codes(one["forbidden_modules"])
+                + "."
+            )
+    return "\n\n".join(parts)
+
+
+def _purpose(container: str, name: str) -> str:
+    """Return the first sentence of a package's or module's docstring."""
+    base = ROOT / container / name
+    file = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+    text = (ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "") if file.exists() else ""
+    return text.split("\n\n")[0].replace("\n", " ").rstrip(".")
+
+
+def _codes(names: Any) -> str:
+    return ", ".join(code(name) for name in names)
+
+
+def _fields(kind: type) -> Iterator[list[str]]:
+    """Return the fields of a dataclass with their types as they are written."""
+    for one in dataclasses.fields(kind):
+        text = (
+            one.type if isinstance(one.type, str) else getattr(one.type, "__name__", str(one.type))
+        )
+        yield [code(one.name), code(text)]
+
+
+def _first_line(function: Any) -> str:
+    return sentence((function.__doc__ or "").split("\n\n")[0])
+
+
+def _literal(folder: str, name: str) -> dict[str, bool]:
+    """Return a table that a module of a folder assigns, without importing it (and PyTorch)."""
+    for file in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.parse(file.read_text("utf-8")).body:
+            target = node.target if isinstance(node, ast.AnnAssign) else None
+            if (
+                isinstance(target, ast.Name)
+                and target.id == name
+                and isinstance(node, ast.AnnAssign)
+                and node.value
+            ):
+                return dict(ast.literal_eval(node.value))
+    raise SystemExit(f"error: no module of {folder} assigns {name}")
+
+
+def _enum_values(path: str, name: str) -> list[str]:
+    module = ast.parse((ROOT / path).read_text("utf-8"))
+    found = next(one for one in module.body if isinstance(one, ast.ClassDef) and one.name == name)
+    return [ast.literal_eval(one.value) for one in found.body if isinstance(one, ast.Assign)]
+
+
+def _export_formats() -> list[str]:
+    """Return the formats of `checkpoint export`, from its help."""
+    import typer
+
+    from curation.cli.main import app
+
+    root = typer.main.get_command(app)
+    command = root.commands["checkpoint"].commands["export"]  # type: ignore[attr-defined]
+    option = next(one for one in command.params if "--format" in one.opts)
+    kind = option.type_descriptor.annotation
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return [str(one.value) for one in kind]
+    return re.findall(r"\b(?:layerloop|released|comfyui|diffusers|peft|kohya)\b", option.help or "")
+
+
+def _metric_definitions() -> dict[str, dict[str, str]]:
+    """Return label, unit and meaning of each metric, as the front end's module has them."""
+    for file in sorted((ROOT / "annotator_ui" / "static").rglob("*.js")):
+        text = file.read_text("utf-8")
+        if "identity_harm_db" not in text or "better:" not in text:
+            continue
+        found = {}
+        for name, body in re.findall(r"\[\s*\"(\w+)\",\s*\{(.*?)\},?\s*\]", text, re.DOTALL):
+            found[name] = dict(re.findall(r"(\w+):\s*\"((?:[^\"\\]|\\.)*)\"", body))
+        return found
+    return {}

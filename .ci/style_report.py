@@ -1,0 +1,255 @@
+"""Measure the style of code and documents beside its goals; `make style-report` prints the table.
+
+The goals are those of the project's own style, and the measures are the same for every tree: `style_report.py FOLDER`
+measures another one. Nothing is installed and no network is used; ruff is run where it is at hand.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tokenize
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else Path(__file__).resolve().parents[1]
+PACKAGES = ("layerloop", "curation", "training", "annotator_ui")
+RIDDLES = re.compile(r"\b(?:what|whoever|whatever|whichever)\b(?![^.!?\n]*\?)", re.IGNORECASE)
+SAID = re.compile(r"\b(?:told|tells|said|says|asked|asks)\b", re.IGNORECASE)
+PROSE_CODE = re.compile(r"```.*?```|`[^`\n]*`|\]\([^)]*\)|<!--.*?-->|\|", re.DOTALL)
+
+
+def modules() -> list[Path]:
+    """Return the Python files of our packages, or of the whole tree where it has none of them."""
+    folders = [ROOT / name for name in PACKAGES if (ROOT / name).is_dir()] or [ROOT]
+    return [
+        file
+        for folder in folders
+        for file in sorted(folder.rglob("*.py"))
+        if "node_modules" not in file.parts
+    ]
+
+
+def quantiles(values: list[int]) -> str:
+    """Return median and 90th percentile."""
+    ordered = sorted(values)
+    return f"{int(statistics.median(ordered))} / {ordered[int(len(ordered) * 0.9)]}"
+
+
+def functions(
+    trees: dict[Path, ast.Module],
+) -> Iterator[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef, bool]]:
+    """Yield every function with its file, and whether it is public: its name and those of its class and module."""
+    for file, tree in trees.items():
+        hidden_module = any(
+            part.startswith("_") and not part.startswith("__") for part in file.parts
+        )
+        stack: list[tuple[ast.AST, bool]] = [(tree, not hidden_module)]
+        while stack:
+            node, public = stack.pop()
+            for child in ast.iter_child_nodes(node):
+                if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                    yield file, child, public and not child.name.startswith("_")
+                elif isinstance(child, ast.ClassDef):
+                    stack.append((child, public and not child.name.startswith("_")))
+
+
+def own_line_comments(file: Path) -> int:
+    """Count comments that have a line to themselves."""
+    with file.open("rb") as lines:
+        return sum(
+            token.type == tokenize.COMMENT and not token.line[: token.start[1]].strip()
+            for token in tokenize.tokenize(lines.readline)
+        )
+
+
+def docstrings(trees: dict[Path, ast.Module]) -> str:
+    """Return the text of all docstrings, without code in quotes."""
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    texts = [
+        ast.get_docstring(node) or ""
+        for tree in trees.values()
+        for node in ast.walk(tree)
+        if isinstance(node, kinds)
+    ]
+    return PROSE_CODE.sub(" ", "\n\n".join(texts))
+
+
+def prose() -> str:
+    """Return the text of README, ARCHITECTURE, CONTRIBUTING, SECURITY and the hand-written pages of docs."""
+    files = [
+        ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md")
+    ]
+    files += [
+        file for file in sorted((ROOT / "docs").rglob("*.md")) if "reference" not in file.parts
+    ]
+    return PROSE_CODE.sub(
+        " ", "\n\n".join(file.read_text("utf-8") for file in files if file.exists())
+    )
+
+
+def sentences_with(pattern: re.Pattern[str], text: str) -> float:
+    """Return how many sentences have a word of a pattern, per 1,000 words."""
+    sentences = re.split(r"(?<=[.!?:])\s+|\n\n", text)
+    return 1000 * sum(bool(pattern.search(one)) for one in sentences) / max(len(text.split()), 1)
+
+
+def words_of(pattern: re.Pattern[str], text: str) -> float:
+    """Return how often a pattern occurs, per 1,000 words."""
+    return 1000 * len(pattern.findall(text)) / max(len(text.split()), 1)
+
+
+def imperative() -> str:
+    """Return how many docstrings ruff finds whose first line is not imperative (D401)."""
+    folders = [str(ROOT / name) for name in PACKAGES if (ROOT / name).is_dir()] or [str(ROOT)]
+    command = [
+        "-m",
+        "ruff",
+        "check",
+        "--isolated",
+        "--select",
+        "D401",
+        "--config",
+        "lint.pydocstyle.convention='google'",
+    ]
+    done = subprocess.run(
+        [sys.executable, *command, "--output-format", "json", *folders],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    try:
+        return str(len(json.loads(done.stdout)))
+    except ValueError:
+        return "ruff is not installed"
+
+
+def with_sections(trees: dict[Path, ast.Module], *, api: bool) -> str:
+    """Return the share of public docstrings of functions with parameters that have a section Args."""
+    wanted = good = 0
+    for file, function, public in functions(trees):
+        arguments = [
+            one.arg
+            for one in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
+        ]
+        text = ast.get_docstring(function)
+        if api and file.relative_to(ROOT).parts[0] != "layerloop":
+            continue
+        if public and text and [name for name in arguments if name not in {"self", "cls"}]:
+            wanted += 1
+            good += bool(
+                re.search(r"^(Args|Parameters|Returns|Raises|Yields):", text, re.MULTILINE)
+            )
+    return f"{100 * good / max(wanted, 1):.0f} % of {wanted}"
+
+
+def repeated_classes(trees: dict[Path, ast.Module]) -> list[str]:
+    """Return the names of public classes that two modules define."""
+    places = defaultdict(set)
+    for file, tree in trees.items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].add(file)
+    return sorted(name for name, files in places.items() if len(files) > 1)
+
+
+def cycles(trees: dict[Path, ast.Module], package: str) -> list[list[str]]:
+    """Return the knots of subpackages that import each other, directly or not."""
+    arrows: dict[str, set[str]] = defaultdict(set)
+    for file, tree in trees.items():
+        parts = file.relative_to(ROOT).parts
+        if parts[0] != package or len(parts) < 2:
+            continue
+        here = parts[1].removesuffix(".py")
+        for node in ast.walk(tree):
+            names = (
+                [one.name for one in node.names] if isinstance(node, ast.Import)
+                else [f"{node.module}.{one.name}" for one in node.names]
+                if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            )  # fmt: skip
+            for name in names:
+                there = name.split(".")
+                if there[0] == package and len(there) > 1 and there[1] != here:
+                    arrows[here].add(there[1])
+
+    def reached(start: str) -> set[str]:
+        found: set[str] = set()
+        waiting = [start]
+        while waiting:
+            for there in arrows.get(waiting.pop(), set()) - found:
+                found.add(there)
+                waiting.append(there)
+        return found
+
+    everywhere = {name: reached(name) for name in arrows}
+    knots = {
+        frozenset({name} | {one for one in far if name in everywhere.get(one, set())})
+        for name, far in everywhere.items()
+        if name in far
+    }
+    return sorted(sorted(knot) for knot in knots)
+
+
+def rows() -> Iterator[tuple[str, object, str]]:
+    """Yield trait, value and goal."""
+    files = modules()
+    texts = {file: file.read_text("utf-8") for file in files}
+    trees = {file: ast.parse(text) for file, text in texts.items()}
+    lines = {file: text.count("\n") for file, text in texts.items()}
+    total = sum(lines.values())
+    sizes = [(node.end_lineno or node.lineno) - node.lineno + 1 for _, node, _ in functions(trees)]
+    yield "files; lines", f"{len(files)}; {total:,}", ""
+    yield "lines a file, median / p90", quantiles(list(lines.values())), "p90 <= 300"
+    yield "longest file", max(lines.values()), "<= 400"
+    yield "lines a function, median / p90", quantiles(sizes), "p90 <= 25"
+    comments = sum(own_line_comments(file) for file in files)
+    yield "own-line comments per 1,000 lines", f"{1000 * comments / total:.1f}", "20 - 60"
+    long = sum(len(line) > 100 for text in texts.values() for line in text.splitlines())
+    yield "lines over 100 columns", f"{long} ({100 * long / total:.1f} %)", "0"
+    documents, strings = prose(), docstrings(trees)
+    yield (
+        "sentences with what/whoever/whatever per 1,000 words, documents",
+        f"{sentences_with(RIDDLES, documents):.1f}",
+        "<= 2",
+    )
+    yield "the same, docstrings", f"{sentences_with(RIDDLES, strings):.1f}", "<= 2"
+    yield "told/said/asked per 1,000 words, documents", f"{words_of(SAID, documents):.1f}", "<= 0.5"
+    yield "the same, docstrings", f"{words_of(SAID, strings):.1f}", "<= 0.5"
+    yield "docstrings whose first line is not imperative (D401)", imperative(), "0"
+    yield (
+        "docstrings with sections, public API with parameters",
+        with_sections(trees, api=True),
+        "100 %",
+    )
+    yield "the same, all public functions", with_sections(trees, api=False), ""
+    repeated = repeated_classes(trees)
+    yield "class names with two meanings", f"{len(repeated)} {', '.join(repeated)}".strip(), "0"
+    for package in ("curation", "training"):
+        knots = cycles(trees, package)
+        yield (
+            f"import cycles between packages of {package}",
+            "; ".join(", ".join(one) for one in knots) or "0",
+            "0",
+        )
+    readme = ROOT / "README.md"
+    if readme.exists():
+        text = readme.read_text("utf-8")
+        pictures = len(re.findall(r"!\[[^\]]*\]\(|<img\b", text))
+        yield "README, bytes", f"{len(text.encode()):,}", "<= 7,000"
+        yield "README, pictures", pictures, ">= 4"
+
+
+def main() -> None:
+    """Print the table."""
+    print(f"{'trait':<66} {'value':<34} goal")
+    for trait, value, goal in rows():
+        print(f"{trait:<66} {value!s:<34} {goal}")
+
+
+if __name__ == "__main__":
+    main()
