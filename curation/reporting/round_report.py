@@ -146,7 +146,7 @@ def as_text(report: Mapping[str, Any]) -> str:
 
 
 _GENERATION_LINE = (
-    "  {requested} candidates: {drawn} generated, {failed} failed, "
+    "  {requested} candidates: {generated} generated, {failed} failed, "
     "{refused} refused, {unshown} not selected, {waiting} waiting"
 )
 
@@ -235,7 +235,7 @@ def _signals(tx: Transaction, row: Mapping[str, Any]) -> list[dict[str, Any]]:
     ends = ("low", "median", "high")
     return [
         {"name": name, "n": found[name].n}
-        | dict(zip(ends, map(float, found[name].local_shards), strict=True))
+        | dict(zip(ends, map(float, found[name].shares), strict=True))
         for name in names
         if name in found
     ]

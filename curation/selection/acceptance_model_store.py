@@ -93,7 +93,7 @@ def fit_and_store(tx: Transaction, kind: Kind, embedder: str) -> StoredModel:
         "kind": kind,
         "embedder": embedder,
         "label_source": label_source,
-        "numbers": model.as_json(),
+        "parameters": model.as_json(),
         "metrics": metrics,
         "last_decision": max(row.decision for row in rows),
     }

@@ -100,7 +100,7 @@ _DECIDE = _of_ids("""
             and state in ('screened', 'unshown')
         returning id, round_id)
     insert into decisions (candidate_id, reviewer_id, verdict, comment, channel, key, checkpoint_id)
-    select moved.id, :machine, :verdict, :comment, 'auto_reviewer',
+    select moved.id, :auto_reviewer, :verdict, :comment, 'auto_reviewer',
         md5('machine ' || moved.id || ' ' || (select count(*) from decisions u
             where u.candidate_id = moved.id and u.verdict = 'undo'))::uuid,
         r.checkpoint_id

@@ -235,7 +235,7 @@ def test_twenty_decisions_offline_survive_a_reload(
     wait_until_sent(page)
     assert active_verdicts(database) == verdicts
     assert sum(count_decisions(database).values()) == 22
-    assert asked.count("decisions/several") == 1, "the backlog is sent in one request"
+    assert asked.count("decisions/batch") == 1, "the backlog is sent in one request"
 
 
 def test_any_recent_decision_can_be_undone(

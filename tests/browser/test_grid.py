@@ -87,7 +87,7 @@ def test_a_grid_is_submitted_in_one_request(
     page.keyboard.press("Enter")
     wait_for_grid(page, on_page[0])
     wait_until_sent(page)
-    assert [request.url.rsplit("/", 1)[1] for request in asked] == ["several"], (
+    assert [request.url.rsplit("/", 1)[1] for request in asked] == ["batch"], (
         "one request for the whole grid"
     )
     expected = {candidate: ("reject", []) for candidate in on_page}

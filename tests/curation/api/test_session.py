@@ -64,7 +64,7 @@ def serve(context, **settings) -> TestClient:
 def test_the_cookie_is_secure_where_the_public_address_is(
     context, database, address, secure, scheme
 ):
-    with serve(context, address=address) as client:
+    with serve(context, public_url=address) as client:
         client.base_url = f"{scheme}://127.0.0.1"
         for answer in (
             client.post("/api/session", json={"token": token_of(database)}),

@@ -96,7 +96,7 @@ def test_a_sheet_has_bounds(signed_in, number, count):
         ("undo", "undos", {"key": str(uuid.uuid4())}),
     ):
         assert (
-            ann.post(f"/api/review/{path}/several", json={name: [one] * count}).status_code == 422
+            ann.post(f"/api/review/{path}/batch", json={name: [one] * count}).status_code == 422
         )
 
 

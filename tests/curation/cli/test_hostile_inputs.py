@@ -117,7 +117,7 @@ def test_lines_are_prompts_or_pairs() -> None:
     [
         ("PORT", "99999"), ("PORT", "many"), ("LEASE_SECONDS", "0"), ("DATABASE", "nonsense"),
         ("DATABASE", "mysql://h/x"), ("DATABASE", "postgresql://h:99999999/x"), ("QUEUE", "rabbit"),
-        ("OBJECTS_ENDPOINT", "http://h:port"), ("ADDRESS", "example"), ("HOME", "/proc/nowhere/x"), ("HOME", "/etc/passwd"),
+        ("STORAGE_ENDPOINT", "http://h:port"), ("PUBLIC_URL", "example"), ("HOME", "/proc/nowhere/x"), ("HOME", "/etc/passwd"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("command", [["seed", "import", "."], ["doctor"], ["round", "list"]])

@@ -84,7 +84,7 @@ def test_a_person_wins_before_during_and_after(context, talker):
     assert _sample(context, after).captioner == "talker@1"
     with context.database.transaction() as tx:
         set_caption(tx, after.hex, "a star", "ann")
-    assert _run_again(context, again=True) == 0
+    assert _run_again(context, recaption=True) == 0
     assert (_sample(context, after).caption, _sample(context, after).captioner) == ("a star", "")
 
 
@@ -141,10 +141,10 @@ def test_captions_of_a_model_are_replaced_only_when_asked_and_once_a_run(
     [id_, _] = _add(context, ["", "a cat"])
     _caption(context, ORDER)
     assert _run_again(context, prompt="another question") == 0
-    assert _run_again(context, prompt="another question", again=True) == 1
+    assert _run_again(context, prompt="another question", recaption=True) == 1
     assert _sample(context, id_).caption.startswith("another")
     assert (
-        _run_again(context, prompt="another question", again=True) == 1
+        _run_again(context, prompt="another question", recaption=True) == 1
     )  # ordered again, it begins again
     with context.database.transaction() as tx:
         assert tx.scalar(sa.select(sa.func.count()).select_from(captions.captions)) == 3

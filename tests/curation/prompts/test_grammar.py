@@ -76,7 +76,7 @@ def test_the_first_hundreds_are_of_different_subjects():
 
 
 def test_a_seed_gives_the_same_order_in_every_process_and_another_seed_another():
-    program = "from itertools import islice; from curation.prompts.grammar import generate; print(list(islice(speak(7), 50)))"
+    program = "from itertools import islice; from curation.prompts.grammar import generate; print(list(islice(generate(7), 50)))"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

@@ -144,7 +144,7 @@ def test_a_head_says_the_same_after_the_database_whatever_the_names_of_its_signa
     with database.transaction() as tx:
         row = {
             "id": fitted.id, "kind": "single", "embedder": SOURCE, "label_source": "person", "last_decision": 1,
-            "numbers": fitted.as_json(), "metrics": {"decisions": 200},
+            "parameters": fitted.as_json(), "metrics": {"decisions": 200},
         }  # fmt: skip
         tx.execute(sa.insert(heads_table), row)
         kept = acceptance_model_store.find_model(tx, Kind.single)
