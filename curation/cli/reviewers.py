@@ -74,7 +74,7 @@ def list_(as_json: Json = False) -> None:
     columns = {
         "name": itemgetter("name"),
         "kind": itemgetter("kind"),
-        "role": itemgetter("access"),
+        "role": itemgetter("role"),
         "active": itemgetter("active"),
         "paused": itemgetter("paused"),
     }

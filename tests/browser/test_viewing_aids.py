@@ -95,7 +95,7 @@ def test_a_background_photo_is_never_uploaded(open_page: OpenPage, round_id: int
     )
     page.wait_for_selector('#viewer[data-background="photo"]')
     assert np.abs(seen(page)[20, 20] - (200, 30, 90)).max() <= 3
-    assert {url.rpartition("/")[2] for url in asked} <= {"tray", "release"}, (
+    assert {url.rpartition("/")[2] for url in asked} <= {"claims", "release"}, (
         "the photo is not uploaded"
     )
     page.reload()

@@ -103,7 +103,7 @@ def test_processes_that_draw_the_secret_at_once_agree(tmp_path):
 
 
 def test_a_process_that_is_started_has_the_same_settings(tmp_path, monkeypatch):
-    settings = Settings(home=tmp_path / "house", port=9001, secret="hush", writer_key="sesame")
+    settings = Settings(home=tmp_path / "house", port=9001, secret="hush", llm_key="sesame")
     assert "sesame" not in repr(settings)
     environment = settings.environment()
     assert environment["PATH"] == os.environ["PATH"]

@@ -5,7 +5,8 @@ import { tile } from "./bars.js";
 
 /** @param {RoundReport} report */
 export function roundTiles(report) {
-  const { human, oracle, machine, defects_per_100: defects, funnel } = report;
+  const { human, defects_per_100: defects, funnel } = report;
+  const { rule_reviewer: ruleReviewer, auto_reviewer: autoReviewer } = report;
   const waiting = pluralize(funnel["waiting"] ?? 0, "candidate");
   const tiles = [
     tile("Accepted", formatCount(funnel["accepted"] ?? 0), acceptedNote(report)),
@@ -17,26 +18,27 @@ export function roundTiles(report) {
     ),
     tile("Review time left", formatDuration(report.seconds_left), `${waiting} waiting`),
   ];
-  if (oracle.decisions) {
-    const rate = defects.oracle && `${formatRate(defects.oracle.value)} defects per 100`;
-    const note = defectNote(defects.oracle, "the rule reviewer", oracle.decisions);
-    const accepted = `accepted of ${formatCount(oracle.decisions)}`;
-    const detail = defects.oracle ? `${accepted}; ${rate}, ${note}` : accepted;
-    tiles.push(tile("Rule reviewer", formatCount(oracle.accepted), detail));
+  if (ruleReviewer.decisions) {
+    const rated = defects.rule_reviewer;
+    const rate = rated && `${formatRate(rated.value)} defects per 100`;
+    const note = defectNote(rated, "the rule reviewer", ruleReviewer.decisions);
+    const accepted = `accepted of ${formatCount(ruleReviewer.decisions)}`;
+    const detail = rated ? `${accepted}; ${rate}, ${note}` : accepted;
+    tiles.push(tile("Rule reviewer", formatCount(ruleReviewer.accepted), detail));
   }
-  if (machine.decisions) {
-    const decided = `accepted of ${formatCount(machine.decisions)} decided automatically`;
+  if (autoReviewer.decisions) {
+    const decided = `accepted of ${formatCount(autoReviewer.decisions)} decided automatically`;
     const note = `${decided}, within the proven error bounds`;
-    tiles.push(tile("Auto-reviewer", formatCount(machine.accepted), note));
+    tiles.push(tile("Auto-reviewer", formatCount(autoReviewer.accepted), note));
   }
   return tiles;
 }
 
 /** @param {RoundReport} report */
-function acceptedNote({ human, oracle, funnel }) {
+function acceptedNote({ human, rule_reviewer: ruleReviewer, funnel }) {
   const decided = funnel["decided"] ?? 0;
   if (decided) {
-    const included = oracle.decisions ? ", including the rule reviewer" : "";
+    const included = ruleReviewer.decisions ? ", including the rule reviewer" : "";
     const rate = formatRatio(funnel["accepted"] ?? 0, decided);
     return `${rate} of ${formatCount(decided)} decided${included}`;
   }

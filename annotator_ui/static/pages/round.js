@@ -37,7 +37,7 @@ const FUNNEL_LABELS = { unshown: "not selected" };
 /** @type {Record<string, string>} */
 const JOB_LABELS = { drawings: "image generation", screenings: "screening" };
 /** @type {Record<string, string>} */
-const REVIEWER_KINDS = { rule_reviewer: "rule reviewer", machine: "auto-reviewer" };
+const REVIEWER_KINDS = { rule_reviewer: "rule reviewer", auto_reviewer: "auto-reviewer" };
 
 const roundId = Number(location.pathname.split("/").at(-1));
 installShortcutHelp(new Shortcuts(document));

@@ -242,7 +242,7 @@ def test_a_run_that_fails_in_a_worker_that_has_lost_it_is_not_failed(context, ta
 def test_a_caption_says_something_of_one_sample(context):
     [id_] = _add(context, [""])
     with context.database.transaction() as tx:
-        with pytest.raises(Refused, match="says something"):
+        with pytest.raises(Refused, match="caption is empty"):
             set_caption(tx, id_.hex, " \n\0", "ann")
         for name in (id_.hex[:7], "0" * 32, "", "%" * 8):
             with pytest.raises(NotFound):

@@ -116,7 +116,7 @@ def test_a_drawing_that_breaks_in_the_middle_writes_no_row(
     database: Database, store: FolderStore, count: int
 ) -> None:
     class Broken(Painter):
-        def draw(self, requests: Sequence[GenerationRequest]) -> Sequence[Layers]:
+        def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Layers]:
             return super().generate(requests)[:-1]
 
     number = open_one(database, count)

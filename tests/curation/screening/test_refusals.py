@@ -63,7 +63,7 @@ def test_the_papers_two_rules():
     assert (opaque.rule, opaque.signal, opaque.value) == ("no_transparent", "alpha_min", 1.0)
     empty = apply_rules(compute_signals(np.zeros((32, 32, 4), np.uint8)))
     assert (empty.rule, empty.signal, empty.value) == ("no_visible", "alpha_max", 0.0)
-    assert "alpha_max is 0, below 0.02" in empty.message
+    assert "alpha_max is 0, below 0.02" in empty.sentence
 
 
 def test_rules_are_data_and_a_signal_without_value_refuses_nothing():
