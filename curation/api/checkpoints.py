@@ -85,7 +85,7 @@ class RunResponse(BaseModel):
     responses=with_links(
         200,
         checkpoint=operation_link("get_checkpoint", name="$response.body#/0/id"),
-        promote_checkpoint=operation_link("promote", name="$response.body#/0/id"),
+        promote_checkpoint=operation_link("promote_checkpoint", name="$response.body#/0/id"),
     ),
 )
 def get_checkpoints(request: Request, visit: Engineer) -> list[CheckpointResponse]:

@@ -195,7 +195,7 @@ class ReasonResponse(BaseModel):
     | with_links(
         200,
         decide=operation_link(
-            "post_decision",
+            "decide",
             {
                 "candidate": "{$response.body#/candidates/0/id}",
                 "verdict": "accept",
@@ -247,7 +247,7 @@ def release_candidates(visit: Annotator, body: ReleaseRequest) -> None:
     | with_links(
         200,
         undo=operation_link(
-            "post_undo",
+            "undo",
             {"decision": "$response.body#/decision", "key": "$response.body#/candidate"},
         ),
     ),

@@ -55,7 +55,7 @@ class SimilarSampleResponse(BaseModel):
     responses=with_links(
         200,
         undo=operation_link(
-            "post_undo",
+            "undo",
             {"decision": "$response.body#/0/decision", "key": "$response.body#/0/candidate/id"},
         ),
     ),

@@ -291,7 +291,7 @@ class RoundAgreement(AgreementResponse):
         200,
         report=operation_link("get_round", number="$response.body#/0/id"),
         agreement=operation_link("get_agreement", number="$response.body#/0/id"),
-        pause_round=operation_link("pause", number="$response.body#/0/id"),
+        pause_round=operation_link("pause_round", number="$response.body#/0/id"),
     ),
 )
 def get_rounds(visit: Annotator) -> list[RoundResponse]:
@@ -334,7 +334,7 @@ def get_agreement(visit: Engineer, number: Number) -> RoundAgreement:
     "/{number}/pause",
     summary="Pause a round",
     responses=error_responses(404, 409)
-    | with_links(200, resume=operation_link("resume", number="$response.body#/id")),
+    | with_links(200, resume=operation_link("resume_round", number="$response.body#/id")),
 )
 def pause_round(visit: Engineer, number: Number) -> RoundResponse:
     """Pause generation and review of a round.

@@ -74,7 +74,7 @@ def _row(model: Any) -> dict[str, Any]:
         "kind": model.kind,
         "embedder": model.embedder,
         "label_source": model.label_source,
-        "at": model.at,
+        "created_at": model.created_at,
     }
     return row | dict(model.metrics)
 

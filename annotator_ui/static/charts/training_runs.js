@@ -46,15 +46,15 @@ function progress(run) {
   if (run.state === "requested") return muted("waiting for a worker");
   if (run.state === "finished") return muted("done");
   if (!run.progress?.total) return muted("starting");
-  const { stage, done, total, figures } = run.progress;
-  const metrics = Object.entries(figures)
+  const { stage, done, total, metrics } = run.progress;
+  const values = Object.entries(metrics)
     .slice(0, 2)
     .map(([name, value]) => `${humanize(name)} ${formatNumber(value, 3)}`);
   const steps = `${humanize(stage)}: ${formatCount(done)} of ${formatCount(total)}`;
   const label = `Run ${shortId(run.id)}`;
   return [
     el("progress", { max: 1, value: (done / total).toFixed(4), "aria-label": label }),
-    el("small", {}, [steps, ...metrics].join(", ")),
+    el("small", {}, [steps, ...values].join(", ")),
   ];
 }
 

@@ -54,6 +54,7 @@ def test_a_checkpoint_of_another_home_keeps_its_id_and_lineage(made: str, tmp_pa
     # The same weights as if another home had trained them on a snapshot of its own, from a parent of its own.
     card = json.loads((tmp_path / "box" / "checkpoint.json").read_text())
     fields = {name: card[name] for name in card if name not in {"format", "id"}}
+    fields["sample_grid"] = fields.pop("sheet")
     foreign = replace(Checkpoint(**fields), snapshot="a" * 64, parent="b" * 64)
     told = card | {"id": foreign.id, "snapshot": foreign.snapshot, "parent": foreign.parent}
     (tmp_path / "box" / "checkpoint.json").write_text(json.dumps(told))

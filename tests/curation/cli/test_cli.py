@@ -197,7 +197,7 @@ def test_a_snapshot_becomes_a_checkpoint_that_draws(here: Settings, tmp_path: Pa
     call("checkpoint", "promote", first[:12])
     [row] = json.loads(call("checkpoint", "list", "--json"))
     assert row["id"] == first
-    assert "now" in call("checkpoint", "list")
+    assert "yes" in call("checkpoint", "list")
     told = json.loads(call("checkpoint", "evaluate", first[:12], "--json"))
     assert told["evaluation"]["psnr"] == pytest.approx(row["evaluation"]["psnr"])
     assert "psnr" in call("checkpoint", "evaluate", first, "--snapshot", "latest")

@@ -131,13 +131,13 @@ def test_a_picture_to_begin_from_is_a_stored_layer(
 
     def noting(checkpoint, store):
         generator = painter.Painter()
-        plain = generator.draw
+        plain = generator.generate
 
-        def draw(requests, options):
+        def generate(requests, options):
             seen.append((options, decode_layer(store.get(options.image))))
             return plain(requests)
 
-        generator.draw = draw
+        generator.generate = generate
         return generator
 
     monkeypatch.setattr(painter, "open_painter", noting)

@@ -24,7 +24,7 @@ from curation.synthetic.shapes import SUBJECTS
 from tests.image_files import coded, make_png
 from tests.making import image, make_checkpoint
 
-GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "draw_help.txt"
+GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "generate_help.txt"
 
 SCENE = """
 whole = "a fox and an owl by a lamp"
@@ -290,7 +290,7 @@ def test_what_cannot_be_done_is_told(
 def test_the_help_is_as_it_was_agreed() -> None:
     command = typer.main.get_command(app).commands["generate"]
     options = [f"{' '.join(one.opts)}: {getattr(one, 'help', '') or ''}" for one in command.params]
-    assert [command.help, "", *options] == GOLDEN.read_text().splitlines()
+    assert "\n".join([command.help, "", *options, ""]) == GOLDEN.read_text()
 
 
 def test_own_pictures_become_srgb_wherever_they_come_in(here: Path, settings: Settings) -> None:

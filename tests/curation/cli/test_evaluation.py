@@ -126,7 +126,7 @@ def test_what_cannot_be_measured_is_an_error_with_a_hint(
     assert done.exit_code != 0
     assert "pickled" in str(done.exception)
     done = CliRunner().invoke(app, ["checkpoint", "evaluate", made, "--views", "5"])
-    assert "5 views" in str(done.exception)
+    assert "number of views 5" in str(done.exception)
 
 
 def test_the_main_figures_are_those_that_a_training_measures() -> None:

@@ -98,6 +98,7 @@ def test_errors_are_told_with_a_hint_and_leave_nothing(
         "encoder": files[0],
         "made": made,
     }
+    monkeypatch.setenv("COLUMNS", "240")
     monkeypatch.setattr(sys, "argv", ["layerloop", *(word.format(**paths) for word in arguments)])
     with pytest.raises(SystemExit) as ended:
         run()
