@@ -108,7 +108,7 @@ def test_the_database_keeps_the_law_of_states(database, store, source):
 
 @pytest.mark.parametrize("table", APPEND_ONLY, ids=lambda table: table.name)
 @pytest.mark.parametrize(
-    "change", ["update {} set at = now()", "delete from {}", "truncate {} cascade"]
+    "change", ["update {} set created_at = now()", "delete from {}", "truncate {} cascade"]
 )
 def test_what_was_said_can_neither_be_changed_nor_removed(database, table, change):
     with (
