@@ -106,18 +106,20 @@ def test_sweeps_ask_for_each_board_once_and_for_closed_ones_in_turn(
                 "server_url": "http://127.0.0.1:1",
                 "round_id": number,
                 "part": 1,
-                "number": number,
+                "remote_id": number,
             }
             tx.execute(sa.insert(labeling_projects), board)
             [candidate] = make_candidates(tx, store, number, 1)
-            state = "up" if number == made[0] else "down"
+            state = "open" if number == made[0] else "removed"
             row = {
                 "id": uuid.uuid4(),
                 "project_id": board["id"],
                 "candidate_id": candidate,
                 "state": state,
             }
-            tx.execute(sa.insert(labeling_tasks), row | {"batch": uuid.uuid4(), "number": number})
+            tx.execute(
+                sa.insert(labeling_tasks), row | {"batch": uuid.uuid4(), "remote_id": number}
+            )
         expected = projects.projects_to_read(tx, "http://127.0.0.1:1")
     assert len(expected) == 2, "the one that is open, and one of the others"
     for _ in range(5):

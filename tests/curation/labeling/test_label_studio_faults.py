@@ -22,7 +22,7 @@ from curation.labeling.previews import WEBHOOK_HEADER
 from curation.review import decisions, reviewers
 from curation.runtime.context import AppContext
 from curation.runtime.label_studio_server import OWNER
-from tests.desks import ACCEPT, REJECT, Seat, begin_import, make_seat
+from tests.support.label_studio import ACCEPT, REJECT, Seat, begin_import, make_seat
 from tests.making import make_candidates, make_round
 from tests.servers import free_port
 
@@ -30,32 +30,32 @@ pytestmark = pytest.mark.slow
 
 
 def agree(seat: Seat) -> bool:
-    return not [one for one in reconcile.compare(seat.exchange, seat.round) if one.mendable]
+    return not [one for one in reconcile.compare(seat.exchange, seat.round) if one.repairable]
 
 
 def there(seat: Seat) -> list[str]:
     """The candidates at all boards of the round, as often as they are there."""
     with seat.database.transaction() as tx:
-        standing = projects.open_projects(tx, seat.exchange.backend.address, seat.round)
+        standing = projects.open_projects(tx, seat.exchange.backend.url, seat.round)
     return sorted(
         one
         for board in standing
-        for one, tasks in seat.studio.tasks(board.number).items()
+        for one, tasks in seat.studio.tasks(board.remote_id).items()
         for _ in tasks
     )
 
 
 def test_an_import_whose_answer_was_lost_is_not_sent_again(seat, store):
     other, board, batch, sending = begin_import(seat, store, 6)
-    first = seat.exchange.backend.put_up(
+    first = seat.exchange.backend.push(
         board, batch, sending
     )  # and the process dies before it can note anything
-    again = replace(board, number=first.board, made_at=first.made_at)
-    assert seat.exchange.backend.put_up(again, batch, sending) == first
-    seat.studio.say(first.postings[sending[0].id], ACCEPT)
-    assert seat.exchange.put_up(other.round) == {"up": 6}
+    again = replace(board, remote_id=first.project_remote_id, created_at=first.created_at)
+    assert seat.exchange.backend.push(again, batch, sending) == first
+    seat.studio.say(first.task_remote_ids[sending[0].id], ACCEPT)
+    assert seat.exchange.push(other.round) == {"pushed": 6}
     assert there(other) == sorted(map(str, other.candidates))
-    assert other.exchange.collect(other.round) == {"kept": 1}
+    assert other.exchange.pull(other.round) == {"decided": 1}
     assert agree(other)
 
 
@@ -65,21 +65,21 @@ def test_killed_in_the_middle_of_an_import_it_gets_the_rest_once(seat, store):
         made = make_candidates(tx, store, number, 300)
     cut_off: list[Unreachable] = []
 
-    def put_up() -> None:
+    def push() -> None:
         try:
-            seat.exchange.put_up(number)
+            seat.exchange.push(number)
         except Unreachable as error:
             cut_off.append(error)
 
-    thread = threading.Thread(target=put_up)
+    thread = threading.Thread(target=push)
     thread.start()
     time.sleep(0.7)
     seat.studio.kill()
     thread.join()
     with pytest.raises(Unreachable):
-        seat.exchange.collect()
+        seat.exchange.pull()
     seat.studio.start()
-    while seat.exchange.put_up(number):
+    while seat.exchange.push(number):
         pass
     other = Seat(seat.studio, seat.database, seat.exchange, number, made)
     assert there(other) == sorted(map(str, made))
@@ -90,16 +90,16 @@ def test_restarted_in_the_middle_of_the_work_it_tells_what_was_said_before(seat)
     seat.studio.say(seat.task(0), ACCEPT)
     seat.studio.kill()
     with pytest.raises(Unreachable, match="does not answer"):
-        seat.exchange.collect()
+        seat.exchange.pull()
     with seat.database.transaction() as tx:
         ada = reviewers.add_reviewer(tx, "ada").id
         decisions.decide(tx, ada, seat.candidates[1], REJECT, key=uuid.uuid4())
     with pytest.raises(Unreachable):
-        seat.exchange.put_up(seat.round)
+        seat.exchange.push(seat.round)
     seat.studio.start()
     seat.studio.say(seat.task(2), REJECT)
-    assert seat.exchange.collect() == {"kept": 2}
-    assert seat.exchange.put_up(seat.round) == {"down": 1}
+    assert seat.exchange.pull() == {"decided": 2}
+    assert seat.exchange.push(seat.round) == {"removed": 1}
     assert agree(seat)
 
 
@@ -133,7 +133,7 @@ def test_a_hook_wakes_and_fifty_decisions_without_one_are_not_lost(seat, databas
     thread.join()
     for place in range(50):
         seat.studio.say(other.task(place), ACCEPT if place % 2 else REJECT)
-    assert other.exchange.collect(other.round) == {"kept": 51}
+    assert other.exchange.pull(other.round) == {"decided": 51}
     assert [other.state(place) for place in (0, 1, 49, 50, 51)] == [
         "rejected", "accepted", "accepted", "accepted", "waiting",
     ]  # fmt: skip
@@ -143,7 +143,7 @@ def test_a_hook_wakes_and_fifty_decisions_without_one_are_not_lost(seat, databas
 
 def test_put_back_to_a_backup_both_sides_agree_again_and_decisions_stand(seat, store):
     before = seat.studio.say(seat.task(0), ACCEPT)
-    seat.exchange.collect()
+    seat.exchange.pull()
     kept = seat.studio.back_up()
     seat.studio.say(seat.task(1), REJECT)  # of a task that the backup has, without this
     with seat.database.transaction() as tx:
@@ -151,10 +151,10 @@ def test_put_back_to_a_backup_both_sides_agree_again_and_decisions_stand(seat, s
         young = Seat(
             seat.studio, seat.database, seat.exchange, later, make_candidates(tx, store, later, 4)
         )
-    seat.exchange.put_up(later)
+    seat.exchange.push(later)
     lost = young.task(0)
     seat.studio.say(lost, ACCEPT)  # of a task that the backup has not
-    assert seat.exchange.collect() == {"kept": 2}
+    assert seat.exchange.pull() == {"decided": 2}
 
     seat.studio.restore(kept)
     with (
@@ -164,13 +164,13 @@ def test_put_back_to_a_backup_both_sides_agree_again_and_decisions_stand(seat, s
         fresh = Seat(
             seat.studio, seat.database, seat.exchange, newest, make_candidates(tx, store, newest, 3)
         )
-    seat.exchange.put_up(newest)
+    seat.exchange.push(newest)
     assert fresh.task(0) == lost or lost in {fresh.task(place) for place in range(3)}
     kinds = {one.kind for one in reconcile.compare(seat.exchange)}
-    assert "forgotten" in kinds
-    assert kinds & {"board", "missing"}
+    assert "lost" in kinds
+    assert kinds & {"project", "missing"}
     reconcile.repair(seat.exchange)
-    seat.exchange.put_up(later)
+    seat.exchange.push(later)
     for one in (seat, young, fresh):
         assert agree(one)
         assert len(there(one)) == len(set(there(one)))
@@ -182,7 +182,7 @@ def test_put_back_to_a_backup_both_sides_agree_again_and_decisions_stand(seat, s
     assert there(fresh) == sorted(map(str, fresh.candidates))
     seat.studio.say(fresh.task(0), REJECT)
     seat.studio.change(before, REJECT)
-    assert seat.exchange.collect() == {"kept": 2}
+    assert seat.exchange.pull() == {"decided": 2}
     assert (fresh.state(0), seat.state(0)) == ("rejected", "rejected")
 
 
@@ -202,7 +202,7 @@ def test_a_desk_that_is_away_is_told_once(database, store, settings, caplog):
         for _ in range(3):
             jobs.reconcile(context)
             jobs.push_tasks(context, number)
-    assert [job.name for job in asked] == ["put_up"] * 3
+    assert [job.name for job in asked] == ["push_tasks"] * 3
     assert len([one for one in caplog.records if "does not answer" in one.message]) == 1
     with database.transaction() as tx:
         assert tx.scalar(sa.select(sa.func.count()).select_from(labeling_tasks)) == 3
@@ -210,5 +210,5 @@ def test_a_desk_that_is_away_is_told_once(database, store, settings, caplog):
 
 def test_the_owner_is_a_reviewer_like_others(seat):
     seat.studio.say(seat.task(0), Verdict.accept)
-    seat.exchange.collect()
+    seat.exchange.pull()
     assert seat.decided(0) == [("accept", OWNER)]

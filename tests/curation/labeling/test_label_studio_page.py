@@ -17,7 +17,7 @@ from curation.labeling.previews import PreviewUrls
 from curation.labeling.sync import LabelingSync
 from curation.runtime.context import AppContext
 from curation.runtime.label_studio_server import OWNER
-from tests.desks import Seat
+from tests.support.label_studio import Seat
 from tests.making import make_candidates, make_pairs, make_round, scenes
 from tests.servers import free_port, wait_for
 
@@ -42,12 +42,12 @@ def seats(studio, database, store, settings) -> Iterator[tuple[Seat, Seat]]:
     wait_for("the application", lambda: server.started)
     desk = LabelStudioBackend(studio.server.address, studio.server.token)
     previews = PreviewUrls(settings.signing_secret(), settings.public_address)
-    exchange = LabelingSync(database, desk, "test", previews.address, most=100, pause=0)
+    exchange = LabelingSync(database, desk, "test", previews.sign_url, max_tasks=100, pause=0)
     with database.transaction() as tx:
         single, pair = make_round(tx), make_round(tx, kind="pair")
         ids = make_candidates(tx, store, single, 3), make_pairs(tx, store, pair, scenes(2, 128))
     for number in (single, pair):
-        exchange.put_up(number)
+        exchange.push(number)
     yield tuple(
         Seat(studio, database, exchange, *both) for both in zip((single, pair), ids, strict=True)
     )
@@ -73,8 +73,10 @@ def page(studio, browser) -> Iterator[Page]:
 def open_task(page: Page, seat: Seat, place: int) -> None:
     """A candidate's task, when every picture of it has been drawn."""
     with seat.database.transaction() as tx:
-        [board] = projects.open_projects(tx, seat.exchange.backend.address, seat.round)
-    page.goto(f"{seat.studio.server.address}/projects/{board.number}/data?task={seat.task(place)}")
+        [board] = projects.open_projects(tx, seat.exchange.backend.url, seat.round)
+    page.goto(
+        f"{seat.studio.server.address}/projects/{board.remote_id}/data?task={seat.task(place)}"
+    )
     page.wait_for_function(
         "() => { const all = [...document.querySelectorAll('.ll-stage img')];"
         " return all.length && all.every((one) => one.complete && one.naturalWidth > 0); }"
@@ -170,7 +172,7 @@ def test_a_person_works_at_it(seats, page):
     )
     press(page, "r", "1", "Alt+0")
     send(page, "Submit")
-    assert single.exchange.collect() == {"kept": 3}
+    assert single.exchange.pull() == {"decided": 3}
     assert [single.state(place) for place in range(3)] == ["accepted", "rejected", "waiting"]
     assert single.said(1) == (["halo", "holes"], [], "at the left")
     assert pair.said(0) == (["clash", "halo"], ["blended", "foreground"], "")
@@ -181,11 +183,11 @@ def test_a_person_changes_their_mind(seats, page):
     open_task(page, single, 0)
     press(page, "a")
     send(page, "Submit")
-    assert single.exchange.collect() == {"kept": 1}
+    assert single.exchange.pull() == {"decided": 1}
     open_task_again(page, single, 0)
     press(page, "r", "2")
     send(page, "Update")
-    assert single.exchange.collect() == {"kept": 1}
+    assert single.exchange.pull() == {"decided": 1}
     assert [verdict for verdict, _ in single.decided(0)] == ["accept", "undo", "reject"]
 
 

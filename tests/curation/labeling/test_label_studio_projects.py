@@ -13,7 +13,7 @@ from curation.db.tables import labeling_projects, labeling_tasks
 from curation.domain import Kind
 from curation.labeling import projects as boards
 from curation.labeling import reconcile
-from tests.desks import ACCEPT, REJECT, Seat
+from tests.support.label_studio import ACCEPT, REJECT, Seat
 from tests.making import make_candidates, make_round
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,7 @@ def projects(seat: Seat) -> int:
 def trouble(seat: Seat) -> str:
     with seat.database.transaction() as tx:
         [row] = [one for one in boards.list_projects(tx) if one["round"] == seat.round]
-    return row["trouble"] or ""
+    return row["error"] or ""
 
 
 def more(seat: Seat, store, count: int) -> None:
@@ -46,10 +46,10 @@ def more(seat: Seat, store, count: int) -> None:
 def test_one_annotation_with_an_unknown_control_stops_nothing(seat, store):
     said = seat.studio.say(seat.task(0), result=MOOD, by=BOB)
     more(seat, store, 3)
-    assert seat.exchange.put_up(seat.round) == {"up": 3}
+    assert seat.exchange.push(seat.round) == {"pushed": 3}
     assert trouble(seat) == "", "nothing differs, so nothing is written"
-    seat.exchange.collect()
-    task, project = seat.task(0), seat.board.number
+    seat.exchange.pull()
+    task, project = seat.task(0), seat.board.remote_id
     # Somebody renames a label, which can be mended only once that annotation is gone.
     renamed = configuration(Kind.single, seat.board.id).replace('value="Reject"', 'value="Refuse"')
     renamed = renamed.replace(
@@ -59,18 +59,18 @@ def test_one_annotation_with_an_unknown_control_stops_nothing(seat, store):
     )
     seat.studio.client.projects.update(project, label_config=renamed)
     more(seat, store, 2)
-    assert seat.exchange.put_up(seat.round) == {"up": 2}
+    assert seat.exchange.push(seat.round) == {"pushed": 2}
     assert trouble(seat) == (
         f"project {project} does not accept its labeling configuration: "
         f"annotation {said} of task {task} uses the unknown control 'mood'"
     )
-    told = [one for one in reconcile.compare(seat.exchange, seat.round) if one.kind == "board"]
-    assert [(one.told, one.mendable) for one in told] == [(trouble(seat), False)]
+    told = [one for one in reconcile.compare(seat.exchange, seat.round) if one.kind == "project"]
+    assert [(one.message, one.repairable) for one in told] == [(trouble(seat), False)]
     reconcile.repair(seat.exchange, seat.round)
     seat.studio.say(seat.task(1), ACCEPT, by=BOB)
-    assert seat.exchange.collect() == {"kept": 1}
+    assert seat.exchange.pull() == {"decided": 1}
     seat.studio.client.annotations.delete(said)
-    seat.exchange.collect(everything=True)
+    seat.exchange.pull(everything=True)
     assert trouble(seat) == ""
     kept = seat.studio.client.projects.get(project).label_config
     assert same_configuration(kept, configuration(Kind.single, seat.board.id))
@@ -82,23 +82,23 @@ def test_a_refused_board_does_not_stop_the_others(seat, store, caplog, monkeypat
     with seat.database.transaction() as tx:
         number = make_round(tx)
         made = make_candidates(tx, store, number, 2)
-    seat.exchange.put_up(number)
+    seat.exchange.push(number)
     other = Seat(seat.studio, seat.database, seat.exchange, number, made)
     seat.studio.say(other.task(0), ACCEPT)
-    collect = seat.exchange.backend.collect
+    collect = seat.exchange.backend.pull
     refusing = seat.board.id
 
     def refuse_one(board, since, **more):
         if board.id == refusing:
-            raise Refused("the desk refuses it")
+            raise Refused("Label Studio refuses it")
         return collect(board, since, **more)
 
-    monkeypatch.setattr(seat.exchange.backend, "collect", refuse_one)
+    monkeypatch.setattr(seat.exchange.backend, "pull", refuse_one)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            seat.exchange.collect()
+            seat.exchange.pull()
     assert other.state(0) == "accepted"
-    assert trouble(seat) == "the desk refuses it"
+    assert trouble(seat) == "Label Studio refuses it"
     assert len([one for one in caplog.records if "refuses" in one.message]) == 1
 
 
@@ -118,24 +118,24 @@ def test_one_posting_that_is_refused_does_not_stop_the_others(seat, store, monke
         )
 
     monkeypatch.setattr(label_studio_tasks, "task_data", without_a_page)
-    assert seat.exchange.put_up(seat.round) == {"up": 4}
+    assert seat.exchange.push(seat.round) == {"pushed": 4}
     with seat.database.transaction() as tx:
         [row] = tx.execute(
             sa.select(labeling_tasks).where(labeling_tasks.c.state == "refused")
         ).all()
     assert row.candidate_id == hostile
     assert "look" in row.refused
-    assert seat.exchange.put_up(seat.round) == {}, "it is not tried for ever; the pages have it"
+    assert seat.exchange.push(seat.round) == {}, "it is not tried for ever; the pages have it"
 
 
 def test_title_and_description_are_peoples_own(seat, store):
-    before, number = projects(seat), seat.board.number
+    before, number = projects(seat), seat.board.remote_id
     seat.studio.client.projects.update(number, title="Annas round", description="please be quick")
     seat.studio.say(seat.task(0), ACCEPT)
     more(seat, store, 2)
-    assert seat.exchange.put_up(seat.round) == {"up": 2}
-    assert seat.exchange.collect() == {"kept": 1}
-    assert (projects(seat), seat.board.number) == (before, number)
+    assert seat.exchange.push(seat.round) == {"pushed": 2}
+    assert seat.exchange.pull() == {"decided": 1}
+    assert (projects(seat), seat.board.remote_id) == (before, number)
     assert seat.studio.client.projects.get(number).title == "Annas round"
     assert reconcile.compare(seat.exchange, seat.round) == []
 
@@ -143,33 +143,37 @@ def test_title_and_description_are_peoples_own(seat, store):
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_project_is_found_by_our_ids_where_its_number_was_lost(seat, store, legacy):
     """Cut off before the number was noted, and edited meanwhile; also as older versions made it."""
-    before, number = projects(seat), seat.board.number
+    before, number = projects(seat), seat.board.remote_id
     if legacy:
         plain = configuration(Kind.single)
         seat.studio.client.projects.update(number, label_config=plain, description="edited")
     else:
         seat.studio.client.projects.update(number, description="edited", title="edited")
     with seat.database.transaction() as tx:
-        lost = {"made_at": None} if legacy else {"number": None, "made_at": None}
+        lost = (
+            {"remote_created_at": None}
+            if legacy
+            else {"remote_id": None, "remote_created_at": None}
+        )
         tx.execute(
             sa.update(labeling_projects)
             .where(labeling_projects.c.round_id == seat.round)
             .values(lost)
         )
     more(seat, store, 2)
-    assert seat.exchange.put_up(seat.round) == {"up": 2}
-    assert (projects(seat), seat.board.number) == (before, number)
+    assert seat.exchange.push(seat.round) == {"pushed": 2}
+    assert (projects(seat), seat.board.remote_id) == (before, number)
 
 
 def test_changed_overlap_is_repaired(seat):
-    seat.studio.client.projects.update(seat.board.number, maximum_annotations=3)
+    seat.studio.client.projects.update(seat.board.remote_id, maximum_annotations=3)
     [told] = reconcile.compare(seat.exchange, seat.round)
-    assert (told.kind, told.mendable) == ("board", True)
-    assert seat.studio.client.projects.get(seat.board.number).maximum_annotations == 3, (
+    assert (told.kind, told.repairable) == ("project", True)
+    assert seat.studio.client.projects.get(seat.board.remote_id).maximum_annotations == 3, (
         "to compare changes nothing"
     )
-    seat.exchange.collect()
-    assert seat.studio.client.projects.get(seat.board.number).maximum_annotations == 1
+    seat.exchange.pull()
+    assert seat.studio.client.projects.get(seat.board.remote_id).maximum_annotations == 1
 
 
 def test_answers_at_a_second_project_with_our_ids_are_brought_home(seat):
@@ -179,13 +183,13 @@ def test_answers_at_a_second_project_with_our_ids_are_brought_home(seat):
     copied = seat.studio.client.tasks.create(project=int(second.id), data=task.data)
     seat.studio.say(int(copied.id), REJECT, by=BOB)
     [told] = [
-        one for one in reconcile.compare(seat.exchange, seat.round) if one.kind == "elsewhere"
+        one for one in reconcile.compare(seat.exchange, seat.round) if one.kind == "unknown_project"
     ]
-    assert (told.number, told.mendable) == (second.id, True)
-    assert "1 of them have annotations that are not known here" in told.told
+    assert (told.remote_id, told.repairable) == (second.id, True)
+    assert "1 of them have annotations that are not known here" in told.message
     reconcile.repair(seat.exchange, seat.round)
     assert seat.decided(0) == [("reject", BOB)]
-    assert [one for one in reconcile.compare(seat.exchange, seat.round) if one.mendable] == []
+    assert [one for one in reconcile.compare(seat.exchange, seat.round) if one.repairable] == []
     seat.studio.client.projects.delete(int(second.id))
 
 

@@ -16,7 +16,7 @@ from curation.domain import RejectReason
 from curation.labeling import reconcile, tasks
 from curation.review import decisions, queue, reviewers
 from curation.review.gold import GoldSettings, set_gold
-from tests.desks import ACCEPT, REJECT, Seat
+from tests.support.label_studio import ACCEPT, REJECT, Seat
 from tests.making import make_candidates, make_round
 
 pytestmark = pytest.mark.slow
@@ -26,17 +26,17 @@ ADA, BOB = "ada@example.org", "bob@example.org"
 
 def test_an_edit_is_of_whoever_made_it(seat):
     said = seat.studio.say(seat.task(0), ACCEPT, by=ADA)
-    seat.exchange.collect()
+    seat.exchange.pull()
     seat.studio.change(said, REJECT, [RejectReason.halo], by=BOB)
-    assert seat.exchange.collect() == {"kept": 1}
+    assert seat.exchange.pull() == {"decided": 1}
     assert seat.decided(0) == [("accept", ADA), ("undo", ADA), ("reject", BOB)]
     with seat.database.transaction() as tx:
         found = tx.connection.exec_driver_sql(
-            "select actor from events where kind = 'answer of another edited'"
+            "select actor from events where kind = 'annotation of another user edited'"
         )
         assert [row.actor for row in found] == [BOB]
     seat.studio.change(said, ACCEPT, by=ADA)
-    seat.exchange.collect()
+    seat.exchange.pull()
     assert seat.decided(0)[-1] == ("accept", ADA)
 
 
@@ -45,18 +45,18 @@ def test_an_edit_before_the_first_reading_and_an_answer_in_anothers_name(seat):
     forged = {"result": build_result(ACCEPT), "completed_by": seat.studio.person(ADA)}
     path = f"/api/tasks/{seat.task(1)}/annotations"
     seat.studio.session(BOB).post(path, json=forged).raise_for_status()
-    assert seat.exchange.collect() == {"kept": 2}
+    assert seat.exchange.pull() == {"decided": 2}
     assert (seat.decided(0), seat.decided(1)) == ([("reject", BOB)], [("accept", BOB)])
 
 
 def test_an_edit_that_cannot_count_leaves_what_was_said_before(seat):
     said = seat.studio.say(seat.task(0), ACCEPT, by=ADA)
     seat.studio.say(seat.task(1), ACCEPT, by=BOB)
-    seat.exchange.collect()
+    seat.exchange.pull()
     with seat.database.transaction() as tx:
         reviewers.deactivate(tx, reviewers.find_reviewer(tx, BOB))
     seat.studio.change(said, REJECT, by=BOB)
-    assert seat.exchange.collect() == {"refused": 1}
+    assert seat.exchange.pull() == {"refused": 1}
     assert (seat.state(0), seat.decided(0)) == ("accepted", [("accept", ADA)])
 
 
@@ -64,7 +64,7 @@ def test_what_did_not_count_is_said_on_its_task_and_here(seat):
     seat.studio.say(seat.task(0), ACCEPT, by=ADA)
     late = seat.studio.say(seat.task(0), REJECT, by=BOB)
     unread = seat.studio.say(seat.task(1), result=[], by=ADA)
-    seat.exchange.collect()
+    seat.exchange.pull()
     first, second = (seat.studio.client.tasks.get(str(seat.task(place))) for place in (0, 1))
     assert first.data["note"].startswith("Not counted here: bob@example.org: this candidate is ")
     assert first.data["note"].endswith(" already")
@@ -75,11 +75,11 @@ def test_what_did_not_count_is_said_on_its_task_and_here(seat):
     )
     with seat.database.transaction() as tx:
         told = tasks.list_refusals(tx, seat.round)
-    assert {(one["annotation"], one["person"]) for one in told} == {(late, BOB), (unread, ADA)}
-    assert seat.exchange.collect() == {}, "to say so is no news"
+    assert {(one["annotation"], one["user"]) for one in told} == {(late, BOB), (unread, ADA)}
+    assert seat.exchange.pull() == {}, "to say so is no news"
     seat.studio.say(seat.task(1), REJECT, by=BOB)
-    assert seat.exchange.collect() == {"kept": 1}
-    assert [one for one in reconcile.compare(seat.exchange, seat.round) if one.mendable] == []
+    assert seat.exchange.pull() == {"decided": 1}
+    assert [one for one in reconcile.compare(seat.exchange, seat.round) if one.repairable] == []
 
 
 def test_gold_is_not_offered_there(seat, store):
@@ -97,11 +97,11 @@ def test_gold_is_not_offered_there(seat, store):
             tx.execute(sa.insert(gold).values(hidden))
         set_gold(tx, seat.round, GoldSettings(0.5), "test")
     before = len(seat.studio.client.projects.list().items)
-    assert seat.exchange.put_up(of_gold) == {}
-    assert seat.exchange.put_up(seat.round) == {}
+    assert seat.exchange.push(of_gold) == {}
+    assert seat.exchange.push(seat.round) == {}
     assert len(seat.studio.client.projects.list().items) == before
     assert reconcile.compare(seat.exchange) == []
-    assert set(seat.studio.tasks(seat.board.number)) == set(map(str, seat.candidates))
+    assert set(seat.studio.tasks(seat.board.remote_id)) == set(map(str, seat.candidates))
 
 
 def test_what_is_said_while_its_task_is_taken_down_is_heard(seat, monkeypatch):
@@ -110,18 +110,18 @@ def test_what_is_said_while_its_task_is_taken_down_is_heard(seat, monkeypatch):
         ada = reviewers.add_reviewer(tx, "ada").id
         held = queue.claim_items(tx, ada, seat.round, 2, (), 60)
     place = seat.candidates.index(held[0].id)
-    read = seat.exchange.backend.take_down
+    read = seat.exchange.backend.remove
 
     def answer_first(*args):
         monkeypatch.undo()
         seat.studio.say(seat.task(place), ACCEPT, by=BOB)
         return read(*args)
 
-    monkeypatch.setattr(seat.exchange.backend, "take_down", answer_first)
-    assert seat.exchange.put_up(seat.round) == {"down": 2}
+    monkeypatch.setattr(seat.exchange.backend, "remove", answer_first)
+    assert seat.exchange.push(seat.round) == {"removed": 2}
     with seat.database.transaction() as tx:
         reviewers.deactivate(tx, reviewers.find_reviewer(tx, "ada"))
-    assert seat.exchange.collect() == {"kept": 1}
+    assert seat.exchange.pull() == {"decided": 1}
     assert seat.decided(place) == [("accept", BOB)]
 
 
@@ -130,9 +130,9 @@ def test_four_people_at_once_at_both_desks(seat):
     """Two at Label Studio take the next task and submit, two at the pages their trays; a worker carries both ways."""
     for email in (ADA, BOB):
         seat.studio.session(email)
-    seat.exchange.collect()  # they have signed in, so the first tasks are left to them
+    seat.exchange.pull()  # they have signed in, so the first tasks are left to them
     done = threading.Event()
-    project = seat.board.number
+    project = seat.board.remote_id
 
     def at_label_studio(email: str) -> None:
         client = seat.studio.session(email)
@@ -156,8 +156,8 @@ def test_four_people_at_once_at_both_desks(seat):
 
     def worker() -> None:
         while not done.wait(0.5):
-            seat.exchange.put_up(seat.round)
-            seat.exchange.collect()
+            seat.exchange.push(seat.round)
+            seat.exchange.pull()
 
     people = [threading.Thread(target=at_label_studio, args=(email,)) for email in (ADA, BOB)]
     people += [threading.Thread(target=at_the_pages, args=(name,)) for name in ("eve", "fay")]
@@ -168,7 +168,7 @@ def test_four_people_at_once_at_both_desks(seat):
         thread.join()
     done.set()
     carrying.join()
-    seat.exchange.collect()
+    seat.exchange.pull()
     standing: Counter[int] = Counter()
     for place in range(60):
         standing[len([verdict for verdict, _ in seat.decided(place) if verdict != "skip"])] += 1
@@ -177,8 +177,8 @@ def test_four_people_at_once_at_both_desks(seat):
     # An answer given between two of the worker's turns may come too late; without reservation, most of them do.
     late = [why for why in seat.refusals() if re.search("already", why)]
     assert len(late) <= 14, f"reserved on both sides, {len(late)} of some 56 answers came too late"
-    seat.exchange.put_up(seat.round)
-    assert [one for one in reconcile.compare(seat.exchange, seat.round) if one.mendable] == []
+    seat.exchange.push(seat.round)
+    assert [one for one in reconcile.compare(seat.exchange, seat.round) if one.repairable] == []
 
 
 def test_a_round_of_two_thousand_goes_up_and_comes_down(studio, desk, database, store):
@@ -190,15 +190,20 @@ def test_a_round_of_two_thousand_goes_up_and_comes_down(studio, desk, database, 
         number = make_round(tx)
         made = make_candidates(tx, store, number, 2_000)
     exchange = LabelingSync(
-        database, desk, "test", PreviewUrls("secret", "http://127.0.0.1:1").address, 10_000, pause=0
+        database,
+        desk,
+        "test",
+        PreviewUrls("secret", "http://127.0.0.1:1").sign_url,
+        10_000,
+        pause=0,
     )
     two = Seat(studio, database, exchange, number, made)
-    assert [exchange.put_up(number)["up"] for _ in range(2)] == [1_000, 1_000]
-    project = two.board.number
+    assert [exchange.push(number)["pushed"] for _ in range(2)] == [1_000, 1_000]
+    project = two.board.remote_id
     studio.say(two.task(7), ACCEPT, by=ADA)
-    assert exchange.collect() == {"kept": 1}
+    assert exchange.pull() == {"decided": 1}
     assert len(studio.tasks(project)) == 2_000
     with database.transaction() as tx:
         rounds_room.close_round(tx, number, "test")
-    assert exchange.put_up(number) == {"down": 1_999}
+    assert exchange.push(number) == {"removed": 1_999}
     assert list(studio.tasks(project)) == [str(made[7])]

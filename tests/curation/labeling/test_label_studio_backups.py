@@ -10,7 +10,7 @@ from curation.domain import RejectReason
 from curation.labeling import projects, reconcile
 from curation.review import decisions, reviewers
 from curation.rounds import lifecycle
-from tests.desks import ACCEPT, REJECT, Seat
+from tests.support.label_studio import ACCEPT, REJECT, Seat
 from tests.making import make_candidates, make_round
 
 pytestmark = pytest.mark.slow
@@ -21,7 +21,7 @@ ADA, BOB, CID = "ada@example.org", "bob@example.org", "cid@example.org"
 def collect_all(seat: Seat) -> None:
     """Read what the sweep would have read one after the other, until nothing is to be read again."""
     with seat.database.transaction() as tx:
-        made = projects.created_projects(tx, seat.exchange.backend.address)
+        made = projects.created_projects(tx, seat.exchange.backend.url)
     for _ in range(2):
         for board in made:
             seat.exchange.pull_project(board)
@@ -32,7 +32,7 @@ def another(seat: Seat, store, count: int) -> Seat:
     with seat.database.transaction() as tx:
         number = make_round(tx)
         made = make_candidates(tx, store, number, count)
-    seat.exchange.put_up(number)
+    seat.exchange.push(number)
     return Seat(seat.studio, seat.database, seat.exchange, number, made)
 
 
@@ -40,13 +40,13 @@ def another(seat: Seat, store, count: int) -> Seat:
 def test_what_was_done_after_the_backup_stands(seat, store):
     studio, desk = seat.studio, seat.exchange.backend
     closed = another(seat, store, 5)
-    closed_project = closed.board.number
+    closed_project = closed.board.remote_id
     edited, deleted = (
         studio.say(seat.task(0), ACCEPT, by=ADA),
         studio.say(seat.task(1), ACCEPT, by=ADA),
     )
     studio.say(seat.task(3), ACCEPT, by=BOB)
-    seat.exchange.collect()
+    seat.exchange.pull()
     tasks = {place: seat.task(place) for place in range(12)}
     backup = studio.back_up()
 
@@ -56,14 +56,14 @@ def test_what_was_done_after_the_backup_stands(seat, store):
     with seat.database.transaction() as tx:
         ada = reviewers.add_reviewer(tx, "ada of the pages").id
         decisions.decide(tx, ada, seat.candidates[4], ACCEPT, key=uuid.uuid4())
-    assert seat.exchange.collect(seat.round) == {"kept": 2, "undone": 1}
+    assert seat.exchange.pull(seat.round) == {"decided": 2, "undone": 1}
     with seat.database.transaction() as tx:
         bob = reviewers.find_reviewer(tx, BOB).id
         decisions.undo(tx, bob, None, key=uuid.uuid4(), seconds=1)
         reviewers.deactivate(tx, reviewers.find_reviewer(tx, BOB))
         lifecycle.close_round(tx, closed.round, "test")
-    seat.exchange.put_up(closed.round)
-    seat.exchange.put_up(seat.round)
+    seat.exchange.push(closed.round)
+    seat.exchange.push(seat.round)
     later = another(seat, store, 3)
     assert studio.tasks(closed_project) == {}
 
@@ -72,8 +72,8 @@ def test_what_was_done_after_the_backup_stands(seat, store):
     again = studio.say(tasks[2], REJECT, by=ADA)
     assert again <= created, "the server gives the numbers of what it has lost again"
     kinds = {(one.kind, one.candidate) for one in reconcile.compare(seat.exchange)}
-    assert ("forgotten", seat.candidates[2]) in kinds
-    assert ("unheard", seat.candidates[2]) in kinds
+    assert ("lost", seat.candidates[2]) in kinds
+    assert ("unpulled", seat.candidates[2]) in kinds
     assert ("returned", closed.candidates[0]) in kinds
     assert "foreign" not in {kind for kind, _ in kinds}
 
@@ -84,12 +84,12 @@ def test_what_was_done_after_the_backup_stands(seat, store):
     assert any("already" in why for why in seat.refusals())
     assert seat.state(4) == "accepted"
     assert studio.tasks(closed_project) == {}, "a closed round is taken down again"
-    seat.exchange.put_up(seat.round)
-    seat.exchange.put_up(later.round)
+    seat.exchange.push(seat.round)
+    seat.exchange.push(later.round)
     for one in (seat, later, closed):
-        left = [each for each in reconcile.compare(seat.exchange, one.round) if each.mendable]
+        left = [each for each in reconcile.compare(seat.exchange, one.round) if each.repairable]
         assert left == []
-    there = studio.tasks(seat.board.number)
+    there = studio.tasks(seat.board.remote_id)
     assert len(there.pop(str(seat.candidates[3]))) == 2, (
         "Bob's own task, and another since he took it back here"
     )
@@ -98,16 +98,16 @@ def test_what_was_done_after_the_backup_stands(seat, store):
         "nobody is asked again"
     )
     assert str(seat.candidates[1]) in there
-    assert set(studio.tasks(later.board.number)) == set(map(str, later.candidates))
+    assert set(studio.tasks(later.board.remote_id)) == set(map(str, later.candidates))
     studio.say(seat.task(1), REJECT, by=CID)
-    assert seat.exchange.collect(seat.round) == {"kept": 1}
-    assert desk.collect(seat.board, None).mark == seat.board.mark
+    assert seat.exchange.pull(seat.round) == {"decided": 1}
+    assert desk.pull(seat.board, None).restore_mark == seat.board.restore_mark
 
 
 def test_a_number_that_comes_back_with_another_author_is_another_answer(seat):
     backup = seat.studio.back_up()
     first = seat.studio.say(seat.task(0), ACCEPT, by=CID)
-    seat.exchange.collect()
+    seat.exchange.pull()
     seat.studio.restore(backup)
     assert seat.studio.say(seat.task(0), REJECT, by=ADA) == first
     told = [
@@ -115,8 +115,8 @@ def test_a_number_that_comes_back_with_another_author_is_another_answer(seat):
         for one in reconcile.compare(seat.exchange, seat.round)
         if one.candidate == seat.candidates[0]
     ]
-    assert {one.kind for one in told} == {"forgotten", "unheard"}
-    seat.exchange.collect()
+    assert {one.kind for one in told} == {"lost", "unpulled"}
+    seat.exchange.pull()
     assert (seat.state(0), seat.decided(0)) == ("accepted", [("accept", CID)])
     assert seat.accepted() == 1
     with seat.database.transaction() as tx:

@@ -17,7 +17,7 @@ from curation.runtime.context import AppContext, open_labeling_backend
 from curation.runtime.doctor import run_checks
 from curation.runtime.label_studio_server import OWNER
 from curation.settings import Settings
-from tests.desks import ACCEPT, REJECT, Seat
+from tests.support.label_studio import ACCEPT, REJECT, Seat
 from tests.making import make_candidates, make_round
 from tests.servers import free_port
 
@@ -49,20 +49,20 @@ def test_a_round_goes_there_and_back_by_commands(here, studio, database, store):
         number = make_round(tx)
         made = make_candidates(tx, store, number, 3)
     [told] = json.loads(call("reconcile", "--json", code=1))
-    assert told["told"] == f"3 waiting candidates of round {number} have no task"
-    assert json.loads(call("push", str(number), "--json")) == {"up": 3, "down": 0}
+    assert told["message"] == f"3 waiting candidates of round {number} have no task"
+    assert json.loads(call("push", str(number), "--json")) == {"pushed": 3, "removed": 0}
     [row] = json.loads(call("status", "--json"))
-    assert (row["round"], row["up"], row["answered"]) == (number, 3, 0)
+    assert (row["round"], row["open"], row["annotated"]) == (number, 3, 0)
     seat = Seat(studio, database, None, number, made)
     studio.say(seat.task(0), ACCEPT)
     told = json.loads(call("reconcile", "--json", code=1))
-    assert [(one["kind"], one["mendable"]) for one in told] == [("unheard", True)]
+    assert [(one["kind"], one["repairable"]) for one in told] == [("unpulled", True)]
     assert json.loads(call("reconcile", "--apply", "--json")) == []
     assert seat.state(0) == "accepted"
     studio.say(seat.task(1), REJECT)
-    assert json.loads(call("pull", "--round", str(number), "--json")) == {"kept": 1}
+    assert json.loads(call("pull", "--round", str(number), "--json")) == {"decided": 1}
     call("switch", str(number), "pages")
-    assert json.loads(call("push", str(number), "--json")) == {"up": 0, "down": 1}
+    assert json.loads(call("push", str(number), "--json")) == {"pushed": 0, "removed": 1}
     with database.transaction() as tx:
         reviewers.add_reviewer(tx, "Olga")
     [person] = json.loads(call("users", "--match", f"{OWNER}=Olga", "--json"))
@@ -73,9 +73,9 @@ def test_a_round_goes_there_and_back_by_commands(here, studio, database, store):
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        (["switch", "1", "the moon"], "there is no desk"),
+        (["switch", "1", "the moon"], "unknown labeling interface"),
         (["switch", "77", "pages"], "there is no round 77"),
-        (["people", "--match", "nobody=x"], "is not an e-mail address"),
+        (["users", "--match", "nobody=x"], "is not an e-mail address"),
     ],
 )
 def test_what_cannot_be_is_refused(here, database, arguments, code):
@@ -95,20 +95,22 @@ def test_a_personal_access_token_works_as_a_legacy_one(studio, here):
         assert answer.status_code == 201, answer.text
         token = answer.json()["token"]
     desk = open_labeling_backend(Settings(**here.model_dump() | {"labeling_token": token}))
-    assert OWNER in desk.people().values()
+    assert OWNER in desk.list_users().values()
     desk.close()
 
 
 def test_the_doctor_looks_at_the_desk(here):
-    [found] = [one for one in run_checks(here) if one.part == "desk"]
+    [found] = [one for one in run_checks(here) if one.part == "labeling"]
     assert found.ok
-    assert here.backend.removesuffix("/").removeprefix("label-studio+") in found.told
+    assert here.labeling.removesuffix("/").removeprefix("label-studio+") in found.told
     for change, hint in (
         ({"labeling_token": "0" * 40}, "LAYERLOOP_LABELING_TOKEN"),
         ({"labeling": "label-studio+http://127.0.0.1:1"}, "running"),
     ):
         [found] = [
-            one for one in run_checks(Settings(**here.model_dump() | change)) if one.part == "desk"
+            one
+            for one in run_checks(Settings(**here.model_dump() | change))
+            if one.part == "labeling"
         ]
         assert not found.ok
         assert hint in found.hint
@@ -134,7 +136,7 @@ def test_a_server_that_is_away_loses_nothing(settings, database, store):
         number = make_round(tx)
         [made] = make_candidates(tx, store, number, 1)
     with open_labeling_sync(context, "test") as exchange, pytest.raises(Unreachable):
-        exchange.put_up(number)
+        exchange.push(number)
     with database.transaction() as tx:  # the pages go on
         ada = reviewers.add_reviewer(tx, "ada").id
         assert decisions.decide(tx, ada, made, ACCEPT, key=uuid.uuid4()).state == "accepted"

@@ -1,6 +1,6 @@
 """Both desks on one machine, with the same candidates: how fast people are served, and what a round costs there and back.
 
-    python -m tests.benchmarks.desks [--tasks 100 1000] [--clients 1 8] [--decisions 60] [--carried 10000]
+    python -m tests.benchmarks.labeling [--tasks 100 1000] [--clients 1 8] [--decisions 60] [--carried 10000]
 
 For each size it fills a round, puts it up at a real Label Studio (import), lets clients take the next task and submit,
 each in a session of a user of its own, and brings the decisions home (collect); then the same clients decide at our own
@@ -75,19 +75,19 @@ def measure_there(
             database,
             desk,
             "bench",
-            PreviewUrls("secret", "http://127.0.0.1:1").address,
+            PreviewUrls("secret", "http://127.0.0.1:1").sign_url,
             tasks,
             pause=0,
         )
         began = time.monotonic()
-        while exchange.put_up(1):
+        while exchange.push(1):
             pass
-        put_up = time.monotonic() - began
+        push = time.monotonic() - began
         with database.transaction() as tx:
-            [board] = projects.open_projects(tx, desk.address)
-        exchange.collect()
+            [board] = projects.open_projects(tx, desk.url)
+        exchange.pull()
         people = [_person(studio, f"person{number}@example.org") for number in range(clients)]
-        project, each = int(board.number or 0), max(1, min(decisions, tasks // 2) // clients)
+        project, each = int(board.remote_id or 0), max(1, min(decisions, tasks // 2) // clients)
         began = time.monotonic()
         with ThreadPoolExecutor(clients) as pool:
             given = [
@@ -98,7 +98,7 @@ def measure_there(
         took = time.monotonic() - began
         cpu = ours._cpu_seconds(studio.process.pid)
         began = time.monotonic()
-        outcomes = exchange.collect()
+        outcomes = exchange.pull()
         collect = time.monotonic() - began
         began = time.monotonic()
         exported = (
@@ -112,10 +112,10 @@ def measure_there(
             one.close()
         desk.close()
         database.close()
-    assert len(json.loads(mine)) == outcomes["kept"]
+    assert len(json.loads(mine)) == outcomes["decided"]
     return {
-        "put_up_s": put_up, "decisions_per_minute": 60 * len(given) / took, "collect_s": collect, "export_s": export,
-        "exported": len(exported), "export_here_s": here, "kept": outcomes["kept"], "refused": outcomes["refused"],
+        "push_s": push, "decisions_per_minute": 60 * len(given) / took, "collect_s": collect, "export_s": export,
+        "exported": len(exported), "export_here_s": here, "decided": outcomes["decided"], "refused": outcomes["refused"],
         "duplicates": sum(count - 1 for count in Counter(given).values()), "cpu_s": cpu,
     }  # fmt: skip
 
@@ -137,15 +137,17 @@ def carry(postgres: str, studio: LabelStudioServer, count: int) -> dict[str, flo
         database = Database(address)
         ours._fill(database, count, 1)
         desk = LabelStudioBackend(studio.address, studio.token)
-        here, moved = (PreviewUrls("secret", f"http://127.0.0.1:{port}").address for port in (1, 2))
+        here, moved = (
+            PreviewUrls("secret", f"http://127.0.0.1:{port}").sign_url for port in (1, 2)
+        )
         exchange = LabelingSync(database, desk, "bench", here, count, pause=0)
-        timed("put_up", lambda: all(iter(lambda: exchange.put_up(1), {})))
-        elsewhere = replace(exchange, address=moved)
+        timed("push", lambda: all(iter(lambda: exchange.push(1), {})))
+        elsewhere = replace(exchange, layer_url=moved)
         timed(
             "renew",
             lambda: (
-                elsewhere.collect(everything=True),
-                all(iter(lambda: elsewhere.put_up(1), {})),
+                elsewhere.pull(everything=True),
+                all(iter(lambda: elsewhere.push(1), {})),
             ),
         )
         owner = {"Authorization": f"Token {studio.token}"}
@@ -227,15 +229,15 @@ def _line(tasks: int, clients: int, there: dict[str, Any], here: dict[str, Any])
     return (
         f"{tasks:>7,} tasks, {clients} clients: decisions/min Label Studio {there['decisions_per_minute']:.0f}, "
         f"ours {minute:.0f} ({minute / there['decisions_per_minute']:.0f} times); given to two: {there['duplicates']} / "
-        f"{here['duplicates']}; put up in {there['put_up_s']:.1f} s, {there['kept']} collected in "
+        f"{here['duplicates']}; put up in {there['push_s']:.1f} s, {there['decided']} collected in "
         f"{there['collect_s']:.1f} s ({there['refused']} refused); export {there['export_s']:.2f} s of "
-        f"{there['exported']} / ours {there['export_here_s'] * 1_000:.0f} ms of {there['kept']}"
+        f"{there['exported']} / ours {there['export_here_s'] * 1_000:.0f} ms of {there['decided']}"
     )
 
 
 def _carried(count: int, taken: dict[str, float]) -> str:
     told = {
-        "put_up": "put up",
+        "push": "put up",
         "renew": "put up from another address",
         "import": "imported with annotations in one call",
     }
@@ -267,7 +269,7 @@ _EXPORT = """
     select d.*, r.name from decisions d join reviewers r on r.id = d.reviewer_id order by d.id"""
 
 _DECIDED = """
-    insert into decisions (candidate_id, reviewer_id, verdict, desk, key)
+    insert into decisions (candidate_id, reviewer_id, verdict, channel, key)
     select id, (select min(id) from reviewers), case when row_number() over () % 2 = 0 then 'accept' else 'reject' end,
         'pages', md5('key' || id)::uuid from candidates limit :n"""
 

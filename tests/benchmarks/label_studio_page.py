@@ -95,14 +95,14 @@ def _put_up(studio: LabelStudioServer, site: Site) -> tuple[int, int]:
         make_pairs(tx, site.store, number, site.drawn)
     desk = LabelStudioBackend(studio.address, studio.token)
     exchange = LabelingSync(
-        site.database, desk, "bench", site.previews.address, len(site.drawn), pause=0
+        site.database, desk, "bench", site.previews.sign_url, len(site.drawn), pause=0
     )
-    while exchange.put_up(number):
+    while exchange.push(number):
         pass
     with site.database.transaction() as tx:
-        [board] = projects.open_projects(tx, desk.address, number)
+        [board] = projects.open_projects(tx, desk.url, number)
     desk.close()
-    return number, int(board.number or 0)
+    return number, int(board.remote_id or 0)
 
 
 def _sign_in(browser: Browser, studio: LabelStudioServer) -> Page:

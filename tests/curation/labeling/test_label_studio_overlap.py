@@ -8,7 +8,7 @@ import pytest
 from curation.domain import RejectReason
 from curation.labeling import projects, reconcile
 from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
-from tests.desks import ACCEPT, REJECT, Seat
+from tests.support.label_studio import ACCEPT, REJECT, Seat
 from tests.making import make_candidates, make_round
 
 pytestmark = pytest.mark.slow
@@ -23,21 +23,21 @@ def three(seat, store) -> Seat:
         number = make_round(tx)
         set_consensus(tx, number, ConsensusSettings(ConsensusRule.majority, 3), "test")
         made = make_candidates(tx, store, number, 2)
-    assert seat.exchange.put_up(number) == {}, (
+    assert seat.exchange.push(number) == {}, (
         "people there see what others said, so it is not offered unasked"
     )
     with seat.database.transaction() as tx:
         assert "can see the annotations of others" in projects.switch_interface(
             tx, number, "label-studio", "test"
         )
-    seat.exchange.put_up(number)
+    seat.exchange.push(number)
     return Seat(seat.studio, seat.database, seat.exchange, number, made)
 
 
 def given(seat: Seat) -> int | None:
     """The task that Label Studio gives to its owner next; None where all is answered."""
     owner = {"Authorization": f"Token {seat.studio.server.token}"}
-    url = f"{seat.studio.server.address}/api/projects/{seat.board.number}/next"
+    url = f"{seat.studio.server.address}/api/projects/{seat.board.remote_id}/next"
     answer = httpx.get(url, headers=owner, timeout=60)
     return None if answer.status_code == 404 else int(answer.raise_for_status().json()["id"])
 
@@ -45,15 +45,15 @@ def given(seat: Seat) -> int | None:
 def test_each_is_given_to_so_many_people_and_the_majority_stands(three):
     first = three.task(0)
     three.studio.say(first, ACCEPT, by=ADA)
-    assert three.exchange.collect(three.round) == {"kept": 1}
+    assert three.exchange.pull(three.round) == {"decided": 1}
     assert (three.state(0), given(three)) == ("waiting", first), "it is begun, so it comes first"
     doubtful = three.studio.say(first, ACCEPT, by=BOB)
     three.studio.change(doubtful, REJECT, [RejectReason.halo])
-    assert three.exchange.collect(three.round) == {"kept": 1}
+    assert three.exchange.pull(three.round) == {"decided": 1}
     assert three.state(0) == "waiting"
     three.studio.change(doubtful, ACCEPT)
     three.studio.say(first, REJECT, by=CID)
-    assert three.exchange.collect(three.round) == {"kept": 2}
+    assert three.exchange.pull(three.round) == {"decided": 2}
     assert three.state(0) == "accepted"
     assert [verdict for verdict, _ in three.decided(0)] == [
         "accept",
@@ -70,8 +70,8 @@ def test_an_overlap_said_later_reaches_a_board_that_is_there(seat):
     with seat.database.transaction() as tx:
         set_consensus(tx, seat.round, ConsensusSettings(ConsensusRule.majority, 3), "test")
         projects.switch_interface(tx, seat.round, "pages", "test")
-    assert seat.exchange.put_up(seat.round) == {"down": 8}
+    assert seat.exchange.push(seat.round) == {"removed": 8}
     with seat.database.transaction() as tx:
         projects.switch_interface(tx, seat.round, "label-studio", "test")
-    assert seat.exchange.put_up(seat.round) == {"up": 8}
-    assert seat.studio.client.projects.get(seat.board.number).maximum_annotations == 3
+    assert seat.exchange.push(seat.round) == {"pushed": 8}
+    assert seat.studio.client.projects.get(seat.board.remote_id).maximum_annotations == 3

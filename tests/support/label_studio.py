@@ -222,15 +222,15 @@ class Seat:
     def board(self) -> Project:
         """The round's last board."""
         with self.database.transaction() as tx:
-            return projects.open_projects(tx, self.exchange.backend.address, self.round)[-1]
+            return projects.open_projects(tx, self.exchange.backend.url, self.round)[-1]
 
     def task(self, place: int) -> int:
         """The task of a candidate, by its place."""
         with self.database.transaction() as tx:
             mine = (labeling_tasks.c.candidate_id == self.candidates[place]) & (
-                labeling_tasks.c.state != "down"
+                labeling_tasks.c.state != "removed"
             )
-            return int(tx.scalar(sa.select(labeling_tasks.c.number).where(mine)))
+            return int(tx.scalar(sa.select(labeling_tasks.c.remote_id).where(mine)))
 
     def state(self, place: int) -> str:
         """A candidate's state."""
@@ -263,7 +263,9 @@ class Seat:
             rows = sa.select(labeling_annotations.c.refused).where(
                 labeling_annotations.c.refused.is_not(None)
             )
-            return list(tx.execute(rows.order_by(labeling_annotations.c.said_at)).scalars())
+            return list(
+                tx.execute(rows.order_by(labeling_annotations.c.content_updated_at)).scalars()
+            )
 
     def accepted(self) -> int:
         """How many samples stand."""
@@ -284,11 +286,11 @@ def make_seat(
         database,
         desk,
         "test",
-        PreviewUrls("secret", "http://127.0.0.1:1").address,
-        most=10_000,
+        PreviewUrls("secret", "http://127.0.0.1:1").sign_url,
+        max_tasks=10_000,
         pause=0,
     )
-    assert exchange.put_up(number)["up"] == count
+    assert exchange.push(number)["pushed"] == count
     return Seat(studio, database, exchange, number, made)
 
 
@@ -299,9 +301,9 @@ def begin_import(
     with seat.database.transaction() as tx:
         number = make_round(tx)
         made = make_candidates(tx, store, number, count)
-        board, room = projects.project_with_room(tx, seat.exchange.backend.address, number, 10)
+        board, room = projects.project_with_room(tx, seat.exchange.backend.url, number, 10)
         batch = postings.next_batch(tx, board, room, 0, 50)
-        sending = postings.read_batch(tx, batch, seat.exchange.address)
+        sending = postings.read_batch(tx, batch, seat.exchange.layer_url)
     return replace(seat, round=number, candidates=made), board, batch, sending
 
 

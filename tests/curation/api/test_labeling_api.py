@@ -27,9 +27,9 @@ def posting(database, store):
             "id": id_,
             "project_id": board,
             "candidate_id": candidate,
-            "state": "up",
+            "state": "open",
             "batch": board,
-            "number": 1,
+            "remote_id": 1,
         }
         tx.execute(sa.insert(labeling_tasks), row)
     return id_, candidate
@@ -38,7 +38,7 @@ def posting(database, store):
 @pytest.fixture
 def address(context, posting):
     previews = PreviewUrls(context.settings.signing_secret(), "http://127.0.0.1")
-    return previews.address(posting[0], LayerRole.foreground)
+    return previews.sign_url(posting[0], LayerRole.foreground)
 
 
 def test_a_preview_is_shown_to_whoever_has_its_address(client, address):
@@ -70,7 +70,7 @@ def test_a_decided_candidate_stays_visible_to_whoever_corrects_it(
 
 
 @pytest.mark.parametrize(
-    ("state", "status"), [("answered", 200), ("sending", 200), ("down", 404), ("refused", 404)]
+    ("state", "status"), [("annotated", 200), ("sending", 200), ("removed", 404), ("refused", 404)]
 )
 def test_a_posting_is_shown_until_it_is_taken_down(
     client, database, address, posting, state, status
@@ -99,7 +99,7 @@ def test_the_bell_asks_for_a_collection_and_for_nothing_else(client, context):
     assert asked == [Job("pull_annotations")] * 2
     board = uuid.uuid4()
     assert (
-        client.post(f"/api/labeling/webhook?board={board}", json={}, headers=secret).status_code
+        client.post(f"/api/labeling/webhook?project={board}", json={}, headers=secret).status_code
         == 204
     )
     assert asked[2:] == [Job("pull_annotations", (str(board),))]
