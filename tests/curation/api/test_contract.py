@@ -110,18 +110,18 @@ def known(app, context, database, store) -> dict[str, dict[str, dict[str, str]]]
 
 
 def previewed(context, database, store) -> dict[str, dict[str, str]]:
-    """A candidate that is up at another desk, in the round that is served last."""
-    board, posting = uuid.uuid4(), uuid.uuid4()
+    """Create a candidate with an open task, in the newest round."""
+    project, task = uuid.uuid4(), uuid.uuid4()
     with database.transaction() as tx:
         number = make_round(tx)
         [candidate] = make_candidates(tx, store, number, 1)
-        row = {"id": board, "server_url": "http://127.0.0.1:1", "round_id": number, "part": 1}
+        row = {"id": project, "server_url": "http://127.0.0.1:1", "round_id": number, "part": 1}
         tx.execute(sa.insert(labeling_projects), row)
-        row = {"id": posting, "project_id": board, "candidate_id": candidate, "batch": board}
+        row = {"id": task, "project_id": project, "candidate_id": candidate, "batch": project}
         tx.execute(sa.insert(labeling_tasks), row | {"state": "open", "remote_id": 1})
     previews = PreviewUrls(context.settings.signing_secret(), "http://127.0.0.1")
-    sign = previews.sign_url(posting, LayerRole.foreground).partition("sign=")[2]
-    return {"path": {"task_id": str(posting), "role": "foreground"}, "query": {"sign": sign}}
+    sign = previews.sign_url(task, LayerRole.foreground).partition("sign=")[2]
+    return {"path": {"task_id": str(task), "role": "foreground"}, "query": {"sign": sign}}
 
 
 @pytest.mark.slow
