@@ -17,6 +17,7 @@ from curation.adapters.celery_queue import CeleryQueue, make_app
 from curation.db.tables import labeling_tasks
 from curation.domain import Verdict
 from curation.errors import Unreachable
+from curation.jobs.review import _failures
 from curation.labeling import projects, reconcile
 from curation.labeling.previews import WEBHOOK_HEADER
 from curation.review import decisions, reviewers
@@ -213,7 +214,7 @@ def test_an_outage_is_logged_once(database, store, settings, caplog):
         make_candidates(tx, store, number, 3)
     asked = []
     database.send = asked.append
-    jobs.review._failures.clear()
+    _failures.clear()
     with caplog.at_level(logging.WARNING, "layerloop.jobs"):
         for _ in range(3):
             jobs.reconcile(context)

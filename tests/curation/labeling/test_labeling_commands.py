@@ -105,7 +105,7 @@ def test_doctor_checks_the_labeling_server(here):
     assert here.labeling.removesuffix("/").removeprefix("label-studio+") in found.told
     for change, hint in (
         ({"labeling_token": "0" * 40}, "LAYERLOOP_LABELING_TOKEN"),
-        ({"labeling": "label-studio+http://127.0.0.1:1"}, "running"),
+        ({"labeling": "label-studio+http://127.0.0.1:1"}, "check that it runs"),
     ):
         [found] = [
             one
