@@ -1,13 +1,19 @@
-"""Tasks of Label Studio: the data that is sent, and the ids and changes that are read back."""
+"""Tasks of Label Studio: the data that is sent, and the annotations that are read back."""
 
 from __future__ import annotations
 
 import uuid
-from datetime import datetime
-from typing import Any
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final
 
-from curation.adapters.label_studio_view import task_html
-from curation.labeling.port import Project, Task
+from curation.adapters.label_studio_users import Users
+from curation.adapters.label_studio_view import parse_layer_urls, parse_result, task_html
+from curation.domain import Verdict
+from curation.labeling.port import Annotation, Project, RemoteTask, Task
+
+UNEDITED_WITHIN: Final = timedelta(milliseconds=50)
+"""The largest difference between the two times of an annotation that was never edited."""
 
 
 def import_request(task: Task, project: Project, batch: uuid.UUID, model: str) -> dict[str, Any]:
@@ -31,7 +37,9 @@ def task_data(task: Task, project: Project, batch: uuid.UUID) -> dict[str, Any]:
         project: Its project.
         batch: Id of the batch that it was imported with.
     """
-    columns = {"prompt": task.prompt, "note": task.note} | dict(task.facts)
+    # Tasks of former versions are recognized by these names too: "posting" is our id of the task,
+    # "board" that of the project, and "look" is the view.
+    columns = {"prompt": task.prompt, "note": task.note} | dict(task.columns)
     ids = {
         "posting": task.id,
         "candidate": task.candidate,
@@ -65,3 +73,61 @@ def has_changed(remote: Any, read_at: datetime | None) -> bool:
 def as_time(value: Any) -> datetime:
     """Return a time that the SDK parsed, or left as text."""
     return value if isinstance(value, datetime) else datetime.fromisoformat(value)
+
+
+def read_task(remote: Any, users: Users) -> RemoteTask:
+    """Return a task with its annotations.
+
+    Args:
+        remote: The task as the server returns it.
+        users: The users of the server.
+    """
+    annotations = [
+        item if isinstance(item, Mapping) else item.dict() for item in remote.annotations or ()
+    ]
+    return RemoteTask(
+        int(remote.id),
+        own_id(remote),
+        remote.updated_at,
+        tuple(read_annotation(item, users) for item in annotations),
+        parse_layer_urls(str((remote.data or {}).get("look"))),
+    )
+
+
+def read_annotation(annotation: Mapping[str, Any], users: Users) -> Annotation:
+    """Convert an annotation; a skipped annotation has the verdict skip.
+
+    The server records the signed-in user as `updated_by`, also where an annotation is created
+    in the name of another user. That user is the editor, except where our own account created
+    the annotation in a user's name.
+
+    Args:
+        annotation: The annotation as the server returns it.
+        users: The users of the server.
+    """
+    completed_by = annotation.get("completed_by")
+    author_id = int(completed_by["id"] if isinstance(completed_by, Mapping) else completed_by or 0)
+    author = users.email(author_id)
+    # Find out whether somebody else changed it.
+    created_at = as_time(annotation["created_at"])
+    updated_at = as_time(annotation["updated_at"])
+    updated_by = int(annotation.get("updated_by") or 0)
+    edited = updated_by not in {0, author_id} and (
+        updated_by != users.own_account()[0] or updated_at - created_at > UNEDITED_WITHIN
+    )
+    # Read the verdict.
+    skipped = {"verdict": Verdict.skip}
+    verdict = (
+        skipped if annotation.get("was_cancelled") else parse_result(annotation.get("result") or [])
+    )
+    if not author:
+        verdict = {"error": f"there is no user with the ID {author_id}"}
+    fields = {"verdict": None, "seconds": annotation.get("lead_time")} | verdict
+    return Annotation(
+        remote_id=int(annotation["id"]),
+        author=author,
+        updated_at=updated_at,
+        created_at=created_at,
+        editor=users.email(updated_by) if edited else "",
+        **fields,
+    )

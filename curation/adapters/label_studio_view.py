@@ -32,7 +32,7 @@ VIEWS: Final[Mapping[str, Mapping[str, str]]] = {
 }
 """The view controls with the key of each option; the first option is the default."""
 
-WORDS: Final = {
+REASON_LABELS: Final = {
     RejectReason.halo: "Fringe along the edge",
     RejectReason.residue: "Haze or remains",
     RejectReason.holes: "Holes in the subject",
@@ -97,7 +97,7 @@ INSTRUCTION: Final = f"""<p><b>Accept</b> (A) a layer that matches its prompt, i
 and contains nothing else.
 <b>Reject</b> (R) all others, and choose one or more reasons. Skip a task that you cannot judge;
 another person gets it.</p>
-<ul>{"".join(f"<li>{words}</li>" for words in WORDS.values())}</ul>
+<ul>{"".join(f"<li>{words}</li>" for words in REASON_LABELS.values())}</ul>
 <p>C, K, Y, W and O change the background behind the layer; E, X and D change its size; F, G and B
 choose the layer of a pair. If a note says that an annotation was not counted, the task was decided
 elsewhere, or the annotation could not be read.</p>
@@ -106,7 +106,10 @@ elsewhere, or the annotation could not be read.</p>
 
 
 def project_class(project_id: uuid.UUID) -> str:
-    """Return the CSS class that identifies a project's configuration if the title was changed."""
+    """Return the CSS class that identifies a project's configuration if the title was changed.
+
+    Projects of former versions have it too, so the class keeps its name.
+    """
     return f"ll-board-{project_id}"
 
 
@@ -171,8 +174,8 @@ def task_html(task: Task) -> str:
 
 
 def parse_layer_urls(page: str) -> dict[LayerRole, str]:
-    """Return the URLs of the layers in HTML that `look` returned."""
-    return {LayerRole(role): unescape(address) for role, address in _IMAGE.findall(page)}
+    """Return the URLs of the layers in HTML that `task_html` returned."""
+    return {LayerRole(role): unescape(url) for role, url in _IMAGE.findall(page)}
 
 
 def parse_result(result: Any) -> dict[str, Any]:
@@ -184,7 +187,7 @@ def parse_result(result: Any) -> dict[str, Any]:
         result: The result, as JSON.
 
     Returns:
-        The fields verdict, reasons, layers and comment of an Annotation; or its `fault`.
+        The fields verdict, reasons, layers and comment of an Annotation; or its `error`.
     """
     verdict = None
     comment = ""
@@ -209,9 +212,9 @@ def parse_result(result: Any) -> dict[str, Any]:
         elif control in groups and chosen and set(chosen) <= set(RejectReason):
             concerns += [(RejectReason(reason), groups[control]) for reason in chosen]
         else:
-            return {"fault": f"the control {control!r} has the unknown value {str(value)[:100]!r}"}
+            return {"error": f"the control {control!r} has the unknown value {str(value)[:100]!r}"}
     if verdict is None:
-        return {"fault": "it has neither accept nor reject"}
+        return {"error": "it has neither accept nor reject"}
     # Reasons are hidden after accept, but stay in the result if reject was chosen first.
     if verdict is Verdict.accept:
         concerns = []
@@ -237,7 +240,7 @@ def build_result(
     layers: Sequence[LayerRole] = (),
     comment: str = "",
 ) -> list[dict[str, Any]]:
-    """Return an annotation's result with these values; the inverse of `read_result`.
+    """Return an annotation's result with these values; the inverse of `parse_result`.
 
     Args:
         verdict: Accept or reject.
@@ -269,7 +272,8 @@ def _reasons(layer: LayerRole | None, listed: Sequence[RejectReason]) -> str:
         reason: f"{MODIFIER[layer]}{number % 10}" for number, reason in enumerate(RejectReason, 1)
     }
     choices = "\n".join(
-        f'        <Choice alias="{reason}" value="{WORDS[reason]}" hotkey="{keys[reason]}"/>'
+        f'        <Choice alias="{reason}" value="{REASON_LABELS[reason]}"'
+        f' hotkey="{keys[reason]}"/>'
         for reason in listed
     )
     control = (

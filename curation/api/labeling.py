@@ -32,14 +32,14 @@ class WrongWebhookSecret(Refused):
 
 
 @router.get(
-    "/previews/{posting}/{role}.webp",
+    "/previews/{task_id}/{role}.webp",
     summary="Get a layer of a Label Studio task",
     response_class=Response,
     responses=error_responses(404) | {200: {"content": {"image/webp": {}}}},
 )
 def get_preview(
     request: Request,
-    posting: uuid.UUID,
+    task_id: uuid.UUID,
     role: LayerRole,
     sign: Annotated[str, Query(max_length=64), STORABLE],
 ) -> Response:
@@ -47,7 +47,7 @@ def get_preview(
     previews: PreviewUrls = request.app.state.previews
     context = get_app_context(request)
     with context.database.transaction() as tx:
-        sha256 = previews.find(tx, posting, role, sign)
+        sha256 = previews.resolve(tx, task_id, role, sign)
     # Label Studio has another origin, and its data manager loads images with CORS. The signed URL
     # alone authorizes the request.
     headers = {
@@ -63,7 +63,7 @@ def get_preview(
 def receive_webhook(
     request: Request,
     secret: Annotated[str, Header(alias=WEBHOOK_HEADER, max_length=200), STORABLE] = "",
-    board: uuid.UUID | None = None,
+    project: uuid.UUID | None = None,
 ) -> None:
     """Enqueue a job that reads the changed annotations of a project, or of all projects."""
     # The webhook has no session; its secret is compared in constant time.
@@ -72,4 +72,4 @@ def receive_webhook(
         raise WrongWebhookSecret
     # Equal jobs are sent once, so that frequent requests do no harm.
     with get_app_context(request).database.transaction() as tx:
-        tx.enqueue(JobName.pull_annotations, *([str(board)] if board is not None else []))
+        tx.enqueue(JobName.pull_annotations, *([str(project)] if project is not None else []))

@@ -30,7 +30,7 @@ SHOWN = 20
 
 app = typer.Typer(no_args_is_help=True)
 
-Number = Annotated[
+RoundNumber = Annotated[
     int, typer.Argument(help="The round's number, as 'round list' shows it.", max=MAX_ID)
 ]
 Round = Annotated[int | None, typer.Option("--round", help="Only this round.", max=MAX_ID)]
@@ -46,7 +46,7 @@ def status(as_json: Json = False) -> None:
 
     with context() as ctx:
         with ctx.database.transaction() as tx:
-            rows, kept_away = projects.list_projects(tx), projects.list_excluded_rounds(tx)
+            rows, excluded = projects.list_projects(tx), projects.list_excluded_rounds(tx)
             refusals = tasks.list_refusals(tx)
         account, failure = _account(ctx)
 
@@ -55,13 +55,13 @@ def status(as_json: Json = False) -> None:
         row["refusals"] = [
             refusal
             for refusal in refusals
-            if (refusal["round"], refusal["project"]) == (row["round"], row["number"])
+            if (refusal["round"], refusal["project"]) == (row["round"], row["remote_id"])
         ]
     print_rows(rows, {heading: itemgetter(key) for heading, key in _PROJECT_TABLE.items()}, as_json)
     if not as_json:
         _print_refusals(refusals)
-        for row in kept_away:
-            console.print(f"round {row['round']} is not offered in Label Studio: {row['why']}")
+        for row in excluded:
+            console.print(f"round {row['round']} is not pushed to Label Studio: {row['reason']}")
         console.print(
             "gold is shown on the review page only: Label Studio users are not tested with it"
         )
@@ -76,18 +76,18 @@ def status(as_json: Json = False) -> None:
 _PROJECT_TABLE = {
     "round": "round",
     "part": "part",
-    "tool": "desk",
-    "project": "number",
-    "active": "serving",
+    "server": "server_url",
+    "project": "remote_id",
+    "active": "active",
     "to push": "sending",
-    "open": "up",
-    "annotated": "answered",
-    "not accepted": "not_taken",
+    "open": "open",
+    "annotated": "annotated",
+    "not accepted": "not_accepted",
     "decisions": "decisions",
     "pending": "pending",
     "not counted": "refused",
-    "last pull": "collected_at",
-    "problem": "trouble",
+    "last pull": "pulled_at",
+    "error": "error",
 }
 
 
@@ -113,30 +113,30 @@ def _print_refusals(refusals: list[dict[str, Any]]) -> None:
     for row in refusals[:SHOWN]:
         source = f"round {row['round']}, task {row['task']}, annotation {row['annotation']}"
         verdict = row["verdict"] or "no verdict"
-        console.print(f"not counted: {source}, {verdict} by {row['person']}: {row['why']}")
+        console.print(f"not counted: {source}, {verdict} by {row['user']}: {row['reason']}")
     if len(refusals) > SHOWN:
         console.print(f"... and {len(refusals) - SHOWN} more; --json lists all")
 
 
 @app.command("push")
-def push(number: Number, as_json: Json = False) -> None:
+def push(round_id: RoundNumber, as_json: Json = False) -> None:
     """Push waiting candidates of a round as tasks, and remove the tasks of decided ones.
 
     Workers do this continuously.
     """
-    total = {"up": 0, "down": 0}
+    total = {"pushed": 0, "removed": 0}
     with _open_sync() as sync:
         # One batch a call; nothing moved means that the projects are up to date.
-        while moved := sync.put_up(number):
+        while moved := sync.push(round_id):
             total = {name: count + moved[name] for name, count in total.items()}
     print_json(total) if as_json else console.print(
-        f"{total['up']} tasks pushed, {total['down']} removed"
+        f"{total['pushed']} tasks pushed, {total['removed']} removed"
     )
 
 
 @app.command()
 def pull(
-    number: Round = None,
+    round_id: Round = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Read all annotations again, not only changed ones.")
     ] = False,
@@ -144,14 +144,14 @@ def pull(
 ) -> None:
     """Pull new annotations from Label Studio; workers do this continuously."""
     with _open_sync() as sync:
-        outcomes = sync.collect(number, everything=everything)
+        outcomes = sync.pull(round_id, everything=everything)
     counts = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
     print_json(dict(outcomes)) if as_json else console.print(counts or "nothing new")
 
 
 @app.command()
 def reconcile(
-    number: Round = None,
+    round_id: Round = None,
     apply: Annotated[
         bool, typer.Option("--apply", help="Repair what can be repaired, then print what is left.")
     ] = False,
@@ -165,37 +165,39 @@ def reconcile(
 
     with _open_sync() as sync:
         if apply:
-            reconciliation.repair(sync, number)
+            reconciliation.repair(sync, round_id)
         # Compare after the repair, so that only the remaining differences are printed.
-        found = reconciliation.compare(sync, number)
+        found = reconciliation.compare(sync, round_id)
     rows = [difference.__dict__ for difference in found]
     columns = {
         "kind": itemgetter("kind"),
         "round": itemgetter("round"),
-        "task": itemgetter("number"),
-        "repairable": itemgetter("mendable"),
-        "description": itemgetter("told"),
+        "remote id": itemgetter("remote_id"),
+        "repairable": itemgetter("repairable"),
+        "description": itemgetter("message"),
     }
     print_rows(rows, columns, as_json)
-    if any(difference.mendable for difference in found):
+    if any(difference.repairable for difference in found):
         raise typer.Exit(1)
 
 
 @app.command()
 def switch(
-    number: Number,
-    desk: Annotated[str, typer.Argument(help="'label-studio', or 'pages' for the review page.")],
+    round_id: RoundNumber,
+    interface: Annotated[
+        str, typer.Argument(help="'label-studio', or 'pages' for the review page.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Move a round to another labeling tool, at any time; open candidates move, decisions stay."""
     from curation.labeling import projects
 
     with context() as ctx, ctx.database.transaction() as tx:
-        warning = projects.switch_interface(tx, number, desk, ACTOR)
+        warning = projects.switch_interface(tx, round_id, interface, ACTOR)
     if warning:
         console.print(f"warning: {warning}")
-    message = f"round {number} is labeled in {desk}; the review page serves every open round"
-    print_result(message, as_json, round=number, desk=desk)
+    message = f"round {round_id} is labeled in {interface}; the review page serves every open round"
+    print_result(message, as_json, round=round_id, labeling=interface)
 
 
 @app.command()
@@ -218,7 +220,7 @@ def users(
         "reviewer": itemgetter("name"),
         "kind": itemgetter("kind"),
         "active": itemgetter("active"),
-        "since": itemgetter("at"),
+        "since": itemgetter("created_at"),
     }
     print_rows(rows, columns, as_json)
 

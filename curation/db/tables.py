@@ -569,22 +569,22 @@ labeling_projects = sa.Table(
     sa.Column("server_url", sa.Text, nullable=False),
     sa.Column("round_id", sa.ForeignKey("rounds.id"), nullable=False),
     sa.Column("part", sa.SmallInteger, nullable=False),
-    # The server's number and time of creation, which together identify the project.
-    sa.Column("number", sa.BigInteger),
-    sa.Column("made_at", sa.DateTime(timezone=True)),
+    # ID and creation time on the server, which together identify the project.
+    sa.Column("remote_id", sa.BigInteger),
+    sa.Column("remote_created_at", sa.DateTime(timezone=True)),
     # Also stored on the server; a smaller value there means that a backup was restored.
-    sa.Column("mark", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("restore_mark", sa.BigInteger, nullable=False, server_default="0"),
     # The next reading must be complete.
-    sa.Column("reread", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("full_read_pending", sa.Boolean, nullable=False, server_default=sa.false()),
     # The server's last error on a repair of the project's settings.
-    sa.Column("trouble", sa.Text),
+    sa.Column("error", sa.Text),
     # All changes before this time, by the server's clock, have been read.
     sa.Column("read_until", sa.DateTime(timezone=True)),
-    sa.Column("put_up_at", sa.DateTime(timezone=True)),
-    sa.Column("collected_at", sa.DateTime(timezone=True)),
+    sa.Column("pushed_at", sa.DateTime(timezone=True)),
+    sa.Column("pulled_at", sa.DateTime(timezone=True)),
     # One process at a time synchronizes a project.
-    sa.Column("holder", sa.Text),
-    sa.Column("held_until", sa.DateTime(timezone=True)),
+    sa.Column("lock_holder", sa.Text),
+    sa.Column("locked_until", sa.DateTime(timezone=True)),
     _now(),
     sa.UniqueConstraint("round_id", "server_url", "part"),
 )
@@ -599,10 +599,10 @@ labeling_tasks = sa.Table(
     sa.Column("state", sa.Text, nullable=False),
     # Tasks that were sent together; the server is searched for the id before a repetition.
     sa.Column("batch", UUID, nullable=False),
-    # The server's number, once the task exists.
-    sa.Column("number", sa.BigInteger),
+    # ID on the server, once the task exists.
+    sa.Column("remote_id", sa.BigInteger),
     # When the task had last changed, as of the last reading.
-    sa.Column("seen_at", sa.DateTime(timezone=True)),
+    sa.Column("remote_updated_at", sa.DateTime(timezone=True)),
     # The server shows tasks with the lowest score first.
     sa.Column("score", sa.REAL),
     # Until then the candidate is shown only in Label Studio, where it is next.
@@ -610,14 +610,16 @@ labeling_tasks = sa.Table(
     # The server's error, if it refused the task.
     sa.Column("refused", sa.Text),
     _now(),
-    sa.CheckConstraint("state in ('sending', 'up', 'answered', 'down', 'refused')", name="state"),
+    sa.CheckConstraint(
+        "state in ('sending', 'open', 'annotated', 'removed', 'refused')", name="state"
+    ),
 )
-sa.Index("ix_labeling_tasks_board_id_state", labeling_tasks.c.project_id, labeling_tasks.c.state)
+sa.Index("ix_labeling_tasks_project_id_state", labeling_tasks.c.project_id, labeling_tasks.c.state)
 sa.Index(
     "uq_labeling_tasks_live",
     labeling_tasks.c.candidate_id,
     unique=True,
-    postgresql_where=labeling_tasks.c.state.in_(["sending", "up"]),
+    postgresql_where=labeling_tasks.c.state.in_(["sending", "open"]),
 )
 
 # The annotations of these tasks, and the decisions that were made from them.
@@ -626,34 +628,41 @@ labeling_annotations = sa.Table(
     metadata,
     sa.Column("id", sa.BigInteger, sa.Identity(always=False), primary_key=True),
     sa.Column("task_id", sa.ForeignKey("labeling_tasks.id"), nullable=False),
-    # The server's number, which a restored server assigns again.
-    sa.Column("number", sa.BigInteger, nullable=False),
-    # The server's number of the task, if there are duplicates; null for the first.
-    sa.Column("task", sa.BigInteger),
+    # ID on the server, which a restored server assigns again.
+    sa.Column("remote_id", sa.BigInteger, nullable=False),
+    # ID of the task on the server, if there are duplicates; null for the first.
+    sa.Column("remote_task_id", sa.BigInteger),
     # Who created it, and when; the time is null in rows of older versions.
     sa.Column("author", sa.Text, nullable=False),
-    sa.Column("made_at", sa.DateTime(timezone=True)),
-    # Who is responsible for its present content: the author, or the last editor.
-    sa.Column("person", sa.Text, nullable=False),
+    sa.Column("remote_created_at", sa.DateTime(timezone=True)),
+    # E-mail address of the user who is responsible for its content: author or last editor.
+    sa.Column("email", sa.Text, nullable=False),
     # The content, and when it last changed.
-    sa.Column("said", JSONB, nullable=False),
-    sa.Column("said_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("content", JSONB, nullable=False),
+    sa.Column("content_updated_at", sa.DateTime(timezone=True), nullable=False),
     # The decision that was made from it, or why none was; without either it waits for a lease.
     sa.Column("decision_id", sa.ForeignKey("decisions.id")),
     sa.Column("refused", sa.Text),
     # Deleted on the server.
-    sa.Column("gone", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("deleted", sa.Boolean, nullable=False, server_default=sa.false()),
     # Lost on the server, when a backup was restored.
-    sa.Column("forgotten", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("lost", sa.Boolean, nullable=False, server_default=sa.false()),
     # The note of the task shows that it was refused.
-    sa.Column("shown", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("refusal_shown", sa.Boolean, nullable=False, server_default=sa.false()),
     _now(),
-    sa.UniqueConstraint("task_id", "number", "author", "made_at"),
+    # Explicit, since the name by the convention would be longer than 63 characters.
+    sa.UniqueConstraint(
+        "task_id",
+        "remote_id",
+        "author",
+        "remote_created_at",
+        name="uq_labeling_annotations_remote_identity",
+    ),
 )
 sa.Index(
     "ix_labeling_annotations_pending",
     labeling_annotations.c.task_id,
-    postgresql_where=sa.text("decision_id is null and refused is null and not gone"),
+    postgresql_where=sa.text("decision_id is null and refused is null and not deleted"),
 )
 
 # Which reviewer a user of Label Studio is.

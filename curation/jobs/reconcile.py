@@ -47,12 +47,12 @@ def reconcile(context: AppContext) -> None:
             _enqueue_labeling(tx, context.settings.labeling_url)
 
 
-def _enqueue_labeling(tx: Transaction, address: str) -> None:
+def _enqueue_labeling(tx: Transaction, url: str) -> None:
     """Enqueue the jobs that push tasks and pull annotations."""
-    for number in projects.rounds_to_sync(tx, address):
+    for number in projects.rounds_to_sync(tx, url):
         tx.enqueue(JobName.push_tasks, number)
-    for project in projects.projects_to_read(tx, address):
-        tx.enqueue(JobName.pull_annotations, str(project))
+    for project_id in projects.projects_to_read(tx, url):
+        tx.enqueue(JobName.pull_annotations, str(project_id))
 
 
 def open_rounds_with(

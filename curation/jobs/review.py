@@ -1,4 +1,4 @@
-"""Jobs of review: the rule reviewer, consensus, and the exchange with Label Studio."""
+"""Jobs of review: the rule reviewer, consensus, and the synchronization with Label Studio."""
 
 from __future__ import annotations
 
@@ -29,38 +29,38 @@ _failures: Counter[str] = Counter()
 _read_completely: set[str] = set()
 
 
-def review(context: AppContext, number: int) -> None:
+def review(context: AppContext, round_id: int) -> None:
     """Decide a batch of a round with the rule reviewer, and enqueue the next if there was one.
 
     Args:
         context: The app context.
-        number: Id of the round.
+        round_id: Id of the round.
     """
-    judge = get_rule_reviewer(context, number)
+    judge = get_rule_reviewer(context, round_id)
     # A round that is labeled in Label Studio gets its annotations there.
     with context.database.transaction() as tx:
         in_label_studio = context.settings.labeling_url is not None and projects.is_pushed(
-            tx, number
+            tx, round_id
         )
     if in_label_studio:
 
         def decide_item(item: ReviewItem) -> RuleVerdict:
             return rule_reviewer.review_item(judge, context.store, item)
 
-        _annotate(context, number, decide_item)
+        _annotate(context, round_id, decide_item)
         return
     # Claim a batch, decide it without an open transaction, and record the verdicts.
     with context.database.transaction() as tx:
         reviewer = reviewers.add_rule_reviewer(tx)
         items = decisions.claim_items(
-            tx, reviewer, number, REVIEW_BATCH_SIZE, (), context.settings.lease_seconds
+            tx, reviewer, round_id, REVIEW_BATCH_SIZE, (), context.settings.lease_seconds
         )
     verdicts = [(item, rule_reviewer.review_item(judge, context.store, item)) for item in items]
     with context.database.transaction() as tx:
         for item, verdict in verdicts:
             decisions.record_rule_verdict(tx, reviewer, item, verdict)
         if items:
-            tx.enqueue(JobName.review, number)
+            tx.enqueue(JobName.review, round_id)
 
 
 def aggregate(context: AppContext, round_id: int) -> None:
@@ -70,20 +70,22 @@ def aggregate(context: AppContext, round_id: int) -> None:
     log.info("round %d: %d candidates were resolved", round_id, settled)
 
 
-def _annotate(context: AppContext, number: int, judge: Callable[[ReviewItem], RuleVerdict]) -> None:
+def _annotate(
+    context: AppContext, round_id: int, judge: Callable[[ReviewItem], RuleVerdict]
+) -> None:
     """Annotate a batch in Label Studio with the rule reviewer, and enqueue the next."""
 
     def annotate(sync: LabelingSync) -> None:
-        if rule_annotator.annotate_by_rules(sync, number, judge, REVIEW_BATCH_SIZE):
+        if rule_annotator.annotate_by_rules(sync, round_id, judge, REVIEW_BATCH_SIZE):
             with context.database.transaction() as tx:
-                tx.enqueue(JobName.review, number)
+                tx.enqueue(JobName.review, round_id)
 
     _with_sync(context, annotate)
 
 
 def push_tasks(context: AppContext, round_id: int) -> None:
     """Update a round's projects in Label Studio: push a batch of tasks, remove decided tasks."""
-    _with_sync(context, lambda sync: sync.put_up(round_id))
+    _with_sync(context, lambda sync: sync.push(round_id))
 
 
 def pull_annotations(context: AppContext, project_id: str | None = None) -> None:
@@ -115,12 +117,12 @@ def pull_annotations(context: AppContext, project_id: str | None = None) -> None
 
 def _enqueue_all(context: AppContext, source: str) -> None:
     """Enqueue every open project, and the first time in a process the closed projects too."""
-    address = context.settings.labeling_url
-    if address is None:
+    url = context.settings.labeling_url
+    if url is None:
         return
     with context.database.transaction() as tx:
         find = projects.open_projects if source in _read_completely else projects.created_projects
-        for project in find(tx, address):
+        for project in find(tx, url):
             tx.enqueue(JobName.pull_annotations, str(project.id))
     _read_completely.add(source)
 

@@ -20,25 +20,26 @@ class Project:
         round: The round.
         part: Number of the project among those of the round, from 1.
         kind: Single layers or pairs.
-        number: ID in Label Studio; None until it is created there.
+        remote_id: ID in Label Studio; None until it is created there.
         overlap: Number of users who are to annotate each task.
-        made_at: Creation time by Label Studio's clock; None if an older version created it. ID and
-            time together identify a project, since Label Studio reuses IDs after a restored backup.
-        batches: Some of its batches, which identify it if `made_at` is None.
-        mark: The number that was last written to the project in Label Studio.
-        trouble: What Label Studio refused the last time, or an empty string.
+        created_at: Creation time by Label Studio's clock; None if an older version created it. ID
+            and time together identify a project, since Label Studio reuses IDs after a restored
+            backup.
+        batches: Some of its batches, which identify it if `created_at` is None.
+        restore_mark: The number that was last written to the project in Label Studio.
+        error: What Label Studio refused the last time, or an empty string.
     """
 
     id: uuid.UUID
     round: int
     part: int
     kind: Kind
-    number: int | None
+    remote_id: int | None
     overlap: int = 1
-    made_at: datetime | None = None
+    created_at: datetime | None = None
     batches: Sequence[uuid.UUID] = ()
-    mark: int = 0
-    trouble: str = ""
+    restore_mark: int = 0
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class Task:
         texts: Text of each layer.
         layers: URL of each layer.
         score: Sort key; tasks with low scores are shown first.
-        facts: Further columns to sort by, by name.
-        people: Number of users who are to annotate it; None for the overlap of the project.
+        columns: Further columns to sort by, by name.
+        overlap: Number of users who are to annotate it; None for the overlap of the project.
         note: A sentence for the user who opens it, such as why an annotation was refused.
     """
 
@@ -63,8 +64,8 @@ class Task:
     texts: Mapping[LayerRole, str]
     layers: Mapping[LayerRole, str]
     score: float
-    facts: Mapping[str, str | float] = field(default_factory=dict)
-    people: int | None = None
+    columns: Mapping[str, str | float] = field(default_factory=dict)
+    overlap: int | None = None
     note: str = ""
 
 
@@ -72,37 +73,37 @@ class Task:
 class Annotation:
     """A user's annotation of a task.
 
-    It is identified by number, author and creation time, since Label Studio reuses IDs after a
+    It is identified by ID, author and creation time, since Label Studio reuses IDs after a
     restored backup. All times are by Label Studio's clock, and users are e-mail addresses.
 
     Attributes:
-        number: ID in Label Studio.
+        remote_id: ID in Label Studio.
         author: The user who created it.
-        at: Time of the last change.
+        updated_at: Time of the last change.
         verdict: The verdict; None if it cannot be read.
         reasons: Reasons of a rejection.
         layers: Layers that the reasons concern.
         comment: Free text.
         seconds: Time spent on it.
-        fault: Why it cannot be read as a verdict, or an empty string.
-        made_at: Creation time.
+        error: Why it cannot be read as a verdict, or an empty string.
+        created_at: Creation time.
         editor: The user who changed it last, if that is not the author.
     """
 
-    number: int
+    remote_id: int
     author: str
-    at: datetime
+    updated_at: datetime
     verdict: Verdict | None
     reasons: Sequence[RejectReason] = ()
     layers: Sequence[LayerRole] = ()
     comment: str = ""
     seconds: float | None = None
     error: str = ""
-    made_at: datetime | None = None
+    created_at: datetime | None = None
     editor: str = ""
 
     @property
-    def person(self) -> str:
+    def user(self) -> str:
         """The user who is responsible for its content."""
         return self.editor or self.author
 
@@ -112,16 +113,16 @@ class RemoteTask:
     """A task as found in Label Studio.
 
     Attributes:
-        number: ID in Label Studio.
-        posting: ID of the task in this instance; None if it was not created by this instance.
-        at: Time of the last change.
-        answers: All its annotations.
+        remote_id: ID in Label Studio.
+        task_id: ID of the task in this instance; None if it was not created by this instance.
+        updated_at: Time of the last change.
+        annotations: All its annotations.
         layers: URL of each layer that it shows.
     """
 
-    number: int
+    remote_id: int
     task_id: uuid.UUID | None
-    at: datetime
+    updated_at: datetime
     annotations: Sequence[Annotation] = field(default=())
     layers: Mapping[LayerRole, str] = field(default_factory=dict)
 
@@ -132,17 +133,17 @@ class ProjectReading:
 
     Attributes:
         count: Number of tasks, including those that this instance did not create.
-        seen: The changed tasks, read from Label Studio during iteration.
-        mark: The number that `set_mark` wrote last; None if there is none.
-        made_at: Creation time of the project.
-        trouble: Changes to the project that Label Studio refused, or an empty string.
+        tasks: The changed tasks, read from Label Studio during iteration.
+        restore_mark: The number that `write_restore_mark` wrote last; None if there is none.
+        created_at: Creation time of the project.
+        error: Changes to the project that Label Studio refused, or an empty string.
     """
 
     count: int
-    seen: Iterator[RemoteTask]
-    mark: int | None
-    made_at: datetime | None
-    trouble: str = ""
+    tasks: Iterator[RemoteTask]
+    restore_mark: int | None
+    created_at: datetime | None
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,18 +151,18 @@ class PushResult:
     """Result of pushing tasks.
 
     Attributes:
-        board: ID of the project in Label Studio.
-        made_at: Creation time of the project.
-        postings: ID in Label Studio of each task that exists there.
+        project_remote_id: ID of the project in Label Studio.
+        created_at: Creation time of the project.
+        task_remote_ids: ID in Label Studio of each task that exists there.
         refused: Reason for each task that Label Studio refused.
-        trouble: Changes to the project that Label Studio refused, or an empty string.
+        error: Changes to the project that Label Studio refused, or an empty string.
     """
 
-    board: int
-    made_at: datetime | None
-    postings: Mapping[uuid.UUID, int]
+    project_remote_id: int
+    created_at: datetime | None
+    task_remote_ids: Mapping[uuid.UUID, int]
     refused: Mapping[uuid.UUID, str] = field(default_factory=dict)
-    trouble: str = ""
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -169,14 +170,14 @@ class UnknownProject:
     """An unknown project in Label Studio that holds tasks of this instance.
 
     Attributes:
-        number: ID in Label Studio.
+        remote_id: ID in Label Studio.
         title: Its title.
-        seen: Its tasks, read from Label Studio during iteration.
+        tasks: Its tasks, read from Label Studio during iteration.
     """
 
-    number: int
+    remote_id: int
     title: str
-    seen: Iterator[RemoteTask]
+    tasks: Iterator[RemoteTask]
 
 
 class LabelingBackend(Protocol):
@@ -185,9 +186,9 @@ class LabelingBackend(Protocol):
     Every method raises Unreachable if it does not respond, or rejects the token.
     """
 
-    address: str
+    url: str
 
-    def put_up(self, project: Project, batch: uuid.UUID, tasks: Sequence[Task]) -> PushResult:
+    def push(self, project: Project, batch: uuid.UUID, tasks: Sequence[Task]) -> PushResult:
         """Push tasks to a project, and create the project if it does not exist.
 
         After an interruption, call it again with the same batch: tasks that exist already are not
@@ -210,7 +211,7 @@ class LabelingBackend(Protocol):
             tasks: By ID in Label Studio, the batch of each task and its new content.
         """
 
-    def collect(
+    def pull(
         self, project: Project, since: datetime | None, *, repair: bool = True
     ) -> ProjectReading:
         """Read the changed tasks of a project.
@@ -219,13 +220,13 @@ class LabelingBackend(Protocol):
             project: The project.
             since: Time by Label Studio's clock; None to read all tasks.
             repair: Whether changes that users made to the project's settings are reverted; else
-                they are reported as the reading's `trouble`.
+                they are reported as the reading's `error`.
 
         Raises:
             NotFound: The project was deleted.
         """
 
-    def set_mark(self, project: Project, mark: int) -> bool:
+    def write_restore_mark(self, project: Project, mark: int) -> bool:
         """Write a number to the project; an older number shows that a backup was restored.
 
         Args:
@@ -236,7 +237,7 @@ class LabelingBackend(Protocol):
             Whether it was written. It is stored with the webhook, so False without a webhook.
         """
 
-    def take_down(
+    def remove(
         self,
         project: Project,
         task_remote_ids: Mapping[uuid.UUID, Sequence[int]],
@@ -263,7 +264,9 @@ class LabelingBackend(Protocol):
             known: ID and creation time of each known project.
         """
 
-    def answer(self, remote_id: int, user: str, key: uuid.UUID, verdict: RuleVerdict) -> None:
+    def submit_annotation(
+        self, remote_id: int, user: str, key: uuid.UUID, verdict: RuleVerdict
+    ) -> None:
         """Submit an annotation in the name of a user, as the rule reviewer does.
 
         Args:
@@ -273,7 +276,7 @@ class LabelingBackend(Protocol):
             verdict: The verdict.
         """
 
-    def present(self, since: datetime) -> Collection[str]:
+    def active_users(self, since: datetime) -> Collection[str]:
         """Return the users who were active since a time, except this instance's own account."""
 
     def whoami(self) -> str:

@@ -13,7 +13,10 @@ from curation.domain import LayerRole
 from curation.errors import NotFound
 
 WEBHOOK_HEADER = "X-Layerloop-Desk"
-"""HTTP header with the secret that authenticates the webhook."""
+"""HTTP header with the secret that authenticates the webhook.
+
+Webhooks in Label Studio are recognized by their headers, so the name of former versions stays.
+"""
 
 
 class PreviewUrls:
@@ -34,12 +37,12 @@ class PreviewUrls:
         self._key = hmac.digest(secret.encode(), b"layerloop labeling previews", hashlib.sha256)
         self._base_url = base_url.rstrip("/")
 
-    def address(self, task_id: uuid.UUID, role: LayerRole) -> str:
+    def sign_url(self, task_id: uuid.UUID, role: LayerRole) -> str:
         """Return the URL of one layer of a task."""
         sign = self._sign(task_id, role)
         return f"{self._base_url}/api/labeling/previews/{task_id}/{role}.webp?sign={sign}"
 
-    def find(self, tx: Transaction, task_id: uuid.UUID, role: LayerRole, sign: str) -> str:
+    def resolve(self, tx: Transaction, task_id: uuid.UUID, role: LayerRole, sign: str) -> str:
         """Verify a preview URL and return the hash of its layer.
 
         Args:
@@ -53,15 +56,15 @@ class PreviewUrls:
         """
         if not hmac.compare_digest(self._sign(task_id, role).encode(), sign.encode()):
             raise NotFound("there is no such preview")
-        sha256 = tx.execute(_OPEN, {"posting": task_id, "role": role}).scalar()
+        sha256 = tx.execute(_OPEN, {"task": task_id, "role": role}).scalar()
         if sha256 is None:
             raise NotFound(
                 "the task of this preview does not exist any more", "continue with the next task"
             )
         return str(sha256)
 
-    def _sign(self, posting: uuid.UUID, role: LayerRole) -> str:
-        return hmac.digest(self._key, f"{posting}/{role}".encode(), hashlib.sha256).hex()[:32]
+    def _sign(self, task_id: uuid.UUID, role: LayerRole) -> str:
+        return hmac.digest(self._key, f"{task_id}/{role}".encode(), hashlib.sha256).hex()[:32]
 
 
 def webhook_secret(secret: str) -> str:
@@ -70,7 +73,7 @@ def webhook_secret(secret: str) -> str:
 
 
 _OPEN = sa.text("""
-    select l.sha256 from labeling_tasks p
-    join candidates c on c.id = p.candidate_id
+    select l.sha256 from labeling_tasks t
+    join candidates c on c.id = t.candidate_id
     join candidate_layers l on l.candidate_id = c.id and l.role = :role
-    where p.id = :posting and p.state in ('sending', 'up', 'answered')""")
+    where t.id = :task and t.state in ('sending', 'open', 'annotated')""")

@@ -27,14 +27,14 @@ def project_lock(database: Database, project: Project, holder: str) -> Iterator[
         Whether the lock was acquired; False if another process holds it.
     """
     with database.transaction() as tx:
-        values = {"board": project.id, "holder": holder, "seconds": LOCK_SECONDS}
-        acquired = tx.execute(_HOLD, values).rowcount > 0
+        values = {"project": project.id, "holder": holder, "seconds": LOCK_SECONDS}
+        acquired = tx.execute(_ACQUIRE, values).rowcount > 0
     try:
         yield acquired
     finally:
         if acquired:
             with database.transaction() as tx:
-                tx.execute(_LET_GO, {"board": project.id, "holder": holder})
+                tx.execute(_RELEASE, {"project": project.id, "holder": holder})
 
 
 def renew_lock(database: Database, project: Project, holder: str) -> None:
@@ -46,21 +46,21 @@ def renew_lock(database: Database, project: Project, holder: str) -> None:
         holder: Name of the process that holds the lock.
     """
     with database.transaction() as tx:
-        tx.execute(_HOLD_ON, {"board": project.id, "holder": holder, "seconds": LOCK_SECONDS})
+        tx.execute(_RENEW, {"project": project.id, "holder": holder, "seconds": LOCK_SECONDS})
 
 
 # clock_timestamp() advances during a transaction, unlike now().
-_HOLD = sa.text("""
+_ACQUIRE = sa.text("""
     update labeling_projects
-    set holder = :holder, held_until = clock_timestamp() + make_interval(secs => :seconds)
-    where id = :board and (held_until is null or held_until < clock_timestamp())""")
+    set lock_holder = :holder, locked_until = clock_timestamp() + make_interval(secs => :seconds)
+    where id = :project and (locked_until is null or locked_until < clock_timestamp())""")
 
 
-_HOLD_ON = sa.text("""
-    update labeling_projects set held_until = clock_timestamp() + make_interval(secs => :seconds)
-    where id = :board and holder = :holder""")
+_RENEW = sa.text("""
+    update labeling_projects set locked_until = clock_timestamp() + make_interval(secs => :seconds)
+    where id = :project and lock_holder = :holder""")
 
 
-_LET_GO = sa.text(
-    "update labeling_projects set holder = null, held_until = null where id = :board and holder = :holder"
-)
+_RELEASE = sa.text("""
+    update labeling_projects set lock_holder = null, locked_until = null
+    where id = :project and lock_holder = :holder""")

@@ -31,8 +31,8 @@ def annotate_by_rules(
         Unreachable: Label Studio does not respond.
     """
     with sync.database.transaction() as tx:
-        users.assign_reviewer(tx, users.RULE_REVIEWER, add_rule_reviewer(tx))
-        open_projects = projects.open_projects(tx, sync.backend.address, round_id)
+        users.assign_reviewer(tx, users.RULE_REVIEWER_EMAIL, add_rule_reviewer(tx))
+        open_projects = projects.open_projects(tx, sync.backend.url, round_id)
         # By candidate: the task's ID here and in Label Studio.
         open_tasks = {
             candidate: ids
@@ -42,7 +42,7 @@ def annotate_by_rules(
         items = read_items(tx, list(open_tasks)[:count])
     for item in items:
         task_id, remote_id = open_tasks[item.id]
-        sync.backend.answer(
-            remote_id, users.RULE_REVIEWER, content_id("rule_reviewer", task_id), judge(item)
-        )
-    return bool(sync.collect(round_id))
+        # The key of former versions, so that none of their annotations is submitted twice.
+        key = content_id("oracle", task_id)
+        sync.backend.submit_annotation(remote_id, users.RULE_REVIEWER_EMAIL, key, judge(item))
+    return bool(sync.pull(round_id))

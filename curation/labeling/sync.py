@@ -15,11 +15,11 @@ from typing import TypeVar
 from curation.db.engine import Database
 from curation.domain import JobName
 from curation.errors import NotFound, Refused
-from curation.labeling import annotations as answers
 from curation.labeling import project_locks, projects, task_states, tasks, users
+from curation.labeling.annotations import apply_annotations, retry_waiting
 from curation.labeling.port import LabelingBackend, Project, ProjectReading, RemoteTask
 
-log = logging.getLogger("layerloop.desk")
+log = logging.getLogger("layerloop.labeling")
 
 Counted = TypeVar("Counted")
 
@@ -30,7 +30,7 @@ PUSH_CHUNK = 1_000
 """Tasks per import into Label Studio, which takes it a few seconds."""
 
 PAUSE_SECONDS, MIN_OPEN_TASKS = 5, 50
-"""Pause between imports, which slow Label Studio down; none if fewer than FEW tasks are open."""
+"""Seconds between imports, which slow Label Studio down; no pause if so few tasks are open."""
 
 MAX_UPDATED = 50
 """Tasks to update at once; one update costs as much as deleting and importing dozens of tasks."""
@@ -48,23 +48,23 @@ class LabelingSync:
 
     Attributes:
         database: The database.
-        desk: The port to Label Studio.
+        backend: The port to Label Studio.
         holder: Name of this process, for locks.
-        address: Returns the URL of a layer of a task.
-        most: Largest number of tasks per project.
+        layer_url: Returns the URL of a layer of a task.
+        max_tasks: Largest number of tasks per project.
         pause: Seconds between two imports.
-        few: Number of open tasks below which there is no pause.
+        min_open_tasks: Number of open tasks below which there is no pause.
     """
 
     database: Database
     backend: LabelingBackend
     holder: str
-    address: tasks.LayerUrl
-    most: int
+    layer_url: tasks.LayerUrl
+    max_tasks: int
     pause: int = PAUSE_SECONDS
-    few: int = MIN_OPEN_TASKS
+    min_open_tasks: int = MIN_OPEN_TASKS
 
-    def put_up(self, round_id: int) -> Counter[str]:
+    def push(self, round_id: int) -> Counter[str]:
         """Remove the unwanted tasks of a round and push one batch of new ones.
 
         A project that another process holds is skipped. An error of Label Studio about one project
@@ -74,25 +74,27 @@ class LabelingSync:
             round_id: The round.
 
         Returns:
-            The number of tasks that were pushed ("up") and removed ("down").
+            The number of tasks that were "pushed" and "removed".
 
         Raises:
             Unreachable: Label Studio does not respond.
         """
         moved: Counter[str] = Counter()
         with self.database.transaction() as tx:
-            projects.drop_other_backends(tx, self.backend.address, round_id)
-            open_projects = projects.open_projects(tx, self.backend.address, round_id)
+            projects.drop_other_backends(tx, self.backend.url, round_id)
+            open_projects = projects.open_projects(tx, self.backend.url, round_id)
         for project in open_projects:
-            moved["down"] += self._with_lock(project, self._remove) or 0
+            moved["removed"] += self._with_lock(project, self._remove_unwanted) or 0
         with self.database.transaction() as tx:
-            found = projects.project_with_room(tx, self.backend.address, round_id, self.most)
+            found = projects.project_with_room(tx, self.backend.url, round_id, self.max_tasks)
         if found is not None:
             project, room = found
-            moved["up"] += self._with_lock(project, lambda locked: self._push(locked, room)) or 0
+            moved["pushed"] += (
+                self._with_lock(project, lambda locked: self._push_batch(locked, room)) or 0
+            )
         return +moved
 
-    def collect(self, round_id: int | None = None, *, everything: bool = False) -> Counter[str]:
+    def pull(self, round_id: int | None = None, *, everything: bool = False) -> Counter[str]:
         """Pull the annotations of a round or of all rounds.
 
         Deleted tasks are pushed again, and tasks that show URLs of a former address of this
@@ -112,7 +114,7 @@ class LabelingSync:
         outcomes: Counter[str] = Counter()
         with self.database.transaction() as tx:
             find = projects.created_projects if everything else projects.open_projects
-            found = find(tx, self.backend.address, round_id)
+            found = find(tx, self.backend.url, round_id)
         for project in found:
             outcomes += self.pull_project(project, everything=everything)
         return outcomes
@@ -130,7 +132,9 @@ class LabelingSync:
         Raises:
             Unreachable: Label Studio does not respond.
         """
-        counts = self._with_lock(project, lambda locked: self._pull(locked, everything=everything))
+        counts = self._with_lock(
+            project, lambda locked: self._pull_changes(locked, everything=everything)
+        )
         return counts or Counter()
 
     def _with_lock(self, project: Project, work: Callable[[Project], Counted]) -> Counted | None:
@@ -147,36 +151,40 @@ class LabelingSync:
             try:
                 return work(project)
             except Refused as error:
-                if error.message != project.trouble:
+                if error.message != project.error:
                     log.warning(
-                        "round %d at %s: %s", project.round, self.backend.address, error.message
+                        "round %d at %s: %s", project.round, self.backend.url, error.message
                     )
                 with self.database.transaction() as tx:
                     projects.record_error(tx, project, error.message)
                 return None
 
-    def _push(self, project: Project, room: int) -> int:
+    def _push_batch(self, project: Project, room: int) -> int:
         """Push the next batch of tasks to a project with `room` for that many."""
         with self.database.transaction() as tx:
-            batch = tasks.next_batch(tx, project, min(room, PUSH_CHUNK), self.pause, self.few)
-            new_tasks = tasks.read_batch(tx, batch, self.address) if batch else []
+            batch = tasks.next_batch(
+                tx, project, min(room, PUSH_CHUNK), self.pause, self.min_open_tasks
+            )
+            new_tasks = tasks.read_batch(tx, batch, self.layer_url) if batch else []
         if batch is None:
             return 0
         try:
-            placed = self.backend.put_up(project, batch, new_tasks)
+            result = self.backend.push(project, batch, new_tasks)
         except NotFound:
             with self.database.transaction() as tx:
                 task_states.record_project_deleted(tx, project)
             return 0
         # The next job pushes the next batch, if there is one.
         with self.database.transaction() as tx:
-            tasks.record_pushed(tx, project, placed)
+            tasks.record_pushed(tx, project, result)
             tx.enqueue(JobName.push_tasks, project.round)
-        if project.number is None:
-            self._reserve(replace(project, number=placed.board, made_at=placed.made_at))
-        return len(placed.postings)
+        if project.remote_id is None:
+            self._reserve(
+                replace(project, remote_id=result.project_remote_id, created_at=result.created_at)
+            )
+        return len(result.task_remote_ids)
 
-    def _remove(self, project: Project) -> int:
+    def _remove_unwanted(self, project: Project) -> int:
         """Remove unwanted tasks, after pulling their annotations, which are deleted with them.
 
         A task that a user annotates meanwhile is kept, pulled and tried again.
@@ -187,15 +195,15 @@ class LabelingSync:
                 unwanted = task_states.unwanted_tasks(tx, project)
             if not unwanted:
                 break
-            self._pull(project)
+            self._pull_changes(project)
             with self.database.transaction() as tx:
                 unwanted = task_states.unwanted_tasks(tx, project)
-            numbers = {id_: [number] for id_, (number, _) in unwanted.items()}
+            remote_ids = {id_: [remote_id] for id_, (remote_id, _) in unwanted.items()}
             kept: set[uuid.UUID] = set()
             # NotFound: the project was deleted with all its tasks.
             with suppress(NotFound):
-                kept = self.backend.take_down(
-                    project, numbers, {id_: seen for id_, (_, seen) in unwanted.items()}
+                kept = self.backend.remove(
+                    project, remote_ids, {id_: read_at for id_, (_, read_at) in unwanted.items()}
                 )
             with self.database.transaction() as tx:
                 task_states.record_removed(tx, set(unwanted) - kept)
@@ -203,32 +211,32 @@ class LabelingSync:
             if not kept:
                 break
         if removed:
-            self._set_mark(project)
+            self._write_restore_mark(project)
             self._reserve(project)
         return removed
 
-    def _set_mark(self, project: Project, found: int | None = None) -> None:
+    def _write_restore_mark(self, project: Project, found: int | None = None) -> None:
         """Write a higher number there and here, which shows later whether a backup was restored."""
         with self.database.transaction() as tx:
             known = projects.find_project(tx, project.id)
         if known is None:
             return
-        mark = max(known.mark, found or 0) + 1
+        mark = max(known.restore_mark, found or 0) + 1
         with suppress(NotFound):
-            if self.backend.set_mark(known, mark):
+            if self.backend.write_restore_mark(known, mark):
                 with self.database.transaction() as tx:
                     projects.record_restore_mark(tx, project, mark)
 
     def _reserve(self, project: Project) -> None:
         """Reserve the next tasks for the users who are active in Label Studio."""
         since = datetime.now(UTC) - timedelta(seconds=tasks.ACTIVE_USER_SECONDS)
-        present = set(self.backend.present(since))
+        active = set(self.backend.active_users(since))
         with self.database.transaction() as tx:
-            present |= tasks.recent_annotators(tx, project)
-            if present - {users.RULE_REVIEWER}:
-                tasks.reserve_for_users(tx, project, len(present - {users.RULE_REVIEWER}))
+            active |= tasks.recent_annotators(tx, project)
+            if people := active - {users.RULE_REVIEWER_EMAIL}:
+                tasks.reserve_for_users(tx, project, len(people))
 
-    def _pull(self, project: Project, *, everything: bool = False) -> Counter[str]:
+    def _pull_changes(self, project: Project, *, everything: bool = False) -> Counter[str]:
         """Pull the annotations of a locked project."""
         # Annotations that waited for a lease come first.
         outcomes: Counter[str] = Counter()
@@ -238,45 +246,47 @@ class LabelingSync:
             flagged = projects.needs_full_read(tx, project)
         for task_id in waiting:
             with self.database.transaction() as tx:
-                outcomes += answers.retry_waiting(tx, task_id)
+                outcomes += retry_waiting(tx, task_id)
         # Read the tasks that changed since the last time, or all of them.
         full = everything or flagged or until is None
         try:
-            reading = self.backend.collect(
+            reading = self.backend.pull(
                 project, None if full or until is None else until - READ_OVERLAP
             )
             restored = is_restored(project, reading)
             with self.database.transaction() as tx:
-                placed = task_states.count_existing(tx, project)
-            if not full and (restored or reading.count < placed):
+                existing = task_states.count_existing(tx, project)
+            if not full and (restored or reading.count < existing):
                 # Deleted tasks are not among the changed ones.
-                full, reading = True, self.backend.collect(project, None)
-            found, stale = self._process_all(project, reading.seen, outcomes, restored=restored)
+                full, reading = True, self.backend.pull(project, None)
+            found, stale = self._process_all(project, reading.tasks, outcomes, restored=restored)
             if stale and not full:
                 # A changed task shows a former URL, so all tasks may.
-                full, reading = True, self.backend.collect(project, None)
-                found, stale = self._process_all(project, reading.seen, outcomes, restored=restored)
+                full, reading = True, self.backend.pull(project, None)
+                found, stale = self._process_all(
+                    project, reading.tasks, outcomes, restored=restored
+                )
             # Write back new URLs and refusals.
             if stale:
-                outcomes["renewed"] += self._renew(project, stale)
+                outcomes["tasks_updated"] += self._update_urls(project, stale)
             self._show_refusals(project)
-            outcomes["again"] += self._remove_forgotten(project) if restored else 0
+            outcomes["tasks_removed"] += self._remove_forgotten(project) if restored else 0
         except NotFound:
             with self.database.transaction() as tx:
                 task_states.record_project_deleted(tx, project)
-            return outcomes + Counter({"lost": 1})
+            return outcomes + Counter({"projects_lost": 1})
         # Record how far the project is read.
         with self.database.transaction() as tx:
             if full:
-                outcomes["lost"] += len(task_states.record_lost(tx, project, found))
+                outcomes["tasks_lost"] += len(task_states.record_lost(tx, project, found))
             # A flag means that another project has shown the restored backup already.
             if restored and not flagged:
-                projects.request_full_read(tx, self.backend.address)
-            projects.record_read(tx, project, reading.made_at, whole=full)
-            projects.record_error(tx, project, reading.trouble)
+                projects.request_full_read(tx, self.backend.url)
+            projects.record_read(tx, project, reading.created_at, whole=full)
+            projects.record_error(tx, project, reading.error)
         if +outcomes or restored:
-            self._set_mark(project, reading.mark)
-        if placed:
+            self._write_restore_mark(project, reading.restore_mark)
+        if existing:
             self._reserve(project)
         return +outcomes
 
@@ -308,9 +318,9 @@ class LabelingSync:
         """Show refused annotations in their tasks, where their authors can see them."""
         with self.database.transaction() as tx:
             ids = tasks.refusals_to_show(tx, project, MAX_UPDATED)
-            up = tasks.read_existing(tx, ids, self.address)
+            existing = tasks.read_existing(tx, ids, self.layer_url)
         if ids:
-            self.backend.update(project, up)
+            self.backend.update(project, existing)
             with self.database.transaction() as tx:
                 tasks.record_refusals_shown(tx, ids)
 
@@ -319,7 +329,7 @@ class LabelingSync:
         with self.database.transaction() as tx:
             forgotten = task_states.forgotten_tasks(tx, project)
         if forgotten:
-            self.backend.take_down(project, forgotten)
+            self.backend.remove(project, forgotten)
             with self.database.transaction() as tx:
                 task_states.record_removed(tx, forgotten)
         return len(forgotten)
@@ -328,29 +338,29 @@ class LabelingSync:
         """Return whether a task shows other URLs than this instance serves now."""
         id_, layers = remote_task.task_id, remote_task.layers
         return id_ is not None and (
-            not layers or any(self.address(id_, role) != layers[role] for role in layers)
+            not layers or any(self.layer_url(id_, role) != layers[role] for role in layers)
         )
 
-    def _renew(self, project: Project, stale: Collection[uuid.UUID]) -> int:
+    def _update_urls(self, project: Project, stale: Collection[uuid.UUID]) -> int:
         """Update the URLs of tasks, by a request each, including annotated tasks.
 
         If there are many, tasks without annotations are removed and pushed again instead, and only
         some of the annotated ones are updated; the next full read continues with the others.
         """
         with self.database.transaction() as tx:
-            silent = task_states.never_annotated(tx, stale) if len(stale) > MAX_UPDATED else {}
-        if silent:
-            self.backend.take_down(project, silent)
+            unannotated = task_states.never_annotated(tx, stale) if len(stale) > MAX_UPDATED else {}
+        if unannotated:
+            self.backend.remove(project, unannotated)
         with self.database.transaction() as tx:
-            task_states.record_removed(tx, silent)
-            renewed = tasks.read_existing(
-                tx, task_states.select_for_update(tx, stale, MAX_UPDATED), self.address
+            task_states.record_removed(tx, unannotated)
+            updated = tasks.read_existing(
+                tx, task_states.select_for_update(tx, stale, MAX_UPDATED), self.layer_url
             )
             tx.enqueue(JobName.push_tasks, project.round)
-        for part in _parts(sorted(renewed), MAX_UPDATED):
-            self.backend.update(project, {number: renewed[number] for number in part})
+        for part in _parts(sorted(updated), MAX_UPDATED):
+            self.backend.update(project, {remote_id: updated[remote_id] for remote_id in part})
             project_locks.renew_lock(self.database, project, self.holder)
-        return len(silent) + len(renewed)
+        return len(unannotated) + len(updated)
 
     def _process(
         self, project: Project, chunk: Sequence[RemoteTask], *, restored: bool
@@ -361,10 +371,10 @@ class LabelingSync:
             changed, to_remove = task_states.classify_read_tasks(tx, chunk)
         for task in changed:
             with self.database.transaction() as tx:
-                outcomes += answers.apply_annotations(tx, task, restored=restored)
+                outcomes += apply_annotations(tx, task, restored=restored)
         if to_remove:
-            self.backend.take_down(project, to_remove)
-            outcomes["copies"] += len(to_remove)
+            self.backend.remove(project, to_remove)
+            outcomes["copies_removed"] += len(to_remove)
         return outcomes
 
 
@@ -375,7 +385,7 @@ def is_restored(project: Project, snapshot: ProjectReading) -> bool:
         project: The project, with the number that was written to it last.
         snapshot: Its reading, which has an older number if a backup was restored.
     """
-    return project.mark > (snapshot.mark or 0)
+    return project.restore_mark > (snapshot.restore_mark or 0)
 
 
 def _chunks(found: Iterator[RemoteTask]) -> Iterator[list[RemoteTask]]:
@@ -383,6 +393,6 @@ def _chunks(found: Iterator[RemoteTask]) -> Iterator[list[RemoteTask]]:
         yield chunk
 
 
-def _parts(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(numbers), size):
-        yield numbers[start : start + size]
+def _parts(remote_ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(remote_ids), size):
+        yield remote_ids[start : start + size]

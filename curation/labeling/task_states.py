@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from curation.db.engine import Transaction
+from curation.labeling.conditions import OPEN_TASKS_SQL, ROUND_IS_PUSHED_SQL, TASK_IS_UNWANTED_SQL
 from curation.labeling.port import Project, RemoteTask
-from curation.labeling.projects import OPEN_TASKS_SQL, ROUND_IS_PUSHED_SQL, TASK_IS_UNWANTED_SQL
 from curation.labeling.tasks import sql_with_ids
 
 
@@ -25,7 +25,8 @@ def unwanted_tasks(
         By task, its ID in Label Studio and when it was last read.
     """
     return {
-        row.id: (row.number, row.seen_at) for row in tx.execute(_UNWANTED, {"board": project.id})
+        row.id: (row.remote_id, row.remote_updated_at)
+        for row in tx.execute(_UNWANTED, {"project": project.id})
     }
 
 
@@ -37,13 +38,13 @@ def forgotten_tasks(tx: Transaction, project: Project) -> dict[uuid.UUID, list[i
     Returns:
         By task, its IDs in Label Studio.
     """
-    return {row.id: [row.number] for row in tx.execute(_FORGOTTEN, {"board": project.id})}
+    return {row.id: [row.remote_id] for row in tx.execute(_FORGOTTEN, {"project": project.id})}
 
 
 def record_removed(tx: Transaction, task_ids: Collection[uuid.UUID]) -> None:
     """Record that tasks were removed."""
     if task_ids:
-        tx.execute(_DOWN, {"ids": list(task_ids)})
+        tx.execute(_RECORD_REMOVED, {"ids": list(task_ids)})
 
 
 def record_lost(tx: Transaction, project: Project, found: Collection[uuid.UUID]) -> list[uuid.UUID]:
@@ -57,7 +58,7 @@ def record_lost(tx: Transaction, project: Project, found: Collection[uuid.UUID])
     Returns:
         IDs of the lost tasks.
     """
-    lost = [row.id for row in tx.execute(_LOST, {"board": project.id, "ids": list(found)})]
+    lost = [row.id for row in tx.execute(_FIND_LOST, {"project": project.id, "ids": list(found)})]
     record_removed(tx, lost)
     return lost
 
@@ -65,12 +66,12 @@ def record_lost(tx: Transaction, project: Project, found: Collection[uuid.UUID])
 def record_project_deleted(tx: Transaction, project: Project) -> None:
     """Record that a project was deleted, so that it is created again with its tasks."""
     record_lost(tx, project, ())
-    tx.execute(_FORGET, {"board": project.id})
+    tx.execute(_RECORD_PROJECT_DELETED, {"project": project.id})
 
 
 def count_existing(tx: Transaction, project: Project) -> int:
     """Return how many tasks of a project should exist in Label Studio."""
-    return int(tx.execute(_COUNT_PLACED, {"board": project.id}).scalar_one())
+    return int(tx.execute(_COUNT_EXISTING, {"project": project.id}).scalar_one())
 
 
 def unannotated_candidates(
@@ -86,25 +87,30 @@ def unannotated_candidates(
     Returns:
         By candidate, the ID of its task here and in Label Studio.
     """
-    rows = tx.execute(_UNANSWERED, {"board": project.id, "count": count})
-    return {row.candidate_id: (row.id, row.number) for row in rows}
+    rows = tx.execute(_UNANNOTATED, {"project": project.id, "count": count})
+    return {row.candidate_id: (row.id, row.remote_id) for row in rows}
 
 
 def never_annotated(tx: Transaction, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, list[int]]:
     """Return the open tasks among `ids` that never had an annotation, with their remote IDs."""
-    return {row.id: [row.number] for row in tx.execute(_SILENT_ONES, {"ids": list(ids)})}
+    return {row.id: [row.remote_id] for row in tx.execute(_NEVER_ANNOTATED, {"ids": list(ids)})}
 
 
 def select_for_update(
-    tx: Transaction, ids: Collection[uuid.UUID], answered: int
+    tx: Transaction, ids: Collection[uuid.UUID], max_annotated: int
 ) -> list[uuid.UUID]:
-    """Return the open tasks among `ids`, and up to `answered` of the annotated ones."""
-    return [row.id for row in tx.execute(_OPEN_FIRST, {"ids": list(ids), "answered": answered})]
+    """Return the open tasks among `ids`, and up to `max_annotated` of the annotated ones."""
+    return [
+        row.id
+        for row in tx.execute(
+            _SELECT_FOR_UPDATE, {"ids": list(ids), "max_annotated": max_annotated}
+        )
+    ]
 
 
 def tasks_with_waiting_annotations(tx: Transaction, project: Project) -> list[uuid.UUID]:
     """Return tasks with an annotation that waits until a reviewer's lease ends."""
-    return [row.task_id for row in tx.execute(_WAITING_ANSWERS, {"board": project.id})]
+    return [row.task_id for row in tx.execute(_WAITING_ANNOTATIONS, {"project": project.id})]
 
 
 def classify_read_tasks(
@@ -127,31 +133,33 @@ def classify_read_tasks(
     known = {row.id: row for row in tx.execute(_KNOWN, {"ids": ids})} if ids else {}
     changed: list[RemoteTask] = []
     to_remove: dict[uuid.UUID, list[int]] = {}
-    silent: list[dict[str, Any]] = []
+    unannotated: list[dict[str, Any]] = []
     for task in remote_tasks:
         row = known.get(task.task_id)
         # Tasks that this instance did not create are ignored.
         if row is None:
             continue
         # Removed before, and there again.
-        if row.state == "down":
-            to_remove.setdefault(row.id, []).append(task.number)
+        if row.state == "removed":
+            to_remove.setdefault(row.id, []).append(task.remote_id)
             if task.annotations:
                 changed.append(task)
         # Unchanged since the last read.
-        elif row.number == task.number and row.seen_at == task.at:
+        elif row.remote_id == task.remote_id and row.remote_updated_at == task.updated_at:
             continue
-        elif task.annotations or (row.answered and row.number == task.number):
+        elif task.annotations or (row.has_annotations and row.remote_id == task.remote_id):
             changed.append(task)
         # A second copy without annotations.
-        elif row.number not in {None, task.number}:
-            to_remove.setdefault(row.id, []).append(task.number)
-            if row.answered:
+        elif row.remote_id not in {None, task.remote_id}:
+            to_remove.setdefault(row.id, []).append(task.remote_id)
+            if row.has_annotations:
                 changed.append(task)
         else:
-            silent.append({"posting": row.id, "at": task.at, "number": task.number})
-    if silent:
-        tx.execute(_SILENT, silent)
+            unannotated.append(
+                {"task": row.id, "updated_at": task.updated_at, "remote_id": task.remote_id}
+            )
+    if unannotated:
+        tx.execute(_RECORD_UNANNOTATED, unannotated)
     return changed, to_remove
 
 
@@ -162,80 +170,84 @@ def count_without_task(tx: Transaction, round_id: int | None) -> dict[int, int]:
         tx: The transaction.
         round_id: The round; None for all rounds.
     """
-    return {row.id: row.number for row in tx.execute(_NOT_UP, {"round": round_id})}
+    return {row.id: row.total for row in tx.execute(_WITHOUT_TASK, {"round": round_id})}
 
 
-_NOT_UP = sql_with_ids(f"""
-    select r.id, count(*) as number from candidates c join rounds r on r.id = c.round_id
+_WITHOUT_TASK = sql_with_ids(f"""
+    select r.id, count(*) as total from candidates c join rounds r on r.id = c.round_id
     where {ROUND_IS_PUSHED_SQL} and c.state = 'waiting' and not exists ({OPEN_TASKS_SQL})
         and (cast(:round as integer) is null or r.id = :round) group by r.id order by r.id""")
 
 
 _UNWANTED = sql_with_ids(f"""
-    select p.id, p.number, p.seen_at from labeling_tasks p
-    join labeling_projects b on b.id = p.project_id join rounds r on r.id = b.round_id
-    join candidates c on c.id = p.candidate_id
-    where p.project_id = :board and {TASK_IS_UNWANTED_SQL}""")
+    select t.id, t.remote_id, t.remote_updated_at from labeling_tasks t
+    join labeling_projects p on p.id = t.project_id join rounds r on r.id = p.round_id
+    join candidates c on c.id = t.candidate_id
+    where t.project_id = :project and {TASK_IS_UNWANTED_SQL}""")
 
 
-_DOWN = sql_with_ids("update labeling_tasks set state = 'down' where id = any(:ids)")
+_RECORD_REMOVED = sql_with_ids("update labeling_tasks set state = 'removed' where id = any(:ids)")
 
 
-_LOST = sql_with_ids("""
+_FIND_LOST = sql_with_ids("""
     select id from labeling_tasks
-    where project_id = :board and state in ('up', 'answered') and not id = any(:ids)""")
+    where project_id = :project and state in ('open', 'annotated') and not id = any(:ids)""")
 
 
-_FORGET = sql_with_ids("""
+_RECORD_PROJECT_DELETED = sql_with_ids("""
     update labeling_projects
-    set number = null, made_at = null, read_until = null, mark = 0, trouble = null
-    where id = :board""")
+    set remote_id = null, remote_created_at = null, read_until = null, restore_mark = 0,
+        error = null
+    where id = :project""")
 
 
 # Decided tasks whose annotation was lost, and open ones whose deleted annotation exists again.
 _FORGOTTEN = sql_with_ids("""
-    select p.id, p.number from labeling_tasks p join candidates c on c.id = p.candidate_id
-    where p.project_id = :board and exists (
-        select from labeling_annotations a where a.task_id = p.id and a.forgotten and (
-            p.state = 'answered' and c.state in ('accepted', 'rejected') and not a.gone
-            or p.state = 'up' and c.state = 'waiting' and a.gone))""")
+    select t.id, t.remote_id from labeling_tasks t join candidates c on c.id = t.candidate_id
+    where t.project_id = :project and exists (
+        select from labeling_annotations a where a.task_id = t.id and a.lost and (
+            t.state = 'annotated' and c.state in ('accepted', 'rejected') and not a.deleted
+            or t.state = 'open' and c.state = 'waiting' and a.deleted))""")
 
 
-_COUNT_PLACED = sql_with_ids("""
-    select count(*) from labeling_tasks where project_id = :board and state in ('up', 'answered')""")
+_COUNT_EXISTING = sql_with_ids("""
+    select count(*) from labeling_tasks
+    where project_id = :project and state in ('open', 'annotated')""")
 
 
-_WAITING_ANSWERS = sql_with_ids("""
-    select distinct a.task_id from labeling_annotations a join labeling_tasks p on p.id = a.task_id
-    where p.project_id = :board and a.decision_id is null and a.refused is null and not a.gone""")
+_WAITING_ANNOTATIONS = sql_with_ids("""
+    select distinct a.task_id from labeling_annotations a join labeling_tasks t on t.id = a.task_id
+    where t.project_id = :project and a.decision_id is null and a.refused is null
+        and not a.deleted""")
 
 
-_UNANSWERED = sql_with_ids("""
-    select p.id, p.candidate_id, p.number from labeling_tasks p
-    where p.project_id = :board and p.state = 'up'
-        and not exists (select from labeling_annotations a where a.task_id = p.id and not a.gone)
-    order by p.number limit :count""")
+_UNANNOTATED = sql_with_ids("""
+    select t.id, t.candidate_id, t.remote_id from labeling_tasks t
+    where t.project_id = :project and t.state = 'open'
+        and not exists (select from labeling_annotations a where a.task_id = t.id and not a.deleted)
+    order by t.remote_id limit :count""")
 
 
-_OPEN_FIRST = sql_with_ids("""
-    (select id from labeling_tasks where id = any(:ids) and state = 'up')
+_SELECT_FOR_UPDATE = sql_with_ids("""
+    (select id from labeling_tasks where id = any(:ids) and state = 'open')
     union all (
         select id from labeling_tasks
-        where id = any(:ids) and state = 'answered' limit :answered)""")
+        where id = any(:ids) and state = 'annotated' limit :max_annotated)""")
 
 
-_SILENT_ONES = sql_with_ids("""
-    select p.id, p.number from labeling_tasks p where p.id = any(:ids) and p.state = 'up'
-        and not exists (select from labeling_annotations a where a.task_id = p.id)""")
+_NEVER_ANNOTATED = sql_with_ids("""
+    select t.id, t.remote_id from labeling_tasks t where t.id = any(:ids) and t.state = 'open'
+        and not exists (select from labeling_annotations a where a.task_id = t.id)""")
 
 
 _KNOWN = sql_with_ids("""
-    select p.id, p.number, p.seen_at, p.state,
-        exists (select from labeling_annotations a where a.task_id = p.id) as answered
-    from labeling_tasks p where p.id = any(:ids)""")
+    select t.id, t.remote_id, t.remote_updated_at, t.state,
+        exists (select from labeling_annotations a where a.task_id = t.id) as has_annotations
+    from labeling_tasks t where t.id = any(:ids)""")
 
 
 # A task whose response was lost after it was created is recognized by its own ID.
-_SILENT = sql_with_ids("""
-    update labeling_tasks set seen_at = greatest(seen_at, :at), number = :number,
-        state = case when state = 'sending' then 'up' else state end where id = :posting""")
+_RECORD_UNANNOTATED = sql_with_ids("""
+    update labeling_tasks
+    set remote_updated_at = greatest(remote_updated_at, :updated_at), remote_id = :remote_id,
+        state = case when state = 'sending' then 'open' else state end where id = :task""")

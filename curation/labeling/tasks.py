@@ -1,4 +1,4 @@
-"""Label Studio tasks: which to push, which exist there, and which to remove."""
+"""Label Studio tasks: which to push, which exist there, and what they show."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from curation.db.engine import Transaction
 from curation.domain import LayerRole, ReviewItem
+from curation.labeling.conditions import CANDIDATES_TO_PUSH, OVERLAP_SQL
 from curation.labeling.port import Project, PushResult, Task
-from curation.labeling.projects import CANDIDATES_TO_PUSH, OVERLAP_SQL
 from curation.review.queue import read_items
 
 RESERVED_PER_USER, RESERVED_SECONDS = 8, 60
@@ -42,22 +42,22 @@ def next_batch(
     Returns:
         ID of the batch, or None if there is nothing to push now.
     """
-    interrupted = tx.execute(_BEGUN, {"board": project.id}).scalar()
+    interrupted = tx.execute(_INTERRUPTED, {"project": project.id}).scalar()
     if interrupted is not None:
         return uuid.UUID(str(interrupted))
     if not tx.execute(
-        _MAY_SEND, {"board": project.id, "pause": pause, "few": min_open_tasks}
+        _MAY_PUSH, {"project": project.id, "pause": pause, "min_open_tasks": min_open_tasks}
     ).scalar():
         return None
     # The rows are stored first: after an interruption the same batch is pushed again.
     batch = uuid.uuid4()
     selected = tx.execute(CANDIDATES_TO_PUSH, {"round": project.round, "count": count}).all()
     rows = [
-        {"id": uuid.uuid4(), "board": project.id, "candidate": row.id, "batch": batch}
+        {"id": uuid.uuid4(), "project": project.id, "candidate": row.id, "batch": batch}
         for row in selected
     ]
     if rows:
-        tx.execute(_NEW_POSTINGS, rows)
+        tx.execute(_NEW_TASKS, rows)
     return batch if rows else None
 
 
@@ -85,14 +85,14 @@ def read_existing(
     Returns:
         By ID in Label Studio, the batch of each existing task and its content.
     """
-    rows = {row.id: row for row in tx.execute(_UP, {"ids": list(ids)})} if ids else {}
+    rows = {row.id: row for row in tx.execute(_EXISTING, {"ids": list(ids)})} if ids else {}
     return {
-        rows[task.id].number: (rows[task.id].batch, task)
+        rows[task.id].remote_id: (rows[task.id].batch, task)
         for task in _read(tx, rows.values(), layer_url)
     }
 
 
-def _read(tx: Transaction, found: Iterable[sa.Row[Any]], address: LayerUrl) -> list[Task]:
+def _read(tx: Transaction, found: Iterable[sa.Row[Any]], layer_url: LayerUrl) -> list[Task]:
     rows = {row.candidate_id: row for row in found}
     return [
         Task(
@@ -100,24 +100,24 @@ def _read(tx: Transaction, found: Iterable[sa.Row[Any]], address: LayerUrl) -> l
             candidate=item.id,
             prompt=item.prompt,
             texts=item.texts,
-            layers={role: address(rows[item.id].id, role) for role in item.layers},
+            layers={role: layer_url(rows[item.id].id, role) for role in item.layers},
             score=float(rows[item.id].score),
-            facts=_columns(rows[item.id], item, address),
-            people=rows[item.id].people,
+            columns=_columns(rows[item.id], item, layer_url),
+            overlap=rows[item.id].overlap,
             note=_refusal_note(rows[item.id].refusals or ()),
         )
         for item in read_items(tx, list(rows))
     ]
 
 
-def _columns(row: sa.Row[Any], item: ReviewItem, address: LayerUrl) -> dict[str, str | float]:
+def _columns(row: sa.Row[Any], item: ReviewItem, layer_url: LayerUrl) -> dict[str, str | float]:
     """Return further columns to show and sort by: thumbnail, round, checkpoint and signals."""
     main = next(
         (role for role in (LayerRole.blended, LayerRole.foreground) if role in item.layers), None
     )
     columns: dict[str, str | float] = {"round": row.round_id, "checkpoint": row.checkpoint or ""}
     if main is not None:
-        url = address(row.id, main)
+        url = layer_url(row.id, main)
         columns["thumbnail"] = url
         # Preview URLs begin with the address of the front end.
         columns["link"] = f"{url.partition('/api/labeling/')[0]}/rounds/{row.round_id}"
@@ -142,24 +142,34 @@ def record_pushed(tx: Transaction, project: Project, result: PushResult) -> None
         project: The project.
         result: The result.
     """
-    values = {"board": project.id, "number": result.board, "made_at": result.made_at}
-    tx.execute(_MADE, values | {"trouble": result.trouble or None})
-    if result.postings:
-        pushed = [{"posting": id_, "number": number} for id_, number in result.postings.items()]
-        tx.execute(_PLACED, pushed)
+    values = {
+        "project": project.id,
+        "remote_id": result.project_remote_id,
+        "remote_created_at": result.created_at,
+        "error": result.error or None,
+    }
+    tx.execute(_RECORD_PUSHED, values)
+    if result.task_remote_ids:
+        pushed = [
+            {"task": id_, "remote_id": remote_id}
+            for id_, remote_id in result.task_remote_ids.items()
+        ]
+        tx.execute(_RECORD_OPEN, pushed)
     if result.refused:
-        refused = [{"posting": id_, "why": reason} for id_, reason in result.refused.items()]
-        tx.execute(_REFUSED, refused)
+        refused = [{"task": id_, "reason": reason} for id_, reason in result.refused.items()]
+        tx.execute(_RECORD_REFUSED, refused)
 
 
 def refusals_to_show(tx: Transaction, project: Project, count: int) -> list[uuid.UUID]:
     """Return up to `count` tasks with a refused annotation that they do not show as refused yet."""
-    return [row.id for row in tx.execute(_TO_SHOW, {"board": project.id, "count": count})]
+    return [
+        row.id for row in tx.execute(_REFUSALS_TO_SHOW, {"project": project.id, "count": count})
+    ]
 
 
 def record_refusals_shown(tx: Transaction, ids: Collection[uuid.UUID]) -> None:
     """Record that tasks show their refused annotations."""
-    tx.execute(_SHOWN, {"ids": list(ids)})
+    tx.execute(_RECORD_REFUSALS_SHOWN, {"ids": list(ids)})
 
 
 def list_refusals(tx: Transaction, round_id: int | None = None) -> list[dict[str, Any]]:
@@ -181,14 +191,16 @@ def reserve_for_users(tx: Transaction, project: Project, user_count: int) -> Non
         user_count: Number of active users.
     """
     count = user_count * RESERVED_PER_USER
-    tx.execute(_RESERVE, {"board": project.id, "count": count, "seconds": RESERVED_SECONDS})
+    tx.execute(_RESERVE, {"project": project.id, "count": count, "seconds": RESERVED_SECONDS})
 
 
 def recent_annotators(tx: Transaction, project: Project) -> set[str]:
     """Return the users who annotated tasks of a project within the last minutes."""
     return {
-        row.person
-        for row in tx.execute(_SAID_LATELY, {"board": project.id, "seconds": ACTIVE_USER_SECONDS})
+        row.email
+        for row in tx.execute(
+            _RECENT_ANNOTATORS, {"project": project.id, "seconds": ACTIVE_USER_SECONDS}
+        )
     }
 
 
@@ -206,88 +218,93 @@ def sql_with_ids(text: str) -> sa.TextClause:
 # of acceptance, else by priority as on the review page.
 _SCORE = "coalesce(abs(2 * cast(s.signals ->> 'acceptance' as real) - 1), 1 - c.priority)"
 
-_BEGUN = sql_with_ids(
-    "select batch from labeling_tasks where project_id = :board and state = 'sending' limit 1"
+_INTERRUPTED = sql_with_ids(
+    "select batch from labeling_tasks where project_id = :project and state = 'sending' limit 1"
 )
 
 # The pause since the last import is over, or few tasks are open.
-_MAY_SEND = sql_with_ids("""
-    select put_up_at is null or put_up_at < now() - make_interval(secs => :pause)
-        or (select count(*) from labeling_tasks p where p.project_id = b.id and p.state = 'up') < :few
-    from labeling_projects b where id = :board""")
+_MAY_PUSH = sql_with_ids("""
+    select pushed_at is null or pushed_at < now() - make_interval(secs => :pause)
+        or (select count(*) from labeling_tasks t
+            where t.project_id = p.id and t.state = 'open') < :min_open_tasks
+    from labeling_projects p where id = :project""")
 
-_NEW_POSTINGS = sql_with_ids(f"""
+_NEW_TASKS = sql_with_ids(f"""
     insert into labeling_tasks (id, project_id, candidate_id, state, batch, score)
-    select :id, :board, c.id, 'sending', :batch, {_SCORE}
+    select :id, :project, c.id, 'sending', :batch, {_SCORE}
     from candidates c left join screenings s on s.candidate_id = c.id where c.id = :candidate""")
 
 
 # An annotation that does not count requires an additional user.
-_SCORED = f"""
-    select p.id, p.candidate_id, p.batch, p.number, c.round_id,
+_TASK_CONTENT = f"""
+    select t.id, t.candidate_id, t.batch, t.remote_id, c.round_id,
         left(r.checkpoint_id, 8) as checkpoint,
-        coalesce(p.score, {_SCORE}) as score, said.refusals,
-        case when said.unread > 0 and c.state in ('waiting', 'showing')
-            then {OVERLAP_SQL} + said.unread end as people
-    from labeling_tasks p join candidates c on c.id = p.candidate_id
+        coalesce(t.score, {_SCORE}) as score, refusals.messages as refusals,
+        case when refusals.undecided > 0 and c.state in ('waiting', 'showing')
+            then {OVERLAP_SQL} + refusals.undecided end as overlap
+    from labeling_tasks t join candidates c on c.id = t.candidate_id
     join rounds r on r.id = c.round_id
     left join screenings s on s.candidate_id = c.id
     cross join lateral (
-        select array_agg(a.person || ': ' || a.refused order by a.said_at) as refusals,
-            count(*) filter (where a.decision_id is null) as unread
+        select array_agg(a.email || ': ' || a.refused order by a.content_updated_at) as messages,
+            count(*) filter (where a.decision_id is null) as undecided
         from labeling_annotations a
-        where a.task_id = p.id and a.refused is not null and not a.gone) said"""
+        where a.task_id = t.id and a.refused is not null and not a.deleted) refusals"""
 
-_BATCH = sql_with_ids(f"{_SCORED} where p.batch = :batch and p.state = 'sending'")
+_BATCH = sql_with_ids(f"{_TASK_CONTENT} where t.batch = :batch and t.state = 'sending'")
 
-_UP = sql_with_ids(f"{_SCORED} where p.id = any(:ids) and p.state in ('up', 'answered')")
+_EXISTING = sql_with_ids(
+    f"{_TASK_CONTENT} where t.id = any(:ids) and t.state in ('open', 'annotated')"
+)
 
-_MADE = sql_with_ids("""
+_RECORD_PUSHED = sql_with_ids("""
     update labeling_projects
-    set number = :number, made_at = :made_at, trouble = :trouble, put_up_at = now()
-    where id = :board""")
+    set remote_id = :remote_id, remote_created_at = :remote_created_at, error = :error,
+        pushed_at = now()
+    where id = :project""")
 
-_REFUSED = sql_with_ids(
-    "update labeling_tasks set state = 'refused', refused = :why where id = :posting and state = 'sending'"
-)
+_RECORD_REFUSED = sql_with_ids("""
+    update labeling_tasks set state = 'refused', refused = :reason
+    where id = :task and state = 'sending'""")
 
-_PLACED = sql_with_ids(
-    "update labeling_tasks set state = 'up', number = :number where id = :posting and state = 'sending'"
-)
+_RECORD_OPEN = sql_with_ids("""
+    update labeling_tasks set state = 'open', remote_id = :remote_id
+    where id = :task and state = 'sending'""")
 
 
-_TO_SHOW = sql_with_ids("""
-    select p.id from labeling_tasks p
-    where p.project_id = :board and p.state in ('up', 'answered') and exists (
+_REFUSALS_TO_SHOW = sql_with_ids("""
+    select t.id from labeling_tasks t
+    where t.project_id = :project and t.state in ('open', 'annotated') and exists (
         select from labeling_annotations a
-        where a.task_id = p.id and a.refused is not null and not a.gone and not a.shown)
+        where a.task_id = t.id and a.refused is not null and not a.deleted and not a.refusal_shown)
     limit :count""")
 
-_SHOWN = sql_with_ids(
-    "update labeling_annotations set shown = true where task_id = any(:ids) and refused is not null"
-)
+_RECORD_REFUSALS_SHOWN = sql_with_ids("""
+    update labeling_annotations set refusal_shown = true
+    where task_id = any(:ids) and refused is not null""")
 
 _LIST_REFUSALS = sql_with_ids("""
-    select c.round_id as round, b.number as project, p.number as task, a.number as annotation,
-        a.person, a.said ->> 'verdict' as verdict, a.refused as why, a.said_at as at
-    from labeling_annotations a join labeling_tasks p on p.id = a.task_id
-    join labeling_projects b on b.id = p.project_id
-    join candidates c on c.id = p.candidate_id
-    where a.refused is not null and not a.gone
+    select c.round_id as round, p.remote_id as project, t.remote_id as task,
+        a.remote_id as annotation, a.email as user, a.content ->> 'verdict' as verdict,
+        a.refused as reason, a.content_updated_at as updated_at
+    from labeling_annotations a join labeling_tasks t on t.id = a.task_id
+    join labeling_projects p on p.id = t.project_id
+    join candidates c on c.id = t.candidate_id
+    where a.refused is not null and not a.deleted
         and (cast(:round as integer) is null or c.round_id = :round)
-    order by a.said_at desc, a.id desc""")
+    order by a.content_updated_at desc, a.id desc""")
 
 # At most half of the open tasks, so that the review page has candidates until the end of a round.
 _RESERVE = sql_with_ids("""
     with open as materialized (
-        select p.id, row_number() over (order by p.score nulls last, p.number) as rank,
-            count(*) over () as number
-        from labeling_tasks p join candidates c on c.id = p.candidate_id
-        where p.project_id = :board and p.state = 'up' and c.state = 'waiting')
+        select t.id, row_number() over (order by t.score nulls last, t.remote_id) as rank,
+            count(*) over () as total
+        from labeling_tasks t join candidates c on c.id = t.candidate_id
+        where t.project_id = :project and t.state = 'open' and c.state = 'waiting')
     update labeling_tasks set reserved_until = now() + make_interval(secs => :seconds)
-    from open where open.id = labeling_tasks.id and open.rank <= least(:count, open.number / 2)""")
+    from open where open.id = labeling_tasks.id and open.rank <= least(:count, open.total / 2)""")
 
-_SAID_LATELY = sql_with_ids("""
-    select distinct a.person from labeling_annotations a join labeling_tasks p on p.id = a.task_id
-    where p.project_id = :board and a.created_at > now() - make_interval(secs => :seconds)
-        and a.person <> ''""")
+_RECENT_ANNOTATORS = sql_with_ids("""
+    select distinct a.email from labeling_annotations a join labeling_tasks t on t.id = a.task_id
+    where t.project_id = :project and a.created_at > now() - make_interval(secs => :seconds)
+        and a.email <> ''""")

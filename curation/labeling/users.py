@@ -12,8 +12,8 @@ from curation.db.tables import labeling_users, reviewers
 from curation.errors import NotFound, Refused
 from curation.review.reviewers import Reviewer, add_reviewer, find_reviewer, get_reviewer
 
-RULE_REVIEWER = "oracle@layerloop.local"
-"""E-mail address of the rule reviewer as a Label Studio user."""
+RULE_REVIEWER_EMAIL = "oracle@layerloop.local"
+"""E-mail address of the rule reviewer as a Label Studio user, as former versions created it."""
 
 
 def get_or_create_reviewer(tx: Transaction, email: str) -> Reviewer:
@@ -38,7 +38,7 @@ def get_or_create_reviewer(tx: Transaction, email: str) -> Reviewer:
 
 
 def active_reviewer(tx: Transaction, email: str) -> Reviewer:
-    """Return the reviewer of a user, as reviewer_named does.
+    """Return the reviewer of a user, as get_or_create_reviewer does.
 
     Raises:
         Refused: The reviewer is deactivated.
@@ -82,7 +82,7 @@ def assign_reviewer_by_name(tx: Transaction, email: str, name: str, actor: str) 
             "'layerloop labeling users' lists the known users",
         )
     assign_reviewer(tx, email, find_reviewer(tx, name).id)
-    tx.log(actor, "desk person matched", email.lower(), reviewer=name)
+    tx.log(actor, "labeling user assigned", email.lower(), reviewer=name)
 
 
 def list_users(tx: Transaction) -> list[dict[str, Any]]:

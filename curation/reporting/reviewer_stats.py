@@ -322,8 +322,8 @@ _DECISIONS = sa.text("""
 
 # Annotations in Label Studio that came too late or could not be read.
 _NOT_COUNTED = sa.text("""
-    select count(*) from labeling_annotations a join labeling_users p on p.email = a.person
-    where p.reviewer_id = :reviewer and a.refused is not null and not a.gone""")
+    select count(*) from labeling_annotations a join labeling_users u on u.email = a.email
+    where u.reviewer_id = :reviewer and a.refused is not null and not a.deleted""")
 
 # Candidates with fewer than two verdicts have no other reviewer to agree with.
 _OTHERS = sa.text(f"""

@@ -279,7 +279,7 @@ _CLAIM_PICKED = """
 
 # Excludes candidates that Label Studio has reserved for an annotator.
 _FREE = """not exists (
-    select from labeling_tasks t where t.candidate_id = candidates.id and t.state = 'up'
+    select from labeling_tasks t where t.candidate_id = candidates.id and t.state = 'open'
         and t.reserved_until > now())"""
 
 # Materialized: if inlined, the limit could be applied once per row of the update.

@@ -127,6 +127,7 @@ def open_labeling_backend(settings: Settings) -> LabelStudioBackend | None:
             "pip install 'layerloop[label-studio]'",
         ) from error
     # Label Studio sends these headers with its webhook calls; the secret one authenticates them.
+    # A webhook is recognized by the names of its headers, so these stay as they are.
     headers = {"X-Layerloop": "desk", WEBHOOK_HEADER: webhook_secret(settings.signing_secret())}
     webhook = (f"{settings.public_address}/api/labeling/webhook", headers)
     return LabelStudioBackend(address, settings.labeling_token.get_secret_value(), webhook)
@@ -143,14 +144,18 @@ def open_labeling_sync(context: AppContext, holder: str) -> Iterator[LabelingSyn
     Yields:
         The synchronization; None if only the review page is used.
     """
-    desk = open_labeling_backend(context.settings)
-    if desk is None:
+    backend = open_labeling_backend(context.settings)
+    if backend is None:
         yield None
         return
     previews = PreviewUrls(context.settings.signing_secret(), context.settings.public_address)
-    with closing(desk):
+    with closing(backend):
         yield LabelingSync(
-            context.database, desk, holder, previews.address, context.settings.labeling_project_size
+            context.database,
+            backend,
+            holder,
+            previews.sign_url,
+            context.settings.labeling_project_size,
         )
 
 

@@ -77,7 +77,7 @@ def run_checks(settings: Settings) -> list[Finding]:
                 _objects,
                 _queue,
                 _work,
-                _desk,
+                _labeling,
             )
             findings += [_run_check(check, context) for check in checks]
     except LayerloopError as error:
@@ -244,11 +244,11 @@ def _work(context: AppContext) -> Finding:
     )
 
 
-def _desk(context: AppContext) -> Finding:
+def _labeling(context: AppContext) -> Finding:
     backend = open_labeling_backend(context.settings)
     if backend is None:
-        return Finding("desk", ok=True, told="only the review page")
+        return Finding("labeling", ok=True, told="only the review page")
     with closing(backend):
-        address = without_credentials(backend.address)
-        message = f"{address} answers, with {len(backend.people())} users"
-    return Finding("desk", ok=True, told=message)
+        url = without_credentials(backend.url)
+        message = f"{url} answers, with {len(backend.list_users())} users"
+    return Finding("labeling", ok=True, told=message)

@@ -34,10 +34,18 @@ COLUMNS = {
     "aggregations": {"sound": "acceptable_share"},
     "import_files": {"sentence": "message", "described": "description"},
     "caption_runs": {"again": "recaption", "most": "max_samples", "tokens": "max_tokens"},
-    "labeling_projects": {"desk": "server_url"},
-    "labeling_tasks": {"board_id": "project_id"},
-    "labeling_annotations": {"posting_id": "task_id"},
-}
+    "labeling_projects": {
+        "desk": "server_url", "number": "remote_id", "made_at": "remote_created_at", "mark": "restore_mark",
+        "reread": "full_read_pending", "trouble": "error", "put_up_at": "pushed_at", "collected_at": "pulled_at",
+        "holder": "lock_holder", "held_until": "locked_until",
+    },
+    "labeling_tasks": {"board_id": "project_id", "number": "remote_id", "seen_at": "remote_updated_at"},
+    "labeling_annotations": {
+        "posting_id": "task_id", "number": "remote_id", "task": "remote_task_id", "made_at": "remote_created_at",
+        "person": "email", "said": "content", "said_at": "content_updated_at", "gone": "deleted", "forgotten": "lost",
+        "shown": "refusal_shown",
+    },
+}  # fmt: skip
 
 CREATED = (
     "reviewers", "sign_in_tokens", "sessions", "snapshots", "tags", "checkpoints", "training_runs", "rounds",
@@ -60,6 +68,14 @@ CHECKS = (
 )  # fmt: skip
 LABEL_SOURCE = "label_source in ('person', '{oracle}')"
 
+# The states of a task in Label Studio.
+TASK_STATES = {"up": "open", "answered": "annotated", "down": "removed"}
+# By the name that the convention would give: a name that is within PostgreSQL's limit of 63 characters.
+IDENTITY = (
+    ("uq_desk_answers_posting_id_number_author_made_at", "uq_desk_answers_remote_identity"),
+    ("uq_labeling_annotations_task_id_number_author_made_at", "uq_labeling_annotations_remote_identity"),
+)
+
 NEW = STATES | KINDS | {"draw": "generate"}
 OLD = {word: word for word in NEW}
 
@@ -68,6 +84,7 @@ def upgrade() -> None:
     op.drop_index("ix_candidates_drawn", table_name="candidates")
     _drop_checks()
     op.drop_constraint(op.f("ck_heads_teacher"), "heads")
+    _drop_task_states("desk_postings")
     for old, new in TABLES.items():
         op.rename_table(old, new)
     for table, renamed in COLUMNS.items():
@@ -78,6 +95,7 @@ def upgrade() -> None:
     _rename_constraints(forward=True)
     _replace_words(NEW)
     _create_checks(NEW)
+    _replace_task_states("labeling_tasks", TASK_STATES)
     op.create_check_constraint(
         op.f("ck_acceptance_models_label_source"), "acceptance_models", LABEL_SOURCE.format(**NEW)
     )
@@ -94,6 +112,7 @@ def downgrade() -> None:
     op.drop_index("ix_candidates_generated", table_name="candidates")
     op.drop_constraint(op.f("ck_acceptance_models_label_source"), "acceptance_models")
     _drop_checks()
+    _drop_task_states("labeling_tasks")
     _replace_words({new: old for old, new in NEW.items()})
     for table in CREATED:
         op.alter_column(table, "created_at", new_column_name="at")
@@ -104,6 +123,7 @@ def downgrade() -> None:
         op.rename_table(new, old)
     _rename_constraints(forward=False)
     _create_checks(OLD)
+    _replace_task_states("desk_postings", {new: old for old, new in TASK_STATES.items()})
     op.create_check_constraint(op.f("ck_heads_teacher"), "heads", "teacher in ('person', 'oracle')")
     op.create_index(
         "ix_candidates_drawn", "candidates", ["round_id", "id"], postgresql_where=sa.text("state = 'drawn'")
@@ -142,6 +162,7 @@ def _replace_words(words: dict[str, str]) -> None:
         ("caption_runs", "progress", ("figures", "metrics")),
         ("rounds", "consensus", ("machines_vote", "rule_reviewer_votes")),
         ("top_n_runs", "metrics", ("by_machine", "auto_accepted")),
+        ("labeling_annotations", "content", ("fault", "error")),
     ):
         old, new = keys if forward else keys[::-1]
         op.execute(
@@ -149,6 +170,25 @@ def _replace_words(words: dict[str, str]) -> None:
             f"where {column} ? '{old}'"
         )
     op.execute("delete from pending_jobs")  # the names of jobs changed too; the reconcile job asks for all that stands
+
+
+def _drop_task_states(table: str) -> None:
+    op.drop_index(f"uq_{table}_live", table_name=table)
+    op.drop_constraint(op.f(f"ck_{table}_state"), table)
+
+
+def _replace_task_states(table: str, words: dict[str, str]) -> None:
+    """Replace the states of tasks; the constraint and the index of open tasks are created anew."""
+    for old, new in words.items():
+        op.execute(f"update {table} set state = '{new}' where state = '{old}'")
+    begun, annotated, removed = words.values()
+    op.create_check_constraint(
+        op.f(f"ck_{table}_state"), table, f"state in ('sending', '{begun}', '{annotated}', '{removed}', 'refused')"
+    )
+    op.create_index(
+        f"uq_{table}_live", table, ["candidate_id"], unique=True,
+        postgresql_where=sa.text(f"state in ('sending', '{begun}')"),
+    )  # fmt: skip
 
 
 def _rename_constraints(*, forward: bool) -> None:
@@ -184,6 +224,9 @@ def _rename_constraints(*, forward: bool) -> None:
     op.execute(
         f'alter table {table} rename constraint "uq_{table}_round_id{desk}_part" to "uq_{table}_round_id{server}_part"'
     )
+    answers = "labeling_annotations" if forward else "desk_answers"
+    identity = IDENTITY[1] if forward else IDENTITY[0][::-1]
+    op.execute(f'alter table {answers} rename constraint "{identity[0]}" to "{identity[1]}"')
     look, interim = ("look", "interim_look") if forward else ("interim_look", "look")
     op.execute(
         f'alter table gates rename constraint "uq_gates_round_id_verdict_{look}" '

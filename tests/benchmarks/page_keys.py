@@ -38,7 +38,7 @@ from curation.ports import RGBA
 from curation.review.reviewers import add_reviewer, issue_token, lease_holder_name
 from curation.settings import Settings
 from curation.synthetic.shapes import SUBJECTS, draw_subject
-from tests.benchmarks.other_page import Site, decide_there, open_studio
+from tests.benchmarks.label_studio_page import Site, decide_there, open_studio
 from tests.benchmarks.review_queue import _api, _database, _server
 from tests.making import make_pairs, make_round
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.desks import studio
+from tests.support.label_studio import studio
 
 __all__ = ["studio"]

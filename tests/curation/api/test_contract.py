@@ -104,24 +104,24 @@ def known(app, context, database, store) -> dict[str, dict[str, dict[str, str]]]
         "POST /api/checkpoints/{name}/promote": {"path": {"name": checkpoint}},
         "GET /api/layers/{sha256}.{form}": image,
         "GET /api/review/nearest": {"query": {"candidate": str(candidate)}},
-        "GET /api/labeling/previews/{posting}/{role}.webp": preview,
+        "GET /api/labeling/previews/{task_id}/{role}.webp": preview,
         "POST /api/labeling/webhook": {"headers": {WEBHOOK_HEADER: secret}},
     }
 
 
 def previewed(context, database, store) -> dict[str, dict[str, str]]:
-    """A candidate that is up at another desk, in the round that is served last."""
-    board, posting = uuid.uuid4(), uuid.uuid4()
+    """Create a candidate with an open task, in the newest round."""
+    project, task = uuid.uuid4(), uuid.uuid4()
     with database.transaction() as tx:
         number = make_round(tx)
         [candidate] = make_candidates(tx, store, number, 1)
-        row = {"id": board, "server_url": "http://127.0.0.1:1", "round_id": number, "part": 1}
+        row = {"id": project, "server_url": "http://127.0.0.1:1", "round_id": number, "part": 1}
         tx.execute(sa.insert(labeling_projects), row)
-        row = {"id": posting, "project_id": board, "candidate_id": candidate, "batch": board}
-        tx.execute(sa.insert(labeling_tasks), row | {"state": "up", "number": 1})
+        row = {"id": task, "project_id": project, "candidate_id": candidate, "batch": project}
+        tx.execute(sa.insert(labeling_tasks), row | {"state": "open", "remote_id": 1})
     previews = PreviewUrls(context.settings.signing_secret(), "http://127.0.0.1")
-    sign = previews.address(posting, LayerRole.foreground).partition("sign=")[2]
-    return {"path": {"posting": str(posting), "role": "foreground"}, "query": {"sign": sign}}
+    sign = previews.sign_url(task, LayerRole.foreground).partition("sign=")[2]
+    return {"path": {"task_id": str(task), "role": "foreground"}, "query": {"sign": sign}}
 
 
 @pytest.mark.slow

@@ -39,22 +39,22 @@ def ask(database, name: str, *args: str) -> None:
 
 
 def test_eighty_wake_ups_are_one_job_until_it_is_taken(database, sent):
-    board = str(uuid.uuid4())
+    project = str(uuid.uuid4())
     threads = [
-        threading.Thread(target=ask, args=(database, "pull_annotations", board)) for _ in range(8)
+        threading.Thread(target=ask, args=(database, "pull_annotations", project)) for _ in range(8)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     for _ in range(72):
-        ask(database, "pull_annotations", board)
+        ask(database, "pull_annotations", project)
     ask(database, "pull_annotations", str(uuid.uuid4()))
     assert len(sent) == 2
     with database.transaction() as tx:
-        assert pending_jobs.take_pending(tx, Job("pull_annotations", (board,)))
-        assert not pending_jobs.take_pending(tx, Job("pull_annotations", (board,)))
-    ask(database, "pull_annotations", board)
+        assert pending_jobs.take_pending(tx, Job("pull_annotations", (project,)))
+        assert not pending_jobs.take_pending(tx, Job("pull_annotations", (project,)))
+    ask(database, "pull_annotations", project)
     assert len(sent) == 3
 
 
@@ -90,7 +90,7 @@ def test_a_worker_runs_what_was_asked_for_and_skips_equal_messages(database, set
     assert ran == [("a",)]
 
 
-def test_sweeps_ask_for_each_board_once_and_for_closed_ones_in_turn(
+def test_reconcile_enqueues_each_project_once_and_closed_ones_in_turn(
     database, settings, store, sent
 ):
     there = {"labeling": "label-studio+http://127.0.0.1:1", "labeling_token": "0" * 40}
@@ -101,23 +101,25 @@ def test_sweeps_ask_for_each_board_once_and_for_closed_ones_in_turn(
     with database.transaction() as tx:
         made = [make_round(tx) for _ in range(3)]
         for number in made:
-            board = {
+            project = {
                 "id": uuid.uuid4(),
                 "server_url": "http://127.0.0.1:1",
                 "round_id": number,
                 "part": 1,
-                "number": number,
+                "remote_id": number,
             }
-            tx.execute(sa.insert(labeling_projects), board)
+            tx.execute(sa.insert(labeling_projects), project)
             [candidate] = make_candidates(tx, store, number, 1)
-            state = "up" if number == made[0] else "down"
+            state = "open" if number == made[0] else "removed"
             row = {
                 "id": uuid.uuid4(),
-                "project_id": board["id"],
+                "project_id": project["id"],
                 "candidate_id": candidate,
                 "state": state,
             }
-            tx.execute(sa.insert(labeling_tasks), row | {"batch": uuid.uuid4(), "number": number})
+            tx.execute(
+                sa.insert(labeling_tasks), row | {"batch": uuid.uuid4(), "remote_id": number}
+            )
         expected = projects.projects_to_read(tx, "http://127.0.0.1:1")
     assert len(expected) == 2, "the one that is open, and one of the others"
     for _ in range(5):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
@@ -10,7 +12,16 @@ import sqlalchemy as sa
 from curation.db import leases
 from curation.db.engine import Database
 from curation.db.schema import find_schema_drift, get_revisions, migrate
-from curation.db.tables import APPEND_ONLY, candidate_moves, candidates, metadata, rounds
+from curation.db.tables import (
+    APPEND_ONLY,
+    candidate_moves,
+    candidates,
+    labeling_annotations,
+    labeling_projects,
+    labeling_tasks,
+    metadata,
+    rounds,
+)
 from curation.domain import STATE_TRANSITIONS, CandidateState
 from curation.review.reviewers import AUTO_REVIEWER, add_reviewer
 from tests.making import fresh_database, make_candidates, make_round, named
@@ -64,6 +75,58 @@ def test_a_house_that_is_in_use_goes_back_and_forth(postgres_address, store):
         database.close()
 
 
+def test_labeling_rows_survive_the_standard_names_in_both_directions(postgres_address, store):
+    with fresh_database(postgres_address) as name:
+        database = Database(named(postgres_address, name))
+        migrate(database)
+        now = datetime.now(UTC)
+        with database.transaction() as tx:
+            number = make_round(tx)
+            made = make_candidates(tx, store, number, 3)
+            project = {"id": uuid.uuid4(), "server_url": "http://x", "round_id": number, "part": 1}
+            project |= {"remote_id": 5, "remote_created_at": now, "full_read_pending": True}
+            project |= {"restore_mark": 3, "error": "refused", "lock_holder": "worker"}
+            project |= {"pushed_at": now, "pulled_at": now, "locked_until": now}
+            tx.execute(sa.insert(labeling_projects), project)
+            for index, state in enumerate(("open", "annotated", "removed")):
+                task = {"id": uuid.uuid4(), "project_id": project["id"], "state": state}
+                task |= {"candidate_id": made[index], "batch": uuid.uuid4(), "remote_id": index}
+                tx.execute(sa.insert(labeling_tasks), task | {"remote_updated_at": now})
+                annotation = {
+                    "task_id": task["id"],
+                    "remote_id": index,
+                    "author": "a",
+                    "email": "b",
+                }
+                annotation |= {"content": {"verdict": "accept", "error": ""}, "deleted": True}
+                annotation |= {"content_updated_at": now, "lost": True, "refusal_shown": True}
+                annotation |= {"remote_task_id": 7, "remote_created_at": now}
+                tx.execute(sa.insert(labeling_annotations), annotation)
+        before = labeling_rows(database)
+        migrate(database, revision="0009")
+        with database.transaction() as tx:
+            select = "select state from desk_postings order by number"
+            states = [row.state for row in tx.connection.exec_driver_sql(select)]
+            [*said] = tx.connection.exec_driver_sql("select said, gone, shown from desk_answers")
+        assert states == ["up", "answered", "down"]
+        assert [tuple(row) for row in said] == [
+            ({"verdict": "accept", "fault": ""}, True, True) for _ in range(3)
+        ]
+        migrate(database)
+        assert labeling_rows(database) == before
+        assert find_schema_drift(database) == []
+        database.close()
+
+
+def labeling_rows(database: Database) -> list[list[tuple[object, ...]]]:
+    """Return the rows of the tables of projects, tasks and annotations."""
+    with database.transaction() as tx:
+        return [
+            [tuple(row) for row in tx.execute(sa.select(table).order_by(table.c.remote_id))]
+            for table in (labeling_projects, labeling_tasks, labeling_annotations)
+        ]
+
+
 def test_an_empty_database_says_that_it_is(postgres_address):
     with fresh_database(postgres_address) as name:
         database = Database(named(postgres_address, name))
@@ -108,7 +171,7 @@ def test_the_database_keeps_the_law_of_states(database, store, source):
 
 @pytest.mark.parametrize("table", APPEND_ONLY, ids=lambda table: table.name)
 @pytest.mark.parametrize(
-    "change", ["update {} set at = now()", "delete from {}", "truncate {} cascade"]
+    "change", ["update {} set created_at = now()", "delete from {}", "truncate {} cascade"]
 )
 def test_what_was_said_can_neither_be_changed_nor_removed(database, table, change):
     with (

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.desks import desk, seat, studio
+from tests.support.label_studio import backend, labeled, studio
 
-__all__ = ["desk", "seat", "studio"]
+__all__ = ["backend", "labeled", "studio"]

@@ -1,4 +1,4 @@
-"""A Label Studio that is killed, restarted, cut off or put back to a backup: nothing is lost and nothing is twice."""
+"""Kills, restarts, outages and restored backups of Label Studio: nothing is lost or duplicated."""
 
 from __future__ import annotations
 
@@ -17,94 +17,101 @@ from curation.adapters.celery_queue import CeleryQueue, make_app
 from curation.db.tables import labeling_tasks
 from curation.domain import Verdict
 from curation.errors import Unreachable
+from curation.jobs.review import _failures
 from curation.labeling import projects, reconcile
 from curation.labeling.previews import WEBHOOK_HEADER
 from curation.review import decisions, reviewers
 from curation.runtime.context import AppContext
 from curation.runtime.label_studio_server import OWNER
-from tests.desks import ACCEPT, REJECT, Seat, begin_import, make_seat
 from tests.making import make_candidates, make_round
 from tests.servers import free_port
+from tests.support.label_studio import (
+    ACCEPT,
+    REJECT,
+    LabeledRound,
+    begin_import,
+    make_labeled_round,
+)
 
 pytestmark = pytest.mark.slow
 
 
-def agree(seat: Seat) -> bool:
-    return not [one for one in reconcile.compare(seat.exchange, seat.round) if one.mendable]
+def agree(labeled: LabeledRound) -> bool:
+    return not [one for one in reconcile.compare(labeled.sync, labeled.round) if one.repairable]
 
 
-def there(seat: Seat) -> list[str]:
-    """The candidates at all boards of the round, as often as they are there."""
-    with seat.database.transaction() as tx:
-        standing = projects.open_projects(tx, seat.exchange.backend.address, seat.round)
+def there(labeled: LabeledRound) -> list[str]:
+    """Return the candidates of all tasks of the round, with repetitions."""
+    with labeled.database.transaction() as tx:
+        standing = projects.open_projects(tx, labeled.sync.backend.url, labeled.round)
     return sorted(
         one
-        for board in standing
-        for one, tasks in seat.studio.tasks(board.number).items()
+        for project in standing
+        for one, tasks in labeled.studio.tasks(project.remote_id).items()
         for _ in tasks
     )
 
 
-def test_an_import_whose_answer_was_lost_is_not_sent_again(seat, store):
-    other, board, batch, sending = begin_import(seat, store, 6)
-    first = seat.exchange.backend.put_up(
-        board, batch, sending
+def test_import_with_a_lost_response_is_not_repeated(labeled, store):
+    other, project, batch, sending = begin_import(labeled, store, 6)
+    first = labeled.sync.backend.push(
+        project, batch, sending
     )  # and the process dies before it can note anything
-    again = replace(board, number=first.board, made_at=first.made_at)
-    assert seat.exchange.backend.put_up(again, batch, sending) == first
-    seat.studio.say(first.postings[sending[0].id], ACCEPT)
-    assert seat.exchange.put_up(other.round) == {"up": 6}
+    again = replace(project, remote_id=first.project_remote_id, created_at=first.created_at)
+    assert labeled.sync.backend.push(again, batch, sending) == first
+    labeled.studio.annotate(first.task_remote_ids[sending[0].id], ACCEPT)
+    assert labeled.sync.push(other.round) == {"pushed": 6}
     assert there(other) == sorted(map(str, other.candidates))
-    assert other.exchange.collect(other.round) == {"kept": 1}
+    assert other.sync.pull(other.round) == {"decided": 1}
     assert agree(other)
 
 
-def test_killed_in_the_middle_of_an_import_it_gets_the_rest_once(seat, store):
-    with seat.database.transaction() as tx:
+def test_import_resumes_after_a_kill_without_duplicates(labeled, store):
+    with labeled.database.transaction() as tx:
         number = make_round(tx)
         made = make_candidates(tx, store, number, 300)
     cut_off: list[Unreachable] = []
 
-    def put_up() -> None:
+    def push() -> None:
         try:
-            seat.exchange.put_up(number)
+            labeled.sync.push(number)
         except Unreachable as error:
             cut_off.append(error)
 
-    thread = threading.Thread(target=put_up)
+    thread = threading.Thread(target=push)
     thread.start()
     time.sleep(0.7)
-    seat.studio.kill()
+    labeled.studio.kill()
     thread.join()
     with pytest.raises(Unreachable):
-        seat.exchange.collect()
-    seat.studio.start()
-    while seat.exchange.put_up(number):
+        labeled.sync.pull()
+    labeled.studio.start()
+    while labeled.sync.push(number):
         pass
-    other = Seat(seat.studio, seat.database, seat.exchange, number, made)
+    other = LabeledRound(labeled.studio, labeled.database, labeled.sync, number, made)
     assert there(other) == sorted(map(str, made))
     assert agree(other)
 
 
-def test_restarted_in_the_middle_of_the_work_it_tells_what_was_said_before(seat):
-    seat.studio.say(seat.task(0), ACCEPT)
-    seat.studio.kill()
+def test_annotations_survive_a_restart(labeled):
+    labeled.studio.annotate(labeled.task(0), ACCEPT)
+    labeled.studio.kill()
     with pytest.raises(Unreachable, match="does not answer"):
-        seat.exchange.collect()
-    with seat.database.transaction() as tx:
+        labeled.sync.pull()
+    with labeled.database.transaction() as tx:
         ada = reviewers.add_reviewer(tx, "ada").id
-        decisions.decide(tx, ada, seat.candidates[1], REJECT, key=uuid.uuid4())
+        decisions.decide(tx, ada, labeled.candidates[1], REJECT, key=uuid.uuid4())
     with pytest.raises(Unreachable):
-        seat.exchange.put_up(seat.round)
-    seat.studio.start()
-    seat.studio.say(seat.task(2), REJECT)
-    assert seat.exchange.collect() == {"kept": 2}
-    assert seat.exchange.put_up(seat.round) == {"down": 1}
-    assert agree(seat)
+        labeled.sync.push(labeled.round)
+    labeled.studio.start()
+    labeled.studio.annotate(labeled.task(2), REJECT)
+    assert labeled.sync.pull() == {"decided": 2}
+    assert labeled.sync.push(labeled.round) == {"removed": 1}
+    assert agree(labeled)
 
 
-def test_a_hook_wakes_and_fifty_decisions_without_one_are_not_lost(seat, database, store):
-    """The receiver is down: Label Studio tries once and forgets. Polling brings home the same."""
+def test_annotations_without_webhook_calls_are_pulled(labeled, database, store):
+    """Label Studio calls a webhook once; polling finds the same annotations."""
     heard: list[str] = []
 
     class Receiver(BaseHTTPRequestHandler):
@@ -121,19 +128,19 @@ def test_a_hook_wakes_and_fifty_decisions_without_one_are_not_lost(seat, databas
 
     port = free_port()
     hook = (f"http://127.0.0.1:{port}/api/labeling/webhook", {WEBHOOK_HEADER: "the secret"})
-    woken = LabelStudioBackend(seat.studio.server.address, seat.studio.server.token, hook)
-    other = make_seat(seat.studio, woken, database, store, 52)
+    woken = LabelStudioBackend(labeled.studio.server.address, labeled.studio.server.token, hook)
+    other = make_labeled_round(labeled.studio, woken, database, store, 52)
     receiver = HTTPServer(("127.0.0.1", port), Receiver)
     thread = threading.Thread(target=receiver.serve_forever, daemon=True)
     thread.start()
-    seat.studio.say(other.task(50), ACCEPT)
+    labeled.studio.annotate(other.task(50), ACCEPT)
     assert heard == ["the secret"]
     receiver.shutdown()
     receiver.server_close()
     thread.join()
     for place in range(50):
-        seat.studio.say(other.task(place), ACCEPT if place % 2 else REJECT)
-    assert other.exchange.collect(other.round) == {"kept": 51}
+        labeled.studio.annotate(other.task(place), ACCEPT if place % 2 else REJECT)
+    assert other.sync.pull(other.round) == {"decided": 51}
     assert [other.state(place) for place in (0, 1, 49, 50, 51)] == [
         "rejected", "accepted", "accepted", "accepted", "waiting",
     ]  # fmt: skip
@@ -141,52 +148,62 @@ def test_a_hook_wakes_and_fifty_decisions_without_one_are_not_lost(seat, databas
     woken.close()
 
 
-def test_put_back_to_a_backup_both_sides_agree_again_and_decisions_stand(seat, store):
-    before = seat.studio.say(seat.task(0), ACCEPT)
-    seat.exchange.collect()
-    kept = seat.studio.back_up()
-    seat.studio.say(seat.task(1), REJECT)  # of a task that the backup has, without this
-    with seat.database.transaction() as tx:
+def test_restored_backup_is_reconciled_and_decisions_stand(labeled, store):
+    before = labeled.studio.annotate(labeled.task(0), ACCEPT)
+    labeled.sync.pull()
+    kept = labeled.studio.back_up()
+    labeled.studio.annotate(labeled.task(1), REJECT)  # of a task that the backup has, without this
+    with labeled.database.transaction() as tx:
         later = make_round(tx)
-        young = Seat(
-            seat.studio, seat.database, seat.exchange, later, make_candidates(tx, store, later, 4)
+        young = LabeledRound(
+            labeled.studio,
+            labeled.database,
+            labeled.sync,
+            later,
+            make_candidates(tx, store, later, 4),
         )
-    seat.exchange.put_up(later)
+    labeled.sync.push(later)
     lost = young.task(0)
-    seat.studio.say(lost, ACCEPT)  # of a task that the backup has not
-    assert seat.exchange.collect() == {"kept": 2}
+    labeled.studio.annotate(lost, ACCEPT)  # of a task that the backup has not
+    assert labeled.sync.pull() == {"decided": 2}
 
-    seat.studio.restore(kept)
+    labeled.studio.restore(kept)
     with (
-        seat.database.transaction() as tx
+        labeled.database.transaction() as tx
     ):  # others work there before we notice: numbers are given again
         newest = make_round(tx)
-        fresh = Seat(
-            seat.studio, seat.database, seat.exchange, newest, make_candidates(tx, store, newest, 3)
+        fresh = LabeledRound(
+            labeled.studio,
+            labeled.database,
+            labeled.sync,
+            newest,
+            make_candidates(tx, store, newest, 3),
         )
-    seat.exchange.put_up(newest)
+    labeled.sync.push(newest)
     assert fresh.task(0) == lost or lost in {fresh.task(place) for place in range(3)}
-    kinds = {one.kind for one in reconcile.compare(seat.exchange)}
-    assert "forgotten" in kinds
-    assert kinds & {"board", "missing"}
-    reconcile.repair(seat.exchange)
-    seat.exchange.put_up(later)
-    for one in (seat, young, fresh):
+    kinds = {one.kind for one in reconcile.compare(labeled.sync)}
+    assert "lost" in kinds
+    assert kinds & {"project", "missing"}
+    reconcile.repair(labeled.sync)
+    labeled.sync.push(later)
+    for one in (labeled, young, fresh):
         assert agree(one)
         assert len(there(one)) == len(set(there(one)))
-    assert [seat.state(place) for place in range(3)] == ["accepted", "rejected", "waiting"]
+    assert [labeled.state(place) for place in range(3)] == ["accepted", "rejected", "waiting"]
     assert young.state(0) == "accepted"
     assert [young.state(place) for place in range(1, 4)] == ["waiting"] * 3
-    assert str(seat.candidates[1]) not in there(seat), "nobody there is asked again what is decided"
+    assert str(labeled.candidates[1]) not in there(labeled), (
+        "nobody there is asked again what is decided"
+    )
     assert there(young) == sorted(map(str, young.candidates[1:]))
     assert there(fresh) == sorted(map(str, fresh.candidates))
-    seat.studio.say(fresh.task(0), REJECT)
-    seat.studio.change(before, REJECT)
-    assert seat.exchange.collect() == {"kept": 2}
-    assert (fresh.state(0), seat.state(0)) == ("rejected", "rejected")
+    labeled.studio.annotate(fresh.task(0), REJECT)
+    labeled.studio.edit_annotation(before, REJECT)
+    assert labeled.sync.pull() == {"decided": 2}
+    assert (fresh.state(0), labeled.state(0)) == ("rejected", "rejected")
 
 
-def test_a_desk_that_is_away_is_told_once(database, store, settings, caplog):
+def test_an_outage_is_logged_once(database, store, settings, caplog):
     away = {"labeling": f"label-studio+http://127.0.0.1:{free_port()}", "labeling_token": "0" * 40}
     settings = type(settings)(**settings.model_dump() | away)
     context = AppContext(
@@ -197,18 +214,18 @@ def test_a_desk_that_is_away_is_told_once(database, store, settings, caplog):
         make_candidates(tx, store, number, 3)
     asked = []
     database.send = asked.append
-    jobs.review._failures.clear()
+    _failures.clear()
     with caplog.at_level(logging.WARNING, "layerloop.jobs"):
         for _ in range(3):
             jobs.reconcile(context)
             jobs.push_tasks(context, number)
-    assert [job.name for job in asked] == ["put_up"] * 3
+    assert [job.name for job in asked] == ["push_tasks"] * 3
     assert len([one for one in caplog.records if "does not answer" in one.message]) == 1
     with database.transaction() as tx:
         assert tx.scalar(sa.select(sa.func.count()).select_from(labeling_tasks)) == 3
 
 
-def test_the_owner_is_a_reviewer_like_others(seat):
-    seat.studio.say(seat.task(0), Verdict.accept)
-    seat.exchange.collect()
-    assert seat.decided(0) == [("accept", OWNER)]
+def test_the_owner_is_a_reviewer(labeled):
+    labeled.studio.annotate(labeled.task(0), Verdict.accept)
+    labeled.sync.pull()
+    assert labeled.decisions(0) == [("accept", OWNER)]

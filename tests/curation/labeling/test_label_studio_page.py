@@ -1,4 +1,4 @@
-"""The page of Label Studio in a real browser: a person accepts, rejects with reasons, edits and deletes by key and hand."""
+"""Label Studio's page in a real browser: accept, reject with reasons, edit and view controls."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from curation.labeling.previews import PreviewUrls
 from curation.labeling.sync import LabelingSync
 from curation.runtime.context import AppContext
 from curation.runtime.label_studio_server import OWNER
-from tests.desks import Seat
 from tests.making import make_candidates, make_pairs, make_round, scenes
 from tests.servers import free_port, wait_for
+from tests.support.label_studio import LabeledRound
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def seats(studio, database, store, settings) -> Iterator[tuple[Seat, Seat]]:
-    """A round of single layers and one of pairs, with previews from the real API on a free port."""
+def labeled_rounds(
+    studio, database, store, settings
+) -> Iterator[tuple[LabeledRound, LabeledRound]]:
+    """Push a round of single layers and one of pairs, with previews of the real API."""
     from curation.adapters.label_studio import LabelStudioBackend
 
     port = free_port()
@@ -40,25 +42,26 @@ def seats(studio, database, store, settings) -> Iterator[tuple[Seat, Seat]]:
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_for("the application", lambda: server.started)
-    desk = LabelStudioBackend(studio.server.address, studio.server.token)
+    backend = LabelStudioBackend(studio.server.address, studio.server.token)
     previews = PreviewUrls(settings.signing_secret(), settings.public_address)
-    exchange = LabelingSync(database, desk, "test", previews.address, most=100, pause=0)
+    sync = LabelingSync(database, backend, "test", previews.sign_url, max_tasks=100, pause=0)
     with database.transaction() as tx:
         single, pair = make_round(tx), make_round(tx, kind="pair")
         ids = make_candidates(tx, store, single, 3), make_pairs(tx, store, pair, scenes(2, 128))
     for number in (single, pair):
-        exchange.put_up(number)
+        sync.push(number)
     yield tuple(
-        Seat(studio, database, exchange, *both) for both in zip((single, pair), ids, strict=True)
+        LabeledRound(studio, database, sync, *both)
+        for both in zip((single, pair), ids, strict=True)
     )
-    desk.close()
+    backend.close()
     server.should_exit = True
     thread.join(20)
 
 
 @pytest.fixture
 def page(studio, browser) -> Iterator[Page]:
-    """A page on which the owner is signed in."""
+    """Open a page on which the owner is signed in."""
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.set_default_timeout(40_000)
     page.goto(f"{studio.server.address}/user/login")
@@ -70,11 +73,13 @@ def page(studio, browser) -> Iterator[Page]:
     page.close()
 
 
-def open_task(page: Page, seat: Seat, place: int) -> None:
-    """A candidate's task, when every picture of it has been drawn."""
-    with seat.database.transaction() as tx:
-        [board] = projects.open_projects(tx, seat.exchange.backend.address, seat.round)
-    page.goto(f"{seat.studio.server.address}/projects/{board.number}/data?task={seat.task(place)}")
+def open_task(page: Page, labeled: LabeledRound, place: int) -> None:
+    """Open a candidate's task and wait until all its images are loaded."""
+    with labeled.database.transaction() as tx:
+        [project] = projects.open_projects(tx, labeled.sync.backend.url, labeled.round)
+    page.goto(
+        f"{labeled.studio.server.address}/projects/{project.remote_id}/data?task={labeled.task(place)}"
+    )
     page.wait_for_function(
         "() => { const all = [...document.querySelectorAll('.ll-stage img')];"
         " return all.length && all.every((one) => one.complete && one.naturalWidth > 0); }"
@@ -82,12 +87,12 @@ def open_task(page: Page, seat: Seat, place: int) -> None:
 
 
 def choose(page: Page, name: str) -> None:
-    """Click on one of the views above the picture."""
+    """Click one of the view controls."""
     page.locator(f".ll-views label:has([name='{name}'])").click()
 
 
 def press(page: Page, verdict: str, *keys: str) -> None:
-    """A verdict's key, again until the page hears it (it takes keys only after a while), then others."""
+    """Press a verdict's key until the page reacts, which takes a while, then other keys."""
     chosen = page.locator(
         f".ant-radio-wrapper-checked:has-text('{'Accept' if verdict == 'a' else 'Reject'}')"
     )
@@ -102,13 +107,13 @@ def press(page: Page, verdict: str, *keys: str) -> None:
 
 
 def until(page: Page, key: str, seen: Callable[[], bool]) -> None:
-    """Press a key, once, and wait until what it does is seen."""
+    """Press a key once and wait for its effect."""
     page.keyboard.press(key)
     wait_for(f"what {key!r} does", seen)
 
 
 def button(page: Page, text: str) -> Locator:
-    """Label Studio's own button; its accessible name is another than what is written on it."""
+    """Return a button of Label Studio by its text, which differs from its accessible name."""
     return page.locator("button", has_text=re.compile(f"^{text}$"))
 
 
@@ -119,8 +124,8 @@ def send(page: Page, name: str) -> None:
         button(page, name).click()
 
 
-def test_a_person_works_at_it(seats, page):
-    single, pair = seats
+def test_a_user_annotates_singles_and_pairs(labeled_rounds, page):
+    single, pair = labeled_rounds
     open_task(page, single, 0)
     press(page, "a")
     send(page, "Submit")
@@ -170,26 +175,26 @@ def test_a_person_works_at_it(seats, page):
     )
     press(page, "r", "1", "Alt+0")
     send(page, "Submit")
-    assert single.exchange.collect() == {"kept": 3}
+    assert single.sync.pull() == {"decided": 3}
     assert [single.state(place) for place in range(3)] == ["accepted", "rejected", "waiting"]
-    assert single.said(1) == (["halo", "holes"], [], "at the left")
-    assert pair.said(0) == (["clash", "halo"], ["blended", "foreground"], "")
+    assert single.decision_content(1) == (["halo", "holes"], [], "at the left")
+    assert pair.decision_content(0) == (["clash", "halo"], ["blended", "foreground"], "")
 
 
-def test_a_person_changes_their_mind(seats, page):
-    single, _ = seats
+def test_a_user_updates_an_annotation(labeled_rounds, page):
+    single, _ = labeled_rounds
     open_task(page, single, 0)
     press(page, "a")
     send(page, "Submit")
-    assert single.exchange.collect() == {"kept": 1}
+    assert single.sync.pull() == {"decided": 1}
     open_task_again(page, single, 0)
     press(page, "r", "2")
     send(page, "Update")
-    assert single.exchange.collect() == {"kept": 1}
-    assert [verdict for verdict, _ in single.decided(0)] == ["accept", "undo", "reject"]
+    assert single.sync.pull() == {"decided": 1}
+    assert [verdict for verdict, _ in single.decisions(0)] == ["accept", "undo", "reject"]
 
 
-def open_task_again(page: Page, seat: Seat, place: int) -> None:
-    """A task that is decided: its pictures are shown as long as it is there, and so is what was said."""
-    open_task(page, seat, place)
+def open_task_again(page: Page, labeled: LabeledRound, place: int) -> None:
+    """Open an annotated task, which still shows its images and its annotation."""
+    open_task(page, labeled, place)
     button(page, "Update").wait_for()

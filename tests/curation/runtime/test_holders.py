@@ -29,12 +29,12 @@ from curation.runtime.local_stack import _release_stale_leases
 from curation.settings import Settings
 from tests.making import make_checkpoint
 
-ANOTHER = "import sys; from pathlib import Path; from curation.runtime import lease_holders as holders; holders.announce(Path(sys.argv[1])); "
+ANOTHER = "import sys; from pathlib import Path; from curation.runtime import lease_holders as holders; holders.mark_alive(Path(sys.argv[1])); "
 
 
 def another(folder: Path) -> tuple[subprocess.Popen[str], str]:
     """A process that is announced in the folder, and its name there."""
-    code = ANOTHER + "print(holders.HOLDER, flush=True); sys.stdin.read()"
+    code = ANOTHER + "print(holders.WORKER_ID, flush=True); sys.stdin.read()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(folder)],
         stdin=subprocess.PIPE,
@@ -73,7 +73,7 @@ def test_children_keep_no_dead_holder_alive(tmp_path: Path) -> None:
     """A decoder that a killed command has forked may live on for a while."""
     code = (
         ANOTHER + "import os, time; child = os.fork()\n"
-        "if child == 0: time.sleep(60)\nprint(holders.HOLDER, child, flush=True); time.sleep(60)"
+        "if child == 0: time.sleep(60)\nprint(holders.WORKER_ID, child, flush=True); time.sleep(60)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True

@@ -1,4 +1,4 @@
-"""Label Studio's own page under a hand, for `page_keys`: the same pictures, put up there by our desk."""
+"""Label Studio's own page, for `page_keys`, with the same images."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def decide_there(
     browser: Browser, studio: LabelStudioServer, site: Site, decisions: int
 ) -> list[float]:
     """Milliseconds from each verdict's key to the next picture, of as many decisions at Label Studio's page."""
-    number, project = _put_up(studio, site)
+    number, project = _push_round(studio, site)
     page = _sign_in(browser, studio)
     page.goto(f"{studio.address}/projects/{project}/data?labeling=1")
     page.wait_for_function(SHOWN)
@@ -88,21 +88,21 @@ def decide_there(
     return taken
 
 
-def _put_up(studio: LabelStudioServer, site: Site) -> tuple[int, int]:
-    """A second round of the same layers, put up; its number and that of its project."""
+def _push_round(studio: LabelStudioServer, site: Site) -> tuple[int, int]:
+    """Create and push a second round of the same layers; return its ID and that of its project."""
     with site.database.transaction() as tx:
         number = make_round(tx)
         make_pairs(tx, site.store, number, site.drawn)
-    desk = LabelStudioBackend(studio.address, studio.token)
-    exchange = LabelingSync(
-        site.database, desk, "bench", site.previews.address, len(site.drawn), pause=0
+    backend = LabelStudioBackend(studio.address, studio.token)
+    sync = LabelingSync(
+        site.database, backend, "bench", site.previews.sign_url, len(site.drawn), pause=0
     )
-    while exchange.put_up(number):
+    while sync.push(number):
         pass
     with site.database.transaction() as tx:
-        [board] = projects.open_projects(tx, desk.address, number)
-    desk.close()
-    return number, int(board.number or 0)
+        [project] = projects.open_projects(tx, backend.url, number)
+    backend.close()
+    return number, int(project.remote_id or 0)
 
 
 def _sign_in(browser: Browser, studio: LabelStudioServer) -> Page:

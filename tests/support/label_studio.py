@@ -1,4 +1,4 @@
-"""A real Label Studio for the tests, which can be killed and put back, and what its people do there."""
+"""A real Label Studio for tests, which can be killed and restored, and the actions of its users."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ from curation.db.tables import (
     samples,
 )
 from curation.domain import LayerRole, RejectReason, Verdict
-from curation.labeling import projects
-from curation.labeling import tasks as postings
+from curation.labeling import projects, tasks
 from curation.labeling.port import Project, Task
 from curation.labeling.previews import WEBHOOK_HEADER, PreviewUrls
 from curation.labeling.sync import LabelingSync
@@ -47,17 +46,17 @@ if TYPE_CHECKING:
     from curation.adapters.label_studio import LabelStudioBackend
 
 ACCEPT, REJECT = Verdict.accept, Verdict.reject
-HOOK = ("http://127.0.0.1:1/api/labeling/webhook", {WEBHOOK_HEADER: "secret"})
-"""Where nobody listens: tests collect by themselves."""
+WEBHOOK = ("http://127.0.0.1:1/api/labeling/webhook", {WEBHOOK_HEADER: "secret"})
+"""A webhook without a receiver: tests pull by themselves."""
 
 
 def cache() -> Path:
-    """Where the environment of Label Studio is kept between runs."""
+    """Return the folder in which the environment of Label Studio is kept between runs."""
     return Path(os.environ.get("LAYERLOOP_TEST_LABEL_STUDIO") or CACHE)
 
 
 class Studio:
-    """A Label Studio with its data in a folder: started, stopped, killed, and what a person does at it."""
+    """A Label Studio with its data in a folder, and the actions of its users."""
 
     def __init__(self, folder: Path) -> None:
         if find_spec("label_studio_sdk") is None:
@@ -77,7 +76,7 @@ class Studio:
         self.start()
 
     def start(self) -> None:
-        """Start it on the data that it has."""
+        """Start it with its data."""
         from label_studio_sdk import LabelStudio  # four seconds that other tests need not wait
 
         self._sessions: dict[str, httpx.Client] = {}
@@ -91,18 +90,18 @@ class Studio:
         )
 
     def stop(self) -> None:
-        """Stop it in order."""
+        """Stop it gracefully."""
         for one in self._sessions.values():
             one.close()
         self._stack.close()
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill it, as a power cut would."""
         self.server.process.kill()
         self.stop()
 
     def back_up(self) -> Path:
-        """A copy of its data, taken while it is stopped."""
+        """Copy its data while it is stopped, and return the copy."""
         self.stop()
         kept = self.folder.with_name("backup")
         shutil.rmtree(kept, ignore_errors=True)
@@ -111,19 +110,19 @@ class Studio:
         return kept
 
     def restore(self, kept: Path) -> None:
-        """Put it back to what a copy holds."""
+        """Restore a copy of its data."""
         self.stop()
         shutil.rmtree(self.folder)
         shutil.copytree(kept, self.folder)
         self.start()
 
-    def person(self, email: str) -> int:
-        """Somebody who works there; the number that the server knows them by."""
+    def user_id(self, email: str) -> int:
+        """Return the ID of a user, who is created if needed."""
         if email not in {one.email for one in self.client.users.list()}:
             self.session(email)
         return next(int(one.id) for one in self.client.users.list() if one.email == email)
 
-    def say(
+    def annotate(
         self,
         task: int,
         verdict: Verdict | None = ACCEPT,
@@ -133,7 +132,7 @@ class Studio:
         result: Any = None,
         **more: Any,
     ) -> int:
-        """An annotation, whose number is returned."""
+        """Create an annotation and return its ID."""
         said = (
             result
             if result is not None
@@ -142,11 +141,11 @@ class Studio:
             else []
         )
         made = self.client.annotations.create(
-            task, result=said, completed_by=self.person(by), unique_id=str(uuid.uuid4()), **more
+            task, result=said, completed_by=self.user_id(by), unique_id=str(uuid.uuid4()), **more
         )
         return int(made.id)
 
-    def change(
+    def edit_annotation(
         self,
         annotation: int,
         verdict: Verdict,
@@ -161,13 +160,13 @@ class Studio:
         self.session(by or author).patch(path, json=said).raise_for_status()
 
     def session(self, email: str) -> httpx.Client:
-        """A session of somebody who signed up by an invitation, or of the owner."""
+        """Return a session of an invited user or of the owner."""
         if email not in self._sessions:
             self._sessions[email] = sign_in(self.server, email)
         return self._sessions[email]
 
     def tasks(self, project: int) -> dict[str, list[int]]:
-        """The numbers of all tasks by the candidates that they show."""
+        """Return the IDs of all tasks by candidate."""
         found: dict[str, list[int]] = {}
         for task in self.client.tasks.list(project=project, page_size=500, include="id,data"):
             found.setdefault(task.data.get("candidate", ""), []).append(task.id)
@@ -175,7 +174,7 @@ class Studio:
 
 
 def sign_in(server: LabelStudioServer, email: str) -> httpx.Client:
-    """Sign up by an invitation, or sign in; returns a session that may send."""
+    """Sign up by an invitation, or sign in, and return the session."""
     client = httpx.Client(base_url=server.address, timeout=120)
     invited = client.get("/api/invite", headers={"Authorization": f"Token {server.token}"}).json()[
         "invite_url"
@@ -202,38 +201,38 @@ def sign_in(server: LabelStudioServer, email: str) -> httpx.Client:
 
 @pytest.fixture(scope="session")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
-    """A running Label Studio for the whole run."""
+    """Run one Label Studio for all tests."""
     studio = Studio(tmp_path_factory.mktemp("label-studio") / "data")
     yield studio
     studio.stop()
 
 
 @dataclass
-class Seat:
-    """Both sides of one round, as tests look at them."""
+class LabeledRound:
+    """One round in both systems."""
 
     studio: Studio
     database: Database
-    exchange: LabelingSync
+    sync: LabelingSync
     round: int
     candidates: Sequence[uuid.UUID]
 
     @property
-    def board(self) -> Project:
-        """The round's last board."""
+    def project(self) -> Project:
+        """Return the round's last project."""
         with self.database.transaction() as tx:
-            return projects.open_projects(tx, self.exchange.backend.address, self.round)[-1]
+            return projects.open_projects(tx, self.sync.backend.url, self.round)[-1]
 
     def task(self, place: int) -> int:
-        """The task of a candidate, by its place."""
+        """Return the ID of a candidate's task, by the index of the candidate."""
         with self.database.transaction() as tx:
             mine = (labeling_tasks.c.candidate_id == self.candidates[place]) & (
-                labeling_tasks.c.state != "down"
+                labeling_tasks.c.state != "removed"
             )
-            return int(tx.scalar(sa.select(labeling_tasks.c.number).where(mine)))
+            return int(tx.scalar(sa.select(labeling_tasks.c.remote_id).where(mine)))
 
     def state(self, place: int) -> str:
-        """A candidate's state."""
+        """Return a candidate's state."""
         with self.database.transaction() as tx:
             return str(
                 tx.scalar(
@@ -241,8 +240,8 @@ class Seat:
                 )
             )
 
-    def decided(self, place: int) -> list[tuple[str, str]]:
-        """What was decided of a candidate: verdict and reviewer, in order."""
+    def decisions(self, place: int) -> list[tuple[str, str]]:
+        """Return verdict and reviewer of all decisions on a candidate, in order."""
         rows = sa.select(decisions.c.verdict, reviewers.c.name).join(reviewers)
         with self.database.transaction() as tx:
             mine = rows.where(decisions.c.candidate_id == self.candidates[place]).order_by(
@@ -250,74 +249,80 @@ class Seat:
             )
             return [(row.verdict, row.name) for row in tx.execute(mine)]
 
-    def said(self, place: int) -> tuple[list[str], list[str], str]:
-        """Reasons, layers and comment of the last decision on a candidate."""
+    def decision_content(self, place: int) -> tuple[list[str], list[str], str]:
+        """Return reasons, layers and comment of the last decision on a candidate."""
         mine = sa.select(decisions).where(decisions.c.candidate_id == self.candidates[place])
         with self.database.transaction() as tx:
             row = tx.execute(mine.order_by(decisions.c.id.desc())).first()
         return row.reasons, row.layers, row.comment
 
     def refusals(self) -> list[str]:
-        """The sentences with which answers were refused."""
+        """Return the reasons of all refused annotations."""
         with self.database.transaction() as tx:
             rows = sa.select(labeling_annotations.c.refused).where(
                 labeling_annotations.c.refused.is_not(None)
             )
-            return list(tx.execute(rows.order_by(labeling_annotations.c.said_at)).scalars())
+            return list(
+                tx.execute(rows.order_by(labeling_annotations.c.content_updated_at)).scalars()
+            )
 
     def accepted(self) -> int:
-        """How many samples stand."""
+        """Return the number of samples that are not withdrawn."""
         with self.database.transaction() as tx:
             return int(
                 tx.scalar(sa.select(sa.func.count()).where(samples.c.withdrawn_at.is_(None)))
             )
 
 
-def make_seat(
-    studio: Studio, desk: LabelStudioBackend, database: Database, store: ObjectStore, count: int
-) -> Seat:
-    """A round of so many candidates, put up."""
+def make_labeled_round(
+    studio: Studio, backend: LabelStudioBackend, database: Database, store: ObjectStore, count: int
+) -> LabeledRound:
+    """Create and push a round."""
     with database.transaction() as tx:
         number = make_round(tx)
         made = make_candidates(tx, store, number, count)
-    exchange = LabelingSync(
+    sync = LabelingSync(
         database,
-        desk,
+        backend,
         "test",
-        PreviewUrls("secret", "http://127.0.0.1:1").address,
-        most=10_000,
+        PreviewUrls("secret", "http://127.0.0.1:1").sign_url,
+        max_tasks=10_000,
         pause=0,
     )
-    assert exchange.put_up(number)["up"] == count
-    return Seat(studio, database, exchange, number, made)
+    assert sync.push(number)["pushed"] == count
+    return LabeledRound(studio, database, sync, number, made)
 
 
 def begin_import(
-    seat: Seat, store: ObjectStore, count: int
-) -> tuple[Seat, Project, uuid.UUID, list[Task]]:
-    """A new round of so many candidates as it is when its import begins: its seat, the board, the batch, what is sent."""
-    with seat.database.transaction() as tx:
+    labeled: LabeledRound, store: ObjectStore, count: int
+) -> tuple[LabeledRound, Project, uuid.UUID, list[Task]]:
+    """Create a round whose import has begun; return it with the project, batch and tasks."""
+    with labeled.database.transaction() as tx:
         number = make_round(tx)
         made = make_candidates(tx, store, number, count)
-        board, room = projects.project_with_room(tx, seat.exchange.backend.address, number, 10)
-        batch = postings.next_batch(tx, board, room, 0, 50)
-        sending = postings.read_batch(tx, batch, seat.exchange.address)
-    return replace(seat, round=number, candidates=made), board, batch, sending
+        project, room = projects.project_with_room(tx, labeled.sync.backend.url, number, 10)
+        batch = tasks.next_batch(tx, project, room, 0, 50)
+        sending = tasks.read_batch(tx, batch, labeled.sync.layer_url)
+    return replace(labeled, round=number, candidates=made), project, batch, sending
 
 
 @pytest.fixture
-def desk(studio: Studio) -> Iterator[LabelStudioBackend]:
-    """Label Studio as a desk."""
+def backend(studio: Studio) -> Iterator[LabelStudioBackend]:
+    """Connect to Label Studio."""
     from curation.adapters.label_studio import LabelStudioBackend
 
-    desk = LabelStudioBackend(studio.server.address, studio.server.token, HOOK)
-    yield desk
-    desk.close()
+    backend = LabelStudioBackend(studio.server.address, studio.server.token, WEBHOOK)
+    yield backend
+    backend.close()
 
 
 @pytest.fixture
-def seat(
-    studio: Studio, desk: LabelStudioBackend, database: Database, store: ObjectStore, request: Any
-) -> Seat:
-    """A round of eight candidates, or as many as a test's parameter says, put up."""
-    return make_seat(studio, desk, database, store, getattr(request, "param", 8))
+def labeled(
+    studio: Studio,
+    backend: LabelStudioBackend,
+    database: Database,
+    store: ObjectStore,
+    request: Any,
+) -> LabeledRound:
+    """Create and push a round of eight candidates, or as many as the test's parameter says."""
+    return make_labeled_round(studio, backend, database, store, getattr(request, "param", 8))

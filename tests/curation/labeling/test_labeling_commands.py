@@ -1,4 +1,4 @@
-"""`layerloop labeling` and the doctor against a real Label Studio, with both kinds of its tokens, and without any."""
+"""`layerloop labeling` and the doctor with a real Label Studio and both kinds of its tokens."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from curation.runtime.context import AppContext, open_labeling_backend
 from curation.runtime.doctor import run_checks
 from curation.runtime.label_studio_server import OWNER
 from curation.settings import Settings
-from tests.desks import ACCEPT, REJECT, Seat
 from tests.making import make_candidates, make_round
 from tests.servers import free_port
+from tests.support.label_studio import ACCEPT, REJECT, LabeledRound
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def here(studio, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Commands run in this test's own instance, whose desk is the running Label Studio."""
+    """Configure commands to use this test's own instance and the running Label Studio."""
     there = {
         "labeling": f"label-studio+{studio.server.address}/",
         "labeling_token": studio.server.token,
@@ -44,25 +44,25 @@ def call(*arguments: str, code: int = 0) -> str:
     return result.stdout
 
 
-def test_a_round_goes_there_and_back_by_commands(here, studio, database, store):
+def test_commands_push_pull_and_reconcile_a_round(here, studio, database, store):
     with database.transaction() as tx:
         number = make_round(tx)
         made = make_candidates(tx, store, number, 3)
     [told] = json.loads(call("reconcile", "--json", code=1))
-    assert told["told"] == f"3 waiting candidates of round {number} have no task"
-    assert json.loads(call("push", str(number), "--json")) == {"up": 3, "down": 0}
+    assert told["message"] == f"3 waiting candidates of round {number} have no task"
+    assert json.loads(call("push", str(number), "--json")) == {"pushed": 3, "removed": 0}
     [row] = json.loads(call("status", "--json"))
-    assert (row["round"], row["up"], row["answered"]) == (number, 3, 0)
-    seat = Seat(studio, database, None, number, made)
-    studio.say(seat.task(0), ACCEPT)
+    assert (row["round"], row["open"], row["annotated"]) == (number, 3, 0)
+    labeled = LabeledRound(studio, database, None, number, made)
+    studio.annotate(labeled.task(0), ACCEPT)
     told = json.loads(call("reconcile", "--json", code=1))
-    assert [(one["kind"], one["mendable"]) for one in told] == [("unheard", True)]
+    assert [(one["kind"], one["repairable"]) for one in told] == [("unpulled", True)]
     assert json.loads(call("reconcile", "--apply", "--json")) == []
-    assert seat.state(0) == "accepted"
-    studio.say(seat.task(1), REJECT)
-    assert json.loads(call("pull", "--round", str(number), "--json")) == {"kept": 1}
+    assert labeled.state(0) == "accepted"
+    studio.annotate(labeled.task(1), REJECT)
+    assert json.loads(call("pull", "--round", str(number), "--json")) == {"decided": 1}
     call("switch", str(number), "pages")
-    assert json.loads(call("push", str(number), "--json")) == {"up": 0, "down": 1}
+    assert json.loads(call("push", str(number), "--json")) == {"pushed": 0, "removed": 1}
     with database.transaction() as tx:
         reviewers.add_reviewer(tx, "Olga")
     [person] = json.loads(call("users", "--match", f"{OWNER}=Olga", "--json"))
@@ -73,18 +73,18 @@ def test_a_round_goes_there_and_back_by_commands(here, studio, database, store):
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        (["switch", "1", "the moon"], "there is no desk"),
+        (["switch", "1", "the moon"], "unknown labeling interface"),
         (["switch", "77", "pages"], "there is no round 77"),
-        (["people", "--match", "nobody=x"], "is not an e-mail address"),
+        (["users", "--match", "nobody=x"], "is not an e-mail address"),
     ],
 )
-def test_what_cannot_be_is_refused(here, database, arguments, code):
+def test_invalid_arguments_are_refused(here, database, arguments, code):
     with database.transaction() as tx:
         make_round(tx)
     assert code in str(CliRunner().invoke(app, ["labeling", *arguments]).exception)
 
 
-def test_a_personal_access_token_works_as_a_legacy_one(studio, here):
+def test_personal_access_tokens_are_supported(studio, here):
     with httpx.Client(base_url=studio.server.address) as browser:
         form = browser.get("/user/login/").text
         hidden = form.split('name="csrfmiddlewaretoken" value="')[1].split('"')[0]
@@ -94,21 +94,23 @@ def test_a_personal_access_token_works_as_a_legacy_one(studio, here):
         answer = browser.post("/api/token/", headers=ours)
         assert answer.status_code == 201, answer.text
         token = answer.json()["token"]
-    desk = open_labeling_backend(Settings(**here.model_dump() | {"labeling_token": token}))
-    assert OWNER in desk.people().values()
-    desk.close()
+    backend = open_labeling_backend(Settings(**here.model_dump() | {"labeling_token": token}))
+    assert OWNER in backend.list_users().values()
+    backend.close()
 
 
-def test_the_doctor_looks_at_the_desk(here):
-    [found] = [one for one in run_checks(here) if one.part == "desk"]
+def test_doctor_checks_the_labeling_server(here):
+    [found] = [one for one in run_checks(here) if one.part == "labeling"]
     assert found.ok
-    assert here.backend.removesuffix("/").removeprefix("label-studio+") in found.told
+    assert here.labeling.removesuffix("/").removeprefix("label-studio+") in found.told
     for change, hint in (
         ({"labeling_token": "0" * 40}, "LAYERLOOP_LABELING_TOKEN"),
-        ({"labeling": "label-studio+http://127.0.0.1:1"}, "running"),
+        ({"labeling": "label-studio+http://127.0.0.1:1"}, "check that it runs"),
     ):
         [found] = [
-            one for one in run_checks(Settings(**here.model_dump() | change)) if one.part == "desk"
+            one
+            for one in run_checks(Settings(**here.model_dump() | change))
+            if one.part == "labeling"
         ]
         assert not found.ok
         assert hint in found.hint
@@ -117,12 +119,12 @@ def test_the_doctor_looks_at_the_desk(here):
 @pytest.mark.parametrize(
     "desk", ["label-studio", "label-studio+ftp://x", "cvat+http://x", "http://x"]
 )
-def test_an_address_of_another_kind_is_refused(settings, desk):
+def test_unsupported_urls_are_refused(settings, backend):
     with pytest.raises(Refused, match="LAYERLOOP_LABELING"):
-        open_labeling_backend(settings.model_copy(update={"labeling": desk}))
+        open_labeling_backend(settings.model_copy(update={"labeling": backend}))
 
 
-def test_a_server_that_is_away_loses_nothing(settings, database, store):
+def test_an_unreachable_server_loses_nothing(settings, database, store):
     from curation.runtime.context import open_labeling_sync
 
     away = {"labeling": f"label-studio+http://127.0.0.1:{free_port()}", "labeling_token": "0" * 40}
@@ -133,8 +135,8 @@ def test_a_server_that_is_away_loses_nothing(settings, database, store):
     with database.transaction() as tx:
         number = make_round(tx)
         [made] = make_candidates(tx, store, number, 1)
-    with open_labeling_sync(context, "test") as exchange, pytest.raises(Unreachable):
-        exchange.put_up(number)
+    with open_labeling_sync(context, "test") as sync, pytest.raises(Unreachable):
+        sync.push(number)
     with database.transaction() as tx:  # the pages go on
         ada = reviewers.add_reviewer(tx, "ada").id
         assert decisions.decide(tx, ada, made, ACCEPT, key=uuid.uuid4()).state == "accepted"

@@ -1,4 +1,4 @@
-"""Previews live as long as their posting is there, and the bell of another desk asks for one job alone."""
+"""Previews are valid as long as their task exists, and the webhook enqueues one job."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from tests.making import make_candidates, make_round
 
 
 @pytest.fixture
-def posting(database, store):
-    """A candidate that is up at another desk: the ids of posting and candidate."""
-    board, id_ = uuid.uuid4(), uuid.uuid4()
+def task(database, store):
+    """Create a candidate with an open task; return the ids of task and candidate."""
+    project, id_ = uuid.uuid4(), uuid.uuid4()
     with database.transaction() as tx:
         number = make_round(tx)
         [candidate] = make_candidates(tx, store, number, 1)
-        row = {"id": board, "server_url": "http://127.0.0.1:1", "round_id": number, "part": 1}
+        row = {"id": project, "server_url": "http://127.0.0.1:1", "round_id": number, "part": 1}
         tx.execute(sa.insert(labeling_projects), row)
         row = {
             "id": id_,
-            "project_id": board,
+            "project_id": project,
             "candidate_id": candidate,
-            "state": "up",
-            "batch": board,
-            "number": 1,
+            "state": "open",
+            "batch": project,
+            "remote_id": 1,
         }
         tx.execute(sa.insert(labeling_tasks), row)
     return id_, candidate
 
 
 @pytest.fixture
-def address(context, posting):
+def address(context, task):
     previews = PreviewUrls(context.settings.signing_secret(), "http://127.0.0.1")
-    return previews.address(posting[0], LayerRole.foreground)
+    return previews.sign_url(task[0], LayerRole.foreground)
 
 
-def test_a_preview_is_shown_to_whoever_has_its_address(client, address):
+def test_a_signed_url_shows_the_preview(client, address):
     answer = client.get(address)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "image/webp"
@@ -56,36 +56,32 @@ def test_a_preview_is_shown_to_whoever_has_its_address(client, address):
     [("foreground", "background"), ("sign=", "sign=0"), ("sign=", "nothing=")],
     ids=["role", "forged", "bare"],
 )
-def test_another_address_shows_nothing(client, address, change):
+def test_a_changed_url_is_rejected(client, address, change):
     assert client.get(address.replace(*change)).status_code in {404, 422}
 
 
-def test_a_decided_candidate_stays_visible_to_whoever_corrects_it(
-    client, database, address, posting
-):
+def test_previews_of_decided_candidates_stay_valid(client, database, address, task):
     with database.transaction() as tx:
         ada = reviewers.add_reviewer(tx, "ada").id
-        decisions.decide(tx, ada, posting[1], Verdict.accept, key=uuid.uuid4())
+        decisions.decide(tx, ada, task[1], Verdict.accept, key=uuid.uuid4())
     assert client.get(address).status_code == 200
 
 
 @pytest.mark.parametrize(
-    ("state", "status"), [("answered", 200), ("sending", 200), ("down", 404), ("refused", 404)]
+    ("state", "status"), [("annotated", 200), ("sending", 200), ("removed", 404), ("refused", 404)]
 )
-def test_a_posting_is_shown_until_it_is_taken_down(
-    client, database, address, posting, state, status
-):
+def test_previews_end_when_the_task_is_removed(client, database, address, task, state, status):
     with database.transaction() as tx:
         tx.execute(
-            sa.update(labeling_tasks).where(labeling_tasks.c.id == posting[0]).values(state=state)
+            sa.update(labeling_tasks).where(labeling_tasks.c.id == task[0]).values(state=state)
         )
         tx.execute(
-            sa.update(candidates).where(candidates.c.id == posting[1]).values(state="withdrawn")
+            sa.update(candidates).where(candidates.c.id == task[1]).values(state="withdrawn")
         )
     assert client.get(address).status_code == status
 
 
-def test_the_bell_asks_for_a_collection_and_for_nothing_else(client, context):
+def test_the_webhook_enqueues_one_pull(client, context):
     asked: list[Job] = []
     context.database.send = asked.append
     secret = {WEBHOOK_HEADER: webhook_secret(context.settings.signing_secret())}
@@ -97,18 +93,18 @@ def test_the_bell_asks_for_a_collection_and_for_nothing_else(client, context):
             == 204
         )
     assert asked == [Job("pull_annotations")] * 2
-    board = uuid.uuid4()
+    project = uuid.uuid4()
     assert (
-        client.post(f"/api/labeling/webhook?board={board}", json={}, headers=secret).status_code
+        client.post(f"/api/labeling/webhook?project={project}", json={}, headers=secret).status_code
         == 204
     )
-    assert asked[2:] == [Job("pull_annotations", (str(board),))]
+    assert asked[2:] == [Job("pull_annotations", (str(project),))]
 
 
 @pytest.mark.parametrize(
     "secret", [None, "", "wrong", "ü"], ids=["none", "empty", "wrong", "strange"]
 )
-def test_a_stranger_wakes_nobody(client, context, secret):
+def test_the_webhook_requires_its_secret(client, context, secret):
     asked: list[Job] = []
     context.database.send = asked.append
     headers = {} if secret is None else {WEBHOOK_HEADER: secret.encode()}

@@ -1,11 +1,11 @@
-"""Both desks on one machine, with the same candidates: how fast people are served, and what a round costs there and back.
+"""Label Studio and our review page on one machine, with the same candidates: speed and costs.
 
-    python -m tests.benchmarks.desks [--tasks 100 1000] [--clients 1 8] [--decisions 60] [--carried 10000]
+    python -m tests.benchmarks.labeling [--tasks 100 1000] [--clients 1 8] [--decisions 60] [--carried 10000]
 
-For each size it fills a round, puts it up at a real Label Studio (import), lets clients take the next task and submit,
-each in a session of a user of its own, and brings the decisions home (collect); then the same clients decide at our own
+For each size it fills a round, pushes it to a real Label Studio (import), lets clients take the next task and submit,
+each in a session of a user of its own, and pulls the annotations; then the same clients decide at our own
 API. It prints decisions a minute, how many candidates were given to two people, and ratios. Then what it is to carry a
-large round: `--carried` candidates put up and put up again from another address, the same number of tasks imported with
+large round: `--carried` candidates pushed and pushed again from another URL, the same number of tasks imported with
 an annotation each in one call, and all decisions exported as JSON, there and here. Label Studio stands as it is
 installed, on SQLite; the whole run takes half an hour, most of it the large round's.
 """
@@ -70,24 +70,24 @@ def measure_there(
     with ours._database(postgres) as address:
         database = Database(address)
         ours._fill(database, tasks, clients)
-        desk = LabelStudioBackend(studio.address, studio.token)
-        exchange = LabelingSync(
+        backend = LabelStudioBackend(studio.address, studio.token)
+        sync = LabelingSync(
             database,
-            desk,
+            backend,
             "bench",
-            PreviewUrls("secret", "http://127.0.0.1:1").address,
+            PreviewUrls("secret", "http://127.0.0.1:1").sign_url,
             tasks,
             pause=0,
         )
         began = time.monotonic()
-        while exchange.put_up(1):
+        while sync.push(1):
             pass
-        put_up = time.monotonic() - began
+        push = time.monotonic() - began
         with database.transaction() as tx:
-            [board] = projects.open_projects(tx, desk.address)
-        exchange.collect()
+            [found] = projects.open_projects(tx, backend.url)
+        sync.pull()
         people = [_person(studio, f"person{number}@example.org") for number in range(clients)]
-        project, each = int(board.number or 0), max(1, min(decisions, tasks // 2) // clients)
+        project, each = int(found.remote_id or 0), max(1, min(decisions, tasks // 2) // clients)
         began = time.monotonic()
         with ThreadPoolExecutor(clients) as pool:
             given = [
@@ -98,8 +98,8 @@ def measure_there(
         took = time.monotonic() - began
         cpu = ours._cpu_seconds(studio.process.pid)
         began = time.monotonic()
-        outcomes = exchange.collect()
-        collect = time.monotonic() - began
+        outcomes = sync.pull()
+        pull = time.monotonic() - began
         began = time.monotonic()
         exported = (
             people[0].get(f"/api/projects/{project}/export?exportType=JSON", timeout=600).json()
@@ -110,12 +110,12 @@ def measure_there(
         here = time.monotonic() - began
         for one in people:
             one.close()
-        desk.close()
+        backend.close()
         database.close()
-    assert len(json.loads(mine)) == outcomes["kept"]
+    assert len(json.loads(mine)) == outcomes["decided"]
     return {
-        "put_up_s": put_up, "decisions_per_minute": 60 * len(given) / took, "collect_s": collect, "export_s": export,
-        "exported": len(exported), "export_here_s": here, "kept": outcomes["kept"], "refused": outcomes["refused"],
+        "push_s": push, "decisions_per_minute": 60 * len(given) / took, "pull_s": pull, "export_s": export,
+        "exported": len(exported), "export_here_s": here, "decided": outcomes["decided"], "refused": outcomes["refused"],
         "duplicates": sum(count - 1 for count in Counter(given).values()), "cpu_s": cpu,
     }  # fmt: skip
 
@@ -136,16 +136,18 @@ def carry(postgres: str, studio: LabelStudioServer, count: int) -> dict[str, flo
     with ours._database(postgres) as address:
         database = Database(address)
         ours._fill(database, count, 1)
-        desk = LabelStudioBackend(studio.address, studio.token)
-        here, moved = (PreviewUrls("secret", f"http://127.0.0.1:{port}").address for port in (1, 2))
-        exchange = LabelingSync(database, desk, "bench", here, count, pause=0)
-        timed("put_up", lambda: all(iter(lambda: exchange.put_up(1), {})))
-        elsewhere = replace(exchange, address=moved)
+        backend = LabelStudioBackend(studio.address, studio.token)
+        here, moved = (
+            PreviewUrls("secret", f"http://127.0.0.1:{port}").sign_url for port in (1, 2)
+        )
+        sync = LabelingSync(database, backend, "bench", here, count, pause=0)
+        timed("push", lambda: all(iter(lambda: sync.push(1), {})))
+        elsewhere = replace(sync, layer_url=moved)
         timed(
             "renew",
             lambda: (
-                elsewhere.collect(everything=True),
-                all(iter(lambda: elsewhere.put_up(1), {})),
+                elsewhere.pull(everything=True),
+                all(iter(lambda: elsewhere.push(1), {})),
             ),
         )
         owner = {"Authorization": f"Token {studio.token}"}
@@ -165,7 +167,7 @@ def carry(postgres: str, studio: LabelStudioServer, count: int) -> dict[str, flo
         with database.transaction() as tx:
             tx.execute(sa.text(_DECIDED), {"n": count})
         mine = json.loads(timed("export_here", lambda: _export(database)))
-        desk.close()
+        backend.close()
         database.close()
     assert (len(there), len(mine)) == (count, count)
     assert all(len(one["annotations"]) == 1 for one in there)
@@ -227,16 +229,16 @@ def _line(tasks: int, clients: int, there: dict[str, Any], here: dict[str, Any])
     return (
         f"{tasks:>7,} tasks, {clients} clients: decisions/min Label Studio {there['decisions_per_minute']:.0f}, "
         f"ours {minute:.0f} ({minute / there['decisions_per_minute']:.0f} times); given to two: {there['duplicates']} / "
-        f"{here['duplicates']}; put up in {there['put_up_s']:.1f} s, {there['kept']} collected in "
-        f"{there['collect_s']:.1f} s ({there['refused']} refused); export {there['export_s']:.2f} s of "
-        f"{there['exported']} / ours {there['export_here_s'] * 1_000:.0f} ms of {there['kept']}"
+        f"{here['duplicates']}; pushed in {there['push_s']:.1f} s, {there['decided']} pulled in "
+        f"{there['pull_s']:.1f} s ({there['refused']} refused); export {there['export_s']:.2f} s of "
+        f"{there['exported']} / ours {there['export_here_s'] * 1_000:.0f} ms of {there['decided']}"
     )
 
 
 def _carried(count: int, taken: dict[str, float]) -> str:
     told = {
-        "put_up": "put up",
-        "renew": "put up from another address",
+        "push": "pushed",
+        "renew": "pushed from another URL",
         "import": "imported with annotations in one call",
     }
     parts = [
@@ -251,7 +253,9 @@ def _carried(count: int, taken: dict[str, float]) -> str:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Both desks under the same work.")
+    parser = argparse.ArgumentParser(
+        description="Label Studio and our review page under the same load."
+    )
     parser.add_argument("--tasks", type=int, nargs="*", default=[100, 1_000])
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8])
     parser.add_argument(
@@ -267,7 +271,7 @@ _EXPORT = """
     select d.*, r.name from decisions d join reviewers r on r.id = d.reviewer_id order by d.id"""
 
 _DECIDED = """
-    insert into decisions (candidate_id, reviewer_id, verdict, desk, key)
+    insert into decisions (candidate_id, reviewer_id, verdict, channel, key)
     select id, (select min(id) from reviewers), case when row_number() over () % 2 = 0 then 'accept' else 'reject' end,
         'pages', md5('key' || id)::uuid from candidates limit :n"""
 
