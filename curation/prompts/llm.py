@@ -84,7 +84,7 @@ def generate_prompts(
     while len(seen) < count:
         report(Progress("pair prompts", len(seen), count))
         request, request_seed = compose_request(seed, len(seen), futile)
-        answer = parse_completion(generator.write(request, MAX_TOKENS, request_seed))
+        answer = parse_completion(generator.generate(request, MAX_TOKENS, request_seed))
         tally.asked += 1
         # Keep the new prompts; count repeated and invalid lines.
         new: list[Prompt] = []

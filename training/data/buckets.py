@@ -146,18 +146,18 @@ class BucketConfig:
     """Bucket sizes, the smallest number of images in one, and the folder of cached image sizes."""
 
     table: tuple[Size, ...]
-    least: int
+    min_images: int
     folder: Path | None = None
 
-    def measure(
+    def read_sizes(
         self, store: ObjectStore, sha256s: Sequence[str]
     ) -> tuple[dict[str, Size], dict[str, str]]:
         """Read the sizes of stored images, as `read_sizes` does."""
         return read_sizes(store, sha256s, self.folder)
 
-    def sort(self, originals: Sequence[Size]) -> list[Size]:
+    def assign(self, originals: Sequence[Size]) -> list[Size]:
         """Return the bucket of each image size, as `sort_into_buckets` does."""
-        return assign_buckets(originals, self.table, self.least)
+        return assign_buckets(originals, self.table, self.min_images)
 
 
 def bucket_config(preset: Preset, batch_size: int, folder: Path | None) -> BucketConfig | None:
@@ -175,10 +175,10 @@ class Sampler(Protocol):
     """An endless sequence of sample indices."""
 
     @property
-    def length(self) -> int:
+    def epoch_length(self) -> int:
         """Number of draws in one epoch."""
 
-    def places(self, start: int, count: int) -> list[int]:
+    def indices(self, start: int, count: int) -> list[int]:
         """Return the sample indices of draws start .. start + count - 1."""
 
 
@@ -193,27 +193,27 @@ class BucketSampler:
 
     def __init__(self, sampler: Sampler, shapes: Sequence[Hashable], batch_size: int) -> None:
         """Group the draws of `sampler` by `shapes`: the size, or other key, of each sample index."""
-        self._order, self._shapes, self.batch = sampler, list(shapes), batch_size
+        self._sampler, self._shapes, self.batch = sampler, list(shapes), batch_size
         self._bins: dict[Hashable, list[int]] = {}
         self._walked = 0
         self._sorted = array("i")  # kept, since a batch depends on all draws before it
 
     @property
-    def length(self) -> int:
+    def epoch_length(self) -> int:
         """Number of draws in an epoch, on average."""
-        return self._order.length
+        return self._sampler.epoch_length
 
-    def places(self, start: int, count: int) -> list[int]:
+    def indices(self, start: int, count: int) -> list[int]:
         """Return draws start .. start + count - 1: of one size if they lie within one batch."""
         while len(self._sorted) < start + count:
             # Distribute one more epoch of the inner sampler over the bins.
-            for index in self._order.places(self._walked, self.length):
+            for index in self._sampler.indices(self._walked, self.epoch_length):
                 waiting = self._bins.setdefault(self._shapes[index], [])
                 waiting.append(index)
                 if len(waiting) == self.batch:
                     self._sorted.extend(waiting)
                     waiting.clear()
-            self._walked += self.length
+            self._walked += self.epoch_length
         return self._sorted[start : start + count].tolist()
 
 

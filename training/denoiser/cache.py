@@ -98,10 +98,10 @@ class LatentCache:
         if self.folder is not None:
             _write_aside(self.folder / "aside.jsonl", images)
 
-    def take(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def get(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return mean and std of images of one size, each B x C x h x w float32 on the CPU.
 
-        Replace unreadable images by `pictures.sound(places)` first. Raises KeyError, Corrupt.
+        Replace unreadable images by `dataset.readable_indices(indices)` first. Raises KeyError, Corrupt.
         """
         found = self._shards.get([self._keys[index] for index in indices])
         return found["mean"].float(), found["std"].float()
@@ -193,7 +193,7 @@ class TextEmbeddingCache:
         for done in compute_missing(self._shards, keys, [0] * len(keys), make):
             on_progress(Progress("texts", done, len(keys)))
 
-    def take(self, texts: Sequence[str]) -> Conditions:
+    def get(self, texts: Sequence[str]) -> Conditions:
         """Return conditions without sizes, float32 on the CPU. Raises KeyError, Corrupt."""
         found = self._shards.get([cache_key("text", text) for text in texts])
         return Conditions(**found).to("cpu", torch.float32)

@@ -18,8 +18,8 @@ class StageSchedule:
     """A stage's length in images, its micro-batch size per process, and the decay of its EMA."""
 
     images: int
-    batch: int
-    decay: float
+    batch_size: int
+    ema_decay: float
 
 
 def lr_multiplier(
@@ -74,7 +74,7 @@ class EMA:
         }
 
     @torch.no_grad()
-    def move(self, images_seen: int, global_batch_size: int) -> None:
+    def update(self, images_seen: int, global_batch_size: int) -> None:
         """Update the average after a step of `global_batch_size` images that began at `images_seen` images."""
         if not self.tensors:
             return

@@ -29,7 +29,7 @@ from training.interop.layer_adapters import SCRIPT, example_script, write_roles
 from training.interop.modes import MODES, SINGLE
 from training.interop.transparency_weights import ALPHA_LAST_CHANNELS, alpha_last
 from training.presets.preset import Preset
-from training.presets.presets import SDXL, find_preset
+from training.presets.presets import SDXL, find_stored_preset
 from training.pretrained.families import find_family
 from training.pretrained.loading import load_model
 from training.safetensors_io import METADATA_KEY, load_part
@@ -104,7 +104,7 @@ def export_checkpoint(
             raise Refused("the format layerloop keeps the stored dtypes", "omit --precision")
         return own_format.write_own(checkpoint, store, folder)
     # Other programs know only the architectures of the released networks.
-    preset = find_preset(checkpoint.preset, checkpoint.changes)
+    preset = find_stored_preset(checkpoint.preset, checkpoint.changes)
     if replace(preset, **{column: getattr(SDXL, column) for column in _RELEASED}) != preset:
         raise Refused(
             f"other programs do not support the networks of preset {preset.name!r}",

@@ -22,7 +22,7 @@ from training.interop.formats import WeightFormat
 from training.interop.modes import ModeMatch, find_mode
 from training.interop.transparency_weights import TransparencyWeights, read_networks, recognize_each
 from training.presets.preset import Preset
-from training.presets.presets import find_preset
+from training.presets.presets import find_preset, find_stored_preset
 from training.pretrained.families import check_family, find_family
 from training.pretrained.loading import check_model
 from training.safetensors_io import save_part
@@ -118,7 +118,7 @@ def _import_own(
         hint = "import it as it is, then 'layerloop checkpoint derive' it"
         raise Refused("a checkpoint in Layerloop's own format is imported unchanged", hint)
     checkpoint, found = own_format.read_own(folder, store)
-    row = find_preset(checkpoint.preset, checkpoint.changes)
+    row = find_stored_preset(checkpoint.preset, checkpoint.changes)
     # A path of the exporting machine may not exist here.
     notes = [f"checkpoint {checkpoint.id[:12]} as it was exported"]
     if row.model is not None and Path(row.model).is_absolute() and not Path(row.model).is_dir():

@@ -70,7 +70,7 @@ class LayersPipeline(DelegatingPipeline):
     modes: ClassVar[Sequence[str]] = (*MODES, SINGLE.name)
     """The modes that the pipeline accepts."""
 
-    _own: ClassVar[frozenset[str]] = frozenset({"pipe", "lesson", "mode"})
+    _own: ClassVar[frozenset[str]] = frozenset({"pipe", "weights", "mode"})
 
     def __init__(self, pipe: TransparentPipeline, weights: SwappableWeights, mode: Mode) -> None:
         """Make the pipeline.
@@ -266,7 +266,7 @@ class LayersPipeline(DelegatingPipeline):
             scaled_BCHW = self.pipeline(
                 generator=generator, output_type="latent", return_dict=False, **arguments
             )[0]
-        latents = self.pipe.restore(scaled_BCHW)
+        latents = self.pipe.unscale_latents(scaled_BCHW)
         return {role: latents[index::frames] for index, role in enumerate(drawn)}
 
     def decode(

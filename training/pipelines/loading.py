@@ -20,7 +20,7 @@ from training.interop.denoiser_weights import read_denoiser_file
 from training.interop.formats import WeightFormat, recognize_parts
 from training.interop.modes import MODES
 from training.pipelines.saving import read_saved_preset
-from training.presets.presets import PRESETS, find_preset
+from training.presets.presets import PRESETS, find_stored_preset
 from training.safetensors_io import layerloop_metadata
 from training.transparency.networks import Transparency, open_transparency
 
@@ -151,7 +151,7 @@ def _is_one_of(header: WeightsHeader, formats: set[WeightFormat]) -> bool:
 def _open_part(header: WeightsHeader, offset_scale: float | None) -> Transparency:
     """Load both networks from the part "transparency" of a checkpoint."""
     metadata = layerloop_metadata(header.metadata)
-    preset = read_saved_preset(metadata) or find_preset(
+    preset = read_saved_preset(metadata) or find_stored_preset(
         metadata["preset"], json.loads(metadata.get("changes", "{}"))
     )
     with torch.no_grad():

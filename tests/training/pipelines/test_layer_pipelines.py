@@ -430,7 +430,7 @@ def test_what_does_not_belong_is_refused(make, models, networks, files, tmp_path
         pipe("a", disc(), photograph(), num_inference_steps=1, output_type="gif")
     latent = pipe("a", disc(), photograph(), num_inference_steps=1, output_type="latent")
     torch.testing.assert_close(
-        pipe.pipe.restore(latent.background), latent.latents[LayerRole.background]
+        pipe.pipe.unscale_latents(latent.background), latent.latents[LayerRole.background]
     )
 
 

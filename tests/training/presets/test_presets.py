@@ -24,7 +24,7 @@ def test_a_row_fits_together(preset):
 def test_the_papers_numbers():
     for preset in PRESETS.values():
         assert preset.offset_dropout == 0.3
-        assert preset.new_weight == 2.0
+        assert preset.new_sample_weight == 2.0
         assert (
             preset.reconstruction_weight
             == preset.identity_weight
@@ -52,12 +52,12 @@ def test_an_unknown_preset_names_those_there_are():
         ({"prediction": "epsilon"}, "epsilon prediction is undefined"),
         ({"accumulation": "0"}, "invalid accumulation 0"),
         ({"workers": "0"}, "invalid workers 0"),
-        ({"sheet_images": "0"}, "invalid sheet_images 0"),
+        ({"sample_every_images": "0"}, "invalid sample_every_images 0"),
         ({"layers_batch": "0"}, "invalid layers_batch 0"),
         ({"layer_modules": "some"}, "no layer_modules 'some'"),
         ({"layer_roles": "foreground"}, "the layers foreground cannot be generated together"),
-        ({"known_share": "1"}, "invalid known_share 1.0"),
-        ({"single_share": "-0.1"}, "invalid single_share -0.1"),
+        ({"given_layer_prob": "1"}, "invalid given_layer_prob 1.0"),
+        ({"foreground_only_prob": "-0.1"}, "invalid foreground_only_prob -0.1"),
     ],
 )
 def test_numbers_that_cannot_be_are_told_before_anything_begins(changes, said):
