@@ -68,7 +68,7 @@ def assign_buckets(originals: Sequence[Size], table: Sequence[Size], min_images:
 
     Args:
         originals: (height, width) of each image in pixels.
-        table: Bucket sizes, as `bucket_table` returns them.
+        table: Bucket sizes, as `make_bucket_table` returns them.
         min_images: Smallest number of images in a bucket.
     """
     # The squarest bucket is the fallback: it is never dropped, so the loop ends.
@@ -156,12 +156,12 @@ class BucketConfig:
         return read_sizes(store, sha256s, self.folder)
 
     def assign(self, originals: Sequence[Size]) -> list[Size]:
-        """Return the bucket of each image size, as `sort_into_buckets` does."""
+        """Return the bucket of each image size, as `assign_buckets` does."""
         return assign_buckets(originals, self.table, self.min_images)
 
 
 def bucket_config(preset: Preset, batch_size: int, folder: Path | None) -> BucketConfig | None:
-    """Return the buckets of a preset, or None if it has none; `batch_size` is the global batch size."""
+    """Return the buckets of a preset for a global batch size, or None if it has none."""
     if not preset.buckets:
         return None
     return BucketConfig(
@@ -183,16 +183,16 @@ class Sampler(Protocol):
 
 
 class BucketSampler:
-    """A sampler whose draws are regrouped so that each run of `batch` draws has one image size.
+    """A sampler that regroups draws so that each run of `batch_size` draws has one image size.
 
     The draws of the inner sampler are collected in one bin per size; a full bin becomes a batch.
-    No draw is lost or repeated, and at most `batch` - 1 draws of a size wait at any time. A draw
-    depends only on its number, the inner sampler and `batch`, so that a resumed training sees the
-    same images.
+    No draw is lost or repeated, and at most `batch_size` - 1 draws of a size wait at any time. A
+    draw depends only on its number, the inner sampler and `batch_size`, so that a resumed training
+    sees the same images.
     """
 
     def __init__(self, sampler: Sampler, shapes: Sequence[Hashable], batch_size: int) -> None:
-        """Group the draws of `sampler` by `shapes`: the size, or other key, of each sample index."""
+        """Group the draws of `sampler` by `shapes`: the size or other key of each index."""
         self._sampler, self._shapes, self.batch = sampler, list(shapes), batch_size
         self._bins: dict[Hashable, list[int]] = {}
         self._walked = 0

@@ -15,9 +15,9 @@ from training.data.sampler import WeightedSampler, new_sample_weights
 class LayerSetDataset:
     """Layer sets that are trained together, and single foregrounds.
 
-    An index is a layer set: `samples[i]`, whose layers `roles[i]` are the indices `layer_indices[i]` of
-    `layers`. A layer set with an unreadable layer is left out, or replaced by another of the same
-    roles and size.
+    An index is a layer set: `samples[i]`, whose layers `roles[i]` are the indices
+    `layer_indices[i]` of `layers`. A layer set with an unreadable layer is left out, or replaced by
+    another of the same roles and size.
     """
 
     def __init__(
@@ -28,8 +28,8 @@ class LayerSetDataset:
         Args:
             layers: All layers; those of a sample have the same sample id.
             roles: Roles that a layer set must have.
-            with_single_foregrounds: Whether to add single foregrounds: those of samples that are not pairs or, if
-                there are none, the foregrounds of the pairs.
+            with_single_foregrounds: Whether to add single foregrounds: those of samples that are
+                not pairs or, if there are none, the foregrounds of the pairs.
         """
         self.layers = layers
         self.samples: list[Sample] = []

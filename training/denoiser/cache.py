@@ -76,7 +76,7 @@ class LatentCache:
             encode: Computes the posterior of a batch.
             on_progress: Progress callback; the stage is named "latents".
             workers: Threads that decode, resize and pad images while `encode` runs.
-            batch_size: Largest number of images per batch; fewer if images are large (`fill_batch`).
+            batch_size: Largest number of images per batch; fewer if images are large.
 
         Raises:
             Corrupt: Too many images are unreadable.
@@ -101,7 +101,8 @@ class LatentCache:
     def get(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return mean and std of images of one size, each B x C x h x w float32 on the CPU.
 
-        Replace unreadable images by `dataset.readable_indices(indices)` first. Raises KeyError, Corrupt.
+        Replace unreadable images by `dataset.readable_indices(indices)` first.
+        Raises KeyError, Corrupt.
         """
         found = self._shards.get([self._keys[index] for index in indices])
         return found["mean"].float(), found["std"].float()
@@ -200,7 +201,7 @@ class TextEmbeddingCache:
 
 
 def encoding_batch_size(size: Size, max_images: int = 64) -> int:
-    """Return the batch size for an image size: at most `max_images` and PIXELS pixels, at least 1."""
+    """Return the batch size for an image size: 1 to `max_images`, of PIXELS_PER_BATCH pixels."""
     return max(1, min(max_images, PIXELS_PER_BATCH // (size[0] * size[1])))
 
 

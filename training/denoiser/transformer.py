@@ -17,7 +17,7 @@ Attend = Callable[[Tensor], Tensor]
 
 
 def attend_separately(attend: Attend, tokens_BND: Tensor) -> Tensor:
-    """Attend within each row of the batch: every row is a separate image (see `_Layer.attention_wrapper`)."""
+    """Attend within each row: every row is a separate image (see `_Layer.attention_wrapper`)."""
     return attend(tokens_BND)
 
 

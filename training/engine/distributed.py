@@ -74,7 +74,8 @@ class DistributedContext:
 
         Args:
             module: The module whose forward the trainer calls.
-            core_modules: Submodules that do most of the work: compiled, checkpointed, sharded by block.
+            core_modules: Submodules that do most of the work: compiled, checkpointed and sharded
+                by block.
             frozen: Modules inside or outside `module` that are not trained; every process holds
                 them unsharded.
 
@@ -161,7 +162,7 @@ class DistributedContext:
     def backward(self, loss: Tensor, weight: float) -> None:
         """Backpropagate one micro-batch, weighted by its share of the global batch.
 
-        DDP and FSDP average gradients over processes, hence the factor `processes`.
+        DDP and FSDP average gradients over processes, hence the factor `world_size`.
         """
         torch.autograd.backward(self.scaler.scale(loss * (weight * self.world_size)))
 
@@ -203,7 +204,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def load_full_tensor(tensor: Tensor, values: Tensor) -> None:
-    """Copy a full tensor into a tensor or this process's shard of it: the inverse of `whole`."""
+    """Copy a full tensor into a tensor or this process's shard of it: inverts `full_tensor`."""
     if isinstance(tensor, DTensor):
         values = distribute_tensor(values.to(tensor.device), tensor.device_mesh, tensor.placements)
     tensor.copy_(values)

@@ -17,9 +17,9 @@ _ATTENTION = re.compile(r"(^|\.)attn[12]$")
 class LayerLayout:
     """The layout of a batch: row b is the layer `roles[b % L]` of image b // L for L roles.
 
-    All hooks and processors in a network share one layout, which the caller sets before each forward
-    pass. Without roles every row is a separate image and the network is unchanged. The layout
-    remains until it is set again, since gradient checkpointing repeats forward passes.
+    All hooks and processors in a network share one layout, which the caller sets before each
+    forward pass. Without roles every row is a separate image and the network is unchanged. The
+    layout remains until it is set again, since gradient checkpointing repeats forward passes.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class LayerLayout:
         return states_PMD.reshape(self.rows, -1, states_PMD.shape[-1])
 
     def attend(self, attend: Attend, tokens_BND: Tensor) -> Tensor:
-        """Call the attention of a transformer layer on joined rows (see `_Layer.attention_wrapper`)."""
+        """Call a transformer layer's attention on joined rows (see `_Layer.attention_wrapper`)."""
         return self.split(attend(self.join(tokens_BND))) if self.is_joint else attend(tokens_BND)
 
 

@@ -43,10 +43,10 @@ def train_layers(
     """Train layer adapters (section 3.3) on the pairs of a snapshot's train split.
 
     Every layer is an adjusted latent; a background is an image whose alpha is 1 everywhere. Single
-    foregrounds, the preset's `foreground_only_prob` of the images, keep the foreground's adapter usable on
-    its own; a step has only pairs or only single foregrounds. Run again with the same folder,
-    training resumes from the last saved state, and the result is bit-identical to an uninterrupted
-    run on the CPU.
+    foregrounds, the preset's `foreground_only_prob` of the images, keep the foreground's adapter
+    usable on its own; a step has only pairs or only single foregrounds. Run again with the same
+    folder, training resumes from the last saved state, and the result is bit-identical to an
+    uninterrupted run on the CPU.
 
     Args:
         request: The training request.

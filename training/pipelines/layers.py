@@ -78,7 +78,7 @@ class LayersPipeline(DelegatingPipeline):
         Args:
             pipe (`TransparentPipeline`):
                 The pipeline of single foregrounds.
-            lesson (`SwappableWeights`):
+            weights (`SwappableWeights`):
                 The weights of the mode, for the UNet of `pipe`.
             mode (`Mode`):
                 The mode of the weights.

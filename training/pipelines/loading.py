@@ -95,14 +95,14 @@ def merge_weights(
     metadata: Mapping[str, str],
     source: object = "the stored base",
 ) -> None:
-    """Merge tensors that are already read into a UNet, in place, as `learn` does.
+    """Merge tensors that are already read into a UNet, in place, as `merge_files` does.
 
     Args:
         unet (`UNet2DConditionModel`):
             The UNet to change.
         tensors (`Mapping[str, torch.Tensor]`):
             The tensors of an adapter, differences, weights or attention sharing.
-        facts (`Mapping[str, str]`):
+        metadata (`Mapping[str, str]`):
             Their metadata, with "kind".
         source (`object`, *optional*):
             The name of the source in errors.

@@ -320,7 +320,7 @@ FORMER_COLUMNS = {
     "single_share": "foreground_only_prob",
 }
 """Present names of renamed columns. Stored checkpoints and weights keep the former names, since a
-checkpoint's id is the hash of its overrides too; `present_columns` maps them where they are read."""
+checkpoint's id covers its overrides; `present_columns` maps them where they are read."""
 
 
 def present_columns(
