@@ -136,7 +136,7 @@ def test_sizes_are_read_once_and_the_unreadable_are_named(store, tmp_path):
 
 def test_pictures_are_letterboxed_into_their_own_shape(store, freeze_sized):
     snapshot = freeze_sized([(40, 20)] * 6 + [(20, 40)] * 6 + [(30, 30)] * 6 + [(10, 200)])
-    buckets = BucketConfig(make_bucket_table(64, 16, 2.0), least=2)
+    buckets = BucketConfig(make_bucket_table(64, 16, 2.0), min_images=2)
     images = open_split(store, snapshot, Split.train, 64, in_memory=False, buckets=buckets)
     by_original = dict(zip(images.original_sizes, images.shapes, strict=True))
     assert by_original == {
