@@ -20,7 +20,7 @@ def measure_coverage(
         texts: The texts.
 
     Returns:
-        One TextRead a text, or None for pretrained models, whose tokenizers split any text.
+        One TextCoverage per text, or None for pretrained models, whose tokenizers split any text.
 
     Raises:
         NotFound: The preset does not exist.

@@ -68,7 +68,7 @@ class LatentCache:
     ) -> None:
         """Compute missing entries; several processes may do so at once and share the work.
 
-        Unreadable images are recorded in `pictures.aside` and in the file `aside.jsonl`, and
+        Unreadable images are recorded in `dataset.unreadable` and in the file `aside.jsonl`, and
         counted in the progress report.
 
         Args:

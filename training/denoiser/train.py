@@ -76,9 +76,9 @@ def train_base(
         Diverged: A loss or gradient is NaN or infinite.
     """
     # Images, and the order in which they are seen.
-    machine = DistributedContext(preset)
+    ctx = DistributedContext(preset)
     caches = folder.parent / "cache"
-    step = machine.global_batch_size(preset.base_batch)
+    step = ctx.global_batch_size(preset.base_batch)
     buckets = bucket_config(preset, step, caches / "sizes")
     memory = preset.in_memory
     opaque, size = preset.base_opaque, preset.image_size
@@ -99,7 +99,7 @@ def train_base(
     draws = BucketSampler(draws, images.shapes, step) if buckets else draws
     # Frozen networks encode all images once.
     for network in (autoencoder, transparency):
-        network.to(machine.device)
+        network.to(ctx.device)
     latents = encode_images(
         preset, images, autoencoder, transparency.encoder, None if memory else caches, on_progress
     )
@@ -113,16 +113,14 @@ def train_base(
             denoiser.fit_scale(latents.get(first)[0])
     else:  # keeps the parent's mean and std of latents, which its weights are trained for
         denoiser = load_denoiser(preset, *parent).train().requires_grad_(True)
-    denoiser.to(machine.device)
+    denoiser.to(ctx.device)
     # Text embeddings and held-out latents, then the training itself.
     texts = encode_texts(preset, denoiser, images.captions, None if memory else caches, on_progress)
     heldout = _heldout(store, request.snapshot, preset, autoencoder, transparency.encoder)
-    recipe = DenoiserStage(
+    stage = DenoiserStage(
         preset, denoiser, images, latents, texts, autoencoder, transparency, heldout
     )
-    fit(
-        recipe, TrainerContext(request, preset, machine, images.samples, draws, folder, on_progress)
-    )
+    fit(stage, TrainerContext(request, preset, ctx, images.samples, draws, folder, on_progress))
     trained = {
         name: full_tensor(tensor.detach()).cpu().clone()
         for name, tensor in denoiser.finetuned_state_dict().items()

@@ -160,10 +160,10 @@ def _sort(
 
 def _same_base(first: _Base, second: _Base) -> bool:
     """Return whether two files hold the same base under different names."""
-    (tensors, facts), (second_tensors, second_facts) = (
+    (tensors, metadata), (second_tensors, second_metadata) = (
         read_base(header, layout) for layout, header, _ in (first, second)
     )
-    if facts != second_facts or tensors.keys() != second_tensors.keys():
+    if metadata != second_metadata or tensors.keys() != second_tensors.keys():
         return False
     return all(torch.equal(tensors[name], second_tensors[name]) for name in tensors)
 
@@ -217,14 +217,14 @@ def _store(
     """Store all parts with their sources and return the checkpoint."""
     # The autoencoder is that of the model; every part records its sources.
     autoencoder = _backbone(preset)
-    facts = {"recipe": RECIPE, "preset": preset.name, "changes": canonical_json(dict(changes))}
+    common = {"recipe": RECIPE, "preset": preset.name, "changes": canonical_json(dict(changes))}
 
     def keep(part: str, tensors: Mapping[str, Tensor], extra: Mapping[str, str]) -> str:
         sources = [
             asdict(file) | {"path": Path(file.path).name} for file in found if file.part == part
         ]
         return save_part(
-            store, part, tensors, {**facts, "sources": canonical_json(sources), **extra}
+            store, part, tensors, {**common, "sources": canonical_json(sources), **extra}
         )
 
     parts = {

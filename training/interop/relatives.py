@@ -16,15 +16,15 @@ Shapes = Mapping[str, tuple[int, ...]]
 class UnsupportedKind:
     """A kind of file: a test on one tensor's name or on all shapes, a description, and a hint."""
 
-    told_by: str | Callable[[Shapes], bool]
-    what: str
+    test: str | Callable[[Shapes], bool]
+    description: str
     hint: str
 
     def is_it(self, shapes: Shapes) -> bool:
         """Return whether a file with these tensors is of this kind."""
-        if callable(self.told_by):
-            return self.told_by(shapes)
-        pattern = re.compile(self.told_by)
+        if callable(self.test):
+            return self.test(shapes)
+        pattern = re.compile(self.test)
         return any(pattern.search(name) for name in shapes)
 
 
@@ -42,7 +42,8 @@ def _check(header: WeightsHeader, known: tuple[UnsupportedKind, ...]) -> None:
     for kind in known:
         if kind.is_it(header.shapes):
             raise Refused(
-                f"{header.path} is {kind.what}, not weights of latent transparency", kind.hint
+                f"{header.path} is {kind.description}, not weights of latent transparency",
+                kind.hint,
             )
 
 

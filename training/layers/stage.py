@@ -59,7 +59,7 @@ class LayersStage(TrainingStage):
             preset: The preset.
             layered: The base with the adapters to train.
             layer_sets: The training layer sets.
-            latents: The latents of `pictures.layers`.
+            latents: The latents of `layer_sets.layers`.
             texts: Embeddings by a pretrained model's text encoders; None for the base's own.
             autoencoder: The autoencoder, for sample grids.
             transparency: Its decoder is used for sample grids.

@@ -67,9 +67,9 @@ def train_layers(
         Diverged: A loss or gradient is NaN or infinite.
     """
     # Layer sets, and the order in which they are seen.
-    machine = DistributedContext(preset)
+    ctx = DistributedContext(preset)
     caches = folder.parent / "cache"
-    step = machine.global_batch_size(preset.layers_batch)
+    step = ctx.global_batch_size(preset.layers_batch)
     memory = preset.in_memory
     images = open_layer_sets(
         store,
@@ -86,7 +86,7 @@ def train_layers(
     )
     # Frozen networks encode all layers once.
     for network in (autoencoder, transparency):
-        network.to(machine.device)
+        network.to(ctx.device)
     cache_folder = None if memory else caches
     latents = encode_images(
         preset, images.layers, autoencoder, transparency.encoder, cache_folder, on_progress
@@ -94,16 +94,14 @@ def train_layers(
 
     # The base with adapters, and the embeddings of its captions.
     torch.manual_seed(request.seed)
-    layered = _open(preset, base, parent).to(machine.device)
+    layered = _open(preset, base, parent).to(ctx.device)
     texts = encode_texts(
         preset, layered.denoiser, images.layers.captions, cache_folder, on_progress
     )
-    recipe = LayersStage(preset, layered, images, latents, texts, autoencoder, transparency)
+    stage = LayersStage(preset, layered, images, latents, texts, autoencoder, transparency)
     # Every batch has one size and one set of roles.
     draws = BucketSampler(sampler, images.keys, step)
-    fit(
-        recipe, TrainerContext(request, preset, machine, images.samples, draws, folder, on_progress)
-    )
+    fit(stage, TrainerContext(request, preset, ctx, images.samples, draws, folder, on_progress))
     trained = {
         name: full_tensor(tensor.detach()).cpu().clone()
         for name, tensor in layered.finetuned_state_dict().items()

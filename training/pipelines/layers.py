@@ -226,7 +226,7 @@ class LayersPipeline(DelegatingPipeline):
             arguments (`Any`):
                 All other arguments of the diffusers pipeline. `prompt_embeds` and similar, and
                 `latents` (the initial noise), have one row per layer of each image: in the order of
-                `mode.drawn`, image after image.
+                `mode.generated`, image after image.
 
         Returns:
             `dict[LayerRole, torch.Tensor]`: The latents of the generated layers, B x C x h x w
@@ -244,7 +244,7 @@ class LayersPipeline(DelegatingPipeline):
                 stacklevel=3,
             )
         # Count the images. The batch has a row for each layer of each image, image after image.
-        drawn, frames = self.mode.drawn, len(self.mode.drawn)
+        drawn, frames = self.mode.generated, len(self.mode.generated)
         embedded = [arguments[name] for name in _EMBEDDED if arguments.get(name) is not None]
         counted = [*(texts[role] for role in drawn), negative_prompt, *given.values()]
         counted += [item[::frames] for item in embedded]
@@ -310,7 +310,7 @@ class LayersPipeline(DelegatingPipeline):
         """Generate from images to images, in any mode."""
         check_output(output_type)
         if arguments.get("prompt_embeds") is None and any(
-            texts[role] is None for role in self.mode.drawn
+            texts[role] is None for role in self.mode.generated
         ):
             raise Refused("there is no prompt", "pass prompt= or prompt_embeds=")
         # Given layers are resized to the output size before they condition the UNet.

@@ -85,7 +85,7 @@ class PairSampler:
             pipe = LayersPipeline(self.pipe, self._layer_weights(mode.name), mode)
             pipe.scheduler = schedulers[prefers_euler(mode)]
             latents = pipe.generate_latents(
-                {role: texts[role] for role in mode.drawn},
+                {role: texts[role] for role in mode.generated},
                 {role: layers[role] for role in mode.given},
                 (height, width),
                 negative_prompt=options.negative,

@@ -91,7 +91,7 @@ class TransparentPipeline(DelegatingPipeline):
             transparency (`Transparency`, `str`, `Path` or a sequence of paths, *optional*):
                 Both networks (`load_transparency`); by default those that `save_pretrained` wrote.
             adapter (`str`, `Path` or a sequence of paths, *optional*):
-                Weights to merge into the UNet: released or own files, in order (`learn`).
+                Weights to merge into the UNet: released or own files, in order (`merge_files`).
             offset_scale (`float`, *optional*):
                 The offset scale of the encoder, if its file does not state it.
             kind (`str`, *optional*):

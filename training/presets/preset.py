@@ -9,7 +9,7 @@ from pydantic import Field
 
 from curation.domain import LayerRole
 
-# The ranges of the columns; training.presets.overrides.check_row rejects values outside of them.
+# The ranges of the columns; training.presets.overrides.check_preset rejects values outside of them.
 Natural = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
