@@ -117,7 +117,7 @@ class TextCoverage:
 
 
 class TextReader(Protocol):
-    """The type of the object that LAYERLOOP_TEXT_READER names: a reader of a preset's text input."""
+    """The type of the object that LAYERLOOP_TEXT_READER names: a reader of preset texts."""
 
     def __call__(
         self, preset: str, overrides: Mapping[str, str], texts: Sequence[str]
@@ -267,10 +267,10 @@ class Captioner(Protocol):
     # The model's name and the revision of its weights, as model@revision.
     source: str
 
-    def describe(
+    def caption(
         self, images: Sequence[NDArray[np.uint8]], prompt: str, max_tokens: int
     ) -> Sequence[str]:
-        """Caption images (H x W x 3) in order, deterministically, in at most `max_tokens` tokens."""
+        """Caption images (H x W x 3) in order, deterministically, in at most `max_tokens` each."""
 
 
 class CaptionerLoader(Protocol):
@@ -294,9 +294,11 @@ class Embedder(Protocol):
     # The model's name and the revision of its weights; only embeddings of one source are compared.
     source: str
     # Names of the metrics that it adds to a candidate's signals.
-    measures: Sequence[str]
+    metric_names: Sequence[str]
 
-    def see(self, layers: Sequence[Layers], prompts: Sequence[Prompt]) -> Sequence[EmbeddingResult]:
+    def embed(
+        self, layers: Sequence[Layers], prompts: Sequence[Prompt]
+    ) -> Sequence[EmbeddingResult]:
         """Embed candidates in order, deterministically, given the layers and prompt of each."""
 
 
@@ -316,7 +318,7 @@ class TextGenerator(Protocol):
     # The model's name and, where known, the revision of its weights, as model@revision.
     source: str
 
-    def write(self, prompt: str, max_tokens: int, seed: int) -> str:
+    def generate(self, prompt: str, max_tokens: int, seed: int) -> str:
         """Generate an answer of at most `max_tokens` tokens. Raises Refused, Unreachable."""
 
 

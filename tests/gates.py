@@ -63,7 +63,7 @@ class Captioner:
     def __init__(self) -> None:
         self.calls = itertools.count(1)
 
-    def describe(self, images, prompt: str, tokens: int) -> list[str]:
+    def caption(self, images, prompt: str, tokens: int) -> list[str]:
         gate("caption", next(self.calls))
         return [f"{pixels.shape} of {pixels.astype(int).sum()}" for pixels in images]
 
@@ -80,7 +80,7 @@ class Writer:
     def __init__(self) -> None:
         self.calls = itertools.count(1)
 
-    def write(self, question: str, tokens: int, seed: int) -> str:
+    def generate(self, question: str, tokens: int, seed: int) -> str:
         gate("triples", next(self.calls))
         rows = [json.loads(write_line(prompt)) for prompt in itertools.islice(generate(seed), 2)]
         return "\n".join(map(json.dumps, rows))

@@ -19,7 +19,7 @@ class Talker:
         self.batches: list[int] = []
         self.before: Callable[[], None] = lambda: None
 
-    def describe(self, images: Sequence[NDArray[np.uint8]], prompt: str, tokens: int) -> list[str]:
+    def caption(self, images: Sequence[NDArray[np.uint8]], prompt: str, tokens: int) -> list[str]:
         """The prompt's first word, the sum of all values and the size, with blanks and bytes that need cleaning."""
         self.batches.append(len(images))
         self.before()

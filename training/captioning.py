@@ -54,7 +54,7 @@ class VisionLanguageModel:
             processor.tokenizer.pad_token = processor.tokenizer.eos_token
 
     @torch.inference_mode()
-    def describe(
+    def caption(
         self, images: Sequence[NDArray[np.uint8]], prompt: str, max_tokens: int
     ) -> list[str]:
         """Caption each image.

@@ -11,7 +11,7 @@ from curation.domain import Checkpoint
 from curation.errors import Refused
 from curation.ports import ObjectStore
 from training.presets.preset import Preset
-from training.presets.presets import find_preset
+from training.presets.presets import find_stored_preset
 from training.safetensors_io import load_part
 from training.transparency.autoencoder import Autoencoder, open_autoencoder
 from training.transparency.networks import Transparency, open_transparency
@@ -48,7 +48,7 @@ def load_checkpoint(checkpoint: Checkpoint, store: ObjectStore) -> LoadedCheckpo
         Corrupt: A file's content does not match its sha256.
         Refused: A part is missing or does not fit the preset.
     """
-    preset = find_preset(checkpoint.preset, checkpoint.changes)
+    preset = find_stored_preset(checkpoint.preset, checkpoint.changes)
     autoencoder = open_autoencoder(*load_part(store, _file(checkpoint, "backbone")))
     transparency = open_transparency(preset, *load_part(store, _file(checkpoint, "transparency")))
     # These two parts are optional: a checkpoint may have latent transparency alone.

@@ -66,10 +66,12 @@ class ImageEncoder:
     """An Embedder: a vision network that embeds three images of each candidate."""
 
     source: str
-    measures: Sequence[str] = ()
+    metric_names: Sequence[str] = ()
 
     @torch.inference_mode()
-    def see(self, candidates: Sequence[Layers], prompts: Sequence[Prompt]) -> list[EmbeddingResult]:
+    def embed(
+        self, candidates: Sequence[Layers], prompts: Sequence[Prompt]
+    ) -> list[EmbeddingResult]:
         """Embed each candidate as a vector of 2 D numbers.
 
         The first half is the mean of the unit embeddings of its two images, the second half the
@@ -103,10 +105,10 @@ class ClipEmbedder(ImageEncoder):
         self._agreement = load_clip_score(model, device)
         self._head = None if aesthetic is None else _read_head(aesthetic, device, self._width())
         self.source = f"clip:{self._agreement.source}"
-        self.measures = ("clip_score",) if aesthetic is None else ("clip_score", "aesthetic")
+        self.metric_names = ("clip_score",) if aesthetic is None else ("clip_score", "aesthetic")
 
     @torch.inference_mode()
-    def see(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> list[EmbeddingResult]:
+    def embed(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> list[EmbeddingResult]:
         """Embed each candidate and measure its metrics."""
         return [
             EmbeddingResult(self._embed(layers), self._measure(layers, prompt))

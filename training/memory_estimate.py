@@ -33,7 +33,7 @@ from training.engine.trainer import TrainingStage
 from training.layers.model import new_layered_denoiser
 from training.layers.stage import LayersStage
 from training.presets.preset import Preset
-from training.presets.presets import find_preset
+from training.presets.presets import find_requested_preset
 from training.pretrained.architectures import build_part
 from training.pretrained.families import find_family
 from training.pretrained.loading import check_model_paths
@@ -87,7 +87,7 @@ def estimate(request: TrainingRequest, image_count: int) -> list[StageMemory]:
         NotFound: The preset or a model folder does not exist.
         Refused: The recipe is unknown or not available for the preset.
     """
-    preset = find_preset(request.preset, request.changes)
+    preset = find_requested_preset(request)
     if request.recipe not in STAGES:
         raise Refused(f"no recipe {request.recipe!r}", f"choose one of {', '.join(STAGES)}")
     if (
@@ -140,7 +140,7 @@ def _trained(preset: Preset, stage: str, *, on_gpu: bool) -> dict[str, int]:
         ]
         sizes.update(
             trainable=trainable,
-            averaged=sum(p.nbytes for p in averaged) if recipe.pace.decay else 0,
+            averaged=sum(p.nbytes for p in averaged) if recipe.schedule.ema_decay else 0,
         )
         sizes.update(
             blocks=[
@@ -149,12 +149,12 @@ def _trained(preset: Preset, stage: str, *, on_gpu: bool) -> dict[str, int]:
                 for b in fsdp_units(core)
             ]
         )
-        return recipe, lambda: recipe(rows, recipe.pace.images)[0]
+        return recipe, lambda: recipe(rows, recipe.schedule.images)[0]
 
     step = estimate_step(build, preset.precision, on_gpu=on_gpu)
     # Measure the optimizer apart: its state is allocated in the first step.
     state, moment = estimate_optimizer(preset.optimizer, sizes["trainable"], on_gpu=on_gpu)
-    average = 0 if preset.average_apart and on_gpu else sizes["averaged"]
+    average = 0 if preset.ema_on_cpu and on_gpu else sizes["averaged"]
     return _fullest(preset, step, state, moment, average, max(sizes["blocks"], default=0))
 
 
@@ -171,7 +171,7 @@ def _fullest(
         gradients, activations = step.learning, moment
     weights = step.weights
     # FSDP shards all of it, but gathers the weights of two blocks at a time.
-    if preset.processes > 1 and preset.sharded:
+    if preset.processes > 1 and preset.fsdp:
         weights += step.learning // preset.processes - step.learning + 2 * block
         gradients, state, average = (
             size // preset.processes for size in (gradients, state, average)
@@ -318,7 +318,7 @@ def _build(preset: Preset, stage: str) -> StageNetworks:
         )
         # Layer adapters train on a frozen base, kept in the compute precision.
         if denoiser is not None and stage == "layers":
-            half = COMPUTED_IN[preset.precision] if preset.family and not preset.sharded else None
+            half = COMPUTED_IN[preset.precision] if preset.family and not preset.fsdp else None
             denoiser.requires_grad_(False).to(half)  # as training.layers.train does
     return StageNetworks(autoencoder.requires_grad_(False), transparency, denoiser)
 
@@ -385,9 +385,9 @@ def _relief(held: Mapping[str, int], preset: Preset, stage: str) -> str:
         ),
         (halves, held["activations"] // 2, batch > 1),
         ("--set precision=bf16", held["activations"] // 3, preset.precision == "fp32"),
-        ("--set average_apart=true", held["average"], True),
+        ("--set ema_on_cpu=true", held["average"], True),
         (
-            "--set optimiser=adamw8bit",
+            "--set optimizer=adamw8bit",
             held["optimiser"] * 3 // 4,
             preset.optimizer in {"adamw", "adamw_fused"},
         ),

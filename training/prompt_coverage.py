@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from curation.ports import TextCoverage
-from training.presets.presets import find_preset
+from training.presets.presets import find_stored_preset
 from training.presets.tokenization import split_words
 
 
@@ -20,13 +20,13 @@ def measure_coverage(
         texts: The texts.
 
     Returns:
-        One TextRead a text, or None for pretrained models, whose tokenizers split any text.
+        One TextCoverage per text, or None for pretrained models, whose tokenizers split any text.
 
     Raises:
         NotFound: The preset does not exist.
         Refused: An override is invalid.
     """
-    row = find_preset(preset, changes)
+    row = find_stored_preset(preset, changes)
     if row.family is not None:
         return None
     words_read = row.text_length - 1  # the first token is the start-of-text token

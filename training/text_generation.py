@@ -49,7 +49,7 @@ class LanguageModel:
         self.network, self.tokenizer, self.source = network, tokenizer, source
 
     @torch.inference_mode()
-    def write(self, prompt: str, max_tokens: int, seed: int) -> str:
+    def generate(self, prompt: str, max_tokens: int, seed: int) -> str:
         """Sample an answer (VARIETY).
 
         Args:

@@ -32,7 +32,7 @@ from training.generate import load_generator
 from training.launch import launch
 from training.layers.train import train_layers
 from training.presets.preset import Preset
-from training.presets.presets import find_preset
+from training.presets.presets import find_requested_preset
 from training.pretrained.families import find_family
 from training.pretrained.loading import check_model_paths
 from training.safetensors_io import load_part, part_metadata, save_part
@@ -178,7 +178,7 @@ def check_request(request: TrainingRequest) -> Preset:
         NotFound: The preset or a model folder does not exist.
         Refused: The recipe, the preset and the parent do not fit together.
     """
-    preset = find_preset(request.preset, request.changes)
+    preset = find_requested_preset(request)
     if request.recipe not in RECIPES:
         raise Refused(f"no recipe {request.recipe!r}", f"choose one of {', '.join(RECIPES)}")
     if (
@@ -222,7 +222,7 @@ def _fit_autoencoder(context: _StageContext) -> str:
             context.store, context.order.snapshot, Split.train, size, in_memory=False, roles=roles
         )
         fitted = range(min(FIT_IMAGES, len(dataset)))
-        rgba_B4HW = torch.stack([dataset.read(index)[1] for index in fitted])
+        rgba_B4HW = torch.stack([dataset.read_or_replace(index)[1] for index in fitted])
         autoencoder = fit_autoencoder(context.preset, over_gray(rgba_B4HW[:, :3], rgba_B4HW[:, 3:]))
     else:
         autoencoder = fit_autoencoder(context.preset, torch.empty(0))
@@ -314,7 +314,7 @@ def _sheet(
     dataset = open_split(store, snapshot, split, parts.preset.image_size, in_memory=False)
     shown = range(min(GRID_COLUMNS, len(dataset)))
     captions = [dataset.captions[index] for index in shown]
-    rows = reconstruction_rows(parts.autoencoder, parts.transparency, dataset.take(shown))
+    rows = reconstruction_rows(parts.autoencoder, parts.transparency, dataset.load_batch(shown))
     # Single layers from the captions, at two seeds.
     if parts.base is not None:
         rows += [_generate(checkpoint, store, captions, seed) for seed in (0, 1)]

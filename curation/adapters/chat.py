@@ -50,7 +50,7 @@ class ChatCompletionsClient:
         self._pause = sleep
         self.source = model
 
-    def write(self, prompt: str, max_tokens: int, seed: int) -> str:
+    def generate(self, prompt: str, max_tokens: int, seed: int) -> str:
         """Generate an answer; a busy server is tried again.
 
         The time between tries is the server's Retry-After, or 1, 2, 4 ... seconds.

@@ -127,7 +127,7 @@ def open_(
         styles = parse_loras(lora or [])
         rules = read_rules(policy.value, share, set_ or [])
         check_policy_signals(
-            rules, load_embedder(ctx.settings).measures if policy is Policy.paper else ()
+            rules, load_embedder(ctx.settings).metric_names if policy is Policy.paper else ()
         )
 
         # Open the round, with a checkpoint of its own where LoRAs are given.

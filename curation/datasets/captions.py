@@ -191,7 +191,7 @@ def caption_samples(
         images = _images(store, found, order.background)
         # Caption it.
         texts = (
-            captioner.describe(list(images.values()), order.prompt, order.max_tokens)
+            captioner.caption(list(images.values()), order.prompt, order.max_tokens)
             if images
             else []
         )

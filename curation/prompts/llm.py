@@ -84,7 +84,7 @@ def generate_prompts(
     while len(seen) < count:
         report(Progress("pair prompts", len(seen), count))
         request, request_seed = compose_request(seed, len(seen), futile)
-        answer = parse_completion(generator.write(request, MAX_TOKENS, request_seed))
+        answer = parse_completion(generator.generate(request, MAX_TOKENS, request_seed))
         tally.asked += 1
         # Keep the new prompts; count repeated and invalid lines.
         new: list[Prompt] = []
@@ -104,7 +104,8 @@ def generate_prompts(
         if futile == MAX_FUTILE_REQUESTS:
             counts = ", ".join(f"{reason} {times}" for reason, times in tally.refused.most_common())
             raise Refused(
-                f"{generator.source} returned nothing new in {MAX_FUTILE_REQUESTS} requests; rejected lines: {counts or 'none'}",
+                f"{generator.source} returned nothing new in {MAX_FUTILE_REQUESTS} requests; "
+                f"rejected lines: {counts or 'none'}",
                 "the prompts so far are saved; use a larger model, another --seed, "
                 "or add the rest with --maker grammar",
             )

@@ -37,9 +37,9 @@ class GradientEmbedder:
     """The built-in embedder: about a millisecond per candidate, reproducible up to rounding."""
 
     source = EMBEDDER_ID
-    measures: Sequence[str] = ()
+    metric_names: Sequence[str] = ()
 
-    def see(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> list[EmbeddingResult]:
+    def embed(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> list[EmbeddingResult]:
         """Return one vector of length NUMBERS per candidate; the prompts are not used."""
         return [
             EmbeddingResult(_embed(*candidate_views(layers)), {})

@@ -342,7 +342,7 @@ def _measure(store: ObjectStore, row: sa.Row[Any], embedder: Embedder) -> Measur
         if kind is Kind.pair
         else measure_single(layers_by_role[wanted[0]], row.text)
     )
-    seen = embedder.see([layers_by_role], [prompt])[0]
+    seen = embedder.embed([layers_by_role], [prompt])[0]
     measurements = (
         visible,
         signals | dict(seen.metrics),

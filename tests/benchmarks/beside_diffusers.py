@@ -293,7 +293,7 @@ def _train_ours(plan: Plan) -> None:
     changes = {
         "model": str(plan.folder / "model"), "image_size": plan.side, "base_batch": plan.batch, "ema_decay": 0.0,
         "adapter_rank": plan.rank, "precision": plan.precision, "gradient_checkpointing": False, "buckets": False,
-        "save_images": 10**9, "sheet_images": 10**9, "warmup_images": 1, "cooldown": 0.0, "caption_dropout": 0.0,
+        "checkpoint_every_images": 10**9, "sample_every_images": 10**9, "warmup_images": 1, "cooldown": 0.0, "caption_dropout": 0.0,
         "draw_steps": 1, "posterior_noise": False, "threads": plan.threads,
     }  # fmt: skip
     named = {name: str(value) for name, value in changes.items()} | dict(

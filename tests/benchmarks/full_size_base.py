@@ -37,10 +37,10 @@ STEPS, WARM = 30, 10  # a GPU is read every tenth step
 PICTURES = 16
 CASES: dict[str, dict[str, str]] = {
     "all weights": {"adapter_rank": "0"},
-    "all weights, compiled": {"adapter_rank": "0", "compiled": "yes"},
+    "all weights, compiled": {"adapter_rank": "0", "torch_compile": "yes"},
     "all weights, checkpointing": {"adapter_rank": "0", "gradient_checkpointing": "yes"},
     "LoRA of rank 256": {"adapter_rank": "256"},
-    "LoRA of rank 256, compiled": {"adapter_rank": "256", "compiled": "yes"},
+    "LoRA of rank 256, compiled": {"adapter_rank": "256", "torch_compile": "yes"},
 }
 
 
@@ -120,7 +120,7 @@ def _halves() -> Iterator[None]:
 def _preset(changes: dict[str, str], batch: int) -> Preset:
     plain = {
         "base_batch": str(batch), "precision": "bf16", "buckets": "no", "ema_decay": "0", "in_memory": "yes",
-        "gradient_checkpointing": "no", "draw_steps": "1", "sheet_images": str(10**9), "save_images": str(10**9),
+        "gradient_checkpointing": "no", "draw_steps": "1", "sample_every_images": str(10**9), "checkpoint_every_images": str(10**9),
     }  # fmt: skip
     return find_preset("sdxl", plain | changes)
 

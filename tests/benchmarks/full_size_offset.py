@@ -72,7 +72,9 @@ def main() -> None:
             sys.path.insert(0, str(given.reference.resolve()))
             planes_B4HW = torch.stack(
                 [
-                    open_split(store, snapshot, Split.train, preset.image_size).read(place)[1]
+                    open_split(store, snapshot, Split.train, preset.image_size).read_or_replace(
+                        place
+                    )[1]
                     for place in range(given.batch)
                 ]
             )
@@ -88,7 +90,7 @@ def _preset(model: Path, side: int, batch: int) -> Preset:
     changes = {
         "model": str(model), "image_size": str(side), "precision": "bf16", "buckets": "no", "transparency_ema": "0",
         "gradient_checkpointing": "no", "transparency_batch": str(batch), "discriminator_weight": "0",
-        "save_images": str(10**9), "sheet_images": str(10**9), "decoder_views": "1",
+        "checkpoint_every_images": str(10**9), "sample_every_images": str(10**9), "decoder_views": "1",
     }  # fmt: skip
     return find_preset("sdxl", changes)
 

@@ -69,7 +69,7 @@ def print_filling(folder: Path) -> None:
     images = open_split(
         store, freeze(store, range(1_250)), Split.train, preset.image_size, in_memory=False
     )
-    rgba = images.take(range(64))
+    rgba = images.load_batch(range(64))
     autoencoder, encoder = (
         fit_autoencoder(preset, over_gray(rgba[:, :3], rgba[:, 3:])),
         Transparency(preset).encoder,

@@ -65,7 +65,7 @@ def _apart(given: argparse.Namespace, layers: int, way: str) -> tuple[float, flo
 def measure(given: argparse.Namespace, layers: int, way: str) -> tuple[float, float, float]:
     """Seconds, on a processor CPU-seconds, a picture of 25 steps; the most MiB that were held, and those of the weights."""
     device = torch.device(given.device)
-    preset = find_preset(given.preset, {"join_text": str(way == "joint, texts too")})
+    preset = find_preset(given.preset, {"joint_text_attention": str(way == "joint, texts too")})
     torch.manual_seed(0)
     layered = build(preset, device)
     roles = ["foreground"] * (layers - 1) + ["background"]

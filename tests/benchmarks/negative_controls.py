@@ -108,7 +108,7 @@ def main() -> None:
         )
         parts = load_checkpoint(train(order, store, Path(folder) / "run", lambda _: None), store)
         plain = plain_way(preset, parts)
-        plain.base.measure(encode_all(plain, learnt))
+        plain.base.fit_scale(encode_all(plain, learnt))
         tune(plain, learnt, given.base_images, preset)
         ways = [
             ours(parts, plain),
@@ -168,7 +168,7 @@ def control_a(preset: Preset, parts: LoadedCheckpoint, plain: Way, learnt: Layer
     def matte(rgba_B4HW: Tensor) -> Tensor:
         return parts.autoencoder.encode((rgba_B4HW[:, 3:] * 2 - 1).expand(-1, 3, -1, -1))[0]
 
-    mattes_BCHW = matte(learnt.take(range(len(learnt))))
+    mattes_BCHW = matte(learnt.load_batch(range(len(learnt))))
     centre_C11 = mattes_BCHW.mean((0, 2, 3))[:, None, None]
     unit = plain.base.spread / (mattes_BCHW - centre_C11).square().mean().sqrt()
 
@@ -197,7 +197,7 @@ def control_b(
     rng = seeded_generator(0, "wider", 0)
     for seen in range(0, given.offset_images, preset.transparency_batch):
         image_B4HW = stacked(
-            learnt.take(
+            learnt.load_batch(
                 torch.randint(len(learnt), (preset.transparency_batch,), generator=rng).tolist()
             )
         )
@@ -230,7 +230,7 @@ def compare(
     given: argparse.Namespace,
 ) -> None:
     """One row per way: how strange its latents are to the untouched base and decoder, and what it draws."""
-    truth_B4HW = heldout.take(range(len(heldout)))
+    truth_B4HW = heldout.load_batch(range(len(heldout)))
     texts = [learnt.captions[place] for place in range(96)]
     kept = preset.latent_channels
 
@@ -257,7 +257,7 @@ def compare(
         back = psnr(premultiplied(truth_B4HW), premultiplied(way.decode(latent_BCHW))).mean()
         tune(way, learnt, given.tuned_images, preset)
         drawn_B4HW = draw(way, texts, preset)
-        distance = frechet(drawn_B4HW, learnt.take(range(len(learnt))))
+        distance = frechet(drawn_B4HW, learnt.load_batch(range(len(learnt))))
         drawn = list(zip(to_uint8_images(drawn_B4HW), texts, strict=True))
         both = sum(
             bool(said and said.color and said.shape)
@@ -272,7 +272,7 @@ def compare(
         )
         rows.append(to_uint8_images(drawn_B4HW[:8]))
     print(
-        f"| real, held out | | | | | | {frechet(truth_B4HW, learnt.take(range(len(learnt)))):.2f} | | |"
+        f"| real, held out | | | | | | {frechet(truth_B4HW, learnt.load_batch(range(len(learnt)))):.2f} | | |"
     )
     if given.sheet:
         given.sheet.write_bytes(
@@ -284,7 +284,7 @@ def compare(
 def encode_all(way: Way, pictures: LayerDataset) -> Tensor:
     """Latents of all pictures."""
     rows = [range(start, min(start + 64, len(pictures))) for start in range(0, len(pictures), 64)]
-    return torch.cat([way.encode(pictures.take(row)) for row in rows])
+    return torch.cat([way.encode(pictures.load_batch(row)) for row in rows])
 
 
 def tune(way: Way, pictures: LayerDataset, images: int, preset: Preset) -> None:
@@ -363,7 +363,7 @@ def draw(way: Way, texts: list[str], preset: Preset) -> Tensor:
         latent_BCHW = schedule.step(
             without + preset.guidance * (with_text - without), time_step, latent_BCHW
         ).prev_sample
-    return way.decode(way.base.restore(latent_BCHW)).clamp(0, 1)
+    return way.decode(way.base.denormalize(latent_BCHW)).clamp(0, 1)
 
 
 def frechet(drawn_B4HW: Tensor, real_B4HW: Tensor) -> float:

@@ -41,7 +41,7 @@ TINY_SDXL = {
     "gradient_checkpointing": "false",
     "buckets": "false",
     "in_memory": "true",
-    "optimiser": "adamw",
+    "optimizer": "adamw",
     "draw_steps": "1",
 }
 PICTURES = 24  # that the snapshot has for training

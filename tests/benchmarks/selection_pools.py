@@ -133,7 +133,7 @@ def _judge(oracle: RuleReviewer, drawn: Iterator[tuple[RGBA, str]]) -> Pool:
             shown = check_prompt(rgba, text)
             if shown is not None:
                 signals |= {"shows_colour": float(shown.color), "shows_shape": float(shown.shape)}
-            seen = BUILTIN_EMBEDDER.see([{LayerRole.foreground: rgba}], [Prompt(text)])[0].vector
+            seen = BUILTIN_EMBEDDER.embed([{LayerRole.foreground: rgba}], [Prompt(text)])[0].vector
             kept.append((signals, seen, text, oracle.decide(rgba, text).verdict is Verdict.accept))
     signals, vectors, texts, accepted = zip(*kept, strict=True)
     return Pool(signals, np.stack(vectors), texts, np.array(accepted))

@@ -143,7 +143,7 @@ def train_arguments() -> tuple[str, ...]:
         "--images",
         "96",
         "--set",
-        "save_images=32",
+        "checkpoint_every_images=32",
         "--set",
         "base_batch=8",
     )

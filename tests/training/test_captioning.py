@@ -84,20 +84,20 @@ def llava(tmp_path_factory):
 def test_pictures_of_any_size_get_words_that_are_the_same_each_time(llava):
     captioner = load_captioner(str(llava))
     images = _images(5)
-    said = captioner.describe(images, "what is this", 6)
+    said = captioner.caption(images, "what is this", 6)
     assert len(said) == 5
     assert all(0 < len(text.split()) <= 6 for text in said)
     assert len(set(said)) > 1  # it looks at the pictures
     assert not any("<" in text or "what is this" in text for text in said)
-    assert load_captioner(str(llava)).describe(images, "what is this", 6) == said
-    assert captioner.describe([], "what is this", 6) == []
+    assert load_captioner(str(llava)).caption(images, "what is this", 6) == said
+    assert captioner.caption([], "what is this", 6) == []
 
 
 def test_a_batch_says_what_each_picture_alone_says(llava):
     captioner = load_captioner(str(llava))
     images = _images(4)
-    together = captioner.describe(images, "what is this", 5)
-    assert together == [captioner.describe([image], "what is this", 5)[0] for image in images]
+    together = captioner.caption(images, "what is this", 5)
+    assert together == [captioner.caption([image], "what is this", 5)[0] for image in images]
 
 
 def test_the_answer_is_what_the_model_of_transformers_generates(llava):
@@ -121,13 +121,13 @@ def test_the_answer_is_what_the_model_of_transformers_generates(llava):
     wanted = processor.tokenizer.decode(
         ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True
     )
-    assert captioner.describe([image], "what is this", 4) == [wanted] != [""]
+    assert captioner.caption([image], "what is this", 4) == [wanted] != [""]
 
 
 def test_a_model_without_a_chat_template_is_asked_plainly(tmp_path):
     captioner = load_captioner(str(write_llava(tmp_path / "plain", template=None)))
     assert captioner._question("what is this") == "<image>\nwhat is this\n"
-    assert captioner.describe(_images(1), "what is this", 3)
+    assert captioner.caption(_images(1), "what is this", 3)
 
 
 def test_the_source_names_the_weights(llava, tmp_path):

@@ -46,6 +46,15 @@ def test_parts_are_frozen_and_in_the_units_of_their_files(checkpoint, store):
         assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
+def test_former_column_names_load_and_keep_the_id(checkpoint, store):
+    stored = replace(checkpoint, changes={"sheet_images": "7", "join_text": "true"})
+    preset = load_checkpoint(stored, store).preset
+    assert (preset.sample_every_images, preset.joint_text_attention) == (7, True)
+    renamed = {"sample_every_images": "7", "joint_text_attention": "true"}
+    assert stored.id != replace(stored, changes=renamed).id  # the id covers the stored names
+    assert dict(stored.changes) == {"sheet_images": "7", "join_text": "true"}
+
+
 def test_a_part_that_is_missing_is_told(checkpoint, store):
     without = {name: file for name, file in checkpoint.files.items() if name != "base"}
     assert load_checkpoint(replace(checkpoint, files=without), store).base is None

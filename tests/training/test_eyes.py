@@ -59,15 +59,15 @@ def head(folder: Path, *widths: int) -> Path:
 
 def test_a_clip_sees_two_looks_and_the_alpha_and_measures_the_agreement(clip: Path) -> None:
     eyes = open_embedder(str(clip), None)
-    assert tuple(eyes.measures) == ("clip_score",)
-    seen = eyes.see(SINGLES, PROMPTS)
+    assert tuple(eyes.metric_names) == ("clip_score",)
+    seen = eyes.embed(SINGLES, PROMPTS)
     assert [one.vector.shape for one in seen] == [(32,)] * 3
     assert np.linalg.norm(seen[0].vector[16:]) == pytest.approx(1, abs=1e-4)
-    assert seen[0].vector == pytest.approx(eyes.see(SINGLES[:1], PROMPTS[:1])[0].vector, abs=1e-5)
+    assert seen[0].vector == pytest.approx(eyes.embed(SINGLES[:1], PROMPTS[:1])[0].vector, abs=1e-5)
     assert not np.allclose(seen[0].vector, seen[1].vector, atol=1e-2)
     assert all(0 <= one.metrics["clip_score"] <= 100 for one in seen)
     pair = dict(scenes(1)[0][1])
-    assert eyes.see([pair], PROMPTS[:1])[0].vector.shape == (32,)
+    assert eyes.embed([pair], PROMPTS[:1])[0].vector.shape == (32,)
 
 
 @pytest.mark.parametrize("widths", [(16, 1), (16, 8, 4, 1)])
@@ -76,7 +76,7 @@ def test_the_aesthetic_score_is_a_linear_head_on_the_layer_over_mid_grey(
 ) -> None:
     file = head(tmp_path, *widths)
     eyes = open_embedder(str(clip), file)
-    assert set(eyes.measures) == {"clip_score", "aesthetic"}
+    assert set(eyes.metric_names) == {"clip_score", "aesthetic"}
     rgba = SINGLES[0][FRONT]
     alpha = rgba[..., 3:] / 255
     grey = (rgba[..., :3] * alpha + 127.5 * (1 - alpha)).round().astype(np.uint8)
@@ -90,15 +90,15 @@ def test_the_aesthetic_score_is_a_linear_head_on_the_layer_over_mid_grey(
         )
         for weight, bias in eyes._head:
             value = value @ weight.T + bias
-    assert eyes.see(SINGLES[:1], PROMPTS[:1])[0].metrics["aesthetic"] == pytest.approx(
+    assert eyes.embed(SINGLES[:1], PROMPTS[:1])[0].metrics["aesthetic"] == pytest.approx(
         float(value), abs=1e-3
     )
 
 
 def test_a_dino_sees_and_measures_nothing(dino: Path) -> None:
     eyes = open_embedder(str(dino), None)
-    assert (eyes.measures, eyes.see(SINGLES, PROMPTS)[0].metrics) == ((), {})
-    assert eyes.see(SINGLES, PROMPTS)[0].vector.shape == (48,)
+    assert (eyes.metric_names, eyes.embed(SINGLES, PROMPTS)[0].metrics) == ((), {})
+    assert eyes.embed(SINGLES, PROMPTS)[0].vector.shape == (48,)
     assert eyes.source.startswith("dino:")
 
 
@@ -127,6 +127,6 @@ def test_the_door_is_found_by_its_name_and_the_papers_selector_asks_for_its_figu
     )
     eyes = load_object(settings.embedder)(settings.embedder_model, settings.aesthetic)
     assert isinstance(eyes, ClipEmbedder)
-    check_policy_signals({"kind": "paper"}, eyes.measures)
+    check_policy_signals({"kind": "paper"}, eyes.metric_names)
     with pytest.raises(Refused, match="weights are not configured"):
-        check_policy_signals({"kind": "paper"}, open_embedder(str(clip), None).measures)
+        check_policy_signals({"kind": "paper"}, open_embedder(str(clip), None).metric_names)

@@ -18,14 +18,14 @@ from training.safetensors_io import load_part
 from training.train import train
 
 MICRO = {
-    "save_images": "48", "sheet_images": "96", "discriminator_weight": "0.01", "discriminator_start": "64",
+    "checkpoint_every_images": "48", "sample_every_images": "96", "discriminator_weight": "0.01", "discriminator_start": "64",
     "base_batch": "8",
 }  # fmt: skip
 LORA = {
     "image_size": "64", "precision": "fp32", "adapter_rank": "4", "buckets": "true", "threads": "1", "draw_steps": "1",
     "encoder_widths": "8,8,8,8", "decoder_widths": "8,8,8,8", "decoder_attention": "0", "decoder_groups": "4",
     "decoder_layers": "1", "decoder_views": "1", "discriminator_weight": "0", "transparency_batch": "4",
-    "base_batch": "4", "warmup_images": "8", "save_images": "12", "sheet_images": "24", "base_lr": "1e-3",
+    "base_batch": "4", "warmup_images": "8", "checkpoint_every_images": "12", "sample_every_images": "24", "base_lr": "1e-3",
     "transparency_lr": "1e-3", "draw_batch": "4",
 }  # fmt: skip
 

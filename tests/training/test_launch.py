@@ -18,8 +18,8 @@ from training.safetensors_io import load_part
 from training.train import train
 
 CHANGES = {
-    "save_images": "32",
-    "sheet_images": "32",
+    "checkpoint_every_images": "32",
+    "sample_every_images": "32",
     "discriminator_weight": "0.01",
     "discriminator_start": "32",
     "solid_share": "0.3",
@@ -59,7 +59,7 @@ def test_two_processes_end_as_one_does(store, snapshot, tmp_path, sharded):
     alone = train(
         _order(snapshot, accumulation="2"), store, tmp_path / "one" / "run", lambda _: None
     )
-    order = _order(snapshot, processes="2", sharded=str(sharded).lower())
+    order = _order(snapshot, processes="2", fsdp=str(sharded).lower())
     together = train(order, store, tmp_path / "two" / "run", told.append)
     one, two = _weights(alone, store), _weights(together, store)
     assert one.keys() == two.keys()
@@ -86,7 +86,7 @@ def test_two_processes_stop_with_the_report_and_resume(store, snapshot, tmp_path
         if progress.stage == "transparency" and progress.done >= 96:
             raise StoppedError
 
-    sharded = _order(snapshot, 128, "transparency", processes="2", sharded="true")
+    sharded = _order(snapshot, 128, "transparency", processes="2", fsdp="true")
     before = set(psutil.Process().children(recursive=True))  # servers of other tests
     with pytest.raises(StoppedError):
         train(sharded, store, tmp_path / "run", stop)

@@ -175,7 +175,7 @@ def test_processes_hold_copies_or_shares():
     assert (busy["gradients"], busy["activations"]) == (100, 900)
     copied = _fullest(find_preset("tiny", {"processes": "4"}), step, **told)
     assert sum(copied.values()) == sum(alone.values()) + 800
-    shared = _fullest(find_preset("tiny", {"processes": "4", "sharded": "true"}), step, **told)
+    shared = _fullest(find_preset("tiny", {"processes": "4", "fsdp": "true"}), step, **told)
     assert shared == {
         "weights": 200 + 200 + 160,
         "gradients": 200,

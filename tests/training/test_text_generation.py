@@ -85,9 +85,9 @@ def llama(tmp_path_factory):
 
 def test_a_model_answers_as_it_was_trained_to_be_asked(llama):
     writer = load_language_model(str(llama))
-    assert writer.write("a picture", 60, 0) == SAID
-    assert len(parse_completion(writer.write("a picture", 60, 0)).prompts) == 1
-    assert len(writer.write("a picture", 4, 0).split()) == 4
+    assert writer.generate("a picture", 60, 0) == SAID
+    assert len(parse_completion(writer.generate("a picture", 60, 0)).prompts) == 1
+    assert len(writer.generate("a picture", 4, 0).split()) == 4
     assert writer.source.startswith(f"{llama}@")
     assert len(writer.source.rsplit("@", 1)[1]) == 12
 
@@ -96,7 +96,7 @@ def test_a_seed_decides_the_answer_and_leaves_others_randomness_alone(tmp_path):
     writer = load_language_model(str(write_llama(tmp_path / "random", learns=False)))
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    said = [writer.write("a picture", 12, seed) for seed in (0, 0, 1)]
+    said = [writer.generate("a picture", 12, seed) for seed in (0, 0, 1)]
     assert said[0] == said[1] != said[2]
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -104,7 +104,7 @@ def test_a_seed_decides_the_answer_and_leaves_others_randomness_alone(tmp_path):
 def test_a_model_without_a_template_goes_on_with_the_question(tmp_path):
     writer = load_language_model(str(write_llama(tmp_path / "plain", template=None)))
     assert writer._formatted("a picture") == "a picture\n"
-    assert writer.write("USER: a picture ASSISTANT:", 60, 0) == SAID
+    assert writer.generate("USER: a picture ASSISTANT:", 60, 0) == SAID
 
 
 def test_what_cannot_be_loaded_is_named(llama, tmp_path):

@@ -68,7 +68,7 @@ def assign_buckets(originals: Sequence[Size], table: Sequence[Size], min_images:
 
     Args:
         originals: (height, width) of each image in pixels.
-        table: Bucket sizes, as `bucket_table` returns them.
+        table: Bucket sizes, as `make_bucket_table` returns them.
         min_images: Smallest number of images in a bucket.
     """
     # The squarest bucket is the fallback: it is never dropped, so the loop ends.
@@ -146,22 +146,22 @@ class BucketConfig:
     """Bucket sizes, the smallest number of images in one, and the folder of cached image sizes."""
 
     table: tuple[Size, ...]
-    least: int
+    min_images: int
     folder: Path | None = None
 
-    def measure(
+    def read_sizes(
         self, store: ObjectStore, sha256s: Sequence[str]
     ) -> tuple[dict[str, Size], dict[str, str]]:
         """Read the sizes of stored images, as `read_sizes` does."""
         return read_sizes(store, sha256s, self.folder)
 
-    def sort(self, originals: Sequence[Size]) -> list[Size]:
-        """Return the bucket of each image size, as `sort_into_buckets` does."""
-        return assign_buckets(originals, self.table, self.least)
+    def assign(self, originals: Sequence[Size]) -> list[Size]:
+        """Return the bucket of each image size, as `assign_buckets` does."""
+        return assign_buckets(originals, self.table, self.min_images)
 
 
 def bucket_config(preset: Preset, batch_size: int, folder: Path | None) -> BucketConfig | None:
-    """Return the buckets of a preset, or None if it has none; `batch_size` is the global batch size."""
+    """Return the buckets of a preset for a global batch size, or None if it has none."""
     if not preset.buckets:
         return None
     return BucketConfig(
@@ -175,45 +175,45 @@ class Sampler(Protocol):
     """An endless sequence of sample indices."""
 
     @property
-    def length(self) -> int:
+    def epoch_length(self) -> int:
         """Number of draws in one epoch."""
 
-    def places(self, start: int, count: int) -> list[int]:
+    def indices(self, start: int, count: int) -> list[int]:
         """Return the sample indices of draws start .. start + count - 1."""
 
 
 class BucketSampler:
-    """A sampler whose draws are regrouped so that each run of `batch` draws has one image size.
+    """A sampler that regroups draws so that each run of `batch_size` draws has one image size.
 
     The draws of the inner sampler are collected in one bin per size; a full bin becomes a batch.
-    No draw is lost or repeated, and at most `batch` - 1 draws of a size wait at any time. A draw
-    depends only on its number, the inner sampler and `batch`, so that a resumed training sees the
-    same images.
+    No draw is lost or repeated, and at most `batch_size` - 1 draws of a size wait at any time. A
+    draw depends only on its number, the inner sampler and `batch_size`, so that a resumed training
+    sees the same images.
     """
 
     def __init__(self, sampler: Sampler, shapes: Sequence[Hashable], batch_size: int) -> None:
-        """Group the draws of `sampler` by `shapes`: the size, or other key, of each sample index."""
-        self._order, self._shapes, self.batch = sampler, list(shapes), batch_size
+        """Group the draws of `sampler` by `shapes`: the size or other key of each index."""
+        self._sampler, self._shapes, self.batch = sampler, list(shapes), batch_size
         self._bins: dict[Hashable, list[int]] = {}
         self._walked = 0
         self._sorted = array("i")  # kept, since a batch depends on all draws before it
 
     @property
-    def length(self) -> int:
+    def epoch_length(self) -> int:
         """Number of draws in an epoch, on average."""
-        return self._order.length
+        return self._sampler.epoch_length
 
-    def places(self, start: int, count: int) -> list[int]:
+    def indices(self, start: int, count: int) -> list[int]:
         """Return draws start .. start + count - 1: of one size if they lie within one batch."""
         while len(self._sorted) < start + count:
             # Distribute one more epoch of the inner sampler over the bins.
-            for index in self._order.places(self._walked, self.length):
+            for index in self._sampler.indices(self._walked, self.epoch_length):
                 waiting = self._bins.setdefault(self._shapes[index], [])
                 waiting.append(index)
                 if len(waiting) == self.batch:
                     self._sorted.extend(waiting)
                     waiting.clear()
-            self._walked += self.length
+            self._walked += self.epoch_length
         return self._sorted[start : start + count].tolist()
 
 

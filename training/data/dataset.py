@@ -34,10 +34,10 @@ T = TypeVar("T")
 class LayerDataset(Dataset[Tensor]):
     """Layers of samples as 4 x H x W straight RGBA in [0, 1], decoded on access or all at once.
 
-    Unreadable images are recorded in `aside`. With `in_memory` they are left out from the start;
-    otherwise the next readable image of the same size replaces them, deterministically, so that
-    training goes on and a resumed training sees the same images. More than BROKEN_SHARE of them
-    raise Corrupt.
+    Unreadable images are recorded in `unreadable`. With `in_memory` they are left out from the
+    start; otherwise the next readable image of the same size replaces them, deterministically, so
+    that training goes on and a resumed training sees the same images. A share of them above
+    MAX_UNREADABLE_SHARE raises Corrupt.
     """
 
     def __init__(
@@ -79,23 +79,23 @@ class LayerDataset(Dataset[Tensor]):
         pixels = self._decode(index) if self._decoded is None else self._decoded[index]
         return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255.0
 
-    def take(self, indices: Sequence[int]) -> Tensor:
+    def load_batch(self, indices: Sequence[int]) -> Tensor:
         """Return images of one size as a batch, B x 4 x H x W. Raises Corrupt, NotFound."""
-        return torch.stack([self[place] for place in indices])
+        return torch.stack([self[index] for index in indices])
 
-    def read(self, index: int) -> tuple[int, Tensor]:
+    def read_or_replace(self, index: int) -> tuple[int, Tensor]:
         """Return the index and pixels of an image or its replacement. Raises Corrupt."""
         while True:
-            (stand_in,) = self.sound([index])
+            (stand_in,) = self.readable_indices([index])
             try:
                 return stand_in, self[stand_in]
             except (Corrupt, NotFound) as error:
                 self.mark_unreadable(stand_in, error)
 
-    def sound(self, indices: Sequence[int]) -> list[int]:
+    def readable_indices(self, indices: Sequence[int]) -> list[int]:
         """Replace unreadable images by the next readable ones of their size. Raises Corrupt."""
         return [
-            self._replacement_of(place) if place in self._broken else place for place in indices
+            self._replacement_of(index) if index in self._broken else index for index in indices
         ]
 
     def mark_unreadable(self, index: int, error: Corrupt | NotFound) -> None:
@@ -115,7 +115,7 @@ class LayerDataset(Dataset[Tensor]):
     @property
     def captions(self) -> list[str]:
         """Captions of all images, by index."""
-        return [self.caption_of(place) for place in range(len(self))]
+        return [self.caption_of(index) for index in range(len(self))]
 
     def caption_of(self, index: int) -> str:
         """Return the caption of the layer or of its sample; empty if it was only a file name.
@@ -130,9 +130,9 @@ class LayerDataset(Dataset[Tensor]):
         """Return the sha256 of an image's stored file."""
         return self.samples[index].layers[self.roles[index]]
 
-    def inside(self, indices: Sequence[int]) -> Tensor:
+    def inside_masks(self, indices: Sequence[int]) -> Tensor:
         """Return masks of the image area, B x 1 x H x W bool: False in the letterbox margins."""
-        return torch.stack([self._inside(place) for place in indices])
+        return torch.stack([self._inside(index) for index in indices])
 
     def _inside(self, index: int) -> Tensor:
         height, width = self.shapes[index]
@@ -147,7 +147,7 @@ class LayerDataset(Dataset[Tensor]):
         """Return whether an image is not known to be unreadable."""
         return index not in self._broken
 
-    def sizes(self, indices: Sequence[int]) -> Tensor:
+    def size_conditions(self, indices: Sequence[int]) -> Tensor:
         """Return SDXL's size conditioning of these images, B x 6 (see `size_conditions`)."""
         return size_conditions(
             [self.original_sizes[index] for index in indices],
@@ -162,13 +162,13 @@ class LayerDataset(Dataset[Tensor]):
             return
         # Read all sizes first: the buckets depend on how many images each would get.
         objects = [self.sha256_of(index) for index in range(len(self.samples))]
-        originals, broken = buckets.measure(self.store, objects)
+        originals, broken = buckets.read_sizes(self.store, objects)
         for index, sha256 in enumerate(objects):
             if sha256 in broken:
                 self.mark_unreadable(index, Corrupt(broken[sha256]))
         self._leave_out(self._broken)
         self.original_sizes = [originals[sha256] for sha256 in objects if sha256 not in broken]
-        self.shapes = buckets.sort(self.original_sizes)
+        self.shapes = buckets.assign(self.original_sizes)
 
     def _decode_all(self) -> None:
         """Decode all images, and leave out those that cannot be decoded."""

@@ -15,9 +15,9 @@ from training.data.sampler import WeightedSampler, new_sample_weights
 class LayerSetDataset:
     """Layer sets that are trained together, and single foregrounds.
 
-    An index is a layer set: `samples[i]`, whose layers `roles[i]` are the indices `rows[i]` of
-    `layers`. A layer set with an unreadable layer is left out, or replaced by another of the same
-    roles and size.
+    An index is a layer set: `samples[i]`, whose layers `roles[i]` are the indices
+    `layer_indices[i]` of `layers`. A layer set with an unreadable layer is left out, or replaced by
+    another of the same roles and size.
     """
 
     def __init__(
@@ -28,13 +28,13 @@ class LayerSetDataset:
         Args:
             layers: All layers; those of a sample have the same sample id.
             roles: Roles that a layer set must have.
-            with_single_foregrounds: Whether to add single foregrounds: those of samples that are not pairs or, if
-                there are none, the foregrounds of the pairs.
+            with_single_foregrounds: Whether to add single foregrounds: those of samples that are
+                not pairs or, if there are none, the foregrounds of the pairs.
         """
         self.layers = layers
         self.samples: list[Sample] = []
         self.roles: list[tuple[LayerRole, ...]] = []
-        self.rows: list[tuple[int, ...]] = []
+        self.layer_indices: list[tuple[int, ...]] = []
         # Find the samples that have all roles, and those that are a foreground only.
         by_sample: dict[str, dict[LayerRole, int]] = {}
         for index, sample in enumerate(layers.samples):
@@ -47,25 +47,25 @@ class LayerSetDataset:
             self._add(rows, (LayerRole.foreground,))
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.layer_indices)
 
     @property
     def keys(self) -> list[object]:
         """The key that all layer sets of a batch share: image size and roles."""
         return [
             (self.layers.shapes[rows[0]], roles)
-            for rows, roles in zip(self.rows, self.roles, strict=True)
+            for rows, roles in zip(self.layer_indices, self.roles, strict=True)
         ]
 
-    def sound(self, indices: Sequence[int]) -> list[int]:
+    def readable_indices(self, indices: Sequence[int]) -> list[int]:
         """Replace indices of unreadable layer sets by the next with their key. Raises Corrupt."""
         return [
-            place if self._is_sound(place) else self._replacement_of(place) for place in indices
+            index if self._is_readable(index) else self._replacement_of(index) for index in indices
         ]
 
     def captions(self, index: int) -> list[str]:
         """Return the caption of each layer of a layer set."""
-        return [self.layers.caption_of(row) for row in self.rows[index]]
+        return [self.layers.caption_of(row) for row in self.layer_indices[index]]
 
     def order(
         self,
@@ -86,7 +86,7 @@ class LayerSetDataset:
         """
         weights = new_sample_weights(store, self.samples, previous, new_sample_weight)
         # Scale the single foregrounds so that their weights sum to the requested share.
-        single = [len(rows) == 1 for rows in self.rows]
+        single = [len(rows) == 1 for rows in self.layer_indices]
         sums = {
             kind: sum(w for w, is_single in zip(weights, single, strict=True) if is_single == kind)
             for kind in (False, True)
@@ -105,18 +105,18 @@ class LayerSetDataset:
         indices = tuple(rows[role] for role in roles)
         self.samples.append(self.layers.samples[indices[0]])
         self.roles.append(roles)
-        self.rows.append(indices)
+        self.layer_indices.append(indices)
         # Layers are stacked, so all have the foreground's size regardless of their stored size.
         for index in indices:
             self.layers.shapes[index] = self.layers.shapes[rows[LayerRole.foreground]]
 
-    def _is_sound(self, index: int) -> bool:
-        return all(map(self.layers.is_readable, self.rows[index]))
+    def _is_readable(self, index: int) -> bool:
+        return all(map(self.layers.is_readable, self.layer_indices[index]))
 
     def _replacement_of(self, index: int) -> int:
         keys = self.keys
         for stand_in in (*range(index + 1, len(self)), *range(index)):
-            if keys[stand_in] == keys[index] and self._is_sound(stand_in):
+            if keys[stand_in] == keys[index] and self._is_readable(stand_in):
                 return int(stand_in)
         raise Corrupt(
             f"no layer set like sample {self.samples[index].id[:12]} can be read",

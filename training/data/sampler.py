@@ -30,9 +30,9 @@ class WeightedSampler:
         default_factory=dict, init=False, repr=False, compare=False
     )
 
-    def places(self, start: int, count: int) -> list[int]:
+    def indices(self, start: int, count: int) -> list[int]:
         """Return the sample indices of draws start .. start + count - 1."""
-        length = self.length
+        length = self.epoch_length
         draws: list[int] = []
         for epoch in range(start // length, (start + count - 1) // length + 1):
             begin = max(0, start - epoch * length)
@@ -40,7 +40,7 @@ class WeightedSampler:
         return draws
 
     @cached_property
-    def length(self) -> int:
+    def epoch_length(self) -> int:
         """Number of draws in one epoch."""
         return max(1, round(float(self._weights.sum())))
 
@@ -53,7 +53,9 @@ class WeightedSampler:
             # Systematic sampling: equidistant ticks with one random offset over the summed weights.
             rng = np.random.default_rng([self.seed, epoch])
             cumulative = np.cumsum(self._weights)
-            ticks = (np.arange(self.length) + rng.random()) * (cumulative[-1] / self.length)
+            ticks = (np.arange(self.epoch_length) + rng.random()) * (
+                cumulative[-1] / self.epoch_length
+            )
             drawn = np.searchsorted(cumulative, ticks, side="right").clip(max=len(cumulative) - 1)
             # Steps only move forward, so one epoch at a time is kept.
             self._epochs.clear()
@@ -78,7 +80,8 @@ def build_sampler(
         previous: Id of the previous snapshot; None if there is none.
         new_sample_weight: Weight factor of samples that the previous snapshot does not have.
         seed: RNG seed of the order.
-        opaque_weight: Weight of layers other than foregrounds (which are opaque); foregrounds weigh 1.
+        opaque_weight: Weight of layers other than foregrounds, which are opaque; foregrounds
+            weigh 1.
     """
     news = new_sample_weights(store, images.samples, previous, new_sample_weight)
     weights = (
@@ -91,7 +94,7 @@ def build_sampler(
 def new_sample_weights(
     store: ObjectStore, samples: Sequence[Sample], previous: str | None, new_sample_weight: float
 ) -> list[float]:
-    """Return the weight of each sample: `new_sample_weight` if the previous snapshot lacks it, else 1.
+    """Return each sample's weight: `new_sample_weight` if the previous snapshot lacks it, else 1.
 
     Args:
         store: Where snapshots are stored.

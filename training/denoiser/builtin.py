@@ -46,7 +46,7 @@ class BuiltinDenoiser(Denoiser):
         )
         return predicted
 
-    def measure(self, latent_BCHW: Tensor) -> None:
+    def fit_scale(self, latent_BCHW: Tensor) -> None:
         """Set mean and standard deviation from adjusted latents."""
         self.centre.copy_(latent_BCHW.mean((0, 2, 3)))
         self.spread.copy_(self._centered(latent_BCHW).square().mean().sqrt().clamp_min(1e-6))
@@ -55,7 +55,7 @@ class BuiltinDenoiser(Denoiser):
         """Subtract the mean and divide by the standard deviation."""
         return self._centered(latent_BCHW) / self.spread
 
-    def restore(self, normalized_BCHW: Tensor) -> Tensor:
+    def denormalize(self, normalized_BCHW: Tensor) -> Tensor:
         """Invert `normalise`."""
         return normalized_BCHW * self.spread + self.centre[:, None, None]
 

@@ -68,7 +68,7 @@ class LatentCache:
     ) -> None:
         """Compute missing entries; several processes may do so at once and share the work.
 
-        Unreadable images are recorded in `pictures.aside` and in the file `aside.jsonl`, and
+        Unreadable images are recorded in `dataset.unreadable` and in the file `aside.jsonl`, and
         counted in the progress report.
 
         Args:
@@ -76,7 +76,7 @@ class LatentCache:
             encode: Computes the posterior of a batch.
             on_progress: Progress callback; the stage is named "latents".
             workers: Threads that decode, resize and pad images while `encode` runs.
-            batch_size: Largest number of images per batch; fewer if images are large (`fill_batch`).
+            batch_size: Largest number of images per batch; fewer if images are large.
 
         Raises:
             Corrupt: Too many images are unreadable.
@@ -98,10 +98,11 @@ class LatentCache:
         if self.folder is not None:
             _write_aside(self.folder / "aside.jsonl", images)
 
-    def take(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def get(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return mean and std of images of one size, each B x C x h x w float32 on the CPU.
 
-        Replace unreadable images by `pictures.sound(places)` first. Raises KeyError, Corrupt.
+        Replace unreadable images by `dataset.readable_indices(indices)` first.
+        Raises KeyError, Corrupt.
         """
         found = self._shards.get([self._keys[index] for index in indices])
         return found["mean"].float(), found["std"].float()
@@ -193,14 +194,14 @@ class TextEmbeddingCache:
         for done in compute_missing(self._shards, keys, [0] * len(keys), make):
             on_progress(Progress("texts", done, len(keys)))
 
-    def take(self, texts: Sequence[str]) -> Conditions:
+    def get(self, texts: Sequence[str]) -> Conditions:
         """Return conditions without sizes, float32 on the CPU. Raises KeyError, Corrupt."""
         found = self._shards.get([cache_key("text", text) for text in texts])
         return Conditions(**found).to("cpu", torch.float32)
 
 
 def encoding_batch_size(size: Size, max_images: int = 64) -> int:
-    """Return the batch size for an image size: at most `max_images` and PIXELS pixels, at least 1."""
+    """Return the batch size for an image size: 1 to `max_images`, of PIXELS_PER_BATCH pixels."""
     return max(1, min(max_images, PIXELS_PER_BATCH // (size[0] * size[1])))
 
 

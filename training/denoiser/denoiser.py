@@ -77,7 +77,7 @@ class Denoiser(nn.Module):
         """Normalize unscaled adjusted latents to about unit variance."""
 
     @abstractmethod
-    def restore(self, normalized_BCHW: Tensor) -> Tensor:
+    def denormalize(self, normalized_BCHW: Tensor) -> Tensor:
         """Invert `normalise`."""
 
     @abstractmethod
@@ -96,7 +96,7 @@ class Denoiser(nn.Module):
     def metadata(self) -> dict[str, str]:
         """Return the metadata that is needed to load the tensors; "kind" is always included."""
 
-    def measure(self, latent_BCHW: Tensor) -> None:
+    def fit_scale(self, latent_BCHW: Tensor) -> None:
         """Set the scale of latents from adjusted latents, before the first step."""
 
     def trainable_parameters(self) -> list[nn.Parameter]:

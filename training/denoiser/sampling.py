@@ -140,7 +140,7 @@ def generate_layers(
     for start in range(0, len(texts), preset.draw_batch):
         batch = slice(start, start + preset.draw_batch)
         normal_BCHW = sample_latents(denoiser, preset, texts[batch], seeds[batch], negative)
-        layers += to_layers(decode_rgba(autoencoder, decoder, denoiser.restore(normal_BCHW)))
+        layers += to_layers(decode_rgba(autoencoder, decoder, denoiser.denormalize(normal_BCHW)))
     return layers
 
 

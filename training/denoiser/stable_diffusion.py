@@ -85,7 +85,7 @@ class StableDiffusion(Denoiser):
         """Unfreeze the trained parameters, and cast frozen ones to the dtype of the training."""
         self.requires_grad_(True)
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.preset.precision)
-        if half and self.kind == "adapter" and not self.preset.sharded:  # FSDP needs one dtype
+        if half and self.kind == "adapter" and not self.preset.fsdp:  # FSDP needs one dtype
             for parameter in self.unet.parameters():
                 if not parameter.requires_grad:
                     parameter.data = parameter.data.to(half)
@@ -143,7 +143,7 @@ class StableDiffusion(Denoiser):
         """Apply the autoencoder's shift and scale: (latent - shift) * scaling_factor."""
         return (latent_BCHW - self.shift) * self.scaling
 
-    def restore(self, normalized_BCHW: Tensor) -> Tensor:
+    def denormalize(self, normalized_BCHW: Tensor) -> Tensor:
         """Invert `normalise`."""
         return normalized_BCHW / self.scaling + self.shift
 

@@ -40,7 +40,7 @@ class HeldoutBatch:
 class DenoiserStage(TrainingStage):
     """Trains a denoiser to predict noise, or v, from noisy latents and captions (section 3.2)."""
 
-    stage = "base"
+    name = "base"
 
     def __init__(
         self,
@@ -69,8 +69,8 @@ class DenoiserStage(TrainingStage):
         self.heldout = heldout
         self.preset, self.denoiser, self.images = preset, denoiser, images
         self.latents, self.texts = latents, texts
-        self.pace = StageSchedule(preset.base_images, preset.base_batch, preset.ema_decay)
-        self.schedule = denoiser.schedule()
+        self.schedule = StageSchedule(preset.base_images, preset.base_batch, preset.ema_decay)
+        self.noise_schedule = denoiser.schedule()
         # In a tuple, so that frozen networks do not become submodules.
         self._frozen_networks = (autoencoder, transparency.decoder)
 
@@ -84,7 +84,9 @@ class DenoiserStage(TrainingStage):
             )
         }
 
-    def lay_out(self, indices: Sequence[int], local: Sequence[int], rng: torch.Generator) -> Batch:
+    def make_batch(
+        self, indices: Sequence[int], local: Sequence[int], rng: torch.Generator
+    ) -> Batch:
         """Make latents, noise, timesteps and captions; some captions are dropped for guidance.
 
         Args:
@@ -93,11 +95,13 @@ class DenoiserStage(TrainingStage):
             rng: The step's random number generator, equal in all processes.
         """
         preset, count = self.preset, len(indices)
-        chosen = self.images.sound([indices[row] for row in local])
-        mean_BCHW, std_BCHW = self.latents.take(chosen)
+        chosen = self.images.readable_indices([indices[row] for row in local])
+        mean_BCHW, std_BCHW = self.latents.get(chosen)
         # Random numbers are drawn for the global batch, so that the order of draws is fixed.
         dropped = (torch.rand(count, generator=rng) < preset.caption_dropout)[local]
-        time_B = torch.randint(len(self.schedule.alphas_cumprod), (count,), generator=rng)[local]
+        time_B = torch.randint(len(self.noise_schedule.alphas_cumprod), (count,), generator=rng)[
+            local
+        ]
         noise_BCHW = torch.randn((count, *mean_BCHW.shape[1:]), generator=rng)[local]
         if preset.noise_offset:
             # Noise that is constant over a channel, so that brightness is trained too
@@ -116,8 +120,12 @@ class DenoiserStage(TrainingStage):
         if self.texts is None:
             return {**rows, "texts": captions}
         # Size conditioning is added here, since it belongs to the image and not to its text.
-        sizes_B6 = self.images.sizes(chosen) if find_family(str(self.preset.family)).sizes else None
-        return {**rows, "conditions": replace(self.texts.take(captions), sizes_B6=sizes_B6)}
+        sizes_B6 = (
+            self.images.size_conditions(chosen)
+            if find_family(str(self.preset.family)).sizes
+            else None
+        )
+        return {**rows, "conditions": replace(self.texts.get(captions), sizes_B6=sizes_B6)}
 
     def forward(self, batch: Batch, images_seen: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the squared error at x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise.
@@ -133,16 +141,18 @@ class DenoiserStage(TrainingStage):
         noise_BCHW, time_B = batch["noise"], batch["time"]
         # Diffuse the latents, and predict noise or v.
         clean_BCHW = self.denoiser.normalize(batch["latent"])
-        noisy_BCHW = self.schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
+        noisy_BCHW = self.noise_schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
         conditions = (
             batch["conditions"] if "conditions" in batch else self.denoiser.encode(batch["texts"])
         )
         predicted_BCHW = self.denoiser.predict(noisy_BCHW, time_B, conditions)
-        target_BCHW = denoising_target(self.schedule, clean_BCHW, noise_BCHW, time_B)
+        target_BCHW = denoising_target(self.noise_schedule, clean_BCHW, noise_BCHW, time_B)
         # Weight each example by its noise level.
         error_B = (predicted_BCHW.float() - target_BCHW).square().mean((1, 2, 3))
-        level_B = self.schedule.alphas_cumprod[time_B]
-        weight_B = loss_weight(self.schedule.config.prediction_type, self.preset.snr_gamma, level_B)
+        level_B = self.noise_schedule.alphas_cumprod[time_B]
+        weight_B = loss_weight(
+            self.noise_schedule.config.prediction_type, self.preset.snr_gamma, level_B
+        )
         loss = (weight_B * error_B).mean()
         return loss, {"denoising": loss, "error": error_B.mean()}
 
@@ -169,7 +179,7 @@ class DenoiserStage(TrainingStage):
         """Return the denoising network; a trained text encoder is small and takes no tensors."""
         return (getattr(self.denoiser, "unet" if self.texts is not None else "network"),)
 
-    def frozen(self) -> Sequence[nn.Module]:
+    def frozen_modules(self) -> Sequence[nn.Module]:
         """Return the networks of sample grids and a pretrained model's text encoders."""
         return (*self._frozen_networks, *getattr(self.denoiser, "texts", ()))
 

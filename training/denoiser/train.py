@@ -76,9 +76,9 @@ def train_base(
         Diverged: A loss or gradient is NaN or infinite.
     """
     # Images, and the order in which they are seen.
-    machine = DistributedContext(preset)
+    ctx = DistributedContext(preset)
     caches = folder.parent / "cache"
-    step = machine.global_batch_size(preset.base_batch)
+    step = ctx.global_batch_size(preset.base_batch)
     buckets = bucket_config(preset, step, caches / "sizes")
     memory = preset.in_memory
     opaque, size = preset.base_opaque, preset.image_size
@@ -89,12 +89,17 @@ def train_base(
     if LayerRole.background in images.roles:
         preset = replace(preset, base_images=preset.base_images + preset.background_images)
     draws: Sampler = build_sampler(
-        store, images, request.previous, preset.new_weight, request.seed, opaque_weight=opaque
+        store,
+        images,
+        request.previous,
+        preset.new_sample_weight,
+        request.seed,
+        opaque_weight=opaque,
     )
     draws = BucketSampler(draws, images.shapes, step) if buckets else draws
     # Frozen networks encode all images once.
     for network in (autoencoder, transparency):
-        network.to(machine.device)
+        network.to(ctx.device)
     latents = encode_images(
         preset, images, autoencoder, transparency.encoder, None if memory else caches, on_progress
     )
@@ -104,20 +109,18 @@ def train_base(
     if parent is None:
         denoiser = new_denoiser(preset).train()
         if preset.family is None:
-            first = images.sound(draws.places(0, min(SCALE_IMAGES, len(images))))
-            denoiser.measure(latents.take(first)[0])
+            first = images.readable_indices(draws.indices(0, min(SCALE_IMAGES, len(images))))
+            denoiser.fit_scale(latents.get(first)[0])
     else:  # keeps the parent's mean and std of latents, which its weights are trained for
         denoiser = load_denoiser(preset, *parent).train().requires_grad_(True)
-    denoiser.to(machine.device)
+    denoiser.to(ctx.device)
     # Text embeddings and held-out latents, then the training itself.
     texts = encode_texts(preset, denoiser, images.captions, None if memory else caches, on_progress)
     heldout = _heldout(store, request.snapshot, preset, autoencoder, transparency.encoder)
-    recipe = DenoiserStage(
+    stage = DenoiserStage(
         preset, denoiser, images, latents, texts, autoencoder, transparency, heldout
     )
-    fit(
-        recipe, TrainerContext(request, preset, machine, images.samples, draws, folder, on_progress)
-    )
+    fit(stage, TrainerContext(request, preset, ctx, images.samples, draws, folder, on_progress))
     trained = {
         name: full_tensor(tensor.detach()).cpu().clone()
         for name, tensor in denoiser.finetuned_state_dict().items()
@@ -223,7 +226,9 @@ def validation_loss(
     errors = []
     for start in range(0, len(images), preset.base_batch):
         indices = range(start, min(start + preset.base_batch, len(images)))
-        latent_BCHW = _encode(autoencoder, transparency.encoder, images.take(indices)).to(device)
+        latent_BCHW = _encode(autoencoder, transparency.encoder, images.load_batch(indices)).to(
+            device
+        )
         captions = [images.caption_of(index) for index in indices]
         errors.append(denoising_errors(denoiser, latent_BCHW, captions, start))
     return float(torch.cat(errors).double().mean())
@@ -242,7 +247,7 @@ def _heldout(
     if not len(images):
         return None
     return HeldoutBatch(
-        _encode(autoencoder, encoder, images.take(range(len(images)))), images.captions
+        _encode(autoencoder, encoder, images.load_batch(range(len(images)))), images.captions
     )
 
 

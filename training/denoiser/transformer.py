@@ -17,7 +17,7 @@ Attend = Callable[[Tensor], Tensor]
 
 
 def attend_separately(attend: Attend, tokens_BND: Tensor) -> Tensor:
-    """Attend within each row of the batch: every row is a separate image (see `_Layer.look`)."""
+    """Attend within each row: every row is a separate image (see `_Layer.attention_wrapper`)."""
     return attend(tokens_BND)
 
 
@@ -71,13 +71,13 @@ class _Layer(nn.Module):
     zero (conditional position encoding, Chu et al., 2021, arXiv 2102.10882).
     """
 
-    look: Callable[[Attend, Tensor], Tensor]
+    attention_wrapper: Callable[[Attend, Tensor], Tensor]
     """Calls attention on rows of tokens; training.layers replaces it to join layers in a row."""
 
     def __init__(self, width: int, side: int) -> None:
         """Create a layer of `width` channels for side x side tokens."""
         super().__init__()
-        self.look, self.side = attend_separately, side
+        self.attention_wrapper, self.side = attend_separately, side
         self.near = nn.Conv2d(width, width, 3, padding=1, groups=width)
         self.heads = max(1, width // HEAD_CHANNELS)
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
@@ -96,7 +96,7 @@ class _Layer(nn.Module):
         tokens_BND = tokens_BND + self._mix_neighbors(tokens_BND)
         # Attention, then MLP, each on modulated normalized tokens.
         normal_BND = self.norm(tokens_BND) * (1 + scale_a) + shift_a
-        tokens_BND = tokens_BND + gate_a * self.look(self._attend, normal_BND)
+        tokens_BND = tokens_BND + gate_a * self.attention_wrapper(self._attend, normal_BND)
         normal_BND = self.norm(tokens_BND) * (1 + scale_p) + shift_p
         changed_BND: Tensor = tokens_BND + gate_p * self.perceptron(normal_BND)
         return changed_BND

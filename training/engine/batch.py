@@ -18,11 +18,11 @@ Batch = Mapping[str, Any]
 class TensorBundle(Protocol):
     """Tensors that belong together, such as a denoiser's `Conditions`."""
 
-    def take(self, batch: Sequence[int] | slice) -> Self:
+    def take(self, rows: Sequence[int] | slice) -> Self:
         """Return some rows of every tensor."""
 
     def map(self, fn: Callable[[str, Tensor], Tensor]) -> Self:
-        """Return the same bundle with every tensor replaced by `change(name, tensor)`."""
+        """Return the same bundle with every tensor replaced by `fn(name, tensor)`."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class StepBatches:
     A weight is the micro-batch's share of the global batch, in [0, 1].
     """
 
-    places: list[int]
+    indices: list[int]
     batches: list[tuple[Batch, float]]
 
 
@@ -53,22 +53,22 @@ class Prefetcher:
             total: Images of the whole stage; no step is made beyond them.
             threaded: Whether to prefetch in a thread.
         """
-        self._lay_out, self._total = make_step, total
-        self._pool = ThreadPoolExecutor(1, "lay-out") if threaded else None
+        self._make_step, self._total = make_step, total
+        self._pool = ThreadPoolExecutor(1, "prefetch") if threaded else None
         self._next: tuple[int, Future[StepBatches]] | None = None
 
-    def take(self, images_seen: int) -> StepBatches:
-        """Return the step that begins after `images_seen` images. Raises the errors of making it."""
+    def get(self, images_seen: int) -> StepBatches:
+        """Return the step that begins after `images_seen` images. Raises what making it raises."""
         if self._pool is None:
-            return self._lay_out(images_seen)
+            return self._make_step(images_seen)
         # After a resume, or the first time, no suitable step is under way.
         if self._next is None or self._next[0] != images_seen:
-            self._next = (images_seen, self._pool.submit(self._lay_out, images_seen))
+            self._next = (images_seen, self._pool.submit(self._make_step, images_seen))
         step = self._next[1].result()
         # Start on the following step before the caller trains on this one.
-        after = images_seen + len(step.places)
+        after = images_seen + len(step.indices)
         self._next = (
-            (after, self._pool.submit(self._lay_out, after)) if after < self._total else None
+            (after, self._pool.submit(self._make_step, after)) if after < self._total else None
         )
         return step
 
@@ -78,10 +78,10 @@ class Prefetcher:
             self._pool.shutdown(cancel_futures=True)
 
 
-def slice_batch(batch: Batch, part: slice) -> Batch:
+def slice_batch(batch: Batch, rows: slice) -> Batch:
     """Return a slice of a batch along the image axis."""
     return {
-        name: v.take(part) if isinstance(v, TensorBundle) else v[part] for name, v in batch.items()
+        name: v.take(rows) if isinstance(v, TensorBundle) else v[rows] for name, v in batch.items()
     }
 
 

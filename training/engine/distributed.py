@@ -48,14 +48,12 @@ class DistributedContext:
                 f"no precision {preset.precision!r}", f"choose one of {', '.join(PRECISIONS)}"
             )
         # Combinations that FSDP2 does not support.
-        if preset.sharded and preset.precision == "fp16":
-            raise Refused("sharded=true does not support fp16", "use --set precision=bf16")
-        if preset.sharded and preset.channels_last:
-            raise Refused("sharded=true does not support channels_last", "leave out channels_last")
-        if preset.sharded and preset.average_apart and torch.cuda.is_available():
-            raise Refused(
-                "sharded=true keeps the EMA weights with its shards", "leave out average_apart"
-            )
+        if preset.fsdp and preset.precision == "fp16":
+            raise Refused("fsdp=true does not support fp16", "use --set precision=bf16")
+        if preset.fsdp and preset.channels_last:
+            raise Refused("fsdp=true does not support channels_last", "leave out channels_last")
+        if preset.fsdp and preset.ema_on_cpu and torch.cuda.is_available():
+            raise Refused("fsdp=true keeps the EMA weights with its shards", "leave out ema_on_cpu")
         self.preset = preset
         # A discriminator has no gradients in the steps before adversarial training begins.
         handlers = [
@@ -63,20 +61,21 @@ class DistributedContext:
         ]
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=handlers)
         self.device = self.accelerator.device
-        self.processes, self.rank = self.accelerator.num_processes, self.accelerator.process_index
-        self.first = self.accelerator.is_main_process
+        self.world_size, self.rank = self.accelerator.num_processes, self.accelerator.process_index
+        self.is_main_process = self.accelerator.is_main_process
         self.scaler = GradScaler(self.device.type, enabled=preset.precision == "fp16")
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
 
-    def place(
+    def wrap(
         self, module: nn.Module, core_modules: Sequence[nn.Module], frozen: Sequence[nn.Module] = ()
     ) -> nn.Module:
         """Prepare networks for training: move them to the device, compile, and shard or replicate.
 
         Args:
             module: The module whose forward the trainer calls.
-            core_modules: Submodules that do most of the work: compiled, checkpointed, sharded by block.
+            core_modules: Submodules that do most of the work: compiled, checkpointed and sharded
+                by block.
             frozen: Modules inside or outside `module` that are not trained; every process holds
                 them unsharded.
 
@@ -90,26 +89,26 @@ class DistributedContext:
                 network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             if self.preset.gradient_checkpointing:
                 enable_checkpointing(network)
-            if self.preset.compiled:
+            if self.preset.torch_compile:
                 compile_blocks(network)
-        if self.processes == 1:
+        if self.world_size == 1:
             return module
         # Data parallel: a full copy in every process.
-        if not self.preset.sharded:
+        if not self.preset.fsdp:
             copied: nn.Module = self.accelerator.prepare_model(module)
             return copied
         # FSDP2, called directly: accelerate's integration requires GPUs, so that it could not be
         # tested on CPU. Blocks are sharded first, then the root with all remaining parameters.
-        mesh = init_device_mesh(self.device.type, (self.processes,))
-        unsharded = {parameter for network in frozen for parameter in network.parameters()}
+        mesh = init_device_mesh(self.device.type, (self.world_size,))
+        kept_whole = {parameter for network in frozen for parameter in network.parameters()}
         for block in (block for network in core_modules for block in fsdp_units(network)):
             fully_shard(block, mesh=mesh)
-        fully_shard(module, mesh=mesh, ignored_params=unsharded)
+        fully_shard(module, mesh=mesh, ignored_params=kept_whole)
         return module
 
     def global_batch_size(self, batch_size: int) -> int:
         """Return the global batch size: batch x accumulation x processes."""
-        return batch_size * self.preset.accumulation * int(self.processes)
+        return batch_size * self.preset.accumulation * int(self.world_size)
 
     def local_shards(self, count: int, batch_size: int) -> list[tuple[range, float]]:
         """Return this process's micro-batches of a global batch, each with its loss weight.
@@ -125,7 +124,7 @@ class DistributedContext:
             Positions within the global batch, and the share of the global batch, in [0, 1].
         """
         shares = []
-        for start in range(0, count, batch_size * self.processes):
+        for start in range(0, count, batch_size * self.world_size):
             local = range(
                 min(count, start + self.rank * batch_size),
                 min(count, start + (self.rank + 1) * batch_size),
@@ -140,20 +139,20 @@ class DistributedContext:
 
     def grad_sync(self, model: nn.Module, last: bool) -> AbstractContextManager[Any]:
         """Return a context that reduces gradients over processes in the last micro-batch only."""
-        if self.processes == 1:
+        if self.world_size == 1:
             return nullcontext()
-        if self.preset.sharded:
+        if self.preset.fsdp:
             model.set_requires_gradient_sync(last)  # type: ignore[operator]
             return nullcontext()
         return nullcontext() if last else self.accelerator.no_sync(model)
 
     @contextmanager
-    def together(self, model: nn.Module) -> Iterator[None]:
+    def unsharded(self, model: nn.Module) -> Iterator[None]:
         """Gather all shards, so that submodules can be called directly; collective.
 
         FSDP gathers parameters in the root's forward only, but sampling calls submodules.
         """
-        sharded: Any = model if self.processes > 1 and self.preset.sharded else None
+        sharded: Any = model if self.world_size > 1 and self.preset.fsdp else None
         if sharded is not None:
             sharded.unshard()
         yield
@@ -163,11 +162,11 @@ class DistributedContext:
     def backward(self, loss: Tensor, weight: float) -> None:
         """Backpropagate one micro-batch, weighted by its share of the global batch.
 
-        DDP and FSDP average gradients over processes, hence the factor `processes`.
+        DDP and FSDP average gradients over processes, hence the factor `world_size`.
         """
-        torch.autograd.backward(self.scaler.scale(loss * (weight * self.processes)))
+        torch.autograd.backward(self.scaler.scale(loss * (weight * self.world_size)))
 
-    def step(self, optimizers: Mapping[str, Optimizer]) -> Tensor:
+    def optimizer_step(self, optimizers: Mapping[str, Optimizer]) -> Tensor:
         """Step every optimizer that has gradients, clipped to its group's `clip`.
 
         Returns:
@@ -189,11 +188,11 @@ class DistributedContext:
 
     def all_reduce(self, metrics: Tensor) -> Tensor:
         """Sum each metric over all processes, in place."""
-        if self.processes > 1:
+        if self.world_size > 1:
             dist.all_reduce(metrics)
         return metrics
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait until all processes reach this point."""
         self.accelerator.wait_for_everyone()
 
@@ -205,7 +204,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def load_full_tensor(tensor: Tensor, values: Tensor) -> None:
-    """Copy a full tensor into a tensor or this process's shard of it: the inverse of `whole`."""
+    """Copy a full tensor into a tensor or this process's shard of it: inverts `full_tensor`."""
     if isinstance(tensor, DTensor):
         values = distribute_tensor(values.to(tensor.device), tensor.device_mesh, tensor.placements)
     tensor.copy_(values)
@@ -267,8 +266,8 @@ def oom_hint(error: BaseException, preset: Preset, stage: str) -> LayerloopError
         half_batch and f"{half_batch} (the same training in smaller micro-batches)",
         "" if preset.precision != "fp32" else "precision=bf16",
         "" if preset.gradient_checkpointing else "gradient_checkpointing=true",
-        "" if preset.average_apart else "average_apart=true",
-        "" if preset.optimizer in {"adamw8bit", "adafactor"} else "optimiser=adamw8bit",
+        "" if preset.ema_on_cpu else "ema_on_cpu=true",
+        "" if preset.optimizer in {"adamw8bit", "adafactor"} else "optimizer=adamw8bit",
         "adapter_rank=64" if stage == "base" and preset.family and not preset.adapter_rank else "",
     ]
     message = (str(error).strip().splitlines() or ["no details"])[0][:200]

@@ -25,27 +25,27 @@ class MetricLogger:
     """Logs the metrics of a stage by images seen, to TensorBoard and a tracker where given."""
 
     def __init__(self, writer: SummaryWriter | None = None, tracker: Any = None) -> None:
-        self.board, self.tracker = writer, tracker
+        self.writer, self.tracker = writer, tracker
 
-    def write(self, images_seen: int, metrics: Mapping[str, float]) -> None:
+    def log(self, images_seen: int, metrics: Mapping[str, float]) -> None:
         """Log training metrics; in TensorBoard losses are under "loss/", other metrics are not."""
-        if self.board is not None:
+        if self.writer is not None:
             for name, value in metrics.items():
-                self.board.add_scalar(
+                self.writer.add_scalar(
                     name if name in {"gradient", "rate"} else f"loss/{name}", value, images_seen
                 )
         if self.tracker is not None:
             self.tracker.log(dict(metrics), step=images_seen)
 
-    def write_sheet(
+    def log_sample_grid(
         self, images_seen: int, png: bytes, heldout_metrics: Mapping[str, float]
     ) -> None:
         """Log a sample grid as an image named "sheet", and held-out metrics under "heldout/"."""
         image = Image.open(io.BytesIO(png)).convert("RGB")
-        if self.board is not None:
-            self.board.add_image("sheet", np.asarray(image), images_seen, dataformats="HWC")
+        if self.writer is not None:
+            self.writer.add_image("sheet", np.asarray(image), images_seen, dataformats="HWC")
             for name, value in heldout_metrics.items():
-                self.board.add_scalar(f"heldout/{name}", value, images_seen)
+                self.writer.add_scalar(f"heldout/{name}", value, images_seen)
         if self.tracker is not None:
             self.tracker.log(
                 {f"heldout/{name}": value for name, value in heldout_metrics.items()},
@@ -55,8 +55,8 @@ class MetricLogger:
 
     def close(self) -> None:
         """Flush and close both logs."""
-        if self.board is not None:
-            self.board.close()
+        if self.writer is not None:
+            self.writer.close()
         if self.tracker is not None:
             self.tracker.finish()
 

@@ -18,10 +18,10 @@ class Diverged(LayerloopError):
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """Metrics of one step, still on the device, and its sample indices; `seen` counts images."""
+    """Metrics of one step, still on the device, and its sample indices."""
 
-    seen: int
-    places: Sequence[int]
+    images_seen: int
+    indices: Sequence[int]
     metrics: Mapping[str, Tensor]
 
 
@@ -53,12 +53,12 @@ class MetricsBuffer:
         self.all_reduce, self.sample_id_of = all_reduce, sample_id_of
         self._steps: list[StepMetrics] = []
 
-    def note(self, step: StepMetrics) -> bool:
+    def append(self, step: StepMetrics) -> bool:
         """Append a step, and return whether it is time to flush."""
         self._steps.append(step)
         return len(self._steps) >= self.stride
 
-    def read(self) -> list[tuple[int, dict[str, float]]]:
+    def flush(self) -> list[tuple[int, dict[str, float]]]:
         """Return the metrics of each step since the last flush, with the images seen after it.
 
         With scaled gradients a step whose gradient overflowed was skipped by the scaler; it has no
@@ -81,7 +81,7 @@ class MetricsBuffer:
             if self.grad_scaling and not math.isfinite(metrics.get("gradient", 0.0)):
                 del metrics["gradient"]
             self._check(step, metrics)
-            rows.append((step.seen, metrics))
+            rows.append((step.images_seen, metrics))
         return rows
 
     def _check(self, step: StepMetrics, metrics: Mapping[str, float]) -> None:
@@ -89,11 +89,11 @@ class MetricsBuffer:
         if not broken:
             return
         # Name the samples of the step, since corrupt images are a frequent cause.
-        names = [self.sample_id_of(index) for index in dict.fromkeys(step.places)]
+        names = [self.sample_id_of(index) for index in dict.fromkeys(step.indices)]
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         raise Diverged(
             f"{self.stage}: {broken[0]} is {metrics[broken[0]]} in the step that ended at image "
-            f"{step.seen}; samples: {shown}",
+            f"{step.images_seen}; samples: {shown}",
             f"lower the learning rate (--set {self.stage}_lr=...), try --set precision=bf16 or "
             "fp32, or check those samples; the last saved state is from before this step",
         )

@@ -25,7 +25,7 @@ def build_optimizer(
     """Build an optimizer over the trainable parameters, in one parameter group.
 
     Args:
-        name: The preset's column `optimiser`.
+        name: The preset's column `optimizer`.
         parameters: The parameters; those without `requires_grad` are left out.
         lr: Full learning rate, kept as the group's `initial_lr` while the schedule changes `lr`.
         betas: Coefficients of the running averages.

@@ -101,13 +101,13 @@ class TrainingStateStore:
             int(metadata["images"]), load_file(states[-1] / "state.safetensors"), metadata
         )
 
-    def log(self, images_seen: int) -> SummaryWriter:
-        """Open the TensorBoard log; entries after `images_seen` images, of a killed run, are purged."""
+    def open_log(self, images_seen: int) -> SummaryWriter:
+        """Open the TensorBoard log, purged of entries after `images_seen` by a killed run."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # tensorboard's own, at import
             return SummaryWriter(str(self.folder / "log"), purge_step=images_seen, flush_secs=10)
 
-    def write_sheet(self, images_seen: int, png: bytes) -> Path:
+    def write_sample_grid(self, images_seen: int, png: bytes) -> Path:
         """Write a sample grid as PNG atomically, named by the images seen."""
         target = self.folder / f"sheet-{images_seen:012d}.png"
         write_file_atomically(target, png)

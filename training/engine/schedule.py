@@ -18,8 +18,8 @@ class StageSchedule:
     """A stage's length in images, its micro-batch size per process, and the decay of its EMA."""
 
     images: int
-    batch: int
-    decay: float
+    batch_size: int
+    ema_decay: float
 
 
 def lr_multiplier(
@@ -52,7 +52,7 @@ class EMA:
 
     ema = d * ema + (1 - d) * weights, where d rises from 0.1 to `decay`, so that the untrained
     initial weights are soon forgotten. With a decay of 0 no copy is kept: the EMA is the weights
-    themselves. With `apart` the copy is on the CPU: no GPU memory, but a transfer in every step.
+    themselves. With `on_cpu` the copy is on the CPU: no GPU memory, but a transfer in every step.
     """
 
     def __init__(self, module: nn.Module, decay: float, *, on_cpu: bool = False) -> None:
@@ -74,8 +74,13 @@ class EMA:
         }
 
     @torch.no_grad()
-    def move(self, images_seen: int, global_batch_size: int) -> None:
-        """Update the average after a step of `global_batch_size` images that began at `images_seen` images."""
+    def update(self, images_seen: int, global_batch_size: int) -> None:
+        """Update the average after a step.
+
+        Args:
+            images_seen: Images seen before the step.
+            global_batch_size: Images of the step.
+        """
         if not self.tensors:
             return
         averages = list(self.tensors.values())

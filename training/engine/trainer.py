@@ -40,8 +40,8 @@ class TrainingStage(nn.Module):
     neither gradient accumulation nor the number of processes.
     """
 
-    stage: str
-    pace: StageSchedule
+    name: str
+    schedule: StageSchedule
 
     @abstractmethod
     def build_optimizers(self) -> dict[str, Optimizer]:
@@ -51,7 +51,9 @@ class TrainingStage(nn.Module):
         """
 
     @abstractmethod
-    def lay_out(self, indices: Sequence[int], local: Sequence[int], rng: torch.Generator) -> Batch:
+    def make_batch(
+        self, indices: Sequence[int], local: Sequence[int], rng: torch.Generator
+    ) -> Batch:
         """Make the micro-batches of this process, on the CPU; may run in a prefetch thread.
 
         Args:
@@ -88,7 +90,7 @@ class TrainingStage(nn.Module):
         """Return the networks whose EMA is the result of the training."""
         return self
 
-    def frozen(self) -> Sequence[nn.Module]:
+    def frozen_modules(self) -> Sequence[nn.Module]:
         """Return networks that are not trained: on the device, but neither saved nor sharded."""
         return ()
 
@@ -97,13 +99,13 @@ class TrainingStage(nn.Module):
 class TrainerContext:
     """The environment of a training: request, devices, sampler, folder and progress callback."""
 
-    order: TrainingRequest
+    request: TrainingRequest
     preset: Preset
     distributed: DistributedContext
-    samples: Sequence[Sample]  # by index, as in `draws`
-    draws: Sampler
+    samples: Sequence[Sample]  # by index, as in `sampler`
+    sampler: Sampler
     folder: Path
-    report: ProgressCallback
+    on_progress: ProgressCallback
 
 
 def fit(stage: TrainingStage, context: TrainerContext) -> None:
@@ -111,7 +113,7 @@ def fit(stage: TrainingStage, context: TrainerContext) -> None:
 
     The networks hold the EMA weights at the end. A training that is run again after an interruption
     is bit-identical to an uninterrupted one, on the CPU and with the same number of threads. An
-    exception of `course.report` stops the training; saved states remain.
+    exception of `context.on_progress` stops the training; saved states remain.
 
     Args:
         stage: The stage to train.
@@ -125,36 +127,39 @@ def fit(stage: TrainingStage, context: TrainerContext) -> None:
         _run(stage, context)
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise oom_hint(error, context.preset, stage.stage) from error
+            raise oom_hint(error, context.preset, stage.name) from error
         raise
 
 
 def _run(stage: TrainingStage, context: TrainerContext) -> None:
     # Networks first: optimizers and EMA must refer to the sharded parameters on the device.
-    preset, machine, pace = context.preset, context.distributed, stage.pace
-    model = machine.place(stage, stage.core_modules(), stage.frozen())
+    preset, distributed, schedule = context.preset, context.distributed, stage.schedule
+    model = distributed.wrap(stage, stage.core_modules(), stage.frozen_modules())
     optimizers = stage.build_optimizers()
     main = next(iter(optimizers.values()))
-    average = EMA(stage.ema_module(), pace.decay, on_cpu=preset.average_apart)
+    average = EMA(stage.ema_module(), schedule.ema_decay, on_cpu=preset.ema_on_cpu)
     parts: dict[str, StatePart] = {
         "recipe": stage,
         "averaged": average.tensors,
         **optimizers,
-        "scaler": machine.scaler,
+        "scaler": distributed.scaler,
     }
     # Resume from the last saved state.
-    run = TrainingStateStore(context.folder, stage.stage, preset.keep_states)
-    total, step = context.order.images or pace.images, machine.global_batch_size(pace.batch)
+    run = TrainingStateStore(context.folder, stage.name, preset.keep_states)
+    total, step = (
+        context.request.images or schedule.images,
+        distributed.global_batch_size(schedule.batch_size),
+    )
     seen = 0
     if state := run.load():
         load_state_dict(parts, state)
         seen = state.images
-    machine.wait()
-    context.report(Progress(stage.stage, seen, total))
+    distributed.barrier()
+    context.on_progress(Progress(stage.name, seen, total))
 
     buffer = _metrics_buffer(stage, context)
     # On the CPU a prefetch thread would compete with the training for cores (LOG.md).
-    threaded = machine.device.type != "cpu"
+    threaded = distributed.device.type != "cpu"
     with (
         closing(
             Prefetcher(
@@ -164,7 +169,7 @@ def _run(stage: TrainingStage, context: TrainerContext) -> None:
         closing(_open_log(run, context, seen, done=seen >= total)) as log,
     ):
         while seen < total:
-            step_batches = prefetcher.take(seen)
+            step_batches = prefetcher.get(seen)
             # The schedule applies to the main optimizer only.
             rate = lr_multiplier(seen, total, step, preset)
             for group in main.param_groups:
@@ -173,49 +178,60 @@ def _run(stage: TrainingStage, context: TrainerContext) -> None:
             # Accumulate the gradients and metrics of all micro-batches, weighted by their share.
             metrics: dict[str, Tensor] = {}
             for number, (cpu_batch, share) in enumerate(step_batches.batches, start=1):
-                batch = to_device(cpu_batch, machine.device)
-                with machine.grad_sync(model, last=number == len(step_batches.batches)):
-                    with machine.autocast():
+                batch = to_device(cpu_batch, distributed.device)
+                with distributed.grad_sync(model, last=number == len(step_batches.batches)):
+                    with distributed.autocast():
                         loss, batch_metrics = model(batch, seen)
-                    machine.backward(loss, share)
+                    distributed.backward(loss, share)
                 for name, value in batch_metrics.items():
                     part = value.detach() * share
                     metrics[name] = metrics[name] + part if name in metrics else part
-            metrics["gradient"] = machine.step(optimizers) / machine.processes
-            average.move(seen, step)
+            metrics["gradient"] = distributed.optimizer_step(optimizers) / distributed.world_size
+            average.update(seen, step)
 
             # Grids and states are due whenever the image count passes a multiple of their interval.
-            before, seen = seen, seen + len(step_batches.places)
-            grid_due = seen >= total or before // preset.sheet_images != seen // preset.sheet_images
-            save_due = seen >= total or before // preset.save_images != seen // preset.save_images
+            before, seen = seen, seen + len(step_batches.indices)
+            grid_due = (
+                seen >= total
+                or before // preset.sample_every_images != seen // preset.sample_every_images
+            )
+            save_due = (
+                seen >= total
+                or before // preset.checkpoint_every_images
+                != seen // preset.checkpoint_every_images
+            )
             # Metrics are flushed before a save, so that no diverged state is ever saved.
-            if buffer.note(StepMetrics(seen, step_batches.places, metrics)) or grid_due or save_due:
-                for images, numbers in buffer.read():
-                    log.write(images, {**numbers, "rate": rate})
-                    context.report(Progress(stage.stage, images, total, numbers))
+            if (
+                buffer.append(StepMetrics(seen, step_batches.indices, metrics))
+                or grid_due
+                or save_due
+            ):
+                for images, numbers in buffer.flush():
+                    log.log(images, {**numbers, "rate": rate})
+                    context.on_progress(Progress(stage.name, images, total, numbers))
             if grid_due:
                 _write_sample_grid(stage, model, batch, average, context, run, log, seen)
             if save_due:
                 # Gathering shards is collective; of replicas only the first process packs one.
-                if machine.first or preset.sharded:
+                if distributed.is_main_process or preset.fsdp:
                     packed = state_dict(parts)
-                    if machine.first:
+                    if distributed.is_main_process:
                         run.save(seen, *packed)
                     del packed
-                machine.wait()
+                distributed.barrier()
     average.swap()
 
 
 def _make_step(stage: TrainingStage, context: TrainerContext, seen: int, total: int) -> StepBatches:
     """Make the step after `seen` images: its sample indices and this process's micro-batches."""
-    machine, batch = context.distributed, stage.pace.batch
+    distributed, batch = context.distributed, stage.schedule.batch_size
     # Divide the global batch among processes and micro-batches.
-    indices = context.draws.places(seen, min(machine.global_batch_size(batch), total - seen))
-    shares = machine.local_shards(len(indices), batch)
+    indices = context.sampler.indices(seen, min(distributed.global_batch_size(batch), total - seen))
+    shares = distributed.local_shards(len(indices), batch)
     local = [row for part, _ in shares for row in part]
     # Make all local rows at once, then slice them into micro-batches.
-    rng = seeded_generator(context.order.seed, stage.stage, seen)
-    rows = pin_memory(stage.lay_out(indices, local, rng), machine.device)
+    rng = seeded_generator(context.request.seed, stage.name, seen)
+    rows = pin_memory(stage.make_batch(indices, local, rng), distributed.device)
     batches, start = [], 0
     for part, share in shares:
         batches.append((slice_batch(rows, slice(start, start + len(part))), share))
@@ -224,13 +240,13 @@ def _make_step(stage: TrainingStage, context: TrainerContext, seen: int, total: 
 
 
 def _metrics_buffer(stage: TrainingStage, context: TrainerContext) -> MetricsBuffer:
-    machine, samples = context.distributed, context.samples
-    stride = FLUSH_STEPS if machine.device.type == "cuda" else 1
-    scaled = machine.scaler.is_enabled()
+    distributed, samples = context.distributed, context.samples
+    stride = FLUSH_STEPS if distributed.device.type == "cuda" else 1
+    scaled = distributed.scaler.is_enabled()
     return MetricsBuffer(
-        stage.stage,
+        stage.name,
         stride,
-        machine.all_reduce,
+        distributed.all_reduce,
         lambda index: samples[index].id,
         grad_scaling=scaled,
     )
@@ -251,24 +267,24 @@ def _write_sample_grid(
     All processes compute them, since sharded networks compute collectively; the first one writes.
     """
     # Collective calls must match, but the last step's batches differ in size between processes.
-    if context.preset.sharded:
+    if context.preset.fsdp:
         batch = slice_batch(batch, slice(0, 1))
     stage.eval()
-    with average.applied(), context.distributed.together(model), torch.no_grad():
+    with average.applied(), context.distributed.unsharded(model), torch.no_grad():
         png = stage.render_sample_grid(batch)
         heldout = stage.validate()
     stage.train()
-    if context.distributed.first:
-        run.write_sheet(seen, png)
-        log.write_sheet(seen, png, heldout)
+    if context.distributed.is_main_process:
+        run.write_sample_grid(seen, png)
+        log.log_sample_grid(seen, png, heldout)
 
 
 def _open_log(
     run: TrainingStateStore, context: TrainerContext, seen: int, *, done: bool
 ) -> MetricLogger:
     """Open the log in the first process, unless the training is already complete."""
-    if done or not context.distributed.first:
+    if done or not context.distributed.is_main_process:
         return MetricLogger()
     return MetricLogger(
-        run.log(seen), open_tracker(context.preset, context.order, run.stage, context.folder)
+        run.open_log(seen), open_tracker(context.preset, context.request, run.stage, context.folder)
     )

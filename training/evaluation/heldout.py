@@ -314,7 +314,7 @@ def batches(
     for start in range(0, len(indices), count):
         on_progress(Progress("evaluate", start, len(indices)))
         batch = indices[start : start + count]
-        yield images.take(batch).to(device), images.inside(batch).to(device)
+        yield images.load_batch(batch).to(device), images.inside_masks(batch).to(device)
     on_progress(Progress("evaluate", len(indices), len(indices)))
 
 

@@ -29,7 +29,7 @@ from training.interop.layer_adapters import SCRIPT, example_script, write_roles
 from training.interop.modes import MODES, SINGLE
 from training.interop.transparency_weights import ALPHA_LAST_CHANNELS, alpha_last
 from training.presets.preset import Preset
-from training.presets.presets import SDXL, find_preset
+from training.presets.presets import SDXL, find_stored_preset
 from training.pretrained.families import find_family
 from training.pretrained.loading import load_model
 from training.safetensors_io import METADATA_KEY, load_part
@@ -97,18 +97,20 @@ def export_checkpoint(
             dtype.
     """
     if format_name not in {*FORMATS, own_format.FORMAT_NAME} or precision not in PRECISIONS:
-        known = f"formats: {', '.join([*FORMATS, own_format.FORMAT_NAME])}; precisions: {', '.join(PRECISIONS)}"
+        names = ", ".join([*FORMATS, own_format.FORMAT_NAME])
+        known = f"formats: {names}; precisions: {', '.join(PRECISIONS)}"
         raise Refused(f"no format {format_name!r} in precision {precision!r}", known)
     if format_name == own_format.FORMAT_NAME:
         if precision != "stored":
             raise Refused("the format layerloop keeps the stored dtypes", "omit --precision")
         return own_format.write_own(checkpoint, store, folder)
     # Other programs know only the architectures of the released networks.
-    preset = find_preset(checkpoint.preset, checkpoint.changes)
+    preset = find_stored_preset(checkpoint.preset, checkpoint.changes)
     if replace(preset, **{column: getattr(SDXL, column) for column in _RELEASED}) != preset:
         raise Refused(
             f"other programs do not support the networks of preset {preset.name!r}",
-            "presets sd15, sd21 and sdxl have the released networks; --format layerloop exports any checkpoint",
+            "presets sd15, sd21 and sdxl have the released networks; "
+            "--format layerloop exports any checkpoint",
         )
     dtype = PRECISIONS[precision]
     files = write_networks(
@@ -169,17 +171,20 @@ def export_checkpoint(
 def _convert_other_part(
     part: str,
     tensors: Mapping[str, Tensor],
-    facts: Mapping[str, str],
+    metadata: Mapping[str, str],
     preset: Preset,
     form: str,
     files: Sequence[ExportFile],
     texts: dict[str, str],
 ) -> list[ExportFile]:
     """Convert role adapters or a user LoRA. Raises Refused if the format does not support it."""
-    if facts.get("kind") == "style":
+    if metadata.get("kind") == "style":
         return [
             ExportFile(
-                part, f"the user's LoRA {facts['name']}, weight {facts['weight']}", part, tensors
+                part,
+                f"the user's LoRA {metadata['name']}, weight {metadata['weight']}",
+                part,
+                tensors,
             )
         ]
     if part != "layers":
@@ -187,7 +192,7 @@ def _convert_other_part(
             "other programs do not support this part", "--format layerloop exports everything"
         )
     # Role adapters come with a script that shows how they are used in diffusers.
-    roles = write_roles(tensors, facts, str(preset.family), form)
+    roles = write_roles(tensors, metadata, str(preset.family), form)
     base = next(
         (file.name for file in files if file.part == SINGLE.name and file.what == "LoRA"), None
     )
@@ -195,8 +200,8 @@ def _convert_other_part(
     base_file = f"{base}.safetensors" if base else None
     texts[SCRIPT] = example_script(names, str(preset.model), str(preset.family), base_file)
     return [
-        ExportFile(name, f"LoRA of the {role}", part, role_tensors, metadata)
-        for role, (name, role_tensors, metadata) in roles.items()
+        ExportFile(name, f"LoRA of the {role}", part, role_tensors, file_metadata)
+        for role, (name, role_tensors, file_metadata) in roles.items()
     ]
 
 
@@ -207,7 +212,7 @@ def _skipped_part(part: str, why: str) -> WeightsFile:
 
 def write_networks(
     tensors: Mapping[str, Tensor],
-    facts: Mapping[str, str],
+    metadata: Mapping[str, str],
     preset: Preset,
     export_format: ExportForm,
     dtype: torch.dtype | None = None,
@@ -219,13 +224,13 @@ def write_networks(
 
     Args:
         tensors: The stored networks.
-        facts: Their metadata, with "offset_scale".
+        metadata: Their metadata, with "offset_scale".
         preset: The preset they were trained with.
         export_format: The target format.
         dtype: The output dtype, or None to keep each tensor's.
     """
     # The factor that the program will not apply, which is folded into the last layer.
-    factor = float(facts.get("offset_scale", preset.offset_scale)) / export_format.scale
+    factor = float(metadata.get("offset_scale", preset.offset_scale)) / export_format.scale
     stem = export_format.stem.format(
         v1="" if preset.family == "sdxl" else f"layer_{preset.family}_", family=preset.family
     )
@@ -239,17 +244,17 @@ def write_networks(
             if name.startswith(f"{network}.")
         }
         network_tensors = alpha_last(network_tensors) if last else network_tensors
-        metadata, what = {"channels": "alpha last" if last else "alpha first"}, network
+        file_metadata, what = {"channels": "alpha last" if last else "alpha first"}, network
         if network == "encoder":
             network_tensors = (
                 network_tensors if factor == 1 else _folded(network_tensors, factor, dtype)
             )
-            metadata["offset_scale"], what = (
+            file_metadata["offset_scale"], what = (
                 repr(export_format.scale),
                 f"encoder, offset scale {export_format.scale:g}",
             )
         files.append(
-            ExportFile(f"{stem}{network}", what, "transparency", network_tensors, metadata)
+            ExportFile(f"{stem}{network}", what, "transparency", network_tensors, file_metadata)
         )
     return files
 
@@ -316,9 +321,9 @@ def write_base(
 
 
 def _write_base(
-    tensors: Mapping[str, Tensor], facts: Mapping[str, str], preset: Preset, form: str
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], preset: Preset, form: str
 ) -> ExportFile:
-    family, kind = str(preset.family), facts["kind"]
+    family, kind = str(preset.family), metadata["kind"]
     # File names follow those of the released files.
     v1 = "layer_xl_" if family == "sdxl" else f"layer_{family}_"
     match kind, form:
@@ -333,21 +338,24 @@ def _write_base(
                 f"{v1}transparent_attn",
                 "low-rank patches",
                 "base",
-                write_patches(tensors, facts, family),
+                write_patches(tensors, metadata, family),
             )
         # Adapters stay low-rank where the format allows it, and are multiplied out for diffusers.
         case "adapter", "kohya":
             return ExportFile(
-                f"{v1}transparent_kohya", "LoRA", "base", write_kohya(tensors, facts, family)
+                f"{v1}transparent_kohya", "LoRA", "base", write_kohya(tensors, metadata, family)
             )
         case "adapter", "peft":
-            config = peft_config(tensors, facts)
+            config = peft_config(tensors, metadata)
             return ExportFile(
                 "pytorch_lora_weights", "LoRA", "base", tensors, peft_metadata(config)
             )
         case "adapter", "diffusers":
             return ExportFile(
-                f"ld_diffusers_{family}_attn", "differences", "base", merge_adapter(tensors, facts)
+                f"ld_diffusers_{family}_attn",
+                "differences",
+                "base",
+                merge_adapter(tensors, metadata),
             )
         # Differences exist in original names and in diffusers' names.
         case "difference", "released" | "comfyui":

@@ -22,7 +22,7 @@ from training.interop.formats import WeightFormat
 from training.interop.modes import ModeMatch, find_mode
 from training.interop.transparency_weights import TransparencyWeights, read_networks, recognize_each
 from training.presets.preset import Preset
-from training.presets.presets import find_preset
+from training.presets.presets import find_preset, find_stored_preset
 from training.pretrained.families import check_family, find_family
 from training.pretrained.loading import check_model
 from training.safetensors_io import save_part
@@ -41,7 +41,8 @@ _SCALES = {
         "--offset-scale 300 and cannot be told apart by its content"
     ),
     "flux": (
-        "offset scale {scale:g}, that of the Flux port of LayerDiffuse, the only one whose encoder has 16 channels"
+        "offset scale {scale:g}, that of the Flux port of LayerDiffuse, the only one whose encoder "
+        "has 16 channels"
     ),
     "preset": (
         "no encoder was given: images are encoded without an offset; generation does not need it"
@@ -118,12 +119,13 @@ def _import_own(
         hint = "import it as it is, then 'layerloop checkpoint derive' it"
         raise Refused("a checkpoint in Layerloop's own format is imported unchanged", hint)
     checkpoint, found = own_format.read_own(folder, store)
-    row = find_preset(checkpoint.preset, checkpoint.changes)
+    row = find_stored_preset(checkpoint.preset, checkpoint.changes)
     # A path of the exporting machine may not exist here.
     notes = [f"checkpoint {checkpoint.id[:12]} as it was exported"]
     if row.model is not None and Path(row.model).is_absolute() and not Path(row.model).is_dir():
         notes.append(
-            f"its model {row.model} does not exist here: layerloop checkpoint derive {checkpoint.id[:12]} --set model=..."
+            f"its model {row.model} does not exist here: "
+            f"layerloop checkpoint derive {checkpoint.id[:12]} --set model=..."
         )
     return ImportResult(None if store is None else checkpoint, found, notes)
 
@@ -158,10 +160,10 @@ def _sort(
 
 def _same_base(first: _Base, second: _Base) -> bool:
     """Return whether two files hold the same base under different names."""
-    (tensors, facts), (second_tensors, second_facts) = (
+    (tensors, metadata), (second_tensors, second_metadata) = (
         read_base(header, layout) for layout, header, _ in (first, second)
     )
-    if facts != second_facts or tensors.keys() != second_tensors.keys():
+    if metadata != second_metadata or tensors.keys() != second_tensors.keys():
         return False
     return all(torch.equal(tensors[name], second_tensors[name]) for name in tensors)
 
@@ -215,14 +217,14 @@ def _store(
     """Store all parts with their sources and return the checkpoint."""
     # The autoencoder is that of the model; every part records its sources.
     autoencoder = _backbone(preset)
-    facts = {"recipe": RECIPE, "preset": preset.name, "changes": canonical_json(dict(changes))}
+    common = {"recipe": RECIPE, "preset": preset.name, "changes": canonical_json(dict(changes))}
 
     def keep(part: str, tensors: Mapping[str, Tensor], extra: Mapping[str, str]) -> str:
         sources = [
             asdict(file) | {"path": Path(file.path).name} for file in found if file.part == part
         ]
         return save_part(
-            store, part, tensors, {**facts, "sources": canonical_json(sources), **extra}
+            store, part, tensors, {**common, "sources": canonical_json(sources), **extra}
         )
 
     parts = {

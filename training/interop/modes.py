@@ -18,19 +18,19 @@ FOREGROUND, BACKGROUND, BLENDED = LayerRole.foreground, LayerRole.background, La
 class Mode:
     """A mode of layer generation: given layers, in concatenation order, to generated ones.
 
-    `drawn` is in batch order.
+    `generated` is in batch order.
     """
 
     name: str  # as in the names of the released files; also the part of a checkpoint
     given: tuple[LayerRole, ...]
-    drawn: tuple[LayerRole, ...]
+    generated: tuple[LayerRole, ...]
     # True: attention sharing (SD 1.5). False: extra input channels beside the noisy latent (SDXL).
     attention_sharing: bool
 
     def __str__(self) -> str:
         """Describe the mode."""
         given = f"given {' and '.join(self.given)} " if self.given else ""
-        return f"{self.name}: {given}generates {', '.join(self.drawn)}"
+        return f"{self.name}: {given}generates {', '.join(self.generated)}"
 
 
 MODES: dict[str, Mode] = {
@@ -89,7 +89,8 @@ def find_mode(header: WeightsHeader, weight_format: WeightFormat) -> ModeMatch:
     if len(named) == 1:
         return ModeMatch(
             MODES[named[0]],
-            f"{header.path.name} is taken for {named[0]} by its name; {alike} have the same tensors",
+            f"{header.path.name} is taken for {named[0]} by its name; "
+            f"{alike} have the same tensors",
         )
     # The released SDXL differences of the two modes cover different layers.
     has_attention = any(".transformer_blocks." in name for name in header.shapes)
@@ -126,13 +127,14 @@ def plan_modes(available: Collection[str], given: Collection[LayerRole]) -> list
         if len(roles) == len(LayerRole) and path:
             return path
         paths += [
-            (roles | set(m.drawn), [*path, m])
+            (roles | set(m.generated), [*path, m])
             for m in known
-            if set(m.given) == roles and not roles & set(m.drawn)
+            if set(m.given) == roles and not roles & set(m.generated)
         ]
     around = f" around {' and '.join(sorted(given))}" if given else ""
     raise Refused(
-        f"this checkpoint cannot generate a pair{around}; its modes: {', '.join(sorted(available)) or 'none'}",
+        f"this checkpoint cannot generate a pair{around}; "
+        f"its modes: {', '.join(sorted(available)) or 'none'}",
         "import layer_sd15_joint, _fg2bg or _bg2fg, or layer_xl_fg2ble with _fgble2bg, "
         "or layer_xl_bg2ble with _bgble2fg",
     )
@@ -146,7 +148,7 @@ def _fitting(header: WeightsHeader, layout: WeightFormat) -> list[str]:
         found = [
             m.name
             for m in MODES.values()
-            if m.attention_sharing and (len(m.drawn), bool(m.given)) == (frames, controlled)
+            if m.attention_sharing and (len(m.generated), bool(m.given)) == (frames, controlled)
         ]
         if not found and (frames, controlled) != (1, False):
             control = ", with a given layer" if controlled else ""

@@ -16,15 +16,15 @@ Shapes = Mapping[str, tuple[int, ...]]
 class UnsupportedKind:
     """A kind of file: a test on one tensor's name or on all shapes, a description, and a hint."""
 
-    told_by: str | Callable[[Shapes], bool]
-    what: str
+    test: str | Callable[[Shapes], bool]
+    description: str
     hint: str
 
     def is_it(self, shapes: Shapes) -> bool:
         """Return whether a file with these tensors is of this kind."""
-        if callable(self.told_by):
-            return self.told_by(shapes)
-        pattern = re.compile(self.told_by)
+        if callable(self.test):
+            return self.test(shapes)
+        pattern = re.compile(self.test)
         return any(pattern.search(name) for name in shapes)
 
 
@@ -42,7 +42,8 @@ def _check(header: WeightsHeader, known: tuple[UnsupportedKind, ...]) -> None:
     for kind in known:
         if kind.is_it(header.shapes):
             raise Refused(
-                f"{header.path} is {kind.what}, not weights of latent transparency", kind.hint
+                f"{header.path} is {kind.description}, not weights of latent transparency",
+                kind.hint,
             )
 
 
@@ -99,7 +100,8 @@ LOOKALIKES: tuple[UnsupportedKind, ...] = (
     UnsupportedKind(
         r"^(base_model\.model\.)?(transformer\.|diffusion_model\.|lora_unet_|lora_transformer_)"
         rf"{_TRANSFORMER}.*lora",
-        "a LoRA of a diffusion transformer (Flux, SD 3, Qwen-Image, Wan), such as the Flux port's layerlora",
+        "a LoRA of a diffusion transformer (Flux, SD 3, Qwen-Image, Wan), such as the Flux port's "
+        "layerlora",
         "bases are supported for sd15, sd21 and sdxl; of the Flux port only the two networks are "
         "supported, with --preset sd3",
     ),
@@ -120,7 +122,8 @@ UNSUPPORTED: tuple[UnsupportedKind, ...] = (
     UnsupportedKind(
         r"^model\.diffusion_model\.",
         "a whole Stable Diffusion checkpoint",
-        "convert it with diffusers (from_single_file, then save_pretrained), and give the folder: --set model=FOLDER",
+        "convert it with diffusers (from_single_file, then save_pretrained), and give the folder: "
+        "--set model=FOLDER",
     ),
     UnsupportedKind(
         _is_layered_autoencoder,
@@ -135,7 +138,8 @@ UNSUPPORTED: tuple[UnsupportedKind, ...] = (
     UnsupportedKind(
         _is_rgba_autoencoder,
         "an autoencoder of four channels (AlphaVAE)",
-        "it has alpha in its own channel; LayerDiffuse's offset encoder and alpha decoder are two other networks",
+        "it has alpha in its own channel; LayerDiffuse's offset encoder and alpha decoder are two "
+        "other networks",
     ),
     UnsupportedKind(
         r"^((encoder|decoder)\.layers\.\d|taesd|\d+\.conv\.\d)",

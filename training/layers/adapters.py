@@ -47,9 +47,9 @@ class LowRankAdapter(nn.Module):
 class LayerAdapters(nn.Module):
     """A LoRA per role and adapted module: W + scale * B A, with the role of each token's row.
 
-    `learnt` names tensors `<role>.<module>.lora_A.weight` and `lora_B`, where a module is its path
-    within the denoiser, which begins with "unet" for diffusers UNets: without the role these are
-    the names of a PEFT LoRA (`to_peft`).
+    `finetuned_state_dict` names tensors `<role>.<module>.lora_A.weight` and `lora_B`, where a
+    module is its path within the denoiser, which begins with "unet" for diffusers UNets: without
+    the role these are the names of a PEFT LoRA (`to_peft`).
     """
 
     def __init__(

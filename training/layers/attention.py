@@ -17,9 +17,9 @@ _ATTENTION = re.compile(r"(^|\.)attn[12]$")
 class LayerLayout:
     """The layout of a batch: row b is the layer `roles[b % L]` of image b // L for L roles.
 
-    All hooks and processors in a network share one stack, which the caller sets before each forward
-    pass. Without roles every row is a separate image and the network is unchanged. The layout
-    remains until it is set again, since gradient checkpointing repeats forward passes.
+    All hooks and processors in a network share one layout, which the caller sets before each
+    forward pass. Without roles every row is a separate image and the network is unchanged. The
+    layout remains until it is set again, since gradient checkpointing repeats forward passes.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class LayerLayout:
         self.rows = 0
         self.joined = True
 
-    def lay(self, roles: Sequence[str], rows: int, *, joined: bool) -> None:
+    def set_layout(self, roles: Sequence[str], rows: int, *, joined: bool) -> None:
         """Set the layout of the next forward pass.
 
         Args:
@@ -43,7 +43,7 @@ class LayerLayout:
         self.roles, self.rows, self.joined = tuple(roles), rows, joined
 
     @property
-    def joins(self) -> bool:
+    def is_joint(self) -> bool:
         """Whether rows attend to each other."""
         return self.joined and len(self.roles) > 1
 
@@ -55,20 +55,20 @@ class LayerLayout:
         """
         return states_BND.reshape(self.rows // len(self.roles), -1, states_BND.shape[-1])
 
-    def part(self, states_PMD: Tensor) -> Tensor:
+    def split(self, states_PMD: Tensor) -> Tensor:
         """Invert `join`."""
         return states_PMD.reshape(self.rows, -1, states_PMD.shape[-1])
 
-    def look(self, attend: Attend, tokens_BND: Tensor) -> Tensor:
-        """Call the attention of a transformer layer on joined rows (see `_Layer.look`)."""
-        return self.part(attend(self.join(tokens_BND))) if self.joins else attend(tokens_BND)
+    def attend(self, attend: Attend, tokens_BND: Tensor) -> Tensor:
+        """Call a transformer layer's attention on joined rows (see `_Layer.attention_wrapper`)."""
+        return self.split(attend(self.join(tokens_BND))) if self.is_joint else attend(tokens_BND)
 
 
 class JointAttention:
     """A diffusers attention processor that joins the layers of an image for the one it wraps.
 
     The wrapped processor, by default scaled_dot_product_attention, then attends to all layers. In
-    cross-attention each layer attends to the texts of all layers only with `join_text`.
+    cross-attention each layer attends to the texts of all layers only with `joint_text_attention`.
     """
 
     def __init__(
@@ -81,7 +81,11 @@ class JointAttention:
             processor: The wrapped processor.
             joint_text_attention: Whether cross-attention sees the texts of all layers.
         """
-        self.stack, self.alone, self.join_text = layout, processor, joint_text_attention
+        self.layout, self.processor, self.joint_text_attention = (
+            layout,
+            processor,
+            joint_text_attention,
+        )
 
     def __call__(
         self,
@@ -100,16 +104,18 @@ class JointAttention:
             attention_mask: A bias, B x 1 x keys.
             temb: Timestep embedding, passed through.
         """
-        stack = self.stack
-        if not stack.joins or (encoder_hidden_states is not None and not self.join_text):
-            return self.alone(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        layout = self.layout
+        if not layout.is_joint or (
+            encoder_hidden_states is not None and not self.joint_text_attention
+        ):
+            return self.processor(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         # Keys, and so text and mask, are joined like the queries.
         text, mask = encoder_hidden_states, attention_mask
         if text is not None:
-            text = stack.join(text)
+            text = layout.join(text)
         if mask is not None:
-            mask = stack.join(mask.transpose(1, 2)).transpose(1, 2)
-        return stack.part(self.alone(attn, stack.join(hidden_states), text, mask, temb))
+            mask = layout.join(mask.transpose(1, 2)).transpose(1, 2)
+        return layout.split(self.processor(attn, layout.join(hidden_states), text, mask, temb))
 
 
 def join_attention(network: nn.Module, layout: LayerLayout, *, joint_text_attention: bool) -> None:
@@ -123,7 +129,7 @@ def join_attention(network: nn.Module, layout: LayerLayout, *, joint_text_attent
     for name, module in network.named_modules():
         if isinstance(module, DiffusionTransformer):
             for layer in module.layers:
-                setattr(layer, "look", layout.look)  # noqa: B010 - typed as Module, not _Layer
+                setattr(layer, "attention_wrapper", layout.attend)  # noqa: B010 - typed as Module, not _Layer
         elif _ATTENTION.search(name):
             attention: Any = module
             attention.set_processor(

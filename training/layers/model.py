@@ -48,10 +48,10 @@ class LayeredDenoiser(nn.Module):
                 "train a base of another kind",
             )
         self.denoiser = denoiser.requires_grad_(False)
-        self.stack, self.join_text = LayerLayout(), joint_text_attention
+        self.layout, self.joint_text_attention = LayerLayout(), joint_text_attention
         self.adapters = LayerAdapters(denoiser, roles, rank, modules)
-        self.adapters.install(denoiser, self.stack)
-        join_attention(denoiser, self.stack, joint_text_attention=joint_text_attention)
+        self.adapters.install(denoiser, self.layout)
+        join_attention(denoiser, self.layout, joint_text_attention=joint_text_attention)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -85,12 +85,12 @@ class LayeredDenoiser(nn.Module):
                 f"no adapters of the role '{unknown[0]}'",
                 f"the roles are {', '.join(self.roles)}",
             )
-        self.stack.lay(roles, len(noisy_BCHW), joined=joined)
+        self.layout.set_layout(roles, len(noisy_BCHW), joined=joined)
         try:
             return self.denoiser.predict(noisy_BCHW, time_B, conditions)
         finally:
             if not torch.is_grad_enabled():  # checkpointed blocks need the stack in the backward
-                self.stack.lay((), 0, joined=False)
+                self.layout.set_layout((), 0, joined=False)
 
     def finetuned_state_dict(self) -> dict[str, Tensor]:
         """Return the adapters' tensors under their names in a checkpoint."""
@@ -102,7 +102,7 @@ class LayeredDenoiser(nn.Module):
         metadata = {
             "kind": "layers",
             "roles": ",".join(self.roles),
-            "join_text": str(self.join_text),
+            "join_text": str(self.joint_text_attention),
         }
         return metadata | {"rank": str(rank), "alpha": str(alpha)}
 
@@ -115,7 +115,7 @@ def new_layered_denoiser(preset: Preset, denoiser: Denoiser) -> LayeredDenoiser:
         preset.layer_roles,
         preset.layer_rank,
         modules,
-        joint_text_attention=preset.join_text,
+        joint_text_attention=preset.joint_text_attention,
     )
 
 

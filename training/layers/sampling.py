@@ -151,7 +151,7 @@ class LayersGenerator:
         decoder, roles = self.parts.transparency.decoder, self.layered.roles
         rgba: list[RGBA] = []
         for latent_BCHW in torch.split(latent_PLCHW.flatten(0, 1), self.preset.draw_batch):
-            unscaled_BCHW = self.layered.denoiser.restore(latent_BCHW)
+            unscaled_BCHW = self.layered.denoiser.denormalize(latent_BCHW)
             rgba_B4HW = decode_rgba(self.parts.autoencoder, decoder, unscaled_BCHW, size=size)
             # Other layers than foregrounds have no transparency.
             opaque_B = torch.tensor(

@@ -41,7 +41,7 @@ class LayersStage(TrainingStage):
     (the paper's eps_f = 0). Only adapters are trained.
     """
 
-    stage = STAGE
+    name = STAGE
 
     def __init__(
         self,
@@ -59,16 +59,16 @@ class LayersStage(TrainingStage):
             preset: The preset.
             layered: The base with the adapters to train.
             layer_sets: The training layer sets.
-            latents: The latents of `pictures.layers`.
+            latents: The latents of `layer_sets.layers`.
             texts: Embeddings by a pretrained model's text encoders; None for the base's own.
             autoencoder: The autoencoder, for sample grids.
             transparency: Its decoder is used for sample grids.
         """
         super().__init__()
-        self.preset, self.layered, self.images = preset, layered, layer_sets
+        self.preset, self.layered, self.layer_sets = preset, layered, layer_sets
         self.latents, self.texts = latents, texts
-        self.pace = StageSchedule(preset.layers_images, preset.layers_batch, preset.ema_decay)
-        self.schedule = layered.denoiser.schedule()
+        self.schedule = StageSchedule(preset.layers_images, preset.layers_batch, preset.ema_decay)
+        self.noise_schedule = layered.denoiser.schedule()
         # In a tuple, so that frozen networks do not become submodules.
         self._frozen_networks = (autoencoder, transparency.decoder)
 
@@ -82,7 +82,9 @@ class LayersStage(TrainingStage):
             )
         }
 
-    def lay_out(self, indices: Sequence[int], local: Sequence[int], rng: torch.Generator) -> Batch:
+    def make_batch(
+        self, indices: Sequence[int], local: Sequence[int], rng: torch.Generator
+    ) -> Batch:
         """Make a batch whose rows are layer sets: latents, noise, timestep, given layer and texts.
 
         All layer sets of a step have the same roles. Captions are dropped for all layers of an
@@ -95,17 +97,19 @@ class LayersStage(TrainingStage):
         """
         # The latents of all layers, one axis for images and one for layers.
         preset, count = self.preset, len(indices)
-        chosen = self.images.sound([indices[row] for row in local])
-        roles = self.images.roles[chosen[0]]
-        layers = [row for index in chosen for row in self.images.rows[index]]
-        mean_BCHW, std_BCHW = self.latents.take(layers)
+        chosen = self.layer_sets.readable_indices([indices[row] for row in local])
+        roles = self.layer_sets.roles[chosen[0]]
+        layers = [row for index in chosen for row in self.layer_sets.layer_indices[index]]
+        mean_BCHW, std_BCHW = self.latents.get(layers)
         shape = (count, len(roles), *mean_BCHW.shape[1:])
         mean_PLCHW, std_PLCHW = (part.view(-1, *shape[1:]) for part in (mean_BCHW, std_BCHW))
         # Random numbers are drawn for the global batch, so that the order of draws is fixed.
         dropped_P = (torch.rand(count, generator=rng) < preset.caption_dropout)[local]
-        time_P = torch.randint(len(self.schedule.alphas_cumprod), (count,), generator=rng)[local]
+        time_P = torch.randint(len(self.noise_schedule.alphas_cumprod), (count,), generator=rng)[
+            local
+        ]
         noise_PLCHW = torch.randn(shape, generator=rng)[local]
-        given_P = (torch.rand(count, generator=rng) < preset.known_share)[local]
+        given_P = (torch.rand(count, generator=rng) < preset.given_layer_prob)[local]
         which_P = torch.randint(GIVABLE_ROLES, (count,), generator=rng)[local]
         # At most one layer is given, and only where there is another one to generate.
         known_PL = (
@@ -114,7 +118,7 @@ class LayersStage(TrainingStage):
         if preset.posterior_noise:
             mean_PLCHW = mean_PLCHW + std_PLCHW * torch.randn(shape, generator=rng)[local]
         captions = [
-            [""] * len(roles) if drop else self.images.captions(index)
+            [""] * len(roles) if drop else self.layer_sets.captions(index)
             for index, drop in zip(chosen, dropped_P, strict=True)
         ]
         per_set = {"time": time_P, "known": known_PL, "roles": [roles] * len(chosen)}
@@ -145,28 +149,30 @@ class LayersStage(TrainingStage):
         )
         known_B = known_PL.flatten()
         # Given layers stay clean, and enter at timestep 0.
-        noisy_BCHW = self.schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
+        noisy_BCHW = self.noise_schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
         noisy_BCHW = torch.where(known_B[:, None, None, None], clean_BCHW, noisy_BCHW)
         predicted_BCHW = self.layered.predict(
             noisy_BCHW, torch.where(known_B, 0, time_B), self._flat_conditions(batch), roles
         )
-        target_BCHW = denoising_target(self.schedule, clean_BCHW, noise_BCHW, time_B)
+        target_BCHW = denoising_target(self.noise_schedule, clean_BCHW, noise_BCHW, time_B)
         error_PL = (predicted_BCHW.float() - target_BCHW).square().mean((1, 2, 3)).view_as(time_PL)
         # Average over the layers that count, then over images.
         counted_PL = (~known_PL).float()
         error_P = (error_PL * counted_PL).sum(1) / counted_PL.sum(1)
-        level_P = self.schedule.alphas_cumprod[batch["time"]]
-        weight_P = loss_weight(self.schedule.config.prediction_type, self.preset.snr_gamma, level_P)
+        level_P = self.noise_schedule.alphas_cumprod[batch["time"]]
+        weight_P = loss_weight(
+            self.noise_schedule.config.prediction_type, self.preset.snr_gamma, level_P
+        )
         loss = (weight_P * error_P).mean()
         return loss, {"denoising": loss, "error": error_P.mean()}
 
     def render_sample_grid(self, batch: Batch) -> bytes:
         """Generate the first captions at fixed seeds: a row per role, joined and then separate."""
         del batch  # the grid is the same at every interval
-        complete = [index for index, roles in enumerate(self.images.roles) if len(roles) > 1]
+        complete = [index for index, roles in enumerate(self.layer_sets.roles) if len(roles) > 1]
         indices = complete[:GRID_IMAGES]
-        roles = self.images.roles[indices[0]]
-        captions = [self.images.captions(index) for index in indices]
+        roles = self.layer_sets.roles[indices[0]]
+        captions = [self.layer_sets.captions(index) for index in indices]
         requests = [
             [LayerRequest(role, text) for role, text in zip(roles, texts, strict=True)]
             for texts in captions
@@ -178,7 +184,7 @@ class LayersStage(TrainingStage):
             )
             for latent_BCHW in latent_PLCHW.unbind(1):
                 # Decoded one at a time to limit memory.
-                restored_BCHW = self.layered.denoiser.restore(latent_BCHW)
+                restored_BCHW = self.layered.denoiser.denormalize(latent_BCHW)
                 decoded = [self._decode(latent) for latent in torch.split(restored_BCHW, 1)]
                 grid.append(to_layers(torch.cat(decoded)))
         return render_grid(grid, [list(texts) for texts in zip(*captions, strict=True)] * 2)
@@ -187,7 +193,7 @@ class LayersStage(TrainingStage):
         """Return the denoising network, which does most of the work although it is frozen."""
         return (getattr(self.layered.denoiser, "unet" if self.texts is not None else "network"),)
 
-    def frozen(self) -> Sequence[nn.Module]:
+    def frozen_modules(self) -> Sequence[nn.Module]:
         """Return the networks of sample grids and a pretrained model's text encoders."""
         return (*self._frozen_networks, *getattr(self.layered.denoiser, "texts", ()))
 
@@ -196,9 +202,11 @@ class LayersStage(TrainingStage):
     ) -> Conditions:
         """Return a pretrained base's conditions with the axes image and layer."""
         count = len(captions[0])
-        conditions = cache.take([text for texts in captions for text in texts])
+        conditions = cache.get([text for texts in captions for text in texts])
         if find_family(str(self.preset.family)).sizes:
-            conditions = replace(conditions, sizes_B6=self.images.layers.sizes(layers))
+            conditions = replace(
+                conditions, sizes_B6=self.layer_sets.layers.size_conditions(layers)
+            )
         return conditions.map(lambda _, tensor: tensor.view(-1, count, *tensor.shape[1:]))
 
     def _flat_conditions(self, batch: Batch) -> Conditions:

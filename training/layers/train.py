@@ -43,10 +43,10 @@ def train_layers(
     """Train layer adapters (section 3.3) on the pairs of a snapshot's train split.
 
     Every layer is an adjusted latent; a background is an image whose alpha is 1 everywhere. Single
-    foregrounds, the preset's `single_share` of the images, keep the foreground's adapter usable on
-    its own; a step has only pairs or only single foregrounds. Run again with the same folder,
-    training resumes from the last saved state, and the result is bit-identical to an uninterrupted
-    run on the CPU.
+    foregrounds, the preset's `foreground_only_prob` of the images, keep the foreground's adapter
+    usable on its own; a step has only pairs or only single foregrounds. Run again with the same
+    folder, training resumes from the last saved state, and the result is bit-identical to an
+    uninterrupted run on the CPU.
 
     Args:
         request: The training request.
@@ -67,9 +67,9 @@ def train_layers(
         Diverged: A loss or gradient is NaN or infinite.
     """
     # Layer sets, and the order in which they are seen.
-    machine = DistributedContext(preset)
+    ctx = DistributedContext(preset)
     caches = folder.parent / "cache"
-    step = machine.global_batch_size(preset.layers_batch)
+    step = ctx.global_batch_size(preset.layers_batch)
     memory = preset.in_memory
     images = open_layer_sets(
         store,
@@ -77,16 +77,16 @@ def train_layers(
         Split.train,
         preset.image_size,
         [LayerRole(role) for role in preset.layer_roles],
-        with_single_foregrounds=preset.single_share > 0,
+        with_single_foregrounds=preset.foreground_only_prob > 0,
         in_memory=memory,
         buckets=bucket_config(preset, step, caches / "sizes"),
     )
     sampler = images.order(
-        store, request.previous, preset.new_weight, preset.single_share, request.seed
+        store, request.previous, preset.new_sample_weight, preset.foreground_only_prob, request.seed
     )
     # Frozen networks encode all layers once.
     for network in (autoencoder, transparency):
-        network.to(machine.device)
+        network.to(ctx.device)
     cache_folder = None if memory else caches
     latents = encode_images(
         preset, images.layers, autoencoder, transparency.encoder, cache_folder, on_progress
@@ -94,16 +94,14 @@ def train_layers(
 
     # The base with adapters, and the embeddings of its captions.
     torch.manual_seed(request.seed)
-    layered = _open(preset, base, parent).to(machine.device)
+    layered = _open(preset, base, parent).to(ctx.device)
     texts = encode_texts(
         preset, layered.denoiser, images.layers.captions, cache_folder, on_progress
     )
-    recipe = LayersStage(preset, layered, images, latents, texts, autoencoder, transparency)
+    stage = LayersStage(preset, layered, images, latents, texts, autoencoder, transparency)
     # Every batch has one size and one set of roles.
     draws = BucketSampler(sampler, images.keys, step)
-    fit(
-        recipe, TrainerContext(request, preset, machine, images.samples, draws, folder, on_progress)
-    )
+    fit(stage, TrainerContext(request, preset, ctx, images.samples, draws, folder, on_progress))
     trained = {
         name: full_tensor(tensor.detach()).cpu().clone()
         for name, tensor in layered.finetuned_state_dict().items()
@@ -138,8 +136,8 @@ def layers_loss(
     for start in range(0, len(layer_sets), preset.layers_batch):
         indices = range(start, min(start + preset.layers_batch, len(layer_sets)))
         roles = layer_sets.roles[start]
-        rows = [row for index in indices for row in layer_sets.rows[index]]
-        clean_BCHW = layered.denoiser.normalize(latents.take(rows)[0].to(device))
+        rows = [row for index in indices for row in layer_sets.layer_indices[index]]
+        clean_BCHW = layered.denoiser.normalize(latents.get(rows)[0].to(device))
         conditions = layered.denoiser.encode(
             [text for index in indices for text in layer_sets.captions(index)]
         )
@@ -167,7 +165,7 @@ def _open(preset: Preset, base: StoredPart, parent: StoredPart | None) -> Layere
     """
     denoiser = load_denoiser(preset, *base)
     half = PRECISIONS[preset.precision]
-    if half and preset.family and not preset.sharded:  # FSDP needs one dtype
+    if half and preset.family and not preset.fsdp:  # FSDP needs one dtype
         denoiser.to(half)
     layered = (
         new_layered_denoiser(preset, denoiser)

@@ -70,7 +70,7 @@ class LayersPipeline(DelegatingPipeline):
     modes: ClassVar[Sequence[str]] = (*MODES, SINGLE.name)
     """The modes that the pipeline accepts."""
 
-    _own: ClassVar[frozenset[str]] = frozenset({"pipe", "lesson", "mode"})
+    _own: ClassVar[frozenset[str]] = frozenset({"pipe", "weights", "mode"})
 
     def __init__(self, pipe: TransparentPipeline, weights: SwappableWeights, mode: Mode) -> None:
         """Make the pipeline.
@@ -78,7 +78,7 @@ class LayersPipeline(DelegatingPipeline):
         Args:
             pipe (`TransparentPipeline`):
                 The pipeline of single foregrounds.
-            lesson (`SwappableWeights`):
+            weights (`SwappableWeights`):
                 The weights of the mode, for the UNet of `pipe`.
             mode (`Mode`):
                 The mode of the weights.
@@ -226,7 +226,7 @@ class LayersPipeline(DelegatingPipeline):
             arguments (`Any`):
                 All other arguments of the diffusers pipeline. `prompt_embeds` and similar, and
                 `latents` (the initial noise), have one row per layer of each image: in the order of
-                `mode.drawn`, image after image.
+                `mode.generated`, image after image.
 
         Returns:
             `dict[LayerRole, torch.Tensor]`: The latents of the generated layers, B x C x h x w
@@ -244,7 +244,7 @@ class LayersPipeline(DelegatingPipeline):
                 stacklevel=3,
             )
         # Count the images. The batch has a row for each layer of each image, image after image.
-        drawn, frames = self.mode.drawn, len(self.mode.drawn)
+        drawn, frames = self.mode.generated, len(self.mode.generated)
         embedded = [arguments[name] for name in _EMBEDDED if arguments.get(name) is not None]
         counted = [*(texts[role] for role in drawn), negative_prompt, *given.values()]
         counted += [item[::frames] for item in embedded]
@@ -266,7 +266,7 @@ class LayersPipeline(DelegatingPipeline):
             scaled_BCHW = self.pipeline(
                 generator=generator, output_type="latent", return_dict=False, **arguments
             )[0]
-        latents = self.pipe.restore(scaled_BCHW)
+        latents = self.pipe.unscale_latents(scaled_BCHW)
         return {role: latents[index::frames] for index, role in enumerate(drawn)}
 
     def decode(
@@ -310,7 +310,7 @@ class LayersPipeline(DelegatingPipeline):
         """Generate from images to images, in any mode."""
         check_output(output_type)
         if arguments.get("prompt_embeds") is None and any(
-            texts[role] is None for role in self.mode.drawn
+            texts[role] is None for role in self.mode.generated
         ):
             raise Refused("there is no prompt", "pass prompt= or prompt_embeds=")
         # Given layers are resized to the output size before they condition the UNet.

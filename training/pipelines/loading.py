@@ -20,7 +20,7 @@ from training.interop.denoiser_weights import read_denoiser_file
 from training.interop.formats import WeightFormat, recognize_parts
 from training.interop.modes import MODES
 from training.pipelines.saving import read_saved_preset
-from training.presets.presets import PRESETS, find_preset
+from training.presets.presets import PRESETS, find_stored_preset
 from training.safetensors_io import layerloop_metadata
 from training.transparency.networks import Transparency, open_transparency
 
@@ -95,14 +95,14 @@ def merge_weights(
     metadata: Mapping[str, str],
     source: object = "the stored base",
 ) -> None:
-    """Merge tensors that are already read into a UNet, in place, as `learn` does.
+    """Merge tensors that are already read into a UNet, in place, as `merge_files` does.
 
     Args:
         unet (`UNet2DConditionModel`):
             The UNet to change.
         tensors (`Mapping[str, torch.Tensor]`):
             The tensors of an adapter, differences, weights or attention sharing.
-        facts (`Mapping[str, str]`):
+        metadata (`Mapping[str, str]`):
             Their metadata, with "kind".
         source (`object`, *optional*):
             The name of the source in errors.
@@ -151,7 +151,7 @@ def _is_one_of(header: WeightsHeader, formats: set[WeightFormat]) -> bool:
 def _open_part(header: WeightsHeader, offset_scale: float | None) -> Transparency:
     """Load both networks from the part "transparency" of a checkpoint."""
     metadata = layerloop_metadata(header.metadata)
-    preset = read_saved_preset(metadata) or find_preset(
+    preset = read_saved_preset(metadata) or find_stored_preset(
         metadata["preset"], json.loads(metadata.get("changes", "{}"))
     )
     with torch.no_grad():

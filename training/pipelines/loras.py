@@ -22,7 +22,7 @@ from training.interop.adapters import read_lora
 from training.interop.denoiser_weights import check_base
 from training.interop.formats import WeightFormat, recognize
 from training.interop.relatives import is_text_encoder_key
-from training.presets.presets import find_preset
+from training.presets.presets import find_stored_preset
 from training.pretrained.families import find_family
 from training.safetensors_io import save_part
 
@@ -44,7 +44,7 @@ def add_loras(checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[LoraF
         NotFound: A file does not exist.
         Refused: A file is not a LoRA or not for this model, or the denoiser is a built-in one.
     """
-    preset = find_preset(checkpoint.preset, checkpoint.changes)
+    preset = find_stored_preset(checkpoint.preset, checkpoint.changes)
     if preset.family is None or find_family(preset.family).denoiser is None:
         hint = "use a checkpoint of the presets sd15, sd21 or sdxl"
         raise Refused(

@@ -44,7 +44,8 @@ class PairSampler:
             raise Refused(
                 f"this checkpoint has only {', '.join(sorted(self.parts.modes))}: "
                 "it cannot generate single foregrounds",
-                "give the prompt a foreground or background text, or import layer_*_transparent_attn too",
+                "give the prompt a foreground or background text, or import "
+                "layer_*_transparent_attn too",
             )
         return self._layer_weights(SINGLE.name).applied()
 
@@ -84,7 +85,7 @@ class PairSampler:
             pipe = LayersPipeline(self.pipe, self._layer_weights(mode.name), mode)
             pipe.scheduler = schedulers[prefers_euler(mode)]
             latents = pipe.generate_latents(
-                {role: texts[role] for role in mode.drawn},
+                {role: texts[role] for role in mode.generated},
                 {role: layers[role] for role in mode.given},
                 (height, width),
                 negative_prompt=options.negative,

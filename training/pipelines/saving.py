@@ -14,7 +14,7 @@ from torch import Tensor
 from curation.domain import canonical_json
 from curation.errors import Refused
 from training.presets.preset import Preset
-from training.presets.presets import PRESETS
+from training.presets.presets import PRESETS, present_columns
 from training.safetensors_io import FORMAT, METADATA_KEY, unshare_storage
 from training.transparency.networks import Transparency
 
@@ -81,7 +81,7 @@ def read_saved_preset(metadata: Mapping[str, str]) -> Preset | None:
         stored = json.loads(metadata["columns"])
         columns: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
-            for name, value in stored.items()
+            for name, value in present_columns(stored).items()
         }
         return replace(PRESETS["sdxl"], **columns)
     except (ValueError, TypeError, AttributeError) as error:

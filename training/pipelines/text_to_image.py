@@ -48,7 +48,7 @@ class TransparentPipeline(DelegatingPipeline):
         pipe("a glass bottle").images[0].save("bottle.png")
     """
 
-    _own: ClassVar[frozenset[str]] = frozenset({"pipeline", "backbone", "transparency"})
+    _own: ClassVar[frozenset[str]] = frozenset({"pipeline", "autoencoder", "transparency"})
 
     def __init__(
         self, pipeline: Any, autoencoder: Autoencoder | None, transparency: Transparency
@@ -58,7 +58,7 @@ class TransparentPipeline(DelegatingPipeline):
         Args:
             pipeline (`DiffusionPipeline`):
                 The diffusers pipeline.
-            backbone (`Autoencoder` or `None`):
+            autoencoder (`Autoencoder` or `None`):
                 The frozen autoencoder; None uses the pipeline's own.
             transparency (`Transparency`):
                 The two networks of latent transparency.
@@ -91,7 +91,7 @@ class TransparentPipeline(DelegatingPipeline):
             transparency (`Transparency`, `str`, `Path` or a sequence of paths, *optional*):
                 Both networks (`load_transparency`); by default those that `save_pretrained` wrote.
             adapter (`str`, `Path` or a sequence of paths, *optional*):
-                Weights to merge into the UNet: released or own files, in order (`learn`).
+                Weights to merge into the UNet: released or own files, in order (`merge_files`).
             offset_scale (`float`, *optional*):
                 The offset scale of the encoder, if its file does not state it.
             kind (`str`, *optional*):
@@ -201,7 +201,7 @@ class TransparentPipeline(DelegatingPipeline):
         return_dict: bool,
     ) -> TransparentOutput | tuple[ImageOutput]:
         """Decode scaled latents to the output type."""
-        latent_BCHW = self.restore(scaled_BCHW)
+        latent_BCHW = self.unscale_latents(scaled_BCHW)
         if output_type == "latent":
             out = TransparentOutput(scaled_BCHW, latent_BCHW)
         else:
@@ -236,7 +236,7 @@ class TransparentPipeline(DelegatingPipeline):
         ]
         return TransparentOutput(to_output_type(torch.cat(parts), output_type), latent_BCHW)
 
-    def restore(self, scaled_BCHW: Tensor) -> Tensor:
+    def unscale_latents(self, scaled_BCHW: Tensor) -> Tensor:
         """Convert scaled latents, as in the denoiser, to unscaled float32 latents."""
         return scaled_BCHW.float() / self.autoencoder.scale + self.autoencoder.shift
 

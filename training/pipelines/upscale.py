@@ -66,6 +66,6 @@ class TransparentUpscalePipeline(TransparentImageToImagePipeline):
         if scaled_BCHW is None:
             return to_rgba(image)
         rows, columns = (side * self.autoencoder.stride for side in scaled_BCHW.shape[-2:])
-        rgba_B4HW = self.decode(self.restore(scaled_BCHW), (rows, columns), "pt").images
+        rgba_B4HW = self.decode(self.unscale_latents(scaled_BCHW), (rows, columns), "pt").images
         assert isinstance(rgba_B4HW, Tensor)  # noqa: S101 - narrows: output_type "pt"
         return rgba_B4HW

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from curation.domain import LayerRole
 
-# The ranges of the columns; training.presets.overrides.check_row rejects values outside of them.
+# The ranges of the columns; training.presets.overrides.check_preset rejects values outside of them.
 Natural = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -126,10 +126,12 @@ class Preset:
     layer_rank: Count  # rank of each role's LoRA
     # target modules of the LoRAs: "attention" (paper), or "all" linear layers of a block
     layer_modules: Literal["attention", "all"]
-    join_text: bool  # a layer attends to the texts of all layers instead of its own alone
+    joint_text_attention: (
+        bool  # a layer attends to the texts of all layers instead of its own alone
+    )
     # probability that one layer of a pair is given and the other generated around it
-    known_share: PartialShare
-    single_share: PartialShare  # share of images that are a single foreground
+    given_layer_prob: PartialShare
+    foreground_only_prob: PartialShare  # share of images that are a single foreground
     layers_images: Count  # an image counts once, with any number of layers
     layers_batch: Count
     layers_lr: Rate
@@ -150,10 +152,10 @@ class Preset:
     warmup_images: Natural
     decay: Literal["linear", "cosine"]  # learning-rate decay over the cooldown
     cooldown: Share  # the last share of a run, over which the learning rate decays to 0
-    new_weight: Weight  # sampling weight of newly added samples (paper, section 3.4)
+    new_sample_weight: Weight  # sampling weight of newly added samples (paper, section 3.4)
     keep_states: Count  # saved training states to keep on disk
-    save_images: Count  # images between two saved training states
-    sheet_images: Count  # images between two sample grids
+    checkpoint_every_images: Count  # images between two saved training states
+    sample_every_images: Count  # images between two sample grids
     beta1: PartialShare  # Adam's beta1
     beta2: PartialShare  # Adam's beta2
     # a name of training.engine.optimizers
@@ -162,12 +164,12 @@ class Preset:
     precision: Literal["fp32", "bf16", "fp16"]
     accumulation: Count  # gradient accumulation steps
     gradient_checkpointing: bool  # recompute activations in the backward pass
-    average_apart: bool  # keep the weight average (EMA) in CPU memory
-    compiled: bool  # use torch.compile
+    ema_on_cpu: bool  # keep the weight average (EMA) in CPU memory
+    torch_compile: bool  # use torch.compile
     channels_last: bool  # use the channels-last memory format
     processes: Count  # one per GPU; several are started by torchrun
     # shard weights and optimizer (FSDP2) instead of data parallelism alone (DDP)
-    sharded: bool
+    fsdp: bool
     # "wandb" or "trackio" in addition to TensorBoard, which is always written
     tracker: Literal["wandb", "trackio"] | None
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, get_type_hints
 
+from curation.domain import TrainingRequest
 from curation.errors import NotFound
 from training.presets.overrides import check_preset, parse_value
 from training.presets.preset import Preset
@@ -86,9 +87,9 @@ TINY = Preset(
     layer_roles=("foreground", "background"),
     layer_rank=64,
     layer_modules="attention",
-    join_text=False,
-    known_share=0.3,
-    single_share=0.1,
+    joint_text_attention=False,
+    given_layer_prob=0.3,
+    foreground_only_prob=0.1,
     layers_images=24_000,
     layers_batch=16,
     layers_lr=2e-3,
@@ -101,21 +102,21 @@ TINY = Preset(
     warmup_images=500,
     decay="linear",
     cooldown=0.3,
-    new_weight=2.0,
+    new_sample_weight=2.0,
     keep_states=1,
-    save_images=2_000,
-    sheet_images=8_000,
+    checkpoint_every_images=2_000,
+    sample_every_images=8_000,
     beta1=0.9,
     beta2=0.99,
     optimizer="adamw_fused",
     precision="fp32",
     accumulation=1,
     gradient_checkpointing=False,
-    average_apart=False,
-    compiled=False,
+    ema_on_cpu=False,
+    torch_compile=False,
     channels_last=False,
     processes=1,
-    sharded=False,
+    fsdp=False,
     tracker=None,
 )
 
@@ -145,8 +146,8 @@ MICRO = replace(
     draw_steps=4,
     draw_batch=4,
     warmup_images=32,
-    save_images=64,
-    sheet_images=128,
+    checkpoint_every_images=64,
+    sample_every_images=128,
 )
 
 # As tiny, at 128 pixels.
@@ -182,8 +183,8 @@ MEDIUM = replace(
     base_lr=3e-4,
     ema_decay=0.999,
     warmup_images=5_000,
-    save_images=50_000,
-    sheet_images=100_000,
+    checkpoint_every_images=50_000,
+    sample_every_images=100_000,
     precision="bf16",
 )
 
@@ -247,8 +248,8 @@ SD15 = replace(
     guidance=7.0,
     layers_guidance=7.0,
     warmup_images=8_000,
-    save_images=40_000,
-    sheet_images=40_000,
+    checkpoint_every_images=40_000,
+    sample_every_images=40_000,
     precision="bf16",
     gradient_checkpointing=True,
 )
@@ -306,6 +307,65 @@ ALL_PRESETS = (MICRO, TINY, SMALL, MEDIUM, SD15, SD21, SDXL, SD3, SD15_HEAVY, SD
 PRESETS: dict[str, Preset] = {row.name: row for row in ALL_PRESETS}
 
 
+FORMER_COLUMNS = {
+    "average_apart": "ema_on_cpu",
+    "compiled": "torch_compile",
+    "join_text": "joint_text_attention",
+    "known_share": "given_layer_prob",
+    "new_weight": "new_sample_weight",
+    "optimiser": "optimizer",
+    "save_images": "checkpoint_every_images",
+    "sharded": "fsdp",
+    "sheet_images": "sample_every_images",
+    "single_share": "foreground_only_prob",
+}
+"""Present names of renamed columns. Stored checkpoints and weights keep the former names, since a
+checkpoint's id covers its overrides; `present_columns` maps them where they are read."""
+
+
+def present_columns(
+    stored: Mapping[str, Any], inherited: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return overrides by the present names of their columns.
+
+    An override by the present name replaces one by the former name: it was made later.
+
+    Args:
+        stored: Values by column, as a checkpoint or a weights file stores them.
+        inherited: The overrides of a parent; if given, only a former name whose value is the
+            parent's is mapped, so that the others are rejected.
+    """
+    found: dict[str, Any] = {}
+    for column, value in stored.items():
+        if inherited is not None and inherited.get(column) != value:
+            continue
+        if column in FORMER_COLUMNS:
+            found[FORMER_COLUMNS[column]] = value
+    mapped = {column for column, present in FORMER_COLUMNS.items() if present in found}
+    return found | {column: value for column, value in stored.items() if column not in mapped}
+
+
+def find_stored_preset(name: str, changes: Mapping[str, str]) -> Preset:
+    """Return the preset of a stored checkpoint, whose overrides may have former column names.
+
+    Raises:
+        NotFound: The preset, a column or an option does not exist.
+        Refused: A value is invalid.
+    """
+    return find_preset(name, present_columns(changes))
+
+
+def find_requested_preset(request: TrainingRequest) -> Preset:
+    """Return the preset of a training request; former column names come from its parent only.
+
+    Raises:
+        NotFound: The preset, a column or an option does not exist.
+        Refused: A value is invalid.
+    """
+    inherited = request.parent.changes if request.parent else {}
+    return find_preset(request.preset, present_columns(request.changes, inherited))
+
+
 def find_preset(name: str, changes: Mapping[str, str] | None = None) -> Preset:
     """Return a preset by name, with overrides.
 
@@ -324,9 +384,10 @@ def find_preset(name: str, changes: Mapping[str, str] | None = None) -> Preset:
     types = get_type_hints(Preset)
     unknown = sorted(set(changes or {}) - (set(types) - {"name"}))
     if unknown:
+        present = FORMER_COLUMNS.get(unknown[0])
         raise NotFound(
             f"a preset has no column {unknown[0]!r}",
-            f"columns: {', '.join(sorted(types))}",
+            f"it is named {present!r} now" if present else f"columns: {', '.join(sorted(types))}",
         )
     changed = {
         column: parse_value(column, text, types[column]) for column, text in (changes or {}).items()

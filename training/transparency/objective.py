@@ -52,11 +52,11 @@ class TransparencyObjective:
         self.discriminator = PatchDiscriminator(preset.discriminator_width)
         self.perception = load_lpips(Path(preset.perceptual)) if preset.perceptual else None
 
-    def frozen(self) -> list[nn.Module]:
+    def frozen_modules(self) -> list[nn.Module]:
         """Return the networks that are used but not trained."""
         return [self.autoencoder, *([] if self.perception is None else [self.perception])]
 
-    def measure(
+    def loss(
         self,
         networks: Transparency,
         alpha_B1HW: Tensor,

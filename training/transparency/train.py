@@ -57,7 +57,7 @@ def train_transparency(
         store: The store of snapshots and images.
         folder: The folder of the run's state.
         report: The progress callback; an exception from it stops the training.
-        backbone: The frozen autoencoder.
+        autoencoder: The frozen autoencoder.
         start: The tensors to start from, or None.
 
     Returns:
@@ -77,7 +77,12 @@ def train_transparency(
         store, request.snapshot, Split.train, size, in_memory=memory, buckets=buckets, roles=roles
     )
     draws: Sampler = build_sampler(
-        store, dataset, request.previous, preset.new_weight, request.seed, opaque_weight=opaque
+        store,
+        dataset,
+        request.previous,
+        preset.new_sample_weight,
+        request.seed,
+        opaque_weight=opaque,
     )
     draws = BucketSampler(draws, dataset.shapes, step) if buckets else draws
 
@@ -89,7 +94,7 @@ def train_transparency(
         else open_transparency(preset, start).train().requires_grad_(True)
     )
     shown = heldout_images(store, request.snapshot, size, GRID_IMAGES)
-    shown_B4HW = shown.take(range(len(shown))) if len(shown) else None
+    shown_B4HW = shown.load_batch(range(len(shown))) if len(shown) else None
     stage = TransparencyStage(preset, networks, dataset, autoencoder, shown_B4HW)
     fit(stage, TrainerContext(request, preset, ctx, dataset.samples, draws, folder, report))
     return {
@@ -101,7 +106,7 @@ def train_transparency(
 class TransparencyStage(TrainingStage):
     """Training stage that hides alpha in a latent and recovers it (section 3.1)."""
 
-    stage = STAGE
+    name = STAGE
 
     def __init__(
         self,
@@ -117,14 +122,14 @@ class TransparencyStage(TrainingStage):
             preset: The preset.
             networks: The networks to train.
             dataset: The dataset.
-            backbone: The frozen autoencoder.
+            autoencoder: The frozen autoencoder.
             shown_B4HW: Held-out images, straight RGBA in [0, 1], for sample grids and validation,
                 or None.
         """
         super().__init__()
         self.shown_B4HW = shown_B4HW
         self.preset, self.networks, self.images = preset, networks, dataset
-        self.pace = StageSchedule(
+        self.schedule = StageSchedule(
             preset.transparency_images, preset.transparency_batch, preset.transparency_ema
         )
         self.objective = TransparencyObjective(preset, autoencoder)
@@ -148,7 +153,7 @@ class TransparencyStage(TrainingStage):
             )
         return built
 
-    def lay_out(
+    def make_batch(
         self, indices: Sequence[int], local_rows: Sequence[int], rng: torch.Generator
     ) -> Batch:
         """Make a batch of images with padded color, half of them mirrored, and which keep their
@@ -185,7 +190,7 @@ class TransparencyStage(TrainingStage):
         Neither has gradients for the other's networks.
         """
         with _frozen(self.discriminator):
-            loss = self.objective.measure(
+            loss = self.objective.loss(
                 self.networks, rows["rgba"][:, 3:], rows["padded"], rows["keep"], seen
             )
         if self.discriminator is None or "fooling" not in loss.terms:
@@ -229,13 +234,13 @@ class TransparencyStage(TrainingStage):
     def _to_device(self, rgba_B4HW: Tensor) -> Tensor:
         return rgba_B4HW.to(next(self.networks.parameters()).device)
 
-    def frozen(self) -> Sequence[nn.Module]:
+    def frozen_modules(self) -> Sequence[nn.Module]:
         """Return the autoencoder and the perceptual network."""
-        return self.objective.frozen()
+        return self.objective.frozen_modules()
 
     def _prepare(self, index: int, flip: bool) -> tuple[Tensor, Tensor]:
         """Read an image with padded color, mirrored if `flip`."""
-        index, rgba_4HW = self.images.read(index)
+        index, rgba_4HW = self.images.read_or_replace(index)
         padded_3HW = self._pad(index, rgba_4HW)
         return (rgba_4HW.flip(2), padded_3HW.flip(2)) if flip else (rgba_4HW, padded_3HW)
 

@@ -15,7 +15,7 @@ from tests.servers import free_port
 
 def ask(server, pauses=None, key=None):
     pauses = [] if pauses is None else pauses
-    return ChatCompletionsClient(server.address, "some-model", key, pauses.append).write(
+    return ChatCompletionsClient(server.address, "some-model", key, pauses.append).generate(
         "what?", 50, 3
     )
 
@@ -103,7 +103,7 @@ def test_nobody_there_is_told():
         f"http://127.0.0.1:{free_port()}/v1", "m", None, lambda seconds: None
     )
     with pytest.raises(Unreachable, match="did not answer in 5 tries: ConnectError"):
-        chat.write("what?", 5, 0)
+        chat.generate("what?", 5, 0)
 
 
 def test_what_the_server_will_not_do_is_not_asked_twice():

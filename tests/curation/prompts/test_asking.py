@@ -29,7 +29,7 @@ class Author:
         self.questions: list[str] = []
         self.fails_at: int | None = None
 
-    def write(self, question: str, tokens: int, seed: int) -> str:
+    def generate(self, question: str, tokens: int, seed: int) -> str:
         if len(self.questions) == self.fails_at:
             raise Unreachable("gone")
         self.questions.append(question)

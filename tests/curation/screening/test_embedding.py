@@ -25,7 +25,7 @@ FRONT = LayerRole.foreground
 
 def see(*drawn):
     return np.stack(
-        [one.vector for one in BUILTIN_EMBEDDER.see(list(drawn), [Prompt("")] * len(drawn))]
+        [one.vector for one in BUILTIN_EMBEDDER.embed(list(drawn), [Prompt("")] * len(drawn))]
     )
 
 

@@ -213,7 +213,7 @@ def test_what_was_screened_before_is_seen_afterwards(
     layer = {LayerRole.foreground: np.asarray(decode_layer(store.get(sha)))}
     assert row.source == BUILTIN_EMBEDDER.source
     assert unpack_vectors([bytes(row.vector)])[0] == pytest.approx(
-        BUILTIN_EMBEDDER.see([layer], [None])[0].vector, abs=1e-2
+        BUILTIN_EMBEDDER.embed([layer], [None])[0].vector, abs=1e-2
     )
     assert "coverage" in known
 

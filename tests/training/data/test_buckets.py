@@ -83,13 +83,13 @@ def test_batches_have_one_shape_and_nothing_is_lost(kinds, weight, batch, seed):
     shapes = [(64, 64 + 8 * kind) for kind in kinds]
     within = WeightedSampler(tuple(weight if kind == 1 else 1.0 for kind in kinds), seed)
     order = BucketSampler(within, shapes, batch)
-    count = 4 * within.length // batch * batch
-    places = order.places(0, count)
+    count = 4 * within.epoch_length // batch * batch
+    places = order.indices(0, count)
     for start in range(0, count, batch):
         assert len({shapes[place] for place in places[start : start + batch]}) == 1
     # What was drawn within and is not here yet waits in a bin, and no bin is full.
-    walked = within.places(0, order._walked)
-    waiting = Counter(walked) - Counter(order.places(0, len(order._sorted)))
+    walked = within.indices(0, order._walked)
+    waiting = Counter(walked) - Counter(order.indices(0, len(order._sorted)))
     assert len(walked) - len(order._sorted) == sum(waiting.values())
     per_shape = Counter(shapes[place] for place in waiting.elements())
     assert all(number < batch for number in per_shape.values())
@@ -106,9 +106,9 @@ def test_the_order_does_not_depend_on_where_a_run_was_cut(kinds, cuts):
     def order():
         return BucketSampler(WeightedSampler((1.0,) * len(kinds), 3), shapes, 4)
 
-    straight, pieces = order().places(0, sum(cuts)), []
+    straight, pieces = order().indices(0, sum(cuts)), []
     for cut in cuts:
-        pieces += order().places(len(pieces), cut)  # a fresh one, as after a kill
+        pieces += order().indices(len(pieces), cut)  # a fresh one, as after a kill
     assert pieces == straight
 
 
@@ -117,7 +117,7 @@ def test_new_samples_come_twice_as_often_in_every_shape():
     order = BucketSampler(
         WeightedSampler(tuple(2.0 if place < 10 else 1.0 for place in range(40)), 1), shapes, 4
     )
-    drawn = Counter(order.places(0, 50 * 100))
+    drawn = Counter(order.indices(0, 50 * 100))
     assert {round(drawn[place] / 100) for place in range(10)} == {2}
     assert {round(drawn[place] / 100) for place in range(10, 40)} == {1}
 
@@ -136,7 +136,7 @@ def test_sizes_are_read_once_and_the_unreadable_are_named(store, tmp_path):
 
 def test_pictures_are_letterboxed_into_their_own_shape(store, freeze_sized):
     snapshot = freeze_sized([(40, 20)] * 6 + [(20, 40)] * 6 + [(30, 30)] * 6 + [(10, 200)])
-    buckets = BucketConfig(make_bucket_table(64, 16, 2.0), least=2)
+    buckets = BucketConfig(make_bucket_table(64, 16, 2.0), min_images=2)
     images = open_split(store, snapshot, Split.train, 64, in_memory=False, buckets=buckets)
     by_original = dict(zip(images.original_sizes, images.shapes, strict=True))
     assert by_original == {
@@ -150,13 +150,13 @@ def test_pictures_are_letterboxed_into_their_own_shape(store, freeze_sized):
     kept = open_split(store, snapshot, Split.train, 64, in_memory=True, buckets=buckets)
     assert all(kept[place].equal(images[place]) for place in range(len(images)))
     place = images.original_sizes.index((20, 40))
-    assert images.sizes([place]).tolist() == [[20, 40, 0, 0, 48, 80]]
+    assert images.size_conditions([place]).tolist() == [[20, 40, 0, 0, 48, 80]]
     assert count_buckets(images.shapes) == {"48x80": 7, "64x64": 6, "80x48": 6}
 
 
 def test_the_square_alone_has_sizes_too(store, snapshot):
     images = open_split(store, snapshot, Split.train, 32)
-    assert images.sizes([0, 1]).tolist() == [[32, 32, 0, 0, 32, 32]] * 2
+    assert images.size_conditions([0, 1]).tolist() == [[32, 32, 0, 0, 32, 32]] * 2
     assert size_conditions([(5, 6)], [(7, 8)]).tolist() == [[5, 6, 0, 0, 7, 8]]
 
 

@@ -63,8 +63,8 @@ def test_splits_never_meet_and_memory_changes_nothing(store, snapshot):
     assert (len(train), len(heldout)) == (24, 6)
     assert not {s.id for s in train.samples} & {s.id for s in heldout.samples}
     lazy = open_split(store, snapshot, Split.train, 16, in_memory=False)
-    assert train.take([3, 0]).equal(lazy.take([3, 0]))
-    assert train.take([3]).shape == (1, 4, 16, 16)
+    assert train.load_batch([3, 0]).equal(lazy.load_batch([3, 0]))
+    assert train.load_batch([3]).shape == (1, 4, 16, 16)
     assert train.captions[0] == "a red square"
 
 
@@ -78,7 +78,7 @@ def test_newly_added_samples_come_twice_as_often(store, freeze_shapes):
     images = open_split(store, after, Split.train, 16)
     order = build_sampler(store, images, before, 2.0, seed=5)
     lap = int(sum(order.weights))
-    drawn = Counter(order.places(0, 10 * lap))
+    drawn = Counter(order.indices(0, 10 * lap))
     new = {place for place, sample in enumerate(images.samples) if int(sample.id, 16) >= 20}
     assert new
     assert {place: drawn[place] for place in drawn} == {
@@ -95,9 +95,9 @@ def test_newly_added_samples_come_twice_as_often(store, freeze_shapes):
 @settings(max_examples=60, deadline=None)
 def test_the_order_does_not_depend_on_how_it_is_cut(is_new, weight, cuts):
     order = WeightedSampler(tuple(weight if new else 1.0 for new in is_new), seed=1)
-    straight, pieces = order.places(0, sum(cuts)), []
+    straight, pieces = order.indices(0, sum(cuts)), []
     for cut in cuts:
-        pieces += order.places(len(pieces), cut)
+        pieces += order.indices(len(pieces), cut)
     assert pieces == straight
     assert all(0 <= place < len(is_new) for place in straight)
 
@@ -124,7 +124,7 @@ def test_opaque_layers_come_as_often_as_is_said(store):
         store, snapshot, Split.train, 16, roles=(LayerRole.foreground, LayerRole.background)
     )
     order = build_sampler(store, images, None, 2.0, seed=5, opaque_weight=0.25)
-    drawn = Counter(images.roles[place] for place in order.places(0, 50 * order.length))
+    drawn = Counter(images.roles[place] for place in order.indices(0, 50 * order.epoch_length))
     assert drawn[LayerRole.background] / drawn[LayerRole.foreground] == pytest.approx(
         0.25, abs=0.02
     )
@@ -132,7 +132,7 @@ def test_opaque_layers_come_as_often_as_is_said(store):
 
 def test_fractional_weights_are_kept_on_average():
     order = WeightedSampler((1.0,) * 6 + (1.5,) * 4, seed=2)
-    drawn = Counter(order.places(0, 12_000))
+    drawn = Counter(order.indices(0, 12_000))
     assert sum(drawn[p] for p in range(6, 10)) / 12_000 == pytest.approx(0.5, abs=0.01)
 
 
@@ -144,7 +144,12 @@ def test_a_broken_picture_in_memory_is_left_out_and_named(store, snapshot):
     assert [sample.id for sample in images.samples] == [
         s.id for s in samples if s is not samples[2]
     ]
-    assert images.take(images.sound(range(len(images)))).shape == (len(images), 4, 16, 16)
+    assert images.load_batch(images.readable_indices(range(len(images)))).shape == (
+        len(images),
+        4,
+        16,
+        16,
+    )
 
 
 def test_the_next_picture_stands_in_for_a_broken_one(store, snapshot):
@@ -152,11 +157,11 @@ def test_the_next_picture_stands_in_for_a_broken_one(store, snapshot):
     last = len(samples) - 1
     images = LayerDataset(store, broken(store, samples, last), 16, in_memory=False)
     with pytest.raises(Corrupt):
-        images.take([last])
-    place, pixels = images.read(last)
+        images.load_batch([last])
+    place, pixels = images.read_or_replace(last)
     assert (place, pixels.equal(images[0])) == (0, True)
-    assert images.read(3)[0] == 3
-    assert images.sound([1, last]) == [1, 0]
+    assert images.read_or_replace(3)[0] == 3
+    assert images.readable_indices([1, last]) == [1, 0]
     assert images.unreadable == {samples[last].id: images.unreadable[samples[last].id]}
 
 
@@ -167,7 +172,7 @@ def test_too_many_broken_pictures_stop_a_training(store, snapshot):
         LayerDataset(store, twice, 16, in_memory=True)
     lazy = LayerDataset(store, twice, 16, in_memory=False)
     with pytest.raises(Corrupt, match="2 of 24"):
-        lazy.read(1)
+        lazy.read_or_replace(1)
 
 
 def broken(store, samples, place):

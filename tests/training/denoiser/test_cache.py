@@ -40,7 +40,7 @@ def images(store, snapshot) -> LayerDataset:
 def networks(images):
     """A fitted backbone, and an encoder whose offsets are not zero."""
     torch.manual_seed(0)
-    rgba = images.take(range(len(images)))
+    rgba = images.load_batch(range(len(images)))
     encoder = Transparency(MICRO).eval().requires_grad_(False).encoder
     torch.nn.init.normal_(encoder.blocks[-1].weight, std=0.1)
     return fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:])), encoder
@@ -81,9 +81,9 @@ def test_it_holds_what_the_networks_say(filled, images, networks, precision, in_
     cache, computed = filled(images, replace(MICRO, cache_precision=precision), folder)
     assert computed == len(images)
     places = [7, 0, 7, 23]
-    rgba = images.take(places)
+    rgba = images.load_batch(places)
     mean, std = adjusted_posterior(*networks, rgba[:, 3:], pad_colors(rgba))
-    found = cache.take(places)
+    found = cache.get(places)
     tolerance = (
         {"atol": 1e-5, "rtol": 1e-5} if precision == "fp32" else {"atol": 2e-3, "rtol": 1e-3}
     )
@@ -97,7 +97,7 @@ def test_a_second_start_computes_nothing(filled, images):
     second, computed = filled(images)
     assert computed == 0
     assert all(
-        torch.equal(*pair) for pair in zip(first.take([3, 1]), second.take([3, 1]), strict=True)
+        torch.equal(*pair) for pair in zip(first.get([3, 1]), second.get([3, 1]), strict=True)
     )
 
 
@@ -109,7 +109,7 @@ def test_a_changed_image_recomputes_one(filled, store, snapshot, images):
     changed[4] = replace(changed[4], layers={LayerRole.foreground: other})
     cache, computed = filled(LayerDataset(store, changed, MICRO.image_size, in_memory=False))
     assert computed == 1
-    torch.testing.assert_close(cache.take([4])[0], filled(images)[0].take([4])[0])
+    torch.testing.assert_close(cache.get([4])[0], filled(images)[0].get([4])[0])
 
 
 def test_the_same_image_in_two_samples_is_computed_once(filled, store, images):
@@ -167,7 +167,7 @@ def test_every_shape_has_latents_of_its_own(filled, store, freeze_sized):
     assert computed == 12
     for place in range(12):
         height, width = sorted_.shapes[place]
-        assert cache.take([place])[0].shape[2:] == (height // 8, width // 8)
+        assert cache.get([place])[0].shape[2:] == (height // 8, width // 8)
     assert filled(square)[1] == 8  # the square ones are there
 
 
@@ -183,10 +183,10 @@ def test_a_broken_picture_is_set_aside_and_named(tmp_path, filled, store, images
     (line,) = (cache.folder / "aside.jsonl").read_text().splitlines()
     assert json.loads(line)["sample"] == samples[broken].id
     assert "cannot be decoded" in json.loads(line)["wrong"]
-    assert damaged.sound([2, broken, 4]) == [2, broken + 1, 4]
+    assert damaged.readable_indices([2, broken, 4]) == [2, broken + 1, 4]
     same = set(range(broken, len(damaged), len(samples)))  # other samples of that image
-    assert not same & set(damaged.sound(sorted(same)))
-    assert cache.take(damaged.sound([2, broken, 4]))[0].shape[0] == 3
+    assert not same & set(damaged.readable_indices(sorted(same)))
+    assert cache.get(damaged.readable_indices([2, broken, 4]))[0].shape[0] == 3
     mended = LayerDataset(store, list(images.samples), MICRO.image_size, in_memory=False)
     cache.fill(mended, Counted(*networks), quiet)
     assert not (cache.folder / "aside.jsonl").exists()
@@ -222,7 +222,7 @@ objects, snapshot, folder = sys.argv[1:]
 pictures = load_split(FolderStore(Path(objects)), snapshot, Split.train, 32, in_memory=False)
 cache = LatentCache.open(Path(folder), {"precision": "fp32"})
 cache.fill(pictures, lambda alpha, padded: (padded[:, :, ::8, ::8] + 1, alpha[:, :, ::8, ::8]), lambda progress: None)
-print(float(cache.take(range(len(pictures)))[0].sum()))
+print(float(cache.get(range(len(pictures)))[0].sum()))
 """
 
 
@@ -231,7 +231,7 @@ def test_several_processes_fill_one_cache(store, snapshot, tmp_path, images):
     command = [sys.executable, "-c", FILLER, str(store.folder), snapshot, str(tmp_path / "cache")]
     fillers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
     sums = [float(filler.communicate(timeout=120)[0]) for filler in fillers]
-    rgba = images.take(range(len(images)))
+    rgba = images.load_batch(range(len(images)))
     wanted = float((pad_colors(rgba)[:, :, ::8, ::8] + 1).sum())
     assert sums == [pytest.approx(wanted)] * 2
 
@@ -273,7 +273,7 @@ def test_texts_are_encoded_once(tmp_path, mask, pooled, in_memory):
     again = cache if in_memory else TextEmbeddingCache.open(folder, {"precision": "fp16"})
     again.fill([*texts, "a new one"], encode, quiet)
     assert encode.texts == 4
-    found, wanted = again.take(texts[::-1]), encode(texts[::-1])
+    found, wanted = again.get(texts[::-1]), encode(texts[::-1])
     assert torch.equal(found.states_BLD, wanted.states_BLD)
     assert found.states_BLD.dtype == torch.float32
     assert (found.mask_BL is None) == (not mask)
@@ -281,7 +281,7 @@ def test_texts_are_encoded_once(tmp_path, mask, pooled, in_memory):
     assert (found.pooled_BP is None) == (not pooled)
     assert found.sizes_B6 is None
     with pytest.raises(KeyError):
-        again.take(["a text that nobody encoded"])
+        again.get(["a text that nobody encoded"])
 
 
 def test_texts_belong_to_their_encoder_and_its_tokens():

@@ -73,7 +73,7 @@ def test_padding_of_the_prompt_says_nothing(denoiser):
 def test_normalised_latents_have_no_mean_and_unit_spread(denoiser):
     scales = torch.linspace(0.01, 30, MICRO.latent_channels)[:, None, None]
     latent = noisy(64) * scales + scales
-    denoiser.measure(latent)
+    denoiser.fit_scale(latent)
     normal = denoiser.normalize(latent)
     torch.testing.assert_close(
         normal.mean((0, 2, 3)), torch.zeros(MICRO.latent_channels), atol=1e-4, rtol=0
@@ -82,16 +82,16 @@ def test_normalised_latents_have_no_mean_and_unit_spread(denoiser):
     torch.testing.assert_close(
         normal[:, 0].std() / normal[:, 1].std(), latent[:, 0].std() / latent[:, 1].std()
     )
-    torch.testing.assert_close(denoiser.restore(normal), latent, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(denoiser.denormalize(normal), latent, atol=1e-4, rtol=1e-4)
 
 
 def test_a_channel_that_never_varies_is_no_division_by_zero(denoiser):
-    denoiser.measure(torch.zeros(4, MICRO.latent_channels, SIDE, SIDE))
+    denoiser.fit_scale(torch.zeros(4, MICRO.latent_channels, SIDE, SIDE))
     assert denoiser.normalize(noisy(1)).isfinite().all()
 
 
 def test_stored_tensors_open_to_the_same_denoiser(denoiser):
-    denoiser.measure(noisy(8) * 3)
+    denoiser.fit_scale(noisy(8) * 3)
     name = "unet" if isinstance(denoiser.network, ConditionalUNet) else "transformer"
     again = load_denoiser(
         replace(MICRO, denoiser=name), denoiser.finetuned_state_dict(), denoiser.metadata()

@@ -17,7 +17,7 @@ from training.transparency.autoencoder import fit_autoencoder
 from training.transparency.networks import Transparency
 from training.transparency.padding import over_gray
 
-MICRO = replace(PRESETS["micro"], sheet_images=64, save_images=48)
+MICRO = replace(PRESETS["micro"], sample_every_images=64, checkpoint_every_images=48)
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def parts(store, snapshot):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     images = open_split(store, snapshot, Split.train, MICRO.image_size)
-    rgba = images.take(range(len(images)))
+    rgba = images.load_batch(range(len(images)))
     networks = Transparency(MICRO).eval().requires_grad_(False)
     torch.nn.init.normal_(networks.encoder.blocks[-1].weight, std=0.1)
     return fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:])), networks
@@ -121,13 +121,13 @@ def test_what_is_trained_on_is_the_adjusted_latent(store, snapshot, parts, tmp_p
     autoencoder, networks = parts
     images = open_split(store, snapshot, Split.train, MICRO.image_size)
     kept, stored = (
-        encode_images(MICRO, images, autoencoder, networks.encoder, folder, lambda _: None).take(
+        encode_images(MICRO, images, autoencoder, networks.encoder, folder, lambda _: None).get(
             [3, 1, 3]
         )
         for folder in (None, tmp_path)
     )
     assert all(torch.equal(one, two) for one, two in zip(kept, stored, strict=True))
-    rgba = images.take([3, 1, 3])
+    rgba = images.load_batch([3, 1, 3])
     alpha, padded = rgba[:, 3:], pad_colors(rgba)
     mean, std = autoencoder.encode(over_gray(padded, alpha))
     torch.testing.assert_close(
@@ -154,7 +154,7 @@ def test_the_validation_loss_of_silence_is_the_power_of_v(run, tmp_path, store, 
     latents = encode_images(MICRO, heldout, parts[0], parts[1].encoder, None, lambda _: None)
     power = (
         load_denoiser(MICRO, tensors, metadata)
-        .normalize(latents.take(range(len(heldout)))[0])
+        .normalize(latents.get(range(len(heldout)))[0])
         .square()
         .mean()
     )

@@ -27,7 +27,7 @@ def checkpoint(store, snapshot):
     """Random weights of the right sizes: what is tested here does not need good ones."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    rgba = open_split(store, snapshot, Split.train, MICRO.image_size).take(range(20))
+    rgba = open_split(store, snapshot, Split.train, MICRO.image_size).load_batch(range(20))
     autoencoder = fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:]))
     denoiser = BuiltinDenoiser(MICRO)
     for parameter in denoiser.network.parameters():

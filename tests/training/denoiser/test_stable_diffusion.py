@@ -248,7 +248,7 @@ def test_other_sizes_and_kinds_are_refused(models):
         load_denoiser(
             preset, denoiser.finetuned_state_dict(), {**denoiser.metadata(), "kind": "weights"}
         )
-    with pytest.raises(Refused, match="kind 'hypernetwork'"):
+    with pytest.raises(Refused, match="unknown kind of base: 'hypernetwork'"):
         load_denoiser(preset, {}, {"kind": "hypernetwork"})
 
 
@@ -320,7 +320,7 @@ def test_the_models_own_scale_and_schedule(models):
     xl, v = new_denoiser(row(models, "sdxl")), new_denoiser(row(models, "sd21"))
     latent = noisy()
     torch.testing.assert_close(xl.normalize(latent), latent * 0.13025)
-    torch.testing.assert_close(xl.restore(xl.normalize(latent)), latent)
+    torch.testing.assert_close(xl.denormalize(xl.normalize(latent)), latent)
     assert (xl.schedule().config.prediction_type, v.schedule().config.prediction_type) == (
         "epsilon",
         "v_prediction",

@@ -18,8 +18,8 @@ from training.transparency.train import TransparencyStage, train_transparency
 
 MICRO = replace(
     PRESETS["micro"],
-    sheet_images=64,
-    save_images=48,
+    sample_every_images=64,
+    checkpoint_every_images=48,
     discriminator_weight=0.01,
     discriminator_start=32,
 )
@@ -34,7 +34,7 @@ def run(store, snapshot, tmp_path):
     """Train one of the two recipes in a folder of its own, with some numbers of the preset set otherwise."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    rgba = open_split(store, snapshot, Split.train, MICRO.image_size).take(range(24))
+    rgba = open_split(store, snapshot, Split.train, MICRO.image_size).load_batch(range(24))
     autoencoder = fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:]))
     networks = Transparency(MICRO).eval().requires_grad_(False)
 
@@ -91,7 +91,7 @@ def test_checkpointed_gradients_are_the_same_gradients(run):
 
 
 @pytest.mark.parametrize(
-    "change", [{"channels_last": True}, {"optimiser": "adamw_fused"}, {"average_apart": True}]
+    "change", [{"channels_last": True}, {"optimizer": "adamw_fused"}, {"ema_on_cpu": True}]
 )
 def test_faster_or_smaller_is_the_same_training(run, change):
     slow = {"images": 48, "transparency_lr": 1e-4}
@@ -110,7 +110,7 @@ def test_faster_or_smaller_is_the_same_training(run, change):
 def test_compiled_networks_train_alike(run):
     slow = {"images": 32, "base_lr": 1e-4}
     assert (
-        furthest(run("base", "plain", **slow), run("base", "compiled", **slow, compiled=True))
+        furthest(run("base", "plain", **slow), run("base", "compiled", **slow, torch_compile=True))
         < 1e-4
     )
 
@@ -119,9 +119,9 @@ def test_compiled_networks_train_alike(run):
 @pytest.mark.parametrize(
     "change",
     [
-        {"precision": "bf16", "optimiser": "adafactor"},
-        {"precision": "fp16", "optimiser": "adamw_fused", "channels_last": True},
-        {"accumulation": 3, "average_apart": True, "in_memory": False},
+        {"precision": "bf16", "optimizer": "adafactor"},
+        {"precision": "fp16", "optimizer": "adamw_fused", "channels_last": True},
+        {"accumulation": 3, "ema_on_cpu": True, "in_memory": False},
     ],
     ids=lambda change: " ".join(map(str, change.values())),
 )
@@ -185,7 +185,7 @@ def test_memory_that_ends_is_told_with_what_to_change(run, full, monkeypatch):
     with pytest.raises(Refused, match="out of memory in stage 'transparency'") as told:
         run("transparency", "full")
     assert "--set transparency_batch=4 --set accumulation=2" in told.value.hint
-    for change in ("precision=bf16", "gradient_checkpointing=true", "optimiser=adamw8bit"):
+    for change in ("precision=bf16", "gradient_checkpointing=true", "optimizer=adamw8bit"):
         assert f"--set {change}" in told.value.hint
     monkeypatch.undo()
     assert furthest(run("transparency", "full"), run("transparency", "straight")) == 0
@@ -201,9 +201,9 @@ def test_other_errors_are_not_taken_for_memory(run, monkeypatch):
     ("change", "error", "words"),
     [
         ({"precision": "fp8"}, NotFound, "no precision"),
-        ({"optimiser": "magic"}, NotFound, "no optimizer"),
+        ({"optimizer": "magic"}, NotFound, "no optimizer"),
         ({"tracker": "paper"}, NotFound, "no tracker"),
-        ({"precision": "fp16", "sharded": True}, Refused, "does not support fp16"),
+        ({"precision": "fp16", "fsdp": True}, Refused, "does not support fp16"),
     ],
 )
 def test_a_choice_that_there_is_not_is_told(run, change, error, words):

@@ -13,7 +13,7 @@ from training.transparency.networks import Transparency
 
 def _machine(processes=1, rank=0, **changes):
     machine = DistributedContext(replace(MICRO, **changes))
-    machine.processes, machine.rank = processes, rank
+    machine.world_size, machine.rank = processes, rank
     return machine
 
 
@@ -61,7 +61,7 @@ def test_memory_is_told_from_other_ends(error, is_memory):
 
 
 def test_what_is_done_already_is_not_advised():
-    done = replace(SDXL, base_batch=1, adapter_rank=64, optimizer="adamw8bit", average_apart=True)
+    done = replace(SDXL, base_batch=1, adapter_rank=64, optimizer="adamw8bit", ema_on_cpu=True)
     hint = oom_hint(MemoryError(), done, "base").hint
     assert hint == ""
     full = oom_hint(MemoryError(), replace(SDXL, adapter_rank=0, precision="fp32"), "base").hint
@@ -69,6 +69,6 @@ def test_what_is_done_already_is_not_advised():
         "base_batch=8 --set accumulation=2",
         "precision=bf16",
         "adapter_rank=64",
-        "average_apart=true",
+        "ema_on_cpu=true",
     ):
         assert f"--set {cell}" in full

@@ -39,7 +39,7 @@ def test_the_average_is_exponential_once_it_has_seen_enough():
     average = EMA(networks, 0.9)
     torch.nn.init.ones_(networks[0].weight)
     for _ in range(2):
-        average.move(images_seen=10_000_000, global_batch_size=8)
+        average.update(images_seen=10_000_000, global_batch_size=8)
     assert average.tensors["0.weight"].item() == pytest.approx(0.19)
 
 
@@ -47,7 +47,7 @@ def test_the_first_weights_are_forgotten():
     networks = _networks()
     average = EMA(networks, 0.99)
     torch.nn.init.ones_(networks[0].weight)
-    average.move(images_seen=0, global_batch_size=8)
+    average.update(images_seen=0, global_batch_size=8)
     assert average.tensors["0.weight"].item() == pytest.approx(0.9875)  # 1 - (1 + 0) / (80 + 0)
 
 
@@ -64,7 +64,7 @@ def test_only_what_learns_is_averaged_and_stands_in_for_a_while():
 def test_no_decay_is_no_average():
     networks = _networks()
     average = EMA(networks, 0.0)
-    average.move(images_seen=8, global_batch_size=8)
+    average.update(images_seen=8, global_batch_size=8)
     with average.applied():
         assert average.tensors == {}
         assert networks[0].weight.item() == 0

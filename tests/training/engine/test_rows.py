@@ -31,22 +31,22 @@ def test_rows_are_cut_whatever_they_are():
 def test_steps_come_in_order_and_are_laid_out_once(threaded):
     asked = []
 
-    def lay_out(seen):
+    def make_step(seen):
         asked.append((seen, threading.current_thread() is threading.main_thread()))
         return StepBatches([seen, seen + 1], [])
 
-    with closing(Prefetcher(lay_out, 6, threaded=threaded)) as ahead:
-        assert [ahead.take(seen).places for seen in (0, 2, 4)] == [[0, 1], [2, 3], [4, 5]]
+    with closing(Prefetcher(make_step, 6, threaded=threaded)) as ahead:
+        assert [ahead.get(seen).indices for seen in (0, 2, 4)] == [[0, 1], [2, 3], [4, 5]]
     assert asked == [(0, not threaded), (2, not threaded), (4, not threaded)]
 
 
 def test_what_laying_out_raises_is_raised_where_the_step_is_taken():
-    def lay_out(seen):
+    def make_step(seen):
         if seen:
             raise ValueError(seen)
         return StepBatches([0], [])
 
-    with closing(Prefetcher(lay_out, 2, threaded=True)) as ahead:
-        ahead.take(0)
+    with closing(Prefetcher(make_step, 2, threaded=True)) as ahead:
+        ahead.get(0)
         with pytest.raises(ValueError, match="1"):
-            ahead.take(1)
+            ahead.get(1)

@@ -91,10 +91,10 @@ def test_the_log_can_be_read_again(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = TrainingStateStore(tmp_path, "stage")
-    with run.log(0) as log:
+    with run.open_log(0) as log:
         log.add_scalar("loss/a", 1.0, 8)
         log.add_scalar("loss/a", 0.5, 16)
-    with run.log(9) as log:  # resumed after 8 images
+    with run.open_log(9) as log:  # resumed after 8 images
         log.add_scalar("loss/a", 0.25, 16)
     events = EventAccumulator(str(tmp_path / "stage" / "log")).Reload().Scalars("loss/a")
     assert [(event.step, pytest.approx(event.value)) for event in events] == [(8, 1.0), (16, 0.25)]

@@ -44,7 +44,7 @@ def test_wandb_keeps_a_run_offline(monkeypatch, tmp_path):
         TrainingStateStore(tmp_path, "base").log(0),
         open_tracker(replace(MICRO, tracker="wandb"), ORDER, "base", tmp_path),
     )
-    log.write(8, {"denoising": 0.5, "rate": 1.0})
+    log.log(8, {"denoising": 0.5, "rate": 1.0})
     log.close()
     (stored,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
     patience = time.monotonic() + 30  # it writes a little after it says that it has
@@ -63,6 +63,6 @@ def test_trackio_keeps_a_run_at_home(monkeypatch, tmp_path):
     log = MetricLogger(
         tracker=open_tracker(replace(MICRO, tracker="trackio"), ORDER, "base", tmp_path)
     )
-    log.write(8, {"loss": 0.5})
+    log.log(8, {"loss": 0.5})
     log.close()
     assert list(tmp_path.rglob("*"))

@@ -6,7 +6,7 @@ from curation.domain import TrainingRequest
 from training.data.dataset import heldout_images
 from training.train import train
 
-CHANGES = {"save_images": "32", "sheet_images": "32"}
+CHANGES = {"checkpoint_every_images": "32", "sample_every_images": "32"}
 
 
 def test_sheets_and_held_out_metrics_are_logged_while_it_trains(store, snapshot, tmp_path):
@@ -23,7 +23,7 @@ def test_sheets_show_the_same_held_out_images_every_time(store, snapshot):
     first, again = (heldout_images(store, snapshot, 32, 8) for _ in range(2))
     assert len(first) == 6  # of thirty, every fifth
     assert [sample.split.value for sample in first.samples] == ["heldout"] * 6
-    assert first.take(range(6)).equal(again.take(range(6)))
+    assert first.load_batch(range(6)).equal(again.load_batch(range(6)))
 
 
 def test_a_snapshot_without_held_out_images_is_trained_without_validation(

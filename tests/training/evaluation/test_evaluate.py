@@ -33,7 +33,7 @@ MICRO = PRESETS["micro"]
 
 def untrained_checkpoint(store, snapshot, offset=0.0):
     """A micro checkpoint with a fitted backbone, a random decoder, and an offset that is the same everywhere."""
-    rgba = open_split(store, snapshot, Split.train, MICRO.image_size).take(range(24))
+    rgba = open_split(store, snapshot, Split.train, MICRO.image_size).load_batch(range(24))
     autoencoder = fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:]))
     assert isinstance(autoencoder, LinearAutoencoder)
     torch.manual_seed(0)
@@ -61,7 +61,7 @@ def test_psnr_and_alpha_errors_are_those_of_composites_made_by_hand(store, snaps
     checkpoint, autoencoder, networks = untrained_checkpoint(store, snapshot)
     reports = []
     metrics = evaluate(checkpoint, snapshot, store, reports.append)
-    truth = open_split(store, snapshot, Split.heldout, MICRO.image_size).take(range(6))
+    truth = open_split(store, snapshot, Split.heldout, MICRO.image_size).load_batch(range(6))
     again = reconstruct(autoencoder, networks, truth)
     psnr, ssim, sad, mse = [], [], [], []
     for one, other in zip(to_uint8_images(truth), to_uint8_images(again), strict=True):

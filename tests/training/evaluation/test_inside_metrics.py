@@ -24,8 +24,8 @@ def stored(store, *shapes):
 
 def test_margins_do_not_count(store):
     images = stored(store, (64, 64), (16, 64), (64, 30), (7, 5))
-    truth_B4HW = images.take(range(4))
-    inside_B1HW = images.inside(range(4))
+    truth_B4HW = images.load_batch(range(4))
+    inside_B1HW = images.inside_masks(range(4))
     assert [int(mask.sum()) for mask in inside_B1HW] == [64 * 64, 16 * 64, 64 * 30, 64 * 46]
     noise_B4HW = (
         truth_B4HW + 0.1 * torch.rand(truth_B4HW.shape, generator=torch.Generator().manual_seed(0))

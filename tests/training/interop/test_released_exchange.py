@@ -207,7 +207,7 @@ def test_weights_of_several_modes_are_parts_of_one_checkpoint(
     assert {file.part: Path(file.path).name for file in taken.files if file.part in files} == {
         part: path.name for part, path in files.items()
     }
-    assert "given foreground draws blended" in next(
+    assert "given foreground generates blended" in next(
         file.what for file in taken.files if file.part == "fg2ble"
     )
     assert [note.partition(" ")[0] for note in taken.notes[1:]] == [

@@ -33,10 +33,15 @@ class Bare(StableDiffusion):
         return torch.nn.Module.train(self, mode)
 
 
-def build(kind, *, join_text=False, modules="attention", fresh=False):
+def build(kind, *, joint_text_attention=False, modules="attention", fresh=False):
     """A denoiser with layers, of few numbers; and words to tell it."""
     torch.manual_seed(3)
-    preset = replace(PRESETS["micro"], layer_rank=4, join_text=join_text, layer_modules=modules)
+    preset = replace(
+        PRESETS["micro"],
+        layer_rank=4,
+        joint_text_attention=joint_text_attention,
+        layer_modules=modules,
+    )
     if kind in {"transformer", "own UNet"}:
         denoiser = BuiltinDenoiser(
             replace(preset, denoiser="unet" if kind == "own UNet" else "transformer")
@@ -80,10 +85,10 @@ def _no_grad():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("join_text", [False, True])
-def test_a_layer_alone_is_attended_to_as_ever(kind, join_text):
+@pytest.mark.parametrize("joint_text_attention", [False, True])
+def test_a_layer_alone_is_attended_to_as_ever(kind, joint_text_attention):
     """One layer of joint attention is plain attention; fresh adapters change nothing, and the base stays what it was."""
-    layered = build(kind, join_text=join_text, fresh=True)
+    layered = build(kind, joint_text_attention=joint_text_attention, fresh=True)
     noisy, time, told = given(layered)
     plain = layered.denoiser.predict(noisy, time, told)
     close(layered.predict(noisy, time, told, ["foreground"]), plain, 1e-6)
@@ -94,10 +99,10 @@ def test_a_layer_alone_is_attended_to_as_ever(kind, join_text):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("join_text", [False, True])
+@pytest.mark.parametrize("joint_text_attention", [False, True])
 @pytest.mark.parametrize("roles", [PAIR, ("foreground", "background", "foreground")])
-def test_permuted_layers_give_permuted_outputs(kind, join_text, roles):
-    layered = build(kind, join_text=join_text)
+def test_permuted_layers_give_permuted_outputs(kind, joint_text_attention, roles):
+    layered = build(kind, joint_text_attention=joint_text_attention)
     count = len(roles)
     noisy, time, told = given(layered, 2, count)
     straight = layered.predict(noisy, time, told, roles)
@@ -163,7 +168,9 @@ def test_what_fresh_adapters_add_to_joint_attention_is_nothing(kind):
 
 
 def test_texts_are_joined_only_where_it_is_wanted():
-    told_apart, told_all = (build("SD 1.5", join_text=joined) for joined in (False, True))
+    told_apart, told_all = (
+        build("SD 1.5", joint_text_attention=joined) for joined in (False, True)
+    )
     *_, told = given(told_apart)
     other = replace(told, states_BLD=told.states_BLD.clone())
     other.states_BLD[1] += 1  # the background's words
@@ -171,7 +178,7 @@ def test_texts_are_joined_only_where_it_is_wanted():
         attn = layered.denoiser.unet.get_submodule(
             "down_blocks.1.attentions.0.transformer_blocks.0.attn2"
         )
-        layered.stack.lay(PAIR, 4, joined=True)
+        layered.layout.set_layout(PAIR, 4, joined=True)
         states = torch.randn(4, 5, 64, generator=torch.Generator().manual_seed(1))
         one, two = (attn(states, encoder_hidden_states=text.states_BLD) for text in (told, other))
         assert bool((one[0] - two[0]).abs().max() > 1e-6) is seen
@@ -185,7 +192,7 @@ def test_joint_attention_is_softmax_over_the_tokens_of_all_layers():
     )
     states = torch.randn(4, 5, 64, generator=torch.Generator().manual_seed(1))
     stack = LayerLayout()
-    stack.lay(PAIR, 4, joined=True)
+    stack.set_layout(PAIR, 4, joined=True)
     drawn = []
     for alone in (attn.processor, AttnProcessor()):  # whatever attends
         attn.set_processor(JointAttention(stack, alone, joint_text_attention=False))

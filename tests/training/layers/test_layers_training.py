@@ -22,7 +22,7 @@ from training.safetensors_io import load_part
 from training.train import train
 
 ROLES = (LayerRole.foreground, LayerRole.background)
-SMALL = replace(MICRO, sheet_images=64, save_images=48)
+SMALL = replace(MICRO, sample_every_images=64, checkpoint_every_images=48)
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def recipe(store, checkpoint):
             Split.train,
             preset.image_size,
             ROLES,
-            with_single_foregrounds=preset.single_share > 0,
+            with_single_foregrounds=preset.foreground_only_prob > 0,
         )
         latents = encode_images(
             preset,
@@ -149,9 +149,9 @@ def recipe(store, checkpoint):
 
 
 def test_what_a_step_looks_at(recipe, store, pairs):
-    built = recipe(pairs, known_share=0.5, caption_dropout=0.25, single_share=0.0)
-    places = [place % len(built.images) for place in range(400)]
-    rows = built.lay_out(places, range(400), torch.Generator().manual_seed(0))
+    built = recipe(pairs, given_layer_prob=0.5, caption_dropout=0.25, foreground_only_prob=0.0)
+    places = [place % len(built.layer_sets) for place in range(400)]
+    rows = built.make_batch(places, range(400), torch.Generator().manual_seed(0))
     assert rows["latent"].shape == rows["noise"].shape == (400, 2, MICRO.latent_channels, 4, 4)
     known = rows["known"].float().mean(0)
     assert known.sum() == pytest.approx(
@@ -165,14 +165,14 @@ def test_what_a_step_looks_at(recipe, store, pairs):
     assert rows["texts"][dropped.index(False)] == list(
         compose(pair + dropped.index(False), 32).texts.values()
     )
-    some = built.lay_out(places, range(100, 104), torch.Generator().manual_seed(0))
+    some = built.make_batch(places, range(100, 104), torch.Generator().manual_seed(0))
     assert torch.equal(some["noise"], rows["noise"][100:104])  # whichever rows are this process's
 
 
 def test_the_loss_is_the_mean_over_both_layers_noise(recipe, pairs):
     """eps_m = [eps_f, eps_b]; where a layer is known it enters clean, at time 0, and the other alone counts."""
-    built = recipe(pairs, known_share=0.0, caption_dropout=0.0)
-    rows = dict(built.lay_out([0, 1, 2], range(3), torch.Generator().manual_seed(0)))
+    built = recipe(pairs, given_layer_prob=0.0, caption_dropout=0.0)
+    rows = dict(built.make_batch([0, 1, 2], range(3), torch.Generator().manual_seed(0)))
     rows["known"] = torch.tensor([[False, False], [True, False], [False, True]])
     seen = {}
 
@@ -185,7 +185,9 @@ def test_the_loss_is_the_mean_over_both_layers_noise(recipe, pairs):
     clean = built.layered.denoiser.normalize(rows["latent"].flatten(0, 1))
     time = rows["time"].repeat_interleave(2)
     noise = rows["noise"].flatten(0, 1)
-    wanted = built.schedule.get_velocity(clean, noise, time).square().mean((1, 2, 3)).view(3, 2)
+    wanted = (
+        built.noise_schedule.get_velocity(clean, noise, time).square().mean((1, 2, 3)).view(3, 2)
+    )
     expected = torch.stack([wanted[0].mean(), wanted[1, 1], wanted[2, 0]]).mean()
     torch.testing.assert_close(loss, expected)
     assert told["error"] == loss
@@ -193,7 +195,7 @@ def test_the_loss_is_the_mean_over_both_layers_noise(recipe, pairs):
     assert seen["time"].tolist() == [time[0], time[1], 0, time[3], time[4], 0]
     assert seen["roles"] == ROLES and seen["joined"]
     torch.testing.assert_close(
-        seen["noisy"][3], built.schedule.add_noise(clean[3:4], noise[3:4], time[3:4])[0]
+        seen["noisy"][3], built.noise_schedule.add_noise(clean[3:4], noise[3:4], time[3:4])[0]
     )
 
 
@@ -202,25 +204,27 @@ def test_lone_foregrounds_come_in_steps_of_their_own(recipe, store):
 
     for singles in (0, 7):  # of pairs where the snapshot has no others
         snapshot = freeze_pairs(store, range(20), singles=singles, side=32)
-        images = recipe(snapshot, single_share=0.25).images
+        images = recipe(snapshot, foreground_only_prob=0.25).layer_sets
         lone = [place for place, roles in enumerate(images.roles) if roles == ROLES[:1]]
         assert len(lone) == (singles or 16)
         order = BucketSampler(images.order(store, None, 2.0, 0.25, 0), images.keys, 4)
-        steps = [order.places(start, 4) for start in range(0, 4_000, 4)]
+        steps = [order.indices(start, 4) for start in range(0, 4_000, 4)]
         assert all(len({images.roles[place] for place in step}) == 1 for step in steps)
         drawn = [place for step in steps for place in step]
         assert sum(place in set(lone) for place in drawn) / len(drawn) == pytest.approx(
             0.25, abs=0.03
         )
     assert not [
-        roles for roles in recipe(snapshot, single_share=0.0).images.roles if len(roles) == 1
+        roles
+        for roles in recipe(snapshot, foreground_only_prob=0.0).layer_sets.roles
+        if len(roles) == 1
     ]
 
 
 def test_a_lone_foreground_teaches_its_adapter_alone(recipe, store, pairs):
-    built = recipe(pairs, single_share=0.5)
-    lone = [place for place, roles in enumerate(built.images.roles) if len(roles) == 1]
-    rows = built.lay_out(lone[:4], range(4), torch.Generator().manual_seed(0))
+    built = recipe(pairs, foreground_only_prob=0.5)
+    lone = [place for place, roles in enumerate(built.layer_sets.roles) if len(roles) == 1]
+    rows = built.make_batch(lone[:4], range(4), torch.Generator().manual_seed(0))
     assert not rows["known"].any()
     loss, _ = built(rows, 0)
     loss.backward()
@@ -240,9 +244,9 @@ def test_a_picture_with_a_broken_layer_is_left_out_or_stood_in_for(store, pairs)
     assert images.samples[3].id not in {sample.id for sample in kept.samples}
     assert len(kept) == len(images) - 1
     with pytest.raises(Corrupt) as error:
-        images.layers[images.rows[3][1]]
-    images.layers.mark_unreadable(images.rows[3][1], error.value)
-    assert images.sound([2, 3, 4]) == [2, 4, 4]
+        images.layers[images.layer_indices[3][1]]
+    images.layers.mark_unreadable(images.layer_indices[3][1], error.value)
+    assert images.readable_indices([2, 3, 4]) == [2, 4, 4]
 
 
 def test_a_snapshot_without_pairs_is_refused(run, tmp_path, snapshot):
@@ -331,8 +335,8 @@ def test_a_pretrained_base_learns_layers_in_buckets_from_caches(store, tmp_path)
         "layer_rank": "4", "buckets": "true", "threads": "1", "draw_steps": "1", "encoder_widths": "8,8,8,8",
         "decoder_widths": "8,8,8,8", "decoder_attention": "0", "decoder_layers": "1", "decoder_views": "1",
         "discriminator_weight": "0", "transparency_batch": "4", "base_batch": "4", "layers_batch": "4",
-        "warmup_images": "8", "save_images": "8", "sheet_images": "16", "layers_lr": "1e-3", "draw_batch": "4",
-        "gradient_checkpointing": "true", "join_text": "true",
+        "warmup_images": "8", "checkpoint_every_images": "8", "sample_every_images": "16", "layers_lr": "1e-3", "draw_batch": "4",
+        "gradient_checkpointing": "true", "joint_text_attention": "true",
     }  # fmt: skip
     snapshot = freeze_pairs(store, range(12), singles=2, side=64)
     order = TrainingRequest("pairs", "sdxl", snapshot, None, None, 1, 16, changes)

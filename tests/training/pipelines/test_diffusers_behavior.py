@@ -346,7 +346,7 @@ def test_a_batch_is_its_pictures_one_by_one(make, name):
 def test_encoded_texts_and_first_noise(make, name):
     pipe = make(name)
     plain = draw(pipe, name, negative_prompt="ugly")
-    frames = len(pipe.mode.drawn) if name in MODES else 1
+    frames = len(pipe.mode.generated) if name in MODES else 1
     told = (
         pipe.encode_prompt("a cat", "cpu", 1, True, negative_prompt="ugly")
         if family_of(name) == "sd15"

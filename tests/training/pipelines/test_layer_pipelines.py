@@ -167,7 +167,7 @@ def test_every_mode_draws_its_layers_and_leaves_the_unet_as_it_was(make, mode):
     before = {name: value.clone() for name, value in pipe.pipeline.unet.state_dict().items()}
     processors = dict(pipe.pipeline.unet.attn_processors)
     out = pipe("a cat", **given(mode), generator=seeded(1), **SIDE, **FEW)
-    assert set(out.latents) == set(pipe.mode.drawn)
+    assert set(out.latents) == set(pipe.mode.generated)
     for role, latents in out.latents.items():
         assert (latents.shape, getattr(out, role).shape) == ((1, 4, 8, 8), (1, 4, 64, 64))
         assert latents.isfinite().all()
@@ -240,7 +240,7 @@ def test_each_layer_has_its_own_prompt(make):
             ["an apple", "a table", "an apple on a table"],
             generator=[generator] * 3, num_inference_steps=2, output_type="latent", **SIDE,
         ).images  # fmt: skip
-    ours = torch.cat([out.latents[role] for role in pipe.mode.drawn])
+    ours = torch.cat([out.latents[role] for role in pipe.mode.generated])
     torch.testing.assert_close(ours, taught / pipe.pipe.autoencoder.scale)
     rgba = decode_rgba(
         pipe.pipe.autoencoder, pipe.pipe.transparency.decoder, out.latents[LayerRole.foreground]
@@ -430,7 +430,7 @@ def test_what_does_not_belong_is_refused(make, models, networks, files, tmp_path
         pipe("a", disc(), photograph(), num_inference_steps=1, output_type="gif")
     latent = pipe("a", disc(), photograph(), num_inference_steps=1, output_type="latent")
     torch.testing.assert_close(
-        pipe.pipe.restore(latent.background), latent.latents[LayerRole.background]
+        pipe.pipe.unscale_latents(latent.background), latent.latents[LayerRole.background]
     )
 
 

@@ -170,7 +170,7 @@ def test_outputs(pipe_xl):
     assert torch.equal(
         latent.images, pipe_xl.pipeline(PROMPT, output_type="latent", generator=seeded(1), **FEW)[0]
     )
-    torch.testing.assert_close(pipe_xl.restore(latent.images), latent.latents)
+    torch.testing.assert_close(pipe_xl.unscale_latents(latent.images), latent.latents)
     with pytest.raises(Refused, match="unknown output_type"):
         pipe_xl(PROMPT, output_type="gif", **FEW)
 

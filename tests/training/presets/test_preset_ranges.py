@@ -27,7 +27,7 @@ from training.transparency.networks import Transparency
         "base_lr=-1", "base_lr=0", "base_lr=inf", "base_lr=nan", "transparency_lr=2", "caption_dropout=2",
         "caption_dropout=-0.1", "ema_decay=1.5", "ema_decay=1", "guidance=nan", "guidance=-1", "snr_gamma=-5",
         "snr_gamma=inf", "precision=fp8", "precision=", "image_size=65", "image_size=0", "image_size=-64",
-        "processes=0", "processes=-1", "decoder_views=3", "tracker=tensorboard", "optimiser=sgd", "family=flux",
+        "processes=0", "processes=-1", "decoder_views=3", "tracker=tensorboard", "optimizer=sgd", "family=flux",
         "encoder_widths=1,0,3", "decoder_widths=", "unet_channels=3", "text_vocabulary=2", "offset_scale=0",
         "offset_scale=nan", "cooldown=1.1", "offset_dropout=2", "erosion=-1", "layer_rank=0", "threads=-1",
     ],

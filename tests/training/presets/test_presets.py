@@ -1,9 +1,20 @@
 """The table of numbers: every row fits its own networks, and the paper's numbers stand where they should."""
 
+from dataclasses import replace
+
 import pytest
 
+from curation.domain import Checkpoint, TrainingRequest
 from curation.errors import NotFound, Refused
-from training.presets.presets import PRESETS, find_preset
+from training.presets.presets import (
+    FORMER_COLUMNS,
+    MICRO,
+    PRESETS,
+    find_preset,
+    find_requested_preset,
+    find_stored_preset,
+    present_columns,
+)
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS.keys())
@@ -24,7 +35,7 @@ def test_a_row_fits_together(preset):
 def test_the_papers_numbers():
     for preset in PRESETS.values():
         assert preset.offset_dropout == 0.3
-        assert preset.new_weight == 2.0
+        assert preset.new_sample_weight == 2.0
         assert (
             preset.reconstruction_weight
             == preset.identity_weight
@@ -52,12 +63,12 @@ def test_an_unknown_preset_names_those_there_are():
         ({"prediction": "epsilon"}, "epsilon prediction is undefined"),
         ({"accumulation": "0"}, "invalid accumulation 0"),
         ({"workers": "0"}, "invalid workers 0"),
-        ({"sheet_images": "0"}, "invalid sheet_images 0"),
+        ({"sample_every_images": "0"}, "invalid sample_every_images 0"),
         ({"layers_batch": "0"}, "invalid layers_batch 0"),
         ({"layer_modules": "some"}, "no layer_modules 'some'"),
         ({"layer_roles": "foreground"}, "the layers foreground cannot be generated together"),
-        ({"known_share": "1"}, "invalid known_share 1.0"),
-        ({"single_share": "-0.1"}, "invalid single_share -0.1"),
+        ({"given_layer_prob": "1"}, "invalid given_layer_prob 1.0"),
+        ({"foreground_only_prob": "-0.1"}, "invalid foreground_only_prob -0.1"),
     ],
 )
 def test_numbers_that_cannot_be_are_told_before_anything_begins(changes, said):
@@ -69,3 +80,38 @@ def test_numbers_that_cannot_be_are_told_before_anything_begins(changes, said):
 def test_every_row_of_the_table_can_be():
     for name in PRESETS:
         assert find_preset(name, {"warmup_images": "0"}).name == name
+
+
+@pytest.mark.parametrize(("former", "present"), FORMER_COLUMNS.items())
+def test_a_former_column_name_is_an_error_that_tells_the_present_name(former, present):
+    with pytest.raises(NotFound, match=f"a preset has no column '{former}'") as error:
+        find_preset("micro", {former: "1"})
+    assert f"'{present}'" in error.value.hint
+    assert hasattr(MICRO, present)
+    assert not hasattr(MICRO, former)
+
+
+def test_stored_overrides_are_read_by_their_present_names():
+    stored = {"average_apart": "true", "optimiser": "lion", "known_share": "0.5", "guidance": "2"}
+    preset = find_stored_preset("micro", stored)
+    assert preset == replace(
+        MICRO, ema_on_cpu=True, optimizer="lion", given_layer_prob=0.5, guidance=2.0
+    )
+    assert present_columns({"sheet_images": "8", "sample_every_images": "4"}) == {
+        "sample_every_images": "4"  # given later than the former name
+    }
+
+
+def _request(changes, parent):
+    return TrainingRequest("base", "micro", "a" * 64, None, parent, 0, 0, changes)
+
+
+def test_a_request_has_former_names_from_its_parent_only():
+    inherited = {"save_images": "8", "sharded": "true"}
+    parent = Checkpoint({}, "whole", "micro", None, None, 0, "test", changes=inherited)
+    preset = find_requested_preset(_request({**inherited, "fsdp": "false"}, parent))
+    assert (preset.checkpoint_every_images, preset.fsdp) == (8, False)
+    for changes, of in (({"save_images": "16"}, parent), (inherited, None)):
+        with pytest.raises(NotFound) as error:
+            find_requested_preset(_request(changes, of))
+        assert "checkpoint_every_images" in error.value.hint

@@ -49,7 +49,7 @@ def batch(count=2):
 def measure(preset, autoencoder, networks, seen=0, keep=None):
     objective = TransparencyObjective(preset, autoencoder)
     keep_B = torch.ones(2) if keep is None else keep
-    return objective, objective.measure(networks, *batch(), keep_B, seen)
+    return objective, objective.loss(networks, *batch(), keep_B, seen)
 
 
 def test_the_total_is_the_weighted_sum_of_the_papers_terms(autoencoder):
@@ -113,7 +113,7 @@ def test_an_adaptive_discriminator_pulls_the_last_layer_by_its_share_of_the_othe
     objective, loss = measure(preset, autoencoder, networks, images_seen=100)
     (everything,) = torch.autograd.grad(loss.total, last)
     assert (everything - others).norm() == pytest.approx(0.1 * others.norm().item(), rel=1e-3)
-    assert objective.frozen() == [autoencoder]
+    assert objective.frozen_modules() == [autoencoder]
 
 
 def test_solids_make_the_chosen_pictures_opaque_and_leave_the_rest():
@@ -143,7 +143,7 @@ def test_lpips_weights_of_the_users_own_count_on_both_blends(autoencoder, tmp_pa
         for weight in networks.parameters()
         if weight.grad is not None
     )
-    assert objective.frozen()[1] is objective.perception
+    assert objective.frozen_modules()[1] is objective.perception
     with pytest.raises(NotFound):
         TransparencyObjective(
             replace(preset, perceptual=str(tmp_path / "none.safetensors")), autoencoder

@@ -29,7 +29,7 @@ class StoppedError(Exception):
 
 def _train(store, snapshot, folder, preset=MICRO, stop_at=None, start=None, metrics=None):
     torch.set_num_threads(1)
-    rgba = open_split(store, snapshot, Split.train, preset.image_size).take(range(24))
+    rgba = open_split(store, snapshot, Split.train, preset.image_size).load_batch(range(24))
     autoencoder = fit_autoencoder(preset, over_gray(rgba[:, :3], rgba[:, 3:]))
 
     def report(progress):
@@ -64,7 +64,10 @@ def test_the_loss_falls_and_sheets_are_written(store, snapshot, tmp_path):
     _train(store, snapshot, tmp_path, preset, metrics=metrics)
     first, last = ([row["reconstruction"] for row in rows] for rows in (metrics[:5], metrics[-5:]))
     assert sum(last) < 0.5 * sum(first)
-    assert len(list((tmp_path / "transparency").glob("sheet-*.png"))) == 384 // preset.sheet_images
+    assert (
+        len(list((tmp_path / "transparency").glob("sheet-*.png")))
+        == 384 // preset.sample_every_images
+    )
 
 
 def test_a_warm_start_begins_where_the_parent_ended(store, snapshot, tmp_path):
@@ -84,13 +87,13 @@ def test_weights_of_other_sizes_are_refused(store, snapshot, tmp_path):
 def test_random_solids_are_drawn_for_the_whole_step(store, snapshot):
     """So neither accumulation nor processes change them: a part of a step is laid out as it stands in the whole."""
     images = open_split(store, snapshot, Split.train, MICRO.image_size)
-    rgba = images.take(range(24))
+    rgba = images.load_batch(range(24))
     autoencoder = fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:]))
     recipe = TransparencyStage(
         replace(MICRO, solid_share=0.4), Transparency(MICRO), images, autoencoder
     )
-    whole = recipe.lay_out(range(24), range(24), torch.Generator().manual_seed(1))
-    part = recipe.lay_out(range(24), [5, 17], torch.Generator().manual_seed(1))
+    whole = recipe.make_batch(range(24), range(24), torch.Generator().manual_seed(1))
+    part = recipe.make_batch(range(24), [5, 17], torch.Generator().manual_seed(1))
     assert all(torch.equal(part[name], rows[[5, 17]]) for name, rows in whole.items())
     solid = (whole["rgba"][:, 3] == 1).flatten(1).all(1)
     assert 4 <= int(solid.sum()) <= 16
