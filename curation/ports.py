@@ -117,7 +117,7 @@ class TextCoverage:
 
 
 class TextReader(Protocol):
-    """The type of the object that LAYERLOOP_TEXT_READER names: a reader of a preset's text input."""
+    """Type of the object that LAYERLOOP_TEXT_READER names: a reader of a preset's text input."""
 
     def __call__(
         self, preset: str, overrides: Mapping[str, str], texts: Sequence[str]
@@ -270,7 +270,7 @@ class Captioner(Protocol):
     def describe(
         self, images: Sequence[NDArray[np.uint8]], prompt: str, max_tokens: int
     ) -> Sequence[str]:
-        """Caption images (H x W x 3) in order, deterministically, in at most `max_tokens` tokens."""
+        """Caption images (H x W x 3) in order, deterministically, in at most `max_tokens` each."""
 
 
 class CaptionerLoader(Protocol):

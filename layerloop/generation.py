@@ -34,8 +34,8 @@ def generate(
         checkpoint: Id of the checkpoint, or its first eight or more digits; by default the promoted
             one.
         home: Home folder of the instance; by default that of LAYERLOOP_HOME, else `.home`.
-        options: Fields of `curation.ports.GenerationOptions`: steps, guidance, size, negative, sampler
-            and so on.
+        options: Fields of `curation.ports.GenerationOptions`: steps, guidance, size, negative,
+            sampler and so on.
 
     Returns:
         One dictionary per seed from role ("foreground"; for pairs also "background" and "blended")

@@ -51,7 +51,8 @@ def launch(
     if torch.cuda.is_available() and torch.cuda.device_count() < processes:
         hint = f"--set processes={torch.cuda.device_count()}"
         raise Refused(
-            f"{processes} processes need as many GPUs; this machine has {torch.cuda.device_count()}",
+            f"{processes} processes need as many GPUs; this machine has "
+            f"{torch.cuda.device_count()}",
             hint,
         )
     # Without GPUs, more processes than cores only wait for each other.

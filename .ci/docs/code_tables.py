@@ -34,15 +34,16 @@ def settings_page() -> str:
         default = "" if field.default is None else code(field.default)
         rows.append([code(f"LAYERLOOP_{name.upper()}"), default, meaning])
     intro = """
-Settings are environment variables. They are read in `curation/settings.py` and nowhere else. Each one has a default
-with which everything runs on one machine. A variable that begins with `LAYERLOOP_` and is not a setting is reported by
-name. Values of dotted names are `package.module:function`.
+Settings are environment variables. They are read in `curation/settings.py` and nowhere else. Each
+one has a default with which everything runs on one machine. A variable that begins with
+`LAYERLOOP_` and is not a setting is reported by name. Values of dotted names are
+`package.module:function`.
 """
     return page("Settings", intro, table(["variable", "default", "meaning"], rows))
 
 
 def metrics_page() -> str:
-    """Return the page of metrics: HIGHER_IS_BETTER, and the labels and meanings that the pages show."""
+    """Return the page of metrics: HIGHER_IS_BETTER, with the pages' labels and meanings."""
     higher = _literal("training/evaluation", "HIGHER_IS_BETTER")
     known = _metric_definitions()
     rows = []
@@ -65,9 +66,10 @@ def metrics_page() -> str:
     text = re.sub(r"^(\w[\w, ]*?(?: \(dB\))?(?:, \w+)?): ", r"- **\1**: ", text, flags=re.MULTILINE)
     text = text.replace("\n- ", "\n\n- ", 1)
     intro = """
-Metrics of a checkpoint on the held-out split. The first ones are measured at the end of every training; `layerloop
-checkpoint evaluate` measures the others on request. Values with and without JPEG have names of their own and are never
-comparable. [Training](../guides/training.md#metrics-of-a-checkpoint) tells how to run it.
+Metrics of a checkpoint on the held-out split. The first ones are measured at the end of every
+training; `layerloop checkpoint evaluate` measures the others on request. Values with and without
+JPEG have names of their own and are never comparable.
+[Training](../guides/training.md#metrics-of-a-checkpoint) tells how to run it.
 """
     return page(
         "Metrics",
@@ -79,9 +81,9 @@ comparable. [Training](../guides/training.md#metrics-of-a-checkpoint) tells how 
 
 
 def signals_page() -> str:
-    """Return the page of screening signals, of single layers and of pairs, and of the rules that use them."""
+    """Return the page of screening signals of layers and pairs, and of the rules with them."""
     from curation.screening import rules
-    from curation.screening.defects import DEFECTS, REASONS
+    from curation.screening.defects import DEFECT_REASONS, DEFECTS
     from curation.screening.pairs.signals import PAIR_SIGNALS
     from curation.screening.signals import SIGNALS
 
@@ -110,14 +112,15 @@ def signals_page() -> str:
     planted = table(
         ["defect", "reason", "description"],
         (
-            [code(name), code(REASONS[name].value), _first_line(make)]
+            [code(name), code(DEFECT_REASONS[name].value), _first_line(make)]
             for name, make in DEFECTS.items()
         ),
     )
     intro = """
-Screening measures every generated layer before a person sees it. A signal is a number; a rule refuses a candidate
-and names the signal and its value. Pixels are straight (not premultiplied) sRGB; `a` is alpha in 0..1, `C` is the
-color, `s` is the longer side in pixels, and the core is the region with a > 0.5.
+Screening measures every generated layer before a person sees it. A signal is a number; a rule
+refuses a candidate and names the signal and its value. Pixels are straight (not premultiplied)
+sRGB; `a` is alpha in 0..1, `C` is the color, `s` is the longer side in pixels, and the core is the
+region with a > 0.5.
 """
     return page(
         "Signals", intro, "## Single layers", single, "## Pairs", pair,
@@ -169,16 +172,18 @@ def formats_page() -> str:
     )
     exports = ", ".join(code(name) for name in _export_formats())
     snapshot = (
-        f"A snapshot's root is one line of canonical JSON with `format` {code(FORMAT)}, its parts and its counts; "
-        "the root's sha256 is the snapshot's id. A part is a text object of one canonical JSON line for each sample, "
-        "sorted by id:"
+        f"A snapshot's root is one line of canonical JSON with `format` {code(FORMAT)}, its "
+        "parts and its counts; the root's sha256 is the snapshot's id. A part is a text object "
+        "of one canonical JSON line for each sample, sorted by id:"
     )
     return page(
         "Formats", "File formats that Layerloop reads and writes.", "## Images", images,
         "## Captions and metadata", captions,
         "## Snapshots", snapshot, sample, "## Scenes", scene,
         "## Layered files", "Written: " + _codes(WRITERS) + ".",
-        "## Weights", "All weights are safetensors. Recognized by the names and shapes of their tensors:", layouts,
+        "## Weights",
+        "All weights are safetensors. Recognized by the names and shapes of their tensors:",
+        layouts,
         f"`checkpoint export --format` writes {exports}.",
     )  # fmt: skip
 

@@ -44,7 +44,10 @@ from curation.labeling.port import (
 )
 
 TIMEOUT: Final = httpx.Timeout(60, connect=5)
-TASK_FIELDS: Final = "id,data,created_at,updated_at,updated_by,annotations,completed_by,result,was_cancelled,lead_time"
+TASK_FIELDS: Final = (
+    "id,data,created_at,updated_at,updated_by,annotations,completed_by,result,was_cancelled,"
+    "lead_time"
+)
 """Fields of tasks and of their annotations; the server filters both by the same list."""
 
 UNEDITED_WITHIN: Final = timedelta(milliseconds=50)

@@ -27,7 +27,10 @@ MODEL: Final = "order only"
 
 WEBHOOK_ACTIONS: Final = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED")
 MARK_HEADER: Final = "X-Layerloop-Mark"
-DESCRIPTION: Final = "Image layers to accept or reject. Title and description may be edited; Layerloop keeps the rest."
+DESCRIPTION: Final = (
+    "Image layers to accept or reject. Title and description may be edited; Layerloop keeps "
+    "the rest."
+)
 NEVER: Final = datetime.min.replace(tzinfo=UTC)
 MAX_EXPLAINED: Final = 3
 """Largest number of unknown controls, and of their tasks, that an error names."""
@@ -115,8 +118,8 @@ class Projects:
         Args:
             project: The project as the server returns it.
             board: The project as we know it.
-            retry_refused: Repeat a request that was refused before; only a change by users on the server
-                makes it succeed.
+            retry_refused: Repeat a request that was refused before; only a change by users on the
+                server makes it succeed.
 
         Returns:
             The errors of the server, or an empty string.
@@ -321,7 +324,8 @@ class Projects:
                     results = annotation.get("result") or ()
                     if any(result.get("from_name") == control for result in results):
                         found.append(
-                            f"annotation {annotation['id']} of task {task.id} uses the unknown control {control!r}"
+                            f"annotation {annotation['id']} of task {task.id} uses the unknown "
+                            f"control {control!r}"
                         )
         named = "; ".join(found) or get_error_detail(error)
         return f"project {number} does not accept its labeling configuration: {named}"

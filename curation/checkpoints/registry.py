@@ -300,7 +300,7 @@ def record_metrics(tx: Transaction, checkpoint: str, metrics: dict[str, float], 
     Args:
         tx: The transaction.
         checkpoint: Id of the checkpoint.
-        figures: The metrics by name; they replace metrics of the same name.
+        metrics: The metrics by name; they replace metrics of the same name.
         actor: Name of the person, for the event log.
     """
     row = tx.execute(

@@ -1,4 +1,4 @@
-"""`layerloop generate`: transparent images, pairs and scenes from prompts, in files with metadata."""
+"""`layerloop generate`: transparent images, pairs and scenes from prompts, with metadata."""
 
 from __future__ import annotations
 

@@ -287,7 +287,10 @@ class _ManifestReader:
             listing.bad_lines.append(BadLine(f"{manifest}:0", bad.code, bad.sentence))
         # A lost row may describe any file of the folder: hold back those that no row describes.
         if lost and (names_files or PurePosixPath(manifest).name.lower() in PRIMARY_MANIFESTS):
-            sentence = f"held back, since {lost} cannot be read and may describe it: fix that line and import again"
+            sentence = (
+                f"held back, since {lost} cannot be read and may describe it: fix that line "
+                "and import again"
+            )
             listing.refused_folders.setdefault(base or ".", InvalidImage("held_back", sentence))
         elif (
             bad_rows

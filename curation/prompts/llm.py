@@ -104,7 +104,8 @@ def generate_prompts(
         if futile == MAX_FUTILE_REQUESTS:
             counts = ", ".join(f"{reason} {times}" for reason, times in tally.refused.most_common())
             raise Refused(
-                f"{generator.source} returned nothing new in {MAX_FUTILE_REQUESTS} requests; rejected lines: {counts or 'none'}",
+                f"{generator.source} returned nothing new in {MAX_FUTILE_REQUESTS} requests; "
+                f"rejected lines: {counts or 'none'}",
                 "the prompts so far are saved; use a larger model, another --seed, "
                 "or add the rest with --maker grammar",
             )

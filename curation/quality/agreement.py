@@ -168,7 +168,8 @@ def as_text(report: Mapping[str, Any]) -> str:
     lines = [f"Round {report['round']}: {_sentence(report)}"]
     if report["adjudicating"]:
         lines.append(
-            f"  {report['adjudicating']} wait for an adjudicator (role engineer or higher, in the same labeling tool)"
+            f"  {report['adjudicating']} wait for an adjudicator (role engineer or higher, in "
+            "the same labeling tool)"
         )
     lines += [f"  {' and '.join(pair['reviewers'])}: {_sentence(pair)}" for pair in report["pairs"]]
     return "\n".join(lines)

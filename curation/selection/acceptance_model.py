@@ -132,7 +132,8 @@ def check_decision_counts(accepted: int, rejected: int) -> None:
     if accepted + rejected < MIN_DECISIONS or min(accepted, rejected) < MIN_PER_VERDICT:
         raise Refused(
             f"{accepted} accepts and {rejected} rejects are too few for an acceptance model",
-            f"review more at random: {MIN_DECISIONS} decisions, and {MIN_PER_VERDICT} of each verdict",
+            f"review more at random: {MIN_DECISIONS} decisions, and {MIN_PER_VERDICT} of each "
+            "verdict",
         )
 
 

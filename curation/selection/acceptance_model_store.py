@@ -309,7 +309,8 @@ _UNSCORED = sa.text("""
 
 _SCORE = sa.text("""
     insert into scores (candidate_id, acceptance_model_id, probability, cluster)
-    select id, :head, probability, cluster from unnest(:ids, :probabilities, :clusters) as found(id, probability,
+    select id, :head, probability, cluster from unnest(:ids, :probabilities, :clusters) as
+    found(id, probability,
         cluster)
     on conflict (candidate_id) do update
     set acceptance_model_id = excluded.acceptance_model_id, probability = excluded.probability,

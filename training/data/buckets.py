@@ -161,7 +161,7 @@ class BucketConfig:
 
 
 def bucket_config(preset: Preset, batch_size: int, folder: Path | None) -> BucketConfig | None:
-    """Return the buckets of a preset, or None if it has none; `batch_size` is the global batch size."""
+    """Return the buckets of a preset or None; `batch_size` is the global batch size."""
     if not preset.buckets:
         return None
     return BucketConfig(
@@ -192,7 +192,7 @@ class BucketSampler:
     """
 
     def __init__(self, sampler: Sampler, shapes: Sequence[Hashable], batch_size: int) -> None:
-        """Group the draws of `sampler` by `shapes`: the size, or other key, of each sample index."""
+        """Group the draws of `sampler` by `shapes`: the size or other key of each sample index."""
         self._order, self._shapes, self.batch = sampler, list(shapes), batch_size
         self._bins: dict[Hashable, list[int]] = {}
         self._walked = 0

@@ -28,8 +28,8 @@ class LayerSetDataset:
         Args:
             layers: All layers; those of a sample have the same sample id.
             roles: Roles that a layer set must have.
-            with_single_foregrounds: Whether to add single foregrounds: those of samples that are not pairs or, if
-                there are none, the foregrounds of the pairs.
+            with_single_foregrounds: Whether to add single foregrounds: those of samples that are
+                not pairs or, if there are none, the foregrounds of the pairs.
         """
         self.layers = layers
         self.samples: list[Sample] = []

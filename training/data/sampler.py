@@ -78,7 +78,7 @@ def build_sampler(
         previous: Id of the previous snapshot; None if there is none.
         new_sample_weight: Weight factor of samples that the previous snapshot does not have.
         seed: RNG seed of the order.
-        opaque_weight: Weight of layers other than foregrounds (which are opaque); foregrounds weigh 1.
+        opaque_weight: Weight of opaque layers, those other than foregrounds; foregrounds weigh 1.
     """
     news = new_sample_weights(store, images.samples, previous, new_sample_weight)
     weights = (
@@ -91,7 +91,7 @@ def build_sampler(
 def new_sample_weights(
     store: ObjectStore, samples: Sequence[Sample], previous: str | None, new_sample_weight: float
 ) -> list[float]:
-    """Return the weight of each sample: `new_sample_weight` if the previous snapshot lacks it, else 1.
+    """Return the weight of each sample: `new_sample_weight` if `previous` lacks it, else 1.
 
     Args:
         store: Where snapshots are stored.

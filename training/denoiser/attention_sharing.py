@@ -195,7 +195,8 @@ class AttentionSharing:
 
         Args:
             unet: The UNet that the processors belong to.
-            control_P3HW: Images in [-1, 1] composited over gray, with sides that are multiples of 8.
+            control_P3HW: Images in [-1, 1] composited over gray, with sides that are multiples of
+                8.
         """
         levels = (
             None if control_P3HW is None or self.encoder is None else self._levels(control_P3HW)

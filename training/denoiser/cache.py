@@ -76,7 +76,8 @@ class LatentCache:
             encode: Computes the posterior of a batch.
             on_progress: Progress callback; the stage is named "latents".
             workers: Threads that decode, resize and pad images while `encode` runs.
-            batch_size: Largest number of images per batch; fewer if images are large (`fill_batch`).
+            batch_size: Largest number of images per batch; fewer if images are large
+                (`fill_batch`).
 
         Raises:
             Corrupt: Too many images are unreadable.
@@ -200,7 +201,7 @@ class TextEmbeddingCache:
 
 
 def encoding_batch_size(size: Size, max_images: int = 64) -> int:
-    """Return the batch size for an image size: at most `max_images` and PIXELS pixels, at least 1."""
+    """Return the batch size for an image size: 1 to `max_images`, and at most PIXELS pixels."""
     return max(1, min(max_images, PIXELS_PER_BATCH // (size[0] * size[1])))
 
 

@@ -42,8 +42,8 @@ def load_finetuned(unet: Any, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Args:
         unet: The pretrained UNet.
         tensors: The stored tensors.
-        metadata: Their metadata. "kind" is "adapter" (a LoRA named `unet.<module>.lora_A.weight` and
-            `lora_B`, with "rank" and "alpha"), "weights" (all weights under the UNet's names),
+        metadata: Their metadata. "kind" is "adapter" (a LoRA named `unet.<module>.lora_A.weight`
+            and `lora_B`, with "rank" and "alpha"), "weights" (all weights under the UNet's names),
             "difference" (the same names, added to the weights) or "sharing" (released attention
             sharing of SD 1.5).
 

@@ -58,7 +58,7 @@ class Prefetcher:
         self._next: tuple[int, Future[StepBatches]] | None = None
 
     def take(self, images_seen: int) -> StepBatches:
-        """Return the step that begins after `images_seen` images. Raises the errors of making it."""
+        """Return the step that begins after `images_seen` images, or raise its error."""
         if self._pool is None:
             return self._lay_out(images_seen)
         # After a resume, or the first time, no suitable step is under way.

@@ -76,7 +76,8 @@ class DistributedContext:
 
         Args:
             module: The module whose forward the trainer calls.
-            core_modules: Submodules that do most of the work: compiled, checkpointed, sharded by block.
+            core_modules: Submodules that do most of the work: compiled, checkpointed, sharded by
+                block.
             frozen: Modules inside or outside `module` that are not trained; every process holds
                 them unsharded.
 

@@ -102,7 +102,7 @@ class TrainingStateStore:
         )
 
     def log(self, images_seen: int) -> SummaryWriter:
-        """Open the TensorBoard log; entries after `images_seen` images, of a killed run, are purged."""
+        """Open the TensorBoard log; purge entries of a killed run after `images_seen` images."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # tensorboard's own, at import
             return SummaryWriter(str(self.folder / "log"), purge_step=images_seen, flush_secs=10)

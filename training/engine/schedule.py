@@ -75,7 +75,7 @@ class EMA:
 
     @torch.no_grad()
     def move(self, images_seen: int, global_batch_size: int) -> None:
-        """Update the average after a step of `global_batch_size` images that began at `images_seen` images."""
+        """Update the average after a step of `global_batch_size` from `images_seen` images."""
         if not self.tensors:
             return
         averages = list(self.tensors.values())

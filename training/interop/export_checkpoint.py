@@ -97,7 +97,10 @@ def export_checkpoint(
             dtype.
     """
     if format_name not in {*FORMATS, own_format.FORMAT_NAME} or precision not in PRECISIONS:
-        known = f"formats: {', '.join([*FORMATS, own_format.FORMAT_NAME])}; precisions: {', '.join(PRECISIONS)}"
+        known = (
+            f"formats: {', '.join([*FORMATS, own_format.FORMAT_NAME])}; precisions: "
+            f"{', '.join(PRECISIONS)}"
+        )
         raise Refused(f"no format {format_name!r} in precision {precision!r}", known)
     if format_name == own_format.FORMAT_NAME:
         if precision != "stored":
@@ -108,7 +111,8 @@ def export_checkpoint(
     if replace(preset, **{column: getattr(SDXL, column) for column in _RELEASED}) != preset:
         raise Refused(
             f"other programs do not support the networks of preset {preset.name!r}",
-            "presets sd15, sd21 and sdxl have the released networks; --format layerloop exports any checkpoint",
+            "presets sd15, sd21 and sdxl have the released networks; --format layerloop exports "
+            "any checkpoint",
         )
     dtype = PRECISIONS[precision]
     files = write_networks(

@@ -41,7 +41,8 @@ _SCALES = {
         "--offset-scale 300 and cannot be told apart by its content"
     ),
     "flux": (
-        "offset scale {scale:g}, that of the Flux port of LayerDiffuse, the only one whose encoder has 16 channels"
+        "offset scale {scale:g}, that of the Flux port of LayerDiffuse, the only one whose "
+        "encoder has 16 channels"
     ),
     "preset": (
         "no encoder was given: images are encoded without an offset; generation does not need it"
@@ -123,7 +124,8 @@ def _import_own(
     notes = [f"checkpoint {checkpoint.id[:12]} as it was exported"]
     if row.model is not None and Path(row.model).is_absolute() and not Path(row.model).is_dir():
         notes.append(
-            f"its model {row.model} does not exist here: layerloop checkpoint derive {checkpoint.id[:12]} --set model=..."
+            f"its model {row.model} does not exist here: layerloop checkpoint derive "
+            f"{checkpoint.id[:12]} --set model=..."
         )
     return ImportResult(None if store is None else checkpoint, found, notes)
 

@@ -89,7 +89,8 @@ def find_mode(header: WeightsHeader, weight_format: WeightFormat) -> ModeMatch:
     if len(named) == 1:
         return ModeMatch(
             MODES[named[0]],
-            f"{header.path.name} is taken for {named[0]} by its name; {alike} have the same tensors",
+            f"{header.path.name} is taken for {named[0]} by its name; {alike} have the same "
+            "tensors",
         )
     # The released SDXL differences of the two modes cover different layers.
     has_attention = any(".transformer_blocks." in name for name in header.shapes)
@@ -132,7 +133,8 @@ def plan_modes(available: Collection[str], given: Collection[LayerRole]) -> list
         ]
     around = f" around {' and '.join(sorted(given))}" if given else ""
     raise Refused(
-        f"this checkpoint cannot generate a pair{around}; its modes: {', '.join(sorted(available)) or 'none'}",
+        f"this checkpoint cannot generate a pair{around}; its modes: "
+        f"{', '.join(sorted(available)) or 'none'}",
         "import layer_sd15_joint, _fg2bg or _bg2fg, or layer_xl_fg2ble with _fgble2bg, "
         "or layer_xl_bg2ble with _bgble2fg",
     )

@@ -99,7 +99,8 @@ LOOKALIKES: tuple[UnsupportedKind, ...] = (
     UnsupportedKind(
         r"^(base_model\.model\.)?(transformer\.|diffusion_model\.|lora_unet_|lora_transformer_)"
         rf"{_TRANSFORMER}.*lora",
-        "a LoRA of a diffusion transformer (Flux, SD 3, Qwen-Image, Wan), such as the Flux port's layerlora",
+        "a LoRA of a diffusion transformer (Flux, SD 3, Qwen-Image, Wan), such as the Flux "
+        "port's layerlora",
         "bases are supported for sd15, sd21 and sdxl; of the Flux port only the two networks are "
         "supported, with --preset sd3",
     ),
@@ -120,7 +121,8 @@ UNSUPPORTED: tuple[UnsupportedKind, ...] = (
     UnsupportedKind(
         r"^model\.diffusion_model\.",
         "a whole Stable Diffusion checkpoint",
-        "convert it with diffusers (from_single_file, then save_pretrained), and give the folder: --set model=FOLDER",
+        "convert it with diffusers (from_single_file, then save_pretrained), and give the "
+        "folder: --set model=FOLDER",
     ),
     UnsupportedKind(
         _is_layered_autoencoder,
@@ -135,7 +137,8 @@ UNSUPPORTED: tuple[UnsupportedKind, ...] = (
     UnsupportedKind(
         _is_rgba_autoencoder,
         "an autoencoder of four channels (AlphaVAE)",
-        "it has alpha in its own channel; LayerDiffuse's offset encoder and alpha decoder are two other networks",
+        "it has alpha in its own channel; LayerDiffuse's offset encoder and alpha decoder are "
+        "two other networks",
     ),
     UnsupportedKind(
         r"^((encoder|decoder)\.layers\.\d|taesd|\d+\.conv\.\d)",

@@ -54,7 +54,8 @@ def _wide(pool: str) -> tuple[str, ...]:
         "branch1x1:320:1x1",
         "branch3x3_1:384:1x1 branch3x3_2a:384:1x3|branch3x3_2b:384:3x1",
         (
-            "branch3x3dbl_1:448:1x1 branch3x3dbl_2:384:3x3 branch3x3dbl_3a:384:1x3|branch3x3dbl_3b:384:3x1"
+            "branch3x3dbl_1:448:1x1 branch3x3dbl_2:384:3x3 "
+            "branch3x3dbl_3a:384:1x3|branch3x3dbl_3b:384:3x1"
         ),
         f"{pool} branch_pool:192:1x1",
     )

@@ -137,7 +137,7 @@ def bind_arguments(
             The positional arguments, the first of which is the prompt.
         kwargs (`Mapping[str, Any]`):
             The keyword arguments.
-        own (`Sequence[str]`, *optional*):
+        extra_names (`Sequence[str]`, *optional*):
             Further names that are allowed, since the caller handles them.
 
     Returns:

@@ -35,7 +35,7 @@ class TransparentImageToImagePipeline(TransparentPipeline):
             pipeline (`DiffusionPipeline`):
                 A pipeline of any class; diffusers' image-to-image pipeline is made of its
                 components.
-            backbone (`Autoencoder` or `None`):
+            autoencoder (`Autoencoder` or `None`):
                 The frozen autoencoder; None uses the pipeline's own.
             transparency (`Transparency`):
                 The two networks of latent transparency.

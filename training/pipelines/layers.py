@@ -70,7 +70,7 @@ class LayersPipeline(DelegatingPipeline):
     modes: ClassVar[Sequence[str]] = (*MODES, SINGLE.name)
     """The modes that the pipeline accepts."""
 
-    _own: ClassVar[frozenset[str]] = frozenset({"pipe", "lesson", "mode"})
+    _own: ClassVar[frozenset[str]] = frozenset({"pipe", "weights", "mode"})
 
     def __init__(self, pipe: TransparentPipeline, weights: SwappableWeights, mode: Mode) -> None:
         """Make the pipeline.
@@ -78,7 +78,7 @@ class LayersPipeline(DelegatingPipeline):
         Args:
             pipe (`TransparentPipeline`):
                 The pipeline of single foregrounds.
-            lesson (`SwappableWeights`):
+            weights (`SwappableWeights`):
                 The weights of the mode, for the UNet of `pipe`.
             mode (`Mode`):
                 The mode of the weights.

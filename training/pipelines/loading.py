@@ -102,7 +102,7 @@ def merge_weights(
             The UNet to change.
         tensors (`Mapping[str, torch.Tensor]`):
             The tensors of an adapter, differences, weights or attention sharing.
-        facts (`Mapping[str, str]`):
+        metadata (`Mapping[str, str]`):
             Their metadata, with "kind".
         source (`object`, *optional*):
             The name of the source in errors.

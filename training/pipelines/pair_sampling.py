@@ -44,7 +44,8 @@ class PairSampler:
             raise Refused(
                 f"this checkpoint has only {', '.join(sorted(self.parts.modes))}: "
                 "it cannot generate single foregrounds",
-                "give the prompt a foreground or background text, or import layer_*_transparent_attn too",
+                "give the prompt a foreground or background text, or import "
+                "layer_*_transparent_attn too",
             )
         return self._layer_weights(SINGLE.name).applied()
 

@@ -48,7 +48,7 @@ class TransparentPipeline(DelegatingPipeline):
         pipe("a glass bottle").images[0].save("bottle.png")
     """
 
-    _own: ClassVar[frozenset[str]] = frozenset({"pipeline", "backbone", "transparency"})
+    _own: ClassVar[frozenset[str]] = frozenset({"pipeline", "autoencoder", "transparency"})
 
     def __init__(
         self, pipeline: Any, autoencoder: Autoencoder | None, transparency: Transparency
@@ -58,7 +58,7 @@ class TransparentPipeline(DelegatingPipeline):
         Args:
             pipeline (`DiffusionPipeline`):
                 The diffusers pipeline.
-            backbone (`Autoencoder` or `None`):
+            autoencoder (`Autoencoder` or `None`):
                 The frozen autoencoder; None uses the pipeline's own.
             transparency (`Transparency`):
                 The two networks of latent transparency.

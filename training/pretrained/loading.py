@@ -197,7 +197,10 @@ def _explain(model: str, variant: str | None, error: Exception) -> NotFound | Re
         return NotFound(
             f"there is no folder {model}", "give a folder written by save_pretrained, or a hub id"
         )
-    hint = "download it once ('hf download NAME'), or --set model=FOLDER; HF_HOME is the folder of downloads"
+    hint = (
+        "download it once ('hf download NAME'), or --set model=FOLDER; HF_HOME is the folder "
+        "of downloads"
+    )
     return NotFound(f"the model {model!r} cannot be downloaded: {first_line}", hint)
 
 

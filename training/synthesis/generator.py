@@ -88,7 +88,9 @@ class InpaintingPairGenerator:
                 "Scheduler"
             ),
             "painted_around": f"alpha < {OPAQUE_ALPHA}",
-            "painted_behind": f"alpha > {TRANSPARENT_ALPHA}, grown by {self.preset.erosion:g} of 1024 pixels",
+            "painted_behind": (
+                f"alpha > {TRANSPARENT_ALPHA}, grown by {self.preset.erosion:g} of 1024 pixels"
+            ),
         }
         return dict(self.generator.describe(replace(options, given={}))) | painted
 

@@ -33,7 +33,7 @@ def adjusted_posterior(
     have any size: h = ceil(H / stride), and an incomplete last row or column is mirror-padded.
 
     Args:
-        backbone: The frozen autoencoder.
+        autoencoder: The frozen autoencoder.
         encoder: The offset encoder.
         alpha_B1HW: Alpha in [0, 1].
         padded_B3HW: Padded color in [0, 1].
@@ -74,7 +74,7 @@ def adjust(
     """Return the adjusted latent x_a: the mean of `adjusted_posterior`.
 
     Args:
-        backbone: The frozen autoencoder.
+        autoencoder: The frozen autoencoder.
         encoder: The offset encoder.
         alpha_B1HW: Alpha in [0, 1].
         padded_B3HW: Padded color in [0, 1].
@@ -97,7 +97,7 @@ def decode_rgba(
     """Decode unscaled adjusted latents of any size to straight RGBA.
 
     Args:
-        backbone: The frozen autoencoder.
+        autoencoder: The frozen autoencoder.
         decoder: The alpha decoder.
         latent_BCHW: Unscaled adjusted latents, B x C x h x w.
         views: 1 for a single pass, 8 for the released test-time augmentation
@@ -140,7 +140,7 @@ def reconstruct(
     """Encode and decode straight RGBA.
 
     Args:
-        backbone: The frozen autoencoder.
+        autoencoder: The frozen autoencoder.
         networks: The two networks of latent transparency.
         rgba_B4HW: Straight RGBA in [0, 1].
         offset: False drops the offset, and with it the information on alpha.

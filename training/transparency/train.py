@@ -57,7 +57,7 @@ def train_transparency(
         store: The store of snapshots and images.
         folder: The folder of the run's state.
         report: The progress callback; an exception from it stops the training.
-        backbone: The frozen autoencoder.
+        autoencoder: The frozen autoencoder.
         start: The tensors to start from, or None.
 
     Returns:
@@ -117,7 +117,7 @@ class TransparencyStage(TrainingStage):
             preset: The preset.
             networks: The networks to train.
             dataset: The dataset.
-            backbone: The frozen autoencoder.
+            autoencoder: The frozen autoencoder.
             shown_B4HW: Held-out images, straight RGBA in [0, 1], for sample grids and validation,
                 or None.
         """
