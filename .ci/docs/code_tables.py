@@ -132,7 +132,7 @@ def formats_page() -> str:
     """Return the page of file formats, from the tables of readers and writers."""
     from curation.datasets.manifest import FORMAT
     from curation.domain import Sample
-    from curation.image_limits import LIMITS
+    from curation.image_limits import DEFAULT_LIMITS
     from curation.images.opening import READERS
     from curation.images.recognition import ARCHIVES, OTHER_FILES
     from curation.ingest import caption_files, manifest_files
@@ -141,8 +141,8 @@ def formats_page() -> str:
 
     refused = ", ".join(dict.fromkeys(name for _, name in OTHER_FILES))
     archives = ", ".join(name for _, name in ARCHIVES)
-    limits = f"{LIMITS.pixels / 1e6:g} million pixels, {LIMITS.bytes >> 20} MiB, "
-    limits += f"aspect ratio {LIMITS.aspect:g}, shorter side {LIMITS.shortest} pixels"
+    limits = f"{DEFAULT_LIMITS.pixels / 1e6:g} million pixels, {DEFAULT_LIMITS.bytes >> 20} MiB, "
+    limits += f"aspect ratio {DEFAULT_LIMITS.aspect:g}, shorter side {DEFAULT_LIMITS.shortest} pixels"
     images = "\n\n".join(
         [
             f"Read: {_codes(sorted(READERS))}.",
@@ -153,11 +153,11 @@ def formats_page() -> str:
     captions = table(
         ["what", "values, the first that is there counts"],
         [
-            ["manifest that is read before others", _codes(manifest_files.FIRST)],
-            ["manifests by line", _codes(manifest_files.LINES)],
-            ["manifests as tables", _codes(manifest_files.TABLES)],
+            ["manifest that is read before others", _codes(manifest_files.PRIMARY_MANIFESTS)],
+            ["manifests by line", _codes(manifest_files.JSON_LINES_SUFFIXES)],
+            ["manifests as tables", _codes(manifest_files.TABLE_SEPARATORS)],
             ["column of the file's name", _codes(manifest_files.FILE_KEYS)],
-            ["caption files beside an image", _codes(caption_files.CAPTION_FILES)],
+            ["caption files beside an image", _codes(caption_files.CAPTION_SUFFIXES)],
             ["column of the caption", _codes(caption_files.CAPTION_KEYS)],
         ],
     )

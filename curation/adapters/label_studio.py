@@ -63,7 +63,7 @@ class LabelStudioBackend:
     Args:
         address: URL of the server.
         token: A legacy or a personal access token.
-        hook: URL and headers of the webhook with which the server notifies us.
+        webhook: URL and headers of the webhook with which the server notifies us.
     """
 
     def __init__(

@@ -259,7 +259,7 @@ def print_limited(
     """Print a listing of at most `limit` rows, and a note on stderr if it is truncated.
 
     Args:
-        rows: The rows, one more than the limit if there are more (see `one_more`).
+        rows: The rows, one more than the limit if there are more (see `query_limit`).
         columns: As of `print_rows`.
         limit: The maximum number of rows, 0 for all.
         as_json: Print JSON instead of a table.

@@ -45,7 +45,7 @@ class Raw:
         samples: 8 or 16 bits, as in the file.
         key: The color that is transparent, if any.
         found: The codes of remarks.
-        inks: Whether the samples were converted from CMYK.
+        from_cmyk: Whether the samples were converted from CMYK.
     """
 
     samples: Samples = field(repr=False)

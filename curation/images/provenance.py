@@ -44,7 +44,7 @@ GENERATED, COMPOSED = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmi
 def save_image(
     path: Path, rgba: RGBA, metadata: Mapping[str, str] | None, source: str = GENERATED
 ) -> None:
-    """Write an image with its provenance atomically; see `encode_picture`.
+    """Write an image with its provenance atomically; see `encode_image`.
 
     Args:
         path: The output file; its suffix is the format.
@@ -105,7 +105,7 @@ def _metadata(kind: str, metadata: Mapping[str, str], source: str) -> dict[str, 
 
 
 def read_provenance(path: Path) -> dict[str, str]:
-    """Read the provenance from a file of `save_picture` without decoding its pixels.
+    """Read the provenance from a file of `save_image` without decoding its pixels.
 
     Args:
         path: The file.
@@ -130,7 +130,7 @@ def read_provenance(path: Path) -> dict[str, str]:
 
 
 def read_image(path: Path) -> RGBA:
-    """Read the pixels of a file of `save_picture`, including hidden colors.
+    """Read the pixels of a file of `save_image`, including hidden colors.
 
     Args:
         path: The file.

@@ -87,16 +87,16 @@ class Listing:
 
     Attributes:
         tree: The folder or archive.
-        reading: The options it was read with.
+        options: The options it was read with.
         inside: Prefix of an archive's members: its own name and a slash.
         files: Names of the files to inspect, those in manifests first.
         described: Metadata from manifests, by file.
         pairs: Pairs by their foreground, which represents them in `files`.
         bad_lines: Manifest lines that were not applied.
-        spoken_for: Files that belong to pairs and are not images of their own.
+        pair_files: Files that belong to pairs and are not images of their own.
         beside: Caption files of each image.
         failed: Refusals of files whose manifest line cannot be applied.
-        unread: Refusals of all files in a folder whose manifest cannot be read, by folder.
+        refused_folders: Refusals of all files in a folder whose manifest cannot be read, by folder.
     """
 
     tree: FileTree

@@ -72,7 +72,7 @@ def count_gold_before_end(coins: Sequence[bool], ordinary_count: int) -> int:
     """Return the number of gold items up to the last item that is filled.
 
     Args:
-        coins: Whether each item is gold, as `throw_coins` returns it.
+        coins: Whether each item is gold, as `sample_gold_flags` returns it.
         ordinary_count: The number of available candidates that are not gold.
 
     Returns:

@@ -130,7 +130,7 @@ def needs_fit(tx: Transaction, kind: Kind, embedder: str) -> bool:
 def may_need_fit(tx: Transaction, kind: Kind) -> bool:
     """Return whether there may be enough decisions for a new model.
 
-    A cheap check for the periodic reconciliation, made before `wants_fit` counts.
+    A cheap check for the periodic reconciliation, made before `needs_fit` counts.
     """
     row = _newest(tx, kind)
     known, last = (

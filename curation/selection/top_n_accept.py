@@ -87,8 +87,8 @@ def begin_top_n(tx: Transaction, number: int, terms: TopNSettings, actor: str) -
 
     Raises:
         Conflict: A run is in progress in this round, or too few candidates are left.
-        NotFound: As for `plan_scaling`.
-        Refused: As for `plan_scaling`.
+        NotFound: As for `plan_top_n`.
+        Refused: As for `plan_top_n`.
     """
     tx.execute(sa.select(sa.func.pg_advisory_xact_lock(TOP_N_LOCK, number)))
     if find_top_n(tx, number, ended=False) is not None:

@@ -68,7 +68,7 @@ def assign_buckets(originals: Sequence[Size], table: Sequence[Size], min_images:
 
     Args:
         originals: (height, width) of each image in pixels.
-        table: Bucket sizes, as `bucket_table` returns them.
+        table: Bucket sizes, as `make_bucket_table` returns them.
         min_images: Smallest number of images in a bucket.
     """
     # The squarest bucket is the fallback: it is never dropped, so the loop ends.
@@ -156,7 +156,7 @@ class BucketConfig:
         return read_sizes(store, sha256s, self.folder)
 
     def sort(self, originals: Sequence[Size]) -> list[Size]:
-        """Return the bucket of each image size, as `sort_into_buckets` does."""
+        """Return the bucket of each image size, as `assign_buckets` does."""
         return assign_buckets(originals, self.table, self.least)
 
 

@@ -68,7 +68,7 @@ class LatentCache:
     ) -> None:
         """Compute missing entries; several processes may do so at once and share the work.
 
-        Unreadable images are recorded in `pictures.aside` and in the file `aside.jsonl`, and
+        Unreadable images are recorded in `images.unreadable` and in the file `aside.jsonl`, and
         counted in the progress report.
 
         Args:
@@ -77,7 +77,7 @@ class LatentCache:
             on_progress: Progress callback; the stage is named "latents".
             workers: Threads that decode, resize and pad images while `encode` runs.
             batch_size: Largest number of images per batch; fewer if images are large
-                (`fill_batch`).
+                (`encoding_batch_size`).
 
         Raises:
             Corrupt: Too many images are unreadable.

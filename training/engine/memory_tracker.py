@@ -147,7 +147,7 @@ def estimate_optimizer(name: str, parameters: Iterable[Tensor], *, on_gpu: bool)
     other optimizers depend on data, so their state is computed by a formula.
 
     Args:
-        name: The optimizer, as in `build_optimiser`.
+        name: The optimizer, as in `build_optimizer`.
         parameters: The parameters that it updates.
         on_gpu: Whether AdamW uses its multi-tensor implementation, as it does on a GPU.
 

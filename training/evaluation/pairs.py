@@ -131,7 +131,7 @@ def evaluate_generated_pairs(
 
 
 def open_pair_generators(checkpoint: Checkpoint, store: ObjectStore) -> dict[str, LayerGenerator]:
-    """Open the generators of a checkpoint by source: joint and apart, or drawn (`PairFigures`)."""
+    """Open the generators of a checkpoint by source: joint and apart, or drawn (`PairMetrics`)."""
     joint = load_generator(checkpoint, store)
     if not isinstance(joint, LayersGenerator):
         return {"drawn": joint}

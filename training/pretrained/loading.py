@@ -77,7 +77,7 @@ def check_model_paths(preset: Preset) -> None:
     if preset.perceptual and not Path(preset.perceptual).is_file():
         raise NotFound(
             f"there is no file {preset.perceptual}",
-            "see the README for how to save LPIPS weights",
+            "docs/guides/training.md describes how to save LPIPS weights",
         )
 
 
