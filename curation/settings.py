@@ -283,7 +283,9 @@ def read_settings(**given: object) -> Settings:
         reason = first["msg"].removeprefix("Value error, ")
         raise Refused(
             f"{PREFIX}{name.upper()}{shown} cannot be used: {reason}",
-            f"expected: {field.description}" if field else "docs/reference/settings.md lists the settings",
+            f"expected: {field.description}"
+            if field
+            else "docs/reference/settings.md lists the settings",
         ) from error
 
 

@@ -55,7 +55,7 @@ def metrics_page() -> str:
                 one.get("label", ""),
                 one.get("unit", ""),
                 "higher" if up else "lower",
-                sentence(one.get("means", "")),
+                sentence(one.get("description", "")),
             ]
         )
     module = ast.parse((ROOT / "training" / "evaluation" / "heldout.py").read_text("utf-8"))
@@ -142,7 +142,9 @@ def formats_page() -> str:
     refused = ", ".join(dict.fromkeys(name for _, name in OTHER_FILES))
     archives = ", ".join(name for _, name in ARCHIVES)
     limits = f"{DEFAULT_LIMITS.pixels / 1e6:g} million pixels, {DEFAULT_LIMITS.bytes >> 20} MiB, "
-    limits += f"aspect ratio {DEFAULT_LIMITS.aspect:g}, shorter side {DEFAULT_LIMITS.shortest} pixels"
+    limits += (
+        f"aspect ratio {DEFAULT_LIMITS.aspect:g}, shorter side {DEFAULT_LIMITS.shortest} pixels"
+    )
     images = "\n\n".join(
         [
             f"Read: {_codes(sorted(READERS))}.",
@@ -288,7 +290,9 @@ def _metric_definitions() -> dict[str, dict[str, str]]:
         if "identity_harm_db" not in text or "better:" not in text:
             continue
         found = {}
-        for name, body in re.findall(r"\[\s*\"(\w+)\",\s*\{(.*?)\},?\s*\]", text, re.DOTALL):
+        for name, body in re.findall(
+            r"^ +(\w+): \{\n(.*?)\n +\},?$", text, re.DOTALL | re.MULTILINE
+        ):
             found[name] = dict(re.findall(r"(\w+):\s*\"((?:[^\"\\]|\\.)*)\"", body))
         return found
     return {}

@@ -263,24 +263,10 @@ def content_words(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"[^\W\d_]{3,}", text.lower())) - STOP_WORDS
 
 
-STOP_WORDS: Final = frozenset(
-    [
-        "the",
-        "and",
-        "with",
-        "for",
-        "from",
-        "its",
-        "this",
-        "that",
-        "into",
-        "onto",
-        "over",
-        "under",
-        "some",
-        "are",
-    ]
-)
+STOP_WORDS: Final = frozenset((
+    "the", "and", "with", "for", "from", "its", "this", "that", "into", "onto", "over", "under",
+    "some", "are",
+))  # fmt: skip
 """Function words that captions are compared without."""
 
 

@@ -34,10 +34,10 @@ T = TypeVar("T")
 class LayerDataset(Dataset[Tensor]):
     """Layers of samples as 4 x H x W straight RGBA in [0, 1], decoded on access or all at once.
 
-    Unreadable images are recorded in `unreadable`. With `in_memory` they are left out from the start;
-    otherwise the next readable image of the same size replaces them, deterministically, so that
-    training goes on and a resumed training sees the same images. More than BROKEN_SHARE of them
-    raise Corrupt.
+    Unreadable images are recorded in `unreadable`. With `in_memory` they are left out from the
+    start; otherwise the next readable image of the same size replaces them, deterministically, so
+    that training goes on and a resumed training sees the same images. More than BROKEN_SHARE of
+    them raise Corrupt.
     """
 
     def __init__(

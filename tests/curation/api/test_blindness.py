@@ -40,7 +40,8 @@ from curation.review import gold, reviewers
 from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
 from curation.review.decisions import decide
 from curation.runtime.context import AppContext
-from curation.screening.rules import measure_single, screen_candidates
+from curation.screening.measurements import measure_single
+from curation.screening.rules import screen_candidates
 from curation.settings import Settings
 from tests.making import (
     fresh_database,
