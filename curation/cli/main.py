@@ -77,7 +77,7 @@ app.add_typer(rounds.app, name="round", help="Open, watch and close rounds.")
 app.add_typer(candidates.app, name="candidate", help="List the candidates of rounds.")
 app.add_typer(
     acceptance_model.app,
-    name="head",
+    name="acceptance-model",
     help="Fit and show the model that predicts acceptance of candidates.",
 )
 app.add_typer(

@@ -16,15 +16,15 @@ Shapes = Mapping[str, tuple[int, ...]]
 class UnsupportedKind:
     """A kind of file: a test on one tensor's name or on all shapes, a description, and a hint."""
 
-    told_by: str | Callable[[Shapes], bool]
+    recognized_by: str | Callable[[Shapes], bool]
     what: str
     hint: str
 
     def is_it(self, shapes: Shapes) -> bool:
         """Return whether a file with these tensors is of this kind."""
-        if callable(self.told_by):
-            return self.told_by(shapes)
-        pattern = re.compile(self.told_by)
+        if callable(self.recognized_by):
+            return self.recognized_by(shapes)
+        pattern = re.compile(self.recognized_by)
         return any(pattern.search(name) for name in shapes)
 
 
