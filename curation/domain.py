@@ -160,8 +160,7 @@ def content_id(*parts: object) -> uuid.UUID:
         *parts: The values that identify the object, in order; each enters as its `str`.
     """
     text = canonical_json([str(part) for part in parts])
-    # A UUID has 128 bits.
-    return uuid.UUID(bytes=hashlib.sha256(text.encode()).digest()[:16])
+    return uuid.UUID(bytes=hashlib.sha256(text.encode()).digest()[:16])  # of 128 bits
 
 
 def canonical_json(value: Any) -> str:

@@ -76,7 +76,7 @@ def demo(
     ] = None,
     reviewer: Annotated[
         DemoReviewer,
-        typer.Option(help="'person' waits for reviews; 'oracle' decides automatically by rules."),
+        typer.Option(help="'person' waits for reviews; 'rules' decides automatically by rules."),
     ] = DemoReviewer.person,
     rounds: Annotated[int, typer.Option(help="Number of rounds.", min=1)] = 2,
     prompts_from_names: Annotated[
