@@ -39,7 +39,8 @@ def _now() -> sa.Column[datetime]:
 
 
 def _one_of(column: str, words: type) -> sa.CheckConstraint:
-    listed = ", ".join(f"'{word}'" for word in words)  # type: ignore[attr-defined]  # every StrEnum is iterable
+    # Every StrEnum is iterable.
+    listed = ", ".join(f"'{word}'" for word in words)  # type: ignore[attr-defined]
     return sa.CheckConstraint(f"{column} in ({listed})", name=column)
 
 

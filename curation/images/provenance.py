@@ -29,7 +29,8 @@ MAX_FILE_BYTES = 2 << 30
 FORMATS = {"png": "PNG", "webp": "WEBP"}
 """Output formats; both are lossless, including hidden colors under alpha 0."""
 
-_XMP = """<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">\
+_XMP = """<x:xmpmeta xmlns:x="adobe:ns:meta/">\
+<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">\
 <rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" \
 xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmlns:layerloop="urn:layerloop" \
 xmp:CreatorTool="{tool}" \
