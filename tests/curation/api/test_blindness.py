@@ -198,7 +198,7 @@ def make_world(
     with ExitStack() as stack:
 
         def make(gold_one: uuid.UUID, overlap: int = 1, other: str | None = None) -> World:
-            monkeypatch.setattr(gold, "_coin", random.Random(7))
+            monkeypatch.setattr(gold, "_rng", random.Random(7))
             name = stack.enter_context(fresh_database(postgres_address, template_database))
             database = Database(named(postgres_address, name))
             stack.callback(database.close)
