@@ -11,12 +11,13 @@ import httpx
 from label_studio_sdk import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
 
-from curation.adapters.label_studio_errors import get_error_detail, translate_errors
 from curation.adapters.label_studio_projects import (
     MODEL,
     PAGE,
     Projects,
+    get_error_detail,
     task_filter,
+    translate_errors,
 )
 from curation.adapters.label_studio_tasks import (
     as_time,
@@ -43,10 +44,7 @@ from curation.labeling.port import (
 )
 
 TIMEOUT: Final = httpx.Timeout(60, connect=5)
-TASK_FIELDS: Final = (
-    "id,data,created_at,updated_at,updated_by,annotations,completed_by,result,was_cancelled,"
-    "lead_time"
-)
+TASK_FIELDS: Final = "id,data,created_at,updated_at,updated_by,annotations,completed_by,result,was_cancelled,lead_time"
 """Fields of tasks and of their annotations; the server filters both by the same list."""
 
 UNEDITED_WITHIN: Final = timedelta(milliseconds=50)
@@ -62,7 +60,7 @@ class LabelStudioBackend:
     Args:
         address: URL of the server.
         token: A legacy or a personal access token.
-        webhook: URL and headers of the webhook with which the server notifies us.
+        hook: URL and headers of the webhook with which the server notifies us.
     """
 
     def __init__(
@@ -102,12 +100,12 @@ class LabelStudioBackend:
             trouble = self._projects.settle(remote, board, retry_refused=True)
             self._projects.ensure_webhook(number, board)
             # Import the tasks of the batch that do not exist yet.
-            found = self._projects.find_batch(number, batch)
+            found = self._find_batch(number, batch)
             missing = [task for task in postings if task.id not in found]
             refused: dict[uuid.UUID, str] = {}
             if missing:
                 refused = self._import(remote, board, batch, missing)
-                found = self._projects.find_batch(number, batch)
+                found = self._find_batch(number, batch)
                 if board.number is None:
                     self._projects.lay_out(number, missing[0].facts)
             # Update tasks that are shown with an older view.
@@ -194,7 +192,7 @@ class LabelStudioBackend:
             for start in range(0, len(numbers), PAGE):
                 page = numbers[start : start + PAGE]
                 deletable = []
-                for remote in self._projects.tasks_between(project_number, page):
+                for remote in self._between(project_number, page):
                     task_id = own_id(remote)
                     if task_id is None or remote.id not in postings.get(task_id, ()):
                         continue
@@ -334,6 +332,29 @@ class LabelStudioBackend:
         with translate_errors(self.address):
             for remote in self._projects.tasks(project_number, wanted, TASK_FIELDS):
                 yield self._remote_task(remote)
+
+    def _find_batch(self, project_number: int, batch: uuid.UUID) -> dict[uuid.UUID, Any]:
+        """Return the existing tasks of a batch by our id; of duplicates, the lowest number."""
+        found = self._projects.tasks(
+            project_number, [task_filter("data.batch", "equal", "String", str(batch))], "id,data"
+        )
+        return {
+            task_id: remote
+            for remote in reversed(list(found))
+            if (task_id := own_id(remote)) is not None
+        }
+
+    def _between(self, project_number: int, numbers: Sequence[int]) -> Iterator[Any]:
+        """Yield tasks by sorted numbers, with the fields that show whether they changed."""
+        # The filter knows ranges but no lists, so the range is read and filtered here.
+        bounds = task_filter("id", "in", "Number", {"min": numbers[0], "max": numbers[-1]})
+        wanted = set(numbers)
+        found = self._projects.tasks(
+            project_number,
+            [bounds],
+            "id,data,updated_at,total_annotations,cancelled_annotations",
+        )
+        return (remote for remote in found if remote.id in wanted)
 
     def _users(self, *, fresh: bool = False) -> Mapping[int, str]:
         if fresh or not self._emails:

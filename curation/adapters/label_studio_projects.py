@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -16,10 +15,8 @@ import httpx
 from label_studio_sdk import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
 
-from curation.adapters.label_studio_errors import get_error_detail
-from curation.adapters.label_studio_tasks import own_id
 from curation.adapters.label_studio_view import HIDDEN, INSTRUCTION, configuration, project_class
-from curation.errors import NotFound
+from curation.errors import Conflict, LayerloopError, NotFound, Refused, Unreachable
 from curation.labeling.port import Project
 
 PAGE: Final = 500
@@ -30,10 +27,7 @@ MODEL: Final = "order only"
 
 WEBHOOK_ACTIONS: Final = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED")
 MARK_HEADER: Final = "X-Layerloop-Mark"
-DESCRIPTION: Final = (
-    "Image layers to accept or reject. Title and description may be edited; Layerloop keeps "
-    "the rest."
-)
+DESCRIPTION: Final = "Image layers to accept or reject. Title and description may be edited; Layerloop keeps the rest."
 NEVER: Final = datetime.min.replace(tzinfo=UTC)
 MAX_EXPLAINED: Final = 3
 """Largest number of unknown controls, and of their tasks, that an error names."""
@@ -121,8 +115,8 @@ class Projects:
         Args:
             project: The project as the server returns it.
             board: The project as we know it.
-            retry_refused: Repeat a request that was refused before; only a change by users on the
-                server makes it succeed.
+            retry_refused: Repeat a request that was refused before; only a change by users on the server
+                makes it succeed.
 
         Returns:
             The errors of the server, or an empty string.
@@ -279,29 +273,6 @@ class Projects:
                 return
             after = [task_filter("id", "greater", "Number", found[-1].id)]
 
-    def find_batch(self, project_number: int, batch: uuid.UUID) -> dict[uuid.UUID, Any]:
-        """Return the existing tasks of a batch by our id; of duplicates, the lowest number."""
-        found = self.tasks(
-            project_number, [task_filter("data.batch", "equal", "String", str(batch))], "id,data"
-        )
-        return {
-            task_id: remote
-            for remote in reversed(list(found))
-            if (task_id := own_id(remote)) is not None
-        }
-
-    def tasks_between(self, project_number: int, numbers: Sequence[int]) -> Iterator[Any]:
-        """Yield tasks by sorted numbers, with the fields that show whether they changed."""
-        # The filter knows ranges but no lists, so the range is read and filtered here.
-        bounds = task_filter("id", "in", "Number", {"min": numbers[0], "max": numbers[-1]})
-        wanted = set(numbers)
-        found = self.tasks(
-            project_number,
-            [bounds],
-            "id,data,updated_at,total_annotations,cancelled_annotations",
-        )
-        return (remote for remote in found if remote.id in wanted)
-
     def _listed(self) -> list[Any]:
         fields = "id,title,description,label_config,created_at"
         found = self._client.projects.list(include=fields, page_size=PAGE)
@@ -350,8 +321,7 @@ class Projects:
                     results = annotation.get("result") or ()
                     if any(result.get("from_name") == control for result in results):
                         found.append(
-                            f"annotation {annotation['id']} of task {task.id} uses the unknown "
-                            f"control {control!r}"
+                            f"annotation {annotation['id']} of task {task.id} uses the unknown control {control!r}"
                         )
         named = "; ".join(found) or get_error_detail(error)
         return f"project {number} does not accept its labeling configuration: {named}"
@@ -377,3 +347,54 @@ def task_filter(column: str, operator: str, kind: str, value: Any) -> dict[str, 
         value: The value to compare with.
     """
     return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
+
+
+def get_error_detail(error: ApiError) -> str:
+    """Return the server's error message, without ids and traces, so that equal errors are equal."""
+    body = error.body if isinstance(error.body, Mapping) else {}
+    messages = [str(message) for message in _leaves(body.get("validation_errors"))] or [
+        str(body.get("detail") or "")
+    ]
+    return " ".join(" ".join(messages).split())[:300] or "no reason given"
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from _leaves(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _leaves(item)
+    elif value:
+        yield value
+
+
+@contextmanager
+def translate_errors(address: str) -> Iterator[None]:
+    """Translate errors of the client and the network to errors of this package."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        hint = "check that it runs; nothing is lost: both sides are synchronized once it answers"
+        raise Unreachable(f"Label Studio at {address} does not answer: {error}", hint) from error
+    except ApiError as error:
+        raise _translate(address, error) from error
+
+
+def _translate(address: str, error: ApiError) -> LayerloopError:
+    message = f"Label Studio at {address} answered {error.status_code}: {get_error_detail(error)}"
+    if error.status_code in {401, 403}:
+        return Unreachable(
+            f"Label Studio at {address} does not accept the token ({error.status_code})",
+            "set a token of that server in LAYERLOOP_LABELING_TOKEN",
+        )
+    if error.status_code == 404:
+        return NotFound(message)
+    if error.status_code == 409:
+        return Conflict(message)
+    if error.status_code is None or error.status_code >= 500 or error.status_code == 429:
+        return Unreachable(message, "see Label Studio's log; the next try may succeed")
+    return Refused(
+        f"Label Studio at {address} refuses the request: {get_error_detail(error)}",
+        "see Label Studio's log",
+    )

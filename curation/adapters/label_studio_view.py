@@ -237,7 +237,7 @@ def build_result(
     layers: Sequence[LayerRole] = (),
     comment: str = "",
 ) -> list[dict[str, Any]]:
-    """Return an annotation's result with these values; the inverse of `parse_result`.
+    """Return an annotation's result with these values; the inverse of `read_result`.
 
     Args:
         verdict: Accept or reject.

@@ -386,8 +386,7 @@ _ADD = sa.text("""
         :decision, :refused)""").bindparams(sa.bindparam("said", type_=sa.JSON))
 
 _CHANGE = sa.text("""
-    update labeling_annotations set made_at = coalesce(made_at, :made_at), person = :person, said =
-    :said,
+    update labeling_annotations set made_at = coalesce(made_at, :made_at), person = :person, said = :said,
         said_at = :at, decision_id = :decision, refused = :refused, gone = false, forgotten = false,
         shown = false
     where id = :answer""").bindparams(sa.bindparam("said", type_=sa.JSON))

@@ -84,7 +84,7 @@ class Annotation:
         layers: Layers that the reasons concern.
         comment: Free text.
         seconds: Time spent on it.
-        error: Why it cannot be read as a verdict, or an empty string.
+        fault: Why it cannot be read as a verdict, or an empty string.
         made_at: Creation time.
         editor: The user who changed it last, if that is not the author.
     """
@@ -113,9 +113,9 @@ class RemoteTask:
 
     Attributes:
         number: ID in Label Studio.
-        task_id: ID of the task in this instance; None if it was not created by this instance.
+        posting: ID of the task in this instance; None if it was not created by this instance.
         at: Time of the last change.
-        annotations: All its annotations.
+        answers: All its annotations.
         layers: URL of each layer that it shows.
     """
 

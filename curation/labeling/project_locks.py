@@ -62,6 +62,5 @@ _HOLD_ON = sa.text("""
 
 
 _LET_GO = sa.text(
-    "update labeling_projects set holder = null, held_until = null where id = :board and holder "
-    "= :holder"
+    "update labeling_projects set holder = null, held_until = null where id = :board and holder = :holder"
 )

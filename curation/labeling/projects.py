@@ -20,10 +20,7 @@ REVIEW_INTERFACES = ("pages", "label-studio")
 MIN_READ_INTERVAL_SECONDS = 8
 """Seconds during which a project is read again only after a webhook call."""
 
-NOT_BLIND_WARNING = (
-    "this round needs several reviewers per candidate, and in Label Studio users can see the "
-    "annotations of others"
-)
+NOT_BLIND_WARNING = "this round needs several reviewers per candidate, and in Label Studio users can see the annotations of others"
 
 
 def rounds_to_sync(tx: Transaction, backend_url: str) -> list[int]:
@@ -257,11 +254,9 @@ OPEN_TASKS_SQL = """select from labeling_tasks p
 # Condition on a task: it has to be removed. A candidate that is claimed on the review page is
 # removed from Label Studio, unless several reviewers decide it.
 TASK_IS_UNWANTED_SQL = f"""(p.state = 'up' and not (
-    {ROUND_IS_PUSHED_SQL} and (c.state = 'waiting' or c.state = 'showing'
-    and {OVERLAP_SQL} > 1)))"""
+    {ROUND_IS_PUSHED_SQL} and (c.state = 'waiting' or c.state = 'showing' and {OVERLAP_SQL} > 1)))"""
 # Condition on a project: an annotation waits for a reviewer's lease to end.
-WAITS_FOR_LEASE_SQL = """exists (select from labeling_annotations a join labeling_tasks o
-on o.id = a.task_id
+WAITS_FOR_LEASE_SQL = """exists (select from labeling_annotations a join labeling_tasks o on o.id = a.task_id
     where o.project_id = b.id and a.decision_id is null and a.refused is null and not a.gone)"""
 
 # Rounds with waiting candidates that have no task, and rounds with tasks to push or remove.
@@ -352,15 +347,13 @@ _NEW_BOARD = sa.text("""
 # Waiting candidates without a task, by priority.
 CANDIDATES_TO_PUSH = sa.text(f"""
     select c.id from candidates c join rounds r on r.id = c.round_id
-    where r.id = :round and {ROUND_IS_PUSHED_SQL} and c.state = 'waiting'
-    and not exists ({OPEN_TASKS_SQL})
+    where r.id = :round and {ROUND_IS_PUSHED_SQL} and c.state = 'waiting' and not exists ({OPEN_TASKS_SQL})
     order by c.priority desc, c.id limit :count""")
 
 _COLLECTED = sa.text("""
     update labeling_projects set collected_at = now(), made_at = coalesce(made_at, :made_at),
         reread = reread and not :whole, read_until = greatest(read_until, (
-        select max(p.seen_at) from labeling_tasks p where p.project_id = :board))
-        where id = :board""")
+        select max(p.seen_at) from labeling_tasks p where p.project_id = :board)) where id = :board""")
 
 _READ_UNTIL = sa.text("select read_until from labeling_projects where id = :board")
 
@@ -374,8 +367,7 @@ _KEPT_AWAY = sa.text(f"""
             || 'annotations of others; switch it to Label Studio to allow that'
         end as why
     from rounds r
-    where r.state = 'open' and r.purpose <> '{GOLD_PURPOSE}' and not {ROUND_IS_PUSHED_SQL}
-    order by r.id""")
+    where r.state = 'open' and r.purpose <> '{GOLD_PURPOSE}' and not {ROUND_IS_PUSHED_SQL} order by r.id""")
 
 _LIST = sa.text(f"""
     select b.round_id as round, b.part, b.desk, b.number, b.collected_at,

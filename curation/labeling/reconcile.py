@@ -137,10 +137,7 @@ def _elsewhere(exchange: LabelingSync, number: int | None) -> Iterator[SyncDiffe
             if not rounds or (number is not None and number not in rounds.values()):
                 continue
             unpulled = sum(_is_unpulled(tx, task) for task in seen if task.task_id in rounds)
-        text = (
-            f"project {other.number} ({other.title}) holds {len(rounds)} of our tasks and is "
-            "none of our projects"
-        )
+        text = f"project {other.number} ({other.title}) holds {len(rounds)} of our tasks and is none of our projects"
         first_round = min(rounds.values())
         if unpulled:
             text = f"{text}; {unpulled} of them have annotations that are not known here"
@@ -222,10 +219,7 @@ def _differences(
     unwanted = task_states.unwanted_tasks(tx, project)
     for row in rows.values():
         if row.id not in present and row.number is not None:
-            text = (
-                "its task does not exist any more; decisions stand, and a waiting candidate "
-                "is pushed again"
-            )
+            text = "its task does not exist any more; decisions stand, and a waiting candidate is pushed again"
             yield _difference(project, row, "missing", text)
         elif row.id in unwanted:
             text = f"it is {row.candidate_state} here and its task is still open"
@@ -279,10 +273,7 @@ def _annotation_differences(
             or stored.forgotten
             or any(annotation.number == stored.number for annotation in seen.annotations)
         ):
-            text = (
-                f"Label Studio lost the annotation of {stored.person}, as after a restored "
-                "backup; the decision stands"
-            )
+            text = f"Label Studio lost the annotation of {stored.person}, as after a restored backup; the decision stands"
             yield _difference(project, row, "forgotten", text)
         else:
             yield _difference(

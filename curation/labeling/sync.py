@@ -48,7 +48,7 @@ class LabelingSync:
 
     Attributes:
         database: The database.
-        backend: The port to Label Studio.
+        desk: The port to Label Studio.
         holder: Name of this process, for locks.
         address: Returns the URL of a layer of a task.
         most: Largest number of tasks per project.

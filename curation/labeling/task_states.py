@@ -202,8 +202,7 @@ _FORGOTTEN = sql_with_ids("""
 
 
 _COUNT_PLACED = sql_with_ids("""
-    select count(*) from labeling_tasks where project_id = :board
-    and state in ('up', 'answered')""")
+    select count(*) from labeling_tasks where project_id = :board and state in ('up', 'answered')""")
 
 
 _WAITING_ANSWERS = sql_with_ids("""

@@ -213,8 +213,7 @@ _BEGUN = sql_with_ids(
 # The pause since the last import is over, or few tasks are open.
 _MAY_SEND = sql_with_ids("""
     select put_up_at is null or put_up_at < now() - make_interval(secs => :pause)
-        or (select count(*) from labeling_tasks p where p.project_id = b.id
-        and p.state = 'up') < :few
+        or (select count(*) from labeling_tasks p where p.project_id = b.id and p.state = 'up') < :few
     from labeling_projects b where id = :board""")
 
 _NEW_POSTINGS = sql_with_ids(f"""
@@ -249,13 +248,11 @@ _MADE = sql_with_ids("""
     where id = :board""")
 
 _REFUSED = sql_with_ids(
-    "update labeling_tasks set state = 'refused', refused = :why where id = :posting and state = "
-    "'sending'"
+    "update labeling_tasks set state = 'refused', refused = :why where id = :posting and state = 'sending'"
 )
 
 _PLACED = sql_with_ids(
-    "update labeling_tasks set state = 'up', number = :number where id = :posting and state = "
-    "'sending'"
+    "update labeling_tasks set state = 'up', number = :number where id = :posting and state = 'sending'"
 )
 
 

@@ -95,7 +95,7 @@ def test_a_paused_reviewer_is_told_so(signed_in, database, number):
     with database.transaction() as tx:
         tx.execute(sa.update(reviewers).values(paused="2 of 12 plain defects were noticed"))
     body = {"candidate": card["id"], "verdict": "accept", "key": str(uuid.uuid4())}
-    for path, sent in (("tray", {"count": 1}), ("decisions", body)):
+    for path, sent in (("claims", {"count": 1}), ("decisions", body)):
         answer = client.post(f"/api/review/{path}", json=sent)
         assert answer.status_code == 409
         error = answer.json()["error"]
