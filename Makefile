@@ -8,7 +8,7 @@
 # make lint      style and formatting; make types: mypy
 # make quick     the tests that are not slow; TESTS=paths
 # make style-report  measures the style of code and documents beside the goals
-# make bench     prints figures, in some minutes; BENCH=name one of tests/benchmarks, ARGS its options
+# make bench     prints measurements, in some minutes; BENCH=name one of tests/benchmarks, ARGS its options
 # make coverage  the tests, and how much of the instance they reach
 # make lock      writes the requirements*.lock files anew from pyproject.toml; ARGS=--upgrade takes the newest versions
 # make sbom      writes sbom.json (CycloneDX), what is installed
@@ -108,7 +108,7 @@ $(READY): requirements.lock requirements-cuda.lock pyproject.toml setup.py
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
-# The client of the other desk, for those who use it. Without dependencies: its converters, which nothing here calls,
+# Label Studio's client, for those who use it. Without dependencies: its converters, which nothing here calls,
 # want an OpenCV older than ours.
 $(STUDIO): requirements-label-studio.lock $(READY)
 	@$(INSTALL) -r requirements-label-studio.lock

@@ -1,4 +1,6 @@
-"""Look locked versions up among known vulnerabilities; what could not be looked up fails, as a vulnerability does."""
+"""Look locked versions up among known vulnerabilities; what could not be looked up fails, as a
+vulnerability does.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from pathlib import Path
 
 
 def main(files: list[str]) -> int:
-    """Audit each lock; return 0 only where every package of it was looked up and none is known to be vulnerable."""
+    """Audit each lock; return 0 only where every package of it was looked up and none is known to
+    be vulnerable.
+    """
     bad = 0
     for file in files:
         wanted = {
@@ -21,14 +25,18 @@ def main(files: list[str]) -> int:
         }
         lines = "".join(f"{name}=={version}\n" for name, version in wanted.items())
         done = subprocess.run(
-            [sys.executable, "-m", "pip_audit", "--no-deps", "--disable-pip", "--format", "json", "-r", "/dev/stdin"],
+            [
+                sys.executable, "-m", "pip_audit", "--no-deps", "--disable-pip",
+                "--format", "json", "-r", "/dev/stdin",
+            ],
             input=lines, capture_output=True, text=True, check=False,
         )  # fmt: skip
         try:
             rows = json.loads(done.stdout)["dependencies"]
         except (ValueError, KeyError, TypeError):
             sys.stderr.write(
-                f"error: {file} could not be audited: {done.stderr[-500:]}\nhint: is there a network?\n"
+                f"error: {file} could not be audited: {done.stderr[-500:]}\nhint: is there a "
+                "network?\n"
             )
             bad += 1
             continue

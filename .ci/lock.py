@@ -1,6 +1,7 @@
-"""Write the lock files with the hashes of every build of every package, for all platforms; `make lock` calls this.
+"""Write the lock files with the hashes of all builds, for all platforms; `make lock` calls this.
 
-Versions that the locks name already stay, so that adding a package changes nothing else; --upgrade takes the newest.
+Versions that the locks name already stay, so that adding a package changes nothing else; --upgrade
+takes the newest.
 """
 
 from __future__ import annotations
@@ -21,21 +22,29 @@ CUDA_ONLY = re.compile(r"(nvidia|cuda|triton)(-|==)")
 OFF_INDEX = {
     "torch==2.13.0": "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",
 }
-"""Builds of a version that the package index does not have: torch's for CPUs, x86_64 Linux, Python 3.11."""
+"""Builds that the package index does not have: torch's for CPUs, x86_64 Linux, Python 3.11."""
 
 HEADS = {
-    MAIN: "Every package of Layerloop, its training part and its tests, with the hashes of all its builds.\n"
-    "# To add a package: a range in pyproject.toml, then 'make lock'; a line 'name==version' here chooses its version.",
-    BASE: "The part of requirements.lock that the API needs, without training and tests. Made by 'make lock'.",
-    CUDA: "What torch needs beside requirements.lock where it is built with CUDA. Made by 'make lock'.",
-    STUDIO: "What Label Studio's client needs beside requirements.lock. Made by 'make lock', installed without\n"
+    MAIN: "Every package of Layerloop, its training part and its tests, "
+    "with the hashes of all its builds.\n"
+    "# To add a package: a range in pyproject.toml, then 'make lock'; a line 'name==version' "
+    "here chooses its version.",
+    BASE: "The part of requirements.lock that the API needs, without training and tests. "
+    "Made by 'make lock'.",
+    CUDA: "What torch needs beside requirements.lock where it is built with CUDA. "
+    "Made by 'make lock'.",
+    STUDIO: "What Label Studio's client needs beside requirements.lock. Made by 'make lock', "
+    "installed without\n"
     "# dependencies: its converters, which nothing here calls, want an older OpenCV.",
-    DOCS: "What builds the documentation, in an environment of its own (.venv-docs). Made by 'make lock'.",
+    DOCS: "What builds the documentation, in an environment of its own (.venv-docs). "
+    "Made by 'make lock'.",
 }
 
 
 def main() -> None:
-    """Resolve once without and once with Label Studio's client, and sort what comes out into the files."""
+    """Resolve once without and once with Label Studio's client, and sort what comes out into the
+    files.
+    """
     known = "".join(file.read_text() for file in HEADS if file.exists())
     pins = dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", known, re.MULTILINE))
     plain = _resolve(["train", "dev"], pins)
@@ -59,9 +68,9 @@ def _resolve(extras: list[str], pins: dict[str, str], *groups: str) -> list[str]
             draft.write_text("".join(f"{name}=={version}\n" for name, version in pins.items()))
         subprocess.run(
             [
-                sys.executable, "-m", "uv", "pip", "compile", *(groups or ["pyproject.toml"]), "--universal",
-                "--python-version=3.11",
-                "--generate-hashes", "--no-annotate", "--no-header", "--no-config", "--quiet", "--output-file", draft,
+                sys.executable, "-m", "uv", "pip", "compile", *(groups or ["pyproject.toml"]),
+                "--universal", "--python-version=3.11", "--generate-hashes", "--no-annotate",
+                "--no-header", "--no-config", "--quiet", "--output-file", draft,
                 *(f"--extra={extra}" for extra in extras),
             ],
             cwd=ROOT, check=True, stdout=subprocess.DEVNULL,

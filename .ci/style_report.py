@@ -1,7 +1,8 @@
 """Measure the style of code and documents beside its goals; `make style-report` prints the table.
 
-The goals are those of the project's own style, and the measures are the same for every tree: `style_report.py FOLDER`
-measures another one. Nothing is installed and no network is used; ruff is run where it is at hand.
+The goals are those of the project's own style, and the measures are the same for every tree:
+`style_report.py FOLDER` measures another one. Nothing is installed and no network is used; ruff is
+run where it is at hand.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ def quantiles(values: list[int]) -> str:
 def functions(
     trees: dict[Path, ast.Module],
 ) -> Iterator[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef, bool]]:
-    """Yield every function with its file, and whether it is public: its name and those of its class and module."""
+    """Yield every function with its file, and whether it is public: its name and those of its class
+    and module.
+    """
     for file, tree in trees.items():
         hidden_module = any(
             part.startswith("_") and not part.startswith("__") for part in file.parts
@@ -81,7 +84,7 @@ def docstrings(trees: dict[Path, ast.Module]) -> str:
 
 
 def prose() -> str:
-    """Return the text of README, ARCHITECTURE, CONTRIBUTING, SECURITY and the hand-written pages of docs."""
+    """Return the text of the documents at the root and the hand-written pages of docs."""
     files = [
         ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md")
     ]
@@ -130,7 +133,7 @@ def imperative() -> str:
 
 
 def with_sections(trees: dict[Path, ast.Module], *, api: bool) -> str:
-    """Return the share of public docstrings of functions with parameters that have a section Args."""
+    """Return the share of docstrings with sections, of public functions with parameters."""
     wanted = good = 0
     for file, function, public in functions(trees):
         arguments = [

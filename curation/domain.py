@@ -45,6 +45,8 @@ class CandidateState(StrEnum):
 
 _S = CandidateState
 _DECIDED = (_S.accepted, _S.rejected)
+_UNDECIDED = (_S.showing, _S.waiting, _S.screened, _S.unshown)
+_WITHDRAWABLE = (_S.requested, _S.generating, _S.generated, _S.screened, _S.waiting, _S.showing)
 STATE_TRANSITIONS: frozenset[tuple[CandidateState, CandidateState]] = frozenset(
     {
         (_S.requested, _S.generating),
@@ -60,21 +62,12 @@ STATE_TRANSITIONS: frozenset[tuple[CandidateState, CandidateState]] = frozenset(
         (_S.waiting, _S.showing),
         (_S.showing, _S.waiting),  # skipped, or the lease ran out
         # Verdicts: by a reviewer, also after the lease expired, or by the auto-reviewer.
-        *(
-            (before, decided)
-            for before in (_S.showing, _S.waiting, _S.screened, _S.unshown)
-            for decided in _DECIDED
-        ),
+        *((before, decided) for before in _UNDECIDED for decided in _DECIDED),
         # An undo returns the candidate to the same reviewer; a reverted automatic verdict
         # returns it to the state in which no reviewer sees it.
         *((decided, after) for decided in _DECIDED for after in (_S.showing, _S.unshown)),
         # Closing a round withdraws all that has no verdict.
-        (_S.requested, _S.withdrawn),
-        (_S.generating, _S.withdrawn),
-        (_S.generated, _S.withdrawn),
-        (_S.screened, _S.withdrawn),
-        (_S.waiting, _S.withdrawn),
-        (_S.showing, _S.withdrawn),
+        *((before, _S.withdrawn) for before in _WITHDRAWABLE),
     }
 )
 """All allowed changes of state; the database enforces the same pairs (table candidate_moves)."""
@@ -167,8 +160,7 @@ def content_id(*parts: object) -> uuid.UUID:
         *parts: The values that identify the object, in order; each enters as its `str`.
     """
     text = canonical_json([str(part) for part in parts])
-    # A UUID has 128 bits.
-    return uuid.UUID(bytes=hashlib.sha256(text.encode()).digest()[:16])
+    return uuid.UUID(bytes=hashlib.sha256(text.encode()).digest()[:16])  # of 128 bits
 
 
 def canonical_json(value: Any) -> str:
@@ -239,13 +231,9 @@ class Sample:
         )
 
     def caption_for(self, role: LayerRole | None = None) -> str:
-        """Return the caption of a layer or, without a role, of the whole image.
+        """Return the caption of a layer that has one, else of the whole image.
 
-        Args:
-            role: The layer; a layer without a text of its own has the caption of the whole image.
-
-        Returns:
-            The caption; empty if it was made from a file name.
+        It is empty if it was made from a file name.
         """
         caption = "" if self.caption_source is CaptionSource.file_name else self.caption
         return self.texts.get(role, caption) if role else caption
@@ -255,6 +243,7 @@ class Sample:
         """Parse a line that `line` returned; ValueError, KeyError or TypeError on other lines."""
         row = json.loads(line)
         texts = ("id", "caption", "licence", "source", "visible")
+        origin = row.get("caption_source")
         return Sample(
             **{name: str(row[name]) for name in texts},
             kind=Kind(row["kind"]),
@@ -263,9 +252,7 @@ class Sample:
             layers={LayerRole(role): str(sha) for role, sha in row["layers"].items()},
             captioner=str(row.get("captioner", "")),
             texts={LayerRole(role): str(text) for role, text in row.get("texts", {}).items()},
-            caption_source=CaptionSource(row["caption_source"])
-            if row.get("caption_source")
-            else None,
+            caption_source=CaptionSource(origin) if origin else None,
         )
 
 

@@ -113,7 +113,9 @@ class Settings(BaseSettings):
     port: int = Field(8765, ge=0, le=65_535, description="port of the API; 0 takes a free port")
     trusted_proxies: str = Field(
         "",
-        description="addresses or networks, comma separated, of proxies whose X-Forwarded-For is trusted",
+        description=(
+            "addresses or networks, comma separated, of proxies whose X-Forwarded-For is trusted"
+        ),
     )
     secret: SecretStr | None = Field(
         None, description="secret that signs sessions; generated and kept in the home when not set"
@@ -281,7 +283,9 @@ def read_settings(**given: object) -> Settings:
         reason = first["msg"].removeprefix("Value error, ")
         raise Refused(
             f"{PREFIX}{name.upper()}{shown} cannot be used: {reason}",
-            f"expected: {field.description}" if field else "the README lists the settings",
+            f"expected: {field.description}"
+            if field
+            else "docs/reference/settings.md lists the settings",
         ) from error
 
 

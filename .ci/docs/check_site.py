@@ -1,4 +1,4 @@
-"""Check the built documentation: no page loads anything from another server, and images are small."""
+"""Check the built documentation: pages load nothing from other servers, and images are small."""
 
 from __future__ import annotations
 

@@ -10,11 +10,14 @@ import typer
 from markdown import cell, code, page, prose, sentence, table
 
 INTRO = """
-Every command takes `-h` and `--home FOLDER`. A command that prints data writes it to stdout, messages go to stderr, and
-most listings take `--json`. An error is a line `error:` and a line `hint:`.
+Every command takes `-h` and `--home FOLDER`. A command that prints data writes it to stdout,
+messages go to stderr, and most listings take `--json`. An error is a line `error:` and a line
+`hint:`.
 """
 OTHER_CODES = [
-    ["0", "success"], ["1", "a check found something, or any other error"], ["2", "also wrong usage"],
+    ["0", "success"],
+    ["1", "a check found something, or any other error"],
+    ["2", "also wrong usage"],
     ["70", "an unforeseen error; its traceback is in the file that the message names"],
     ["130", "Ctrl-C"], ["143", "SIGTERM"],
 ]  # fmt: skip
@@ -110,7 +113,7 @@ def _metavar(argument: Any) -> str:
 
 
 def _spelling(option: Any) -> str:
-    """Return an option's names and its value: choices of an enumeration, else the name of its type."""
+    """Return an option's names and its value: an enumeration's choices, or its type's name."""
     names = ", ".join([*option.opts, *option.secondary_opts])
     if option.is_flag:
         return names

@@ -34,15 +34,16 @@ def settings_page() -> str:
         default = "" if field.default is None else code(field.default)
         rows.append([code(f"LAYERLOOP_{name.upper()}"), default, meaning])
     intro = """
-Settings are environment variables. They are read in `curation/settings.py` and nowhere else. Each one has a default
-with which everything runs on one machine. A variable that begins with `LAYERLOOP_` and is not a setting is reported by
-name. Values of dotted names are `package.module:function`.
+Settings are environment variables. They are read in `curation/settings.py` and nowhere else. Each
+one has a default with which everything runs on one machine. A variable that begins with
+`LAYERLOOP_` and is not a setting is reported by name. Values of dotted names are
+`package.module:function`.
 """
     return page("Settings", intro, table(["variable", "default", "meaning"], rows))
 
 
 def metrics_page() -> str:
-    """Return the page of metrics: HIGHER_IS_BETTER, and the labels and meanings that the pages show."""
+    """Return the page of metrics: HIGHER_IS_BETTER, with the pages' labels and meanings."""
     higher = _literal("training/evaluation", "HIGHER_IS_BETTER")
     known = _metric_definitions()
     rows = []
@@ -54,7 +55,7 @@ def metrics_page() -> str:
                 one.get("label", ""),
                 one.get("unit", ""),
                 "higher" if up else "lower",
-                sentence(one.get("means", "")),
+                sentence(one.get("description", "")),
             ]
         )
     module = ast.parse((ROOT / "training" / "evaluation" / "heldout.py").read_text("utf-8"))
@@ -65,9 +66,10 @@ def metrics_page() -> str:
     text = re.sub(r"^(\w[\w, ]*?(?: \(dB\))?(?:, \w+)?): ", r"- **\1**: ", text, flags=re.MULTILINE)
     text = text.replace("\n- ", "\n\n- ", 1)
     intro = """
-Metrics of a checkpoint on the held-out split. The first ones are measured at the end of every training; `layerloop
-checkpoint evaluate` measures the others on request. Values with and without JPEG have names of their own and are never
-comparable. [Training](../guides/training.md#metrics-of-a-checkpoint) tells how to run it.
+Metrics of a checkpoint on the held-out split. The first ones are measured at the end of every
+training; `layerloop checkpoint evaluate` measures the others on request. Values with and without
+JPEG have names of their own and are never comparable.
+[Training](../guides/training.md#metrics-of-a-checkpoint) tells how to run it.
 """
     return page(
         "Metrics",
@@ -79,9 +81,9 @@ comparable. [Training](../guides/training.md#metrics-of-a-checkpoint) tells how 
 
 
 def signals_page() -> str:
-    """Return the page of screening signals, of single layers and of pairs, and of the rules that use them."""
+    """Return the page of screening signals of layers and pairs, and of the rules with them."""
     from curation.screening import rules
-    from curation.screening.defects import DEFECTS, REASONS
+    from curation.screening.defects import DEFECT_REASONS, DEFECTS
     from curation.screening.pairs.signals import PAIR_SIGNALS
     from curation.screening.signals import SIGNALS
 
@@ -110,14 +112,15 @@ def signals_page() -> str:
     planted = table(
         ["defect", "reason", "description"],
         (
-            [code(name), code(REASONS[name].value), _first_line(make)]
+            [code(name), code(DEFECT_REASONS[name].value), _first_line(make)]
             for name, make in DEFECTS.items()
         ),
     )
     intro = """
-Screening measures every generated layer before a person sees it. A signal is a number; a rule refuses a candidate
-and names the signal and its value. Pixels are straight (not premultiplied) sRGB; `a` is alpha in 0..1, `C` is the
-color, `s` is the longer side in pixels, and the core is the region with a > 0.5.
+Screening measures every generated layer before a person sees it. A signal is a number; a rule
+refuses a candidate and names the signal and its value. Pixels are straight (not premultiplied)
+sRGB; `a` is alpha in 0..1, `C` is the color, `s` is the longer side in pixels, and the core is the
+region with a > 0.5.
 """
     return page(
         "Signals", intro, "## Single layers", single, "## Pairs", pair,
@@ -129,7 +132,7 @@ def formats_page() -> str:
     """Return the page of file formats, from the tables of readers and writers."""
     from curation.datasets.manifest import FORMAT
     from curation.domain import Sample
-    from curation.image_limits import LIMITS
+    from curation.image_limits import DEFAULT_LIMITS
     from curation.images.opening import READERS
     from curation.images.recognition import ARCHIVES, OTHER_FILES
     from curation.ingest import caption_files, manifest_files
@@ -138,8 +141,10 @@ def formats_page() -> str:
 
     refused = ", ".join(dict.fromkeys(name for _, name in OTHER_FILES))
     archives = ", ".join(name for _, name in ARCHIVES)
-    limits = f"{LIMITS.pixels / 1e6:g} million pixels, {LIMITS.bytes >> 20} MiB, "
-    limits += f"aspect ratio {LIMITS.aspect:g}, shorter side {LIMITS.shortest} pixels"
+    limits = f"{DEFAULT_LIMITS.pixels / 1e6:g} million pixels, {DEFAULT_LIMITS.bytes >> 20} MiB, "
+    limits += (
+        f"aspect ratio {DEFAULT_LIMITS.aspect:g}, shorter side {DEFAULT_LIMITS.shortest} pixels"
+    )
     images = "\n\n".join(
         [
             f"Read: {_codes(sorted(READERS))}.",
@@ -150,11 +155,11 @@ def formats_page() -> str:
     captions = table(
         ["what", "values, the first that is there counts"],
         [
-            ["manifest that is read before others", _codes(manifest_files.FIRST)],
-            ["manifests by line", _codes(manifest_files.LINES)],
-            ["manifests as tables", _codes(manifest_files.TABLES)],
+            ["manifest that is read before others", _codes(manifest_files.PRIMARY_MANIFESTS)],
+            ["manifests by line", _codes(manifest_files.JSON_LINES_SUFFIXES)],
+            ["manifests as tables", _codes(manifest_files.TABLE_SEPARATORS)],
             ["column of the file's name", _codes(manifest_files.FILE_KEYS)],
-            ["caption files beside an image", _codes(caption_files.CAPTION_FILES)],
+            ["caption files beside an image", _codes(caption_files.CAPTION_SUFFIXES)],
             ["column of the caption", _codes(caption_files.CAPTION_KEYS)],
         ],
     )
@@ -169,16 +174,18 @@ def formats_page() -> str:
     )
     exports = ", ".join(code(name) for name in _export_formats())
     snapshot = (
-        f"A snapshot's root is one line of canonical JSON with `format` {code(FORMAT)}, its parts and its counts; "
-        "the root's sha256 is the snapshot's id. A part is a text object of one canonical JSON line for each sample, "
-        "sorted by id:"
+        f"A snapshot's root is one line of canonical JSON with `format` {code(FORMAT)}, its "
+        "parts and its counts; the root's sha256 is the snapshot's id. A part is a text object "
+        "of one canonical JSON line for each sample, sorted by id:"
     )
     return page(
         "Formats", "File formats that Layerloop reads and writes.", "## Images", images,
         "## Captions and metadata", captions,
         "## Snapshots", snapshot, sample, "## Scenes", scene,
         "## Layered files", "Written: " + _codes(WRITERS) + ".",
-        "## Weights", "All weights are safetensors. Recognized by the names and shapes of their tensors:", layouts,
+        "## Weights",
+        "All weights are safetensors. Recognized by the names and shapes of their tensors:",
+        layouts,
         f"`checkpoint export --format` writes {exports}.",
     )  # fmt: skip
 
@@ -283,7 +290,9 @@ def _metric_definitions() -> dict[str, dict[str, str]]:
         if "identity_harm_db" not in text or "better:" not in text:
             continue
         found = {}
-        for name, body in re.findall(r"\[\s*\"(\w+)\",\s*\{(.*?)\},?\s*\]", text, re.DOTALL):
+        for name, body in re.findall(
+            r"^ +(\w+): \{\n(.*?)\n +\},?$", text, re.DOTALL | re.MULTILINE
+        ):
             found[name] = dict(re.findall(r"(\w+):\s*\"((?:[^\"\\]|\\.)*)\"", body))
         return found
     return {}

@@ -1,4 +1,4 @@
-"""The reference of the HTTP API, from the golden OpenAPI description, which a test compares with the application."""
+"""The reference of the HTTP API, from the golden OpenAPI description that a test compares."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from markdown import code, page, prose, sentence, table
 
 OPENAPI = Path(__file__).resolve().parents[2] / "tests" / "golden" / "openapi.json"
 INTRO = """
-The API serves JSON under `/api`; a running instance serves the same description as `/api/openapi.json`. Sign in with
-a one-time token (`POST /api/session`), which sets a session cookie. Requests that change something need the header
-`X-Layerloop: 1`. Errors have the form of `ErrorAnswer`. A test runs schemathesis against this description.
+The API serves JSON under `/api`; a running instance serves the same description as
+`/api/openapi.json`. Sign in with a one-time token (`POST /api/session`), which sets a session
+cookie. Requests that change something need the header `X-Layerloop: 1`. Errors have the form of
+`ErrorAnswer`. A test runs schemathesis against this description.
 """
 
 
@@ -41,7 +42,8 @@ def http_page() -> str:
         ["status", "meaning"], ([status, sentence(meaning)] for status, meaning in errors)
     )
     return page(
-        "HTTP API", INTRO, overview, "## Errors", table_of_errors, "## Operations", *parts, "## Schemas",
+        "HTTP API", INTRO, overview, "## Errors", table_of_errors, "## Operations", *parts,
+        "## Schemas",
         *(_schema(name, schema) for name, schema in sorted(schemas.items())),
     )  # fmt: skip
 

@@ -6,7 +6,10 @@ import inspect
 import re
 from collections.abc import Iterable, Sequence
 
-NOTICE = "<!-- Generated from the code by .ci/docs/reference.py; edit the code and run `make reference`. -->"
+NOTICE = (
+    "<!-- Generated from the code by .ci/docs/reference.py; "
+    "edit the code and run `make reference`. -->"
+)
 
 
 def page(title: str, intro: str, *parts: str) -> str:
@@ -44,7 +47,7 @@ def sentence(text: str) -> str:
 
 
 def prose(docstring: str | None) -> str:
-    """Return a docstring as Markdown: sections of Google style become lists, indented examples become code."""
+    """Return a docstring as Markdown: sections become lists, indented examples become code."""
     out: list[str] = []
     section = False
     for block in re.split(r"\n\s*\n", inspect.cleandoc(docstring or "")):

@@ -1,4 +1,4 @@
-"""The reference of presets, from the columns of Preset with their comments and from the rows of the table."""
+"""The reference of presets, from the commented columns of Preset and the rows of the table."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from markdown import code, page, sentence, table
 
 ROOT = Path(__file__).resolve().parents[2]
 INTRO = """
-A preset is one row of the table in `training/presets/presets.py`; all presets have the same columns.
-`train --preset NAME` chooses a row, and `--set column=value` changes one number of it. Values are checked against
-the range of their column before anything starts. Counts are images, never steps.
+A preset is one row of the table in `training/presets/presets.py`; all presets have the same
+columns. `train --preset NAME` chooses a row, and `--set column=value` changes one number of it.
+Values are checked against the range of their column before anything starts. Counts are images,
+never steps.
 """
 
 
@@ -36,7 +37,8 @@ def presets_page() -> str:
         )
         names = [f"`{name}`" for name in PRESETS]
         parts.append(
-            f"## {title}\n\n{table(['column', 'type', 'meaning'], meanings)}\n\n{table(['column', *names], values)}"
+            f"## {title}\n\n{table(['column', 'type', 'meaning'], meanings)}\n\n"
+            f"{table(['column', *names], values)}"
         )
     return page("Presets", INTRO, *parts)
 

@@ -1,4 +1,4 @@
-"""The reference of the Python API, from signatures and docstrings; modules are read, not imported."""
+"""The reference of the Python API, from signatures and docstrings; modules are not imported."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from markdown import page, prose
 
 ROOT = Path(__file__).resolve().parents[2]
 INTRO = """
-`layerloop` is the public package. Its names are imported on first use, so that `import layerloop` is fast and needs
-neither PyTorch nor a database. A function that a setting names by a dotted name must follow a protocol at the end.
+`layerloop` is the public package. Its names are imported on first use, so that `import layerloop`
+is fast and needs neither PyTorch nor a database. A function that a setting names by a dotted name
+must follow a protocol at the end.
 """
 
 
@@ -60,7 +61,7 @@ def _find(where: str, name: str) -> Definition:
 
 
 def _entry(module: str, name: str, node: Definition) -> str:
-    """Return the section of a function or class: signature, docstring, public methods and properties."""
+    """Return the section of a function or class: signature, docstring, public members."""
     if isinstance(node, ast.FunctionDef):
         return f"### {name}\n\n{_signature(node, module)}\n\n{prose(ast.get_docstring(node))}"
     bases = ", ".join(ast.unparse(one) for one in node.bases)

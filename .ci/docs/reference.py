@@ -1,7 +1,8 @@
 """Write the pages of docs/reference and the generated parts of other pages from the code.
 
-`make reference` writes them; `--check` only compares, prints each page that differs, and exits with 1.
-A generated part of a hand-written page stands between `<!-- generated: NAME -->` and `<!-- end -->`.
+`make reference` writes them; `--check` only compares, prints each page that differs, and exits
+with 1. A generated part of a hand-written page stands between `<!-- generated: NAME -->` and
+`<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ def main() -> int:
             page.write_text(text, "utf-8")
     if check and different:
         print(
-            "error: generated pages differ from the code\nhint: run 'make reference' and commit the result"
+            "error: generated pages differ from the code\nhint: run 'make reference' and commit "
+            "the result"
         )
     return int(check and different > 0)
 

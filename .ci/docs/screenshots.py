@@ -1,9 +1,10 @@
 """Take the pictures of the documentation from a real instance; `make screenshots` calls this.
 
-Two instances are started in temporary homes with `layerloop demo`, one of single images and one of pairs. The preset
-`tiny` gives images that can be recognized, and takes about half an hour on two cores; `--preset micro` takes two
-minutes and shows blurs. Chromium visits the pages at a fixed viewport. Pages are found by their addresses and
-modes by their keys, so that the script does not depend on the ids and classes of the front end.
+Two instances are started in temporary homes with `layerloop demo`, one of single images and one of
+pairs. The preset `tiny` gives images that can be recognized, and takes about half an hour on two
+cores; `--preset micro` takes two minutes and shows blurs. Chromium visits the pages at a fixed
+viewport. Pages are found by their addresses and modes by their keys, so that the script does not
+depend on the ids and classes of the front end.
 """
 
 from __future__ import annotations
@@ -50,11 +51,12 @@ SEED_ROUND, ROUND = 1, 2
 
 @contextmanager
 def demo(home: Path, preset: str, images: int, quota: int, *, pairs: bool = False) -> Iterator[str]:
-    """Start a demo, wait until its candidates can be reviewed, and return the address that signs a person in."""
+    """Start a demo, wait for candidates to review, and yield the sign-in address."""
     log = home.with_suffix(".log")
     command = [
-        str(Path(sys.executable).parent / "layerloop"), "demo", "--home", str(home), "--preset", preset,
-        "--images", str(images), "--seeds", "300", "--quota", str(quota), "--rounds", "2", "--port", "0",
+        str(Path(sys.executable).parent / "layerloop"), "demo", "--home", str(home),
+        "--preset", preset, "--images", str(images), "--seeds", "300", "--quota", str(quota),
+        "--rounds", "2", "--port", "0",
         *(["--pairs"] if pairs else []),
     ]  # fmt: skip
     environment = dict(os.environ) | {"PYTHONPATH": str(ROOT)}

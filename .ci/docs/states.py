@@ -1,4 +1,4 @@
-"""The states of candidates as a drawing and as tables, from the enumeration and STATE_TRANSITIONS."""
+"""The states of candidates as a drawing and tables, from the enumeration and STATE_TRANSITIONS."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from markdown import code, sentence, table
 
 ROOT = Path(__file__).resolve().parents[2]
 SPOTS = {
-    "requested": (0, 1), "drawing": (1, 1), "generating": (1, 1), "drawn": (2, 1), "generated": (2, 1),
-    "screened": (3, 1), "waiting": (4, 1), "showing": (5, 1), "failed": (1.5, 2), "refused": (3, 2),
+    "requested": (0, 1), "generating": (1, 1), "generated": (2, 1), "screened": (3, 1),
+    "waiting": (4, 1), "showing": (5, 1), "failed": (1.5, 2), "refused": (3, 2),
     "unshown": (3.5, 0), "accepted": (6, 0.4), "rejected": (6, 1.6), "withdrawn": (5, 2.4),
 }  # fmt: skip
 """Column and row of each state in the drawing."""
@@ -33,8 +33,9 @@ def states_svg() -> str:
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 970 320" role="img"',
         '  font-family="sans-serif" font-size="14">',
         "<title>States of a candidate and their transitions</title>",
-        '<defs><marker id="to" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8"',
-        '  orient="auto-start-reverse"><path d="M0 0 8 4 0 8z" fill="#557"/></marker></defs>',
+        '<defs><marker id="to" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8"',
+        '  markerHeight="8" orient="auto-start-reverse">',
+        '<path d="M0 0 8 4 0 8z" fill="#557"/></marker></defs>',
         '<rect width="970" height="320" fill="#fff"/>',
     ]
     for one, other in sorted(pairs):
@@ -89,8 +90,9 @@ def _box(state: str) -> str:
     x, y = _spot(state)
     fill = "#d9f0ea" if state == "accepted" else "#f6dcd8" if state in ENDS else "#eef1f8"
     return (
-        f'<rect x="{x - WIDE / 2:g}" y="{y - HIGH / 2:g}" width="{WIDE}" height="{HIGH}" rx="8" fill="{fill}" '
-        f'stroke="#557"/><text x="{x:g}" y="{y + 5:g}" text-anchor="middle" fill="#123">{state}</text>'
+        f'<rect x="{x - WIDE / 2:g}" y="{y - HIGH / 2:g}" width="{WIDE}" height="{HIGH}" '
+        f'rx="8" fill="{fill}" stroke="#557"/>'
+        f'<text x="{x:g}" y="{y + 5:g}" text-anchor="middle" fill="#123">{state}</text>'
     )
 
 
@@ -107,7 +109,8 @@ def _arrow(one: str, other: str, *, both: bool) -> str:
         middle = ((x1 + x2) / 2, (y1 + y2) / 2 + up * 46)
         start = (x1 + WIDE / 4, y1 + up * HIGH / 2)
         return (
-            f'<path d="M{start[0]:g} {start[1]:g} Q{middle[0]:g} {middle[1]:g} {end[0]:g} {end[1]:g}" fill="none" '
-            f'stroke="#557" stroke-opacity="0.55" {heads}/>'
+            f'<path d="M{start[0]:g} {start[1]:g} Q{middle[0]:g} {middle[1]:g} '
+            f'{end[0]:g} {end[1]:g}" fill="none" stroke="#557" stroke-opacity="0.55" {heads}/>'
         )
-    return f'<path d="M{start[0]:g} {start[1]:g} L{end[0]:g} {end[1]:g}" fill="none" stroke="#557" {heads}/>'
+    line = f"M{start[0]:g} {start[1]:g} L{end[0]:g} {end[1]:g}"
+    return f'<path d="{line}" fill="none" stroke="#557" {heads}/>'

@@ -29,7 +29,7 @@ class ChatCompletionsClient:
         address: URL of the API.
         model: Name of the model, as the server knows it.
         key: API key, which is sent only to this URL.
-        pause: Function that waits for a number of seconds.
+        sleep: Function that waits for a number of seconds.
     """
 
     def __init__(

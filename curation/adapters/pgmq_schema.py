@@ -34,5 +34,6 @@ def install_pgmq(address: str) -> None:
     except PGMQInstallError as error:
         raise LayerloopError(
             f"the queue cannot be installed in the database: {error}",
-            "allow the database's user to create schemas, or set LAYERLOOP_QUEUE to amqp://... or redis://...",
+            "allow the database's user to create schemas, or set LAYERLOOP_QUEUE to "
+            "amqp://... or redis://...",
         ) from error

@@ -42,7 +42,8 @@ def server_user(data: Path) -> str | None:
     if useradd is None:
         raise LayerloopError(
             "PostgreSQL does not run as root, and 'useradd' to create another user is missing",
-            "run as an ordinary user, install the package 'passwd', or set LAYERLOOP_DATABASE to a PostgreSQL server",
+            "run as an ordinary user, install the package 'passwd', or set LAYERLOOP_DATABASE to "
+            "a PostgreSQL server",
         )
     command = [useradd, "--system", "--no-create-home", "--shell", "/bin/false", SERVER_USER]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -79,7 +80,8 @@ def allow_access(folder: Path, user: str) -> None:
             except (OSError, AttributeError) as error:
                 raise LayerloopError(
                     f"PostgreSQL, which does not run as root, may not access {parent}",
-                    f"set LAYERLOOP_HOME to another folder, run as an ordinary user, or run: chmod o+x {parent}",
+                    "set LAYERLOOP_HOME to another folder, run as an ordinary user, or run: "
+                    f"chmod o+x {parent}",
                 ) from error
 
 

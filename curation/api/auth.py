@@ -50,7 +50,7 @@ class RequestContext:
     needed: Role
 
     @contextmanager
-    def begin(self, *, one_view: bool = False) -> Iterator[tuple[Transaction, Reviewer]]:
+    def transaction(self, *, one_view: bool = False) -> Iterator[tuple[Transaction, Reviewer]]:
         """Open the request's transaction, which is committed when the block ends.
 
         The response must be made after the block. The session is read in the same transaction, so

@@ -90,7 +90,7 @@ class RunResponse(BaseModel):
 )
 def get_checkpoints(request: Request, visit: Engineer) -> list[CheckpointResponse]:
     """Return all checkpoints, newest first."""
-    with visit.begin() as (tx, _):
+    with visit.transaction() as (tx, _):
         rows = registry.list_checkpoints(tx)
         by_checkpoint = _rounds_by_checkpoint(tx)
     return [_checkpoint(request, row, by_checkpoint) for row in rows]
@@ -99,7 +99,7 @@ def get_checkpoints(request: Request, visit: Engineer) -> list[CheckpointRespons
 @router.get("/checkpoints/{name}", summary="Get a checkpoint", responses=error_responses(404))
 def get_checkpoint(request: Request, visit: Engineer, name: Name) -> CheckpointResponse:
     """Return a checkpoint by its id or the first eight or more digits of it."""
-    with visit.begin() as (tx, _):
+    with visit.transaction() as (tx, _):
         row = _row(tx, name)
         by_checkpoint = _rounds_by_checkpoint(tx)
     return _checkpoint(request, row, by_checkpoint)
@@ -112,7 +112,7 @@ def get_checkpoint(request: Request, visit: Engineer, name: Name) -> CheckpointR
 )
 def promote_checkpoint(request: Request, visit: Trainer, name: Name) -> CheckpointResponse:
     """Promote a checkpoint, so that it generates new rounds."""
-    with visit.begin() as (tx, reviewer):
+    with visit.transaction() as (tx, reviewer):
         promoted = registry.promote_checkpoint(tx, name, reviewer.name)
         row = _row(tx, promoted)
         by_checkpoint = _rounds_by_checkpoint(tx)
@@ -122,7 +122,7 @@ def promote_checkpoint(request: Request, visit: Trainer, name: Name) -> Checkpoi
 @router.get("/runs", summary="List training runs")
 def get_runs(visit: Annotator) -> list[RunResponse]:
     """Return all training runs, newest first; for annotators without their checkpoints."""
-    with visit.begin() as (tx, reviewer):
+    with visit.transaction() as (tx, reviewer):
         rows = registry.list_runs(tx)
     # As in the list of rounds: the ids of candidates are derived from the checkpoint's id.
     if reviewer.role is Role.annotator:

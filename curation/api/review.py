@@ -212,7 +212,7 @@ def claim_candidates(request: Request, visit: Annotator, body: ClaimsRequest) ->
     """
     seconds = visit.context.settings.review_lease_seconds
     counts: AdaptiveCache[dict[str, int]] = request.app.state.counts
-    with visit.begin() as (tx, reviewer):
+    with visit.transaction() as (tx, reviewer):
         # A reviewer who missed obvious defects gets no candidates.
         if reviewer.paused is not None:
             raise ReviewerPausedError(reviewer.paused)
@@ -236,7 +236,7 @@ def release_candidates(visit: Annotator, body: ReleaseRequest) -> None:
 
     I may still decide them until another reviewer has claimed or decided them.
     """
-    with visit.begin() as (tx, reviewer):
+    with visit.transaction() as (tx, reviewer):
         queue.release_claimed(tx, reviewer.id, body.candidates, body.page)
 
 
@@ -300,7 +300,7 @@ def undo_batch(request: Request, visit: Annotator, body: UndoBatchRequest) -> li
 def get_reasons(visit: Annotator) -> list[ReasonResponse]:
     """Return the reasons to reject a layer, in the order of the number keys."""
     # Checks the session.
-    with visit.begin():
+    with visit.transaction():
         pass
     return [
         ReasonResponse(
@@ -312,7 +312,7 @@ def get_reasons(visit: Annotator) -> list[ReasonResponse]:
 
 def _decide(visit: RequestContext, body: DecisionRequest) -> DecisionResponse:
     # The response is made after the commit, so that the client never sees a decision that is lost.
-    with visit.begin() as (tx, reviewer):
+    with visit.transaction() as (tx, reviewer):
         decided = decisions.decide(
             tx,
             reviewer.id,
@@ -332,7 +332,7 @@ def _decide(visit: RequestContext, body: DecisionRequest) -> DecisionResponse:
 
 def _undo(request: Request, visit: RequestContext, body: UndoRequest) -> UndoResponse:
     seconds = visit.context.settings.review_lease_seconds
-    with visit.begin() as (tx, reviewer):
+    with visit.transaction() as (tx, reviewer):
         undone = decisions.undo(
             tx, reviewer.id, body.decision, key=body.key, seconds=seconds, page=body.page
         )

@@ -64,7 +64,7 @@ def get_latest(
     request: Request, visit: Annotator, count: Annotated[int, Query(ge=1, le=48), QUERY_NUMBER] = 20
 ) -> list[RecentDecisionResponse]:
     """Return my latest decisions that can be undone, newest first."""
-    with visit.begin() as (tx, reviewer):
+    with visit.transaction() as (tx, reviewer):
         found = recent_decisions.recent_decisions(tx, reviewer.id, count)
     return [
         RecentDecisionResponse(
@@ -89,7 +89,7 @@ def get_nearest(
 
     Null without accepted samples. The candidate must be one that I have claimed.
     """
-    with visit.begin() as (tx, reviewer):
+    with visit.transaction() as (tx, reviewer):
         check_claimed(tx, reviewer.id, candidate)
         found = similar_samples.most_similar_sample(tx, candidate)
     if found is None:

@@ -131,7 +131,7 @@ class ReviewerStatsResponse(BaseModel):
 @router.get("/me/stats", summary="Get my statistics")
 def get_my_stats(visit: Annotator) -> ReviewerStatsResponse:
     """Return my statistics; gold and agreement are rounded, so that no single item is revealed."""
-    with visit.begin() as (tx, reviewer):
+    with visit.transaction() as (tx, reviewer):
         stats = reviewer_stats.reviewer_statistics(tx, reviewer, to_themselves=True)
     return ReviewerStatsResponse(**stats)
 
@@ -139,6 +139,6 @@ def get_my_stats(visit: Annotator) -> ReviewerStatsResponse:
 @router.get("/reviewers", summary="List the statistics of all reviewers")
 def get_all_reviewer_stats(visit: Engineer) -> list[ReviewerStatsResponse]:
     """Return the statistics of all people who review."""
-    with visit.begin(one_view=True) as (tx, _):
+    with visit.transaction(one_view=True) as (tx, _):
         stats = reviewer_stats.all_statistics(tx)
     return [ReviewerStatsResponse(**reviewer) for reviewer in stats]

@@ -296,7 +296,7 @@ class RoundAgreement(AgreementResponse):
 )
 def get_rounds(visit: Annotator) -> list[RoundResponse]:
     """Return all rounds, oldest first."""
-    with visit.begin() as (tx, reviewer):
+    with visit.transaction() as (tx, reviewer):
         rows = lifecycle.list_rounds(tx)
         own = progress.progress_by_round(tx, reviewer.id)
     # Annotators must not learn the verdicts of others.
@@ -313,7 +313,7 @@ def get_rounds(visit: Annotator) -> list[RoundResponse]:
 @router.get("/{number}", summary="Get the report of a round", responses=error_responses(404))
 def get_round(visit: Engineer, number: Number) -> RoundReport:
     """Return the report of a round; all its numbers are of the same moment."""
-    with visit.begin(one_view=True) as (tx, _):
+    with visit.transaction(one_view=True) as (tx, _):
         report = round_report.round_report(tx, number)
     return RoundReport(**report)
 
@@ -325,7 +325,7 @@ def get_round(visit: Engineer, number: Number) -> RoundReport:
 )
 def get_agreement(visit: Engineer, number: Number) -> RoundAgreement:
     """Return the agreement of people in a round where several decide the same candidates."""
-    with visit.begin(one_view=True) as (tx, _):
+    with visit.transaction(one_view=True) as (tx, _):
         found = agreement.round_agreement(tx, number)
     return RoundAgreement(**found)
 
@@ -341,7 +341,7 @@ def pause_round(visit: Engineer, number: Number) -> RoundResponse:
 
     Claimed candidates may still be decided, and decisions undone.
     """
-    with visit.begin() as (tx, reviewer):
+    with visit.transaction() as (tx, reviewer):
         lifecycle.pause_round(tx, number, reviewer.name)
         row = lifecycle.find_round(tx, number) | {"counts": lifecycle.count_states(tx, number)}
     return RoundResponse(**round_report.describe_round(row))
@@ -350,7 +350,7 @@ def pause_round(visit: Engineer, number: Number) -> RoundResponse:
 @router.post("/{number}/resume", summary="Resume a round", responses=error_responses(404, 409))
 def resume_round(visit: Engineer, number: Number) -> RoundResponse:
     """Resume a paused round."""
-    with visit.begin() as (tx, reviewer):
+    with visit.transaction() as (tx, reviewer):
         lifecycle.resume_round(tx, number, reviewer.name)
         row = lifecycle.find_round(tx, number) | {"counts": lifecycle.count_states(tx, number)}
     return RoundResponse(**round_report.describe_round(row))
@@ -359,7 +359,7 @@ def resume_round(visit: Engineer, number: Number) -> RoundResponse:
 @router.post("/{number}/close", summary="Close a round", responses=error_responses(404, 409))
 def close_round(visit: Engineer, number: Number) -> RoundResponse:
     """Close a round, and withdraw all candidates without a verdict; the call is idempotent."""
-    with visit.begin() as (tx, reviewer):
+    with visit.transaction() as (tx, reviewer):
         lifecycle.close_round(tx, number, reviewer.name)
         row = lifecycle.find_round(tx, number) | {"counts": lifecycle.count_states(tx, number)}
     return RoundResponse(**round_report.describe_round(row))

@@ -67,7 +67,7 @@ async def health() -> Health:
 @router.get("/me", summary="Get the signed-in reviewer", responses=error_responses(401))
 def get_signed_in_reviewer(visit: Annotator) -> SignedInReviewer:
     """Return the name and the role of the signed-in reviewer."""
-    with visit.begin() as (_, reviewer):
+    with visit.transaction() as (_, reviewer):
         return _me(reviewer)
 
 

@@ -88,7 +88,7 @@ class FreezeRequest(Body):
 )
 def get_snapshots(visit: Engineer) -> list[SnapshotResponse]:
     """Return all snapshots, newest first."""
-    with visit.begin() as (tx, _):
+    with visit.transaction() as (tx, _):
         rows = snapshots.list_snapshots(tx)
     return [_answer(row) for row in rows]
 
@@ -106,7 +106,7 @@ def get_snapshot(
     """Return a snapshot by its tag, its id or the beginning of its id, and a page of samples."""
     links: SignedUrls = request.app.state.links
     # One sample more than the page shows whether there is a next page.
-    with visit.begin() as (tx, _):
+    with visit.transaction() as (tx, _):
         row = _find(tx, name)
         found = list(
             itertools.islice(read_samples(visit.context.store, row["id"], after), limit + 1)
@@ -130,10 +130,10 @@ def get_snapshot(
 def post_snapshot(visit: Engineer, body: FreezeRequest) -> SnapshotResponse:
     """Freeze all accepted samples; equal samples always give the same snapshot."""
     # Check the role first. The fingerprints are computed outside of the transaction.
-    with visit.begin():
+    with visit.transaction():
         pass
     fingerprint_layers(visit.context.database, visit.context.store)
-    with visit.begin(one_view=True) as (tx, reviewer):
+    with visit.transaction(one_view=True) as (tx, reviewer):
         manifest = snapshots.freeze_snapshot(
             tx, visit.context.store, tag=body.tag, actor=reviewer.name
         )

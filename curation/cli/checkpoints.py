@@ -69,7 +69,10 @@ def train(
     recipe: Annotated[
         str,
         typer.Option(
-            help="Stages to train: transparency, base, layers, whole (the first two) or pairs (all three)."
+            help=(
+                "Stages to train: transparency, base, layers, whole (the first two) or pairs "
+                "(all three)."
+            )
         ),
     ] = "whole",
     parent: Annotated[str | None, typer.Option(help="The checkpoint to start from.")] = None,
@@ -114,7 +117,8 @@ def train(
         # A dry run estimates the memory of each stage instead of training.
         if dry_run:
             console.print(
-                f"would train {recipe} with preset {preset} on {short_hash(found)} as run {order.id}"
+                f"would train {recipe} with preset {preset} on {short_hash(found)} as run "
+                f"{order.id}"
             )
             print_memory(
                 load_object(ctx.settings.estimator)(order, samples), str(order.id), as_json

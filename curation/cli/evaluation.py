@@ -69,11 +69,15 @@ def evaluate(
     ] = False,
     perceptual: Annotated[
         Path | None,
-        typer.Option(help="LPIPS weights for AlexNet or VGG, as safetensors (see the README)."),
+        typer.Option(
+            help="LPIPS weights for AlexNet or VGG, as safetensors (see docs/guides/training.md)."
+        ),
     ] = None,
     inception: Annotated[
         Path | None,
-        typer.Option(help="Weights of FID's Inception network, as safetensors (see the README)."),
+        typer.Option(
+            help="Weights of FID's Inception network, as safetensors (see docs/guides/training.md)."
+        ),
     ] = None,
     original: Annotated[
         bool,

@@ -1,4 +1,4 @@
-"""`layerloop generate`: transparent images, pairs and scenes from prompts, in files with metadata."""
+"""`layerloop generate`: transparent images, pairs and scenes from prompts, with metadata."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from curation.runtime.context import AppContext
 
 
-class Sampler(StrEnum):
+class SamplerName(StrEnum):
     """The samplers of pretrained models; the training package has their definitions."""
 
     ddim = "ddim"
@@ -80,7 +80,7 @@ def generate(
         float | None, typer.Option(help="Classifier-free guidance scale.", min=0)
     ] = None,
     sampler: Annotated[
-        Sampler | None, typer.Option(help="The sampler; default: the model's.")
+        SamplerName | None, typer.Option(help="The sampler; default: the model's.")
     ] = None,
     size: Annotated[
         str | None, typer.Option(help="Image size in pixels (832x1216), or aspect ratio (2:3).")

@@ -108,7 +108,10 @@ def context(*, create: bool = False) -> Iterator[AppContext]:
     config = settings()
     # A misspelled --home must not create an empty instance.
     if not create and not config.exists():
-        hint = "'layerloop up' or 'layerloop demo' creates one; --home or LAYERLOOP_HOME selects another folder"
+        hint = (
+            "'layerloop up' or 'layerloop demo' creates one; --home or LAYERLOOP_HOME "
+            "selects another folder"
+        )
         raise NotFound(f"there is no instance at {config.home}", hint)
     with open_context(config) as ctx:
         yield ctx
@@ -179,7 +182,8 @@ def _keep_traceback() -> str:
         file = folder / "errors.log"
         with file.open("a", encoding="utf-8", errors="backslashreplace") as log:
             log.write(
-                f"{datetime.now().astimezone().isoformat()} {sys.argv[1:]!r}\n{escape_control_characters(text)}\n"
+                f"{datetime.now().astimezone().isoformat()} "
+                f"{sys.argv[1:]!r}\n{escape_control_characters(text)}\n"
             )
     except (OSError, LayerloopError):
         return "this is a bug; LAYERLOOP_TRACEBACK=1 prints the traceback"
@@ -255,7 +259,7 @@ def print_limited(
     """Print a listing of at most `limit` rows, and a note on stderr if it is truncated.
 
     Args:
-        rows: The rows, one more than the limit if there are more (see `one_more`).
+        rows: The rows, one more than the limit if there are more (see `query_limit`).
         columns: As of `print_rows`.
         limit: The maximum number of rows, 0 for all.
         as_json: Print JSON instead of a table.

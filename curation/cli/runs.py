@@ -140,7 +140,8 @@ def run_or_follow(
             printed_holder = held[0]
             until = held[1].astimezone()
             console.print(
-                f"waiting for {held[0]}, which works on run {run} (its lease lasts until {until:%H:%M:%S} or longer)"
+                f"waiting for {held[0]}, which works on run {run} (its lease lasts until "
+                f"{until:%H:%M:%S} or longer)"
             )
         if held and row["progress"]:
             on_progress(Progress(**row["progress"]))

@@ -113,7 +113,8 @@ def withdraw(
             return
         changed = sample_records.withdraw_samples(tx, names, reason, ACTOR)
     console.print(
-        f"{len(changed)} samples were withdrawn; 'layerloop snapshot freeze' creates a snapshot without them"
+        f"{len(changed)} samples were withdrawn; 'layerloop snapshot freeze' creates a snapshot "
+        "without them"
     )
 
 

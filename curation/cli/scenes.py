@@ -1,4 +1,4 @@
-"""Pairs and scenes of `layerloop generate`: the options --background, --on, --under and --layers."""
+"""Pairs and scenes of `layerloop generate`: options --background, --on, --under, --layers."""
 
 from __future__ import annotations
 

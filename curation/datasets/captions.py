@@ -78,7 +78,7 @@ def request_captions(tx: Transaction, order: CaptionRequest, actor: str) -> uuid
     Returns:
         The id of the run.
     """
-    # A new time starts the run again: `choose_samples` counts only captions written since.
+    # A new time starts the run again: `select_samples` counts only captions written since.
     finished = caption_runs.c.state == RunState.finished
     values = asdict(order) | {"id": order.id, "state": RunState.requested}
     requesting = (

@@ -137,7 +137,8 @@ def _lines(text: bytes, part: Part) -> Iterator[Sample]:
         raise Corrupt(f"part {part.sha256[:12]} of a snapshot cannot be read: {error}") from error
     if len(samples) != part.samples:
         raise Corrupt(
-            f"part {part.sha256[:12]} of a snapshot has {len(samples)} samples instead of {part.samples}"
+            f"part {part.sha256[:12]} of a snapshot has {len(samples)} samples instead of "
+            f"{part.samples}"
         )
     yield from samples
 

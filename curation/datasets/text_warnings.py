@@ -49,7 +49,8 @@ def prompt_warning(
         more = f" and {len(words) - 3} more" if len(words) > 3 else ""
         named = ", ".join(map(_short, words[:3]))
         warnings.append(
-            f"{len(unknown)} of {len(texts)} have words that are in no training caption: {named}{more}"
+            f"{len(unknown)} of {len(texts)} have words that are in no training caption: "
+            f"{named}{more}"
         )
     return _sentence(checkpoint.preset, warnings)
 
@@ -78,7 +79,8 @@ def snapshot_warning(
     unnamed = sum(sample.caption_source is CaptionSource.file_name for sample in samples)
     if unnamed:
         warnings.append(
-            f"{unnamed} of {len(samples)} samples have only a file name as caption and are trained on without text"
+            f"{unnamed} of {len(samples)} samples have only a file name as caption and are "
+            "trained on without text"
         )
     return _sentence(preset, warnings)
 
@@ -92,7 +94,8 @@ def _cut_or_empty(noun: str, texts: Sequence[str], found: Sequence[TextCoverage]
     if cut:
         text, read = cut[0]
         warnings.append(
-            f"{len(cut)} of {len(texts)} {noun} are cut after {read.seen} words, such as {_short(text)}"
+            f"{len(cut)} of {len(texts)} {noun} are cut after {read.seen} words, such as "
+            f"{_short(text)}"
         )
     if empty:
         warnings.append(

@@ -127,9 +127,9 @@ def _coded_space(primaries: int, transfer: int) -> ColorSpace | None:
     return ColorSpace(PRIMARIES[primaries], GAMMAS.get(transfer)) if known else None
 
 
-def _by_space(space: ColorSpace, grey: bool) -> Convert | None:
+def _by_space(space: ColorSpace, gray: bool) -> Convert | None:
     """Return the conversion by curve and matrix, None if it changes nearly nothing."""
-    matrix = np.eye(3) if grey or space.primaries == SRGB else _to_srgb_matrix(space.primaries)
+    matrix = np.eye(3) if gray or space.primaries == SRGB else _to_srgb_matrix(space.primaries)
     plain = bool(np.allclose(matrix, np.eye(3), atol=1e-4))
     tables: dict[int, Bytes | NDArray[np.float32]] = {}
 
@@ -192,7 +192,7 @@ def _to_xyz(primaries: tuple[float, ...]) -> Floats:
     return np.asarray(xyz[:, 1:] * np.linalg.solve(xyz[:, 1:], xyz[:, 0]))
 
 
-def _by_profile(icc: bytes, grey: bool) -> Convert | None:
+def _by_profile(icc: bytes, gray: bool) -> Convert | None:
     """Return the conversion by an ICC profile, None if it changes nearly nothing.
 
     Raises:
@@ -200,17 +200,17 @@ def _by_profile(icc: bytes, grey: bool) -> Convert | None:
     """
     profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
     space, device_class = profile.profile.xcolor_space.strip(), profile.profile.device_class.strip()
-    if space != ("GRAY" if grey else "RGB") or device_class not in {"mntr", "scnr", "prtr", "spac"}:
+    if space != ("GRAY" if gray else "RGB") or device_class not in {"mntr", "scnr", "prtr", "spac"}:
         raise ValueError(f"a profile of {space} ({device_class})")
-    mode = "L" if grey else "RGB"
+    mode = "L" if gray else "RGB"
     transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
 
     def convert(samples: Samples) -> Bytes:
         levels = np.ascontiguousarray(to_eight_bits(samples))
-        image = Image.fromarray(np.ascontiguousarray(levels[..., 0]) if grey else levels)
+        image = Image.fromarray(np.ascontiguousarray(levels[..., 0]) if gray else levels)
         return np.asarray(ImageCms.applyTransform(image, transform))
 
-    if not grey:
+    if not gray:
         return _unless_same(convert)
     # A gray profile is tested on all levels of gray.
     grays = np.repeat(np.arange(0, 256, dtype=np.uint8)[None, :, None], 3, axis=2)

@@ -45,7 +45,7 @@ class Raw:
         samples: 8 or 16 bits, as in the file.
         key: The color that is transparent, if any.
         found: The codes of remarks.
-        inks: Whether the samples were converted from CMYK.
+        from_cmyk: Whether the samples were converted from CMYK.
     """
 
     samples: Samples = field(repr=False)
@@ -127,13 +127,13 @@ def decode(header: ImageHeader) -> tuple[RGBA, list[str]]:
     # The conversion to sRGB, and the remarks.
     try:
         convert, remarks = choose_conversion(
-            header.color, gray=header.grey, from_cmyk=raw.from_cmyk
+            header.color, gray=header.gray, from_cmyk=raw.from_cmyk
         )
     except InvalidImage:
         raise
     except Exception:  # values that define no color space
         convert, remarks = None, ["odd_colour_space"]
-    found = (["lossy_source"] if header.lossy else []) + (["greyscale"] if header.grey else [])
+    found = (["lossy_source"] if header.lossy else []) + (["greyscale"] if header.gray else [])
     found += (["ios_png"] if header.ios else []) + [*raw.found, *remarks]
 
     # Straight 8-bit sRGB, band by band. Pillow divides the colors of an 8-bit TIFF by alpha itself.
@@ -255,7 +255,7 @@ def _plain(image: Image.Image, header: ImageHeader) -> NDArray[np.uint8]:
         # Pillow applies a GIF's palette transparency and divides premultiplied colors by alpha.
         image = image.convert("LA" if image.mode in {"La", "LA"} else "RGBA")
     else:
-        image = image.convert("L" if header.grey else "RGB")
+        image = image.convert("L" if header.gray else "RGB")
     samples = np.asarray(image)
     return samples if samples.ndim == 3 else samples[..., None]
 

@@ -42,7 +42,7 @@ class ImageHeader:
     height: int
     pixels: bytes = field(repr=False, default=b"")
     bits: int = 8  # per channel
-    grey: bool = False
+    gray: bool = False
     alpha: bool = True  # whether the file can carry transparency at all
     premultiplied: bool = False
     lossy: bool = False

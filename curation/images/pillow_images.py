@@ -110,7 +110,7 @@ def _from_memory(image: Image.Image) -> RGBA:
     """Convert an image by its pixels and its `info`."""
     upright = ImageOps.exif_transpose(image)
     info = _color_info(upright)
-    grey = upright.mode in {"1", "L", "LA", "La"} or upright.mode.startswith("I;16")
+    gray = upright.mode in {"1", "L", "LA", "La"} or upright.mode.startswith("I;16")
 
     # RGBA samples of 16 or 8 bits.
     samples = _deep(upright)
@@ -127,7 +127,7 @@ def _from_memory(image: Image.Image) -> RGBA:
 
     # Convert to 8-bit sRGB.
     color, alpha = samples[..., :3], samples[..., 3]
-    convert, _ = choose_conversion(info, gray=grey)
+    convert, _ = choose_conversion(info, gray=gray)
     levels = to_eight_bits(color) if convert is None else convert(color)
     return np.dstack([levels, to_eight_bits(alpha)])
 
@@ -144,12 +144,12 @@ def _deep(image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint16]] | None:
     )
     if not (image.mode.startswith("I;16") or is_wide):
         return None
-    grey = array.astype(np.uint16)
+    gray = array.astype(np.uint16)
     key = image.info.get("transparency")
     alpha = (
-        np.where(grey == key, 0, 65_535) if isinstance(key, int) else np.full(grey.shape, 65_535)
+        np.where(gray == key, 0, 65_535) if isinstance(key, int) else np.full(gray.shape, 65_535)
     )
-    return np.dstack([grey, grey, grey, alpha.astype(np.uint16)])
+    return np.dstack([gray, gray, gray, alpha.astype(np.uint16)])
 
 
 def _with_alpha(image: Image.Image) -> Image.Image:

@@ -71,7 +71,7 @@ def read_png(data: bytes) -> ImageHeader:
         height,
         _bare(seen, parts, repacked),
         bits=bits,
-        grey=color_type in {0, 4},
+        gray=color_type in {0, 4},
         alpha=color_type in {4, 6} or b"tRNS" in seen,
         premultiplied=ios,
         ios=ios,

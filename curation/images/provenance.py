@@ -29,7 +29,8 @@ MAX_FILE_BYTES = 2 << 30
 FORMATS = {"png": "PNG", "webp": "WEBP"}
 """Output formats; both are lossless, including hidden colors under alpha 0."""
 
-_XMP = """<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">\
+_XMP = """<x:xmpmeta xmlns:x="adobe:ns:meta/">\
+<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">\
 <rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" \
 xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmlns:layerloop="urn:layerloop" \
 xmp:CreatorTool="{tool}" \
@@ -44,7 +45,7 @@ GENERATED, COMPOSED = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmi
 def save_image(
     path: Path, rgba: RGBA, metadata: Mapping[str, str] | None, source: str = GENERATED
 ) -> None:
-    """Write an image with its provenance atomically; see `encode_picture`.
+    """Write an image with its provenance atomically; see `encode_image`.
 
     Args:
         path: The output file; its suffix is the format.
@@ -105,7 +106,7 @@ def _metadata(kind: str, metadata: Mapping[str, str], source: str) -> dict[str, 
 
 
 def read_provenance(path: Path) -> dict[str, str]:
-    """Read the provenance from a file of `save_picture` without decoding its pixels.
+    """Read the provenance from a file of `save_image` without decoding its pixels.
 
     Args:
         path: The file.
@@ -130,7 +131,7 @@ def read_provenance(path: Path) -> dict[str, str]:
 
 
 def read_image(path: Path) -> RGBA:
-    """Read the pixels of a file of `save_picture`, including hidden colors.
+    """Read the pixels of a file of `save_image`, including hidden colors.
 
     Args:
         path: The file.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Final
@@ -106,6 +108,15 @@ def read_caption_file(
 
 
 _TOO_LONG = f"the caption has more than {MAX_CAPTION:,} characters"
+
+
+def caption_from_name(name: str) -> str:
+    """Return the words of a file name, without trailing numbers and control characters."""
+    stem = PurePosixPath(name).stem
+    seen = "".join(letter if unicodedata.category(letter)[0] != "C" else " " for letter in stem)
+    words = re.sub(r"[\W_]+", " ", seen).strip()
+
+    return re.sub(r"[\s\d]+$", "", words)[:200] or words[:200] or "picture"
 
 
 def unreadable_caption(name: str, reason: str) -> InvalidImage:

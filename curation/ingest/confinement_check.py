@@ -80,7 +80,9 @@ def attempt_forbidden_operations(request: Message) -> Message:
         "open internet sockets": lambda: socket.socket(socket.AF_INET).close(),
         "open local sockets": lambda: socket.socket(socket.AF_UNIX).close(),
         # Succeeds by replacing this process: its parent then reports a failed test.
-        "start programs": lambda: os.execv(sys.executable, [sys.executable, "-c", ""]),  # noqa: S606
+        "start programs": lambda: os.execv(  # noqa: S606
+            sys.executable, [sys.executable, "-c", ""]
+        ),
         "start processes": _fork,
         "send signals": lambda: os.kill(parent, 0),
         "trace processes": _trace,

@@ -36,6 +36,17 @@ class FileMetadata:
     texts: Mapping[LayerRole, str] = field(default_factory=dict)
     refusal: InvalidImage | None = None
 
+    def filled_from(self, other: FileMetadata) -> FileMetadata:
+        """Return this description with its gaps filled by another one."""
+        return FileMetadata(
+            self.caption or other.caption,
+            CaptionSource.given,
+            self.licence or other.licence,
+            self.source or other.source,
+            self.split or other.split,
+            self.texts or other.texts,
+        )
+
     @property
     def prompt(self) -> Prompt:
         """The texts of the sample that the file becomes."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,6 +14,7 @@ from curation.images.headers import InvalidImage
 from curation.ingest.archives import check_relative_path
 from curation.ingest.caption_files import (
     CAPTION_SUFFIXES,
+    caption_from_name,
     get_caption,
     get_text,
     match_caption_files,
@@ -87,16 +87,16 @@ class Listing:
 
     Attributes:
         tree: The folder or archive.
-        reading: The options it was read with.
+        options: The options it was read with.
         inside: Prefix of an archive's members: its own name and a slash.
         files: Names of the files to inspect, those in manifests first.
         described: Metadata from manifests, by file.
         pairs: Pairs by their foreground, which represents them in `files`.
         bad_lines: Manifest lines that were not applied.
-        spoken_for: Files that belong to pairs and are not images of their own.
+        pair_files: Files that belong to pairs and are not images of their own.
         beside: Caption files of each image.
         failed: Refusals of files whose manifest line cannot be applied.
-        unread: Refusals of all files in a folder whose manifest cannot be read, by folder.
+        refused_folders: Refusals of all files in a folder whose manifest cannot be read, by folder.
     """
 
     tree: FileTree
@@ -132,7 +132,7 @@ class Listing:
         # Caption files fill the gaps of the manifest, until there is a caption.
         try:
             for file in self.beside.get(name, []) if not description.caption else []:
-                description = _merge(description, self._read_caption_file(file))
+                description = description.filled_from(self._read_caption_file(file))
                 if description.caption:
                     break
         except InvalidImage as bad:
@@ -233,15 +233,6 @@ def list_tree(tree: FileTree, options: ListingOptions, archive_prefix: str = "")
     return listing
 
 
-def caption_from_name(name: str) -> str:
-    """Return the words of a file name, without trailing numbers and control characters."""
-    stem = PurePosixPath(name).stem
-    seen = "".join(letter if unicodedata.category(letter)[0] != "C" else " " for letter in stem)
-    words = re.sub(r"[\W_]+", " ", seen).strip()
-
-    return re.sub(r"[\s\d]+$", "", words)[:200] or words[:200] or "picture"
-
-
 def _may_be_caption(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in CAPTION_SUFFIXES
 
@@ -287,7 +278,10 @@ class _ManifestReader:
             listing.bad_lines.append(BadLine(f"{manifest}:0", bad.code, bad.sentence))
         # A lost row may describe any file of the folder: hold back those that no row describes.
         if lost and (names_files or PurePosixPath(manifest).name.lower() in PRIMARY_MANIFESTS):
-            sentence = f"held back, since {lost} cannot be read and may describe it: fix that line and import again"
+            sentence = (
+                f"held back, since {lost} cannot be read and may describe it: fix that line "
+                "and import again"
+            )
             listing.refused_folders.setdefault(base or ".", InvalidImage("held_back", sentence))
         elif (
             bad_rows
@@ -318,7 +312,7 @@ class _ManifestReader:
             )
             return BadLine(row.name, bad.code, bad.sentence, outcome)
         before = listing.described.get(name, FileMetadata())
-        listing.described[name] = _merge(before, description)
+        listing.described[name] = before.filled_from(description)
         return self._conflict(name, row.name, before, description)
 
     def _add_pair(self, row: ManifestRow, base: str) -> tuple[str, FileMetadata]:
@@ -382,18 +376,6 @@ class _ManifestReader:
             self.listing.failed.setdefault(
                 self.find(base, row.file), InvalidImage("held_back", sentence)
             )
-
-
-def _merge(first: FileMetadata, second: FileMetadata) -> FileMetadata:
-    """Return the first description, its gaps filled by the second."""
-    return FileMetadata(
-        first.caption or second.caption,
-        CaptionSource.given,
-        first.licence or second.licence,
-        first.source or second.source,
-        first.split or second.split,
-        first.texts or second.texts,
-    )
 
 
 def _read_description(row: Any, caption: str | None) -> FileMetadata:

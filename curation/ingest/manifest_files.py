@@ -160,7 +160,10 @@ def _read_line(name: str, line: bytes) -> ManifestRow:
     try:
         return _row(name, json.loads(line))
     except UnicodeDecodeError:
-        sentence = "the line is not UTF-8 text; save it as UTF-8, or specify its encoding (for example --encoding gb18030)"
+        sentence = (
+            "the line is not UTF-8 text; save it as UTF-8, or specify its encoding (for "
+            "example --encoding gb18030)"
+        )
         file = _file_in(line)
         return ManifestRow(name, {}, file, InvalidImage("bad_line", sentence), lost=file is None)
     except (ValueError, RecursionError):

@@ -152,7 +152,10 @@ def apply_verdict_changes(
         if lock_candidate(tx, flip["candidate"]).state != flip["is"]:
             continue
         verdict = Verdict.accept if flip["would_be"] == CandidateState.accepted else Verdict.reject
-        comment = f"aggregation {aggregation}: sound with {flip['probability']:.4f} by {len(flip['votes'])} verdicts"
+        comment = (
+            f"aggregation {aggregation}: sound with {flip['probability']:.4f} by "
+            f"{len(flip['votes'])} verdicts"
+        )
         # The key makes the decision unique, so that a repeated call adds no second one.
         key = content_id(CONSENSUS, flip["candidate"], aggregation)
         values = {

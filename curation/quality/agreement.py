@@ -30,7 +30,7 @@ Often = NDArray[np.float64] | None
 
 
 @dataclass(frozen=True)
-class Coefficient:
+class AgreementCoefficient:
     """A coefficient (1 is perfect, 0 is chance) with its 95 % interval; None where undefined."""
 
     value: float | None
@@ -94,7 +94,7 @@ def gwet_ac1(counts: Counts, weights: Often = None) -> float | None:
 
 def bootstrap_interval(
     measure: Callable[[Counts, Often], float | None], counts: Counts
-) -> Coefficient:
+) -> AgreementCoefficient:
     """Compute a coefficient with its 95 % percentile bootstrap interval (Efron, 1979).
 
     Args:
@@ -106,14 +106,14 @@ def bootstrap_interval(
     """
     value = measure(counts, None)
     if value is None or (counts.sum(axis=1) >= 2).sum() < MIN_CANDIDATES:
-        return Coefficient(value, None, None)
+        return AgreementCoefficient(value, None, None)
     # Candidates with equal counts are interchangeable, so a resample is a multinomial draw of the
     # distinct rows; its cost does not depend on the size of the round.
     rows, often = np.unique(counts, axis=0, return_counts=True)
     samples = np.random.default_rng(SEED).multinomial(often.sum(), often / often.sum(), RESAMPLES)
     values = [measure(rows, sample.astype(np.float64)) for sample in samples]
     low, high = np.quantile([v for v in values if v is not None], [0.025, 0.975])
-    return Coefficient(value, float(low), float(high))
+    return AgreementCoefficient(value, float(low), float(high))
 
 
 def count_verdicts(verdicts: Iterable[tuple[Hashable, bool]]) -> Counts:
@@ -168,7 +168,8 @@ def as_text(report: Mapping[str, Any]) -> str:
     lines = [f"Round {report['round']}: {_sentence(report)}"]
     if report["adjudicating"]:
         lines.append(
-            f"  {report['adjudicating']} wait for an adjudicator (role engineer or higher, in the same labeling tool)"
+            f"  {report['adjudicating']} wait for an adjudicator (role engineer or higher, in "
+            "the same labeling tool)"
         )
     lines += [f"  {' and '.join(pair['reviewers'])}: {_sentence(pair)}" for pair in report["pairs"]]
     return "\n".join(lines)

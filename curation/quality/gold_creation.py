@@ -22,8 +22,8 @@ from curation.images.perceptual_hash import fingerprint
 from curation.ports import RGBA, Layers, ObjectStore
 from curation.rounds.lifecycle import GOLD_PURPOSE, SHOW_ALL, add_prompts, find_round
 from curation.screening.defects import DEFECTS, add_defect
+from curation.screening.measurements import measure_pair_candidate, measure_single
 from curation.screening.pairs.defects import PAIR_DEFECTS, add_pair_defect
-from curation.screening.rules import measure_pair_candidate, measure_single
 
 CLEAN_SHARE: Final = 0.25
 """The share of gold without a defect; without it, rejecting everything would pass as accurate."""

@@ -127,7 +127,8 @@ def as_text(stats: Mapping[str, Any]) -> str:
         ("obvious gold missed later in a session", facts["missed_late"]),
     )
     lines += [
-        f"  {name}: {share['value']:.1%} (95 % {share['low']:.1%} to {share['high']:.1%}, n = {share['n']})"
+        f"  {name}: {share['value']:.1%} (95 % {share['low']:.1%} to {share['high']:.1%}, n = "
+        f"{share['n']})"
         for name, share in shares
         if share is not None
     ]
@@ -141,7 +142,8 @@ def as_text(stats: Mapping[str, Any]) -> str:
     ]
     if run:
         lines.append(
-            f"  longest run of equal verdicts: {run['longest']}, expected by chance: {run['expected']:.0f}"
+            f"  longest run of equal verdicts: {run['longest']}, expected by chance: "
+            f"{run['expected']:.0f}"
         )
     return "\n".join(lines)
 

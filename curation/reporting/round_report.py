@@ -98,7 +98,8 @@ def as_text(report: Mapping[str, Any]) -> str:
     ]
     if report["untaken"]:
         lines.append(
-            f"  {missing_workers.describe_waiting_work(report['untaken'])}; {missing_workers.START_WORKERS}"
+            f"  {missing_workers.describe_waiting_work(report['untaken'])}; "
+            f"{missing_workers.START_WORKERS}"
         )
     refusals = ((row["signal"], row["count"]) for row in report["refusals"])
     lines += _tally("refused by", refusals)

@@ -147,7 +147,7 @@ def decide(
 
 
 def record_rule_verdict(
-    tx: Transaction, reviewer_id: int, card: ReviewItem, said: RuleVerdict
+    tx: Transaction, reviewer_id: int, item: ReviewItem, judged: RuleVerdict
 ) -> DecisionResult:
     """Record the rule reviewer's verdict on an item that it holds.
 
@@ -156,19 +156,19 @@ def record_rule_verdict(
     Args:
         tx: The transaction.
         reviewer_id: The rule reviewer's id.
-        card: The item.
-        said: The verdict with its explanation.
+        item: The item.
+        judged: The verdict with its explanation.
     """
-    turn = tx.execute(_TURN, {"candidate": card.id}).scalar_one()
-    key = content_id(RULE_REVIEWER, card.id, turn)
-    comment = "" if said.verdict is Verdict.accept else said.sentence[:2_000]
-    reasons = tuple(said.reasons) if said.verdict is Verdict.reject else ()
-    layers = tuple(said.layers) if reasons else ()
+    turn = tx.execute(_TURN, {"candidate": item.id}).scalar_one()
+    key = content_id(RULE_REVIEWER, item.id, turn)
+    comment = "" if judged.verdict is Verdict.accept else judged.sentence[:2_000]
+    reasons = tuple(judged.reasons) if judged.verdict is Verdict.reject else ()
+    layers = tuple(judged.layers) if reasons else ()
     return decide(
         tx,
         reviewer_id,
-        card.id,
-        said.verdict,
+        item.id,
+        judged.verdict,
         key=key,
         reasons=reasons,
         layers=layers,

@@ -26,7 +26,7 @@ OBVIOUS_SEVERITY: Final = 0.6
 MIN_GOLD_DECISIONS: Final = 8
 """The number of gold decisions of one kind before a reviewer can be paused."""
 
-_coin = random.SystemRandom()
+_rng = random.SystemRandom()
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ def set_gold(tx: Transaction, number: int, terms: GoldSettings, actor: str) -> N
 
 def sample_gold_flags(count: int, share: float) -> list[bool]:
     """Return for each of the next `count` items whether it is gold, drawn from a secure RNG."""
-    return [share > 0 and _coin.random() < share for _ in range(count)]
+    return [share > 0 and _rng.random() < share for _ in range(count)]
 
 
-def count_gold_before_end(coins: Sequence[bool], ordinary_count: int) -> int:
+def count_gold_before_end(flags: Sequence[bool], ordinary_count: int) -> int:
     """Return the number of gold items up to the last item that is filled.
 
     Args:
-        coins: Whether each item is gold, as `throw_coins` returns it.
+        flags: Whether each item is gold, as `sample_gold_flags` returns it.
         ordinary_count: The number of available candidates that are not gold.
 
     Returns:
@@ -80,8 +80,8 @@ def count_gold_before_end(coins: Sequence[bool], ordinary_count: int) -> int:
     """
     if not ordinary_count:
         return 0
-    others = [index for index, is_gold in enumerate(coins) if not is_gold]
-    return sum(coins) if ordinary_count >= len(others) else sum(coins[: others[ordinary_count - 1]])
+    others = [index for index, is_gold in enumerate(flags) if not is_gold]
+    return sum(flags) if ordinary_count >= len(others) else sum(flags[: others[ordinary_count - 1]])
 
 
 def claim_gold(

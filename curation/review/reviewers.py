@@ -88,7 +88,7 @@ def add_reviewer(
     Args:
         tx: The transaction.
         name: A unique name of 1 to 100 characters.
-        access: The role.
+        role: The role.
         kind: PERSON, RULE_REVIEWER or AUTO_REVIEWER.
 
     Raises:

@@ -157,7 +157,8 @@ _ROUND = sa.text("""
 
 _UNDO = sa.text("""
     with kept as (
-        insert into decisions (candidate_id, reviewer_id, verdict, channel, key, undoes, checkpoint_id,
+        insert into decisions (candidate_id, reviewer_id, verdict, channel, key, undoes,
+        checkpoint_id,
             propensity)
         select candidate_id, reviewer_id, 'undo', channel, :key, id, checkpoint_id, propensity
         from decisions

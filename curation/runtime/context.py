@@ -175,7 +175,7 @@ def load_object(dotted: str) -> Any:
 
 
 def check_training_request(request: TrainingRequest, trainer: str) -> None:
-    """Check a training request with `check_order` of the trainer's module, if it has one.
+    """Check a training request with `check_request` of the trainer's module, if it has one.
 
     Args:
         request: The training request.

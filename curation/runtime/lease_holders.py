@@ -50,7 +50,10 @@ def mark_alive(folder: Path) -> None:
 
 
 def dead_holders(folder: Path) -> set[str]:
-    """Return the holders whose process was killed; call `forget` once their leases are released."""
+    """Return the holders whose process was killed.
+
+    Call `remove_marker` once their leases are released.
+    """
     return {name for name, alive in _markers(folder) if not alive}
 
 

@@ -130,7 +130,8 @@ def _wait_for(address: str, log: object) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(f"{address}/api/health", timeout=2):  # noqa: S310  # our own loopback address
+            # Our own loopback address.
+            with urllib.request.urlopen(f"{address}/api/health", timeout=2):  # noqa: S310
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)

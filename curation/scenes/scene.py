@@ -70,7 +70,7 @@ class SceneLayer:
 class Scene:
     """A background and the layers over it, lowest first.
 
-    `size` is written as in `read_size`; None selects the checkpoint's own.
+    `size` is written as in `parse_size`; None selects the checkpoint's own.
     """
 
     background: Background
@@ -101,9 +101,13 @@ def load_scene(path: Path, seed: int | None = None) -> Scene:
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise Refused(f"{path} is not valid TOML: {error}", "the README shows a scene") from error
+        raise Refused(
+            f"{path} is not valid TOML: {error}", "docs/guides/layers-and-scenes.md shows a scene"
+        ) from error
     except RecursionError as error:
-        raise Refused(f"{path} is nested too deeply", "the README shows a scene") from error
+        raise Refused(
+            f"{path} is nested too deeply", "docs/guides/layers-and-scenes.md shows a scene"
+        ) from error
     if "\\x00" in repr(table):
         raise Refused(f"{path} contains a NUL character", "write the text without \\u0000")
     return parse_scene(table, path.parent, seed)

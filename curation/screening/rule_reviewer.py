@@ -59,7 +59,7 @@ MAX_SEEDS: Final = 3_000
 """The maximum number of seeds for fitting: the first by id, which is a hash and thus random."""
 MIN_SEEDS: Final = 20
 
-ALPHA_SIDE, COLOUR_SIDE = 16, 8
+ALPHA_SIDE, COLOR_SIDE = 16, 8
 ALPHA_WEIGHT = 2.0
 """The weight of shape against color in the distance."""
 
@@ -162,7 +162,7 @@ class RuleReviewer:
         return RuleVerdict(Verdict.reject, reasons, "; ".join(sentence for _, sentence in found))
 
     def find_broken_bounds(self, small: RGBA) -> Iterator[tuple[RejectReason, str]]:
-        """Yield the bounds that a layer (from `as_judged`) breaks, each with an explanation."""
+        """Yield the bounds that a layer (from `prepare_layer`) breaks, each with an explanation."""
         signals = compute_signals(small)
         for bound in BOUNDS:
             value, limit = signals[bound.signal], self.bounds[bound.signal]
@@ -194,7 +194,7 @@ class RuleReviewer:
         """Yield how a layer differs from all seeds, and from those whose captions match its prompt.
 
         Args:
-            small: The layer from `as_judged`.
+            small: The layer from `prepare_layer`.
             prompt: Its prompt.
         """
         near, distances = nearest_neighbors(embed_layer(small)[None], self.seeds, NUM_NEIGHBORS)
@@ -251,10 +251,10 @@ def embed_layer(rgba: RGBA) -> NDArray[np.float32]:
     shape = cv2.resize(
         np.ascontiguousarray(square[..., 3]), (ALPHA_SIDE, ALPHA_SIDE), interpolation=cv2.INTER_AREA
     )
-    cells = cv2.resize(square, (COLOUR_SIDE, COLOUR_SIDE), interpolation=cv2.INTER_AREA)
+    cells = cv2.resize(square, (COLOR_SIDE, COLOR_SIDE), interpolation=cv2.INTER_AREA)
     on_grey = np.clip(cells[..., :3] + 0.5 * (1 - cells[..., 3:]), 0, 1)
     colors = cv2.cvtColor(on_grey, cv2.COLOR_RGB2Lab) / np.float32(100)
-    parts = [ALPHA_WEIGHT * shape.ravel() / ALPHA_SIDE, colors.ravel() / COLOUR_SIDE]
+    parts = [ALPHA_WEIGHT * shape.ravel() / ALPHA_SIDE, colors.ravel() / COLOR_SIDE]
     return np.concatenate(parts).astype(np.float32)
 
 
@@ -263,24 +263,10 @@ def content_words(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"[^\W\d_]{3,}", text.lower())) - STOP_WORDS
 
 
-STOP_WORDS: Final = frozenset(
-    [
-        "the",
-        "and",
-        "with",
-        "for",
-        "from",
-        "its",
-        "this",
-        "that",
-        "into",
-        "onto",
-        "over",
-        "under",
-        "some",
-        "are",
-    ]
-)
+STOP_WORDS: Final = frozenset((
+    "the", "and", "with", "for", "from", "its", "this", "that", "into", "onto", "over", "under",
+    "some", "are",
+))  # fmt: skip
 """Function words that captions are compared without."""
 
 

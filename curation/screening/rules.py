@@ -27,16 +27,14 @@ from curation.domain import CandidateState, Kind, LayerRole, Prompt
 from curation.errors import Corrupt, NotFound, Refused
 from curation.images.codec import decode_layer
 from curation.images.perceptual_hash import fingerprint
-from curation.ports import RGBA, Embedder, Layers, ObjectStore
+from curation.ports import Embedder, ObjectStore
 from curation.screening.embedding import BUILTIN_EMBEDDER, pack_vector
+from curation.screening.measurements import measure_pair_candidate, measure_single
 from curation.screening.pairs.signals import (
     PAIR_SIGNALS,
     SIZE_GAP,
-    compute_agreement_signals,
-    compute_pair_signals,
 )
-from curation.screening.signals import SIGNALS, compute_signals
-from curation.synthetic.dataset import check_prompt
+from curation.screening.signals import SIGNALS
 
 SCREENING_LOCK = 7_201_114  # an advisory lock: two batches must not miss each other's duplicates
 
@@ -251,39 +249,6 @@ def store_screenings(
         _move(tx, [item.candidate], CandidateState.failed, item.error)
     duplicates.add_to_index(tx, {item.sha256: item.fingerprint for item in passed})
     return len(batch)
-
-
-def measure_single(rgba: RGBA, prompt: str) -> dict[str, float | None]:
-    """Return all measurements of a single layer: its signals and its prompt agreement.
-
-    `shows_colour` and `shows_shape` are 1 or 0, and missing for prompts outside the synthetic
-    grammar.
-
-    Args:
-        rgba: The layer, H x W x 4 uint8.
-        prompt: Its prompt.
-    """
-    shown = check_prompt(rgba, prompt)
-    agreement = (
-        {}
-        if shown is None
-        else {"shows_colour": float(shown.color), "shows_shape": float(shown.shape)}
-    )
-    return compute_signals(rgba) | agreement
-
-
-def measure_pair_candidate(layers: Layers, prompt: Prompt) -> dict[str, float | None]:
-    """Return all measurements of a pair: its foreground's signals, its own and text agreement.
-
-    Args:
-        layers: The three layers.
-        prompt: The three texts.
-    """
-    return (
-        compute_signals(layers[LayerRole.foreground])
-        | compute_pair_signals(layers)
-        | compute_agreement_signals(layers, prompt)
-    )
 
 
 def store_remeasured(tx: Transaction, measured: Sequence[MeasuredCandidate]) -> None:

@@ -132,7 +132,8 @@ def check_decision_counts(accepted: int, rejected: int) -> None:
     if accepted + rejected < MIN_DECISIONS or min(accepted, rejected) < MIN_PER_VERDICT:
         raise Refused(
             f"{accepted} accepts and {rejected} rejects are too few for an acceptance model",
-            f"review more at random: {MIN_DECISIONS} decisions, and {MIN_PER_VERDICT} of each verdict",
+            f"review more at random: {MIN_DECISIONS} decisions, and {MIN_PER_VERDICT} of each "
+            "verdict",
         )
 
 
@@ -198,18 +199,18 @@ def compute_metrics(probabilities: Numbers, accepted: NDArray[np.bool_]) -> dict
     }
 
 
-def _begin(lesson: TrainingRows) -> AcceptanceModel:
+def _begin(rows: TrainingRows) -> AcceptanceModel:
     """Return a model without weights; this part does not look at verdicts."""
     from sklearn.cluster import MiniBatchKMeans
 
-    names = sorted({name for signals in lesson.signals for name in signals})
-    mean, scale = lesson.embeddings.mean(0), lesson.embeddings.std(0) + 1e-6
-    standardized = ((lesson.embeddings - mean) / scale).astype(np.float64)
+    names = sorted({name for signals in rows.signals for name in signals})
+    mean, scale = rows.embeddings.mean(0), rows.embeddings.std(0) + 1e-6
+    standardized = ((rows.embeddings - mean) / scale).astype(np.float64)
     count = max(1, min(MAX_CLUSTERS, len(standardized) // 20))
     # Clusters limit how many similar candidates are selected.
     clusters = MiniBatchKMeans(count, random_state=0, n_init=1, batch_size=1024).fit(standardized)
     return AcceptanceModel(
-        knots={name: _knots(_column(lesson.signals, name)) for name in names},
+        knots={name: _knots(_column(rows.signals, name)) for name in names},
         middle=_rounded(mean),
         scale=_rounded(scale),
         weights=(),

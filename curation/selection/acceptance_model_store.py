@@ -130,7 +130,7 @@ def needs_fit(tx: Transaction, kind: Kind, embedder: str) -> bool:
 def may_need_fit(tx: Transaction, kind: Kind) -> bool:
     """Return whether there may be enough decisions for a new model.
 
-    A cheap check for the periodic reconciliation, made before `wants_fit` counts.
+    A cheap check for the periodic reconciliation, made before `needs_fit` counts.
     """
     row = _newest(tx, kind)
     known, last = (
@@ -309,7 +309,8 @@ _UNSCORED = sa.text("""
 
 _SCORE = sa.text("""
     insert into scores (candidate_id, acceptance_model_id, probability, cluster)
-    select id, :head, probability, cluster from unnest(:ids, :probabilities, :clusters) as found(id, probability,
+    select id, :head, probability, cluster from unnest(:ids, :probabilities, :clusters) as
+    found(id, probability,
         cluster)
     on conflict (candidate_id) do update
     set acceptance_model_id = excluded.acceptance_model_id, probability = excluded.probability,

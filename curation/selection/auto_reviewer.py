@@ -108,7 +108,8 @@ _DECIDE = _of_ids("""
 
 _UNDO = sa.text(f"""
     insert into decisions (candidate_id, reviewer_id, verdict, channel, key, undoes, checkpoint_id)
-    select d.candidate_id, d.reviewer_id, 'undo', d.channel, md5('machine undo ' || d.id)::uuid, d.id,
+    select d.candidate_id, d.reviewer_id, 'undo', d.channel, md5('machine undo ' || d.id)::uuid,
+    d.id,
         d.checkpoint_id
     from decisions d join candidates c on c.id = d.candidate_id
     where c.round_id = :round and d.channel = 'auto_reviewer' and {IS_STANDING}

@@ -359,7 +359,8 @@ _AUDIT = sa.text(f"""
     update candidates c set state = 'waiting', slice = 'audit', propensity = :propensity,
         priority = -{AUDIT_BUCKET}
     from scores k
-    where c.round_id = :round and c.state = 'screened' and {AUDIT_BUCKET} < :audit and {IS_BEYOND}""")
+    where c.round_id = :round and c.state = 'screened' and {AUDIT_BUCKET} < :audit
+    and {IS_BEYOND}""")
 
 _BEYOND = sa.text(f"""
     select c.id from candidates c join scores k on {IS_BEYOND}

@@ -11,7 +11,10 @@ def hash_bucket(first_digit: int) -> str:
     Args:
         first_digit: The first hexadecimal digit used (1..26).
     """
-    return f"('x' || substr(replace(c.id::text, '-', ''), {first_digit}, 7))::bit(28)::int / 268435456.0"
+    return (
+        f"('x' || substr(replace(c.id::text, '-', ''), {first_digit}, 7))::bit(28)::int / "
+        "268435456.0"
+    )
 
 
 # Each uses different digits, so that the numbers are independent.

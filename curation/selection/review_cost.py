@@ -59,7 +59,10 @@ def stop_reason(tx: Transaction, number: int, policy: MixedPolicy) -> str | None
         # Predict only if every remaining candidate has a score.
         coming = _next_hour(tx, number)
         if coming and coming["certain"] and coming["accepts"] < policy.least:
-            return f"the next hour would bring {coming['accepts']:.0f} accepts, fewer than {policy.least:g}"
+            return (
+                f"the next hour would bring {coming['accepts']:.0f} accepts, fewer than "
+                f"{policy.least:g}"
+            )
     return None
 
 

@@ -87,8 +87,8 @@ def begin_top_n(tx: Transaction, number: int, terms: TopNSettings, actor: str) -
 
     Raises:
         Conflict: A run is in progress in this round, or too few candidates are left.
-        NotFound: As for `plan_scaling`.
-        Refused: As for `plan_scaling`.
+        NotFound: As for `plan_top_n`.
+        Refused: As for `plan_top_n`.
     """
     tx.execute(sa.select(sa.func.pg_advisory_xact_lock(TOP_N_LOCK, number)))
     if find_top_n(tx, number, ended=False) is not None:
@@ -225,7 +225,8 @@ def format_top_n(status: Mapping[str, Any]) -> str:
     lines = [_FIXED.format(**status)]
     if status["judged"]:
         lines.append(
-            f"  at least {status['bound']:.1%} of all kept would be accepted (confidence {1 - status['level']:.1%})"
+            f"  at least {status['bound']:.1%} of all kept would be accepted (confidence "
+            f"{1 - status['level']:.1%})"
         )
     if status["outcome"] == "accepted":
         lines.append(f"  proven: the auto-reviewer accepted the other {status['auto_accepted']}")
@@ -254,7 +255,8 @@ def _check_terms(terms: TopNSettings, level: float) -> None:
     if _most_rejects(terms, level) < 0:
         needed = bounds.min_sample_size(1 - terms.least, level)
         raise Refused(
-            f"an audit of {terms.audit} cannot prove that {terms.least:.0%} are acceptable, even if all of them are",
+            f"an audit of {terms.audit} cannot prove that {terms.least:.0%} are acceptable, even "
+            "if all of them are",
             f"audit at least {needed}, better three times as many",
         )
 
@@ -340,7 +342,8 @@ _STANDING = sa.text("""
     select count(*) as kept, count(*) filter (where s.audited) as audited,
         count(*) filter (where s.audited and c.state in ('accepted', 'rejected')) as judged,
         count(*) filter (where s.audited and c.state = 'accepted') as accepted
-    from top_n_members s join candidates c on c.id = s.candidate_id where s.top_n_run_id = :scaling""")
+    from top_n_members s join candidates c on c.id = s.candidate_id
+    where s.top_n_run_id = :scaling""")
 
 _REST = sa.text("""
     select s.candidate_id from top_n_members s join candidates c on c.id = s.candidate_id

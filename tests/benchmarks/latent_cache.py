@@ -81,7 +81,7 @@ def print_filling(folder: Path) -> None:
         rate(
             name,
             len(images),
-            timed(lambda: cache.fill(images, encode, lambda progress: None)),
+            timed(partial(cache.fill, images, encode, lambda progress: None)),
             "pictures/s",
         )
 

@@ -170,7 +170,8 @@ class ShardedTensorCache:
         if shard not in self._opened:
             assert self.folder is not None  # noqa: S101 - narrows the type; in memory all are open
             with safe_open(self.folder / self._names[shard], "pt") as file:
-                self._opened[shard] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                names = file.keys()
+                self._opened[shard] = {name: file.get_tensor(name) for name in names}
         return self._opened[shard]
 
     def _check(self, key: bytes, rows: Mapping[str, Tensor], row: int) -> None:

@@ -224,7 +224,8 @@ def enable_checkpointing(networks: nn.Module) -> None:
     for module in networks.modules():
         if hasattr(module, "gradient_checkpointing"):
             module.gradient_checkpointing = True  # type: ignore[assignment]
-            module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment] # noqa: SLF001
+            checkpointed: Any = partial(checkpoint, use_reentrant=False)
+            module._gradient_checkpointing_func = checkpointed  # noqa: SLF001
 
 
 def compile_blocks(network: nn.Module) -> None:

@@ -109,7 +109,8 @@ def estimate_step(
         weights = meter.now
         learning = [parameter for parameter in networks.parameters() if parameter.requires_grad]
         for parameter in learning:
-            parameter.register_post_accumulate_grad_hook(meter.count_gradient)  # type: ignore[no-untyped-call]
+            hook = meter.count_gradient
+            parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
         meter.restart()
         for norm in (
             m for m in networks.modules() if on_gpu and isinstance(m, nn.GroupNorm | nn.LayerNorm)
@@ -147,7 +148,7 @@ def estimate_optimizer(name: str, parameters: Iterable[Tensor], *, on_gpu: bool)
     other optimizers depend on data, so their state is computed by a formula.
 
     Args:
-        name: The optimizer, as in `build_optimiser`.
+        name: The optimizer, as in `build_optimizer`.
         parameters: The parameters that it updates.
         on_gpu: Whether AdamW uses its multi-tensor implementation, as it does on a GPU.
 

@@ -45,8 +45,9 @@ class TrainingState:
 class TrainingStateStore:
     """The folder of a stage, with its saved states. Running a command again resumes from the last.
 
-    All randomness of a training derives from (seed, stage, images seen) by `generator_at`, so there
-    is no RNG state to save, and a resumed run is bit-identical to an uninterrupted one on the CPU.
+    All randomness of a training derives from (seed, stage, images seen) by `seeded_generator`, so
+    there is no RNG state to save, and a resumed run is bit-identical to an uninterrupted one on the
+    CPU.
     """
 
     def __init__(self, folder: Path, stage: str, keep_states: int = 1) -> None:

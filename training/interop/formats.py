@@ -32,7 +32,8 @@ class WeightFormat(StrEnum):
 
 
 LORA_SUFFIX = re.compile(
-    r"\.(lora_A(\.default)?|lora_B(\.default)?|lora_down|lora_up|lora\.down|lora\.up|to_\w+_lora\.(down|up))\.weight$"
+    r"\.(lora_A(\.default)?|lora_B(\.default)?|lora_down|lora_up|lora\.down|lora\.up"
+    r"|to_\w+_lora\.(down|up))\.weight$"
 )
 
 
@@ -152,7 +153,8 @@ def _in_unet(shapes: Shapes) -> bool:
 
 _TEXT = ("text_encoder", "lora_te")
 _UNET = re.compile(
-    r"(unet\.)?(conv_in|conv_norm_out|conv_out|time_embedding|add_embedding|down_blocks\.\d|mid_block|up_blocks\.\d)\."
+    r"(unet\.)?(conv_in|conv_norm_out|conv_out|time_embedding|add_embedding"
+    r"|down_blocks\.\d|mid_block|up_blocks\.\d)\."
     r"(?!.*motion_modules)"
 )
 # Tried in this order: the later tests are less specific.

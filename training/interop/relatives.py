@@ -91,7 +91,8 @@ def is_text_encoder_key(name: str) -> bool:
 _TEXT = re.compile(r"^(base_model\.model\.)?(text_encoder|lora_te)")
 _WORD_WIDTHS = {768, 1024, 1280, 4096}
 _TRANSFORMER = (
-    r"(single_transformer_blocks|transformer_blocks|double_blocks|single_blocks|joint_blocks|blocks)"
+    r"(single_transformer_blocks|transformer_blocks|double_blocks|single_blocks"
+    r"|joint_blocks|blocks)"
     r"[._]\d"
 )
 
@@ -147,7 +148,8 @@ UNSUPPORTED: tuple[UnsupportedKind, ...] = (
         "it is for previews; the model has its own autoencoder",
     ),
     UnsupportedKind(
-        r"^(first_stage_model|encoder\.(down_blocks|conv_in|down)|decoder\.(up_blocks|conv_in|up))\.",
+        r"^(first_stage_model|encoder\.(down_blocks|conv_in|down)"
+        r"|decoder\.(up_blocks|conv_in|up))\.",
         "an image autoencoder (VAE)",
         "the model has its own; give the offset encoder and the alpha decoder",
     ),

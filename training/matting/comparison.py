@@ -23,11 +23,11 @@ from training.pretrained.families import find_family
 from training.pretrained.loading import load_model, load_pipeline
 from training.sample_grid import render_grid
 
-GREY = (128, 128, 128)
+GRAY = (128, 128, 128)
 GRID_ROWS = 24
 """The number of rows of the sample grid."""
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 
 
 def compare_with_matting(
@@ -59,7 +59,7 @@ def compare_with_matting(
     # The opaque images: of the pretrained model, or composites where there is none.
     if parts.preset.model is None:
         opaque, source = (
-            [composite_over(layer, GREY) for layer in drawn],
+            [composite_over(layer, GRAY) for layer in drawn],
             "the checkpoint's own layers over mid-grey",
         )
     else:
@@ -101,7 +101,7 @@ def _draw(
 
 def _draw_opaque(
     parts: LoadedCheckpoint, requests: Sequence[GenerationRequest], report: ProgressCallback
-) -> list[Picture]:
+) -> list[Pixels]:
     """Generate opaque images with the pretrained model, one at a time, by the preset's settings."""
     from diffusers import AutoencoderKL
 
@@ -116,7 +116,7 @@ def _draw_opaque(
         str(preset.model), kind, preset.variant, vae=autoencoder, dtype=precision
     ).to(device)
     pipeline.set_progress_bar_config(disable=True)
-    images: list[Picture] = []
+    images: list[Pixels] = []
     for number, request in enumerate(requests):
         report(Progress("draw opaque", number, len(requests)))
         # One image at a time, with the checkpoint's seed and settings.
@@ -136,8 +136,8 @@ def _draw_opaque(
 
 
 def _matte(
-    opaque: Sequence[Picture],
-    find_mask: Callable[[Picture], NDArray[np.bool_]],
+    opaque: Sequence[Pixels],
+    find_mask: Callable[[Pixels], NDArray[np.bool_]],
     report: ProgressCallback,
 ) -> list[RGBA]:
     """Extract the subject of each image by segmentation, trimap and matting."""

@@ -89,7 +89,7 @@ def composite_metrics(truth_B4HW: Tensor, reconstructed_B4HW: Tensor) -> Metrics
 
 
 def published_metrics(truth_B3HW: Tensor, reconstructed_B3HW: Tensor) -> dict[str, Tensor]:
-    """Compute psnr_jpeg and ssim_jpeg of two `blend_jpeg` outputs as IQA-PyTorch does, shape B.
+    """Compute psnr_jpeg and ssim_jpeg of two `composite_jpeg` outputs as IQA-PyTorch does, shape B.
 
     PSNR is over RGB with 1e-8 added to the error, so that equal images have 80 dB. SSIM is of the
     luma, rounded to 8 bits, and negative values are clipped to 0 per pixel.

@@ -187,7 +187,7 @@ def load_inception(path: Path) -> Inception:
     }
     missing = sorted(name for name, shape in expected.items() if shapes.get(name) != shape)
     if missing:
-        hint = "convert it as described in the README, section 'Figures of a checkpoint'"
+        hint = "convert it as described in docs/guides/training.md, 'Metrics of a checkpoint'"
         raise Refused(f"{path} is not the 2015 Inception network: it lacks {missing[0]!r}", hint)
     network.load_state_dict(read_tensors(path, expected), strict=False, assign=True)
     for name, count in network.named_buffers():

@@ -86,7 +86,7 @@ def load_lpips(path: Path) -> LPIPS:
     shapes = read_header(path).shapes
     # The tower follows from the size of its first kernel.
     tower = {11: "alex", 3: "vgg"}.get(shapes.get("net.slice1.0.weight", (0,))[-1])
-    hint = "convert it as described in the README, section 'Figures of a checkpoint'"
+    hint = "convert it as described in docs/guides/training.md, 'Metrics of a checkpoint'"
     if tower is None:
         raise Refused(f"{path} is not LPIPS on AlexNet or VGG", hint)
     with torch.device("meta"):

@@ -70,9 +70,9 @@ class TransparentImageToImagePipeline(TransparentPipeline):
         Args:
             prompt (`str` or `list[str]`, *optional*):
                 One prompt, or one per image.
-            image (`Picture`, `Sequence[Picture]` or `torch.Tensor`):
+            image (`ImageInput`, `Sequence[ImageInput]` or `torch.Tensor`):
                 One image or several of one size, of any size: PIL images, paths, arrays or tensors
-                (`images.Picture`); or latents as returned with `output_type="latent"`.
+                (`images.ImageInput`); or latents as returned with `output_type="latent"`.
             strength (`float`, *optional*, defaults to 0.75):
                 How much the image is changed, in (0, 1]. It is the share of the steps that are run,
                 and at least one is.

@@ -132,7 +132,7 @@ LATENT_MARGIN = 0.25
 
 
 def resize_to_cover(rgba_B4HW: Tensor, height: int, width: int) -> Tensor:
-    """Resize straight RGBA to cover height x width and crop it centrally (see `enlarge`)."""
+    """Resize straight RGBA to cover height x width and crop it centrally (see `resize_rgba`)."""
     rows, columns = rgba_B4HW.shape[-2:]
     if (rows, columns) == (height, width):
         return rgba_B4HW
@@ -146,7 +146,7 @@ def resize_to_cover(rgba_B4HW: Tensor, height: int, width: int) -> Tensor:
 def resize_rgba(rgba_B4HW: Tensor, height: int, width: int) -> Tensor:
     """Resize straight RGBA without color fringes, by Lanczos, or by area where it shrinks.
 
-    Hidden colors are filled in first (`pad_colour`). Color is resized premultiplied and divided by
+    Hidden colors are filled in first (`pad_color`). Color is resized premultiplied and divided by
     the resized alpha, so that an edge takes the color of visible pixels, or of the filled-in pixels
     where nothing is visible.
 

@@ -109,7 +109,7 @@ class ForegroundToBlendedPipeline(LayersPipeline):
         Args:
             prompt (`str` or `Sequence[str]`, *optional*):
                 The prompt of the whole image.
-            foreground (`Picture`, a sequence of them or `torch.Tensor`):
+            foreground (`ImageInput`, a sequence of them or `torch.Tensor`):
                 The foreground with alpha, of any size; one for all images or one per image.
             height (`int`, *optional*):
                 As for `LayersTogetherPipeline`.
@@ -148,7 +148,7 @@ class BackgroundToBlendedPipeline(LayersPipeline):
         Args:
             prompt (`str` or `Sequence[str]`, *optional*):
                 The prompt of the whole image.
-            background (`Picture`, a sequence of them or `torch.Tensor`):
+            background (`ImageInput`, a sequence of them or `torch.Tensor`):
                 The background, of any size; one for all images or one per image.
             height (`int`, *optional*):
                 As for `LayersTogetherPipeline`.
@@ -195,9 +195,9 @@ class ForegroundToBackgroundPipeline(LayersPipeline):
         Args:
             prompt (`str` or `Sequence[str]`, *optional*):
                 The prompt of the background.
-            foreground (`Picture`, a sequence of them or `torch.Tensor`):
+            foreground (`ImageInput`, a sequence of them or `torch.Tensor`):
                 The foreground with alpha, of any size; one for all images or one per image.
-            blended (`Picture`, a sequence of them or `torch.Tensor`, *optional*):
+            blended (`ImageInput`, a sequence of them or `torch.Tensor`, *optional*):
                 The blended image, required for SDXL and not accepted for SD 1.5.
             height (`int`, *optional*):
                 As for `LayersTogetherPipeline`.
@@ -246,9 +246,9 @@ class BackgroundToForegroundPipeline(LayersPipeline):
         Args:
             prompt (`str` or `Sequence[str]`, *optional*):
                 The prompt of the foreground.
-            background (`Picture`, a sequence of them or `torch.Tensor`):
+            background (`ImageInput`, a sequence of them or `torch.Tensor`):
                 The background, of any size; one for all images or one per image.
-            blended (`Picture`, a sequence of them or `torch.Tensor`, *optional*):
+            blended (`ImageInput`, a sequence of them or `torch.Tensor`, *optional*):
                 The blended image, required for SDXL and not accepted for SD 1.5.
             height (`int`, *optional*):
                 As for `LayersTogetherPipeline`.

@@ -35,7 +35,7 @@ class TransparentUpscalePipeline(TransparentImageToImagePipeline):
         Args:
             prompt (`str` or `list[str]`, *optional*):
                 One prompt, or one per image.
-            image (`Picture`, `Sequence[Picture]` or `torch.Tensor`):
+            image (`ImageInput`, `Sequence[ImageInput]` or `torch.Tensor`):
                 As for `TransparentImageToImagePipeline`; latents are decoded first.
             strength (`float`, *optional*, defaults to 0.35):
                 In (0, 1]; low, to keep composition and alpha. Above 0.5 the image becomes another

@@ -58,7 +58,7 @@ class SwappableWeights:
 
         Args:
             unet: The UNet.
-            tensors: Tensors of any kind that `finetuned_weights.teach` supports.
+            tensors: Tensors of any kind that `finetuned_weights.load_finetuned` supports.
             metadata: Their metadata, with "kind".
 
         Raises:

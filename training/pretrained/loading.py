@@ -36,7 +36,8 @@ def _kind_of(path: Path) -> str:
     """Return the pipeline class of a single-file model, SDXL or not, by its tensor names."""
     try:
         with safe_open(path, framework="pt") as file:
-            large = any(name.startswith("conditioner.embedders.1.") for name in file.keys())  # noqa: SIM118
+            names = file.keys()
+            large = any(name.startswith("conditioner.embedders.1.") for name in names)
     except (SafetensorError, OSError) as error:
         raise Refused(
             f"{path} is not a complete safetensors file: {error}", "download it again"
@@ -77,7 +78,7 @@ def check_model_paths(preset: Preset) -> None:
     if preset.perceptual and not Path(preset.perceptual).is_file():
         raise NotFound(
             f"there is no file {preset.perceptual}",
-            "see the README for how to save LPIPS weights",
+            "docs/guides/training.md describes how to save LPIPS weights",
         )
 
 

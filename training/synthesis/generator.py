@@ -23,7 +23,7 @@ from training.presets.preset import Preset
 from training.synthesis.inpainting import ImageArray, Inpainter
 from training.synthesis.masks import OPAQUE_ALPHA, TRANSPARENT_ALPHA, mask_around, mask_behind
 
-GREY = (128, 128, 128)
+GRAY = (128, 128, 128)
 """The background of a foreground before inpainting."""
 
 
@@ -132,7 +132,7 @@ class InpaintingPairGenerator:
         """Inpaint around the foreground with the text of the whole image."""
         text, role = request.prompt.text, LayerRole.blended
         return self._fill(
-            composite_over(foreground, GREY),
+            composite_over(foreground, GRAY),
             mask_around(foreground),
             text,
             _seed(request.seed, role),

@@ -25,7 +25,7 @@ class OffsetEncoder(nn.Module):
 
     "light": pairs of 3x3 convolutions, each pair after the first at half the size, which is the
     released architecture where `fold` is 1. "heavy": Stable Diffusion's image encoder
-    (`heavy_blocks`).
+    (`paper_encoder_blocks`).
     """
 
     def __init__(self, preset: Preset) -> None:

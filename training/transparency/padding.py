@@ -43,7 +43,7 @@ def _pyramid(premultiplied: NDArray[np.float32]) -> list[NDArray[np.float32]]:
 
 
 def pad_colors(rgba_B4HW: Tensor) -> Tensor:
-    """Apply `pad_colour` to a batch of straight RGBA in [0, 1]: B x 3 x H x W."""
+    """Apply `pad_color` to a batch of straight RGBA in [0, 1]: B x 3 x H x W."""
     images = rgba_B4HW.permute(0, 2, 3, 1).float().cpu().numpy()
     padded_BHW3 = torch.stack([torch.from_numpy(pad_color(image)) for image in images])
     return padded_BHW3.permute(0, 3, 1, 2).contiguous().to(rgba_B4HW)

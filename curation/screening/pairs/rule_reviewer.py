@@ -201,7 +201,7 @@ def review_item(
     """Return the rule reviewer's verdict on a review item.
 
     Args:
-        oracle: The rule reviewer of the item's kind.
+        rule_reviewer: The rule reviewer of the item's kind.
         store: The object store with the layers.
         item: The item; a pair is judged as a whole, a single candidate by its foreground.
     """

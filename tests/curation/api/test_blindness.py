@@ -40,7 +40,8 @@ from curation.review import gold, reviewers
 from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
 from curation.review.decisions import decide
 from curation.runtime.context import AppContext
-from curation.screening.rules import measure_single, screen_candidates
+from curation.screening.measurements import measure_single
+from curation.screening.rules import screen_candidates
 from curation.settings import Settings
 from tests.making import (
     fresh_database,
@@ -197,7 +198,7 @@ def make_world(
     with ExitStack() as stack:
 
         def make(gold_one: uuid.UUID, overlap: int = 1, other: str | None = None) -> World:
-            monkeypatch.setattr(gold, "_coin", random.Random(7))
+            monkeypatch.setattr(gold, "_rng", random.Random(7))
             name = stack.enter_context(fresh_database(postgres_address, template_database))
             database = Database(named(postgres_address, name))
             stack.callback(database.close)

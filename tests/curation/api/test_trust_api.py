@@ -15,7 +15,7 @@ from curation.images.codec import encode_layer, pixel_hash
 from curation.quality import gold_creation
 from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
 from curation.review.gold import GoldSettings, set_gold
-from curation.screening.rules import measure_single
+from curation.screening.measurements import measure_single
 from tests.making import image
 
 

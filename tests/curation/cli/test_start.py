@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from curation.cli.checkpoints import ExportFormat, Precision
-from curation.cli.generate import Sampler
+from curation.cli.generate import SamplerName
 from curation.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -97,6 +97,6 @@ def test_the_choices_are_those_that_the_workshop_knows() -> None:
     from training.interop.own_format import FORMAT_NAME
     from training.pipelines.worker_generator import SCHEDULERS
 
-    assert {one.value for one in Sampler} == set(SCHEDULERS)
+    assert {one.value for one in SamplerName} == set(SCHEDULERS)
     assert {one.value for one in ExportFormat} == {*FORMATS, FORMAT_NAME}
     assert {one.value for one in Precision} == set(PRECISIONS)

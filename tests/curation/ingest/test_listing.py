@@ -6,7 +6,8 @@ import os
 import pytest
 
 from curation.domain import Split
-from curation.ingest.folder_listing import caption_from_name, list_folder
+from curation.ingest.caption_files import caption_from_name
+from curation.ingest.folder_listing import list_folder
 
 
 def write(folder, name, text=""):

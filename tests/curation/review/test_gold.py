@@ -31,7 +31,7 @@ from curation.review.reviewers import (
 )
 from curation.review.similar_samples import most_similar_sample
 from curation.rounds import lifecycle
-from curation.screening.rules import measure_single
+from curation.screening.measurements import measure_single
 from curation.synthetic.shapes import draw_subject, sample_subject
 from tests.making import make_candidates, make_round, states
 
@@ -41,7 +41,7 @@ SIZE = 64
 @pytest.fixture
 def hiding(database, store, monkeypatch):
     """A round of 40 screened candidates, and 60 pieces of gold, of which half of what is shown consists."""
-    monkeypatch.setattr(gold, "_coin", random.Random(1))  # the same places in every run
+    monkeypatch.setattr(gold, "_rng", random.Random(1))  # the same places in every run
     with database.transaction() as tx:
         number = make_round(tx)
         for one in make_candidates(tx, store, number, 40):

@@ -85,7 +85,7 @@ class Stream:
 
 @pytest.mark.parametrize(("left", "room"), [(12, 24), (6, 24), (3, 8), (1, 24), (1, 1)])
 def test_the_share_holds_over_a_stream_that_trickles(database, monkeypatch, left, room):
-    monkeypatch.setattr(gold, "_coin", random.Random(left * 100 + room))
+    monkeypatch.setattr(gold, "_rng", random.Random(left * 100 + room))
     stream = Stream(database)
     for _ in range(120 // left):
         stream.arrive(left)

@@ -25,8 +25,8 @@ from curation.review.queue import claim_batch
 from curation.review.recent_decisions import recent_decisions
 from curation.review.reviewers import add_reviewer
 from curation.review.similar_samples import most_similar_sample
+from curation.screening.measurements import measure_pair_candidate
 from curation.screening.pairs.defects import PAIR_DEFECT_REASONS, PAIR_DEFECTS
-from curation.screening.rules import measure_pair_candidate
 from tests.making import make_pairs, make_round, scenes
 
 FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
@@ -35,7 +35,7 @@ FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blend
 @pytest.fixture
 def hiding(database, store, monkeypatch):
     """A round of 20 pairs of 48 px, and 48 pieces of gold made of pairs of 64 px; half of what is shown is gold."""
-    monkeypatch.setattr(gold, "_coin", random.Random(1))  # the same places in every run
+    monkeypatch.setattr(gold, "_rng", random.Random(1))  # the same places in every run
     with database.transaction() as tx:
         number = make_round(tx, kind="pair")
         drawn = scenes(20, size=48)

@@ -123,7 +123,7 @@ def test_everything_that_a_scene_may_say(tmp_path: Path) -> None:
         ),
         ("size = 'big'\n" + FOREST + FOX, "invalid size 'big'", "832x1216"),
         ("size = 512\n" + FOREST + FOX, "size is 512", "a text in quotes"),
-        ("whole = \n" + FOREST + FOX, "is not valid TOML", "README"),
+        ("whole = \n" + FOREST + FOX, "is not valid TOML", "layers-and-scenes"),
         (FOREST + FOX * 101, "101 layers", ""),
     ],
 )

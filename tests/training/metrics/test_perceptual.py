@@ -93,7 +93,7 @@ def test_other_files_are_refused(tmp_path):
     save_file({"weight": torch.zeros(1)}, other)
     with pytest.raises(Refused, match="not LPIPS") as told:
         load_lpips(other)
-    assert "README" in told.value.hint
+    assert "docs/guides/training.md" in told.value.hint
     file, weights = file_of("alex", tmp_path)
     save_file(
         {name: tensor.contiguous() for name, tensor in weights.items() if "lin3" not in name}, file
