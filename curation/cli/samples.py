@@ -90,7 +90,9 @@ def show(
             print_text(f"{name:<15} {_plain(value)}")
     for event in history:
         data = ", ".join(f"{key}: {value}" for key, value in event["data"].items())
-        print_text(f"{event['created_at']:%Y-%m-%d %H:%M}  {event['kind']} by {event['actor']}: {data}")
+        print_text(
+            f"{event['created_at']:%Y-%m-%d %H:%M}  {event['kind']} by {event['actor']}: {data}"
+        )
 
 
 @app.command()

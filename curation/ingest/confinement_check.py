@@ -56,7 +56,11 @@ def check_confinement() -> ConfinementReport:
         LayerloopError: No confined process can be started.
     """
     worker = Worker(
-        {"function": f"{__name__}:attempt_forbidden_operations", "warm_up": None, "memory": DEFAULT_LIMITS.memory},
+        {
+            "function": f"{__name__}:attempt_forbidden_operations",
+            "warm_up": None,
+            "memory": DEFAULT_LIMITS.memory,
+        },
         DEFAULT_LIMITS,
     )
     try:

@@ -27,7 +27,6 @@ from training.pipelines.images import (
     to_rgba,
 )
 from training.pipelines.layer_inputs import (
-    ENCODED_TEXTS,
     checked_stop_at,
     common_size,
     count_images,

@@ -95,9 +95,7 @@ def test_a_sheet_has_bounds(signed_in, number, count):
         ("decisions", "decisions", said(str(uuid.uuid4()))),
         ("undo", "undos", {"key": str(uuid.uuid4())}),
     ):
-        assert (
-            ann.post(f"/api/review/{path}/batch", json={name: [one] * count}).status_code == 422
-        )
+        assert ann.post(f"/api/review/{path}/batch", json={name: [one] * count}).status_code == 422
 
 
 def test_the_largest_sheet_fits_into_one_request(signed_in, database, store):
