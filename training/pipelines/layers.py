@@ -27,6 +27,7 @@ from training.pipelines.images import (
     to_rgba,
 )
 from training.pipelines.layer_inputs import (
+    ENCODED_TEXTS,
     checked_stop_at,
     common_size,
     count_images,
@@ -252,7 +253,7 @@ class LayersPipeline(DelegatingPipeline):
             )
         # Count the images. The batch has a row for each layer of each image, image after image.
         drawn, frames = self.mode.generated, len(self.mode.generated)
-        embedded = [arguments[name] for name in _EMBEDDED if arguments.get(name) is not None]
+        embedded = [arguments[name] for name in ENCODED_TEXTS if arguments.get(name) is not None]
         counted = [*(texts[role] for role in drawn), negative_prompt, *given.values()]
         counted += [item[::frames] for item in embedded]
         count = count_images(counted) * num_images_per_prompt
