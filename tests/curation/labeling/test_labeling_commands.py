@@ -117,11 +117,11 @@ def test_doctor_checks_the_labeling_server(here):
 
 
 @pytest.mark.parametrize(
-    "desk", ["label-studio", "label-studio+ftp://x", "cvat+http://x", "http://x"]
+    "url", ["label-studio", "label-studio+ftp://x", "cvat+http://x", "http://x"]
 )
-def test_unsupported_urls_are_refused(settings, backend):
+def test_unsupported_urls_are_refused(settings, url):
     with pytest.raises(Refused, match="LAYERLOOP_LABELING"):
-        open_labeling_backend(settings.model_copy(update={"labeling": backend}))
+        open_labeling_backend(settings.model_copy(update={"labeling": url}))
 
 
 def test_an_unreachable_server_loses_nothing(settings, database, store):
