@@ -26,7 +26,7 @@ from training.data.tensor_cache import ShardedTensorCache, cache_key
 shards = ShardedTensorCache(Path(sys.argv[1]))
 print("ready", flush=True)
 for number in range(10_000):
-    keys = [key_of(number, row) for row in range(4)]
+    keys = [cache_key(number, row) for row in range(4)]
     shards.put(keys, {"value": torch.full((4, 1000), float(number))})
 """
 
@@ -127,7 +127,7 @@ def test_a_bit_that_rotted_is_an_error(tmp_path):
 def test_a_claim_excludes_other_processes_until_its_holder_dies(tmp_path):
     program = (
         "import sys, time; from pathlib import Path; from training.data.tensor_cache import ShardedTensorCache, cache_key\n"
-        "with ShardedTensorCache(Path(sys.argv[1])).claim(key_of(1), wait=True) as mine:\n"
+        "with ShardedTensorCache(Path(sys.argv[1])).claim(cache_key(1), wait=True) as mine:\n"
         "    print(mine, flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen(
@@ -166,14 +166,14 @@ import training.data.tensor_cache
 from training.data.tensor_cache import ShardedTensorCache, cache_key, compute_missing
 training.data.tensor_cache.ENTRIES_PER_SHARD = 3
 shards, made = ShardedTensorCache(Path(sys.argv[1])), Path(sys.argv[2])
-keys = [key_of(number) for number in range(24)]
+keys = [cache_key(number) for number in range(24)]
 def make(places):
     time.sleep(0.02 * len(places))
     with made.open("a") as file:
         file.write("x" * len(places))
     shards.put([keys[place] for place in places], {"value": torch.tensor(places).float()[:, None] + len(places) / 10})
 print("ready", flush=True)
-for _ in make_missing(shards, keys, [number % 2 for number in range(24)], make):
+for _ in compute_missing(shards, keys, [number % 2 for number in range(24)], make):
     pass
 print(shards.get(keys)["value"].flatten().tolist(), flush=True)
 """

@@ -160,7 +160,7 @@ def test_its_folder_says_what_it_is_of_and_can_be_deleted(filled, images):
 
 def test_every_shape_has_latents_of_its_own(filled, store, freeze_sized):
     snapshot = freeze_sized([(40, 20), (20, 40), (30, 30)] * 4)
-    buckets = BucketConfig(make_bucket_table(32, 8, 2.0), least=2)
+    buckets = BucketConfig(make_bucket_table(32, 8, 2.0), min_images=2)
     sorted_ = open_split(store, snapshot, Split.train, 32, in_memory=False, buckets=buckets)
     square = open_split(store, snapshot, Split.train, 32, in_memory=False)
     cache, computed = filled(sorted_)
@@ -219,7 +219,7 @@ from training.denoiser.cache import LatentCache
 from training.data.dataset import open_split
 training.data.tensor_cache.ENTRIES_PER_SHARD = 3
 objects, snapshot, folder = sys.argv[1:]
-pictures = load_split(FolderStore(Path(objects)), snapshot, Split.train, 32, in_memory=False)
+pictures = open_split(FolderStore(Path(objects)), snapshot, Split.train, 32, in_memory=False)
 cache = LatentCache.open(Path(folder), {"precision": "fp32"})
 cache.fill(pictures, lambda alpha, padded: (padded[:, :, ::8, ::8] + 1, alpha[:, :, ::8, ::8]), lambda progress: None)
 print(float(cache.get(range(len(pictures)))[0].sum()))

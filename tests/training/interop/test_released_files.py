@@ -177,7 +177,7 @@ def test_numbers_must_be_finite_and_floating(tmp_path: Path) -> None:
         {"bad": torch.tensor([1.0, float("nan")]), "whole": torch.tensor([1])},
         tmp_path / "n.safetensors",
     )
-    for name, said in {"bad": "not finite", "whole": "of type torch.int64"}.items():
+    for name, said in {"bad": "not finite", "whole": "has dtype torch.int64"}.items():
         with pytest.raises(Refused, match=said):
             read_tensors(tmp_path / "n.safetensors", [name])
     save_file({}, tmp_path / "empty.safetensors")

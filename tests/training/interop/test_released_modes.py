@@ -143,5 +143,5 @@ def test_what_cannot_be_drawn_is_refused_with_what_would_help(available, given, 
 
 
 def test_a_mode_says_what_it_does() -> None:
-    assert str(MODES["fgble2bg"]) == "fgble2bg: given foreground and blended draws background"
-    assert str(MODES["joint"]) == "joint: draws foreground, background, blended"
+    assert str(MODES["fgble2bg"]) == "fgble2bg: given foreground and blended generates background"
+    assert str(MODES["joint"]) == "joint: generates foreground, background, blended"

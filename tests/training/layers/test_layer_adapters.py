@@ -89,7 +89,7 @@ def test_adapters_of_another_base_are_refused(layered):
     from dataclasses import replace
 
     tensors, metadata = layered.finetuned_state_dict(), layered.metadata()
-    with pytest.raises(Refused, match="no 'network"):
+    with pytest.raises(Refused, match="has no module 'network"):
         load_layered_denoiser(BuiltinDenoiser(replace(MICRO, dit_layers=1)), tensors, metadata)
     with pytest.raises(Refused, match="do not fit their base"):
         load_layered_denoiser(BuiltinDenoiser(replace(MICRO, dit_width=96)), tensors, metadata)

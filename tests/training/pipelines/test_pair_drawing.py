@@ -217,6 +217,6 @@ def test_what_a_checkpoint_cannot_draw_is_refused(import_, store):
     led = load_generator(import_("sd15", "bg2fg"), store)
     with pytest.raises(NotFound):
         led.generate([ask()], GenerationOptions(given={BACKGROUND: "0" * 64}))
-    with pytest.raises(Refused, match="sizes of 64x64 and 64x72"):
+    with pytest.raises(Refused, match="differ in size: 64x64 and 64x72"):
         led.generate([ask()], GenerationOptions(given={BACKGROUND: sha}, size=(64, 72)))
     assert led.generate([ask()], GenerationOptions(given={BACKGROUND: sha}, size=(64, 64)))

@@ -121,7 +121,7 @@ def test_views_are_a_choice_of_the_call_beside_that_of_the_preset():
         eight, estimate_augmented(networks.decoder, autoencoder.decode(latent), latent)
     )
     assert not torch.equal(once, eight)
-    with pytest.raises(Refused, match="in 3 views"):
+    with pytest.raises(Refused, match="invalid number of views 3"):
         decode_rgba(autoencoder, networks.decoder, latent, views=3)
 
 

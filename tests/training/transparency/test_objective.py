@@ -46,10 +46,10 @@ def batch(count=2):
     return torch.rand(count, 1, 32, 32, generator=rng), torch.rand(count, 3, 32, 32, generator=rng)
 
 
-def measure(preset, autoencoder, networks, seen=0, keep=None):
+def measure(preset, autoencoder, networks, images_seen=0, keep=None):
     objective = TransparencyObjective(preset, autoencoder)
     keep_B = torch.ones(2) if keep is None else keep
-    return objective, objective.loss(networks, *batch(), keep_B, seen)
+    return objective, objective.loss(networks, *batch(), keep_B, images_seen)
 
 
 def test_the_total_is_the_weighted_sum_of_the_papers_terms(autoencoder):
