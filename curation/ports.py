@@ -229,10 +229,7 @@ class MattingComparer(Protocol):
         segmenter: str | None,
         report: ProgressCallback,
     ) -> MattingComparison:
-        """Generate requests with a checkpoint, and by opaque generation and matting.
-
-        `segmenter` is a segmentation model by name or folder; None uses the built-in matting.
-        """
+        """Generate with a checkpoint, and by matting: built in if `segmenter` is None."""
 
 
 @dataclass(frozen=True)
