@@ -280,7 +280,7 @@ interface ReviewerStats {
   not_counted: number;
   agreement: { alike: Interval | null; ac1: Coefficient };
   gold: { noticed: Interval | null; clean_accepted: Interval | null; curves: DetectionCurve[] };
-  facts: {
+  signs: {
     run: { verdict: string; longest: number; expected: number; chance: number } | null;
     quick: Interval | null;
     dwell_change_per_hour: Interval | null;

@@ -51,34 +51,11 @@ STORED = {
     "curation/scenes/scene.py: colour",  # a key of scene files
     "curation/selection/acceptance_model.py: centres",  # a key of stored parameters
     "curation/screening/signals.py: _contam_grey",  # defines the stored signal contam_grey
-    "curation/synthetic/shapes.py: grey",  # a word of the captions' grammar
 }
 """Names that are stored, so that they cannot change."""
 
 OPEN = {
-    "curation/adapters/label_studio.py: board",
-    "curation/adapters/label_studio.py: postings",
-    "curation/adapters/label_studio_projects.py: board",
-    "curation/api/labeling.py: board",
-    "curation/api/labeling.py: posting",
-    "curation/api/reviewers.py: facts",
-    "curation/cli/labeling.py: desk",
-    "curation/labeling/annotations.py: _POSTING",
-    "curation/labeling/port.py: board",
-    "curation/labeling/port.py: facts",
-    "curation/labeling/port.py: postings",
-    "curation/labeling/previews.py: posting",
-    "curation/labeling/projects.py: _BOARD",
-    "curation/labeling/projects.py: _BOARDS",
-    "curation/labeling/projects.py: _MADE_BOARDS",
-    "curation/labeling/projects.py: _NEW_BOARD",
-    "curation/labeling/reconcile.py: _POSTINGS",
-    "curation/labeling/reconcile.py: told",
-    "curation/labeling/tasks.py: _NEW_POSTINGS",
-    "curation/labeling/tasks.py: _SAID_LATELY",
-    "curation/runtime/doctor.py: _desk",
     "curation/runtime/doctor.py: told",
-    "training/interop/export_checkpoint.py: facts",
 }
 """Names still to be changed. This list empties; nothing is added to it."""
 

@@ -122,7 +122,7 @@ class ReviewerStatsResponse(BaseModel):
     not_counted: int
     agreement: WithOthers
     gold: GoldResults
-    facts: CarelessnessSigns
+    signs: CarelessnessSigns
 
 
 # Routes

@@ -77,7 +77,7 @@ def reviewer_statistics(
         "not_counted": int(tx.execute(_NOT_COUNTED, {"reviewer": reviewer.id}).scalar_one()),
         "agreement": _agreement(others),
         "gold": _gold(gold),
-        "facts": {
+        "signs": {
             "run": _longest_run(accepts),
             "quick": _share(sum(ms < QUICK_MS for ms in dwell), len(dwell)),
             "dwell_change_per_hour": _dwell_drift(rows),
@@ -100,7 +100,7 @@ def as_text(stats: Mapping[str, Any]) -> str:
     """Format the statistics of a reviewer for a terminal."""
     # Speed and state.
     rate = stats["decisions_per_hour"]
-    dwell, run, facts = stats["dwell_ms"], stats["facts"]["run"], stats["facts"]
+    dwell, run, signs = stats["dwell_ms"], stats["signs"]["run"], stats["signs"]
     lines = [
         f"{stats['name']}: {stats['decisions']} decisions in {stats['hours']:.1f} h"
         + (f", {rate:.0f} per hour" if rate else "")
@@ -122,9 +122,9 @@ def as_text(stats: Mapping[str, Any]) -> str:
         ("agreement with others", stats["agreement"]["alike"]),
         ("obvious defects rejected", stats["gold"]["noticed"]),
         ("clean gold accepted", stats["gold"]["clean_accepted"]),
-        (f"reviews under {QUICK_MS} ms", facts["quick"]),
-        ("obvious gold missed in the first half hour of a session", facts["missed_early"]),
-        ("obvious gold missed later in a session", facts["missed_late"]),
+        (f"reviews under {QUICK_MS} ms", signs["quick"]),
+        ("obvious gold missed in the first half hour of a session", signs["missed_early"]),
+        ("obvious gold missed later in a session", signs["missed_late"]),
     )
     lines += [
         f"  {name}: {share['value']:.1%} (95 % {share['low']:.1%} to {share['high']:.1%}, n = "

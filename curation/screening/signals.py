@@ -1,6 +1,6 @@
 """Screening signals: measurements of one layer that do not depend on its prompt.
 
-Each signal is a function registered with name, definition, unit and cost. All read one `Measured`
+Each signal is a function registered with name, definition, unit and cost. All read one measured
 layer, prepared once. The definitions follow section 4.1 of the project's method notes; C is
 straight color, a alpha in 0..1, s the image size (longer side), core = a > 0.5.
 """

@@ -91,9 +91,9 @@ function interval(share) {
 }
 
 /** @param {ReviewerStats} stats */
-function details({ facts }) {
-  const { run, quick, dwell_change_per_hour: change } = facts;
-  const { missed_early: early, missed_late: late } = facts;
+function details({ signs }) {
+  const { run, quick, dwell_change_per_hour: change } = signs;
+  const { missed_early: early, missed_late: late } = signs;
   const runText =
     run &&
     `${pluralize(run.longest, humanize(run.verdict))} in a row; ` +

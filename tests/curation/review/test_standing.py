@@ -42,7 +42,7 @@ def test_pace_looks_and_undone(database):
     assert told["dwell_ms"]["median"] == 1_000
     assert told["accepted"]["value"] == pytest.approx(26 / 150)
     assert told["undone"]["value"] == pytest.approx(2 / 152)
-    assert told["facts"]["quick"]["value"] == pytest.approx(5 / 152)
+    assert told["signs"]["quick"]["value"] == pytest.approx(5 / 152)
     assert told["agreement"]["alike"] is None
     assert told["gold"] == {"noticed": None, "clean_accepted": None, "curves": []}
     assert "150 decisions in 0.4 h, 360 per hour" in as_text(told)
@@ -51,7 +51,7 @@ def test_pace_looks_and_undone(database):
 def test_nothing_is_told_of_somebody_who_has_decided_nothing(database):
     told = metrics(database, [])
     assert (told["decisions"], told["hours"], told["decisions_per_hour"]) == (0, 0.0, None)
-    assert told["facts"] == {
+    assert told["signs"] == {
         "run": None, "quick": None, "dwell_change_per_hour": None, "missed_early": None, "missed_late": None,
     }  # fmt: skip
     assert as_text(told) == "ann: 0 decisions in 0.0 h"
@@ -62,7 +62,7 @@ def test_nothing_is_told_of_somebody_who_has_decided_nothing(database):
 def test_a_run_of_equal_verdicts_stands_beside_what_coins_bring(database):
     rng = np.random.default_rng(3)
     honest = [Past(i, accept=bool(a)) for i, a in enumerate(rng.random(400) < 0.3)]
-    told = metrics(database, honest)["facts"]["run"]
+    told = metrics(database, honest)["signs"]["run"]
     assert told["verdict"] == "reject"
     share = sum(not one.accept for one in honest) / 400
     assert told["expected"] == pytest.approx(
@@ -75,7 +75,7 @@ def test_stamping_shows_as_a_run_that_no_coin_brings(database):
     stamped = [Past(i, accept=i % 3 == 0) for i in range(100)] + [
         Past(100 + i, accept=True) for i in range(60)
     ]
-    told = metrics(database, stamped)["facts"]["run"]
+    told = metrics(database, stamped)["signs"]["run"]
     assert (told["verdict"], told["longest"]) == ("accept", 61)
     assert told["expected"] < 20
     assert told["chance"] < 1e-6
@@ -92,7 +92,7 @@ def test_slower_looks_and_more_misses_show_as_a_drift(database):
         missed = i % 2 == 0 if late else i % 10 == 0
         past.append(Past(seconds, accept=missed, dwell_ms=dwell, gold=i % 3 == 0, defect="haze" if i % 3 == 0 else None,
                          severity=0.9 if i % 3 == 0 else 0))  # fmt: skip
-    told = metrics(database, past)["facts"]
+    told = metrics(database, past)["signs"]
     assert told["dwell_change_per_hour"]["low"] < 0.5 < told["dwell_change_per_hour"]["high"]
     assert told["dwell_change_per_hour"]["low"] > 0.3
     assert told["missed_early"]["value"] == pytest.approx(0.1)
