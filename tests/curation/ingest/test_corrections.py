@@ -428,7 +428,7 @@ def test_any_sample_is_withdrawn_and_restored_by_name(database, store, folder):
     import_seeds(database, store, folder)
     apple = line_of(database, "an apple")
     with database.transaction() as tx:
-        with pytest.raises(Refused, match="says why"):
+        with pytest.raises(Refused, match="needs a reason"):
             withdraw_samples(tx, [apple.id], "  ", "ann")
         with pytest.raises(NotFound):
             withdraw_samples(tx, ["0" * 32], "x", "ann")

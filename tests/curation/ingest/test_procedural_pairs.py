@@ -137,7 +137,7 @@ def test_pairs_agree_with_their_texts_and_strangers_do_not_agree_with_each_other
         front = shrunk(layers[FRONT], size)
         own.append(check_pair(front, shrunk(layers[BACK], size), scene.prompt))
         strange.append(check_pair(front, shrunk(apart, size), scene.prompt))
-    for name in ("colour", "shape", "ground"):
+    for name in ("color", "shape", "ground"):
         assert np.mean([getattr(one, name) for one in own]) > 0.97
         assert np.mean([getattr(one, name) for one in strange]) > 0.97
     assert (

@@ -143,7 +143,7 @@ PARENT = """
 import sys, test_sandbox
 from curation.ingest.sandbox import Sandbox
 from curation.ingest.sandbox_wire import Message
-with Sandbox(test_sandbox.lazy, lambda item: Message({}), lambda item, answer: answer.facts["pid"], workers=1) as sandbox:
+with Sandbox(test_sandbox.lazy, lambda item: Message({}), lambda item, answer: answer.metadata["pid"], workers=1) as sandbox:
     for _, pid in sandbox.run([0]):
         print(pid, flush=True)
     if sys.argv[1] == "busy":

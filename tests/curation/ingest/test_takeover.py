@@ -164,7 +164,7 @@ def test_nothing_outside_is_reached(sandbox, granted, tmp_path, statement):
 
 
 @pytest.mark.skipif(
-    sys.platform != "linux" or os.uname().distributed != "x86_64", reason="numbers of x86_64 Linux"
+    sys.platform != "linux" or os.uname().machine != "x86_64", reason="numbers of x86_64 Linux"
 )
 @pytest.mark.parametrize(
     ("name", "number", "arguments"),
