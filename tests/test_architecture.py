@@ -51,6 +51,7 @@ STORED = {
     "curation/scenes/scene.py: colour",  # a key of scene files
     "curation/selection/acceptance_model.py: centres",  # a key of stored parameters
     "curation/screening/signals.py: _contam_grey",  # defines the stored signal contam_grey
+    "curation/synthetic/shapes.py: grey",  # a word of the captions' grammar
 }
 """Names that are stored, so that they cannot change."""
 
