@@ -26,8 +26,10 @@ INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --require-ha
 UV_VERSION := 0.13.9
 CYCLONEDX_VERSION := 7.5.0
 PIP_AUDIT_VERSION := 2.10.1
-# A process per core: half of the tests wait for something. A file's tests stay together, for what they share.
-TOGETHER := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --maxprocesses 8 --dist loadfile
+# One process more than there are cores: many tests wait for something. A file's tests stay together,
+# since they share fixtures; tests/conftest.py puts the files with slow tests first.
+PROCESSES := $(shell $(PYTHON) -c 'import os; print(min(8, (os.cpu_count() or 1) + 1))')
+TOGETHER := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 BENCH ?= first_page images_in latent_cache review_queue snapshot_freeze training_rate
 
 DEMO := --home "$(HOME_DIR)" $(if $(SEED),--seed "$(SEED)") $(if $(REVIEWER),--reviewer $(REVIEWER)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PAIRS),--pairs) $(if $(LABELING),--labeling $(LABELING))

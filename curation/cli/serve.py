@@ -176,13 +176,13 @@ def doctor(as_json: Json = False) -> None:
     except LayerloopError as error:  # settings that cannot be read are a finding too
         findings = [
             *check_environment(),
-            Finding("settings", ok=False, told=error.message, hint=error.hint),
+            Finding("settings", ok=False, message=error.message, hint=error.hint),
         ]
     if as_json:
         print_json([finding.__dict__ for finding in findings])
     else:
         for finding in findings:
-            print_text(f"{'ok  ' if finding.ok else 'BAD '} {finding.part:<12} {finding.told}")
+            print_text(f"{'ok  ' if finding.ok else 'BAD '} {finding.part:<12} {finding.message}")
             if finding.hint:
                 print_text(f"     {'':<12} hint: {finding.hint}")
     if not all(finding.ok for finding in findings):

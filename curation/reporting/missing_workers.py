@@ -28,7 +28,7 @@ _WAITING = sa.text("""
           and state = 'requested' and created_at < now() - make_interval(secs => :seconds))
     select kind, count(*) as count from due
     where not exists (
-        select from leases where purpose in ('draw', 'train', 'caption') and expires_at > now())
+        select from leases where purpose in ('generate', 'train', 'caption') and expires_at > now())
     group by kind""")
 
 

@@ -31,7 +31,7 @@ class Finding:
 
     part: str
     ok: bool
-    told: str
+    message: str
     hint: str = ""
 
 
@@ -81,7 +81,7 @@ def run_checks(settings: Settings) -> list[Finding]:
             )
             findings += [_run_check(check, context) for check in checks]
     except LayerloopError as error:
-        findings.append(Finding("instance", ok=False, told=error.message, hint=error.hint))
+        findings.append(Finding("instance", ok=False, message=error.message, hint=error.hint))
     return findings
 
 
@@ -89,7 +89,7 @@ def _run_check(check: Callable[[AppContext], Finding], context: AppContext) -> F
     try:
         return check(context)
     except LayerloopError as error:
-        return Finding(check.__name__.strip("_"), ok=False, told=error.message, hint=error.hint)
+        return Finding(check.__name__.strip("_"), ok=False, message=error.message, hint=error.hint)
 
 
 def _disk(settings: Settings) -> Finding:
@@ -120,7 +120,7 @@ def _training_part() -> Finding:
             f"{', '.join(missing)} not installed",
             "pip install 'layerloop[train]'",
         )
-    return Finding("training", ok=True, told="torch, diffusers and safetensors are installed")
+    return Finding("training", ok=True, message="torch, diffusers and safetensors are installed")
 
 
 def _private_files(settings: Settings) -> Finding:
@@ -149,7 +149,7 @@ def _private_files(settings: Settings) -> Finding:
     except LayerloopError as error:
         return Finding("privacy", False, error.message, error.hint)
     return Finding(
-        "privacy", ok=True, told="only the owner can read the home, its secret and its logs"
+        "privacy", ok=True, message="only the owner can read the home, its secret and its logs"
     )
 
 
@@ -173,7 +173,7 @@ def _confinement() -> Finding:
         result = check_confinement()
     except LayerloopError as error:
         return Finding(
-            "confinement", ok=False, told=error.message, hint="is the environment complete?"
+            "confinement", ok=False, message=error.message, hint="is the environment complete?"
         )
     if result.escapes:
         escapes = ", ".join(result.escapes)
@@ -182,7 +182,7 @@ def _confinement() -> Finding:
             "import only files that you trust, or use Linux 5.13 or newer with seccomp and Landlock"
         )
         return Finding("confinement", False, message, hint)
-    return Finding("confinement", ok=True, told=f"decoders are confined by {result.parts}")
+    return Finding("confinement", ok=True, message=f"decoders are confined by {result.parts}")
 
 
 def _database(context: AppContext) -> Finding:
@@ -198,7 +198,7 @@ def _database(context: AppContext) -> Finding:
             f"{message}, but the code needs {newest}: {drift}",
             "run 'layerloop up' once",
         )
-    return Finding("database", ok=True, told=message)
+    return Finding("database", ok=True, message=message)
 
 
 def _objects(context: AppContext) -> Finding:
@@ -225,12 +225,14 @@ def _objects(context: AppContext) -> Finding:
             "restore them from a backup",
         )
     checked = len(set(referenced))
-    return Finding("objects", ok=True, told=f"{checked} objects checked, none missing")
+    return Finding("objects", ok=True, message=f"{checked} objects checked, none missing")
 
 
 def _queue(context: AppContext) -> Finding:
     context.queue.check()
-    return Finding("queue", ok=True, told=f"{without_credentials(context.settings.queue)} answers")
+    return Finding(
+        "queue", ok=True, message=f"{without_credentials(context.settings.queue)} answers"
+    )
 
 
 def _work(context: AppContext) -> Finding:
@@ -238,7 +240,7 @@ def _work(context: AppContext) -> Finding:
     with context.database.transaction() as tx:
         untaken = missing_workers.count_waiting_work(tx)
     if not untaken:
-        return Finding("work", ok=True, told="no work waits for a missing worker")
+        return Finding("work", ok=True, message="no work waits for a missing worker")
     return Finding(
         "work", False, missing_workers.describe_waiting_work(untaken), missing_workers.START_WORKERS
     )
@@ -247,8 +249,8 @@ def _work(context: AppContext) -> Finding:
 def _labeling(context: AppContext) -> Finding:
     backend = open_labeling_backend(context.settings)
     if backend is None:
-        return Finding("labeling", ok=True, told="only the review page")
+        return Finding("labeling", ok=True, message="only the review page")
     with closing(backend):
         url = without_credentials(backend.url)
         message = f"{url} answers, with {len(backend.list_users())} users"
-    return Finding("labeling", ok=True, told=message)
+    return Finding("labeling", ok=True, message=message)

@@ -147,6 +147,6 @@ def test_an_address_is_told_without_credentials(address, told):
 def test_the_doctor_says_what_the_kernel_grants_to_decoders(tmp_path):
     settings = Settings(home=tmp_path / "home", database="postgresql://127.0.0.1:1/none")
     found = next(one for one in run_checks(settings) if one.part == "confinement")
-    assert "seccomp" in found.told
-    assert "Landlock" in found.told
-    assert found.ok == ("could" not in found.told)
+    assert "seccomp" in found.message
+    assert "Landlock" in found.message
+    assert found.ok == ("could" not in found.message)

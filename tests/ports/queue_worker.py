@@ -22,7 +22,7 @@ def main(queue_address: str, database_address: str, prefix: str, queue: str, not
     def screen(token: str) -> None:
         write(f"screen {token}")
 
-    def draw(token: str) -> None:
+    def generate(token: str) -> None:
         write(f"draw {token}")
 
     def train(token: str) -> None:
@@ -35,7 +35,7 @@ def main(queue_address: str, database_address: str, prefix: str, queue: str, not
         raise RuntimeError(token)
 
     celery_queue.PREFIX = prefix
-    jobs = {"screen": screen, "draw": draw, "train": train, "fail": fail}
+    jobs = {"screen": screen, "generate": generate, "train": train, "fail": fail}
     app = celery_queue.make_app(Settings(queue=queue_address), database_address, jobs)
     celery_queue.run_celery_worker(app, [queue], f"{queue}@test", on_stop=lambda: write("stopping"))
 

@@ -172,14 +172,14 @@ def test_a_pickled_message_is_never_opened(line, worker, tmp_path):
 
 
 def test_jobs_that_load_weights_wait_for_a_worker_of_the_gpu(line, worker):
-    token = line.send("draw")
+    token = line.send("generate")
     line.wait_for(f"screen {line.send('screen')}")
     assert not line.noted(f"draw {token}")
     other = line.start_worker("gpu")
     line.wait_for(f"draw {token}")  # sent before the worker was there: the broker kept it
     other.terminate()
     assert other.wait(20) == 0
-    assert (queue_for("draw"), queue_for("train"), queue_for("screen")) == ("gpu", "gpu", "cpu")
+    assert (queue_for("generate"), queue_for("train"), queue_for("screen")) == ("gpu", "gpu", "cpu")
 
 
 def test_a_worker_asked_to_stop_ends_its_job_and_says_so(line):
@@ -199,7 +199,7 @@ def test_a_killed_worker_loses_a_nudge_at_most_and_asking_again_is_enough(line):
     line.wait_for(f"begin {token}")
     process.send_signal(signal.SIGKILL)
     process.wait(20)
-    waiting = line.send("draw")  # nobody is there to take it
+    waiting = line.send("generate")  # nobody is there to take it
     process = line.start_worker("gpu")
     line.send("train", token)  # as the sweep does, when the lease of the dead one has run out
     line.wait_for(f"end {token}")

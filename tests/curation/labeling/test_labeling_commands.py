@@ -102,7 +102,7 @@ def test_personal_access_tokens_are_supported(studio, here):
 def test_doctor_checks_the_labeling_server(here):
     [found] = [one for one in run_checks(here) if one.part == "labeling"]
     assert found.ok
-    assert here.labeling.removesuffix("/").removeprefix("label-studio+") in found.told
+    assert here.labeling.removesuffix("/").removeprefix("label-studio+") in found.message
     for change, hint in (
         ({"labeling_token": "0" * 40}, "LAYERLOOP_LABELING_TOKEN"),
         ({"labeling": "label-studio+http://127.0.0.1:1"}, "check that it runs"),

@@ -103,7 +103,7 @@ def test_two_rounds_end_and_a_second_call_does_nothing_again(
         assert {"psnr", "ssim", "alpha_sad", "alpha_mse", "identity_harm_db", "noise_mse"} <= set(
             made[0]["evaluation"]
         )
-        assert context.store.has(made[0]["sheet"])
+        assert context.store.has(made[0]["sample_grid"])
         before = tx.scalar(sa.select(sa.func.count()).select_from(events))
         assert snapshots.find_snapshot(tx, "latest")
     working.clear()

@@ -30,7 +30,7 @@ def test_work_that_no_worker_takes_is_a_finding(settings: Settings) -> None:
                 sa.update(candidates).values(changed_at=sa.text("now() - interval '5 minutes'"))
             )
         found = doctor._work(context)
-        assert (found.ok, found.told) == (False, "no worker has taken for over 60 s: 3 drawings")
+        assert (found.ok, found.message) == (False, "no worker has taken for over 60 s: 3 drawings")
         assert "layerloop worker" in found.hint
         with context.database.transaction() as tx:
             told = round_report.round_report(tx, number)
