@@ -24,7 +24,7 @@ from curation.images.codec import encode_layer
 from curation.object_store import FolderStore
 from curation.ports import DEFAULT_OPTIONS, RGBA, GenerationOptions, ObjectStore
 from curation.synthetic.pair_dataset import check_pair
-from tests.training.composed import compose, freeze_pairs
+from tests.support.composite_pairs import compose, freeze_pairs
 from training.generate import load_generator
 from training.metrics.lighting import OPAQUE_ALPHA, brightness_of_layers, correlation
 from training.presets.presets import find_preset

@@ -56,7 +56,7 @@ def test_equal_weights_have_equal_bytes_in_every_process(store):
         "from curation.object_store import FolderStore\n"
         "from training.safetensors_io import part_metadata, save_part\n"
         "order = TrainingRequest('whole', 'micro', 'ab' * 32, None, None, 7)\n"
-        "print(save_part(FolderStore(Path(sys.argv[1])), 'x', {'a': torch.arange(3)}, describe('x', order, '1')))\n"
+        "print(save_part(FolderStore(Path(sys.argv[1])), 'x', {'a': torch.arange(3)}, part_metadata('x', order, '1')))\n"
     )
     command = [sys.executable, "-c", program, str(store.folder)]
     elsewhere = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

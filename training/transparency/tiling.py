@@ -56,7 +56,7 @@ def run_tiled(
     at the inner edge, and over the rest they are cross-faded. The result is exact if no output
     depends on pixels beyond that quarter. Group normalization depends on all pixels: its statistics
     are computed on the whole image at reduced size (`_whole_statistics`) and shared by all tiles,
-    so that there is no seam. test_tiles.py measures the remaining difference.
+    so that there is no seam. test_tiling.py measures the remaining difference.
 
     Args:
         network: Returns a tensor, of any stride, or several of one stride, which are concatenated

@@ -15,7 +15,7 @@ from curation.domain import Checkpoint
 from curation.errors import Refused
 from curation.settings import Settings
 from tests.curation.cli.test_cli import call, here
-from tests.training.interop.test_released_networks import NARROW, narrow
+from tests.training.interop.test_transparency_weights import NARROW, narrow
 from tests.training.pretrained import write_sdxl
 from tests.training.released_files import (
     SDXL_CHANNELS,

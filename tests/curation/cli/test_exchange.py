@@ -12,7 +12,7 @@ import torch
 from curation.cli.main import run
 from curation.settings import Settings
 from tests.curation.cli.test_cli import call, here
-from tests.training.interop.test_released_networks import NARROW, narrow
+from tests.training.interop.test_transparency_weights import NARROW, narrow
 from tests.training.pretrained import write_sdxl
 from tests.training.released_files import SDXL_CHANNELS, TINY_SDXL, network_shapes, write
 

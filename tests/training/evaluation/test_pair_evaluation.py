@@ -16,8 +16,8 @@ from curation.images.codec import encode_layer, pixel_hash
 from curation.images.pairs import blended_error, composite, harmony, leakage, seam_energy
 from curation.object_store import FolderStore
 from curation.ports import DEFAULT_OPTIONS, EvaluationOptions
-from tests.training.clips import write_clip
-from tests.training.composed import compose, freeze_pairs
+from tests.support.clip_models import write_clip
+from tests.support.composite_pairs import compose, freeze_pairs
 from training.checkpoint import load_checkpoint
 from training.data.dataset import letterbox
 from training.evaluation.full import evaluate_fully

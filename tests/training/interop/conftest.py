@@ -31,7 +31,7 @@ def unets(models: dict[str, Path]):
 
 @pytest.fixture
 def narrow_files(tmp_path: Path) -> list[Path]:
-    from tests.training.interop.test_released_networks import narrow
+    from tests.training.interop.test_transparency_weights import narrow
     from tests.training.released_files import network_shapes, write
 
     return [

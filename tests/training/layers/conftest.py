@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from curation.domain import Checkpoint, Split
-from tests.training.composed import freeze_pairs
+from tests.support.composite_pairs import freeze_pairs
 from training.data.dataset import open_split
 from training.denoiser.builtin import BuiltinDenoiser
 from training.layers.model import new_layered_denoiser

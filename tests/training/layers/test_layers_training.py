@@ -7,7 +7,7 @@ import torch
 
 from curation.domain import LayerRole, Split, TrainingRequest
 from curation.errors import Corrupt, Refused
-from tests.training.composed import compose, freeze_pairs
+from tests.support.composite_pairs import compose, freeze_pairs
 from tests.training.layers.conftest import MICRO
 from tests.training.pretrained import write_sdxl
 from training.checkpoint import load_checkpoint

@@ -16,7 +16,7 @@ from curation.ports import GenerationOptions
 from curation.rounds.lifecycle import open_round
 from curation.runtime.context import open_context
 from tests.curation.cli.test_cli import call, here
-from tests.training.pipelines.test_pipeline_generator import make_checkpoint
+from tests.training.pipelines.test_worker_generator import make_checkpoint
 from tests.training.pretrained import write_sd15
 from tests.training.synthesis.test_inpainting import write_inpainter
 from training.generate import load_generator

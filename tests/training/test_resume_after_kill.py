@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from curation.domain import TrainingRequest
-from tests.training.composed import freeze_pairs
+from tests.support.composite_pairs import freeze_pairs
 from tests.training.pretrained import write_sdxl
 from training.launch import MESSAGE_PREFIX, parse_checkpoint
 from training.safetensors_io import load_part

@@ -12,7 +12,7 @@ from PIL import Image
 
 from curation.domain import GenerationRequest, Prompt
 from tests.training.matting.test_segmentation import write_segformer
-from tests.training.pipelines.test_pipeline_generator import make_checkpoint
+from tests.training.pipelines.test_worker_generator import make_checkpoint
 from tests.training.pretrained import write_sd15
 from training.generate import load_generator
 from training.matting import comparison as room

@@ -11,7 +11,7 @@ from curation.errors import Refused
 from curation.images.codec import composite_over, encode_layer
 from curation.images.pairs import composite
 from curation.ports import GenerationOptions
-from tests.training.composed import compose
+from tests.support.composite_pairs import compose
 from tests.training.layers.conftest import MICRO
 from tests.training.pretrained import write_sd15, write_sdxl
 from training.checkpoint import load_checkpoint

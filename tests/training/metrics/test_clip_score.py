@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 from transformers import AutoProcessor, CLIPModel
 
 from curation.errors import NotFound, Refused
-from tests.training.clips import write_clip
+from tests.support.clip_models import write_clip
 from tests.training.pretrained import write_vae
 from training.metrics import clip_score
 from training.metrics.clip_score import load_clip_score

@@ -11,7 +11,7 @@ from curation.domain import GenerationRequest, LayerRole, Prompt
 from curation.errors import NotFound, Refused
 from curation.images.codec import encode_layer
 from curation.ports import GenerationOptions
-from tests.training.interop.test_released_networks import NARROW, narrow
+from tests.training.interop.test_transparency_weights import NARROW, narrow
 from tests.training.pretrained import write_sd15, write_sdxl
 from tests.training.released_files import (
     SD15_CHANNELS,

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from curation.domain import LayerRole, Split
 from curation.errors import Corrupt, Refused
-from tests.training.composed import compose, freeze_pairs
+from tests.support.composite_pairs import compose, freeze_pairs
 from training.data.dataset import LayerDataset, letterbox, open_split, prefetch
 from training.data.sampler import WeightedSampler, build_sampler
 

@@ -141,7 +141,7 @@ def test_views_and_original_sizes_are_no_standard(store, snapshot):
             "psnr"
         ]
     )
-    with pytest.raises(Refused, match="3 views"):
+    with pytest.raises(Refused, match="invalid number of views 3"):
         evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(views=3), quiet)
     original = evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(original=True), quiet)
     assert (original.images, original.standard) == (6, False)

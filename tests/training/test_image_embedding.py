@@ -18,7 +18,7 @@ from curation.rounds.policies import check_policy_signals
 from curation.runtime.context import load_object
 from curation.settings import Settings
 from tests.making import image, scenes
-from tests.training.clips import write_clip
+from tests.support.clip_models import write_clip
 from training.embedding import ClipEmbedder, open_embedder
 
 FRONT = LayerRole.foreground
@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_refused_with_what_to_do(
         open_embedder(str(clip), tmp_path / "none.safetensors")
     with pytest.raises(Refused, match="DINO"):
         open_embedder(str(dino), head(tmp_path, 16, 1))
-    with pytest.raises(Refused, match="16 numbers"):
+    with pytest.raises(Refused, match="width 16"):
         open_embedder(str(clip), head(tmp_path, 768, 1))
 
 

@@ -15,8 +15,8 @@ from curation.domain import Checkpoint, GenerationRequest, LayerRole, Prompt
 from curation.errors import NotFound, Refused
 from curation.object_store import FolderStore
 from curation.ports import LoraFile
-from tests.training.interop.test_released_exchange import kept, nothing, take
-from tests.training.interop.test_released_networks import NARROW
+from tests.training.interop.test_import_export import kept, nothing, take
+from tests.training.interop.test_transparency_weights import NARROW
 from tests.training.released_files import fill, identical, patch_shapes, peft_shapes, write
 from training.external_weights import read_header
 from training.generate import load_generator

@@ -16,7 +16,7 @@ from curation.domain import Checkpoint, GenerationRequest, LayerRole, Progress, 
 from curation.errors import NotFound, Refused
 from curation.object_store import FolderStore, compute_sha256
 from curation.ports import ImportResult
-from tests.training.interop.test_released_networks import NARROW, narrow
+from tests.training.interop.test_transparency_weights import NARROW, narrow
 from tests.training.released_files import (
     difference_shapes,
     identical,

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from curation.errors import NotFound, Refused
-from tests.training.interop.test_released_networks import narrow
+from tests.training.interop.test_transparency_weights import narrow
 from tests.training.released_files import fill, header, identical, network_shapes, write
 from training.external_weights import read_header, read_tensors
 from training.interop.formats import WeightFormat, recognize, recognize_parts
