@@ -23,7 +23,7 @@ def main(queue_address: str, database_address: str, prefix: str, queue: str, not
         write(f"screen {token}")
 
     def generate(token: str) -> None:
-        write(f"draw {token}")
+        write(f"generate {token}")
 
     def train(token: str) -> None:
         write(f"begin {token}")

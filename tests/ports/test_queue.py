@@ -174,9 +174,9 @@ def test_a_pickled_message_is_never_opened(line, worker, tmp_path):
 def test_jobs_that_load_weights_wait_for_a_worker_of_the_gpu(line, worker):
     token = line.send("generate")
     line.wait_for(f"screen {line.send('screen')}")
-    assert not line.noted(f"draw {token}")
+    assert not line.noted(f"generate {token}")
     other = line.start_worker("gpu")
-    line.wait_for(f"draw {token}")  # sent before the worker was there: the broker kept it
+    line.wait_for(f"generate {token}")  # sent before the worker was there: the broker kept it
     other.terminate()
     assert other.wait(20) == 0
     assert (queue_for("generate"), queue_for("train"), queue_for("screen")) == ("gpu", "gpu", "cpu")
@@ -203,7 +203,7 @@ def test_a_killed_worker_loses_a_nudge_at_most_and_asking_again_is_enough(line):
     process = line.start_worker("gpu")
     line.send("train", token)  # as the sweep does, when the lease of the dead one has run out
     line.wait_for(f"end {token}")
-    line.wait_for(f"draw {waiting}", 45)
+    line.wait_for(f"generate {waiting}", 45)
     process.terminate()
     assert process.wait(20) == 0
 
