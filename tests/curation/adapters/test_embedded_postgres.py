@@ -143,7 +143,7 @@ def test_a_queue_cannot_be_installed_where_nobody_answers():
 
 @pytest.mark.slow
 def test_processes_that_start_at_once_get_one_server(postgres_folder):
-    program = "import sys, pathlib; from curation.adapters.embedded_postgres import start_server; print(start(pathlib.Path(sys.argv[1])))"
+    program = "import sys, pathlib; from curation.adapters.embedded_postgres import start_server; print(start_server(pathlib.Path(sys.argv[1])))"
     command = [sys.executable, "-c", program, str(postgres_folder)]
     several = [
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)
@@ -271,14 +271,14 @@ def test_a_socket_folder_that_somebody_else_made_is_not_used(context):
     elsewhere.mkdir()
     sockets.symlink_to(elsewhere)
     try:
-        with pytest.raises(LayerloopError, match="somebody else"):
+        with pytest.raises(LayerloopError, match="belongs to another user"):
             start_server(context)
     finally:
         sockets.unlink()
     sockets.mkdir(mode=0o777)
     sockets.chmod(0o777)
     try:
-        with pytest.raises(LayerloopError, match="somebody else"):
+        with pytest.raises(LayerloopError, match="belongs to another user"):
             start_server(context)
     finally:
         sockets.rmdir()
@@ -318,8 +318,8 @@ def test_an_ordinary_user_needs_nobody_else(postgres_folder):
     os.chown(postgres_folder, nobody.pw_uid, nobody.pw_gid)
     program = (
         "import sys, pathlib, psycopg; from curation.adapters.embedded_postgres import start_server, stop_server\n"
-        "folder = pathlib.Path(sys.argv[1]); address = start(folder)\n"
-        "print(psycopg.connect(address).execute('select current_user, 6 * 7').fetchone()[1]); stop(folder)"
+        "folder = pathlib.Path(sys.argv[1]); address = start_server(folder)\n"
+        "print(psycopg.connect(address).execute('select current_user, 6 * 7').fetchone()[1]); stop_server(folder)"
     )
     command = [sys.executable, "-W", "error", "-c", program, str(postgres_folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, **who)
@@ -328,7 +328,7 @@ def test_an_ordinary_user_needs_nobody_else(postgres_folder):
 
 
 def test_starting_says_nothing_and_warns_of_nothing(context):
-    program = "import sys, pathlib; from curation.adapters.embedded_postgres import start_server; start(pathlib.Path(sys.argv[1]))"
+    program = "import sys, pathlib; from curation.adapters.embedded_postgres import start_server; start_server(pathlib.Path(sys.argv[1]))"
     environment = {name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"}
     command = [sys.executable, "-W", "error", "-c", program, str(context)]
     done = subprocess.run(

@@ -175,9 +175,9 @@ def test_the_doctor_names_a_missing_object(here: Settings, database: Database) -
     with database.transaction() as tx:
         make_round(tx)
     findings = json.loads(call("doctor", "--json", code=1))
-    [bad] = [finding for finding in findings if not finding["well"]]
+    [bad] = [finding for finding in findings if not finding["ok"]]
     assert bad["part"] == "objects"
-    assert "missing" in bad["told"]
+    assert "missing" in bad["message"]
 
 
 @pytest.mark.slow

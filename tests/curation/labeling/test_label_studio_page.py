@@ -136,6 +136,7 @@ def test_a_user_annotates_singles_and_pairs(labeled_rounds, page):
     send(page, "Submit")
     open_task(page, pair, 0)
     assert "a " in page.locator(".ll-prompt").inner_text()
+    page.locator(".ll-blended").wait_for(state="visible")
     seen = [
         page.locator(f".ll-{role}").is_visible() for role in ("blended", "foreground", "background")
     ]
