@@ -32,7 +32,7 @@ from curation.object_store import FolderStore
 ROOT = Path(__file__).resolve().parents[2]
 QUOTA, ROUNDS = 48, 2
 COMMAND = [
-    sys.executable, "-m", "curation.cli.main", "demo", "--preset", "micro", "--reviewer", "rule_reviewer", "--port", "0",
+    sys.executable, "-m", "curation.cli.main", "demo", "--preset", "micro", "--reviewer", "rules", "--port", "0",
     "--rounds", str(ROUNDS), "--quota", str(QUOTA), "--seeds", "60",
 ]  # fmt: skip
 pytestmark = pytest.mark.slow
