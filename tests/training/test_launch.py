@@ -119,7 +119,7 @@ def test_processes_die_with_the_one_that_started_them(store, snapshot, tmp_path)
     code = (
         "import json, sys; from pathlib import Path; from training.launch import launch, reopen_store, parse_request;"
         "order, store = (json.loads(Path(name).read_text()) for name in sys.argv[1:3]);"
-        "launch(read_order(order), open_again(store), Path(sys.argv[3]), lambda p: print(p.done, flush=True), 2)"
+        "launch(parse_request(order), reopen_store(store), Path(sys.argv[3]), lambda p: print(p.done, flush=True), 2)"
     )
     command = [sys.executable, "-c", code, *map(str, told), str(tmp_path / "run")]
     with subprocess.Popen(

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from curation.domain import Checkpoint, canonical_json
+from curation.domain import Checkpoint
 from curation.errors import Refused
-from curation.object_store import compute_sha256, write_file_atomically
+from curation.object_store import write_file_atomically
 from curation.ports import ObjectStore, WeightsFile
 from training.interop import own_format
 from training.interop.adapters import (
@@ -24,6 +23,7 @@ from training.interop.adapters import (
     write_patches,
 )
 from training.interop.differences import merge_adapter, subtract_weights, write_differences
+from training.interop.export_files import PRECISIONS, ExportFile, save_export_file
 from training.interop.key_mapping import to_ldm
 from training.interop.layer_adapters import SCRIPT, example_script, write_roles
 from training.interop.modes import MODES, SINGLE
@@ -32,9 +32,7 @@ from training.presets.preset import Preset
 from training.presets.presets import SDXL, find_stored_preset
 from training.pretrained.families import find_family
 from training.pretrained.loading import load_model
-from training.safetensors_io import METADATA_KEY, load_part
-
-PRECISIONS = {"stored": None, "fp16": torch.float16, "fp32": torch.float32}
+from training.safetensors_io import load_part
 
 
 @dataclass(frozen=True)
@@ -60,17 +58,6 @@ FORMATS: dict[str, ExportForm] = {
     )
 }
 """Forge and ComfyUI's nodes apply the offset unscaled, LayerDiffuse_Diffusers scales it by 300."""
-
-
-@dataclass(frozen=True)
-class ExportFile:
-    """A file to be written, without its extension."""
-
-    name: str
-    what: str
-    part: str
-    tensors: Mapping[str, Tensor]
-    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def export_checkpoint(
@@ -162,7 +149,7 @@ def export_checkpoint(
             skipped.append(_skipped_part(part, str(error)))
     # Write only now that every part has been converted.
     folder.mkdir(parents=True, exist_ok=True)
-    written = [_save(file, folder, dtype, checkpoint.id) for file in files]
+    written = [save_export_file(file, folder, dtype, checkpoint.id) for file in files]
     for name, text in texts.items():
         write_file_atomically(folder / name, text.encode())
     return [*written, *skipped]
@@ -399,49 +386,3 @@ def _start(preset: Preset) -> dict[str, Tensor]:
     family = find_family(str(preset.family))
     unet = load_model(UNet2DConditionModel, str(preset.model), family.denoiser, preset.variant)
     return dict(unet.state_dict())
-
-
-def _save(
-    file: ExportFile, folder: Path, dtype: torch.dtype | None, checkpoint: str
-) -> WeightsFile:
-    """Write a file under a temporary name, then rename it, so that it is never incomplete."""
-    tensors = {name: _cast(value, name, dtype) for name, value in sorted(file.tensors.items())}
-    # Report values that underflow to 0 in the target dtype.
-    underflows = sum(
-        int(((tensors[name] == 0) & (value != 0).to(tensors[name].device)).sum())
-        for name, value in file.tensors.items()
-    )
-    what = (
-        f"{file.what}; {underflows:,} values underflow to 0 in {precision_name(dtype)}"
-        if underflows
-        else file.what
-    )
-    metadata_values = {**file.metadata, "checkpoint": checkpoint}
-    # Files with diffusers' adapter metadata have that alone, as diffusers writes them.
-    metadata = (
-        {METADATA_KEY: canonical_json(metadata_values)}
-        if "lora_adapter_metadata" not in metadata_values
-        else dict(file.metadata)
-    )
-    # Write, then rename.
-    target = folder / f"{file.name}.safetensors"
-    partial = target.with_suffix(".half")
-    save_file(tensors, partial, metadata)
-    partial.replace(target)
-    count = sum(value.numel() for value in tensors.values())
-    return WeightsFile(str(target), compute_sha256(target), what, file.part, len(tensors), count)
-
-
-def precision_name(dtype: torch.dtype | None) -> str:
-    """Return the name of a precision in PRECISIONS."""
-    return next((name for name, candidate in PRECISIONS.items() if candidate == dtype), str(dtype))
-
-
-def _cast(value: Tensor, name: str, dtype: torch.dtype | None) -> Tensor:
-    """Convert a tensor's dtype. Raises Refused if a value overflows."""
-    cast = value.detach().to(dtype or value.dtype).contiguous()
-    if not torch.isfinite(cast).all():
-        raise Refused(
-            f"{name} has values beyond the range of {cast.dtype}", "write it with --precision fp32"
-        )
-    return cast.clone()

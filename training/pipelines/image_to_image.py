@@ -153,7 +153,7 @@ class TransparentImageToImagePipeline(TransparentPipeline):
             return scaled_BCHW, (rows * self.autoencoder.stride, columns * self.autoencoder.stride)
         rgba_B4HW = to_rgba(image)
         height, width = rgba_B4HW.shape[-2:]
-        return self.normalize(self.encode(rgba_B4HW)), (height, width)
+        return self.scale_latents(self.encode(rgba_B4HW)), (height, width)
 
 
 def _repeat_for_prompts(

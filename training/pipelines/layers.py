@@ -15,8 +15,6 @@ from torch import Tensor
 
 from curation.domain import LayerRole
 from curation.errors import Refused
-from training.external_weights import read_header, read_tensors
-from training.interop.denoiser_weights import read_denoiser_file
 from training.interop.modes import MODES, SINGLE, Mode
 from training.pipelines.delegation import DelegatingPipeline, bind_arguments
 from training.pipelines.images import (
@@ -28,11 +26,21 @@ from training.pipelines.images import (
     to_output_type,
     to_rgba,
 )
+from training.pipelines.layer_arguments import (
+    EMBEDDED_TEXTS,
+    common_size,
+    count_images,
+    layer_prompts,
+    rows_per_image,
+    spread_conditions,
+    stop_share,
+)
+from training.pipelines.layer_weights import read_layer_weights, single_path
 from training.pipelines.loading import Files
+from training.pipelines.opaque_images import decode_opaque, encode_opaque
 from training.pipelines.saving import LAYERS, save_layers, saved_part
 from training.pipelines.text_to_image import TransparentPipeline
 from training.pipelines.weight_swap import SwappableWeights
-from training.safetensors_io import layerloop_metadata
 from training.transparency.autoencoder import Autoencoder
 from training.transparency.networks import Transparency
 from training.transparency.padding import over_gray
@@ -126,9 +134,9 @@ class LayersPipeline(DelegatingPipeline):
             NotFound: A file or the model does not exist.
             Refused: The weights are of another mode or do not fit the model.
         """
-        path = _single_path(layers) if layers is not None else saved_part(model, LAYERS)
+        path = single_path(layers) if layers is not None else saved_part(model, LAYERS)
         pipe = TransparentPipeline.from_pretrained(model, transparency, adapter, **options)
-        tensors, metadata = _read_layer_weights(path)
+        tensors, metadata = read_layer_weights(path)
         mode = MODES.get(metadata.get("mode", ""), SINGLE)
         # A scheduler saved with the pipeline is the user's choice and stays.
         if prefers_euler(mode) and layers is not None:
@@ -236,7 +244,7 @@ class LayersPipeline(DelegatingPipeline):
             Refused: Counts, sizes or `stop_at` are invalid.
             TypeError: The diffusers pipeline does not have the argument.
         """
-        stop_at = _stop_at(self.mode, stop_at)
+        stop_at = stop_share(self.mode, stop_at)
         arguments = bind_arguments(self.pipeline, (), arguments)
         if prefers_euler(self.mode) and "DPM" in type(self.pipeline.scheduler).__name__:
             warnings.warn(
@@ -245,19 +253,21 @@ class LayersPipeline(DelegatingPipeline):
             )
         # Count the images. The batch has a row for each layer of each image, image after image.
         drawn, frames = self.mode.generated, len(self.mode.generated)
-        embedded = [arguments[name] for name in _EMBEDDED if arguments.get(name) is not None]
+        embedded = [arguments[name] for name in EMBEDDED_TEXTS if arguments.get(name) is not None]
         counted = [*(texts[role] for role in drawn), negative_prompt, *given.values()]
         counted += [item[::frames] for item in embedded]
-        count = _count(counted) * num_images_per_prompt
+        count = count_images(counted) * num_images_per_prompt
         # Expand everything that is given per image to the rows of the batch.
-        arguments |= _spread(arguments, count, frames)
-        arguments["prompt"] = _prompts([texts[role] for role in drawn], count)
+        arguments |= spread_conditions(arguments, count, frames)
+        arguments["prompt"] = layer_prompts([texts[role] for role in drawn], count)
         if negative_prompt is not None:
             arguments["negative_prompt"] = [
-                text for text in _rows(negative_prompt, count) for _ in range(frames)
+                text for text in rows_per_image(negative_prompt, count) for _ in range(frames)
             ]
         if isinstance(generator, Sequence):
-            generator = [item for item in _rows(list(generator), count) for _ in range(frames)]
+            generator = [
+                item for item in rows_per_image(list(generator), count) for _ in range(frames)
+            ]
         stride = self.pipe.autoencoder.stride
         if size is not None:
             arguments |= {"height": round_up(size[0], stride), "width": round_up(size[1], stride)}
@@ -316,13 +326,13 @@ class LayersPipeline(DelegatingPipeline):
         # Given layers are resized to the output size before they condition the UNet.
         images = {role: self._pixels(item) for role, item in given.items() if item is not None}
         self._check(images)
-        size = _size(images, height, width)
+        size = common_size(images, height, width)
         fitted = (
             {role: resize_to_cover(item, *size) for role, item in images.items()} if size else {}
         )
         latents = self.generate_latents(texts, fitted, size, **arguments)
         shown: Mapping[Any, ImageOutput] = {
-            role: self.pipe.normalize(item) for role, item in latents.items()
+            role: self.pipe.scale_latents(item) for role, item in latents.items()
         }
         if output_type != "latent":
             # Without a size the model chose its own: compute it from the latents.
@@ -362,7 +372,7 @@ class LayersPipeline(DelegatingPipeline):
             # Attention sharing takes pixels over gray, the other modes latents.
             image_B3HW = mirror_pad(over_gray(rgba_B4HW[:, :3], rgba_B4HW[:, 3:]), *size)
             inputs.append(
-                image_B3HW if self.mode.attention_sharing else _encode(self.pipe, image_B3HW)
+                image_B3HW if self.mode.attention_sharing else encode_opaque(self.pipe, image_B3HW)
             )
         condition = torch.cat(
             [rows.expand(max(map(len, inputs)), -1, -1, -1) for rows in inputs], dim=1
@@ -373,147 +383,3 @@ class LayersPipeline(DelegatingPipeline):
 def prefers_euler(mode: Mode) -> bool:
     """Return whether DPM++ is known to leave artifacts in a mode: fgble2bg and bgble2fg."""
     return not mode.attention_sharing and LayerRole.blended in mode.given
-
-
-def decode_opaque(pipe: TransparentPipeline, latent_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
-    """Decode unscaled latents by the frozen autoencoder alone, to RGBA in [0, 1] with alpha 1.
-
-    Args:
-        pipe (`TransparentPipeline`):
-            The pipeline whose autoencoder is used.
-        latent_BCHW (`torch.Tensor`):
-            Unscaled latents; each is decoded separately, to bound memory.
-        size (`tuple[int, int]`):
-            Height and width to crop to.
-    """
-    autoencoder, tile = pipe.autoencoder, pipe.transparency.decoder.tile
-    parts = [
-        autoencoder.decode(latent.float().to(autoencoder.device), tile=tile)
-        for latent in torch.split(latent_BCHW, 1)
-    ]
-    color_B3HW = (torch.cat(parts) / 2 + 0.5).clamp(0, 1)[..., : size[0], : size[1]]
-    return torch.cat([color_B3HW, torch.ones_like(color_B3HW[:, :1])], dim=1)
-
-
-def _encode(pipe: TransparentPipeline, image_B3HW: Tensor) -> Tensor:
-    """Encode images to scaled plain latents, one at a time, without sampling the posterior."""
-    autoencoder, tile = pipe.autoencoder, pipe.transparency.encoder.tile
-    parts = [
-        autoencoder.encode(image.to(autoencoder.device), tile=tile)[0]
-        for image in torch.split(image_B3HW, 1)
-    ]
-    return pipe.normalize(torch.cat(parts))
-
-
-def _stop_at(mode: Mode, given: float | None) -> float:
-    """Return the share of noise levels with the mode's weights. Raises Refused."""
-    share = given if given is not None else 0.5 if mode.name == "fgble2bg" else 1.0
-    if not 0 < share <= 1:
-        raise Refused(f"invalid stop_at {share}", "choose a value above 0 and up to 1 (never)")
-    return share
-
-
-def _count(rows: Sequence[Any]) -> int:
-    """Return the number of images, from inputs of one or of a common length. Raises Refused."""
-    lengths = {len(row) for row in rows if row is not None and not isinstance(row, str)} - {1}
-    if len(lengths) > 1:
-        raise Refused(
-            f"there are {' and '.join(map(str, sorted(lengths)))} texts and images",
-            "give the same number of each",
-        )
-    return lengths.pop() if lengths else 1
-
-
-_EMBEDDED = (
-    *(
-        "prompt_embeds",
-        "negative_prompt_embeds",
-        "pooled_prompt_embeds",
-        "negative_pooled_prompt_embeds",
-    ),
-)
-"""The arguments with encoded texts, one row each."""
-
-
-def _spread(arguments: Mapping[str, Any], count: int, frames: int) -> dict[str, Tensor]:
-    """Repeat encoded texts for every layer of every image, and check the count of initial noise.
-
-    Raises Refused.
-    """
-    latents = arguments.get("latents")
-    if latents is not None and len(latents) != count * frames:
-        hint = f"give {count * frames}: {frames} per image, image after image"
-        raise Refused(
-            f"there are {len(latents)} initial latents for {count} images of {frames} layers",
-            hint,
-        )
-    spread = {}
-    for name in _EMBEDDED:
-        rows = arguments.get(name)
-        if rows is not None:
-            if len(rows) % frames or count % (len(rows) // frames):
-                hint = f"give one for each of the {frames} layers of an image, image after image"
-                raise Refused(f"there are {len(rows)} {name} for {count} images", hint)
-            by_image = rows.unflatten(0, (-1, frames)).repeat_interleave(
-                count * frames // len(rows), dim=0
-            )
-            spread[name] = by_image.flatten(0, 1)
-    return spread
-
-
-def _prompts(texts: Sequence[str | Sequence[str] | None], count: int) -> list[str] | None:
-    """Return a text for every layer of every image, image after image; None if they are encoded."""
-    written = [_rows(text, count) for text in texts if text is not None]
-    return [text for row in zip(*written, strict=True) for text in row] or None
-
-
-def _read_layer_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read the weights of a mode, as released or written by `save_pretrained`. Raises Refused."""
-    header = read_header(path)
-    metadata = layerloop_metadata(header.metadata)
-    if (
-        metadata.get("part") == LAYERS
-        and "kind" in metadata
-        and metadata["kind"] in {"weights", "sharing"}
-    ):
-        return read_tensors(header, header.shapes), metadata
-    return read_denoiser_file(path)
-
-
-def _rows(given: str | Sequence[Any], count: int) -> list[Any]:
-    """Repeat items in place to one per image."""
-    rows = [given] if isinstance(given, str) else list(given)
-    if count % len(rows):
-        raise Refused(
-            f"there are {len(rows)} items for {count} images", "give one, or one per image"
-        )
-    return [row for row in rows for _ in range(count // len(rows))]
-
-
-def _size(
-    images: Mapping[LayerRole, Tensor], height: int | None, width: int | None
-) -> tuple[int, int] | None:
-    """Return height and width: as passed, or of the given layers, or None for the model's own."""
-    sizes = {tuple(rgba.shape[-2:]) for rgba in images.values()}
-    if height and width:
-        return height, width
-    if height or width:
-        raise Refused(
-            "a size needs both height and width",
-            "pass both, or neither for the size of the given images",
-        )
-    if len(sizes) > 1:
-        raise Refused(
-            "the given layers differ in size", "pass height and width, to which they are resized"
-        )
-    return next(iter(sizes), None)  # type: ignore[return-value]
-
-
-def _single_path(files: Files) -> Path:
-    """Return the path of a single file. Raises Refused for several."""
-    if not isinstance(files, str | Path):
-        raise Refused(
-            "a pipeline has the weights of a single mode",
-            "pass one file, and make a pipeline for each mode",
-        )
-    return Path(files)

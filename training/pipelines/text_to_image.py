@@ -240,7 +240,7 @@ class TransparentPipeline(DelegatingPipeline):
         """Convert scaled latents, as in the denoiser, to unscaled float32 latents."""
         return scaled_BCHW.float() / self.autoencoder.scale + self.autoencoder.shift
 
-    def normalize(self, latent_BCHW: Tensor) -> Tensor:
+    def scale_latents(self, latent_BCHW: Tensor) -> Tensor:
         """Convert unscaled latents to scaled latents: the inverse of `restore`."""
         return (latent_BCHW - self.autoencoder.shift) * self.autoencoder.scale
 

@@ -93,7 +93,8 @@ def test_a_wrong_word_is_refused_with_the_choices_which_help_names(
 
 
 def test_the_choices_are_those_that_the_workshop_knows() -> None:
-    from training.interop.export_checkpoint import FORMATS, PRECISIONS
+    from training.interop.export_checkpoint import FORMATS
+    from training.interop.export_files import PRECISIONS
     from training.interop.own_format import FORMAT_NAME
     from training.pipelines.worker_generator import SCHEDULERS
 
