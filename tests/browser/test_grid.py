@@ -223,7 +223,7 @@ def test_a_conflict_in_a_grid_is_reported_and_the_others_are_saved(
     wait_until_sent(other)
     press_keys(page, "a", "Enter")
     expect(page.locator("#toast")).to_contain_text(
-        "Decision not saved: This candidate is decided already"
+        "Decision not saved: This candidate is already decided"
     )
     wait_until_sent(page)
     assert count_decisions(database) == {"accept": 12}

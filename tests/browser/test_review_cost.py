@@ -67,7 +67,7 @@ def test_the_round_page_shows_open_and_closed_gates(
             "round_id": number,
             "acceptance_model_id": head,
             "verdict": "reject",
-            "look": 1,
+            "interim_look": 1,
             "threshold": 0.1,
         }
         tx.execute(sa.insert(gates), row | {"metrics": metrics})

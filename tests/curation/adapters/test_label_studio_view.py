@@ -86,7 +86,7 @@ def test_how_it_was_looked_at_is_no_part_of_what_is_said():
     seen = [{"from_name": name, "value": {"choices": ["alpha"]}} for name in VIEW_CONTROLS]
     said = build_result(Verdict.reject, [RejectReason.halo])
     assert parse_result([*seen, *said]) == parse_result(said)
-    assert "fault" in parse_result(seen)
+    assert "error" in parse_result(seen)
 
 
 def test_a_page_tells_where_its_layers_are():
@@ -127,14 +127,14 @@ def test_reasons_of_a_reject_that_became_an_accept_are_dropped():
     "value",
     [None, {}, [], "accept", {"choices": "accept"}, {"choices": ["accept", "reject"]}, {"choices": [{}]}, {"choices": [["accept"]]}, {"text": [1]}],
 )  # fmt: skip
-def test_hostile_values_are_faults_and_never_errors(value):
+def test_hostile_values_are_reported_and_never_raised(value):
     for control in ("verdict", "reasons", "comment", None, [], {}):
-        assert "fault" in parse_result([{"from_name": control, "value": value}])
+        assert "error" in parse_result([{"from_name": control, "value": value}])
 
 
 @pytest.mark.parametrize("result", [None, {}, "accept", 1, [None], [[]], ["accept"]])
-def test_a_result_of_another_form_is_a_fault(result):
-    assert "fault" in parse_result(result)
+def test_a_result_of_another_form_is_reported(result):
+    assert "error" in parse_result(result)
 
 
 def test_a_comment_is_kept_without_what_no_database_takes():

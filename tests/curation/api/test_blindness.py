@@ -121,7 +121,7 @@ class World:
             "number": str(self.round),
             "number:int": str(self.round),
             "name": "latest",
-            "posting": str(X),
+            "task_id": str(X),
             "role": "foreground",
         }
         unknown = set(re.findall(r"{(.+?)}", template)) - values.keys()

@@ -17,7 +17,7 @@ from tests.making import make_round
 OPEN = {("GET", "/api/health"), ("POST", "/api/session"), ("DELETE", "/api/session")}
 SIGNED = {
     "/api/layers/{sha256}.{form}",
-    "/api/labeling/previews/{posting}/{role}.webp",
+    "/api/labeling/previews/{task_id}/{role}.webp",
     "/api/labeling/webhook",
 }  # by a signature or secret of their own
 
