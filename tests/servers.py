@@ -117,7 +117,7 @@ def radosgw(folder: Path) -> Iterator[S3Server]:
     user = [
         "--uid=test",
         "--display-name=test",
-        "--role-key=test-access",
+        "--access-key=test-access",
         "--secret-key=test-secret",
     ]
     frontend = f"beast endpoint=127.0.0.1:{gateway}"
