@@ -239,7 +239,7 @@ def _draw(
     warn_of_prompts(ctx, found, [Prompt(prompt)])
     seeds = list(files)
     with progress() as on_progress:
-        on_progress(Progress("drawing", 0, len(seeds)))
+        on_progress(Progress("generating", 0, len(seeds)))
         generator = load_object(ctx.settings.generator)(found, ctx.store)
         common = {
             "prompt": prompt,
@@ -259,7 +259,7 @@ def _draw(
                 metadata = common | {"seed": str(seed)}
                 save_image(files[seed], layer[LayerRole.foreground], metadata)
                 yield {"path": str(files[seed]), **metadata}
-            on_progress(Progress("drawing", start + len(batch), len(seeds)))
+            on_progress(Progress("generating", start + len(batch), len(seeds)))
 
 
 def _files(out: Path, file_format: str | None, seeds: range) -> dict[int, Path]:

@@ -124,7 +124,7 @@ def generate_pairs(
     warn_of_prompts(ctx, source.checkpoint, [prompt])
     seeds = list(files)
     with progress() as on_progress:
-        on_progress(Progress("drawing", 0, len(seeds)))
+        on_progress(Progress("generating", 0, len(seeds)))
         # A given image is fitted to the requested size, or determines it.
         size = options.size or (source.size(options.aspect) if images else None)
         given = _given(pair, images, size)
@@ -138,7 +138,7 @@ def generate_pairs(
             )
             for seed, layers in zip(batch, drawn, strict=True):
                 yield _save(files[seed], layers, given, metadata | {"seed": str(seed)})
-            on_progress(Progress("drawing", start + len(batch), len(seeds)))
+            on_progress(Progress("generating", start + len(batch), len(seeds)))
 
 
 def _given(

@@ -275,7 +275,7 @@ def _round_progress(counts: dict[str, int], turn: int) -> Progress:
     total = sum(counts.values())
     drawing = sum(counts.get(state, 0) for state in _DRAWING)
     if drawing:
-        return Progress(f"turn {turn}: drawing", total - drawing, total)
+        return Progress(f"turn {turn}: generating", total - drawing, total)
     deciding = sum(counts.get(state, 0) for state in _DECIDING)
     metrics: dict[str, Any] = {"accepted": counts.get("accepted", 0)}
     return Progress(f"turn {turn}: review", total - deciding, total, metrics)

@@ -77,7 +77,7 @@ def generate_scene(
     renderer = SceneRenderer(scene, images, generator, folder, size)
     for layer in manifest.layers:
         renderer.take(layer)
-    on_progress(Progress("drawing", len(kept), len(steps)))
+    on_progress(Progress("generating", len(kept), len(steps)))
     for number in range(len(kept), len(steps)):
         manifest = replace(
             manifest,
@@ -86,7 +86,7 @@ def generate_scene(
             complete=number + 1 == len(steps),
         )
         write_manifest(folder, manifest)
-        on_progress(Progress("drawing", number + 1, len(steps)))
+        on_progress(Progress("generating", number + 1, len(steps)))
     return manifest
 
 
