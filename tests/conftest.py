@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from curation.db.engine import Database
     from curation.object_store import FolderStore
     from curation.settings import Settings
-    from tests import servers
+    from tests.support import servers
 
 CHROMIUM_ARGUMENTS = [
     "--no-sandbox",
@@ -90,7 +90,7 @@ def template_database(postgres_address: str) -> Iterator[str]:
     from curation.adapters.pgmq_schema import install_pgmq
     from curation.db.engine import Database
     from curation.db.schema import migrate
-    from tests.making import fresh_database, named
+    from tests.support.factories import fresh_database, named
 
     with fresh_database(postgres_address) as name:
         address = named(postgres_address, name)
@@ -104,7 +104,7 @@ def template_database(postgres_address: str) -> Iterator[str]:
 @pytest.fixture
 def database_address(postgres_address: str, template_database: str) -> Iterator[str]:
     """The address of a database of this test's own, migrated and empty."""
-    from tests.making import fresh_database, named
+    from tests.support.factories import fresh_database, named
 
     with fresh_database(postgres_address, template_database) as name:
         yield named(postgres_address, name)
@@ -139,7 +139,7 @@ def settings(tmp_path: Path, database_address: str) -> Settings:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Server]:
     """A real S3 server on loopback (radosgw) for the whole run."""
-    from tests import servers
+    from tests.support import servers
 
     with servers.radosgw(tmp_path_factory.mktemp("ceph")) as server:
         yield server
@@ -159,7 +159,7 @@ def s3_credentials(
 @pytest.fixture(scope="session")
 def rabbitmq_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """RabbitMQ on loopback: the machine's own, or one for this run."""
-    from tests import servers
+    from tests.support import servers
 
     with servers.rabbitmq(tmp_path_factory.mktemp("rabbitmq")) as address:
         yield address
@@ -168,7 +168,7 @@ def rabbitmq_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Redis on loopback: the machine's own, or one for this run."""
-    from tests import servers
+    from tests.support import servers
 
     with servers.redis(tmp_path_factory.mktemp("redis")) as address:
         yield address
@@ -177,7 +177,7 @@ def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """The path of a Chromium."""
-    from tests import servers
+    from tests.support import servers
 
     named = [
         os.environ.get("LAYERLOOP_TEST_CHROMIUM", ""),

@@ -120,7 +120,7 @@ def test_the_commands_and_the_public_api_work(programs: Path, tmp_path: Path) ->
 def test_an_empty_database_is_migrated_and_the_first_page_comes_with_its_files(
     programs: Path, postgres_address: str, tmp_path: Path
 ) -> None:
-    from tests.making import fresh_database, named
+    from tests.support.factories import fresh_database, named
 
     with fresh_database(postgres_address) as name:
         settings = {
@@ -140,7 +140,7 @@ def test_an_empty_database_is_migrated_and_the_first_page_comes_with_its_files(
 @contextmanager
 def serving(programs: Path, folder: Path, settings: dict[str, str]) -> Iterator[str]:
     """The address of the installed API, which runs as long as the block lasts."""
-    from tests.servers import free_port, wait_for
+    from tests.support.servers import free_port, wait_for
 
     address, log = f"http://127.0.0.1:{(port := free_port())}/", folder / "api.log"
     command = [str(programs / "layerloop"), "api", "--port", str(port)]

@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from servers import missing
+
+from tests.support.servers import missing
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -37,7 +37,8 @@ from curation.ingest.seed_import import import_seeds
 from curation.object_store import FolderStore
 from curation.ports import ObjectStore
 from curation.scenes.scene import load_scene
-from tests.image_files import (
+from tests.support.factories import image
+from tests.support.image_files import (
     P3,
     chromaticities,
     coded,
@@ -48,7 +49,6 @@ from tests.image_files import (
     profile_chunk,
     saved,
 )
-from tests.making import image
 from training.external_weights import read_header as read_weights_header
 
 TAKEN = {

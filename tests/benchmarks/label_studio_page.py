@@ -20,7 +20,7 @@ from curation.labeling.sync import LabelingSync
 from curation.ports import Layers, ObjectStore
 from curation.rounds.lifecycle import close_round
 from curation.runtime.label_studio_server import CACHE, OWNER, LabelStudioServer, run_label_studio
-from tests.making import make_pairs, make_round
+from tests.support.factories import make_pairs, make_round
 
 BETWEEN_MS = 300
 SHOWN = "() => { const one = document.querySelector('.ll-stage img'); return one && one.complete && one.naturalWidth > 0; }"

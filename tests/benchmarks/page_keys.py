@@ -40,7 +40,7 @@ from curation.settings import Settings
 from curation.synthetic.shapes import SUBJECTS, draw_subject
 from tests.benchmarks.label_studio_page import Site, decide_there, open_studio
 from tests.benchmarks.review_queue import _api, _database, _server
-from tests.making import make_pairs, make_round
+from tests.support.factories import make_pairs, make_round
 
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
 GRID_SIZE = 48

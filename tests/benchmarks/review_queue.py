@@ -41,7 +41,7 @@ from curation.domain import Role
 from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
 from curation.review.reviewers import add_reviewer, issue_token
 from curation.settings import EMBEDDED, Settings
-from tests.servers import postgres
+from tests.support.servers import postgres
 
 TRAY = 8
 HEADERS = {"x-layerloop": "1"}

@@ -26,9 +26,9 @@ from curation.db.tables import candidates, prompts, rounds
 from curation.domain import Kind, Prompt
 from curation.screening.embedding import pack_vector
 from curation.selection import acceptance_model_store, top_n_accept
-from tests.making import fresh_database, make_round, named
-from tests.servers import postgres
-from tests.streams import SOURCE, arrive_measured, judge_waiting, open_stream
+from tests.support.candidate_streams import SOURCE, arrive_measured, judge_waiting, open_stream
+from tests.support.factories import fresh_database, make_round, named
+from tests.support.servers import postgres
 
 NUMBERS, SIGNALS, PROMPTS, TAUGHT = 96, 8, 2_000, 2_000
 MANY = {"kind": "random", "share": 0.01}

@@ -7,7 +7,7 @@ best of all heads could tell (AUC), and a bias that sets the share that people a
 numbers tell nothing. People say accept with that probability, each candidate once and for all. Seeds are printed.
 
 The replay takes the verdicts of the oracle: candidates are drawn figures, or a folder's images, with planted defects
-(tests/planted.py), measured by the instance's signals and embedder; the oracle is fitted to sound ones. It is told twice:
+(tests/support/defect_candidates.py), measured by the instance's signals and embedder; the oracle is fitted to sound ones. It is told twice:
 as the instance measures, and without what the signals say of the prompt's colour and shape, since part of the oracle's own
 rule is made of the same.
 """
@@ -32,7 +32,7 @@ from curation.screening.rules import apply_rules
 from curation.screening.signals import compute_signals
 from curation.synthetic.dataset import check_prompt
 from curation.synthetic.shapes import draw_subject, sample_subject
-from tests.planted import draw_candidate, plant_some
+from tests.support.defect_candidates import draw_candidate, plant_some
 
 STYLES, PROMPTS = 8, 400
 

@@ -50,9 +50,9 @@ from tests.benchmarks.selection_pools import (
     replay_folder,
     simulate,
 )
-from tests.making import fresh_database, named
-from tests.servers import postgres
-from tests.streams import SOURCE, arrive_measured, judge_waiting, open_stream
+from tests.support.candidate_streams import SOURCE, arrive_measured, judge_waiting, open_stream
+from tests.support.factories import fresh_database, named
+from tests.support.servers import postgres
 
 
 def main() -> None:

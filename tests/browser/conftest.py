@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, BrowserContext, Page
-from servers import free_port, wait_for
 
 from curation.adapters.celery_queue import CeleryQueue, make_app
 from curation.api.app import create_app
@@ -18,7 +17,8 @@ from curation.object_store import FolderStore
 from curation.runtime.context import AppContext
 from curation.settings import Settings
 from tests.browser.reviewing import Site
-from tests.making import make_candidates, make_pairs, make_round, scenes
+from tests.support.factories import make_candidates, make_pairs, make_round, scenes
+from tests.support.servers import free_port, wait_for
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import itertools
 
 import sqlalchemy as sa
 from playwright.sync_api import Page, Route, expect
-from servers import wait_for
 
 from curation.db.engine import Database
 from curation.db.tables import decisions, leases, reviewers
@@ -22,6 +21,7 @@ from tests.browser.reviewing import (
     wait_until_sent,
     wait_until_shown,
 )
+from tests.support.servers import wait_for
 
 REFILL_AFTER = 3
 """Number of decisions after which the page claims more candidates (SINGLE_PLAN in static/review/queue.js)."""

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from curation.images.decoding import decode_image
-from tests.image_files import (
+from tests.support.image_files import (
     ADOBE,
     P3,
     chromaticities,

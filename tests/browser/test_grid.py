@@ -24,7 +24,7 @@ from tests.browser.reviewing import (
     wait_until_sent,
     wait_until_shown,
 )
-from tests.making import make_candidates, make_pairs, make_round, scenes
+from tests.support.factories import make_candidates, make_pairs, make_round, scenes
 
 READ_GRID = """() => [...document.querySelectorAll('#grid .grid-item')]
   .map((item) => [item.dataset.candidate, item.dataset.mark, item.getAttribute('aria-selected')])"""

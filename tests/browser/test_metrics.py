@@ -8,7 +8,7 @@ from curation.checkpoints.registry import record_metrics
 from curation.db.engine import Database
 from curation.domain import Role
 from tests.browser.reviewing import OpenPage, Site
-from tests.making import make_checkpoint
+from tests.support.factories import make_checkpoint
 from training.evaluation.heldout import HIGHER_IS_BETTER
 
 MAIN = 8

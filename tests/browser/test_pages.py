@@ -18,7 +18,7 @@ from curation.review.decisions import decide
 from curation.review.queue import claim_items
 from curation.review.reviewers import add_reviewer
 from tests.browser.reviewing import OpenPage, Site, accessibility_violations
-from tests.making import make_candidates, make_round
+from tests.support.factories import make_candidates, make_round
 
 HOSTILE = '<img src=x onerror="window.stolen = 1"><script>window.stolen = 2</script>'
 READY = {

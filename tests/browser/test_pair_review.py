@@ -19,7 +19,7 @@ from tests.browser.reviewing import (
     wait_until_sent,
     wait_until_shown,
 )
-from tests.making import make_pairs, make_round, scenes
+from tests.support.factories import make_pairs, make_round, scenes
 
 
 def visible(page: Page) -> list[str]:

@@ -12,7 +12,14 @@ from curation.domain import Role, Verdict
 from curation.selection.auto_reviewer import decide_all
 from curation.selection.select import select_candidates
 from tests.browser.reviewing import OpenPage, Site, accessibility_violations
-from tests.streams import SOURCE, accepts, arrive, judge_waiting, open_stream, taught
+from tests.support.candidate_streams import (
+    SOURCE,
+    accepts,
+    arrive,
+    judge_waiting,
+    open_stream,
+    taught,
+)
 
 
 def test_the_round_page_shows_the_review_cost(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from playwright.sync_api import expect
-from servers import wait_for
 
 from curation.db.engine import Database
 from curation.db.tables import leases
@@ -12,7 +11,8 @@ from curation.domain import Role
 from curation.object_store import FolderStore
 from curation.review.reviewers import find_reviewer
 from tests.browser.reviewing import OpenPage, Site, press, shown, wait_until_sent, wait_until_shown
-from tests.making import make_candidates, make_round
+from tests.support.factories import make_candidates, make_round
+from tests.support.servers import wait_for
 
 
 def held_by(database: Database, name: str) -> int:

@@ -19,7 +19,7 @@ from curation.review.reviewers import add_reviewer
 from curation.screening.defects import DEFECTS
 from curation.statistics.psychometric import reject_probability
 from tests.browser.reviewing import OpenPage, Site, accessibility_violations, wait_until_shown
-from tests.history import Past, make_history
+from tests.support.decision_history import Past, make_history
 
 
 def past_of(seed: int, threshold: float) -> list[Past]:

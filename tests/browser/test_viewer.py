@@ -21,7 +21,7 @@ from tests.browser.reviewing import (
     wait_until_sent,
     wait_until_shown,
 )
-from tests.making import make_candidates, make_round
+from tests.support.factories import make_candidates, make_round
 
 
 def test_the_help_lists_every_shortcut(open_page: OpenPage, round_id: int) -> None:

@@ -21,7 +21,7 @@ from curation.object_store import FolderStore
 from curation.review.decisions import decide
 from curation.review.reviewers import add_reviewer
 from tests.browser.reviewing import OpenPage, press, screenshot, wait_until_shown
-from tests.making import make_pairs, make_round
+from tests.support.factories import make_pairs, make_round
 
 SIDE = 96
 

@@ -25,7 +25,7 @@ from curation.domain import LayerRole
 from curation.images.codec import encode_layer, pixel_hash
 from curation.object_store import FolderStore
 from curation.synthetic.dataset import draw_seed_set
-from tests.making import fresh_database, image, make_checkpoint, named
+from tests.support.factories import fresh_database, image, make_checkpoint, named
 
 ROOT = Path(__file__).resolve().parents[2]
 GOES_ON = "stopped; run the same command again to resume"
@@ -36,11 +36,11 @@ QUICK = [
     signal.SIGKILL,
 ]  # fmt: skip
 PARTS = {
-    "LAYERLOOP_TRAINER": "tests.gates:train",
-    "LAYERLOOP_EVALUATOR": "tests.gates:evaluate",
-    "LAYERLOOP_CAPTIONER": "tests.gates:open_captioner",
-    "LAYERLOOP_LLM": "tests.gates:open_writer",
-    "LAYERLOOP_GENERATOR": "tests.gates:open_painter",
+    "LAYERLOOP_TRAINER": "tests.support.gated_steps:train",
+    "LAYERLOOP_EVALUATOR": "tests.support.gated_steps:evaluate",
+    "LAYERLOOP_CAPTIONER": "tests.support.gated_steps:open_captioner",
+    "LAYERLOOP_LLM": "tests.support.gated_steps:open_writer",
+    "LAYERLOOP_GENERATOR": "tests.support.gated_steps:open_painter",
     "LAYERLOOP_LEASE_SECONDS": "3600",
 }
 Moment = Callable[[], bool]

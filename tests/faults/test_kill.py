@@ -49,7 +49,7 @@ class Home:
         with self.log.open("ab") as log:
             settings = {
                 "LAYERLOOP_LEASE_SECONDS": "6",
-                "LAYERLOOP_GENERATOR": "tests.painter:open_painter",
+                "LAYERLOOP_GENERATOR": "tests.support.shape_generator:open_painter",
             }
             command = [*COMMAND, "--home", str(self.folder)]
             return subprocess.Popen(

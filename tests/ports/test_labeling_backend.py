@@ -12,8 +12,8 @@ import pytest
 from curation.domain import Kind, LayerRole, RejectReason, RuleVerdict, Verdict
 from curation.errors import NotFound, Unreachable
 from curation.labeling.port import LabelingBackend, Project, RemoteTask, Task
-from tests.servers import free_port
 from tests.support.label_studio import WEBHOOK, Studio
+from tests.support.servers import free_port
 
 pytestmark = pytest.mark.slow
 

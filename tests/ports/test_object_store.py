@@ -27,7 +27,7 @@ from curation.adapters.s3 import S3Store
 from curation.errors import Corrupt, LayerloopError, NotFound, Refused, Unreachable
 from curation.object_store import FolderStore
 from curation.ports import ObjectStore
-from tests.servers import S3Server, free_port
+from tests.support.servers import S3Server, free_port
 
 
 @dataclass

@@ -21,8 +21,8 @@ from curation.db.engine import Database
 from curation.domain import Job
 from curation.errors import Refused
 from curation.settings import EMBEDDED, Settings
-from tests.making import fresh_database, named
-from tests.servers import free_port, wait_for
+from tests.support.factories import fresh_database, named
+from tests.support.servers import free_port, wait_for
 
 WORKER = Path(__file__).with_name("queue_worker.py")
 

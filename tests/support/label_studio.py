@@ -39,8 +39,8 @@ from curation.runtime.label_studio_server import (
     LabelStudioServer,
     run_label_studio,
 )
-from tests.making import make_candidates, make_round
-from tests.servers import free_port, missing
+from tests.support.factories import make_candidates, make_round
+from tests.support.servers import free_port, missing
 
 if TYPE_CHECKING:
     from curation.adapters.label_studio import LabelStudioBackend

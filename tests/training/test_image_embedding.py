@@ -17,8 +17,8 @@ from curation.errors import NotFound, Refused
 from curation.rounds.policies import check_policy_signals
 from curation.runtime.context import load_object
 from curation.settings import Settings
-from tests.making import image, scenes
 from tests.support.clip_models import write_clip
+from tests.support.factories import image, scenes
 from training.embedding import ClipEmbedder, open_embedder
 
 FRONT = LayerRole.foreground

@@ -27,7 +27,7 @@ from curation.adapters.embedded_postgres import is_running, start_server, stop_s
 from curation.adapters.pgmq_schema import install_pgmq
 from curation.adapters.postgres_process import find_orphans, is_alive
 from curation.errors import LayerloopError, Unreachable
-from tests.servers import free_port, wait_for
+from tests.support.servers import free_port, wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -15,7 +15,7 @@ from curation.domain import Role
 from curation.review import reviewers
 from curation.runtime.context import AppContext
 from curation.settings import Settings
-from tests.making import make_candidates, make_round
+from tests.support.factories import make_candidates, make_round
 
 LOOPBACK = "http://127.0.0.1"
 CHANGE = {"x-layerloop": "1"}

@@ -43,7 +43,7 @@ from curation.runtime.context import AppContext
 from curation.screening.measurements import measure_single
 from curation.screening.rules import screen_candidates
 from curation.settings import Settings
-from tests.making import (
+from tests.support.factories import (
     fresh_database,
     image,
     make_candidates,

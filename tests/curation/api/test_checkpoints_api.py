@@ -14,7 +14,7 @@ from curation.checkpoints.registry import (
 )
 from curation.db.tables import checkpoints
 from curation.domain import Checkpoint, Progress, Role, TrainingRequest
-from tests.making import make_checkpoint, make_round
+from tests.support.factories import make_checkpoint, make_round
 
 
 @pytest.fixture

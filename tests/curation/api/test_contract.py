@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 import uvicorn
-from servers import free_port, wait_for
 
 from curation.datasets import snapshots
 from curation.datasets.samples import add_samples
@@ -24,7 +23,8 @@ from curation.labeling.previews import WEBHOOK_HEADER, PreviewUrls, webhook_secr
 from curation.review import reviewers
 from curation.review.claims import record_claims
 from tests.curation.datasets.test_samples import new
-from tests.making import make_candidates, make_checkpoint, make_round
+from tests.support.factories import make_candidates, make_checkpoint, make_round
+from tests.support.servers import free_port, wait_for
 
 CONFIG = """
 seed = 1

@@ -18,8 +18,8 @@ from curation.db.tables import decisions, samples
 from curation.review import reviewers
 from curation.settings import Settings
 from tests.curation.api.conftest import CHANGE
-from tests.making import make_candidates, make_round, states
-from tests.servers import free_port
+from tests.support.factories import make_candidates, make_round, states
+from tests.support.servers import free_port
 
 PEOPLE, CANDIDATES, KILLS = 3, 60, 3
 

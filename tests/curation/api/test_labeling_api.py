@@ -11,7 +11,7 @@ from curation.db.tables import candidates, labeling_projects, labeling_tasks
 from curation.domain import Job, LayerRole, Verdict
 from curation.labeling.previews import WEBHOOK_HEADER, PreviewUrls, webhook_secret
 from curation.review import decisions, reviewers
-from tests.making import make_candidates, make_round
+from tests.support.factories import make_candidates, make_round
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from PIL import Image
 from curation.api.signed_urls import WINDOW, SignedUrls
 from curation.db.tables import checkpoints, layers
 from curation.images.codec import decode_layer, to_png
-from tests.making import make_checkpoint
+from tests.support.factories import make_checkpoint
 
 SHA = "ab" * 32
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from curation.db.tables import decisions
 from curation.domain import RejectReason
-from tests.making import states
+from tests.support.factories import states
 
 
 def tray(client, count: int = 4, holding=(), number: int | None = None) -> dict:

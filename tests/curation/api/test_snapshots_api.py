@@ -8,7 +8,7 @@ from curation.datasets.manifest import Manifest, Part, read_samples
 from curation.datasets.samples import NewSample, StoredLayer, add_samples
 from curation.domain import Kind, LayerRole, Role, canonical_json
 from curation.images.codec import encode_layer, pixel_hash
-from tests.making import image
+from tests.support.factories import image
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from curation.object_store import FolderStore
 from curation.settings import Settings
 from curation.synthetic.dataset import draw_seed_set
 from curation.synthetic.pair_dataset import draw_pair_seed_set
-from tests.making import make_candidates, make_checkpoint, make_round
+from tests.support.factories import make_candidates, make_checkpoint, make_round
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from curation.settings import Settings, read_settings, unknown_settings
 from curation.synthetic.dataset import draw_seed_set
 from curation.text import PrintableFormatter
 from tests.curation.cli.test_cli import here
-from tests.making import make_checkpoint
+from tests.support.factories import make_checkpoint
 
 __all__ = ["here"]  # the fixture
 
@@ -282,7 +282,7 @@ def test_a_run_is_cancelled_by_the_beginning_of_its_id(
     here: Settings, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     draw_seed_set(tmp_path / "seeds", 4)
-    monkeypatch.setenv("LAYERLOOP_TRAINER", "tests.painter:train_nothing")
+    monkeypatch.setenv("LAYERLOOP_TRAINER", "tests.support.shape_generator:train_nothing")
 
     def call(*words: str) -> str:
         monkeypatch.setattr(sys, "argv", ["layerloop", *words])

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from curation.cli.main import app
 from curation.errors import Refused
 from curation.prompts.pair_files import read_pair_prompts
-from tests.chat_server import complains, says, serving
 from tests.curation.cli.test_cli import call
+from tests.support.chat_server import complains, says, serving
 
 
 def answer(*things: str) -> str:

@@ -16,8 +16,8 @@ from curation.errors import NotFound, Refused
 from curation.screening.embedding import BUILTIN_EMBEDDER
 from curation.settings import Settings
 from tests.curation.cli.test_cli import call, here
-from tests.making import make_checkpoint
-from tests.streams import arrive, judge_waiting, open_stream, taught
+from tests.support.candidate_streams import arrive, judge_waiting, open_stream, taught
+from tests.support.factories import make_checkpoint
 
 __all__ = ["here"]  # the fixture
 

@@ -25,7 +25,7 @@ from curation.errors import Refused
 from curation.images.codec import encode_layer
 from curation.quality.gold_creation import choose_sources
 from curation.runtime.loop import choose_prompts
-from tests.making import fresh_database, image, make_round, named
+from tests.support.factories import fresh_database, image, make_round, named
 from training.data.dataset import open_split
 
 NAME = CaptionSource.file_name

@@ -24,8 +24,8 @@ from curation.domain import Job, Kind, LayerRole, RunState, Sample
 from curation.errors import LayerloopError, NotFound, Refused
 from curation.images.codec import composite_over, encode_layer
 from curation.runtime.context import open_context
-from tests.making import image, make_candidates, make_round
-from tests.talker import TALKERS, Talker
+from tests.support.factories import image, make_candidates, make_round
+from tests.support.text_generator import TALKERS, Talker
 
 ORDER = CaptionRequest("model")
 
@@ -41,7 +41,7 @@ def talker(monkeypatch):
 @pytest.fixture
 def context(settings):
     with open_context(
-        settings.model_copy(update={"captioner": "tests.talker:open_talker"})
+        settings.model_copy(update={"captioner": "tests.support.text_generator:open_talker"})
     ) as opened:
         opened.database.send = None
         yield opened
@@ -255,7 +255,7 @@ def test_commands_caption_and_give(settings, context, talker, monkeypatch):
     for name, value in settings.environment().items():
         if name.startswith("LAYERLOOP_") and not name.startswith("LAYERLOOP_TEST_"):
             monkeypatch.setenv(name, value)
-    monkeypatch.setenv("LAYERLOOP_CAPTIONER", "tests.talker:open_talker")
+    monkeypatch.setenv("LAYERLOOP_CAPTIONER", "tests.support.text_generator:open_talker")
     first, _, third = _add(context, ["", "a cat", ""])
     one, three = sorted((first, third))
     assert "2 samples" in _call("run", "--model", "model", "--dry-run").stderr

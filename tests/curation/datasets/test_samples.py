@@ -14,7 +14,7 @@ from curation.datasets.samples import (
 from curation.db.engine import Database
 from curation.db.tables import sample_layers, samples
 from curation.domain import Kind, LayerRole, Sample, Split
-from tests.making import make_candidates, make_round
+from tests.support.factories import make_candidates, make_round
 
 
 def new(number: int, role: LayerRole = LayerRole.foreground, **changes) -> NewSample:

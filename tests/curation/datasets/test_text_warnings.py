@@ -16,7 +16,7 @@ from curation.datasets.snapshots import freeze_snapshot
 from curation.domain import CaptionSource, Checkpoint, Kind, LayerRole, Prompt
 from curation.images.codec import encode_layer
 from curation.runtime.context import open_context
-from tests.making import image
+from tests.support.factories import image
 from training.prompt_coverage import measure_coverage
 
 

@@ -13,7 +13,7 @@ from curation.db.engine import Database
 from curation.db.tables import events, prompts
 from curation.domain import Job
 from curation.errors import Unreachable
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 
 def count(database: Database) -> int:

@@ -34,7 +34,7 @@ from curation.review.consensus import ConsensusSettings
 from curation.review.decisions import claim_items, decide
 from curation.runtime.context import AppContext, open_context
 from curation.settings import Settings
-from tests.making import fresh_database, named
+from tests.support.factories import fresh_database, named
 
 FORMER = Path(__file__).parents[2] / "data" / "former_home"
 SNAPSHOT = "a5a649169a0e3712c0eb9db99b81f805c1dfd1425aff27ce18865a8cd679df7f"

@@ -16,7 +16,7 @@ from curation.db.tables import candidates
 from curation.db.tables import leases as leases_table
 from curation.domain import CandidateState, Job, TrainingRequest
 from curation.object_store import FolderStore
-from tests.making import make_candidates, make_checkpoint, make_round, states
+from tests.support.factories import make_candidates, make_checkpoint, make_round, states
 
 
 def lease(

@@ -17,7 +17,7 @@ from curation.domain import Job
 from curation.jobs.worker import _bound
 from curation.labeling import projects
 from curation.runtime.context import AppContext
-from tests.making import make_candidates, make_round
+from tests.support.factories import make_candidates, make_round
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from curation.db.tables import (
 )
 from curation.domain import STATE_TRANSITIONS, CandidateState
 from curation.review.reviewers import AUTO_REVIEWER, add_reviewer
-from tests.making import fresh_database, make_candidates, make_round, named
+from tests.support.factories import fresh_database, make_candidates, make_round, named
 
 
 def test_tables_and_migrations_agree(database):

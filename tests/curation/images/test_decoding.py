@@ -19,8 +19,9 @@ from curation.images.headers import InvalidImage
 from curation.images.pillow_images import from_path, from_pillow
 from curation.scenes.formats.psd import write_psd
 from curation.scenes.layer_stack import LayerStack, StackLayer
-from tests import image_files
-from tests.image_files import (
+from tests.support import image_files
+from tests.support.factories import image as picture
+from tests.support.image_files import (
     P3,
     chromaticities,
     coded,
@@ -30,7 +31,6 @@ from tests.image_files import (
     profile_chunk,
     saved,
 )
-from tests.making import image as picture
 
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}

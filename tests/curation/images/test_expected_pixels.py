@@ -15,7 +15,7 @@ from curation.ingest.inspection import inspect_and_encode
 from curation.ingest.pair_inspection import inspect_and_encode_pair
 from curation.scenes.scene_images import decode_images
 from tests.conftest import SHARED
-from tests.making import scenes
+from tests.support.factories import scenes
 from training.pipelines.images import to_rgba
 
 CASES = SHARED / "cases" / "images"

@@ -12,7 +12,7 @@ from PIL import Image
 
 from curation.errors import Corrupt, NotFound, Refused
 from curation.images.provenance import format_parameters, read_image, read_provenance, save_image
-from tests.making import image as picture
+from tests.support.factories import image as picture
 
 FACTS = {
     "prompt": 'a "glass" <bottle> & smoke, 日本',

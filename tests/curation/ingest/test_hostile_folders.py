@@ -23,8 +23,8 @@ from curation.ingest.folder_listing import list_folder
 from curation.ingest.inspection import InspectionOutcome
 from curation.ingest.items import ImportItems
 from curation.ingest.seed_import import import_seeds
-from tests.image_files import saved
-from tests.making import image as picture
+from tests.support.factories import image as picture
+from tests.support.image_files import saved
 
 TAKEN = {
     InspectionOutcome.accept,

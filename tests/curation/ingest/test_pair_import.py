@@ -19,7 +19,7 @@ from curation.ingest.inspection import InspectionOutcome
 from curation.ingest.pair_inspection import inspect_and_encode_pair
 from curation.ingest.seed_import import import_seeds
 from curation.synthetic.pair_dataset import draw_pair_seed_set
-from tests.making import scenes
+from tests.support.factories import scenes
 
 FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
 TEXTS = {

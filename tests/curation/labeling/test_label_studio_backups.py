@@ -10,7 +10,7 @@ from curation.domain import RejectReason
 from curation.labeling import projects, reconcile
 from curation.review import decisions, reviewers
 from curation.rounds import lifecycle
-from tests.making import make_candidates, make_round
+from tests.support.factories import make_candidates, make_round
 from tests.support.label_studio import ACCEPT, REJECT, LabeledRound
 
 pytestmark = pytest.mark.slow

@@ -23,8 +23,7 @@ from curation.labeling.previews import WEBHOOK_HEADER
 from curation.review import decisions, reviewers
 from curation.runtime.context import AppContext
 from curation.runtime.label_studio_server import OWNER
-from tests.making import make_candidates, make_round
-from tests.servers import free_port
+from tests.support.factories import make_candidates, make_round
 from tests.support.label_studio import (
     ACCEPT,
     REJECT,
@@ -32,6 +31,7 @@ from tests.support.label_studio import (
     begin_import,
     make_labeled_round,
 )
+from tests.support.servers import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ import pytest
 from curation.domain import RejectReason
 from curation.labeling import projects, reconcile
 from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
-from tests.making import make_candidates, make_round
+from tests.support.factories import make_candidates, make_round
 from tests.support.label_studio import ACCEPT, REJECT, LabeledRound
 
 pytestmark = pytest.mark.slow

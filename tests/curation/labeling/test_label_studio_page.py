@@ -17,9 +17,9 @@ from curation.labeling.previews import PreviewUrls
 from curation.labeling.sync import LabelingSync
 from curation.runtime.context import AppContext
 from curation.runtime.label_studio_server import OWNER
-from tests.making import make_candidates, make_pairs, make_round, scenes
-from tests.servers import free_port, wait_for
+from tests.support.factories import make_candidates, make_pairs, make_round, scenes
 from tests.support.label_studio import LabeledRound
+from tests.support.servers import free_port, wait_for
 
 pytestmark = pytest.mark.slow
 

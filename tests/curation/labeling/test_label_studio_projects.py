@@ -12,7 +12,7 @@ from curation.adapters.label_studio_view import configuration
 from curation.db.tables import labeling_projects, labeling_tasks
 from curation.domain import Kind
 from curation.labeling import projects, reconcile
-from tests.making import make_candidates, make_round
+from tests.support.factories import make_candidates, make_round
 from tests.support.label_studio import ACCEPT, REJECT, LabeledRound
 
 pytestmark = pytest.mark.slow

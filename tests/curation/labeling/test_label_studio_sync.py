@@ -262,7 +262,7 @@ def test_users_are_matched_to_reviewers_by_email(labeled):
 def test_a_large_round_has_several_projects(labeled, store):
     from dataclasses import replace
 
-    from tests.making import make_candidates, make_round
+    from tests.support.factories import make_candidates, make_round
 
     small = replace(labeled.sync, max_tasks=5)
     with labeled.database.transaction() as tx:
@@ -287,7 +287,7 @@ def test_tasks_are_read_in_pages(labeled, monkeypatch, page):
 def test_concurrent_pushes_create_no_duplicates(labeled, store):
     from dataclasses import replace
 
-    from tests.making import make_candidates, make_round
+    from tests.support.factories import make_candidates, make_round
 
     with labeled.database.transaction() as tx:
         number = make_round(tx)

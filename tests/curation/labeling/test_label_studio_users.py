@@ -16,7 +16,7 @@ from curation.domain import RejectReason
 from curation.labeling import reconcile, tasks
 from curation.review import decisions, queue, reviewers
 from curation.review.gold import GoldSettings, set_gold
-from tests.making import make_candidates, make_round
+from tests.support.factories import make_candidates, make_round
 from tests.support.label_studio import ACCEPT, REJECT, LabeledRound
 
 pytestmark = pytest.mark.slow

@@ -17,9 +17,9 @@ from curation.runtime.context import AppContext, open_labeling_backend
 from curation.runtime.doctor import run_checks
 from curation.runtime.label_studio_server import OWNER
 from curation.settings import Settings
-from tests.making import make_candidates, make_round
-from tests.servers import free_port
+from tests.support.factories import make_candidates, make_round
 from tests.support.label_studio import ACCEPT, REJECT, LabeledRound
+from tests.support.servers import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -19,7 +19,7 @@ from curation.review import queue
 from curation.review.decisions import decide, undo
 from curation.review.reviewers import add_reviewer
 from curation.rounds import lifecycle
-from tests.making import make_candidates, make_round, states
+from tests.support.factories import make_candidates, make_round, states
 
 PAGE, OTHER_PAGE = uuid.uuid4(), uuid.uuid4()
 

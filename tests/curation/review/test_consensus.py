@@ -26,7 +26,7 @@ from curation.review.consensus import (
 from curation.review.queue import claim_batch
 from curation.review.reviewers import add_reviewer, add_rule_reviewer
 from curation.rounds import lifecycle
-from tests.making import make_candidates, make_round, states
+from tests.support.factories import make_candidates, make_round, states
 
 ACCEPT, REJECT, SKIP = Verdict.accept, Verdict.reject, Verdict.skip
 

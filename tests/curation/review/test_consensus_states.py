@@ -25,7 +25,7 @@ from curation.object_store import FolderStore
 from curation.review import decisions
 from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
 from curation.review.reviewers import add_reviewer
-from tests.making import make_candidates, make_round
+from tests.support.factories import make_candidates, make_round
 
 PEOPLE = st.integers(0, 2)
 ENGINEER = 2

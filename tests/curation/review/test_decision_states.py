@@ -27,7 +27,7 @@ from curation.object_store import FolderStore
 from curation.review import decisions
 from curation.review.reviewers import add_reviewer
 from curation.rounds import lifecycle
-from tests.making import make_candidates, make_round
+from tests.support.factories import make_candidates, make_round
 
 PEOPLE = st.integers(0, 1)
 COUNT = 5

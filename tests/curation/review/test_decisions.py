@@ -32,7 +32,7 @@ from curation.images.codec import encode_layer, pixel_hash
 from curation.review import decisions
 from curation.review.reviewers import add_reviewer, add_rule_reviewer
 from curation.rounds import lifecycle
-from tests.making import image, make_candidates, make_round, states
+from tests.support.factories import image, make_candidates, make_round, states
 
 ACCEPT, REJECT, SKIP = Verdict.accept, Verdict.reject, Verdict.skip
 

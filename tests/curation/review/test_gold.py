@@ -33,7 +33,7 @@ from curation.review.similar_samples import most_similar_sample
 from curation.rounds import lifecycle
 from curation.screening.measurements import measure_single
 from curation.synthetic.shapes import draw_subject, sample_subject
-from tests.making import make_candidates, make_round, states
+from tests.support.factories import make_candidates, make_round, states
 
 SIZE = 64
 

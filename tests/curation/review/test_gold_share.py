@@ -18,7 +18,7 @@ from curation.review import gold
 from curation.review.decisions import decide
 from curation.review.queue import claim_batch
 from curation.review.reviewers import add_reviewer
-from tests.making import make_round
+from tests.support.factories import make_round
 
 SHARE = 0.2
 

@@ -27,7 +27,7 @@ from curation.review.reviewers import add_reviewer
 from curation.review.similar_samples import most_similar_sample
 from curation.screening.measurements import measure_pair_candidate
 from curation.screening.pairs.defects import PAIR_DEFECT_REASONS, PAIR_DEFECTS
-from tests.making import make_pairs, make_round, scenes
+from tests.support.factories import make_pairs, make_round, scenes
 
 FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
 

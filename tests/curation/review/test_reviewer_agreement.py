@@ -18,7 +18,7 @@ from curation.quality.agreement import (
 from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
 from curation.review.decisions import decide
 from curation.review.reviewers import add_reviewer
-from tests.making import make_candidates, make_round
+from tests.support.factories import make_candidates, make_round
 
 # K. Krippendorff, "Computing Krippendorff's alpha-reliability" (2011), section C: four observers, twelve units.
 FOUR = """

@@ -15,7 +15,7 @@ from curation.domain import CandidateState, Role
 from curation.errors import Conflict, NotFound, Refused
 from curation.review import reviewers
 from curation.review.reviewers import SignInThrottle, TooManyAttemptsError
-from tests.making import make_candidates, make_round, states
+from tests.support.factories import make_candidates, make_round, states
 
 
 def test_adding_twice_is_adding_once(database):

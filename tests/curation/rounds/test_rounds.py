@@ -13,7 +13,7 @@ from curation.domain import CandidateState, Job, Kind, LayerRole, Prompt
 from curation.errors import Conflict, NotFound, Refused
 from curation.object_store import FolderStore
 from curation.rounds import lifecycle
-from tests.making import make_candidates, make_checkpoint, make_round, states
+from tests.support.factories import make_candidates, make_checkpoint, make_round, states
 
 PROMPTS = [Prompt("a red circle"), Prompt("a blue star"), Prompt("grey smoke")]
 

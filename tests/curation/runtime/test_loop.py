@@ -26,7 +26,7 @@ from curation.runtime.bootstrap import import_initial_seeds
 from curation.runtime.context import AppContext
 from curation.runtime.loop import LoopPlan, choose_prompts, run_loop
 from curation.settings import Settings
-from tests.making import make_candidates, make_round, states
+from tests.support.factories import make_candidates, make_round, states
 
 PLAN = LoopPlan(rounds=2, quota=12, preset="micro", reviewer="rules")
 
@@ -121,7 +121,12 @@ def test_two_rounds_end_and_a_second_call_does_nothing_again(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
-    [{"generator": "tests.painter:open_painter", "trainer": "tests.painter:train_nothing"}],
+    [
+        {
+            "generator": "tests.support.shape_generator:open_painter",
+            "trainer": "tests.support.shape_generator:train_nothing",
+        }
+    ],
     indirect=True,
     ids=["painter"],
 )

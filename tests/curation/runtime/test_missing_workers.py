@@ -15,7 +15,7 @@ from curation.reporting import round_report
 from curation.runtime import doctor
 from curation.runtime.context import open_context
 from curation.settings import Settings
-from tests.making import make_candidates, make_round
+from tests.support.factories import make_candidates, make_round
 
 
 def test_work_that_no_worker_takes_is_a_finding(settings: Settings) -> None:

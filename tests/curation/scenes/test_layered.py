@@ -27,8 +27,8 @@ from curation.scenes.formats.tiff import write_tiff
 from curation.scenes.layer_stack import LayerStack, StackLayer
 from curation.scenes.layered_files import WRITERS, parse_formats
 from curation.scenes.manifest import LAYERED_FILE_NAMES
-from tests.making import image
-from tests.pair_painter import slope
+from tests.support.factories import image
+from tests.support.pair_generator import slope
 
 SIZE = (48, 40)
 

@@ -18,7 +18,7 @@ from curation.screening.embedding import (
     unpack_vectors,
 )
 from curation.synthetic.shapes import draw_subject, sample_subject
-from tests.making import scenes
+from tests.support.factories import scenes
 
 FRONT = LayerRole.foreground
 

@@ -18,7 +18,7 @@ from curation.ingest.inspection import inspect_and_encode
 from curation.ports import RGBA
 from curation.screening.rule_reviewer import RuleReviewer, prepare_layer
 from curation.screening.signals import compute_signals
-from tests.curation.screening.test_oracle import star
+from tests.curation.screening.test_rule_reviewer import star
 
 SIDE = 128
 

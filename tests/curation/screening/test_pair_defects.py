@@ -17,7 +17,7 @@ from curation.screening.pairs.defects import (
     add_pair_defect,
 )
 from curation.screening.pairs.signals import compute_agreement_signals
-from tests.making import scenes
+from tests.support.factories import scenes
 
 TOUCHED = {
     "fringe": FOREGROUND,

@@ -19,7 +19,7 @@ from curation.screening.pairs.signals import (
 )
 from curation.screening.rules import HARD_RULES, PAIR_RULES, apply_rules, screen_candidates
 from curation.screening.signals import SIGNALS
-from tests.making import make_pairs, make_round, scenes
+from tests.support.factories import make_pairs, make_round, scenes
 
 FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
 

@@ -23,8 +23,8 @@ from curation.selection.acceptance_model_store import fit_and_store, score_round
 from curation.selection.auto_reviewer import decide_all, revert_auto_verdicts
 from curation.selection.gates import close_gates, gates_report, list_gates
 from curation.selection.select import select_candidates
-from tests.making import make_candidates, make_round
-from tests.streams import SOURCE, arrive, judge_waiting, open_stream, taught
+from tests.support.candidate_streams import SOURCE, arrive, judge_waiting, open_stream, taught
+from tests.support.factories import make_candidates, make_round
 
 GATED = {
     "kind": "mixed", "share": 0.9, "likely": 0.2, "uncertain": 0.1, "random": 0.7, "per_prompt": 9, "per_cluster": 9,

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from tests.making import image
+from tests.support.factories import image
 from training.evaluation.comparison import TILE_SIZE, comparison_grid
 from training.sample_grid import GAP, TEXT
 

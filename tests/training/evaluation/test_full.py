@@ -13,7 +13,7 @@ from curation.domain import Kind, LayerRole, Sample, Split
 from curation.errors import Refused
 from curation.images.codec import BACKGROUNDS, encode_layer, pixel_hash
 from curation.ports import EvaluationOptions
-from tests.making import image
+from tests.support.factories import image
 from tests.training.evaluation.test_evaluate import MICRO, untrained_checkpoint
 from training.denoiser.builtin import BuiltinDenoiser
 from training.evaluation.full import evaluate_fully

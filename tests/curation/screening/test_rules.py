@@ -13,7 +13,7 @@ from curation.images.codec import encode_layer, pixel_hash
 from curation.screening import rules
 from curation.screening.rules import HARD_RULES, ScreeningRule, apply_rules, screen_candidates
 from curation.screening.signals import SIGNALS, compute_signals
-from tests.making import make_candidates, make_round
+from tests.support.factories import make_candidates, make_round
 
 
 def disc(radius: float, color=(200, 60, 40), size: int = 64) -> np.ndarray:

@@ -9,8 +9,8 @@ import pytest
 
 from curation.adapters.chat import MAX_BACKOFF_SECONDS, MAX_TRIES, ChatCompletionsClient
 from curation.errors import Refused, Unreachable
-from tests.chat_server import Reply, complains, says, serving
-from tests.servers import free_port
+from tests.support.chat_server import Reply, complains, says, serving
+from tests.support.servers import free_port
 
 
 def ask(server, pauses=None, key=None):

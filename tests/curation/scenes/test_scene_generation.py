@@ -27,8 +27,8 @@ from curation.scenes.drawing import generate_scene
 from curation.scenes.layer_source import SceneGenerator
 from curation.scenes.manifest import SceneManifest, read_manifest
 from curation.scenes.scene import Background, FitMode, Scene, SceneLayer
-from tests.making import image
-from tests.pair_painter import PairPainter
+from tests.support.factories import image
+from tests.support.pair_generator import PairPainter
 
 CHECKPOINT = Checkpoint({}, "layers", "tiny", None, None, 0, "test")
 LAMP, PHOTO = Path("lamp.png"), Path("photo.jpg")
@@ -385,10 +385,10 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.curation.scenes.test_scene_drawing import CHECKPOINT, THREE, draw
+from tests.curation.scenes.test_scene_generation import CHECKPOINT, THREE, draw
 from curation.object_store import FolderStore
 from curation.scenes.layer_source import SceneGenerator
-from tests.pair_painter import PairPainter
+from tests.support.pair_generator import PairPainter
 
 class Dying(PairPainter):
     def _pair(self, request, options):

@@ -22,7 +22,7 @@ from curation.images.codec import (
     pixel_hash,
     to_png,
 )
-from tests.making import image
+from tests.support.factories import image
 
 SIZES = st.tuples(st.integers(1, 24), st.integers(1, 24))
 PICTURES = SIZES.flatmap(

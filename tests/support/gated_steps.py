@@ -17,7 +17,7 @@ from curation.domain import Checkpoint, GenerationRequest, Progress
 from curation.ports import DEFAULT_OPTIONS, GenerationOptions, Layers, ProgressCallback
 from curation.prompts.grammar import generate
 from curation.prompts.pair_files import write_line
-from tests.pair_painter import PairPainter
+from tests.support.pair_generator import PairPainter
 
 WAIT_SECONDS = 300
 

@@ -16,7 +16,7 @@ from curation.db.engine import Database
 from curation.errors import LayerloopError, NotFound, Refused
 from curation.settings import Settings
 from curation.synthetic.shapes import SUBJECTS
-from tests.making import make_checkpoint
+from tests.support.factories import make_checkpoint
 
 PROMPT = next(iter(SUBJECTS))
 
@@ -27,7 +27,7 @@ def here(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     for name, value in settings.environment().items():
         if name.startswith("LAYERLOOP_") and not name.startswith("LAYERLOOP_TEST_"):
             monkeypatch.setenv(name, value)
-    monkeypatch.setenv("LAYERLOOP_GENERATOR", "tests.painter:open_painter")
+    monkeypatch.setenv("LAYERLOOP_GENERATOR", "tests.support.shape_generator:open_painter")
     return settings
 
 
@@ -127,7 +127,7 @@ def test_a_picture_to_begin_from_is_a_stored_layer(
     Image.fromarray(begun, "RGBA").save(tmp_path / "in.png")
     seen = []
     from curation.images.codec import decode_layer
-    from tests import painter
+    from tests.support import shape_generator as painter
 
     def noting(checkpoint, store):
         generator = painter.Painter()

@@ -13,7 +13,7 @@ from curation.db.engine import Transaction
 from curation.db.tables import candidates, decisions, gold, rounds
 from curation.domain import Prompt
 from curation.rounds.lifecycle import add_prompts
-from tests.making import make_round
+from tests.support.factories import make_round
 
 BEGAN = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 

@@ -28,7 +28,7 @@ from curation.screening.pairs.rule_reviewer import (
     review_item,
 )
 from curation.synthetic.backgrounds import draw_pair, join_texts, sample_scene
-from tests.making import scenes
+from tests.support.factories import scenes
 
 FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
 

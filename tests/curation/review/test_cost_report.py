@@ -18,8 +18,15 @@ from curation.review.verdicts import CONSENSUS, apply_final_state
 from curation.rounds.policies import MixedPolicy
 from curation.selection import review_cost
 from curation.selection.select import select_candidates
-from tests.making import make_candidates, make_round
-from tests.streams import SOURCE, accepts, arrive, judge_waiting, open_stream, taught
+from tests.support.candidate_streams import (
+    SOURCE,
+    accepts,
+    arrive,
+    judge_waiting,
+    open_stream,
+    taught,
+)
+from tests.support.factories import make_candidates, make_round
 
 MIXED = {"kind": "mixed", "share": 0.4, "likely": 0.5, "uncertain": 0.2, "random": 0.3}
 

@@ -22,8 +22,8 @@ from curation.selection.top_n_accept import (
     format_top_n,
     plan_top_n,
 )
-from tests.making import states
-from tests.streams import arrive, judge_waiting, open_stream, taught
+from tests.support.candidate_streams import arrive, judge_waiting, open_stream, taught
+from tests.support.factories import states
 
 TERMS = TopNSettings(keep=400, audit=120, least=0.9, per_prompt=20, per_cluster=20)
 

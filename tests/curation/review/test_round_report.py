@@ -20,7 +20,7 @@ from curation.review import decisions, progress
 from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
 from curation.review.reviewers import add_reviewer, add_rule_reviewer
 from curation.rounds import lifecycle
-from tests.making import make_candidates, make_round
+from tests.support.factories import make_candidates, make_round
 
 S = CandidateState
 

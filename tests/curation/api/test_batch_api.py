@@ -18,7 +18,7 @@ from curation.images.codec import decode_layer, encode_layer
 from curation.review.decisions import decide
 from curation.review.queue import claim_items
 from curation.review.reviewers import add_reviewer
-from tests.making import make_candidates, make_round, states
+from tests.support.factories import make_candidates, make_round, states
 
 
 def tray(client, count: int) -> list[dict]:

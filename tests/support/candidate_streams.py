@@ -24,7 +24,7 @@ from curation.domain import Kind, Prompt, Verdict, content_id
 from curation.review.reviewers import add_reviewer
 from curation.screening.embedding import pack_vector
 from curation.selection.acceptance_model_store import StoredModel, fit_and_store
-from tests.making import make_round
+from tests.support.factories import make_round
 
 SOURCE = "test@1"
 NUMBERS = 4

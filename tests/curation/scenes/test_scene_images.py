@@ -21,7 +21,7 @@ from curation.scenes.scene_images import (
     fit_background,
     place_image,
 )
-from tests.making import image
+from tests.support.factories import image
 
 
 def test_pictures_come_through_a_confined_process(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from curation.images.codec import decode_layer
 from curation.object_store import FolderStore
 from curation.ports import Layers
 from curation.rounds import generation, lifecycle
-from tests.making import image, make_checkpoint, states
+from tests.support.factories import image, make_checkpoint, states
 
 
 class Painter:

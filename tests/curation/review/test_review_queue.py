@@ -19,7 +19,7 @@ from curation.review import queue
 from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
 from curation.review.reviewers import add_reviewer
 from curation.rounds import lifecycle
-from tests.making import make_candidates, make_checkpoint, make_round, states
+from tests.support.factories import make_candidates, make_checkpoint, make_round, states
 
 
 def opened(database: Database, store, *counts: int) -> list[int]:

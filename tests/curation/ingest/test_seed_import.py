@@ -28,7 +28,7 @@ from curation.ingest.import_log import summarize
 from curation.ingest.inspection import InspectionOutcome
 from curation.ingest.seed_import import import_seeds
 from tests.conftest import SHARED
-from tests.curation.ingest.test_examination import CHANGED
+from tests.curation.ingest.test_inspection import CHANGED
 
 
 def image(seed: int, size: int = 48) -> np.ndarray:

@@ -27,7 +27,7 @@ from curation.runtime.lease_holders import (
 )
 from curation.runtime.local_stack import _release_stale_leases
 from curation.settings import Settings
-from tests.making import make_checkpoint
+from tests.support.factories import make_checkpoint
 
 ANOTHER = "import sys; from pathlib import Path; from curation.runtime import lease_holders as holders; holders.mark_alive(Path(sys.argv[1])); "
 

@@ -18,7 +18,7 @@ from curation.images.perceptual_hash import fingerprint
 from curation.review import similar_samples
 from curation.review.decisions import decide
 from curation.review.reviewers import add_reviewer
-from tests.making import make_pairs, make_round, scenes
+from tests.support.factories import make_pairs, make_round, scenes
 
 
 @pytest.fixture

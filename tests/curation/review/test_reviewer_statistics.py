@@ -13,8 +13,8 @@ from curation.reporting.reviewer_stats import all_statistics, as_text, reviewer_
 from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
 from curation.review.decisions import decide
 from curation.review.reviewers import add_reviewer
-from tests.history import Past, make_history
-from tests.making import make_candidates, make_round
+from tests.support.decision_history import Past, make_history
+from tests.support.factories import make_candidates, make_round
 
 
 def metrics(database, past, *, to_themselves: bool = False) -> dict:

@@ -29,8 +29,15 @@ from curation.selection.acceptance_model import MIN_DECISIONS, TrainingRows, fit
 from curation.selection.embedding_backfill import backfill_embeddings
 from curation.selection.select import select_candidates
 from curation.settings import Settings
-from tests.making import make_candidates, make_round
-from tests.streams import SOURCE, accepts, arrive, judge_waiting, open_stream, taught
+from tests.support.candidate_streams import (
+    SOURCE,
+    accepts,
+    arrive,
+    judge_waiting,
+    open_stream,
+    taught,
+)
+from tests.support.factories import make_candidates, make_round
 
 
 def decided(tx, count=150, seed=1):

@@ -12,8 +12,15 @@ from curation.domain import CandidateState
 from curation.object_store import FolderStore
 from curation.reporting import round_report
 from curation.selection.select import QUEUE_TARGET, select_candidates
-from tests.making import make_candidates, make_round, states
-from tests.streams import SOURCE, accepts, arrive, judge_waiting, open_stream, taught
+from tests.support.candidate_streams import (
+    SOURCE,
+    accepts,
+    arrive,
+    judge_waiting,
+    open_stream,
+    taught,
+)
+from tests.support.factories import make_candidates, make_round, states
 
 MIXED = {
     "kind": "mixed",

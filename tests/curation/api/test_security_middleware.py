@@ -12,7 +12,7 @@ from curation.db.engine import Database
 from curation.domain import Role
 from curation.runtime.context import AppContext
 from tests.curation.api.conftest import CHANGE, LOOPBACK
-from tests.making import make_round
+from tests.support.factories import make_round
 
 OPEN = {("GET", "/api/health"), ("POST", "/api/session"), ("DELETE", "/api/session")}
 SIGNED = {

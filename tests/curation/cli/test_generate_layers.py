@@ -21,8 +21,8 @@ from curation.images.pairs import composite
 from curation.images.provenance import read_image, read_provenance
 from curation.settings import Settings
 from curation.synthetic.shapes import SUBJECTS
-from tests.image_files import coded, make_png
-from tests.making import image, make_checkpoint
+from tests.support.factories import image, make_checkpoint
+from tests.support.image_files import coded, make_png
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "generate_help.txt"
 
@@ -50,7 +50,7 @@ def here(
     for name, value in settings.environment().items():
         if name.startswith("LAYERLOOP_") and not name.startswith("LAYERLOOP_TEST_"):
             monkeypatch.setenv(name, value)
-    monkeypatch.setenv("LAYERLOOP_GENERATOR", "tests.pair_painter:open_pair_painter")
+    monkeypatch.setenv("LAYERLOOP_GENERATOR", "tests.support.pair_generator:open_pair_painter")
     with database.transaction() as tx:
         make_checkpoint(tx)
     folder = tmp_path / "work"
@@ -234,7 +234,7 @@ def test_a_scene_of_files_alone_needs_no_checkpoint(
 def test_a_checkpoint_from_before_pairs_is_told(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LAYERLOOP_GENERATOR", "tests.painter:open_lone_painter")
+    monkeypatch.setenv("LAYERLOOP_GENERATOR", "tests.support.shape_generator:open_lone_painter")
     refused = refusal(
         next(iter(SUBJECTS)), "--background", "white", "--whole", next(iter(SUBJECTS))
     )

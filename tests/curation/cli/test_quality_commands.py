@@ -19,7 +19,7 @@ from curation.object_store import FolderStore
 from curation.review.decisions import decide
 from curation.review.reviewers import add_reviewer
 from curation.settings import Settings
-from tests.making import image, make_candidates, make_checkpoint
+from tests.support.factories import image, make_candidates, make_checkpoint
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_round_that_several_decide_from_its_opening_to_its_flips(run, database
 
 
 def test_gold_is_planted_and_a_pause_is_lifted(run, database, store):
-    from tests.making import make_round
+    from tests.support.factories import make_round
 
     with database.transaction() as tx:
         number = str(make_round(tx))

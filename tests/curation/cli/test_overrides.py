@@ -21,7 +21,7 @@ from curation.images.codec import encode_layer, pixel_hash
 from curation.object_store import FolderStore
 from curation.settings import Settings
 from tests.curation.cli.test_cli import call, here
-from tests.making import image
+from tests.support.factories import image
 
 __all__ = ["here"]  # the fixture
 

@@ -16,7 +16,7 @@ from curation.quality import gold_creation
 from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
 from curation.review.gold import GoldSettings, set_gold
 from curation.screening.measurements import measure_single
-from tests.making import image
+from tests.support.factories import image
 
 
 @pytest.fixture
