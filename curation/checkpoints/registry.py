@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from curation.db import leases
+from curation.db import leases, runs
 from curation.db.engine import Transaction
 from curation.db.tables import checkpoints, training_runs
 from curation.db.tables import leases as held
@@ -181,36 +181,20 @@ def cancel_run(tx: Transaction, run: uuid.UUID, actor: str) -> bool:
     Returns:
         Whether the run was requested or running.
     """
-    active = (training_runs.c.id == run) & training_runs.c.state.in_(
-        [RunState.requested, RunState.running]
-    )
-    cancelled = {
-        "state": RunState.cancelled,
-        "error": f"cancelled by {actor}",
-        "finished_at": sa.func.now(),
-    }
-    if not tx.execute(sa.update(training_runs).where(active).values(cancelled)).rowcount:
+    if not runs.cancel_run(tx, training_runs, run, actor):
         return False
-    # Without its lease the worker gets a Conflict at its next report of progress.
-    leases.delete_leases(tx, [run])
     tx.log(actor, "training cancelled", f"run {run}")
     return True
 
 
 def find_run(tx: Transaction, run: uuid.UUID) -> dict[str, Any]:
     """Return the row of a run. Raises NotFound."""
-    row = tx.execute(sa.select(training_runs).where(training_runs.c.id == run)).mappings().first()
-    if row is None:
-        raise NotFound(f"there is no training run {run}")
-    return dict(row)
+    return runs.find_run(tx, training_runs, run, "training")
 
 
 def list_runs(tx: Transaction) -> list[dict[str, Any]]:
     """Return the rows of all training runs, newest first."""
-    listed = sa.select(training_runs).order_by(
-        training_runs.c.created_at.desc(), training_runs.c.id
-    )
-    return [dict(row) for row in tx.execute(listed).mappings()]
+    return runs.list_runs(tx, training_runs)
 
 
 def register_checkpoint(tx: Transaction, checkpoint: Checkpoint, actor: str) -> str:

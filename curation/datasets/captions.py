@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from curation.datasets.samples import find_sample_id, has_no_caption
-from curation.db import leases
+from curation.db import leases, runs
 from curation.db.engine import Database, Transaction
 from curation.db.tables import caption_runs, captions, samples
 from curation.domain import (
@@ -315,33 +315,20 @@ def cancel_run(tx: Transaction, run: uuid.UUID, actor: str) -> bool:
     Returns:
         Whether the run was requested or running.
     """
-    active = (caption_runs.c.id == run) & caption_runs.c.state.in_(
-        [RunState.requested, RunState.running]
-    )
-    cancelled = {
-        "state": RunState.cancelled,
-        "error": f"cancelled by {actor}",
-        "finished_at": sa.func.now(),
-    }
-    if not tx.execute(sa.update(caption_runs).where(active).values(cancelled)).rowcount:
+    if not runs.cancel_run(tx, caption_runs, run, actor):
         return False
-    leases.delete_leases(tx, [run])
     tx.log(actor, "captions cancelled", f"captions {run}")
     return True
 
 
 def list_runs(tx: Transaction) -> list[dict[str, Any]]:
     """Return the rows of all captioning runs, newest first."""
-    listed = sa.select(caption_runs).order_by(caption_runs.c.created_at.desc(), caption_runs.c.id)
-    return [dict(row) for row in tx.execute(listed).mappings()]
+    return runs.list_runs(tx, caption_runs)
 
 
 def find_run(tx: Transaction, run: uuid.UUID) -> dict[str, Any]:
     """Return the row of a run. Raises NotFound."""
-    row = tx.execute(sa.select(caption_runs).where(caption_runs.c.id == run)).mappings().first()
-    if row is None:
-        raise NotFound(f"there is no captioning run {run}")
-    return dict(row)
+    return runs.find_run(tx, caption_runs, run, "captioning")
 
 
 def _read(tx: Transaction, ids: Sequence[uuid.UUID], *, lock: bool) -> dict[uuid.UUID, Sample]:

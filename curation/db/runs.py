@@ -1,0 +1,63 @@
+"""Rows of training and captioning runs: find, list and cancel."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import sqlalchemy as sa
+
+from curation.db import leases
+from curation.db.engine import Transaction
+from curation.domain import RunState
+from curation.errors import NotFound
+
+
+def find_run(tx: Transaction, table: sa.Table, run: uuid.UUID, kind: str) -> dict[str, Any]:
+    """Return the row of a run.
+
+    Args:
+        tx: The transaction.
+        table: The table of its kind of runs.
+        run: Id of the run.
+        kind: The kind in words, for the error.
+
+    Raises:
+        NotFound: The run does not exist.
+    """
+    row = tx.execute(sa.select(table).where(table.c.id == run)).mappings().first()
+    if row is None:
+        raise NotFound(f"there is no {kind} run {run}")
+    return dict(row)
+
+
+def list_runs(tx: Transaction, table: sa.Table) -> list[dict[str, Any]]:
+    """Return the rows of all runs of a table, newest first."""
+    query = sa.select(table).order_by(table.c.created_at.desc(), table.c.id)
+    return [dict(row) for row in tx.execute(query).mappings()]
+
+
+def cancel_run(tx: Transaction, table: sa.Table, run: uuid.UUID, actor: str) -> bool:
+    """Cancel a run that is requested or running, and delete its lease.
+
+    Without its lease the worker gets a Conflict at its next report of progress.
+
+    Args:
+        tx: The transaction.
+        table: The table of its kind of runs.
+        run: Id of the run.
+        actor: Name of the person, for the row.
+
+    Returns:
+        Whether the run was requested or running.
+    """
+    active = (table.c.id == run) & table.c.state.in_([RunState.requested, RunState.running])
+    cancelled = {
+        "state": RunState.cancelled,
+        "error": f"cancelled by {actor}",
+        "finished_at": sa.func.now(),
+    }
+    if not tx.execute(sa.update(table).where(active).values(cancelled)).rowcount:
+        return False
+    leases.delete_leases(tx, [run])
+    return True
