@@ -38,7 +38,7 @@ from training.pretrained.loading import check_model_paths
 from training.safetensors_io import load_part, part_metadata, save_part
 from training.sample_grid import render_grid
 from training.transparency.autoencoder import Autoencoder, fit_autoencoder, open_autoencoder
-from training.transparency.networks import open_transparency
+from training.transparency.networks import Transparency, open_transparency
 from training.transparency.padding import over_gray
 from training.transparency.train import reconstruction_rows, train_transparency
 
@@ -249,19 +249,15 @@ def _train_transparency(context: _StageContext, files: dict[str, str]) -> str:
 def _train_base(context: _StageContext, files: dict[str, str]) -> str:
     """Train the base and store it."""
     start = load_part(context.store, files["base"]) if "base" in files else None
-    transparency = open_transparency(
-        context.preset, *load_part(context.store, files["transparency"])
-    )
-    autoencoder = _backbone(context, files)
-    order, preset, store, folder, report = (
+    tensors, metadata = train_base(
         context.order,
         context.preset,
         context.store,
         context.folder,
         context.report,
-    )
-    tensors, metadata = train_base(
-        order, preset, store, folder, report, autoencoder, transparency, start
+        _backbone(context, files),
+        _transparency(context, files),
+        start,
     )
     return context.save("base", tensors, **metadata)
 
@@ -270,19 +266,16 @@ def _train_layers(context: _StageContext, files: dict[str, str]) -> str:
     """Train the layer adapters and store them."""
     base = load_part(context.store, files["base"])
     start = load_part(context.store, files["layers"]) if "layers" in files else None
-    transparency = open_transparency(
-        context.preset, *load_part(context.store, files["transparency"])
-    )
-    autoencoder = _backbone(context, files)
-    order, preset, store, folder, report = (
+    tensors, metadata = train_layers(
         context.order,
         context.preset,
         context.store,
         context.folder,
         context.report,
-    )
-    tensors, metadata = train_layers(
-        order, preset, store, folder, report, autoencoder, transparency, base, start
+        _backbone(context, files),
+        _transparency(context, files),
+        base,
+        start,
     )
     return context.save("layers", tensors, **metadata, base=files["base"])
 
@@ -296,6 +289,11 @@ _TRAINERS: dict[str, Callable[[_StageContext, dict[str, str]], str]] = {
 
 def _backbone(context: _StageContext, files: dict[str, str]) -> Autoencoder:
     return open_autoencoder(*load_part(context.store, files["backbone"]))
+
+
+def _transparency(context: _StageContext, files: dict[str, str]) -> Transparency:
+    part = load_part(context.store, files["transparency"])
+    return open_transparency(context.preset, *part)
 
 
 def _sheet(

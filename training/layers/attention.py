@@ -129,7 +129,8 @@ def join_attention(network: nn.Module, layout: LayerLayout, *, joint_text_attent
     for name, module in network.named_modules():
         if isinstance(module, DiffusionTransformer):
             for layer in module.layers:
-                setattr(layer, "attention_wrapper", layout.attend)  # noqa: B010 - typed as Module, not _Layer
+                # Typed as Module, not as a layer of the transformer.
+                setattr(layer, "attention_wrapper", layout.attend)  # noqa: B010
         elif _ATTENTION.search(name):
             attention: Any = module
             attention.set_processor(
