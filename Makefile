@@ -28,8 +28,8 @@ CYCLONEDX_VERSION := 7.5.0
 PIP_AUDIT_VERSION := 2.10.1
 # One process more than there are cores: many tests wait for something. A file's tests stay together,
 # since they share fixtures; tests/conftest.py puts the files with slow tests first.
-PROCESSES := $(shell $(PYTHON) -c 'import os; print(min(8, (os.cpu_count() or 1) + 1))')
-TOGETHER := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+PROCESSES = $(shell $(PYTHON) -c 'import os; print(min(8, (os.cpu_count() or 1) + 1))')
+TOGETHER = OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 BENCH ?= first_page images_in latent_cache review_queue snapshot_freeze training_rate
 
 DEMO := --home "$(HOME_DIR)" $(if $(SEED),--seed "$(SEED)") $(if $(REVIEWER),--reviewer $(REVIEWER)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PAIRS),--pairs) $(if $(LABELING),--labeling $(LABELING))

@@ -370,7 +370,7 @@ class JobName(StrEnum):
 class Job:
     """A named job on ids that is sent through the queue; it must be idempotent."""
 
-    name: str
+    name: JobName
     args: Sequence[str | int] = ()
 
 

@@ -20,7 +20,13 @@ for variable in [name for name in os.environ if name.startswith("LAYERLOOP_")]:
     del os.environ[variable]  # defaults are shown, not the settings of whoever runs this
 
 from cli_page import cli_page  # noqa: E402
-from code_tables import formats_page, metrics_page, packages_part, settings_page, signals_page  # noqa: E402
+from code_tables import (  # noqa: E402
+    formats_page,
+    metrics_page,
+    packages_part,
+    settings_page,
+    signals_page,
+)
 from http_page import http_page  # noqa: E402
 from plots import ablation_svg, reviews_svg  # noqa: E402
 from presets_page import presets_page  # noqa: E402

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from curation.db.tables import events
-from curation.domain import Job, canonical_json
+from curation.domain import Job, JobName, canonical_json
 from curation.errors import Unreachable
 
 
@@ -43,7 +43,7 @@ class Transaction:
             self.jobs[:] = jobs
             raise
 
-    def enqueue(self, name: str, *args: str | int) -> None:
+    def enqueue(self, name: JobName, *args: str | int) -> None:
         """Enqueue a job, which is sent after the commit; equal jobs are sent once.
 
         Args:

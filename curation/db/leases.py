@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from curation.db.engine import Transaction
+from curation.domain import JobName
 
 MAX_ATTEMPTS = 3
 """Attempts after which a candidate fails: generating it may be the reason why workers die."""
@@ -29,7 +30,7 @@ def claim(
     Args:
         tx: The transaction.
         subjects: Ids of candidates or runs.
-        purpose: One of draw, review, train and caption.
+        purpose: One of generate, review, train and caption.
         holder: Name of the process or the reviewer.
         seconds: Time until the lease expires.
     """
@@ -100,7 +101,7 @@ def delete_leases(tx: Transaction, subjects: Collection[uuid.UUID]) -> None:
 def expire(tx: Transaction, limit: int = EXPIRE_BATCH_SIZE) -> Counter[str]:
     """Release expired leases, and enqueue their jobs again.
 
-    A candidate in generation returns to "requested", or fails after MOST_ATTEMPTS; a candidate in
+    A candidate in generation returns to "requested", or fails after MAX_ATTEMPTS; a candidate in
     review returns to "waiting"; a training or captioning run returns to "requested". Claims do not
     consider expired leases themselves: a single `or` in their condition made them a thousand times
     slower at a million rows.
@@ -199,7 +200,7 @@ def _return_subjects(
         for row in _reset_state(tx, purpose, free, most_attempts):
             counts[row.state] += 1
             if row.state == "requested":
-                tx.enqueue(purpose, row.round_id if purpose == "generate" else str(row.id))
+                tx.enqueue(JobName(purpose), row.round_id if purpose == "generate" else str(row.id))
     return counts
 
 

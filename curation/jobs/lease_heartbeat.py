@@ -59,7 +59,7 @@ def renewing_leases(context: AppContext, purpose: str) -> Iterator[None]:
 
     Args:
         context: The app context.
-        purpose: Purpose of the leases, such as draw.
+        purpose: Purpose of the leases, such as generate.
     """
     done = threading.Event()
 

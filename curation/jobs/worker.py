@@ -10,7 +10,7 @@ from collections.abc import Callable
 from curation import jobs
 from curation.adapters.celery_queue import make_app, run_celery_worker
 from curation.db import pending_jobs
-from curation.domain import Job
+from curation.domain import Job, JobName
 from curation.runtime.context import AppContext
 from curation.text import PrintableFormatter
 
@@ -42,7 +42,7 @@ def run_worker(context: AppContext, address: str, queue: str) -> None:
     run_celery_worker(app, [queue], queue, on_stop=jobs.stop_requested.set)
 
 
-def _bound(job: Callable[..., None], name: str, context: AppContext) -> Callable[..., None]:
+def _bound(job: Callable[..., None], name: JobName, context: AppContext) -> Callable[..., None]:
     def run(*args: str | int) -> None:
         with context.database.transaction() as tx:
             pending = pending_jobs.take_pending(tx, Job(name, args))
