@@ -685,5 +685,28 @@ pending_jobs = sa.Table(
     _now(),
 )
 
+# The live worker processes (curation.db.workers); a row whose heartbeat stopped is removed.
+workers = sa.Table(
+    "workers",
+    metadata,
+    # The holder of its leases (curation.runtime.lease_holders.WORKER_ID).
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("queues", ARRAY(sa.Text), nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column(
+        "started_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()
+    ),
+    sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    sa.Column("state", sa.Text, nullable=False),
+    # Why it is paused: the kind of work, the error, and when it tries again.
+    sa.Column("reason", sa.Text),
+    # What it does now, such as "generate 3".
+    sa.Column("job", sa.Text),
+    sa.Column("last_error", sa.Text),
+    sa.CheckConstraint("state in ('idle', 'busy', 'paused', 'draining')", name="state"),
+)
+
 APPEND_ONLY = (decisions, events, captions, aggregations)
 """Tables whose rows cannot be updated or deleted, which triggers in the database enforce."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from curation.db import workers
 from curation.db.engine import Transaction
 from curation.db.tables import candidates, caption_runs, rounds, training_runs
 from curation.domain import CandidateState, JobName, Kind, RoundState, RunState
@@ -18,6 +19,7 @@ def reconcile(context: AppContext) -> None:
     """Release lost leases, and enqueue a job for all pending work, in case the queue lost jobs."""
     with context.database.transaction() as tx:
         release_lost_leases_in(tx, context)
+        workers.remove_lost_workers(tx)
         # Candidates of open rounds, by state.
         for number in open_rounds_with(
             tx, CandidateState.requested, without=CandidateState.generating

@@ -8,9 +8,11 @@ import threading
 from collections.abc import Callable
 
 from curation import jobs
-from curation.adapters.celery_queue import make_app, run_celery_worker
+from curation.adapters.celery_queue import make_app, run_celery_worker, task_name
 from curation.db import pending_jobs
+from curation.db.workers import WorkerState
 from curation.domain import Job, JobName
+from curation.jobs.heartbeat import Heartbeat, worker_heartbeat
 from curation.runtime.context import AppContext
 from curation.text import PrintableFormatter
 
@@ -31,15 +33,36 @@ def run_worker(context: AppContext, address: str, queue: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
-    app = make_app(
-        context.settings,
-        address,
-        {name: _bound(job, name, context) for name, job in jobs.JOBS.items()},
-    )
+    app = make_app(context.settings, address)
     threading.Thread(target=_sweep_regularly, args=(context,), name="sweep", daemon=True).start()
     log.info("taking %s jobs as %s", queue, jobs.WORKER_ID)
-    # Celery waits for the running job before it stops, and a training run would take hours.
-    run_celery_worker(app, [queue], queue, on_stop=jobs.stop_requested.set)
+    with worker_heartbeat(context.database, [queue]) as heartbeat:
+
+        def stop() -> None:
+            jobs.stop_requested.set()
+            heartbeat.update(WorkerState.draining, job=heartbeat.worker.job)
+
+        for name, job in jobs.JOBS.items():
+            app.task(_recorded(_bound(job, name, context), name, heartbeat), name=task_name(name))
+        # Celery waits for the running job before it stops, and a training run would take hours.
+        run_celery_worker(app, [queue], queue, on_stop=stop)
+
+
+def _recorded(run: Callable[..., None], name: JobName, heartbeat: Heartbeat) -> Callable[..., None]:
+    """Return the job with a record of it in the list of workers while it runs."""
+
+    def recorded(*args: str | int) -> None:
+        heartbeat.update(WorkerState.busy, job=" ".join(map(str, (name, *args))))
+        try:
+            run(*args)
+        except Exception as error:
+            heartbeat.update(error=f"{name}: {type(error).__name__}: {error}")
+            raise
+        finally:
+            heartbeat.update(WorkerState.idle)
+
+    recorded.__name__ = name
+    return recorded
 
 
 def _bound(job: Callable[..., None], name: JobName, context: AppContext) -> Callable[..., None]:
