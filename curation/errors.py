@@ -35,6 +35,6 @@ class Corrupt(LayerloopError):
 
 
 class Unreachable(LayerloopError):
-    """A server that is named by a setting does not answer."""
+    """A server that is named by a setting does not answer, or cannot work now."""
 
     exit_code = 5

@@ -155,8 +155,8 @@ class Settings(BaseSettings):
     @field_validator("database")
     @classmethod
     def _check_database(cls, value: str) -> str:
-        if value != EMBEDDED and not value.startswith("postgres"):
-            raise ValueError("it is not the URL of a PostgreSQL database")
+        if value != EMBEDDED and not value.startswith(("postgresql://", "postgres://")):
+            raise ValueError("it is not the postgresql:// URL of a PostgreSQL database")
         return value
 
     def exists(self) -> bool:

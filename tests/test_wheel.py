@@ -117,7 +117,7 @@ def test_the_commands_and_the_public_api_work(programs: Path, tmp_path: Path) ->
     assert all(Path(file).is_relative_to(programs.parent) for file in files)
 
 
-def test_an_empty_database_is_migrated_and_the_first_page_comes_with_its_files(
+def test_an_empty_database_is_upgraded_and_the_first_page_comes_with_its_files(
     programs: Path, postgres_address: str, tmp_path: Path
 ) -> None:
     from tests.support.factories import fresh_database, named
@@ -127,6 +127,7 @@ def test_an_empty_database_is_migrated_and_the_first_page_comes_with_its_files(
             "LAYERLOOP_HOME": str(tmp_path / "home"),
             "LAYERLOOP_DATABASE": named(postgres_address, name),
         }
+        run(str(programs / "layerloop"), "db", "upgrade", cwd=tmp_path, **settings)
         with serving(programs, tmp_path, settings) as address:
             page = urllib.request.urlopen(address, timeout=30).read().decode()
             files = re.findall(r'(?:src|href)="(/static/[^"]+)"', page)

@@ -18,6 +18,7 @@ from curation.cli import (
     candidates,
     captions,
     checkpoints,
+    db,
     generate,
     labeling,
     prompts,
@@ -89,6 +90,7 @@ app.add_typer(
 )
 app.add_typer(reviewers.app, name="reviewer", help="Manage reviewers and their sign-in tokens.")
 app.add_typer(labeling.app, name="labeling", help="Synchronize rounds with Label Studio.")
+app.add_typer(db.app, name="db", help="Check and upgrade the schema of the database.")
 # Commands without a group.
 app.command("train")(checkpoints.train)
 app.command("generate")(generate.generate)

@@ -8,9 +8,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from curation.db.server_errors import connection_error, statement_error
 from curation.db.tables import events
 from curation.domain import Job, JobName, canonical_json
-from curation.errors import Unreachable
 
 
 class Transaction:
@@ -95,14 +95,21 @@ class Database:
             repeatable_read: All statements see the same state of the database (REPEATABLE READ).
 
         Raises:
-            Unreachable: The server does not answer.
+            Unreachable: The server does not answer, ended the connection, or has a full disk.
+            Refused: The database's user lacks a permission.
         """
         with self._connection() as connection:
             if repeatable_read:
                 connection.execution_options(isolation_level="REPEATABLE READ")
             tx = Transaction(connection)
-            with connection.begin():
-                yield tx
+            try:
+                with connection.begin():
+                    yield tx
+            except sa.exc.DBAPIError as error:
+                translated = statement_error(error)
+                if translated is None:
+                    raise
+                raise translated from error
         # Jobs are sent only now, so that a worker never looks for rows that are not committed.
         if self.send is not None:
             for job in tx.jobs:
@@ -112,11 +119,7 @@ class Database:
         try:
             return self.engine.connect()
         except sa.exc.OperationalError as error:
-            url = self.engine.url.set(query={}).render_as_string(hide_password=True)
-            raise Unreachable(
-                f"the database at {url} does not answer",
-                "start it, or run 'layerloop up' for the embedded database",
-            ) from error
+            raise connection_error(error, self.engine.url) from error
 
     def close(self) -> None:
         """Close every pooled connection."""

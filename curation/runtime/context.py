@@ -43,8 +43,9 @@ class AppContext:
 
 @contextmanager
 def open_context(settings: Settings) -> Iterator[AppContext]:
-    """Open the instance: start the embedded PostgreSQL if necessary and migrate the tables.
+    """Open the instance; an embedded PostgreSQL is started if necessary, and its tables migrated.
 
+    The tables of a server are never migrated here, since other machines may run another version.
     The last process that leaves an embedded instance stops its PostgreSQL. Each process holds a
     shared lock on the home; unlike a counter, a lock is released even when a process is killed.
 
@@ -53,20 +54,66 @@ def open_context(settings: Settings) -> Iterator[AppContext]:
 
     Yields:
         The app context.
+
+    Raises:
+        SchemaMismatch: The server's tables are not those that this version needs.
+        Unreachable: The database does not answer.
     """
     with _home_lock(settings):
-        # Jobs are queued in the database by default; the embedded one has the schema of the queue.
         address = database_address(settings)
-        if settings.queue == EMBEDDED and not settings.embedded:
-            install_pgmq(address)
         queue = CeleryQueue(make_app(settings, address))
         database = Database(address)
         database.send = DeduplicatingSender(database, queue.send)
         try:
-            schema.migrate(database)
+            if settings.embedded:
+                schema.upgrade(database)
+            else:
+                schema.check(database)
+                # Jobs are queued in the database by default.
+                if settings.queue == EMBEDDED:
+                    schema.check_queue(database)
             yield AppContext(settings, database, open_store(settings), queue)
         finally:
             database.close()
+
+
+@contextmanager
+def open_database(settings: Settings) -> Iterator[Database]:
+    """Open only the database, whatever its schema is, for upgrades and checks.
+
+    Args:
+        settings: The settings of the instance.
+
+    Yields:
+        The database, which sends no jobs.
+    """
+    with _home_lock(settings):
+        database = Database(database_address(settings))
+        try:
+            yield database
+        finally:
+            database.close()
+
+
+def upgrade_database(settings: Settings) -> schema.SchemaState:
+    """Migrate the tables of the settings' database, and install its queue; repeatable.
+
+    Two upgrades at once are safe: one waits for the other.
+
+    Returns:
+        The state of the schema before.
+
+    Raises:
+        SchemaMismatch: A newer version has upgraded the database.
+        Refused: The database's user lacks a permission.
+        Unreachable: The database does not answer.
+    """
+    with open_database(settings) as database:
+        state = schema.upgrade(database)
+        # The embedded server installs the queue itself when it starts.
+        if settings.queue == EMBEDDED and not settings.embedded:
+            install_pgmq(database_address(settings))
+        return state
 
 
 def database_address(settings: Settings) -> str:

@@ -32,7 +32,7 @@ from curation.db.tables import (
 from curation.domain import CandidateState, Verdict
 from curation.review.consensus import ConsensusSettings
 from curation.review.decisions import claim_items, decide
-from curation.runtime.context import AppContext, open_context
+from curation.runtime.context import AppContext, open_context, upgrade_database
 from curation.settings import Settings
 from tests.support.factories import fresh_database, named
 
@@ -51,7 +51,9 @@ def context(postgres_address: str, tmp_path: Path) -> Iterator[AppContext]:
         with connection, connection.cursor() as cursor:
             cursor.execute(gzip.decompress((FORMER / "database.sql.gz").read_bytes()).decode())
         connection.close()
-        with open_context(Settings(home=tmp_path / "home", database=address)) as opened:
+        settings = Settings(home=tmp_path / "home", database=address)
+        upgrade_database(settings)
+        with open_context(settings) as opened:
             yield opened
 
 
