@@ -13,9 +13,11 @@ from markdown import code, page, prose, sentence, table
 OPENAPI = Path(__file__).resolve().parents[2] / "tests" / "golden" / "openapi.json"
 INTRO = """
 The API serves JSON under `/api`; a running instance serves the same description as
-`/api/openapi.json`. Sign in with a one-time token (`POST /api/session`), which sets a session
-cookie. Requests that change something need the header `X-Layerloop: 1`. Errors have the form of
-`ErrorAnswer`. A test runs schemathesis against this description.
+`/api/openapi.json`. People sign in with a one-time token (`POST /api/session`), which sets a
+session cookie; programs send an API token (`Authorization: Bearer TOKEN`). An operation needs the
+role in the table or a higher one, or a token with the scope. Requests that change something need
+the header `X-Layerloop: 1`. Errors have the form of `ErrorResponse`. A test runs schemathesis
+against this description.
 """
 
 
@@ -29,9 +31,15 @@ def http_page() -> str:
         if isinstance(operation, dict)
     ]
     overview = table(
-        ["method", "path", "purpose"],
+        ["method", "path", "role", "scope", "purpose"],
         (
-            [method, code(path), sentence(one.get("summary", ""))]
+            [
+                method,
+                code(path),
+                one.get("x-required-role", ""),
+                code(one["x-required-scope"]) if "x-required-scope" in one else "",
+                sentence(one.get("summary", "")),
+            ]
             for path, method, one in operations
         ),
     )

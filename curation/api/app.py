@@ -26,7 +26,13 @@ from curation.api import (
     snapshots,
 )
 from curation.api.adaptive_cache import AdaptiveCache
-from curation.api.auth import InsufficientRole, NotSignedIn, get_role
+from curation.api.auth import (
+    InsufficientRole,
+    InsufficientScope,
+    InvalidApiToken,
+    NotSignedIn,
+    get_role,
+)
 from curation.api.contract import (
     COMMON_STATUSES,
     allowed_methods,
@@ -49,7 +55,9 @@ log = logging.getLogger("layerloop.api")
 STATUS: dict[type[errors.LayerloopError], int] = {
     NotSignedIn: 401,
     InvalidTokenError: 401,
+    InvalidApiToken: 401,
     InsufficientRole: 403,
+    InsufficientScope: 403,
     WrongWebhookSecret: 403,
     TooManyAttemptsError: 429,
     errors.NotFound: 404,
@@ -163,6 +171,8 @@ async def _handle_error(request: Request, error: Exception) -> Response:
 def _headers_for(status: int, error: Exception) -> dict[str, str] | None:
     if isinstance(error, TooManyAttemptsError):
         return {"retry-after": str(round(error.seconds))}
+    if isinstance(error, InvalidApiToken):
+        return {"www-authenticate": 'Bearer error="invalid_token"'}
     return {401: {"www-authenticate": "Cookie"}, 503: {"retry-after": "1"}}.get(status)
 
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel
 
-from curation.api.auth import Annotator, Engineer, Trainer
+from curation.api.auth import ListRuns, ReadCheckpoints, WriteCheckpoints
 from curation.api.contract import error_responses, operation_link, with_links
 from curation.api.fields import STORABLE
 from curation.api.signed_urls import SignedUrls
@@ -88,7 +88,7 @@ class RunResponse(BaseModel):
         promote_checkpoint=operation_link("promote_checkpoint", name="$response.body#/0/id"),
     ),
 )
-def get_checkpoints(request: Request, visit: Engineer) -> list[CheckpointResponse]:
+def get_checkpoints(request: Request, visit: ReadCheckpoints) -> list[CheckpointResponse]:
     """Return all checkpoints, newest first."""
     with visit.transaction() as (tx, _):
         rows = registry.list_checkpoints(tx)
@@ -97,7 +97,7 @@ def get_checkpoints(request: Request, visit: Engineer) -> list[CheckpointRespons
 
 
 @router.get("/checkpoints/{name}", summary="Get a checkpoint", responses=error_responses(404))
-def get_checkpoint(request: Request, visit: Engineer, name: Name) -> CheckpointResponse:
+def get_checkpoint(request: Request, visit: ReadCheckpoints, name: Name) -> CheckpointResponse:
     """Return a checkpoint by its id or the first eight or more digits of it."""
     with visit.transaction() as (tx, _):
         row = _row(tx, name)
@@ -110,7 +110,7 @@ def get_checkpoint(request: Request, visit: Engineer, name: Name) -> CheckpointR
     summary="Promote a checkpoint",
     responses=error_responses(404, 409),
 )
-def promote_checkpoint(request: Request, visit: Trainer, name: Name) -> CheckpointResponse:
+def promote_checkpoint(request: Request, visit: WriteCheckpoints, name: Name) -> CheckpointResponse:
     """Promote a checkpoint, so that it generates new rounds."""
     with visit.transaction() as (tx, reviewer):
         promoted = registry.promote_checkpoint(tx, name, reviewer.name)
@@ -120,7 +120,7 @@ def promote_checkpoint(request: Request, visit: Trainer, name: Name) -> Checkpoi
 
 
 @router.get("/runs", summary="List training runs")
-def get_runs(visit: Annotator) -> list[RunResponse]:
+def get_runs(visit: ListRuns) -> list[RunResponse]:
     """Return all training runs, newest first; for annotators without their checkpoints."""
     with visit.transaction() as (tx, reviewer):
         rows = registry.list_runs(tx)

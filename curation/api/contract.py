@@ -17,6 +17,12 @@ CHANGE_HEADER = "X-Layerloop"
 SESSION_SCHEME = "session"
 """The name of the session cookie's security scheme."""
 
+TOKEN_SCHEME = "token"  # noqa: S105
+"""The name of the security scheme of API tokens."""
+
+REQUIREMENT = "requires "
+"""The beginning of a scheme name that states a role, and a scope where there is one."""
+
 
 class ErrorDetail(BaseModel):
     """The problem, and what to do about it."""
@@ -33,8 +39,11 @@ class ErrorResponse(BaseModel):
 
 DESCRIPTIONS = {
     400: "The body cannot be read as JSON.",
-    401: "There is no session, or the sign-in token is not valid.",
-    403: "The role does not allow this, a secret is wrong, or the header X-Layerloop is missing.",
+    401: "There is no session, or the sign-in token or API token is not valid.",
+    403: (
+        "The role or the token's scope does not allow this, a secret is wrong, or the header "
+        "X-Layerloop is missing."
+    ),
     404: "The object does not exist.",
     409: "The state of the object does not allow this, or another request was first.",
     411: "The request has a body of unknown length.",
@@ -84,7 +93,7 @@ def operation_link(operation: str, body: Any = None, **parameters: str) -> dict[
 
 
 def extend_openapi(app: FastAPI, session_cookie: str) -> None:
-    """Add the session cookie and the header of changing requests to the OpenAPI description.
+    """Add security schemes, required roles and scopes, and the header of changing requests.
 
     Args:
         app: The application; its `openapi` method is replaced.
@@ -97,15 +106,35 @@ def extend_openapi(app: FastAPI, session_cookie: str) -> None:
         new = app.openapi_schema is None
         described = original()
         if new:
-            schemes = described["components"].setdefault("securitySchemes", {})
-            if SESSION_SCHEME in schemes:
-                schemes[SESSION_SCHEME]["name"] = session_cookie
+            described["components"]["securitySchemes"] = _security_schemes(session_cookie)
             for method, operation in _operations(described):
+                _describe_requirement(operation)
                 if method in {"post", "put", "patch", "delete"}:
                     operation.setdefault("parameters", []).append(_CHANGE_PARAMETER)
         return described
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _security_schemes(session_cookie: str) -> dict[str, dict[str, str]]:
+    """Return the schemes: the session cookie of people, and the API token of programs."""
+    session = {"type": "apiKey", "in": "cookie", "name": session_cookie}
+    token = {"type": "http", "scheme": "bearer"}
+    return {
+        SESSION_SCHEME: session | {"description": "Set by POST /api/session."},
+        TOKEN_SCHEME: token | {"description": "Created by `layerloop token create`."},
+    }
+
+
+def _describe_requirement(operation: dict[str, Any]) -> None:
+    """Replace a scheme that states a requirement by the schemes that meet it."""
+    for stated in [name for one in operation.get("security", ()) for name in one]:
+        role, _, scope = stated.removeprefix(REQUIREMENT).partition(" ")
+        operation["security"] = [{SESSION_SCHEME: []}]
+        operation["x-required-role"] = role
+        if scope:
+            operation["security"].append({TOKEN_SCHEME: []})
+            operation["x-required-scope"] = scope
 
 
 _CHANGE_PARAMETER = {

@@ -8,7 +8,7 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from curation.api.auth import Annotator, Engineer
+from curation.api.auth import Annotator, ReadStatistics
 from curation.api.contract import error_responses
 from curation.domain import Role
 from curation.reporting import reviewer_stats
@@ -137,7 +137,7 @@ def get_my_stats(visit: Annotator) -> ReviewerStatsResponse:
 
 
 @router.get("/reviewers", summary="List the statistics of all reviewers")
-def get_all_reviewer_stats(visit: Engineer) -> list[ReviewerStatsResponse]:
+def get_all_reviewer_stats(visit: ReadStatistics) -> list[ReviewerStatsResponse]:
     """Return the statistics of all people who review."""
     with visit.transaction(one_view=True) as (tx, _):
         stats = reviewer_stats.all_statistics(tx)

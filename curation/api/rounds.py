@@ -8,13 +8,14 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path
 from pydantic import BaseModel
 
-from curation.api.auth import Annotator, Engineer
+from curation.api.auth import ListRounds, ReadRounds, WriteRounds
 from curation.api.contract import error_responses, operation_link, with_links
 from curation.api.fields import QUERY_NUMBER
 from curation.domain import CandidateState, Kind, LayerRole, RejectReason, Role, RoundState
 from curation.quality import agreement
 from curation.reporting import round_report
 from curation.review import progress
+from curation.review.reviewers import Reviewer
 from curation.rounds import lifecycle
 
 router = APIRouter(prefix="/api/rounds", tags=["rounds"], responses=error_responses(401))
@@ -294,11 +295,12 @@ class RoundAgreement(AgreementResponse):
         pause_round=operation_link("pause_round", number="$response.body#/0/id"),
     ),
 )
-def get_rounds(visit: Annotator) -> list[RoundResponse]:
+def get_rounds(visit: ListRounds) -> list[RoundResponse]:
     """Return all rounds, oldest first."""
     with visit.transaction() as (tx, reviewer):
         rows = lifecycle.list_rounds(tx)
-        own = progress.progress_by_round(tx, reviewer.id)
+        # Programs do not review.
+        own = progress.progress_by_round(tx, reviewer.id) if isinstance(reviewer, Reviewer) else {}
     # Annotators must not learn the verdicts of others.
     described = [round_report.describe_round(row) for row in rows]
     if reviewer.role is Role.annotator:
@@ -311,7 +313,7 @@ def get_rounds(visit: Annotator) -> list[RoundResponse]:
 
 
 @router.get("/{number}", summary="Get the report of a round", responses=error_responses(404))
-def get_round(visit: Engineer, number: Number) -> RoundReport:
+def get_round(visit: ReadRounds, number: Number) -> RoundReport:
     """Return the report of a round; all its numbers are of the same moment."""
     with visit.transaction(one_view=True) as (tx, _):
         report = round_report.round_report(tx, number)
@@ -323,7 +325,7 @@ def get_round(visit: Engineer, number: Number) -> RoundReport:
     summary="Get the agreement of reviewers in a round",
     responses=error_responses(404),
 )
-def get_agreement(visit: Engineer, number: Number) -> RoundAgreement:
+def get_agreement(visit: ReadRounds, number: Number) -> RoundAgreement:
     """Return the agreement of people in a round where several decide the same candidates."""
     with visit.transaction(one_view=True) as (tx, _):
         found = agreement.round_agreement(tx, number)
@@ -336,7 +338,7 @@ def get_agreement(visit: Engineer, number: Number) -> RoundAgreement:
     responses=error_responses(404, 409)
     | with_links(200, resume=operation_link("resume_round", number="$response.body#/id")),
 )
-def pause_round(visit: Engineer, number: Number) -> RoundResponse:
+def pause_round(visit: WriteRounds, number: Number) -> RoundResponse:
     """Pause generation and review of a round.
 
     Claimed candidates may still be decided, and decisions undone.
@@ -348,7 +350,7 @@ def pause_round(visit: Engineer, number: Number) -> RoundResponse:
 
 
 @router.post("/{number}/resume", summary="Resume a round", responses=error_responses(404, 409))
-def resume_round(visit: Engineer, number: Number) -> RoundResponse:
+def resume_round(visit: WriteRounds, number: Number) -> RoundResponse:
     """Resume a paused round."""
     with visit.transaction() as (tx, reviewer):
         lifecycle.resume_round(tx, number, reviewer.name)
@@ -357,7 +359,7 @@ def resume_round(visit: Engineer, number: Number) -> RoundResponse:
 
 
 @router.post("/{number}/close", summary="Close a round", responses=error_responses(404, 409))
-def close_round(visit: Engineer, number: Number) -> RoundResponse:
+def close_round(visit: WriteRounds, number: Number) -> RoundResponse:
     """Close a round, and withdraw all candidates without a verdict; the call is idempotent."""
     with visit.transaction() as (tx, reviewer):
         lifecycle.close_round(tx, number, reviewer.name)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel
 
-from curation.api.auth import Engineer
+from curation.api.auth import ReadSnapshots, WriteSnapshots
 from curation.api.contract import error_responses, operation_link, with_links
 from curation.api.fields import QUERY_NUMBER, STORABLE, Body
 from curation.api.signed_urls import SignedUrls
@@ -86,7 +86,7 @@ class FreezeRequest(Body):
     summary="List snapshots",
     responses=with_links(200, snapshot=operation_link("get_snapshot", name="$response.body#/0/id")),
 )
-def get_snapshots(visit: Engineer) -> list[SnapshotResponse]:
+def get_snapshots(visit: ReadSnapshots) -> list[SnapshotResponse]:
     """Return all snapshots, newest first."""
     with visit.transaction() as (tx, _):
         rows = snapshots.list_snapshots(tx)
@@ -98,7 +98,7 @@ def get_snapshots(visit: Engineer) -> list[SnapshotResponse]:
 )
 def get_snapshot(
     request: Request,
-    visit: Engineer,
+    visit: ReadSnapshots,
     name: Name,
     after: Annotated[str, Query(pattern="^[0-9a-f]{0,32}$"), STORABLE] = "",
     limit: Annotated[int, Query(ge=1, le=200), QUERY_NUMBER] = 60,
@@ -127,7 +127,7 @@ def get_snapshot(
     responses=error_responses(409)
     | with_links(201, snapshot=operation_link("get_snapshot", name="$response.body#/id")),
 )
-def post_snapshot(visit: Engineer, body: FreezeRequest) -> SnapshotResponse:
+def post_snapshot(visit: WriteSnapshots, body: FreezeRequest) -> SnapshotResponse:
     """Freeze all accepted samples; equal samples always give the same snapshot."""
     # Check the role first. The fingerprints are computed outside of the transaction.
     with visit.transaction():

@@ -29,6 +29,7 @@ from curation.cli import (
     seeds,
     serve,
     snapshots,
+    tokens,
 )
 from curation.cli.output import console, errors, home_option, print_text
 from curation.runtime.supervisor import Terminated, graceful_sigterm
@@ -89,6 +90,7 @@ app.add_typer(
     checkpoints.app, name="checkpoint", help="Evaluate, promote, import and export checkpoints."
 )
 app.add_typer(reviewers.app, name="reviewer", help="Manage reviewers and their sign-in tokens.")
+app.add_typer(tokens.app, name="token", help="Manage the API tokens of programs.")
 app.add_typer(labeling.app, name="labeling", help="Synchronize rounds with Label Studio.")
 app.add_typer(db.app, name="db", help="Check and upgrade the schema of the database.")
 # Commands without a group.

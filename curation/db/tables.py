@@ -116,6 +116,27 @@ sessions = sa.Table(
     _now(),
 )
 
+# API tokens of programs; only the hash of a token is stored.
+api_tokens = sa.Table(
+    "api_tokens",
+    metadata,
+    sa.Column("id", sa.Integer, sa.Identity(), primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("hash", SHA, nullable=False, unique=True),
+    sa.Column("scopes", ARRAY(sa.Text), nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("last_used_at", sa.DateTime(timezone=True)),
+    sa.Column("revoked_at", sa.DateTime(timezone=True)),
+    _now(),
+)
+sa.Index(
+    "uq_api_tokens_active",
+    api_tokens.c.name,
+    unique=True,
+    postgresql_where=api_tokens.c.revoked_at.is_(None),
+)
+
 # Frozen sets of samples; the manifests are in the object store.
 snapshots = sa.Table(
     "snapshots",

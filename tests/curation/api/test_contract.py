@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 import uvicorn
 
+from curation.access import tokens
 from curation.datasets import snapshots
 from curation.datasets.samples import add_samples
 from curation.db.tables import labeling_projects, labeling_tasks
@@ -34,6 +35,9 @@ headers = {{ X-Layerloop = "1" }}
 
 [auth.openapi.session]
 api_key = "{session}"
+
+[auth.openapi.token]
+bearer = "{token}"
 
 [generation]
 max-examples = {examples}
@@ -133,9 +137,12 @@ def test_every_answer_is_as_described(
     session = signed_in(Role.admin).cookies[app.state.session_cookie]
     shown = known["GET /api/review/nearest"]["query"]["candidate"]
     with database.transaction() as tx:
+        token = tokens.create_token(tx, "contract", list(tokens.Scope), 3_600, "test")
         record_claims(tx, reviewers.find_reviewer(tx, "the admin").id, [uuid.UUID(shown)])
     config = tmp_path / "schemathesis.toml"
-    config.write_text(CONFIG.format(session=session, examples=examples, stateful=examples))
+    config.write_text(
+        CONFIG.format(session=session, token=token, examples=examples, stateful=examples)
+    )
     environment = {"CONTRACT_KNOWN": json.dumps(known), "CONTRACT_DATABASE": database_address}
     command = ["run", f"{address}/api/openapi.json", "--phases", PHASES, "--no-color"]
     done = subprocess.run(
