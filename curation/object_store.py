@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from curation.errors import Corrupt, NotFound
-from curation.ports import ObjectStore
+from curation.ports import ObjectStore, StoredObject
 
 CHUNK = 1 << 20
+WRITING = ".put-"
+"""Prefix of a file that is being written."""
+REMOVING = ".gc-"
+"""Prefix of an object's file while it is being removed."""
+MISSING_HINT = "run 'layerloop doctor' to list what is missing"
 
 
 class FolderStore:
@@ -28,7 +36,7 @@ class FolderStore:
         self.opening = ("curation.object_store:FolderStore", str(self.folder.resolve()))
 
     def put(self, source: bytes | Path) -> str:
-        """Store bytes or a file under their sha256; a second put of the same bytes writes nothing.
+        """Store bytes or a file under their sha256; a second put only renews the file's time.
 
         Args:
             source: The bytes, or the path of a file.
@@ -38,7 +46,11 @@ class FolderStore:
         """
         name = compute_sha256(source)
         target = self._path(name)
-        if not target.exists():
+        # The time tells `remove` that somebody is about to use the object. If it was removed just
+        # now, or belongs to another user, it is written again.
+        try:
+            os.utime(target)
+        except (FileNotFoundError, PermissionError):
             new_folder = not target.parent.exists()
             target.parent.mkdir(exist_ok=True)
             self._write(source, target)
@@ -60,14 +72,9 @@ class FolderStore:
         try:
             data = self._path(sha256).read_bytes()
         except FileNotFoundError:
-            raise NotFound(
-                f"no object {sha256}", "run 'layerloop doctor' to list what is missing"
-            ) from None
+            raise NotFound(f"no object {sha256}", MISSING_HINT) from None
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise Corrupt(
-                f"the bytes of object {sha256} do not match its sha256",
-                "restore it from a backup",
-            )
+            raise _corrupt(sha256)
         return data
 
     def has(self, sha256: str) -> bool:
@@ -78,14 +85,74 @@ class FolderStore:
         """Return None: a folder has no server of its own, and the API serves its layers."""
         return None
 
+    def list_objects(self, after: str = "") -> Iterator[StoredObject]:
+        """Yield the objects with a name greater than `after`, in the order of their names."""
+        for shard in sorted(path for path in self.folder.iterdir() if len(path.name) == 2):
+            if shard.name < after[:2]:
+                continue
+            with os.scandir(shard) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+            for entry in entries:
+                name = shard.name + entry.name
+                if not is_sha256(name) or name <= after:
+                    continue
+                # Skip an object that is removed meanwhile.
+                with suppress(FileNotFoundError):
+                    yield _describe(name, entry.stat())
+
+    def read_to(self, sha256: str, target: Path) -> None:
+        """Write an object to a file, after checking it.
+
+        Args:
+            sha256: The object's name, 64 hex digits.
+            target: The file to write.
+
+        Raises:
+            NotFound: There is no such object.
+            Corrupt: The stored bytes have another sha256.
+        """
+        try:
+            shutil.copyfile(self._path(sha256), target)
+        except FileNotFoundError:
+            raise NotFound(f"no object {sha256}", MISSING_HINT) from None
+        check_file(target, sha256)
+
+    def remove(self, names: Collection[str], before: datetime) -> list[str]:
+        """Remove objects that nobody has put since `before`, and return the removed names.
+
+        Args:
+            names: Names of the objects.
+            before: Objects that were put at this time or later are kept.
+        """
+        # What an interrupted removal left is an object again.
+        for shard in {self._path(name).parent for name in names}:
+            for left in shard.glob(f"{REMOVING}*"):
+                _put_back(left)
+        return [name for name in names if _remove_unless_put(self._path(name), before.timestamp())]
+
+    def remove_incomplete(self, before: datetime) -> int:
+        """Remove files that killed writers left before that time, and return their number.
+
+        Objects that a killed process was about to remove are objects again.
+        """
+        for left in self.folder.glob(f"??/{REMOVING}*"):
+            _put_back(left)
+        removed = 0
+        for left in self.folder.glob(f"??/{WRITING}*"):
+            with suppress(FileNotFoundError):
+                if left.stat().st_mtime < before.timestamp():
+                    left.unlink()
+                    removed += 1
+        return removed
+
     def _path(self, sha256: str) -> Path:
-        if len(sha256) != 64 or not all(digit in "0123456789abcdef" for digit in sha256):
+        if not is_sha256(sha256):
             raise NotFound(f"{sha256[:80]!r} is not a sha256 in lower-case hex")
         return self.folder / sha256[:2] / sha256[2:]
 
     def _write(self, source: bytes | Path, target: Path) -> None:
         # Written beside the target and renamed, so that a reader never sees half an object.
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".put-")
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=WRITING)
         try:
             with os.fdopen(handle, "wb") as out:
                 for chunk in _chunks(source):
@@ -122,6 +189,53 @@ class OverlayStore:
         """Return None: these objects are not served."""
         del sha256, seconds
         return None
+
+
+def is_sha256(name: str) -> bool:
+    """Return whether a name is a sha256 in lower-case hex."""
+    return len(name) == 64 and all(digit in "0123456789abcdef" for digit in name)
+
+
+def check_file(path: Path, sha256: str) -> None:
+    """Remove a copy of an object if it has other bytes, and raise Corrupt."""
+    if compute_sha256(path) != sha256:
+        path.unlink()
+        raise _corrupt(sha256)
+
+
+def _corrupt(sha256: str) -> Corrupt:
+    return Corrupt(
+        f"the bytes of object {sha256} do not match its sha256", "restore it from a backup"
+    )
+
+
+def _describe(name: str, status: os.stat_result) -> StoredObject:
+    return StoredObject(name, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+
+
+def _remove_unless_put(path: Path, before: float) -> bool:
+    """Remove a file that is older than `before`; return whether it was removed."""
+    moved = path.with_name(REMOVING + path.name)
+    try:
+        if path.stat().st_mtime >= before:
+            return False
+        path.rename(moved)
+    except FileNotFoundError:
+        return False
+    # A put that came before the rename has renewed the time of this file; a later put does not find
+    # the object, and writes it again.
+    if moved.stat().st_mtime >= before:
+        _put_back(moved)
+        return False
+    moved.unlink(missing_ok=True)
+    return True
+
+
+def _put_back(moved: Path) -> None:
+    # The object may have been written again meanwhile.
+    with suppress(FileExistsError, FileNotFoundError):
+        moved.with_name(moved.name.removeprefix(REMOVING)).hardlink_to(moved)
+    moved.unlink(missing_ok=True)
 
 
 def compute_sha256(source: bytes | Path) -> str:

@@ -13,6 +13,11 @@ from pathlib import Path
 
 import grimp
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.types import JSON
+
+from curation.datasets import named_objects
+from curation.db.tables import metadata
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("layerloop", "curation", "training", "annotator_ui")
@@ -300,3 +305,23 @@ def forbidden(words: list[str]) -> str:
         if instead := FORBIDDEN.get(word) or FORBIDDEN.get(word.removesuffix("s")):
             return f"{word}, use {instead}"
     return ""
+
+
+def test_every_column_that_may_name_objects_is_classified():
+    """Garbage collection removes what curation.datasets.named_objects does not know: no column is forgotten there."""
+    listed = {
+        f"{column.table.name}.{column.name}"
+        for column in (*named_objects.OBJECT_COLUMNS, *named_objects.OBJECT_MAPS)
+    }
+    others = named_objects.HASHES | named_objects.PLAIN_JSON
+    found = set()
+    for table in metadata.tables.values():
+        for column in table.columns:
+            item = getattr(column.type, "item_type", column.type)
+            holds_hash = isinstance(item, sa.String) and item.length == 64
+            if (holds_hash or isinstance(item, JSON)) and not column.foreign_keys:
+                found.add(f"{table.name}.{column.name}")
+    missing = found - listed - others
+    assert not missing, f"does it name objects of the store? list it in named_objects.py: {missing}"
+    assert not (listed | others) - found, f"no such column: {(listed | others) - found}"
+    assert not listed & others

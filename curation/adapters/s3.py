@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 from boto3.exceptions import Boto3Error
@@ -14,12 +16,22 @@ from boto3.s3.transfer import TransferConfig
 from botocore.client import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from curation.adapters.s3_removal import (
+    REFRESH_SECONDS,
+    ShardRemoval,
+    removing_from,
+    server_time,
+    wait_for_removals,
+)
 from curation.errors import Corrupt, LayerloopError, NotFound, Refused, Unreachable
-from curation.object_store import compute_sha256
+from curation.object_store import MISSING_HINT, check_file, compute_sha256, is_sha256
+from curation.ports import StoredObject
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+MAX_COPIED_BYTES = 5 << 30
+"""Largest object that S3 copies in one request; a larger one is uploaded again."""
 MULTIPART_BYTES = 64 << 20
 """Larger files are uploaded in parts of this size, so that only a failed part is repeated."""
 
@@ -71,6 +83,8 @@ class S3Store:
     def put(self, source: bytes | Path) -> str:
         """Store bytes or a file under their sha256; a second put of the same bytes sends nothing.
 
+        The time of an older object is renewed, so that the garbage collector spares it.
+
         Args:
             source: The bytes, or the path of a file.
 
@@ -78,9 +92,9 @@ class S3Store:
             The sha256 in hex.
         """
         name = compute_sha256(source)
-        if self.has(name):
-            return name
         with self._translated(name):
+            if self._keep_existing(name):
+                return name
             if isinstance(source, bytes):
                 self._put_once(self._key(name), source)
             else:
@@ -115,7 +129,7 @@ class S3Store:
             with self._translated(sha256):
                 self.client.head_object(Bucket=self.bucket, Key=self._key(sha256))
         except NotFound:
-            if not _is_sha256(sha256):
+            if not is_sha256(sha256):
                 raise
             return False
         return True
@@ -133,6 +147,122 @@ class S3Store:
                 "get_object", Params=target, ExpiresIn=min(seconds, WEEK)
             )
 
+    def list_objects(self, after: str = "") -> Iterator[StoredObject]:
+        """Yield the objects with a name greater than `after`, in the order of their names."""
+        start = {"StartAfter": self._key(after)} if is_sha256(after) else {}
+        yield from self._list(self._prefixed(""), start)
+
+    def read_to(self, sha256: str, target: Path) -> None:
+        """Write an object to a file, after checking it.
+
+        Args:
+            sha256: The object's name, 64 hex digits.
+            target: The file to write.
+
+        Raises:
+            NotFound: There is no such object.
+            Corrupt: The stored bytes have another sha256.
+        """
+        with self._translated(sha256):
+            self.client.download_file(self.bucket, self._key(sha256), str(target), Config=TRANSFER)
+        check_file(target, sha256)
+
+    def remove(self, names: Collection[str], before: datetime) -> list[str]:
+        """Remove objects that nobody has put since `before`, and return the removed names.
+
+        Args:
+            names: Names of the objects.
+            before: Objects that were put at this time or later are kept. A repeated put renews an
+                object's time only if it is REFRESH_SECONDS old.
+
+        Raises:
+            Conflict: Another process removes objects.
+        """
+        removed: list[str] = []
+        for shard, group in groupby(sorted(names), key=lambda name: name[:2]):
+            wanted = set(group)
+            with self._translated(shard), self._removing(shard) as removal:
+                # Listed again under the marker: what was put meanwhile is newer now.
+                old = [
+                    found.sha256
+                    for found in self._list(self._prefixed(f"{shard}/"), {})
+                    if found.sha256 in wanted and found.modified_at < before
+                ]
+                keys = {self._key(name): name for name in old}
+                removed += [keys[key] for key in removal.remove(list(keys))]
+        return removed
+
+    def remove_incomplete(self, before: datetime) -> int:
+        """Abort multipart uploads that began before that time, and return their number."""
+        aborted = 0
+        with self._translated(self.bucket):
+            pages = self.client.get_paginator("list_multipart_uploads")
+            for page in pages.paginate(Bucket=self.bucket, Prefix=self._prefixed("")):
+                for upload in page.get("Uploads", []):
+                    if upload["Initiated"] < before:
+                        self.client.abort_multipart_upload(
+                            Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                        )
+                        aborted += 1
+        return aborted
+
+    def create_bucket(self) -> bool:
+        """Create the bucket if it does not exist; return whether it was created."""
+        with self._translated(self.bucket):
+            try:
+                self.client.head_bucket(Bucket=self.bucket)
+            except ClientError as error:
+                if _code(error) not in ("404", "NoSuchBucket", "NotFound"):
+                    raise
+                self.client.create_bucket(Bucket=self.bucket)
+                return True
+        return False
+
+    def _keep_existing(self, name: str) -> bool:
+        """Return whether the object is stored, after renewing its time if it is old."""
+        bucket, key = self.bucket, self._key(name)
+        try:
+            found = self.client.head_object(Bucket=bucket, Key=key)
+            age = (server_time(found) - found["LastModified"]).total_seconds()
+            if age < REFRESH_SECONDS:
+                return True
+            if found["ContentLength"] > MAX_COPIED_BYTES:
+                return False
+            # A copy of an object onto itself renews its time; the bytes stay on the server.
+            self.client.copy_object(
+                Bucket=bucket,
+                Key=key,
+                CopySource={"Bucket": bucket, "Key": key},
+                MetadataDirective="REPLACE",
+            )
+            wait_for_removals(self.client, bucket, self._markers(name[:2]))
+            self.client.head_object(Bucket=bucket, Key=key)
+        except ClientError as error:
+            if _code(error) in ("NoSuchKey", "404", "NotFound"):
+                return False
+            raise
+        return True
+
+    def _removing(self, shard: str) -> AbstractContextManager[ShardRemoval]:
+        return removing_from(self.client, self.bucket, self._markers(shard))
+
+    def _markers(self, shard: str) -> str:
+        return self._prefixed(f".removing/{shard}/")
+
+    def _prefixed(self, key: str) -> str:
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    def _list(self, prefix: str, start: dict[str, Any]) -> Iterator[StoredObject]:
+        pages = self.client.get_paginator("list_objects_v2")
+        with self._translated(self.bucket):
+            for page in pages.paginate(Bucket=self.bucket, Prefix=prefix, **start):
+                for item in page.get("Contents", []):
+                    key = item["Key"].removeprefix(self._prefixed(""))
+                    name = key.replace("/", "", 1)
+                    # Markers and foreign objects are no objects of this store.
+                    if is_sha256(name) and key[2:3] == "/":
+                        yield StoredObject(name, item["Size"], item["LastModified"])
+
     def _put_once(self, key: str, data: bytes) -> None:
         try:
             self.client.put_object(Bucket=self.bucket, Key=key, Body=data, IfNoneMatch="*")
@@ -146,7 +276,7 @@ class S3Store:
             self.client.put_object(Bucket=self.bucket, Key=key, Body=data)
 
     def _key(self, sha256: str) -> str:
-        if not _is_sha256(sha256):
+        if not is_sha256(sha256):
             raise NotFound(f"{sha256[:80]!r} is not a sha256 in lower-case hex")
         return "/".join(part for part in (self.prefix, sha256[:2], sha256[2:]) if part)
 
@@ -159,9 +289,7 @@ class S3Store:
             # The server answered with an error.
             code = _code(error)
             if code in ("NoSuchKey", "404", "NotFound"):
-                raise NotFound(
-                    f"no object {sha256}", "run 'layerloop doctor' to list what is missing"
-                ) from error
+                raise NotFound(f"no object {sha256}", MISSING_HINT) from error
             if code == "NoSuchBucket":
                 raise NotFound(
                     f"there is no bucket {self.bucket!r}", "create it, or correct LAYERLOOP_STORAGE"
@@ -180,7 +308,3 @@ class S3Store:
 
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def _is_sha256(name: str) -> bool:
-    return len(name) == 64 and all(digit in "0123456789abcdef" for digit in name)

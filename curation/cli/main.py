@@ -20,6 +20,7 @@ from curation.cli import (
     checkpoints,
     db,
     generate,
+    instance,
     labeling,
     prompts,
     reviewers,
@@ -91,6 +92,7 @@ app.add_typer(
 )
 app.add_typer(reviewers.app, name="reviewer", help="Manage reviewers and their sign-in tokens.")
 app.add_typer(tokens.app, name="token", help="Manage the API tokens of programs.")
+app.add_typer(instance.app, name="instance", help="Maintain an instance as a whole.")
 app.add_typer(labeling.app, name="labeling", help="Synchronize rounds with Label Studio.")
 app.add_typer(db.app, name="db", help="Check and upgrade the schema of the database.")
 # Commands without a group.

@@ -24,7 +24,7 @@ from curation.errors import LayerloopError, Refused
 from curation.labeling.previews import WEBHOOK_HEADER, PreviewUrls, webhook_secret
 from curation.labeling.sync import LabelingSync
 from curation.object_store import FolderStore
-from curation.ports import Embedder, ObjectStore
+from curation.ports import Embedder, InstanceStore
 from curation.settings import EMBEDDED, Settings
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class AppContext:
 
     settings: Settings
     database: Database
-    store: ObjectStore
+    store: InstanceStore
     queue: CeleryQueue
 
 
@@ -123,7 +123,7 @@ def database_address(settings: Settings) -> str:
     return settings.database
 
 
-def open_store(settings: Settings) -> ObjectStore:
+def open_store(settings: Settings) -> InstanceStore:
     """Return the object store of the settings. Raises Refused for an unsupported address."""
     if settings.storage == EMBEDDED:
         return FolderStore(settings.path("objects"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,47 @@ def test_an_error_names_the_file_that_was_asked_for(tmp_path):
     with pytest.raises(FileNotFoundError) as missing:
         write_file_atomically(tmp_path / "absent" / "a.png", b"data")
     assert missing.value.filename == str(tmp_path / "absent" / "a.png")
+
+
+def test_an_object_that_is_put_during_its_removal_stays(store, monkeypatch):
+    """The put comes between the look at the time and the rename, the narrowest gap."""
+    name = store.put(b"some bytes")
+    path = store.folder / name[:2] / name[2:]
+    os.utime(path, (0, 0))
+    rename = Path.rename
+
+    def put_first(source: Path, target: Path) -> Path:
+        if source == path:
+            store.put(b"some bytes")
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", put_first)
+    assert store.remove([name], datetime.now(UTC) - timedelta(hours=1)) == []
+    assert store.get(name) == b"some bytes"
+
+
+def test_a_put_after_the_rename_writes_the_object_again(store, monkeypatch):
+    name = store.put(b"some bytes")
+    path = store.folder / name[:2] / name[2:]
+    os.utime(path, (0, 0))
+    rename = Path.rename
+
+    def put_after(source: Path, target: Path) -> Path:
+        moved = rename(source, target)
+        if source == path:
+            store.put(b"some bytes")
+        return moved
+
+    monkeypatch.setattr(Path, "rename", put_after)
+    store.remove([name], datetime.now(UTC) - timedelta(hours=1))
+    assert store.get(name) == b"some bytes"
+
+
+def test_what_a_killed_removal_moved_aside_is_an_object_again(store):
+    name, other = store.put(b"some bytes"), store.put(b"other")
+    path = store.folder / name[:2] / name[2:]
+    path.rename(path.with_name(f".gc-{path.name}"))
+    assert [found.sha256 for found in store.list_objects()] == [other]
+    store.remove([name], datetime.now(UTC) - timedelta(hours=1))
+    assert store.get(name) == b"some bytes"
+    assert not list(store.folder.rglob(".gc-*"))

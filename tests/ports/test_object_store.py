@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import boto3
@@ -22,11 +23,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as how
 from hypothesis import strategies as st
 
-from curation.adapters import s3
+from curation.adapters import s3, s3_removal
 from curation.adapters.s3 import S3Store
-from curation.errors import Corrupt, LayerloopError, NotFound, Refused, Unreachable
+from curation.errors import Conflict, Corrupt, LayerloopError, NotFound, Refused, Unreachable
 from curation.object_store import FolderStore
-from curation.ports import ObjectStore
+from curation.ports import InstanceStore
 from tests.support.servers import S3Server, free_port
 
 
@@ -34,7 +35,7 @@ from tests.support.servers import S3Server, free_port
 class Case:
     """One store, and the way around it: what a failing disk or another writer would do."""
 
-    store: ObjectStore
+    store: InstanceStore
     overwrite: Callable[[str, bytes], None]
     names: Callable[[], set[str]]
 
@@ -253,3 +254,138 @@ def test_wrong_credentials_are_refused_with_a_hint(s3_credentials, monkeypatch):
 def test_an_address_without_a_bucket_is_refused():
     with pytest.raises(Refused, match="bucket"):
         S3Store("")
+
+
+def test_objects_are_listed_in_order_and_from_any_name_on(case):
+    names = sorted(case.store.put(bytes([number]) * (number + 1)) for number in range(20))
+    listed = list(case.store.list_objects())
+    assert [found.sha256 for found in listed] == names
+    assert sorted(found.bytes for found in listed) == list(range(1, 21))
+    assert all(abs(found.modified_at - datetime.now(UTC)) < timedelta(hours=1) for found in listed)
+    assert [found.sha256 for found in case.store.list_objects(after=names[6])] == names[7:]
+    assert list(case.store.list_objects(after=names[-1])) == []
+
+
+def test_foreign_files_and_markers_are_not_listed(case):
+    name = case.store.put(b"some bytes")
+    if isinstance(case.store, FolderStore):
+        (case.store.folder / "notes").mkdir()
+        (case.store.folder / "aa").mkdir()
+        (case.store.folder / "aa" / "README").write_bytes(b"hello")
+    else:
+        client, bucket = case.store.client, case.store.bucket
+        for key in ("some/prefix/README", f"some/prefix/.removing/aa/{'0' * 32}"):
+            client.put_object(Bucket=bucket, Key=key, Body=b"hello")
+    assert [found.sha256 for found in case.store.list_objects()] == [name]
+
+
+def test_an_object_is_read_to_a_file_only_if_its_bytes_are_right(case, tmp_path):
+    name = case.store.put(b"some bytes")
+    case.store.read_to(name, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"some bytes"
+    with pytest.raises(NotFound):
+        case.store.read_to(sha(b"never put"), tmp_path / "none")
+    case.overwrite(name, b"some bytez")
+    with pytest.raises(Corrupt):
+        case.store.read_to(name, tmp_path / "damaged")
+    assert not (tmp_path / "damaged").exists()
+
+
+def test_only_objects_older_than_the_given_time_are_removed(case):
+    names = [case.store.put(bytes([number]) * 10) for number in range(5)]
+    hour = timedelta(hours=1)
+    assert case.store.remove(names, datetime.now(UTC) - hour) == []
+    assert case.names() == set(names)
+    assert set(case.store.remove(names[:3], datetime.now(UTC) + hour)) == set(names[:3])
+    assert case.names() == set(names[3:])
+    assert case.store.remove(names[:3], datetime.now(UTC) + hour) == [], "removed already"
+    assert case.store.get(case.store.put(bytes([0]) * 10)) == bytes([0]) * 10
+
+
+def test_writers_never_lose_an_object_to_a_removal(case, monkeypatch):
+    """Puts of the same old objects race with their removal: after a put has returned, the object is there."""
+    monkeypatch.setattr(s3, "REFRESH_SECONDS", -60)  # every object counts as old
+    pieces = [bytes([number]) * 100 for number in range(24)]
+    names = {piece: case.store.put(piece) for piece in pieces}
+    age(case, names.values())
+    time.sleep(2.1)  # S3 has times in whole seconds
+    before = datetime.now(UTC)
+    time.sleep(1.1)
+    start = threading.Barrier(5)
+
+    def write(part: int) -> None:
+        start.wait()
+        for piece in pieces[part::4]:
+            case.store.put(piece)
+
+    def remove() -> None:
+        start.wait()
+        case.store.remove(list(names.values()), before)
+
+    with ThreadPoolExecutor(5) as pool:
+        for done in [pool.submit(remove), *(pool.submit(write, part) for part in range(4))]:
+            done.result()
+    assert case.names() == set(names.values())
+    assert all(case.store.get(name) == piece for piece, name in names.items())
+
+
+def age(case: Case, names) -> None:
+    """Let objects of a folder look a day old; those of S3 have the server's time."""
+    if isinstance(case.store, FolderStore):
+        for name in names:
+            os.utime(case.store.folder / name[:2] / name[2:], (time.time() - 86_400,) * 2)
+
+
+def test_a_repeated_put_renews_the_time_of_an_old_object(case, monkeypatch):
+    monkeypatch.setattr(s3, "REFRESH_SECONDS", -60)
+    name = case.store.put(b"some bytes")
+    age(case, [name])
+    time.sleep(2.1)
+    before = datetime.now(UTC)
+    time.sleep(1.1)
+    case.store.put(b"some bytes")
+    assert case.store.remove([name], before) == []
+
+
+def test_two_removals_of_a_shard_do_not_run_at_once(s3_credentials):
+    case = s3_case(s3_credentials)
+    name = case.store.put(b"some bytes")
+    future = datetime.now(UTC) + timedelta(hours=1)
+    with case.store._removing(name[:2]), pytest.raises(Conflict):
+        case.store.remove([name], future)
+    assert case.names() == {name}
+    assert case.store.remove([name], future) == [name]
+    assert case.names() == set()
+
+
+def test_the_marker_of_a_killed_removal_expires(s3_credentials, monkeypatch):
+    case = s3_case(s3_credentials)
+    name = case.store.put(b"some bytes")
+    case.store.client.put_object(
+        Bucket=case.store.bucket, Key=f"some/prefix/.removing/{name[:2]}/{'0' * 32}", Body=b""
+    )
+    monkeypatch.setattr(s3_removal, "MARKER_SECONDS", 2)
+    time.sleep(3.1)
+    assert case.store.remove([name], datetime.now(UTC) + timedelta(hours=1)) == [name]
+
+
+def test_interrupted_writes_are_cleaned_up(case):
+    before = datetime.now(UTC) + timedelta(hours=1)
+    if isinstance(case.store, FolderStore):
+        case.store.put(b"some bytes")
+        shard = next(case.store.folder.iterdir())
+        (shard / ".put-abc").write_bytes(b"half")
+    else:
+        case.store.client.create_multipart_upload(
+            Bucket=case.store.bucket, Key=f"some/prefix/aa/{'0' * 62}"
+        )
+    assert case.store.remove_incomplete(datetime.now(UTC) - timedelta(hours=1)) == 0
+    assert case.store.remove_incomplete(before) == 1
+    assert case.store.remove_incomplete(before) == 0
+
+
+def test_a_bucket_is_created_once(s3_credentials):
+    store = S3Store(f"test-{uuid.uuid4().hex[:12]}", "", s3_credentials.endpoint)
+    assert store.create_bucket()
+    assert not store.create_bucket()
+    assert store.get(store.put(b"some bytes")) == b"some bytes"
