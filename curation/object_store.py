@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from curation.errors import Corrupt, NotFound
-from curation.ports import ObjectStore, StoredObject
+from curation.ports import ObjectStore
+from curation.store_inventory import StoredObject
 
 CHUNK = 1 << 20
 WRITING = ".put-"

@@ -112,7 +112,14 @@ def test_packages_of_curation_form_no_import_cycle(graph):
 
 def test_adapters_import_only_ports(graph):
     allowed = (
-        VOCABULARY | PORTS | {"curation.object_store", "curation.settings", "curation.adapters"}
+        VOCABULARY
+        | PORTS
+        | {
+            "curation.object_store",
+            "curation.settings",
+            "curation.store_inventory",
+            "curation.adapters",
+        }
     )
     for adapter in graph.find_descendants("curation.adapters"):
         known = {

@@ -25,7 +25,7 @@ from curation.adapters.s3_removal import (
 )
 from curation.errors import Corrupt, LayerloopError, NotFound, Refused, Unreachable
 from curation.object_store import MISSING_HINT, check_file, compute_sha256, is_sha256
-from curation.ports import StoredObject
+from curation.store_inventory import StoredObject
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

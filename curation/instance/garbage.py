@@ -12,7 +12,8 @@ from curation.datasets.named_objects import list_manifests, manifest_objects, na
 from curation.db.engine import Database, Transaction
 from curation.db.tables import training_runs
 from curation.domain import Progress, RunState
-from curation.ports import InstanceStore, ProgressCallback, StoredObject
+from curation.ports import ProgressCallback
+from curation.store_inventory import InstanceStore, StoredObject
 
 SHARDS = 256
 

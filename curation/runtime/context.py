@@ -24,8 +24,9 @@ from curation.errors import LayerloopError, Refused
 from curation.labeling.previews import WEBHOOK_HEADER, PreviewUrls, webhook_secret
 from curation.labeling.sync import LabelingSync
 from curation.object_store import FolderStore
-from curation.ports import Embedder, InstanceStore
+from curation.ports import Embedder
 from curation.settings import EMBEDDED, Settings
+from curation.store_inventory import InstanceStore
 
 if TYPE_CHECKING:
     from curation.adapters.label_studio import LabelStudioBackend

@@ -27,7 +27,7 @@ from curation.adapters import s3, s3_removal
 from curation.adapters.s3 import S3Store
 from curation.errors import Conflict, Corrupt, LayerloopError, NotFound, Refused, Unreachable
 from curation.object_store import FolderStore
-from curation.ports import InstanceStore
+from curation.store_inventory import InstanceStore
 from tests.support.servers import S3Server, free_port
 
 
