@@ -9,7 +9,8 @@ import re
 import secrets
 import tempfile
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Literal
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -139,6 +140,12 @@ class Settings(BaseSettings):
         64, ge=1, le=1024, description="largest image file that is read, in MiB"
     )
     session_hours: int = Field(12, ge=1, description="hours after which a session expires")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="format of the logs of API and workers: 'text' lines or 'json'"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="lowest level that is logged: debug, info, warning or error"
+    )
 
     @field_validator("database", "queue", "storage", "storage_endpoint", "public_url")
     @classmethod
@@ -218,14 +225,22 @@ class Settings(BaseSettings):
             for name, value in self.model_dump(exclude_none=True).items()
         }
         # model_dump() masks secrets, so they are added in clear text.
-        for name, secret in (
-            ("SECRET", self.secret),
-            ("LLM_KEY", self.llm_key),
-            ("LABELING_TOKEN", self.labeling_token),
-        ):
-            if secret is not None:
-                given[f"LAYERLOOP_{name}"] = secret.get_secret_value()
+        given |= {f"LAYERLOOP_{name.upper()}": value for name, value in self._secrets().items()}
         return dict(os.environ) | given | {"LAYERLOOP_HOME": str(self.home.resolve())}
+
+    def secret_values(self) -> list[str]:
+        """Return every secret of the settings, the passwords in URLs too, to mask them in logs."""
+        addresses = (self.database, self.queue, self.storage_endpoint or "")
+        passwords = [urlsplit(address).password for address in addresses if "://" in address]
+        return [*self._secrets().values(), *(unquote(word) for word in passwords if word)]
+
+    def _secrets(self) -> dict[str, str]:
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {
+            name: value.get_secret_value()
+            for name, value in values.items()
+            if isinstance(value, SecretStr)
+        }
 
     @staticmethod
     def quiet_third_party() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import logging
 import unicodedata
 from typing import Annotated
 
@@ -93,17 +92,6 @@ def escape_control_characters(text: str) -> str:
         letter if letter in "\n\t" or not _is_control(letter) else _escaped(letter)
         for letter in text
     )
-
-
-class PrintableFormatter(logging.Formatter):
-    """A log formatter that escapes control characters and indents continuation lines.
-
-    Logged text therefore cannot imitate a log line.
-    """
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
-        """Return the escaped line of a record; a traceback is appended unchanged."""
-        return escape_control_characters(super().formatMessage(record)).replace("\n", "\n    ")
 
 
 def _is_control(letter: str) -> bool:

@@ -109,6 +109,8 @@ def run_celery_worker(
         if on_stop is not None:
             on_stop()
 
+    # With a receiver of this signal Celery leaves the loggers alone; else it resets their level.
+    signals.setup_logging.connect(_keep_logging)
     # Celery replaces all signal handlers when it starts, so its own signal is used.
     signals.worker_shutting_down.connect(stop)
     with warnings.catch_warnings():
@@ -174,6 +176,10 @@ class CeleryQueue:
     def close(self) -> None:
         """Close the pooled connections."""
         self.app.close()
+
+
+def _keep_logging(**_: object) -> None:
+    """Do nothing: the worker has configured its logs already."""
 
 
 def _broker(address: str, database_address: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from curation.api import (
     session,
     snapshots,
 )
+from curation.api.access_log import AccessLog
 from curation.api.adaptive_cache import AdaptiveCache
 from curation.api.auth import (
     InsufficientRole,
@@ -126,6 +127,7 @@ def create_app(context: AppContext) -> FastAPI:
     app.add_middleware(SecurityMiddleware, host=context.settings.host)
     if context.settings.trusted_proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=context.settings.trusted_proxies)
+    app.add_middleware(AccessLog)
     return app
 
 

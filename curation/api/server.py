@@ -83,7 +83,9 @@ def server_config(app: FastAPI, host: str, port: int) -> uvicorn.Config:
         ws="none",
         # The loop accepts this many connections at a time before the protocol counts them.
         backlog=max(16, min(1024, most // 4)),
-        log_level="warning",
+        # The application logs requests itself (access_log.py).
+        log_config=None,
+        access_log=False,
         server_header=False,
         # The application adds its own middleware for the proxies that a setting names.
         proxy_headers=False,

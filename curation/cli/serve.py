@@ -195,9 +195,11 @@ def api(
     """Serve the JSON API and the front end."""
     from curation.api.app import create_app
     from curation.api.server import open_socket, serve
+    from curation.logs import configure_logging
     from curation.runtime.context import open_context
 
     config = _settings(port)
+    configure_logging(config.log_format, config.log_level, secrets=config.secret_values())
     with open_context(config) as context, contextlib.suppress(KeyboardInterrupt):
         # Bind first, so that a port in use fails before the address is printed.
         with open_socket(config.host, config.port) as listening:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 from curation import jobs
 from curation.adapters.celery_queue import make_app, run_celery_worker, task_name
@@ -13,8 +13,10 @@ from curation.db import pending_jobs
 from curation.db.workers import WorkerState
 from curation.domain import Job, JobName
 from curation.jobs.heartbeat import Heartbeat, worker_heartbeat
+from curation.jobs.log_fields import job_fields
+from curation.logs import configure_logging, log_context
 from curation.runtime.context import AppContext
-from curation.text import PrintableFormatter
+from curation.runtime.metrics import JOB_ERRORS, JOB_SECONDS
 
 log = logging.getLogger("layerloop.worker")
 
@@ -29,10 +31,12 @@ def run_worker(context: AppContext, address: str, queue: str) -> None:
         address: URL of the database.
         queue: Name of the queue, "cpu" or "gpu".
     """
-    # Log to stderr, without control characters of logged text.
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+    configure_logging(
+        context.settings.log_format,
+        context.settings.log_level,
+        secrets=context.settings.secret_values(),
+        fields={"worker": jobs.WORKER_ID},
+    )
     app = make_app(context.settings, address)
     threading.Thread(target=_sweep_regularly, args=(context,), name="sweep", daemon=True).start()
     log.info("taking %s jobs as %s", queue, jobs.WORKER_ID)
@@ -71,10 +75,30 @@ def _bound(job: Callable[..., None], name: JobName, context: AppContext) -> Call
             pending = pending_jobs.take_pending(tx, Job(name, args))
         # A duplicate message, whose job has run since it was enqueued, is ignored.
         if pending:
-            job(context, *args)
+            with log_context(**job_fields(name, args)):
+                _run_measured(job, name, context, args)
 
     run.__name__ = name
     return run
+
+
+def _run_measured(
+    job: Callable[..., None], name: JobName, context: AppContext, args: Sequence[str | int]
+) -> None:
+    """Run a job, and log and measure the time that it takes."""
+    log.info("job started")
+    started = time.monotonic()
+    outcome = "failed"
+    try:
+        job(context, *args)
+        outcome = "ended"
+    except Exception as error:
+        JOB_ERRORS.labels(name, type(error).__name__).inc()
+        raise
+    finally:
+        seconds = time.monotonic() - started
+        JOB_SECONDS.labels(name, outcome).observe(seconds)
+        log.info("job %s", outcome, extra={"seconds": round(seconds, 3)})
 
 
 def _sweep_regularly(context: AppContext) -> None:

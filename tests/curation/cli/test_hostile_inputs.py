@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from curation.prompts.files import MAX_PROMPT, parse_prompts, read_prompt_file
 from curation.review import reviewers
 from curation.settings import Settings, read_settings, unknown_settings
 from curation.synthetic.dataset import draw_seed_set
-from curation.text import PrintableFormatter
 from tests.curation.cli.test_cli import here
 from tests.support.factories import make_checkpoint
 
@@ -202,15 +200,6 @@ def test_names_neither_act_on_the_terminal_nor_are_markup(
         said = end(words, monkeypatch, capsys)[1]
         assert not set("\x1b\x07\u202e") & set(said), words
         assert "[red]x[/red][/bold]" in said
-
-
-def test_a_log_line_neither_acts_nor_forges_another() -> None:
-    record = logging.LogRecord(
-        "layerloop", logging.INFO, "", 0, "sample %s", (f"{EVIL}\n2026 INFO fake",), None
-    )
-    line = PrintableFormatter("%(levelname)s %(message)s").format(record)
-    assert not set("\x1b\x07\u202e") & set(line)
-    assert all(more.startswith("    ") for more in line.splitlines()[1:])
 
 
 def test_only_one_module_prints() -> None:
