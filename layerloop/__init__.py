@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from layerloop.generation import generate
     from layerloop.snapshot import Snapshot, open_snapshot
     from training.data.dataset import LayerDataset as LayerDataset
+    from training.data.loader import LayerBatch as LayerBatch
+    from training.data.loader import LayerLoader as LayerLoader
     from training.pipelines import (
         BackgroundToBlendedPipeline,
         BackgroundToForegroundPipeline,
@@ -37,7 +39,9 @@ __all__ = [
     "BackgroundToForegroundPipeline",
     "ForegroundToBackgroundPipeline",
     "ForegroundToBlendedPipeline",
+    "LayerBatch",
     "LayerDataset",
+    "LayerLoader",
     "LayersTogetherPipeline",
     "Snapshot",
     "TransparentImageToImagePipeline",
@@ -51,7 +55,9 @@ __all__ = [
 
 # Where each name is defined; names that are not here are exported by training.pipelines.
 _DEFINED_IN = {
+    "LayerBatch": "training.data.loader:LayerBatch",
     "LayerDataset": "training.data.dataset:LayerDataset",
+    "LayerLoader": "training.data.loader:LayerLoader",
     "Snapshot": "layerloop.snapshot:Snapshot",
     "generate": "layerloop.generation:generate",
     "open_snapshot": "layerloop.snapshot:open_snapshot",

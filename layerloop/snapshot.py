@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from curation.ports import ObjectStore
 if TYPE_CHECKING:
     from curation.runtime.context import AppContext
     from training.data.dataset import LayerDataset
+    from training.data.loader import LayerLoader
 
 LATEST = "latest"
 """The name of the newest snapshot, unless a tag has this name."""
@@ -86,6 +87,70 @@ class Snapshot:
         wanted = tuple(LayerRole(role) for role in roles)
         return open_split(
             self.store, self.id, Split(split), size, in_memory=in_memory, roles=wanted
+        )
+
+    def loader(
+        self,
+        split: str = "train",
+        *,
+        size: int,
+        batch_size: int,
+        roles: Sequence[str] = ("foreground",),
+        weight: Callable[[Sample], float] = lambda _: 1.0,
+        aspect_buckets: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        images_seen: int = 0,
+        images: int | None = None,
+        threads: int = 4,
+    ) -> LayerLoader:
+        """Return an endless stream of batches, equal to the bit in every topology.
+
+        Batch k depends on the seed and k only, whatever the number of ranks, threads and worker
+        processes, and wherever it is resumed (`batch.images_seen`). Unreadable samples are
+        replaced and listed in `loader.unreadable`.
+
+        Args:
+            split: "train" or "heldout".
+            size: Height and width in pixels; with aspect buckets, of the square bucket.
+            batch_size: Images in a global batch, over all ranks.
+            roles: Layers that a sample must have, returned aligned: "foreground", "background",
+                "blended".
+            weight: How often a sample is drawn per epoch, 0 or more; 0 leaves it out.
+            aspect_buckets: Sort samples into sizes of equal area, multiples of 64 pixels with an
+                aspect ratio of at most 2, one size per batch; otherwise letterbox all.
+            seed: RNG seed of the order.
+            rank: Number of this rank, from 0.
+            world_size: Number of ranks.
+            images_seen: Draws to skip: where an earlier loader stopped.
+            images: Draws after which the stream ends; None is endless.
+            threads: Threads that read and decode.
+
+        Raises:
+            NotFound: A part of the snapshot is not in the store.
+            Corrupt: A part, or more than 1 % of the images, cannot be read.
+            Refused: No sample has all roles and a positive weight.
+            ValueError: The split, a role, a weight or a number is invalid.
+        """
+        # Imported here, so that reading a manifest does not need PyTorch.
+        from training.data import loader
+
+        return loader.open_loader(
+            self.store,
+            self.id,
+            Split(split),
+            size=size,
+            batch_size=batch_size,
+            roles=tuple(LayerRole(role) for role in roles),
+            weight=weight,
+            buckets=loader.aspect_buckets(size, batch_size) if aspect_buckets else None,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            images_seen=images_seen,
+            images=images,
+            threads=threads,
         )
 
 

@@ -49,6 +49,7 @@ class LayerDataset(Dataset[Tensor]):
         in_memory: bool,
         buckets: BucketConfig | None = None,
         roles: Sequence[LayerRole] | None = None,
+        max_unreadable_share: float = MAX_UNREADABLE_SHARE,
     ) -> None:
         """Open a dataset.
 
@@ -59,11 +60,12 @@ class LayerDataset(Dataset[Tensor]):
             in_memory: Whether to decode all images now and keep them.
             buckets: Image sizes to sort the images into; None letterboxes all to size x size.
             roles: The layer of each sample; by default its foreground.
+            max_unreadable_share: Share of unreadable images above which Corrupt is raised.
         """
         self.store, self.samples, self.size = store, list(samples), size
         self.roles = list(roles or [LayerRole.foreground] * len(self.samples))
         self.unreadable: dict[str, str] = {}  # error message by sample id
-        self._max_unreadable = max(1, int(len(self.samples) * MAX_UNREADABLE_SHARE))
+        self._max_unreadable = max(1, int(len(self.samples) * max_unreadable_share))
         self._broken: set[int] = set()
         self._decoded: list[RGBA] | None = None
         self._boxes: dict[str, LetterboxArea] = {}  # by sha256, of the images decoded so far
