@@ -62,6 +62,15 @@ def functions(
                     stack.append((child, public and not child.name.startswith("_")))
 
 
+def lines_without_docstring(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Return the lines of a function, signature included, that are not its docstring."""
+    lines = (function.end_lineno or function.lineno) - function.lineno + 1
+    if ast.get_docstring(function, clean=False) is None:
+        return lines
+    docstring = function.body[0]
+    return lines - ((docstring.end_lineno or docstring.lineno) - docstring.lineno + 1)
+
+
 def own_line_comments(file: Path) -> int:
     """Count comments that have a line to themselves."""
     with file.open("rb") as lines:
@@ -205,11 +214,15 @@ def rows() -> Iterator[tuple[str, object, str]]:
     trees = {file: ast.parse(text) for file, text in texts.items()}
     lines = {file: text.count("\n") for file, text in texts.items()}
     total = sum(lines.values())
-    sizes = [(node.end_lineno or node.lineno) - node.lineno + 1 for _, node, _ in functions(trees)]
+    every = [node for _, node, _ in functions(trees)]
+    sizes = [(node.end_lineno or node.lineno) - node.lineno + 1 for node in every]
+    code_sizes = [lines_without_docstring(node) for node in every]
     yield "files; lines", f"{len(files)}; {total:,}", ""
     yield "lines a file, median / p90", quantiles(list(lines.values())), "p90 <= 300"
     yield "longest file", max(lines.values()), "<= 400"
-    yield "lines a function, median / p90", quantiles(sizes), "p90 <= 25"
+    # The goal is older than the rule that public functions document arguments and errors.
+    yield "lines a function without its docstring, median / p90", quantiles(code_sizes), "p90 <= 25"
+    yield "lines a function with its docstring, median / p90", quantiles(sizes), ""
     comments = sum(own_line_comments(file) for file in files)
     yield "own-line comments per 1,000 lines", f"{1000 * comments / total:.1f}", "20 - 60"
     long = sum(len(line) > 100 for text in texts.values() for line in text.splitlines())

@@ -82,7 +82,7 @@ class Snapshot:
             ValueError: The split or a role is unknown.
         """
         # Imported here, so that reading a manifest does not need PyTorch.
-        from training.data.dataset import open_split
+        from training.data.splits import open_split
 
         wanted = tuple(LayerRole(role) for role in roles)
         return open_split(

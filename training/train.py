@@ -25,7 +25,7 @@ from curation.domain import (
 from curation.errors import Refused
 from curation.ports import RGBA, ObjectStore, ProgressCallback
 from training.checkpoint import LORA_PREFIX, load_checkpoint
-from training.data.dataset import open_split
+from training.data.splits import open_split
 from training.denoiser.train import train_base
 from training.evaluation.heldout import evaluate, has_heldout
 from training.generate import load_generator

@@ -13,6 +13,7 @@ from label_studio_sdk.core.api_error import ApiError
 
 from curation.adapters.label_studio_errors import get_error_detail, translate_errors
 from curation.adapters.label_studio_projects import MODEL, PAGE, Projects, task_filter
+from curation.adapters.label_studio_results import build_result
 from curation.adapters.label_studio_tasks import (
     has_changed,
     import_request,
@@ -21,7 +22,7 @@ from curation.adapters.label_studio_tasks import (
     task_data,
 )
 from curation.adapters.label_studio_users import Users
-from curation.adapters.label_studio_view import build_result, task_html
+from curation.adapters.label_studio_view import task_html
 from curation.domain import RuleVerdict, Verdict
 from curation.labeling.port import (
     Project,

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from curation.adapters.label_studio_results import parse_result
 from curation.adapters.label_studio_users import Users
-from curation.adapters.label_studio_view import parse_layer_urls, parse_result, task_html
+from curation.adapters.label_studio_view import parse_layer_urls, task_html
 from curation.domain import Verdict
 from curation.labeling.port import Annotation, Project, RemoteTask, Task
 

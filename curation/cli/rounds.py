@@ -334,11 +334,11 @@ def accept_top(
     The first call plans the audit; run the command again after the audit to finish.
     """
     from curation.errors import Refused
-    from curation.selection import top_n_accept
+    from curation.selection import top_n_accept, top_n_report
 
     terms = top_n_accept.TopNSettings(keep or 0, audit, least, per_prompt, per_cluster)
     with context() as ctx, ctx.database.transaction() as tx:
-        existing = top_n_accept.find_top_n(tx, number)
+        existing = top_n_report.find_top_n(tx, number)
         if keep is None and existing is None:
             raise Refused(
                 f"round {number} has no top-N acceptance yet", "give the number with --keep"
@@ -349,7 +349,7 @@ def accept_top(
             report = planned or top_n_accept.begin_top_n(tx, number, terms, ACTOR)
         else:
             report = top_n_accept.finish_top_n(tx, number, ACTOR, dry_run=dry_run)
-    print_json(report) if as_json else print_text(top_n_accept.format_top_n(report))
+    print_json(report) if as_json else print_text(top_n_report.format_top_n(report))
 
 
 @app.command("revert-auto")

@@ -83,7 +83,8 @@ def import_(
     is listed with its reason.
     """
     from curation.ingest import seed_import
-    from curation.ingest.folder_listing import ListingOptions, list_folder
+    from curation.ingest.folder_listing import list_folder
+    from curation.ingest.listing import ListingOptions
 
     # A misspelled folder would silently follow no link.
     roots = follow_links or []

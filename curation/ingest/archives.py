@@ -8,28 +8,25 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import PurePosixPath, PureWindowsPath
 from typing import BinaryIO, Final, Literal, cast
 
 from curation.images.headers import InvalidImage
+from curation.ingest.archive_members import (
+    DEFLATED,
+    MAX_MEMBERS,
+    MAX_TOTAL_BYTES,
+    STORED,
+    Member,
+    member_refusal,
+    too_large_error,
+    too_many_error,
+)
 
-MAX_MEMBERS = 100_000
-MAX_TOTAL_BYTES = 64 << 30
-MAX_RATIO = 200
-"""Largest compression ratio. Image files in a zip hardly shrink; raw bitmaps reach about 50."""
-RATIO_CHECK_MIN_BYTES = 1 << 20
-"""Bytes of an unpacked member up to which its compression ratio is not checked."""
-MAX_DEFLATE_OVERHEAD = 1 << 20
-"""Bytes that deflate may add to incompressible data."""
 MAX_DIRECTORY_BYTES = 64 << 20
 """Bytes of a zip's central directory: 100,000 members with names of 600 bytes each."""
 MAX_TAR_HEADER = 64 << 10
 """Bytes of one extended tar header; a regular one holds a path and a few timestamps."""
-MAX_NAME = 1_000
-"""Characters of a member's name."""
 
-STORED, DEFLATED = 0, 8
 UNSUPPORTED_METHODS: Final = {
     1: "shrink",
     6: "implode",
@@ -48,31 +45,6 @@ _ENTRY: Final = struct.Struct("<4s6H3L5H2L")  # one member in the central direct
 _LOCAL: Final = struct.Struct("<4s5H3L2H")
 
 ArchiveKind = Literal["zip", "tar"]
-
-
-@dataclass(frozen=True)
-class Member:
-    """One regular file in an archive: the location of its bytes, or the reason of its refusal.
-
-    Attributes:
-        index: Position in the archive's directory.
-        name: Path inside the archive, as the directory gives it.
-        size: Bytes after decompression.
-        packed: Bytes in the archive file.
-        offset: Start of the local header (zip) or of the data (tar).
-        method: Zip compression method.
-        checksum: CRC-32 of the unpacked bytes; None for a tar.
-        refusal: Why the member is not read; None for a valid one.
-    """
-
-    index: int
-    name: str
-    size: int = 0
-    packed: int = 0
-    offset: int = 0
-    method: int = STORED
-    checksum: int | None = None
-    refusal: InvalidImage | None = None
 
 
 def archive_kind(head: bytes) -> ArchiveKind | None:
@@ -134,31 +106,12 @@ def read_member(file: BinaryIO, member: Member, max_bytes: int) -> bytes:
     if member.refusal is not None:
         raise member.refusal
     if member.size > max_bytes:
-        raise _too_large(member.packed, member.size)
+        raise too_large_error(member.packed, member.size)
     try:
         return _unpack(_packed_bytes(file, member), member)
     # MemoryError too: one oversized member must not end the import.
     except Exception as error:
         raise InvalidImage("corrupt", "the member cannot be unpacked") from error
-
-
-def check_relative_path(name: str) -> None:
-    """Check that a name stays inside its folder on every operating system.
-
-    Raises:
-        BadFile: The name is empty, absolute, has a drive or URL scheme, or contains "..".
-    """
-    windows = PureWindowsPath(name)
-    leaves = (
-        not name
-        or name.startswith(("/", "\\"))
-        or windows.drive
-        or "://" in name
-        or ".." in windows.parts
-        or ".." in PurePosixPath(name).parts
-    )
-    if leaves:
-        raise InvalidImage("path_traversal", f"the path {name[:120]!r} leads out of the folder")
 
 
 def _list_zip(file: BinaryIO, size: int, most_bytes: int) -> Iterator[Member]:
@@ -172,7 +125,7 @@ def _list_zip(file: BinaryIO, size: int, most_bytes: int) -> Iterator[Member]:
         if fields[0] != b"PK\1\2":
             raise InvalidImage("corrupt", "the archive's directory is damaged")
         if index >= MAX_MEMBERS:
-            raise _too_many(index + 1)
+            raise too_many_error(index + 1)
         # A fixed-size record is followed by the name, the extra field and a comment.
         flags, method, checksum, packed, unpacked = fields[3], fields[4], *fields[7:10]
         name_end = position + _ENTRY.size + fields[10]
@@ -183,7 +136,9 @@ def _list_zip(file: BinaryIO, size: int, most_bytes: int) -> Iterator[Member]:
         unpacked, packed, offset = sizes
         # The upper 16 bits of the external attributes hold the Unix file mode.
         link = stat.S_ISLNK(fields[15] >> 16)
-        refusal = _refusal(name, packed, unpacked, most_bytes, link) or _unsupported(flags, method)
+        refusal = member_refusal(name, packed, unpacked, most_bytes, link) or _unsupported(
+            flags, method
+        )
         if not name.endswith("/"):
             yield Member(index, name, unpacked, packed, offset + shift, method, checksum, refusal)
         position = extra_end + fields[12]
@@ -211,7 +166,7 @@ def _find_directory(file: BinaryIO, size: int) -> tuple[int, int, int]:
         file.seek(max(0, end))
         *_, count, length, offset = _END64.unpack(file.read(_END64.size))
     if count > MAX_MEMBERS:
-        raise _too_many(count)
+        raise too_many_error(count)
     if length > MAX_DIRECTORY_BYTES:
         raise InvalidImage(
             "archive_too_large",
@@ -282,11 +237,11 @@ def _list_tar(file: BinaryIO, size: int, most_bytes: int) -> Iterator[Member]:
     with tarfile.open(fileobj=cast(BinaryIO, _BoundedHeaders(file)), mode="r:") as archive:
         while (info := _next(archive)) is not None:
             if index >= MAX_MEMBERS:
-                raise _too_many(index + 1)
+                raise too_many_error(index + 1)
             if not info.isdir():
                 # A sparse member declares a size that the file need not contain.
                 link = not info.isreg() or info.issparse()
-                refusal = _refusal(info.name, info.size, info.size, most_bytes, link)
+                refusal = member_refusal(info.name, info.size, info.size, most_bytes, link)
                 if not 0 <= info.size <= size - info.offset_data:
                     refusal = refusal or InvalidImage(
                         "truncated", "the archive ends inside this member"
@@ -311,37 +266,6 @@ def _next(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
         if first:
             raise
         return None
-
-
-def _refusal(name: str, packed: int, size: int, most_bytes: int, link: bool) -> InvalidImage | None:
-    """Return why a member is refused by its directory entry, or None if it is accepted."""
-    if link:
-        return InvalidImage("path_traversal", "the member is a symbolic link or not a regular file")
-    if len(name) > MAX_NAME:
-        return InvalidImage(
-            "name_too_long", f"its name has {len(name):,} characters, more than {MAX_NAME:,}"
-        )
-    if max(size, packed - MAX_DEFLATE_OVERHEAD) > most_bytes or (
-        size > RATIO_CHECK_MIN_BYTES and size > MAX_RATIO * max(1, packed)
-    ):
-        return _too_large(packed, size)
-    try:
-        check_relative_path(name)
-    except InvalidImage as bad:
-        return bad
-    return None
-
-
-def _too_large(packed: int, size: int) -> InvalidImage:
-    return InvalidImage(
-        "archive_too_large", f"the archive holds {packed:,} bytes that unpack to {size:,}"
-    )
-
-
-def _too_many(count: int) -> InvalidImage:
-    return InvalidImage(
-        "archive_too_large", f"the archive holds {count:,} files or more, over {MAX_MEMBERS:,}"
-    )
 
 
 def _packed_bytes(file: BinaryIO, member: Member) -> bytes:

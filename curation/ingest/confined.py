@@ -19,18 +19,18 @@ from curation.image_limits import DEFAULT_LIMITS, ImageLimits
 from curation.images.codec import MAX_DIMENSION, clear_hidden_colors
 from curation.images.decoding import decode_image
 from curation.images.headers import InvalidImage
-from curation.ingest import sandbox
-from curation.ingest.inspection import (
+from curation.ingest import sandbox_process
+from curation.ingest.inspection import encode_result, inspect_file
+from curation.ingest.inspection_result import (
     InspectedFile,
     InspectionOutcome,
     InspectionResult,
     LoadedItem,
-    encode_result,
-    inspect_file,
     refused_result,
 )
 from curation.ingest.pair_inspection import inspect_pair
-from curation.ingest.sandbox import FailureCause, ItemFailure, Sandbox
+from curation.ingest.sandbox import Sandbox
+from curation.ingest.sandbox_process import FailureCause, ItemFailure
 from curation.ingest.sandbox_wire import InvalidMessageError, Message
 from curation.ports import RGBA
 from curation.text import escape_control_characters
@@ -90,13 +90,13 @@ def open_sandbox(
     )
 
 
-def worker_limits(limits: ImageLimits) -> sandbox.SandboxLimits:
+def worker_limits(limits: ImageLimits) -> sandbox_process.SandboxLimits:
     """Return the resource limits of a worker, scaled to the largest image that is allowed."""
     share = max(1.0, limits.pixels / DEFAULT_LIMITS.pixels)
-    return sandbox.SandboxLimits(
-        round(sandbox.CPU_SECONDS * share),
-        sandbox.WALL_SECONDS * share,
-        max(sandbox.MEMORY, limits.memory),
+    return sandbox_process.SandboxLimits(
+        round(sandbox_process.CPU_SECONDS * share),
+        sandbox_process.WALL_SECONDS * share,
+        max(sandbox_process.MEMORY, limits.memory),
         3 * 4 * limits.pixels + (1 << 20),  # the three layers of a pair
     )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from curation.ingest.sandbox import DEFAULT_LIMITS, ItemFailure, Worker
+from curation.ingest.sandbox_process import DEFAULT_LIMITS, ItemFailure, Worker
 from curation.ingest.sandbox_wire import Message
 
 ROOT: Final = 0

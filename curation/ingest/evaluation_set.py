@@ -15,7 +15,7 @@ from curation.ingest import confined
 from curation.ingest.folder_listing import list_folder
 from curation.ingest.import_log import put_layers
 from curation.ingest.items import ImportItems
-from curation.ingest.sandbox import ItemFailure
+from curation.ingest.sandbox_process import ItemFailure
 from curation.ports import ObjectStore
 
 

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
 
-from curation.domain import CaptionSource, Split
 from curation.images.headers import InvalidImage
-from curation.ingest.archives import check_relative_path
+from curation.ingest.archive_members import check_relative_path
 from curation.ingest.caption_files import (
     CAPTION_SUFFIXES,
-    caption_from_name,
     get_caption,
     get_text,
     match_caption_files,
-    read_caption_file,
-    unreadable_caption,
 )
 from curation.ingest.descriptions import FileMetadata
-from curation.ingest.inspection import InspectionOutcome
+from curation.ingest.inspection_result import InspectionOutcome
+from curation.ingest.listing import (
+    DEFAULT_OPTIONS,
+    BadLine,
+    Listing,
+    ListingOptions,
+    read_description,
+)
 from curation.ingest.manifest_files import (
     PRIMARY_MANIFESTS,
     ManifestRow,
@@ -33,153 +33,14 @@ from curation.ingest.manifest_files import (
 )
 from curation.ingest.names import NameIndex
 from curation.ingest.pair_rows import (
-    LICENSE_KEYS,
-    SOURCE_KEYS,
-    PairFiles,
     is_pair,
     pair_file_names,
     read_pair,
-    read_pair_field,
 )
 from curation.ingest.trees import FileTree, FolderTree
 
 MAX_BAD_LINES = 1_000
 """Bad lines per manifest that are reported one by one; a mistaken file may have millions."""
-
-SPLIT_NAMES = {"train": Split.train, "training": Split.train} | dict.fromkeys(
-    ("heldout", "held-out", "held_out", "test", "testing", "val", "valid", "validation"),
-    Split.heldout,
-)
-"""Names of splits, in any case; all but the first two mean held out."""
-
-
-@dataclass(frozen=True)
-class ListingOptions:
-    """Options for reading a folder.
-
-    Attributes:
-        encoding: Encoding of text without a byte order mark; None for UTF-8.
-        splits_from_folders: Whether a folder name such as "train" or "test" sets the split.
-        captions_from_names: Whether file names count as given captions.
-    """
-
-    encoding: str | None = None
-    splits_from_folders: bool = False
-    captions_from_names: bool = False
-
-
-DEFAULT_OPTIONS = ListingOptions()
-
-
-@dataclass(frozen=True)
-class BadLine:
-    """A manifest line that is not, or only partly, applied; `name` is "manifest:line"."""
-
-    name: str
-    code: str
-    sentence: str
-    outcome: InspectionOutcome = InspectionOutcome.reject
-
-
-@dataclass
-class Listing:
-    """The files of a folder or archive, with their metadata.
-
-    Attributes:
-        tree: The folder or archive.
-        options: The options it was read with.
-        inside: Prefix of an archive's members: its own name and a slash.
-        files: Names of the files to inspect, those in manifests first.
-        described: Metadata from manifests, by file.
-        pairs: Pairs by their foreground, which represents them in `files`.
-        bad_lines: Manifest lines that were not applied.
-        pair_files: Files that belong to pairs and are not images of their own.
-        beside: Caption files of each image.
-        failed: Refusals of files whose manifest line cannot be applied.
-        refused_folders: Refusals of all files in a folder whose manifest cannot be read, by folder.
-    """
-
-    tree: FileTree
-    options: ListingOptions = DEFAULT_OPTIONS
-    inside: str = ""
-    files: list[str] = field(default_factory=list)
-    described: dict[str, FileMetadata] = field(default_factory=dict)
-    pairs: dict[str, PairFiles] = field(default_factory=dict)
-    bad_lines: list[BadLine] = field(default_factory=list)
-    pair_files: set[str] = field(default_factory=set)
-    beside: dict[str, list[str]] = field(default_factory=dict)
-    failed: dict[str, InvalidImage] = field(default_factory=dict)
-    refused_folders: dict[str, InvalidImage] = field(default_factory=dict)
-
-    def open(self, name: str) -> BinaryIO:
-        """Open a file by its name; all reads of the folder go through this method.
-
-        Raises:
-            BadFile: The file is refused.
-        """
-        return self.tree.open(name)
-
-    def describe(self, name: str) -> FileMetadata:
-        """Return the description of a file: from a manifest, else a caption file, else its name.
-
-        A file whose metadata cannot be read, and that nothing else describes, gets a description
-        with a `refusal`: it is held back instead of imported with a made-up caption.
-        """
-        description = self.described.get(name)
-        if description is None and (bad := self._bad_description(name)):
-            return FileMetadata(refusal=bad)
-        description = description or FileMetadata()
-        # Caption files fill the gaps of the manifest, until there is a caption.
-        try:
-            for file in self.beside.get(name, []) if not description.caption else []:
-                description = description.filled_from(self._read_caption_file(file))
-                if description.caption:
-                    break
-        except InvalidImage as bad:
-            return FileMetadata(refusal=bad)
-        # The names of the file and its folders come last.
-        if not description.caption:
-            given = self.options.captions_from_names
-            source = CaptionSource.given if given else CaptionSource.file_name
-            caption = caption_from_name(name)
-            description = replace(description, caption=caption, caption_source=source)
-        if description.split is None and self.options.splits_from_folders:
-            split = next(iter(self.folder_splits(name).values()), None)
-            description = replace(description, split=split)
-        pair = self.pairs.get(name)
-        return replace(description, texts=pair.prompt.texts) if pair else description
-
-    def _read_caption_file(self, file: str) -> FileMetadata:
-        """Read a caption file. Raises BadFile with caption_unreadable."""
-        row = read_caption_file(self.tree.open, file, self.options.encoding)
-        try:
-            return _read_description(row, get_caption(row))
-        except InvalidImage as bad:
-            raise unreadable_caption(file, bad.sentence) from bad
-
-    def folder_splits(self, name: str) -> dict[str, Split]:
-        """Return the folders of a file that are named like a split, innermost first.
-
-        An archive counts as a folder; a trailing number is ignored, as in "train_01.tar".
-        """
-        suffix = re.compile(r"([-_.]?\d+)*(\.(zip|tar))?$", re.IGNORECASE)
-        folders = (self.inside + name).split("/")[:-1]
-        stems = [suffix.sub("", folder).lower() for folder in folders]
-        both = zip(folders, stems, strict=True)
-        found = [(folder, SPLIT_NAMES[stem]) for folder, stem in both if stem in SPLIT_NAMES]
-        return dict(reversed(found))
-
-    def _bad_description(self, name: str) -> InvalidImage | None:
-        """Return why the metadata of a file cannot be read, or None if there is no problem."""
-        if name in self.failed:
-            return self.failed[name]
-        folders = (
-            [str(folder) for folder in PurePosixPath(name).parents] if self.refused_folders else []
-        )
-        return next(
-            (self.refused_folders[folder] for folder in folders if folder in self.refused_folders),
-            None,
-        )
 
 
 def list_folder(
@@ -302,7 +163,7 @@ class _ManifestReader:
                 name, description = self._add_pair(row, base)
             else:
                 name = self.find(base, str(row.file))
-                description = _read_description(row.row, get_caption(row.row))
+                description = read_description(row.row, get_caption(row.row))
         except InvalidImage as bad:
             self._hold_back(row, base, bad)
             outcome = (
@@ -320,7 +181,7 @@ class _ManifestReader:
         listing = self.listing
         listing.pair_files |= pair_file_names(row.row, base, self.find)
         pair = read_pair(row.row, base, self.find, get_text)
-        name, description = pair.foreground, _read_description(row.row, pair.prompt.text)
+        name, description = pair.foreground, read_description(row.row, pair.prompt.text)
         if listing.pairs.setdefault(name, pair) != pair:
             first = self.given_by[name, "pair"]
             raise InvalidImage(
@@ -376,19 +237,3 @@ class _ManifestReader:
             self.listing.failed.setdefault(
                 self.find(base, row.file), InvalidImage("held_back", sentence)
             )
-
-
-def _read_description(row: Any, caption: str | None) -> FileMetadata:
-    """Read license, source and split of a row; those of two layers are combined. Raises BadFile."""
-    split = get_text(row, "split")
-    normalized = split.strip().lower() if split else ""
-    if split is not None and normalized not in SPLIT_NAMES:
-        raise InvalidImage(
-            "bad_line", f"the split {split[:40]!r} is not one of {', '.join(SPLIT_NAMES)}"
-        )
-    return FileMetadata(
-        caption=caption,
-        licence=read_pair_field(row, LICENSE_KEYS, get_text),
-        source=read_pair_field(row, SOURCE_KEYS, get_text),
-        split=SPLIT_NAMES[normalized] if split else None,
-    )

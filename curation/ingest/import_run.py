@@ -23,30 +23,33 @@ from curation.db.tables import import_files, imports
 from curation.domain import Kind, LayerRole, content_id
 from curation.image_limits import ImageLimits
 from curation.images.headers import InvalidImage
-from curation.ingest.corrections import ImportChanges, candidate_origin, former_layers, pixel_hashes
+from curation.ingest.corrections import ImportChanges, former_layers
 from curation.ingest.descriptions import FileMetadata
-from curation.ingest.folder_listing import Listing
 from curation.ingest.import_log import (
-    MAX_NAME,
     ImportSummary,
-    as_duplicate,
-    bad_line_rows,
     delete_missing,
-    file_row,
     original_names,
     put_layers,
-    row_name,
-    storable_name,
     summarize,
     upsert_rows,
 )
-from curation.ingest.inspection import (
+from curation.ingest.import_rows import (
+    MAX_NAME,
+    as_duplicate,
+    bad_line_rows,
+    file_row,
+    row_name,
+    storable_name,
+)
+from curation.ingest.imported_items import candidate_origin, pixel_hashes
+from curation.ingest.inspection_result import (
     ImportItem,
     InspectionOutcome,
     InspectionResult,
     refused_result,
 )
 from curation.ingest.items import ImportItems
+from curation.ingest.listing import Listing
 from curation.ports import ObjectStore
 from curation.rounds import lifecycle
 

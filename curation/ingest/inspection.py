@@ -6,11 +6,7 @@ Only the visible pixels are kept.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,73 +18,15 @@ from curation.images.decoding import check_dimensions, check_pixels, decode
 from curation.images.headers import ImageHeader, InvalidImage
 from curation.images.perceptual_hash import fingerprint
 from curation.images.recognition import read_header
-from curation.ingest.archives import Member
+from curation.ingest.inspection_result import (
+    FINDINGS,
+    CompanionLayer,
+    InspectedFile,
+    InspectionOutcome,
+    InspectionResult,
+)
 from curation.ports import RGBA
 from curation.screening import signals
-
-
-class InspectionOutcome(StrEnum):
-    """Outcome of a file, from best to worst; the worst of several findings decides."""
-
-    accept = "accept"
-    accept_strip = "accept_strip"  # invisible data was removed
-    accept_warn = "accept_warn"  # a sample with warnings
-    review = "review"  # stored, and queued for human review
-    partial = "partial"  # an archive or manifest of which only the valid parts were imported
-    duplicate = "duplicate"  # its layer is stored already
-    reject = "reject"
-
-
-FINDINGS: Final[dict[str, tuple[InspectionOutcome, str]]] = {
-    "alpha_inverted": (
-        InspectionOutcome.review,
-        "the frame is opaque and the center is transparent: alpha may be inverted",
-    ),
-    "cut_at_border": (
-        InspectionOutcome.review,
-        "the subject touches the border: it may be cropped",
-    ),
-    "alpha_haze": (InspectionOutcome.review, "low alpha covers the background up to the border"),
-    "alpha_noise": (InspectionOutcome.review, "alpha is noisy inside the subject"),
-    "binary_alpha": (InspectionOutcome.accept_warn, "alpha is 0 or 255 everywhere: no soft edge"),
-    "greyscale": (InspectionOutcome.accept_warn, "the file is grayscale"),
-    "odd_colour_space": (
-        InspectionOutcome.accept_warn,
-        "its color space has no ICC profile (cICP, gAMA, CMYK): its sRGB colors are approximate",
-    ),
-    "bad_icc": (
-        InspectionOutcome.accept_warn,
-        "its color profile is broken or not for RGB, and was ignored",
-    ),
-    "colour_converted": (
-        InspectionOutcome.accept_warn,
-        "its colors were converted from their own profile to sRGB",
-    ),
-    "ios_png": (
-        InspectionOutcome.accept_warn,
-        "an iOS PNG (CgBI): its premultiplied colors were divided by alpha",
-    ),
-    "lossy_source": (InspectionOutcome.accept_warn, "its colors were compressed lossily"),
-    "maybe_premultiplied": (
-        InspectionOutcome.accept_warn,
-        "colors seem to be premultiplied by alpha: dark fringes are likely",
-    ),
-    "matte_fringe": (
-        InspectionOutcome.accept_warn,
-        "edge colors are mixed with white: a light halo over dark backgrounds",
-    ),
-    "blend_inexact": (
-        InspectionOutcome.accept_warn,
-        "the blended image is not exactly foreground over background",
-    ),
-    "hidden_rgb": (InspectionOutcome.accept_strip, "colors under alpha 0 were removed"),
-    "text_chunk_dropped": (InspectionOutcome.accept_strip, "text metadata was removed"),
-    "trailing_data": (
-        InspectionOutcome.accept_strip,
-        "data after the end of the image was removed",
-    ),
-}
-"""Findings in an accepted file, by code: the outcome and the sentence that users read."""
 
 # Thresholds, set on the 1,395 real layers of the seed set; after each, the share that it flags.
 SIGNALS = (
@@ -101,91 +39,6 @@ FRAME_HAZE, HAZE = 0.5, 0.02  # 0.0 %
 ALPHA_GRAIN = 0.07  # 0.2 %
 PREMULTIPLIED_GAIN = 0.4  # 0.3 %
 WHITE_FRINGE, WHITE_FRINGE_DE = 0.45, 25.0  # 1.2 %
-
-
-@dataclass(frozen=True)
-class CompanionLayer:
-    """Foreground or background of a pair: the encoded layer and the hash of its visible pixels."""
-
-    layer: bytes = field(repr=False)
-    visible: str
-
-
-@dataclass(frozen=True)
-class InspectionResult:
-    """Result of inspecting one file, or the files of a pair.
-
-    Attributes:
-        name: The file.
-        outcome: Whether it is accepted.
-        codes: Codes of the findings, the deciding one first.
-        sentence: The findings as text.
-        layer: The encoded identifying layer: the foreground, or of a pair the blended image; None
-            unless it is stored.
-        width: Width in pixels.
-        height: Height in pixels.
-        visible: Hash of the identifying layer's visible pixels.
-        fingerprint: Perceptual hash of the identifying layer.
-        beside: The other layers of a pair.
-    """
-
-    name: str
-    outcome: InspectionOutcome
-    codes: tuple[str, ...] = ()
-    sentence: str = ""
-    layer: bytes | None = field(default=None, repr=False)
-    width: int = 0
-    height: int = 0
-    visible: str = ""
-    fingerprint: bytes = field(default=b"", repr=False)
-    beside: Mapping[LayerRole, CompanionLayer] = field(default_factory=dict)
-
-    @property
-    def code(self) -> str:
-        """The code that decided the outcome; "" if there are no findings."""
-        return self.codes[0] if self.codes else ""
-
-
-@dataclass(frozen=True)
-class InspectedFile:
-    """Findings of one file, and its clean pixels: one layer, three of a pair, none if refused."""
-
-    outcome: InspectionOutcome
-    codes: tuple[str, ...] = ()
-    sentence: str = ""
-    layers: Mapping[LayerRole, RGBA] = field(default_factory=dict, repr=False)
-
-
-@dataclass(frozen=True)
-class ImportItem:
-    """One item to inspect: a file, the files of a pair, or a member of an archive.
-
-    Attributes:
-        name: Name in the import: of an archive's member, with the archive's name before it.
-        files: Names in the folder: one, or foreground, background and optionally blended image.
-        stamp: Sizes and modification times of the files.
-        place: How many files of the listing are reached with it.
-        member: The archive member, or the foreground of a pair in an archive.
-        others: Background and optionally blended image of a pair in an archive.
-        known: The outcome, if it is known without inspection.
-    """
-
-    name: str
-    files: tuple[str, ...]
-    stamp: str
-    place: int
-    member: Member | None = None
-    others: tuple[Member, ...] = ()
-    known: InspectionResult | None = None
-
-
-@dataclass(frozen=True)
-class LoadedItem:
-    """An item with the bytes of its files, as sent to a confined process."""
-
-    item: ImportItem
-    parts: tuple[bytes, ...] = field(default=(), repr=False)
-    limits: ImageLimits = DEFAULT_LIMITS
 
 
 def inspect_and_encode(
@@ -272,11 +125,6 @@ def encode_result(name: str, judged: InspectedFile) -> InspectionResult:
             if role is not main
         },
     )
-
-
-def refused_result(name: str, bad: InvalidImage) -> InspectionResult:
-    """Return the outcome of a refused file."""
-    return InspectionResult(name, InspectionOutcome.reject, (bad.code,), bad.sentence)
 
 
 def check_size(data: bytes, limits: ImageLimits) -> bytes:

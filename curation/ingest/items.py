@@ -10,14 +10,15 @@ from pathlib import Path
 from curation.image_limits import ImageLimits
 from curation.images.headers import InvalidImage
 from curation.ingest import archives
-from curation.ingest.folder_listing import Listing, list_tree
-from curation.ingest.inspection import (
+from curation.ingest.folder_listing import list_tree
+from curation.ingest.inspection_result import (
     ImportItem,
     InspectionOutcome,
     InspectionResult,
     LoadedItem,
     refused_result,
 )
+from curation.ingest.listing import Listing
 from curation.ingest.trees import ArchiveTree, with_unique_names
 from curation.input_files import UnsafeFile
 

@@ -13,16 +13,13 @@ from curation.images import pairs
 from curation.images.decoding import decode
 from curation.images.headers import InvalidImage
 from curation.images.recognition import read_header
-from curation.ingest.inspection import (
+from curation.ingest.inspection import check_header, check_size, encode_result, inspect_file
+from curation.ingest.inspection_result import (
     FINDINGS,
     InspectedFile,
     InspectionOutcome,
     InspectionResult,
-    check_header,
-    check_size,
-    encode_result,
-    inspect_file,
-)  # fmt: skip
+)
 from curation.ports import RGBA
 from curation.screening.pairs.signals import compute_pair_signals
 from curation.screening.rules import PAIR_RULES, apply_rules

@@ -16,13 +16,14 @@ from curation.errors import NotFound
 from curation.image_limits import DEFAULT_LIMITS, ImageLimits
 from curation.ingest import confined
 from curation.ingest.corrections import ImportChanges
-from curation.ingest.folder_listing import DEFAULT_OPTIONS, ListingOptions, list_folder
+from curation.ingest.folder_listing import list_folder
 from curation.ingest.import_log import (
     ImportSummary,
 )
 from curation.ingest.import_run import ImportRun
-from curation.ingest.inspection import ImportItem, InspectionResult, LoadedItem
-from curation.ingest.sandbox import ItemFailure
+from curation.ingest.inspection_result import ImportItem, InspectionResult, LoadedItem
+from curation.ingest.listing import DEFAULT_OPTIONS, ListingOptions
+from curation.ingest.sandbox_process import ItemFailure
 from curation.ports import ObjectStore, ProgressCallback
 
 BATCH_FILES = 200

@@ -11,7 +11,8 @@ from typing import BinaryIO, Protocol
 
 from curation.errors import Refused
 from curation.images.headers import InvalidImage
-from curation.ingest.archives import Member, read_member
+from curation.ingest.archive_members import Member
+from curation.ingest.archives import read_member
 from curation.input_files import UnsafeFile, open_beneath
 
 

@@ -9,7 +9,7 @@ from curation.db.engine import Transaction
 from curation.db.tables import candidates, caption_runs, rounds, training_runs
 from curation.domain import CandidateState, JobName, Kind, RoundState, RunState
 from curation.jobs.lease_heartbeat import release_lost_leases_in
-from curation.labeling import projects
+from curation.labeling import project_reads, projects
 from curation.review import consensus
 from curation.runtime.context import AppContext
 from curation.selection import acceptance_model_store
@@ -53,7 +53,7 @@ def _enqueue_labeling(tx: Transaction, url: str) -> None:
     """Enqueue the jobs that push tasks and pull annotations."""
     for number in projects.rounds_to_sync(tx, url):
         tx.enqueue(JobName.push_tasks, number)
-    for project_id in projects.projects_to_read(tx, url):
+    for project_id in project_reads.projects_to_read(tx, url):
         tx.enqueue(JobName.pull_annotations, str(project_id))
 
 

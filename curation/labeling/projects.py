@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,8 +24,6 @@ from curation.rounds.lifecycle import GOLD_PURPOSE, find_round
 REVIEW_INTERFACES = ("pages", "label-studio")
 """Values of a round's `labeling`: the review page alone, or Label Studio as well."""
 
-MIN_READ_INTERVAL_SECONDS = 8
-"""Seconds during which a project is read again only after a webhook call."""
 
 NOT_BLIND_WARNING = (
     "this round needs several reviewers per candidate, "
@@ -85,60 +82,6 @@ def is_pushed(tx: Transaction, round_id: int) -> bool:
     return bool(tx.execute(_IS_PUSHED, {"round": round_id}).scalar())
 
 
-def projects_to_read(tx: Transaction, backend_url: str) -> list[uuid.UUID]:
-    """Return the projects to read now: open ones, those flagged for a full read, and one other.
-
-    Projects without open tasks are read in turn, since a restored backup may reopen their tasks.
-
-    Args:
-        tx: The transaction.
-        backend_url: URL of Label Studio.
-    """
-    return [
-        row.id
-        for row in tx.execute(
-            _TO_READ, {"server_url": backend_url, "seconds": MIN_READ_INTERVAL_SECONDS}
-        )
-    ]
-
-
-def request_full_read(tx: Transaction, backend_url: str) -> None:
-    """Flag all projects for a full read, as after a restored backup.
-
-    Args:
-        tx: The transaction.
-        backend_url: URL of Label Studio.
-    """
-    tx.execute(_REQUEST_FULL_READ, {"server_url": backend_url})
-
-
-def needs_full_read(tx: Transaction, project: Project) -> bool:
-    """Return whether a project is flagged for a full read."""
-    return bool(tx.execute(_NEEDS_FULL_READ, {"project": project.id}).scalar())
-
-
-def record_restore_mark(tx: Transaction, project: Project, mark: int) -> None:
-    """Record the number that was written to a project in Label Studio.
-
-    Args:
-        tx: The transaction.
-        project: The project.
-        mark: The number.
-    """
-    tx.execute(_RECORD_MARK, {"project": project.id, "restore_mark": mark})
-
-
-def record_error(tx: Transaction, project: Project, error: str) -> None:
-    """Record an error of Label Studio about a project.
-
-    Args:
-        tx: The transaction.
-        project: The project.
-        error: The error, or an empty string to clear it.
-    """
-    tx.execute(_RECORD_ERROR, {"project": project.id, "error": error or None})
-
-
 def drop_other_backends(tx: Transaction, backend_url: str, round_id: int) -> None:
     """Mark a round's tasks at other URLs of Label Studio as removed.
 
@@ -180,28 +123,6 @@ def project_with_room(
     return _to_project(
         tx.execute(_LAST, {"server_url": backend_url, "round": round_id}).one()
     ), max_tasks
-
-
-def record_read(
-    tx: Transaction, project: Project, created_at: datetime | None, *, whole: bool
-) -> None:
-    """Record that all changes of a project are processed; the next read begins after them.
-
-    Args:
-        tx: The transaction.
-        project: The project.
-        created_at: Its creation time in Label Studio.
-        whole: Whether all its tasks were read.
-    """
-    tx.execute(
-        _RECORD_READ, {"project": project.id, "remote_created_at": created_at, "whole": whole}
-    )
-
-
-def read_until(tx: Transaction, project: Project) -> datetime | None:
-    """Return the time, by Label Studio's clock, up to which all changes are processed."""
-    found: datetime | None = tx.execute(_READ_UNTIL, {"project": project.id}).scalar()
-    return found
 
 
 def switch_interface(tx: Transaction, round_id: int, interface: str, actor: str) -> str:
@@ -304,34 +225,9 @@ _OPEN_PROJECTS = sa.text(f"""
             or {WAITS_FOR_LEASE_SQL})
     order by r.id, p.part""")
 
-_TO_READ = sa.text(f"""
-    with known as (
-        select p.id, p.full_read_pending, p.pulled_at,
-            (exists (select from labeling_tasks t where t.project_id = p.id and (
-                t.state in ('open', 'sending') or t.state = 'annotated' and r.state <> 'closed'))
-                or {WAITS_FOR_LEASE_SQL}) as open
-        from labeling_projects p join rounds r on r.id = p.round_id
-        where p.server_url = :server_url and p.remote_id is not null),
-    turn as (select id from known where not open order by pulled_at nulls first limit 1)
-    select id from known where full_read_pending or (open or id in (select id from turn))
-        and coalesce(pulled_at < now() - make_interval(secs => :seconds), true)
-    order by pulled_at nulls first""")
 
 _IS_PUSHED = sa.text(f"select {ROUND_IS_PUSHED_SQL} from rounds r where r.id = :round")
 
-_REQUEST_FULL_READ = sa.text("""
-    update labeling_projects set full_read_pending = true
-    where server_url = :server_url and remote_id is not null""")
-
-_NEEDS_FULL_READ = sa.text("select full_read_pending from labeling_projects where id = :project")
-
-_RECORD_MARK = sa.text(
-    "update labeling_projects set restore_mark = :restore_mark where id = :project"
-)
-
-_RECORD_ERROR = sa.text("""
-    update labeling_projects set error = :error
-    where id = :project and error is distinct from :error""")
 
 # A project with an interrupted batch comes first, then the newest.
 _LAST = sa.text(f"""
@@ -349,15 +245,6 @@ _NEW_PROJECT = sa.text("""
     values (:id, :server_url, :round, :part)
     on conflict do nothing""")
 
-_RECORD_READ = sa.text("""
-    update labeling_projects
-    set pulled_at = now(), full_read_pending = full_read_pending and not :whole,
-        remote_created_at = coalesce(remote_created_at, :remote_created_at),
-        read_until = greatest(read_until, (
-            select max(t.remote_updated_at) from labeling_tasks t where t.project_id = :project))
-    where id = :project""")
-
-_READ_UNTIL = sa.text("select read_until from labeling_projects where id = :project")
 
 _SWITCH = sa.text("update rounds set labeling = :labeling where id = :round")
 

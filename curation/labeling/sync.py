@@ -15,7 +15,7 @@ from typing import TypeVar
 from curation.db.engine import Database
 from curation.domain import JobName
 from curation.errors import NotFound, Refused
-from curation.labeling import project_locks, projects, task_states, tasks, users
+from curation.labeling import project_locks, project_reads, projects, task_states, tasks, users
 from curation.labeling.annotations import apply_annotations, retry_waiting
 from curation.labeling.port import LabelingBackend, Project, ProjectReading, RemoteTask
 
@@ -156,7 +156,7 @@ class LabelingSync:
                         "round %d at %s: %s", project.round, self.backend.url, error.message
                     )
                 with self.database.transaction() as tx:
-                    projects.record_error(tx, project, error.message)
+                    project_reads.record_error(tx, project, error.message)
                 return None
 
     def _push_batch(self, project: Project, room: int) -> int:
@@ -225,7 +225,7 @@ class LabelingSync:
         with suppress(NotFound):
             if self.backend.write_restore_mark(known, mark):
                 with self.database.transaction() as tx:
-                    projects.record_restore_mark(tx, project, mark)
+                    project_reads.record_restore_mark(tx, project, mark)
 
     def _reserve(self, project: Project) -> None:
         """Reserve the next tasks for the users who are active in Label Studio."""
@@ -241,9 +241,9 @@ class LabelingSync:
         # Annotations that waited for a lease come first.
         outcomes: Counter[str] = Counter()
         with self.database.transaction() as tx:
-            until = projects.read_until(tx, project)
+            until = project_reads.read_until(tx, project)
             waiting = task_states.tasks_with_waiting_annotations(tx, project)
-            flagged = projects.needs_full_read(tx, project)
+            flagged = project_reads.needs_full_read(tx, project)
         for task_id in waiting:
             with self.database.transaction() as tx:
                 outcomes += retry_waiting(tx, task_id)
@@ -281,9 +281,9 @@ class LabelingSync:
                 outcomes["tasks_lost"] += len(task_states.record_lost(tx, project, found))
             # A flag means that another project has shown the restored backup already.
             if restored and not flagged:
-                projects.request_full_read(tx, self.backend.url)
-            projects.record_read(tx, project, reading.created_at, whole=full)
-            projects.record_error(tx, project, reading.error)
+                project_reads.request_full_read(tx, self.backend.url)
+            project_reads.record_read(tx, project, reading.created_at, whole=full)
+            project_reads.record_error(tx, project, reading.error)
         if +outcomes or restored:
             self._write_restore_mark(project, reading.restore_mark)
         if existing:

@@ -14,7 +14,7 @@ from curation.review.reviewers import AUTO_REVIEWER, PERSON, RULE_REVIEWER
 from curation.review.verdicts import IS_STANDING
 from curation.rounds.lifecycle import count_states, find_round
 from curation.screening.pairs.signals import AGREEMENT_SIGNALS, PAIR_SIGNALS
-from curation.selection import gates, review_cost
+from curation.selection import gate_report, review_cost
 from curation.statistics.intervals import wilson
 
 
@@ -54,7 +54,7 @@ def round_report(tx: Transaction, number: int) -> dict[str, Any]:
             for kind in (RULE_REVIEWER, AUTO_REVIEWER)
         },
         "price": review_cost.review_cost(tx, number),
-        "gates": gates.gates_report(tx, number),
+        "gates": gate_report.gates_report(tx, number),
         "prompt_agreement": _agreement(tx.execute(_AGREEMENT, {"round": number}).mappings().one()),
         "seconds_left": review_cost.review_seconds_left(
             tx, counts, float(row["policy"].get("share", 1.0)), overlap
@@ -117,7 +117,7 @@ def as_text(report: Mapping[str, Any]) -> str:
         )
     lines += [
         *review_cost.format_review_cost(report["price"]),
-        *gates.format_gates(report["gates"]),
+        *gate_report.format_gates(report["gates"]),
     ]
     for kind, who in ((RULE_REVIEWER, "rule reviewer"), (AUTO_REVIEWER, "auto-reviewer")):
         totals = report[kind]

@@ -15,7 +15,8 @@ from curation.images.codec import MAX_DIMENSION
 from curation.images.decoding import decode_image
 from curation.images.headers import InvalidImage
 from curation.ingest.confined import validate_pixels, warm_up, worker_limits
-from curation.ingest.sandbox import ItemFailure, Sandbox
+from curation.ingest.sandbox import Sandbox
+from curation.ingest.sandbox_process import ItemFailure
 from curation.ingest.sandbox_wire import Message
 from curation.input_files import read_input
 from curation.ports import RGBA

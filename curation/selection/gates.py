@@ -20,9 +20,8 @@ decisions stand until somebody reverts them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from collections.abc import Collection
+from typing import Any, Final
 
 import numpy as np
 import sqlalchemy as sa
@@ -37,11 +36,11 @@ from curation.selection import auto_reviewer
 from curation.selection.acceptance_model_store import IS_HELD_OUT, StoredModel, find_model
 from curation.selection.audits import IS_BEYOND, read_audit
 from curation.selection.hash_buckets import AUDIT_BUCKET
+from curation.selection.thresholds import AutoVerdict, evaluate_thresholds
 from curation.statistics import bounds
 
 log = logging.getLogger("layerloop.selection")
 
-AutoVerdict = Literal[Verdict.reject, Verdict.accept]
 
 THRESHOLD_SHARES: Final = tuple(round(0.05 * step, 2) for step in range(1, 20))
 """Candidate thresholds as shares of the round, fixed before any verdict is read."""
@@ -49,72 +48,9 @@ LOOK_GROWTH: Final = 1.3
 """The next interim look is due once there are this many times the decisions of the last."""
 
 
-@dataclass(frozen=True)
-class InterimLook:
-    """The result of one interim look.
-
-    `proven` is the number of thresholds of GRID that are proven, the counts are those at the last
-    of them. `lost`: acceptable candidates among the automatic rejects, of all acceptable ones (for
-    accepts: bad ones among the automatic accepts, of all bad). `wrong`: the same errors, of all
-    automatic decisions.
-    """
-
-    proven: int
-    lost: bounds.BoundedCount
-    wrong: bounds.BoundedCount
-
-
-def evaluate_thresholds(
-    probabilities: np.ndarray[Any, Any],
-    accepted: np.ndarray[Any, Any],
-    thresholds: Sequence[float],
-    verdict: AutoVerdict,
-    budget: float,
-    level: float,
-) -> InterimLook:
-    """Test thresholds from the safest on.
-
-    Args:
-        probabilities: N scores of reviewed candidates.
-        accepted: N verdicts.
-        thresholds: The thresholds, safest first.
-        verdict: Whether the gate would reject below or accept above a threshold.
-        budget: The allowed error rate.
-        level: The error level that this look may spend.
-    """
-    # An error is an acceptable candidate rejected, or a bad one accepted.
-    reject = verdict is Verdict.reject
-    is_error = accepted if reject else ~accepted
-    decided_masks = [
-        probabilities < threshold if reject else probabilities >= threshold
-        for threshold in thresholds
-    ]
-    errors = [int(np.count_nonzero(mask & is_error)) for mask in decided_masks]
-    sizes = [int(is_error.sum()) if reject else int(mask.sum()) for mask in decided_masks]
-    # Skip thresholds beyond which there are too few candidates to prove anything.
-    first = next(
-        (index for index, n in enumerate(sizes) if n >= bounds.min_sample_size(budget, level)),
-        len(sizes),
-    )
-    # Fixed-sequence testing: the first threshold that is not proven ends it.
-    proven = first
-    while proven < len(errors) and bounds.count_proven_thresholds(
-        [errors[proven]], sizes[proven], budget, level
-    ):
-        proven += 1
-    if proven == first:
-        return InterimLook(0, bounds.exact_bounds(0, 0, level), bounds.exact_bounds(0, 0, level))
-    last = proven - 1
-    return InterimLook(
-        proven,
-        bounds.exact_bounds(errors[last], int(is_error.sum()), level),
-        bounds.exact_bounds(errors[last], int(decided_masks[last].sum()), level),
-    )
-
-
 def gate_model(tx: Transaction, number: int) -> StoredModel | None:
     """Return the model of a round's active gate, or None if no gate is active."""
-    active = _standing(tx, number)
+    active = current_gates(tx, number)
     if not active:
         return None
     kind = Kind(tx.scalar(sa.select(rounds.c.kind).where(rounds.c.id == number)))
@@ -144,62 +80,10 @@ def run_gates(
     for verdict, budget in budgets.items():
         if budget:
             _take_look(tx, number, verdict, budget, model)
-    for gate in _standing(tx, number):
+    for gate in current_gates(tx, number):
         if budgets[Verdict(gate["verdict"])]:  # type: ignore[index]  # accept or reject
             decided += _apply(tx, number, gate, random_share, policy.audit)
     return decided
-
-
-def gates_report(tx: Transaction, number: int) -> list[dict[str, Any]]:
-    """Return the proven gates of a round as JSON data, with the state of their audits.
-
-    `lost` and `wrong` are the error rates at the look that proved the gate; `audit` is the state of
-    the audit (audits.Audit), `contradicted` whether it closed the gate. Only the latest gate of a
-    verdict `stands`.
-
-    Args:
-        tx: The transaction.
-        number: The round.
-    """
-    reports = []
-    standing = {gate["id"] for gate in _standing(tx, number)}
-    for row in list_gates(tx, number):
-        if row["threshold"] is not None:
-            metrics = {
-                name: row["metrics"][name] for name in ("budget", "level", "share", "lost", "wrong")
-            }
-            identity = {name: row[name] for name in ("id", "verdict", "interim_look", "threshold")}
-            against = row["metrics"].get("contradicted")
-            audit = against or read_audit(tx, row).as_json()
-            state = {
-                "audit": audit,
-                "stands": row["id"] in standing,
-                "contradicted": against is not None,
-            }
-            reports.append(identity | metrics | state)
-    return reports
-
-
-def format_gates(gates_: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the gates of a round as lines for the terminal."""
-    return [
-        (_CONTRADICTED if gate["contradicted"] else _STANDS).format(
-            **gate | {name: gate[name]["high"] for name in ("lost", "wrong")} | gate["audit"]
-        )
-        for gate in gates_
-        if gate["stands"] or gate["contradicted"]
-    ]
-
-
-_STANDS = (
-    "  gate {id} {verdict}s {share:.0%} of all: at most {lost:.2%} of the good (or bad) ones "
-    "are lost, {wrong:.2%} of its verdicts wrong; audit: {errors} of {judged} wrong"
-)
-_CONTRADICTED = (
-    "  gate {id} was closed by its audit: {errors} of {judged} audited {verdict}s were wrong, "
-    "which proves {low:.1%} errors where {budget:.1%} are allowed; its decisions stand until "
-    "'layerloop round revert-auto'"
-)
 
 
 def list_gates(tx: Transaction, number: int) -> list[dict[str, Any]]:
@@ -228,7 +112,7 @@ def close_gates(
 def close_contradicted(tx: Transaction, number: int) -> int:
     """Close and log gates whose audit proves too many errors; return their number."""
     closed = 0
-    for gate in _standing(tx, number):
+    for gate in current_gates(tx, number):
         audit, budget = read_audit(tx, gate), gate["metrics"]["budget"]
         if audit.low <= budget:
             continue
@@ -299,7 +183,7 @@ def _take_look(
     )
 
 
-def _standing(tx: Transaction, number: int) -> list[dict[str, Any]]:
+def current_gates(tx: Transaction, number: int) -> list[dict[str, Any]]:
     """Return the latest gate of each verdict that was proven and is not closed."""
     proven = [gate for gate in list_gates(tx, number) if gate["threshold"] is not None]
     latest = {gate["verdict"]: gate for gate in proven}

@@ -22,7 +22,7 @@ from curation.domain import Split, TrainingRequest
 from curation.object_store import FolderStore
 from tests.benchmarks.training_rate import Ticks, freeze_shapes
 from tests.training.pretrained import make_vae
-from training.data.dataset import open_split
+from training.data.splits import open_split
 from training.presets.preset import Preset
 from training.presets.presets import find_preset
 from training.pretrained.architectures import CONFIGS

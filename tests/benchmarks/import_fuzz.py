@@ -32,7 +32,7 @@ from curation.adapters import embedded_postgres
 from curation.db import schema
 from curation.db.engine import Database
 from curation.errors import LayerloopError
-from curation.ingest.inspection import InspectionOutcome
+from curation.ingest.inspection_result import InspectionOutcome
 from curation.ingest.seed_import import import_seeds
 from curation.object_store import FolderStore
 from curation.ports import ObjectStore

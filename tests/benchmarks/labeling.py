@@ -31,7 +31,8 @@ import httpx
 import sqlalchemy as sa
 
 from curation.adapters.label_studio import LabelStudioBackend
-from curation.adapters.label_studio_view import build_result, configuration
+from curation.adapters.label_studio_results import build_result
+from curation.adapters.label_studio_view import configuration
 from curation.db.engine import Database
 from curation.domain import Kind, RejectReason, Verdict
 from curation.labeling import projects

@@ -18,9 +18,11 @@ import torch
 from curation.domain import LayerRole, Split
 from curation.images.codec import encode_layer
 from curation.object_store import FolderStore
-from training.data.dataset import LayerDataset, open_split, prefetch
+from training.data.dataset import LayerDataset, prefetch
+from training.data.splits import open_split
 from training.data.tensor_cache import ENTRIES_PER_SHARD, ShardedTensorCache, cache_key
-from training.denoiser.cache import LatentCache, latent_identity
+from training.denoiser.cache import LatentCache
+from training.denoiser.cache_identity import latent_identity
 from training.presets.presets import find_preset
 from training.transparency.autoencoder import fit_autoencoder
 from training.transparency.codec import adjusted_posterior

@@ -25,7 +25,8 @@ from curation.screening.rule_reviewer import RuleReviewer, fit_rule_reviewer
 from curation.synthetic.dataset import check_prompt, draw_seed_set
 from tests.benchmarks.offset_ablation import freeze_folder
 from training.checkpoint import LoadedCheckpoint, load_checkpoint
-from training.data.dataset import LayerDataset, open_split
+from training.data.dataset import LayerDataset
+from training.data.splits import open_split
 from training.denoiser.builtin import BuiltinDenoiser
 from training.engine.resume import seeded_generator
 from training.metrics.compositing import psnr

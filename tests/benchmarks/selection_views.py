@@ -38,7 +38,7 @@ from curation.db.engine import Database
 from curation.db.schema import migrate
 from curation.db.tables import candidates
 from curation.domain import Kind, Verdict, canonical_json
-from curation.selection import acceptance_model, gates
+from curation.selection import acceptance_model, gates, thresholds
 from curation.selection.acceptance_model_store import fit_and_store, needs_fit
 from curation.selection.select import select_candidates
 from curation.statistics import bounds
@@ -153,7 +153,7 @@ def hold_gates(repetitions: int, budget: float = 0.02, share: float = 0.3) -> di
             n, level = int(pool.accepted[some].sum()), bounds.interim_level(look + 1)
             if n < max(bounds.min_sample_size(budget, level), gates.LOOK_GROWTH * last):
                 continue
-            found = gates.evaluate_thresholds(
+            found = thresholds.evaluate_thresholds(
                 probabilities[some], pool.accepted[some], grid, Verdict.reject, budget, level
             )
             last, look = n, look + 1

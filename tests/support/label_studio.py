@@ -16,7 +16,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from curation.adapters.label_studio_view import build_result
+from curation.adapters.label_studio_results import build_result
 from curation.db.engine import Database
 from curation.db.tables import (
     candidates,

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.training.pretrained import make_unet
-from training.denoiser.attention_sharing import SharedAttention, attention_names
+from training.denoiser.attention_sharing import attention_names
+from training.denoiser.shared_attention import SharedAttention
 from training.external_weights import WeightsHeader
 from training.interop.key_mapping import to_ldm
 from training.presets.preset import Preset

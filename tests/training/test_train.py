@@ -10,7 +10,7 @@ from PIL import Image
 from curation.domain import Split, TrainingRequest
 from curation.errors import NotFound, Refused
 from training.checkpoint import load_checkpoint
-from training.data.dataset import open_split
+from training.data.splits import open_split
 from training.presets.presets import PRESETS
 from training.safetensors_io import load_part
 from training.train import code_version, train

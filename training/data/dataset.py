@@ -5,28 +5,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from typing import Any, TypeVar
 
-import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from curation.datasets.manifest import read_samples, read_withheld
-from curation.domain import LayerRole, Sample, Split
-from curation.errors import Corrupt, NotFound, Refused
+from curation.domain import LayerRole, Sample
+from curation.errors import Corrupt, NotFound
 from curation.images.codec import decode_layer
 from curation.ports import RGBA, ObjectStore
 from training.data.buckets import BucketConfig, Size, size_conditions
+from training.data.letterbox import LetterboxArea, letterbox, letterbox_area
 
 MAX_UNREADABLE_SHARE = 0.01
 """Largest share of unreadable images before training stops; one is always tolerated."""
 
-LetterboxArea = tuple[int, int, int, int]
-"""Top, left, height and width in pixels."""
 
 T = TypeVar("T")
 
@@ -209,108 +203,6 @@ class LayerDataset(Dataset[Tensor]):
         return letterbox(rgba, self.shapes[index])
 
 
-def open_split(
-    store: ObjectStore,
-    snapshot: str,
-    split: Split,
-    size: int,
-    *,
-    in_memory: bool = True,
-    buckets: BucketConfig | None = None,
-    roles: Collection[LayerRole] = (LayerRole.foreground,),
-) -> LayerDataset:
-    """Open layers of a split's samples, in the order of sample ids.
-
-    Args:
-        store: Where the snapshot is stored.
-        snapshot: Id of the snapshot.
-        split: Training or held-out samples.
-        size: Image size in pixels if there are no buckets.
-        in_memory: Whether to decode all images now and keep them.
-        buckets: Image sizes to sort the images into.
-        roles: Layers to read, where a sample has them.
-
-    Raises:
-        NotFound: The snapshot is not in the store.
-        Corrupt: It cannot be read, or too many of its images cannot.
-        Refused: The split is empty.
-    """
-    samples = read_split(store, snapshot, split)
-    layers = [(sample, role) for sample in samples for role in roles if role in sample.layers]
-    owners, owned = [sample for sample, _ in layers], [role for _, role in layers]
-    return LayerDataset(store, owners, size, in_memory=in_memory, buckets=buckets, roles=owned)
-
-
-def read_split(store: ObjectStore, snapshot: str, split: Split) -> list[Sample]:
-    """Read the samples of a split that have a foreground, in the order of their ids.
-
-    The training split leaves out samples that share a layer with a held-out sample: those that
-    the snapshot lists as withheld (curation.datasets.holdout), and, since older snapshots have no
-    such list, those with the foreground or blended image of a held-out sample.
-
-    Args:
-        store: Where the snapshot is stored.
-        snapshot: Id of the snapshot.
-        split: Training or held-out samples.
-
-    Raises:
-        NotFound: The snapshot is not in the store.
-        Corrupt: The snapshot cannot be read.
-        Refused: The split is empty.
-    """
-    samples = list(read_samples(store, snapshot))
-    chosen = [
-        sample
-        for sample in samples
-        if sample.split == split and LayerRole.foreground in sample.layers
-    ]
-    if split == Split.train:
-        # Remove leaks: samples that show a held-out subject.
-        withheld = read_withheld(store, snapshot)
-        heldout = {
-            image
-            for sample in samples
-            if sample.split == Split.heldout
-            for image in _subjects(sample)
-        }
-        chosen = [
-            sample
-            for sample in chosen
-            if sample.id not in withheld and heldout.isdisjoint(_subjects(sample))
-        ]
-    if not chosen:
-        hint = ""
-        if split == Split.heldout:
-            hint = "about 5 % of the samples are held out; import more samples"
-        raise Refused(f"snapshot {snapshot[:12]} has no {split.value} samples", hint)
-    return chosen
-
-
-def heldout_images(store: ObjectStore, snapshot: str, size: int, count: int) -> LayerDataset:
-    """Read the first held-out foregrounds, `count` at most, letterboxed to size x size.
-
-    They are the same in every training on the snapshot, so that sample grids and validation
-    metrics are comparable. The dataset is empty if nothing is held out.
-
-    Args:
-        store: Where the snapshot is stored.
-        snapshot: Id of the snapshot.
-        size: Height and width in pixels.
-        count: Largest number of images.
-    """
-    samples = (
-        sample
-        for sample in read_samples(store, snapshot)
-        if sample.split == Split.heldout and LayerRole.foreground in sample.layers
-    )
-    return LayerDataset(store, list(islice(samples, count)), size, in_memory=True)
-
-
-def _subjects(sample: Sample) -> set[str]:
-    """Return the stored images that show the subject; equal plain backgrounds are a coincidence."""
-    return {image for role, image in sample.layers.items() if role is not LayerRole.background}
-
-
 def prefetch(
     read: Callable[[int], T], batches: Iterable[Sequence[int]], workers: int, ahead: int = 2
 ) -> Generator[list[T]]:
@@ -338,51 +230,3 @@ def prefetch(
             yield [future.result() for future in waiting.popleft()]
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def letterbox(rgba: RGBA, size: int | Size) -> RGBA:
-    """Fit an image into a transparent canvas, centered, and return it as H x W x 4 uint8.
-
-    Colors are premultiplied by alpha while resizing, so that hidden colors do not bleed into
-    visible pixels. An integer `size` is a square canvas.
-    """
-    shape = (size, size) if isinstance(size, int) else size
-    top, left, new_height, new_width = letterbox_area(rgba.shape[:2], shape)
-    # Premultiply in float32.
-    pixels = rgba.astype(np.float32)
-    pixels /= 255.0
-    pixels *= _alpha_and_one(pixels[..., 3])
-    # Area interpolation avoids aliasing when shrinking; it has no effect when enlarging.
-    smaller = new_height < rgba.shape[0] or new_width < rgba.shape[1]
-    interpolation = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-    small: NDArray[np.float32] = np.asarray(
-        cv2.resize(pixels, (new_width, new_height), interpolation=interpolation), np.float32
-    )
-    # Back to straight alpha; where alpha is 0 the color stays 0.
-    small /= _alpha_and_one(np.where(small[..., 3] > 0, small[..., 3], np.float32(1)))
-    small.clip(0, 1, out=small)
-    small *= 255
-    canvas = np.zeros((*shape, 4), np.uint8)
-    canvas[top : top + new_height, left : left + new_width] = np.rint(small, out=small)
-    return canvas
-
-
-def letterbox_area(original: tuple[int, ...], shape: Size) -> LetterboxArea:
-    """Return the area of a letterboxed image in pixels: top, left, height, width.
-
-    Args:
-        original: Height and width of the image; further axes are not allowed.
-        shape: Height and width of the canvas.
-    """
-    (height, width), (full_height, full_width) = original, shape
-    ratio = min(full_height / height, full_width / width)
-    new_height, new_width = max(1, round(height * ratio)), max(1, round(width * ratio))
-    return (full_height - new_height) // 2, (full_width - new_width) // 2, new_height, new_width
-
-
-def _alpha_and_one(alpha: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return weights per channel: alpha for colors, 1 for alpha.
-
-    One array of a single layout makes the multiplication three times faster than four channels.
-    """
-    return np.asarray(cv2.merge([alpha, alpha, alpha, np.ones_like(alpha)]), np.float32)

@@ -8,8 +8,9 @@ from curation.domain import LayerRole, Sample, Split
 from curation.errors import Corrupt, Refused
 from curation.ports import ObjectStore
 from training.data.buckets import BucketConfig
-from training.data.dataset import LayerDataset, read_split
+from training.data.dataset import LayerDataset
 from training.data.sampler import WeightedSampler, new_sample_weights
+from training.data.splits import read_split
 
 
 class LayerSetDataset:

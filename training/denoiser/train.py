@@ -12,15 +12,11 @@ from torch import Tensor
 from curation.domain import LayerRole, Split, TrainingRequest
 from curation.ports import ObjectStore, ProgressCallback
 from training.data.buckets import BucketSampler, Sampler, bucket_config
-from training.data.dataset import LayerDataset, heldout_images, open_split
+from training.data.dataset import LayerDataset
 from training.data.sampler import build_sampler
-from training.denoiser.cache import (
-    LatentCache,
-    TextEmbeddingCache,
-    encoding_batch_size,
-    latent_identity,
-    text_identity,
-)
+from training.data.splits import heldout_images, open_split
+from training.denoiser.cache import LatentCache, TextEmbeddingCache, encoding_batch_size
+from training.denoiser.cache_identity import latent_identity, text_identity
 from training.denoiser.denoiser import Denoiser
 from training.denoiser.factory import load_denoiser, new_denoiser
 from training.denoiser.stable_diffusion import StableDiffusion

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from curation.images.codec import composite_over
 from curation.ports import RGBA
-from training.data.dataset import letterbox
+from training.data.letterbox import letterbox
 from training.sample_grid import GAP, TEXT, checkerboard
 
 TILE_SIZE, AMPLIFICATION = 128, 4

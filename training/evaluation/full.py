@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -20,53 +19,32 @@ from curation.domain import (
     Split,
 )
 from curation.errors import Refused
-from curation.images.codec import BACKGROUNDS, decode_layer
-from curation.ports import RGBA, EvaluationOptions, EvaluationResult, ObjectStore, ProgressCallback
+from curation.images.codec import decode_layer
+from curation.ports import EvaluationOptions, EvaluationResult, ObjectStore, ProgressCallback
 from training.checkpoint import LoadedCheckpoint, load_checkpoint
-from training.data.dataset import LayerDataset, open_split
+from training.data.dataset import LayerDataset
+from training.data.splits import open_split
 from training.evaluation.comparison import comparison_grid
-from training.evaluation.heldout import (
-    HIGHER_IS_BETTER,
-    RoundTrip,
-    background_psnr,
-    batches,
-    fastest_device,
-    layers_mse,
-    move_to_device,
-    noise_mse,
-    round_trip,
-    round_trip_metrics,
-)
+from training.evaluation.full_metrics import MetricAccumulator, MetricNetworks
+from training.evaluation.heldout import HIGHER_IS_BETTER, background_psnr, layers_mse, noise_mse
+from training.evaluation.pair_metrics import PairMetrics
 from training.evaluation.pairs import (
     GENERATED_PAIRS,
-    PairMetrics,
     compare_pairs,
     generates_pairs,
     heldout_pairs,
     open_pair_generators,
 )
+from training.evaluation.round_trip import batches, fastest_device, move_to_device, round_trip
 from training.generate import load_generator
-from training.metrics.clip_score import ClipScore, load_clip_score
-from training.metrics.compositing import (
-    composite,
-    composite_jpeg,
-    composite_metrics,
-    published_metrics,
-)
-from training.metrics.inception import Inception, frechet_distance, load_inception
-from training.metrics.matting import matting_errors
-from training.metrics.perceptual import LPIPS, load_lpips
+from training.metrics.clip_score import ClipScore
 from training.metrics.reference_results import PUBLISHED
-from training.sample_grid import to_uint8_images
 
-GRID_IMAGES = 8
 MIN_SIZE = 32
 """Smallest image size in pixels with --original: the perceptual network needs 32."""
 
 EMPTY_ALPHA, OPAQUE_ALPHA = 0.02, 0.98
 """A generated alpha that never exceeds the first is empty; never below the second, fully opaque."""
-
-Blend = Callable[[Tensor, tuple[int, int, int]], Tensor]
 
 
 def evaluate_fully(
@@ -106,7 +84,7 @@ def evaluate_fully(
         Refused: There is nothing to evaluate on, or a weight file does not fit.
     """
     # Open weights first, since errors in them are cheap to find.
-    networks = _MetricNetworks(options)
+    networks = MetricNetworks(options)
     parts = load_checkpoint(checkpoint, store)
     size = parts.preset.image_size
     images = open_split(store, snapshot, Split.heldout, size, in_memory=False)
@@ -118,7 +96,7 @@ def evaluate_fully(
     both = heldout_pairs(store, snapshot)[: options.limit or None]
     others |= background_psnr(parts, store, both, options.views)
     # Round trips of foregrounds.
-    totals = _Accumulator(networks, options)
+    totals = MetricAccumulator(networks, options)
     for rgba_B4HW, inside_B1HW in (
         _original_sizes(images, on_progress)
         if options.original
@@ -156,93 +134,6 @@ def evaluate_fully(
     )
 
 
-class _MetricNetworks:
-    """The metric networks whose weights were given, on the fastest device."""
-
-    def __init__(self, options: EvaluationOptions) -> None:
-        device = fastest_device()
-        self.perceptual: LPIPS | None = None
-        self.inception: Inception | None = None
-        self.agreement: ClipScore | None = None
-        if options.perceptual:
-            self.perceptual = load_lpips(options.perceptual).to(device)
-        if options.inception:
-            self.inception = load_inception(options.inception).to(device)
-        if options.clip:
-            self.agreement = load_clip_score(options.clip, device)
-
-
-class _Accumulator:
-    """Accumulates metrics over batches."""
-
-    def __init__(self, networks: _MetricNetworks, options: EvaluationOptions) -> None:
-        self.networks = networks
-        self.forms: dict[str, Blend] = (
-            {"": composite, "_jpeg": composite_jpeg} if options.published else {"": composite}
-        )
-        self.images = 0
-        self.shown: tuple[list[RGBA], list[RGBA]] = ([], [])
-        self.rows: dict[str, list[Tensor]] = defaultdict(list)
-        self.over: dict[str, dict[str, list[Tensor]]] = {
-            name: defaultdict(list) for name in BACKGROUNDS
-        }
-        self.features: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = defaultdict(list)
-
-    @torch.no_grad()
-    def update(self, round_trip: RoundTrip) -> None:
-        """Add a batch."""
-        truth_B4HW, again_B4HW = round_trip.truth_B4HW, round_trip.reconstructed_B4HW
-        self.images += len(truth_B4HW)
-        # The first images are shown in the comparison grid.
-        for shown, batch in zip(self.shown, (truth_B4HW, again_B4HW), strict=True):
-            shown.extend(to_uint8_images(batch)[: GRID_IMAGES - len(shown)])
-        # Metrics that do not depend on a background.
-        metrics = round_trip_metrics(round_trip) | _measure_offset(round_trip)
-        for name, value_B in (
-            metrics | _measure_mattes(truth_B4HW[:, 3], again_B4HW[:, 3])
-        ).items():
-            self.rows[name].append(value_B.cpu())
-        # Metrics of composites over each background, lossless and published.
-        for name, by_background in composite_metrics(truth_B4HW, again_B4HW).items():
-            for background, value_B in by_background.items():
-                self.over[background][name].append(value_B.cpu())
-        for background, color in BACKGROUNDS.items():
-            for form, over in self.forms.items():
-                self._add_blends(background, form, over(truth_B4HW, color), over(again_B4HW, color))
-
-    def _add_blends(
-        self, background: str, form: str, truth_B3HW: Tensor, again_B3HW: Tensor
-    ) -> None:
-        metrics = published_metrics(truth_B3HW, again_B3HW) if form else {}
-        if self.networks.perceptual:
-            metrics[f"lpips{form}"] = self.networks.perceptual(truth_B3HW, again_B3HW)
-        for name, value_B in metrics.items():
-            self.over[background][name].append(value_B.cpu())
-        if self.networks.inception:
-            pair = (
-                self.networks.inception(truth_B3HW).cpu(),
-                self.networks.inception(again_B3HW).cpu(),
-            )
-            self.features[background, f"rfid{form}"].append(pair)
-
-    def compute(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-        """Return all metrics, and the table of those by background."""
-        table = {
-            background: {name: float(torch.cat(values).mean()) for name, values in rows.items()}
-            for background, rows in self.over.items()
-        }
-        # rFID is a distance of sets, and undefined for a single image.
-        if self.images > 1:
-            for (background, name), pairs in self.features.items():
-                truth_ND, again_ND = (torch.cat(side) for side in zip(*pairs, strict=True))
-                table[background][name] = frechet_distance(truth_ND, again_ND)
-        # Mean over images, and for metrics by background the mean over backgrounds.
-        metrics = {name: float(torch.cat(values).mean()) for name, values in self.rows.items()}
-        for name in next(iter(table.values())):
-            metrics[name] = sum(row[name] for row in table.values()) / len(table)
-        return metrics | {"psnr_worst": min(row["psnr"] for row in table.values())}, table
-
-
 def _original_sizes(
     images: LayerDataset, on_progress: ProgressCallback
 ) -> Iterator[tuple[Tensor, None]]:
@@ -257,26 +148,6 @@ def _original_sizes(
                 None,
             )
     on_progress(Progress("evaluate", len(images), len(images)))
-
-
-def _measure_offset(round_trip: RoundTrip) -> dict[str, Tensor]:
-    """Compute the size of the latent offset relative to the posterior, and its share of energy."""
-    offset_BCHW = round_trip.adjusted_BCHW - round_trip.plain_BCHW
-    size_BN = (offset_BCHW / round_trip.std_BCHW).abs().flatten(1)
-    energy_B, total_B = (
-        part.square().flatten(1).sum(1) for part in (offset_BCHW, round_trip.adjusted_BCHW)
-    )
-    return {
-        "offset_mean": size_BN.mean(1),
-        "offset_max": size_BN.amax(1),
-        "offset_energy": energy_B / total_B,
-    }
-
-
-def _measure_mattes(truth_BHW: Tensor, again_BHW: Tensor) -> dict[str, Tensor]:
-    pairs = zip(truth_BHW.cpu().numpy(), again_BHW.cpu().numpy(), strict=True)
-    rows = [matting_errors(*pair) for pair in pairs]
-    return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
 
 
 def _measure_generated(

@@ -22,7 +22,7 @@ from curation.ports import (
 )
 from training.checkpoint import LoadedCheckpoint
 from training.data.buckets import Size
-from training.data.dataset import letterbox
+from training.data.letterbox import letterbox
 from training.draw_batches import is_pair_request, padded_batches, seeded_generator, to_layers
 from training.layers.model import LayeredDenoiser
 from training.presets.preset import Preset

@@ -14,8 +14,9 @@ from torch.optim import Optimizer
 from curation.domain import Split, TrainingRequest
 from curation.ports import RGBA, ObjectStore, ProgressCallback
 from training.data.buckets import BucketSampler, Sampler, bucket_config
-from training.data.dataset import LayerDataset, heldout_images, open_split
+from training.data.dataset import LayerDataset
 from training.data.sampler import build_sampler
+from training.data.splits import heldout_images, open_split
 from training.engine.batch import Batch
 from training.engine.distributed import DistributedContext, full_tensor
 from training.engine.optimizers import build_optimizer

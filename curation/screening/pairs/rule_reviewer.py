@@ -34,15 +34,13 @@ from curation.images.codec import decode_layer
 from curation.images.layer_masks import downscale
 from curation.ports import Layers, ObjectStore
 from curation.screening.pairs.signals import compute_agreement_signals, compute_pair_signals
-from curation.screening.rule_reviewer import (
-    EXCLUDED_SHARE,
-    MAX_SEEDS,
+from curation.screening.review_features import (
     REVIEW_SIZE,
-    RuleReviewer,
     embed_layer,
     nearest_neighbors,
     prepare_layer,
 )
+from curation.screening.rule_reviewer import EXCLUDED_SHARE, MAX_SEEDS, RuleReviewer
 
 MAX_MEASURED_SEEDS: Final = 400
 """The number of seed pairs measured for the bounds; all are used for comparison."""

@@ -9,15 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from curation.adapters.label_studio_results import VIEW_CONTROLS, build_result, parse_result
 from curation.adapters.label_studio_view import (
     PAIR,
     SINGLE,
-    VIEW_CONTROLS,
     VIEWS,
-    build_result,
     configuration,
     parse_layer_urls,
-    parse_result,
     task_html,
 )
 from curation.domain import Kind, LayerRole, RejectReason, Verdict

@@ -26,7 +26,7 @@ from curation.images.codec import encode_layer
 from curation.quality.gold_creation import choose_sources
 from curation.runtime.loop import choose_prompts
 from tests.support.factories import fresh_database, image, make_round, named
-from training.data.dataset import open_split
+from training.data.splits import open_split
 
 NAME = CaptionSource.file_name
 

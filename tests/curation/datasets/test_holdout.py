@@ -16,7 +16,7 @@ from curation.images.codec import composite_over, encode_layer, pixel_hash
 from curation.images.perceptual_hash import fingerprint
 from curation.object_store import FolderStore
 from curation.ports import RGBA
-from training.data.dataset import read_split
+from training.data.splits import read_split
 
 WHITE = np.full((96, 96, 4), 255, np.uint8)
 

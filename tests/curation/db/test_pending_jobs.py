@@ -15,7 +15,7 @@ from curation.db.pending_jobs import DeduplicatingSender
 from curation.db.tables import labeling_projects, labeling_tasks
 from curation.domain import Job
 from curation.jobs.worker import _bound
-from curation.labeling import projects
+from curation.labeling import project_reads
 from curation.runtime.context import AppContext
 from tests.support.factories import make_candidates, make_round
 
@@ -120,7 +120,7 @@ def test_reconcile_enqueues_each_project_once_and_closed_ones_in_turn(
             tx.execute(
                 sa.insert(labeling_tasks), row | {"batch": uuid.uuid4(), "remote_id": number}
             )
-        expected = projects.projects_to_read(tx, "http://127.0.0.1:1")
+        expected = project_reads.projects_to_read(tx, "http://127.0.0.1:1")
     assert len(expected) == 2, "the one that is open, and one of the others"
     for _ in range(5):
         jobs.reconcile(context)

@@ -10,14 +10,8 @@ import zipfile
 import pytest
 
 from curation.images.headers import InvalidImage
-from curation.ingest.archives import (
-    MAX_MEMBERS,
-    Member,
-    archive_kind,
-    check_relative_path,
-    list_members,
-    read_member,
-)
+from curation.ingest.archive_members import MAX_MEMBERS, Member, check_relative_path
+from curation.ingest.archives import archive_kind, list_members, read_member
 
 
 def zipped(members, method=zipfile.ZIP_DEFLATED):

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from curation.domain import CaptionSource, Split
-from curation.ingest.folder_listing import Listing, ListingOptions, list_folder
+from curation.ingest.folder_listing import list_folder
+from curation.ingest.listing import Listing, ListingOptions
 
 GIVEN, NAMED = CaptionSource.given, CaptionSource.file_name
 
@@ -405,7 +406,8 @@ def test_the_cases_of_other_tools(shared):
 
 def test_metadata_and_texts_in_a_zip_are_listed_alike(tmp_path):
     from curation.ingest.archives import list_members
-    from curation.ingest.folder_listing import DEFAULT_OPTIONS, list_tree
+    from curation.ingest.folder_listing import list_tree
+    from curation.ingest.listing import DEFAULT_OPTIONS
     from curation.ingest.trees import ArchiveTree
 
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:

@@ -23,8 +23,9 @@ import pytest
 from curation.domain import LayerRole
 from curation.ingest import confined
 from curation.ingest.confinement_check import check_confinement
-from curation.ingest.inspection import ImportItem, InspectionOutcome, LoadedItem
-from curation.ingest.sandbox import FailureCause, ItemFailure, Sandbox, SandboxLimits
+from curation.ingest.inspection_result import ImportItem, InspectionOutcome, LoadedItem
+from curation.ingest.sandbox import Sandbox
+from curation.ingest.sandbox_process import FailureCause, ItemFailure, SandboxLimits
 from curation.ingest.sandbox_wire import InvalidMessageError, Message
 
 SECRET = "the-secret-of-this-home"

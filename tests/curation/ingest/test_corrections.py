@@ -28,8 +28,8 @@ from curation.db.tables import candidates, events, import_files, prompts, sample
 from curation.domain import CandidateState, CaptionSource, LayerRole, Sample, Split, Verdict
 from curation.errors import NotFound, Refused
 from curation.ingest import seed_import
-from curation.ingest.folder_listing import ListingOptions
-from curation.ingest.inspection import InspectionOutcome
+from curation.ingest.inspection_result import InspectionOutcome
+from curation.ingest.listing import ListingOptions
 from curation.review.decisions import decide
 
 

@@ -20,7 +20,7 @@ from curation.db.tables import import_files, samples
 from curation.errors import NotFound
 from curation.image_limits import ImageLimits
 from curation.ingest.folder_listing import list_folder
-from curation.ingest.inspection import InspectionOutcome
+from curation.ingest.inspection_result import InspectionOutcome
 from curation.ingest.items import ImportItems
 from curation.ingest.seed_import import import_seeds
 from tests.support.factories import image as picture

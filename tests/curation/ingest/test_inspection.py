@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from curation.images.codec import decode_layer, pixel_hash
-from curation.ingest.inspection import FINDINGS, ImageLimits, InspectionOutcome, inspect_and_encode
+from curation.ingest.inspection import ImageLimits, inspect_and_encode
+from curation.ingest.inspection_result import FINDINGS, InspectionOutcome
 from tests.conftest import SHARED
 
 

@@ -15,7 +15,7 @@ from curation.domain import Kind, LayerRole, Sample, Split
 from curation.images.codec import decode_layer
 from curation.images.pairs import composite
 from curation.ingest.folder_listing import list_folder
-from curation.ingest.inspection import InspectionOutcome
+from curation.ingest.inspection_result import InspectionOutcome
 from curation.ingest.pair_inspection import inspect_and_encode_pair
 from curation.ingest.seed_import import import_seeds
 from curation.synthetic.pair_dataset import draw_pair_seed_set

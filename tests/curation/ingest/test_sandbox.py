@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from curation.errors import LayerloopError
-from curation.ingest.sandbox import FailureCause, ItemFailure, Sandbox, SandboxLimits, run_confined
+from curation.ingest.sandbox import Sandbox, run_confined
+from curation.ingest.sandbox_process import FailureCause, ItemFailure, SandboxLimits
 from curation.ingest.sandbox_wire import Message
 
 HERE = "test_sandbox"

@@ -25,7 +25,7 @@ from curation.domain import Sample, Split
 from curation.errors import NotFound
 from curation.images.codec import decode_layer
 from curation.ingest.import_log import summarize
-from curation.ingest.inspection import InspectionOutcome
+from curation.ingest.inspection_result import InspectionOutcome
 from curation.ingest.seed_import import import_seeds
 from tests.conftest import SHARED
 from tests.curation.ingest.test_inspection import CHANGED

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 import sqlalchemy as sa
 
-from curation.adapters.label_studio_view import build_result
+from curation.adapters.label_studio_results import build_result
 from curation.db.tables import gold, rounds
 from curation.domain import RejectReason
 from curation.labeling import reconcile, tasks

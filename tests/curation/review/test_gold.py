@@ -16,7 +16,7 @@ from curation.db.tables import gold as gold_table
 from curation.db.tables import rounds as rounds_table
 from curation.domain import CandidateState, LayerRole, Verdict
 from curation.errors import Conflict, Refused
-from curation.quality import gold_creation
+from curation.quality import gold_creation, gold_transforms
 from curation.reporting import round_report
 from curation.review import decisions, gold
 from curation.review.decisions import decide, undo
@@ -344,11 +344,11 @@ def test_a_layer_is_brought_to_another_size_without_a_seam():
     rgba = np.full((20, 40, 4), 200, np.uint8)
     rgba[:, :20, 3] = 0
     rgba[:, :20, :3] = 0
-    fitted = gold_creation.fit_into(rgba, (20, 20))
+    fitted = gold_transforms.fit_into(rgba, (20, 20))
     assert fitted.shape == (20, 20, 4)
     assert not fitted[:5].any() and not fitted[15:].any(), "in the middle"
     solid = fitted[fitted[..., 3] > 0]
     assert np.abs(solid[:, :3].astype(int) - 200).max() <= 1, (
         "no dark fringe of what was transparent"
     )
-    assert gold_creation.fit_into(rgba, (40, 20)) is rgba
+    assert gold_transforms.fit_into(rgba, (40, 20)) is rgba

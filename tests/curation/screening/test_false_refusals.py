@@ -16,7 +16,8 @@ from curation.image_limits import DEFAULT_LIMITS
 from curation.images.codec import encode_layer
 from curation.ingest.inspection import inspect_and_encode
 from curation.ports import RGBA
-from curation.screening.rule_reviewer import RuleReviewer, prepare_layer
+from curation.screening.review_features import prepare_layer
+from curation.screening.rule_reviewer import RuleReviewer
 from curation.screening.signals import compute_signals
 from tests.curation.screening.test_rule_reviewer import star
 

@@ -24,13 +24,8 @@ from curation.errors import Refused
 from curation.images.codec import encode_layer, pixel_hash
 from curation.images.layer_masks import downscale
 from curation.screening.pairs.rule_reviewer import review_item
-from curation.screening.rule_reviewer import (
-    EXCLUDED_SHARE,
-    RuleReviewer,
-    content_words,
-    embed_layer,
-    fit_rule_reviewer,
-)
+from curation.screening.review_features import content_words, embed_layer
+from curation.screening.rule_reviewer import EXCLUDED_SHARE, RuleReviewer, fit_rule_reviewer
 
 SHARED = Path(__file__).resolve().parents[3] / ".." / "shared"
 COLORS = {

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from curation.domain import Verdict
-from curation.selection.gates import THRESHOLD_SHARES, evaluate_thresholds
+from curation.selection.gates import THRESHOLD_SHARES
+from curation.selection.thresholds import evaluate_thresholds
 from curation.statistics.bounds import (
     anytime_bounds,
     count_proven_thresholds,

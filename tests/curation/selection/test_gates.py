@@ -21,7 +21,8 @@ from curation.rounds import lifecycle as rounds_room
 from curation.selection import audits
 from curation.selection.acceptance_model_store import fit_and_store, score_round
 from curation.selection.auto_reviewer import decide_all, revert_auto_verdicts
-from curation.selection.gates import close_gates, gates_report, list_gates
+from curation.selection.gate_report import gates_report
+from curation.selection.gates import close_gates, list_gates
 from curation.selection.select import select_candidates
 from tests.support.candidate_streams import SOURCE, arrive, judge_waiting, open_stream, taught
 from tests.support.factories import make_candidates, make_round

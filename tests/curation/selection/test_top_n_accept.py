@@ -14,14 +14,8 @@ from curation.errors import Conflict, NotFound, Refused
 from curation.object_store import FolderStore
 from curation.reporting import round_report
 from curation.selection.auto_reviewer import revert_auto_verdicts
-from curation.selection.top_n_accept import (
-    TopNSettings,
-    begin_top_n,
-    describe_top_n,
-    finish_top_n,
-    format_top_n,
-    plan_top_n,
-)
+from curation.selection.top_n_accept import TopNSettings, begin_top_n, finish_top_n, plan_top_n
+from curation.selection.top_n_report import describe_top_n, format_top_n
 from tests.support.candidate_streams import arrive, judge_waiting, open_stream, taught
 from tests.support.factories import states
 

@@ -21,8 +21,8 @@ from training.data.buckets import (
     read_sizes,
     size_conditions,
 )
-from training.data.dataset import open_split
 from training.data.sampler import WeightedSampler
+from training.data.splits import open_split
 from training.presets.presets import find_preset
 
 originals = st.lists(st.tuples(st.integers(1, 4000), st.integers(1, 4000)), min_size=1, max_size=60)

@@ -13,8 +13,10 @@ from hypothesis.extra.numpy import arrays
 from curation.domain import LayerRole, Split
 from curation.errors import Corrupt, Refused
 from tests.support.composite_pairs import compose, freeze_pairs
-from training.data.dataset import LayerDataset, letterbox, open_split, prefetch
+from training.data.dataset import LayerDataset, prefetch
+from training.data.letterbox import letterbox
 from training.data.sampler import WeightedSampler, build_sampler
+from training.data.splits import open_split
 
 rgba_images = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(
     lambda size: arrays(np.uint8, (*size, 4))

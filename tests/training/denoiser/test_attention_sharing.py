@@ -24,11 +24,11 @@ from tests.training.released_files import (
     write,
 )
 from training.denoiser.attention_sharing import (
-    SharedAttention,
     attention_names,
     build_attention_sharing,
     install_attention_sharing,
 )
+from training.denoiser.shared_attention import SharedAttention
 from training.external_weights import read_header
 from training.interop.denoiser_weights import read_base
 from training.interop.formats import recognize

@@ -13,14 +13,10 @@ import torch
 from curation.domain import LayerRole, Split
 from curation.errors import Corrupt
 from training.data.buckets import BucketConfig, make_bucket_table
-from training.data.dataset import LayerDataset, open_split
-from training.denoiser.cache import (
-    LatentCache,
-    TextEmbeddingCache,
-    fingerprint,
-    latent_identity,
-    text_identity,
-)
+from training.data.dataset import LayerDataset
+from training.data.splits import open_split
+from training.denoiser.cache import LatentCache, TextEmbeddingCache
+from training.denoiser.cache_identity import fingerprint, latent_identity, text_identity
 from training.denoiser.denoiser import Conditions
 from training.presets.presets import find_preset
 from training.transparency.autoencoder import fit_autoencoder
@@ -135,7 +131,7 @@ def test_whatever_else_changes_makes_another_folder(
     autoencoder.basis[0, 0] += 1e-6
     names.add(latent_name(tmp_path, MICRO, autoencoder, encoder))
     monkeypatch.setattr(
-        "training.denoiser.cache.letterbox", lambda rgba, size: rgba[: size[0], : size[1]]
+        "training.denoiser.cache_identity.letterbox", lambda rgba, size: rgba[: size[0], : size[1]]
     )
     names.add(latent_name(tmp_path, MICRO, autoencoder, encoder))
     assert len(names) == 8

@@ -7,7 +7,7 @@ import torch
 
 from curation.domain import Split, TrainingRequest
 from curation.errors import Refused
-from training.data.dataset import open_split
+from training.data.splits import open_split
 from training.denoiser.builtin import noise_schedule
 from training.denoiser.factory import load_denoiser
 from training.denoiser.stage import VALIDATION_TIMESTEPS, loss_weight

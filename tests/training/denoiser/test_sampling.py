@@ -9,7 +9,7 @@ import torch
 from curation.domain import Checkpoint, GenerationRequest, LayerRole, Prompt, Split
 from curation.errors import Refused
 from curation.ports import GenerationOptions
-from training.data.dataset import open_split
+from training.data.splits import open_split
 from training.denoiser.builtin import BuiltinDenoiser, noise_schedule
 from training.denoiser.sampling import sample_latents
 from training.generate import load_generator

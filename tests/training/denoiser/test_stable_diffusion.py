@@ -9,10 +9,11 @@ from diffusers import DDPMScheduler, StableDiffusionXLPipeline
 
 from curation.errors import NotFound, Refused
 from tests.training.pretrained import make_unet, write_sd15, write_sd21, write_sdxl
-from training.denoiser.attention_sharing import SharedAttention, attention_names
+from training.denoiser.attention_sharing import attention_names
 from training.denoiser.denoiser import Conditions
 from training.denoiser.factory import load_denoiser, new_denoiser
 from training.denoiser.finetuned_weights import PROJECTIONS, add_adapter, finetuned_state_dict
+from training.denoiser.shared_attention import SharedAttention
 from training.engine.distributed import enable_checkpointing
 from training.presets.presets import PRESETS
 

@@ -7,7 +7,7 @@ import torch
 
 from curation.domain import Split, TrainingRequest
 from curation.errors import NotFound, Refused
-from training.data.dataset import open_split
+from training.data.splits import open_split
 from training.denoiser.train import train_base
 from training.engine.metrics_buffer import Diverged
 from training.presets.presets import PRESETS

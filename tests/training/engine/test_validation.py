@@ -3,7 +3,7 @@
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from curation.domain import TrainingRequest
-from training.data.dataset import heldout_images
+from training.data.splits import heldout_images
 from training.train import train
 
 CHANGES = {"checkpoint_every_images": "32", "sample_every_images": "32"}

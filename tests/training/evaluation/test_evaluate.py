@@ -11,14 +11,9 @@ from curation.domain import Checkpoint, Split, TrainingRequest
 from curation.errors import Refused
 from curation.images.codec import BACKGROUNDS
 from training.checkpoint import load_checkpoint
-from training.data.dataset import open_split
-from training.evaluation.heldout import (
-    HIGHER_IS_BETTER,
-    RoundTrip,
-    evaluate,
-    round_trip,
-    round_trip_metrics,
-)
+from training.data.splits import open_split
+from training.evaluation.heldout import HIGHER_IS_BETTER, evaluate
+from training.evaluation.round_trip import RoundTrip, round_trip, round_trip_metrics
 from training.metrics.compositing import psnr
 from training.presets.presets import PRESETS
 from training.safetensors_io import part_metadata, save_part

@@ -6,7 +6,8 @@ import torch
 
 from curation.domain import Kind, LayerRole, Sample, Split
 from curation.images.codec import encode_layer, pixel_hash
-from training.data.dataset import LayerDataset, letterbox, letterbox_area
+from training.data.dataset import LayerDataset
+from training.data.letterbox import letterbox, letterbox_area
 from training.metrics.compositing import composite_metrics, psnr_inside
 
 SIDE = 64

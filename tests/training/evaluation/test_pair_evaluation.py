@@ -19,16 +19,15 @@ from curation.ports import DEFAULT_OPTIONS, EvaluationOptions
 from tests.support.clip_models import write_clip
 from tests.support.composite_pairs import compose, freeze_pairs
 from training.checkpoint import load_checkpoint
-from training.data.dataset import letterbox
+from training.data.letterbox import letterbox
 from training.evaluation.full import evaluate_fully
 from training.evaluation.heldout import HIGHER_IS_BETTER, evaluate
+from training.evaluation.pair_metrics import mean_with_interval, measure_pair
 from training.evaluation.pairs import (
     GENERATED_PAIRS,
     compare_pairs,
     generates_pairs,
     heldout_pairs,
-    mean_with_interval,
-    measure_pair,
     open_pair_generators,
 )
 from training.layers.model import LayeredDenoiser

@@ -204,7 +204,7 @@ def test_what_is_no_style_is_refused(checkpoint, unets, store, tmp_path) -> None
 
 
 def test_a_lora_of_sd15_is_pointed_to_kohya(unets) -> None:
-    from training.interop.export_checkpoint import write_base
+    from training.interop.export_base import write_base
     from training.presets.presets import SD15
 
     tensors = fill(peft_shapes(unets["sd15"], 2))

@@ -29,12 +29,8 @@ from tests.training.released_files import (
 from training.external_weights import read_header, read_tensors
 from training.generate import load_generator
 from training.interop.denoiser_weights import read_base
-from training.interop.export_checkpoint import (
-    FORMATS,
-    export_checkpoint,
-    write_base,
-    write_networks,
-)
+from training.interop.export_base import write_base
+from training.interop.export_checkpoint import FORMATS, export_checkpoint, write_networks
 from training.interop.formats import WeightFormat, recognize
 from training.interop.import_checkpoint import import_checkpoint
 from training.interop.modes import find_mode

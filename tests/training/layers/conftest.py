@@ -7,7 +7,7 @@ import torch
 
 from curation.domain import Checkpoint, Split
 from tests.support.composite_pairs import freeze_pairs
-from training.data.dataset import open_split
+from training.data.splits import open_split
 from training.denoiser.builtin import BuiltinDenoiser
 from training.layers.model import new_layered_denoiser
 from training.presets.presets import PRESETS

@@ -7,7 +7,7 @@ import torch
 
 from curation.domain import Split, TrainingRequest
 from curation.errors import Refused
-from training.data.dataset import open_split
+from training.data.splits import open_split
 from training.presets.presets import PRESETS
 from training.transparency.autoencoder import fit_autoencoder
 from training.transparency.networks import Transparency
