@@ -16,9 +16,10 @@ from curation.domain import LayerRole, Sample, Split
 from curation.errors import Corrupt, NotFound, Refused
 from curation.ports import ObjectStore
 from training.data.buckets import BucketConfig, BucketSampler, Sampler, make_bucket_table
-from training.data.dataset import LayerDataset, prefetch, read_split
+from training.data.dataset import LayerDataset, prefetch
 from training.data.layer_set_dataset import LayerSetDataset
 from training.data.sampler import WeightedSampler
+from training.data.splits import read_split
 
 AHEAD_BATCHES = 2
 """Batches that threads read before they are requested."""

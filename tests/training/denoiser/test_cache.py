@@ -212,7 +212,7 @@ import training.data.tensor_cache
 from curation.domain import Split
 from curation.object_store import FolderStore
 from training.denoiser.cache import LatentCache
-from training.data.dataset import open_split
+from training.data.splits import open_split
 training.data.tensor_cache.ENTRIES_PER_SHARD = 3
 objects, snapshot, folder = sys.argv[1:]
 pictures = open_split(FolderStore(Path(objects)), snapshot, Split.train, 32, in_memory=False)
