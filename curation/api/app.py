@@ -14,6 +14,7 @@ from starlette.responses import Response
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from curation import __version__, errors
+from curation.access.sign_in_failures import SignInFailures
 from curation.api import (
     checkpoints,
     labeling,
@@ -100,6 +101,7 @@ def create_app(context: AppContext) -> FastAPI:
     app.state.links = SignedUrls(secret)
     app.state.previews = PreviewUrls(secret, context.settings.public_address)
     app.state.back_off = SignInThrottle()
+    app.state.failures = SignInFailures()
     app.state.counts = AdaptiveCache[dict[str, int]]()
     app.state.renditions = ThumbnailCache()
     # Routes and error handlers.

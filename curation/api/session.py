@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field, Strict
 
 from curation import __version__
+from curation.access.sign_in_failures import SignInFailures
 from curation.api.auth import Annotator, get_app_context, get_session_token
 from curation.api.contract import error_responses
 from curation.api.fields import STORABLE, Body
@@ -89,8 +90,10 @@ def post_session(request: Request, response: Response, body: SignIn) -> SignedIn
             _end_present_session(tx, request, reviewer, switch=body.switch)
             session = begin_session(tx, reviewer.id, cookies.seconds)
     except InvalidTokenError:
-        # Raises TooOften after too many failures.
+        # Raises TooManyAttemptsError after too many failures, which are not recorded.
         back_off.failed(address)
+        failures: SignInFailures = request.app.state.failures
+        failures.record(get_app_context(request).database, address, "wrong token")
         raise
     back_off.succeeded(address)
     response.set_cookie(
@@ -115,6 +118,10 @@ def delete_session(
         with get_app_context(request).database.transaction() as tx:
             reviewer = find_session(tx, session)
             end_session(tx, session)
+            if reviewer is not None:
+                tx.log(
+                    reviewer.name, "signed out", f"reviewer {reviewer.name}", everywhere=everywhere
+                )
             if everywhere and reviewer is not None:
                 end_sessions(tx, reviewer.id)
     response.delete_cookie(cookies.name, **_cookie_options(request))

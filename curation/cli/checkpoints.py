@@ -283,6 +283,8 @@ def export(
         written = load_object(ctx.settings.exporter)(
             checkpoint, ctx.store, form.value, precision.value, out
         )
+        with ctx.database.transaction() as tx:
+            tx.log(ACTOR, "checkpoint exported", checkpoint.id, format=form.value)
     if as_json:
         print_json({"checkpoint": checkpoint.id, "files": [asdict(file) for file in written]})
         return

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from curation import __version__
 from curation.cli import (
     acceptance_model,
+    audit,
     candidates,
     captions,
     checkpoints,
@@ -93,6 +94,7 @@ app.add_typer(
 app.add_typer(reviewers.app, name="reviewer", help="Manage reviewers and their sign-in tokens.")
 app.add_typer(tokens.app, name="token", help="Manage the API tokens of programs.")
 app.add_typer(instance.app, name="instance", help="Maintain an instance as a whole.")
+app.add_typer(audit.app, name="audit", help="List, export and verify the audit log.")
 app.add_typer(labeling.app, name="labeling", help="Synchronize rounds with Label Studio.")
 app.add_typer(db.app, name="db", help="Check and upgrade the schema of the database.")
 # Commands without a group.

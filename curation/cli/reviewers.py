@@ -54,6 +54,7 @@ def token(
 
     with context() as ctx, ctx.database.transaction() as tx:
         token = reviewers.issue_token(tx, reviewers.find_reviewer(tx, name), minutes)
+        tx.log(ACTOR, "sign-in token issued", name, minutes=minutes)
     print_json({"reviewer": name, "token": token, "minutes": minutes}) if as_json else print_text(
         token
     )
@@ -137,6 +138,20 @@ def reactivate(name: Who, as_json: Json = False) -> None:
         tx.log(ACTOR, "reviewer reactivated", name)
     message = f"{name} is active again; 'layerloop reviewer token {name}' prints a sign-in token"
     print_result(message, as_json, reviewer=name, active=True)
+
+
+@app.command("set-role")
+def set_role(
+    name: Who,
+    role: Annotated[Role, typer.Argument(help="The new role.")],
+    as_json: Json = False,
+) -> None:
+    """Give a reviewer another role; it holds from their next request on."""
+    from curation.review import reviewers
+
+    with context() as ctx, ctx.database.transaction() as tx:
+        reviewers.change_role(tx, reviewers.find_reviewer(tx, name), role, ACTOR)
+    print_result(f"{name} has the role {role}", as_json, reviewer=name, role=role)
 
 
 @app.command("sign-out")

@@ -553,6 +553,22 @@ events = sa.Table(
 )
 sa.Index("ix_events_subject_id", events.c.subject, events.c.id)
 
+# The hash chain over the events (curation.events.chain); append-only. A trigger queues each new
+# event for sealing.
+event_seals = sa.Table(
+    "event_seals",
+    metadata,
+    sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("event_id", sa.ForeignKey("events.id"), nullable=False, unique=True),
+    sa.Column("hash", SHA, nullable=False),
+    _now(),
+)
+unsealed_events = sa.Table(
+    "unsealed_events",
+    metadata,
+    sa.Column("event_id", sa.BigInteger, primary_key=True, autoincrement=False),
+)
+
 # Captioning runs, and every caption that was written; captions are append-only.
 caption_runs = sa.Table(
     "caption_runs",
@@ -729,5 +745,5 @@ workers = sa.Table(
     sa.CheckConstraint("state in ('idle', 'busy', 'paused', 'draining')", name="state"),
 )
 
-APPEND_ONLY = (decisions, events, captions, aggregations)
+APPEND_ONLY = (decisions, events, event_seals, captions, aggregations)
 """Tables whose rows cannot be updated or deleted, which triggers in the database enforce."""

@@ -8,6 +8,7 @@ from curation.db import workers
 from curation.db.engine import Transaction
 from curation.db.tables import candidates, caption_runs, rounds, training_runs
 from curation.domain import CandidateState, JobName, Kind, RoundState, RunState
+from curation.events import chain
 from curation.jobs.lease_heartbeat import release_lost_leases_in
 from curation.labeling import project_reads, projects
 from curation.review import consensus
@@ -16,7 +17,8 @@ from curation.selection import acceptance_model_store
 
 
 def reconcile(context: AppContext) -> None:
-    """Release lost leases, and enqueue a job for all pending work, in case the queue lost jobs."""
+    """Seal new events, release lost leases, and enqueue a job for all pending work."""
+    chain.seal_events(context.database)
     with context.database.transaction() as tx:
         release_lost_leases_in(tx, context)
         workers.remove_lost_workers(tx)

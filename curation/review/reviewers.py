@@ -160,6 +160,26 @@ def reactivate(tx: Transaction, reviewer: Reviewer) -> None:
     tx.execute(sa.update(reviewers).where(reviewers.c.id == reviewer.id).values(active=True))
 
 
+def change_role(tx: Transaction, reviewer: Reviewer, role: Role, actor: str) -> None:
+    """Give a reviewer another role, from their next request on.
+
+    Args:
+        tx: The transaction.
+        reviewer: A person.
+        role: The new role; the present one changes nothing.
+        actor: Who changes it.
+
+    Raises:
+        Refused: The reviewer is not a person.
+    """
+    if reviewer.kind != PERSON:
+        raise Refused(f"{reviewer.name!r} is not a person", "only people have other roles")
+    if reviewer.role is role:
+        return
+    tx.execute(sa.update(reviewers).where(reviewers.c.id == reviewer.id).values(role=role))
+    tx.log(actor, "reviewer role changed", reviewer.name, before=reviewer.role, after=role)
+
+
 def find_session(tx: Transaction, token: str) -> Reviewer | None:
     """Return the reviewer signed in with this session token.
 

@@ -1,0 +1,55 @@
+"""The event log as a listing: filtered, newest first, or all of it for an export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC
+from typing import Any
+
+import sqlalchemy as sa
+
+from curation.db.engine import Transaction
+from curation.db.tables import event_seals, events
+
+PAGE = 1_000
+
+
+def list_events(
+    tx: Transaction, *, kind: str = "", actor: str = "", subject: str = "", limit: int = 0
+) -> list[dict[str, Any]]:
+    """Return events, newest first; empty filters are ignored.
+
+    Args:
+        tx: The transaction.
+        kind: Kind of the events, such as "signed in".
+        actor: Who acted.
+        subject: The object that the events are about.
+        limit: The largest number of events; 0 for all.
+    """
+    query = sa.select(events).order_by(events.c.id.desc())
+    for column, value in ((events.c.kind, kind), (events.c.actor, actor)):
+        query = query.where(column == value) if value else query
+    query = query.where(events.c.subject == subject) if subject else query
+    query = query.limit(limit) if limit else query
+    return [dict(row) for row in tx.execute(query).mappings()]
+
+
+def export_events(tx: Transaction, after: int = 0) -> Iterator[dict[str, Any]]:
+    """Return sealed events in the order of the chain, each with its position and hash.
+
+    Args:
+        tx: The transaction.
+        after: The position after which the export begins.
+    """
+    query = sa.select(event_seals.c.position, event_seals.c.hash, events).join_from(
+        event_seals, events, events.c.id == event_seals.c.event_id
+    )
+    while True:
+        page = query.where(event_seals.c.position > after).order_by(event_seals.c.position)
+        rows = tx.execute(page.limit(PAGE)).mappings().all()
+        for row in rows:
+            at = row["created_at"].astimezone(UTC).isoformat(timespec="microseconds")
+            yield dict(row) | {"created_at": at}
+        if len(rows) < PAGE:
+            return
+        after = rows[-1]["position"]
