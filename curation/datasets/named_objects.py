@@ -38,6 +38,7 @@ HASHES = frozenset(
         # The snapshot of another instance, or a row of snapshots.
         "checkpoints.snapshot_id",
         "acceptance_models.id",  # hash of the parameters
+        "event_seals.hash",  # hash of the event and of the seal before
     }
 )
 """Columns with a hash that names no object."""
