@@ -218,6 +218,27 @@ class S3Store:
                 return True
         return False
 
+    def put_file(self, key: str, data: bytes) -> None:
+        """Write a file by its key, beside the objects."""
+        with self._translated(key):
+            self.client.put_object(Bucket=self.bucket, Key=key, Body=data)
+
+    def get_file(self, key: str) -> bytes:
+        """Return the content of a file by its key. Raises NotFound."""
+        with self._translated(key):
+            data: bytes = self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+        return data
+
+    def list_files(self, prefix: str) -> list[str]:
+        """Return the keys of files with a prefix, without the prefix."""
+        pages = self.client.get_paginator("list_objects_v2")
+        with self._translated(prefix):
+            return [
+                item["Key"].removeprefix(prefix)
+                for page in pages.paginate(Bucket=self.bucket, Prefix=prefix)
+                for item in page.get("Contents", [])
+            ]
+
     def _keep_existing(self, name: str) -> bool:
         """Return whether the object is stored, after renewing its time if it is old."""
         bucket, key = self.bucket, self._key(name)

@@ -104,6 +104,7 @@ def context(*, create: bool = False) -> Iterator[AppContext]:
         NotFound: There is no instance and `create` is false.
     """
     from curation.runtime.context import open_context
+    from curation.runtime.moved import find_target
 
     config = settings()
     # A misspelled --home must not create an empty instance.
@@ -114,6 +115,9 @@ def context(*, create: bool = False) -> Iterator[AppContext]:
         )
         raise NotFound(f"there is no instance at {config.home}", hint)
     with open_context(config) as ctx:
+        with ctx.database.transaction() as tx:
+            target = find_target(tx)
+        warn(f"this instance was moved to {target}" if target else "")
         yield ctx
 
 

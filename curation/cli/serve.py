@@ -197,10 +197,12 @@ def api(
     from curation.api.server import open_socket, serve
     from curation.logs import configure_logging
     from curation.runtime.context import open_context
+    from curation.runtime.moved import check_not_moved
 
     config = _settings(port)
     configure_logging(config.log_format, config.log_level, secrets=config.secret_values())
     with open_context(config) as context, contextlib.suppress(KeyboardInterrupt):
+        check_not_moved(context.database)
         # Bind first, so that a port in use fails before the address is printed.
         with open_socket(config.host, config.port) as listening:
             console.print(f"serving at http://{config.host}:{config.port}")
@@ -216,9 +218,11 @@ def worker(
     """Process the jobs of one queue until stopped."""
     from curation.jobs.worker import run_worker
     from curation.runtime.context import database_address, open_context
+    from curation.runtime.moved import check_not_moved
 
     config = settings()
     with open_context(config) as context:
+        check_not_moved(context.database)
         run_worker(context, database_address(config), queue)
 
 

@@ -6,7 +6,7 @@ Alembic is imported only to migrate: every command checks the revision when it s
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -81,6 +81,20 @@ def upgrade(database: Database) -> SchemaState:
     if not state.current:
         migrate(database)
     return state
+
+
+def downgrade(database: Database, revision: str) -> None:
+    """Migrate the database back to an older revision, or do nothing if it has that revision.
+
+    Raises:
+        SchemaMismatch: This version does not know the revision.
+    """
+    with database.transaction() as tx:
+        state = read_state(tx)
+    if revision not in _chain():
+        raise _too_new(replace(state, revision=revision))
+    if revision != state.revision:
+        migrate(database, revision)
 
 
 def read_state(tx: Transaction) -> SchemaState:

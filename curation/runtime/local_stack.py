@@ -21,6 +21,7 @@ from curation.review import reviewers
 from curation.runtime import lease_holders
 from curation.runtime.context import AppContext, open_context
 from curation.runtime.log_files import rotate_log
+from curation.runtime.moved import check_not_moved
 from curation.runtime.supervisor import Supervisor, exclusive_home, graceful_sigterm
 from curation.settings import Settings
 
@@ -93,6 +94,7 @@ def run_local_stack(settings: Settings) -> Iterator[LocalStack]:
     if not _is_free(settings.host, settings.port):
         settings = settings.model_copy(update={"port": _free_port(settings.host)})
     with graceful_sigterm(), exclusive_home(settings.path(".")), open_context(settings) as context:
+        check_not_moved(context.database)
         _release_stale_leases(context)
         supervisor = Supervisor(settings.environment())
         logs = settings.path("logs")

@@ -1,0 +1,260 @@
+"""A dump of all rows of an instance from one view of the database, and its loading into another."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from curation.datasets.named_objects import list_manifests, named_objects
+from curation.datasets.snapshots import freeze_snapshot
+from curation.db import schema, table_copy
+from curation.db.engine import Database, Transaction
+from curation.domain import Progress
+from curation.errors import Conflict, Corrupt, NotFound, Refused
+from curation.object_store import compute_sha256
+from curation.ports import ObjectStore, ProgressCallback
+
+FORMAT = "layerloop rows 1"
+CHUNK_BYTES = 16 << 20
+"""Size of a chunk of rows before compression, in bytes."""
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """The rows of one table: their number and checksum, and the chunks that contain them."""
+
+    name: str
+    columns: tuple[str, ...]
+    rows: int
+    digest: str
+    chunks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RowDump:
+    """All rows of an instance, with what is needed to check a copy of them."""
+
+    # Revision of the schema.
+    revision: str
+    tables: tuple[TableRows, ...]
+    # The next number of each identity column.
+    sequences: dict[str, int]
+    # The id that a snapshot of all samples has; empty without samples.
+    next_snapshot: str
+
+    @property
+    def rows(self) -> int:
+        """The number of rows in all tables."""
+        return sum(table.rows for table in self.tables)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the dump's description as a JSON value."""
+        return {"format": FORMAT} | asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> RowDump:
+        """Read a description. Raises Corrupt, and Refused for a format of another version."""
+        root = dict(value)
+        if root.pop("format", None) != FORMAT:
+            raise Refused("the rows have a format that this version cannot read", "upgrade")
+        try:
+            tables = tuple(
+                TableRows(**table | {name: tuple(table[name]) for name in ("columns", "chunks")})
+                for table in root.pop("tables")
+            )
+            return cls(tables=tables, **root)
+        except (TypeError, KeyError) as error:
+            raise Corrupt(f"the description of rows cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class InstanceView:
+    """A dump of rows, and the objects that the rows of the same view name."""
+
+    dump: RowDump
+    objects: set[str]
+    # Kind and name of objects that name other objects.
+    manifests: list[tuple[str, str]]
+
+
+def dump_rows(
+    database: Database, store: ObjectStore, on_progress: ProgressCallback
+) -> InstanceView:
+    """Read all rows from one view of the database while others may write.
+
+    Args:
+        database: The database.
+        store: Store for the chunks, on a local disk: the transaction stays open meanwhile.
+        on_progress: Receives the progress.
+    """
+    tables = table_copy.copied_tables()
+    with database.transaction(repeatable_read=True) as tx:
+        table_copy.fix_formats(tx)
+        revision = schema.read_state(tx).revision or ""
+        dumped = []
+        for number, table in enumerate(tables):
+            on_progress(Progress("reading rows", number, len(tables)))
+            columns = table_copy.copied_columns(table)
+            writer = _ChunkWriter(store)
+            table_copy.copy_out(tx, table.name, columns, writer)
+            rows, digest = table_copy.measure_table(tx, table.name, columns)
+            dumped.append(TableRows(table.name, tuple(columns), rows, digest, writer.finish()))
+        objects, manifests = set(named_objects(tx)), list_manifests(tx)
+        sequences = table_copy.read_sequences(tx)
+        dump = RowDump(revision, tuple(dumped), sequences, next_snapshot(tx))
+    on_progress(Progress("reading rows", len(tables), len(tables)))
+    return InstanceView(dump, objects, manifests)
+
+
+def load_rows(
+    tx: Transaction, dump: RowDump, store: ObjectStore, on_progress: ProgressCallback
+) -> None:
+    """Load a dump into an empty instance with the same schema, and check it, in one transaction.
+
+    Args:
+        tx: The transaction.
+        dump: The dump.
+        store: Store of its chunks, on a local disk.
+        on_progress: Receives the progress.
+
+    Raises:
+        Conflict: The instance is not empty.
+        Corrupt: The loaded rows differ from the dumped rows.
+    """
+    names = [table.name for table in dump.tables]
+    table_copy.fix_formats(tx)
+    refuse_filled(tx)
+    table_copy.prepare_tables(tx, names)
+    for number, table in enumerate(dump.tables):
+        on_progress(Progress("loading rows", number, len(names)))
+        table_copy.copy_in(tx, table.name, table.columns, _open_chunks(store, table.chunks))
+    table_copy.set_sequences(tx, dump.sequences)
+    table_copy.finish_tables(tx, names)
+    if different := find_differences(tx, dump):
+        raise Corrupt(f"the loaded rows differ in {', '.join(different)}", "try again")
+    on_progress(Progress("loading rows", len(names), len(names)))
+
+
+def find_differences(
+    tx: Transaction, dump: RowDump, ignored: frozenset[str] = frozenset()
+) -> list[str]:
+    """Return the tables whose rows differ from a dump, by their number and checksum.
+
+    Args:
+        tx: The transaction.
+        dump: The dump.
+        ignored: Names of tables that may differ.
+    """
+    table_copy.fix_formats(tx)
+    return [
+        table.name
+        for table in dump.tables
+        if table.name not in ignored
+        and table_copy.measure_table(tx, table.name, table.columns) != (table.rows, table.digest)
+    ]
+
+
+def find_obstacle(tx: Transaction) -> str | None:
+    """Return why rows cannot be loaded into this database, or None if it is empty."""
+    if table_copy.is_replica(tx):
+        return "it is a replica, which refuses writes"
+    if filled := table_copy.find_filled_table(tx):
+        return f"it is not empty: table {filled} has rows"
+    return None
+
+
+def refuse_filled(tx: Transaction) -> None:
+    """Raise Conflict if rows cannot be loaded into this database."""
+    if obstacle := find_obstacle(tx):
+        raise Conflict(
+            f"rows cannot be loaded into this database: {obstacle}", "name an empty database"
+        )
+
+
+def next_snapshot(tx: Transaction) -> str:
+    """Return the id that a snapshot of all samples has, without freezing it; empty without one."""
+    with suppress(Conflict):  # there are no samples
+        return _freeze_and_discard(tx)
+    return ""
+
+
+def _freeze_and_discard(tx: Transaction) -> str:
+    name = ""
+    with suppress(_Discarded), tx.savepoint():
+        name = freeze_snapshot(tx, _HashingStore(), tag=None, actor="").id
+        raise _Discarded
+    return name
+
+
+class _Discarded(Exception):
+    """The end of a savepoint whose changes are not wanted."""
+
+
+class _HashingStore:
+    """A store that keeps nothing: only the names of objects are needed."""
+
+    def put(self, source: bytes | Path) -> str:
+        return compute_sha256(source)
+
+    def get(self, sha256: str) -> bytes:
+        raise NotFound(f"no object {sha256}")
+
+    def has(self, sha256: str) -> bool:
+        del sha256
+        return False
+
+    def address(self, sha256: str, seconds: int) -> str | None:
+        del sha256, seconds
+        return None
+
+
+class _ChunkWriter:
+    """Cuts text into compressed objects; equal text from the start gives equal chunks."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
+        self.waiting = bytearray()
+        self.chunks: list[str] = []
+
+    def write(self, data: bytes) -> int:
+        self.waiting += data
+        while len(self.waiting) >= CHUNK_BYTES:
+            self._keep(bytes(self.waiting[:CHUNK_BYTES]))
+            del self.waiting[:CHUNK_BYTES]
+        return len(data)
+
+    def finish(self) -> tuple[str, ...]:
+        if self.waiting:
+            self._keep(bytes(self.waiting))
+            self.waiting.clear()
+        return tuple(self.chunks)
+
+    def _keep(self, data: bytes) -> None:
+        self.chunks.append(self.store.put(zlib.compress(data, 3)))
+
+
+class _ChunkReader(io.RawIOBase):
+    """The text of chunks, one after the other."""
+
+    def __init__(self, texts: Iterator[bytes]) -> None:
+        self.texts = texts
+        self.left = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self.left = self.left or next(self.texts, b"")
+        taken = self.left[: len(buffer)]
+        buffer[: len(taken)] = taken
+        self.left = self.left[len(taken) :]
+        return len(taken)
+
+
+def _open_chunks(store: ObjectStore, chunks: Sequence[str]) -> io.BufferedReader:
+    return io.BufferedReader(_ChunkReader(zlib.decompress(store.get(sha)) for sha in chunks))
