@@ -119,7 +119,11 @@ class Settings(BaseSettings):
         ),
     )
     secret: SecretStr | None = Field(
-        None, description="secret that signs sessions; generated and kept in the home when not set"
+        None,
+        description=(
+            "secret that signs sessions and URLs, the same for all processes; when not set it is "
+            "generated and kept in the home, or in the database of a server"
+        ),
     )
     lease_seconds: int = Field(
         60, ge=1, description="seconds after which a worker's claims expire without a heartbeat"

@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -17,6 +18,7 @@ from curation import __version__, errors
 from curation.access.sign_in_failures import SignInFailures
 from curation.api import (
     checkpoints,
+    health,
     labeling,
     layers,
     review,
@@ -46,10 +48,12 @@ from curation.api.labeling import WrongWebhookSecret
 from curation.api.security_middleware import SecurityMiddleware, error_response
 from curation.api.signed_urls import SignedUrls
 from curation.api.thumbnails import ThumbnailCache
+from curation.db import schema
 from curation.labeling.previews import PreviewUrls
 from curation.review.reviewers import InvalidTokenError, SignInThrottle, TooManyAttemptsError
 from curation.review.sessions import SessionCookies
 from curation.runtime.context import AppContext
+from curation.runtime.health import Readiness
 from curation.text import escape_control_characters
 
 log = logging.getLogger("layerloop.api")
@@ -70,6 +74,9 @@ STATUS: dict[type[errors.LayerloopError], int] = {
     errors.LayerloopError: 500,
 }
 
+
+UNDEFINED_TABLE_OR_COLUMN = ("42P01", "42703")
+"""SQLSTATEs of a statement that names what the database does not have."""
 
 GENERIC_ERRORS = {
     500: ("internal error", "the server's log has the details"),
@@ -93,7 +100,7 @@ def create_app(context: AppContext) -> FastAPI:
         generate_unique_id_function=operation_id,
     )
     # State that the routes read.
-    secret = context.settings.signing_secret()
+    secret = context.signing_secret()
     app.state.context = context
     app.state.access_of = get_role
     app.state.sessions = SessionCookies(secret, context.settings.session_hours)
@@ -104,8 +111,10 @@ def create_app(context: AppContext) -> FastAPI:
     app.state.failures = SignInFailures()
     app.state.counts = AdaptiveCache[dict[str, int]]()
     app.state.renditions = ThumbnailCache()
+    app.state.readiness = Readiness(context)
     # Routes and error handlers.
     for module in (
+        health,
         session,
         review,
         review_context,
@@ -119,6 +128,7 @@ def create_app(context: AppContext) -> FastAPI:
         app.include_router(module.router)
     app.add_exception_handler(errors.LayerloopError, _handle_error)
     app.add_exception_handler(sa.exc.OperationalError, _handle_database_error)
+    app.add_exception_handler(sa.exc.ProgrammingError, _handle_changed_tables)
     app.add_exception_handler(sa.exc.InterfaceError, _handle_database_error)
     app.add_exception_handler(sa.exc.TimeoutError, _handle_database_error)
     app.add_exception_handler(RequestValidationError, _handle_invalid_request)
@@ -186,6 +196,27 @@ async def _handle_database_error(_: Request, error: Exception) -> Response:
     return error_response(
         503, "the database did not answer", "try again in a moment", {"retry-after": "1"}
     )
+
+
+async def _handle_changed_tables(request: Request, error: Exception) -> Response:
+    """Return 503 if a newer version has upgraded the tables since this process started.
+
+    Every other statement that the database does not understand is a bug, and raised again.
+    """
+    code = getattr(getattr(error, "orig", None), "pgcode", None)
+    if code in UNDEFINED_TABLE_OR_COLUMN:
+        context: AppContext = request.app.state.context
+        try:
+            await run_in_threadpool(schema.check, context.database)
+        except schema.SchemaMismatch as mismatch:
+            log.error("%s (%s)", mismatch.message, mismatch.hint)  # noqa: TRY400 - no bug to trace
+            return error_response(
+                503,
+                "the database has been upgraded to another version than this server's",
+                "try again when the server has been upgraded too",
+                {"retry-after": "30"},
+            )
+    raise error
 
 
 async def _handle_invalid_request(_: Request, error: Exception) -> Response:

@@ -67,7 +67,7 @@ def receive_webhook(
 ) -> None:
     """Enqueue a job that reads the changed annotations of a project, or of all projects."""
     # The webhook has no session; its secret is compared in constant time.
-    expected = webhook_secret(get_app_context(request).settings.signing_secret())
+    expected = webhook_secret(get_app_context(request).signing_secret())
     if not hmac.compare_digest(secret.encode(), expected.encode()):
         raise WrongWebhookSecret
     # Equal jobs are sent once, so that frequent requests do no harm.

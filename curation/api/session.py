@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field, Strict
 
-from curation import __version__
 from curation.access.sign_in_failures import SignInFailures
 from curation.api.auth import Annotator, get_app_context, get_session_token
 from curation.api.contract import error_responses
@@ -30,13 +29,6 @@ router = APIRouter(prefix="/api", tags=["session"])
 # Requests and responses
 
 
-class Health(BaseModel):
-    """Whether the API answers."""
-
-    status: str
-    version: str
-
-
 class SignIn(Body):
     """A one-time sign-in token from an administrator.
 
@@ -57,12 +49,6 @@ class SignedInReviewer(BaseModel):
 
 
 # Routes
-
-
-@router.get("/health", summary="Check the API")
-async def health() -> Health:
-    """Return the status and the version of the API, without a session."""
-    return Health(status="ok", version=__version__)
 
 
 @router.get("/me", summary="Get the signed-in reviewer", responses=error_responses(401))

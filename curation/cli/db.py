@@ -7,9 +7,11 @@ from typing import Any
 import typer
 
 from curation.cli.output import (
+    ACTOR,
     DryRun,
     Json,
     console,
+    context,
     print_json,
     print_result,
     print_text,
@@ -70,6 +72,22 @@ def upgrade(dry_run: DryRun = False, as_json: Json = False) -> None:
     print_result(message, as_json, **_as_dict(before))
     if not as_json and before.pending:
         console.print("start the processes of this version now")
+
+
+@app.command(name="reset-secret")
+def reset_secret(as_json: Json = False) -> None:
+    """Forget the secret that signs cookies and URLs; everybody signs in again.
+
+    Stop the API and the workers before. The next one that starts stores its LAYERLOOP_SECRET, or a
+    new secret.
+    """
+    from curation.db import secrets
+
+    with context() as ctx, ctx.database.transaction() as tx:
+        found = secrets.reset_secret(tx)
+        if found:
+            tx.log(ACTOR, "secret reset", "instance")
+    print_result("the secret is forgotten" if found else "there was none", as_json, reset=found)
 
 
 def _as_dict(state: Any) -> dict[str, Any]:

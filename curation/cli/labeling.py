@@ -99,7 +99,7 @@ def _account(ctx: AppContext) -> tuple[str, LayerloopError | None]:
     from curation.runtime.context import open_labeling_backend
 
     try:
-        backend = open_labeling_backend(ctx.settings)
+        backend = open_labeling_backend(ctx.settings, ctx.signing_secret())
         if backend is None:
             return "", None
         with closing(backend):

@@ -70,7 +70,8 @@ def connection_error(error: sa.exc.DBAPIError, address: sa.URL) -> Unreachable:
         (hint for pattern, hint in _CONNECT_HINTS if re.search(pattern, reason, re.IGNORECASE)),
         START_HINT,
     )
-    url = address.set(query={}).render_as_string(hide_password=True)
+    shown = address.set(drivername="postgresql", query={})
+    url = shown.render_as_string(hide_password=True)
     return Unreachable(f"the database at {url} does not answer: {reason}", hint)
 
 

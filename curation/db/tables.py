@@ -745,5 +745,16 @@ workers = sa.Table(
     sa.CheckConstraint("state in ('idle', 'busy', 'paused', 'draining')", name="state"),
 )
 
+# The secret that signs cookies and URLs (curation.db.secrets). The column "secret" is null if
+# LAYERLOOP_SECRET names it; the fingerprint detects processes with another one.
+instance_secrets = sa.Table(
+    "instance_secrets",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("secret", sa.Text),
+    sa.Column("fingerprint", sa.Text, nullable=False),
+    _now(),
+)
+
 APPEND_ONLY = (decisions, events, event_seals, captions, aggregations)
 """Tables whose rows cannot be updated or deleted, which triggers in the database enforce."""

@@ -37,6 +37,8 @@ def run_worker(context: AppContext, address: str, queue: str) -> None:
         secrets=context.settings.secret_values(),
         fields={"worker": jobs.WORKER_ID},
     )
+    # A worker whose secret differs from the API's would sign URLs that the API refuses.
+    context.signing_secret()
     app = make_app(context.settings, address)
     threading.Thread(target=_sweep_regularly, args=(context,), name="sweep", daemon=True).start()
     log.info("taking %s jobs as %s", queue, jobs.WORKER_ID)

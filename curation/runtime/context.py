@@ -10,13 +10,14 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from curation.adapters import embedded_postgres
 from curation.adapters.celery_queue import CeleryQueue, make_app
 from curation.adapters.pgmq_schema import install_pgmq
-from curation.db import schema
+from curation.db import schema, secrets
 from curation.db.engine import Database
 from curation.db.pending_jobs import DeduplicatingSender
 from curation.domain import TrainingRequest
@@ -40,6 +41,30 @@ class AppContext:
     database: Database
     store: InstanceStore
     queue: CeleryQueue
+
+    def signing_secret(self) -> str:
+        """Return the secret that signs cookies and URLs, the same in all processes.
+
+        It is LAYERLOOP_SECRET if that is set. Otherwise an embedded instance keeps it in its home,
+        and an instance on a server in its database.
+
+        Raises:
+            Refused: Other processes of the instance sign with another secret.
+            LayerloopError: The secret is too short, or other users can read its file.
+        """
+        settings = self.settings
+        if settings.embedded:
+            return settings.signing_secret()
+        if settings.secret is not None:
+            own = settings.signing_secret()
+            with self.database.transaction() as tx:
+                secrets.check_secret(tx, own)
+            return own
+        # A secret in the home, of a former version, stays valid.
+        former = (settings.home / "secret").exists()
+        proposed = settings.signing_secret() if former else token_urlsafe(32)
+        with self.database.transaction() as tx:
+            return secrets.shared_secret(tx, proposed)
 
 
 @contextmanager
@@ -141,8 +166,12 @@ def open_store(settings: Settings) -> InstanceStore:
     )
 
 
-def open_labeling_backend(settings: Settings) -> LabelStudioBackend | None:
+def open_labeling_backend(settings: Settings, secret: str) -> LabelStudioBackend | None:
     """Connect to the Label Studio of the settings.
+
+    Args:
+        settings: The settings.
+        secret: The secret that signs cookies and URLs; webhooks are authenticated with it.
 
     Returns:
         The backend; None if only the review page is used.
@@ -176,7 +205,7 @@ def open_labeling_backend(settings: Settings) -> LabelStudioBackend | None:
         ) from error
     # Label Studio sends these headers with its webhook calls; the secret one authenticates them.
     # A webhook is recognized by the names of its headers, so these stay as they are.
-    headers = {"X-Layerloop": "desk", WEBHOOK_HEADER: webhook_secret(settings.signing_secret())}
+    headers = {"X-Layerloop": "desk", WEBHOOK_HEADER: webhook_secret(secret)}
     webhook = (f"{settings.public_address}/api/labeling/webhook", headers)
     return LabelStudioBackend(address, settings.labeling_token.get_secret_value(), webhook)
 
@@ -192,11 +221,15 @@ def open_labeling_sync(context: AppContext, holder: str) -> Iterator[LabelingSyn
     Yields:
         The synchronization; None if only the review page is used.
     """
-    backend = open_labeling_backend(context.settings)
+    if context.settings.labeling_url is None:
+        yield None
+        return
+    secret = context.signing_secret()
+    backend = open_labeling_backend(context.settings, secret)
     if backend is None:
         yield None
         return
-    previews = PreviewUrls(context.settings.signing_secret(), context.settings.public_address)
+    previews = PreviewUrls(secret, context.settings.public_address)
     with closing(backend):
         yield LabelingSync(
             context.database,

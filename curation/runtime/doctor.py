@@ -247,7 +247,7 @@ def _work(context: AppContext) -> Finding:
 
 
 def _labeling(context: AppContext) -> Finding:
-    backend = open_labeling_backend(context.settings)
+    backend = open_labeling_backend(context.settings, context.signing_secret())
     if backend is None:
         return Finding("labeling", ok=True, message="only the review page")
     with closing(backend):

@@ -96,7 +96,7 @@ def known(app, context, database, store) -> dict[str, dict[str, dict[str, str]]]
         "query": dict(one.split("=") for one in query.split("&")),
     }
     rounds = {"path": {"number": str(other)}}
-    secret = webhook_secret(context.settings.signing_secret())
+    secret = webhook_secret(context.signing_secret())
     return {
         "GET /api/rounds/{number}": rounds,
         "GET /api/rounds/{number}/agreement": rounds,
@@ -123,7 +123,7 @@ def previewed(context, database, store) -> dict[str, dict[str, str]]:
         tx.execute(sa.insert(labeling_projects), row)
         row = {"id": task, "project_id": project, "candidate_id": candidate, "batch": project}
         tx.execute(sa.insert(labeling_tasks), row | {"state": "open", "remote_id": 1})
-    previews = PreviewUrls(context.settings.signing_secret(), "http://127.0.0.1")
+    previews = PreviewUrls(context.signing_secret(), "http://127.0.0.1")
     sign = previews.sign_url(task, LayerRole.foreground).partition("sign=")[2]
     return {"path": {"task_id": str(task), "role": "foreground"}, "query": {"sign": sign}}
 

@@ -37,7 +37,7 @@ def task(database, store):
 
 @pytest.fixture
 def address(context, task):
-    previews = PreviewUrls(context.settings.signing_secret(), "http://127.0.0.1")
+    previews = PreviewUrls(context.signing_secret(), "http://127.0.0.1")
     return previews.sign_url(task[0], LayerRole.foreground)
 
 
@@ -84,7 +84,7 @@ def test_previews_end_when_the_task_is_removed(client, database, address, task, 
 def test_the_webhook_enqueues_one_pull(client, context):
     asked: list[Job] = []
     context.database.send = asked.append
-    secret = {WEBHOOK_HEADER: webhook_secret(context.settings.signing_secret())}
+    secret = {WEBHOOK_HEADER: webhook_secret(context.signing_secret())}
     for _ in range(2):  # the same again is asked for again, and does nothing twice
         assert (
             client.post(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import sqlalchemy as sa
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from curation.api.app import create_app
@@ -14,7 +17,8 @@ from curation.runtime.context import AppContext
 from tests.curation.api.conftest import CHANGE, LOOPBACK
 from tests.support.factories import make_round
 
-OPEN = {("GET", "/api/health"), ("POST", "/api/session"), ("DELETE", "/api/session")}
+HEALTH = {("GET", "/api/health"), ("GET", "/api/live"), ("GET", "/api/ready")}
+OPEN = HEALTH | {("POST", "/api/session"), ("DELETE", "/api/session")}
 SIGNED = {
     "/api/layers/{sha256}.{form}",
     "/api/labeling/previews/{task_id}/{role}.webp",
@@ -206,6 +210,13 @@ def test_bodies_are_bounded_whatever_the_method(client, method):
         assert client.request(method, path, content=(b"x" for _ in range(3))).status_code == 411
 
 
+def losing(context: AppContext, address: str) -> FastAPI:
+    """An application whose database went away after it started."""
+    app = create_app(context)
+    app.state.context = replace(context, database=Database(address))
+    return app
+
+
 @pytest.mark.parametrize(
     ("method", "path"), [("POST", "/api/session"), ("GET", "/api/me"), ("DELETE", "/api/session")]
 )
@@ -213,8 +224,7 @@ def test_a_database_that_is_away_is_named_in_the_log_alone(
     signed_in, context, caplog, method, path
 ):
     visitor = signed_in()
-    nowhere = Database("postgresql://somebody:word@127.0.0.1:1/a_database")
-    app = create_app(AppContext(context.settings, nowhere, context.store, context.queue))
+    app = losing(context, "postgresql://somebody:word@127.0.0.1:1/a_database")
     with TestClient(app, base_url=LOOPBACK, headers=CHANGE, cookies=dict(visitor.cookies)) as away:
         answer = away.request(method, path, json={"token": "x"} if method == "POST" else None)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
@@ -225,8 +235,7 @@ def test_a_database_that_is_away_is_named_in_the_log_alone(
 
 def test_a_database_that_is_away_is_a_503(signed_in, context):
     visitor = signed_in()
-    nowhere = Database("postgresql://nobody@127.0.0.1:1/nothing")
-    app = create_app(AppContext(context.settings, nowhere, context.store, context.queue))
+    app = losing(context, "postgresql://nobody@127.0.0.1:1/nothing")
     with TestClient(app, base_url=LOOPBACK, headers=CHANGE, cookies=dict(visitor.cookies)) as away:
         answer = away.get("/api/me")
     assert answer.status_code == 503

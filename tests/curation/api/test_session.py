@@ -8,6 +8,7 @@ from pydantic import SecretStr
 
 from curation import __version__
 from curation.api.app import create_app
+from curation.db import secrets
 from curation.domain import Role
 from curation.review import reviewers
 from curation.runtime.context import AppContext
@@ -47,6 +48,9 @@ def test_a_token_lets_one_in_once(app, client, database):
 
 def serve(context, **settings) -> TestClient:
     changed = context.settings.model_copy(update=settings)
+    # It stands for another instance, which has a database of its own.
+    with context.database.transaction() as tx:
+        secrets.reset_secret(tx)
     app = create_app(AppContext(changed, context.database, context.store, context.queue))
     return TestClient(app, base_url=LOOPBACK, headers=CHANGE)
 

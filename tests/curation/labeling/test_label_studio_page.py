@@ -43,7 +43,7 @@ def labeled_rounds(
     thread.start()
     wait_for("the application", lambda: server.started)
     backend = LabelStudioBackend(studio.server.address, studio.server.token)
-    previews = PreviewUrls(settings.signing_secret(), settings.public_address)
+    previews = PreviewUrls(context.signing_secret(), settings.public_address)
     sync = LabelingSync(database, backend, "test", previews.sign_url, max_tasks=100, pause=0)
     with database.transaction() as tx:
         single, pair = make_round(tx), make_round(tx, kind="pair")

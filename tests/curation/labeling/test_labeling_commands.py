@@ -94,7 +94,9 @@ def test_personal_access_tokens_are_supported(studio, here):
         answer = browser.post("/api/token/", headers=ours)
         assert answer.status_code == 201, answer.text
         token = answer.json()["token"]
-    backend = open_labeling_backend(Settings(**here.model_dump() | {"labeling_token": token}))
+    backend = open_labeling_backend(
+        Settings(**here.model_dump() | {"labeling_token": token}), "s" * 32
+    )
     assert OWNER in backend.list_users().values()
     backend.close()
 
@@ -121,7 +123,7 @@ def test_doctor_checks_the_labeling_server(here):
 )
 def test_unsupported_urls_are_refused(settings, url):
     with pytest.raises(Refused, match="LAYERLOOP_LABELING"):
-        open_labeling_backend(settings.model_copy(update={"labeling": url}))
+        open_labeling_backend(settings.model_copy(update={"labeling": url}), "s" * 32)
 
 
 def test_an_unreachable_server_loses_nothing(settings, database, store):
