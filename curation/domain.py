@@ -264,10 +264,9 @@ OPTIONAL_SAMPLE_FIELDS = frozenset({"captioner", "texts", "caption_source"})
 class Checkpoint:
     """Weights and their lineage.
 
-    `files` maps a part (backbone, transparency, base, layers, or a released mode, such as joint) to
-    the sha256 of a stored safetensors file; `evaluation` maps a metric to its value; `sheet` is the
-    sha256 of a sample grid (PNG) generated at fixed seeds; `changes` overrides values of the
-    preset, as text. Imported weights have the recipe "imported" and no snapshot.
+    `files` maps a part (such as base, layers or joint) to the sha256 of a stored safetensors file;
+    `evaluation` maps a metric to its value; `sample_grid` is the sha256 of a PNG; `changes` are
+    overrides of the preset, as text. Imported weights have the recipe "imported", no snapshot.
     """
 
     files: Mapping[str, str]
@@ -361,6 +360,7 @@ class JobName(StrEnum):
     aggregate = "aggregate"  # estimate reviewer skills and settle waiting candidates
     push_tasks = "push_tasks"  # to Label Studio
     pull_annotations = "pull_annotations"  # from Label Studio
+    deliver_webhooks = "deliver_webhooks"
     train = "train"
     caption = "caption"
     reconcile = "reconcile"  # release expired leases and enqueue pending work again

@@ -118,6 +118,13 @@ class Settings(BaseSettings):
             "addresses or networks, comma separated, of proxies whose X-Forwarded-For is trusted"
         ),
     )
+    webhook_networks: str = Field(
+        "",
+        description=(
+            "private networks, comma separated, that webhooks may go to, also without TLS; none "
+            "when empty"
+        ),
+    )
     secret: SecretStr | None = Field(
         None,
         description=(

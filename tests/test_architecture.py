@@ -132,7 +132,18 @@ def test_adapters_import_only_ports(graph):
 
 @pytest.mark.parametrize(
     "vendor",
-    ["celery", "kombu", "boto3", "botocore", "psycopg", "pgmq", "httpx", "label_studio_sdk"],
+    [
+        "celery",
+        "kombu",
+        "boto3",
+        "botocore",
+        "psycopg",
+        "pgmq",
+        "httpx",
+        "label_studio_sdk",
+        "httpcore",
+        "standardwebhooks",
+    ],
 )
 def test_a_vendor_is_known_by_adapters_alone(graph, vendor):
     users = graph.find_modules_that_directly_import(vendor)

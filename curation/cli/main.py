@@ -32,6 +32,7 @@ from curation.cli import (
     serve,
     snapshots,
     tokens,
+    webhooks,
 )
 from curation.cli.output import console, errors, home_option, print_text
 from curation.runtime.supervisor import Terminated, graceful_sigterm
@@ -94,6 +95,7 @@ app.add_typer(
 app.add_typer(reviewers.app, name="reviewer", help="Manage reviewers and their sign-in tokens.")
 app.add_typer(tokens.app, name="token", help="Manage the API tokens of programs.")
 app.add_typer(instance.app, name="instance", help="Maintain an instance as a whole.")
+app.add_typer(webhooks.app, name="webhook", help="Send events to other servers.")
 app.add_typer(audit.app, name="audit", help="List, export and verify the audit log.")
 app.add_typer(labeling.app, name="labeling", help="Synchronize rounds with Label Studio.")
 app.add_typer(db.app, name="db", help="Check and upgrade the schema of the database.")

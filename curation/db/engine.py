@@ -7,10 +7,26 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
 
 from curation.db.server_errors import connection_error, statement_error
-from curation.db.tables import events
 from curation.domain import Job, JobName, canonical_json
+
+
+def event_name(kind: str) -> str:
+    """Return the name of a kind of event in webhooks: `round.closed` for "round closed"."""
+    return kind.replace(" ", ".")
+
+
+_LOG = sa.text("""
+with event as (
+    insert into events (actor, kind, subject, data) values (:actor, :kind, :subject, :data)
+    returning id)
+insert into webhook_deliveries (id, webhook_id, event_id, state)
+select gen_random_uuid(), webhooks.id, event.id, 'pending' from event, webhooks
+where webhooks.active and :name = any (webhooks.events)""").bindparams(
+    sa.bindparam("data", type_=JSONB)
+)
 
 
 class Transaction:
@@ -64,7 +80,10 @@ class Transaction:
             **data: More data, as JSON.
         """
         row = {"actor": actor, "kind": kind, "subject": str(subject), "data": data}
-        self.execute(sa.insert(events), row)
+        # In the same statement, a delivery is added for each webhook that asks for the event.
+        deliveries = self.execute(_LOG, row | {"name": event_name(kind)})
+        if deliveries.rowcount:
+            self.enqueue(JobName.deliver_webhooks)
 
 
 class Database:

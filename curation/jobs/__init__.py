@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from curation.domain import JobName
+from curation.jobs.events import deliver_webhooks
 from curation.jobs.generation import fit_acceptance_model, generate, screen, select
 from curation.jobs.lease_heartbeat import WORKER_ID, Stopped, release_lost_leases, stop_requested
 from curation.jobs.long_running import caption, train
@@ -17,6 +18,7 @@ __all__ = [
     "Stopped",
     "aggregate",
     "caption",
+    "deliver_webhooks",
     "fit_acceptance_model",
     "generate",
     "pull_annotations",
@@ -39,6 +41,7 @@ JOBS: dict[JobName, Callable[..., None]] = {
     JobName.aggregate: aggregate,
     JobName.push_tasks: push_tasks,
     JobName.pull_annotations: pull_annotations,
+    JobName.deliver_webhooks: deliver_webhooks,
     JobName.train: train,
     JobName.caption: caption,
     JobName.reconcile: reconcile,

@@ -8,7 +8,7 @@ from curation.db import workers
 from curation.db.engine import Transaction
 from curation.db.tables import candidates, caption_runs, rounds, training_runs
 from curation.domain import CandidateState, JobName, Kind, RoundState, RunState
-from curation.events import chain
+from curation.events import chain, deliveries
 from curation.jobs.lease_heartbeat import release_lost_leases_in
 from curation.labeling import project_reads, projects
 from curation.review import consensus
@@ -37,6 +37,9 @@ def reconcile(context: AppContext) -> None:
                 tx.enqueue(JobName.fit_acceptance_model, kind)
         for number in consensus.rounds_needing_skill_estimates(tx):
             tx.enqueue(JobName.aggregate, number)
+        # Messages to receivers of events.
+        if deliveries.deliveries_due(tx):
+            tx.enqueue(JobName.deliver_webhooks)
         # Requested runs.
         for row in tx.execute(
             sa.select(training_runs.c.id).where(training_runs.c.state == RunState.requested)

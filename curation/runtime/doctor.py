@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from curation.db import schema
 from curation.db.tables import candidate_layers, checkpoints, sample_layers, snapshots
 from curation.errors import LayerloopError
+from curation.events import webhooks
 from curation.ingest.confinement_check import check_confinement
 from curation.reporting import missing_workers
 from curation.runtime.context import AppContext, open_context, open_labeling_backend
@@ -78,6 +79,7 @@ def run_checks(settings: Settings) -> list[Finding]:
                 _queue,
                 _work,
                 _labeling,
+                _webhooks,
             )
             findings += [_run_check(check, context) for check in checks]
     except LayerloopError as error:
@@ -244,6 +246,21 @@ def _work(context: AppContext) -> Finding:
     return Finding(
         "work", False, missing_workers.describe_waiting_work(untaken), missing_workers.START_WORKERS
     )
+
+
+def _webhooks(context: AppContext) -> Finding:
+    """Check that no webhook was disabled after long failure."""
+    with context.database.transaction() as tx:
+        rows = webhooks.list_webhooks(tx)
+    disabled = [row for row in rows if not row["active"]]
+    if not disabled:
+        return Finding("webhooks", ok=True, message=f"{len(rows)} webhooks, none disabled")
+    listed = "; ".join(
+        f"webhook {row['id']} to {without_credentials(row['url'])} is disabled, since "
+        f"{row['disabled_reason']}"
+        for row in disabled
+    )
+    return Finding("webhooks", False, listed, "mend the receiver, then 'layerloop webhook enable'")
 
 
 def _labeling(context: AppContext) -> Finding:

@@ -1,0 +1,86 @@
+"""Commands for access, the audit log and webhooks, each through the command line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from curation.cli.main import app
+from curation.errors import Corrupt, LayerloopError, Refused, Unreachable
+from tests.support.webhook_receiver import receiver
+
+
+@pytest.fixture
+def run(settings, database, monkeypatch):
+    """Run a command against this test's database; return its stdout, or raise its error."""
+    for name, value in settings.environment().items():
+        if name.startswith("LAYERLOOP_"):
+            monkeypatch.setenv(name, value)
+
+    def run_(*words: str) -> str:
+        done = CliRunner().invoke(app, list(words))
+        if isinstance(done.exception, LayerloopError):
+            raise done.exception
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    return run_
+
+
+def test_tokens_are_created_listed_and_revoked(run):
+    token = run("token", "create", "loader", "--scope", "snapshots:read", "--expires", "12h")
+    assert token.startswith("layerloop_")
+    [row] = json.loads(run("token", "list", "--json"))
+    assert (row["name"], row["scopes"], row["state"]) == ("loader", ["snapshots:read"], "active")
+    assert token.strip() not in run("audit", "list", "--json")
+    run("token", "revoke", "loader")
+    assert json.loads(run("token", "list", "--json"))[0]["state"] == "revoked"
+    for wrong in ("30", "d", "0x1d", "-3d", "400d"):
+        with pytest.raises(Refused):
+            run("token", "create", "x", "--scope", "snapshots:read", "--expires", wrong)
+
+
+def test_a_role_is_changed_and_the_audit_log_tells_it(run, database):
+    run("reviewer", "add", "ann")
+    run("reviewer", "set-role", "ann", "engineer")
+    run("reviewer", "set-role", "ann", "engineer")
+    run("reviewer", "token", "ann")
+    kinds = [row["kind"] for row in json.loads(run("audit", "list", "--json"))]
+    assert kinds == ["sign-in token issued", "reviewer role changed", "reviewer added"]
+    [row] = json.loads(run("audit", "list", "--kind", "reviewer role changed", "--json"))
+    assert row["data"] == {"before": "annotator", "after": "engineer"}
+    head = run("audit", "verify").strip()
+    assert head.startswith("3:")
+    exported = [json.loads(line) for line in run("audit", "export").splitlines()]
+    assert f"{exported[-1]['position']}:{exported[-1]['hash']}" == head
+    run("reviewer", "deactivate", "ann")
+    assert json.loads(run("audit", "verify", "--head", head, "--json"))["events"] == 4
+    with database.transaction() as tx:
+        tx.connection.exec_driver_sql("set local session_replication_role = replica")
+        tx.connection.exec_driver_sql("update events set actor = 'eve' where id = 2")
+    with pytest.raises(Corrupt, match="1 problems"):
+        run("audit", "verify")
+
+
+def test_a_webhook_is_added_tested_and_removed(run, monkeypatch):
+    with receiver() as got:
+        with pytest.raises(Refused, match="not a public address"):
+            run("webhook", "add", got.url, "--events", "round.closed")
+        monkeypatch.setenv("LAYERLOOP_WEBHOOK_NETWORKS", "127.0.0.0/8")
+        got.secret = run("webhook", "add", got.url, "--events", "round.closed,tag.moved").strip()
+        assert json.loads(run("webhook", "test", "1", "--json")) == {"webhook": 1, "status": 204}
+        assert got.received[0][1]["type"] == "webhook.tested"
+        got.statuses = [500]
+        with pytest.raises(Unreachable, match="answered 500"):
+            run("webhook", "test", "1")
+        [row, _] = json.loads(run("webhook", "deliveries", "--json"))
+        assert (row["state"], row["last_status"]) == ("pending", 500)
+        assert json.loads(run("webhook", "replay", row["id"], "--json")) == {"replayed": 1}
+        with pytest.raises(Refused, match="either"):
+            run("webhook", "replay")
+        assert json.loads(run("webhook", "list", "--json"))[0]["delivered"] == 1
+        run("webhook", "enable", "1")
+        run("webhook", "remove", "1")
+        assert json.loads(run("webhook", "list", "--json")) == []
