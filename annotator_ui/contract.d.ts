@@ -159,16 +159,16 @@ interface RoundReport {
   rule_reviewer: { decisions: number; accepted: number };
   /** Decisions of the auto-reviewer, without a human review. */
   auto_reviewer: { decisions: number; accepted: number };
-  price: {
+  review_cost: {
     slices: {
       slice: string;
-      looks: number;
+      reviews: number;
       seconds: number | null;
       accepted: number;
       seconds_per_accept: number | null;
     }[];
     /** `certain` if every waiting candidate has a score. */
-    next_hour: { looks: number; left: number; accepts: number; certain: boolean } | null;
+    next_hour: { reviews: number; left: number; accepts: number; certain: boolean } | null;
     stop: string | null;
   };
   /** Score thresholds of automatic decisions, each with a bound on its error rate. */
@@ -189,7 +189,7 @@ interface RoundReport {
   }[];
   seconds_left: number | null;
   /** Generation and screening jobs that no worker has claimed, by kind. */
-  untaken: Record<string, number>;
+  waiting_work: Record<string, number>;
   evaluation: Record<string, number>;
 }
 

@@ -157,7 +157,7 @@ class SliceCost(BaseModel):
     """The review time per accept for one part of a policy; null without measured times."""
 
     slice: str
-    looks: int
+    reviews: int
     seconds: float | None
     accepted: int
     seconds_per_accept: float | None
@@ -166,7 +166,7 @@ class SliceCost(BaseModel):
 class NextHour(BaseModel):
     """The forecast for an hour of review: reviews at the present rate, and accepts by score."""
 
-    looks: float
+    reviews: float
     left: int
     accepts: float
     certain: bool
@@ -231,10 +231,10 @@ class RoundReport(BaseModel):
     human: ReviewCost
     rule_reviewer: RuleReviewerStatistics
     auto_reviewer: AutoReviewerStatistics
-    price: CostReport
+    review_cost: CostReport
     gates: list[Gate]
     seconds_left: float | None
-    untaken: dict[str, int]
+    waiting_work: dict[str, int]
     evaluation: dict[str, float]
 
 

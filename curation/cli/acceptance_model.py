@@ -70,7 +70,7 @@ _FOLDS = {
 
 def _row(model: Any) -> dict[str, Any]:
     row = {
-        "head": model.id,
+        "acceptance_model": model.id,
         "kind": model.kind,
         "embedder": model.embedder,
         "label_source": model.label_source,

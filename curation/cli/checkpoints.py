@@ -187,12 +187,15 @@ def derive(name: CheckpointArgument, changes: Overrides = None, as_json: Json = 
     from dataclasses import replace
 
     from curation.checkpoints import registry
+    from curation.checkpoints.former_columns import check_column_names
     from curation.runtime.context import load_object
 
+    overrides = parse_overrides(changes or [])
+    check_column_names(overrides)
     with context() as ctx:
         with ctx.database.transaction() as tx:
             found = registry.find_checkpoint(tx, name)
-        changed = dict(found.changes) | parse_overrides(changes or [])
+        changed = dict(found.changes) | overrides
         if changed == found.changes:
             raise Refused("no preset value would change", "for example --set draw_steps=40")
         derived = replace(found, changes=changed, parent=found.id, evaluation={})

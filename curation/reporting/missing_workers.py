@@ -46,7 +46,7 @@ def count_waiting_work(tx: Transaction, number: int | None = None) -> dict[str, 
     return {row.kind: row.count for row in sorted(rows)}
 
 
-def describe_waiting_work(untaken: Mapping[str, int]) -> str:
+def describe_waiting_work(waiting: Mapping[str, int]) -> str:
     """Return a sentence on waiting work."""
-    work = ", ".join(f"{n} {kind}" for kind, n in untaken.items())
+    work = ", ".join(f"{n} {kind}" for kind, n in waiting.items())
     return f"no worker has taken for over {IDLE_SECONDS} s: {work}"

@@ -53,13 +53,13 @@ def round_report(tx: Transaction, number: int) -> dict[str, Any]:
             kind: {name: _total(by_reviewer, kind, name) for name in ("decisions", "accepted")}
             for kind in (RULE_REVIEWER, AUTO_REVIEWER)
         },
-        "price": review_cost.review_cost(tx, number),
+        "review_cost": review_cost.review_cost(tx, number),
         "gates": gate_report.gates_report(tx, number),
         "prompt_agreement": _agreement(tx.execute(_AGREEMENT, {"round": number}).mappings().one()),
         "seconds_left": review_cost.review_seconds_left(
             tx, counts, float(row["policy"].get("share", 1.0)), overlap
         ),
-        "untaken": missing_workers.count_waiting_work(tx, number),
+        "waiting_work": missing_workers.count_waiting_work(tx, number),
         "evaluation": evaluation or {},
     }
 
@@ -96,9 +96,9 @@ def as_text(report: Mapping[str, Any]) -> str:
             **funnel
         ),
     ]
-    if report["untaken"]:
+    if report["waiting_work"]:
         lines.append(
-            f"  {missing_workers.describe_waiting_work(report['untaken'])}; "
+            f"  {missing_workers.describe_waiting_work(report['waiting_work'])}; "
             f"{missing_workers.START_WORKERS}"
         )
     refusals = ((row["signal"], row["count"]) for row in report["refusals"])
@@ -116,7 +116,7 @@ def as_text(report: Mapping[str, Any]) -> str:
             f"  {human['seconds_per_accept']:.1f} s of people's time per accepted candidate"
         )
     lines += [
-        *review_cost.format_review_cost(report["price"]),
+        *review_cost.format_review_cost(report["review_cost"]),
         *gate_report.format_gates(report["gates"]),
     ]
     for kind, who in ((RULE_REVIEWER, "rule reviewer"), (AUTO_REVIEWER, "auto-reviewer")):
@@ -208,7 +208,7 @@ def _human(by_reviewer: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     seconds = None
     if accepted and measured:
         mean = _total(by_reviewer, PERSON, "dwell_ms") / measured / 1_000
-        seconds = mean * _total(by_reviewer, PERSON, "looks") / accepted
+        seconds = mean * _total(by_reviewer, PERSON, "reviews") / accepted
     shown = ("name", "kind", "decisions", "accepted", "median_dwell_ms")
     return {
         "seconds_per_accept": seconds,
@@ -288,7 +288,7 @@ _BY_REVIEWER = sa.text(f"""
         count(*) filter (where stands) as decisions,
         count(*) filter (where settles and w > 0) as at_random,
         count(*) filter (where stands and verdict = 'accept') as accepted,
-        count(*) filter (where verdict <> 'undo') as looks,
+        count(*) filter (where verdict <> 'undo') as reviews,
         count(dwell_ms) as measured,
         coalesce(sum(dwell_ms), 0)::double precision as dwell_ms,
         percentile_cont(0.5) within group (order by dwell_ms) as median_dwell_ms,

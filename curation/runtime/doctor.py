@@ -240,11 +240,11 @@ def _queue(context: AppContext) -> Finding:
 def _work(context: AppContext) -> Finding:
     """Check that no work has been waiting for a worker for too long."""
     with context.database.transaction() as tx:
-        untaken = missing_workers.count_waiting_work(tx)
-    if not untaken:
+        waiting = missing_workers.count_waiting_work(tx)
+    if not waiting:
         return Finding("work", ok=True, message="no work waits for a missing worker")
     return Finding(
-        "work", False, missing_workers.describe_waiting_work(untaken), missing_workers.START_WORKERS
+        "work", False, missing_workers.describe_waiting_work(waiting), missing_workers.START_WORKERS
     )
 
 

@@ -42,7 +42,7 @@ class StoredModel:
     `label_source` is the kind of reviewer whose decisions it was fitted to.
     """
 
-    head: AcceptanceModel
+    fitted: AcceptanceModel
     kind: Kind
     embedder: str
     label_source: str
@@ -52,7 +52,7 @@ class StoredModel:
     @property
     def id(self) -> str:
         """The id of the model."""
-        return self.head.id
+        return self.fitted.id
 
 
 def fit_and_store(tx: Transaction, kind: Kind, embedder: str) -> StoredModel:
@@ -183,17 +183,17 @@ def score_round(tx: Transaction, model: StoredModel, number: int) -> int:
     Returns:
         The number of newly scored candidates.
     """
-    params = {"round": number, "head": model.id, "embedder": model.embedder}
+    params = {"round": number, "acceptance_model": model.id, "embedder": model.embedder}
     scored = 0
     reading = tx.connection.execute(_UNSCORED, params, execution_options={"stream_results": True})
     # Each batch is written before the next is read, so memory stays bounded.
     for rows in reading.partitions(SCORE_BATCH_SIZE):
-        probabilities, clusters = predict_rows(model.head, rows)
+        probabilities, clusters = predict_rows(model.fitted, rows)
         scores = {
             "ids": [row.id for row in rows],
             "probabilities": probabilities,
             "clusters": clusters,
-            "head": model.id,
+            "acceptance_model": model.id,
         }
         tx.execute(_SCORE, scores)
         scored += len(rows)
@@ -304,12 +304,13 @@ _UNSCORED = sa.text("""
     join screenings s on s.candidate_id = c.id
     join embeddings e on e.candidate_id = c.id and e.source = :embedder
     left join scores k on k.candidate_id = c.id
-    where c.round_id = :round and k.acceptance_model_id is distinct from :head
+    where c.round_id = :round and k.acceptance_model_id is distinct from :acceptance_model
         and (c.state in ('screened', 'unshown', 'waiting', 'showing') or c.slice is not null)""")
 
 _SCORE = sa.text("""
     insert into scores (candidate_id, acceptance_model_id, probability, cluster)
-    select id, :head, probability, cluster from unnest(:ids, :probabilities, :clusters) as
+    select id, :acceptance_model, probability, cluster
+    from unnest(:ids, :probabilities, :clusters) as
     found(id, probability,
         cluster)
     on conflict (candidate_id) do update

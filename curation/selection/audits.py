@@ -22,7 +22,7 @@ from curation.db.engine import Transaction
 from curation.domain import Verdict
 from curation.statistics import bounds
 
-IS_BEYOND: Final = """k.candidate_id = c.id and k.acceptance_model_id = :head
+IS_BEYOND: Final = """k.candidate_id = c.id and k.acceptance_model_id = :acceptance_model
         and case when :below then k.probability < cast(:threshold as real)
             else k.probability >= cast(:threshold as real) end"""
 """SQL condition: candidate c is beyond a gate by its score, row k of scores."""
@@ -55,7 +55,7 @@ def read_audit(tx: Transaction, gate: Mapping[str, Any]) -> GateAudit:
     reject = gate["verdict"] == Verdict.reject
     params = {
         "round": gate["round_id"],
-        "head": gate["acceptance_model_id"],
+        "acceptance_model": gate["acceptance_model_id"],
         "threshold": gate["threshold"],
         "below": reject,
     }

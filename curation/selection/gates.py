@@ -139,7 +139,7 @@ def _take_look(
         return
     # A look is due only with enough held-out decisions, and enough more than at the last look.
     judged = tx.execute(
-        _JUDGED, {"round": number, "head": kept.id, "label_source": kept.label_source}
+        _JUDGED, {"round": number, "acceptance_model": kept.id, "label_source": kept.label_source}
     ).all()
     accepted = np.array([row.accepted for row in judged], bool)
     n = int(accepted.sum()) if verdict is Verdict.reject else len(accepted)
@@ -154,7 +154,7 @@ def _take_look(
         THRESHOLD_SHARES if verdict is Verdict.reject else [1 - share for share in THRESHOLD_SHARES]
     )
     thresholds = tx.execute(
-        _THRESHOLDS, {"round": number, "head": kept.id, "grid": grid}
+        _THRESHOLDS, {"round": number, "acceptance_model": kept.id, "grid": grid}
     ).scalar_one()
     probabilities = np.array([row.probability for row in judged], np.float64)
     found = evaluate_thresholds(probabilities, accepted, thresholds, verdict, budget, level)
@@ -199,7 +199,7 @@ def _apply(tx: Transaction, number: int, gate: dict[str, Any], r: float, audit: 
     params = {
         "round": number,
         "threshold": gate["threshold"],
-        "head": gate["acceptance_model_id"],
+        "acceptance_model": gate["acceptance_model_id"],
         "below": gate["verdict"] == "reject",
         "r": r,
         "audit": audit,
@@ -222,7 +222,7 @@ _JUDGED = sa.text(f"""
     select k.probability, c.state = 'accepted' as accepted
     from candidates c
     join rounds r on r.id = c.round_id
-    join scores k on k.candidate_id = c.id and k.acceptance_model_id = :head
+    join scores k on k.candidate_id = c.id and k.acceptance_model_id = :acceptance_model
     where c.round_id = :round and {IS_HELD_OUT} and c.state in ('accepted', 'rejected') and exists (
         select from decisions d join reviewers v on v.id = d.reviewer_id and v.kind = :label_source
         where d.candidate_id = c.id and {IS_UPHELD})""")
@@ -232,7 +232,8 @@ _JUDGED = sa.text(f"""
 _THRESHOLDS = sa.text("""
     select percentile_cont(cast(:grid as float[])) within group (order by k.probability)
     from scores k join candidates c on c.id = k.candidate_id
-    where c.round_id = :round and k.acceptance_model_id = :head and c.slice = 'random'""")
+    where c.round_id = :round and k.acceptance_model_id = :acceptance_model
+        and c.slice = 'random'""")
 
 _AUDIT_RANDOM = sa.text(f"""
     update candidates c set propensity = :propensity from scores k

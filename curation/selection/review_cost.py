@@ -104,18 +104,17 @@ def review_seconds_left(
 def format_review_cost(cost: Mapping[str, Any]) -> list[str]:
     """Return the cost of a round as lines for the terminal."""
     lines = [
-        "    {slice}: {accepted} accepts of {looks} looks, {seconds_per_accept:.1f} s each".format(
-            **row
-        )
+        f"    {row['slice']}: {row['accepted']} accepts of {row['reviews']} reviews, "
+        f"{row['seconds_per_accept']:.1f} s each"
         for row in cost["slices"]
         if row["seconds_per_accept"] is not None
     ]
     hour = cost["next_hour"]
     if hour and sum(row["seconds"] or 0 for row in cost["slices"]) >= MIN_REVIEW_SECONDS:
-        looks = min(hour["looks"], hour["left"])
-        period = "the next hour of review" if looks < hour["left"] else "all that is left"
-        accepts = hour["accepts"] * looks / hour["looks"]
-        lines.append(f"  {period}: {looks:.0f} looks, about {accepts:.0f} accepts")
+        reviews = min(hour["reviews"], hour["left"])
+        period = "the next hour of review" if reviews < hour["left"] else "all that is left"
+        accepts = hour["accepts"] * reviews / hour["reviews"]
+        lines.append(f"  {period}: {reviews:.0f} reviews, about {accepts:.0f} accepts")
     if cost["stop"]:
         lines.append(f"  review may stop: {cost['stop']}")
     return lines
@@ -134,14 +133,14 @@ def _next_hour(tx: Transaction, number: int) -> dict[str, Any] | None:
     seconds = tx.execute(_PACE, {"round": number}).scalar()
     if not seconds:
         return None
-    row = tx.execute(_AHEAD, {"round": number, "looks": max(1, int(HOUR / seconds))}).one()
-    if not row.looks or row.accepts is None:
+    row = tx.execute(_AHEAD, {"round": number, "reviews": max(1, int(HOUR / seconds))}).one()
+    if not row.reviews or row.accepts is None:
         return None
-    looks, certain = HOUR / seconds, row.scored == row.candidates
+    reviews, certain = HOUR / seconds, row.scored == row.candidates
     return {
-        "looks": looks,
-        "left": row.looks,
-        "accepts": looks * row.accepts / row.looks,
+        "reviews": reviews,
+        "left": row.reviews,
+        "accepts": reviews * row.accepts / row.reviews,
         "certain": certain,
     }
 
@@ -149,7 +148,7 @@ def _next_hour(tx: Transaction, number: int) -> dict[str, Any] | None:
 # A review without a measured time counts as the mean of its slice.
 _SLICES = sa.text(f"""
     select coalesce(c.slice, 'random') as slice,
-        count(*) filter (where d.verdict <> 'undo') as looks,
+        count(*) filter (where d.verdict <> 'undo') as reviews,
         avg(d.dwell_ms) / 1000.0::double precision
             * count(*) filter (where d.verdict <> 'undo') as seconds,
         count(distinct c.id) filter (where c.state = 'accepted' and d.verdict = 'accept'
@@ -182,19 +181,20 @@ _AHEAD = sa.text("""
         where round_id = :round and state in ('accepted', 'rejected')),
     ahead as (
         select k.probability,
-            greatest(coalesce((r.consensus ->> 'overlap')::int, 1) - c.decided, 1) as looks,
+            greatest(coalesce((r.consensus ->> 'overlap')::int, 1) - c.decided, 1) as reviews,
             c.state = 'screened' as later, c.decided, c.priority, c.id
         from candidates c join rounds r on r.id = c.round_id
         left join scores k on k.candidate_id = c.id
         where c.round_id = :round and c.state in ('waiting', 'showing', 'screened')
-        order by later, decided desc, priority desc, probability desc nulls last, id limit :looks),
+        order by later, decided desc, priority desc, probability desc nulls last, id
+        limit :reviews),
     soon as (
-        select ahead.*, sum(looks) over (
+        select ahead.*, sum(reviews) over (
             order by later, decided desc, priority desc, probability desc nulls last, id) as sum
         from ahead)
-    select count(*) as candidates, count(probability) as scored, sum(looks) as looks,
+    select count(*) as candidates, count(probability) as scored, sum(reviews) as reviews,
         sum(coalesce(probability, (select accepted from rate))::double precision) as accepts
-    from soon where sum - looks < :looks""")
+    from soon where sum - reviews < :reviews""")
 
 # People's recent seconds per verdict in all rounds: skips and undone reviews cost time too.
 _LATE_PACE = sa.text(f"""

@@ -139,7 +139,7 @@ def _fill_stock(
     likely = round(places * policy.likely / (policy.likely + policy.uncertain))
     params = {
         "round": row["id"],
-        "head": kept.id,
+        "acceptance_model": kept.id,
         "r": r,
         "likely": likely,
         "uncertain": places - likely,
@@ -229,7 +229,8 @@ _GIVE_PLACES = sa.text(f"""
             c.state in ('screened', 'unshown') and c.slice is null
                 or c.slice = 'random' and c.propensity = cast(:r as real) as competes,
             {SLICE_BUCKET} < :r as is_random
-        from candidates c join scores k on k.candidate_id = c.id and k.acceptance_model_id = :head
+        from candidates c
+        join scores k on k.candidate_id = c.id and k.acceptance_model_id = :acceptance_model
         where c.round_id = :round
             and (c.state in ('screened', 'unshown', 'waiting', 'showing') or c.slice is not null)),
     prompt_caps as (

@@ -68,10 +68,12 @@ def plan_top_n(tx: Transaction, number: int, terms: TopNSettings) -> dict[str, A
     kept = find_model(tx, Kind(row["kind"]))
     scored = score_round(tx, kept, number)
     found = dict(
-        tx.execute(_PLAN, {"round": number, "head": kept.id} | asdict(terms)).mappings().one()
+        tx.execute(_PLAN, {"round": number, "acceptance_model": kept.id} | asdict(terms))
+        .mappings()
+        .one()
     )
     limits = {"level": level, "scored": scored, "most_rejects": _most_rejects(terms, level)}
-    return {"round": number, "head": kept.id} | asdict(terms) | found | limits
+    return {"round": number, "acceptance_model": kept.id} | asdict(terms) | found | limits
 
 
 def begin_top_n(tx: Transaction, number: int, terms: TopNSettings, actor: str) -> dict[str, Any]:
@@ -105,22 +107,26 @@ def begin_top_n(tx: Transaction, number: int, terms: TopNSettings, actor: str) -
         )
     row = {
         "round_id": number,
-        "acceptance_model_id": plan["head"],
+        "acceptance_model_id": plan["acceptance_model"],
         "keep": terms.keep,
         "audit": terms.audit,
         "min_share": terms.least,
         "metrics": {"level": plan["level"]},
     }
     # Fix the kept candidates before the audit is drawn, so that verdicts cannot change the set.
-    scaling = int(tx.execute(sa.insert(top_n_runs).returning(top_n_runs.c.id), row).scalar_one())
-    tx.execute(_FIX, {"round": number, "head": plan["head"], "scaling": scaling} | asdict(terms))
-    tx.execute(_SHOW_AUDIT, {"scaling": scaling, "share": terms.audit / plan["kept"]})
+    top_n_run = int(tx.execute(sa.insert(top_n_runs).returning(top_n_runs.c.id), row).scalar_one())
+    tx.execute(
+        _FIX,
+        {"round": number, "acceptance_model": plan["acceptance_model"], "top_n_run": top_n_run}
+        | asdict(terms),
+    )
+    tx.execute(_SHOW_AUDIT, {"top_n_run": top_n_run, "share": terms.audit / plan["kept"]})
     tx.log(
         actor,
-        "scaling begun",
+        "top-n begun",
         f"round {number}",
-        scaling=scaling,
-        head=plan["head"],
+        top_n_run=top_n_run,
+        acceptance_model=plan["acceptance_model"],
         **asdict(terms),
     )
     return describe_top_n(tx, number)
@@ -150,10 +156,10 @@ def finish_top_n(
     metrics = {name: status[name] for name in ("level", "accepted", "judged", "bound")}
     # The audited candidates have people's verdicts; only the others are accepted automatically.
     if proven:
-        ids = [row.candidate_id for row in tx.execute(_REST, {"scaling": status["scaling"]})]
+        ids = [row.candidate_id for row in tx.execute(_REST, {"top_n_run": status["top_n_run"]})]
         sentence = (
-            f"by top-N acceptance {status['scaling']}: at least {status['bound']:.1%} of the kept "
-            "candidates would be accepted"
+            f"by top-N acceptance {status['top_n_run']}: at least {status['bound']:.1%} of the "
+            "kept candidates would be accepted"
         )
         confidence = f"with confidence {1 - status['level']:.1%}"
         metrics["auto_accepted"] = auto_reviewer.decide_all(
@@ -161,8 +167,8 @@ def finish_top_n(
         )
     outcome = "accepted" if proven else "refused"
     ended = {"outcome": outcome, "metrics": metrics, "ended_at": sa.func.now()}
-    tx.execute(sa.update(top_n_runs).where(top_n_runs.c.id == status["scaling"]).values(ended))
-    tx.log(actor, f"scaling {outcome}", f"round {number}", scaling=status["scaling"], **metrics)
+    tx.execute(sa.update(top_n_runs).where(top_n_runs.c.id == status["top_n_run"]).values(ended))
+    tx.log(actor, f"top-n {outcome}", f"round {number}", top_n_run=status["top_n_run"], **metrics)
     return describe_top_n(tx, number)
 
 
@@ -221,7 +227,7 @@ _COMING = sa.text("""
 _BEST = """
     known as (
         select c.id, c.prompt_id, k.cluster, k.probability from candidates c
-        join scores k on k.candidate_id = c.id and k.acceptance_model_id = :head
+        join scores k on k.candidate_id = c.id and k.acceptance_model_id = :acceptance_model
         where c.round_id = :round and c.state in ('screened', 'unshown')),
     ranked as (
         select known.*, count(*) over () as pool,
@@ -248,17 +254,17 @@ _PLAN = sa.text(f"""
 _FIX = sa.text(f"""
     with {_BEST}
     insert into top_n_members (candidate_id, top_n_run_id, audited)
-    select id, :scaling,
-        row_number() over (order by md5('audit ' || :scaling || ' ' || id)) <= :audit
+    select id, :top_n_run,
+        row_number() over (order by md5('audit ' || :top_n_run || ' ' || id)) <= :audit
     from best""")
 
 # Audited candidates come first in the queue, since the run waits for them.
 _SHOW_AUDIT = sa.text("""
     update candidates c set state = 'waiting', slice = 'audit', propensity = :share, priority = 1
     from top_n_members s
-    where s.top_n_run_id = :scaling and s.audited and s.candidate_id = c.id""")
+    where s.top_n_run_id = :top_n_run and s.audited and s.candidate_id = c.id""")
 
 
 _REST = sa.text("""
     select s.candidate_id from top_n_members s join candidates c on c.id = s.candidate_id
-    where s.top_n_run_id = :scaling and not s.audited and c.state in ('screened', 'unshown')""")
+    where s.top_n_run_id = :top_n_run and not s.audited and c.state in ('screened', 'unshown')""")

@@ -46,12 +46,12 @@ def describe_top_n(tx: Transaction, number: int) -> dict[str, Any]:
             f"'layerloop round accept-top {number} --keep N' starts one",
         )
     # Counts come from the candidates' present states, so undone verdicts are not counted.
-    counts = tx.execute(_STANDING, {"scaling": row["id"]}).one()
+    counts = tx.execute(_STANDING, {"top_n_run": row["id"]}).one()
     level = float(row["metrics"]["level"])
     return {
         "round": number,
-        "scaling": row["id"],
-        "head": row["acceptance_model_id"],
+        "top_n_run": row["id"],
+        "acceptance_model": row["acceptance_model_id"],
         "kept": counts.kept,
         "audit": counts.audited,
         "judged": counts.judged,
@@ -90,7 +90,7 @@ would keep {kept} of {pool} candidates, of {prompts} prompts, and audit {audit} 
   the model expects {expected:.0%} of them to be accepted, and {expected_of_all:.0%} of all
   at most {most_rejects} rejects in the audit prove {least:.0%}"""
 
-_FIXED = """top-N acceptance {scaling} of round {round} keeps {kept}
+_FIXED = """top-N acceptance {top_n_run} of round {round} keeps {kept}
   audit: {judged} of {audit} judged, {accepted} accepted"""
 
 
@@ -99,4 +99,4 @@ _STANDING = sa.text("""
         count(*) filter (where s.audited and c.state in ('accepted', 'rejected')) as judged,
         count(*) filter (where s.audited and c.state = 'accepted') as accepted
     from top_n_members s join candidates c on c.id = s.candidate_id
-    where s.top_n_run_id = :scaling""")
+    where s.top_n_run_id = :top_n_run""")

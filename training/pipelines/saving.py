@@ -11,10 +11,11 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from curation.checkpoints.former_columns import present_columns
 from curation.domain import canonical_json
 from curation.errors import Refused
 from training.presets.preset import Preset
-from training.presets.presets import PRESETS, present_columns
+from training.presets.presets import PRESETS
 from training.safetensors_io import FORMAT, METADATA_KEY, unshare_storage
 from training.transparency.networks import Transparency
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, get_type_hints
 
+from curation.checkpoints.former_columns import check_column_names, present_columns
 from curation.domain import TrainingRequest
 from curation.errors import NotFound
 from training.presets.overrides import check_preset, parse_value
@@ -307,44 +308,6 @@ ALL_PRESETS = (MICRO, TINY, SMALL, MEDIUM, SD15, SD21, SDXL, SD3, SD15_HEAVY, SD
 PRESETS: dict[str, Preset] = {row.name: row for row in ALL_PRESETS}
 
 
-FORMER_COLUMNS = {
-    "average_apart": "ema_on_cpu",
-    "compiled": "torch_compile",
-    "join_text": "joint_text_attention",
-    "known_share": "given_layer_prob",
-    "new_weight": "new_sample_weight",
-    "optimiser": "optimizer",
-    "save_images": "checkpoint_every_images",
-    "sharded": "fsdp",
-    "sheet_images": "sample_every_images",
-    "single_share": "foreground_only_prob",
-}
-"""Present names of renamed columns. Stored checkpoints and weights keep the former names, since a
-checkpoint's id covers its overrides; `present_columns` maps them where they are read."""
-
-
-def present_columns(
-    stored: Mapping[str, Any], inherited: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    """Return overrides by the present names of their columns.
-
-    An override by the present name replaces one by the former name: it was made later.
-
-    Args:
-        stored: Values by column, as a checkpoint or a weights file stores them.
-        inherited: The overrides of a parent; if given, only a former name whose value is the
-            parent's is mapped, so that the others are rejected.
-    """
-    found: dict[str, Any] = {}
-    for column, value in stored.items():
-        if inherited is not None and inherited.get(column) != value:
-            continue
-        if column in FORMER_COLUMNS:
-            found[FORMER_COLUMNS[column]] = value
-    mapped = {column for column, present in FORMER_COLUMNS.items() if present in found}
-    return found | {column: value for column, value in stored.items() if column not in mapped}
-
-
 def find_stored_preset(name: str, changes: Mapping[str, str]) -> Preset:
     """Return the preset of a stored checkpoint, whose overrides may have former column names.
 
@@ -383,11 +346,10 @@ def find_preset(name: str, changes: Mapping[str, str] | None = None) -> Preset:
         raise NotFound(f"no preset {name!r}", f"choose one of {', '.join(PRESETS)}") from None
     types = get_type_hints(Preset)
     unknown = sorted(set(changes or {}) - (set(types) - {"name"}))
+    check_column_names(unknown)
     if unknown:
-        present = FORMER_COLUMNS.get(unknown[0])
         raise NotFound(
-            f"a preset has no column {unknown[0]!r}",
-            f"it is named {present!r} now" if present else f"columns: {', '.join(sorted(types))}",
+            f"a preset has no column {unknown[0]!r}", f"columns: {', '.join(sorted(types))}"
         )
     changed = {
         column: parse_value(column, text, types[column]) for column, text in (changes or {}).items()

@@ -7,7 +7,7 @@ import { formatCount, formatDuration, humanize, pluralize } from "../lib/format.
 const MIN_SECONDS = 600;
 const HOUR_SECONDS = 3600;
 
-/** @param {RoundReport["price"]} cost */
+/** @param {RoundReport["review_cost"]} cost */
 export function showReviewCost({ slices, next_hour: nextHour, stop }) {
   byId("cost-card").hidden = slices.length === 0;
   replace(byId("cost"), slices.map(sliceRow));
@@ -20,10 +20,10 @@ export function showReviewCost({ slices, next_hour: nextHour, stop }) {
 
 /**
  * Describe the yield of the next hour of review, or of the remaining candidates if they take less.
- * @param {NonNullable<RoundReport["price"]["next_hour"]>} nextHour
+ * @param {NonNullable<RoundReport["review_cost"]["next_hour"]>} nextHour
  * @param {number} reviewedSeconds
  */
-function estimate({ looks, left, accepts, certain }, reviewedSeconds) {
+function estimate({ reviews, left, accepts, certain }, reviewedSeconds) {
   if (reviewedSeconds < MIN_SECONDS) {
     const [needed, reviewed] = [formatDuration(MIN_SECONDS), formatDuration(reviewedSeconds)];
     return `An estimate needs ${needed} of review time (${reviewed} so far).`;
@@ -31,23 +31,23 @@ function estimate({ looks, left, accepts, certain }, reviewedSeconds) {
   const basis = certain
     ? "based on the scores of the waiting candidates"
     : "based on the accept rate so far, because some candidates have no score";
-  if (left < looks) {
-    const duration = formatDuration((HOUR_SECONDS * left) / looks);
-    const accepted = pluralize(Math.round((accepts * left) / looks), "accept");
+  if (left < reviews) {
+    const duration = formatDuration((HOUR_SECONDS * left) / reviews);
+    const accepted = pluralize(Math.round((accepts * left) / reviews), "accept");
     return `${pluralize(left, "candidate")} left: about ${duration} and ${accepted}, ${basis}.`;
   }
   const accepted = formatCount(Math.round(accepts));
-  const reviewed = formatCount(Math.round(looks));
+  const reviewed = formatCount(Math.round(reviews));
   return `Next hour: about ${accepted} accepts from ${reviewed} reviews, ${basis}.`;
 }
 
-/** @param {RoundReport["price"]["slices"][number]} slice */
-function sliceRow({ slice, looks, accepted, seconds_per_accept: seconds }) {
+/** @param {RoundReport["review_cost"]["slices"][number]} slice */
+function sliceRow({ slice, reviews, accepted, seconds_per_accept: seconds }) {
   return el(
     "tr",
     {},
     el("th", { scope: "row" }, humanize(slice)),
-    el("td", { class: "number" }, formatCount(looks)),
+    el("td", { class: "number" }, formatCount(reviews)),
     el("td", { class: "number" }, formatCount(accepted)),
     el("td", { class: "number" }, formatDuration(seconds)),
   );

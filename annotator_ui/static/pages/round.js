@@ -55,7 +55,7 @@ function render(report) {
   document.title = `Round ${round.id} · Layerloop`;
   replace(byId("title"), `Round ${round.id} `, stateChip(round.state));
   replace(byId("summary"), summary(round));
-  renderStalled(report.untaken);
+  renderStalled(report.waiting_work);
   renderActions(round);
   replace(byId("tiles"), ...roundTiles(report));
 
@@ -74,7 +74,7 @@ function render(report) {
   // Reviewers, cost and automatic decisions.
   replace(byId("reviewers"), report.human.reviewers.map(reviewerRow));
   byId("reviewers-empty").hidden = report.human.reviewers.length > 0;
-  showReviewCost(report.price);
+  showReviewCost(report.review_cost);
   showGates(report.gates, round.id);
 
   // Evaluation of the round's checkpoint.
@@ -105,7 +105,7 @@ function renderFunnel(funnel) {
   replace(byId("outside-funnel"), bars(outside, total));
 }
 
-/** Warn about jobs that wait although no worker is running. @param {RoundReport["untaken"]} jobs */
+/** Warn about jobs that wait although no worker is running. @param {RoundReport["waiting_work"]} jobs */
 function renderStalled(jobs) {
   const kinds = Object.entries(jobs).map(
     ([kind, waiting]) => `${JOB_LABELS[kind] ?? humanize(kind)} (${formatCount(waiting)})`,

@@ -75,9 +75,9 @@ def test_a_head_is_fitted_and_shown(here: Settings, database: Database) -> None:
     told = json.loads(call("acceptance-model", "fit", "--json"))
     assert told["decisions"] == 400
     assert told["by_prompt"]["auc"] > 0.8
-    text = call("acceptance-model", "show", told["head"][:10])
+    text = call("acceptance-model", "show", told["acceptance_model"][:10])
     assert text.startswith(
-        f"acceptance model {told['head'][:12]}, trained on 400 decisions of people"
+        f"acceptance model {told['acceptance_model'][:12]}, trained on 400 decisions of people"
     )
     assert "held-out prompts: AUC 0." in text
     with pytest.raises(NotFound):

@@ -56,23 +56,23 @@ def test_the_price_by_slice_is_what_was_worked_out_by_hand(database, store):
         say(6, Verdict.accept, None, oracle)
         told = review_cost.review_cost(tx, number)
     likely, random = told["slices"]
-    # Three looks at a mean of 2 s, the unmeasured one too, for two accepts.
+    # Three reviews at a mean of 2 s, the unmeasured one too, for two accepts.
     assert likely == {
         "slice": "likely",
-        "looks": 3,
+        "reviews": 3,
         "seconds": 6.0,
         "accepted": 2,
         "seconds_per_accept": 3.0,
     }
     assert random == {
         "slice": "random",
-        "looks": 3,
+        "reviews": 3,
         "seconds": 9.0,
         "accepted": 0,
         "seconds_per_accept": None,
     }
     # 13 s for five measured verdicts; nothing has a score, so each that waits is worth the share accepted: 3 of 6.
-    assert told["next_hour"]["looks"] == pytest.approx(3_600 / 2.6)
+    assert told["next_hour"]["reviews"] == pytest.approx(3_600 / 2.6)
     assert told["next_hour"]["left"] == 3
     assert told["next_hour"]["accepts"] == pytest.approx(3_600 / 2.6 / 2)
     assert told["next_hour"]["certain"] is False
@@ -80,7 +80,7 @@ def test_the_price_by_slice_is_what_was_worked_out_by_hand(database, store):
 
 
 def test_votes_of_several_on_one_candidate_are_looks_and_one_accept(database, store):
-    """Two of three have seen the one that waits: a look of it, three of what is fresh. A re-aggregation looks at nothing."""
+    """Two of three have seen the one that waits: a look of it, three of what is fresh. A re-aggregation reviews at nothing."""
     with database.transaction() as tx:
         number = make_round(tx)
         consensus.set_consensus(tx, number, consensus.make_consensus(3, None, None), "test")
@@ -102,11 +102,17 @@ def test_votes_of_several_on_one_candidate_are_looks_and_one_accept(database, st
         apply_final_state(tx, turned, CandidateState.rejected)
         told = review_cost.review_cost(tx, number)
     assert told["slices"] == [
-        {"slice": "random", "looks": 8, "seconds": 16.0, "accepted": 1, "seconds_per_accept": 16.0}
+        {
+            "slice": "random",
+            "reviews": 8,
+            "seconds": 16.0,
+            "accepted": 1,
+            "seconds_per_accept": 16.0,
+        }
     ]
-    # 2 s a look, 4 looks for the two that are left, of which by the share so far (1 of 2) one will be accepted.
+    # 2 s a look, 4 reviews for the two that are left, of which by the share so far (1 of 2) one will be accepted.
     hour = told["next_hour"]
-    assert (hour["looks"], hour["left"]) == (pytest.approx(1_800), 4)
+    assert (hour["reviews"], hour["left"]) == (pytest.approx(1_800), 4)
     assert hour["accepts"] == pytest.approx(1_800 / 4)
 
 
@@ -132,7 +138,7 @@ def test_the_next_hour_is_worth_what_the_scores_of_what_is_ahead_say(database):
         select_candidates(tx, number, SOURCE)
         before = judge_waiting(tx, number, good, dwell_ms=36_000, most=100)
         hour = review_cost.review_cost(tx, number)["next_hour"]
-        assert hour["looks"] == pytest.approx(100)
+        assert hour["reviews"] == pytest.approx(100)
         assert hour["certain"] is True
         came = judge_waiting(tx, number, good, most=100)
     assert came == pytest.approx(hour["accepts"], abs=3 * np.sqrt(25))

@@ -35,7 +35,7 @@ def test_work_that_no_worker_takes_is_a_finding(settings: Settings) -> None:
         with context.database.transaction() as tx:
             told = round_report.round_report(tx, number)
             other = round_report.round_report(tx, make_round(tx))
-        assert (told["untaken"], other["untaken"]) == ({"drawings": 3}, {})
+        assert (told["waiting_work"], other["waiting_work"]) == ({"drawings": 3}, {})
         assert (
             "no worker has taken for over 60 s: 3 drawings; start 'layerloop worker"
             in round_report.as_text(told)

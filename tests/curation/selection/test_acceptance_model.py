@@ -1,4 +1,4 @@
-"""The acceptance head: better than a constant, honest out of fold, calibrated, plain data, and refused for too little."""
+"""The acceptance model: better than a constant, honest out of fold, calibrated, plain data, and refused for too little."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def test_it_learns_that_too_little_and_too_much_are_both_bad():
 
 
 def test_what_it_says_of_others_is_as_good_as_it_says_and_calibrated():
-    head, metrics = fit_acceptance_model(lesson(800))
+    model, metrics = fit_acceptance_model(lesson(800))
     others = lesson(4_000, seed=1)
-    found = compute_metrics(head.predict(others.signals, others.embeddings), others.accepted)
+    found = compute_metrics(model.predict(others.signals, others.embeddings), others.accepted)
     assert found["auc"] == pytest.approx(metrics["by_prompt"]["auc"], abs=0.03)
     assert found["brier"] == pytest.approx(metrics["by_prompt"]["brier"], abs=0.02)
     assert found["ece"] < 0.05
@@ -64,8 +64,10 @@ def test_knowing_a_prompt_does_not_count_as_knowing_what_is_good():
         prompts=prompts.tolist(),
         rounds=[1] * 600,
     )
-    head, metrics = fit_acceptance_model(told)
-    assert compute_metrics(head.predict(told.signals, told.embeddings), told.accepted)["auc"] > 0.75
+    model, metrics = fit_acceptance_model(told)
+    assert (
+        compute_metrics(model.predict(told.signals, told.embeddings), told.accepted)["auc"] > 0.75
+    )
     assert metrics["by_prompt"]["auc"] < 0.65
     assert not {"by_round", "at_random"} & set(metrics)
 
@@ -88,7 +90,7 @@ def test_what_was_shown_at_random_has_figures_of_its_own():
     assert 0.85 < metrics["at_random"]["auc"] < 1
 
 
-def test_equal_decisions_are_one_head_and_it_is_plain_data():
+def test_equal_decisions_are_one_model_and_it_is_plain_data():
     (first, _), (second, _), (other, _) = (
         fit_acceptance_model(lesson(300)),
         fit_acceptance_model(lesson(300)),
@@ -109,12 +111,12 @@ def test_equal_decisions_are_one_head_and_it_is_plain_data():
 
 
 def test_a_signal_it_never_saw_changes_nothing_and_one_that_is_missing_is_no_error():
-    head, _ = fit_acceptance_model(lesson(300))
+    model, _ = fit_acceptance_model(lesson(300))
     seen = np.zeros((1, 8), np.float32)
-    known = head.predict([{"middle": 0.1, "other": 0.2}], seen)
-    assert head.predict([{"middle": 0.1, "other": 0.2, "new": 9.0}], seen) == known
-    assert 0 < head.predict([{}], seen)[0] < 1
-    assert 0 < head.predict([{"middle": 1e9, "other": -1e9}], seen)[0] < 1
+    known = model.predict([{"middle": 0.1, "other": 0.2}], seen)
+    assert model.predict([{"middle": 0.1, "other": 0.2, "new": 9.0}], seen) == known
+    assert 0 < model.predict([{}], seen)[0] < 1
+    assert 0 < model.predict([{"middle": 1e9, "other": -1e9}], seen)[0] < 1
 
 
 @pytest.mark.parametrize(("count", "accepted"), [(MIN_DECISIONS - 1, 50), (400, 5), (400, 395)])

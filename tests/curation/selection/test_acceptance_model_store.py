@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from curation.db.engine import Database
-from curation.db.tables import acceptance_models as heads_table
+from curation.db.tables import acceptance_models as models_table
 from curation.db.tables import candidates, decisions, embeddings, rounds, scores, screenings
 from curation.domain import CandidateState, Kind, LayerRole, Verdict
 from curation.errors import NotFound, Refused
@@ -50,7 +50,7 @@ def decided(tx, count=150, seed=1):
     return number, ids
 
 
-def test_too_few_decisions_make_no_head_and_enough_do(database: Database) -> None:
+def test_too_few_decisions_make_no_model_and_enough_do(database: Database) -> None:
     with database.transaction() as tx:
         with pytest.raises(NotFound, match="no acceptance model yet"):
             acceptance_model_store.find_model(tx, Kind.single)
@@ -135,7 +135,7 @@ def test_several_votes_on_a_candidate_are_one_lesson_by_what_it_came_to(database
     assert kept.metrics["accepted"] >= 40
 
 
-def test_a_head_says_the_same_after_the_database_whatever_the_names_of_its_signals(
+def test_a_stored_model_predicts_the_same_for_any_names_of_signals(
     database: Database,
 ) -> None:
     """jsonb orders keys by their length first: columns that came as they are read would change places."""
@@ -153,13 +153,13 @@ def test_a_head_says_the_same_after_the_database_whatever_the_names_of_its_signa
             "id": fitted.id, "kind": "single", "embedder": SOURCE, "label_source": "person", "last_decision": 1,
             "parameters": fitted.as_json(), "metrics": {"decisions": 200},
         }  # fmt: skip
-        tx.execute(sa.insert(heads_table), row)
+        tx.execute(sa.insert(models_table), row)
         kept = acceptance_model_store.find_model(tx, Kind.single)
     assert kept.id == fitted.id
-    np.testing.assert_array_equal(kept.head.predict(signals, seen), fitted.predict(signals, seen))
+    np.testing.assert_array_equal(kept.fitted.predict(signals, seen), fitted.predict(signals, seen))
 
 
-def test_scores_are_those_of_the_head_and_are_made_once(database: Database) -> None:
+def test_scores_are_those_of_the_model_and_are_made_once(database: Database) -> None:
     with database.transaction() as tx:
         kept = taught(tx)
         number = open_stream(tx, {"kind": "random", "share": 0.1}, 50)
@@ -171,14 +171,14 @@ def test_scores_are_those_of_the_head_and_are_made_once(database: Database) -> N
         vectors = tx.execute(
             sa.select(embeddings.c.vector).where(embeddings.c.candidate_id == ids[7])
         ).scalar()
-        probability = kept.head.predict(
+        probability = kept.fitted.predict(
             [{"quality": quality[7]}], unpack_vectors([bytes(vectors)])
         )[0]
         assert found[ids[7]].probability == pytest.approx(probability, abs=1e-6)
         assert found[ids[-5]].probability > 3 * found[ids[5]].probability
 
 
-def test_whoever_was_chosen_is_scored_by_the_next_head_too_so_that_caps_count_their_places(
+def test_selected_candidates_are_scored_by_the_next_model_too_so_that_caps_count_them(
     database: Database,
 ) -> None:
     with database.transaction() as tx:
@@ -226,7 +226,7 @@ def test_what_was_screened_before_is_seen_afterwards(
 
 
 def test_jobs_screen_fit_and_choose_in_a_house(settings: Settings) -> None:
-    """Drawn candidates are screened with their embeddings, decisions teach a head, and the head chooses."""
+    """Drawn candidates are screened with their embeddings, decisions train an acceptance model, and it selects."""
     with open_context(settings) as context:
         with context.database.transaction() as tx:
             number = make_round(tx, quota=10**6)

@@ -34,7 +34,7 @@ GATED = {
 
 
 def clear(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Qualities, and verdicts that follow from them for certain, so that a head can know nearly all."""
+    """Qualities, and verdicts that follow from them for certain, so that a model can know nearly all."""
     quality = np.random.default_rng([seed, 1]).standard_normal(count)
     return quality, quality > 0.2
 
@@ -102,7 +102,7 @@ def test_the_machine_rejects_what_is_proven_and_people_see_a_share_of_it(
 def test_a_gate_that_its_audit_contradicts_closes_itself_and_says_so(
     database: Database, gated: tuple
 ) -> None:
-    """What comes later is good where the head expects the worst: people's look at the audit finds it out."""
+    """What comes later is good where the model expects the worst: people's look at the audit finds it out."""
     number, good = gated
     with database.transaction() as tx:
         while select_candidates(tx, number, SOURCE)[0]:
@@ -178,8 +178,8 @@ def test_half_of_the_random_slice_never_teaches_what_it_is_to_judge(
             .where(candidates.c.round_id == number, candidates.c.slice == "random")
         )
         all_ = tx.scalar(sa.select(sa.func.count()).where(decisions.c.channel == "pages"))
-        head = fit_and_store(tx, Kind.single, SOURCE)
-    kept_apart = all_ - head.metrics["decisions"]
+        model = fit_and_store(tx, Kind.single, SOURCE)
+    kept_apart = all_ - model.metrics["decisions"]
     assert 0.4 * judged < kept_apart < 0.6 * judged
 
 

@@ -65,7 +65,7 @@ def test_what_cannot_be_is_refused(row, told):
         parse_policy(row)
 
 
-def test_the_random_slice_is_large_enough_to_teach_a_head_and_never_larger_than_the_share():
+def test_the_random_slice_is_large_enough_to_teach_a_model_and_never_larger_than_the_share():
     assert MixedPolicy(share=0.2).random_share(1_000_000) == pytest.approx(0.03)
     assert MixedPolicy(share=0.2).random_share(4_000) == pytest.approx(MIN_RANDOM_SLICE / 4_000)
     assert MixedPolicy(share=0.2).random_share(100) == 0.2

@@ -136,7 +136,7 @@ def test_one_over_the_propensity_counts_all_without_bias(database: Database) -> 
     assert np.std(sums) < 45  # a plain sample as large as the random slice would have 40
 
 
-def test_without_a_head_the_random_slice_is_shown_and_then_the_rest_of_the_share(
+def test_without_a_model_the_random_slice_is_shown_and_then_the_rest_of_the_share(
     database: Database,
 ) -> None:
     with database.transaction() as tx:
@@ -145,14 +145,14 @@ def test_without_a_head_the_random_slice_is_shown_and_then_the_rest_of_the_share
         good = dict.fromkeys(arrive(tx, number, 1, quality), False)
         shown, left = select_candidates(tx, number, SOURCE)
         assert (25 < shown < 60, left) == (True, 0)
-        judge_waiting(tx, number, good)  # all rejected: no head can be made of that
+        judge_waiting(tx, number, good)  # all rejected: no model can be fitted to them
         more, left = select_candidates(tx, number, SOURCE)
         assert 70 < shown + more < 130
         assert left == 200 - shown - more
     assert states(database, number)["unshown"] == left
 
 
-def test_only_so_many_are_put_up_as_the_desk_soon_needs_and_the_newest_head_chooses(
+def test_only_as_many_are_shown_as_reviewers_soon_need_and_the_newest_model_selects(
     database: Database,
 ) -> None:
     with database.transaction() as tx:

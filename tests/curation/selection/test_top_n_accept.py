@@ -23,7 +23,7 @@ TERMS = TopNSettings(keep=400, audit=120, least=0.9, per_prompt=20, per_cluster=
 
 
 def drawn(tx: Transaction, seed: int = 1, count: int = 2_000) -> tuple[int, dict]:
-    """A round that was drawn and of which nothing was shown; people will like what the head likes."""
+    """A round that was drawn and of which nothing was shown; reviewers accept candidates with high scores."""
     number = open_stream(tx, {"kind": "random", "share": 0.01}, count)
     quality = np.random.default_rng(seed).standard_normal(count)
     ids = arrive(tx, number, seed, quality)
@@ -98,8 +98,8 @@ def test_what_an_audit_does_not_prove_stays_unaccepted_and_trying_again_costs_ce
         assert plan_top_n(tx, number, TERMS)["level"] < told["level"]
 
 
-def test_the_lower_bound_is_right_in_95_of_100_scalings(database: Database) -> None:
-    """Terms that the kept ones miss by little: if scaling let them through more often than it says, this would show."""
+def test_the_lower_bound_is_right_in_95_of_100_runs(database: Database) -> None:
+    """Terms that the kept ones miss by little: if top-N acceptance let them through more often than it says, this would show."""
     passed = 0
     rng = np.random.default_rng(7)
     with database.transaction() as tx:
@@ -119,7 +119,7 @@ def test_the_lower_bound_is_right_in_95_of_100_scalings(database: Database) -> N
     assert passed <= 3  # at most a half is to be expected
 
 
-def test_caps_keep_a_scaling_varied(database: Database) -> None:
+def test_caps_keep_a_run_varied(database: Database) -> None:
     """One prompt of twenty has nearly all the best."""
     counted = {}
     with database.transaction() as tx:
@@ -134,9 +134,9 @@ def test_caps_keep_a_scaling_varied(database: Database) -> None:
             mine = sa.select(sa.func.count()).select_from(
                 top_n_members.join(candidates).join(prompts)
             )
-            scaling = describe_top_n(tx, number)["scaling"]
+            top_n_run = describe_top_n(tx, number)["top_n_run"]
             counted[times] = tx.scalar(
-                mine.where(prompts.c.id == best, top_n_members.c.top_n_run_id == scaling)
+                mine.where(prompts.c.id == best, top_n_members.c.top_n_run_id == top_n_run)
             )
             judge_waiting(tx, number, dict.fromkeys(ids, False))
             finish_top_n(tx, number, "test")

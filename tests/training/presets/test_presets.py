@@ -4,16 +4,15 @@ from dataclasses import replace
 
 import pytest
 
+from curation.checkpoints.former_columns import FORMER_COLUMNS, present_columns
 from curation.domain import Checkpoint, TrainingRequest
 from curation.errors import NotFound, Refused
 from training.presets.presets import (
-    FORMER_COLUMNS,
     MICRO,
     PRESETS,
     find_preset,
     find_requested_preset,
     find_stored_preset,
-    present_columns,
 )
 
 

@@ -250,16 +250,19 @@ def test_a_round_of_pairs_is_drawn_and_every_step_is_kept(here, database, models
         assert all(decode_layer(opened.store.get(row.sha256)).shape == (64, 64, 4) for row in rows)
 
 
-def test_what_does_not_fit_is_told_before_it_is_registered(here, database, models, tmp_path):
+def test_overrides_that_do_not_fit_are_refused_before_registration(
+    here, database, models, tmp_path
+):
     with open_context(here) as opened:
         plain = make_checkpoint(opened.store, models[0], "sd15")
         with database.transaction() as tx:
             register_checkpoint(tx, plain, "test")
-    for change, error, said in (
+    for change, error, message in (
         (f"inpainter={tmp_path}/nowhere", NotFound, "no folder"),
         ("erosion=-1", Refused, "invalid erosion -1"),
         ("inpaint=x", NotFound, "no column 'inpaint'"),
+        ("optimiser=adamw", NotFound, "no column 'optimiser'"),
         ("draw_steps=2", Refused, "no preset value would change"),
     ):
-        with pytest.raises(error, match=said):
+        with pytest.raises(error, match=message):
             call("checkpoint", "derive", plain.id, "--set", change)
