@@ -278,6 +278,7 @@ interface ReviewerStats {
   dwell_ms: { n: number; median: number | null; p90: number | null };
   undone: Interval | null;
   not_counted: number;
+  as_of: string | null;
   agreement: { alike: Interval | null; ac1: Coefficient };
   gold: { noticed: Interval | null; clean_accepted: Interval | null; curves: DetectionCurve[] };
   signs: {
@@ -304,6 +305,7 @@ interface Agreement {
 
 interface RoundAgreement extends Agreement {
   round: number;
+  as_of: string | null;
   consensus: { rule: string; overlap: number; certainty: number; rule_reviewer_votes: boolean };
   adjudicating: number;
   pairs: (Agreement & { reviewers: string[] })[];

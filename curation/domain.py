@@ -63,8 +63,7 @@ STATE_TRANSITIONS: frozenset[tuple[CandidateState, CandidateState]] = frozenset(
         (_S.showing, _S.waiting),  # skipped, or the lease ran out
         # Verdicts: by a reviewer, also after the lease expired, or by the auto-reviewer.
         *((before, decided) for before in _UNDECIDED for decided in _DECIDED),
-        # An undo returns the candidate to the same reviewer; a reverted automatic verdict
-        # returns it to the state in which no reviewer sees it.
+        # An undo returns it to the same reviewer; a reverted automatic verdict hides it again.
         *((decided, after) for decided in _DECIDED for after in (_S.showing, _S.unshown)),
         # Closing a round withdraws all that has no verdict.
         *((before, _S.withdrawn) for before in _WITHDRAWABLE),
@@ -363,6 +362,7 @@ class JobName(StrEnum):
     deliver_webhooks = "deliver_webhooks"
     train = "train"
     caption = "caption"
+    refresh_reports = "refresh_reports"  # store the statistics that pages cannot wait for
     reconcile = "reconcile"  # release expired leases and enqueue pending work again
 
 

@@ -219,9 +219,8 @@ def claim_candidates(request: Request, visit: Annotator, body: ClaimsRequest) ->
         batch = queue.claim_batch(
             tx, reviewer.id, body.round, body.count, body.holding, seconds, body.page, body.previous
         )
-        # Counting is slow in large rounds, so it is cached.
-        key = (reviewer.id, body.round)
-        own = counts.get(key, lambda: progress.review_progress(tx, reviewer.id, body.round))
+    # Counted after the commit, so that no lock is held meanwhile, and cached where it is slow.
+    own = counts.get((reviewer.id, body.round), lambda: _progress(visit, reviewer.id, body.round))
     number = body.round or (batch.items[0].round if batch.items else None)
     return ClaimsResponse(
         candidates=[review_item_response(request, item) for item in batch.items],
@@ -308,6 +307,11 @@ def get_reasons(visit: Annotator) -> list[ReasonResponse]:
         )
         for key, (name, label) in enumerate(LABELS.items(), 1)
     ]
+
+
+def _progress(visit: RequestContext, reviewer_id: int, number: int | None) -> dict[str, int]:
+    with visit.context.database.transaction() as tx:
+        return progress.review_progress(tx, reviewer_id, number)
 
 
 def _decide(visit: RequestContext, body: DecisionRequest) -> DecisionResponse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from fastapi import APIRouter
@@ -11,7 +12,7 @@ from pydantic import BaseModel
 from curation.api.auth import Annotator, ReadStatistics
 from curation.api.contract import error_responses
 from curation.domain import Role
-from curation.reporting import reviewer_stats
+from curation.reporting import kept
 from curation.statistics.psychometric import Curve
 
 router = APIRouter(prefix="/api", tags=["reviewers"], responses=error_responses(401))
@@ -106,7 +107,8 @@ class CarelessnessSigns(BaseModel):
 class ReviewerStatsResponse(BaseModel):
     """The statistics of one reviewer, over the latest 20,000 decisions.
 
-    `not_counted` is the number of Label Studio annotations that were too late or unreadable.
+    `not_counted` is the number of Label Studio annotations that were too late or unreadable, and
+    `as_of` the time of statistics that are computed from time to time; null if they are of now.
     """
 
     name: str
@@ -120,6 +122,7 @@ class ReviewerStatsResponse(BaseModel):
     dwell_ms: ReviewTime
     undone: Share | None
     not_counted: int
+    as_of: datetime | None
     agreement: WithOthers
     gold: GoldResults
     signs: CarelessnessSigns
@@ -132,7 +135,7 @@ class ReviewerStatsResponse(BaseModel):
 def get_my_stats(visit: Annotator) -> ReviewerStatsResponse:
     """Return my statistics; gold and agreement are rounded, so that no single item is revealed."""
     with visit.transaction() as (tx, reviewer):
-        stats = reviewer_stats.reviewer_statistics(tx, reviewer, to_themselves=True)
+        stats = kept.own_report(tx, reviewer)
     return ReviewerStatsResponse(**stats)
 
 
@@ -140,5 +143,5 @@ def get_my_stats(visit: Annotator) -> ReviewerStatsResponse:
 def get_all_reviewer_stats(visit: ReadStatistics) -> list[ReviewerStatsResponse]:
     """Return the statistics of all people who review."""
     with visit.transaction(one_view=True) as (tx, _):
-        stats = reviewer_stats.all_statistics(tx)
+        stats = kept.reviewer_reports(tx, kept.people_of(tx))
     return [ReviewerStatsResponse(**reviewer) for reviewer in stats]

@@ -12,8 +12,7 @@ from curation.api.auth import ListRounds, ReadRounds, WriteRounds
 from curation.api.contract import error_responses, operation_link, with_links
 from curation.api.fields import QUERY_NUMBER
 from curation.domain import CandidateState, Kind, LayerRole, RejectReason, Role, RoundState
-from curation.quality import agreement
-from curation.reporting import round_report
+from curation.reporting import kept, round_report
 from curation.review import progress
 from curation.review.reviewers import Reviewer
 from curation.rounds import lifecycle
@@ -274,9 +273,13 @@ class ConsensusResponse(BaseModel):
 
 
 class RoundAgreement(AgreementResponse):
-    """The agreement in a round, also of each two people, and candidates for an adjudicator."""
+    """The agreement in a round, also of each two people, and candidates for an adjudicator.
+
+    `as_of` is the time of an agreement that is computed from time to time; null if it is of now.
+    """
 
     round: int
+    as_of: datetime | None
     consensus: ConsensusResponse
     adjudicating: int
     pairs: list[PairAgreementAnswer]
@@ -300,7 +303,11 @@ def get_rounds(visit: ListRounds) -> list[RoundResponse]:
     with visit.transaction() as (tx, reviewer):
         rows = lifecycle.list_rounds(tx)
         # Programs do not review.
-        own = progress.progress_by_round(tx, reviewer.id) if isinstance(reviewer, Reviewer) else {}
+        own = (
+            progress.progress_by_round(tx, reviewer.id, [row["id"] for row in rows])
+            if isinstance(reviewer, Reviewer)
+            else {}
+        )
     # Annotators must not learn the verdicts of others.
     described = [round_report.describe_round(row) for row in rows]
     if reviewer.role is Role.annotator:
@@ -328,7 +335,7 @@ def get_round(visit: ReadRounds, number: Number) -> RoundReport:
 def get_agreement(visit: ReadRounds, number: Number) -> RoundAgreement:
     """Return the agreement of people in a round where several decide the same candidates."""
     with visit.transaction(one_view=True) as (tx, _):
-        found = agreement.round_agreement(tx, number)
+        found = kept.agreement_report(tx, number)
     return RoundAgreement(**found)
 
 

@@ -55,6 +55,7 @@ PLAIN_JSON = frozenset(
         "events.data",
         "gates.metrics",
         "import_files.description",
+        "kept_reports.report",
         "labeling_annotations.content",
         "rounds.consensus",
         "rounds.gold",

@@ -251,6 +251,8 @@ candidates = sa.Table(
     sa.Column("slice", sa.Text),
     sa.Column("flags", ARRAY(sa.Text), nullable=False, server_default="{}"),
     sa.Column("attempts", sa.SmallInteger, nullable=False, server_default="0"),
+    # The reviewer whose verdict settled it; a trigger clears it when the state changes.
+    sa.Column("settled_by", sa.ForeignKey("reviewers.id")),
     # Why it failed.
     sa.Column("note", sa.Text),
     # License, source and split of an imported file.
@@ -270,7 +272,7 @@ candidates = sa.Table(
 sa.Index(
     "ix_candidates_waiting",
     candidates.c.round_id,
-    candidates.c.decided,
+    candidates.c.decided.desc(),
     candidates.c.priority.desc(),
     candidates.c.id,
     postgresql_where=candidates.c.state == "waiting",
@@ -430,6 +432,10 @@ decisions = sa.Table(
     metadata,
     sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
     sa.Column("candidate_id", sa.ForeignKey("candidates.id"), nullable=False, index=True),
+    # Round and slice of the candidate, which a trigger sets. No foreign key: its lock on the round
+    # would deadlock with the closing of the round, which locks the candidates after the round.
+    sa.Column("round_id", sa.Integer, nullable=False),
+    sa.Column("candidate_slice", sa.Text, nullable=False),
     sa.Column("reviewer_id", sa.ForeignKey("reviewers.id"), nullable=False),
     sa.Column("verdict", sa.Text, nullable=False),
     sa.Column("reasons", ARRAY(sa.Text), nullable=False, server_default="{}"),
@@ -452,6 +458,50 @@ decisions = sa.Table(
     sa.CheckConstraint("cardinality(layers) in (0, cardinality(reasons))", name="layers"),
 )
 sa.Index("ix_decisions_reviewer_id_id", decisions.c.reviewer_id, decisions.c.id.desc())
+sa.Index("ix_decisions_round_id_id", decisions.c.round_id, decisions.c.id)
+sa.Index(
+    "ix_decisions_round_id_reviewer_id_id",
+    decisions.c.round_id,
+    decisions.c.reviewer_id,
+    decisions.c.id,
+)
+
+# Kept counts (curation.db.counts). Triggers append the changes of a statement to
+# round_count_deltas, so that no two transactions wait for one row; the reconcile job adds them to
+# round_counts. A count is the sum over both. No foreign keys, as for decisions.
+round_counts = sa.Table(
+    "round_counts",
+    metadata,
+    sa.Column("round_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("key", ARRAY(sa.Text), primary_key=True),
+    sa.Column("n", sa.BigInteger, nullable=False),
+    sa.Column("total", sa.BigInteger, nullable=False),
+)
+
+round_count_deltas = sa.Table(
+    "round_count_deltas",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+    sa.Column("round_id", sa.Integer, nullable=False, index=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("key", ARRAY(sa.Text), nullable=False),
+    sa.Column("n", sa.BigInteger, nullable=False),
+    sa.Column("total", sa.BigInteger, nullable=False),
+)
+
+# Reports that take longer than a page may, computed by jobs (curation.reporting.kept).
+kept_reports = sa.Table(
+    "kept_reports",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("subject", sa.Integer, primary_key=True, autoincrement=False),
+    # The last decision that it is based on, and the time of its computation.
+    sa.Column("marker", sa.BigInteger, nullable=False),
+    sa.Column("seconds", sa.REAL, nullable=False),
+    sa.Column("report", JSONB, nullable=False),
+    _now(),
+)
 
 # Candidates with a known verdict that are shown among the candidates of a round. They belong to a
 # round of their own, so that no statistics of another round count them.
@@ -503,6 +553,8 @@ samples = sa.Table(
     _one_of("split", Split),
     _one_of("caption_source", CaptionSource),
 )
+
+sa.Index("ix_samples_created_at_id", samples.c.created_at.desc(), samples.c.id)
 
 sample_layers = sa.Table(
     "sample_layers",

@@ -10,7 +10,13 @@ from curation.jobs.generation import fit_acceptance_model, generate, screen, sel
 from curation.jobs.lease_heartbeat import WORKER_ID, Stopped, release_lost_leases, stop_requested
 from curation.jobs.long_running import caption, train
 from curation.jobs.reconcile import reconcile
-from curation.jobs.review import aggregate, pull_annotations, push_tasks, review
+from curation.jobs.review import (
+    aggregate,
+    pull_annotations,
+    push_tasks,
+    refresh_reports,
+    review,
+)
 
 __all__ = [
     "JOBS",
@@ -24,6 +30,7 @@ __all__ = [
     "pull_annotations",
     "push_tasks",
     "reconcile",
+    "refresh_reports",
     "release_lost_leases",
     "review",
     "screen",
@@ -44,5 +51,6 @@ JOBS: dict[JobName, Callable[..., None]] = {
     JobName.deliver_webhooks: deliver_webhooks,
     JobName.train: train,
     JobName.caption: caption,
+    JobName.refresh_reports: refresh_reports,
     JobName.reconcile: reconcile,
 }

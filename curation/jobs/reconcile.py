@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from curation.db import workers
+from curation.db import counts, workers
 from curation.db.engine import Transaction
 from curation.db.tables import candidates, caption_runs, rounds, training_runs
 from curation.domain import CandidateState, JobName, Kind, RoundState, RunState
 from curation.events import chain, deliveries
 from curation.jobs.lease_heartbeat import release_lost_leases_in
 from curation.labeling import project_reads, projects
+from curation.reporting import kept
 from curation.review import consensus
 from curation.runtime.context import AppContext
 from curation.selection import acceptance_model_store
@@ -22,6 +23,10 @@ def reconcile(context: AppContext) -> None:
     with context.database.transaction() as tx:
         release_lost_leases_in(tx, context)
         workers.remove_lost_workers(tx)
+        # Kept counts, and reports based on new decisions.
+        counts.fold_deltas(tx)
+        if kept.has_stale_reports(tx):
+            tx.enqueue(JobName.refresh_reports)
         # Candidates of open rounds, by state.
         for number in open_rounds_with(
             tx, CandidateState.requested, without=CandidateState.generating

@@ -15,6 +15,7 @@ from curation.jobs.model_cache import get_rule_reviewer
 from curation.labeling import projects, rule_annotator
 from curation.labeling.sync import LabelingSync
 from curation.quality import aggregation
+from curation.reporting import kept
 from curation.review import decisions, reviewers
 from curation.runtime.context import AppContext, open_labeling_sync
 from curation.screening.pairs import rule_reviewer
@@ -81,6 +82,13 @@ def _annotate(
                 tx.enqueue(JobName.review, round_id)
 
     _with_sync(context, annotate)
+
+
+def refresh_reports(context: AppContext) -> None:
+    """Store the statistics of reviewers and the agreement in rounds that have new decisions."""
+    if kept.refresh_reports(context.database):
+        with context.database.transaction() as tx:
+            tx.enqueue(JobName.refresh_reports)
 
 
 def push_tasks(context: AppContext, round_id: int) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import sqlalchemy as sa
 
+from curation.db.counts import count_states
 from curation.db.engine import Transaction
 
 IDLE_SECONDS = 60
@@ -15,21 +17,28 @@ START_WORKERS = (
     "start 'layerloop worker --queue gpu' and 'layerloop worker --queue cpu', or 'layerloop up'"
 )
 
+KINDS = {"requested": "drawings", "generated": "screenings"}
+"""Kinds of work, by the state of the candidates that wait for it."""
+
+# Work is taken by id, so the first candidate has waited longest. The lateral joins read one row
+# each by the partial indexes, however many candidates wait.
 _WAITING = sa.text("""
-    with due as (
-        select case c.state when 'requested' then 'drawings' else 'screenings' end as kind
-        from candidates c join rounds r on r.id = c.round_id
-        where r.state = 'open' and c.state in ('requested', 'generated')
-          and c.changed_at < now() - make_interval(secs => :seconds)
-          and (cast(:round as integer) is null or r.id = :round)
+    with idle as (
+        select not exists (select from leases
+            where purpose in ('generate', 'train', 'caption') and expires_at > now()) as idle)
+    select r.id, first.state from rounds r cross join lateral (
+        (select state, changed_at from candidates
+            where round_id = r.id and state = 'requested' order by id limit 1)
         union all
-        select 'trainings' from training_runs
-        where cast(:round as integer) is null
-          and state = 'requested' and created_at < now() - make_interval(secs => :seconds))
-    select kind, count(*) as count from due
-    where not exists (
-        select from leases where purpose in ('generate', 'train', 'caption') and expires_at > now())
-    group by kind""")
+        (select state, changed_at from candidates
+            where round_id = r.id and state = 'generated' order by id limit 1)) first
+    where r.state = 'open' and (cast(:round as integer) is null or r.id = :round)
+        and first.changed_at < now() - make_interval(secs => :seconds)
+        and (select idle from idle)
+    union all
+    select null, 'trainings' from training_runs
+    where cast(:round as integer) is null and state = 'requested'
+        and created_at < now() - make_interval(secs => :seconds) and (select idle from idle)""")
 
 
 def count_waiting_work(tx: Transaction, number: int | None = None) -> dict[str, int]:
@@ -42,8 +51,12 @@ def count_waiting_work(tx: Transaction, number: int | None = None) -> dict[str, 
     Returns:
         The counts by kind of work.
     """
-    rows = tx.execute(_WAITING, {"seconds": IDLE_SECONDS, "round": number})
-    return {row.kind: row.count for row in sorted(rows)}
+    rows = tx.execute(_WAITING, {"seconds": IDLE_SECONDS, "round": number}).all()
+    counted = count_states(tx, {row.id for row in rows if row.id is not None})
+    work: Counter[str] = Counter()
+    for row in rows:
+        work[KINDS.get(row.state, row.state)] += counted[row.id][row.state] if row.id else 1
+    return dict(sorted(work.items()))
 
 
 def describe_waiting_work(waiting: Mapping[str, int]) -> str:

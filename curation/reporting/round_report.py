@@ -11,8 +11,8 @@ from curation.db.engine import Transaction
 from curation.domain import Kind
 from curation.reporting import missing_workers
 from curation.review.reviewers import AUTO_REVIEWER, PERSON, RULE_REVIEWER
-from curation.review.verdicts import IS_STANDING
-from curation.rounds.lifecycle import count_states, find_round
+from curation.review.round_counts import ReportCounts, Settled, read_report_counts
+from curation.rounds.lifecycle import find_round
 from curation.screening.pairs.signals import AGREEMENT_SIGNALS, PAIR_SIGNALS
 from curation.selection import gate_report, review_cost
 from curation.statistics.intervals import wilson
@@ -36,26 +36,26 @@ def round_report(tx: Transaction, number: int) -> dict[str, Any]:
     """
     # Rows that several sections of the report use.
     row = find_round(tx, number)
-    counts = count_states(tx, number)
-    by_reviewer = [dict(found) for found in tx.execute(_BY_REVIEWER, {"round": number}).mappings()]
+    kept = read_report_counts(tx, row)
+    counts, by_reviewer = kept.states, kept.by_reviewer
     evaluation = tx.execute(_EVALUATION, {"checkpoint": row["checkpoint_id"]}).scalar()
     overlap = int(row["consensus"].get("overlap", 1))
-    funnel = _funnel(counts, tx.execute(_BEYOND_STATES, {"round": number}).one())
+    funnel = _funnel(counts, kept)
     return {
         "round": describe_round(row | {"counts": counts}) | {"policy": row["policy"]},
         "funnel": funnel,
-        "refusals": [dict(found) for found in tx.execute(_REFUSALS, {"round": number}).mappings()],
-        "reasons": [dict(found) for found in tx.execute(_REASONS, {"round": number}).mappings()],
+        "refusals": kept.refusals,
+        "reasons": kept.reasons,
         "signals": _signals(tx, row),
-        "defects_per_100": {kind: _defects(by_reviewer, kind) for kind in (PERSON, RULE_REVIEWER)},
-        "human": _human(by_reviewer),
+        "defects_per_100": {kind: _defects(kept.settled[kind]) for kind in (PERSON, RULE_REVIEWER)},
+        "human": _human(by_reviewer, kept.settled[PERSON].accepted),
         **{
             kind: {name: _total(by_reviewer, kind, name) for name in ("decisions", "accepted")}
             for kind in (RULE_REVIEWER, AUTO_REVIEWER)
         },
-        "review_cost": review_cost.review_cost(tx, number),
+        "review_cost": review_cost.review_cost(tx, number, kept),
         "gates": gate_report.gates_report(tx, number),
-        "prompt_agreement": _agreement(tx.execute(_AGREEMENT, {"round": number}).mappings().one()),
+        "prompt_agreement": kept.prompt_agreement,
         "seconds_left": review_cost.review_seconds_left(
             tx, counts, float(row["policy"].get("share", 1.0)), overlap
         ),
@@ -152,7 +152,7 @@ _GENERATION_LINE = (
 )
 
 
-def _funnel(counts: Mapping[str, int], beyond: sa.Row[Any]) -> dict[str, int]:
+def _funnel(counts: Mapping[str, int], kept: ReportCounts) -> dict[str, int]:
     """Return the number of candidates in each step, from requested to accepted.
 
     `shown` counts candidates with a decision of a person or the rule reviewer; those that were only
@@ -171,9 +171,9 @@ def _funnel(counts: Mapping[str, int], beyond: sa.Row[Any]) -> dict[str, int]:
     )
     return {
         "requested": sum(counts.values()),
-        "generated": sum(counts.get(state, 0) for state in after_drawing) + beyond.drawn,
+        "generated": sum(counts.get(state, 0) for state in after_drawing) + kept.ended_generated,
         "refused": counts.get("refused", 0),
-        "shown": beyond.shown,
+        "shown": kept.shown,
         "decided": decided,
         "accepted": counts.get("accepted", 0),
         "rejected": counts.get("rejected", 0),
@@ -183,28 +183,23 @@ def _funnel(counts: Mapping[str, int], beyond: sa.Row[Any]) -> dict[str, int]:
     }
 
 
-def _defects(by_reviewer: Sequence[Mapping[str, Any]], kind: str) -> dict[str, float] | None:
+def _defects(settled: Settled) -> dict[str, float] | None:
     """Estimate the rejects per 100 candidates that passed screening, with a 95 % interval.
 
     A mixed policy counts its random slice only, since it selects the others by score. Each decided
     candidate is weighted by 1 / propensity (Hajek's ratio); unequal weights reduce the effective
     sample size to (sum w)^2 / sum w^2 (Kish, 1965).
     """
-    decided = _total(by_reviewer, kind, "at_random")
-    if not decided:
+    if not settled.at_random:
         return None
-    weight = _total(by_reviewer, kind, "weight")
-    share = _total(by_reviewer, kind, "rejected_weight") / weight
-    low, high = wilson(share, weight**2 / _total(by_reviewer, kind, "squared_weight"))
-    return {"value": 100 * share, "low": 100 * low, "high": 100 * high, "n": decided}
+    share = settled.rejected_weight / settled.weight
+    low, high = wilson(share, settled.weight**2 / settled.squared_weight)
+    return {"value": 100 * share, "low": 100 * low, "high": 100 * high, "n": settled.at_random}
 
 
-def _human(by_reviewer: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _human(by_reviewer: Sequence[Mapping[str, Any]], accepted: int) -> dict[str, Any]:
     """Return the review time of people; unmeasured reviews count as the mean of measured ones."""
-    accepted, measured = (
-        _total(by_reviewer, PERSON, "made"),
-        _total(by_reviewer, PERSON, "measured"),
-    )
+    measured = _total(by_reviewer, PERSON, "measured")
     seconds = None
     if accepted and measured:
         mean = _total(by_reviewer, PERSON, "dwell_ms") / measured / 1_000
@@ -216,13 +211,6 @@ def _human(by_reviewer: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "decisions": _total(by_reviewer, PERSON, "decisions"),
         "reviewers": [{name: row[name] for name in shown} for row in by_reviewer],
     }
-
-
-def _agreement(row: Mapping[str, Any]) -> dict[str, float] | None:
-    """Return the shares of candidates with the color, shape, or both of their prompt."""
-    return (
-        {name: float(row[name]) for name in ("colour", "shape", "both", "n")} if row["n"] else None
-    )
 
 
 def _signals(tx: Transaction, row: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -262,49 +250,6 @@ def _defects_line(defects: Mapping[str, float] | None, who: str) -> list[str]:
     return [f"  {defects['value']:.1f} defects per 100 by {who} ({interval})"]
 
 
-# Decisions of a round with their reviewers; `stands` is false for skips, undos and undone
-# decisions. A candidate with several verdicts counts once, by its final state, with the last of
-# them (`settles`); decisions by re-aggregation involve no review.
-_ACTS = f"""
-    select d.*, v.name, v.kind, {IS_STANDING} as stands, c.state,
-        {IS_STANDING} and c.state in ('accepted', 'rejected') and (c.decided = 0 or not exists (
-            select from decisions l
-            where l.candidate_id = d.candidate_id and l.id > d.id and l.channel <> 'consensus'
-                and l.verdict in ('accept', 'reject')
-                and not exists (select from decisions u where u.undoes = l.id)
-        )) as settles,
-        case when coalesce(c.slice, 'random') <> 'random' then 0
-            when r.policy ->> 'kind' = 'random'
-                then 1 / coalesce(d.propensity, 1)::double precision
-            else 1 end as w
-    from decisions d join candidates c on c.id = d.candidate_id
-    join reviewers v on v.id = d.reviewer_id
-    join rounds r on r.id = c.round_id
-    where c.round_id = :round and d.channel <> 'consensus'"""
-
-_BY_REVIEWER = sa.text(f"""
-    with acts as ({_ACTS})
-    select name, kind,
-        count(*) filter (where stands) as decisions,
-        count(*) filter (where settles and w > 0) as at_random,
-        count(*) filter (where stands and verdict = 'accept') as accepted,
-        count(*) filter (where verdict <> 'undo') as reviews,
-        count(dwell_ms) as measured,
-        coalesce(sum(dwell_ms), 0)::double precision as dwell_ms,
-        percentile_cont(0.5) within group (order by dwell_ms) as median_dwell_ms,
-        count(*) filter (where settles and state = 'accepted') as made,
-        coalesce(sum(w) filter (where settles), 0) as weight,
-        coalesce(sum(w * w) filter (where settles), 0) as squared_weight,
-        coalesce(sum(w) filter (where settles and state = 'rejected'), 0) as rejected_weight
-    from acts group by name, kind order by decisions desc, name""")
-
-_REASONS = sa.text(f"""
-    with acts as ({_ACTS})
-    select reason, layer, kind, count(*) as count
-    from acts cross join unnest(reasons, layers) as given(reason, layer)
-    where stands group by reason, layer, kind
-    order by count desc, reason, layer nulls first, kind""")
-
 # Ids are hashes, so the first of them are a random sample.
 _SIGNALS = sa.text("""
     with chosen as (
@@ -314,33 +259,5 @@ _SIGNALS = sa.text("""
         percentile_cont(array[0.1, 0.5, 0.9]) within group (order by value::float) as shares
     from chosen cross join jsonb_each_text(signals) as measured(name, value)
     where value is not null and name = any(:names) group by name""")
-
-_REFUSALS = sa.text("""
-    select s.refused_by as signal, count(*) as count
-    from candidates c join screenings s on s.candidate_id = c.id
-    where c.round_id = :round and c.state = 'refused'
-    group by s.refused_by order by count desc, signal""")
-
-# Counts that states do not give: ended candidates that had been generated, and reviewed candidates.
-_BEYOND_STATES = sa.text("""
-    select
-        (select count(*) from candidates c
-            where c.round_id = :round and c.state in ('withdrawn', 'failed')
-            and exists (select from candidate_layers l where l.candidate_id = c.id)) as drawn,
-        (select count(distinct c.id) from decisions d join candidates c on c.id = d.candidate_id
-            join reviewers v on v.id = d.reviewer_id
-            where c.round_id = :round and d.verdict <> 'undo' and d.channel <> 'consensus'
-                and v.kind <> 'auto_reviewer') as shown""")
-
-# Measured only for prompts in the grammar of the synthetic seed set (curation.synthetic.dataset).
-_AGREEMENT = sa.text("""
-    with shown as (
-        select (s.signals ->> 'shows_colour')::float = 1 as colour,
-            (s.signals ->> 'shows_shape')::float = 1 as shape
-        from candidates c join screenings s on s.candidate_id = c.id
-        where c.round_id = :round and s.signals ? 'shows_colour')
-    select count(*) as n, avg(colour::int) as colour, avg(shape::int) as shape,
-        avg((colour and shape)::int) as both
-    from shown""")
 
 _EVALUATION = sa.text("select evaluation from checkpoints where id = :checkpoint")

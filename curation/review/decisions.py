@@ -288,7 +288,8 @@ _DECIDE = sa.text("""
             :dwell_ms, :channel, :key, :checkpoint, :propensity, :final)
         on conflict (key) do nothing returning id),
     moved as (
-        update candidates set state = :state, decided = :decided, priority = priority - :step
+        update candidates set state = :state, decided = :decided, priority = priority - :step,
+            settled_by = case when :state in ('accepted', 'rejected') then :reviewer end
         from kept where candidates.id = :candidate),
     freed as (delete from leases using kept where subject = :candidate),
     finished as (

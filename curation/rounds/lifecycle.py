@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from curation.datasets.samples import StoredLayer, record_layers
+from curation.db import counts
 from curation.db.engine import Transaction
 from curation.db.tables import candidate_layers, candidates, gold, leases, prompts, rounds
 from curation.domain import CandidateState, JobName, Kind, LayerRole, Prompt, RoundState, content_id
@@ -227,15 +228,23 @@ def find_round(tx: Transaction, number: int) -> dict[str, Any]:
     return dict(row)
 
 
-def list_rounds(tx: Transaction) -> list[dict[str, Any]]:
-    """Return every round with its counts by state, oldest first."""
+def list_rounds(
+    tx: Transaction, *, limit: int = 0, before: int | None = None
+) -> list[dict[str, Any]]:
+    """Return rounds with their counts by state, oldest first.
+
+    Args:
+        tx: The transaction.
+        limit: The maximum number, of the newest rounds; 0 for no limit.
+        before: Only rounds with a smaller id, for the next page; None for no bound.
+    """
+    query = sa.select(rounds).where(IS_NOT_GOLD).order_by(rounds.c.id.desc())
+    if before is not None:
+        query = query.where(rounds.c.id < before)
+    listed = tx.execute(query.limit(limit) if limit else query).mappings().all()[::-1]
     # Two queries in total, not one per round.
-    counted = sa.select(candidates.c.round_id, candidates.c.state, sa.func.count().label("n"))
-    counts: dict[int, dict[str, int]] = {}
-    for row in tx.execute(counted.group_by(candidates.c.round_id, candidates.c.state)):
-        counts.setdefault(row.round_id, {})[row.state] = row.n
-    listed = tx.execute(sa.select(rounds).where(IS_NOT_GOLD).order_by(rounds.c.id)).mappings()
-    return [dict(row) | {"counts": counts.get(row["id"], {})} for row in listed]
+    counted = counts.count_states(tx, [row["id"] for row in listed])
+    return [dict(row) | {"counts": counted.get(row["id"], {})} for row in listed]
 
 
 def list_candidates(
@@ -281,10 +290,7 @@ def list_candidates(
 
 def count_states(tx: Transaction, number: int) -> dict[str, int]:
     """Return the number of candidates of a round in each state."""
-    counted = sa.select(candidates.c.state, sa.func.count().label("n")).where(
-        candidates.c.round_id == number
-    )
-    return {row.state: row.n for row in tx.execute(counted.group_by(candidates.c.state))}
+    return counts.count_states(tx, [number]).get(number, {})
 
 
 def check_round(texts: Sequence[Prompt], quota: int, policy: Mapping[str, Any], kind: Kind) -> None:

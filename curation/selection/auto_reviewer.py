@@ -96,7 +96,7 @@ def _of_ids(text: str) -> sa.TextClause:
 # The key is the candidate and its turn, as for the rule reviewer: an undo begins a new turn.
 _DECIDE = _of_ids("""
     with moved as (
-        update candidates set state = :state where id = any(:ids)
+        update candidates set state = :state, settled_by = :auto_reviewer where id = any(:ids)
             and state in ('screened', 'unshown')
         returning id, round_id)
     insert into decisions (candidate_id, reviewer_id, verdict, comment, channel, key, checkpoint_id)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
 from curation.db.engine import Transaction
 from curation.review.reviewers import PERSON
-from curation.review.verdicts import IS_STANDING
+from curation.review.round_counts import ReportCounts, read_report_counts
 from curation.rounds.lifecycle import find_round
 from curation.rounds.policies import MixedPolicy, parse_policy
 
 HOUR: Final = 3_600.0
 MIN_REVIEW_SECONDS: Final = 600.0
 """Less review time in a round than this is too little for predictions and stopping."""
+SAMPLE_SIZE: Final = 2_000
+"""Number of candidates not selected yet that represent all of them in predictions."""
 
 
-def review_cost(tx: Transaction, number: int) -> dict[str, Any]:
+def review_cost(tx: Transaction, number: int, kept: ReportCounts | None = None) -> dict[str, Any]:
     """Return the review cost of a round as JSON data. Raises NotFound.
 
     `slices`: reviews, seconds, accepts and seconds per accept by selection slice. `next_hour`: the
@@ -29,16 +31,23 @@ def review_cost(tx: Transaction, number: int) -> dict[str, Any]:
     Args:
         tx: The transaction.
         number: The round.
+        kept: The counts of the round; None reads them.
     """
-    policy = parse_policy(find_round(tx, number)["policy"])
-    slices = [dict(row) for row in tx.execute(_SLICES, {"round": number}).mappings()]
-    for row in slices:
-        row["seconds_per_accept"] = (
-            row["seconds"] / row["accepted"] if row["accepted"] and row["seconds"] else None
-        )
+    round_ = find_round(tx, number)
+    policy = parse_policy(round_["policy"])
+    kept = read_report_counts(tx, round_) if kept is None else kept
+    slices = [
+        row
+        | {
+            "seconds_per_accept": row["seconds"] / row["accepted"]
+            if row["accepted"] and row["seconds"]
+            else None
+        }
+        for row in kept.slices
+    ]
     return {
         "slices": slices,
-        "next_hour": _next_hour(tx, number),
+        "next_hour": _next_hour(tx, round_, kept),
         "stop": stop_reason(tx, number, policy) if isinstance(policy, MixedPolicy) else None,
     }
 
@@ -51,13 +60,15 @@ def stop_reason(tx: Transaction, number: int, policy: MixedPolicy) -> str | None
         number: The round.
         policy: The round's policy.
     """
+    round_ = find_round(tx, number)
+    kept = read_report_counts(tx, round_)
     if policy.wanted:
-        accepted = int(tx.execute(_ACCEPTED, {"round": number}).scalar_one())
+        accepted = kept.states.get("accepted", 0)
         if accepted >= policy.wanted:
             return f"{accepted} are accepted, and {policy.wanted} were wanted"
-    if policy.least and _seconds_looked(tx, number) >= MIN_REVIEW_SECONDS:
+    if policy.least and _seconds_looked(kept) >= MIN_REVIEW_SECONDS:
         # Predict only if every remaining candidate has a score.
-        coming = _next_hour(tx, number)
+        coming = _next_hour(tx, round_, kept)
         if coming and coming["certain"] and coming["accepts"] < policy.least:
             return (
                 f"the next hour would bring {coming['accepts']:.0f} accepts, fewer than "
@@ -120,81 +131,104 @@ def format_review_cost(cost: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _seconds_looked(tx: Transaction, number: int) -> float:
-    return sum(float(row.seconds or 0) for row in tx.execute(_SLICES, {"round": number}))
+def _seconds_looked(kept: ReportCounts) -> float:
+    return sum(row["seconds"] or 0 for row in kept.slices)
 
 
-def _next_hour(tx: Transaction, number: int) -> dict[str, Any] | None:
+def _next_hour(
+    tx: Transaction, round_: Mapping[str, Any], kept: ReportCounts
+) -> dict[str, Any] | None:
     """Return the expected reviews and accepts of the next hour.
 
     If less than an hour is left, the accepts are still those of a full hour at the same rate. A
     candidate's acceptance probability is its score, or without one the acceptance rate so far.
     """
-    seconds = tx.execute(_PACE, {"round": number}).scalar()
+    seconds = tx.execute(_PACE, {"round": round_["id"]}).scalar()
     if not seconds:
         return None
-    row = tx.execute(_AHEAD, {"round": number, "reviews": max(1, int(HOUR / seconds))}).one()
-    if not row.reviews or row.accepts is None:
+    decided = kept.states.get("accepted", 0) + kept.states.get("rejected", 0)
+    rate = kept.states.get("accepted", 0) / decided if decided else None
+    # Add candidates in their order until the hour is full.
+    most = max(1, int(HOUR / seconds))
+    reviews = accepts = 0.0
+    certain, known = True, True
+    for item in _ahead(tx, round_, kept, most):
+        if reviews >= most:
+            break
+        reviews += item.reviews * item.weight
+        certain = certain and item.probability is not None
+        probability = rate if item.probability is None else item.probability
+        known = known and probability is not None
+        accepts += (probability or 0.0) * item.weight
+    if not reviews or not known:
         return None
-    reviews, certain = HOUR / seconds, row.scored == row.candidates
     return {
-        "reviews": reviews,
-        "left": row.reviews,
-        "accepts": reviews * row.accepts / row.reviews,
+        "reviews": HOUR / seconds,
+        "left": round(reviews),
+        "accepts": HOUR / seconds * accepts / reviews,
         "certain": certain,
     }
 
 
-# A review without a measured time counts as the mean of its slice.
-_SLICES = sa.text(f"""
-    select coalesce(c.slice, 'random') as slice,
-        count(*) filter (where d.verdict <> 'undo') as reviews,
-        avg(d.dwell_ms) / 1000.0::double precision
-            * count(*) filter (where d.verdict <> 'undo') as seconds,
-        count(distinct c.id) filter (where c.state = 'accepted' and d.verdict = 'accept'
-            and {IS_STANDING}) as accepted
-    from decisions d join candidates c on c.id = d.candidate_id
-    join reviewers v on v.id = d.reviewer_id
-    where c.round_id = :round and v.kind = '{PERSON}'
-    group by 1 order by 1""")
+class _Ahead(NamedTuple):
+    """A candidate to review: missing verdicts, acceptance probability, and how many it stands for.
 
-_ACCEPTED = sa.text(
-    "select count(*) from candidates where round_id = :round and state = 'accepted'"
-)
+    The candidates that the policy has not selected yet are represented by a sample.
+    """
+
+    reviews: int
+    probability: float | None
+    weight: float = 1.0
+
+
+def _ahead(
+    tx: Transaction, round_: Mapping[str, Any], kept: ReportCounts, most: int
+) -> Iterator[_Ahead]:
+    """Yield what comes next: held and waiting candidates, then the most likely others."""
+    overlap = int(round_["consensus"].get("overlap", 1))
+    params = {"round": round_["id"], "overlap": overlap, "reviews": most, "sample": SAMPLE_SIZE}
+    for statement in (_HELD, _QUEUE):
+        for row in tx.execute(statement, params):
+            yield _Ahead(row.reviews, row.probability)
+    sampled = tx.execute(_UNSELECTED, params).all()
+    weight = max(1.0, kept.states.get("screened", 0) / max(1, len(sampled)))
+    for row in sampled:
+        yield _Ahead(row.reviews, row.probability, weight)
+
 
 # Seconds per verdict over the round's last thousand reviews: skips and undone ones cost time too.
 _PACE = sa.text(f"""
     with late as (
-        select d.verdict, d.dwell_ms from decisions d
-        join candidates c on c.id = d.candidate_id join reviewers v on v.id = d.reviewer_id
-        where c.round_id = :round and v.kind = '{PERSON}' and d.dwell_ms is not null
+        select d.verdict, d.dwell_ms from decisions d join reviewers v on v.id = d.reviewer_id
+        where d.round_id = :round and v.kind = '{PERSON}' and d.dwell_ms is not null
         order by d.id desc limit 1000)
     select sum(dwell_ms) / 1000.0::double precision
         / nullif(count(*) filter (where verdict in ('accept', 'reject')), 0)
     from late""")
 
-# Waiting candidates first, partly decided ones before others, then the most likely of those not yet
-# selected. With several reviewers per candidate, each missing verdict takes one review.
-_AHEAD = sa.text("""
-    with rate as (
-        select avg((state = 'accepted')::int) as accepted from candidates
-        where round_id = :round and state in ('accepted', 'rejected')),
-    ahead as (
-        select k.probability,
-            greatest(coalesce((r.consensus ->> 'overlap')::int, 1) - c.decided, 1) as reviews,
-            c.state = 'screened' as later, c.decided, c.priority, c.id
-        from candidates c join rounds r on r.id = c.round_id
-        left join scores k on k.candidate_id = c.id
-        where c.round_id = :round and c.state in ('waiting', 'showing', 'screened')
-        order by later, decided desc, priority desc, probability desc nulls last, id
-        limit :reviews),
-    soon as (
-        select ahead.*, sum(reviews) over (
-            order by later, decided desc, priority desc, probability desc nulls last, id) as sum
-        from ahead)
-    select count(*) as candidates, count(probability) as scored, sum(reviews) as reviews,
-        sum(coalesce(probability, (select accepted from rate))::double precision) as accepts
-    from soon where sum - reviews < :reviews""")
+# In the order of the queue, by the partial index; each missing verdict takes one review.
+_QUEUE = sa.text("""
+    select greatest(:overlap - c.decided, 1) as reviews, k.probability
+    from (
+        select id, decided, priority from candidates
+        where round_id = :round and state = 'waiting'
+        order by decided desc, priority desc, id limit :reviews) c
+    left join lateral (select probability from scores where candidate_id = c.id limit 1) k on true
+    order by c.decided desc, c.priority desc, c.id""")
+
+_HELD = sa.text("""
+    select greatest(:overlap - c.decided, 1) as reviews, k.probability
+    from candidates c
+    left join lateral (select probability from scores where candidate_id = c.id limit 1) k on true
+    where c.round_id = :round and c.state = 'showing'""")
+
+# Ids are hashes, so the first of them are a random sample.
+_UNSELECTED = sa.text("""
+    select :overlap as reviews, k.probability
+    from (select id from candidates where round_id = :round and state = 'screened'
+        order by id limit :sample) c
+    left join lateral (select probability from scores where candidate_id = c.id limit 1) k on true
+    order by k.probability desc nulls last, c.id""")
 
 # People's recent seconds per verdict in all rounds: skips and undone reviews cost time too.
 _LATE_PACE = sa.text(f"""

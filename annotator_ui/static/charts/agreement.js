@@ -1,7 +1,7 @@
 /** Agreement of the reviewers of a round with overlap, and the candidates awaiting adjudication. */
 
 import { byId, el, replace } from "../lib/dom.js";
-import { formatRatio, humanize, pluralize } from "../lib/format.js";
+import { formatAgo, formatRatio, humanize, pluralize } from "../lib/format.js";
 import { read } from "../lib/http.js";
 import { poll } from "../lib/polling.js";
 
@@ -20,14 +20,15 @@ export function followAgreement(round) {
 }
 
 /** @param {RoundAgreement} report */
-function describeConsensus({ consensus, adjudicating }) {
+function describeConsensus({ consensus, adjudicating, as_of: asOf }) {
   const { overlap, rule, certainty, rule_reviewer_votes: withRuleReviewer } = consensus;
   const who = withRuleReviewer ? "reviewers (may include the rule reviewer)" : "reviewers";
   const by = rule === "majority" ? "majority vote" : "Dawid–Skene estimate";
   const minimum = certainty > 0.5 ? ` with at least ${formatRatio(certainty, 1)} certainty` : "";
   return (
     `${overlap} ${who} per candidate, blind. Consensus by ${by}${minimum}. ` +
-    `${pluralize(adjudicating, "candidate")} awaiting adjudication.`
+    `${pluralize(adjudicating, "candidate")} awaiting adjudication.` +
+    (asOf === null ? "" : ` Computed ${formatAgo(asOf)}.`)
   );
 }
 

@@ -2,6 +2,7 @@
 
 import { el, replace } from "../lib/dom.js";
 import {
+  formatAgo,
   formatCount,
   formatDuration,
   formatNumber,
@@ -58,13 +59,14 @@ export function wholePercent(share) {
 /** @param {ReviewerStats} stats */
 function tiles(stats) {
   const { decisions, hours, decisions_per_hour: rate, dwell_ms: dwell, agreement, gold } = stats;
-  const { undone, accepted } = stats;
+  const { undone, accepted, as_of: asOf } = stats;
   const median = dwell.median === null ? "–" : formatDuration(dwell.median / 1000);
   const p90 = dwell.p90 === null ? "" : `90% under ${formatDuration(dwell.p90 / 1000)}`;
   const ac1 = agreement.ac1.value === null ? "" : `; AC1 ${agreement.ac1.value.toFixed(2)}`;
   const time = formatDuration(hours * 3600);
   const found = [
     tile("Decisions", formatCount(decisions), `in ${time}; ${wholePercent(accepted)} accepted`),
+    ...(asOf === null ? [] : [tile("Computed", formatAgo(asOf), "from time to time")]),
     tile(
       "Decisions per hour",
       formatRate(rate),

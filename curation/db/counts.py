@@ -1,0 +1,111 @@
+"""Kept counts of candidates and decisions by round, which triggers in the database maintain.
+
+A full count of a round takes seconds at a million candidates. Therefore each statement that changes
+candidates, screenings or decisions appends the changes of the counts to `round_count_deltas` (an
+insert, so that no transaction waits for another), and `fold_deltas` adds them to `round_counts`. A
+count is the sum over both tables, read by one statement, and exact at any time.
+
+Counts and their keys:
+
+    candidates: state, verdicts, slice, propensity, settled by, generated (of ended ones)
+    screenings: refused by, shows the color, shows the shape
+    looks, measured: reviewer, slice; `total` of measured is the review time in milliseconds
+    verdicts: reviewer, verdict; standing ones
+    reasons: reviewer, reason, layer; of standing verdicts
+    own: reviewer, verdict; standing ones, with gold, by the round in which they were shown
+    shown: no key; candidates that a person or the rule reviewer has seen
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from curation.db.engine import Transaction
+
+FOLD_LOCK: Final = 7_201_114
+"""Number of the advisory lock that keeps two processes from folding at the same time."""
+
+FOLD_BATCH_SIZE: Final = 50_000
+"""Largest number of changes that are folded at once."""
+
+
+class RoundCount(NamedTuple):
+    """One count of a round: its name, its key, the number of rows, and a sum over them."""
+
+    round_id: int
+    name: str
+    key: tuple[str, ...]
+    n: int
+    total: int
+
+
+def read_counts(
+    tx: Transaction, rounds: Collection[int], names: Collection[str]
+) -> list[RoundCount]:
+    """Return the counts of rounds that are not zero.
+
+    Args:
+        tx: The transaction.
+        rounds: The ids of the rounds.
+        names: The names of the counts.
+    """
+    rows = tx.execute(_READ, {"rounds": list(rounds), "names": list(names)})
+    return [
+        RoundCount(row.round_id, row.name, tuple(row.key), int(row.n), int(row.total))
+        for row in rows
+    ]
+
+
+def count_states(tx: Transaction, rounds: Collection[int]) -> dict[int, dict[str, int]]:
+    """Return the number of candidates by round and state; states without candidates are left out.
+
+    Args:
+        tx: The transaction.
+        rounds: The ids of the rounds.
+    """
+    counts: dict[int, dict[str, int]] = {}
+    for count in read_counts(tx, rounds, ["candidates"]):
+        states = counts.setdefault(count.round_id, {})
+        states[count.key[0]] = states.get(count.key[0], 0) + count.n
+    return counts
+
+
+def fold_deltas(tx: Transaction) -> int:
+    """Add a batch of changes to the counts; a second process that tries it at once does nothing.
+
+    Returns:
+        The number of changes that were folded.
+    """
+    if not tx.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(FOLD_LOCK))):
+        return 0
+    return int(tx.execute(_FOLD, {"limit": FOLD_BATCH_SIZE}).scalar_one())
+
+
+_READ = sa.text("""
+    select round_id, name, key, sum(n) as n, sum(total) as total from (
+        select round_id, name, key, n, total from round_counts
+        where round_id = any(:rounds) and name = any(:names)
+        union all
+        select round_id, name, key, n, total from round_count_deltas
+        where round_id = any(:rounds) and name = any(:names)) parts
+    group by round_id, name, key having sum(n) <> 0 or sum(total) <> 0
+    order by round_id, name, key""").bindparams(
+    sa.bindparam("rounds", type_=ARRAY(sa.Integer)), sa.bindparam("names", type_=ARRAY(sa.Text))
+)
+
+# The rows are deleted and counted by one statement, so that every reader sees each change once.
+_FOLD = sa.text("""
+    with gone as (
+        delete from round_count_deltas
+        where id in (select id from round_count_deltas order by id limit :limit)
+        returning round_id, name, key, n, total),
+    folded as (
+        insert into round_counts (round_id, name, key, n, total)
+        select round_id, name, key, sum(n), sum(total) from gone group by round_id, name, key
+        on conflict (round_id, name, key) do update
+        set n = round_counts.n + excluded.n, total = round_counts.total + excluded.total)
+    select count(*) from gone""")
