@@ -56,6 +56,9 @@ STATE_TRANSITIONS: frozenset[tuple[CandidateState, CandidateState]] = frozenset(
         (_S.generated, _S.refused),
         (_S.generated, _S.screened),
         (_S.generated, _S.failed),
+        # A retry of failed candidates, at the step that failed.
+        (_S.failed, _S.requested),
+        (_S.failed, _S.generated),
         (_S.screened, _S.waiting),
         (_S.screened, _S.unshown),
         (_S.unshown, _S.waiting),  # a later policy may still show it
@@ -372,10 +375,6 @@ class Job:
 
     name: JobName
     args: Sequence[str | int] = ()
-
-
-GPU_JOBS = frozenset({JobName.generate, JobName.train, JobName.caption})
-"""Names of the jobs on the queue "gpu", whose workers load weights; all others run on "cpu"."""
 
 
 class ReviewItemLayer(NamedTuple):

@@ -15,7 +15,7 @@ SPOTS = {
     "unshown": (3.5, 0), "accepted": (6, 0.4), "rejected": (6, 1.6), "withdrawn": (5, 2.4),
 }  # fmt: skip
 """Column and row of each state in the drawing."""
-ENDS = {"accepted", "rejected", "refused", "failed", "withdrawn"}
+ENDS = {"accepted", "rejected", "refused", "withdrawn"}
 WIDE, HIGH, LEFT, TOP, COLUMN, ROW = 104, 36, 12, 18, 140, 92
 
 

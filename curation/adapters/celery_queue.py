@@ -4,20 +4,40 @@ from __future__ import annotations
 
 import logging
 import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-from celery import Celery, signals
-from celery.exceptions import SecurityWarning
+from celery import Celery
 from kombu.entity import Exchange, Queue
 from psycopg.conninfo import make_conninfo
 
-from curation.domain import GPU_JOBS, Job
+from curation.domain import Job, JobName
 from curation.errors import Refused, Unreachable
 from curation.settings import EMBEDDED, Settings
 
-QUEUES = ("cpu", "gpu")
+QUEUE_JOBS = {
+    "generate": (JobName.generate,),
+    "train": (JobName.train, JobName.caption),
+    "screen": (
+        JobName.screen,
+        JobName.select,
+        JobName.fit_acceptance_model,
+        JobName.reconcile,
+    ),
+    "review": (
+        JobName.review,
+        JobName.aggregate,
+        JobName.push_tasks,
+        JobName.pull_annotations,
+        JobName.deliver_webhooks,
+        JobName.refresh_reports,
+    ),
+}
+"""The queues by kind of work, and the names of the jobs on each."""
+
+QUEUE_GROUPS = {"cpu": ("screen", "review"), "gpu": ("generate", "train")}
+"""Groups of queues: the work of the processor, and the work that loads weights."""
+
 PREFIX = "layerloop."
 """Prefix of the names in a broker, which other programs may use too.
 
@@ -27,12 +47,35 @@ Two installations at one broker need a virtual host each.
 BACKOFF_SECONDS = 5.0
 """Seconds without sending after the broker failed: not every commit must wait for a time-out."""
 
+EXPIRE_SECONDS = 3600.0
+"""Seconds after which a broker that can may drop a message: a worker finds the job without it."""
+
 log = logging.getLogger(__name__)
 
 
 def queue_for(job: str) -> str:
     """Return the queue on which jobs of that name run."""
-    return "gpu" if job in GPU_JOBS else "cpu"
+    return next((queue for queue, jobs in QUEUE_JOBS.items() if job in jobs), "screen")
+
+
+def expand_queues(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the queues of names of queues and groups, in the order of QUEUE_JOBS.
+
+    Args:
+        names: Names of queues or of QUEUE_GROUPS.
+
+    Raises:
+        Refused: There is no such queue.
+    """
+    wanted: set[str] = set()
+    for name in names:
+        if name not in QUEUE_JOBS and name not in QUEUE_GROUPS:
+            raise Refused(
+                f"there is no queue {name!r}",
+                "choose from " + ", ".join((*QUEUE_GROUPS, *QUEUE_JOBS)),
+            )
+        wanted.update(QUEUE_GROUPS.get(name, (name,)))
+    return tuple(queue for queue in QUEUE_JOBS if queue in wanted)
 
 
 def task_name(job: str) -> str:
@@ -40,21 +83,15 @@ def task_name(job: str) -> str:
     return f"layerloop.{job}"
 
 
-def make_app(
-    settings: Settings,
-    database_address: str,
-    jobs: Mapping[str, Callable[..., object]] | None = None,
-) -> Celery:
-    """Create the Celery application of this installation.
+def make_app(settings: Settings, database_address: str) -> Celery:
+    """Create the Celery application of this installation, which sends jobs.
 
-    The pending work is in the database, and a message only wakes a worker: it is acknowledged
-    before the job runs, results are not kept, and nothing is retried for long. A job whose worker
-    died is found by its lease.
+    The pending work is in the database, and a message only wakes a worker
+    (curation.adapters.job_receiver): results are not kept, and nothing is retried for long.
 
     Args:
         settings: The settings, which name the broker.
         database_address: URL of the database, for PGMQ.
-        jobs: The jobs that a worker can run, by name; a sender needs none.
 
     Raises:
         Refused: The scheme of the broker's URL is not supported.
@@ -65,68 +102,18 @@ def make_app(
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
-        task_acks_late=False,
-        task_default_queue="cpu",
+        task_default_queue="screen",
         task_create_missing_queues=False,
-        task_queues=[_queue(name, settings.queue) for name in QUEUES],
+        task_queues=[_queue(name, settings.queue) for name in QUEUE_JOBS],
         task_publish_retry=True,
-        # Retry once, for a pooled connection that was closed; the reconcile job sends the rest.
+        # Retry once, for a pooled connection that was closed; overdue jobs are run without it.
         task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0},
-        worker_prefetch_multiplier=1,
-        worker_enable_remote_control=False,
-        worker_send_task_events=False,
-        worker_hijack_root_logger=False,
-        worker_redirect_stdouts=False,
-        broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,
         broker_connection_timeout=3,
-        # A job occupies the worker's only thread for hours, so that heartbeats would be missed.
+        # Nobody reads from a pooled connection, so that heartbeats would be missed.
         broker_heartbeat=0,
         broker_pool_limit=2,
     )
-    for name, function in (jobs or {}).items():
-        app.task(function, name=task_name(name))
     return app
-
-
-def run_celery_worker(
-    app: Celery, queues: Sequence[str], name: str, on_stop: Callable[[], None] | None = None
-) -> None:
-    """Run jobs one after the other in this process, until a signal ends it.
-
-    One thread runs all jobs, so that a loaded checkpoint is reused; start more processes for more
-    jobs at a time. After SIGTERM or SIGINT the running job ends first; a second signal ends the
-    process at once.
-
-    Args:
-        app: The Celery application.
-        queues: Names of the queues, "cpu" or "gpu".
-        name: Name of the worker.
-        on_stop: Function that the signal handler calls.
-    """
-
-    def stop(**_: object) -> None:
-        if on_stop is not None:
-            on_stop()
-
-    # With a receiver of this signal Celery leaves the loggers alone; else it resets their level.
-    signals.setup_logging.connect(_keep_logging)
-    # Celery replaces all signal handlers when it starts, so its own signal is used.
-    signals.worker_shutting_down.connect(stop)
-    with warnings.catch_warnings():
-        # Celery warns a worker that runs as root because of pickled messages; these are JSON.
-        warnings.simplefilter("ignore", SecurityWarning)
-        worker = app.Worker(
-            queues=list(queues),
-            hostname=name,
-            pool="solo",
-            concurrency=1,
-            without_gossip=True,
-            without_mingle=True,
-            without_heartbeat=True,
-            quiet=True,
-        )
-    worker.start()
 
 
 class CeleryQueue:
@@ -139,8 +126,8 @@ class CeleryQueue:
     def send(self, job: Job) -> bool:
         """Send a job within a few seconds, or log the failure; never raises.
 
-        The transaction is committed already, so the caller could not roll back; the reconcile job
-        sends the job again.
+        The transaction is committed already, so the caller could not roll back; an idle worker
+        finds the job in the database.
 
         Args:
             job: The job.
@@ -149,15 +136,20 @@ class CeleryQueue:
             Whether the queue accepted the job.
         """
         if time.monotonic() < self._away_until:
-            log.debug("the queue is away; %s waits for the reconcile job", job.name)
+            log.debug("the queue is away; %s waits for an idle worker", job.name)
             return False
         # Every broker has error classes of its own, so every exception is caught.
         try:
-            self.app.send_task(task_name(job.name), list(job.args), queue=queue_for(job.name))
+            self.app.send_task(
+                task_name(job.name),
+                list(job.args),
+                queue=queue_for(job.name),
+                expiration=EXPIRE_SECONDS,
+            )
         except Exception as error:
             self._away_until = time.monotonic() + BACKOFF_SECONDS
             log.warning(
-                "the queue does not answer, so %s waits for the reconcile job: %s", job.name, error
+                "the queue does not answer, so %s waits for an idle worker: %s", job.name, error
             )
             return False
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
@@ -14,7 +15,13 @@ import boto3
 from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.client import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
+from urllib3.exceptions import HTTPError
 
 from curation.adapters.s3_removal import (
     REFRESH_SECONDS,
@@ -23,7 +30,7 @@ from curation.adapters.s3_removal import (
     server_time,
     wait_for_removals,
 )
-from curation.errors import Corrupt, LayerloopError, NotFound, Refused, Unreachable
+from curation.errors import Corrupt, NotFound, Refused, Unreachable
 from curation.object_store import MISSING_HINT, check_file, compute_sha256, is_sha256
 from curation.store_inventory import StoredObject
 
@@ -38,6 +45,9 @@ MULTIPART_BYTES = 64 << 20
 TRANSFER = TransferConfig(
     multipart_threshold=MULTIPART_BYTES, multipart_chunksize=MULTIPART_BYTES, max_concurrency=4
 )
+READ_ATTEMPTS = 4
+"""Times that an object is read if the bytes are not those that its name promises."""
+
 WEEK = 7 * 24 * 3600
 """Longest validity of a presigned URL in S3, in seconds."""
 
@@ -72,7 +82,7 @@ class S3Store:
                 connect_timeout=5,
                 read_timeout=60,
                 retries={"max_attempts": 4, "mode": "standard"},
-                max_pool_connections=16,
+                max_pool_connections=32,
                 # Most other servers support only path addressing, and some lack trailing checksums.
                 s3={"addressing_style": "path"} if endpoint else {},
                 request_checksum_calculation="when_required",
@@ -110,18 +120,21 @@ class S3Store:
 
         Raises:
             NotFound: There is no such object.
-            Corrupt: The stored bytes have another sha256.
+            Corrupt: The stored bytes have another sha256, at every try.
+            Unreachable: The server fails, refuses or does not answer.
         """
-        with self._translated(sha256):
-            found = self.client.get_object(Bucket=self.bucket, Key=self._key(sha256))
-            data: bytes = found["Body"].read()
-        # Not every server verifies what it stores (ARCHITECTURE.md, Objects).
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise Corrupt(
-                f"the bytes of object {sha256} do not match its sha256",
-                "restore it from a backup",
-            )
-        return data
+        # Not every server verifies what it stores, and a proxy may damage one answer of many.
+        for attempt in range(READ_ATTEMPTS):
+            with self._translated(sha256):
+                found = self.client.get_object(Bucket=self.bucket, Key=self._key(sha256))
+                data: bytes = found["Body"].read()
+            if hashlib.sha256(data).hexdigest() == sha256:
+                return data
+            time.sleep(0.05 * 2**attempt)
+        raise Corrupt(
+            f"the bytes of object {sha256} do not match its sha256",
+            "restore it from a backup",
+        )
 
     def has(self, sha256: str) -> bool:
         """Return whether the bucket has an object of that name."""
@@ -312,18 +325,28 @@ class S3Store:
             if code in ("NoSuchKey", "404", "NotFound"):
                 raise NotFound(f"no object {sha256}", MISSING_HINT) from error
             if code == "NoSuchBucket":
-                raise NotFound(
+                raise Unreachable(
                     f"there is no bucket {self.bucket!r}", "create it, or correct LAYERLOOP_STORAGE"
                 ) from error
-            raise LayerloopError(
+            status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+            if status >= 500 or status == 429:
+                raise Unreachable(
+                    f"the object store fails: {error}",
+                    "it is tried again; see the store's own logs if this lasts",
+                ) from error
+            raise Unreachable(
                 f"the object store refuses: {error}",
                 f"check that these credentials may read and write in {self.bucket!r}",
             ) from error
-        except (BotoCoreError, Boto3Error) as error:
-            # No answer, or no credentials.
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise Unreachable(
+                f"the object store needs credentials: {error}",
+                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile",
+            ) from error
+        except (BotoCoreError, Boto3Error, OSError, HTTPError) as error:
             raise Unreachable(
                 f"the object store does not answer: {error}",
-                "check LAYERLOOP_STORAGE_ENDPOINT and the credentials",
+                "check LAYERLOOP_STORAGE_ENDPOINT and the network; it is tried again",
             ) from error
 
 

@@ -38,8 +38,7 @@ def fit(pairs: Pairs = False, dry_run: DryRun = False, as_json: Json = False) ->
             return
         # Candidates decided before the embedder was set have no embedding yet.
         embedding_backfill.backfill_embeddings(ctx.database, ctx.store, kind, embedder)
-        with ctx.database.transaction() as tx:
-            model = acceptance_model_store.fit_and_store(tx, kind, embedder.source)
+        model = acceptance_model_store.fit_and_store(ctx.database, kind, embedder.source)
     print_json(_row(model)) if as_json else print_text(_text(model))
 
 

@@ -51,10 +51,14 @@ class LabelingChoice(StrEnum):
 
 
 class WorkerQueue(StrEnum):
-    """The queues of a worker."""
+    """The queues of a worker, and the groups cpu (screen, review) and gpu (generate, train)."""
 
     cpu = "cpu"
     gpu = "gpu"
+    generate = "generate"
+    train = "train"
+    screen = "screen"
+    review = "review"
 
 
 def up(port: Port = None) -> None:
@@ -211,11 +215,14 @@ def api(
 
 def worker(
     queue: Annotated[
-        WorkerQueue,
-        typer.Option(help="cpu: screening and maintenance; gpu: generation and training."),
-    ] = WorkerQueue.cpu,
+        list[WorkerQueue] | None,
+        typer.Option(
+            help="Kind of work, repeatable; cpu: screen and review (the default); gpu: generate "
+            "and train."
+        ),
+    ] = None,
 ) -> None:
-    """Process the jobs of one queue until stopped."""
+    """Process jobs of one or more queues until stopped; SIGTERM ends it within 30 seconds."""
     from curation.jobs.worker import run_worker
     from curation.runtime.context import database_address, open_context
     from curation.runtime.moved import check_not_moved
@@ -223,7 +230,7 @@ def worker(
     config = settings()
     with open_context(config) as context:
         check_not_moved(context.database)
-        run_worker(context, database_address(config), queue)
+        run_worker(context, database_address(config), queue or [WorkerQueue.cpu])
 
 
 @contextlib.contextmanager

@@ -13,8 +13,15 @@ from sqlalchemy.dialects.postgresql import ARRAY, UUID
 from curation.db.engine import Transaction
 from curation.domain import JobName
 
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 5
 """Attempts after which a candidate fails: generating it may be the reason why workers die."""
+
+ATTEMPT_SHARES = (1.0, 0.25)
+"""Share of a full batch by the number of earlier attempts; after these a batch is one candidate.
+
+A batch that fails does not tell which of its candidates is the reason, so that they are tried in
+smaller batches, and only a candidate that fails alone comes to MAX_ATTEMPTS.
+"""
 
 EXPIRE_BATCH_SIZE = 500
 """Expired leases that one transaction releases, so that it never holds locks for long."""
@@ -30,7 +37,7 @@ def claim(
     Args:
         tx: The transaction.
         subjects: Ids of candidates or runs.
-        purpose: One of generate, review, train and caption.
+        purpose: One of generate, screen, fit, review, train and caption.
         holder: Name of the process or the reviewer.
         seconds: Time until the lease expires.
     """
@@ -39,6 +46,35 @@ def claim(
             _CLAIM,
             {"ids": list(subjects), "purpose": purpose, "holder": holder, "seconds": seconds},
         )
+
+
+def try_claim(tx: Transaction, subject: uuid.UUID, purpose: str, holder: str, seconds: int) -> bool:
+    """Lease a subject that has no row to lock, unless it is leased already.
+
+    Args:
+        tx: The transaction.
+        subject: Id of the work.
+        purpose: Purpose of the lease.
+        holder: Name of the holder.
+        seconds: Time until the lease expires.
+
+    Returns:
+        Whether the holder has the lease now.
+    """
+    params = {"subject": subject, "purpose": purpose, "holder": holder, "seconds": seconds}
+    return bool(tx.execute(_TRY_CLAIM, params).rowcount)
+
+
+def batch_size(attempts: int, full: int) -> int:
+    """Return the size of a batch of candidates that were attempted before.
+
+    Args:
+        attempts: Number of earlier attempts of each.
+        full: Size of a batch of fresh candidates.
+    """
+    if attempts >= len(ATTEMPT_SHARES):
+        return 1
+    return max(1, int(full * ATTEMPT_SHARES[attempts]))
 
 
 def renew(tx: Transaction, holder: str, purpose: str, seconds: int) -> frozenset[uuid.UUID]:
@@ -183,24 +219,20 @@ def _return_subjects(
     transaction locks the lease before its subject; otherwise two could deadlock.
     """
     counts: Counter[str] = Counter()
-    by_purpose: dict[str, list[uuid.UUID]] = {
-        "generate": [],
-        "review": [],
-        "train": [],
-        "caption": [],
-    }
+    by_purpose: dict[str, list[uuid.UUID]] = {}
     for lease in leases:
-        by_purpose[lease.purpose].append(lease.subject)
+        by_purpose.setdefault(lease.purpose, []).append(lease.subject)
+    # A lease to fit a model has no other row.
+    delete_leases(tx, by_purpose.pop("fit", []))
     for purpose, ids in by_purpose.items():
-        if not ids:
-            continue
         # Lock the subjects, delete their leases, set their states, and enqueue their jobs.
         free = [row.id for row in tx.execute(_LOCK.get(purpose, _LOCK_CANDIDATES), {"ids": ids})]
         delete_leases(tx, free)
         for row in _reset_state(tx, purpose, free, most_attempts):
             counts[row.state] += 1
-            if row.state == "requested":
-                tx.enqueue(JobName(purpose), row.round_id if purpose == "generate" else str(row.id))
+            if row.state in ("requested", "generated"):
+                of_round = purpose in ("generate", "screen")
+                tx.enqueue(JobName(purpose), row.round_id if of_round else str(row.id))
     return counts
 
 
@@ -217,7 +249,8 @@ def _reset_state(
         "most": 2**15 - 1 if most is None else most,
         "refund": int(most is None),
     }
-    return tx.execute(_BACK_TO_REQUESTED, params).all()  # type: ignore[no-any-return]
+    back = _BACK_TO_GENERATED if purpose == "screen" else _BACK_TO_REQUESTED
+    return tx.execute(back, params).all()  # type: ignore[no-any-return]
 
 
 def _sql(text: str) -> sa.TextClause:
@@ -237,6 +270,13 @@ _CLAIM = _sql(f"""
     on conflict (subject) do update
     set purpose = excluded.purpose, holder = excluded.holder, expires_at = excluded.expires_at,
         page = excluded.page""")
+
+_TRY_CLAIM = _sql(f"""
+    insert into leases (subject, purpose, holder, expires_at)
+    values (:subject, :purpose, :holder, {_UNTIL})
+    on conflict (subject) do update
+    set holder = excluded.holder, expires_at = excluded.expires_at
+    where leases.expires_at <= now()""")
 
 # Rows are locked in a fixed order, so that two pages of a reviewer cannot deadlock.
 _RENEW = _sql(f"""
@@ -287,6 +327,14 @@ _BACK_TO_REQUESTED = _sql("""
             then 'its generation was interrupted ' || attempts || ' times' else note end,
         attempts = greatest(attempts - :refund, 0)
     where id = any(:ids) and state = 'generating' returning id, round_id, state""")
+
+_BACK_TO_GENERATED = _sql("""
+    update candidates set
+        state = case when attempts >= :most then 'failed' else 'generated' end,
+        note = case when attempts >= :most
+            then 'its screening was interrupted ' || attempts || ' times' else note end,
+        attempts = greatest(attempts - :refund, 0)
+    where id = any(:ids) and state = 'generated' returning id, round_id, state""")
 
 _BACK_TO_WAITING = _sql("""
     update candidates set state = 'waiting'

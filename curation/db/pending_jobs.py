@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from curation.db.engine import Database, Transaction
-from curation.domain import Job, canonical_json
+from curation.domain import Job, JobName, canonical_json
 from curation.errors import LayerloopError
 
-RESEND_AFTER_SECONDS = 60
-"""Seconds after which a job that no worker took may be sent again: its message may be lost."""
+OVERDUE_SECONDS = 3
+"""Seconds after which an idle worker runs a job without its message, which may be lost."""
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +22,9 @@ log = logging.getLogger(__name__)
 class DeduplicatingSender:
     """A sender for Database that sends a job unless an equal job is in the queue already.
 
-    The queue may lose a message, so an entry expires. A duplicate message after that is ignored by
-    the worker (`take`).
+    A job is never sent twice before a worker takes it, however long all workers are busy. The queue
+    may lose a message, so an idle worker also runs jobs whose message is overdue
+    (`take_overdue`). A message that comes later is ignored by the worker (`take_pending`).
 
     Args:
         database: The database, which has the table of pending jobs.
@@ -38,10 +41,8 @@ class DeduplicatingSender:
             with self._database.transaction() as tx:
                 if not _add(tx, job):
                     return
-            # If the queue did not accept it, remove the entry, so that it can be sent again.
-            if not self._send(job):
-                with self._database.transaction() as tx:
-                    take_pending(tx, job)
+            # If the queue does not accept it, a worker that looks for overdue jobs finds the entry.
+            self._send(job)
         except (LayerloopError, sa.exc.SQLAlchemyError) as error:
             log.warning("%s waits for the reconcile job: %s", job.name, error)
 
@@ -55,10 +56,22 @@ def take_pending(tx: Transaction, job: Job) -> bool:
     return bool(tx.execute(_TAKE, _row(job)).rowcount)
 
 
+def take_overdue(tx: Transaction, names: Collection[str]) -> Job | None:
+    """Remove and return the job that has waited longest for its message, if one is overdue.
+
+    Args:
+        tx: The transaction.
+        names: Names of the jobs that this worker runs.
+    """
+    params = {"names": list(names), "seconds": OVERDUE_SECONDS}
+    row = tx.execute(_TAKE_OVERDUE, params).first()
+    return None if row is None else Job(JobName(row.name), tuple(json.loads(row.args)))
+
+
 def _add(tx: Transaction, job: Job) -> bool:
     """Add a pending job; return False if an equal job is pending."""
     tx.execute(_ASYNCHRONOUS)
-    return bool(tx.execute(_ENTER, _row(job) | {"seconds": RESEND_AFTER_SECONDS}).rowcount)
+    return bool(tx.execute(_ENTER, _row(job)).rowcount)
 
 
 def _row(job: Job) -> dict[str, object]:
@@ -70,7 +83,13 @@ _ASYNCHRONOUS = sa.text("set local synchronous_commit = off")
 
 _ENTER = sa.text("""
     insert into pending_jobs (name, args) values (:name, :args)
-    on conflict (name, args) do update set created_at = now()
-    where pending_jobs.created_at < now() - make_interval(secs => :seconds)""")
+    on conflict (name, args) do nothing""")
 
 _TAKE = sa.text("delete from pending_jobs where name = :name and args = :args")
+
+_TAKE_OVERDUE = sa.text("""
+    delete from pending_jobs where (name, args) = (
+        select name, args from pending_jobs
+        where name = any(:names) and created_at < now() - make_interval(secs => :seconds)
+        order by created_at limit 1 for update skip locked)
+    returning name, args""").bindparams(sa.bindparam("names", type_=ARRAY(sa.Text)))

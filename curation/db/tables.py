@@ -216,6 +216,8 @@ rounds = sa.Table(
     sa.Column("consensus", JSONB, nullable=False, server_default="{}"),
     sa.Column("gold", JSONB, nullable=False, server_default="{}"),
     sa.Column("state", sa.Text, nullable=False),
+    # Workers generate and screen rounds of a higher priority first.
+    sa.Column("priority", sa.SmallInteger, nullable=False, server_default="0"),
     # "pages" or "label-studio"; null for the one that the settings name.
     sa.Column("labeling", sa.Text),
     sa.Column("closed_at", sa.DateTime(timezone=True)),
@@ -250,6 +252,7 @@ candidates = sa.Table(
     # The part of a mixed policy that selected the candidate (curation.selection.select).
     sa.Column("slice", sa.Text),
     sa.Column("flags", ARRAY(sa.Text), nullable=False, server_default="{}"),
+    # Attempts of the present step, generation or screening, that did not end by themselves.
     sa.Column("attempts", sa.SmallInteger, nullable=False, server_default="0"),
     # The reviewer whose verdict settled it; a trigger clears it when the state changes.
     sa.Column("settled_by", sa.ForeignKey("reviewers.id")),
@@ -280,6 +283,7 @@ sa.Index(
 sa.Index(
     "ix_candidates_requested",
     candidates.c.round_id,
+    candidates.c.attempts,
     candidates.c.id,
     postgresql_where=candidates.c.state == "requested",
 )
@@ -405,7 +409,9 @@ leases = sa.Table(
     sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False, index=True),
     # For review, the browser page that uses the lease; null if it is not known.
     sa.Column("page", UUID),
-    sa.CheckConstraint("purpose in ('generate', 'review', 'train', 'caption')", name="purpose"),
+    sa.CheckConstraint(
+        "purpose in ('generate', 'screen', 'fit', 'review', 'train', 'caption')", name="purpose"
+    ),
 )
 
 # Every candidate that a reviewer ever had a lease on; a reviewer may decide only these, also after

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from curation.domain import JobName
 from curation.jobs.events import deliver_webhooks
-from curation.jobs.generation import fit_acceptance_model, generate, screen, select
+from curation.jobs.generation import generate
 from curation.jobs.lease_heartbeat import WORKER_ID, Stopped, release_lost_leases, stop_requested
 from curation.jobs.long_running import caption, train
 from curation.jobs.reconcile import reconcile
@@ -17,6 +17,7 @@ from curation.jobs.review import (
     refresh_reports,
     review,
 )
+from curation.jobs.screening import fit_acceptance_model, screen, select
 
 __all__ = [
     "JOBS",

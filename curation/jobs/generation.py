@@ -1,121 +1,145 @@
-"""Jobs that generate, measure and select a round's candidates."""
+"""The job that generates a round's candidates."""
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Sequence
+from typing import Final
 
-import sqlalchemy as sa
-
-from curation.db.tables import candidates
-from curation.domain import CandidateState, JobName, Kind, RoundState
-from curation.jobs.lease_heartbeat import WORKER_ID, register_worker, renewing_leases
+from curation.domain import Checkpoint, JobName
+from curation.errors import Conflict
+from curation.jobs.lease_heartbeat import (
+    WORKER_ID,
+    register_worker,
+    renewing_leases,
+    stop_requested,
+)
 from curation.jobs.model_cache import get_generator, get_round_checkpoint
-from curation.jobs.reconcile import open_rounds_with
-from curation.rounds import generation
+from curation.jobs.trouble import (
+    InstanceTrouble,
+    WorkerTrouble,
+    breakers,
+    describe,
+    is_instance_trouble,
+)
+from curation.jobs.uploads import Uploads, background_uploads
+from curation.ports import LayerGenerator
+from curation.rounds import generation, work
 from curation.rounds.lifecycle import find_round
-from curation.runtime.context import AppContext, load_embedder
-from curation.screening import rules
-from curation.selection import acceptance_model_store, embedding_backfill
-from curation.selection.select import select_candidates
+from curation.runtime.context import AppContext
 
 log = logging.getLogger("layerloop.jobs")
 
-GENERATE_BATCH_SIZE = 16
-SCREEN_BATCH_SIZE = 64
+GENERATE_BATCH_SIZE: Final = 16
+
+SESSION_SECONDS: Final = 30.0
+"""Time after which a worker looks whether another round or kind of work is next."""
+
+LOADS_PER_SESSION: Final = 10
+"""A checkpoint that took long to load is used for at least this many times as long."""
+
+Claimed = Sequence[generation.ClaimedCandidate]
 
 
 def generate(context: AppContext, round_id: int, chain: int = 0) -> None:
-    """Generate one batch of a round, and enqueue the next.
+    """Generate batches of a round for a while, and enqueue the job again if some are left.
+
+    The job only wakes another worker: each worker looks for its next work in the database.
 
     Args:
         context: The app context.
         round_id: Id of the round.
-        chain: Number of the chain of jobs; several chains let several workers share a round.
+        chain: Accepted for messages of former versions.
+
+    Raises:
+        InstanceTrouble: The store, the database or a disk fails; no attempt was counted.
+        WorkerTrouble: This worker cannot load the checkpoint, or the batch failed.
     """
-    # Claim a batch; without one the chain ends.
-    seconds = context.settings.lease_seconds
+    del chain
     register_worker(context)
-    with context.database.transaction() as tx:
-        claimed = generation.claim_candidates(tx, round_id, WORKER_ID, GENERATE_BATCH_SIZE, seconds)
-        checkpoint = get_round_checkpoint(tx, round_id) if claimed else None
+    chosen = _choose(context, round_id)
+    claimed, checkpoint = _claim(context, chosen)
     if checkpoint is None:
         return
-    # Generate it without an open transaction; a failed batch is released for another attempt.
+    with renewing_leases(context, "generate"), background_uploads(context) as uploads:
+        started = time.monotonic()
+        generator = _load(context, checkpoint, claimed)
+        loaded = time.monotonic()
+        deadline = loaded + max(SESSION_SECONDS, LOADS_PER_SESSION * (loaded - started))
+        while claimed:
+            _generate_batch(context, generator, claimed, uploads)
+            if stop_requested.is_set() or time.monotonic() > deadline:
+                break
+            claimed, _ = _claim(context, chosen)
+        uploads.finish()
+    log.info("round %d: kept %d candidates", chosen.round_id, uploads.kept)
+
+
+def _choose(context: AppContext, round_id: int) -> work.RoundWork:
+    """Return the round of the job, or another one of a higher priority."""
+    with context.database.transaction() as tx:
+        own = work.RoundWork(round_id, int(find_round(tx, round_id)["priority"]))
+        first = work.next_to_generate(tx)
+        return first if first is not None and first.priority > own.priority else own
+
+
+def _claim(context: AppContext, chosen: work.RoundWork) -> tuple[Claimed, Checkpoint | None]:
+    """Claim a batch, unless a round of a higher priority has work by now."""
+    round_id = chosen.round_id
+    with context.database.transaction() as tx:
+        first = work.next_to_generate(tx)
+        if first is None or first.priority > chosen.priority:
+            return [], None
+        size = work.shared_batch(tx, round_id, "generate", GENERATE_BATCH_SIZE)
+        if breakers["generate"].is_probing:
+            size = 1
+        seconds = context.settings.lease_seconds
+        claimed = generation.claim_candidates(tx, round_id, WORKER_ID, size, seconds)
+        if not claimed:
+            return [], None
+        # Wake another worker for the rest.
+        tx.enqueue(JobName.generate, round_id)
+        return claimed, get_round_checkpoint(tx, round_id)
+
+
+def _load(context: AppContext, checkpoint: Checkpoint, claimed: Claimed) -> LayerGenerator:
+    """Return the loaded checkpoint; if that fails, release the batch without an attempt."""
     try:
-        with renewing_leases(context, "generate"):
-            kept = generation.generate_claimed(
-                context.database,
-                context.store,
-                get_generator(context, checkpoint),
-                claimed,
-                WORKER_ID,
-            )
-        log.info("round %d: generated %d, kept %d", round_id, len(claimed), kept)
+        return get_generator(context, checkpoint)
     except Exception as error:
-        log.exception("round %d: generation failed", round_id)
+        log.exception("the checkpoint %s could not be loaded", checkpoint.id[:12])
+        _release(context, claimed)
+        trouble = InstanceTrouble if is_instance_trouble(error) else WorkerTrouble
+        raise trouble(
+            f"checkpoint {checkpoint.id[:12]} could not be loaded: {describe(error)}"
+        ) from error
+
+
+def _generate_batch(
+    context: AppContext, generator: LayerGenerator, claimed: Claimed, uploads: Uploads
+) -> None:
+    """Generate one batch without an open transaction, and store it in the background."""
+    try:
+        generated = generation.generate_layers(generator, claimed)
+    except Conflict:
+        raise
+    except Exception as error:
+        log.exception("%d candidates could not be generated", len(claimed))
+        if is_instance_trouble(error):
+            _release(context, claimed)
+            raise InstanceTrouble(describe(error)) from error
+        # One of the candidates may be the reason: all are tried again in smaller batches.
         with context.database.transaction() as tx:
             generation.release_failed(tx, claimed, WORKER_ID, f"{type(error).__name__}: {error}")
+        raise WorkerTrouble(f"a batch could not be generated: {describe(error)}") from error
+    uploads.submit(generated)
+    # After trouble, the first batch that is stored ends the pauses and the small batches.
+    if breakers["generate"].is_probing:
+        uploads.finish()
+        breakers["generate"].succeed()
+
+
+def _release(context: AppContext, claimed: Claimed) -> None:
     with context.database.transaction() as tx:
-        tx.enqueue(JobName.generate, round_id, chain)
-
-
-def screen(context: AppContext, round_id: int) -> None:
-    """Measure a batch of candidates, apply the screening rules, and select for review.
-
-    Args:
-        context: The app context.
-        round_id: Id of the round.
-    """
-    # Measure the next batch.
-    with context.database.transaction() as tx:
-        drawn = (candidates.c.round_id == round_id) & (
-            candidates.c.state == CandidateState.generated
-        )
-        batch = (
-            sa.select(candidates.c.id)
-            .where(drawn)
-            .order_by(candidates.c.id)
-            .limit(SCREEN_BATCH_SIZE)
-        )
-        ids = [row.id for row in tx.execute(batch)]
-        measured = rules.measure_candidates(
-            tx, context.store, ids, embedder := load_embedder(context.settings)
-        )
-    # Store the results, and enqueue the next batch only if another worker was not faster.
-    with context.database.transaction() as tx:
-        if rules.store_screenings(tx, measured):
-            tx.enqueue(JobName.screen, round_id)
-        select_candidates(tx, round_id, embedder.source)
-
-
-def select(context: AppContext, round_id: int) -> None:
-    """Select candidates for review from those that were screened before, by the round's policy."""
-    with context.database.transaction() as tx:
-        if find_round(tx, round_id)["state"] == RoundState.open:
-            select_candidates(tx, round_id, load_embedder(context.settings).source)
-
-
-def fit_acceptance_model(context: AppContext, kind: str) -> None:
-    """Fit an acceptance model to all decisions, and select again by its scores.
-
-    Args:
-        context: The app context.
-        kind: Value of the Kind that the model is for.
-    """
-    # Embed the candidates that have no embedding yet.
-    embedder = load_embedder(context.settings)
-    model_kind = Kind(kind)
-    embedding_backfill.backfill_embeddings(context.database, context.store, model_kind, embedder)
-    # Fit the model, unless an equal job was faster.
-    with context.database.transaction() as tx:
-        if not acceptance_model_store.needs_fit(tx, model_kind, embedder.source):
-            return
-        kept = acceptance_model_store.fit_and_store(tx, model_kind, embedder.source)
-        log.info(
-            "acceptance model %s: %d decisions, AUC %.3f",
-            kept.id[:12],
-            kept.metrics["decisions"],
-            kept.metrics["by_prompt"]["auc"],
-        )
-        for number in open_rounds_with(tx, CandidateState.screened):
-            tx.enqueue(JobName.select, number)
+        generation.release_unfinished(tx, [item.id for item in claimed], WORKER_ID)

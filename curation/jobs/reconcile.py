@@ -1,4 +1,4 @@
-"""The reconcile job: finds pending work in the database and sends its jobs again."""
+"""The reconcile job: releases lost leases, and enqueues work that no message announces."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import sqlalchemy as sa
 
 from curation.db import counts, workers
 from curation.db.engine import Transaction
-from curation.db.tables import candidates, caption_runs, rounds, training_runs
-from curation.domain import CandidateState, JobName, Kind, RoundState, RunState
+from curation.db.tables import candidates, rounds
+from curation.domain import CandidateState, JobName, Kind, RoundState
 from curation.events import chain, deliveries
 from curation.jobs.lease_heartbeat import release_lost_leases_in
 from curation.labeling import project_reads, projects
@@ -16,24 +16,24 @@ from curation.review import consensus
 from curation.runtime.context import AppContext
 from curation.selection import acceptance_model_store
 
+RECONCILE_LOCK = 7_201_116
+"""Number of the advisory lock of the worker that reconciles."""
+
 
 def reconcile(context: AppContext) -> None:
-    """Seal new events, release lost leases, and enqueue a job for all pending work."""
+    """Seal new events, release lost leases, and enqueue jobs for work that appears with time."""
     chain.seal_events(context.database)
     with context.database.transaction() as tx:
         release_lost_leases_in(tx, context)
+        # The other steps are for the whole instance: one worker does them.
+        if not tx.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(RECONCILE_LOCK))):
+            return
         workers.remove_lost_workers(tx)
         # Kept counts, and reports based on new decisions.
         counts.fold_deltas(tx)
         if kept.has_stale_reports(tx):
             tx.enqueue(JobName.refresh_reports)
-        # Candidates of open rounds, by state.
-        for number in open_rounds_with(
-            tx, CandidateState.requested, without=CandidateState.generating
-        ):
-            tx.enqueue(JobName.generate, number)
-        for number in open_rounds_with(tx, CandidateState.generated):
-            tx.enqueue(JobName.screen, number)
+        # Workers look for requested and generated candidates and for runs themselves.
         for number in open_rounds_with(tx, CandidateState.screened):
             tx.enqueue(JobName.select, number)
         # Models and consensus.
@@ -45,15 +45,6 @@ def reconcile(context: AppContext) -> None:
         # Messages to receivers of events.
         if deliveries.deliveries_due(tx):
             tx.enqueue(JobName.deliver_webhooks)
-        # Requested runs.
-        for row in tx.execute(
-            sa.select(training_runs.c.id).where(training_runs.c.state == RunState.requested)
-        ):
-            tx.enqueue(JobName.train, str(row.id))
-        for row in tx.execute(
-            sa.select(caption_runs.c.id).where(caption_runs.c.state == RunState.requested)
-        ):
-            tx.enqueue(JobName.caption, str(row.id))
         # Label Studio, if it is configured.
         if context.settings.labeling_url is not None:
             _enqueue_labeling(tx, context.settings.labeling_url)
@@ -67,23 +58,15 @@ def _enqueue_labeling(tx: Transaction, url: str) -> None:
         tx.enqueue(JobName.pull_annotations, str(project_id))
 
 
-def open_rounds_with(
-    tx: Transaction, state: CandidateState, without: CandidateState | None = None
-) -> list[int]:
+def open_rounds_with(tx: Transaction, state: CandidateState) -> list[int]:
     """Return the ids of open rounds with candidates in a state.
 
     Args:
         tx: The transaction.
         state: The state that at least one candidate is in.
-        without: A state that no candidate is in; a round that is worked on needs no new job.
     """
-
-    def has(wanted: CandidateState) -> sa.ColumnElement[bool]:
-        return sa.exists().where(candidates.c.round_id == rounds.c.id, candidates.c.state == wanted)
-
-    query = sa.select(rounds.c.id).where(rounds.c.state == RoundState.open, has(state))
-    if without is not None:
-        query = query.where(~has(without))
+    has = sa.exists().where(candidates.c.round_id == rounds.c.id, candidates.c.state == state)
+    query = sa.select(rounds.c.id).where(rounds.c.state == RoundState.open, has)
     return [row.id for row in tx.execute(query)]
 
 

@@ -1,35 +1,59 @@
-"""The worker process: runs the jobs of one queue, and regularly enqueues lost jobs again."""
+"""The worker process: claims the work of its queues, one job at a time, until it is stopped."""
 
 from __future__ import annotations
 
 import logging
+import os
+import random
+import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
 
 from curation import jobs
-from curation.adapters.celery_queue import make_app, run_celery_worker, task_name
-from curation.db import pending_jobs
+from curation.adapters.celery_queue import expand_queues, make_app, queue_for
+from curation.adapters.job_receiver import JobReceiver
+from curation.db import leases, pending_jobs, workers
 from curation.db.workers import WorkerState
-from curation.domain import Job, JobName
+from curation.domain import Job
 from curation.jobs.heartbeat import Heartbeat, worker_heartbeat
+from curation.jobs.lease_heartbeat import Stopped
 from curation.jobs.log_fields import job_fields
+from curation.jobs.looking import LOOKED_FOR, find_next_job
+from curation.jobs.trouble import (
+    WorkerTrouble,
+    breakers,
+    describe,
+    is_instance_trouble,
+    pause_reason,
+)
 from curation.logs import configure_logging, log_context
 from curation.runtime.context import AppContext
 from curation.runtime.metrics import JOB_ERRORS, JOB_SECONDS
 
 log = logging.getLogger("layerloop.worker")
 
-RECONCILE_SECONDS = 10
+RECONCILE_SECONDS: Final = 10
+
+LOOK_SECONDS: Final = 2.0
+"""Seconds after which an idle worker looks for work without a message."""
+
+DRAIN_SECONDS: Final = 25.0
+"""Seconds after which a worker that should stop releases the work of a job that does not end."""
 
 
-def run_worker(context: AppContext, address: str, queue: str) -> None:
-    """Run jobs until a signal ends the process; the running job is finished or released.
+def run_worker(context: AppContext, address: str, queues: Sequence[str]) -> None:
+    """Run jobs until SIGTERM or SIGINT; the running job is finished or released.
 
     Args:
         context: The app context.
         address: URL of the database.
-        queue: Name of the queue, "cpu" or "gpu".
+        queues: Names of the queues or groups of queues.
+
+    Raises:
+        Refused: There is no such queue.
     """
     configure_logging(
         context.settings.log_format,
@@ -39,73 +63,173 @@ def run_worker(context: AppContext, address: str, queue: str) -> None:
     )
     # A worker whose secret differs from the API's would sign URLs that the API refuses.
     context.signing_secret()
-    app = make_app(context.settings, address)
-    threading.Thread(target=_sweep_regularly, args=(context,), name="sweep", daemon=True).start()
-    log.info("taking %s jobs as %s", queue, jobs.WORKER_ID)
-    with worker_heartbeat(context.database, [queue]) as heartbeat:
-
-        def stop() -> None:
-            jobs.stop_requested.set()
-            heartbeat.update(WorkerState.draining, job=heartbeat.worker.job)
-
-        for name, job in jobs.JOBS.items():
-            app.task(_recorded(_bound(job, name, context), name, heartbeat), name=task_name(name))
-        # Celery waits for the running job before it stops, and a training run would take hours.
-        run_celery_worker(app, [queue], queue, on_stop=stop)
+    names = expand_queues(queues)
+    receiver = JobReceiver(make_app(context.settings, address), jobs.stop_requested)
+    with worker_heartbeat(context.database, names) as heartbeat:
+        _stop_on_signals(context, heartbeat)
+        threading.Thread(
+            target=_reconcile_regularly, args=(context,), name="reconcile", daemon=True
+        ).start()
+        log.info("taking work of %s as %s", ", ".join(names), jobs.WORKER_ID)
+        Worker(context, receiver, heartbeat).run()
 
 
-def _recorded(run: Callable[..., None], name: JobName, heartbeat: Heartbeat) -> Callable[..., None]:
-    """Return the job with a record of it in the list of workers while it runs."""
+class Worker:
+    """Runs jobs one after the other, so that a loaded checkpoint is reused.
 
-    def recorded(*args: str | int) -> None:
-        heartbeat.update(WorkerState.busy, job=" ".join(map(str, (name, *args))))
+    Work is looked for in the database; a message only ends the wait of an idle worker. So no work
+    waits for a lost message, and a worker that starts takes part at once.
+
+    Args:
+        context: The app context.
+        receiver: The receiver of messages.
+        heartbeat: The record of this worker.
+    """
+
+    def __init__(self, context: AppContext, receiver: JobReceiver, heartbeat: Heartbeat) -> None:
+        self._context = context
+        self._receiver = receiver
+        self._heartbeat = heartbeat
+        # The queue of the last job comes last, so that kinds of work take turns.
+        self._queues = deque(heartbeat.worker.queues)
+
+    def run(self) -> None:
+        """Run jobs until a stop is requested."""
+        while not jobs.stop_requested.is_set():
+            job = self._find() or self._receive()
+            if job is not None:
+                self._receiver.pause()
+                self._run(job)
+        self._receiver.pause()
+
+    def _find(self) -> Job | None:
+        """Return a job that the database holds, or None if there is none or it does not answer."""
         try:
-            run(*args)
+            with self._context.database.transaction() as tx:
+                found = find_next_job(tx, self._active())
         except Exception as error:
-            heartbeat.update(error=f"{name}: {type(error).__name__}: {error}")
-            raise
-        finally:
-            heartbeat.update(WorkerState.idle)
+            log.warning("the database does not answer: %s", describe(error))
+            self._show_idle(describe(error))
+            jobs.stop_requested.wait(random.uniform(0.5, 1.5))
+            return None
+        if found is None:
+            return None
+        queue, job = found
+        self._queues.remove(queue)
+        self._queues.append(queue)
+        return job
 
-    recorded.__name__ = name
-    return recorded
+    def _receive(self) -> Job | None:
+        """Wait for a message; return its job, unless it was run already or is unknown."""
+        self._show_idle()
+        seconds = LOOK_SECONDS * random.uniform(0.75, 1.25)
+        active = self._active()
+        if not active:
+            self._receiver.pause()
+            jobs.stop_requested.wait(min(seconds, 1.0))
+            return None
+        job = self._receiver.receive(active, seconds)
+        if job is None or job.name not in jobs.JOBS:
+            return None
+        try:
+            with self._context.database.transaction() as tx:
+                return job if pending_jobs.take_pending(tx, job) else None
+        except Exception as error:
+            log.warning("a message is dropped; its job is found again: %s", describe(error))
+            return None
+
+    def _active(self) -> list[str]:
+        """Return the queues whose work this worker does not pause."""
+        return [queue for queue in self._queues if not breakers[queue].is_open]
+
+    def _run(self, job: Job) -> None:
+        """Run a job; after an error, pause its kind of work for a while."""
+        name = " ".join(map(str, (job.name, *job.args)))
+        breaker = breakers[queue_for(job.name)]
+        self._heartbeat.update(WorkerState.busy, job=name, reason=pause_reason())
+        try:
+            with log_context(**job_fields(job.name, job.args)):
+                _run_measured(self._context, job)
+        except Stopped:
+            log.info("%s stops", name)
+        except Exception as error:
+            self._fail(job, name, error)
+        else:
+            breaker.succeed()
+
+    def _fail(self, job: Job, name: str, error: Exception) -> None:
+        """Record an error of a job, and pause its kind of work unless only this job is affected."""
+        queue = queue_for(job.name)
+        trouble = is_instance_trouble(error) or isinstance(error, WorkerTrouble)
+        if not trouble:
+            log.error("%s failed", name, exc_info=error)  # not in a handler
+        # Work that is found in the database would be found again at once.
+        if trouble or queue in LOOKED_FOR:
+            pause = breakers[queue].fail(error)
+            log.warning("%s pauses for %.0f s: %s", queue, pause, describe(error))
+        self._heartbeat.update(reason=pause_reason(), error=f"{name}: {describe(error)}")
+        if trouble and queue not in LOOKED_FOR:
+            try:
+                with self._context.database.transaction() as tx:
+                    tx.enqueue(job.name, *job.args)
+            except Exception as away:
+                log.warning("%s could not be enqueued again: %s", name, describe(away))
+
+    def _show_idle(self, reason: str | None = None) -> None:
+        paused = pause_reason() or reason
+        state = WorkerState.paused if paused else WorkerState.idle
+        self._heartbeat.update(state, reason=paused)
 
 
-def _bound(job: Callable[..., None], name: JobName, context: AppContext) -> Callable[..., None]:
-    def run(*args: str | int) -> None:
-        with context.database.transaction() as tx:
-            pending = pending_jobs.take_pending(tx, Job(name, args))
-        # A duplicate message, whose job has run since it was enqueued, is ignored.
-        if pending:
-            with log_context(**job_fields(name, args)):
-                _run_measured(job, name, context, args)
-
-    run.__name__ = name
-    return run
-
-
-def _run_measured(
-    job: Callable[..., None], name: JobName, context: AppContext, args: Sequence[str | int]
-) -> None:
+def _run_measured(context: AppContext, job: Job) -> None:
     """Run a job, and log and measure the time that it takes."""
     log.info("job started")
     started = time.monotonic()
     outcome = "failed"
     try:
-        job(context, *args)
+        jobs.JOBS[job.name](context, *job.args)
         outcome = "ended"
     except Exception as error:
-        JOB_ERRORS.labels(name, type(error).__name__).inc()
+        JOB_ERRORS.labels(job.name, type(error).__name__).inc()
         raise
     finally:
         seconds = time.monotonic() - started
-        JOB_SECONDS.labels(name, outcome).observe(seconds)
+        JOB_SECONDS.labels(job.name, outcome).observe(seconds)
         log.info("job %s", outcome, extra={"seconds": round(seconds, 3)})
 
 
-def _sweep_regularly(context: AppContext) -> None:
-    while not jobs.stop_requested.wait(RECONCILE_SECONDS):
+def _stop_on_signals(context: AppContext, heartbeat: Heartbeat) -> None:
+    """Stop after the running job at the first signal, at once at the second."""
+
+    def stop(number: int, _frame: object) -> None:
+        if jobs.stop_requested.is_set():
+            os._exit(128 + number)
+        jobs.stop_requested.set()
+        heartbeat.update(WorkerState.draining, job=heartbeat.worker.job)
+        threading.Thread(target=_end_late_job, args=(context,), name="drain", daemon=True).start()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+
+
+def _end_late_job(context: AppContext) -> None:
+    """Release the work of a job that does not end in time, and end this process."""
+    threading.Event().wait(DRAIN_SECONDS)
+    log.warning("the running job does not end; its work is released")
+    try:
+        with context.database.transaction() as tx:
+            leases.release_holder(tx, jobs.WORKER_ID)
+            workers.remove_worker(tx, jobs.WORKER_ID)
+    except Exception:
+        log.exception("the work could not be released; its leases expire")
+    os._exit(0)
+
+
+def _reconcile_regularly(context: AppContext) -> None:
+    while not jobs.stop_requested.is_set():
         try:
             jobs.reconcile(context)
-        except Exception:
-            log.exception("the reconcile job failed; it will be tried again")
+        except Exception as error:
+            log.warning("the reconcile job failed and is tried again: %s", describe(error))
+            log.debug("reconcile", exc_info=error)
+        jobs.stop_requested.wait(RECONCILE_SECONDS * random.uniform(0.75, 1.25))

@@ -38,6 +38,9 @@ def claim_candidates(
 ) -> list[ClaimedCandidate]:
     """Lease up to `count` requested candidates of an open round; other workers skip them.
 
+    Fresh candidates come first. Those that were attempted before are claimed apart, in smaller
+    batches, since one of them may be the reason why their batch failed.
+
     Args:
         tx: The transaction.
         round_id: The round.
@@ -50,18 +53,19 @@ def claim_candidates(
     """
     # Rows locked by another worker are skipped, so that workers never wait for each other.
     picked = (
-        sa.select(candidates.c.id)
+        sa.select(candidates.c.id, candidates.c.attempts)
         .join(rounds, rounds.c.id == candidates.c.round_id)
         .where(
             candidates.c.round_id == round_id,
             candidates.c.state == CandidateState.requested,
             rounds.c.state == RoundState.open,
         )
-        .order_by(candidates.c.id)
+        .order_by(candidates.c.attempts, candidates.c.id)
         .limit(count)
         .with_for_update(of=candidates, skip_locked=True)
     )
-    ids = [row.id for row in tx.execute(picked)]
+    rows = tx.execute(picked).all()
+    ids = alike_attempts([(row.id, row.attempts) for row in rows], count)
     if not ids:
         return []
     # Count the attempt now: a candidate that crashes its worker is not retried for ever.
@@ -76,7 +80,7 @@ def claim_candidates(
         prompts.c.foreground,
         prompts.c.background,
     )
-    rows = tx.execute(
+    found = tx.execute(
         texts.join(prompts, prompts.c.id == candidates.c.prompt_id)
         .where(candidates.c.id.in_(ids))
         .order_by(candidates.c.id)
@@ -85,8 +89,19 @@ def claim_candidates(
         ClaimedCandidate(
             r.id, GenerationRequest(Prompt(r.text, r.foreground, r.background), r.seed)
         )
-        for r in rows
+        for r in found
     ]
+
+
+def alike_attempts(rows: Sequence[tuple[uuid.UUID, int]], full: int) -> list[uuid.UUID]:
+    """Return the first candidates that were attempted equally often, as many as one batch takes.
+
+    Args:
+        rows: Ids and numbers of attempts, fewest attempts first.
+        full: The size of a batch of fresh candidates.
+    """
+    alike = [id_ for id_, attempts in rows if attempts == rows[0][1]]
+    return alike[: leases.batch_size(rows[0][1], full)] if rows else []
 
 
 def generate_claimed(
@@ -108,17 +123,25 @@ def generate_claimed(
     Returns:
         The number of candidates whose lease this worker still held.
     """
-    drawn = generator.generate([item.request for item in claimed])
+    generated = generate_layers(generator, claimed)
     # Objects without rows are harmless; rows without objects would be broken candidates.
-    stored = {item.id: _store(store, layers) for item, layers in zip(claimed, drawn, strict=True)}
+    stored = {id_: store_layers(store, layers) for id_, layers in generated.items()}
     with database.transaction() as tx:
-        return _save_layers(tx, stored, holder)
+        return save_layers(tx, stored, holder)
+
+
+def generate_layers(
+    generator: LayerGenerator, claimed: Sequence[ClaimedCandidate]
+) -> dict[uuid.UUID, Layers]:
+    """Return the generated layers of each candidate. Raises ValueError if there are too few."""
+    drawn = generator.generate([item.request for item in claimed])
+    return {item.id: layers for item, layers in zip(claimed, drawn, strict=True)}
 
 
 def release_failed(
     tx: Transaction, claimed: Sequence[ClaimedCandidate], holder: str, reason: str
 ) -> None:
-    """Release candidates after a failure.
+    """Release candidates after a failure that one of them may be the reason of.
 
     A candidate that has failed too often becomes "failed".
 
@@ -138,7 +161,26 @@ def release_failed(
     )
 
 
-def _store(store: ObjectStore, layers: Layers) -> Mapping[LayerRole, StoredLayer]:
+def release_unfinished(tx: Transaction, ids: Sequence[uuid.UUID], holder: str) -> None:
+    """Release candidates that did not fail themselves: the attempt does not count.
+
+    Args:
+        tx: The transaction.
+        ids: Ids of the candidates.
+        holder: The name of the worker.
+    """
+    held_ids = _release_held(tx, ids, holder)
+    back = {"state": CandidateState.requested, "attempts": candidates.c.attempts - 1}
+    tx.execute(sa.update(candidates).where(candidates.c.id.in_(held_ids)).values(back))
+
+
+def store_layers(store: ObjectStore, layers: Layers) -> Mapping[LayerRole, StoredLayer]:
+    """Encode and store the layers of one candidate.
+
+    Args:
+        store: The object store.
+        layers: The layers by role.
+    """
     stored = {}
     for role, rgba in layers.items():
         data = encode_layer(rgba)
@@ -147,9 +189,19 @@ def _store(store: ObjectStore, layers: Layers) -> Mapping[LayerRole, StoredLayer
     return stored
 
 
-def _save_layers(
+def save_layers(
     tx: Transaction, stored: Mapping[uuid.UUID, Mapping[LayerRole, StoredLayer]], holder: str
 ) -> int:
+    """Record stored layers, and move their candidates to generated.
+
+    Args:
+        tx: The transaction.
+        stored: The stored layers of each candidate.
+        holder: The name of the worker.
+
+    Returns:
+        The number of candidates whose lease this worker still held; the others are left alone.
+    """
     held_ids = _release_held(tx, list(stored), holder)
     if not held_ids:
         return 0
@@ -163,7 +215,7 @@ def _save_layers(
     moved = (
         sa.update(candidates)
         .where(candidates.c.id.in_(held_ids))
-        .values(state=CandidateState.generated)
+        .values(state=CandidateState.generated, attempts=0)
     )
     # Screening follows as a job of each round.
     numbers = {row.round_id for row in tx.execute(moved.returning(candidates.c.round_id))}

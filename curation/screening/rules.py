@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import operator
 import uuid
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
 
-import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from curation.datasets import duplicates
-from curation.db.engine import Transaction
+from curation.db.engine import Database, Transaction
 from curation.db.tables import (
-    candidate_layers,
     candidates,
     embeddings,
-    layers,
-    prompts,
-    rounds,
     screenings,
 )
-from curation.domain import CandidateState, Kind, LayerRole, Prompt
-from curation.errors import Corrupt, NotFound, Refused
-from curation.images.codec import decode_layer
-from curation.images.perceptual_hash import fingerprint
-from curation.ports import Embedder, ObjectStore
-from curation.screening.embedding import BUILTIN_EMBEDDER, pack_vector
-from curation.screening.measurements import measure_pair_candidate, measure_single
+from curation.domain import CandidateState, Kind
+from curation.errors import Refused
+from curation.ports import ObjectStore
+from curation.screening.candidates import MeasuredCandidate, find_measurable, measure_candidate
 from curation.screening.pairs.signals import (
     PAIR_SIGNALS,
     SIZE_GAP,
@@ -102,25 +94,6 @@ errors 3.6); with the subject left in the background all 41 are (leakage at leas
 """
 
 
-@dataclass(frozen=True)
-class MeasuredCandidate:
-    """The measurements of one candidate; `fault` is set if its layers cannot be read.
-
-    `sha256`, `visible` and `fingerprint` belong to the layer that identifies duplicates: the only
-    layer, or a pair's blended image, since a subject may appear on several backgrounds.
-    """
-
-    candidate: uuid.UUID
-    kind: Kind
-    sha256: str
-    visible: str = ""
-    signals: Mapping[str, float | None] = field(default_factory=dict)
-    fingerprint: bytes = field(default=b"", repr=False)
-    embedding: bytes = field(default=b"", repr=False)
-    embedder: str = ""
-    error: str = ""
-
-
 def apply_rules(
     signals: Mapping[str, float | None], rules: Sequence[ScreeningRule] = HARD_RULES
 ) -> ScreeningRefusal | None:
@@ -142,7 +115,7 @@ def apply_rules(
 
 
 def screen_candidates(
-    tx: Transaction,
+    database: Database,
     store: ObjectStore,
     ids: Sequence[uuid.UUID],
     rules: Sequence[ScreeningRule] = HARD_RULES,
@@ -154,7 +127,7 @@ def screen_candidates(
     candidate that was not refused, or an earlier one of this batch.
 
     Args:
-        tx: The transaction.
+        database: The database; no transaction is open while layers are read.
         store: The object store with the layers.
         ids: The candidates.
         rules: The rules for single layers and foregrounds.
@@ -162,53 +135,18 @@ def screen_candidates(
     Returns:
         The number of candidates moved.
     """
-    measured = measure_candidates(tx, store, ids)
-    return store_screenings(tx, measured, rules)
-
-
-def measure_candidates(
-    tx: Transaction,
-    store: ObjectStore,
-    ids: Sequence[uuid.UUID],
-    embedder: Embedder = BUILTIN_EMBEDDER,
-    states: Collection[CandidateState] = (CandidateState.generated,),
-) -> list[MeasuredCandidate]:
-    """Compute signals and embeddings of candidates, in the order of their ids; nothing is written.
-
-    Args:
-        tx: The transaction.
-        store: The object store with the layers.
-        ids: The candidates.
-        embedder: The embedder.
-        states: Only candidates in these states.
-    """
-    stored = sa.func.jsonb_object_agg(
-        candidate_layers.c.role, sa.func.jsonb_build_array(layers.c.sha256, layers.c.visible)
-    )
-    rows = tx.execute(
-        sa.select(
-            candidates.c.id,
-            rounds.c.kind,
-            prompts.c.text,
-            prompts.c.foreground,
-            prompts.c.background,
-            stored.label("layers"),
-        )
-        .join(rounds, rounds.c.id == candidates.c.round_id)
-        .join(prompts, prompts.c.id == candidates.c.prompt_id)
-        .join(candidate_layers, candidate_layers.c.candidate_id == candidates.c.id)
-        .join(layers, layers.c.sha256 == candidate_layers.c.sha256)
-        .where(candidates.c.id.in_(list(ids)), candidates.c.state.in_(states))
-        .group_by(candidates.c.id, rounds.c.kind, prompts.c.id)
-        .order_by(candidates.c.id)
-    ).all()
-    return [_measure(store, row, embedder) for row in rows]
+    with database.transaction() as tx:
+        found = find_measurable(tx, ids)
+    measured = [measure_candidate(item, store.get) for item in found]
+    with database.transaction() as tx:
+        return store_screenings(tx, measured, rules)
 
 
 def store_screenings(
     tx: Transaction,
     measured: Sequence[MeasuredCandidate],
     rules: Sequence[ScreeningRule] = HARD_RULES,
+    max_attempts: int = 0,
 ) -> int:
     """Store measurements, and move each candidate that is still generated to refused or screened.
 
@@ -216,6 +154,7 @@ def store_screenings(
         tx: The transaction.
         measured: The measurements.
         rules: The rules for single layers and foregrounds.
+        max_attempts: A candidate whose layers cannot be read fails after this many attempts.
 
     Returns:
         The number of candidates moved.
@@ -246,7 +185,7 @@ def store_screenings(
     _move(tx, list(refusals), CandidateState.refused)
     _move(tx, [item.candidate for item in passed], CandidateState.screened)
     for item in failed:
-        _move(tx, [item.candidate], CandidateState.failed, item.error)
+        tx.execute(_FAIL, {"id": item.candidate, "note": item.error[:500], "most": max_attempts})
     duplicates.add_to_index(tx, {item.sha256: item.fingerprint for item in passed})
     return len(batch)
 
@@ -275,47 +214,6 @@ def _keep_embeddings(tx: Transaction, measured: Sequence[MeasuredCandidate]) -> 
     adding = insert(embeddings)
     fields = {name: adding.excluded[name] for name in ("source", "vector")}
     tx.execute(adding.on_conflict_do_update(index_elements=["candidate_id"], set_=fields), rows)
-
-
-def _measure(store: ObjectStore, row: sa.Row[Any], embedder: Embedder) -> MeasuredCandidate:
-    kind = Kind(row.kind)
-    wanted = (
-        list(LayerRole)
-        if kind is Kind.pair
-        else [next(role for role in LayerRole if role in row.layers)]
-    )
-    identifying = LayerRole.blended if kind is Kind.pair else wanted[0]
-    # The layer that identifies duplicates.
-    sha256, visible = row.layers.get(identifying, ("", ""))
-    # Layers that are missing or corrupt are recorded as a fault, not raised: one bad candidate must
-    # not stop its batch.
-    missing = [role for role in wanted if role not in row.layers]
-    if missing:
-        return MeasuredCandidate(
-            row.id, kind, sha256, error=f"a pair was generated without its {missing[0]}"
-        )
-    try:
-        layers_by_role = {
-            role: np.asarray(decode_layer(store.get(row.layers[role][0]))) for role in wanted
-        }
-    except (Corrupt, NotFound) as error:
-        return MeasuredCandidate(row.id, kind, sha256, error=error.message)
-    # Signals, embedding and fingerprint, all from one decoding.
-    prompt = Prompt(row.text, row.foreground, row.background)
-    signals = (
-        measure_pair_candidate(layers_by_role, prompt)
-        if kind is Kind.pair
-        else measure_single(layers_by_role[wanted[0]], row.text)
-    )
-    seen = embedder.embed([layers_by_role], [prompt])[0]
-    measurements = (
-        visible,
-        signals | dict(seen.metrics),
-        fingerprint(layers_by_role[identifying]),
-        pack_vector(seen.vector),
-        embedder.source,
-    )
-    return MeasuredCandidate(row.id, kind, sha256, *measurements)
 
 
 def _refusals(
@@ -362,9 +260,13 @@ def _row(measured: MeasuredCandidate, refusal: ScreeningRefusal | None) -> dict[
     }
 
 
-def _move(
-    tx: Transaction, ids: Sequence[uuid.UUID], state: CandidateState, note: str | None = None
-) -> None:
+def _move(tx: Transaction, ids: Sequence[uuid.UUID], state: CandidateState) -> None:
     if ids:
-        values = {"state": state, "changed_at": sa.func.now()} | ({"note": note} if note else {})
+        values = {"state": state, "changed_at": sa.func.now(), "attempts": 0}
         tx.execute(sa.update(candidates).where(candidates.c.id.in_(list(ids))).values(values))
+
+
+_FAIL = sa.text("""
+    update candidates set note = :note,
+        state = case when attempts >= :most then 'failed' else state end
+    where id = :id and state = 'generated'""")

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy.dialects.postgresql import ARRAY, REAL, UUID, insert
 
-from curation.db.engine import Transaction
+from curation.db.engine import Database, Transaction
 from curation.db.tables import acceptance_models
 from curation.domain import Kind
 from curation.errors import NotFound
@@ -55,7 +55,7 @@ class StoredModel:
         return self.fitted.id
 
 
-def fit_and_store(tx: Transaction, kind: Kind, embedder: str) -> StoredModel:
+def fit_and_store(database: Database, kind: Kind, embedder: str) -> StoredModel:
     """Fit a model to the standing verdicts of candidates and store it.
 
     A candidate is one training row, however many reviewers have decided it. The labels are people's
@@ -63,19 +63,18 @@ def fit_and_store(tx: Transaction, kind: Kind, embedder: str) -> StoredModel:
     Decisions reserved for proving gates (`gates`) are left out. Equal models are stored once.
 
     Args:
-        tx: The transaction.
+        database: The database; no transaction is open during the fit.
         kind: The kind of candidates.
         embedder: The source of the embeddings.
 
     Raises:
         Refused: There are too few decisions.
     """
-    label_source = _label_source(tx, kind, embedder)
     # Load the labeled candidates with their signals and embeddings.
-    rows = tx.execute(
-        _TRAINING_ROWS,
-        {"kind": kind, "embedder": embedder, "label_source": label_source, "most": MAX_DECISIONS},
-    ).all()
+    with database.transaction() as tx:
+        label_source = _label_source(tx, kind, embedder)
+        params = {"kind": kind, "embedder": embedder, "label_source": label_source}
+        rows = tx.execute(_TRAINING_ROWS, params | {"most": MAX_DECISIONS}).all()
     # Fail before fitting if one of the verdicts is too rare.
     verdicts = np.array([row.accepted for row in rows], bool)
     check_decision_counts(int(verdicts.sum()), int((~verdicts).sum()))
@@ -97,14 +96,15 @@ def fit_and_store(tx: Transaction, kind: Kind, embedder: str) -> StoredModel:
         "metrics": metrics,
         "last_decision": max(row.decision for row in rows),
     }
-    # Not the time of the transaction, so that two fits in one transaction have an order.
+    # An equal model that was stored before becomes the newest one.
     now = {"created_at": sa.func.clock_timestamp()}
-    tx.execute(
-        insert(acceptance_models)
-        .values(**row, **now)
-        .on_conflict_do_update(index_elements=["id"], set_=now)
-    )
-    return find_model(tx, kind, model.id)
+    with database.transaction() as tx:
+        tx.execute(
+            insert(acceptance_models)
+            .values(**row, **now)
+            .on_conflict_do_update(index_elements=["id"], set_=now)
+        )
+        return find_model(tx, kind, model.id)
 
 
 def needs_fit(tx: Transaction, kind: Kind, embedder: str) -> bool:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import closing
 from typing import Final
 
 import sqlalchemy as sa
 
 from curation.db.engine import Database, Transaction
 from curation.domain import CandidateState, Kind
+from curation.downloads import Downloads
 from curation.ports import Embedder, ObjectStore
-from curation.screening.rules import measure_candidates, store_remeasured
+from curation.screening.candidates import (
+    MeasurableCandidate,
+    find_measurable,
+    measure_candidate,
+)
+from curation.screening.rules import store_remeasured
 
 BATCH_SIZE: Final = 64
 
@@ -33,15 +40,32 @@ def backfill_embeddings(
         The number of candidates embedded.
     """
     count, after = 0, uuid.UUID(int=0)
-    while True:
-        # Keyset pagination by id; each batch commits on its own.
-        with database.transaction() as tx:
-            ids = _unseen(tx, kind, embedder.source, after)
-            if not ids:
-                return count
-            measured = measure_candidates(tx, store, ids, embedder, tuple(CandidateState))
-            store_remeasured(tx, measured)
-        count, after = count + len(measured), ids[-1]
+    with closing(Downloads(store)) as downloads:
+        batch = _read_ahead(database, kind, embedder, after, downloads)
+        while batch:
+            # Keyset pagination by id; the next batch is read while this one is measured.
+            after = batch[-1].id
+            following = _read_ahead(database, kind, embedder, after, downloads)
+            measured = []
+            for item in batch:
+                measured.append(measure_candidate(item, downloads.take, embedder))
+                downloads.forget(item.objects)
+            with database.transaction() as tx:
+                store_remeasured(tx, measured)
+            count, batch = count + len(measured), following
+    return count
+
+
+def _read_ahead(
+    database: Database, kind: Kind, embedder: Embedder, after: uuid.UUID, downloads: Downloads
+) -> list[MeasurableCandidate]:
+    """Return the next batch after an id, and begin to read its layers."""
+    with database.transaction() as tx:
+        ids = _unseen(tx, kind, embedder.source, after)
+        batch = find_measurable(tx, ids, tuple(CandidateState))
+    for item in batch:
+        downloads.start(item.objects)
+    return batch
 
 
 def _unseen(tx: Transaction, kind: Kind, embedder: str, after: uuid.UUID) -> list[uuid.UUID]:

@@ -51,7 +51,7 @@ from tests.benchmarks.selection_pools import (
     simulate,
 )
 from tests.support.candidate_streams import SOURCE, arrive_measured, judge_waiting, open_stream
-from tests.support.factories import fresh_database, named
+from tests.support.factories import Within, fresh_database, named
 from tests.support.servers import postgres
 
 
@@ -108,7 +108,7 @@ def views_needed(
                 seen = _decided(tx, number) - before
                 views += seen
                 if needs_fit(tx, Kind.single, SOURCE):
-                    kept, fits = fit_and_store(tx, Kind.single, SOURCE), fits + 1
+                    kept, fits = fit_and_store(Within(tx), Kind.single, SOURCE), fits + 1
             if not seen:
                 break
         with database.transaction() as tx:

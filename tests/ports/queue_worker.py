@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 from curation.adapters import celery_queue
+from curation.adapters.job_receiver import JobReceiver
 from curation.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 def main(queue_address: str, database_address: str, prefix: str, queue: str, notes: str) -> None:
@@ -27,17 +33,34 @@ def main(queue_address: str, database_address: str, prefix: str, queue: str, not
 
     def train(token: str) -> None:
         write(f"begin {token}")
-        time.sleep(1.5)
+        time.sleep(float(os.environ.get("TEST_TRAIN_SECONDS", "1.5")))
         write(f"end {token}")
 
     def fail(token: str) -> None:
         write(f"fail {token}")
         raise RuntimeError(token)
 
+    def stop(*_: object) -> None:
+        if not stopping.is_set():
+            write("stopping")
+            stopping.set()
+
     celery_queue.PREFIX = prefix
     jobs = {"screen": screen, "generate": generate, "train": train, "fail": fail}
-    app = celery_queue.make_app(Settings(queue=queue_address), database_address, jobs)
-    celery_queue.run_celery_worker(app, [queue], f"{queue}@test", on_stop=lambda: write("stopping"))
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, stop)
+    app = celery_queue.make_app(Settings(queue=queue_address), database_address)
+    receiver = JobReceiver(app, stopping)
+    while not stopping.is_set():
+        job = receiver.receive(celery_queue.expand_queues([queue]), 1)
+        if job is None or job.name not in jobs:
+            continue
+        receiver.pause()
+        try:
+            jobs[job.name](*job.args)
+        except Exception:
+            log.exception("%s failed", job.name)
+    receiver.pause()
 
 
 if __name__ == "__main__":

@@ -239,7 +239,7 @@ def test_an_s3_server_that_is_away_is_unreachable(monkeypatch):
 
 
 def test_a_bucket_that_is_not_there_is_named(s3_credentials):
-    with pytest.raises(NotFound, match="no-such-bucket"):
+    with pytest.raises(Unreachable, match="no-such-bucket"):
         S3Store("no-such-bucket", "", s3_credentials.endpoint).put(b"x")
 
 

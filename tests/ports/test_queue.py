@@ -16,9 +16,15 @@ from pathlib import Path
 import pytest
 
 from curation.adapters import celery_queue, embedded_postgres
-from curation.adapters.celery_queue import CeleryQueue, make_app, queue_for
+from curation.adapters.celery_queue import (
+    QUEUE_JOBS,
+    CeleryQueue,
+    expand_queues,
+    make_app,
+    queue_for,
+)
 from curation.db.engine import Database
-from curation.domain import Job
+from curation.domain import Job, JobName
 from curation.errors import Refused
 from curation.settings import EMBEDDED, Settings
 from tests.support.factories import fresh_database, named
@@ -143,7 +149,7 @@ def test_a_job_that_fails_does_not_end_the_worker(line, worker):
     line.wait_for(f"fail {token}")
     line.wait_for(f"screen {line.send('screen')}")
     assert line.lines().count(f"fail {token}") == 1, (
-        "a job that fails is not repeated: the sweep asks again if need be"
+        "a message is not repeated: workers look for work in the database"
     )
 
 
@@ -161,7 +167,7 @@ def test_a_pickled_message_is_never_opened(line, worker, tmp_path):
             return os.mkdir, (str(trap),)
 
     with line.queue.app.connection_for_write() as connection:
-        queue = line.queue.app.amqp.queues["cpu"]
+        queue = line.queue.app.amqp.queues["screen"]
         connection.Producer().publish(
             pickle.dumps(Trap()), exchange=queue.exchange, routing_key=queue.routing_key, declare=[queue],
             content_type="application/x-python-serialize", content_encoding="binary",
@@ -179,7 +185,16 @@ def test_jobs_that_load_weights_wait_for_a_worker_of_the_gpu(line, worker):
     line.wait_for(f"generate {token}")  # sent before the worker was there: the broker kept it
     other.terminate()
     assert other.wait(20) == 0
-    assert (queue_for("generate"), queue_for("train"), queue_for("screen")) == ("gpu", "gpu", "cpu")
+    assert {job for jobs in QUEUE_JOBS.values() for job in jobs} == set(JobName)
+    kinds = [queue_for(job) for job in JobName]
+    assert (
+        set(kinds)
+        == set(expand_queues(["cpu", "gpu"]))
+        == {"generate", "train", "screen", "review"}
+    )
+    assert expand_queues(["train", "gpu"]) == ("generate", "train")
+    with pytest.raises(Refused, match="tpu"):
+        expand_queues(["tpu"])
 
 
 def test_a_worker_asked_to_stop_ends_its_job_and_says_so(line):
@@ -226,7 +241,7 @@ def test_a_broker_that_is_away_costs_a_transaction_nothing(scheme, database, cap
     )
     with database.transaction() as tx:
         assert tx.connection.exec_driver_sql("select count(*) from events").scalar() == 50
-    assert "waits for the reconcile job" in caplog.text
+    assert "waits for an idle worker" in caplog.text
     queue.close()
 
 

@@ -24,7 +24,7 @@ from curation.domain import Kind, Prompt, Verdict, content_id
 from curation.review.reviewers import add_reviewer
 from curation.screening.embedding import pack_vector
 from curation.selection.acceptance_model_store import StoredModel, fit_and_store
-from tests.support.factories import make_round
+from tests.support.factories import Within, make_round
 
 SOURCE = "test@1"
 NUMBERS = 4
@@ -148,4 +148,4 @@ def taught(tx: Transaction, count: int = 400, seed: int = 999) -> StoredModel:
         .values(state="waiting", propensity=1.0)
     )
     judge_waiting(tx, number, dict(zip(ids, accepts(seed, quality).tolist(), strict=True)))
-    return fit_and_store(tx, Kind.single, SOURCE)
+    return fit_and_store(Within(tx), Kind.single, SOURCE)

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from curation.checkpoints.registry import promote_checkpoint, register_checkpoint
+from curation.db import engine
 from curation.db.engine import Database, Transaction
 from curation.db.tables import candidate_layers, candidates, layers, prompts, rounds, snapshots
 from curation.domain import STATE_TRANSITIONS, CandidateState, Checkpoint, Prompt, content_id
@@ -191,3 +192,16 @@ def _store_layer(
 
 def _sha(*parts: str) -> str:
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+class Within:
+    """A database whose every transaction is one that is open already, for tests that look into it."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self.tx = tx
+        # Only the test has a transaction open, not the code that it tests.
+        engine._open.count = 0
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        yield self.tx

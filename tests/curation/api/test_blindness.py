@@ -44,6 +44,7 @@ from curation.screening.measurements import measure_single
 from curation.screening.rules import screen_candidates
 from curation.settings import Settings
 from tests.support.factories import (
+    Within,
     fresh_database,
     image,
     make_candidates,
@@ -403,7 +404,7 @@ def test_gold_shares_no_bytes_with_what_it_was_made_of(database, store):
     with database.transaction() as tx:
         number = make_round(tx)
         drawn = make_candidates(tx, store, number, 4, CandidateState.generated)
-        screen_candidates(tx, store, drawn)
+        screen_candidates(Within(tx), store, drawn)
         seeds = [image(200 + place) for place in range(6)]
         for rgba in seeds:
             rgba[rgba[..., 3] == 0] = 0  # as an import stores it

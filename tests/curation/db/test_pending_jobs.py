@@ -14,7 +14,6 @@ from curation.db import pending_jobs
 from curation.db.pending_jobs import DeduplicatingSender
 from curation.db.tables import labeling_projects, labeling_tasks
 from curation.domain import Job
-from curation.jobs.worker import _bound
 from curation.labeling import project_reads
 from curation.runtime.context import AppContext
 from tests.support.factories import make_candidates, make_round
@@ -58,36 +57,42 @@ def test_eighty_wake_ups_are_one_job_until_it_is_taken(database, sent):
     assert len(sent) == 3
 
 
-def test_a_message_that_was_lost_is_sent_again(database, sent):
-    ask(database, "generate", "1")
+def test_a_job_whose_message_was_lost_is_found_by_an_idle_worker_and_sent_once(database, sent):
+    for _ in range(3):
+        ask(database, "review", 1)
+    with database.transaction() as tx:
+        assert pending_jobs.take_overdue(tx, ["review"]) is None, "its message is under way"
+        tx.connection.exec_driver_sql(
+            "update pending_jobs set created_at = now() - interval '4 seconds'"
+        )
+        assert pending_jobs.take_overdue(tx, ["screen"]) is None
+        assert pending_jobs.take_overdue(tx, ["screen", "review"]) == Job("review", (1,))
+        assert pending_jobs.take_overdue(tx, ["review"]) is None
+    assert sent == [Job("review", (1,))]
+
+
+def test_however_long_all_workers_are_busy_a_job_is_sent_once(database, sent):
+    ask(database, "generate", 1)
     with database.transaction() as tx:
         tx.connection.exec_driver_sql(
-            "update pending_jobs set created_at = now() - interval '61 seconds'"
+            "update pending_jobs set created_at = now() - interval '9 hours'"
         )
-    for _ in range(3):
-        ask(database, "generate", "1")
-    assert sent == [Job("generate", ("1",))] * 2
+    for _ in range(40):
+        ask(database, "generate", 1)
+    assert sent == [Job("generate", (1,))]
 
 
-def test_a_queue_that_is_away_keeps_nothing_back(database):
+def test_a_queue_that_is_away_leaves_the_job_to_an_idle_worker(database):
     tried: list[Job] = []
     database.send = DeduplicatingSender(database, lambda job: bool(tried.append(job)))
     for _ in range(3):
-        ask(database, "generate", "1")
-    assert len(tried) == 3
-
-
-def test_a_worker_runs_what_was_asked_for_and_skips_equal_messages(database, settings, store):
-    context = AppContext(
-        settings, database, store, CeleryQueue(make_app(settings, settings.database))
-    )
-    ran: list[tuple[object, ...]] = []
-    run = _bound(lambda _, *args: ran.append(args), "pull_annotations", context)
-    database.send = DeduplicatingSender(database, lambda _: True)
-    ask(database, "pull_annotations", "a")
-    for _ in range(3):
-        run("a")
-    assert ran == [("a",)]
+        ask(database, "review", 1)
+    assert len(tried) == 1
+    with database.transaction() as tx:
+        tx.connection.exec_driver_sql(
+            "update pending_jobs set created_at = now() - interval '4 seconds'"
+        )
+        assert pending_jobs.take_overdue(tx, ["review"]) == Job("review", (1,))
 
 
 def test_reconcile_enqueues_each_project_once_and_closed_ones_in_turn(

@@ -27,7 +27,7 @@ from curation.review.queue import claim_items
 from curation.review.reviewers import add_reviewer, add_rule_reviewer
 from curation.screening.rules import screen_candidates
 from curation.selection.select import select_candidates
-from tests.support.factories import make_candidates, make_pairs, make_round, scenes
+from tests.support.factories import Within, make_candidates, make_pairs, make_round, scenes
 
 FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
 HALO, RESIDUE, CLASH = RejectReason.halo, RejectReason.residue, RejectReason.clash
@@ -40,7 +40,7 @@ def desk(database, store):
     with database.transaction() as tx:
         number = make_round(tx, kind="pair")
         ids = make_pairs(tx, store, number, drawn, CandidateState.generated)
-        screen_candidates(tx, store, ids)
+        screen_candidates(Within(tx), store, ids)
         select_candidates(tx, number)
         ann = add_reviewer(tx, "ann").id
 

@@ -89,9 +89,9 @@ def test_work_whose_lease_was_lost_is_not_kept_twice(
     assert states(database, number) == {"generated": 2}
 
 
-def test_three_failures_set_a_candidate_aside_with_its_reason(database: Database) -> None:
+def test_several_failures_set_a_candidate_aside_with_its_reason(database: Database) -> None:
     number = open_one(database, 1)
-    for left in ("requested", "requested", "failed"):
+    for left in ("requested",) * (leases.MAX_ATTEMPTS - 1) + ("failed",):
         claimed = claim(database, number, "me", 1)
         with database.transaction() as tx:
             generation.release_failed(tx, claimed, "me", "OutOfMemory: the card is full")
@@ -126,3 +126,30 @@ def test_a_drawing_that_breaks_in_the_middle_writes_no_row(
     with database.transaction() as tx:
         assert tx.scalar(sa.select(sa.func.count()).select_from(candidate_layers)) == 0
     assert states(database, number) == {"generating": count}
+
+
+def test_what_failed_together_is_tried_apart_and_after_the_rest(database: Database) -> None:
+    number = open_one(database, 24)
+    first = claim(database, number, "me", 16)
+    with database.transaction() as tx:
+        generation.release_failed(tx, first, "me", "RuntimeError: no reason")
+    sizes, claimed = [], []
+    while batch := claim(database, number, "me", 16):
+        sizes.append(len(batch))
+        claimed.append({item.id for item in batch})
+    assert sizes == [8, 4, 4, 4, 4]
+    assert claimed[0].isdisjoint(item.id for item in first)
+    # Each quarter fails again: from then on each candidate is alone.
+    with database.transaction() as tx:
+        generation.release_failed(tx, first, "me", "RuntimeError: no reason")
+    assert len(claim(database, number, "me", 16)) == 1
+
+
+def test_what_could_not_be_stored_is_no_attempt(database: Database) -> None:
+    number = open_one(database, 3)
+    for _ in range(2 * leases.MAX_ATTEMPTS):
+        claimed = claim(database, number, "me", 3)
+        assert len(claimed) == 3
+        with database.transaction() as tx:
+            generation.release_unfinished(tx, [item.id for item in claimed], "me")
+    assert states(database, number) == {"requested": 3}

@@ -14,11 +14,14 @@ from curation.adapters.celery_queue import CeleryQueue, make_app
 from curation.checkpoints import registry
 from curation.datasets import snapshots
 from curation.datasets.manifest import read_samples
+from curation.db import leases
 from curation.db.engine import Database
 from curation.db.tables import events, training_runs
 from curation.db.tables import rounds as rounds_table
 from curation.domain import CandidateState, Job, Kind, Progress, TrainingRequest
 from curation.errors import LayerloopError
+from curation.jobs.looking import find_job
+from curation.jobs.trouble import WorkerTrouble
 from curation.object_store import FolderStore
 from curation.reporting import round_report
 from curation.rounds import lifecycle
@@ -189,34 +192,32 @@ def test_a_failed_training_ends_the_loop_with_its_reason(
         )
 
 
-def test_a_drawing_that_fails_thrice_does_not_stop_the_round(context: AppContext) -> None:
-    asked: list[Job] = []
-    context.database.send = asked.append
+def test_a_checkpoint_that_cannot_be_loaded_fails_no_candidate(context: AppContext) -> None:
     with context.database.transaction() as tx:
         number = make_round(tx)  # its checkpoint has no files, so that nothing can be drawn with it
         make_candidates(tx, context.store, number, 2, CandidateState.requested)
-    for _ in range(4):
-        jobs.generate(context, number)
-    assert states(context.database, number) == {"failed": 2}
-    assert set(asked) == {Job("generate", (number, 0))}
+    for _ in range(2 * leases.MAX_ATTEMPTS):
+        with pytest.raises(WorkerTrouble, match="could not be loaded"):
+            jobs.generate(context, number)
+    assert states(context.database, number) == {"requested": 2}
 
 
-def test_the_sweep_asks_for_what_stands_and_nothing_else(context: AppContext) -> None:
+def test_the_sweep_asks_only_for_what_workers_do_not_find(context: AppContext) -> None:
     with context.database.transaction() as tx:
-        drawn, idle, paused = (make_round(tx) for _ in range(3))
-        make_candidates(tx, context.store, drawn, 1, CandidateState.generated)
+        screened, idle, paused = (make_round(tx) for _ in range(3))
+        make_candidates(tx, context.store, screened, 1, CandidateState.screened)
         make_candidates(tx, context.store, idle, 1, CandidateState.requested)
-        make_candidates(tx, context.store, paused, 1, CandidateState.requested)
+        make_candidates(tx, context.store, paused, 1, CandidateState.screened)
         tx.execute(
             sa.update(rounds_table).where(rounds_table.c.id == paused).values(state="paused")
         )
     asked: list[Job] = []
     context.database.send = asked.append
     jobs.reconcile(context)
-    assert sorted(asked, key=lambda job: job.name) == [
-        Job("generate", (idle,)),
-        Job("screen", (drawn,)),
-    ]
+    assert asked == [Job("select", (screened,))]
+    with context.database.transaction() as tx:
+        assert find_job(tx, "generate") == Job("generate", (idle,))
+        assert find_job(tx, "screen") is None
 
 
 def test_a_stopped_training_is_handed_back(

@@ -13,7 +13,7 @@ from curation.images.codec import encode_layer, pixel_hash
 from curation.screening import rules
 from curation.screening.rules import HARD_RULES, ScreeningRule, apply_rules, screen_candidates
 from curation.screening.signals import SIGNALS, compute_signals
-from tests.support.factories import make_candidates, make_round
+from tests.support.factories import Within, make_candidates, make_round
 
 
 def disc(radius: float, color=(200, 60, 40), size: int = 64) -> np.ndarray:
@@ -80,7 +80,7 @@ def test_each_candidate_is_refused_or_passed_with_its_signals(database, store):
     opaque[..., 3] = 255
     ids = draw(database, store, [disc(20), opaque, empty, disc(12, (20, 90, 200))])
     with database.transaction() as tx:
-        assert screen_candidates(tx, store, ids) == 4
+        assert screen_candidates(Within(tx), store, ids) == 4
     assert states(database, ids) == ["screened", "refused", "refused", "screened"]
     rows = refused(database, ids)
     assert [row.refused_by for row in rows] == [None, "no_transparent", "no_visible", None]
@@ -91,7 +91,7 @@ def test_each_candidate_is_refused_or_passed_with_its_signals(database, store):
 def test_duplicates_of_the_pool_and_of_the_batch_are_refused(database, store):
     first = draw(database, store, [disc(20), disc(12, (20, 90, 200))])
     with database.transaction() as tx:
-        screen_candidates(tx, store, first)
+        screen_candidates(Within(tx), store, first)
     smaller = np.asarray(Image.fromarray(disc(20)).resize((60, 60), Image.Resampling.LANCZOS))
     copies = [
         disc(20),
@@ -102,7 +102,7 @@ def test_duplicates_of_the_pool_and_of_the_batch_are_refused(database, store):
     ]
     ids = draw(database, store, copies)
     with database.transaction() as tx:
-        screen_candidates(tx, store, ids)
+        screen_candidates(Within(tx), store, ids)
     assert states(database, ids) == ["refused", "refused", "screened", "refused", "screened"]
     rows = refused(database, ids)
     assert [row.refused_by for row in rows] == [
@@ -119,24 +119,24 @@ def test_what_was_refused_does_not_refuse_others(database, store):
     strict = [*HARD_RULES, ScreeningRule("small", "coverage", "below", 0.9, "too small")]
     first = draw(database, store, [disc(20)])
     with database.transaction() as tx:
-        screen_candidates(tx, store, first, strict)
+        screen_candidates(Within(tx), store, first, strict)
     second = draw(database, store, [disc(20)])
     with database.transaction() as tx:
-        screen_candidates(tx, store, second)
+        screen_candidates(Within(tx), store, second)
     assert states(database, first + second) == ["refused", "screened"]
 
 
 def test_screening_twice_is_screening_once(database, store):
     ids = draw(database, store, [disc(20), np.zeros((32, 32, 4), np.uint8)])
     with database.transaction() as tx:
-        assert screen_candidates(tx, store, ids) == 2
+        assert screen_candidates(Within(tx), store, ids) == 2
     before = refused(database, ids)
     with database.transaction() as tx:
-        assert screen_candidates(tx, store, ids) == 0
+        assert screen_candidates(Within(tx), store, ids) == 0
     assert refused(database, ids) == before
     assert states(database, ids) == ["screened", "refused"]
     with database.transaction() as tx:
-        assert screen_candidates(tx, store, []) == 0
+        assert screen_candidates(Within(tx), store, []) == 0
 
 
 def test_a_layer_that_is_gone_fails_its_candidate_alone(database, store):
@@ -146,7 +146,7 @@ def test_a_layer_that_is_gone_fails_its_candidate_alone(database, store):
             sa.select(candidate_layers.c.sha256).where(candidate_layers.c.candidate_id == ids[0])
         )
         (store.folder / sha[:2] / sha[2:]).unlink()
-        screen_candidates(tx, store, ids)
+        screen_candidates(Within(tx), store, ids)
         note = tx.scalar(sa.select(candidates.c.note).where(candidates.c.id == ids[0]))
     assert states(database, ids) == ["failed", "screened"]
     assert "no object" in note
@@ -156,5 +156,5 @@ def test_a_batch_that_rolls_back_leaves_nothing(database, store, monkeypatch):
     ids = draw(database, store, [disc(20)])
     monkeypatch.setattr(rules.duplicates, "add_to_index", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError), database.transaction() as tx:
-        screen_candidates(tx, store, ids)
+        screen_candidates(Within(tx), store, ids)
     assert states(database, ids) == ["generated"]

@@ -37,7 +37,7 @@ from tests.support.candidate_streams import (
     open_stream,
     taught,
 )
-from tests.support.factories import make_candidates, make_round
+from tests.support.factories import Within, make_candidates, make_round
 
 
 def decided(tx, count=150, seed=1):
@@ -57,16 +57,16 @@ def test_too_few_decisions_make_no_model_and_enough_do(database: Database) -> No
         decided(tx, MIN_DECISIONS - 1)
         assert not acceptance_model_store.may_need_fit(tx, Kind.single)
         with pytest.raises(Refused, match="too few"):
-            acceptance_model_store.fit_and_store(tx, Kind.single, SOURCE)
+            acceptance_model_store.fit_and_store(Within(tx), Kind.single, SOURCE)
         decided(tx, 60, seed=2)
         assert acceptance_model_store.may_need_fit(tx, Kind.single)
         assert acceptance_model_store.needs_fit(tx, Kind.single, SOURCE)
         assert not acceptance_model_store.needs_fit(tx, Kind.pair, SOURCE)
-        kept = acceptance_model_store.fit_and_store(tx, Kind.single, SOURCE)
+        kept = acceptance_model_store.fit_and_store(Within(tx), Kind.single, SOURCE)
         assert (kept.metrics["decisions"], kept.label_source) == (MIN_DECISIONS + 59, "person")
         assert not acceptance_model_store.may_need_fit(tx, Kind.single)
         assert not acceptance_model_store.needs_fit(tx, Kind.single, SOURCE)
-        assert acceptance_model_store.fit_and_store(tx, Kind.single, SOURCE).id == kept.id
+        assert acceptance_model_store.fit_and_store(Within(tx), Kind.single, SOURCE).id == kept.id
         assert acceptance_model_store.find_model(tx, Kind.single, kept.id[:8]).id == kept.id
 
 
@@ -90,7 +90,7 @@ def test_a_decision_that_was_undone_teaches_nothing_and_the_oracle_only_where_pe
         tx.connection.exec_driver_sql("alter table decisions disable trigger append_only")
         tx.connection.exec_driver_sql(f"update decisions set reviewer_id = {oracle}")
         assert (
-            acceptance_model_store.fit_and_store(tx, Kind.single, SOURCE).label_source
+            acceptance_model_store.fit_and_store(Within(tx), Kind.single, SOURCE).label_source
             == "rule_reviewer"
         )
 
@@ -127,7 +127,7 @@ def test_several_votes_on_a_candidate_are_one_lesson_by_what_it_came_to(database
             "180 votes, and ten rows more, are no 100 candidates"
         )
         decided(tx, 60, seed=2)
-        kept = acceptance_model_store.fit_and_store(tx, Kind.single, SOURCE)
+        kept = acceptance_model_store.fit_and_store(Within(tx), Kind.single, SOURCE)
         taught_ = acceptance_model_store.count_training_rows(tx, Kind.single, SOURCE)
         came_to = rounds_room.count_states(tx, number)
     assert (came_to["accepted"], came_to["rejected"]) == (40, 20)
@@ -189,7 +189,7 @@ def test_selected_candidates_are_scored_by_the_next_model_too_so_that_caps_count
         ids = arrive(tx, number, 8, quality)
         select_candidates(tx, number, SOURCE)
         judge_waiting(tx, number, dict(zip(ids, accepts(8, quality).tolist(), strict=True)))
-        second = acceptance_model_store.fit_and_store(tx, Kind.single, SOURCE)
+        second = acceptance_model_store.fit_and_store(Within(tx), Kind.single, SOURCE)
         assert second.id != first.id
         acceptance_model_store.score_round(tx, second, number)
         chosen = sa.select(candidates.c.slice, scores.c.acceptance_model_id).join(scores)

@@ -25,7 +25,7 @@ from curation.selection.gate_report import gates_report
 from curation.selection.gates import close_gates, list_gates
 from curation.selection.select import select_candidates
 from tests.support.candidate_streams import SOURCE, arrive, judge_waiting, open_stream, taught
-from tests.support.factories import make_candidates, make_round
+from tests.support.factories import Within, make_candidates, make_round
 
 GATED = {
     "kind": "mixed", "share": 0.9, "likely": 0.2, "uncertain": 0.1, "random": 0.7, "per_prompt": 9, "per_cluster": 9,
@@ -50,7 +50,7 @@ def gated(database: Database) -> tuple[int, dict]:
         while select_candidates(tx, number, SOURCE)[0]:
             judge_waiting(tx, number, good)
             if not list_gates(tx, number):
-                fit_and_store(tx, Kind.single, SOURCE)
+                fit_and_store(Within(tx), Kind.single, SOURCE)
         quality, said = clear(2, 600)
         good |= dict(zip(arrive(tx, number, 2, quality), said.tolist(), strict=True))
     return number, good
@@ -178,7 +178,7 @@ def test_half_of_the_random_slice_never_teaches_what_it_is_to_judge(
             .where(candidates.c.round_id == number, candidates.c.slice == "random")
         )
         all_ = tx.scalar(sa.select(sa.func.count()).where(decisions.c.channel == "pages"))
-        model = fit_and_store(tx, Kind.single, SOURCE)
+        model = fit_and_store(Within(tx), Kind.single, SOURCE)
     kept_apart = all_ - model.metrics["decisions"]
     assert 0.4 * judged < kept_apart < 0.6 * judged
 

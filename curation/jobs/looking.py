@@ -1,0 +1,72 @@
+"""Looking for work in the database: a worker's next job, whether a message announced it or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+import sqlalchemy as sa
+
+from curation.adapters.celery_queue import QUEUE_JOBS
+from curation.db import pending_jobs
+from curation.db.engine import Transaction
+from curation.db.tables import caption_runs, training_runs
+from curation.domain import Job, JobName, RunState
+from curation.rounds import work
+
+
+def find_job(tx: Transaction, queue: str) -> Job | None:
+    """Return a job of a queue that has work, or None.
+
+    It is only read, not claimed: the job claims its work, and ends at once if others were faster.
+    Except for jobs whose message is overdue, which are taken.
+
+    Args:
+        tx: The transaction.
+        queue: Name of the queue.
+    """
+    look = _LOOK.get(queue)
+    found = look(tx) if look is not None else None
+    return found or pending_jobs.take_overdue(tx, QUEUE_JOBS[queue])
+
+
+def find_next_job(tx: Transaction, queues: Collection[str]) -> tuple[str, Job] | None:
+    """Return the first job of some queues, with its queue.
+
+    Args:
+        tx: The transaction.
+        queues: Names of the queues, in the order in which they are looked at.
+    """
+    for queue in queues:
+        job = find_job(tx, queue)
+        if job is not None:
+            return queue, job
+    return None
+
+
+def _to_generate(tx: Transaction) -> Job | None:
+    found = work.next_to_generate(tx)
+    return None if found is None else Job(JobName.generate, (found.round_id,))
+
+
+def _to_screen(tx: Transaction) -> Job | None:
+    found = work.next_to_screen(tx)
+    return None if found is None else Job(JobName.screen, (found.round_id,))
+
+
+def _to_train(tx: Transaction) -> Job | None:
+    for name, table in ((JobName.train, training_runs), (JobName.caption, caption_runs)):
+        requested = sa.select(table.c.id).where(table.c.state == RunState.requested)
+        run = tx.scalar(requested.order_by(table.c.created_at).limit(1))
+        if run is not None:
+            return Job(name, (str(run),))
+    return None
+
+
+_LOOK: Mapping[str, Callable[[Transaction], Job | None]] = {
+    "generate": _to_generate,
+    "train": _to_train,
+    "screen": _to_screen,
+}
+
+LOOKED_FOR = frozenset(_LOOK)
+"""Queues whose work is found in the tables themselves."""
