@@ -71,10 +71,10 @@ def run_worker(context: AppContext, address: str, queues: Sequence[str]) -> None
             target=_reconcile_regularly, args=(context,), name="reconcile", daemon=True
         ).start()
         log.info("taking work of %s as %s", ", ".join(names), jobs.WORKER_ID)
-        Worker(context, receiver, heartbeat).run()
+        JobRunner(context, receiver, heartbeat).run()
 
 
-class Worker:
+class JobRunner:
     """Runs jobs one after the other, so that a loaded checkpoint is reused.
 
     Work is looked for in the database; a message only ends the wait of an idle worker. So no work
