@@ -151,6 +151,28 @@ class Settings(BaseSettings):
         64, ge=1, le=1024, description="largest image file that is read, in MiB"
     )
     session_hours: int = Field(12, ge=1, description="hours after which a session expires")
+    metrics_token: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description=(
+            "token that /metrics requires; without one the API has no metrics, and a worker "
+            "only on loopback"
+        ),
+    )
+    metrics_host: str = Field(
+        "127.0.0.1", description="address that a worker's metrics port listens on"
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65_535,
+        description="port of a worker's metrics and health; none when not set",
+    )
+    traces_url: str | None = Field(
+        None,
+        description="URL of an OpenTelemetry collector (OTLP over HTTP) that gets traces, "
+        "such as http://collector:4318",
+    )
     log_format: Literal["text", "json"] = Field(
         "text", description="format of the logs of API and workers: 'text' lines or 'json'"
     )
@@ -158,7 +180,7 @@ class Settings(BaseSettings):
         "info", description="lowest level that is logged: debug, info, warning or error"
     )
 
-    @field_validator("database", "queue", "storage", "storage_endpoint", "public_url")
+    @field_validator("database", "queue", "storage", "storage_endpoint", "public_url", "traces_url")
     @classmethod
     def _check_address(cls, value: str | None) -> str | None:
         """Accept 'embedded', or a URL with a scheme and, if it has a port, a valid port."""

@@ -45,6 +45,9 @@ def commands() -> dict[str, typer.core.TyperCommand]:
         found |= (
             {f"{name} {verb}": one for verb, one in inner.items()} if inner else {name: command}
         )
+        # A group that is also a command, such as `worker`.
+        if inner and command.invoke_without_command:
+            found[name] = command
     return found
 
 
@@ -75,7 +78,7 @@ def test_commands_and_options_of_examples_exist(page: Path) -> None:
     for words in examples(page):
         if words[0].startswith("-"):
             continue  # an option of layerloop itself
-        name = words[0] if words[0] in COMMANDS else " ".join(words[:2])
+        name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
         command = COMMANDS.get(name)
         assert command is not None, f"there is no command {name!r}"
         known = {

@@ -68,9 +68,16 @@ def _command(name: str, command: Any, level: int = 2) -> str:
     head = f"{'#' * level} layerloop {name} {{#{_anchor(name)}}}\n\n"
     inner = getattr(command, "commands", None)
     if inner:
-        parts = [head + sentence(command.help or "")]
+        # A group that is also a command, such as `worker`, has a usage of its own.
+        runs = command.invoke_without_command
+        parts = [head + (_usage(name, command) if runs else sentence(command.help or ""))]
         parts += [_command(f"{name} {verb}", one, level + 1) for verb, one in inner.items()]
         return "\n\n".join(parts)
+    return head + _usage(name, command)
+
+
+def _usage(name: str, command: Any) -> str:
+    """Return the help, the usage and the parameters of a command."""
     arguments = [one for one in command.params if one.param_type_name == "argument"]
     options = [
         one for one in command.params if one.param_type_name == "option" and one.name != "help"
@@ -84,7 +91,7 @@ def _command(name: str, command: Any, level: int = 2) -> str:
     )
     rows = [[code(_metavar(one)), cell(_help(one)), ""] for one in arguments]
     rows += [[code(_spelling(one)), _help(one), code(_default(one))] for one in options]
-    return head + "\n\n".join(
+    return "\n\n".join(
         part
         for part in (
             prose(command.help),

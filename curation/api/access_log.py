@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from curation.logs import log_context
 from curation.runtime.metrics import HTTP_SECONDS
+from curation.runtime.tracing import span
 
 log = logging.getLogger("layerloop.access")
 
@@ -43,7 +44,8 @@ class AccessLog:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(REQUEST_ID, "")
+        headers = Headers(scope=scope)
+        given = headers.get(REQUEST_ID, "")
         request_id = given if _ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
         status = 500
         started = time.perf_counter()
@@ -55,11 +57,13 @@ class AccessLog:
                 MutableHeaders(scope=message)[REQUEST_ID] = request_id
             await send(message)
 
-        with log_context(request_id=request_id):
+        with span("request", headers=headers) as trace, log_context(request_id=request_id):
             try:
                 await self.app(scope, receive, send_with_id)
             finally:
                 _record(scope, status, time.perf_counter() - started)
+                trace.rename(f"{scope['method']} {_route(scope)}")
+                trace.add({"http.response.status_code": status, "request_id": request_id})
 
 
 def _record(scope: Scope, status: int, seconds: float) -> None:

@@ -21,6 +21,7 @@ from curation.api import (
     health,
     labeling,
     layers,
+    metrics,
     review,
     review_context,
     reviewers,
@@ -45,6 +46,7 @@ from curation.api.contract import (
     operation_id,
 )
 from curation.api.labeling import WrongWebhookSecret
+from curation.api.metrics import WrongMetricsToken
 from curation.api.security_middleware import SecurityMiddleware, error_response
 from curation.api.signed_urls import SignedUrls
 from curation.api.thumbnails import ThumbnailCache
@@ -54,6 +56,7 @@ from curation.review.reviewers import InvalidTokenError, SignInThrottle, TooMany
 from curation.review.sessions import SessionCookies
 from curation.runtime.context import AppContext
 from curation.runtime.health import Readiness
+from curation.runtime.instance_metrics import instance_registry
 from curation.text import escape_control_characters
 
 log = logging.getLogger("layerloop.api")
@@ -64,6 +67,7 @@ STATUS: dict[type[errors.LayerloopError], int] = {
     InvalidApiToken: 401,
     InsufficientRole: 403,
     InsufficientScope: 403,
+    WrongMetricsToken: 401,
     WrongWebhookSecret: 403,
     TooManyAttemptsError: 429,
     errors.NotFound: 404,
@@ -112,6 +116,7 @@ def create_app(context: AppContext) -> FastAPI:
     app.state.counts = AdaptiveCache[dict[str, int]]()
     app.state.renditions = ThumbnailCache()
     app.state.readiness = Readiness(context)
+    app.state.metrics = [instance_registry(context.database)]
     # Routes and error handlers.
     for module in (
         health,
@@ -124,6 +129,7 @@ def create_app(context: AppContext) -> FastAPI:
         checkpoints,
         layers,
         labeling,
+        metrics,
     ):
         app.include_router(module.router)
     app.add_exception_handler(errors.LayerloopError, _handle_error)

@@ -31,8 +31,10 @@ from curation.cli import (
     seeds,
     serve,
     snapshots,
+    status,
     tokens,
     webhooks,
+    workers,
 )
 from curation.cli.output import console, errors, home_option, print_text
 from curation.runtime.supervisor import Terminated, graceful_sigterm
@@ -102,7 +104,9 @@ app.add_typer(db.app, name="db", help="Check and upgrade the schema of the datab
 # Commands without a group.
 app.command("train")(checkpoints.train)
 app.command("generate")(generate.generate)
-for command in (serve.up, serve.demo, serve.doctor, serve.api, serve.worker):
+app.add_typer(workers.app, name="worker")
+app.command("status")(status.status)
+for command in (serve.up, serve.demo, serve.doctor, serve.api):
     app.command(command.__name__)(command)
 
 

@@ -27,6 +27,8 @@ from curation.errors import LayerloopError, NotFound
 from curation.text import escape_control_characters
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from curation.domain import Progress
     from curation.runtime.context import AppContext
     from curation.settings import Settings
@@ -240,18 +242,35 @@ def print_rows(
     if as_json:
         print_json(list(rows))
         return
-    from rich.table import Table
-
     if not rows:
         console.print("none yet")
         return
+    data_console().print(make_table(rows, columns))
+
+
+def data_console() -> Console:
+    """Return a console on stdout, for tables."""
+    # A pipe has no width; Rich would cut the cells at 80 columns.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def make_table(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable[[Any], Any]]
+) -> Table:
+    """Return a table of rows for a console; its texts are escaped.
+
+    Args:
+        rows: The rows.
+        columns: By heading, the function that gives a row's cell.
+    """
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
         table.add_column(Text(_one_line(name)))
     for row in rows:
         table.add_row(*(Text(_cell(make(row))) for make in columns.values()))
-    # A pipe has no width; Rich would cut the cells at 80 columns.
-    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+    return table
 
 
 def print_limited(
@@ -330,6 +349,14 @@ def progress() -> Iterator[Callable[[Progress], None]]:
 def short_hash(sha: str | None) -> str:
     """Return the first 12 digits of a hash, a dash for none."""
     return sha[:12] if sha else "–"
+
+
+def show_age(seconds: float) -> str:
+    """Return a time in its largest unit: 42 s, 7 min, 3 h or 5 d."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _cell(value: Any) -> str:

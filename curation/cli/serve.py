@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import nullcontext
 from enum import StrEnum
@@ -202,35 +204,17 @@ def api(
     from curation.logs import configure_logging
     from curation.runtime.context import open_context
     from curation.runtime.moved import check_not_moved
+    from curation.runtime.tracing import configure_tracing
 
     config = _settings(port)
     configure_logging(config.log_format, config.log_level, secrets=config.secret_values())
+    configure_tracing(config, "api", f"{socket.gethostname()}:{os.getpid()}")
     with open_context(config) as context, contextlib.suppress(KeyboardInterrupt):
         check_not_moved(context.database)
         # Bind first, so that a port in use fails before the address is printed.
         with open_socket(config.host, config.port) as listening:
             console.print(f"serving at http://{config.host}:{config.port}")
             serve(create_app(context), listening)
-
-
-def worker(
-    queue: Annotated[
-        list[WorkerQueue] | None,
-        typer.Option(
-            help="Kind of work, repeatable; cpu: screen and review (the default); gpu: generate "
-            "and train."
-        ),
-    ] = None,
-) -> None:
-    """Process jobs of one or more queues until stopped; SIGTERM ends it within 30 seconds."""
-    from curation.jobs.worker import run_worker
-    from curation.runtime.context import database_address, open_context
-    from curation.runtime.moved import check_not_moved
-
-    config = settings()
-    with open_context(config) as context:
-        check_not_moved(context.database)
-        run_worker(context, database_address(config), queue or [WorkerQueue.cpu])
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Final
@@ -20,8 +19,8 @@ from curation.db.workers import WorkerState
 from curation.domain import Job
 from curation.jobs.heartbeat import Heartbeat, worker_heartbeat
 from curation.jobs.lease_heartbeat import Stopped
-from curation.jobs.log_fields import job_fields
 from curation.jobs.looking import LOOKED_FOR, find_next_job
+from curation.jobs.observed import observed_job
 from curation.jobs.trouble import (
     WorkerTrouble,
     breakers,
@@ -29,9 +28,10 @@ from curation.jobs.trouble import (
     is_instance_trouble,
     pause_reason,
 )
-from curation.logs import configure_logging, log_context
+from curation.logs import configure_logging
 from curation.runtime.context import AppContext
-from curation.runtime.metrics import JOB_ERRORS, JOB_SECONDS
+from curation.runtime.metrics_server import serve_worker_metrics
+from curation.runtime.tracing import configure_tracing
 
 log = logging.getLogger("layerloop.worker")
 
@@ -61,11 +61,15 @@ def run_worker(context: AppContext, address: str, queues: Sequence[str]) -> None
         secrets=context.settings.secret_values(),
         fields={"worker": jobs.WORKER_ID},
     )
+    configure_tracing(context.settings, "worker", jobs.WORKER_ID)
     # A worker whose secret differs from the API's would sign URLs that the API refuses.
     context.signing_secret()
     names = expand_queues(queues)
     receiver = JobReceiver(make_app(context.settings, address), jobs.stop_requested)
-    with worker_heartbeat(context.database, names) as heartbeat:
+    with (
+        serve_worker_metrics(context, context.settings.metrics_port),
+        worker_heartbeat(context.database, names) as heartbeat,
+    ):
         _stop_on_signals(context, heartbeat)
         threading.Thread(
             target=_reconcile_regularly, args=(context,), name="reconcile", daemon=True
@@ -148,8 +152,8 @@ class JobRunner:
         breaker = breakers[queue_for(job.name)]
         self._heartbeat.update(WorkerState.busy, job=name, reason=pause_reason())
         try:
-            with log_context(**job_fields(job.name, job.args)):
-                _run_measured(self._context, job)
+            with observed_job(job.name, job.args):
+                jobs.JOBS[job.name](self._context, *job.args)
         except Stopped:
             log.info("%s stops", name)
         except Exception as error:
@@ -179,23 +183,6 @@ class JobRunner:
         paused = pause_reason() or reason
         state = WorkerState.paused if paused else WorkerState.idle
         self._heartbeat.update(state, reason=paused)
-
-
-def _run_measured(context: AppContext, job: Job) -> None:
-    """Run a job, and log and measure the time that it takes."""
-    log.info("job started")
-    started = time.monotonic()
-    outcome = "failed"
-    try:
-        jobs.JOBS[job.name](context, *job.args)
-        outcome = "ended"
-    except Exception as error:
-        JOB_ERRORS.labels(job.name, type(error).__name__).inc()
-        raise
-    finally:
-        seconds = time.monotonic() - started
-        JOB_SECONDS.labels(job.name, outcome).observe(seconds)
-        log.info("job %s", outcome, extra={"seconds": round(seconds, 3)})
 
 
 def _stop_on_signals(context: AppContext, heartbeat: Heartbeat) -> None:

@@ -93,6 +93,9 @@ def run_local_stack(settings: Settings) -> Iterator[LocalStack]:
     settings = settings.model_copy(update={"port": settings.port or _free_port(settings.host)})
     if not _is_free(settings.host, settings.port):
         settings = settings.model_copy(update={"port": _free_port(settings.host)})
+    # Two workers on one machine cannot have one port.
+    if settings.metrics_port is not None:
+        settings = settings.model_copy(update={"metrics_port": 0})
     with graceful_sigterm(), exclusive_home(settings.path(".")), open_context(settings) as context:
         check_not_moved(context.database)
         _release_stale_leases(context)

@@ -1,0 +1,62 @@
+"""The board, the alerts and the guide name metrics that exist, and all of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from curation.db.engine import Database
+from curation.runtime.gpu_metrics import FIELDS, read_gpus
+from curation.runtime.instance_metrics import read_metrics
+from curation.runtime.metrics import HTTP_SECONDS, JOB_ERRORS, JOB_SECONDS
+
+ROOT = Path(__file__).resolve().parents[3]
+BOARD = ROOT / "docker" / "grafana" / "dashboards" / "layerloop.json"
+ALERTS = ROOT / "docker" / "prometheus" / "alerts.yml"
+GUIDE = ROOT / "docs" / "guides" / "operating.md"
+SUFFIXES = r"_(total|bucket|count|sum)$"
+CONDITIONAL = {
+    "layerloop_database_up",
+    "layerloop_torch_memory_bytes",
+    "layerloop_labeling_lag_seconds",
+}
+
+
+@pytest.fixture
+def known(database: Database) -> set[str]:
+    """The names of all metrics, without the suffixes of their samples."""
+    names = {metric.name for metric in read_metrics(database)} | CONDITIONAL
+    own = {one._name for one in (HTTP_SECONDS, JOB_SECONDS, JOB_ERRORS)}
+    return names | own | {name for _, name, _, _ in FIELDS}
+
+
+def named(text: str) -> set[str]:
+    found = re.findall(r"\blayerloop_[a-z_]*[a-z]", text)
+    return {re.sub(SUFFIXES, "", name) for name in found}
+
+
+def test_the_files_name_metrics_that_exist(known: set[str]) -> None:
+    board = json.loads(BOARD.read_text())
+    expressions = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    alerts = yaml.safe_load(ALERTS.read_text())
+    expressions += [rule["expr"] for group in alerts["groups"] for rule in group["rules"]]
+    for expression in expressions:
+        assert named(expression) <= known, expression
+
+
+def test_the_guide_names_every_metric(known: set[str]) -> None:
+    listed = named(GUIDE.read_text()) - {"layerloop_gpu"}
+    assert listed <= known
+    assert {name for name in known if not name.startswith("layerloop_gpu")} <= listed
+
+
+def test_a_gpu_tool_that_fails_or_hangs_gives_no_metrics(tmp_path: Path) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'No devices were found'; exit 6\n")
+    tool.chmod(0o755)
+    assert read_gpus(str(tool)) == []
+    assert read_gpus(str(tmp_path / "missing")) == []
