@@ -54,6 +54,7 @@ PAGES = {
     "/snapshots": "snapshots",
     "/snapshots/{name}": "snapshot",
     "/checkpoints": "checkpoints",
+    "/runs/{run}": "run",
     "/reviewers": "reviewers",
     "/me": "me",
     "/sign-in": "sign_in",

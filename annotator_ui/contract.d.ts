@@ -244,14 +244,30 @@ interface TrainingRun {
   preset: string;
   changes: Record<string, string>;
   snapshot: string;
-  state: "requested" | "running" | "finished" | "failed" | "cancelled";
+  state: "requested" | "running" | "paused" | "finished" | "failed" | "cancelled";
   /** Null until the run starts. */
   progress: { stage: string; done: number; total: number; metrics: Record<string, number> } | null;
+  /** Why the run ended, or why it waits. */
   error: string | null;
+  priority: number;
+  attempts: number;
+  outages: number;
+  retry_at: string | null;
   checkpoint: string | null;
   created_at: string;
   started_at: string | null;
   finished_at: string | null;
+}
+
+interface RunCurves {
+  /** By stage and metric: images seen, and the mean of an interval. */
+  stages: Record<string, Record<string, [number, number][]>>;
+}
+
+interface RunLog {
+  lines: string[];
+  /** The position after which to read on. */
+  next: number;
 }
 
 interface DetectionCurve {

@@ -125,10 +125,11 @@ class Role(StrEnum):
 
 
 class RunState(StrEnum):
-    """The state of a training run or a captioning run."""
+    """The state of a training run or a captioning run; only training runs are paused."""
 
     requested = "requested"
     running = "running"
+    paused = "paused"
     finished = "finished"
     failed = "failed"
     cancelled = "cancelled"
@@ -233,10 +234,7 @@ class Sample:
         )
 
     def caption_for(self, role: LayerRole | None = None) -> str:
-        """Return the caption of a layer that has one, else of the whole image.
-
-        It is empty if it was made from a file name.
-        """
+        """Return a layer's own caption, else the image's; empty if it came from a file name."""
         caption = "" if self.caption_source is CaptionSource.file_name else self.caption
         return self.texts.get(role, caption) if role else caption
 

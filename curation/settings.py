@@ -135,6 +135,24 @@ class Settings(BaseSettings):
     lease_seconds: int = Field(
         60, ge=1, description="seconds after which a worker's claims expire without a heartbeat"
     )
+    train_processes: int = Field(
+        0, ge=0, description="training processes on this machine; 0 takes the preset's number"
+    )
+    train_machines: int = Field(
+        1, ge=1, description="machines that train one run together; equal on all of them"
+    )
+    train_endpoint: str | None = Field(
+        None, description="host:port of the first training machine, where the others meet it"
+    )
+    train_join_seconds: int = Field(
+        600, ge=1, description="seconds that training machines wait for each other"
+    )
+    run_states_kept: int = Field(
+        2, ge=1, description="saved states of a training stage kept in the object store"
+    )
+    run_states_every_images: int = Field(
+        0, ge=0, description="also keep one saved state per so many images; 0 keeps no more"
+    )
     review_lease_seconds: int = Field(
         300, ge=1, description="seconds after which a reviewer's claims expire"
     )

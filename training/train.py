@@ -29,7 +29,7 @@ from training.data.splits import open_split
 from training.denoiser.train import train_base
 from training.evaluation.heldout import evaluate, has_heldout
 from training.generate import load_generator
-from training.launch import launch
+from training.launch import choose_launch, join, launch
 from training.layers.train import train_layers
 from training.presets.preset import Preset
 from training.presets.presets import find_requested_preset
@@ -51,6 +51,8 @@ RECIPES: dict[str, tuple[str, ...]] = {
 }
 """The parts that a recipe trains, in order; the others are inherited from the parent."""
 
+__all__ = ["RECIPES", "check_request", "code_version", "join", "train"]
+
 GRID_COLUMNS = 8
 # Images to fit the PCA on: enough for 192 components. Ids are hashes, so the first are random.
 FIT_IMAGES = 4_096
@@ -65,7 +67,8 @@ def train(
     preset's threads the result is bit-identical to an uninterrupted run. With a parent every part
     starts from the parent's, and the backbone is inherited unchanged, so that latents stay
     comparable between rounds. A snapshot without held-out samples gives a checkpoint without
-    metrics. If the preset has several processes, they are started here.
+    metrics. If the settings or the preset name several processes or machines, they are started
+    here; the result differs by rounding only.
 
     Args:
         request: The training request.
@@ -83,8 +86,9 @@ def train(
         Diverged: The loss is not finite (training.engine.metrics_buffer).
     """
     preset = check_request(request)
-    if preset.processes > 1 and not dist.is_initialized():
-        return launch(request, store, folder, report, preset.processes)
+    chosen = choose_launch(preset)
+    if (chosen.processes > 1 or chosen.machines > 1) and not dist.is_initialized():
+        return launch(request, store, folder, report, chosen)
     if preset.threads:
         torch.set_num_threads(preset.threads)
     # User LoRAs are for generation alone: training continues from the weights without them.

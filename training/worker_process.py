@@ -1,13 +1,14 @@
 """One process of a distributed training, started by torchrun.
 
-To start it by hand, on any number of machines: torchrun --nproc-per-node 8 -m
-training.worker_process ORDER.json STORE.json FOLDER CHECKPOINT.json
+training.launch starts it. By hand: torchrun --nproc-per-node 8 -m training.worker_process
+ORDER.json STORE.json FOLDER CHECKPOINT.json
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -34,6 +35,9 @@ def main() -> None:
     # Join the process group, then run the same training on every process.
     state = PartialState(cpu=not torch.cuda.is_available())
     order = parse_request(json.loads(arguments.order.read_text()))
+    if state.is_main_process:
+        logging.getLogger("layerloop").addHandler(_LogHandler(logging.INFO))
+        logging.getLogger("layerloop").setLevel(logging.INFO)
     try:
         checkpoint = train(
             order,
@@ -43,13 +47,20 @@ def main() -> None:
         )
         if state.is_main_process:
             arguments.checkpoint.write_text(canonical_json(asdict(checkpoint)))
-    # The launching process raises the error again, with its own class.
+    # The launching process raises the first error again, with its own class.
     except LayerloopError as error:
-        if state.is_main_process:
-            _send({"error": type(error).__name__, "message": error.message, "hint": error.hint})
+        _send({"error": type(error).__name__, "message": error.message, "hint": error.hint})
         raise
     finally:
         state.destroy_process_group()
+
+
+class _LogHandler(logging.Handler):
+    """Sends the log of the first process to the launching process."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one record."""
+        _send({"log": record.getMessage(), "level": record.levelno})
 
 
 def _progress_callback(first: bool) -> ProgressCallback:

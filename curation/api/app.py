@@ -26,6 +26,7 @@ from curation.api import (
     review_context,
     reviewers,
     rounds,
+    runs,
     session,
     snapshots,
 )
@@ -127,6 +128,7 @@ def create_app(context: AppContext) -> FastAPI:
         rounds,
         snapshots,
         checkpoints,
+        runs,
         layers,
         labeling,
         metrics,

@@ -1,8 +1,7 @@
-"""Checkpoint and training run routes: evaluation, sample grid, lineage, progress and promotion."""
+"""Checkpoint routes: evaluation, sample grid, lineage and promotion."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
@@ -11,14 +10,13 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel
 
-from curation.api.auth import ListRuns, ReadCheckpoints, WriteCheckpoints
+from curation.api.auth import ReadCheckpoints, WriteCheckpoints
 from curation.api.contract import error_responses, operation_link, with_links
 from curation.api.fields import STORABLE
 from curation.api.signed_urls import SignedUrls
 from curation.checkpoints import registry
 from curation.db.engine import Transaction
 from curation.db.tables import rounds
-from curation.domain import Role, RunState
 
 router = APIRouter(prefix="/api", tags=["checkpoints"], responses=error_responses(401))
 
@@ -48,32 +46,6 @@ class CheckpointResponse(BaseModel):
     promoted_at: datetime | None
     created_at: datetime
     rounds: list[int]
-
-
-class RunProgress(BaseModel):
-    """The progress of a run in its stage: `done` of `total` training images."""
-
-    stage: str
-    done: int
-    total: int
-    metrics: dict[str, float]
-
-
-class RunResponse(BaseModel):
-    """A training run; `progress` is null before it starts."""
-
-    id: uuid.UUID
-    recipe: str
-    preset: str
-    changes: dict[str, str]
-    snapshot: str
-    state: RunState
-    progress: RunProgress | None
-    error: str | None
-    checkpoint: str | None
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
 
 
 # Routes
@@ -119,17 +91,6 @@ def promote_checkpoint(request: Request, visit: WriteCheckpoints, name: Name) ->
     return _checkpoint(request, row, by_checkpoint)
 
 
-@router.get("/runs", summary="List training runs")
-def get_runs(visit: ListRuns) -> list[RunResponse]:
-    """Return all training runs, newest first; for annotators without their checkpoints."""
-    with visit.transaction() as (tx, reviewer):
-        rows = registry.list_runs(tx)
-    # As in the list of rounds: the ids of candidates are derived from the checkpoint's id.
-    if reviewer.role is Role.annotator:
-        rows = [dict(row) | {"checkpoint_id": None} for row in rows]
-    return [_run(row) for row in rows]
-
-
 def _row(tx: Transaction, name: str) -> dict[str, Any]:
     found = registry.find_checkpoint(tx, name).id
     return next(row for row in registry.list_checkpoints(tx) if row["id"] == found)
@@ -164,16 +125,4 @@ def _checkpoint(
         sample_grid_url=links.address(row["sample_grid"], "png") if row["sample_grid"] else None,
         created_at=row["created_at"],
         rounds=by_checkpoint.get(row["id"], []),
-    )
-
-
-def _run(row: Mapping[str, Any]) -> RunResponse:
-    # Columns that have the same name in the response.
-    same = ("id", "recipe", "preset", "changes", "state", "error", "started_at", "finished_at")
-    return RunResponse(
-        **{name: row[name] for name in same},
-        snapshot=row["snapshot_id"],
-        progress=RunProgress(**row["progress"]) if row["progress"] else None,
-        checkpoint=row["checkpoint_id"],
-        created_at=row["created_at"],
     )

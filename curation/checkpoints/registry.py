@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -53,33 +54,40 @@ def request_training(tx: Transaction, request: TrainingRequest, actor: str) -> u
         )
     # Request a run again that had ended early.
     resumable = (training_runs.c.id == request.id) & training_runs.c.state.in_(
-        [RunState.failed, RunState.cancelled]
+        [RunState.failed, RunState.cancelled, RunState.paused]
     )
-    tx.execute(
-        sa.update(training_runs).where(resumable).values(state=RunState.requested, error=None)
-    )
+    again = {"state": RunState.requested, "error": None, "outages": 0, "retry_at": None}
+    tx.execute(sa.update(training_runs).where(resumable).values(again | {"finished_at": None}))
     tx.enqueue(JobName.train, str(request.id))
     return request.id
 
 
-def claim_run(tx: Transaction, run: uuid.UUID, holder: str, seconds: int) -> TrainingRequest | None:
-    """Claim a requested run under a lease.
+def claim_run(
+    tx: Transaction, run: uuid.UUID, holder: str, seconds: int, machines: int = 1
+) -> TrainingRequest | None:
+    """Claim a requested run under a lease, unless it waits after an outage.
 
     Args:
         tx: The transaction.
         run: Id of the run.
         holder: Name of the worker.
         seconds: Time until the lease expires.
+        machines: Number of machines that train the run together.
 
     Returns:
-        The training request; None if the run is done or runs elsewhere.
+        The training request; None if the run is done, waits or runs elsewhere.
     """
+    due = training_runs.c.retry_at.is_(None) | (training_runs.c.retry_at <= sa.func.now())
     claiming = (
         sa.update(training_runs)
-        .where(training_runs.c.id == run, training_runs.c.state == RunState.requested)
+        .where(training_runs.c.id == run, training_runs.c.state == RunState.requested, due)
         .values(
             state=RunState.running,
             started_at=sa.func.coalesce(training_runs.c.started_at, sa.func.now()),
+            attempts=training_runs.c.attempts + 1,
+            machines=machines,
+            error=None,
+            retry_at=None,
         )
     )
     # Only one worker changes the state; the others find no row.
@@ -121,7 +129,7 @@ def record_progress(
         Conflict: The worker lost the lease.
     """
     if run not in leases.renew(tx, holder, "train", seconds):
-        raise Conflict(f"run {run} was cancelled or taken over by another worker")
+        raise Conflict(f"run {run} was paused, cancelled or taken over by another worker")
     tx.execute(
         sa.update(training_runs).where(training_runs.c.id == run).values(progress=asdict(progress))
     )
@@ -139,7 +147,7 @@ def finish_run(tx: Transaction, run: uuid.UUID, holder: str, checkpoint: Checkpo
     Raises:
         Conflict: The worker lost the lease.
     """
-    _release(tx, run, holder)
+    release_run(tx, run, holder)
     register_checkpoint(tx, checkpoint, actor=f"run {run}")
     finished = {
         "state": RunState.finished,
@@ -162,7 +170,7 @@ def fail_run(tx: Transaction, run: uuid.UUID, holder: str, error: str) -> None:
     Raises:
         Conflict: The worker lost the lease.
     """
-    _release(tx, run, holder)
+    release_run(tx, run, holder)
     failed = {"state": RunState.failed, "error": error[:2_000], "finished_at": sa.func.now()}
     tx.execute(sa.update(training_runs).where(training_runs.c.id == run).values(failed))
 
@@ -192,9 +200,11 @@ def find_run(tx: Transaction, run: uuid.UUID) -> dict[str, Any]:
     return runs.find_run(tx, training_runs, run, "training")
 
 
-def list_runs(tx: Transaction) -> list[dict[str, Any]]:
-    """Return the rows of all training runs, newest first."""
-    return runs.list_runs(tx, training_runs)
+def list_runs(
+    tx: Transaction, limit: int = 0, before: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Return the rows of training runs, newest first; see `curation.db.runs.list_runs`."""
+    return runs.list_runs(tx, training_runs, limit, before)
 
 
 def register_checkpoint(tx: Transaction, checkpoint: Checkpoint, actor: str) -> str:
@@ -312,8 +322,9 @@ def _read(row: dict[str, Any]) -> Checkpoint:
     )
 
 
-def _release(tx: Transaction, run: uuid.UUID, holder: str) -> None:
+def release_run(tx: Transaction, run: uuid.UUID, holder: str) -> None:
+    """Delete the lease of a worker on a run; the caller sets the run's state. Raises Conflict."""
     # A lease of another holder means that the run was taken over.
     own = (held.c.subject == run) & (held.c.holder == holder)
     if not tx.execute(sa.delete(held).where(own)).rowcount:
-        raise Conflict(f"run {run} was cancelled or taken over by another worker")
+        raise Conflict(f"run {run} was paused, cancelled or taken over by another worker")

@@ -131,11 +131,11 @@ def train(
         # Train here, or follow the run where a worker holds its lease already.
         console.print(f"run {run}, files in {ctx.settings.path(f'runs/{run}')}")
         with resume_hint(), progress() as on_progress:
-            row = run_or_follow(ctx, run, jobs.train, registry.find_run, on_progress)
+            row = run_or_follow(ctx, run, jobs.train_run, registry.find_run, on_progress)
     if row["state"] != "finished":
         message = (
             f"training was {row['error']}"
-            if row["state"] == "cancelled"
+            if row["state"] in {"cancelled", "paused"}
             else f"training failed: {row['error']}"
         )
         raise LayerloopError(message, "fix the cause and run the same command again to resume")

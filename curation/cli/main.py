@@ -26,7 +26,7 @@ from curation.cli import (
     prompts,
     reviewers,
     rounds,
-    runs,
+    run_control,
     samples,
     seeds,
     serve,
@@ -90,7 +90,7 @@ app.add_typer(
 app.add_typer(
     snapshots.app, name="snapshot", help="Freeze samples into content-addressed snapshots."
 )
-app.add_typer(runs.app, name="run", help="Watch and cancel training and caption runs.")
+app.add_typer(run_control.app, name="run", help="Watch and steer training and caption runs.")
 app.add_typer(
     checkpoints.app, name="checkpoint", help="Evaluate, promote, import and export checkpoints."
 )

@@ -15,9 +15,10 @@ from curation.cli.output import (
     console,
     context,
     print_json,
+    print_limited,
     print_result,
-    print_rows,
     print_text,
+    query_limit,
     settings,
 )
 from curation.errors import Conflict, NotFound
@@ -33,35 +34,50 @@ Run = Annotated[str, typer.Argument(help="The run's id, or its first eight or mo
 
 
 @app.command("list")
-def list_(as_json: Json = False) -> None:
+def list_(
+    limit: Annotated[
+        int, typer.Option("--limit", min=0, help="The largest number of runs; 0 lists all.")
+    ] = 50,
+    after: Annotated[
+        str | None, typer.Option("--after", help="List runs older than this one, by its id.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """List training and caption runs with state and progress, newest first."""
     with context() as ctx, ctx.database.transaction() as tx:
-        rows = _runs(tx)
+        before = find_row(tx, after) if after else None
+        rows = _runs(tx, query_limit(limit), before)
     columns = {
         "run": lambda r: str(r["id"])[:13],
         "kind": lambda r: r["kind"],
         "what": lambda r: f"{r['recipe']} {r['preset']}" if r["kind"] == "training" else r["model"],
         "state": lambda r: r["state"],
+        "priority": lambda r: r.get("priority", "–"),
         "progress": _progress,
         "requested": lambda r: r["created_at"],
         "ended": lambda r: r["finished_at"],
     }
-    print_rows(rows, columns, as_json)
+    print_limited(rows, columns, limit, as_json)
 
 
 @app.command()
 def show(run: Run, as_json: Json = False) -> None:
-    """Show a run: its request, progress, lease holder and folder."""
+    """Show a run: its request, progress, lease holder, saved states and folder."""
+    from curation.checkpoints import run_states
     from curation.db import leases
 
     with context() as ctx, ctx.database.transaction() as tx:
-        row = _find(tx, run)
+        row = find_row(tx, run)
         held = leases.find_lease(tx, row["id"])
+        states = run_states.list_states(tx, row["id"])
     details = row | {"holder": held[0] if held else None, "held_until": held[1] if held else None}
     # The folder is missing if the run was trained on another machine.
     if row["kind"] == "training":
         folder = settings().home.resolve() / "runs" / str(row["id"])
         details["folder"] = str(folder) if folder.is_dir() else None
+        details["states"] = [
+            {"stage": state.stage, "images": state.images, "bytes": state.size} for state in states
+        ]
     if as_json:
         print_json(details)
         return
@@ -69,8 +85,14 @@ def show(run: Run, as_json: Json = False) -> None:
     if row["progress"]:
         print_text(f"  {'progress':<13} {_progress(row)}")
     for name, value in details.items():
-        if name not in {"id", "kind", "state", "progress"} and value not in (None, {}, ""):
+        shown = name not in {"id", "kind", "state", "progress", "states"}
+        if shown and value not in (None, {}, ""):
             print_text(f"  {name:<13} {value}")
+    for state in states:
+        print_text(
+            f"  {'saved state':<13} {state.stage} after {state.images:,} images, "
+            f"{state.size / 1e6:,.1f} MB"
+        )
 
 
 @app.command()
@@ -83,7 +105,7 @@ def cancel(run: Run, as_json: Json = False) -> None:
     from curation.datasets import captions
 
     with context() as ctx, ctx.database.transaction() as tx:
-        row = _find(tx, run)
+        row = find_row(tx, run)
         # Training and captions have tables of their own.
         of_kind = registry.cancel_run if row["kind"] == "training" else captions.cancel_run
         if not of_kind(tx, row["id"], ACTOR):
@@ -125,15 +147,19 @@ def run_or_follow(
     from curation.db import leases
     from curation.domain import Progress
 
-    printed_holder = None
+    printed_holder = printed_reason = None
     while True:
         jobs.release_lost_leases(ctx)
         # Returns when the run has ended, or at once where another process holds its lease.
         work(ctx, str(run), on_progress)
         with ctx.database.transaction() as tx:
             row, held = find_run(tx, run), leases.find_lease(tx, run)
-        if row["state"] in {"finished", "failed", "cancelled"}:
+        if row["state"] in {"finished", "failed", "cancelled", "paused"}:
             return row
+        # Waiting after an outage: print each reason once.
+        if row["state"] == "requested" and row["error"] and row["error"] != printed_reason:
+            printed_reason = row["error"]
+            console.print(printed_reason)
 
         # Another process works on it: print the holder once and follow its progress.
         if held and held[0] != printed_holder:
@@ -148,17 +174,21 @@ def run_or_follow(
         time.sleep(0.5)
 
 
-def _runs(tx: Transaction) -> list[dict[str, Any]]:
+def _runs(
+    tx: Transaction, limit: int = 0, before: dict[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Return the rows of runs of both kinds, newest first; 0 is no limit."""
     from curation.checkpoints import registry
     from curation.datasets import captions
 
-    rows = [{"kind": "training"} | row for row in registry.list_runs(tx)]
-    rows += [{"kind": "captions"} | row for row in captions.list_runs(tx)]
-    return sorted(rows, key=lambda row: row["created_at"], reverse=True)
+    rows = [{"kind": "training"} | row for row in registry.list_runs(tx, limit, before)]
+    rows += [{"kind": "captions"} | row for row in captions.list_runs(tx, limit, before)]
+    rows.sort(key=lambda row: (row["created_at"], row["id"]), reverse=True)
+    return rows[:limit] if limit else rows
 
 
-def _find(tx: Transaction, name: str) -> dict[str, Any]:
-    """Return the run with this id or id prefix. Raises NotFound."""
+def find_row(tx: Transaction, name: str) -> dict[str, Any]:
+    """Return the run with this id or id prefix, with its kind. Raises NotFound."""
     digits = name.replace("-", "").lower()
     found = [row for row in _runs(tx) if uuid.UUID(str(row["id"])).hex.startswith(digits)]
     if len(digits) < 8 or len(found) != 1:

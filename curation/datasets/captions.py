@@ -321,9 +321,11 @@ def cancel_run(tx: Transaction, run: uuid.UUID, actor: str) -> bool:
     return True
 
 
-def list_runs(tx: Transaction) -> list[dict[str, Any]]:
-    """Return the rows of all captioning runs, newest first."""
-    return runs.list_runs(tx, caption_runs)
+def list_runs(
+    tx: Transaction, limit: int = 0, before: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Return the rows of captioning runs, newest first; see `curation.db.runs.list_runs`."""
+    return runs.list_runs(tx, caption_runs, limit, before)
 
 
 def find_run(tx: Transaction, run: uuid.UUID) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from curation.datasets.manifest import read_manifest
 from curation.db.engine import Database, Transaction
-from curation.db.tables import checkpoints, import_files, layers, snapshots
+from curation.db.tables import checkpoints, import_files, layers, run_states, snapshots
 from curation.ports import ObjectStore
 
 OBJECT_COLUMNS: tuple[sa.Column[str], ...] = (
@@ -23,7 +23,7 @@ OBJECT_COLUMNS: tuple[sa.Column[str], ...] = (
 )
 """Columns whose values are names of objects. Foreign keys to them need no entry."""
 
-OBJECT_MAPS: tuple[sa.Column[Mapping[str, str]], ...] = (checkpoints.c.files,)
+OBJECT_MAPS: tuple[sa.Column[Mapping[str, str]], ...] = (checkpoints.c.files, run_states.c.files)
 """JSON columns that map keys to names of objects."""
 
 HASHES = frozenset(
@@ -60,6 +60,7 @@ PLAIN_JSON = frozenset(
         "rounds.consensus",
         "rounds.gold",
         "rounds.policy",
+        "run_metrics.points",
         "screenings.signals",
         "snapshots.counts",
         "top_n_runs.metrics",

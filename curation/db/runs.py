@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -31,14 +32,28 @@ def find_run(tx: Transaction, table: sa.Table, run: uuid.UUID, kind: str) -> dic
     return dict(row)
 
 
-def list_runs(tx: Transaction, table: sa.Table) -> list[dict[str, Any]]:
-    """Return the rows of all runs of a table, newest first."""
-    query = sa.select(table).order_by(table.c.created_at.desc(), table.c.id)
+def list_runs(
+    tx: Transaction, table: sa.Table, limit: int = 0, before: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Return the rows of runs of a table, newest first.
+
+    Args:
+        tx: The transaction.
+        table: The table of its kind of runs.
+        limit: Largest number of rows; 0 returns all.
+        before: Only runs older than this row of a run.
+    """
+    query = sa.select(table).order_by(table.c.created_at.desc(), table.c.id.desc())
+    if before is not None:
+        place = sa.tuple_(sa.literal(before["created_at"]), sa.literal(before["id"], sa.Uuid()))
+        query = query.where(sa.tuple_(table.c.created_at, table.c.id) < place)
+    if limit:
+        query = query.limit(limit)
     return [dict(row) for row in tx.execute(query).mappings()]
 
 
 def cancel_run(tx: Transaction, table: sa.Table, run: uuid.UUID, actor: str) -> bool:
-    """Cancel a run that is requested or running, and delete its lease.
+    """Cancel a run that is requested, running or paused, and delete its lease.
 
     Without its lease the worker gets a Conflict at its next report of progress.
 
@@ -49,9 +64,11 @@ def cancel_run(tx: Transaction, table: sa.Table, run: uuid.UUID, actor: str) -> 
         actor: Name of the person, for the row.
 
     Returns:
-        Whether the run was requested or running.
+        Whether the run was requested, running or paused.
     """
-    active = (table.c.id == run) & table.c.state.in_([RunState.requested, RunState.running])
+    active = (table.c.id == run) & table.c.state.in_(
+        [RunState.requested, RunState.running, RunState.paused]
+    )
     cancelled = {
         "state": RunState.cancelled,
         "error": f"cancelled by {actor}",

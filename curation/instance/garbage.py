@@ -101,6 +101,6 @@ def _keep_since(tx: Transaction, before: datetime) -> datetime:
     A training stores the parts of its checkpoint one after another, days apart, and their row comes
     at its end.
     """
-    unfinished = training_runs.c.state.in_([RunState.requested, RunState.running])
+    unfinished = training_runs.c.state.in_([RunState.requested, RunState.running, RunState.paused])
     oldest = tx.scalar(sa.select(sa.func.min(training_runs.c.started_at)).where(unfinished))
     return min(before, oldest) if oldest else before

@@ -8,7 +8,7 @@ from curation.domain import JobName
 from curation.jobs.events import deliver_webhooks
 from curation.jobs.generation import generate
 from curation.jobs.lease_heartbeat import WORKER_ID, Stopped, release_lost_leases, stop_requested
-from curation.jobs.long_running import caption, train
+from curation.jobs.long_running import caption, train, train_run
 from curation.jobs.reconcile import reconcile
 from curation.jobs.review import (
     aggregate,
@@ -38,6 +38,7 @@ __all__ = [
     "select",
     "stop_requested",
     "train",
+    "train_run",
 ]  # fmt: skip
 
 JOBS: dict[JobName, Callable[..., None]] = {

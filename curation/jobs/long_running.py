@@ -6,12 +6,13 @@ import logging
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
-from curation.checkpoints import registry
+from curation.checkpoints import registry, run_queue, run_states
 from curation.datasets import captions
 from curation.db import leases
 from curation.db.engine import Transaction
-from curation.domain import Progress
+from curation.domain import Checkpoint, Progress, TrainingRequest
 from curation.errors import Conflict, LayerloopError
 from curation.jobs.lease_heartbeat import (
     WORKER_ID,
@@ -21,44 +22,102 @@ from curation.jobs.lease_heartbeat import (
     stop_requested,
 )
 from curation.jobs.model_cache import evict
+from curation.jobs.run_recorder import RunRecorder
+from curation.jobs.run_state_sync import StateUploader, remove_files, restore_states
+from curation.jobs.trouble import InstanceTrouble, describe, is_instance_trouble, retry_in_trouble
 from curation.ports import ProgressCallback
 from curation.progress import ProgressLines
 from curation.runtime.context import AppContext, load_object
 
 log = logging.getLogger("layerloop.jobs")
+run_log = logging.getLogger("layerloop.run")
+
+PATIENCE_SECONDS = 120.0
+"""How long a running job waits for a database that is away, before it ends."""
 
 
-def train(context: AppContext, run: str, on_progress: ProgressCallback | None = None) -> None:
-    """Run or resume a training run, and register its checkpoint.
+def train(context: AppContext, run: str) -> None:
+    """Run or resume the claimable training run with the largest priority.
+
+    Args:
+        context: The app context.
+        run: Id of the run that the job was sent for; another may come before it.
+    """
+    settings = context.settings
+    register_worker(context)
+    with context.database.transaction() as tx:
+        request = run_queue.claim_next(
+            tx, WORKER_ID, settings.lease_seconds, settings.train_machines
+        )
+    if request is None:
+        log.debug("no training run is claimable; the job was sent for %s", run)
+        return
+    _train_claimed(context, request, None)
+
+
+def train_run(context: AppContext, run: str, on_progress: ProgressCallback | None = None) -> None:
+    """Run or resume one training run, and register its checkpoint.
 
     Args:
         context: The app context.
         run: Id of the training run.
         on_progress: Callback for progress; the log when None.
     """
-    # Claim the run, unless it is done or runs elsewhere.
-    run_id = uuid.UUID(run)
-    seconds = context.settings.lease_seconds
+    # Claim the run, unless it is done, waits or runs elsewhere.
+    settings = context.settings
     register_worker(context)
     with context.database.transaction() as tx:
-        order = registry.claim_run(tx, run_id, WORKER_ID, seconds)
-    if order is None:
-        return
+        request = registry.claim_run(
+            tx, uuid.UUID(run), WORKER_ID, settings.lease_seconds, settings.train_machines
+        )
+    if request is not None:
+        _train_claimed(context, request, on_progress)
+
+
+def _train_claimed(
+    context: AppContext, request: TrainingRequest, on_progress: ProgressCallback | None
+) -> None:
+    """Train under the lease, with states, metrics and log lines going to the instance."""
+    run, seconds = request.id, context.settings.lease_seconds
+    recorder = RunRecorder(context.database, run, WORKER_ID)
+    say = ProgressLines(run_log.info)
 
     def note(tx: Transaction, progress: Progress) -> None:
-        registry.record_progress(tx, run_id, WORKER_ID, progress, seconds)
+        registry.record_progress(tx, run, WORKER_ID, progress, seconds)
+
+    def tell(progress: Progress) -> None:
+        recorder.add_progress(progress)
+        say(progress)
+        if on_progress is not None:
+            on_progress(progress)
 
     def fail(tx: Transaction, error: str) -> None:
-        registry.fail_run(tx, run_id, WORKER_ID, error)
+        run_log.error("failed: %s", error)
+        registry.fail_run(tx, run, WORKER_ID, error)
 
-    # Train under the lease, then register the checkpoint.
-    with _held(context, "train", run, fail):
+    def postpone(tx: Transaction, error: str) -> None:
+        run_log.warning("interrupted by an outage of the instance: %s", error)
+        run_queue.postpone_run(tx, run, WORKER_ID, error)
+
+    with recorder.recording(), _held(context, "train", str(run), fail, postpone):
+        run_log.info("claimed by %s", WORKER_ID)
         folder = context.settings.path(f"runs/{run}")
-        made = load_object(context.settings.trainer)(
-            order, context.store, folder, _reporting(context, note, on_progress)
-        )
-        with context.database.transaction() as tx:
-            registry.finish_run(tx, run_id, WORKER_ID, made)
+        restore_states(context, run, folder)
+        with StateUploader(context, run, folder).uploading():
+            made = load_object(context.settings.trainer)(
+                request, context.store, folder, _reporting(context, note, tell)
+            )
+        _patiently(lambda: _finish(context, run, made))
+        run_log.info("finished with checkpoint %s", made.id)
+
+
+def _finish(context: AppContext, run: uuid.UUID, made: Checkpoint) -> None:
+    """Register the checkpoint, after which only the states of intervals are of use."""
+    every = context.settings.run_states_every_images
+    with context.database.transaction() as tx:
+        registry.finish_run(tx, run, WORKER_ID, made)
+        released = run_states.prune_states(tx, run, keep_newest=0, keep_every_images=every)
+    remove_files(context, released)
 
 
 def caption(context: AppContext, run: str, on_progress: ProgressCallback | None = None) -> None:
@@ -102,11 +161,16 @@ def caption(context: AppContext, run: str, on_progress: ProgressCallback | None 
 
 @contextmanager
 def _held(
-    context: AppContext, purpose: str, run: str, fail: Callable[[Transaction, str], None]
+    context: AppContext,
+    purpose: str,
+    run: str,
+    fail: Callable[[Transaction, str], None],
+    postpone: Callable[[Transaction, str], None] | None = None,
 ) -> Iterator[None]:
     """Keep the lease of a run while the block works on it, and record a failure with `fail`.
 
-    The run is released if this process stops, and left alone if another process has it by now.
+    An outage of the instance is recorded with `postpone`, if it is given. The run is released if
+    this process stops, and left alone if another process has it by now.
     """
     # The inner block records failures, the outer one handles the end of this process.
     try:
@@ -118,8 +182,10 @@ def _held(
         except Exception as error:
             log.exception("%s %s failed", purpose, run)
             hint = f" ({error.hint})" if isinstance(error, LayerloopError) and error.hint else ""
-            with context.database.transaction() as tx:
-                fail(tx, f"{type(error).__name__}: {error}{hint}")
+            message = f"{type(error).__name__}: {error}{hint}"
+            if postpone is not None and is_instance_trouble(error):
+                fail, message = postpone, describe(error)
+            _patiently(partial(_record, context, fail, message))
     except (Stopped, KeyboardInterrupt, SystemExit) as stop:
         with context.database.transaction() as tx:
             leases.release_holder(tx, WORKER_ID)
@@ -128,6 +194,26 @@ def _held(
             raise
     except Conflict as conflict:
         log.warning("%s %s stops in this process: %s", purpose, run, conflict)
+
+
+def _patiently(work: Callable[[], None]) -> None:
+    """Do a short write, and wait some time for a database that is away.
+
+    Raises:
+        Stopped: The worker must stop.
+        InstanceTrouble: The database was away for longer.
+    """
+    try:
+        retry_in_trouble(work, PATIENCE_SECONDS, stop_requested)
+    except InstanceTrouble:
+        if stop_requested.is_set():
+            raise Stopped from None
+        raise
+
+
+def _record(context: AppContext, record: Callable[[Transaction, str], None], message: str) -> None:
+    with context.database.transaction() as tx:
+        record(tx, message)
 
 
 def _reporting(
@@ -141,11 +227,14 @@ def _reporting(
     """
     tell = tell or ProgressLines(log.info)
 
+    def _note(progress: Progress) -> None:
+        with context.database.transaction() as tx:
+            note(tx, progress)
+
     def report(progress: Progress) -> None:
         if stop_requested.is_set():
             raise Stopped
-        with context.database.transaction() as tx:
-            note(tx, progress)
+        _patiently(partial(_note, progress))
         tell(progress)
 
     return report

@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection, Mapping
 import sqlalchemy as sa
 
 from curation.adapters.celery_queue import QUEUE_JOBS
+from curation.checkpoints import run_queue
 from curation.db import pending_jobs
 from curation.db.engine import Transaction
-from curation.db.tables import caption_runs, training_runs
+from curation.db.tables import caption_runs
 from curation.domain import Job, JobName, RunState
 from curation.rounds import work
 
@@ -54,12 +55,11 @@ def _to_screen(tx: Transaction) -> Job | None:
 
 
 def _to_train(tx: Transaction) -> Job | None:
-    for name, table in ((JobName.train, training_runs), (JobName.caption, caption_runs)):
-        requested = sa.select(table.c.id).where(table.c.state == RunState.requested)
-        run = tx.scalar(requested.order_by(table.c.created_at).limit(1))
-        if run is not None:
-            return Job(name, (str(run),))
-    return None
+    if claimable := run_queue.list_claimable(tx, 1):
+        return Job(JobName.train, (str(claimable[0]),))
+    requested = sa.select(caption_runs.c.id).where(caption_runs.c.state == RunState.requested)
+    run = tx.scalar(requested.order_by(caption_runs.c.created_at).limit(1))
+    return None if run is None else Job(JobName.caption, (str(run),))
 
 
 _LOOK: Mapping[str, Callable[[Transaction], Job | None]] = {

@@ -38,7 +38,8 @@ _WAITING = sa.text("""
     union all
     select null, 'trainings' from training_runs
     where cast(:round as integer) is null and state = 'requested'
-        and created_at < now() - make_interval(secs => :seconds) and (select idle from idle)""")
+        and retry_at is null and created_at < now() - make_interval(secs => :seconds)
+        and (select idle from idle)""")
 
 
 def count_waiting_work(tx: Transaction, number: int | None = None) -> dict[str, int]:

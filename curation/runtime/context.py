@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -25,12 +25,16 @@ from curation.errors import LayerloopError, Refused
 from curation.labeling.previews import WEBHOOK_HEADER, PreviewUrls, webhook_secret
 from curation.labeling.sync import LabelingSync
 from curation.object_store import FolderStore
-from curation.ports import Embedder
+from curation.ports import Embedder, ObjectStore
 from curation.settings import EMBEDDED, Settings
 from curation.store_inventory import InstanceStore
 
 if TYPE_CHECKING:
     from curation.adapters.label_studio import LabelStudioBackend
+
+
+TrainerJoin = Callable[[TrainingRequest, ObjectStore, Path, int], bool]
+"""Trains as another machine of a number from 1; returns whether the training ended in order."""
 
 
 @dataclass(frozen=True)
@@ -275,6 +279,19 @@ def check_training_request(request: TrainingRequest, trainer: str) -> None:
         return
     if check is not None:
         check(request)
+
+
+def load_trainer_join(trainer: str) -> TrainerJoin:
+    """Return the function `join` of the trainer's module, which trains as another machine.
+
+    Args:
+        trainer: The dotted name of the trainer.
+
+    Raises:
+        LayerloopError: The trainer cannot be imported, or does not train on several machines.
+    """
+    join: TrainerJoin = load_object(f"{trainer.partition(':')[0]}:join")
+    return join
 
 
 def load_embedder(settings: Settings) -> Embedder:

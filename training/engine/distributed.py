@@ -107,8 +107,12 @@ class DistributedContext:
         return module
 
     def global_batch_size(self, batch_size: int) -> int:
-        """Return the global batch size: batch x accumulation x processes."""
-        return batch_size * self.preset.accumulation * int(self.world_size)
+        """Return the global batch size: batch x accumulation x the preset's processes.
+
+        It does not depend on the processes that train, which may be fewer or more: a run goes on
+        with the same steps on any number of them.
+        """
+        return batch_size * self.preset.accumulation * self.preset.processes
 
     def local_shards(self, count: int, batch_size: int) -> list[tuple[range, float]]:
         """Return this process's micro-batches of a global batch, each with its loss weight.
@@ -118,16 +122,17 @@ class DistributedContext:
 
         Args:
             count: Images in the global batch.
-            batch_size: Images in a micro-batch of one process.
+            batch_size: Largest number of images in a micro-batch of one process.
 
         Returns:
             Positions within the global batch, and the share of the global batch, in [0, 1].
         """
         shares = []
-        for start in range(0, count, batch_size * self.world_size):
+        # With more processes than micro-batches the micro-batches are smaller.
+        size = min(batch_size, -(-count // self.world_size))
+        for start in range(0, count, size * self.world_size):
             local = range(
-                min(count, start + self.rank * batch_size),
-                min(count, start + (self.rank + 1) * batch_size),
+                min(count, start + self.rank * size), min(count, start + (self.rank + 1) * size)
             )
             shares.append((local or range(1), len(local) / count))
         return shares
@@ -192,9 +197,34 @@ class DistributedContext:
             dist.all_reduce(metrics)
         return metrics
 
+    def on_several_machines(self) -> bool:
+        """Return whether the processes are on more than one machine; collective."""
+        # All machines count their processes from 0.
+        last = torch.tensor(self.accelerator.local_process_index, device=self.device)
+        if self.world_size > 1:
+            dist.all_reduce(last, dist.ReduceOp.MAX)
+        return bool(int(last) + 1 < self.world_size)
+
     def barrier(self) -> None:
         """Wait until all processes reach this point."""
         self.accelerator.wait_for_everyone()
+
+    def broadcast_object(self, value: Any) -> Any:
+        """Return the first process's value in all processes; collective."""
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def broadcast_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the first process's CPU tensors in all processes, one at a time; collective."""
+        shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+        received = {}
+        for name, (shape, dtype) in self.broadcast_object(shapes).items():
+            own = tensors[name] if self.is_main_process else torch.empty(shape, dtype=dtype)
+            sent = own.to(self.device)
+            dist.broadcast(sent, src=0)
+            received[name] = sent.cpu()
+        return received
 
 
 def full_tensor(tensor: Tensor) -> Tensor:

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
 from curation.domain import canonical_json
-from curation.errors import Refused
+from curation.errors import Corrupt, Refused
 from curation.object_store import fsync_path, write_file_atomically
-from training.engine.distributed import full_tensor, load_full_tensor
-from training.safetensors_io import unshare_storage
+from training.engine.distributed import DistributedContext, full_tensor, load_full_tensor
+from training.engine.state_files import TrainingState, read_state, write_state
+
+log = logging.getLogger("layerloop.training")
 
 StatePart = nn.Module | Optimizer | GradScaler | Mapping[str, Tensor]
 """A part of the training state: a network, an optimizer, fp16's gradient scaler, EMA weights."""
@@ -31,15 +31,6 @@ StatePart = nn.Module | Optimizer | GradScaler | Mapping[str, Tensor]
 
 GROUP = "group-"
 """Prefix of the keys of tensors in an optimizer's parameter groups."""
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """The state of a stage after some number of images: tensors, and metadata as JSON."""
-
-    images: int
-    tensors: dict[str, Tensor]
-    metadata: dict[str, Any]
 
 
 class TrainingStateStore:
@@ -73,14 +64,8 @@ class TrainingStateStore:
         """
         # Write and sync a temporary folder; the rename publishes it.
         new = Path(tempfile.mkdtemp(dir=self.folder, prefix=".new-"))
-        save_file(
-            unshare_storage({name: tensor.detach().cpu() for name, tensor in tensors.items()}),
-            new / "state.safetensors",
-        )
-        (new / "facts.json").write_text(canonical_json({**metadata, "images": images_seen}))
-        for path in (new / "state.safetensors", new / "facts.json", new):
-            fsync_path(path)
-        target = self.folder / f"state-{images_seen:012d}"
+        write_state(new, TrainingState(images_seen, dict(tensors), dict(metadata)))
+        target = self._path(images_seen)
         if target.exists():  # saved before; an existing state is complete
             shutil.rmtree(new)
             return
@@ -91,16 +76,41 @@ class TrainingStateStore:
             shutil.rmtree(path)
 
     def load(self) -> TrainingState | None:
-        """Return the last saved state, or None if there is none."""
+        """Return the last saved state that is not damaged, or None if there is none.
+
+        Damaged states are removed, with a warning in the log.
+        """
         for incomplete in self.folder.glob(".new-*"):
             shutil.rmtree(incomplete, ignore_errors=True)  # other processes remove it too
-        states = self._states()
-        if not states:
-            return None
-        metadata = json.loads((states[-1] / "facts.json").read_text())
-        return TrainingState(
-            int(metadata["images"]), load_file(states[-1] / "state.safetensors"), metadata
+        for path in reversed(self._states()):
+            try:
+                return read_state(path)
+            except Corrupt as error:
+                log.warning("%s; the training continues from the state before it", error)
+                shutil.rmtree(path)
+        return None
+
+    def load_in_all(self, distributed: DistributedContext) -> TrainingState | None:
+        """Return the same state in all processes: the last one of the first process.
+
+        On several machines the first process sends the state; on one machine all read its files.
+
+        Args:
+            distributed: The processes of the training.
+        """
+        state = self.load() if distributed.is_main_process else None
+        if distributed.world_size == 1:
+            return state
+        found: tuple[int, dict[str, Any]] | None = distributed.broadcast_object(
+            (state.images, state.metadata) if state else None
         )
+        if found is None:
+            return None
+        images, metadata = found
+        if distributed.on_several_machines():
+            tensors = distributed.broadcast_tensors(state.tensors if state else {})
+            return TrainingState(images, tensors, metadata)
+        return state or read_state(self._path(images), verify=False)
 
     def open_log(self, images_seen: int) -> SummaryWriter:
         """Open the TensorBoard log, purged of entries after `images_seen` by a killed run."""
@@ -113,6 +123,9 @@ class TrainingStateStore:
         target = self.folder / f"sheet-{images_seen:012d}.png"
         write_file_atomically(target, png)
         return target
+
+    def _path(self, images_seen: int) -> Path:
+        return self.folder / f"state-{images_seen:012d}"
 
     def _states(self) -> list[Path]:
         return sorted(self.folder.glob("state-*"))

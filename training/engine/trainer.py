@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import closing
@@ -28,6 +29,8 @@ from training.engine.resume import (
 )
 from training.engine.schedule import EMA, StageSchedule, lr_multiplier
 from training.presets.preset import Preset
+
+logger = logging.getLogger("layerloop.training")
 
 FLUSH_STEPS = 10  # steps between reads of metrics from a GPU
 
@@ -151,9 +154,11 @@ def _run(stage: TrainingStage, context: TrainerContext) -> None:
         distributed.global_batch_size(schedule.batch_size),
     )
     seen = 0
-    if state := run.load():
+    if state := run.load_in_all(distributed):
         load_state_dict(parts, state)
         seen = state.images
+        logger.info("stage %s continues after %s images", stage.name, f"{seen:,}")
+    del state
     distributed.barrier()
     context.on_progress(Progress(stage.name, seen, total))
 

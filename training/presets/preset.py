@@ -167,7 +167,8 @@ class Preset:
     ema_on_cpu: bool  # keep the weight average (EMA) in CPU memory
     torch_compile: bool  # use torch.compile
     channels_last: bool  # use the channels-last memory format
-    processes: Count  # one per GPU; several are started by torchrun
+    # one per GPU; the global batch is batch x accumulation x processes on any number of processes
+    processes: Count
     # shard weights and optimizer (FSDP2) instead of data parallelism alone (DDP)
     fsdp: bool
     # "wandb" or "trackio" in addition to TensorBoard, which is always written

@@ -20,7 +20,12 @@ export function trainingRunRow(run) {
   return el(
     "tr",
     {},
-    el("th", { scope: "row" }, humanize(run.recipe), el("small", {}, `preset ${presetLabel(run)}`)),
+    el(
+      "th",
+      { scope: "row" },
+      el("a", { href: `/runs/${run.id}` }, humanize(run.recipe)),
+      el("small", {}, `preset ${presetLabel(run)}`),
+    ),
     el("td", {}, stateChip(run.state)),
     el("td", {}, progress(run)),
     el("td", {}, el("a", { href: `/snapshots/${run.snapshot}` }, snapshot)),
@@ -43,9 +48,15 @@ function progress(run) {
   const muted = (/** @type {string} */ text) => el("span", { class: "muted" }, text);
   if (run.state === "failed") return el("span", { class: "worse" }, run.error ?? "unknown error");
   if (run.state === "cancelled") return muted(run.error ?? "cancelled");
-  if (run.state === "requested") return muted("waiting for a worker");
+  if (run.state === "paused") return muted(run.error ?? "paused");
+  if (run.state === "requested") return muted(run.error ?? "waiting for a worker");
   if (run.state === "finished") return muted("done");
-  if (!run.progress?.total) return muted("starting");
+  return runProgress(run);
+}
+
+/** Return the progress of a running run as a bar with a line of text. @param {TrainingRun} run */
+export function runProgress(run) {
+  if (!run.progress?.total) return el("span", { class: "muted" }, "starting");
   const { stage, done, total, metrics } = run.progress;
   const values = Object.entries(metrics)
     .slice(0, 2)

@@ -36,7 +36,8 @@ def operations(app) -> list[tuple[str, str, dict]]:
 
 
 def filled(path: str) -> str:
-    return path.replace("{number}", "1").replace("{name}", "0" * 64)
+    path = path.replace("{number}", "1").replace("{name}", "0" * 64)
+    return path.replace("{run}", "00000000-0000-0000-0000-000000000000")
 
 
 def test_every_address_but_the_open_ones_takes_a_session(app, client):

@@ -32,7 +32,15 @@ def test_a_step_is_dealt_out_once_and_everybody_has_equally_many_batches(
 
 
 def test_a_step_has_all_its_images():
-    assert _machine(3, accumulation=4).global_batch_size(8) == 96
+    """The same on any number of processes: the preset says how many images a step has."""
+    for processes in (1, 2, 3, 5):
+        machine = _machine(processes, accumulation=4)
+        assert machine.global_batch_size(8) == 32
+        assert len(machine.local_shards(32, 8)) == -(
+            -32 // (processes * min(8, -(-32 // processes)))
+        )
+    machine.preset = replace(machine.preset, processes=3)
+    assert machine.global_batch_size(8) == 96
 
 
 def test_blocks_are_the_members_of_the_outermost_lists():

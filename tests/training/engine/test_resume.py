@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
+from curation.object_store import compute_sha256
 from training.engine.resume import TrainingStateStore, load_state_dict, seeded_generator, state_dict
 
 
@@ -58,7 +59,7 @@ def test_only_whole_states_are_seen_and_older_ones_leave(tmp_path):
     assert [path.name for path in (tmp_path / "stage").iterdir()] == ["state-000000000016"]
     half = tmp_path / "stage" / ".new-killed"
     half.mkdir()
-    (half / "facts.json").write_text("{")
+    (half / "state.json").write_text("{")
     state = TrainingStateStore(tmp_path, "stage").load()
     assert (state.images, state.metadata["fact"], state.tensors["a"].item()) == (16, 2, 2.0)
     assert not half.exists()
@@ -72,10 +73,65 @@ def test_saving_the_same_count_again_keeps_the_first(tmp_path):
 
 
 def test_a_state_is_plain_json_and_safetensors(tmp_path):
-    TrainingStateStore(tmp_path, "stage").save(8, *state_dict(_parts()))
+    parts = _parts()
+    _step(parts, 0)
+    TrainingStateStore(tmp_path, "stage").save(8, *state_dict(parts))
     folder = tmp_path / "stage" / "state-000000000008"
-    assert sorted(path.name for path in folder.iterdir()) == ["facts.json", "state.safetensors"]
-    assert json.loads((folder / "facts.json").read_text())["images"] == 8
+    shards = ["network-000.safetensors", "optimiser-000.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == [*shards, "state.json"]
+    described = json.loads((folder / "state.json").read_text())["metadata"]
+    assert described["images"] == 8
+    assert described["files"] == {name: compute_sha256(folder / name) for name in shards}
+
+
+def test_a_part_that_did_not_change_has_the_same_files(tmp_path):
+    run, parts = TrainingStateStore(tmp_path, "stage", keep_states=2), _parts()
+    _step(parts, 0)
+    tensors, metadata = state_dict(parts)
+    run.save(8, tensors, metadata)
+    run.save(16, tensors | {"optimiser/0/exp_avg": torch.ones(4, 3)}, metadata)
+    first, second = (
+        json.loads((path / "state.json").read_text())["metadata"]["files"]
+        for path in sorted((tmp_path / "stage").iterdir())
+    )
+    assert first["network-000.safetensors"] == second["network-000.safetensors"]
+    assert first["optimiser-000.safetensors"] != second["optimiser-000.safetensors"]
+
+
+def test_shards_end_at_their_size(tmp_path, monkeypatch):
+    monkeypatch.setattr("training.engine.state_files.SHARD_BYTES", 64)
+    tensors = {f"a/{number}": torch.full((8,), number) for number in range(5)}
+    TrainingStateStore(tmp_path, "stage").save(8, tensors | {"b/0": torch.ones(40)}, {})
+    names = {path.name for path in (tmp_path / "stage/state-000000000008").iterdir()}
+    assert names == {"state.json", "b-000.safetensors"} | {
+        f"a-{number:03d}.safetensors" for number in range(5)
+    }
+    loaded = TrainingStateStore(tmp_path, "stage").load()
+    assert torch.equal(loaded.tensors["a/3"], tensors["a/3"])
+
+
+@pytest.mark.parametrize("damage", ["bit", "missing", "metadata", "cut"])
+def test_a_damaged_state_falls_back_to_the_one_before(tmp_path, caplog, damage):
+    run = TrainingStateStore(tmp_path, "stage", keep_states=2)
+    run.save(8, {"part/a": torch.ones(100)}, {"n": 1})
+    run.save(16, {"part/a": torch.ones(100)}, {"n": 2})
+    folder = tmp_path / "stage/state-000000000016"
+    shard, described = folder / "part-000.safetensors", folder / "state.json"
+    if damage == "bit":
+        content = bytearray(shard.read_bytes())
+        content[-1] ^= 1
+        shard.write_bytes(content)
+    elif damage == "missing":
+        shard.unlink()
+    elif damage == "metadata":
+        described.write_text(described.read_text().replace('"n":2', '"n":3'))
+    else:
+        described.write_text(described.read_text()[:20])
+    assert run.load().images == 8
+    assert "continues from the state before it" in caplog.text
+    assert not folder.exists()
+    run.save(16, {"part/a": torch.ones(100)}, {"n": 2})
+    assert run.load().metadata["n"] == 2
 
 
 def test_randomness_is_a_function_of_seed_stage_and_images():

@@ -14,6 +14,7 @@ from training.checkpoint import load_checkpoint
 from training.data.layer_set_dataset import open_layer_sets
 from training.denoiser.factory import load_denoiser
 from training.denoiser.train import encode_images
+from training.engine.state_files import read_state
 from training.layers.model import load_layered_denoiser, new_layered_denoiser
 from training.layers.stage import LayersStage
 from training.layers.train import layers_loss, train_layers
@@ -105,13 +106,9 @@ def test_a_child_goes_on_from_its_parents_adapters(run, tmp_path, store, checkpo
 
 
 def test_a_saved_state_holds_the_adapters_and_not_the_base(run, tmp_path):
-    from safetensors import safe_open
-
     run(tmp_path, 48)
-    with safe_open(
-        next((tmp_path / "layers").glob("state-*")) / "state.safetensors", "pt"
-    ) as state:
-        names = [name for name in state.keys() if name.startswith("recipe/")]  # noqa: SIM118
+    state = read_state(next((tmp_path / "layers").glob("state-*")))
+    names = [name for name in state.tensors if name.startswith("recipe/")]
     assert any("lora_A" in name for name in names)
     assert not [name for name in names if ".network." in name and "lora" not in name]
     assert (tmp_path / "layers/sheet-000000000048.png").read_bytes().startswith(b"\x89PNG")
