@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_settings_from_outside() -> Iterator[None]:
-    """A developer's own LAYERLOOP_* variables never reach a test; LAYERLOOP_TEST_* are the tests' own."""
+    """Hide a developer's own LAYERLOOP_* variables from every test; LAYERLOOP_TEST_* stay."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [
             n
@@ -78,7 +78,7 @@ def no_object_is_read_in_a_transaction() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real images beside the checkout."""
+    """Return the folder of real images beside the checkout."""
     if not SHARED.is_dir():
         pytest.skip("the folder 'shared' with real images is not beside this checkout")
     return SHARED
@@ -86,7 +86,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def postgres_address() -> Iterator[str]:
-    """A server for the whole run: LAYERLOOP_TEST_DATABASE, or an embedded one that ends with the run."""
+    """Yield a server for the whole run: LAYERLOOP_TEST_DATABASE, or an embedded one that ends with the run."""
     from curation.adapters import embedded_postgres
 
     given = os.environ.get("LAYERLOOP_TEST_DATABASE")
@@ -101,14 +101,14 @@ def postgres_address() -> Iterator[str]:
 
 @pytest.fixture
 def postgres_folder() -> Iterator[Path]:
-    """An empty folder for an embedded server of this test's own, which is stopped at the end."""
+    """Yield an empty folder for an embedded server of this test's own, which is stopped at the end."""
     with _open_folder() as folder:
         yield folder
 
 
 @pytest.fixture(scope="session")
 def template_database(postgres_address: str) -> Iterator[str]:
-    """The name of a migrated database with a queue in it, which others are copied from."""
+    """Yield the name of a migrated database with a queue in it, which others are copied from."""
     from curation.adapters.pgmq_schema import install_pgmq
     from curation.db.engine import Database
     from curation.db.schema import migrate
@@ -125,7 +125,7 @@ def template_database(postgres_address: str) -> Iterator[str]:
 
 @pytest.fixture
 def database_address(postgres_address: str, template_database: str) -> Iterator[str]:
-    """The address of a database of this test's own, migrated and empty."""
+    """Yield the address of a database of this test's own, migrated and empty."""
     from tests.support.factories import fresh_database, named
 
     with fresh_database(postgres_address, template_database) as name:
@@ -134,7 +134,7 @@ def database_address(postgres_address: str, template_database: str) -> Iterator[
 
 @pytest.fixture
 def database(database_address: str) -> Iterator[Database]:
-    """A migrated, empty database; jobs asked for stay unsent unless the test sets `database.send`."""
+    """Yield a migrated, empty database; jobs asked for stay unsent unless the test sets `database.send`."""
     from curation.db.engine import Database
 
     database = Database(database_address)
@@ -144,7 +144,7 @@ def database(database_address: str) -> Iterator[Database]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> FolderStore:
-    """An empty object store."""
+    """Return an empty object store."""
     from curation.object_store import FolderStore
 
     return FolderStore(tmp_path / "objects")
@@ -152,7 +152,7 @@ def store(tmp_path: Path) -> FolderStore:
 
 @pytest.fixture
 def settings(tmp_path: Path, database_address: str) -> Settings:
-    """The settings of an instance in a temporary folder on this test's own database."""
+    """Return the settings of an instance in a temporary folder on this test's own database."""
     from curation.settings import Settings
 
     return Settings(home=tmp_path / "home", database=database_address)
@@ -160,7 +160,7 @@ def settings(tmp_path: Path, database_address: str) -> Settings:
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Server]:
-    """A real S3 server on loopback (radosgw) for the whole run."""
+    """Yield a real S3 server on loopback (radosgw) for the whole run."""
     from tests.support import servers
 
     with servers.radosgw(tmp_path_factory.mktemp("ceph")) as server:
@@ -171,7 +171,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Se
 def s3_credentials(
     s3_server: servers.S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> servers.S3Server:
-    """The server, with its credentials where boto3's own chain finds them."""
+    """Return the server, with its credentials where boto3's own chain finds them."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_key)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
@@ -198,7 +198,7 @@ def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """The path of a Chromium."""
+    """Return the path of a Chromium."""
     from tests.support import servers
 
     named = [

@@ -288,7 +288,7 @@ def test_forbidden_words_do_not_appear_on_the_pages(page):
 
 
 def identifiers(file: Path) -> Iterator[str]:
-    """The names that a file defines: its own and those of its functions, classes, parameters, fields."""
+    """Yield the names that a file defines: its own and those of its functions, classes, parameters, fields."""
     yield from file.relative_to(ROOT).with_suffix("").parts
     tree = parsed(file)
     for node in ast.walk(tree):
@@ -305,7 +305,7 @@ def identifiers(file: Path) -> Iterator[str]:
 
 
 def texts(file: Path) -> Iterator[str]:
-    """The first lines of a file's docstrings, and what its commands print as help."""
+    """Yield the first lines of a file's docstrings, and what its commands print as help."""
     for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield (ast.get_docstring(node) or "").partition("\n")[0]
@@ -318,7 +318,7 @@ def texts(file: Path) -> Iterator[str]:
 
 
 def forbidden(words: list[str]) -> str:
-    """The first forbidden word, with the word to use instead; empty if there is none."""
+    """Return the first forbidden word, with the word to use instead; empty if there is none."""
     for word in (word.lower() for word in words):
         if instead := FORBIDDEN.get(word) or FORBIDDEN.get(word.removesuffix("s")):
             return f"{word}, use {instead}"

@@ -65,7 +65,7 @@ def test_every_command_has_help_and_stands_in_a_page(command: str) -> None:
 
 
 def examples(page: Path) -> Iterator[list[str]]:
-    """The words of every layerloop command in the shell examples of a page."""
+    """Yield the words of every layerloop command in the shell examples of a page."""
     for block in re.findall(r"```sh\n(.*?)```", TEXTS[page], re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
@@ -129,7 +129,7 @@ def test_the_tree_in_the_architecture_is_the_tree() -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as the documentation is built."""
+    """Return the anchors of a page's headings, as the documentation is built."""
     found = set()
     for line in re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL).splitlines():
         if match := re.match(r"#+ (.*?)(?:\s*\{#([\w-]+)\})?$", line):

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from a copy of the tracked files, so that nothing of an earlier build gets into it."""
+    """Return a wheel built from a copy of the tracked files, so that nothing of an earlier build gets into it."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -43,7 +43,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the programs of an environment that has the wheel, and the dependencies of this one."""
+    """Return the folder of the programs of an environment that has the wheel, and the dependencies of this one."""
     folder = tmp_path_factory.mktemp("environment")
     run(sys.executable, "-m", "venv", "--without-pip", str(folder), cwd=folder)
     python = str(folder / "bin" / "python")
@@ -140,7 +140,7 @@ def test_an_empty_database_is_upgraded_and_the_first_page_comes_with_its_files(
 
 @contextmanager
 def serving(programs: Path, folder: Path, settings: dict[str, str]) -> Iterator[str]:
-    """The address of the installed API, which runs as long as the block lasts."""
+    """Yield the address of the installed API, which runs as long as the block lasts."""
     from tests.support.servers import free_port, wait_for
 
     address, log = f"http://127.0.0.1:{(port := free_port())}/", folder / "api.log"

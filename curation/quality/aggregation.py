@@ -20,12 +20,12 @@ from curation.rounds.lifecycle import find_round
 from curation.statistics.dawid_skene import DawidSkeneFit, Skills, Vote, fit_skills
 
 
-def fit_round_skills(tx: Transaction, number: int) -> DawidSkeneFit[uuid.UUID]:
+def fit_round_skills(tx: Transaction, round_id: int) -> DawidSkeneFit[uuid.UUID]:
     """Fit the skills of a round's people to its verdicts and to their verdicts on obvious gold.
 
     Args:
         tx: The transaction.
-        number: The round's number.
+        round_id: ID of the round.
 
     Returns:
         The skills, and the probability of each candidate to be sound.
@@ -33,15 +33,15 @@ def fit_round_skills(tx: Transaction, number: int) -> DawidSkeneFit[uuid.UUID]:
     Raises:
         NotFound: There is no such round.
     """
-    find_round(tx, number)
-    return fit_skills(*_read(tx, number))
+    find_round(tx, round_id)
+    return fit_skills(*_read(tx, round_id))
 
 
-def store_skills(tx: Transaction, number: int, fit: DawidSkeneFit[uuid.UUID]) -> int:
+def store_skills(tx: Transaction, round_id: int, fit: DawidSkeneFit[uuid.UUID]) -> int:
     """Store fitted skills, which later decisions use and refer to, and return their number."""
     skills = {str(reviewer): list(skill) for reviewer, skill in fit.skills.of.items()}
     row = {
-        "round_id": number,
+        "round_id": round_id,
         "acceptable_share": fit.skills.sound,
         "skills": skills,
         "votes": fit.votes,
@@ -49,23 +49,23 @@ def store_skills(tx: Transaction, number: int, fit: DawidSkeneFit[uuid.UUID]) ->
     return int(tx.execute(sa.insert(aggregations).returning(aggregations.c.id), row).scalar_one())
 
 
-def resolve_waiting(tx: Transaction, number: int) -> int:
+def resolve_waiting(tx: Transaction, round_id: int) -> int:
     """Refit the skills of a round, and settle waiting candidates whose verdict is now certain.
 
     Candidates that an adjudicator is reviewing at this moment are left to them.
 
     Args:
         tx: The transaction.
-        number: The round's number.
+        round_id: ID of the round.
 
     Returns:
         The number of settled candidates.
     """
-    fit = fit_round_skills(tx, number)
-    store_skills(tx, number, fit)
-    consensus = ConsensusSettings.read(find_round(tx, number)["consensus"])
+    fit = fit_round_skills(tx, round_id)
+    store_skills(tx, round_id, fit)
+    consensus = ConsensusSettings.read(find_round(tx, round_id)["consensus"])
     settled = 0
-    for row in tx.execute(_STUCK, {"round": number, "overlap": consensus.overlap}).all():
+    for row in tx.execute(_STUCK, {"round": round_id, "overlap": consensus.overlap}).all():
         state = consensus.resolve(fit.probability[row.id])
         if state is not None:
             apply_final_state(tx, row.id, state)
@@ -74,7 +74,7 @@ def resolve_waiting(tx: Transaction, number: int) -> int:
 
 
 def find_verdict_changes(
-    tx: Transaction, number: int, certainty: float = DEFAULT_CERTAINTY
+    tx: Transaction, round_id: int, certainty: float = DEFAULT_CERTAINTY
 ) -> dict[str, Any]:
     """Find the decided candidates whose verdict the reviewer skills would change; changes nothing.
 
@@ -82,7 +82,7 @@ def find_verdict_changes(
 
     Args:
         tx: The transaction.
-        number: The round's number.
+        round_id: ID of the round.
         certainty: Minimum probability of the new verdict.
 
     Returns:
@@ -91,13 +91,13 @@ def find_verdict_changes(
     Raises:
         NotFound: There is no such round.
     """
-    fit = fit_round_skills(tx, number)
+    fit = fit_round_skills(tx, round_id)
     votes: dict[uuid.UUID, list[tuple[int, bool]]] = defaultdict(list)
     changed = []
-    for row in tx.execute(_VOTES, {"round": number}):
+    for row in tx.execute(_VOTES, {"round": round_id}):
         votes[row.candidate_id].append((row.reviewer_id, row.accept))
     # A verdict changes where the fitted probability is certain of the other state.
-    for row in tx.execute(_DECIDED, {"round": number, "channel": CONSENSUS}):
+    for row in tx.execute(_DECIDED, {"round": round_id, "channel": CONSENSUS}):
         if row.id not in fit.probability:
             continue
         probability = fit.probability[row.id]
@@ -115,7 +115,7 @@ def find_verdict_changes(
                 }
             )
     return {
-        "round": number,
+        "round": round_id,
         "certainty": certainty,
         "decided": sum(candidate in fit.probability for candidate in votes),
         "skills": _skills_by_name(tx, fit.skills),
@@ -124,7 +124,7 @@ def find_verdict_changes(
 
 
 def apply_verdict_changes(
-    tx: Transaction, number: int, certainty: float = DEFAULT_CERTAINTY
+    tx: Transaction, round_id: int, certainty: float = DEFAULT_CERTAINTY
 ) -> dict[str, Any]:
     """Apply the changes of `find_flips`, each by a decision that refers to the stored skills.
 
@@ -132,7 +132,7 @@ def apply_verdict_changes(
 
     Args:
         tx: The transaction.
-        number: The round's number.
+        round_id: ID of the round.
         certainty: Minimum probability of the new verdict.
 
     Returns:
@@ -142,10 +142,10 @@ def apply_verdict_changes(
     Raises:
         NotFound: There is no such round.
     """
-    report = find_verdict_changes(tx, number, certainty)
+    report = find_verdict_changes(tx, round_id, certainty)
     if not report["flips"]:
         return report | {"aggregation": None, "turned": 0}
-    aggregation = store_skills(tx, number, fit_round_skills(tx, number))
+    aggregation = store_skills(tx, round_id, fit_round_skills(tx, round_id))
     consensus_reviewer = add_reviewer(tx, CONSENSUS, Role.annotator, RULE_REVIEWER).id
     changed = 0
     for flip in report["flips"]:
@@ -191,11 +191,11 @@ def as_text(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _read(tx: Transaction, number: int) -> tuple[list[Vote[uuid.UUID]], dict[uuid.UUID, bool]]:
+def _read(tx: Transaction, round_id: int) -> tuple[list[Vote[uuid.UUID]], dict[uuid.UUID, bool]]:
     """Return the votes of a round and of its people on obvious gold, and the truth of that gold."""
     votes = [
         Vote(row.candidate_id, row.reviewer_id, row.accept)
-        for row in tx.execute(_VOTES, {"round": number})
+        for row in tx.execute(_VOTES, {"round": round_id})
     ]
     people = sorted({vote.reviewer for vote in votes})
     answers = (

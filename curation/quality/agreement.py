@@ -124,7 +124,7 @@ def count_verdicts(verdicts: Iterable[tuple[Hashable, bool]]) -> Counts:
     return np.array(list(counted.values()), np.float64).reshape(-1, 2)
 
 
-def round_agreement(tx: Transaction, number: int) -> dict[str, Any]:
+def round_agreement(tx: Transaction, round_id: int) -> dict[str, Any]:
     """Compute alpha and AC1 of a round and of each pair of its people.
 
     The first verdict of each person counts, even if an adjudicator or a re-aggregation decided
@@ -132,7 +132,7 @@ def round_agreement(tx: Transaction, number: int) -> dict[str, Any]:
 
     Args:
         tx: The transaction.
-        number: The round's number.
+        round_id: ID of the round.
 
     Returns:
         JSON-compatible values: `consensus` are the rules of the round, `adjudicating` is the number
@@ -142,8 +142,8 @@ def round_agreement(tx: Transaction, number: int) -> dict[str, Any]:
     Raises:
         NotFound: There is no such round.
     """
-    consensus = ConsensusSettings.read(find_round(tx, number)["consensus"])
-    rows = tx.execute(_VERDICTS, {"round": number}).all()
+    consensus = ConsensusSettings.read(find_round(tx, round_id)["consensus"])
+    rows = tx.execute(_VERDICTS, {"round": round_id}).all()
     counts = count_verdicts((row.candidate_id, row.accept) for row in rows)
     by_person: dict[str, dict[Hashable, bool]] = defaultdict(dict)
     for row in rows:
@@ -156,8 +156,8 @@ def round_agreement(tx: Transaction, number: int) -> dict[str, Any]:
         for first, second in combinations(sorted(by_person), 2)
         if by_person[first].keys() & by_person[second].keys()
     ]
-    adjudicating = tx.scalar(_ADJUDICATING.bindparams(round=number, overlap=consensus.overlap))
-    header = {"round": number, "consensus": asdict(consensus), "adjudicating": adjudicating}
+    adjudicating = tx.scalar(_ADJUDICATING.bindparams(round=round_id, overlap=consensus.overlap))
+    header = {"round": round_id, "consensus": asdict(consensus), "adjudicating": adjudicating}
     return header | _describe(counts) | {"pairs": pairs}
 
 

@@ -55,7 +55,7 @@ class GoldItem:
     severity: float
 
 
-def choose_sources(tx: Transaction, number: int, count: int) -> list[Sample]:
+def choose_sources(tx: Transaction, round_id: int, count: int) -> list[Sample]:
     """Choose random samples to make gold for a round from.
 
     Samples of the round's image size come first, then samples with one of its prompts, since a size
@@ -63,7 +63,7 @@ def choose_sources(tx: Transaction, number: int, count: int) -> list[Sample]:
 
     Args:
         tx: The transaction.
-        number: The round's number.
+        round_id: ID of the round.
         count: The number of gold items; too few samples are repeated.
 
     Returns:
@@ -73,14 +73,15 @@ def choose_sources(tx: Transaction, number: int, count: int) -> list[Sample]:
         NotFound: There is no such round.
         Refused: It is a round of imported seeds, or there are no samples.
     """
-    row = find_round(tx, number)
+    row = find_round(tx, round_id)
     if row["purpose"] != "generated":
         raise Refused(
-            f"round {number} has imported candidates", "gold needs a round of generated candidates"
+            f"round {round_id} has imported candidates",
+            "gold needs a round of generated candidates",
         )
     if not count:
         return []
-    query = {"round": number, "kind": row["kind"], "count": count}
+    query = {"round": round_id, "kind": row["kind"], "count": count}
     found = [Sample.read(source.line) for source in tx.execute(_SOURCES, query)]
     if not found:
         message = f"there are no {row['kind']} samples to make gold from"
@@ -88,9 +89,9 @@ def choose_sources(tx: Transaction, number: int, count: int) -> list[Sample]:
     return [found[index % len(found)] for index in range(count)]
 
 
-def typical_size(tx: Transaction, number: int) -> Size:
+def typical_size(tx: Transaction, round_id: int) -> Size:
     """Return the most frequent (width, height) of a round's layers, None if there are none."""
-    row = tx.execute(_SIZE, {"round": number}).first()
+    row = tx.execute(_SIZE, {"round": round_id}).first()
     return None if row is None else (row.width, row.height)
 
 
@@ -154,19 +155,19 @@ def _put(store: ObjectStore, rgba: RGBA) -> StoredLayer:
     return StoredLayer(store.put(data), width, height, len(data), pixel_hash(rgba))
 
 
-def add_gold(tx: Transaction, number: int, planted: Sequence[GoldItem], actor: str) -> int:
+def add_gold(tx: Transaction, round_id: int, planted: Sequence[GoldItem], actor: str) -> int:
     """Add gold items to a round.
 
     Args:
         tx: The transaction.
-        number: The round's number.
+        round_id: ID of the round.
         planted: The gold items, all of one kind.
         actor: Who adds them, for the log.
 
     Returns:
         The number of gold items of the round.
     """
-    count = sa.select(sa.func.count()).where(gold.c.round_id == number)
+    count = sa.select(sa.func.count()).where(gold.c.round_id == round_id)
     if not planted:
         return int(tx.scalar(count))
     gold_round = _gold_round(tx, planted[0].kind)
@@ -196,7 +197,7 @@ def add_gold(tx: Transaction, number: int, planted: Sequence[GoldItem], actor: s
         # The known verdict.
         truth = {
             "candidate_id": candidate,
-            "round_id": number,
+            "round_id": round_id,
             "sample_id": item.sample,
             "defect": item.defect,
             "severity": item.severity,
@@ -207,7 +208,7 @@ def add_gold(tx: Transaction, number: int, planted: Sequence[GoldItem], actor: s
         for sha256, mark in item.prints.items():
             unmarked = (layers.c.sha256 == sha256) & layers.c.fingerprint.is_(None)
             tx.execute(sa.update(layers).where(unmarked).values(fingerprint=mark))
-    tx.log(actor, "gold planted", f"round {number}", pieces=len(planted))
+    tx.log(actor, "gold planted", f"round {round_id}", pieces=len(planted))
     return int(tx.scalar(count))
 
 
@@ -215,10 +216,10 @@ def _gold_round(tx: Transaction, kind: Kind) -> int:
     """Return the round that all gold of a kind belongs to, created on first use."""
     # Two processes must not create two of them.
     tx.execute(sa.text("select pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-    number = tx.scalar(
+    round_id = tx.scalar(
         sa.select(rounds.c.id).where(rounds.c.purpose == GOLD_PURPOSE, rounds.c.kind == kind)
     )
-    if number is None:
+    if round_id is None:
         row: dict[str, Any] = {
             "purpose": GOLD_PURPOSE,
             "kind": kind,
@@ -226,8 +227,8 @@ def _gold_round(tx: Transaction, kind: Kind) -> int:
             "policy": dict(SHOW_ALL),
         }
         adding = sa.insert(rounds).returning(rounds.c.id)
-        number = tx.execute(adding, row | {"state": RoundState.open}).scalar_one()
-    return int(number)
+        round_id = tx.execute(adding, row | {"state": RoundState.open}).scalar_one()
+    return int(round_id)
 
 
 LOCK = 7_201_115

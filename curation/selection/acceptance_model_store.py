@@ -168,7 +168,7 @@ def find_model(tx: Transaction, kind: Kind, name: str | None = None) -> StoredMo
     return _read(dict(row))
 
 
-def score_round(tx: Transaction, model: StoredModel, number: int) -> int:
+def score_round(tx: Transaction, model: StoredModel, round_id: int) -> int:
     """Score a round's undecided candidates, and all selected ones, by one model.
 
     Candidates already scored by it are skipped. Selected ones are scored too, since caps count them
@@ -178,12 +178,12 @@ def score_round(tx: Transaction, model: StoredModel, number: int) -> int:
     Args:
         tx: The transaction.
         model: The model.
-        number: The round.
+        round_id: The round.
 
     Returns:
         The number of newly scored candidates.
     """
-    params = {"round": number, "acceptance_model": model.id, "embedder": model.embedder}
+    params = {"round": round_id, "acceptance_model": model.id, "embedder": model.embedder}
     scored = 0
     reading = tx.connection.execute(_UNSCORED, params, execution_options={"stream_results": True})
     # Each batch is written before the next is read, so memory stays bounded.

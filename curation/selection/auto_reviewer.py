@@ -52,7 +52,7 @@ def decide_all(tx: Transaction, ids: Sequence[uuid.UUID], verdict: Verdict, comm
     return decided
 
 
-def revert_auto_verdicts(tx: Transaction, number: int, actor: str) -> int:
+def revert_auto_verdicts(tx: Transaction, round_id: int, actor: str) -> int:
     """Revert every standing verdict of the auto-reviewer in a round.
 
     The candidates become "unshown" again and their samples are withdrawn; the decisions stay, with
@@ -60,7 +60,7 @@ def revert_auto_verdicts(tx: Transaction, number: int, actor: str) -> int:
 
     Args:
         tx: The transaction.
-        number: The round.
+        round_id: The round.
         actor: The name for the log.
 
     Returns:
@@ -71,12 +71,12 @@ def revert_auto_verdicts(tx: Transaction, number: int, actor: str) -> int:
     """
     # A shared lock on the round, so that it cannot be closed meanwhile.
     state = tx.scalar(
-        sa.select(rounds.c.state).where(rounds.c.id == number).with_for_update(read=True)
+        sa.select(rounds.c.state).where(rounds.c.id == round_id).with_for_update(read=True)
     )
     if state == "closed":
-        raise Refused(f"round {number} is closed", "decisions of a closed round are final")
+        raise Refused(f"round {round_id} is closed", "decisions of a closed round are final")
     # Undo the decisions first, then move the candidates and withdraw their samples in batches.
-    undone = [row.candidate_id for row in tx.execute(_UNDO, {"round": number})]
+    undone = [row.candidate_id for row in tx.execute(_UNDO, {"round": round_id})]
     for start in range(0, len(undone), BATCH_SIZE):
         batch = undone[start : start + BATCH_SIZE]
         tx.execute(_BACK, {"ids": batch})
@@ -85,7 +85,7 @@ def revert_auto_verdicts(tx: Transaction, number: int, actor: str) -> int:
             .where(samples.c.candidate_id.in_(batch))
             .values(withdrawn_at=sa.func.now())
         )
-    tx.log(actor, "machine's verdicts taken back", f"round {number}", count=len(undone))
+    tx.log(actor, "machine's verdicts taken back", f"round {round_id}", count=len(undone))
     return len(undone)
 
 

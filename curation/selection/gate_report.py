@@ -10,7 +10,7 @@ from curation.selection.audits import read_audit
 from curation.selection.gates import current_gates, list_gates
 
 
-def gates_report(tx: Transaction, number: int) -> list[dict[str, Any]]:
+def gates_report(tx: Transaction, round_id: int) -> list[dict[str, Any]]:
     """Return the proven gates of a round as JSON data, with the state of their audits.
 
     `lost` and `wrong` are the error rates at the look that proved the gate; `audit` is the state of
@@ -19,11 +19,11 @@ def gates_report(tx: Transaction, number: int) -> list[dict[str, Any]]:
 
     Args:
         tx: The transaction.
-        number: The round.
+        round_id: The round.
     """
     reports = []
-    standing = {gate["id"] for gate in current_gates(tx, number)}
-    for row in list_gates(tx, number):
+    standing = {gate["id"] for gate in current_gates(tx, round_id)}
+    for row in list_gates(tx, round_id):
         if row["threshold"] is not None:
             metrics = {
                 name: row["metrics"][name] for name in ("budget", "level", "share", "lost", "wrong")

@@ -48,23 +48,23 @@ LOOK_GROWTH: Final = 1.3
 """The next interim look is due once there are this many times the decisions of the last."""
 
 
-def gate_model(tx: Transaction, number: int) -> StoredModel | None:
+def gate_model(tx: Transaction, round_id: int) -> StoredModel | None:
     """Return the model of a round's active gate, or None if no gate is active."""
-    active = current_gates(tx, number)
+    active = current_gates(tx, round_id)
     if not active:
         return None
-    kind = Kind(tx.scalar(sa.select(rounds.c.kind).where(rounds.c.id == number)))
+    kind = Kind(tx.scalar(sa.select(rounds.c.kind).where(rounds.c.id == round_id)))
     return find_model(tx, kind, str(active[0]["acceptance_model_id"]))
 
 
 def run_gates(
-    tx: Transaction, number: int, policy: MixedPolicy, random_share: float, model: StoredModel
+    tx: Transaction, round_id: int, policy: MixedPolicy, random_share: float, model: StoredModel
 ) -> int:
     """Take an interim look if one is due, and apply the active gates.
 
     Args:
         tx: The transaction.
-        number: The round.
+        round_id: The round.
         policy: The round's policy.
         random_share: The share of the random slice.
         model: The model that has scored the round's candidates.
@@ -79,51 +79,53 @@ def run_gates(
     decided = 0
     for verdict, budget in budgets.items():
         if budget:
-            _take_look(tx, number, verdict, budget, model)
-    for gate in current_gates(tx, number):
+            _take_look(tx, round_id, verdict, budget, model)
+    for gate in current_gates(tx, round_id):
         if budgets[Verdict(gate["verdict"])]:  # type: ignore[index]  # accept or reject
-            decided += _apply(tx, number, gate, random_share, policy.audit)
+            decided += _apply(tx, round_id, gate, random_share, policy.audit)
     return decided
 
 
-def list_gates(tx: Transaction, number: int) -> list[dict[str, Any]]:
+def list_gates(tx: Transaction, round_id: int) -> list[dict[str, Any]]:
     """Return every interim look of a round, oldest first."""
-    found = sa.select(gates).where(gates.c.round_id == number).order_by(gates.c.id)
+    found = sa.select(gates).where(gates.c.round_id == round_id).order_by(gates.c.id)
     return [dict(row) for row in tx.execute(found).mappings()]
 
 
 def close_gates(
-    tx: Transaction, number: int, verdicts: Collection[str] = (Verdict.reject, Verdict.accept)
+    tx: Transaction, round_id: int, verdicts: Collection[str] = (Verdict.reject, Verdict.accept)
 ) -> int:
     """Close the active gates of a round and return their number.
 
     Args:
         tx: The transaction.
-        number: The round.
+        round_id: The round.
         verdicts: Only gates with these verdicts.
     """
     standing = (
-        (gates.c.round_id == number) & gates.c.verdict.in_(verdicts) & gates.c.closed_at.is_(None)
+        (gates.c.round_id == round_id) & gates.c.verdict.in_(verdicts) & gates.c.closed_at.is_(None)
     )
     closing = sa.update(gates).where(standing)
     return int(tx.execute(closing.values(closed_at=sa.func.now())).rowcount)
 
 
-def close_contradicted(tx: Transaction, number: int) -> int:
+def close_contradicted(tx: Transaction, round_id: int) -> int:
     """Close and log gates whose audit proves too many errors; return their number."""
     closed = 0
-    for gate in current_gates(tx, number):
+    for gate in current_gates(tx, round_id):
         audit, budget = read_audit(tx, gate), gate["metrics"]["budget"]
         if audit.low <= budget:
             continue
-        close_gates(tx, number, [gate["verdict"]])
+        close_gates(tx, round_id, [gate["verdict"]])
         metrics = gate["metrics"] | {"contradicted": audit.as_json()}
         tx.execute(sa.update(gates).where(gates.c.id == gate["id"]).values(metrics=metrics))
         details = {"gate": gate["id"], "verdict": gate["verdict"], "budget": budget}
-        tx.log(AUTO_REVIEWER, "gate contradicted", f"round {number}", **details, **audit.as_json())
+        tx.log(
+            AUTO_REVIEWER, "gate contradicted", f"round {round_id}", **details, **audit.as_json()
+        )
         log.warning(
             "round %d: gate %d closed: its audit proves %.1f %% errors",
-            number,
+            round_id,
             gate["id"],
             100 * audit.low,
         )
@@ -132,14 +134,14 @@ def close_contradicted(tx: Transaction, number: int) -> int:
 
 
 def _take_look(
-    tx: Transaction, number: int, verdict: AutoVerdict, budget: float, kept: StoredModel
+    tx: Transaction, round_id: int, verdict: AutoVerdict, budget: float, kept: StoredModel
 ) -> None:
-    earlier = [look for look in list_gates(tx, number) if look["verdict"] == verdict]
+    earlier = [look for look in list_gates(tx, round_id) if look["verdict"] == verdict]
     if any(look["closed_at"] for look in earlier):
         return
     # A look is due only with enough held-out decisions, and enough more than at the last look.
     judged = tx.execute(
-        _JUDGED, {"round": number, "acceptance_model": kept.id, "label_source": kept.label_source}
+        _JUDGED, {"round": round_id, "acceptance_model": kept.id, "label_source": kept.label_source}
     ).all()
     accepted = np.array([row.accepted for row in judged], bool)
     n = int(accepted.sum()) if verdict is Verdict.reject else len(accepted)
@@ -154,13 +156,13 @@ def _take_look(
         THRESHOLD_SHARES if verdict is Verdict.reject else [1 - share for share in THRESHOLD_SHARES]
     )
     thresholds = tx.execute(
-        _THRESHOLDS, {"round": number, "acceptance_model": kept.id, "grid": grid}
+        _THRESHOLDS, {"round": round_id, "acceptance_model": kept.id, "grid": grid}
     ).scalar_one()
     probabilities = np.array([row.probability for row in judged], np.float64)
     found = evaluate_thresholds(probabilities, accepted, thresholds, verdict, budget, level)
     # Record every look, proven or not, since each spends a part of the error level.
     row = {
-        "round_id": number,
+        "round_id": round_id,
         "acceptance_model_id": kept.id,
         "verdict": verdict,
         "interim_look": len(earlier) + 1,
@@ -178,26 +180,26 @@ def _take_look(
     tx.log(
         AUTO_REVIEWER,
         "gate proven" if found.proven else "gate not proven",
-        f"round {number}",
+        f"round {round_id}",
         **row,
     )
 
 
-def current_gates(tx: Transaction, number: int) -> list[dict[str, Any]]:
+def current_gates(tx: Transaction, round_id: int) -> list[dict[str, Any]]:
     """Return the latest gate of each verdict that was proven and is not closed."""
-    proven = [gate for gate in list_gates(tx, number) if gate["threshold"] is not None]
+    proven = [gate for gate in list_gates(tx, round_id) if gate["threshold"] is not None]
     latest = {gate["verdict"]: gate for gate in proven}
     return [gate for gate in latest.values() if gate["closed_at"] is None]
 
 
-def _apply(tx: Transaction, number: int, gate: dict[str, Any], r: float, audit: float) -> int:
+def _apply(tx: Transaction, round_id: int, gate: dict[str, Any], r: float, audit: float) -> int:
     """Let a gate decide, and return the number of its decisions.
 
     The audit is drawn first, so that no shown candidate is decided automatically. Candidates of the
     random slice beyond the gate count as audited too.
     """
     params = {
-        "round": number,
+        "round": round_id,
         "threshold": gate["threshold"],
         "acceptance_model": gate["acceptance_model_id"],
         "below": gate["verdict"] == "reject",

@@ -20,7 +20,7 @@ SAMPLE_SIZE: Final = 2_000
 """Number of candidates not selected yet that represent all of them in predictions."""
 
 
-def review_cost(tx: Transaction, number: int, kept: ReportCounts | None = None) -> dict[str, Any]:
+def review_cost(tx: Transaction, round_id: int, kept: ReportCounts | None = None) -> dict[str, Any]:
     """Return the review cost of a round as JSON data. Raises NotFound.
 
     `slices`: reviews, seconds, accepts and seconds per accept by selection slice. `next_hour`: the
@@ -30,10 +30,10 @@ def review_cost(tx: Transaction, number: int, kept: ReportCounts | None = None) 
 
     Args:
         tx: The transaction.
-        number: The round.
+        round_id: The round.
         kept: The counts of the round; None reads them.
     """
-    round_ = find_round(tx, number)
+    round_ = find_round(tx, round_id)
     policy = parse_policy(round_["policy"])
     kept = read_report_counts(tx, round_) if kept is None else kept
     slices = [
@@ -48,19 +48,19 @@ def review_cost(tx: Transaction, number: int, kept: ReportCounts | None = None) 
     return {
         "slices": slices,
         "next_hour": _next_hour(tx, round_, kept),
-        "stop": stop_reason(tx, number, policy) if isinstance(policy, MixedPolicy) else None,
+        "stop": stop_reason(tx, round_id, policy) if isinstance(policy, MixedPolicy) else None,
     }
 
 
-def stop_reason(tx: Transaction, number: int, policy: MixedPolicy) -> str | None:
+def stop_reason(tx: Transaction, round_id: int, policy: MixedPolicy) -> str | None:
     """Return the reason to stop a round's review by its policy, or None to continue.
 
     Args:
         tx: The transaction.
-        number: The round.
+        round_id: The round.
         policy: The round's policy.
     """
-    round_ = find_round(tx, number)
+    round_ = find_round(tx, round_id)
     kept = read_report_counts(tx, round_)
     if policy.wanted:
         accepted = kept.states.get("accepted", 0)

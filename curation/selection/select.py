@@ -48,12 +48,12 @@ SELECTION_LOCK: Final = (
 )
 
 
-def select_candidates(tx: Transaction, number: int, embedder: str = "") -> tuple[int, int]:
+def select_candidates(tx: Transaction, round_id: int, embedder: str = "") -> tuple[int, int]:
     """Queue screened candidates of a round for review or leave them unshown, by its policy.
 
     Args:
         tx: The transaction.
-        number: The round.
+        round_id: The round.
         embedder: The source of the embeddings that the acceptance model reads
             (ports.Embedder.source). Without a model, a mixed policy shows its random slice, whose
             decisions then train one.
@@ -61,66 +61,66 @@ def select_candidates(tx: Transaction, number: int, embedder: str = "") -> tuple
     Returns:
         The number of candidates shown and left unshown.
     """
-    row = find_round(tx, number)
+    row = find_round(tx, round_id)
     policy = parse_policy(row["policy"])
     if isinstance(policy, RandomPolicy):
         # Simple policies decide each candidate on its own, all at once.
-        params = {"round": number, "r": policy.share}
-        return _count(tx, _SHOW_SHARE, params), _leave_rest(tx, number)
+        params = {"round": round_id, "r": policy.share}
+        return _count(tx, _SHOW_SHARE, params), _leave_rest(tx, round_id)
     if isinstance(policy, PaperPolicy):
         names = {"aesthetic": AESTHETIC, "clip": CLIP_SCORE}
         shown = _count(
             tx,
             _SHOW_PAPER,
-            names | {"round": number, "r": policy.random, "above": policy.aesthetic},
+            names | {"round": round_id, "r": policy.random, "above": policy.aesthetic},
         )
-        return shown, _leave_rest(tx, number)
+        return shown, _leave_rest(tx, round_id)
     # A mixed policy compares candidates, so only one worker may run it for a round.
-    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(SELECTION_LOCK, number)))
+    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(SELECTION_LOCK, round_id)))
     return _mix(tx, row, policy, newest_model(tx, Kind(row["kind"]), embedder))
 
 
 def _mix(
     tx: Transaction, row: dict[str, Any], policy: MixedPolicy, newest: StoredModel | None
 ) -> tuple[int, int]:
-    number, r = row["id"], policy.random_share(row["quota"])
+    round_id, r = row["id"], policy.random_share(row["quota"])
     # Wait until half of the stock is used: fewer, larger selections score less often.
-    gates.close_contradicted(tx, number)
-    if int(tx.execute(_STOCK, {"round": number}).scalar_one()) > QUEUE_TARGET // 2:
+    gates.close_contradicted(tx, round_id)
+    if int(tx.execute(_STOCK, {"round": round_id}).scalar_one()) > QUEUE_TARGET // 2:
         return 0, 0
     shown = 0
     # A round with an active gate keeps the model that the gate was proven for.
-    model = gates.gate_model(tx, number) or newest
-    stopped = review_cost.stop_reason(tx, number, policy) is not None
+    model = gates.gate_model(tx, round_id) or newest
+    stopped = review_cost.stop_reason(tx, round_id, policy) is not None
     if model is not None and not stopped:
-        score_round(tx, model, number)
-        gates.run_gates(tx, number, policy, r, model)
+        score_round(tx, model, round_id)
+        gates.run_gates(tx, round_id, policy, r, model)
         shown += _fill_stock(tx, row, policy, r, model)
     if not stopped:
         # The random slice is shown whether there is a model or not.
         expected_shown = policy.share * max(row["quota"], 1)
-        params = {"round": number, "r": r, "reach": expected_shown, "bound": _highest_id(r)}
+        params = {"round": round_id, "r": r, "reach": expected_shown, "bound": _highest_id(r)}
         shown += _count(tx, _SHOW_RANDOM, params)
     if shown:
         return shown, 0
-    return _end_of_round(tx, number, policy, taught=model is not None, stopped=stopped)
+    return _end_of_round(tx, round_id, policy, taught=model is not None, stopped=stopped)
 
 
 def _end_of_round(
-    tx: Transaction, number: int, policy: MixedPolicy, *, taught: bool, stopped: bool
+    tx: Transaction, round_id: int, policy: MixedPolicy, *, taught: bool, stopped: bool
 ) -> tuple[int, int]:
     """Leave the rest unshown once all candidates are generated and no selected one waits.
 
     Called when nothing more was selected.
     """
-    counts = tx.execute(_STANDING, {"round": number}).one()
+    counts = tx.execute(_STANDING, {"round": round_id}).one()
     if counts.coming or counts.stock:
         return 0, 0
     shown = 0
     if not taught and not stopped and counts.atdesk == 0:
         # The random slice is reviewed but was not enough for a model: show the rest at random.
-        shown = _count(tx, _SHOW_UNTAUGHT, {"round": number, "r": policy.share})
-    return shown, _leave_rest(tx, number) if stopped or taught or counts.atdesk == 0 else 0
+        shown = _count(tx, _SHOW_UNTAUGHT, {"round": round_id, "r": policy.share})
+    return shown, _leave_rest(tx, round_id) if stopped or taught or counts.atdesk == 0 else 0
 
 
 def _fill_stock(
@@ -151,8 +151,8 @@ def _fill_stock(
     return int(tx.execute(_GIVE_PLACES, params).scalar_one())
 
 
-def _leave_rest(tx: Transaction, number: int) -> int:
-    screened = (candidates.c.round_id == number) & (candidates.c.state == CandidateState.screened)
+def _leave_rest(tx: Transaction, round_id: int) -> int:
+    screened = (candidates.c.round_id == round_id) & (candidates.c.state == CandidateState.screened)
     return int(
         tx.execute(
             sa.update(candidates).where(screened).values(state=CandidateState.unshown)

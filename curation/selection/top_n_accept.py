@@ -45,14 +45,14 @@ class TopNSettings:
 TOP_N_LOCK: Final = 7_201_116  # advisory lock with the round's number: one run of a round at a time
 
 
-def plan_top_n(tx: Transaction, number: int, terms: TopNSettings) -> dict[str, Any]:
+def plan_top_n(tx: Transaction, round_id: int, terms: TopNSettings) -> dict[str, Any]:
     """Return what top-N acceptance would keep, and what its audit could prove at best.
 
     Scores are written, nothing else is.
 
     Args:
         tx: The transaction.
-        number: The round.
+        round_id: The round.
         terms: The parameters.
 
     Raises:
@@ -60,28 +60,28 @@ def plan_top_n(tx: Transaction, number: int, terms: TopNSettings) -> dict[str, A
         Conflict: The round is still being generated, or is not open.
         Refused: The parameters are invalid.
     """
-    row = find_round(tx, number)
+    row = find_round(tx, round_id)
     # Each attempt in a round spends a part of the error level.
-    level = bounds.interim_level(1 + int(tx.execute(_ATTEMPTS, {"round": number}).scalar_one()))
+    level = bounds.interim_level(1 + int(tx.execute(_ATTEMPTS, {"round": round_id}).scalar_one()))
     _check_terms(terms, level)
     _check_drawn(tx, row)
     kept = find_model(tx, Kind(row["kind"]))
-    scored = score_round(tx, kept, number)
+    scored = score_round(tx, kept, round_id)
     found = dict(
-        tx.execute(_PLAN, {"round": number, "acceptance_model": kept.id} | asdict(terms))
+        tx.execute(_PLAN, {"round": round_id, "acceptance_model": kept.id} | asdict(terms))
         .mappings()
         .one()
     )
     limits = {"level": level, "scored": scored, "most_rejects": _most_rejects(terms, level)}
-    return {"round": number, "acceptance_model": kept.id} | asdict(terms) | found | limits
+    return {"round": round_id, "acceptance_model": kept.id} | asdict(terms) | found | limits
 
 
-def begin_top_n(tx: Transaction, number: int, terms: TopNSettings, actor: str) -> dict[str, Any]:
+def begin_top_n(tx: Transaction, round_id: int, terms: TopNSettings, actor: str) -> dict[str, Any]:
     """Fix the best of a round and queue a random part of them for review.
 
     Args:
         tx: The transaction.
-        number: The round.
+        round_id: The round.
         terms: The parameters.
         actor: The name for the log.
 
@@ -93,20 +93,21 @@ def begin_top_n(tx: Transaction, number: int, terms: TopNSettings, actor: str) -
         NotFound: As for `plan_top_n`.
         Refused: As for `plan_top_n`.
     """
-    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(TOP_N_LOCK, number)))
-    if find_top_n(tx, number, ended=False) is not None:
+    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(TOP_N_LOCK, round_id)))
+    if find_top_n(tx, round_id, ended=False) is not None:
         raise Conflict(
-            f"a top-N acceptance of round {number} is in progress",
-            f"'layerloop round accept-top {number}' continues it",
+            f"a top-N acceptance of round {round_id} is in progress",
+            f"'layerloop round accept-top {round_id}' continues it",
         )
-    plan = plan_top_n(tx, number, terms)
+    plan = plan_top_n(tx, round_id, terms)
     if plan["kept"] < terms.audit:
         raise Conflict(
-            f"only {plan['kept']} of round {number} can be kept, fewer than {terms.audit} to audit",
+            f"only {plan['kept']} of round {round_id} can be kept, fewer than {terms.audit} "
+            "to audit",
             "generate more, or loosen the caps (--per-prompt, --per-cluster)",
         )
     row = {
-        "round_id": number,
+        "round_id": round_id,
         "acceptance_model_id": plan["acceptance_model"],
         "keep": terms.keep,
         "audit": terms.audit,
@@ -117,23 +118,23 @@ def begin_top_n(tx: Transaction, number: int, terms: TopNSettings, actor: str) -
     top_n_run = int(tx.execute(sa.insert(top_n_runs).returning(top_n_runs.c.id), row).scalar_one())
     tx.execute(
         _FIX,
-        {"round": number, "acceptance_model": plan["acceptance_model"], "top_n_run": top_n_run}
+        {"round": round_id, "acceptance_model": plan["acceptance_model"], "top_n_run": top_n_run}
         | asdict(terms),
     )
     tx.execute(_SHOW_AUDIT, {"top_n_run": top_n_run, "share": terms.audit / plan["kept"]})
     tx.log(
         actor,
         "top-n begun",
-        f"round {number}",
+        f"round {round_id}",
         top_n_run=top_n_run,
         acceptance_model=plan["acceptance_model"],
         **asdict(terms),
     )
-    return describe_top_n(tx, number)
+    return describe_top_n(tx, round_id)
 
 
 def finish_top_n(
-    tx: Transaction, number: int, actor: str, *, dry_run: bool = False
+    tx: Transaction, round_id: int, actor: str, *, dry_run: bool = False
 ) -> dict[str, Any]:
     """End the run in progress once its audit is complete: accept the kept candidates, or refuse.
 
@@ -141,15 +142,15 @@ def finish_top_n(
 
     Args:
         tx: The transaction.
-        number: The round.
+        round_id: The round.
         actor: The name for the log.
         dry_run: Only return the state.
 
     Raises:
         NotFound: The round has no run.
     """
-    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(TOP_N_LOCK, number)))
-    status = describe_top_n(tx, number)
+    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(TOP_N_LOCK, round_id)))
+    status = describe_top_n(tx, round_id)
     if status["outcome"] or status["waiting"] or dry_run:
         return status
     proven = status["bound"] >= status["least"]
@@ -168,8 +169,8 @@ def finish_top_n(
     outcome = "accepted" if proven else "refused"
     ended = {"outcome": outcome, "metrics": metrics, "ended_at": sa.func.now()}
     tx.execute(sa.update(top_n_runs).where(top_n_runs.c.id == status["top_n_run"]).values(ended))
-    tx.log(actor, f"top-n {outcome}", f"round {number}", top_n_run=status["top_n_run"], **metrics)
-    return describe_top_n(tx, number)
+    tx.log(actor, f"top-n {outcome}", f"round {round_id}", top_n_run=status["top_n_run"], **metrics)
+    return describe_top_n(tx, round_id)
 
 
 def _check_terms(terms: TopNSettings, level: float) -> None:
@@ -188,17 +189,17 @@ def _check_terms(terms: TopNSettings, level: float) -> None:
 
 
 def _check_drawn(tx: Transaction, row: Mapping[str, Any]) -> None:
-    number = row["id"]
+    round_id = row["id"]
     if row["state"] != RoundState.open:
         raise Conflict(
-            f"round {number} is {row['state']}, so its audit would not be shown",
+            f"round {round_id} is {row['state']}, so its audit would not be shown",
             "choose an open round",
         )
-    unfinished = int(tx.execute(_COMING, {"round": number}).scalar_one())
+    unfinished = int(tx.execute(_COMING, {"round": round_id}).scalar_one())
     if unfinished:
         hint = "wait for generation and screening; 'layerloop round show' shows the progress"
         raise Conflict(
-            f"{unfinished} candidates of round {number} are not generated and screened yet", hint
+            f"{unfinished} candidates of round {round_id} are not generated and screened yet", hint
         )
 
 

@@ -14,18 +14,18 @@ from curation.statistics import bounds
 
 
 def find_top_n(
-    tx: Transaction, number: int, *, ended: bool | None = None
+    tx: Transaction, round_id: int, *, ended: bool | None = None
 ) -> Mapping[str, Any] | None:
     """Return the last top-N run of a round, or None.
 
     Args:
         tx: The transaction.
-        number: The round.
+        round_id: The round.
         ended: Only a run that has (not) ended; None for either.
     """
     wanted = (
         sa.select(top_n_runs)
-        .where(top_n_runs.c.round_id == number)
+        .where(top_n_runs.c.round_id == round_id)
         .order_by(top_n_runs.c.id.desc())
         .limit(1)
     )
@@ -37,19 +37,19 @@ def find_top_n(
     return found
 
 
-def describe_top_n(tx: Transaction, number: int) -> dict[str, Any]:
+def describe_top_n(tx: Transaction, round_id: int) -> dict[str, Any]:
     """Return the state of a round's last top-N run as JSON data. Raises NotFound."""
-    row = find_top_n(tx, number)
+    row = find_top_n(tx, round_id)
     if row is None:
         raise NotFound(
-            f"round {number} has no top-N acceptance",
-            f"'layerloop round accept-top {number} --keep N' starts one",
+            f"round {round_id} has no top-N acceptance",
+            f"'layerloop round accept-top {round_id} --keep N' starts one",
         )
     # Counts come from the candidates' present states, so undone verdicts are not counted.
     counts = tx.execute(_STANDING, {"top_n_run": row["id"]}).one()
     level = float(row["metrics"]["level"])
     return {
-        "round": number,
+        "round": round_id,
         "top_n_run": row["id"],
         "acceptance_model": row["acceptance_model_id"],
         "kept": counts.kept,

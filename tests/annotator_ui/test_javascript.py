@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def tsc() -> Path:
-    """The TypeScript compiler of package-lock.json, installed if missing."""
+    """Return the TypeScript compiler of package-lock.json, installed if missing."""
     checker = ROOT / "node_modules" / ".bin" / "tsc"
     if not checker.exists():
         npm = shutil.which("npm")

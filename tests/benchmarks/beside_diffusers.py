@@ -1,4 +1,4 @@
-"""Steps a second of our base recipe beside diffusers' own SDXL example script: one tiny model, one set, in one run.
+"""Return steps a second of our base recipe beside diffusers' own SDXL example script: one tiny model, one set, in one run.
 
 The script is not ours: --script names a checkout's examples/text_to_image/train_text_to_image_sdxl.py (or its _lora
 sibling, with --rank). It wants the library `datasets`, and torchvision, of which a stand-in of six transforms is put
@@ -185,7 +185,7 @@ def _told(wall: float, processor: float) -> str:
 
 
 def _prepare(plan: Plan, channels: tuple[int, ...]) -> None:
-    """A tiny SDXL, a folder of pictures with captions as the script wants it, the same as a snapshot, the stand-in."""
+    """Write a tiny SDXL, a folder of captioned images and the same as a snapshot."""
     layers = (
         (0, *(1,) * (len(channels) - 1)) if len(channels) < 3 else (1, *(2,) * (len(channels) - 1))
     )
@@ -270,7 +270,7 @@ def _run_ours(plan: Plan, turn: int) -> Rates:
 
 
 def _rates(plan: Plan, clock: Path) -> Rates:
-    """Steps a second by the clock and by the processor's time, of the median step after those to warm up.
+    """Return steps a second by the clock and by the processor's time, of the median step after those to warm up.
 
     The clock file holds both times of each step's end. A median, since neighbours of this machine take turns too; on a
     GPU the mean, since there our steps are told of ten at a time.
@@ -289,7 +289,7 @@ def _rates(plan: Plan, clock: Path) -> Rates:
 
 
 def _train_ours(plan: Plan) -> None:
-    """The base recipe on the same model and pictures, without what the script leaves out; times of its steps."""
+    """Train the base recipe on the same model and images, without what the script leaves out; times of its steps."""
     changes = {
         "model": str(plan.folder / "model"), "image_size": plan.side, "base_batch": plan.batch, "ema_decay": 0.0,
         "adapter_rank": plan.rank, "precision": plan.precision, "gradient_checkpointing": False, "buckets": False,

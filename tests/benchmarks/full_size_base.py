@@ -126,7 +126,7 @@ def _preset(changes: dict[str, str], batch: int) -> Preset:
 
 
 def _fitting(changes: dict[str, str], batch: int, folder: Path) -> tuple[int, float, int]:
-    """The largest batch of that, its half and so on that fits, its images a second, and the bytes held at once."""
+    """Return the largest batch of that, its half and so on that fits, its images a second, and the bytes held at once."""
     while True:
         try:
             return batch, *_measure(_preset(changes, batch), folder)

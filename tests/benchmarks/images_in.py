@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _pillow(files: list[Path]) -> float:
-    """What a person's own script does: open, convert, save as the lossless WebP that we store."""
+    """Return what a person's own script does: open, convert, save as the lossless WebP that we store."""
     begun = time.perf_counter()
     for path in files:
         with Image.open(path) as image:

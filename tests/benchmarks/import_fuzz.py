@@ -77,7 +77,7 @@ seed = 7
 
 
 def valid_files() -> dict[str, list[tuple[str, bytes]]]:
-    """Valid files of every kind by the name of the kind: (suffix, bytes)."""
+    """Return valid files by the name of their kind: (suffix, bytes)."""
     rgba, other = image(1, 28, 24), image(2, 28, 24)
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -57,7 +57,7 @@ class Site:
 
 @contextmanager
 def open_studio() -> Iterator[LabelStudioServer]:
-    """A Label Studio as it is installed, with data of its own."""
+    """Yield a Label Studio as it is installed, with data of its own."""
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(os.environ.get("LAYERLOOP_TEST_LABEL_STUDIO") or CACHE)
         with run_label_studio(cache, Path(folder) / "data") as studio:

@@ -183,7 +183,7 @@ def _export(database: Database) -> str:
 
 
 def _person(studio: LabelStudioServer, email: str) -> httpx.Client:
-    """A user with a session of their own, invited as people are; they are known again when they come back."""
+    """Return a user with a session of their own, invited as people are; they are known again when they come back."""
     client = httpx.Client(base_url=studio.address, timeout=120)
     owner = {"Authorization": f"Token {studio.token}"}
     invited = client.get("/api/invite", headers=owner).json()["invite_url"]

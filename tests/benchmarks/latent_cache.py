@@ -147,12 +147,12 @@ def print_reads(folder: Path, count: int) -> None:
 
 
 def halves(values: torch.Tensor, count: int) -> dict[str, torch.Tensor]:
-    """An entry's two tensors."""
+    """Return an entry's two tensors."""
     return {"mean": values[:count], "std": values[:count].clone()}
 
 
 def npz(name: str, folder: Path, array: np.ndarray, keys: list[bytes], wanted: list[int]) -> None:
-    """A compressed-less file a picture, as kohya's scripts keep them."""
+    """Return a compressed-less file a image, as kohya's scripts keep them."""
     (folder / "npz").mkdir()
     files = [folder / "npz" / f"{key.hex()}.npz" for key in keys]
     rate(

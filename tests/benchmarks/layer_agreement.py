@@ -137,7 +137,7 @@ def _train(
 def tell_pairs(
     name: str, prompts: Sequence[Prompt], drawn: Sequence[Mapping[LayerRole, RGBA]]
 ) -> None:
-    """A row: what the pairs show of their texts, and how far their layers are from one light and one ground line.
+    """Print a row: text agreement of the pairs, and differences of light and ground line of their layers.
 
     r is of how bright both layers are (training.metrics.lighting); gaps are medians, in levels and in a hundredth of the
     height (curation.synthetic.pair_dataset).
@@ -167,7 +167,7 @@ def tell_pairs(
 
 
 def tell_header() -> None:
-    """The columns."""
+    """Print the header."""
     print(
         f"{'layers':<28} {'shape':>7} {'colour':>7} {'ground':>7} {'light gap':>10} {'foot gap':>9} {'r':>6}"
     )

@@ -75,7 +75,7 @@ class WiderAutoencoder(nn.Module):
         return conv2d(image_B4HW, self.down, self.shift, stride=self.stride)
 
     def decode(self, latent_BCHW: Tensor) -> Tensor:
-        """The inverse, nearly."""
+        """Return the inverse, nearly."""
         return conv_transpose2d(latent_BCHW, self.up, stride=self.stride) + self.mean.repeat(
             1, *latent_BCHW.shape[2:]
         )
@@ -191,7 +191,7 @@ def control_b(
     learnt: LayerDataset,
     given: argparse.Namespace,
 ) -> Way:
-    """The autoencoder with a fourth channel, all of it tuned on as many RGBA pictures as ours saw."""
+    """Return the autoencoder with a fourth channel, all of it tuned on as many RGBA images as ours saw."""
     assert isinstance(parts.autoencoder, LinearAutoencoder)
     wider = WiderAutoencoder(parts.autoencoder)
     optimizer = AdamW(wider.parameters(), lr=preset.transparency_lr, betas=(0.9, 0.99))
@@ -322,7 +322,7 @@ def tune(way: Way, pictures: LayerDataset, images: int, preset: Preset) -> None:
 
 @torch.no_grad()
 def noise_mse(way: Way, pictures: LayerDataset) -> Tensor:
-    """The base's error on held-out latents, by channel, at fixed noise levels with fixed noise."""
+    """Return the base's error on held-out latents, by channel, at fixed noise levels with fixed noise."""
     clean_BCHW, schedule = way.base.normalize(encode_all(way, pictures)), way.base.schedule()
     conditions, errors = way.base.encode(pictures.captions), []
     for level in LEVELS:
@@ -368,7 +368,7 @@ def draw(way: Way, texts: list[str], preset: Preset) -> Tensor:
 
 
 def frechet(drawn_B4HW: Tensor, real_B4HW: Tensor) -> float:
-    """The Frechet distance of what a picture is made of: decibels in 12 bands of spatial frequency of each channel.
+    """Return the Frechet distance of what a image is made of: decibels in 12 bands of spatial frequency of each channel.
 
     Of premultiplied RGBA; fixed, and without weights. It hears blocks and grain, and knows nothing of subjects.
     """
@@ -394,7 +394,7 @@ def bands(rgba_B4HW: Tensor) -> Tensor:
 
 
 def grey(rgba_B4HW: Tensor) -> Tensor:
-    """The picture on grey, in [-1, 1]."""
+    """Return the image on grey, in [-1, 1]."""
     return over_gray(rgba_B4HW[:, :3], rgba_B4HW[:, 3:])
 
 
@@ -417,7 +417,7 @@ def unmultiply(image_B3HW: Tensor, alpha_B1HW: Tensor) -> Tensor:
 
 
 def fall(seen: int, images: int) -> float:
-    """The share of the full rate: falling to nothing over the last 30 %."""
+    """Return the share of the full rate: falling to nothing over the last 30 %."""
     return min(1.0, (seen + 32) / 500, (images - seen) / (0.3 * images))
 
 

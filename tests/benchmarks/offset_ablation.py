@@ -148,7 +148,7 @@ def _own(given: list[str]) -> dict[str, dict[str, str]]:
 
 
 def _timed(order: TrainingRequest, store: FolderStore, folder: Path) -> tuple[Checkpoint, float]:
-    """A training and the CPU-seconds of its images alone: neither the backbone's nor the evaluation's."""
+    """Return the CPU-seconds of a training's images, without the autoencoder and evaluation."""
     ticks: list[float] = []
 
     def report(progress: Progress) -> None:
@@ -160,7 +160,7 @@ def _timed(order: TrainingRequest, store: FolderStore, folder: Path) -> tuple[Ch
 
 
 def freeze_folder(store: FolderStore, folder: Path) -> str:
-    """A snapshot of a folder's RGBA pictures made without a database, as a trainer may; copies are taken once."""
+    """Return a snapshot of a folder's RGBA images made without a database, as a trainer may; copies are taken once."""
     captions = {}
     if (folder / "metadata.jsonl").is_file():
         lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]

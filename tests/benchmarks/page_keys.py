@@ -161,7 +161,7 @@ def _measured(page: Page, expected: int) -> list[float]:
 
 @contextmanager
 def _site(server: str, side: int, singles: int) -> Iterator[Site]:
-    """An instance with a round of that many layers of that size; its people come in turn, by their sign-in tokens."""
+    """Yield an instance with a round of that many layers of that size; its people come in turn, by their sign-in tokens."""
     with _database(server) as address, tempfile.TemporaryDirectory() as home:
         database = Database(address)
         store = FolderStore(Path(home) / "objects")
@@ -178,7 +178,7 @@ def _site(server: str, side: int, singles: int) -> Iterator[Site]:
 
 
 def _people(database: Database) -> Iterator[str]:
-    """A sign-in token of somebody new each time, to whom all that waits is free again."""
+    """Yield a sign-in token of somebody new each time, to whom all that waits is free again."""
     for name in ("Ada", "Bea", "Cid", "Dan"):
         with database.transaction() as tx:
             for number in tx.execute(sa.select(reviewers.c.id)).scalars().all():
@@ -188,7 +188,7 @@ def _people(database: Database) -> Iterator[str]:
 
 
 def _layer(side: int, seed: int) -> RGBA:
-    """A drawn figure with the grain and the soft colours of a photograph, so that its file is as large as one."""
+    """Return a drawn figure with the grain and the soft colors of a photograph, so that its file is as large as one."""
     rng = np.random.default_rng(seed)
     subject = list(SUBJECTS.values())[seed % len(SUBJECTS)]
     rgba = draw_subject(subject, rng, side).copy()

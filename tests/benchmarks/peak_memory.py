@@ -112,7 +112,7 @@ def measure(name: str) -> None:
 
 
 def _train(folder: Path, name: str, stage: str, changes: dict[str, str], images: int) -> int:
-    """The most bytes that were resident in the loop of a stage."""
+    """Return the most bytes that were resident in the loop of a stage."""
     import torch
 
     from curation.domain import Progress, TrainingRequest

@@ -125,7 +125,7 @@ def measure(
 
 
 def _review(url: str, token: str, decisions: int, seconds: float) -> dict[str, Any]:
-    """A client: trays, and a decision on each candidate, until one of the bounds; latencies in milliseconds."""
+    """Run a client that claims batches and decides until a bound; return latencies in ms."""
     told: dict[str, Any] = {"tray": [], "decide": [], "given": [], "began": time.monotonic()}
     with httpx.Client(base_url=url, headers=HEADERS, timeout=30) as client:
         client.post("/api/session", json={"token": token}).raise_for_status()
@@ -161,14 +161,14 @@ def _timed(
 
 
 def _warm_up(url: str, token: str) -> None:
-    """Connections are opened and code is loaded before anything is measured."""
+    """Open connections and load code before anything is measured."""
     _review(url, token, 4 * TRAY, 10)
 
 
 def _fill(
     database: Database, waiting: int, clients: int, overlap: int = 1, begun: int = 0
 ) -> list[str]:
-    """An open round with so many waiting candidates of one layer each; sign-in tokens, one more than clients."""
+    """Return an open round with so many waiting candidates of one layer each; sign-in tokens, one more than clients."""
     with database.transaction() as tx:
         for statement in _FILL:
             tx.execute(sa.text(statement), {"n": waiting})
@@ -215,7 +215,7 @@ _FILL = (
 
 @contextlib.contextmanager
 def _server(given: str | None) -> Iterator[str]:
-    """The server to measure on: the one given, the one in the settings, or an embedded one in a temporary folder."""
+    """Yield the server to measure on: the one given, the one in the settings, or an embedded one in a temporary folder."""
     address = given or Settings().database
     with postgres(None if address == EMBEDDED else address) as server:
         yield server
@@ -223,7 +223,7 @@ def _server(given: str | None) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _database(server: str) -> Iterator[str]:
-    """A migrated database of its own for one measurement; durable as PostgreSQL comes."""
+    """Yield a migrated database of its own for one measurement; durable as PostgreSQL comes."""
     name = f"bench_{uuid.uuid4().hex[:12]}"
     url = sa.make_url(server).set(drivername="postgresql+psycopg2")
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
@@ -274,7 +274,7 @@ def _cpu_seconds(pid: int, *, reaped: bool = True) -> float:
 
 
 def _postmaster(database: Database) -> int | None:
-    """The process id of PostgreSQL's parent process, or None where it runs on another machine."""
+    """Return the process id of PostgreSQL's parent process, or None where it runs on another machine."""
     with database.transaction() as tx:
         backend = int(tx.scalar(sa.text("select pg_backend_pid()")))
         with contextlib.suppress(OSError):

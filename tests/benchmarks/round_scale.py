@@ -85,7 +85,7 @@ def _measure(database: Database, count: int) -> None:
 
 
 def _teach(tx: Transaction) -> None:
-    """A head of the size of the built-in: NUMBERS of an embedding, SIGNALS signals."""
+    """Store an acceptance model of the size of the built-in: NUMBERS of an embedding, SIGNALS signals."""
     rng = np.random.default_rng(1)
     values = rng.standard_normal((TAUGHT, SIGNALS))
     vectors = rng.standard_normal((TAUGHT, NUMBERS)).astype(np.float32)

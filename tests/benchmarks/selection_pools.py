@@ -54,7 +54,7 @@ class Pool:
 
 
 def simulate(count: int, share: float, auc: float, seed: int) -> Pool:
-    """The acceptance model above, with steepness and bias found by bisection."""
+    """Return the acceptance model above, with steepness and bias found by bisection."""
     rng = np.random.default_rng(seed)
     signals = rng.standard_normal((count, 5))
     style = rng.integers(STYLES, size=count)
@@ -95,7 +95,7 @@ def replay_figures(count: int) -> Pool:
 
 
 def blind(pool: Pool) -> Pool:
-    """The same pool without the signals of agreement with the prompt."""
+    """Return the same pool without the signals of agreement with the prompt."""
     kept = [
         {name: value for name, value in one.items() if not name.startswith("shows_")}
         for one in pool.signals
@@ -104,7 +104,7 @@ def blind(pool: Pool) -> Pool:
 
 
 def replay_folder(folder: Path, count: int) -> Pool:
-    """The images of a seed folder, at most 96 pixels long, each several times with other defects."""
+    """Yield the images of a seed folder, at most 96 pixels long, each several times with other defects."""
     lines = [
         json.loads(line) for line in (folder / "metadata.jsonl").read_text("utf-8").splitlines()
     ]

@@ -137,7 +137,7 @@ def views_needed(
 
 
 def hold_gates(repetitions: int, budget: float = 0.02, share: float = 0.3) -> dict[str, Any]:
-    """A head taught by 600 decisions, looks at 600 to 6,000 judged ones as the instance takes them; was 2 % kept to?"""
+    """Return whether gates keep to 2 %, with a model of 600 decisions and looks at up to 6,000."""
     held, useful, looks, rejected = 0, 0, 0, []
     for seed in range(repetitions):
         pool = simulate(10_000, share, 0.92, seed=10_000 + seed)

@@ -25,7 +25,7 @@ def add(database: Database, first: int, count: int) -> None:
 
 
 def freeze(database: Database, store: FolderStore) -> tuple[str, float]:
-    """The snapshot's id and the seconds it took."""
+    """Return the snapshot's id and the seconds it took."""
     begun = time.perf_counter()
     with database.transaction(repeatable_read=True) as tx:
         frozen = snapshots.freeze_snapshot(tx, store, tag="benchmark", actor="benchmark")

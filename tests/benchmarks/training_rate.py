@@ -78,7 +78,7 @@ class Ticks:
 
 
 def freeze_shapes(store: FolderStore, folder: Path, count: int) -> str:
-    """A snapshot of drawn shapes made without a database, as a trainer may."""
+    """Return a snapshot of drawn shapes made without a database, as a trainer may."""
     draw_seed_set(folder, count)
     samples = []
     for line in (folder / "metadata.jsonl").read_text().splitlines():

@@ -74,7 +74,7 @@ def open_page(browser: Browser, site: Site) -> Iterator[Callable[..., Page]]:
 
 @pytest.fixture
 def round_id(database: Database, store: FolderStore) -> int:
-    """A round with 40 waiting candidates."""
+    """Return a round with 40 waiting candidates."""
     with database.transaction() as tx:
         number = make_round(tx)
         make_candidates(tx, store, number, 40)
@@ -83,7 +83,7 @@ def round_id(database: Database, store: FolderStore) -> int:
 
 @pytest.fixture
 def pair_round(database: Database, store: FolderStore) -> int:
-    """A round with eight waiting pairs."""
+    """Return a round with eight waiting pairs."""
     with database.transaction() as tx:
         number = make_round(tx, kind="pair")
         make_pairs(tx, store, number, scenes(8, 128))

@@ -37,7 +37,7 @@ READY = {
 
 @pytest.fixture
 def round_id(database: Database, store: FolderStore) -> int:
-    """A round of 12 with 8 decisions by Grace, and a snapshot of her accepts; the prompts are hostile."""
+    """Return a round of 12 with 8 decisions by Grace, and a snapshot of her accepts; the prompts are hostile."""
     with database.transaction() as tx:
         number = make_round(tx)
         make_candidates(tx, store, number, 12)

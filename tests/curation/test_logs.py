@@ -29,7 +29,7 @@ EVIL = "\x1b[2J\x07\u202e [red]x[/red]"
 
 @pytest.fixture
 def stream() -> Iterator[io.StringIO]:
-    """A stream for the logs of this process, whose former handlers come back at the end."""
+    """Yield a stream for the logs of this process, whose former handlers come back at the end."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield io.StringIO()

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def instance(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AppContext:
-    """An instance with 20 samples in a snapshot tagged "first", which the environment names."""
+    """Return an instance with 20 samples in a snapshot tagged "first", which the environment names."""
     monkeypatch.setenv("LAYERLOOP_HOME", str(settings.home))
     monkeypatch.setenv("LAYERLOOP_DATABASE", settings.database)
     with open_context(settings) as opened:

@@ -104,7 +104,7 @@ def line(
 
 @pytest.fixture(scope="module")
 def worker(line: Line) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker for the CPU's jobs that lives through the tests which do it no harm."""
+    """Yield a worker for the CPU's jobs that lives through the tests which do it no harm."""
     process = line.start_worker()
     yield process
     assert process.poll() is None, "the worker died on the way"

@@ -31,7 +31,7 @@ NUMBERS = 4
 
 
 def open_stream(tx: Transaction, policy: Mapping[str, object], quota: int) -> int:
-    """A round with a policy and no candidates yet."""
+    """Return a round with a policy and no candidates yet."""
     number = make_round(tx, quota=quota)
     tx.execute(sa.update(rounds).where(rounds.c.id == number).values(policy=dict(policy)))
     return number
@@ -103,7 +103,7 @@ def judge_waiting(
     dwell_ms: int = 1_000,
     most: int | None = None,
 ) -> int:
-    """A person decides what waits, the uppermost first, as `good` says; returns how many they accepted."""
+    """Decide the waiting candidates in order, as `good` says; return the number of accepts."""
     waiting = sa.select(candidates.c.id).where(
         candidates.c.round_id == number, candidates.c.state == "waiting"
     )
@@ -132,13 +132,13 @@ def judge_waiting(
 
 
 def accepts(seed: int, quality: Sequence[float]) -> np.ndarray:
-    """What people would say: logistic in quality, steep enough that it can be predicted and not for certain."""
+    """Return verdicts of people: logistic in quality, predictable but not certain."""
     rng = np.random.default_rng([seed, 4])
     return rng.random(len(quality)) < 1 / (1 + np.exp(-2.5 * (np.asarray(quality) - 1)))
 
 
 def taught(tx: Transaction, count: int = 400, seed: int = 999) -> StoredModel:
-    """A head that was taught by a round of its own, of which everything was shown."""
+    """Return a model fitted to a round of its own, of which everything was shown."""
     number = open_stream(tx, {"kind": "random", "share": 1.0}, count)
     quality = np.random.default_rng(seed).standard_normal(count)
     ids = arrive(tx, number, seed, quality)

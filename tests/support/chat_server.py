@@ -22,7 +22,7 @@ class Reply:
 
 
 def says(text: str | None, reason: str = "stop") -> Reply:
-    """A whole answer: a chat completion with one choice."""
+    """Return a whole answer: a chat completion with one choice."""
     message = {"role": "assistant", "content": text}
     choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
     whole = {
@@ -38,7 +38,7 @@ def says(text: str | None, reason: str = "stop") -> Reply:
 
 
 def complains(status: int, message: str, **headers: str) -> Reply:
-    """An error as OpenAI's API tells it."""
+    """Return an error as OpenAI's API tells it."""
     body = {"error": {"message": message, "type": "some_error", "param": None, "code": None}}
     return Reply(
         status,
@@ -59,7 +59,7 @@ class Server:
 
 @contextmanager
 def serving(replies: Sequence[Reply]) -> Iterator[Server]:
-    """The server for as long as the block lasts; the last reply is given again and again."""
+    """Yield the server for as long as the block lasts; the last reply is given again and again."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

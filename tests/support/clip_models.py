@@ -19,7 +19,7 @@ from tests.training.pretrained import make_tokenizer
 
 
 def write_clip(folder: Path) -> Path:
-    """A folder as save_pretrained writes it."""
+    """Return a folder as save_pretrained writes it."""
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
     marks = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}

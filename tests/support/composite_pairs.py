@@ -46,7 +46,7 @@ def freeze_pairs(
     heldout_every: int = 5,
     side: int = 64,
 ) -> str:
-    """A snapshot of composed pairs, some held out, and of so many single layers beside them."""
+    """Return a snapshot of composed pairs, some held out, and of so many single layers beside them."""
     samples = []
     for number in numbers:
         pair = compose(number, side)

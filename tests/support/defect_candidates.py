@@ -12,7 +12,7 @@ DEFECTS = ("haze", "grain", "specks", "holes", "cropped", "halo", "faint", "opaq
 
 
 def draw_candidate(seed: int, index: int, sound: float, size: int = 64) -> tuple[RGBA, str]:
-    """A layer and its prompt; with probability `sound` as it should be, else with one to three defects."""
+    """Return a layer and its prompt; with probability `sound` as it should be, else with one to three defects."""
     rng = np.random.default_rng([seed, index, 5])
     subject = sample_subject(rng)
     rgba = draw_subject(subject, rng, size)
@@ -25,14 +25,14 @@ def draw_candidate(seed: int, index: int, sound: float, size: int = 64) -> tuple
 
 
 def plant_some(rgba: RGBA, rng: np.random.Generator) -> RGBA:
-    """The layer with one to three defects of any severity."""
+    """Return the layer with one to three defects of any severity."""
     for name in rng.choice(DEFECTS, rng.integers(1, 4), replace=False):
         rgba = plant(rgba, str(name), float(rng.uniform(0.25, 1)), rng)
     return rgba
 
 
 def plant(rgba: RGBA, name: str, severity: float, rng: np.random.Generator) -> RGBA:
-    """The layer with one defect, as grave as `severity` in 0..1 says."""
+    """Return the layer with one defect, as grave as `severity` in 0..1 says."""
     height, width = rgba.shape[:2]
     color, alpha = rgba[..., :3].astype(np.float32), rgba[..., 3].astype(np.float32) / 255
     if name == "haze":

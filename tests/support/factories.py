@@ -22,7 +22,7 @@ from curation.synthetic.backgrounds import draw_pair, sample_scene
 
 
 def image(seed: int, width: int = 32, height: int = 24) -> RGBA:
-    """A small RGBA image, another for every seed: noise with alpha 0, 255 and everything between."""
+    """Return a small RGBA image, another for every seed: noise with alpha 0, 255 and everything between."""
     rng = np.random.default_rng(seed)
     rgba: RGBA = rng.integers(0, 256, (height, width, 4), dtype=np.uint8)
     rgba[: height // 3, :, 3] = 0
@@ -31,7 +31,7 @@ def image(seed: int, width: int = 32, height: int = 24) -> RGBA:
 
 
 def make_checkpoint(tx: Transaction, name: str = "first") -> str:
-    """A promoted checkpoint without weights, and the empty snapshot it names; returns its id."""
+    """Return a promoted checkpoint without weights, and the empty snapshot it names; returns its id."""
     snapshot = _sha("snapshot", name)
     tx.execute(sa.insert(snapshots), {"id": snapshot, "samples": 0, "counts": {}})
     made = Checkpoint({}, "transparency", "tiny", snapshot, None, 0, "test", {"psnr": 30.0})
@@ -42,7 +42,7 @@ def make_checkpoint(tx: Transaction, name: str = "first") -> str:
 def make_round(
     tx: Transaction, checkpoint: str | None = None, quota: int = 100, kind: str = "single"
 ) -> int:
-    """An open round drawn by a checkpoint (made when none is given); returns its id."""
+    """Return an open round drawn by a checkpoint (made when none is given); returns its id."""
     checkpoint = checkpoint or make_checkpoint(tx, uuid.uuid4().hex)
     row = {
         "purpose": "generated",
@@ -130,7 +130,7 @@ def scenes(count: int, size: int = 64, start: int = 0) -> list[tuple[Prompt, Lay
 
 
 def path_to(state: CandidateState) -> list[CandidateState]:
-    """The shortest lawful way from "requested" to a state, without its beginning."""
+    """Return the shortest lawful way from "requested" to a state, without its beginning."""
     ways: list[list[CandidateState]] = [[CandidateState.requested]]
     for way in ways:
         if way[-1] == state:
@@ -154,7 +154,7 @@ def states(database: Database, round_id: int) -> dict[str, int]:
 
 @contextmanager
 def fresh_database(server: str, template: str = "template0") -> Iterator[str]:
-    """The name of a database of one's own at a server, a copy of a template, for as long as the block lasts."""
+    """Yield the name of a database of one's own at a server, a copy of a template, for as long as the block lasts."""
     url = sa.make_url(server).set(drivername="postgresql+psycopg2")
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     name = f"test_{uuid.uuid4().hex[:16]}"
@@ -168,7 +168,7 @@ def fresh_database(server: str, template: str = "template0") -> Iterator[str]:
 
 
 def named(server: str, name: str) -> str:
-    """The address of another database of the same server."""
+    """Return the address of another database of the same server."""
     return sa.make_url(server).set(database=name).render_as_string(hide_password=False)
 
 

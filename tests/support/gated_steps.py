@@ -42,14 +42,14 @@ def _gated(report: ProgressCallback) -> ProgressCallback:
 
 
 def train(order, store, folder, report):
-    """The product's own trainer, stopped by its progress."""
+    """Return the product's own trainer, stopped by its progress."""
     from training.train import train as real
 
     return real(order, store, folder, _gated(report))
 
 
 def evaluate(checkpoint, snapshot, store, wanted, report):
-    """The product's own evaluator, stopped by its progress."""
+    """Return the product's own evaluator, stopped by its progress."""
     from training.evaluation.full import evaluate_fully
 
     return evaluate_fully(checkpoint, snapshot, store, wanted, _gated(report))

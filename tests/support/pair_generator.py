@@ -72,7 +72,7 @@ class PairPainter:
 
 
 def slope(text: str, size: tuple[int, int]) -> RGBA:
-    """An opaque background: from one colour at the top to another."""
+    """Return an opaque background: from one color at the top to another."""
     first, second = _numbers(text)[:3], _numbers(text)[3:6]
     share = np.linspace(0, 1, size[1])[:, None, None]
     rgba = np.full((size[1], size[0], 4), 255, np.uint8)
@@ -81,7 +81,7 @@ def slope(text: str, size: tuple[int, int]) -> RGBA:
 
 
 def disc(text: str, size: tuple[int, int], light: np.ndarray) -> RGBA:
-    """A soft disc somewhere: its colour half its own, half the light's."""
+    """Return a soft disc somewhere: its color half its own, half the light's."""
     numbers = _numbers(text)
     y, x = np.mgrid[: size[1], : size[0]]
     middle = (0.2 + 0.6 * numbers[3] / 255) * size[0], (0.2 + 0.6 * numbers[4] / 255) * size[1]
@@ -99,5 +99,5 @@ def _numbers(text: str) -> np.ndarray:
 
 
 def open_pair_painter(checkpoint: Checkpoint, store: ObjectStore) -> LayerGenerator:
-    """What LAYERLOOP_GENERATOR may name; the checkpoint's weights are not looked at."""
+    """Return a generator for LAYERLOOP_GENERATOR; the weights of the checkpoint are not read."""
     return PairPainter(store)

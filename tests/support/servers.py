@@ -59,7 +59,7 @@ osd data = {folder}/osd
 
 @contextmanager
 def postgres(given: str | None = None) -> Iterator[str]:
-    """The PostgreSQL that is given, or an embedded one of its own in a temporary folder, stopped at the end."""
+    """Yield the PostgreSQL that is given, or an embedded one of its own in a temporary folder, stopped at the end."""
     if given:
         yield given
         return
@@ -87,7 +87,7 @@ def missing(what: str, how: str) -> None:
 
 
 def free_port() -> int:
-    """A TCP port of loopback that nobody listens on."""
+    """Return a TCP port of loopback that nobody listens on."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
@@ -161,7 +161,7 @@ def radosgw(folder: Path) -> Iterator[S3Server]:
 
 @contextmanager
 def rabbitmq(folder: Path) -> Iterator[str]:
-    """The address of the RabbitMQ on this machine, or of one started for as long as the block lasts."""
+    """Yield the address of the RabbitMQ on this machine, or of one started for as long as the block lasts."""
     if _answers(RABBITMQ):
         yield RABBITMQ
         return
@@ -194,7 +194,7 @@ def rabbitmq(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def redis(folder: Path) -> Iterator[str]:
-    """The address of the Redis on this machine, or of one started for as long as the block lasts."""
+    """Yield the address of the Redis on this machine, or of one started for as long as the block lasts."""
     if _answers(REDIS):
         yield REDIS
         return

@@ -82,7 +82,7 @@ class LonePainter(Painter):
 def train_nothing(
     order: TrainingRequest, store: ObjectStore, folder: Path, report: ProgressCallback
 ) -> Checkpoint:
-    """What LAYERLOOP_TRAINER may name: a checkpoint of the order's recipe, whose weights are a few bytes."""
+    """Return a trained checkpoint for LAYERLOOP_TRAINER, whose weights are a few bytes."""
     sha256 = store.put(f"{order.id}".encode())
     parent = order.parent.id if order.parent else None
     return Checkpoint(
@@ -91,7 +91,7 @@ def train_nothing(
 
 
 def open_painter(checkpoint: Checkpoint, store: ObjectStore) -> LayerGenerator:
-    """What LAYERLOOP_GENERATOR may name; the checkpoint's weights are not looked at."""
+    """Return a generator for LAYERLOOP_GENERATOR; the weights of the checkpoint are not read."""
     return Painter()
 
 

@@ -30,7 +30,7 @@ class SmallInstance:
 
 
 def fill_instance(database: Database, store: ObjectStore, count: int = 6) -> SmallInstance:
-    """A round with decided candidates, samples, a checkpoint with files, and a tagged snapshot."""
+    """Return a round with decided candidates, samples, a checkpoint with files, and a tagged snapshot."""
     with database.transaction() as tx:
         # The checkpoint was trained on a snapshot without samples.
         empty = Manifest((), {})

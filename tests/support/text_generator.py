@@ -20,7 +20,7 @@ class Talker:
         self.before: Callable[[], None] = lambda: None
 
     def caption(self, images: Sequence[NDArray[np.uint8]], prompt: str, tokens: int) -> list[str]:
-        """The prompt's first word, the sum of all values and the size, with blanks and bytes that need cleaning."""
+        """Return the prompt's first word, the sum of all values and the size, with blanks and bytes that need cleaning."""
         self.batches.append(len(images))
         self.before()
         return [
@@ -34,7 +34,7 @@ TALKERS: dict[str, Talker] = {}
 
 
 def open_talker(model: str) -> Talker:
-    """An OpenCaptioner. Raises NotFound for a model that no test has made."""
+    """Return an OpenCaptioner. Raises NotFound for a model that no test has made."""
     try:
         return TALKERS[model]
     except KeyError:

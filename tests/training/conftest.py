@@ -24,7 +24,7 @@ COLORS = {
 
 
 def draw_shape(number: int, side: int = 48) -> tuple[RGBA, str]:
-    """A soft-edged shape, some of them glass; the colour under alpha 0 is a lie on purpose."""
+    """Return a soft-edged shape, some of them glass; the color under alpha 0 is a lie on purpose."""
     rng = np.random.default_rng(number)
     name, color = list(COLORS.items())[number % 4]
     mask = np.zeros((side, side), np.float32)
@@ -49,7 +49,7 @@ def draw_shape(number: int, side: int = 48) -> tuple[RGBA, str]:
 
 
 def freeze(store: FolderStore, numbers: range, heldout_every: int = 5) -> str:
-    """A snapshot of drawn shapes; every fifth is held out."""
+    """Return a snapshot of drawn shapes; every fifth is held out."""
     samples = []
     for number in numbers:
         rgba, caption = draw_shape(number)

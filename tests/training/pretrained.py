@@ -25,7 +25,7 @@ BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.
 def write_sd15(
     folder: Path, channels: tuple[int, ...] = (32, 64), variant: str | None = None, **unet: Any
 ) -> Path:
-    """A StableDiffusionPipeline folder: images of multiples of 8, 4-channel latents, noise prediction."""
+    """Return a StableDiffusionPipeline folder: images of multiples of 8, 4-channel latents, noise prediction."""
     torch.manual_seed(15)
     parts: dict[str, Any] = {
         "vae": make_vae(),
@@ -43,7 +43,7 @@ def write_sd15(
 
 
 def write_sd21(folder: Path, channels: tuple[int, ...] = (32, 64)) -> Path:
-    """The same architecture, trained to predict v."""
+    """Return the same architecture, trained to predict v."""
     write_sd15(folder, channels, use_linear_projection=True)
     scheduler: Any = DDIMScheduler
     options = {"steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False}
@@ -61,7 +61,7 @@ def write_sdxl(
     texts: tuple[int, int] = (TEXT_WIDTH, TEXT_WIDTH),
     **unet: Any,
 ) -> Path:
-    """A StableDiffusionXLPipeline folder: two text encoders of so many numbers a word, pooled text and sizes."""
+    """Return a StableDiffusionXLPipeline folder: two text encoders of so many numbers a word, pooled text and sizes."""
     torch.manual_seed(20)
     config: dict[str, Any] = {
         "cross_attention_dim": sum(texts),
@@ -88,7 +88,7 @@ def write_sdxl(
 
 
 def write_vae(folder: Path, channels: int = 4, **config: Any) -> Path:
-    """A lone autoencoder; 16 channels are those of SD 3 and Flux, with a shift and without the 1x1 convolutions."""
+    """Return a lone autoencoder; 16 channels are those of SD 3 and Flux, with a shift and without the 1x1 convolutions."""
     torch.manual_seed(channels)
     if channels == 16:
         config = {"shift_factor": 0.0609, "scaling_factor": 1.5305} | config
@@ -98,7 +98,7 @@ def write_vae(folder: Path, channels: int = 4, **config: Any) -> Path:
 
 
 def make_vae(**config: Any) -> Any:
-    """A small AutoencoderKL, 8 image pixels per latent pixel."""
+    """Return a small AutoencoderKL, 8 image pixels per latent pixel."""
     kind: Any = AutoencoderKL
     return kind(
         **{
@@ -114,7 +114,7 @@ def make_vae(**config: Any) -> Any:
 
 
 def make_unet(channels: tuple[int, ...] = (32, 64), **config: Any) -> Any:
-    """A small UNet2DConditionModel; its first level does not attend, as SDXL's."""
+    """Return a small UNet2DConditionModel; its first level does not attend, as SDXL's."""
     kind: Any = UNet2DConditionModel
     return kind(
         **{

@@ -46,7 +46,7 @@ SDXL_CHANNELS = (16, 32, 32)
 
 
 def real_unet(config: Mapping[str, Any]) -> Any:
-    """A UNet of a released model's size, without numbers."""
+    """Return a UNet of a released model's size, without numbers."""
     kind: Any = UNet2DConditionModel
     with torch.device("meta"):
         return kind(**config)
@@ -75,7 +75,7 @@ def write(
 
 
 def header(shapes: Mapping[str, tuple[int, ...]]) -> WeightsHeader:
-    """A file that is known by its names and shapes alone."""
+    """Return a file that is known by its names and shapes alone."""
     return WeightsHeader(Path("some.safetensors"), shapes, {})
 
 
@@ -118,7 +118,7 @@ def peft_shapes(unet: Any, rank: int) -> dict[str, tuple[int, ...]]:
 
 
 def difference_shapes(unet: Any, channels: int) -> dict[str, tuple[int, ...]]:
-    """What layer_xl_fg2ble and its kin change, in diffusers' names: no attention and no embedding of time or size."""
+    """Return what layer_xl_fg2ble and its kin change, in diffusers' names: no attention and no embedding of time or size."""
     left_out = (".attentions.", "time_embedding", "add_embedding")
     state = {
         n: tuple(v.shape)
@@ -130,7 +130,7 @@ def difference_shapes(unet: Any, channels: int) -> dict[str, tuple[int, ...]]:
 
 
 def patched(shapes: Mapping[str, tuple[int, ...]], family: str) -> dict[str, tuple[int, ...]]:
-    """The same under layerdiffusion-v1's names."""
+    """Return the same under layerdiffusion-v1's names."""
     return {
         f"diffusion_model.{to_ldm(name, family)}::diff::0": shape for name, shape in shapes.items()
     }

@@ -31,7 +31,7 @@ TEMPLATE = (
 
 
 def write_llava(folder: Path, *, template: str | None = TEMPLATE) -> Path:
-    """A LLaVA of the paper's kind: CLIP's vision tower, a projector, a Llama; pictures of 8 pixels, a few words."""
+    """Return a LLaVA of the paper's kind: CLIP's vision tower, a projector, a Llama; images of 8 pixels, a few words."""
     torch.manual_seed(0)
     vision = CLIPVisionConfig(
         hidden_size=16,

@@ -49,7 +49,7 @@ def order(preset: str, recipe: str, **changes: object) -> TrainingRequest:
 
 
 def held(preset: str, stage: str, *, on_gpu: bool = False, **changes: object) -> dict[str, int]:
-    """What a trained stage holds."""
+    """Return what a trained stage holds."""
     return _trained(
         find_preset(preset, order(preset, stage, **changes).changes), stage, on_gpu=on_gpu
     )

@@ -37,7 +37,7 @@ TEMPLATE = (
 
 
 def write_llama(folder, *, learns=True, template=TEMPLATE):
-    """A Llama of a few words; after "ASSISTANT:" it says SAID, whatever it was asked."""
+    """Return a Llama of a few words; after "ASSISTANT:" it says SAID, whatever it was asked."""
     torch.manual_seed(0)
     words = Tokenizer(
         WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>")

@@ -57,7 +57,7 @@ def folder_below(parent: Path, name: str) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def made_once() -> Iterator[Path]:
-    """A folder with a cluster at rest, to copy: making one takes seconds, starting one a fraction."""
+    """Yield a folder with a cluster at rest, to copy: making one takes seconds, starting one a fraction."""
     with tempfile.TemporaryDirectory(prefix="layerloop-test-") as name:
         start_server(Path(name))
         stop_server(Path(name))
@@ -66,7 +66,7 @@ def made_once() -> Iterator[Path]:
 
 @pytest.fixture
 def context(postgres_folder: Path, made_once: Path) -> Path:
-    """A folder with a cluster of this test's own, not running."""
+    """Return a folder with a cluster of this test's own, not running."""
     subprocess.run(["cp", "--archive", made_once, postgres_folder / "data"], check=True)
     return postgres_folder
 
@@ -338,7 +338,7 @@ def test_starting_says_nothing_and_warns_of_nothing(context):
 
 
 def letting_through(folder: Path) -> str:
-    """What root is told when a closed folder had to be opened for the server's user: that, and no more."""
+    """Return the message for root when a closed folder was opened for the server's user."""
     return f"letting the user pgserver pass through {folder}\n"
 
 

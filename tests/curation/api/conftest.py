@@ -23,7 +23,7 @@ CHANGE = {"x-layerloop": "1"}
 
 @pytest.fixture
 def context(settings: Settings, database, store) -> AppContext:
-    """An instance without pages."""
+    """Return an instance without pages."""
     bare = settings.model_copy(update={"front_end": "there_are_no_pages:mount"})
     return AppContext(bare, database, store, CeleryQueue(make_app(bare, bare.database)))
 
@@ -44,7 +44,7 @@ def client(app) -> Iterator[TestClient]:
 
 @pytest.fixture
 def signed_in(app, database) -> Iterator[Callable[..., TestClient]]:
-    """Makes clients that are signed in by a token, one reviewer per access (or per name)."""
+    """Yield a function that makes clients that are signed in by a token, one reviewer per access (or per name)."""
     with ExitStack() as stack:
 
         def sign_in(role: Role = Role.annotator, name: str = "") -> TestClient:
@@ -60,7 +60,7 @@ def signed_in(app, database) -> Iterator[Callable[..., TestClient]]:
 
 @pytest.fixture
 def number(database, store) -> int:
-    """An open round with twelve waiting candidates."""
+    """Return an open round with twelve waiting candidates."""
     with database.transaction() as tx:
         number = make_round(tx, quota=12)
         make_candidates(tx, store, number, 12)

@@ -41,7 +41,7 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
 
 
 def _decidable(body: dict[str, Any]) -> dict[str, Any]:
-    """The body of a decision about a single candidate that is leased to the session's reviewer."""
+    """Return the body of a decision about a single candidate that is leased to the session's reviewer."""
     with DATABASE.transaction() as tx:
         reviewer = find_reviewer(tx, "the admin")
         [card] = queue.claim_batch(tx, reviewer.id, None, 1, [], 300).items

@@ -157,7 +157,7 @@ def test_verdicts_of_a_closed_round_are_not_offered(signed_in, number, database)
 
 @pytest.fixture
 def large(database, store, number) -> str:
-    """A layer of 1000 x 700 px in the place of the first candidate's: a soft disc over hidden magenta."""
+    """Return a layer of 1000 x 700 px in the place of the first candidate's: a soft disc over hidden magenta."""
     y, x = np.mgrid[:700, :1000]
     rgba = np.zeros((700, 1000, 4), np.uint8)
     rgba[..., 0] = rgba[..., 2] = 255

@@ -89,7 +89,7 @@ class World:
         return answer.json() if is_json else None
 
     def key(self) -> str:
-        """A key that is equal in every world."""
+        """Return a key that is equal in every world."""
         return str(uuid.uuid5(uuid.NAMESPACE_OID, f"key {next(self.keys)}"))
 
     def tray(self, count: int = 48) -> None:
@@ -113,7 +113,7 @@ class World:
                     self.call(method, path, self.body(method, route.path))
 
     def paths(self, template: str) -> list[str]:
-        """A route's address, with everything that an annotator could put into it."""
+        """Return a route's address, with everything that an annotator could put into it."""
         if template == "/api/layers/{sha256}.{form}":
             return [self.urls[one] for one in sorted(self.urls)]
         if template == "/api/review/nearest":
@@ -130,7 +130,7 @@ class World:
         return [re.sub(r"{(.+?)}", lambda found: values[found[1]], template)]
 
     def body(self, method: str, path: str) -> Any:
-        """What an annotator would send to a route."""
+        """Return what an annotator would send to a route."""
         if method in {"GET", "HEAD", "DELETE"}:
             return None
         undo = {"decision": 10**6, "key": str(LOST)}
@@ -182,7 +182,7 @@ def routes_of(app: Any) -> list[Route]:
 
 
 def normalized(told: Any) -> Any:
-    """An answer without times, and without signatures, which depend on the time."""
+    """Return an answer without times, and without signatures, which depend on the time."""
     if isinstance(told, tuple):
         return tuple((name, normalized(value)) for name, value in told)
     text = re.sub(r"until=\d+&sign=[0-9a-f]+", "until=T&sign=S", told)
@@ -195,7 +195,7 @@ def normalized(told: Any) -> Any:
 def make_world(
     postgres_address: str, template_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., World]]:
-    """Builds worlds, each with a database of its own."""
+    """Yield a function that builds worlds, each with a database of its own."""
     with ExitStack() as stack:
 
         def make(gold_one: uuid.UUID, overlap: int = 1, other: str | None = None) -> World:
@@ -231,7 +231,7 @@ def make_world(
 def build(
     database: Database, store: FolderStore, gold_one: uuid.UUID, overlap: int, other: str | None
 ) -> int:
-    """A round of plain candidates with two pieces of gold, one of them X or Y; another reviewer may have decided both."""
+    """Return a round of plain candidates with two pieces of gold, one of them X or Y; another reviewer may have decided both."""
     with database.transaction() as tx:
         number = make_round(tx, make_checkpoint(tx))
         home = tx.scalar(
@@ -317,7 +317,7 @@ def make_samples(tx: Any, store: FolderStore) -> uuid.UUID:
 
 
 def stored(tx: Any, store: FolderStore, rgba: Any) -> StoredLayer:
-    """A layer in the store and in the records, with its fingerprint."""
+    """Return a layer in the store and in the records, with its fingerprint."""
     data = encode_layer(rgba)
     layer = StoredLayer(store.put(data), rgba.shape[1], rgba.shape[0], len(data), pixel_hash(rgba))
     record_layers(tx, [layer])
@@ -330,7 +330,7 @@ def stored(tx: Any, store: FolderStore, rgba: Any) -> StoredLayer:
 
 
 def live(world: World, verdicts: tuple[str, str]) -> list[Call]:
-    """The whole life of an annotator with X and Y: every route before and after each thing that they may do."""
+    """Play the whole life of an annotator with X and Y: every route before and after each thing that they may do."""
     world.look_everywhere()
     world.tray()
     assert {str(X), str(Y)} <= set(world.held), "both are shown, or this test would prove nothing"
@@ -359,7 +359,7 @@ def live(world: World, verdicts: tuple[str, str]) -> list[Call]:
 
 
 def assert_alike(first: list[Call], second: list[Call]) -> None:
-    """The first answer that differs is named with its request."""
+    """Fail with the first response that differs and its request."""
     for place, (one, other) in enumerate(zip(first, second, strict=True)):
         assert one == other, f"request {place}, {one[0]}, is answered differently"
 

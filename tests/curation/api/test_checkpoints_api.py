@@ -19,7 +19,7 @@ from tests.support.factories import make_checkpoint, make_round
 
 @pytest.fixture
 def two(database, store) -> tuple[str, str]:
-    """A checkpoint with a sheet that drew a round, and a newer one."""
+    """Return a checkpoint with a sample grid that drew a round, and a newer one."""
     with database.transaction() as tx:
         first = make_checkpoint(tx, "first")
         make_round(tx, first)

@@ -62,7 +62,7 @@ PHASES = "examples,coverage,fuzzing,stateful"
 
 @pytest.fixture
 def address(app) -> Iterator[str]:
-    """The application on a free port."""
+    """Yield the application on a free port."""
     port = free_port()
     server = uvicorn.Server(
         uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", proxy_headers=False)
@@ -77,7 +77,7 @@ def address(app) -> Iterator[str]:
 
 @pytest.fixture
 def known(app, context, database, store) -> dict[str, dict[str, dict[str, str]]]:
-    """Rounds with candidates, samples, a snapshot and a checkpoint, by the operations that take them."""
+    """Return rounds with candidates, samples, a snapshot and a checkpoint, by the operations that take them."""
     with database.transaction() as tx:
         reviewers.add_reviewer(tx, "visitor")
         checkpoint = make_checkpoint(tx)

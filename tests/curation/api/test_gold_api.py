@@ -21,7 +21,7 @@ from tests.support.factories import image
 
 @pytest.fixture
 def hidden(database, store, number) -> frozenset[str]:
-    """The round of twelve with a dozen pieces of gold, which half of what is shown consists of; their ids."""
+    """Return the round of twelve with a dozen pieces of gold, which half of what is shown consists of; their ids."""
     with database.transaction() as tx:
         for one in tx.execute(sa.select(candidates.c.id)).scalars().all():
             tx.execute(
@@ -48,7 +48,7 @@ def hidden(database, store, number) -> frozenset[str]:
 
 
 def shape(value: Any) -> Any:
-    """What kind of thing an answer is: keys, and the types and lengths of values, without the values."""
+    """Return what kind of thing an answer is: keys, and the types and lengths of values, without the values."""
     if isinstance(value, dict):
         return {key: shape(one) for key, one in sorted(value.items())}
     if isinstance(value, list):

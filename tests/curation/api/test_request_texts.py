@@ -37,7 +37,7 @@ def resolved(app, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def example(app, schema: dict[str, Any]) -> Any:
-    """A valid value of a schema."""
+    """Return a valid value of a schema."""
     schema = resolved(app, schema)
     if "anyOf" in schema:
         return example(app, schema["anyOf"][0])
@@ -84,7 +84,7 @@ def put(app, schema: dict[str, Any], body: Any, at: tuple[Any, ...], value: Any)
 
 
 def addresses(app, path: str, operation: dict[str, Any], text: str) -> Iterator[str]:
-    """The addresses of an operation that are valid but for one path word or query parameter, which is the text."""
+    """Yield the addresses of an operation that are valid but for one path word or query parameter, which is the text."""
     parameters = [one for one in operation.get("parameters", []) if one["in"] in {"path", "query"}]
     valid = {one["name"]: str(example(app, one["schema"])) for one in parameters if one["required"]}
     for one in parameters:
@@ -96,7 +96,7 @@ def addresses(app, path: str, operation: dict[str, Any], text: str) -> Iterator[
 
 
 def tries(app, text: str) -> Iterator[tuple[str, str, bytes | None]]:
-    """Requests that carry this text: one for each path word, query parameter and string of a body."""
+    """Yield requests that carry this text: one for each path word, query parameter and string of a body."""
     for method, path, operation in operations(app):
         schema = (
             operation.get("requestBody", {})

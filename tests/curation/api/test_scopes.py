@@ -14,7 +14,7 @@ from tests.curation.api.test_security_middleware import OPEN, SIGNED, filled, op
 
 @pytest.fixture
 def program(app, database):
-    """Makes clients with an API token of these scopes."""
+    """Yield a function that makes clients with an API token of these scopes."""
 
     def make(*scopes: Scope, name: str = "loader") -> TestClient:
         with database.transaction() as tx:

@@ -212,7 +212,7 @@ def test_bodies_are_bounded_whatever_the_method(client, method):
 
 
 def losing(context: AppContext, address: str) -> FastAPI:
-    """An application whose database went away after it started."""
+    """Return an application whose database went away after it started."""
     app = create_app(context)
     app.state.context = replace(context, database=Database(address))
     return app

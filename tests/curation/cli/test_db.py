@@ -24,7 +24,7 @@ from tests.support.factories import fresh_database, named
 def here(
     postgres_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Settings]:
-    """An instance on a server, whose database is empty."""
+    """Yield an instance on a server, whose database is empty."""
     with fresh_database(postgres_address) as name:
         settings = Settings(home=tmp_path / "home", database=named(postgres_address, name))
         for variable, value in settings.environment().items():

@@ -29,7 +29,7 @@ __all__ = ["here"]  # the fixture
 
 @pytest.fixture
 def made(here: Settings, tmp_path: Path) -> str:
-    """The id of a registered checkpoint with fresh networks, on a snapshot of drawn shapes."""
+    """Return the id of a registered checkpoint with fresh networks, on a snapshot of drawn shapes."""
     draw_seed_set(tmp_path / "seeds", 80)
     call("seed", "import", str(tmp_path / "seeds"))
     snapshot = json.loads(call("snapshot", "freeze", "--tag", "latest", "--json"))["snapshot"]

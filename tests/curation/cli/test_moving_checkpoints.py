@@ -32,7 +32,7 @@ __all__ = ["here"]  # the fixture
 
 @pytest.fixture
 def made(here: Settings, tmp_path: Path) -> str:
-    """An imported checkpoint that draws."""
+    """Return an imported checkpoint that draws."""
     model = write_sdxl(tmp_path / "model", SDXL_CHANNELS, **TINY_SDXL)
     unet = UNet2DConditionModel.from_pretrained(model, subfolder="unet")
     files = [

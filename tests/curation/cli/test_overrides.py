@@ -32,7 +32,7 @@ PARENT = Checkpoint(
 
 @pytest.fixture
 def parent(here: Settings, database: Database) -> str:
-    """A checkpoint, and the snapshot "latest" of one sample."""
+    """Return a checkpoint, and the snapshot "latest" of one sample."""
     store = FolderStore(here.path("objects"))
     data = encode_layer(image(0))
     layer = StoredLayer(store.put(data), 32, 24, len(data), pixel_hash(image(0)))

@@ -24,7 +24,7 @@ from tests.support.factories import image, make_candidates, make_checkpoint
 
 @pytest.fixture
 def run(settings: Settings, database, monkeypatch):
-    """Runs a command against this test's database; what it prints on stdout, or the error it ends with."""
+    """Return the output of a command on this test's database, or the error it ends with."""
     for name, value in settings.environment().items():
         if name.startswith("LAYERLOOP_"):
             monkeypatch.setenv(name, value)

@@ -28,7 +28,7 @@ except BaseException as error:
 
 
 def start(stub: Path, ignored: bool = False) -> subprocess.Popen[str]:
-    """The entry point, with a module in place of typer that takes long to import and renames what interrupts it."""
+    """Return the entry point, with a module in place of typer that takes long to import and renames what interrupts it."""
     (stub / "typer.py").write_text(SLOW)
     path = os.pathsep.join([str(stub), str(ROOT)])
     program = [sys.executable, "-c", "from curation.cli.start import run; run()"]

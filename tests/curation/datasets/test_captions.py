@@ -279,7 +279,7 @@ def _call(*arguments):
 
 
 def _add(context, texts) -> list[uuid.UUID]:
-    """A sample of each caption; ids in the order of the texts."""
+    """Return a sample of each caption; ids in the order of the texts."""
     news = [_new(context, number, text) for number, text in enumerate(texts)]
     with context.database.transaction() as tx:
         add_samples(tx, news)

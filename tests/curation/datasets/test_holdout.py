@@ -22,7 +22,7 @@ WHITE = np.full((96, 96, 4), 255, np.uint8)
 
 
 def subject(seed: int, side: int = 96) -> RGBA:
-    """A soft blob with coarse random colours."""
+    """Return a soft blob with coarse random colors."""
     rng = np.random.default_rng(seed)
     colors = cv2.resize(
         rng.integers(0, 256, (5, 5, 3), np.uint8), (side, side), interpolation=cv2.INTER_CUBIC
@@ -34,7 +34,7 @@ def subject(seed: int, side: int = 96) -> RGBA:
 
 
 def scene(seed: int) -> RGBA:
-    """An opaque background with detail."""
+    """Return an opaque background with detail."""
     rgba = subject(1_000 + seed)
     rgba[..., 3] = 255
     return rgba
@@ -75,7 +75,7 @@ def trained_on(database: Database, store: FolderStore, new: list[NewSample]) -> 
 
 
 def shrunk(rgba: RGBA) -> RGBA:
-    """The same image at 96 % of its size."""
+    """Return the same image at 96 % of its size."""
     side = round(rgba.shape[0] * 0.96)
     return np.asarray(cv2.resize(rgba, (side, side), interpolation=cv2.INTER_AREA))
 

@@ -39,7 +39,7 @@ def sample(number: int, prefix: str = "") -> Sample:
 
 
 def freeze(store: FolderStore, *parts: tuple[str, list[Sample]]) -> str:
-    """A snapshot of parts written by hand."""
+    """Return a snapshot of parts written by hand."""
     listed = []
     for prefix, samples in parts:
         text = "".join(one.line() + "\n" for one in sorted(samples, key=lambda one: one.id))

@@ -29,7 +29,7 @@ def context(settings):
 
 @pytest.fixture
 def snapshot(context) -> str:
-    """A snapshot with four captions: one plain, one too long, one without words, and one made from a file name."""
+    """Return a snapshot with four captions: one plain, one too long, one without words, and one made from a file name."""
     captions = ["a red fox", " ".join(f"word{n}" for n in range(20)), "🦊", "IMG"]
     news = []
     for number, text in enumerate(captions):

@@ -21,7 +21,7 @@ from tests.support.factories import make_candidates, make_round
 
 @pytest.fixture
 def sent(database) -> list[Job]:
-    """What reaches the queue."""
+    """Return what reaches the queue."""
     sent: list[Job] = []
 
     def send(job: Job) -> bool:

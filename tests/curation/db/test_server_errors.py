@@ -42,7 +42,7 @@ def error_of(address: str, statement: str = "select 1") -> LayerloopError:
 
 @pytest.fixture
 def role(postgres_address: str) -> Iterator[str]:
-    """A user of the server without any permission."""
+    """Yield a user of the server without any permission."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(postgres_address, autocommit=True) as connection:
         connection.execute(f"create role {name} login password 'right-password'")
@@ -133,7 +133,7 @@ def test_other_errors_stay_as_they_are(database: Database) -> None:
 
 @pytest.fixture
 def full_disk(postgres_address: str) -> Iterator[str]:
-    """The name of a tablespace on a file system of 4 MiB."""
+    """Yield the name of a tablespace on a file system of 4 MiB."""
     user = resolve_user_id(server_user(Path("/nonexistent")))
     folder = Path(f"/tmp/layerloop-test-{uuid.uuid4().hex[:8]}")
     mount = ["mount", "-t", "tmpfs", "-o", f"size=4m,mode=0700,uid={user}", "tmpfs"]

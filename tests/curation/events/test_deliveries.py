@@ -23,7 +23,7 @@ NAMES = ["round.closed", "snapshot.frozen"]
 
 @pytest.fixture
 def got(database):
-    """A receiver, with a webhook that sends to it."""
+    """Yield a receiver, with a webhook that sends to it."""
     with receiver() as found:
         with database.transaction() as tx:
             found.id, found.secret = hooks.add_webhook(tx, found.url, NAMES, "ann")

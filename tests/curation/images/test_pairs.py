@@ -26,7 +26,7 @@ MEASURES = {
 
 
 def subject(seed: int, size: int = SIZE) -> np.ndarray:
-    """A textured blob with a soft edge on nothing."""
+    """Return a textured blob with a soft edge on nothing."""
     rng = np.random.default_rng([seed, 1])
     y, x = np.mgrid[:size, :size] / size - 0.5 - rng.uniform(-0.1, 0.1, 2)[:, None, None]
     edge = rng.uniform(0.18, 0.28) + 0.04 * np.cos(5 * np.arctan2(y, x))
@@ -39,7 +39,7 @@ def subject(seed: int, size: int = SIZE) -> np.ndarray:
 
 
 def scene(seed: int, size: int = SIZE) -> np.ndarray:
-    """An opaque background: a gradient, a horizon and a texture."""
+    """Return an opaque background: a gradient, a horizon and a texture."""
     rng = np.random.default_rng([seed, 2])
     y, _ = np.mgrid[:size, :size] / size
     sky, ground = rng.uniform(60, 200, (2, 3))
@@ -50,14 +50,14 @@ def scene(seed: int, size: int = SIZE) -> np.ndarray:
 
 
 def ghost(foreground: np.ndarray, background: np.ndarray, share: float) -> np.ndarray:
-    """The background with the subject left in it, as strongly as said."""
+    """Return the background with the subject left in it, as strongly as said."""
     faint = foreground.copy()
     faint[..., 3] = np.rint(foreground[..., 3] * share)
     return composite(faint, background)
 
 
 def seamed(foreground: np.ndarray, background: np.ndarray, levels: float) -> np.ndarray:
-    """What lies under the subject and a little around it is brighter, as after inpainting."""
+    """Return the background, brighter under and around the subject, as after inpainting."""
     hole = cv2.dilate((foreground[..., 3] > 5).view(np.uint8), np.ones((5, 5))) > 0
     spoilt = background.copy()
     spoilt[hole, :3] = np.clip(spoilt[hole, :3] + levels, 0, 255)

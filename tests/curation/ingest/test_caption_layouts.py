@@ -25,7 +25,7 @@ def write(folder: Path, name: str, data: str | bytes = b"") -> None:
 
 
 def said(listing: Listing, name: str) -> tuple[str | None, str]:
-    """The caption of a file and where it comes from, or why it is held back."""
+    """Return the caption of a file and where it comes from, or why it is held back."""
     found = listing.describe(name)
     return (
         (found.refusal.code, found.refusal.sentence)

@@ -86,7 +86,7 @@ def attempt(statement: str) -> str:
 
 
 def raw(name: str, number: int, *arguments: str) -> str:
-    """A system call by number, as code that was slipped in would make it; x86_64 only."""
+    """Return a system call by number, as code that was slipped in would make it; x86_64 only."""
     listed = ", ".join([f"ctypes.c_long({number})", *arguments])
     return (
         "libc = ctypes.CDLL(None, use_errno=True)\n"

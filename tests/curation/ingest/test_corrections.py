@@ -39,7 +39,7 @@ def import_seeds(database, store, folder: Path, **options):
 
 
 def blob(seed: int, size: int = 48, cut: bool = False) -> np.ndarray:
-    """A soft blob of its own form and colour; no two are near duplicates."""
+    """Return a soft blob of its own form and color; no two are near duplicates."""
     rng = np.random.default_rng(seed)
     y, x = (np.mgrid[:size, :size] - size / 2) / size
     angle, radius = np.arctan2(y, x), np.hypot(x, y)

@@ -21,7 +21,7 @@ from tests.conftest import SHARED
 
 
 def disc(size: int = 64, color: tuple[int, int, int] = (200, 60, 40)) -> np.ndarray:
-    """A soft disc on nothing, its colours graded so that turning and mixing channels show."""
+    """Return a soft disc on nothing, its colors graded so that turning and mixing channels show."""
     y, x = np.mgrid[:size, :size].astype(np.float32)
     alpha = np.clip((size * 0.33 - np.hypot(x - size / 2, y - size / 2)) / 3 + 0.5, 0, 1)
     rgb = np.stack([np.full_like(x, color[0]), color[1] + x, color[2] + y], axis=-1)
@@ -41,7 +41,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def with_chunk(png: bytes, kind: bytes, body: bytes) -> bytes:
-    """The PNG with one more chunk behind its header."""
+    """Return the PNG with one more chunk behind its header."""
     return png[:33] + chunk(kind, body) + png[33:]
 
 

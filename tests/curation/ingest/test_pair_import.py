@@ -36,7 +36,7 @@ def save(folder: Path, name: str, rgba: np.ndarray) -> str:
 
 
 def write_pair(folder: Path, index: int, blended: bool = True, **more: object) -> dict:
-    """The files of one pair and its row, in our own words."""
+    """Return the files of one pair and its row, in our own words."""
     prompt, pair = scenes(1, 96, start=index)[0]
     row = {role: save(folder, f"{index}/{role}.png", pair[role]) for role in (FRONT, BACK)}
     if blended:

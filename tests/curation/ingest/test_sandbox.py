@@ -21,7 +21,7 @@ QUICK = SandboxLimits(cpu_seconds=1, wall_seconds=20)
 
 
 def work(request: Message) -> Message:
-    """Runs in a worker: some items end in the ways that decoders do."""
+    """Process an item in a worker; some end as decoders do."""
     item = request.metadata["item"]
     if item == 13:
         ctypes.string_at(0)

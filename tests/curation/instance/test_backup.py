@@ -38,7 +38,7 @@ def ignore(_) -> None:
 
 @pytest.fixture
 def empty(postgres_address, template_database):
-    """A migrated, empty database beside the test's own."""
+    """Yield a migrated, empty database beside the test's own."""
     with fresh_database(postgres_address, template_database) as name:
         opened = Database(named(postgres_address, name))
         yield opened

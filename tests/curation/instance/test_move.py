@@ -45,14 +45,14 @@ def instance(settings):
 
 @pytest.fixture
 def server(postgres_address):
-    """The address of a database without tables."""
+    """Yield the address of a database without tables."""
     with fresh_database(postgres_address) as name:
         yield named(postgres_address, name)
 
 
 @pytest.fixture
 def target(instance, server, s3_credentials):
-    """The settings of servers: a database without tables, and a bucket that does not exist yet."""
+    """Return the settings of servers: a database without tables, and a bucket that does not exist yet."""
     storage = f"s3://test-{uuid.uuid4().hex[:12]}/objects"
     return target_settings(instance.settings, server, storage, None, s3_credentials.endpoint)
 

@@ -40,7 +40,7 @@ SIZE = 64
 
 @pytest.fixture
 def hiding(database, store, monkeypatch):
-    """A round of 40 screened candidates, and 60 pieces of gold, of which half of what is shown consists."""
+    """Return a round of 40 screened candidates, and 60 pieces of gold, of which half of what is shown consists."""
     monkeypatch.setattr(gold, "_rng", random.Random(1))  # the same places in every run
     with database.transaction() as tx:
         number = make_round(tx)

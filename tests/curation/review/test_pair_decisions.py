@@ -35,7 +35,7 @@ HALO, RESIDUE, CLASH = RejectReason.halo, RejectReason.residue, RejectReason.cla
 
 @pytest.fixture
 def desk(database, store):
-    """A round of pairs before ann, and the function by which she decides."""
+    """Return a round of pairs before ann, and the function by which she decides."""
     drawn = scenes(6)
     with database.transaction() as tx:
         number = make_round(tx, kind="pair")

@@ -34,7 +34,7 @@ FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blend
 
 @pytest.fixture
 def hiding(database, store, monkeypatch):
-    """A round of 20 pairs of 48 px, and 48 pieces of gold made of pairs of 64 px; half of what is shown is gold."""
+    """Return a round of 20 pairs of 48 px, and 48 pieces of gold made of pairs of 64 px; half of what is shown is gold."""
     monkeypatch.setattr(gold, "_rng", random.Random(1))  # the same places in every run
     with database.transaction() as tx:
         number = make_round(tx, kind="pair")

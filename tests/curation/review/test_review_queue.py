@@ -23,7 +23,7 @@ from tests.support.factories import make_candidates, make_checkpoint, make_round
 
 
 def opened(database: Database, store, *counts: int) -> list[int]:
-    """Rounds with so many waiting candidates each."""
+    """Return rounds with so many waiting candidates each."""
     with database.transaction() as tx:
         checkpoint = make_checkpoint(tx)
         numbers = [make_round(tx, checkpoint) for _ in counts]

@@ -43,7 +43,7 @@ def test_wilson_is_wider_for_fewer():
 
 @pytest.fixture
 def judged(database, store):
-    """A round of 12: two refused, one unshown, one still to be drawn, eight shown to ann, bob and the oracle."""
+    """Return a round of 12: two refused, one unshown, one still to be drawn, eight shown to ann, bob and the rule reviewer."""
     with database.transaction() as tx:
         number = make_round(tx, quota=12)
         shown = list(make_candidates(tx, store, number, 8))

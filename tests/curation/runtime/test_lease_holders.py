@@ -33,7 +33,7 @@ ANOTHER = "import sys; from pathlib import Path; from curation.runtime import le
 
 
 def another(folder: Path) -> tuple[subprocess.Popen[str], str]:
-    """A process that is announced in the folder, and its name there."""
+    """Return a process that is announced in the folder, and its name there."""
     code = ANOTHER + "print(holders.WORKER_ID, flush=True); sys.stdin.read()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(folder)],

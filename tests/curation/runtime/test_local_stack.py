@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A home that the embedded server's user can reach whatever becomes of pytest's own folders."""
+    """Yield a home that the embedded server's user can reach whatever becomes of pytest's own folders."""
     with tempfile.TemporaryDirectory(prefix="layerloop-test-") as folder:
         yield Path(folder) / "home"
 

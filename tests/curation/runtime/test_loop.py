@@ -36,13 +36,13 @@ PLAN = LoopPlan(rounds=2, quota=12, preset="micro", reviewer="rules")
 
 @pytest.fixture
 def context(settings: Settings, database: Database, store: FolderStore) -> AppContext:
-    """An instance whose jobs are only collected: tests run them."""
+    """Return an instance whose jobs are only collected: tests run them."""
     return AppContext(settings, database, store, CeleryQueue(make_app(settings, settings.database)))
 
 
 @pytest.fixture
 def settings(settings: Settings, request: pytest.FixtureRequest) -> Settings:
-    """The settings of every test, changed as a test's own parameter says."""
+    """Return the settings of every test, changed as a test's own parameter says."""
     return settings.model_copy(update=getattr(request, "param", {}))
 
 
@@ -62,7 +62,7 @@ class Working(list[Job]):
 
 @pytest.fixture
 def working(context: AppContext) -> Iterator[Working]:
-    """A worker in a thread."""
+    """Yield a worker in a thread."""
     asked = Working()
     waiting: queue.Queue[Job | None] = queue.Queue()
 

@@ -27,7 +27,7 @@ COMMAND = [sys.executable, "-m", "curation.cli.main"]
 
 @contextmanager
 def serving(settings: Settings) -> Iterator[str]:
-    """The address of an API process."""
+    """Yield the address of an API process."""
     settings = settings.model_copy(update={"port": free_port()})
     process = subprocess.Popen(
         [*COMMAND, "api"], env=settings.environment(), stderr=subprocess.PIPE, text=True

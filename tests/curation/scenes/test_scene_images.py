@@ -57,7 +57,7 @@ def test_a_photographs_own_colours_become_srgb(tmp_path: Path) -> None:
 
 
 def bomb() -> bytes:
-    """A PNG that says it has 20,000 x 20,000 pixels."""
+    """Return a PNG that says it has 20,000 x 20,000 pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return (

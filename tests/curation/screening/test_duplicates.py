@@ -35,7 +35,7 @@ COLORS = {
 def shape(
     sides: int, color: tuple[int, int, int], size: int = 64, radius: float = 0.3
 ) -> np.ndarray:
-    """A regular polygon (0: a disc) with smooth edges."""
+    """Return a regular polygon (0: a disc) with smooth edges."""
     image = Image.new("RGBA", (size * 4, size * 4), (*color, 0))
     if sides:
         ImageDraw.Draw(image).regular_polygon(

@@ -34,7 +34,7 @@ def painted(alpha: np.ndarray, seed: int = 0) -> RGBA:
 
 
 def bust(shoulders: float) -> RGBA:
-    """A head above shoulders that leave the image at the bottom, and at the sides up to a share of its height."""
+    """Return a head above shoulders that leave the image at the bottom, and at the sides up to a share of its height."""
     alpha = np.zeros((SIDE, SIDE), np.uint8)
     cv2.circle(alpha, (SIDE // 2, SIDE // 3), SIDE // 5, 255, -1)
     top = round(SIDE * (1 - shoulders))
@@ -51,7 +51,7 @@ def bust(shoulders: float) -> RGBA:
 
 
 def key_cap() -> RGBA:
-    """A square with round corners that fills the image."""
+    """Return a square with round corners that fills the image."""
     alpha = np.zeros((SIDE, SIDE), np.uint8)
     cv2.rectangle(alpha, (14, 2), (SIDE - 15, SIDE - 3), 255, -1)
     cv2.rectangle(alpha, (2, 14), (SIDE - 3, SIDE - 15), 255, -1)
@@ -62,7 +62,7 @@ def key_cap() -> RGBA:
 
 
 def framed() -> RGBA:
-    """A clean subject with a broad opaque grey rim around the image."""
+    """Return a clean subject with a broad opaque grey rim around the image."""
     rgba = bust(0.0)
     rim = np.ones((SIDE, SIDE), bool)
     rim[16:-16, 16:-16] = False

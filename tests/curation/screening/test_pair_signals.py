@@ -35,7 +35,7 @@ def left(pair: dict) -> dict:
 
 
 def shifted(pair: dict) -> dict:
-    """The blend is of another background: rolled by a third, and darker."""
+    """Return the blend over another background: rolled by a third, and darker."""
     return pair | {
         WHOLE: np.dstack([np.roll(pair[WHOLE], 20, axis=0)[..., :3] // 2, pair[WHOLE][..., 3]])
     }

@@ -37,7 +37,7 @@ COLORS = {
 
 
 def star(seed: int, size: int = 64) -> tuple[np.ndarray, str]:
-    """A layer of a small world of coloured stars and discs, and its caption."""
+    """Return a layer of a small world of colored stars and discs, and its caption."""
     rng = np.random.default_rng(seed)
     name = list(COLORS)[seed % 4]
     y, x = (np.mgrid[:size, :size] - size / 2) / size + rng.uniform(-0.05, 0.05, 2)[:, None, None]
@@ -154,7 +154,7 @@ def test_too_few_seeds_are_refused():
 
 
 def snapshot_of(store, images, round_=0) -> str:
-    """A snapshot of single layers, the last one held out."""
+    """Return a snapshot of single layers, the last one held out."""
     made = []
     for number, (rgba, text) in enumerate(images):
         split = Split.heldout if number == len(images) - 1 else Split.train

@@ -14,7 +14,7 @@ SIZE = 128
 
 
 def clean(seed: int, size: int = SIZE) -> np.ndarray:
-    """A soft-edged star or disc with a texture of its own, on nothing."""
+    """Return a soft-edged star or disc with a texture of its own, on nothing."""
     rng = np.random.default_rng(seed)
     y, x = (np.mgrid[:size, :size] - size / 2) / size
     angle, radius = np.arctan2(y, x), np.hypot(x, y)
@@ -103,7 +103,7 @@ DEFECTS = {
 
 
 def area_under_curve(worse: list[float], better: list[float]) -> float:
-    """The chance that a planted layer scores above a clean one, ties counted half."""
+    """Return the chance that a planted layer scores above a clean one, ties counted half."""
     first, second = np.array(worse)[:, None], np.array(better)[None]
     return float(np.mean((first > second) + 0.5 * (first == second)))
 

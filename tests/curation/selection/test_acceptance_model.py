@@ -18,7 +18,7 @@ from curation.selection.acceptance_model import (
 
 
 def lesson(count: int, seed: int = 0, prompts: int = 25) -> TrainingRows:
-    """Accepted where one signal is neither small nor large and the first number of the embedding is not negative."""
+    """Return decisions: accepted where one signal is neither small nor large and the first number of the embedding is not negative."""
     rng = np.random.default_rng(seed)
     middle, other = rng.standard_normal((2, count))
     seen = rng.standard_normal((count, 8)).astype(np.float32)

@@ -41,7 +41,7 @@ from tests.support.factories import Within, make_candidates, make_round
 
 
 def decided(tx, count=150, seed=1):
-    """A round of which a person has judged everything."""
+    """Return a round of which a person has judged everything."""
     number = open_stream(tx, {"kind": "random", "share": 1.0}, count)
     quality = np.random.default_rng(seed).standard_normal(count)
     ids = arrive(tx, number, seed, quality)

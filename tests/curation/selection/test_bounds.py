@@ -105,7 +105,7 @@ def truth(probabilities, verdict):
 
 
 def true_error(threshold, verdict):
-    """The acceptable ones lost of all acceptable ones, or the bad ones of all accepted, if the supply had no end."""
+    """Return the acceptable ones lost of all acceptable ones, or the bad ones of all accepted, if the supply had no end."""
     if verdict is Verdict.reject:
         return threshold**4  # the integral of c^3 to t, over that to 1
     return (1 - threshold) ** 3 / 4

@@ -41,7 +41,7 @@ def clear(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture
 def gated(database: Database) -> tuple[int, dict]:
-    """A round whose random slice has been judged, and 600 more candidates that came after."""
+    """Return a round whose random slice has been judged, and 600 more candidates that came after."""
     with database.transaction() as tx:
         taught(tx)
         number = open_stream(tx, GATED, 10**6)

@@ -23,7 +23,7 @@ TERMS = TopNSettings(keep=400, audit=120, least=0.9, per_prompt=20, per_cluster=
 
 
 def drawn(tx: Transaction, seed: int = 1, count: int = 2_000) -> tuple[int, dict]:
-    """A round that was drawn and of which nothing was shown; reviewers accept candidates with high scores."""
+    """Return a round that was drawn and of which nothing was shown; reviewers accept candidates with high scores."""
     number = open_stream(tx, {"kind": "random", "share": 0.01}, count)
     quality = np.random.default_rng(seed).standard_normal(count)
     ids = arrive(tx, number, seed, quality)

@@ -206,7 +206,7 @@ def test_layers_in_another_order_come_out_in_that_order(controlled: bool) -> Non
 
 
 def _turned(name: str, order: list[int]) -> str:
-    """A layer's own part as that of the place it now stands at."""
+    """Return a layer's own part as that of the place it now stands at."""
     found = re.search(r"(_lora|control_convs)\.(\d)\.", name)
     if found is None:
         return name

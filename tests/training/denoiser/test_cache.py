@@ -34,7 +34,7 @@ def images(store, snapshot) -> LayerDataset:
 
 @pytest.fixture
 def networks(images):
-    """A fitted backbone, and an encoder whose offsets are not zero."""
+    """Return a fitted autoencoder, and an encoder whose offsets are not zero."""
     torch.manual_seed(0)
     rgba = images.load_batch(range(len(images)))
     encoder = Transparency(MICRO).eval().requires_grad_(False).encoder
@@ -59,7 +59,7 @@ def quiet(progress) -> None:
 
 @pytest.fixture
 def filled(tmp_path, networks):
-    """Fills a cache from pictures, and says how many were computed."""
+    """Fill a cache from images, and return how many were computed."""
 
     def fill(images, preset=MICRO, folder=tmp_path / "cache", **more) -> tuple[LatentCache, int]:
         cache = LatentCache.open(folder, latent_identity(preset, *networks, **more))
@@ -199,7 +199,7 @@ def test_many_broken_pictures_are_no_accident(store, images, networks, tmp_path)
 
 
 def breaking(store, images: LayerDataset, place: int, data: bytes) -> list:
-    """The samples, with one image that is none."""
+    """Return the samples, with one image that is none."""
     samples = list(images.samples)
     samples[place] = replace(samples[place], layers={LayerRole.foreground: store.put(data)})
     return samples

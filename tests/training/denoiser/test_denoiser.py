@@ -20,7 +20,7 @@ def noisy(count, seed=0):
 
 
 def fresh(name):
-    """A denoiser whose last layer is not zero, so that it says something."""
+    """Return a denoiser whose last layer is not zero, so that its output is not."""
     torch.manual_seed(0)
     denoiser = BuiltinDenoiser(replace(MICRO, denoiser=name)).eval()
     with torch.no_grad():

@@ -22,7 +22,7 @@ MICRO = replace(PRESETS["micro"], sample_every_images=64, checkpoint_every_image
 
 @pytest.fixture
 def parts(store, snapshot):
-    """A fitted backbone, and transparency networks whose offsets are not zero."""
+    """Return a fitted autoencoder, and transparency networks whose offsets are not zero."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     images = open_split(store, snapshot, Split.train, MICRO.image_size)

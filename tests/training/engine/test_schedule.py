@@ -24,7 +24,7 @@ def test_the_rate_may_fall_as_half_a_cosine():
 
 
 def _networks():
-    """A weight of 1 that learns, and one that does not."""
+    """Return a weight of 1 that learns, and one that does not."""
     networks = torch.nn.Sequential(
         torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
     )

@@ -27,7 +27,7 @@ MICRO = PRESETS["micro"]
 
 
 def untrained_checkpoint(store, snapshot, offset=0.0):
-    """A micro checkpoint with a fitted backbone, a random decoder, and an offset that is the same everywhere."""
+    """Return a micro checkpoint with a fitted autoencoder, a random decoder, and an offset that is the same everywhere."""
     rgba = open_split(store, snapshot, Split.train, MICRO.image_size).load_batch(range(24))
     autoencoder = fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:]))
     assert isinstance(autoencoder, LinearAutoencoder)

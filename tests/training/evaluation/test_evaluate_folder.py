@@ -16,7 +16,7 @@ from training.train import train
 
 @pytest.fixture
 def folder(store, snapshot, tmp_path):
-    """The held-out images of the snapshot as PNG, a copy of one, and files that are no images with alpha."""
+    """Return the held-out images of the snapshot as PNG, a copy of one, and files that are no images with alpha."""
     folder = tmp_path / "external"
     folder.mkdir()
     for sample in read_samples(store, snapshot):

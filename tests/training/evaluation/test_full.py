@@ -148,7 +148,7 @@ def test_views_and_original_sizes_are_no_standard(store, snapshot):
 
 
 def heldout(store, *sizes):
-    """A snapshot of held-out pictures of these widths and heights."""
+    """Return a snapshot of held-out images of these widths and heights."""
     lines = []
     for number, (width, height) in enumerate(sizes):
         rgba = image(number, width, height)

@@ -47,7 +47,7 @@ def quiet(_):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A checkpoint that has learnt pairs for some seconds, its store, and its snapshot of 40 with 8 held out."""
+    """Return a checkpoint that has learned pairs for some seconds, its store, and its snapshot of 40 with 8 held out."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("trained")
     store = FolderStore(folder / "objects")
@@ -219,20 +219,20 @@ class Painted:
 
 
 def agreeing(foreground, background):
-    """The foreground in the very colours of its background."""
+    """Return the foreground in the very colors of its background."""
     foreground[..., :3] = background[..., :3]
     return foreground, background
 
 
 def disagreeing(foreground, background):
-    """A dark blue foreground over a bright background."""
+    """Return a dark blue foreground over a bright background."""
     foreground[..., :3] = (foreground[..., :3] * (0.1, 0.1, 0.4)).astype(np.uint8)
     background[..., :3] = 255 - (255 - background[..., :3]) // 4
     return foreground, background
 
 
 def leaking(foreground, background):
-    """A background that holds the subject already."""
+    """Return a background that holds the subject already."""
     return foreground, composite(foreground, background)
 
 
@@ -302,7 +302,7 @@ def test_intervals_are_students():
 
 
 def wide(store, layers):
-    """A snapshot of one held-out pair, 96 wide and 48 high."""
+    """Return a snapshot of one held-out pair, 96 wide and 48 high."""
     stored = {role: store.put(encode_layer(layer[:48])) for role, layer in layers.items()}
     known = ("a pair", "CC0-1.0", "test", Split.heldout, 0, pixel_hash(layers[BLENDED]), stored)
     line = Sample(f"{5:064x}", Kind.pair, *known).line() + "\n"

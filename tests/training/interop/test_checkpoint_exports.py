@@ -37,7 +37,7 @@ def checkpoint(models, unets, narrow_files, store, tmp_path) -> Checkpoint:
 
 @pytest.fixture
 def layered(checkpoint, unets, store) -> Checkpoint:
-    """The same with role adapters, alpha twice the rank."""
+    """Return the same with role adapters, alpha twice the rank."""
     tensors = {
         f"{role}.{name}": value
         for seed, role in enumerate(ROLES)

@@ -43,7 +43,7 @@ DRAWING = {"image_size": "64", "draw_steps": "2", "draw_batch": "1", "decoder_vi
 
 @pytest.fixture(scope="module")
 def full_size(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """An encoder and a decoder of the released sizes."""
+    """Return an encoder and a decoder of the released sizes."""
     folder = tmp_path_factory.mktemp("released")
     for network in ("encoder", "decoder"):
         state = {

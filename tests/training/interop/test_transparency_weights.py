@@ -26,7 +26,7 @@ NARROW = {
 
 
 def narrow(**more: str) -> Preset:
-    """The released layout, with few channels."""
+    """Return the released layout, with few channels."""
     return find_preset("sdxl", NARROW | more)
 
 

@@ -21,7 +21,7 @@ SIXTEEN = replace(narrow(), latent_channels=16)
 
 
 def both(preset, prefix: str = "") -> dict[str, tuple[int, ...]]:
-    """The tensors of a module that holds both networks."""
+    """Return the tensors of a module that holds both networks."""
     return {
         f"{prefix}{network}.{name}": shape
         for network in ("encoder", "decoder")
@@ -116,7 +116,7 @@ def test_relatives_are_named(shapes: dict[str, tuple[int, ...]], what: str) -> N
 
 
 def shards(folder: Path, shapes: dict[str, tuple[int, ...]], *, index: bool) -> list[Path]:
-    """A file's tensors in three parts, as save_pretrained names them."""
+    """Return a file's tensors in three parts, as save_pretrained names them."""
     tensors, names = fill(shapes), sorted(shapes)
     files = [folder / f"model-{number:05}-of-00003.safetensors" for number in (1, 2, 3)]
     for number, file in enumerate(files):

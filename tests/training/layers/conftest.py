@@ -21,7 +21,7 @@ MICRO = PRESETS["micro"]
 
 @pytest.fixture
 def pairs(store):
-    """A snapshot of 30 pairs."""
+    """Return a snapshot of 30 pairs."""
     return freeze_pairs(store, range(30), side=32)
 
 

@@ -34,7 +34,7 @@ class Bare(StableDiffusion):
 
 
 def build(kind, *, joint_text_attention=False, modules="attention", fresh=False):
-    """A denoiser with layers, of few numbers; and words to tell it."""
+    """Return a small denoiser with layers, and text embeddings for it."""
     torch.manual_seed(3)
     preset = replace(
         PRESETS["micro"],

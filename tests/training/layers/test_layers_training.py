@@ -28,7 +28,7 @@ SMALL = replace(MICRO, sample_every_images=64, checkpoint_every_images=48)
 
 @pytest.fixture
 def run(store, pairs, checkpoint):
-    """The stage by itself, on a base of random weights."""
+    """Return the stage by itself, on a base of random weights."""
     parts = load_checkpoint(checkpoint, store)
 
     def train_them(
@@ -116,7 +116,7 @@ def test_a_saved_state_holds_the_adapters_and_not_the_base(run, tmp_path):
 
 @pytest.fixture
 def recipe(store, checkpoint):
-    """The recipe over pairs and lone foregrounds, with numbers that a test chooses."""
+    """Return the recipe over pairs and lone foregrounds, with numbers that a test chooses."""
     parts = load_checkpoint(checkpoint, store)
 
     def build(snapshot, **changes):

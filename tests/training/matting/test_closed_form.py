@@ -18,7 +18,7 @@ GREEN = (60, 160, 90)
 
 
 def hairy(side=128):
-    """A red disc with forty antialiased hairs of about a pixel."""
+    """Return a red disc with forty antialiased hairs of about a pixel."""
     fine, centre = np.zeros((side * 8, side * 8), np.uint8), side * 4
     cv2.circle(fine, (centre, centre), side * 2, 255, -1)
     for turn in np.linspace(0, 2 * np.pi, 40, endpoint=False):

@@ -26,7 +26,7 @@ GOLDEN = {
 
 
 def pair():
-    """A soft disk with a glass corner, and the same a little faint, shifted and noisy: 1 x 4 x 64 x 64 in [0, 1]."""
+    """Return a soft disk with a glass corner, and the same a little faint, shifted and noisy: 1 x 4 x 64 x 64 in [0, 1]."""
     rng = np.random.default_rng(0)
     mask = np.zeros((64, 64), np.float32)
     cv2.circle(mask, (30, 34), 18, 1.0, -1)

@@ -90,7 +90,7 @@ def networks():
 
 @pytest.fixture(scope="module")
 def files(models, tmp_path_factory):
-    """A released file of every mode, and a style LoRA of each family."""
+    """Return a released file of every mode, and a style LoRA of each family."""
     from diffusers import UNet2DConditionModel
 
     folder = tmp_path_factory.mktemp("released")
@@ -159,7 +159,7 @@ def photograph():
 
 
 def given(name):
-    """What a pipeline is given beside the prompt."""
+    """Return what a pipeline is given beside the prompt."""
     if name.startswith(("image", "upscale")):
         return {"image": disc(), "strength": 1.0}
     letters = {
@@ -184,7 +184,7 @@ def seeded(*seeds):
 
 
 def latent_of(out):
-    """The drawn latents, one tensor, whatever the pipeline draws."""
+    """Return the drawn latents, one tensor, whatever the pipeline draws."""
     latents = out.latents
     return (
         latents

@@ -136,7 +136,7 @@ def photograph(size=(64, 64), seed=0):
 
 
 def given(mode):
-    """What each mode is given, beside the prompt."""
+    """Return what each mode is given, beside the prompt."""
     before = {
         "fg2bg": "f",
         "bg2fg": "b",

@@ -37,7 +37,7 @@ DRAWING = {"image_size": "64", "draw_steps": "2", "draw_batch": "2", "decoder_vi
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory):
-    """A model of each family, and files of every mode for it."""
+    """Return a model of each family, and files of every mode for it."""
     folder = tmp_path_factory.mktemp("released")
     models = {
         "sd15": write_sd15(folder / "sd15", SD15_CHANNELS, **TINY_SD15),

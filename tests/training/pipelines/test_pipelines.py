@@ -80,7 +80,7 @@ def seeded(*seeds):
 
 
 def glass(side=64, color=(30, 90, 200)):
-    """A soft disc, half transparent, over nothing."""
+    """Return a soft disc, half transparent, over nothing."""
     rows, columns = np.mgrid[:side, :side]
     away = np.hypot(rows - side / 2, columns - side / 2) / side
     rgba = np.zeros((side, side, 4), np.uint8)

@@ -19,7 +19,7 @@ KINDS = {
 
 
 def write_inpainter(folder, kind="sd15", channels=9):
-    """A model that was trained to inpaint (9 channels in), or one that draws from text (4)."""
+    """Return a model that was trained to inpaint (9 channels in), or one that draws from text (4)."""
     write, name = KINDS[kind]
     write(folder, in_channels=channels)
     if channels == 9:

@@ -162,7 +162,7 @@ def test_the_numbers_of_a_group_normalisation_come_back_after_an_error():
 
 @pytest.fixture(scope="module")
 def trained():
-    """A micro pair after a few seconds of training: random weights would say nothing of what tiles cost."""
+    """Return a micro pair after a few seconds of training: random weights would say nothing of what tiles cost."""
     torch.manual_seed(0)
     rgba = (
         torch.stack(
@@ -191,7 +191,7 @@ def _encoder(preset):
 
 
 def _image(kind, side):
-    """An image and something like its latent."""
+    """Return an image and something like its latent."""
     torch.manual_seed(1)
     y, x = torch.meshgrid(torch.linspace(-1, 1, side), torch.linspace(-1, 1, side), indexing="ij")
     image = {

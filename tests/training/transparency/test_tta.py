@@ -52,7 +52,7 @@ def test_the_augmented_estimate_turns_and_flips_with_its_input():
 
 
 def _loop(decoder, image, latent):
-    """The eight passes of the released code, one after another."""
+    """Return the eight passes of the released code, one after another."""
     seen = []
     for flip in (False, True):
         for turns in range(4):
