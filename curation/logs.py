@@ -73,12 +73,7 @@ def log_context(**fields: Any) -> Iterator[None]:
 def _formatter(
     log_format: str, secrets: Collection[str], fields: Mapping[str, Any]
 ) -> structlog.stdlib.ProcessorFormatter:
-    # Shorter ones would also hide ordinary words; the password of an address is always hidden.
-    hidden = sorted(
-        (secret for secret in secrets if len(secret) >= MIN_HIDDEN_CHARACTERS),
-        key=len,
-        reverse=True,
-    )
+    hidden = _worth_hiding(secrets)
 
     def add_fields(_: WrappedLogger, __: str, record: EventDict) -> EventDict:
         return {**fields, **record}
@@ -105,6 +100,17 @@ def _formatter(
             structlog.processors.JSONRenderer(default=str) if log_format == "json" else _as_line,
         ]
     )
+
+
+def mask_secrets(text: str, secrets: Collection[str]) -> str:
+    """Return a text without secrets, passwords in URLs and values of secret parameters."""
+    return str(_without_secrets(text, _worth_hiding(secrets)))
+
+
+def _worth_hiding(secrets: Collection[str]) -> list[str]:
+    # Shorter ones would also hide ordinary words; the password of an address is always hidden.
+    long = (secret for secret in secrets if len(secret) >= MIN_HIDDEN_CHARACTERS)
+    return sorted(long, key=len, reverse=True)
 
 
 def _without_secrets(value: Any, hidden: Collection[str]) -> Any:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from celery import Celery
 from kombu.entity import Exchange, Queue
+from kombu.messaging import Producer
 from psycopg.conninfo import make_conninfo
 
 from curation.domain import Job, JobName
@@ -43,6 +45,9 @@ PREFIX = "layerloop."
 
 Two installations at one broker need a virtual host each.
 """
+
+PROBE_SECONDS = 5.0
+"""Seconds within which a message of `probe` must arrive."""
 
 BACKOFF_SECONDS = 5.0
 """Seconds without sending after the broker failed: not every commit must wait for a time-out."""
@@ -165,13 +170,50 @@ class CeleryQueue:
                 f"the queue does not answer: {error}", "check LAYERLOOP_QUEUE"
             ) from error
 
+    def probe(self) -> float:
+        """Send a message to a queue of its own and receive it; return the seconds that it took.
+
+        Raises:
+            Unreachable: The broker does not answer, or the message does not arrive.
+        """
+        started = time.monotonic()
+        name = f"{PREFIX}probe.{uuid.uuid4().hex[:12]}"
+        try:
+            with self.app.connection_for_write() as connection:
+                connection.ensure_connection(max_retries=1, timeout=5)
+                _send_and_receive(connection.default_channel, name)
+        except Exception as error:
+            raise Unreachable(
+                f"a message through the queue is lost: {error}", "check LAYERLOOP_QUEUE"
+            ) from error
+        return time.monotonic() - started
+
     def close(self) -> None:
         """Close the pooled connections."""
         self.app.close()
 
 
-def _keep_logging(**_: object) -> None:
-    """Do nothing: the worker has configured its logs already."""
+def _send_and_receive(channel: Any, name: str) -> None:
+    """Send a message through a queue that is deleted afterwards. Raises TimeoutError."""
+    # kombu has no types.
+    new_exchange, new_queue, new_producer = (
+        cast("Any", one) for one in (Exchange, Queue, Producer)
+    )
+    exchange = new_exchange(name, type="direct", durable=False, auto_delete=True)
+    queue = new_queue(name, exchange, routing_key=name, durable=False)(channel)
+    queue.declare()
+    try:
+        producer = new_producer(channel, exchange, routing_key=name, serializer="json")
+        producer.publish({"probe": name})
+        deadline = time.monotonic() + PROBE_SECONDS
+        while (message := queue.get(no_ack=True)) is None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"it did not arrive within {PROBE_SECONDS:.0f} s")
+            time.sleep(0.05)
+        if message.payload != {"probe": name}:
+            raise ValueError("it arrived changed")
+    finally:
+        queue.delete()
 
 
 def _broker(address: str, database_address: str) -> dict[str, Any]:

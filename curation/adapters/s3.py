@@ -252,6 +252,11 @@ class S3Store:
                 for item in page.get("Contents", [])
             ]
 
+    def read_clock(self) -> datetime:
+        """Return the server's time, in whole seconds."""
+        with self._translated(""):
+            return server_time(self.client.list_objects_v2(Bucket=self.bucket, MaxKeys=1))
+
     def _keep_existing(self, name: str) -> bool:
         """Return whether the object is stored, after renewing its time if it is old."""
         bucket, key = self.bucket, self._key(name)

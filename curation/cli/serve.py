@@ -175,7 +175,8 @@ def demo(
 
 def doctor(as_json: Json = False) -> None:
     """Check every part of the instance, with hints; exit code 1 if there are problems."""
-    from curation.runtime.doctor import Finding, check_environment, run_checks
+    from curation.runtime.doctor import check_environment, run_checks
+    from curation.runtime.finding import Finding
 
     try:
         findings = [*check_environment(), *run_checks(settings())]

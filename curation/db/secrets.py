@@ -59,6 +59,21 @@ def check_secret(tx: Transaction, secret: str) -> None:
         )
 
 
+def is_shared(tx: Transaction, secret: str | None) -> bool:
+    """Return whether a process with this setting signs like the others; nothing is stored.
+
+    Args:
+        tx: The transaction.
+        secret: LAYERLOOP_SECRET, or None if it is not set.
+    """
+    row = tx.execute(_ROW).one_or_none()
+    if row is None:
+        return True
+    if secret is None:
+        return row.secret is not None
+    return hmac.compare_digest(row.fingerprint, _fingerprint(secret))
+
+
 def reset_secret(tx: Transaction) -> bool:
     """Forget the secret, so that the next process sets it; return whether there was one."""
     return bool(tx.execute(sa.delete(instance_secrets)).rowcount)
@@ -75,10 +90,12 @@ def _store(tx: Transaction, secret: str, *, keep: bool) -> None:
 
 
 def _find(tx: Transaction) -> sa.Row[tuple[str | None, str]]:
-    query = sa.select(instance_secrets.c.secret, instance_secrets.c.fingerprint)
-    row: sa.Row[tuple[str | None, str]] = tx.execute(query).one()
+    row: sa.Row[tuple[str | None, str]] = tx.execute(_ROW).one()
     return row
 
 
 def _fingerprint(secret: str) -> str:
     return hmac.digest(secret.encode(), b"layerloop fingerprint", hashlib.sha256).hex()
+
+
+_ROW = sa.select(instance_secrets.c.secret, instance_secrets.c.fingerprint)

@@ -34,7 +34,7 @@ from curation.runtime.context import (
     open_store,
     upgrade_database,
 )
-from curation.runtime.doctor import without_credentials
+from curation.runtime.finding import without_credentials
 from curation.runtime.supervisor import exclusive_home
 from curation.settings import EMBEDDED, Settings, read_settings
 from curation.store_inventory import InstanceStore

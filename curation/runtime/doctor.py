@@ -5,35 +5,27 @@ from __future__ import annotations
 import importlib.util
 import os
 import shlex
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
-from urllib.parse import urlsplit
+from dataclasses import replace
 
-import sqlalchemy as sa
-
-from curation.db import schema
-from curation.db.tables import candidate_layers, checkpoints, sample_layers, snapshots
-from curation.errors import LayerloopError
+from curation.errors import LayerloopError, Refused
 from curation.events import webhooks
 from curation.ingest.confinement_check import check_confinement
+from curation.logs import mask_secrets
 from curation.reporting import missing_workers
 from curation.runtime.context import AppContext, open_context, open_labeling_backend
+from curation.runtime.doctor_servers import (
+    check_clocks,
+    check_database,
+    check_opening,
+    check_queue,
+    check_secret,
+    check_versions,
+)
+from curation.runtime.doctor_storage import check_disks, check_objects, check_store
+from curation.runtime.finding import Finding, without_credentials
 from curation.settings import Settings, unknown_settings
-
-MIN_FREE_GIB = 2.0
-MAX_CHECKED_LAYERS = 5_000
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The result of one check: the part, whether it is well, a message, and a hint if it is not."""
-
-    part: str
-    ok: bool
-    message: str
-    hint: str = ""
 
 
 def check_environment() -> list[Finding]:
@@ -61,7 +53,7 @@ def run_checks(settings: Settings) -> list[Finding]:
         One finding per part.
     """
     # Checks that need no instance.
-    findings = [_disk(settings), _training_part(), _confinement()]
+    findings = [*check_disks(settings), _training_part(), _confinement()]
     if not settings.exists():
         message = f"there is none at {settings.home.resolve()} yet"
         return [
@@ -70,43 +62,32 @@ def run_checks(settings: Settings) -> list[Finding]:
         ]
 
     # Checks of the running instance; one that cannot be opened is a finding itself.
-    findings.append(_private_files(settings))
+    findings += [_private_files(settings), check_store(settings)]
     try:
         with open_context(settings) as context:
-            checks: tuple[Callable[[AppContext], Finding], ...] = (
-                _database,
-                _objects,
-                _queue,
-                _work,
-                _labeling,
-                _webhooks,
-            )
-            findings += [_run_check(check, context) for check in checks]
+            findings += [_run_check(name, check, context) for name, check in CHECKS.items()]
+    except Refused as error:
+        findings.append(check_opening(error))
     except LayerloopError as error:
         findings.append(Finding("instance", ok=False, message=error.message, hint=error.hint))
-    return findings
+    return [_without_secrets(finding, settings) for finding in findings]
 
 
-def _run_check(check: Callable[[AppContext], Finding], context: AppContext) -> Finding:
+def _run_check(name: str, check: Callable[[AppContext], Finding], context: AppContext) -> Finding:
     try:
         return check(context)
     except LayerloopError as error:
-        return Finding(check.__name__.strip("_"), ok=False, message=error.message, hint=error.hint)
+        return Finding(name, ok=False, message=error.message, hint=error.hint)
 
 
-def _disk(settings: Settings) -> Finding:
-    home = settings.home.resolve()
-    existing = next(folder for folder in (home, *home.parents) if folder.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        return Finding(
-            "disk",
-            False,
-            f"{existing} is not a writable folder",
-            "set another home with LAYERLOOP_HOME",
-        )
-    free = shutil.disk_usage(existing).free / 2**30
-    hint = "" if free > MIN_FREE_GIB else "free space, or set another home with LAYERLOOP_HOME"
-    return Finding("disk", free > MIN_FREE_GIB, f"{free:.1f} GiB free for {home}", hint)
+def _without_secrets(finding: Finding, settings: Settings) -> Finding:
+    """Return a finding without the credentials that the message of a server may repeat."""
+    hidden = [*settings.secret_values(), os.environ.get("AWS_SECRET_ACCESS_KEY", "")]
+    return replace(
+        finding,
+        message=mask_secrets(finding.message, hidden),
+        hint=mask_secrets(finding.hint, hidden),
+    )
 
 
 def _training_part() -> Finding:
@@ -155,20 +136,6 @@ def _private_files(settings: Settings) -> Finding:
     )
 
 
-def without_credentials(address: str) -> str:
-    """Return an address without user, password and parameters, any of which may be secret."""
-    if "://" not in address:
-        return address.rpartition("@")[2]
-    try:
-        parts = urlsplit(address)
-        host, port = parts.hostname or "", f":{parts.port}" if parts.port else ""
-    except ValueError:  # for example a slash in a password
-        return "an address that cannot be read"
-    if "@" in parts.path:
-        return "an address that cannot be read"
-    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}{parts.path}"
-
-
 def _confinement() -> Finding:
     """Check by trying what a compromised image decoder could do on this system."""
     try:
@@ -185,56 +152,6 @@ def _confinement() -> Finding:
         )
         return Finding("confinement", False, message, hint)
     return Finding("confinement", ok=True, message=f"decoders are confined by {result.parts}")
-
-
-def _database(context: AppContext) -> Finding:
-    """Check that the schema has the newest revision and matches the code."""
-    have, newest = schema.get_revisions(context.database)
-    drift = schema.find_schema_drift(context.database)
-    address = without_credentials(context.database.engine.url.render_as_string())
-    message = f"schema {have} at {address}"
-    if have != newest or drift:
-        return Finding(
-            "database",
-            False,
-            f"{message}, but the code needs {newest}: {drift}",
-            "run 'layerloop up' once",
-        )
-    return Finding("database", ok=True, message=message)
-
-
-def _objects(context: AppContext) -> Finding:
-    """Check that referenced objects exist: all of snapshots and checkpoints, some of the layers."""
-    # A row without its object is a bug or a lost disk.
-    with context.database.transaction() as tx:
-        referenced = [
-            *tx.execute(sa.select(snapshots.c.id)).scalars(),
-            *(
-                sha
-                for files in tx.execute(sa.select(checkpoints.c.files)).scalars()
-                for sha in files.values()
-            ),
-            *tx.execute(sa.select(sample_layers.c.sha256).limit(MAX_CHECKED_LAYERS)).scalars(),
-            *tx.execute(sa.select(candidate_layers.c.sha256).limit(MAX_CHECKED_LAYERS)).scalars(),
-        ]
-    lost = [sha for sha in dict.fromkeys(referenced) if not context.store.has(sha)]
-    if lost:
-        listed = ", ".join(sha[:12] for sha in lost[:5])
-        return Finding(
-            "objects",
-            False,
-            f"{len(lost)} objects are missing: {listed} ...",
-            "restore them from a backup",
-        )
-    checked = len(set(referenced))
-    return Finding("objects", ok=True, message=f"{checked} objects checked, none missing")
-
-
-def _queue(context: AppContext) -> Finding:
-    context.queue.check()
-    return Finding(
-        "queue", ok=True, message=f"{without_credentials(context.settings.queue)} answers"
-    )
 
 
 def _work(context: AppContext) -> Finding:
@@ -264,10 +181,25 @@ def _webhooks(context: AppContext) -> Finding:
 
 
 def _labeling(context: AppContext) -> Finding:
-    backend = open_labeling_backend(context.settings, context.signing_secret())
+    # No webhook is created here, so that it needs no secret.
+    backend = open_labeling_backend(context.settings, secret="")
     if backend is None:
         return Finding("labeling", ok=True, message="only the review page")
     with closing(backend):
         url = without_credentials(backend.url)
         message = f"{url} answers, with {len(backend.list_users())} users"
     return Finding("labeling", ok=True, message=message)
+
+
+CHECKS: Mapping[str, Callable[[AppContext], Finding]] = {
+    "database": check_database,
+    "clocks": check_clocks,
+    "versions": check_versions,
+    "secret": check_secret,
+    "objects": check_objects,
+    "queue": check_queue,
+    "work": _work,
+    "labeling": _labeling,
+    "webhooks": _webhooks,
+}
+"""The checks of an open instance by part."""

@@ -10,7 +10,8 @@ import pytest
 from curation.adapters import embedded_postgres
 from curation.adapters.postgres_user import SERVER_USER, allow_access, server_user
 from curation.errors import LayerloopError
-from curation.runtime.doctor import run_checks, without_credentials
+from curation.runtime.doctor import run_checks
+from curation.runtime.finding import without_credentials
 from curation.settings import Settings
 
 as_root = pytest.mark.skipif(

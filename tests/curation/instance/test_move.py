@@ -25,7 +25,7 @@ from curation.instance.move import (
 )
 from curation.runtime import moved
 from curation.runtime.context import open_context
-from curation.runtime.doctor import without_credentials
+from curation.runtime.finding import without_credentials
 from curation.runtime.supervisor import exclusive_home
 from curation.settings import Settings
 from tests.support.factories import fresh_database, make_candidates, named
