@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 from curation.errors import Corrupt, NotFound
 from curation.ports import ObjectStore
@@ -22,6 +23,13 @@ WRITING = ".put-"
 REMOVING = ".gc-"
 """Prefix of an object's file while it is being removed."""
 MISSING_HINT = "run 'layerloop doctor' to list what is missing"
+
+
+class ObjectReader(Protocol):
+    """Objects under the sha256 of their content, to read."""
+
+    def get(self, sha256: str) -> bytes:
+        """Return the bytes with that sha256, after checking it. Raises NotFound, Corrupt."""
 
 
 class FolderStore:
@@ -70,13 +78,24 @@ class FolderStore:
             NotFound: There is no such object.
             Corrupt: The stored bytes have another sha256.
         """
-        try:
-            data = self._path(sha256).read_bytes()
-        except FileNotFoundError:
-            raise NotFound(f"no object {sha256}", MISSING_HINT) from None
+        data = self.get_unchecked(sha256)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise _corrupt(sha256)
         return data
+
+    def get_unchecked(self, sha256: str) -> bytes:
+        """Return the bytes that are stored under a sha256, to examine a damaged object.
+
+        Args:
+            sha256: The object's name, 64 hex digits.
+
+        Raises:
+            NotFound: There is no such object.
+        """
+        try:
+            return self._path(sha256).read_bytes()
+        except FileNotFoundError:
+            raise NotFound(f"no object {sha256}", MISSING_HINT) from None
 
     def has(self, sha256: str) -> bool:
         """Return whether an object of that name is stored."""

@@ -125,6 +125,9 @@ class Settings(BaseSettings):
             "when empty"
         ),
     )
+    token: SecretStr | None = Field(
+        None, description="API token to pull snapshots from an instance that is elsewhere"
+    )
     secret: SecretStr | None = Field(
         None,
         description=(

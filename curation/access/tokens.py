@@ -6,11 +6,11 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
 
+from curation.access.scopes import Scope
 from curation.db.engine import Transaction
 from curation.db.tables import api_tokens
 from curation.domain import Role
@@ -25,18 +25,6 @@ MAX_DAYS = 366
 
 USE_RECORDED_SECONDS = 60
 """The time of the last use is recorded at most once in these seconds."""
-
-
-class Scope(StrEnum):
-    """What a program may do with its token."""
-
-    rounds_read = "rounds:read"
-    rounds_write = "rounds:write"  # pause, resume and close
-    snapshots_read = "snapshots:read"
-    snapshots_write = "snapshots:write"  # freeze
-    checkpoints_read = "checkpoints:read"  # with training runs
-    checkpoints_write = "checkpoints:write"  # promote
-    statistics_read = "statistics:read"
 
 
 TRAINER_SCOPES = (Scope.snapshots_read, Scope.checkpoints_read)

@@ -12,7 +12,8 @@ from fastapi.openapi.models import APIKey, APIKeyIn
 from fastapi.security.base import SecurityBase
 from fastapi.security.utils import get_authorization_scheme_param
 
-from curation.access.tokens import Program, Scope, find_program, record_use
+from curation.access.scopes import Scope
+from curation.access.tokens import Program, find_program, record_use
 from curation.api.contract import REQUIREMENT
 from curation.db.engine import Transaction
 from curation.domain import Role

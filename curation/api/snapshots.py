@@ -8,24 +8,29 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Path, Query, Request
-from pydantic import BaseModel
+from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import BaseModel, Field
 
 from curation.api.auth import ReadSnapshots, WriteSnapshots
 from curation.api.contract import error_responses, operation_link, with_links
-from curation.api.fields import QUERY_NUMBER, STORABLE, Body
+from curation.api.fields import JSON_NUMBER, QUERY_NUMBER, STORABLE, Body
 from curation.api.signed_urls import SignedUrls
 from curation.datasets import snapshots
+from curation.datasets.freeze_query import FreezeQuery
 from curation.datasets.holdout import fingerprint_layers
-from curation.datasets.manifest import read_samples
+from curation.datasets.licences import LicencePolicy
+from curation.datasets.manifest import read_samples, snapshot_objects
 from curation.datasets.snapshots import TagName
 from curation.db.engine import Transaction
-from curation.db.tables import layers
+from curation.db.tables import layers, sample_layers
 from curation.domain import CaptionSource, Kind, LayerRole, Sample, Split
+from curation.errors import NotFound
 
 router = APIRouter(prefix="/api/snapshots", tags=["snapshots"], responses=error_responses(401))
 
 Name = Annotated[str, Path(min_length=1, max_length=100), STORABLE]
+Text = Annotated[str, Field(min_length=1, max_length=500), STORABLE]
+RoundNumber = Annotated[int, Field(ge=0, le=2**31 - 1), JSON_NUMBER]
 
 
 # Requests and responses
@@ -39,6 +44,10 @@ class SnapshotResponse(BaseModel):
     counts: dict[str, dict[str, int]]
     tags: list[str]
     frozen_at: datetime
+    query: dict[str, Any] | None
+    parent: str | None
+    review: dict[str, Any] | None
+    notes: list[str]
 
 
 class SampleLayer(BaseModel):
@@ -73,9 +82,26 @@ class SnapshotPage(BaseModel):
 
 
 class FreezeRequest(Body):
-    """A new snapshot, with a tag if one is given."""
+    """A new snapshot, with a tag if one is given; without conditions it has all samples."""
 
     tag: TagName | None = None
+    rounds: list[RoundNumber] = Field(default=[], max_length=1_000)
+    sources: list[Text] = Field(default=[], max_length=1_000)
+    licences: list[Text] = Field(default=[], max_length=1_000)
+    kinds: list[Kind] = Field(default=[], max_length=2)
+    min_agreement: float = Field(default=0.0, ge=0, le=1)
+    allowed_licences: list[Text] = Field(default=[], max_length=1_000)
+    mix_non_commercial: bool = False
+
+    def query(self) -> FreezeQuery:
+        """Return the conditions as a query."""
+        return FreezeQuery(
+            rounds=tuple(self.rounds),
+            sources=tuple(self.sources),
+            licences=tuple(self.licences),
+            kinds=tuple(self.kinds),
+            min_agreement=self.min_agreement,
+        )
 
 
 # Routes
@@ -120,6 +146,35 @@ def get_snapshot(
     )
 
 
+@router.get(
+    "/{name}/objects/{sha256}",
+    summary="Get an object of a snapshot",
+    response_class=Response,
+    responses=error_responses(404) | {200: {"content": {"application/octet-stream": {}}}},
+)
+def get_snapshot_object(
+    visit: ReadSnapshots,
+    name: Name,
+    sha256: Annotated[str, Path(pattern="^[0-9a-f]{64}$"), STORABLE],
+) -> Response:
+    """Return the manifest of a snapshot, a part, the list of withheld samples, or a layer.
+
+    The bytes have the sha256 that names them; `layerloop snapshot pull` checks it.
+    """
+    store = visit.context.store
+    with visit.transaction() as (tx, _):
+        snapshot = snapshots.find_snapshot(tx, name)
+        is_layer = tx.scalar(sa.select(sa.exists().where(sample_layers.c.sha256 == sha256)))
+    # Layers of candidates that are not samples are not given out here.
+    if not is_layer and sha256 not in (snapshot, *snapshot_objects(store, snapshot)):
+        raise NotFound("the snapshot has no such object", "pull it again by its id")
+    return Response(
+        store.get(sha256),
+        media_type="application/octet-stream",
+        headers={"cache-control": "private, max-age=31536000, immutable", "etag": f'"{sha256}"'},
+    )
+
+
 @router.post(
     "",
     status_code=201,
@@ -128,14 +183,19 @@ def get_snapshot(
     | with_links(201, snapshot=operation_link("get_snapshot", name="$response.body#/id")),
 )
 def post_snapshot(visit: WriteSnapshots, body: FreezeRequest) -> SnapshotResponse:
-    """Freeze all accepted samples; equal samples always give the same snapshot."""
+    """Freeze accepted samples; equal samples always give the same snapshot."""
     # Check the role first. The fingerprints are computed outside of the transaction.
     with visit.transaction():
         pass
     fingerprint_layers(visit.context.database, visit.context.store)
     with visit.transaction(one_view=True) as (tx, reviewer):
         manifest = snapshots.freeze_snapshot(
-            tx, visit.context.store, tag=body.tag, actor=reviewer.name
+            tx,
+            visit.context.store,
+            tag=body.tag,
+            actor=reviewer.name,
+            query=body.query(),
+            policy=LicencePolicy(tuple(body.allowed_licences), body.mix_non_commercial),
         )
         row = _find(tx, manifest.id)
     return _answer(row)
@@ -179,5 +239,6 @@ def _sample(links: SignedUrls, sample: Sample, sizes: Mapping[str, sa.Row[Any]])
 
 
 def _answer(row: Mapping[str, Any]) -> SnapshotResponse:
-    known = {name: row[name] for name in ("id", "samples", "counts", "tags")}
-    return SnapshotResponse(**known, frozen_at=row["created_at"])
+    shown = ("id", "samples", "counts", "tags", "query", "review", "notes")
+    known = {name: row[name] for name in shown}
+    return SnapshotResponse(**known, frozen_at=row["created_at"], parent=row["parent_id"])

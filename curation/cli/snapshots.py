@@ -1,11 +1,14 @@
-"""Commands for snapshots (data engineers and model trainers)."""
+"""Commands for snapshots: freeze, list, compare, tag and annotate (data engineers)."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from curation.cli import snapshot_pull
 from curation.cli.output import (
     ACTOR,
     DryRun,
@@ -19,8 +22,14 @@ from curation.cli.output import (
     print_text,
     short_hash,
 )
+from curation.domain import Kind
+
+if TYPE_CHECKING:
+    from curation.exports.diff import SnapshotDiff
 
 app = typer.Typer(no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="A tag, an id, or a prefix of an id.")]
 
 
 @app.command()
@@ -28,22 +37,87 @@ def freeze(
     tag: Annotated[
         str | None, typer.Option(help="A tag for the snapshot; it moves from an older one.")
     ] = None,
+    round_: Annotated[
+        list[int] | None,
+        typer.Option("--round", help="Only this round; 0 is imports; repeatable."),
+    ] = None,
+    source: Annotated[
+        list[str] | None, typer.Option(help="Only this source, * for any text; repeatable.")
+    ] = None,
+    licence: Annotated[
+        list[str] | None, typer.Option(help="Only samples with this licence; repeatable.")
+    ] = None,
+    kind: Annotated[list[Kind] | None, typer.Option(help="Only this kind; repeatable.")] = None,
+    reviewer: Annotated[
+        list[str] | None,
+        typer.Option(help="Only samples that this reviewer accepted; repeatable, one is enough."),
+    ] = None,
+    min_agreement: Annotated[
+        float, typer.Option(help="Least share of accepts among a sample's decisions.", min=0, max=1)
+    ] = 0.0,
+    signal: Annotated[
+        list[str] | None, typer.Option(help="A condition on a signal, as haze<0.1; repeatable.")
+    ] = None,
+    per_prompt: Annotated[
+        int, typer.Option(help="Most samples of one prompt; 0 for all.", min=0)
+    ] = 0,
+    per_cluster: Annotated[
+        int, typer.Option(help="Most samples of one cluster; 0 for all.", min=0)
+    ] = 0,
+    before: Annotated[
+        str, typer.Option(help="Only samples added before this date or time (ISO 8601).")
+    ] = "",
+    licences: Annotated[
+        str | None,
+        typer.Option(
+            help="Refuse to freeze samples with other licences than these, separated by commas; "
+            "'generated' stands for generated images."
+        ),
+    ] = None,
+    mix_non_commercial: Annotated[
+        bool,
+        typer.Option(
+            "--mix-non-commercial",
+            help="Allow licences that forbid commercial use beside others.",
+        ),
+    ] = False,
+    parent: Annotated[
+        str | None, typer.Option(help="The snapshot that it follows; default: the newest.")
+    ] = None,
+    note: Annotated[str | None, typer.Option(help="A note to keep with the snapshot.")] = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Freeze all current samples into a snapshot; equal samples always give the same id."""
-    from curation.datasets import holdout, samples, snapshots
+    """Freeze samples into a snapshot; equal samples always give the same id.
 
+    Without conditions all samples are taken. The query is kept with the snapshot. Conditions on
+    reviewers, agreement and signals leave out samples that were not reviewed here.
+    """
+    from curation.datasets import holdout, snapshot_history, snapshots
+    from curation.datasets.freeze_query import FreezeQuery
+    from curation.datasets.licences import LicencePolicy
+
+    query = FreezeQuery(
+        tuple(round_ or ()), tuple(source or ()), tuple(licence or ()), tuple(kind or ()),
+        tuple(reviewer or ()), min_agreement, tuple(signal or ()), per_prompt, per_cluster, before,
+    )  # fmt: skip
+    allowed = tuple(filter(None, (one.strip() for one in (licences or "").split(","))))
+    policy = LicencePolicy(allowed, mix_non_commercial)
     with context() as ctx:
         if dry_run:
             with ctx.database.transaction() as tx:
-                count = samples.count_samples(tx)
+                count = snapshots.count_chosen(tx, query, policy)
             print_result(f"would freeze {count} samples", as_json, would_freeze=count)
             return
         # Fingerprints find training samples that share a layer with a held-out sample.
         holdout.fingerprint_layers(ctx.database, ctx.store)
         with ctx.database.transaction(repeatable_read=True) as tx:
-            frozen = snapshots.freeze_snapshot(tx, ctx.store, tag=tag, actor=ACTOR)
+            older = snapshots.find_snapshot(tx, parent) if parent else None
+            frozen = snapshots.freeze_snapshot(
+                tx, ctx.store, tag=tag, actor=ACTOR, query=query, policy=policy, parent=older
+            )
+            if note:
+                snapshot_history.add_note(tx, frozen.id, note, ACTOR)
     if withheld := frozen.counts["split"].get("withheld"):
         console.print(
             f"{withheld} training samples share a layer with a held-out sample and are withheld"
@@ -65,32 +139,176 @@ def list_(as_json: Json = False) -> None:
         "samples": lambda r: r["samples"],
         "tags": lambda r: ", ".join(r["tags"]),
         "frozen": lambda r: r["created_at"],
+        "parent": lambda r: short_hash(r["parent_id"]),
+        "query": lambda r: _query_text(r["query"]),
     }
     print_rows(rows, columns, as_json)
 
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="A tag, an id, or a prefix of an id.")],
+    name: Name,
     samples: Annotated[bool, typer.Option(help="Print all samples as JSON lines.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the number of samples in a snapshot by kind, licence, split and round."""
-    from curation.datasets import manifest, snapshots
+    """Show a snapshot: counts by kind, licence, split and round, its query, parent and notes."""
+    from curation.datasets import manifest, snapshot_history
 
     with context() as ctx:
         with ctx.database.transaction() as tx:
-            snapshot = snapshots.find_snapshot(tx, name)
+            info = snapshot_history.describe_snapshot(tx, name)
         if samples:
-            for sample in manifest.read_samples(ctx.store, snapshot):
+            for sample in manifest.read_samples(ctx.store, info["id"]):
                 print_json_line(sample.line())
             return
-        root = manifest.read_manifest(ctx.store, snapshot)
+        root = manifest.read_manifest(ctx.store, info["id"])
     if as_json:
-        print_json({"id": root.id, "samples": root.samples, "counts": root.counts})
+        print_json(info | {"id": root.id, "samples": root.samples, "counts": root.counts})
         return
     # Each table lists its largest counts first.
     print_text(f"{root.id}  {root.samples} samples")
     for what, counts in root.counts.items():
         for value, count in sorted(counts.items(), key=lambda item: -item[1]):
             print_text(f"  {what:<8} {count:>8}  {value}")
+    described = {
+        "tags": ", ".join(info["tags"]),
+        "query": _query_text(info["query"]),
+        "parent": info["parent"] or "",
+        **{name: str(value) for name, value in info["review"].items()},
+        "notes": "; ".join(info["notes"]),
+    }
+    for label, text in described.items():
+        if text:
+            print_text(f"  {label}: {text}")
+
+
+@app.command()
+def diff(
+    first: Annotated[str, typer.Argument(help="The older snapshot.")],
+    second: Annotated[str, typer.Argument(help="The newer snapshot.")],
+    source: snapshot_pull.From = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write a contact sheet of the differences (PNG).")
+    ] = None,
+    samples: Annotated[
+        bool, typer.Option("--samples", help="List every sample that differs.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare two snapshots: samples added, removed and changed, and the mix of licences."""
+    from curation.exports.diff import compare_snapshots, contact_sheet
+    from curation.object_store import write_file_atomically
+
+    with (
+        snapshot_pull.open_named(first, source) as older,
+        snapshot_pull.open_named(second, source) as newer,
+    ):
+        found = compare_snapshots(newer.store, older.snapshot, newer.snapshot)
+        if sheet is not None:
+            write_file_atomically(sheet, contact_sheet(newer.store, found))
+            console.print(f"wrote {sheet}")
+    if as_json:
+        print_json(_diff_fields(found))
+        return
+    print_text(
+        f"{len(found.added)} added, {len(found.removed)} removed, {len(found.changed)} changed, "
+        f"{len(found.withheld)} newly withheld, {len(found.released)} no longer withheld"
+    )
+    for name, count in found.changed_fields().items():
+        print_text(f"  {count:>8} changed {name}")
+    for licence, (before, after) in found.licences.items():
+        print_text(f"  licence  {before:>8} -> {after:<8} {licence}")
+    for mark, ids in _marked(found) if samples else ():
+        print_text(f"{mark} {ids}")
+
+
+@app.command()
+def log(
+    name: Annotated[str, typer.Argument(help="A tag, an id, or a prefix of an id.")] = "latest",
+    as_json: Json = False,
+) -> None:
+    """Show a snapshot and those it follows, newest first, and of a tag where it pointed."""
+    from curation.datasets import snapshot_history
+
+    with context() as ctx, ctx.database.transaction() as tx:
+        lineage = snapshot_history.list_lineage(tx, name)
+        moves = snapshot_history.list_tag_moves(tx, name)
+    if as_json:
+        print_json({"snapshots": lineage, "moves": moves})
+        return
+    columns = {
+        "snapshot": lambda r: short_hash(r["id"]),
+        "samples": lambda r: r["samples"],
+        "tags": lambda r: ", ".join(r["tags"]),
+        "frozen": lambda r: r["created_at"],
+        "query": lambda r: _query_text(r["query"]),
+        "notes": lambda r: "; ".join(r["notes"]),
+    }
+    print_rows(lineage, columns, as_json)
+    for move in moves:
+        print_text(f"{move['created_at']:%Y-%m-%d %H:%M}  {move['kind']}  "
+                   f"{short_hash(move['snapshot'])}  by {move['actor']}")  # fmt: skip
+
+
+@app.command()
+def tag(
+    name: Annotated[str, typer.Argument(help="The tag.")],
+    snapshot: Annotated[
+        str | None, typer.Argument(help="The snapshot: a tag, an id, or a prefix of an id.")
+    ] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete the tag.")] = False,
+) -> None:
+    """Set a tag on a snapshot, or delete it; the log keeps where it pointed."""
+    from curation.datasets import snapshot_history, snapshots
+    from curation.errors import Refused
+
+    if delete == (snapshot is not None):
+        raise Refused("name a snapshot for the tag, or --delete", "as tag v1 3f2a90c1")
+    with context() as ctx, ctx.database.transaction() as tx:
+        if snapshot is None:
+            snapshot_history.delete_tag(tx, name, ACTOR)
+            console.print(f"deleted the tag {name}")
+            return
+        found = snapshots.find_snapshot(tx, snapshot)
+        snapshots.tag_snapshot(tx, name, found, ACTOR)
+    console.print(f"{name} is {short_hash(found)}")
+
+
+@app.command()
+def note(name: Name, text: Annotated[str, typer.Argument(help="The note.")]) -> None:
+    """Add a note to a snapshot, for people who decide whether to train on it."""
+    from curation.datasets import snapshot_history
+
+    with context() as ctx, ctx.database.transaction() as tx:
+        found = snapshot_history.add_note(tx, name, text, ACTOR)
+    console.print(f"noted on {short_hash(found)}")
+
+
+snapshot_pull.register(app)
+
+
+def _query_text(query: dict[str, Any] | None) -> str:
+    """Return a query in one line; "all" for an empty one, a dash if it is not known."""
+    if query is None:
+        return "–"
+    parts = (f"{k}={','.join(map(str, v)) if isinstance(v, list) else v}" for k, v in query.items())
+    return " ".join(parts) or "all"
+
+
+def _diff_fields(found: SnapshotDiff) -> dict[str, Any]:
+    return {
+        "added": [sample.id for sample in found.added],
+        "removed": [sample.id for sample in found.removed],
+        "changed": {change.before.id: list(change.fields) for change in found.changed},
+        "changed_fields": found.changed_fields(),
+        "withheld": found.withheld,
+        "released": found.released,
+        "licences": found.licences,
+        "rounds_added": dict(Counter(str(sample.round) for sample in found.added)),
+    }
+
+
+def _marked(found: SnapshotDiff) -> list[tuple[str, str]]:
+    rows = [("+", sample.id) for sample in found.added]
+    rows += [("-", sample.id) for sample in found.removed]
+    return rows + [("~", f"{one.before.id} {', '.join(one.fields)}") for one in found.changed]

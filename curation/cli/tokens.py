@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from curation.access.tokens import Scope
+from curation.access.scopes import Scope
 from curation.cli.output import (
     ACTOR,
     Json,

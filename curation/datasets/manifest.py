@@ -10,7 +10,7 @@ from typing import Any
 
 from curation.domain import Sample, canonical_json
 from curation.errors import Corrupt
-from curation.ports import ObjectStore
+from curation.object_store import ObjectReader
 
 FORMAT = "layerloop snapshot 1"
 
@@ -68,16 +68,30 @@ def prefix_length(samples: int) -> int:
     return 0 if samples < 4_096 else 1 if samples < 65_536 else 2 if samples < 1_048_576 else 3
 
 
-def read_manifest(store: ObjectStore, snapshot: str) -> Manifest:
+def read_manifest(store: ObjectReader, snapshot: str) -> Manifest:
     """Read the manifest of a snapshot. Raises NotFound, Corrupt."""
-    root = _parse(store.get(snapshot), snapshot)
+    return parse_manifest(store.get(snapshot), snapshot)
+
+
+def parse_manifest(data: bytes, snapshot: str) -> Manifest:
+    """Parse the bytes of a manifest. Raises Corrupt if they are none."""
+    root = _parse(data, snapshot)
     parts = tuple(
         Part(str(p["prefix"]), str(p["sha256"]), int(p["samples"])) for p in root["parts"]
     )
     return Manifest(parts, root["counts"], str(root.get("withheld", "")))
 
 
-def read_withheld(store: ObjectStore, snapshot: str) -> frozenset[str]:
+def snapshot_objects(store: ObjectReader, snapshot: str) -> list[str]:
+    """Return the names of the parts and the list of withheld samples. Raises NotFound, Corrupt."""
+    manifest = read_manifest(store, snapshot)
+    return [
+        *(part.sha256 for part in manifest.parts),
+        *([manifest.withheld] if manifest.withheld else []),
+    ]
+
+
+def read_withheld(store: ObjectReader, snapshot: str) -> frozenset[str]:
     """Read the ids of the withheld samples, which share a layer with a held-out sample.
 
     Args:
@@ -92,7 +106,7 @@ def read_withheld(store: ObjectStore, snapshot: str) -> frozenset[str]:
     return frozenset(store.get(listed).decode().split()) if listed else frozenset()
 
 
-def read_samples(store: ObjectStore, snapshot: str, after: str = "") -> Iterator[Sample]:
+def read_samples(store: ObjectReader, snapshot: str, after: str = "") -> Iterator[Sample]:
     """Yield the samples of a snapshot in the order of their ids, reading one part at a time.
 
     Args:
@@ -106,12 +120,15 @@ def read_samples(store: ObjectStore, snapshot: str, after: str = "") -> Iterator
     """
     for part in read_manifest(store, snapshot).parts:
         if part.prefix >= after[: len(part.prefix)]:
-            yield from (
-                sample for sample in _lines(store.get(part.sha256), part) if sample.id > after
-            )
+            yield from (sample for sample in read_part(store, part) if sample.id > after)
 
 
-def find_sample(store: ObjectStore, snapshot: str, sample: str) -> Sample | None:
+def read_part(store: ObjectReader, part: Part) -> Iterator[Sample]:
+    """Yield the samples of a part in the order of their ids. Raises NotFound, Corrupt."""
+    yield from _lines(store.get(part.sha256), part)
+
+
+def find_sample(store: ObjectReader, snapshot: str, sample: str) -> Sample | None:
     """Return a sample of a snapshot by its id, or None; only one part is read.
 
     Args:

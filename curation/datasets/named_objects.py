@@ -6,11 +6,11 @@ object that names other objects to MANIFESTS; a test fails for a column that is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import sqlalchemy as sa
 
-from curation.datasets.manifest import read_manifest
+from curation.datasets.manifest import snapshot_objects
 from curation.db.engine import Database, Transaction
 from curation.db.tables import checkpoints, import_files, layers, run_states, snapshots
 from curation.ports import ObjectStore
@@ -63,6 +63,8 @@ PLAIN_JSON = frozenset(
         "run_metrics.points",
         "screenings.signals",
         "snapshots.counts",
+        "snapshots.query",
+        "snapshots.review",
         "top_n_runs.metrics",
         "training_runs.changes",
         "training_runs.progress",
@@ -130,15 +132,8 @@ def all_named_objects(database: Database, store: ObjectStore) -> set[str]:
     return named
 
 
-def _snapshot_objects(store: ObjectStore, snapshot: str) -> Iterator[str]:
-    manifest = read_manifest(store, snapshot)
-    yield from (part.sha256 for part in manifest.parts)
-    if manifest.withheld:
-        yield manifest.withheld
-
-
-MANIFESTS: Mapping[str, tuple[sa.Column[str], Callable[[ObjectStore, str], Iterator[str]]]] = {
-    "snapshot": (snapshots.c.id, _snapshot_objects)
+MANIFESTS: Mapping[str, tuple[sa.Column[str], Callable[[ObjectStore, str], Iterable[str]]]] = {
+    "snapshot": (snapshots.c.id, snapshot_objects)
 }
 """By kind of manifest: the column that names manifests, and the function that reads one."""
 

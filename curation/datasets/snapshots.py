@@ -10,11 +10,13 @@ import sqlalchemy as sa
 from pydantic import AfterValidator, WithJsonSchema
 from sqlalchemy.dialects.postgresql import insert
 
+from curation.datasets.freeze_query import ALL_SAMPLES, FreezeQuery, condition_of
 from curation.datasets.holdout import withheld_samples
+from curation.datasets.licences import LicencePolicy
 from curation.datasets.manifest import Manifest, Part, prefix_length
-from curation.datasets.samples import count_samples
+from curation.datasets.review_statistics import review_statistics
 from curation.db.engine import Transaction
-from curation.db.tables import samples, snapshots, tags
+from curation.db.tables import samples, snapshot_notes, snapshots, tags
 from curation.errors import Conflict, NotFound, Refused
 from curation.ports import ObjectStore
 from curation.text import is_storable
@@ -29,15 +31,23 @@ _TAG_PATTERN = r"(?![0-9A-Fa-f]{8,100}$)[A-Za-z][A-Za-z0-9._-]{0,99}"
 _TAG = re.compile(_TAG_PATTERN)
 _ID_DIGITS = re.compile(r"[0-9a-f]{8,64}")
 
-_ACTIVE = samples.c.withdrawn_at.is_(None)
+DEFAULT_POLICY = LicencePolicy()
 
 
 def freeze_snapshot(
-    tx: Transaction, store: ObjectStore, *, tag: str | None, actor: str
+    tx: Transaction,
+    store: ObjectStore,
+    *,
+    tag: str | None,
+    actor: str,
+    query: FreezeQuery = ALL_SAMPLES,
+    policy: LicencePolicy = DEFAULT_POLICY,
+    parent: str | None = None,
 ) -> Manifest:
-    """Freeze a snapshot of all samples that are not withdrawn.
+    """Freeze a snapshot of the samples of a query that are not withdrawn.
 
-    Equal samples always give the same snapshot.
+    Equal samples always give the same snapshot, whatever the query was. The query, the parent and
+    statistics of the decisions are recorded when a snapshot is frozen for the first time.
 
     Training samples that share a layer with a held-out sample are listed as withheld
     (curation.datasets.holdout; call its `fingerprint_layers` before). The parts are joined in the
@@ -49,24 +59,34 @@ def freeze_snapshot(
         store: Store of the layers and the snapshot.
         tag: Name of a tag to set on the snapshot.
         actor: Name of the person, for the event log.
+        query: Which samples it has.
+        policy: Which licences may be in it.
+        parent: Id of the snapshot that it follows; by default the newest one.
 
     Returns:
         The manifest.
 
     Raises:
         Conflict: There are no samples.
-        Refused: The name of the tag is invalid.
+        Refused: The name of the tag or the query is invalid, or the licences are against the
+            policy.
     """
     # Check before anything is written.
     if tag:
         check_tag(tag)
-    count = count_samples(tx)
+    chosen = condition_of(query)
+    counts = _counts(tx, chosen)
+    count = sum(counts["kind"].values())
     if not count:
-        raise Conflict("there are no samples to freeze", "import seeds or accept candidates first")
+        hint = "import seeds or accept candidates first"
+        raise Conflict(
+            "there are no samples to freeze",
+            hint if query == ALL_SAMPLES else "no sample meets the query: widen it",
+        )
+    policy.check(counts["licence"])
     # Write the samples, and the list of withheld samples.
-    parts = _write_parts(tx, store, prefix_length(count))
-    counts = _counts(tx)
-    withheld = withheld_samples(tx, store)
+    parts = _write_parts(tx, store, prefix_length(count), chosen)
+    withheld = _chosen(tx, withheld_samples(tx, store), chosen, query)
     if withheld:
         counts["split"] |= {
             "train": counts["split"]["train"] - len(withheld),
@@ -80,11 +100,31 @@ def freeze_snapshot(
     # Write the manifest, and record it.
     store.put(manifest.bytes())
     row = {"id": manifest.id, "samples": manifest.samples, "counts": manifest.counts}
+    row |= {"query": query.record(), "review": review_statistics(tx, chosen)}
+    row["parent_id"] = _parent(tx, parent, manifest.id)
     if tx.execute(insert(snapshots).on_conflict_do_nothing(), row).rowcount:
-        tx.log(actor, "snapshot frozen", manifest.id, samples=manifest.samples)
+        tx.log(
+            actor, "snapshot frozen", manifest.id, samples=manifest.samples, query=query.record()
+        )
     if tag:
         tag_snapshot(tx, tag, manifest.id, actor)
     return manifest
+
+
+def count_chosen(tx: Transaction, query: FreezeQuery, policy: LicencePolicy) -> int:
+    """Return how many samples a snapshot would have.
+
+    Args:
+        tx: The transaction.
+        query: Which samples it has.
+        policy: Which licences may be in it.
+
+    Raises:
+        Refused: The query is invalid, or the licences are against the policy.
+    """
+    counts = _counts(tx, condition_of(query))
+    policy.check(counts["licence"])
+    return sum(counts["kind"].values())
 
 
 def check_tag(name: str) -> None:
@@ -169,23 +209,52 @@ def find_local_snapshot(tx: Transaction, snapshot: str | None) -> str | None:
 
 
 def list_snapshots(tx: Transaction) -> list[dict[str, Any]]:
-    """Return all snapshots with their tags, newest first."""
+    """Return all snapshots with their tags and the texts of their notes, newest first."""
     named: dict[str, list[str]] = {}
     for row in tx.execute(sa.select(tags).order_by(tags.c.name)):
         named.setdefault(row.snapshot_id, []).append(row.name)
+    noted: dict[str, list[str]] = {}
+    for row in tx.execute(sa.select(snapshot_notes).order_by(snapshot_notes.c.id)):
+        noted.setdefault(row.snapshot_id, []).append(row.text)
     listed = tx.execute(
         sa.select(snapshots).order_by(snapshots.c.created_at.desc(), snapshots.c.id)
     ).mappings()
-    return [dict(row) | {"tags": named.get(row["id"], [])} for row in listed]
+    return [
+        dict(row) | {"tags": named.get(row["id"], []), "notes": noted.get(row["id"], [])}
+        for row in listed
+    ]
 
 
-def _write_parts(tx: Transaction, store: ObjectStore, digits: int) -> tuple[Part, ...]:
+def _parent(tx: Transaction, parent: str | None, snapshot: str) -> str | None:
+    """Return the parent of a new snapshot: the given one, or the newest other one."""
+    if parent is not None:
+        return parent if parent != snapshot else None
+    newest = sa.select(snapshots.c.id).where(snapshots.c.id != snapshot)
+    ordered = newest.order_by(snapshots.c.created_at.desc(), snapshots.c.id)
+    found: str | None = tx.scalar(ordered.limit(1))
+    return found
+
+
+def _chosen(
+    tx: Transaction, ids: list[str], chosen: sa.ColumnElement[bool], query: FreezeQuery
+) -> list[str]:
+    """Return those of the ids that are samples of the query."""
+    if query == ALL_SAMPLES or not ids:
+        return ids
+    found = tx.execute(sa.select(samples.c.id).where(chosen)).scalars()
+    wanted = {one.hex for one in found}
+    return [one for one in ids if one in wanted]
+
+
+def _write_parts(
+    tx: Transaction, store: ObjectStore, digits: int, chosen: sa.ColumnElement[bool]
+) -> tuple[Part, ...]:
     prefix = sa.func.substr(sa.cast(samples.c.id, sa.Text), 1, digits).label("prefix")
     # The database joins the lines of a part, so that 100,000 rows are sent as 256.
     lines = sa.func.string_agg(sa.literal_column(r"line || E'\n', '' order by samples.id")).label(
         "lines"
     )
-    grouped = sa.select(prefix, lines, sa.func.count().label("n")).where(_ACTIVE).group_by(prefix)
+    grouped = sa.select(prefix, lines, sa.func.count().label("n")).where(chosen).group_by(prefix)
     # The order of the collation "C" does not depend on the locale.
     ordered = grouped.order_by(sa.collate(prefix, "C")).execution_options(
         stream_results=True, max_row_buffer=16
@@ -195,7 +264,7 @@ def _write_parts(tx: Transaction, store: ObjectStore, digits: int) -> tuple[Part
     )
 
 
-def _counts(tx: Transaction) -> dict[str, dict[str, int]]:
+def _counts(tx: Transaction, chosen: sa.ColumnElement[bool]) -> dict[str, dict[str, int]]:
     line = sa.cast(samples.c.line, sa.dialects.postgresql.JSONB)
     keys = [
         samples.c.kind,
@@ -207,7 +276,7 @@ def _counts(tx: Transaction) -> dict[str, dict[str, int]]:
         key.label(name)
         for key, name in zip(keys, ("kind", "licence", "split", "round"), strict=True)
     ]
-    grouped = sa.select(*named, sa.func.count().label("n")).where(_ACTIVE).group_by(*keys)
+    grouped = sa.select(*named, sa.func.count().label("n")).where(chosen).group_by(*keys)
     counts: dict[str, Counter[str]] = {
         name: Counter() for name in ("kind", "licence", "split", "round")
     }

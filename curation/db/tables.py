@@ -144,6 +144,23 @@ snapshots = sa.Table(
     sa.Column("id", SHA, primary_key=True),
     sa.Column("samples", sa.Integer, nullable=False),
     sa.Column("counts", JSONB, nullable=False),
+    # What it was first frozen with (curation.datasets.freeze_query); null before revision 0025.
+    sa.Column("query", JSONB(none_as_null=True)),
+    # The snapshot that it follows.
+    sa.Column("parent_id", sa.ForeignKey("snapshots.id")),
+    # Statistics of the decisions on its samples when it was frozen.
+    sa.Column("review", JSONB(none_as_null=True)),
+    _now(),
+)
+
+# Remarks of people on snapshots; append-only.
+snapshot_notes = sa.Table(
+    "snapshot_notes",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+    sa.Column("snapshot_id", sa.ForeignKey("snapshots.id"), nullable=False, index=True),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("author", sa.Text, nullable=False),
     _now(),
 )
 

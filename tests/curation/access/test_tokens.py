@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from curation.access import tokens
-from curation.access.tokens import Scope
+from curation.access.scopes import Scope
 from curation.db.tables import api_tokens, events
 from curation.errors import Conflict, NotFound, Refused
 

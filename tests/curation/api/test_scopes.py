@@ -6,7 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from curation.access import tokens
-from curation.access.tokens import Scope
+from curation.access.scopes import Scope
 from curation.domain import Role
 from tests.curation.api.conftest import CHANGE, LOOPBACK
 from tests.curation.api.test_security_middleware import OPEN, SIGNED, filled, operations

@@ -1,0 +1,143 @@
+"""The card of a pulled snapshot, README.md for the Hub and for people, and its Croissant file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from curation.datasets.manifest import Manifest
+from curation.exports.croissant import croissant_json
+from curation.exports.plan import SPLIT_FOLDERS, PlannedFile
+from curation.exports.record import FileRecord
+from curation.exports.selection import SelectedSample
+
+KNOWN_LIMITS = """\
+- Captions are texts of imports, models and people; nobody checked all of them.
+- Licences and sources are those that the importer stated. Generated images name the checkpoint
+  that generated them, and no licence.
+- Accepted images are those that reviewers preferred. The mix is not a random sample of what a
+  model generates.
+- The held-out split holds imported images only. Training images that share a layer with a
+  held-out image are withheld.
+"""
+
+_CONFIGS = {
+    "imagefolder": "{folder}/**",
+    "parquet": "data/{folder}-*.parquet",
+    "webdataset": "data/{folder}-*.tar",
+}
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+
+
+def description_files(
+    manifest: Manifest,
+    selected: Sequence[SelectedSample],
+    description: Mapping[str, Any],
+    info: Mapping[str, Any],
+    files: Sequence[FileRecord],
+) -> Iterator[PlannedFile]:
+    """Yield the card and the Croissant file of a pull.
+
+    Args:
+        manifest: Manifest of the snapshot.
+        selected: The samples of the pull.
+        description: Snapshot and options of the pull.
+        info: What the instance knows of the snapshot: tags, query, parent, notes, review.
+        files: Records of the files that were written.
+    """
+    card = dataset_card(manifest, selected, description, info)
+    yield PlannedFile("README.md", "", text=card.encode())
+    croissant = croissant_json(manifest.id, selected, description, info, files)
+    yield PlannedFile("croissant.json", "", text=croissant.encode())
+
+
+def dataset_card(
+    manifest: Manifest,
+    selected: Sequence[SelectedSample],
+    description: Mapping[str, Any],
+    info: Mapping[str, Any],
+) -> str:
+    """Return the card in Markdown with the metadata that the Hub reads.
+
+    Args:
+        manifest: Manifest of the snapshot.
+        selected: The samples of the pull.
+        description: Snapshot and options of the pull.
+        info: What the instance knows of the snapshot; sections without information are left out.
+    """
+    samples = [one.sample for one in selected]
+    splits = Counter(SPLIT_FOLDERS[sample.split] for sample in samples)
+    title = f"Layerloop snapshot {manifest.id[:12]}"
+    parts = [_front_matter(title, splits, description, len(samples)), f"# {title}\n"]
+    parts.append(
+        f"{len(samples)} transparent images with captions, of the {manifest.samples} samples of "
+        f"snapshot `{manifest.id}`. The name is the hash of its content: equal samples have "
+        "equal names everywhere.\n"
+    )
+    # What it is made of.
+    parts += [
+        _table("Licences", ["licence", "samples"], Counter(s.licence for s in samples)),
+        _table("Sources", ["source", "samples"], Counter(_source(s.source) for s in samples)),
+        _table("Splits", ["split", "samples"], splits),
+        _table("Rounds", ["round", "samples"], Counter(str(s.round) for s in samples)),
+        _table("Kinds", ["kind", "samples"], Counter(str(s.kind) for s in samples)),
+    ]
+    # How it was chosen.
+    parts += [_section("Selection", _selection(info)), _section("Review", _review(info))]
+    parts += [_section("Notes", [str(note) for note in info.get("notes", ())])]
+    treatment = ", ".join(f"{k} {v}" for k, v in description["treatment"].items())
+    layers = ", ".join(description["layers"])
+    where = [f"where {one}" for one in description["selection"]["where"]]
+    weights = [f"weight {one}" for one in description["selection"]["weights"]]
+    pulled = [f"format {description['layout']}; layers {layers}; {treatment}", *where, *weights]
+    parts += [_section("This copy", pulled), f"## Known limits\n\n{KNOWN_LIMITS}"]
+    parts.append(
+        "`layerloop snapshot verify` in the folder of this file checks every file against its "
+        "hash.\n"
+    )
+    return "\n".join(part for part in parts if part)
+
+
+def _front_matter(
+    title: str, splits: Mapping[str, int], description: Mapping[str, Any], count: int
+) -> str:
+    size = next((name for most, name in _SIZES if count < most), "n>1M")
+    lines = ["---", f"pretty_name: {title}", "license: other", "license_name: mixed"]
+    lines += ["license_link: README.md", "task_categories:", "- text-to-image"]
+    lines += ["tags:", "- transparency", "- rgba", "- layerloop"]
+    lines += ["size_categories:", f"- {size}"]
+    if pattern := _CONFIGS.get(description["layout"]):
+        lines += ["configs:", "- config_name: default", "  data_files:"]
+        for folder in sorted(splits):
+            lines += [f"  - split: {folder}", f'    path: "{pattern.format(folder=folder)}"']
+    return "\n".join([*lines, "---", ""])
+
+
+def _selection(info: Mapping[str, Any]) -> list[str]:
+    rows = [f"tags: {', '.join(info['tags'])}"] if info.get("tags") else []
+    rows += [f"frozen: {info['frozen_at']}"] if info.get("frozen_at") else []
+    rows += [f"parent: `{info['parent']}`"] if info.get("parent") else []
+    query = info.get("query") or {}
+    return rows + [f"{name}: {value}" for name, value in query.items()]
+
+
+def _review(info: Mapping[str, Any]) -> list[str]:
+    return [f"{name}: {value}" for name, value in (info.get("review") or {}).items()]
+
+
+def _source(source: str) -> str:
+    """Return a source without the id of a single candidate."""
+    return "generated candidates" if source.startswith("candidate ") else source
+
+
+def _section(title: str, rows: Sequence[str]) -> str:
+    return "\n".join([f"## {title}\n", *(f"- {row}" for row in rows), ""]) if rows else ""
+
+
+def _table(title: str, head: Sequence[str], counts: Mapping[str, int]) -> str:
+    lines = [f"## {title}\n", f"| {' | '.join(head)} |", "|---|---:|"]
+    for value, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:50]:
+        text = value.replace("|", "\\|").replace("\n", " ")
+        lines.append(f"| {text} | {count} |")
+    return "\n".join([*lines, ""])

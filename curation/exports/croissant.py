@@ -1,0 +1,208 @@
+"""Croissant 1.1 metadata of a pulled snapshot (https://docs.mlcommons.org/croissant/)."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from curation.exports.record import FileRecord
+from curation.exports.selection import SelectedSample
+
+_CONTEXT: dict[str, Any] = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "cr": "http://mlcommons.org/croissant/",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "dct": "http://purl.org/dc/terms/",
+    "prov": "http://www.w3.org/ns/prov#",
+    "sc": "https://schema.org/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "description": {"@container": "@language"},
+    "name": {"@container": "@language"},
+    "conformsTo": "dct:conformsTo",
+    "recordSet": "cr:recordSet",
+} | {
+    name: f"cr:{name}"
+    for name in (
+        "arrayShape", "citeAs", "column", "containedIn", "equivalentProperty", "extract", "field",
+        "fileProperty", "fileObject", "fileSet", "format", "includes", "isArray", "isLiveDataset",
+        "jsonPath", "key", "md5", "parentField", "path", "references", "regex", "repeated",
+        "replace", "samplingRate", "separator", "source", "subField", "transform",
+    )
+}  # fmt: skip
+
+_TYPES = {
+    ".parquet": "application/x-parquet",
+    ".tar": "application/x-tar",
+    ".jsonl": "application/jsonlines",
+    ".json": "application/json",
+    ".toml": "application/toml",
+    ".yaml": "application/yaml",
+    ".md": "text/markdown",
+    ".txt": "text/plain",
+    ".png": "image/png",
+    ".webp": "image/webp",
+}
+_TEXTS = ("text", "sample_id", "kind", "licence", "source")
+_SPDX_URL = "https://spdx.org/licenses/"
+_MANY = (".png", ".webp", ".txt")
+"""Endings of files that are described as a set, by a pattern, rather than one by one."""
+
+
+def croissant_json(
+    snapshot: str,
+    selected: Sequence[SelectedSample],
+    description: Mapping[str, Any],
+    info: Mapping[str, Any],
+    files: Sequence[FileRecord],
+) -> str:
+    """Return the JSON-LD document of a pull.
+
+    Args:
+        snapshot: Id of the snapshot.
+        selected: The samples of the pull.
+        description: Snapshot and options of the pull.
+        info: What the instance knows of the snapshot.
+        files: Records of the files that were written.
+    """
+    licences = Counter(one.sample.licence for one in selected)
+    sources = Counter(one.sample.source for one in selected if one.sample.round == 0)
+    document: dict[str, Any] = {
+        "@context": _CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.1",
+        "name": f"layerloop-{snapshot[:12]}",
+        "description": f"{len(selected)} transparent images with captions of the Layerloop "
+        f"snapshot {snapshot}, as --format {description['layout']}.",
+        "version": f"1.0.0+{snapshot[:12]}",
+        "license": [_licence_url(one) for one in sorted(licences)],
+        "creator": {"@type": "sc:Organization", "name": "the instance that froze the snapshot"},
+        "url": f"urn:sha256:{snapshot}",
+        "citeAs": f"Layerloop snapshot {snapshot}",
+        "keywords": ["transparency", "RGBA", "text-to-image"],
+        "isLiveDataset": False,
+        "prov:wasDerivedFrom": [{"@id": f"urn:sha256:{snapshot}"}, *_parents(info)],
+        "rai:dataCollection": "; ".join(f"{n} from {s}" for s, n in sources.most_common(20)),
+        "rai:dataAnnotationProtocol": "Reviewers accept or reject each image without seeing the "
+        "decisions of others.",
+        "rai:dataBiases": "Accepted images are those that reviewers preferred.",
+        "rai:dataLimitations": "See README.md.",
+        "distribution": [*_objects(files), *_sets(files)],
+        "recordSet": _records(description["layout"], files),
+    }
+    if info.get("frozen_at"):
+        document["datePublished"] = str(info["frozen_at"])[:10]
+    return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
+
+
+def _licence_url(licence: str) -> str:
+    is_spdx = bool(licence) and all(c.isalnum() or c in "-.+" for c in licence)
+    return f"{_SPDX_URL}{licence}.html" if is_spdx and licence != "unknown" else licence
+
+
+def _parents(info: Mapping[str, Any]) -> list[dict[str, str]]:
+    return [{"@id": f"urn:sha256:{info['parent']}"}] if info.get("parent") else []
+
+
+def _objects(files: Sequence[FileRecord]) -> list[dict[str, Any]]:
+    """Return the files that are described one by one, with their hashes."""
+    return [
+        {
+            "@type": "cr:FileObject",
+            "@id": one.path,
+            "name": one.path,
+            "contentUrl": one.path,
+            "contentSize": f"{one.size} B",
+            "encodingFormat": _type_of(one.path),
+            "sha256": one.sha256,
+        }
+        for one in sorted(files, key=lambda one: one.path)
+        if _is_single(one.path)
+    ]
+
+
+def _sets(files: Sequence[FileRecord]) -> list[dict[str, Any]]:
+    """Return a set for each top folder and ending of images and captions, and for each table."""
+    patterns: dict[str, str] = {}
+    for one in files:
+        path = PurePosixPath(one.path)
+        if path.suffix in _MANY:
+            stars = "/".join(["*"] * (len(path.parts) - 2) + [f"*{path.suffix}"])
+            patterns[f"{path.parts[0]}/{stars}"] = path.suffix
+    sets = [
+        {
+            "@type": "cr:FileSet",
+            "@id": f"set:{pattern}",
+            "name": f"set:{pattern}",
+            "includes": pattern,
+            "encodingFormat": _TYPES[suffix],
+        }
+        for pattern, suffix in sorted(patterns.items())
+    ]
+    for pattern, suffix in (("data/*.parquet", ".parquet"), ("*/metadata.jsonl", ".jsonl")):
+        if any(PurePosixPath(one.path).match(pattern) for one in files):
+            sets.append(
+                {
+                    "@type": "cr:FileSet",
+                    "@id": "tables",
+                    "name": "tables",
+                    "includes": pattern,
+                    "encodingFormat": _TYPES[suffix],
+                }
+            )
+    return sets
+
+
+def _records(layout: str, files: Sequence[FileRecord]) -> list[dict[str, Any]]:
+    """Return the record set of layouts with a table; other layouts have only files."""
+    if layout in ("parquet", "imagefolder"):
+        source = {"fileSet": {"@id": "tables"}}
+    elif any(one.path == "metadata.jsonl" for one in files):
+        source = {"fileObject": {"@id": "metadata.jsonl"}}
+    else:
+        return []
+    columns = [(name, "sc:Text") for name in _TEXTS]
+    columns += [("round", "sc:Integer"), ("weight", "sc:Float")]
+    fields: list[dict[str, Any]] = [
+        {
+            "@type": "cr:Field",
+            "@id": f"samples/{name}",
+            "name": name,
+            "dataType": kind,
+            "source": source | {"extract": {"column": name}},
+        }
+        for name, kind in columns
+    ]
+    if layout == "parquet":
+        picked = {"extract": {"column": "image"}, "transform": {"jsonPath": "bytes"}}
+        fields.append(
+            {
+                "@type": "cr:Field",
+                "@id": "samples/image",
+                "name": "image",
+                "dataType": "sc:ImageObject",
+                "source": source | picked,
+            }
+        )
+    return [
+        {
+            "@type": "cr:RecordSet",
+            "@id": "samples",
+            "name": "samples",
+            "key": {"@id": "samples/sample_id"},
+            "field": fields,
+        }
+    ]
+
+
+def _is_single(path: str) -> bool:
+    return PurePosixPath(path).suffix not in _MANY and path not in ("README.md", "croissant.json")
+
+
+def _type_of(path: str) -> str:
+    return _TYPES.get(PurePosixPath(path).suffix, "application/octet-stream")

@@ -1,0 +1,163 @@
+"""The difference between two snapshots, from their manifests alone, and as a contact sheet."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from curation.datasets.manifest import Manifest, read_manifest, read_part, read_withheld
+from curation.domain import LayerRole, Sample
+from curation.errors import Corrupt, NotFound
+from curation.images.codec import decode_layer
+from curation.object_store import ObjectReader
+
+FIELDS = ("caption", "texts", "licence", "source", "split", "layers", "captioner", "kind", "round")
+"""Fields of a sample that may change while its id stays."""
+TILE = 128
+"""Width and height of an image on a contact sheet, in pixels."""
+COLUMNS = 8
+PER_GROUP = 64
+"""Largest number of images of a group on a contact sheet."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A sample that both snapshots have, with the fields that differ."""
+
+    before: Sample
+    after: Sample
+    fields: tuple[str, ...]
+
+
+@dataclass
+class SnapshotDiff:
+    """The difference between two snapshots.
+
+    Attributes:
+        added: Samples that only the second one has.
+        removed: Samples that only the first one has.
+        changed: Samples that differ.
+        withheld: Ids of samples that are withheld only in the second one.
+        released: Ids of samples that are withheld only in the first one.
+        licences: By licence, the numbers of samples in both, where they differ.
+    """
+
+    added: list[Sample] = field(default_factory=list)
+    removed: list[Sample] = field(default_factory=list)
+    changed: list[Change] = field(default_factory=list)
+    withheld: list[str] = field(default_factory=list)
+    released: list[str] = field(default_factory=list)
+    licences: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def changed_fields(self) -> dict[str, int]:
+        """Return the number of changed samples by field."""
+        return dict(Counter(name for change in self.changed for name in change.fields))
+
+
+def compare_snapshots(store: ObjectReader, first: str, second: str) -> SnapshotDiff:
+    """Compare two snapshots; parts that both have are not read.
+
+    Args:
+        store: Store of both snapshots.
+        first: Full id of the older one.
+        second: Full id of the newer one.
+
+    Raises:
+        NotFound: A snapshot or a part is not in the store.
+        Corrupt: A part cannot be read.
+    """
+    manifests = read_manifest(store, first), read_manifest(store, second)
+    shared = {part.sha256 for part in manifests[0].parts} & {
+        part.sha256 for part in manifests[1].parts
+    }
+    before, after = (_differing(store, manifest, shared) for manifest in manifests)
+    diff = SnapshotDiff()
+    _merge(before, after, diff)
+    hidden = read_withheld(store, first), read_withheld(store, second)
+    diff.withheld = sorted(hidden[1] - hidden[0])
+    diff.released = sorted(hidden[0] - hidden[1])
+    counts = [manifest.counts.get("licence", {}) for manifest in manifests]
+    for name in sorted({*counts[0], *counts[1]}):
+        numbers = counts[0].get(name, 0), counts[1].get(name, 0)
+        if numbers[0] != numbers[1]:
+            diff.licences[name] = numbers
+    return diff
+
+
+def contact_sheet(store: ObjectReader, diff: SnapshotDiff) -> bytes:
+    """Return a PNG with the first added, removed and changed samples on a checkerboard.
+
+    Args:
+        store: Store of the layers; images that cannot be read are left empty.
+        diff: The difference.
+    """
+    groups = [
+        (f"{len(diff.added)} added", diff.added),
+        (f"{len(diff.removed)} removed", diff.removed),
+        (f"{len(diff.changed)} changed", [change.after for change in diff.changed]),
+    ]
+    groups = [(title, samples) for title, samples in groups if samples]
+    rows = sum(1 + -(-min(len(samples), PER_GROUP) // COLUMNS) for _, samples in groups)
+    sheet = Image.new("RGB", (COLUMNS * TILE, max(1, rows) * TILE), "white")
+    draw, row = ImageDraw.Draw(sheet), 0
+    for title, samples in groups:
+        draw.text((8, row * TILE + TILE - 24), title, fill="black", font_size=18)
+        row += 1
+        for place, sample in enumerate(samples[:PER_GROUP]):
+            tile = _tile(store, sample)
+            at = (place % COLUMNS * TILE, (row + place // COLUMNS) * TILE)
+            sheet.paste(tile, at)
+        row += -(-min(len(samples), PER_GROUP) // COLUMNS)
+    out = io.BytesIO()
+    sheet.save(out, "PNG")
+    return out.getvalue()
+
+
+def _differing(store: ObjectReader, manifest: Manifest, shared: set[str]) -> Iterator[Sample]:
+    for part in manifest.parts:
+        if part.sha256 not in shared:
+            yield from read_part(store, part)
+
+
+def _merge(before: Iterator[Sample], after: Iterator[Sample], diff: SnapshotDiff) -> None:
+    """Walk both lists, which are sorted by id, side by side."""
+    old, new = next(before, None), next(after, None)
+    while old is not None or new is not None:
+        if new is None or (old is not None and old.id < new.id):
+            assert old is not None  # noqa: S101 - the loop's condition
+            diff.removed.append(old)
+            old = next(before, None)
+        elif old is None or new.id < old.id:
+            diff.added.append(new)
+            new = next(after, None)
+        else:
+            fields = _changed_fields(old, new)
+            if fields:
+                diff.changed.append(Change(old, new, fields))
+            old, new = next(before, None), next(after, None)
+
+
+def _changed_fields(before: Sample, after: Sample) -> tuple[str, ...]:
+    return tuple(name for name in FIELDS if getattr(before, name) != getattr(after, name))
+
+
+def _tile(store: ObjectReader, sample: Sample) -> Image.Image:
+    board = np.indices((TILE, TILE)).sum(axis=0) // 8 % 2
+    image = Image.fromarray(np.where(board, 204, 255).astype(np.uint8)).convert("RGB")
+    layers: Sequence[LayerRole] = (LayerRole.blended, LayerRole.foreground)
+    name = next((sample.layers[role] for role in layers if role in sample.layers), None)
+    try:
+        rgba = Image.fromarray(decode_layer(store.get(name or "")), "RGBA")
+    except (NotFound, Corrupt):
+        return image
+    # Premultiplied while it is shrunk, or hidden colors would appear as a fringe.
+    small = rgba.convert("RGBa")
+    small.thumbnail((TILE - 4, TILE - 4), Image.Resampling.BOX)
+    small = small.convert("RGBA")
+    image.paste(small, ((TILE - small.width) // 2, (TILE - small.height) // 2), small)
+    return image

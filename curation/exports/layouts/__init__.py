@@ -1,0 +1,1 @@
+"""Layouts of pulled files, each as its reader expects them."""

@@ -1,0 +1,208 @@
+"""Pulls into shards: rows in Parquet files with embedded images, or WebDataset tars.
+
+A shard is named by its content and never changed. The next version of a snapshot keeps all shards
+whose rows are still the same; the other rows go to new shards, with images from the old ones where
+these have them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from curation.domain import canonical_json
+from curation.errors import LayerloopError
+from curation.exports.plan import (
+    SPLIT_FOLDERS,
+    PlannedFile,
+    PullOptions,
+    columns_of,
+    first_role,
+    present_roles,
+)
+from curation.exports.rendering import Alpha
+from curation.exports.selection import SelectedSample
+
+ROW_GROUP = 100
+"""Rows of a row group, so that a reader of one row need not read a whole shard."""
+
+
+@dataclass(frozen=True)
+class ShardRow:
+    """A row: its columns, and its images by column.
+
+    Attributes:
+        split: Folder name of its split.
+        sample: Id of the sample.
+        columns: The columns without images.
+        images: By column, the file that the image would be in a layout of files.
+    """
+
+    split: str
+    sample: str
+    columns: Mapping[str, Any]
+    images: Mapping[str, PlannedFile]
+
+    @property
+    def key(self) -> str:
+        """A name of the row's content that is known before anything is fetched."""
+        parts = [self.split, dict(self.columns), {k: f.key for k, f in self.images.items()}]
+        return hashlib.sha256(canonical_json(parts).encode()).hexdigest()[:32]
+
+
+class ShardFormat(Protocol):
+    """A file format of shards."""
+
+    ending: str
+
+    def write(
+        self, path: Path, rows: Iterator[tuple[ShardRow, Mapping[str, bytes]]], ending: str
+    ) -> None:
+        """Write rows with their images; `ending` is the file type of images."""
+
+    def read_images(self, path: Path) -> dict[tuple[str, str], bytes]:
+        """Return the images of a shard by sample and column."""
+
+
+def plan_rows(selected: Sequence[SelectedSample], options: PullOptions) -> list[ShardRow]:
+    """Return the rows of a pull: the column `image`, and one for each further layer or the mask.
+
+    Args:
+        selected: The samples of the pull.
+        options: Options of the pull.
+    """
+    rows = []
+    for one in selected:
+        sample, first = one.sample, first_role(one.sample, options.roles)
+        images = {
+            "image" if role is first else str(role): PlannedFile(
+                f"{sample.id}.{options.treatment.image_type}",
+                sample.id,
+                sample.layers[role],
+                options.treatment,
+            )
+            for role in present_roles(sample, options.roles)
+        }
+        if options.treatment.alpha is Alpha.mask:
+            images["mask"] = PlannedFile(f"{sample.id}.mask.png", sample.id, sample.layers[first])
+        columns = columns_of(one, options)
+        rows.append(ShardRow(SPLIT_FOLDERS[sample.split], sample.id, columns, images))
+    return rows
+
+
+class WebDatasetFormat:
+    """Tars of WebDataset: `ID.png`, `ID.txt`, `ID.json`, further layers as `ID.background.png`."""
+
+    ending = "tar"
+
+    def write(
+        self, path: Path, rows: Iterator[tuple[ShardRow, Mapping[str, bytes]]], ending: str
+    ) -> None:
+        """Write a tar whose bytes depend only on its rows."""
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for row, images in rows:
+                for column, data in images.items():
+                    file_type = "png" if column == "mask" else ending
+                    name = file_type if column == "image" else f"{column}.{file_type}"
+                    _add(tar, f"{row.sample}.{name}", data)
+                _add(tar, f"{row.sample}.txt", str(row.columns["text"]).encode())
+                metadata = canonical_json(dict(row.columns)).encode()
+                _add(tar, f"{row.sample}.json", metadata)
+
+    def read_images(self, path: Path) -> dict[tuple[str, str], bytes]:
+        """Return the images of a tar by sample and column."""
+        found = {}
+        with tarfile.open(path) as tar:
+            for member in tar:
+                sample, _, rest = member.name.partition(".")
+                column = rest.rpartition(".")[0] or "image"
+                if not rest.endswith(("txt", "json")) and (file := tar.extractfile(member)):
+                    found[sample, column] = file.read()
+        return found
+
+
+class ParquetFormat:
+    """Parquet files whose images are embedded as Hugging Face's feature Image."""
+
+    ending = "parquet"
+
+    def write(
+        self, path: Path, rows: Iterator[tuple[ShardRow, Mapping[str, bytes]]], ending: str
+    ) -> None:
+        """Write a Parquet file in row groups of ROW_GROUP rows."""
+        arrow, parquet = _pyarrow()
+        writer, block = None, []
+        try:
+            for row, images in rows:
+                cells = {
+                    column: {"bytes": data, "path": f"{row.sample}.{column}.{ending}"}
+                    for column, data in images.items()
+                }
+                block.append(cells | dict(row.columns))
+                if writer is None:
+                    schema = _schema(arrow, self.image_columns)
+                    # Images are compressed already.
+                    writer = parquet.ParquetWriter(path, schema, compression="snappy")
+                if len(block) == ROW_GROUP:
+                    writer.write_table(arrow.Table.from_pylist(block, schema))
+                    block = []
+            if writer is not None and block:
+                writer.write_table(arrow.Table.from_pylist(block, schema))
+        finally:
+            if writer is not None:
+                writer.close()
+
+    def __init__(self, image_columns: Sequence[str] = ("image",)) -> None:
+        self.image_columns = tuple(image_columns)
+
+    def read_images(self, path: Path) -> dict[tuple[str, str], bytes]:
+        """Return the images of a Parquet file by sample and column."""
+        _, parquet = _pyarrow()
+        found = {}
+        for row in parquet.read_table(path).to_pylist():
+            for column, cell in row.items():
+                if isinstance(cell, dict) and cell.get("bytes"):
+                    found[row["sample_id"], column] = cell["bytes"]
+        return found
+
+
+def image_columns(options: PullOptions) -> tuple[str, ...]:
+    """Return the image columns of a pull: the same in every shard, null where a layer is absent."""
+    mask = ["mask"] if options.treatment.alpha is Alpha.mask else []
+    return ("image", *map(str, options.roles[1:]), *mask)
+
+
+def _schema(arrow: Any, image_columns: Sequence[str]) -> Any:
+    image = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
+    texts = ("text", "sample_id", "kind", "licence", "source")
+    columns = [(name, image) for name in image_columns] + [(name, arrow.string()) for name in texts]
+    columns += [("round", arrow.int64()), ("weight", arrow.float64())]
+    # Readers of Hugging Face decode columns that this describes as images.
+    value = {"string": "string", "int64": "int64", "double": "float64"}
+    features = {
+        name: {"_type": "Image"} if kind is image else {"dtype": value[str(kind)], "_type": "Value"}
+        for name, kind in columns
+    }
+    described = json.dumps({"info": {"features": features}})
+    return arrow.schema(columns, metadata={"huggingface": described})
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        raise LayerloopError("pyarrow is not installed", "pip install pyarrow") from error
+    return pa, parquet
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(data), 0o644
+    tar.addfile(member, io.BytesIO(data))

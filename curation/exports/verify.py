@@ -1,0 +1,310 @@
+"""Verification without an instance: of a snapshot in an object store, and of a pulled folder.
+
+Every object is read and compared with the hash that names it, so that any flipped bit is found. A
+damaged layer names its samples. A damaged part is searched for the line that changed: by its form,
+by the id that its own content gives, by the snapshot's counts, and, in short parts, by trying
+single bits until the hash fits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from curation.datasets.manifest import Manifest, Part, parse_manifest
+from curation.domain import Progress, Sample, content_id
+from curation.errors import Corrupt, LayerloopError, NotFound
+from curation.exports.pull import in_parallel
+from curation.exports.record import (
+    STATE,
+    FileRecord,
+    hash_file,
+    parse_record,
+    read_description,
+)
+from curation.exports.shards import ParquetFormat, WebDatasetFormat
+from curation.images.codec import decode_layer
+from curation.object_store import ObjectReader
+from curation.ports import ProgressCallback
+
+MAX_SEARCHED_BYTES = 24_000
+"""Length of a text up to which single bits are tried; the time grows with its square."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """An object or file that is missing or damaged.
+
+    Attributes:
+        kind: "manifest", "part", "withheld", "layer" or "file".
+        name: sha256 of the object, or path of the file.
+        problem: What is wrong.
+        samples: Ids of the samples that it concerns, as far as they are known.
+    """
+
+    kind: str
+    name: str
+    problem: str
+    samples: tuple[str, ...] = ()
+
+
+def verify_snapshot(
+    store: ObjectReader,
+    snapshot: str,
+    report: ProgressCallback = lambda _: None,
+    *,
+    workers: int = 4,
+    manifest_only: bool = False,
+) -> list[Damage]:
+    """Read every object of a snapshot, and return all that is missing or damaged.
+
+    Args:
+        store: Store of the snapshot; nothing else is needed.
+        snapshot: Full id of the snapshot.
+        report: Receives the progress.
+        workers: Number of threads.
+        manifest_only: Leave out the layers.
+    """
+    data, damage = _read(store, snapshot, "manifest")
+    if damage is not None:
+        return [damage]
+    manifest = parse_manifest(data, snapshot)
+    found: list[Damage] = []
+    layers: dict[str, list[str]] = {}
+    for part in manifest.parts:
+        found += _check_part(store, manifest, part, layers)
+    if manifest.withheld:
+        _, damage = _read(store, manifest.withheld, "withheld")
+        found += [damage] if damage else []
+    if manifest_only:
+        return found
+
+    def check(name: str) -> Damage | None:
+        data, damage = _read(store, name, "layer", layers[name])
+        return damage or _undecodable(name, data, layers[name])
+
+    # A layer may belong to several samples, and is read once.
+    report(Progress("verifying", 0, len(layers)))
+    for done, damage in enumerate(in_parallel(check, layers, workers), 1):
+        found += [damage] if damage else []
+        report(Progress("verifying", done, len(layers)))
+    return sorted(found, key=lambda one: (one.kind, one.name))
+
+
+def verify_folder(
+    folder: Path, report: ProgressCallback = lambda _: None, *, workers: int = 4
+) -> list[Damage]:
+    """Compare every file of a finished pull with its recorded hash.
+
+    Args:
+        folder: The folder of the pull.
+        report: Receives the progress.
+        workers: Number of threads.
+
+    Raises:
+        NotFound: The folder holds no finished pull.
+    """
+    state = folder / STATE
+    try:
+        description = read_description(folder)
+    except Corrupt as error:
+        return [Damage("file", f"{STATE}/pull.json", error.message)]
+    if not description or not (state / "files.jsonl").is_file():
+        raise NotFound(f"{folder} holds no finished pull", "run 'layerloop snapshot pull' again")
+    listed = (state / "files.jsonl").read_bytes()
+    if hashlib.sha256(listed).hexdigest() != description["files"]:
+        samples = locate_line(listed, description["files"], _recorded_sample)
+        return [Damage("file", f"{STATE}/files.jsonl", "the record of the files differs", samples)]
+    records = [parse_record(line) for line in listed.decode().split("\n") if line]
+
+    def check(one: FileRecord) -> Damage | None:
+        return _check_file(folder, one)
+
+    found = []
+    report(Progress("verifying", 0, len(records)))
+    for done, damage in enumerate(in_parallel(check, records, workers), 1):
+        found += [damage] if damage else []
+        report(Progress("verifying", done, len(records)))
+    return sorted(found, key=lambda one: one.name)
+
+
+def locate_line(
+    data: bytes, sha256: str, sample_of: Callable[[bytes], str | None]
+) -> tuple[str, ...]:
+    """Return the sample in whose line a single bit differs, by trying bits of a short text.
+
+    Args:
+        data: The damaged text.
+        sha256: The hash that it should have.
+        sample_of: Function that returns the sample of a line.
+
+    Returns:
+        One id, or nothing if no single bit explains the difference or the text is long.
+    """
+    if len(data) > MAX_SEARCHED_BYTES:
+        return ()
+    wanted = bytes.fromhex(sha256)
+    before = hashlib.sha256()
+    for place, value in enumerate(data):
+        rest = data[place + 1 :]
+        for bit in range(8):
+            trial = before.copy()
+            trial.update(bytes([value ^ (1 << bit)]) + rest)
+            if trial.digest() == wanted:
+                repaired = data[:place] + bytes([value ^ (1 << bit)]) + rest
+                return _sample_at(repaired, place, sample_of)
+        before.update(data[place : place + 1])
+    return ()
+
+
+def _sample_at(
+    text: bytes, place: int, sample_of: Callable[[bytes], str | None]
+) -> tuple[str, ...]:
+    start = text.rfind(b"\n", 0, place) + 1
+    end = text.find(b"\n", place)
+    sample = sample_of(text[start : end if end >= 0 else len(text)])
+    return (sample,) if sample else ()
+
+
+def _check_part(
+    store: ObjectReader, manifest: Manifest, part: Part, layers: dict[str, list[str]]
+) -> Iterator[Damage]:
+    """Check a part, and add its layers with their samples."""
+    data, damage = _read(store, part.sha256, "part")
+    if damage is None:
+        for line in data.decode().split("\n"):
+            if line:
+                sample = Sample.read(line)
+                for name in sample.layers.values():
+                    layers.setdefault(name, []).append(sample.id)
+        return
+    raw = _raw(store, part.sha256)
+    samples = _damaged_lines(raw, manifest, part) if raw is not None else ()
+    if len(samples) != 1 and raw is not None:
+        samples = locate_line(raw, part.sha256, _line_sample) or samples
+    if raw is not None and not samples:
+        problem = f"{damage.problem}; one of {part.samples} samples from {part.prefix or '0'}"
+        damage = Damage(damage.kind, damage.name, problem)
+    yield Damage(damage.kind, damage.name, damage.problem, samples)
+
+
+def _damaged_lines(data: bytes, manifest: Manifest, part: Part) -> tuple[str, ...]:
+    """Return the ids of lines that cannot be as they were frozen."""
+    lines = data.split(b"\n")
+    return tuple(
+        _line_sample(line) or "unreadable"
+        for line in lines[:-1] or lines
+        if not _is_sound(line, manifest, part)
+    )
+
+
+def _is_sound(line: bytes, manifest: Manifest, part: Part) -> bool:
+    try:
+        sample = Sample.read(line.decode())
+        is_canonical = sample.line().encode() == line
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+    is_own_id = content_id("sample", sample.visible).hex == sample.id
+    counted = {
+        "kind": sample.kind, "licence": sample.licence, "split": sample.split,
+        "round": str(sample.round),
+    }  # fmt: skip
+    is_counted = all(
+        str(value) in manifest.counts[name] for name, value in counted.items()
+        if name in manifest.counts
+    )  # fmt: skip
+    return is_canonical and is_own_id and is_counted and sample.id.startswith(part.prefix)
+
+
+def _line_sample(line: bytes) -> str | None:
+    """Return the id of the sample of a line, even if the line is no longer JSON.
+
+    The line states the id and, as the hash of the visible pixels, what it follows from. Where the
+    two differ in one digit, the id itself was damaged.
+    """
+    stated = re.search(rb'"id":"(.{32})"', line)
+    visible = re.search(rb'"visible":"([0-9a-f]{64})"', line)
+    id_ = stated.group(1).decode("ascii", errors="replace") if stated else ""
+    derived = content_id("sample", visible.group(1).decode()).hex if visible else ""
+    differing = sum(a != b for a, b in zip(id_, derived, strict=False))
+    return (derived if derived and differing <= 1 else id_) or None
+
+
+def _recorded_sample(line: bytes) -> str | None:
+    try:
+        one = parse_record(line.decode())
+    except (ValueError, KeyError, TypeError):
+        return None
+    return one.sample or None
+
+
+def _read(
+    store: ObjectReader, name: str, kind: str, samples: Iterable[str] = ()
+) -> tuple[bytes, Damage | None]:
+    try:
+        return store.get(name), None
+    except Corrupt:
+        return b"", Damage(kind, name, "its bytes do not match its hash", tuple(samples))
+    except NotFound:
+        return b"", Damage(kind, name, "it is missing", tuple(samples))
+
+
+def _raw(store: ObjectReader, name: str) -> bytes | None:
+    """Return the bytes of a damaged object, where a store hands them out unchecked."""
+    read: Callable[[str], bytes] | None = getattr(store, "get_unchecked", None)
+    try:
+        return read(name) if read else None
+    except LayerloopError:
+        return None
+
+
+def _undecodable(name: str, data: bytes, samples: Iterable[str]) -> Damage | None:
+    try:
+        decode_layer(data)
+    except Corrupt as error:
+        return Damage("layer", name, error.message, tuple(samples))
+    return None
+
+
+def _check_file(folder: Path, one: FileRecord) -> Damage | None:
+    path = folder / one.path
+    samples = (one.sample,) if one.sample else ()
+    if not path.is_file():
+        return Damage("file", one.path, "it is missing", samples)
+    if path.stat().st_size == one.size and hash_file(path) == one.sha256:
+        return None
+    # Of a shard or a table, the samples are looked for inside.
+    return Damage(
+        "file", one.path, "it differs from what was pulled", samples or _inside(path, one)
+    )
+
+
+def _inside(path: Path, one: FileRecord) -> tuple[str, ...]:
+    """Return the samples of a damaged table or shard, if a single line or member is to blame."""
+    if not one.rows:
+        return locate_line(path.read_bytes(), one.sha256, _metadata_sample)
+    shard_format = WebDatasetFormat() if path.suffix == ".tar" else ParquetFormat()
+    try:
+        images = shard_format.read_images(path)
+    except Exception:  # a damaged container may fail in any way
+        images = {}
+    found = {f"{sample}.{column}": data for (sample, column), data in images.items()}
+    wrong = {
+        name.partition(".")[0]
+        for name, digest in one.digests.items()
+        if hashlib.sha256(found.get(name, b"")).hexdigest() != digest
+    }
+    return tuple(sorted(wrong))
+
+
+def _metadata_sample(line: bytes) -> str | None:
+    try:
+        row: Mapping[str, object] = json.loads(line)
+    except ValueError:
+        return None
+    sample = row.get("sample_id") if isinstance(row, dict) else None
+    return str(sample) if sample else None

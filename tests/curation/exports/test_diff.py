@@ -1,0 +1,38 @@
+"""Differences of snapshots: added, removed and changed samples, licences, and the contact sheet."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image
+
+from curation.exports.diff import TILE, compare_snapshots, contact_sheet
+from tests.support.snapshots import make_sample, make_snapshot
+
+
+def test_a_difference_names_every_sample_once(store):
+    samples = [make_sample(store, number) for number in range(1, 13)]
+    first = make_snapshot(store, samples, withheld=[samples[5].id])
+    changed = make_sample(store, 12, caption="another caption")
+    added = [make_sample(store, number) for number in (50, 51, 52)]
+    second = make_snapshot(store, [*samples[2:-1], changed, *added], withheld=[samples[6].id])
+    diff = compare_snapshots(store, first, second)
+    assert {one.id for one in diff.added} == {one.id for one in added}
+    assert {one.id for one in diff.removed} == {one.id for one in samples[:2]}
+    assert [(one.after.id, one.fields) for one in diff.changed] == [(changed.id, ("caption",))]
+    assert (diff.withheld, diff.released) == ([samples[6].id], [samples[5].id])
+    assert diff.licences == {"MIT": (6, 7)}
+    sheet = Image.open(io.BytesIO(contact_sheet(store, diff)))
+    assert sheet.size == (8 * TILE, 6 * TILE)
+    same = compare_snapshots(store, first, first)
+    assert not (same.added or same.removed or same.changed or same.licences)
+
+
+def test_snapshots_whose_parts_are_cut_differently_compare(store):
+    samples = [make_sample(store, 1)]
+    lines = [
+        samples[0].__class__(**(samples[0].__dict__ | {"id": f"{n:032x}"})) for n in range(4_100)
+    ]
+    first, second = make_snapshot(store, lines[:4_000]), make_snapshot(store, lines)
+    diff = compare_snapshots(store, first, second)
+    assert (len(diff.added), len(diff.removed), len(diff.changed)) == (100, 0, 0)

@@ -1,0 +1,83 @@
+"""Pulls as other people's libraries read them, unchanged, in an environment of their own."""
+
+from __future__ import annotations
+
+import pytest
+
+from curation.domain import LayerRole, Split
+from curation.exports.formats import FORMATS, pull_snapshot
+from curation.exports.rendering import Alpha
+from tests.curation.exports.test_pull import request
+from tests.support.snapshot_readers import read_with
+from tests.support.snapshots import make_sample, make_snapshot
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def samples(store):
+    return [make_sample(store, number) for number in range(1, 25)]
+
+
+@pytest.fixture
+def snapshot(store, samples):
+    return make_snapshot(store, samples)
+
+
+@pytest.mark.parametrize("alpha", list(Alpha))
+@pytest.mark.parametrize(
+    ("name", "program"),
+    [("imagefolder", "imagefolder"), ("imagefolder", "card"), ("parquet", "parquet"),
+     ("parquet", "card"), ("webdataset", "webdataset"), ("webdataset", "card"),
+     ("webdataset", "wds")],
+)  # fmt: skip
+def test_rows_are_read_with_captions_and_images(
+    store, samples, snapshot, tmp_path, name, program, alpha
+):
+    pull_snapshot(store, snapshot, request(name, alpha), tmp_path / "p")
+    found = read_with(program, tmp_path / "p", tmp_path / "cache")
+    image, text = ("png", "txt") if name == "webdataset" and program != "wds" else ("image", "text")
+    for split, folder in ((Split.train, "train"), (Split.heldout, "validation")):
+        expected = {
+            one.id: (one.caption_for(LayerRole.foreground), 24, 20)
+            for one in samples
+            if one.split is split
+        }
+        rows = {}
+        for row in found[folder]:
+            mode, width, height = row[image]
+            # webdataset's "pilrgba" converts every image.
+            is_rgba = alpha is Alpha.keep or program == "wds"
+            assert mode == ("RGBA" if is_rgba else "RGB")
+            sample = row.get("sample_id") or row["__key__"]
+            rows[sample] = (row[text], width, height)
+            if alpha is Alpha.mask and program != "wds":
+                assert row["mask.png" if name == "webdataset" else "mask"][0] == "L"
+        assert rows == expected
+
+
+@pytest.mark.parametrize("name", ["imagefolder", "parquet", "webdataset"])
+def test_several_layers_are_columns(store, samples, snapshot, tmp_path, name):
+    wish = request(name, roles=(LayerRole.foreground, LayerRole.background))
+    pull_snapshot(store, snapshot, wish, tmp_path / "p")
+    found = read_with(name, tmp_path / "p", tmp_path / "cache")
+    column = "background.png" if name == "webdataset" else "background"
+    pairs = {one.id for one in samples if LayerRole.background in one.layers}
+    rows = [row for part in found.values() for row in part]
+    with_layer = {row.get("sample_id") or row["__key__"] for row in rows if row.get(column)}
+    assert with_layer == pairs
+    # Only a table may have rows without a layer; readers of the others would not notice it.
+    assert len(rows) == (len(samples) if name == "parquet" else len(pairs))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_croissant_is_valid_in_every_format(store, samples, snapshot, tmp_path, name):
+    info = {"frozen_at": "2026-11-30T12:00:00+00:00", "parent": "f" * 64}
+    pull_snapshot(store, snapshot, request(name), tmp_path / "p", info=info)
+    found = read_with("croissant", tmp_path / "p", tmp_path / "cache")
+    assert found["errors"] == []
+    assert found["version"].endswith("V_1_1")
+    if found["records"]:
+        rows = read_with("records", tmp_path / "p", tmp_path / "cache")["rows"]
+        chosen = FORMATS[name].splits
+        assert sorted(rows) == sorted(one.id for one in samples if one.split in chosen)
