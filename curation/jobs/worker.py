@@ -8,11 +8,13 @@ import random
 import signal
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from curation import jobs
 from curation.adapters.celery_queue import expand_queues, make_app, queue_for
+from curation.adapters.celery_worker import register_tasks, run_celery_worker, run_task
 from curation.adapters.job_receiver import JobReceiver
 from curation.db import leases, pending_jobs, workers
 from curation.db.workers import WorkerState
@@ -65,7 +67,9 @@ def run_worker(context: AppContext, address: str, queues: Sequence[str]) -> None
     # A worker whose secret differs from the API's would sign URLs that the API refuses.
     context.signing_secret()
     names = expand_queues(queues)
-    receiver = JobReceiver(make_app(context.settings, address), jobs.stop_requested)
+    app = make_app(context.settings, address)
+    register_tasks(app, {name: partial(job, context) for name, job in jobs.JOBS.items()})
+    receiver = JobReceiver(app, jobs.stop_requested)
     with (
         serve_worker_metrics(context, context.settings.metrics_port),
         worker_heartbeat(context.database, names) as heartbeat,
@@ -75,7 +79,8 @@ def run_worker(context: AppContext, address: str, queues: Sequence[str]) -> None
             target=_reconcile_regularly, args=(context,), name="reconcile", daemon=True
         ).start()
         log.info("taking work of %s as %s", ", ".join(names), jobs.WORKER_ID)
-        JobRunner(context, receiver, heartbeat).run()
+        runner = JobRunner(context, receiver, heartbeat, partial(run_task, app))
+        run_celery_worker(app, names, jobs.WORKER_ID, runner.run)
 
 
 class JobRunner:
@@ -88,12 +93,20 @@ class JobRunner:
         context: The app context.
         receiver: The receiver of messages.
         heartbeat: The record of this worker.
+        run_task: Function that runs the Celery task of a job in this process.
     """
 
-    def __init__(self, context: AppContext, receiver: JobReceiver, heartbeat: Heartbeat) -> None:
+    def __init__(
+        self,
+        context: AppContext,
+        receiver: JobReceiver,
+        heartbeat: Heartbeat,
+        run_task: Callable[[Job], None],
+    ) -> None:
         self._context = context
         self._receiver = receiver
         self._heartbeat = heartbeat
+        self._run_task = run_task
         # The queue of the last job comes last, so that kinds of work take turns.
         self._queues = deque(heartbeat.worker.queues)
 
@@ -153,7 +166,7 @@ class JobRunner:
         self._heartbeat.update(WorkerState.busy, job=name, reason=pause_reason())
         try:
             with observed_job(job.name, job.args):
-                jobs.JOBS[job.name](self._context, *job.args)
+                self._run_task(job)
         except Stopped:
             log.info("%s stops", name)
         except Exception as error:

@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from curation.adapters import celery_queue
+from curation.adapters import celery_queue, celery_worker
 from curation.adapters.job_receiver import JobReceiver
 from curation.settings import Settings
 
@@ -51,16 +51,22 @@ def main(queue_address: str, database_address: str, prefix: str, queue: str, not
     signal.signal(signal.SIGTERM, stop)
     app = celery_queue.make_app(Settings(queue=queue_address), database_address)
     receiver = JobReceiver(app, stopping)
-    while not stopping.is_set():
-        job = receiver.receive(celery_queue.expand_queues([queue]), 1)
-        if job is None or job.name not in jobs:
-            continue
+    celery_worker.register_tasks(app, jobs)
+    queues = celery_queue.expand_queues([queue])
+
+    def run() -> None:
+        while not stopping.is_set():
+            job = receiver.receive(queues, 1)
+            if job is None or job.name not in jobs:
+                continue
+            receiver.pause()
+            try:
+                celery_worker.run_task(app, job)
+            except Exception:
+                log.exception("%s failed", job.name)
         receiver.pause()
-        try:
-            jobs[job.name](*job.args)
-        except Exception:
-            log.exception("%s failed", job.name)
-    receiver.pause()
+
+    celery_worker.run_celery_worker(app, queues, "test", run)
 
 
 if __name__ == "__main__":
