@@ -188,6 +188,10 @@ interface RoundReport {
     contradicted: boolean;
   }[];
   seconds_left: number | null;
+  /** Failed candidates by reason. */
+  failures: Record<string, number>;
+  /** What workers pause, and why. */
+  pauses: string[];
   /** Generation and screening jobs that no worker has claimed, by kind. */
   waiting_work: Record<string, number>;
   evaluation: Record<string, number>;

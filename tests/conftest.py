@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +30,6 @@ CHROMIUM_ARGUMENTS = [
     "--disable-gpu",
     "--disable-background-networking",
 ]
-TESTS = Path(__file__).resolve().parent
 SHARED = Path(
     os.environ.get("LAYERLOOP_TEST_SHARED") or Path(__file__).resolve().parents[1].parent / "shared"
 )
@@ -53,26 +51,6 @@ def no_settings_from_outside() -> Iterator[None]:
             if n.startswith("LAYERLOOP_") and not n.startswith("LAYERLOOP_TEST_")
         ]:
             patch.delenv(name)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def no_object_is_read_in_a_transaction() -> Iterator[None]:
-    """A store that is read while the thread has a transaction open fails; a test itself may do so."""
-    from curation.object_store import FolderStore
-
-    def guarded(get: Callable[[object, str], bytes]) -> Callable[[object, str], bytes]:
-        def read(store: object, sha256: str) -> bytes:
-            caller = sys._getframe(1).f_code.co_filename
-            engine = sys.modules.get("curation.db.engine")
-            if engine is not None and not Path(caller).is_relative_to(TESTS):
-                assert not engine.open_transactions(), f"{caller} reads an object in a transaction"
-            return get(store, sha256)
-
-        return read
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FolderStore, "get", guarded(FolderStore.get))
         yield
 
 
@@ -113,8 +91,9 @@ def template_database(postgres_address: str) -> Iterator[str]:
     from curation.db.engine import Database
     from curation.db.schema import migrate
     from tests.support.factories import fresh_database, named
+    from tests.support.transaction_guard import no_object_is_read_in_a_transaction
 
-    with fresh_database(postgres_address) as name:
+    with fresh_database(postgres_address) as name, no_object_is_read_in_a_transaction():
         address = named(postgres_address, name)
         database = Database(address)
         migrate(database)

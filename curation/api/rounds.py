@@ -49,6 +49,7 @@ class RoundResponse(BaseModel):
     kind: Kind
     state: RoundState
     quota: int
+    priority: int
     checkpoint: str | None
     opened_at: datetime
     closed_at: datetime | None
@@ -219,7 +220,10 @@ class Gate(BaseModel):
 
 
 class RoundReport(BaseModel):
-    """The report of one round."""
+    """The report of one round.
+
+    `failures` counts failed candidates by reason; `pauses` is what workers pause, and why.
+    """
 
     round: RoundWithPolicy
     funnel: Funnel
@@ -233,6 +237,8 @@ class RoundReport(BaseModel):
     review_cost: CostReport
     gates: list[Gate]
     seconds_left: float | None
+    failures: dict[str, int]
+    pauses: list[str]
     waiting_work: dict[str, int]
     evaluation: dict[str, float]
 

@@ -131,14 +131,13 @@ def get_snapshot(
 ) -> SnapshotPage:
     """Return a snapshot by its tag, its id or the beginning of its id, and a page of samples."""
     links: SignedUrls = request.app.state.links
-    # One sample more than the page shows whether there is a next page.
     with visit.transaction() as (tx, _):
         row = _find(tx, name)
-        found = list(
-            itertools.islice(read_samples(visit.context.store, row["id"], after), limit + 1)
-        )
-        sizes = _sizes(tx, found[:limit])
+    # One sample more than the page shows whether there is a next page.
+    found = list(itertools.islice(read_samples(visit.context.store, row["id"], after), limit + 1))
     shown = found[:limit]
+    with visit.transaction() as (tx, _):
+        sizes = _sizes(tx, shown)
     return SnapshotPage(
         snapshot=_answer(row),
         samples=[_sample(links, sample, sizes) for sample in shown],

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from curation.cli import round_work
 from curation.cli.loras import Lora, parse_loras
 from curation.cli.output import (
     ACTOR,
@@ -31,6 +32,8 @@ from curation.cli.round_options import (
 )
 
 app = typer.Typer(no_args_is_help=True)
+app.command()(round_work.set_priority)
+app.command()(round_work.retry)
 
 
 @app.command("open")
@@ -82,6 +85,7 @@ def open_(
     rule: HowDecided = None,
     certainty: Certainty = None,
     rule_reviewer_votes: RuleReviewerVotes = False,
+    priority: round_work.Priority = 0,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -106,31 +110,32 @@ def open_(
         skipped = f"{given.comments} comments skipped"
         console.print(f"{prompts}: {skipped}, {given.repeated} repeated lines counted once")
     kind = Kind.pair if pairs else Kind.single
-    with context() as ctx, ctx.database.transaction() as tx:
-        generator = (
-            registry.find_checkpoint(tx, checkpoint)
-            if checkpoint
-            else registry.find_promoted_checkpoint(tx)
-        )
-        if generator is None:
-            raise Refused(
-                "no checkpoint is promoted yet",
-                "'layerloop train', then 'layerloop checkpoint promote'",
+    with context() as ctx:
+        # Choose the checkpoint and the prompts.
+        with ctx.database.transaction() as tx:
+            generator = (
+                registry.find_checkpoint(tx, checkpoint)
+                if checkpoint
+                else registry.find_promoted_checkpoint(tx)
+            )
+            if generator is None:
+                raise Refused(
+                    "no checkpoint is promoted yet",
+                    "'layerloop train', then 'layerloop checkpoint promote'",
+                )
+            texts = (
+                given.prompts
+                if given is not None
+                else loop.choose_prompts(tx, quota, seed, kind, use_file_names=prompts_from_names)
             )
 
-        # Choose the prompts and check them and the policy.
-        if given is None:
-            texts = loop.choose_prompts(tx, quota, seed, kind, use_file_names=prompts_from_names)
-        else:
-            texts = given.prompts
+        # Check the prompts and the policy, which may load a model.
         warned = warn_of_prompts(ctx, generator, texts)
         styles = parse_loras(lora or [])
         rules = read_rules(policy.value, share, set_ or [])
         check_policy_signals(
             rules, load_embedder(ctx.settings).metric_names if policy is Policy.paper else ()
         )
-
-        # Open the round, with a checkpoint of its own where LoRAs are given.
         if dry_run:
             lifecycle.check_round(texts, quota, rules, kind)
             planned = (
@@ -143,19 +148,24 @@ def open_(
             return
         if styles:
             generator = load_object(ctx.settings.lora_loader)(generator, ctx.store, styles)
-            registry.register_checkpoint(tx, generator, ACTOR)
-        number = lifecycle.open_round(
-            tx,
-            checkpoint=generator.id,
-            prompt_list=texts,
-            quota=quota,
-            seed=seed,
-            policy=rules,
-            kind=kind,
-            actor=ACTOR,
-        )
-        if overlap > 1:
-            consensus.set_consensus(tx, number, consensus_rules, ACTOR)
+
+        # Open the round, with a checkpoint of its own where LoRAs are given.
+        with ctx.database.transaction() as tx:
+            if styles:
+                registry.register_checkpoint(tx, generator, ACTOR)
+            number = lifecycle.open_round(
+                tx,
+                checkpoint=generator.id,
+                prompt_list=texts,
+                quota=quota,
+                seed=seed,
+                policy=rules,
+                kind=kind,
+                actor=ACTOR,
+                priority=priority,
+            )
+            if overlap > 1:
+                consensus.set_consensus(tx, number, consensus_rules, ACTOR)
     print_json(
         {"round": number} | ({"warning": warned} if warned else {})
     ) if as_json else print_text(number)

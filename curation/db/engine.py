@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,16 +11,6 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from curation.db.server_errors import connection_error, statement_error
 from curation.domain import Job, JobName, canonical_json
-
-_open = threading.local()
-
-
-def open_transactions() -> int:
-    """Return the number of transactions that this thread has open.
-
-    Nothing that takes long, such as a download, is done within one; the tests enforce it.
-    """
-    return int(getattr(_open, "count", 0))
 
 
 def event_name(kind: str) -> str:
@@ -132,8 +121,6 @@ class Database:
             if repeatable_read:
                 connection.execution_options(isolation_level="REPEATABLE READ")
             tx = Transaction(connection)
-            before = open_transactions()
-            _open.count = before + 1
             try:
                 with connection.begin():
                     yield tx
@@ -142,8 +129,6 @@ class Database:
                 if translated is None:
                     raise
                 raise translated from error
-            finally:
-                _open.count = before
         # Jobs are sent only now, so that a worker never looks for rows that are not committed.
         if self.send is not None:
             for job in tx.jobs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -86,6 +87,17 @@ def count_live_workers(tx: Transaction, queue: str) -> int:
     return int(tx.scalar(sa.select(sa.func.count()).select_from(workers).where(working)))
 
 
+def list_pauses(tx: Transaction) -> list[str]:
+    """Return what live workers pause and why, each once, without the details of the errors."""
+    reasons = sa.select(workers.c.reason).where(_IS_LIVE, workers.c.reason.is_not(None))
+    pauses = (
+        ": ".join(_PAUSE_SECONDS.sub("", pause).split(": ")[:2])
+        for reason in tx.execute(reasons.order_by(workers.c.id)).scalars()
+        for pause in str(reason).split("; ")
+    )
+    return list(dict.fromkeys(pauses))
+
+
 def remove_worker(tx: Transaction, id_: str) -> None:
     """Remove a worker that ends."""
     tx.execute(sa.delete(workers).where(workers.c.id == id_))
@@ -95,6 +107,9 @@ def remove_lost_workers(tx: Transaction) -> int:
     """Remove workers without a heartbeat, and return their number; their leases expire alone."""
     return int(tx.execute(sa.delete(workers).where(~_IS_LIVE)).rowcount)
 
+
+# The seconds differ between workers that pause for one reason.
+_PAUSE_SECONDS = re.compile(r" for \d+ s(?=:)")
 
 _IS_LIVE = workers.c.seen_at > sa.func.now() - sa.func.make_interval(
     0, 0, 0, 0, 0, 0, LOST_AFTER_SECONDS

@@ -25,10 +25,11 @@ KINDS = {"requested": "drawings", "generated": "screenings"}
 _WAITING = sa.text("""
     with idle as (
         select not exists (select from leases
-            where purpose in ('generate', 'train', 'caption') and expires_at > now()) as idle)
+            where purpose in ('generate', 'screen', 'train', 'caption')
+              and expires_at > now()) as idle)
     select r.id, first.state from rounds r cross join lateral (
         (select state, changed_at from candidates
-            where round_id = r.id and state = 'requested' order by id limit 1)
+            where round_id = r.id and state = 'requested' order by attempts, id limit 1)
         union all
         (select state, changed_at from candidates
             where round_id = r.id and state = 'generated' order by id limit 1)) first

@@ -7,11 +7,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from curation.db import workers
 from curation.db.engine import Transaction
 from curation.domain import Kind
 from curation.reporting import missing_workers
 from curation.review.reviewers import AUTO_REVIEWER, PERSON, RULE_REVIEWER
 from curation.review.round_counts import ReportCounts, Settled, read_report_counts
+from curation.rounds import work
 from curation.rounds.lifecycle import find_round
 from curation.screening.pairs.signals import AGREEMENT_SIGNALS, PAIR_SIGNALS
 from curation.selection import gate_report, review_cost
@@ -59,6 +61,8 @@ def round_report(tx: Transaction, number: int) -> dict[str, Any]:
         "seconds_left": review_cost.review_seconds_left(
             tx, counts, float(row["policy"].get("share", 1.0)), overlap
         ),
+        "failures": work.fail_reasons(tx, number) if funnel["failed"] else {},
+        "pauses": workers.list_pauses(tx) if row["state"] == "open" else [],
         "waiting_work": missing_workers.count_waiting_work(tx, number),
         "evaluation": evaluation or {},
     }
@@ -72,6 +76,7 @@ def describe_round(row: Mapping[str, Any]) -> dict[str, Any]:
         "kind": row["kind"],
         "state": row["state"],
         "quota": row["quota"],
+        "priority": row["priority"],
         "checkpoint": row["checkpoint_id"],
         "opened_at": row["created_at"],
         "closed_at": row["closed_at"],
@@ -101,6 +106,10 @@ def as_text(report: Mapping[str, Any]) -> str:
             f"  {missing_workers.describe_waiting_work(report['waiting_work'])}; "
             f"{missing_workers.START_WORKERS}"
         )
+    lines += [f"  a worker waits: {pause}" for pause in report["pauses"]]
+    lines += _tally("failed because", report["failures"].items())
+    if report["failures"] and header["state"] != "closed":
+        lines.append(f"  'layerloop round retry {header['id']}' tries the failed ones again")
     refusals = ((row["signal"], row["count"]) for row in report["refusals"])
     lines += _tally("refused by", refusals)
 

@@ -42,6 +42,7 @@ def open_round(
     policy: Mapping[str, Any] = SHOW_ALL,
     kind: Kind = Kind.single,
     actor: str,
+    priority: int = 0,
 ) -> int:
     """Add a round with its candidates and enqueue their generation.
 
@@ -56,6 +57,7 @@ def open_round(
         policy: The selection policy (curation.rounds.policies).
         kind: Single layers or pairs.
         actor: The name for the log.
+        priority: Workers take rounds of a higher priority first.
 
     Returns:
         The number of the round.
@@ -71,6 +73,7 @@ def open_round(
         "checkpoint_id": checkpoint,
         "quota": quota,
         "policy": rules,
+        "priority": priority,
     }
     number = int(
         tx.execute(

@@ -23,7 +23,7 @@ from curation.runtime.log_files import open_log, rotate_log
 
 log = logging.getLogger("layerloop.processes")
 
-STOP_SECONDS = 20
+STOP_SECONDS = 30
 BACK_OFF_SECONDS = (0.5, 1, 2, 4, 8)
 PR_SET_PDEATHSIG = 1
 

@@ -50,6 +50,8 @@ def main(queue_address: str, database_address: str, prefix: str, queue: str, not
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, stop)
     app = celery_queue.make_app(Settings(queue=queue_address), database_address)
+    if seconds := os.environ.get("TEST_VISIBILITY"):
+        app.conf.broker_transport_options["visibility_timeout"] = int(seconds)
     receiver = JobReceiver(app, stopping)
     celery_worker.register_tasks(app, jobs)
     queues = celery_queue.expand_queues([queue])

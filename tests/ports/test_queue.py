@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from curation.domain import Job, JobName
 from curation.errors import Refused
 from curation.settings import EMBEDDED, Settings
 from tests.support.factories import fresh_database, named
-from tests.support.servers import free_port, wait_for
+from tests.support.servers import free_port, own_rabbitmq, wait_for
 
 WORKER = Path(__file__).with_name("queue_worker.py")
 
@@ -43,7 +44,7 @@ class Line:
     queue: CeleryQueue
     notes: Path
 
-    def start_worker(self, queue: str = "cpu") -> subprocess.Popen[bytes]:
+    def start_worker(self, queue: str = "cpu", **environment: str) -> subprocess.Popen[bytes]:
         with self.notes.with_suffix(".log").open("ab") as log:
             command = [
                 sys.executable,
@@ -54,7 +55,12 @@ class Line:
                 queue,
                 self.notes,
             ]
-            return subprocess.Popen([str(part) for part in command], stdout=log, stderr=log)
+            return subprocess.Popen(
+                [str(part) for part in command],
+                stdout=log,
+                stderr=log,
+                env=os.environ | environment,
+            )
 
     def send(self, job: str, token: str | None = None) -> str:
         token = token or uuid.uuid4().hex
@@ -221,6 +227,46 @@ def test_a_killed_worker_loses_a_nudge_at_most_and_asking_again_is_enough(line):
     line.wait_for(f"generate {waiting}", 45)
     process.terminate()
     assert process.wait(20) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broker", ["pgmq", "rabbitmq", "redis"])
+def test_a_job_longer_than_the_time_out_of_the_broker_runs_once(
+    broker, request, postgres_address, template_database, tmp_path
+):
+    """RabbitMQ closes a channel that holds a message for 2 s here; the others deliver it again after 2 s."""
+    with ExitStack() as stack:
+        if broker == "rabbitmq":
+            (tmp_path / "broker").mkdir()
+            limits = "{consumer_timeout, 2000}, {channel_tick_interval, 500}"
+            address = stack.enter_context(own_rabbitmq(tmp_path / "broker", limits))
+        else:
+            address = EMBEDDED if broker == "pgmq" else request.getfixturevalue("redis_address")
+        name = stack.enter_context(fresh_database(postgres_address, template_database))
+        prefix = f"test_{uuid.uuid4().hex[:8]}."
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(celery_queue, "PREFIX", prefix)
+        settings, database_address = Settings(queue=address), named(postgres_address, name)
+        queue = CeleryQueue(make_app(settings, database_address))
+        stack.callback(queue.close)
+        line = Line(settings, database_address, prefix, queue, tmp_path / "notes")
+        worker = line.start_worker("gpu", TEST_TRAIN_SECONDS="8", TEST_VISIBILITY="2")
+        try:
+            first = line.send("train")
+            line.wait_for(f"begin {first}", 60)
+            # These would be fetched ahead, and held for as long as the job runs.
+            others = [line.send("generate") for _ in range(3)]
+            line.wait_for(f"end {first}", 30)
+            for token in others:
+                line.wait_for(f"generate {token}", 30)
+            assert worker.poll() is None
+            for note in (f"begin {first}", *(f"generate {token}" for token in others)):
+                assert line.lines().count(note) == 1
+            log = line.notes.with_suffix(".log").read_text()
+            assert "PRECONDITION" not in log
+            assert "does not answer" not in log
+        finally:
+            worker.terminate()
+            worker.wait(30)
 
 
 @pytest.mark.parametrize("scheme", ["pgmq", "amqp", "redis"])

@@ -12,7 +12,6 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from curation.checkpoints.registry import promote_checkpoint, register_checkpoint
-from curation.db import engine
 from curation.db.engine import Database, Transaction
 from curation.db.tables import candidate_layers, candidates, layers, prompts, rounds, snapshots
 from curation.domain import STATE_TRANSITIONS, CandidateState, Checkpoint, Prompt, content_id
@@ -199,8 +198,6 @@ class Within:
 
     def __init__(self, tx: Transaction) -> None:
         self.tx = tx
-        # Only the test has a transaction open, not the code that it tests.
-        engine._open.count = 0
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:

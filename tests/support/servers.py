@@ -165,6 +165,13 @@ def rabbitmq(folder: Path) -> Iterator[str]:
     if _answers(RABBITMQ):
         yield RABBITMQ
         return
+    with own_rabbitmq(folder) as address:
+        yield address
+
+
+@contextmanager
+def own_rabbitmq(folder: Path, settings: str = "") -> Iterator[str]:
+    """The address of a RabbitMQ started with settings of its own, for as long as the block lasts."""
     # Debian's script in /usr/sbin changes to a user of its own; the one beneath it runs as whoever asks.
     program = "/usr/lib/rabbitmq/bin/rabbitmq-server"
     if not Path(program).exists():
@@ -173,11 +180,13 @@ def rabbitmq(folder: Path) -> Iterator[str]:
     port, distribution = free_port(), free_port()
     address = f"amqp://guest:guest@127.0.0.1:{port}//"
     (folder / "rabbitmq.conf").write_text(f"listeners.tcp.local = 127.0.0.1:{port}\n")
+    (folder / "advanced.config").write_text(f"[{{rabbit, [{settings}]}}].\n")
     environment = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": str(folder),
         "RABBITMQ_NODENAME": f"layerloop{port}@localhost",
         "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+        "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
         "ERL_EPMD_ADDRESS": "127.0.0.1",
         "RABBITMQ_DIST_PORT": str(distribution),
         "RABBITMQ_MNESIA_BASE": str(folder),

@@ -56,11 +56,13 @@ function render(report) {
   replace(byId("title"), `Round ${round.id} `, stateChip(round.state));
   replace(byId("summary"), summary(round));
   renderStalled(report.waiting_work);
+  renderPauses(report.pauses);
   renderActions(round);
   replace(byId("tiles"), ...roundTiles(report));
 
   // Candidates.
   renderFunnel(report.funnel);
+  renderFailures(round.id, report.failures);
   replace(
     byId("refusals"),
     report.refusals.length
@@ -119,6 +121,24 @@ function renderStalled(jobs) {
     el("code", {}, "layerloop worker --queue cpu"),
     ".",
   );
+}
+
+/** Show what workers wait for. @param {string[]} pauses */
+function renderPauses(pauses) {
+  byId("pauses").hidden = pauses.length === 0;
+  replace(byId("pauses"), `Workers wait and try again: ${pauses.join("; ")}.`);
+}
+
+/**
+ * Show why candidates failed, and the command that tries them again.
+ * @param {number} id
+ * @param {RoundReport["failures"]} failures
+ */
+function renderFailures(id, failures) {
+  const reasons = Object.entries(failures);
+  byId("failures-card").hidden = reasons.length === 0;
+  replace(byId("failures"), bars(reasons.map(([name, value]) => ({ name, value, tone: "failed" }))));
+  replace(byId("retry"), el("code", {}, `layerloop round retry ${id}`), " tries them again.");
 }
 
 /**
