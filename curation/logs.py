@@ -64,6 +64,33 @@ def configure_logging(
 
 
 @contextmanager
+def logging_to(
+    stream: TextIO, logger: str, log_format: str, level: str, secrets: Collection[str] = ()
+) -> Iterator[None]:
+    """Also write the records of one logger to a stream while the block runs.
+
+    Args:
+        stream: The stream.
+        logger: Name of the logger.
+        log_format: "text" or "json".
+        level: Lowest level that is written.
+        secrets: Texts that are replaced by `***`.
+    """
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_formatter(log_format, secrets, {}))
+    handler.setLevel(level.upper())
+    named = logging.getLogger(logger)
+    before = named.level
+    named.addHandler(handler)
+    named.setLevel(min(handler.level, before or handler.level))
+    try:
+        yield
+    finally:
+        named.removeHandler(handler)
+        named.setLevel(before)
+
+
+@contextmanager
 def log_context(**fields: Any) -> Iterator[None]:
     """Add fields to every record of this thread or request while the block runs."""
     with structlog.contextvars.bound_contextvars(**fields):

@@ -177,6 +177,12 @@ def _find_trouble(
         for run in runs
         if run.state == "failed"
     ]
+    # A run that met trouble of the instance is tried again.
+    trouble += [
+        f"{run.kind} run {run.run_id[:13]} waits after trouble: {run.error}"
+        for run in runs
+        if run.state == "requested" and run.error
+    ]
     return trouble
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import socket
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,12 +19,13 @@ from curation.adapters import embedded_postgres
 from curation.db import leases
 from curation.domain import Role
 from curation.errors import LayerloopError, NotFound, Unreachable
+from curation.logs import logging_to
 from curation.review import reviewers
 from curation.runtime import lease_holders
 from curation.runtime.context import AppContext, open_context
-from curation.runtime.log_files import rotate_log
+from curation.runtime.log_files import open_log, rotate_log
 from curation.runtime.moved import check_not_moved
-from curation.runtime.supervisor import Supervisor, exclusive_home, graceful_sigterm
+from curation.runtime.supervisor import LOGGER, Supervisor, exclusive_home, graceful_sigterm
 from curation.settings import Settings
 
 START_SECONDS = 60
@@ -96,7 +99,12 @@ def run_local_stack(settings: Settings) -> Iterator[LocalStack]:
     # Two workers on one machine cannot have one port.
     if settings.metrics_port is not None:
         settings = settings.model_copy(update={"metrics_port": 0})
-    with graceful_sigterm(), exclusive_home(settings.path(".")), open_context(settings) as context:
+    with (
+        graceful_sigterm(),
+        exclusive_home(settings.path(".")),
+        open_context(settings) as context,
+        _supervisor_log(settings),
+    ):
         check_not_moved(context.database)
         _release_stale_leases(context)
         supervisor = Supervisor(settings.environment())
@@ -113,6 +121,19 @@ def run_local_stack(settings: Settings) -> Iterator[LocalStack]:
             yield LocalStack(context, address)
         finally:
             supervisor.stop()
+
+
+@contextmanager
+def _supervisor_log(settings: Settings) -> Iterator[None]:
+    """Log what happens to the processes to logs/supervisor.log, and warnings to stderr too."""
+    secrets = settings.secret_values()
+    path = settings.path("logs") / "supervisor.log"
+    with (
+        io.TextIOWrapper(open_log(path), write_through=True) as file,
+        logging_to(file, LOGGER, settings.log_format, settings.log_level, secrets),
+        logging_to(sys.stderr, LOGGER, "text", "warning", secrets),
+    ):
+        yield
 
 
 def _release_stale_leases(context: AppContext) -> None:

@@ -21,7 +21,8 @@ from types import FrameType
 from curation.errors import LayerloopError
 from curation.runtime.log_files import open_log, rotate_log
 
-log = logging.getLogger("layerloop.processes")
+LOGGER = "layerloop.processes"
+log = logging.getLogger(LOGGER)
 
 STOP_SECONDS = 30
 BACK_OFF_SECONDS = (0.5, 1, 2, 4, 8)
@@ -69,6 +70,7 @@ class Supervisor:
         """Terminate all processes, wait, and kill those that do not end."""
         # Signal all of them first, so that they stop at the same time.
         self.stopping.set()
+        log.info("stopping %d processes", len(self.all))
         for process in self.all:
             if process.running is not None:
                 process.running.send_signal(signal.SIGTERM)
@@ -94,6 +96,13 @@ class Supervisor:
                         process.deaths = 0
                     wait = BACK_OFF_SECONDS[min(process.deaths, len(BACK_OFF_SECONDS) - 1)]
                     process.deaths += 1
+                    log.warning(
+                        "%s ended with exit code %d and is started again in %g s: see %s",
+                        process.name,
+                        process.running.returncode,
+                        wait,
+                        process.log,
+                    )
                     if not self.stopping.wait(wait):
                         self._launch(process)
                 rotate_log(process.log)
@@ -106,17 +115,18 @@ class Supervisor:
         self.ended.wait()
 
     def _launch(self, process: Process) -> None:
-        with open_log(process.log) as log:
+        with open_log(process.log) as output:
             process.running = subprocess.Popen(
                 process.command,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=output,
+                stderr=output,
                 env=self.environment,
                 start_new_session=True,  # Ctrl-C reaches only us; we stop the others in order
                 preexec_fn=set_pdeathsig,  # noqa: PLW1509  # no threads touch what it calls
             )
         process.started_at = time.monotonic()
+        log.info("started %s as process %d", process.name, process.running.pid)
 
 
 @contextmanager

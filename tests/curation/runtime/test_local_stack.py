@@ -74,6 +74,10 @@ def test_it_comes_up_mends_itself_and_goes_down(home: Path) -> None:
     assert health(standing) is None
     assert not embedded_postgres.is_running(home / "postgres")
     assert all(not child.is_running() for child in processes)
+    records = (home / "logs" / "supervisor.log").read_text()
+    assert "started worker gpu as process" in records
+    assert "api ended with exit code -9 and is started again" in records
+    assert "stopping 3 processes" in records
 
 
 def test_a_taken_port_is_not_fought_for(home: Path) -> None:

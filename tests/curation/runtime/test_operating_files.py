@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from curation.db.engine import Database
-from curation.runtime.gpu_metrics import FIELDS, read_gpus
+from curation.runtime.gpu_metrics import FIELDS, GpuCollector, read_gpus
 from curation.runtime.instance_metrics import read_metrics
 from curation.runtime.metrics import HTTP_SECONDS, JOB_ERRORS, JOB_SECONDS
 
@@ -52,6 +52,23 @@ def test_the_guide_names_every_metric(known: set[str]) -> None:
     listed = named(GUIDE.read_text()) - {"layerloop_gpu"}
     assert listed <= known
     assert {name for name in known if not name.startswith("layerloop_gpu")} <= listed
+
+
+def test_the_fields_of_each_gpu_are_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lines stand in the form of nvidia-smi; no machine of the tests has a GPU."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        "#!/bin/sh\necho '0, 37, 1024, 143771, 45, 120.50'\necho '1, 0, 0, 143771, 30, [N/A]'\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    found = {metric.name: metric for metric in GpuCollector().collect()}
+    use = {one.labels["gpu"]: one.value for one in found["layerloop_gpu_utilization_ratio"].samples}
+    assert use == {"0": 0.37, "1": 0.0}
+    assert found["layerloop_gpu_memory_used_bytes"].samples[0].value == 1 << 30
+    assert len(found["layerloop_gpu_power_watts"].samples) == 1
 
 
 def test_a_gpu_tool_that_fails_or_hangs_gives_no_metrics(tmp_path: Path) -> None:
