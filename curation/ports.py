@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from curation.domain import (
     Checkpoint,
@@ -20,7 +17,11 @@ from curation.domain import (
     TrainingRequest,
 )
 
-RGBA = NDArray[np.uint8]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+RGBA: TypeAlias = "NDArray[np.uint8]"
 """One straight (not premultiplied) image, H x W x 4, sRGB and alpha in 0..255."""
 
 Layers = Mapping[LayerRole, RGBA]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,14 +17,13 @@ from curation.domain import CandidateState, JobName, Kind, LayerRole, Prompt, Ro
 from curation.errors import Conflict, NotFound, Refused
 from curation.prompts.files import check_texts
 from curation.rounds.policies import parse_policy, policy_to_dict
+from curation.rounds.requests import add_requests
 
 SHOW_ALL: Mapping[str, Any] = {"kind": "random", "share": 1.0}
 """The selection policy that shows people everything that passes screening."""
 
 UNFINISHED_STATES = ("requested", "generating", "generated", "screened", "waiting", "showing")
 """The states of unfinished candidates, which closing their round withdraws."""
-
-INSERT_BATCH_SIZE = 5_000
 
 GOLD_PURPOSE = "gold"
 """The purpose of the one internal round that owns all gold, so that no other round counts it."""
@@ -81,13 +79,7 @@ def open_round(
         ).scalar_one()
     )
     add_prompts(tx, prompt_list)
-    # Insert in batches: one statement for a million candidates would need too much memory.
-    for start in range(0, quota, INSERT_BATCH_SIZE):
-        indexes = range(start, min(start + INSERT_BATCH_SIZE, quota))
-        tx.execute(
-            sa.insert(candidates),
-            [_request(number, checkpoint, prompt_list, seed, i) for i in indexes],
-        )
+    add_requests(tx, number, checkpoint=checkpoint, prompt_list=prompt_list, seed=seed, quota=quota)
     tx.log(
         actor, "round opened", f"round {number}", checkpoint=checkpoint, quota=quota, policy=rules
     )
@@ -318,22 +310,6 @@ def check_round(texts: Sequence[Prompt], quota: int, policy: Mapping[str, Any], 
     for index, text in enumerate(texts, 1):
         check_texts(text, f"prompt {index}")
     parse_policy(policy)
-
-
-def _request(
-    number: int, checkpoint: str, texts: Sequence[Prompt], seed: int, index: int
-) -> dict[str, Any]:
-    prompt = texts[index % len(texts)]
-    # The seed depends on round and position, so a second round with this seed gets other images.
-    digest = hashlib.sha256(f"{seed}:{number}:{index}".encode()).digest()
-    candidate_seed = int.from_bytes(digest[:4], "big")
-    return {
-        "id": content_id("candidate", number, prompt.id, candidate_seed, checkpoint),
-        "round_id": number,
-        "prompt_id": prompt.id,
-        "seed": candidate_seed,
-        "state": CandidateState.requested,
-    }
 
 
 def _move(tx: Transaction, number: int, source: RoundState, target: RoundState, actor: str) -> None:

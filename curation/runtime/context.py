@@ -8,29 +8,60 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
-from curation.adapters import embedded_postgres
-from curation.adapters.celery_queue import CeleryQueue, make_app
-from curation.adapters.pgmq_schema import install_pgmq
 from curation.db import schema, secrets
 from curation.db.engine import Database
 from curation.db.pending_jobs import DeduplicatingSender
-from curation.domain import TrainingRequest
+from curation.domain import Job, TrainingRequest
 from curation.errors import LayerloopError, Refused
 from curation.labeling.previews import WEBHOOK_HEADER, PreviewUrls, webhook_secret
-from curation.labeling.sync import LabelingSync
 from curation.object_store import FolderStore
 from curation.ports import Embedder, ObjectStore
 from curation.settings import EMBEDDED, Settings
 from curation.store_inventory import InstanceStore
 
 if TYPE_CHECKING:
+    from curation.adapters.celery_queue import CeleryQueue
     from curation.adapters.label_studio import LabelStudioBackend
+    from curation.labeling.sync import LabelingSync
+
+
+class DeferredQueue:
+    """The queue of the settings, opened at the first use.
+
+    Loading Celery takes longer than most commands, which send no jobs.
+
+    Args:
+        settings: The settings of the instance.
+        address: The address of the database.
+    """
+
+    def __init__(self, settings: Settings, address: str) -> None:
+        self._settings = settings
+        self._address = address
+
+    @cached_property
+    def _queue(self) -> CeleryQueue:
+        from curation.adapters.celery_queue import CeleryQueue, make_app
+
+        return CeleryQueue(make_app(self._settings, self._address))
+
+    def send(self, job: Job) -> bool:
+        """Send a job, and return whether it was sent; see CeleryQueue."""
+        return self._queue.send(job)
+
+    def check(self) -> None:
+        """Check that the queue answers. Raises Unreachable."""
+        self._queue.check()
+
+    def probe(self) -> float:
+        """Send a message and receive it; return the seconds that it took. Raises Unreachable."""
+        return self._queue.probe()
 
 
 TrainerJoin = Callable[[TrainingRequest, ObjectStore, Path, int], bool]
@@ -44,7 +75,7 @@ class AppContext:
     settings: Settings
     database: Database
     store: InstanceStore
-    queue: CeleryQueue
+    queue: DeferredQueue | CeleryQueue
 
     def signing_secret(self) -> str:
         """Return the secret that signs cookies and URLs, the same in all processes.
@@ -91,7 +122,7 @@ def open_context(settings: Settings) -> Iterator[AppContext]:
     """
     with _home_lock(settings):
         address = database_address(settings)
-        queue = CeleryQueue(make_app(settings, address))
+        queue = DeferredQueue(settings, address)
         database = Database(address)
         database.send = DeduplicatingSender(database, queue.send)
         try:
@@ -142,6 +173,8 @@ def upgrade_database(settings: Settings) -> schema.SchemaState:
         state = schema.upgrade(database)
         # The embedded server installs the queue itself when it starts.
         if settings.queue == EMBEDDED and not settings.embedded:
+            from curation.adapters.pgmq_schema import install_pgmq
+
             install_pgmq(database_address(settings))
         return state
 
@@ -149,6 +182,8 @@ def upgrade_database(settings: Settings) -> schema.SchemaState:
 def database_address(settings: Settings) -> str:
     """Return the address of the PostgreSQL of the settings; the embedded one is started for it."""
     if settings.embedded:
+        from curation.adapters import embedded_postgres
+
         return embedded_postgres.start_server(settings.path("postgres"))
     return settings.database
 
@@ -233,6 +268,8 @@ def open_labeling_sync(context: AppContext, holder: str) -> Iterator[LabelingSyn
     if backend is None:
         yield None
         return
+    from curation.labeling.sync import LabelingSync
+
     previews = PreviewUrls(secret, context.settings.public_address)
     with closing(backend):
         yield LabelingSync(
@@ -324,6 +361,8 @@ def _home_lock(settings: Settings) -> Iterator[None]:
     finally:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            from curation.adapters import embedded_postgres
+
             embedded_postgres.stop_server(settings.path("postgres"))
         except BlockingIOError:
             pass  # another process still uses the database

@@ -8,7 +8,6 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 LAPSE_RATE: Final = 0.02
 """The lapse rate: the share of verdicts that miss even the most obvious defect."""
@@ -64,6 +63,8 @@ def reject_probability(
     Returns:
         Probabilities of the shape of `severity`.
     """
+    from scipy.special import expit  # loading it takes longer than most commands
+
     noticed = expit(slope * (np.asarray(severity) - threshold))
     result: NDArray[np.float64] = guess + (1 - guess - LAPSE_RATE) * noticed
     return result
@@ -90,6 +91,8 @@ def fit_curve(verdicts: Sequence[GoldTrial], clean: Sequence[bool]) -> Curve | N
     # The probability of noticing, thresholds x slopes x verdicts.
     severity = np.array([look.severity for look in verdicts])
     rejected = np.array([look.rejected for look in verdicts])
+    from scipy.special import expit
+
     noticed = expit(SLOPES[:, None] * (severity - THRESHOLDS[:, None, None]))
 
     # The log posterior, guesses x thresholds x slopes; the clean copies inform the guess rate.

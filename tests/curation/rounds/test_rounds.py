@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 import pytest
 import sqlalchemy as sa
 
@@ -12,7 +14,7 @@ from curation.db.tables import rounds as rounds_table
 from curation.domain import CandidateState, Job, Kind, LayerRole, Prompt
 from curation.errors import Conflict, NotFound, Refused
 from curation.object_store import FolderStore
-from curation.rounds import lifecycle
+from curation.rounds import lifecycle, requests
 from tests.support.factories import make_candidates, make_checkpoint, make_round, states
 
 PROMPTS = [Prompt("a red circle"), Prompt("a blue star"), Prompt("grey smoke")]
@@ -20,7 +22,7 @@ PROMPTS = [Prompt("a red circle"), Prompt("a blue star"), Prompt("grey smoke")]
 
 def open_one(database: Database, quota: int = 10, **options) -> int:
     with database.transaction() as tx:
-        checkpoint = make_checkpoint(tx)
+        checkpoint = make_checkpoint(tx, uuid.uuid4().hex)
         return lifecycle.open_round(
             tx, checkpoint=checkpoint, prompt_list=PROMPTS, quota=quota, actor="test", **options
         )
@@ -39,6 +41,13 @@ def test_an_opened_round_has_its_quota_of_different_candidates_and_asks_for_draw
             sa.select(sa.func.count()).select_from(candidates).group_by(candidates.c.prompt_id)
         )
         assert sorted(per_prompt.scalars()) == [2_333, 2_333, 2_334]
+
+
+def test_equal_seeds_of_a_large_round_are_derived_again(database: Database, monkeypatch) -> None:
+    monkeypatch.setattr(requests, "SEED_BYTES", 1)
+    number = open_one(database, quota=300)
+    assert states(database, number) == {"requested": 300}
+    assert states(database, open_one(database, quota=300)) == {"requested": 300}
 
 
 def test_a_round_that_is_refused_leaves_nothing_and_asks_nothing(database: Database) -> None:

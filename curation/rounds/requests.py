@@ -1,0 +1,98 @@
+"""The requested candidates of a new round, inserted in bulk with flat memory."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Sequence
+
+import sqlalchemy as sa
+
+from curation.db.engine import Transaction
+from curation.domain import Prompt, content_id
+
+COPY_BATCH_SIZE = 20_000
+"""The number of rows that are sent to the database at a time."""
+SEED_BYTES = 4
+"""The size of a candidate's seed."""
+
+
+def add_requests(
+    tx: Transaction,
+    number: int,
+    *,
+    checkpoint: str,
+    prompt_list: Sequence[Prompt],
+    seed: int,
+    quota: int,
+) -> None:
+    """Add the requested candidates of a round.
+
+    Candidate i is generated from prompt i modulo the number of prompts, with a seed of its own.
+
+    Args:
+        tx: The transaction.
+        number: The round.
+        checkpoint: The id of the checkpoint, which the ids of the candidates depend on.
+        prompt_list: The prompts.
+        seed: The RNG seed from which the seeds of the candidates are derived.
+        quota: The number of candidates.
+    """
+    tx.execute(_CREATE)
+    indexes: Iterable[int] = range(quota)
+    attempt = 0
+    # Among a million seeds of 32 bits some are equal: these are derived again.
+    while True:
+        rows = (_row(number, checkpoint, prompt_list, seed, i, attempt) for i in indexes)
+        _copy(tx, rows)
+        indexes = [row.position for row in tx.execute(_INSERT, {"round": number})]
+        tx.execute(_EMPTY)
+        if not indexes:
+            break
+        attempt += 1
+    tx.execute(_DROP)
+
+
+def _row(
+    number: int, checkpoint: str, texts: Sequence[Prompt], seed: int, index: int, attempt: int
+) -> str:
+    prompt = texts[index % len(texts)]
+    # The seed depends on round and position, so a second round with this seed gets other images.
+    again = f":{attempt}" if attempt else ""
+    digest = hashlib.sha256(f"{seed}:{number}:{index}{again}".encode()).digest()
+    candidate_seed = int.from_bytes(digest[:SEED_BYTES], "big")
+    id_ = content_id("candidate", number, prompt.id, candidate_seed, checkpoint)
+    return f"{index}\t{id_}\t{prompt.id}\t{candidate_seed}\n"
+
+
+def _copy(tx: Transaction, rows: Iterator[str]) -> None:
+    cursor = tx.connection.connection.cursor()
+    batch: list[str] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == COPY_BATCH_SIZE:
+            cursor.copy_expert(_COPY, io.StringIO("".join(batch)))
+            batch.clear()
+    cursor.copy_expert(_COPY, io.StringIO("".join(batch)))
+
+
+_CREATE = sa.text("""
+    create temporary table new_requests (position integer, id uuid, prompt_id uuid, seed bigint)
+    on commit drop""")
+_COPY = "copy new_requests (position, id, prompt_id, seed) from stdin"
+
+# Returns the positions that were not inserted, because another position has the same seed.
+_INSERT = sa.text("""
+    with firsts as (select id, min(position) as position from new_requests group by id),
+    inserted as (
+        insert into candidates (id, round_id, prompt_id, seed, state)
+        select r.id, :round, r.prompt_id, r.seed, 'requested'
+        from new_requests r join firsts using (position)
+        on conflict do nothing returning id)
+    select r.position from new_requests r
+    where not exists (select from firsts join inserted using (id)
+        where firsts.position = r.position)
+    order by r.position""")
+
+_EMPTY = sa.text("truncate new_requests")
+_DROP = sa.text("drop table new_requests")
