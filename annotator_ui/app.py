@@ -104,6 +104,11 @@ def _has_session(request: Request) -> bool:
     return request.app.state.session_cookie in request.cookies
 
 
+def _has_provider(request: Request) -> bool:
+    """Return whether people can sign in at an identity provider."""
+    return getattr(request.app.state, "identity_provider", None) is not None
+
+
 def _page(name: str, static_path: str) -> Any:
     """Return the endpoint of a page; without a session cookie, it redirects to the sign-in page."""
 
@@ -112,7 +117,8 @@ def _page(name: str, static_path: str) -> Any:
             wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
             target = f"/sign-in?next={quote(wanted, safe='/')}"
             return RedirectResponse(target, 303, HEADERS | {"Cache-Control": "no-store"})
-        html = render(name, static_path)
+        values = {"provider": _has_provider(request)} if name == "sign_in" else {}
+        html = render(name, static_path, **values)
         return HTMLResponse(html, headers=HEADERS | {"Cache-Control": "no-cache"})
 
     return show

@@ -8,6 +8,8 @@ interface CurrentReviewer {
   name: string;
   kind: string;
   role: Role;
+  /** Where the session at the identity provider ends, if there is one. */
+  sign_out_url?: string;
 }
 
 interface LayerUrl {

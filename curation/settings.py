@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import os
 import re
 import secrets
@@ -13,9 +14,10 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from curation.errors import LayerloopError, Refused
+from curation.identity_settings import IdentityProviderSettings
 from curation.image_limits import MEGAPIXEL, ImageLimits
 
 EMBEDDED = "embedded"
@@ -28,7 +30,7 @@ GROUP_AND_OTHERS_MODE = 0o077
 """The bits of a file's mode that concern group and others."""
 
 
-class Settings(BaseSettings):
+class Settings(IdentityProviderSettings):
     """The settings of one installation; moving to several machines changes only these."""
 
     model_config = SettingsConfigDict(env_prefix="LAYERLOOP_", frozen=True)
@@ -201,7 +203,15 @@ class Settings(BaseSettings):
         "info", description="lowest level that is logged: debug, info, warning or error"
     )
 
-    @field_validator("database", "queue", "storage", "storage_endpoint", "public_url", "traces_url")
+    @field_validator(
+        "database",
+        "queue",
+        "storage",
+        "storage_endpoint",
+        "public_url",
+        "traces_url",
+        "oidc_issuer",
+    )
     @classmethod
     def _check_address(cls, value: str | None) -> str | None:
         """Accept 'embedded', or a URL with a scheme and, if it has a port, a valid port."""
@@ -275,7 +285,9 @@ class Settings(BaseSettings):
     def environment(self) -> dict[str, str]:
         """Return this process's environment with these settings, for the processes it starts."""
         given = {
-            f"LAYERLOOP_{name.upper()}": str(value)
+            f"LAYERLOOP_{name.upper()}": json.dumps(value)
+            if isinstance(value, dict)
+            else str(value)
             for name, value in self.model_dump(exclude_none=True).items()
         }
         # model_dump() masks secrets, so they are added in clear text.

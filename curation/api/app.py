@@ -22,6 +22,7 @@ from curation.api import (
     labeling,
     layers,
     metrics,
+    oidc,
     review,
     review_context,
     reviewers,
@@ -114,6 +115,8 @@ def create_app(context: AppContext) -> FastAPI:
     app.state.previews = PreviewUrls(secret, context.settings.public_address)
     app.state.back_off = SignInThrottle()
     app.state.failures = SignInFailures()
+    app.state.identity_provider = oidc.open_provider(context.settings)
+    app.state.pending_sign_ins = oidc.PendingCookies(secret)
     app.state.counts = AdaptiveCache[dict[str, int]]()
     app.state.renditions = ThumbnailCache()
     app.state.readiness = Readiness(context)
@@ -122,6 +125,7 @@ def create_app(context: AppContext) -> FastAPI:
     for module in (
         health,
         session,
+        oidc,
         review,
         review_context,
         reviewers,

@@ -21,7 +21,13 @@ from curation.review.reviewers import (
     find_session,
     sign_in,
 )
-from curation.review.sessions import SessionCookies, begin_session, end_session, end_sessions
+from curation.review.sessions import (
+    SessionCookies,
+    begin_session,
+    end_session,
+    end_sessions,
+    get_sign_out_url,
+)
 
 router = APIRouter(prefix="/api", tags=["session"])
 
@@ -41,24 +47,38 @@ class SignIn(Body):
 
 
 class SignedInReviewer(BaseModel):
-    """The signed-in reviewer."""
+    """The signed-in reviewer.
+
+    `sign_out_url` is where the session at the identity provider ends, if there is one.
+    """
 
     name: str
     kind: str
     role: Role
+    sign_out_url: str | None = None
 
 
 # Routes
 
 
-@router.get("/me", summary="Get the signed-in reviewer", responses=error_responses(401))
+@router.get(
+    "/me",
+    summary="Get the signed-in reviewer",
+    responses=error_responses(401),
+    response_model_exclude_none=True,
+)
 def get_signed_in_reviewer(visit: Annotator) -> SignedInReviewer:
     """Return the name and the role of the signed-in reviewer."""
-    with visit.transaction() as (_, reviewer):
-        return _me(reviewer)
+    with visit.transaction() as (tx, reviewer):
+        return _me(reviewer, get_sign_out_url(tx, visit.session))
 
 
-@router.post("/session", summary="Sign in", responses=error_responses(401, 409, 429))
+@router.post(
+    "/session",
+    summary="Sign in",
+    responses=error_responses(401, 409, 429),
+    response_model_exclude_none=True,
+)
 def post_session(request: Request, response: Response, body: SignIn) -> SignedInReviewer:
     """Exchange a one-time token for a session cookie.
 
@@ -83,7 +103,7 @@ def post_session(request: Request, response: Response, body: SignIn) -> SignedIn
         raise
     back_off.succeeded(address)
     response.set_cookie(
-        cookies.name, cookies.dumps(session), max_age=cookies.seconds, **_cookie_options(request)
+        cookies.name, cookies.dumps(session), max_age=cookies.seconds, **cookie_options(request)
     )
     return _me(reviewer)
 
@@ -110,7 +130,7 @@ def delete_session(
                 )
             if everywhere and reviewer is not None:
                 end_sessions(tx, reviewer.id)
-    response.delete_cookie(cookies.name, **_cookie_options(request))
+    response.delete_cookie(cookies.name, **cookie_options(request))
 
 
 def _end_present_session(
@@ -129,11 +149,14 @@ def _end_present_session(
     end_session(tx, session)
 
 
-def _cookie_options(request: Request) -> dict[str, Any]:
+def cookie_options(request: Request) -> dict[str, Any]:
+    """Return the attributes of the session's cookie."""
     # Secure depends on the configured URL: the scheme of a request depends on proxies.
     secure = get_app_context(request).settings.public_address.lower().startswith("https:")
     return {"httponly": True, "samesite": "strict", "secure": secure}
 
 
-def _me(reviewer: Reviewer) -> SignedInReviewer:
-    return SignedInReviewer(name=reviewer.name, kind=reviewer.kind, role=reviewer.role)
+def _me(reviewer: Reviewer, sign_out_url: str | None = None) -> SignedInReviewer:
+    return SignedInReviewer(
+        name=reviewer.name, kind=reviewer.kind, role=reviewer.role, sign_out_url=sign_out_url
+    )

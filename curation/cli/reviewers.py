@@ -154,6 +154,25 @@ def set_role(
     print_result(f"{name} has the role {role}", as_json, reviewer=name, role=role)
 
 
+@app.command()
+def link(
+    name: Who,
+    subject: Annotated[str, typer.Argument(help="The person's subject (claim sub) there.")],
+    as_json: Json = False,
+) -> None:
+    """Let a reviewer sign in at the identity provider of the settings with their account there."""
+    from curation.access import identities
+    from curation.errors import Refused
+    from curation.review import reviewers
+
+    with context() as ctx, ctx.database.transaction() as tx:
+        issuer = ctx.settings.oidc_issuer
+        if issuer is None:
+            raise Refused("there is no identity provider", "set LAYERLOOP_OIDC_ISSUER")
+        identities.link_identity(tx, reviewers.find_reviewer(tx, name), issuer, subject, ACTOR)
+    print_result(f"{name} can sign in at {issuer}", as_json, reviewer=name, subject=subject)
+
+
 @app.command("sign-out")
 def sign_out(name: Who, as_json: Json = False) -> None:
     """End all sessions of a reviewer and void their unused sign-in tokens."""

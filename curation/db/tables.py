@@ -113,6 +113,18 @@ sessions = sa.Table(
     sa.Column("reviewer_id", sa.ForeignKey("reviewers.id"), nullable=False, index=True),
     sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
     sa.Column("ended_at", sa.DateTime(timezone=True)),
+    # Where the session at the identity provider ends.
+    sa.Column("sign_out_url", sa.Text),
+    _now(),
+)
+
+# Who a person is at an identity provider.
+reviewer_identities = sa.Table(
+    "reviewer_identities",
+    metadata,
+    sa.Column("issuer", sa.Text, primary_key=True),
+    sa.Column("subject", sa.Text, primary_key=True),
+    sa.Column("reviewer_id", sa.ForeignKey("reviewers.id"), nullable=False),
     _now(),
 )
 

@@ -52,16 +52,32 @@ def cookie_name(secret: str) -> str:
     return f"layerloop_session_{digest.hex()[:8]}"
 
 
-def begin_session(tx: Transaction, reviewer_id: int, seconds: int) -> str:
-    """Start a session and return its token; only the token's hash is stored."""
+def begin_session(
+    tx: Transaction, reviewer_id: int, seconds: int, sign_out_url: str | None = None
+) -> str:
+    """Start a session and return its token; only the token's hash is stored.
+
+    Args:
+        tx: The transaction.
+        reviewer_id: Id of the reviewer.
+        seconds: Seconds after which it expires.
+        sign_out_url: URL that ends the session at the identity provider.
+    """
     token = secrets.token_urlsafe(32)
     until = sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
     # Delete ended sessions here, so that the table stays as small as the number of active ones.
     ended = sa.or_(sessions.c.expires_at < sa.func.now(), sessions.c.ended_at.is_not(None))
     tx.execute(sa.delete(sessions).where(sessions.c.reviewer_id == reviewer_id, ended))
-    row = {"hash": hash_token(token), "reviewer_id": reviewer_id}
+    row = {"hash": hash_token(token), "reviewer_id": reviewer_id, "sign_out_url": sign_out_url}
     tx.execute(sa.insert(sessions).values(row | {"expires_at": until}))
     return token
+
+
+def get_sign_out_url(tx: Transaction, token: str) -> str | None:
+    """Return the URL that ends the session at the identity provider; None if there is none."""
+    query = sa.select(sessions.c.sign_out_url).where(sessions.c.hash == hash_token(token))
+    url: str | None = tx.scalar(query)
+    return url
 
 
 def end_session(tx: Transaction, token: str) -> None:

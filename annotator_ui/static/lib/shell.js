@@ -19,7 +19,7 @@ export function showSignedIn(me) {
   byId("sign-out").addEventListener("click", async () => {
     try {
       await request("DELETE", "/api/session");
-      location.assign("/sign-in");
+      location.assign(me.sign_out_url ?? "/sign-in");
     } catch (error) {
       showError(error); // the session is still active
     }

@@ -4,6 +4,22 @@ import { button, byId, el, replace } from "../lib/dom.js";
 import { toSentence } from "../lib/format.js";
 import { Refusal, request } from "../lib/http.js";
 
+/**
+ * Messages and hints after a refused sign-in at the identity provider.
+ * @type {Map<string, [string, string]>}
+ */
+const PROVIDER_PROBLEMS = new Map([
+  ["no-role", ["none of your groups has access", "ask an administrator to add you to a group"]],
+  [
+    "name",
+    ["your name cannot be used here", "ask an administrator: it is missing, taken or reserved"],
+  ],
+  ["other-account", ["this browser is signed in as somebody else", "sign out first"]],
+  ["provider", ["the identity provider did not sign you in", "try again"]],
+  ["unreachable", ["the identity provider does not answer", "try again in a moment"]],
+  ["refused", ["you cannot sign in", "ask an administrator"]],
+]);
+
 const pageUrl = new URL(location.href);
 const linkToken = pageUrl.searchParams.get("token");
 const tokenField = byId("token", HTMLInputElement);
@@ -14,12 +30,33 @@ form.addEventListener("submit", (event) => {
   signIn(tokenField.value.trim());
 });
 
+const providerLink = document.getElementById("provider-sign-in");
+if (providerLink instanceof HTMLAnchorElement) {
+  const next = pageUrl.searchParams.get("next");
+  if (next) providerLink.search = new URLSearchParams({ next }).toString();
+}
+
+if (pageUrl.searchParams.has("signed_in")) continueSignedIn();
+const problem = PROVIDER_PROBLEMS.get(pageUrl.searchParams.get("problem") ?? "");
+if (problem) showProblem(new Refusal(403, ...problem));
+
 if (linkToken) {
   // Remove the token from the address bar: it works only once.
   pageUrl.searchParams.delete("token");
   history.replaceState(null, "", pageUrl);
   tokenField.value = linkToken;
   signIn(linkToken);
+}
+
+/** Open the wanted page after the identity provider has signed the reviewer in. */
+async function continueSignedIn() {
+  try {
+    /** @type {CurrentReviewer} */
+    const me = await request("GET", "/api/me");
+    location.replace(targetUrl(me.role));
+  } catch (error) {
+    showProblem(error);
+  }
 }
 
 /**
