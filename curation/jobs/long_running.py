@@ -103,7 +103,7 @@ def _train_claimed(
         run_log.info("claimed by %s", WORKER_ID)
         folder = context.settings.path(f"runs/{run}")
         restore_states(context, run, folder)
-        with StateUploader(context, run, folder).uploading():
+        with StateUploader(context, run, folder, recorder.flush).uploading():
             made = load_object(context.settings.trainer)(
                 request, context.store, folder, _reporting(context, note, tell)
             )
@@ -180,11 +180,12 @@ def _held(
         except (Stopped, Conflict):
             raise
         except Exception as error:
-            log.exception("%s %s failed", purpose, run)
             hint = f" ({error.hint})" if isinstance(error, LayerloopError) and error.hint else ""
             message = f"{type(error).__name__}: {error}{hint}"
             if postpone is not None and is_instance_trouble(error):
                 fail, message = postpone, describe(error)
+            else:
+                log.exception("%s %s failed", purpose, run)
             _patiently(partial(_record, context, fail, message))
     except (Stopped, KeyboardInterrupt, SystemExit) as stop:
         with context.database.transaction() as tx:

@@ -40,6 +40,7 @@ class RunRecorder(logging.Handler):
         self._lines: deque[str] = deque(maxlen=MAX_BUFFERED)
         self._points: deque[tuple[str, run_history.Point]] = deque(maxlen=MAX_BUFFERED)
         self._done = threading.Event()
+        self._flushing = threading.Lock()
         self._thread = threading.Thread(target=self._write_regularly, name="recorder", daemon=True)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -58,8 +59,11 @@ class RunRecorder(logging.Handler):
 
     def flush(self) -> None:
         """Write everything that was taken since the last flush; on an error it is kept."""
-        if not self._lines and not self._points:
-            return
+        with self._flushing:
+            if self._lines or self._points:
+                self._write()
+
+    def _write(self) -> None:
         lines, points = list(self._lines)[:BATCH_LINES], list(self._points)
         with self._database.transaction() as tx:
             if lines:

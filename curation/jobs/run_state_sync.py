@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import threading
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -86,10 +86,14 @@ class StateUploader:
         context: The app context.
         run: Id of the run.
         folder: The run's folder.
+        before: Called before a state is named: writes the metrics up to it, which a run that
+            continues from it does not repeat.
     """
 
-    def __init__(self, context: AppContext, run: uuid.UUID, folder: Path) -> None:
-        self._context, self._run, self._folder = context, run, folder
+    def __init__(
+        self, context: AppContext, run: uuid.UUID, folder: Path, before: Callable[[], None]
+    ) -> None:
+        self._context, self._run, self._folder, self._before = context, run, folder, before
         self._uploaded: set[tuple[str, int]] = set()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._upload_regularly, name="states", daemon=True)
@@ -121,6 +125,7 @@ class StateUploader:
         paths = sorted(folder.iterdir())
         files = {path.name: context.store.put(path) for path in paths}
         size = sum(path.stat().st_size for path in paths)
+        self._before()
         # Name the state, and no more those that it supersedes.
         with context.database.transaction() as tx:
             run_states.record_state(

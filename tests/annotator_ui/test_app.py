@@ -15,7 +15,10 @@ from fastapi.testclient import TestClient
 
 from annotator_ui.app import PAGES, STATIC, mount, needed_modules, render
 
-PATHS = [path.replace("{number:int}", "3").replace("{name}", "first") for path in PAGES]
+PATHS = [
+    path.replace("{number:int}", "3").replace("{name}", "first").replace("{run}", "5c1d9a20")
+    for path in PAGES
+]
 MODULES = sorted(STATIC.rglob("*.js"))
 HOSTILE = '"><script>alert(1)</script>'
 

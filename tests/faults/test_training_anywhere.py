@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 
@@ -17,8 +20,11 @@ from curation.checkpoints import registry, run_history, run_states
 from curation.db.engine import Database
 from curation.db.tables import snapshots
 from curation.domain import TrainingRequest
+from tests.support.s3_proxy import s3_proxy
+from tests.support.servers import free_port, wait_for
 from tests.support.training_workers import Worker, start_worker
 from tests.training.conftest import freeze
+from tests.training.test_launch import ROUNDING, apart
 from training.safetensors_io import load_part
 from training.train import train
 
@@ -130,3 +136,71 @@ def test_killed_at_random_steps_each_time_another_worker_ends_with_the_same_bits
 
 def start(environment: dict[str, str], home: Path, run: uuid.UUID, **more: str) -> Worker:
     return start_worker({**environment, "LAYERLOOP_HOME": str(home), **more}, run)
+
+
+@pytest.mark.slow
+def test_a_run_of_one_process_is_continued_by_two_machines(
+    database: Database,
+    bucket: S3Store,
+    environment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The preset's processes are the global batch; how many train is a setting of each machine."""
+    torch.set_num_threads(1)
+    wanted = request_run(database, bucket, 96, processes="2")
+    monkeypatch.setenv("LAYERLOOP_TRAIN_PROCESSES", "1")
+    alone = train(wanted, bucket, tmp_path / "alone" / "run", lambda _: None)
+
+    one = {"LAYERLOOP_TRAIN_PROCESSES": "1"}
+    killed = start(environment, tmp_path / "first", wanted.id, **one)
+    assert killed.kill_at(2, 48, 1.0)
+    machines = {
+        **one,
+        "LAYERLOOP_TRAIN_MACHINES": "2",
+        "LAYERLOOP_TRAIN_ENDPOINT": f"127.0.0.1:{free_port()}",
+        "LAYERLOOP_TRAIN_JOIN_SECONDS": "120",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    own = {"LAYERLOOP_HOME": str(tmp_path / "other")}
+    command = [sys.executable, "-m", "curation.cli.main", "run", "join", "--machine", "1", "--once"]
+    with subprocess.Popen(command, env=os.environ | environment | machines | own) as other:
+        worker = start(environment, tmp_path / "second", wanted.id, **machines)
+        assert worker.finish(300) == 0
+        assert other.wait(120) == 0
+
+    together = finished_checkpoint(database, wanted.id)
+    assert apart(weights(alone, bucket), weights(together, bucket)) < ROUNDING
+    log = log_of(database, wanted.id)
+    assert "stage transparency continues after 48 images" in log or "after 96 images" in log
+    # The other machine has trained, and has saved nothing.
+    assert not list((tmp_path / "other/runs" / str(wanted.id)).glob("*/state-*"))
+
+
+@pytest.mark.slow
+def test_an_outage_of_the_object_store_in_the_middle_gives_the_run_back(
+    database: Database, bucket: S3Store, environment, s3_credentials, tmp_path: Path
+) -> None:
+    """Through a proxy that fails for some seconds: the run waits, and ends by itself."""
+    wanted = request_run(database, bucket, 96)
+    with s3_proxy(s3_credentials.endpoint) as proxy:
+        worker = start(
+            environment, tmp_path / "home", wanted.id, LAYERLOOP_STORAGE_ENDPOINT=proxy.endpoint
+        )
+        assert worker.wait_for(2, 16)
+        proxy.fault = lambda *_: "503"
+        wait_for(
+            "the end of the attempt",
+            lambda: state_of(database, wanted.id)[0] == "requested",
+            seconds=120,
+        )
+        assert "trying again after" in state_of(database, wanted.id)[1]
+        proxy.fault = lambda *_: None
+        assert worker.finish(300) == 0
+    assert finished_checkpoint(database, wanted.id)
+
+
+def state_of(database: Database, run: uuid.UUID) -> tuple[str, str]:
+    with database.transaction() as tx:
+        row = registry.find_run(tx, run)
+    return row["state"], row["error"] or ""

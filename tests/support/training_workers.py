@@ -28,13 +28,17 @@ class Worker:
     process: ForkServerProcess
     reports: Connection
 
+    def wait_for(self, stage_number: int, images: int) -> bool:
+        """Wait for a report of so many images, or later; whether there was one."""
+        with suppress(EOFError):
+            while self.reports.recv()[:2] < (stage_number, images):
+                pass
+            return True
+        return False
+
     def kill_at(self, stage_number: int, images: int, pause: float = 0.0) -> bool:
         """SIGKILL at the first report of so many images, or later; whether it was still training."""
-        with suppress(EOFError):
-            while True:
-                report = self.reports.recv()
-                if report[:2] >= (stage_number, images):
-                    break
+        if self.wait_for(stage_number, images):
             time.sleep(pause)
         self.process.kill()
         self.process.join()

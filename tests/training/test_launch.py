@@ -33,7 +33,7 @@ def _order(snapshot, images=64, recipe="whole", **changes):
     return TrainingRequest(recipe, "micro", snapshot, None, None, 1, images, {**CHANGES, **changes})
 
 
-def _apart(one, two):
+def apart(one, two):
     """How far weights are apart, as a share of their length.
 
     Not element by element: where a gradient is hardly more than rounding, Adam's first steps move that one weight by a
@@ -63,7 +63,7 @@ def test_two_processes_end_as_one_does(store, snapshot, tmp_path, sharded):
     together = train(order, store, tmp_path / "two" / "run", told.append)
     one, two = _weights(alone, store), _weights(together, store)
     assert one.keys() == two.keys()
-    assert _apart(one, two) < ROUNDING
+    assert apart(one, two) < ROUNDING
     assert together.evaluation["psnr"] == pytest.approx(alone.evaluation["psnr"], abs=1e-2)
     assert [progress.done for progress in told if progress.stage == "base"] == [0, 32, 64]
     assert all(
@@ -102,7 +102,7 @@ def test_two_processes_stop_with_the_report_and_resume(store, snapshot, tmp_path
         lambda _: None,
     )
     one, two = (load_part(store, made.files["transparency"])[0] for made in (alone, resumed))
-    assert _apart(one, two) < ROUNDING
+    assert apart(one, two) < ROUNDING
 
 
 @pytest.mark.slow

@@ -69,11 +69,10 @@ function showRun(run) {
   byId("reason").textContent = run.error ?? "";
   replace(byId("progress"), run.state === "running" ? runProgress(run) : null);
   const actions = ACTIONS.filter(([, , states]) => states.some((state) => state === run.state));
+  byId("actions").hidden = !me || !hasRole(me, "trainer") || actions.length === 0;
   replace(
     byId("actions"),
-    me && hasRole(me, "trainer")
-      ? actions.map(([action, label]) => button(label, () => act(action)))
-      : null,
+    actions.map(([action, label]) => button(label, () => act(action))),
   );
 }
 
@@ -84,7 +83,7 @@ function showCurves(stages) {
   replace(
     byId("curves"),
     entries.flatMap(([stage, curves]) => [
-      el("header", { class: "section-header spaced" }, el("h2", {}, humanize(stage))),
+      el("header", { class: "section-header spaced" }, el("h2", {}, `Stage ${humanize(stage)}`)),
       el(
         "div",
         { class: "curves", "data-stage": stage },

@@ -122,6 +122,7 @@ class World:
             "number": str(self.round),
             "number:int": str(self.round),
             "name": "latest",
+            "run": str(X),
             "task_id": str(X),
             "role": "foreground",
         }
