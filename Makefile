@@ -11,6 +11,7 @@
 # make bench     prints measurements, in some minutes; BENCH=name one of tests/benchmarks, ARGS its options
 # make coverage  the tests, and how much of the instance they reach
 # make lock      writes the requirements*.lock files anew from pyproject.toml; ARGS=--upgrade takes the newest versions
+# make image-digests  pins the images of docker/ to their registry's present digests; needs docker and the network
 # make sbom      writes sbom.json (CycloneDX), what is installed
 # make audit     looks the locked versions up among known vulnerabilities, over the network
 
@@ -34,7 +35,7 @@ BENCH ?= first_page images_in latent_cache review_queue snapshot_freeze training
 
 DEMO := --home "$(HOME_DIR)" $(if $(SEED),--seed "$(SEED)") $(if $(REVIEWER),--reviewer $(REVIEWER)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PAIRS),--pairs) $(if $(LABELING),--labeling $(LABELING))
 
-.PHONY: demo test check static lint types imports javascript docs reference screenshots style-report quick coverage bench lock sbom audit clean setup
+.PHONY: demo test check static lint types imports javascript docs reference screenshots style-report quick coverage bench lock image-digests sbom audit clean setup
 .DEFAULT_GOAL := demo
 
 demo: $(READY) $(if $(LABELING),$(STUDIO))
@@ -122,6 +123,9 @@ lock:
 	@.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@.venv-lock/bin/python .ci/lock.py $(ARGS)
 	@rm -rf .venv-lock
+
+image-digests:
+	@$(PYTHON) .ci/image_digests.py
 
 # Needs no network once cyclonedx-bom is there: it describes what is installed.
 sbom: $(READY)

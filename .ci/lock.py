@@ -29,8 +29,8 @@ HEADS = {
     "with the hashes of all its builds.\n"
     "# To add a package: a range in pyproject.toml, then 'make lock'; a line 'name==version' "
     "here chooses its version.",
-    BASE: "The part of requirements.lock that the API needs, without training and tests. "
-    "Made by 'make lock'.",
+    BASE: "The part of requirements.lock that the API and cpu workers need, Label Studio's client "
+    "included. Made by 'make lock'.",
     CUDA: "What torch needs beside requirements.lock where it is built with CUDA. "
     "Made by 'make lock'.",
     STUDIO: "What Label Studio's client needs beside requirements.lock. Made by 'make lock', "
@@ -51,7 +51,8 @@ def main() -> None:
     studio = _resolve(["train", "dev", "label-studio"], pins)
     have = {_name(one) for one in plain}
     _write(MAIN, [one for one in plain if not CUDA_ONLY.match(one)])
-    _write(BASE, _resolve([], pins))
+    server = {_name(one) for one in _resolve(["label-studio"], pins)}
+    _write(BASE, [one for one in plain if _name(one) in server])
     _write(CUDA, [one for one in plain if CUDA_ONLY.match(one)])
     _write(STUDIO, [one for one in studio if _name(one) not in have])
     _write(DOCS, _resolve([], pins, "--group=docs"))

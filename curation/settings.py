@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import json
 import os
 import re
-import secrets
-import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from curation.errors import LayerloopError, Refused
+from curation.credentials import check_length, read_or_create_secret, with_password
+from curation.errors import Refused
 from curation.identity_settings import IdentityProviderSettings
 from curation.image_limits import MEGAPIXEL, ImageLimits
 
@@ -24,10 +22,6 @@ EMBEDDED = "embedded"
 PREFIX = "LAYERLOOP_"
 NOT_SETTINGS = ("LAYERLOOP_TEST_", "LAYERLOOP_TRACEBACK")
 """Variables with the prefix that are not settings: for tests, and to print tracebacks."""
-MIN_SECRET_LENGTH = 32
-"""Shortest secret to sign sessions and URLs with, in characters."""
-GROUP_AND_OTHERS_MODE = 0o077
-"""The bits of a file's mode that concern group and others."""
 
 
 class Settings(IdentityProviderSettings):
@@ -39,12 +33,18 @@ class Settings(IdentityProviderSettings):
         Path(".home"), description="folder of everything embedded: database, objects, runs, logs"
     )
     database: str = Field(EMBEDDED, description="postgresql://... or 'embedded'")
+    database_password: SecretStr | None = Field(
+        None, description="password of the database, in clear; used if its URL has none"
+    )
     storage: str = Field(EMBEDDED, description="s3://bucket/prefix, file:///folder or 'embedded'")
     storage_endpoint: str | None = Field(
         None, description="URL of an S3 server other than Amazon's"
     )
     queue: str = Field(
         EMBEDDED, description="amqp://..., redis://... or 'embedded' (PGMQ in the database)"
+    )
+    queue_password: SecretStr | None = Field(
+        None, description="password of the queue's server, in clear; used if its URL has none"
     )
     labeling: str = Field(
         "pages", description="where people review: 'pages', or also label-studio+http://host:port"
@@ -203,6 +203,18 @@ class Settings(IdentityProviderSettings):
         "info", description="lowest level that is logged: debug, info, warning or error"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _add_passwords(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Add the passwords that are settings of their own to the URLs, encoded as URLs need."""
+        added = {}
+        for name in ("database", "queue"):
+            address, password = values.get(name), values.get(f"{name}_password")
+            if isinstance(address, str) and password:
+                clear = password.get_secret_value() if isinstance(password, SecretStr) else password
+                added[name] = with_password(address, str(clear))
+        return values | added
+
     @field_validator(
         "database",
         "queue",
@@ -324,23 +336,8 @@ class Settings(IdentityProviderSettings):
             LayerloopError: The secret is too short, or its file is readable for other users.
         """
         if self.secret is not None:
-            return _long_enough(self.secret.get_secret_value(), "LAYERLOOP_SECRET")
-        file = self.path(".") / "secret"
-        if not file.exists():
-            handle, draft = tempfile.mkstemp(dir=file.parent)  # readable only for its owner
-            with os.fdopen(handle, "w") as out:
-                out.write(secrets.token_urlsafe(32))
-            # A hard link is created atomically and only once: if two processes generate a secret
-            # at the same time, both read the secret of the first.
-            with contextlib.suppress(FileExistsError):
-                file.hardlink_to(draft)
-            Path(draft).unlink()
-        if file.stat().st_mode & GROUP_AND_OTHERS_MODE:
-            raise LayerloopError(
-                f"other users can read {file}, the secret that signs sessions",
-                f"remove it, and everybody signs in again; or, if nobody read it: chmod 600 {file}",
-            )
-        return _long_enough(file.read_text(), str(file))
+            return check_length(self.secret.get_secret_value(), "LAYERLOOP_SECRET")
+        return read_or_create_secret(self.path(".") / "secret")
 
 
 def read_settings(**given: object) -> Settings:
@@ -386,12 +383,3 @@ def unknown_settings() -> list[tuple[str, str | None]]:
             nearest = difflib.get_close_matches(rest, known, n=1, cutoff=0.6)
             found.append((name, f"{PREFIX}{nearest[0]}" if nearest else None))
     return found
-
-
-def _long_enough(secret: str, name: str) -> str:
-    if len(secret) < MIN_SECRET_LENGTH:
-        raise LayerloopError(
-            f"the secret in {name} has only {len(secret)} characters and could be guessed",
-            f"use a secret of {MIN_SECRET_LENGTH} or more, such as from: openssl rand -hex 32",
-        )
-    return secret

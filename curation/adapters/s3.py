@@ -219,17 +219,24 @@ class S3Store:
                         aborted += 1
         return aborted
 
-    def create_bucket(self) -> bool:
-        """Create the bucket if it does not exist; return whether it was created."""
+    def has_bucket(self) -> bool:
+        """Return whether the bucket exists."""
         with self._translated(self.bucket):
             try:
                 self.client.head_bucket(Bucket=self.bucket)
             except ClientError as error:
                 if _code(error) not in ("404", "NoSuchBucket", "NotFound"):
                     raise
-                self.client.create_bucket(Bucket=self.bucket)
-                return True
-        return False
+                return False
+        return True
+
+    def create_bucket(self) -> bool:
+        """Create the bucket if it does not exist; return whether it was created."""
+        if self.has_bucket():
+            return False
+        with self._translated(self.bucket):
+            self.client.create_bucket(Bucket=self.bucket)
+        return True
 
     def put_file(self, key: str, data: bytes) -> None:
         """Write a file by its key, beside the objects."""

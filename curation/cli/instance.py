@@ -14,6 +14,7 @@ from curation.cli.output import (
     ACTOR,
     DryRun,
     Json,
+    bold,
     console,
     context,
     print_json,
@@ -26,6 +27,35 @@ from curation.cli.output import (
 from curation.errors import Refused
 
 app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def init(
+    admin: Annotated[
+        str | None,
+        typer.Option(help="Name of the first administrator, if there is none; prints a link."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Prepare the servers of an instance: bucket, tables, queue and the first administrator.
+
+    Repeatable: what is there already stays, and tables of an older version are upgraded.
+    """
+    from curation.instance.setup import prepare_servers, sign_in_first_admin
+
+    config = settings()
+    created = prepare_servers(config)
+    link = None
+    if admin is not None:
+        with context(create=True) as ctx, ctx.database.transaction() as tx:
+            link = sign_in_first_admin(tx, admin, config.public_address)
+    if as_json:
+        print_json({"bucket_created": created, "sign_in": link})
+        return
+    console.print("the bucket was created" if created else "the object store is there")
+    console.print("the tables and the queue are those of this version")
+    if link is not None:
+        console.print("open ", bold(link), " within a day; it signs in one person, once")
 
 
 @app.command()
@@ -238,7 +268,7 @@ def move(
             else:
                 result = moving.move_instance(ctx, opened, ACTOR, on_progress, read_back=read_back)
         if env_file is not None and not dry_run:
-            moving.write_environment(target, ctx.settings.signing_secret(), env_file)
+            moving.write_environment(target, ctx.signing_secret(), env_file)
     rows = sum(result.tables.values())
     if result.obstacle and dry_run:
         warn(f"rows cannot be loaded into that database: {result.obstacle}")

@@ -21,6 +21,7 @@ from curation.cli import (
     checkpoints,
     db,
     generate,
+    grow,
     instance,
     labeling,
     prompts,
@@ -96,6 +97,7 @@ app.add_typer(
 )
 app.add_typer(reviewers.app, name="reviewer", help="Manage reviewers and their sign-in tokens.")
 app.add_typer(tokens.app, name="token", help="Manage the API tokens of programs.")
+app.add_typer(grow.app, name="grow", help="Print manifests to run on more machines.")
 app.add_typer(instance.app, name="instance", help="Maintain an instance as a whole.")
 app.add_typer(webhooks.app, name="webhook", help="Send events to other servers.")
 app.add_typer(audit.app, name="audit", help="List, export and verify the audit log.")

@@ -10,8 +10,9 @@ import sqlalchemy as sa
 from curation.db.engine import Transaction
 from curation.db.tables import metadata
 
-TRANSIENT = frozenset({"pending_jobs", "workers"})
-"""Tables about running processes: they are not copied, and refill themselves."""
+LEFT_OUT = frozenset({"instance_secrets", "pending_jobs", "workers"})
+"""Tables that are not copied: those about running processes refill themselves, and a backup has no
+secret that signs sessions."""
 
 SEEDED = frozenset({"candidate_moves"})
 """Tables that a migration fills, so that they have rows in an empty instance."""
@@ -41,7 +42,7 @@ class Writer(Protocol):
 
 def copied_tables() -> list[sa.Table]:
     """Return the tables that are copied, each after those that it refers to."""
-    return [table for table in metadata.sorted_tables if table.name not in TRANSIENT]
+    return [table for table in metadata.sorted_tables if table.name not in LEFT_OUT]
 
 
 def copied_columns(table: sa.Table) -> list[str]:

@@ -25,7 +25,7 @@ from curation.db.engine import Database
 from curation.domain import canonical_json
 from curation.errors import Corrupt, NotFound, Refused
 from curation.instance.object_copy import CopyPlan, copy_objects, find_damaged, plan_copy
-from curation.instance.rows import InstanceView, RowDump, dump_rows
+from curation.instance.rows import ChunkFolder, InstanceView, RowDump, dump_rows
 from curation.object_store import FolderStore
 from curation.ports import ObjectStore, ProgressCallback
 from curation.store_inventory import InstanceStore
@@ -103,7 +103,7 @@ def plan_backup(
         scratch: An empty folder on a local disk.
         on_progress: Receives the progress.
     """
-    view = dump_rows(database, FolderStore(scratch), on_progress)
+    view = dump_rows(database, ChunkFolder(scratch), on_progress)
     return view, plan_copy(store, place.store, complete_names(store, view))
 
 
@@ -144,7 +144,7 @@ def make_backup(
         copy_objects(store, place.store, plan, on_progress, read_back=read_back)
         # The rows, the list of objects and the description come last: an interrupted backup has no
         # name, and the next one finds its objects.
-        rows = FolderStore(Path(folder))
+        rows = ChunkFolder(Path(folder))
         for table in view.dump.tables:
             for chunk in table.chunks:
                 place.store.put(rows.get(chunk))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from curation.adapters.s3 import S3Store
+from curation.db import secrets
 from curation.db.engine import Database
 from curation.db.workers import list_live_workers
 from curation.errors import Conflict, Refused
@@ -19,20 +21,20 @@ from curation.instance.backup import complete_names
 from curation.instance.object_copy import CopyPlan, copy_objects, plan_copy
 from curation.instance.restore import verify_copy
 from curation.instance.rows import (
+    ChunkFolder,
     InstanceView,
     dump_rows,
     find_differences,
     find_obstacle,
     load_rows,
 )
-from curation.object_store import FolderStore
+from curation.instance.setup import prepare_servers
 from curation.ports import ProgressCallback
 from curation.runtime import moved
 from curation.runtime.context import (
     AppContext,
     database_address,
     open_store,
-    upgrade_database,
 )
 from curation.runtime.finding import without_credentials
 from curation.runtime.supervisor import exclusive_home
@@ -52,6 +54,8 @@ class Target:
     store: InstanceStore
     # Why rows cannot be loaded, or None.
     obstacle: str | None
+    # Whether the store can be listed; a move creates a missing bucket.
+    has_bucket: bool
 
 
 @dataclass(frozen=True)
@@ -127,15 +131,14 @@ def open_target(settings: Settings, *, prepare: bool) -> Iterator[Target]:
     """
     store = open_store(settings)
     if prepare:
-        upgrade_database(settings)
-        if isinstance(store, S3Store):
-            store.create_bucket()
+        prepare_servers(settings)
     database = Database(database_address(settings))
     try:
         with database.transaction() as tx:
             has_tables = tx.scalar(sa.text("select to_regclass('alembic_version') is not null"))
             obstacle = find_obstacle(tx) if has_tables else None
-        yield Target(settings, database, store, obstacle)
+        has_bucket = not isinstance(store, S3Store) or store.has_bucket()
+        yield Target(settings, database, store, obstacle, has_bucket=has_bucket)
     finally:
         database.close()
 
@@ -143,8 +146,9 @@ def open_target(settings: Settings, *, prepare: bool) -> Iterator[Target]:
 def plan_move(ctx: AppContext, target: Target, on_progress: ProgressCallback) -> MoveResult:
     """Return what a move would copy; the target stays as it is."""
     with tempfile.TemporaryDirectory() as folder:
-        view = dump_rows(ctx.database, FolderStore(Path(folder)), on_progress)
-    plan = plan_copy(ctx.store, target.store, complete_names(ctx.store, view))
+        view = dump_rows(ctx.database, ChunkFolder(Path(folder)), on_progress)
+    there = target.store if target.has_bucket else None
+    plan = plan_copy(ctx.store, there, complete_names(ctx.store, view))
     return _result(view, plan, target.obstacle)
 
 
@@ -172,8 +176,9 @@ def move_instance(
         Conflict: The target is not empty, or somebody worked in this instance meanwhile.
         Corrupt: The copy differs.
     """
+    secret = ctx.signing_secret()
     with tempfile.TemporaryDirectory() as folder:
-        rows = FolderStore(Path(folder))
+        rows = ChunkFolder(Path(folder))
         view = dump_rows(ctx.database, rows, on_progress)
         # A call that was killed after its rows were committed only lacks the mark.
         complete = target.obstacle is not None and _has_rows(target, view)
@@ -182,6 +187,8 @@ def move_instance(
         if not complete:
             with target.database.transaction() as tx:
                 load_rows(tx, view.dump, rows, on_progress)
+                secrets.reset_secret(tx)
+                secrets.shared_secret(tx, secret)
                 _check_unchanged(ctx.database, view)
     verify_copy(target.database, target.store, view.dump)
     with ctx.database.transaction() as tx:
@@ -204,7 +211,8 @@ def write_environment(settings: Settings, secret: str, path: Path) -> None:
         "LAYERLOOP_QUEUE": settings.queue,
         "LAYERLOOP_SECRET": secret,
     }
-    text = "".join(f"{name}={value}\n" for name, value in values.items() if value)
+    # Quoted where a shell that reads the file needs it; Compose reads such values too.
+    text = "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items() if value)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
         out.write(text)
 

@@ -37,12 +37,12 @@ class CopyPlan:
         return sum(self.missing.values())
 
 
-def plan_copy(source: InstanceStore, target: InstanceStore, names: set[str]) -> CopyPlan:
+def plan_copy(source: InstanceStore, target: InstanceStore | None, names: set[str]) -> CopyPlan:
     """Compare two stores.
 
     Args:
         source: The store with the objects.
-        target: The store to fill.
+        target: The store to fill; None if it does not exist yet.
         names: Names of the objects that are needed.
 
     Raises:
@@ -55,7 +55,8 @@ def plan_copy(source: InstanceStore, target: InstanceStore, names: set[str]) -> 
             f"{len(lost)} objects that rows or snapshots name are missing: {listed} ...",
             "run 'layerloop doctor', and restore them from a backup",
         )
-    there = {found.sha256: found.bytes for found in target.list_objects()}
+    present = target.list_objects() if target is not None else ()
+    there = {found.sha256: found.bytes for found in present}
     missing = {name: size for name, size in wanted.items() if there.get(name) != size}
     return CopyPlan(wanted, missing, damaged=sorted(missing.keys() & there.keys()))
 

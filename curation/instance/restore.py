@@ -11,8 +11,7 @@ from curation.db.engine import Database
 from curation.errors import Corrupt
 from curation.instance.backup import Backup, BackupPlace, read_object_list
 from curation.instance.object_copy import CopyPlan, copy_objects, plan_copy
-from curation.instance.rows import RowDump, load_rows, next_snapshot, refuse_filled
-from curation.object_store import FolderStore
+from curation.instance.rows import ChunkFolder, RowDump, load_rows, next_snapshot, refuse_filled
 from curation.ports import ProgressCallback
 from curation.store_inventory import InstanceStore
 
@@ -53,7 +52,7 @@ def restore_backup(
     copy_objects(place.store, store, plan, on_progress, read_back=True)
     # Rows are loaded from a local disk, so that the transaction does not wait for the backup.
     with tempfile.TemporaryDirectory() as folder:
-        rows = FolderStore(Path(folder))
+        rows = ChunkFolder(Path(folder))
         for table in backup.dump.tables:
             for chunk in table.chunks:
                 rows.put(place.store.get(chunk))
@@ -81,7 +80,7 @@ def verify_copy(database: Database, store: InstanceStore, dump: RowDump) -> None
 
 
 def _load(
-    database: Database, dump: RowDump, rows: FolderStore, on_progress: ProgressCallback
+    database: Database, dump: RowDump, rows: ChunkFolder, on_progress: ProgressCallback
 ) -> None:
     """Load rows into tables of the revision that they were dumped from, then upgrade these."""
     schema.downgrade(database, dump.revision)

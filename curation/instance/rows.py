@@ -17,7 +17,7 @@ from curation.db.engine import Database, Transaction
 from curation.domain import Progress
 from curation.errors import Conflict, Corrupt, NotFound, Refused
 from curation.object_store import compute_sha256
-from curation.ports import ObjectStore, ProgressCallback
+from curation.ports import ProgressCallback
 
 FORMAT = "layerloop rows 1"
 CHUNK_BYTES = 16 << 20
@@ -73,6 +73,23 @@ class RowDump:
 
 
 @dataclass(frozen=True)
+class ChunkFolder:
+    """A folder on a local disk for chunks of rows, which are read while a transaction is open."""
+
+    folder: Path
+
+    def put(self, data: bytes) -> str:
+        """Keep a chunk, and return its sha256."""
+        name = compute_sha256(data)
+        (self.folder / name).write_bytes(data)
+        return name
+
+    def get(self, sha256: str) -> bytes:
+        """Return a chunk."""
+        return (self.folder / sha256).read_bytes()
+
+
+@dataclass(frozen=True)
 class InstanceView:
     """A dump of rows, and the objects that the rows of the same view name."""
 
@@ -83,13 +100,13 @@ class InstanceView:
 
 
 def dump_rows(
-    database: Database, store: ObjectStore, on_progress: ProgressCallback
+    database: Database, chunks: ChunkFolder, on_progress: ProgressCallback
 ) -> InstanceView:
     """Read all rows from one view of the database while others may write.
 
     Args:
         database: The database.
-        store: Store for the chunks, on a local disk: the transaction stays open meanwhile.
+        chunks: Folder for the chunks.
         on_progress: Receives the progress.
     """
     tables = table_copy.copied_tables()
@@ -100,7 +117,7 @@ def dump_rows(
         for number, table in enumerate(tables):
             on_progress(Progress("reading rows", number, len(tables)))
             columns = table_copy.copied_columns(table)
-            writer = _ChunkWriter(store)
+            writer = _ChunkWriter(chunks)
             table_copy.copy_out(tx, table.name, columns, writer)
             rows, digest = table_copy.measure_table(tx, table.name, columns)
             dumped.append(TableRows(table.name, tuple(columns), rows, digest, writer.finish()))
@@ -112,14 +129,14 @@ def dump_rows(
 
 
 def load_rows(
-    tx: Transaction, dump: RowDump, store: ObjectStore, on_progress: ProgressCallback
+    tx: Transaction, dump: RowDump, chunks: ChunkFolder, on_progress: ProgressCallback
 ) -> None:
     """Load a dump into an empty instance with the same schema, and check it, in one transaction.
 
     Args:
         tx: The transaction.
         dump: The dump.
-        store: Store of its chunks, on a local disk.
+        chunks: Folder with its chunks.
         on_progress: Receives the progress.
 
     Raises:
@@ -132,7 +149,7 @@ def load_rows(
     table_copy.prepare_tables(tx, names)
     for number, table in enumerate(dump.tables):
         on_progress(Progress("loading rows", number, len(names)))
-        table_copy.copy_in(tx, table.name, table.columns, _open_chunks(store, table.chunks))
+        table_copy.copy_in(tx, table.name, table.columns, _open_chunks(chunks, table.chunks))
     table_copy.set_sequences(tx, dump.sequences)
     table_copy.finish_tables(tx, names)
     if different := find_differences(tx, dump):
@@ -214,10 +231,10 @@ class _HashingStore:
 
 
 class _ChunkWriter:
-    """Cuts text into compressed objects; equal text from the start gives equal chunks."""
+    """Cuts text into compressed chunks; equal text from the start gives equal chunks."""
 
-    def __init__(self, store: ObjectStore) -> None:
-        self.store = store
+    def __init__(self, folder: ChunkFolder) -> None:
+        self.folder = folder
         self.waiting = bytearray()
         self.chunks: list[str] = []
 
@@ -235,7 +252,7 @@ class _ChunkWriter:
         return tuple(self.chunks)
 
     def _keep(self, data: bytes) -> None:
-        self.chunks.append(self.store.put(zlib.compress(data, 3)))
+        self.chunks.append(self.folder.put(zlib.compress(data, 3)))
 
 
 class _ChunkReader(io.RawIOBase):
@@ -256,5 +273,5 @@ class _ChunkReader(io.RawIOBase):
         return len(taken)
 
 
-def _open_chunks(store: ObjectStore, chunks: Sequence[str]) -> io.BufferedReader:
-    return io.BufferedReader(_ChunkReader(zlib.decompress(store.get(sha)) for sha in chunks))
+def _open_chunks(folder: ChunkFolder, chunks: Sequence[str]) -> io.BufferedReader:
+    return io.BufferedReader(_ChunkReader(zlib.decompress(folder.get(sha)) for sha in chunks))

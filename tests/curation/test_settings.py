@@ -7,11 +7,14 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import kombu
+import psycopg
 import pytest
+import sqlalchemy as sa
 from pydantic import ValidationError
 
 from curation.errors import LayerloopError
-from curation.settings import EMBEDDED, Settings
+from curation.settings import EMBEDDED, Settings, read_settings
 
 
 def test_nothing_given_is_everything_embedded():
@@ -110,3 +113,29 @@ def test_a_process_that_is_started_has_the_same_settings(tmp_path, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert Settings() == settings
+
+
+@pytest.mark.parametrize("password", ["p@ss:w/rd%20", "a#b?c&d=e", "ünïcode ' \" $x", "%", "[::1]"])
+def test_passwords_of_their_own_reach_servers_as_they_are(password, monkeypatch):
+    monkeypatch.setenv(
+        "LAYERLOOP_DATABASE", "postgresql://layerloop@db:5433/layerloop?sslmode=prefer"
+    )
+    monkeypatch.setenv("LAYERLOOP_QUEUE", "amqp://layerloop@mq//")
+    monkeypatch.setenv("LAYERLOOP_DATABASE_PASSWORD", password)
+    monkeypatch.setenv("LAYERLOOP_QUEUE_PASSWORD", password)
+    read = read_settings()
+    url = sa.make_url(read.database)
+    assert (url.username, url.password, url.host, url.port) == ("layerloop", password, "db", 5433)
+    assert psycopg.conninfo.conninfo_to_dict(read.database)["password"] == password
+    broker = kombu.Connection(read.queue)
+    assert (broker.userid, broker.password, broker.hostname) == ("layerloop", password, "mq")
+    # A child process that gets the environment reads the same.
+    for name, value in read.environment().items():
+        monkeypatch.setenv(name, value)
+    assert read_settings().database == read.database
+
+
+def test_a_password_in_the_url_and_a_url_without_user_stay(monkeypatch):
+    monkeypatch.setenv("LAYERLOOP_DATABASE_PASSWORD", "other")
+    for address in ("postgresql://u:own@db/x", "postgresql:///x?host=/run", "embedded"):
+        assert read_settings(database=address).database == address

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import stat
 import uuid
 
@@ -78,11 +79,13 @@ def run(ctx, target: Settings):
 def test_a_moved_instance_is_the_same_and_freezes_the_same_snapshot(instance, target):
     made = fill_instance(instance.database, instance.store)
     before = content(instance.database)
+    secret = instance.signing_secret()
     result = run(instance, target)
     assert result.objects == result.copied_objects == len(list(instance.store.list_objects()))
     with open_context(target) as there:
         there.database.send = None
         assert content(there.database) == before
+        assert there.signing_secret() == secret, "people stay signed in"
         # Both go on: equal work gives equal names in both.
         names = []
         for ctx in (instance, there):
@@ -123,6 +126,13 @@ def test_a_dry_run_counts_and_changes_nothing(instance, server, tmp_path):
     assert result.copied_bytes == sum(found.bytes for found in instance.store.list_objects())
     assert list(opened.store.list_objects()) == []
     moved.check_not_moved(instance.database)
+
+
+def test_a_dry_run_needs_no_bucket(instance, target):
+    fill_instance(instance.database, instance.store)
+    with quiet_instance(instance), open_target(target, prepare=False) as opened:
+        assert plan_move(instance, opened, ignore).copied_objects > 0
+        assert not opened.has_bucket
 
 
 def test_a_target_that_is_not_empty_is_refused(instance, target):
@@ -215,7 +225,7 @@ def test_the_environment_is_for_its_owner_alone(instance, target, tmp_path):
     path = tmp_path / "moved.env"
     write_environment(target, "s" * 40, path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    lines = dict(line.split("=", 1) for line in path.read_text().splitlines())
+    lines = dict(word.split("=", 1) for word in shlex.split(path.read_text()))
     assert lines["LAYERLOOP_DATABASE"] == target.database
     assert lines["LAYERLOOP_SECRET"] == "s" * 40
     assert lines["LAYERLOOP_STORAGE_ENDPOINT"] == target.storage_endpoint
