@@ -209,8 +209,8 @@ class Sample:
     visible pixels (curation.images.codec.pixel_hash); `round` is 0 for seeds. `captioner` is the
     model that wrote the caption (model@revision), empty for people and imports. `texts` are
     captions of single layers, `caption` is the caption of the whole image. `caption_source` is set
-    only where the caption was made from a file name, so that the lines of all other samples are
-    the same as before the field existed.
+    only where the caption was made from a file name, `licence_text` where the importer wrote the
+    licence in other words than its SPDX id, so that other lines are as before the fields existed.
     """
 
     id: str
@@ -225,6 +225,7 @@ class Sample:
     captioner: str = ""
     texts: Mapping[LayerRole, str] = field(default_factory=dict)
     caption_source: CaptionSource | None = None
+    licence_text: str = ""
 
     def line(self) -> str:
         """Return the sample as one line of canonical JSON, without empty fields of OPTIONAL."""
@@ -253,10 +254,11 @@ class Sample:
             captioner=str(row.get("captioner", "")),
             texts={LayerRole(role): str(text) for role, text in row.get("texts", {}).items()},
             caption_source=CaptionSource(origin) if origin else None,
+            licence_text=str(row.get("licence_text", "")),
         )
 
 
-OPTIONAL_SAMPLE_FIELDS = frozenset({"captioner", "texts", "caption_source"})
+OPTIONAL_SAMPLE_FIELDS = frozenset({"captioner", "texts", "caption_source", "licence_text"})
 """Fields that a sample's line omits where they are empty, so that old samples keep their lines."""
 
 

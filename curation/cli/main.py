@@ -24,6 +24,7 @@ from curation.cli import (
     grow,
     instance,
     labeling,
+    lineage,
     prompts,
     reviewers,
     rounds,
@@ -106,6 +107,8 @@ app.add_typer(db.app, name="db", help="Check and upgrade the schema of the datab
 # Commands without a group.
 app.command("train")(checkpoints.train)
 app.command("generate")(generate.generate)
+app.command("why")(lineage.why)
+app.command("used")(lineage.used)
 app.add_typer(workers.app, name="worker")
 app.command("status")(status.status)
 for command in (serve.up, serve.demo, serve.doctor, serve.api):

@@ -62,6 +62,17 @@ def import_(
             help="Use file names as captions.",
         ),
     ] = False,
+    licence: Annotated[
+        str | None,
+        typer.Option(help="Licence of files that state none, an SPDX id where there is one."),
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Source of files that state none: an address or a name.")
+    ] = None,
+    accept_unknown: Annotated[
+        bool,
+        typer.Option("--accept-unknown", help="Import files without a licence or a source too."),
+    ] = False,
     workers: Annotated[int, typer.Option(help="Number of decoder processes.", min=1)] = 2,
     follow_links: Annotated[
         list[Path] | None,
@@ -79,8 +90,9 @@ def import_(
     Captions, licences, sources and splits are read from metadata.jsonl (one object per line:
     file_name, text, licence, source, split), metadata.csv or .json, and from x.txt, x.caption or
     x.json beside x.png, also in archives. Changes since the last import are listed; --update
-    applies them. Files that screening is unsure of wait for review; every refused or waiting file
-    is listed with its reason.
+    applies them. Files whose licence or source is not stated are held back, unless --licence and
+    --source state them or --accept-unknown is given. Files that screening is unsure of wait for
+    review; every refused or waiting file is listed with its reason.
     """
     from curation.ingest import seed_import
     from curation.ingest.folder_listing import list_folder
@@ -94,7 +106,9 @@ def import_(
             f"there is no folder {missing}",
             "--follow-links takes the folder that links may point into",
         )
-    reading = ListingOptions(encoding, splits_from_folders, captions_from_names)
+    reading = ListingOptions(
+        encoding, splits_from_folders, captions_from_names, licence, source, accept_unknown
+    )
     if dry_run:
         count = len(list_folder(folder, roots, reading).files)
         print_result(
@@ -156,6 +170,14 @@ def _notes(summary: ImportSummary) -> list[str]:
             "captions made from file names count as missing and are not used as prompts: "
             "'layerloop caption run' writes captions, --captions-from-names with --update uses the "
             "names as captions"
+        )
+
+    # Files without a licence or a source.
+    bare = sum("rights_missing" in file.codes for file in summary.named)
+    if bare:
+        lines.append(
+            f"{bare} files state no licence or no source: give --licence and --source, or import "
+            "them with --accept-unknown"
         )
 
     # Files that differ from the last import.

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID, insert
 
+from curation.datasets.licences import normalize_licence
 from curation.db.engine import Transaction
 from curation.db.tables import layers, sample_layers, samples
 from curation.domain import (
@@ -66,13 +67,15 @@ class NewSample:
         )
 
     def to_sample(self) -> Sample:
-        """Return the sample as it is written to snapshots."""
+        """Return the sample as snapshots have it, its licence as an SPDX id if there is one."""
         visible = self.visible()
+        licence, licence_text = normalize_licence(self.licence)
         return Sample(
             id=content_id("sample", visible).hex,
             kind=self.kind,
             caption=self.caption,
-            licence=self.licence,
+            licence=licence,
+            licence_text=licence_text,
             source=self.source,
             split=self.split or assign_split(visible),
             round=self.round,

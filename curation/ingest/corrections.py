@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from curation.datasets.captions import write_caption
+from curation.datasets.licences import normalize_licence
 from curation.datasets.samples import UNKNOWN_VALUE
 from curation.db.engine import Transaction
 from curation.db.tables import (
@@ -245,8 +246,11 @@ def update_sample(
             new = replace(
                 new, caption=metadata.caption or UNKNOWN_VALUE, captioner="", caption_source=mark
             )
-    if "licence" in changed and (metadata.licence or old.licence == changed["licence"][0]):
-        new = replace(new, licence=metadata.licence or UNKNOWN_VALUE)
+    former = changed.get("licence", ("",))[0]
+    unedited = former in (old.licence_text or old.licence, old.licence)
+    if "licence" in changed and (metadata.licence or unedited):
+        licence, text = normalize_licence(metadata.licence or UNKNOWN_VALUE)
+        new = replace(new, licence=licence, licence_text=text)
     if "source" in changed and (metadata.source or old.source == changed["source"][0]):
         new = replace(new, source=metadata.source or default_source)
     if metadata.split is not None and "split" in changed:

@@ -123,7 +123,7 @@ def record_from_sample(
     record = {"caption": sample.caption, "caption_source": str(source)}
     record |= {str(role): text for role, text in sample.texts.items()}
     if sample.licence != UNKNOWN_VALUE:
-        record["licence"] = sample.licence
+        record["licence"] = sample.licence_text or sample.licence
     if not sample.source.startswith("seed folder "):
         record["source"] = sample.source
     if "split" in now:

@@ -41,14 +41,24 @@ class ListingOptions:
         encoding: Encoding of text without a byte order mark; None for UTF-8.
         splits_from_folders: Whether a folder name such as "train" or "test" sets the split.
         captions_from_names: Whether file names count as given captions.
+        licence: Licence of files whose metadata states none.
+        source: Source of files whose metadata states none.
+        accept_unknown: Whether files without a licence or a source are imported; otherwise they are
+            held back.
     """
 
     encoding: str | None = None
     splits_from_folders: bool = False
     captions_from_names: bool = False
+    licence: str | None = None
+    source: str | None = None
+    accept_unknown: bool = True
 
 
 DEFAULT_OPTIONS = ListingOptions()
+
+NO_RIGHTS = "rights_missing"
+"""Code of a file that is held back since its licence or its source is not stated."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +136,20 @@ class Listing:
         if description.split is None and self.options.splits_from_folders:
             split = next(iter(self.folder_splits(name).values()), None)
             description = replace(description, split=split)
+        description = self._with_rights(description)
         pair = self.pairs.get(name)
         return replace(description, texts=pair.prompt.texts) if pair else description
+
+    def _with_rights(self, description: FileMetadata) -> FileMetadata:
+        """Fill in licence and source from the options, or hold back a file without them."""
+        licence = description.licence or self.options.licence
+        source = description.source or self.options.source
+        if self.options.accept_unknown or (licence and source):
+            return replace(description, licence=licence, source=source)
+        absent = " and ".join(
+            name for name, value in (("licence", licence), ("source", source)) if not value
+        )
+        return FileMetadata(refusal=InvalidImage(NO_RIGHTS, f"its metadata states no {absent}"))
 
     def _read_caption_file(self, file: str) -> FileMetadata:
         """Read a caption file. Raises BadFile with caption_unreadable."""

@@ -1,0 +1,173 @@
+"""Lineage in both directions: where a sample comes from, and what a checkpoint was made from."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import sqlalchemy as sa
+
+from curation.checkpoints.registry import find_checkpoint
+from curation.datasets.manifest import find_sample, read_withheld
+from curation.datasets.samples import find_sample_id
+from curation.datasets.snapshots import list_snapshots
+from curation.db.engine import Database, Transaction
+from curation.db.tables import (
+    candidates,
+    checkpoints,
+    decisions,
+    prompts,
+    reviewers,
+    rounds,
+    samples,
+)
+from curation.domain import Sample
+from curation.ports import ObjectStore
+
+
+def why_sample(database: Database, store: ObjectStore, name: str) -> dict[str, Any]:
+    """Return where a sample comes from, and where it went.
+
+    Args:
+        database: The database.
+        store: Store of the snapshots.
+        name: Id of the sample, or its first eight or more digits.
+
+    Returns:
+        The sample; for a generated or reviewed one its candidate with prompt, seed, round,
+        checkpoint and decisions; the snapshots that hold it; the checkpoints trained on these.
+
+    Raises:
+        NotFound: There is no such sample, or a snapshot is not in the store.
+        Corrupt: A snapshot cannot be read.
+    """
+    with database.transaction() as tx:
+        id_ = find_sample_id(tx, name)
+        row = tx.execute(sa.select(samples).where(samples.c.id == id_)).mappings().one()
+        candidate = _candidate(tx, row["candidate_id"]) if row["candidate_id"] else None
+        frozen = list_snapshots(tx)
+    sample = Sample.read(row["line"])
+    # Manifests are read without a transaction; an empty snapshot has none.
+    holding = [
+        {
+            "id": snapshot["id"],
+            "tags": snapshot["tags"],
+            "withheld": sample.id in read_withheld(store, snapshot["id"]),
+        }
+        for snapshot in frozen
+        if snapshot["samples"] and find_sample(store, snapshot["id"], sample.id)
+    ]
+    with database.transaction() as tx:
+        trained = _trained_on(tx, [str(one["id"]) for one in holding])
+    return {
+        "id": sample.id,
+        "caption": sample.caption,
+        "licence": sample.licence,
+        "source": sample.source,
+        "split": str(sample.split),
+        "round": sample.round,
+        "withdrawn_at": row["withdrawn_at"],
+        "candidate": candidate,
+        "snapshots": holding,
+        "checkpoints": trained,
+    }
+
+
+def used_by_checkpoint(tx: Transaction, name: str) -> dict[str, Any]:
+    """Return what a checkpoint was made from, and what was made with it.
+
+    Args:
+        tx: The transaction.
+        name: Id of the checkpoint, or its first eight or more digits.
+
+    Returns:
+        Recipe, preset and seed; its snapshot with the counts of samples; its ancestors; the rounds
+        that it generated with their accepted samples; the checkpoints that continue it.
+
+    Raises:
+        NotFound: There is no such checkpoint.
+    """
+    found = find_checkpoint(tx, name)
+    snapshot = next((one for one in list_snapshots(tx) if one["id"] == found.snapshot), None)
+    ancestors = []
+    parent = found.parent
+    while parent is not None:
+        query = sa.select(checkpoints.c.id, checkpoints.c.snapshot_id, checkpoints.c.parent_id)
+        row = tx.execute(query.where(checkpoints.c.id == parent)).one_or_none()
+        ancestors.append({"id": parent, "snapshot": row.snapshot_id if row else None})
+        parent = row.parent_id if row else None
+    children = sa.select(checkpoints.c.id).where(checkpoints.c.parent_id == found.id)
+    return {
+        "id": found.id,
+        "recipe": found.recipe,
+        "preset": found.preset,
+        "seed": found.seed,
+        "changes": dict(found.changes),
+        "snapshot": found.snapshot,
+        "samples": snapshot["samples"] if snapshot else None,
+        "counts": snapshot["counts"] if snapshot else {},
+        "ancestors": ancestors,
+        "rounds": _generated(tx, found.id),
+        "children": list(tx.execute(children.order_by(checkpoints.c.created_at)).scalars()),
+    }
+
+
+def _candidate(tx: Transaction, candidate: uuid.UUID) -> dict[str, Any]:
+    query = (
+        sa.select(
+            candidates.c.seed,
+            candidates.c.round_id,
+            candidates.c.propensity,
+            prompts.c.text,
+            rounds.c.purpose,
+            rounds.c.checkpoint_id,
+        )
+        .join(prompts, prompts.c.id == candidates.c.prompt_id)
+        .join(rounds, rounds.c.id == candidates.c.round_id)
+        .where(candidates.c.id == candidate)
+    )
+    row = tx.execute(query).mappings().one()
+    made = (
+        sa.select(
+            decisions.c.created_at,
+            reviewers.c.name.label("reviewer"),
+            decisions.c.verdict,
+            decisions.c.reasons,
+        )
+        .join(reviewers, reviewers.c.id == decisions.c.reviewer_id)
+        .where(decisions.c.candidate_id == candidate)
+        .order_by(decisions.c.id)
+    )
+    return {
+        "id": str(candidate),
+        "prompt": row["text"],
+        "seed": row["seed"],
+        "round": row["round_id"],
+        "purpose": row["purpose"],
+        "checkpoint": row["checkpoint_id"],
+        "propensity": row["propensity"],
+        "decisions": [dict(one) for one in tx.execute(made).mappings()],
+    }
+
+
+def _trained_on(tx: Transaction, snapshots: list[str]) -> list[dict[str, Any]]:
+    query = sa.select(checkpoints.c.id, checkpoints.c.snapshot_id, checkpoints.c.promoted_at).where(
+        checkpoints.c.snapshot_id.in_(snapshots)
+    )
+    return [dict(row) for row in tx.execute(query.order_by(checkpoints.c.created_at)).mappings()]
+
+
+def _generated(tx: Transaction, checkpoint: str) -> list[dict[str, Any]]:
+    accepted = sa.func.count(samples.c.id).filter(samples.c.withdrawn_at.is_(None))
+    query = (
+        sa.select(
+            rounds.c.id,
+            sa.func.count(candidates.c.id).label("candidates"),
+            accepted.label("samples"),
+        )
+        .outerjoin(candidates, candidates.c.round_id == rounds.c.id)
+        .outerjoin(samples, samples.c.candidate_id == candidates.c.id)
+        .where(rounds.c.checkpoint_id == checkpoint)
+        .group_by(rounds.c.id)
+    )
+    return [dict(row) for row in tx.execute(query.order_by(rounds.c.id)).mappings()]

@@ -1,0 +1,53 @@
+"""Lineage: from a sample to its prompt, decisions, snapshots and checkpoints, and back."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+import sqlalchemy as sa
+
+from curation.checkpoints.registry import register_checkpoint
+from curation.datasets.samples import add_samples, samples_from_candidates
+from curation.datasets.snapshots import freeze_snapshot
+from curation.db.tables import decisions, rounds
+from curation.domain import CandidateState, Checkpoint
+from curation.errors import NotFound
+from curation.reporting.lineage import used_by_checkpoint, why_sample
+from curation.review.reviewers import add_reviewer
+from tests.support.factories import make_candidates, make_round
+
+
+def test_a_sample_and_a_checkpoint_name_each_other(database, store):
+    with database.transaction() as tx:
+        number = make_round(tx)
+        drawing = tx.scalar(sa.select(rounds.c.checkpoint_id).where(rounds.c.id == number))
+        [candidate, _] = make_candidates(tx, store, number, 2, CandidateState.accepted)
+        ada = add_reviewer(tx, "Ada")
+        row = {"candidate_id": candidate, "reviewer_id": ada.id, "verdict": "accept",
+               "channel": "test", "key": uuid.uuid4()}  # fmt: skip
+        tx.execute(sa.insert(decisions), row)
+        [sample] = add_samples(tx, samples_from_candidates(tx, [candidate]))
+    with database.transaction(repeatable_read=True) as tx:
+        frozen = freeze_snapshot(tx, store, tag="v1", actor="test")
+    with database.transaction() as tx:
+        trained = Checkpoint({}, "base", "tiny", frozen.id, drawing, 0, "test")
+        register_checkpoint(tx, trained, "test")
+    found = why_sample(database, store, sample.hex[:10])
+    with database.transaction() as tx:
+        assert (found["candidate"]["round"], found["candidate"]["checkpoint"]) == (number, drawing)
+        assert found["candidate"]["prompt"] == f"prompt 0 of round {number}"
+        assert [(one["reviewer"], one["verdict"]) for one in found["candidate"]["decisions"]] == [
+            ("Ada", "accept")
+        ]
+        assert found["snapshots"] == [{"id": frozen.id, "tags": ["v1"], "withheld": False}]
+        assert [one["id"] for one in found["checkpoints"]] == [trained.id]
+
+        of_trained = used_by_checkpoint(tx, trained.id[:10])
+        assert (of_trained["snapshot"], of_trained["samples"]) == (frozen.id, 1)
+        assert [one["id"] for one in of_trained["ancestors"]] == [drawing]
+        of_drawing = used_by_checkpoint(tx, drawing)
+        assert of_drawing["rounds"] == [{"id": number, "candidates": 2, "samples": 1}]
+        assert of_drawing["children"] == [trained.id]
+    with pytest.raises(NotFound):
+        why_sample(database, store, "0" * 32)
