@@ -72,12 +72,12 @@ def _progress(
     free: Counter[int] = Counter()
     mine: Counter[int] = Counter()
     accepted: Counter[int] = Counter()
-    for count in read_counts(tx, rounds, ["candidates", "own"]):
+    for count in read_counts(tx, rounds, ["own"], str(reviewer_id)):
+        mine[count.round_id] += count.n
+        accepted[count.round_id] += count.n if count.key[1] == "accept" else 0
+    for count in read_counts(tx, rounds, ["candidates"], "waiting"):
         row = rounds[count.round_id]
-        if count.name == "own" and count.key[0] == str(reviewer_id):
-            mine[row.id] += count.n
-            accepted[row.id] += count.n if count.key[1] == "accept" else 0
-        elif count.name == "candidates" and count.key[0] == "waiting" and row.open:
+        if row.open:
             may_decide = int(count.key[1]) < row.overlap or row.adjudicates
             free[row.id] += count.n if may_decide else 0
     # Few rows: what the reviewer holds, has decided with others still to decide, and hidden gold.

@@ -254,9 +254,10 @@ _SERVING = _sql(f"""
         and c.state = 'waiting' limit 1)
         one on true
     where (one.there or exists (
-        select from gold g join claims k on k.candidate_id = g.candidate_id
-            and k.reviewer_id = me.id
-        where g.round_id = r.id and not k.unfinished and not exists (
+        select from gold g cross join lateral (
+            select from claims k where k.candidate_id = g.candidate_id and k.reviewer_id = me.id
+                and not k.unfinished limit 1) claimed
+        where g.round_id = r.id and not exists (
             select from decisions d where d.candidate_id = g.candidate_id and d.reviewer_id = me.id
                 and {IS_STANDING})))
         and r.state = 'open' and r.purpose <> '{GOLD_PURPOSE}'
