@@ -17,6 +17,7 @@ from curation.runtime import doctor_servers, doctor_storage
 from curation.runtime.context import open_context, upgrade_database
 from curation.runtime.doctor import run_checks
 from curation.runtime.finding import Finding
+from curation.runtime.health import Readiness
 from curation.settings import Settings
 from tests.support.servers import S3Server, free_port
 
@@ -44,6 +45,7 @@ def test_a_bucket_is_tried_and_a_missing_one_is_named(
     assert not missing.ok
     assert "there is no bucket" in missing.message
     with open_context(given) as context:
+        assert Readiness(context).check()["store"] == "does not answer"
         context.store.create_bucket()
         assert doctor_storage.check_store(given).ok
         assert list(context.store.list_objects()) == []
