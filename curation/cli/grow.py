@@ -54,10 +54,14 @@ def skypilot(
         str, typer.Option(help="Kind and number of accelerators of a machine.")
     ] = "L4:1",
     spot: Annotated[bool, typer.Option(help="Use spot machines.")] = True,
+    machines: Annotated[
+        int, typer.Option(help="Number of machines that train one run together.", min=1)
+    ] = 1,
 ) -> None:
-    """Print the task of a gpu worker on a machine that SkyPilot rents."""
+    """Print a task for SkyPilot: a gpu worker, or a training on several machines."""
     from curation.instance.manifests import render_skypilot
 
-    sys.stdout.write(
-        render_skypilot(settings(), images=images, tag=tag, accelerators=accelerators, spot=spot)
+    task = render_skypilot(
+        settings(), images=images, tag=tag, accelerators=accelerators, spot=spot, machines=machines
     )
+    sys.stdout.write(task)

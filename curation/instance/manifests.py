@@ -88,9 +88,9 @@ def render_kubernetes(
 
 
 def render_skypilot(
-    settings: Settings, *, images: str, tag: str, accelerators: str, spot: bool
+    settings: Settings, *, images: str, tag: str, accelerators: str, spot: bool, machines: int = 1
 ) -> str:
-    """Return the task of a gpu worker for SkyPilot as YAML.
+    """Return the task of a gpu worker, or of a training on several machines, for SkyPilot as YAML.
 
     Args:
         settings: The settings of an instance on servers.
@@ -98,6 +98,7 @@ def render_skypilot(
         tag: Tag of the images.
         accelerators: Kind and number of accelerators, such as "L4:1".
         spot: Whether to use spot machines.
+        machines: Number of machines that train one run together.
 
     Raises:
         Refused: The instance is not on servers, or a name is invalid.
@@ -109,7 +110,7 @@ def render_skypilot(
         tag=tag,
         accelerators=accelerators,
         spot=spot,
-        nodes=1,
+        nodes=machines,
         environment=server_environment(settings),
         secrets=SECRETS,
     )

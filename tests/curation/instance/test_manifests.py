@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import jsonschema
@@ -128,6 +129,34 @@ def test_no_secret_is_printed_and_every_variable_is_a_setting(program, printed):
     assert "secret-word" not in text
     known = {f"LAYERLOOP_{name.upper()}" for name in Settings.model_fields}
     assert set(re.findall(r"LAYERLOOP_\w+", text)) <= known
+
+
+def test_machines_that_train_together_run_commands_that_exist(tmp_path):
+    task = yaml.safe_load(
+        render_skypilot(SERVERS, accelerators="H100:8", spot=True, machines=2, **NAMES)
+    )
+    jsonschema.validate(task, schema("skypilot-task"))
+    assert task["num_nodes"] == 2
+    # A stand-in for layerloop prints how it was called on each machine.
+    fake = tmp_path / "layerloop"
+    fake.write_text('#!/bin/sh\necho "$LAYERLOOP_TRAIN_MACHINES $LAYERLOOP_TRAIN_ENDPOINT $*"\n')
+    fake.chmod(0o755)
+    called = []
+    for rank in "01":
+        env = {
+            "PATH": f"{tmp_path}:/usr/bin:/bin",
+            "SKYPILOT_NUM_NODES": "2",
+            "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2",
+            "SKYPILOT_NODE_RANK": rank,
+        }
+        done = subprocess.run(
+            ["sh", "-ec", task["run"]], env=env, capture_output=True, text=True, check=True
+        )
+        called.append(done.stdout.strip())
+    assert called == [
+        "2 10.0.0.1:29500 worker --queue train",
+        "2 10.0.0.1:29500 run join --machine 1",
+    ]
 
 
 def test_an_embedded_instance_and_odd_names_are_refused():
