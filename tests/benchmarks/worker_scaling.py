@@ -23,12 +23,14 @@ from curation.db.engine import Database
 from curation.db.schema import migrate
 from tests.support import servers
 from tests.support.factories import fresh_database, named, states
-from tests.support.s3_proxy import s3_proxy
+from tests.support.s3_proxy import S3Proxy, s3_proxy
 from tests.support.servers import wait_for
 from tests.support.worker_processes import WorkerInstance, worker_instance
 
 
-def generate(instance: WorkerInstance, count: int, arguments: argparse.Namespace) -> float:
+def generate(
+    instance: WorkerInstance, count: int, arguments: argparse.Namespace, _proxy: S3Proxy
+) -> float:
     """Seconds in which so many workers generate a round."""
     for _ in range(count):
         instance.start("generate", TEST_SECONDS_EACH=str(arguments.seconds_each))
@@ -44,7 +46,9 @@ def generate(instance: WorkerInstance, count: int, arguments: argparse.Namespace
     return took
 
 
-def screen(instance: WorkerInstance, count: int, arguments: argparse.Namespace) -> float:
+def screen(
+    instance: WorkerInstance, count: int, arguments: argparse.Namespace, proxy: S3Proxy
+) -> float:
     """Seconds in which so many workers screen a generated round."""
     number = instance.open_round(arguments.quota)
     instance.start("generate")
@@ -59,6 +63,7 @@ def screen(instance: WorkerInstance, count: int, arguments: argparse.Namespace) 
     for _ in range(count):
         instance.start("screen")
     instance.wait_for_workers(count, 300)
+    proxy.delay = arguments.delay
     started = time.monotonic()
     with instance.database.transaction() as tx:
         tx.connection.exec_driver_sql(f"update rounds set state = 'open' where id = {number}")
@@ -77,7 +82,7 @@ def main() -> None:
     parser.add_argument("--quota", type=int, default=512)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--seconds-each", type=float, default=0.3)
-    parser.add_argument("--delay", type=float, default=0.5)
+    parser.add_argument("--delay", type=float, default=3.0)
     parser.add_argument("--what", nargs="+", default=["generate", "screen"])
     arguments = parser.parse_args()
     with (
@@ -103,11 +108,10 @@ def main() -> None:
                         migrate(database)
                         database.close()
                         install_pgmq(address)
-                        proxy.delay = arguments.delay if what == "screen" else 0.0
                         place = Path(folder) / f"{what}-{count}"
                         endpoint = proxy.endpoint if what == "screen" else None
                         with worker_instance(place, address, s3, endpoint, rabbitmq) as instance:
-                            took = measure(instance, count, arguments)
+                            took = measure(instance, count, arguments, proxy)
                     alone = alone or took
                     alone = alone or took
                     row: dict[str, object] = {
