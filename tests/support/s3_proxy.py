@@ -12,7 +12,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlparse
 
 Fault = Callable[[str, int], str | None]
-"""Given the method and the number of the request: None, a status such as "503", "reset" or "wrong"."""
+"""Given the method and the number of the request: None, a status such as "503", or one of FAULTS."""
+
+FAULTS = ("reset", "slow", "wrong", "truncated", "lost")
+"""Reset before the request, slow, wrong or half the bytes of a GET, and a lost answer."""
+
+SLOW_SECONDS = 0.4
 
 
 class S3Proxy:
@@ -42,7 +47,7 @@ def s3_proxy(upstream: str) -> Iterator[S3Proxy]:
                 proxy.requests += 1
                 fault = proxy.fault(self.command, proxy.requests)
                 proxy.faults += fault is not None
-            time.sleep(proxy.delay)
+            time.sleep(proxy.delay + (SLOW_SECONDS if fault == "slow" else 0))
             if fault == "reset":
                 self.close_connection = True
                 self.connection.close()
@@ -62,14 +67,21 @@ def s3_proxy(upstream: str) -> Iterator[S3Proxy]:
             answered = connection.getresponse()
             data = answered.read()
             connection.close()
+            if fault == "lost":
+                self.close_connection = True
+                self.connection.close()
+                return
             if fault == "wrong" and data:
                 data = bytes([data[0] ^ 1]) + data[1:]
             if self.command == "GET" and answered.status == 200:
                 with proxy.lock:
                     proxy.read[self.path] += 1
-            self.answer(answered.status, dict(answered.getheaders()), data)
+            cut = fault == "truncated" and self.command == "GET" and len(data) > 1
+            self.answer(answered.status, dict(answered.getheaders()), data, cut=cut)
 
-        def answer(self, status: int, headers: dict[str, str], data: bytes) -> None:
+        def answer(
+            self, status: int, headers: dict[str, str], data: bytes, *, cut: bool = False
+        ) -> None:
             self.send_response_only(status)
             for name, value in headers.items():
                 if name.lower() not in {"connection", "content-length", "transfer-encoding"}:
@@ -78,7 +90,8 @@ def s3_proxy(upstream: str) -> Iterator[S3Proxy]:
             self.send_header("Content-Length", length or str(len(data)))
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(data)
+                self.wfile.write(data[: len(data) // 2] if cut else data)
+            self.close_connection |= cut
 
         do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_one
 
