@@ -13,9 +13,9 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from curation.access_settings import AccessSettings
 from curation.credentials import check_length, read_or_create_secret, with_password
 from curation.errors import Refused
-from curation.identity_settings import IdentityProviderSettings
 from curation.image_limits import MEGAPIXEL, ImageLimits
 
 EMBEDDED = "embedded"
@@ -24,7 +24,7 @@ NOT_SETTINGS = ("LAYERLOOP_TEST_", "LAYERLOOP_TRACEBACK")
 """Variables with the prefix that are not settings: for tests, and to print tracebacks."""
 
 
-class Settings(IdentityProviderSettings):
+class Settings(AccessSettings):
     """The settings of one installation; moving to several machines changes only these."""
 
     model_config = SettingsConfigDict(env_prefix="LAYERLOOP_", frozen=True)
@@ -120,16 +120,6 @@ class Settings(IdentityProviderSettings):
             "addresses or networks, comma separated, of proxies whose X-Forwarded-For is trusted"
         ),
     )
-    webhook_networks: str = Field(
-        "",
-        description=(
-            "private networks, comma separated, that webhooks may go to, also without TLS; none "
-            "when empty"
-        ),
-    )
-    token: SecretStr | None = Field(
-        None, description="API token to pull snapshots from an instance that is elsewhere"
-    )
     secret: SecretStr | None = Field(
         None,
         description=(
@@ -173,7 +163,6 @@ class Settings(IdentityProviderSettings):
     image_megabytes: int = Field(
         64, ge=1, le=1024, description="largest image file that is read, in MiB"
     )
-    session_hours: int = Field(12, ge=1, description="hours after which a session expires")
     metrics_token: SecretStr | None = Field(
         None,
         min_length=16,
@@ -264,6 +253,11 @@ class Settings(IdentityProviderSettings):
     def public_address(self) -> str:
         """The URL of the API for browsers, without a slash at the end."""
         return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
+
+    @property
+    def public_https(self) -> bool:
+        """Whether browsers reach the API by https; the scheme of a request depends on proxies."""
+        return self.public_address.lower().startswith("https:")
 
     @property
     def labeling_url(self) -> str | None:

@@ -109,14 +109,16 @@ def create_app(context: AppContext) -> FastAPI:
     secret = context.signing_secret()
     app.state.context = context
     app.state.access_of = get_role
-    app.state.sessions = SessionCookies(secret, context.settings.session_hours)
+    app.state.sessions = SessionCookies(
+        secret, context.settings.session_hours, secure=context.settings.public_https
+    )
     app.state.session_cookie = app.state.sessions.name
     app.state.links = SignedUrls(secret)
     app.state.previews = PreviewUrls(secret, context.settings.public_address)
     app.state.back_off = SignInThrottle()
     app.state.failures = SignInFailures()
     app.state.identity_provider = oidc.open_provider(context.settings)
-    app.state.pending_sign_ins = oidc.PendingCookies(secret)
+    app.state.pending_sign_ins = oidc.PendingCookies(secret, secure=context.settings.public_https)
     app.state.counts = AdaptiveCache[dict[str, int]]()
     app.state.renditions = ThumbnailCache()
     app.state.readiness = Readiness(context)
@@ -148,7 +150,9 @@ def create_app(context: AppContext) -> FastAPI:
     _mount_front_end(app, context.settings.front_end)
     extend_openapi(app, app.state.sessions.name)
     # The middleware that is added last runs first.
-    app.add_middleware(SecurityMiddleware, host=context.settings.host)
+    app.add_middleware(
+        SecurityMiddleware, host=context.settings.host, https=context.settings.public_https
+    )
     if context.settings.trusted_proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=context.settings.trusted_proxies)
     app.add_middleware(AccessLog)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from curation.errors import Refused
 from curation.review.reviewers import Reviewer, find_session
 from curation.review.sessions import SessionCookies
 from curation.runtime.context import AppContext
+
+log = logging.getLogger("layerloop.api")
 
 ROLES_ASCENDING = list(Role)
 """The roles, ascending; each has all permissions of the roles before it."""
@@ -124,6 +127,7 @@ class ScopedRequestContext:
             if program is None:
                 raise InvalidApiToken
             if self.scope not in program.scopes:
+                log.warning("%s needs the scope %s", program.name, self.scope)
                 raise InsufficientScope(self.scope)
             yield tx, program
         # In a transaction of its own: in one with a single view of the database, concurrent
@@ -139,6 +143,7 @@ def _check_role(tx: Transaction, session: str, needed: Role) -> Reviewer:
     if reviewer is None:
         raise NotSignedIn
     if ROLES_ASCENDING.index(reviewer.role) < ROLES_ASCENDING.index(needed):
+        log.warning("%s needs the role %s, and has %s", reviewer.name, needed, reviewer.role)
         raise InsufficientRole(needed, reviewer.role)
     return reviewer
 

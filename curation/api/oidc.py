@@ -55,8 +55,8 @@ PROBLEMS: dict[type[LayerloopError], str] = {
 class PendingCookies:
     """Signed cookies that hold what the provider's answer must match."""
 
-    def __init__(self, secret: str) -> None:
-        self.name = cookie_name(secret).replace("session", "sign_in")
+    def __init__(self, secret: str, *, secure: bool) -> None:
+        self.name = cookie_name(secret, "sign_in", secure=secure)
         options = {"digest_method": hashlib.sha256, "key_derivation": "hmac"}
         self._signer = URLSafeTimedSerializer(
             secret, salt="layerloop started sign-in", signer_kwargs=options
@@ -197,4 +197,4 @@ def _redirect_uri(request: Request) -> str:
 
 
 def _pending_options(request: Request) -> dict[str, Any]:
-    return cookie_options(request) | {"samesite": "lax", "path": "/api/oidc"}
+    return cookie_options(request) | {"samesite": "lax"}

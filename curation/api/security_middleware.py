@@ -33,6 +33,10 @@ HEADERS = {
 """Default headers; pages set a content security policy of their own, and images a cache time."""
 
 
+STRICT_TRANSPORT = {"strict-transport-security": "max-age=31536000; includeSubDomains"}
+"""The header that makes browsers use https alone for a year."""
+
+
 class SecurityMiddleware:
     """ASGI middleware for host checks, CSRF protection, body limits and response headers.
 
@@ -46,10 +50,12 @@ class SecurityMiddleware:
     Args:
         app: The application.
         host: The host that the API listens on.
+        https: Browsers reach the API by https, and are told to use nothing else (HSTS).
     """
 
-    def __init__(self, app: ASGIApp, *, host: str) -> None:
+    def __init__(self, app: ASGIApp, *, host: str, https: bool = False) -> None:
         self.app = app
+        self.headers = HEADERS | (STRICT_TRANSPORT if https else {})
         self.loopback_only = is_loopback(host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,7 +75,7 @@ class SecurityMiddleware:
             if message["type"] == "http.response.start":
                 started = True
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in self.headers.items():
                     headers.setdefault(name, value)
                 if api:
                     headers.setdefault("cache-control", "no-store")

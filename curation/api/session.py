@@ -131,6 +131,9 @@ def delete_session(
             if everywhere and reviewer is not None:
                 end_sessions(tx, reviewer.id)
     response.delete_cookie(cookies.name, **cookie_options(request))
+    # Images that the browser cached; browsers know the header over https only.
+    if get_app_context(request).settings.public_https:
+        response.headers["clear-site-data"] = '"cache"'
 
 
 def _end_present_session(
@@ -151,8 +154,7 @@ def _end_present_session(
 
 def cookie_options(request: Request) -> dict[str, Any]:
     """Return the attributes of the session's cookie."""
-    # Secure depends on the configured URL: the scheme of a request depends on proxies.
-    secure = get_app_context(request).settings.public_address.lower().startswith("https:")
+    secure = get_app_context(request).settings.public_https
     return {"httponly": True, "samesite": "strict", "secure": secure}
 
 

@@ -20,9 +20,9 @@ class SessionCookies:
     cookie is valid is decided by its session's row.
     """
 
-    def __init__(self, secret: str, hours: int) -> None:
+    def __init__(self, secret: str, hours: int, *, secure: bool = False) -> None:
         self.seconds = hours * 3_600
-        self.name = cookie_name(secret)
+        self.name = cookie_name(secret, secure=secure)
         options = {"digest_method": hashlib.sha256, "key_derivation": "hmac"}
         self._signer = URLSafeTimedSerializer(
             secret, salt="layerloop session", signer_kwargs=options
@@ -42,14 +42,20 @@ class SessionCookies:
         return found if isinstance(found, str) else None
 
 
-def cookie_name(secret: str) -> str:
-    """Return the name of an instance's session cookie.
+def cookie_name(secret: str, purpose: str = "session", *, secure: bool = False) -> str:
+    """Return the name of an instance's cookie.
 
     Browsers send a cookie to every port of a host, so instances on one machine need different
     names.
+
+    Args:
+        secret: The secret that signs the cookie.
+        purpose: What the cookie is for.
+        secure: Browsers reach the instance by https; the name then begins with `__Host-`, and
+            browsers accept it from this host over https only.
     """
     digest = hmac.digest(secret.encode(), b"layerloop cookie name", hashlib.sha256)
-    return f"layerloop_session_{digest.hex()[:8]}"
+    return f"{'__Host-' if secure else ''}layerloop_{purpose}_{digest.hex()[:8]}"
 
 
 def begin_session(

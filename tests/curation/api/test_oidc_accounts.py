@@ -89,7 +89,7 @@ def test_a_person_is_created_at_the_first_sign_in(browser, database):
 def test_the_cookie_of_a_start_is_lax_and_of_a_session_strict(browser):
     answer = browser.get("/api/oidc/sign-in")
     cookie = answer.headers["set-cookie"]
-    for part in ("HttpOnly", "SameSite=lax", "Path=/api/oidc", "Max-Age=600"):
+    for part in ("HttpOnly", "SameSite=lax", "Path=/;", "Max-Age=600"):
         assert part in cookie
     back = urlsplit(httpx.get(answer.headers["location"]).headers["location"])
     session, ended = browser.get(f"{back.path}?{back.query}").headers.get_list("set-cookie")

@@ -88,3 +88,14 @@ def test_a_token_cannot_review(program):
     client = program(*Scope)
     assert client.post("/api/review/claims", json={"round": 1, "count": 1}).status_code == 401
     assert client.get("/api/me").status_code == 401
+
+
+def test_refusals_for_a_role_or_a_scope_are_logged(program, signed_in, caplog):
+    assert signed_in(Role.annotator).get("/api/snapshots").status_code == 403
+    assert program(Scope.rounds_read).get("/api/snapshots").status_code == 403
+    assert [record.getMessage() for record in caplog.records if record.name == "layerloop.api"][
+        -2:
+    ] == [
+        "the annotator needs the role engineer, and has annotator",
+        "token loader needs the scope snapshots:read",
+    ]

@@ -278,3 +278,7 @@ def test_pages_are_optional_and_a_broken_package_is_not_hidden(context, tmp_path
     assert serve("no_pages_at_all:mount").get("/").status_code == 404
     with pytest.raises(ModuleNotFoundError, match="a_module_that_is_missing"):
         serve("broken_pages:mount")
+
+
+def test_trace_is_not_supported(client):
+    assert client.request("TRACE", "/api/health").status_code == 405

@@ -75,7 +75,10 @@ def test_the_cookie_is_secure_where_the_public_address_is(
             client.delete("/api/session"),
         ):
             assert answer.is_success
-            assert ("secure" in answer.headers["set-cookie"].lower()) == secure
+            assert ("; secure" in answer.headers["set-cookie"].lower()) == secure
+            assert answer.headers["set-cookie"].startswith("__Host-") == secure
+            assert ("strict-transport-security" in answer.headers) == secure
+        assert answer.headers.get("clear-site-data") == ('"cache"' if secure else None)
 
 
 def test_signing_out_ends_the_session_on_the_server(app, signed_in):

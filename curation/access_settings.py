@@ -1,4 +1,4 @@
-"""The settings of an identity provider, a part of all settings."""
+"""The settings of access: the identity provider, sessions and webhooks; a part of all settings."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pydantic_settings import BaseSettings
 from curation.domain import Role
 
 
-class IdentityProviderSettings(BaseSettings):
-    """Where people sign in beside one-time tokens, and which roles their groups have."""
+class AccessSettings(BaseSettings):
+    """Where people sign in beside one-time tokens, for how long, and where webhooks may go."""
 
     oidc_issuer: str | None = Field(
         None, description="URL of an OpenID provider at which people sign in"
@@ -28,3 +28,14 @@ class IdentityProviderSettings(BaseSettings):
     oidc_roles: dict[str, Role] = Field(
         {}, description='role of each group, as JSON: {"layerloop-reviewers": "annotator"}'
     )
+    webhook_networks: str = Field(
+        "",
+        description=(
+            "private networks, comma separated, that webhooks may go to, also without TLS; none "
+            "when empty"
+        ),
+    )
+    token: SecretStr | None = Field(
+        None, description="API token to pull snapshots from an instance that is elsewhere"
+    )
+    session_hours: int = Field(12, ge=1, description="hours after which a session expires")
