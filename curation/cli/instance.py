@@ -114,7 +114,7 @@ def backup(
     """Back up all rows and objects; later backups in the same place copy only new objects.
 
     Everything may run meanwhile: the rows are those of one moment. The signing secret, Label
-    Studio's data and the local states of trainings are not included.
+    Studio's data and the homes' logs and caches are not included.
     """
     from curation.instance import backup as backups
 
