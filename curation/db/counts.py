@@ -44,7 +44,7 @@ class RoundCount(NamedTuple):
 
 
 def read_counts(
-    tx: Transaction, rounds: Collection[int], names: Collection[str], first: str | None = None
+    tx: Transaction, rounds: Collection[int], names: Collection[str]
 ) -> list[RoundCount]:
     """Return the counts of rounds that are not zero.
 
@@ -52,10 +52,8 @@ def read_counts(
         tx: The transaction.
         rounds: The ids of the rounds.
         names: The names of the counts.
-        first: Only counts whose key begins with this; None for all.
     """
-    params = {"rounds": list(rounds), "names": list(names), "first": first}
-    rows = tx.execute(_READ, params)
+    rows = tx.execute(_READ, {"rounds": list(rounds), "names": list(names)})
     return [
         RoundCount(row.round_id, row.name, tuple(row.key), int(row.n), int(row.total))
         for row in rows
@@ -91,11 +89,9 @@ _READ = sa.text("""
     select round_id, name, key, sum(n) as n, sum(total) as total from (
         select round_id, name, key, n, total from round_counts
         where round_id = any(:rounds) and name = any(:names)
-            and (cast(:first as text) is null or key[1] = :first)
         union all
         select round_id, name, key, n, total from round_count_deltas
-        where round_id = any(:rounds) and name = any(:names)
-            and (cast(:first as text) is null or key[1] = :first)) parts
+        where round_id = any(:rounds) and name = any(:names)) parts
     group by round_id, name, key having sum(n) <> 0 or sum(total) <> 0
     order by round_id, name, key""").bindparams(
     sa.bindparam("rounds", type_=ARRAY(sa.Integer)), sa.bindparam("names", type_=ARRAY(sa.Text))

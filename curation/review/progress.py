@@ -6,14 +6,12 @@ candidate, so that no change of a count reveals it.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from curation.db.counts import read_counts
 from curation.db.engine import Transaction
 from curation.review.reviewers import ADJUDICATORS, lease_holder_name
 from curation.review.verdicts import IS_STANDING
@@ -66,33 +64,26 @@ def review_progress(tx: Transaction, reviewer_id: int, number: int | None) -> di
 def _progress(
     tx: Transaction, reviewer_id: int, numbers: list[int] | None, *, only_open: bool
 ) -> dict[int, ReviewProgress]:
-    params = {"reviewer": reviewer_id, "rounds": numbers, "only_open": only_open}
-    rounds = {row.id: row for row in tx.execute(_ROUNDS, params)}
-    # Kept counts: candidates that are free for this reviewer, and the reviewer's verdicts.
-    free: Counter[int] = Counter()
-    mine: Counter[int] = Counter()
-    accepted: Counter[int] = Counter()
-    for count in read_counts(tx, rounds, ["own"], str(reviewer_id)):
-        mine[count.round_id] += count.n
-        accepted[count.round_id] += count.n if count.key[1] == "accept" else 0
-    for count in read_counts(tx, rounds, ["candidates"], "waiting"):
-        row = rounds[count.round_id]
-        if row.open:
-            may_decide = int(count.key[1]) < row.overlap or row.adjudicates
-            free[row.id] += count.n if may_decide else 0
-    # Few rows: what the reviewer holds, has decided with others still to decide, and hidden gold.
-    held = _count(tx, _HELD, {"holder": lease_holder_name(reviewer_id)})
-    several = [id_ for id_, row in rounds.items() if row.open and row.overlap > 1]
+    params = {
+        "reviewer": reviewer_id,
+        "holder": lease_holder_name(reviewer_id),
+        "reviewer_key": str(reviewer_id),
+        "rounds": numbers,
+        "only_open": only_open,
+    }
+    rounds = tx.execute(_COUNTED, params).all()
+    # Few rows: what the reviewer has decided with others still to decide, and hidden gold.
+    several = [row.id for row in rounds if row.open and row.overlap > 1]
     again = _count(tx, _AGAIN, {"reviewer": reviewer_id, "rounds": several}) if several else {}
-    hiding = [id_ for id_, row in rounds.items() if row.open and row.hides]
+    hiding = [row.id for row in rounds if row.open and row.hides]
     hidden = _count(tx, _HIDDEN, {"reviewer": reviewer_id, "rounds": hiding}) if hiding else {}
     found = {}
-    for id_ in rounds:
-        plain = held.get(id_, 0) + free[id_] - again.get(id_, 0)
+    for row in rounds:
+        plain = int(row.held) + int(row.free) - again.get(row.id, 0)
         # Gold counts as waiting only beside other candidates, since it is never shown alone.
-        waiting = plain + hidden.get(id_, 0) if plain > 0 else plain
-        if plain > 0 or mine[id_] > 0:
-            found[id_] = ReviewProgress(waiting, mine[id_], accepted[id_])
+        waiting = plain + hidden.get(row.id, 0) if plain > 0 else plain
+        if plain > 0 or row.mine > 0:
+            found[row.id] = ReviewProgress(waiting, int(row.mine), int(row.accepted))
     return found
 
 
@@ -102,19 +93,39 @@ def _count(tx: Transaction, statement: sa.TextClause, params: dict[str, Any]) ->
 
 _WANTED = sa.bindparam("rounds", type_=ARRAY(sa.Integer))
 
-_ROUNDS = sa.text(f"""
-    select r.id, r.state = 'open' as open, coalesce((r.consensus ->> 'overlap')::int, 1) as overlap,
-        coalesce((r.gold ->> 'share')::float, 0) > 0 as hides,
-        me.role in ({ADJUDICATORS}) as adjudicates
-    from rounds r join reviewers me on me.id = :reviewer
-    where r.purpose <> '{GOLD_PURPOSE}' and (:rounds is null or r.id = any(:rounds))
-        and (r.state = 'open' or not :only_open)""").bindparams(_WANTED)
-
-_HELD = sa.text("""
-    select coalesce(g.round_id, c.round_id) as round_id, count(*) as n
-    from leases l join candidates c on c.id = l.subject and c.state = 'showing'
-    left join gold g on g.candidate_id = c.id
-    where l.holder = :holder and l.purpose = 'review' group by 1""")
+# From the kept counts (curation.db.counts): candidates that are free for this reviewer, and the
+# reviewer's verdicts. What the reviewer holds is few rows of the leases.
+_COUNTED = sa.text(f"""
+    with here as (
+        select r.id, r.state = 'open' as open,
+            coalesce((r.consensus ->> 'overlap')::int, 1) as overlap,
+            coalesce((r.gold ->> 'share')::float, 0) > 0 as hides,
+            me.role in ({ADJUDICATORS}) as adjudicates
+        from rounds r join reviewers me on me.id = :reviewer
+        where r.purpose <> '{GOLD_PURPOSE}' and (:rounds is null or r.id = any(:rounds))
+            and (r.state = 'open' or not :only_open)),
+    parts as (
+        select here.id, c.name, c.key, c.n from here join round_counts c on c.round_id = here.id
+        union all
+        select here.id, c.name, c.key, c.n
+        from here join round_count_deltas c on c.round_id = here.id),
+    counted as (
+        select id, sum(n) filter (where name = 'own') as mine,
+            sum(n) filter (where name = 'own' and key[2] = 'accept') as accepted,
+            sum(n) filter (where name = 'candidates' and here.open and (adjudicates
+                or case name when 'candidates' then key[2]::int end < overlap)) as free
+        from parts join here using (id)
+        where name = 'own' and key[1] = :reviewer_key
+            or name = 'candidates' and key[1] = 'waiting'
+        group by id),
+    held as (
+        select coalesce(g.round_id, c.round_id) as id, count(*) as n
+        from leases l join candidates c on c.id = l.subject and c.state = 'showing'
+        left join gold g on g.candidate_id = c.id
+        where l.holder = :holder and l.purpose = 'review' group by 1)
+    select here.*, coalesce(held.n, 0) as held, coalesce(free, 0) as free,
+        coalesce(mine, 0) as mine, coalesce(accepted, 0) as accepted
+    from here left join counted using (id) left join held using (id)""").bindparams(_WANTED)
 
 _AGAIN = sa.text(f"""
     select c.round_id, count(*) as n
