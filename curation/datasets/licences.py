@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-from curation.errors import Refused
+from curation.errors import Conflict
 
 GENERATED = "generated"
 """In a list of allowed licences: images that a checkpoint generated, which have no licence."""
@@ -40,18 +40,18 @@ class LicencePolicy:
     mix_non_commercial: bool = False
 
     def check(self, counts: Mapping[str, int]) -> None:
-        """Raise Refused if a mix of licences is against the policy.
+        """Raise Conflict if a mix of licences is against the policy.
 
         Args:
             counts: Numbers of samples by licence.
 
         Raises:
-            Refused: A licence is not allowed, or the licences may not be mixed.
+            Conflict: A licence is not allowed, or the licences may not be mixed.
         """
         wanted = {_class_of(normalize_licence(one)[0]) for one in self.allowed}
         forbidden = {one: n for one, n in counts.items() if _class_of(one) not in wanted}
         if self.allowed and forbidden:
-            raise Refused(
+            raise Conflict(
                 f"{sum(forbidden.values())} samples have licences that are not allowed: "
                 f"{_listed(forbidden)}",
                 "leave them out with --licence for each wanted licence, or allow theirs with "
@@ -62,7 +62,7 @@ class LicencePolicy:
             one: n for one, n in counts.items() if one not in bound and _class_of(one) != GENERATED
         }
         if bound and free and not self.mix_non_commercial:
-            raise Refused(
+            raise Conflict(
                 f"{sum(bound.values())} samples forbid commercial use and {sum(free.values())} "
                 f"do not: {_listed(bound)}; {_listed(free)}",
                 "freeze one kind with --licence, or both with --mix-non-commercial",
