@@ -301,10 +301,11 @@ class Settings(AccessSettings):
         return dict(os.environ) | given | {"LAYERLOOP_HOME": str(self.home.resolve())}
 
     def secret_values(self) -> list[str]:
-        """Return every secret of the settings, the passwords in URLs too, to mask them in logs."""
+        """Return every secret of the settings and the store's key, to mask them in logs."""
         addresses = (self.database, self.queue, self.storage_endpoint or "")
         passwords = [urlsplit(address).password for address in addresses if "://" in address]
-        return [*self._secrets().values(), *(unquote(word) for word in passwords if word)]
+        words = [*passwords, os.environ.get("AWS_SECRET_ACCESS_KEY")]
+        return [*self._secrets().values(), *(unquote(word) for word in words if word)]
 
     def _secrets(self) -> dict[str, str]:
         values = {name: getattr(self, name) for name in type(self).model_fields}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shlex
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -82,7 +81,7 @@ def _run_check(name: str, check: Callable[[AppContext], Finding], context: AppCo
 
 def _without_secrets(finding: Finding, settings: Settings) -> Finding:
     """Return a finding without the credentials that the message of a server may repeat."""
-    hidden = [*settings.secret_values(), os.environ.get("AWS_SECRET_ACCESS_KEY", "")]
+    hidden = settings.secret_values()
     return replace(
         finding,
         message=mask_secrets(finding.message, hidden),
