@@ -45,7 +45,7 @@ def _kill_at(running, stage, images, pause):
     for line in running.stdout:
         if line.startswith(MESSAGE_PREFIX):
             said = json.loads(line.removeprefix(MESSAGE_PREFIX))
-            if said["stage"] == stage and said["done"] >= images:
+            if said.get("stage") == stage and said["done"] >= images:
                 time.sleep(pause)
                 running.kill()
                 break
