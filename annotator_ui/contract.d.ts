@@ -110,6 +110,21 @@ interface Reason {
   pairs_only: boolean;
 }
 
+interface LoopSummary {
+  id: number;
+  state: "running" | "paused" | "failed" | "finished" | "cancelled";
+  step: "freeze" | "train" | "promote" | "open" | "review" | "finish";
+  turn: number;
+  rounds: number;
+  quota: number;
+  preset: string;
+  reviewer: "person" | "rules";
+  reason: string | null;
+  round: number | null;
+  run: string | null;
+  started_at: string;
+}
+
 interface RoundSummary {
   id: number;
   purpose: string;

@@ -366,6 +366,7 @@ class JobName(StrEnum):
     train = "train"
     caption = "caption"
     refresh_reports = "refresh_reports"  # store the statistics that pages cannot wait for
+    advance_loop = "advance_loop"  # take the next step of a loop
     reconcile = "reconcile"  # release expired leases and enqueue pending work again
 
 

@@ -24,6 +24,7 @@ QUEUE_JOBS = {
         JobName.screen,
         JobName.select,
         JobName.fit_acceptance_model,
+        JobName.advance_loop,
         JobName.reconcile,
     ),
     "review": (

@@ -58,10 +58,10 @@ def compare(
     """
     from curation.checkpoints import registry
     from curation.datasets import snapshots
+    from curation.loops.prompts import choose_prompts
     from curation.object_store import write_file_atomically
     from curation.prompts.files import read_prompt_file
     from curation.reporting.matting_comparison import compare_methods
-    from curation.runtime import loop
     from curation.runtime.context import load_object
     from curation.screening.rule_reviewer import fit_rule_reviewer
 
@@ -76,7 +76,7 @@ def compare(
                 given = read_prompt_file(prompts).prompts
                 texts = [prompt.foreground or prompt.text for prompt in given]
             else:
-                texts = [prompt.text for prompt in loop.choose_prompts(tx, count, seed)]
+                texts = [prompt.text for prompt in choose_prompts(tx, count, seed)]
         if not texts:
             raise Refused("there are no prompts", "give a file of prompts with --prompts")
 

@@ -25,6 +25,7 @@ from curation.cli import (
     instance,
     labeling,
     lineage,
+    loops,
     prompts,
     reviewers,
     rounds,
@@ -83,6 +84,7 @@ app.add_typer(samples.app, name="sample", help="List, show, withdraw and restore
 app.add_typer(captions.app, name="caption", help="Caption samples with a model or by hand.")
 app.add_typer(prompts.app, name="prompts", help="Generate prompts for pairs of layers.")
 app.add_typer(rounds.app, name="round", help="Open, watch and close rounds.")
+app.add_typer(loops.app, name="loop", help="Run rounds and trainings by a plan.")
 app.add_typer(candidates.app, name="candidate", help="List the candidates of rounds.")
 app.add_typer(
     acceptance_model.app,

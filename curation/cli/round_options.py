@@ -47,6 +47,13 @@ class Policy(StrEnum):
     paper = "paper"
 
 
+class RoundReviewer(StrEnum):
+    """The reviewers of a round."""
+
+    person = "person"
+    rules = "rules"
+
+
 def read_rules(kind: str, share: float | None, given: Sequence[str]) -> dict[str, Any]:
     """Parse a policy from its options, without checking the values.
 

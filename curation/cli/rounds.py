@@ -27,6 +27,7 @@ from curation.cli.round_options import (
     Number,
     Overlap,
     Policy,
+    RoundReviewer,
     RuleReviewerVotes,
     read_rules,
 )
@@ -94,11 +95,11 @@ def open_(
     from curation.cli.text_warnings import warn_of_prompts
     from curation.domain import Kind
     from curation.errors import Refused
+    from curation.loops.prompts import choose_prompts
     from curation.prompts.files import read_prompt_file
     from curation.review import consensus
     from curation.rounds import lifecycle
     from curation.rounds.policies import check_policy_signals
-    from curation.runtime import loop
     from curation.runtime.context import load_embedder, load_object
 
     # Check the options that need no database first.
@@ -126,7 +127,7 @@ def open_(
             texts = (
                 given.prompts
                 if given is not None
-                else loop.choose_prompts(tx, quota, seed, kind, use_file_names=prompts_from_names)
+                else choose_prompts(tx, quota, seed, kind, use_file_names=prompts_from_names)
             )
 
         # Check the prompts and the policy, which may load a model.
@@ -213,6 +214,24 @@ def pause(number: Number, as_json: Json = False) -> None:
         lifecycle.pause_round(tx, number, ACTOR)
     message = f"round {number} is paused; 'layerloop round resume {number}' resumes it"
     print_result(message, as_json, round=number, state="paused")
+
+
+@app.command()
+def review(
+    number: Number,
+    by: Annotated[
+        RoundReviewer,
+        typer.Option(help="'rules': the rule reviewer decides what waits; 'person': people do."),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Choose who decides the waiting candidates of a round from now on."""
+    from curation.loops.control import set_rule_reviewer
+
+    with context() as ctx, ctx.database.transaction() as tx:
+        set_rule_reviewer(tx, number, by == RoundReviewer.rules, ACTOR)
+    whom = "the rule reviewer decides" if by == RoundReviewer.rules else "people decide"
+    print_result(f"{whom} in round {number}", as_json, round=number, reviewer=by.value)
 
 
 @app.command()

@@ -114,10 +114,11 @@ def demo(
     Running the same command again resumes.
     """
     from curation.domain import Kind
+    from curation.loops.plan import LoopPlan, LoopReviewer
     from curation.reporting import round_report
     from curation.runtime.bootstrap import import_initial_seeds
     from curation.runtime.local_stack import run_local_stack
-    from curation.runtime.loop import LoopPlan, run_loop
+    from curation.runtime.loop import run_loop
 
     # The plan of the loop; the recipe trains what the kind of candidates needs.
     kind, recipe = (Kind.pair, "pairs") if pairs else (Kind.single, "whole")
@@ -125,7 +126,7 @@ def demo(
         rounds=rounds,
         quota=quota,
         preset=preset,
-        reviewer=reviewer,
+        reviewer=LoopReviewer(reviewer.value),
         recipe=recipe,
         images=images,
         kind=kind,

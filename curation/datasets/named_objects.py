@@ -57,6 +57,8 @@ PLAIN_JSON = frozenset(
         "import_files.description",
         "kept_reports.report",
         "labeling_annotations.content",
+        "loop_turns.gate",
+        "loops.plan",
         "rounds.consensus",
         "rounds.gold",
         "rounds.policy",

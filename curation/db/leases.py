@@ -37,7 +37,7 @@ def claim(
     Args:
         tx: The transaction.
         subjects: Ids of candidates or runs.
-        purpose: One of generate, screen, fit, review, train and caption.
+        purpose: One of generate, screen, fit, review, train, caption and loop.
         holder: Name of the process or the reviewer.
         seconds: Time until the lease expires.
     """
@@ -222,8 +222,9 @@ def _return_subjects(
     by_purpose: dict[str, list[uuid.UUID]] = {}
     for lease in leases:
         by_purpose.setdefault(lease.purpose, []).append(lease.subject)
-    # A lease to fit a model has no other row.
+    # A lease to fit a model or to advance a loop has no other state.
     delete_leases(tx, by_purpose.pop("fit", []))
+    delete_leases(tx, by_purpose.pop("loop", []))
     for purpose, ids in by_purpose.items():
         # Lock the subjects, delete their leases, set their states, and enqueue their jobs.
         free = [row.id for row in tx.execute(_LOCK.get(purpose, _LOCK_CANDIDATES), {"ids": ids})]

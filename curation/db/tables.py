@@ -293,6 +293,10 @@ rounds = sa.Table(
     sa.Column("state", sa.Text, nullable=False),
     # Workers generate and screen rounds of a higher priority first.
     sa.Column("priority", sa.SmallInteger, nullable=False, server_default="0"),
+    # Whether the rule reviewer decides the waiting candidates.
+    sa.Column("rule_reviewer", sa.Boolean, nullable=False, server_default=sa.false()),
+    # Time in which workers generated its candidates.
+    sa.Column("gpu_seconds", sa.Float, nullable=False, server_default="0"),
     # "pages" or "label-studio"; null for the one that the settings name.
     sa.Column("labeling", sa.Text),
     sa.Column("closed_at", sa.DateTime(timezone=True)),
@@ -474,7 +478,52 @@ top_n_members = sa.Table(
     sa.Column("audited", sa.Boolean, nullable=False),
 )
 
-# Who works on a candidate, a training run or a captioning run, and until when.
+# Planned rounds that advance by themselves: curation.loops.plan has the plan, states and steps.
+loops = sa.Table(
+    "loops",
+    metadata,
+    sa.Column("id", sa.Integer, sa.Identity(), primary_key=True),
+    # The subject of the lease under which a worker advances it.
+    sa.Column("lease_id", UUID, nullable=False, unique=True),
+    sa.Column("name", sa.Text, unique=True),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("step", sa.Text, nullable=False),
+    sa.Column("turn", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("plan", JSONB, nullable=False),
+    # Why it is paused or failed.
+    sa.Column("reason", sa.Text),
+    # The last snapshot of a finished loop.
+    sa.Column("snapshot_id", sa.ForeignKey("snapshots.id")),
+    # Time in which workers trained for it, up to `checked_at`.
+    sa.Column("training_seconds", sa.Float, nullable=False, server_default="0"),
+    sa.Column("checked_at", sa.DateTime(timezone=True)),
+    sa.Column("finished_at", sa.DateTime(timezone=True)),
+    _now(),
+    sa.CheckConstraint(
+        "state in ('running', 'paused', 'failed', 'finished', 'cancelled')", name="state"
+    ),
+    sa.CheckConstraint(
+        "step in ('freeze', 'train', 'promote', 'open', 'review', 'finish')", name="step"
+    ),
+)
+
+# What each turn of a loop has made; a step whose result is there is not repeated.
+loop_turns = sa.Table(
+    "loop_turns",
+    metadata,
+    sa.Column("loop_id", sa.ForeignKey("loops.id"), primary_key=True),
+    sa.Column("turn", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("snapshot_id", sa.ForeignKey("snapshots.id")),
+    sa.Column("run_id", sa.ForeignKey("training_runs.id")),
+    sa.Column("checkpoint_id", sa.ForeignKey("checkpoints.id")),
+    # Results of the gate's conditions, and whether the checkpoint was promoted.
+    sa.Column("gate", JSONB),
+    sa.Column("promoted", sa.Boolean),
+    sa.Column("round_id", sa.ForeignKey("rounds.id"), unique=True),
+    _now(),
+)
+
+# Who works on a candidate, a run or a loop, and until when.
 leases = sa.Table(
     "leases",
     metadata,
@@ -485,7 +534,8 @@ leases = sa.Table(
     # For review, the browser page that uses the lease; null if it is not known.
     sa.Column("page", UUID),
     sa.CheckConstraint(
-        "purpose in ('generate', 'screen', 'fit', 'review', 'train', 'caption')", name="purpose"
+        "purpose in ('generate', 'screen', 'fit', 'review', 'train', 'caption', 'loop')",
+        name="purpose",
     ),
 )
 

@@ -9,6 +9,7 @@ from curation.jobs.events import deliver_webhooks
 from curation.jobs.generation import generate
 from curation.jobs.lease_heartbeat import WORKER_ID, Stopped, release_lost_leases, stop_requested
 from curation.jobs.long_running import caption, train, train_run
+from curation.jobs.loops import advance_loop
 from curation.jobs.reconcile import reconcile
 from curation.jobs.review import (
     aggregate,
@@ -23,6 +24,7 @@ __all__ = [
     "JOBS",
     "WORKER_ID",
     "Stopped",
+    "advance_loop",
     "aggregate",
     "caption",
     "deliver_webhooks",
@@ -54,5 +56,6 @@ JOBS: dict[JobName, Callable[..., None]] = {
     JobName.train: train,
     JobName.caption: caption,
     JobName.refresh_reports: refresh_reports,
+    JobName.advance_loop: advance_loop,
     JobName.reconcile: reconcile,
 }

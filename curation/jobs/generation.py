@@ -67,12 +67,17 @@ def generate(context: AppContext, round_id: int, chain: int = 0) -> None:
         generator = _load(context, checkpoint, claimed)
         loaded = time.monotonic()
         deadline = loaded + max(SESSION_SECONDS, LOADS_PER_SESSION * (loaded - started))
+        busy = 0.0
         while claimed:
+            begun = time.monotonic()
             _generate_batch(context, generator, claimed, uploads)
+            busy += time.monotonic() - begun
             if stop_requested.is_set() or time.monotonic() > deadline:
                 break
             claimed, _ = _claim(context, chosen)
         uploads.finish()
+    with context.database.transaction() as tx:
+        generation.add_gpu_seconds(tx, chosen.round_id, busy)
     log.info("round %d: kept %d candidates", chosen.round_id, uploads.kept)
 
 

@@ -12,6 +12,7 @@ from curation.db import pending_jobs
 from curation.db.engine import Transaction
 from curation.db.tables import caption_runs
 from curation.domain import Job, JobName, RunState
+from curation.loops import rows
 from curation.rounds import work
 
 
@@ -54,6 +55,12 @@ def _to_screen(tx: Transaction) -> Job | None:
     return None if found is None else Job(JobName.screen, (found.round_id,))
 
 
+def _to_screen_or_advance(tx: Transaction) -> Job | None:
+    # A look at a loop is short, and what it begins occupies other workers.
+    loop = rows.due_loop(tx)
+    return _to_screen(tx) if loop is None else Job(JobName.advance_loop, (loop,))
+
+
 def _to_train(tx: Transaction) -> Job | None:
     if claimable := run_queue.list_claimable(tx, 1):
         return Job(JobName.train, (str(claimable[0]),))
@@ -65,7 +72,7 @@ def _to_train(tx: Transaction) -> Job | None:
 _LOOK: Mapping[str, Callable[[Transaction], Job | None]] = {
     "generate": _to_generate,
     "train": _to_train,
-    "screen": _to_screen,
+    "screen": _to_screen_or_advance,
 }
 
 LOOKED_FOR = frozenset(_LOOK)

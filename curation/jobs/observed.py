@@ -26,6 +26,7 @@ _ARGUMENTS: dict[JobName, tuple[str, ...]] = {
     JobName.pull_annotations: ("project",),
     JobName.train: ("run",),
     JobName.caption: ("run",),
+    JobName.advance_loop: ("loop",),
 }
 
 

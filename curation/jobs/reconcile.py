@@ -36,6 +36,8 @@ def reconcile(context: AppContext) -> None:
         # Workers look for requested and generated candidates and for runs themselves.
         for number in open_rounds_with(tx, CandidateState.screened):
             tx.enqueue(JobName.select, number)
+        for number in open_rounds_with(tx, CandidateState.waiting, by_rules=True):
+            tx.enqueue(JobName.review, number)
         # Models and consensus.
         for kind in _kinds_with_models(tx):
             if acceptance_model_store.may_need_fit(tx, kind):
@@ -58,15 +60,20 @@ def _enqueue_labeling(tx: Transaction, url: str) -> None:
         tx.enqueue(JobName.pull_annotations, str(project_id))
 
 
-def open_rounds_with(tx: Transaction, state: CandidateState) -> list[int]:
+def open_rounds_with(
+    tx: Transaction, state: CandidateState, *, by_rules: bool = False
+) -> list[int]:
     """Return the ids of open rounds with candidates in a state.
 
     Args:
         tx: The transaction.
         state: The state that at least one candidate is in.
+        by_rules: Only rounds that the rule reviewer decides.
     """
     has = sa.exists().where(candidates.c.round_id == rounds.c.id, candidates.c.state == state)
     query = sa.select(rounds.c.id).where(rounds.c.state == RoundState.open, has)
+    if by_rules:
+        query = query.where(rounds.c.rule_reviewer)
     return [row.id for row in tx.execute(query)]
 
 

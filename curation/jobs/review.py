@@ -17,6 +17,7 @@ from curation.labeling.sync import LabelingSync
 from curation.quality import aggregation
 from curation.reporting import kept
 from curation.review import decisions, reviewers
+from curation.rounds.lifecycle import find_round
 from curation.runtime.context import AppContext, open_labeling_sync
 from curation.screening.pairs import rule_reviewer
 
@@ -60,7 +61,8 @@ def review(context: AppContext, round_id: int) -> None:
     with context.database.transaction() as tx:
         for item, verdict in verdicts:
             decisions.record_rule_verdict(tx, reviewer, item, verdict)
-        if items:
+        # People may have taken the round over meanwhile.
+        if items and find_round(tx, round_id)["rule_reviewer"]:
             tx.enqueue(JobName.review, round_id)
 
 

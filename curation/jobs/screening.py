@@ -135,7 +135,9 @@ def _screen_batch(
         held = claims.release_claims(tx, [item.candidate for item in measured], WORKER_ID)
         kept = [item for item in measured if item.candidate in held]
         rules.store_screenings(tx, kept, max_attempts=leases.MAX_ATTEMPTS)
-        select_candidates(tx, round_id, embedder.source)
+        shown, _ = select_candidates(tx, round_id, embedder.source)
+        if shown and find_round(tx, round_id)["rule_reviewer"]:
+            tx.enqueue(JobName.review, round_id)
     errors = [item.error for item in measured if item.error]
     if troubles or errors:
         reason = describe(troubles[0]) if troubles else errors[0]

@@ -20,7 +20,7 @@ from curation.images.codec import decode_layer, encode_layer, pixel_hash
 from curation.images.perceptual_hash import fingerprint
 from curation.ports import RGBA, ObjectStore
 from curation.quality.gold_transforms import Size, transform_pair, transform_single
-from curation.rounds.lifecycle import GOLD_PURPOSE, SHOW_ALL, add_prompts, find_round
+from curation.rounds.lifecycle import GOLD_PURPOSE, SHOW_ALL, add_prompts, find_round, next_round_id
 from curation.screening.defects import DEFECTS
 from curation.screening.pairs.defects import PAIR_DEFECTS
 
@@ -226,8 +226,8 @@ def _gold_round(tx: Transaction, kind: Kind) -> int:
             "quota": 0,
             "policy": dict(SHOW_ALL),
         }
-        adding = sa.insert(rounds).returning(rounds.c.id)
-        round_id = tx.execute(adding, row | {"state": RoundState.open}).scalar_one()
+        round_id = next_round_id(tx)
+        tx.execute(sa.insert(rounds), row | {"id": round_id, "state": RoundState.open})
     return int(round_id)
 
 

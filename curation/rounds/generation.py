@@ -224,6 +224,12 @@ def save_layers(
     return len(held_ids)
 
 
+def add_gpu_seconds(tx: Transaction, round_id: int, seconds: float) -> None:
+    """Add the time in which a worker generated candidates of a round."""
+    added = {"gpu_seconds": rounds.c.gpu_seconds + seconds}
+    tx.execute(sa.update(rounds).where(rounds.c.id == round_id).values(added))
+
+
 def _release_held(tx: Transaction, ids: Sequence[uuid.UUID], holder: str) -> list[uuid.UUID]:
     """Release this worker's leases and return their candidates; expired leases are left out."""
     mine = (held.c.subject.in_(ids)) & (held.c.holder == holder) & (held.c.purpose == "generate")

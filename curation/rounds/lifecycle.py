@@ -25,6 +25,9 @@ SHOW_ALL: Mapping[str, Any] = {"kind": "random", "share": 1.0}
 UNFINISHED_STATES = ("requested", "generating", "generated", "screened", "waiting", "showing")
 """The states of unfinished candidates, which closing their round withdraws."""
 
+ROUND_LOCK = 7_201_125
+"""Number of the advisory lock of the transaction that adds a round."""
+
 GOLD_PURPOSE = "gold"
 """The purpose of the one internal round that owns all gold, so that no other round counts it."""
 IS_NOT_GOLD = rounds.c.purpose != GOLD_PURPOSE
@@ -72,12 +75,10 @@ def open_round(
         "quota": quota,
         "policy": rules,
         "priority": priority,
+        "state": RoundState.open,
     }
-    number = int(
-        tx.execute(
-            sa.insert(rounds).returning(rounds.c.id), row | {"state": RoundState.open}
-        ).scalar_one()
-    )
+    number = next_round_id(tx)
+    tx.execute(sa.insert(rounds), row | {"id": number})
     add_prompts(tx, prompt_list)
     add_requests(tx, number, checkpoint=checkpoint, prompt_list=prompt_list, seed=seed, quota=quota)
     tx.log(
@@ -85,6 +86,16 @@ def open_round(
     )
     tx.enqueue(JobName.generate, number)
     return number
+
+
+def next_round_id(tx: Transaction) -> int:
+    """Return the id of a round that this transaction adds; ids have no gaps.
+
+    The seeds of candidates depend on it, so that a round that was rolled back and opened again has
+    to get the id that it would have had.
+    """
+    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(ROUND_LOCK)))
+    return int(tx.execute(_NEXT_ROUND_ID).scalar_one())
 
 
 def add_prompts(tx: Transaction, texts: Sequence[Prompt]) -> None:
@@ -112,7 +123,8 @@ def open_seed_review(tx: Transaction, actor: str, kind: Kind = Kind.single) -> i
             "policy": dict(SHOW_ALL),
             "state": RoundState.open,
         }
-        number = tx.execute(sa.insert(rounds).returning(rounds.c.id), row).scalar_one()
+        number = next_round_id(tx)
+        tx.execute(sa.insert(rounds), row | {"id": number})
         tx.log(actor, "round opened", f"round {number}", purpose="seeds")
     return int(number)
 
@@ -326,3 +338,8 @@ def _move(tx: Transaction, number: int, source: RoundState, target: RoundState, 
             f"'layerloop round show {number}' shows its state",
         )
     tx.log(actor, f"round {target}", f"round {number}")
+
+
+# The sequence follows, for rows that are inserted without an id.
+_NEXT_ROUND_ID = sa.text("""
+    select setval(pg_get_serial_sequence('rounds', 'id'), coalesce(max(id), 0) + 1) from rounds""")

@@ -26,6 +26,8 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from curation.adapters import embedded_postgres
+from curation.datasets import holdout
+from curation.datasets.snapshots import freeze_snapshot
 from curation.db import schema
 from curation.db.engine import Database
 from curation.db.tables import (
@@ -229,9 +231,9 @@ def run_scenario(rig: Rig, scenario: Scenario) -> Outcome:
 
 def freeze(context: AppContext) -> None:
     """Freeze all samples of an instance; a process of a run ends with this."""
-    from curation.runtime.loop import _freeze
-
-    _freeze(context, "latest")
+    holdout.fingerprint_layers(context.database, context.store)
+    with context.database.transaction(repeatable_read=True) as tx:
+        freeze_snapshot(tx, context.store, tag="latest", actor="test")
 
 
 class _Run:

@@ -21,6 +21,7 @@ if (me) showSignedIn(me);
 const canOpen = me !== null && hasRole(me, "engineer");
 const isAnnotator = me !== null && !canOpen;
 poll(PERIOD_MS, async () => {
+  if (canOpen) await showLoops();
   const rounds = /** @type {RoundSummary[]} */ (await read("/api/rounds"));
   byId("empty").hidden = rounds.length > 0;
   byId("table").hidden = rounds.length === 0;
@@ -29,6 +30,40 @@ poll(PERIOD_MS, async () => {
   byId("waiting-head").textContent = isAnnotator ? "Waiting for me" : "Waiting";
   replace(byId("rows"), rounds.toSorted((a, b) => b.id - a.id).map(row));
 });
+
+/** Show the loops that have not ended, with their step, or why they do not go on. */
+async function showLoops() {
+  const loops = /** @type {LoopSummary[]} */ (await read("/api/loops"));
+  const active = loops.filter(({ state }) => !["finished", "cancelled"].includes(state));
+  byId("loops").hidden = active.length === 0;
+  replace(byId("loop-list"), active.map(loopItem));
+}
+
+/** The steps of a loop in words. */
+const STEPS = {
+  freeze: "freezing a snapshot",
+  train: "training",
+  promote: "comparing the checkpoint with the gate",
+  open: "opening a round",
+  review: "generating and reviewing",
+  finish: "freezing the last snapshot",
+};
+
+/** @param {LoopSummary} loop */
+function loopItem(loop) {
+  const at = `round ${loop.turn} of ${loop.rounds}`;
+  return el(
+    "li",
+    {},
+    el("strong", {}, `Loop ${loop.id} `),
+    stateChip(loop.state),
+    ` ${at}: ${loop.state === "running" ? STEPS[loop.step] : (loop.reason ?? "")}`,
+    loop.step === "review" &&
+      loop.round !== null &&
+      el("a", { href: `/rounds/${loop.round}` }, ` (round ${loop.round})`),
+    loop.step === "train" && loop.run !== null && el("a", { href: `/runs/${loop.run}` }, " (run)"),
+  );
+}
 
 /**
  * Return content as a link if the reviewer may open its target.

@@ -23,8 +23,8 @@ from curation.db.tables import import_files, imports, samples
 from curation.domain import CaptionSource, Kind, LayerRole, Sample, Split
 from curation.errors import Refused
 from curation.images.codec import encode_layer
+from curation.loops.prompts import choose_prompts
 from curation.quality.gold_creation import choose_sources
-from curation.runtime.loop import choose_prompts
 from tests.support.factories import fresh_database, image, make_round, named
 from training.data.splits import open_split
 

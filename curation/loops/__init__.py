@@ -1,0 +1,1 @@
+"""Loops: planned rounds that advance by a state machine in the database."""

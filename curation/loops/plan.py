@@ -1,0 +1,144 @@
+"""Plans of loops: what each turn trains, generates and reviews, and when a loop stops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from enum import StrEnum
+from typing import Any, Final
+
+from curation.domain import Kind
+from curation.errors import Refused
+from curation.loops.promotion import parse_condition
+from curation.rounds.lifecycle import SHOW_ALL
+from curation.rounds.policies import parse_policy, policy_to_dict
+
+MAX_TURNS: Final = 1_000
+"""The largest number of rounds of a loop."""
+
+
+class LoopState(StrEnum):
+    """State of a loop; workers advance it only while it is running."""
+
+    running = "running"
+    paused = "paused"
+    failed = "failed"  # resuming it tries the failed step again
+    finished = "finished"
+    cancelled = "cancelled"
+
+
+class LoopStep(StrEnum):
+    """The step that a loop is at; all but `finish` repeat in each turn."""
+
+    freeze = "freeze"  # freeze the accepted samples as a snapshot
+    train = "train"  # train on it, and wait for the checkpoint
+    promote = "promote"  # promote the checkpoint if its metrics satisfy the gate
+    open = "open"  # open a round of the promoted checkpoint
+    review = "review"  # wait until the round is generated and decided, and close it
+    finish = "finish"  # freeze the last snapshot
+
+
+class LoopReviewer(StrEnum):
+    """The reviewer of a loop's rounds."""
+
+    person = "person"
+    rules = "rules"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits of a loop; None for no limit.
+
+    Attributes:
+        gpu_seconds: Time in which workers train for the loop and generate its rounds.
+        human_hours: Review time of people in its rounds, as their pages measure it.
+        accepted: Accepted samples, after which the loop finishes early.
+    """
+
+    gpu_seconds: float | None = None
+    human_hours: float | None = None
+    accepted: int | None = None
+
+
+@dataclass(frozen=True)
+class LoopPlan:
+    """The parameters of a loop.
+
+    Attributes:
+        rounds: Number of rounds.
+        quota: Candidates of each round.
+        preset: Preset of the trained checkpoints.
+        reviewer: "rules" decides by the rule reviewer, "person" waits for people.
+        seed: RNG seed.
+        recipe: Recipe of the trainings.
+        images: Images of each training; 0 is the preset's number.
+        kind: Kind of the candidates.
+        file_names: Whether captions that were made from file names are used as prompts.
+        policy: Selection policy of the rounds.
+        gate: Conditions for a checkpoint to be promoted, such as "psnr>=30" or
+            "alpha_mse<=last*1.05".
+        changes: Overrides of preset columns.
+        priority: Priority of the rounds and the training runs.
+        tag: Prefix of the tags of the turns' snapshots; the number of the turn is added.
+        budget: When to stop.
+    """
+
+    rounds: int
+    quota: int
+    preset: str
+    reviewer: LoopReviewer = LoopReviewer.person
+    seed: int = 0
+    recipe: str = "whole"
+    images: int = 0
+    kind: Kind = Kind.single
+    file_names: bool = False
+    policy: Mapping[str, Any] = field(default_factory=lambda: dict(SHOW_ALL))
+    gate: tuple[str, ...] = ()
+    changes: Mapping[str, str] = field(default_factory=dict)
+    priority: int = 0
+    tag: str = "round-"
+    budget: Budget = Budget()
+
+
+def check_plan(plan: LoopPlan) -> LoopPlan:
+    """Return a plan after checking its values.
+
+    Raises:
+        Refused: A value is out of range, or the policy or the gate is invalid.
+    """
+    limits: tuple[tuple[str, float | None, float], ...] = (
+        ("rounds", plan.rounds, 1),
+        ("quota", plan.quota, 1),
+        ("images", plan.images, 0),
+        ("gpu-seconds", plan.budget.gpu_seconds, 1),
+        ("human-hours", plan.budget.human_hours, 0),
+        ("accepted", plan.budget.accepted, 1),
+    )
+    for name, value, least in limits:
+        if value is not None and value < least:
+            raise Refused(f"{name} is {value}", f"give at least {least}")
+    if plan.rounds > MAX_TURNS:
+        raise Refused(f"{plan.rounds} rounds are too many", f"give at most {MAX_TURNS}")
+    for condition in plan.gate:
+        parse_condition(condition)
+    return replace(plan, policy=policy_to_dict(parse_policy(plan.policy)))
+
+
+def plan_to_dict(plan: LoopPlan) -> dict[str, Any]:
+    """Return a plan as JSON data."""
+    return asdict(plan) | {"gate": list(plan.gate)}
+
+
+def read_plan(data: Mapping[str, Any]) -> LoopPlan:
+    """Return the plan of JSON data that `plan_to_dict` made; unknown keys are ignored."""
+    known = {item.name for item in fields(LoopPlan)}
+    values = {name: value for name, value in data.items() if name in known}
+    return LoopPlan(
+        **values
+        | {
+            "kind": Kind(values.get("kind", Kind.single)),
+            "reviewer": LoopReviewer(values.get("reviewer", LoopReviewer.person)),
+            "gate": tuple(values.get("gate", ())),
+            "budget": Budget(**values.get("budget", {})),
+        }
+    )

@@ -1,0 +1,45 @@
+"""The state of a loop as data, for the terminal, the API and the page."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from curation.db.engine import Transaction
+from curation.loops import rows, spending
+from curation.loops.plan import plan_to_dict
+
+
+def loop_report(tx: Transaction, loop_id: int) -> dict[str, Any]:
+    """Return a loop's plan, state, turns and what it has spent, as JSON-compatible values.
+
+    Args:
+        tx: The transaction.
+        loop_id: Number of the loop.
+
+    Raises:
+        NotFound: There is no such loop.
+    """
+    loop = rows.find_loop(tx, loop_id)
+    turns = [
+        {
+            "turn": row["turn"],
+            "snapshot": row["snapshot_id"],
+            "run": row["run_id"],
+            "checkpoint": row["checkpoint_id"],
+            "promoted": row["promoted"],
+            "gate": row["gate"] or [],
+            "round": row["round_id"],
+        }
+        for row in rows.list_turns(tx, loop_id)
+    ]
+    return {
+        "loop": loop.id,
+        "state": loop.state,
+        "step": loop.step,
+        "turn": loop.turn,
+        "reason": loop.reason,
+        "plan": plan_to_dict(loop.plan),
+        "spent": asdict(spending.spent(tx, loop)),
+        "turns": turns,
+    }
