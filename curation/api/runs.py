@@ -64,10 +64,14 @@ class RunResponse(BaseModel):
     finished_at: datetime | None
 
 
+CurvePoint = Annotated[list[float], Field(min_length=2, max_length=2)]
+"""A number of images and a value; tuples would be `prefixItems`, which schemathesis misreads."""
+
+
 class RunCurves(BaseModel):
     """The curves of a run by stage and metric: pairs of images and the mean of an interval."""
 
-    stages: dict[str, dict[str, list[tuple[int, float]]]]
+    stages: dict[str, dict[str, list[CurvePoint]]]
 
 
 class RunLog(BaseModel):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import BaseModel, Field, StrictBool
+from pydantic import BaseModel, Field, Strict, StrictBool
 
 from curation.api.auth import ReadSnapshots, WriteSnapshots
 from curation.api.contract import error_responses, operation_link, with_links
@@ -89,7 +89,7 @@ class FreezeRequest(Body):
     sources: list[Text] = Field(default=[], max_length=100)
     licences: list[Text] = Field(default=[], max_length=100)
     kinds: list[Kind] = Field(default=[], max_length=2)
-    min_agreement: float = Field(default=0.0, ge=0, le=1)
+    min_agreement: Annotated[float, Strict()] = Field(default=0.0, ge=0, le=1)
     allowed_licences: list[Text] = Field(default=[], max_length=100)
     mix_non_commercial: StrictBool = False
 

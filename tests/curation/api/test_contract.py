@@ -16,10 +16,11 @@ import sqlalchemy as sa
 import uvicorn
 
 from curation.access import tokens
+from curation.checkpoints.registry import request_training
 from curation.datasets import snapshots
 from curation.datasets.samples import add_samples
 from curation.db.tables import labeling_projects, labeling_tasks
-from curation.domain import LayerRole, Role
+from curation.domain import LayerRole, Role, TrainingRequest
 from curation.labeling.previews import WEBHOOK_HEADER, PreviewUrls, webhook_secret
 from curation.review import reviewers
 from curation.review.claims import record_claims
@@ -50,6 +51,13 @@ generation = {{ max-examples = {stateful} }}
 # Of a single layer, or with reasons for fewer layers than are named, a decision is refused by the rules of reasons.
 [[operations]]
 include-path = "/api/review/decisions"
+
+[operations.checks.positive_data_acceptance]
+expected-statuses = ["2xx", 401, 403, 404, 409, 422]
+
+# Texts with characters that cannot be stored are refused, which a schema cannot express.
+[[operations]]
+include-path = "/api/snapshots"
 
 [operations.checks.positive_data_acceptance]
 expected-statuses = ["2xx", 401, 403, 404, 409, 422]
@@ -87,7 +95,9 @@ def known(app, context, database, store) -> dict[str, dict[str, dict[str, str]]]
         add_samples(tx, [new(one) for one in range(3)])
     preview = previewed(context, database, store)
     with database.transaction(repeatable_read=True) as tx:
-        snapshots.freeze_snapshot(tx, store, tag="first", actor="test")
+        snapshot = snapshots.freeze_snapshot(tx, store, tag="first", actor="test").id
+        order = TrainingRequest("whole", "tiny", snapshot, None, None, 1)
+        run = {"path": {"run": str(request_training(tx, order, "test"))}}
     with database.transaction() as tx:
         [layer] = tx.connection.exec_driver_sql("select sha256 from layers limit 1").scalars()
     path, _, query = app.state.links.address(layer).partition("?")
@@ -104,6 +114,14 @@ def known(app, context, database, store) -> dict[str, dict[str, dict[str, str]]]
         "POST /api/rounds/{number}/resume": rounds,
         "POST /api/rounds/{number}/close": rounds,
         "GET /api/snapshots/{name}": {"path": {"name": "first"}},
+        "GET /api/snapshots/{name}/objects/{sha256}": {
+            "path": {"name": "first", "sha256": snapshot}
+        },
+        **{f"GET /api/runs/{{run}}{part}": run for part in ("", "/metrics", "/log")},
+        **{
+            f"POST /api/runs/{{run}}/{action}": run
+            for action in ("pause", "resume", "retry", "cancel", "priority")
+        },
         "GET /api/checkpoints/{name}": {"path": {"name": checkpoint}},
         "POST /api/checkpoints/{name}/promote": {"path": {"name": checkpoint}},
         "GET /api/layers/{sha256}.{form}": image,
