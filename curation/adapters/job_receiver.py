@@ -113,8 +113,9 @@ class JobReceiver:
             self._consumer = None
         try:
             args: Any = message.decode()[0]
-            name = str(message.headers["task"])
-            self._received.append(Job(name.removeprefix(task_name("")), tuple(args)))  # type: ignore[arg-type]
+            # A name that is no job's is let go by the worker.
+            name: Any = str(message.headers["task"]).removeprefix(task_name(""))
+            self._received.append(Job(name, tuple(args)))
         except (KombuError, KeyError, IndexError, TypeError, ValueError) as error:
             log.warning("a message that is no job was dropped: %s", error)
         message.ack()

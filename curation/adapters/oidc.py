@@ -17,6 +17,9 @@ from joserfc.errors import JoseError
 
 from curation.errors import Refused, Unreachable
 
+METADATA_PATH = "/.well-known/openid-configuration"
+"""Path of a provider's description (OpenID Connect Discovery 1.0, section 4)."""
+
 ALGORITHMS = frozenset(
     {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 )
@@ -147,7 +150,7 @@ class IdentityProvider:
                     name="provider",
                     client_id=self._client_id,
                     client_secret=self._client_secret,
-                    server_metadata_url=f"{self.issuer.rstrip('/')}/.well-known/openid-configuration",
+                    server_metadata_url=self.issuer.rstrip("/") + METADATA_PATH,
                     client_kwargs={
                         "scope": self._scope,
                         "code_challenge_method": "S256",

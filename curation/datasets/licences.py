@@ -14,7 +14,8 @@ GENERATED = "generated"
 """In a list of allowed licences: images that a checkpoint generated, which have no licence."""
 
 _CREATIVE_COMMONS = re.compile(
-    r"(?:https?://)?creativecommons\.org/(?:(licenses)/([a-z-]+)/([0-9.]+)|publicdomain/zero/1\.0).*"
+    r"(?:https?://)?creativecommons\.org/"
+    r"(?:(licenses)/([a-z-]+)/([0-9.]+)|publicdomain/zero/1\.0).*"
 )
 _DEPRECATED = {
     "GPL-2": "GPL-2.0-only", "GPL-2+": "GPL-2.0-or-later", "GPL-3": "GPL-3.0-only",

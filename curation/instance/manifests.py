@@ -172,7 +172,10 @@ def _check(given: dict[str, re.Pattern[str]]) -> None:
 def _render(name: str, **values: object) -> str:
     template = (resources.files("curation.instance") / "templates" / name).read_text("utf-8")
     # YAML, not HTML: values are checked names, or JSON strings.
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701
+    )
     environment.filters["tojson"] = _as_json
     return environment.from_string(template).render(**values) + "\n"
 
