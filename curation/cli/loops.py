@@ -148,7 +148,7 @@ def list_(
         {
             "loop": lambda row: row["id"],
             "state": lambda row: row["state"],
-            "round": lambda row: f"{row['turn']} of {row['plan']['rounds']}",
+            "turn": lambda row: f"{row['turn']} of {row['plan']['rounds']}",
             "step": lambda row: row["step"],
             "preset": lambda row: row["plan"]["preset"],
             "started": lambda row: row["created_at"],
@@ -170,7 +170,7 @@ def show(number: LoopNumber, as_json: Json = False) -> None:
     reason = f": {report['reason']}" if report["reason"] else ""
     print_text(
         f"loop {number} is {report['state']}{reason}",
-        f"  round {report['turn']} of {plan['rounds']}, at the step '{report['step']}'; "
+        f"  turn {report['turn']} of {plan['rounds']}, at the step '{report['step']}'; "
         f"{plan['quota']} candidates each, preset {plan['preset']}, reviewer {plan['reviewer']}",
     )
     for name, value in spent.items():

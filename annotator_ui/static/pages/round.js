@@ -107,7 +107,10 @@ function renderFunnel(funnel) {
   replace(byId("outside-funnel"), bars(outside, total));
 }
 
-/** Warn about jobs that wait although no worker is running. @param {RoundReport["waiting_work"]} jobs */
+/**
+ * Warn about jobs that wait although no worker is running.
+ * @param {RoundReport["waiting_work"]} jobs
+ */
 function renderStalled(jobs) {
   const kinds = Object.entries(jobs).map(
     ([kind, waiting]) => `${JOB_LABELS[kind] ?? humanize(kind)} (${formatCount(waiting)})`,

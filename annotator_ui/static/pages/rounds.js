@@ -51,17 +51,21 @@ const STEPS = {
 
 /** @param {LoopSummary} loop */
 function loopItem(loop) {
-  const at = `round ${loop.turn} of ${loop.rounds}`;
+  const at = `turn ${loop.turn} of ${loop.rounds}`;
+  let link = null;
+  if (loop.step === "review" && loop.round !== null) {
+    link = el("a", { href: `/rounds/${loop.round}` }, `round ${loop.round}`);
+  } else if (loop.step === "train" && loop.run !== null) {
+    link = el("a", { href: `/runs/${loop.run}` }, "training run");
+  }
   return el(
     "li",
     {},
     el("strong", {}, `Loop ${loop.id} `),
     stateChip(loop.state),
     ` ${at}: ${loop.state === "running" ? STEPS[loop.step] : (loop.reason ?? "")}`,
-    loop.step === "review" &&
-      loop.round !== null &&
-      el("a", { href: `/rounds/${loop.round}` }, ` (round ${loop.round})`),
-    loop.step === "train" && loop.run !== null && el("a", { href: `/runs/${loop.run}` }, " (run)"),
+    " ",
+    link,
   );
 }
 
