@@ -22,6 +22,8 @@ from curation.datasets.samples import add_samples
 from curation.db.tables import labeling_projects, labeling_tasks
 from curation.domain import LayerRole, Role, TrainingRequest
 from curation.labeling.previews import WEBHOOK_HEADER, PreviewUrls, webhook_secret
+from curation.loops.plan import LoopPlan
+from curation.loops.rows import start_loop
 from curation.review import reviewers
 from curation.review.claims import record_claims
 from tests.curation.datasets.test_samples import new
@@ -50,7 +52,7 @@ generation = {{ max-examples = {stateful} }}
 
 # Of a single layer, or with reasons for fewer layers than are named, a decision is refused by the rules of reasons.
 [[operations]]
-include-path = "/api/review/decisions"
+include-path-regex = "^/api/review/decisions"
 
 [operations.checks.positive_data_acceptance]
 expected-statuses = ["2xx", 401, 403, 404, 409, 422]
@@ -98,6 +100,7 @@ def known(app, context, database, store) -> dict[str, dict[str, dict[str, str]]]
         snapshot = snapshots.freeze_snapshot(tx, store, tag="first", actor="test").id
         order = TrainingRequest("whole", "tiny", snapshot, None, None, 1)
         run = {"path": {"run": str(request_training(tx, order, "test"))}}
+        loop = {"path": {"number": str(start_loop(tx, LoopPlan(1, 8, "micro"), "test"))}}
     with database.transaction() as tx:
         [layer] = tx.connection.exec_driver_sql("select sha256 from layers limit 1").scalars()
     path, _, query = app.state.links.address(layer).partition("?")
@@ -122,6 +125,10 @@ def known(app, context, database, store) -> dict[str, dict[str, dict[str, str]]]
             f"POST /api/runs/{{run}}/{action}": run
             for action in ("pause", "resume", "retry", "cancel", "priority")
         },
+        "GET /api/loops/{number}": loop,
+        "POST /api/loops/{number}/cancel": loop,
+        "POST /api/loops/{number}/pause": loop,
+        "POST /api/loops/{number}/resume": loop,
         "GET /api/checkpoints/{name}": {"path": {"name": checkpoint}},
         "POST /api/checkpoints/{name}/promote": {"path": {"name": checkpoint}},
         "GET /api/layers/{sha256}.{form}": image,
