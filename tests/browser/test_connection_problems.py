@@ -107,11 +107,12 @@ def test_unsent_decisions_are_the_latest_after_a_reload(
     page = open_page()
     first = press(page, "a")
     wait_until_sent(page)
+    # Both before the keys: a failed decision is sent again in a batch after a while.
     page.route("**/api/review/decisions", lambda route: route.abort())
+    page.route("**/api/review/decisions/batch", lambda route: route.abort())
     second, third = press(page, "r"), press(page, "a")
     wait_until_shown(page)
     waiting = hold_back(page, "**/api/review/latest")
-    page.route("**/api/review/decisions/batch", lambda route: route.abort())
     page.reload()
     wait_for_route(page, waiting)
     answer = waiting[0].fetch()

@@ -140,7 +140,8 @@ function renderPauses(pauses) {
 function renderFailures(id, failures) {
   const reasons = Object.entries(failures);
   byId("failures-card").hidden = reasons.length === 0;
-  replace(byId("failures"), bars(reasons.map(([name, value]) => ({ name, value, tone: "failed" }))));
+  const rows = reasons.map(([name, value]) => ({ name, value, tone: "failed" }));
+  replace(byId("failures"), bars(rows));
   replace(byId("retry"), el("code", {}, `layerloop round retry ${id}`), " tries them again.");
 }
 
