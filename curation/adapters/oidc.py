@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -181,9 +182,11 @@ class IdentityProvider:
 
 
 def _run(call: Coroutine[Any, Any, Any]) -> Any:
-    """Run a call of the asynchronous client in this thread, and translate its errors."""
+    """Run a call of the asynchronous client, and translate its errors."""
     try:
-        return asyncio.run(call)
+        # In a thread of its own, since the caller's thread may run an event loop already.
+        with ThreadPoolExecutor(1, "oidc") as pool:
+            return pool.submit(asyncio.run, call).result()
     except httpx2.HTTPStatusError as error:
         raise Unreachable(
             f"the identity provider answered {error.response.status_code}", "try again later"
