@@ -111,7 +111,7 @@ def test_it_leaves_sheets_and_a_log(run, tmp_path):
     names = {path.name.split("-")[0] for path in (tmp_path / "base").iterdir()}
     assert {"sheet", "state", "log"} <= names
     assert (tmp_path / "base/sheet-000000000128.png").read_bytes().startswith(b"\x89PNG")
-    assert len(list((tmp_path / "base").glob("state-*"))) == 1
+    assert len(list((tmp_path / "base").glob("state-*"))) == MICRO.keep_states
 
 
 def test_what_is_trained_on_is_the_adjusted_latent(store, snapshot, parts, tmp_path):
