@@ -171,7 +171,7 @@ def repeated_classes(trees: dict[Path, ast.Module]) -> list[str]:
 
 
 def cycles(trees: dict[Path, ast.Module], package: str) -> list[list[str]]:
-    """Return the knots of subpackages that import each other, directly or not."""
+    """Return the cycles of subpackages that import each other, directly or not."""
     arrows: dict[str, set[str]] = defaultdict(set)
     for file, tree in trees.items():
         parts = file.relative_to(ROOT).parts
@@ -199,12 +199,12 @@ def cycles(trees: dict[Path, ast.Module], package: str) -> list[list[str]]:
         return found
 
     everywhere = {name: reached(name) for name in arrows}
-    knots = {
+    found_cycles = {
         frozenset({name} | {one for one in far if name in everywhere.get(one, set())})
         for name, far in everywhere.items()
         if name in far
     }
-    return sorted(sorted(knot) for knot in knots)
+    return sorted(sorted(cycle) for cycle in found_cycles)
 
 
 def rows() -> Iterator[tuple[str, object, str]]:
@@ -246,10 +246,10 @@ def rows() -> Iterator[tuple[str, object, str]]:
     repeated = repeated_classes(trees)
     yield "class names with two meanings", f"{len(repeated)} {', '.join(repeated)}".strip(), "0"
     for package in ("curation", "training"):
-        knots = cycles(trees, package)
+        found_cycles = cycles(trees, package)
         yield (
             f"import cycles between packages of {package}",
-            "; ".join(", ".join(one) for one in knots) or "0",
+            "; ".join(", ".join(one) for one in found_cycles) or "0",
             "0",
         )
     readme = ROOT / "README.md"

@@ -209,9 +209,9 @@ def test_nothing_is_unpickled_and_no_string_is_run(file):
 
 @pytest.mark.parametrize("file", EVERY_FILE, ids=place)
 def test_a_file_opens_with_one_sentence(file):
-    said = ast.get_docstring(parsed(file))
-    assert said, f"{place(file)} does not say what it is"
-    first = said.split("\n\n")[0].replace("\n", " ")
+    expected_text = ast.get_docstring(parsed(file))
+    assert expected_text, f"{place(file)} does not say what it is"
+    first = expected_text.split("\n\n")[0].replace("\n", " ")
     assert first.endswith((".", "?")), f"{place(file)}: {first}"
 
 

@@ -60,9 +60,9 @@ def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         cwd=folder,
     )
     ours = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    theirs = next((folder / "lib").glob("python*/site-packages"))
+    reference = next((folder / "lib").glob("python*/site-packages"))
     # A folder that is named by a .pth file has its own .pth files ignored: the editable install stays out of sight.
-    (theirs / "dependencies.pth").write_text("".join(f"{path}\n" for path in ours))
+    (reference / "dependencies.pth").write_text("".join(f"{path}\n" for path in ours))
     return folder / "bin"
 
 

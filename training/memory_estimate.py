@@ -82,12 +82,12 @@ def estimate(request: TrainingRequest, image_count: int) -> list[StageMemory]:
     for stage in STAGES[request.recipe]:
         if stage in TRAINED_STAGES:
             held = _trained(preset, stage, on_gpu=on_gpu)
-            trained = {name: held[name] for name in ("weights", "optimiser", "average")}
+            trained = {name: held[name] for name in ("weights", "optimizer", "average")}
         else:
             held = _used(preset, stage, trained)
         # On the CPU the images kept in memory share it with the training.
         if not on_gpu and preset.in_memory:
-            held["pictures"] = image_count * _image_bytes(preset, stage)
+            held["images"] = image_count * _image_bytes(preset, stage)
         advice = _advise(held, preset, stage, on_gpu=on_gpu)
         estimates.append(StageMemory(stage, "gpu" if on_gpu else "processor", held, advice))
     return estimates
@@ -157,7 +157,7 @@ def _fullest(
     return {
         "weights": weights,
         "gradients": gradients,
-        "optimiser": state,
+        "optimizer": state,
         "average": average,
         "activations": activations,
     }
@@ -220,7 +220,7 @@ def _relief(held: Mapping[str, int], preset: Preset, stage: str) -> str:
         ("--set ema_on_cpu=true", held["average"], True),
         (
             "--set optimizer=adamw8bit",
-            held["optimiser"] * 3 // 4,
+            held["optimizer"] * 3 // 4,
             preset.optimizer in {"adamw", "adamw_fused"},
         ),
     )

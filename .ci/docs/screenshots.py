@@ -188,6 +188,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     given = parser.parse_args()
+    # The instances are processes of their own: end them too when this one is told to stop.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     for needed in filter(None, (given.out, given.keep)):
         needed.mkdir(parents=True, exist_ok=True)
     with (

@@ -36,7 +36,7 @@ MAX_HELD = 64
 """Largest number of held candidates in a request: as many as a reviewer may hold."""
 
 LABELS = {
-    RejectReason.halo: "Fringe of another colour along the edge",
+    RejectReason.halo: "Fringe of another color along the edge",
     RejectReason.residue: "Haze or remains of a background",
     RejectReason.holes: "Parts of the subject are punched out",
     RejectReason.opaque: "Should be see-through and is not",
@@ -45,7 +45,7 @@ LABELS = {
     RejectReason.prompt_miss: "Not what the prompt asked for",
     RejectReason.duplicate: "Seen before",
     RejectReason.other: "Something else",
-    RejectReason.clash: "Of pairs: light, colour or place of the layers do not fit each other",
+    RejectReason.clash: "Of pairs: light, color or position of the layers do not fit each other",
 }
 
 

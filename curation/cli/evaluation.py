@@ -171,7 +171,7 @@ def evaluate(
         console.print(f"skipped {file_name}: {reason}", markup=False)
     if as_json:
         head: dict[str, object] = {"checkpoint": checkpoint.id, "snapshot": None if folder else on}
-        head |= {"pictures": measured.images, "kept": kept}
+        head |= {"images": measured.images, "kept": kept}
         pairs = {
             name: {source: asdict(mean) for source, mean in row.items()}
             for name, row in measured.pairs.items()

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 PARTS = {
     "weights": "weights",
     "gradients": "gradients",
-    "optimizer": "optimiser",
+    "optimizer": "optimizer",
     "EMA": "average",
     "activations": "activations",
-    "images": "pictures",
+    "images": "images",
 }
 """Headings of the parts of a stage's memory -> their names in `StageMemory.held`."""
 

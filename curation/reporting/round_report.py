@@ -137,7 +137,7 @@ def as_text(report: Mapping[str, Any]) -> str:
 
     # Measurements of the candidates and of their checkpoint.
     if report["prompt_agreement"]:
-        shown = "color {colour:.0%}, shape {shape:.0%}, both {both:.0%}".format(
+        shown = "color {color:.0%}, shape {shape:.0%}, both {both:.0%}".format(
             **report["prompt_agreement"]
         )
         lines.append(f"  candidates that match their prompt: {shown}")

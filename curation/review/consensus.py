@@ -268,11 +268,11 @@ _LATEST_SKILLS = sa.text("""
 _TO_ESTIMATE = sa.text("""
     select r.id from rounds r
     left join lateral (select created_at from aggregations where round_id = r.id order by id desc
-        limit 1) learnt on true
+        limit 1) fitted on true
     where r.state = 'open' and r.consensus ->> 'rule' = :rule
-        and (learnt.created_at is null or learnt.created_at < now() - make_interval(secs => :stale))
+        and (fitted.created_at is null or fitted.created_at < now() - make_interval(secs => :stale))
         and exists (
             select from candidates c where c.round_id = r.id and c.state = 'waiting'
                 and c.decided = (r.consensus ->> 'overlap')::int
-                and (learnt.created_at is null or c.changed_at > learnt.created_at))
+                and (fitted.created_at is null or c.changed_at > fitted.created_at))
     order by r.id""")

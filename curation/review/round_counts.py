@@ -199,7 +199,7 @@ def _prompt_agreement(counts: Sequence[RoundCount]) -> dict[str, float] | None:
         matching = (c.n for c in measured if all(c.key[i] == "true" for i in positions))
         return sum(matching) / n
 
-    return {"colour": share(1), "shape": share(2), "both": share(1, 2), "n": float(n)}
+    return {"color": share(1), "shape": share(2), "both": share(1, 2), "n": float(n)}
 
 
 def _slices(

@@ -170,12 +170,12 @@ def main() -> None:
                 "  ".join(f"{side} {_told(*found[-1])}" for side, found in rates.items()),
                 flush=True,
             )
-        for place, unit in enumerate(("second", "CPU-second")):
-            ours, theirs = (
-                statistics.median(rate[place] for rate in found) for found in rates.values()
+        for index, unit in enumerate(("second", "CPU-second")):
+            ours, expected = (
+                statistics.median(rate[index] for rate in found) for found in rates.values()
             )
             print(
-                f"steps a {unit}: ours {ours:.3f}, diffusers {theirs:.3f}, ratio {ours / theirs:.2f}",
+                f"steps a {unit}: ours {ours:.3f}, diffusers {expected:.3f}, ratio {ours / expected:.2f}",
                 flush=True,
             )
 
@@ -259,10 +259,10 @@ def _run_script(plan: Plan, script: Path, turn: int) -> Rates:
 
 
 def _run_ours(plan: Plan, turn: int) -> Rates:
-    told = plan.folder / "plan.json"
-    told.write_text(json.dumps({**plan.__dict__, "folder": "", "warm": plan.warm}))
+    output = plan.folder / "plan.json"
+    output.write_text(json.dumps({**plan.__dict__, "folder": "", "warm": plan.warm}))
     _run(
-        [sys.executable, "-m", __spec__.name, "--ours", str(told)],
+        [sys.executable, "-m", __spec__.name, "--ours", str(output)],
         _environment(plan),
         plan.folder / f"ours-{turn}.log",
     )
@@ -281,9 +281,9 @@ def _rates(plan: Plan, clock: Path) -> Rates:
         return (len(times) - plan.warm) / (ended - begun), (len(times) - plan.warm) / (spent - used)
     wall, processor = (
         statistics.median(
-            after[place] - before[place] for before, after in itertools.pairwise(times[plan.warm :])
+            after[index] - before[index] for before, after in itertools.pairwise(times[plan.warm :])
         )
-        for place in (0, 1)
+        for index in (0, 1)
     )
     return 1 / wall, 1 / processor
 

@@ -84,7 +84,7 @@ def _simulate(
         for item in range(candidates)
         for who in rng.choice(len(crew), overlap, replace=False)
     ]
-    known = {-1 - place: place % 3 == 0 for place in range(GOLD)}
+    known = {-1 - index: index % 3 == 0 for index in range(GOLD)}
     gold = [
         Vote(item, who, say(who, sound))
         for item, sound in known.items()

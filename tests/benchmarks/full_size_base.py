@@ -66,9 +66,9 @@ def main() -> None:
             changes = {"model": str(model), "image_size": str(side), **CASES[case]}
             batch, rate, memory = _fitting(changes, given.batch, Path(name))
             work = count_work(_preset(changes, batch))
-            told = f"{rate:.2f} images/s, {rate * work / 1e12:.1f} TFLOP/s"
-            told += f", {rate * work / peak:.1%} of the peak" if peak else ""
-            print(f"{case}, batch {batch}: {told}, {memory / 2**30:.1f} GiB", flush=True)
+            output = f"{rate:.2f} images/s, {rate * work / 1e12:.1f} TFLOP/s"
+            output += f", {rate * work / peak:.1%} of the peak" if peak else ""
+            print(f"{case}, batch {batch}: {output}, {memory / 2**30:.1f} GiB", flush=True)
 
 
 def count_work(preset: Preset) -> float:

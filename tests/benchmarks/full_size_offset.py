@@ -73,16 +73,16 @@ def main() -> None:
             planes_B4HW = torch.stack(
                 [
                     open_split(store, snapshot, Split.train, preset.image_size).read_or_replace(
-                        place
+                        index
                     )[1]
-                    for place in range(given.batch)
+                    for index in range(given.batch)
                 ]
             )
             for padding in (True, False):
                 rate = _rate_public(preset, autoencoder, planes_B4HW, padding=padding)
-                told = "padding included" if padding else "padded before"
+                output = "padding included" if padding else "padded before"
                 print(
-                    f"the public modules in a plain loop, {told}: {rate:.2f} images/s", flush=True
+                    f"the public modules in a plain loop, {output}: {rate:.2f} images/s", flush=True
                 )
 
 

@@ -66,10 +66,10 @@ def _import(home: Path, folder: Path, workers: int) -> float:
     database = Database(embedded_postgres.start_server(home / "postgres"))
     try:
         schema.migrate(database)
-        told = seed_import.import_seeds(
+        output = seed_import.import_seeds(
             database, FolderStore(home / "objects"), folder, workers=workers
         )
-        return told.files / told.seconds
+        return output.files / output.seconds
     finally:
         database.close()
         embedded_postgres.stop_server(home / "postgres")

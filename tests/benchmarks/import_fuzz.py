@@ -320,16 +320,16 @@ class Fuzz:
                 self._read(kind, path)
             begun = time.monotonic()
             try:
-                told = import_seeds(self.database, self.store, folder)
+                output = import_seeds(self.database, self.store, folder)
             except Exception as error:
                 self.failures.append(
                     f"batch {number}: the import ended with {type(error).__name__}: {error}"
                 )
                 return
             self.slowest = max(self.slowest, time.monotonic() - begun)
-        self.outcomes.update({str(outcome): count for outcome, count in told.outcomes.items()})
-        self.codes.update(told.codes)
-        refused = {one.name: one for one in told.named if one.outcome not in TAKEN}
+        self.outcomes.update({str(outcome): count for outcome, count in output.outcomes.items()})
+        self.codes.update(output.codes)
+        refused = {one.name: one for one in output.named if one.outcome not in TAKEN}
         for one in good:
             if one in refused and refused[one].codes[0] not in SPOKEN_FOR:
                 self.failures.append(f"batch {number}: {one} was not taken: {refused[one]}")

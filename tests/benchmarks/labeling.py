@@ -153,8 +153,8 @@ def carry(postgres: str, studio: LabelStudioServer, count: int) -> dict[str, flo
         )
         owner = {"Authorization": f"Token {studio.token}"}
         with httpx.Client(base_url=studio.address, headers=owner, timeout=3_600) as client:
-            asked = {"title": "carried", "label_config": configuration(Kind.single)}
-            project = client.post("/api/projects", json=asked).raise_for_status().json()["id"]
+            requested = {"title": "carried", "label_config": configuration(Kind.single)}
+            project = client.post("/api/projects", json=requested).raise_for_status().json()["id"]
             pages = [{"look": "<b>a cat</b>", "candidate": str(uuid.uuid4())} for _ in range(count)]
             tasks = [
                 {"data": page, "annotations": [{"result": BOTH[i % 2]}]}
@@ -192,13 +192,13 @@ def _person(studio: LabelStudioServer, email: str) -> httpx.Client:
         found = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', form.text)
         if found is None:
             break
-        said = {
+        message = {
             "csrfmiddlewaretoken": found.group(1),
             "email": email,
             "password": "a long password",
         }
         client.post(
-            path, data=said | {"allow_newsletters": "false"}, headers={"Referer": studio.address}
+            path, data=message | {"allow_newsletters": "false"}, headers={"Referer": studio.address}
         )
         if "sessionid" in client.cookies and client.get("/api/current-user/whoami").is_success:
             break
@@ -212,15 +212,15 @@ def _person(studio: LabelStudioServer, email: str) -> httpx.Client:
 def _decide(client: httpx.Client, project: int, count: int) -> list[int]:
     """Take the next task and submit, so many times; the tasks that were given."""
     given = []
-    for place in range(count):
+    for index in range(count):
         answer = client.get(f"/api/projects/{project}/next")
         if answer.status_code == 404:
             break
         task = answer.raise_for_status().json()["id"]
         given.append(task)
-        said = {"result": BOTH[place % 2], "lead_time": 0.9}
+        message = {"result": BOTH[index % 2], "lead_time": 0.9}
         client.post(
-            f"/api/tasks/{task}/annotations?project={project}", json=said
+            f"/api/tasks/{task}/annotations?project={project}", json=message
         ).raise_for_status()
     return given
 
@@ -237,14 +237,14 @@ def _line(tasks: int, clients: int, there: dict[str, Any], here: dict[str, Any])
 
 
 def _carried(count: int, taken: dict[str, float]) -> str:
-    told = {
+    output = {
         "push": "pushed",
         "renew": "pushed from another URL",
         "import": "imported with annotations in one call",
     }
     parts = [
         f"{words} {taken[name]:.1f} s ({taken[f'{name}_cpu']:.1f} CPU-s there)"
-        for name, words in told.items()
+        for name, words in output.items()
     ]
     export, here = taken["export"], taken["export_here"]
     return (

@@ -84,14 +84,14 @@ def measure(given: argparse.Namespace, layers: int, way: str) -> tuple[float, fl
                 layers if way == "one at a time" else 1,
             )
             for role in roles[:times]:
-                told, time_B = (
+                conditions, time_B = (
                     _told(layered.denoiser, count, device),
                     torch.full((count,), 500, device=device),
                 )
                 if way == "one at a time":
-                    layered.predict(rows, time_B, told, [role])
+                    layered.predict(rows, time_B, conditions, [role])
                 else:
-                    layered.denoiser.predict(rows, time_B, told)
+                    layered.denoiser.predict(rows, time_B, conditions)
             return
         rows = torch.randn(count * layers, *shape, device=device)
         time_B = torch.full((len(rows),), 500, device=device)

@@ -232,7 +232,7 @@ def compare(
 ) -> None:
     """One row per way: how strange its latents are to the untouched base and decoder, and what it draws."""
     truth_B4HW = heldout.load_batch(range(len(heldout)))
-    texts = [learnt.captions[place] for place in range(96)]
+    texts = [learnt.captions[index] for index in range(96)]
     kept = preset.latent_channels
 
     def image_psnr(latent_BCHW: Tensor) -> Tensor:
@@ -261,8 +261,8 @@ def compare(
         distance = frechet(drawn_B4HW, learnt.load_batch(range(len(learnt))))
         drawn = list(zip(to_uint8_images(drawn_B4HW), texts, strict=True))
         both = sum(
-            bool(said and said.color and said.shape)
-            for said in (check_prompt(*one) for one in drawn)
+            bool(message and message.color and message.shape)
+            for message in (check_prompt(*one) for one in drawn)
         )
         defects = sum(oracle.decide(*one).verdict is not Verdict.accept for one in drawn)
         print(
@@ -296,13 +296,16 @@ def tune(way: Way, pictures: LayerDataset, images: int, preset: Preset) -> None:
     optimizer = AdamW(base.parameters(), lr=preset.base_lr, betas=(0.9, 0.99))
     for seen in range(0, images, preset.base_batch):
         rng = seeded_generator(0, "tune", seen)
-        places = torch.randint(len(pictures), (preset.base_batch,), generator=rng)
-        told = torch.rand(len(places), generator=rng) >= preset.caption_dropout
+        indices = torch.randint(len(pictures), (preset.base_batch,), generator=rng)
+        text_conditions = torch.rand(len(indices), generator=rng) >= preset.caption_dropout
         texts = [
-            pictures.captions[place] if tell else ""
-            for place, tell in zip(places.tolist(), told.tolist(), strict=True)
+            pictures.captions[index] if tell else ""
+            for index, tell in zip(indices.tolist(), text_conditions.tolist(), strict=True)
         ]
-        clean_BCHW, time_B = clean_NCHW[places], torch.randint(1000, (len(places),), generator=rng)
+        clean_BCHW, time_B = (
+            clean_NCHW[indices],
+            torch.randint(1000, (len(indices),), generator=rng),
+        )
         noise_BCHW = torch.randn(clean_BCHW.shape, generator=rng)
         predicted = base.predict(
             schedule.add_noise(clean_BCHW, noise_BCHW, time_B), time_B, base.encode(texts)
@@ -343,7 +346,7 @@ def noise_mse(way: Way, pictures: LayerDataset) -> Tensor:
 def draw(way: Way, texts: list[str], preset: Preset) -> Tensor:
     """Straight RGBA of prompts by DDIM with guidance, from noise whose first channels are the same for every way."""
     side, channels = preset.image_size // preset.stride, len(way.base.centre)
-    told, free, schedule = (
+    text_conditions, free, schedule = (
         way.base.encode(texts),
         way.base.encode([""] * len(texts)),
         way.base.schedule(),
@@ -359,7 +362,7 @@ def draw(way: Way, texts: list[str], preset: Preset) -> Tensor:
     for time_step in schedule.timesteps:
         time_B = time_step.expand(len(texts))
         with_text, without = (
-            way.base.predict(latent_BCHW, time_B, given) for given in (told, free)
+            way.base.predict(latent_BCHW, time_B, given) for given in (text_conditions, free)
         )
         latent_BCHW = schedule.step(
             without + preset.guidance * (with_text - without), time_step, latent_BCHW

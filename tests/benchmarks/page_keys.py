@@ -74,16 +74,16 @@ def main() -> None:
                 keys = _percentiles(
                     _decide(browser, site.url, next(site.people), options.decisions)
                 )
-                theirs = "not asked for"
+                reference = "not asked for"
                 if studio is not None:
                     p50, p95, longest = _percentiles(
                         decide_there(browser, studio, site, options.decisions)
                     )
-                    theirs = f"{p50:>24.0f} {p95:>5.0f} {longest:>5.0f}"
+                    reference = f"{p50:>24.0f} {p95:>5.0f} {longest:>5.0f}"
                 grids = [_open_grid(browser, site.url, next(site.people)) for _ in range(2)]
                 edges = _percentiles(_edges(browser, site.url, next(site.people)))
             print(
-                f"{side:>6} | {keys[0]:>28.0f} {keys[1]:>5.0f} {keys[2]:>5.0f} | {theirs:>36} | {grids[0]:>21.2f} "
+                f"{side:>6} | {keys[0]:>28.0f} {keys[1]:>5.0f} {keys[2]:>5.0f} | {reference:>36} | {grids[0]:>21.2f} "
                 f"{grids[1]:>6.2f} | {edges[0]:>14.0f} {edges[1]:>5.0f}",
                 flush=True,
             )

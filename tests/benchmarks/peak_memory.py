@@ -81,8 +81,8 @@ def compare(name: str) -> tuple[int, int]:
         stdout=subprocess.PIPE,
         check=True,
     )
-    told = json.loads(done.stdout.splitlines()[-1])
-    return int(told["computed"]), int(told["measured"])
+    output = json.loads(done.stdout.splitlines()[-1])
+    return int(output["computed"]), int(output["measured"])
 
 
 def measure(name: str) -> None:

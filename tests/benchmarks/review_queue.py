@@ -126,27 +126,31 @@ def measure(
 
 def _review(url: str, token: str, decisions: int, seconds: float) -> dict[str, Any]:
     """Run a client that claims batches and decides until a bound; return latencies in ms."""
-    told: dict[str, Any] = {"tray": [], "decide": [], "given": [], "began": time.monotonic()}
+    output: dict[str, Any] = {"tray": [], "decide": [], "given": [], "began": time.monotonic()}
     with httpx.Client(base_url=url, headers=HEADERS, timeout=30) as client:
         client.post("/api/session", json={"token": token}).raise_for_status()
-        told["began"] = time.monotonic()
-        while len(told["decide"]) < decisions and time.monotonic() - told["began"] < seconds:
-            cards = _timed(client, told["tray"], "/api/review/claims", {"count": TRAY})[
+        output["began"] = time.monotonic()
+        while len(output["decide"]) < decisions and time.monotonic() - output["began"] < seconds:
+            cards = _timed(client, output["tray"], "/api/review/claims", {"count": TRAY})[
                 "candidates"
             ]
             if not cards:
                 break
-            told["given"] += [card["id"] for card in cards]
-            for place, card in enumerate(cards):
-                said = (
+            output["given"] += [card["id"] for card in cards]
+            for index, card in enumerate(cards):
+                message = (
                     {"verdict": "accept"}
-                    if place % 2
+                    if index % 2
                     else {"verdict": "reject", "reasons": ["halo"]}
                 )
-                body = said | {"candidate": card["id"], "dwell_ms": 900, "key": str(uuid.uuid4())}
-                _timed(client, told["decide"], "/api/review/decisions", body)
-        told["ended"] = time.monotonic()
-    return told
+                body = message | {
+                    "candidate": card["id"],
+                    "dwell_ms": 900,
+                    "key": str(uuid.uuid4()),
+                }
+                _timed(client, output["decide"], "/api/review/decisions", body)
+        output["ended"] = time.monotonic()
+    return output
 
 
 def _timed(

@@ -90,9 +90,9 @@ def _teach(tx: Transaction) -> None:
     values = rng.standard_normal((TAUGHT, SIGNALS))
     vectors = rng.standard_normal((TAUGHT, NUMBERS)).astype(np.float32)
     number = open_stream(tx, MANY, TAUGHT)
-    signals = [{f"s{place}": float(value) for place, value in enumerate(row)} for row in values]
+    signals = [{f"s{index}": float(value) for index, value in enumerate(row)} for row in values]
     ids = arrive_measured(
-        tx, number, 1, signals, vectors, [f"known {place % 50}" for place in range(TAUGHT)]
+        tx, number, 1, signals, vectors, [f"known {index % 50}" for index in range(TAUGHT)]
     )
     tx.execute(
         sa.update(candidates)
@@ -109,16 +109,16 @@ def _make(database: Database, number: int, count: int) -> None:
         bytes(pack_vector(one))
         for one in np.random.default_rng(2).standard_normal((512, NUMBERS)).astype(np.float32)
     ]
-    asked = [Prompt(f"prompt {place}") for place in range(PROMPTS)]
+    requested = [Prompt(f"prompt {index}") for index in range(PROMPTS)]
     with database.transaction() as tx:
-        tx.execute(sa.insert(prompts), [{"id": one.id, "text": one.text} for one in asked])
+        tx.execute(sa.insert(prompts), [{"id": one.id, "text": one.text} for one in requested])
         tx.connection.exec_driver_sql("set local session_replication_role = replica")
         tx.connection.exec_driver_sql(
             "create temp table known (place int, vector bytea) on commit drop"
         )
         tx.execute(
             sa.text("insert into known values (:place, :vector)"),
-            [{"place": place, "vector": one} for place, one in enumerate(vectors)],
+            [{"place": index, "vector": one} for index, one in enumerate(vectors)],
         )
         for statement in _MAKE:
             tx.execute(

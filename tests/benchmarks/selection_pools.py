@@ -59,7 +59,7 @@ def simulate(count: int, share: float, auc: float, seed: int) -> Pool:
     signals = rng.standard_normal((count, 5))
     style = rng.integers(STYLES, size=count)
     prompt = rng.integers(PROMPTS, size=count)
-    places, effects = 1.5 * rng.standard_normal((STYLES, 16)), 0.8 * rng.standard_normal(STYLES)
+    indices, effects = 1.5 * rng.standard_normal((STYLES, 16)), 0.8 * rng.standard_normal(STYLES)
     noise = rng.standard_normal((count, 16))
     known = 1.2 * (signals[:, 0] - signals[:, 1] ** 2 + 0.5 * signals[:, 2]) + 0.6 * (
         noise[:, 0] - noise[:, 1]
@@ -78,7 +78,7 @@ def simulate(count: int, share: float, auc: float, seed: int) -> Pool:
     accepted = coin < truth
     return Pool(
         signals=[{f"s{i + 1}": float(value) for i, value in enumerate(row)} for row in signals],
-        vectors=(noise + places[style]).astype(np.float32),
+        vectors=(noise + indices[style]).astype(np.float32),
         texts=[f"prompt {one}" for one in prompt],
         accepted=accepted,
         best=auc_of(odds, accepted),

@@ -141,10 +141,10 @@ def hold_gates(repetitions: int, budget: float = 0.02, share: float = 0.3) -> di
     held, useful, looks, rejected = 0, 0, 0, []
     for seed in range(repetitions):
         pool = simulate(10_000, share, 0.92, seed=10_000 + seed)
-        told = acceptance_model.TrainingRows(
+        conditions = acceptance_model.TrainingRows(
             pool.signals[:600], pool.vectors[:600], pool.accepted[:600], pool.texts[:600], [1] * 600
         )
-        fitted, _ = acceptance_model.fit_acceptance_model(told)
+        fitted, _ = acceptance_model.fit_acceptance_model(conditions)
         probabilities = fitted.predict(pool.signals, pool.vectors)
         grid = np.quantile(probabilities, gates.THRESHOLD_SHARES).tolist()
         threshold, last, look = None, 0, 0

@@ -229,14 +229,14 @@ def test_twenty_decisions_offline_survive_a_reload(
     page.keyboard.press("u")
     assert wait_until_shown(page) == also_undone, "unsent decisions can be undone after a reload"
     del verdicts[also_undone]
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url.partition("/api/review/")[2]))
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url.partition("/api/review/")[2]))
     page.unroute("**/api/review/decisions**")
     page.unroute("**/api/review/decisions/**")
     wait_until_sent(page)
     assert active_verdicts(database) == verdicts
     assert sum(count_decisions(database).values()) == 22
-    assert asked.count("decisions/batch") == 1, "the backlog is sent in one request"
+    assert requested.count("decisions/batch") == 1, "the backlog is sent in one request"
 
 
 def test_any_recent_decision_can_be_undone(

@@ -75,9 +75,10 @@ def test_a_grid_is_submitted_in_one_request(
     page = open_grid(open_page)
     on_page = item_ids(page)
     assert len(on_page) == 12
-    asked: list[Request] = []
+    requested: list[Request] = []
     page.on(
-        "request", lambda request: asked.append(request) if "/decisions" in request.url else None
+        "request",
+        lambda request: requested.append(request) if "/decisions" in request.url else None,
     )
     press_keys(page, "Space", "ArrowRight", "ArrowRight", "Space")
     assert marked_ids(page) == [on_page[0], on_page[2]]
@@ -87,7 +88,7 @@ def test_a_grid_is_submitted_in_one_request(
     page.keyboard.press("Enter")
     wait_for_grid(page, on_page[0])
     wait_until_sent(page)
-    assert [request.url.rsplit("/", 1)[1] for request in asked] == ["batch"], (
+    assert [request.url.rsplit("/", 1)[1] for request in requested] == ["batch"], (
         "one request for the whole grid"
     )
     expected = {candidate: ("reject", []) for candidate in on_page}

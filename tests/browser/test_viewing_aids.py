@@ -82,9 +82,10 @@ def test_a_background_photo_is_never_uploaded(open_page: OpenPage, round_id: int
     page = open_page()
     page.on("filechooser", lambda _: None)  # Playwright listens before the key is pressed
     wait_until_shown(page)
-    asked: list[str] = []
+    requested: list[str] = []
     page.on(
-        "request", lambda request: asked.append(request.url) if request.method != "GET" else None
+        "request",
+        lambda request: requested.append(request.url) if request.method != "GET" else None,
     )
     out = io.BytesIO()
     Image.new("RGB", (3000, 2000), (200, 30, 90)).save(out, "PNG")
@@ -95,7 +96,7 @@ def test_a_background_photo_is_never_uploaded(open_page: OpenPage, round_id: int
     )
     page.wait_for_selector('#viewer[data-background="photo"]')
     assert np.abs(seen(page)[20, 20] - (200, 30, 90)).max() <= 3
-    assert {url.rpartition("/")[2] for url in asked} <= {"claims", "release"}, (
+    assert {url.rpartition("/")[2] for url in requested} <= {"claims", "release"}, (
         "the photo is not uploaded"
     )
     page.reload()

@@ -163,8 +163,8 @@ def test_a_training_goes_on_after_every_signal(instances, tmp_path, turn) -> Non
     for one in instances:
         seeded(one, tmp_path / "seeds")
     expected = straight.finish(*train_arguments())
-    for place, gate in enumerate(("transparency|40", "base|56", "sheet|0")):
-        number = SIGNALS[(place + turn) % 3]
+    for index, gate in enumerate(("transparency|40", "base|56", "sheet|0")):
+        number = SIGNALS[(index + turn) % 3]
         said = interrupted.interrupt(number, *train_arguments(), gate=gate)
         if number is signal.SIGKILL:
             assert held(interrupted) == 1

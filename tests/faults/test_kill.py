@@ -152,11 +152,11 @@ def _check(home: Home) -> None:
         )
         drawn = tx.execute(with_layer).scalars().all()
         assert len(drawn) == len(set(drawn)) == QUOTA * ROUNDS
-        said = tx.execute(sa.select(decisions.c.candidate_id, decisions.c.verdict)).all()
-        assert len(said) == len({row.candidate_id for row in said})
-        accepts = {row.candidate_id for row in said if row.verdict == Verdict.accept}
+        message = tx.execute(sa.select(decisions.c.candidate_id, decisions.c.verdict)).all()
+        assert len(message) == len({row.candidate_id for row in message})
+        accepts = {row.candidate_id for row in message if row.verdict == Verdict.accept}
         assert len(accepts) == by_state["accepted"] > QUOTA / 2
-        assert len(said) == by_state.get("accepted", 0) + by_state.get("rejected", 0)
+        assert len(message) == by_state.get("accepted", 0) + by_state.get("rejected", 0)
         kept = (
             tx.execute(sa.select(samples.c.candidate_id).where(samples.c.candidate_id.is_not(None)))
             .scalars()

@@ -147,20 +147,20 @@ def test_annotations_round_trip(case, kind):
     roles = [LayerRole.foreground] if kind is Kind.single else list(LayerRole)
     halo, other = RejectReason.halo, RejectReason.other
     layered = (LayerRole.background, LayerRole.foreground) if kind is Kind.pair else ()
-    said = [
+    message = [
         ACCEPT,
         RuleVerdict(Verdict.skip, (), ""),
         RuleVerdict(Verdict.reject, (), ""),
         RuleVerdict(Verdict.reject, (other,), 'with "words" & <signs> 猫'),
         RuleVerdict(Verdict.reject, (halo, other), "", layered),
     ]
-    several = [make_task(roles=roles) for _ in said]
+    several = [make_task(roles=roles) for _ in message]
     at, placed = push_tasks(case, several, kind)
     began = datetime.now(UTC)
-    for one, what in zip(several, said, strict=True):
+    for one, what in zip(several, message, strict=True):
         case.backend.submit_annotation(placed[one.id], ADA, uuid.uuid4(), what)
     found = read_tasks(case, at)
-    for one, what in zip(several, said, strict=True):
+    for one, what in zip(several, message, strict=True):
         [annotation] = found[one.id].annotations
         assert (annotation.error, annotation.user, annotation.verdict, annotation.comment) == (
             "",
@@ -223,13 +223,13 @@ def test_pull_returns_changed_tasks_with_all_annotations(case):
 def test_foreign_tasks_are_reported_and_kept(case):
     ours = make_task()
     at, placed = push_tasks(case, [ours])
-    theirs = case.add_task(at.remote_id)
+    expected = case.add_task(at.remote_id)
     assert {id_: one.remote_id for id_, one in read_tasks(case, at).items()} == {
         ours.id: placed[ours.id],
-        None: theirs,
+        None: expected,
     }
-    case.backend.remove(at, {ours.id: [placed[ours.id], theirs]})
-    assert [one.remote_id for one in read_tasks(case, at).values()] == [theirs]
+    case.backend.remove(at, {ours.id: [placed[ours.id], expected]})
+    assert [one.remote_id for one in read_tasks(case, at).values()] == [expected]
 
 
 def test_remove_is_idempotent_and_checks_ids(case):
@@ -269,6 +269,6 @@ def test_an_unreachable_server_is_named_in_the_error(case):
         lambda: away.remove(at, {one.id: [1]}),
         lambda: away.submit_annotation(1, ADA, uuid.uuid4(), ACCEPT),
     ):
-        with pytest.raises(Unreachable, match=away.url) as told:
+        with pytest.raises(Unreachable, match=away.url) as output:
             ask()
-        assert told.value.hint
+        assert output.value.hint

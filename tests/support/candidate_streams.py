@@ -64,18 +64,19 @@ def arrive_measured(
     texts: Sequence[str],
 ) -> list[uuid.UUID]:
     """Screened candidates as they were measured; returns their ids in order."""
-    asked = {text: Prompt(text) for text in texts}
-    rows = [{"id": one.id, "text": one.text} for one in asked.values()]
+    requested = {text: Prompt(text) for text in texts}
+    rows = [{"id": one.id, "text": one.text} for one in requested.values()]
     tx.execute(insert(prompts).on_conflict_do_nothing(), rows)
     ids = [content_id("stream", seed, index) for index in range(len(signals))]
     state = {"round_id": number, "state": "screened"}
     rows = [
-        state | {"id": id_, "prompt_id": asked[texts[i]].id, "seed": seed * 10**6 + i}
+        state | {"id": id_, "prompt_id": requested[texts[i]].id, "seed": seed * 10**6 + i}
         for i, id_ in enumerate(ids)
     ]
     tx.execute(sa.insert(candidates), rows)
     rows = [
-        {"candidate_id": id_, "signals": dict(told)} for id_, told in zip(ids, signals, strict=True)
+        {"candidate_id": id_, "signals": dict(output)}
+        for id_, output in zip(ids, signals, strict=True)
     ]
     tx.execute(sa.insert(screenings), rows)
     rows = [

@@ -57,13 +57,13 @@ def make_history(tx: Transaction, reviewer_id: int, past: Sequence[Past]) -> int
                 "defect": one.defect,
             }
             tx.execute(sa.insert(gold), known | {"severity": one.severity})
-        said = {
+        message = {
             "candidate_id": id_, "reviewer_id": reviewer_id, "verdict": "accept" if one.accept else "reject",
             "channel": "pages", "key": uuid.uuid4(), "dwell_ms": one.dwell_ms,
             "created_at": BEGAN + timedelta(seconds=one.seconds),
         }  # fmt: skip
-        made = tx.execute(sa.insert(decisions).returning(decisions.c.id), said).scalar_one()
+        made = tx.execute(sa.insert(decisions).returning(decisions.c.id), message).scalar_one()
         if one.undone:
             undo = {"verdict": "undo", "undoes": made, "key": uuid.uuid4(), "dwell_ms": None}
-            tx.execute(sa.insert(decisions), said | undo)
+            tx.execute(sa.insert(decisions), message | undo)
     return number

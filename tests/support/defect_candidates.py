@@ -49,8 +49,8 @@ def plant(rgba: RGBA, name: str, severity: float, rng: np.random.Generator) -> R
         )
     elif name == "specks":
         for _ in range(int(4 + 30 * severity)):
-            place = (int(rng.integers(width)), int(rng.integers(height)))
-            cv2.circle(alpha, place, 1, float(rng.uniform(0.3, 1)), -1)
+            position = (int(rng.integers(width)), int(rng.integers(height)))
+            cv2.circle(alpha, position, 1, float(rng.uniform(0.3, 1)), -1)
     elif name == "holes":
         for _ in range(int(1 + 5 * severity)):
             inside = np.argwhere(alpha > 0.5)

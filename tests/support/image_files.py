@@ -57,8 +57,8 @@ def _row(row: np.ndarray, bits: int) -> bytes:
         return row.astype(">u2").tobytes()
     if bits == 8:
         return row.astype(np.uint8).tobytes()
-    places = (row.reshape(-1, 1) >> np.arange(bits - 1, -1, -1)) & 1
-    return np.packbits(places.astype(np.uint8).ravel()).tobytes()
+    indices = (row.reshape(-1, 1) >> np.arange(bits - 1, -1, -1)) & 1
+    return np.packbits(indices.astype(np.uint8).ravel()).tobytes()
 
 
 def make_ios_png(rgba: np.ndarray) -> bytes:

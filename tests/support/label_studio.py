@@ -133,7 +133,7 @@ class Studio:
         **more: Any,
     ) -> int:
         """Create an annotation and return its ID."""
-        said = (
+        message = (
             result
             if result is not None
             else build_result(verdict, reasons, layers)
@@ -141,7 +141,7 @@ class Studio:
             else []
         )
         made = self.client.annotations.create(
-            task, result=said, completed_by=self.user_id(by), unique_id=str(uuid.uuid4()), **more
+            task, result=message, completed_by=self.user_id(by), unique_id=str(uuid.uuid4()), **more
         )
         return int(made.id)
 
@@ -156,8 +156,8 @@ class Studio:
         who = self.client.annotations.get(annotation).completed_by
         author = next(str(one.email) for one in self.client.users.list() if one.id == who)
         path = f"/api/annotations/{annotation}"
-        said = {"result": build_result(verdict, reasons)}
-        self.session(by or author).patch(path, json=said).raise_for_status()
+        message = {"result": build_result(verdict, reasons)}
+        self.session(by or author).patch(path, json=message).raise_for_status()
 
     def session(self, email: str) -> httpx.Client:
         """Return a session of an invited user or of the owner."""
@@ -183,13 +183,13 @@ def sign_in(server: LabelStudioServer, email: str) -> httpx.Client:
     for path in ("/user/login/",) if email == OWNER else ("/user/login/", invited):
         form = client.get(path)
         hidden = form.text.split('name="csrfmiddlewaretoken" value="')[1].split('"')[0]
-        said = {
+        message = {
             "csrfmiddlewaretoken": hidden,
             "email": email,
             "password": password,
             "allow_newsletters": "false",
         }
-        client.post(path, data=said, headers={"Referer": server.address})
+        client.post(path, data=message, headers={"Referer": server.address})
         if "sessionid" in client.cookies and client.get("/api/current-user/whoami").is_success:
             break
     client.headers.update(
@@ -226,10 +226,10 @@ class LabeledRound:
     def task(self, place: int) -> int:
         """Return the ID of a candidate's task, by the index of the candidate."""
         with self.database.transaction() as tx:
-            mine = (labeling_tasks.c.candidate_id == self.candidates[place]) & (
+            own = (labeling_tasks.c.candidate_id == self.candidates[place]) & (
                 labeling_tasks.c.state != "removed"
             )
-            return int(tx.scalar(sa.select(labeling_tasks.c.remote_id).where(mine)))
+            return int(tx.scalar(sa.select(labeling_tasks.c.remote_id).where(own)))
 
     def state(self, place: int) -> str:
         """Return a candidate's state."""
@@ -244,16 +244,16 @@ class LabeledRound:
         """Return verdict and reviewer of all decisions on a candidate, in order."""
         rows = sa.select(decisions.c.verdict, reviewers.c.name).join(reviewers)
         with self.database.transaction() as tx:
-            mine = rows.where(decisions.c.candidate_id == self.candidates[place]).order_by(
+            own = rows.where(decisions.c.candidate_id == self.candidates[place]).order_by(
                 decisions.c.id
             )
-            return [(row.verdict, row.name) for row in tx.execute(mine)]
+            return [(row.verdict, row.name) for row in tx.execute(own)]
 
     def decision_content(self, place: int) -> tuple[list[str], list[str], str]:
         """Return reasons, layers and comment of the last decision on a candidate."""
-        mine = sa.select(decisions).where(decisions.c.candidate_id == self.candidates[place])
+        own = sa.select(decisions).where(decisions.c.candidate_id == self.candidates[place])
         with self.database.transaction() as tx:
-            row = tx.execute(mine.order_by(decisions.c.id.desc())).first()
+            row = tx.execute(own.order_by(decisions.c.id.desc())).first()
         return row.reasons, row.layers, row.comment
 
     def refusals(self) -> list[str]:

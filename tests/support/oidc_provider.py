@@ -55,14 +55,18 @@ class Provider:
         return query["redirect_uri"] + "?" + urlencode({"code": code, "state": query["state"]})
 
     def token(self, form: dict[str, str], authorization: str) -> tuple[int, dict[str, Any]]:
-        asked = self.codes.pop(form.get("code", ""), None)
+        requested = self.codes.pop(form.get("code", ""), None)
         digest = hashlib.sha256(form.get("code_verifier", "").encode()).digest()
         challenge = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
         expected = "Basic " + base64.b64encode(f"{CLIENT}:{SECRET}".encode()).decode()
-        if asked is None or challenge != asked["code_challenge"] or authorization != expected:
+        if (
+            requested is None
+            or challenge != requested["code_challenge"]
+            or authorization != expected
+        ):
             return 400, {"error": "invalid_grant"}
         now = int(time.time())
-        claims = self.person | {"iss": self.issuer, "aud": CLIENT, "nonce": asked["nonce"]}
+        claims = self.person | {"iss": self.issuer, "aud": CLIENT, "nonce": requested["nonce"]}
         claims |= {"iat": now, "exp": now + 300}
         self.change_claims(claims)
         header = {"alg": self.algorithm, "kid": "one"}

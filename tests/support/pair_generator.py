@@ -40,12 +40,12 @@ class PairPainter:
         width, height = options.size or (SIDE, SIDE)
         if options.size is None and options.aspect:
             width = round(SIDE * options.aspect)
-        told = {
+        output = {
             "model": "pair painter",
             "steps": str(options.steps or 1),
             "size": f"{width}x{height}",
         }
-        return told | {f"given {role}": sha256 for role, sha256 in options.given.items()}
+        return output | {f"given {role}": sha256 for role, sha256 in options.given.items()}
 
     def _pair(self, request: GenerationRequest, options: GenerationOptions) -> Layers:
         self.asked.append((request, options))

@@ -45,24 +45,28 @@ class Painter:
 
     def _draw(self, request: GenerationRequest) -> np.ndarray:
         time.sleep(SECONDS_EACH)
-        asked = SUBJECTS[request.prompt.text]
+        requested = SUBJECTS[request.prompt.text]
         others = [
             one
             for one in SUBJECTS.values()
-            if one.shape == asked.shape and one.color != asked.color
+            if one.shape == requested.shape and one.color != requested.color
         ]
-        subject = others[request.seed % len(others)] if request.seed % 4 == 0 and others else asked
+        subject = (
+            others[request.seed % len(others)] if request.seed % 4 == 0 and others else requested
+        )
         return draw_subject(subject, np.random.default_rng(request.seed), 64)
 
     def _draw_pair(self, request: GenerationRequest) -> Layers:
         rng = np.random.default_rng(request.seed)
-        asked = {
+        requested = {
             "subject": PAIR_SUBJECTS[request.prompt.foreground],
             "ground": GROUNDS[request.prompt.background],
         }
-        pair = draw_pair(replace(sample_scene(rng), **asked), rng, 64)
+        pair = draw_pair(replace(sample_scene(rng), **requested), rng, 64)
         if request.seed % 4 == 0:
-            apart = draw_pair(replace(sample_scene(rng), **asked), rng, 64)[LayerRole.background]
+            apart = draw_pair(replace(sample_scene(rng), **requested), rng, 64)[
+                LayerRole.background
+            ]
             pair |= {
                 LayerRole.background: apart,
                 LayerRole.blended: composite(pair[LayerRole.foreground], apart),

@@ -148,7 +148,7 @@ def _vocabulary() -> dict[str, int]:
     """Letters, letters that end a word, and the marks of beginning and end: what CLIP's byte pairs start from."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,-'\"!?()"
     words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    return {word: place for place, word in enumerate(words)}
+    return {word: index for index, word in enumerate(words)}
 
 
 def make_tokenizer() -> CLIPTokenizer:

@@ -141,7 +141,7 @@ def sharing_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """layer_sd15_transparent_attn (1 frame), _joint (3), _fg2bg and _bg2fg (2, controlled)."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for place, name in enumerate(attention_names(unet)):
+    for index, name in enumerate(attention_names(unet)):
         attn = unet.get_submodule(name)
         width = attn.to_q.in_features
         with torch.device("meta"):
@@ -156,14 +156,14 @@ def sharing_shapes(
                 f"control_convs.{frame}.2.weight": (width, 256, 1, 1),
                 f"control_convs.{frame}.2.bias": (width,),
             }
-        shapes |= {f"hookers.layers.{place}.{part}": shape for part, shape in own.items()}
+        shapes |= {f"hookers.layers.{index}.{part}": shape for part, shape in own.items()}
     widths = {
         "blocks_0": [3, 32, 32, 64, 64, 128, 128, 256, 256],
         **{f"blocks_{n}": [256] * 3 for n in (1, 2, 3)},
     }
     for block, row in widths.items() if controlled else ():
-        for place, (inward, outward) in enumerate(pairwise(row)):
-            key = f"kwargs_encoder.{block}.{2 * place}"
+        for index, (inward, outward) in enumerate(pairwise(row)):
+            key = f"kwargs_encoder.{block}.{2 * index}"
             shapes |= {f"{key}.weight": (outward, inward, 3, 3), f"{key}.bias": (outward,)}
     return shapes
 

@@ -84,12 +84,12 @@ def llava(tmp_path_factory):
 def test_pictures_of_any_size_get_words_that_are_the_same_each_time(llava):
     captioner = load_captioner(str(llava))
     images = _images(5)
-    said = captioner.caption(images, "what is this", 6)
-    assert len(said) == 5
-    assert all(0 < len(text.split()) <= 6 for text in said)
-    assert len(set(said)) > 1  # it looks at the pictures
-    assert not any("<" in text or "what is this" in text for text in said)
-    assert load_captioner(str(llava)).caption(images, "what is this", 6) == said
+    expected_text = captioner.caption(images, "what is this", 6)
+    assert len(expected_text) == 5
+    assert all(0 < len(text.split()) <= 6 for text in expected_text)
+    assert len(set(expected_text)) > 1  # it looks at the pictures
+    assert not any("<" in text or "what is this" in text for text in expected_text)
+    assert load_captioner(str(llava)).caption(images, "what is this", 6) == expected_text
     assert captioner.caption([], "what is this", 6) == []
 
 

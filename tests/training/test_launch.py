@@ -55,20 +55,20 @@ def _weights(checkpoint, store):
 @pytest.mark.slow
 @pytest.mark.parametrize("sharded", [False, True], ids=["DDP", "FSDP2"])
 def test_two_processes_end_as_one_does(store, snapshot, tmp_path, sharded):
-    told = []
+    output = []
     alone = train(
         _order(snapshot, accumulation="2"), store, tmp_path / "one" / "run", lambda _: None
     )
     order = _order(snapshot, processes="2", fsdp=str(sharded).lower())
-    together = train(order, store, tmp_path / "two" / "run", told.append)
+    together = train(order, store, tmp_path / "two" / "run", output.append)
     one, two = _weights(alone, store), _weights(together, store)
     assert one.keys() == two.keys()
     assert apart(one, two) < ROUNDING
     assert together.evaluation["psnr"] == pytest.approx(alone.evaluation["psnr"], abs=1e-2)
-    assert [progress.done for progress in told if progress.stage == "base"] == [0, 32, 64]
+    assert [progress.done for progress in output if progress.stage == "base"] == [0, 32, 64]
     assert all(
         "denoising" in progress.metrics
-        for progress in told
+        for progress in output
         if progress.stage == "base" and progress.done
     )
     assert len(list((tmp_path / "two/run/base").glob("state-*"))) == 2
@@ -113,15 +113,15 @@ def test_the_error_of_the_first_process_is_raised_here(store, snapshot, tmp_path
 
 @pytest.mark.slow
 def test_processes_die_with_the_one_that_started_them(store, snapshot, tmp_path):
-    told = (tmp_path / "order.json", tmp_path / "store.json")
-    told[0].write_text(json.dumps(asdict(_order(snapshot, 100_000, processes="2"))))
-    told[1].write_text(json.dumps(store.opening))
+    output = (tmp_path / "order.json", tmp_path / "store.json")
+    output[0].write_text(json.dumps(asdict(_order(snapshot, 100_000, processes="2"))))
+    output[1].write_text(json.dumps(store.opening))
     code = (
         "import json, sys; from pathlib import Path; from training.launch import Launch, launch, reopen_store, parse_request;"
         "order, store = (json.loads(Path(name).read_text()) for name in sys.argv[1:3]);"
         "launch(parse_request(order), reopen_store(store), Path(sys.argv[3]), lambda p: print(p.done, flush=True), Launch(2))"
     )
-    command = [sys.executable, "-c", code, *map(str, told), str(tmp_path / "run")]
+    command = [sys.executable, "-c", code, *map(str, output), str(tmp_path / "run")]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as running:

@@ -139,10 +139,10 @@ def test_what_optimisers_keep():
 
 def test_what_changes_needs_what():
     plain = held("micro", "base")
-    assert set(plain) == {"weights", "gradients", "optimiser", "average", "activations"}
+    assert set(plain) == {"weights", "gradients", "optimizer", "average", "activations"}
     twice = held("micro", "base", base_batch=32)
     assert twice["activations"] == pytest.approx(2 * plain["activations"], rel=0.2)
-    assert twice["optimiser"] == plain["optimiser"] == pytest.approx(2 * plain["average"], rel=0.01)
+    assert twice["optimizer"] == plain["optimizer"] == pytest.approx(2 * plain["average"], rel=0.01)
     assert held("micro", "base", ema_decay=0)["average"] == 0
     gathered = held("micro", "base", accumulation=2)
     assert gathered["gradients"] > plain["gradients"]
@@ -153,7 +153,7 @@ def test_a_pretrained_model_that_is_not_on_disk():
     changes = {"model": "nobody/has-this", "image_size": 64, "base_batch": 1}
     full = held("sd15", "base", on_gpu=True, adapter_rank=0, **changes)
     numbers = PARAMETERS["sd15", "unet"]
-    assert full["optimiser"] == pytest.approx(8 * numbers, rel=0.001)
+    assert full["optimizer"] == pytest.approx(8 * numbers, rel=0.001)
     assert full["average"] == 4 * numbers
     assert full["weights"] > 4 * (
         numbers + PARAMETERS["sd15", "vae"] + PARAMETERS["sd15", "text_encoder"]
@@ -162,31 +162,31 @@ def test_a_pretrained_model_that_is_not_on_disk():
 
 def test_processes_hold_copies_or_shares():
     step = StepMemory(weights=1_000, learning=800, gradients=100, activations=500, beside=520)
-    told = {"state": 1_600, "moment": 0, "average": 800, "block": 80}
-    alone = _fullest(find_preset("tiny"), step, **told)
+    measured = {"state": 1_600, "moment": 0, "average": 800, "block": 80}
+    alone = _fullest(find_preset("tiny"), step, **measured)
     assert alone == {
         "weights": 1_000,
         "gradients": 800,
-        "optimiser": 1_600,
+        "optimizer": 1_600,
         "average": 800,
         "activations": 0,
     }
-    busy = _fullest(find_preset("tiny"), replace(step, activations=900, beside=950), **told)
+    busy = _fullest(find_preset("tiny"), replace(step, activations=900, beside=950), **measured)
     assert (busy["gradients"], busy["activations"]) == (100, 900)
-    copied = _fullest(find_preset("tiny", {"processes": "4"}), step, **told)
+    copied = _fullest(find_preset("tiny", {"processes": "4"}), step, **measured)
     assert sum(copied.values()) == sum(alone.values()) + 800
-    shared = _fullest(find_preset("tiny", {"processes": "4", "fsdp": "true"}), step, **told)
+    shared = _fullest(find_preset("tiny", {"processes": "4", "fsdp": "true"}), step, **measured)
     assert shared == {
         "weights": 200 + 200 + 160,
         "gradients": 200,
-        "optimiser": 400,
+        "optimizer": 400,
         "average": 200,
         "activations": 0,
     }
     gathered = _fullest(
         find_preset("tiny", {"accumulation": "2"}),
         replace(step, activations=900, beside=950),
-        **told,
+        **measured,
     )
     assert (gathered["gradients"], gathered["activations"]) == (800, 950)
 
@@ -213,7 +213,7 @@ def test_advice_names_a_card_and_what_would_help():
     needs = {
         "weights": 10 * GIB,
         "gradients": 0,
-        "optimiser": 2 * GIB,
+        "optimizer": 2 * GIB,
         "average": GIB,
         "activations": 40 * GIB,
     }
@@ -248,7 +248,7 @@ def test_stages_follow_the_recipe():
     assert [row.stage for row in rows] == ["transparency", "latents", "base", "sheets"]
     assert all(row.peak == sum(row.held.values()) > 0 for row in rows)
     if not torch.cuda.is_available():
-        assert rows[0].held["pictures"] == 1_000 * 4 * 32 * 32
+        assert rows[0].held["images"] == 1_000 * 4 * 32 * 32
         assert {row.device for row in rows} == {"processor"}
 
 
@@ -263,7 +263,7 @@ def test_layers_are_told_of_too():
         "sheets",
     ]
     layers, base = held("micro", "layers", layers_batch=64), held("micro", "base", base_batch=128)
-    assert layers["optimiser"] < base["optimiser"]
+    assert layers["optimizer"] < base["optimizer"]
     assert layers["activations"] == pytest.approx(base["activations"], rel=0.5)
     with pytest.raises(Refused, match="does not support training a base"):
         estimate(order("sdxl", "layers", family="sd3"), 0)
@@ -284,7 +284,7 @@ def test_layers_of_a_pretrained_model_that_is_not_on_disk():
         )
     )
     assert needed["average"] == 4 * adapters
-    assert needed["optimiser"] == pytest.approx(8 * adapters, rel=0.001)
+    assert needed["optimizer"] == pytest.approx(8 * adapters, rel=0.001)
     frozen = (
         2 * PARAMETERS["sd15", "unet"]
         + 2 * PARAMETERS["sd15", "text_encoder"]
@@ -345,7 +345,7 @@ def test_it_is_within_15_percent_of_what_a_gpu_takes(tmp_path, precision):
     )  # that never learn
     denoiser = new_denoiser(replace(preset, threads=0)).train().requires_grad_(True).to("cuda")
     optimizer = build_optimizer(preset.optimizer, denoiser.trainable_parameters(), 1e-5)
-    told = Conditions(
+    conditions = Conditions(
         torch.zeros(8, 77, 64), pooled_BP=torch.zeros(8, 32), sizes_B6=torch.zeros(8, 6)
     ).to("cuda")
     for _ in range(2):
@@ -354,7 +354,7 @@ def test_it_is_within_15_percent_of_what_a_gpu_takes(tmp_path, precision):
             loss = denoiser.predict(
                 torch.zeros(8, 4, 64, 64, device="cuda"),
                 torch.zeros(8, dtype=torch.int64, device="cuda"),
-                told,
+                conditions,
             )
         torch.autograd.backward(loss.float().square().mean())
         optimizer.step()

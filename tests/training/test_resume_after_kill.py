@@ -44,8 +44,8 @@ def _kill_at(running, stage, images, pause):
     """SIGKILL a little after the first word of that many images; whether it was still running."""
     for line in running.stdout:
         if line.startswith(MESSAGE_PREFIX):
-            said = json.loads(line.removeprefix(MESSAGE_PREFIX))
-            if said.get("stage") == stage and said["done"] >= images:
+            message = json.loads(line.removeprefix(MESSAGE_PREFIX))
+            if message.get("stage") == stage and message["done"] >= images:
                 time.sleep(pause)
                 running.kill()
                 break

@@ -56,18 +56,18 @@ def write_llama(folder, *, learns=True, template=TEMPLATE):
     network = LlamaForCausalLM(config)
     if learns:
         optimizer = torch.optim.Adam(network.parameters(), 1e-2)
-        asked = [
+        requested = [
             "a picture",
             compose_request(0, 0, 0)[0],
         ]  # the second is what the command asks first
         for step in range(160):
-            question, said = (
+            question, message = (
                 tokenizer(text, add_special_tokens=False)["input_ids"]
-                for text in (f"USER: {asked[step % 2]} ASSISTANT:", f"{SAID} </s>")
+                for text in (f"USER: {requested[step % 2]} ASSISTANT:", f"{SAID} </s>")
             )
             ids, labels = (
-                torch.tensor([[*question, *said]]),
-                torch.tensor([[-100] * len(question) + said]),
+                torch.tensor([[*question, *message]]),
+                torch.tensor([[-100] * len(question) + message]),
             )
             loss = network(input_ids=ids, labels=labels).loss
             loss.backward()
@@ -96,8 +96,8 @@ def test_a_seed_decides_the_answer_and_leaves_others_randomness_alone(tmp_path):
     writer = load_language_model(str(write_llama(tmp_path / "random", learns=False)))
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    said = [writer.generate("a picture", 12, seed) for seed in (0, 0, 1)]
-    assert said[0] == said[1] != said[2]
+    message = [writer.generate("a picture", 12, seed) for seed in (0, 0, 1)]
+    assert message[0] == message[1] != message[2]
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -129,8 +129,8 @@ def test_the_command_asks_it(llama, tmp_path):
         "--count",
         "1",
     ]
-    told = json.loads(call(*making, "--json"))
-    assert (told["made"], [one.text for one in read_pair_prompts(out)]) == (
+    output = json.loads(call(*making, "--json"))
+    assert (output["made"], [one.text for one in read_pair_prompts(out)]) == (
         1,
         ["a cat in a garden"],
     )

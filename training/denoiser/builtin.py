@@ -68,7 +68,7 @@ class BuiltinDenoiser(Denoiser):
         return dict(self.state_dict())
 
     def load_finetuned(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load the tensors of `learnt`."""
+        """Load fine-tuned tensors."""
         self.load_state_dict(dict(tensors))
 
     def metadata(self) -> dict[str, str]:

@@ -160,7 +160,7 @@ class StableDiffusion(Denoiser):
         return finetuned_state_dict(self.unet, self.kind)
 
     def load_finetuned(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load the tensors of `learnt`."""
+        """Load fine-tuned tensors."""
         copy_finetuned(self.unet, self.kind, tensors)
 
     def metadata(self) -> dict[str, str]:

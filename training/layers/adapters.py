@@ -118,7 +118,7 @@ class LayerAdapters(nn.Module):
         }
 
     def load_finetuned(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load the tensors of `learnt`, of any dtype. Raises RuntimeError on mismatch."""
+        """Load fine-tuned tensors of any dtype. Raises RuntimeError on mismatch."""
         copy_tensors(self.finetuned_state_dict(), tensors)
 
 

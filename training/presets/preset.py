@@ -36,7 +36,7 @@ class Preset:
     bucket_step: Count  # height and width of the shapes are multiples of it, pixels
     bucket_ratio: Ratio  # maximum aspect ratio of the shapes
 
-    # The frozen image autoencoder ("backbone").
+    # The frozen image autoencoder.
     # a diffusers hub id or folder with a `vae`; None fits a linear patch autoencoder
     model: str | None
     # architecture of the model (training.pretrained.families); None uses the built-in denoiser

@@ -304,6 +304,6 @@ def open_autoencoder(tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
             build: Any = AutoencoderKL.from_config
             autoencoder = KLAutoencoder(build(json.loads(metadata["config"])))
         case kind:
-            raise Refused(f"unknown kind of backbone {kind!r}", "upgrade Layerloop")
+            raise Refused(f"unknown kind of autoencoder {kind!r}", "upgrade Layerloop")
     autoencoder.load_state_dict(dict(tensors))
     return autoencoder.eval().requires_grad_(False)

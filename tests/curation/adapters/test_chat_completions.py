@@ -25,9 +25,9 @@ def test_a_question_is_one_chat_completion():
         assert ask(server, key="sesame") == "an answer"
     assert server.paths == ["/v1/chat/completions"]
     assert server.keys == ["Bearer sesame"]
-    [asked] = server.asked
-    assert asked["messages"] == [{"role": "user", "content": "what?"}]
-    assert (asked["model"], asked["max_tokens"], asked["seed"]) == ("some-model", 50, 3)
+    [requested] = server.asked
+    assert requested["messages"] == [{"role": "user", "content": "what?"}]
+    assert (requested["model"], requested["max_tokens"], requested["seed"]) == ("some-model", 50, 3)
 
 
 def test_without_a_key_none_is_sent_and_a_slash_does_not_matter():
@@ -108,10 +108,10 @@ def test_nobody_there_is_told():
 
 def test_what_the_server_will_not_do_is_not_asked_twice():
     with serving([complains(401, "Incorrect API key provided: sesame")]) as server:
-        with pytest.raises(Refused, match="refused the key") as told:
+        with pytest.raises(Refused, match="refused the key") as output:
             ask(server, key="sesame")
-    assert "sesame" not in str(told.value)
-    assert "LAYERLOOP_LLM_KEY" in told.value.hint
+    assert "sesame" not in str(output.value)
+    assert "LAYERLOOP_LLM_KEY" in output.value.hint
     with serving([complains(404, "The model `some-model` does not exist")]) as server:
         with pytest.raises(Refused, match="404, The model `some-model` does not exist"):
             ask(server)

@@ -82,8 +82,8 @@ def test_a_single_layer_has_no_choice_of_layers():
 
 def test_how_it_was_looked_at_is_no_part_of_what_is_said():
     seen = [{"from_name": name, "value": {"choices": ["alpha"]}} for name in VIEW_CONTROLS]
-    said = build_result(Verdict.reject, [RejectReason.halo])
-    assert parse_result([*seen, *said]) == parse_result(said)
+    message = build_result(Verdict.reject, [RejectReason.halo])
+    assert parse_result([*seen, *message]) == parse_result(message)
     assert "error" in parse_result(seen)
 
 
@@ -116,9 +116,9 @@ def test_what_is_said_is_read_back(verdict, reasons, layers, comment):
 
 
 def test_reasons_of_a_reject_that_became_an_accept_are_dropped():
-    said = build_result(Verdict.reject, [RejectReason.halo])
-    said[0]["value"]["choices"] = ["accept"]
-    assert parse_result(said)["reasons"] == []
+    message = build_result(Verdict.reject, [RejectReason.halo])
+    message[0]["value"]["choices"] = ["accept"]
+    assert parse_result(message)["reasons"] == []
 
 
 @pytest.mark.parametrize(
@@ -136,8 +136,8 @@ def test_a_result_of_another_form_is_reported(result):
 
 
 def test_a_comment_is_kept_without_what_no_database_takes():
-    said = [
+    message = [
         *build_result(Verdict.accept),
         {"from_name": "comment", "value": {"text": ["a\0b", "c"]}},
     ]
-    assert parse_result(said)["comment"] == "ab\nc"
+    assert parse_result(message)["comment"] == "ab\nc"

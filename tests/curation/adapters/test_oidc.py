@@ -40,13 +40,13 @@ def sign_in(client, change=lambda started: started):
 def test_the_claims_of_a_person_are_returned(provider, client):
     claims = sign_in(client)
     assert (claims["sub"], claims["preferred_username"]) == ("42", "Ada")
-    [asked] = provider.authorized
-    assert asked["response_type"] == "code"
-    assert asked["code_challenge_method"] == "S256"
-    assert asked["redirect_uri"] == CALLBACK
-    assert asked["scope"] == "openid profile"
-    assert len(asked["nonce"]) >= 20
-    assert len(asked["state"]) >= 20
+    [requested] = provider.authorized
+    assert requested["response_type"] == "code"
+    assert requested["code_challenge_method"] == "S256"
+    assert requested["redirect_uri"] == CALLBACK
+    assert requested["scope"] == "openid profile"
+    assert len(requested["nonce"]) >= 20
+    assert len(requested["state"]) >= 20
     sign_in(client)
     first, second = provider.authorized
     for name in ("state", "nonce", "code_challenge"):

@@ -56,12 +56,12 @@ def test_a_conflict_of_one_leaves_the_others(signed_in, number, database):
     ann, bob = signed_in(name="ann"), signed_in(name="bob")
     others = tray(ann, 1)
     ann.post("/api/review/release", json={"candidates": [others[0]["id"]]})
-    others, mine = tray(bob, 1), tray(ann, 2)
+    others, own = tray(bob, 1), tray(ann, 2)
     made = [
-        said(mine[0]["id"]),
+        said(own[0]["id"]),
         said(others[0]["id"]),
         said(str(uuid.uuid4())),
-        said(mine[1]["id"], "reject"),
+        said(own[1]["id"], "reject"),
     ]
     answers = several(ann, made)
     assert [one["taken"] is not None for one in answers] == [True, False, False, True]

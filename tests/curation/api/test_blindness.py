@@ -103,8 +103,8 @@ class World:
 
     def decide(self, candidate: uuid.UUID, verdict: str, key: str | None = None) -> None:
         """Decide a candidate."""
-        said = {"candidate": str(candidate), "verdict": verdict, "key": key or self.key()}
-        self.call("POST", "/api/review/decisions", said)
+        message = {"candidate": str(candidate), "verdict": verdict, "key": key or self.key()}
+        self.call("POST", "/api/review/decisions", message)
         self.held = [one for one in self.held if one != str(candidate)]
 
     def look_everywhere(self) -> None:

@@ -86,5 +86,5 @@ def test_imported_weights_have_changes_and_no_snapshot(signed_in, two, database)
         made = register_checkpoint(
             tx, Checkpoint({}, "imported", "sdxl", None, None, 0, "test", changes=changes), "test"
         )
-    told = signed_in(Role.engineer).get(f"/api/checkpoints/{made}").json()
-    assert (told["recipe"], told["snapshot"], told["changes"]) == ("imported", None, changes)
+    output = signed_in(Role.engineer).get(f"/api/checkpoints/{made}").json()
+    assert (output["recipe"], output["snapshot"], output["changes"]) == ("imported", None, changes)

@@ -179,8 +179,8 @@ def test_every_answer_is_as_described(
         cwd=tmp_path,
         env=os.environ | environment | {"PYTHONPATH": str(Path(__file__).resolve().parents[3])},
     )
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
+    message = done.stdout + done.stderr
+    assert done.returncode == 0, message
     for warning in ("Missing authentication", "Missing test data"):
-        assert warning not in said
-    assert "Stateful" in said
+        assert warning not in message
+    assert "Stateful" in message

@@ -75,8 +75,8 @@ def test_no_answered_decision_is_lost_and_none_is_kept_twice(api, database, stor
         with httpx.Client(base_url=api.url, headers=CHANGE, timeout=5) as client:
             post(client, "/api/session", {"token": token})
             while cards := post(client, "/api/review/claims", {"count": 3})["candidates"]:
-                for place, card in enumerate(cards):
-                    verdict = ("accept", "reject")[place % 2]
+                for index, card in enumerate(cards):
+                    verdict = ("accept", "reject")[index % 2]
                     body = {"candidate": card["id"], "verdict": verdict, "key": str(uuid.uuid4())}
                     answer = post(client, "/api/review/decisions", body)
                     with lock:

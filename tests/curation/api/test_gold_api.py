@@ -70,14 +70,14 @@ def test_no_answer_tells_gold_from_any_other_candidate(signed_in, hidden):
         )  # which of them are null depends on the picture alone
         alike = card | {"signals": numbers, "prompt": "", "id": card["id"]}
         shapes[is_gold].append(shape(alike))
-        said = {
+        text = {
             "candidate": card["id"],
             "verdict": "reject",
             "reasons": ["halo"],
             "key": str(uuid.uuid4()),
         }
-        decided = client.post("/api/review/decisions", json=said)
-        again = client.post("/api/review/decisions", json=said)
+        decided = client.post("/api/review/decisions", json=text)
+        again = client.post("/api/review/decisions", json=text)
         undone = client.post("/api/review/undo", json={"key": str(uuid.uuid4())})
         picture_ = client.get(card["layers"]["foreground"]["url"])
         headers = sorted(set(picture_.headers) - {"content-length"})
@@ -107,10 +107,10 @@ def test_a_paused_reviewer_is_told_so(signed_in, database, number):
 def test_figures_are_for_oneself_and_for_engineers(signed_in, number):
     ann, engineer = signed_in(name="ann"), signed_in(Role.engineer)
     card = ann.post("/api/review/claims", json={"count": 1}).json()["candidates"][0]
-    said = {"candidate": card["id"], "verdict": "accept", "dwell_ms": 800, "key": str(uuid.uuid4())}
-    assert ann.post("/api/review/decisions", json=said).status_code == 200
-    mine = ann.get("/api/me/stats").json()
-    assert (mine["name"], mine["decisions"], mine["dwell_ms"]["median"]) == ("ann", 1, 800)
+    text = {"candidate": card["id"], "verdict": "accept", "dwell_ms": 800, "key": str(uuid.uuid4())}
+    assert ann.post("/api/review/decisions", json=text).status_code == 200
+    own = ann.get("/api/me/stats").json()
+    assert (own["name"], own["decisions"], own["dwell_ms"]["median"]) == ("ann", 1, 800)
     assert ann.get("/api/reviewers").status_code == 403
     everybody = engineer.get("/api/reviewers").json()
     assert {one["name"]: one["decisions"] for one in everybody} == {"ann": 1, "the engineer": 0}
@@ -122,16 +122,16 @@ def test_agreement_is_for_engineers(signed_in, database, number):
     for name in ("ann", "bob"):
         client = signed_in(name=name)
         for card in client.post("/api/review/claims", json={"count": 12}).json()["candidates"]:
-            said = {"candidate": card["id"], "verdict": "reject", "key": str(uuid.uuid4())}
-            assert client.post("/api/review/decisions", json=said).json()["state"] == "rejected", (
+            text = {"candidate": card["id"], "verdict": "reject", "key": str(uuid.uuid4())}
+            assert client.post("/api/review/decisions", json=text).json()["state"] == "rejected", (
                 "blind"
             )
     assert signed_in(name="ann").get(f"/api/rounds/{number}/agreement").status_code == 403
-    told = signed_in(Role.engineer).get(f"/api/rounds/{number}/agreement").json()
+    output = signed_in(Role.engineer).get(f"/api/rounds/{number}/agreement").json()
     assert (
-        told["decided_twice"],
-        told["agreed"],
-        told["alpha"]["value"],
-        told["ac1"]["value"],
+        output["decided_twice"],
+        output["agreed"],
+        output["alpha"]["value"],
+        output["ac1"]["value"],
     ) == (12, 1, 1, 1)
-    assert [pair["reviewers"] for pair in told["pairs"]] == [["ann", "bob"]]
+    assert [pair["reviewers"] for pair in output["pairs"]] == [["ann", "bob"]]

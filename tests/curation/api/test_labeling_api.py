@@ -82,8 +82,8 @@ def test_previews_end_when_the_task_is_removed(client, database, address, task, 
 
 
 def test_the_webhook_enqueues_one_pull(client, context):
-    asked: list[Job] = []
-    context.database.send = asked.append
+    requested: list[Job] = []
+    context.database.send = requested.append
     secret = {WEBHOOK_HEADER: webhook_secret(context.signing_secret())}
     for _ in range(2):  # the same again is asked for again, and does nothing twice
         assert (
@@ -92,22 +92,22 @@ def test_the_webhook_enqueues_one_pull(client, context):
             ).status_code
             == 204
         )
-    assert asked == [Job("pull_annotations")] * 2
+    assert requested == [Job("pull_annotations")] * 2
     project = uuid.uuid4()
     assert (
         client.post(f"/api/labeling/webhook?project={project}", json={}, headers=secret).status_code
         == 204
     )
-    assert asked[2:] == [Job("pull_annotations", (str(project),))]
+    assert requested[2:] == [Job("pull_annotations", (str(project),))]
 
 
 @pytest.mark.parametrize(
     "secret", [None, "", "wrong", "ü"], ids=["none", "empty", "wrong", "strange"]
 )
 def test_the_webhook_requires_its_secret(client, context, secret):
-    asked: list[Job] = []
-    context.database.send = asked.append
+    requested: list[Job] = []
+    context.database.send = requested.append
     headers = {} if secret is None else {WEBHOOK_HEADER: secret.encode()}
     answer = client.post("/api/labeling/webhook", json={}, headers=headers)
     assert answer.status_code == 403
-    assert asked == []
+    assert requested == []

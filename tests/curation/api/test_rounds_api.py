@@ -17,12 +17,12 @@ def test_the_list_and_the_report(signed_in, number, database):
         12,
         {"waiting": 12},
     )
-    told = visitor.get(f"/api/rounds/{number}").json()
+    output = visitor.get(f"/api/rounds/{number}").json()
     with database.transaction() as tx:
         expected = round_report.round_report(tx, number)
-    assert told["funnel"] == expected["funnel"]
-    assert told["round"] == row | {"own": None, "policy": expected["round"]["policy"]}
-    assert told["defects_per_100"] == {"person": None, "rule_reviewer": None}
+    assert output["funnel"] == expected["funnel"]
+    assert output["round"] == row | {"own": None, "policy": expected["round"]["policy"]}
+    assert output["defects_per_100"] == {"person": None, "rule_reviewer": None}
     assert visitor.get("/api/rounds/999").status_code == 404
     assert visitor.get("/api/rounds/none").status_code == 422
 

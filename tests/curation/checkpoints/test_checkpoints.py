@@ -31,15 +31,15 @@ def made(order: TrainingRequest, file: str = "1") -> Checkpoint:
 
 
 def test_an_order_given_twice_is_one_run_and_asks_again(database: Database) -> None:
-    asked: list[Job] = []
-    database.send = asked.append
+    requested: list[Job] = []
+    database.send = requested.append
     wanted = order(database)
     for _ in range(2):
         with database.transaction() as tx:
             registry.request_training(tx, wanted, "test")
     with database.transaction() as tx:
         assert [run["id"] for run in registry.list_runs(tx)] == [wanted.id]
-    assert asked == [Job("train", (str(wanted.id),))] * 2
+    assert requested == [Job("train", (str(wanted.id),))] * 2
 
 
 def test_a_run_is_claimed_once_reports_and_finishes(database: Database) -> None:

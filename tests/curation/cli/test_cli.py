@@ -65,11 +65,13 @@ def test_help_is_quick_because_it_imports_neither_torch_nor_the_database() -> No
 def test_seeds_become_a_snapshot(here: Settings, tmp_path: Path) -> None:
     draw_seed_set(tmp_path / "seeds", 20)
     (tmp_path / "seeds" / "note.png").write_text("not an image")
-    told = json.loads(call("seed", "import", str(tmp_path / "seeds"), "--json"))
-    assert told["outcomes"]["reject"] == 1
+    response = json.loads(call("seed", "import", str(tmp_path / "seeds"), "--json"))
+    assert response["outcomes"]["reject"] == 1
     assert call("seed", "import", str(tmp_path / "seeds"), "--strict", code=1).startswith("reject")
     frozen = json.loads(call("snapshot", "freeze", "--tag", "latest", "--json"))
-    assert frozen["samples"] == told["outcomes"]["accept"] + told["outcomes"].get("accept_warn", 0)
+    assert frozen["samples"] == response["outcomes"]["accept"] + response["outcomes"].get(
+        "accept_warn", 0
+    )
     [listed] = json.loads(call("snapshot", "list", "--json"))
     assert (listed["id"], listed["tags"]) == (frozen["snapshot"], ["latest"])
     assert f"{frozen['samples']} samples" in call("snapshot", "show", "latest")
@@ -93,8 +95,8 @@ def test_a_round_is_opened_watched_paused_and_closed(
     assert "7" in call("round", "list")
     for verb in ("pause", "resume", "close"):
         call("round", verb, "1")
-    told = json.loads(call("round", "show", "1", "--json"))
-    assert told["round"]["state"] == "closed"
+    response = json.loads(call("round", "show", "1", "--json"))
+    assert response["round"]["state"] == "closed"
     assert "Round 1 (closed)" in call("round", "show", "1")
 
 
@@ -103,8 +105,8 @@ def test_pairs_become_samples_and_prompts_of_a_round(
 ) -> None:
     """Imported pairs are listed with their kind and texts, and a round of pairs draws from them or from a file."""
     draw_pair_seed_set(tmp_path / "seeds", 5, 2)
-    told = json.loads(call("seed", "import", str(tmp_path / "seeds"), "--json"))
-    assert told["files"] == 7
+    response = json.loads(call("seed", "import", str(tmp_path / "seeds"), "--json"))
+    assert response["files"] == 7
     call("snapshot", "freeze", "--tag", "latest")
     assert re.search(r"kind +5  pair", call("snapshot", "show", "latest"))
     lines = [
@@ -187,9 +189,9 @@ def test_a_snapshot_becomes_a_checkpoint_that_draws(here: Settings, tmp_path: Pa
     call("snapshot", "freeze", "--tag", "latest")
     training = ("train", "--preset", "micro", "--images", "64")
     assert "transparency" in call(*training, "--dry-run")
-    told = json.loads(call(*training, "--dry-run", "--json"))["memory"]
-    assert [stage["stage"] for stage in told] == ["transparency", "latents", "base", "sheets"]
-    assert all(stage["peak"] == sum(stage["held"].values()) > 0 for stage in told)
+    response = json.loads(call(*training, "--dry-run", "--json"))["memory"]
+    assert [stage["stage"] for stage in response] == ["transparency", "latents", "base", "sheets"]
+    assert all(stage["peak"] == sum(stage["held"].values()) > 0 for stage in response)
     queued = json.loads(call(*training, "--no-wait", "--json"))["run"]
     assert len(queued) == 36
     first = json.loads(call(*training, "--json"))["checkpoint"]
@@ -198,8 +200,8 @@ def test_a_snapshot_becomes_a_checkpoint_that_draws(here: Settings, tmp_path: Pa
     [row] = json.loads(call("checkpoint", "list", "--json"))
     assert row["id"] == first
     assert "yes" in call("checkpoint", "list")
-    told = json.loads(call("checkpoint", "evaluate", first[:12], "--json"))
-    assert told["evaluation"]["psnr"] == pytest.approx(row["evaluation"]["psnr"])
+    response = json.loads(call("checkpoint", "evaluate", first[:12], "--json"))
+    assert response["evaluation"]["psnr"] == pytest.approx(row["evaluation"]["psnr"])
     assert "psnr" in call("checkpoint", "evaluate", first, "--snapshot", "latest")
     second = call(*training, "--parent", first[:12], "--seed", "1").strip()
     assert second != first
@@ -223,6 +225,6 @@ def test_a_listing_says_that_it_was_cut_only_where_it_was(
 def test_a_dry_import_speaks_json_too(here: Settings, tmp_path: Path) -> None:
     (tmp_path / "seeds").mkdir()
     (tmp_path / "seeds" / "a.png").write_bytes(b"")
-    told = json.loads(call("seed", "import", str(tmp_path / "seeds"), "--dry-run", "--json"))
-    assert told == {"folder": str(tmp_path / "seeds"), "would_look_at": 1}
+    response = json.loads(call("seed", "import", str(tmp_path / "seeds"), "--dry-run", "--json"))
+    assert response == {"folder": str(tmp_path / "seeds"), "would_look_at": 1}
     assert call("seed", "import", str(tmp_path / "seeds"), "--dry-run") == ""

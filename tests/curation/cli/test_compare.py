@@ -28,22 +28,22 @@ def trained(here: Settings, tmp_path: Path) -> str:
 
 def test_a_checkpoint_is_compared_with_matting(trained: str, tmp_path: Path) -> None:
     sheet = tmp_path / "sheets" / "beside.png"
-    told = json.loads(
+    response = json.loads(
         call("checkpoint", "compare", trained[:12], "--count", "6", "--sheet", str(sheet), "--json")
     )
-    assert told["checkpoint"] == trained
-    assert set(told["ways"]) == {"with alpha", "matted"}
-    for way in told["ways"].values():
+    assert response["checkpoint"] == trained
+    assert set(response["ways"]) == {"with alpha", "matted"}
+    for way in response["ways"].values():
         assert way["layers"] == 6
         assert 0 <= way["low"] <= way["defects"] <= way["high"] <= 100
         assert set(way["signals"]) == set(SIGNALS)
-    assert told["how"] == {
+    assert response["how"] == {
         "opaque": "the checkpoint's own layers over mid-grey", "trimap": "GrabCut", "matting": "closed form, multi-level",
     }  # fmt: skip
     with Image.open(sheet) as opened:
         assert opened.format == "PNG"
     again = json.loads(call("checkpoint", "compare", trained[:12], "--count", "6", "--json"))
-    assert again["ways"] == told["ways"]
+    assert again["ways"] == response["ways"]
     lines, triples = tmp_path / "prompts.txt", tmp_path / "triples.jsonl"
     lines.write_text("a red circle\n\na blue star\n")
     call("prompts", "generate", "--count", "2", "--out", str(triples))

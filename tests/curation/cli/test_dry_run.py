@@ -21,20 +21,20 @@ STAGES = [
 
 def test_people_read_a_table_and_where_it_fits(capsys: pytest.CaptureFixture[str]) -> None:
     print_memory(STAGES, "run", as_json=False)
-    told = capsys.readouterr()
-    assert [line.split()[:3] for line in told.out.splitlines()] == [
+    output = capsys.readouterr()
+    assert [line.split()[:3] for line in output.out.splitlines()] == [
         ["stage", "on", "weights"],
         ["latents", "gpu", "1.00"],
         ["base", "gpu", "10.00"],
     ]
-    assert told.out.splitlines()[-1].split()[-2:] == ["10.50", "GiB"]
-    assert "512 MiB" in told.out
-    assert "less with [nothing]" in told.err
+    assert output.out.splitlines()[-1].split()[-2:] == ["10.50", "GiB"]
+    assert "512 MiB" in output.out
+    assert "less with [nothing]" in output.err
 
 
 def test_programs_read_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     print_memory(STAGES, "run", as_json=True)
-    told = json.loads(capsys.readouterr().out)
-    assert told["run"] == "run"
-    assert [row["peak"] for row in told["memory"]] == [3 * GIB, 21 * GIB // 2]
-    assert told["memory"][0]["held"] == {"weights": GIB, "activations": 2 * GIB}
+    output = json.loads(capsys.readouterr().out)
+    assert output["run"] == "run"
+    assert [row["peak"] for row in output["memory"]] == [3 * GIB, 21 * GIB // 2]
+    assert output["memory"][0]["held"] == {"weights": GIB, "activations": 2 * GIB}

@@ -43,22 +43,22 @@ def test_figures_are_told_and_kept(
     here: Settings, database: Database, made: str, tmp_path: Path
 ) -> None:
     sheet = tmp_path / "sheets" / "one.png"
-    told = json.loads(
+    response = json.loads(
         call("checkpoint", "evaluate", made[:12], "--published", "--sheet", str(sheet), "--json")
     )
-    assert told["checkpoint"] == made
-    assert told["kept"] is True
+    assert response["checkpoint"] == made
+    assert response["kept"] is True
     assert (
         {"psnr", "psnr_jpeg", "unknown_conn", "offset_energy"}
-        <= set(told["evaluation"])
+        <= set(response["evaluation"])
         <= set(HIGHER_IS_BETTER)
     )
-    assert set(told["backgrounds"]["cyan"]) == {"psnr", "ssim", "psnr_jpeg", "ssim_jpeg"}
-    assert "ALPHA: AlphaVAE FLUX" in told["published"]
+    assert set(response["backgrounds"]["cyan"]) == {"psnr", "ssim", "psnr_jpeg", "ssim_jpeg"}
+    assert "ALPHA: AlphaVAE FLUX" in response["published"]
     with Image.open(sheet) as opened:
         assert opened.format == "PNG"
     with database.transaction() as tx:
-        assert find_checkpoint(tx, made).evaluation == pytest.approx(told["evaluation"])
+        assert find_checkpoint(tx, made).evaluation == pytest.approx(response["evaluation"])
     listed = call("checkpoint", "list")
     assert "more" in listed
     assert "psnr_jpeg" not in listed
@@ -98,16 +98,19 @@ def test_pairs_are_told_together_and_apart(
         with opened.database.transaction() as tx:
             made = register_checkpoint(tx, checkpoint, "test")
     sheet = tmp_path / "sheets" / "pairs.png"
-    told = json.loads(call("checkpoint", "evaluate", made, "--pairs-sheet", str(sheet), "--json"))
-    assert told["kept"] is True
-    assert list(told["pairs"]["empty"]) == ["joint", "apart", "joint - apart", "real"]
-    assert set(told["pairs"]["empty"]["apart"]) == {"mean", "low", "high", "count"}
-    assert told["evaluation"]["pair_empty"] == told["pairs"]["empty"]["joint"]["mean"]
+    response = json.loads(
+        call("checkpoint", "evaluate", made, "--pairs-sheet", str(sheet), "--json")
+    )
+    assert response["kept"] is True
+    assert list(response["pairs"]["empty"]) == ["joint", "apart", "joint - apart", "real"]
+    assert set(response["pairs"]["empty"]["apart"]) == {"mean", "low", "high", "count"}
+    assert response["evaluation"]["pair_empty"] == response["pairs"]["empty"]["joint"]["mean"]
     with Image.open(sheet) as opened_sheet:
         assert opened_sheet.format == "PNG"
     with database.transaction() as tx:
         assert (
-            find_checkpoint(tx, made).evaluation["pair_empty"] == told["evaluation"]["pair_empty"]
+            find_checkpoint(tx, made).evaluation["pair_empty"]
+            == response["evaluation"]["pair_empty"]
         )
     done = CliRunner().invoke(app, ["checkpoint", "evaluate", made, "--draws", "4"])
     assert done.exit_code == 0, done.output

@@ -49,7 +49,7 @@ def test_a_picture_is_drawn_and_says_how(
     with database.transaction() as tx:
         checkpoint = make_checkpoint(tx)
     out = tmp_path / "drawn" / "bottle.png"
-    told = call(
+    response = call(
         PROMPT,
         "--out",
         str(out),
@@ -62,7 +62,7 @@ def test_a_picture_is_drawn_and_says_how(
         "--checkpoint",
         checkpoint,
     )
-    assert told == f"{out}\n"
+    assert response == f"{out}\n"
     with Image.open(out) as image:
         assert (image.mode, image.size) == ("RGBA", (64, 64))
     metadata = json.loads(call("--show", str(out), "--json"))

@@ -79,13 +79,17 @@ def read(name: str) -> np.ndarray:
 
 
 def test_a_pair_is_three_files_that_fit(here: Path) -> None:
-    told = call(
+    response = call(
         "a fox", "--background", "a forest", "--out", "new/fox.webp", "--seed", "3", "--steps", "7"
     )
-    assert told == ["new/fox-foreground.webp", "new/fox-background.webp", "new/fox-blended.webp"]
-    foreground, background, blended = map(read, told)
+    assert response == [
+        "new/fox-foreground.webp",
+        "new/fox-background.webp",
+        "new/fox-blended.webp",
+    ]
+    foreground, background, blended = map(read, response)
     assert np.array_equal(composite(foreground, background), blended)
-    metadata = read_provenance(here / told[0])
+    metadata = read_provenance(here / response[0])
     assert metadata["prompt"] == "a fox, a forest"
     assert (metadata["foreground"], metadata["background"], metadata["role"]) == (
         "a fox",
@@ -107,7 +111,7 @@ def test_a_pair_is_three_files_that_fit(here: Path) -> None:
         "--whole",
         "a fox at home",
     )
-    assert read_provenance(here / told[0])["prompt"] == "a fox at home"
+    assert read_provenance(here / response[0])["prompt"] == "a fox at home"
 
 
 def test_several_pairs_are_named_by_their_seeds(here: Path) -> None:
@@ -145,9 +149,9 @@ def test_under_ones_own_cutout(here: Path) -> None:
 
 
 def test_a_scene_is_drawn_into_a_folder(here: Path) -> None:
-    told = call("--layers", "scene.toml", "--format", "psd,ora,tiff", "--steps", "4")
-    assert told[-3:] == ["scene/scene.psd", "scene/scene.ora", "scene/scene.tiff"]
-    assert all((here / path).exists() for path in told)
+    response = call("--layers", "scene.toml", "--format", "psd,ora,tiff", "--steps", "4")
+    assert response[-3:] == ["scene/scene.psd", "scene/scene.ora", "scene/scene.tiff"]
+    assert all((here / path).exists() for path in response)
     drawn = json.loads((here / "scene" / "manifest.json").read_text())
     layers = [layer for step in drawn["steps"] for layer in step["layers"]]
     assert [layer["name"] for layer in layers] == ["background", "a fox", "lamp", "an owl"]
@@ -227,8 +231,8 @@ def test_a_scene_of_files_alone_needs_no_checkpoint(
         '[background]\nfile = "photo.jpg"\n[[layers]]\nfile = "cutout.png"\n'
     )
     monkeypatch.setenv("LAYERLOOP_DATABASE", "postgresql://nobody@127.0.0.1:1/none")
-    told = call("--layers", "files.toml")
-    assert read(told[-1]).shape == (50, 90, 4)
+    response = call("--layers", "files.toml")
+    assert read(response[-1]).shape == (50, 90, 4)
 
 
 def test_a_checkpoint_from_before_pairs_is_told(

@@ -76,17 +76,17 @@ def test_no_file_of_a_command_line_ends_in_a_traceback(
         path = Path("/dev/zero")
     elif place == 3:
         return  # a file that `prompts make` is to make
-    code, said = end(prompts_commands(str(path))[place], monkeypatch, capsys)
-    assert 0 < code < output.INTERNAL_ERROR, said
-    assert said.startswith("error: ")
-    assert "internal" not in said and "Traceback" not in said
+    code, expected_text = end(prompts_commands(str(path))[place], monkeypatch, capsys)
+    assert 0 < code < output.INTERNAL_ERROR, expected_text
+    assert expected_text.startswith("error: ")
+    assert "internal" not in expected_text and "Traceback" not in expected_text
 
 
 def test_a_deep_scene_is_refused(here: Settings, tmp_path: Path, monkeypatch, capsys) -> None:
     path = tmp_path / "deep.toml"
     path.write_text("a = " + "[" * 50_000 + "]" * 50_000)
-    code, said = end(["generate", "--layers", str(path)], monkeypatch, capsys)
-    assert (code, "nested too deeply" in said) == (2, True)
+    code, expected_text = end(["generate", "--layers", str(path)], monkeypatch, capsys)
+    assert (code, "nested too deeply" in expected_text) == (2, True)
 
 
 def test_prompts_are_read_by_their_byte_order_mark(tmp_path: Path) -> None:
@@ -130,9 +130,9 @@ def test_a_setting_that_cannot_be_is_told(
         run()
     out, err = capsys.readouterr()
     assert 0 < int(ended.value.code or 0) < output.INTERNAL_ERROR, err
-    told = out if command == ["doctor"] else err
-    assert name in told or "home" in told or value in told
-    assert "hint:" in told
+    response = out if command == ["doctor"] else err
+    assert name in response or "home" in response or value in response
+    assert "hint:" in response
 
 
 def test_passwords_are_not_shown() -> None:
@@ -159,10 +159,10 @@ def test_an_unforeseen_error_leaves_its_traceback_in_a_file(
 
     monkeypatch.setattr("curation.rounds.lifecycle.list_rounds", broken)
     here.path("logs")
-    code, said = end(["round", "list"], monkeypatch, capsys)
+    code, expected_text = end(["round", "list"], monkeypatch, capsys)
     assert code == output.INTERNAL_ERROR
-    assert said.startswith("error: internal error: ZeroDivisionError")
-    assert "\x1b" not in said
+    assert expected_text.startswith("error: internal error: ZeroDivisionError")
+    assert "\x1b" not in expected_text
     assert "ZeroDivisionError" in (here.path("logs") / "errors.log").read_text()
     monkeypatch.setenv("LAYERLOOP_TRACEBACK", "1")
     assert "Traceback" in end(["round", "list"], monkeypatch, capsys)[1]
@@ -197,9 +197,9 @@ def test_names_neither_act_on_the_terminal_nor_are_markup(
         ["reviewer", "token", EVIL + "?"],
         ["checkpoint", "promote", EVIL],
     ):
-        said = end(words, monkeypatch, capsys)[1]
-        assert not set("\x1b\x07\u202e") & set(said), words
-        assert "[red]x[/red][/bold]" in said
+        expected_text = end(words, monkeypatch, capsys)[1]
+        assert not set("\x1b\x07\u202e") & set(expected_text), words
+        assert "[red]x[/red][/bold]" in expected_text
 
 
 def test_only_one_module_prints() -> None:
@@ -261,9 +261,9 @@ def test_a_wrong_order_is_refused_when_it_is_given(
         )
     for more in (["--preset", "huge"], ["--recipe", "soup"], ["--set", "base_batch=-1"], ["--set", "nothing=1"],
                  ["--preset", "sd15", "--parent", name], ["--recipe", "base"]):  # fmt: skip
-        code, said = end(["train", "--no-wait", *more], monkeypatch, capsys)
+        code, expected_text = end(["train", "--no-wait", *more], monkeypatch, capsys)
         assert code in {2, 3}, more
-        assert said.startswith("error: ") and "hint: " in said
+        assert expected_text.startswith("error: ") and "hint: " in expected_text
     assert end(["run", "list", "--json"], monkeypatch, capsys)[0] == 0
 
 
@@ -277,9 +277,9 @@ def test_a_run_is_cancelled_by_the_beginning_of_its_id(
         monkeypatch.setattr(sys, "argv", ["layerloop", *words])
         with pytest.raises(SystemExit) as ended:
             run()
-        told = capsys.readouterr()
-        assert not ended.value.code, told.err
-        return told.out
+        response = capsys.readouterr()
+        assert not ended.value.code, response.err
+        return response.out
 
     call("seed", "import", str(tmp_path / "seeds"))
     call("snapshot", "freeze", "--tag", "latest")

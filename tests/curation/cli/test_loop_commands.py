@@ -87,8 +87,8 @@ def test_the_rule_reviewer_of_any_round(run, database):
     database.send = sent.append
     with database.transaction() as tx:
         number = make_round(tx)
-    asked = json.loads(run("round", "review", str(number), "--by", "rules", "--json"))
-    assert asked == {"round": number, "reviewer": "rules"}
+    requested = json.loads(run("round", "review", str(number), "--by", "rules", "--json"))
+    assert requested == {"round": number, "reviewer": "rules"}
     by_rules = sa.select(rounds.c.rule_reviewer).where(rounds.c.id == number)
     with database.transaction() as tx:
         assert tx.scalar(by_rules)

@@ -56,8 +56,8 @@ def test_a_checkpoint_of_another_home_keeps_its_id_and_lineage(made: str, tmp_pa
     fields = {name: card[name] for name in card if name not in {"format", "id"}}
     fields["sample_grid"] = fields.pop("sheet")
     foreign = replace(Checkpoint(**fields), snapshot="a" * 64, parent="b" * 64)
-    told = card | {"id": foreign.id, "snapshot": foreign.snapshot, "parent": foreign.parent}
-    (tmp_path / "box" / "checkpoint.json").write_text(json.dumps(told))
+    output = card | {"id": foreign.id, "snapshot": foreign.snapshot, "parent": foreign.parent}
+    (tmp_path / "box" / "checkpoint.json").write_text(json.dumps(output))
     assert call("checkpoint", "import", str(tmp_path / "box")).strip() == foreign.id
     rows = {row["id"]: row for row in json.loads(call("checkpoint", "list", "--json"))}
     assert (rows[foreign.id]["snapshot_id"], rows[foreign.id]["parent_id"]) == ("a" * 64, "b" * 64)

@@ -29,8 +29,8 @@ def test_lines_on_stdout_are_triples():
     assert all(set(json.loads(line)) == {"text", "foreground", "background"} for line in lines)
     assert call("prompts", "generate", "--count", "3").splitlines() == lines[:3]
     assert call("prompts", "generate", "--count", "3", "--seed", "1").splitlines() != lines[:3]
-    told = json.loads(call("prompts", "generate", "--count", "5", "--json"))
-    assert told["prompts"] == [json.loads(line) for line in lines]
+    response = json.loads(call("prompts", "generate", "--count", "5", "--json"))
+    assert response["prompts"] == [json.loads(line) for line in lines]
 
 
 def test_a_file_is_filled_up(tmp_path: Path):
@@ -79,14 +79,14 @@ def test_a_model_behind_an_address_is_asked_with_the_key_of_the_settings(
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path):
-    for arguments, said in (
+    for arguments, message in (
         (["--maker", "model"], "no language model is given"),
         (["--model", "m"], "uses no language model"),
         (["--count", "1000000"], "the grammar has"),
         (["--maker", "model", "--model", str(tmp_path / "nowhere")], "there is no folder"),
     ):
         done = CliRunner().invoke(app, ["prompts", "generate", *arguments])
-        assert said in str(done.exception)
+        assert message in str(done.exception)
         assert done.stdout == ""
     (tmp_path / "p.txt").write_text("a red circle\n")
     with pytest.raises(Refused, match="line 1"):

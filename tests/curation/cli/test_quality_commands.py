@@ -54,9 +54,9 @@ def test_a_round_that_several_decide_from_its_opening_to_its_flips(run, database
     with database.transaction() as tx:
         kept = tx.scalar(sa.select(rounds.c.consensus).where(rounds.c.id == int(number)))
         ids = make_candidates(tx, store, int(number), 6)
-        for place, one in enumerate(ids):
+        for index, one in enumerate(ids):
             for name in ("ann", "bob", "cy"):
-                verdict = Verdict.accept if place % 2 and name != "cy" else Verdict.reject
+                verdict = Verdict.accept if index % 2 and name != "cy" else Verdict.reject
                 decide(tx, add_reviewer(tx, name).id, one, verdict, key=uuid.uuid4(), dwell_ms=700)
     assert kept == {
         "rule": "dawid_skene",
@@ -82,8 +82,12 @@ def test_a_round_that_several_decide_from_its_opening_to_its_flips(run, database
         ]
         is True
     )
-    told = json.loads(run("round", "agreement", number, "--json"))
-    assert (told["decided_twice"], told["adjudicating"], len(told["pairs"])) == (6, 3, 3)
+    response = json.loads(run("round", "agreement", number, "--json"))
+    assert (response["decided_twice"], response["adjudicating"], len(response["pairs"])) == (
+        6,
+        3,
+        3,
+    )
     assert "3 wait for an adjudicator" in run("round", "agreement", number)
     flips = json.loads(run("round", "reaggregate", number, "--json"))
     assert flips["flips"] == []

@@ -28,7 +28,7 @@ def test_a_mixed_round_is_opened_with_all_its_numbers(
     with database.transaction() as tx:
         make_checkpoint(tx)
     (tmp_path / "prompts.txt").write_text("a red star\na blue disc\n")
-    asked = (
+    requested = (
         "round",
         "open",
         "--quota",
@@ -39,7 +39,7 @@ def test_a_mixed_round_is_opened_with_all_its_numbers(
         "mixed",
     )
     number = int(
-        call(*asked, "--share", "0.2", "--set", "wanted=100", "--set", "reject_budget=0.02")
+        call(*requested, "--share", "0.2", "--set", "wanted=100", "--set", "reject_budget=0.02")
     )
     with database.transaction() as tx:
         policy = tx.scalar(sa.select(rounds.c.policy).where(rounds.c.id == number))
@@ -57,7 +57,7 @@ def test_a_mixed_round_is_opened_with_all_its_numbers(
         ("--policy", "paper"),
     ):
         with pytest.raises(Refused):
-            call(*asked, *wrong)
+            call(*requested, *wrong)
 
 
 def test_a_head_is_fitted_and_shown(here: Settings, database: Database) -> None:
@@ -72,12 +72,12 @@ def test_a_head_is_fitted_and_shown(here: Settings, database: Database) -> None:
             tx.execute(sa.update(embeddings).where(embeddings.c.candidate_id == id_).values(seen))
         tx.execute(sa.delete(acceptance_models))
     assert call("acceptance-model", "fit", "--dry-run") == ""
-    told = json.loads(call("acceptance-model", "fit", "--json"))
-    assert told["decisions"] == 400
-    assert told["by_prompt"]["auc"] > 0.8
-    text = call("acceptance-model", "show", told["acceptance_model"][:10])
+    output = json.loads(call("acceptance-model", "fit", "--json"))
+    assert output["decisions"] == 400
+    assert output["by_prompt"]["auc"] > 0.8
+    text = call("acceptance-model", "show", output["acceptance_model"][:10])
     assert text.startswith(
-        f"acceptance model {told['acceptance_model'][:12]}, trained on 400 decisions of people"
+        f"acceptance model {output['acceptance_model'][:12]}, trained on 400 decisions of people"
     )
     assert "held-out prompts: AUC 0." in text
     with pytest.raises(NotFound):

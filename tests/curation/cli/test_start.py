@@ -49,8 +49,8 @@ def start(stub: Path, ignored: bool = False) -> subprocess.Popen[str]:
 def test_ctrl_c_while_importing_ends_with_a_word_and_130(tmp_path: Path) -> None:
     running = start(tmp_path)
     running.send_signal(signal.SIGINT)
-    told = running.communicate(timeout=30)
-    assert (running.returncode, *told) == (130, "", "stopped\n")
+    response = running.communicate(timeout=30)
+    assert (running.returncode, *response) == (130, "", "stopped\n")
 
 
 def test_an_ignored_ctrl_c_stays_ignored(tmp_path: Path) -> None:

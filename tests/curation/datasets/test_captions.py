@@ -108,8 +108,8 @@ def test_a_line_without_a_captioner_is_the_line_it_always_was(context):
     [id_] = _add(context, ["a cat"])
     sample = _sample(context, id_)
     assert "captioner" not in sample.line()
-    told = Sample(**(sample.__dict__ | {"captioner": "m@1"}))
-    assert Sample.read(told.line()) == told
+    response = Sample(**(sample.__dict__ | {"captioner": "m@1"}))
+    assert Sample.read(response.line()) == response
     assert Sample.read(sample.line()) == sample
 
 
@@ -256,8 +256,8 @@ def test_commands_caption_and_give(settings, context, talker, monkeypatch):
     one, three = sorted((first, third))
     assert "2 samples" in _call("run", "--model", "model", "--dry-run").stderr
     assert _sample(context, one).caption == ""
-    told = json.loads(_call("run", "--model", "model", "--limit", "1", "--json").stdout)
-    assert (told["state"], told["done"]) == ("finished", 1)
+    response = json.loads(_call("run", "--model", "model", "--limit", "1", "--json").stdout)
+    assert (response["state"], response["done"]) == ("finished", 1)
     assert _call("set", three.hex[:8], "a red hat").stdout == f"{three.hex}\n"
     assert _sample(context, three).caption == "a red hat"
     assert _sample(context, one).captioner == "talker@1"

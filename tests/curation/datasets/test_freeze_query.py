@@ -37,8 +37,8 @@ def reviewed(database: Database, store: FolderStore) -> dict[int, list[uuid.UUID
             ids = made[number] = list(
                 make_candidates(tx, store, number, 6, CandidateState.accepted)
             )
-            for place, candidate in enumerate(ids):
-                verdicts = {ada.id: "accept", ben.id: "accept" if place % 2 else "reject"}
+            for index, candidate in enumerate(ids):
+                verdicts = {ada.id: "accept", ben.id: "accept" if index % 2 else "reject"}
                 tx.execute(sa.insert(decisions), [
                     {"candidate_id": candidate, "reviewer_id": who, "verdict": verdict,
                      "channel": "test", "key": uuid.uuid4()}
@@ -46,7 +46,7 @@ def reviewed(database: Database, store: FolderStore) -> dict[int, list[uuid.UUID
                 ])  # fmt: skip
                 tx.execute(
                     sa.insert(screenings),
-                    {"candidate_id": candidate, "signals": {"haze": place / 10, "other": None}},
+                    {"candidate_id": candidate, "signals": {"haze": index / 10, "other": None}},
                 )
             add_samples(tx, samples_from_candidates(tx, ids))
     return made
@@ -126,8 +126,8 @@ def test_clusters_are_capped(database, store, reviewed):
         )
         tx.execute(sa.insert(scores), [
             {"candidate_id": one, "acceptance_model_id": "a" * 64, "probability": 0.5,
-             "cluster": place // 4}
-            for place, one in enumerate(reviewed[first])
+             "cluster": index // 4}
+            for index, one in enumerate(reviewed[first])
         ])  # fmt: skip
     assert len(frozen_ids(database, store, rounds=(first,), per_cluster=1)) == 2
 

@@ -66,12 +66,12 @@ def trained_on(database: Database, store: FolderStore, new: list[NewSample]) -> 
         frozen = snapshots.freeze_snapshot(tx, store, tag=None, actor="test")
     read = {sample.id for sample in read_split(store, frozen.id, Split.train)}
     withheld = read_withheld(store, frozen.id)
-    places = {one.to_sample().id: place for place, one in enumerate(new)}
-    train = {place for place, one in enumerate(new) if one.split is Split.train}
-    assert {places[id_] for id_ in read | withheld} == train
+    indices = {one.to_sample().id: index for index, one in enumerate(new)}
+    train = {index for index, one in enumerate(new) if one.split is Split.train}
+    assert {indices[id_] for id_ in read | withheld} == train
     assert not read & withheld
     assert read_manifest(store, frozen.id).counts["split"].get("withheld", 0) == len(withheld)
-    return {places[id_] for id_ in read}
+    return {indices[id_] for id_ in read}
 
 
 def shrunk(rgba: RGBA) -> RGBA:

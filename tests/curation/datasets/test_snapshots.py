@@ -165,8 +165,8 @@ def test_the_migration_renames_tags_that_ids_hide(database: Database, store: Fol
     migrate(database)
     with database.transaction() as tx:
         named = set(tx.execute(sa.select(tags.c.name)).scalars())
-        told = set(
+        output = set(
             tx.execute(sa.select(events.c.subject).where(events.c.kind == "tag renamed")).scalars()
         )
     assert named == {f"tag-{first.id}", f"tag-{first.id[:8]}", "20240501", "--help"}
-    assert told == {f"tag {first.id}", f"tag {first.id[:8]}"}
+    assert output == {f"tag {first.id}", f"tag {first.id[:8]}"}

@@ -62,12 +62,12 @@ def test_a_house_that_is_in_use_goes_back_and_forth(postgres_address, store):
                 row.id: row.state
                 for row in tx.connection.exec_driver_sql("select id, state from candidates")
             }
-            [told] = tx.connection.exec_driver_sql(
+            [output] = tx.connection.exec_driver_sql(
                 f"select purpose, state from rounds where id = {gold}"
             ).all()
             held = tx.connection.exec_driver_sql("select count(*) from leases").scalar()
         assert states == dict.fromkeys(pieces, "withdrawn") | {other: "waiting"}
-        assert (tuple(told), held) == (("seeds", "closed"), 0)
+        assert (tuple(output), held) == (("seeds", "closed"), 0)
         migrate(database)
         assert find_schema_drift(database) == []
         with database.transaction() as tx:

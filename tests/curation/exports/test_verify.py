@@ -28,10 +28,10 @@ def snapshot(store, samples):
 def flip(path: Path, rng: random.Random) -> int:
     """Flip one bit of a file; returns the offset of its byte."""
     data = bytearray(path.read_bytes())
-    place = rng.randrange(len(data))
-    data[place] ^= 1 << rng.randrange(8)
+    index = rng.randrange(len(data))
+    data[index] ^= 1 << rng.randrange(8)
     path.write_bytes(data)
-    return place
+    return index
 
 
 def test_a_sound_snapshot_and_a_sound_pull_have_no_damage(store, snapshot, tmp_path):
@@ -62,12 +62,12 @@ def test_a_flipped_bit_of_a_part_names_the_sample_of_its_line(store, samples, sn
     sound = path.read_bytes()
     ids = [one.id for one in read_samples(store, snapshot)]
     for _ in range(60):
-        place = flip(path, rng)
+        index = flip(path, rng)
         [damage] = verify_snapshot(store, snapshot, manifest_only=True)
-        line = sound.count(b"\n", 0, place)
+        line = sound.count(b"\n", 0, index)
         assert (damage.kind, damage.name) == ("part", part.sha256)
         # A flipped end of a line concerns the lines on both sides.
-        assert set(damage.samples) & {*ids[line : line + 2], "unreadable"}, (place, damage)
+        assert set(damage.samples) & {*ids[line : line + 2], "unreadable"}, (index, damage)
         path.write_bytes(sound)
 
 

@@ -35,29 +35,29 @@ def expected() -> dict[str, dict[str, list[int]]]:
 
 
 def check(name: str, rgba: np.ndarray) -> None:
-    for place, wanted in expected()[name].items():
-        if place == "size":
+    for index, wanted in expected()[name].items():
+        if index == "size":
             assert [rgba.shape[1], rgba.shape[0]] == wanted
             continue
-        x, y = map(int, place.split(","))
+        x, y = map(int, index.split(","))
         assert np.abs(rgba[y, x].astype(int) - wanted).max() <= LOSSY.get(name, TOLERANCE), (
             name,
-            place,
+            index,
             rgba[y, x],
         )
 
 
 @pytest.mark.parametrize("name", expected())
 def test_at_an_import(name: str) -> None:
-    told = inspect_and_encode((CASES / name).read_bytes(), name)
+    output = inspect_and_encode((CASES / name).read_bytes(), name)
     if name == "mask.jpg":
-        assert told.code == "no_alpha"
+        assert output.code == "no_alpha"
         return
     if name == TALL:
-        assert told.code == "bad_aspect"
-        told = inspect_and_encode((CASES / name).read_bytes(), name, ImageLimits(aspect=20))
-    assert told.layer is not None, told
-    check(name, decode_layer(told.layer))
+        assert output.code == "bad_aspect"
+        output = inspect_and_encode((CASES / name).read_bytes(), name, ImageLimits(aspect=20))
+    assert output.layer is not None, output
+    check(name, decode_layer(output.layer))
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not beside this checkout")
@@ -93,11 +93,11 @@ def test_a_photograph_is_taken_as_the_background_of_a_pair(tmp_path: Path) -> No
     with Image.open(CASES.parent / "pairs" / "bg0.jpg") as photo:
         front = Image.fromarray(next(iter(pair.values()))).resize(photo.size)
     front.save(tmp_path / "front.png")
-    told = inspect_and_encode_pair(
+    output = inspect_and_encode_pair(
         (tmp_path / "front.png").read_bytes(),
         (CASES.parent / "pairs/bg0.jpg").read_bytes(),
         None,
         "p",
     )
-    assert told.layer is not None, told
-    assert "lossy_source" in told.codes
+    assert output.layer is not None, output
+    assert "lossy_source" in output.codes

@@ -42,9 +42,9 @@ def test_pixels_and_facts_come_back(tmp_path: Path, suffix: str) -> None:
 def test_a_png_says_it_in_the_words_of_other_programs(tmp_path: Path) -> None:
     save_image(tmp_path / "a.png", picture(1), FACTS)
     with Image.open(tmp_path / "a.png") as image:
-        told = image.text["parameters"]
-    assert told == format_parameters(FACTS)
-    first, second, third = told.splitlines()
+        response = image.text["parameters"]
+    assert response == format_parameters(FACTS)
+    first, second, third = response.splitlines()
     assert (first, second) == (FACTS["prompt"], "Negative prompt: bad")
     assert third.startswith(
         "Steps: 25, Sampler: ddim, CFG scale: 7.0, Seed: 7, Size: 32x24, Model: some/model"

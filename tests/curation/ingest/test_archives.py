@@ -101,8 +101,8 @@ def test_folders_are_left_out_and_links_and_devices_are_refused():
         info = tarfile.TarInfo(name)
         info.type, info.linkname = kind, "/etc/hostname"
         special.append((info, b""))
-    told = refusals(list_members(tarred([*special, ("good", b"x")]), 100))
-    assert told == dict.fromkeys(["soft", "hard", "pipe", "disk", "tty"], "path_traversal") | {
+    output = refusals(list_members(tarred([*special, ("good", b"x")]), 100))
+    assert output == dict.fromkeys(["soft", "hard", "pipe", "disk", "tty"], "path_traversal") | {
         "good": None
     }
 
@@ -163,12 +163,12 @@ def test_millions_of_members_are_refused_before_they_are_parsed(tmp_path, count_
         + b"a"
     )
     count = 3_000_000 if count_told else 1_000_000
-    told = count if count_told else 5
+    output = count if count_told else 5
     directory = entry * count
     file = tmp_path / "many.zip"
     file.write_bytes(
         b"PK\3\4" + bytes(26) + directory
-        + struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, told, told, len(directory), 30)
+        + struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, output, output, len(directory), 30)
         + struct.pack("<4sLQL", b"PK\6\7", 0, 30 + len(directory), 1)
         + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
     )  # fmt: skip
@@ -229,8 +229,8 @@ def test_a_tar_with_an_endless_header_or_a_negative_size_is_refused():
     data[124:136] = b"\xff" * 12  # base 256: minus one
     data[148:156] = b" " * 8
     data[148:155] = b"%06o\0" % sum(data[:512])
-    told = {one.refusal.code for one in list_members(io.BytesIO(data), 1000) if one.refusal}
-    assert told & {"truncated", "corrupt"}
+    output = {one.refusal.code for one in list_members(io.BytesIO(data), 1000) if one.refusal}
+    assert output & {"truncated", "corrupt"}
 
 
 @pytest.mark.parametrize(

@@ -311,10 +311,10 @@ def test_two_lines_that_disagree_are_told_and_the_first_counts(tmp_path):
     listing = list_folder(tmp_path)
     found = listing.describe("a.png")
     assert (found.caption, found.licence, found.source) == ("one", "MIT", "me")
-    told = {line.name: line.sentence for line in listing.bad_lines}
-    assert list(told) == ["metadata.jsonl:3", "metadata.csv:2"]
-    assert "metadata.jsonl:1" in told["metadata.jsonl:3"]
-    assert "licence differs from that of metadata.jsonl:2" in told["metadata.jsonl:3"]
+    output = {line.name: line.sentence for line in listing.bad_lines}
+    assert list(output) == ["metadata.jsonl:3", "metadata.csv:2"]
+    assert "metadata.jsonl:1" in output["metadata.jsonl:3"]
+    assert "licence differs from that of metadata.jsonl:2" in output["metadata.jsonl:3"]
 
 
 def test_two_pairs_of_one_foreground_are_told(tmp_path):
@@ -384,8 +384,8 @@ def test_names_are_captions_where_somebody_says_so(tmp_path):
 
 def test_the_cases_of_other_tools(shared):
     listing = list_folder(shared / "cases" / "captions")
-    told = {name: said(listing, name) for name in listing.files}
-    assert {name: text for name, (text, _) in told.items()} == {
+    output = {name: said(listing, name) for name in listing.files}
+    assert {name: text for name, (text, _) in output.items()} == {
         "bom.png": "a red bowl",
         "capext.png": "a caption in kohya's default extension",
         "csv/a.png": "a purple jar",
@@ -399,7 +399,7 @@ def test_the_cases_of_other_tools(shared):
         "twin.webp": "twins",
         "upper.png": "a caption in upper case extension",
     }
-    assert told["empty.png"][1] == NAMED
+    assert output["empty.png"][1] == NAMED
     named = list_folder(shared / "cases" / "captions", options=ListingOptions(encoding="gb18030"))
     assert said(named, "gbk.png") == ("一只红色的碗", GIVEN)
 

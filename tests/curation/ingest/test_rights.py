@@ -22,13 +22,13 @@ def folder(tmp_path):
     folder = tmp_path / "seeds"
     folder.mkdir()
     rows = []
-    for place, file in enumerate(sorted((tmp_path / "drawn").rglob("*.webp"))[:6]):
+    for index, file in enumerate(sorted((tmp_path / "drawn").rglob("*.webp"))[:6]):
         with Image.open(file) as image:
-            image.save(folder / f"{place}.png")
-        row = {"file_name": f"{place}.png", "text": f"image {place}"}
-        if place < 4:
+            image.save(folder / f"{index}.png")
+        row = {"file_name": f"{index}.png", "text": f"image {index}"}
+        if index < 4:
             row["licence"] = "cc by 4.0"
-        if place < 2:
+        if index < 2:
             row["source"] = "https://example.org"
         rows.append(row)
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -91,15 +91,15 @@ def outcomes(database) -> dict[str, tuple[str, list[str]]]:
 
 def test_every_file_has_its_outcome_and_good_ones_become_samples(database, store, folder):
     seen = []
-    told = import_seeds(database, store, folder, seen.append)
-    assert told.outcomes == {
+    output = import_seeds(database, store, folder, seen.append)
+    assert output.outcomes == {
         InspectionOutcome.accept: 6,
         InspectionOutcome.duplicate: 2,
         InspectionOutcome.review: 1,
         InspectionOutcome.reject: 2,
     }
-    assert (told.files, told.fresh, told.refused) == (11, 11, 2)
-    assert {one.name for one in told.named} == {
+    assert (output.files, output.fresh, output.refused) == (11, 11, 2)
+    assert {one.name for one in output.named} == {
         "copy.webp",
         "smaller.png",
         "cut.png",
@@ -164,9 +164,9 @@ def test_an_interrupted_import_goes_on_where_it_stopped(database, store, folder,
         import_seeds(database, store, folder, stop)
     done = len(outcomes(database))
     assert 6 <= done < 11
-    told = import_seeds(database, store, folder)
-    assert told.fresh == 11 - done
-    assert told.outcomes == {
+    output = import_seeds(database, store, folder)
+    assert output.fresh == 11 - done
+    assert output.outcomes == {
         InspectionOutcome.accept: 6,
         InspectionOutcome.duplicate: 2,
         InspectionOutcome.review: 1,
@@ -179,17 +179,17 @@ def test_a_changed_file_is_read_again_and_a_new_one_is_added(database, store, fo
     import_seeds(database, store, folder)
     save(folder, "empty.png", image(20))
     save(folder, "new.png", image(21))
-    told = import_seeds(database, store, folder)
-    assert told.fresh == 2
-    assert told.outcomes[InspectionOutcome.accept] == 8
+    output = import_seeds(database, store, folder)
+    assert output.fresh == 2
+    assert output.outcomes[InspectionOutcome.accept] == 8
     assert len(lines(database)) == 8
 
 
 def test_the_same_files_in_another_folder_are_duplicates(database, store, folder, tmp_path):
     import_seeds(database, store, folder)
     shutil.copytree(folder / "in", tmp_path / "other")
-    told = import_seeds(database, store, tmp_path / "other")
-    assert told.outcomes == {InspectionOutcome.duplicate: 6}
+    output = import_seeds(database, store, tmp_path / "other")
+    assert output.outcomes == {InspectionOutcome.duplicate: 6}
     assert outcomes(database)["3.png"] == ("duplicate", ["duplicate_of:in/3.png"])
 
 
@@ -203,7 +203,7 @@ def test_archives_links_and_odd_names(database, store, tmp_path):
         archive.write(tmp_path / "c.png", "in/c.png")
     os.symlink("/etc/hostname", at / "host.png")
     shutil.copy(tmp_path / "c.png", os.fsencode(at) + b"/\xff\xfe.png")
-    told = import_seeds(database, store, at)
+    output = import_seeds(database, store, at)
     found = outcomes(database)
     assert found["more.zip"] == ("partial", ["path_traversal"])
     assert found["more.zip/../escape.png"] == ("reject", ["path_traversal"])
@@ -211,7 +211,7 @@ def test_archives_links_and_odd_names(database, store, tmp_path):
     assert found["more.zip/in/c.png"][0] == "accept"
     assert found["host.png"] == ("reject", ["path_traversal"])
     assert found["\\xff\\xfe.png"][1][0] == "duplicate_of:more.zip/in/c.png"
-    assert told.refused == 3
+    assert output.refused == 3
     assert not (tmp_path / "escape.png").exists()
     assert import_seeds(database, store, at).fresh == 0
 
@@ -237,7 +237,7 @@ def test_the_bad_inputs_together(database, store, tmp_path):
         pytest.skip("the folder 'shared' with the bad inputs is not beside this checkout")
     with tarfile.open(SHARED / "bad_inputs.tar.gz") as tar:
         tar.extractall(tmp_path, filter="data")
-    told = import_seeds(database, store, tmp_path / "bad_inputs")
+    output = import_seeds(database, store, tmp_path / "bad_inputs")
     found = outcomes(database)
     rows = json.loads((SHARED / "bad_inputs_expected.json").read_text())["files"]
     for row in (one | CHANGED.get(one["file"], {}) for one in rows):
@@ -259,8 +259,9 @@ def test_the_bad_inputs_together(database, store, tmp_path):
     assert found["bad_captions.jsonl:16"] == ("reject", ["bad_line"])
     assert found["metadata_traversal.jsonl:5"] == ("reject", ["path_traversal"])
     assert found["traversal.zip/ok/good.png"][1][0] == "duplicate_of:plain_rgba.png"
-    assert told.files == len(found)
+    assert output.files == len(found)
     assert (
         len(lines(database))
-        == told.outcomes[InspectionOutcome.accept] + told.outcomes[InspectionOutcome.accept_warn]
+        == output.outcomes[InspectionOutcome.accept]
+        + output.outcomes[InspectionOutcome.accept_warn]
     )

@@ -153,13 +153,13 @@ def test_wrong_texts_are_told():
     drawn = list(scenes(60))
     for number, (scene, layers, _) in enumerate(drawn):
         other = drawn[(number + 1) % len(drawn)][0]
-        said = check_pair(
+        message = check_pair(
             layers[FRONT], layers[BACK], join_texts(other.subject.text, other.ground.text)
         )
         if scene.subject.color != other.subject.color:
-            assert not said.color, (scene.prompt, other.prompt)
+            assert not message.color, (scene.prompt, other.prompt)
         if scene.subject.shape != other.subject.shape:
-            assert not said.shape, (scene.prompt, other.prompt)
+            assert not message.shape, (scene.prompt, other.prompt)
     wrong = [
         check_pair(layers[FRONT], layers[BACK], join_texts(scene.subject.text, text)).ground
         for scene, layers, _ in drawn[:20]
@@ -174,12 +174,12 @@ def test_noise_and_emptiness_show_nothing():
     prompt = join_texts("a red circle", "grass under a blue sky")
     for _ in range(10):
         noise = rng.integers(0, 256, (2, 64, 64, 4), dtype=np.uint8)
-        said = check_pair(noise[0], noise[1], prompt)
-        assert not said.shape
-        assert not said.ground
+        message = check_pair(noise[0], noise[1], prompt)
+        assert not message.shape
+        assert not message.ground
     nothing = np.zeros((64, 64, 4), np.uint8)
-    said = check_pair(nothing, nothing, prompt)
-    assert (said.color, said.shape, said.ground, said.light_gap, said.foot_gap) == (
+    message = check_pair(nothing, nothing, prompt)
+    assert (message.color, message.shape, message.ground, message.light_gap, message.foot_gap) == (
         False,
         False,
         False,

@@ -372,8 +372,8 @@ def test_runs_are_steered_from_the_command_line(
 ) -> None:
     first, second, third = (request_run(context, seed) for seed in range(3))
     call("run", "set-priority", str(second)[:8], "7")
-    told = json.loads(call("run", "pause", str(first), "--json"))
-    assert (told["state"], told["was"]) == ("paused", "requested")
+    output = json.loads(call("run", "pause", str(first), "--json"))
+    assert (output["state"], output["was"]) == ("paused", "requested")
     with pytest.raises(Conflict):
         call("run", "retry", str(first))
     call("run", "resume", str(first))

@@ -47,7 +47,7 @@ def test_changes_since_a_backup_survive_its_restore(labeled, store):
     )
     studio.annotate(labeled.task(3), ACCEPT, by=BOB)
     labeled.sync.pull()
-    tasks = {place: labeled.task(place) for place in range(12)}
+    tasks = {index: labeled.task(index) for index in range(12)}
     backup = studio.back_up()
 
     studio.edit_annotation(edited, REJECT, [RejectReason.halo])
@@ -94,7 +94,7 @@ def test_changes_since_a_backup_survive_its_restore(labeled, store):
         "Bob's own task, and another since he took it back here"
     )
     assert all(len(numbers) == 1 for numbers in there.values())
-    assert {str(labeled.candidates[place]) for place in (0, 2, 4)}.isdisjoint(there), (
+    assert {str(labeled.candidates[index]) for index in (0, 2, 4)}.isdisjoint(there), (
         "nobody is asked again"
     )
     assert str(labeled.candidates[1]) in there
@@ -110,12 +110,12 @@ def test_reused_annotation_id_of_another_author_is_a_new_annotation(labeled):
     labeled.sync.pull()
     labeled.studio.restore(backup)
     assert labeled.studio.annotate(labeled.task(0), REJECT, by=ADA) == first
-    told = [
+    output = [
         one
         for one in reconcile.compare(labeled.sync, labeled.round)
         if one.candidate == labeled.candidates[0]
     ]
-    assert {one.kind for one in told} == {"lost", "unpulled"}
+    assert {one.kind for one in output} == {"lost", "unpulled"}
     labeled.sync.pull()
     assert (labeled.state(0), labeled.decisions(0)) == ("accepted", [("accept", CID)])
     assert labeled.accepted() == 1

@@ -138,10 +138,10 @@ def test_annotations_without_webhook_calls_are_pulled(labeled, database, store):
     receiver.shutdown()
     receiver.server_close()
     thread.join()
-    for place in range(50):
-        labeled.studio.annotate(other.task(place), ACCEPT if place % 2 else REJECT)
+    for index in range(50):
+        labeled.studio.annotate(other.task(index), ACCEPT if index % 2 else REJECT)
     assert other.sync.pull(other.round) == {"decided": 51}
-    assert [other.state(place) for place in (0, 1, 49, 50, 51)] == [
+    assert [other.state(index) for index in (0, 1, 49, 50, 51)] == [
         "rejected", "accepted", "accepted", "accepted", "waiting",
     ]  # fmt: skip
     assert agree(other)
@@ -180,7 +180,7 @@ def test_restored_backup_is_reconciled_and_decisions_stand(labeled, store):
             make_candidates(tx, store, newest, 3),
         )
     labeled.sync.push(newest)
-    assert fresh.task(0) == lost or lost in {fresh.task(place) for place in range(3)}
+    assert fresh.task(0) == lost or lost in {fresh.task(index) for index in range(3)}
     kinds = {one.kind for one in reconcile.compare(labeled.sync)}
     assert "lost" in kinds
     assert kinds & {"project", "missing"}
@@ -189,9 +189,9 @@ def test_restored_backup_is_reconciled_and_decisions_stand(labeled, store):
     for one in (labeled, young, fresh):
         assert agree(one)
         assert len(there(one)) == len(set(there(one)))
-    assert [labeled.state(place) for place in range(3)] == ["accepted", "rejected", "waiting"]
+    assert [labeled.state(index) for index in range(3)] == ["accepted", "rejected", "waiting"]
     assert young.state(0) == "accepted"
-    assert [young.state(place) for place in range(1, 4)] == ["waiting"] * 3
+    assert [young.state(index) for index in range(1, 4)] == ["waiting"] * 3
     assert str(labeled.candidates[1]) not in there(labeled), (
         "nobody there is asked again what is decided"
     )
@@ -212,14 +212,14 @@ def test_an_outage_is_logged_once(database, store, settings, caplog):
     with database.transaction() as tx:
         number = make_round(tx)
         make_candidates(tx, store, number, 3)
-    asked = []
-    database.send = asked.append
+    requested = []
+    database.send = requested.append
     _failures.clear()
     with caplog.at_level(logging.WARNING, "layerloop.jobs"):
         for _ in range(3):
             jobs.reconcile(context)
             jobs.push_tasks(context, number)
-    assert [job.name for job in asked] == ["push_tasks"] * 3
+    assert [job.name for job in requested] == ["push_tasks"] * 3
     assert len([one for one in caplog.records if "does not answer" in one.message]) == 1
     with database.transaction() as tx:
         assert tx.scalar(sa.select(sa.func.count()).select_from(labeling_tasks)) == 3

@@ -43,7 +43,7 @@ def add_candidates(labeled: LabeledRound, store, count: int) -> None:
 
 
 def test_an_unknown_control_does_not_stop_the_project(labeled, store):
-    said = labeled.studio.annotate(labeled.task(0), result=MOOD, by=BOB)
+    text = labeled.studio.annotate(labeled.task(0), result=MOOD, by=BOB)
     add_candidates(labeled, store, 3)
     assert labeled.sync.push(labeled.round) == {"pushed": 3}
     assert recorded_error(labeled) == "", "nothing differs, so nothing is written"
@@ -63,14 +63,16 @@ def test_an_unknown_control_does_not_stop_the_project(labeled, store):
     assert labeled.sync.push(labeled.round) == {"pushed": 2}
     assert recorded_error(labeled) == (
         f"project {project} does not accept its labeling configuration: "
-        f"annotation {said} of task {task} uses the unknown control 'mood'"
+        f"annotation {text} of task {task} uses the unknown control 'mood'"
     )
-    told = [one for one in reconcile.compare(labeled.sync, labeled.round) if one.kind == "project"]
-    assert [(one.message, one.repairable) for one in told] == [(recorded_error(labeled), False)]
+    output = [
+        one for one in reconcile.compare(labeled.sync, labeled.round) if one.kind == "project"
+    ]
+    assert [(one.message, one.repairable) for one in output] == [(recorded_error(labeled), False)]
     reconcile.repair(labeled.sync, labeled.round)
     labeled.studio.annotate(labeled.task(1), ACCEPT, by=BOB)
     assert labeled.sync.pull() == {"decided": 1}
-    labeled.studio.client.annotations.delete(said)
+    labeled.studio.client.annotations.delete(text)
     labeled.sync.pull(everything=True)
     assert recorded_error(labeled) == ""
     kept = labeled.studio.client.projects.get(project).label_config
@@ -168,8 +170,8 @@ def test_a_project_with_a_lost_id_is_found_by_its_content(labeled, store, legacy
 
 def test_changed_overlap_is_repaired(labeled):
     labeled.studio.client.projects.update(labeled.project.remote_id, maximum_annotations=3)
-    [told] = reconcile.compare(labeled.sync, labeled.round)
-    assert (told.kind, told.repairable) == ("project", True)
+    [output] = reconcile.compare(labeled.sync, labeled.round)
+    assert (output.kind, output.repairable) == ("project", True)
     assert labeled.studio.client.projects.get(labeled.project.remote_id).maximum_annotations == 3, (
         "to compare changes nothing"
     )
@@ -183,13 +185,13 @@ def test_annotations_of_an_unknown_project_are_pulled(labeled):
     second = labeled.studio.client.projects.create(title="a copy", label_config=config)
     copied = labeled.studio.client.tasks.create(project=int(second.id), data=task.data)
     labeled.studio.annotate(int(copied.id), REJECT, by=BOB)
-    [told] = [
+    [output] = [
         one
         for one in reconcile.compare(labeled.sync, labeled.round)
         if one.kind == "unknown_project"
     ]
-    assert (told.remote_id, told.repairable) == (second.id, True)
-    assert "1 of them have annotations that are not known here" in told.message
+    assert (output.remote_id, output.repairable) == (second.id, True)
+    assert "1 of them have annotations that are not known here" in output.message
     reconcile.repair(labeled.sync, labeled.round)
     assert labeled.decisions(0) == [("reject", BOB)]
     assert [one for one in reconcile.compare(labeled.sync, labeled.round) if one.repairable] == []

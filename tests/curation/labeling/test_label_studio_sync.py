@@ -34,7 +34,7 @@ def test_annotations_become_decisions_once(labeled):
     assert labeled.sync.pull() == {"decided": 3}, labeled.refusals()
     assert labeled.sync.pull() == {}
     assert labeled.sync.pull(everything=True) == {}
-    assert [labeled.state(place) for place in range(4)] == [
+    assert [labeled.state(index) for index in range(4)] == [
         "accepted",
         "rejected",
         "waiting",
@@ -53,9 +53,9 @@ def test_annotations_become_decisions_once(labeled):
 
 
 def test_an_edit_is_an_undo_and_a_new_decision(labeled):
-    said = labeled.studio.annotate(labeled.task(0), ACCEPT, by=ADA)
+    text = labeled.studio.annotate(labeled.task(0), ACCEPT, by=ADA)
     labeled.sync.pull()
-    labeled.studio.edit_annotation(said, REJECT, [RejectReason.residue])
+    labeled.studio.edit_annotation(text, REJECT, [RejectReason.residue])
     assert labeled.sync.pull() == {"decided": 1}
     assert [verdict for verdict, _ in labeled.decisions(0)] == ["accept", "undo", "reject"]
     assert labeled.state(0) == "rejected"
@@ -64,9 +64,9 @@ def test_an_edit_is_an_undo_and_a_new_decision(labeled):
 
 
 def test_a_deleted_annotation_is_undone(labeled):
-    said = labeled.studio.annotate(labeled.task(0), ACCEPT, by=ADA)
+    text = labeled.studio.annotate(labeled.task(0), ACCEPT, by=ADA)
     labeled.sync.pull()
-    labeled.studio.client.annotations.delete(said)
+    labeled.studio.client.annotations.delete(text)
     assert labeled.sync.pull() == {"undone": 1}
     assert (labeled.state(0), labeled.accepted()) == ("waiting", 0)
     assert labeled.sync.pull() == {}
@@ -81,9 +81,9 @@ def test_a_second_annotation_is_refused_and_reported(labeled):
     assert labeled.sync.pull() == {"decided": 1, "refused": 1}
     assert labeled.decisions(0) == [("accept", ADA)]
     assert labeled.refusals() == ["this candidate is already decided"]
-    told = [one for one in reconcile.compare(labeled.sync, labeled.round) if not one.repairable]
-    assert [one.kind for one in told] == ["refused"]
-    assert BOB in told[0].message
+    output = [one for one in reconcile.compare(labeled.sync, labeled.round) if not one.repairable]
+    assert [one.kind for one in output] == ["refused"]
+    assert BOB in output[0].message
 
 
 @pytest.mark.parametrize(
@@ -106,9 +106,9 @@ def test_an_unreadable_annotation_is_refused_and_reported(labeled, result, why):
 
 
 def test_an_unreadable_edit_keeps_the_decision(labeled):
-    said = labeled.studio.annotate(labeled.task(0), ACCEPT)
+    text = labeled.studio.annotate(labeled.task(0), ACCEPT)
     labeled.sync.pull()
-    labeled.studio.client.annotations.update(said, result=[])
+    labeled.studio.client.annotations.update(text, result=[])
     assert labeled.sync.pull() == {"refused": 1}
     assert labeled.state(0) == "accepted"
 
@@ -214,8 +214,8 @@ def test_a_deleted_task_is_pushed_again(labeled):
     number = labeled.project.remote_id
     labeled.studio.annotate(labeled.task(1), ACCEPT)
     labeled.sync.pull()
-    for place in (0, 1):
-        labeled.studio.client.tasks.delete(str(labeled.task(place)))
+    for index in (0, 1):
+        labeled.studio.client.tasks.delete(str(labeled.task(index)))
     assert [one.kind for one in reconcile.compare(labeled.sync, labeled.round)] == [
         "missing",
         "missing",

@@ -169,8 +169,8 @@ def test_the_project_lock_is_renewed_during_a_long_pull(labeled, monkeypatch):
         import time
 
         time.sleep(0.4)
-        with project_locks.project_lock(labeled.database, labeled.project, "another") as mine:
-            others.append(mine)
+        with project_locks.project_lock(labeled.database, labeled.project, "another") as own:
+            others.append(own)
         return task
 
     monkeypatch.setattr(labeled.sync.backend, "pull", slowly)

@@ -25,9 +25,9 @@ ADA, BOB = "ada@example.org", "bob@example.org"
 
 
 def test_an_edit_is_attributed_to_its_editor(labeled):
-    said = labeled.studio.annotate(labeled.task(0), ACCEPT, by=ADA)
+    message = labeled.studio.annotate(labeled.task(0), ACCEPT, by=ADA)
     labeled.sync.pull()
-    labeled.studio.edit_annotation(said, REJECT, [RejectReason.halo], by=BOB)
+    labeled.studio.edit_annotation(message, REJECT, [RejectReason.halo], by=BOB)
     assert labeled.sync.pull() == {"decided": 1}
     assert labeled.decisions(0) == [("accept", ADA), ("undo", ADA), ("reject", BOB)]
     with labeled.database.transaction() as tx:
@@ -35,7 +35,7 @@ def test_an_edit_is_attributed_to_its_editor(labeled):
             "select actor from events where kind = 'annotation of another user edited'"
         )
         assert [row.actor for row in found] == [BOB]
-    labeled.studio.edit_annotation(said, ACCEPT, by=ADA)
+    labeled.studio.edit_annotation(message, ACCEPT, by=ADA)
     labeled.sync.pull()
     assert labeled.decisions(0)[-1] == ("accept", ADA)
 
@@ -52,12 +52,12 @@ def test_edits_before_the_first_read_are_attributed_to_the_editor(labeled):
 
 
 def test_a_refused_edit_keeps_the_earlier_decision(labeled):
-    said = labeled.studio.annotate(labeled.task(0), ACCEPT, by=ADA)
+    message = labeled.studio.annotate(labeled.task(0), ACCEPT, by=ADA)
     labeled.studio.annotate(labeled.task(1), ACCEPT, by=BOB)
     labeled.sync.pull()
     with labeled.database.transaction() as tx:
         reviewers.deactivate(tx, reviewers.find_reviewer(tx, BOB))
-    labeled.studio.edit_annotation(said, REJECT, by=BOB)
+    labeled.studio.edit_annotation(message, REJECT, by=BOB)
     assert labeled.sync.pull() == {"refused": 1}
     assert (labeled.state(0), labeled.decisions(0)) == ("accepted", [("accept", ADA)])
 
@@ -67,7 +67,9 @@ def test_refusals_are_shown_in_the_task_and_listed(labeled):
     late = labeled.studio.annotate(labeled.task(0), REJECT, by=BOB)
     unread = labeled.studio.annotate(labeled.task(1), result=[], by=ADA)
     labeled.sync.pull()
-    first, second = (labeled.studio.client.tasks.get(str(labeled.task(place))) for place in (0, 1))
+    first, second = (
+        labeled.studio.client.tasks.get(str(labeled.task(position))) for position in (0, 1)
+    )
     assert first.data["note"] == f"Not counted here: {BOB}: this candidate is already decided"
     assert first.data["note"] in first.data["look"]
     assert "neither accept nor reject" in second.data["note"]
@@ -75,8 +77,8 @@ def test_refusals_are_shown_in_the_task_and_listed(labeled):
         "it waits there too, for somebody else"
     )
     with labeled.database.transaction() as tx:
-        told = tasks.list_refusals(tx, labeled.round)
-    assert {(one["annotation"], one["user"]) for one in told} == {(late, BOB), (unread, ADA)}
+        output = tasks.list_refusals(tx, labeled.round)
+    assert {(one["annotation"], one["user"]) for one in output} == {(late, BOB), (unread, ADA)}
     assert labeled.sync.pull() == {}, "to say so is no news"
     labeled.studio.annotate(labeled.task(1), REJECT, by=BOB)
     assert labeled.sync.pull() == {"decided": 1}
@@ -110,12 +112,12 @@ def test_a_task_annotated_during_removal_is_kept(labeled, monkeypatch):
     with labeled.database.transaction() as tx:
         ada = reviewers.add_reviewer(tx, "ada").id
         held = queue.claim_items(tx, ada, labeled.round, 2, (), 60)
-    place = labeled.candidates.index(held[0].id)
+    position = labeled.candidates.index(held[0].id)
     read = labeled.sync.backend.remove
 
     def answer_first(*args):
         monkeypatch.undo()
-        labeled.studio.annotate(labeled.task(place), ACCEPT, by=BOB)
+        labeled.studio.annotate(labeled.task(position), ACCEPT, by=BOB)
         return read(*args)
 
     monkeypatch.setattr(labeled.sync.backend, "remove", answer_first)
@@ -123,7 +125,7 @@ def test_a_task_annotated_during_removal_is_kept(labeled, monkeypatch):
     with labeled.database.transaction() as tx:
         reviewers.deactivate(tx, reviewers.find_reviewer(tx, "ada"))
     assert labeled.sync.pull() == {"decided": 1}
-    assert labeled.decisions(place) == [("accept", BOB)]
+    assert labeled.decisions(position) == [("accept", BOB)]
 
 
 @pytest.mark.parametrize("labeled", [60], indirect=True)
@@ -171,9 +173,9 @@ def test_concurrent_users_of_both_interfaces(labeled):
     carrying.join()
     labeled.sync.pull()
     standing: Counter[int] = Counter()
-    for place in range(60):
+    for position in range(60):
         standing[
-            len([verdict for verdict, _ in labeled.decisions(place) if verdict != "skip"])
+            len([verdict for verdict, _ in labeled.decisions(position) if verdict != "skip"])
         ] += 1
     assert set(standing) <= {0, 1}, "nobody's decision was made twice"
     assert standing[1] >= 40

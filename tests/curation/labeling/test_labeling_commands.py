@@ -48,15 +48,15 @@ def test_commands_push_pull_and_reconcile_a_round(here, studio, database, store)
     with database.transaction() as tx:
         number = make_round(tx)
         made = make_candidates(tx, store, number, 3)
-    [told] = json.loads(call("reconcile", "--json", code=1))
-    assert told["message"] == f"3 waiting candidates of round {number} have no task"
+    [response] = json.loads(call("reconcile", "--json", code=1))
+    assert response["message"] == f"3 waiting candidates of round {number} have no task"
     assert json.loads(call("push", str(number), "--json")) == {"pushed": 3, "removed": 0}
     [row] = json.loads(call("status", "--json"))
     assert (row["round"], row["open"], row["annotated"]) == (number, 3, 0)
     labeled = LabeledRound(studio, database, None, number, made)
     studio.annotate(labeled.task(0), ACCEPT)
-    told = json.loads(call("reconcile", "--json", code=1))
-    assert [(one["kind"], one["repairable"]) for one in told] == [("unpulled", True)]
+    response = json.loads(call("reconcile", "--json", code=1))
+    assert [(one["kind"], one["repairable"]) for one in response] == [("unpulled", True)]
     assert json.loads(call("reconcile", "--apply", "--json")) == []
     assert labeled.state(0) == "accepted"
     studio.annotate(labeled.task(1), REJECT)
@@ -88,8 +88,12 @@ def test_personal_access_tokens_are_supported(studio, here):
     with httpx.Client(base_url=studio.server.address) as browser:
         form = browser.get("/user/login/").text
         hidden = form.split('name="csrfmiddlewaretoken" value="')[1].split('"')[0]
-        said = {"csrfmiddlewaretoken": hidden, "email": OWNER, "password": studio.server.password}
-        browser.post("/user/login/", data=said, headers={"Referer": studio.server.address})
+        expected_text = {
+            "csrfmiddlewaretoken": hidden,
+            "email": OWNER,
+            "password": studio.server.password,
+        }
+        browser.post("/user/login/", data=expected_text, headers={"Referer": studio.server.address})
         ours = {"X-CSRFToken": browser.cookies["csrftoken"], "Referer": studio.server.address}
         answer = browser.post("/api/token/", headers=ours)
         assert answer.status_code == 201, answer.text

@@ -144,9 +144,9 @@ def test_a_late_decision_is_taken_while_nobody_else_decided(database, two):
     with pytest.raises(Conflict, match="another reviewer holds"):
         say(database, ann, second)
     say(database, bob, third, Verdict.reject)
-    with pytest.raises(Conflict) as told:
+    with pytest.raises(Conflict) as output:
         say(database, ann, third)
-    assert "reject" not in str(told.value), "what others said stays unseen"
+    assert "reject" not in str(output.value), "what others said stays unseen"
 
 
 def test_what_was_never_shown_cannot_be_decided_or_held(database, two):
@@ -200,10 +200,10 @@ def test_pages_of_two_reviewers_at_two_servers_starve_nobody(database, database_
     lock = threading.Lock()
 
     def page(server: Database, reviewer: int) -> None:
-        mine, turn = uuid.uuid4(), 0
+        own, turn = uuid.uuid4(), 0
         while True:
             with server.transaction() as tx:
-                held = ids(queue.claim_batch(tx, reviewer, None, 3, (), 60, mine))
+                held = ids(queue.claim_batch(tx, reviewer, None, 3, (), 60, own))
             if not held:
                 return
             turn += 1
@@ -213,8 +213,8 @@ def test_pages_of_two_reviewers_at_two_servers_starve_nobody(database, database_
                 with lock:
                     decided[one] += 1
             with server.transaction() as tx:  # the page is left with the others undecided
-                queue.release_claimed(tx, reviewer, held, mine)
-            mine = uuid.uuid4()
+                queue.release_claimed(tx, reviewer, held, own)
+            own = uuid.uuid4()
 
     threads = [
         threading.Thread(target=page, args=(server, reviewer))

@@ -204,9 +204,9 @@ def test_certainty_one_asks_that_all_agree(open_panel):
 def test_undoing_one_of_several_reopens_it(open_panel):
     panel = open_panel(majority(3))
     one = panel.ids[0]
-    told = {name: panel.decide(name, one).decision for name in ("ann", "bob", "cy")}
+    output = {name: panel.decide(name, one).decision for name in ("ann", "bob", "cy")}
     assert panel.sampled() == {one}
-    assert panel.undo("ann", told["ann"]).card.id == one
+    assert panel.undo("ann", output["ann"]).card.id == one
     assert panel.row(one) == ("showing", 2)
     assert panel.sampled() == set()
     with pytest.raises(Conflict, match="another reviewer"):
@@ -259,15 +259,15 @@ def test_the_oracle_decides_alone_unless_it_is_a_voice(open_panel):
 def test_what_is_known_of_reviewers_settles_what_a_majority_would_not(open_panel):
     """Ann and Bob are always right, Cy says what he likes: learnt from the others, two against one is sure enough."""
     panel = open_panel(ConsensusSettings(ConsensusRule.dawid_skene, 3, certainty=0.9), count=30)
-    asked: list[Job] = []
-    panel.database.send = asked.append
-    truth = {one: place % 2 == 0 for place, one in enumerate(panel.ids)}
-    for place, one in enumerate(panel.ids):
+    requested: list[Job] = []
+    panel.database.send = requested.append
+    truth = {one: index % 2 == 0 for index, one in enumerate(panel.ids)}
+    for index, one in enumerate(panel.ids):
         right = ACCEPT if truth[one] else REJECT
         panel.decide("ann", one, right)
         panel.decide("bob", one, right)
-        panel.decide("cy", one, right if place % 3 else (REJECT if truth[one] else ACCEPT))
-    assert Job("aggregate", (panel.number,)) in asked
+        panel.decide("cy", one, right if index % 3 else (REJECT if truth[one] else ACCEPT))
+    assert Job("aggregate", (panel.number,)) in requested
     assert states(panel.database, panel.number) == {"accepted": 10, "rejected": 10, "waiting": 10}
     with panel.database.transaction() as tx:
         assert rounds_needing_skill_estimates(tx) == [panel.number], (
@@ -285,37 +285,37 @@ def test_flips_are_told_before_they_are_made_and_made_in_the_open(open_panel):
     """Three careless reviewers outvote two careful ones now and then; who else agrees with whom tells it."""
     panel = open_panel(majority(5), count=25)
     wrong = {"ann": (), "bob": (), "cy": (0, 1), "dan": (1, 2), "eve": (1, 3)}
-    for place, one in enumerate(panel.ids):
-        right, other = (ACCEPT, REJECT) if place % 2 else (REJECT, ACCEPT)
+    for index, one in enumerate(panel.ids):
+        right, other = (ACCEPT, REJECT) if index % 2 else (REJECT, ACCEPT)
         for name, when in wrong.items():
-            panel.decide(name, one, other if place % 5 in when else right)
+            panel.decide(name, one, other if index % 5 in when else right)
     before = states(panel.database, panel.number)
     with panel.database.transaction() as tx:
-        told = aggregation.find_verdict_changes(tx, panel.number, certainty=0.9)
+        output = aggregation.find_verdict_changes(tx, panel.number, certainty=0.9)
     assert states(panel.database, panel.number) == before, "a dry run"
-    assert {skill["reviewer"] for skill in told["skills"]} == set(wrong)
-    assert told["decided"] == 25
-    assert {flip["candidate"] for flip in told["flips"]} == {
-        one for place, one in enumerate(panel.ids) if place % 5 == 1
+    assert {skill["reviewer"] for skill in output["skills"]} == set(wrong)
+    assert output["decided"] == 25
+    assert {flip["candidate"] for flip in output["flips"]} == {
+        one for index, one in enumerate(panel.ids) if index % 5 == 1
     }
-    for flip in told["flips"]:
+    for flip in output["flips"]:
         assert flip["is"] != flip["would_be"]
         assert len(flip["votes"]) == 5
     with panel.database.transaction() as tx:
         assert tx.scalar(sa.select(sa.func.count()).select_from(aggregations)) == 0, "dry indeed"
         done = aggregation.apply_verdict_changes(tx, panel.number)
-        assert (done["flips"], done["turned"]) == (told["flips"], len(told["flips"]))
+        assert (done["flips"], done["turned"]) == (output["flips"], len(output["flips"]))
         assert aggregation.apply_verdict_changes(tx, panel.number)["turned"] == 0, "twice is once"
         rows = tx.execute(
             sa.select(decisions_table).where(decisions_table.c.channel == "consensus")
         ).all()
-    assert len(rows) == len(told["flips"])
+    assert len(rows) == len(output["flips"])
     assert all(
         row.final and row.comment.startswith(f"aggregation {done['aggregation']}:") for row in rows
     )
     assert {row.candidate_id: row.verdict for row in rows} == {
         flip["candidate"]: "accept" if flip["would_be"] == "accepted" else "reject"
-        for flip in told["flips"]
+        for flip in output["flips"]
     }
     with panel.database.transaction() as tx:
         accepted = set(

@@ -58,8 +58,8 @@ class Deciding(RuleBasedStateMachine):
     def verdict(self, one: uuid.UUID) -> bool | None:
         if one in self.final:
             return self.final[one]
-        said = set(self.votes[one].values())
-        return said.pop() if len(self.votes[one]) == OVERLAP and len(said) == 1 else None
+        message = set(self.votes[one].values())
+        return message.pop() if len(self.votes[one]) == OVERLAP and len(message) == 1 else None
 
     def may_look(self, who: int, one: uuid.UUID) -> bool:
         full = len(self.votes[one]) >= OVERLAP
@@ -71,9 +71,9 @@ class Deciding(RuleBasedStateMachine):
 
     @rule(who=PEOPLE, count=st.integers(1, 3))
     def take(self, who: int, count: int) -> None:
-        mine = [one for one, holder in self.held.items() if holder == who]
+        own = [one for one, holder in self.held.items() if holder == who]
         with self.database.transaction() as tx:
-            cards = decisions.claim_items(tx, self.people[who], None, count, mine, 60)
+            cards = decisions.claim_items(tx, self.people[who], None, count, own, 60)
         free = [one for one in self.ids if one not in self.held and self.may_look(who, one)]
         assert len(cards) == min(count, len(free))
         for card in cards:
@@ -90,7 +90,7 @@ class Deciding(RuleBasedStateMachine):
         allowed = self.may_look(who, one) and self.held.get(one, who) == who
         try:
             with self.database.transaction() as tx:
-                told = decisions.decide(
+                output = decisions.decide(
                     tx, self.people[who], one, Verdict(verdict), key=uuid.uuid4()
                 )
         except Conflict:
@@ -98,7 +98,7 @@ class Deciding(RuleBasedStateMachine):
             return
         assert allowed
         assert (
-            told.state == {"accept": "accepted", "reject": "rejected", "skip": "waiting"}[verdict]
+            output.state == {"accept": "accepted", "reject": "rejected", "skip": "waiting"}[verdict]
         ), "blind"
         self.held.pop(one, None)
         kind = "skip"
@@ -149,9 +149,9 @@ class Deciding(RuleBasedStateMachine):
         if not hasattr(self, "number"):
             return
         with self.database.transaction() as tx:
-            mine = candidates.c.round_id == self.number
+            own = candidates.c.round_id == self.number
             rows = tx.execute(
-                sa.select(candidates.c.id, candidates.c.state, candidates.c.decided).where(mine)
+                sa.select(candidates.c.id, candidates.c.state, candidates.c.decided).where(own)
             ).all()
             leased = dict(
                 tx.execute(sa.select(leases_table.c.subject, leases_table.c.holder)).all()

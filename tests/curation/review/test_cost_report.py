@@ -54,8 +54,8 @@ def test_the_price_by_slice_is_what_was_worked_out_by_hand(database, store):
         decisions.undo(tx, ann, None, key=uuid.uuid4(), seconds=60)
         say(5, Verdict.reject, 1_000)
         say(6, Verdict.accept, None, oracle)
-        told = review_cost.review_cost(tx, number)
-    likely, random = told["slices"]
+        output = review_cost.review_cost(tx, number)
+    likely, random = output["slices"]
     # Three reviews at a mean of 2 s, the unmeasured one too, for two accepts.
     assert likely == {
         "slice": "likely",
@@ -72,11 +72,11 @@ def test_the_price_by_slice_is_what_was_worked_out_by_hand(database, store):
         "seconds_per_accept": None,
     }
     # 13 s for five measured verdicts; nothing has a score, so each that waits is worth the share accepted: 3 of 6.
-    assert told["next_hour"]["reviews"] == pytest.approx(3_600 / 2.6)
-    assert told["next_hour"]["left"] == 3
-    assert told["next_hour"]["accepts"] == pytest.approx(3_600 / 2.6 / 2)
-    assert told["next_hour"]["certain"] is False
-    assert told["stop"] is None
+    assert output["next_hour"]["reviews"] == pytest.approx(3_600 / 2.6)
+    assert output["next_hour"]["left"] == 3
+    assert output["next_hour"]["accepts"] == pytest.approx(3_600 / 2.6 / 2)
+    assert output["next_hour"]["certain"] is False
+    assert output["stop"] is None
 
 
 def test_votes_of_several_on_one_candidate_are_looks_and_one_accept(database, store):
@@ -100,8 +100,8 @@ def test_votes_of_several_on_one_candidate_are_looks_and_one_accept(database, st
                "key": uuid.uuid4()}  # fmt: skip
         tx.execute(sa.insert(decisions_table), row)
         apply_final_state(tx, turned, CandidateState.rejected)
-        told = review_cost.review_cost(tx, number)
-    assert told["slices"] == [
+        output = review_cost.review_cost(tx, number)
+    assert output["slices"] == [
         {
             "slice": "random",
             "reviews": 8,
@@ -111,7 +111,7 @@ def test_votes_of_several_on_one_candidate_are_looks_and_one_accept(database, st
         }
     ]
     # 2 s a look, 4 reviews for the two that are left, of which by the share so far (1 of 2) one will be accepted.
-    hour = told["next_hour"]
+    hour = output["next_hour"]
     assert (hour["reviews"], hour["left"]) == (pytest.approx(1_800), 4)
     assert hour["accepts"] == pytest.approx(1_800 / 4)
 
@@ -133,8 +133,8 @@ def test_the_next_hour_is_worth_what_the_scores_of_what_is_ahead_say(database):
         number = open_stream(tx, MIXED, 10**6)
         quality = np.random.default_rng(1).standard_normal(600)
         ids = arrive(tx, number, 1, quality)
-        said = accepts(1, quality)
-        good = dict(zip(ids, said.tolist(), strict=True))
+        message = accepts(1, quality)
+        good = dict(zip(ids, message.tolist(), strict=True))
         select_candidates(tx, number, SOURCE)
         before = judge_waiting(tx, number, good, dwell_ms=36_000, most=100)
         hour = review_cost.review_cost(tx, number)["next_hour"]

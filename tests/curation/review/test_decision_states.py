@@ -54,9 +54,9 @@ class Reviewing(RuleBasedStateMachine):
 
     @rule(who=PEOPLE, count=st.integers(1, 3))
     def take(self, who: int, count: int) -> None:
-        mine = [one for one, holder in self.held.items() if holder == who]
+        own = [one for one, holder in self.held.items() if holder == who]
         with self.database.transaction() as tx:
-            cards = decisions.claim_items(tx, self.people[who], None, count, mine, 60)
+            cards = decisions.claim_items(tx, self.people[who], None, count, own, 60)
         free = COUNT - len(self.held) - len(self.standing)
         assert len(cards) == (0 if self.closed else min(count, free))
         for card in cards:

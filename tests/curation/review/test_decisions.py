@@ -148,8 +148,8 @@ def test_what_somebody_else_holds_or_decided_is_a_conflict(desk):
     with pytest.raises(Conflict, match="another reviewer"):
         desk.decide(desk.bob, card.id)
     desk.decide(desk.ann, card.id)
-    for who, told in ((desk.ann, "you have already decided"), (desk.bob, "is already decided")):
-        with pytest.raises(Conflict, match=told):
+    for who, output in ((desk.ann, "you have already decided"), (desk.bob, "is already decided")):
+        with pytest.raises(Conflict, match=output):
             desk.decide(who, card.id, REJECT)
     assert [row["verdict"] for row in desk.rows(decisions_table)] == ["accept"]
 
@@ -293,8 +293,8 @@ def test_an_imported_file_keeps_its_own_licence_source_and_split(database, store
         decisions.decide(tx, ann, one, ACCEPT, key=uuid.uuid4())
         row = tx.execute(sa.select(samples)).mappings().one()
     assert (row["round"], row["split"]) == (0, Split.heldout)
-    for told in ('"licence":"CC-BY-4.0"', '"source":"cat.png"', '"caption":"a cat"'):
-        assert told in row["line"]
+    for output in ('"licence":"CC-BY-4.0"', '"source":"cat.png"', '"caption":"a cat"'):
+        assert output in row["line"]
 
 
 def test_what_a_model_drew_is_never_held_out(desk, store):

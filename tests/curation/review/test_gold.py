@@ -134,13 +134,13 @@ def test_a_card_of_gold_looks_like_any(database, hiding):
     ann = reviewer(database)
     with database.transaction() as tx:
         cards = claim_batch(tx, ann, hiding, 24, (), 60).items
-    told = {card.id in known: card for card in cards}
-    assert set(told) == {True, False}, "both kinds, or this test would prove nothing"
+    output = {card.id in known: card for card in cards}
+    assert set(output) == {True, False}, "both kinds, or this test would prove nothing"
     assert {card.round for card in cards} == {hiding}
     assert {card.kind for card in cards} == {"single"}
     assert {card.flags for card in cards} == {()}
     assert {tuple(card.layers) for card in cards} == {("foreground",)}
-    assert {frozenset(card.signals) for card in cards} == {frozenset(told[True].signals)}
+    assert {frozenset(card.signals) for card in cards} == {frozenset(output[True].signals)}
     assert {(one.width, one.height) for card in cards for one in card.layers.values()} == {(32, 24)}
 
 
@@ -182,7 +182,7 @@ def test_gold_is_shown_once_to_each_and_counts_nowhere(database, hiding):
         assert known.keys() & set(seen)
     found = states(database, hiding)
     with database.transaction() as tx:
-        told = round_report.round_report(tx, hiding)
+        output = round_report.round_report(tx, hiding)
         listed = [row["id"] for row in lifecycle.list_rounds(tx)]
         gold_decisions = tx.scalar(
             sa.select(sa.func.count()).where(decisions_table.c.candidate_id.in_(list(known)))
@@ -192,8 +192,8 @@ def test_gold_is_shown_once_to_each_and_counts_nowhere(database, hiding):
         )
     assert gold_decisions > 0
     assert sum(found.values()) == 40
-    assert told["human"]["decisions"] == found["rejected"]
-    assert told["funnel"]["requested"] == 40
+    assert output["human"]["decisions"] == found["rejected"]
+    assert output["funnel"]["requested"] == 40
     assert listed == [hiding]
 
 
@@ -276,9 +276,9 @@ def test_whoever_passes_over_what_is_plain_is_paused_told_and_resumed(database, 
         candidate = tx.scalar(open_one.limit(1))
     with pytest.raises(ReviewerPausedError), database.transaction() as tx:
         undo(tx, ann, None, key=uuid.uuid4(), seconds=60)
-    with pytest.raises(ReviewerPausedError, match="0 of 8") as told, database.transaction() as tx:
+    with pytest.raises(ReviewerPausedError, match="0 of 8") as output, database.transaction() as tx:
         decide(tx, ann, candidate, Verdict.accept, key=uuid.uuid4())
-    assert "engineer" in told.value.hint
+    assert "engineer" in output.value.hint
     with database.transaction() as tx:
         resume_reviewer(tx, find_reviewer(tx, "ann"), "test")
         with pytest.raises(Conflict, match="not paused"):

@@ -78,13 +78,13 @@ def test_a_piece_of_a_pair_looks_like_any_pair(database, store, hiding):
         ann = add_reviewer(tx, "ann").id
         cards = claim_batch(tx, ann, hiding, 24, (), 60).items
         beside = {card.id: most_similar_sample(tx, card.id) for card in cards}
-    told = {card.id in known: card for card in cards}
-    assert set(told) == {True, False}, "both kinds, or this test would prove nothing"
+    output = {card.id in known: card for card in cards}
+    assert set(output) == {True, False}, "both kinds, or this test would prove nothing"
     assert {(card.round, card.kind, card.flags) for card in cards} == {(hiding, "pair", ())}
     assert {tuple(card.layers) for card in cards} == {tuple(LayerRole)}
-    assert {frozenset(card.signals) for card in cards} == {frozenset(told[True].signals)}
+    assert {frozenset(card.signals) for card in cards} == {frozenset(output[True].signals)}
     assert {(one.width, one.height) for card in cards for one in card.layers.values()} == {(48, 48)}
-    assert {frozenset(card.texts) for card in cards} == {frozenset(told[False].texts)}
+    assert {frozenset(card.texts) for card in cards} == {frozenset(output[False].texts)}
     assert all(card.signals["blended_error"] == 0 for card in cards)
     assert not any(
         found and found.sample == known[one].sample_id
@@ -122,7 +122,7 @@ def test_gold_of_pairs_is_decided_with_layers_and_counts_nowhere_but_in_curves(d
     assert seen > 10
     with database.transaction() as tx:
         trail = recent_decisions(tx, ann.id, 5)
-        told = reviewer_statistics(tx, ann, to_themselves=False)
+        output = reviewer_statistics(tx, ann, to_themselves=False)
         metrics = round_report.round_report(tx, hiding)
         assert tx.scalar(sa.select(sa.func.count()).select_from(samples)) == before, (
             "no gold became a sample"
@@ -132,11 +132,11 @@ def test_gold_of_pairs_is_decided_with_layers_and_counts_nowhere_but_in_curves(d
     assert len(trail) == 5
     assert sum(map(len, looks.values())) + len(clean) == seen
     assert metrics["human"]["decisions"] == metrics["funnel"]["rejected"] == 20
-    curves = told["gold"]["curves"]
+    curves = output["gold"]["curves"]
     assert {one["kind"] for one in curves} == {"pair"}
     assert {one["defect"] for one in curves} == set(looks)
     assert all(0 < one["threshold"] < 1.4 for one in curves)
-    assert " in a pair: noticed half of the time" in as_text(told)
+    assert " in a pair: noticed half of the time" in as_text(output)
 
 
 def test_curves_of_single_layers_and_of_pairs_stand_apart(database, store, hiding):

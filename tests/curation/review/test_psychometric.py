@@ -20,8 +20,8 @@ def simulate(
     rng: np.random.Generator, threshold: float, n: int, slope: float = 12.0, guess: float = 0.05
 ):
     severities = rng.uniform(0.02, 1, n)
-    said = rng.random(n) < reject_probability(severities, threshold, slope, guess)
-    return [GoldTrial(float(s), bool(r)) for s, r in zip(severities, said, strict=True)]
+    message = rng.random(n) < reject_probability(severities, threshold, slope, guess)
+    return [GoldTrial(float(s), bool(r)) for s, r in zip(severities, message, strict=True)]
 
 
 @pytest.mark.parametrize("threshold", [0.15, 0.3, 0.5, 0.7])
@@ -122,10 +122,10 @@ def test_dawid_and_skene_know_reviewers_by_their_verdicts_alone():
 
 def test_what_is_known_teaches_and_is_no_verdict():
     """With single verdicts nothing tells a liar, until gold does."""
-    votes = [Vote(f"item {place}", 1, place % 2 == 0) for place in range(20)]
-    gold = [Vote(f"gold {place}", 1, True) for place in range(30)]
-    fit = fit_skills(votes + gold, {f"gold {place}": False for place in range(30)})
-    assert set(fit.probability) == {f"item {place}" for place in range(20)}
+    votes = [Vote(f"item {index}", 1, index % 2 == 0) for index in range(20)]
+    gold = [Vote(f"gold {index}", 1, True) for index in range(30)]
+    fit = fit_skills(votes + gold, {f"gold {index}": False for index in range(30)})
+    assert set(fit.probability) == {f"item {index}" for index in range(20)}
     assert fit.skills.of[1].rejects_unsound < 0.2
     assert fit_skills([]).probability == {}
 

@@ -77,11 +77,11 @@ def test_a_card_tells_all_that_a_reviewer_sees(database, store):
 def test_two_reviewers_never_get_the_same_and_highest_priority_comes_first(database, store):
     (number,) = opened(database, store, 10)
     with database.transaction() as tx:
-        for place, one in enumerate(
+        for position, one in enumerate(
             tx.execute(sa.select(candidates.c.id).order_by(candidates.c.seed)).scalars()
         ):
             tx.execute(
-                sa.update(candidates).where(candidates.c.id == one).values(priority=place / 10)
+                sa.update(candidates).where(candidates.c.id == one).values(priority=position / 10)
             )
         by_priority = (
             tx.execute(sa.select(candidates.c.id).order_by(candidates.c.priority.desc()))

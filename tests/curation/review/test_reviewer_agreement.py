@@ -80,8 +80,8 @@ def test_the_interval_covers_the_coefficient_of_the_population(measure):
 
     def sample(n: int) -> np.ndarray:
         truth = rng.random(n) < 0.2
-        said = np.array([np.where(rng.random(n) < 0.85, truth, ~truth) for _ in range(2)])
-        return np.stack([2 - said.sum(axis=0), said.sum(axis=0)], axis=1).astype(float)
+        message = np.array([np.where(rng.random(n) < 0.85, truth, ~truth) for _ in range(2)])
+        return np.stack([2 - message.sum(axis=0), message.sum(axis=0)], axis=1).astype(float)
 
     population = measure(sample(400_000))
     found = [bootstrap_interval(measure, sample(300)) for _ in range(60)]
@@ -95,22 +95,22 @@ def test_a_rounds_agreement_comes_from_what_people_said(database, store):
         set_consensus(tx, number, ConsensusSettings(ConsensusRule.majority, 3), "test")
         ids = make_candidates(tx, store, number, 8)
         people = [add_reviewer(tx, name).id for name in ("ann", "bob", "cy")]
-        for place, one in enumerate(ids):
-            for who, off in zip(people, (False, place in {1, 2}, place % 2 == 0), strict=True):
-                verdict = Verdict.accept if (place < 3) ^ off else Verdict.reject
+        for index, one in enumerate(ids):
+            for who, off in zip(people, (False, index in {1, 2}, index % 2 == 0), strict=True):
+                verdict = Verdict.accept if (index < 3) ^ off else Verdict.reject
                 decide(tx, who, one, verdict, key=uuid.uuid4())
     with database.transaction() as tx:
-        told = round_agreement(tx, number)
-    assert told["consensus"] == {
+        output = round_agreement(tx, number)
+    assert output["consensus"] == {
         "rule": "majority",
         "overlap": 3,
         "certainty": 0.5,
         "rule_reviewer_votes": False,
     }
-    assert told["adjudicating"] == 0, "three never tie"
-    by_pair = {tuple(pair["reviewers"]): pair for pair in told["pairs"]}
+    assert output["adjudicating"] == 0, "three never tie"
+    by_pair = {tuple(pair["reviewers"]): pair for pair in output["pairs"]}
     assert list(by_pair) == [("ann", "bob"), ("ann", "cy"), ("bob", "cy")]
-    assert told["decided_twice"] == 8
+    assert output["decided_twice"] == 8
     assert by_pair["ann", "bob"]["agreed"] == 6 / 8
     assert by_pair["ann", "cy"]["agreed"] == 4 / 8
     one_of = by_pair["ann", "bob"]["alpha"]
@@ -118,7 +118,7 @@ def test_a_rounds_agreement_comes_from_what_people_said(database, store):
         "4 accepts, 12 rejects, 2 of 8 apart"
     )
     assert one_of["low"] <= one_of["value"] <= one_of["high"]
-    assert "ann and bob: 8 decided by two or more people, 75% equal verdicts" in as_text(told)
+    assert "ann and bob: 8 decided by two or more people, 75% equal verdicts" in as_text(output)
 
 
 def test_a_round_of_single_decisions_has_no_agreement(database, store):
@@ -126,6 +126,6 @@ def test_a_round_of_single_decisions_has_no_agreement(database, store):
         number = make_round(tx)
         (one,) = make_candidates(tx, store, number, 1)
         decide(tx, add_reviewer(tx, "ann").id, one, Verdict.accept, key=uuid.uuid4())
-        told = round_agreement(tx, number)
-    assert (told["decided_twice"], told["agreed"], told["pairs"]) == (0, None, [])
-    assert as_text(told) == f"Round {number}: no candidate has verdicts of two people yet"
+        output = round_agreement(tx, number)
+    assert (output["decided_twice"], output["agreed"], output["pairs"]) == (0, None, [])
+    assert as_text(output) == f"Round {number}: no candidate has verdicts of two people yet"

@@ -34,27 +34,27 @@ def test_pace_looks_and_undone(database):
         Past(4_610 + 10 * i, accept=False, undone=i < 2, dwell_ms=200 if i < 5 else 1_000)
         for i in range(51)
     ]
-    told = metrics(database, first + second)
-    assert told["decisions"] == 150
-    assert told["hours"] == pytest.approx((1_000 + 500 + 2 * 1) / 3_600)
-    assert told["decisions_per_hour"] == pytest.approx(150 / told["hours"])
-    assert told["dwell_ms"]["n"] == 152
-    assert told["dwell_ms"]["median"] == 1_000
-    assert told["accepted"]["value"] == pytest.approx(26 / 150)
-    assert told["undone"]["value"] == pytest.approx(2 / 152)
-    assert told["signs"]["quick"]["value"] == pytest.approx(5 / 152)
-    assert told["agreement"]["alike"] is None
-    assert told["gold"] == {"noticed": None, "clean_accepted": None, "curves": []}
-    assert "150 decisions in 0.4 h, 360 per hour" in as_text(told)
+    output = metrics(database, first + second)
+    assert output["decisions"] == 150
+    assert output["hours"] == pytest.approx((1_000 + 500 + 2 * 1) / 3_600)
+    assert output["decisions_per_hour"] == pytest.approx(150 / output["hours"])
+    assert output["dwell_ms"]["n"] == 152
+    assert output["dwell_ms"]["median"] == 1_000
+    assert output["accepted"]["value"] == pytest.approx(26 / 150)
+    assert output["undone"]["value"] == pytest.approx(2 / 152)
+    assert output["signs"]["quick"]["value"] == pytest.approx(5 / 152)
+    assert output["agreement"]["alike"] is None
+    assert output["gold"] == {"noticed": None, "clean_accepted": None, "curves": []}
+    assert "150 decisions in 0.4 h, 360 per hour" in as_text(output)
 
 
 def test_nothing_is_told_of_somebody_who_has_decided_nothing(database):
-    told = metrics(database, [])
-    assert (told["decisions"], told["hours"], told["decisions_per_hour"]) == (0, 0.0, None)
-    assert told["signs"] == {
+    output = metrics(database, [])
+    assert (output["decisions"], output["hours"], output["decisions_per_hour"]) == (0, 0.0, None)
+    assert output["signs"] == {
         "run": None, "quick": None, "dwell_change_per_hour": None, "missed_early": None, "missed_late": None,
     }  # fmt: skip
-    assert as_text(told) == "ann: 0 decisions in 0.0 h"
+    assert as_text(output) == "ann: 0 decisions in 0.0 h"
     with database.transaction() as tx:
         assert [one["name"] for one in all_statistics(tx)] == ["ann"]
 
@@ -62,23 +62,23 @@ def test_nothing_is_told_of_somebody_who_has_decided_nothing(database):
 def test_a_run_of_equal_verdicts_stands_beside_what_coins_bring(database):
     rng = np.random.default_rng(3)
     honest = [Past(i, accept=bool(a)) for i, a in enumerate(rng.random(400) < 0.3)]
-    told = metrics(database, honest)["signs"]["run"]
-    assert told["verdict"] == "reject"
+    output = metrics(database, honest)["signs"]["run"]
+    assert output["verdict"] == "reject"
     share = sum(not one.accept for one in honest) / 400
-    assert told["expected"] == pytest.approx(
+    assert output["expected"] == pytest.approx(
         (math.log(400 * (1 - share)) + 0.5772) / math.log(1 / share) - 0.5, rel=1e-3
     )
-    assert told["chance"] > 0.02
+    assert output["chance"] > 0.02
 
 
 def test_stamping_shows_as_a_run_that_no_coin_brings(database):
     stamped = [Past(i, accept=i % 3 == 0) for i in range(100)] + [
         Past(100 + i, accept=True) for i in range(60)
     ]
-    told = metrics(database, stamped)["signs"]["run"]
-    assert (told["verdict"], told["longest"]) == ("accept", 61)
-    assert told["expected"] < 20
-    assert told["chance"] < 1e-6
+    output = metrics(database, stamped)["signs"]["run"]
+    assert (output["verdict"], output["longest"]) == ("accept", 61)
+    assert output["expected"] < 20
+    assert output["chance"] < 1e-6
 
 
 def test_slower_looks_and_more_misses_show_as_a_drift(database):
@@ -92,11 +92,11 @@ def test_slower_looks_and_more_misses_show_as_a_drift(database):
         missed = i % 2 == 0 if late else i % 10 == 0
         past.append(Past(seconds, accept=missed, dwell_ms=dwell, gold=i % 3 == 0, defect="haze" if i % 3 == 0 else None,
                          severity=0.9 if i % 3 == 0 else 0))  # fmt: skip
-    told = metrics(database, past)["signs"]
-    assert told["dwell_change_per_hour"]["low"] < 0.5 < told["dwell_change_per_hour"]["high"]
-    assert told["dwell_change_per_hour"]["low"] > 0.3
-    assert told["missed_early"]["value"] == pytest.approx(0.1)
-    assert told["missed_late"]["value"] == pytest.approx(0.5)
+    output = metrics(database, past)["signs"]
+    assert output["dwell_change_per_hour"]["low"] < 0.5 < output["dwell_change_per_hour"]["high"]
+    assert output["dwell_change_per_hour"]["low"] > 0.3
+    assert output["missed_early"]["value"] == pytest.approx(0.1)
+    assert output["missed_late"]["value"] == pytest.approx(0.5)
 
 
 def test_gold_gives_curves_and_is_told_to_reviewers_in_tens(database):
@@ -108,16 +108,16 @@ def test_gold_gives_curves_and_is_told_to_reviewers_in_tens(database):
         past.append(
             Past(200 + 5.0 * i, accept=not seen, gold=True, defect=defect, severity=float(severity))
         )
-    told = metrics(database, past)
-    curves = {one["defect"]: one for one in told["gold"]["curves"]}
+    output = metrics(database, past)
+    curves = {one["defect"]: one for one in output["gold"]["curves"]}
     assert set(curves) == {"haze", "holes"}
     assert curves["haze"]["threshold"] == pytest.approx(0.3, abs=0.06)
     assert curves["holes"]["threshold"] == pytest.approx(0.6, abs=0.06)
-    assert told["gold"]["clean_accepted"]["value"] == 1
+    assert output["gold"]["clean_accepted"]["value"] == 1
     with database.transaction() as tx:
-        mine = reviewer_statistics(tx, add_reviewer(tx, "ann"), to_themselves=True)
+        own = reviewer_statistics(tx, add_reviewer(tx, "ann"), to_themselves=True)
     assert (
-        sum(one["n"] for one in mine["gold"]["curves"]) + mine["gold"]["clean_accepted"]["n"] == 80
+        sum(one["n"] for one in own["gold"]["curves"]) + own["gold"]["clean_accepted"]["n"] == 80
     ), "of 87"
 
 
@@ -127,16 +127,16 @@ def test_agreement_with_others_counts_what_they_said_of_the_same(database, store
         set_consensus(tx, number, ConsensusSettings(ConsensusRule.majority, 3), "test")
         ids = make_candidates(tx, store, number, 12)
         people = {name: add_reviewer(tx, name) for name in ("ann", "bob", "cy")}
-        for place, one in enumerate(ids):
+        for index, one in enumerate(ids):
             for name, who in people.items():
-                accept = place % 2 == 0 if name != "cy" else place % 4 == 0
+                accept = index % 2 == 0 if name != "cy" else index % 4 == 0
                 decide(
                     tx, who.id, one, Verdict.accept if accept else Verdict.reject, key=uuid.uuid4()
                 )
         ann = reviewer_statistics(tx, people["ann"], to_themselves=False)["agreement"]
         cy = reviewer_statistics(tx, people["cy"], to_themselves=False)["agreement"]
-        mine = reviewer_statistics(tx, people["ann"], to_themselves=True)["agreement"]
+        own = reviewer_statistics(tx, people["ann"], to_themselves=True)["agreement"]
     assert (ann["alike"]["n"], ann["alike"]["value"]) == (24, (12 + 9) / 24)
     assert cy["alike"]["value"] == 9 / 12
     assert ann["ac1"]["value"] > cy["ac1"]["value"]
-    assert mine["alike"]["n"] == 20
+    assert own["alike"]["n"] == 20

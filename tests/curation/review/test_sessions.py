@@ -90,10 +90,10 @@ def test_ending_all_sessions_voids_unused_tokens_too(database, ann):
     with database.transaction() as tx:
         bob = reviewers.add_reviewer(tx, "bob")
         unused = reviewers.issue_token(tx, ann, 5)
-    mine, other = [begin(database, ann), begin(database, ann)], begin(database, bob)
+    own, other = [begin(database, ann), begin(database, ann)], begin(database, bob)
     with database.transaction() as tx:
         end_sessions(tx, ann.id)
-    assert [found(database, token) for token in mine] == [None, None]
+    assert [found(database, token) for token in own] == [None, None]
     assert found(database, other) == bob
     with database.transaction() as tx, pytest.raises(Refused, match="not valid"):
         reviewers.sign_in(tx, unused)

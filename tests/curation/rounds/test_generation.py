@@ -44,13 +44,13 @@ def claim(
 
 def test_what_is_drawn_is_kept_with_its_layer(database: Database, store: FolderStore) -> None:
     number = open_one(database, 5)
-    asked: list[Job] = []
-    database.send = asked.append
+    request_params: list[Job] = []
+    database.send = request_params.append
     claimed = claim(database, number, "me", 3)
     assert states(database, number) == {"requested": 2, "generating": 3}
     assert generation.generate_claimed(database, store, Painter(), claimed, "me") == 3
     assert states(database, number) == {"requested": 2, "generated": 3}
-    assert asked == [Job("screen", (number,))]
+    assert request_params == [Job("screen", (number,))]
     with database.transaction() as tx:
         for one in claimed:
             sha = tx.scalar(

@@ -31,11 +31,11 @@ def open_one(database: Database, quota: int = 10, **options) -> int:
 def test_an_opened_round_has_its_quota_of_different_candidates_and_asks_for_drawing(
     database: Database,
 ) -> None:
-    asked: list[Job] = []
-    database.send = asked.append
+    request_params: list[Job] = []
+    database.send = request_params.append
     number = open_one(database, quota=7_000)
     assert states(database, number) == {"requested": 7_000}
-    assert asked == [Job("generate", (number,))]
+    assert request_params == [Job("generate", (number,))]
     with database.transaction() as tx:
         per_prompt = tx.execute(
             sa.select(sa.func.count()).select_from(candidates).group_by(candidates.c.prompt_id)
@@ -51,8 +51,8 @@ def test_equal_seeds_of_a_large_round_are_derived_again(database: Database, monk
 
 
 def test_a_round_that_is_refused_leaves_nothing_and_asks_nothing(database: Database) -> None:
-    asked: list[Job] = []
-    database.send = asked.append
+    request_params: list[Job] = []
+    database.send = request_params.append
     for options in (
         {"quota": 0},
         {"policy": {"kind": "random", "share": 0}},
@@ -62,7 +62,7 @@ def test_a_round_that_is_refused_leaves_nothing_and_asks_nothing(database: Datab
             open_one(database, **options)
     with database.transaction() as tx:
         assert lifecycle.list_rounds(tx) == []
-    assert asked == []
+    assert request_params == []
 
 
 def test_pause_and_resume_are_lawful_once_and_told_in_the_log(database: Database) -> None:
@@ -73,10 +73,10 @@ def test_pause_and_resume_are_lawful_once_and_told_in_the_log(database: Database
         lifecycle.pause_round(tx, number, "anna")
     with database.transaction() as tx:
         lifecycle.resume_round(tx, number, "anna")
-        told = tx.execute(
+        output = tx.execute(
             sa.select(events.c.kind).where(events.c.actor == "anna").order_by(events.c.id)
         ).scalars()
-        assert list(told) == ["round paused", "round open"]
+        assert list(output) == ["round paused", "round open"]
 
 
 def test_closing_withdraws_what_has_no_verdict_and_frees_its_leases(

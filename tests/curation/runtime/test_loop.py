@@ -65,11 +65,11 @@ class Working(list[Job]):
 @pytest.fixture
 def working(context: AppContext) -> Iterator[Working]:
     """Yield a worker in a thread."""
-    asked = Working()
+    request_params = Working()
     waiting: queue.Queue[Job | None] = queue.Queue()
 
     def send(job: Job) -> None:
-        asked.append(job)
+        request_params.append(job)
         waiting.put(job)
 
     def work() -> None:
@@ -77,15 +77,15 @@ def working(context: AppContext) -> Iterator[Working]:
             try:
                 jobs.JOBS[job.name](context, *job.args)
             except BaseException as error:  # told at the end of the test
-                asked.faults.append(error)
+                request_params.faults.append(error)
 
     context.database.send = send
     thread = threading.Thread(target=work)
     thread.start()
-    yield asked
+    yield request_params
     waiting.put(None)
     thread.join(60)
-    assert asked.faults == []
+    assert request_params.faults == []
 
 
 @pytest.mark.slow
@@ -213,10 +213,10 @@ def test_the_sweep_asks_only_for_what_workers_do_not_find(context: AppContext) -
         tx.execute(
             sa.update(rounds_table).where(rounds_table.c.id == paused).values(state="paused")
         )
-    asked: list[Job] = []
-    context.database.send = asked.append
+    request_params: list[Job] = []
+    context.database.send = request_params.append
     jobs.reconcile(context)
-    assert asked == [Job("select", (screened,))]
+    assert request_params == [Job("select", (screened,))]
     with context.database.transaction() as tx:
         assert find_job(tx, "generate") == Job("generate", (idle,))
         assert find_job(tx, "screen") is None

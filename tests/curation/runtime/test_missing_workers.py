@@ -33,12 +33,12 @@ def test_work_that_no_worker_takes_is_a_finding(settings: Settings) -> None:
         assert (found.ok, found.message) == (False, "no worker has taken for over 60 s: 3 drawings")
         assert "layerloop worker" in found.hint
         with context.database.transaction() as tx:
-            told = round_report.round_report(tx, number)
+            output = round_report.round_report(tx, number)
             other = round_report.round_report(tx, make_round(tx))
-        assert (told["waiting_work"], other["waiting_work"]) == ({"drawings": 3}, {})
+        assert (output["waiting_work"], other["waiting_work"]) == ({"drawings": 3}, {})
         assert (
             "no worker has taken for over 60 s: 3 drawings; start 'layerloop worker"
-            in round_report.as_text(told)
+            in round_report.as_text(output)
         )
         assert "no worker" not in round_report.as_text(other)
         with context.database.transaction() as tx:

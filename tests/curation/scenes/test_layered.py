@@ -168,10 +168,10 @@ def test_tiff_in_a_second_program(tmp_path: Path, drawn: LayerStack) -> None:
             assert page.tags["PageName"].value == sheet.name
             assert page.tags["NewSubfileType"].value == tifffile.FILETYPE.PAGE
             assert np.array_equal(page.asarray(), place_on_canvas(sheet.rgba, sheet.offset, SIZE))
-            told = json.loads(page.description)
-            assert (told["name"], tuple(told["offset"])) == (sheet.name, sheet.offset)
-            assert round(told["opacity"] * 255) == sheet.opacity
-            assert tuple(told["size"]) == (sheet.rgba.shape[1], sheet.rgba.shape[0])
+            output = json.loads(page.description)
+            assert (output["name"], tuple(output["offset"])) == (sheet.name, sheet.offset)
+            assert round(output["opacity"] * 255) == sheet.opacity
+            assert tuple(output["size"]) == (sheet.rgba.shape[1], sheet.rgba.shape[0])
 
 
 @pytest.mark.parametrize("kind", WRITERS)

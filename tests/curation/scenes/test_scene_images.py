@@ -94,9 +94,9 @@ def test_hostile_files_end_in_a_sentence(tmp_path: Path) -> None:
     }
     for name, (data, says) in files.items():
         (tmp_path / name).write_bytes(data)
-        said = decode_bytes(data, name, DEFAULT_LIMITS)
-        assert isinstance(said, str), name
-        assert says in said, (name, said)
+        message = decode_bytes(data, name, DEFAULT_LIMITS)
+        assert isinstance(message, str), name
+        assert says in message, (name, message)
     with pytest.raises(Refused, match=r"pickle\.png cannot be used: .* not an image"):
         decode_images([whole, tmp_path / "pickle.png"])
     with pytest.raises(Refused, match="is a folder"):

@@ -170,8 +170,8 @@ def test_a_crowded_band_costs_no_more_and_the_duplicate_is_found_elsewhere(datab
     pool = [shape(0, COLORS["red"], 64, 0.1 + 0.01 * step) for step in range(30)]
     with database.transaction() as tx:
         names = [stored(tx, one) for one in pool]
-        told = find_duplicates(tx, [wanted(pool[22]), wanted(rescaled(pool[22], 0.96))])
-    assert [one.of for one in told] == [names[22], names[22]]
+        output = find_duplicates(tx, [wanted(pool[22]), wanted(rescaled(pool[22], 0.96))])
+    assert [one.of for one in output] == [names[22], names[22]]
 
 
 def test_a_batch_finds_its_own_duplicates():

@@ -65,12 +65,12 @@ def test_a_defect_grows_in_its_own_layer_and_the_pair_still_blends(defect):
 @pytest.mark.parametrize("defect", MEASURED)
 def test_the_measures_of_pairs_see_what_was_planted(defect):
     """The more there is, the more they say, in the median of 15 pairs."""
-    told = list(enumerate(scenes(15)))
+    output = list(enumerate(scenes(15)))
     found = {
         severity: np.median(
             [
                 MEASURED[defect](planted(pair, defect, severity, seed), prompt)
-                for seed, (prompt, pair) in told
+                for seed, (prompt, pair) in output
             ]
         )
         for severity in (0.0, 0.5, 1.0)

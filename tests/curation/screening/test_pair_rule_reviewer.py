@@ -39,9 +39,9 @@ def oracle() -> PairRuleReviewer:
 
 
 def faults(oracle, pair, prompt) -> set:
-    said = oracle.decide(pair, prompt)
-    assert (said.verdict is Verdict.reject) == bool(said.reasons)
-    return set(zip(said.reasons, said.layers, strict=True))
+    message = oracle.decide(pair, prompt)
+    assert (message.verdict is Verdict.reject) == bool(message.reasons)
+    return set(zip(message.reasons, message.layers, strict=True))
 
 
 def test_sound_pairs_pass_also_those_never_seen(oracle):
@@ -62,9 +62,9 @@ def test_layers_of_different_pictures_are_told_apart(oracle):
         pair = draw_pair(scene, rng, 64)
         apart = draw_pair(replace(scene, line=other.line, light=other.light), rng, 64)[BACK]
         made = {FRONT: pair[FRONT], BACK: apart, WHOLE: composite(pair[FRONT], apart)}
-        said = faults(oracle, made, scene.prompt)
-        rejected.append(bool(said))
-        assert said <= {(RejectReason.clash, WHOLE)} or len(said) == 1
+        message = faults(oracle, made, scene.prompt)
+        rejected.append(bool(message))
+        assert message <= {(RejectReason.clash, WHOLE)} or len(message) == 1
     assert np.mean(rejected) >= 0.7
 
 

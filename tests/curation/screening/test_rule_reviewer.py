@@ -79,10 +79,10 @@ def test_seeds_and_their_like_pass(oracle):
 def test_each_defect_is_rejected_with_its_reason(oracle, spoil, reason):
     for seed in range(12):
         rgba, text = star(seed)
-        said = oracle.decide(np.dstack([rgba[..., :3], spoil(rgba[..., 3])]), text)
-        assert said.verdict is Verdict.reject
-        assert reason in said.reasons
-        assert said.sentence
+        message = oracle.decide(np.dstack([rgba[..., :3], spoil(rgba[..., 3])]), text)
+        assert message.verdict is Verdict.reject
+        assert reason in message.reasons
+        assert message.sentence
 
 
 def test_noise_and_foreign_blobs_are_rejected(oracle):
@@ -107,7 +107,7 @@ def test_noise_and_foreign_blobs_are_rejected(oracle):
 
 def test_a_layer_that_its_neighbours_call_otherwise_misses_its_prompt(oracle):
     wrong = [oracle.decide(star(seed)[0], star(seed + 1)[1]) for seed in range(0, 80, 2)]
-    assert np.mean([RejectReason.prompt_miss in said.reasons for said in wrong]) > 0.9
+    assert np.mean([RejectReason.prompt_miss in message.reasons for message in wrong]) > 0.9
 
 
 def test_a_prompt_of_the_drawn_seeds_is_checked_exactly():
@@ -123,10 +123,10 @@ def test_a_prompt_of_the_drawn_seeds_is_checked_exactly():
     fitted = RuleReviewer.fit((rgba, subject.text) for rgba, subject in made)
     assert len(TONES) > 2
     right = [fitted.decide(rgba, subject.text) for rgba, subject in made]
-    assert np.mean([RejectReason.prompt_miss in said.reasons for said in right]) < 0.1
+    assert np.mean([RejectReason.prompt_miss in message.reasons for message in right]) < 0.1
     others = [next(s for s in SUBJECTS.values() if s.color != subject.color) for _, subject in made]
     wrong = [fitted.decide(rgba, other.text) for (rgba, _), other in zip(made, others, strict=True)]
-    assert np.mean([RejectReason.prompt_miss in said.reasons for said in wrong]) > 0.95
+    assert np.mean([RejectReason.prompt_miss in message.reasons for message in wrong]) > 0.95
 
 
 def test_the_embedding_forgets_place_and_size():
@@ -197,8 +197,8 @@ def test_it_judges_cards(oracle, store):
         {LayerRole.foreground: ReviewItemLayer("0" * 64, 64, 64)},
         {},
     )
-    said = review_item(oracle, store, gone)
-    assert (said.verdict, said.reasons) == (Verdict.reject, (RejectReason.other,))
+    message = review_item(oracle, store, gone)
+    assert (message.verdict, message.reasons) == (Verdict.reject, (RejectReason.other,))
 
 
 @pytest.mark.slow

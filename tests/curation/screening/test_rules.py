@@ -37,8 +37,8 @@ def draw(database, store, images) -> list:
                 store.put(data), rgba.shape[1], rgba.shape[0], len(data), pixel_hash(rgba)
             )
             record_layers(tx, [layer])
-            mine = candidate_layers.c.candidate_id == one
-            tx.execute(sa.update(candidate_layers).where(mine).values(sha256=layer.sha256))
+            own = candidate_layers.c.candidate_id == one
+            tx.execute(sa.update(candidate_layers).where(own).values(sha256=layer.sha256))
     return ids
 
 

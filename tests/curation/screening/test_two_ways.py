@@ -37,16 +37,16 @@ def test_planted_defects_are_counted_on_their_side(oracle):
     veiled[0][..., 3] = np.maximum(veiled[0][..., 3], 60)
     veiled[1][..., 3] = 255
     judged = compare_methods({"ours": clean, "theirs": veiled}, TEXTS, oracle)
-    ours, theirs = judged["ours"], judged["theirs"]
+    ours, expected = judged["ours"], judged["theirs"]
     assert (ours.defects, ours.only, ours.layers) == (0, 0, 4)
-    assert (theirs.defects, theirs.only, theirs.layers) == (50, 2, 4)
+    assert (expected.defects, expected.only, expected.layers) == (50, 2, 4)
     assert ours.low == 0 < ours.high
-    assert theirs.low < 50 < theirs.high
-    assert theirs.high - theirs.low > 60  # four layers tell little
-    assert theirs.reasons["no_transparent"] == 1
-    assert theirs.reasons["residue"] == 1
+    assert expected.low < 50 < expected.high
+    assert expected.high - expected.low > 60  # four layers tell little
+    assert expected.reasons["no_transparent"] == 1
+    assert expected.reasons["residue"] == 1
     assert set(ours.signals) == set(SIGNALS)
-    assert theirs.signals["coverage"] > ours.signals["coverage"]
+    assert expected.signals["coverage"] > ours.signals["coverage"]
 
 
 def test_a_defect_on_both_sides_is_nobodys_own_and_unmeasured_signals_are_left_out(oracle):

@@ -56,17 +56,18 @@ def test_knowing_a_prompt_does_not_count_as_knowing_what_is_good():
     """Each prompt is good or bad altogether and has its own place among the embeddings: out of fold that tells nothing."""
     rng = np.random.default_rng(2)
     prompts = np.arange(600) % 60
-    places, verdicts = rng.standard_normal((60, 16)), np.tile([True, False], 30)
-    told = TrainingRows(
+    indices, verdicts = rng.standard_normal((60, 16)), np.tile([True, False], 30)
+    lessons = TrainingRows(
         signals=[{}] * 600,
-        embeddings=(places[prompts] + 0.05 * rng.standard_normal((600, 16))).astype(np.float32),
+        embeddings=(indices[prompts] + 0.05 * rng.standard_normal((600, 16))).astype(np.float32),
         accepted=rng.permutation(verdicts)[prompts],
         prompts=prompts.tolist(),
         rounds=[1] * 600,
     )
-    model, metrics = fit_acceptance_model(told)
+    model, metrics = fit_acceptance_model(lessons)
     assert (
-        compute_metrics(model.predict(told.signals, told.embeddings), told.accepted)["auc"] > 0.75
+        compute_metrics(model.predict(lessons.signals, lessons.embeddings), lessons.accepted)["auc"]
+        > 0.75
     )
     assert metrics["by_prompt"]["auc"] < 0.65
     assert not {"by_round", "at_random"} & set(metrics)
@@ -74,16 +75,16 @@ def test_knowing_a_prompt_does_not_count_as_knowing_what_is_good():
 
 def test_what_was_shown_at_random_has_figures_of_its_own():
     """The others were chosen by the signal itself, and are far better than all: their figures are not everybody's."""
-    told = lesson(2_000)
+    lessons = lesson(2_000)
     at_random = np.arange(2_000) % 4 == 0
-    best = np.abs([one["middle"] for one in told.signals]) < 0.4
+    best = np.abs([one["middle"] for one in lessons.signals]) < 0.4
     kept = np.flatnonzero(best | at_random)
     some = TrainingRows(
-        [told.signals[i] for i in kept], told.embeddings[kept], told.accepted[kept],
-        [told.prompts[i] for i in kept], [1] * len(kept), at_random[kept],
+        [lessons.signals[i] for i in kept], lessons.embeddings[kept], lessons.accepted[kept],
+        [lessons.prompts[i] for i in kept], [1] * len(kept), at_random[kept],
     )  # fmt: skip
     _, metrics = fit_acceptance_model(some)
-    share = told.accepted[at_random].mean()
+    share = lessons.accepted[at_random].mean()
     entropy = -(share * np.log(share) + (1 - share) * np.log(1 - share))
     assert metrics["at_random"]["constant_log_loss"] == pytest.approx(entropy)
     assert metrics["by_prompt"]["constant_log_loss"] < entropy - 0.05
@@ -99,15 +100,17 @@ def test_equal_decisions_are_one_model_and_it_is_plain_data():
     assert first.id == second.id != other.id
     read = AcceptanceModel.read(json.loads(json.dumps(first.as_json())))
     assert read.id == first.id
-    told = lesson(50, seed=9)
+    lessons = lesson(50, seed=9)
     turned = AcceptanceModel(**read.__dict__ | {"knots": dict(reversed(read.knots.items()))})
     np.testing.assert_array_equal(
-        turned.predict(told.signals, told.embeddings), first.predict(told.signals, told.embeddings)
+        turned.predict(lessons.signals, lessons.embeddings),
+        first.predict(lessons.signals, lessons.embeddings),
     )
     np.testing.assert_array_equal(
-        read.predict(told.signals, told.embeddings), first.predict(told.signals, told.embeddings)
+        read.predict(lessons.signals, lessons.embeddings),
+        first.predict(lessons.signals, lessons.embeddings),
     )
-    assert set(read.cluster(told.embeddings)) <= set(range(len(read.centres)))
+    assert set(read.cluster(lessons.embeddings)) <= set(range(len(read.centres)))
 
 
 def test_a_signal_it_never_saw_changes_nothing_and_one_that_is_missing_is_no_error():
@@ -121,7 +124,7 @@ def test_a_signal_it_never_saw_changes_nothing_and_one_that_is_missing_is_no_err
 
 @pytest.mark.parametrize(("count", "accepted"), [(MIN_DECISIONS - 1, 50), (400, 5), (400, 395)])
 def test_too_few_decisions_are_refused(count, accepted):
-    told = lesson(count)
-    told.accepted[:] = np.arange(count) < accepted
+    lessons = lesson(count)
+    lessons.accepted[:] = np.arange(count) < accepted
     with pytest.raises(Refused, match="too few"):
-        fit_acceptance_model(told)
+        fit_acceptance_model(lessons)

@@ -103,14 +103,14 @@ def test_several_votes_on_a_candidate_are_one_lesson_by_what_it_came_to(database
         ids = arrive(tx, number, 5, np.linspace(-2, 2, count))
         people = [add_reviewer(tx, name).id for name in ("ann", "bob", "cy")]
         machine = add_reviewer(tx, CONSENSUS, kind="rule_reviewer").id
-        for place, id_ in enumerate(ids):
-            good, turns = place >= count // 2, place < turned
-            said = [(who, good if who != people[2] else not good, "pages") for who in people]
-            said += [(machine, not good, CONSENSUS)] if turns else []
+        for index, id_ in enumerate(ids):
+            good, turns = index >= count // 2, index < turned
+            message = [(who, good if who != people[2] else not good, "pages") for who in people]
+            message += [(machine, not good, CONSENSUS)] if turns else []
             rows = [
                 {"candidate_id": id_, "reviewer_id": who, "verdict": "accept" if accept else "reject", "channel": desk,
                  "key": uuid.uuid4(), "final": desk == CONSENSUS}
-                for who, accept, desk in said
+                for who, accept, desk in message
             ]  # fmt: skip
             tx.execute(sa.insert(decisions), rows)
             state = "accepted" if good is not turns else "rejected"
@@ -252,14 +252,14 @@ def test_jobs_screen_fit_and_choose_in_a_house(settings: Settings) -> None:
             counts = rounds_room.count_states(tx, number)
             assert counts["waiting"] + counts["screened"] == 40
             assert 2 <= counts["waiting"] <= 15  # the random slice: 0.1 of 40
-        asked = []
-        context.database.send = asked.append
+        requested = []
+        context.database.send = requested.append
         reconcile(context)
         assert {("select", number), ("fit_acceptance_model", "single")} <= {
-            (job.name, *job.args) for job in asked
+            (job.name, *job.args) for job in requested
         }
         fit_job(context, "single")
-        assert ("select", number) in {(job.name, *job.args) for job in asked[2:]}
+        assert ("select", number) in {(job.name, *job.args) for job in requested[2:]}
         select_job(context, number)
         with context.database.transaction() as tx:
             chosen = (

@@ -45,14 +45,14 @@ def gated(database: Database) -> tuple[int, dict]:
     with database.transaction() as tx:
         taught(tx)
         number = open_stream(tx, GATED, 10**6)
-        quality, said = clear(1, 1_500)
-        good = dict(zip(arrive(tx, number, 1, quality), said.tolist(), strict=True))
+        quality, message = clear(1, 1_500)
+        good = dict(zip(arrive(tx, number, 1, quality), message.tolist(), strict=True))
         while select_candidates(tx, number, SOURCE)[0]:
             judge_waiting(tx, number, good)
             if not list_gates(tx, number):
                 fit_and_store(Within(tx), Kind.single, SOURCE)
-        quality, said = clear(2, 600)
-        good |= dict(zip(arrive(tx, number, 2, quality), said.tolist(), strict=True))
+        quality, message = clear(2, 600)
+        good |= dict(zip(arrive(tx, number, 2, quality), message.tolist(), strict=True))
     return number, good
 
 
@@ -86,17 +86,17 @@ def test_the_machine_rejects_what_is_proven_and_people_see_a_share_of_it(
         assert 0.1 < len(audits) / (len(machines) + len(audits)) < 0.3
         r = 0.63
         assert {round(row.propensity, 5) for row in audits} == {round(r + (1 - r) * 0.2, 5)}
-        told = round_report.round_report(tx, number)
-    assert told["auto_reviewer"] == {"decisions": len(machines), "accepted": 0}
-    assert told["human"]["decisions"] + len(machines) == told["funnel"]["decided"]
-    people = told["defects_per_100"]["person"]
+        output = round_report.round_report(tx, number)
+    assert output["auto_reviewer"] == {"decisions": len(machines), "accepted": 0}
+    assert output["human"]["decisions"] + len(machines) == output["funnel"]["decided"]
+    people = output["defects_per_100"]["person"]
     assert people["low"] <= 100 * (1 - np.mean([*good.values()])) <= people["high"]
-    assert "the auto-reviewer decided" in round_report.as_text(told)
-    [last] = [one for one in told["gates"] if one["id"] == gate["id"]]
+    assert "the auto-reviewer decided" in round_report.as_text(output)
+    [last] = [one for one in output["gates"] if one["id"] == gate["id"]]
     assert last["stands"] is True
     assert (last["lost"]["high"] <= 0.02, last["wrong"]["n"] > 0) == (True, True)
     assert last["audit"]["judged"] <= len(audits)
-    assert f"gate {gate['id']} rejects" in round_report.as_text(told)
+    assert f"gate {gate['id']} rejects" in round_report.as_text(output)
 
 
 def test_a_gate_that_its_audit_contradicts_closes_itself_and_says_so(
@@ -142,15 +142,15 @@ def test_a_gate_that_its_audit_contradicts_closes_itself_and_says_so(
 def test_a_verdict_on_an_audit_asks_for_the_next_choice_that_may_close_its_gate(
     database: Database, store: FolderStore
 ) -> None:
-    asked: list[Job] = []
-    database.send = asked.append
+    requested: list[Job] = []
+    database.send = requested.append
     with database.transaction() as tx:
         number = make_round(tx)
         audit, other = make_candidates(tx, store, number, 2)
         tx.execute(sa.update(candidates).where(candidates.c.id == audit).values(slice="audit"))
         for one in (audit, other):
             decide(tx, add_reviewer(tx, "ann").id, one, Verdict.accept, key=uuid.uuid4())
-    assert asked == [Job("select", (number,))]
+    assert requested == [Job("select", (number,))]
 
 
 def test_the_audit_of_one_gate_says_nothing_of_another(database: Database, gated: tuple) -> None:
@@ -220,8 +220,8 @@ def test_without_a_budget_the_machine_decides_nothing(database: Database) -> Non
     with database.transaction() as tx:
         kept = taught(tx)
         number = open_stream(tx, GATED | {"reject_budget": 0}, 10**6)
-        quality, said = clear(3, 800)
-        good = dict(zip(arrive(tx, number, 3, quality), said.tolist(), strict=True))
+        quality, message = clear(3, 800)
+        good = dict(zip(arrive(tx, number, 3, quality), message.tolist(), strict=True))
         while select_candidates(tx, number, SOURCE)[0]:
             judge_waiting(tx, number, good)
         assert score_round(tx, kept, number) == 0

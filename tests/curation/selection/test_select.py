@@ -112,11 +112,11 @@ def test_one_over_the_propensity_counts_all_without_bias(database: Database) -> 
             good = {}
             for part in range(2):
                 quality = np.random.default_rng([seed, part]).standard_normal(200)
-                said = accepts(1_000 + 2 * seed + part, quality)
+                message = accepts(1_000 + 2 * seed + part, quality)
                 good |= dict(
                     zip(
                         arrive(tx, number, 2 * seed + part + 10, quality),
-                        said.tolist(),
+                        message.tolist(),
                         strict=True,
                     )
                 )
@@ -214,11 +214,11 @@ def test_defects_per_100_of_a_mixed_round_are_those_of_its_random_slice(database
         good = dict(zip(ids, accepts(8, quality).tolist(), strict=True))
         while select_candidates(tx, number, SOURCE)[0]:
             judge_waiting(tx, number, good)
-        told = round_report.round_report(tx, number)
-    found = told["defects_per_100"]["person"]
-    assert found["n"] < told["human"]["decisions"] / 2
+        output = round_report.round_report(tx, number)
+    found = output["defects_per_100"]["person"]
+    assert found["n"] < output["human"]["decisions"] / 2
     assert found["low"] <= 100 * (1 - np.mean(list(good.values()))) <= found["high"]
-    accepted = told["funnel"]["accepted"] / told["funnel"]["decided"]
+    accepted = output["funnel"]["accepted"] / output["funnel"]["decided"]
     assert accepted > 1.3 * np.mean(list(good.values()))
 
 
@@ -227,9 +227,9 @@ def test_the_papers_selector_shows_what_is_beautiful_and_some_at_random(database
         number = open_stream(tx, {"kind": "paper", "aesthetic": 5.5, "random": 0.2}, 300)
         ids = arrive(tx, number, 9, np.zeros(300))
         for index, id_ in enumerate(ids):
-            told = {"aesthetic": 5 + index / 300, "clip_score": float(index % 50)}
+            output = {"aesthetic": 5 + index / 300, "clip_score": float(index % 50)}
             tx.execute(
-                sa.update(screenings).where(screenings.c.candidate_id == id_).values(signals=told)
+                sa.update(screenings).where(screenings.c.candidate_id == id_).values(signals=output)
             )
         shown, left = select_candidates(tx, number)
         rows = tx.execute(

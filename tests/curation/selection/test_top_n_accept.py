@@ -40,8 +40,8 @@ def test_what_an_audit_proves_is_accepted_by_the_machine(
         assert (plan["pool"], plan["kept"], plan["prompts"]) == (2_000, 400, 20)
         assert plan["expected"] > 2 * plan["expected_of_all"]
         assert states_of(tx, number) == {"screened": 2_000}
-        told = begin_top_n(tx, number, TERMS, "test")
-        assert (told["kept"], told["audit"], told["waiting"], told["outcome"]) == (
+        output = begin_top_n(tx, number, TERMS, "test")
+        assert (output["kept"], output["audit"], output["waiting"], output["outcome"]) == (
             400,
             120,
             120,
@@ -65,12 +65,12 @@ def test_what_an_audit_proves_is_accepted_by_the_machine(
         assert finish_top_n(tx, number, "test")["outcome"] is None
         judge_waiting(tx, number, good)
         assert finish_top_n(tx, number, "test", dry_run=True)["outcome"] is None
-        told = finish_top_n(tx, number, "test")
-        assert told["outcome"] == "accepted"
-        assert told["bound"] >= 0.9
-        assert told["auto_accepted"] == 280
-        assert finish_top_n(tx, number, "test") == told
-        assert "the auto-reviewer accepted the other 280" in format_top_n(told)
+        output = finish_top_n(tx, number, "test")
+        assert output["outcome"] == "accepted"
+        assert output["bound"] >= 0.9
+        assert output["auto_accepted"] == 280
+        assert finish_top_n(tx, number, "test") == output
+        assert "the auto-reviewer accepted the other 280" in format_top_n(output)
         assert round_report.round_report(tx, number)["auto_reviewer"] == {
             "decisions": 280,
             "accepted": 280,
@@ -92,10 +92,10 @@ def test_what_an_audit_does_not_prove_stays_unaccepted_and_trying_again_costs_ce
         with pytest.raises(Conflict, match="in progress"):
             begin_top_n(tx, number, TERMS, "test")
         judge_waiting(tx, number, dict.fromkeys(good, False))
-        told = finish_top_n(tx, number, "test")
-        assert (told["outcome"], told["auto_accepted"], told["bound"]) == ("refused", 0, 0.0)
+        output = finish_top_n(tx, number, "test")
+        assert (output["outcome"], output["auto_accepted"], output["bound"]) == ("refused", 0, 0.0)
         assert round_report.round_report(tx, number)["auto_reviewer"]["decisions"] == 0
-        assert plan_top_n(tx, number, TERMS)["level"] < told["level"]
+        assert plan_top_n(tx, number, TERMS)["level"] < output["level"]
 
 
 def test_the_lower_bound_is_right_in_95_of_100_runs(database: Database) -> None:
@@ -113,8 +113,8 @@ def test_the_lower_bound_is_right_in_95_of_100_runs(database: Database) -> None:
                 .join(candidates)
                 .where(candidates.c.round_id == number)
             )
-            said = good | {row.candidate_id: bool(rng.random() < 0.84) for row in members}
-            judge_waiting(tx, number, said)
+            message = good | {row.candidate_id: bool(rng.random() < 0.84) for row in members}
+            judge_waiting(tx, number, message)
             passed += finish_top_n(tx, number, "test")["outcome"] == "accepted"
     assert passed <= 3  # at most a half is to be expected
 
@@ -131,12 +131,12 @@ def test_caps_keep_a_run_varied(database: Database) -> None:
         for times in (20, 2):
             terms = TopNSettings(keep=100, audit=60, least=0.85, per_prompt=times, per_cluster=20)
             begin_top_n(tx, number, terms, "test")
-            mine = sa.select(sa.func.count()).select_from(
+            own = sa.select(sa.func.count()).select_from(
                 top_n_members.join(candidates).join(prompts)
             )
             top_n_run = describe_top_n(tx, number)["top_n_run"]
             counted[times] = tx.scalar(
-                mine.where(prompts.c.id == best, top_n_members.c.top_n_run_id == top_n_run)
+                own.where(prompts.c.id == best, top_n_members.c.top_n_run_id == top_n_run)
             )
             judge_waiting(tx, number, dict.fromkeys(ids, False))
             finish_top_n(tx, number, "test")

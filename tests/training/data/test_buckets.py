@@ -84,14 +84,14 @@ def test_batches_have_one_shape_and_nothing_is_lost(kinds, weight, batch, seed):
     within = WeightedSampler(tuple(weight if kind == 1 else 1.0 for kind in kinds), seed)
     order = BucketSampler(within, shapes, batch)
     count = 4 * within.epoch_length // batch * batch
-    places = order.indices(0, count)
+    positions = order.indices(0, count)
     for start in range(0, count, batch):
-        assert len({shapes[place] for place in places[start : start + batch]}) == 1
+        assert len({shapes[position] for position in positions[start : start + batch]}) == 1
     # What was drawn within and is not here yet waits in a bin, and no bin is full.
     walked = within.indices(0, order._walked)
     waiting = Counter(walked) - Counter(order.indices(0, len(order._sorted)))
     assert len(walked) - len(order._sorted) == sum(waiting.values())
-    per_shape = Counter(shapes[place] for place in waiting.elements())
+    per_shape = Counter(shapes[position] for position in waiting.elements())
     assert all(number < batch for number in per_shape.values())
 
 
@@ -115,11 +115,13 @@ def test_the_order_does_not_depend_on_where_a_run_was_cut(kinds, cuts):
 def test_new_samples_come_twice_as_often_in_every_shape():
     shapes = [(8, 8), (8, 16)] * 20
     order = BucketSampler(
-        WeightedSampler(tuple(2.0 if place < 10 else 1.0 for place in range(40)), 1), shapes, 4
+        WeightedSampler(tuple(2.0 if position < 10 else 1.0 for position in range(40)), 1),
+        shapes,
+        4,
     )
     drawn = Counter(order.indices(0, 50 * 100))
-    assert {round(drawn[place] / 100) for place in range(10)} == {2}
-    assert {round(drawn[place] / 100) for place in range(10, 40)} == {1}
+    assert {round(drawn[position] / 100) for position in range(10)} == {2}
+    assert {round(drawn[position] / 100) for position in range(10, 40)} == {1}
 
 
 def test_sizes_are_read_once_and_the_unreadable_are_named(store, tmp_path):
@@ -145,12 +147,12 @@ def test_pictures_are_letterboxed_into_their_own_shape(store, freeze_sized):
         (30, 30): (64, 64),
         (10, 200): (48, 80),
     }
-    for place, shape in enumerate(images.shapes):
-        assert images[place].shape == (4, *shape)
+    for position, shape in enumerate(images.shapes):
+        assert images[position].shape == (4, *shape)
     kept = open_split(store, snapshot, Split.train, 64, in_memory=True, buckets=buckets)
-    assert all(kept[place].equal(images[place]) for place in range(len(images)))
-    place = images.original_sizes.index((20, 40))
-    assert images.size_conditions([place]).tolist() == [[20, 40, 0, 0, 48, 80]]
+    assert all(kept[position].equal(images[position]) for position in range(len(images)))
+    position = images.original_sizes.index((20, 40))
+    assert images.size_conditions([position]).tolist() == [[20, 40, 0, 0, 48, 80]]
     assert count_buckets(images.shapes) == {"48x80": 7, "64x64": 6, "80x48": 6}
 
 

@@ -135,14 +135,14 @@ def test_a_claim_excludes_other_processes_until_its_holder_dies(tmp_path):
     )
     assert holder.stdout.readline() == b"True\n"
     shards = ShardedTensorCache(tmp_path)
-    with shards.claim(cache_key(1), wait=False) as mine:
-        assert not mine
-    with shards.claim(cache_key(2), wait=False) as mine:
-        assert mine
+    with shards.claim(cache_key(1), wait=False) as own:
+        assert not own
+    with shards.claim(cache_key(2), wait=False) as own:
+        assert own
     holder.kill()
     holder.communicate()
-    with shards.claim(cache_key(1), wait=True) as mine:
-        assert mine
+    with shards.claim(cache_key(1), wait=True) as own:
+        assert own
 
 
 def test_a_read_maps_a_file_and_does_not_load_it(tmp_path):
@@ -214,11 +214,11 @@ def test_entries_that_are_there_are_not_made_again(tmp_path):
 
     def make(places):
         made.extend(places)
-        shards.put([keys[place] for place in places], {"value": torch.ones(len(places), 1)})
+        shards.put([keys[index] for index in places], {"value": torch.ones(len(places), 1)})
 
     for wanted in ([0, 3], [0, 1, 2, 3, 4, 0], [4, 4]):
         for _ in compute_missing(
-            shards, [keys[place] for place in wanted], [None] * len(wanted), make
+            shards, [keys[index] for index in wanted], [None] * len(wanted), make
         ):
             pass
         assert sorted(made) == sorted(set(made))

@@ -107,8 +107,8 @@ def test_one_attention_is_the_arithmetic_of_the_loader(frames: int, place: int) 
     )
     with torch.no_grad():
         ours = unit(attn, states, context)
-        theirs = by_hand(state, attn, states, states if context is None else context, frames)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+        expected = by_hand(state, attn, states, states if context is None else context, frames)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
 
 
 def test_attentions_are_counted_as_in_the_released_file() -> None:

@@ -76,10 +76,10 @@ def test_it_holds_what_the_networks_say(filled, images, networks, precision, in_
     folder = None if in_memory else tmp_path / "cache"
     cache, computed = filled(images, replace(MICRO, cache_precision=precision), folder)
     assert computed == len(images)
-    places = [7, 0, 7, 23]
-    rgba = images.load_batch(places)
+    indices = [7, 0, 7, 23]
+    rgba = images.load_batch(indices)
     mean, std = adjusted_posterior(*networks, rgba[:, 3:], pad_colors(rgba))
-    found = cache.get(places)
+    found = cache.get(indices)
     tolerance = (
         {"atol": 1e-5, "rtol": 1e-5} if precision == "fp32" else {"atol": 2e-3, "rtol": 1e-3}
     )

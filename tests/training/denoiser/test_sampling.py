@@ -121,8 +121,8 @@ def test_options_of_its_own_count_and_others_are_refused(checkpoint, store):
     assert np.array_equal(drawn(size=(32, 32), sampler="ddim", negative=""), plain)
     for options in ({"steps": 3}, {"guidance": 1.0}, {"negative": "a blue circle"}):
         assert not np.array_equal(drawn(**options), plain)
-    told = generator.describe(GenerationOptions(steps=3))
-    assert told == {"sampler": "ddim", "steps": "3", "guidance": "3.0", "size": "32x32"}
+    text_conditions = generator.describe(GenerationOptions(steps=3))
+    assert text_conditions == {"sampler": "ddim", "steps": "3", "guidance": "3.0", "size": "32x32"}
     for options in (
         {"size": (64, 32)},
         {"aspect": 2.0},

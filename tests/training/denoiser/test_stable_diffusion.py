@@ -99,10 +99,13 @@ def test_sizes_reach_sdxl_alone(models):
     for family, matters in (("sdxl", True), ("sd15", False)):
         denoiser = new_denoiser(row(models, family))
         sizes = torch.tensor([[64, 64, 0, 0, 64, 64], [512, 64, 7, 0, 64, 64]])
-        plain, told = denoiser.encode(TEXTS), denoiser.encode(TEXTS, sizes)
+        plain, text_conditions = denoiser.encode(TEXTS), denoiser.encode(TEXTS, sizes)
         assert (plain.sizes_B6 is not None) is matters
         with torch.no_grad():
-            one, two = (denoiser.predict(noisy(), TIME, conditions) for conditions in (plain, told))
+            one, two = (
+                denoiser.predict(noisy(), TIME, conditions)
+                for conditions in (plain, text_conditions)
+            )
         assert torch.equal(one[0], two[0])
         assert torch.equal(one[1], two[1]) is not matters
 
@@ -179,10 +182,10 @@ def make_named(denoiser):
 
 def test_differences_are_added_and_go_on_as_weights(models):
     preset = row(models, "sd15")
-    plain, taught = new_denoiser(preset), stir(new_denoiser(preset))
+    plain, fitted = new_denoiser(preset), stir(new_denoiser(preset))
     names = [name for name in plain.finetuned_state_dict() if ".attn" in name]
     differences = {
-        name: (taught.finetuned_state_dict()[name] - plain.finetuned_state_dict()[name]).half()
+        name: (fitted.finetuned_state_dict()[name] - plain.finetuned_state_dict()[name]).half()
         for name in names
     }
     opened = load_denoiser(preset, differences, {"kind": "difference"})
@@ -202,13 +205,13 @@ def test_released_attention_sharing_goes_on_learning(models):
     plain = new_denoiser(preset)
     torch.manual_seed(0)
     tensors = {}
-    for place, name in enumerate(attention_names(plain.unet)):
+    for index, name in enumerate(attention_names(plain.unet)):
         attn = plain.unet.get_submodule(name)
         shared = SharedAttention(
             attn.to_q.in_features, attn.to_k.in_features, attn.heads, frames=1, rank=2
         )
         tensors |= {
-            f"hookers.layers.{place}.{key}": value for key, value in shared.state_dict().items()
+            f"hookers.layers.{index}.{key}": value for key, value in shared.state_dict().items()
         }
     opened = load_denoiser(preset, tensors, {"kind": "sharing"})
     learnt = opened.finetuned_state_dict()

@@ -29,15 +29,15 @@ def test_rows_are_cut_whatever_they_are():
 
 @pytest.mark.parametrize("threaded", [False, True])
 def test_steps_come_in_order_and_are_laid_out_once(threaded):
-    asked = []
+    requested = []
 
     def make_step(seen):
-        asked.append((seen, threading.current_thread() is threading.main_thread()))
+        requested.append((seen, threading.current_thread() is threading.main_thread()))
         return StepBatches([seen, seen + 1], [])
 
     with closing(Prefetcher(make_step, 6, threaded=threaded)) as ahead:
         assert [ahead.get(seen).indices for seen in (0, 2, 4)] == [[0, 1], [2, 3], [4, 5]]
-    assert asked == [(0, not threaded), (2, not threaded), (4, not threaded)]
+    assert requested == [(0, not threaded), (2, not threaded), (4, not threaded)]
 
 
 def test_what_laying_out_raises_is_raised_where_the_step_is_taken():

@@ -23,9 +23,9 @@ def test_none_is_none():
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
 def test_one_that_is_not_installed_is_told(monkeypatch, tmp_path, name):
     monkeypatch.setattr("training.engine.loggers.find_spec", lambda _: None)
-    with pytest.raises(Refused, match=f"{name} is not installed") as told:
+    with pytest.raises(Refused, match=f"{name} is not installed") as output:
         open_tracker(replace(MICRO, tracker=name), ORDER, "base", tmp_path)
-    assert f"pip install {name}" in told.value.hint
+    assert f"pip install {name}" in output.value.hint
 
 
 def test_an_unknown_one_is_told(tmp_path):

@@ -47,16 +47,16 @@ def test_fused_is_the_same_optimiser():
 
 
 def test_an_unknown_name_is_told_with_the_known_ones():
-    with pytest.raises(NotFound, match="no optimizer 'sgd'") as told:
+    with pytest.raises(NotFound, match="no optimizer 'sgd'") as output:
         build_optimizer("sgd", nn.Linear(1, 1).parameters(), 0.1)
-    assert "adamw_fused" in told.value.hint
+    assert "adamw_fused" in output.value.hint
 
 
 def test_a_missing_library_is_told_with_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(Refused, match="adamw8bit needs the library bitsandbytes") as told:
+    with pytest.raises(Refused, match="adamw8bit needs the library bitsandbytes") as output:
         build_optimizer("adamw8bit", nn.Linear(1, 1).parameters(), 0.1)
-    assert "pip install bitsandbytes" in told.value.hint
+    assert "pip install bitsandbytes" in output.value.hint
 
 
 def test_lion_and_prodigy_name_the_library_that_is_missing(monkeypatch):

@@ -47,13 +47,13 @@ def run(store, snapshot, tmp_path):
             if stop_at is not None and progress.stage == stage and progress.done >= stop_at:
                 raise StoppedError
 
-        order, place = (
+        order, index = (
             TrainingRequest(stage, "micro", snapshot, None, None, 0, images),
             tmp_path / folder / "run",
         )
         if stage == "base":
-            return train_base(order, preset, store, place, report, autoencoder, networks, None)[0]
-        return train_transparency(order, preset, store, place, report, autoencoder, None)
+            return train_base(order, preset, store, index, report, autoencoder, networks, None)[0]
+        return train_transparency(order, preset, store, index, report, autoencoder, None)
 
     return train
 

@@ -139,8 +139,10 @@ def test_joint_and_apart_differ_by_the_exchange_alone(trained, monkeypatch):
     assert (
         joint.layered is apart.layered and joint.parts is apart.parts and joint.alone is apart.alone
     )
-    told = [way.describe(DEFAULT_OPTIONS) for way in (joint, apart)]
-    assert {key for key in told[0] if told[0][key] != told[1][key]} == {"attention"}
+    descriptions = [way.describe(DEFAULT_OPTIONS) for way in (joint, apart)]
+    assert {key for key in descriptions[0] if descriptions[0][key] != descriptions[1][key]} == {
+        "attention"
+    }
     samples = heldout_pairs(store, checkpoint.snapshot)
     seen = compare_pairs(ways, samples, 8, None, store, quiet)
     assert seen.table["harmony"]["joint - apart"].mean != 0

@@ -84,8 +84,8 @@ def test_role_adapters_go_out_as_one_lora_each(
         _, alphas, numbers = StableDiffusionXLPipeline.lora_state_dict(
             str(tmp_path / "out"), weight_name=Path(file.path).name, return_lora_metadata=True
         )
-        told = {float(value) for value in (alphas or {}).values()} or {numbers["unet.lora_alpha"]}
-        assert told == {4.0}
+        output = {float(value) for value in (alphas or {}).values()} or {numbers["unet.lora_alpha"]}
+        assert output == {4.0}
     code = (tmp_path / "out" / "draw_layers.py").read_text()
     compile(code, "draw_layers.py", "exec")
     assert all(Path(one.path).name in code for one in found if one.part == "layers")
@@ -145,14 +145,14 @@ def test_a_changed_or_broken_export_is_refused(checkpoint, store, tmp_path) -> N
     folder = tmp_path / "out"
     export_checkpoint(checkpoint, store, "layerloop", "stored", folder)
     card = json.loads((folder / "checkpoint.json").read_text())
-    for change, said in (
+    for change, message in (
         ({"seed": 5}, "was changed"),
         ({"format": "layerloop checkpoint 9"}, "upgrade|has format"),
         ({"files": {"../evil": "0" * 64}}, "invalid part names"),
         ({"snapshot": "no digest"}, "is incomplete"),
     ):
         (folder / "checkpoint.json").write_text(json.dumps(card | change))
-        with pytest.raises(Refused, match=said):
+        with pytest.raises(Refused, match=message):
             import_checkpoint([folder], "sdxl", {}, store, nothing)
     (folder / "checkpoint.json").write_text(json.dumps(card))
     part = folder / "transparency.safetensors"

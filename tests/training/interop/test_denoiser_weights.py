@@ -134,8 +134,8 @@ def test_one_adapter_in_every_writing_is_one_adapter(
         ),
         "comfyui": (_comfyui(tensors, alpha), {}),
     }
-    for place, (name, (written, metadata)) in enumerate(writings.items()):
-        folder = tmp_path / str(place)
+    for index, (name, (written, metadata)) in enumerate(writings.items()):
+        folder = tmp_path / str(index)
         folder.mkdir()
         if name == "peft":
             (folder / "adapter_config.json").write_text(json.dumps({"lora_alpha": alpha, "r": 4}))
@@ -144,8 +144,8 @@ def test_one_adapter_in_every_writing_is_one_adapter(
             folder / "lora",
             metadata or None,
         )
-        again, told = read(folder / "lora")
-        assert told == facts, name
+        again, stored = read(folder / "lora")
+        assert stored == facts, name
         assert identical(again, tensors), name
 
 
@@ -331,7 +331,7 @@ def test_a_base_of_another_family_is_told_from_the_models_configuration(
         ({"conv_in.bias": torch.zeros(16)}, {"kind": "weights"}, sd15, "is missing"),
         ({"conv_in.wings": torch.zeros(16)}, {"kind": "difference"}, sd15, "absent in the model"),
     ]
-    for tensors, facts, preset, said in cases:
-        with pytest.raises(Refused, match=said) as refused:
+    for tensors, facts, preset, message in cases:
+        with pytest.raises(Refused, match=message) as refused:
             check_base(tensors, facts, preset)
         assert "choose the preset" in refused.value.hint

@@ -40,10 +40,10 @@ def test_every_tensor_of_a_full_size_unet_has_both_names(full_size) -> None:
     assert len(names) == {"sd15": 686, "sdxl": 1680}[family]
     original = {name: to_ldm(name, family) for name in names}
     assert {to_diffusers(ldm): ldm for ldm in original.values()} == original
-    theirs = convert_ldm_unet_checkpoint(
+    expected = convert_ldm_unet_checkpoint(
         {f"model.diffusion_model.{original[n]}": n for n in names}, dict(unet.config)
     )
-    assert theirs == {name: name for name in names}
+    assert expected == {name: name for name in names}
 
 
 def test_every_module_has_a_flat_name_that_leads_back(full_size) -> None:
@@ -160,10 +160,10 @@ def test_only_whole_safetensors_are_opened(tmp_path: Path, whole: bytes) -> None
         (cut, (2**40).to_bytes(8, "little") + b"{"),
         (cut, b"\x80" + whole[1:40]),  # the first byte of a length may be that of a pickle
     ]
-    for place, (said, data) in enumerate(cases):
-        path = tmp_path / f"{place}.safetensors"
+    for index, (message, data) in enumerate(cases):
+        path = tmp_path / f"{index}.safetensors"
         path.write_bytes(data)
-        with pytest.raises(Refused, match=said) as refused:
+        with pytest.raises(Refused, match=message) as refused:
             read_header(path)
         assert refused.value.hint
     with pytest.raises(NotFound, match="there is no file"):
@@ -177,8 +177,8 @@ def test_numbers_must_be_finite_and_floating(tmp_path: Path) -> None:
         {"bad": torch.tensor([1.0, float("nan")]), "whole": torch.tensor([1])},
         tmp_path / "n.safetensors",
     )
-    for name, said in {"bad": "not finite", "whole": "has dtype torch.int64"}.items():
-        with pytest.raises(Refused, match=said):
+    for name, message in {"bad": "not finite", "whole": "has dtype torch.int64"}.items():
+        with pytest.raises(Refused, match=message):
             read_tensors(tmp_path / "n.safetensors", [name])
     save_file({}, tmp_path / "empty.safetensors")
     with pytest.raises(Refused, match="holds no tensors"):

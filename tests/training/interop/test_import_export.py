@@ -179,8 +179,8 @@ def test_nothing_is_stored_when_anything_is_wrong(
         (lambda: take(narrow_files, models["sdxl"], store, wings="2"), "no column 'wings'"),
         (lambda: take(narrow_files, tmp_path / "absent", store, **NARROW), "there is no folder"),
     ]
-    for wrong, said in cases:
-        with pytest.raises((Refused, NotFound), match=said) as error:
+    for wrong, message in cases:
+        with pytest.raises((Refused, NotFound), match=message) as error:
             wrong()
         assert error.value.hint
     assert not [path for path in store.folder.rglob("*") if path.is_file()]
@@ -363,8 +363,8 @@ def test_an_adapter_goes_out_in_every_form_and_comes_in_as_the_same(
         written = write_base(tensors, metadata, preset, form)
         save_file(dict(written.tensors), tmp_path / form, dict(written.metadata) or None)
         header = read_header(tmp_path / form)
-        back, told = read_base(header, recognize(header))
-        assert told == metadata
+        back, output = read_base(header, recognize(header))
+        assert output == metadata
         assert identical(tensors, back), form
     merged = write_base(tensors, metadata, preset, "diffusers")
     assert (merged.what, len(merged.tensors)) == ("differences", 88)
@@ -428,12 +428,12 @@ def test_networks_of_full_size_go_through_the_doors(
 def test_what_a_form_cannot_hold_is_refused(models, unets, narrow_files, store, tmp_path) -> None:
     attn = write(tmp_path / "attn", patch_shapes(unets["sdxl"], 4, "sdxl"))
     checkpoint = kept(take([*narrow_files, attn], models["sdxl"], store, **NARROW))
-    for form, precision, said in [
+    for form, precision, message in [
         ("pickle", "stored", "no format 'pickle'"),
         ("released", "int4", "no format 'released' in precision 'int4'"),
         ("released", "stored", "other programs do not support the networks of preset 'sdxl'"),
     ]:
-        with pytest.raises(Refused, match=said) as refused:
+        with pytest.raises(Refused, match=message) as refused:
             export_checkpoint(checkpoint, store, form, precision, tmp_path / "out")
         assert refused.value.hint
     assert not (tmp_path / "out").exists()

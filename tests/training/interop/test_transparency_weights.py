@@ -54,16 +54,20 @@ def test_both_load_to_the_bit_in_any_order(files: list[Path]) -> None:
 
 
 def test_the_scale_is_the_given_one_or_the_files_or_one(files: list[Path], tmp_path: Path) -> None:
-    said = tmp_path / "said.safetensors"
-    save_file(load_file(files[1]), said, {"layerloop": canonical_json({"offset_scale": "100.0"})})
+    message = tmp_path / "said.safetensors"
+    save_file(
+        load_file(files[1]), message, {"layerloop": canonical_json({"offset_scale": "100.0"})}
+    )
     cases = [(files[1], None, (1.0, "assumed")), (files[1], 300.0, (300.0, "given"))]
-    cases += [(said, None, (100.0, "file")), (said, 2.0, (2.0, "given"))]
+    cases += [(message, None, (100.0, "file")), (message, 2.0, (2.0, "given"))]
     for encoder, given, expected in cases:
         read = read_networks(recognize_all([files[0], encoder]), narrow(), given)
         assert (read.offset_scale, read.scale_from) == expected
-    save_file(load_file(files[1]), said, {"layerloop": canonical_json({"offset_scale": "large"})})
+    save_file(
+        load_file(files[1]), message, {"layerloop": canonical_json({"offset_scale": "large"})}
+    )
     for encoder, given in (
-        (said, None),
+        (message, None),
         (files[1], float("nan")),
         (files[1], 0.0),
         (files[1], -1.0),
@@ -88,9 +92,9 @@ def test_sixteen_channel_files_have_alpha_last(tmp_path: Path) -> None:
         write(tmp_path / f"{n}.any", network_shapes(preset, n)) for n in ("encoder", "decoder")
     ]
     ours, _ = read_transparency(paths, preset)
-    theirs = Transparency(preset)
-    theirs.encoder.load_state_dict(load_file(paths[0]))
-    theirs.decoder.load_state_dict(load_file(paths[1]))
+    reference = Transparency(preset)
+    reference.encoder.load_state_dict(load_file(paths[0]))
+    reference.decoder.load_state_dict(load_file(paths[1]))
     color, alpha, latent = (
         torch.rand(1, 3, 64, 64),
         torch.rand(1, 1, 64, 64),
@@ -99,9 +103,9 @@ def test_sixteen_channel_files_have_alpha_last(tmp_path: Path) -> None:
     rgba = torch.cat([color, alpha], dim=1)
     with torch.no_grad():
         torch.testing.assert_close(
-            ours.encoder(alpha, color), theirs.encoder.blocks(rgba), rtol=0, atol=1e-6
+            ours.encoder(alpha, color), reference.encoder.blocks(rgba), rtol=0, atol=1e-6
         )
-        first, rest = theirs.decoder(color * 2 - 1, latent)
+        first, rest = reference.decoder(color * 2 - 1, latent)
         alpha_out, colour_out = ours.decoder(color * 2 - 1, latent)
     torch.testing.assert_close(
         torch.cat([colour_out, alpha_out], 1), torch.cat([first, rest], 1), rtol=0, atol=1e-6

@@ -122,8 +122,8 @@ def shards(folder: Path, shapes: dict[str, tuple[int, ...]], *, index: bool) -> 
     for number, file in enumerate(files):
         save_file({name: tensors[name] for name in names[number::3]}, file)
     if index:
-        places = {name: files[number].name for number in range(3) for name in names[number::3]}
-        text = json.dumps({"metadata": {}, "weight_map": places})
+        indices = {name: files[number].name for number in range(3) for name in names[number::3]}
+        text = json.dumps({"metadata": {}, "weight_map": indices})
         (folder / "model.safetensors.index.json").write_text(text)
     return files
 
@@ -151,19 +151,19 @@ def test_a_file_in_parts_is_one_file(tmp_path: Path, index: bool) -> None:
 def test_an_index_is_held_to_what_it_says(tmp_path: Path) -> None:
     shards(tmp_path, network_shapes(narrow(), "encoder"), index=True)
     index = tmp_path / "model.safetensors.index.json"
-    told = json.loads(index.read_text())
-    told["weight_map"]["blocks.99.weight"] = "model-00001-of-00003.safetensors"
-    index.write_text(json.dumps(told))
+    output = json.loads(index.read_text())
+    output["weight_map"]["blocks.99.weight"] = "model-00001-of-00003.safetensors"
+    index.write_text(json.dumps(output))
     with pytest.raises(Refused, match=r"'blocks\.99\.weight'"):
         read_header(index)
-    for text, said in (
+    for text, expected_text in (
         ('{"weight_map": {"a": "../b.safetensors"}}', "outside its folder"),
         ('{"weight_map": []}', "not a valid index"),
         ("{", "not a valid index"),
         ("[" * 100_000, "not a valid index"),
     ):
         index.write_text(text)
-        with pytest.raises(Refused, match=said):
+        with pytest.raises(Refused, match=expected_text):
             read_header(index)
 
 
@@ -173,7 +173,7 @@ def test_folders_and_incomplete_files_are_said_with_their_names(tmp_path: Path) 
         read_header(write(tmp_path / "a.safetensors", encoder).parent)
     assert "a.safetensors" in refused.value.hint
     missing = dict(list(decoder.items())[:-1])
-    for shapes, said in (
+    for shapes, expected_text in (
         (missing, "1 of 188 tensors are missing"),
         (
             {n: s for n, s in decoder.items() if not n.startswith("latent_conv_in")},
@@ -186,7 +186,7 @@ def test_folders_and_incomplete_files_are_said_with_their_names(tmp_path: Path) 
         (decoder | {"more.weight": (2, 2)}, "more.weight is unknown"),
     ):
         file = write(tmp_path / "b.safetensors", shapes)
-        with pytest.raises(Refused, match=said) as refused:
+        with pytest.raises(Refused, match=expected_text) as refused:
             read_networks(recognize_all([file]), narrow())
         assert "latent_channels" not in refused.value.hint
         assert "b.safetensors" in refused.value.message

@@ -65,10 +65,10 @@ def given(layered, images=2, layers=2, seed=5):
     time = torch.randint(1000, (count,), generator=rng)
     if isinstance(layered.denoiser, BuiltinDenoiser):
         noisy = torch.randn(count, 16, 4, 4, generator=rng)
-        told = layered.denoiser.encode(
+        conditions = layered.denoiser.encode(
             [f"layer {k} of a picture" + " more" * (k % 3) for k in range(count)]
         )
-        return noisy, time, told
+        return noisy, time, conditions
     noisy = torch.randn(count, 4, 8, 8, generator=rng)
     return noisy, time, Conditions(torch.randn(count, 7, TEXT, generator=rng))
 
@@ -89,13 +89,13 @@ def _no_grad():
 def test_a_layer_alone_is_attended_to_as_ever(kind, joint_text_attention):
     """One layer of joint attention is plain attention; fresh adapters change nothing, and the base stays what it was."""
     layered = build(kind, joint_text_attention=joint_text_attention, fresh=True)
-    noisy, time, told = given(layered)
-    plain = layered.denoiser.predict(noisy, time, told)
-    close(layered.predict(noisy, time, told, ["foreground"]), plain, 1e-6)
-    assert torch.equal(layered.denoiser.predict(noisy, time, told), plain)
+    noisy, time, conditions = given(layered)
+    plain = layered.denoiser.predict(noisy, time, conditions)
+    close(layered.predict(noisy, time, conditions, ["foreground"]), plain, 1e-6)
+    assert torch.equal(layered.denoiser.predict(noisy, time, conditions), plain)
     stir(layered.adapters)
-    assert (layered.predict(noisy, time, told, ["foreground"]) - plain).abs().max() > 1e-3
-    assert torch.equal(layered.denoiser.predict(noisy, time, told), plain)
+    assert (layered.predict(noisy, time, conditions, ["foreground"]) - plain).abs().max() > 1e-3
+    assert torch.equal(layered.denoiser.predict(noisy, time, conditions), plain)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -104,12 +104,12 @@ def test_a_layer_alone_is_attended_to_as_ever(kind, joint_text_attention):
 def test_permuted_layers_give_permuted_outputs(kind, joint_text_attention, roles):
     layered = build(kind, joint_text_attention=joint_text_attention)
     count = len(roles)
-    noisy, time, told = given(layered, 2, count)
-    straight = layered.predict(noisy, time, told, roles)
+    noisy, time, conditions = given(layered, 2, count)
+    straight = layered.predict(noisy, time, conditions, roles)
     order = list(range(count))[::-1]
-    rows = [image * count + place for image in range(2) for place in order]
+    rows = [image * count + index for image in range(2) for index in order]
     permuted = layered.predict(
-        noisy[rows], time[rows], told.take(rows), [roles[place] for place in order]
+        noisy[rows], time[rows], conditions.take(rows), [roles[index] for index in order]
     )
     close(permuted, straight[rows])
 
@@ -117,53 +117,53 @@ def test_permuted_layers_give_permuted_outputs(kind, joint_text_attention, roles
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_the_exchange_layers_are_drawn_one_at_a_time(kind):
     layered = build(kind)
-    noisy, time, told = given(layered)
-    apart = layered.predict(noisy, time, told, PAIR, joined=False)
-    for place, role in enumerate(PAIR):
+    noisy, time, conditions = given(layered)
+    apart = layered.predict(noisy, time, conditions, PAIR, joined=False)
+    for index, role in enumerate(PAIR):
         close(
-            apart[place::2],
+            apart[index::2],
             layered.predict(
-                noisy[place::2], time[place::2], told.take(slice(place, None, 2)), [role]
+                noisy[index::2], time[index::2], conditions.take(slice(index, None, 2)), [role]
             ),
         )
-    joined = layered.predict(noisy, time, told, PAIR)
+    joined = layered.predict(noisy, time, conditions, PAIR)
     assert (joined - apart).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pictures_of_a_batch_do_not_see_each_other(kind):
     layered = build(kind)
-    noisy, time, told = given(layered)
-    both = layered.predict(noisy, time, told, PAIR)
+    noisy, time, conditions = given(layered)
+    both = layered.predict(noisy, time, conditions, PAIR)
     for rows in (slice(0, 2), slice(2, 4)):
-        close(layered.predict(noisy[rows], time[rows], told.take(rows), PAIR), both[rows])
+        close(layered.predict(noisy[rows], time[rows], conditions.take(rows), PAIR), both[rows])
     other = noisy.clone()
     other[2:] = 0
-    close(layered.predict(other, time, told, PAIR)[:2], both[:2])
+    close(layered.predict(other, time, conditions, PAIR)[:2], both[:2])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_layers_see_only_themselves(kind):
     """With fresh adapters, attention over copies of one layer is attention over the layer."""
     layered = build(kind, fresh=True)
-    noisy, time, told = given(layered, 2, 1)
+    noisy, time, conditions = given(layered, 2, 1)
     twice = [0, 0, 1, 1]
-    together = layered.predict(noisy[twice], time[twice], told.take(twice), PAIR)
-    close(together, layered.denoiser.predict(noisy, time, told)[twice])
+    together = layered.predict(noisy[twice], time[twice], conditions.take(twice), PAIR)
+    close(together, layered.denoiser.predict(noisy, time, conditions)[twice])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_fresh_adapters_add_to_joint_attention_is_nothing(kind):
     layered = build(kind, fresh=True)
-    noisy, time, told = given(layered)
+    noisy, time, conditions = given(layered)
     one, other = (
-        layered.predict(noisy, time, told, PAIR),
-        layered.predict(noisy, time, told, ("background",) * 2),
+        layered.predict(noisy, time, conditions, PAIR),
+        layered.predict(noisy, time, conditions, ("background",) * 2),
     )
     assert torch.equal(one, other)  # whichever they are
     close(
-        layered.predict(noisy, time, told, PAIR, joined=False),
-        layered.denoiser.predict(noisy, time, told),
+        layered.predict(noisy, time, conditions, PAIR, joined=False),
+        layered.denoiser.predict(noisy, time, conditions),
     )
 
 
@@ -171,8 +171,8 @@ def test_texts_are_joined_only_where_it_is_wanted():
     told_apart, told_all = (
         build("SD 1.5", joint_text_attention=joined) for joined in (False, True)
     )
-    *_, told = given(told_apart)
-    other = replace(told, states_BLD=told.states_BLD.clone())
+    *_, conditions = given(told_apart)
+    other = replace(conditions, states_BLD=conditions.states_BLD.clone())
     other.states_BLD[1] += 1  # the background's words
     for layered, seen in ((told_apart, False), (told_all, True)):
         attn = layered.denoiser.unet.get_submodule(
@@ -180,7 +180,9 @@ def test_texts_are_joined_only_where_it_is_wanted():
         )
         layered.layout.set_layout(PAIR, 4, joined=True)
         states = torch.randn(4, 5, 64, generator=torch.Generator().manual_seed(1))
-        one, two = (attn(states, encoder_hidden_states=text.states_BLD) for text in (told, other))
+        one, two = (
+            attn(states, encoder_hidden_states=text.states_BLD) for text in (conditions, other)
+        )
         assert bool((one[0] - two[0]).abs().max() > 1e-6) is seen
         assert torch.equal(one[2:], two[2:])
 
@@ -212,9 +214,9 @@ def test_joint_attention_is_softmax_over_the_tokens_of_all_layers():
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_reach_every_adapter_and_nothing_else(kind):
     layered = build(kind, modules="all")
-    noisy, time, told = given(layered)
+    noisy, time, conditions = given(layered)
     with torch.enable_grad():
-        layered.predict(noisy, time, told, PAIR).square().mean().backward()
+        layered.predict(noisy, time, conditions, PAIR).square().mean().backward()
     assert all(
         parameter.grad is not None and parameter.grad.any()
         for parameter in layered.adapters.parameters()
@@ -230,9 +232,9 @@ def test_checkpointed_blocks_give_the_same_gradients():
         layered = build("SDXL").train()
         if again:
             enable_checkpointing(layered.denoiser.unet)
-        noisy, time, told = given(layered)
+        noisy, time, conditions = given(layered)
         with torch.enable_grad():
-            layered.predict(noisy, time, told, PAIR).square().mean().backward()
+            layered.predict(noisy, time, conditions, PAIR).square().mean().backward()
         grads.append([parameter.grad for parameter in layered.adapters.parameters()])
     for one, two in zip(*grads, strict=True):
         close(one, two)
@@ -240,11 +242,11 @@ def test_checkpointed_blocks_give_the_same_gradients():
 
 def test_what_cannot_be_is_refused(tmp_path):
     layered = build("transformer")
-    noisy, time, told = given(layered, 3, 1)
+    noisy, time, conditions = given(layered, 3, 1)
     with pytest.raises(Refused, match="not a multiple of"):
-        layered.predict(noisy, time, told, PAIR)
+        layered.predict(noisy, time, conditions, PAIR)
     with pytest.raises(Refused, match="no adapters of the role 'blended'"):
-        layered.predict(noisy, time, told, ["foreground", "background", "blended"])
+        layered.predict(noisy, time, conditions, ["foreground", "background", "blended"])
 
 
 def test_a_base_that_is_a_lora_is_adapted_beside_it(tmp_path):
@@ -266,11 +268,11 @@ def test_a_base_that_is_a_lora_is_adapted_beside_it(tmp_path):
         name.partition(".")[2].rpartition(".lora_")[0] for name in layered.finetuned_state_dict()
     }
     assert modules == {name.rpartition(".lora_")[0] for name in names}
-    told = denoiser.encode(["a", "b"])
+    conditions = denoiser.encode(["a", "b"])
     noisy = torch.randn(2, 4, 8, 8)
-    plain = denoiser.predict(noisy, torch.tensor([5, 5]), told)
-    close(layered.predict(noisy, torch.tensor([5, 5]), told, PAIR, joined=False), plain)
+    plain = denoiser.predict(noisy, torch.tensor([5, 5]), conditions)
+    close(layered.predict(noisy, torch.tensor([5, 5]), conditions, PAIR, joined=False), plain)
     stir(layered.adapters)
     assert (
-        layered.predict(noisy, torch.tensor([5, 5]), told, PAIR, joined=False) - plain
+        layered.predict(noisy, torch.tensor([5, 5]), conditions, PAIR, joined=False) - plain
     ).abs().max() > 1e-3

@@ -66,10 +66,10 @@ def test_diffusers_takes_a_role_as_it_is(tmp_path):
     from tests.training.layers.test_joint_attention import build, given
 
     layered = build("SDXL")
-    noisy, time, told = given(layered)
+    noisy, time, conditions = given(layered)
     with torch.no_grad():
-        ours = layered.predict(noisy, time, told, ["background"])
-        plain = layered.denoiser.predict(noisy, time, told)
+        ours = layered.predict(noisy, time, conditions, ["background"])
+        plain = layered.denoiser.predict(noisy, time, conditions)
     file = tmp_path / "background.safetensors"
     lora = {
         name.removeprefix("unet."): value
@@ -80,9 +80,11 @@ def test_diffusers_takes_a_role_as_it_is(tmp_path):
     unet = make_unet((32, 64), cross_attention_dim=24, use_linear_projection=True)
     unet.load_lora_adapter(str(tmp_path), weight_name=file.name, prefix=None)
     with torch.no_grad():
-        theirs = unet(noisy, time, encoder_hidden_states=told.states_BLD, return_dict=False)[0]
+        expected = unet(
+            noisy, time, encoder_hidden_states=conditions.states_BLD, return_dict=False
+        )[0]
     assert (ours - plain).abs().max() > 1e-3
-    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
+    torch.testing.assert_close(expected, ours, rtol=0, atol=1e-5)
 
 
 def test_adapters_of_another_base_are_refused(layered):

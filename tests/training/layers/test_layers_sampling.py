@@ -47,8 +47,8 @@ def same(one, two):
 
 def test_a_prompt_for_a_pair_gives_layers_that_blend(checkpoint, store):
     drawn = load_generator(checkpoint, store).generate(requests(6))
-    for place, layers in enumerate(drawn):
-        assert set(layers) == ({FG} if place % 3 == 2 else {FG, BG, BLENDED})
+    for index, layers in enumerate(drawn):
+        assert set(layers) == ({FG} if index % 3 == 2 else {FG, BG, BLENDED})
         for layer in layers.values():
             assert (layer.shape, layer.dtype) == ((SIDE, SIDE, 4), np.uint8)
         if BG in layers:
@@ -127,19 +127,19 @@ def test_options_count_and_what_cannot_be_is_refused(checkpoint, store):
     for options in ({"steps": 3}, {"guidance": 1.0}, {"negative": "a star"}):
         assert not same(drawn(**options), plain)
     sha = store.put(encode_layer(_layer(FG, 1)))
-    told = generator.describe(GenerationOptions(given={FG: sha}))
+    text_conditions = generator.describe(GenerationOptions(given={FG: sha}))
     assert (
-        told["layers"] == "foreground + background"
-        and told["attention"] == "joint"
-        and told["guidance"] == "2.0"
+        text_conditions["layers"] == "foreground + background"
+        and text_conditions["attention"] == "joint"
+        and text_conditions["guidance"] == "2.0"
     )
     assert generator.describe(GenerationOptions(negative="a star"))["guidance"] == "3.0"
-    assert told["given foreground"] == sha and told["steps"] == "4"
+    assert text_conditions["given foreground"] == sha and text_conditions["steps"] == "4"
     assert (
         load_generator(checkpoint, store, joined=False).describe(GenerationOptions())["attention"]
         == "apart"
     )
-    for options, said in [
+    for options, message in [
         ({"size": (64, 32)}, "this size"),
         ({"sampler": "euler"}, "other samplers"),
         ({"image": "0" * 64}, "a starting image"),
@@ -147,7 +147,7 @@ def test_options_count_and_what_cannot_be_is_refused(checkpoint, store):
         ({"given": {BLENDED: sha}}, "'blended' cannot be given"),
         ({"given": {FG: sha, BG: sha}}, "nothing to generate"),
     ]:
-        with pytest.raises(Refused, match=said):
+        with pytest.raises(Refused, match=message):
             drawn(**options)
 
 
@@ -199,8 +199,8 @@ def test_given_layers_enter_every_step_clean_at_time_0():
     )  # with the prompt and without
     assert time[[1, 5]].eq(0).all() and time[[0, 2, 3, 4]].gt(0).all()
     known = perfect.centre[:, None, None].expand(-1, 4, 4)
-    for image, place in ((0, 0), (0, 2), (1, 0), (1, 1)):
-        torch.testing.assert_close(drawn[image, place], known, atol=1e-3, rtol=1e-3)
+    for image, index in ((0, 0), (0, 2), (1, 0), (1, 1)):
+        torch.testing.assert_close(drawn[image, index], known, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.slow

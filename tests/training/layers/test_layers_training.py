@@ -147,8 +147,8 @@ def recipe(store, checkpoint):
 
 def test_what_a_step_looks_at(recipe, store, pairs):
     built = recipe(pairs, given_layer_prob=0.5, caption_dropout=0.25, foreground_only_prob=0.0)
-    places = [place % len(built.layer_sets) for place in range(400)]
-    rows = built.make_batch(places, range(400), torch.Generator().manual_seed(0))
+    positions = [position % len(built.layer_sets) for position in range(400)]
+    rows = built.make_batch(positions, range(400), torch.Generator().manual_seed(0))
     assert rows["latent"].shape == rows["noise"].shape == (400, 2, MICRO.latent_channels, 4, 4)
     known = rows["known"].float().mean(0)
     assert known.sum() == pytest.approx(
@@ -162,7 +162,7 @@ def test_what_a_step_looks_at(recipe, store, pairs):
     assert rows["texts"][dropped.index(False)] == list(
         compose(pair + dropped.index(False), 32).texts.values()
     )
-    some = built.make_batch(places, range(100, 104), torch.Generator().manual_seed(0))
+    some = built.make_batch(positions, range(100, 104), torch.Generator().manual_seed(0))
     assert torch.equal(some["noise"], rows["noise"][100:104])  # whichever rows are this process's
 
 
@@ -178,7 +178,7 @@ def test_the_loss_is_the_mean_over_both_layers_noise(recipe, pairs):
         return torch.zeros_like(noisy)
 
     built.layered.predict = predict
-    loss, told = built(rows, 0)
+    loss, text_conditions = built(rows, 0)
     clean = built.layered.denoiser.normalize(rows["latent"].flatten(0, 1))
     time = rows["time"].repeat_interleave(2)
     noise = rows["noise"].flatten(0, 1)
@@ -187,7 +187,7 @@ def test_the_loss_is_the_mean_over_both_layers_noise(recipe, pairs):
     )
     expected = torch.stack([wanted[0].mean(), wanted[1, 1], wanted[2, 0]]).mean()
     torch.testing.assert_close(loss, expected)
-    assert told["error"] == loss
+    assert text_conditions["error"] == loss
     assert torch.equal(seen["noisy"][2], clean[2]) and torch.equal(seen["noisy"][5], clean[5])
     assert seen["time"].tolist() == [time[0], time[1], 0, time[3], time[4], 0]
     assert seen["roles"] == ROLES and seen["joined"]
@@ -202,13 +202,13 @@ def test_lone_foregrounds_come_in_steps_of_their_own(recipe, store):
     for singles in (0, 7):  # of pairs where the snapshot has no others
         snapshot = freeze_pairs(store, range(20), singles=singles, side=32)
         images = recipe(snapshot, foreground_only_prob=0.25).layer_sets
-        lone = [place for place, roles in enumerate(images.roles) if roles == ROLES[:1]]
+        lone = [position for position, roles in enumerate(images.roles) if roles == ROLES[:1]]
         assert len(lone) == (singles or 16)
         order = BucketSampler(images.order(store, None, 2.0, 0.25, 0), images.keys, 4)
         steps = [order.indices(start, 4) for start in range(0, 4_000, 4)]
-        assert all(len({images.roles[place] for place in step}) == 1 for step in steps)
-        drawn = [place for step in steps for place in step]
-        assert sum(place in set(lone) for place in drawn) / len(drawn) == pytest.approx(
+        assert all(len({images.roles[position] for position in step}) == 1 for step in steps)
+        drawn = [position for step in steps for position in step]
+        assert sum(position in set(lone) for position in drawn) / len(drawn) == pytest.approx(
             0.25, abs=0.03
         )
     assert not [
@@ -220,7 +220,7 @@ def test_lone_foregrounds_come_in_steps_of_their_own(recipe, store):
 
 def test_a_lone_foreground_teaches_its_adapter_alone(recipe, store, pairs):
     built = recipe(pairs, foreground_only_prob=0.5)
-    lone = [place for place, roles in enumerate(built.layer_sets.roles) if len(roles) == 1]
+    lone = [position for position, roles in enumerate(built.layer_sets.roles) if len(roles) == 1]
     rows = built.make_batch(lone[:4], range(4), torch.Generator().manual_seed(0))
     assert not rows["known"].any()
     loss, _ = built(rows, 0)
@@ -295,7 +295,7 @@ def test_the_recipe_of_a_round_of_pairs(store, pairs, tmp_path):
 
 def test_a_base_of_pairs_learns_for_longer(store, pairs, snapshot, tmp_path):
     torch.set_num_threads(1)
-    told = {}
+    text_conditions = {}
 
     def learn(name, recipe, of, parent=None):
         order = TrainingRequest(recipe, "micro", of, None, parent, 1, changes=few)
@@ -303,7 +303,7 @@ def test_a_base_of_pairs_learns_for_longer(store, pairs, snapshot, tmp_path):
             order,
             store,
             tmp_path / name,
-            lambda step: told.update({(name, step.stage): step.total}),
+            lambda step: text_conditions.update({(name, step.stage): step.total}),
         )
 
     few = {
@@ -314,7 +314,7 @@ def test_a_base_of_pairs_learns_for_longer(store, pairs, snapshot, tmp_path):
     }
     first = learn("singles", "whole", snapshot)
     learn("pairs", "base", pairs, first)
-    assert (told["singles", "base"], told["pairs", "base"]) == (32, 80)
+    assert (text_conditions["singles", "base"], text_conditions["pairs", "base"]) == (32, 80)
 
 
 def test_layers_without_a_base_are_refused(store, pairs, tmp_path):

@@ -47,10 +47,10 @@ def test_both_ways_are_drawn_from_the_same_prompts_and_seeds(store, model, tmp_p
         layer.shape == (64, 64, 4) and layer.dtype == np.uint8
         for layer in [*found.drawn, *found.cut]
     )
-    for mine, theirs in zip(
+    for own, expected in zip(
         found.drawn, load_generator(checkpoint, store).generate(REQUESTS), strict=True
     ):
-        assert np.array_equal(mine, next(iter(theirs.values())))
+        assert np.array_equal(own, next(iter(expected.values())))
     plain = StableDiffusionPipeline.from_pretrained(model)
     drawn = plain(
         "a cat", num_inference_steps=2, guidance_scale=7.0, generator=torch.Generator().manual_seed(0), output_type="np",

@@ -39,8 +39,8 @@ def test_the_score_is_the_cosine_of_what_the_model_says_of_both(clip):
         inputs = processor(text=[text], images=[Image.fromarray(image)], return_tensors="pt")
         with torch.no_grad():
             seen = network.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output
-            said = network.get_text_features(input_ids=inputs["input_ids"][:, :77]).pooler_output
-        wanted.append(100 * max(0.0, float((normalize(seen) * normalize(said)).sum())))
+            message = network.get_text_features(input_ids=inputs["input_ids"][:, :77]).pooler_output
+        wanted.append(100 * max(0.0, float((normalize(seen) * normalize(message)).sum())))
     scores = load_clip_score(str(clip), CPU)(images(4), TEXTS)
     assert scores[:3] == pytest.approx(wanted[:3], abs=1e-3)
     assert all(0 <= score <= 100 for score in scores)

@@ -52,26 +52,26 @@ def test_similarity_is_that_of_scikit_image_with_the_window_of_wang(side):
     truth, again = noisy(side=side)
     maps = ssim_map(truth, again)
     assert maps.shape == (2, 4, side - 10, side - 10)
-    for place in range(2):
+    for index in range(2):
         for channel in range(4):
-            pair = truth[place, channel].double().numpy(), again[place, channel].double().numpy()
+            pair = truth[index, channel].double().numpy(), again[index, channel].double().numpy()
             expected = structural_similarity(*pair, data_range=1.0, **WANG)
-            assert maps[place, channel].mean().item() == pytest.approx(expected, abs=1e-5)
+            assert maps[index, channel].mean().item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_figures_by_background_are_those_of_each_blend_measured_whole():
     truth, again = noisy()
     metrics = composite_metrics(truth, again)
     for name, color in BACKGROUNDS.items():
-        for place in range(2):
+        for index in range(2):
             blends = [
-                composite(rgba[place : place + 1], color)[0].permute(1, 2, 0).double().numpy()
+                composite(rgba[index : index + 1], color)[0].permute(1, 2, 0).double().numpy()
                 for rgba in (truth, again)
             ]
-            assert metrics["psnr"][name][place].item() == pytest.approx(
+            assert metrics["psnr"][name][index].item() == pytest.approx(
                 peak_signal_noise_ratio(*blends, data_range=1.0), abs=1e-3
             )
-            assert metrics["ssim"][name][place].item() == pytest.approx(
+            assert metrics["ssim"][name][index].item() == pytest.approx(
                 structural_similarity(*blends, channel_axis=2, data_range=1.0, **WANG), abs=1e-5
             )
 
@@ -89,8 +89,8 @@ def test_the_published_form_is_cut_to_bytes_and_saved_as_a_jpeg_of_quality_75():
     truth, _ = noisy()
     for color in BACKGROUNDS.values():
         found = composite_jpeg(truth, color)
-        for place in range(2):
-            rgba = truth[place].permute(1, 2, 0).numpy()
+        for index in range(2):
+            rgba = truth[index].permute(1, 2, 0).numpy()
             mixed = rgba[..., 3:] * rgba[..., :3] + (1 - rgba[..., 3:]) * (
                 np.float32(color) / np.float32(255)
             )
@@ -99,7 +99,7 @@ def test_the_published_form_is_cut_to_bytes_and_saved_as_a_jpeg_of_quality_75():
                 file, "JPEG", quality=75, subsampling=2
             )
             expected = np.asarray(Image.open(file))
-            assert np.array_equal((found[place].permute(1, 2, 0) * 255).round().numpy(), expected)
+            assert np.array_equal((found[index].permute(1, 2, 0) * 255).round().numpy(), expected)
 
 
 def test_the_published_form_hides_noise_and_cuts_what_is_nearly_perfect():
@@ -126,16 +126,16 @@ def test_the_published_psnr_ends_at_80_and_the_similarity_is_of_the_luma():
     assert equal["psnr_jpeg"].tolist() == pytest.approx([80, 80])
     assert equal["ssim_jpeg"].tolist() == pytest.approx([1, 1], abs=1e-6)
     found = published_metrics(truth[:, :3], again[:, :3])
-    for place in range(2):
+    for index in range(2):
         lumas = [
             np.round(
-                (rgba[place, :3].permute(1, 2, 0).double().numpy() @ [0.299, 0.587, 0.114]) * 255
+                (rgba[index, :3].permute(1, 2, 0).double().numpy() @ [0.299, 0.587, 0.114]) * 255
             )
             for rgba in (truth, again)
         ]
         _, full = structural_similarity(*lumas, data_range=255, full=True, **WANG)
         expected = np.clip(full[5:-5, 5:-5], 0, None).mean()
-        assert found["ssim_jpeg"][place].item() == pytest.approx(expected, abs=1e-4)
+        assert found["ssim_jpeg"][index].item() == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_two_forms_share_no_name():

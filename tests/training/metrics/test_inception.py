@@ -15,13 +15,13 @@ from training.metrics.inception import Inception, _Block, frechet_distance, load
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     torch.manual_seed(0)
-    place = tmp_path_factory.mktemp("inception") / "inception.safetensors"
+    index = tmp_path_factory.mktemp("inception") / "inception.safetensors"
     tensors = Inception().state_dict() | {
         "fc.weight": torch.zeros(1008, 2048),
         "fc.bias": torch.zeros(1008),
     }
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, place)
-    return place
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, index)
+    return index
 
 
 def test_the_layout_is_the_published_one():

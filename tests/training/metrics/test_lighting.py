@@ -32,7 +32,7 @@ def test_brightness_is_log2_of_linear_light_where_each_layer_is_seen():
 def test_the_correlation_is_pearsons_over_all_drawings():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(12, 2)) @ [[1, 0.6], [0, 0.8]]
-    images = [[tuple(values[2 * place]), tuple(values[2 * place + 1])] for place in range(6)]
+    images = [[tuple(values[2 * index]), tuple(values[2 * index + 1])] for index in range(6)]
     assert correlation(images) == pytest.approx(pearsonr(*values.T).statistic)
     assert correlation(images[:3]) is None
     assert correlation([*images[:3], [], []]) is None
@@ -47,8 +47,8 @@ def test_resampled_intervals_hold_what_they_say():
         images = [[tuple(row)] for row in values]
         low, high = percentile_interval(
             [
-                correlation([images[place] for place in places])
-                for places in bootstrap_indices(60)[:200]
+                correlation([images[index] for index in indices])
+                for indices in bootstrap_indices(60)[:200]
             ]
         )
         covered += low < 0.5 < high

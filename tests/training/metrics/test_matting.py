@@ -60,12 +60,12 @@ def test_what_the_trimap_knows_is_told():
 
 def test_the_gradient_of_a_slope_is_the_filters_own_sum():
     slope = np.tile(np.arange(40, dtype=np.float32) / 40, (40, 1))
-    place = np.arange(-4, 5)
-    bell = np.exp(-(place**2) / (2 * 1.4**2))
+    index = np.arange(-4, 5)
+    bell = np.exp(-(index**2) / (2 * 1.4**2))
     expected = (
         (bell / np.linalg.norm(bell)).sum()
-        * (place**2 * bell).sum()
-        / np.linalg.norm(place * bell)
+        * (index**2 * bell).sum()
+        / np.linalg.norm(index * bell)
         / 40
     )
     assert gradient(slope)[10:30, 10:30] == pytest.approx(expected, rel=1e-4)

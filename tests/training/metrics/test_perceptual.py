@@ -36,7 +36,7 @@ def test_the_towers_have_the_published_layout():
     assert alex["net.slice1.0.weight"] == (64, 3, 11, 11)
     assert alex["net.slice5.10.weight"] == (256, 256, 3, 3)
     assert [name for name in vgg if name.endswith("weight") and name.startswith("net.slice5")] == [
-        f"net.slice5.{place}.weight" for place in (24, 26, 28)
+        f"net.slice5.{index}.weight" for index in (24, 26, 28)
     ]
     assert [alex[f"lin{n}.model.1.weight"][1] for n in range(5)] == [64, 192, 384, 256, 256]
     assert [vgg[f"lin{n}.model.1.weight"][1] for n in range(5)] == [64, 128, 256, 512, 512]
@@ -91,9 +91,9 @@ def test_other_files_are_refused(tmp_path):
         load_lpips(pickled)
     other = tmp_path / "other.safetensors"
     save_file({"weight": torch.zeros(1)}, other)
-    with pytest.raises(Refused, match="not LPIPS") as told:
+    with pytest.raises(Refused, match="not LPIPS") as output:
         load_lpips(other)
-    assert "docs/guides/training.md" in told.value.hint
+    assert "docs/guides/training.md" in output.value.hint
     file, weights = file_of("alex", tmp_path)
     save_file(
         {name: tensor.contiguous() for name, tensor in weights.items() if "lin3" not in name}, file

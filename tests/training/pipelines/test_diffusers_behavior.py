@@ -548,8 +548,8 @@ def test_image_to_image_goes_on_from_latents(make, family):
     call = {"strength": 0.5, "num_inference_steps": 4, "output_type": "latent"}
     out = over("a cat", latents, generator=seeded(3), **call)
     assert out.images.shape == latents.shape
-    theirs = over.pipeline("a cat", image=latents, generator=seeded(3), **call).images
-    torch.testing.assert_close(out.images, theirs)
+    expected = over.pipeline("a cat", image=latents, generator=seeded(3), **call).images
+    torch.testing.assert_close(out.images, expected)
     assert over("a cat", latents, views=1, num_inference_steps=2).images[0].size == (64, 64)
     larger = TransparentUpscalePipeline.from_pipe(text)
     assert larger("a cat", latents, views=1, num_inference_steps=4).images[0].size == (96, 96)

@@ -103,8 +103,8 @@ def files(models, tmp_path_factory):
         "bgble2fg": patched(difference_shapes(unets["sdxl"], 12), "sdxl"),
     }
     return {
-        mode: write(folder / f"layer_{mode}.safetensors", own, seed=place)
-        for place, (mode, own) in enumerate(shapes.items())
+        mode: write(folder / f"layer_{mode}.safetensors", own, seed=index)
+        for index, (mode, own) in enumerate(shapes.items())
     }
 
 
@@ -194,12 +194,12 @@ def test_a_batch_is_its_pictures_one_by_one(make, mode):
     both = {role: [one[role] for one in images] for role in given(mode)}
     more = {"negative_prompt": ["ugly", "bad"], "guidance_scale": 5.0}
     together = pipe(texts, **both, generator=seeded(1, 2), **more, **SIDE, **LATENT).latents
-    for place, (text, image) in enumerate(zip(texts, images, strict=True)):
-        own = {"negative_prompt": more["negative_prompt"][place], "guidance_scale": 5.0}
-        alone = pipe(text, **image, generator=seeded(place + 1), **own, **SIDE, **LATENT).latents
+    for index, (text, image) in enumerate(zip(texts, images, strict=True)):
+        own = {"negative_prompt": more["negative_prompt"][index], "guidance_scale": 5.0}
+        alone = pipe(text, **image, generator=seeded(index + 1), **own, **SIDE, **LATENT).latents
         for role, latents in alone.items():
             torch.testing.assert_close(
-                together[role][place : place + 1], latents, atol=1e-4, rtol=1e-4
+                together[role][index : index + 1], latents, atol=1e-4, rtol=1e-4
             )
     several = pipe(
         "a cat", **given(mode), num_images_per_prompt=2, generator=seeded(1, 1), **SIDE, **LATENT
@@ -236,12 +236,12 @@ def test_each_layer_has_its_own_prompt(make):
     out = pipe("an apple on a table", **texts, generator=seeded(1), **SIDE, **FEW)
     generator = torch.Generator().manual_seed(1)
     with pipe.weights.applied():
-        taught = pipe.pipeline(
+        fitted = pipe.pipeline(
             ["an apple", "a table", "an apple on a table"],
             generator=[generator] * 3, num_inference_steps=2, output_type="latent", **SIDE,
         ).images  # fmt: skip
     ours = torch.cat([out.latents[role] for role in pipe.mode.generated])
-    torch.testing.assert_close(ours, taught / pipe.pipe.autoencoder.scale)
+    torch.testing.assert_close(ours, fitted / pipe.pipe.autoencoder.scale)
     rgba = decode_rgba(
         pipe.pipe.autoencoder, pipe.pipe.transparency.decoder, out.latents[LayerRole.foreground]
     )
@@ -288,7 +288,7 @@ def test_the_unet_sees_the_plain_scaled_latents_beside_the_noisy_one(make, files
         )
         state = unet.state_dict()
         unet.conv_in = Wide()
-        theirs = pipe.pipeline(
+        expected = pipe.pipeline(
             "a cat",
             generator=seeded(1),
             guidance_scale=1.0,
@@ -298,7 +298,7 @@ def test_the_unet_sees_the_plain_scaled_latents_beside_the_noisy_one(make, files
         ).images
     assert noticed == [4, 4]
     [latents] = out.latents.values()
-    torch.testing.assert_close(latents, theirs / vae.config.scaling_factor, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(latents, expected / vae.config.scaling_factor, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["fgble2bg", "joint", "bg2fg"])
@@ -349,8 +349,8 @@ def test_dpm_is_warned_of_where_a_blended_picture_is_given(make):
 def test_any_size_is_drawn(make, mode, size):
     pipe = make(mode)
     images = {role: np.resize(one, (*size, one.shape[2])) for role, one in given(mode).items()}
-    asked = {} if images else {"height": size[0], "width": size[1]}
-    out = pipe("a cat", **images, **asked, **FEW)
+    requested = {} if images else {"height": size[0], "width": size[1]}
+    out = pipe("a cat", **images, **requested, **FEW)
     for role in LayerRole:
         layer = getattr(out, role)
         assert layer is None or layer.shape[-2:] == size, role

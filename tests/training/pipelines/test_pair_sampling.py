@@ -62,8 +62,8 @@ def released(tmp_path_factory):
     }
     files = {
         family: {
-            mode: write(folder / f"{family}_{mode}", one, seed=place)
-            for place, (mode, one) in enumerate(own.items())
+            mode: write(folder / f"{family}_{mode}", one, seed=index)
+            for index, (mode, one) in enumerate(own.items())
         }
         for family, own in shapes.items()
     }
@@ -145,8 +145,8 @@ def test_single_pictures_and_pairs_come_back_in_order(import_, store):
     drawn = generator.generate(requests)
     assert [len(layers) for layers in drawn] == [1, 3, 1, 1, 3]
     alone = load_generator(import_("sd15", "base"), store)
-    for place in (0, 2, 3):
-        assert same(drawn[place], alone.generate([requests[place]])[0]), (
+    for index in (0, 2, 3):
+        assert same(drawn[index], alone.generate([requests[index]])[0]), (
             "as if the other weights were not there"
         )
     assert same(drawn[4], generator.generate([requests[4]])[0])
@@ -171,10 +171,10 @@ def test_given_layers_are_taken_as_they_are(import_, store, family, modes, given
     assert set(drawn) == set(LayerRole)
     for role, rgba in layers.items():
         assert np.array_equal(drawn[role], rgba), "to the bit, hidden colours too"
-    told = generator.describe(options)
-    assert told["modes"] == way
-    assert {told[f"given {role}"] for role in given} == set(stored.values())
-    assert told.get("sampler of the last mode") == ("euler_a" if "ble2" in way else None)
+    output = generator.describe(options)
+    assert output["modes"] == way
+    assert {output[f"given {role}"] for role in given} == set(stored.values())
+    assert output.get("sampler of the last mode") == ("euler_a" if "ble2" in way else None)
     others = {role: store.put(encode_layer(255 - rgba)) for role, rgba in layers.items()}
     [other] = generator.generate([ask(prompt=Prompt("a cat"))], GenerationOptions(given=others))
     for role in set(LayerRole) - set(given):

@@ -102,9 +102,9 @@ def test_text_to_rgba(pipe, networks):
 
 def test_the_latent_is_diffusers_own_unscaled_and_the_picture_that_of_both_decoders(pipe, networks):
     out = pipe(PROMPT, generator=seeded(1), output_type="pt", **FEW)
-    theirs = pipe.pipeline(PROMPT, generator=seeded(1), output_type="latent", **FEW).images
+    reference = pipe.pipeline(PROMPT, generator=seeded(1), output_type="latent", **FEW).images
     vae = pipe.pipeline.vae
-    torch.testing.assert_close(out.latents, theirs / vae.config.scaling_factor)
+    torch.testing.assert_close(out.latents, reference / vae.config.scaling_factor)
     expected = decode_rgba(KLAutoencoder(vae), networks.decoder, out.latents)
     torch.testing.assert_close(out.images, expected)
     assert out.images.shape == (1, 4, 64, 64)
@@ -234,10 +234,10 @@ def test_an_ip_adapter_passes_through(pipe_xl):
     }
     adapters = {}
     attentions = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
-    for place, name in enumerate(attentions):
+    for index, name in enumerate(attentions):
         hidden = unet.get_submodule(name.removesuffix(".processor")).to_q.out_features
         for part in ("k", "v"):
-            adapters[f"{2 * place + 1}.to_{part}_ip.weight"] = torch.randn(hidden, 64) * 0.2
+            adapters[f"{2 * index + 1}.to_{part}_ip.weight"] = torch.randn(hidden, 64) * 0.2
     unet._load_ip_adapter_weights([{"image_proj": weights, "ip_adapter": adapters}])
     drawn = []
     for seed in (1, 2):

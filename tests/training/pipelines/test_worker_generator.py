@@ -178,13 +178,13 @@ def test_options_change_what_is_drawn_and_are_told(checkpoint, store, options):
     times = options.get("upscale", 1)
     assert other.shape == (round(height * times), round(width * times), 4)
     assert np.array_equal(draw_one(generator), plain), "options of one call reach no other"
-    told = generator.describe(GenerationOptions(**options))
-    assert told["model"] == "sdxl", "the folder's name alone"
-    assert told["steps"] == str(options.get("steps", 2))
-    assert told["guidance"] == str(options.get("guidance", 7.0))
-    assert told["sampler"] == options.get("sampler", "EulerDiscrete")
-    assert told["size"] == f"{width}x{height}"
-    assert told.get("upscale") == (str(times) if times != 1 else None)
+    text_conditions = generator.describe(GenerationOptions(**options))
+    assert text_conditions["model"] == "sdxl", "the folder's name alone"
+    assert text_conditions["steps"] == str(options.get("steps", 2))
+    assert text_conditions["guidance"] == str(options.get("guidance", 7.0))
+    assert text_conditions["sampler"] == options.get("sampler", "EulerDiscrete")
+    assert text_conditions["size"] == f"{width}x{height}"
+    assert text_conditions.get("upscale") == (str(times) if times != 1 else None)
 
 
 @pytest.mark.parametrize(
@@ -204,8 +204,8 @@ def test_it_begins_from_a_stored_layer(checkpoint, store):
     weak, strong = (draw_one(generator, image=sha, strength=s, steps=4) for s in (0.3, 1.0))
     assert weak.shape == strong.shape == rgba.shape
     assert not np.array_equal(weak, strong)
-    told = generator.describe(GenerationOptions(image=sha, strength=0.3))
-    assert (told["image"], told["strength"]) == (sha, "0.3")
+    text_conditions = generator.describe(GenerationOptions(image=sha, strength=0.3))
+    assert (text_conditions["image"], text_conditions["strength"]) == (sha, "0.3")
     with pytest.raises(NotFound):
         draw_one(generator, image="0" * 64)
 
@@ -309,7 +309,7 @@ def test_an_adapter_of_the_users_may_stand_in_the_unet_before(store, model, chec
     first.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
     for unet in (first, second):
         merge_weights(unet, *parts.base)
-    taught = first.state_dict()
+    fitted = first.state_dict()
     for name, value in second.state_dict().items():
-        leaf = name if name in taught else ".base_layer.".join(name.rsplit(".", 1))
-        assert torch.equal(taught[leaf], value), name
+        leaf = name if name in fitted else ".base_layer.".join(name.rsplit(".", 1))
+        assert torch.equal(fitted[leaf], value), name

@@ -188,10 +188,10 @@ def test_given_layers_are_taken_as_they_are(synthesis, store):
 
 
 def test_it_tells_how_pairs_are_made(synthesis):
-    told = synthesis.describe(GenerationOptions())
-    assert told["sampler"] == "none"
-    assert (told["inpainter"], told["inpainter_sampler"]) == ("painter", "DDIM")
-    assert (told["painted_around"], told["painted_behind"]) == (
+    output = synthesis.describe(GenerationOptions())
+    assert output["sampler"] == "none"
+    assert (output["inpainter"], output["inpainter_sampler"]) == ("painter", "DDIM")
+    assert (output["painted_around"], output["painted_behind"]) == (
         "alpha < 0.98",
         "alpha > 0.02, grown by 64 of 1024 pixels",
     )
