@@ -13,7 +13,7 @@ STAGES = [
     StageMemory(
         "base",
         "gpu",
-        {"weights": 10 * GIB, "optimiser": GIB // 2},
+        {"weights": 10 * GIB, "optimizer": GIB // 2},
         "fits a 12 GiB card; less with [nothing]",
     ),
 ]
