@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from curation.access.scopes import Scope
+from curation.db import time_spans
 from curation.db.engine import Transaction
 from curation.db.tables import api_tokens
 from curation.domain import Role
@@ -82,7 +83,7 @@ def create_token(
     token = PREFIX + secrets.token_urlsafe(32)
     granted = sorted({str(scope) for scope in scopes})
     row = {"name": name, "hash": hash_token(token), "scopes": granted, "created_by": actor}
-    until = sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+    until = sa.func.now() + time_spans.seconds(seconds)
     created = sa.insert(api_tokens).values(row | {"expires_at": until})
     expires_at = tx.scalar(created.returning(api_tokens.c.expires_at))
     tx.log(

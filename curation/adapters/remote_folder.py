@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from curation.errors import Corrupt, LayerloopError, NotFound, Refused, Unreachable
+from curation.object_store import is_sha256
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as ObstoreStore
 
 SCHEMES = frozenset({"s3", "s3a", "gs", "az", "azure", "abfs", "abfss"})
 """Schemes of addresses that obstore opens."""
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class RemoteFolder:
@@ -65,7 +63,7 @@ class RemoteFolder:
         """
         from obstore import exceptions, get
 
-        if not _SHA256.fullmatch(sha256):
+        if not is_sha256(sha256):
             raise NotFound(f"{sha256[:80]!r} is not a sha256 in lower-case hex")
         try:
             return bytes(get(self.store, f"{sha256[:2]}/{sha256[2:]}").bytes())
@@ -95,7 +93,7 @@ class RemoteFolder:
                 f"{self.url} cannot be listed: {_first_line(error)}", "give the full id"
             ) from error
         names = ("".join(one["path"].split("/")[-2:]) for one in listed["objects"])
-        return [name for name in names if name.startswith(beginning) and _SHA256.fullmatch(name)]
+        return [name for name in names if name.startswith(beginning) and is_sha256(name)]
 
 
 def _open(url: str, endpoint: str | None) -> ObstoreStore:

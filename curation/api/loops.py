@@ -46,7 +46,7 @@ def get_loops(
 ) -> list[LoopResponse]:
     """Return loops, newest first."""
     with visit.transaction() as (tx, _):
-        return [_loop(tx, row["id"], row["created_at"]) for row in rows.list_loops(tx, limit)]
+        return [_loop(tx, row["id"]) for row in rows.list_loops(tx, limit)]
 
 
 @router.post("/loops/{number}/pause", summary="Pause a loop", responses=error_responses(404, 409))
@@ -72,10 +72,10 @@ def _change(
 ) -> LoopResponse:
     with visit.transaction() as (tx, reviewer):
         change(tx, number, reviewer.name)
-        return _loop(tx, number, rows.started_at(tx, number))
+        return _loop(tx, number)
 
 
-def _loop(tx: Transaction, loop_id: int, started_at: datetime) -> LoopResponse:
+def _loop(tx: Transaction, loop_id: int) -> LoopResponse:
     loop = rows.find_loop(tx, loop_id)
     return LoopResponse(
         id=loop.id,
@@ -89,5 +89,5 @@ def _loop(tx: Transaction, loop_id: int, started_at: datetime) -> LoopResponse:
         reason=loop.reason,
         round=loop.round,
         run=str(loop.run) if loop.run else None,
-        started_at=started_at,
+        started_at=loop.created_at,
     )

@@ -13,7 +13,6 @@ from sqlalchemy.dialects.postgresql import insert
 from curation.db import leases, runs
 from curation.db.engine import Transaction
 from curation.db.tables import checkpoints, training_runs
-from curation.db.tables import leases as held
 from curation.domain import Checkpoint, JobName, Progress, RunState, TrainingRequest
 from curation.errors import Conflict, NotFound
 
@@ -325,6 +324,5 @@ def _read(row: dict[str, Any]) -> Checkpoint:
 def release_run(tx: Transaction, run: uuid.UUID, holder: str) -> None:
     """Delete the lease of a worker on a run; the caller sets the run's state. Raises Conflict."""
     # A lease of another holder means that the run was taken over.
-    own = (held.c.subject == run) & (held.c.holder == holder)
-    if not tx.execute(sa.delete(held).where(own)).rowcount:
+    if not leases.release_held(tx, [run], "train", holder):
         raise Conflict(f"run {run} was paused, cancelled or taken over by another worker")

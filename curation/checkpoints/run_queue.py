@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from curation.checkpoints import registry
-from curation.db import leases
+from curation.db import leases, time_spans
 from curation.db.engine import Transaction
 from curation.db.tables import leases as held
 from curation.db.tables import training_runs as runs
@@ -109,7 +109,7 @@ def postpone_run(tx: Transaction, run: uuid.UUID, holder: str, reason: str) -> b
         "state": RunState.requested,
         "error": f"{reason[:1_800]}; trying again after {wait} s (outage {outages} of at most "
         f"{MAX_OUTAGES})",
-        "retry_at": sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, 0, wait),
+        "retry_at": sa.func.now() + time_spans.seconds(wait),
     }
     if not again:
         values |= {

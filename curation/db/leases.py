@@ -134,6 +134,23 @@ def delete_leases(tx: Transaction, subjects: Collection[uuid.UUID]) -> None:
         tx.execute(_RELEASE, {"ids": list(subjects)})
 
 
+def release_held(
+    tx: Transaction, subjects: Collection[uuid.UUID], purpose: str, holder: str
+) -> list[uuid.UUID]:
+    """Delete a holder's leases on subjects, and return those; lost leases are left out.
+
+    The caller sets the states of the returned subjects.
+
+    Args:
+        tx: The transaction.
+        subjects: Ids of candidates or runs.
+        purpose: Purpose of the leases.
+        holder: Name of the holder.
+    """
+    params = {"ids": list(subjects), "purpose": purpose, "holder": holder}
+    return [row.subject for row in tx.execute(_RELEASE_HELD, params)]
+
+
 def expire(tx: Transaction, limit: int = EXPIRE_BATCH_SIZE) -> Counter[str]:
     """Release expired leases, and enqueue their jobs again.
 
@@ -296,6 +313,10 @@ _RENEW_USED = _sql(f"""
     where leases.subject = held.subject returning leases.subject""")
 
 _RELEASE = _sql("delete from leases where subject = any(:ids)")
+
+_RELEASE_HELD = _sql("""
+    delete from leases
+    where subject = any(:ids) and purpose = :purpose and holder = :holder returning subject""")
 
 _EXPIRED = _sql("""
     select subject, purpose from leases where expires_at <= now() order by expires_at limit :limit

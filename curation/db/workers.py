@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from curation.db.engine import Transaction
 from curation.db.tables import workers
+from curation.db.time_spans import seconds
 
 HEARTBEAT_SECONDS = 5
 """Seconds between two heartbeats of a worker."""
@@ -111,9 +112,7 @@ def remove_lost_workers(tx: Transaction) -> int:
 # The seconds differ between workers that pause for one reason.
 _PAUSE_SECONDS = re.compile(r" for \d+ s(?=:)")
 
-_IS_LIVE = workers.c.seen_at > sa.func.now() - sa.func.make_interval(
-    0, 0, 0, 0, 0, 0, LOST_AFTER_SECONDS
-)
+_IS_LIVE = workers.c.seen_at > sa.func.now() - seconds(LOST_AFTER_SECONDS)
 
 # A heartbeat that is lost in a power failure does no harm: the next one follows soon.
 _ASYNCHRONOUS = sa.text("set local synchronous_commit = off")

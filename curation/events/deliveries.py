@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from curation.db.engine import Database, Transaction, event_name
 from curation.db.tables import webhook_deliveries, webhooks
+from curation.db.time_spans import seconds
 from curation.domain import canonical_json
 from curation.errors import LayerloopError
 
@@ -151,8 +152,7 @@ def _keep(tx: Transaction, row: sa.RowMapping, outcome: Outcome) -> None:
     elif wait is None:
         values |= {"state": "failed"}
     else:
-        seconds = sa.func.make_interval(0, 0, 0, 0, 0, 0, wait)
-        values |= {"next_attempt_at": sa.func.now() + seconds}
+        values |= {"next_attempt_at": sa.func.now() + seconds(wait)}
     mine = (
         webhook_deliveries.c.id == row["id"],
         webhook_deliveries.c.attempts == row["attempts"],

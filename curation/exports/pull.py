@@ -19,8 +19,8 @@ from curation.datasets.manifest import snapshot_objects
 from curation.domain import Progress
 from curation.errors import Conflict, Refused
 from curation.exports.plan import PlannedFile
-from curation.exports.record import FileRecord, PullRecord, hash_file
-from curation.object_store import ObjectReader
+from curation.exports.record import FileRecord, PullRecord
+from curation.object_store import ObjectReader, compute_sha256
 from curation.ports import ProgressCallback
 
 T = TypeVar("T")
@@ -227,7 +227,7 @@ def is_intact(folder: Path, one: FileRecord, *, quick: bool) -> bool:
         return False
     if quick and status.st_mtime_ns == one.modified_ns:
         return True
-    return hash_file(folder / one.path) == one.sha256
+    return compute_sha256(folder / one.path) == one.sha256
 
 
 def _is_current(record: PullRecord, one: PlannedFile) -> bool:

@@ -16,9 +16,9 @@ from curation.exports.pull import (
     is_intact,
     remove_unwanted,
 )
-from curation.exports.record import FileRecord, PullRecord, hash_file
+from curation.exports.record import FileRecord, PullRecord
 from curation.exports.shards import ShardFormat, ShardRow
-from curation.object_store import ObjectReader
+from curation.object_store import ObjectReader, compute_sha256
 from curation.ports import ProgressCallback
 
 Images = Mapping[str, bytes]
@@ -119,7 +119,7 @@ def _known_images(
 ) -> dict[tuple[str, str], bytes]:
     """Return the images of an old shard by sample and key."""
     one = record.files[path]
-    if hash_file(record.folder / path) != one.sha256:
+    if compute_sha256(record.folder / path) != one.sha256:
         return {}
     images = shard_format.read_images(record.folder / path)
     return {
@@ -169,7 +169,7 @@ def _write_shard(
     new = data / f".new-{split}-{os.getpid()}"
     try:
         shard_format.write(new, iter(shard), image_type)
-        digest = hash_file(new)
+        digest = compute_sha256(new)
         path = f"data/{split}-{digest[:12]}.{shard_format.ending}"
         new.replace(record.folder / path)
     finally:

@@ -150,12 +150,6 @@ def read_description(folder: Path) -> dict[str, Any]:
     return body
 
 
-def hash_file(path: Path) -> str:
-    """Return the sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def parse_record(line: str) -> FileRecord:
     """Parse a line of FileRecord.line. Raises ValueError, TypeError or KeyError."""
     row = json.loads(line)

@@ -22,13 +22,12 @@ from curation.exports.pull import in_parallel
 from curation.exports.record import (
     STATE,
     FileRecord,
-    hash_file,
     parse_record,
     read_description,
 )
 from curation.exports.shards import ParquetFormat, WebDatasetFormat
 from curation.images.codec import decode_layer
-from curation.object_store import ObjectReader
+from curation.object_store import ObjectReader, compute_sha256
 from curation.ports import ProgressCallback
 
 MAX_SEARCHED_BYTES = 24_000
@@ -275,7 +274,7 @@ def _check_file(folder: Path, one: FileRecord) -> Damage | None:
     samples = (one.sample,) if one.sample else ()
     if not path.is_file():
         return Damage("file", one.path, "it is missing", samples)
-    if path.stat().st_size == one.size and hash_file(path) == one.sha256:
+    if path.stat().st_size == one.size and compute_sha256(path) == one.sha256:
         return None
     # Of a shard or a table, the samples are looked for inside.
     return Damage(

@@ -59,9 +59,11 @@ def generate(context: AppContext, round_id: int, chain: int = 0) -> None:
     del chain
     register_worker(context)
     chosen = _choose(context, round_id)
-    claimed, checkpoint = _claim(context, chosen)
-    if checkpoint is None:
+    claimed = _claim(context, chosen)
+    if not claimed:
         return
+    with context.database.transaction() as tx:
+        checkpoint = get_round_checkpoint(tx, chosen.round_id)
     with renewing_leases(context, "generate"), background_uploads(context) as uploads:
         started = time.monotonic()
         generator = _load(context, checkpoint, claimed)
@@ -74,7 +76,7 @@ def generate(context: AppContext, round_id: int, chain: int = 0) -> None:
             busy += time.monotonic() - begun
             if stop_requested.is_set() or time.monotonic() > deadline:
                 break
-            claimed, _ = _claim(context, chosen)
+            claimed = _claim(context, chosen)
         uploads.finish()
     with context.database.transaction() as tx:
         generation.add_gpu_seconds(tx, chosen.round_id, busy)
@@ -89,23 +91,22 @@ def _choose(context: AppContext, round_id: int) -> work.RoundWork:
         return first if first is not None and first.priority > own.priority else own
 
 
-def _claim(context: AppContext, chosen: work.RoundWork) -> tuple[Claimed, Checkpoint | None]:
+def _claim(context: AppContext, chosen: work.RoundWork) -> Claimed:
     """Claim a batch, unless a round of a higher priority has work by now."""
     round_id = chosen.round_id
     with context.database.transaction() as tx:
         first = work.next_to_generate(tx)
         if first is None or first.priority > chosen.priority:
-            return [], None
+            return []
         size = work.shared_batch(tx, round_id, "generate", GENERATE_BATCH_SIZE)
         if breakers["generate"].is_probing:
             size = 1
         seconds = context.settings.lease_seconds
         claimed = generation.claim_candidates(tx, round_id, WORKER_ID, size, seconds)
-        if not claimed:
-            return [], None
-        # Wake another worker for the rest.
-        tx.enqueue(JobName.generate, round_id)
-        return claimed, get_round_checkpoint(tx, round_id)
+        if claimed:
+            # Wake another worker for the rest.
+            tx.enqueue(JobName.generate, round_id)
+        return claimed
 
 
 def _load(context: AppContext, checkpoint: Checkpoint, claimed: Claimed) -> LayerGenerator:

@@ -132,7 +132,8 @@ def _screen_batch(
     unread = set(batch.ids) - {item.candidate for item in measured}
     with context.database.transaction() as tx:
         claims.release_unmeasured(tx, sorted(unread), round_id, WORKER_ID)
-        held = claims.release_claims(tx, [item.candidate for item in measured], WORKER_ID)
+        ids = [item.candidate for item in measured]
+        held = set(leases.release_held(tx, ids, "screen", WORKER_ID))
         kept = [item for item in measured if item.candidate in held]
         rules.store_screenings(tx, kept, max_attempts=leases.MAX_ATTEMPTS)
         shown, _ = select_candidates(tx, round_id, embedder.source)

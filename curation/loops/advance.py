@@ -18,6 +18,7 @@ from curation.datasets import holdout, snapshots
 from curation.db.engine import Database, Transaction
 from curation.db.tables import decisions
 from curation.db.tables import rounds as rounds_table
+from curation.db.time_spans import seconds
 from curation.domain import JobName, RoundState, RunState, TrainingRequest
 from curation.errors import Refused
 from curation.loops import control, rows, spending
@@ -229,9 +230,7 @@ def _has_enough(tx: Transaction, loop: Loop) -> bool:
 
 def _undo_is_past(tx: Transaction, number: int) -> bool:
     """Return whether the last decision of a round is too old to be undone."""
-    recent = decisions.c.created_at > sa.func.now() - sa.func.make_interval(
-        0, 0, 0, 0, 0, 0, UNDO_SECONDS
-    )
+    recent = decisions.c.created_at > sa.func.now() - seconds(UNDO_SECONDS)
     own = decisions.c.round_id == number
     return tx.scalar(sa.select(decisions.c.id).where(own, recent).limit(1)) is None
 

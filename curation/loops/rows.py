@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 from curation.db.engine import Transaction
 from curation.db.tables import leases as held
 from curation.db.tables import loop_turns, loops
+from curation.db.time_spans import seconds
 from curation.domain import JobName
 from curation.errors import NotFound
 from curation.loops.plan import LoopPlan, LoopState, LoopStep, check_plan, plan_to_dict, read_plan
@@ -42,6 +44,7 @@ class Loop:
         run: Training run of the turn.
         checkpoint: Checkpoint that the run made.
         round: Round of the turn.
+        created_at: When it was started.
     """
 
     id: int
@@ -57,6 +60,7 @@ class Loop:
     run: uuid.UUID | None
     checkpoint: str | None
     round: int | None
+    created_at: datetime
 
 
 def start_loop(tx: Transaction, plan: LoopPlan, actor: str, name: str | None = None) -> int:
@@ -129,11 +133,6 @@ def list_loops(tx: Transaction, limit: int = 0) -> list[dict[str, Any]]:
     return [dict(row) for row in tx.execute(query.limit(limit) if limit else query).mappings()]
 
 
-def started_at(tx: Transaction, loop_id: int) -> Any:
-    """Return when a loop was started."""
-    return tx.scalar(sa.select(loops.c.created_at).where(loops.c.id == loop_id))
-
-
 def list_turns(tx: Transaction, loop_id: int) -> list[dict[str, Any]]:
     """Return the rows of a loop's turns, in order."""
     query = sa.select(loop_turns).where(loop_turns.c.loop_id == loop_id)
@@ -190,6 +189,7 @@ def _read(row: Mapping[str, Any], turn: Mapping[str, Any]) -> Loop:
         run=turn["run_id"],
         checkpoint=turn["checkpoint_id"],
         round=turn["round_id"],
+        created_at=row["created_at"],
     )
 
 
@@ -202,10 +202,7 @@ _DUE = (
         ~_LEASED,
         loops.c.step.in_(ADVANCEABLE)
         | loops.c.checked_at.is_(None)
-        | (
-            loops.c.checked_at
-            < sa.func.now() - sa.func.make_interval(0, 0, 0, 0, 0, 0, CHECK_SECONDS)
-        ),
+        | (loops.c.checked_at < sa.func.now() - seconds(CHECK_SECONDS)),
     )
     .order_by(loops.c.checked_at.asc().nulls_first())
     .limit(1)

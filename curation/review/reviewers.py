@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from curation.db import leases
+from curation.db import leases, time_spans
 from curation.db.engine import Transaction
 from curation.db.tables import reviewers, sign_in_tokens
 from curation.domain import Role
@@ -216,7 +216,7 @@ def issue_token(tx: Transaction, reviewer: Reviewer, minutes: int) -> str:
     if reviewer.kind != PERSON or not reviewer.active:
         raise Refused(f"{reviewer.name!r} cannot sign in", "only active persons can sign in")
     token = secrets.token_urlsafe(32)
-    until = sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, minutes)
+    until = sa.func.now() + time_spans.seconds(60 * minutes)
     tx.execute(
         sa.insert(sign_in_tokens).values(
             hash=hash_token(token), reviewer_id=reviewer.id, expires_at=until

@@ -9,6 +9,7 @@ import secrets
 import sqlalchemy as sa
 from itsdangerous import BadData, URLSafeTimedSerializer
 
+from curation.db import time_spans
 from curation.db.engine import Transaction
 from curation.db.tables import sessions, sign_in_tokens
 
@@ -70,7 +71,7 @@ def begin_session(
         sign_out_url: URL that ends the session at the identity provider.
     """
     token = secrets.token_urlsafe(32)
-    until = sa.func.now() + sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+    until = sa.func.now() + time_spans.seconds(seconds)
     # Delete ended sessions here, so that the table stays as small as the number of active ones.
     ended = sa.or_(sessions.c.expires_at < sa.func.now(), sessions.c.ended_at.is_not(None))
     tx.execute(sa.delete(sessions).where(sessions.c.reviewer_id == reviewer_id, ended))

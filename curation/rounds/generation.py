@@ -10,9 +10,8 @@ import sqlalchemy as sa
 
 from curation.datasets.samples import StoredLayer, record_layers
 from curation.db import leases
-from curation.db.engine import Database, Transaction
+from curation.db.engine import Transaction
 from curation.db.tables import candidate_layers, candidates, prompts, rounds
-from curation.db.tables import leases as held
 from curation.domain import (
     CandidateState,
     GenerationRequest,
@@ -104,32 +103,6 @@ def alike_attempts(rows: Sequence[tuple[uuid.UUID, int]], full: int) -> list[uui
     return alike[: leases.batch_size(rows[0][1], full)] if rows else []
 
 
-def generate_claimed(
-    database: Database,
-    store: ObjectStore,
-    generator: LayerGenerator,
-    claimed: Sequence[ClaimedCandidate],
-    holder: str,
-) -> int:
-    """Generate claimed candidates and store them: objects first, rows second.
-
-    Args:
-        database: The database; no transaction is open while the generator runs.
-        store: The object store.
-        generator: The generator of the round's checkpoint.
-        claimed: The candidates.
-        holder: The name of the worker.
-
-    Returns:
-        The number of candidates whose lease this worker still held.
-    """
-    generated = generate_layers(generator, claimed)
-    # Objects without rows are harmless; rows without objects would be broken candidates.
-    stored = {id_: store_layers(store, layers) for id_, layers in generated.items()}
-    with database.transaction() as tx:
-        return save_layers(tx, stored, holder)
-
-
 def generate_layers(
     generator: LayerGenerator, claimed: Sequence[ClaimedCandidate]
 ) -> dict[uuid.UUID, Layers]:
@@ -151,7 +124,7 @@ def release_failed(
         holder: The name of the worker.
         reason: The error, stored as the candidate's note.
     """
-    ids = _release_held(tx, [item.id for item in claimed], holder)
+    ids = leases.release_held(tx, [item.id for item in claimed], "generate", holder)
     again = sa.case(
         (candidates.c.attempts < leases.MAX_ATTEMPTS, CandidateState.requested.value),
         else_=CandidateState.failed.value,
@@ -169,7 +142,7 @@ def release_unfinished(tx: Transaction, ids: Sequence[uuid.UUID], holder: str) -
         ids: Ids of the candidates.
         holder: The name of the worker.
     """
-    held_ids = _release_held(tx, ids, holder)
+    held_ids = leases.release_held(tx, ids, "generate", holder)
     back = {"state": CandidateState.requested, "attempts": candidates.c.attempts - 1}
     tx.execute(sa.update(candidates).where(candidates.c.id.in_(held_ids)).values(back))
 
@@ -202,7 +175,7 @@ def save_layers(
     Returns:
         The number of candidates whose lease this worker still held; the others are left alone.
     """
-    held_ids = _release_held(tx, list(stored), holder)
+    held_ids = leases.release_held(tx, list(stored), "generate", holder)
     if not held_ids:
         return 0
     record_layers(tx, [layer for id_ in held_ids for layer in stored[id_].values()])
@@ -228,11 +201,3 @@ def add_gpu_seconds(tx: Transaction, round_id: int, seconds: float) -> None:
     """Add the time in which a worker generated candidates of a round."""
     added = {"gpu_seconds": rounds.c.gpu_seconds + seconds}
     tx.execute(sa.update(rounds).where(rounds.c.id == round_id).values(added))
-
-
-def _release_held(tx: Transaction, ids: Sequence[uuid.UUID], holder: str) -> list[uuid.UUID]:
-    """Release this worker's leases and return their candidates; expired leases are left out."""
-    mine = (held.c.subject.in_(ids)) & (held.c.holder == holder) & (held.c.purpose == "generate")
-    return [
-        row.subject for row in tx.execute(sa.delete(held).where(mine).returning(held.c.subject))
-    ]

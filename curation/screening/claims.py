@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
+from curation.db import leases
 from curation.db.engine import Transaction
 from curation.domain import JobName
 from curation.rounds.generation import alike_attempts
@@ -40,18 +41,6 @@ def claim_generated(
     return sorted(claimed)
 
 
-def release_claims(tx: Transaction, ids: Sequence[uuid.UUID], holder: str) -> set[uuid.UUID]:
-    """Delete this worker's leases, and return their candidates; lost leases are left out.
-
-    Args:
-        tx: The transaction.
-        ids: The claimed candidates.
-        holder: The name of the worker.
-    """
-    rows = tx.execute(_RELEASE, {"ids": list(ids), "holder": holder})
-    return {row.subject for row in rows}
-
-
 def release_unmeasured(
     tx: Transaction, ids: Sequence[uuid.UUID], round_id: int, holder: str
 ) -> None:
@@ -63,9 +52,9 @@ def release_unmeasured(
         round_id: Their round.
         holder: The name of the worker.
     """
-    held = release_claims(tx, ids, holder)
+    held = leases.release_held(tx, ids, "screen", holder)
     if held:
-        tx.execute(_REFUND, {"ids": list(held)})
+        tx.execute(_REFUND, {"ids": held})
         tx.enqueue(JobName.screen, round_id)
 
 
@@ -90,7 +79,3 @@ _COUNT_ATTEMPT = _sql("update candidates set attempts = attempts + 1 where id = 
 _REFUND = _sql("""
     update candidates set attempts = greatest(attempts - 1, 0)
     where id = any(:ids) and state = 'generated'""")
-
-_RELEASE = _sql("""
-    delete from leases where subject = any(:ids) and holder = :holder and purpose = 'screen'
-    returning subject""")

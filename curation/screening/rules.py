@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from curation.datasets import duplicates
-from curation.db.engine import Database, Transaction
+from curation.db.engine import Transaction
 from curation.db.tables import (
     candidates,
     embeddings,
@@ -20,8 +20,7 @@ from curation.db.tables import (
 )
 from curation.domain import CandidateState, Kind
 from curation.errors import Refused
-from curation.ports import ObjectStore
-from curation.screening.candidates import MeasuredCandidate, find_measurable, measure_candidate
+from curation.screening.candidates import MeasuredCandidate
 from curation.screening.pairs.signals import (
     PAIR_SIGNALS,
     SIZE_GAP,
@@ -112,34 +111,6 @@ def apply_rules(
             )
             return ScreeningRefusal(rule.name, rule.signal, value, sentence)
     return None
-
-
-def screen_candidates(
-    database: Database,
-    store: ObjectStore,
-    ids: Sequence[uuid.UUID],
-    rules: Sequence[ScreeningRule] = HARD_RULES,
-) -> int:
-    """Screen generated candidates: move each to refused or screened.
-
-    Candidates in other states are left as they are, so the call is idempotent. Rejected are those
-    that break a rule, and exact or near duplicates of a layer in the pool: a seed, an earlier
-    candidate that was not refused, or an earlier one of this batch.
-
-    Args:
-        database: The database; no transaction is open while layers are read.
-        store: The object store with the layers.
-        ids: The candidates.
-        rules: The rules for single layers and foregrounds.
-
-    Returns:
-        The number of candidates moved.
-    """
-    with database.transaction() as tx:
-        found = find_measurable(tx, ids)
-    measured = [measure_candidate(item, store.get) for item in found]
-    with database.transaction() as tx:
-        return store_screenings(tx, measured, rules)
 
 
 def store_screenings(

@@ -45,6 +45,7 @@ from curation.rounds import generation
 from tests.benchmarks.review_queue import HEADERS, TRAY, _api, _database, _server
 from tests.support.factories import image, make_checkpoint
 from tests.support.million_rows import REVIEWERS, fill
+from tests.support.pipeline_steps import generate_claimed
 from tests.support.servers import radosgw
 
 # Without Label Studio its operations have nothing to answer; a round is closed once, and a token
@@ -340,7 +341,7 @@ def _generate(
             with database.transaction() as tx:
                 claimed = generation.claim_candidates(tx, 1 + number % 4, holder, 4, 60)
             if claimed:
-                generation.generate_claimed(database, store, _Images(), claimed, holder)
+                generate_claimed(database, store, _Images(), claimed, holder)
             found["batch of 4 generated"].append(1_000 * (time.perf_counter() - started))
     except Exception as error:
         errors.append(f"{type(error).__name__}: {error}")

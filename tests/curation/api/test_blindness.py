@@ -41,7 +41,6 @@ from curation.review.consensus import ConsensusRule, ConsensusSettings, set_cons
 from curation.review.decisions import decide
 from curation.runtime.context import AppContext
 from curation.screening.measurements import measure_single
-from curation.screening.rules import screen_candidates
 from curation.settings import Settings
 from tests.support.factories import (
     Within,
@@ -52,6 +51,7 @@ from tests.support.factories import (
     make_round,
     named,
 )
+from tests.support.pipeline_steps import screen_candidates
 
 X, Y, *OTHERS = (uuid.uuid5(uuid.NAMESPACE_OID, f"candidate {place}") for place in range(8))
 """X and Y change roles between worlds: one is gold, the other is not."""

@@ -25,9 +25,9 @@ from curation.reporting import round_report
 from curation.review import decisions
 from curation.review.queue import claim_items
 from curation.review.reviewers import add_reviewer, add_rule_reviewer
-from curation.screening.rules import screen_candidates
 from curation.selection.select import select_candidates
 from tests.support.factories import Within, make_candidates, make_pairs, make_round, scenes
+from tests.support.pipeline_steps import screen_candidates
 
 FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
 HALO, RESIDUE, CLASH = RejectReason.halo, RejectReason.residue, RejectReason.clash

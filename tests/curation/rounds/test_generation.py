@@ -18,6 +18,7 @@ from curation.object_store import FolderStore
 from curation.ports import Layers
 from curation.rounds import generation, lifecycle
 from tests.support.factories import image, make_checkpoint, states
+from tests.support.pipeline_steps import generate_claimed
 
 
 class Painter:
@@ -48,7 +49,7 @@ def test_what_is_drawn_is_kept_with_its_layer(database: Database, store: FolderS
     database.send = request_params.append
     claimed = claim(database, number, "me", 3)
     assert states(database, number) == {"requested": 2, "generating": 3}
-    assert generation.generate_claimed(database, store, Painter(), claimed, "me") == 3
+    assert generate_claimed(database, store, Painter(), claimed, "me") == 3
     assert states(database, number) == {"requested": 2, "generated": 3}
     assert request_params == [Job("screen", (number,))]
     with database.transaction() as tx:
@@ -84,8 +85,8 @@ def test_work_whose_lease_was_lost_is_not_kept_twice(
     with database.transaction() as tx:
         leases.release_holder(tx, "slow")
     again = claim(database, number, "quick", 2)
-    assert generation.generate_claimed(database, store, Painter(), again, "quick") == 2
-    assert generation.generate_claimed(database, store, Painter(), claimed, "slow") == 0
+    assert generate_claimed(database, store, Painter(), again, "quick") == 2
+    assert generate_claimed(database, store, Painter(), claimed, "slow") == 0
     assert states(database, number) == {"generated": 2}
 
 
@@ -107,7 +108,7 @@ def test_a_round_that_closed_meanwhile_keeps_nothing(
     claimed = claim(database, number, "me", 2)
     with database.transaction() as tx:
         lifecycle.close_round(tx, number, "test")
-    assert generation.generate_claimed(database, store, Painter(), claimed, "me") == 0
+    assert generate_claimed(database, store, Painter(), claimed, "me") == 0
     assert states(database, number) == {"withdrawn": 2}
 
 
@@ -122,7 +123,7 @@ def test_a_drawing_that_breaks_in_the_middle_writes_no_row(
     number = open_one(database, count)
     claimed = claim(database, number, "me", count)
     with pytest.raises(ValueError):
-        generation.generate_claimed(database, store, Broken(), claimed, "me")
+        generate_claimed(database, store, Broken(), claimed, "me")
     with database.transaction() as tx:
         assert tx.scalar(sa.select(sa.func.count()).select_from(candidate_layers)) == 0
     assert states(database, number) == {"generating": count}

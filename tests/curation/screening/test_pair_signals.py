@@ -17,9 +17,10 @@ from curation.screening.pairs.signals import (
     compute_agreement_signals,
     compute_pair_signals,
 )
-from curation.screening.rules import HARD_RULES, PAIR_RULES, apply_rules, screen_candidates
+from curation.screening.rules import HARD_RULES, PAIR_RULES, apply_rules
 from curation.screening.signals import SIGNALS
 from tests.support.factories import Within, make_pairs, make_round, scenes
+from tests.support.pipeline_steps import screen_candidates
 
 FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
 

@@ -11,9 +11,10 @@ from curation.domain import CandidateState
 from curation.errors import Refused
 from curation.images.codec import encode_layer, pixel_hash
 from curation.screening import rules
-from curation.screening.rules import HARD_RULES, ScreeningRule, apply_rules, screen_candidates
+from curation.screening.rules import HARD_RULES, ScreeningRule, apply_rules
 from curation.screening.signals import SIGNALS, compute_signals
 from tests.support.factories import Within, make_candidates, make_round
+from tests.support.pipeline_steps import screen_candidates
 
 
 def disc(radius: float, color=(200, 60, 40), size: int = 64) -> np.ndarray:
