@@ -292,6 +292,8 @@ class _Run:
             self._replace_dead()
             done = self._attempt(self._review)
             if done and not events:
+                # The trouble of the store is over; the freeze and the checks read it.
+                self.rig.proxy.fault = NO_FAULT
                 return
             late = time.monotonic() > quiet_from + LIMIT_SECONDS
             assert not late, f"the round does not end: {self._attempt(self._count_states)}"
