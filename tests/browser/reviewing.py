@@ -69,14 +69,16 @@ def shown(page: Page) -> str | None:
 
 def wait_until_shown(page: Page) -> str:
     """Wait until a candidate is visible, and return it."""
-    page.wait_for_selector('#review[data-state="ready"]')
-    page.wait_for_selector("#viewer[data-candidate] img", state="attached")
-    page.evaluate(
-        "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
-    )
-    found = shown(page)
-    assert found is not None
-    return found
+    while True:
+        page.wait_for_selector('#review[data-state="ready"]')
+        page.wait_for_selector("#viewer[data-candidate] img", state="attached")
+        page.evaluate(
+            "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
+        # A refused decision empties the viewer before it shows the next candidate.
+        found = shown(page)
+        if found is not None:
+            return found
 
 
 def press(page: Page, key: str) -> str:

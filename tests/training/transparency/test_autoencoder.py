@@ -159,5 +159,5 @@ def test_a_missing_autoencoder_is_told(tmp_path):
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(Refused, match="unknown kind of backbone"):
+    with pytest.raises(Refused, match="unknown kind of autoencoder"):
         open_autoencoder({}, {"kind": "wavelet"})
