@@ -228,7 +228,7 @@ class Sample:
     licence_text: str = ""
 
     def line(self) -> str:
-        """Return the sample as one line of canonical JSON, without empty fields of OPTIONAL."""
+        """Return the sample as one line of canonical JSON, without empty optional fields."""
         row = self.__dict__ | {"layers": dict(self.layers), "texts": dict(self.texts)}
         return canonical_json(
             {name: row[name] for name in row if row[name] or name not in OPTIONAL_SAMPLE_FIELDS}

@@ -1,4 +1,4 @@
-"""The laws of the instance: who may import whom, who commits, who reads the environment, and how a file begins."""
+"""Rules of the code base: imports, transactions, the environment, and the form of files and names."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_the_command_line_starts_without_torch_and_without_the_database():
 
 @pytest.mark.parametrize("file", OURS, ids=place)
 def test_only_the_database_commits(file):
-    """One request or job is one transaction: no room begins, ends or undoes one."""
+    """One request or job is one transaction: no other module begins, ends or undoes one."""
     if place(file) == "curation/db/engine.py":
         return
     for node in calls(parsed(file)):
@@ -216,12 +216,12 @@ def test_a_file_opens_with_one_sentence(file):
 
 
 @pytest.mark.parametrize("file", OURS, ids=place)
-def test_a_file_is_short_enough_to_be_read(file):
+def test_no_file_is_longer_than_the_limit(file):
     lines = len(file.read_text().splitlines())
     assert lines <= LINES, f"{place(file)} has {lines} lines"
 
 
-def test_no_room_is_a_drawer_for_everything():
+def test_no_module_has_a_name_that_fits_everything():
     names = {part for file in OURS for part in file.relative_to(ROOT).with_suffix("").parts}
     assert not names & {
         "utils",
@@ -249,7 +249,7 @@ def calls(tree: ast.Module) -> Iterator[ast.Call]:
     return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
 
 
-def test_files_of_tests_are_told_apart_by_their_names():
+def test_files_of_tests_have_different_names():
     """Their folders are no packages, so two of one name could not be collected together."""
     names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
     assert sorted(set(names)) == sorted(names)

@@ -50,7 +50,7 @@ class LanguageModel:
 
     @torch.inference_mode()
     def generate(self, prompt: str, max_tokens: int, seed: int) -> str:
-        """Sample an answer (VARIETY).
+        """Sample an answer with the options of SAMPLING.
 
         Args:
             prompt: The prompt.

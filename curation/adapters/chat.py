@@ -64,7 +64,7 @@ class ChatCompletionsClient:
             The answer; empty if the model declines.
 
         Raises:
-            Unreachable: The server did not answer in TRIES tries.
+            Unreachable: The server did not answer in MAX_TRIES attempts.
             Refused: The server does not accept the request.
         """
         body = {

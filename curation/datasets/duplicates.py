@@ -7,8 +7,8 @@ The index is multi-index hashing (Norouzi, Punjani, Fleet 2012) in the table `la
 bits are split into 12 bands of 16 bits, so that two fingerprints with at most 11 differing bits
 have at least one equal band. PostgreSQL answers with twelve primary key lookups. No extension is
 needed, and the result is exact, while an approximate vector index (pgvector's HNSW) may miss the
-nearest neighbor. At most CROWD rows of one band value are compared, so that a band that many layers
-share (all centered discs, for example) costs no more than any other.
+nearest neighbor. At most MAX_ROWS_PER_BAND rows of one band value are compared, so that a band
+that many layers share (all centered discs, for example) costs no more than any other.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _find_near(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[str
     ]
     if not keys:
         return {}
-    # Read the layers that share a band, at most CROWD per band.
+    # Read the layers that share a band, at most MAX_ROWS_PER_BAND each.
     names, numbers, values = (list(column) for column in zip(*keys, strict=True))
     requested = (
         sa.func.unnest(

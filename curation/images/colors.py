@@ -77,7 +77,7 @@ def choose_conversion(
         The conversion, None if the samples are sRGB already; and the codes of remarks.
 
     Raises:
-        BadFile: The colors are HDR, which sRGB cannot represent.
+        InvalidImage: The colors are HDR, which sRGB cannot represent.
     """
     found: list[str] = []
     # cICP and ICC profiles come first; a broken profile falls through to the other chunks.
@@ -115,7 +115,7 @@ def to_eight_bits(samples: Samples) -> Bytes:
 
 
 def _coded_space(primaries: int, transfer: int) -> ColorSpace | None:
-    """Return the color space of two H.273 codes, None if unknown. Raises BadFile for HDR."""
+    """Return the color space of two H.273 codes, None if unknown. Raises InvalidImage for HDR."""
     if transfer in HDR:
         raise InvalidImage(
             "hdr_not_read",

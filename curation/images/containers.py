@@ -17,7 +17,7 @@ STRAIGHT, ASSOCIATED = 2, 1
 
 
 def read_webp(data: bytes) -> ImageHeader:
-    """Read the header of a WebP from its RIFF container. Raises BadFile."""
+    """Read the header of a WebP from its RIFF container. Raises InvalidImage."""
     # The format: developers.google.com/speed/webp/docs/riff_container.
     (size,) = struct.unpack_from("<I", data, 4)
     end = 8 + size + size % 2
@@ -73,7 +73,7 @@ def walk_riff(data: bytes, offset: int) -> Iterator[tuple[bytes, bytes]]:
 
 
 def read_gif(data: bytes) -> ImageHeader:
-    """Read the header of a GIF (GIF89a). Raises BadFile."""
+    """Read the header of a GIF (GIF89a). Raises InvalidImage."""
     if len(data) < 13:
         raise InvalidImage("truncated", "the file ends inside its header")
     width, height, flags = struct.unpack_from("<HHB", data, 6)
@@ -123,7 +123,7 @@ def _gif_blocks(data: bytes, offset: int) -> int:
 
 
 def read_jpeg(data: bytes) -> ImageHeader:
-    """Read the header of a JPEG, which has no alpha and is always lossy. Raises BadFile."""
+    """Read the header of a JPEG, which has no alpha and is always lossy. Raises InvalidImage."""
     with _opened(data, "JPEG") as image:
         return ImageHeader(
             "JPEG",
@@ -138,7 +138,7 @@ def read_jpeg(data: bytes) -> ImageHeader:
 
 
 def read_avif(data: bytes) -> ImageHeader:
-    """Read the header of an AVIF. Raises BadFile."""
+    """Read the header of an AVIF. Raises InvalidImage."""
     with _opened(data, "AVIF") as image:
         # Its colors are given by an ICC profile or by the codes of an "nclx" box.
         icc = _info(image, "icc_profile", MAX_ICC)
@@ -175,7 +175,7 @@ def read_tiff(data: bytes) -> ImageHeader:
         The header.
 
     Raises:
-        BadFile: It is broken, or not a single gray, RGB or palette image with 8 or 16 bits.
+        InvalidImage: It is broken, or not a single gray, RGB or palette image with 8 or 16 bits.
     """
     with _opened(data, "TIFF", mode_error="its colors are stored in an unusual way") as image:
         # Refuse variants that Pillow or OpenCV would decode wrongly.
@@ -246,7 +246,7 @@ def read_psd(data: bytes) -> ImageHeader:
         The header.
 
     Raises:
-        BadFile: It is broken, or not an 8-bit RGB or gray image.
+        InvalidImage: It is broken, or not an 8-bit RGB or gray image.
     """
     version, channels, height, width, depth, mode = struct.unpack(
         ">H6xHIIHH", data[4:26].ljust(22, b"\0")
@@ -279,7 +279,7 @@ def read_psd(data: bytes) -> ImageHeader:
 
 
 def _opened(data: bytes, kind: str, mode_error: str = "") -> Image.Image:
-    """Open an image with Pillow to read its header. Raises BadFile for any error."""
+    """Open an image with Pillow to read its header. Raises InvalidImage for any error."""
     try:
         return open_with_pillow(data, kind)
     except Exception as error:  # Pillow raises anything for broken headers

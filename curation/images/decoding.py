@@ -66,7 +66,7 @@ def decode_image(data: bytes, name: str = "", limits: ImageLimits = DEFAULT_LIMI
         The image with its header and remark codes.
 
     Raises:
-        BadFile: It is broken, too large, or of an unsupported format.
+        InvalidImage: It is broken, too large, or of an unsupported format.
     """
     if len(data) > limits.bytes:
         raise InvalidImage("too_many_bytes", f"the file is larger than {limits.bytes >> 20} MiB")
@@ -78,7 +78,7 @@ def decode_image(data: bytes, name: str = "", limits: ImageLimits = DEFAULT_LIMI
 
 
 def check_pixels(header: ImageHeader, limits: ImageLimits) -> None:
-    """Check size and number of frames before decoding. Raises BadFile."""
+    """Check size and number of frames before decoding. Raises InvalidImage."""
     width, height = header.size
     if width * height > limits.pixels:
         raise InvalidImage(
@@ -94,7 +94,7 @@ def check_pixels(header: ImageHeader, limits: ImageLimits) -> None:
 
 
 def check_dimensions(header: ImageHeader) -> None:
-    """Check that width and height are within the limit of stored layers. Raises BadFile."""
+    """Check that width and height are within the limit of stored layers. Raises InvalidImage."""
     if max(header.size) > MAX_DIMENSION:
         raise InvalidImage(
             "bad_dimensions",
@@ -112,7 +112,7 @@ def decode(header: ImageHeader) -> tuple[RGBA, list[str]]:
         The upright H x W x 4 uint8 image in sRGB, and the codes of remarks.
 
     Raises:
-        BadFile: The pixels cannot be decoded.
+        InvalidImage: The pixels cannot be decoded.
     """
     # The samples as the file has them.
     try:

@@ -126,10 +126,10 @@ def seam_energy(foreground: RGBA, background: RGBA, blended: RGBA) -> float:
     An inpainted region ends at the mask's contour or, if the mask was eroded or dilated (by 8 px in
     section 4 of the paper), near it. For every distance t within 3 % of s from the contour of
     a > 0.02, e(t) is the median over that ring of the absolute color derivative across the contour,
-    averaged along it over STRETCH pixels first, in levels per pixel; a horizon that crosses the
-    ring does not count. The energy is the largest e(t) / (1 + median of e) - 1, so that a strong
-    texture needs a stronger seam. The background is searched on both sides of the contour, the
-    blended image outside of it, beyond the subject's soft edge.
+    averaged along it over CONTOUR_WINDOW pixels first, in levels per pixel; a horizon that crosses
+    the ring does not count. The energy is the largest e(t) / (1 + median of e) - 1, so that a
+    strong texture needs a stronger seam. The background is searched on both sides of the contour,
+    the blended image outside of it, beyond the subject's soft edge.
 
     Args:
         foreground: H x W x 4 uint8.
@@ -211,7 +211,7 @@ def _check(*layers: RGBA) -> None:
 
 
 def _shrink(layer: RGBA) -> Plane:
-    """Shrink a layer to at most SIDE pixels, as floats, averaging with premultiplied colors."""
+    """Shrink a layer to at most MEASURED_SIZE pixels, as floats, by premultiplied averages."""
     height, width = layer.shape[:2]
     scale = MEASURED_SIZE / max(height, width)
     straight = layer.astype(np.float32)

@@ -29,7 +29,7 @@ def from_path(path: str | Path, limits: ImageLimits = DEFAULT_LIMITS) -> RGBA:
 
     Raises:
         UnsafeFile: There is no such regular file.
-        BadFile: It is broken, too large, or of an unsupported format.
+        InvalidImage: It is broken, too large, or of an unsupported format.
     """
     file_path = Path(path).resolve()
     with open_beneath(file_path.parent, file_path.name) as file:
@@ -52,7 +52,7 @@ def from_pillow(image: Image.Image, limits: ImageLimits = DEFAULT_LIMITS) -> RGB
         H x W x 4 uint8, opaque if the image has no alpha.
 
     Raises:
-        BadFile: Its samples are not colors of 8 or 16 bits.
+        InvalidImage: Its samples are not colors of 8 or 16 bits.
     """
     data = _source(image, limits)
     if data is not None:

@@ -30,7 +30,7 @@ def read_png(data: bytes) -> ImageHeader:
         The header.
 
     Raises:
-        BadFile: It is truncated, broken or invalid.
+        InvalidImage: It is truncated, broken or invalid.
     """
     parts: list[bytes] = []
     seen: dict[bytes, bytes] = {}
@@ -86,7 +86,7 @@ def read_png(data: bytes) -> ImageHeader:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, int]]:
-    """Yield each chunk's kind, body and end, up to IEND. Raises BadFile for broken chunks."""
+    """Yield each chunk's kind, body and end, up to IEND. Raises InvalidImage for broken chunks."""
     offset = len(SIGNATURE)
     while offset + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, offset)
@@ -143,7 +143,7 @@ def encode_chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def _as_zlib(parts: list[bytes], width: int, height: int, bits: int, interlaced: int) -> bytes:
-    """Repack the raw deflate data of an iOS PNG as zlib. Raises BadFile."""
+    """Repack the raw deflate data of an iOS PNG as zlib. Raises InvalidImage."""
     # The limit of the output. Adam7 has up to seven passes, each with padded rows and filter bytes.
     max_bytes = height * (2 + width * bits // 8) * (2 if interlaced else 1) + 64
     if max_bytes > 1 << 31:

@@ -64,7 +64,7 @@ def read_header(data: bytes, name: str = "") -> ImageHeader:
         The header.
 
     Raises:
-        BadFile: It is broken or of an unsupported format.
+        InvalidImage: It is broken or of an unsupported format.
     """
     if not data:
         raise InvalidImage("empty_file", "the file is empty")

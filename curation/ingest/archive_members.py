@@ -57,7 +57,7 @@ def check_relative_path(name: str) -> None:
     """Check that a name stays inside its folder on every operating system.
 
     Raises:
-        BadFile: The name is empty, absolute, has a drive or URL scheme, or contains "..".
+        InvalidImage: The name is empty, absolute, has a drive or URL scheme, or contains "..".
     """
     windows = PureWindowsPath(name)
     leaves = (

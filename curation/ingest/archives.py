@@ -71,7 +71,7 @@ def list_members(file: BinaryIO, max_bytes: int) -> list[Member]:
         The members, valid and refused.
 
     Raises:
-        BadFile: The archive as a whole is refused.
+        InvalidImage: The archive as a whole is refused.
     """
     try:
         size = file.seek(0, os.SEEK_END)
@@ -101,7 +101,7 @@ def read_member(file: BinaryIO, member: Member, max_bytes: int) -> bytes:
         max_bytes: Largest unpacked size to read.
 
     Raises:
-        BadFile: The member is refused, is larger than `max_bytes`, or cannot be unpacked.
+        InvalidImage: The member is refused, is larger than `max_bytes`, or cannot be unpacked.
     """
     if member.refusal is not None:
         raise member.refusal
@@ -149,7 +149,7 @@ def _find_directory(file: BinaryIO, size: int) -> tuple[int, int, int]:
     """Return the start and length of a zip's central directory, and the bytes before the archive.
 
     Raises:
-        BadFile: There is no directory, or it exceeds the limits.
+        InvalidImage: There is no directory, or it exceeds the limits.
     """
     # The end record is the last one, before a comment of at most 65,535 bytes.
     tail_start = max(0, size - _END.size - 0xFFFF)

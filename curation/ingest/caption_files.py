@@ -81,7 +81,7 @@ def read_caption_file(
         The metadata; empty for a blank file.
 
     Raises:
-        BadFile: The file cannot be read (code "caption_unreadable").
+        InvalidImage: The file cannot be read (code "caption_unreadable").
     """
     is_json = name.lower().endswith(".json")
     most = MAX_JSON if is_json else MAX_CAPTION_BYTES
@@ -148,7 +148,7 @@ def get_text(row: Mapping[str, Any], *keys: str) -> str | None:
         keys: Alternative keys, by precedence.
 
     Raises:
-        BadFile: The value is not a string, is too long, or cannot be stored.
+        InvalidImage: The value is not a string, is too long, or cannot be stored.
     """
     value = next((row[key] for key in keys if row.get(key) is not None), None)
     if value is None:
@@ -170,7 +170,7 @@ def get_caption(row: Mapping[str, Any]) -> str | None:
     Of a list of captions, the first is taken.
 
     Raises:
-        BadFile: A caption is not a string, is too long, or cannot be stored.
+        InvalidImage: A caption is not a string, is too long, or cannot be stored.
     """
     for key in CAPTION_KEYS:
         value = row.get(key)

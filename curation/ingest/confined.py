@@ -143,7 +143,7 @@ def parse_response(loaded: LoadedItem, response: Message) -> InspectionResult:
         The outcome, with encoded layers unless the item is refused.
 
     Raises:
-        BadMessage: The response is invalid.
+        InvalidMessageError: The response is invalid.
         ValueError: It has an unknown outcome or layer.
         KeyError: A field is missing.
     """
@@ -190,7 +190,7 @@ def validate_pixels(size: Any, data: Any, max_pixels: int = DEFAULT_LIMITS.pixel
         H x W x 4 pixels, uint8.
 
     Raises:
-        BadMessage: The size is invalid or too large, or does not match the data.
+        InvalidMessageError: The size is invalid or too large, or does not match the data.
     """
     if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int for side in size)):
         raise InvalidMessageError("invalid size")

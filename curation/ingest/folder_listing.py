@@ -177,7 +177,7 @@ class _ManifestReader:
         return self._conflict(name, row.name, before, description)
 
     def _add_pair(self, row: ManifestRow, base: str) -> tuple[str, FileMetadata]:
-        """Add a pair; return its foreground and description. Raises BadFile."""
+        """Add a pair; return its foreground and description. Raises InvalidImage."""
         listing = self.listing
         listing.pair_files |= pair_file_names(row.row, base, self.find)
         pair = read_pair(row.row, base, self.find, get_text)
@@ -215,7 +215,7 @@ class _ManifestReader:
             name: Path relative to it, or an absolute path inside the listed folder.
 
         Raises:
-            BadFile: No file, or several, match the name, or it leads out of the folder.
+            InvalidImage: No file, or several, match the name, or it leads out of the folder.
         """
         root = self.listing.tree.root
         if root and name.startswith(root + "/"):

@@ -350,7 +350,7 @@ class ImportRun:
         )
 
     def _with_licence(self, found: InspectionResult) -> InspectionResult:
-        """Add the code NO_LICENCE to a stored file without a license."""
+        """Add the code NO_LICENSE to a stored file without a license."""
         if found.layer is None or self._descriptions[found.name].licence:
             return found
         return replace(found, codes=(*found.codes, NO_LICENSE))

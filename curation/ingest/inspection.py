@@ -131,7 +131,7 @@ def check_size(data: bytes, limits: ImageLimits) -> bytes:
     """Return the bytes unchanged.
 
     Raises:
-        BadFile: There are more bytes than the limits allow.
+        InvalidImage: There are more bytes than the limits allow.
     """
     if len(data) > limits.bytes:
         raise InvalidImage("too_many_bytes", f"the file is larger than {limits.bytes >> 20} MiB")
@@ -150,7 +150,7 @@ def check_header(
         alpha: Whether the image must have an alpha channel.
 
     Raises:
-        BadFile: The image is refused.
+        InvalidImage: The image is refused.
     """
     width, height = header.size
     check_pixels(header, limits)
@@ -181,7 +181,7 @@ def _look(rgba: RGBA, layer: RGBA, header: ImageHeader) -> list[str]:
         header: The file's header.
 
     Raises:
-        BadFile: The image is fully transparent or fully opaque.
+        InvalidImage: The image is fully transparent or fully opaque.
     """
     alpha = rgba[..., 3]
     lowest, highest = int(alpha.min()), int(alpha.max())

@@ -105,7 +105,7 @@ class Listing:
         """Open a file by its name; all reads of the folder go through this method.
 
         Raises:
-            BadFile: The file is refused.
+            InvalidImage: The file is refused.
         """
         return self.tree.open(name)
 
@@ -152,7 +152,7 @@ class Listing:
         return FileMetadata(refusal=InvalidImage(NO_RIGHTS, f"its metadata states no {absent}"))
 
     def _read_caption_file(self, file: str) -> FileMetadata:
-        """Read a caption file. Raises BadFile with caption_unreadable."""
+        """Read a caption file. Raises InvalidImage with caption_unreadable."""
         row = read_caption_file(self.tree.open, file, self.options.encoding)
         try:
             return read_description(row, get_caption(row))
@@ -185,7 +185,7 @@ class Listing:
 
 
 def read_description(row: Any, caption: str | None) -> FileMetadata:
-    """Read license, source and split of a row; those of two layers are combined. Raises BadFile."""
+    """Read license, source and split of a row, combined over its layers. Raises InvalidImage."""
     split = get_text(row, "split")
     normalized = split.strip().lower() if split else ""
     if split is not None and normalized not in SPLIT_NAMES:

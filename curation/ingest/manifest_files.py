@@ -91,14 +91,14 @@ def read_rows(
     """Yield the rows of a manifest, including unusable ones with their reason.
 
     Args:
-        open_file: Opens a file by its name; raises BadFile.
+        open_file: Opens a file by its name; raises InvalidImage.
         name: The manifest.
         encoding: Encoding of text without a byte order mark; None for UTF-8.
         is_image: Returns whether a name is that of an image, for JSON objects keyed by image.
 
     Raises:
-        BadFile: The manifest as a whole cannot be read.
-        NoManifest: The file does not describe images.
+        InvalidImage: The manifest as a whole cannot be read.
+        NotAManifestError: The file does not describe images.
     """
     suffix = PurePosixPath(name).suffix.lower()
     if suffix in JSON_LINES_SUFFIXES:
@@ -189,7 +189,7 @@ def _file_in(line: bytes) -> str | None:
 
 
 def _read_text(opening: Callable[[str], BinaryIO], name: str, encoding: str | None) -> str:
-    """Return a whole manifest as text. Raises BadFile with manifest_unreadable."""
+    """Return a whole manifest as text. Raises InvalidImage with manifest_unreadable."""
     with opening(name) as file:
         data = file.read(MAX_MANIFEST + 1)
     most = MAX_JSON if name.lower().endswith(".json") else MAX_MANIFEST
@@ -210,7 +210,7 @@ def _read_text(opening: Callable[[str], BinaryIO], name: str, encoding: str | No
 
 
 def _read_table(text: str, separator: str) -> Iterator[tuple[int, Any]]:
-    """Yield the rows of a table with a header row. Raises NoManifest if no column names files."""
+    """Yield the rows of a table. Raises NotAManifestError if no column names files."""
     # Spreadsheets separate by semicolons in locales where the comma is the decimal point.
     head = text.partition("\n")[0]
     if separator == "," and ";" in head and "," not in head:
@@ -246,7 +246,7 @@ def _read_table(text: str, separator: str) -> Iterator[tuple[int, Any]]:
 
 
 def _read_json(text: str, name: str, known: Callable[[str], bool]) -> Iterator[tuple[int, Any]]:
-    """Yield the entries of a JSON manifest. Raises NoManifest if none names a file."""
+    """Yield the entries of a JSON manifest. Raises NotAManifestError if none names a file."""
     try:
         document: Any = json.loads(text)
     except (ValueError, RecursionError) as error:

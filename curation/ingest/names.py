@@ -37,7 +37,7 @@ class NameIndex:
         """Return the file that a name refers to.
 
         Raises:
-            BadFile: No file, or more than one, matches (code "bad_line").
+            InvalidImage: No file, or more than one, matches (code "bad_line").
         """
         if name in self.names:
             return name

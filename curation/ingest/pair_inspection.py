@@ -129,7 +129,8 @@ def _read_opaque(data: bytes, role: str, limits: ImageLimits) -> tuple[RGBA, lis
 def _blend(foreground: RGBA, background: RGBA, blended: RGBA | None) -> tuple[RGBA, list[str]]:
     """Return the blended image, composited if none is given, and the findings of the pair.
 
-    The rules are those for generated pairs. Raises BadFile with the code of the first violation.
+    The rules are those for generated pairs. Raises InvalidImage with the code of the first
+    violation.
     """
     if blended is None:
         # Layers of different sizes cannot be composited; the rules below refuse them.

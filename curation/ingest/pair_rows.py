@@ -34,9 +34,9 @@ DERIVED_FILE_KEYS: Final = ("alpha", "matte", "trimap", "mask")
 """Keys of further files that are derived from the same image and not imported on their own."""
 
 ReadText = Callable[..., str | None]
-"""Returns the text of the first present key of a row; raises BadFile."""
+"""Returns the text of the first present key of a row; raises InvalidImage."""
 FindFile = Callable[[str, str], str]
-"""Returns the file for a manifest's folder and a name in the manifest; raises BadFile."""
+"""Returns the file for a manifest's folder and a name in the manifest; raises InvalidImage."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ def read_pair(row: Mapping[str, Any], base: str, find: FindFile, text: ReadText)
         text: Returns the text of the first present key.
 
     Raises:
-        BadFile: A file or text is missing or invalid (code "pair_incomplete", "path_traversal" or
-            "bad_line").
+        InvalidImage: A file or text is missing or invalid (code "pair_incomplete", "path_traversal"
+            or "bad_line").
     """
     names: dict[LayerRole, str] = {}
     for role, keys in FILE_KEYS.items():

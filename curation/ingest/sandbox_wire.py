@@ -53,7 +53,7 @@ def encode(message: Message) -> tuple[bytes, list[bytes], list[int]]:
         The framed head, the raw parts that follow it, and the file descriptors to send with it.
 
     Raises:
-        BadMessage: The message exceeds the limits.
+        InvalidMessageError: The message exceeds the limits.
     """
     raw = [part for part in message.parts if isinstance(part, bytes)]
     files = [part.fileno() for part in message.parts if not isinstance(part, bytes)]
@@ -98,8 +98,8 @@ def receive_response(channel: socket.socket, max_bytes: int, deadline: float) ->
         deadline: Time limit, by time.monotonic.
 
     Raises:
-        BadMessage: The response is invalid or exceeds the limit.
-        Closed: The worker closed the connection.
+        InvalidMessageError: The response is invalid or exceeds the limit.
+        ConnectionClosedError: The worker closed the connection.
         TimeoutError: The response was incomplete at the deadline.
     """
 
@@ -124,7 +124,7 @@ def receive_request(channel: socket.socket) -> Message:
     """Read one request in the worker, using only the system calls recvmsg and read.
 
     Raises:
-        Closed: There are no more requests.
+        ConnectionClosedError: There are no more requests.
     """
     # The file descriptors arrive with the first bytes.
     first, ancillary, _, _ = channel.recvmsg(

@@ -29,7 +29,7 @@ class FileTree(Protocol):
         """Open a file for reading.
 
         Raises:
-            BadFile: The file is refused.
+            InvalidImage: The file is refused.
         """
         ...
 
@@ -57,7 +57,7 @@ class FolderTree:
         """Open a file for reading.
 
         Raises:
-            BadFile: The file cannot be opened, or is outside the folder.
+            InvalidImage: The file cannot be opened, or is outside the folder.
         """
         try:
             return open_beneath(self.folder, name, self.link_roots)
@@ -93,7 +93,7 @@ class ArchiveTree:
         """Unpack a member into memory and open it for reading.
 
         Raises:
-            BadFile: The member is refused.
+            InvalidImage: The member is refused.
         """
         with self.opening() as file:
             return io.BytesIO(read_member(file, self.members[name], self.most_bytes))

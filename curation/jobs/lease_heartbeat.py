@@ -44,7 +44,7 @@ def release_lost_leases(context: AppContext) -> None:
 
 
 def release_lost_leases_in(tx: Transaction, context: AppContext) -> None:
-    """Do the same as `release_lost` in an open transaction."""
+    """Do the same as `release_lost_leases` in an open transaction."""
     folder = context.settings.path("holders")
     for holder in dead_holders(folder):
         leases.release_dead_holder(tx, holder)

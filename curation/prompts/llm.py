@@ -75,8 +75,8 @@ def generate_prompts(
         The counts of this run.
 
     Raises:
-        Refused: PATIENCE consecutive requests gave no new prompt. Errors of the model are raised as
-            well; prompts that were passed to `on_new_prompts` stay valid.
+        Refused: MAX_FUTILE_REQUESTS consecutive requests gave no new prompt. Errors of the model
+            are raised as well; prompts that were passed to `on_new_prompts` stay valid.
     """
     tally = GenerationStats()
     seen = {_normalized(prompt) for prompt in known}

@@ -31,7 +31,8 @@ def parse_completion(completion: str) -> Completion:
     """Parse a completion line by line; blank lines and Markdown code fences are skipped.
 
     A line must be a JSON object of exactly three texts: `text` for the blended image, `foreground`
-    and `background`. Each is a single line of 1 to LONGEST characters, different from the others.
+    and `background`. Each is a single line of 1 to MAX_TEXT_LENGTH characters, different from the
+    others.
     The `text` must contain a word of the foreground of three or more letters, and the background
     must not contain all of these.
 

@@ -126,7 +126,7 @@ def find_verdict_changes(
 def apply_verdict_changes(
     tx: Transaction, round_id: int, certainty: float = DEFAULT_CERTAINTY
 ) -> dict[str, Any]:
-    """Apply the changes of `find_flips`, each by a decision that refers to the stored skills.
+    """Apply the changes of `find_verdict_changes` by decisions that refer to the stored skills.
 
     Candidates that changed in the meantime are left as they are.
 
@@ -136,8 +136,8 @@ def apply_verdict_changes(
         certainty: Minimum probability of the new verdict.
 
     Returns:
-        The report of `find_flips`, with the number of the stored `aggregation` and how many
-        verdicts were `turned`.
+        The report of `find_verdict_changes`, with the number of the stored `aggregation` and how
+        many verdicts were `turned`.
 
     Raises:
         NotFound: There is no such round.
@@ -173,7 +173,7 @@ def apply_verdict_changes(
 
 
 def as_text(report: Mapping[str, Any]) -> str:
-    """Format a report of `find_flips` for a terminal."""
+    """Format a report of `find_verdict_changes` for a terminal."""
     flips = len(report["flips"])
     lines = [
         f"Round {report['round']}: {flips} of {report['decided']} decided candidates would change"

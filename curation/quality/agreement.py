@@ -102,7 +102,8 @@ def bootstrap_interval(
         counts: U x C counts of verdicts.
 
     Returns:
-        The coefficient; without an interval if fewer than FEWEST candidates have two verdicts.
+        The coefficient; without an interval if fewer than MIN_CANDIDATES candidates have two
+        verdicts.
     """
     value = measure(counts, None)
     if value is None or (counts.sum(axis=1) >= 2).sum() < MIN_CANDIDATES:

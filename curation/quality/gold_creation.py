@@ -100,7 +100,7 @@ def make_gold(
 ) -> list[GoldItem]:
     """Make gold items from samples of one kind, without writing to the database.
 
-    All defects are equally frequent; a share CLEAN of the items has none.
+    All defects are equally frequent; a share CLEAN_SHARE of the items has none.
 
     Args:
         store: The object store for the layers.
@@ -109,7 +109,7 @@ def make_gold(
         seed: The random seed; None is random.
 
     Returns:
-        One gold item per sample, with severities uniform in [FAINTEST, 1].
+        One gold item per sample, with severities uniform in [MIN_SEVERITY, 1].
     """
     rng = np.random.default_rng(secrets.randbits(64) if seed is None else seed)
     clean = round(CLEAN_SHARE * len(sources))

@@ -42,7 +42,8 @@ def reviewer_statistics(
     Args:
         tx: The transaction.
         reviewer: The reviewer.
-        to_themselves: Shown to the reviewer; gold and agreement count whole tens only (TOGETHER).
+        to_themselves: Shown to the reviewer; gold and agreement count whole tens only
+            (DISCLOSURE_STEP).
 
     Returns:
         The statistics as JSON-compatible values; unknown ones are None.

@@ -43,7 +43,7 @@ def record_claims(
 
 
 def check_claimed(tx: Transaction, reviewer_id: int, candidate: uuid.UUID) -> None:
-    """Raise NeverShown unless the candidate was given to this reviewer.
+    """Raise CandidateNotClaimedError unless the candidate was given to this reviewer.
 
     Unknown candidates get the same error, so that it does not reveal which candidates exist.
     """

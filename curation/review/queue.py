@@ -187,7 +187,8 @@ def _claim_of_round(
     """Lease waiting candidates of one round, never one that this reviewer has decided.
 
     Candidates for an adjudicator come first, then partly decided ones, so that verdicts are
-    completed early, then undecided ones, and last the partly decided ones beyond the first LOOK_AT.
+    completed early, then undecided ones, and last the partly decided ones beyond the first
+    SCAN_LIMIT.
     """
     undecided = params | {"round": row.id, "level": 0}
     partly_decided = [undecided | {"level": level} for level in range(row.overlap - 1, 0, -1)]

@@ -232,8 +232,8 @@ def sign_in(tx: Transaction, token: str) -> Reviewer:
     with one token cannot both succeed, since the row is updated only while unused.
 
     Raises:
-        WrongToken: The token is wrong, used, expired or of a deactivated reviewer; always with the
-            same message.
+        InvalidTokenError: The token is wrong, used, expired or of a deactivated reviewer; always
+            with the same message.
     """
     spent = (
         sa.update(sign_in_tokens)
@@ -274,7 +274,7 @@ class SignInThrottle:
         self._lock = threading.Lock()
 
     def failed(self, address: str) -> None:
-        """Record a wrong token; raise TooOften if the address should have waited."""
+        """Record a wrong token; raise TooManyAttemptsError if the address should have waited."""
         with self._lock:
             count, until = self._wrong.pop(address, (0, 0.0))
             remaining = until - self._clock()

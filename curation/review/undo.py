@@ -57,7 +57,7 @@ def undo(
 
     Raises:
         NotFound: There is no such decision of this reviewer.
-        Paused: The reviewer is paused.
+        ReviewerPausedError: The reviewer is paused.
         Conflict: The candidate has moved on, the round is closed, or the key was used otherwise.
     """
     # A retry is answered as the first request was.

@@ -114,7 +114,7 @@ def parse_policy(row: Mapping[str, Any]) -> Policy:
 
 
 def policy_to_dict(policy: Policy) -> dict[str, Any]:
-    """Return the inverse of `read_policy`, with all fields."""
+    """Return the inverse of `parse_policy`, with all fields."""
     kind = next(name for name, class_ in POLICY_CLASSES.items() if isinstance(policy, class_))
     return {"kind": kind} | asdict(policy)
 

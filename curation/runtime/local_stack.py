@@ -61,7 +61,7 @@ class LocalStack:
             The result of the work.
 
         Raises:
-            Unreachable: The database did not come back within PATIENCE_SECONDS.
+            Unreachable: The database did not come back within RETRY_SECONDS.
         """
         deadline = time.monotonic() + RETRY_SECONDS
         while True:

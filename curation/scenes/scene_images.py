@@ -45,7 +45,7 @@ def decode_images(paths: Sequence[Path], limits: ImageLimits = DEFAULT_LIMITS) -
         return Message({"name": path.name, "limits": asdict(limits)}, [data])
 
     def parse(_: Path, response: Message) -> RGBA | str:
-        """Validate the response of the sandbox. Raises BadMessage."""
+        """Validate the response of the sandbox. Raises InvalidMessageError."""
         if "refused" in response.metadata:
             return str(response.metadata["refused"])[:1000]
         [pixels] = response.parts

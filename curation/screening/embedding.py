@@ -40,7 +40,7 @@ class GradientEmbedder:
     metric_names: Sequence[str] = ()
 
     def embed(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> list[EmbeddingResult]:
-        """Return one vector of length NUMBERS per candidate; the prompts are not used."""
+        """Return one vector of length EMBEDDING_DIM per candidate; the prompts are not used."""
         return [
             EmbeddingResult(_embed(*candidate_views(layers)), {})
             for layers, _ in zip(drawn, prompts, strict=True)

@@ -64,7 +64,7 @@ STOP_WORDS: Final = frozenset((
 
 
 def prepare_layer(rgba: RGBA) -> RGBA:
-    """Return the layer at SIDE pixels without pixels too faint to be seen."""
+    """Return the layer at REVIEW_SIZE pixels without pixels too faint to be seen."""
     small: RGBA = downscale(rgba, REVIEW_SIZE).copy()
     small[small[..., 3] < MIN_VISIBLE_ALPHA] = 0
     return small

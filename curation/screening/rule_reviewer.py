@@ -1,21 +1,21 @@
 """The rule reviewer: decisions in headless runs by rules fitted to the seeds.
 
-It accepts a layer that (1) is within the bounds that all but SHARE of the seeds keep, signal by
-signal, and (2) shows its prompt. Prompts of the synthetic grammar (curation.synthetic.dataset) are
-checked by that domain's own measure of shape and color; for others the layer must be no farther
-from its nearest seed than seeds are from one another, and agree with the captions of its nearest
-seeds. Everything is measured at SIDE pixels, because signals depend on size and generated layers
-are smaller than seeds. Every bound comes from the seeds, so real images pass by construction; an
-accepted layer is "like the seeds and clean", not "beautiful".
+It accepts a layer that (1) is within the bounds that all but EXCLUDED_SHARE of the seeds keep,
+signal by signal, and (2) shows its prompt. Prompts of the synthetic grammar
+(curation.synthetic.dataset) are checked by that domain's own measure of shape and color; for others
+the layer must be no farther from its nearest seed than seeds are from one another, and agree with
+the captions of its nearest seeds. Everything is measured at REVIEW_SIZE pixels, because signals
+depend on size and generated layers are smaller than seeds. Every bound comes from the seeds, so
+real images pass by construction; an accepted layer is "like the seeds and clean", not "beautiful".
 
-Measured on the real seed set (fitted to 1,276 layers, 119 held out, before FAINT was excluded), it
-accepts 99 % of the former and 96 % of the latter, 97 % of them blurred by 0.6 px and 96 % with
-color noise of 8/255; 0 % with a haze of alpha 0.06 or alpha noise of 0.03, 1 % cut in half; 0 % of
-noise and of noise blobs that reach the border. It is too lenient on smooth colored blobs in the
-middle of an empty canvas (54-71 %), and blind to small clean holes and to wrong prompts there (96 %
-each), because so varied a seed set contains glows, rings and an image for every word. On a simple
-domain (stars and discs of four colors) it rejects more than 90 % of such blobs and of wrong prompts
-(tests).
+Measured on the real seed set (fitted to 1,276 layers, 119 held out, before faint pixels were
+excluded), it accepts 99 % of the former and 96 % of the latter, 97 % of them blurred by 0.6 px and
+96 % with color noise of 8/255; 0 % with a haze of alpha 0.06 or alpha noise of 0.03, 1 % cut in
+half; 0 % of noise and of noise blobs that reach the border. It is too lenient on smooth colored
+blobs in the middle of an empty canvas (54-71 %), and blind to small clean holes and to wrong
+prompts there (96 % each), because so varied a seed set contains glows, rings and an image for every
+word. On a simple domain (stars and discs of four colors) it rejects more than 90 % of such blobs
+and of wrong prompts (tests).
 
 False rejects are measured on sources it was not fitted to (tests): with each of the five sources of
 the seed set left out in turn, 90 to 100 % of its clean layers are accepted. Most remaining rejects
@@ -100,7 +100,7 @@ class RuleReviewer:
 
     @staticmethod
     def fit(seeds: Iterable[tuple[RGBA, str]], sources: Sequence[str] = ()) -> RuleReviewer:
-        """Fit to at least FEWEST_SEEDS layers with their captions.
+        """Fit to at least MIN_SEEDS layers with their captions.
 
         Args:
             seeds: Layers (H x W x 4 uint8) and captions.
@@ -233,7 +233,7 @@ def _small(seeds: Iterable[tuple[RGBA, str]]) -> Iterator[tuple[RGBA, str]]:
 
 
 def _bounds(seeds: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
-    """Return bounds at a common quantile that exclude at most SHARE of the seeds."""
+    """Return bounds at a common quantile that exclude at most EXCLUDED_SHARE of the seeds."""
     values = np.array(
         [
             [np.nan if s[b.signal] is None else float(s[b.signal] or 0) for b in BOUNDS]
@@ -262,7 +262,7 @@ def _apart(
 ) -> NDArray[np.float32]:
     """Return for each seed the distance to the nearest seed of another source.
 
-    Sources count from FEWEST_SEEDS seeds, since a source per image would mean nothing; `nearest` is
+    Sources count from MIN_SEEDS seeds, since a source per image would mean nothing; `nearest` is
     returned where there are fewer than two such sources.
     """
     large = {source for source, count in Counter(sources).items() if count >= MIN_SEEDS}

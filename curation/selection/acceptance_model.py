@@ -3,8 +3,8 @@
 A logistic regression on signals and embedding. Each signal enters as a piecewise linear function
 (hat functions on its quantiles), so that both low and high values may be bad; embeddings enter as
 they are. The log odds are calibrated by Platt scaling (Platt, 1999), fitted out of fold. Gradient
-boosting was not better by more than 0.01 AUC (ARCHITECTURE.md), and this model is a readable list
-of numbers, stored as JSON.
+boosting was not better by more than 0.01 AUC (docs/benchmarks/selection.md), and this model is a
+readable list of numbers, stored as JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Numbers = NDArray[np.float64]
 MIN_DECISIONS: Final = 100
 """The minimum number of decisions to fit a model.
 
-Each verdict must occur at least FEWEST_OF_EACH times.
+Each verdict must occur at least MIN_PER_VERDICT times.
 """
 MIN_PER_VERDICT: Final = 10
 MAX_CLUSTERS: Final = 32

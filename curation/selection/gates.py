@@ -1,7 +1,7 @@
 """Gates: score thresholds beyond which the auto-reviewer may reject or accept unseen candidates.
 
 The guarantee: a threshold is used only if the decisions of the held-out half of the round's random
-slice, to which no model was fitted (acceptance_model_store.JUDGING), prove with 95 % confidence
+slice, to which no model was fitted (acceptance_model_store.IS_HELD_OUT), prove with 95 % confidence
 that its errors stay within the round's budget. For rejects the errors are the acceptable candidates
 lost, as a share of all acceptable ones (the false-negative rate); for accepts the bad ones
 accepted, as a share of all that are accepted automatically. Both rates are reported for either.

@@ -71,8 +71,8 @@ def fit_skills(
 
     A. P. Dawid and A. M. Skene, "Maximum likelihood estimation of observer error-rates using the EM
     algorithm" (Applied Statistics 28, 1979), for two classes, initialized by the majority. A prior
-    of PRIOR_LOOKS verdicts per class and reviewer (maximum a posteriori) keeps skills away from 0
-    and 1.
+    of PRIOR_VERDICTS verdicts per class and reviewer (maximum a posteriori) keeps skills away from
+    0 and 1.
 
     Args:
         votes: The verdicts.

@@ -52,7 +52,7 @@ def reject_probability(
 ) -> NDArray[np.float64]:
     """Compute the probability of a reject.
 
-    guess + (1 - guess - LAPSE) / (1 + exp(-slope (severity - threshold)))
+    guess + (1 - guess - LAPSE_RATE) / (1 + exp(-slope (severity - threshold)))
 
     Args:
         severity: The severity of the defect in [0, 1], a number or an array.

@@ -105,7 +105,7 @@ class SyntheticScene:
 
     subject: Subject
     ground: SyntheticBackground
-    line: float  # the ground line, a share HIGHEST..LOWEST of the image height
+    line: float  # the ground line, a share MIN_LINE..MAX_LINE of the image height
     light: Field  # gains of R, G and B in 0..1, on both layers
 
     @property
@@ -129,7 +129,7 @@ def make_light(brightness: float, tint: float) -> Field:
     """Return the gains of a light for R, G and B.
 
     Args:
-        brightness: DARKEST..1.
+        brightness: MIN_BRIGHTNESS..1.
         tint: From -1 (cold) over 0 (daylight) to 1 (warm).
     """
     end = WARM_GAINS if tint > 0 else COLD_GAINS

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.selection_views [--candidates 10000 40000] [--replay 10000] [--seed-folder DIR] [--gates 100]
 
-The table of ARCHITECTURE.md, views and then diversity where caps bind, on real images too; about an hour of two cores:
+The table of docs/benchmarks/selection.md, views and then diversity where caps bind, on real images too; about an hour of two cores:
 
     python -m tests.benchmarks.selection_views --share 0.9
     python -m tests.benchmarks.selection_views --candidates --gates 0 --replay 10000 --share 0.2 --caps 3 1.5 1.2

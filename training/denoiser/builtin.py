@@ -56,7 +56,7 @@ class BuiltinDenoiser(Denoiser):
         return self._centered(latent_BCHW) / self.spread
 
     def denormalize(self, normalized_BCHW: Tensor) -> Tensor:
-        """Invert `normalise`."""
+        """Invert `normalize`."""
         return normalized_BCHW * self.spread + self.centre[:, None, None]
 
     def schedule(self) -> Any:

@@ -78,7 +78,7 @@ class Denoiser(nn.Module):
 
     @abstractmethod
     def denormalize(self, normalized_BCHW: Tensor) -> Tensor:
-        """Invert `normalise`."""
+        """Invert `normalize`."""
 
     @abstractmethod
     def schedule(self) -> Any:

@@ -144,7 +144,7 @@ class StableDiffusion(Denoiser):
         return (latent_BCHW - self.shift) * self.scaling
 
     def denormalize(self, normalized_BCHW: Tensor) -> Tensor:
-        """Invert `normalise`."""
+        """Invert `normalize`."""
         return normalized_BCHW / self.scaling + self.shift
 
     def schedule(self) -> Any:

@@ -205,7 +205,7 @@ def loss_weight(prediction: str, snr_gamma: float, level_B: Tensor) -> Tensor:
 def denoising_errors(
     denoiser: Denoiser, latent_BCHW: Tensor, captions: Sequence[str], first: int = 0
 ) -> Tensor:
-    """Compute the squared errors of the prediction at the VALIDATED timesteps: levels x B values.
+    """Compute the squared errors of the prediction at the VALIDATION_TIMESTEPS: levels x B values.
 
     The noise of an image depends only on its number, `first` + its row, and not on its batch.
 

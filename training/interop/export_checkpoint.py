@@ -32,7 +32,7 @@ from training.safetensors_io import load_part
 
 @dataclass(frozen=True)
 class ExportForm:
-    """A program's file format: a row of FORMS."""
+    """A program's file format: a row of FORMATS."""
 
     name: str
     scale: float  # the offset scale that the program applies itself
@@ -65,7 +65,7 @@ def export_checkpoint(
     Args:
         checkpoint: The checkpoint to export.
         store: The store that holds its files.
-        format_name: A name in FORMS, or "layerloop", which keeps every checkpoint bit for bit.
+        format_name: A name in FORMATS, or "layerloop", which keeps every checkpoint bit for bit.
         precision: "stored" keeps each tensor's dtype; "fp16" and "fp32" convert.
         folder: The output folder; created if needed.
 

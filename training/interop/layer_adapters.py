@@ -28,7 +28,7 @@ def write_roles(
         tensors: The stored part "layers".
         metadata: Its metadata, with "rank" and "alpha".
         family: The model family.
-        format_name: The target format, one of FORMS.
+        format_name: The target format, one of FORMATS.
 
     Raises:
         Refused: The format does not support role adapters, or the base is not a pretrained UNet.

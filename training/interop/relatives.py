@@ -96,7 +96,7 @@ _TRANSFORMER = (
     r"[._]\d"
 )
 
-# Files that pass for a supported format are checked first; STRANGERS come after all formats.
+# Files that pass for a supported format are checked first; UNSUPPORTED come after all formats.
 LOOKALIKES: tuple[UnsupportedKind, ...] = (
     UnsupportedKind(
         r"^(base_model\.model\.)?(transformer\.|diffusion_model\.|lora_unet_|lora_transformer_)"

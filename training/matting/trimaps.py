@@ -47,8 +47,8 @@ def make_trimap(subject: Mask) -> TrimapArray:
 def find_subject(image: ImageArray) -> Mask:
     """Find the subject of an opaque image (H x W x 3) by GrabCut (Rother et al., 2004).
 
-    It starts with the border as background and the rest as subject, and runs TURNS iterations.
-    Deterministic.
+    It starts with the border as background and the rest as subject, and runs GRABCUT_ITERATIONS
+    iterations. Deterministic.
     """
     height, width = image.shape[:2]
     border_x, border_y = (

@@ -44,8 +44,8 @@ def matting_errors(truth_HW: Matte, reconstructed_HW: Matte) -> dict[str, float]
 def unknown_region(truth_HW: Matte) -> NDArray[np.bool_]:
     """Return the unknown region of a trimap made from true alpha.
 
-    A pixel is known if alpha is 0, or is 1, everywhere in a square around it that reaches BAND of
-    the longer side in each direction.
+    A pixel is known if alpha is 0, or is 1, everywhere in a square around it that reaches
+    BAND_SHARE of the longer side in each direction.
     """
     reach = max(1, round(BAND_SHARE * max(truth_HW.shape)))
     square = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)

@@ -105,7 +105,7 @@ def decode_rgba(
         size: Height and width to crop to, if they are not multiples of the stride.
 
     Returns:
-        Straight RGBA in [0, 1], float32, B x 4 x H x W with alpha LAST.
+        Straight RGBA in [0, 1], float32, B x 4 x H x W with alpha last.
 
     Raises:
         Refused: The number of views is not supported.

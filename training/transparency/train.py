@@ -246,7 +246,7 @@ class TransparencyStage(TrainingStage):
         return (rgba_4HW.flip(2), padded_3HW.flip(2)) if flip else (rgba_4HW, padded_3HW)
 
     def _pad(self, index: int, rgba_4HW: Tensor) -> Tensor:
-        """Pad the colors of an image, cached in memory up to KEPT_BYTES."""
+        """Pad the colors of an image, cached in memory up to PADDED_CACHE_BYTES."""
         if index in self.padded_cache:
             return self.padded_cache[index]
         padded_3HW = pad_colors(rgba_4HW[None])[0]

@@ -20,7 +20,7 @@ rounds = sa.Table(
     sa.Column("checkpoint_id", sa.ForeignKey("checkpoints.id")),
     sa.Column("quota", sa.Integer, nullable=False),
     sa.Column("policy", JSONB, nullable=False),
-    # curation.review.consensus.Consensus and curation.review.gold.GoldTerms.
+    # curation.review.consensus.ConsensusSettings and curation.review.gold.GoldSettings.
     sa.Column("consensus", JSONB, nullable=False, server_default="{}"),
     sa.Column("gold", JSONB, nullable=False, server_default="{}"),
     sa.Column("state", sa.Text, nullable=False),

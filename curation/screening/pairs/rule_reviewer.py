@@ -3,8 +3,9 @@
 A pair is accepted if its foreground is as clean as those of seed pairs, its layers show their
 texts, and they belong together: the pair blends, nothing of the subject is left in the background,
 there is no seam, and for texts of the synthetic grammar both layers share one light and the subject
-stands on the ground. Everything is measured at rule_reviewer.SIDE pixels. The bounds are those of
-PAIR_BOUNDS, or the quantile that all but rule_reviewer.SHARE of the seeds keep, if that is looser.
+stands on the ground. Everything is measured at review_features.REVIEW_SIZE pixels. The bounds are
+those of PAIR_BOUNDS, or the quantile that all but rule_reviewer.EXCLUDED_SHARE of the seeds keep,
+if that is looser.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class PairRuleReviewer:
 
     @staticmethod
     def fit(seeds: Iterable[tuple[Layers, Prompt]]) -> PairRuleReviewer:
-        """Fit to seed pairs. Raises Refused for fewer than FEWEST_SEEDS."""
+        """Fit to seed pairs. Raises Refused for fewer than MIN_SEEDS."""
         front, back, signals = [], [], []
         for number, (layers, prompt) in enumerate(seeds):
             small = _small(layers)
@@ -232,7 +233,7 @@ def _small(layers: Layers) -> Layers:
 
 
 def _bounds(signals: list[dict[str, float | None]]) -> dict[str, float]:
-    """Return each signal's floor, or the quantile that all but SHARE of the seeds keep."""
+    """Return each signal's floor, or the quantile that all but EXCLUDED_SHARE of the seeds keep."""
     bounds = {}
     for bound in PAIR_BOUNDS:
         values = [value for seed in signals if (value := seed.get(bound.signal)) is not None]

@@ -153,7 +153,7 @@ def test_the_database_knows_the_same_law_of_states(database):
 
 @pytest.mark.parametrize("source", CandidateState)
 def test_the_database_keeps_the_law_of_states(database, store, source):
-    """From every state exactly the moves of MOVES go through, whoever tries."""
+    """From every state exactly the transitions of STATE_TRANSITIONS go through, whoever tries."""
     others = [target for target in CandidateState if target != source]
     with database.transaction() as tx:
         ids = make_candidates(tx, store, make_round(tx), len(others), source)

@@ -187,7 +187,7 @@ def test_any_order_of_events_keeps_the_records_in_agreement(database, store):
 
 @pytest.mark.parametrize("source", list(CandidateState))
 def test_the_database_enforces_the_law_of_states(database, source):
-    """Each of the 12 x 12 moves: allowed exactly where MOVES says so, however the state was reached."""
+    """Each of the 12 x 12 moves: allowed exactly where STATE_TRANSITIONS allows it, however the state was reached."""
     with database.transaction() as tx:
         number = make_round(tx)
         tx.execute(

@@ -259,7 +259,7 @@ def test_unknown_ids_in_holding_are_lost(database, store):
 
 
 def test_a_claim_of_what_others_have_begun_looks_at_no_more_than_it_says(database, store):
-    """At 30,000 candidates with a verdict of hers, and fresh ones left, a reviewer's claim reads LOOK_AT of them."""
+    """At 30,000 candidates with a verdict of hers, and fresh ones left, a reviewer's claim reads SCAN_LIMIT of them."""
     with database.transaction() as tx:
         number = make_round(tx)
         set_consensus(tx, number, ConsensusSettings(ConsensusRule.majority, 2), "test")

@@ -35,7 +35,7 @@ def metrics(count, size=128):
 
 
 def test_the_numbers_of_a_picture_are_the_same_for_ever():
-    """To change them on purpose, change SOURCE too: stored numbers of another way must not be compared with new ones."""
+    """To change them on purpose, change EMBEDDER_ID too: stored numbers of another way must not be compared with new ones."""
     ramp = np.linspace(0, 255, 32).astype(np.uint8)
     rgba = np.dstack(
         [
