@@ -341,7 +341,7 @@ def _undo(request: Request, visit: RequestContext, body: UndoRequest) -> UndoRes
             tx, reviewer.id, body.decision, key=body.key, seconds=seconds, page=body.page
         )
     return UndoResponse(
-        decision=undone.decision, candidate=review_item_response(request, undone.card)
+        decision=undone.decision, candidate=review_item_response(request, undone.item)
     )
 
 

@@ -68,14 +68,14 @@ def get_latest(
         found = recent_decisions.recent_decisions(tx, reviewer.id, count)
     return [
         RecentDecisionResponse(
-            decision=item.decision,
-            verdict=item.verdict.value,
-            reasons=list(item.reasons),
-            layers=list(item.layers),
-            comment=item.comment,
-            candidate=review_item_response(request, item.card),
+            decision=recent.decision,
+            verdict=recent.verdict.value,
+            reasons=list(recent.reasons),
+            layers=list(recent.layers),
+            comment=recent.comment,
+            candidate=review_item_response(request, recent.item),
         )
-        for item in found
+        for recent in found
     ]
 
 

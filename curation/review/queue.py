@@ -229,7 +229,7 @@ def read_items(tx: Transaction, ids: Sequence[uuid.UUID]) -> tuple[ReviewItem, .
             signals=row.signals or {},
             texts=Prompt(row.text, row.foreground, row.background).texts,
         )
-        for row in (tx.execute(_CARDS, {"ids": list(ids)}) if ids else ())
+        for row in (tx.execute(_ITEMS, {"ids": list(ids)}) if ids else ())
     )
 
 
@@ -349,7 +349,7 @@ _MINE = _sql("""
     where me.id = :reviewer
     order by r.id, c.priority desc, c.id""")
 
-_CARDS = _sql("""
+_ITEMS = _sql("""
     select c.id, r.id as round_id, r.kind, p.text, p.foreground, p.background, c.flags, s.signals,
         l.layers
     from candidates c

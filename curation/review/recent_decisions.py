@@ -20,7 +20,7 @@ class RecentDecision:
     reasons: tuple[RejectReason, ...]
     layers: tuple[LayerRole, ...]
     comment: str
-    card: ReviewItem
+    item: ReviewItem
 
 
 def recent_decisions(tx: Transaction, reviewer_id: int, count: int) -> list[RecentDecision]:
@@ -31,7 +31,7 @@ def recent_decisions(tx: Transaction, reviewer_id: int, count: int) -> list[Rece
     undone. For gold, and where several reviewers decide, the outcome is not revealed.
     """
     rows = tx.execute(_LATEST, {"reviewer": reviewer_id, "count": count}).all()
-    cards = {card.id: card for card in read_items(tx, [row.candidate_id for row in rows])}
+    items = {item.id: item for item in read_items(tx, [row.candidate_id for row in rows])}
     return [
         RecentDecision(
             decision=row.id,
@@ -39,7 +39,7 @@ def recent_decisions(tx: Transaction, reviewer_id: int, count: int) -> list[Rece
             reasons=tuple(RejectReason(reason) for reason in row.reasons),
             layers=tuple(LayerRole(role) for role in row.layers),
             comment=row.comment,
-            card=cards[row.candidate_id],
+            item=items[row.candidate_id],
         )
         for row in rows
     ]

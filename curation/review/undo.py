@@ -26,7 +26,7 @@ class UndoResult:
     """The response to an undo: its number, and the item, leased to the reviewer again."""
 
     decision: int
-    card: ReviewItem
+    item: ReviewItem
 
 
 def undo(

@@ -68,7 +68,7 @@ def decide_there(
     browser: Browser, studio: LabelStudioServer, site: Site, decisions: int
 ) -> list[float]:
     """Milliseconds from each verdict's key to the next picture, of as many decisions at Label Studio's page."""
-    number, project = _push_round(studio, site)
+    round_id, project = _push_round(studio, site)
     page = _sign_in(browser, studio)
     page.goto(f"{studio.address}/projects/{project}/data?labeling=1")
     page.wait_for_function(SHOWN)
@@ -84,25 +84,25 @@ def decide_there(
     taken = [float(one) for one in page.evaluate("window.taken")]
     page.context.close()
     with site.database.transaction() as tx:
-        close_round(tx, number, "bench")
+        close_round(tx, round_id, "bench")
     return taken
 
 
 def _push_round(studio: LabelStudioServer, site: Site) -> tuple[int, int]:
     """Create and push a second round of the same layers; return its ID and that of its project."""
     with site.database.transaction() as tx:
-        number = make_round(tx)
-        make_pairs(tx, site.store, number, site.drawn)
+        round_id = make_round(tx)
+        make_pairs(tx, site.store, round_id, site.drawn)
     backend = LabelStudioBackend(studio.address, studio.token)
     sync = LabelingSync(
         site.database, backend, "bench", site.previews.sign_url, len(site.drawn), pause=0
     )
-    while sync.push(number):
+    while sync.push(round_id):
         pass
     with site.database.transaction() as tx:
-        [project] = projects.open_projects(tx, backend.url, number)
+        [project] = projects.open_projects(tx, backend.url, round_id)
     backend.close()
-    return number, int(project.remote_id or 0)
+    return round_id, int(project.remote_id or 0)
 
 
 def _sign_in(browser: Browser, studio: LabelStudioServer) -> Page:

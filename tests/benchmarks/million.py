@@ -161,10 +161,10 @@ def _operations(clients: dict[Role, httpx.Client]) -> dict[str, Request]:
     def get(client: httpx.Client, path: str, **params: Any) -> Request:
         return lambda: client.get(path, params=params)
 
-    def claim(number: int | None) -> Request:
+    def claim(round_id: int | None) -> Request:
         def request() -> httpx.Response:
             annotator.post("/api/review/release", json={"candidates": claimed[-TRAY:]})
-            body = {"count": TRAY, "holding": []} | ({"round": number} if number else {})
+            body = {"count": TRAY, "holding": []} | ({"round": round_id} if round_id else {})
             answer = annotator.post("/api/review/claims", json=body)
             claimed.extend(item["id"] for item in answer.json()["candidates"])
             return answer

@@ -224,7 +224,7 @@ def control_b(
 def compare(
     plain: Way,
     ways: Sequence[Way],
-    oracle: RuleReviewer,
+    rule_reviewer: RuleReviewer,
     learnt: LayerDataset,
     heldout: LayerDataset,
     preset: Preset,
@@ -264,7 +264,7 @@ def compare(
             bool(message and message.color and message.shape)
             for message in (check_prompt(*one) for one in drawn)
         )
-        defects = sum(oracle.decide(*one).verdict is not Verdict.accept for one in drawn)
+        defects = sum(rule_reviewer.decide(*one).verdict is not Verdict.accept for one in drawn)
         print(
             f"| {way.name} | {before[:kept].mean():.3f} | {before.mean():.3f} | {seen:.2f} | {back:.2f} |"
             f" {noise_mse(way, heldout).mean():.3f} | {distance:.2f} | {both / len(drawn):.0%} |"

@@ -131,20 +131,20 @@ def _review(url: str, token: str, decisions: int, seconds: float) -> dict[str, A
         client.post("/api/session", json={"token": token}).raise_for_status()
         output["began"] = time.monotonic()
         while len(output["decide"]) < decisions and time.monotonic() - output["began"] < seconds:
-            cards = _timed(client, output["tray"], "/api/review/claims", {"count": TRAY})[
+            items = _timed(client, output["tray"], "/api/review/claims", {"count": TRAY})[
                 "candidates"
             ]
-            if not cards:
+            if not items:
                 break
-            output["given"] += [card["id"] for card in cards]
-            for index, card in enumerate(cards):
+            output["given"] += [item["id"] for item in items]
+            for index, item in enumerate(items):
                 message = (
                     {"verdict": "accept"}
                     if index % 2
                     else {"verdict": "reject", "reasons": ["halo"]}
                 )
                 body = message | {
-                    "candidate": card["id"],
+                    "candidate": item["id"],
                     "dwell_ms": 900,
                     "key": str(uuid.uuid4()),
                 }

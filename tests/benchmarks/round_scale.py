@@ -48,10 +48,10 @@ def _measure(database: Database, count: int) -> None:
     migrate(database)
     with database.transaction() as tx:
         _teach(tx)
-        number = make_round(tx, quota=count)
-        tx.execute(sa.update(rounds).where(rounds.c.id == number).values(policy=MANY))
+        round_id = make_round(tx, quota=count)
+        tx.execute(sa.update(rounds).where(rounds.c.id == round_id).values(policy=MANY))
     print(f"{count} candidates", flush=True)
-    _time("made", lambda: _make(database, number, count))
+    _time("made", lambda: _make(database, round_id, count))
     with database.transaction() as tx:
         kept = acceptance_model_store.find_model(tx, Kind.single)
     terms = top_n_accept.TopNSettings(keep=count // 5)
@@ -63,24 +63,26 @@ def _measure(database: Database, count: int) -> None:
 
         return do_it
 
-    _time("scored", within(lambda tx: acceptance_model_store.score_round(tx, kept, number)))
+    _time("scored", within(lambda tx: acceptance_model_store.score_round(tx, kept, round_id)))
     _time(
         "planned, scored before",
-        within(lambda tx: top_n_accept.plan_top_n(tx, number, terms)["kept"]),
+        within(lambda tx: top_n_accept.plan_top_n(tx, round_id, terms)["kept"]),
     )
-    _time("begun", within(lambda tx: top_n_accept.begin_top_n(tx, number, terms, "bench")["kept"]))
+    _time(
+        "begun", within(lambda tx: top_n_accept.begin_top_n(tx, round_id, terms, "bench")["kept"])
+    )
     waiting = sa.select(candidates.c.id).where(
-        candidates.c.round_id == number, candidates.c.state == "waiting"
+        candidates.c.round_id == round_id, candidates.c.state == "waiting"
     )
     with database.transaction() as tx:
-        judge_waiting(tx, number, dict.fromkeys(tx.execute(waiting).scalars().all(), True))
+        judge_waiting(tx, round_id, dict.fromkeys(tx.execute(waiting).scalars().all(), True))
     _time(
         "looked at",
-        within(lambda tx: top_n_accept.finish_top_n(tx, number, "bench", dry_run=True)["bound"]),
+        within(lambda tx: top_n_accept.finish_top_n(tx, round_id, "bench", dry_run=True)["bound"]),
     )
     _time(
         "accepted",
-        within(lambda tx: top_n_accept.finish_top_n(tx, number, "bench")["auto_accepted"]),
+        within(lambda tx: top_n_accept.finish_top_n(tx, round_id, "bench")["auto_accepted"]),
     )
 
 
@@ -89,22 +91,22 @@ def _teach(tx: Transaction) -> None:
     rng = np.random.default_rng(1)
     values = rng.standard_normal((TAUGHT, SIGNALS))
     vectors = rng.standard_normal((TAUGHT, NUMBERS)).astype(np.float32)
-    number = open_stream(tx, MANY, TAUGHT)
+    round_id = open_stream(tx, MANY, TAUGHT)
     signals = [{f"s{index}": float(value) for index, value in enumerate(row)} for row in values]
     ids = arrive_measured(
-        tx, number, 1, signals, vectors, [f"known {index % 50}" for index in range(TAUGHT)]
+        tx, round_id, 1, signals, vectors, [f"known {index % 50}" for index in range(TAUGHT)]
     )
     tx.execute(
         sa.update(candidates)
-        .where(candidates.c.round_id == number)
+        .where(candidates.c.round_id == round_id)
         .values(state="waiting", propensity=1.0)
     )
     good = values[:, 0] + vectors[:, 0] + 0.5 * rng.standard_normal(TAUGHT) > 0.5
-    judge_waiting(tx, number, dict(zip(ids, good.tolist(), strict=True)))
+    judge_waiting(tx, round_id, dict(zip(ids, good.tolist(), strict=True)))
     acceptance_model_store.fit_and_store(Within(tx), Kind.single, SOURCE)
 
 
-def _make(database: Database, number: int, count: int) -> None:
+def _make(database: Database, round_id: int, count: int) -> None:
     vectors = [
         bytes(pack_vector(one))
         for one in np.random.default_rng(2).standard_normal((512, NUMBERS)).astype(np.float32)
@@ -123,7 +125,7 @@ def _make(database: Database, number: int, count: int) -> None:
         for statement in _MAKE:
             tx.execute(
                 sa.text(statement),
-                {"round": number, "count": count, "prompts": PROMPTS, "source": SOURCE},
+                {"round": round_id, "count": count, "prompts": PROMPTS, "source": SOURCE},
             )
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as raw:
         raw.exec_driver_sql("analyze")

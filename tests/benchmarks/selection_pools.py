@@ -125,7 +125,7 @@ def replay_folder(folder: Path, count: int) -> Pool:
     return _judge(RuleReviewer.fit(images), drawn())
 
 
-def _judge(oracle: RuleReviewer, drawn: Iterator[tuple[RGBA, str]]) -> Pool:
+def _judge(rule_reviewer: RuleReviewer, drawn: Iterator[tuple[RGBA, str]]) -> Pool:
     kept = []
     for rgba, text in drawn:
         signals = compute_signals(rgba)
@@ -134,7 +134,9 @@ def _judge(oracle: RuleReviewer, drawn: Iterator[tuple[RGBA, str]]) -> Pool:
             if shown is not None:
                 signals |= {"shows_colour": float(shown.color), "shows_shape": float(shown.shape)}
             seen = BUILTIN_EMBEDDER.embed([{LayerRole.foreground: rgba}], [Prompt(text)])[0].vector
-            kept.append((signals, seen, text, oracle.decide(rgba, text).verdict is Verdict.accept))
+            kept.append(
+                (signals, seen, text, rule_reviewer.decide(rgba, text).verdict is Verdict.accept)
+            )
     signals, vectors, texts, accepted = zip(*kept, strict=True)
     return Pool(signals, np.stack(vectors), texts, np.array(accepted))
 

@@ -96,16 +96,16 @@ def views_needed(
         database = Database(named(server, name))
         migrate(database)
         with database.transaction() as tx:
-            number = open_stream(tx, policy, len(pool.accepted))
-            ids = arrive_measured(tx, number, 1, pool.signals, pool.vectors, pool.texts)
+            round_id = open_stream(tx, policy, len(pool.accepted))
+            ids = arrive_measured(tx, round_id, 1, pool.signals, pool.vectors, pool.texts)
         good = dict(zip(ids, pool.accepted.tolist(), strict=True))
         views = accepts = 0
         while accepts < wanted:
             with database.transaction() as tx:
-                select_candidates(tx, number, SOURCE)
-                before = _decided(tx, number)
-                accepts += judge_waiting(tx, number, good, most=64)
-                seen = _decided(tx, number) - before
+                select_candidates(tx, round_id, SOURCE)
+                before = _decided(tx, round_id)
+                accepts += judge_waiting(tx, round_id, good, most=64)
+                seen = _decided(tx, round_id) - before
                 views += seen
                 if needs_fit(tx, Kind.single, SOURCE):
                     kept, fits = fit_and_store(Within(tx), Kind.single, SOURCE), fits + 1
@@ -114,7 +114,7 @@ def views_needed(
         with database.transaction() as tx:
             rows = tx.execute(
                 sa.select(candidates.c.id, candidates.c.state, candidates.c.slice).where(
-                    candidates.c.round_id == number
+                    candidates.c.round_id == round_id
                 )
             ).all()
         database.close()
@@ -221,9 +221,9 @@ def _tell_gates(repetitions: int) -> None:
     )
 
 
-def _decided(tx: Any, number: int) -> int:
+def _decided(tx: Any, round_id: int) -> int:
     done = candidates.c.state.in_(("accepted", "rejected"))
-    return int(tx.scalar(sa.select(sa.func.count()).where(candidates.c.round_id == number, done)))
+    return int(tx.scalar(sa.select(sa.func.count()).where(candidates.c.round_id == round_id, done)))
 
 
 def _effective(groups: Sequence[object]) -> float:

@@ -36,9 +36,9 @@ def generate(
         instance.start("generate", TEST_SECONDS_EACH=str(arguments.seconds_each))
     instance.wait_for_workers(count, 300)
     started = time.monotonic()
-    number = instance.open_round(arguments.quota)
+    round_id = instance.open_round(arguments.quota)
     wait_until(
-        lambda: states(instance.database, number).get("generated", 0) == arguments.quota, 900
+        lambda: states(instance.database, round_id).get("generated", 0) == arguments.quota, 900
     )
     took = time.monotonic() - started
     generated = instance.generated()
@@ -50,24 +50,24 @@ def screen(
     instance: WorkerInstance, count: int, arguments: argparse.Namespace, proxy: S3Proxy
 ) -> float:
     """Seconds in which so many workers screen a generated round."""
-    number = instance.open_round(arguments.quota)
+    round_id = instance.open_round(arguments.quota)
     instance.start("generate")
     wait_until(
-        lambda: states(instance.database, number).get("generated", 0) == arguments.quota, 900
+        lambda: states(instance.database, round_id).get("generated", 0) == arguments.quota, 900
     )
     instance.stop()
     instance.processes.clear()
     # The workers are there before the work, as it is in a running instance.
     with instance.database.transaction() as tx:
-        tx.connection.exec_driver_sql(f"update rounds set state = 'paused' where id = {number}")
+        tx.connection.exec_driver_sql(f"update rounds set state = 'paused' where id = {round_id}")
     for _ in range(count):
         instance.start("screen")
     instance.wait_for_workers(count, 300)
     proxy.delay = arguments.delay
     started = time.monotonic()
     with instance.database.transaction() as tx:
-        tx.connection.exec_driver_sql(f"update rounds set state = 'open' where id = {number}")
-    wait_until(lambda: "generated" not in states(instance.database, number), 900)
+        tx.connection.exec_driver_sql(f"update rounds set state = 'open' where id = {round_id}")
+    wait_until(lambda: "generated" not in states(instance.database, round_id), 900)
     return time.monotonic() - started
 
 

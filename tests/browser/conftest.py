@@ -76,18 +76,18 @@ def open_page(browser: Browser, site: Site) -> Iterator[Callable[..., Page]]:
 def round_id(database: Database, store: FolderStore) -> int:
     """Return a round with 40 waiting candidates."""
     with database.transaction() as tx:
-        number = make_round(tx)
-        make_candidates(tx, store, number, 40)
-    return number
+        round_id = make_round(tx)
+        make_candidates(tx, store, round_id, 40)
+    return round_id
 
 
 @pytest.fixture
 def pair_round(database: Database, store: FolderStore) -> int:
     """Return a round with eight waiting pairs."""
     with database.transaction() as tx:
-        number = make_round(tx, kind="pair")
-        make_pairs(tx, store, number, scenes(8, 128))
-    return number
+        round_id = make_round(tx, kind="pair")
+        make_pairs(tx, store, round_id, scenes(8, 128))
+    return round_id
 
 
 def _collect(console_errors: list[str], kind: str, text: str) -> None:

@@ -88,7 +88,9 @@ def test_a_person_signs_in_at_the_provider_and_out_again(
     page.wait_for_url("**/sign-in?next=**")
 
 
-def test_a_person_without_a_role_is_told_so(open_page: Callable[..., Page], site: Site) -> None:
+def test_a_person_without_a_role_sees_the_reason(
+    open_page: Callable[..., Page], site: Site
+) -> None:
     page = open_page(name=None, path="/rounds")
     authorize(page, "Eve")
     page.wait_for_url("**/sign-in?problem=no-role**")
@@ -99,7 +101,7 @@ def test_a_person_without_a_role_is_told_so(open_page: Callable[..., Page], site
     page.wait_for_url("**/sign-in?next=**")
 
 
-def test_a_denied_sign_in_is_told(open_page: Callable[..., Page]) -> None:
+def test_a_denied_sign_in_is_reported(open_page: Callable[..., Page]) -> None:
     page = open_page(name=None, path="/sign-in")
     page.get_by_role("link", name="Sign in with your organization").click()
     page.wait_for_url("**/oauth2/authorize?**")

@@ -39,17 +39,17 @@ READY = {
 def round_id(database: Database, store: FolderStore) -> int:
     """Return a round of 12 with 8 decisions by Grace, and a snapshot of her accepts; the prompts are hostile."""
     with database.transaction() as tx:
-        number = make_round(tx)
-        make_candidates(tx, store, number, 12)
+        round_id = make_round(tx)
+        make_candidates(tx, store, round_id, 12)
         tx.execute(sa.update(prompts).values(text=HOSTILE))
         grace = add_reviewer(tx, "Grace")
     with database.transaction() as tx:
-        for turn, card in enumerate(claim_items(tx, grace.id, number, 8, (), 300)):
+        for turn, item in enumerate(claim_items(tx, grace.id, round_id, 8, (), 300)):
             verdict = Verdict.accept if turn % 2 else Verdict.reject
-            decide(tx, grace.id, card.id, verdict, key=uuid.uuid4(), dwell_ms=1_000)
+            decide(tx, grace.id, item.id, verdict, key=uuid.uuid4(), dwell_ms=1_000)
     with database.transaction(repeatable_read=True) as tx:
         freeze_snapshot(tx, store, tag="first", actor="test")
-    return number
+    return round_id
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -97,10 +97,10 @@ def test_the_round_page_shows_the_report_and_its_actions(
     expect(page.locator("#actions button")).to_have_count(0)
 
 
-def round_state(database: Database, number: int) -> str:
+def round_state(database: Database, round_id: int) -> str:
     """Return the state of a round: open, paused or closed."""
     with database.transaction() as tx:
-        return str(tx.scalar(sa.select(rounds.c.state).where(rounds.c.id == number)))
+        return str(tx.scalar(sa.select(rounds.c.state).where(rounds.c.id == round_id)))
 
 
 def test_annotators_see_only_what_they_may_read(
@@ -136,10 +136,10 @@ def test_imported_weights_have_no_snapshot(
             tx, Checkpoint({}, "imported", "sdxl", None, None, 0, "test", changes=changes), "test"
         )
     page = open_page(path="/checkpoints")
-    card = page.locator("article", has_text="imported")
-    expect(card).to_contain_text("preset sdxl with offset_scale 300.0")
-    expect(card).to_contain_text("none (imported weights)")
-    expect(card).to_contain_text("imported from files")
+    item = page.locator("article", has_text="imported")
+    expect(item).to_contain_text("preset sdxl with offset_scale 300.0")
+    expect(item).to_contain_text("none (imported weights)")
+    expect(item).to_contain_text("imported from files")
 
 
 def test_the_theme_is_saved(open_page: OpenPage, site: Site, round_id: int) -> None:

@@ -35,15 +35,15 @@ def test_the_round_page_shows_the_review_cost(
             "random": 0.3,
             "wanted": 20,
         }
-        number = open_stream(tx, policy, 10**6)
+        round_id = open_stream(tx, policy, 10**6)
         quality = np.random.default_rng(1).standard_normal(400)
-        ids = arrive(tx, number, 1, quality)
-        select_candidates(tx, number, SOURCE)
+        ids = arrive(tx, round_id, 1, quality)
+        select_candidates(tx, round_id, SOURCE)
         judge_waiting(
-            tx, number, dict(zip(ids, accepts(1, quality).tolist(), strict=True)), most=100
+            tx, round_id, dict(zip(ids, accepts(1, quality).tolist(), strict=True)), most=100
         )
         assert decide_all(tx, ids, Verdict.reject, "by gate 1") > 100
-    page = open_page(path=f"/rounds/{number}", name="Ada", role=Role.engineer)
+    page = open_page(path=f"/rounds/{round_id}", name="Ada", role=Role.engineer)
     expect(page.locator("#cost tr th")).to_have_text(["likely", "random", "uncertain"])
     expect(page.locator("#next-hour")).to_contain_text("An estimate needs 10 min of review time")
     expect(page.locator("#stop")).to_contain_text("20 were wanted")
@@ -69,16 +69,16 @@ def test_the_round_page_shows_open_and_closed_gates(
     }
     with database.transaction() as tx:
         head = taught(tx).id
-        number = open_stream(tx, {"kind": "mixed", "share": 0.5, "reject_budget": 0.02}, 10)
+        round_id = open_stream(tx, {"kind": "mixed", "share": 0.5, "reject_budget": 0.02}, 10)
         row = {
-            "round_id": number,
+            "round_id": round_id,
             "acceptance_model_id": head,
             "verdict": "reject",
             "interim_look": 1,
             "threshold": 0.1,
         }
         tx.execute(sa.insert(gates), row | {"metrics": metrics})
-    page = open_page(path=f"/rounds/{number}", name="Ada", role=Role.engineer)
+    page = open_page(path=f"/rounds/{round_id}", name="Ada", role=Role.engineer)
     cells = page.locator("#gates tr > *")
     expect(cells).to_have_text(
         ["1: rejects 35%open", "≤ 1.2%of acceptable candidates rejected", "2%", "0 of 0 wrong"]
@@ -90,7 +90,9 @@ def test_the_round_page_shows_open_and_closed_gates(
     expect(page.locator("#gates-closed")).to_contain_text(
         "Gate 1 was closed: 12 of 40 audited rejects were wrong (at least 9% of acceptable candidates rejected, limit 2%)."
     )
-    expect(page.locator("#gates-closed code")).to_have_text(f"layerloop round revert-auto {number}")
+    expect(page.locator("#gates-closed code")).to_have_text(
+        f"layerloop round revert-auto {round_id}"
+    )
     expect(cells.last).to_have_text("12 of 40 wrongat least 9%")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert accessibility_violations(page) == []

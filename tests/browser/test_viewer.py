@@ -158,9 +158,9 @@ def test_the_empty_state_shows_the_activity(
     page = open_page()
     expect(page.locator(".empty-state")).to_be_visible()
     with database.transaction() as tx:
-        number = make_round(tx)
-        make_candidates(tx, store, number, 3, state="requested")
-    expect(page.locator("#activity")).to_contain_text(f"Generating round {number}")
+        round_id = make_round(tx)
+        make_candidates(tx, store, round_id, 3, state="requested")
+    expect(page.locator("#activity")).to_contain_text(f"Generating round {round_id}")
     with database.transaction() as tx:
         make_candidates(tx, store, make_round(tx), 2)
     wait_until_shown(page)

@@ -69,7 +69,7 @@ def test_two_stores_on_one_folder_are_one_store(tmp_path):
     assert second.get(first.put(b"some bytes")) == b"some bytes"
 
 
-def test_a_bit_that_rotted_is_found_with_a_hint(store):
+def test_a_flipped_bit_is_reported_with_a_hint(store):
     name = store.put(b"some bytes")
     (store.folder / name[:2] / name[2:]).write_bytes(b"some bytez")
     with pytest.raises(Corrupt) as error:
@@ -85,7 +85,7 @@ def test_a_name_never_leads_out_of_the_folder(store, tmp_path):
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError(28, "No space left on device")])
-def test_a_named_file_is_whole_or_as_it_was(tmp_path, monkeypatch, stop):
+def test_an_interrupted_write_leaves_the_file_unchanged(tmp_path, monkeypatch, stop):
     def stopped(_: int) -> None:
         raise stop
 
@@ -149,7 +149,7 @@ def test_a_put_after_the_rename_writes_the_object_again(store, monkeypatch):
     assert store.get(name) == b"some bytes"
 
 
-def test_what_a_killed_removal_moved_aside_is_an_object_again(store):
+def test_an_object_that_a_killed_removal_moved_is_restored(store):
     name, other = store.put(b"some bytes"), store.put(b"other")
     path = store.folder / name[:2] / name[2:]
     path.rename(path.with_name(f".gc-{path.name}"))

@@ -140,12 +140,12 @@ def test_the_doctor_prints_no_credentials(tmp_path):
         ("embedded", "embedded"),
     ],
 )
-def test_an_address_is_told_without_credentials(address, told):
+def test_an_address_is_shown_without_credentials(address, told):
     assert "secret" not in without_credentials(address)
     assert without_credentials(address) == told
 
 
-def test_the_doctor_says_what_the_kernel_grants_to_decoders(tmp_path):
+def test_the_doctor_reports_how_decoders_are_confined(tmp_path):
     settings = Settings(home=tmp_path / "home", database="postgresql://127.0.0.1:1/none")
     found = next(one for one in run_checks(settings) if one.part == "confinement")
     assert "seccomp" in found.message

@@ -13,7 +13,7 @@ class Clock:
         return self.now
 
 
-def test_a_line_every_ten_seconds_with_everything_in_it() -> None:
+def test_a_line_is_written_every_ten_seconds() -> None:
     clock, lines = Clock(), []
     tell = ProgressLines(lines.append, clock)
     for second in range(61):
@@ -24,7 +24,7 @@ def test_a_line_every_ten_seconds_with_everything_in_it() -> None:
     assert lines[1] == "stage 3 of 6, base: 14 % (140 of 1,000), 10/s, 1:26 left, loss 0.1235"
 
 
-def test_what_an_earlier_run_has_done_is_no_part_of_the_rate() -> None:
+def test_work_of_an_earlier_run_does_not_count_in_the_rate() -> None:
     clock, lines = Clock(), []
     tell = ProgressLines(lines.append, clock)
     tell(Progress("transparency", 500, 500))
@@ -38,6 +38,6 @@ def test_what_an_earlier_run_has_done_is_no_part_of_the_rate() -> None:
     ]
 
 
-def test_nothing_in_it_acts_on_a_terminal() -> None:
+def test_control_characters_are_removed() -> None:
     line = describe_progress(Progress("\x1b[2Jbase\nfake", 1, 0, {"\x9bloss": 1.0}))
     assert "\x1b" not in line and "\x9b" not in line and "\n" not in line

@@ -17,7 +17,7 @@ from curation.errors import LayerloopError
 from curation.settings import EMBEDDED, Settings, read_settings
 
 
-def test_nothing_given_is_everything_embedded():
+def test_everything_is_embedded_by_default():
     settings = Settings()
     assert (settings.database, settings.storage, settings.queue) == (EMBEDDED, EMBEDDED, EMBEDDED)
     assert settings.embedded
@@ -35,17 +35,17 @@ def test_the_environment_is_read(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "value"), [("PORT", "70000"), ("PORT", "many"), ("LEASE_SECONDS", "0")]
 )
-def test_what_cannot_be_is_refused_by_name(monkeypatch, name, value):
+def test_an_invalid_value_is_refused_with_the_setting_s_name(monkeypatch, name, value):
     monkeypatch.setenv(f"LAYERLOOP_{name}", value)
     with pytest.raises(ValidationError, match=name.lower()):
         Settings()
 
 
-def test_every_setting_says_what_it_is():
+def test_every_setting_has_a_description():
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 
-def test_settings_do_not_change_under_way():
+def test_settings_are_immutable():
     with pytest.raises(ValidationError, match="frozen"):
         Settings().port = 1
 
@@ -57,7 +57,7 @@ def test_a_folder_of_the_home_is_made_and_absolute(tmp_path, monkeypatch):
     assert folder.is_dir()
 
 
-def test_a_given_secret_is_used_and_never_shown():
+def test_a_given_secret_is_used_and_not_shown():
     settings = Settings(secret="hush" * 8)
     assert settings.signing_secret() == "hush" * 8
     assert "hush" not in repr(settings)
@@ -98,7 +98,7 @@ def test_a_secret_is_drawn_once_for_the_owner_alone(tmp_path):
     assert Settings(home=tmp_path / "other").signing_secret() != secret
 
 
-def test_processes_that_draw_the_secret_at_once_agree(tmp_path):
+def test_processes_that_create_the_secret_at_once_agree(tmp_path):
     with ThreadPoolExecutor(16) as pool:
         secrets = set(pool.map(lambda _: Settings(home=tmp_path).signing_secret(), range(64)))
     assert len(secrets) == 1

@@ -299,7 +299,7 @@ def test_prompts_go_on_after_every_signal(instances, number) -> None:
 
 
 @pytest.mark.slow
-def test_an_evaluation_begins_anew_after_every_signal(instances, tmp_path) -> None:
+def test_an_evaluation_starts_again_after_every_signal(instances, tmp_path) -> None:
     straight, _ = instances
     draw_seed_set(tmp_path / "seeds", 80)
     seeded(straight, tmp_path / "seeds")

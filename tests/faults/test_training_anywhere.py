@@ -180,7 +180,7 @@ def test_a_run_of_one_process_is_continued_by_two_machines(
 
 
 @pytest.mark.slow
-def test_an_outage_of_the_object_store_in_the_middle_gives_the_run_back(
+def test_an_outage_of_the_object_store_releases_the_run(
     database: Database, bucket: S3Store, environment, s3_credentials, tmp_path: Path
 ) -> None:
     """Through a proxy that fails for some seconds: the run waits, and ends by itself."""

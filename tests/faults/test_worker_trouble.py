@@ -64,7 +64,7 @@ def for_seconds(seconds: float, fault: Callable[[str, int], str | None]):
         ),
     ],
 )
-def test_trouble_of_the_store_fails_no_candidate(instance, proxy, name, seconds, fault) -> None:
+def test_errors_of_the_store_fail_no_candidate(instance, proxy, name, seconds, fault) -> None:
     proxy.fault = for_seconds(seconds, fault)
     instance.start("generate", "screen")
     number = instance.open_round(48)
@@ -74,7 +74,7 @@ def test_trouble_of_the_store_fails_no_candidate(instance, proxy, name, seconds,
     assert sum(counts.values()) == 48
 
 
-def test_while_the_store_is_away_the_worker_says_so(instance, proxy) -> None:
+def test_a_worker_reports_that_the_store_is_away(instance, proxy) -> None:
     proxy.fault = lambda method, _number: "503" if method == "GET" else None
     instance.start("generate", "screen")
     number = instance.open_round(8)
@@ -128,7 +128,7 @@ def test_a_candidate_that_kills_its_worker_fails_alone(local_instance) -> None:
         assert count == 1
 
 
-def test_a_worker_that_cannot_load_harms_nobody(local_instance) -> None:
+def test_a_worker_that_cannot_load_a_model_fails_no_candidate(local_instance) -> None:
     local_instance.start("generate", TEST_CANNOT_LOAD="1")
     local_instance.wait_for_workers(1)
     number = local_instance.open_round(32)

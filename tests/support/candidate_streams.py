@@ -32,13 +32,13 @@ NUMBERS = 4
 
 def open_stream(tx: Transaction, policy: Mapping[str, object], quota: int) -> int:
     """Return a round with a policy and no candidates yet."""
-    number = make_round(tx, quota=quota)
-    tx.execute(sa.update(rounds).where(rounds.c.id == number).values(policy=dict(policy)))
-    return number
+    round_id = make_round(tx, quota=quota)
+    tx.execute(sa.update(rounds).where(rounds.c.id == round_id).values(policy=dict(policy)))
+    return round_id
 
 
 def arrive(
-    tx: Transaction, number: int, seed: int, quality: Sequence[float], texts: int = 20
+    tx: Transaction, round_id: int, seed: int, quality: Sequence[float], texts: int = 20
 ) -> list[uuid.UUID]:
     """Screened candidates of so many prompts whose signal "quality" is as given; returns their ids in order."""
     vectors = (
@@ -47,7 +47,7 @@ def arrive(
     signals = [{"quality": float(value)} for value in quality]
     return arrive_measured(
         tx,
-        number,
+        round_id,
         seed,
         signals,
         vectors,
@@ -57,7 +57,7 @@ def arrive(
 
 def arrive_measured(
     tx: Transaction,
-    number: int,
+    round_id: int,
     seed: int,
     signals: Sequence[Mapping[str, float | None]],
     vectors: np.ndarray,
@@ -68,7 +68,7 @@ def arrive_measured(
     rows = [{"id": one.id, "text": one.text} for one in requested.values()]
     tx.execute(insert(prompts).on_conflict_do_nothing(), rows)
     ids = [content_id("stream", seed, index) for index in range(len(signals))]
-    state = {"round_id": number, "state": "screened"}
+    state = {"round_id": round_id, "state": "screened"}
     rows = [
         state | {"id": id_, "prompt_id": requested[texts[i]].id, "seed": seed * 10**6 + i}
         for i, id_ in enumerate(ids)
@@ -99,14 +99,14 @@ def arrive_measured(
 
 def judge_waiting(
     tx: Transaction,
-    number: int,
+    round_id: int,
     good: Mapping[uuid.UUID, bool],
     dwell_ms: int = 1_000,
     most: int | None = None,
 ) -> int:
     """Decide the waiting candidates in order, as `good` says; return the number of accepts."""
     waiting = sa.select(candidates.c.id).where(
-        candidates.c.round_id == number, candidates.c.state == "waiting"
+        candidates.c.round_id == round_id, candidates.c.state == "waiting"
     )
     ids = [
         row.id
@@ -140,13 +140,13 @@ def accepts(seed: int, quality: Sequence[float]) -> np.ndarray:
 
 def taught(tx: Transaction, count: int = 400, seed: int = 999) -> StoredModel:
     """Return a model fitted to a round of its own, of which everything was shown."""
-    number = open_stream(tx, {"kind": "random", "share": 1.0}, count)
+    round_id = open_stream(tx, {"kind": "random", "share": 1.0}, count)
     quality = np.random.default_rng(seed).standard_normal(count)
-    ids = arrive(tx, number, seed, quality)
+    ids = arrive(tx, round_id, seed, quality)
     tx.execute(
         sa.update(candidates)
-        .where(candidates.c.round_id == number)
+        .where(candidates.c.round_id == round_id)
         .values(state="waiting", propensity=1.0)
     )
-    judge_waiting(tx, number, dict(zip(ids, accepts(seed, quality).tolist(), strict=True)))
+    judge_waiting(tx, round_id, dict(zip(ids, accepts(seed, quality).tolist(), strict=True)))
     return fit_and_store(Within(tx), Kind.single, SOURCE)

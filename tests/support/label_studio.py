@@ -279,8 +279,8 @@ def make_labeled_round(
 ) -> LabeledRound:
     """Create and push a round."""
     with database.transaction() as tx:
-        number = make_round(tx)
-        made = make_candidates(tx, store, number, count)
+        round_id = make_round(tx)
+        made = make_candidates(tx, store, round_id, count)
     sync = LabelingSync(
         database,
         backend,
@@ -289,8 +289,8 @@ def make_labeled_round(
         max_tasks=10_000,
         pause=0,
     )
-    assert sync.push(number)["pushed"] == count
-    return LabeledRound(studio, database, sync, number, made)
+    assert sync.push(round_id)["pushed"] == count
+    return LabeledRound(studio, database, sync, round_id, made)
 
 
 def begin_import(
@@ -298,12 +298,12 @@ def begin_import(
 ) -> tuple[LabeledRound, Project, uuid.UUID, list[Task]]:
     """Create a round whose import has begun; return it with the project, batch and tasks."""
     with labeled.database.transaction() as tx:
-        number = make_round(tx)
-        made = make_candidates(tx, store, number, count)
-        project, room = projects.project_with_room(tx, labeled.sync.backend.url, number, 10)
+        round_id = make_round(tx)
+        made = make_candidates(tx, store, round_id, count)
+        project, room = projects.project_with_room(tx, labeled.sync.backend.url, round_id, 10)
         batch = tasks.next_batch(tx, project, room, 0, 50)
         sending = tasks.read_batch(tx, batch, labeled.sync.layer_url)
-    return replace(labeled, round=number, candidates=made), project, batch, sending
+    return replace(labeled, round=round_id, candidates=made), project, batch, sending
 
 
 @pytest.fixture

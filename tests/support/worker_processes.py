@@ -81,28 +81,28 @@ class WorkerInstance:
     def open_round(self, quota: int, priority: int = 0) -> int:
         """Open a round, and return its number."""
         with self.database.transaction() as tx:
-            number = lifecycle.open_round(
+            round_id = lifecycle.open_round(
                 tx,
                 checkpoint=make_checkpoint(tx, uuid.uuid4().hex),
                 prompt_list=[Prompt("x")],
                 quota=quota,
                 actor="test",
             )
-            tx.execute(sa.text(f"update rounds set priority = {priority} where id = {number}"))
-        return number
+            tx.execute(sa.text(f"update rounds set priority = {priority} where id = {round_id}"))
+        return round_id
 
-    def left(self, number: int) -> int:
+    def left(self, round_id: int) -> int:
         """The number of candidates that are not generated and screened yet."""
-        counts = states(self.database, number)
+        counts = states(self.database, round_id)
         return sum(counts.get(state, 0) for state in UNFINISHED)
 
-    def wait_for_round(self, number: int, seconds: float = 120) -> Mapping[str, int]:
+    def wait_for_round(self, round_id: int, seconds: float = 120) -> Mapping[str, int]:
         """Wait until a round is generated and screened, and return its counts by state."""
         try:
-            wait_for(f"round {number}", lambda: self.left(number) == 0, seconds)
+            wait_for(f"round {round_id}", lambda: self.left(round_id) == 0, seconds)
         except AssertionError:
-            raise AssertionError(f"{states(self.database, number)}\n{self.story()}") from None
-        return states(self.database, number)
+            raise AssertionError(f"{states(self.database, round_id)}\n{self.story()}") from None
+        return states(self.database, round_id)
 
     def generated(self) -> Counter[str]:
         """How often each seed was generated, by all processes together."""

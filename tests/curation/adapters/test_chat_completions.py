@@ -38,17 +38,17 @@ def test_without_a_key_none_is_sent_and_a_slash_does_not_matter():
     assert server.paths == ["/v1/chat/completions"]
 
 
-def test_an_answer_that_was_cut_at_the_limit_is_given_as_it_is():
+def test_an_answer_cut_at_the_token_limit_is_returned_as_it_is():
     with serving([says('{"text": "a c', "length")]) as server:
         assert ask(server) == '{"text": "a c'
 
 
-def test_a_model_that_declines_says_nothing():
+def test_a_refusal_of_the_model_is_an_empty_answer():
     with serving([says(None)]) as server:
         assert ask(server) == ""
 
 
-def test_a_limit_of_rate_is_waited_for_as_long_as_it_says():
+def test_a_rate_limit_is_waited_for_as_long_as_the_server_demands():
     soon = email.utils.formatdate(time.time() + 30, usegmt=True)
     replies = [
         complains(429, "Rate limit reached", Retry_After="7"),
@@ -84,7 +84,7 @@ def test_a_broken_answer_is_asked_for_again(broken):
     assert len(server.asked) == 2
 
 
-def test_one_that_stays_broken_is_given_up_with_what_it_said():
+def test_a_server_that_keeps_failing_is_an_error_with_its_message():
     pauses: list[float] = []
     with (
         serving([Reply(body=b"<html>welcome</html>")]) as server,
@@ -98,7 +98,7 @@ def test_one_that_stays_broken_is_given_up_with_what_it_said():
             ask(server)
 
 
-def test_nobody_there_is_told():
+def test_an_unreachable_server_is_an_error():
     chat = ChatCompletionsClient(
         f"http://127.0.0.1:{free_port()}/v1", "m", None, lambda seconds: None
     )
@@ -106,7 +106,7 @@ def test_nobody_there_is_told():
         chat.generate("what?", 5, 0)
 
 
-def test_what_the_server_will_not_do_is_not_asked_twice():
+def test_a_request_that_the_server_rejects_is_not_repeated():
     with serving([complains(401, "Incorrect API key provided: sesame")]) as server:
         with pytest.raises(Refused, match="refused the key") as output:
             ask(server, key="sesame")

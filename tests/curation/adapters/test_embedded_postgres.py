@@ -101,7 +101,7 @@ def test_no_port_is_open_and_no_other_user_may_enter(context):
     ] == []
 
 
-def test_what_is_committed_is_on_the_disk(context):
+def test_commits_are_durable(context):
     address = start_server(context)
     for setting in ("fsync", "synchronous_commit", "full_page_writes", "data_checksums"):
         assert ask(address, f"show {setting}") == "on", setting
@@ -124,7 +124,7 @@ def test_text_sorts_alike_on_every_machine(context):
     ]
 
 
-def test_the_queue_is_in_it_and_installing_it_again_changes_nothing(context):
+def test_pgmq_is_installed_and_installing_it_again_changes_nothing(context):
     address = start_server(context)
     write(address, "select pgmq.create('jobs'); select pgmq.send('jobs', '{\"a\": 1}')")
     threads = [threading.Thread(target=install_pgmq, args=(address,)) for _ in range(4)]
@@ -163,7 +163,7 @@ def test_processes_that_start_at_once_get_one_server(postgres_folder):
 @pytest.mark.parametrize(
     "name", ["deep/" * 40 + "house", "a house with 'quotes', $HOME, `ls` and \"more\"", "häuschen"]
 )
-def test_any_folder_will_do(postgres_folder, made_once, name):
+def test_folders_with_long_and_unusual_names_work(postgres_folder, made_once, name):
     with folder_below(postgres_folder, name) as folder:
         subprocess.run(["cp", "--archive", made_once, folder / "data"], check=True)
         address = start_server(folder)
@@ -209,7 +209,7 @@ def test_a_backend_that_works_on_after_its_server_died_is_ended(context):
     assert not thread.is_alive()
 
 
-def test_everything_killed_at_once_as_by_a_power_cut(context):
+def test_committed_rows_survive_a_kill_of_all_server_processes(context):
     address = start_server(context)
     write(address, "create table kept (a int)")
     open_ = psycopg.connect(address)
@@ -237,7 +237,7 @@ def test_a_pid_file_that_names_some_other_living_process_is_stale(context):
     child.wait(10)
 
 
-def test_a_start_that_was_broken_off_is_begun_again(postgres_folder):
+def test_an_interrupted_first_start_is_repeated(postgres_folder):
     (postgres_folder / "data.new").mkdir()
     (postgres_folder / "data.new" / "PG_VERSION").write_text("18\n")
     assert ask(start_server(postgres_folder), "select 1") == 1
@@ -253,7 +253,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(postgres_folder):
     assert (postgres_folder / "data" / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_server_that_cannot_start_says_why(context):
+def test_a_server_that_cannot_start_is_an_error_with_its_reason(context):
     start_server(context)
     stop_server(context)
     (context / "data" / "PG_VERSION").write_text("9.6\n")
@@ -286,7 +286,7 @@ def test_a_socket_folder_that_somebody_else_made_is_not_used(context):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user")
-def test_root_without_the_means_to_make_a_user_is_told_what_to_do(postgres_folder, monkeypatch):
+def test_root_without_useradd_is_an_error_with_a_hint(postgres_folder, monkeypatch):
     monkeypatch.setattr(postgres_user, "SERVER_USER", "nobody-of-that-name")
     monkeypatch.setattr(postgres_user.shutil, "which", lambda *_, **__: None)
     with pytest.raises(LayerloopError, match="does not run as root") as error:
@@ -307,7 +307,7 @@ def test_root_runs_the_server_as_the_owner_of_the_data(context):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the other tests run as an ordinary user already")
-def test_an_ordinary_user_needs_nobody_else(postgres_folder):
+def test_an_ordinary_user_runs_the_server_itself(postgres_folder):
     nobody = pwd.getpwnam("nobody")
     reached = [sys.executable, "-c", "import curation.adapters.embedded_postgres"]
     who = {"user": "nobody", "group": nobody.pw_gid, "extra_groups": [], "cwd": ROOT}
@@ -327,7 +327,7 @@ def test_an_ordinary_user_needs_nobody_else(postgres_folder):
     assert (postgres_folder / "data").stat().st_uid == nobody.pw_uid
 
 
-def test_starting_says_nothing_and_warns_of_nothing(context):
+def test_starting_prints_nothing_and_raises_no_warning(context):
     program = "import sys, pathlib; from curation.adapters.embedded_postgres import start_server; start_server(pathlib.Path(sys.argv[1]))"
     environment = {name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"}
     command = [sys.executable, "-W", "error", "-c", program, str(context)]
@@ -342,7 +342,7 @@ def letting_through(folder: Path) -> str:
     return f"letting the user pgserver pass through {folder}\n"
 
 
-def test_running_is_told_quickly(context):
+def test_checking_whether_a_server_runs_takes_little_cpu_time(context):
     start_server(context)
     began = time.process_time()
     for _ in range(100):

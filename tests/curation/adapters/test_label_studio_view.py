@@ -80,14 +80,14 @@ def test_a_single_layer_has_no_choice_of_layers():
     assert names(Kind.single) & VIEW_CONTROLS == VIEW_CONTROLS - {"view_layer"}
 
 
-def test_how_it_was_looked_at_is_no_part_of_what_is_said():
+def test_view_controls_are_not_part_of_the_answer():
     seen = [{"from_name": name, "value": {"choices": ["alpha"]}} for name in VIEW_CONTROLS]
     message = build_result(Verdict.reject, [RejectReason.halo])
     assert parse_result([*seen, *message]) == parse_result(message)
     assert "error" in parse_result(seen)
 
 
-def test_a_page_tells_where_its_layers_are():
+def test_the_urls_of_the_layers_are_read_from_the_html():
     one = posting(layers={role: f"http://house/{role}?a=1&b='\"" for role in LayerRole})
     assert parse_layer_urls(task_html(one)) == one.layers
     assert (
@@ -110,7 +110,7 @@ def test_a_page_tells_where_its_layers_are():
         ),
     ],
 )
-def test_what_is_said_is_read_back(verdict, reasons, layers, comment):
+def test_an_answer_is_read_back_unchanged(verdict, reasons, layers, comment):
     read = parse_result(build_result(verdict, reasons, layers, comment))
     assert read == {"verdict": verdict, "reasons": reasons, "layers": layers, "comment": comment}
 

@@ -59,9 +59,9 @@ def signed_in(app, database) -> Iterator[Callable[..., TestClient]]:
 
 
 @pytest.fixture
-def number(database, store) -> int:
+def round_id(database, store) -> int:
     """Return an open round with twelve waiting candidates."""
     with database.transaction() as tx:
-        number = make_round(tx, quota=12)
-        make_candidates(tx, store, number, 12)
-    return number
+        round_id = make_round(tx, quota=12)
+        make_candidates(tx, store, round_id, 12)
+    return round_id

@@ -57,11 +57,11 @@ def _decidable(body: dict[str, Any]) -> dict[str, Any]:
     """Return the body of a decision about a single candidate that is leased to the session's reviewer."""
     with DATABASE.transaction() as tx:
         reviewer = find_reviewer(tx, "the admin")
-        [card] = queue.claim_batch(tx, reviewer.id, None, 1, [], 300).items
+        [item] = queue.claim_batch(tx, reviewer.id, None, 1, [], 300).items
     reasons = body.get("reasons", []) if body["verdict"] == "reject" else []
     return {
         **body,
-        "candidate": str(card.id),
+        "candidate": str(item.id),
         "key": str(uuid.uuid4()),
         "reasons": reasons,
         "layers": [],

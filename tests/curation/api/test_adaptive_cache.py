@@ -21,13 +21,13 @@ class Clock:
         return self.computed
 
 
-def test_what_is_cheap_is_always_exact():
+def test_cheap_values_are_computed_each_time():
     clock = Clock()
     kept: AdaptiveCache[int] = AdaptiveCache(cheap=0.003, clock=clock)
     assert [kept.get("a", lambda: clock.compute(0.002)) for _ in range(3)] == [1, 2, 3]
 
 
-def test_what_is_dear_is_kept_a_hundred_times_as_long():
+def test_expensive_values_are_cached_a_hundred_times_as_long_as_they_take():
     clock = Clock()
     kept: AdaptiveCache[int] = AdaptiveCache(cheap=0.003, clock=clock)
 
@@ -42,7 +42,7 @@ def test_what_is_dear_is_kept_a_hundred_times_as_long():
     assert kept.get("a", dear) == 3
 
 
-def test_it_does_not_grow_without_end():
+def test_the_cache_is_bounded():
     clock = Clock()
     kept: AdaptiveCache[int] = AdaptiveCache(cheap=0.0, clock=clock)
     for key in range(kept.MOST + 50):

@@ -21,7 +21,7 @@ from curation.review.reviewers import add_reviewer
 from tests.support.factories import make_candidates, make_round, states
 
 
-def tray(client, count: int) -> list[dict]:
+def claim(client, count: int) -> list[dict]:
     answer = client.post("/api/review/claims", json={"count": count})
     assert answer.status_code == 200, answer.text
     return answer.json()["candidates"]
@@ -37,26 +37,26 @@ def several(client, made: list[dict]) -> list[dict]:
     return answer.json()
 
 
-def test_a_sheet_is_decided_in_one_request_and_repeated_without_harm(signed_in, number, database):
+def test_a_batch_of_decisions_is_idempotent(signed_in, round_id, database):
     ann = signed_in()
-    cards = tray(ann, 6)
+    items = claim(ann, 6)
     made = [
-        said(card["id"], "accept" if turn == 0 else "reject") for turn, card in enumerate(cards)
+        said(item["id"], "accept" if turn == 0 else "reject") for turn, item in enumerate(items)
     ]
     first = several(ann, made)
-    assert [one["candidate"] for one in first] == [card["id"] for card in cards]
+    assert [one["candidate"] for one in first] == [item["id"] for item in items]
     assert [one["taken"]["state"] for one in first] == ["accepted"] + ["rejected"] * 5
     assert several(ann, made) == first
-    assert states(database, number) == {"accepted": 1, "rejected": 5, "waiting": 6}
+    assert states(database, round_id) == {"accepted": 1, "rejected": 5, "waiting": 6}
     with database.transaction() as tx:
         assert tx.scalar(sa.select(sa.func.count()).select_from(decisions)) == 6
 
 
-def test_a_conflict_of_one_leaves_the_others(signed_in, number, database):
+def test_a_conflict_does_not_affect_the_other_decisions(signed_in, round_id, database):
     ann, bob = signed_in(name="ann"), signed_in(name="bob")
-    others = tray(ann, 1)
+    others = claim(ann, 1)
     ann.post("/api/review/release", json={"candidates": [others[0]["id"]]})
-    others, own = tray(bob, 1), tray(ann, 2)
+    others, own = claim(bob, 1), claim(ann, 2)
     made = [
         said(own[0]["id"]),
         said(others[0]["id"]),
@@ -67,13 +67,13 @@ def test_a_conflict_of_one_leaves_the_others(signed_in, number, database):
     assert [one["taken"] is not None for one in answers] == [True, False, False, True]
     assert answers[1]["refused"]["hint"] == "continue with the next one"
     assert "was never shown to you" in answers[2]["refused"]["message"]
-    assert states(database, number) == {"accepted": 1, "rejected": 1, "showing": 1, "waiting": 9}
+    assert states(database, round_id) == {"accepted": 1, "rejected": 1, "showing": 1, "waiting": 9}
 
 
-def test_a_sheet_is_undone_as_a_whole(signed_in, number, database):
+def test_a_batch_of_decisions_is_undone_in_one_request(signed_in, round_id, database):
     ann = signed_in()
-    cards = tray(ann, 5)
-    made = several(ann, [said(card["id"], "accept") for card in cards])
+    items = claim(ann, 5)
+    made = several(ann, [said(item["id"], "accept") for item in items])
     undos = [{"decision": one["taken"]["decision"], "key": str(uuid.uuid4())} for one in made]
     answer = ann.post(
         "/api/review/undo/batch",
@@ -81,15 +81,15 @@ def test_a_sheet_is_undone_as_a_whole(signed_in, number, database):
     )
     assert answer.status_code == 200
     *undone, unknown = answer.json()
-    assert [one["taken"]["candidate"] for one in undone] == cards
+    assert [one["taken"]["candidate"] for one in undone] == items
     assert unknown["refused"]["message"] == "you have no decision to undo"
-    assert states(database, number) == {"showing": 5, "waiting": 7}
+    assert states(database, round_id) == {"showing": 5, "waiting": 7}
     with database.transaction() as tx:
         assert tx.scalar(sa.select(sa.func.count()).where(samples.c.withdrawn_at.is_(None))) == 0
 
 
 @pytest.mark.parametrize("count", [0, 49])
-def test_a_sheet_has_bounds(signed_in, number, count):
+def test_a_batch_has_a_minimum_and_a_maximum_size(signed_in, round_id, count):
     ann = signed_in()
     for path, name, one in (
         ("decisions", "decisions", said(str(uuid.uuid4()))),
@@ -98,38 +98,38 @@ def test_a_sheet_has_bounds(signed_in, number, count):
         assert ann.post(f"/api/review/{path}/batch", json={name: [one] * count}).status_code == 422
 
 
-def test_the_largest_sheet_fits_into_one_request(signed_in, database, store):
+def test_the_largest_batch_fits_into_one_request(signed_in, database, store):
     with database.transaction() as tx:
-        number = make_round(tx)
-        make_candidates(tx, store, number, 48)
+        round_id = make_round(tx)
+        make_candidates(tx, store, round_id, 48)
     ann = signed_in()
-    cards = tray(ann, 48)
-    assert len(cards) == 48
+    items = claim(ann, 48)
+    assert len(items) == 48
     answers = several(
-        ann, [said(card["id"], "reject", reasons=["halo"], comment="x" * 500) for card in cards]
+        ann, [said(item["id"], "reject", reasons=["halo"], comment="x" * 500) for item in items]
     )
     assert all(one["taken"] for one in answers)
-    assert states(database, number) == {"rejected": 48}
+    assert states(database, round_id) == {"rejected": 48}
 
 
-def test_who_is_not_signed_in_is_told_so_for_the_whole_request(client, number):
+def test_a_batch_without_a_session_is_a_401(client, round_id):
     answer = client.post(
         "/api/review/decisions/batch", json={"decisions": [said(str(uuid.uuid4()))]}
     )
     assert answer.status_code == 401
 
 
-def test_the_latest_decisions_are_those_that_can_be_undone(signed_in, number, database):
+def test_the_latest_decisions_are_those_that_can_be_undone(signed_in, round_id, database):
     ann, bob = signed_in(name="ann"), signed_in(name="bob")
-    cards = tray(ann, 5)
-    several(bob, [said(tray(bob, 1)[0]["id"])])
+    items = claim(ann, 5)
+    several(bob, [said(claim(bob, 1)[0]["id"])])
     made = several(
         ann,
         [
-            said(cards[0]["id"]),
-            said(cards[1]["id"], "reject", reasons=["halo"], comment="a rim"),
-            said(cards[2]["id"], "skip"),
-            said(cards[3]["id"]),
+            said(items[0]["id"]),
+            said(items[1]["id"], "reject", reasons=["halo"], comment="a rim"),
+            said(items[2]["id"], "skip"),
+            said(items[3]["id"]),
         ],
     )
     undone = made[3]["taken"]["decision"]
@@ -137,7 +137,7 @@ def test_the_latest_decisions_are_those_that_can_be_undone(signed_in, number, da
         "/api/review/undo", json={"decision": undone, "key": str(uuid.uuid4())}
     ).raise_for_status()
     found = ann.get("/api/review/latest").json()
-    assert [one["candidate"]["id"] for one in found] == [cards[index]["id"] for index in (2, 1, 0)]
+    assert [one["candidate"]["id"] for one in found] == [items[index]["id"] for index in (2, 1, 0)]
     assert [one["verdict"] for one in found] == ["skip", "reject", "accept"]
     assert (found[1]["reasons"], found[1]["comment"], found[1]["layers"]) == (["halo"], "a rim", [])
     for one in found:
@@ -147,16 +147,16 @@ def test_the_latest_decisions_are_those_that_can_be_undone(signed_in, number, da
     assert len(bob.get("/api/review/latest?count=1").json()) == 1
 
 
-def test_verdicts_of_a_closed_round_are_not_offered(signed_in, number, database):
+def test_verdicts_of_a_closed_round_are_not_offered(signed_in, round_id, database):
     ann = signed_in()
-    several(ann, [said(tray(ann, 1)[0]["id"])])
+    several(ann, [said(claim(ann, 1)[0]["id"])])
     with database.transaction() as tx:
         tx.execute(sa.update(rounds).values(state="closed"))
     assert ann.get("/api/review/latest").json() == []
 
 
 @pytest.fixture
-def large(database, store, number) -> str:
+def large(database, store, round_id) -> str:
     """Return a layer of 1000 x 700 px in the place of the first candidate's: a soft disc over hidden magenta."""
     y, x = np.mgrid[:700, :1000]
     rgba = np.zeros((700, 1000, 4), np.uint8)
@@ -179,15 +179,15 @@ def large(database, store, number) -> str:
 
 
 def test_a_large_layer_has_a_small_address_and_a_small_one_has_its_own(
-    signed_in, number, large, store
+    signed_in, round_id, large, store
 ):
     ann = signed_in()
-    cards = {
-        card["layers"]["foreground"]["width"]: card["layers"]["foreground"]
-        for card in tray(ann, 12)
+    items = {
+        item["layers"]["foreground"]["width"]: item["layers"]["foreground"]
+        for item in claim(ann, 12)
     }
-    assert cards[32]["small"] == cards[32]["url"]
-    answer = ann.get(cards[1000]["small"])
+    assert items[32]["small"] == items[32]["url"]
+    answer = ann.get(items[1000]["small"])
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/webp")
     assert "immutable" in answer.headers["cache-control"]
     assert answer.headers["content-security-policy"] == "default-src 'none'; sandbox"
@@ -202,14 +202,14 @@ def test_a_large_layer_has_a_small_address_and_a_small_one_has_its_own(
     assert np.abs(small[edge][:, :3].astype(int) - (40, 120, 60)).mean() < 12, (
         "hidden magenta is no fringe"
     )
-    assert ann.get(cards[1000]["small"]).content == answer.content
+    assert ann.get(items[1000]["small"]).content == answer.content
     assert (
-        ann.get(cards[1000]["small"], headers={"if-none-match": answer.headers["etag"]}).status_code
+        ann.get(items[1000]["small"], headers={"if-none-match": answer.headers["etag"]}).status_code
         == 304
     )
 
 
-def test_an_address_is_bound_to_its_size(client, app, large):
+def test_a_signature_covers_the_size(client, app, large):
     small = app.state.links.address(large, side=THUMBNAIL_SIDE)
     assert client.get(small).status_code == 200
     for wrong in (
@@ -220,7 +220,7 @@ def test_an_address_is_bound_to_its_size(client, app, large):
         assert client.get(wrong).status_code in {404, 422}
 
 
-def test_what_is_no_layer_is_not_shrunk(client, app, store):
+def test_a_file_that_is_no_layer_has_no_thumbnail(client, app, store):
     out = io.BytesIO()
     Image.new("RGBA", (400, 400)).save(out, "WEBP")
     assert (
@@ -231,7 +231,7 @@ def test_what_is_no_layer_is_not_shrunk(client, app, store):
     )
 
 
-def test_renditions_keep_the_latest_up_to_their_bytes():
+def test_thumbnails_are_cached_up_to_a_number_of_bytes():
     kept, made = ThumbnailCache(most=10), []
 
     def ask(key: str, size: int) -> bytes:
@@ -248,15 +248,15 @@ def test_renditions_keep_the_latest_up_to_their_bytes():
     assert made == ["a", "b", "c", "b", "big", "big"]
 
 
-def test_the_nearest_sample_comes_with_addresses(signed_in, number, database):
+def test_the_nearest_sample_has_urls_of_its_layers(signed_in, round_id, database):
     ann = signed_in()
-    card = tray(ann, 1)[0]
-    assert ann.get("/api/review/nearest", params={"candidate": card["id"]}).json() is None
+    item = claim(ann, 1)[0]
+    assert ann.get("/api/review/nearest", params={"candidate": item["id"]}).json() is None
     with database.transaction() as tx:
         grace = add_reviewer(tx, "Grace")
-        accepted = claim_items(tx, grace.id, number, 1, (), 60)[0]
+        accepted = claim_items(tx, grace.id, round_id, 1, (), 60)[0]
         decide(tx, grace.id, accepted.id, Verdict.accept, key=uuid.uuid4())
-    found = ann.get("/api/review/nearest", params={"candidate": card["id"]}).json()
+    found = ann.get("/api/review/nearest", params={"candidate": item["id"]}).json()
     assert found["caption"] == accepted.prompt
     assert found["bits"] is None, "nothing was screened here, so there are no fingerprints"
     assert ann.get(found["layers"]["foreground"]["url"]).status_code == 200

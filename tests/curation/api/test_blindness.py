@@ -94,12 +94,12 @@ class World:
         """Return a key that is equal in every world."""
         return str(uuid.uuid5(uuid.NAMESPACE_OID, f"key {next(self.keys)}"))
 
-    def tray(self, count: int = 48) -> None:
+    def claim(self, count: int = 48) -> None:
         """Ask for candidates, as a page does."""
         body = {"count": count, "holding": self.held, "round": self.round}
-        for card in self.call("POST", "/api/review/claims", body)["candidates"]:
-            self.held.append(card["id"])
-            self.urls |= {card["id"]: card["layers"]["foreground"]["url"]}
+        for item in self.call("POST", "/api/review/claims", body)["candidates"]:
+            self.held.append(item["id"])
+            self.urls |= {item["id"]: item["layers"]["foreground"]["url"]}
 
     def decide(self, candidate: uuid.UUID, verdict: str, key: str | None = None) -> None:
         """Decide a candidate."""
@@ -208,7 +208,7 @@ def make_world(
             database = Database(named(postgres_address, name))
             stack.callback(database.close)
             store = FolderStore(tmp_path / name)
-            number = build(database, store, gold_one, overlap, other)
+            round_id = build(database, store, gold_one, overlap, other)
             settings = Settings(
                 home=tmp_path / f"{name}-home",
                 database=named(postgres_address, name),
@@ -227,7 +227,7 @@ def make_world(
             with database.transaction() as tx:
                 token = reviewers.issue_token(tx, reviewers.find_reviewer(tx, "ann"), 5)
             assert client.post("/api/session", json={"token": token}).status_code == 200
-            return World(client, app, number)
+            return World(client, app, round_id)
 
         yield make
 
@@ -237,7 +237,7 @@ def build(
 ) -> int:
     """Return a round of plain candidates with two pieces of gold, one of them X or Y; another reviewer may have decided both."""
     with database.transaction() as tx:
-        number = make_round(tx, make_checkpoint(tx))
+        round_id = make_round(tx, make_checkpoint(tx))
         home = tx.scalar(
             sa.insert(rounds)
             .values(
@@ -250,7 +250,7 @@ def build(
             .returning(rounds.c.id)
         )
         if overlap > 1:
-            set_consensus(tx, number, ConsensusSettings(ConsensusRule.majority, overlap), "test")
+            set_consensus(tx, round_id, ConsensusSettings(ConsensusRule.majority, overlap), "test")
         source = make_samples(tx, store)
         for place, one in enumerate((X, Y, *OTHERS)):
             is_gold = one in {gold_one, OTHERS[0]}
@@ -258,7 +258,7 @@ def build(
             tx.execute(sa.insert(prompts), {"id": prompt.id, "text": prompt.text})
             row = {
                 "id": one,
-                "round_id": home if is_gold else number,
+                "round_id": home if is_gold else round_id,
                 "prompt_id": prompt.id,
                 "seed": place,
             }
@@ -278,13 +278,13 @@ def build(
             if is_gold:
                 row = {
                     "candidate_id": one,
-                    "round_id": number,
+                    "round_id": round_id,
                     "sample_id": source,
                     "defect": None,
                     "severity": 0,
                 }
                 tx.execute(sa.insert(gold_table), row)
-        gold.set_gold(tx, number, gold.GoldSettings(0.5), "test")
+        gold.set_gold(tx, round_id, gold.GoldSettings(0.5), "test")
         reviewers.add_reviewer(tx, "ann", Role.annotator)
         bob = reviewers.add_reviewer(tx, "bob", Role.annotator).id
     for one in (X, Y):
@@ -295,7 +295,7 @@ def build(
             with database.transaction() as tx:
                 key = uuid.uuid5(uuid.NAMESPACE_OID, f"bob {one}")
                 decide(tx, bob, one, Verdict(other), key=key, dwell_ms=900)
-    return number
+    return round_id
 
 
 def make_samples(tx: Any, store: FolderStore) -> uuid.UUID:
@@ -336,27 +336,27 @@ def stored(tx: Any, store: FolderStore, rgba: Any) -> StoredLayer:
 def live(world: World, verdicts: tuple[str, str]) -> list[Call]:
     """Play the whole life of an annotator with X and Y: every route before and after each thing that they may do."""
     world.look_everywhere()
-    world.tray()
+    world.claim()
     assert {str(X), str(Y)} <= set(world.held), "both are shown, or this test would prove nothing"
     world.look_everywhere()
     for one, verdict in zip((X, Y), verdicts, strict=True):
         world.decide(one, "skip")
         world.look_everywhere()
-        world.tray()  # nothing else is left, so what was skipped comes back
+        world.claim()  # nothing else is left, so what was skipped comes back
         key = world.key()
         world.decide(one, verdict, key)
         world.look_everywhere()
         world.decide(one, verdict, key)
         world.decide(one, verdict)
         world.decide(one, "reject" if verdict == "accept" else "accept")
-        world.tray()
+        world.claim()
         world.call("POST", "/api/review/undo", {"key": world.key()})
         world.look_everywhere()
         world.decide(one, verdict)
         world.call("POST", "/api/review/undo", {"key": world.key()})
         world.call("POST", "/api/review/release", {"candidates": [str(one)]})
         world.look_everywhere()
-        world.tray()
+        world.claim()
         world.decide(one, verdict)
         world.look_everywhere()
     return world.heard
@@ -368,12 +368,12 @@ def assert_alike(first: list[Call], second: list[Call]) -> None:
         assert one == other, f"request {place}, {one[0]}, is answered differently"
 
 
-def test_no_answer_tells_which_candidate_is_gold(make_world):
+def test_no_response_reveals_which_candidate_is_gold(make_world):
     verdicts = ("accept", "reject")
     assert_alike(live(make_world(gold_one=X), verdicts), live(make_world(gold_one=Y), verdicts))
 
 
-def test_no_answer_tells_what_others_said(make_world):
+def test_no_response_reveals_verdicts_of_others(make_world):
     """With an overlap of two: whether another has decided, which verdict it was, and of gold or not."""
     verdicts = ("accept", "reject")
     first = live(make_world(X, overlap=2, other=None), verdicts)
@@ -381,11 +381,11 @@ def test_no_answer_tells_what_others_said(make_world):
         assert_alike(first, live(make_world(gold_one, overlap=2, other=other), verdicts))
 
 
-def test_a_round_that_ends_or_pauses_tells_nothing_either(make_world):
+def test_responses_after_a_round_ends_or_pauses_reveal_nothing(make_world):
     def ending(gold_one: uuid.UUID) -> list[Call]:
         world = make_world(gold_one=gold_one)
         database = world.app.state.context.database
-        world.tray()
+        world.claim()
         world.decide(X, "accept")
         for state in ("pause", "close"):
             from curation.rounds import lifecycle as room
@@ -393,7 +393,7 @@ def test_a_round_that_ends_or_pauses_tells_nothing_either(make_world):
             with database.transaction() as tx:
                 getattr(room, f"{state}_round")(tx, world.round, "test")
             world.look_everywhere()
-            world.tray()
+            world.claim()
             world.call("POST", "/api/review/undo", {"key": world.key()})
             world.decide(X, "reject")
             world.decide(Y, "reject")
@@ -403,11 +403,11 @@ def test_a_round_that_ends_or_pauses_tells_nothing_either(make_world):
     assert_alike(ending(X), ending(Y))
 
 
-def test_gold_shares_no_bytes_with_what_it_was_made_of(database, store):
+def test_gold_shares_no_bytes_with_its_source(database, store):
     """Clean copies have pixels, bytes and an address of their own; all has been measured as what is drawn is."""
     with database.transaction() as tx:
-        number = make_round(tx)
-        drawn = make_candidates(tx, store, number, 4, CandidateState.generated)
+        round_id = make_round(tx)
+        drawn = make_candidates(tx, store, round_id, 4, CandidateState.generated)
         screen_candidates(Within(tx), store, drawn)
         seeds = [image(200 + place) for place in range(6)]
         for rgba in seeds:
@@ -416,11 +416,11 @@ def test_gold_shares_no_bytes_with_what_it_was_made_of(database, store):
             add_samples(
                 tx, [NewSample("single", "a seed", "CC0", "test", 0, {LayerRole.foreground: layer})]
             )
-        sources = gold_creation.choose_sources(tx, number, 40)
+        sources = gold_creation.choose_sources(tx, round_id, 40)
         pieces = gold_creation.make_gold(
-            store, sources, gold_creation.typical_size(tx, number), seed=3
+            store, sources, gold_creation.typical_size(tx, round_id), seed=3
         )
-        gold_creation.add_gold(tx, number, pieces, "test")
+        gold_creation.add_gold(tx, round_id, pieces, "test")
         marks = dict(tx.execute(sa.select(layers.c.sha256, layers.c.fingerprint)).all())
         keys = {frozenset(row) for row in tx.execute(sa.select(screenings.c.signals)).scalars()}
     clean = [one for one in pieces if one.defect is None]

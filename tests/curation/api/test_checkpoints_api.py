@@ -31,7 +31,7 @@ def two(database, store) -> tuple[str, str]:
         return first, make_checkpoint(tx, "second")
 
 
-def test_the_list_tells_figures_lineage_and_rounds(signed_in, two):
+def test_the_list_has_metrics_lineage_and_rounds(signed_in, two):
     first, second = two
     engineer = signed_in(Role.engineer)
     newest, oldest = engineer.get("/api/checkpoints").json()
@@ -47,7 +47,7 @@ def test_the_list_tells_figures_lineage_and_rounds(signed_in, two):
     assert engineer.get("/api/checkpoints/" + "0" * 64).status_code == 404
 
 
-def test_promoting_takes_a_trainer(signed_in, two, database):
+def test_promoting_requires_the_role_trainer(signed_in, two, database):
     first, second = two
     assert signed_in(Role.engineer).post(f"/api/checkpoints/{first}/promote").status_code == 403
     with database.transaction() as tx:
@@ -58,7 +58,7 @@ def test_promoting_takes_a_trainer(signed_in, two, database):
         assert find_promoted_checkpoint(tx).id == first
 
 
-def test_runs_tell_how_far_they_are(signed_in, two, database):
+def test_runs_report_their_progress(signed_in, two, database):
     visitor = signed_in()
     with database.transaction() as tx:
         snapshot = tx.scalar(sa.select(checkpoints.c.snapshot_id).where(checkpoints.c.id == two[0]))

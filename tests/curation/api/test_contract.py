@@ -92,8 +92,8 @@ def known(app, context, database, store) -> dict[str, dict[str, dict[str, str]]]
         reviewers.add_reviewer(tx, "visitor")
         checkpoint = make_checkpoint(tx)
         other = [make_round(tx) for _ in range(8)][-1]  # small numbers are guessed, and closed
-        number = make_round(tx, quota=400)
-        [candidate, *_] = make_candidates(tx, store, number, 400)
+        round_id = make_round(tx, quota=400)
+        [candidate, *_] = make_candidates(tx, store, round_id, 400)
         add_samples(tx, [new(one) for one in range(3)])
     preview = previewed(context, database, store)
     with database.transaction(repeatable_read=True) as tx:
@@ -142,9 +142,9 @@ def previewed(context, database, store) -> dict[str, dict[str, str]]:
     """Create a candidate with an open task, in the newest round."""
     project, task = uuid.uuid4(), uuid.uuid4()
     with database.transaction() as tx:
-        number = make_round(tx)
-        [candidate] = make_candidates(tx, store, number, 1)
-        row = {"id": project, "server_url": "http://127.0.0.1:1", "round_id": number, "part": 1}
+        round_id = make_round(tx)
+        [candidate] = make_candidates(tx, store, round_id, 1)
+        row = {"id": project, "server_url": "http://127.0.0.1:1", "round_id": round_id, "part": 1}
         tx.execute(sa.insert(labeling_projects), row)
         row = {"id": task, "project_id": project, "candidate_id": candidate, "batch": project}
         tx.execute(sa.insert(labeling_tasks), row | {"state": "open", "remote_id": 1})
@@ -154,7 +154,7 @@ def previewed(context, database, store) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_every_answer_is_as_described(
+def test_every_response_matches_the_contract(
     app, address, known, signed_in, database, database_address, tmp_path: Path
 ) -> None:
     """LAYERLOOP_TEST_EXAMPLES makes it look longer."""

@@ -74,13 +74,13 @@ def test_no_answered_decision_is_lost_and_none_is_kept_twice(api, database, stor
     def person(token: str) -> None:
         with httpx.Client(base_url=api.url, headers=CHANGE, timeout=5) as client:
             post(client, "/api/session", {"token": token})
-            while cards := post(client, "/api/review/claims", {"count": 3})["candidates"]:
-                for index, card in enumerate(cards):
+            while items := post(client, "/api/review/claims", {"count": 3})["candidates"]:
+                for index, item in enumerate(items):
                     verdict = ("accept", "reject")[index % 2]
-                    body = {"candidate": card["id"], "verdict": verdict, "key": str(uuid.uuid4())}
+                    body = {"candidate": item["id"], "verdict": verdict, "key": str(uuid.uuid4())}
                     answer = post(client, "/api/review/decisions", body)
                     with lock:
-                        answered[body["key"]] = (answer["decision"], card["id"], verdict)
+                        answered[body["key"]] = (answer["decision"], item["id"], verdict)
                     time.sleep(0.05)
 
     def post(client: httpx.Client, path: str, body: dict) -> dict:

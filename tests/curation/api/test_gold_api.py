@@ -20,7 +20,7 @@ from tests.support.factories import image
 
 
 @pytest.fixture
-def hidden(database, store, number) -> frozenset[str]:
+def hidden(database, store, round_id) -> frozenset[str]:
     """Return the round of twelve with a dozen pieces of gold, which half of what is shown consists of; their ids."""
     with database.transaction() as tx:
         for one in tx.execute(sa.select(candidates.c.id)).scalars().all():
@@ -39,11 +39,11 @@ def hidden(database, store, number) -> frozenset[str]:
                     )
                 ],
             )
-        sources = gold_creation.choose_sources(tx, number, 12)
+        sources = gold_creation.choose_sources(tx, round_id, 12)
         gold_creation.add_gold(
-            tx, number, gold_creation.make_gold(store, sources, (32, 24)), "test"
+            tx, round_id, gold_creation.make_gold(store, sources, (32, 24)), "test"
         )
-        set_gold(tx, number, GoldSettings(0.5), "test")
+        set_gold(tx, round_id, GoldSettings(0.5), "test")
         return frozenset(str(one) for one in tx.execute(sa.select(gold.c.candidate_id)).scalars())
 
 
@@ -56,22 +56,22 @@ def shape(value: Any) -> Any:
     return (type(value).__name__, len(value)) if isinstance(value, str) else type(value).__name__
 
 
-def test_no_answer_tells_gold_from_any_other_candidate(signed_in, hidden):
+def test_no_response_distinguishes_gold_from_other_candidates(signed_in, hidden):
     client = signed_in()
-    cards = client.post("/api/review/claims", json={"count": 24}).json()["candidates"]
-    kinds = {card["id"] in hidden for card in cards}
+    items = client.post("/api/review/claims", json={"count": 24}).json()["candidates"]
+    kinds = {item["id"] in hidden for item in items}
     assert kinds == {True, False}, "both, or this test would prove nothing"
     shapes: dict[bool, list[Any]] = {True: [], False: []}
     answers: dict[bool, set[str]] = {True: set(), False: set()}
-    for card in cards:
-        is_gold = card["id"] in hidden
+    for item in items:
+        is_gold = item["id"] in hidden
         numbers = dict.fromkeys(
-            card["signals"]
+            item["signals"]
         )  # which of them are null depends on the picture alone
-        alike = card | {"signals": numbers, "prompt": "", "id": card["id"]}
+        alike = item | {"signals": numbers, "prompt": "", "id": item["id"]}
         shapes[is_gold].append(shape(alike))
         text = {
-            "candidate": card["id"],
+            "candidate": item["id"],
             "verdict": "reject",
             "reasons": ["halo"],
             "key": str(uuid.uuid4()),
@@ -79,7 +79,7 @@ def test_no_answer_tells_gold_from_any_other_candidate(signed_in, hidden):
         decided = client.post("/api/review/decisions", json=text)
         again = client.post("/api/review/decisions", json=text)
         undone = client.post("/api/review/undo", json={"key": str(uuid.uuid4())})
-        picture_ = client.get(card["layers"]["foreground"]["url"])
+        picture_ = client.get(item["layers"]["foreground"]["url"])
         headers = sorted(set(picture_.headers) - {"content-length"})
         both = [decided.status_code, shape(decided.json()), decided.json()["state"], again.json() == decided.json(),
                 undone.status_code, sorted(undone.json()["candidate"]), picture_.status_code, headers]  # fmt: skip
@@ -89,12 +89,12 @@ def test_no_answer_tells_gold_from_any_other_candidate(signed_in, hidden):
     assert len(answers[True]) == 1
 
 
-def test_a_paused_reviewer_is_told_so(signed_in, database, number):
+def test_a_paused_reviewer_gets_the_reason(signed_in, database, round_id):
     client = signed_in(name="ann")
-    card = client.post("/api/review/claims", json={"count": 1}).json()["candidates"][0]
+    item = client.post("/api/review/claims", json={"count": 1}).json()["candidates"][0]
     with database.transaction() as tx:
         tx.execute(sa.update(reviewers).values(paused="2 of 12 plain defects were noticed"))
-    body = {"candidate": card["id"], "verdict": "accept", "key": str(uuid.uuid4())}
+    body = {"candidate": item["id"], "verdict": "accept", "key": str(uuid.uuid4())}
     for path, sent in (("claims", {"count": 1}), ("decisions", body)):
         answer = client.post(f"/api/review/{path}", json=sent)
         assert answer.status_code == 409
@@ -104,10 +104,10 @@ def test_a_paused_reviewer_is_told_so(signed_in, database, number):
     assert client.get("/api/me/stats").json()["paused"] == "2 of 12 plain defects were noticed"
 
 
-def test_figures_are_for_oneself_and_for_engineers(signed_in, number):
+def test_statistics_are_for_the_reviewer_and_for_engineers(signed_in, round_id):
     ann, engineer = signed_in(name="ann"), signed_in(Role.engineer)
-    card = ann.post("/api/review/claims", json={"count": 1}).json()["candidates"][0]
-    text = {"candidate": card["id"], "verdict": "accept", "dwell_ms": 800, "key": str(uuid.uuid4())}
+    item = ann.post("/api/review/claims", json={"count": 1}).json()["candidates"][0]
+    text = {"candidate": item["id"], "verdict": "accept", "dwell_ms": 800, "key": str(uuid.uuid4())}
     assert ann.post("/api/review/decisions", json=text).status_code == 200
     own = ann.get("/api/me/stats").json()
     assert (own["name"], own["decisions"], own["dwell_ms"]["median"]) == ("ann", 1, 800)
@@ -116,18 +116,18 @@ def test_figures_are_for_oneself_and_for_engineers(signed_in, number):
     assert {one["name"]: one["decisions"] for one in everybody} == {"ann": 1, "the engineer": 0}
 
 
-def test_agreement_is_for_engineers(signed_in, database, number):
+def test_agreement_is_for_engineers(signed_in, database, round_id):
     with database.transaction() as tx:
-        set_consensus(tx, number, ConsensusSettings(ConsensusRule.majority, 2), "test")
+        set_consensus(tx, round_id, ConsensusSettings(ConsensusRule.majority, 2), "test")
     for name in ("ann", "bob"):
         client = signed_in(name=name)
-        for card in client.post("/api/review/claims", json={"count": 12}).json()["candidates"]:
-            text = {"candidate": card["id"], "verdict": "reject", "key": str(uuid.uuid4())}
+        for item in client.post("/api/review/claims", json={"count": 12}).json()["candidates"]:
+            text = {"candidate": item["id"], "verdict": "reject", "key": str(uuid.uuid4())}
             assert client.post("/api/review/decisions", json=text).json()["state"] == "rejected", (
                 "blind"
             )
-    assert signed_in(name="ann").get(f"/api/rounds/{number}/agreement").status_code == 403
-    output = signed_in(Role.engineer).get(f"/api/rounds/{number}/agreement").json()
+    assert signed_in(name="ann").get(f"/api/rounds/{round_id}/agreement").status_code == 403
+    output = signed_in(Role.engineer).get(f"/api/rounds/{round_id}/agreement").json()
     assert (
         output["decided_twice"],
         output["agreed"],

@@ -84,7 +84,7 @@ def test_a_missing_folder_is_not_ready(settings: Settings) -> None:
         assert readiness.check()["store"] == "is misconfigured"
 
 
-def test_tables_of_a_newer_version_are_told_instead_of_an_internal_error(
+def test_tables_of_a_newer_version_are_reported_instead_of_an_internal_error(
     settings: Settings,
 ) -> None:
     with open_context(settings) as context:

@@ -19,9 +19,9 @@ def task(database, store):
     """Create a candidate with an open task; return the ids of task and candidate."""
     project, id_ = uuid.uuid4(), uuid.uuid4()
     with database.transaction() as tx:
-        number = make_round(tx)
-        [candidate] = make_candidates(tx, store, number, 1)
-        row = {"id": project, "server_url": "http://127.0.0.1:1", "round_id": number, "part": 1}
+        round_id = make_round(tx)
+        [candidate] = make_candidates(tx, store, round_id, 1)
+        row = {"id": project, "server_url": "http://127.0.0.1:1", "round_id": round_id, "part": 1}
         tx.execute(sa.insert(labeling_projects), row)
         row = {
             "id": id_,

@@ -21,7 +21,7 @@ def first_layer(database) -> str:
         return str(tx.scalar(sa.select(layers.c.sha256).order_by(layers.c.sha256)))
 
 
-def test_a_layer_as_stored_and_as_png(client, app, database, store, number):
+def test_a_layer_is_served_as_stored_and_as_png(client, app, database, store, round_id):
     sha = first_layer(database)
     answer = client.get(app.state.links.address(sha))
     assert answer.status_code == 200
@@ -38,14 +38,14 @@ def test_a_layer_as_stored_and_as_png(client, app, database, store, number):
     assert (decode_layer(png.content) == decode_layer(answer.content)).all()
 
 
-def test_a_browser_that_has_it_is_told_so(client, app, database, number):
+def test_a_cached_layer_is_answered_with_304(client, app, database, round_id):
     address = app.state.links.address(first_layer(database))
     etag = client.get(address).headers["etag"]
     again = client.get(address, headers={"if-none-match": etag})
     assert (again.status_code, again.content) == (304, b"")
 
 
-def test_an_address_is_bound_to_image_format_and_end(client, app, database, number):
+def test_a_signature_covers_layer_format_and_expiry(client, app, database, round_id):
     sha = first_layer(database)
     address = app.state.links.address(sha)
     until = address.partition("until=")[2].partition("&")[0]
@@ -63,7 +63,7 @@ def test_an_address_is_bound_to_image_format_and_end(client, app, database, numb
     assert client.get(address.replace(sha, "../" * 10 + "secret")).status_code in {404, 422}
 
 
-def test_an_address_is_stable_for_a_while_and_then_ends():
+def test_a_signed_url_is_stable_for_a_while_and_then_expires():
     now = [1_000_000.0 * WINDOW]
     links = SignedUrls("secret", clock=lambda: now[0])
     first = links.address(SHA)
@@ -105,20 +105,20 @@ def keep_sheet(database, sha: str) -> str:
     return sha
 
 
-def test_the_sheet_of_a_checkpoint_is_png_only(client, app, sheet, store):
+def test_the_sample_grid_of_a_checkpoint_is_served_as_png_only(client, app, sheet, store):
     answer = client.get(app.state.links.address(sheet, "png"))
     assert (answer.headers["content-type"], answer.content) == ("image/png", store.get(sheet))
     assert client.get(app.state.links.address(sheet)).status_code == 404
 
 
-def test_a_sheet_that_is_no_png_is_not_served(client, app, database, store):
+def test_a_sample_grid_that_is_no_png_is_not_served(client, app, database, store):
     page = keep_sheet(database, store.put(b"<html><script>alert(1)</script>"))
     answer = client.get(app.state.links.address(page, "png"))
     assert answer.status_code == 500
     assert answer.headers["content-type"] == "application/json"
 
 
-def test_a_layer_whose_bytes_are_gone_is_not_found(client, app, database, store, number):
+def test_a_layer_whose_bytes_are_gone_is_not_found(client, app, database, store, round_id):
     sha = first_layer(database)
     (store.folder / sha[:2] / sha[2:]).unlink()
     assert client.get(app.state.links.address(sha)).status_code == 404

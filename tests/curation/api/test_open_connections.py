@@ -95,7 +95,7 @@ def test_real_requests_are_answered_beside_half_open_connections(tmp_path, many_
 
 
 @pytest.mark.parametrize("drip", [False, True], ids=["silent", "a byte at a time"])
-def test_a_head_has_its_time_from_its_first_byte(tmp_path, drip):
+def test_the_timeout_of_a_request_head_starts_at_its_first_byte(tmp_path, drip):
     with (
         serving(tmp_path, 1024, 4096, head_seconds=1.0) as port,
         socket.create_connection(("127.0.0.1", port), timeout=0.1) as slow,

@@ -69,7 +69,7 @@ def test_a_worker_has_a_port_for_metrics_and_health(settings: Settings) -> None:
         assert fetch(port, "/etc/passwd")[0] == 404
 
 
-def test_a_worker_wants_the_token_if_there_is_one(settings: Settings) -> None:
+def test_a_worker_requires_the_token_if_it_is_set(settings: Settings) -> None:
     with open_context(with_token(settings)) as context, serve_worker_metrics(context, 0) as port:
         assert fetch(port, "/metrics")[0] == 401
         assert fetch(port, "/metrics", BEARER)[0] == 200

@@ -155,11 +155,11 @@ def test_a_hostile_header_is_no_server_error(signed_in, name):
 
 @pytest.mark.parametrize("name", sorted(UNSTORABLE))
 @pytest.mark.parametrize("several", [False, True])
-def test_a_comment_that_cannot_be_stored_is_refused_by_name(signed_in, number, name, several):
+def test_a_comment_that_cannot_be_stored_is_refused_by_name(signed_in, round_id, name, several):
     visitor = signed_in()
-    [card] = visitor.post("/api/review/claims", json={"count": 1}).json()["candidates"]
+    [item] = visitor.post("/api/review/claims", json={"count": 1}).json()["candidates"]
     body = {
-        "candidate": card["id"],
+        "candidate": item["id"],
         "verdict": "accept",
         "key": str(uuid.uuid4()),
         "comment": TEXTS[name],

@@ -12,9 +12,9 @@ from curation.domain import RejectReason
 from tests.support.factories import states
 
 
-def tray(client, count: int = 4, holding=(), number: int | None = None) -> dict:
+def claim(client, count: int = 4, holding=(), round_id: int | None = None) -> dict:
     answer = client.post(
-        "/api/review/claims", json={"round": number, "count": count, "holding": list(holding)}
+        "/api/review/claims", json={"round": round_id, "count": count, "holding": list(holding)}
     )
     assert answer.status_code == 200, answer.text
     return answer.json()
@@ -24,23 +24,25 @@ def decision(candidate: str, verdict: str = "accept", **more) -> dict:
     return {"candidate": candidate, "verdict": verdict, "key": str(uuid.uuid4()), **more}
 
 
-def test_a_tray_is_all_that_a_page_needs(signed_in, number, store):
+def test_a_claim_returns_everything_that_the_page_shows(signed_in, round_id, store):
     ann = signed_in()
-    found = tray(ann)
+    found = claim(ann)
     assert len(found["candidates"]) == 4
     assert found["lost"] == []
-    assert found["progress"] == {"waiting": 12, "mine": 0, "accepted": 0, "round": number}
-    card = found["candidates"][0]
-    assert set(card) == {"id", "round", "kind", "prompt", "flags", "layers", "signals", "texts"}
-    layer = card["layers"]["foreground"]
+    assert found["progress"] == {"waiting": 12, "mine": 0, "accepted": 0, "round": round_id}
+    item = found["candidates"][0]
+    assert set(item) == {"id", "round", "kind", "prompt", "flags", "layers", "signals", "texts"}
+    layer = item["layers"]["foreground"]
     assert (layer["width"], layer["height"]) == (32, 24)
     assert ann.get(layer["url"]).content == store.get(layer["url"].split("/")[-1][:64])
-    assert tray(ann, 0, [card["id"] for card in found["candidates"]])["candidates"] == []
+    assert claim(ann, 0, [item["id"] for item in found["candidates"]])["candidates"] == []
 
 
-def test_a_decision_is_answered_once_it_is_durable_and_the_same_again(signed_in, number, database):
+def test_a_decision_is_answered_once_it_is_durable_and_the_same_again(
+    signed_in, round_id, database
+):
     ann = signed_in()
-    one = tray(ann)["candidates"][0]["id"]
+    one = claim(ann)["candidates"][0]["id"]
     body = decision(one, "reject", reasons=["halo"], comment="a rim", dwell_ms=10**9)
     first = ann.post("/api/review/decisions", json=body)
     assert first.json()["state"] == "rejected"
@@ -60,15 +62,15 @@ def test_a_decision_is_answered_once_it_is_durable_and_the_same_again(signed_in,
     )
 
 
-def test_somebody_elses_candidate_is_a_conflict(signed_in, number):
+def test_a_candidate_of_another_reviewer_is_a_conflict(signed_in, round_id):
     ann, bob = signed_in(name="ann"), signed_in(name="bob")
-    one = tray(ann)["candidates"][0]["id"]
+    one = claim(ann)["candidates"][0]["id"]
     assert ann.post("/api/review/release", json={"candidates": [one]}).status_code == 204
-    assert tray(bob, 1)["candidates"][0]["id"] == one
+    assert claim(bob, 1)["candidates"][0]["id"] == one
     answer = ann.post("/api/review/decisions", json=decision(one))
     assert answer.status_code == 409
     assert answer.json()["error"]["hint"] == "continue with the next one"
-    assert tray(ann, 0, [one])["lost"] == [one]
+    assert claim(ann, 0, [one])["lost"] == [one]
 
 
 @pytest.mark.parametrize(
@@ -85,13 +87,13 @@ def test_somebody_elses_candidate_is_a_conflict(signed_in, number):
         {"reviewer": 1},
     ],
 )
-def test_what_makes_no_sense_is_refused_and_changes_nothing(signed_in, number, database, wrong):
+def test_invalid_decisions_are_refused_and_change_nothing(signed_in, round_id, database, wrong):
     ann = signed_in()
-    one = tray(ann, 1)["candidates"][0]["id"]
+    one = claim(ann, 1)["candidates"][0]["id"]
     answer = ann.post("/api/review/decisions", json=decision(one) | wrong)
     assert answer.status_code == 422
     assert answer.json()["error"]["message"]
-    assert states(database, number) == {"showing": 1, "waiting": 11}
+    assert states(database, round_id) == {"showing": 1, "waiting": 11}
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,7 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(signed_in, number, d
         {"holding": [str(uuid.uuid4())] * 65},
     ],
 )
-def test_a_tray_has_bounds(signed_in, number, wrong):
+def test_a_claim_has_a_minimum_and_a_maximum_size(signed_in, round_id, wrong):
     assert signed_in().post("/api/review/claims", json=wrong).status_code == 422
 
 
@@ -115,18 +117,18 @@ def test_an_unknown_candidate_is_not_found(signed_in):
     )
 
 
-def test_undo_gives_the_card_back(signed_in, number, database):
+def test_undo_returns_the_candidate(signed_in, round_id, database):
     ann = signed_in()
-    card = tray(ann, 1)["candidates"][0]
-    made = ann.post("/api/review/decisions", json=decision(card["id"])).json()
-    assert tray(ann, 0)["progress"]["mine"] == 1
+    item = claim(ann, 1)["candidates"][0]
+    made = ann.post("/api/review/decisions", json=decision(item["id"])).json()
+    assert claim(ann, 0)["progress"]["mine"] == 1
     body = {"decision": made["decision"], "key": str(uuid.uuid4())}
     undone = ann.post("/api/review/undo", json=body)
-    assert undone.json()["candidate"] == card
+    assert undone.json()["candidate"] == item
     assert undone.json()["decision"] > made["decision"]
     assert ann.post("/api/review/undo", json=body).json() == undone.json()
-    assert states(database, number) == {"showing": 1, "waiting": 11}
-    assert tray(ann, 0)["progress"]["mine"] == 0
+    assert states(database, round_id) == {"showing": 1, "waiting": 11}
+    assert claim(ann, 0)["progress"]["mine"] == 0
     assert ann.post("/api/review/undo", json={"key": str(uuid.uuid4())}).status_code == 404
 
 
@@ -137,18 +139,18 @@ def test_reasons_are_those_of_the_domain_with_keys_in_order(signed_in):
     assert all(one["label"] for one in found)
 
 
-def test_a_tray_and_its_decisions_cost_few_statements(signed_in, number, database):
+def test_a_claim_and_its_decisions_take_few_statements(signed_in, round_id, database):
     """What makes a decision cheap: statements, not rows, are what both sides spend their time on."""
     ann = signed_in()
     statements: list[str] = []
     sa.event.listen(
         database.engine, "before_cursor_execute", lambda *args: statements.append(args[2])
     )
-    cards = tray(ann, 8)["candidates"]
+    items = claim(ann, 8)["candidates"]
     assert len(statements) <= 6, statements
     for verdict, most in (("reject", 4), ("skip", 4), ("accept", 9)):
         statements.clear()
         ann.post(
-            "/api/review/decisions", json=decision(cards.pop()["id"], verdict)
+            "/api/review/decisions", json=decision(items.pop()["id"], verdict)
         ).raise_for_status()
         assert len(statements) <= most, statements

@@ -75,9 +75,9 @@ def test_a_revoked_token_is_refused_at_once(program, database):
     assert client.get("/api/snapshots").status_code == 401
 
 
-def test_what_a_program_changes_is_logged_under_its_name(program, database, number):
+def test_changes_by_a_program_are_logged_under_its_name(program, database, round_id):
     client = program(Scope.rounds_write, Scope.rounds_read)
-    assert client.post(f"/api/rounds/{number}/pause").json()["state"] == "paused"
+    assert client.post(f"/api/rounds/{round_id}/pause").json()["state"] == "paused"
     assert client.get("/api/rounds").json()[0]["own"]["mine"] == 0
     with database.transaction() as tx:
         query = "select actor from events where kind = 'round paused'"

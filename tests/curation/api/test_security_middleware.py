@@ -65,7 +65,7 @@ def test_every_address_but_the_open_ones_takes_a_session(app, client):
         (Role.admin, {"/api/rounds/{number}/close"}),
     ],
 )
-def test_access_grows_from_annotator_to_admin(app, signed_in, role, allowed):
+def test_each_role_includes_the_rights_of_the_lower_ones(app, signed_in, role, allowed):
     """Each may do what those before may, and what is named here; annotators and engineers are refused the rest."""
     visitor = signed_in(role)
     refused = {
@@ -98,7 +98,7 @@ BODIES = {
 @pytest.mark.parametrize(
     "path", ["/api/health", "/api/me", "/api/nothing", "/nothing", "/api/rounds/x"]
 )
-def test_every_answer_bears_the_headers(client, path):
+def test_every_response_has_the_security_headers(client, path):
     answer = client.get(path)
     for name, value in HEADERS.items():
         assert answer.headers[name] == value
@@ -108,7 +108,7 @@ def test_every_answer_bears_the_headers(client, path):
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8765", "", "127.0.0.1.evil.example", "10.0.0.1", "[::2]"]
 )
-def test_a_house_on_loopback_answers_loopback_only(client, host):
+def test_an_instance_on_loopback_answers_loopback_names_only(client, host):
     answer = client.get("/api/health", headers={"host": host})
     assert answer.status_code == 421
     assert "loopback" in answer.json()["error"]["message"]
@@ -121,7 +121,7 @@ def test_loopback_has_many_names(client, host):
     assert client.get("/api/health", headers={"host": host}).status_code == 200
 
 
-def test_a_house_on_the_net_answers_to_any_name(context: AppContext):
+def test_an_instance_on_the_network_answers_to_any_name(context: AppContext):
     opened = AppContext(
         context.settings.model_copy(update={"host": "0.0.0.0"}),
         context.database,
@@ -158,7 +158,7 @@ def test_bodies_are_bounded(client):
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b"null", b'{"token": 5}', b'{"token": "x", "more": 1}', b"\xff"]
 )
-def test_broken_bodies_are_told_in_words(client, content):
+def test_an_invalid_body_is_answered_with_an_explanation(client, content):
     answer = client.post(
         "/api/session", content=content, headers={"content-type": "application/json"}
     )
@@ -168,7 +168,7 @@ def test_broken_bodies_are_told_in_words(client, content):
     assert answer.json()["error"]["hint"]
 
 
-def test_an_unexpected_error_tells_nothing_and_is_logged(app, signed_in, context, caplog):
+def test_an_unexpected_error_reveals_nothing_and_is_logged(app, signed_in, context, caplog):
     visitor = signed_in(Role.admin)
     with context.database.transaction() as tx:
         tx.execute(sa.text("alter table rounds rename to elsewhere"))
@@ -181,7 +181,7 @@ def test_an_unexpected_error_tells_nothing_and_is_logged(app, signed_in, context
     assert "GET /api/rounds failed" in caplog.text
 
 
-def test_every_method_of_an_address_is_told(app, client):
+def test_a_405_lists_the_allowed_methods(app, client):
     methods: dict[str, set[str]] = {}
     for method, path, _ in operations(app):
         methods.setdefault(filled(path), set()).add(method)

@@ -24,7 +24,7 @@ def test_health_is_open(client):
     assert client.get("/api/health").json() == {"status": "ok", "version": __version__}
 
 
-def test_a_token_lets_one_in_once(app, client, database):
+def test_a_sign_in_token_works_once(app, client, database):
     token = token_of(database, role=Role.engineer)
     answer = client.post("/api/session", json={"token": token})
     assert answer.json() == {"name": "ann", "kind": "person", "role": "engineer"}
@@ -99,7 +99,7 @@ def test_signing_out_everywhere_ends_every_session_of_that_person(signed_in):
     assert [one.get("/api/me").status_code for one in (second, third, other)] == [401, 401, 200]
 
 
-def test_signing_in_as_somebody_else_is_asked_first(signed_in, database):
+def test_switching_accounts_needs_a_confirmation(signed_in, database):
     visitor = signed_in(name="ann")
     token = token_of(database, "bob")
     answer = visitor.post("/api/session", json={"token": token})
@@ -137,7 +137,7 @@ def test_two_instances_on_one_host_do_not_sign_each_other_out(context, database)
         assert other.get("/api/me").json()["name"] == "bob"
 
 
-def test_a_forged_cookie_is_nobody(app, signed_in):
+def test_a_forged_cookie_is_no_session(app, signed_in):
     name = app.state.session_cookie
     genuine = signed_in().cookies[name]
     for forged in ("", "1", genuine[:-2] + "xx", "MQ." + genuine.partition(".")[2]):
@@ -146,14 +146,14 @@ def test_a_forged_cookie_is_nobody(app, signed_in):
             assert client.get("/api/me").status_code == expected
 
 
-def test_somebody_sent_away_is_out_with_the_next_request(signed_in, database):
+def test_a_deactivated_reviewer_is_signed_out_at_the_next_request(signed_in, database):
     visitor = signed_in(name="bob")
     with database.transaction() as tx:
         reviewers.deactivate(tx, reviewers.find_reviewer(tx, "bob"))
     assert visitor.get("/api/me").status_code == 401
 
 
-def test_wrong_tokens_are_told_to_wait_and_a_valid_one_never_is(client, database):
+def test_wrong_tokens_are_rate_limited_and_valid_ones_are_not(client, database):
     for _ in range(3):
         answer = client.post("/api/session", json={"token": "wrong"})
         assert answer.status_code == 401

@@ -65,7 +65,7 @@ def test_paging_shows_every_sample_once(signed_in, samples, store):
     assert (seen[0]["licence"], seen[0]["round"]) == ("CC0-1.0", 0)
 
 
-def test_what_is_not_there(signed_in):
+def test_unknown_snapshots_are_not_found(signed_in):
     engineer = signed_in(Role.engineer)
     empty = engineer.post("/api/snapshots", json={})
     assert (empty.status_code, empty.json()["error"]["message"]) == (

@@ -30,7 +30,7 @@ def made(order: TrainingRequest, file: str = "1") -> Checkpoint:
     )
 
 
-def test_an_order_given_twice_is_one_run_and_asks_again(database: Database) -> None:
+def test_a_repeated_training_request_is_one_run_and_sends_its_job_again(database: Database) -> None:
     requested: list[Job] = []
     database.send = requested.append
     wanted = order(database)
@@ -54,7 +54,7 @@ def test_a_run_is_claimed_once_reports_and_finishes(database: Database) -> None:
         assert registry.find_run(tx, wanted.id)["checkpoint_id"] == made(wanted).id
 
 
-def test_a_run_that_was_taken_over_hears_of_it(database: Database) -> None:
+def test_a_run_that_was_taken_over_fails_at_its_next_report(database: Database) -> None:
     wanted = order(database)
     with database.transaction() as tx:
         registry.request_training(tx, wanted, "test")
@@ -97,7 +97,7 @@ def test_the_checkpoint_promoted_last_draws(database: Database) -> None:
                 registry.find_checkpoint(tx, name)
 
 
-def test_later_figures_join_those_of_the_training(database: Database) -> None:
+def test_later_metrics_are_merged_with_those_of_the_training(database: Database) -> None:
     wanted = order(database)
     with database.transaction() as tx:
         name = registry.register_checkpoint(tx, made(wanted), "test")

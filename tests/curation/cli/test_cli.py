@@ -128,7 +128,7 @@ def test_pairs_become_samples_and_prompts_of_a_round(
     assert [row["kind"] for row in json.loads(call("round", "list", "--json"))] == ["pair", "pair"]
 
 
-def test_a_reviewer_gets_a_token_once_and_is_shut_out(here: Settings) -> None:
+def test_a_token_is_issued_once_and_a_reviewer_is_deactivated(here: Settings) -> None:
     call("reviewer", "add", "anna")
     assert len(call("reviewer", "token", "anna").strip()) > 20
     call("reviewer", "deactivate", "anna")
@@ -167,7 +167,7 @@ def test_errors_are_a_sentence_a_hint_and_a_code(
     assert said in err
 
 
-def test_every_listing_is_empty_json_in_an_empty_house(here: Settings) -> None:
+def test_every_listing_is_empty_json_in_an_empty_instance(here: Settings) -> None:
     for group in ("round", "snapshot", "checkpoint", "reviewer"):
         assert json.loads(call(group, "list", "--json")) == []
 
@@ -183,7 +183,7 @@ def test_the_doctor_names_a_missing_object(here: Settings, database: Database) -
 
 
 @pytest.mark.slow
-def test_a_snapshot_becomes_a_checkpoint_that_draws(here: Settings, tmp_path: Path) -> None:
+def test_a_snapshot_becomes_a_checkpoint_that_generates(here: Settings, tmp_path: Path) -> None:
     draw_seed_set(tmp_path / "seeds", 80)
     call("seed", "import", str(tmp_path / "seeds"))
     call("snapshot", "freeze", "--tag", "latest")
@@ -210,7 +210,7 @@ def test_a_snapshot_becomes_a_checkpoint_that_draws(here: Settings, tmp_path: Pa
     assert call("round", "open", "--quota", "3").strip().isdigit()
 
 
-def test_a_listing_says_that_it_was_cut_only_where_it_was(
+def test_a_truncated_listing_is_reported_and_a_complete_one_is_not(
     here: Settings, database: Database, store: FolderStore
 ) -> None:
     with database.transaction() as tx:

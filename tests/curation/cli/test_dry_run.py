@@ -19,7 +19,7 @@ STAGES = [
 ]
 
 
-def test_people_read_a_table_and_where_it_fits(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_and_the_fitting_memory_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     print_memory(STAGES, "run", as_json=False)
     output = capsys.readouterr()
     assert [line.split()[:3] for line in output.out.splitlines()] == [
@@ -32,7 +32,7 @@ def test_people_read_a_table_and_where_it_fits(capsys: pytest.CaptureFixture[str
     assert "less with [nothing]" in output.err
 
 
-def test_programs_read_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_output_has_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     print_memory(STAGES, "run", as_json=True)
     output = json.loads(capsys.readouterr().out)
     assert output["run"] == "run"

@@ -39,7 +39,7 @@ def made(here: Settings, tmp_path: Path) -> str:
             return register_checkpoint(tx, checkpoint, "test")
 
 
-def test_figures_are_told_and_kept(
+def test_metrics_are_printed_and_stored(
     here: Settings, database: Database, made: str, tmp_path: Path
 ) -> None:
     sheet = tmp_path / "sheets" / "one.png"
@@ -79,7 +79,7 @@ def test_the_tables_are_read_by_people_and_a_part_is_not_kept(
         assert find_checkpoint(tx, made).evaluation == {}
 
 
-def test_pairs_are_told_together_and_apart(
+def test_metrics_of_pairs_are_printed_together_and_by_layer(
     here: Settings, database: Database, tmp_path: Path
 ) -> None:
     draw_pair_seed_set(tmp_path / "seeds", 12)
@@ -120,7 +120,7 @@ def test_pairs_are_told_together_and_apart(
     assert "no text agreement" in done.stderr
 
 
-def test_what_cannot_be_measured_is_an_error_with_a_hint(
+def test_a_checkpoint_that_cannot_be_evaluated_is_an_error_with_a_hint(
     here: Settings, made: str, tmp_path: Path
 ) -> None:
     pickled = tmp_path / "alex.pth"
@@ -132,7 +132,7 @@ def test_what_cannot_be_measured_is_an_error_with_a_hint(
     assert "number of views 5" in str(done.exception)
 
 
-def test_the_main_figures_are_those_that_a_training_measures() -> None:
+def test_the_main_metrics_are_those_that_a_training_measures() -> None:
     assert evaluate_light.__doc__ is not None
     assert all(name in evaluate_light.__doc__ for name in MAIN_METRICS)
     assert list(MAIN_METRICS) == list(HIGHER_IS_BETTER)[: len(MAIN_METRICS)]

@@ -34,7 +34,7 @@ def changes(tmp_path: Path) -> list[str]:
     return [word for name, value in pairs.items() for word in ("--set", f"{name}={value}")]
 
 
-def test_an_import_is_looked_at_made_once_and_listed(
+def test_an_import_is_previewed_run_and_listed(
     here: Settings, files: list[str], changes: list[str]
 ) -> None:
     looked = json.loads(call("checkpoint", "import", *files, *changes, "--dry-run", "--json"))
@@ -78,7 +78,7 @@ def test_an_import_is_looked_at_made_once_and_listed(
         (("checkpoint", "export", "{made}"), 2, "other programs do not support the networks"),
     ],
 )
-def test_errors_are_told_with_a_hint_and_leave_nothing(
+def test_errors_have_a_hint_and_leave_nothing(
     here: Settings,
     files: list[str],
     changes: list[str],

@@ -43,7 +43,7 @@ def refusal(*arguments: str) -> LayerloopError:
     return refused.value
 
 
-def test_a_picture_is_drawn_and_says_how(
+def test_an_image_is_generated_with_its_provenance(
     here: Settings, database: Database, tmp_path: Path
 ) -> None:
     with database.transaction() as tx:
@@ -87,7 +87,7 @@ def test_a_picture_is_drawn_and_says_how(
     assert out.read_bytes() != before
 
 
-def test_several_are_named_by_their_seeds(
+def test_several_images_are_named_by_their_seeds(
     here: Settings, database: Database, tmp_path: Path
 ) -> None:
     with database.transaction() as tx:
@@ -116,7 +116,7 @@ def promote(database: Database) -> None:
         registry.promote_checkpoint(tx, row["id"], "test")
 
 
-def test_a_picture_to_begin_from_is_a_stored_layer(
+def test_the_image_to_start_from_becomes_a_stored_layer(
     here: Settings, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with database.transaction() as tx:
@@ -171,7 +171,7 @@ def test_a_picture_to_begin_from_is_a_stored_layer(
         (("--show", "nowhere.png"), NotFound, "there is no file"),
     ],
 )
-def test_what_cannot_be_done_is_told(
+def test_impossible_requests_are_errors_with_a_hint(
     here: Settings,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -126,7 +126,9 @@ def test_several_pairs_are_named_by_their_seeds(here: Path) -> None:
 
 
 @pytest.mark.parametrize(("size", "shape"), [((), (64, 64, 4)), (("--size", "48x32"), (32, 48, 4))])
-def test_on_ones_own_photograph(here: Path, size: tuple[str, ...], shape: tuple[int, ...]) -> None:
+def test_layers_are_generated_over_a_photograph(
+    here: Path, size: tuple[str, ...], shape: tuple[int, ...]
+) -> None:
     foreground, background, blended = call("a fox", "--on", "photo.jpg", "--out", "fox.png", *size)
     assert read(background).shape == read(foreground).shape == shape
     assert (read(background)[..., 3] == 255).all()
@@ -137,7 +139,7 @@ def test_on_ones_own_photograph(here: Path, size: tuple[str, ...], shape: tuple[
     assert b"/compositeWithTrainedAlgorithmicMedia" in (here / blended).read_bytes()
 
 
-def test_under_ones_own_cutout(here: Path) -> None:
+def test_layers_are_generated_behind_a_users_cutout(here: Path) -> None:
     foreground, background, blended = call(
         "--under", "cutout.png", "--background", "a beach", "--out", "b.png"
     )
@@ -235,7 +237,7 @@ def test_a_scene_of_files_alone_needs_no_checkpoint(
     assert read(response[-1]).shape == (50, 90, 4)
 
 
-def test_a_checkpoint_from_before_pairs_is_told(
+def test_a_checkpoint_without_pairs_is_an_error(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAYERLOOP_GENERATOR", "tests.support.shape_generator:open_lone_painter")
@@ -280,7 +282,7 @@ def test_a_checkpoint_from_before_pairs_is_told(
         (("--layers", "scene.toml", "--out", "photo.jpg"), Refused, "is not a scene"),
     ],
 )
-def test_what_cannot_be_done_is_told(
+def test_impossible_requests_are_errors_with_a_hint(
     here: Path, arguments: tuple[str, ...], kind: type, says: str
 ) -> None:
     refused = refusal(*arguments)
@@ -291,13 +293,13 @@ def test_what_cannot_be_done_is_told(
     )
 
 
-def test_the_help_is_as_it_was_agreed() -> None:
+def test_the_help_equals_its_golden_file() -> None:
     command = typer.main.get_command(app).commands["generate"]
     options = [f"{' '.join(one.opts)}: {getattr(one, 'help', '') or ''}" for one in command.params]
     assert "\n".join([command.help, "", *options, ""]) == GOLDEN.read_text()
 
 
-def test_own_pictures_become_srgb_wherever_they_come_in(here: Path, settings: Settings) -> None:
+def test_users_images_become_srgb_in_every_option(here: Path, settings: Settings) -> None:
     """Colours that a PNG tells by numbers alone, at 16 bits: Pillow would drop both."""
     samples = np.full((60, 40, 4), (200 * 257, 120 * 257, 60 * 257, 65_535))
     samples[:20, :, 3] = 0

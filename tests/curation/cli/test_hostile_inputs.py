@@ -119,7 +119,7 @@ def test_lines_are_prompts_or_pairs() -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("command", [["seed", "import", "."], ["doctor"], ["round", "list"]])
-def test_a_setting_that_cannot_be_is_told(
+def test_an_invalid_setting_is_an_error(
     here: Settings, monkeypatch, capsys, name: str, value: str, command
 ) -> None:
     if name == "HOME":
@@ -251,7 +251,7 @@ def test_help_has_a_short_name_everywhere(words: list[str], monkeypatch, capsys)
     assert "Usage" in capsys.readouterr().out
 
 
-def test_a_wrong_order_is_refused_when_it_is_given(
+def test_an_invalid_training_request_is_refused_at_once(
     here: Settings, database: Database, monkeypatch, capsys
 ) -> None:
     with database.transaction() as tx:

@@ -44,7 +44,7 @@ def seeds(settings: Settings, database) -> None:
         import_initial_seeds(context, None, 20, lambda _: None)
 
 
-def test_a_loop_from_its_start_to_its_end(run, seeds):
+def test_commands_start_change_and_end_a_loop(run, seeds):
     estimate = json.loads(run(*START, "--dry-run", "--json"))
     assert estimate["loop"] is None
     assert estimate["estimate"]["training_seconds"]["value"] is None
@@ -70,7 +70,7 @@ def test_a_loop_from_its_start_to_its_end(run, seeds):
     assert json.loads(run("loop", "show", "1", "--json"))["state"] == "cancelled"
 
 
-def test_what_cannot_be_done_is_refused(run, seeds):
+def test_impossible_requests_are_refused(run, seeds):
     with pytest.raises(Refused, match="is not a condition of a gate"):
         run(*START, "--gate", "good")
     with pytest.raises(NotFound, match="there is no loop 7"):
@@ -82,19 +82,19 @@ def test_what_cannot_be_done_is_refused(run, seeds):
         run("loop", "resume", "1")
 
 
-def test_the_rule_reviewer_of_any_round(run, database):
+def test_the_rule_reviewer_can_be_set_for_any_round(run, database):
     sent: list[Job] = []
     database.send = sent.append
     with database.transaction() as tx:
-        number = make_round(tx)
-    requested = json.loads(run("round", "review", str(number), "--by", "rules", "--json"))
-    assert requested == {"round": number, "reviewer": "rules"}
-    by_rules = sa.select(rounds.c.rule_reviewer).where(rounds.c.id == number)
+        round_id = make_round(tx)
+    requested = json.loads(run("round", "review", str(round_id), "--by", "rules", "--json"))
+    assert requested == {"round": round_id, "reviewer": "rules"}
+    by_rules = sa.select(rounds.c.rule_reviewer).where(rounds.c.id == round_id)
     with database.transaction() as tx:
         assert tx.scalar(by_rules)
-    run("round", "review", str(number), "--by", "person")
+    run("round", "review", str(round_id), "--by", "person")
     with database.transaction() as tx:
         assert not tx.scalar(by_rules)
-    run("round", "close", str(number))
+    run("round", "close", str(round_id))
     with pytest.raises(Conflict, match="is closed"):
-        run("round", "review", str(number), "--by", "rules")
+        run("round", "review", str(round_id), "--by", "rules")

@@ -64,7 +64,7 @@ def test_a_checkpoint_of_another_home_keeps_its_id_and_lineage(made: str, tmp_pa
     call("checkpoint", "promote", foreign.id[:12])
 
 
-def test_a_lora_draws_pictures_and_rounds(made: str, tmp_path: Path) -> None:
+def test_a_lora_generates_images_and_rounds(made: str, tmp_path: Path) -> None:
     style = f"{tmp_path / 'style.safetensors'}:0.5"
     out = [tmp_path / "plain.png", tmp_path / "styled.png"]
     call("generate", "a fox", "--checkpoint", made[:12], "--out", str(out[0]))

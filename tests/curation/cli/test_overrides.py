@@ -78,7 +78,7 @@ def test_a_change_without_a_value_is_refused(
     assert "hint: for example --set transparency_batch=4" in capsys.readouterr().err
 
 
-def test_changes_are_part_of_what_a_checkpoint_is() -> None:
+def test_overrides_are_part_of_a_checkpoints_identity() -> None:
     assert replace(PARENT, changes={}).id != PARENT.id
     assert replace(PARENT, changes=dict(reversed(PARENT.changes.items()))).id == PARENT.id
 

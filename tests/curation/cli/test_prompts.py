@@ -23,7 +23,7 @@ def answer(*things: str) -> str:
     return "\n".join(["Here you are:", *map(json.dumps, rows)])
 
 
-def test_lines_on_stdout_are_triples():
+def test_lines_on_stdout_are_pair_prompts():
     lines = call("prompts", "generate", "--count", "5").splitlines()
     assert len(lines) == 5
     assert all(set(json.loads(line)) == {"text", "foreground", "background"} for line in lines)
@@ -33,7 +33,7 @@ def test_lines_on_stdout_are_triples():
     assert response["prompts"] == [json.loads(line) for line in lines]
 
 
-def test_a_file_is_filled_up(tmp_path: Path):
+def test_missing_lines_are_added_to_a_file(tmp_path: Path):
     out = tmp_path / "prompts.jsonl"
     making = ("prompts", "generate", "--out", str(out))
     assert call(*making, "--count", "4", "--dry-run") == ""
@@ -78,7 +78,7 @@ def test_a_model_behind_an_address_is_asked_with_the_key_of_the_settings(
     assert len(read_pair_prompts(out)) == 4
 
 
-def test_what_cannot_be_is_refused(tmp_path: Path):
+def test_invalid_values_are_refused(tmp_path: Path):
     for arguments, message in (
         (["--maker", "model"], "no language model is given"),
         (["--model", "m"], "uses no language model"),

@@ -44,16 +44,18 @@ def store(settings: Settings) -> FolderStore:
     return FolderStore(settings.path("objects"))
 
 
-def test_a_round_that_several_decide_from_its_opening_to_its_flips(run, database, store, tmp_path):
+def test_a_round_with_overlap_is_opened_decided_and_aggregated_again(
+    run, database, store, tmp_path
+):
     with database.transaction() as tx:
         make_checkpoint(tx)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a cat\n")
     opened = ("round", "open", "--prompts", str(prompts), "--quota", "4")
-    number = run(*opened, "--overlap", "3", "--rule", "dawid_skene").strip()
+    round_id = run(*opened, "--overlap", "3", "--rule", "dawid_skene").strip()
     with database.transaction() as tx:
-        kept = tx.scalar(sa.select(rounds.c.consensus).where(rounds.c.id == int(number)))
-        ids = make_candidates(tx, store, int(number), 6)
+        kept = tx.scalar(sa.select(rounds.c.consensus).where(rounds.c.id == int(round_id)))
+        ids = make_candidates(tx, store, int(round_id), 6)
         for index, one in enumerate(ids):
             for name in ("ann", "bob", "cy"):
                 verdict = Verdict.accept if index % 2 and name != "cy" else Verdict.reject
@@ -82,18 +84,18 @@ def test_a_round_that_several_decide_from_its_opening_to_its_flips(run, database
         ]
         is True
     )
-    response = json.loads(run("round", "agreement", number, "--json"))
+    response = json.loads(run("round", "agreement", round_id, "--json"))
     assert (response["decided_twice"], response["adjudicating"], len(response["pairs"])) == (
         6,
         3,
         3,
     )
-    assert "3 wait for an adjudicator" in run("round", "agreement", number)
-    flips = json.loads(run("round", "reaggregate", number, "--json"))
+    assert "3 wait for an adjudicator" in run("round", "agreement", round_id)
+    flips = json.loads(run("round", "reaggregate", round_id, "--json"))
     assert flips["flips"] == []
     assert [one["reviewer"] for one in flips["skills"]] == ["ann", "bob", "cy"]
-    assert json.loads(run("round", "reaggregate", number, "--apply", "--json"))["turned"] == 0
-    assert "0 of 6 decided" in run("round", "reaggregate", number)
+    assert json.loads(run("round", "reaggregate", round_id, "--apply", "--json"))["turned"] == 0
+    assert "0 of 6 decided" in run("round", "reaggregate", round_id)
     metrics = json.loads(run("reviewer", "stats", "--json"))
     assert {one["name"]: one["decisions"] for one in metrics} == {"ann": 6, "bob": 6, "cy": 6}
     assert "6 decisions" in run("reviewer", "stats", "ann")
@@ -103,7 +105,7 @@ def test_gold_is_planted_and_a_pause_is_lifted(run, database, store):
     from tests.support.factories import make_round
 
     with database.transaction() as tx:
-        number = str(make_round(tx))
+        round_id = str(make_round(tx))
         for seed in range(4):
             data = encode_layer(image(seed))
             layer = StoredLayer(store.put(data), 32, 24, len(data), pixel_hash(image(seed)))
@@ -117,20 +119,20 @@ def test_gold_is_planted_and_a_pause_is_lifted(run, database, store):
             )
         ann = add_reviewer(tx, "ann")
         tx.execute(sa.update(reviewers).values(paused="1 of 12 plain defects were noticed"))
-    run("round", "gold", number, "--count", "12", "--dry-run")
+    run("round", "gold", round_id, "--count", "12", "--dry-run")
     count = sa.select(sa.func.count())
     with database.transaction() as tx:
         assert tx.scalar(count.select_from(gold)) == 0
-    run("round", "gold", number, "--count", "12", "--share", "0.1", "--bound", "0.5")
+    run("round", "gold", round_id, "--count", "12", "--share", "0.1", "--bound", "0.5")
     with database.transaction() as tx:
         assert tx.scalar(count.select_from(gold)) == 12
         assert tx.scalar(count.select_from(samples)) == 4
-        assert tx.scalar(sa.select(rounds.c.gold).where(rounds.c.id == int(number))) == {
+        assert tx.scalar(sa.select(rounds.c.gold).where(rounds.c.id == int(round_id))) == {
             "share": 0.1,
             "bound": 0.5,
         }
-    run("round", "gold", number, "--share", "0")
-    assert [row["id"] for row in json.loads(run("round", "list", "--json"))] == [int(number)]
+    run("round", "gold", round_id, "--share", "0")
+    assert [row["id"] for row in json.loads(run("round", "list", "--json"))] == [int(round_id)]
     assert (
         json.loads(run("reviewer", "list", "--json"))[0]["paused"]
         == "1 of 12 plain defects were noticed"

@@ -38,11 +38,11 @@ def test_a_mixed_round_is_opened_with_all_its_numbers(
         "--policy",
         "mixed",
     )
-    number = int(
+    round_id = int(
         call(*requested, "--share", "0.2", "--set", "wanted=100", "--set", "reject_budget=0.02")
     )
     with database.transaction() as tx:
-        policy = tx.scalar(sa.select(rounds.c.policy).where(rounds.c.id == number))
+        policy = tx.scalar(sa.select(rounds.c.policy).where(rounds.c.id == round_id))
     assert (policy["kind"], policy["share"], policy["wanted"], policy["reject_budget"]) == (
         "mixed",
         0.2,
@@ -60,7 +60,7 @@ def test_a_mixed_round_is_opened_with_all_its_numbers(
             call(*requested, *wrong)
 
 
-def test_a_head_is_fitted_and_shown(here: Settings, database: Database) -> None:
+def test_an_acceptance_model_is_fitted_and_shown(here: Settings, database: Database) -> None:
     with pytest.raises(Refused, match="too few"):
         call("acceptance-model", "fit")
     with database.transaction() as tx:
@@ -84,29 +84,29 @@ def test_a_head_is_fitted_and_shown(here: Settings, database: Database) -> None:
         call("acceptance-model", "show", "--pairs")
 
 
-def test_a_round_is_scaled_in_two_steps_and_taken_back(here: Settings, database: Database) -> None:
+def test_accept_top_takes_two_steps_and_can_be_reverted(here: Settings, database: Database) -> None:
     with database.transaction() as tx:
         taught(tx)
-        number = open_stream(tx, {"kind": "random", "share": 0.01}, 500)
+        round_id = open_stream(tx, {"kind": "random", "share": 0.01}, 500)
         quality = np.random.default_rng(1).standard_normal(500)
-        good = dict(zip(arrive(tx, number, 1, quality), (quality > 0.3).tolist(), strict=True))
+        good = dict(zip(arrive(tx, round_id, 1, quality), (quality > 0.3).tolist(), strict=True))
     with pytest.raises(Refused, match="no top-N acceptance yet"):
-        call("round", "accept-top", str(number))
+        call("round", "accept-top", str(round_id))
     terms = ("--keep", "80", "--audit", "50", "--least", "0.8")
-    assert "would keep 80 of 500" in call("round", "accept-top", str(number), *terms, "--dry-run")
-    assert json.loads(call("round", "accept-top", str(number), *terms, "--json"))["waiting"] == 50
-    assert "0 of 50 judged" in call("round", "accept-top", str(number))
+    assert "would keep 80 of 500" in call("round", "accept-top", str(round_id), *terms, "--dry-run")
+    assert json.loads(call("round", "accept-top", str(round_id), *terms, "--json"))["waiting"] == 50
+    assert "0 of 50 judged" in call("round", "accept-top", str(round_id))
     with database.transaction() as tx:
-        judge_waiting(tx, number, good)
+        judge_waiting(tx, round_id, good)
     assert "proven: the auto-reviewer accepted the other 30" in call(
-        "round", "accept-top", str(number)
+        "round", "accept-top", str(round_id)
     )
-    assert json.loads(call("round", "show", str(number), "--json"))["auto_reviewer"] == {
+    assert json.loads(call("round", "show", str(round_id), "--json"))["auto_reviewer"] == {
         "decisions": 30,
         "accepted": 30,
     }
-    call("round", "revert-auto", str(number), "--dry-run")
-    call("round", "revert-auto", str(number))
-    shown = json.loads(call("round", "show", str(number), "--json"))
+    call("round", "revert-auto", str(round_id), "--dry-run")
+    call("round", "revert-auto", str(round_id))
+    shown = json.loads(call("round", "show", str(round_id), "--json"))
     assert shown["auto_reviewer"]["decisions"] == 0
     assert shown["round"]["counts"][CandidateState.unshown] == 30

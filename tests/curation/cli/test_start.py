@@ -46,7 +46,7 @@ def start(stub: Path, ignored: bool = False) -> subprocess.Popen[str]:
     return running
 
 
-def test_ctrl_c_while_importing_ends_with_a_word_and_130(tmp_path: Path) -> None:
+def test_ctrl_c_during_imports_of_modules_exits_with_130(tmp_path: Path) -> None:
     running = start(tmp_path)
     running.send_signal(signal.SIGINT)
     response = running.communicate(timeout=30)
@@ -62,7 +62,7 @@ def test_an_ignored_ctrl_c_stays_ignored(tmp_path: Path) -> None:
     running.communicate(timeout=30)
 
 
-def test_the_console_script_enters_there() -> None:
+def test_the_console_script_calls_main() -> None:
     assert 'layerloop = "curation.cli.start:run"' in (ROOT / "pyproject.toml").read_text()
 
 
@@ -80,7 +80,7 @@ def test_the_console_script_enters_there() -> None:
         (("demo",), "--labeling", ["pages", "label-studio"]),
     ],
 )
-def test_a_wrong_word_is_refused_with_the_choices_which_help_names(
+def test_an_invalid_choice_is_refused_with_the_choices_that_help_lists(
     words: tuple[str, ...], option: str, choices: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 240)
@@ -92,7 +92,7 @@ def test_a_wrong_word_is_refused_with_the_choices_which_help_names(
     assert "|".join(choices) in "".join(shown.split())
 
 
-def test_the_choices_are_those_that_the_workshop_knows() -> None:
+def test_the_choices_are_those_of_the_training_package() -> None:
     from training.interop.export_checkpoint import FORMATS, PRECISIONS
     from training.interop.own_format import FORMAT_NAME
     from training.pipelines.worker_generator import SCHEDULERS

@@ -45,7 +45,7 @@ def add(tx, store, captions, source=NAME, start=0, texts=None) -> list[uuid.UUID
     return [uuid.UUID(new.to_sample().id) for new in news]
 
 
-def test_a_name_is_no_prompt_unless_somebody_takes_it(database, store):
+def test_a_file_name_is_no_caption_unless_it_is_confirmed(database, store):
     with database.transaction() as tx:
         add(tx, store, ["IMG", "DSC"])
         with pytest.raises(Refused, match="no seed has a caption") as error:
@@ -63,7 +63,7 @@ def test_a_name_is_no_prompt_unless_somebody_takes_it(database, store):
         }
 
 
-def test_a_captioner_finds_names_and_a_person_wins(database, store):
+def test_captions_of_people_replace_those_of_models_and_names(database, store):
     with database.transaction() as tx:
         first, second = add(tx, store, ["IMG", "DSC"])
         add(tx, store, ["a cat"], CaptionSource.given, start=2)
@@ -87,7 +87,7 @@ def test_a_captioner_finds_names_and_a_person_wins(database, store):
     )
 
 
-def test_a_name_is_learnt_as_no_text_and_shown_as_what_it_is(database, store):
+def test_a_caption_from_a_file_name_is_trained_as_an_empty_text(database, store):
     with database.transaction(repeatable_read=True) as tx:
         add(tx, store, ["IMG"])
         add(tx, store, ["a cat"], CaptionSource.given, start=1)
@@ -98,7 +98,7 @@ def test_a_name_is_learnt_as_no_text_and_shown_as_what_it_is(database, store):
     assert "caption_source" not in lines["a cat"].line()
 
 
-def test_gold_is_made_of_named_samples_last(database, store):
+def test_samples_with_captions_from_names_become_gold_last(database, store):
     with database.transaction() as tx:
         add(tx, store, ["IMG"] * 9)
         add(tx, store, ["a cat"], CaptionSource.given, start=9)
@@ -150,7 +150,7 @@ def test_a_home_of_an_older_version_opens_and_freezes_what_it_froze(postgres_add
     assert marked == dict(zip(ids, [NAME, "given", NAME, "given"], strict=True))
 
 
-def test_pixels_of_a_marked_sample_are_read_as_ever(database, store):
+def test_a_caption_from_a_file_name_is_read_back_as_empty(database, store):
     with database.transaction(repeatable_read=True) as tx:
         add(tx, store, ["IMG"])
         snapshot = freeze_snapshot(tx, store, tag=None, actor="test").id

@@ -48,7 +48,7 @@ def context(settings):
         yield opened
 
 
-def test_a_model_captions_what_has_no_caption_and_leaves_the_rest(context, talker):
+def test_a_model_captions_only_samples_without_a_caption(context, talker):
     ids = _add(context, ["", "a cat", "unknown"])
     run = _caption(context, ORDER)
     first, second, third = (_sample(context, id_) for id_ in ids)
@@ -68,7 +68,7 @@ def test_a_model_captions_what_has_no_caption_and_leaves_the_rest(context, talke
     assert _run_again(context) == 0
 
 
-def test_a_person_wins_before_during_and_after(context, talker):
+def test_captions_of_people_are_kept_before_during_and_after_a_run(context, talker):
     before, during, after = _add(context, [""] * 3)
     with context.database.transaction() as tx:
         set_caption(tx, before.hex, "  a red\nhat ", "ann")
@@ -89,7 +89,7 @@ def test_a_person_wins_before_during_and_after(context, talker):
     assert (_sample(context, after).caption, _sample(context, after).captioner) == ("a star", "")
 
 
-def test_the_next_snapshot_bears_the_caption_and_the_last_one_does_not(context, talker):
+def test_the_next_snapshot_has_the_caption_and_the_last_one_does_not(context, talker):
     _add(context, ["", "a cat"])
     with context.database.transaction() as tx:
         old = freeze_snapshot(tx, context.store, tag=None, actor="test").id
@@ -104,7 +104,7 @@ def test_the_next_snapshot_bears_the_caption_and_the_last_one_does_not(context, 
     ]
 
 
-def test_a_line_without_a_captioner_is_the_line_it_always_was(context):
+def test_a_manifest_line_without_a_captioner_is_unchanged(context):
     [id_] = _add(context, ["a cat"])
     sample = _sample(context, id_)
     assert "captioner" not in sample.line()
@@ -146,7 +146,7 @@ def test_captions_of_a_model_are_replaced_only_when_asked_and_once_a_run(
         assert tx.scalar(sa.select(sa.func.count()).select_from(captions.captions)) == 3
 
 
-def test_a_limit_is_one_of_the_whole_run(context, talker, monkeypatch):
+def test_a_limit_counts_over_the_whole_run(context, talker, monkeypatch):
     monkeypatch.setattr(captions, "BATCH_SIZE", 1)
     ids = _add(context, [""] * 4)
     order = CaptionRequest("model", max_samples=3)
@@ -186,9 +186,7 @@ def test_pairs_are_shown_blended(context, talker):
     assert f"of {4 * 6 * 3 * 255} (4, 6, 3)" in _sample(context, id_).caption
 
 
-def test_a_run_that_fails_says_why_and_what_to_do_and_goes_on_when_ordered_again(
-    context, talker, monkeypatch
-):
+def test_a_failed_run_has_a_reason_and_a_hint_and_resumes_on_request(context, talker, monkeypatch):
     [id_] = _add(context, [""])
     with monkeypatch.context() as without:
         without.delitem(TALKERS, "model")
@@ -235,7 +233,7 @@ def test_a_run_that_fails_in_a_worker_that_has_lost_it_is_not_failed(context, ta
     assert (row["state"], row["error"]) == (RunState.running, None)
 
 
-def test_a_caption_says_something_of_one_sample(context):
+def test_invalid_captions_and_unknown_samples_are_refused(context):
     [id_] = _add(context, [""])
     with context.database.transaction() as tx:
         with pytest.raises(Refused, match="caption is empty"):

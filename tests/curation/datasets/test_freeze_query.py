@@ -166,7 +166,7 @@ def test_queries_that_cannot_be_read_are_refused(database, store, reviewed, fiel
         freeze(database, store, **fields)
 
 
-def test_history_has_parents_notes_and_the_moves_of_tags(database, store, reviewed):
+def test_the_history_has_parents_notes_and_moved_tags(database, store, reviewed):
     [first, second] = reviewed
     one = freeze(database, store, rounds=(first,), tag="v")
     two = freeze(database, store, rounds=(second,), tag="v")

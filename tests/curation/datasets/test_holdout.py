@@ -117,7 +117,7 @@ def test_a_plain_background_that_is_shared_withholds_nothing(
     assert trained_on(database, store, new) == {1, 2}
 
 
-def test_a_snapshot_without_shared_layers_has_the_name_it_always_had(
+def test_the_id_of_a_snapshot_without_shared_layers_is_unchanged(
     database: Database, store: FolderStore
 ) -> None:
     new = [single(store, subject(1), Split.heldout), single(store, subject(2), Split.train)]

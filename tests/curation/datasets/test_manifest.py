@@ -117,7 +117,7 @@ def test_any_text_survives_a_line(caption, licence, source, round_):
 @pytest.mark.parametrize(
     "root", [b"", b"{}", b"[]", b"\xff\xfe", b'{"format":"layerloop snapshot 2","parts":[]}']
 )
-def test_what_is_no_snapshot_is_corrupt_and_says_so(store, root):
+def test_an_object_that_is_no_snapshot_is_corrupt(store, root):
     name = store.put(root)
     with pytest.raises(Corrupt, match=name[:12]):
         read_manifest(store, name)
@@ -129,7 +129,7 @@ def test_a_snapshot_that_is_not_there_is_not_found(store):
 
 
 @pytest.mark.parametrize("text", ["no json\n", "{}\n", "[]\n", "null\n", '{"id": 1}\n', ""])
-def test_a_part_that_lies_is_corrupt(store, text):
+def test_an_invalid_part_is_corrupt(store, text):
     part = {"prefix": "", "sha256": store.put(text.encode()), "samples": 1}
     root = canonical_json({"format": FORMAT, "parts": [part], "counts": {}})
     with pytest.raises(Corrupt):

@@ -29,7 +29,7 @@ def new(number: int, role: LayerRole = LayerRole.foreground, **changes) -> NewSa
     return NewSample(**(values | {"layers": {role: layer}} | changes))
 
 
-def test_the_same_picture_twice_is_one_sample(database: Database) -> None:
+def test_equal_images_are_one_sample(database: Database) -> None:
     with database.transaction() as tx:
         assert len(add_samples(tx, [new(1), new(2), new(1, caption="the same cat")])) == 2
         assert add_samples(tx, [new(1)]) == set()
@@ -37,7 +37,7 @@ def test_the_same_picture_twice_is_one_sample(database: Database) -> None:
         assert tx.scalar(sa.select(sa.func.count()).select_from(sample_layers)) == 2
 
 
-def test_a_line_tells_the_whole_sample(database: Database) -> None:
+def test_a_line_has_all_fields_of_the_sample(database: Database) -> None:
     with database.transaction() as tx:
         add_samples(tx, [new(3, split=Split.heldout, round=4)])
         line = tx.scalar(sa.select(samples.c.line))

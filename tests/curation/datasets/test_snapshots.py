@@ -122,7 +122,7 @@ NOT_TAGS = [
 
 
 @pytest.mark.parametrize("name", NOT_TAGS)
-def test_what_could_be_an_id_or_an_option_is_no_tag(
+def test_names_that_look_like_ids_or_options_are_no_tags(
     database: Database, store: FolderStore, name: str
 ) -> None:
     add(database, [1])

@@ -59,7 +59,7 @@ def made(snapshot: str, preset: str = "tiny", **changes: str) -> Checkpoint:
         ("a red wolf", "in no training caption: 'wolf'"),
     ],
 )
-def test_a_prompt_is_compared_with_what_its_checkpoint_has_learnt(context, snapshot, text, told):
+def test_a_prompt_is_compared_with_the_captions_of_its_training(context, snapshot, text, told):
     warning = text_warnings.prompt_warning(
         measure_coverage, context.store, made(snapshot), [Prompt(text)]
     )
@@ -67,7 +67,7 @@ def test_a_prompt_is_compared_with_what_its_checkpoint_has_learnt(context, snaps
     assert bool(warning) == bool(told)
 
 
-def test_numbers_of_the_preset_and_all_texts_of_pairs_count(context, snapshot):
+def test_overrides_and_all_texts_of_pairs_count(context, snapshot):
     prompt = Prompt("a red fox", "a fox", "a red red red red fox")
     assert (
         text_warnings.prompt_warning(measure_coverage, context.store, made(snapshot), [prompt])
@@ -90,7 +90,7 @@ def test_many_unknown_words_are_one_line(context, snapshot):
     )
 
 
-def test_models_of_others_and_weights_without_a_snapshot_are_not_judged(context, snapshot):
+def test_imported_models_and_weights_without_a_snapshot_are_not_checked(context, snapshot):
     long = [Prompt("wolf " * 100)]
     assert (
         text_warnings.prompt_warning(measure_coverage, context.store, made(snapshot, "sd15"), long)
@@ -108,7 +108,7 @@ def test_models_of_others_and_weights_without_a_snapshot_are_not_judged(context,
     )
 
 
-def test_a_training_is_told_of_its_captions(context, snapshot):
+def test_a_training_warns_of_its_captions(context, snapshot):
     warning = text_warnings.snapshot_warning(measure_coverage, context.store, snapshot, "tiny", {})
     assert warning.startswith(
         "preset tiny: 1 of 3 captions are cut after 15 words, such as 'word0 word1"
@@ -127,7 +127,7 @@ def test_reading_texts_loads_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_commands_say_it_in_one_line_on_stderr(settings, context, snapshot, monkeypatch):
+def test_commands_warn_in_one_line_on_stderr(settings, context, snapshot, monkeypatch):
     for name, value in settings.environment().items():
         if name.startswith("LAYERLOOP_") and not name.startswith("LAYERLOOP_TEST_"):
             monkeypatch.setenv(name, value)

@@ -54,8 +54,8 @@ def test_counts_equal_a_full_count_after_random_concurrent_work(database: Databa
     with database.transaction() as tx:
         rounds = [make_round(tx) for _ in range(3)]
         set_consensus(tx, rounds[1], ConsensusSettings(ConsensusRule.majority, 2), "test")
-        for number in rounds[:2]:
-            make_candidates(tx, store, number, 30)
+        for round_id in rounds[:2]:
+            make_candidates(tx, store, round_id, 30)
         unshown = make_candidates(tx, store, rounds[2], 12, CandidateState.unshown)
         people = [add_reviewer(tx, f"ann {i}", Role.annotator).id for i in range(4)]
 
@@ -63,12 +63,12 @@ def test_counts_equal_a_full_count_after_random_concurrent_work(database: Databa
         """Claim, decide, undo, release, decide automatically, close, and fold, in any order."""
         rng, done = random.Random(seed), Counter()
         for _ in range(25):
-            person, number = rng.choice(people), rng.choice(rounds)
+            person, round_id = rng.choice(people), rng.choice(rounds)
             kind = rng.choices(["review", "undo", "auto", "revert", "fold"], [12, 3, 2, 1, 2])[0]
             try:
                 with database.transaction() as tx:
                     if kind == "review":
-                        review_once(tx, rng, person, number)
+                        review_once(tx, rng, person, round_id)
                     elif kind == "undo":
                         review.undo(tx, person, None, key=uuid.uuid4(), seconds=60)
                     elif kind == "auto":
@@ -103,8 +103,8 @@ def test_counts_equal_a_full_count_after_random_concurrent_work(database: Databa
         assert kept_counts(tx) == expected
 
 
-def review_once(tx, rng: random.Random, person: int, number: int) -> None:
-    for item in claim_batch(tx, person, number, 3, (), 60).items:
+def review_once(tx, rng: random.Random, person: int, round_id: int) -> None:
+    for item in claim_batch(tx, person, round_id, 3, (), 60).items:
         verdict = rng.choice([Verdict.accept, Verdict.reject, Verdict.skip, None])
         if verdict is None:
             release_claimed(tx, person, [item.id])
@@ -123,26 +123,26 @@ def review_once(tx, rng: random.Random, person: int, number: int) -> None:
 
 def test_a_second_process_folds_nothing_while_the_first_does(database: Database, store):
     with database.transaction() as tx:
-        number = make_round(tx)
-        make_candidates(tx, store, number, 2)
+        round_id = make_round(tx)
+        make_candidates(tx, store, round_id, 2)
     with database.transaction() as first, database.transaction() as second:
         assert fold_deltas(first) > 0
         assert fold_deltas(second) == 0
         # Uncommitted, the second still reads each change once.
-        assert count_states(second, [number]) == {number: {"waiting": 2}}
+        assert count_states(second, [round_id]) == {round_id: {"waiting": 2}}
     with database.transaction() as tx:
-        assert count_states(tx, [number]) == {number: {"waiting": 2}}
+        assert count_states(tx, [round_id]) == {round_id: {"waiting": 2}}
         assert tx.scalar(sa.select(sa.func.count()).select_from(round_counts)) > 0
 
 
 def test_a_decision_names_its_round_and_slice(database: Database, store):
     with database.transaction() as tx:
-        number = make_round(tx)
-        made = make_candidates(tx, store, number, 2)
+        round_id = make_round(tx)
+        made = make_candidates(tx, store, round_id, 2)
         tx.execute(sa.update(candidates).where(candidates.c.id == made[0]).values(slice="likely"))
         ann = add_reviewer(tx, "ann").id
         for id_ in made:
             review.decide(tx, ann, id_, Verdict.accept, key=uuid.uuid4())
         rows = tx.execute(sa.select(decisions.c.round_id, decisions.c.candidate_slice)).all()
-        assert sorted(map(tuple, rows)) == [(number, ""), (number, "likely")]
-        assert review_progress(tx, ann, number) == {"waiting": 0, "mine": 2, "accepted": 2}
+        assert sorted(map(tuple, rows)) == [(round_id, ""), (round_id, "likely")]
+        assert review_progress(tx, ann, round_id) == {"waiting": 0, "mine": 2, "accepted": 2}

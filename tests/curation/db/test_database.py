@@ -21,7 +21,7 @@ def count(database: Database) -> int:
         return int(tx.scalar(sa.select(sa.func.count()).select_from(events)))
 
 
-def test_what_is_done_in_a_transaction_is_kept(database):
+def test_a_committed_transaction_is_kept(database):
     with database.transaction() as tx:
         tx.log("somebody", "did", 7, how="well", deep={"a": [1, 2]})
     with database.transaction() as tx:
@@ -35,7 +35,7 @@ def test_what_is_done_in_a_transaction_is_kept(database):
     assert row.created_at.tzinfo is not None
 
 
-def test_an_error_takes_everything_back(database):
+def test_an_error_rolls_everything_back(database):
     def half() -> None:
         with database.transaction() as tx:
             tx.log("somebody", "did", 1)
@@ -46,7 +46,7 @@ def test_an_error_takes_everything_back(database):
     assert count(database) == 0
 
 
-def test_jobs_leave_after_the_commit_once_each_and_in_order(database):
+def test_jobs_are_sent_after_the_commit_once_each_and_in_order(database):
     seen: list[tuple[Job, int]] = []
     database.send = lambda job: seen.append((job, count(database)))
     with database.transaction() as tx:
@@ -113,7 +113,7 @@ def test_a_connection_that_died_in_the_pool_is_replaced(database):
     assert count(database) == 0
 
 
-def test_no_server_is_said_plainly_and_without_the_password():
+def test_an_unreachable_server_is_an_error_without_the_password():
     database = Database(f"postgresql://me:hush@127.0.0.1:{free_port()}/nothing")
     with pytest.raises(Unreachable, match="does not answer") as error, database.transaction():
         pass

@@ -63,7 +63,7 @@ def test_its_tables_are_brought_to_the_newest_revision(context: AppContext) -> N
     assert find_schema_drift(context.database) == []
 
 
-def test_rounds_decisions_and_reviewers_have_the_present_words(context: AppContext) -> None:
+def test_stored_words_of_rounds_decisions_and_reviewers_are_migrated(context: AppContext) -> None:
     with context.database.transaction() as tx:
         assert [tuple(row) for row in tx.execute(
             sa.select(rounds.c.id, rounds.c.state, rounds.c.purpose).order_by(rounds.c.id)

@@ -37,8 +37,8 @@ def made(
     database: Database, store: FolderStore, count: int, state: CandidateState
 ) -> tuple[int, list[uuid.UUID]]:
     with database.transaction() as tx:
-        number = make_round(tx)
-        return number, list(make_candidates(tx, store, number, count, state))
+        round_id = make_round(tx)
+        return round_id, list(make_candidates(tx, store, round_id, count, state))
 
 
 def held(database: Database) -> dict[uuid.UUID, str]:
@@ -46,7 +46,7 @@ def held(database: Database) -> dict[uuid.UUID, str]:
         return {row.subject: row.holder for row in tx.execute(sa.select(leases_table))}
 
 
-def test_claim_renew_release(database, store):
+def test_a_lease_is_claimed_renewed_and_released(database, store):
     _, ids = made(database, store, 3, CandidateState.generating)
     lease(database, ids[:2])
     lease(database, ids[2:], holder="w2")
@@ -60,15 +60,15 @@ def test_claim_renew_release(database, store):
     assert held(database) == {ids[1]: "w1"}
 
 
-def test_claim_takes_over_what_is_left_behind(database, store):
+def test_a_claim_takes_over_expired_leases(database, store):
     _, ids = made(database, store, 1, CandidateState.showing)
     lease(database, ids, "generate", "long gone")
     lease(database, ids, "review", "reviewer 1")
     assert held(database) == {ids[0]: "reviewer 1"}
 
 
-def test_sweep_hands_back_drawing_and_asks_again(database, store):
-    number, ids = made(database, store, 3, CandidateState.generating)
+def test_expiry_releases_generating_candidates_and_sends_a_job(database, store):
+    round_id, ids = made(database, store, 3, CandidateState.generating)
     lease(database, ids)
     with database.transaction() as tx:
         assert leases.expire(tx) == Counter(), "a lease that runs is left alone"
@@ -80,24 +80,24 @@ def test_sweep_hands_back_drawing_and_asks_again(database, store):
     expire(database)
     with database.transaction() as tx:
         assert leases.expire(tx) == {"requested": 2, "failed": 1}
-        assert tx.jobs == [Job("generate", (number,))]
-    assert states(database, number) == {"requested": 2, "failed": 1}
+        assert tx.jobs == [Job("generate", (round_id,))]
+    assert states(database, round_id) == {"requested": 2, "failed": 1}
     assert held(database) == {}
     with database.transaction() as tx:
         note = tx.scalar(sa.select(candidates.c.note).where(candidates.c.state == "failed"))
     assert note == f"its generation was interrupted {leases.MAX_ATTEMPTS} times"
 
 
-def test_sweep_hands_back_showing_without_a_job(database, store):
-    number, ids = made(database, store, 2, CandidateState.showing)
+def test_expiry_releases_shown_candidates_without_a_job(database, store):
+    round_id, ids = made(database, store, 2, CandidateState.showing)
     lease(database, ids, "review", "reviewer 1", seconds=0)
     with database.transaction() as tx:
         assert leases.expire(tx) == {"waiting": 2}
         assert tx.jobs == []
-    assert states(database, number) == {"waiting": 2}
+    assert states(database, round_id) == {"waiting": 2}
 
 
-def test_sweep_hands_back_a_training_run(database):
+def test_expiry_releases_a_training_run(database):
     with database.transaction() as tx:
         made_by = make_checkpoint(tx)
         snapshot = tx.scalar(
@@ -113,17 +113,17 @@ def test_sweep_hands_back_a_training_run(database):
         assert find_run(tx, run)["state"] == "requested"
 
 
-def test_a_lease_whose_subject_moved_on_is_only_dropped(database, store):
-    number, ids = made(database, store, 1, CandidateState.accepted)
+def test_a_lease_of_a_candidate_in_another_state_is_only_deleted(database, store):
+    round_id, ids = made(database, store, 1, CandidateState.accepted)
     lease(database, ids, "review", "reviewer 1", seconds=0)
     with database.transaction() as tx:
         assert leases.expire(tx) == Counter()
     assert held(database) == {}
-    assert states(database, number) == {"accepted": 1}
+    assert states(database, round_id) == {"accepted": 1}
 
 
-def test_sweep_works_in_batches_and_skips_what_is_locked(database, store):
-    number, ids = made(database, store, 7, CandidateState.showing)
+def test_expiry_works_in_batches_and_skips_locked_rows(database, store):
+    round_id, ids = made(database, store, 7, CandidateState.showing)
     lease(database, ids, "review", "reviewer 1", seconds=0)
     with database.transaction() as busy:
         busy.execute(sa.select(candidates.c.id).where(candidates.c.id == ids[0]).with_for_update())
@@ -131,14 +131,14 @@ def test_sweep_works_in_batches_and_skips_what_is_locked(database, store):
             assert sum(leases.expire(tx, limit=4).values()) in {3, 4}
         with database.transaction() as tx:
             leases.expire(tx, limit=4)
-        assert states(database, number) == {"waiting": 6, "showing": 1}
+        assert states(database, round_id) == {"waiting": 6, "showing": 1}
         assert set(held(database)) == {ids[0]}
     with database.transaction() as tx:
         assert leases.expire(tx) == {"waiting": 1}
 
 
-def test_sweeps_at_once_hand_back_each_subject_once(database, store):
-    number, ids = made(database, store, 40, CandidateState.generating)
+def test_concurrent_expiries_release_each_subject_once(database, store):
+    round_id, ids = made(database, store, 40, CandidateState.generating)
     lease(database, ids, seconds=0)
     counts: list[Counter[str]] = []
     barrier = threading.Barrier(4)
@@ -154,18 +154,18 @@ def test_sweeps_at_once_hand_back_each_subject_once(database, store):
     for thread in threads:
         thread.join(30)
     assert sum((c for c in counts), Counter()) == {"requested": 40}
-    assert states(database, number) == {"requested": 40}
+    assert states(database, round_id) == {"requested": 40}
 
 
-def test_hand_back_is_no_attempt(database, store):
-    number, ids = made(database, store, 3, CandidateState.generating)
+def test_a_release_does_not_count_as_an_attempt(database, store):
+    round_id, ids = made(database, store, 3, CandidateState.generating)
     with database.transaction() as tx:
         tx.execute(sa.update(candidates).values(attempts=leases.MAX_ATTEMPTS))
     lease(database, ids[:2])
     lease(database, ids[2:], holder="w2")
     with database.transaction() as tx:
         assert leases.release_holder(tx, "w1") == {"requested": 2}
-        assert tx.jobs == [Job("generate", (number,))]
+        assert tx.jobs == [Job("generate", (round_id,))]
         attempts = (
             tx.execute(sa.select(candidates.c.attempts).where(candidates.c.state == "requested"))
             .scalars()
@@ -175,18 +175,18 @@ def test_hand_back_is_no_attempt(database, store):
     assert held(database) == {ids[2]: "w2"}
 
 
-def test_hand_back_work_leaves_reviewers_alone(database, store):
+def test_releasing_a_workers_leases_keeps_those_of_reviewers(database, store):
     _, drawing = made(database, store, 2, CandidateState.generating)
     lease(database, drawing)
-    number, showing = made(database, store, 1, CandidateState.showing)
+    round_id, showing = made(database, store, 1, CandidateState.showing)
     lease(database, showing, "review", "reviewer 1")
     with database.transaction() as tx:
         assert leases.release_workers(tx) == {"requested": 2}
     assert held(database) == {showing[0]: "reviewer 1"}
-    assert states(database, number) == {"showing": 1}
+    assert states(database, round_id) == {"showing": 1}
 
 
 @pytest.mark.parametrize("purpose", ["rest", ""])
-def test_the_database_knows_the_purposes(database, purpose):
+def test_the_database_accepts_the_purposes_of_leases_only(database, purpose):
     with pytest.raises(sa.exc.IntegrityError):
         lease(database, [uuid.uuid4()], purpose)

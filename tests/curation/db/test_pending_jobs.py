@@ -37,7 +37,7 @@ def ask(database, name: str, *args: str) -> None:
         tx.enqueue(name, *args)
 
 
-def test_eighty_wake_ups_are_one_job_until_it_is_taken(database, sent):
+def test_eighty_equal_requests_are_one_job_until_it_is_taken(database, sent):
     project = str(uuid.uuid4())
     threads = [
         threading.Thread(target=ask, args=(database, "pull_annotations", project)) for _ in range(8)
@@ -105,17 +105,17 @@ def test_reconcile_enqueues_each_project_once_and_closed_ones_in_turn(
     )
     with database.transaction() as tx:
         made = [make_round(tx) for _ in range(3)]
-        for number in made:
+        for round_id in made:
             project = {
                 "id": uuid.uuid4(),
                 "server_url": "http://127.0.0.1:1",
-                "round_id": number,
+                "round_id": round_id,
                 "part": 1,
-                "remote_id": number,
+                "remote_id": round_id,
             }
             tx.execute(sa.insert(labeling_projects), project)
-            [candidate] = make_candidates(tx, store, number, 1)
-            state = "open" if number == made[0] else "removed"
+            [candidate] = make_candidates(tx, store, round_id, 1)
+            state = "open" if round_id == made[0] else "removed"
             row = {
                 "id": uuid.uuid4(),
                 "project_id": project["id"],
@@ -123,7 +123,7 @@ def test_reconcile_enqueues_each_project_once_and_closed_ones_in_turn(
                 "state": state,
             }
             tx.execute(
-                sa.insert(labeling_tasks), row | {"batch": uuid.uuid4(), "remote_id": number}
+                sa.insert(labeling_tasks), row | {"batch": uuid.uuid4(), "remote_id": round_id}
             )
         expected = project_reads.projects_to_read(tx, "http://127.0.0.1:1")
     assert len(expected) == 2, "the one that is open, and one of the others"

@@ -38,7 +38,7 @@ def test_a_migrated_database_is_at_the_newest_version_and_stays_there(database):
     assert get_revisions(database) == (version, newest)
 
 
-def test_a_house_that_is_in_use_goes_back_and_forth(postgres_address, store):
+def test_an_instance_in_use_is_downgraded_and_upgraded(postgres_address, store):
     """Gold that waits, is being looked at or was decided, and the machine: older versions know neither."""
     with fresh_database(postgres_address) as name:
         database = Database(named(postgres_address, name))
@@ -81,9 +81,14 @@ def test_labeling_rows_survive_the_standard_names_in_both_directions(postgres_ad
         migrate(database)
         now = datetime.now(UTC)
         with database.transaction() as tx:
-            number = make_round(tx)
-            made = make_candidates(tx, store, number, 3)
-            project = {"id": uuid.uuid4(), "server_url": "http://x", "round_id": number, "part": 1}
+            round_id = make_round(tx)
+            made = make_candidates(tx, store, round_id, 3)
+            project = {
+                "id": uuid.uuid4(),
+                "server_url": "http://x",
+                "round_id": round_id,
+                "part": 1,
+            }
             project |= {"remote_id": 5, "remote_created_at": now, "full_read_pending": True}
             project |= {"restore_mark": 3, "error": "refused", "lock_holder": "worker"}
             project |= {"pushed_at": now, "pulled_at": now, "locked_until": now}
@@ -127,7 +132,7 @@ def labeling_rows(database: Database) -> list[list[tuple[object, ...]]]:
         ]
 
 
-def test_an_empty_database_says_that_it_is(postgres_address):
+def test_an_empty_database_is_recognized(postgres_address):
     with fresh_database(postgres_address) as name:
         database = Database(named(postgres_address, name))
         assert get_revisions(database)[0] is None
@@ -135,7 +140,7 @@ def test_an_empty_database_says_that_it_is(postgres_address):
         database.close()
 
 
-def test_houses_that_start_at_once_migrate_one_after_the_other(postgres_address):
+def test_instances_that_start_at_once_migrate_one_after_the_other(postgres_address):
     with fresh_database(postgres_address) as name:
         several = [Database(named(postgres_address, name)) for _ in range(4)]
         with ThreadPoolExecutor(4) as pool:
@@ -145,15 +150,15 @@ def test_houses_that_start_at_once_migrate_one_after_the_other(postgres_address)
             database.close()
 
 
-def test_the_database_knows_the_same_law_of_states(database):
+def test_the_database_has_the_state_transitions_of_the_domain(database):
     with database.transaction() as tx:
         known = {(row.source, row.target) for row in tx.execute(sa.select(candidate_moves))}
     assert known == {(str(source), str(target)) for source, target in STATE_TRANSITIONS}
 
 
 @pytest.mark.parametrize("source", CandidateState)
-def test_the_database_keeps_the_law_of_states(database, store, source):
-    """From every state exactly the transitions of STATE_TRANSITIONS go through, whoever tries."""
+def test_the_database_enforces_the_state_transitions(database, store, source):
+    """Exactly the transitions of STATE_TRANSITIONS are possible, for any client of the database."""
     others = [target for target in CandidateState if target != source]
     with database.transaction() as tx:
         ids = make_candidates(tx, store, make_round(tx), len(others), source)
@@ -173,7 +178,7 @@ def test_the_database_keeps_the_law_of_states(database, store, source):
 @pytest.mark.parametrize(
     "change", ["update {} set created_at = now()", "delete from {}", "truncate {} cascade"]
 )
-def test_what_was_said_can_neither_be_changed_nor_removed(database, table, change):
+def test_decisions_and_events_can_neither_be_changed_nor_deleted(database, table, change):
     with (
         pytest.raises(sa.exc.DBAPIError, match="never changed or removed"),
         database.transaction() as tx,

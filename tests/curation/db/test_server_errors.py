@@ -56,7 +56,7 @@ def as_role(address: str, role: str, password: str = "right-password") -> str:
     return url.render_as_string(hide_password=False)
 
 
-def test_no_server() -> None:
+def test_an_unreachable_server_is_unreachable() -> None:
     error = error_of(f"postgresql://bob:hush@127.0.0.1:{free_port()}/x")
     assert isinstance(error, Unreachable)
     assert "Connection refused" in error.message
@@ -64,19 +64,19 @@ def test_no_server() -> None:
     assert "start it" in error.hint
 
 
-def test_no_such_host() -> None:
+def test_an_unknown_host_is_unreachable() -> None:
     error = error_of("postgresql://nowhere.invalid/x")
     assert "host" in error.message
     assert "LAYERLOOP_DATABASE" in error.hint
 
 
-def test_the_database_does_not_exist(postgres_address: str) -> None:
+def test_a_missing_database_is_named(postgres_address: str) -> None:
     error = error_of(named(postgres_address, "not_there"))
     assert 'database "not_there" does not exist' in error.message
     assert "createdb" in error.hint
 
 
-def test_a_wrong_password(postgres_folder: Path) -> None:
+def test_a_wrong_password_is_named(postgres_folder: Path) -> None:
     address = embedded_postgres.start_server(postgres_folder)
     rules = postgres_folder / "data" / "pg_hba.conf"
     with psycopg.connect(address, autocommit=True) as connection:
@@ -91,7 +91,7 @@ def test_a_wrong_password(postgres_folder: Path) -> None:
     assert "%40" in error.hint
 
 
-def test_a_user_who_may_not_create_tables(postgres_address: str, role: str, tmp_path: Path) -> None:
+def test_a_missing_privilege_is_named(postgres_address: str, role: str, tmp_path: Path) -> None:
     with fresh_database(postgres_address) as name:
         address = as_role(named(postgres_address, name), role)
         for queue in ("embedded", "redis://127.0.0.1:1/0"):
@@ -102,7 +102,9 @@ def test_a_user_who_may_not_create_tables(postgres_address: str, role: str, tmp_
             assert "grant" in raised.value.hint
 
 
-def test_a_connection_that_is_cut_within_a_transaction(database_address: str) -> None:
+def test_a_connection_that_is_cut_within_a_transaction_is_unreachable(
+    database_address: str,
+) -> None:
     with opened(database_address) as database, opened(database_address) as other:
         with pytest.raises(Unreachable) as raised:  # noqa: PT012
             with database.transaction() as tx:
@@ -116,7 +118,7 @@ def test_a_connection_that_is_cut_within_a_transaction(database_address: str) ->
             assert tx.connection.exec_driver_sql("select 1").scalar() == 1
 
 
-def test_a_read_only_server(database_address: str) -> None:
+def test_a_read_only_server_is_named(database_address: str) -> None:
     error = error_of(
         f"{database_address}{'&' if '?' in database_address else '?'}"
         "options=-c%20default_transaction_read_only%3Don",
@@ -150,7 +152,7 @@ def full_disk(postgres_address: str) -> Iterator[str]:
     folder.rmdir()
 
 
-def test_a_full_disk(postgres_address: str, full_disk: str) -> None:
+def test_a_full_disk_is_named(postgres_address: str, full_disk: str) -> None:
     with fresh_database(postgres_address) as name:
         error = error_of(
             named(postgres_address, name),

@@ -138,7 +138,7 @@ def test_an_event_removed_before_it_was_sealed_is_found(database, sealed):
     assert verify(database) == (f"event {id_} was removed before it was sealed",)
 
 
-def test_only_a_kept_head_shows_that_the_end_was_cut(database, sealed):
+def test_only_a_known_head_shows_that_the_end_was_cut(database, sealed):
     ids = (event_id(database, 5), event_id(database, 6))
     tamper(
         database,
@@ -149,7 +149,7 @@ def test_only_a_kept_head_shows_that_the_end_was_cut(database, sealed):
     assert verify(database, sealed) == ("the head is at position 6, but the log ends at 4",)
 
 
-def test_only_a_kept_head_shows_that_the_whole_chain_was_computed_anew(database, sealed):
+def test_only_a_known_head_shows_that_the_chain_was_recomputed(database, sealed):
     tamper(
         database,
         f"update events set actor = 'bob' where id = {event_id(database, 3)}",

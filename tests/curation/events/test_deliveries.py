@@ -102,7 +102,7 @@ def test_a_failed_attempt_is_repeated_later_under_the_same_id(database, got):
     assert rows(database, webhooks)[0]["failing_since"] is None
 
 
-def test_the_waits_grow_and_end():
+def test_the_intervals_between_attempts_grow_and_end():
     waits = [deliveries.retry_wait(attempt, lambda low, high: 1) for attempt in range(1, 11)]
     assert waits == [*deliveries.RETRY_SECONDS, None]
     drawn = {deliveries.retry_wait(2) for _ in range(20)}
@@ -190,7 +190,7 @@ def test_an_unexpected_error_of_one_receiver_does_not_stop_others(database, got)
     assert rows(database)[0]["state"] == "pending"
 
 
-def test_a_test_goes_to_one_webhook_alone(database, got):
+def test_a_test_event_is_sent_to_one_webhook_only(database, got):
     with database.transaction() as tx:
         hooks.add_webhook(tx, got.url, NAMES, "ann")
         delivery = hooks.add_test_delivery(tx, got.id, "ann")

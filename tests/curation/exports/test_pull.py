@@ -219,7 +219,7 @@ def test_conditions_choose_and_weights_multiply(store, samples, snapshot, tmp_pa
 
 
 @pytest.mark.parametrize("text", ["", "licence", "hat=3", "round=three", "licence==", "; drop"])
-def test_conditions_that_are_none_are_refused(text):
+def test_invalid_conditions_are_refused(text):
     if text == "licence==":
         assert parse_condition(text).value == "="
         return
@@ -227,7 +227,7 @@ def test_conditions_that_are_none_are_refused(text):
         parse_condition(text)
 
 
-def test_what_a_format_cannot_hold_is_refused(store, snapshot, tmp_path):
+def test_layers_that_a_format_cannot_hold_are_refused(store, snapshot, tmp_path):
     with pytest.raises(Refused, match="does not support --alpha keep"):
         make_plan(store, snapshot, request("onetrainer", Alpha.keep), tmp_path)
     nothing = Selection(conditions=(parse_condition("round=99"),))

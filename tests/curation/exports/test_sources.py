@@ -89,7 +89,7 @@ def test_a_pull_from_a_folder_imports_nothing_of_a_server(store, snapshot, tmp_p
 
 
 @pytest.mark.slow
-def test_a_bucket_of_a_real_server(s3_credentials, store, snapshot, tmp_path):
+def test_a_snapshot_is_pulled_from_a_bucket(s3_credentials, store, snapshot, tmp_path):
     client = boto3.client("s3", endpoint_url=s3_credentials.endpoint)
     client.create_bucket(Bucket="pulls")
     upper = S3Store("pulls", "some/prefix", s3_credentials.endpoint)

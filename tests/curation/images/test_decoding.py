@@ -182,7 +182,7 @@ def test_a_tiff_of_several_pages_or_of_other_samples_is_refused_with_its_reason(
         assert refusal(out.getvalue()).code == "unsupported_format"
 
 
-def test_the_merged_picture_of_a_photoshop_file_is_read_with_its_alpha(tmp_path: Path):
+def test_the_merged_image_of_a_photoshop_file_is_read_with_its_alpha(tmp_path: Path):
     rgba = picture(9, 60, 40)
     write_psd(tmp_path / "a.psd", LayerStack((60, 40), [StackLayer("a", rgba, (0, 0), 255)], rgba))
     decoded = decode_image((tmp_path / "a.psd").read_bytes())
@@ -263,7 +263,7 @@ def test_grey_images_are_converted_too(bits, kind):
     assert {"colour_converted", "odd_colour_space"} & set(decoded.found)
 
 
-def test_of_several_statements_on_color_the_first_of_the_specification_counts():
+def test_of_several_color_chunks_the_first_of_the_specification_counts():
     samples = np.full((20, 20, 3), (200, 120, 60))
     icc = profile_chunk(image_files.profile(P3))
 
@@ -302,7 +302,7 @@ def test_of_several_statements_on_color_the_first_of_the_specification_counts():
         [(b"tRNS", b"")],
     ],
 )
-def test_broken_statements_leave_the_image_as_it_is(chunks):
+def test_broken_color_chunks_are_ignored(chunks):
     samples = np.full((20, 20, 3), (200, 120, 60))
     decoded = decode_image(make_png(samples, 2, 8, chunks))
     assert decoded.rgba[3, 3].tolist()[3] == 255
@@ -318,7 +318,7 @@ def test_hdr_is_refused_with_its_reason():
         )
 
 
-def test_inks_become_srgb_by_their_profile_or_by_the_plain_formula():
+def test_cmyk_becomes_srgb_by_its_profile_or_the_plain_formula():
     inks = Image.new("CMYK", (20, 20), (0, 255, 255, 0))
     decoded = decode_image(saved(inks, "JPEG"))
     assert decoded.rgba[5, 5, 0] > 200

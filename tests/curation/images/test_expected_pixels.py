@@ -48,7 +48,7 @@ def check(name: str, rgba: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("name", expected())
-def test_at_an_import(name: str) -> None:
+def test_an_import_follows_the_color_policy(name: str) -> None:
     output = inspect_and_encode((CASES / name).read_bytes(), name)
     if name == "mask.jpg":
         assert output.code == "no_alpha"
@@ -61,7 +61,7 @@ def test_at_an_import(name: str) -> None:
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not beside this checkout")
-def test_as_layers_and_pictures_of_scenes() -> None:
+def test_scene_images_follow_the_color_policy() -> None:
     paths = [CASES / name for name in expected()]
     for path, rgba in decode_images(paths).items():
         check(path.name, rgba)
@@ -69,7 +69,7 @@ def test_as_layers_and_pictures_of_scenes() -> None:
 
 @pytest.mark.parametrize("name", expected())
 @pytest.mark.parametrize("held", ["path", "text", "opened", "loaded"])
-def test_in_the_pipelines(name: str, held: str) -> None:
+def test_pipelines_follow_the_color_policy(name: str, held: str) -> None:
     path = CASES / name
     if held in {"path", "text"}:
         check(name, levels(path if held == "path" else str(path)))
@@ -88,7 +88,7 @@ def levels(given: Image.Image | Path | str) -> np.ndarray:
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not beside this checkout")
-def test_a_photograph_is_taken_as_the_background_of_a_pair(tmp_path: Path) -> None:
+def test_backgrounds_of_pairs_follow_the_color_policy(tmp_path: Path) -> None:
     _, pair = scenes(1, 96)[0]
     with Image.open(CASES.parent / "pairs" / "bg0.jpg") as photo:
         front = Image.fromarray(next(iter(pair.values()))).resize(photo.size)

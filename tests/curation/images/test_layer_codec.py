@@ -32,13 +32,13 @@ PICTURES = SIZES.flatmap(
 
 @how(deadline=None)
 @given(rgba=PICTURES)
-def test_every_pixel_comes_back_even_the_colours_under_alpha_0(rgba):
+def test_every_pixel_is_restored_including_the_colors_under_alpha_0(rgba):
     assert np.array_equal(decode_layer(encode_layer(rgba)), rgba)
 
 
 @how(deadline=None, max_examples=30)
 @given(rgba=PICTURES)
-def test_a_png_of_a_layer_is_the_same_picture(rgba):
+def test_a_png_of_a_layer_has_the_same_pixels(rgba):
     with Image.open(io.BytesIO(to_png(encode_layer(rgba)))) as image:
         assert image.format == "PNG"
         assert np.array_equal(np.asarray(image), rgba)
@@ -52,14 +52,14 @@ def test_equal_pixels_are_equal_bytes():
 @pytest.mark.parametrize(
     "data", [b"", b"RIFF", b"not an image", encode_layer(image(3))[:60], b"GIF89a" + bytes(40)]
 )
-def test_what_is_no_layer_is_corrupt(data):
+def test_bytes_that_are_no_layer_are_corrupt(data):
     with pytest.raises(Corrupt) as error:
         decode_layer(data)
     assert error.value.hint
 
 
 @given(rgba=PICTURES)
-def test_hidden_colour_is_the_only_thing_taken_away(rgba):
+def test_only_hidden_colors_are_cleared(rgba):
     bare = clear_hidden_colors(rgba)
     seen = rgba[..., 3] > 0
     assert np.array_equal(bare[seen], rgba[seen])
@@ -67,13 +67,13 @@ def test_hidden_colour_is_the_only_thing_taken_away(rgba):
 
 
 @given(rgba=PICTURES, hidden=st.integers(0, 255))
-def test_the_hash_does_not_see_hidden_colour(rgba, hidden):
+def test_the_hash_ignores_hidden_colors(rgba, hidden):
     other = rgba.copy()
     other[..., :3][rgba[..., 3] == 0] = hidden
     assert pixel_hash(other) == pixel_hash(rgba)
 
 
-def test_the_hash_sees_every_visible_pixel_and_the_size():
+def test_the_hash_depends_on_every_visible_pixel_and_the_size():
     rgba = image(4)
     other = rgba.copy()
     other[-1, -1, 0] ^= 1

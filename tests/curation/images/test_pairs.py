@@ -83,7 +83,7 @@ def test_a_composite_is_the_exact_value_rounded(front, back):
         assert found[channel] == int(exact + Fraction(1, 2))
 
 
-def test_over_an_opaque_background_it_is_what_pages_and_measures_blend():
+def test_a_composite_over_an_opaque_background_equals_that_of_the_pages():
     for seed in range(5):
         f, b = subject(seed), scene(seed)
         made = composite(f, b)
@@ -189,7 +189,7 @@ def test_any_size_and_any_pixels_have_finite_measures_in_range(width, height, se
     assert 0 <= harmony(f, b) < 1_000
 
 
-def test_size_does_not_change_what_is_said():
+def test_pair_signals_do_not_depend_on_the_size():
     """Large layers are measured small: half the size says nearly the same."""
     f, b = subject(5, 512), scene(5, 512)
     bad = ghost(f, b, 0.7)

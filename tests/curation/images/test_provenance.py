@@ -29,7 +29,7 @@ FACTS = {
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".PNG"])
-def test_pixels_and_facts_come_back(tmp_path: Path, suffix: str) -> None:
+def test_pixels_and_provenance_are_restored(tmp_path: Path, suffix: str) -> None:
     rgba = picture(1)
     rgba[:5] = (200, 100, 50, 0)
     path = tmp_path / "new" / f"picture{suffix}"
@@ -39,7 +39,7 @@ def test_pixels_and_facts_come_back(tmp_path: Path, suffix: str) -> None:
     assert b"trainedAlgorithmicMedia" in path.read_bytes()
 
 
-def test_a_png_says_it_in_the_words_of_other_programs(tmp_path: Path) -> None:
+def test_a_png_has_the_parameters_text_of_other_programs(tmp_path: Path) -> None:
     save_image(tmp_path / "a.png", picture(1), FACTS)
     with Image.open(tmp_path / "a.png") as image:
         response = image.text["parameters"]
@@ -53,7 +53,7 @@ def test_a_png_says_it_in_the_words_of_other_programs(tmp_path: Path) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.dictionaries(st.text(min_size=1, max_size=8), st.text(max_size=40), max_size=4))
-def test_any_text_comes_back(
+def test_any_text_is_restored(
     tmp_path_factory: pytest.TempPathFactory, metadata: dict[str, str]
 ) -> None:
     path = tmp_path_factory.mktemp("facts") / "a.webp"
@@ -69,7 +69,7 @@ def test_any_text_comes_back(
     assert read_provenance(path) == metadata
 
 
-def test_files_that_say_nothing_and_files_that_are_none(tmp_path: Path) -> None:
+def test_files_without_provenance_and_invalid_files_have_none(tmp_path: Path) -> None:
     Image.new("RGBA", (4, 4)).save(tmp_path / "plain.png")
     with pytest.raises(NotFound, match="has no provenance"):
         read_provenance(tmp_path / "plain.png")
@@ -85,7 +85,7 @@ def test_files_that_say_nothing_and_files_that_are_none(tmp_path: Path) -> None:
         save_image(tmp_path / "a.jpg", picture(1), FACTS)
 
 
-def test_facts_are_read_without_decoding_a_pixel(tmp_path: Path) -> None:
+def test_provenance_is_read_without_decoding_a_pixel(tmp_path: Path) -> None:
     """A file of strangers may hold anything: its texts are found by its chunks alone."""
     for suffix, spoil in ((".png", b"IDAT"), (".webp", b"VP8L")):
         path = tmp_path / f"a{suffix}"

@@ -56,7 +56,7 @@ CAPTION_FILES = [
 
 
 @pytest.mark.parametrize(("name", "data", "caption"), CAPTION_FILES)
-def test_a_file_beside_a_picture_is_its_caption(tmp_path, name, data, caption):
+def test_a_text_file_beside_an_image_is_its_caption(tmp_path, name, data, caption):
     write(tmp_path, "x.png")
     write(tmp_path, name, data)
     listing = list_folder(tmp_path)
@@ -78,7 +78,7 @@ UNREADABLE = [
 @pytest.mark.parametrize(
     "layout", ["x.txt", "x.caption", "metadata.csv", "metadata.jsonl", "metadata.json"]
 )
-def test_another_encoding_holds_the_picture_back_until_it_is_named(
+def test_another_encoding_holds_the_image_back_until_it_is_named(
     tmp_path, what, data, encoding, layout
 ):
     text = data.decode(encoding)
@@ -106,7 +106,7 @@ def test_another_encoding_holds_the_picture_back_until_it_is_named(
         ("ä".encode() * 90_000, "10,000"),
     ],
 )
-def test_a_caption_that_cannot_be_stored_holds_its_picture_back(tmp_path, data, reason):
+def test_a_caption_that_cannot_be_stored_holds_its_image_back(tmp_path, data, reason):
     write(tmp_path, "x.png")
     write(tmp_path, "x.txt", data)
     code, sentence = said(list_folder(tmp_path), "x.png")
@@ -133,7 +133,7 @@ def test_a_caption_that_is_no_regular_file_is_never_opened(tmp_path, kind):
     assert "secret" not in str(listing.describe("x.png"))
 
 
-def test_a_text_is_shared_by_all_pictures_of_its_name_and_a_full_name_comes_first(tmp_path):
+def test_a_text_is_shared_by_all_images_of_its_name_and_a_full_name_comes_first(tmp_path):
     for name, text in (
         ("x.png", ""),
         ("x.webp", ""),
@@ -147,7 +147,7 @@ def test_a_text_is_shared_by_all_pictures_of_its_name_and_a_full_name_comes_firs
     assert (said(listing, "x.png"), said(listing, "x.webp")) == (("both", GIVEN), ("one", GIVEN))
 
 
-def test_a_blank_text_says_nothing_and_the_next_one_counts(tmp_path):
+def test_a_blank_text_is_ignored_and_the_next_one_counts(tmp_path):
     for name, text in (
         ("x.png", ""),
         ("x.txt", " \n"),
@@ -222,7 +222,7 @@ def test_a_table_has_quotes_and_bad_rows_by_their_lines(tmp_path):
         ("x.json", "{"),
     ],
 )
-def test_what_describes_no_pictures_is_a_file_like_others(tmp_path, name, data):
+def test_a_file_that_describes_no_images_is_an_ordinary_file(tmp_path, name, data):
     write(tmp_path, "a.png")
     write(tmp_path, name, data)
     listing = list_folder(tmp_path)
@@ -295,7 +295,7 @@ def test_a_file_whose_line_fails_is_held_back_with_the_reason(tmp_path, line):
     assert said(listing, "b.png") == ("b", NAMED)
 
 
-def test_two_lines_that_disagree_are_told_and_the_first_counts(tmp_path):
+def test_contradicting_lines_are_reported_and_the_first_counts(tmp_path):
     write(tmp_path, "a.png")
     write(tmp_path, "metadata.csv", "file_name,text\na.png,a third\n")
     rows = [
@@ -317,7 +317,7 @@ def test_two_lines_that_disagree_are_told_and_the_first_counts(tmp_path):
     assert "licence differs from that of metadata.jsonl:2" in output["metadata.jsonl:3"]
 
 
-def test_two_pairs_of_one_foreground_are_told(tmp_path):
+def test_two_pairs_with_one_foreground_are_reported(tmp_path):
     for name in ("f.png", "b.png", "c.png"):
         write(tmp_path, name)
     row = {
@@ -350,7 +350,7 @@ def test_two_pairs_of_one_foreground_are_told(tmp_path):
         ("a_test.png", None),
     ],
 )
-def test_folders_called_like_a_split_are_known_and_taken_on_request(tmp_path, name, split):
+def test_folders_named_like_a_split_are_used_on_request(tmp_path, name, split):
     write(tmp_path, name)
     plain, taken = (
         list_folder(tmp_path),
@@ -361,7 +361,7 @@ def test_folders_called_like_a_split_are_known_and_taken_on_request(tmp_path, na
     assert bool(plain.folder_splits(name)) == (split is not None)
 
 
-def test_a_manifest_says_more_than_a_folder(tmp_path):
+def test_a_manifest_overrules_the_folder_name(tmp_path):
     write(tmp_path, "test/a.png")
     write(tmp_path, "metadata.jsonl", '{"file_name": "test/a.png", "split": "train"}')
     assert (
@@ -372,7 +372,7 @@ def test_a_manifest_says_more_than_a_folder(tmp_path):
     )
 
 
-def test_names_are_captions_where_somebody_says_so(tmp_path):
+def test_names_become_captions_on_request_of_the_user(tmp_path):
     write(tmp_path, "red_bowl-02.png")
     assert said(
         list_folder(tmp_path, options=ListingOptions(captions_from_names=True)), "red_bowl-02.png"
@@ -382,7 +382,7 @@ def test_names_are_captions_where_somebody_says_so(tmp_path):
     )
 
 
-def test_the_cases_of_other_tools(shared):
+def test_caption_layouts_of_other_tools_are_read(shared):
     listing = list_folder(shared / "cases" / "captions")
     output = {name: said(listing, name) for name in listing.files}
     assert {name: text for name, (text, _) in output.items()} == {

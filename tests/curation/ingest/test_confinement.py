@@ -142,7 +142,7 @@ def raw(name: str, number: int, *arguments: str) -> str:
         "mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)",
     ],
 )
-def test_nothing_outside_is_reached(sandbox, granted, tmp_path, statement):
+def test_a_confined_process_reaches_nothing_outside(sandbox, granted, tmp_path, statement):
     if not granted["seccomp"]:
         pytest.skip("this kernel grants no filter of system calls")
     (tmp_path / "secret").write_text(SECRET)
@@ -233,7 +233,7 @@ def test_limits_cannot_be_raised_and_threads_not_made(sandbox, granted):
         )
 
 
-def test_a_worker_of_root_is_somebody_else(sandbox, granted):
+def test_a_worker_of_root_runs_as_another_user(sandbox, granted):
     if not granted["user"]:
         pytest.skip("only root can change its user")
     assert (
@@ -305,7 +305,7 @@ def head(metadata: object, sizes: object) -> bytes:
     ],
     ids=range(18),
 )
-def test_a_false_answer_is_no_result_and_the_next_item_is_done(answer):
+def test_an_invalid_answer_fails_its_item_only(answer):
     with Sandbox(
         taken_over, lambda program: Message({"program": program}), lambda _, answer: answer.metadata["found"], workers=1,
         limits=SandboxLimits(wall_seconds=60),
@@ -333,7 +333,7 @@ def test_ten_gigabytes_as_an_answer_are_not_read(sandbox):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # KiB
 
 
-def test_who_ignores_the_limit_of_cpu_is_ended_by_the_clock():
+def test_a_worker_that_ignores_the_cpu_limit_is_killed():
     program = "signal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True:\n    pass\n"
     with Sandbox(
         taken_over, lambda program: Message({"program": program}), lambda _, answer: answer.metadata["found"], workers=1,
@@ -349,7 +349,7 @@ LOADED = LoadedItem(ImportItem("a.png", ("a.png",), "", 1), (b"",))
 FACTS = {"outcome": "accept", "codes": [], "sentence": "", "sizes": {"foreground": [4, 4]}}
 
 
-def test_an_honest_answer_is_taken_and_its_hidden_colours_are_not():
+def test_a_valid_answer_is_accepted_without_its_hidden_colors():
     found = confined.parse_response(
         LOADED, Message(FACTS, [bytes([9, 9, 9, 0]) * 8 + bytes([1, 2, 3, 255]) * 8])
     )

@@ -118,7 +118,7 @@ CORRECTED = [
 ]
 
 
-def test_what_is_said_otherwise_is_told_and_taken_only_when_asked(database, store, folder):
+def test_a_changed_description_is_reported_and_applied_on_request(database, store, folder):
     first = import_seeds(database, store, folder)
     assert first.captions == {CaptionSource.file_name: 1, CaptionSource.given: 3}
     assert first.differences == ()
@@ -155,9 +155,7 @@ def test_what_is_said_otherwise_is_told_and_taken_only_when_asked(database, stor
         assert tx.scalar(sa.select(samples.c.split).where(samples.c.id == apple.id)) == "heldout"
 
 
-def test_what_waits_for_people_is_corrected_before_and_after_their_verdict(
-    database, store, folder, reviewer
-):
+def test_candidates_are_corrected_before_and_after_their_verdict(database, store, folder, reviewer):
     import_seeds(database, store, folder)
     describe(folder, *CORRECTED)
     import_seeds(database, store, folder, update=True)
@@ -189,7 +187,7 @@ def reviewer(database):
         return add_reviewer(tx, "ann")
 
 
-def test_a_touched_file_is_no_duplicate_of_itself_and_keeps_its_account(database, store, folder):
+def test_a_touched_file_is_no_duplicate_of_itself_and_keeps_its_record(database, store, folder):
     shutil.copy(folder / "a.png", folder / "copy.png")
     first = import_seeds(database, store, folder)
     before = account(database)
@@ -241,7 +239,7 @@ def test_corrected_pixels_are_offered_and_replace_the_old_sample(database, store
     assert line_of(database, "a red apple").id == old.id
 
 
-def test_a_file_that_cannot_be_read_any_more_is_told_and_its_sample_stands(database, store, folder):
+def test_a_file_that_became_unreadable_is_reported_and_its_sample_kept(database, store, folder):
     import_seeds(database, store, folder)
     good = (folder / "a.png").read_bytes()
     (folder / "a.png").write_bytes(b"nothing")
@@ -280,7 +278,7 @@ def test_a_replacement_that_repeats_another_file_is_a_duplicate(database, store,
     assert account(database)["a.png"] == ("duplicate", ["duplicate_of:b.png"])
 
 
-def test_held_back_files_come_in_once_their_description_is_mended(database, store, folder):
+def test_held_back_files_are_imported_once_their_description_is_corrected(database, store, folder):
     (folder / "IMG_07.txt").write_bytes("一只红色的碗".encode("gbk"))
     first = import_seeds(database, store, folder)
     assert account(database)["IMG_07.png"] == ("reject", ["caption_unreadable"])
@@ -301,7 +299,7 @@ def test_held_back_files_come_in_once_their_description_is_mended(database, stor
     assert account(database)["c.png"] == ("accept", ["licence_unknown"])
 
 
-def test_a_caption_that_somebody_gave_is_not_undone_by_a_name(database, store, folder):
+def test_a_caption_by_a_person_is_not_replaced_by_a_name(database, store, folder):
     import_seeds(database, store, folder)
     with database.transaction() as tx:
         set_caption(tx, line_of(database, "IMG").id, "a hat", "ann")
@@ -366,7 +364,7 @@ def test_files_that_are_gone_are_counted_and_refused_ones_forgotten(database, st
     assert "an apple" in standing(database)
 
 
-def test_folders_called_like_a_split_are_told(database, store, tmp_path):
+def test_folders_named_like_a_split_are_reported(database, store, tmp_path):
     save(tmp_path, "s/Train/a.png", blob(1))
     save(tmp_path, "s/test/b.png", blob(2))
     found = import_seeds(database, store, tmp_path / "s")

@@ -51,7 +51,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize(("manifest", "data"), DAMAGED.values(), ids=DAMAGED.keys())
-def test_what_a_damaged_line_may_describe_is_held_back(
+def test_images_that_a_damaged_line_may_describe_are_held_back(
     tmp_path: Path, manifest: str, data: str
 ) -> None:
     for name in NAMES:

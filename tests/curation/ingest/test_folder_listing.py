@@ -84,7 +84,7 @@ def test_each_bad_line_is_named_with_its_number_and_good_ones_still_count(tmp_pa
     assert listing.describe("a.png").licence == "MIT"
 
 
-def test_a_text_beside_a_picture_is_its_caption(tmp_path):
+def test_a_text_beside_an_image_is_its_caption(tmp_path):
     for name, text in (
         ("a.png", ""),
         ("a.txt", " a blue cup\n"),

@@ -55,7 +55,7 @@ def captions(database) -> str:
         return json.dumps([row.line for row in tx.execute(sa.select(samples.c.line))], default=str)
 
 
-def test_pipes_sockets_and_devices_have_an_account_and_hold_nothing_up(
+def test_pipes_sockets_and_devices_are_recorded_without_waiting(
     database, store, folder, monkeypatch
 ):
     put(folder, "held.png", 2)
@@ -81,7 +81,7 @@ def test_pipes_sockets_and_devices_have_an_account_and_hold_nothing_up(
     assert import_seeds(database, store, folder).fresh == 0
 
 
-def test_links_beside_images_tell_nothing_of_other_files(database, store, folder, tmp_path):
+def test_links_beside_images_reveal_nothing_of_other_files(database, store, folder, tmp_path):
     (tmp_path / "private.txt").write_text("the secret text")
     (folder / "good.txt").symlink_to(tmp_path / "private.txt")
     (folder / "linked").symlink_to(tmp_path)
@@ -171,7 +171,7 @@ def test_a_file_that_can_be_read_again_is_tried_again(database, store, folder, m
     assert InspectionOutcome(outcomes(database)["late.png"][0]) in TAKEN
 
 
-def test_bad_archives_cost_their_bad_members_alone(database, store, folder):
+def test_bad_members_of_archives_are_refused_alone(database, store, folder):
     image = saved(picture(40), "PNG")
     with zipfile.ZipFile(folder / "mixed.zip", "w") as archive:
         archive.writestr("lzma.png", image, compress_type=zipfile.ZIP_LZMA)

@@ -89,7 +89,7 @@ def test_every_bad_input_has_its_outcome_and_code(bad_inputs, row):
         )
 
 
-def test_a_good_layer_is_kept_to_the_bit():
+def test_a_good_layer_is_kept_exactly():
     rgba = disc()
     found = inspect_and_encode(saved(rgba), "disc.png")
     assert (found.outcome, found.codes, found.width, found.height) == (
@@ -163,7 +163,7 @@ def test_a_foreign_profile_is_applied_and_srgb_is_left_alone():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_exif_turns_the_picture_upright(kind):
+def test_exif_turns_the_image_upright(kind):
     exif = Image.Exif()
     exif[0x0112] = 6
     options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
@@ -172,7 +172,7 @@ def test_exif_turns_the_picture_upright(kind):
     assert np.array_equal(decode_layer(found.layer), np.rot90(disc()[:48], -1))
 
 
-def test_a_name_proves_nothing():
+def test_the_format_is_read_from_the_content_instead_of_the_name():
     assert inspect_and_encode(saved(disc()), "x.jpg").outcome is InspectionOutcome.accept
     jpeg = saved(disc()[..., :3], "JPEG")
     assert inspect_and_encode(jpeg, "x.png").code == "no_alpha"

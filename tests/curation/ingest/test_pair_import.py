@@ -99,7 +99,7 @@ def test_the_blended_image_is_made_where_there_is_none_and_kept_where_it_is_near
     assert given.split is Split.heldout
 
 
-def test_words_of_others_are_read_and_their_mattes_are_no_pictures(tmp_path):
+def test_column_names_of_other_tools_are_read_and_mattes_are_no_images(tmp_path):
     for name in ("f.png", "b.png", "c.png", "a.png", "t.png", "alone.png"):
         save(tmp_path, name, np.zeros((4, 4, 4), np.uint8))
     row = {
@@ -196,7 +196,7 @@ def test_backgrounds_of_any_format_are_taken_and_lossy_ones_flagged(tmp_path, su
     assert np.abs(stored.astype(int) - pair[BACK]).mean() < 3
 
 
-def test_links_and_copies_are_seen(database, store, tmp_path):
+def test_links_and_copies_are_recognized(database, store, tmp_path):
     rows = [write_pair(tmp_path, index) for index in range(2)]
     linked = tmp_path / rows[0][BACK]
     linked.rename(tmp_path / "elsewhere.png")

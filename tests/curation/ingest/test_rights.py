@@ -62,7 +62,7 @@ def test_files_without_rights_are_held_back_until_they_are_stated(database, stor
     assert found["image 0"].licence == "CC-BY-4.0"
 
 
-def test_unknown_rights_are_accepted_on_request_and_show(database, store, folder):
+def test_unknown_rights_are_accepted_on_request_and_recorded(database, store, folder):
     found, held_back = imported(database, store, folder, accept_unknown=True)
     assert held_back == 0
     assert found["image 4"].licence == "unknown"

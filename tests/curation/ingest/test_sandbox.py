@@ -73,7 +73,7 @@ def test_results_come_in_order():
         assert list(sandbox.run(range(12))) == [(item, item * item) for item in range(12)]
 
 
-def test_each_way_to_fail_costs_one_item():
+def test_each_kind_of_failure_fails_one_item():
     with Sandbox(work, load, parse, workers=2, limits=QUICK) as sandbox:
         found = causes(sandbox.run([10, 11, 13, 14, 17, 19, 20, 21, 22, 23, 24]))
     assert found == {
@@ -82,7 +82,7 @@ def test_each_way_to_fail_costs_one_item():
     }  # fmt: skip
 
 
-def test_what_waits_without_working_is_ended_by_the_clock():
+def test_a_worker_that_hangs_is_killed():
     with Sandbox(work, load, parse, workers=1, limits=SandboxLimits(wall_seconds=0.3)) as sandbox:
         assert causes(sandbox.run([1, 18, 2])) == {1: 1, 18: FailureCause.timed_out, 2: 4}
 

@@ -125,7 +125,7 @@ def test_every_file_has_its_outcome_and_good_ones_become_samples(database, store
     assert [one.done for one in seen] == sorted(one.done for one in seen)
 
 
-def test_what_is_doubtful_waits_for_people_with_its_code(database, store, folder):
+def test_doubtful_images_wait_for_people_with_their_code(database, store, folder):
     import_seeds(database, store, folder)
     with database.transaction() as tx:
         row = tx.execute(sa.select(candidates)).mappings().one()
@@ -137,7 +137,7 @@ def test_what_is_doubtful_waits_for_people_with_its_code(database, store, folder
         assert tx.execute(sa.select(rounds.c.purpose, rounds.c.quota)).one() == ("seeds", 1)
 
 
-def test_a_second_run_does_nothing_and_tells_the_same(database, store, folder):
+def test_a_second_run_does_nothing_and_has_the_same_result(database, store, folder):
     first = import_seeds(database, store, folder)
     before = lines(database), outcomes(database)
     second = import_seeds(database, store, folder, workers=1)
@@ -193,7 +193,7 @@ def test_the_same_files_in_another_folder_are_duplicates(database, store, folder
     assert outcomes(database)["3.png"] == ("duplicate", ["duplicate_of:in/3.png"])
 
 
-def test_archives_links_and_odd_names(database, store, tmp_path):
+def test_archives_links_and_unusual_names_are_recorded(database, store, tmp_path):
     at = tmp_path / "seeds"
     save(at, "a.png", image(1))
     with zipfile.ZipFile(at / "more.zip", "w") as archive:
@@ -225,14 +225,14 @@ def test_one_batch_is_one_transaction_of_bounded_size(database, store, folder, m
         assert tx.scalar(sa.select(sa.func.count()).select_from(layers)) == 7
 
 
-def test_a_missing_folder_is_said_plainly(database, store, tmp_path):
+def test_a_missing_folder_is_an_error(database, store, tmp_path):
     with pytest.raises(NotFound, match="there is no folder"):
         import_seeds(database, store, tmp_path / "gone")
     with database.transaction() as tx, pytest.raises(NotFound, match="never imported"):
         summarize(tx, tmp_path / "gone")
 
 
-def test_the_bad_inputs_together(database, store, tmp_path):
+def test_bad_inputs_in_one_import_have_their_outcomes(database, store, tmp_path):
     if not (SHARED / "bad_inputs.tar.gz").is_file():
         pytest.skip("the folder 'shared' with the bad inputs is not beside this checkout")
     with tarfile.open(SHARED / "bad_inputs.tar.gz") as tar:

@@ -49,7 +49,7 @@ def files(folder):
     }
 
 
-def test_the_seed_is_the_same_every_time_and_finishes_what_was_interrupted(tmp_path):
+def test_the_seed_set_is_deterministic_and_resumes(tmp_path):
     draw_pair_seed_set(tmp_path / "a", 3, 2, seed=4)
     draw_pair_seed_set(tmp_path / "b", 5, 3, seed=4)
     draw_pair_seed_set(tmp_path / "c", 3, 2, seed=5)
@@ -64,7 +64,7 @@ def test_the_seed_is_the_same_every_time_and_finishes_what_was_interrupted(tmp_p
     assert files(tmp_path / "a") == first
 
 
-def test_the_metadata_names_layers_texts_and_single_pictures(tmp_path):
+def test_the_metadata_lists_layers_texts_and_single_images(tmp_path):
     draw_pair_seed_set(tmp_path, 4, 2)
     rows = [json.loads(line) for line in (tmp_path / "metadata.jsonl").read_text().splitlines()]
     pairs, singles = rows[:4], rows[4:]
@@ -78,7 +78,7 @@ def test_the_metadata_names_layers_texts_and_single_pictures(tmp_path):
     assert [row["file_name"] for row in singles] == ["images/00000.webp", "images/00001.webp"]
 
 
-def test_texts_read_as_english_and_say_neither_line_nor_light():
+def test_texts_are_english_and_name_neither_line_nor_light():
     texts = {prompt.text for prompt in sample_pair_prompts(400, 0)}
     assert (
         join_texts("a red star", "grass under a blue sky").text
@@ -97,7 +97,7 @@ def test_texts_read_as_english_and_say_neither_line_nor_light():
     assert {prompt.foreground for prompt in sample_pair_prompts(400, 0)} <= set(PAIR_SUBJECTS)
 
 
-def test_figures_stand_on_the_ground_line_inside_the_picture():
+def test_subjects_stand_on_the_ground_line_inside_the_image():
     leaks = []
     for scene, layers, _ in scenes(60):
         front, back = layers[FRONT], layers[BACK]
@@ -115,7 +115,7 @@ def test_figures_stand_on_the_ground_line_inside_the_picture():
     assert np.median(leaks) < 0.05
 
 
-def test_both_layers_are_in_one_light():
+def test_both_layers_share_one_light():
     scene, _, _ = next(scenes(1))
     days, dims = (
         draw_pair(replace(scene, light=light), np.random.default_rng(1))
@@ -128,7 +128,7 @@ def test_both_layers_are_in_one_light():
 
 
 @pytest.mark.parametrize("size", [128, 64, 32])
-def test_pairs_agree_with_their_texts_and_strangers_do_not_agree_with_each_other(size):
+def test_pairs_agree_with_their_texts_and_layers_of_others_do_not(size):
     """The background of a stranger has the same text, another line and another light: no single layer shows it."""
     own, strange = [], []
     for scene, layers, rng in scenes(80):
@@ -149,7 +149,7 @@ def test_pairs_agree_with_their_texts_and_strangers_do_not_agree_with_each_other
     assert 4 * np.mean([one.foot_gap for one in own]) < np.mean([one.foot_gap for one in strange])
 
 
-def test_wrong_texts_are_told():
+def test_wrong_texts_are_detected():
     drawn = list(scenes(60))
     for number, (scene, layers, _) in enumerate(drawn):
         other = drawn[(number + 1) % len(drawn)][0]
@@ -169,7 +169,7 @@ def test_wrong_texts_are_told():
     assert np.mean(wrong) < 0.02
 
 
-def test_noise_and_emptiness_show_nothing():
+def test_noise_and_empty_layers_match_no_text():
     rng = np.random.default_rng(0)
     prompt = join_texts("a red circle", "grass under a blue sky")
     for _ in range(10):
@@ -188,7 +188,7 @@ def test_noise_and_emptiness_show_nothing():
     )
 
 
-def test_texts_outside_the_grammar_are_not_judged():
+def test_texts_outside_the_grammar_are_not_checked():
     _, layers, _ = next(scenes(1))
     for prompt in (
         Prompt("a red circle"),

@@ -27,7 +27,7 @@ def read(folder):
     return {path.name: path.read_bytes() for path in sorted((folder / "images").iterdir())}
 
 
-def test_the_seed_is_the_same_every_time(tmp_path):
+def test_the_seed_set_is_deterministic(tmp_path):
     draw_seed_set(tmp_path / "a", 12, seed=3)
     draw_seed_set(tmp_path / "b", 12, seed=3)
     draw_seed_set(tmp_path / "c", 12, seed=4)
@@ -38,13 +38,13 @@ def test_the_seed_is_the_same_every_time(tmp_path):
     assert read(tmp_path / "a") != read(tmp_path / "c")
 
 
-def test_a_longer_seed_begins_with_the_shorter_one(tmp_path):
+def test_a_larger_seed_set_starts_with_the_smaller_one(tmp_path):
     draw_seed_set(tmp_path / "short", 5)
     draw_seed_set(tmp_path / "long", 9)
     assert read(tmp_path / "short").items() <= read(tmp_path / "long").items()
 
 
-def test_running_again_keeps_what_is_right_and_replaces_what_is_not(tmp_path):
+def test_running_again_keeps_correct_files_and_replaces_others(tmp_path):
     draw_seed_set(tmp_path, 4)
     before = read(tmp_path)
     kept = tmp_path / "images/00000.webp"
@@ -83,7 +83,7 @@ def test_the_alpha_of_a_circle_is_its_area():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_figure_stands_free_on_the_canvas(shape):
+def test_no_shape_touches_the_border(shape):
     for k in range(30):
         subject = next(s for s in SUBJECTS.values() if s.shape == shape)
         rgba = draw_subject(subject, np.random.default_rng([8, k]), 128)
@@ -125,7 +125,7 @@ def test_prompts_have_the_proportions_of_the_seed():
     assert {SUBJECTS[text].color for text in texts} == set(COLORS)
 
 
-def test_the_captions_read_as_english():
+def test_captions_are_english():
     assert {
         "a red circle",
         "an orange star",
@@ -137,7 +137,7 @@ def test_the_captions_read_as_english():
     assert sum(share for share, _, _ in FAMILIES.values()) == pytest.approx(1)
 
 
-def test_fresh_pictures_show_their_prompts():
+def test_fresh_images_match_their_prompts():
     """At least 97 of 100 unseen pictures of every figure are recognised, at two sizes; colours too."""
     for shape in SHAPES:
         subjects = [s for s in SUBJECTS.values() if s.shape == shape]
@@ -154,7 +154,7 @@ def test_fresh_pictures_show_their_prompts():
 
 @settings(deadline=None)  # the first picture pays for the examples
 @given(st.sampled_from(sorted(SUBJECTS)), st.sampled_from(sorted(SUBJECTS)), st.integers(0, 2**31))
-def test_a_picture_of_one_subject_does_not_show_another(drawn, asked, seed):
+def test_an_image_of_one_subject_does_not_match_another(drawn, asked, seed):
     rgba = draw_subject(SUBJECTS[drawn], np.random.default_rng(seed), 64)
     agreement = check_prompt(rgba, asked)
     if SUBJECTS[drawn].color != SUBJECTS[asked].color:
@@ -181,7 +181,7 @@ def noises():
         yield rgba
 
 
-def test_noise_shows_nothing():
+def test_noise_matches_no_prompt():
     """Forty pieces of noise, fine and coarse, hard and soft, framed and not: none shows shape and colour of anything."""
     for rgba in noises():
         for text in SUBJECTS:
@@ -192,7 +192,7 @@ def test_noise_shows_nothing():
 
 
 @pytest.mark.parametrize("alpha", [0, 1, 255])
-def test_an_even_layer_shows_nothing(alpha):
+def test_a_uniform_layer_matches_no_prompt(alpha):
     """A filled canvas is no square: a figure has a border of nothing."""
     rgba = np.zeros((64, 64, 4), np.uint8)
     rgba[...] = (215, 35, 40, alpha)
@@ -201,7 +201,7 @@ def test_an_even_layer_shows_nothing(alpha):
         assert not check_prompt(rgba, asked.text).shape
 
 
-def test_stripes_whose_mean_is_the_colour_are_not_that_colour():
+def test_stripes_whose_mean_is_a_color_are_not_that_color():
     rgba = draw_subject(Subject("square", "grey"), np.random.default_rng(0), 64)
     rgba[..., :3] = np.where(np.arange(64)[:, None, None] % 2, 255, 5)
     assert not check_prompt(rgba, "grey smoke").color
@@ -220,7 +220,7 @@ def test_a_blurred_and_noisy_star_is_still_a_star():
     assert check_prompt(rgba, "a blue star") == PromptAgreement(color=False, shape=True)
 
 
-def test_texts_outside_the_grammar_are_not_judged():
+def test_texts_outside_the_grammar_are_not_checked():
     rgba = draw_subject(SOLID_RED, np.random.default_rng(0))
     for text in ("", "a cat", "a grey circle", "a red circle and a dog", "red circle"):
         assert check_prompt(rgba, text) is None

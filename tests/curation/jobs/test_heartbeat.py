@@ -18,7 +18,7 @@ def live(database, queue: str | None = None) -> list[workers.WorkerProcess]:
         return workers.list_live_workers(tx, queue)
 
 
-def test_a_worker_is_listed_with_what_it_does_until_it_ends(database) -> None:
+def test_a_worker_is_listed_with_its_job_until_it_ends(database) -> None:
     with worker_heartbeat(database, ["generate", "train"]) as heartbeat:
         [found] = live(database)
         assert (found.id, found.state, found.queues) == (

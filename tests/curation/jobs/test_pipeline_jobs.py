@@ -101,20 +101,20 @@ def attempts(database: Database) -> set[int]:
     ],
 )
 def test_a_store_that_is_away_costs_no_attempt(context, error) -> None:
-    number = open_one(context, 20)
+    round_id = open_one(context, 20)
     context.store.error = error
     for _ in range(2 * leases.MAX_ATTEMPTS):
         with pytest.raises(InstanceTrouble, match="could not be stored"):
-            jobs.generate(context, number)
-    assert states(context.database, number) == {"requested": 20}
+            jobs.generate(context, round_id)
+    assert states(context.database, round_id) == {"requested": 20}
     assert attempts(context.database) == {0}
     context.store.error = None
-    jobs.generate(context, number)
-    assert states(context.database, number) == {"generated": 20}
+    jobs.generate(context, round_id)
+    assert states(context.database, round_id) == {"generated": 20}
 
 
 def test_one_failed_put_does_not_discard_the_others(context) -> None:
-    number = open_one(context, 16)
+    round_id = open_one(context, 16)
     context.store.error, context.store.every = OSError(errno.ENOSPC, "full"), 1
     lost: list[str] = []
     put = context.store.put
@@ -127,18 +127,18 @@ def test_one_failed_put_does_not_discard_the_others(context) -> None:
 
     object.__setattr__(context.store, "put", put_most)
     with pytest.raises(InstanceTrouble, match="3 of 16"):
-        jobs.generate(context, number)
+        jobs.generate(context, round_id)
     object.__setattr__(context.store, "put", put)
-    assert states(context.database, number) == {"generated": 13, "requested": 3}
+    assert states(context.database, round_id) == {"generated": 13, "requested": 3}
     assert attempts(context.database) == {0}
 
 
 def test_screening_reads_no_object_in_a_transaction_and_each_once(context) -> None:
     with context.database.transaction() as tx:
-        number = make_round(tx)
-        make_candidates(tx, context.store, number, 70, CandidateState.generated)
-    jobs.screen(context, number)
-    assert "generated" not in states(context.database, number)
+        round_id = make_round(tx)
+        make_candidates(tx, context.store, round_id, 70, CandidateState.generated)
+    jobs.screen(context, round_id)
+    assert "generated" not in states(context.database, round_id)
     assert len(context.store.read) == len(set(context.store.read)) == 70
     with context.database.transaction() as tx:
         assert tx.scalar(sa.text("select count(*) from leases")) == 0
@@ -157,15 +157,15 @@ def test_the_guard_finds_a_read_in_a_transaction(context, monkeypatch) -> None:
     really_find = measuring.find_measurable
     monkeypatch.setattr(jobs.screening, "find_measurable", find_and_read)
     with context.database.transaction() as tx:
-        number = tx.scalar(sa.select(candidates.c.round_id).where(candidates.c.id == id_))
+        round_id = tx.scalar(sa.select(candidates.c.round_id).where(candidates.c.id == id_))
     with pytest.raises(AssertionError, match="in a transaction"):
-        jobs.screen(context, number)
+        jobs.screen(context, round_id)
 
 
 def test_several_workers_never_claim_the_same_to_screen(context) -> None:
     with context.database.transaction() as tx:
-        number = make_round(tx)
-        make_candidates(tx, context.store, number, 60, CandidateState.generated)
+        round_id = make_round(tx)
+        make_candidates(tx, context.store, round_id, 60, CandidateState.generated)
     claimed: list[object] = []
     barrier = threading.Barrier(6)
 
@@ -173,7 +173,7 @@ def test_several_workers_never_claim_the_same_to_screen(context) -> None:
         barrier.wait()
         for _ in range(3):
             with context.database.transaction() as tx:
-                claimed.extend(claim_generated(tx, number, name, 10, 60))
+                claimed.extend(claim_generated(tx, round_id, name, 10, 60))
 
     threads = [threading.Thread(target=claim, args=(f"worker {n}",)) for n in range(6)]
     for thread in threads:
@@ -185,46 +185,46 @@ def test_several_workers_never_claim_the_same_to_screen(context) -> None:
 
 def test_a_store_that_is_away_fails_no_screening(context) -> None:
     with context.database.transaction() as tx:
-        number = make_round(tx)
-        make_candidates(tx, context.store, number, 8, CandidateState.generated)
+        round_id = make_round(tx)
+        make_candidates(tx, context.store, round_id, 8, CandidateState.generated)
     context.store.error = Unreachable("the object store fails: 503")
     for _ in range(2 * leases.MAX_ATTEMPTS):
         with pytest.raises(InstanceTrouble, match="could not be read"):
-            jobs.screen(context, number)
-    assert states(context.database, number) == {"generated": 8}
+            jobs.screen(context, round_id)
+    assert states(context.database, round_id) == {"generated": 8}
     context.store.error = None
-    jobs.screen(context, number)
-    assert not {"generated", "failed"} & set(states(context.database, number))
+    jobs.screen(context, round_id)
+    assert not {"generated", "failed"} & set(states(context.database, round_id))
 
 
 def test_a_layer_that_is_gone_fails_after_some_attempts_and_is_retried(context) -> None:
     with context.database.transaction() as tx:
-        number = make_round(tx)
-        make_candidates(tx, context.store, number, 1, CandidateState.generated)
+        round_id = make_round(tx)
+        make_candidates(tx, context.store, round_id, 1, CandidateState.generated)
         sha = tx.scalar(sa.select(candidate_layers.c.sha256))
     path = context.store.folder / sha[:2] / sha[2:]
     data = path.read_bytes()
     path.unlink()
     for _ in range(leases.MAX_ATTEMPTS):
-        assert states(context.database, number) == {"generated": 1}
+        assert states(context.database, round_id) == {"generated": 1}
         with pytest.raises(InstanceTrouble):
-            jobs.screen(context, number)
-    assert states(context.database, number) == {"failed": 1}
+            jobs.screen(context, round_id)
+    assert states(context.database, round_id) == {"failed": 1}
     with context.database.transaction() as tx:
-        assert work.fail_reasons(tx, number) == {"no object ...": 1}
-        text = round_report.as_text(round_report.round_report(tx, number))
+        assert work.fail_reasons(tx, round_id) == {"no object ...": 1}
+        text = round_report.as_text(round_report.round_report(tx, round_id))
     assert "no object ...: 1" in text or "no object ..." in text
-    assert f"layerloop round retry {number}" in text
+    assert f"layerloop round retry {round_id}" in text
     path.write_bytes(data)
     environment = {
         "LAYERLOOP_DATABASE": context.settings.database,
         "LAYERLOOP_HOME": str(context.settings.home),
     }
-    ran = CliRunner().invoke(app, ["round", "retry", str(number), "--json"], env=environment)
+    ran = CliRunner().invoke(app, ["round", "retry", str(round_id), "--json"], env=environment)
     assert json.loads(ran.stdout)["reasons"] == {"no object ...": 1}
-    assert states(context.database, number) == {"generated": 1}
-    jobs.screen(context, number)
-    assert states(context.database, number).keys() <= {"refused", "waiting", "screened"}
+    assert states(context.database, round_id) == {"generated": 1}
+    jobs.screen(context, round_id)
+    assert states(context.database, round_id).keys() <= {"refused", "waiting", "screened"}
 
 
 def test_rounds_of_a_higher_priority_come_first_and_equal_ones_in_turn(context) -> None:
@@ -243,15 +243,15 @@ def test_rounds_of_a_higher_priority_come_first_and_equal_ones_in_turn(context) 
     ("sharing", "left", "size"), [(1, 3, 16), (4, 200, 16), (4, 20, 3), (8, 1, 1)]
 )
 def test_the_last_batches_of_a_round_are_small(context, sharing, left, size) -> None:
-    number = open_one(context, left)
+    round_id = open_one(context, left)
     with context.database.transaction() as tx:
         for name in range(sharing):
             idle = WorkerProcess(str(name), "host", 1, ["generate"], "1", WorkerState.idle)
             workers.record_worker(tx, idle)
-        assert work.shared_batch(tx, number, "generate", 16) == size
+        assert work.shared_batch(tx, round_id, "generate", 16) == size
 
 
-def test_pauses_are_told_once_and_without_details(context) -> None:
+def test_pauses_are_logged_once_and_without_details(context) -> None:
     with context.database.transaction() as tx:
         for name, seconds in (("a", 3), ("b", 19)):
             reason = f"screen pauses for {seconds} s: the object store fails: 503 at http://host"

@@ -266,7 +266,7 @@ def test_an_outage_is_no_failure_of_the_run(context: AppContext, error: Exceptio
     assert (found["state"], found["error"], found["attempts"]) == ("finished", None, 2)
 
 
-def test_outages_without_end_fail_the_run_with_a_sentence(context: AppContext) -> None:
+def test_a_lasting_outage_fails_the_run_with_its_reason(context: AppContext) -> None:
     run = request_run(context)
 
     def fail(images: int, folder: Path) -> None:
@@ -367,7 +367,7 @@ def test_a_paused_run_keeps_its_last_state(context: AppContext) -> None:
     assert row(context, run)["state"] == "finished"
 
 
-def test_runs_are_steered_from_the_command_line(
+def test_runs_are_paused_resumed_and_cancelled_by_commands(
     here: Settings, context: AppContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second, third = (request_run(context, seed) for seed in range(3))

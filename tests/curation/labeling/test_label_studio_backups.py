@@ -30,10 +30,10 @@ def pull_all(labeled: LabeledRound) -> None:
 def another(labeled: LabeledRound, store, count: int) -> LabeledRound:
     """Create and push another round."""
     with labeled.database.transaction() as tx:
-        number = make_round(tx)
-        made = make_candidates(tx, store, number, count)
-    labeled.sync.push(number)
-    return LabeledRound(labeled.studio, labeled.database, labeled.sync, number, made)
+        round_id = make_round(tx)
+        made = make_candidates(tx, store, round_id, count)
+    labeled.sync.push(round_id)
+    return LabeledRound(labeled.studio, labeled.database, labeled.sync, round_id, made)
 
 
 @pytest.mark.parametrize("labeled", [12], indirect=True)

@@ -68,13 +68,13 @@ def test_import_with_a_lost_response_is_not_repeated(labeled, store):
 
 def test_import_resumes_after_a_kill_without_duplicates(labeled, store):
     with labeled.database.transaction() as tx:
-        number = make_round(tx)
-        made = make_candidates(tx, store, number, 300)
+        round_id = make_round(tx)
+        made = make_candidates(tx, store, round_id, 300)
     cut_off: list[Unreachable] = []
 
     def push() -> None:
         try:
-            labeled.sync.push(number)
+            labeled.sync.push(round_id)
         except Unreachable as error:
             cut_off.append(error)
 
@@ -86,9 +86,9 @@ def test_import_resumes_after_a_kill_without_duplicates(labeled, store):
     with pytest.raises(Unreachable):
         labeled.sync.pull()
     labeled.studio.start()
-    while labeled.sync.push(number):
+    while labeled.sync.push(round_id):
         pass
-    other = LabeledRound(labeled.studio, labeled.database, labeled.sync, number, made)
+    other = LabeledRound(labeled.studio, labeled.database, labeled.sync, round_id, made)
     assert there(other) == sorted(map(str, made))
     assert agree(other)
 
@@ -210,15 +210,15 @@ def test_an_outage_is_logged_once(database, store, settings, caplog):
         settings, database, store, CeleryQueue(make_app(settings, settings.database))
     )
     with database.transaction() as tx:
-        number = make_round(tx)
-        make_candidates(tx, store, number, 3)
+        round_id = make_round(tx)
+        make_candidates(tx, store, round_id, 3)
     requested = []
     database.send = requested.append
     _failures.clear()
     with caplog.at_level(logging.WARNING, "layerloop.jobs"):
         for _ in range(3):
             jobs.reconcile(context)
-            jobs.push_tasks(context, number)
+            jobs.push_tasks(context, round_id)
     assert [job.name for job in requested] == ["push_tasks"] * 3
     assert len([one for one in caplog.records if "does not answer" in one.message]) == 1
     with database.transaction() as tx:

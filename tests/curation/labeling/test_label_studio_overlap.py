@@ -20,18 +20,18 @@ ADA, BOB, CID = "ada@example.org", "bob@example.org", "cid@example.org"
 def three(labeled, store) -> LabeledRound:
     """Create and push a round with an overlap of three and two candidates."""
     with labeled.database.transaction() as tx:
-        number = make_round(tx)
-        set_consensus(tx, number, ConsensusSettings(ConsensusRule.majority, 3), "test")
-        made = make_candidates(tx, store, number, 2)
-    assert labeled.sync.push(number) == {}, (
+        round_id = make_round(tx)
+        set_consensus(tx, round_id, ConsensusSettings(ConsensusRule.majority, 3), "test")
+        made = make_candidates(tx, store, round_id, 2)
+    assert labeled.sync.push(round_id) == {}, (
         "people there see what others said, so it is not offered unasked"
     )
     with labeled.database.transaction() as tx:
         assert "can see the annotations of others" in projects.switch_interface(
-            tx, number, "label-studio", "test"
+            tx, round_id, "label-studio", "test"
         )
-    labeled.sync.push(number)
-    return LabeledRound(labeled.studio, labeled.database, labeled.sync, number, made)
+    labeled.sync.push(round_id)
+    return LabeledRound(labeled.studio, labeled.database, labeled.sync, round_id, made)
 
 
 def given(labeled: LabeledRound) -> int | None:

@@ -48,8 +48,8 @@ def labeled_rounds(
     with database.transaction() as tx:
         single, pair = make_round(tx), make_round(tx, kind="pair")
         ids = make_candidates(tx, store, single, 3), make_pairs(tx, store, pair, scenes(2, 128))
-    for number in (single, pair):
-        sync.push(number)
+    for round_id in (single, pair):
+        sync.push(round_id)
     yield tuple(
         LabeledRound(studio, database, sync, *both)
         for both in zip((single, pair), ids, strict=True)

@@ -83,10 +83,10 @@ def test_a_refused_project_does_not_stop_others(labeled, store, caplog, monkeypa
     from curation.errors import Refused
 
     with labeled.database.transaction() as tx:
-        number = make_round(tx)
-        made = make_candidates(tx, store, number, 2)
-    labeled.sync.push(number)
-    other = LabeledRound(labeled.studio, labeled.database, labeled.sync, number, made)
+        round_id = make_round(tx)
+        made = make_candidates(tx, store, round_id, 2)
+    labeled.sync.push(round_id)
+    other = LabeledRound(labeled.studio, labeled.database, labeled.sync, round_id, made)
     labeled.studio.annotate(other.task(0), ACCEPT)
     pull = labeled.sync.backend.pull
     refusing = labeled.project.id
@@ -130,28 +130,28 @@ def test_a_refused_task_does_not_stop_others(labeled, store, monkeypatch):
 
 
 def test_users_may_edit_title_and_description(labeled, store):
-    before, number = count_projects(labeled), labeled.project.remote_id
+    before, remote_id = count_projects(labeled), labeled.project.remote_id
     labeled.studio.client.projects.update(
-        number, title="Annas round", description="please be quick"
+        remote_id, title="Annas round", description="please be quick"
     )
     labeled.studio.annotate(labeled.task(0), ACCEPT)
     add_candidates(labeled, store, 2)
     assert labeled.sync.push(labeled.round) == {"pushed": 2}
     assert labeled.sync.pull() == {"decided": 1}
-    assert (count_projects(labeled), labeled.project.remote_id) == (before, number)
-    assert labeled.studio.client.projects.get(number).title == "Annas round"
+    assert (count_projects(labeled), labeled.project.remote_id) == (before, remote_id)
+    assert labeled.studio.client.projects.get(remote_id).title == "Annas round"
     assert reconcile.compare(labeled.sync, labeled.round) == []
 
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_project_with_a_lost_id_is_found_by_its_content(labeled, store, legacy):
     """The push was interrupted before the ID was stored; also as older versions created it."""
-    before, number = count_projects(labeled), labeled.project.remote_id
+    before, remote_id = count_projects(labeled), labeled.project.remote_id
     if legacy:
         plain = configuration(Kind.single)
-        labeled.studio.client.projects.update(number, label_config=plain, description="edited")
+        labeled.studio.client.projects.update(remote_id, label_config=plain, description="edited")
     else:
-        labeled.studio.client.projects.update(number, description="edited", title="edited")
+        labeled.studio.client.projects.update(remote_id, description="edited", title="edited")
     with labeled.database.transaction() as tx:
         lost = (
             {"remote_created_at": None}
@@ -160,12 +160,12 @@ def test_a_project_with_a_lost_id_is_found_by_its_content(labeled, store, legacy
         )
         tx.execute(
             sa.update(labeling_projects)
-            .where(labeling_projects.c.round_id == labeled.round)
+            .where(labeling_projects.c.remote_id == labeled.round)
             .values(lost)
         )
     add_candidates(labeled, store, 2)
     assert labeled.sync.push(labeled.round) == {"pushed": 2}
-    assert (count_projects(labeled), labeled.project.remote_id) == (before, number)
+    assert (count_projects(labeled), labeled.project.remote_id) == (before, remote_id)
 
 
 def test_changed_overlap_is_repaired(labeled):

@@ -125,16 +125,16 @@ def test_a_decision_on_either_interface_removes_the_other(labeled):
         "what was said there was brought home before anything was taken down"
     )
     with labeled.database.transaction() as tx:
-        cards = queue.claim_items(tx, ada, labeled.round, 8, (), 60)
-    assert {card.id for card in cards} < set(labeled.candidates[2:])
-    assert len(cards) == 3, "the other half is left to Bob, who gets it next"
+        items = queue.claim_items(tx, ada, labeled.round, 8, (), 60)
+    assert {item.id for item in items} < set(labeled.candidates[2:])
+    assert len(items) == 3, "the other half is left to Bob, who gets it next"
     assert labeled.sync.push(labeled.round) == {"removed": 3}, (
         "nobody there is given what somebody looks at here"
     )
     assert late not in [
-        number
-        for several in labeled.studio.tasks(labeled.project.remote_id).values()
-        for number in several
+        task_id
+        for task_ids in labeled.studio.tasks(labeled.project.remote_id).values()
+        for task_id in task_ids
     ]
     assert agree(labeled)
 
@@ -188,30 +188,30 @@ def test_an_undo_pushes_the_candidate_again(labeled):
 
 
 def test_switching_the_interface_of_an_open_round(labeled):
-    number = labeled.project.remote_id
+    remote_id = labeled.project.remote_id
     labeled.studio.annotate(labeled.task(0), ACCEPT)
     with labeled.database.transaction() as tx:
         projects.switch_interface(tx, labeled.round, "pages", "test")
     assert labeled.sync.push(labeled.round) == {"removed": 7}
-    assert list(labeled.studio.tasks(number)) == [str(labeled.candidates[0])]
+    assert list(labeled.studio.tasks(remote_id)) == [str(labeled.candidates[0])]
     assert labeled.state(0) == "accepted"
     with labeled.database.transaction() as tx:
         projects.switch_interface(tx, labeled.round, "label-studio", "test")
     assert labeled.sync.push(labeled.round) == {"pushed": 7}
-    assert len(labeled.studio.tasks(number)) == 8
+    assert len(labeled.studio.tasks(remote_id)) == 8
     assert agree(labeled)
 
 
 def test_a_paused_round_has_no_tasks(labeled):
-    number = labeled.project.remote_id
+    remote_id = labeled.project.remote_id
     with labeled.database.transaction() as tx:
         tx.execute(sa.update(rounds).where(rounds.c.id == labeled.round).values(state="paused"))
     assert labeled.sync.push(labeled.round) == {"removed": 8}
-    assert labeled.studio.tasks(number) == {}
+    assert labeled.studio.tasks(remote_id) == {}
 
 
 def test_a_deleted_task_is_pushed_again(labeled):
-    number = labeled.project.remote_id
+    remote_id = labeled.project.remote_id
     labeled.studio.annotate(labeled.task(1), ACCEPT)
     labeled.sync.pull()
     for index in (0, 1):
@@ -223,7 +223,7 @@ def test_a_deleted_task_is_pushed_again(labeled):
     assert labeled.sync.pull() == {"tasks_lost": 2}
     assert (labeled.state(0), labeled.state(1)) == ("waiting", "accepted")
     assert labeled.sync.push(labeled.round) == {"pushed": 1}
-    assert set(labeled.studio.tasks(number)) == {
+    assert set(labeled.studio.tasks(remote_id)) == {
         str(one) for one in (labeled.candidates[0], *labeled.candidates[2:])
     }
     assert agree(labeled)
@@ -266,11 +266,11 @@ def test_a_large_round_has_several_projects(labeled, store):
 
     small = replace(labeled.sync, max_tasks=5)
     with labeled.database.transaction() as tx:
-        number = make_round(tx)
-        made = make_candidates(tx, store, number, 12)
-    assert [small.push(number)["pushed"] for _ in range(4)] == [5, 5, 2, 0]
+        round_id = make_round(tx)
+        made = make_candidates(tx, store, round_id, 12)
+    assert [small.push(round_id)["pushed"] for _ in range(4)] == [5, 5, 2, 0]
     with labeled.database.transaction() as tx:
-        parts = projects.open_projects(tx, small.backend.url, number)
+        parts = projects.open_projects(tx, small.backend.url, round_id)
     assert [project.part for project in parts] == [1, 2, 3]
     there = [one for project in parts for one in labeled.studio.tasks(project.remote_id)]
     assert sorted(there) == sorted(map(str, made))
@@ -290,19 +290,19 @@ def test_concurrent_pushes_create_no_duplicates(labeled, store):
     from tests.support.factories import make_candidates, make_round
 
     with labeled.database.transaction() as tx:
-        number = make_round(tx)
-        made = make_candidates(tx, store, number, 20)
+        round_id = make_round(tx)
+        made = make_candidates(tx, store, round_id, 20)
     several = [
-        threading.Thread(target=replace(labeled.sync, holder=f"{n}").push, args=(number,))
+        threading.Thread(target=replace(labeled.sync, holder=f"{n}").push, args=(round_id,))
         for n in range(4)
     ]
     for one in several:
         one.start()
     for one in several:
         one.join()
-    assert labeled.sync.push(number) == {}
+    assert labeled.sync.push(round_id) == {}
     with labeled.database.transaction() as tx:
-        [project] = projects.open_projects(tx, labeled.sync.backend.url, number)
+        [project] = projects.open_projects(tx, labeled.sync.backend.url, round_id)
     there = labeled.studio.tasks(project.remote_id)
     assert sorted(there) == sorted(map(str, made))
     assert all(len(several) == 1 for several in there.values())

@@ -151,11 +151,11 @@ def test_concurrent_users_of_both_interfaces(labeled):
             me = reviewers.add_reviewer(tx, name).id
         for _ in range(4):
             with labeled.database.transaction() as tx:
-                cards = queue.claim_items(tx, me, labeled.round, 4, (), 60)
+                items = queue.claim_items(tx, me, labeled.round, 4, (), 60)
             done.wait(1)
-            for card in cards:
+            for item in items:
                 with labeled.database.transaction() as tx:
-                    decisions.decide(tx, me, card.id, REJECT, key=uuid.uuid4())
+                    decisions.decide(tx, me, item.id, REJECT, key=uuid.uuid4())
 
     def worker() -> None:
         while not done.wait(0.5):
@@ -192,8 +192,8 @@ def test_two_thousand_tasks_are_pushed_and_removed(studio, backend, database, st
     from curation.rounds import lifecycle as rounds_room
 
     with database.transaction() as tx:
-        number = make_round(tx)
-        made = make_candidates(tx, store, number, 2_000)
+        round_id = make_round(tx)
+        made = make_candidates(tx, store, round_id, 2_000)
     sync = LabelingSync(
         database,
         backend,
@@ -202,13 +202,13 @@ def test_two_thousand_tasks_are_pushed_and_removed(studio, backend, database, st
         10_000,
         pause=0,
     )
-    two = LabeledRound(studio, database, sync, number, made)
-    assert [sync.push(number)["pushed"] for _ in range(2)] == [1_000, 1_000]
+    two = LabeledRound(studio, database, sync, round_id, made)
+    assert [sync.push(round_id)["pushed"] for _ in range(2)] == [1_000, 1_000]
     project = two.project.remote_id
     studio.annotate(two.task(7), ACCEPT, by=ADA)
     assert sync.pull() == {"decided": 1}
     assert len(studio.tasks(project)) == 2_000
     with database.transaction() as tx:
-        rounds_room.close_round(tx, number, "test")
-    assert sync.push(number) == {"removed": 1_999}
+        rounds_room.close_round(tx, round_id, "test")
+    assert sync.push(round_id) == {"removed": 1_999}
     assert list(studio.tasks(project)) == [str(made[7])]

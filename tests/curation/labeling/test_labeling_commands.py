@@ -46,23 +46,23 @@ def call(*arguments: str, code: int = 0) -> str:
 
 def test_commands_push_pull_and_reconcile_a_round(here, studio, database, store):
     with database.transaction() as tx:
-        number = make_round(tx)
-        made = make_candidates(tx, store, number, 3)
+        round_id = make_round(tx)
+        made = make_candidates(tx, store, round_id, 3)
     [response] = json.loads(call("reconcile", "--json", code=1))
-    assert response["message"] == f"3 waiting candidates of round {number} have no task"
-    assert json.loads(call("push", str(number), "--json")) == {"pushed": 3, "removed": 0}
+    assert response["message"] == f"3 waiting candidates of round {round_id} have no task"
+    assert json.loads(call("push", str(round_id), "--json")) == {"pushed": 3, "removed": 0}
     [row] = json.loads(call("status", "--json"))
-    assert (row["round"], row["open"], row["annotated"]) == (number, 3, 0)
-    labeled = LabeledRound(studio, database, None, number, made)
+    assert (row["round"], row["open"], row["annotated"]) == (round_id, 3, 0)
+    labeled = LabeledRound(studio, database, None, round_id, made)
     studio.annotate(labeled.task(0), ACCEPT)
     response = json.loads(call("reconcile", "--json", code=1))
     assert [(one["kind"], one["repairable"]) for one in response] == [("unpulled", True)]
     assert json.loads(call("reconcile", "--apply", "--json")) == []
     assert labeled.state(0) == "accepted"
     studio.annotate(labeled.task(1), REJECT)
-    assert json.loads(call("pull", "--round", str(number), "--json")) == {"decided": 1}
-    call("switch", str(number), "pages")
-    assert json.loads(call("push", str(number), "--json")) == {"pushed": 0, "removed": 1}
+    assert json.loads(call("pull", "--round", str(round_id), "--json")) == {"decided": 1}
+    call("switch", str(round_id), "pages")
+    assert json.loads(call("push", str(round_id), "--json")) == {"pushed": 0, "removed": 1}
     with database.transaction() as tx:
         reviewers.add_reviewer(tx, "Olga")
     [person] = json.loads(call("users", "--match", f"{OWNER}=Olga", "--json"))
@@ -139,10 +139,10 @@ def test_an_unreachable_server_loses_nothing(settings, database, store):
         settings, database, store, CeleryQueue(make_app(settings, settings.database))
     )
     with database.transaction() as tx:
-        number = make_round(tx)
-        [made] = make_candidates(tx, store, number, 1)
+        round_id = make_round(tx)
+        [made] = make_candidates(tx, store, round_id, 1)
     with open_labeling_sync(context, "test") as sync, pytest.raises(Unreachable):
-        sync.push(number)
+        sync.push(round_id)
     with database.transaction() as tx:  # the pages go on
         ada = reviewers.add_reviewer(tx, "ada").id
         assert decisions.decide(tx, ada, made, ACCEPT, key=uuid.uuid4()).state == "accepted"

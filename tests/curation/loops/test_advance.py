@@ -147,14 +147,14 @@ def test_a_gate_keeps_the_former_checkpoint_and_pauses_without_one(instance: Ins
     assert set(filter(None, generators)) == {first["checkpoint_id"]}
 
 
-def test_pause_change_resume_and_cancel(instance: Instance) -> None:
+def test_a_loop_is_paused_changed_resumed_and_cancelled(instance: Instance) -> None:
     instance.seed()
     loop_id = instance.start(replace(PLAN, reviewer=LoopReviewer.person))
     instance.work(lambda: instance.loop(loop_id).round is not None)
-    number = int(instance.loop(loop_id).round or 0)
+    round_id = int(instance.loop(loop_id).round or 0)
     with instance.database.transaction() as tx:
         control.pause_loop(tx, loop_id, "test")
-        assert lifecycle.find_round(tx, number)["state"] == "paused"
+        assert lifecycle.find_round(tx, round_id)["state"] == "paused"
         with pytest.raises(Conflict, match="is paused and cannot be paused"):
             control.pause_loop(tx, loop_id, "test")
         with pytest.raises(Refused, match="rounds is 0"):
@@ -162,10 +162,10 @@ def test_pause_change_resume_and_cancel(instance: Instance) -> None:
         control.change_loop(
             tx, loop_id, "test", {"reviewer": LoopReviewer.rules, "rounds": 1, "accepted": 100}
         )
-        assert lifecycle.find_round(tx, number)["rule_reviewer"]
+        assert lifecycle.find_round(tx, round_id)["rule_reviewer"]
         assert rows.due_loop(tx) is None
         control.resume_loop(tx, loop_id, "test")
-        assert lifecycle.find_round(tx, number)["state"] == "open"
+        assert lifecycle.find_round(tx, round_id)["state"] == "open"
     instance.finish(loop_id)
     assert instance.loop(loop_id).state == LoopState.finished
     # Another one is cancelled while it waits for people: its round is closed.
@@ -173,8 +173,8 @@ def test_pause_change_resume_and_cancel(instance: Instance) -> None:
     instance.work(lambda: instance.loop(other).round is not None)
     with instance.database.transaction() as tx:
         control.cancel_loop(tx, other, "test")
-        number = int(rows.find_loop(tx, other).round or 0)
-        assert lifecycle.find_round(tx, number)["state"] == "closed"
+        round_id = int(rows.find_loop(tx, other).round or 0)
+        assert lifecycle.find_round(tx, round_id)["state"] == "closed"
     assert instance.loop(other).state == LoopState.cancelled
 
 

@@ -29,7 +29,7 @@ def test_a_text_that_is_no_condition_is_refused(text: str) -> None:
         ("harm>=-1.5", {"harm": -1.0}, None, True),
     ],
 )
-def test_conditions(
+def test_conditions_are_evaluated(
     condition: str, metrics: dict[str, float], last: dict[str, float] | None, passed: bool
 ) -> None:
     [result] = check_gate([condition], metrics, last)

@@ -14,7 +14,7 @@ from curation.prompts.parse import parse_line
 from curation.prompts.vocabulary import PLACES, SUBJECTS
 
 
-def test_all_triples_are_there_once():
+def test_every_pair_prompt_occurs_once():
     spoken = list(generate(0))
     assert (
         len(spoken)
@@ -26,7 +26,7 @@ def test_all_triples_are_there_once():
     assert set(generate(1)) == set(spoken)
 
 
-def test_each_is_a_subject_in_a_place_and_the_place_with_nothing_in_it():
+def test_texts_are_a_subject_in_a_place_and_the_empty_place():
     for one in generate(3):
         assert one.foreground and one.background
         where = one.background.removeprefix("an empty ")
@@ -39,7 +39,7 @@ def test_each_is_a_subject_in_a_place_and_the_place_with_nothing_in_it():
         )  # what is asked of language models holds here too
 
 
-def test_subjects_stand_where_they_can():
+def test_subjects_are_in_fitting_places():
     texts = [one.text for one in generate(0)]
     assert not [
         text for text in texts if "boat" in text and not re.search(r"lake|river|harbour|pond", text)

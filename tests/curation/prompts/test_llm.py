@@ -54,7 +54,7 @@ def made(author, count, known=(), seed=0):
     return kept, tally
 
 
-def test_it_asks_until_there_are_enough_and_counts_what_it_leaves_out():
+def test_requests_go_on_until_there_are_enough_prompts():
     author = Author()
     kept, tally = made(author, 25)
     assert len(kept) == len(set(kept)) == tally.kept == 25
@@ -66,12 +66,12 @@ def test_it_asks_until_there_are_enough_and_counts_what_it_leaves_out():
     assert all('{"background":"an empty ' in question for question in author.questions)
 
 
-def test_the_same_seed_gives_the_same_triples_and_another_others():
+def test_equal_seeds_give_equal_prompts_and_others_give_others():
     assert made(Author(), 25)[0] == made(Author(), 25)[0] != made(Author(), 25, seed=1)[0]
 
 
 @pytest.mark.parametrize("stop", [1, 2, 4])
-def test_one_that_was_stopped_goes_on_as_if_it_never_was(stop):
+def test_an_interrupted_generation_resumes_to_the_same_result(stop):
     straight, _ = made(Author(), 25)
     kept: list[Prompt] = []
     author = Author()
@@ -82,14 +82,14 @@ def test_one_that_was_stopped_goes_on_as_if_it_never_was(stop):
     assert made(Author(), 25, kept)[0] == straight
 
 
-def test_enough_is_enough():
+def test_no_request_is_sent_when_there_are_enough_prompts():
     kept, _ = made(Author(), 25)
     author = Author()
     again, tally = made(author, 25, kept)
     assert (again, author.questions, tally.kept) == (kept, [], 0)
 
 
-def test_capitals_and_full_stops_make_no_other_triple():
+def test_capitals_and_full_stops_make_no_other_prompt():
     known = [
         Prompt(f"A {a} in the {b}", f"a {a}.", f"The {b}, empty") for a in THINGS for b in PLACES
     ]
@@ -100,7 +100,7 @@ def test_capitals_and_full_stops_make_no_other_triple():
         made(Author(broken=0), 61, known)
 
 
-def test_a_model_that_only_talks_is_given_up():
+def test_a_model_without_valid_lines_is_given_up():
     author = Author(count=0)
     with pytest.raises(
         Refused, match=f"author@1 returned nothing new .* not a line of JSON {MAX_FUTILE_REQUESTS}"
@@ -109,7 +109,7 @@ def test_a_model_that_only_talks_is_given_up():
     assert len(author.questions) == MAX_FUTILE_REQUESTS
 
 
-def test_the_question_says_what_is_wanted():
+def test_the_request_states_the_format_and_the_examples():
     question, number = compose_request(0, 10, 0)
     assert all(f'"{name}"' in question for name in ("text", "foreground", "background"))
     assert str(PROMPTS_PER_REQUEST) in question

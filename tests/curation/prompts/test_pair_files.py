@@ -12,7 +12,7 @@ from curation.prompts.grammar import generate
 from curation.prompts.pair_files import append_prompts, read_pair_prompts, write_line
 
 
-def test_what_is_written_is_read_again(tmp_path):
+def test_written_prompts_are_read_again(tmp_path):
     path, some = tmp_path / "new" / "prompts.jsonl", list(islice(generate(0), 5))
     assert read_pair_prompts(path) == []
     append_prompts(path, some[:2])
@@ -21,7 +21,7 @@ def test_what_is_written_is_read_again(tmp_path):
     assert set(json.loads(path.read_text().splitlines()[0])) == {"text", "foreground", "background"}
 
 
-def test_a_line_that_was_cut_off_is_made_anew(tmp_path):
+def test_an_incomplete_last_line_is_generated_again(tmp_path):
     path, some = tmp_path / "prompts.jsonl", list(islice(generate(0), 3))
     append_prompts(path, some)
     for cut in (1, 9, 40):
@@ -31,7 +31,7 @@ def test_a_line_that_was_cut_off_is_made_anew(tmp_path):
         assert read_pair_prompts(path) == some
 
 
-def test_a_file_of_something_else_is_named_and_left(tmp_path):
+def test_a_file_with_other_content_is_refused_and_unchanged(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text(write_line(next(generate(0))) + "a red circle\n")
     with pytest.raises(Refused, match="line 2: not a line of JSON"):

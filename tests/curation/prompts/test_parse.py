@@ -22,7 +22,7 @@ def line(**changed):
     return json.dumps(GOOD | changed)
 
 
-def test_lines_between_talk_and_fences_are_read_in_order():
+def test_json_lines_between_other_text_are_read_in_order():
     said = f"Sure!\n```json\n{line()}\n\n{line(text='cats at play', foreground='two cats')}\n```\n"
     answer = parse_completion(said)
     assert [one.text for one in answer.prompts] == ["a cute cat in a garden", "cats at play"]
@@ -74,7 +74,7 @@ def test_texts_are_cleaned_of_blanks_alone():
     )
 
 
-def test_nothing_said_is_counted_too():
+def test_an_empty_answer_is_counted():
     assert (
         parse_completion("").refused
         == parse_completion("```\n```").refused
@@ -83,6 +83,6 @@ def test_nothing_said_is_counted_too():
 
 
 @given(st.text() | st.recursive(st.none() | st.text() | st.integers(), st.lists).map(json.dumps))
-def test_nothing_that_is_said_raises(said):
+def test_no_answer_raises(said):
     answer = parse_completion(said)
     assert answer.prompts or answer.refused

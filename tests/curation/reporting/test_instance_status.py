@@ -30,8 +30,8 @@ from tests.support.servers import free_port
 def busy(database: Database, store: FolderStore) -> int:
     """An instance at work, with some trouble; returns its round."""
     with database.transaction() as tx:
-        number = make_round(tx)
-        waiting = make_candidates(tx, store, number, 3, CandidateState.waiting)
+        round_id = make_round(tx)
+        waiting = make_candidates(tx, store, round_id, 3, CandidateState.waiting)
         make_candidates(tx, store, make_round(tx), 2, CandidateState.failed)
         leases.claim(tx, waiting[:1], "review", "ada", 60)
         for name, state, reason in (
@@ -49,10 +49,10 @@ def busy(database: Database, store: FolderStore) -> int:
                 run | {"error": "no memory", "finished_at": sa.func.now()}
             )
         )
-    return number
+    return round_id
 
 
-def test_it_names_the_work_and_the_trouble(database: Database, busy: int) -> None:
+def test_the_status_lists_work_and_problems(database: Database, busy: int) -> None:
     with database.transaction() as tx:
         found = read_status(tx)
     states = {one.round_id: dict(one.candidates) for one in found.rounds}
@@ -68,7 +68,7 @@ def test_it_names_the_work_and_the_trouble(database: Database, busy: int) -> Non
     assert found.labeling_lag_seconds is None
 
 
-def test_closed_rounds_cost_nothing(database: Database, busy: int) -> None:
+def test_closed_rounds_are_not_read(database: Database, busy: int) -> None:
     with database.transaction() as tx:
         tx.execute(sa.text("update rounds set state = 'closed', closed_at = now()"))
         assert read_status(tx).rounds == []
@@ -82,7 +82,7 @@ def samples(text: bytes) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_prometheus_reads_the_same_numbers(database: Database, busy: int) -> None:
+def test_the_prometheus_metrics_have_the_same_numbers(database: Database, busy: int) -> None:
     found = samples(render_metrics([instance_registry(database)]))
     assert found["layerloop_database_up",] == 1
     assert found["layerloop_queue_jobs", "screen"] == 1
@@ -96,7 +96,7 @@ def test_prometheus_reads_the_same_numbers(database: Database, busy: int) -> Non
     assert found["layerloop_runs", "caption", "failed"] == 1
 
 
-def test_without_a_database_the_metrics_say_so() -> None:
+def test_the_metrics_report_a_missing_database() -> None:
     nowhere = Database(f"postgresql://nobody@127.0.0.1:{free_port()}/x")
     found = samples(render_metrics([instance_registry(nowhere)]))
     assert found["layerloop_database_up",] == 0
@@ -118,7 +118,7 @@ def call(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., s
     return call_
 
 
-def test_the_commands_show_it(call: Callable[..., str], busy: int) -> None:
+def test_the_commands_show_the_status(call: Callable[..., str], busy: int) -> None:
     found = json.loads(call("status", "--json"))
     assert found["rounds"][0]["candidates"] == {"waiting": 3}
     text = call("status")
@@ -129,6 +129,6 @@ def test_the_commands_show_it(call: Callable[..., str], busy: int) -> None:
     assert "generate 1" in call("worker", "list")
 
 
-def test_an_empty_instance_has_no_trouble(call: Callable[..., str]) -> None:
+def test_an_empty_instance_has_no_problems(call: Callable[..., str]) -> None:
     assert "no trouble" in call("status")
     assert json.loads(call("worker", "list", "--json")) == []

@@ -18,11 +18,11 @@ from curation.review.reviewers import add_reviewer
 from tests.support.factories import make_candidates, make_round
 
 
-def test_a_sample_and_a_checkpoint_name_each_other(database, store):
+def test_the_lineage_of_a_sample_and_of_a_checkpoint_refer_to_each_other(database, store):
     with database.transaction() as tx:
-        number = make_round(tx)
-        drawing = tx.scalar(sa.select(rounds.c.checkpoint_id).where(rounds.c.id == number))
-        [candidate, _] = make_candidates(tx, store, number, 2, CandidateState.accepted)
+        round_id = make_round(tx)
+        drawing = tx.scalar(sa.select(rounds.c.checkpoint_id).where(rounds.c.id == round_id))
+        [candidate, _] = make_candidates(tx, store, round_id, 2, CandidateState.accepted)
         ada = add_reviewer(tx, "Ada")
         row = {"candidate_id": candidate, "reviewer_id": ada.id, "verdict": "accept",
                "channel": "test", "key": uuid.uuid4()}  # fmt: skip
@@ -35,8 +35,11 @@ def test_a_sample_and_a_checkpoint_name_each_other(database, store):
         register_checkpoint(tx, trained, "test")
     found = why_sample(database, store, sample.hex[:10])
     with database.transaction() as tx:
-        assert (found["candidate"]["round"], found["candidate"]["checkpoint"]) == (number, drawing)
-        assert found["candidate"]["prompt"] == f"prompt 0 of round {number}"
+        assert (found["candidate"]["round"], found["candidate"]["checkpoint"]) == (
+            round_id,
+            drawing,
+        )
+        assert found["candidate"]["prompt"] == f"prompt 0 of round {round_id}"
         assert [(one["reviewer"], one["verdict"]) for one in found["candidate"]["decisions"]] == [
             ("Ada", "accept")
         ]
@@ -47,7 +50,7 @@ def test_a_sample_and_a_checkpoint_name_each_other(database, store):
         assert (of_trained["snapshot"], of_trained["samples"]) == (frozen.id, 1)
         assert [one["id"] for one in of_trained["ancestors"]] == [drawing]
         of_drawing = used_by_checkpoint(tx, drawing)
-        assert of_drawing["rounds"] == [{"id": number, "candidates": 2, "samples": 1}]
+        assert of_drawing["rounds"] == [{"id": round_id, "candidates": 2, "samples": 1}]
         assert of_drawing["children"] == [trained.id]
     with pytest.raises(NotFound):
         why_sample(database, store, "0" * 32)

@@ -29,8 +29,8 @@ def two(database, store) -> tuple[int, int]:
     """Two rounds with eight candidates each."""
     with database.transaction() as tx:
         numbers = make_round(tx), make_round(tx)
-        for number in numbers:
-            make_candidates(tx, store, number, 8)
+        for round_id in numbers:
+            make_candidates(tx, store, round_id, 8)
     return numbers
 
 
@@ -39,13 +39,13 @@ def who(database: Database, name: str) -> int:
         return add_reviewer(tx, name).id
 
 
-def take(database, reviewer: int, number: int | None, count: int, holding=(), page=None):
+def take(database, reviewer: int, round_id: int | None, count: int, holding=(), page=None):
     with database.transaction() as tx:
-        return queue.claim_batch(tx, reviewer, number, count, holding, 60, page)
+        return queue.claim_batch(tx, reviewer, round_id, count, holding, 60, page)
 
 
-def ids(tray) -> list[uuid.UUID]:
-    return [card.id for card in tray.items]
+def ids(batch) -> list[uuid.UUID]:
+    return [item.id for item in batch.items]
 
 
 def run_out(database) -> None:
@@ -62,7 +62,7 @@ def say(database, reviewer: int, one: uuid.UUID, verdict=Verdict.accept):
         return decide(tx, reviewer, one, verdict, key=uuid.uuid4(), only_claimed=True)
 
 
-def test_work_elsewhere_keeps_no_lease_alive(database, two):
+def test_only_leases_in_use_are_renewed(database, two):
     ann, bob = who(database, "ann"), who(database, "bob")
     left = ids(take(database, ann, two[0], 8, page=PAGE))
     held = ids(take(database, ann, two[1], 4, page=OTHER_PAGE))
@@ -82,14 +82,14 @@ def test_work_elsewhere_keeps_no_lease_alive(database, two):
     assert len(ids(take(database, bob, two[0], 8))) == 8, "the round that was left is free"
 
 
-def test_a_change_of_round_on_one_page_hands_back(database, two):
+def test_switching_the_round_on_a_page_releases_its_leases(database, two):
     ann, bob = who(database, "ann"), who(database, "bob")
     assert len(ids(take(database, ann, two[0], 8, page=PAGE))) == 8
     assert len(ids(take(database, ann, two[1], 4, page=PAGE))) == 4
     assert len(ids(take(database, bob, two[0], 8))) == 8
 
 
-def test_two_pages_of_one_reviewer_share_nothing(database, two):
+def test_two_pages_of_one_reviewer_get_different_candidates(database, two):
     ann = who(database, "ann")
     first = ids(take(database, ann, two[0], 4, page=PAGE))
     second = ids(take(database, ann, two[0], 4, page=OTHER_PAGE))
@@ -100,13 +100,13 @@ def test_two_pages_of_one_reviewer_share_nothing(database, two):
     assert states(database, two[0]) == {"showing": 4, "waiting": 4}
 
 
-def test_a_page_takes_over_from_the_one_before_it_in_its_tab(database, two):
+def test_a_reloaded_tab_takes_over_the_leases_of_its_former_page(database, two):
     """Also what that one was given too late; what it returns too late stays with the new one."""
     ann, bob = who(database, "ann"), who(database, "bob")
     late = ids(take(database, ann, two[0], 4, page=PAGE))
     with database.transaction() as tx:
-        tray = queue.claim_batch(tx, ann, two[0], 4, (), 60, OTHER_PAGE, PAGE)
-        assert ids(tray) == late
+        batch = queue.claim_batch(tx, ann, two[0], 4, (), 60, OTHER_PAGE, PAGE)
+        assert ids(batch) == late
         queue.release_claimed(tx, ann, late, PAGE)
     assert not set(ids(take(database, bob, two[0], 8))) & set(late)
     with database.transaction() as tx:
@@ -114,7 +114,7 @@ def test_a_page_takes_over_from_the_one_before_it_in_its_tab(database, two):
     assert set(ids(take(database, bob, two[0], 8))) >= set(late), "another round was opened"
 
 
-def test_what_is_handed_back_is_free_at_once_and_first_for_who_returns(database, two):
+def test_released_candidates_are_free_at_once_and_first_for_their_reviewer(database, two):
     ann, bob = who(database, "ann"), who(database, "bob")
     held = ids(take(database, ann, two[0], 6, page=PAGE))
     with database.transaction() as tx:
@@ -127,7 +127,7 @@ def test_what_is_handed_back_is_free_at_once_and_first_for_who_returns(database,
     assert set(again) == set(held) - set(taken)
 
 
-def test_nobody_hands_back_what_others_hold(database, two):
+def test_a_reviewer_cannot_release_leases_of_others(database, two):
     ann, bob = who(database, "ann"), who(database, "bob")
     held = ids(take(database, ann, two[0], 4, page=PAGE))
     with database.transaction() as tx:
@@ -135,7 +135,7 @@ def test_nobody_hands_back_what_others_hold(database, two):
     assert states(database, two[0]) == {"showing": 4, "waiting": 4}
 
 
-def test_a_late_decision_is_taken_while_nobody_else_decided(database, two):
+def test_a_late_decision_is_saved_while_no_other_reviewer_decided(database, two):
     ann, bob = who(database, "ann"), who(database, "bob")
     first, second, third = ids(take(database, ann, two[0], 3))
     run_out(database)
@@ -149,7 +149,7 @@ def test_a_late_decision_is_taken_while_nobody_else_decided(database, two):
     assert "reject" not in str(output.value), "what others said stays unseen"
 
 
-def test_what_was_never_shown_cannot_be_decided_or_held(database, two):
+def test_an_unclaimed_candidate_can_neither_be_decided_nor_kept(database, two):
     ann = who(database, "ann")
     shown = ids(take(database, ann, two[0], 2))
     with database.transaction() as tx:
@@ -163,14 +163,14 @@ def test_what_was_never_shown_cannot_be_decided_or_held(database, two):
     assert states(database, two[0]) == {"showing": 2, "waiting": 6}
 
 
-def test_a_paused_round_takes_what_was_shown_and_gives_nothing_more(database, two):
+def test_a_paused_round_accepts_decisions_and_serves_nothing(database, two):
     ann = who(database, "ann")
     first, second, third, fourth = ids(take(database, ann, two[0], 4, page=PAGE))
     with database.transaction() as tx:
         lifecycle.pause_round(tx, two[0], "test")
     assert say(database, ann, first).state == "accepted"
     with database.transaction() as tx:
-        assert undo(tx, ann, None, key=uuid.uuid4(), seconds=60, page=PAGE).card.id == first
+        assert undo(tx, ann, None, key=uuid.uuid4(), seconds=60, page=PAGE).item.id == first
     assert say(database, ann, first, Verdict.reject).state == "rejected"
     assert take(database, ann, two[0], 0, [second, third], PAGE).lost == (), "renewed: it is in use"
     assert take(database, ann, two[0], 8, [second, third, fourth], PAGE).items == ()
@@ -183,7 +183,7 @@ def test_a_paused_round_takes_what_was_shown_and_gives_nothing_more(database, tw
         say(database, ann, fourth)
 
 
-def test_nobody_decides_twice_whatever_key_they_use(database, two):
+def test_a_reviewer_decides_a_candidate_once_with_any_key(database, two):
     ann = who(database, "ann")
     (one,) = ids(take(database, ann, two[0], 1))
     say(database, ann, one)
@@ -192,7 +192,9 @@ def test_nobody_decides_twice_whatever_key_they_use(database, two):
             say(database, ann, one, verdict)
 
 
-def test_pages_of_two_reviewers_at_two_servers_starve_nobody(database, database_address, two):
+def test_concurrent_claims_at_two_servers_leave_no_candidate_unclaimed(
+    database, database_address, two
+):
     """Two processes' worth of connections: pages take, renew, decide and leave at once, and all is decided once."""
     servers = [database, Database(database_address)]
     people = [who(database, name) for name in ("ann", "bob")]
@@ -228,8 +230,8 @@ def test_pages_of_two_reviewers_at_two_servers_starve_nobody(database, database_
     servers[1].close()
     run_out(database)
     left = Counter()
-    for number in two:
-        left += Counter(states(database, number))
+    for round_id in two:
+        left += Counter(states(database, round_id))
     assert set(decided.values()) == {1}
     assert left["accepted"] == len(decided)
     while rest := ids(take(database, people[0], None, 8)):

@@ -36,7 +36,7 @@ class Panel:
     """A round that several decide, with its candidates and people by name."""
 
     database: Database
-    number: int
+    round_id: int
     ids: list[uuid.UUID]
     people: dict[str, int] = field(default_factory=dict)
 
@@ -51,8 +51,8 @@ class Panel:
     ) -> list[uuid.UUID]:
         with self.database.transaction() as tx:
             return [
-                card.id
-                for card in claim_batch(tx, self.who(name), self.number, count, holding, 60).items
+                item.id
+                for item in claim_batch(tx, self.who(name), self.round_id, count, holding, 60).items
             ]
 
     def decide(self, name: str, candidate: uuid.UUID, verdict: Verdict = ACCEPT, **more):
@@ -85,9 +85,9 @@ class Panel:
 def open_panel(database, store):
     def open_(consensus: ConsensusSettings, count: int = 3) -> Panel:
         with database.transaction() as tx:
-            number = make_round(tx)
-            set_consensus(tx, number, consensus, "test")
-            return Panel(database, number, list(make_candidates(tx, store, number, count)))
+            round_id = make_round(tx)
+            set_consensus(tx, round_id, consensus, "test")
+            return Panel(database, round_id, list(make_candidates(tx, store, round_id, count)))
 
     return open_
 
@@ -96,7 +96,7 @@ def majority(overlap: int = 3, **more) -> ConsensusSettings:
     return ConsensusSettings(ConsensusRule.majority, overlap, **more)
 
 
-def test_a_verdict_stands_when_enough_have_said_it(open_panel):
+def test_consensus_is_reached_by_enough_equal_verdicts(open_panel):
     panel = open_panel(majority())
     one = panel.ids[0]
     for name in ("ann", "bob"):
@@ -113,7 +113,7 @@ def test_a_verdict_stands_when_enough_have_said_it(open_panel):
         panel.decide("dan", one)
 
 
-def test_nobody_is_shown_a_candidate_twice(open_panel):
+def test_no_reviewer_gets_a_candidate_twice(open_panel):
     panel = open_panel(majority(2))
     one, two, three = panel.ids
     assert set(panel.take("ann")) == {one, two, three}
@@ -130,11 +130,11 @@ def test_nobody_is_shown_a_candidate_twice(open_panel):
         )
         leases.expire(tx)
     with panel.database.transaction() as tx:
-        tray = claim_batch(tx, panel.who("ann"), panel.number, 0, (one, two), 60)
-    assert tray.lost == (one,), "swept, and not to be looked at again by who has decided it"
+        batch = claim_batch(tx, panel.who("ann"), panel.round_id, 0, (one, two), 60)
+    assert batch.lost == (one,), "swept, and not to be looked at again by who has decided it"
 
 
-def test_begun_candidates_come_before_fresh_ones(open_panel):
+def test_partly_decided_candidates_come_before_undecided_ones(open_panel):
     panel = open_panel(majority(2), count=6)
     first = panel.take("ann", 2)
     for one in first:
@@ -142,7 +142,7 @@ def test_begun_candidates_come_before_fresh_ones(open_panel):
     assert set(panel.take("bob", 2)) == set(first)
 
 
-def test_beyond_the_first_look_the_rest_is_found_once_nothing_fresh_is_left(
+def test_partly_decided_candidates_beyond_the_scan_limit_come_after_undecided_ones(
     open_panel, monkeypatch
 ):
     monkeypatch.setattr("curation.review.queue.SCAN_LIMIT", 2)
@@ -184,14 +184,14 @@ def test_a_tie_goes_to_an_adjudicator_who_has_not_decided_it(open_panel):
     assert rows == [False, False, True]
     with pytest.raises(Conflict, match="final decision"):
         panel.undo("ann")
-    assert panel.undo("fay", final.decision).card.id == one
+    assert panel.undo("fay", final.decision).item.id == one
     assert panel.row(one) == ("showing", 2)
     panel.decide("fay", one, REJECT)
     assert panel.row(one) == ("rejected", 2)
     assert panel.sampled() == set()
 
 
-def test_certainty_one_asks_that_all_agree(open_panel):
+def test_certainty_1_requires_that_all_agree(open_panel):
     panel = open_panel(majority(3, certainty=1.0))
     one, two, _ = panel.ids
     for name, verdict in (("ann", ACCEPT), ("bob", ACCEPT), ("cy", REJECT)):
@@ -201,12 +201,12 @@ def test_certainty_one_asks_that_all_agree(open_panel):
     assert panel.row(two) == ("rejected", 3)
 
 
-def test_undoing_one_of_several_reopens_it(open_panel):
+def test_undoing_one_of_several_verdicts_reopens_the_candidate(open_panel):
     panel = open_panel(majority(3))
     one = panel.ids[0]
     output = {name: panel.decide(name, one).decision for name in ("ann", "bob", "cy")}
     assert panel.sampled() == {one}
-    assert panel.undo("ann", output["ann"]).card.id == one
+    assert panel.undo("ann", output["ann"]).item.id == one
     assert panel.row(one) == ("showing", 2)
     assert panel.sampled() == set()
     with pytest.raises(Conflict, match="another reviewer"):
@@ -215,15 +215,15 @@ def test_undoing_one_of_several_reopens_it(open_panel):
     assert panel.row(one) == ("accepted", 3), "two still accept it"
 
 
-def test_a_verdict_is_taken_back_even_while_the_next_reviewer_looks(open_panel):
+def test_a_verdict_can_be_undone_while_another_reviewer_has_the_candidate(open_panel):
     panel = open_panel(majority(2), count=1)
     (one,) = panel.take("ann")
     panel.decide("ann", one)
     assert panel.take("bob") == [one]
-    assert panel.undo("ann").card.id == one
+    assert panel.undo("ann").item.id == one
     assert panel.row(one) == ("showing", 0)
     with panel.database.transaction() as tx:
-        assert claim_batch(tx, panel.who("bob"), panel.number, 0, (one,), 60).lost == (one,)
+        assert claim_batch(tx, panel.who("bob"), panel.round_id, 0, (one,), 60).lost == (one,)
     panel.decide("ann", one, REJECT)
     assert panel.take("bob") == [one]
 
@@ -239,24 +239,26 @@ def test_a_skip_is_no_verdict(open_panel):
         panel.undo("ann")
 
 
-def test_the_oracle_decides_alone_unless_it_is_a_voice(open_panel):
+def test_the_rule_reviewer_decides_alone_unless_it_counts_as_one_vote(open_panel):
     alone, voice = open_panel(majority(2)), open_panel(majority(2, rule_reviewer_votes=True))
     for panel, state in ((alone, "rejected"), (voice, "waiting")):
         panel.decide("ann", panel.ids[0])
         with panel.database.transaction() as tx:
-            oracle = add_rule_reviewer(tx)
-            card = next(
-                card
-                for card in decisions.claim_items(tx, oracle, panel.number, 8, (), 60)
-                if card.id == panel.ids[0]
+            rule_reviewer = add_rule_reviewer(tx)
+            item = next(
+                item
+                for item in decisions.claim_items(tx, rule_reviewer, panel.round_id, 8, (), 60)
+                if item.id == panel.ids[0]
             )
-            decisions.record_rule_verdict(tx, oracle, card, RuleVerdict(REJECT, (), "a halo"))
+            decisions.record_rule_verdict(
+                tx, rule_reviewer, item, RuleVerdict(REJECT, (), "a halo")
+            )
         assert panel.row(panel.ids[0])[0] == state
         with panel.database.transaction() as tx:
             tx.execute(sa.update(reviewers).values(name=sa.func.md5(reviewers.c.name)))
 
 
-def test_what_is_known_of_reviewers_settles_what_a_majority_would_not(open_panel):
+def test_skill_estimates_decide_where_a_majority_does_not(open_panel):
     """Ann and Bob are always right, Cy says what he likes: learnt from the others, two against one is sure enough."""
     panel = open_panel(ConsensusSettings(ConsensusRule.dawid_skene, 3, certainty=0.9), count=30)
     requested: list[Job] = []
@@ -267,21 +269,21 @@ def test_what_is_known_of_reviewers_settles_what_a_majority_would_not(open_panel
         panel.decide("ann", one, right)
         panel.decide("bob", one, right)
         panel.decide("cy", one, right if index % 3 else (REJECT if truth[one] else ACCEPT))
-    assert Job("aggregate", (panel.number,)) in requested
-    assert states(panel.database, panel.number) == {"accepted": 10, "rejected": 10, "waiting": 10}
+    assert Job("aggregate", (panel.round_id,)) in requested
+    assert states(panel.database, panel.round_id) == {"accepted": 10, "rejected": 10, "waiting": 10}
     with panel.database.transaction() as tx:
-        assert rounds_needing_skill_estimates(tx) == [panel.number], (
+        assert rounds_needing_skill_estimates(tx) == [panel.round_id], (
             "the sweep asks again, should the job be lost"
         )
     with panel.database.transaction() as tx:
-        assert aggregation.resolve_waiting(tx, panel.number) == 10
+        assert aggregation.resolve_waiting(tx, panel.round_id) == 10
         assert rounds_needing_skill_estimates(tx) == []
         assert tx.scalar(sa.select(aggregations.c.votes)) == 90
-    assert states(panel.database, panel.number) == {"accepted": 15, "rejected": 15}
+    assert states(panel.database, panel.round_id) == {"accepted": 15, "rejected": 15}
     assert panel.sampled() == {one for one in panel.ids if truth[one]}
 
 
-def test_flips_are_told_before_they_are_made_and_made_in_the_open(open_panel):
+def test_changed_verdicts_are_listed_first_and_logged_when_applied(open_panel):
     """Three careless reviewers outvote two careful ones now and then; who else agrees with whom tells it."""
     panel = open_panel(majority(5), count=25)
     wrong = {"ann": (), "bob": (), "cy": (0, 1), "dan": (1, 2), "eve": (1, 3)}
@@ -289,10 +291,10 @@ def test_flips_are_told_before_they_are_made_and_made_in_the_open(open_panel):
         right, other = (ACCEPT, REJECT) if index % 2 else (REJECT, ACCEPT)
         for name, when in wrong.items():
             panel.decide(name, one, other if index % 5 in when else right)
-    before = states(panel.database, panel.number)
+    before = states(panel.database, panel.round_id)
     with panel.database.transaction() as tx:
-        output = aggregation.find_verdict_changes(tx, panel.number, certainty=0.9)
-    assert states(panel.database, panel.number) == before, "a dry run"
+        output = aggregation.find_verdict_changes(tx, panel.round_id, certainty=0.9)
+    assert states(panel.database, panel.round_id) == before, "a dry run"
     assert {skill["reviewer"] for skill in output["skills"]} == set(wrong)
     assert output["decided"] == 25
     assert {flip["candidate"] for flip in output["flips"]} == {
@@ -303,9 +305,9 @@ def test_flips_are_told_before_they_are_made_and_made_in_the_open(open_panel):
         assert len(flip["votes"]) == 5
     with panel.database.transaction() as tx:
         assert tx.scalar(sa.select(sa.func.count()).select_from(aggregations)) == 0, "dry indeed"
-        done = aggregation.apply_verdict_changes(tx, panel.number)
+        done = aggregation.apply_verdict_changes(tx, panel.round_id)
         assert (done["flips"], done["turned"]) == (output["flips"], len(output["flips"]))
-        assert aggregation.apply_verdict_changes(tx, panel.number)["turned"] == 0, "twice is once"
+        assert aggregation.apply_verdict_changes(tx, panel.round_id)["turned"] == 0, "twice is once"
         rows = tx.execute(
             sa.select(decisions_table).where(decisions_table.c.channel == "consensus")
         ).all()
@@ -323,16 +325,16 @@ def test_flips_are_told_before_they_are_made_and_made_in_the_open(open_panel):
                 sa.select(candidates.c.id).where(candidates.c.state == CandidateState.accepted)
             ).scalars()
         )
-        again = aggregation.find_verdict_changes(tx, panel.number, certainty=0.9)
+        again = aggregation.find_verdict_changes(tx, panel.round_id, certainty=0.9)
     assert panel.sampled() == accepted
     assert again["flips"] == []
 
 
-def test_consensus_is_said_before_the_first_decision(open_panel):
+def test_consensus_cannot_change_after_the_first_decision(open_panel):
     panel = open_panel(majority(2))
     panel.decide("ann", panel.ids[0])
     with pytest.raises(Conflict, match="already has decisions"), panel.database.transaction() as tx:
-        set_consensus(tx, panel.number, ConsensusSettings(), "test")
+        set_consensus(tx, panel.round_id, ConsensusSettings(), "test")
     for wrong in (
         {"overlap": 2},
         {"rule": ConsensusRule.majority},
@@ -344,14 +346,14 @@ def test_consensus_is_said_before_the_first_decision(open_panel):
     assert ConsensusSettings.read({}) == ConsensusSettings()
 
 
-def test_closing_a_round_withdraws_what_lacks_a_verdict(open_panel):
+def test_closing_a_round_withdraws_candidates_without_consensus(open_panel):
     panel = open_panel(majority(2))
     one, two, _ = panel.ids
     for name in ("ann", "bob"):
         panel.decide(name, one)
     panel.decide("ann", two)
     with panel.database.transaction() as tx:
-        assert lifecycle.close_round(tx, panel.number, "test") == 2
+        assert lifecycle.close_round(tx, panel.round_id, "test") == 2
     with pytest.raises(Conflict, match="closed"):
         panel.undo("ann")
     assert panel.sampled() == {one}

@@ -43,11 +43,11 @@ class Deciding(RuleBasedStateMachine):
         with self.database.transaction() as tx:
             tx.execute(sa.delete(leases_table))
             tx.execute(sa.text("update rounds set state = 'closed'"))
-            self.number = make_round(tx)
+            self.round_id = make_round(tx)
             set_consensus(
-                tx, self.number, ConsensusSettings(ConsensusRule.majority, OVERLAP), "test"
+                tx, self.round_id, ConsensusSettings(ConsensusRule.majority, OVERLAP), "test"
             )
-            self.ids = sorted(make_candidates(tx, self.store, self.number, COUNT))
+            self.ids = sorted(make_candidates(tx, self.store, self.round_id, COUNT))
             access = (Role.annotator, Role.annotator, Role.engineer)
             self.people = [add_reviewer(tx, uuid.uuid4().hex, one).id for one in access]
         self.held: dict[uuid.UUID, int] = {}
@@ -73,12 +73,12 @@ class Deciding(RuleBasedStateMachine):
     def take(self, who: int, count: int) -> None:
         own = [one for one, holder in self.held.items() if holder == who]
         with self.database.transaction() as tx:
-            cards = decisions.claim_items(tx, self.people[who], None, count, own, 60)
+            items = decisions.claim_items(tx, self.people[who], None, count, own, 60)
         free = [one for one in self.ids if one not in self.held and self.may_look(who, one)]
-        assert len(cards) == min(count, len(free))
-        for card in cards:
-            assert card.id in free
-            self.held[card.id] = who
+        assert len(items) == min(count, len(free))
+        for item in items:
+            assert item.id in free
+            self.held[item.id] = who
 
     @rule(
         who=PEOPLE,
@@ -127,7 +127,7 @@ class Deciding(RuleBasedStateMachine):
             )
             assert one in self.final if kind == "vote" else kind == "skip" and not waits
             return
-        assert undone.card.id == one
+        assert undone.item.id == one
         self.made[who].pop()
         if kind == "vote":
             del self.votes[one][who]
@@ -146,17 +146,17 @@ class Deciding(RuleBasedStateMachine):
 
     @invariant()
     def the_records_agree(self) -> None:
-        if not hasattr(self, "number"):
+        if not hasattr(self, "round_id"):
             return
         with self.database.transaction() as tx:
-            own = candidates.c.round_id == self.number
+            own = candidates.c.round_id == self.round_id
             rows = tx.execute(
                 sa.select(candidates.c.id, candidates.c.state, candidates.c.decided).where(own)
             ).all()
             leased = dict(
                 tx.execute(sa.select(leases_table.c.subject, leases_table.c.holder)).all()
             )
-            standing = (samples.c.withdrawn_at.is_(None)) & (samples.c.round == self.number)
+            standing = (samples.c.withdrawn_at.is_(None)) & (samples.c.round == self.round_id)
             sampled = set(tx.execute(sa.select(samples.c.candidate_id).where(standing)).scalars())
         assert {row.id: (row.state, row.decided) for row in rows} == {
             one: (self.state_of(one), len(self.votes[one])) for one in self.ids
@@ -171,7 +171,7 @@ class Deciding(RuleBasedStateMachine):
         return "showing" if one in self.held else "waiting"
 
 
-def test_any_order_of_verdicts_keeps_the_records_in_agreement(database, store):
+def test_any_order_of_verdicts_keeps_the_records_consistent(database, store):
     Deciding.database, Deciding.store = database, store
     few = settings(
         max_examples=20,

@@ -31,15 +31,15 @@ from tests.support.factories import make_candidates, make_round
 MIXED = {"kind": "mixed", "share": 0.4, "likely": 0.5, "uncertain": 0.2, "random": 0.3}
 
 
-def test_the_price_by_slice_is_what_was_worked_out_by_hand(database, store):
+def test_the_cost_by_slice_equals_values_computed_by_hand(database, store):
     with database.transaction() as tx:
-        number = make_round(tx)
-        ids = list(make_candidates(tx, store, number, 9))
+        round_id = make_round(tx)
+        ids = list(make_candidates(tx, store, round_id, 9))
         for place, name in enumerate(["likely"] * 4 + ["random"] * 5):
             tx.execute(
                 sa.update(candidates).where(candidates.c.id == ids[place]).values(slice=name)
             )
-        ann, oracle = add_reviewer(tx, "ann").id, add_rule_reviewer(tx)
+        ann, rule_reviewer = add_reviewer(tx, "ann").id, add_rule_reviewer(tx)
 
         def say(place, verdict, dwell_ms, who=ann):
             return decisions.decide(
@@ -53,8 +53,8 @@ def test_the_price_by_slice_is_what_was_worked_out_by_hand(database, store):
         say(5, Verdict.accept, 4_000)
         decisions.undo(tx, ann, None, key=uuid.uuid4(), seconds=60)
         say(5, Verdict.reject, 1_000)
-        say(6, Verdict.accept, None, oracle)
-        output = review_cost.review_cost(tx, number)
+        say(6, Verdict.accept, None, rule_reviewer)
+        output = review_cost.review_cost(tx, round_id)
     likely, random = output["slices"]
     # Three reviews at a mean of 2 s, the unmeasured one too, for two accepts.
     assert likely == {
@@ -79,12 +79,12 @@ def test_the_price_by_slice_is_what_was_worked_out_by_hand(database, store):
     assert output["stop"] is None
 
 
-def test_votes_of_several_on_one_candidate_are_looks_and_one_accept(database, store):
+def test_several_verdicts_on_one_candidate_are_several_reviews_and_one_accept(database, store):
     """Two of three have seen the one that waits: a look of it, three of what is fresh. A re-aggregation reviews at nothing."""
     with database.transaction() as tx:
-        number = make_round(tx)
-        consensus.set_consensus(tx, number, consensus.make_consensus(3, None, None), "test")
-        first, turned, begun, _ = make_candidates(tx, store, number, 4)
+        round_id = make_round(tx)
+        consensus.set_consensus(tx, round_id, consensus.make_consensus(3, None, None), "test")
+        first, turned, begun, _ = make_candidates(tx, store, round_id, 4)
         people = [add_reviewer(tx, name).id for name in ("ann", "bob", "cy")]
 
         def say(who, candidate, verdict=Verdict.accept):
@@ -100,7 +100,7 @@ def test_votes_of_several_on_one_candidate_are_looks_and_one_accept(database, st
                "key": uuid.uuid4()}  # fmt: skip
         tx.execute(sa.insert(decisions_table), row)
         apply_final_state(tx, turned, CandidateState.rejected)
-        output = review_cost.review_cost(tx, number)
+        output = review_cost.review_cost(tx, round_id)
     assert output["slices"] == [
         {
             "slice": "random",
@@ -116,65 +116,65 @@ def test_votes_of_several_on_one_candidate_are_looks_and_one_accept(database, st
     assert hour["accepts"] == pytest.approx(1_800 / 4)
 
 
-def test_nothing_is_made_up_where_nobody_has_looked(database, store):
+def test_costs_without_reviews_are_none(database, store):
     with database.transaction() as tx:
-        number = make_round(tx)
-        make_candidates(tx, store, number, 2)
-        assert review_cost.review_cost(tx, number) == {
+        round_id = make_round(tx)
+        make_candidates(tx, store, round_id, 2)
+        assert review_cost.review_cost(tx, round_id) == {
             "slices": [],
             "next_hour": None,
             "stop": None,
         }
 
 
-def test_the_next_hour_is_worth_what_the_scores_of_what_is_ahead_say(database):
+def test_the_next_hours_accepts_are_estimated_by_the_scores(database):
     with database.transaction() as tx:
         taught(tx)
-        number = open_stream(tx, MIXED, 10**6)
+        round_id = open_stream(tx, MIXED, 10**6)
         quality = np.random.default_rng(1).standard_normal(600)
-        ids = arrive(tx, number, 1, quality)
+        ids = arrive(tx, round_id, 1, quality)
         message = accepts(1, quality)
         good = dict(zip(ids, message.tolist(), strict=True))
-        select_candidates(tx, number, SOURCE)
-        before = judge_waiting(tx, number, good, dwell_ms=36_000, most=100)
-        hour = review_cost.review_cost(tx, number)["next_hour"]
+        select_candidates(tx, round_id, SOURCE)
+        before = judge_waiting(tx, round_id, good, dwell_ms=36_000, most=100)
+        hour = review_cost.review_cost(tx, round_id)["next_hour"]
         assert hour["reviews"] == pytest.approx(100)
         assert hour["certain"] is True
-        came = judge_waiting(tx, number, good, most=100)
+        came = judge_waiting(tx, round_id, good, most=100)
     assert came == pytest.approx(hour["accepts"], abs=3 * np.sqrt(25))
     assert before > 0
 
 
-def test_review_stops_at_the_wanted_accepts_or_when_an_hour_is_worth_too_little(database):
+def test_review_stops_at_enough_accepts_or_too_few_per_hour(database):
     with database.transaction() as tx:
         taught(tx)
-        number = open_stream(tx, MIXED | {"wanted": 25}, 10**6)
+        round_id = open_stream(tx, MIXED | {"wanted": 25}, 10**6)
         quality = np.random.default_rng(2).standard_normal(600)
-        ids = arrive(tx, number, 2, quality)
+        ids = arrive(tx, round_id, 2, quality)
         good = dict(zip(ids, accepts(2, quality).tolist(), strict=True))
-        assert review_cost.stop_reason(tx, number, MixedPolicy(wanted=25)) is None
-        select_candidates(tx, number, SOURCE)
-        accepted = judge_waiting(tx, number, good, dwell_ms=36_000)
+        assert review_cost.stop_reason(tx, round_id, MixedPolicy(wanted=25)) is None
+        select_candidates(tx, round_id, SOURCE)
+        accepted = judge_waiting(tx, round_id, good, dwell_ms=36_000)
         assert accepted >= 25
-        assert "25 were wanted" in review_cost.stop_reason(tx, number, MixedPolicy(wanted=25))
-        shown, left = select_candidates(tx, number, SOURCE)
+        assert "25 were wanted" in review_cost.stop_reason(tx, round_id, MixedPolicy(wanted=25))
+        shown, left = select_candidates(tx, round_id, SOURCE)
         assert (shown, left > 300) == (
             0,
             True,
         )  # by the policy nothing more is put up, and the rest stays unshown
-        assert "review may stop: " in round_report.as_text(round_report.round_report(tx, number))
+        assert "review may stop: " in round_report.as_text(round_report.round_report(tx, round_id))
         tx.execute(
             sa.update(candidates)
             .where(candidates.c.state == "unshown")
             .values(state="waiting", propensity=1)
         )
-        worth = review_cost.review_cost(tx, number)["next_hour"]["accepts"]
-        assert review_cost.stop_reason(tx, number, MixedPolicy(least=worth - 1)) is None
-        assert "fewer than" in review_cost.stop_reason(tx, number, MixedPolicy(least=worth + 1))
+        worth = review_cost.review_cost(tx, round_id)["next_hour"]["accepts"]
+        assert review_cost.stop_reason(tx, round_id, MixedPolicy(least=worth - 1)) is None
+        assert "fewer than" in review_cost.stop_reason(tx, round_id, MixedPolicy(least=worth + 1))
 
 
 def test_a_round_without_a_rule_never_stops(database):
     with database.transaction() as tx:
-        number = open_stream(tx, MIXED, 10)
-        assert review_cost.stop_reason(tx, number, MixedPolicy()) is None
+        round_id = open_stream(tx, MIXED, 10)
+        assert review_cost.stop_reason(tx, round_id, MixedPolicy()) is None
         assert tx.scalar(sa.select(rounds.c.policy["kind"].astext)) == "mixed"

@@ -44,8 +44,8 @@ class Reviewing(RuleBasedStateMachine):
         with self.database.transaction() as tx:
             tx.execute(sa.delete(leases_table))  # of the example before: its round is history
             tx.execute(sa.text("update rounds set state = 'closed'"))
-            self.number = make_round(tx)
-            make_candidates(tx, self.store, self.number, COUNT)
+            self.round_id = make_round(tx)
+            make_candidates(tx, self.store, self.round_id, COUNT)
             self.people = [add_reviewer(tx, uuid.uuid4().hex).id for _ in range(2)]
         self.held: dict[uuid.UUID, int] = {}
         self.standing: dict[uuid.UUID, tuple[int, Verdict]] = {}
@@ -56,12 +56,12 @@ class Reviewing(RuleBasedStateMachine):
     def take(self, who: int, count: int) -> None:
         own = [one for one, holder in self.held.items() if holder == who]
         with self.database.transaction() as tx:
-            cards = decisions.claim_items(tx, self.people[who], None, count, own, 60)
+            items = decisions.claim_items(tx, self.people[who], None, count, own, 60)
         free = COUNT - len(self.held) - len(self.standing)
-        assert len(cards) == (0 if self.closed else min(count, free))
-        for card in cards:
-            assert card.id not in self.held
-            self.held[card.id] = who
+        assert len(items) == (0 if self.closed else min(count, free))
+        for item in items:
+            assert item.id not in self.held
+            self.held[item.id] = who
 
     @rule(
         who=PEOPLE,
@@ -101,7 +101,7 @@ class Reviewing(RuleBasedStateMachine):
             )
             return
         _, one, _ = self.made[who].pop()
-        assert undone.card.id == one
+        assert undone.item.id == one
         self.standing.pop(one, None)
         self.held[one] = who
 
@@ -123,19 +123,19 @@ class Reviewing(RuleBasedStateMachine):
     @rule()
     def close(self) -> None:
         with self.database.transaction() as tx:
-            lifecycle.close_round(tx, self.number, "test")
+            lifecycle.close_round(tx, self.round_id, "test")
         self.held.clear()
         self.closed = True
 
     @invariant()
     def the_records_agree(self) -> None:
-        if not hasattr(self, "number"):
+        if not hasattr(self, "round_id"):
             return
         with self.database.transaction() as tx:
             states = dict(
                 tx.execute(
                     sa.select(candidates.c.id, candidates.c.state).where(
-                        candidates.c.round_id == self.number
+                        candidates.c.round_id == self.round_id
                     )
                 ).all()
             )
@@ -143,7 +143,7 @@ class Reviewing(RuleBasedStateMachine):
                 tx.execute(sa.select(leases_table.c.subject, leases_table.c.holder)).all()
             )
             query = sa.select(samples.c.candidate_id).where(
-                samples.c.withdrawn_at.is_(None), samples.c.round == self.number
+                samples.c.withdrawn_at.is_(None), samples.c.round == self.round_id
             )
             sampled = set(tx.execute(query).scalars())
         expected = {one: self.state_of(one) for one in states}
@@ -164,12 +164,12 @@ class Reviewing(RuleBasedStateMachine):
         with self.database.transaction() as tx:
             return list(
                 tx.execute(
-                    sa.select(candidates.c.id).where(candidates.c.round_id == self.number)
+                    sa.select(candidates.c.id).where(candidates.c.round_id == self.round_id)
                 ).scalars()
             )
 
 
-def test_any_order_of_events_keeps_the_records_in_agreement(database, store):
+def test_any_order_of_events_keeps_the_records_consistent(database, store):
     Reviewing.database, Reviewing.store = database, store
     few = settings(
         max_examples=15,
@@ -186,10 +186,10 @@ def test_any_order_of_events_keeps_the_records_in_agreement(database, store):
 
 
 @pytest.mark.parametrize("source", list(CandidateState))
-def test_the_database_enforces_the_law_of_states(database, source):
-    """Each of the 12 x 12 moves: allowed exactly where STATE_TRANSITIONS allows it, however the state was reached."""
+def test_the_database_enforces_the_state_transitions(database, source):
+    """Each of the 12 x 12 moves is allowed exactly where STATE_TRANSITIONS allows it."""
     with database.transaction() as tx:
-        number = make_round(tx)
+        round_id = make_round(tx)
         tx.execute(
             sa.text(
                 "insert into prompts (id, text) values ('00000000-0000-0000-0000-000000000001', 'p')"
@@ -198,7 +198,7 @@ def test_the_database_enforces_the_law_of_states(database, source):
         for place, target in enumerate(CandidateState):
             row = {
                 "id": uuid.UUID(int=place + 1),
-                "round_id": number,
+                "round_id": round_id,
                 "prompt_id": uuid.UUID(int=1),
                 "seed": place,
                 "state": source,

@@ -43,8 +43,8 @@ def hiding(database, store, monkeypatch):
     """Return a round of 40 screened candidates, and 60 pieces of gold, of which half of what is shown consists."""
     monkeypatch.setattr(gold, "_rng", random.Random(1))  # the same places in every run
     with database.transaction() as tx:
-        number = make_round(tx)
-        for one in make_candidates(tx, store, number, 40):
+        round_id = make_round(tx)
+        for one in make_candidates(tx, store, round_id, 40):
             tx.execute(
                 sa.insert(screenings),
                 {
@@ -53,12 +53,12 @@ def hiding(database, store, monkeypatch):
                 },
             )
         tx.execute(sa.update(candidates).values(priority=sa.func.random()))
-        plant(tx, store, number, 60)
-        set_gold(tx, number, GoldSettings(0.5, 0.6), "test")
-    return number
+        plant(tx, store, round_id, 60)
+        set_gold(tx, round_id, GoldSettings(0.5, 0.6), "test")
+    return round_id
 
 
-def plant(tx, store, number: int, count: int) -> None:
+def plant(tx, store, round_id: int, count: int) -> None:
     """Seeds to make gold of, and the gold."""
     rng = np.random.default_rng(5)
     for place in range(12):
@@ -73,11 +73,11 @@ def plant(tx, store, number: int, count: int) -> None:
                 )
             ],
         )
-    sources = gold_creation.choose_sources(tx, number, count)
+    sources = gold_creation.choose_sources(tx, round_id, count)
     gold_creation.add_gold(
         tx,
-        number,
-        gold_creation.make_gold(store, sources, gold_creation.typical_size(tx, number), seed=3),
+        round_id,
+        gold_creation.make_gold(store, sources, gold_creation.typical_size(tx, round_id), seed=3),
         "test",
     )
 
@@ -92,18 +92,18 @@ def reviewer(database, name: str = "ann") -> int:
         return add_reviewer(tx, name).id
 
 
-def review(database, who: int, number: int, verdict_of, trays: int = 20) -> list[uuid.UUID]:
+def review(database, who: int, round_id: int, verdict_of, batches: int = 20) -> list[uuid.UUID]:
     """Decide tray after tray of six; returns the candidates in the order in which they were shown."""
     seen: list[uuid.UUID] = []
-    for _ in range(trays):
+    for _ in range(batches):
         with database.transaction() as tx:
-            cards = claim_batch(tx, who, number, 6, (), 60).items
-        if not cards:
+            items = claim_batch(tx, who, round_id, 6, (), 60).items
+        if not items:
             break
-        for card in cards:
+        for item in items:
             with database.transaction() as tx:
-                decide(tx, who, card.id, verdict_of(card.id), key=uuid.uuid4(), dwell_ms=900)
-            seen.append(card.id)
+                decide(tx, who, item.id, verdict_of(item.id), key=uuid.uuid4(), dwell_ms=900)
+            seen.append(item.id)
     return seen
 
 
@@ -129,46 +129,46 @@ def test_gold_is_made_of_samples_in_the_rounds_own_size(database, store, hiding)
     assert [(row.width, row.height) for row in sizes] == [(32, 24)], "as the round's own"
 
 
-def test_a_card_of_gold_looks_like_any(database, hiding):
+def test_a_gold_item_looks_like_any_other(database, hiding):
     known = pieces(database)
     ann = reviewer(database)
     with database.transaction() as tx:
-        cards = claim_batch(tx, ann, hiding, 24, (), 60).items
-    output = {card.id in known: card for card in cards}
+        items = claim_batch(tx, ann, hiding, 24, (), 60).items
+    output = {item.id in known: item for item in items}
     assert set(output) == {True, False}, "both kinds, or this test would prove nothing"
-    assert {card.round for card in cards} == {hiding}
-    assert {card.kind for card in cards} == {"single"}
-    assert {card.flags for card in cards} == {()}
-    assert {tuple(card.layers) for card in cards} == {("foreground",)}
-    assert {frozenset(card.signals) for card in cards} == {frozenset(output[True].signals)}
-    assert {(one.width, one.height) for card in cards for one in card.layers.values()} == {(32, 24)}
+    assert {item.round for item in items} == {hiding}
+    assert {item.kind for item in items} == {"single"}
+    assert {item.flags for item in items} == {()}
+    assert {tuple(item.layers) for item in items} == {("foreground",)}
+    assert {frozenset(item.signals) for item in items} == {frozenset(output[True].signals)}
+    assert {(one.width, one.height) for item in items for one in item.layers.values()} == {(32, 24)}
 
 
-def test_places_cannot_be_guessed_and_stay_when_the_page_is_loaded_again(database, hiding):
+def test_positions_of_gold_are_unpredictable_and_survive_a_reload(database, hiding):
     known = pieces(database)
     ann = reviewer(database)
     with database.transaction() as tx:
-        cards = claim_batch(tx, ann, hiding, 24, (), 60).items
-    hidden = [card.id in known for card in cards]
+        items = claim_batch(tx, ann, hiding, 24, (), 60).items
+    hidden = [item.id in known for item in items]
     with database.transaction() as tx:
-        shown = candidates.c.id.in_([card.id for card in cards])
+        shown = candidates.c.id.in_([item.id for item in items])
         priorities = dict(
             tx.execute(sa.select(candidates.c.id, candidates.c.priority).where(shown)).all()
         )
-    real = {priorities[card.id] for card in cards if card.id not in known}
-    mine = [priorities[card.id] for card in cards if card.id in known]
+    real = {priorities[item.id] for item in items if item.id not in known}
+    mine = [priorities[item.id] for item in items if item.id in known]
     assert set(mine) <= real, "each has the priority of a neighbour"
     assert len(set(mine)) > 1
     assert True in hidden[:12] and False in hidden[12:], "neither first nor last"
     with database.transaction() as tx:
         again = claim_batch(tx, ann, hiding, 24, (), 60).items
-    assert [card.id for card in again] == [card.id for card in cards]
+    assert [item.id for item in again] == [item.id for item in items]
     drawn = [sum(gold.sample_gold_flags(20, 0.05)) for _ in range(400)]
     assert 0.7 < np.mean(drawn) < 1.3
     assert 0.6 < np.var(drawn) < 1.4, "a coin for each place, not one in twenty by turns"
 
 
-def test_gold_is_shown_once_to_each_and_counts_nowhere(database, hiding):
+def test_gold_is_shown_once_to_each_reviewer_and_counts_nowhere(database, hiding):
     known = pieces(database)
     with database.transaction() as tx:
         before = tx.scalar(sa.select(sa.func.count()).select_from(samples))
@@ -177,7 +177,7 @@ def test_gold_is_shown_once_to_each_and_counts_nowhere(database, hiding):
         return Verdict.accept if one in known and known[one].defect is None else Verdict.reject
 
     for name in ("ann", "bob"):
-        seen = review(database, reviewer(database, name), hiding, keen, trays=4)
+        seen = review(database, reviewer(database, name), hiding, keen, batches=4)
         assert len(seen) == len(set(seen))
         assert known.keys() & set(seen)
     found = states(database, hiding)
@@ -197,16 +197,16 @@ def test_gold_is_shown_once_to_each_and_counts_nowhere(database, hiding):
     assert listed == [hiding]
 
 
-def test_each_decision_moves_the_progress_alike(database, hiding):
+def test_gold_and_other_decisions_count_alike_in_the_progress(database, hiding):
     from curation.review.progress import review_progress
 
     ann = reviewer(database)
     with database.transaction() as tx:
-        cards = claim_batch(tx, ann, hiding, 16, (), 60).items
+        items = claim_batch(tx, ann, hiding, 16, (), 60).items
         before = review_progress(tx, ann, hiding)
-    for card in cards:
+    for item in items:
         with database.transaction() as tx:
-            decide(tx, ann, card.id, Verdict.accept, key=uuid.uuid4())
+            decide(tx, ann, item.id, Verdict.accept, key=uuid.uuid4())
             after = review_progress(tx, ann, hiding)
         assert {name: after[name] - before[name] for name in after} == {
             "waiting": -1,
@@ -216,43 +216,43 @@ def test_each_decision_moves_the_progress_alike(database, hiding):
         before = after
 
 
-def test_undoing_gold_gives_it_back(database, hiding):
+def test_an_undo_returns_gold(database, hiding):
     known = pieces(database)
     ann = reviewer(database)
     with database.transaction() as tx:
-        card = next(
-            card for card in claim_batch(tx, ann, hiding, 24, (), 60).items if card.id in known
+        item = next(
+            item for item in claim_batch(tx, ann, hiding, 24, (), 60).items if item.id in known
         )
-        assert decide(tx, ann, card.id, Verdict.accept, key=uuid.uuid4()).state == "accepted", (
+        assert decide(tx, ann, item.id, Verdict.accept, key=uuid.uuid4()).state == "accepted", (
             "as of any"
         )
         assert (
-            undo(tx, ann, None, key=uuid.uuid4(), seconds=60).card == read_items(tx, [card.id])[0]
+            undo(tx, ann, None, key=uuid.uuid4(), seconds=60).item == read_items(tx, [item.id])[0]
         )
         assert gold.read_gold_responses(tx, ann) == ({}, [])
-        decide(tx, ann, card.id, Verdict.reject, key=uuid.uuid4())
+        decide(tx, ann, item.id, Verdict.reject, key=uuid.uuid4())
         looks, clean = gold.read_gold_responses(tx, ann)
     assert sum(map(len, looks.values())) + len(clean) == 1
 
 
-def test_neither_the_trail_nor_the_nearest_sample_gives_it_away(database, hiding):
+def test_neither_recent_decisions_nor_the_nearest_sample_reveal_gold(database, hiding):
     known = pieces(database)
     ann = reviewer(database)
     with database.transaction() as tx:
-        cards = claim_batch(tx, ann, hiding, 24, (), 60).items
-        assert 0 < sum(card.id in known for card in cards) < len(cards)
-        beside = {card.id: most_similar_sample(tx, card.id) for card in cards}
-        for card in cards:
-            decide(tx, ann, card.id, Verdict.reject, key=uuid.uuid4())
+        items = claim_batch(tx, ann, hiding, 24, (), 60).items
+        assert 0 < sum(item.id in known for item in items) < len(items)
+        beside = {item.id: most_similar_sample(tx, item.id) for item in items}
+        for item in items:
+            decide(tx, ann, item.id, Verdict.reject, key=uuid.uuid4())
         trail = recent_decisions(tx, ann, 24)
-    assert [one.card.id for one in trail] == [card.id for card in reversed(cards)]
+    assert [one.item.id for one in trail] == [item.id for item in reversed(items)]
     assert all(found for found in beside.values())
     assert not any(
         found.sample == known[one].sample_id for one, found in beside.items() if one in known
     )
 
 
-def test_whoever_passes_over_what_is_plain_is_paused_told_and_resumed(database, hiding):
+def test_reviewers_who_miss_obvious_defects_are_paused_and_resumed(database, hiding):
     known = pieces(database)
     ann = reviewer(database)
     plain = [one for one, row in known.items() if row.severity >= gold.OBVIOUS_SEVERITY]
@@ -287,7 +287,7 @@ def test_whoever_passes_over_what_is_plain_is_paused_told_and_resumed(database, 
         decide(tx, ann, candidate, Verdict.accept, key=uuid.uuid4())
 
 
-def test_whoever_sees_what_is_plain_is_never_paused(database, hiding):
+def test_reviewers_who_see_obvious_defects_are_not_paused(database, hiding):
     known = pieces(database)
 
     def right(one):
@@ -301,21 +301,21 @@ def test_whoever_sees_what_is_plain_is_never_paused(database, hiding):
     assert sum(map(len, looks.values())) + len(clean) > 20
 
 
-def test_the_oracle_is_shown_no_gold(database, hiding):
+def test_the_rule_reviewer_gets_no_gold(database, hiding):
     from curation.review.reviewers import add_rule_reviewer
 
     known = pieces(database)
     with database.transaction() as tx:
-        cards = decisions.claim_items(tx, add_rule_reviewer(tx), hiding, 40, (), 60)
-    assert not known.keys() & {card.id for card in cards}
+        items = decisions.claim_items(tx, add_rule_reviewer(tx), hiding, 40, (), 60)
+    assert not known.keys() & {item.id for item in items}
 
 
-def test_a_closed_round_takes_its_gold_along(database, hiding):
+def test_closing_a_round_withdraws_its_gold(database, hiding):
     known = pieces(database)
     ann = reviewer(database)
     with database.transaction() as tx:
         held = [
-            card.id for card in claim_batch(tx, ann, hiding, 24, (), 60).items if card.id in known
+            item.id for item in claim_batch(tx, ann, hiding, 24, (), 60).items if item.id in known
         ]
         assert lifecycle.close_round(tx, hiding, "test") == 40, (
             "what is withdrawn is counted without it"
@@ -324,7 +324,7 @@ def test_a_closed_round_takes_its_gold_along(database, hiding):
         decide(tx, ann, held[0], Verdict.accept, key=uuid.uuid4())
 
 
-def test_gold_needs_samples_of_its_kind_and_a_drawn_round(database, store):
+def test_gold_needs_samples_of_its_kind_and_a_generated_round(database, store):
     with database.transaction() as tx:
         with pytest.raises(Refused, match="no single samples"):
             gold_creation.choose_sources(tx, make_round(tx), 5)

@@ -30,7 +30,7 @@ class Stream:
         self.database = database
         self.given = {True: 0, False: 0}
         with database.transaction() as tx:
-            self.number = make_round(tx)
+            self.round_id = make_round(tx)
             self.prompt = Prompt("a fox")
             tx.execute(sa.insert(prompts), {"id": self.prompt.id, "text": "a fox"})
             row = {"purpose": "gold", "kind": "single", "quota": 0, "policy": {}, "state": "open"}
@@ -39,39 +39,39 @@ class Stream:
             known = [
                 {
                     "candidate_id": one,
-                    "round_id": self.number,
+                    "round_id": self.round_id,
                     "sample_id": uuid.uuid4(),
                     "severity": 0,
                 }
                 for one in self.gold
             ]
             tx.execute(sa.insert(gold_table), known)
-            gold.set_gold(tx, self.number, gold.GoldSettings(SHARE, 0), "test")
+            gold.set_gold(tx, self.round_id, gold.GoldSettings(SHARE, 0), "test")
             self.ann = add_reviewer(tx, "ann").id
         self.added = 0
 
     def arrive(self, count: int) -> None:
         """Let so many candidates come to wait."""
         with self.database.transaction() as tx:
-            self._add(tx, self.number, range(1_000 + self.added, 1_000 + self.added + count))
+            self._add(tx, self.round_id, range(1_000 + self.added, 1_000 + self.added + count))
         self.added += count
 
     def take_all(self, room: int) -> None:
         """Ask for trays of `room` until one is empty, deciding all."""
         while True:
             with self.database.transaction() as tx:
-                cards = claim_batch(tx, self.ann, self.number, room, (), 60).items
-                for card in cards:
-                    self.given[card.id in self.gold] += 1
-                    decide(tx, self.ann, card.id, Verdict.reject, key=uuid.uuid4())
-            if not cards:
+                items = claim_batch(tx, self.ann, self.round_id, room, (), 60).items
+                for item in items:
+                    self.given[item.id in self.gold] += 1
+                    decide(tx, self.ann, item.id, Verdict.reject, key=uuid.uuid4())
+            if not items:
                 return
 
-    def _add(self, tx, number: int, seeds) -> set[uuid.UUID]:
+    def _add(self, tx, round_id: int, seeds) -> set[uuid.UUID]:
         rows = [
             {
-                "id": content_id("candidate", number, seed),
-                "round_id": number,
+                "id": content_id("candidate", round_id, seed),
+                "round_id": round_id,
                 "prompt_id": self.prompt.id,
                 "seed": seed,
                 "state": CandidateState.waiting,
@@ -84,7 +84,7 @@ class Stream:
 
 
 @pytest.mark.parametrize(("left", "room"), [(12, 24), (6, 24), (3, 8), (1, 24), (1, 1)])
-def test_the_share_holds_over_a_stream_that_trickles(database, monkeypatch, left, room):
+def test_the_share_of_gold_holds_for_slow_streams(database, monkeypatch, left, room):
     monkeypatch.setattr(gold, "_rng", random.Random(left * 100 + room))
     stream = Stream(database)
     for _ in range(120 // left):
@@ -96,7 +96,7 @@ def test_the_share_holds_over_a_stream_that_trickles(database, monkeypatch, left
     assert low <= stream.given[True] <= high, stream.given
 
 
-def test_where_nothing_is_left_no_gold_is_given(database):
+def test_no_gold_is_given_when_no_candidate_waits(database):
     stream = Stream(database)
     stream.take_all(24)
     assert stream.given == {True: 0, False: 0}
@@ -109,7 +109,7 @@ def test_where_nothing_is_left_no_gold_is_given(database):
     room=st.integers(1, 24),
     seed=st.integers(0, 2**32),
 )
-def test_coins_are_thrown_for_places_that_are_filled_alone(share, arrivals, room, seed):
+def test_gold_is_drawn_for_filled_positions_only(share, arrivals, room, seed):
     """Whatever comes and however much is asked for: gold is no more than its share of all that was filled."""
     coins = random.Random(seed)
     waiting = hidden = shown = 0

@@ -20,7 +20,7 @@ def test_a_large_report_is_stored_and_shown_with_its_time(settings: Settings, mo
     with open_context(settings) as context:
         with context.database.transaction() as tx:
             ann = add_reviewer(tx, "ann")
-            number = make_history(tx, ann.id, [Past(i, i % 2 == 0) for i in range(8)])
+            round_id = make_history(tx, ann.id, [Past(i, i % 2 == 0) for i in range(8)])
         with context.database.transaction() as tx:
             # Without a stored report, it is computed whatever that costs.
             [now] = kept.reviewer_reports(tx, [ann])
@@ -32,8 +32,8 @@ def test_a_large_report_is_stored_and_shown_with_its_time(settings: Settings, mo
             [stored] = kept.reviewer_reports(tx, [ann])
             assert stored == now
             assert kept.own_report(tx, ann)["gold"] == now["gold"]
-            expected = agreement.round_agreement(tx, number)
-            assert kept.agreement_report(tx, number) == expected | {"as_of": None}
+            expected = agreement.round_agreement(tx, round_id)
+            assert kept.agreement_report(tx, round_id) == expected | {"as_of": None}
             # A further decision makes it stale; the page shows the stored one with its time.
             make_history(tx, ann.id, [Past(9, True)])
             [old] = kept.reviewer_reports(tx, [ann])

@@ -34,14 +34,14 @@ HALO, RESIDUE, CLASH = RejectReason.halo, RejectReason.residue, RejectReason.cla
 
 
 @pytest.fixture
-def desk(database, store):
+def decide(database, store):
     """Return a round of pairs before ann, and the function by which she decides."""
     drawn = scenes(6)
     with database.transaction() as tx:
-        number = make_round(tx, kind="pair")
-        ids = make_pairs(tx, store, number, drawn, CandidateState.generated)
+        round_id = make_round(tx, kind="pair")
+        ids = make_pairs(tx, store, round_id, drawn, CandidateState.generated)
         screen_candidates(Within(tx), store, ids)
-        select_candidates(tx, number)
+        select_candidates(tx, round_id)
         ann = add_reviewer(tx, "ann").id
 
     def decide(one, verdict=Verdict.reject, reasons=(), layers=(), key=None, who=ann):
@@ -49,7 +49,7 @@ def desk(database, store):
             key = key or uuid.uuid4()
             return decisions.decide(tx, who, one, verdict, key=key, reasons=reasons, layers=layers)
 
-    decide.number, decide.ids, decide.drawn, decide.ann = number, ids, drawn, ann
+    decide.round_id, decide.ids, decide.drawn, decide.ann = round_id, ids, drawn, ann
     return decide
 
 
@@ -58,23 +58,23 @@ def rows(database, table):
         return tx.execute(sa.select(table).order_by(table.c.id)).all()
 
 
-def test_a_card_carries_all_layers_and_texts(database, desk):
+def test_an_item_has_all_layers_and_texts(database, decide):
     with database.transaction() as tx:
-        cards = {card.id: card for card in claim_items(tx, desk.ann, desk.number, 6, (), 60)}
-    for one, (prompt, _) in zip(desk.ids, desk.drawn, strict=True):
-        card = cards[one]
-        assert (card.kind, card.prompt, set(card.layers)) == (
+        items = {item.id: item for item in claim_items(tx, decide.ann, decide.round_id, 6, (), 60)}
+    for one, (prompt, _) in zip(decide.ids, decide.drawn, strict=True):
+        item = items[one]
+        assert (item.kind, item.prompt, set(item.layers)) == (
             Kind.pair,
             prompt.text,
             set(LayerRole),
         )
-        assert card.texts == {FRONT: prompt.foreground, BACK: prompt.background}
-        assert card.signals["blended_error"] == 0
+        assert item.texts == {FRONT: prompt.foreground, BACK: prompt.background}
+        assert item.signals["blended_error"] == 0
 
 
-def test_reasons_are_kept_with_the_layers_they_concern(database, desk):
-    desk(desk.ids[0], reasons=[RESIDUE, HALO, HALO, HALO], layers=[BACK, FRONT, BACK, FRONT])
-    desk(desk.ids[1], reasons=[RESIDUE])
+def test_reasons_are_kept_with_the_layers_they_concern(database, decide):
+    decide(decide.ids[0], reasons=[RESIDUE, HALO, HALO, HALO], layers=[BACK, FRONT, BACK, FRONT])
+    decide(decide.ids[1], reasons=[RESIDUE])
     first, second = rows(database, decisions_table)
     assert list(zip(first.reasons, first.layers, strict=True)) == [
         ("halo", "background"),
@@ -84,63 +84,67 @@ def test_reasons_are_kept_with_the_layers_they_concern(database, desk):
     assert (second.reasons, second.layers) == (["residue"], [])
 
 
-def test_the_same_key_with_other_layers_is_a_conflict(database, desk):
+def test_the_same_key_with_other_layers_is_a_conflict(database, decide):
     key = uuid.uuid4()
-    first = desk(desk.ids[0], reasons=[HALO], layers=[FRONT], key=key)
-    assert desk(desk.ids[0], reasons=[HALO], layers=[FRONT], key=key) == first
+    first = decide(decide.ids[0], reasons=[HALO], layers=[FRONT], key=key)
+    assert decide(decide.ids[0], reasons=[HALO], layers=[FRONT], key=key) == first
     with pytest.raises(Conflict):
-        desk(desk.ids[0], reasons=[HALO], layers=[BACK], key=key)
+        decide(decide.ids[0], reasons=[HALO], layers=[BACK], key=key)
 
 
-def test_layers_that_fit_no_reason_or_no_pair_are_refused(database, store, desk):
+def test_layers_that_fit_no_reason_or_no_pair_are_refused(database, store, decide):
     with pytest.raises(Refused, match="2 layers are given for 1 reasons"):
-        desk(desk.ids[0], reasons=[HALO], layers=[FRONT, BACK])
+        decide(decide.ids[0], reasons=[HALO], layers=[FRONT, BACK])
     with pytest.raises(Refused):
-        desk(desk.ids[0], Verdict.accept, layers=[FRONT])
+        decide(decide.ids[0], Verdict.accept, layers=[FRONT])
     with database.transaction() as tx:
         [single] = make_candidates(tx, store, make_round(tx), 1)
     with pytest.raises(Refused, match="takes no layers for its reasons"):
-        desk(single, reasons=[HALO], layers=[FRONT])
+        decide(single, reasons=[HALO], layers=[FRONT])
     assert rows(database, decisions_table) == []
 
 
-def test_an_accepted_pair_is_one_sample_of_three_layers_in_the_next_snapshot(database, store, desk):
-    desk(desk.ids[0], Verdict.accept)
-    prompt, _ = desk.drawn[0]
+def test_an_accepted_pair_is_one_sample_of_three_layers_in_the_next_snapshot(
+    database, store, decide
+):
+    decide(decide.ids[0], Verdict.accept)
+    prompt, _ = decide.drawn[0]
     with database.transaction(repeatable_read=True) as tx:
         frozen = snapshots.freeze_snapshot(tx, store, tag=None, actor="test")
     [sample] = read_samples(store, frozen.id)
-    assert (sample.kind, sample.caption, sample.round) == (Kind.pair, prompt.text, desk.number)
+    assert (sample.kind, sample.caption, sample.round) == (Kind.pair, prompt.text, decide.round_id)
     assert sample.texts == {FRONT: prompt.foreground, BACK: prompt.background}
     assert set(sample.layers) == set(LayerRole)
     assert frozen.counts["kind"] == {"pair": 1}
     with database.transaction() as tx:
-        decisions.undo(tx, desk.ann, None, key=uuid.uuid4(), seconds=60)
+        decisions.undo(tx, decide.ann, None, key=uuid.uuid4(), seconds=60)
     assert rows(database, samples)[0].withdrawn_at is not None
-    desk(desk.ids[0], Verdict.accept)
+    decide(decide.ids[0], Verdict.accept)
     [again] = rows(database, samples)
     assert (Sample.read(again.line), again.withdrawn_at) == (sample, None)
 
 
-def test_the_oracle_names_layers_too(database, desk):
+def test_the_rule_reviewer_names_layers(database, decide):
     with database.transaction() as tx:
-        oracle = add_rule_reviewer(tx)
-        card, other = claim_items(tx, oracle, desk.number, 2, (), 60)
+        rule_reviewer = add_rule_reviewer(tx)
+        item, other = claim_items(tx, rule_reviewer, decide.round_id, 2, (), 60)
         message = RuleVerdict(Verdict.reject, (CLASH, RESIDUE), "another light", (WHOLE, BACK))
-        decisions.record_rule_verdict(tx, oracle, card, message)
-        decisions.record_rule_verdict(tx, oracle, other, RuleVerdict(Verdict.accept, (), "clean"))
+        decisions.record_rule_verdict(tx, rule_reviewer, item, message)
+        decisions.record_rule_verdict(
+            tx, rule_reviewer, other, RuleVerdict(Verdict.accept, (), "clean")
+        )
     first, second = rows(database, decisions_table)
     assert (first.reasons, first.layers) == (["clash", "residue"], ["blended", "background"])
     assert second.layers == []
 
 
-def test_the_report_counts_reasons_by_layer_and_tells_how_signals_lie(database, desk):
-    desk(desk.ids[0], reasons=[RESIDUE, HALO], layers=[BACK, BACK])
-    desk(desk.ids[1], reasons=[RESIDUE], layers=[BACK])
-    desk(desk.ids[2], reasons=[RESIDUE], layers=[FRONT])
-    desk(desk.ids[3], Verdict.accept)
+def test_the_report_counts_reasons_by_layer_and_summarizes_signals(database, decide):
+    decide(decide.ids[0], reasons=[RESIDUE, HALO], layers=[BACK, BACK])
+    decide(decide.ids[1], reasons=[RESIDUE], layers=[BACK])
+    decide(decide.ids[2], reasons=[RESIDUE], layers=[FRONT])
+    decide(decide.ids[3], Verdict.accept)
     with database.transaction() as tx:
-        output = round_report.round_report(tx, desk.number)
+        output = round_report.round_report(tx, decide.round_id)
     assert output["reasons"] == [
         {"reason": "residue", "layer": "background", "count": 2, "kind": "person"},
         {"reason": "halo", "layer": "background", "count": 1, "kind": "person"},

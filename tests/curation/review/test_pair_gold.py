@@ -37,9 +37,9 @@ def hiding(database, store, monkeypatch):
     """Return a round of 20 pairs of 48 px, and 48 pieces of gold made of pairs of 64 px; half of what is shown is gold."""
     monkeypatch.setattr(gold, "_rng", random.Random(1))  # the same places in every run
     with database.transaction() as tx:
-        number = make_round(tx, kind="pair")
+        round_id = make_round(tx, kind="pair")
         drawn = scenes(20, size=48)
-        ids = make_pairs(tx, store, number, drawn)
+        ids = make_pairs(tx, store, round_id, drawn)
         rows = [
             {"candidate_id": one, "signals": measure_pair_candidate(pair, prompt)}
             for one, (prompt, pair) in zip(ids, drawn, strict=True)
@@ -50,13 +50,13 @@ def hiding(database, store, monkeypatch):
             layers = {role: stored(store, rgba) for role, rgba in pair.items()}
             texts = {FRONT: prompt.foreground, BACK: prompt.background}
             add_samples(tx, [NewSample("pair", prompt.text, "CC0", "test", 0, layers, texts=texts)])
-        sources = gold_creation.choose_sources(tx, number, 48)
+        sources = gold_creation.choose_sources(tx, round_id, 48)
         made = gold_creation.make_gold(
-            store, sources, gold_creation.typical_size(tx, number), seed=3
+            store, sources, gold_creation.typical_size(tx, round_id), seed=3
         )
-        assert gold_creation.add_gold(tx, number, made, "test") == 48
-        set_gold(tx, number, GoldSettings(0.5, 0.6), "test")
-    return number
+        assert gold_creation.add_gold(tx, round_id, made, "test") == 48
+        set_gold(tx, round_id, GoldSettings(0.5, 0.6), "test")
+    return round_id
 
 
 def stored(store, rgba) -> StoredLayer:
@@ -70,29 +70,29 @@ def pieces(database) -> dict[uuid.UUID, sa.Row]:
         return {row.candidate_id: row for row in tx.execute(sa.select(gold_table))}
 
 
-def test_a_piece_of_a_pair_looks_like_any_pair(database, store, hiding):
+def test_a_gold_pair_looks_like_any_other_pair(database, store, hiding):
     known = pieces(database)
     assert sum(row.defect is None for row in known.values()) == 12
     assert {row.defect for row in known.values()} == {None, *PAIR_DEFECTS}
     with database.transaction() as tx:
         ann = add_reviewer(tx, "ann").id
-        cards = claim_batch(tx, ann, hiding, 24, (), 60).items
-        beside = {card.id: most_similar_sample(tx, card.id) for card in cards}
-    output = {card.id in known: card for card in cards}
+        items = claim_batch(tx, ann, hiding, 24, (), 60).items
+        beside = {item.id: most_similar_sample(tx, item.id) for item in items}
+    output = {item.id in known: item for item in items}
     assert set(output) == {True, False}, "both kinds, or this test would prove nothing"
-    assert {(card.round, card.kind, card.flags) for card in cards} == {(hiding, "pair", ())}
-    assert {tuple(card.layers) for card in cards} == {tuple(LayerRole)}
-    assert {frozenset(card.signals) for card in cards} == {frozenset(output[True].signals)}
-    assert {(one.width, one.height) for card in cards for one in card.layers.values()} == {(48, 48)}
-    assert {frozenset(card.texts) for card in cards} == {frozenset(output[False].texts)}
-    assert all(card.signals["blended_error"] == 0 for card in cards)
+    assert {(item.round, item.kind, item.flags) for item in items} == {(hiding, "pair", ())}
+    assert {tuple(item.layers) for item in items} == {tuple(LayerRole)}
+    assert {frozenset(item.signals) for item in items} == {frozenset(output[True].signals)}
+    assert {(one.width, one.height) for item in items for one in item.layers.values()} == {(48, 48)}
+    assert {frozenset(item.texts) for item in items} == {frozenset(output[False].texts)}
+    assert all(item.signals["blended_error"] == 0 for item in items)
     assert not any(
         found and found.sample == known[one].sample_id
         for one, found in beside.items()
         if one in known
     )
-    for card in cards[:6]:
-        layers = [decode_layer(store.get(card.layers[role].sha256)) for role in LayerRole]
+    for item in items[:6]:
+        layers = [decode_layer(store.get(item.layers[role].sha256)) for role in LayerRole]
         assert blended_error(*layers) == 0
         assert layers[1][..., 3].min() == 255, "a background is filled to its border"
 
@@ -105,16 +105,16 @@ def test_gold_of_pairs_is_decided_with_layers_and_counts_nowhere_but_in_curves(d
     seen = 0
     while True:
         with database.transaction() as tx:
-            cards = claim_batch(tx, ann.id, hiding, 6, (), 60).items
-        if not cards:
+            items = claim_batch(tx, ann.id, hiding, 6, (), 60).items
+        if not items:
             break
-        for card in cards:
-            row = known.get(card.id)
+        for item in items:
+            row = known.get(item.id)
             bad = row is not None and row.severity > 0.4
             reason, layer = PAIR_DEFECT_REASONS[row.defect] if bad else (RejectReason.clash, WHOLE)
             with database.transaction() as tx:
                 decide(
-                    tx, ann.id, card.id, Verdict.reject if row is None or bad else Verdict.accept,
+                    tx, ann.id, item.id, Verdict.reject if row is None or bad else Verdict.accept,
                     key=uuid.uuid4(), reasons=[reason] if row is None or bad else [],
                     layers=[layer] if row is None or bad else [], dwell_ms=900,
                 )  # fmt: skip
@@ -128,7 +128,7 @@ def test_gold_of_pairs_is_decided_with_layers_and_counts_nowhere_but_in_curves(d
             "no gold became a sample"
         )
         looks, clean = gold.read_gold_responses(tx, ann.id)
-        assert undo(tx, ann.id, None, key=uuid.uuid4(), seconds=60).card.kind == "pair"
+        assert undo(tx, ann.id, None, key=uuid.uuid4(), seconds=60).item.kind == "pair"
     assert len(trail) == 5
     assert sum(map(len, looks.values())) + len(clean) == seen
     assert metrics["human"]["decisions"] == metrics["funnel"]["rejected"] == 20
@@ -139,7 +139,7 @@ def test_gold_of_pairs_is_decided_with_layers_and_counts_nowhere_but_in_curves(d
     assert " in a pair: noticed half of the time" in as_text(output)
 
 
-def test_curves_of_single_layers_and_of_pairs_stand_apart(database, store, hiding):
+def test_curves_of_single_layers_and_of_pairs_are_separate(database, store, hiding):
     """One who never sees a fringe in pairs, and always on its own, has a curve of each, and so has each guess rate."""
     with database.transaction() as tx:
         ann = add_reviewer(tx, "ann")

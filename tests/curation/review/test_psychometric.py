@@ -35,7 +35,7 @@ def test_curves_recover_the_thresholds_of_simulated_reviewers(threshold):
     assert sum(curve.low <= threshold <= curve.high for curve in curves) >= 90
 
 
-def test_more_answers_make_a_narrower_interval():
+def test_more_verdicts_narrow_the_interval():
     rng = np.random.default_rng(2)
     widths = [
         np.mean(
@@ -46,7 +46,7 @@ def test_more_answers_make_a_narrower_interval():
     assert widths[0] > 1.4 * widths[1] > 1.4 * 1.4 * widths[2]
 
 
-def test_answers_that_are_all_alike_are_borne():
+def test_equal_verdicts_give_a_finite_curve():
     blind = fit_curve([GoldTrial(s, rejected=False) for s in np.linspace(0.1, 1, 20)], [False] * 20)
     keen = fit_curve([GoldTrial(s, rejected=True) for s in np.linspace(0.1, 1, 20)], [False] * 20)
     assert blind.low > 0.9
@@ -82,7 +82,7 @@ def test_a_defect_grows_with_its_severity(defect):
 
 @pytest.mark.parametrize("empty", [True, False])
 @pytest.mark.parametrize("defect", DEFECTS)
-def test_a_defect_can_be_planted_in_anything(defect, empty):
+def test_defects_can_be_added_to_any_layer(defect, empty):
     rgba = np.full((17, 31, 4), 0 if empty else 255, np.uint8)
     for seed in range(4):
         assert add_defect(rgba, defect, 0.7, np.random.default_rng(seed)).shape == rgba.shape
@@ -108,7 +108,7 @@ def simulated_votes(
     return votes, truth
 
 
-def test_dawid_and_skene_know_reviewers_by_their_verdicts_alone():
+def test_dawid_skene_recovers_skills_from_verdicts_alone():
     rng = np.random.default_rng(6)
     skills = [(0.95, 0.97), (0.9, 0.6), (0.6, 0.95), (0.8, 0.8), (0.55, 0.5)]
     votes, truth = simulated_votes(rng, skills, 3_000, 4)
@@ -120,7 +120,7 @@ def test_dawid_and_skene_know_reviewers_by_their_verdicts_alone():
     assert right > 0.93
 
 
-def test_what_is_known_teaches_and_is_no_verdict():
+def test_known_labels_contribute_to_skills_and_are_not_estimated():
     """With single verdicts nothing tells a liar, until gold does."""
     votes = [Vote(f"item {index}", 1, index % 2 == 0) for index in range(20)]
     gold = [Vote(f"gold {index}", 1, True) for index in range(30)]
@@ -130,7 +130,7 @@ def test_what_is_known_teaches_and_is_no_verdict():
     assert fit_skills([]).probability == {}
 
 
-def test_probability_is_bayes_rule():
+def test_the_probability_is_that_of_bayes_rule():
     known = Skills(0.25)
     accepted_once = 0.25 * 0.8 / (0.25 * 0.8 + 0.75 * 0.2)
     assert known.probability([(1, True)]) == pytest.approx(accepted_once)
@@ -141,7 +141,7 @@ def test_probability_is_bayes_rule():
 
 
 @pytest.mark.parametrize("crew", ["mixed", "careless"])
-def test_where_reviewers_differ_the_model_beats_the_majority(crew):
+def test_the_model_beats_the_majority_where_reviewers_differ(crew):
     """The benchmark in small: tests/benchmarks/consensus.py has the figures."""
     found = measure(crew, 3, 800, 4)
     assert found["won"] == 4

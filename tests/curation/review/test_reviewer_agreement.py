@@ -63,7 +63,7 @@ def test_weights_are_repetitions():
         assert measure(kinds, often) == pytest.approx(measure(repeated))
 
 
-def test_what_cannot_be_paired_has_no_figure():
+def test_agreement_is_none_without_two_verdicts_on_one_candidate():
     for measure in (krippendorff_alpha, gwet_ac1):
         assert measure(np.zeros((0, 2))) is None
         assert measure(np.array([[1.0, 0], [0, 1]])) is None
@@ -89,18 +89,18 @@ def test_the_interval_covers_the_coefficient_of_the_population(measure):
     assert 51 <= inside <= 60, "95 % of 60, less three deviations"
 
 
-def test_a_rounds_agreement_comes_from_what_people_said(database, store):
+def test_the_agreement_of_a_round_is_that_of_people(database, store):
     with database.transaction() as tx:
-        number = make_round(tx)
-        set_consensus(tx, number, ConsensusSettings(ConsensusRule.majority, 3), "test")
-        ids = make_candidates(tx, store, number, 8)
+        round_id = make_round(tx)
+        set_consensus(tx, round_id, ConsensusSettings(ConsensusRule.majority, 3), "test")
+        ids = make_candidates(tx, store, round_id, 8)
         people = [add_reviewer(tx, name).id for name in ("ann", "bob", "cy")]
         for index, one in enumerate(ids):
             for who, off in zip(people, (False, index in {1, 2}, index % 2 == 0), strict=True):
                 verdict = Verdict.accept if (index < 3) ^ off else Verdict.reject
                 decide(tx, who, one, verdict, key=uuid.uuid4())
     with database.transaction() as tx:
-        output = round_agreement(tx, number)
+        output = round_agreement(tx, round_id)
     assert output["consensus"] == {
         "rule": "majority",
         "overlap": 3,
@@ -123,9 +123,9 @@ def test_a_rounds_agreement_comes_from_what_people_said(database, store):
 
 def test_a_round_of_single_decisions_has_no_agreement(database, store):
     with database.transaction() as tx:
-        number = make_round(tx)
-        (one,) = make_candidates(tx, store, number, 1)
+        round_id = make_round(tx)
+        (one,) = make_candidates(tx, store, round_id, 1)
         decide(tx, add_reviewer(tx, "ann").id, one, Verdict.accept, key=uuid.uuid4())
-        output = round_agreement(tx, number)
+        output = round_agreement(tx, round_id)
     assert (output["decided_twice"], output["agreed"], output["pairs"]) == (0, None, [])
-    assert as_text(output) == f"Round {number}: no candidate has verdicts of two people yet"
+    assert as_text(output) == f"Round {round_id}: no candidate has verdicts of two people yet"

@@ -24,7 +24,7 @@ def metrics(database, past, *, to_themselves: bool = False) -> dict:
         return reviewer_statistics(tx, ann, to_themselves=to_themselves)
 
 
-def test_pace_looks_and_undone(database):
+def test_statistics_have_pace_dwell_times_and_undone_decisions(database):
     """Two sittings, 101 decisions 10 s apart and 51, with an hour between them; every tenth look takes 5 s."""
     first = [
         Past(10 * i, accept=i % 4 == 0, dwell_ms=5_000 if i % 10 == 9 else 1_000)
@@ -48,7 +48,7 @@ def test_pace_looks_and_undone(database):
     assert "150 decisions in 0.4 h, 360 per hour" in as_text(output)
 
 
-def test_nothing_is_told_of_somebody_who_has_decided_nothing(database):
+def test_statistics_without_decisions_are_empty(database):
     output = metrics(database, [])
     assert (output["decisions"], output["hours"], output["decisions_per_hour"]) == (0, 0.0, None)
     assert output["signs"] == {
@@ -59,7 +59,7 @@ def test_nothing_is_told_of_somebody_who_has_decided_nothing(database):
         assert [one["name"] for one in all_statistics(tx)] == ["ann"]
 
 
-def test_a_run_of_equal_verdicts_stands_beside_what_coins_bring(database):
+def test_the_longest_run_of_equal_verdicts_is_compared_with_chance(database):
     rng = np.random.default_rng(3)
     honest = [Past(i, accept=bool(a)) for i, a in enumerate(rng.random(400) < 0.3)]
     output = metrics(database, honest)["signs"]["run"]
@@ -71,7 +71,7 @@ def test_a_run_of_equal_verdicts_stands_beside_what_coins_bring(database):
     assert output["chance"] > 0.02
 
 
-def test_stamping_shows_as_a_run_that_no_coin_brings(database):
+def test_deciding_without_looking_shows_as_an_unlikely_run(database):
     stamped = [Past(i, accept=i % 3 == 0) for i in range(100)] + [
         Past(100 + i, accept=True) for i in range(60)
     ]
@@ -81,7 +81,7 @@ def test_stamping_shows_as_a_run_that_no_coin_brings(database):
     assert output["chance"] < 1e-6
 
 
-def test_slower_looks_and_more_misses_show_as_a_drift(database):
+def test_slower_decisions_and_more_misses_show_as_a_drift(database):
     """Looks grow by a half within the hour; plain defects are missed once in ten early and every second time later."""
     rng = np.random.default_rng(5)
     past = []
@@ -99,7 +99,7 @@ def test_slower_looks_and_more_misses_show_as_a_drift(database):
     assert output["missed_late"]["value"] == pytest.approx(0.5)
 
 
-def test_gold_gives_curves_and_is_told_to_reviewers_in_tens(database):
+def test_reviewers_see_gold_statistics_in_groups_of_ten(database):
     rng = np.random.default_rng(8)
     past = [Past(5.0 * i, accept=True, gold=True) for i in range(24)]
     for i, severity in enumerate(rng.uniform(0.05, 1, 63)):
@@ -121,11 +121,11 @@ def test_gold_gives_curves_and_is_told_to_reviewers_in_tens(database):
     ), "of 87"
 
 
-def test_agreement_with_others_counts_what_they_said_of_the_same(database, store):
+def test_agreement_with_others_counts_common_candidates(database, store):
     with database.transaction() as tx:
-        number = make_round(tx)
-        set_consensus(tx, number, ConsensusSettings(ConsensusRule.majority, 3), "test")
-        ids = make_candidates(tx, store, number, 12)
+        round_id = make_round(tx)
+        set_consensus(tx, round_id, ConsensusSettings(ConsensusRule.majority, 3), "test")
+        ids = make_candidates(tx, store, round_id, 12)
         people = {name: add_reviewer(tx, name) for name in ("ann", "bob", "cy")}
         for index, one in enumerate(ids):
             for name, who in people.items():

@@ -43,7 +43,7 @@ def test_adding_twice_is_adding_once(database):
         ]
 
 
-def test_a_token_works_once_and_only_its_hash_is_kept(database):
+def test_a_token_works_once_and_only_its_hash_is_stored(database):
     with database.transaction() as tx:
         ann = reviewers.add_reviewer(tx, "ann")
         token = reviewers.issue_token(tx, ann, 5)
@@ -80,7 +80,7 @@ def test_one_of_many_requests_with_one_token_wins(database):
     assert sorted(outcomes) == ["ann"] + ["refused"] * 5
 
 
-def test_a_token_too_old_or_of_somebody_sent_away_is_refused(database):
+def test_expired_tokens_and_those_of_deactivated_reviewers_are_refused(database):
     with database.transaction() as tx:
         ann, bob = reviewers.add_reviewer(tx, "ann"), reviewers.add_reviewer(tx, "bob")
         old, gone = reviewers.issue_token(tx, ann, 0), reviewers.issue_token(tx, bob, 5)
@@ -89,23 +89,23 @@ def test_a_token_too_old_or_of_somebody_sent_away_is_refused(database):
         with database.transaction() as tx, pytest.raises(Refused, match="not valid"):
             reviewers.sign_in(tx, token)
     with database.transaction() as tx:
-        oracle = reviewers.get_reviewer(tx, reviewers.add_rule_reviewer(tx))
-        for nobody in (oracle, reviewers.find_reviewer(tx, "bob")):
+        rule_reviewer = reviewers.get_reviewer(tx, reviewers.add_rule_reviewer(tx))
+        for nobody in (rule_reviewer, reviewers.find_reviewer(tx, "bob")):
             with pytest.raises(Refused, match="cannot sign in"):
                 reviewers.issue_token(tx, nobody, 5)
 
 
-def test_what_somebody_sent_away_held_waits_again(database, store):
+def test_candidates_of_a_deactivated_reviewer_wait_again(database, store):
     with database.transaction() as tx:
         ann = reviewers.add_reviewer(tx, "ann")
-        number = make_round(tx)
-        ids = make_candidates(tx, store, number, 2, CandidateState.showing)
+        round_id = make_round(tx)
+        ids = make_candidates(tx, store, round_id, 2, CandidateState.showing)
         leases.claim(tx, ids, "review", ann.holder, 60)
         reviewers.deactivate(tx, ann)
-    assert states(database, number) == {"waiting": 2}
+    assert states(database, round_id) == {"waiting": 2}
 
 
-def test_wrong_tokens_are_told_to_wait():
+def test_wrong_tokens_are_rate_limited():
     now = [0.0]
     back_off = SignInThrottle(clock=lambda: now[0])
     for _ in range(3):

@@ -22,16 +22,16 @@ from tests.support.factories import make_pairs, make_round, scenes
 
 
 @pytest.fixture
-def number(database, store) -> int:
+def round_id(database, store) -> int:
     """Forty drawn figures that wait, their layers in the index."""
     drawn = [
         (prompt, {LayerRole.foreground: pair[LayerRole.foreground]}) for prompt, pair in scenes(40)
     ]
     with database.transaction() as tx:
-        number = make_round(tx)
-        make_pairs(tx, store, number, drawn)
+        round_id = make_round(tx)
+        make_pairs(tx, store, round_id, drawn)
         index(tx, store)
-    return number
+    return round_id
 
 
 def index(tx, store) -> None:
@@ -39,9 +39,9 @@ def index(tx, store) -> None:
     add_to_index(tx, {sha: fingerprint(decode_layer(store.get(sha))) for sha in names})
 
 
-def waiting(tx, number: int) -> list[uuid.UUID]:
-    query = "select id from candidates where round_id = :number order by seed"
-    return list(tx.execute(sa.text(query), {"number": number}).scalars())
+def waiting(tx, round_id: int) -> list[uuid.UUID]:
+    query = "select id from candidates where round_id = :round_id order by seed"
+    return list(tx.execute(sa.text(query), {"round_id": round_id}).scalars())
 
 
 def accept(tx, ids) -> None:
@@ -59,9 +59,9 @@ def mark_of(tx, candidate: uuid.UUID) -> bytes:
     return bytes(tx.scalar(query))
 
 
-def test_it_is_the_one_with_the_fewest_differing_bits(database, number):
+def test_the_sample_with_the_fewest_differing_bits_is_returned(database, round_id):
     with database.transaction() as tx:
-        ids = waiting(tx, number)
+        ids = waiting(tx, round_id)
         accept(tx, ids[:30])
         names = dict(tx.execute(sa.select(samples.c.id, samples.c.candidate_id)).all())
         for one in ids[30:]:
@@ -76,9 +76,9 @@ def _bits(one: bytes, other: bytes) -> int:
     return sum((a ^ b).bit_count() for a, b in zip(one[:24], other[:24], strict=True))
 
 
-def test_its_own_sample_and_withdrawn_ones_are_left_out(database, number):
+def test_own_and_withdrawn_samples_are_left_out(database, round_id):
     with database.transaction() as tx:
-        ids = waiting(tx, number)
+        ids = waiting(tx, round_id)
         accept(tx, ids[:2])
         assert similar_samples.most_similar_sample(tx, ids[0]).sample == tx.scalar(
             sa.select(samples.c.id).where(samples.c.candidate_id == ids[1])
@@ -93,11 +93,11 @@ def test_its_own_sample_and_withdrawn_ones_are_left_out(database, number):
             similar_samples.most_similar_sample(tx, uuid.uuid4())
 
 
-def test_a_duplicate_is_found_behind_any_number_of_others(database, store, number, monkeypatch):
+def test_a_duplicate_is_found_behind_any_number_of_others(database, store, round_id, monkeypatch):
     """Through its bands alone: it is neither of the same prompt nor among those that are looked at anyway."""
     monkeypatch.setattr(similar_samples, "MAX_COMPARED", 1)
     with database.transaction() as tx:
-        ids = waiting(tx, number)
+        ids = waiting(tx, round_id)
         accept(tx, ids)
         again = make_round(tx)
         twin = decode_layer(store.get(_layer_of(tx, ids[3])))
@@ -124,9 +124,9 @@ def _brighter(rgba: np.ndarray) -> np.ndarray:
     return np.dstack([np.where(rgba[..., 3:] > 0, colors, rgba[..., :3]), rgba[..., 3]])
 
 
-def test_a_pair_is_compared_by_its_blended_layer_with_pairs(database, store, number):
+def test_a_pair_is_compared_by_its_blended_layer_with_pairs(database, store, round_id):
     with database.transaction() as tx:
-        accept(tx, waiting(tx, number)[:3])
+        accept(tx, waiting(tx, round_id)[:3])
         pairs = make_round(tx, kind="pair")
         made = make_pairs(tx, store, pairs, scenes(6, 64, start=50))
         index(tx, store)
@@ -139,9 +139,9 @@ def test_a_pair_is_compared_by_its_blended_layer_with_pairs(database, store, num
         assert 0 < found.bits < 192
 
 
-def test_seeds_count_although_nobody_decided_them(database, store, number):
+def test_seeds_are_found_too(database, store, round_id):
     with database.transaction() as tx:
-        one, other = waiting(tx, number)[:2]
+        one, other = waiting(tx, round_id)[:2]
         row = tx.execute(sa.select(layers).where(layers.c.sha256 == _layer_of(tx, other))).one()
         stored = StoredLayer(row.sha256, row.width, row.height, row.bytes, row.visible)
         seed = NewSample(
@@ -153,10 +153,10 @@ def test_seeds_count_although_nobody_decided_them(database, store, number):
     assert found.bits > 0
 
 
-def test_it_never_needs_to_read_a_table_from_end_to_end(database, number):
+def test_no_table_is_scanned(database, round_id):
     """Where the planner is told to read no table in full, it has to read none but the short one of rounds."""
     with database.transaction() as tx:
-        ids = waiting(tx, number)
+        ids = waiting(tx, round_id)
         accept(tx, ids[:5])
         compiled = similar_samples._NEAR.compile(dialect=database.engine.dialect)
         values = compiled.construct_params(similar_samples.similarity_query(tx, ids[9]).values)

@@ -37,21 +37,23 @@ def open_one(database: Database, quota: int) -> int:
 
 
 def claim(
-    database: Database, number: int, holder: str, count: int
+    database: Database, round_id: int, holder: str, count: int
 ) -> list[generation.ClaimedCandidate]:
     with database.transaction() as tx:
-        return generation.claim_candidates(tx, number, holder, count, 60)
+        return generation.claim_candidates(tx, round_id, holder, count, 60)
 
 
-def test_what_is_drawn_is_kept_with_its_layer(database: Database, store: FolderStore) -> None:
-    number = open_one(database, 5)
+def test_a_generated_candidate_is_stored_with_its_layer(
+    database: Database, store: FolderStore
+) -> None:
+    round_id = open_one(database, 5)
     request_params: list[Job] = []
     database.send = request_params.append
-    claimed = claim(database, number, "me", 3)
-    assert states(database, number) == {"requested": 2, "generating": 3}
+    claimed = claim(database, round_id, "me", 3)
+    assert states(database, round_id) == {"requested": 2, "generating": 3}
     assert generate_claimed(database, store, Painter(), claimed, "me") == 3
-    assert states(database, number) == {"requested": 2, "generated": 3}
-    assert request_params == [Job("screen", (number,))]
+    assert states(database, round_id) == {"requested": 2, "generated": 3}
+    assert request_params == [Job("screen", (round_id,))]
     with database.transaction() as tx:
         for one in claimed:
             sha = tx.scalar(
@@ -63,40 +65,40 @@ def test_what_is_drawn_is_kept_with_its_layer(database: Database, store: FolderS
 
 
 def test_two_workers_never_claim_the_same(database: Database) -> None:
-    number = open_one(database, 60)
+    round_id = open_one(database, 60)
     with ThreadPoolExecutor(6) as threads:
-        claims = list(threads.map(lambda i: claim(database, number, f"worker {i}", 10), range(6)))
+        claims = list(threads.map(lambda i: claim(database, round_id, f"worker {i}", 10), range(6)))
     ids = [one.id for claimed in claims for one in claimed]
     assert len(ids) == len(set(ids)) == 60
 
 
-def test_a_paused_round_is_not_drawn(database: Database) -> None:
-    number = open_one(database, 5)
+def test_a_paused_round_is_not_generated(database: Database) -> None:
+    round_id = open_one(database, 5)
     with database.transaction() as tx:
-        lifecycle.pause_round(tx, number, "test")
-    assert claim(database, number, "me", 5) == []
+        lifecycle.pause_round(tx, round_id, "test")
+    assert claim(database, round_id, "me", 5) == []
 
 
-def test_work_whose_lease_was_lost_is_not_kept_twice(
+def test_layers_are_not_stored_after_the_lease_was_lost(
     database: Database, store: FolderStore
 ) -> None:
-    number = open_one(database, 2)
-    claimed = claim(database, number, "slow", 2)
+    round_id = open_one(database, 2)
+    claimed = claim(database, round_id, "slow", 2)
     with database.transaction() as tx:
         leases.release_holder(tx, "slow")
-    again = claim(database, number, "quick", 2)
+    again = claim(database, round_id, "quick", 2)
     assert generate_claimed(database, store, Painter(), again, "quick") == 2
     assert generate_claimed(database, store, Painter(), claimed, "slow") == 0
-    assert states(database, number) == {"generated": 2}
+    assert states(database, round_id) == {"generated": 2}
 
 
-def test_several_failures_set_a_candidate_aside_with_its_reason(database: Database) -> None:
-    number = open_one(database, 1)
+def test_a_candidate_fails_with_its_reason_after_several_attempts(database: Database) -> None:
+    round_id = open_one(database, 1)
     for left in ("requested",) * (leases.MAX_ATTEMPTS - 1) + ("failed",):
-        claimed = claim(database, number, "me", 1)
+        claimed = claim(database, round_id, "me", 1)
         with database.transaction() as tx:
             generation.release_failed(tx, claimed, "me", "OutOfMemory: the card is full")
-        assert states(database, number) == {left: 1}
+        assert states(database, round_id) == {left: 1}
     with database.transaction() as tx:
         assert tx.scalar(sa.select(candidates.c.note)) == "OutOfMemory: the card is full"
 
@@ -104,38 +106,38 @@ def test_several_failures_set_a_candidate_aside_with_its_reason(database: Databa
 def test_a_round_that_closed_meanwhile_keeps_nothing(
     database: Database, store: FolderStore
 ) -> None:
-    number = open_one(database, 2)
-    claimed = claim(database, number, "me", 2)
+    round_id = open_one(database, 2)
+    claimed = claim(database, round_id, "me", 2)
     with database.transaction() as tx:
-        lifecycle.close_round(tx, number, "test")
+        lifecycle.close_round(tx, round_id, "test")
     assert generate_claimed(database, store, Painter(), claimed, "me") == 0
-    assert states(database, number) == {"withdrawn": 2}
+    assert states(database, round_id) == {"withdrawn": 2}
 
 
 @pytest.mark.parametrize("count", [1, 4])
-def test_a_drawing_that_breaks_in_the_middle_writes_no_row(
+def test_an_interrupted_generation_writes_no_row(
     database: Database, store: FolderStore, count: int
 ) -> None:
     class Broken(Painter):
         def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Layers]:
             return super().generate(requests)[:-1]
 
-    number = open_one(database, count)
-    claimed = claim(database, number, "me", count)
+    round_id = open_one(database, count)
+    claimed = claim(database, round_id, "me", count)
     with pytest.raises(ValueError):
         generate_claimed(database, store, Broken(), claimed, "me")
     with database.transaction() as tx:
         assert tx.scalar(sa.select(sa.func.count()).select_from(candidate_layers)) == 0
-    assert states(database, number) == {"generating": count}
+    assert states(database, round_id) == {"generating": count}
 
 
-def test_what_failed_together_is_tried_apart_and_after_the_rest(database: Database) -> None:
-    number = open_one(database, 24)
-    first = claim(database, number, "me", 16)
+def test_candidates_that_failed_in_a_batch_are_retried_alone_and_last(database: Database) -> None:
+    round_id = open_one(database, 24)
+    first = claim(database, round_id, "me", 16)
     with database.transaction() as tx:
         generation.release_failed(tx, first, "me", "RuntimeError: no reason")
     sizes, claimed = [], []
-    while batch := claim(database, number, "me", 16):
+    while batch := claim(database, round_id, "me", 16):
         sizes.append(len(batch))
         claimed.append({item.id for item in batch})
     assert sizes == [8, 4, 4, 4, 4]
@@ -143,14 +145,14 @@ def test_what_failed_together_is_tried_apart_and_after_the_rest(database: Databa
     # Each quarter fails again: from then on each candidate is alone.
     with database.transaction() as tx:
         generation.release_failed(tx, first, "me", "RuntimeError: no reason")
-    assert len(claim(database, number, "me", 16)) == 1
+    assert len(claim(database, round_id, "me", 16)) == 1
 
 
-def test_what_could_not_be_stored_is_no_attempt(database: Database) -> None:
-    number = open_one(database, 3)
+def test_a_failure_of_the_store_is_no_attempt(database: Database) -> None:
+    round_id = open_one(database, 3)
     for _ in range(2 * leases.MAX_ATTEMPTS):
-        claimed = claim(database, number, "me", 3)
+        claimed = claim(database, round_id, "me", 3)
         assert len(claimed) == 3
         with database.transaction() as tx:
             generation.release_unfinished(tx, [item.id for item in claimed], "me")
-    assert states(database, number) == {"requested": 3}
+    assert states(database, round_id) == {"requested": 3}

@@ -28,14 +28,14 @@ def open_one(database: Database, quota: int = 10, **options) -> int:
         )
 
 
-def test_an_opened_round_has_its_quota_of_different_candidates_and_asks_for_drawing(
+def test_an_opened_round_has_its_quota_of_different_candidates_and_a_job(
     database: Database,
 ) -> None:
     request_params: list[Job] = []
     database.send = request_params.append
-    number = open_one(database, quota=7_000)
-    assert states(database, number) == {"requested": 7_000}
-    assert request_params == [Job("generate", (number,))]
+    round_id = open_one(database, quota=7_000)
+    assert states(database, round_id) == {"requested": 7_000}
+    assert request_params == [Job("generate", (round_id,))]
     with database.transaction() as tx:
         per_prompt = tx.execute(
             sa.select(sa.func.count()).select_from(candidates).group_by(candidates.c.prompt_id)
@@ -45,12 +45,12 @@ def test_an_opened_round_has_its_quota_of_different_candidates_and_asks_for_draw
 
 def test_equal_seeds_of_a_large_round_are_derived_again(database: Database, monkeypatch) -> None:
     monkeypatch.setattr(requests, "SEED_BYTES", 1)
-    number = open_one(database, quota=300)
-    assert states(database, number) == {"requested": 300}
+    round_id = open_one(database, quota=300)
+    assert states(database, round_id) == {"requested": 300}
     assert states(database, open_one(database, quota=300)) == {"requested": 300}
 
 
-def test_a_round_that_is_refused_leaves_nothing_and_asks_nothing(database: Database) -> None:
+def test_a_refused_round_leaves_no_row_and_no_job(database: Database) -> None:
     request_params: list[Job] = []
     database.send = request_params.append
     for options in (
@@ -65,31 +65,31 @@ def test_a_round_that_is_refused_leaves_nothing_and_asks_nothing(database: Datab
     assert request_params == []
 
 
-def test_pause_and_resume_are_lawful_once_and_told_in_the_log(database: Database) -> None:
-    number = open_one(database)
+def test_pause_and_resume_are_logged_and_refused_a_second_time(database: Database) -> None:
+    round_id = open_one(database)
     with database.transaction() as tx:
-        lifecycle.pause_round(tx, number, "anna")
+        lifecycle.pause_round(tx, round_id, "anna")
     with pytest.raises(Conflict), database.transaction() as tx:
-        lifecycle.pause_round(tx, number, "anna")
+        lifecycle.pause_round(tx, round_id, "anna")
     with database.transaction() as tx:
-        lifecycle.resume_round(tx, number, "anna")
+        lifecycle.resume_round(tx, round_id, "anna")
         output = tx.execute(
             sa.select(events.c.kind).where(events.c.actor == "anna").order_by(events.c.id)
         ).scalars()
         assert list(output) == ["round paused", "round open"]
 
 
-def test_closing_withdraws_what_has_no_verdict_and_frees_its_leases(
+def test_closing_withdraws_undecided_candidates_and_deletes_their_leases(
     database: Database, store: FolderStore
 ) -> None:
     with database.transaction() as tx:
-        number = make_round(tx)
-        make_candidates(tx, store, number, 3, CandidateState.waiting)
+        round_id = make_round(tx)
+        make_candidates(tx, store, round_id, 3, CandidateState.waiting)
     with database.transaction() as tx:
         other = make_round(tx)
         make_candidates(tx, store, other, 2, CandidateState.accepted)
         shown = (
-            tx.execute(sa.select(candidates.c.id).where(candidates.c.round_id == number))
+            tx.execute(sa.select(candidates.c.id).where(candidates.c.round_id == round_id))
             .scalars()
             .first()
         )
@@ -97,36 +97,36 @@ def test_closing_withdraws_what_has_no_verdict_and_frees_its_leases(
         lease = {"subject": shown, "purpose": "review", "holder": "x", "expires_at": sa.func.now()}
         tx.execute(sa.insert(leases).values(lease))
     with database.transaction() as tx:
-        assert lifecycle.close_round(tx, number, "test") == 3
-        assert lifecycle.close_round(tx, number, "test") == 0
+        assert lifecycle.close_round(tx, round_id, "test") == 3
+        assert lifecycle.close_round(tx, round_id, "test") == 0
         assert lifecycle.close_round(tx, other, "test") == 0
         assert tx.scalar(sa.select(sa.func.count()).select_from(leases)) == 0
-    assert states(database, number) == {"withdrawn": 3}
+    assert states(database, round_id) == {"withdrawn": 3}
     assert states(database, other) == {"accepted": 2}
     with pytest.raises(Conflict), database.transaction() as tx:
-        lifecycle.resume_round(tx, number, "test")
+        lifecycle.resume_round(tx, round_id, "test")
 
 
 def test_an_imported_layer_waits_for_people_once(database: Database) -> None:
     layer = StoredLayer("a" * 64, 10, 10, 100, "b" * 64)
     origin = {"licence": "CC0-1.0", "source": "a folder"}
     with database.transaction() as tx:
-        number = lifecycle.open_seed_review(tx, "test")
-        assert lifecycle.open_seed_review(tx, "test") == number
+        round_id = lifecycle.open_seed_review(tx, "test")
+        assert lifecycle.open_seed_review(tx, "test") == round_id
         first = lifecycle.add_for_review(
-            tx, number, {LayerRole.foreground: layer}, Prompt("a cat"), ["alpha_haze"], origin
+            tx, round_id, {LayerRole.foreground: layer}, Prompt("a cat"), ["alpha_haze"], origin
         )
         assert (
             lifecycle.add_for_review(
-                tx, number, {LayerRole.foreground: layer}, Prompt("a cat"), ["alpha_haze"], origin
+                tx, round_id, {LayerRole.foreground: layer}, Prompt("a cat"), ["alpha_haze"], origin
             )
             == first
         )
-        assert lifecycle.find_round(tx, number)["quota"] == 1
-    assert states(database, number) == {"waiting": 1}
+        assert lifecycle.find_round(tx, round_id)["quota"] == 1
+    assert states(database, round_id) == {"waiting": 1}
 
 
-def test_what_is_not_there_is_not_found(database: Database) -> None:
+def test_unknown_rounds_are_not_found(database: Database) -> None:
     with database.transaction() as tx:
         for move in (lifecycle.pause_round, lifecycle.resume_round, lifecycle.close_round):
             with pytest.raises(NotFound):
@@ -146,13 +146,13 @@ def test_a_round_of_pairs_needs_three_texts(database):
                 actor="test",
             )
         pair = Prompt("a cat on grass", "a cat", "grass")
-        number = lifecycle.open_round(
+        round_id = lifecycle.open_round(
             tx, checkpoint=checkpoint, prompt_list=[pair], quota=2, kind=Kind.pair, actor="test"
         )
-        assert lifecycle.find_round(tx, number)["kind"] == "pair"
+        assert lifecycle.find_round(tx, round_id)["kind"] == "pair"
 
 
-def test_the_round_of_gold_is_nobodys(database: Database) -> None:
+def test_the_round_of_gold_cannot_be_reviewed(database: Database) -> None:
     with database.transaction() as tx:
         row = {
             "purpose": lifecycle.GOLD_PURPOSE,
@@ -161,8 +161,8 @@ def test_the_round_of_gold_is_nobodys(database: Database) -> None:
             "policy": {},
             "state": "open",
         }
-        number = tx.scalar(sa.insert(rounds_table).values(row).returning(rounds_table.c.id))
+        round_id = tx.scalar(sa.insert(rounds_table).values(row).returning(rounds_table.c.id))
         assert lifecycle.list_rounds(tx) == []
         for move in (lifecycle.pause_round, lifecycle.close_round):
             with pytest.raises(NotFound):
-                move(tx, number, "test")
+                move(tx, round_id, "test")

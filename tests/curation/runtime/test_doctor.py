@@ -27,7 +27,7 @@ def finding(settings: Settings, part: str) -> Finding:
     return found
 
 
-def test_a_sound_instance_is_well_and_keeps_no_probe(settings: Settings) -> None:
+def test_a_sound_instance_has_no_findings_and_keeps_no_probe_object(settings: Settings) -> None:
     assert [one for one in run_checks(settings) if not one.ok] == []
     objects = settings.home / "objects"
     assert [path for path in objects.rglob("*") if path.is_file()] == []
@@ -37,7 +37,7 @@ def on_s3(settings: Settings, endpoint: str, bucket: str) -> Settings:
     return settings.model_copy(update={"storage": f"s3://{bucket}/x", "storage_endpoint": endpoint})
 
 
-def test_a_bucket_is_tried_and_a_missing_one_is_named(
+def test_a_bucket_is_probed_and_a_missing_one_is_named(
     settings: Settings, s3_credentials: S3Server
 ) -> None:
     given = on_s3(settings, s3_credentials.endpoint, f"doctor-{uuid.uuid4().hex[:8]}")
@@ -54,7 +54,7 @@ def test_a_bucket_is_tried_and_a_missing_one_is_named(
         assert "the object store" in clocks.message
 
 
-def test_a_dead_endpoint_and_wrong_or_no_credentials_tell_their_reason(
+def test_unreachable_endpoints_and_wrong_credentials_are_named(
     settings: Settings, s3_credentials: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead = doctor_storage.check_store(on_s3(settings, f"http://127.0.0.1:{free_port()}", "b"))
@@ -76,7 +76,7 @@ def test_a_folder_that_cannot_be_used_is_named(settings: Settings) -> None:
     assert not doctor_storage.check_store(bad).ok
 
 
-def test_every_disk_is_looked_at_once(tmp_path: Path) -> None:
+def test_every_disk_is_checked_once(tmp_path: Path) -> None:
     one = doctor_storage.check_disks(Settings(home=tmp_path))
     assert len(one) == 1
     assert "home and database" in one[0].message
@@ -89,7 +89,7 @@ def test_every_disk_is_looked_at_once(tmp_path: Path) -> None:
     ]
 
 
-def test_random_layers_of_the_whole_table_are_looked_up(
+def test_random_layers_of_the_whole_table_are_checked(
     settings: Settings, database: Database
 ) -> None:
     with open_context(settings) as context, database.transaction() as tx:
@@ -141,7 +141,7 @@ def test_a_replica_is_refused(postgres_folder: Path, tmp_path: Path) -> None:
     assert "primary" in found.hint
 
 
-def test_a_clock_that_is_wrong_is_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_clock_is_reported(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     class Late(datetime):
         @classmethod
         def now(cls, tz=None):
@@ -153,7 +153,9 @@ def test_a_clock_that_is_wrong_is_told(settings: Settings, monkeypatch: pytest.M
     assert "the database +300." in found.message
 
 
-def test_other_versions_and_another_secret_are_told(settings: Settings, database: Database) -> None:
+def test_processes_with_another_version_or_secret_are_reported(
+    settings: Settings, database: Database
+) -> None:
     with database.transaction() as tx:
         worker = WorkerProcess("w", "host", 7, ["gpu"], "0.0.9", WorkerState.idle)
         workers.record_worker(tx, worker)
@@ -175,7 +177,7 @@ def test_a_message_goes_through_the_broker(
     assert "returns a message" in found.message
 
 
-def test_a_broker_that_refuses_tells_why_without_the_password(
+def test_the_reason_of_a_broker_is_reported_without_the_password(
     settings: Settings, rabbitmq_address: str
 ) -> None:
     wrong = rabbitmq_address.replace("guest:guest@", "guest:wrong-password@")

@@ -105,7 +105,7 @@ def state(database: Database, order: TrainingRequest) -> str:
         return str(registry.find_run(tx, order.id)["state"])
 
 
-def test_a_dead_holders_leases_are_handed_back_and_a_live_ones_are_not(
+def test_leases_of_dead_processes_are_released_and_those_of_live_ones_are_not(
     settings: Settings, database: Database
 ) -> None:
     with open_context(settings) as context:
@@ -124,7 +124,7 @@ def test_a_dead_holders_leases_are_handed_back_and_a_live_ones_are_not(
         assert state(database, order) == RunState.running, "of another machine nothing is known"
 
 
-def test_an_instance_that_starts_leaves_commands_alone_that_work(
+def test_a_starting_instance_keeps_the_leases_of_running_commands(
     settings: Settings, database: Database
 ) -> None:
     """`layerloop up` beside a `layerloop train` in another terminal."""
@@ -142,7 +142,7 @@ def test_an_instance_that_starts_leaves_commands_alone_that_work(
         _release_stale_leases(context)
 
 
-def test_a_command_waits_for_a_live_holder_says_who_and_takes_over(
+def test_a_command_waits_for_the_lease_holder_names_it_and_takes_over(
     settings: Settings, database: Database, capsys, monkeypatch
 ) -> None:
     with open_context(settings) as context:
@@ -172,7 +172,7 @@ def test_a_command_waits_for_a_live_holder_says_who_and_takes_over(
     )
 
 
-def test_a_cancelled_run_stops_its_holder_and_goes_on_when_ordered_again(
+def test_a_cancelled_run_stops_and_resumes_on_request(
     database: Database,
 ) -> None:
     order, _ = ordered(database)

@@ -46,7 +46,7 @@ def wait_for(condition, seconds: float = 60):
         time.sleep(0.1)
 
 
-def test_it_comes_up_mends_itself_and_goes_down(home: Path) -> None:
+def test_the_local_stack_starts_restarts_its_parts_and_stops(home: Path) -> None:
     settings = Settings(home=home, port=0)
     with run_local_stack(settings) as standing:
         assert health(standing) == "ok"
@@ -80,7 +80,7 @@ def test_it_comes_up_mends_itself_and_goes_down(home: Path) -> None:
     assert "stopping 3 processes" in records
 
 
-def test_a_taken_port_is_not_fought_for(home: Path) -> None:
+def test_the_local_stack_does_not_start_on_a_taken_port(home: Path) -> None:
     import socket
 
     with socket.socket() as taken:
@@ -91,7 +91,7 @@ def test_a_taken_port_is_not_fought_for(home: Path) -> None:
             assert health(standing) == "ok"
 
 
-def test_what_ends_a_container_ends_it_in_order(home: Path) -> None:
+def test_sigterm_stops_the_local_stack_in_order(home: Path) -> None:
     earlier = signal.getsignal(signal.SIGTERM)
     processes: list[psutil.Process] = []
 

@@ -43,7 +43,7 @@ def test_a_log_is_cut_under_a_process_that_goes_on_writing(tmp_path):
     assert {file.name for file in tmp_path.iterdir()} == {"a.log", "a.log.1"}
 
 
-def test_a_link_is_not_followed_and_a_missing_log_is_nothing(tmp_path):
+def test_a_link_is_not_followed_and_a_missing_log_is_ignored(tmp_path):
     target = tmp_path / "precious"
     target.write_bytes(b"x" * 5000)
     (tmp_path / "a.log").symlink_to(target)

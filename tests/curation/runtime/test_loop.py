@@ -89,18 +89,18 @@ def working(context: AppContext) -> Iterator[Working]:
 
 
 @pytest.mark.slow
-def test_two_rounds_end_and_a_second_call_does_nothing_again(
+def test_two_rounds_are_completed_and_a_second_call_repeats_nothing(
     context: AppContext, working: Working
 ) -> None:
     import_initial_seeds(context, None, 80, working.told)
     numbers = run_loop(context, PLAN, working.told)
     assert len(numbers) == PLAN.rounds
     with context.database.transaction() as tx:
-        for number in numbers:
-            counts = lifecycle.count_states(tx, number)
+        for round_id in numbers:
+            counts = lifecycle.count_states(tx, round_id)
             assert sum(counts.values()) == PLAN.quota
             assert set(counts) <= {"accepted", "rejected", "refused"}
-            funnel = round_report.round_report(tx, number)["funnel"]
+            funnel = round_report.round_report(tx, round_id)["funnel"]
             assert funnel["decided"] == counts.get("accepted", 0) + counts.get("rejected", 0)
         made = registry.list_checkpoints(tx)
         assert len(made) == PLAN.rounds
@@ -135,7 +135,7 @@ def test_two_rounds_end_and_a_second_call_does_nothing_again(
     indirect=True,
     ids=["painter"],
 )
-def test_a_round_of_pairs_is_drawn_screened_decided_and_becomes_samples(
+def test_a_round_of_pairs_is_generated_screened_decided_and_becomes_samples(
     context: AppContext, working: Working
 ) -> None:
     """The loop of `demo --pairs`, with a generator that needs no training."""
@@ -143,9 +143,9 @@ def test_a_round_of_pairs_is_drawn_screened_decided_and_becomes_samples(
     plan = LoopPlan(
         rounds=1, quota=24, preset="micro", reviewer="rules", recipe="pairs", kind=Kind.pair
     )
-    [number] = run_loop(context, plan, working.told)
+    [round_id] = run_loop(context, plan, working.told)
     with context.database.transaction() as tx:
-        told = round_report.round_report(tx, number)
+        told = round_report.round_report(tx, round_id)
         snapshot = snapshots.find_snapshot(tx, "latest")
     assert told["round"]["kind"] == "pair"
     assert told["funnel"]["decided"] + told["funnel"]["refused"] == 24
@@ -158,12 +158,12 @@ def test_a_round_of_pairs_is_drawn_screened_decided_and_becomes_samples(
         "light_gap",
         "foot_gap",
     }
-    drawn = [one for one in read_samples(context.store, snapshot) if one.round == number]
+    drawn = [one for one in read_samples(context.store, snapshot) if one.round == round_id]
     assert len(drawn) == told["funnel"]["accepted"]
     assert all(
         one.kind is Kind.pair and len(one.layers) == 3 and len(one.texts) == 2 for one in drawn
     )
-    assert run_loop(context, plan, working.told) == [number]
+    assert run_loop(context, plan, working.told) == [round_id]
 
 
 def test_prompts_of_pairs_have_three_texts_and_single_ones_are_of_foregrounds(
@@ -196,15 +196,17 @@ def test_a_failed_training_ends_the_loop_with_its_reason(
 
 def test_a_checkpoint_that_cannot_be_loaded_fails_no_candidate(context: AppContext) -> None:
     with context.database.transaction() as tx:
-        number = make_round(tx)  # its checkpoint has no files, so that nothing can be drawn with it
-        make_candidates(tx, context.store, number, 2, CandidateState.requested)
+        round_id = make_round(
+            tx
+        )  # its checkpoint has no files, so that nothing can be drawn with it
+        make_candidates(tx, context.store, round_id, 2, CandidateState.requested)
     for _ in range(2 * leases.MAX_ATTEMPTS):
         with pytest.raises(WorkerTrouble, match="could not be loaded"):
-            jobs.generate(context, number)
-    assert states(context.database, number) == {"requested": 2}
+            jobs.generate(context, round_id)
+    assert states(context.database, round_id) == {"requested": 2}
 
 
-def test_the_sweep_asks_only_for_what_workers_do_not_find(context: AppContext) -> None:
+def test_reconcile_sends_jobs_only_for_work_that_workers_do_not_find(context: AppContext) -> None:
     with context.database.transaction() as tx:
         screened, idle, paused = (make_round(tx) for _ in range(3))
         make_candidates(tx, context.store, screened, 1, CandidateState.screened)
@@ -222,7 +224,7 @@ def test_the_sweep_asks_only_for_what_workers_do_not_find(context: AppContext) -
         assert find_job(tx, "screen") is None
 
 
-def test_a_stopped_training_is_handed_back(
+def test_a_stopped_training_is_released(
     context: AppContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import_initial_seeds(context, None, 20, lambda _: None)

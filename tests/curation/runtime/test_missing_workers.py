@@ -18,7 +18,7 @@ from curation.settings import Settings
 from tests.support.factories import make_candidates, make_round
 
 
-def test_work_that_no_worker_takes_is_a_finding(settings: Settings) -> None:
+def test_work_that_no_worker_takes_is_reported(settings: Settings) -> None:
     with open_context(settings) as context:
         assert doctor._work(context).ok
         with context.database.transaction() as tx:

@@ -52,7 +52,7 @@ def test_a_process_that_dies_is_started_again(sleepy: Supervisor, tmp_path: Path
     assert not psutil.pid_exists(second)
 
 
-def test_what_is_tended_is_looked_at_and_may_fail(sleepy: Supervisor, tmp_path: Path) -> None:
+def test_health_checks_run_and_may_fail(sleepy: Supervisor, tmp_path: Path) -> None:
     seen = []
 
     def care() -> None:
@@ -66,7 +66,7 @@ def test_what_is_tended_is_looked_at_and_may_fail(sleepy: Supervisor, tmp_path: 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
-def test_children_end_with_a_starter_that_is_killed(tmp_path: Path) -> None:
+def test_children_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     code = (
         "import sys, time, os; sys.executable = sys.argv[1]\n"
         "from pathlib import Path\n"
@@ -85,7 +85,7 @@ def test_children_end_with_a_starter_that_is_killed(tmp_path: Path) -> None:
     )
 
 
-def test_a_home_is_up_only_once(tmp_path: Path) -> None:
+def test_a_home_is_run_by_one_process_only(tmp_path: Path) -> None:
     with exclusive_home(tmp_path), pytest.raises(LayerloopError), exclusive_home(tmp_path):
         pass
     with exclusive_home(tmp_path):

@@ -39,7 +39,7 @@ def test_every_value_is_the_nearest_to_the_true_one(front, back) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(PIXELS, PIXELS)
-def test_over_an_opaque_picture_it_is_the_plain_blend(front, back) -> None:
+def test_over_an_opaque_image_the_result_is_the_plain_blend(front, back) -> None:
     back[..., 3] = 255
     blended = composite(front, back)
     assert (blended[..., 3] == 255).all()
@@ -48,7 +48,7 @@ def test_over_an_opaque_picture_it_is_the_plain_blend(front, back) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(PIXELS)
-def test_what_is_clear_changes_nothing_and_what_is_opaque_hides_all(rgba) -> None:
+def test_transparent_layers_change_nothing_and_opaque_ones_hide_all(rgba) -> None:
     clear = new_canvas((3, 2))
     seen = np.where(rgba[..., 3:] > 0, rgba, 0)
     assert np.array_equal(composite(clear, rgba), seen)
@@ -59,7 +59,7 @@ def test_what_is_clear_changes_nothing_and_what_is_opaque_hides_all(rgba) -> Non
 
 @settings(max_examples=100, deadline=None)
 @given(PIXELS, PIXELS, PIXELS)
-def test_layers_may_be_put_together_in_any_grouping(top, middle, bottom) -> None:
+def test_blending_is_associative(top, middle, bottom) -> None:
     bottom[..., 3] = 255
     left = composite(top, composite(middle, bottom)).astype(int)
     right = composite(composite(top, middle), bottom).astype(int)
@@ -68,7 +68,7 @@ def test_layers_may_be_put_together_in_any_grouping(top, middle, bottom) -> None
 
 @settings(max_examples=100, deadline=None)
 @given(PIXELS, st.integers(0, 255))
-def test_fading_touches_alpha_alone(rgba, opacity: int) -> None:
+def test_opacity_scales_alpha_only(rgba, opacity: int) -> None:
     faded = apply_opacity(rgba, opacity)
     assert np.array_equal(faded[..., :3], rgba[..., :3])
     assert np.array_equal(faded[..., 3], np.floor(rgba[..., 3] * (opacity / 255) + 0.5 + 1e-9))
@@ -77,7 +77,7 @@ def test_fading_touches_alpha_alone(rgba, opacity: int) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(PIXELS, st.integers(-5, 6), st.integers(-5, 6))
-def test_a_layer_lies_where_it_was_put(rgba, left: int, top: int) -> None:
+def test_a_layer_is_placed_at_its_offset(rgba, left: int, top: int) -> None:
     laid = place_on_canvas(rgba, (left, top), (5, 4))
     for y in range(4):
         for x in range(5):
@@ -87,6 +87,6 @@ def test_a_layer_lies_where_it_was_put(rgba, left: int, top: int) -> None:
             )
 
 
-def test_sizes_that_differ_are_a_mistake() -> None:
+def test_layers_of_different_sizes_are_an_error() -> None:
     with pytest.raises(Refused):
         composite(new_canvas((3, 2)), new_canvas((2, 3)))

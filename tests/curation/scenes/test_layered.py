@@ -54,7 +54,7 @@ BOTH = pytest.mark.parametrize("drawn", [OPAQUE, SEE_THROUGH], ids=["opaque", "s
 
 
 @BOTH
-def test_psd_in_a_second_program(tmp_path: Path, drawn: LayerStack) -> None:
+def test_psd_files_are_read_by_photoshopapi(tmp_path: Path, drawn: LayerStack) -> None:
     """PhotoshopAPI reads layers with a parser of its own (C++)."""
     write_psd(tmp_path / "a.psd", drawn)
     read = photoshopapi.LayeredFile.read(str(tmp_path / "a.psd"))
@@ -69,7 +69,7 @@ def test_psd_in_a_second_program(tmp_path: Path, drawn: LayerStack) -> None:
 
 
 @BOTH
-def test_psd_in_a_third(tmp_path: Path, drawn: LayerStack) -> None:
+def test_psd_files_are_read_by_pillow(tmp_path: Path, drawn: LayerStack) -> None:
     """Pillow: the blended picture, and where the layers lie."""
     write_psd(tmp_path / "a.psd", drawn)
     with Image.open(tmp_path / "a.psd") as image:
@@ -102,7 +102,7 @@ def test_psd_blends_to_what_we_blended(tmp_path: Path, drawn: LayerStack) -> Non
 
 
 @BOTH
-def test_ora_in_a_second_program(tmp_path: Path, drawn: LayerStack) -> None:
+def test_ora_files_are_read_by_another_program(tmp_path: Path, drawn: LayerStack) -> None:
     write_ora(tmp_path / "a.ora", drawn)
     read = pyora.Project.load(str(tmp_path / "a.ora"))
     assert read.dimensions == SIZE
@@ -158,7 +158,7 @@ def test_a_large_thumbnail_is_made_small(tmp_path: Path) -> None:
 
 
 @BOTH
-def test_tiff_in_a_second_program(tmp_path: Path, drawn: LayerStack) -> None:
+def test_tiff_files_are_read_by_another_program(tmp_path: Path, drawn: LayerStack) -> None:
     write_tiff(tmp_path / "a.tiff", drawn)
     with tifffile.TiffFile(tmp_path / "a.tiff") as read:
         assert len(read.pages) == len(drawn.layers)
@@ -181,7 +181,7 @@ def test_equal_scenes_are_equal_files(tmp_path: Path, kind: str) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_formats_by_name() -> None:
+def test_formats_are_found_by_file_name() -> None:
     assert set(WRITERS) == set(LAYERED_FILE_NAMES)
     assert parse_formats(None) == []
     assert parse_formats("PSD, ora,psd") == ["psd", "ora"]

@@ -22,7 +22,7 @@ def asked(
     return GenerationRequest(Prompt(whole, foreground, background), seed)
 
 
-def test_a_background_is_drawn_with_the_first_layer() -> None:
+def test_a_background_is_generated_with_the_first_layer() -> None:
     assert plan_steps(Scene(FOREST, [FOX, OWL])) == [
         SceneStep(StepKind.together, [0, 1], asked("a fox, a forest", "a fox", "a forest", 3)),
         SceneStep(
@@ -34,7 +34,7 @@ def test_a_background_is_drawn_with_the_first_layer() -> None:
     ]
 
 
-def test_the_whole_is_said_when_the_last_layer_is_drawn() -> None:
+def test_the_whole_text_is_used_for_the_last_layer() -> None:
     drawn = [
         step.request.prompt.text for step in plan_steps(Scene(FOREST, [FOX, OWL], "the whole"))
     ]
@@ -62,7 +62,7 @@ def test_a_background_is_drawn_to_fit_the_files_on_it() -> None:
     assert under.request == asked("a forest", None, "a forest", 0)
 
 
-def test_on_the_users_own_background_every_layer_fits_what_lies_below() -> None:
+def test_on_a_users_background_every_layer_fits_those_below() -> None:
     [given, fox] = plan_steps(Scene(Background(colour=(1, 2, 3)), [FOX]))
     assert given == SceneStep(StepKind.given, [0])
     assert fox == SceneStep(StepKind.over, [1], asked("a fox", "a fox", None, 3), range(1))

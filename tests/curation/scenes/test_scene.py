@@ -25,7 +25,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_everything_that_a_scene_may_say(tmp_path: Path) -> None:
+def test_every_field_of_a_scene_file_is_read(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4, 4), 200, np.uint8)).save(tmp_path / "lamp.png")
     Image.fromarray(np.full((4, 4, 3), 200, np.uint8)).save(tmp_path / "photo.jpg")
     path = write(
@@ -127,7 +127,9 @@ def test_everything_that_a_scene_may_say(tmp_path: Path) -> None:
         (FOREST + FOX * 101, "101 layers", ""),
     ],
 )
-def test_what_is_wrong_is_told(tmp_path: Path, text: str, says: str, hint: str) -> None:
+def test_invalid_scene_files_are_refused_with_the_reason(
+    tmp_path: Path, text: str, says: str, hint: str
+) -> None:
     Image.new("RGBA", (4, 4)).save(tmp_path / "here.png")
     with pytest.raises(Refused) as refused:
         load_scene(write(tmp_path, text))
@@ -135,7 +137,7 @@ def test_what_is_wrong_is_told(tmp_path: Path, text: str, says: str, hint: str) 
     assert hint in refused.value.hint
 
 
-def test_files_that_are_not_there(tmp_path: Path) -> None:
+def test_missing_and_unreadable_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="there is no file"):
         load_scene(tmp_path / "scene.toml")
     with pytest.raises(NotFound, match=r"layer 1, there is no file .*lamp\.png"):
@@ -147,7 +149,7 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         load_scene(tmp_path / "scene.toml")
 
 
-def test_names_have_no_letters_that_files_cannot_hold(tmp_path: Path) -> None:
+def test_layer_names_are_cleaned_and_shortened(tmp_path: Path) -> None:
     text = (
         FOREST
         + '[[layers]]\nprompt = "a\\u0001fox\\nruns"\n'
@@ -186,7 +188,7 @@ VALUES = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=5))
-def test_whatever_a_file_says_is_a_scene_or_a_sentence(table: dict) -> None:
+def test_any_file_is_a_scene_or_a_refusal(table: dict) -> None:
     with suppress(LayerloopError):
         assert parse_scene(table, Path("nowhere")).layers
 
@@ -200,11 +202,11 @@ def test_whatever_a_file_says_is_a_scene_or_a_sentence(table: dict) -> None:
         ("2:3", (None, 2 / 3)),
     ],
 )
-def test_sizes(text: str | None, size: tuple) -> None:
+def test_sizes_are_parsed(text: str | None, size: tuple) -> None:
     assert parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "0x0", "7x64", "3:0", "64", "64x", "x64", "1e3x64"])
-def test_no_sizes(text: str) -> None:
+def test_invalid_sizes_are_refused(text: str) -> None:
     with pytest.raises(Refused, match="invalid size"):
         parse_size(text)

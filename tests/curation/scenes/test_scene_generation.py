@@ -62,7 +62,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_every_step_is_asked_for_what_fits_and_kept(tmp_path: Path, store: FolderStore) -> None:
+def test_every_step_is_generated_and_stored(tmp_path: Path, store: FolderStore) -> None:
     hand, out = (
         hand_of(store, GenerationOptions(steps=9, negative="ugly")),
         tmp_path / "new" / "scene",
@@ -103,7 +103,7 @@ def test_every_step_is_asked_for_what_fits_and_kept(tmp_path: Path, store: Folde
     assert read_manifest(out) == drawn
 
 
-def test_files_say_how_they_were_made_and_the_users_own_say_nothing(
+def test_generated_files_have_provenance_and_users_files_have_none(
     tmp_path: Path, store: FolderStore
 ) -> None:
     drawn = draw(THREE, hand_of(store, GenerationOptions(steps=9)), tmp_path / "out")
@@ -148,7 +148,9 @@ def test_a_background_is_drawn_to_fit_the_files_on_it(tmp_path: Path, store: Fol
 
 
 @pytest.mark.parametrize("fit", FitMode)
-def test_on_the_users_photograph(tmp_path: Path, store: FolderStore, fit: FitMode) -> None:
+def test_layers_are_generated_over_a_users_photograph(
+    tmp_path: Path, store: FolderStore, fit: FitMode
+) -> None:
     scene = Scene(Background(None, PHOTO, (9, 8, 7), fit), (SceneLayer("fox", "a fox"),))
     hand = hand_of(store)
     drawn = draw(scene, hand, tmp_path / "out")
@@ -161,7 +163,7 @@ def test_on_the_users_photograph(tmp_path: Path, store: FolderStore, fit: FitMod
         assert (photo[:10, :, :3] == (9, 8, 7)).all()
 
 
-def test_the_canvas_is_as_asked_or_as_drawn_or_as_the_photograph(
+def test_the_canvas_has_the_requested_generated_or_photograph_size(
     tmp_path: Path, store: FolderStore
 ) -> None:
     fox = (SceneLayer("fox", "a fox"),)
@@ -215,7 +217,7 @@ class Stubborn(PairPainter):
         ),
     ],
 )
-def test_generators_that_cannot_do_it(
+def test_unsupported_generators_are_refused(
     tmp_path: Path,
     store: FolderStore,
     painter: type[PairPainter],
@@ -229,7 +231,7 @@ def test_generators_that_cannot_do_it(
     assert hint in refused.value.hint
 
 
-def test_what_lies_there_is_not_drawn_again(tmp_path: Path, store: FolderStore) -> None:
+def test_finished_steps_are_not_generated_again(tmp_path: Path, store: FolderStore) -> None:
     drawn = draw(THREE, hand_of(store), tmp_path / "out")
     before = files(tmp_path / "out")
 
@@ -284,7 +286,7 @@ def test_another_scene_needs_force_and_keeps_what_is_equal(
         (lambda s: replace(s, whole="another whole"), 3),
     ],
 )
-def test_whatever_changes_a_picture_is_another_step(
+def test_every_change_of_an_image_is_another_step(
     tmp_path: Path, store: FolderStore, change: Callable[[Scene], Scene], step: int
 ) -> None:
     draw(THREE, hand_of(store), tmp_path / "out")
@@ -306,7 +308,7 @@ def test_another_file_of_the_same_name_or_another_checkpoint_is_another_step(
         draw(THREE, hand_of(store, GenerationOptions(guidance=3)), tmp_path / "out")
 
 
-def test_files_that_were_changed_or_lost(tmp_path: Path, store: FolderStore) -> None:
+def test_changed_or_lost_files_are_generated_again(tmp_path: Path, store: FolderStore) -> None:
     out = tmp_path / "out"
     draw(THREE, hand_of(store), out)
     before = files(out)
@@ -324,7 +326,7 @@ def test_files_that_were_changed_or_lost(tmp_path: Path, store: FolderStore) -> 
     assert files(out) == before
 
 
-def test_folders_that_hold_something_else(tmp_path: Path, store: FolderStore) -> None:
+def test_folders_with_other_content_are_refused(tmp_path: Path, store: FolderStore) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     for force in (False, True):
@@ -346,7 +348,7 @@ def test_folders_that_hold_something_else(tmp_path: Path, store: FolderStore) ->
             draw(THREE, hand_of(store), tmp_path / "out")
 
 
-def test_stopped_before_any_file_gets_its_name_it_goes_on(
+def test_a_run_stopped_before_a_file_is_renamed_resumes(
     tmp_path: Path, store: FolderStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every rename is a moment at which a machine may lose its power; the result is the same files in the end."""
@@ -402,7 +404,7 @@ draw(THREE, SceneGenerator(CHECKPOINT, lambda: Dying(store), store), Path({folde
 
 
 @pytest.mark.parametrize("drawings", [0, 1])
-def test_killed_while_it_draws_it_goes_on(tmp_path: Path, drawings: int) -> None:
+def test_a_run_killed_while_generating_resumes(tmp_path: Path, drawings: int) -> None:
     root = str(Path(__file__).resolve().parents[3])
     program = KILLED.format(root=root, folder=str(tmp_path))
     killed = subprocess.run(
@@ -419,7 +421,7 @@ def test_killed_while_it_draws_it_goes_on(tmp_path: Path, drawings: int) -> None
     assert drawn.complete
 
 
-def test_the_manifest_comes_back(tmp_path: Path, store: FolderStore) -> None:
+def test_the_manifest_is_read_back(tmp_path: Path, store: FolderStore) -> None:
     drawn = draw(THREE, hand_of(store), tmp_path / "out")
     accounts.write_manifest(tmp_path, drawn)
     assert read_manifest(tmp_path) == drawn

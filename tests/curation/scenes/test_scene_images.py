@@ -24,7 +24,7 @@ from curation.scenes.scene_images import (
 from tests.support.factories import image
 
 
-def test_pictures_come_through_a_confined_process(tmp_path: Path) -> None:
+def test_users_images_are_decoded_in_a_confined_process(tmp_path: Path) -> None:
     rgba = image(1)
     rgba[:4, :, :3] = 77  # colours that nobody can see
     Image.fromarray(rgba).save(tmp_path / "layer.png")
@@ -43,7 +43,7 @@ def test_pictures_come_through_a_confined_process(tmp_path: Path) -> None:
     assert decode_images([]) == {}
 
 
-def test_a_photographs_own_colours_become_srgb(tmp_path: Path) -> None:
+def test_the_colors_of_a_photograph_become_srgb(tmp_path: Path) -> None:
     swapped = ImageCms.createProfile("XYZ")
     plain = Image.new("RGB", (20, 20), (120, 90, 60))
     plain.save(tmp_path / "a.jpg", icc_profile=b"no profile at all")
@@ -76,7 +76,7 @@ def bomb() -> bytes:
     )
 
 
-def test_hostile_files_end_in_a_sentence(tmp_path: Path) -> None:
+def test_hostile_files_are_refused(tmp_path: Path) -> None:
     whole = tmp_path / "whole.jpg"
     Image.fromarray(image(1)[..., :3]).save(whole)
     frames = [Image.new("RGBA", (8, 8), (n, 0, 0, 255)) for n in (0, 200)]
@@ -118,7 +118,7 @@ def test_a_background_covers_or_is_seen_whole() -> None:
     assert whole[10, -1, :3].tolist() == [0, 0, 255]
 
 
-def test_layers_are_set_down_in_their_own_size_or_made_to_fit() -> None:
+def test_layers_keep_their_size_or_are_fitted() -> None:
     rgba = image(3, 40, 20)
     same, offset = place_image(rgba, (100, 60), None, None)
     assert np.array_equal(same, rgba)
@@ -133,7 +133,7 @@ def test_layers_are_set_down_in_their_own_size_or_made_to_fit() -> None:
         place_image(np.zeros((1000, 1000, 4), np.uint8), (100, 100), None, 100)
 
 
-def test_scaling_weighs_colours_by_alpha() -> None:
+def test_scaling_weights_colors_by_alpha() -> None:
     """A white disc on clear black stays white to its edge: no dark fringe."""
     y, x = np.mgrid[:64, :64]
     rgba = np.zeros((64, 64, 4), np.uint8)

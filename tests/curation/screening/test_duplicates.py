@@ -69,7 +69,7 @@ def rescaled(rgba: np.ndarray, share: float) -> np.ndarray:
     )
 
 
-def test_shapes_of_other_form_or_colour_are_no_duplicates():
+def test_other_shapes_and_colors_are_no_duplicates():
     prints = {
         (s, c): fingerprint(shape(s, rgb)) for s in (0, 3, 4, 5, 6) for c, rgb in COLORS.items()
     }
@@ -105,7 +105,7 @@ def test_alpha_counts():
     assert not are_near_duplicates(fingerprint(one), fingerprint(faint))
 
 
-def test_colour_under_alpha_0_does_not_count():
+def test_colors_under_alpha_0_do_not_count():
     one = shape(4, COLORS["blue"])
     other = one.copy()
     other[other[..., 3] == 0, :3] = 77
@@ -118,14 +118,14 @@ def test_colour_under_alpha_0_does_not_count():
     st.binary(min_size=HASH_BYTES, max_size=HASH_BYTES),
     st.sets(st.integers(0, 191), max_size=BANDS - 1),
 )
-def test_prints_within_eleven_bits_share_a_band(mark, flips):
+def test_fingerprints_within_eleven_bits_share_a_band(mark, flips):
     other = np.unpackbits(np.frombuffer(mark, np.uint8))
     other[list(flips)] ^= 1
     pairs = zip(index_keys(mark), index_keys(np.packbits(other).tobytes()), strict=True)
     assert any(first == second for first, second in pairs)
 
 
-def test_the_index_finds_exact_before_near_and_says_which(database):
+def test_the_index_returns_exact_before_near_duplicates(database):
     red, blue = shape(0, COLORS["red"], 128), shape(0, COLORS["blue"], 128)
     with database.transaction() as tx:
         first, near = stored(tx, red), stored(tx, rescaled(red, 0.96))
@@ -184,7 +184,7 @@ def test_a_batch_finds_its_own_duplicates():
     assert batch.find(*wanted(shape(0, COLORS["green"], 128))) is None
 
 
-def test_real_images_are_told_apart_and_their_copies_found():
+def test_real_images_differ_and_their_copies_are_found():
     if not (SHARED / "seed_rgba").is_dir():
         pytest.skip("the folder 'shared' with real images is not beside this checkout")
     rows = [

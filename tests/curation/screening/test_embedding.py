@@ -34,8 +34,8 @@ def metrics(count, size=128):
     return [draw_subject(sample_subject(rng), rng, size) for _ in range(count)]
 
 
-def test_the_numbers_of_a_picture_are_the_same_for_ever():
-    """To change them on purpose, change EMBEDDER_ID too: stored numbers of another way must not be compared with new ones."""
+def test_the_embedding_of_an_image_never_changes():
+    """Whoever changes the embedding changes EMBEDDER_ID too: stored vectors must stay comparable."""
     ramp = np.linspace(0, 255, 32).astype(np.uint8)
     rgba = np.dstack(
         [
@@ -52,7 +52,7 @@ def test_the_numbers_of_a_picture_are_the_same_for_ever():
 GOLDEN = [-0.0622, 0.7764, -0.0702, -0.0282, 0.6552, 0.0409]
 
 
-def test_a_picture_lies_nearer_to_its_own_copies_than_to_any_other():
+def test_an_image_is_nearer_to_its_copies_than_to_others():
     whole = metrics(40)
     half = [cv2.resize(one, (64, 64), interpolation=cv2.INTER_AREA) for one in whole]
     noisy = [
@@ -65,7 +65,7 @@ def test_a_picture_lies_nearer_to_its_own_copies_than_to_any_other():
         assert np.mean(np.argmin(distances, axis=0) == np.arange(40)) > 0.9
 
 
-def test_a_pair_is_seen_by_what_it_shows():
+def test_a_pair_is_embedded_by_its_blended_image():
     pairs = [layers for _, layers in scenes(3)]
     moved = dict(pairs[0]) | {LayerRole.background: pairs[1][LayerRole.background]}
     seen = see(*pairs, moved)
@@ -81,7 +81,7 @@ def test_stored_numbers_come_back_to_three_digits():
     assert unpack_vectors(stored) == pytest.approx(vectors, abs=1e-3)
 
 
-def test_it_takes_no_weights():
+def test_the_built_in_embedder_needs_no_weights():
     assert open_embedder(None, None).source == BUILTIN_EMBEDDER.source
     with pytest.raises(Refused, match="no weights"):
         open_embedder("/models/clip", None)

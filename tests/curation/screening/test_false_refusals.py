@@ -71,18 +71,18 @@ def framed() -> RGBA:
 
 
 @pytest.fixture(scope="module")
-def oracle() -> RuleReviewer:
+def rule_reviewer() -> RuleReviewer:
     return RuleReviewer.fit(star(seed) for seed in range(60))
 
 
 @pytest.mark.parametrize("shoulders", [0.0, 0.15, 0.3])
 def test_a_bust_that_leaves_the_image_at_the_bottom_is_not_cut(
-    oracle: RuleReviewer, shoulders: float
+    rule_reviewer: RuleReviewer, shoulders: float
 ) -> None:
     layer = bust(shoulders)
     assert compute_signals(layer)["border_touch"] > 0.2
     assert compute_signals(layer)["cut_share"] == 0
-    assert not list(oracle.find_broken_bounds(prepare_layer(layer)))
+    assert not list(rule_reviewer.find_broken_bounds(prepare_layer(layer)))
     assert (
         "cut_at_border"
         not in inspect_and_encode(encode_layer(layer), "bust.webp", DEFAULT_LIMITS).codes
@@ -90,10 +90,10 @@ def test_a_bust_that_leaves_the_image_at_the_bottom_is_not_cut(
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
-def test_the_same_bust_at_another_side_is_cut(oracle: RuleReviewer, turns: int) -> None:
+def test_the_same_bust_at_another_side_is_cut(rule_reviewer: RuleReviewer, turns: int) -> None:
     layer = np.ascontiguousarray(np.rot90(bust(0.15), turns))
     assert RejectReason.cropped in {
-        reason for reason, _ in oracle.find_broken_bounds(prepare_layer(layer))
+        reason for reason, _ in rule_reviewer.find_broken_bounds(prepare_layer(layer))
     }
     assert (
         "cut_at_border"
@@ -101,15 +101,15 @@ def test_the_same_bust_at_another_side_is_cut(oracle: RuleReviewer, turns: int) 
     )
 
 
-def test_a_square_key_cap_is_not_opaque(oracle: RuleReviewer) -> None:
+def test_a_square_key_cap_is_not_opaque(rule_reviewer: RuleReviewer) -> None:
     assert 0.8 < compute_signals(key_cap())["f_opaque"] < 0.95
-    assert not list(oracle.find_broken_bounds(prepare_layer(key_cap())))
+    assert not list(rule_reviewer.find_broken_bounds(prepare_layer(key_cap())))
 
 
-def test_an_opaque_rim_is_rejected_by_its_own_rule(oracle: RuleReviewer) -> None:
+def test_an_opaque_rim_is_rejected_by_its_own_rule(rule_reviewer: RuleReviewer) -> None:
     assert compute_signals(framed())["cut_share"] == 1
     assert RejectReason.cropped in {
-        reason for reason, _ in oracle.find_broken_bounds(prepare_layer(framed()))
+        reason for reason, _ in rule_reviewer.find_broken_bounds(prepare_layer(framed()))
     }
 
 

@@ -63,7 +63,7 @@ def test_a_defect_grows_in_its_own_layer_and_the_pair_still_blends(defect):
 
 
 @pytest.mark.parametrize("defect", MEASURED)
-def test_the_measures_of_pairs_see_what_was_planted(defect):
+def test_pair_signals_detect_added_defects(defect):
     """The more there is, the more they say, in the median of 15 pairs."""
     output = list(enumerate(scenes(15)))
     found = {

@@ -34,26 +34,26 @@ FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blend
 
 
 @pytest.fixture(scope="module")
-def oracle() -> PairRuleReviewer:
+def rule_reviewer() -> PairRuleReviewer:
     return PairRuleReviewer.fit((pair, prompt) for prompt, pair in scenes(120))
 
 
-def faults(oracle, pair, prompt) -> set:
-    message = oracle.decide(pair, prompt)
+def faults(rule_reviewer, pair, prompt) -> set:
+    message = rule_reviewer.decide(pair, prompt)
     assert (message.verdict is Verdict.reject) == bool(message.reasons)
     return set(zip(message.reasons, message.layers, strict=True))
 
 
-def test_sound_pairs_pass_also_those_never_seen(oracle):
+def test_sound_pairs_pass_including_unseen_ones(rule_reviewer):
     for start in (0, 5_000):
         passed = [
-            oracle.decide(pair, prompt).verdict is Verdict.accept
+            rule_reviewer.decide(pair, prompt).verdict is Verdict.accept
             for prompt, pair in scenes(60, start=start)
         ]
         assert np.mean(passed) >= 0.9
 
 
-def test_layers_of_different_pictures_are_told_apart(oracle):
+def test_layers_of_different_pairs_are_rejected(rule_reviewer):
     """Each background is of the right text, but of another line and light: what drawing the layers apart would give."""
     rejected = []
     for index in range(60):
@@ -62,7 +62,7 @@ def test_layers_of_different_pictures_are_told_apart(oracle):
         pair = draw_pair(scene, rng, 64)
         apart = draw_pair(replace(scene, line=other.line, light=other.light), rng, 64)[BACK]
         made = {FRONT: pair[FRONT], BACK: apart, WHOLE: composite(pair[FRONT], apart)}
-        message = faults(oracle, made, scene.prompt)
+        message = faults(rule_reviewer, made, scene.prompt)
         rejected.append(bool(message))
         assert message <= {(RejectReason.clash, WHOLE)} or len(message) == 1
     assert np.mean(rejected) >= 0.7
@@ -82,25 +82,29 @@ def test_layers_of_different_pictures_are_told_apart(oracle):
         (lambda f, b: (f, b[::-1]), (RejectReason.prompt_miss, BACK)),
     ],
 )
-def test_each_fault_names_its_layer(oracle, spoil, fault):
+def test_each_fault_names_its_layer(rule_reviewer, spoil, fault):
     found = []
     for prompt, pair in scenes(12, start=200):
         f, b = spoil(pair[FRONT], pair[BACK])
         f, b = np.ascontiguousarray(f), np.ascontiguousarray(b)
-        found.append(fault in faults(oracle, {FRONT: f, BACK: b, WHOLE: composite(f, b)}, prompt))
+        found.append(
+            fault in faults(rule_reviewer, {FRONT: f, BACK: b, WHOLE: composite(f, b)}, prompt)
+        )
     assert np.mean(found) > 0.8
 
 
-def test_wrong_texts_miss_their_layer(oracle):
+def test_wrong_texts_miss_their_layer(rule_reviewer):
     (first, pair), (second, _) = scenes(2, start=300)
     wrong = join_texts(str(first.foreground), str(second.background))
-    assert (RejectReason.prompt_miss, BACK) in faults(oracle, pair, wrong)
-    assert (RejectReason.prompt_miss, FRONT) not in faults(oracle, pair, wrong)
+    assert (RejectReason.prompt_miss, BACK) in faults(rule_reviewer, pair, wrong)
+    assert (RejectReason.prompt_miss, FRONT) not in faults(rule_reviewer, pair, wrong)
 
 
-def test_a_blend_that_is_another_picture_is_rejected(oracle):
+def test_a_blended_image_of_another_pair_is_rejected(rule_reviewer):
     prompt, pair = scenes(1, start=400)[0]
-    assert (RejectReason.clash, WHOLE) in faults(oracle, pair | {WHOLE: pair[WHOLE][::-1]}, prompt)
+    assert (RejectReason.clash, WHOLE) in faults(
+        rule_reviewer, pair | {WHOLE: pair[WHOLE][::-1]}, prompt
+    )
 
 
 def snapshot_of(store, drawn) -> str:
@@ -114,7 +118,7 @@ def snapshot_of(store, drawn) -> str:
     return store.put(Manifest((Part("", store.put(data), len(made)),), {}).bytes())
 
 
-def test_it_is_fitted_to_the_pairs_of_a_snapshot_and_judges_cards(store):
+def test_the_reviewer_is_fitted_to_a_snapshot_and_decides_review_items(store):
     drawn = scenes(25)
     fitted = fit_pair_rule_reviewer(store, snapshot_of(store, drawn))
     assert fitted.backgrounds.shape == (25, 448)
@@ -124,11 +128,11 @@ def test_it_is_fitted_to_the_pairs_of_a_snapshot_and_judges_cards(store):
         for role, layer in pair.items()
     }
     texts = {FRONT: prompt.foreground, BACK: prompt.background}
-    card = ReviewItem(uuid.uuid4(), 1, Kind.pair, prompt.text, (), layers, {}, texts)
-    assert review_item(fitted, store, card).verdict is Verdict.accept
-    partial = replace(card, layers={FRONT: layers[FRONT]})
+    item = ReviewItem(uuid.uuid4(), 1, Kind.pair, prompt.text, (), layers, {}, texts)
+    assert review_item(fitted, store, item).verdict is Verdict.accept
+    partial = replace(item, layers={FRONT: layers[FRONT]})
     assert review_item(fitted, store, partial).layers == (BACK,)
-    gone = replace(card, layers=layers | {BACK: ReviewItemLayer("0" * 64, 64, 64)})
+    gone = replace(item, layers=layers | {BACK: ReviewItemLayer("0" * 64, 64, 64)})
     assert review_item(fitted, store, gone).reasons == (RejectReason.other,)
     with pytest.raises(Refused, match="needs at least"):
         fit_pair_rule_reviewer(store, snapshot_of(store, drawn[:5]))

@@ -91,7 +91,7 @@ def test_each_defect_is_refused_by_its_own_rule(name):
     assert refused >= 18
 
 
-def test_texts_outside_the_grammar_say_nothing():
+def test_texts_outside_the_grammar_have_no_agreement_signals():
     [(_, pair)] = scenes(1)
     assert compute_agreement_signals(pair, Prompt("a cat at home", "a cat", "a home")) == {}
 

@@ -50,19 +50,23 @@ def star(seed: int, size: int = 64) -> tuple[np.ndarray, str]:
 
 
 @pytest.fixture(scope="module")
-def oracle() -> RuleReviewer:
+def rule_reviewer() -> RuleReviewer:
     return RuleReviewer.fit(star(seed) for seed in range(300))
 
 
-def share_accepted(oracle, layers) -> float:
+def share_accepted(rule_reviewer, layers) -> float:
     return float(
-        np.mean([oracle.decide(rgba, text).verdict is Verdict.accept for rgba, text in layers])
+        np.mean(
+            [rule_reviewer.decide(rgba, text).verdict is Verdict.accept for rgba, text in layers]
+        )
     )
 
 
-def test_seeds_and_their_like_pass(oracle):
-    assert share_accepted(oracle, [star(seed) for seed in range(300)]) >= 1 - 3 * EXCLUDED_SHARE
-    assert share_accepted(oracle, [star(seed) for seed in range(1000, 1150)]) >= 0.93
+def test_seeds_and_similar_layers_pass(rule_reviewer):
+    assert (
+        share_accepted(rule_reviewer, [star(seed) for seed in range(300)]) >= 1 - 3 * EXCLUDED_SHARE
+    )
+    assert share_accepted(rule_reviewer, [star(seed) for seed in range(1000, 1150)]) >= 0.93
 
 
 @pytest.mark.parametrize(
@@ -76,22 +80,22 @@ def test_seeds_and_their_like_pass(oracle):
         (lambda a: np.roll(a, 32, axis=1), RejectReason.cropped),
     ],
 )
-def test_each_defect_is_rejected_with_its_reason(oracle, spoil, reason):
+def test_each_defect_is_rejected_with_its_reason(rule_reviewer, spoil, reason):
     for seed in range(12):
         rgba, text = star(seed)
-        message = oracle.decide(np.dstack([rgba[..., :3], spoil(rgba[..., 3])]), text)
+        message = rule_reviewer.decide(np.dstack([rgba[..., :3], spoil(rgba[..., 3])]), text)
         assert message.verdict is Verdict.reject
         assert reason in message.reasons
         assert message.sentence
 
 
-def test_noise_and_foreign_blobs_are_rejected(oracle):
+def test_noise_and_foreign_blobs_are_rejected(rule_reviewer):
     rng = np.random.default_rng(1)
     noise = [
         (rng.integers(0, 256, (64, 64, 4), dtype=np.uint8), "the red disc of this world")
         for _ in range(20)
     ]
-    assert share_accepted(oracle, noise) == 0
+    assert share_accepted(rule_reviewer, noise) == 0
     window = np.clip(40 - np.hypot(*(np.mgrid[:64, :64] - 32)) * 1.6, 0, 1)
     blobs = []
     for _ in range(40):
@@ -102,11 +106,11 @@ def test_noise_and_foreign_blobs_are_rejected(oracle):
             np.uint8
         )
         blobs.append((blob, "the red disc of this world"))
-    assert share_accepted(oracle, blobs) <= 0.05
+    assert share_accepted(rule_reviewer, blobs) <= 0.05
 
 
-def test_a_layer_that_its_neighbours_call_otherwise_misses_its_prompt(oracle):
-    wrong = [oracle.decide(star(seed)[0], star(seed + 1)[1]) for seed in range(0, 80, 2)]
+def test_a_layer_whose_neighbors_have_other_captions_misses_its_prompt(rule_reviewer):
+    wrong = [rule_reviewer.decide(star(seed)[0], star(seed + 1)[1]) for seed in range(0, 80, 2)]
     assert np.mean([RejectReason.prompt_miss in message.reasons for message in wrong]) > 0.9
 
 
@@ -129,7 +133,7 @@ def test_a_prompt_of_the_drawn_seeds_is_checked_exactly():
     assert np.mean([RejectReason.prompt_miss in message.reasons for message in wrong]) > 0.95
 
 
-def test_the_embedding_forgets_place_and_size():
+def test_the_embedding_does_not_depend_on_position_and_size():
     rgba, _ = star(4)
     moved = np.roll(rgba, (5, -6), axis=(0, 1))
     padded = np.pad(rgba, ((30, 10), (5, 40), (0, 0)))
@@ -139,7 +143,7 @@ def test_the_embedding_forgets_place_and_size():
     assert embed_layer(np.zeros((9, 5, 4), np.uint8)).shape == (448,)
 
 
-def test_words():
+def test_captions_are_split_into_words():
     assert content_words("The red-brown cup, and 3 of its Saucers") == {
         "red",
         "brown",
@@ -176,18 +180,18 @@ def snapshot_of(store, images, round_=0) -> str:
     return store.put(Manifest((Part("", store.put(data), len(made)),), {}).bytes())
 
 
-def test_it_is_fitted_to_the_training_seeds_of_a_snapshot(store):
+def test_the_reviewer_is_fitted_to_the_training_seeds_of_a_snapshot(store):
     fitted = fit_rule_reviewer(store, snapshot_of(store, [star(seed) for seed in range(40)]))
     assert len(fitted.seeds) == 39
     with pytest.raises(Refused):
         fit_rule_reviewer(store, snapshot_of(store, [star(seed) for seed in range(40)], round_=1))
 
 
-def test_it_judges_cards(oracle, store):
+def test_the_reviewer_decides_review_items(rule_reviewer, store):
     rgba, text = star(8)
     layers = {LayerRole.foreground: ReviewItemLayer(store.put(encode_layer(rgba)), 64, 64)}
-    card = ReviewItem(uuid.uuid4(), 1, Kind.single, text, (), layers, {})
-    assert review_item(oracle, store, card).verdict is Verdict.accept
+    item = ReviewItem(uuid.uuid4(), 1, Kind.single, text, (), layers, {})
+    assert review_item(rule_reviewer, store, item).verdict is Verdict.accept
     gone = ReviewItem(
         uuid.uuid4(),
         1,
@@ -197,7 +201,7 @@ def test_it_judges_cards(oracle, store):
         {LayerRole.foreground: ReviewItemLayer("0" * 64, 64, 64)},
         {},
     )
-    message = review_item(oracle, store, gone)
+    message = review_item(rule_reviewer, store, gone)
     assert (message.verdict, message.reasons) == (Verdict.reject, (RejectReason.other,))
 
 

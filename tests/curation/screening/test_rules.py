@@ -58,7 +58,7 @@ def refused(database, ids) -> list:
     return [found[one] for one in ids]
 
 
-def test_the_papers_two_rules():
+def test_the_rules_include_the_two_of_the_paper():
     assert apply_rules(compute_signals(disc(20))) is None
     opaque = apply_rules(compute_signals(np.full((32, 32, 4), 255, np.uint8)))
     assert (opaque.rule, opaque.signal, opaque.value) == ("no_transparent", "alpha_min", 1.0)
@@ -116,7 +116,7 @@ def test_duplicates_of_the_pool_and_of_the_batch_are_refused(database, store):
     assert "of 192 bits differ" in rows[1].message
 
 
-def test_what_was_refused_does_not_refuse_others(database, store):
+def test_refused_candidates_are_not_compared_with(database, store):
     strict = [*HARD_RULES, ScreeningRule("small", "coverage", "below", 0.9, "too small")]
     first = draw(database, store, [disc(20)])
     with database.transaction() as tx:
@@ -127,7 +127,7 @@ def test_what_was_refused_does_not_refuse_others(database, store):
     assert states(database, first + second) == ["refused", "screened"]
 
 
-def test_screening_twice_is_screening_once(database, store):
+def test_screening_is_idempotent(database, store):
     ids = draw(database, store, [disc(20), np.zeros((32, 32, 4), np.uint8)])
     with database.transaction() as tx:
         assert screen_candidates(Within(tx), store, ids) == 2

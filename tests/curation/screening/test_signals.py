@@ -109,7 +109,7 @@ def area_under_curve(worse: list[float], better: list[float]) -> float:
 
 
 @pytest.mark.parametrize("name", DEFECTS)
-def test_a_planted_defect_is_told_from_clean_and_grows(name):
+def test_a_signal_grows_with_its_defect(name):
     plant, levels, direction = DEFECTS[name]
     rng = np.random.default_rng(7)
     layers = [clean(seed) for seed in range(40)]
@@ -127,7 +127,7 @@ def test_a_planted_defect_is_told_from_clean_and_grows(name):
     assert area_under_curve(scores[levels[-1]], scores[0.0]) >= 0.95
 
 
-def test_clean_layers_show_nothing_planted():
+def test_signals_of_clean_layers_are_low():
     for seed in range(20):
         found = compute_signals(clean(seed))
         assert (
@@ -142,7 +142,7 @@ def test_clean_layers_show_nothing_planted():
         assert abs(found["contam_white"] or 0) < 0.15
 
 
-def test_premultiplied_colours_are_told_from_straight_ones():
+def test_premultiplied_colors_are_distinguished_from_straight_ones():
     planted, straight = [], []
     for seed in range(30):
         one = clean(seed)
@@ -155,7 +155,7 @@ def test_premultiplied_colours_are_told_from_straight_ones():
     assert max(straight) < 0.4
 
 
-def test_what_cannot_be_measured_is_none_and_not_zero():
+def test_signals_that_cannot_be_measured_are_none():
     ghost = compute_signals(with_alpha(clean(1), np.full((SIZE, SIZE), 0.3)))
     nothing = ("haze", "largest_share", "hole_frac", "alpha_hf_core", "fringe_dE", "contam_white")
     assert all(ghost[name] is None for name in nothing)
@@ -165,7 +165,7 @@ def test_what_cannot_be_measured_is_none_and_not_zero():
     assert (full["alpha_min"], full["border_touch"], full["haze"]) == (1, 1, None)
 
 
-def test_colour_under_alpha_0_is_never_seen():
+def test_signals_ignore_colors_under_alpha_0():
     one = clean(3)
     other = one.copy()
     other[other[..., 3] == 0, :3] = np.random.default_rng(0).integers(
@@ -177,7 +177,7 @@ def test_colour_under_alpha_0_is_never_seen():
     ) == compute_signals(cv2.resize(other, (1024, 1024), interpolation=cv2.INTER_NEAREST))
 
 
-def test_large_layers_are_measured_at_triage_size():
+def test_large_layers_are_measured_at_a_reduced_size():
     large = clean(5, 1400)
     assert max(downscale(large, TRIAGE_SIDE).shape) == TRIAGE_SIDE
     assert compute_signals(large)["coverage"] == pytest.approx(
@@ -186,7 +186,7 @@ def test_large_layers_are_measured_at_triage_size():
     assert downscale(large[:64, :32], TRIAGE_SIDE).shape == (64, 32, 4)
 
 
-def test_every_signal_says_what_it_is_and_all_are_numbers():
+def test_every_signal_has_a_definition_and_a_number():
     found = compute_signals(clean(0))
     assert list(found) == list(SIGNALS)
     for name, definition in SIGNALS.items():
@@ -198,7 +198,7 @@ def test_every_signal_says_what_it_is_and_all_are_numbers():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (2, 3), (17, 512)])
-def test_the_oddest_shapes_are_measured(shape):
+def test_unusual_sizes_are_measured(shape):
     rng = np.random.default_rng(0)
     assert set(compute_signals(rng.integers(0, 256, (*shape, 4), dtype=np.uint8))) == set(SIGNALS)
 
@@ -221,7 +221,7 @@ def test_ciede2000_gives_the_published_differences():
     assert ciede2000(second, first) == pytest.approx([row[2] for row in table], abs=2e-4)
 
 
-def test_small_layers_are_measured_by_the_hundred_a_second():
+def test_small_layers_are_measured_quickly():
     layers = [clean(seed, 64) for seed in range(20)]
     began = time.process_time()
     for one in layers * 5:

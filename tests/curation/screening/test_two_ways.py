@@ -15,7 +15,7 @@ TEXTS = ["a red circle", "a blue star", "a green square", "a yellow heart"]
 
 
 @pytest.fixture(scope="module")
-def oracle():
+def rule_reviewer():
     texts = sample_prompts(60, 3)
     return RuleReviewer.fit(
         [
@@ -32,11 +32,11 @@ def layers(texts=TEXTS):
     ]
 
 
-def test_planted_defects_are_counted_on_their_side(oracle):
+def test_added_defects_are_counted_for_their_method(rule_reviewer):
     clean, veiled = layers(), layers()
     veiled[0][..., 3] = np.maximum(veiled[0][..., 3], 60)
     veiled[1][..., 3] = 255
-    judged = compare_methods({"ours": clean, "theirs": veiled}, TEXTS, oracle)
+    judged = compare_methods({"ours": clean, "theirs": veiled}, TEXTS, rule_reviewer)
     ours, expected = judged["ours"], judged["theirs"]
     assert (ours.defects, ours.only, ours.layers) == (0, 0, 4)
     assert (expected.defects, expected.only, expected.layers) == (50, 2, 4)
@@ -49,16 +49,18 @@ def test_planted_defects_are_counted_on_their_side(oracle):
     assert expected.signals["coverage"] > ours.signals["coverage"]
 
 
-def test_a_defect_on_both_sides_is_nobodys_own_and_unmeasured_signals_are_left_out(oracle):
+def test_shared_defects_and_unmeasured_signals_are_not_compared(rule_reviewer):
     empty = [np.zeros((64, 64, 4), np.uint8) for _ in TEXTS]
-    judged = compare_methods({"ours": empty, "theirs": [*layers()[:2], *empty[2:]]}, TEXTS, oracle)
+    judged = compare_methods(
+        {"ours": empty, "theirs": [*layers()[:2], *empty[2:]]}, TEXTS, rule_reviewer
+    )
     assert (judged["ours"].defects, judged["ours"].only) == (100, 2)
     assert (judged["theirs"].defects, judged["theirs"].only) == (50, 0)
     assert judged["ours"].signals["contam_white"] is None
     assert judged["theirs"].signals["largest_share"] == 1.0
 
 
-def test_what_is_not_prompted_is_a_defect(oracle):
-    [one] = compare_methods({"ours": layers()}, ["a blue star", *TEXTS[1:]], oracle).values()
+def test_a_layer_that_misses_its_prompt_has_a_defect(rule_reviewer):
+    [one] = compare_methods({"ours": layers()}, ["a blue star", *TEXTS[1:]], rule_reviewer).values()
     assert one.reasons == {"prompt_miss": 1}
     assert one.defects == 25

@@ -17,7 +17,7 @@ from curation.selection.acceptance_model import (
 )
 
 
-def lesson(count: int, seed: int = 0, prompts: int = 25) -> TrainingRows:
+def make_rows(count: int, seed: int = 0, prompts: int = 25) -> TrainingRows:
     """Return decisions: accepted where one signal is neither small nor large and the first number of the embedding is not negative."""
     rng = np.random.default_rng(seed)
     middle, other = rng.standard_normal((2, count))
@@ -35,86 +35,85 @@ def lesson(count: int, seed: int = 0, prompts: int = 25) -> TrainingRows:
     )
 
 
-def test_it_learns_that_too_little_and_too_much_are_both_bad():
-    _, metrics = fit_acceptance_model(lesson(800))
+def test_the_model_fits_signals_with_an_optimum_in_the_middle():
+    _, metrics = fit_acceptance_model(make_rows(800))
     for folds in ("by_prompt", "by_round"):
         assert metrics[folds]["auc"] > 0.85
         assert metrics[folds]["log_loss"] < 0.75 * metrics[folds]["constant_log_loss"]
         assert metrics[folds]["ece"] < 0.06
 
 
-def test_what_it_says_of_others_is_as_good_as_it_says_and_calibrated():
-    model, metrics = fit_acceptance_model(lesson(800))
-    others = lesson(4_000, seed=1)
+def test_predictions_are_calibrated_and_as_good_as_estimated():
+    model, metrics = fit_acceptance_model(make_rows(800))
+    others = make_rows(4_000, seed=1)
     found = compute_metrics(model.predict(others.signals, others.embeddings), others.accepted)
     assert found["auc"] == pytest.approx(metrics["by_prompt"]["auc"], abs=0.03)
     assert found["brier"] == pytest.approx(metrics["by_prompt"]["brier"], abs=0.02)
     assert found["ece"] < 0.05
 
 
-def test_knowing_a_prompt_does_not_count_as_knowing_what_is_good():
+def test_cross_validation_separates_prompts():
     """Each prompt is good or bad altogether and has its own place among the embeddings: out of fold that tells nothing."""
     rng = np.random.default_rng(2)
     prompts = np.arange(600) % 60
-    indices, verdicts = rng.standard_normal((60, 16)), np.tile([True, False], 30)
-    lessons = TrainingRows(
+    centers, verdicts = rng.standard_normal((60, 16)), np.tile([True, False], 30)
+    rows = TrainingRows(
         signals=[{}] * 600,
-        embeddings=(indices[prompts] + 0.05 * rng.standard_normal((600, 16))).astype(np.float32),
+        embeddings=(centers[prompts] + 0.05 * rng.standard_normal((600, 16))).astype(np.float32),
         accepted=rng.permutation(verdicts)[prompts],
         prompts=prompts.tolist(),
         rounds=[1] * 600,
     )
-    model, metrics = fit_acceptance_model(lessons)
+    model, metrics = fit_acceptance_model(rows)
     assert (
-        compute_metrics(model.predict(lessons.signals, lessons.embeddings), lessons.accepted)["auc"]
-        > 0.75
+        compute_metrics(model.predict(rows.signals, rows.embeddings), rows.accepted)["auc"] > 0.75
     )
     assert metrics["by_prompt"]["auc"] < 0.65
     assert not {"by_round", "at_random"} & set(metrics)
 
 
-def test_what_was_shown_at_random_has_figures_of_its_own():
+def test_the_random_slice_has_its_own_metrics():
     """The others were chosen by the signal itself, and are far better than all: their figures are not everybody's."""
-    lessons = lesson(2_000)
+    rows = make_rows(2_000)
     at_random = np.arange(2_000) % 4 == 0
-    best = np.abs([one["middle"] for one in lessons.signals]) < 0.4
+    best = np.abs([one["middle"] for one in rows.signals]) < 0.4
     kept = np.flatnonzero(best | at_random)
     some = TrainingRows(
-        [lessons.signals[i] for i in kept], lessons.embeddings[kept], lessons.accepted[kept],
-        [lessons.prompts[i] for i in kept], [1] * len(kept), at_random[kept],
+        [rows.signals[i] for i in kept], rows.embeddings[kept], rows.accepted[kept],
+        [rows.prompts[i] for i in kept], [1] * len(kept), at_random[kept],
     )  # fmt: skip
     _, metrics = fit_acceptance_model(some)
-    share = lessons.accepted[at_random].mean()
+    share = rows.accepted[at_random].mean()
     entropy = -(share * np.log(share) + (1 - share) * np.log(1 - share))
     assert metrics["at_random"]["constant_log_loss"] == pytest.approx(entropy)
     assert metrics["by_prompt"]["constant_log_loss"] < entropy - 0.05
     assert 0.85 < metrics["at_random"]["auc"] < 1
 
 
-def test_equal_decisions_are_one_model_and_it_is_plain_data():
+def test_equal_decisions_give_equal_models_as_plain_data():
     (first, _), (second, _), (other, _) = (
-        fit_acceptance_model(lesson(300)),
-        fit_acceptance_model(lesson(300)),
-        fit_acceptance_model(lesson(300, seed=4)),
+        fit_acceptance_model(make_rows(300)),
+        fit_acceptance_model(make_rows(300)),
+        fit_acceptance_model(make_rows(300, seed=4)),
     )
     assert first.id == second.id != other.id
     read = AcceptanceModel.read(json.loads(json.dumps(first.as_json())))
     assert read.id == first.id
-    lessons = lesson(50, seed=9)
+    rows = make_rows(50, seed=9)
     turned = AcceptanceModel(**read.__dict__ | {"knots": dict(reversed(read.knots.items()))})
     np.testing.assert_array_equal(
-        turned.predict(lessons.signals, lessons.embeddings),
-        first.predict(lessons.signals, lessons.embeddings),
+        turned.predict(rows.signals, rows.embeddings),
+        first.predict(rows.signals, rows.embeddings),
     )
     np.testing.assert_array_equal(
-        read.predict(lessons.signals, lessons.embeddings),
-        first.predict(lessons.signals, lessons.embeddings),
+        read.predict(rows.signals, rows.embeddings),
+        first.predict(rows.signals, rows.embeddings),
     )
-    assert set(read.cluster(lessons.embeddings)) <= set(range(len(read.centres)))
+    assert set(read.cluster(rows.embeddings)) <= set(range(len(read.centres)))
 
 
-def test_a_signal_it_never_saw_changes_nothing_and_one_that_is_missing_is_no_error():
-    model, _ = fit_acceptance_model(lesson(300))
+def test_unknown_signals_are_ignored_and_missing_ones_are_no_error():
+    model, _ = fit_acceptance_model(make_rows(300))
     seen = np.zeros((1, 8), np.float32)
     known = model.predict([{"middle": 0.1, "other": 0.2}], seen)
     assert model.predict([{"middle": 0.1, "other": 0.2, "new": 9.0}], seen) == known
@@ -124,7 +123,7 @@ def test_a_signal_it_never_saw_changes_nothing_and_one_that_is_missing_is_no_err
 
 @pytest.mark.parametrize(("count", "accepted"), [(MIN_DECISIONS - 1, 50), (400, 5), (400, 395)])
 def test_too_few_decisions_are_refused(count, accepted):
-    lessons = lesson(count)
-    lessons.accepted[:] = np.arange(count) < accepted
+    rows = make_rows(count)
+    rows.accepted[:] = np.arange(count) < accepted
     with pytest.raises(Refused, match="too few"):
-        fit_acceptance_model(lessons)
+        fit_acceptance_model(rows)

@@ -42,12 +42,14 @@ from tests.support.factories import Within, make_candidates, make_round
 
 def decided(tx, count=150, seed=1):
     """Return a round of which a person has judged everything."""
-    number = open_stream(tx, {"kind": "random", "share": 1.0}, count)
+    round_id = open_stream(tx, {"kind": "random", "share": 1.0}, count)
     quality = np.random.default_rng(seed).standard_normal(count)
-    ids = arrive(tx, number, seed, quality)
-    tx.execute(sa.update(candidates).where(candidates.c.round_id == number).values(state="waiting"))
-    judge_waiting(tx, number, dict(zip(ids, accepts(seed, quality).tolist(), strict=True)))
-    return number, ids
+    ids = arrive(tx, round_id, seed, quality)
+    tx.execute(
+        sa.update(candidates).where(candidates.c.round_id == round_id).values(state="waiting")
+    )
+    judge_waiting(tx, round_id, dict(zip(ids, accepts(seed, quality).tolist(), strict=True)))
+    return round_id, ids
 
 
 def test_too_few_decisions_make_no_model_and_enough_do(database: Database) -> None:
@@ -70,12 +72,12 @@ def test_too_few_decisions_make_no_model_and_enough_do(database: Database) -> No
         assert acceptance_model_store.find_model(tx, Kind.single, kept.id[:8]).id == kept.id
 
 
-def test_a_decision_that_was_undone_teaches_nothing_and_the_oracle_only_where_people_have_not_decided(
+def test_undone_decisions_are_not_trained_on_and_rule_verdicts_only_without_people(
     database: Database, store: FolderStore
 ) -> None:
     with database.transaction() as tx:
-        number, _ = decided(tx, 120)
-        ids = make_candidates(tx, store, number, 1)
+        round_id, _ = decided(tx, 120)
+        ids = make_candidates(tx, store, round_id, 1)
         tx.execute(sa.insert(screenings), {"candidate_id": ids[0], "signals": {"quality": 0.0}})
         tx.execute(
             sa.insert(embeddings), {"candidate_id": ids[0], "source": SOURCE, "vector": bytes(8)}
@@ -86,21 +88,23 @@ def test_a_decision_that_was_undone_teaches_nothing_and_the_oracle_only_where_pe
         undo(tx, bob, None, key=uuid.uuid4(), seconds=60)
         after = acceptance_model_store.count_training_rows(tx, Kind.single, SOURCE)
         assert (after[0], after[1]) == (before[0] - 1, before[1])
-        oracle = add_rule_reviewer(tx)
+        rule_reviewer = add_rule_reviewer(tx)
         tx.connection.exec_driver_sql("alter table decisions disable trigger append_only")
-        tx.connection.exec_driver_sql(f"update decisions set reviewer_id = {oracle}")
+        tx.connection.exec_driver_sql(f"update decisions set reviewer_id = {rule_reviewer}")
         assert (
             acceptance_model_store.fit_and_store(Within(tx), Kind.single, SOURCE).label_source
             == "rule_reviewer"
         )
 
 
-def test_several_votes_on_a_candidate_are_one_lesson_by_what_it_came_to(database: Database) -> None:
+def test_several_votes_on_a_candidate_are_one_training_row_by_its_outcome(
+    database: Database,
+) -> None:
     """Three vote on each of 60, two of them alike; a re-aggregation turns ten over, and is nobody's lesson."""
     count, turned = 60, 10
     with database.transaction() as tx:
-        number = open_stream(tx, {"kind": "random", "share": 1.0}, count)
-        ids = arrive(tx, number, 5, np.linspace(-2, 2, count))
+        round_id = open_stream(tx, {"kind": "random", "share": 1.0}, count)
+        ids = arrive(tx, round_id, 5, np.linspace(-2, 2, count))
         people = [add_reviewer(tx, name).id for name in ("ann", "bob", "cy")]
         machine = add_reviewer(tx, CONSENSUS, kind="rule_reviewer").id
         for index, id_ in enumerate(ids):
@@ -129,7 +133,7 @@ def test_several_votes_on_a_candidate_are_one_lesson_by_what_it_came_to(database
         decided(tx, 60, seed=2)
         kept = acceptance_model_store.fit_and_store(Within(tx), Kind.single, SOURCE)
         taught_ = acceptance_model_store.count_training_rows(tx, Kind.single, SOURCE)
-        came_to = rounds_room.count_states(tx, number)
+        came_to = rounds_room.count_states(tx, round_id)
     assert (came_to["accepted"], came_to["rejected"]) == (40, 20)
     assert (kept.metrics["decisions"], kept.label_source, sum(taught_)) == (120, "person", 120)
     assert kept.metrics["accepted"] >= 40
@@ -159,14 +163,14 @@ def test_a_stored_model_predicts_the_same_for_any_names_of_signals(
     np.testing.assert_array_equal(kept.fitted.predict(signals, seen), fitted.predict(signals, seen))
 
 
-def test_scores_are_those_of_the_model_and_are_made_once(database: Database) -> None:
+def test_scores_are_those_of_the_model_and_computed_once(database: Database) -> None:
     with database.transaction() as tx:
         kept = taught(tx)
-        number = open_stream(tx, {"kind": "random", "share": 0.1}, 50)
+        round_id = open_stream(tx, {"kind": "random", "share": 0.1}, 50)
         quality = np.linspace(-2, 2, 50)
-        ids = arrive(tx, number, 3, quality)
-        assert acceptance_model_store.score_round(tx, kept, number) == 50
-        assert acceptance_model_store.score_round(tx, kept, number) == 0
+        ids = arrive(tx, round_id, 3, quality)
+        assert acceptance_model_store.score_round(tx, kept, round_id) == 50
+        assert acceptance_model_store.score_round(tx, kept, round_id) == 0
         found = {row.candidate_id: row for row in tx.execute(sa.select(scores))}
         vectors = tx.execute(
             sa.select(embeddings.c.vector).where(embeddings.c.candidate_id == ids[7])
@@ -184,28 +188,28 @@ def test_selected_candidates_are_scored_by_the_next_model_too_so_that_caps_count
     with database.transaction() as tx:
         first = taught(tx)
         policy = {"kind": "mixed", "share": 0.5, "likely": 0.5, "uncertain": 0.2, "random": 0.3}
-        number = open_stream(tx, policy, 10**6)
+        round_id = open_stream(tx, policy, 10**6)
         quality = np.random.default_rng(8).standard_normal(300)
-        ids = arrive(tx, number, 8, quality)
-        select_candidates(tx, number, SOURCE)
-        judge_waiting(tx, number, dict(zip(ids, accepts(8, quality).tolist(), strict=True)))
+        ids = arrive(tx, round_id, 8, quality)
+        select_candidates(tx, round_id, SOURCE)
+        judge_waiting(tx, round_id, dict(zip(ids, accepts(8, quality).tolist(), strict=True)))
         second = acceptance_model_store.fit_and_store(Within(tx), Kind.single, SOURCE)
         assert second.id != first.id
-        acceptance_model_store.score_round(tx, second, number)
+        acceptance_model_store.score_round(tx, second, round_id)
         chosen = sa.select(candidates.c.slice, scores.c.acceptance_model_id).join(scores)
         found = tx.execute(
-            chosen.where(candidates.c.round_id == number, candidates.c.slice.is_not(None))
+            chosen.where(candidates.c.round_id == round_id, candidates.c.slice.is_not(None))
         ).all()
     assert {row.slice for row in found} == {"random", "likely", "uncertain"}
     assert {row.acceptance_model_id for row in found} == {second.id}
 
 
-def test_what_was_screened_before_is_seen_afterwards(
+def test_candidates_screened_earlier_are_embedded_later(
     database: Database, store: FolderStore
 ) -> None:
     with database.transaction() as tx:
-        number = make_round(tx)
-        ids = make_candidates(tx, store, number, 5, CandidateState.accepted)
+        round_id = make_round(tx)
+        ids = make_candidates(tx, store, round_id, 5, CandidateState.accepted)
         make_candidates(tx, store, make_round(tx), 3, CandidateState.generated)
     assert backfill_embeddings(database, store, Kind.single, BUILTIN_EMBEDDER) == 5
     assert backfill_embeddings(database, store, Kind.single, BUILTIN_EMBEDDER) == 0
@@ -225,14 +229,14 @@ def test_what_was_screened_before_is_seen_afterwards(
     assert "coverage" in known
 
 
-def test_jobs_screen_fit_and_choose_in_a_house(settings: Settings) -> None:
+def test_jobs_screen_fit_and_select(settings: Settings) -> None:
     """Drawn candidates are screened with their embeddings, decisions train an acceptance model, and it selects."""
     with open_context(settings) as context:
         with context.database.transaction() as tx:
-            number = make_round(tx, quota=10**6)
+            round_id = make_round(tx, quota=10**6)
             policy = {"kind": "mixed", "share": 0.5, "likely": 0.6, "uncertain": 0.2, "random": 0.2}
             tx.execute(sa.update(rounds).values(policy=policy))
-            make_candidates(tx, context.store, number, 40, CandidateState.generated)
+            make_candidates(tx, context.store, round_id, 40, CandidateState.generated)
             other, _ = decided(tx, 150)
             rows = (
                 sa.select(embeddings.c.candidate_id)
@@ -247,20 +251,20 @@ def test_jobs_screen_fit_and_choose_in_a_house(settings: Settings) -> None:
                     vector=np.random.default_rng(0).standard_normal(96).astype("<f2").tobytes(),
                 )
             )
-        screen(context, number)
+        screen(context, round_id)
         with context.database.transaction() as tx:
-            counts = rounds_room.count_states(tx, number)
+            counts = rounds_room.count_states(tx, round_id)
             assert counts["waiting"] + counts["screened"] == 40
             assert 2 <= counts["waiting"] <= 15  # the random slice: 0.1 of 40
         requested = []
         context.database.send = requested.append
         reconcile(context)
-        assert {("select", number), ("fit_acceptance_model", "single")} <= {
+        assert {("select", round_id), ("fit_acceptance_model", "single")} <= {
             (job.name, *job.args) for job in requested
         }
         fit_job(context, "single")
-        assert ("select", number) in {(job.name, *job.args) for job in requested[2:]}
-        select_job(context, number)
+        assert ("select", round_id) in {(job.name, *job.args) for job in requested[2:]}
+        select_job(context, round_id)
         with context.database.transaction() as tx:
             chosen = (
                 tx.execute(sa.select(candidates.c.slice).where(candidates.c.slice.is_not(None)))

@@ -23,7 +23,7 @@ from curation.statistics.bounds import (
 
 
 @given(st.integers(0, 300), st.integers(1, 300), st.sampled_from([0.05, 0.01]))
-def test_the_bounds_are_clopper_and_pearsons(k, n, level):
+def test_the_bounds_equal_clopper_pearson(k, n, level):
     k = min(k, n)
     found = exact_bounds(k, n, level)
     upper = binomtest(k, n, alternative="less").proportion_ci(1 - level, method="exact").high
@@ -40,7 +40,7 @@ def test_nothing_observed_proves_nothing():
 
 
 @pytest.mark.parametrize("p", [0.02, 0.3])
-def test_bounds_for_whoever_looks_whenever_are_hardly_ever_wrong_at_any_look(p):
+def test_bounds_hold_at_all_interim_looks(p):
     rng = np.random.default_rng(5)
     wrong = exact_wrong = 0
     for _ in range(200):
@@ -62,23 +62,23 @@ def test_bounds_for_whoever_looks_whenever_are_hardly_ever_wrong_at_any_look(p):
     )
 
 
-def test_all_looks_together_spend_the_level_once():
+def test_all_interim_looks_together_spend_the_level_once():
     assert math.fsum(interim_level(look) for look in range(1, 10_000)) < 0.05
     assert interim_level(1) == 0.025
 
 
 @pytest.mark.parametrize("budget", [0.01, 0.02, 0.1])
-def test_enough_is_the_least_that_can_prove_a_budget(budget):
+def test_the_minimum_sample_size_is_the_smallest_that_proves_a_budget(budget):
     n = min_sample_size(budget, 0.05)
     assert exact_bounds(0, n).high <= budget < exact_bounds(0, n - 1).high
 
 
-def test_the_first_threshold_that_fails_ends_the_row():
+def test_the_search_stops_at_the_first_threshold_that_fails():
     assert count_proven_thresholds([0, 1, 30, 1], 500, 0.02, 0.05) == 2
 
 
 @pytest.mark.parametrize("verdict", [Verdict.reject, Verdict.accept])
-def test_a_threshold_that_is_let_through_keeps_its_budget_in_95_of_100_repetitions(verdict):
+def test_a_proven_threshold_keeps_its_budget_in_95_of_100_repetitions(verdict):
     """1,000 repetitions of 19 thresholds tried on 600 judged candidates each: rarely is one let through that is bad."""
     budget, bad, passed = 0.05, 0, 0
     for seed in range(1_000):

@@ -44,27 +44,27 @@ def gated(database: Database) -> tuple[int, dict]:
     """Return a round whose random slice has been judged, and 600 more candidates that came after."""
     with database.transaction() as tx:
         taught(tx)
-        number = open_stream(tx, GATED, 10**6)
+        round_id = open_stream(tx, GATED, 10**6)
         quality, message = clear(1, 1_500)
-        good = dict(zip(arrive(tx, number, 1, quality), message.tolist(), strict=True))
-        while select_candidates(tx, number, SOURCE)[0]:
-            judge_waiting(tx, number, good)
-            if not list_gates(tx, number):
+        good = dict(zip(arrive(tx, round_id, 1, quality), message.tolist(), strict=True))
+        while select_candidates(tx, round_id, SOURCE)[0]:
+            judge_waiting(tx, round_id, good)
+            if not list_gates(tx, round_id):
                 fit_and_store(Within(tx), Kind.single, SOURCE)
         quality, message = clear(2, 600)
-        good |= dict(zip(arrive(tx, number, 2, quality), message.tolist(), strict=True))
-    return number, good
+        good |= dict(zip(arrive(tx, round_id, 2, quality), message.tolist(), strict=True))
+    return round_id, good
 
 
-def test_the_machine_rejects_what_is_proven_and_people_see_a_share_of_it(
+def test_the_auto_reviewer_rejects_by_a_proven_gate_and_people_audit_a_share(
     database: Database, gated: tuple
 ) -> None:
-    number, good = gated
+    round_id, good = gated
     with database.transaction() as tx:
-        gate = next(one for one in list_gates(tx, number) if one["threshold"] is not None)
+        gate = next(one for one in list_gates(tx, round_id) if one["threshold"] is not None)
         assert gate["metrics"]["lost"]["high"] <= 0.02
         assert gate["metrics"]["n"] >= 181  # the least that proves 2 % at the first look's 2.5 %
-        select_candidates(tx, number, SOURCE)
+        select_candidates(tx, round_id, SOURCE)
         machines = tx.execute(
             sa.select(decisions, scores.c.probability, candidates.c.state, candidates.c.slice)
             .join(candidates, candidates.c.id == decisions.c.candidate_id)
@@ -80,13 +80,13 @@ def test_the_machine_rejects_what_is_proven_and_people_see_a_share_of_it(
         lost = sum(good[row.candidate_id] for row in machines)
         assert lost <= 0.02 * sum(good.values())
         audited = sa.select(candidates).where(
-            candidates.c.round_id == number, candidates.c.slice == "audit"
+            candidates.c.round_id == round_id, candidates.c.slice == "audit"
         )
         audits = tx.execute(audited).all()
         assert 0.1 < len(audits) / (len(machines) + len(audits)) < 0.3
         r = 0.63
         assert {round(row.propensity, 5) for row in audits} == {round(r + (1 - r) * 0.2, 5)}
-        output = round_report.round_report(tx, number)
+        output = round_report.round_report(tx, round_id)
     assert output["auto_reviewer"] == {"decisions": len(machines), "accepted": 0}
     assert output["human"]["decisions"] + len(machines) == output["funnel"]["decided"]
     people = output["defects_per_100"]["person"]
@@ -99,83 +99,83 @@ def test_the_machine_rejects_what_is_proven_and_people_see_a_share_of_it(
     assert f"gate {gate['id']} rejects" in round_report.as_text(output)
 
 
-def test_a_gate_that_its_audit_contradicts_closes_itself_and_says_so(
+def test_a_gate_contradicted_by_its_audit_is_closed_and_logged(
     database: Database, gated: tuple
 ) -> None:
     """What comes later is good where the model expects the worst: people's look at the audit finds it out."""
-    number, good = gated
+    round_id, good = gated
     with database.transaction() as tx:
-        while select_candidates(tx, number, SOURCE)[0]:
-            judge_waiting(tx, number, good)
-        [before] = [one for one in gates_report(tx, number) if one["stands"]]
+        while select_candidates(tx, round_id, SOURCE)[0]:
+            judge_waiting(tx, round_id, good)
+        [before] = [one for one in gates_report(tx, round_id) if one["stands"]]
         assert before["audit"]["judged"] > 20
         assert before["audit"]["low"] <= 0.02, (
             "while all is as it was, the audit does not speak against it"
         )
-        late = arrive(tx, number, 3, np.full(300, -1.5))
+        late = arrive(tx, round_id, 3, np.full(300, -1.5))
         good |= dict.fromkeys(late, True)
-        select_candidates(tx, number, SOURCE)
-        judge_waiting(tx, number, good)
-        machines = round_report.round_report(tx, number)["auto_reviewer"]["decisions"]
-        select_candidates(tx, number, SOURCE)
-        [gate] = [one for one in gates_report(tx, number) if one["contradicted"]]
+        select_candidates(tx, round_id, SOURCE)
+        judge_waiting(tx, round_id, good)
+        machines = round_report.round_report(tx, round_id)["auto_reviewer"]["decisions"]
+        select_candidates(tx, round_id, SOURCE)
+        [gate] = [one for one in gates_report(tx, round_id) if one["contradicted"]]
         assert (gate["id"], gate["stands"]) == (before["id"], False)
         assert gate["audit"]["errors"] > before["audit"]["errors"]
         assert 0.02 < gate["audit"]["low"] < 0.5
         [event] = tx.execute(sa.select(events).where(events.c.kind == "gate contradicted")).all()
-        assert (event.actor, event.subject) == ("auto_reviewer", f"round {number}")
+        assert (event.actor, event.subject) == ("auto_reviewer", f"round {round_id}")
         assert event.data["errors"] == gate["audit"]["errors"]
         assert f"gate {gate['id']} was closed by its audit" in round_report.as_text(
-            round_report.round_report(tx, number)
+            round_report.round_report(tx, round_id)
         )
-        good |= dict.fromkeys(arrive(tx, number, 4, np.full(100, -1.5)), True)
-        while select_candidates(tx, number, SOURCE)[0]:
-            judge_waiting(tx, number, good)
-        assert round_report.round_report(tx, number)["auto_reviewer"]["decisions"] == machines, (
+        good |= dict.fromkeys(arrive(tx, round_id, 4, np.full(100, -1.5)), True)
+        while select_candidates(tx, round_id, SOURCE)[0]:
+            judge_waiting(tx, round_id, good)
+        assert round_report.round_report(tx, round_id)["auto_reviewer"]["decisions"] == machines, (
             "it decides nothing more"
         )
-        assert [one for one in gates_report(tx, number) if one["stands"]] == [], (
+        assert [one for one in gates_report(tx, round_id) if one["stands"]] == [], (
             "and is not proven again"
         )
 
 
-def test_a_verdict_on_an_audit_asks_for_the_next_choice_that_may_close_its_gate(
+def test_a_verdict_on_an_audited_candidate_requests_a_selection(
     database: Database, store: FolderStore
 ) -> None:
     requested: list[Job] = []
     database.send = requested.append
     with database.transaction() as tx:
-        number = make_round(tx)
-        audit, other = make_candidates(tx, store, number, 2)
+        round_id = make_round(tx)
+        audit, other = make_candidates(tx, store, round_id, 2)
         tx.execute(sa.update(candidates).where(candidates.c.id == audit).values(slice="audit"))
         for one in (audit, other):
             decide(tx, add_reviewer(tx, "ann").id, one, Verdict.accept, key=uuid.uuid4())
-    assert requested == [Job("select", (number,))]
+    assert requested == [Job("select", (round_id,))]
 
 
-def test_the_audit_of_one_gate_says_nothing_of_another(database: Database, gated: tuple) -> None:
+def test_audits_of_gates_are_separate(database: Database, gated: tuple) -> None:
     """Rejects of the audit lie beyond the gate that rejects: they are no errors of one that accepts."""
-    number, good = gated
+    round_id, good = gated
     with database.transaction() as tx:
-        while select_candidates(tx, number, SOURCE)[0]:
-            judge_waiting(tx, number, good)
+        while select_candidates(tx, round_id, SOURCE)[0]:
+            judge_waiting(tx, round_id, good)
         [rejects] = [
-            one for one in list_gates(tx, number) if one["closed_at"] is None and one["threshold"]
+            one for one in list_gates(tx, round_id) if one["closed_at"] is None and one["threshold"]
         ][-1:]
         assert audits.read_audit(tx, rejects).judged > 20
         accepts_ = rejects | {"verdict": "accept", "threshold": 0.99}
         assert audits.read_audit(tx, accepts_) == audits.GateAudit(0, 0, 0.0)
 
 
-def test_half_of_the_random_slice_never_teaches_what_it_is_to_judge(
+def test_half_of_the_random_slice_is_held_out_from_the_model(
     database: Database, gated: tuple
 ) -> None:
-    number, _ = gated
+    round_id, _ = gated
     with database.transaction() as tx:
         judged = tx.scalar(
             sa.select(sa.func.count())
             .select_from(decisions.join(candidates, candidates.c.id == decisions.c.candidate_id))
-            .where(candidates.c.round_id == number, candidates.c.slice == "random")
+            .where(candidates.c.round_id == round_id, candidates.c.slice == "random")
         )
         all_ = tx.scalar(sa.select(sa.func.count()).where(decisions.c.channel == "pages"))
         model = fit_and_store(Within(tx), Kind.single, SOURCE)
@@ -183,47 +183,47 @@ def test_half_of_the_random_slice_never_teaches_what_it_is_to_judge(
     assert 0.4 * judged < kept_apart < 0.6 * judged
 
 
-def test_all_that_the_machine_said_can_be_taken_back(database: Database, gated: tuple) -> None:
-    number, _ = gated
+def test_automatic_verdicts_can_be_reverted(database: Database, gated: tuple) -> None:
+    round_id, _ = gated
     with database.transaction() as tx:
-        select_candidates(tx, number, SOURCE)
-        before = round_report.round_report(tx, number)["auto_reviewer"]["decisions"]
-        assert close_gates(tx, number) > 0
-        unshown = rounds_room.count_states(tx, number).get("unshown", 0)
-        assert revert_auto_verdicts(tx, number, "test") == before > 0
-        assert rounds_room.count_states(tx, number)["unshown"] == unshown + before
-        assert revert_auto_verdicts(tx, number, "test") == 0
-        assert round_report.round_report(tx, number)["auto_reviewer"]["decisions"] == 0
-        select_candidates(tx, number, SOURCE)  # a gate that was closed decides nothing more
-        assert round_report.round_report(tx, number)["auto_reviewer"]["decisions"] == 0
+        select_candidates(tx, round_id, SOURCE)
+        before = round_report.round_report(tx, round_id)["auto_reviewer"]["decisions"]
+        assert close_gates(tx, round_id) > 0
+        unshown = rounds_room.count_states(tx, round_id).get("unshown", 0)
+        assert revert_auto_verdicts(tx, round_id, "test") == before > 0
+        assert rounds_room.count_states(tx, round_id)["unshown"] == unshown + before
+        assert revert_auto_verdicts(tx, round_id, "test") == 0
+        assert round_report.round_report(tx, round_id)["auto_reviewer"]["decisions"] == 0
+        select_candidates(tx, round_id, SOURCE)  # a gate that was closed decides nothing more
+        assert round_report.round_report(tx, round_id)["auto_reviewer"]["decisions"] == 0
 
 
-def test_accepts_of_the_machine_become_samples_until_they_are_taken_back(
+def test_automatic_accepts_are_samples_until_they_are_reverted(
     database: Database, store: FolderStore
 ) -> None:
     with database.transaction() as tx:
-        number = open_stream(tx, GATED, 10)
-        ids = arrive(tx, number, 1, np.zeros(10))
+        round_id = open_stream(tx, GATED, 10)
+        ids = arrive(tx, round_id, 1, np.zeros(10))
         assert decide_all(tx, ids, Verdict.accept, "why not") == 10
         assert decide_all(tx, ids, Verdict.accept, "why not") == 0
         assert snapshots.freeze_snapshot(tx, store, tag=None, actor="test").samples == 10
-        assert revert_auto_verdicts(tx, number, "test") == 10
+        assert revert_auto_verdicts(tx, round_id, "test") == 10
         assert tx.scalar(sa.select(sa.func.count()).where(samples.c.withdrawn_at.is_(None))) == 0
         assert decide_all(tx, ids[:3], Verdict.accept, "again") == 3
         assert snapshots.freeze_snapshot(tx, store, tag=None, actor="test").samples == 3
-        rounds_room.close_round(tx, number, "test")
+        rounds_room.close_round(tx, round_id, "test")
         with pytest.raises(Refused, match="closed"):
-            revert_auto_verdicts(tx, number, "test")
+            revert_auto_verdicts(tx, round_id, "test")
 
 
-def test_without_a_budget_the_machine_decides_nothing(database: Database) -> None:
+def test_the_auto_reviewer_decides_nothing_without_a_budget(database: Database) -> None:
     with database.transaction() as tx:
         kept = taught(tx)
-        number = open_stream(tx, GATED | {"reject_budget": 0}, 10**6)
+        round_id = open_stream(tx, GATED | {"reject_budget": 0}, 10**6)
         quality, message = clear(3, 800)
-        good = dict(zip(arrive(tx, number, 3, quality), message.tolist(), strict=True))
-        while select_candidates(tx, number, SOURCE)[0]:
-            judge_waiting(tx, number, good)
-        assert score_round(tx, kept, number) == 0
-        assert list_gates(tx, number) == []
-        assert round_report.round_report(tx, number)["auto_reviewer"]["decisions"] == 0
+        good = dict(zip(arrive(tx, round_id, 3, quality), message.tolist(), strict=True))
+        while select_candidates(tx, round_id, SOURCE)[0]:
+            judge_waiting(tx, round_id, good)
+        assert score_round(tx, kept, round_id) == 0
+        assert list_gates(tx, round_id) == []
+        assert round_report.round_report(tx, round_id)["auto_reviewer"]["decisions"] == 0

@@ -25,11 +25,11 @@ from curation.rounds.policies import (
         PaperPolicy(),
     ],
 )
-def test_a_policy_is_what_was_written(policy):
+def test_a_policy_is_stored_as_written(policy):
     assert parse_policy(policy_to_dict(policy)) == policy
 
 
-def test_what_is_left_out_is_as_by_default():
+def test_missing_fields_have_their_defaults():
     assert parse_policy({"kind": "mixed", "share": 0.1}) == MixedPolicy(share=0.1)
     assert (MixedPolicy().likely, MixedPolicy().uncertain, MixedPolicy().random) == (
         0.70,
@@ -60,12 +60,12 @@ def test_what_is_left_out_is_as_by_default():
         ({"kind": "paper", "aesthetic": "high"}, "aesthetic"),
     ],
 )
-def test_what_cannot_be_is_refused(row, told):
+def test_invalid_values_are_refused(row, told):
     with pytest.raises(Refused, match=told):
         parse_policy(row)
 
 
-def test_the_random_slice_is_large_enough_to_teach_a_model_and_never_larger_than_the_share():
+def test_the_random_slice_is_large_enough_for_a_model_and_within_the_share():
     assert MixedPolicy(share=0.2).random_share(1_000_000) == pytest.approx(0.03)
     assert MixedPolicy(share=0.2).random_share(4_000) == pytest.approx(MIN_RANDOM_SLICE / 4_000)
     assert MixedPolicy(share=0.2).random_share(100) == 0.2

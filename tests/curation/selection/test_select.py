@@ -36,21 +36,23 @@ MANY = 10**6  # a quota at which the random slice is as small as the policy says
 
 def test_a_share_of_one_shows_all(database: Database, store: FolderStore) -> None:
     with database.transaction() as tx:
-        number = make_round(tx)
-        make_candidates(tx, store, number, 20, CandidateState.screened)
+        round_id = make_round(tx)
+        make_candidates(tx, store, round_id, 20, CandidateState.screened)
     with database.transaction() as tx:
-        assert select_candidates(tx, number) == (20, 0)
-        assert select_candidates(tx, number) == (0, 0)
-    assert states(database, number) == {"waiting": 20}
+        assert select_candidates(tx, round_id) == (20, 0)
+        assert select_candidates(tx, round_id) == (0, 0)
+    assert states(database, round_id) == {"waiting": 20}
 
 
-def test_a_half_shows_about_half_and_says_so(database: Database, store: FolderStore) -> None:
+def test_a_share_of_a_half_shows_about_half_with_that_propensity(
+    database: Database, store: FolderStore
+) -> None:
     with database.transaction() as tx:
-        number = make_round(tx)
+        round_id = make_round(tx)
         tx.execute(sa.update(rounds).values(policy={"kind": "random", "share": 0.5}))
-        make_candidates(tx, store, number, 300, CandidateState.screened)
+        make_candidates(tx, store, round_id, 300, CandidateState.screened)
     with database.transaction() as tx:
-        shown, unshown = select_candidates(tx, number)
+        shown, unshown = select_candidates(tx, round_id)
     assert shown + unshown == 300
     assert 110 < shown < 190  # 4.6 standard deviations; the coin is the id, so this never varies
     with database.transaction() as tx:
@@ -62,14 +64,14 @@ def test_a_half_shows_about_half_and_says_so(database: Database, store: FolderSt
     assert all(row.priority < 0.5 for row in kept)
 
 
-def test_a_mixed_policy_shows_the_likely_the_unsure_and_some_at_random(database: Database) -> None:
+def test_a_mixed_policy_shows_likely_uncertain_and_random_candidates(database: Database) -> None:
     """Of what one choice shows, the slices have the shares asked for, and the likely ones are far better than the rest."""
     with database.transaction() as tx:
         taught(tx)
-        number = open_stream(tx, MIXED, MANY)
+        round_id = open_stream(tx, MIXED, MANY)
         quality = np.random.default_rng(1).standard_normal(400)
-        arrive(tx, number, 1, quality)
-        shown, left = select_candidates(tx, number, SOURCE)
+        arrive(tx, round_id, 1, quality)
+        shown, left = select_candidates(tx, round_id, SOURCE)
         assert left == 0  # those without a place wait for the next choice
         rows = tx.execute(
             sa.select(
@@ -81,7 +83,7 @@ def test_a_mixed_policy_shows_the_likely_the_unsure_and_some_at_random(database:
             )
             .join(scores, scores.c.candidate_id == candidates.c.id)
             .join(screenings, screenings.c.candidate_id == candidates.c.id)
-            .where(candidates.c.round_id == number)
+            .where(candidates.c.round_id == round_id)
         ).all()
     by = {
         name: [row for row in rows if row.slice == name]
@@ -102,29 +104,29 @@ def test_a_mixed_policy_shows_the_likely_the_unsure_and_some_at_random(database:
     )
 
 
-def test_one_over_the_propensity_counts_all_without_bias(database: Database) -> None:
+def test_inverse_propensity_weights_are_unbiased(database: Database) -> None:
     """Horvitz and Thompson's sums over what is shown, in two arrivals with verdicts between: all, and all good ones."""
     sums, goods, truth = [], [], []
     with database.transaction() as tx:
         taught(tx)
         for seed in range(20):
-            number = open_stream(tx, MIXED, MANY)
+            round_id = open_stream(tx, MIXED, MANY)
             good = {}
             for part in range(2):
                 quality = np.random.default_rng([seed, part]).standard_normal(200)
                 message = accepts(1_000 + 2 * seed + part, quality)
                 good |= dict(
                     zip(
-                        arrive(tx, number, 2 * seed + part + 10, quality),
+                        arrive(tx, round_id, 2 * seed + part + 10, quality),
                         message.tolist(),
                         strict=True,
                     )
                 )
-                select_candidates(tx, number, SOURCE)
-                judge_waiting(tx, number, good)
+                select_candidates(tx, round_id, SOURCE)
+                judge_waiting(tx, round_id, good)
             shown = tx.execute(
                 sa.select(candidates.c.id, candidates.c.propensity).where(
-                    candidates.c.round_id == number, candidates.c.slice.is_not(None)
+                    candidates.c.round_id == round_id, candidates.c.slice.is_not(None)
                 )
             ).all()
             sums.append(sum(1 / row.propensity for row in shown))
@@ -140,16 +142,16 @@ def test_without_a_model_the_random_slice_is_shown_and_then_the_rest_of_the_shar
     database: Database,
 ) -> None:
     with database.transaction() as tx:
-        number = open_stream(tx, MIXED, MANY)
+        round_id = open_stream(tx, MIXED, MANY)
         quality = np.zeros(200)
-        good = dict.fromkeys(arrive(tx, number, 1, quality), False)
-        shown, left = select_candidates(tx, number, SOURCE)
+        good = dict.fromkeys(arrive(tx, round_id, 1, quality), False)
+        shown, left = select_candidates(tx, round_id, SOURCE)
         assert (25 < shown < 60, left) == (True, 0)
-        judge_waiting(tx, number, good)  # all rejected: no model can be fitted to them
-        more, left = select_candidates(tx, number, SOURCE)
+        judge_waiting(tx, round_id, good)  # all rejected: no model can be fitted to them
+        more, left = select_candidates(tx, round_id, SOURCE)
         assert 70 < shown + more < 130
         assert left == 200 - shown - more
-    assert states(database, number)["unshown"] == left
+    assert states(database, round_id)["unshown"] == left
 
 
 def test_only_as_many_are_shown_as_reviewers_soon_need_and_the_newest_model_selects(
@@ -157,22 +159,22 @@ def test_only_as_many_are_shown_as_reviewers_soon_need_and_the_newest_model_sele
 ) -> None:
     with database.transaction() as tx:
         first = taught(tx)
-        number = open_stream(tx, MIXED | {"random": 0.1, "likely": 0.7, "uncertain": 0.2}, MANY)
+        round_id = open_stream(tx, MIXED | {"random": 0.1, "likely": 0.7, "uncertain": 0.2}, MANY)
         quality = np.random.default_rng(5).standard_normal(1_500)
-        ids = arrive(tx, number, 5, quality)
+        ids = arrive(tx, round_id, 5, quality)
         good = dict(zip(ids, accepts(5, quality).tolist(), strict=True))
-        shown, left = select_candidates(tx, number, SOURCE)
+        shown, left = select_candidates(tx, round_id, SOURCE)
         assert left == 0
         assert QUEUE_TARGET <= shown <= QUEUE_TARGET + 110  # and the random slice: 75 of 1,500
-        assert select_candidates(tx, number, SOURCE) == (0, 0)
-        judge_waiting(tx, number, good)
+        assert select_candidates(tx, round_id, SOURCE) == (0, 0)
+        judge_waiting(tx, round_id, good)
         second = taught(tx, 500, seed=998)
         assert second.id != first.id
-        select_candidates(tx, number, SOURCE)
+        select_candidates(tx, round_id, SOURCE)
         used = sa.select(scores.c.acceptance_model_id).join(
             candidates, candidates.c.id == scores.c.candidate_id
         )
-        used = used.where(candidates.c.round_id == number, candidates.c.state == "screened")
+        used = used.where(candidates.c.round_id == round_id, candidates.c.state == "screened")
         assert set(tx.execute(used).scalars()) == {second.id}
 
 
@@ -183,20 +185,20 @@ def test_no_prompt_gets_more_than_its_cap(database: Database) -> None:
         with database.transaction() as tx:
             if times == 20:
                 taught(tx)
-            number = open_stream(
+            round_id = open_stream(
                 tx, MIXED | {"per_prompt": times, "per_cluster": 20, "share": 0.25}, MANY
             )
             quality = np.where(np.arange(800) % 20 == 0, 3.0, 0.0) + np.random.default_rng(
                 6
             ).normal(0, 0.3, 800)
-            arrive(tx, number, 60 + times, quality)
-            select_candidates(tx, number, SOURCE)
+            arrive(tx, round_id, 60 + times, quality)
+            select_candidates(tx, round_id, SOURCE)
             best = sa.select(sa.func.count()).where(
-                candidates.c.round_id == number,
+                candidates.c.round_id == round_id,
                 candidates.c.slice == "likely",
                 candidates.c.prompt_id
                 == sa.select(candidates.c.prompt_id)
-                .where(candidates.c.round_id == number, candidates.c.seed == (60 + times) * 10**6)
+                .where(candidates.c.round_id == round_id, candidates.c.seed == (60 + times) * 10**6)
                 .scalar_subquery(),
             )
             taken[times] = tx.scalar(best)
@@ -208,13 +210,13 @@ def test_no_prompt_gets_more_than_its_cap(database: Database) -> None:
 def test_defects_per_100_of_a_mixed_round_are_those_of_its_random_slice(database: Database) -> None:
     with database.transaction() as tx:
         taught(tx)
-        number = open_stream(tx, MIXED, MANY)
+        round_id = open_stream(tx, MIXED, MANY)
         quality = np.random.default_rng(8).standard_normal(900)
-        ids = arrive(tx, number, 8, quality)
+        ids = arrive(tx, round_id, 8, quality)
         good = dict(zip(ids, accepts(8, quality).tolist(), strict=True))
-        while select_candidates(tx, number, SOURCE)[0]:
-            judge_waiting(tx, number, good)
-        output = round_report.round_report(tx, number)
+        while select_candidates(tx, round_id, SOURCE)[0]:
+            judge_waiting(tx, round_id, good)
+        output = round_report.round_report(tx, round_id)
     found = output["defects_per_100"]["person"]
     assert found["n"] < output["human"]["decisions"] / 2
     assert found["low"] <= 100 * (1 - np.mean(list(good.values()))) <= found["high"]
@@ -222,20 +224,22 @@ def test_defects_per_100_of_a_mixed_round_are_those_of_its_random_slice(database
     assert accepted > 1.3 * np.mean(list(good.values()))
 
 
-def test_the_papers_selector_shows_what_is_beautiful_and_some_at_random(database: Database) -> None:
+def test_the_papers_selector_shows_high_aesthetic_scores_and_some_at_random(
+    database: Database,
+) -> None:
     with database.transaction() as tx:
-        number = open_stream(tx, {"kind": "paper", "aesthetic": 5.5, "random": 0.2}, 300)
-        ids = arrive(tx, number, 9, np.zeros(300))
+        round_id = open_stream(tx, {"kind": "paper", "aesthetic": 5.5, "random": 0.2}, 300)
+        ids = arrive(tx, round_id, 9, np.zeros(300))
         for index, id_ in enumerate(ids):
             output = {"aesthetic": 5 + index / 300, "clip_score": float(index % 50)}
             tx.execute(
                 sa.update(screenings).where(screenings.c.candidate_id == id_).values(signals=output)
             )
-        shown, left = select_candidates(tx, number)
+        shown, left = select_candidates(tx, round_id)
         rows = tx.execute(
             sa.select(candidates, screenings.c.signals)
             .join(screenings, screenings.c.candidate_id == candidates.c.id)
-            .where(candidates.c.round_id == number)
+            .where(candidates.c.round_id == round_id)
         ).all()
     assert shown + left == 300
     assert all(row.state == "waiting" for row in rows if row.signals["aesthetic"] > 5.5)
