@@ -69,10 +69,8 @@ class GenerationOptions:
     # Instead of `size`, width / height: the nearest image size that the model was trained at.
     aspect: float | None = None
     sampler: str | None = None
-    # sha256 of a stored layer to start from (image-to-image).
-    image: str | None = None
-    # Share of `image` that is replaced, above 0; 1 replaces all of it.
-    strength: float = 0.75
+    image: str | None = None  # sha256 of a stored layer to start from (image-to-image)
+    strength: float = 0.75  # share of `image` that is replaced, above 0; 1 replaces all of it
     # Factor by which the result is enlarged, with new detail.
     upscale: float = 1.0
     # Stored layers (sha256) that the generated layers must fit.
@@ -107,6 +105,9 @@ class LayerGenerator(Protocol):
 
     def describe(self, options: GenerationOptions) -> Mapping[str, str]:
         """Return metadata of an image generated with these options: model, sampler, steps etc."""
+
+    def environment(self, options: GenerationOptions, *, pair: bool = False) -> Mapping[str, str]:
+        """Return what else the bits of images or pairs depend on: noise, precision, device etc."""
 
 
 @dataclass(frozen=True)

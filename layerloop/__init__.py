@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from training.data.dataset import LayerDataset as LayerDataset
     from training.data.loader import LayerBatch as LayerBatch
     from training.data.loader import LayerLoader as LayerLoader
+    from training.draw_batches import starting_noise
     from training.pipelines import (
         BackgroundToBlendedPipeline,
         BackgroundToForegroundPipeline,
@@ -51,6 +52,7 @@ __all__ = [
     "generate",
     "load_transparency",
     "open_snapshot",
+    "starting_noise",
 ]
 
 # Where each name is defined; names that are not here are exported by training.pipelines.
@@ -61,6 +63,7 @@ _DEFINED_IN = {
     "Snapshot": "layerloop.snapshot:Snapshot",
     "generate": "layerloop.generation:generate",
     "open_snapshot": "layerloop.snapshot:open_snapshot",
+    "starting_noise": "training.draw_batches:starting_noise",
 }
 
 

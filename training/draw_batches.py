@@ -36,9 +36,31 @@ def is_pair_request(prompt: Prompt, options: GenerationOptions) -> bool:
     return bool(prompt.foreground or prompt.background or options.given)
 
 
-def seeded_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
-    """Return unit Gaussian noise that depends on the request's seed alone."""
-    return torch.randn(shape, generator=seeded_generator(seed))
+def starting_noise(
+    seed: int | torch.Generator, shape: Sequence[int], dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Return the noise that sampling of a candidate starts from; all samplers call this.
+
+    It depends on seed, shape and dtype alone: not on the batch, the place in it, or the device,
+    since it is drawn on the CPU. A scheduler may scale it (diffusers' `init_noise_sigma`).
+
+    Args:
+        seed: The candidate's seed, any integer; or its generator, which is advanced, so that
+            samplers that add noise continue after it.
+        shape: Shape of the latent, C x h x w; of layers that are generated together L x C x h x w.
+        dtype: The dtype that the sampler works in: that of the denoiser of a pretrained model,
+            float32 elsewhere.
+
+    Returns:
+        Unit Gaussian noise of this shape and dtype, on the CPU.
+    """
+    generator = seed if isinstance(seed, torch.Generator) else seeded_generator(seed)
+    return torch.randn(tuple(shape), generator=generator, dtype=dtype)
+
+
+def noise_settings(shape: Sequence[int], dtype: torch.dtype) -> dict[str, str]:
+    """Return shape and dtype of the starting noise as recorded settings of a generation."""
+    return {"noise": "x".join(map(str, shape)), "noise_dtype": str(dtype).removeprefix("torch.")}
 
 
 def seeded_generator(seed: int) -> torch.Generator:

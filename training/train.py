@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-import curation
 from curation.domain import (
     Checkpoint,
     GenerationRequest,
@@ -25,6 +23,7 @@ from curation.domain import (
 from curation.errors import Refused
 from curation.ports import RGBA, ObjectStore, ProgressCallback
 from training.checkpoint import LORA_PREFIX, load_checkpoint
+from training.code_version import code_version
 from training.data.splits import open_split
 from training.denoiser.train import train_base
 from training.evaluation.heldout import evaluate, has_heldout
@@ -354,19 +353,3 @@ def _prompt(sample: Sample) -> Prompt:
     """Return a pair's own texts as a prompt; a layer without a text gets the whole image's."""
     texts = [sample.caption_for(role) for role in (LayerRole.foreground, LayerRole.background)]
     return Prompt(sample.caption_for(), *texts)
-
-
-def code_version() -> str:
-    """Return the package's version, with the commit if it runs from a git checkout."""
-    root = Path(curation.__file__).resolve().parents[1]
-    if not (root / ".git").exists():
-        return curation.__version__
-    # A failure of git is not an error: the version alone is enough.
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
-    try:
-        described = subprocess.run(
-            command, capture_output=True, text=True, timeout=5, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return curation.__version__
-    return f"{curation.__version__}+{described}"

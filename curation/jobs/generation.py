@@ -128,6 +128,7 @@ def _generate_batch(
     """Generate one batch without an open transaction, and store it in the background."""
     try:
         generated = generation.generate_layers(generator, claimed)
+        settings = generation.describe_settings(generator, claimed[0].request.prompt)
     except Conflict:
         raise
     except Exception as error:
@@ -139,7 +140,7 @@ def _generate_batch(
         with context.database.transaction() as tx:
             generation.release_failed(tx, claimed, WORKER_ID, f"{type(error).__name__}: {error}")
         raise WorkerTrouble(f"a batch could not be generated: {describe(error)}") from error
-    uploads.submit(generated)
+    uploads.submit(generated, settings)
     # After trouble, the first batch that is stored ends the pauses and the small batches.
     if breakers["generate"].is_probing:
         uploads.finish()

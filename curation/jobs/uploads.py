@@ -40,16 +40,20 @@ class Uploads:
         self._pending: Future[int] | None = None
         self.kept = 0
 
-    def submit(self, generated: Mapping[uuid.UUID, Layers]) -> None:
+    def submit(self, generated: Mapping[uuid.UUID, Layers], settings: Mapping[str, str]) -> None:
         """Store a batch in the background, after waiting for the batch before.
 
         Args:
             generated: The layers of each candidate.
+            settings: What they were generated with.
 
         Raises:
             InstanceTrouble: The batch before could not be stored; this one is stored first.
         """
-        before, self._pending = self._pending, self._batches.submit(self._store, generated)
+        before, self._pending = (
+            self._pending,
+            self._batches.submit(self._store, generated, settings),
+        )
         self._add(before)
 
     def finish(self) -> None:
@@ -66,7 +70,7 @@ class Uploads:
         if batch is not None:
             self.kept += batch.result()
 
-    def _store(self, generated: Mapping[uuid.UUID, Layers]) -> int:
+    def _store(self, generated: Mapping[uuid.UUID, Layers], settings: Mapping[str, str]) -> int:
         """Store what can be stored, and release the rest without an attempt."""
         puts = {id_: self._puts.submit(self._put, layers) for id_, layers in generated.items()}
         stored, troubles = {}, []
@@ -78,7 +82,8 @@ class Uploads:
                 troubles.append(error)
             else:
                 raise error
-        kept = self._in_transaction(stored, [id_ for id_ in generated if id_ not in stored])
+        lost = [id_ for id_ in generated if id_ not in stored]
+        kept = self._in_transaction(stored, lost, settings)
         if troubles:
             raise InstanceTrouble(
                 f"{len(troubles)} of {len(generated)} generated candidates could not be stored: "
@@ -92,11 +97,16 @@ class Uploads:
             lambda: generation.store_layers(store, layers), UPLOAD_PATIENCE_SECONDS, stop_requested
         )
 
-    def _in_transaction(self, stored: Mapping[uuid.UUID, Stored], lost: list[uuid.UUID]) -> int:
+    def _in_transaction(
+        self,
+        stored: Mapping[uuid.UUID, Stored],
+        lost: list[uuid.UUID],
+        settings: Mapping[str, str],
+    ) -> int:
         def save() -> int:
             with self._context.database.transaction() as tx:
                 generation.release_unfinished(tx, lost, WORKER_ID)
-                return generation.save_layers(tx, stored, WORKER_ID)
+                return generation.save_layers(tx, stored, WORKER_ID, settings)
 
         return retry_in_trouble(save, UPLOAD_PATIENCE_SECONDS, stop_requested)
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
 
 from curation.datasets.samples import StoredLayer, record_layers
 from curation.db import leases
 from curation.db.engine import Transaction
-from curation.db.tables import candidate_layers, candidates, prompts, rounds
+from curation.db.tables import candidate_layers, candidates, generation_settings, prompts, rounds
 from curation.domain import (
     CandidateState,
     GenerationRequest,
@@ -19,9 +20,17 @@ from curation.domain import (
     LayerRole,
     Prompt,
     RoundState,
+    canonical_json,
+    content_id,
 )
 from curation.images.codec import encode_layer, pixel_hash
-from curation.ports import LayerGenerator, Layers, ObjectStore
+from curation.ports import (
+    DEFAULT_OPTIONS,
+    GenerationOptions,
+    LayerGenerator,
+    Layers,
+    ObjectStore,
+)
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,20 @@ def generate_layers(
     return {item.id: layers for item, layers in zip(claimed, drawn, strict=True)}
 
 
+def describe_settings(
+    generator: LayerGenerator, prompt: Prompt, options: GenerationOptions = DEFAULT_OPTIONS
+) -> dict[str, str]:
+    """Return all that the layers of a candidate depend on besides prompt, seed and checkpoint.
+
+    Args:
+        generator: The loaded checkpoint.
+        prompt: The prompt; one with texts for layers asks for a pair.
+        options: The sampling options.
+    """
+    pair = bool(prompt.foreground or prompt.background)
+    return {**generator.describe(options), **generator.environment(options, pair=pair)}
+
+
 def release_failed(
     tx: Transaction, claimed: Sequence[ClaimedCandidate], holder: str, reason: str
 ) -> None:
@@ -163,7 +186,10 @@ def store_layers(store: ObjectStore, layers: Layers) -> Mapping[LayerRole, Store
 
 
 def save_layers(
-    tx: Transaction, stored: Mapping[uuid.UUID, Mapping[LayerRole, StoredLayer]], holder: str
+    tx: Transaction,
+    stored: Mapping[uuid.UUID, Mapping[LayerRole, StoredLayer]],
+    holder: str,
+    settings: Mapping[str, str] | None = None,
 ) -> int:
     """Record stored layers, and move their candidates to generated.
 
@@ -171,6 +197,7 @@ def save_layers(
         tx: The transaction.
         stored: The stored layers of each candidate.
         holder: The name of the worker.
+        settings: What they were generated with; None if unknown.
 
     Returns:
         The number of candidates whose lease this worker still held; the others are left alone.
@@ -188,13 +215,25 @@ def save_layers(
     moved = (
         sa.update(candidates)
         .where(candidates.c.id.in_(held_ids))
-        .values(state=CandidateState.generated, attempts=0)
+        .values(
+            state=CandidateState.generated,
+            attempts=0,
+            settings_id=_record_settings(tx, settings) if settings else None,
+        )
     )
     # Screening follows as a job of each round.
     numbers = {row.round_id for row in tx.execute(moved.returning(candidates.c.round_id))}
     for number in sorted(numbers):
         tx.enqueue(JobName.screen, number)
     return len(held_ids)
+
+
+def _record_settings(tx: Transaction, settings: Mapping[str, str]) -> uuid.UUID:
+    """Record settings once, and return their id."""
+    id_ = content_id("generation settings", canonical_json(dict(settings)))
+    row = {"id": id_, "settings": dict(settings)}
+    tx.execute(insert(generation_settings).on_conflict_do_nothing(), row)
+    return id_
 
 
 def add_gpu_seconds(tx: Transaction, round_id: int, seconds: float) -> None:

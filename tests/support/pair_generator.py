@@ -47,6 +47,9 @@ class PairPainter:
         }
         return output | {f"given {role}": sha256 for role, sha256 in options.given.items()}
 
+    def environment(self, options: GenerationOptions, *, pair: bool = False) -> Mapping[str, str]:
+        return {"device": "cpu", "precision": "uint8"}
+
     def _pair(self, request: GenerationRequest, options: GenerationOptions) -> Layers:
         self.asked.append((request, options))
         given = {

@@ -43,6 +43,9 @@ class Painter:
     def describe(self, options: GenerationOptions) -> Mapping[str, str]:
         return {"model": "painter", "steps": str(options.steps or 1)}
 
+    def environment(self, options: GenerationOptions, *, pair: bool = False) -> Mapping[str, str]:
+        return {"device": "cpu", "precision": "uint8"}
+
     def _draw(self, request: GenerationRequest) -> np.ndarray:
         time.sleep(SECONDS_EACH)
         requested = SUBJECTS[request.prompt.text]

@@ -38,6 +38,9 @@ class SleepingGenerator:
     def describe(self, options: GenerationOptions) -> Mapping[str, str]:
         return {"model": "sleeping"}
 
+    def environment(self, options: GenerationOptions, *, pair: bool = False) -> Mapping[str, str]:
+        return {"device": "cpu", "precision": "uint8"}
+
     def _draw(self, seed: int) -> Layers:
         rgba = np.random.default_rng(seed).integers(0, 256, (SIZE, SIZE, 4), dtype=np.uint8)
         rgba[: SIZE // 2, :, 3] = 0

@@ -13,7 +13,14 @@ from curation.errors import Refused
 from curation.ports import DEFAULT_OPTIONS, RGBA, GenerationOptions, Layers
 from training.checkpoint import LoadedCheckpoint
 from training.denoiser.denoiser import Denoiser
-from training.draw_batches import is_pair_request, padded_batches, seeded_noise, to_layers
+from training.draw_batches import (
+    is_pair_request,
+    noise_settings,
+    padded_batches,
+    starting_noise,
+    to_layers,
+)
+from training.generation_environment import describe_environment
 from training.presets.preset import Preset
 from training.transparency.autoencoder import Autoencoder
 from training.transparency.codec import decode_rgba
@@ -89,6 +96,15 @@ class BuiltinGenerator:
             "guidance": str(preset.guidance),
             "size": f"{side}x{side}",
         }
+
+    def environment(self, options: GenerationOptions, *, pair: bool = False) -> Mapping[str, str]:
+        """Return noise, precision, batch, device and versions. Raises Refused as `generate`."""
+        del pair  # it generates none
+        preset = self._preset(options)
+        side, parameter = preset.image_size // preset.stride, next(self.denoiser.parameters())
+        return noise_settings((preset.latent_channels, side, side), torch.float32) | (
+            describe_environment(parameter.dtype, parameter.device, self.batch_size)
+        )
 
     def _preset(self, options: GenerationOptions) -> Preset:
         """Apply the options to the preset. Raises Refused."""
@@ -169,9 +185,8 @@ def sample_latents(
     schedule = denoiser.schedule()
     schedule.set_timesteps(preset.draw_steps)
     side = preset.image_size // preset.stride
-    latent_BCHW = torch.stack(
-        [seeded_noise(seed, (preset.latent_channels, side, side)) for seed in seeds]
-    ).to(device)
+    shape = preset.latent_channels, side, side
+    latent_BCHW = torch.stack([starting_noise(seed, shape) for seed in seeds]).to(device)
     # One batch for both predictions of guidance: prompts first, then negative prompts.
     conditions = denoiser.encode([*texts, *([negative] * len(texts))])
     for time in schedule.timesteps:

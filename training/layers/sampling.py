@@ -23,7 +23,14 @@ from curation.ports import (
 from training.checkpoint import LoadedCheckpoint
 from training.data.buckets import Size
 from training.data.letterbox import letterbox
-from training.draw_batches import is_pair_request, padded_batches, seeded_generator, to_layers
+from training.draw_batches import (
+    is_pair_request,
+    noise_settings,
+    padded_batches,
+    starting_noise,
+    to_layers,
+)
+from training.generation_environment import describe_environment
 from training.layers.model import LayeredDenoiser
 from training.presets.preset import Preset
 from training.transparency.codec import adjust, decode_rgba
@@ -113,6 +120,18 @@ class LayersGenerator:
         settings["guidance"] = str(self._guidance(options))
         settings |= {f"given {role}": sha256 for role, sha256 in options.given.items()}
         return {**self.alone.describe(replace(options, given={})), **settings}
+
+    def environment(self, options: GenerationOptions, *, pair: bool = False) -> Mapping[str, str]:
+        """Return noise (of a pair that of all layers), precision, batch, device and versions."""
+        if not pair:
+            return self.alone.environment(options)
+        preset, size = self._preset_and_size(options)
+        latent = [side // preset.stride for side in size]
+        shape = len(self.layered.roles), preset.latent_channels, *latent
+        parameter = next(self.layered.denoiser.parameters())
+        return noise_settings(shape, torch.float32) | (
+            describe_environment(parameter.dtype, parameter.device, self.batch_size)
+        )
 
     def _draw(
         self, requests: Sequence[GenerationRequest], options: GenerationOptions
@@ -257,9 +276,7 @@ def sample_layers(
         side // preset.stride for side in size or (preset.image_size, preset.image_size)
     )
     shape = (len(roles), preset.latent_channels, height, width)
-    latent_PLCHW = torch.stack(
-        [torch.randn(shape, generator=seeded_generator(seed)) for seed in seeds]
-    ).to(device)
+    latent_PLCHW = torch.stack([starting_noise(seed, shape) for seed in seeds]).to(device)
     # Given layers, by image and layer.
     known_PL = torch.tensor(
         [[layer.given_CHW is not None for layer in layers] for layers in images], device=device

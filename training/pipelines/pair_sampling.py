@@ -18,6 +18,7 @@ from training.draw_batches import seeded_generator, to_layers
 from training.interop.modes import SINGLE, Mode, plan_modes
 from training.pipelines.images import to_rgba
 from training.pipelines.layers import LayersPipeline, prefers_euler
+from training.pipelines.noise import noise_rows
 from training.pipelines.text_to_image import TransparentPipeline
 from training.pipelines.weight_swap import SwappableWeights
 from training.safetensors_io import load_part
@@ -90,6 +91,7 @@ class PairSampler:
                 (height, width),
                 negative_prompt=options.negative,
                 generator=generators,
+                latents=noise_rows(self.pipe, generators, (height, width), len(mode.generated)),
                 **arguments,
             )
             layers |= pipe.decode(latents, (height, width))
@@ -106,6 +108,10 @@ class PairSampler:
         if options.sampler is None and any(map(prefers_euler, modes)):
             described["sampler of the last mode"] = "euler_a"
         return described | {"modes": ", ".join(mode.name for mode in modes)}
+
+    def first_layers(self, options: GenerationOptions) -> int:
+        """Return the number of layers of the first mode, whose noise is drawn first."""
+        return len(self._modes(options)[0].generated)
 
     def _modes(self, options: GenerationOptions) -> list[Mode]:
         """Return the modes to run, in order. Raises Refused."""

@@ -17,10 +17,18 @@ from curation.images.codec import decode_layer
 from curation.ports import DEFAULT_OPTIONS, GenerationOptions, Layers, ObjectStore
 from training.checkpoint import LoadedCheckpoint
 from training.denoiser.stable_diffusion import override_scheduler_config
-from training.draw_batches import is_pair_request, padded_batches, seeded_generator, to_layers
+from training.draw_batches import (
+    is_pair_request,
+    noise_settings,
+    padded_batches,
+    seeded_generator,
+    to_layers,
+)
+from training.generation_environment import describe_environment
 from training.pipelines.image_to_image import TransparentImageToImagePipeline
 from training.pipelines.loading import merge_weights
 from training.pipelines.loras import apply_loras, describe_loras
+from training.pipelines.noise import latent_shape, noise_rows
 from training.pipelines.pair_sampling import PairSampler
 from training.pipelines.sizes import SDXL_SIZE, nearest_size, scaled_size
 from training.pipelines.text_to_image import TransparentPipeline
@@ -110,6 +118,17 @@ class PipelineGenerator:
             described |= {"image": options.image, "strength": str(options.strength)}
         return described if options.upscale == 1 else described | {"upscale": str(options.upscale)}
 
+    def environment(self, options: GenerationOptions, *, pair: bool = False) -> Mapping[str, str]:
+        """Return noise, precision, batch, device and versions. Raises Refused as `generate`."""
+        unet = self.pipe.pipeline.unet
+        settings = describe_environment(unet.dtype, unet.device, self.batch_size)
+        if options.image is not None:
+            return settings  # the noise has the size of the image
+        shape = latent_shape(self.pipe, self._size(options)[::-1])
+        layers = self.pairs.first_layers(options) if pair else 0
+        settings |= self.pairs.describe(options) if pair else {}
+        return noise_settings((layers, *shape) if layers else shape, unet.dtype) | settings
+
     def _draw_singles(
         self, requests: Sequence[GenerationRequest], options: GenerationOptions
     ) -> Sequence[Layers]:
@@ -147,7 +166,11 @@ class PipelineGenerator:
         # Start from noise, or from the given image.
         if options.image is None:
             width, height = self._size(options)
-            images = self.pipe(**arguments, width=width, height=height, generator=generators())[0]
+            seeded = generators()
+            noise_BCHW = noise_rows(self.pipe, seeded, (height, width))
+            images = self.pipe(
+                **arguments, width=width, height=height, generator=seeded, latents=noise_BCHW
+            )[0]
         else:
             image = decode_layer(self.store.get(options.image))
             given = {**arguments, "image": [image] * len(requests), "strength": options.strength}

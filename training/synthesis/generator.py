@@ -93,6 +93,11 @@ class InpaintingPairGenerator:
         }
         return dict(self.generator.describe(replace(options, given={}))) | painted
 
+    def environment(self, options: GenerationOptions, *, pair: bool = False) -> Mapping[str, str]:
+        """Return what the bits of the foreground depend on; inpainting runs on the same device."""
+        del pair
+        return self.generator.environment(replace(options, given={}))
+
     def _complete(
         self,
         request: GenerationRequest,

@@ -50,6 +50,8 @@ snapshots = sa.Table(
     sa.Column("query", JSONB(none_as_null=True)),
     # The snapshot that it follows.
     sa.Column("parent_id", sa.ForeignKey("snapshots.id")),
+    # Counts of the decided candidates that it has beside the samples; null without them.
+    sa.Column("decisions", JSONB(none_as_null=True)),
     # Statistics of the decisions on its samples when it was frozen.
     sa.Column("review", JSONB(none_as_null=True)),
     created_at(),

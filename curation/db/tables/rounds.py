@@ -49,6 +49,16 @@ candidate_moves = sa.Table(
     sa.Column("target", sa.Text, primary_key=True),
 )
 
+# What candidates were generated with: sampler, steps, guidance, size, noise, precision, device and
+# versions. Equal settings are one row, identified by content.
+generation_settings = sa.Table(
+    "generation_settings",
+    metadata,
+    sa.Column("id", UUID, primary_key=True),
+    sa.Column("settings", JSONB, nullable=False),
+    created_at(),
+)
+
 candidates = sa.Table(
     "candidates",
     metadata,
@@ -70,6 +80,8 @@ candidates = sa.Table(
     sa.Column("settled_by", sa.ForeignKey("reviewers.id")),
     # Why it failed.
     sa.Column("note", sa.Text),
+    # Null if unknown: before revision 0028, and for imports.
+    sa.Column("settings_id", sa.ForeignKey("generation_settings.id")),
     # License, source and split of an imported file.
     sa.Column("origin", JSONB),
     sa.Column(
