@@ -90,11 +90,11 @@ def template_database(postgres_address: str) -> Iterator[str]:
     from curation.adapters.pgmq_schema import install_pgmq
     from curation.db.engine import Database
     from curation.db.schema import migrate
-    from tests.support.factories import fresh_database, named
+    from tests.support.factories import fresh_database, with_database
     from tests.support.transaction_guard import no_object_is_read_in_a_transaction
 
     with fresh_database(postgres_address) as name, no_object_is_read_in_a_transaction():
-        address = named(postgres_address, name)
+        address = with_database(postgres_address, name)
         database = Database(address)
         migrate(database)
         database.close()
@@ -105,10 +105,10 @@ def template_database(postgres_address: str) -> Iterator[str]:
 @pytest.fixture
 def database_address(postgres_address: str, template_database: str) -> Iterator[str]:
     """Yield the address of a database of this test's own, migrated and empty."""
-    from tests.support.factories import fresh_database, named
+    from tests.support.factories import fresh_database, with_database
 
     with fresh_database(postgres_address, template_database) as name:
-        yield named(postgres_address, name)
+        yield with_database(postgres_address, name)
 
 
 @pytest.fixture
@@ -180,13 +180,13 @@ def chromium() -> str:
     """Return the path of a Chromium."""
     from tests.support import servers
 
-    named = [
+    with_database = [
         os.environ.get("LAYERLOOP_TEST_CHROMIUM", ""),
         "chromium",
         "chromium-browser",
         "google-chrome",
     ]
-    found = next((path for name in named if name and (path := shutil.which(name))), None)
+    found = next((path for name in with_database if name and (path := shutil.which(name))), None)
     if found is None:
         servers.missing(
             "Chromium", "apt-get install chromium, or name one in LAYERLOOP_TEST_CHROMIUM"

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from curation.settings import Settings
-from tests.support.factories import fresh_database, named
+from tests.support.factories import fresh_database, with_database
 from tests.support.servers import free_port, wait_for
 
 DOCKER = Path(__file__).resolve().parents[1] / "docker"
@@ -108,7 +108,7 @@ def test_digests_are_added_where_a_registry_shows_them(tmp_path, monkeypatch):
 def servers(postgres_address, s3_credentials, rabbitmq_address):
     """What stands for the containers of the servers, under the addresses that the compose file has."""
     with fresh_database(postgres_address) as name:
-        address = named(postgres_address, name)
+        address = with_database(postgres_address, name)
         bucket = f"test-{uuid.uuid4().hex[:12]}"
         yield {
             "LAYERLOOP_DATABASE": address,

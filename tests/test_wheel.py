@@ -120,12 +120,12 @@ def test_the_commands_and_the_public_api_work(programs: Path, tmp_path: Path) ->
 def test_an_empty_database_is_upgraded_and_the_first_page_comes_with_its_files(
     programs: Path, postgres_address: str, tmp_path: Path
 ) -> None:
-    from tests.support.factories import fresh_database, named
+    from tests.support.factories import fresh_database, with_database
 
     with fresh_database(postgres_address) as name:
         settings = {
             "LAYERLOOP_HOME": str(tmp_path / "home"),
-            "LAYERLOOP_DATABASE": named(postgres_address, name),
+            "LAYERLOOP_DATABASE": with_database(postgres_address, name),
         }
         run(str(programs / "layerloop"), "db", "upgrade", cwd=tmp_path, **settings)
         with serving(programs, tmp_path, settings) as address:

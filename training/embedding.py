@@ -48,7 +48,7 @@ def open_embedder(model: str | None, aesthetic: Path | None) -> ImageEncoder:
             "no embedding model is configured", "set LAYERLOOP_EMBEDDER_MODEL to a CLIP or DINO"
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    # The model's own configuration tells CLIP from DINO.
+    # The model type in the configuration distinguishes CLIP from DINO.
     kind = load_model(AutoConfig, model).model_type
     if kind == "clip":
         return ClipEmbedder(model, aesthetic, device)
@@ -72,7 +72,7 @@ class ImageEncoder:
     def embed(
         self, candidates: Sequence[Layers], prompts: Sequence[Prompt]
     ) -> list[EmbeddingResult]:
-        """Embed each candidate as a vector of 2 D numbers.
+        """Embed each candidate as a vector of 2 * D values.
 
         The first half is the mean of the unit embeddings of its two images, the second half the
         unit embedding of its alpha.
@@ -108,11 +108,13 @@ class ClipEmbedder(ImageEncoder):
         self.metric_names = ("clip_score",) if aesthetic is None else ("clip_score", "aesthetic")
 
     @torch.inference_mode()
-    def embed(self, drawn: Sequence[Layers], prompts: Sequence[Prompt]) -> list[EmbeddingResult]:
+    def embed(
+        self, candidates: Sequence[Layers], prompts: Sequence[Prompt]
+    ) -> list[EmbeddingResult]:
         """Embed each candidate and measure its metrics."""
         return [
             EmbeddingResult(self._embed(layers), self._measure(layers, prompt))
-            for layers, prompt in zip(drawn, prompts, strict=True)
+            for layers, prompt in zip(candidates, prompts, strict=True)
         ]
 
     def _features(self, images: Sequence[ImageArray]) -> Tensor:

@@ -21,7 +21,7 @@ _CONVERT = (
     'python -c "import torch, safetensors.torch as s; '
     "s.save_file(torch.load('IN', weights_only=True), 'OUT.safetensors')\""
 )
-_FOREIGN: tuple[tuple[bytes, str, str], ...] = (
+_OTHER_FORMATS: tuple[tuple[bytes, str, str], ...] = (
     (b"PK\x03\x04", "a zip or a pickled torch file", _CONVERT),
     (b"\x80", "a pickle", _CONVERT),
     (b"GGUF", "a GGUF file", "its weights are quantized; download the safetensors file"),
@@ -40,7 +40,7 @@ _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
 )
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
 _INDEX = ".safetensors.index.json"
-_MOST_INDEX = 64 << 20  # bytes
+_MAX_INDEX_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def read_header(path: Path) -> WeightsHeader:
 
 
 def read_tensors(source: Path | WeightsHeader, names: Iterable[str]) -> dict[str, Tensor]:
-    """Read tensors in the file's own dtypes.
+    """Read tensors in the dtypes of the file.
 
     Args:
         source: A file, or a header of `read_header`, which may be of several shards.
@@ -181,16 +181,16 @@ def _shards(path: Path) -> tuple[tuple[Path, ...], set[str]]:
         if index.is_file():
             return _shards(index)
         count = int(shard["count"])
-        named = [
+        siblings = [
             f"{shard['stem']}-{number:05}-of-{shard['count']}.safetensors"
             for number in range(1, count + 1)
         ]
-        return _require_files(path, named), set()
+        return _require_files(path, siblings), set()
     if not path.name.endswith(_INDEX) or not path.is_file():
         return (path,), set()
     try:
         # The index comes from outside: bound its size, and accept file names only.
-        index = json.loads(path.read_bytes()[:_MOST_INDEX])
+        index = json.loads(path.read_bytes()[:_MAX_INDEX_BYTES])
         tensors = {str(name): str(file) for name, file in index["weight_map"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Refused(
@@ -219,10 +219,10 @@ def _require_files(path: Path, names: list[str]) -> tuple[Path, ...]:
 def _open(path: Path) -> Iterator[Any]:
     """Open a file with safetensors, which checks the header's length (100 MB) and every offset."""
     if path.is_dir():
-        inside = sorted(file.name for file in path.glob("*.safetensors*"))
+        found = sorted(file.name for file in path.glob("*.safetensors*"))
         hint = (
-            f"give the files in it, such as {path / inside[0]}"
-            if inside
+            f"give the files in it, such as {path / found[0]}"
+            if found
             else "it has no safetensors files"
         )
         raise NotFound(f"there is no file {path}: it is a folder", hint)
@@ -231,12 +231,12 @@ def _open(path: Path) -> Iterator[Any]:
     with path.open("rb") as file:
         start = file.read(32)
     try:
-        with safe_open(path, framework="pt") as opened:
-            yield opened
+        with safe_open(path, framework="pt") as weights:
+            yield weights
     except SafetensorError as error:
         # Name the kind of file by its magic bytes. A safetensors header begins with "{" at byte 8,
         # after a length whose bytes may look like any magic.
-        for magic, kind, hint in _FOREIGN:
+        for magic, kind, hint in _OTHER_FORMATS:
             if start.startswith(magic) and start[8:9] != b"{":
                 raise Refused(f"{path} is {kind}, not safetensors", hint) from error
         hint = "the download was cut short, or the file is of another kind"

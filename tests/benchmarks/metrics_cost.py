@@ -18,7 +18,7 @@ from curation.db import schema
 from curation.db.engine import Database
 from curation.reporting.instance_status import read_status
 from curation.runtime.instance_metrics import read_metrics
-from tests.support.factories import fresh_database, named
+from tests.support.factories import fresh_database, with_database
 from tests.support.servers import postgres
 
 REPEATS = 40
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--database")
     arguments = parser.parse_args()
     with postgres(arguments.database) as server, fresh_database(server) as name:
-        database = Database(named(server, name))
+        database = Database(with_database(server, name))
         schema.migrate(database)
         with database.transaction() as tx:
             tx.execute(sa.text(FILL.format(each=arguments.candidates // 20)))

@@ -27,7 +27,7 @@ from curation.domain import Kind, Prompt
 from curation.screening.embedding import pack_vector
 from curation.selection import acceptance_model_store, top_n_accept
 from tests.support.candidate_streams import SOURCE, arrive_measured, judge_waiting, open_stream
-from tests.support.factories import Within, fresh_database, make_round, named
+from tests.support.factories import OpenTransaction, fresh_database, make_round, with_database
 from tests.support.servers import postgres
 
 NUMBERS, SIGNALS, PROMPTS, TAUGHT = 96, 8, 2_000, 2_000
@@ -41,7 +41,7 @@ def main() -> None:
     with postgres(options.database) as server:
         for count in options.candidates:
             with fresh_database(server) as name:
-                _measure(Database(named(server, name)), count)
+                _measure(Database(with_database(server, name)), count)
 
 
 def _measure(database: Database, count: int) -> None:
@@ -103,7 +103,7 @@ def _teach(tx: Transaction) -> None:
     )
     good = values[:, 0] + vectors[:, 0] + 0.5 * rng.standard_normal(TAUGHT) > 0.5
     judge_waiting(tx, round_id, dict(zip(ids, good.tolist(), strict=True)))
-    acceptance_model_store.fit_and_store(Within(tx), Kind.single, SOURCE)
+    acceptance_model_store.fit_and_store(OpenTransaction(tx), Kind.single, SOURCE)
 
 
 def _make(database: Database, round_id: int, count: int) -> None:

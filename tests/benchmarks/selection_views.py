@@ -51,7 +51,7 @@ from tests.benchmarks.selection_pools import (
     simulate,
 )
 from tests.support.candidate_streams import SOURCE, arrive_measured, judge_waiting, open_stream
-from tests.support.factories import Within, fresh_database, named
+from tests.support.factories import OpenTransaction, fresh_database, with_database
 from tests.support.servers import postgres
 
 
@@ -93,7 +93,7 @@ def views_needed(
     """Run a mixed round over a pool until there are so many accepts, or no more is shown; what it took."""
     began, fits = time.monotonic(), 0
     with fresh_database(server) as name:
-        database = Database(named(server, name))
+        database = Database(with_database(server, name))
         migrate(database)
         with database.transaction() as tx:
             round_id = open_stream(tx, policy, len(pool.accepted))
@@ -108,7 +108,7 @@ def views_needed(
                 seen = _decided(tx, round_id) - before
                 views += seen
                 if needs_fit(tx, Kind.single, SOURCE):
-                    kept, fits = fit_and_store(Within(tx), Kind.single, SOURCE), fits + 1
+                    kept, fits = fit_and_store(OpenTransaction(tx), Kind.single, SOURCE), fits + 1
             if not seen:
                 break
         with database.transaction() as tx:

@@ -22,7 +22,7 @@ from curation.adapters.pgmq_schema import install_pgmq
 from curation.db.engine import Database
 from curation.db.schema import migrate
 from tests.support import servers
-from tests.support.factories import fresh_database, named, states
+from tests.support.factories import fresh_database, states, with_database
 from tests.support.s3_proxy import S3Proxy, s3_proxy
 from tests.support.servers import wait_for
 from tests.support.worker_processes import WorkerInstance, worker_instance
@@ -103,7 +103,7 @@ def main() -> None:
                         s3_proxy(s3.endpoint) as proxy,
                         fresh_database(postgres) as name,
                     ):
-                        address = named(postgres, name)
+                        address = with_database(postgres, name)
                         database = Database(address)
                         migrate(database)
                         database.close()

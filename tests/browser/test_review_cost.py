@@ -16,9 +16,9 @@ from tests.support.candidate_streams import (
     SOURCE,
     accepts,
     arrive,
+    fitted_model,
     judge_waiting,
     open_stream,
-    taught,
 )
 
 
@@ -26,7 +26,7 @@ def test_the_round_page_shows_the_review_cost(
     open_page: OpenPage, site: Site, database: Database
 ) -> None:
     with database.transaction() as tx:
-        taught(tx)
+        fitted_model(tx)
         policy = {
             "kind": "mixed",
             "share": 0.5,
@@ -68,7 +68,7 @@ def test_the_round_page_shows_open_and_closed_gates(
         "wrong": bound | {"high": 0.03},
     }
     with database.transaction() as tx:
-        head = taught(tx).id
+        head = fitted_model(tx).id
         round_id = open_stream(tx, {"kind": "mixed", "share": 0.5, "reject_budget": 0.02}, 10)
         row = {
             "round_id": round_id,

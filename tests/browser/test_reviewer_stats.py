@@ -19,10 +19,10 @@ from curation.review.reviewers import add_reviewer
 from curation.screening.defects import DEFECTS
 from curation.statistics.psychometric import reject_probability
 from tests.browser.reviewing import OpenPage, Site, accessibility_violations, wait_until_shown
-from tests.support.decision_history import Past, make_history
+from tests.support.decision_history import PastDecision, make_history
 
 
-def past_of(seed: int, threshold: float) -> list[Past]:
+def past_of(seed: int, threshold: float) -> list[PastDecision]:
     """Return two sessions of 200 decisions, a third of them gold, by a reviewer with this threshold."""
     rng = np.random.default_rng(seed)
     past = []
@@ -30,13 +30,15 @@ def past_of(seed: int, threshold: float) -> list[Past]:
         seconds = 4.0 * i + (7_200 if i >= 200 else 0)
         dwell = round(900 * math.exp(rng.normal(0, 0.4)))
         if i % 3:
-            past.append(Past(seconds, accept=bool(rng.random() < 0.2), dwell_ms=dwell))
+            past.append(PastDecision(seconds, accept=bool(rng.random() < 0.2), dwell_ms=dwell))
             continue
         clean = rng.random() < 0.25
         severity = 0.0 if clean else float(rng.uniform(0.02, 1))
         seen = rng.random() < reject_probability(severity, threshold, 14.0, 0.05)
         defect = None if clean else list(DEFECTS)[i // 3 % len(DEFECTS)]
-        past.append(Past(seconds, not seen, dwell, gold=True, defect=defect, severity=severity))
+        past.append(
+            PastDecision(seconds, not seen, dwell, gold=True, defect=defect, severity=severity)
+        )
     return past
 
 

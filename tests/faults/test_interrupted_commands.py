@@ -25,7 +25,7 @@ from curation.domain import LayerRole
 from curation.images.codec import encode_layer, pixel_hash
 from curation.object_store import FolderStore
 from curation.synthetic.dataset import draw_seed_set
-from tests.support.factories import fresh_database, image, make_checkpoint, named
+from tests.support.factories import fresh_database, image, make_checkpoint, with_database
 
 ROOT = Path(__file__).resolve().parents[2]
 GOES_ON = "stopped; run the same command again to resume"
@@ -122,8 +122,8 @@ def instances(
     with fresh_database(postgres_address, template_database) as one:
         with fresh_database(postgres_address, template_database) as two:
             yield (
-                make_instance(tmp_path / "straight", named(postgres_address, one)),
-                make_instance(tmp_path / "interrupted", named(postgres_address, two)),
+                make_instance(tmp_path / "straight", with_database(postgres_address, one)),
+                make_instance(tmp_path / "interrupted", with_database(postgres_address, two)),
             )
 
 

@@ -24,7 +24,7 @@ from tests.support.s3_proxy import s3_proxy
 from tests.support.servers import free_port, wait_for
 from tests.support.training_workers import Worker, start_worker
 from tests.training.conftest import freeze
-from tests.training.test_launch import ROUNDING, apart
+from tests.training.test_launch import ROUNDING, relative_distance
 from training.safetensors_io import load_part
 from training.train import train
 
@@ -172,7 +172,7 @@ def test_a_run_of_one_process_is_continued_by_two_machines(
         assert other.wait(120) == 0
 
     together = finished_checkpoint(database, wanted.id)
-    assert apart(weights(alone, bucket), weights(together, bucket)) < ROUNDING
+    assert relative_distance(weights(alone, bucket), weights(together, bucket)) < ROUNDING
     log = log_of(database, wanted.id)
     assert "stage transparency continues after 48 images" in log or "after 96 images" in log
     # The other machine has trained, and has saved nothing.

@@ -1,4 +1,4 @@
-"""The fixture of contracts that are held against a real Label Studio."""
+"""The fixture of contract tests that run on a real Label Studio."""
 
 from __future__ import annotations
 

@@ -19,8 +19,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as how
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from curation.adapters import s3, s3_removal
@@ -33,7 +32,7 @@ from tests.support.servers import S3Server, free_port
 
 @dataclass
 class Case:
-    """One store, and the way around it: what a failing disk or another writer would do."""
+    """A store, and direct access to its files, as a failing disk or another writer has."""
 
     store: InstanceStore
     overwrite: Callable[[str, bytes], None]
@@ -64,7 +63,7 @@ def s3_case(server: S3Server) -> Case:
 
     def names() -> set[str]:
         listed = client.list_objects_v2(Bucket=bucket, Prefix="some/prefix/").get("Contents", [])
-        return {one["Key"].removeprefix("some/prefix/").replace("/", "") for one in listed}
+        return {entry["Key"].removeprefix("some/prefix/").replace("/", "") for entry in listed}
 
     def overwrite(name: str, data: bytes) -> None:
         client.put_object(Bucket=bucket, Key=f"some/prefix/{name[:2]}/{name[2:]}", Body=data)
@@ -76,36 +75,38 @@ def sha(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def test_what_is_put_is_got_under_its_hash(case):
+def test_put_returns_the_sha256_of_the_bytes(case):
     name = case.store.put(b"some bytes")
     assert name == sha(b"some bytes")
     assert case.store.get(name) == b"some bytes"
     assert case.names() == {name}
 
 
-def test_nothing_at_all_is_an_object_too(case):
+def test_empty_bytes_can_be_stored(case):
     assert case.store.get(case.store.put(b"")) == b""
 
 
-@how(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.binary(max_size=2_000))
-def test_any_bytes_come_back_as_they_were(case, data):
+def test_any_bytes_round_trip(case, data):
     assert case.store.get(case.store.put(data)) == data
 
 
-def test_has_tells_what_is_there(case):
+def test_has_is_true_for_stored_objects_only(case):
     assert not case.store.has(sha(b"some bytes"))
     case.store.put(b"some bytes")
     assert case.store.has(sha(b"some bytes"))
 
 
-def test_putting_twice_is_putting_once(case):
+def test_put_is_idempotent(case):
     first, second = case.store.put(b"some bytes"), case.store.put(b"some bytes")
     assert first == second
     assert case.names() == {first}
 
 
-def test_what_is_not_there_is_not_found(case):
+def test_a_missing_object_raises_not_found(case):
     with pytest.raises(NotFound, match=sha(b"never put")):
         case.store.get(sha(b"never put"))
 
@@ -127,20 +128,20 @@ def test_what_is_not_there_is_not_found(case):
 def test_only_a_sha256_in_lower_case_hex_is_a_name(case, name):
     for method in (case.store.get, case.store.has, lambda name: case.store.address(name, 60)):
         try:
-            answer = method(name)
+            address = method(name)
         except NotFound:
             continue
-        assert answer is None, "a folder has no addresses, so it need not look at the name"
+        assert address is None, "a folder has no addresses, so it need not check the name"
 
 
-def test_rotten_bytes_are_an_error_and_not_a_picture(case):
+def test_damaged_bytes_raise_corrupt(case):
     name = case.store.put(b"some bytes")
     case.overwrite(name, b"some bytez")
     with pytest.raises(Corrupt, match=name):
         case.store.get(name)
 
 
-def test_a_short_object_is_an_error_too(case):
+def test_a_truncated_object_raises_corrupt(case):
     name = case.store.put(b"some bytes")
     case.overwrite(name, b"some")
     with pytest.raises(Corrupt):
@@ -161,7 +162,7 @@ def test_writers_of_the_same_bytes_do_not_disturb_each_other(case):
 
 
 def test_writers_of_different_bytes_do_not_disturb_each_other(case):
-    pieces = [bytes([number]) * 10_000 for number in range(40)]
+    pieces = [bytes([value]) * 10_000 for value in range(40)]
     with ThreadPoolExecutor(12) as pool:
         names = list(pool.map(case.store.put, pieces))
     assert [case.store.get(name) for name in names] == pieces
@@ -169,33 +170,33 @@ def test_writers_of_different_bytes_do_not_disturb_each_other(case):
 
 
 def test_a_big_file_is_stored_by_its_path(case, tmp_path, monkeypatch):
-    # Small parts, so that the parts of a multipart upload are many and the test is short; 5 MiB is S3's least.
+    # Small parts make a multipart upload of a small file; 5 MiB is the minimum of S3.
     monkeypatch.setattr(
         s3, "TRANSFER", s3.TransferConfig(multipart_threshold=5 << 20, multipart_chunksize=5 << 20)
     )
     big = tmp_path / "big"
     with big.open("wb") as out:
-        for number in range(17):
-            out.write(bytes([number]) * (1 << 20))
+        for value in range(17):
+            out.write(bytes([value]) * (1 << 20))
     name = case.store.put(big)
     assert name == sha(big.read_bytes())
     assert case.store.get(name) == big.read_bytes()
 
 
-def test_a_file_that_is_not_there_stores_nothing(case, tmp_path):
+def test_a_missing_file_stores_nothing(case, tmp_path):
     with pytest.raises(FileNotFoundError):
         case.store.put(tmp_path / "nothing")
     assert case.names() == set()
 
 
-def test_an_address_gives_the_bytes_to_anybody_for_a_while(case):
+def test_an_address_serves_the_bytes_until_it_expires(case):
     name = case.store.put(b"some bytes")
     address = case.store.address(name, 1)
     if address is None:
         assert isinstance(case.store, FolderStore)
         return
-    with urllib.request.urlopen(address, timeout=10) as answer:
-        assert answer.read() == b"some bytes"
+    with urllib.request.urlopen(address, timeout=10) as response:
+        assert response.read() == b"some bytes"
     time.sleep(2.1)
     with pytest.raises(urllib.error.HTTPError, match="403"):
         urllib.request.urlopen(address, timeout=10)
@@ -205,7 +206,7 @@ def test_a_writer_killed_in_the_middle_leaves_no_object(tmp_path):
     folder = tmp_path / "objects"
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    # The hash is known beforehand only to the test; the child reads a first time for it, and hangs in the second.
+    # The child reads the fifo once for the hash, and hangs while it reads it again for the copy.
     program = "import sys, pathlib, curation.object_store as o; o.FolderStore(pathlib.Path(sys.argv[1])).put(pathlib.Path(sys.argv[2]))"
     child = subprocess.Popen([sys.executable, "-c", program, str(folder), str(fifo)])
     with fifo.open("wb") as first:
@@ -223,7 +224,7 @@ def test_a_writer_killed_in_the_middle_leaves_no_object(tmp_path):
     assert store.get(store.put(b"x" * 100_000)) == b"x" * 100_000
 
 
-def test_an_s3_server_that_is_away_is_unreachable(monkeypatch):
+def test_a_stopped_s3_server_raises_unreachable(monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
@@ -238,7 +239,7 @@ def test_an_s3_server_that_is_away_is_unreachable(monkeypatch):
         assert error.value.hint
 
 
-def test_a_bucket_that_is_not_there_is_named(s3_credentials):
+def test_a_missing_bucket_is_named_in_the_error(s3_credentials):
     with pytest.raises(Unreachable, match="no-such-bucket"):
         S3Store("no-such-bucket", "", s3_credentials.endpoint).put(b"x")
 
@@ -251,13 +252,13 @@ def test_wrong_credentials_are_refused_with_a_hint(s3_credentials, monkeypatch):
     assert "credentials" in error.value.hint
 
 
-def test_an_address_without_a_bucket_is_refused():
+def test_an_empty_bucket_name_is_refused():
     with pytest.raises(Refused, match="bucket"):
         S3Store("")
 
 
-def test_objects_are_listed_in_order_and_from_any_name_on(case):
-    names = sorted(case.store.put(bytes([number]) * (number + 1)) for number in range(20))
+def test_objects_are_listed_in_order_and_after_any_name(case):
+    names = sorted(case.store.put(bytes([value]) * (value + 1)) for value in range(20))
     listed = list(case.store.list_objects())
     assert [found.sha256 for found in listed] == names
     assert sorted(found.bytes for found in listed) == list(range(1, 21))
@@ -292,7 +293,7 @@ def test_an_object_is_read_to_a_file_only_if_its_bytes_are_right(case, tmp_path)
 
 
 def test_only_objects_older_than_the_given_time_are_removed(case):
-    names = [case.store.put(bytes([number]) * 10) for number in range(5)]
+    names = [case.store.put(bytes([value]) * 10) for value in range(5)]
     hour = timedelta(hours=1)
     assert case.store.remove(names, datetime.now(UTC) - hour) == []
     assert case.names() == set(names)
@@ -303,9 +304,9 @@ def test_only_objects_older_than_the_given_time_are_removed(case):
 
 
 def test_writers_never_lose_an_object_to_a_removal(case, monkeypatch):
-    """Puts of the same old objects race with their removal: after a put has returned, the object is there."""
+    """After a put has returned, its object exists, although a removal of it runs meanwhile."""
     monkeypatch.setattr(s3, "REFRESH_SECONDS", -60)  # every object counts as old
-    pieces = [bytes([number]) * 100 for number in range(24)]
+    pieces = [bytes([value]) * 100 for value in range(24)]
     names = {piece: case.store.put(piece) for piece in pieces}
     age(case, names.values())
     time.sleep(2.1)  # S3 has times in whole seconds
@@ -323,14 +324,14 @@ def test_writers_never_lose_an_object_to_a_removal(case, monkeypatch):
         case.store.remove(list(names.values()), before)
 
     with ThreadPoolExecutor(5) as pool:
-        for done in [pool.submit(remove), *(pool.submit(write, part) for part in range(4))]:
-            done.result()
+        for future in [pool.submit(remove), *(pool.submit(write, part) for part in range(4))]:
+            future.result()
     assert case.names() == set(names.values())
     assert all(case.store.get(name) == piece for piece, name in names.items())
 
 
 def age(case: Case, names) -> None:
-    """Let objects of a folder look a day old; those of S3 have the server's time."""
+    """Set the times of a folder's objects to a day ago; S3 sets its own times."""
     if isinstance(case.store, FolderStore):
         for name in names:
             os.utime(case.store.folder / name[:2] / name[2:], (time.time() - 86_400,) * 2)

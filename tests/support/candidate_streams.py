@@ -1,4 +1,4 @@
-"""Candidates in bulk with one signal that tells how good they are: rounds large enough for statistics, without pictures."""
+"""Many candidates with a signal of their quality and without images, for tests of statistics."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from curation.domain import Kind, Prompt, Verdict, content_id
 from curation.review.reviewers import add_reviewer
 from curation.screening.embedding import pack_vector
 from curation.selection.acceptance_model_store import StoredModel, fit_and_store
-from tests.support.factories import Within, make_round
+from tests.support.factories import OpenTransaction, make_round
 
 SOURCE = "test@1"
 NUMBERS = 4
 
 
 def open_stream(tx: Transaction, policy: Mapping[str, object], quota: int) -> int:
-    """Return a round with a policy and no candidates yet."""
+    """Open a round with a policy and without candidates; return its ID."""
     round_id = make_round(tx, quota=quota)
     tx.execute(sa.update(rounds).where(rounds.c.id == round_id).values(policy=dict(policy)))
     return round_id
@@ -40,7 +40,7 @@ def open_stream(tx: Transaction, policy: Mapping[str, object], quota: int) -> in
 def arrive(
     tx: Transaction, round_id: int, seed: int, quality: Sequence[float], texts: int = 20
 ) -> list[uuid.UUID]:
-    """Screened candidates of so many prompts whose signal "quality" is as given; returns their ids in order."""
+    """Insert screened candidates of `texts` prompts with a signal "quality"; return their IDs."""
     vectors = (
         np.random.default_rng([seed, 3]).standard_normal((len(quality), NUMBERS)).astype(np.float32)
     )
@@ -63,9 +63,9 @@ def arrive_measured(
     vectors: np.ndarray,
     texts: Sequence[str],
 ) -> list[uuid.UUID]:
-    """Screened candidates as they were measured; returns their ids in order."""
+    """Insert screened candidates with given signals and vectors; return their IDs in order."""
     requested = {text: Prompt(text) for text in texts}
-    rows = [{"id": one.id, "text": one.text} for one in requested.values()]
+    rows = [{"id": prompt.id, "text": prompt.text} for prompt in requested.values()]
     tx.execute(insert(prompts).on_conflict_do_nothing(), rows)
     ids = [content_id("stream", seed, index) for index in range(len(signals))]
     state = {"round_id": round_id, "state": "screened"}
@@ -80,14 +80,14 @@ def arrive_measured(
     ]
     tx.execute(sa.insert(screenings), rows)
     rows = [
-        {"candidate_id": i, "source": SOURCE, "vector": pack_vector(one)}
-        for i, one in zip(ids, vectors, strict=True)
+        {"candidate_id": i, "source": SOURCE, "vector": pack_vector(vector)}
+        for i, vector in zip(ids, vectors, strict=True)
     ]
     tx.execute(sa.insert(embeddings), rows)
     sha = [content_id("layer", id_).hex * 2 for id_ in ids]
     tx.execute(
         sa.insert(layers),
-        [{"sha256": one, "width": 1, "height": 1, "bytes": 1, "visible": one} for one in sha],
+        [{"sha256": name, "width": 1, "height": 1, "bytes": 1, "visible": name} for name in sha],
     )
     stored = [
         {"candidate_id": i, "role": "foreground", "sha256": s}
@@ -104,7 +104,7 @@ def judge_waiting(
     dwell_ms: int = 1_000,
     most: int | None = None,
 ) -> int:
-    """Decide the waiting candidates in order, as `good` says; return the number of accepts."""
+    """Decide the waiting candidates by `good`, in order; return the number of accepts."""
     waiting = sa.select(candidates.c.id).where(
         candidates.c.round_id == round_id, candidates.c.state == "waiting"
     )
@@ -126,20 +126,20 @@ def judge_waiting(
     ]  # fmt: skip
     tx.execute(sa.insert(decisions), rows)
     for verdict in (True, False):
-        some = [id_ for id_ in ids if good[id_] is verdict]
-        move = sa.update(candidates).where(candidates.c.id.in_(some))
+        decided = [id_ for id_ in ids if good[id_] is verdict]
+        move = sa.update(candidates).where(candidates.c.id.in_(decided))
         tx.execute(move.values(state="accepted" if verdict else "rejected"))
     return sum(good[id_] for id_ in ids)
 
 
 def accepts(seed: int, quality: Sequence[float]) -> np.ndarray:
-    """Return verdicts of people: logistic in quality, predictable but not certain."""
+    """Return random verdicts of people, whose probability is logistic in quality."""
     rng = np.random.default_rng([seed, 4])
     return rng.random(len(quality)) < 1 / (1 + np.exp(-2.5 * (np.asarray(quality) - 1)))
 
 
-def taught(tx: Transaction, count: int = 400, seed: int = 999) -> StoredModel:
-    """Return a model fitted to a round of its own, of which everything was shown."""
+def fitted_model(tx: Transaction, count: int = 400, seed: int = 999) -> StoredModel:
+    """Return an acceptance model fitted to a new round in which all candidates were decided."""
     round_id = open_stream(tx, {"kind": "random", "share": 1.0}, count)
     quality = np.random.default_rng(seed).standard_normal(count)
     ids = arrive(tx, round_id, seed, quality)
@@ -149,4 +149,4 @@ def taught(tx: Transaction, count: int = 400, seed: int = 999) -> StoredModel:
         .values(state="waiting", propensity=1.0)
     )
     judge_waiting(tx, round_id, dict(zip(ids, accepts(seed, quality).tolist(), strict=True)))
-    return fit_and_store(Within(tx), Kind.single, SOURCE)
+    return fit_and_store(OpenTransaction(tx), Kind.single, SOURCE)

@@ -1,4 +1,4 @@
-"""A server of language models on loopback that answers as such servers do, from a list of what it is to answer."""
+"""A server of language models on loopback, which sends a given list of replies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer of the server; `cut` closes the connection in the middle of it."""
+    """One reply of the server; `cut` closes the connection in the middle of it."""
 
     status: int = 200
     body: bytes = b""
@@ -21,11 +21,11 @@ class Reply:
     cut: bool = False
 
 
-def says(text: str | None, reason: str = "stop") -> Reply:
-    """Return a whole answer: a chat completion with one choice."""
+def text_reply(text: str | None, reason: str = "stop") -> Reply:
+    """Return a complete reply: a chat completion with one choice."""
     message = {"role": "assistant", "content": text}
     choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
-    whole = {
+    completion = {
         "id": "chatcmpl-1",
         "object": "chat.completion",
         "created": 1,
@@ -33,12 +33,14 @@ def says(text: str | None, reason: str = "stop") -> Reply:
         "choices": [choice],
     }
     return Reply(
-        body=json.dumps(whole | {"usage": {"prompt_tokens": 1, "completion_tokens": 1}}).encode()
+        body=json.dumps(
+            completion | {"usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+        ).encode()
     )
 
 
-def complains(status: int, message: str, **headers: str) -> Reply:
-    """Return an error as OpenAI's API tells it."""
+def error_reply(status: int, message: str, **headers: str) -> Reply:
+    """Return an error in the format of OpenAI's API."""
     body = {"error": {"message": message, "type": "some_error", "param": None, "code": None}}
     return Reply(
         status,
@@ -48,7 +50,7 @@ def complains(status: int, message: str, **headers: str) -> Reply:
 
 
 class Server:
-    """What was asked of it, and where it is."""
+    """The address of the server, and the requests that it received."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -59,7 +61,7 @@ class Server:
 
 @contextmanager
 def serving(replies: Sequence[Reply]) -> Iterator[Server]:
-    """Yield the server for as long as the block lasts; the last reply is given again and again."""
+    """Run the server for the block; it repeats the last reply."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -1,4 +1,4 @@
-"""A tiny CLIP in transformers' format: random seeded weights, pictures of 8 pixels, letters for words."""
+"""A tiny CLIP in the format of transformers, with random weights and images of 8 pixels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.training.pretrained import make_tokenizer
 
 
 def write_clip(folder: Path) -> Path:
-    """Return a folder as save_pretrained writes it."""
+    """Write the model with save_pretrained; return its folder."""
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
     marks = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}

@@ -1,4 +1,4 @@
-"""Composed pairs as a snapshot: the procedural domain's figures on its grounds, in one light that no text tells of."""
+"""Composite pairs as a snapshot: procedural shapes over backgrounds, lit alike."""
 
 from __future__ import annotations
 
@@ -17,66 +17,66 @@ from curation.synthetic.shapes import draw_subject, sample_subject
 
 
 @dataclass(frozen=True)
-class Composed:
-    """One pair with its texts."""
+class CompositePair:
+    """The layers of one pair, with its prompt."""
 
     layers: Mapping[LayerRole, RGBA]
     prompt: Prompt
 
     @property
     def texts(self) -> dict[LayerRole, str]:
-        """Of the layers that have their own."""
+        """The prompts of the layers that have one of their own."""
         return {
             LayerRole.foreground: str(self.prompt.foreground),
             LayerRole.background: str(self.prompt.background),
         }
 
 
-def compose(number: int, side: int = 64) -> Composed:
-    """Pair `number`: depends on nothing else."""
-    rng = np.random.default_rng([77, number])
+def compose(index: int, side: int = 64) -> CompositePair:
+    """Return the pair of an index, which alone determines it."""
+    rng = np.random.default_rng([77, index])
     scene = sample_scene(rng)
-    return Composed(draw_pair(scene, rng, side), scene.prompt)
+    return CompositePair(draw_pair(scene, rng, side), scene.prompt)
 
 
 def freeze_pairs(
     store: FolderStore,
-    numbers: Iterable[int],
+    indices: Iterable[int],
     singles: int = 0,
     heldout_every: int = 5,
     side: int = 64,
 ) -> str:
-    """Return a snapshot of composed pairs, some held out, and of so many single layers beside them."""
+    """Store a snapshot of composite pairs, some held out, and `singles` layers; return its ID."""
     samples = []
-    for number in numbers:
-        pair = compose(number, side)
-        heldout = heldout_every and number % heldout_every == heldout_every - 1
+    for index in indices:
+        pair = compose(index, side)
+        heldout = heldout_every and index % heldout_every == heldout_every - 1
         stored = {role: store.put(encode_layer(layer)) for role, layer in pair.layers.items()}
-        known = ("CC0-1.0", "test", Split.heldout if heldout else Split.train, 0)
-        visible = pixel_hash(pair.layers[LayerRole.blended])
+        provenance = ("CC0-1.0", "test", Split.heldout if heldout else Split.train, 0)
+        blended_hash = pixel_hash(pair.layers[LayerRole.blended])
         samples.append(
             Sample(
-                f"{number:064x}",
+                f"{index:064x}",
                 Kind.pair,
                 pair.prompt.text,
-                *known,
-                visible,
+                *provenance,
+                blended_hash,
                 stored,
                 texts=pair.texts,
             )
         )
-    for number in range(singles):
-        rng = np.random.default_rng([78, number])
+    for index in range(singles):
+        rng = np.random.default_rng([78, index])
         subject = sample_subject(rng)
         layer = draw_subject(subject, rng, side)
         stored = {LayerRole.foreground: store.put(encode_layer(layer))}
-        known = ("CC0-1.0", "test", Split.train, 0)
+        provenance = ("CC0-1.0", "test", Split.train, 0)
         samples.append(
             Sample(
-                f"{10**6 + number:064x}",
+                f"{10**6 + index:064x}",
                 Kind.single,
                 subject.text,
-                *known,
+                *provenance,
                 pixel_hash(layer),
                 stored,
             )

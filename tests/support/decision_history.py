@@ -1,4 +1,4 @@
-"""A reviewer's past: decisions at given times on plain candidates and on gold, without pictures."""
+"""The history of a reviewer: decisions at given times on candidates and gold, without images."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ BEGAN = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class Past:
-    """One decision: seconds since BEGAN, what was said, how long it took, and which gold it was about, if any."""
+class PastDecision:
+    """One decision: its time in seconds since BEGAN, verdict, duration, and gold if any."""
 
     seconds: float
     accept: bool
@@ -31,39 +31,47 @@ class Past:
     undone: bool = False
 
 
-def make_history(tx: Transaction, reviewer_id: int, past: Sequence[Past]) -> int:
-    """Add a reviewer's past decisions, each on a candidate of its own; returns the round of those that are no gold."""
-    number = make_round(tx)
+def make_history(tx: Transaction, reviewer_id: int, past: Sequence[PastDecision]) -> int:
+    """Insert past decisions of a reviewer; return the round of the candidates that are not gold."""
+    round_id = make_round(tx)
     row = {"purpose": "gold", "kind": "single", "quota": 0, "policy": {}, "state": "open"}
-    home = int(tx.scalar(sa.insert(rounds).values(row).returning(rounds.c.id)))
+    gold_round = int(tx.scalar(sa.insert(rounds).values(row).returning(rounds.c.id)))
     prompt = Prompt(f"the past of {reviewer_id}")
     add_prompts(tx, [prompt])
-    for seed, one in enumerate(past):
+    for seed, decision in enumerate(past):
         id_ = uuid.uuid4()
-        state = "waiting" if one.gold or one.undone else "accepted" if one.accept else "rejected"
-        where = {
+        state = (
+            "waiting"
+            if decision.gold or decision.undone
+            else "accepted"
+            if decision.accept
+            else "rejected"
+        )
+        candidate = {
             "id": id_,
-            "round_id": home if one.gold else number,
+            "round_id": gold_round if decision.gold else round_id,
             "prompt_id": prompt.id,
             "seed": seed,
             "state": state,
         }
-        tx.execute(sa.insert(candidates), where)
-        if one.gold:
-            known = {
+        tx.execute(sa.insert(candidates), candidate)
+        if decision.gold:
+            gold_row = {
                 "candidate_id": id_,
-                "round_id": number,
+                "round_id": round_id,
                 "sample_id": uuid.uuid4(),
-                "defect": one.defect,
+                "defect": decision.defect,
             }
-            tx.execute(sa.insert(gold), known | {"severity": one.severity})
-        message = {
-            "candidate_id": id_, "reviewer_id": reviewer_id, "verdict": "accept" if one.accept else "reject",
-            "channel": "pages", "key": uuid.uuid4(), "dwell_ms": one.dwell_ms,
-            "created_at": BEGAN + timedelta(seconds=one.seconds),
+            tx.execute(sa.insert(gold), gold_row | {"severity": decision.severity})
+        decision_row = {
+            "candidate_id": id_, "reviewer_id": reviewer_id, "verdict": "accept" if decision.accept else "reject",
+            "channel": "pages", "key": uuid.uuid4(), "dwell_ms": decision.dwell_ms,
+            "created_at": BEGAN + timedelta(seconds=decision.seconds),
         }  # fmt: skip
-        made = tx.execute(sa.insert(decisions).returning(decisions.c.id), message).scalar_one()
-        if one.undone:
-            undo = {"verdict": "undo", "undoes": made, "key": uuid.uuid4(), "dwell_ms": None}
-            tx.execute(sa.insert(decisions), message | undo)
-    return number
+        decision_id = tx.execute(
+            sa.insert(decisions).returning(decisions.c.id), decision_row
+        ).scalar_one()
+        if decision.undone:
+            undo = {"verdict": "undo", "undoes": decision_id, "key": uuid.uuid4(), "dwell_ms": None}
+            tx.execute(sa.insert(decisions), decision_row | undo)
+    return round_id

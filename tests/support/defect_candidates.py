@@ -1,4 +1,4 @@
-"""Candidates of the drawn domain with planted defects of graded severity: what a checkpoint might draw."""
+"""Candidates of the synthetic domain with planted defects of graded severity."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DEFECTS = ("haze", "grain", "specks", "holes", "cropped", "halo", "faint", "opaq
 
 
 def draw_candidate(seed: int, index: int, sound: float, size: int = 64) -> tuple[RGBA, str]:
-    """Return a layer and its prompt; with probability `sound` as it should be, else with one to three defects."""
+    """Return a layer and its prompt, without defects with probability `sound`."""
     rng = np.random.default_rng([seed, index, 5])
     subject = sample_subject(rng)
     rgba = draw_subject(subject, rng, size)
@@ -20,7 +20,7 @@ def draw_candidate(seed: int, index: int, sound: float, size: int = 64) -> tuple
     if rng.random() < sound:
         return rgba, text
     if rng.random() < 0.2:
-        text = sample_subject(rng).text  # another one is asked for
+        text = sample_subject(rng).text  # the prompt of another subject
     return plant_some(rgba, rng), text
 
 
@@ -32,7 +32,7 @@ def plant_some(rgba: RGBA, rng: np.random.Generator) -> RGBA:
 
 
 def plant(rgba: RGBA, name: str, severity: float, rng: np.random.Generator) -> RGBA:
-    """Return the layer with one defect, as grave as `severity` in 0..1 says."""
+    """Return the layer with one defect of a severity in 0..1."""
     height, width = rgba.shape[:2]
     color, alpha = rgba[..., :3].astype(np.float32), rgba[..., 3].astype(np.float32) / 255
     if name == "haze":

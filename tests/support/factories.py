@@ -1,4 +1,4 @@
-"""Things that many tests need: databases, pictures, checkpoints, rounds, and candidates in a given state."""
+"""Factories of databases, images, checkpoints, rounds, and candidates in a given state."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from curation.synthetic.backgrounds import draw_pair, sample_scene
 
 
 def image(seed: int, width: int = 32, height: int = 24) -> RGBA:
-    """Return a small RGBA image, another for every seed: noise with alpha 0, 255 and everything between."""
+    """Return a small RGBA image of noise from a seed, with alpha 0, 255 and values between."""
     rng = np.random.default_rng(seed)
     rgba: RGBA = rng.integers(0, 256, (height, width, 4), dtype=np.uint8)
     rgba[: height // 3, :, 3] = 0
@@ -30,18 +30,18 @@ def image(seed: int, width: int = 32, height: int = 24) -> RGBA:
 
 
 def make_checkpoint(tx: Transaction, name: str = "first") -> str:
-    """Return a promoted checkpoint without weights, and the empty snapshot it names; returns its id."""
+    """Promote a new checkpoint without weights, of an empty snapshot; return its ID."""
     snapshot = _sha("snapshot", name)
     tx.execute(sa.insert(snapshots), {"id": snapshot, "samples": 0, "counts": {}})
-    made = Checkpoint({}, "transparency", "tiny", snapshot, None, 0, "test", {"psnr": 30.0})
-    register_checkpoint(tx, made, "test")
-    return promote_checkpoint(tx, made.id, "test")
+    checkpoint = Checkpoint({}, "transparency", "tiny", snapshot, None, 0, "test", {"psnr": 30.0})
+    register_checkpoint(tx, checkpoint, "test")
+    return promote_checkpoint(tx, checkpoint.id, "test")
 
 
 def make_round(
     tx: Transaction, checkpoint: str | None = None, quota: int = 100, kind: str = "single"
 ) -> int:
-    """Return an open round drawn by a checkpoint (made when none is given); returns its id."""
+    """Insert an open round of a checkpoint, made if none is given; return the round's ID."""
     checkpoint = checkpoint or make_checkpoint(tx, uuid.uuid4().hex)
     row = {
         "purpose": "generated",
@@ -62,8 +62,8 @@ def make_candidates(
     state: CandidateState = CandidateState.waiting,
     start: int = 0,
 ) -> Sequence[uuid.UUID]:
-    """Candidates with a stored layer each, brought to `state` along the law of states; returns their ids in order."""
-    made = []
+    """Insert candidates with one layer each, moved to `state`; return their IDs in order."""
+    ids = []
     for seed in range(start, start + count):
         prompt = Prompt(f"prompt {seed} of round {round_id}")
         tx.execute(sa.insert(prompts), {"id": prompt.id, "text": prompt.text})
@@ -80,20 +80,20 @@ def make_candidates(
         for step in path_to(state):
             values = {"state": step, "propensity": 1.0} if step == "waiting" else {"state": step}
             tx.execute(sa.update(candidates).where(candidates.c.id == id_).values(values))
-        made.append(id_)
-    return made
+        ids.append(id_)
+    return ids
 
 
 def make_pairs(
     tx: Transaction,
     store: ObjectStore,
     round_id: int,
-    drawn: Sequence[tuple[Prompt, Layers]],
+    pairs: Sequence[tuple[Prompt, Layers]],
     state: CandidateState = CandidateState.waiting,
 ) -> Sequence[uuid.UUID]:
-    """Candidates of several layers each, brought to `state`; returns their ids in order."""
-    made = []
-    for seed, (prompt, pair) in enumerate(drawn):
+    """Insert candidates with several layers each, moved to `state`; return their IDs in order."""
+    ids = []
+    for seed, (prompt, pair_layers) in enumerate(pairs):
         texts = {
             "text": prompt.text,
             "foreground": prompt.foreground,
@@ -109,51 +109,51 @@ def make_pairs(
             "state": "requested",
         }
         tx.execute(sa.insert(candidates), row)
-        for role, rgba in pair.items():
+        for role, rgba in pair_layers.items():
             _store_layer(tx, store, id_, rgba, role)
         for step in path_to(state):
             values = {"state": step, "propensity": 1.0} if step == "waiting" else {"state": step}
             tx.execute(sa.update(candidates).where(candidates.c.id == id_).values(values))
-        made.append(id_)
-    return made
+        ids.append(id_)
+    return ids
 
 
 def scenes(count: int, size: int = 64, start: int = 0) -> list[tuple[Prompt, Layers]]:
-    """Pairs of the procedural domain with their prompts."""
-    made = []
+    """Return procedural pairs with their prompts."""
+    pairs = []
     for index in range(start, start + count):
         rng = np.random.default_rng([17, index])
         scene = sample_scene(rng)
-        made.append((scene.prompt, draw_pair(scene, rng, size)))
-    return made
+        pairs.append((scene.prompt, draw_pair(scene, rng, size)))
+    return pairs
 
 
 def path_to(state: CandidateState) -> list[CandidateState]:
-    """Return the shortest lawful way from "requested" to a state, without its beginning."""
-    ways: list[list[CandidateState]] = [[CandidateState.requested]]
-    for way in ways:
-        if way[-1] == state:
-            return way[1:]
-        ways += [
-            [*way, target]
+    """Return the shortest sequence of states after "requested" that ends in a state."""
+    paths: list[list[CandidateState]] = [[CandidateState.requested]]
+    for path in paths:
+        if path[-1] == state:
+            return path[1:]
+        paths += [
+            [*path, target]
             for source, target in sorted(STATE_TRANSITIONS)
-            if source == way[-1] and target not in way
+            if source == path[-1] and target not in path
         ]
-    raise AssertionError(f"no lawful way to {state}")
+    raise AssertionError(f"no transitions lead to {state}")
 
 
 def states(database: Database, round_id: int) -> dict[str, int]:
-    """How many candidates of a round stand in each state."""
-    query = sa.select(candidates.c.state, sa.func.count().label("number")).where(
+    """Return the number of candidates of a round in each state."""
+    query = sa.select(candidates.c.state, sa.func.count().label("total")).where(
         candidates.c.round_id == round_id
     )
     with database.transaction() as tx:
-        return {row.state: row.number for row in tx.execute(query.group_by(candidates.c.state))}
+        return {row.state: row.total for row in tx.execute(query.group_by(candidates.c.state))}
 
 
 @contextmanager
 def fresh_database(server: str, template: str = "template0") -> Iterator[str]:
-    """Yield the name of a database of one's own at a server, a copy of a template, for as long as the block lasts."""
+    """Yield the name of a new database, a copy of a template, which is dropped at the end."""
     url = sa.make_url(server).set(drivername="postgresql+psycopg2")
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     name = f"test_{uuid.uuid4().hex[:16]}"
@@ -166,7 +166,7 @@ def fresh_database(server: str, template: str = "template0") -> Iterator[str]:
             connection.exec_driver_sql(f"drop database if exists {name} with (force)")
 
 
-def named(server: str, name: str) -> str:
+def with_database(server: str, name: str) -> str:
     """Return the address of another database of the same server."""
     return sa.make_url(server).set(database=name).render_as_string(hide_password=False)
 
@@ -193,8 +193,8 @@ def _sha(*parts: str) -> str:
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
-class Within:
-    """A database whose every transaction is one that is open already, for tests that look into it."""
+class OpenTransaction:
+    """A database whose transactions are all one open transaction, for tests that inspect it."""
 
     def __init__(self, tx: Transaction) -> None:
         self.tx = tx

@@ -25,7 +25,7 @@ POINTS = tuple(
 
 @dataclass(frozen=True)
 class FaultPlan:
-    """What goes wrong in one worker process.
+    """The faults of one worker process.
 
     Attributes:
         kill: The point to die at, and at which passage, from 1; None lives.

@@ -1,7 +1,7 @@
 """Runs of one round under seeded faults, and the checks that must hold after each of them.
 
 A run opens a round on servers of its own, lets workers generate and screen it while a reviewer
-decides, breaks things as its seed says, and freezes a snapshot. Its result must equal that of a run
+decides, has the faults of its seed, and freezes a snapshot. Its result must equal that of a run
 without faults.
 """
 
@@ -48,7 +48,7 @@ from curation.runtime.context import AppContext, open_context
 from curation.settings import Settings
 from curation.synthetic.shapes import SUBJECTS
 from tests.support import servers
-from tests.support.factories import fresh_database, make_checkpoint, named
+from tests.support.factories import fresh_database, make_checkpoint, with_database
 from tests.support.failpoints import POINTS, FaultPlan
 from tests.support.s3_proxy import FAULTS, Fault, S3Proxy, s3_proxy
 from tests.support.worker_zygote import Zygote, is_alive
@@ -87,7 +87,7 @@ class Rig:
 
 @dataclass(frozen=True)
 class Scenario:
-    """What a seed does to a run.
+    """The faults and settings of a run, derived from a seed.
 
     Attributes:
         seed: The seed.
@@ -108,7 +108,7 @@ class Scenario:
 
 @dataclass
 class Outcome:
-    """What a run ended with.
+    """The result of a run.
 
     Attributes:
         states: State by candidate.
@@ -211,7 +211,7 @@ def run_scenario(rig: Rig, scenario: Scenario) -> Outcome:
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir()
     with fresh_database(rig.address, template) as name:
-        run = _Run(rig, scenario, home, named(rig.address, name))
+        run = _Run(rig, scenario, home, with_database(rig.address, name))
         try:
             run.start()
             run.follow()
@@ -292,7 +292,7 @@ class _Run:
             self._replace_dead()
             done = self._attempt(self._review)
             if done and not events:
-                # The trouble of the store is over; the freeze and the checks read it.
+                # The store has no more faults: the freeze and the checks read it.
                 self.rig.proxy.fault = NO_FAULT
                 return
             late = time.monotonic() > quiet_from + LIMIT_SECONDS

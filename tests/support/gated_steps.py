@@ -1,7 +1,7 @@
-"""Parts behind the real ports that stop at a named moment, so that a test can interrupt a command exactly there.
+"""Implementations of ports that wait at a chosen step, so that a test can interrupt a command.
 
-LAYERLOOP_TEST_GATE is FOLDER|STAGE|DONE: the first time that the stage has come that far, the file "reached" appears in
-the folder, and the work waits to be interrupted. Without the variable nothing waits.
+LAYERLOOP_TEST_GATE is FOLDER|STAGE|DONE: when the stage has done that much, the file "reached" is
+written into the folder, and the work waits to be interrupted. Without the variable nothing waits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WAIT_SECONDS = 300
 
 
 def gate(stage: str, done: int) -> None:
-    """Wait here if the test asked for this moment."""
+    """Wait here if the test chose this step."""
     folder, wanted, least = os.environ.get("LAYERLOOP_TEST_GATE", "||0").split("|")
     if wanted != stage or done < int(least):
         return
@@ -34,29 +34,29 @@ def gate(stage: str, done: int) -> None:
 
 
 def _gated(report: ProgressCallback) -> ProgressCallback:
-    def told(progress: Progress) -> None:
+    def gated_report(progress: Progress) -> None:
         report(progress)
         gate(progress.stage, progress.done)
 
-    return told
+    return gated_report
 
 
-def train(order, store, folder, report):
-    """Return the product's own trainer, stopped by its progress."""
+def train(request, store, folder, report):
+    """Train with the real trainer, which waits at the chosen progress."""
     from training.train import train as real
 
-    return real(order, store, folder, _gated(report))
+    return real(request, store, folder, _gated(report))
 
 
 def evaluate(checkpoint, snapshot, store, wanted, report):
-    """Return the product's own evaluator, stopped by its progress."""
+    """Evaluate with the real evaluator, which waits at the chosen progress."""
     from training.evaluation.full import evaluate_fully
 
     return evaluate_fully(checkpoint, snapshot, store, wanted, _gated(report))
 
 
 class Captioner:
-    """Says of each picture how large it is and how bright."""
+    """Captions each image by its shape and brightness."""
 
     source = "gated@1"
 
@@ -73,7 +73,7 @@ def open_captioner(model: str) -> Captioner:
 
 
 class Writer:
-    """Answers with two triples of the grammar, others for every seed."""
+    """Generates two pair prompts of the grammar, which depend on the seed."""
 
     source = "gated@1"
 
@@ -91,7 +91,7 @@ def open_writer(model: str) -> Writer:
 
 
 class Painter(PairPainter):
-    """Stopped before its n-th drawing."""
+    """Waits before its n-th call."""
 
     calls = 0
 

@@ -37,7 +37,7 @@ def make_png(
     *,
     interlaced: bool = False,
 ) -> bytes:
-    """Return a PNG of H x W x C samples as they are, in any color type and depth."""
+    """Return a PNG of H x W x C samples, unchanged, in any color type and depth."""
     height, width = samples.shape[:2]
     header = struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, int(interlaced))
     passes = [samples[y::dy, x::dx] for x, y, dx, dy in ADAM7] if interlaced else [samples]
@@ -62,7 +62,7 @@ def _row(row: np.ndarray, bits: int) -> bytes:
 
 
 def make_ios_png(rgba: np.ndarray) -> bytes:
-    """Return a PNG as Xcode writes it: B, G, R multiplied by alpha, and deflate without zlib's header."""
+    """Return a PNG as Xcode writes it: premultiplied BGR, and deflate without a zlib header."""
     color = np.rint(rgba[..., :3] * (rgba[..., 3:] / 255)).astype(np.uint8)
     rows = b"".join(b"\0" + row.tobytes() for row in np.dstack([color[..., ::-1], rgba[..., 3]]))
     packer = zlib.compressobj(wbits=-15)
@@ -87,12 +87,12 @@ def coded(primaries: int, transfer: int) -> tuple[bytes, bytes]:
 def profile(
     primaries: tuple[int, ...] = P3, power: float | None = None, space: bytes = b"RGB "
 ) -> bytes:
-    """Return a small ICC profile (version 2) of primaries and a power, by default sRGB's curve as a table."""
+    """Return a small ICC profile (version 2) of primaries and a power or sRGB's curve."""
     from curation.images.colors import (
         BRADFORD,
         _to_light,
         _to_xyz,
-    )  # the numbers of a profile are relative to D50
+    )  # the values of a profile are relative to D50
 
     def number(value: float) -> bytes:
         return struct.pack(">i", round(value * 65536))

@@ -77,7 +77,7 @@ class Studio:
 
     def start(self) -> None:
         """Start it with its data."""
-        from label_studio_sdk import LabelStudio  # four seconds that other tests need not wait
+        from label_studio_sdk import LabelStudio  # importing it takes four seconds
 
         self._sessions: dict[str, httpx.Client] = {}
         self.server = self._stack.enter_context(run_label_studio(cache(), self.folder, self.port))
@@ -324,5 +324,5 @@ def labeled(
     store: ObjectStore,
     request: Any,
 ) -> LabeledRound:
-    """Create and push a round of eight candidates, or as many as the test's parameter says."""
+    """Create and push a round of eight candidates, or of the number in the test's parameter."""
     return make_labeled_round(studio, backend, database, store, getattr(request, "param", 8))

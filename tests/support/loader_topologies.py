@@ -1,4 +1,4 @@
-"""Random data and topologies for the loader, and the one sequence that all topologies must give."""
+"""Random data and topologies for the loader, and the sequence that all topologies must give."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def make_case(store: FolderStore, rng: np.random.Generator) -> Case:
     pair = bool(rng.integers(2))
     roles = (LayerRole.foreground, LayerRole.background) if pair else (LayerRole.foreground,)
     samples = []
-    for number in range(int(rng.integers(24, 60))):
+    for index in range(int(rng.integers(24, 60))):
         height, width = rng.integers(4, 24, 2)
         layers = {}
         for role in roles:
             rgba = rng.integers(0, 256, (height, width, 4), np.uint8)
-            # One in eight images is missing, no image, or cut in the middle.
+            # One in eight images is missing, not an image, empty, or truncated.
             fault = int(rng.integers(32))
             data = encode_layer(rgba)
             if fault == 0:
@@ -64,10 +64,10 @@ def make_case(store: FolderStore, rng: np.random.Generator) -> Case:
             else:
                 hostile = {1: b"not an image", 2: data[: len(data) // 2], 3: b""}.get(fault, data)
                 layers[role] = store.put(hostile)
-        known = ("CC0-1.0", "test", Split.train, 0, pixel_hash(rgba))
-        name = hashlib.sha256(f"{number}{rng.integers(1 << 40)}".encode()).hexdigest()
+        provenance = ("CC0-1.0", "test", Split.train, 0, pixel_hash(rgba))
+        name = hashlib.sha256(f"{index}{rng.integers(1 << 40)}".encode()).hexdigest()
         samples.append(
-            Sample(name, Kind.pair if pair else Kind.single, f"noise {number}", *known, layers)
+            Sample(name, Kind.pair if pair else Kind.single, f"noise {index}", *provenance, layers)
         )
     samples.sort(key=lambda sample: sample.id)
     lines = "".join(sample.line() + "\n" for sample in samples).encode()
@@ -89,13 +89,15 @@ def hash_rows(batch: LayerBatch) -> list[str]:
     return rows
 
 
-def straight(case: Case, store: FolderStore) -> list[str]:
+def rows_in_one_rank(case: Case, store: FolderStore) -> list[str]:
     """Return the rows of the stream in one rank with one thread."""
     loader = case.open(store, images=BATCHES * case.batch_size, threads=1)
     return [row for batch in loader for row in hash_rows(batch)]
 
 
-def split_up(case: Case, store: FolderStore, rng: np.random.Generator) -> Iterator[str]:
+def rows_in_random_topologies(
+    case: Case, store: FolderStore, rng: np.random.Generator
+) -> Iterator[str]:
     """Yield the rows of the stream, stopped and resumed in other topologies at random draws."""
     total, seen = BATCHES * case.batch_size, 0
     while seen < total:

@@ -1,4 +1,4 @@
-"""A worker that kills itself once at each point of a loop's steps, as far as a folder does not say it did.
+"""A worker that kills itself once at each point of a loop's steps, recorded in a folder.
 
 LAYERLOOP_TEST_KILLS is the folder. The points of a step are "STEP result", when its result is written and not
 committed, and "STEP committed".

@@ -1,4 +1,4 @@
-"""Rows of a large instance, made in PostgreSQL by one statement a table: as many candidates as asked for."""
+"""Rows of a large instance, made in PostgreSQL by one statement per table."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ FILL = (
 
 
 def fill(database: Database, count: int) -> None:
-    """Fill a migrated, empty database with so many candidates, and count them once."""
+    """Fill a migrated, empty database with `count` candidates, and count them once."""
     with database.transaction() as tx:
         # Foreign keys and triggers would take most of the time; the rows agree with them.
         tx.connection.exec_driver_sql("set local session_replication_role = replica")
@@ -101,13 +101,13 @@ def fill(database: Database, count: int) -> None:
     with database.transaction() as tx:
         while fold_deltas(tx):
             pass
-    # As autovacuum leaves a table that has stood for a minute.
+    # As autovacuum does after about a minute.
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as raw:
         raw.exec_driver_sql("vacuum analyze")
 
 
 def full_counts() -> Iterator[str]:
-    """The statements that count all rows, as the migration does."""
+    """Yield the statements that count all rows, as the migration does."""
     migration = importlib.import_module("migrations.versions.0022_round_counts")
     full = (
         migration.CANDIDATES.format(rows="candidates", sign=1),

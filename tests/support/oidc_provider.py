@@ -24,7 +24,7 @@ CLIENT, SECRET = "layerloop", "a-secret"
 
 
 class Provider:
-    """What the provider was asked, and what it answers."""
+    """The requests that the provider received, and its responses."""
 
     def __init__(self) -> None:
         self.issuer = ""

@@ -1,4 +1,4 @@
-"""A generator of pairs that needs no training: what it draws is decided by texts, seed and the layers it is given."""
+"""A generator of pairs without weights, determined by texts, seed and given layers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIDE = 64
 
 
 class PairPainter:
-    """Backgrounds are slopes of two colours; foregrounds soft discs, lit by the mean colour of a given background."""
+    """Generates color gradients as backgrounds, and soft discs, lit by a given background."""
 
     batch_size = 2
 
@@ -58,7 +58,7 @@ class PairPainter:
         prompt, size = request.prompt, options.size or (SIDE, SIDE)
         background = given.get(LayerRole.background)
         if background is None:
-            background = slope(f"{prompt.background}{request.seed}", size)
+            background = gradient(f"{prompt.background}{request.seed}", size)
         foreground = given.get(LayerRole.foreground)
         if foreground is None:
             light = (
@@ -74,9 +74,9 @@ class PairPainter:
         }
 
 
-def slope(text: str, size: tuple[int, int]) -> RGBA:
+def gradient(text: str, size: tuple[int, int]) -> RGBA:
     """Return an opaque background: from one color at the top to another."""
-    first, second = _numbers(text)[:3], _numbers(text)[3:6]
+    first, second = _hash_bytes(text)[:3], _hash_bytes(text)[3:6]
     share = np.linspace(0, 1, size[1])[:, None, None]
     rgba = np.full((size[1], size[0], 4), 255, np.uint8)
     rgba[..., :3] = first * (1 - share) + second * share
@@ -84,20 +84,20 @@ def slope(text: str, size: tuple[int, int]) -> RGBA:
 
 
 def disc(text: str, size: tuple[int, int], light: np.ndarray) -> RGBA:
-    """Return a soft disc somewhere: its color half its own, half the light's."""
-    numbers = _numbers(text)
+    """Return a soft disc, whose color is the mean of its own and that of the light."""
+    values = _hash_bytes(text)
     y, x = np.mgrid[: size[1], : size[0]]
-    middle = (0.2 + 0.6 * numbers[3] / 255) * size[0], (0.2 + 0.6 * numbers[4] / 255) * size[1]
-    radius = min(size) * (0.12 + 0.15 * numbers[5] / 255)
-    alpha = np.clip((radius - np.hypot(x - middle[0], y - middle[1])) / 3 + 0.5, 0, 1) * 255
+    center = (0.2 + 0.6 * values[3] / 255) * size[0], (0.2 + 0.6 * values[4] / 255) * size[1]
+    radius = min(size) * (0.12 + 0.15 * values[5] / 255)
+    alpha = np.clip((radius - np.hypot(x - center[0], y - center[1])) / 3 + 0.5, 0, 1) * 255
     rgba = np.zeros((size[1], size[0], 4), np.uint8)
-    rgba[..., :3] = (numbers[:3] + light) / 2
+    rgba[..., :3] = (values[:3] + light) / 2
     rgba[..., 3] = alpha.round()
     rgba[rgba[..., 3] == 0] = 0
     return rgba
 
 
-def _numbers(text: str) -> np.ndarray:
+def _hash_bytes(text: str) -> np.ndarray:
     return np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8).astype(float)
 
 

@@ -36,7 +36,7 @@ class S3Proxy:
 
 @contextmanager
 def s3_proxy(upstream: str) -> Iterator[S3Proxy]:
-    """Run a proxy on a free port of loopback for as long as the block lasts."""
+    """Run a proxy on a free port of loopback for the block."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

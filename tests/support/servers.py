@@ -1,4 +1,4 @@
-"""Real servers on loopback for the contract tests: radosgw (S3), RabbitMQ and Redis, started here when none answers."""
+"""Real servers on loopback for tests: PostgreSQL, radosgw (S3), RabbitMQ and Redis."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from curation.adapters import embedded_postgres
 RABBITMQ = "amqp://guest:guest@127.0.0.1:5672//"
 REDIS = "redis://127.0.0.1:6379/15"
 
-# One node of everything, in memory, without authentication between its parts; only the S3 side checks who asks.
+# One daemon of each kind, in memory; only the S3 gateway authenticates its clients.
 CEPH_CONF = """\
 [global]
 fsid = {fsid}
@@ -59,7 +59,7 @@ osd data = {folder}/osd
 
 @contextmanager
 def postgres(given: str | None = None) -> Iterator[str]:
-    """Yield the PostgreSQL that is given, or an embedded one of its own in a temporary folder, stopped at the end."""
+    """Yield the given PostgreSQL server, or an embedded one, which is stopped at the end."""
     if given:
         yield given
         return
@@ -72,7 +72,7 @@ def postgres(given: str | None = None) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class S3Server:
-    """An S3 server on loopback and a user of it."""
+    """An S3 server on loopback, and the credentials of its user."""
 
     endpoint: str
     access_key: str
@@ -80,30 +80,30 @@ class S3Server:
 
 
 def missing(what: str, how: str) -> None:
-    """Skip a test for a part that this machine lacks and say how to get it; in CI a missing part is a failure."""
+    """Skip a test whose server is not installed, naming how to install it; fail it in CI."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"{what} is missing here: {how}")
     pytest.skip(f"{what} is missing here: {how}")
 
 
 def free_port() -> int:
-    """Return a TCP port of loopback that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """Return a free TCP port on loopback."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
-def wait_for(what: str, there: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait until something is so; AssertionError when it takes too long."""
+def wait_for(what: str, condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until a condition holds; raise AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not there():
-        assert time.monotonic() < deadline, f"{what} did not come within {seconds:.0f} s"
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds:.0f} s"
         time.sleep(0.05)
 
 
 @contextmanager
 def radosgw(folder: Path) -> Iterator[S3Server]:
-    """One node of Ceph in memory with its S3 gateway, for as long as the block lasts; about 5 s to start."""
+    """Yield a Ceph node in memory with its S3 gateway; starting it takes about 5 s."""
     for program in ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin"):
         if shutil.which(program) is None:
             missing(f"radosgw ({program})", "apt-get install radosgw ceph-mon ceph-osd ceph-common")
@@ -155,13 +155,13 @@ def radosgw(folder: Path) -> Iterator[S3Server]:
         yield server
     finally:
         for process in reversed(started):
-            process.kill()  # nothing of it is to be kept
+            process.kill()  # its data is not kept
             process.wait(30)
 
 
 @contextmanager
 def rabbitmq(folder: Path) -> Iterator[str]:
-    """Yield the address of the RabbitMQ on this machine, or of one started for as long as the block lasts."""
+    """Yield the address of the RabbitMQ on this machine, or of one started for the block."""
     if _answers(RABBITMQ):
         yield RABBITMQ
         return
@@ -171,8 +171,8 @@ def rabbitmq(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def own_rabbitmq(folder: Path, settings: str = "") -> Iterator[str]:
-    """The address of a RabbitMQ started with settings of its own, for as long as the block lasts."""
-    # Debian's script in /usr/sbin changes to a user of its own; the one beneath it runs as whoever asks.
+    """Yield the address of a RabbitMQ started for the block, with `settings` of the broker."""
+    # Debian's script in /usr/sbin switches to the user rabbitmq; this one runs as the caller.
     program = "/usr/lib/rabbitmq/bin/rabbitmq-server"
     if not Path(program).exists():
         missing("RabbitMQ", "apt-get install rabbitmq-server")
@@ -203,7 +203,7 @@ def own_rabbitmq(folder: Path, settings: str = "") -> Iterator[str]:
 
 @contextmanager
 def redis(folder: Path) -> Iterator[str]:
-    """Yield the address of the Redis on this machine, or of one started for as long as the block lasts."""
+    """Yield the address of the Redis on this machine, or of one started for the block."""
     if _answers(REDIS):
         yield REDIS
         return
@@ -232,7 +232,7 @@ def redis(folder: Path) -> Iterator[str]:
 @contextmanager
 def _process(command: list[str], environment: dict[str, str], folder: Path) -> Iterator[None]:
     with (folder / "output").open("ab") as out:
-        # A group of its own: RabbitMQ's server is a shell script with the real one beneath it.
+        # A process group of its own: RabbitMQ's server is a child of its shell script.
         process = subprocess.Popen(
             command, env=environment, stdout=out, stderr=out, start_new_session=True
         )
@@ -253,7 +253,7 @@ def _answers(broker: str) -> bool:
     try:
         with kombu.Connection(broker, connect_timeout=1, transport_options=options) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
-    except Exception:  # whatever it is, it does not answer as it should
+    except Exception:  # any error means that the broker does not answer
         return False
     return True
 

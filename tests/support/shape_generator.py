@@ -1,4 +1,4 @@
-"""A generator that needs no training, and a training that trains nothing: they draw the procedural domain's pictures."""
+"""A generator of procedural images without weights, and a trainer that trains nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECONDS_EACH = 0.05
 
 
 class Painter:
-    """Every fourth picture is not as its prompt asks: of another colour, or a background of another line and light."""
+    """Generates procedural images, of which every fourth differs from its prompt or its pair."""
 
     batch_size = 1
 
@@ -34,10 +34,10 @@ class Painter:
         self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS
     ) -> Sequence[Layers]:
         return [
-            self._draw_pair(one)
-            if one.prompt.background
-            else {LayerRole.foreground: self._draw(one)}
-            for one in requests
+            self._draw_pair(request)
+            if request.prompt.background
+            else {LayerRole.foreground: self._draw(request)}
+            for request in requests
         ]
 
     def describe(self, options: GenerationOptions) -> Mapping[str, str]:
@@ -50,9 +50,9 @@ class Painter:
         time.sleep(SECONDS_EACH)
         requested = SUBJECTS[request.prompt.text]
         others = [
-            one
-            for one in SUBJECTS.values()
-            if one.shape == requested.shape and one.color != requested.color
+            subject
+            for subject in SUBJECTS.values()
+            if subject.shape == requested.shape and subject.color != requested.color
         ]
         subject = (
             others[request.seed % len(others)] if request.seed % 4 == 0 and others else requested
@@ -67,33 +67,33 @@ class Painter:
         }
         pair = draw_pair(replace(sample_scene(rng), **requested), rng, 64)
         if request.seed % 4 == 0:
-            apart = draw_pair(replace(sample_scene(rng), **requested), rng, 64)[
+            other_background = draw_pair(replace(sample_scene(rng), **requested), rng, 64)[
                 LayerRole.background
             ]
             pair |= {
-                LayerRole.background: apart,
-                LayerRole.blended: composite(pair[LayerRole.foreground], apart),
+                LayerRole.background: other_background,
+                LayerRole.blended: composite(pair[LayerRole.foreground], other_background),
             }
         return pair
 
 
-class LonePainter(Painter):
-    """One of a checkpoint from before pairs: a foreground alone, whatever is asked."""
+class ForegroundPainter(Painter):
+    """A generator of single foregrounds only, also for prompts of pairs."""
 
     def generate(
         self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS
     ) -> Sequence[Layers]:
-        return [{LayerRole.foreground: self._draw(one)} for one in requests]
+        return [{LayerRole.foreground: self._draw(request)} for request in requests]
 
 
 def train_nothing(
-    order: TrainingRequest, store: ObjectStore, folder: Path, report: ProgressCallback
+    request: TrainingRequest, store: ObjectStore, folder: Path, report: ProgressCallback
 ) -> Checkpoint:
     """Return a trained checkpoint for LAYERLOOP_TRAINER, whose weights are a few bytes."""
-    sha256 = store.put(f"{order.id}".encode())
-    parent = order.parent.id if order.parent else None
+    sha256 = store.put(f"{request.id}".encode())
+    parent = request.parent.id if request.parent else None
     return Checkpoint(
-        {"base": sha256}, order.recipe, order.preset, order.snapshot, parent, order.seed, "test",
+        {"base": sha256}, request.recipe, request.preset, request.snapshot, parent, request.seed, "test",
         {"psnr": 30.0},
     )  # fmt: skip
 
@@ -103,6 +103,6 @@ def open_painter(checkpoint: Checkpoint, store: ObjectStore) -> LayerGenerator:
     return Painter()
 
 
-def open_lone_painter(checkpoint: Checkpoint, store: ObjectStore) -> LayerGenerator:
-    """As open_painter."""
-    return LonePainter()
+def open_foreground_painter(checkpoint: Checkpoint, store: ObjectStore) -> LayerGenerator:
+    """Return a generator of single foregrounds for LAYERLOOP_GENERATOR."""
+    return ForegroundPainter()

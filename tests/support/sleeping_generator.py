@@ -1,4 +1,4 @@
-"""A generator that sleeps as long as TEST_SECONDS_EACH for each candidate, and notes each one that it generates.
+"""A generator that sleeps TEST_SECONDS_EACH for each candidate, and records each of them.
 
 TEST_NOTES is a folder: each process appends the seeds that it generated to a file of its own. TEST_CANNOT_LOAD makes
 the loading fail; TEST_POISON is a seed whose generation ends the process.
@@ -20,7 +20,7 @@ SIZE = 32
 
 
 class SleepingGenerator:
-    """Small random images, another for every seed."""
+    """Generates small random images, which depend on the seed."""
 
     batch_size = 1
 
@@ -48,7 +48,7 @@ class SleepingGenerator:
 
 
 def load(checkpoint: Checkpoint, store: ObjectStore) -> SleepingGenerator:
-    """What LAYERLOOP_GENERATOR may name."""
+    """Return a generator for LAYERLOOP_GENERATOR."""
     if os.environ.get("TEST_CANNOT_LOAD"):
         raise RuntimeError("no graphics card")
     return SleepingGenerator()

@@ -1,4 +1,4 @@
-"""A small instance with rows of most tables and all kinds of objects, as a day of work leaves it."""
+"""A small instance with rows of most tables and all kinds of objects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.factories import make_candidates, make_round
 
 @dataclass(frozen=True)
 class SmallInstance:
-    """The names by which tests find parts of it."""
+    """IDs of parts of the instance that tests use."""
 
     round_id: int
     checkpoint: str
@@ -30,7 +30,7 @@ class SmallInstance:
 
 
 def fill_instance(database: Database, store: ObjectStore, count: int = 6) -> SmallInstance:
-    """Return a round with decided candidates, samples, a checkpoint with files, and a tagged snapshot."""
+    """Make a round with decided candidates, samples, a checkpoint and a tagged snapshot."""
     with database.transaction() as tx:
         # The checkpoint was trained on a snapshot without samples.
         empty = Manifest((), {})

@@ -49,7 +49,7 @@ print(json.dumps(found))
 
 
 def readers_python() -> Path:
-    """The interpreter of the environment, which is made if it is not there."""
+    """Return the interpreter of the environment, which is created if it does not exist."""
     python = CACHE / "bin" / "python"
     mark = CACHE / f"complete-{'-'.join(PACKAGES).replace('==', '-')}"
     if mark.exists():

@@ -13,31 +13,31 @@ from curation.images.codec import encode_layer, pixel_hash
 from curation.ports import ObjectStore
 
 
-def make_sample(store: ObjectStore, number: int, caption: str = "") -> Sample:
-    """A sample of noise: every third number is a pair, every seventh is held out."""
-    rng = np.random.default_rng(number)
-    is_pair = number % 3 == 0
+def make_sample(store: ObjectStore, index: int, caption: str = "") -> Sample:
+    """Return a sample of noise: every third is a pair, every seventh is held out."""
+    rng = np.random.default_rng(index)
+    is_pair = index % 3 == 0
     roles = tuple(LayerRole) if is_pair else (LayerRole.foreground,)
     layers = {role: _layer(store, rng, opaque=role is not LayerRole.foreground) for role in roles}
     return NewSample(
         kind=Kind.pair if is_pair else Kind.single,
-        caption=caption or f"caption {number}, ünï \u2028 “x”",
-        licence=("MIT", "CC0-1.0")[number % 2],
+        caption=caption or f"caption {index}, ünï \u2028 “x”",
+        licence=("MIT", "CC0-1.0")[index % 2],
         source="drawn",
-        round=number % 4,
+        round=index % 4,
         layers=layers,
-        split=Split.train if number % 7 else Split.heldout,
-        texts={LayerRole.foreground: f"foreground {number}"} if is_pair else {},
+        split=Split.train if index % 7 else Split.heldout,
+        texts={LayerRole.foreground: f"foreground {index}"} if is_pair else {},
     ).to_sample()
 
 
 def make_snapshot(
     store: ObjectStore, samples: list[Sample], withheld: list[str] | None = None
 ) -> str:
-    """Write a snapshot of samples into a store; returns its id."""
+    """Write a snapshot of samples into a store; return its ID."""
     digits = prefix_length(len(samples))
     groups: dict[str, list[Sample]] = {}
-    for sample in sorted(samples, key=lambda one: one.id):
+    for sample in sorted(samples, key=lambda sample: sample.id):
         groups.setdefault(sample.id[:digits], []).append(sample)
     parts = tuple(
         Part(prefix, store.put("".join(f"{s.line()}\n" for s in group).encode()), len(group))
@@ -47,7 +47,7 @@ def make_snapshot(
         name: dict(Counter(str(getattr(sample, name)) for sample in samples))
         for name in ("kind", "licence", "split", "round")
     }
-    listed = store.put("".join(f"{one}\n" for one in withheld).encode()) if withheld else ""
+    listed = store.put("".join(f"{id_}\n" for id_ in withheld).encode()) if withheld else ""
     manifest = Manifest(parts, counts, listed)
     store.put(manifest.bytes())
     return manifest.id

@@ -1,4 +1,4 @@
-"""A captioner behind the real door, without weights: it says how bright a picture is."""
+"""A captioner without weights, which describes the brightness of an image."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from curation.errors import NotFound
 
 
-class Talker:
-    """A Captioner; `before` is called ahead of every batch, for tests in which something happens meanwhile."""
+class BrightnessCaptioner:
+    """A Captioner; `before` is called before every batch, for tests of concurrent changes."""
 
     source = "talker@1"
 
@@ -20,7 +20,7 @@ class Talker:
         self.before: Callable[[], None] = lambda: None
 
     def caption(self, images: Sequence[NDArray[np.uint8]], prompt: str, tokens: int) -> list[str]:
-        """Return the prompt's first word, the sum of all values and the size, with blanks and bytes that need cleaning."""
+        """Return the prompt's first word, the sum of all values and the size, to be cleaned."""
         self.batches.append(len(images))
         self.before()
         return [
@@ -29,13 +29,13 @@ class Talker:
         ]
 
 
-TALKERS: dict[str, Talker] = {}
-"""Those that tests have made, by the model they stand for."""
+CAPTIONERS: dict[str, BrightnessCaptioner] = {}
+"""The captioners that tests have made, by model."""
 
 
-def open_talker(model: str) -> Talker:
-    """Return an OpenCaptioner. Raises NotFound for a model that no test has made."""
+def open_brightness_captioner(model: str) -> BrightnessCaptioner:
+    """Return a captioner for LAYERLOOP_CAPTIONER. Raises NotFound for an unknown model."""
     try:
-        return TALKERS[model]
+        return CAPTIONERS[model]
     except KeyError:
-        raise NotFound(f"there is no folder {model}", "make a talker first") from None
+        raise NotFound(f"there is no folder {model}", "make a captioner first") from None

@@ -1,4 +1,4 @@
-"""Workers that train a run, each in a process and with a home of its own."""
+"""Workers that train a run, each in its own process and home."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def start_worker(environment: Mapping[str, str], run: uuid.UUID) -> Worker:
 
 def _work(environment: dict[str, str], run: str, reports: Connection) -> None:
     os.environ.update(environment)
-    # Only now, so that the settings are those of this worker.
+    # Imported here, so that the settings are those of this worker.
     from curation import jobs
     from curation.checkpoints import registry
     from curation.runtime.context import open_context

@@ -13,7 +13,7 @@ from standardwebhooks import Webhook
 
 
 class Receiver:
-    """What a receiver got, and what it answers."""
+    """The requests that a receiver received, and its responses."""
 
     def __init__(self) -> None:
         self.secret = ""

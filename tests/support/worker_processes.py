@@ -1,4 +1,4 @@
-"""Worker processes of an instance on servers of its own, and what tests ask of a round."""
+"""Worker processes of an instance on its own servers, and queries of a round."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Zygote:
-    """The parent's side: starts the process, and orders workers from it."""
+    """The side of the parent: starts the process, and requests workers from it."""
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -49,7 +49,7 @@ class Zygote:
         """Start a worker, and return its process id.
 
         Args:
-            environment: Settings of the worker, beside the environment of this process.
+            environment: Settings of the worker, added to the environment of this process.
             queues: Queues of the worker; empty for a process that freezes a snapshot and ends.
             log: File to which its output is appended.
             plan: A FaultPlan as JSON.

@@ -1,4 +1,4 @@
-"""A small real snapshot for training's tests: drawn shapes in a folder store, with a manifest."""
+"""A small snapshot for the tests of training: synthetic shapes in a folder store."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLORS = {
 
 
 def draw_shape(number: int, side: int = 48) -> tuple[RGBA, str]:
-    """Return a soft-edged shape, some of them glass; the color under alpha 0 is a lie on purpose."""
+    """Return a soft-edged shape, sometimes translucent, with a wrong color under alpha 0."""
     rng = np.random.default_rng(number)
     name, color = list(COLORS.items())[number % 4]
     mask = np.zeros((side, side), np.float32)
@@ -49,7 +49,7 @@ def draw_shape(number: int, side: int = 48) -> tuple[RGBA, str]:
 
 
 def freeze(store: FolderStore, numbers: range, heldout_every: int = 5) -> str:
-    """Return a snapshot of drawn shapes; every fifth is held out."""
+    """Store a snapshot of shapes, every fifth of them held out; return its ID."""
     samples = []
     for number in numbers:
         rgba, caption = draw_shape(number)
@@ -83,7 +83,7 @@ def freeze_shapes(store: FolderStore) -> Callable[[range], str]:
 
 @pytest.fixture
 def freeze_sized(store: FolderStore) -> Callable[[list[tuple[int, int]]], str]:
-    """Snapshots for training of noise in the given heights and widths."""
+    """Return a function that stores a snapshot of noise of given heights and widths."""
 
     def freeze_them(sizes: list[tuple[int, int]]) -> str:
         samples = []

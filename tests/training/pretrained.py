@@ -1,4 +1,4 @@
-"""Tiny pretrained models in the formats of the hub: random seeded weights, diffusers' own folders, safetensors."""
+"""Tiny pretrained models with random weights, as diffusers folders with safetensors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.
 def write_sd15(
     folder: Path, channels: tuple[int, ...] = (32, 64), variant: str | None = None, **unet: Any
 ) -> Path:
-    """Return a StableDiffusionPipeline folder: images of multiples of 8, 4-channel latents, noise prediction."""
+    """Write a StableDiffusionPipeline: stride 8, 4 latent channels, noise prediction."""
     torch.manual_seed(15)
     parts: dict[str, Any] = {
         "vae": make_vae(),
@@ -43,7 +43,7 @@ def write_sd15(
 
 
 def write_sd21(folder: Path, channels: tuple[int, ...] = (32, 64)) -> Path:
-    """Return the same architecture, trained to predict v."""
+    """Write the same architecture with v prediction."""
     write_sd15(folder, channels, use_linear_projection=True)
     scheduler: Any = DDIMScheduler
     options = {"steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False}
@@ -61,7 +61,7 @@ def write_sdxl(
     texts: tuple[int, int] = (TEXT_WIDTH, TEXT_WIDTH),
     **unet: Any,
 ) -> Path:
-    """Return a StableDiffusionXLPipeline folder: two text encoders of so many numbers a word, pooled text and sizes."""
+    """Write a StableDiffusionXLPipeline: two text encoders, pooled text and size conditions."""
     torch.manual_seed(20)
     config: dict[str, Any] = {
         "cross_attention_dim": sum(texts),
@@ -88,7 +88,7 @@ def write_sdxl(
 
 
 def write_vae(folder: Path, channels: int = 4, **config: Any) -> Path:
-    """Return a lone autoencoder; 16 channels are those of SD 3 and Flux, with a shift and without the 1x1 convolutions."""
+    """Write an autoencoder; one with 16 channels is as in SD 3 and Flux."""
     torch.manual_seed(channels)
     if channels == 16:
         config = {"shift_factor": 0.0609, "scaling_factor": 1.5305} | config
@@ -114,7 +114,7 @@ def make_vae(**config: Any) -> Any:
 
 
 def make_unet(channels: tuple[int, ...] = (32, 64), **config: Any) -> Any:
-    """Return a small UNet2DConditionModel; its first level does not attend, as SDXL's."""
+    """Return a small UNet2DConditionModel without attention at its first level, as in SDXL."""
     kind: Any = UNet2DConditionModel
     return kind(
         **{
@@ -145,7 +145,7 @@ def _text_config(width: int = TEXT_WIDTH) -> CLIPTextConfig:
 
 
 def _vocabulary() -> dict[str, int]:
-    """Letters, letters that end a word, and the marks of beginning and end: what CLIP's byte pairs start from."""
+    """Return letters, letters that end a word, and special tokens, as in CLIP's vocabulary."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,-'\"!?()"
     words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     return {word: index for index, word in enumerate(words)}

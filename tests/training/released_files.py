@@ -1,4 +1,4 @@
-"""Files of others' exact layouts with random values, and their names and shapes at full size without any values."""
+"""Files in the layouts of released weights with random values, and their shapes at full size."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SDXL_CHANNELS = (16, 32, 32)
 
 
 def real_unet(config: Mapping[str, Any]) -> Any:
-    """Return a UNet of a released model's size, without numbers."""
+    """Return a UNet of the size of a released model on the meta device."""
     kind: Any = UNet2DConditionModel
     with torch.device("meta"):
         return kind(**config)
@@ -60,7 +60,7 @@ def tiny_sd15() -> Any:
 def fill(
     shapes: Mapping[str, tuple[int, ...]], seed: int = 0, dtype: torch.dtype = torch.float16
 ) -> dict[str, Tensor]:
-    """Small random numbers."""
+    """Return tensors of small random values."""
     rng = torch.Generator().manual_seed(seed)
     return {
         name: (torch.randn(shape, generator=rng) * 0.05).to(dtype) for name, shape in shapes.items()
@@ -75,7 +75,7 @@ def write(
 
 
 def header(shapes: Mapping[str, tuple[int, ...]]) -> WeightsHeader:
-    """Return a file that is known by its names and shapes alone."""
+    """Return the header of a file that does not exist."""
     return WeightsHeader(Path("some.safetensors"), shapes, {})
 
 
@@ -86,7 +86,7 @@ def network_shapes(preset: Preset, network: str) -> dict[str, tuple[int, ...]]:
 
 
 def adapted(unet: Any, rank: int) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """(down, up) of every projection of every attention."""
+    """Return the shapes (down, up) of every attention projection."""
     found = {}
     for name in attention_names(unet):
         attn = unet.get_submodule(name)
@@ -101,7 +101,7 @@ def adapted(unet: Any, rank: int) -> dict[str, tuple[tuple[int, ...], tuple[int,
 
 
 def patch_shapes(unet: Any, rank: int, family: str) -> dict[str, tuple[int, ...]]:
-    """layer_xl_transparent_attn."""
+    """Return the shapes of layer_xl_transparent_attn."""
     shapes = {}
     for module, (down, up) in adapted(unet, rank).items():
         key = f"diffusion_model.{to_ldm(module, family)}.weight::lora::"
@@ -110,7 +110,7 @@ def patch_shapes(unet: Any, rank: int, family: str) -> dict[str, tuple[int, ...]
 
 
 def peft_shapes(unet: Any, rank: int) -> dict[str, tuple[int, ...]]:
-    """diffuser_layer_xl_transparent_attn."""
+    """Return the shapes of diffuser_layer_xl_transparent_attn."""
     shapes = {}
     for module, (down, up) in adapted(unet, rank).items():
         shapes |= {f"unet.{module}.lora_A.weight": down, f"unet.{module}.lora_B.weight": up}
@@ -118,7 +118,7 @@ def peft_shapes(unet: Any, rank: int) -> dict[str, tuple[int, ...]]:
 
 
 def difference_shapes(unet: Any, channels: int) -> dict[str, tuple[int, ...]]:
-    """Return what layer_xl_fg2ble and its kin change, in diffusers' names: no attention and no embedding of time or size."""
+    """Return the shapes of layer_xl_fg2ble and similar files under names of diffusers."""
     left_out = (".attentions.", "time_embedding", "add_embedding")
     state = {
         n: tuple(v.shape)
@@ -130,7 +130,7 @@ def difference_shapes(unet: Any, channels: int) -> dict[str, tuple[int, ...]]:
 
 
 def patched(shapes: Mapping[str, tuple[int, ...]], family: str) -> dict[str, tuple[int, ...]]:
-    """Return the same under layerdiffusion-v1's names."""
+    """Return shapes under the names of layerdiffusion-v1."""
     return {
         f"diffusion_model.{to_ldm(name, family)}::diff::0": shape for name, shape in shapes.items()
     }
@@ -139,7 +139,7 @@ def patched(shapes: Mapping[str, tuple[int, ...]], family: str) -> dict[str, tup
 def sharing_shapes(
     unet: Any, frames: int, rank: int, *, controlled: bool = False
 ) -> dict[str, tuple[int, ...]]:
-    """layer_sd15_transparent_attn (1 frame), _joint (3), _fg2bg and _bg2fg (2, controlled)."""
+    """Return the shapes of layer_sd15_transparent_attn (1 frame), joint (3), fg2bg or bg2fg (2)."""
     shapes: dict[str, tuple[int, ...]] = {}
     for index, name in enumerate(attention_names(unet)):
         attn = unet.get_submodule(name)
@@ -169,7 +169,7 @@ def sharing_shapes(
 
 
 def identical(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    """To the bit, types too."""
+    """Return whether names, dtypes and all bits are equal."""
     return one.keys() == other.keys() and all(
         one[name].dtype == other[name].dtype and torch.equal(one[name], other[name]) for name in one
     )

@@ -1,4 +1,4 @@
-"""Captions by real image-text-to-text models, tiny and random, through the code that loads large ones."""
+"""Captions by tiny random image-text-to-text models, loaded as large ones."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ TEMPLATE = (
 
 
 def write_llava(folder: Path, *, template: str | None = TEMPLATE) -> Path:
-    """Return a LLaVA of the paper's kind: CLIP's vision tower, a projector, a Llama; images of 8 pixels, a few words."""
+    """Write a tiny LLaVA: CLIP's vision encoder, a projector and a Llama; return its folder."""
     torch.manual_seed(0)
     vision = CLIPVisionConfig(
         hidden_size=16,
@@ -81,27 +81,27 @@ def llava(tmp_path_factory):
     return write_llava(tmp_path_factory.mktemp("llava"))
 
 
-def test_pictures_of_any_size_get_words_that_are_the_same_each_time(llava):
+def test_captions_of_images_of_any_size_are_repeatable(llava):
     captioner = load_captioner(str(llava))
     images = _images(5)
     expected_text = captioner.caption(images, "what is this", 6)
     assert len(expected_text) == 5
     assert all(0 < len(text.split()) <= 6 for text in expected_text)
-    assert len(set(expected_text)) > 1  # it looks at the pictures
+    assert len(set(expected_text)) > 1  # captions differ by image
     assert not any("<" in text or "what is this" in text for text in expected_text)
     assert load_captioner(str(llava)).caption(images, "what is this", 6) == expected_text
     assert captioner.caption([], "what is this", 6) == []
 
 
-def test_a_batch_says_what_each_picture_alone_says(llava):
+def test_captions_do_not_depend_on_the_batch(llava):
     captioner = load_captioner(str(llava))
     images = _images(4)
     together = captioner.caption(images, "what is this", 5)
     assert together == [captioner.caption([image], "what is this", 5)[0] for image in images]
 
 
-def test_the_answer_is_what_the_model_of_transformers_generates(llava):
-    """Against the network itself, called by hand: picture, question, greedy."""
+def test_a_caption_equals_that_of_transformers(llava):
+    """Compare with greedy generation by the network itself."""
     captioner = load_captioner(str(llava))
     processor, network = (
         captioner.processor,
@@ -111,7 +111,7 @@ def test_the_answer_is_what_the_model_of_transformers_generates(llava):
     inputs = processor(
         text="USER: <image> what is this ASSISTANT:", images=image, return_tensors="pt"
     )
-    assert int((inputs["input_ids"] == 4).sum()) == 4  # a token for each of the picture's patches
+    assert int((inputs["input_ids"] == 4).sum()) == 4  # a token for each patch of the image
     ids = inputs["input_ids"]
     for _ in range(4):
         logits = network(input_ids=ids, pixel_values=inputs["pixel_values"]).logits[:, -1]
@@ -124,7 +124,7 @@ def test_the_answer_is_what_the_model_of_transformers_generates(llava):
     assert captioner.caption([image], "what is this", 4) == [wanted] != [""]
 
 
-def test_a_model_without_a_chat_template_is_asked_plainly(tmp_path):
+def test_a_model_without_a_chat_template_gets_the_plain_prompt(tmp_path):
     captioner = load_captioner(str(write_llava(tmp_path / "plain", template=None)))
     assert captioner._question("what is this") == "<image>\nwhat is this\n"
     assert captioner.caption(_images(1), "what is this", 3)
@@ -141,7 +141,7 @@ def test_the_source_names_the_weights(llava, tmp_path):
     assert load_captioner(str(other)).source.rsplit("@", 1)[1] != one.rsplit("@", 1)[1]
 
 
-def test_what_cannot_be_loaded_is_named(llava, tmp_path):
+def test_models_that_cannot_be_loaded_are_refused(llava, tmp_path):
     with pytest.raises(NotFound, match="no folder"):
         load_captioner(str(tmp_path / "nowhere"))
     bare = tmp_path / "bare"

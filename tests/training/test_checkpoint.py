@@ -1,4 +1,4 @@
-"""A checkpoint's parts, opened: frozen, in the units that their files say, and refused where they do not fit."""
+"""Loaded checkpoints: frozen parts with the scales of their files; misfits are refused."""
 
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ def checkpoint(store):
     return Checkpoint(files, "whole", "micro", None, None, 0, "test", changes={"guidance": "2"})
 
 
-def test_parts_are_frozen_and_in_the_units_of_their_files(checkpoint, store):
+def test_parts_are_frozen_and_have_the_scales_of_their_files(checkpoint, store):
     parts = load_checkpoint(checkpoint, store)
     assert parts.preset == replace(MICRO, guidance=2.0)
     assert parts.autoencoder.scale == 2.0
@@ -55,7 +55,7 @@ def test_former_column_names_load_and_keep_the_id(checkpoint, store):
     assert dict(stored.changes) == {"sheet_images": "7", "join_text": "true"}
 
 
-def test_a_part_that_is_missing_is_told(checkpoint, store):
+def test_a_missing_part_is_refused(checkpoint, store):
     without = {name: file for name, file in checkpoint.files.items() if name != "base"}
     assert load_checkpoint(replace(checkpoint, files=without), store).base is None
     for part in ("backbone", "transparency"):
@@ -73,7 +73,7 @@ def test_networks_of_other_sizes_are_refused():
         open_transparency(MICRO, Transparency(find_preset("tiny")).state_dict())
 
 
-def test_a_file_that_says_no_scale_has_the_presets():
+def test_a_file_without_a_scale_has_that_of_the_preset():
     assert (
         open_transparency(MICRO, Transparency(MICRO).state_dict()).encoder.offset_scale
         == MICRO.offset_scale

@@ -1,4 +1,4 @@
-"""Embedders with weights: a tiny CLIP and a tiny DINO in transformers' format, read as large ones are."""
+"""Embedders with weights: a tiny CLIP and a tiny DINO, loaded as large ones."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def head(folder: Path, *widths: int) -> Path:
     return folder / "aesthetic.safetensors"
 
 
-def test_a_clip_sees_two_looks_and_the_alpha_and_measures_the_agreement(clip: Path) -> None:
+def test_clip_embeds_two_composites_and_alpha_and_measures_agreement(clip: Path) -> None:
     eyes = open_embedder(str(clip), None)
     assert tuple(eyes.metric_names) == ("clip_score",)
     seen = eyes.embed(SINGLES, PROMPTS)
@@ -71,7 +71,7 @@ def test_a_clip_sees_two_looks_and_the_alpha_and_measures_the_agreement(clip: Pa
 
 
 @pytest.mark.parametrize("widths", [(16, 1), (16, 8, 4, 1)])
-def test_the_aesthetic_score_is_a_linear_head_on_the_layer_over_mid_grey(
+def test_the_aesthetic_score_is_a_linear_head_on_the_layer_over_mid_gray(
     clip: Path, tmp_path: Path, widths
 ) -> None:
     file = head(tmp_path, *widths)
@@ -79,10 +79,12 @@ def test_the_aesthetic_score_is_a_linear_head_on_the_layer_over_mid_grey(
     assert set(eyes.metric_names) == {"clip_score", "aesthetic"}
     rgba = SINGLES[0][FRONT]
     alpha = rgba[..., 3:] / 255
-    grey = (rgba[..., :3] * alpha + 127.5 * (1 - alpha)).round().astype(np.uint8)
+    on_gray = (rgba[..., :3] * alpha + 127.5 * (1 - alpha)).round().astype(np.uint8)
     from transformers import AutoProcessor
 
-    inputs = AutoProcessor.from_pretrained(clip, backend="pil")(images=[grey], return_tensors="pt")
+    inputs = AutoProcessor.from_pretrained(clip, backend="pil")(
+        images=[on_gray], return_tensors="pt"
+    )
     with torch.no_grad():
         value = normalize(
             CLIPModel.from_pretrained(clip).eval().get_image_features(**inputs).pooler_output,
@@ -95,16 +97,14 @@ def test_the_aesthetic_score_is_a_linear_head_on_the_layer_over_mid_grey(
     )
 
 
-def test_a_dino_sees_and_measures_nothing(dino: Path) -> None:
+def test_dino_embeds_and_measures_nothing(dino: Path) -> None:
     eyes = open_embedder(str(dino), None)
     assert (eyes.metric_names, eyes.embed(SINGLES, PROMPTS)[0].metrics) == ((), {})
     assert eyes.embed(SINGLES, PROMPTS)[0].vector.shape == (48,)
     assert eyes.source.startswith("dino:")
 
 
-def test_what_does_not_fit_is_refused_with_what_to_do(
-    clip: Path, dino: Path, tmp_path: Path
-) -> None:
+def test_misfits_are_refused_with_a_hint(clip: Path, dino: Path, tmp_path: Path) -> None:
     with pytest.raises(Refused, match="no embedding model is configured"):
         open_embedder(None, None)
     with pytest.raises(NotFound):
@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_refused_with_what_to_do(
         open_embedder(str(clip), head(tmp_path, 768, 1))
 
 
-def test_the_door_is_found_by_its_name_and_the_papers_selector_asks_for_its_figures(
+def test_the_embedder_is_loaded_by_its_name_and_the_paper_policy_needs_its_metrics(
     clip: Path, tmp_path: Path
 ) -> None:
     settings = Settings(

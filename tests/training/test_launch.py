@@ -1,4 +1,4 @@
-"""Several processes: they end as one does, they tell their errors, and they die with whoever started them."""
+"""Distributed training: equal to one process; errors are raised; children end with the parent."""
 
 import json
 import signal
@@ -26,21 +26,23 @@ CHANGES = {
 }
 
 ROUNDING = 2e-6
-"""Another count of threads puts weights 5e-7 apart; a rate a hundredth higher, 2e-3."""
+"""Another number of threads changes weights by 5e-7; a learning rate 1 % higher, by 2e-3."""
 
 
 def _order(snapshot, images=64, recipe="whole", **changes):
     return TrainingRequest(recipe, "micro", snapshot, None, None, 1, images, {**CHANGES, **changes})
 
 
-def apart(one, two):
-    """How far weights are apart, as a share of their length.
+def relative_distance(first, second):
+    """Return the distance of weights relative to their norm.
 
     Not element by element: where a gradient is hardly more than rounding, Adam's first steps move that one weight by a
     share of the rate, which is another share on every processor.
     """
-    squares = sum((tensor - two[name]).double().square().sum() for name, tensor in one.items())
-    return float((squares / sum(tensor.double().square().sum() for tensor in one.values())).sqrt())
+    squares = sum((tensor - second[name]).double().square().sum() for name, tensor in first.items())
+    return float(
+        (squares / sum(tensor.double().square().sum() for tensor in first.values())).sqrt()
+    )
 
 
 def _weights(checkpoint, store):
@@ -54,7 +56,7 @@ def _weights(checkpoint, store):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sharded", [False, True], ids=["DDP", "FSDP2"])
-def test_two_processes_end_as_one_does(store, snapshot, tmp_path, sharded):
+def test_two_processes_train_to_the_same_weights_as_one(store, snapshot, tmp_path, sharded):
     output = []
     alone = train(
         _order(snapshot, accumulation="2"), store, tmp_path / "one" / "run", lambda _: None
@@ -63,7 +65,7 @@ def test_two_processes_end_as_one_does(store, snapshot, tmp_path, sharded):
     together = train(order, store, tmp_path / "two" / "run", output.append)
     one, two = _weights(alone, store), _weights(together, store)
     assert one.keys() == two.keys()
-    assert apart(one, two) < ROUNDING
+    assert relative_distance(one, two) < ROUNDING
     assert together.evaluation["psnr"] == pytest.approx(alone.evaluation["psnr"], abs=1e-2)
     assert [progress.done for progress in output if progress.stage == "base"] == [0, 32, 64]
     assert all(
@@ -75,12 +77,12 @@ def test_two_processes_end_as_one_does(store, snapshot, tmp_path, sharded):
 
 
 class StoppedError(Exception):
-    """What a report raises to stop a run in its middle."""
+    """Raised by a progress callback to stop a run."""
 
 
 @pytest.mark.slow
-def test_two_processes_stop_with_the_report_and_resume(store, snapshot, tmp_path):
-    """Sharded states are saved whole: other processes, or another number of them, go on from them."""
+def test_two_processes_stop_when_the_callback_raises_and_resume(store, snapshot, tmp_path):
+    """Sharded states are saved unsharded, so that another number of processes can resume."""
 
     def stop(progress):
         if progress.stage == "transparency" and progress.done >= 96:
@@ -102,7 +104,7 @@ def test_two_processes_stop_with_the_report_and_resume(store, snapshot, tmp_path
         lambda _: None,
     )
     one, two = (load_part(store, made.files["transparency"])[0] for made in (alone, resumed))
-    assert apart(one, two) < ROUNDING
+    assert relative_distance(one, two) < ROUNDING
 
 
 @pytest.mark.slow
@@ -112,7 +114,7 @@ def test_the_error_of_the_first_process_is_raised_here(store, snapshot, tmp_path
 
 
 @pytest.mark.slow
-def test_processes_die_with_the_one_that_started_them(store, snapshot, tmp_path):
+def test_processes_end_with_their_parent(store, snapshot, tmp_path):
     output = (tmp_path / "order.json", tmp_path / "store.json")
     output[0].write_text(json.dumps(asdict(_order(snapshot, 100_000, processes="2"))))
     output[1].write_text(json.dumps(store.opening))
@@ -133,7 +135,7 @@ def test_processes_die_with_the_one_that_started_them(store, snapshot, tmp_path)
     assert (len(gone), alive) == (len(below), [])
 
 
-def test_an_order_survives_its_journey(store, snapshot):
+def test_a_request_round_trips_as_json(store, snapshot):
     parent = Checkpoint(
         {"backbone": "b"}, "whole", "micro", snapshot, None, 1, "1", {"psnr": 1.5}, None, CHANGES
     )
@@ -143,7 +145,7 @@ def test_an_order_survives_its_journey(store, snapshot):
     assert again.get(snapshot) == store.get(snapshot)
 
 
-def test_a_store_that_others_cannot_open_and_too_few_gpus_are_refused(
+def test_a_store_of_one_process_and_too_few_gpus_are_refused(
     store, snapshot, tmp_path, monkeypatch
 ):
     with pytest.raises(Refused, match="cannot be opened by other processes"):

@@ -1,4 +1,4 @@
-"""What a training will need of memory: computed without weights, and true where it can be measured."""
+"""Memory estimates of trainings: computed without weights, and compared with measurements."""
 
 import json
 from dataclasses import replace
@@ -35,7 +35,7 @@ PARAMETERS = {
 }
 
 
-def order(preset: str, recipe: str, **changes: object) -> TrainingRequest:
+def make_request(preset: str, recipe: str, **changes: object) -> TrainingRequest:
     return TrainingRequest(
         recipe,
         preset,
@@ -48,10 +48,12 @@ def order(preset: str, recipe: str, **changes: object) -> TrainingRequest:
     )
 
 
-def held(preset: str, stage: str, *, on_gpu: bool = False, **changes: object) -> dict[str, int]:
-    """Return what a trained stage holds."""
+def memory_of(
+    preset: str, stage: str, *, on_gpu: bool = False, **changes: object
+) -> dict[str, int]:
+    """Return the estimated memory of a training stage by kind."""
     return _trained(
-        find_preset(preset, order(preset, stage, **changes).changes), stage, on_gpu=on_gpu
+        find_preset(preset, make_request(preset, stage, **changes).changes), stage, on_gpu=on_gpu
     )
 
 
@@ -64,7 +66,7 @@ def test_the_original_models_have_the_parameters_that_are_known(family, part):
     assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS[family, part]
 
 
-def test_every_family_s_parts_are_known():
+def test_the_parts_of_every_family_are_known():
     from training.pretrained.families import FAMILIES
 
     for family in FAMILIES.values():
@@ -72,7 +74,7 @@ def test_every_family_s_parts_are_known():
         assert set(CONFIGS[family.name]) == wanted
 
 
-def test_a_model_in_a_folder_is_measured_as_it_is(tmp_path):
+def test_a_model_in_a_folder_is_measured_by_its_config(tmp_path):
     folder = write_sdxl(tmp_path / "model", (32, 64))
     with torch.device("meta"):
         unet = build_part(find_preset("sdxl", {"model": str(folder)}), "unet")
@@ -80,7 +82,7 @@ def test_a_model_in_a_folder_is_measured_as_it_is(tmp_path):
     assert list(unet.config["block_out_channels"]) == config["block_out_channels"] == [32, 64]
 
 
-def test_a_meter_counts_each_storage_once_and_until_its_end():
+def test_the_tracker_counts_each_storage_once_until_it_is_freed():
     with track_memory() as meter:
         one = torch.zeros(MIB, dtype=torch.uint8)
         view = one.view(1024, 1024)[:10]
@@ -88,12 +90,12 @@ def test_a_meter_counts_each_storage_once_and_until_its_end():
         two = one + 1
         assert meter.now == 2 * MIB
         del one, two
-        assert meter.now == MIB  # the view holds on to it
+        assert meter.now == MIB  # the view keeps it alive
         del view
         assert (meter.now, meter.peak) == (0, 2 * MIB)
 
 
-def test_a_step_s_parts_are_counted_by_what_they_are():
+def test_the_parts_of_a_step_are_counted_by_kind():
     def build():
         network = nn.Sequential(
             nn.Linear(256, 1024, bias=False), nn.ReLU(), nn.Linear(1024, 256, bias=False)
@@ -103,14 +105,14 @@ def test_a_step_s_parts_are_counted_by_what_they_are():
 
     step = estimate_step(build, "fp32", on_gpu=False)
     assert step.learning == 2 * 4 * 256 * 1024 == step.weights - 4 * 512 * 256
-    # The hidden feature before and after the ReLU may be one; the output and its square stand beside it.
+    # The hidden feature before and after the ReLU may be one; the output and its square are kept as well.
     assert 4 * 512 * (1024 + 256) <= step.activations <= 4 * 512 * (4 * 1024 + 4 * 256)
     assert step.gradients <= step.learning
     half = estimate_step(build, "bf16", on_gpu=False)
     assert half.activations < step.activations
 
 
-def test_using_a_network_keeps_nothing():
+def test_inference_keeps_no_activations():
     def build():
         network = nn.Sequential(*[nn.Linear(512, 512, bias=False) for _ in range(8)])
         rows = torch.zeros(512, 512)
@@ -119,7 +121,7 @@ def test_using_a_network_keeps_nothing():
     assert estimate_inference(build).activations == 2 * MIB  # one layer's input and its output
 
 
-def test_what_optimisers_keep():
+def test_optimizer_states_are_counted():
     parameters = [
         nn.Parameter(torch.empty(300, 200)),
         nn.Parameter(torch.empty(300, 200)),
@@ -137,21 +139,21 @@ def test_what_optimisers_keep():
     )
 
 
-def test_what_changes_needs_what():
-    plain = held("micro", "base")
+def test_settings_change_the_estimate_as_expected():
+    plain = memory_of("micro", "base")
     assert set(plain) == {"weights", "gradients", "optimizer", "average", "activations"}
-    twice = held("micro", "base", base_batch=32)
+    twice = memory_of("micro", "base", base_batch=32)
     assert twice["activations"] == pytest.approx(2 * plain["activations"], rel=0.2)
     assert twice["optimizer"] == plain["optimizer"] == pytest.approx(2 * plain["average"], rel=0.01)
-    assert held("micro", "base", ema_decay=0)["average"] == 0
-    gathered = held("micro", "base", accumulation=2)
+    assert memory_of("micro", "base", ema_decay=0)["average"] == 0
+    gathered = memory_of("micro", "base", accumulation=2)
     assert gathered["gradients"] > plain["gradients"]
     assert sum(gathered.values()) > sum(plain.values())
 
 
-def test_a_pretrained_model_that_is_not_on_disk():
+def test_a_pretrained_model_that_is_not_on_disk_is_estimated():
     changes = {"model": "nobody/has-this", "image_size": 64, "base_batch": 1}
-    full = held("sd15", "base", on_gpu=True, adapter_rank=0, **changes)
+    full = memory_of("sd15", "base", on_gpu=True, adapter_rank=0, **changes)
     numbers = PARAMETERS["sd15", "unet"]
     assert full["optimizer"] == pytest.approx(8 * numbers, rel=0.001)
     assert full["average"] == 4 * numbers
@@ -160,7 +162,7 @@ def test_a_pretrained_model_that_is_not_on_disk():
     )
 
 
-def test_processes_hold_copies_or_shares():
+def test_processes_hold_copies_or_shards():
     step = StepMemory(weights=1_000, learning=800, gradients=100, activations=500, beside=520)
     measured = {"state": 1_600, "moment": 0, "average": 800, "block": 80}
     alone = _fullest(find_preset("tiny"), step, **measured)
@@ -191,7 +193,7 @@ def test_processes_hold_copies_or_shares():
     assert (gathered["gradients"], gathered["activations"]) == (800, 950)
 
 
-def test_checkpointing_saves_what_is_kept_for_the_way_back(tmp_path):
+def test_gradient_checkpointing_saves_activations(tmp_path):
     folder = write_sdxl(tmp_path / "model", (32, 64))
     changes = {
         "model": folder,
@@ -201,14 +203,17 @@ def test_checkpointing_saves_what_is_kept_for_the_way_back(tmp_path):
         "adapter_rank": 0,
     }
     kept, again = (
-        held("sdxl", "base", gradient_checkpointing=again, **changes) for again in (False, True)
+        memory_of("sdxl", "base", gradient_checkpointing=again, **changes)
+        for again in (False, True)
     )
     assert again["activations"] < kept["activations"] / 2
-    halves = held("sdxl", "base", gradient_checkpointing=False, **(changes | {"precision": "bf16"}))
+    halves = memory_of(
+        "sdxl", "base", gradient_checkpointing=False, **(changes | {"precision": "bf16"})
+    )
     assert halves["activations"] < kept["activations"]
 
 
-def test_advice_names_a_card_and_what_would_help():
+def test_the_advice_names_a_gpu_and_a_setting():
     preset = find_preset("sdxl", {"gradient_checkpointing": "false"})
     needs = {
         "weights": 10 * GIB,
@@ -234,17 +239,17 @@ def test_advice_names_a_card_and_what_would_help():
     )
 
 
-def test_what_cannot_be_is_refused():
+def test_invalid_requests_are_refused():
     with pytest.raises(Refused, match="no recipe"):
-        estimate(order("tiny", "nothing"), 0)
+        estimate(make_request("tiny", "nothing"), 0)
     with pytest.raises(NotFound):
-        estimate(order("large", "base"), 0)
+        estimate(make_request("large", "base"), 0)
     with pytest.raises(Refused, match="does not support training a base"):
-        estimate(order("sdxl", "base", family="sd3"), 0)
+        estimate(make_request("sdxl", "base", family="sd3"), 0)
 
 
 def test_stages_follow_the_recipe():
-    rows = estimate(order("micro", "whole"), 1_000)
+    rows = estimate(make_request("micro", "whole"), 1_000)
     assert [row.stage for row in rows] == ["transparency", "latents", "base", "sheets"]
     assert all(row.peak == sum(row.held.values()) > 0 for row in rows)
     if not torch.cuda.is_available():
@@ -252,28 +257,31 @@ def test_stages_follow_the_recipe():
         assert {row.device for row in rows} == {"processor"}
 
 
-def test_layers_are_told_of_too():
-    """Adapters alone learn, on a base that is frozen; a pair costs about two pictures of its base."""
-    assert [row.stage for row in estimate(order("micro", "pairs"), 10)] == [
+def test_the_layers_stage_is_estimated():
+    """Only adapters are trained; a pair needs about as much as two images of the base."""
+    assert [row.stage for row in estimate(make_request("micro", "pairs"), 10)] == [
         *("transparency", "latents", "base", "layers", "sheets")
     ]
-    assert [row.stage for row in estimate(order("micro", "layers"), 10)] == [
+    assert [row.stage for row in estimate(make_request("micro", "layers"), 10)] == [
         "latents",
         "layers",
         "sheets",
     ]
-    layers, base = held("micro", "layers", layers_batch=64), held("micro", "base", base_batch=128)
+    layers, base = (
+        memory_of("micro", "layers", layers_batch=64),
+        memory_of("micro", "base", base_batch=128),
+    )
     assert layers["optimizer"] < base["optimizer"]
     assert layers["activations"] == pytest.approx(base["activations"], rel=0.5)
     with pytest.raises(Refused, match="does not support training a base"):
-        estimate(order("sdxl", "layers", family="sd3"), 0)
+        estimate(make_request("sdxl", "layers", family="sd3"), 0)
 
 
-def test_layers_of_a_pretrained_model_that_is_not_on_disk():
+def test_layers_of_a_pretrained_model_that_is_not_on_disk_are_estimated():
     changes = {"model": "nobody/has-this", "image_size": 64, "layers_batch": 1, "layer_rank": 256}
-    needed = held("sd15", "layers", on_gpu=True, **changes)
-    # In half precision, and adapters of two roles in float32: the release's 175,098,496 numbers less what it adds
-    # to each attention for its own exchange.
+    needed = memory_of("sd15", "layers", on_gpu=True, **changes)
+    # In half precision, with float32 adapters of two roles: the release has 175,098,496 parameters
+    # less those that it adds to each attention for its attention between layers.
     adapters = (
         2
         * 256
@@ -313,7 +321,7 @@ def _attention_layers():
         if case in {"tiny, base, batch 256", "tiny SDXL, all weights, batch 64"}
     ],
 )
-def test_it_is_within_15_percent_of_what_is_measured(name):
+def test_the_estimate_is_within_15_percent_of_the_measurement(name):
     computed, measured = compare(name)
     assert computed == pytest.approx(measured, rel=0.15)
 
@@ -321,7 +329,7 @@ def test_it_is_within_15_percent_of_what_is_measured(name):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU to compare with")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_it_is_within_15_percent_of_what_a_gpu_takes(tmp_path, precision):
+def test_the_estimate_is_within_15_percent_of_the_memory_of_a_gpu(tmp_path, precision):
     from training.denoiser.denoiser import Conditions
     from training.denoiser.factory import new_denoiser
     from training.engine.optimizers import build_optimizer
@@ -337,12 +345,12 @@ def test_it_is_within_15_percent_of_what_a_gpu_takes(tmp_path, precision):
         "precision": precision,
         "gradient_checkpointing": "false",
     }
-    computed = held("sdxl", "base", on_gpu=True, **changes)
+    computed = memory_of("sdxl", "base", on_gpu=True, **changes)
     preset = find_preset("sdxl", {name: str(value) for name, value in changes.items()})
-    beside = (
+    frozen_networks = (
         fit_autoencoder(preset, torch.empty(0)).to("cuda"),
         Transparency(preset).to("cuda"),
-    )  # that never learn
+    )  # that are never trained
     denoiser = new_denoiser(replace(preset, threads=0)).train().requires_grad_(True).to("cuda")
     optimizer = build_optimizer(preset.optimizer, denoiser.trainable_parameters(), 1e-5)
     conditions = Conditions(
@@ -359,7 +367,7 @@ def test_it_is_within_15_percent_of_what_a_gpu_takes(tmp_path, precision):
         torch.autograd.backward(loss.float().square().mean())
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    del beside
+    del frozen_networks
     assert sum(computed.values()) - computed["average"] == pytest.approx(
         torch.cuda.max_memory_allocated(), rel=0.15
     )

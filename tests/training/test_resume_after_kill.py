@@ -1,4 +1,4 @@
-"""Runs killed without warning, in processes of their own: started again they end with the bits of a straight run."""
+"""Training processes killed by SIGKILL: resumed, they end bit for bit as an uninterrupted run."""
 
 import json
 import random
@@ -30,58 +30,62 @@ LORA = {
 }  # fmt: skip
 
 
-def _start(folder, order, store):
+def _start(folder, request, store):
     folder.mkdir(exist_ok=True)
-    (folder / "order.json").write_text(json.dumps(asdict(order)))
+    (folder / "request.json").write_text(json.dumps(asdict(request)))
     (folder / "store.json").write_text(json.dumps(store.opening))
-    files = [str(folder / name) for name in ("order.json", "store.json", "run", "checkpoint.json")]
+    files = [
+        str(folder / name) for name in ("request.json", "store.json", "run", "checkpoint.json")
+    ]
     command = [sys.executable, "-m", "training.worker_process", *files]
     with (folder / "log").open("a") as log:
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
 
 
-def _kill_at(running, stage, images, pause):
-    """SIGKILL a little after the first word of that many images; whether it was still running."""
-    for line in running.stdout:
+def _kill_at(process, stage, images, delay):
+    """Kill a process soon after it reports `images`; return whether it was still running."""
+    for line in process.stdout:
         if line.startswith(MESSAGE_PREFIX):
             message = json.loads(line.removeprefix(MESSAGE_PREFIX))
             if message.get("stage") == stage and message["done"] >= images:
-                time.sleep(pause)
-                running.kill()
+                time.sleep(delay)
+                process.kill()
                 break
-    running.stdout.close()
-    return running.wait() < 0
+    process.stdout.close()
+    return process.wait() < 0
 
 
-def _finish(running, folder):
-    _, _ = running.communicate(timeout=240)
-    assert running.returncode == 0, (folder / "log").read_text()[-2000:]
+def _finish(process, folder):
+    _, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, (folder / "log").read_text()[-2000:]
     return parse_checkpoint(json.loads((folder / "checkpoint.json").read_text()))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["own", "SDXL with a LoRA", "pairs"])
-def test_a_run_killed_anywhere_ends_as_a_straight_one(store, snapshot, tmp_path, model):
+def test_a_run_killed_at_any_point_equals_an_uninterrupted_one(store, snapshot, tmp_path, model):
     torch.set_num_threads(1)
     changes, preset, images, stages = MICRO, "micro", 160, ("transparency", "base")
     if model == "pairs":
         snapshot, stages = freeze_pairs(store, range(30), side=32), (*stages, "layers")
     if model == "SDXL with a LoRA":
         changes, preset, images = LORA | {"model": str(write_sdxl(tmp_path / "model"))}, "sdxl", 48
-    order = TrainingRequest(
+    request = TrainingRequest(
         "pairs" if model == "pairs" else "whole", preset, snapshot, None, None, 1, images, changes
     )
-    straight = train(order, store, tmp_path / "straight" / "run", lambda _: None)
-    dice = random.Random(model)
+    uninterrupted = train(request, store, tmp_path / "uninterrupted" / "run", lambda _: None)
+    rng = random.Random(model)
     for stage in stages:
-        at = dice.randrange(8, images)
-        killed = _kill_at(_start(tmp_path / "killed", order, store), stage, at, dice.random() * 0.1)
-        assert killed, (stage, at)
-    resumed = _finish(_start(tmp_path / "killed", order, store), tmp_path / "killed")
-    for part in stages:
-        one, two = (
-            load_part(store, checkpoint.files[part])[0] for checkpoint in (straight, resumed)
+        images_done = rng.randrange(8, images)
+        killed = _kill_at(
+            _start(tmp_path / "killed", request, store), stage, images_done, rng.random() * 0.1
         )
-        assert one.keys() == two.keys()
-        assert all(torch.equal(tensor, two[name]) for name, tensor in one.items()), part
-    assert resumed.id == straight.id
+        assert killed, (stage, images_done)
+    resumed = _finish(_start(tmp_path / "killed", request, store), tmp_path / "killed")
+    for part in stages:
+        expected, found = (
+            load_part(store, checkpoint.files[part])[0] for checkpoint in (uninterrupted, resumed)
+        )
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items()), part
+    assert resumed.id == uninterrupted.id

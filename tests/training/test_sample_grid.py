@@ -1,4 +1,4 @@
-"""Sample sheets: what is drawn where, and that there and back keeps shape and range."""
+"""Sample grids: where images are drawn; a round trip keeps shape and range."""
 
 import io
 
@@ -17,22 +17,22 @@ from training.transparency.train import reconstruction_rows
 MICRO = PRESETS["micro"]
 
 
-def test_a_sheet_shows_pictures_over_a_checkerboard_with_their_alpha_below():
+def test_a_grid_shows_images_over_a_checkerboard_with_their_alpha_below():
     red = np.zeros((32, 32, 4), np.uint8)
     red[:, :16] = (255, 0, 0, 255)
-    sheet = np.asarray(Image.open(io.BytesIO(render_grid([[red, red], [red]], [["one", "two"]]))))
-    assert sheet.shape == (GAP + 2 * (2 * MIN_TILE + TEXT + 2 * GAP), GAP + 2 * (MIN_TILE + GAP), 3)
-    tile = sheet[GAP : GAP + MIN_TILE, GAP : GAP + MIN_TILE]
+    grid = np.asarray(Image.open(io.BytesIO(render_grid([[red, red], [red]], [["one", "two"]]))))
+    assert grid.shape == (GAP + 2 * (2 * MIN_TILE + TEXT + 2 * GAP), GAP + 2 * (MIN_TILE + GAP), 3)
+    tile = grid[GAP : GAP + MIN_TILE, GAP : GAP + MIN_TILE]
     assert (tile[:, : MIN_TILE // 2] == (255, 0, 0)).all()
     assert np.array_equal(tile[:, MIN_TILE // 2 :], checkerboard(MIN_TILE)[:, MIN_TILE // 2 :])
-    alpha = sheet[GAP + MIN_TILE : GAP + 2 * MIN_TILE, GAP : GAP + MIN_TILE]
+    alpha = grid[GAP + MIN_TILE : GAP + 2 * MIN_TILE, GAP : GAP + MIN_TILE]
     assert (alpha[:, : MIN_TILE // 2] == 255).all()
     assert (alpha[:, MIN_TILE // 2 :] == 0).all()
-    caption = sheet[GAP + 2 * MIN_TILE : GAP + 2 * MIN_TILE + TEXT, GAP : GAP + MIN_TILE]
-    assert caption.min() < 100  # there is ink
+    caption = grid[GAP + 2 * MIN_TILE : GAP + 2 * MIN_TILE + TEXT, GAP : GAP + MIN_TILE]
+    assert caption.min() < 100  # the text is drawn
 
 
-def test_there_and_back_keeps_shape_and_range_with_and_without_the_offset():
+def test_a_round_trip_keeps_shape_and_range_with_and_without_the_offset():
     torch.manual_seed(0)
     rgba = torch.rand(3, 4, 32, 32)
     autoencoder, networks = (

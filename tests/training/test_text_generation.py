@@ -1,4 +1,4 @@
-"""The writer over transformers: a tiny Llama that has learnt a triple by heart, in the hub's own format."""
+"""Text generation with transformers: a tiny Llama that was trained on one pair prompt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from curation.prompts.parse import parse_completion
 from tests.curation.cli.test_cli import call
 from training.text_generation import load_language_model
 
-SAID = '{ "text": "a cat in a garden", "foreground": "a cat", "background": "an empty garden" }'
+ANSWER = '{ "text": "a cat in a garden", "foreground": "a cat", "background": "an empty garden" }'
 WORDS = [
     "<pad>",
     "<s>",
@@ -28,7 +28,7 @@ WORDS = [
     "USER:",
     "ASSISTANT:",
     "picture",
-    *dict.fromkeys(SAID.split()),
+    *dict.fromkeys(ANSWER.split()),
 ]
 TEMPLATE = (
     "{% for m in messages %}{{ 'USER: ' + m['content'] }}{% endfor %}"
@@ -37,7 +37,7 @@ TEMPLATE = (
 
 
 def write_llama(folder, *, learns=True, template=TEMPLATE):
-    """Return a Llama of a few words; after "ASSISTANT:" it says SAID, whatever it was asked."""
+    """Write a tiny Llama that generates ANSWER after "ASSISTANT:"; return its folder."""
     torch.manual_seed(0)
     words = Tokenizer(
         WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>")
@@ -59,11 +59,11 @@ def write_llama(folder, *, learns=True, template=TEMPLATE):
         requested = [
             "a picture",
             compose_request(0, 0, 0)[0],
-        ]  # the second is what the command asks first
+        ]  # the second is the first request of the command
         for step in range(160):
             question, message = (
                 tokenizer(text, add_special_tokens=False)["input_ids"]
-                for text in (f"USER: {requested[step % 2]} ASSISTANT:", f"{SAID} </s>")
+                for text in (f"USER: {requested[step % 2]} ASSISTANT:", f"{ANSWER} </s>")
             )
             ids, labels = (
                 torch.tensor([[*question, *message]]),
@@ -83,16 +83,16 @@ def llama(tmp_path_factory):
     return write_llama(tmp_path_factory.mktemp("llama"))
 
 
-def test_a_model_answers_as_it_was_trained_to_be_asked(llama):
+def test_a_model_answers_by_its_chat_template(llama):
     writer = load_language_model(str(llama))
-    assert writer.generate("a picture", 60, 0) == SAID
+    assert writer.generate("a picture", 60, 0) == ANSWER
     assert len(parse_completion(writer.generate("a picture", 60, 0)).prompts) == 1
     assert len(writer.generate("a picture", 4, 0).split()) == 4
     assert writer.source.startswith(f"{llama}@")
     assert len(writer.source.rsplit("@", 1)[1]) == 12
 
 
-def test_a_seed_decides_the_answer_and_leaves_others_randomness_alone(tmp_path):
+def test_a_seed_determines_the_answer_and_does_not_change_global_randomness(tmp_path):
     writer = load_language_model(str(write_llama(tmp_path / "random", learns=False)))
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -101,13 +101,13 @@ def test_a_seed_decides_the_answer_and_leaves_others_randomness_alone(tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_model_without_a_template_goes_on_with_the_question(tmp_path):
+def test_a_model_without_a_template_continues_the_prompt(tmp_path):
     writer = load_language_model(str(write_llama(tmp_path / "plain", template=None)))
     assert writer._formatted("a picture") == "a picture\n"
-    assert writer.generate("USER: a picture ASSISTANT:", 60, 0) == SAID
+    assert writer.generate("USER: a picture ASSISTANT:", 60, 0) == ANSWER
 
 
-def test_what_cannot_be_loaded_is_named(llama, tmp_path):
+def test_models_that_cannot_be_loaded_are_refused(llama, tmp_path):
     with pytest.raises(NotFound, match="no folder"):
         load_language_model(str(tmp_path / "nowhere"))
     shutil.copytree(llama, tmp_path / "bare", ignore=shutil.ignore_patterns("token*"))
@@ -115,7 +115,7 @@ def test_what_cannot_be_loaded_is_named(llama, tmp_path):
         load_language_model(str(tmp_path / "bare"))
 
 
-def test_the_command_asks_it(llama, tmp_path):
+def test_the_command_uses_the_model(llama, tmp_path):
     out = tmp_path / "prompts.jsonl"
     making = [
         "prompts",

@@ -1,4 +1,4 @@
-"""The door: orders in, checkpoints out, with lineage, figures and a sheet; warm starts inherit the backbone."""
+"""The entry point of training: from requests to checkpoints with lineage, metrics and a grid."""
 
 import io
 import os
@@ -24,7 +24,7 @@ def _order(snapshot, recipe="transparency", **more):
     )
 
 
-def test_a_first_checkpoint_explains_itself(store, snapshot, tmp_path):
+def test_a_first_checkpoint_describes_how_it_was_made(store, snapshot, tmp_path):
     stages = []
     checkpoint = train(_order(snapshot), store, tmp_path / "run", lambda p: stages.append(p.stage))
     assert list(dict.fromkeys(stages)) == ["backbone", "transparency", "evaluate", "sheet"]
@@ -52,7 +52,7 @@ def test_a_first_checkpoint_explains_itself(store, snapshot, tmp_path):
     assert again.id == checkpoint.id
 
 
-def test_a_child_inherits_the_backbone_and_improves_on_its_parent(
+def test_a_child_inherits_the_autoencoder_and_improves_on_its_parent(
     store, snapshot, freeze_shapes, tmp_path
 ):
     parent = train(_order(snapshot, images=160), store, tmp_path / "one", quiet)
@@ -75,7 +75,7 @@ def test_a_child_inherits_the_backbone_and_improves_on_its_parent(
         ({"recipe": "base"}, Refused, "needs the part"),
     ],
 )
-def test_an_order_that_cannot_be_met_is_refused_before_work_begins(
+def test_an_invalid_request_is_refused_before_training_starts(
     store, snapshot, tmp_path, change, error, words
 ):
     with pytest.raises(error, match=words):
@@ -105,7 +105,7 @@ def test_the_version_names_the_commit_in_a_checkout_only(tmp_path, monkeypatch):
     assert code_version() == curation.__version__
 
 
-def test_parts_of_a_checkpoint_open_frozen(store, snapshot, tmp_path):
+def test_parts_of_a_checkpoint_load_frozen(store, snapshot, tmp_path):
     checkpoint = train(_order(snapshot, images=8), store, tmp_path / "run", quiet)
     parts = load_checkpoint(checkpoint, store)
     assert parts.base is None
@@ -115,7 +115,7 @@ def test_parts_of_a_checkpoint_open_frozen(store, snapshot, tmp_path):
     assert len(open_split(store, snapshot, Split.heldout, parts.preset.image_size)) == 6
 
 
-def test_the_whole_recipe_trains_every_part_and_draws_its_sheet(store, snapshot, tmp_path):
+def test_the_whole_recipe_trains_every_part_and_makes_a_sample_grid(store, snapshot, tmp_path):
     stages = []
     checkpoint = train(
         _order(snapshot, "whole", images=32),

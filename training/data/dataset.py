@@ -30,7 +30,7 @@ class LayerDataset(Dataset[Tensor]):
 
     Unreadable images are recorded in `unreadable`. With `in_memory` they are left out from the
     start; otherwise the next readable image of the same size replaces them, deterministically, so
-    that training goes on and a resumed training sees the same images. A share of them above
+    that training continues and a resumed training sees the same images. A share of them above
     MAX_UNREADABLE_SHARE raises Corrupt.
     """
 
@@ -82,11 +82,11 @@ class LayerDataset(Dataset[Tensor]):
     def read_or_replace(self, index: int) -> tuple[int, Tensor]:
         """Return the index and pixels of an image or its replacement. Raises Corrupt."""
         while True:
-            (stand_in,) = self.readable_indices([index])
+            (replacement,) = self.readable_indices([index])
             try:
-                return stand_in, self[stand_in]
+                return replacement, self[replacement]
             except (Corrupt, NotFound) as error:
-                self.mark_unreadable(stand_in, error)
+                self.mark_unreadable(replacement, error)
 
     def readable_indices(self, indices: Sequence[int]) -> list[int]:
         """Replace unreadable images by the next readable ones of their size. Raises Corrupt."""
@@ -168,17 +168,17 @@ class LayerDataset(Dataset[Tensor]):
 
     def _decode_all(self) -> None:
         """Decode all images, and leave out those that cannot be decoded."""
-        kept: list[RGBA | None] = [None] * len(self.samples)
+        decoded: list[RGBA | None] = [None] * len(self.samples)
         for index in range(len(self.samples)):
             try:
-                kept[index] = self._decode(index)
+                decoded[index] = self._decode(index)
             except (Corrupt, NotFound) as error:
                 self.mark_unreadable(index, error)
-        self._leave_out({index for index, pixels in enumerate(kept) if pixels is None})
-        self._decoded = [pixels for pixels in kept if pixels is not None]
+        self._leave_out({index for index, pixels in enumerate(decoded) if pixels is None})
+        self._decoded = [pixels for pixels in decoded if pixels is not None]
 
     def _leave_out(self, broken: Collection[int]) -> None:
-        # All lists are indexed alike, so the same positions are removed from each.
+        # All lists have the same indices, so the same entries are removed from each.
         parallel: tuple[list[Any], ...] = (
             self.samples,
             self.roles,
@@ -191,9 +191,9 @@ class LayerDataset(Dataset[Tensor]):
 
     def _replacement_of(self, index: int) -> int:
         # The next readable image of the size, wrapping around: independent of the access order.
-        for stand_in in (*range(index + 1, len(self.samples)), *range(index)):
-            if self.shapes[stand_in] == self.shapes[index] and stand_in not in self._broken:
-                return int(stand_in)
+        for replacement in (*range(index + 1, len(self.samples)), *range(index)):
+            if self.shapes[replacement] == self.shapes[index] and replacement not in self._broken:
+                return int(replacement)
         height, width = self.shapes[index]
         raise Corrupt(f"no image of size {height} x {width} can be read", "run 'layerloop doctor'")
 

@@ -116,9 +116,9 @@ class LayerSetDataset:
 
     def _replacement_of(self, index: int) -> int:
         keys = self.keys
-        for stand_in in (*range(index + 1, len(self)), *range(index)):
-            if keys[stand_in] == keys[index] and self._is_readable(stand_in):
-                return int(stand_in)
+        for replacement in (*range(index + 1, len(self)), *range(index)):
+            if keys[replacement] == keys[index] and self._is_readable(replacement):
+                return int(replacement)
         raise Corrupt(
             f"no layer set like sample {self.samples[index].id[:12]} can be read",
             "run 'layerloop doctor'",
@@ -161,13 +161,15 @@ def open_layer_sets(
         elif with_single_foregrounds and sample.layers.keys() == {LayerRole.foreground}:
             chosen.append((sample, LayerRole.foreground))
     # Decode them as one dataset, and group them again by sample.
-    owners, owned = [sample for sample, _ in chosen], [role for _, role in chosen]
-    layers = LayerDataset(store, owners, size, in_memory=in_memory, buckets=buckets, roles=owned)
+    layer_samples, layer_roles = [sample for sample, _ in chosen], [role for _, role in chosen]
+    layers = LayerDataset(
+        store, layer_samples, size, in_memory=in_memory, buckets=buckets, roles=layer_roles
+    )
     layer_sets = LayerSetDataset(layers, roles, with_single_foregrounds=with_single_foregrounds)
-    if not any(found == tuple(roles) for found in layer_sets.roles):
-        named = " and ".join(roles)
+    if tuple(roles) not in layer_sets.roles:
+        role_names = " and ".join(roles)
         raise Refused(
-            f"snapshot {snapshot[:12]} has no {split.value} samples with {named}",
+            f"snapshot {snapshot[:12]} has no {split.value} samples with {role_names}",
             "accept pairs or import them",
         )
     return layer_sets

@@ -41,8 +41,10 @@ def open_split(
     """
     samples = read_split(store, snapshot, split)
     layers = [(sample, role) for sample in samples for role in roles if role in sample.layers]
-    owners, owned = [sample for sample, _ in layers], [role for _, role in layers]
-    return LayerDataset(store, owners, size, in_memory=in_memory, buckets=buckets, roles=owned)
+    layer_samples, layer_roles = [sample for sample, _ in layers], [role for _, role in layers]
+    return LayerDataset(
+        store, layer_samples, size, in_memory=in_memory, buckets=buckets, roles=layer_roles
+    )
 
 
 def read_split(store: ObjectStore, snapshot: str, split: Split) -> list[Sample]:
@@ -69,7 +71,7 @@ def read_split(store: ObjectStore, snapshot: str, split: Split) -> list[Sample]:
         if sample.split == split and LayerRole.foreground in sample.layers
     ]
     if split == Split.train:
-        # Remove leaks: samples that show a held-out subject.
+        # Leave out samples that show a held-out subject.
         withheld = read_withheld(store, snapshot)
         heldout = {
             image

@@ -41,12 +41,12 @@ class AttentionSharing:
             else {f"{_ENCODER}{n}": v for n, v in self.encoder.state_dict().items()}
         )
         for index, name in enumerate(attention_names(unet)):
-            own = self.processors[name].state_dict()
-            tensors |= {f"hookers.layers.{index}.{part}": value for part, value in own.items()}
+            state = self.processors[name].state_dict()
+            tensors |= {f"hookers.layers.{index}.{part}": value for part, value in state.items()}
         return tensors
 
     @torch.no_grad()
-    def lead(self, unet: Any, control_P3HW: Tensor | None) -> None:
+    def set_control(self, unet: Any, control_P3HW: Tensor | None) -> None:
         """Condition sampling on control images; None removes them.
 
         Args:
@@ -58,7 +58,7 @@ class AttentionSharing:
         )
         depth = len(unet.down_blocks)
         for name, processor in self.processors.items():
-            processor.lead(levels[_level(name, depth)] if levels else None)
+            processor.set_control(levels[_level(name, depth)] if levels else None)
 
     def _levels(self, control_P3HW: Tensor) -> list[Tensor]:
         assert self.encoder is not None  # noqa: S101 - narrows

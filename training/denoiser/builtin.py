@@ -21,7 +21,7 @@ class BuiltinDenoiser(Denoiser):
     Normalized latents have zero mean per channel and unit variance overall; `centre` (C) and
     `spread` are the mean and standard deviation of the latents that training began with. Channels
     keep their proportions, so that strong ones, which carry the content of an image, emerge from
-    the noise before the fine ones do (LOG.md, Base model).
+    the noise before weak ones do (docs/experiments/base.md).
     """
 
     def __init__(self, preset: Preset) -> None:
@@ -105,7 +105,7 @@ _NETWORKS: dict[str, type[nn.Module]] = {
     "transformer": DiffusionTransformer,
     "unet": ConditionalUNet,
 }
-"""Networks by name: the transformer for tiny latents (LOG.md, Base model), the UNet for others."""
+"""Networks by name: the transformer for tiny latents (docs/experiments/base.md), or the UNet."""
 
 
 def unet_config(preset: Preset) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class LatentCache:
     """
 
     def __init__(self, folder: Path | None, identity: Mapping[str, str]) -> None:
-        self.folder = folder and _named(folder, "latents", identity)
+        self.folder = folder and _identity_folder(folder, "latents", identity)
         self._shards = ShardedTensorCache(self.folder)
         self._dtype = PRECISIONS[identity["precision"]]
         self._keys: list[bytes] = []
@@ -62,7 +62,7 @@ class LatentCache:
     ) -> None:
         """Compute missing entries; several processes may do so at once and share the work.
 
-        Unreadable images are recorded in `dataset.unreadable` and in the file `aside.jsonl`, and
+        Unreadable images are recorded in `images.unreadable` and in the file `aside.jsonl`, and
         counted in the progress report.
 
         Args:
@@ -87,15 +87,15 @@ class LatentCache:
 
         # Images of one size form a run, so that they can be stacked into batches.
         for done in compute_missing(self._shards, self._keys, images.shapes, make):
-            aside = {"set_aside": float(len(images.unreadable))} if images.unreadable else {}
-            on_progress(Progress("latents", done, len(images), aside))
+            metrics = {"set_aside": float(len(images.unreadable))} if images.unreadable else {}
+            on_progress(Progress("latents", done, len(images), metrics))
         if self.folder is not None:
-            _write_aside(self.folder / "aside.jsonl", images)
+            _write_unreadable(self.folder / "aside.jsonl", images)
 
     def get(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return mean and std of images of one size, each B x C x h x w float32 on the CPU.
 
-        Replace unreadable images by `dataset.readable_indices(indices)` first.
+        Replace unreadable images by `LayerDataset.readable_indices` first.
         Raises KeyError, Corrupt.
         """
         found = self._shards.get([self._keys[index] for index in indices])
@@ -142,7 +142,7 @@ class TextEmbeddingCache:
     """
 
     def __init__(self, folder: Path | None, identity: Mapping[str, str]) -> None:
-        self.folder = folder and _named(folder, "texts", identity)
+        self.folder = folder and _identity_folder(folder, "texts", identity)
         self._shards = ShardedTensorCache(self.folder)
         self._dtype = PRECISIONS[identity["precision"]]
 
@@ -209,23 +209,23 @@ def _prepare(images: LayerDataset, index: int) -> Tensor | None:
     return torch.cat([pad_colors(rgba_4HW[None])[0], rgba_4HW[3:]])
 
 
-def _named(folder: Path, kind: str, identity: Mapping[str, str]) -> Path:
+def _identity_folder(folder: Path, kind: str, identity: Mapping[str, str]) -> Path:
     """Return the folder of an identity, and write the identity into it for inspection."""
     text = canonical_json(dict(identity))
-    named = folder / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    named.mkdir(parents=True, exist_ok=True)
-    if not (named / "identity.json").exists():
-        (named / "identity.json").write_text(text + "\n")
-    return named
+    identity_folder = folder / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    identity_folder.mkdir(parents=True, exist_ok=True)
+    if not (identity_folder / "identity.json").exists():
+        (identity_folder / "identity.json").write_text(text + "\n")
+    return identity_folder
 
 
-def _write_aside(file: Path, images: LayerDataset) -> None:
+def _write_unreadable(file: Path, images: LayerDataset) -> None:
     """Write the list of unreadable images, or remove the list of an earlier fill."""
     if not images.unreadable:
         file.unlink(missing_ok=True)
         return
     lines = [
-        canonical_json({"sample": sample, "wrong": wrong})
-        for sample, wrong in sorted(images.unreadable.items())
+        canonical_json({"sample": sample, "wrong": error})
+        for sample, error in sorted(images.unreadable.items())
     ]
     file.write_text("".join(line + "\n" for line in lines))

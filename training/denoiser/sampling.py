@@ -1,4 +1,4 @@
-"""Sampling with the built-in denoiser: prompts and seeds to layers, through both decoders."""
+"""Sampling with the built-in denoiser: from prompts and seeds to layers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class BuiltinGenerator:
             uint8 images of preset.image_size squared, with color 0 where alpha is 0.
 
         Raises:
-            Refused: A prompt asks for several layers (training.layers generates these), or an
+            Refused: A prompt requests several layers (training.layers generates these), or an
                 option is not supported.
         """
         generated: list[Layers] = []
@@ -87,7 +87,7 @@ class BuiltinGenerator:
         return generated
 
     def describe(self, options: GenerationOptions) -> Mapping[str, str]:
-        """Return sampler, steps, guidance and size. Raises Refused as `draw`."""
+        """Return sampler, steps, guidance and size. Raises Refused as `generate`."""
         preset = self._preset(options)
         side = str(preset.image_size)
         return {
@@ -155,8 +155,10 @@ def generate_layers(
     layers: list[RGBA] = []
     for start in range(0, len(texts), preset.draw_batch):
         batch = slice(start, start + preset.draw_batch)
-        normal_BCHW = sample_latents(denoiser, preset, texts[batch], seeds[batch], negative)
-        layers += to_layers(decode_rgba(autoencoder, decoder, denoiser.denormalize(normal_BCHW)))
+        normalized_BCHW = sample_latents(denoiser, preset, texts[batch], seeds[batch], negative)
+        layers += to_layers(
+            decode_rgba(autoencoder, decoder, denoiser.denormalize(normalized_BCHW))
+        )
     return layers
 
 
@@ -191,9 +193,9 @@ def sample_latents(
     conditions = denoiser.encode([*texts, *([negative] * len(texts))])
     for time in schedule.timesteps:
         # Guidance extrapolates from the negative to the prompted prediction.
-        twice_BCHW = torch.cat([latent_BCHW, latent_BCHW])
+        doubled_BCHW = torch.cat([latent_BCHW, latent_BCHW])
         predicted_BCHW = denoiser.predict(
-            twice_BCHW, time.expand(len(twice_BCHW)).to(device), conditions
+            doubled_BCHW, time.expand(len(doubled_BCHW)).to(device), conditions
         )
         prompted, unprompted = predicted_BCHW.chunk(2)
         guided = unprompted + preset.guidance * (prompted - unprompted)

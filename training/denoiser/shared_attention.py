@@ -58,7 +58,7 @@ class SharedAttention(nn.Module):
         self._control_BLD: Tensor | None = None
 
     @torch.no_grad()
-    def lead(self, level_P256HW: Tensor | None) -> None:
+    def set_control(self, level_P256HW: Tensor | None) -> None:
         """Set the control features, one level of `ConditionsEncoder`; None removes them."""
         self._control_BLD = None
         if self.control_convs is not None and level_P256HW is not None:

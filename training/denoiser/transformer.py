@@ -27,7 +27,7 @@ class DiffusionTransformer(nn.Module):
     Timestep and mean text embedding modulate every layer; an untrained network predicts 0. Tokens
     are squares of `dit_patch` latent pixels with trained position embeddings that start as
     sinusoids. In every layer a depthwise convolution mixes neighboring tokens first; without it
-    outlines do not join between tokens (LOG.md).
+    outlines do not join between tokens (docs/experiments/base.md).
     """
 
     def __init__(self, preset: Preset) -> None:
@@ -52,14 +52,14 @@ class DiffusionTransformer(nn.Module):
         """Return a prediction of the shape of `noisy`."""
         # The modulation vector: timestep embedding plus the mean of the text embeddings.
         mask_BL1 = mask_BL[..., None].to(states_BLD.dtype)
-        words_BLD = states_BLD.masked_fill(~mask_BL[..., None], 0) * mask_BL1
-        mean_BD = words_BLD.sum(1) / mask_BL1.sum(1)
-        setting_BD = silu(self.time(self.waves(time_B)) + self.prompt(mean_BD))
+        unmasked_BLD = states_BLD.masked_fill(~mask_BL[..., None], 0) * mask_BL1
+        mean_BD = unmasked_BLD.sum(1) / mask_BL1.sum(1)
+        modulation_BD = silu(self.time(self.waves(time_B)) + self.prompt(mean_BD))
         # Patches to tokens, through all layers, and back.
         folded_BCHW = pixel_unshuffle(noisy_BCHW, self.patch)
         tokens_BND = self.into(folded_BCHW.flatten(2).transpose(1, 2)) + self.places
         for layer in self.layers:
-            tokens_BND = layer(tokens_BND, setting_BD)
+            tokens_BND = layer(tokens_BND, modulation_BD)
         out_BCN = self.out(self.norm(tokens_BND)).transpose(1, 2)
         return pixel_shuffle(out_BCN.reshape(folded_BCHW.shape), self.patch)
 
@@ -90,16 +90,16 @@ class _Layer(nn.Module):
         for parameter in (*self.setting.parameters(), *self.near.parameters()):
             nn.init.zeros_(parameter)
 
-    def forward(self, tokens_BND: Tensor, setting_BD: Tensor) -> Tensor:
-        modulation = self.setting(setting_BD)[:, None].chunk(6, dim=-1)
+    def forward(self, tokens_BND: Tensor, modulation_BD: Tensor) -> Tensor:
+        modulation = self.setting(modulation_BD)[:, None].chunk(6, dim=-1)
         shift_a, scale_a, gate_a, shift_p, scale_p, gate_p = modulation
         tokens_BND = tokens_BND + self._mix_neighbors(tokens_BND)
         # Attention, then MLP, each on modulated normalized tokens.
         normal_BND = self.norm(tokens_BND) * (1 + scale_a) + shift_a
         tokens_BND = tokens_BND + gate_a * self.attention_wrapper(self._attend, normal_BND)
         normal_BND = self.norm(tokens_BND) * (1 + scale_p) + shift_p
-        changed_BND: Tensor = tokens_BND + gate_p * self.perceptron(normal_BND)
-        return changed_BND
+        out_BND: Tensor = tokens_BND + gate_p * self.perceptron(normal_BND)
+        return out_BND
 
     def _mix_neighbors(self, tokens_BND: Tensor) -> Tensor:
         """Convolve the tokens as an image of `side` columns."""

@@ -84,8 +84,10 @@ def _adafactor(
 
 
 def _lion(groups: list[dict[str, Any]], lr: float, betas: Betas, weight_decay: float) -> Optimizer:
-    """Build Lion (Chen et al., 2023, arXiv 2302.06675); it wants 1/3 to 1/10 of AdamW's rate."""
-    optimizer: Optimizer = _library().Lion(groups, lr=lr, betas=betas, weight_decay=weight_decay)
+    """Build Lion (Chen et al., 2023, arXiv 2302.06675); its rate is 1/3 to 1/10 of AdamW's."""
+    optimizer: Optimizer = _import_pytorch_optimizer().Lion(
+        groups, lr=lr, betas=betas, weight_decay=weight_decay
+    )
     return optimizer
 
 
@@ -93,13 +95,13 @@ def _prodigy(
     groups: list[dict[str, Any]], lr: float, betas: Betas, weight_decay: float
 ) -> Optimizer:
     """Build Prodigy (Mishchenko and Defazio, 2024, arXiv 2306.06101); its rate is normally 1."""
-    optimizer: Optimizer = _library().Prodigy(
+    optimizer: Optimizer = _import_pytorch_optimizer().Prodigy(
         groups, lr=lr, betas=betas, weight_decay=weight_decay, safeguard_warmup=True
     )
     return optimizer
 
 
-def _library() -> Any:
+def _import_pytorch_optimizer() -> Any:
     """Import pytorch-optimizer, for optimizers that torch does not have."""
     try:
         import pytorch_optimizer

@@ -36,15 +36,15 @@ def lr_multiplier(
         global_batch_size: Global batch size.
         preset: Has `warmup_images`, `cooldown` (a fraction of the stage) and `decay`.
     """
-    rise = (images_seen + global_batch_size) / max(1, preset.warmup_images)
-    fall = (
+    warmup = (images_seen + global_batch_size) / max(1, preset.warmup_images)
+    cooldown = (
         min(1.0, (total_images - images_seen) / (preset.cooldown * total_images))
         if preset.cooldown
         else 1.0
     )
     if preset.decay == "cosine":
-        fall = 0.5 * (1 - math.cos(math.pi * fall))
-    return min(1.0, rise, fall)
+        cooldown = 0.5 * (1 - math.cos(math.pi * cooldown))
+    return min(1.0, warmup, cooldown)
 
 
 class EMA:

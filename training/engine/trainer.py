@@ -163,7 +163,7 @@ def _run(stage: TrainingStage, context: TrainerContext) -> None:
     context.on_progress(Progress(stage.name, seen, total))
 
     buffer = _metrics_buffer(stage, context)
-    # On the CPU a prefetch thread would compete with the training for cores (LOG.md).
+    # On the CPU a prefetch thread would compete for cores (docs/benchmarks/training.md).
     threaded = distributed.device.type != "cpu"
     with (
         closing(

@@ -1,4 +1,4 @@
-"""Metrics of a checkpoint on held-out samples: reconstruction quality, and its cost."""
+"""Metrics of a checkpoint on held-out samples: round trips, validation losses and pairs."""
 
 from __future__ import annotations
 
@@ -112,11 +112,11 @@ def evaluate(
     )
     # Losses, backgrounds and pairs.
     move_to_device(parts, fastest_device())
-    others = noise_mse(parts, images) | layers_mse(parts, store, snapshot)
+    metrics = noise_mse(parts, images) | layers_mse(parts, store, snapshot)
     pairs = heldout_pairs(store, snapshot)
-    others |= background_psnr(parts, store, pairs)
+    metrics |= background_psnr(parts, store, pairs)
     if parts.layers is not None and pairs:
-        others |= evaluate_generated_pairs(checkpoint, store, pairs, on_progress)
+        metrics |= evaluate_generated_pairs(checkpoint, store, pairs, on_progress)
     # Round trips of foregrounds.
     measured = [
         _measure(round_trip(parts, rgba_B4HW, inside_B1HW=inside_B1HW))
@@ -124,7 +124,7 @@ def evaluate(
     ]
     return {
         name: float(torch.cat([row[name] for row in measured]).mean()) for name in measured[0]
-    } | others
+    } | metrics
 
 
 def has_heldout(store: ObjectStore, snapshot: str) -> bool:
@@ -208,10 +208,12 @@ def background_psnr(
     )
     rows = []
     for truth_B4HW, _ in batches(images, range(len(images)), lambda _: None):
-        again_B4HW = round_trip(checkpoint, truth_B4HW, views).reconstructed_B4HW
-        # The bars of a letterbox do not belong to the image.
+        reconstructed_B4HW = round_trip(checkpoint, truth_B4HW, views).reconstructed_B4HW
+        # Letterbox margins do not belong to the image.
         opaque_B1HW = (truth_B4HW[:, 3:] == 1).float()
-        squares_B = ((again_B4HW - truth_B4HW)[:, :3].square() * opaque_B1HW).flatten(1).sum(1)
+        squares_B = (
+            ((reconstructed_B4HW - truth_B4HW)[:, :3].square() * opaque_B1HW).flatten(1).sum(1)
+        )
         mse_B = squares_B / (3 * opaque_B1HW.flatten(1).sum(1)).clamp_min(1)
         rows.append(-10 * torch.log10(mse_B.clamp_min(1e-10)))
     return {"background_psnr": float(torch.cat(rows).mean())} if rows else {}

@@ -10,14 +10,9 @@ from statistics import fmean, stdev
 import numpy as np
 from scipy.special import stdtrit
 
-from curation.domain import (
-    LayerRole,
-)
+from curation.domain import LayerRole
 from curation.images.pairs import blended_error, harmony, leakage, seam_energy
-from curation.ports import (
-    Layers,
-    MeanWithInterval,
-)
+from curation.ports import Layers, MeanWithInterval
 from training.metrics.lighting import (
     OPAQUE_ALPHA,
     LayerBrightness,
@@ -29,7 +24,7 @@ from training.metrics.lighting import (
 
 CONFIDENCE = 0.95
 MIN_COVERAGE = 0.01
-"""A pair shows both layers if alpha > 0.5 on at least this share of it, and not on as much."""
+"""A pair shows both layers if alpha > 0.5 on at least this share, and alpha <= 0.5 on as much."""
 
 
 LAYERS = tuple(LayerRole)
@@ -54,16 +49,16 @@ class PairMetrics:
 
     @property
     def metrics(self) -> Metrics:
-        """Means of the checkpoint's normal way of generating, under the names of its metrics."""
+        """Means of the checkpoint's default generation, under the names of its metrics."""
         return {
             f"pair_{name}": row[source].mean
             for name, row in self.table.items()
             for source in row
-            if source in _AS_USED
+            if source in _DEFAULT_SOURCES
         }
 
 
-_AS_USED = ("joint", "drawn")
+_DEFAULT_SOURCES = ("joint", "drawn")
 
 
 def measure_pair(layers: Layers) -> Metrics:
@@ -132,7 +127,7 @@ def correlate(pairs: Mapping[str, Sequence[Layers]], samples: int) -> dict[str, 
     A prompt is resampled with all its pairs, since these are not independent.
     """
     # Brightness of both layers, grouped by prompt.
-    lights: dict[str, list[list[LayerBrightness]]] = {}
+    brightness: dict[str, list[list[LayerBrightness]]] = {}
     for source, layer_sets in pairs.items():
         found = [
             brightness_of_layers(layers[LAYERS[0]], layers[LAYERS[1]])
@@ -140,26 +135,26 @@ def correlate(pairs: Mapping[str, Sequence[Layers]], samples: int) -> dict[str, 
             else None
             for layers in layer_sets
         ]
-        lights[source] = [
+        brightness[source] = [
             [pair for pair in found[index::samples] if pair] for index in range(samples)
         ]
     # The first correlation is of all prompts, the others are of bootstrap resamples.
-    chosen = [range(samples), *bootstrap_indices(samples)]
+    resamples = [range(samples), *bootstrap_indices(samples)]
     correlations = {
-        source: [correlation([rows[index] for index in indices]) for indices in chosen]
-        for source, rows in lights.items()
+        source: [correlation([rows[index] for index in indices]) for indices in resamples]
+        for source, rows in brightness.items()
     }
-    counts = {source: sum(map(bool, rows)) for source, rows in lights.items()}
+    counts = {source: sum(map(bool, rows)) for source, rows in brightness.items()}
     # The difference is taken within each resample.
     if {"joint", "apart"} <= correlations.keys():
-        both = zip(correlations["joint"], correlations["apart"], strict=True)
+        paired = zip(correlations["joint"], correlations["apart"], strict=True)
         correlations["joint - apart"] = [
-            None if joint is None or apart is None else joint - apart for joint, apart in both
+            None if joint is None or apart is None else joint - apart for joint, apart in paired
         ]
         counts["joint - apart"] = min(counts["joint"], counts["apart"])
-    spreads = {}
+    results = {}
     for source, (value, *resampled) in correlations.items():
         if value is not None:
             low, high = percentile_interval(resampled)
-            spreads[source] = MeanWithInterval(value, low, high, counts[source])
-    return spreads
+            results[source] = MeanWithInterval(value, low, high, counts[source])
+    return results

@@ -97,7 +97,7 @@ def open_pair_generators(checkpoint: Checkpoint, store: ObjectStore) -> dict[str
     joint = load_generator(checkpoint, store)
     if not isinstance(joint, LayersGenerator):
         return {"drawn": joint}
-    apart = LayersGenerator(joint.parts, joint.alone, joint.layered, store, joint=False)
+    apart = LayersGenerator(joint.parts, joint.single_generator, joint.layered, store, joint=False)
     return {"joint": joint, "apart": apart}
 
 
@@ -128,9 +128,9 @@ def compare_pairs(
     # The same prompts and seeds for every source.
     samples = sorted(samples, key=lambda sample: sample.id)[:count]
     requests = [
-        _request(samples[number % len(samples)], number // len(samples)) for number in range(count)
+        _request(samples[index % len(samples)], index // len(samples)) for index in range(count)
     ]
-    generated = _draw(generators, requests, on_progress)
+    generated = _generate(generators, requests, on_progress)
     rows = {source: _measure(pairs, requests, clip_score) for source, pairs in generated.items()}
     # Paired differences have less variance than differences of means.
     if {"joint", "apart"} <= rows.keys():
@@ -139,7 +139,7 @@ def compare_pairs(
             for joint, apart in zip(rows["joint"], rows["apart"], strict=True)
         ]
     pairs = dict(generated)
-    # Real pairs, for reference.
+    # Measure real pairs for reference.
     if size is not None:
         stored = [
             {role: decode_layer(store.get(sha)) for role, sha in sample.layers.items()}
@@ -176,17 +176,17 @@ def _request(sample: Sample, repeat: int) -> GenerationRequest:
     )
 
 
-def _draw(
+def _generate(
     generators: Mapping[str, LayerGenerator],
     requests: Sequence[GenerationRequest],
     on_progress: ProgressCallback,
 ) -> dict[str, list[Layers]]:
     generated: dict[str, list[Layers]] = {}
-    for number, (source, generator) in enumerate(generators.items()):
+    for index, (source, generator) in enumerate(generators.items()):
         generated[source] = []
         for start in range(0, len(requests), generator.batch_size):
             on_progress(
-                Progress("pairs", number * len(requests) + start, len(generators) * len(requests))
+                Progress("pairs", index * len(requests) + start, len(generators) * len(requests))
             )
             generated[source] += generator.generate(requests[start : start + generator.batch_size])
     on_progress(Progress("pairs", len(generators) * len(requests), len(generators) * len(requests)))
@@ -211,7 +211,7 @@ def _measure(
 
 
 def _fit(layers: Layers, size: int) -> Layers:
-    """Resize a pair to a longer side, without letterbox bars, on which no foreground can stand."""
+    """Resize a pair to a longer side, without letterbox margins, which have no background."""
     fitted = {role: letterbox(layer, size) for role, layer in layers.items()}
     visible = fitted[LayerRole.background][..., 3] > 0
     if visible.any():

@@ -54,29 +54,29 @@ def write_base(
 
 
 def _write_base(
-    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], preset: Preset, form: str
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], preset: Preset, format_name: str
 ) -> ExportFile:
     family, kind = str(preset.family), metadata["kind"]
     # File names follow those of the released files.
-    v1 = "layer_xl_" if family == "sdxl" else f"layer_{family}_"
-    match kind, form:
+    prefix = "layer_xl_" if family == "sdxl" else f"layer_{family}_"
+    match kind, format_name:
         case "adapter", "released" | "comfyui" if family != "sdxl":
             raise Refused(
-                f"a LoRA of {family} cannot be written as {form}: for SD 1.5, LayerDiffuse in "
-                "Forge and ComfyUI supports only attention sharing",
+                f"a LoRA of {family} cannot be written as {format_name}: for SD 1.5, LayerDiffuse "
+                "in Forge and ComfyUI supports only attention sharing",
                 "write it with --format kohya, and load it there as any other LoRA",
             )
         case "adapter", "released" | "comfyui":
             return ExportFile(
-                f"{v1}transparent_attn",
+                f"{prefix}transparent_attn",
                 "low-rank patches",
                 "base",
                 write_patches(tensors, metadata, family),
             )
-        # Adapters stay low-rank where the format allows it, and are multiplied out for diffusers.
+        # Adapters stay low-rank where the format allows it; for diffusers they become differences.
         case "adapter", "kohya":
             return ExportFile(
-                f"{v1}transparent_kohya", "LoRA", "base", write_kohya(tensors, metadata, family)
+                f"{prefix}transparent_kohya", "LoRA", "base", write_kohya(tensors, metadata, family)
             )
         case "adapter", "peft":
             config = peft_config(tensors, metadata)
@@ -93,7 +93,10 @@ def _write_base(
         # Differences exist in original names and in diffusers' names.
         case "difference", "released" | "comfyui":
             return ExportFile(
-                f"{v1}transparent_conv", "differences", "base", write_differences(tensors, family)
+                f"{prefix}transparent_conv",
+                "differences",
+                "base",
+                write_differences(tensors, family),
             )
         case "difference", "diffusers":
             return ExportFile(f"ld_diffusers_{family}_attn", "differences", "base", tensors)
@@ -105,14 +108,14 @@ def _write_base(
                 f"model.diffusion_model.{to_ldm(name, family)}": value
                 for name, value in tensors.items()
             }
-            return ExportFile(f"{v1}transparent_unet", "the whole UNet", "base", whole)
+            return ExportFile(f"{prefix}transparent_unet", "the whole UNet", "base", whole)
         case "weights", "released":
             added = write_differences(subtract_weights(tensors, _start(preset)), family)
-            return ExportFile(f"{v1}transparent_conv", "differences", "base", added)
+            return ExportFile(f"{prefix}transparent_conv", "differences", "base", added)
         case "sharing", "released" | "comfyui":
-            return ExportFile(f"{v1}transparent_attn", "attention sharing", "base", tensors)
+            return ExportFile(f"{prefix}transparent_attn", "attention sharing", "base", tensors)
     raise Refused(
-        f"a base of kind {kind!r} cannot be written as {form}",
+        f"a base of kind {kind!r} cannot be written as {format_name}",
         _HINTS.get(kind, "no other program supports it"),
     )
 

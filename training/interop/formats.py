@@ -66,7 +66,7 @@ def recognize_parts(header: WeightsHeader) -> list[tuple[WeightFormat, WeightsHe
         Refused: The format is not supported.
     """
     # Wrappers may be nested; remove them one at a time.
-    for _ in range(_MOST_WRAPPERS):
+    for _ in range(_MAX_WRAPPERS):
         if _holds_both(header.shapes):
             return [
                 (WeightFormat.encoder, header.within("encoder.")),
@@ -96,7 +96,7 @@ _WRAPPERS = (
     "network.",
     "model.",
 )
-_MOST_WRAPPERS = 4
+_MAX_WRAPPERS = 4
 _SINGLE_FILE = re.compile(r"model\.diffusion_model\.")
 
 

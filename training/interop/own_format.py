@@ -19,7 +19,7 @@ from training.safetensors_io import FORMAT, read_metadata
 FORMAT_NAME = "layerloop"
 MANIFEST = "checkpoint.json"
 _VERSION = "layerloop checkpoint 1"
-_MOST_CARD = 1 << 20  # bytes
+_MAX_MANIFEST_BYTES = 1 << 20
 _SHEET = "sheet.png"
 
 
@@ -33,30 +33,33 @@ def write_own(checkpoint: Checkpoint, store: ObjectStore, folder: Path) -> list[
         Corrupt: A file's content does not match its sha256.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # Remove an old card first: the folder is incomplete until the new one is written.
+    # Remove an old manifest first: the folder is incomplete until the new one is written.
     (folder / MANIFEST).unlink(missing_ok=True)
     for part, sha256 in checkpoint.files.items():
         _write(folder / f"{part}.safetensors", store.get(sha256))
     if checkpoint.sample_grid is not None:
         _write(folder / _SHEET, store.get(checkpoint.sample_grid))
-    # The card repeats the checkpoint's fields and its id, to verify them on import.
-    card = {item.name: getattr(checkpoint, item.name) for item in fields(checkpoint)}
-    card["sheet"] = card.pop("sample_grid")  # the name of the format's first version
-    card |= {name: dict(card[name]) for name in ("files", "evaluation", "changes")}
-    text = json.dumps({"format": _VERSION, "id": checkpoint.id, **card}, indent=2, sort_keys=True)
+    # The manifest repeats the checkpoint's fields and its id, to verify them on import.
+    manifest = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
+    manifest["sheet"] = manifest.pop("sample_grid")  # the name of the format's first version
+    manifest |= {name: dict(manifest[name]) for name in ("files", "evaluation", "changes")}
+    text = json.dumps(
+        {"format": _VERSION, "id": checkpoint.id, **manifest}, indent=2, sort_keys=True
+    )
     _write(folder / MANIFEST, f"{text}\n".encode())
     return [
-        _found(part, folder / f"{part}.safetensors", sha) for part, sha in checkpoint.files.items()
+        _weights_file(part, folder / f"{part}.safetensors", sha)
+        for part, sha in checkpoint.files.items()
     ]
 
 
 def find_own(files: Sequence[Path]) -> Path | None:
-    """Return the folder of Layerloop's own format if the one path is it or its JSON, else None."""
+    """Return the folder of a checkpoint in Layerloop's format; None if the path is not one."""
     if len(files) != 1:
         return None
     folder = files[0] if files[0].is_dir() else files[0].parent
-    named = files[0].is_dir() or files[0].name == MANIFEST
-    return folder if named and (folder / MANIFEST).is_file() else None
+    is_candidate = files[0].is_dir() or files[0].name == MANIFEST
+    return folder if is_candidate and (folder / MANIFEST).is_file() else None
 
 
 def read_own(folder: Path, store: ObjectStore | None) -> tuple[Checkpoint, list[WeightsFile]]:
@@ -70,8 +73,8 @@ def read_own(folder: Path, store: ObjectStore | None) -> tuple[Checkpoint, list[
         NotFound: A file is missing.
         Refused: A file does not match `checkpoint.json`.
     """
-    card = _read_card(folder / MANIFEST)
-    checkpoint = _checkpoint(card, folder)
+    manifest = _read_manifest(folder / MANIFEST)
+    checkpoint = _checkpoint(manifest, folder)
     found = []
     # Check every part before anything is stored.
     for part, sha256 in checkpoint.files.items():
@@ -86,7 +89,7 @@ def read_own(folder: Path, store: ObjectStore | None) -> tuple[Checkpoint, list[
             length = int.from_bytes(file.read(8), "little")
             file.seek(0)
             read_metadata(file.read(8 + length), sha256)
-        found.append(_found(part, path, sha256))
+        found.append(_weights_file(part, path, sha256))
     # The sample grid is optional.
     sheet = _regular(folder, _SHEET) if checkpoint.sample_grid is not None else None
     if sheet is not None and compute_sha256(sheet) != checkpoint.sample_grid:
@@ -99,37 +102,37 @@ def read_own(folder: Path, store: ObjectStore | None) -> tuple[Checkpoint, list[
     return checkpoint, found
 
 
-def _read_card(path: Path) -> Mapping[str, Any]:
+def _read_manifest(path: Path) -> Mapping[str, Any]:
     """Read and check the format of `checkpoint.json`. Raises Refused."""
     try:
         with path.open("rb") as file:
-            card = json.loads(file.read(_MOST_CARD))
-        version = card["format"]
+            manifest = json.loads(file.read(_MAX_MANIFEST_BYTES))
+        version = manifest["format"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Refused(f"{path} cannot be read: {error}", "export the checkpoint again") from error
     if version != _VERSION:
         raise Refused(
             f"{path} has format {str(version)[:80]!r}, not {_VERSION!r}", "upgrade Layerloop"
         )
-    return dict(card)
+    return dict(manifest)
 
 
-def _checkpoint(card: Mapping[str, Any], folder: Path) -> Checkpoint:
+def _checkpoint(manifest: Mapping[str, Any], folder: Path) -> Checkpoint:
     """Build the checkpoint that `checkpoint.json` describes. Raises Refused."""
     try:
         files, changes = (
-            {str(k): str(v) for k, v in card[name].items()} for name in ("files", "changes")
+            {str(k): str(v) for k, v in manifest[name].items()} for name in ("files", "changes")
         )
         checkpoint = Checkpoint(
             files=files,
-            recipe=str(card["recipe"]),
-            preset=str(card["preset"]),
-            snapshot=_digest(card["snapshot"]),
-            parent=_digest(card["parent"]),
-            seed=int(card["seed"]),
-            code_version=str(card["code_version"]),
-            evaluation={str(name): float(value) for name, value in card["evaluation"].items()},
-            sample_grid=_digest(card["sheet"]),
+            recipe=str(manifest["recipe"]),
+            preset=str(manifest["preset"]),
+            snapshot=_parse_sha256(manifest["snapshot"]),
+            parent=_parse_sha256(manifest["parent"]),
+            seed=int(manifest["seed"]),
+            code_version=str(manifest["code_version"]),
+            evaluation={str(name): float(value) for name, value in manifest["evaluation"].items()},
+            sample_grid=_parse_sha256(manifest["sheet"]),
             changes=changes,
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
@@ -140,7 +143,7 @@ def _checkpoint(card: Mapping[str, Any], folder: Path) -> Checkpoint:
     if any(not part.replace("_", "").replace("-", "").isalnum() for part in files):
         raise Refused(f"{folder / MANIFEST} has invalid part names", "export the checkpoint again")
     # The id is a hash of the fields, so it reveals any change.
-    if checkpoint.id != card.get("id"):
+    if checkpoint.id != manifest.get("id"):
         raise Refused(
             f"{folder / MANIFEST} was changed: its id does not match its content",
             "export it again",
@@ -148,7 +151,7 @@ def _checkpoint(card: Mapping[str, Any], folder: Path) -> Checkpoint:
     return checkpoint
 
 
-def _digest(value: object) -> str | None:
+def _parse_sha256(value: object) -> str | None:
     """Validate a sha256 or None. Raises ValueError."""
     if value is None:
         return None
@@ -166,7 +169,7 @@ def _regular(folder: Path, name: str) -> Path:
     return path
 
 
-def _found(part: str, path: Path, sha256: str) -> WeightsFile:
+def _weights_file(part: str, path: Path, sha256: str) -> WeightsFile:
     header = read_header(path)
     return WeightsFile(
         str(path), sha256, f"{part}, {FORMAT}", part, len(header.shapes), header.parameters

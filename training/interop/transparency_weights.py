@@ -60,7 +60,8 @@ def read_transparency(
         files: A decoder, and an encoder if images are to be encoded (without one the offset is 0),
             in any order; recognized by content.
         preset: The preset whose networks the files have.
-        offset_scale: lambda_offset; by default as stated in the encoder's file, or ASSUMED_SCALE.
+        offset_scale: The factor of the offset (the paper's lambda_offset); by default as stated in
+            the encoder's file, or ASSUMED_SCALE.
 
     Returns:
         The networks and their offset scale.
@@ -119,7 +120,8 @@ def read_networks(
     Args:
         headers: The files by format.
         preset: The preset whose networks the files have.
-        offset_scale: lambda_offset; by default as stated in the encoder's file, or ASSUMED_SCALE.
+        offset_scale: The factor of the offset (the paper's lambda_offset); by default as stated in
+            the encoder's file, or ASSUMED_SCALE.
 
     Raises:
         Refused: The decoder is missing, or shapes differ from the preset's.
@@ -167,17 +169,17 @@ def _made_for_flux(encoder: WeightsHeader) -> bool:
 
 def _positive(scale: object, prefix: str = "") -> float:
     try:
-        number = float(str(scale))
+        value = float(str(scale))
     except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
+        value = math.nan
+    if not 0 < value < math.inf:
         hint = "give a positive number, such as 1, 100 or 300"
         raise Refused(f"{prefix}invalid offset scale {scale}", hint)
-    return number
+    return value
 
 
 def _read(header: WeightsHeader, preset: Preset, network: str) -> dict[str, Tensor]:
-    """Read one network in our names and channel order. Raises Refused for a misfit."""
+    """Read one network in our names and channel order. Raises Refused if it does not fit."""
     with torch.device("meta"):
         expected_shapes = {
             name: value.shape

@@ -38,7 +38,7 @@ class LowRankAdapter(nn.Module):
         nn.init.zeros_(self.lora_B.weight)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Compute in the adapter's dtype, or in autocast's."""
+        """Apply the adapter, in its own dtype or in that of autocast."""
         if not torch.is_autocast_enabled(states.device.type):
             states = states.to(self.lora_A.weight.dtype)
         return linear(linear(states, self.lora_A.weight), self.lora_B.weight)
@@ -55,7 +55,7 @@ class LayerAdapters(nn.Module):
     def __init__(
         self, network: nn.Module, roles: Sequence[str], rank: int, modules: Sequence[str]
     ) -> None:
-        """Create adapters without effect.
+        """Create adapters that have no effect before training.
 
         Args:
             network: The denoiser.
@@ -70,14 +70,16 @@ class LayerAdapters(nn.Module):
         self.rank, self.scale = rank, 1.0
         self.module_paths = list(modules)
         self.roles = nn.ModuleDict({role: nn.ModuleDict() for role in roles})
-        self._of: dict[tuple[str, str], LowRankAdapter] = {}
-        for role, of_role in self.roles.items():
-            assert isinstance(of_role, nn.ModuleDict)  # noqa: S101 - narrows the type
+        self._adapters: dict[tuple[str, str], LowRankAdapter] = {}
+        for role, role_adapters in self.roles.items():
+            assert isinstance(role_adapters, nn.ModuleDict)  # noqa: S101 - narrows the type
             for name in modules:
                 layer = _linear_at(network, name)
-                self._of[role, name] = LowRankAdapter(layer.in_features, layer.out_features, rank)
+                self._adapters[role, name] = LowRankAdapter(
+                    layer.in_features, layer.out_features, rank
+                )
                 # ModuleDict does not allow dots in names.
-                of_role[name.replace(".", "/")] = self._of[role, name]
+                role_adapters[name.replace(".", "/")] = self._adapters[role, name]
 
     def install(self, network: nn.Module, stack: LayerLayout) -> None:
         """Add the adapters to the denoiser's modules, for the layers that `stack` describes.
@@ -102,7 +104,7 @@ class LayerAdapters(nn.Module):
                 count = len(stack.roles)
                 states_PLND = inputs[0].reshape(stack.rows // count, count, -1, inputs[0].shape[-1])
                 added = [
-                    self._of[role, name](states_PLND[:, index])
+                    self._adapters[role, name](states_PLND[:, index])
                     for index, role in enumerate(stack.roles)
                 ]
                 change = torch.stack(added, dim=1).reshape(output.shape)

@@ -1,4 +1,4 @@
-"""Sampling of layers together: pairs whose layers fit each other, all generated or some given."""
+"""Sampling of layers together: pairs of consistent layers, all generated or some given."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class LayerRequest:
 class LayersGenerator:
     """A checkpoint with the part "layers": generates pairs, and delegates single layers.
 
-    As with single layers, a request's bits depend only on its prompt, seed and options, on one
+    As with single layers, a result depends bit for bit on prompt, seed and options only, on one
     machine: noise is seeded by the request, in the order of the roles, and batches are filled up.
     """
 
@@ -72,13 +72,13 @@ class LayersGenerator:
             joint: Whether layers attend to each other.
         """
         self.parts, self.preset, self.store = checkpoint, checkpoint.preset, store
-        self.alone, self.layered, self.joined = single_generator, layered, joint
+        self.single_generator, self.layered, self.joined = single_generator, layered, joint
         self.batch_size = single_generator.batch_size
 
     def generate(
         self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS
     ) -> Sequence[Layers]:
-        """Generate a foreground per request or, if it asks for a pair, all layers of a pair.
+        """Generate a foreground per request or, if it requests a pair, all layers of a pair.
 
         A layer without its own text uses the whole prompt. Layers are preset.image_size squared, or
         of `options.size` over a pretrained model. Given layers are letterboxed to that size, and
@@ -106,10 +106,10 @@ class LayersGenerator:
         single = [index for index in range(len(requests)) if index not in set(pairs)]
         generated: dict[int, Layers] = {}
         if single:
-            layers = self.alone.generate([requests[index] for index in single], options)
+            layers = self.single_generator.generate([requests[index] for index in single], options)
             generated |= dict(zip(single, layers, strict=True))
         if pairs:
-            layers = self._draw([requests[index] for index in pairs], options)
+            layers = self._generate_pairs([requests[index] for index in pairs], options)
             generated |= dict(zip(pairs, layers, strict=True))
         return [generated[index] for index in range(len(requests))]
 
@@ -119,12 +119,12 @@ class LayersGenerator:
         settings = {"layers": " + ".join(self.layered.roles), "attention": attention}
         settings["guidance"] = str(self._guidance(options))
         settings |= {f"given {role}": sha256 for role, sha256 in options.given.items()}
-        return {**self.alone.describe(replace(options, given={})), **settings}
+        return {**self.single_generator.describe(replace(options, given={})), **settings}
 
     def environment(self, options: GenerationOptions, *, pair: bool = False) -> Mapping[str, str]:
         """Return noise (of a pair that of all layers), precision, batch, device and versions."""
         if not pair:
-            return self.alone.environment(options)
+            return self.single_generator.environment(options)
         preset, size = self._preset_and_size(options)
         latent = [side // preset.stride for side in size]
         shape = len(self.layered.roles), preset.latent_channels, *latent
@@ -133,7 +133,7 @@ class LayersGenerator:
             describe_environment(parameter.dtype, parameter.device, self.batch_size)
         )
 
-    def _draw(
+    def _generate_pairs(
         self, requests: Sequence[GenerationRequest], options: GenerationOptions
     ) -> list[Layers]:
         """Generate pairs, with given layers in place of generated ones."""
@@ -172,17 +172,17 @@ class LayersGenerator:
         for latent_BCHW in torch.split(latent_PLCHW.flatten(0, 1), self.preset.draw_batch):
             unscaled_BCHW = self.layered.denoiser.denormalize(latent_BCHW)
             rgba_B4HW = decode_rgba(self.parts.autoencoder, decoder, unscaled_BCHW, size=size)
-            # Other layers than foregrounds have no transparency.
+            # Only foregrounds have transparency.
             opaque_B = torch.tensor(
                 [_is_opaque(roles[(len(rgba) + row) % len(roles)]) for row in range(len(rgba_B4HW))]
             )
             rgba_B4HW[opaque_B.to(rgba_B4HW.device), 3] = 1
             rgba += to_layers(rgba_B4HW)
         # Group the rows by image again.
-        count = len(roles)
+        layer_count = len(roles)
         return [
             {LayerRole(role): rgba[start + index] for index, role in enumerate(roles)}
-            for start in range(0, len(rgba), count)
+            for start in range(0, len(rgba), layer_count)
         ]
 
     def _fetch(self, sha256: str, size: Size) -> RGBA:
@@ -206,11 +206,11 @@ class LayersGenerator:
         """Apply the options to the preset, and return height and width. Raises Refused."""
         preset, side = self.preset, self.preset.image_size
         width, height = options.size or (side, side)
-        sizes = options.size is not None and (width % preset.stride or height % preset.stride)
+        other_size = options.size is not None and (width % preset.stride or height % preset.stride)
         if preset.family is None:
-            sizes = (width, height) != (side, side)
+            other_size = (width, height) != (side, side)
         unsupported = {
-            "this size": sizes or options.aspect not in {None, 1},
+            "this size": other_size or options.aspect not in {None, 1},
             "other samplers than ddim": options.sampler not in {None, "ddim"},
             "a starting image": options.image is not None,
             "upscaling": options.upscale != 1,
@@ -278,7 +278,7 @@ def sample_layers(
     shape = (len(roles), preset.latent_channels, height, width)
     latent_PLCHW = torch.stack([starting_noise(seed, shape) for seed in seeds]).to(device)
     # Given layers, by image and layer.
-    known_PL = torch.tensor(
+    given_PL = torch.tensor(
         [[layer.given_CHW is not None for layer in layers] for layers in images], device=device
     )
     clean_PLCHW = latent_PLCHW.clone()
@@ -286,25 +286,25 @@ def sample_layers(
         for index, layer in enumerate(layers):
             if layer.given_CHW is not None:
                 clean_PLCHW[image, index] = layer.given_CHW
-    known_PL111 = known_PL[..., None, None, None]
+    given_PL111 = given_PL[..., None, None, None]
     # Without guidance the negative prompt is not needed, and half of the computation is saved.
     texts = [layer.text for layers in images for layer in layers]
-    times = 1 if preset.layers_guidance == 1 else 2
-    texts += [negative] * (times - 1) * len(texts)
+    passes = 1 if preset.layers_guidance == 1 else 2
+    texts += [negative] * (passes - 1) * len(texts)
     conditions = layered.denoiser.encode(texts, _sizes(size, len(texts)))
     for time in schedule.timesteps:
         # Given layers are clean in every step.
-        latent_PLCHW = torch.where(known_PL111, clean_PLCHW, latent_PLCHW)
-        time_B = torch.where(known_PL, 0, time.to(device)).flatten()
+        latent_PLCHW = torch.where(given_PL111, clean_PLCHW, latent_PLCHW)
+        time_B = torch.where(given_PL, 0, time.to(device)).flatten()
         rows_BCHW = latent_PLCHW.flatten(0, 1)
-        batch_BCHW, batch_B = (torch.cat([each] * times) for each in (rows_BCHW, time_B))
+        batch_BCHW, batch_B = (torch.cat([values] * passes) for values in (rows_BCHW, time_B))
         predicted_BCHW = layered.predict(batch_BCHW, batch_B, conditions, roles, joined=joint)
-        prompted, *others = predicted_BCHW.chunk(times)
+        prompted, *others = predicted_BCHW.chunk(passes)
         for unprompted in others:
             prompted = unprompted + preset.layers_guidance * (prompted - unprompted)
         rows_BCHW = schedule.step(prompted, time, rows_BCHW).prev_sample
-        latent_PLCHW = rows_BCHW.unflatten(0, known_PL.shape)
-    return torch.where(known_PL111, clean_PLCHW, latent_PLCHW)
+        latent_PLCHW = rows_BCHW.unflatten(0, given_PL.shape)
+    return torch.where(given_PL111, clean_PLCHW, latent_PLCHW)
 
 
 def _complete(layers: Mapping[LayerRole, RGBA]) -> Layers:

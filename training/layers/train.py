@@ -1,4 +1,4 @@
-"""Training of layers: adapters with which a frozen base generates layers that fit each other."""
+"""Training of layers: adapters with which a frozen base generates consistent layers."""
 
 from __future__ import annotations
 
@@ -66,11 +66,10 @@ def train_layers(
         Refused: There are no pairs, the parts do not fit, or memory ran out.
         Diverged: A loss or gradient is NaN or infinite.
     """
-    # Layer sets, and the order in which they are seen.
+    # Layer sets, and the sampler that orders them.
     ctx = DistributedContext(preset)
     caches = folder.parent / "cache"
-    step = ctx.global_batch_size(preset.layers_batch)
-    memory = preset.in_memory
+    batch_size = ctx.global_batch_size(preset.layers_batch)
     images = open_layer_sets(
         store,
         request.snapshot,
@@ -78,8 +77,8 @@ def train_layers(
         preset.image_size,
         [LayerRole(role) for role in preset.layer_roles],
         with_single_foregrounds=preset.foreground_only_prob > 0,
-        in_memory=memory,
-        buckets=bucket_config(preset, step, caches / "sizes"),
+        in_memory=preset.in_memory,
+        buckets=bucket_config(preset, batch_size, caches / "sizes"),
     )
     sampler = images.order(
         store, request.previous, preset.new_sample_weight, preset.foreground_only_prob, request.seed
@@ -87,7 +86,7 @@ def train_layers(
     # Frozen networks encode all layers once.
     for network in (autoencoder, transparency):
         network.to(ctx.device)
-    cache_folder = None if memory else caches
+    cache_folder = None if preset.in_memory else caches
     latents = encode_images(
         preset, images.layers, autoencoder, transparency.encoder, cache_folder, on_progress
     )
@@ -100,8 +99,11 @@ def train_layers(
     )
     stage = LayersStage(preset, layered, images, latents, texts, autoencoder, transparency)
     # Every batch has one size and one set of roles.
-    draws = BucketSampler(sampler, images.keys, step)
-    fit(stage, TrainerContext(request, preset, ctx, images.samples, draws, folder, on_progress))
+    bucket_sampler = BucketSampler(sampler, images.keys, batch_size)
+    fit(
+        stage,
+        TrainerContext(request, preset, ctx, images.samples, bucket_sampler, folder, on_progress),
+    )
     trained = {
         name: full_tensor(tensor.detach()).cpu().clone()
         for name, tensor in layered.finetuned_state_dict().items()
@@ -143,7 +145,7 @@ def layers_loss(
         )
         shape = (len(roles), *clean_BCHW.shape[1:])
         for level in VALIDATION_TIMESTEPS:
-            # Seeded by timestep and image number.
+            # Seeded by timestep and image index.
             noise = [
                 torch.randn(shape, generator=seeded_generator(level, "layers", index))
                 for index in indices
@@ -164,9 +166,9 @@ def _open(preset: Preset, base: StoredPart, parent: StoredPart | None) -> Layere
     dtype.
     """
     denoiser = load_denoiser(preset, *base)
-    half = PRECISIONS[preset.precision]
-    if half and preset.family and not preset.fsdp:  # FSDP needs one dtype
-        denoiser.to(half)
+    dtype = PRECISIONS[preset.precision]
+    if dtype and preset.family and not preset.fsdp:  # FSDP needs one dtype
+        denoiser.to(dtype)
     layered = (
         new_layered_denoiser(preset, denoiser)
         if parent is None

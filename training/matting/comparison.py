@@ -1,4 +1,4 @@
-"""Comparison of two ways to layers: generation with alpha, and opaque images after matting."""
+"""Comparison of layers generated with alpha and layers matted from opaque images."""
 
 from __future__ import annotations
 
@@ -55,16 +55,16 @@ def compare_with_matting(
         Refused: The checkpoint cannot generate, or the segmenter is not supported.
     """
     parts = load_checkpoint(checkpoint, store)
-    drawn = _draw(checkpoint, store, requests, report)
+    generated = _generate(checkpoint, store, requests, report)
     # The opaque images: of the pretrained model, or composites where there is none.
     if parts.preset.model is None:
         opaque, source = (
-            [composite_over(layer, GRAY) for layer in drawn],
+            [composite_over(layer, GRAY) for layer in generated],
             "the checkpoint's own layers over mid-grey",
         )
     else:
         opaque, source = (
-            _draw_opaque(parts, requests, report),
+            _generate_opaque(parts, requests, report),
             f"{parts.preset.model} without the fine-tuned weights",
         )
     # Matte the opaque images and show them beside the layers with alpha.
@@ -73,33 +73,33 @@ def compare_with_matting(
     opaque_layers = [
         np.dstack([image, np.full(image.shape[:2], 255, np.uint8)]) for image in opaque
     ]
-    rows = list(zip(drawn, opaque_layers, matted, strict=True))[:GRID_ROWS]
+    rows = list(zip(generated, opaque_layers, matted, strict=True))[:GRID_ROWS]
     captions = [(request.prompt.text, "opaque", "matted") for request in requests[:GRID_ROWS]]
     metadata = {
         "opaque": source,
         "trimap": segmentation.source if segmentation else "GrabCut",
         "matting": "closed form, multi-level",
     }
-    return MattingComparison(drawn, matted, metadata, render_grid(rows, captions))
+    return MattingComparison(generated, matted, metadata, render_grid(rows, captions))
 
 
-def _draw(
+def _generate(
     checkpoint: Checkpoint,
     store: ObjectStore,
     requests: Sequence[GenerationRequest],
     report: ProgressCallback,
 ) -> list[RGBA]:
     """Generate the foregrounds of all requests with alpha."""
-    generator, drawn = load_generator(checkpoint, store), list[RGBA]()
+    generator, generated = load_generator(checkpoint, store), list[RGBA]()
     for start in range(0, len(requests), generator.batch_size):
         report(Progress("draw with alpha", start, len(requests)))
         batch = requests[start : start + generator.batch_size]
-        drawn += [layers[LayerRole.foreground] for layers in generator.generate(batch)]
+        generated += [layers[LayerRole.foreground] for layers in generator.generate(batch)]
     report(Progress("draw with alpha", len(requests), len(requests)))
-    return drawn
+    return generated
 
 
-def _draw_opaque(
+def _generate_opaque(
     parts: LoadedCheckpoint, requests: Sequence[GenerationRequest], report: ProgressCallback
 ) -> list[Pixels]:
     """Generate opaque images with the pretrained model, one at a time, by the preset's settings."""
@@ -117,8 +117,8 @@ def _draw_opaque(
     ).to(device)
     pipeline.set_progress_bar_config(disable=True)
     images: list[Pixels] = []
-    for number, request in enumerate(requests):
-        report(Progress("draw opaque", number, len(requests)))
+    for index, request in enumerate(requests):
+        report(Progress("draw opaque", index, len(requests)))
         # One image at a time, with the checkpoint's seed and settings.
         image_B3HW: Tensor = pipeline(
             prompt=request.prompt.text,
@@ -142,8 +142,8 @@ def _matte(
 ) -> list[RGBA]:
     """Extract the subject of each image by segmentation, trimap and matting."""
     matted: list[RGBA] = []
-    for number, image in enumerate(opaque):
-        report(Progress("matte", number, len(opaque)))
+    for index, image in enumerate(opaque):
+        report(Progress("matte", index, len(opaque)))
         matted.append(extract_subject(image, make_trimap(find_mask(image))))
     report(Progress("matte", len(opaque), len(opaque)))
     return matted

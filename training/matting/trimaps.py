@@ -37,9 +37,9 @@ def make_trimap(subject: Mask) -> TrimapArray:
     )
     # Narrow the band inside a thin subject, so that part of it stays known.
     reach = max(1.0, BAND * max(subject.shape))
-    known = min(reach, 0.5 * float(inside.max()))
+    inner_reach = min(reach, 0.5 * float(inside.max()))
     trimap = np.full(subject.shape, UNKNOWN, np.float32)
-    trimap[(inside > known)[1:-1, 1:-1]] = 1
+    trimap[(inside > inner_reach)[1:-1, 1:-1]] = 1
     trimap[(outside > reach)[1:-1, 1:-1]] = 0
     return trimap if subject.any() else np.zeros_like(trimap)
 
@@ -48,7 +48,7 @@ def find_subject(image: ImageArray) -> Mask:
     """Find the subject of an opaque image (H x W x 3) by GrabCut (Rother et al., 2004).
 
     It starts with the border as background and the rest as subject, and runs GRABCUT_ITERATIONS
-    iterations. Deterministic.
+    iterations. The result is deterministic.
     """
     height, width = image.shape[:2]
     border_x, border_y = (

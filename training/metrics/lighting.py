@@ -44,7 +44,7 @@ def correlation(prompts: Sequence[Sequence[LayerBrightness]]) -> float | None:
     Returns:
         The correlation over all pairs; None if there are too few prompts, or no variance.
     """
-    values = np.array([lights for pairs in prompts for lights in pairs])
+    values = np.array([pair for pairs in prompts for pair in pairs])
     if sum(bool(pairs) for pairs in prompts) < MIN_PROMPTS or not values.std(axis=0).all():
         return None
     return float(np.corrcoef(values.T)[0, 1])

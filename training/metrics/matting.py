@@ -91,14 +91,14 @@ def gradient(matte_HW: Matte) -> Matte:
 
 
 def connectivity(truth_HW: Matte, reconstructed_HW: Matte) -> Matte:
-    """Compute |phi(again) - phi(truth)| of every pixel, H x W (Rhemann et al., 2009, section 4.2).
+    """Compute |phi(reconstructed) - phi(truth)| per pixel (Rhemann et al., 2009, section 4.2).
 
     A pixel's level is the highest of 0, 0.1, .., 1 at which it is connected (4 neighbors) to the
     largest region that both mattes share. phi = 1 - d if its alpha exceeds that level by d >= 0.15,
     else 1.
     """
     level_HW = np.ones_like(truth_HW)
-    loose = np.zeros(truth_HW.shape, np.bool_)  # pixels that are no longer connected
+    disconnected = np.zeros(truth_HW.shape, np.bool_)  # pixels that are no longer connected
     for step in range(1, round(1 / STEP) + 1):
         # The largest region that both mattes share at this level; label 0 is the background.
         shared = (truth_HW >= step * STEP) & (reconstructed_HW >= step * STEP)
@@ -107,12 +107,12 @@ def connectivity(truth_HW: Matte, reconstructed_HW: Matte) -> Matte:
         )
         largest = 1 + int(np.argmax(sizes[1:, cv2.CC_STAT_AREA])) if count > 1 else -1
         # Pixels that leave it here keep the level of the previous step.
-        leaving = ~loose & (regions != largest)
+        leaving = ~disconnected & (regions != largest)
         level_HW[leaving] = (step - 1) * STEP
-        loose |= leaving
-    beyond = (
+        disconnected |= leaving
+    excess = (
         np.where(matte - level_HW >= THETA, matte - level_HW, 0)
         for matte in (truth_HW, reconstructed_HW)
     )
-    difference: Matte = np.abs(np.subtract(*beyond))
+    difference: Matte = np.abs(np.subtract(*excess))
     return difference

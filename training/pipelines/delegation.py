@@ -78,7 +78,7 @@ class DelegatingPipeline:
 
     @property
     def components(self) -> dict[str, Any]:
-        """The components of the diffusers pipeline, to make another pipeline of."""
+        """The components of the diffusers pipeline, from which another one can be made."""
         return dict(self.pipeline.components)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
@@ -162,7 +162,7 @@ def bind_arguments(
     bound = dict(zip(order, args, strict=False))
     if repeated := bound.keys() & kwargs.keys():
         raise TypeError(f"the argument {min(repeated)!r} is given twice")
-    # diffusers swallows unknown keyword arguments; a misspelled name must not be ignored.
+    # diffusers ignores unknown keyword arguments; a misspelled name must not be ignored.
     for name in kwargs:
         if name not in {*known, *extra_names, *_OLD_ARGUMENTS}:
             close = difflib.get_close_matches(name, [*known, *extra_names], 1)

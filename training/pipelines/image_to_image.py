@@ -1,4 +1,4 @@
-"""Image-to-image generation with alpha: an image's adjusted latent is partly redrawn."""
+"""Image-to-image generation with alpha: an image's adjusted latent is partly regenerated."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TransparentImageToImagePipeline(TransparentPipeline):
 
         Args:
             pipeline (`DiffusionPipeline`):
-                A pipeline of any class; diffusers' image-to-image pipeline is made of its
+                A pipeline of any class; diffusers' image-to-image pipeline is made from its
                 components.
             autoencoder (`Autoencoder` or `None`):
                 The frozen autoencoder; None uses the pipeline's own.
@@ -104,7 +104,7 @@ class TransparentImageToImagePipeline(TransparentPipeline):
                 "pass image=, or use TransparentPipeline",
             )
         arguments = bind_arguments(self.pipeline, (), arguments)
-        # At a low strength diffusers would run no step at all: raise the number of steps.
+        # At a low strength diffusers would run no step: raise the number of steps.
         while int(num_inference_steps * strength) < 1:
             num_inference_steps += 1
         scaled_BCHW, size = self._initial_latents(image)

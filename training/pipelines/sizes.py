@@ -27,8 +27,8 @@ appendix I)."""
 def nearest_size(aspect: float, sizes: Iterable[tuple[int, int]] = SDXL_SIZES) -> tuple[int, int]:
     """Return the size whose aspect ratio is nearest to `aspect`, by the logarithm.
 
-    Models generate best at their training sizes: a quarter more or less of one side costs heads and
-    limbs.
+    Models generate best at their training sizes: with a side a quarter longer or shorter, heads and
+    limbs are cut off or repeated.
 
     Args:
         aspect: Width / height.
@@ -38,7 +38,7 @@ def nearest_size(aspect: float, sizes: Iterable[tuple[int, int]] = SDXL_SIZES) -
 
 
 def scaled_size(aspect: float, size: int, step: int = 64) -> tuple[int, int]:
-    """Return a size of about side x side pixels at an aspect ratio, for models without a table.
+    """Return a size of about size x size pixels at an aspect ratio, for models without a table.
 
     Args:
         aspect: Width / height.

@@ -43,7 +43,7 @@ class ConditionedConvolution(nn.Conv2d):
 
 
 class SwappableWeights:
-    """A stored base that is swapped into the UNet of its model within `taught`.
+    """A stored base that is swapped into the UNet of its model within `applied`.
 
     Only the changed tensors are stored, in the UNet's dtype and on its device at construction.
     Swapping exchanges them with the UNet's own, so that nothing is computed twice and nothing is
@@ -139,7 +139,7 @@ class SwappableWeights:
         if self.first is not None:
             self.first.condition_PCHW = condition
         elif self.sharing is not None:
-            self.sharing.lead(self.unet, condition)
+            self.sharing.set_control(self.unet, condition)
 
     def _stop_hook(self, stop_at: float) -> Any:
         """Return a forward pre-hook that removes the weights in the last steps."""

@@ -91,10 +91,10 @@ def _check_sizes(row: Preset) -> None:
     )
     for column, side in sides.items():
         if side % (row.stride if column == "bucket_step" else step):
-            near = max(1, side // step) * step
+            multiple = max(1, side // step) * step
             raise Refused(
                 f"invalid {column} {side}",
-                f"use a multiple of {step}, such as {near} or {near + step}",
+                f"use a multiple of {step}, such as {multiple} or {multiple + step}",
             )
     # Normalization groups and attention heads must divide the widths.
     uneven = [width for width in row.decoder_widths if width % row.decoder_groups]
@@ -119,9 +119,9 @@ def _check_sizes(row: Preset) -> None:
             f"invalid dit_width {row.dit_width}", "use a multiple of 32, the width of a head"
         )
     if row.model is None and row.latent_channels > 3 * row.stride**2:
-        most = 3 * row.stride**2
+        max_channels = 3 * row.stride**2
         raise Refused(f"invalid latent_channels {row.latent_channels}",
-                      f"a linear autoencoder of patches has at most {most}")  # fmt: skip
+                      f"a linear autoencoder of patches has at most {max_channels}")  # fmt: skip
 
 
 @cache

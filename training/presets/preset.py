@@ -22,7 +22,7 @@ PartialShare = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass(frozen=True)
 class Preset:
-    """A preset. Counts are in images, never steps; rates are AdamW's."""
+    """A preset. Counts are in images, never steps; learning rates are for AdamW."""
 
     name: str
     threads: Natural  # torch threads; 0 leaves torch's own choice
@@ -46,7 +46,8 @@ class Preset:
     image_size: Count  # side of the square that images are letterboxed into, pixels
     stride: Count  # image pixels per latent pixel, along one side
     latent_channels: Count
-    whitening: Share  # linear backbone: 0 keeps the variances of the components, 1 equalizes them
+    # linear autoencoder: 0 keeps the variances of the components, 1 equalizes them
+    whitening: Share
 
     # Latent transparency (paper, section 3.1).
     # lambda_offset; stored with the weights, since released files differ in it
@@ -141,7 +142,7 @@ class Preset:
     # batch size; batches are padded to it, so that a result never depends on other requests
     draw_batch: Count
     guidance: Weight
-    # guidance of layers generated together, which also amplifies their interaction (LOG.md)
+    # guidance of layers generated together, which also amplifies their interaction
     layers_guidance: Weight
     # a diffusers inpainting model to complete pairs (training.synthesis), or None
     inpainter: str | None

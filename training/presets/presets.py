@@ -12,7 +12,7 @@ from curation.errors import NotFound
 from training.presets.overrides import check_preset, parse_value
 from training.presets.preset import Preset
 
-# Small enough to train on a laptop's CPU. The other rows are changes of this one.
+# Small enough to train on a laptop's CPU. The other rows are derived from this one.
 TINY = Preset(
     name="tiny",
     threads=2,
@@ -162,8 +162,8 @@ SMALL = replace(
     warmup_images=1_000,
 )
 
+# The largest preset without a pretrained model: one hour on one GPU, with bf16 and a UNet.
 MEDIUM = replace(
-    # The largest preset without a pretrained model: one hour on one GPU, with bf16 and a UNet.
     SMALL,
     name="medium",
     threads=0,

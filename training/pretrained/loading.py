@@ -16,7 +16,7 @@ _UNUSED = ("vae", "safety_checker", "feature_extractor", "image_encoder")
 
 
 def check_model(model: str | None) -> None:
-    """Refuse a model that is a single file, with a hint how to convert it. Raises Refused."""
+    """Raise Refused for a model that is a single file, with a hint on how to convert it."""
     path = Path(model).expanduser() if model else None
     if path is None or not path.is_file():
         return
@@ -58,7 +58,7 @@ def load_index(model: str) -> Mapping[str, Any]:
 
 
 def check_model_paths(preset: Preset) -> None:
-    """Refuse a preset whose models or weights are missing paths, before anything else is read.
+    """Check that the paths of a preset's models and weights exist, before anything is read.
 
     A hub id passes: whether it can be downloaded is known only when it is loaded.
 
@@ -118,15 +118,15 @@ def load_pipeline(model: str, kind: str, variant: str | None = None, **parts: An
     import diffusers
 
     index = load_index(model)
-    without = {name: None for name in _UNUSED if name in index}
+    excluded = {name: None for name in _UNUSED if name in index}
     if "requires_safety_checker" in index:
-        without["requires_safety_checker"] = False  # type: ignore[assignment]
+        excluded["requires_safety_checker"] = False  # type: ignore[assignment]
     return _load(
         getattr(diffusers, kind).from_pretrained,
         model,
         variant=variant,
         use_safetensors=True,
-        **(without | parts),
+        **(excluded | parts),
     )
 
 

@@ -34,13 +34,14 @@ class InpaintingPairGenerator:
 
     2. All pixels with alpha < 1 are inpainted with the text of the whole image, and the foreground
     is composited over the result, so that blended is exactly foreground over some background:
-    opaque pixels are the foreground's, and glass, which the paper overpaints, stays glass.
+    opaque pixels are the foreground's, and translucent ones, which the paper paints over, stay so.
 
     3. The foreground and a margin around it are inpainted in the blended image with the
     background's text.
 
-    Single layers are the given generator's own. The masks depend on the foreground's alpha alone
-    (training.synthesis.masks), so that the metadata of `describe` suffices to recompute them.
+    Single layers are returned as the given generator makes them. The masks depend on the
+    foreground's alpha alone (training.synthesis.masks), so that the metadata of `describe` suffices
+    to recompute them.
     """
 
     def __init__(
@@ -77,8 +78,8 @@ class InpaintingPairGenerator:
             for request in requests
             if LayerRole.foreground not in given or not is_pair(request.prompt)
         ]
-        drawn = iter(self.generator.generate(foregrounds, plain))
-        return [self._complete(request, given, drawn, plain) for request in requests]
+        generated = iter(self.generator.generate(foregrounds, plain))
+        return [self._complete(request, given, generated, plain) for request in requests]
 
     def describe(self, options: GenerationOptions) -> Mapping[str, str]:
         """Describe the generation of the foreground, the inpainting model and its masks."""
@@ -102,15 +103,15 @@ class InpaintingPairGenerator:
         self,
         request: GenerationRequest,
         given: Layers,
-        drawn: Iterator[Layers],
+        generated: Iterator[Layers],
         options: GenerationOptions,
     ) -> Layers:
         """Complete one request to a pair around its given or generated layers."""
         if not is_pair(request.prompt):
-            return next(drawn)
+            return next(generated)
         layers = dict(given)
         if LayerRole.foreground not in layers:
-            layers[LayerRole.foreground] = next(drawn)[LayerRole.foreground]
+            layers[LayerRole.foreground] = next(generated)[LayerRole.foreground]
         foreground = layers[LayerRole.foreground]
         sizes = {layer.shape for layer in layers.values()}
         if len(sizes) > 1:
@@ -120,10 +121,10 @@ class InpaintingPairGenerator:
             )
         # Blended: the foreground over the given or inpainted background.
         if LayerRole.blended not in layers:
-            below = layers.get(LayerRole.background)
-            if below is None:
-                below = _opaque(self._paint_around(request, foreground, options))
-            layers[LayerRole.blended] = _opaque(composite_over(foreground, below))
+            background = layers.get(LayerRole.background)
+            if background is None:
+                background = _opaque(self._paint_around(request, foreground, options))
+            layers[LayerRole.blended] = _opaque(composite_over(foreground, background))
         # Background: the blended image without the foreground.
         if LayerRole.background not in layers:
             layers[LayerRole.background] = self._paint_behind(

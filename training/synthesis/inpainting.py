@@ -95,7 +95,7 @@ class Inpainter:
         coarse = cells.any(axis=(1, 3)).repeat(stride, axis=0).repeat(stride, axis=1)
         masked = np.where(mask[..., None], np.uint8(128), image)
         # Strength 1 starts from pure noise.
-        drawn = self.pipeline(
+        generated = self.pipeline(
             prompt=prompt,
             negative_prompt=negative_prompt,
             image=Image.fromarray(np.pad(masked, (*padding, (0, 0)), "edge")),
@@ -108,6 +108,6 @@ class Inpainter:
             generator=seeded_generator(seed),
             output_type="np",
         ).images[0]
-        # Keep the original pixels outside the mask, to the bit.
-        painted = np.rint(drawn[:height, :width] * 255).astype(np.uint8)
+        # Keep the original pixels outside the mask exactly.
+        painted = np.rint(generated[:height, :width] * 255).astype(np.uint8)
         return np.where(mask[..., None], painted, image)

@@ -36,14 +36,14 @@ def mask_behind(foreground: RGBA, erosion: float) -> Mask:
         foreground: The foreground, H x W x 4 uint8.
         erosion: Pixels per 1,024 of the longer side. The image border is not eroded.
     """
-    kept: NDArray[np.uint8] = (foreground[..., 3] <= TRANSPARENT_ALPHA * 255).astype(np.uint8)
+    background: NDArray[np.uint8] = (foreground[..., 3] <= TRANSPARENT_ALPHA * 255).astype(np.uint8)
     reach = erosion_pixels(foreground.shape[:2], erosion)
     # Eroding the kept background is dilating the inpainted area.
     if reach:
-        kept = np.asarray(
-            cv2.erode(kept, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)), np.uint8
+        background = np.asarray(
+            cv2.erode(background, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)), np.uint8
         )
-    fill: Mask = kept == 0
+    fill: Mask = background == 0
     return fill
 
 

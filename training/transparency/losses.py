@@ -104,7 +104,7 @@ class PatchDiscriminator(nn.Module):
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     """Return the discriminator's hinge loss (Lim and Ye, 2017).
 
-    It is E[(1 - D(real))+] + E[(1 + D(drawn))+].
+    It is E[(1 - D(real))+] + E[(1 + D(fake))+].
 
     Args:
         real: Logits of true images.
@@ -114,7 +114,7 @@ def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def generator_loss(fake: Tensor) -> Tensor:
-    """Return L_disc, the generator's hinge loss: -E[D(drawn)].
+    """Return L_disc, the generator's hinge loss: -E[D(fake)].
 
     It is added to L_vae with the weight lambda_disc = 0.01.
     """
@@ -197,7 +197,7 @@ def blend_loss(
     E[(dp - b da)^2] = dp^2 - 2 E[b] dp da + E[b^2] da^2
                      = (dp - E[b] da)^2 + Var[b] da^2,
 
-    where the second form is a sum of squares, whose roots any `error` takes.
+    where the second form is a sum of squares, whose roots are the input of `error`.
 
     Args:
         color_B3HW: True color in [0, 1].
@@ -208,8 +208,8 @@ def blend_loss(
         error: The error function.
     """
     mean_131 = color_B3HW.new_tensor(background.mean).view(3, 1, 1)
-    spread_131 = (color_B3HW.new_tensor(background.square).view(3, 1, 1) - mean_131**2).sqrt()
+    std_131 = (color_B3HW.new_tensor(background.square).view(3, 1, 1) - mean_131**2).sqrt()
     dp_B3HW = (color_hat_B3HW * 2 - 1) * alpha_hat_B1HW - (color_B3HW * 2 - 1) * alpha_B1HW
     da_B1HW = alpha_hat_B1HW - alpha_B1HW
-    roots_B6HW = torch.cat([dp_B3HW - mean_131 * da_B1HW, spread_131 * da_B1HW], dim=1)
+    roots_B6HW = torch.cat([dp_B3HW - mean_131 * da_B1HW, std_131 * da_B1HW], dim=1)
     return error(2**0.5 * roots_B6HW)  # a mean over six channels in place of three

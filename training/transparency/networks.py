@@ -78,7 +78,7 @@ class AlphaDecoder(nn.Module):
         self.views, self.tile = preset.decoder_views, preset.tile
         # Height and width must be multiples of the unit.
         self.unit = lcm(preset.fold * 2 ** (len(widths) - 1), preset.stride)
-        self.taken = preset.decoder_layers + 1  # skip connections that an up block consumes
+        self.skips_per_block = preset.decoder_layers + 1  # skip connections of each up block
         # The level at which the latent is added.
         self.latent_level = (
             len(widths) if heavy else (preset.stride // preset.fold).bit_length() - 1
@@ -139,7 +139,7 @@ class AlphaDecoder(nn.Module):
         )
         self.conv_norm_out = nn.GroupNorm(groups, widths[0])
         self.conv_out = nn.Conv2d(widths[0], 4 * self.fold**2, 3, padding=1)
-        # Initially the output is the decoded image, half transparent.
+        # Initially the output is the decoded image with alpha 0.5.
         if self.residual:
             nn.init.zeros_(self.conv_out.weight)
             nn.init.zeros_(_bias(self.conv_out))
@@ -172,8 +172,10 @@ class AlphaDecoder(nn.Module):
             feature = feature + self.latent_conv_in(latent_BCHW)
         feature = self.mid_block(feature)
         for block in self.up_blocks:
-            feature = block(hidden_states=feature, res_hidden_states_tuple=skips[-self.taken :])
-            skips = skips[: -self.taken]
+            feature = block(
+                hidden_states=feature, res_hidden_states_tuple=skips[-self.skips_per_block :]
+            )
+            skips = skips[: -self.skips_per_block]
         out_B4HW = pixel_shuffle(self.conv_out(silu(self.conv_norm_out(feature))), self.fold)
         alpha_B1HW, color_B3HW = out_B4HW[:, :1], out_B4HW[:, 1:]
         return alpha_B1HW, color_B3HW + image_B3HW if self.residual else color_B3HW

@@ -25,13 +25,13 @@ def mirror_pad(tensor_BCHW: Tensor, height: int, width: int) -> Tensor:
     if tensor_BCHW.shape[-2:] == (height, width):
         return tensor_BCHW
     rows, columns = (
-        _mirrored(old, new)
+        _mirrored_indices(old, new)
         for old, new in zip(tensor_BCHW.shape[-2:], (height, width), strict=True)
     )
     return tensor_BCHW[..., rows.to(tensor_BCHW.device)[:, None], columns.to(tensor_BCHW.device)]
 
 
-def _mirrored(old: int, new: int) -> Tensor:
+def _mirrored_indices(old: int, new: int) -> Tensor:
     """Return the source index of every output index."""
     phase = torch.arange(new) % (2 * old)
     return torch.minimum(phase, 2 * old - 1 - phase)
@@ -50,12 +50,12 @@ def run_tiled(
     unit: int,
     overlap: int = OVERLAP,
 ) -> Tensor:
-    """Run a network on images, in tiles if they have more than side x side pixels.
+    """Run a network on images, in tiles if they have more than tile_size x tile_size pixels.
 
     Adjacent tiles overlap by `overlap` pixels or more (at most half a tile): each drops a quarter
     at the inner edge, and over the rest they are cross-faded. The result is exact if no output
     depends on pixels beyond that quarter. Group normalization depends on all pixels: its statistics
-    are computed on the whole image at reduced size (`_whole_statistics`) and shared by all tiles,
+    are computed on the whole image at reduced size (`_shared_statistics`) and shared by all tiles,
     so that there is no seam. test_tiling.py measures the remaining difference.
 
     Args:
@@ -69,40 +69,42 @@ def run_tiled(
     """
     height, width = (max(image.shape[axis] for image in inputs) for axis in (-2, -1))
     if not tile_size or height * width <= tile_size * tile_size:
-        return _joined(network(*inputs))
+        return _concatenate(network(*inputs))
     tile_size = max(unit, tile_size // unit * unit)
     # Accumulate the weighted outputs and the weights over all tiles, then divide.
     shared = min(overlap, tile_size // 2) // unit * unit
     blended_BCHW = total_HW = None
-    with _whole_statistics(
-        network, [_shrunk(image, height, width, tile_size, unit) for image in inputs]
+    with _shared_statistics(
+        network, [_downscale(image, height, width, tile_size, unit) for image in inputs]
     ):
-        for top, bottom in _cuts(height, tile_size, shared, unit):
-            for left, right in _cuts(width, tile_size, shared, unit):
+        for top, bottom in _tile_spans(height, tile_size, shared, unit):
+            for left, right in _tile_spans(width, tile_size, shared, unit):
                 box = (top, bottom, left, right)
-                part_BCHW = _joined(
-                    network(*(_cut(image, box, height // image.shape[-2]) for image in inputs))
+                part_BCHW = _concatenate(
+                    network(
+                        *(_tile_view(image, box, height // image.shape[-2]) for image in inputs)
+                    )
                 )
                 # The network's output may have another stride than its inputs.
                 stride = (bottom - top) // part_BCHW.shape[-2]
-                fades = (
-                    _fade(top, bottom, height, stride, shared),
-                    _fade(left, right, width, stride, shared),
+                axis_weights = (
+                    _tile_weights(top, bottom, height, stride, shared),
+                    _tile_weights(left, right, width, stride, shared),
                 )
-                weight_HW = torch.outer(*fades).to(part_BCHW)
+                weight_HW = torch.outer(*axis_weights).to(part_BCHW)
                 if blended_BCHW is None or total_HW is None:
                     blended_BCHW = part_BCHW.new_zeros(
                         *part_BCHW.shape[:2], height // stride, width // stride
                     )
                     total_HW = blended_BCHW.new_zeros(blended_BCHW.shape[-2:])
-                _cut(blended_BCHW, box, stride).add_(part_BCHW * weight_HW)
-                _cut(total_HW, box, stride).add_(weight_HW)
+                _tile_view(blended_BCHW, box, stride).add_(part_BCHW * weight_HW)
+                _tile_view(total_HW, box, stride).add_(weight_HW)
     assert blended_BCHW is not None and total_HW is not None  # noqa: S101, PT018 - narrows the type
     return blended_BCHW / total_HW
 
 
 @contextmanager
-def _whole_statistics(network: nn.Module, small: Sequence[Tensor]) -> Iterator[None]:
+def _shared_statistics(network: nn.Module, small: Sequence[Tensor]) -> Iterator[None]:
     """Give every group normalization the statistics of the whole image at reduced size.
 
     Tiles normalized separately would differ in brightness: measured on a trained decoder, by 0.2 to
@@ -121,8 +123,8 @@ def _whole_statistics(network: nn.Module, small: Sequence[Tensor]) -> Iterator[N
             return output
         mean, variance = statistics[norm]
         shape = (1, -1, *[1] * (output.dim() - 2))
-        normal = ((groups - mean) * (variance + norm.eps).rsqrt()).view(output.shape)
-        shared: Tensor = normal * norm.weight.view(shape) + norm.bias.view(shape)
+        normalized = ((groups - mean) * (variance + norm.eps).rsqrt()).view(output.shape)
+        shared: Tensor = normalized * norm.weight.view(shape) + norm.bias.view(shape)
         return shared.to(output)
 
     # Hooks on all normalizations; one pass over the small image fills the statistics.
@@ -137,20 +139,20 @@ def _whole_statistics(network: nn.Module, small: Sequence[Tensor]) -> Iterator[N
             hook.remove()
 
 
-def _shrunk(image_BCHW: Tensor, height: int, width: int, side: int, unit: int) -> Tensor:
-    """Shrink the whole image to about the pixels of a tile, keeping multiples of `unit`."""
+def _downscale(image_BCHW: Tensor, height: int, width: int, side: int, unit: int) -> Tensor:
+    """Downscale the whole image to about the pixels of a tile, keeping multiples of `unit`."""
     stride = height // image_BCHW.shape[-2]
     ratio = side / (height * width) ** 0.5
     size = [max(unit, int(length * ratio) // unit * unit) // stride for length in (height, width)]
     return interpolate(image_BCHW, size, mode="nearest-exact")
 
 
-def _joined(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+def _concatenate(output: Tensor | tuple[Tensor, ...]) -> Tensor:
     """Concatenate outputs by channel."""
     return torch.cat(output, dim=1) if isinstance(output, tuple) else output
 
 
-def _cuts(length: int, side: int, shared: int, unit: int) -> list[tuple[int, int]]:
+def _tile_spans(length: int, side: int, shared: int, unit: int) -> list[tuple[int, int]]:
     """Return evenly spaced spans of `side` over `length`, at multiples of `unit`.
 
     Adjacent spans overlap by `shared` or more.
@@ -162,13 +164,13 @@ def _cuts(length: int, side: int, shared: int, unit: int) -> list[tuple[int, int
     return [(start, start + side) for start in starts]
 
 
-def _cut(tensor: Tensor, box: tuple[int, int, int, int], stride: int) -> Tensor:
-    """Return a view of a tile, in pixels of the given stride."""
+def _tile_view(tensor: Tensor, box: tuple[int, int, int, int], stride: int) -> Tensor:
+    """Return the view of a tile of a tensor with the given stride."""
     top, bottom, left, right = (edge // stride for edge in box)
     return tensor[..., top:bottom, left:right]
 
 
-def _fade(start: int, stop: int, length: int, stride: int, shared: int) -> Tensor:
+def _tile_weights(start: int, stop: int, length: int, stride: int, shared: int) -> Tensor:
     """Return a tile's weight at every output pixel along one axis.
 
     It is 1, and fades to 0 at a quarter of `shared` before the tile's inner ends.

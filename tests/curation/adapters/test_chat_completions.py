@@ -9,7 +9,7 @@ import pytest
 
 from curation.adapters.chat import MAX_BACKOFF_SECONDS, MAX_TRIES, ChatCompletionsClient
 from curation.errors import Refused, Unreachable
-from tests.support.chat_server import Reply, complains, says, serving
+from tests.support.chat_server import Reply, error_reply, serving, text_reply
 from tests.support.servers import free_port
 
 
@@ -21,7 +21,7 @@ def ask(server, pauses=None, key=None):
 
 
 def test_a_question_is_one_chat_completion():
-    with serving([says("an answer")]) as server:
+    with serving([text_reply("an answer")]) as server:
         assert ask(server, key="sesame") == "an answer"
     assert server.paths == ["/v1/chat/completions"]
     assert server.keys == ["Bearer sesame"]
@@ -31,7 +31,7 @@ def test_a_question_is_one_chat_completion():
 
 
 def test_without_a_key_none_is_sent_and_a_slash_does_not_matter():
-    with serving([says("an answer")]) as server:
+    with serving([text_reply("an answer")]) as server:
         server.address += "/"
         assert ask(server) == "an answer"
     assert server.keys == [None]
@@ -39,23 +39,23 @@ def test_without_a_key_none_is_sent_and_a_slash_does_not_matter():
 
 
 def test_an_answer_cut_at_the_token_limit_is_returned_as_it_is():
-    with serving([says('{"text": "a c', "length")]) as server:
+    with serving([text_reply('{"text": "a c', "length")]) as server:
         assert ask(server) == '{"text": "a c'
 
 
 def test_a_refusal_of_the_model_is_an_empty_answer():
-    with serving([says(None)]) as server:
+    with serving([text_reply(None)]) as server:
         assert ask(server) == ""
 
 
 def test_a_rate_limit_is_waited_for_as_long_as_the_server_demands():
     soon = email.utils.formatdate(time.time() + 30, usegmt=True)
     replies = [
-        complains(429, "Rate limit reached", Retry_After="7"),
-        complains(429, "Rate limit reached", Retry_After=soon),
-        complains(429, "Rate limit reached", Retry_After="9999"),
-        complains(503, "The engine is overloaded", Retry_After="whenever"),
-        says("at last"),
+        error_reply(429, "Rate limit reached", Retry_After="7"),
+        error_reply(429, "Rate limit reached", Retry_After=soon),
+        error_reply(429, "Rate limit reached", Retry_After="9999"),
+        error_reply(503, "The engine is overloaded", Retry_After="whenever"),
+        text_reply("at last"),
     ]
     pauses: list[float] = []
     with serving(replies) as server:
@@ -79,7 +79,7 @@ def test_a_rate_limit_is_waited_for_as_long_as_the_server_demands():
     ids=lambda reply: repr(reply.body),
 )
 def test_a_broken_answer_is_asked_for_again(broken):
-    with serving([broken, says("an answer")]) as server:
+    with serving([broken, text_reply("an answer")]) as server:
         assert ask(server) == "an answer"
     assert len(server.asked) == 2
 
@@ -93,7 +93,7 @@ def test_a_server_that_keeps_failing_is_an_error_with_its_message():
         ask(server, pauses)
     assert len(server.asked) == MAX_TRIES
     assert pauses == [1, 2, 4, 8]
-    with serving([complains(429, "You exceeded\nyour quota")]) as server:
+    with serving([error_reply(429, "You exceeded\nyour quota")]) as server:
         with pytest.raises(Unreachable, match="429, You exceeded your quota"):
             ask(server)
 
@@ -107,12 +107,12 @@ def test_an_unreachable_server_is_an_error():
 
 
 def test_a_request_that_the_server_rejects_is_not_repeated():
-    with serving([complains(401, "Incorrect API key provided: sesame")]) as server:
+    with serving([error_reply(401, "Incorrect API key provided: sesame")]) as server:
         with pytest.raises(Refused, match="refused the key") as output:
             ask(server, key="sesame")
     assert "sesame" not in str(output.value)
     assert "LAYERLOOP_LLM_KEY" in output.value.hint
-    with serving([complains(404, "The model `some-model` does not exist")]) as server:
+    with serving([error_reply(404, "The model `some-model` does not exist")]) as server:
         with pytest.raises(Refused, match="404, The model `some-model` does not exist"):
             ask(server)
     assert len(server.asked) == 1

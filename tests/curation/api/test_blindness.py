@@ -43,13 +43,13 @@ from curation.runtime.context import AppContext
 from curation.screening.measurements import measure_single
 from curation.settings import Settings
 from tests.support.factories import (
-    Within,
+    OpenTransaction,
     fresh_database,
     image,
     make_candidates,
     make_checkpoint,
     make_round,
-    named,
+    with_database,
 )
 from tests.support.pipeline_steps import screen_candidates
 
@@ -205,13 +205,13 @@ def make_world(
         def make(gold_one: uuid.UUID, overlap: int = 1, other: str | None = None) -> World:
             monkeypatch.setattr(gold, "_rng", random.Random(7))
             name = stack.enter_context(fresh_database(postgres_address, template_database))
-            database = Database(named(postgres_address, name))
+            database = Database(with_database(postgres_address, name))
             stack.callback(database.close)
             store = FolderStore(tmp_path / name)
             round_id = build(database, store, gold_one, overlap, other)
             settings = Settings(
                 home=tmp_path / f"{name}-home",
-                database=named(postgres_address, name),
+                database=with_database(postgres_address, name),
                 secret="s" * 40,
             )
             app = create_app(
@@ -408,7 +408,7 @@ def test_gold_shares_no_bytes_with_its_source(database, store):
     with database.transaction() as tx:
         round_id = make_round(tx)
         drawn = make_candidates(tx, store, round_id, 4, CandidateState.generated)
-        screen_candidates(Within(tx), store, drawn)
+        screen_candidates(OpenTransaction(tx), store, drawn)
         seeds = [image(200 + place) for place in range(6)]
         for rgba in seeds:
             rgba[rgba[..., 3] == 0] = 0  # as an import stores it

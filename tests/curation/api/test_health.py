@@ -15,7 +15,7 @@ from curation.runtime import health
 from curation.runtime.context import open_context, upgrade_database
 from curation.settings import Settings
 from tests.curation.api.conftest import LOOPBACK
-from tests.support.factories import fresh_database, named
+from tests.support.factories import fresh_database, with_database
 from tests.support.servers import free_port
 
 
@@ -40,7 +40,7 @@ def test_it_lives_without_its_database_and_is_ready_when_it_returns(
     with fresh_database(postgres_address) as name:
         settings = Settings(
             home=tmp_path / "home",
-            database=named(postgres_address, name),
+            database=with_database(postgres_address, name),
             queue=f"redis://127.0.0.1:{free_port()}/0",
         )
         upgrade_database(settings)

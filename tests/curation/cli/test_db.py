@@ -17,7 +17,7 @@ from curation.db import schema
 from curation.db.engine import Database
 from curation.runtime.context import open_context, open_database
 from curation.settings import Settings
-from tests.support.factories import fresh_database, named
+from tests.support.factories import fresh_database, with_database
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def here(
 ) -> Iterator[Settings]:
     """Yield an instance on a server, whose database is empty."""
     with fresh_database(postgres_address) as name:
-        settings = Settings(home=tmp_path / "home", database=named(postgres_address, name))
+        settings = Settings(home=tmp_path / "home", database=with_database(postgres_address, name))
         for variable, value in settings.environment().items():
             if variable.startswith("LAYERLOOP_") and "_TEST_" not in variable:
                 monkeypatch.setenv(variable, value)

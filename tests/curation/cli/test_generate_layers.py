@@ -240,7 +240,9 @@ def test_a_scene_of_files_alone_needs_no_checkpoint(
 def test_a_checkpoint_without_pairs_is_an_error(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LAYERLOOP_GENERATOR", "tests.support.shape_generator:open_lone_painter")
+    monkeypatch.setenv(
+        "LAYERLOOP_GENERATOR", "tests.support.shape_generator:open_foreground_painter"
+    )
     refused = refusal(
         next(iter(SUBJECTS)), "--background", "white", "--whole", next(iter(SUBJECTS))
     )

@@ -12,7 +12,7 @@ from curation.cli.main import app
 from curation.errors import Refused
 from curation.prompts.pair_files import read_pair_prompts
 from tests.curation.cli.test_cli import call
-from tests.support.chat_server import complains, says, serving
+from tests.support.chat_server import error_reply, serving, text_reply
 
 
 def answer(*things: str) -> str:
@@ -57,9 +57,9 @@ def test_a_model_behind_an_address_is_asked_with_the_key_of_the_settings(
     out = tmp_path / "prompts.jsonl"
     making = ["prompts", "generate", "--maker", "model", "--model", "m", "--out", str(out)]
     replies = [
-        says(answer("cat", "dog")),
-        complains(429, "slow down", Retry_After="0"),
-        says(answer("cat", "fox")),
+        text_reply(answer("cat", "dog")),
+        error_reply(429, "slow down", Retry_After="0"),
+        text_reply(answer("cat", "fox")),
     ]
     with serving(replies) as server:
         done = CliRunner().invoke(
@@ -73,7 +73,7 @@ def test_a_model_behind_an_address_is_asked_with_the_key_of_the_settings(
     assert "'Here you are:'" in done.stderr
     assert set(server.keys) == {"Bearer sesame"}
     assert [one.foreground for one in read_pair_prompts(out)] == ["a cat", "a dog", "a fox"]
-    with serving([says(answer("owl"))]) as server:
+    with serving([text_reply(answer("owl"))]) as server:
         call(*making, "--count", "4", "--address", server.address)
     assert len(read_pair_prompts(out)) == 4
 

@@ -16,7 +16,7 @@ from curation.errors import NotFound, Refused
 from curation.screening.embedding import BUILTIN_EMBEDDER
 from curation.settings import Settings
 from tests.curation.cli.test_cli import call, here
-from tests.support.candidate_streams import arrive, judge_waiting, open_stream, taught
+from tests.support.candidate_streams import arrive, fitted_model, judge_waiting, open_stream
 from tests.support.factories import make_checkpoint
 
 __all__ = ["here"]  # the fixture
@@ -64,7 +64,7 @@ def test_an_acceptance_model_is_fitted_and_shown(here: Settings, database: Datab
     with pytest.raises(Refused, match="too few"):
         call("acceptance-model", "fit")
     with database.transaction() as tx:
-        taught(tx)
+        fitted_model(tx)
         vectors = np.random.default_rng(0).standard_normal((400, 96)).astype("<f2")
         ids = tx.execute(sa.select(embeddings.c.candidate_id)).scalars().all()
         for id_, vector in zip(ids, vectors, strict=True):
@@ -86,7 +86,7 @@ def test_an_acceptance_model_is_fitted_and_shown(here: Settings, database: Datab
 
 def test_accept_top_takes_two_steps_and_can_be_reverted(here: Settings, database: Database) -> None:
     with database.transaction() as tx:
-        taught(tx)
+        fitted_model(tx)
         round_id = open_stream(tx, {"kind": "random", "share": 0.01}, 500)
         quality = np.random.default_rng(1).standard_normal(500)
         good = dict(zip(arrive(tx, round_id, 1, quality), (quality > 0.3).tolist(), strict=True))

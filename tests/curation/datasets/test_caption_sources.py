@@ -25,7 +25,7 @@ from curation.errors import Refused
 from curation.images.codec import encode_layer
 from curation.loops.prompts import choose_prompts
 from curation.quality.gold_creation import choose_sources
-from tests.support.factories import fresh_database, image, make_round, named
+from tests.support.factories import fresh_database, image, make_round, with_database
 from training.data.splits import open_split
 
 NAME = CaptionSource.file_name
@@ -108,7 +108,7 @@ def test_samples_with_captions_from_names_become_gold_last(database, store):
 def test_a_home_of_an_older_version_opens_and_freezes_what_it_froze(postgres_address, store):
     """Before 0008: names are marked where they are captions, and the snapshot's id stays."""
     with fresh_database(postgres_address) as name:
-        database = Database(named(postgres_address, name))
+        database = Database(with_database(postgres_address, name))
         migrate(database)
         with database.transaction(repeatable_read=True) as tx:
             ids = add(tx, store, ["red bowl", "a cat", "IMG", "given later"], CaptionSource.given)

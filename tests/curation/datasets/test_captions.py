@@ -26,15 +26,15 @@ from curation.images.codec import composite_over, encode_layer
 from curation.jobs.looking import find_job
 from curation.runtime.context import open_context
 from tests.support.factories import image, make_candidates, make_round
-from tests.support.text_generator import TALKERS, Talker
+from tests.support.text_generator import CAPTIONERS, BrightnessCaptioner
 
 ORDER = CaptionRequest("model")
 
 
 @pytest.fixture
 def talker(monkeypatch):
-    one = Talker()
-    monkeypatch.setitem(TALKERS, "model", one)
+    one = BrightnessCaptioner()
+    monkeypatch.setitem(CAPTIONERS, "model", one)
     yield one
     jobs.stop_requested.clear()
 
@@ -42,7 +42,9 @@ def talker(monkeypatch):
 @pytest.fixture
 def context(settings):
     with open_context(
-        settings.model_copy(update={"captioner": "tests.support.text_generator:open_talker"})
+        settings.model_copy(
+            update={"captioner": "tests.support.text_generator:open_brightness_captioner"}
+        )
     ) as opened:
         opened.database.send = None
         yield opened
@@ -189,7 +191,7 @@ def test_pairs_are_shown_blended(context, talker):
 def test_a_failed_run_has_a_reason_and_a_hint_and_resumes_on_request(context, talker, monkeypatch):
     [id_] = _add(context, [""])
     with monkeypatch.context() as without:
-        without.delitem(TALKERS, "model")
+        without.delitem(CAPTIONERS, "model")
         run = _caption(context, ORDER)
     with context.database.transaction() as tx:
         row = captions.find_run(tx, run)
@@ -249,7 +251,9 @@ def test_commands_caption_and_give(settings, context, talker, monkeypatch):
     for name, value in settings.environment().items():
         if name.startswith("LAYERLOOP_") and not name.startswith("LAYERLOOP_TEST_"):
             monkeypatch.setenv(name, value)
-    monkeypatch.setenv("LAYERLOOP_CAPTIONER", "tests.support.text_generator:open_talker")
+    monkeypatch.setenv(
+        "LAYERLOOP_CAPTIONER", "tests.support.text_generator:open_brightness_captioner"
+    )
     first, _, third = _add(context, ["", "a cat", ""])
     one, three = sorted((first, third))
     assert "2 samples" in _call("run", "--model", "model", "--dry-run").stderr

@@ -34,7 +34,7 @@ from curation.review.consensus import ConsensusSettings
 from curation.review.decisions import claim_items, decide
 from curation.runtime.context import AppContext, open_context, upgrade_database
 from curation.settings import Settings
-from tests.support.factories import fresh_database, named
+from tests.support.factories import fresh_database, with_database
 
 FORMER = Path(__file__).parents[2] / "data" / "former_home"
 SNAPSHOT = "a5a649169a0e3712c0eb9db99b81f805c1dfd1425aff27ce18865a8cd679df7f"
@@ -46,7 +46,7 @@ def context(postgres_address: str, tmp_path: Path) -> Iterator[AppContext]:
     with tarfile.open(FORMER / "objects.tar.gz") as archive:
         archive.extractall(tmp_path / "home", filter="data")
     with fresh_database(postgres_address) as name:
-        address = named(postgres_address, name)
+        address = with_database(postgres_address, name)
         connection = psycopg2.connect(address)
         with connection, connection.cursor() as cursor:
             cursor.execute(gzip.decompress((FORMER / "database.sql.gz").read_bytes()).decode())

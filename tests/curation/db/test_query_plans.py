@@ -23,7 +23,7 @@ from curation.reporting import kept, missing_workers, round_report
 from curation.review import claims, decisions, progress, queue, recent_decisions, similar_samples
 from curation.review.reviewers import find_reviewer, list_reviewers
 from curation.rounds import generation, lifecycle
-from tests.support.factories import fresh_database, named
+from tests.support.factories import fresh_database, with_database
 from tests.support.million_rows import fill
 
 CANDIDATES = 100_000
@@ -70,7 +70,7 @@ OPERATIONS: dict[str, Callable[[Transaction, int], object]] = {
 @pytest.fixture(scope="module")
 def large(postgres_address: str) -> Iterator[Database]:
     with fresh_database(postgres_address) as name:
-        database = Database(named(postgres_address, name))
+        database = Database(with_database(postgres_address, name))
         migrate(database)
         fill(database, CANDIDATES)
         with database.transaction() as tx:

@@ -24,7 +24,7 @@ from curation.db.tables import (
 )
 from curation.domain import STATE_TRANSITIONS, CandidateState
 from curation.review.reviewers import AUTO_REVIEWER, add_reviewer
-from tests.support.factories import fresh_database, make_candidates, make_round, named
+from tests.support.factories import fresh_database, make_candidates, make_round, with_database
 
 
 def test_tables_and_migrations_agree(database):
@@ -41,7 +41,7 @@ def test_a_migrated_database_is_at_the_newest_version_and_stays_there(database):
 def test_an_instance_in_use_is_downgraded_and_upgraded(postgres_address, store):
     """Gold that waits, is being looked at or was decided, and the machine: older versions know neither."""
     with fresh_database(postgres_address) as name:
-        database = Database(named(postgres_address, name))
+        database = Database(with_database(postgres_address, name))
         migrate(database)
         with database.transaction() as tx:
             row = {"purpose": "gold", "kind": "single", "quota": 0, "policy": {}, "state": "open"}
@@ -77,7 +77,7 @@ def test_an_instance_in_use_is_downgraded_and_upgraded(postgres_address, store):
 
 def test_labeling_rows_survive_the_standard_names_in_both_directions(postgres_address, store):
     with fresh_database(postgres_address) as name:
-        database = Database(named(postgres_address, name))
+        database = Database(with_database(postgres_address, name))
         migrate(database)
         now = datetime.now(UTC)
         with database.transaction() as tx:
@@ -134,7 +134,7 @@ def labeling_rows(database: Database) -> list[list[tuple[object, ...]]]:
 
 def test_an_empty_database_is_recognized(postgres_address):
     with fresh_database(postgres_address) as name:
-        database = Database(named(postgres_address, name))
+        database = Database(with_database(postgres_address, name))
         assert get_revisions(database)[0] is None
         assert find_schema_drift(database) != []
         database.close()
@@ -142,7 +142,7 @@ def test_an_empty_database_is_recognized(postgres_address):
 
 def test_instances_that_start_at_once_migrate_one_after_the_other(postgres_address):
     with fresh_database(postgres_address) as name:
-        several = [Database(named(postgres_address, name)) for _ in range(4)]
+        several = [Database(with_database(postgres_address, name)) for _ in range(4)]
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(migrate, several))
         assert find_schema_drift(several[0]) == []

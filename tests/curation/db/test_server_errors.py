@@ -19,7 +19,7 @@ from curation.db.engine import Database
 from curation.errors import LayerloopError, Refused, Unreachable
 from curation.runtime.context import upgrade_database
 from curation.settings import Settings
-from tests.support.factories import fresh_database, named
+from tests.support.factories import fresh_database, with_database
 from tests.support.servers import free_port
 
 
@@ -71,7 +71,7 @@ def test_an_unknown_host_is_unreachable() -> None:
 
 
 def test_a_missing_database_is_named(postgres_address: str) -> None:
-    error = error_of(named(postgres_address, "not_there"))
+    error = error_of(with_database(postgres_address, "not_there"))
     assert 'database "not_there" does not exist' in error.message
     assert "createdb" in error.hint
 
@@ -93,7 +93,7 @@ def test_a_wrong_password_is_named(postgres_folder: Path) -> None:
 
 def test_a_missing_privilege_is_named(postgres_address: str, role: str, tmp_path: Path) -> None:
     with fresh_database(postgres_address) as name:
-        address = as_role(named(postgres_address, name), role)
+        address = as_role(with_database(postgres_address, name), role)
         for queue in ("embedded", "redis://127.0.0.1:1/0"):
             settings = Settings(home=tmp_path, database=address, queue=queue)
             with pytest.raises(Refused) as raised:
@@ -155,7 +155,7 @@ def full_disk(postgres_address: str) -> Iterator[str]:
 def test_a_full_disk_is_named(postgres_address: str, full_disk: str) -> None:
     with fresh_database(postgres_address) as name:
         error = error_of(
-            named(postgres_address, name),
+            with_database(postgres_address, name),
             f"create table filling tablespace {full_disk} as select repeat('x', 900) || n as t "
             "from generate_series(1, 20000) n",
         )

@@ -28,7 +28,7 @@ from curation.instance.backup import (
 )
 from curation.instance.restore import restore_backup
 from curation.object_store import FolderStore
-from tests.support.factories import fresh_database, make_candidates, named
+from tests.support.factories import fresh_database, make_candidates, with_database
 from tests.support.small_instance import fill_instance
 
 
@@ -40,7 +40,7 @@ def ignore(_) -> None:
 def empty(postgres_address, template_database):
     """Yield a migrated, empty database beside the test's own."""
     with fresh_database(postgres_address, template_database) as name:
-        opened = Database(named(postgres_address, name))
+        opened = Database(with_database(postgres_address, name))
         yield opened
         opened.close()
 

@@ -29,7 +29,7 @@ from curation.runtime.context import open_context
 from curation.runtime.finding import without_credentials
 from curation.runtime.supervisor import exclusive_home
 from curation.settings import Settings
-from tests.support.factories import fresh_database, make_candidates, named
+from tests.support.factories import fresh_database, make_candidates, with_database
 from tests.support.small_instance import fill_instance
 
 
@@ -48,7 +48,7 @@ def instance(settings):
 def server(postgres_address):
     """Yield the address of a database without tables."""
     with fresh_database(postgres_address) as name:
-        yield named(postgres_address, name)
+        yield with_database(postgres_address, name)
 
 
 @pytest.fixture

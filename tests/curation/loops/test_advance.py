@@ -31,7 +31,7 @@ from curation.rounds import lifecycle
 from curation.runtime.bootstrap import import_initial_seeds
 from curation.runtime.context import AppContext
 from curation.settings import Settings
-from tests.support.factories import fresh_database, named
+from tests.support.factories import fresh_database, with_database
 from tests.support.loop_worker import POINTS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -233,7 +233,7 @@ def test_two_workers_killed_at_every_step_make_the_snapshots_of_an_undisturbed_r
     kills = tmp_path / "kills"
     kills.mkdir()
     with fresh_database(postgres_address, template_database) as name:
-        address = named(postgres_address, name)
+        address = with_database(postgres_address, name)
         killed = Instance(tmp_path / "killed", address)
         killed.seed()
         loop_id = killed.start(PLAN)

@@ -22,9 +22,9 @@ from tests.support.candidate_streams import (
     SOURCE,
     accepts,
     arrive,
+    fitted_model,
     judge_waiting,
     open_stream,
-    taught,
 )
 from tests.support.factories import make_candidates, make_round
 
@@ -129,7 +129,7 @@ def test_costs_without_reviews_are_none(database, store):
 
 def test_the_next_hours_accepts_are_estimated_by_the_scores(database):
     with database.transaction() as tx:
-        taught(tx)
+        fitted_model(tx)
         round_id = open_stream(tx, MIXED, 10**6)
         quality = np.random.default_rng(1).standard_normal(600)
         ids = arrive(tx, round_id, 1, quality)
@@ -147,7 +147,7 @@ def test_the_next_hours_accepts_are_estimated_by_the_scores(database):
 
 def test_review_stops_at_enough_accepts_or_too_few_per_hour(database):
     with database.transaction() as tx:
-        taught(tx)
+        fitted_model(tx)
         round_id = open_stream(tx, MIXED | {"wanted": 25}, 10**6)
         quality = np.random.default_rng(2).standard_normal(600)
         ids = arrive(tx, round_id, 2, quality)

@@ -12,7 +12,7 @@ from curation.reporting import kept, reviewer_stats
 from curation.review.reviewers import add_reviewer
 from curation.runtime.context import open_context
 from curation.settings import Settings
-from tests.support.decision_history import Past, make_history
+from tests.support.decision_history import PastDecision, make_history
 
 
 def test_a_large_report_is_stored_and_shown_with_its_time(settings: Settings, monkeypatch):
@@ -20,7 +20,7 @@ def test_a_large_report_is_stored_and_shown_with_its_time(settings: Settings, mo
     with open_context(settings) as context:
         with context.database.transaction() as tx:
             ann = add_reviewer(tx, "ann")
-            round_id = make_history(tx, ann.id, [Past(i, i % 2 == 0) for i in range(8)])
+            round_id = make_history(tx, ann.id, [PastDecision(i, i % 2 == 0) for i in range(8)])
         with context.database.transaction() as tx:
             # Without a stored report, it is computed whatever that costs.
             [now] = kept.reviewer_reports(tx, [ann])
@@ -35,7 +35,7 @@ def test_a_large_report_is_stored_and_shown_with_its_time(settings: Settings, mo
             expected = agreement.round_agreement(tx, round_id)
             assert kept.agreement_report(tx, round_id) == expected | {"as_of": None}
             # A further decision makes it stale; the page shows the stored one with its time.
-            make_history(tx, ann.id, [Past(9, True)])
+            make_history(tx, ann.id, [PastDecision(9, True)])
             [old] = kept.reviewer_reports(tx, [ann])
             assert (old["decisions"], old["as_of"] is not None) == (8, True)
             assert not kept._stale(tx, kept.REVIEWER), "it is only seconds old"
@@ -54,7 +54,7 @@ def test_a_large_report_is_stored_and_shown_with_its_time(settings: Settings, mo
 def test_small_reports_are_always_of_now(settings: Settings):
     with open_context(settings) as context, context.database.transaction() as tx:
         ann = add_reviewer(tx, "ann")
-        make_history(tx, ann.id, [Past(i, True) for i in range(5)])
+        make_history(tx, ann.id, [PastDecision(i, True) for i in range(5)])
         kept._store(tx, kept.REVIEWER, kept._Subject(ann.id, 1, 0), {"all": {}, "own": {}}, 1.0)
         [now] = kept.reviewer_reports(tx, [ann])
         expected = reviewer_stats.reviewer_statistics(tx, ann, to_themselves=False)

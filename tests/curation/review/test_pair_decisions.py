@@ -26,7 +26,7 @@ from curation.review import decisions
 from curation.review.queue import claim_items
 from curation.review.reviewers import add_reviewer, add_rule_reviewer
 from curation.selection.select import select_candidates
-from tests.support.factories import Within, make_candidates, make_pairs, make_round, scenes
+from tests.support.factories import OpenTransaction, make_candidates, make_pairs, make_round, scenes
 from tests.support.pipeline_steps import screen_candidates
 
 FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
@@ -40,7 +40,7 @@ def decide(database, store):
     with database.transaction() as tx:
         round_id = make_round(tx, kind="pair")
         ids = make_pairs(tx, store, round_id, drawn, CandidateState.generated)
-        screen_candidates(Within(tx), store, ids)
+        screen_candidates(OpenTransaction(tx), store, ids)
         select_candidates(tx, round_id)
         ann = add_reviewer(tx, "ann").id
 

@@ -13,7 +13,7 @@ from curation.reporting.reviewer_stats import all_statistics, as_text, reviewer_
 from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
 from curation.review.decisions import decide
 from curation.review.reviewers import add_reviewer
-from tests.support.decision_history import Past, make_history
+from tests.support.decision_history import PastDecision, make_history
 from tests.support.factories import make_candidates, make_round
 
 
@@ -27,11 +27,11 @@ def metrics(database, past, *, to_themselves: bool = False) -> dict:
 def test_statistics_have_pace_dwell_times_and_undone_decisions(database):
     """Two sittings, 101 decisions 10 s apart and 51, with an hour between them; every tenth look takes 5 s."""
     first = [
-        Past(10 * i, accept=i % 4 == 0, dwell_ms=5_000 if i % 10 == 9 else 1_000)
+        PastDecision(10 * i, accept=i % 4 == 0, dwell_ms=5_000 if i % 10 == 9 else 1_000)
         for i in range(101)
     ]
     second = [
-        Past(4_610 + 10 * i, accept=False, undone=i < 2, dwell_ms=200 if i < 5 else 1_000)
+        PastDecision(4_610 + 10 * i, accept=False, undone=i < 2, dwell_ms=200 if i < 5 else 1_000)
         for i in range(51)
     ]
     output = metrics(database, first + second)
@@ -61,7 +61,7 @@ def test_statistics_without_decisions_are_empty(database):
 
 def test_the_longest_run_of_equal_verdicts_is_compared_with_chance(database):
     rng = np.random.default_rng(3)
-    honest = [Past(i, accept=bool(a)) for i, a in enumerate(rng.random(400) < 0.3)]
+    honest = [PastDecision(i, accept=bool(a)) for i, a in enumerate(rng.random(400) < 0.3)]
     output = metrics(database, honest)["signs"]["run"]
     assert output["verdict"] == "reject"
     share = sum(not one.accept for one in honest) / 400
@@ -72,8 +72,8 @@ def test_the_longest_run_of_equal_verdicts_is_compared_with_chance(database):
 
 
 def test_deciding_without_looking_shows_as_an_unlikely_run(database):
-    stamped = [Past(i, accept=i % 3 == 0) for i in range(100)] + [
-        Past(100 + i, accept=True) for i in range(60)
+    stamped = [PastDecision(i, accept=i % 3 == 0) for i in range(100)] + [
+        PastDecision(100 + i, accept=True) for i in range(60)
     ]
     output = metrics(database, stamped)["signs"]["run"]
     assert (output["verdict"], output["longest"]) == ("accept", 61)
@@ -90,7 +90,7 @@ def test_slower_decisions_and_more_misses_show_as_a_drift(database):
         late = seconds >= 1_800
         dwell = round(1_000 * 1.5 ** (seconds / 3_600) * math.exp(rng.normal(0, 0.2)))
         missed = i % 2 == 0 if late else i % 10 == 0
-        past.append(Past(seconds, accept=missed, dwell_ms=dwell, gold=i % 3 == 0, defect="haze" if i % 3 == 0 else None,
+        past.append(PastDecision(seconds, accept=missed, dwell_ms=dwell, gold=i % 3 == 0, defect="haze" if i % 3 == 0 else None,
                          severity=0.9 if i % 3 == 0 else 0))  # fmt: skip
     output = metrics(database, past)["signs"]
     assert output["dwell_change_per_hour"]["low"] < 0.5 < output["dwell_change_per_hour"]["high"]
@@ -101,12 +101,14 @@ def test_slower_decisions_and_more_misses_show_as_a_drift(database):
 
 def test_reviewers_see_gold_statistics_in_groups_of_ten(database):
     rng = np.random.default_rng(8)
-    past = [Past(5.0 * i, accept=True, gold=True) for i in range(24)]
+    past = [PastDecision(5.0 * i, accept=True, gold=True) for i in range(24)]
     for i, severity in enumerate(rng.uniform(0.05, 1, 63)):
         defect = ("haze", "holes")[i % 2]
         seen = severity > (0.3 if defect == "haze" else 0.6)
         past.append(
-            Past(200 + 5.0 * i, accept=not seen, gold=True, defect=defect, severity=float(severity))
+            PastDecision(
+                200 + 5.0 * i, accept=not seen, gold=True, defect=defect, severity=float(severity)
+            )
         )
     output = metrics(database, past)
     curves = {one["defect"]: one for one in output["gold"]["curves"]}

@@ -28,7 +28,7 @@ from curation.scenes.layer_stack import LayerStack, StackLayer
 from curation.scenes.layered_files import WRITERS, parse_formats
 from curation.scenes.manifest import LAYERED_FILE_NAMES
 from tests.support.factories import image
-from tests.support.pair_generator import slope
+from tests.support.pair_generator import gradient
 
 SIZE = (48, 40)
 
@@ -48,7 +48,7 @@ def stack(background: RGBA) -> LayerStack:
     return LayerStack(SIZE, sheets, merged)
 
 
-OPAQUE = stack(slope("sky", SIZE))
+OPAQUE = stack(gradient("sky", SIZE))
 SEE_THROUGH = stack(image(9, *SIZE))
 BOTH = pytest.mark.parametrize("drawn", [OPAQUE, SEE_THROUGH], ids=["opaque", "see-through"])
 
@@ -149,7 +149,7 @@ def test_ora_keeps_the_rules_of_its_format(tmp_path: Path, drawn: LayerStack) ->
 
 
 def test_a_large_thumbnail_is_made_small(tmp_path: Path) -> None:
-    large = slope("sky", (900, 300))
+    large = gradient("sky", (900, 300))
     write_ora(
         tmp_path / "a.ora", LayerStack((900, 300), [StackLayer("sky", large, (0, 0), 255)], large)
     )

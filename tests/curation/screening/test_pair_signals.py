@@ -19,7 +19,7 @@ from curation.screening.pairs.signals import (
 )
 from curation.screening.rules import HARD_RULES, PAIR_RULES, apply_rules
 from curation.screening.signals import SIGNALS
-from tests.support.factories import Within, make_pairs, make_round, scenes
+from tests.support.factories import OpenTransaction, make_pairs, make_round, scenes
 from tests.support.pipeline_steps import screen_candidates
 
 FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blended
@@ -105,7 +105,7 @@ def test_pairs_are_screened_with_the_signals_of_all_layers(database, store):
     with database.transaction() as tx:
         number = make_round(tx, kind="pair")
         ids = make_pairs(tx, store, number, [*spoilt, drawn[6]], CandidateState.generated)
-        assert screen_candidates(Within(tx), store, ids) == 7
+        assert screen_candidates(OpenTransaction(tx), store, ids) == 7
         rows = {row.candidate_id: row for row in tx.execute(sa.select(screenings))}
         states = {row.id: row.state for row in tx.execute(sa.select(candidates))}
     assert [rows[one].refused_by for one in ids] == [*PLANTED, None]
@@ -124,7 +124,7 @@ def test_one_subject_before_two_backgrounds_is_no_duplicate_and_the_same_pair_is
         ids = make_pairs(
             tx, store, number, [first, (first[0], other), first], CandidateState.generated
         )
-        screen_candidates(Within(tx), store, ids, HARD_RULES)
+        screen_candidates(OpenTransaction(tx), store, ids, HARD_RULES)
         rows = {row.candidate_id: row.refused_by for row in tx.execute(sa.select(screenings))}
     assert sorted(str(rows[one]) for one in ids) == ["None", "None", "duplicate"]
     assert rows[ids[1]] is None
@@ -137,7 +137,7 @@ def test_a_pair_without_its_background_fails_alone(database, store):
         ids = make_pairs(
             tx, store, number, [(prompt, {FRONT: pair[FRONT]}), whole], CandidateState.generated
         )
-        screen_candidates(Within(tx), store, ids)
+        screen_candidates(OpenTransaction(tx), store, ids)
         rows = {row.id: row for row in tx.execute(sa.select(candidates))}
     assert [rows[one].state for one in ids] == ["failed", "screened"]
     assert rows[ids[0]].note == "a pair was generated without its background"

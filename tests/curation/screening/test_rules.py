@@ -13,7 +13,7 @@ from curation.images.codec import encode_layer, pixel_hash
 from curation.screening import rules
 from curation.screening.rules import HARD_RULES, ScreeningRule, apply_rules
 from curation.screening.signals import SIGNALS, compute_signals
-from tests.support.factories import Within, make_candidates, make_round
+from tests.support.factories import OpenTransaction, make_candidates, make_round
 from tests.support.pipeline_steps import screen_candidates
 
 
@@ -81,7 +81,7 @@ def test_each_candidate_is_refused_or_passed_with_its_signals(database, store):
     opaque[..., 3] = 255
     ids = draw(database, store, [disc(20), opaque, empty, disc(12, (20, 90, 200))])
     with database.transaction() as tx:
-        assert screen_candidates(Within(tx), store, ids) == 4
+        assert screen_candidates(OpenTransaction(tx), store, ids) == 4
     assert states(database, ids) == ["screened", "refused", "refused", "screened"]
     rows = refused(database, ids)
     assert [row.refused_by for row in rows] == [None, "no_transparent", "no_visible", None]
@@ -92,7 +92,7 @@ def test_each_candidate_is_refused_or_passed_with_its_signals(database, store):
 def test_duplicates_of_the_pool_and_of_the_batch_are_refused(database, store):
     first = draw(database, store, [disc(20), disc(12, (20, 90, 200))])
     with database.transaction() as tx:
-        screen_candidates(Within(tx), store, first)
+        screen_candidates(OpenTransaction(tx), store, first)
     smaller = np.asarray(Image.fromarray(disc(20)).resize((60, 60), Image.Resampling.LANCZOS))
     copies = [
         disc(20),
@@ -103,7 +103,7 @@ def test_duplicates_of_the_pool_and_of_the_batch_are_refused(database, store):
     ]
     ids = draw(database, store, copies)
     with database.transaction() as tx:
-        screen_candidates(Within(tx), store, ids)
+        screen_candidates(OpenTransaction(tx), store, ids)
     assert states(database, ids) == ["refused", "refused", "screened", "refused", "screened"]
     rows = refused(database, ids)
     assert [row.refused_by for row in rows] == [
@@ -120,24 +120,24 @@ def test_refused_candidates_are_not_compared_with(database, store):
     strict = [*HARD_RULES, ScreeningRule("small", "coverage", "below", 0.9, "too small")]
     first = draw(database, store, [disc(20)])
     with database.transaction() as tx:
-        screen_candidates(Within(tx), store, first, strict)
+        screen_candidates(OpenTransaction(tx), store, first, strict)
     second = draw(database, store, [disc(20)])
     with database.transaction() as tx:
-        screen_candidates(Within(tx), store, second)
+        screen_candidates(OpenTransaction(tx), store, second)
     assert states(database, first + second) == ["refused", "screened"]
 
 
 def test_screening_is_idempotent(database, store):
     ids = draw(database, store, [disc(20), np.zeros((32, 32, 4), np.uint8)])
     with database.transaction() as tx:
-        assert screen_candidates(Within(tx), store, ids) == 2
+        assert screen_candidates(OpenTransaction(tx), store, ids) == 2
     before = refused(database, ids)
     with database.transaction() as tx:
-        assert screen_candidates(Within(tx), store, ids) == 0
+        assert screen_candidates(OpenTransaction(tx), store, ids) == 0
     assert refused(database, ids) == before
     assert states(database, ids) == ["screened", "refused"]
     with database.transaction() as tx:
-        assert screen_candidates(Within(tx), store, []) == 0
+        assert screen_candidates(OpenTransaction(tx), store, []) == 0
 
 
 def test_a_layer_that_is_gone_fails_its_candidate_alone(database, store):
@@ -147,7 +147,7 @@ def test_a_layer_that_is_gone_fails_its_candidate_alone(database, store):
             sa.select(candidate_layers.c.sha256).where(candidate_layers.c.candidate_id == ids[0])
         )
         (store.folder / sha[:2] / sha[2:]).unlink()
-        screen_candidates(Within(tx), store, ids)
+        screen_candidates(OpenTransaction(tx), store, ids)
         note = tx.scalar(sa.select(candidates.c.note).where(candidates.c.id == ids[0]))
     assert states(database, ids) == ["failed", "screened"]
     assert "no object" in note
@@ -157,5 +157,5 @@ def test_a_batch_that_rolls_back_leaves_nothing(database, store, monkeypatch):
     ids = draw(database, store, [disc(20)])
     monkeypatch.setattr(rules.duplicates, "add_to_index", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError), database.transaction() as tx:
-        screen_candidates(Within(tx), store, ids)
+        screen_candidates(OpenTransaction(tx), store, ids)
     assert states(database, ids) == ["generated"]

@@ -33,11 +33,11 @@ from tests.support.candidate_streams import (
     SOURCE,
     accepts,
     arrive,
+    fitted_model,
     judge_waiting,
     open_stream,
-    taught,
 )
-from tests.support.factories import Within, make_candidates, make_round
+from tests.support.factories import OpenTransaction, make_candidates, make_round
 
 
 def decided(tx, count=150, seed=1):
@@ -59,16 +59,19 @@ def test_too_few_decisions_make_no_model_and_enough_do(database: Database) -> No
         decided(tx, MIN_DECISIONS - 1)
         assert not acceptance_model_store.may_need_fit(tx, Kind.single)
         with pytest.raises(Refused, match="too few"):
-            acceptance_model_store.fit_and_store(Within(tx), Kind.single, SOURCE)
+            acceptance_model_store.fit_and_store(OpenTransaction(tx), Kind.single, SOURCE)
         decided(tx, 60, seed=2)
         assert acceptance_model_store.may_need_fit(tx, Kind.single)
         assert acceptance_model_store.needs_fit(tx, Kind.single, SOURCE)
         assert not acceptance_model_store.needs_fit(tx, Kind.pair, SOURCE)
-        kept = acceptance_model_store.fit_and_store(Within(tx), Kind.single, SOURCE)
+        kept = acceptance_model_store.fit_and_store(OpenTransaction(tx), Kind.single, SOURCE)
         assert (kept.metrics["decisions"], kept.label_source) == (MIN_DECISIONS + 59, "person")
         assert not acceptance_model_store.may_need_fit(tx, Kind.single)
         assert not acceptance_model_store.needs_fit(tx, Kind.single, SOURCE)
-        assert acceptance_model_store.fit_and_store(Within(tx), Kind.single, SOURCE).id == kept.id
+        assert (
+            acceptance_model_store.fit_and_store(OpenTransaction(tx), Kind.single, SOURCE).id
+            == kept.id
+        )
         assert acceptance_model_store.find_model(tx, Kind.single, kept.id[:8]).id == kept.id
 
 
@@ -92,7 +95,9 @@ def test_undone_decisions_are_not_trained_on_and_rule_verdicts_only_without_peop
         tx.connection.exec_driver_sql("alter table decisions disable trigger append_only")
         tx.connection.exec_driver_sql(f"update decisions set reviewer_id = {rule_reviewer}")
         assert (
-            acceptance_model_store.fit_and_store(Within(tx), Kind.single, SOURCE).label_source
+            acceptance_model_store.fit_and_store(
+                OpenTransaction(tx), Kind.single, SOURCE
+            ).label_source
             == "rule_reviewer"
         )
 
@@ -131,7 +136,7 @@ def test_several_votes_on_a_candidate_are_one_training_row_by_its_outcome(
             "180 votes, and ten rows more, are no 100 candidates"
         )
         decided(tx, 60, seed=2)
-        kept = acceptance_model_store.fit_and_store(Within(tx), Kind.single, SOURCE)
+        kept = acceptance_model_store.fit_and_store(OpenTransaction(tx), Kind.single, SOURCE)
         taught_ = acceptance_model_store.count_training_rows(tx, Kind.single, SOURCE)
         came_to = rounds_room.count_states(tx, round_id)
     assert (came_to["accepted"], came_to["rejected"]) == (40, 20)
@@ -165,7 +170,7 @@ def test_a_stored_model_predicts_the_same_for_any_names_of_signals(
 
 def test_scores_are_those_of_the_model_and_computed_once(database: Database) -> None:
     with database.transaction() as tx:
-        kept = taught(tx)
+        kept = fitted_model(tx)
         round_id = open_stream(tx, {"kind": "random", "share": 0.1}, 50)
         quality = np.linspace(-2, 2, 50)
         ids = arrive(tx, round_id, 3, quality)
@@ -186,14 +191,14 @@ def test_selected_candidates_are_scored_by_the_next_model_too_so_that_caps_count
     database: Database,
 ) -> None:
     with database.transaction() as tx:
-        first = taught(tx)
+        first = fitted_model(tx)
         policy = {"kind": "mixed", "share": 0.5, "likely": 0.5, "uncertain": 0.2, "random": 0.3}
         round_id = open_stream(tx, policy, 10**6)
         quality = np.random.default_rng(8).standard_normal(300)
         ids = arrive(tx, round_id, 8, quality)
         select_candidates(tx, round_id, SOURCE)
         judge_waiting(tx, round_id, dict(zip(ids, accepts(8, quality).tolist(), strict=True)))
-        second = acceptance_model_store.fit_and_store(Within(tx), Kind.single, SOURCE)
+        second = acceptance_model_store.fit_and_store(OpenTransaction(tx), Kind.single, SOURCE)
         assert second.id != first.id
         acceptance_model_store.score_round(tx, second, round_id)
         chosen = sa.select(candidates.c.slice, scores.c.acceptance_model_id).join(scores)

@@ -24,8 +24,8 @@ from curation.selection.auto_reviewer import decide_all, revert_auto_verdicts
 from curation.selection.gate_report import gates_report
 from curation.selection.gates import close_gates, list_gates
 from curation.selection.select import select_candidates
-from tests.support.candidate_streams import SOURCE, arrive, judge_waiting, open_stream, taught
-from tests.support.factories import Within, make_candidates, make_round
+from tests.support.candidate_streams import SOURCE, arrive, fitted_model, judge_waiting, open_stream
+from tests.support.factories import OpenTransaction, make_candidates, make_round
 
 GATED = {
     "kind": "mixed", "share": 0.9, "likely": 0.2, "uncertain": 0.1, "random": 0.7, "per_prompt": 9, "per_cluster": 9,
@@ -43,14 +43,14 @@ def clear(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 def gated(database: Database) -> tuple[int, dict]:
     """Return a round whose random slice has been judged, and 600 more candidates that came after."""
     with database.transaction() as tx:
-        taught(tx)
+        fitted_model(tx)
         round_id = open_stream(tx, GATED, 10**6)
         quality, message = clear(1, 1_500)
         good = dict(zip(arrive(tx, round_id, 1, quality), message.tolist(), strict=True))
         while select_candidates(tx, round_id, SOURCE)[0]:
             judge_waiting(tx, round_id, good)
             if not list_gates(tx, round_id):
-                fit_and_store(Within(tx), Kind.single, SOURCE)
+                fit_and_store(OpenTransaction(tx), Kind.single, SOURCE)
         quality, message = clear(2, 600)
         good |= dict(zip(arrive(tx, round_id, 2, quality), message.tolist(), strict=True))
     return round_id, good
@@ -178,7 +178,7 @@ def test_half_of_the_random_slice_is_held_out_from_the_model(
             .where(candidates.c.round_id == round_id, candidates.c.slice == "random")
         )
         all_ = tx.scalar(sa.select(sa.func.count()).where(decisions.c.channel == "pages"))
-        model = fit_and_store(Within(tx), Kind.single, SOURCE)
+        model = fit_and_store(OpenTransaction(tx), Kind.single, SOURCE)
     kept_apart = all_ - model.metrics["decisions"]
     assert 0.4 * judged < kept_apart < 0.6 * judged
 
@@ -218,7 +218,7 @@ def test_automatic_accepts_are_samples_until_they_are_reverted(
 
 def test_the_auto_reviewer_decides_nothing_without_a_budget(database: Database) -> None:
     with database.transaction() as tx:
-        kept = taught(tx)
+        kept = fitted_model(tx)
         round_id = open_stream(tx, GATED | {"reject_budget": 0}, 10**6)
         quality, message = clear(3, 800)
         good = dict(zip(arrive(tx, round_id, 3, quality), message.tolist(), strict=True))

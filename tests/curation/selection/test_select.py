@@ -16,9 +16,9 @@ from tests.support.candidate_streams import (
     SOURCE,
     accepts,
     arrive,
+    fitted_model,
     judge_waiting,
     open_stream,
-    taught,
 )
 from tests.support.factories import make_candidates, make_round, states
 
@@ -67,7 +67,7 @@ def test_a_share_of_a_half_shows_about_half_with_that_propensity(
 def test_a_mixed_policy_shows_likely_uncertain_and_random_candidates(database: Database) -> None:
     """Of what one choice shows, the slices have the shares asked for, and the likely ones are far better than the rest."""
     with database.transaction() as tx:
-        taught(tx)
+        fitted_model(tx)
         round_id = open_stream(tx, MIXED, MANY)
         quality = np.random.default_rng(1).standard_normal(400)
         arrive(tx, round_id, 1, quality)
@@ -108,7 +108,7 @@ def test_inverse_propensity_weights_are_unbiased(database: Database) -> None:
     """Horvitz and Thompson's sums over what is shown, in two arrivals with verdicts between: all, and all good ones."""
     sums, goods, truth = [], [], []
     with database.transaction() as tx:
-        taught(tx)
+        fitted_model(tx)
         for seed in range(20):
             round_id = open_stream(tx, MIXED, MANY)
             good = {}
@@ -158,7 +158,7 @@ def test_only_as_many_are_shown_as_reviewers_soon_need_and_the_newest_model_sele
     database: Database,
 ) -> None:
     with database.transaction() as tx:
-        first = taught(tx)
+        first = fitted_model(tx)
         round_id = open_stream(tx, MIXED | {"random": 0.1, "likely": 0.7, "uncertain": 0.2}, MANY)
         quality = np.random.default_rng(5).standard_normal(1_500)
         ids = arrive(tx, round_id, 5, quality)
@@ -168,7 +168,7 @@ def test_only_as_many_are_shown_as_reviewers_soon_need_and_the_newest_model_sele
         assert QUEUE_TARGET <= shown <= QUEUE_TARGET + 110  # and the random slice: 75 of 1,500
         assert select_candidates(tx, round_id, SOURCE) == (0, 0)
         judge_waiting(tx, round_id, good)
-        second = taught(tx, 500, seed=998)
+        second = fitted_model(tx, 500, seed=998)
         assert second.id != first.id
         select_candidates(tx, round_id, SOURCE)
         used = sa.select(scores.c.acceptance_model_id).join(
@@ -184,7 +184,7 @@ def test_no_prompt_gets_more_than_its_cap(database: Database) -> None:
     for times in (20, 2):
         with database.transaction() as tx:
             if times == 20:
-                taught(tx)
+                fitted_model(tx)
             round_id = open_stream(
                 tx, MIXED | {"per_prompt": times, "per_cluster": 20, "share": 0.25}, MANY
             )
@@ -209,7 +209,7 @@ def test_no_prompt_gets_more_than_its_cap(database: Database) -> None:
 
 def test_defects_per_100_of_a_mixed_round_are_those_of_its_random_slice(database: Database) -> None:
     with database.transaction() as tx:
-        taught(tx)
+        fitted_model(tx)
         round_id = open_stream(tx, MIXED, MANY)
         quality = np.random.default_rng(8).standard_normal(900)
         ids = arrive(tx, round_id, 8, quality)

@@ -16,7 +16,7 @@ from curation.reporting import round_report
 from curation.selection.auto_reviewer import revert_auto_verdicts
 from curation.selection.top_n_accept import TopNSettings, begin_top_n, finish_top_n, plan_top_n
 from curation.selection.top_n_report import describe_top_n, format_top_n
-from tests.support.candidate_streams import arrive, judge_waiting, open_stream, taught
+from tests.support.candidate_streams import arrive, fitted_model, judge_waiting, open_stream
 from tests.support.factories import states
 
 TERMS = TopNSettings(keep=400, audit=120, least=0.9, per_prompt=20, per_cluster=20)
@@ -34,7 +34,7 @@ def test_top_n_are_accepted_automatically_if_the_audit_proves_them(
     database: Database, store: FolderStore
 ) -> None:
     with database.transaction() as tx:
-        taught(tx)
+        fitted_model(tx)
         round_id, good = drawn(tx)
         plan = plan_top_n(tx, round_id, TERMS)
         assert (plan["pool"], plan["kept"], plan["prompts"]) == (2_000, 400, 20)
@@ -86,7 +86,7 @@ def test_an_unproven_top_n_is_not_accepted_and_another_try_spends_confidence(
     database: Database,
 ) -> None:
     with database.transaction() as tx:
-        taught(tx)
+        fitted_model(tx)
         round_id, good = drawn(tx)
         begin_top_n(tx, round_id, TERMS, "test")
         with pytest.raises(Conflict, match="in progress"):
@@ -103,7 +103,7 @@ def test_the_lower_bound_is_right_in_95_of_100_runs(database: Database) -> None:
     passed = 0
     rng = np.random.default_rng(7)
     with database.transaction() as tx:
-        taught(tx)
+        fitted_model(tx)
         for seed in range(20):
             round_id, good = drawn(tx, seed + 100, 150)
             fixed = TopNSettings(keep=100, audit=60, least=0.85, per_prompt=20, per_cluster=20)
@@ -123,7 +123,7 @@ def test_caps_keep_a_run_varied(database: Database) -> None:
     """One prompt of twenty has nearly all the best."""
     counted = {}
     with database.transaction() as tx:
-        taught(tx)
+        fitted_model(tx)
         round_id = open_stream(tx, {"kind": "random", "share": 0.01}, 1_000)
         quality = np.where(np.arange(1_000) % 20 == 0, 3.0, 0.0)
         ids = arrive(tx, round_id, 5, quality)
@@ -149,7 +149,7 @@ def test_invalid_terms_are_refused_before_anything_is_done(database: Database) -
         round_id, _ = drawn(tx, count=50)
         with pytest.raises(NotFound, match="no acceptance model"):
             plan_top_n(tx, round_id, TERMS)
-        taught(tx)
+        fitted_model(tx)
         with pytest.raises(Refused, match="cannot prove"):
             begin_top_n(tx, round_id, TopNSettings(keep=400, audit=20, least=0.95), "test")
         with pytest.raises(Refused, match="cannot keep"):

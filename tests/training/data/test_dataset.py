@@ -1,4 +1,4 @@
-"""Snapshots as tensors: letterboxing that never bleeds, and an order of draws that resumes."""
+"""Snapshots as tensors: letterboxing without color bleeding, and a sampler that resumes."""
 
 from collections import Counter
 from contextlib import closing
@@ -25,7 +25,7 @@ rgba_images = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(
 
 @given(rgba_images, st.integers(0, 2**32 - 1), st.sampled_from([8, 16]))
 @settings(max_examples=60, deadline=None)
-def test_letterboxing_never_sees_hidden_colours(rgba, seed, size):
+def test_letterboxing_ignores_hidden_colors(rgba, seed, size):
     rgba[..., 3] = np.where(rgba[..., 3] < 100, 0, rgba[..., 3])
     other = rgba.copy()
     hidden = rgba[..., 3] == 0
@@ -33,9 +33,9 @@ def test_letterboxing_never_sees_hidden_colours(rgba, seed, size):
     assert np.array_equal(letterbox(rgba, size), letterbox(other, size))
 
 
-def test_letterboxing_centres_and_keeps_the_colour_of_an_edge():
+def test_letterboxing_centers_and_keeps_edge_colors():
     rgba = np.zeros((40, 20, 4), np.uint8)
-    rgba[...] = (0, 255, 0, 0)  # green that nobody may see
+    rgba[...] = (0, 255, 0, 0)  # invisible green
     rgba[10:31, :10] = (200, 10, 10, 255)
     small = letterbox(rgba, 10)
     assert small.shape == (10, 10, 4)
@@ -46,7 +46,7 @@ def test_letterboxing_centres_and_keeps_the_colour_of_an_edge():
     assert small[..., 3].sum() / 255 == pytest.approx(21 * 10 / 16, rel=0.01)
 
 
-def test_a_shape_is_filled_as_far_as_the_picture_goes():
+def test_letterboxing_fills_one_side_of_the_target_size():
     rgba = np.full((40, 20, 4), 255, np.uint8)
     small = letterbox(rgba, (16, 12))
     assert small.shape == (16, 12, 4)
@@ -54,13 +54,13 @@ def test_a_shape_is_filled_as_far_as_the_picture_goes():
     assert small[:, :2, 3].max() == small[:, 10:, 3].max() == 0
 
 
-def test_a_picture_of_the_right_size_is_left_alone():
+def test_an_image_of_the_target_size_is_unchanged():
     rgba = np.random.default_rng(0).integers(0, 256, (16, 16, 4), np.uint8)
     rgba[..., 3] = np.maximum(rgba[..., 3], 128)
     assert np.array_equal(letterbox(rgba, 16), rgba)
 
 
-def test_splits_never_meet_and_memory_changes_nothing(store, snapshot):
+def test_splits_are_disjoint_and_in_memory_changes_nothing(store, snapshot):
     train, heldout = (open_split(store, snapshot, split, 16) for split in Split)
     assert (len(train), len(heldout)) == (24, 6)
     assert not {s.id for s in train.samples} & {s.id for s in heldout.samples}
@@ -70,20 +70,20 @@ def test_splits_never_meet_and_memory_changes_nothing(store, snapshot):
     assert train.captions[0] == "a red square"
 
 
-def test_a_split_with_nothing_in_it_is_refused(store, freeze_shapes):
+def test_an_empty_split_is_refused(store, freeze_shapes):
     with pytest.raises(Refused, match="no heldout samples"):
         open_split(store, freeze_shapes(range(3)), Split.heldout, 16)
 
 
-def test_newly_added_samples_come_twice_as_often(store, freeze_shapes):
+def test_new_samples_are_drawn_twice_as_often(store, freeze_shapes):
     before, after = freeze_shapes(range(20)), freeze_shapes(range(30))
     images = open_split(store, after, Split.train, 16)
     order = build_sampler(store, images, before, 2.0, seed=5)
     lap = int(sum(order.weights))
     drawn = Counter(order.indices(0, 10 * lap))
-    new = {place for place, sample in enumerate(images.samples) if int(sample.id, 16) >= 20}
+    new = {index for index, sample in enumerate(images.samples) if int(sample.id, 16) >= 20}
     assert new
-    assert {place: drawn[place] for place in drawn} == {
+    assert {index: drawn[index] for index in drawn} == {
         p: 20 if p in new else 10 for p in range(len(images))
     }
     assert set(build_sampler(store, images, None, 2.0, seed=5).weights) == {1.0}
@@ -95,16 +95,16 @@ def test_newly_added_samples_come_twice_as_often(store, freeze_shapes):
     st.lists(st.integers(1, 17), min_size=1, max_size=8),
 )
 @settings(max_examples=60, deadline=None)
-def test_the_order_does_not_depend_on_how_it_is_cut(is_new, weight, cuts):
+def test_the_order_does_not_depend_on_interruptions(is_new, weight, cuts):
     order = WeightedSampler(tuple(weight if new else 1.0 for new in is_new), seed=1)
-    straight, pieces = order.indices(0, sum(cuts)), []
+    expected, pieces = order.indices(0, sum(cuts)), []
     for cut in cuts:
         pieces += order.indices(len(pieces), cut)
-    assert pieces == straight
-    assert all(0 <= place < len(is_new) for place in straight)
+    assert pieces == expected
+    assert all(0 <= index < len(is_new) for index in expected)
 
 
-def test_a_pairs_layers_are_pictures_with_texts_of_their_own(store):
+def test_layers_of_a_pair_are_images_with_their_own_texts(store):
     snapshot = freeze_pairs(store, range(20), singles=3, side=32)
     foregrounds = open_split(store, snapshot, Split.train, 16)
     assert len(foregrounds) == 16 + 3
@@ -117,16 +117,16 @@ def test_a_pairs_layers_are_pictures_with_texts_of_their_own(store):
     assert images.captions[:2] == [texts[LayerRole.foreground], texts[LayerRole.background]]
     assert images[1][3].min() == 1  # a background is opaque
     whole = open_split(store, snapshot, Split.train, 16, roles=(LayerRole.blended,))
-    assert whole.captions[0] == compose(0, 32).prompt.text  # which has no text of its own
+    assert whole.captions[0] == compose(0, 32).prompt.text  # it has no text of its own
 
 
-def test_opaque_layers_come_as_often_as_is_said(store):
+def test_opaque_layers_are_drawn_by_their_weight(store):
     snapshot = freeze_pairs(store, range(20), side=32)
     images = open_split(
         store, snapshot, Split.train, 16, roles=(LayerRole.foreground, LayerRole.background)
     )
     order = build_sampler(store, images, None, 2.0, seed=5, opaque_weight=0.25)
-    drawn = Counter(images.roles[place] for place in order.indices(0, 50 * order.epoch_length))
+    drawn = Counter(images.roles[index] for index in order.indices(0, 50 * order.epoch_length))
     assert drawn[LayerRole.background] / drawn[LayerRole.foreground] == pytest.approx(
         0.25, abs=0.02
     )
@@ -138,7 +138,7 @@ def test_fractional_weights_are_kept_on_average():
     assert sum(drawn[p] for p in range(6, 10)) / 12_000 == pytest.approx(0.5, abs=0.01)
 
 
-def test_a_broken_picture_in_memory_is_left_out_and_named(store, snapshot):
+def test_a_broken_image_is_left_out_in_memory_and_recorded(store, snapshot):
     samples = broken(store, open_split(store, snapshot, Split.train, 16).samples, 2)
     images = LayerDataset(store, samples, 16, in_memory=True)
     assert len(images) == len(samples) - 1 == len(images.captions) == len(images.shapes)
@@ -154,20 +154,20 @@ def test_a_broken_picture_in_memory_is_left_out_and_named(store, snapshot):
     )
 
 
-def test_the_next_picture_stands_in_for_a_broken_one(store, snapshot):
+def test_the_next_image_replaces_a_broken_one(store, snapshot):
     samples = open_split(store, snapshot, Split.train, 16).samples
     last = len(samples) - 1
     images = LayerDataset(store, broken(store, samples, last), 16, in_memory=False)
     with pytest.raises(Corrupt):
         images.load_batch([last])
-    place, pixels = images.read_or_replace(last)
-    assert (place, pixels.equal(images[0])) == (0, True)
+    index, pixels = images.read_or_replace(last)
+    assert (index, pixels.equal(images[0])) == (0, True)
     assert images.read_or_replace(3)[0] == 3
     assert images.readable_indices([1, last]) == [1, 0]
     assert images.unreadable == {samples[last].id: images.unreadable[samples[last].id]}
 
 
-def test_too_many_broken_pictures_stop_a_training(store, snapshot):
+def test_too_many_broken_images_raise_corrupt(store, snapshot):
     samples = open_split(store, snapshot, Split.train, 16).samples
     twice = broken(store, broken(store, samples, 1), 2)
     with pytest.raises(Corrupt, match="2 of 24 images cannot be read; for example sample 0000"):
@@ -177,9 +177,9 @@ def test_too_many_broken_pictures_stop_a_training(store, snapshot):
         lazy.read_or_replace(1)
 
 
-def broken(store, samples, place):
-    other = {LayerRole.foreground: store.put(f"picture {place} is none".encode())}
-    return [*samples[:place], replace(samples[place], layers=other), *samples[place + 1 :]]
+def broken(store, samples, index):
+    other = {LayerRole.foreground: store.put(f"not an image: {index}".encode())}
+    return [*samples[:index], replace(samples[index], layers=other), *samples[index + 1 :]]
 
 
 @given(
@@ -188,31 +188,31 @@ def broken(store, samples, place):
     st.integers(0, 4),
 )
 @settings(max_examples=30, deadline=None)
-def test_reading_ahead_keeps_the_order(batches, workers, ahead):
-    with closing(prefetch(lambda place: place * 2, batches, workers, ahead)) as read:
-        assert list(read) == [[place * 2 for place in batch] for batch in batches]
+def test_prefetch_keeps_the_order(batches, workers, ahead):
+    with closing(prefetch(lambda index: index * 2, batches, workers, ahead)) as read:
+        assert list(read) == [[index * 2 for index in batch] for batch in batches]
 
 
-def test_reading_ahead_stays_ahead_and_no_further():
+def test_prefetch_reads_a_limited_number_of_batches_ahead():
     started = []
 
-    def read(place):
-        started.append(place)
-        return place
+    def read(index):
+        started.append(index)
+        return index
 
-    with closing(prefetch(read, ([place] for place in range(100)), workers=1, ahead=3)) as ahead:
-        for place in range(5):
-            assert next(ahead) == [place]
-            assert max(started, default=0) <= place + 3
+    with closing(prefetch(read, ([index] for index in range(100)), workers=1, ahead=3)) as ahead:
+        for index in range(5):
+            assert next(ahead) == [index]
+            assert max(started, default=0) <= index + 3
 
 
-def test_what_reading_raises_is_raised_where_its_batch_would_come():
-    def read(place):
-        if place == 2:
-            raise Corrupt("no picture")
-        return place
+def test_an_exception_is_raised_in_place_of_its_batch():
+    def read(index):
+        if index == 2:
+            raise Corrupt("not an image")
+        return index
 
     with closing(prefetch(read, [[0], [1], [2], [3]], workers=2)) as ahead:
         assert [next(ahead), next(ahead)] == [[0], [1]]
-        with pytest.raises(Corrupt, match="no picture"):
+        with pytest.raises(Corrupt, match="not an image"):
             next(ahead)

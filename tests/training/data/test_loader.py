@@ -14,7 +14,12 @@ from curation.domain import LayerRole, Split
 from curation.errors import Corrupt, Refused
 from curation.object_store import FolderStore
 from tests.support.composite_pairs import freeze_pairs
-from tests.support.loader_topologies import hash_rows, make_case, split_up, straight
+from tests.support.loader_topologies import (
+    hash_rows,
+    make_case,
+    rows_in_one_rank,
+    rows_in_random_topologies,
+)
 from training.data.loader import aspect_buckets, open_loader
 
 # `LAYERLOOP_TEST_TOPOLOGIES=1000` runs the full number; CI runs fewer.
@@ -22,19 +27,21 @@ TOPOLOGIES = int(os.environ.get("LAYERLOOP_TEST_TOPOLOGIES", "60"))
 SEED = 20261130
 
 
-def test_every_topology_gives_one_sequence(tmp_path: Path) -> None:
+def test_every_topology_gives_the_same_sequence(tmp_path: Path) -> None:
     for turn in range(TOPOLOGIES):
         rng = np.random.default_rng([SEED, turn])
         store = FolderStore(tmp_path / str(turn // 50))
         case = make_case(store, rng)
         # Enough hostile rows can leave no readable image of a size; that is an error everywhere.
         try:
-            expected = straight(case, store)
+            expected = rows_in_one_rank(case, store)
         except (Corrupt, Refused) as error:
             with pytest.raises(type(error)):
-                list(split_up(case, store, rng))
+                list(rows_in_random_topologies(case, store, rng))
             continue
-        assert list(split_up(case, store, rng)) == expected, f"seed {SEED}, turn {turn}"
+        assert list(rows_in_random_topologies(case, store, rng)) == expected, (
+            f"seed {SEED}, turn {turn}"
+        )
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -1,4 +1,4 @@
-"""ShardedTensorCache: entries come back to the bit, whole after any end of a writer, once for any number of writers."""
+"""The sharded tensor cache: exact entries, complete shards after a kill, and shared work."""
 
 import json
 import os
@@ -38,7 +38,7 @@ for number in range(10_000):
     st.booleans(),
 )
 @settings(max_examples=30, deadline=None)
-def test_entries_come_back_to_the_bit(tmp_path_factory, dtype, sizes, rows, in_memory):
+def test_entries_round_trip_bit_for_bit(tmp_path_factory, dtype, sizes, rows, in_memory):
     folder = None if in_memory else tmp_path_factory.mktemp("shards")
     values = (torch.randn(rows, *sizes) * 9).to(dtype)
     keys = [cache_key(row) for row in range(rows)]
@@ -52,34 +52,34 @@ def test_entries_come_back_to_the_bit(tmp_path_factory, dtype, sizes, rows, in_m
         assert cache_key("another") not in shards
 
 
-def test_keys_are_of_the_parts_and_not_of_their_text_run_together():
+def test_keys_depend_on_each_part_and_not_on_their_concatenation():
     assert cache_key("ab", "c") != cache_key("a", "bc")
     assert cache_key("a", 1) == cache_key("a", "1")
     assert len(cache_key()) == 32
 
 
-def test_another_process_s_entries_are_seen_after_refreshing(tmp_path):
-    one, other = ShardedTensorCache(tmp_path), ShardedTensorCache(tmp_path)
-    one.put([cache_key(1)], {"value": torch.ones(1, 3)})
+def test_entries_of_another_process_are_found_after_a_refresh(tmp_path):
+    first, other = ShardedTensorCache(tmp_path), ShardedTensorCache(tmp_path)
+    first.put([cache_key(1)], {"value": torch.ones(1, 3)})
     assert cache_key(1) not in other
     other.refresh()
     assert other.get([cache_key(1)])["value"].tolist() == [[1, 1, 1]]
 
 
-def test_the_same_entries_twice_are_one_file(tmp_path):
+def test_storing_the_same_entries_twice_leaves_one_file(tmp_path):
     for _ in range(2):
         ShardedTensorCache(tmp_path).put([cache_key(1)], {"value": torch.ones(1, 3)})
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
     assert len(ShardedTensorCache(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("moment", [0.02, 0.07, 0.15])
-def test_a_killed_writer_leaves_whole_shards(tmp_path, moment):
+@pytest.mark.parametrize("delay", [0.02, 0.07, 0.15])
+def test_a_killed_writer_leaves_complete_shards(tmp_path, delay):
     writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE)
     assert writer.stdout.readline() == b"ready\n"
     while not list(tmp_path.glob("*.safetensors")):
         time.sleep(0.01)
-    time.sleep(moment)
+    time.sleep(delay)
     writer.send_signal(signal.SIGKILL)
     writer.communicate()
     shards = ShardedTensorCache(tmp_path)
@@ -89,7 +89,7 @@ def test_a_killed_writer_leaves_whole_shards(tmp_path, moment):
         assert found["value"].eq(number).all()
 
 
-def test_a_draft_of_a_dead_writer_is_swept_when_it_is_old(tmp_path):
+def test_an_old_draft_of_a_dead_writer_is_removed(tmp_path):
     old, fresh = tmp_path / ".draft-old", tmp_path / ".draft-fresh"
     old.write_bytes(b"half")
     fresh.write_bytes(b"half")
@@ -98,18 +98,18 @@ def test_a_draft_of_a_dead_writer_is_swept_when_it_is_old(tmp_path):
     assert (old.exists(), fresh.exists()) == (False, True)
 
 
-@pytest.mark.parametrize("left", [0, 5, 40, -1])
-def test_a_truncated_file_is_removed_and_its_entries_are_missing(tmp_path, left):
+@pytest.mark.parametrize("length", [0, 5, 40, -1])
+def test_a_truncated_file_is_removed_and_its_entries_are_missing(tmp_path, length):
     ShardedTensorCache(tmp_path).put([cache_key(1)], {"value": torch.ones(1, 3)})
     (file,) = tmp_path.glob("*.safetensors")
-    file.write_bytes(file.read_bytes()[:left])
+    file.write_bytes(file.read_bytes()[:length])
     shards = ShardedTensorCache(tmp_path)
     assert cache_key(1) not in shards
     shards.put([cache_key(1)], {"value": torch.ones(1, 3)})
     assert cache_key(1) in ShardedTensorCache(tmp_path)
 
 
-def test_a_bit_that_rotted_is_an_error(tmp_path):
+def test_a_flipped_bit_raises_corrupt(tmp_path):
     ShardedTensorCache(tmp_path).put([cache_key(1), cache_key(2)], {"value": torch.zeros(2, 64)})
     (file,) = tmp_path.glob("*.safetensors")
     data = bytearray(file.read_bytes())
@@ -127,22 +127,22 @@ def test_a_bit_that_rotted_is_an_error(tmp_path):
 def test_a_claim_excludes_other_processes_until_its_holder_dies(tmp_path):
     program = (
         "import sys, time; from pathlib import Path; from training.data.tensor_cache import ShardedTensorCache, cache_key\n"
-        "with ShardedTensorCache(Path(sys.argv[1])).claim(cache_key(1), wait=True) as mine:\n"
-        "    print(mine, flush=True); time.sleep(60)"
+        "with ShardedTensorCache(Path(sys.argv[1])).claim(cache_key(1), wait=True) as claimed:\n"
+        "    print(claimed, flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE
     )
     assert holder.stdout.readline() == b"True\n"
     shards = ShardedTensorCache(tmp_path)
-    with shards.claim(cache_key(1), wait=False) as own:
-        assert not own
-    with shards.claim(cache_key(2), wait=False) as own:
-        assert own
+    with shards.claim(cache_key(1), wait=False) as claimed:
+        assert not claimed
+    with shards.claim(cache_key(2), wait=False) as claimed:
+        assert claimed
     holder.kill()
     holder.communicate()
-    with shards.claim(cache_key(1), wait=True) as own:
-        assert own
+    with shards.claim(cache_key(1), wait=True) as claimed:
+        assert claimed
 
 
 def test_a_read_maps_a_file_and_does_not_load_it(tmp_path):
@@ -167,11 +167,11 @@ from training.data.tensor_cache import ShardedTensorCache, cache_key, compute_mi
 training.data.tensor_cache.ENTRIES_PER_SHARD = 3
 shards, made = ShardedTensorCache(Path(sys.argv[1])), Path(sys.argv[2])
 keys = [cache_key(number) for number in range(24)]
-def make(places):
-    time.sleep(0.02 * len(places))
+def make(indices):
+    time.sleep(0.02 * len(indices))
     with made.open("a") as file:
-        file.write("x" * len(places))
-    shards.put([keys[place] for place in places], {"value": torch.tensor(places).float()[:, None] + len(places) / 10})
+        file.write("x" * len(indices))
+    shards.put([keys[index] for index in indices], {"value": torch.tensor(indices).float()[:, None] + len(indices) / 10})
 print("ready", flush=True)
 for _ in compute_missing(shards, keys, [number % 2 for number in range(24)], make):
     pass
@@ -180,7 +180,7 @@ print(shards.get(keys)["value"].flatten().tolist(), flush=True)
 
 
 def start_filler(folder: Path, made: Path) -> subprocess.Popen:
-    # Unbuffered: reading the first line takes nothing of what comes after it.
+    # Unbuffered, so that reading the first line consumes no later output.
     command = [sys.executable, "-c", FILLER, str(folder), str(made)]
     filler = subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0)
     assert filler.stdout.readline() == b"ready\n"
@@ -195,11 +195,11 @@ def test_several_processes_share_the_work(tmp_path):
     assert len(values) == 1
     assert (
         sum(file.stat().st_size for file in made if file.exists()) == 24
-    )  # nothing was made twice
+    )  # no entry was computed twice
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_work_that_was_killed_goes_on_with_the_same_batches(tmp_path, seed):
+def test_killed_work_resumes_with_the_same_batches(tmp_path, seed):
     filler = start_filler(tmp_path / "shards", tmp_path / "first")
     time.sleep(random.Random(seed).random() * 0.5)
     filler.kill()
@@ -208,13 +208,13 @@ def test_work_that_was_killed_goes_on_with_the_same_batches(tmp_path, seed):
     assert json.loads(second) == pytest.approx([number + 0.3 for number in range(24)])
 
 
-def test_entries_that_are_there_are_not_made_again(tmp_path):
+def test_existing_entries_are_not_computed_again(tmp_path):
     shards, made = ShardedTensorCache(tmp_path), []
     keys = [cache_key(number) for number in range(5)]
 
-    def make(places):
-        made.extend(places)
-        shards.put([keys[index] for index in places], {"value": torch.ones(len(places), 1)})
+    def make(indices):
+        made.extend(indices)
+        shards.put([keys[index] for index in indices], {"value": torch.ones(len(indices), 1)})
 
     for wanted in ([0, 3], [0, 1, 2, 3, 4, 0], [4, 4]):
         for _ in compute_missing(

@@ -1,4 +1,4 @@
-"""Caches of latents and texts: never stale, never half, shared by many, and kind to a broken picture."""
+"""Caches of latents and texts: never stale, complete, shared by processes, with broken images."""
 
 import json
 import subprocess
@@ -42,8 +42,8 @@ def networks(images):
     return fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:])), encoder
 
 
-class Counted:
-    """An encoder of pictures that counts them."""
+class CountingEncoder:
+    """An image encoder that counts its images."""
 
     def __init__(self, *networks) -> None:
         self.encode, self.images = partial(adjusted_posterior, *networks), 0
@@ -53,8 +53,8 @@ class Counted:
         return self.encode(alpha, padded)
 
 
-def quiet(progress) -> None:
-    """Nobody listens."""
+def ignore_progress(progress) -> None:
+    """Ignore progress."""
 
 
 @pytest.fixture
@@ -63,8 +63,8 @@ def filled(tmp_path, networks):
 
     def fill(images, preset=MICRO, folder=tmp_path / "cache", **more) -> tuple[LatentCache, int]:
         cache = LatentCache.open(folder, latent_identity(preset, *networks, **more))
-        counted = Counted(*networks)
-        cache.fill(images, counted, quiet, batch_size=5)
+        counted = CountingEncoder(*networks)
+        cache.fill(images, counted, ignore_progress, batch_size=5)
         return cache, counted.images
 
     return fill
@@ -72,7 +72,9 @@ def filled(tmp_path, networks):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_it_holds_what_the_networks_say(filled, images, networks, precision, in_memory, tmp_path):
+def test_entries_equal_the_outputs_of_the_networks(
+    filled, images, networks, precision, in_memory, tmp_path
+):
     folder = None if in_memory else tmp_path / "cache"
     cache, computed = filled(images, replace(MICRO, cache_precision=precision), folder)
     assert computed == len(images)
@@ -88,7 +90,7 @@ def test_it_holds_what_the_networks_say(filled, images, networks, precision, in_
     assert found[0].dtype == found[1].dtype == torch.float32
 
 
-def test_a_second_start_computes_nothing(filled, images):
+def test_a_filled_cache_computes_nothing(filled, images):
     first, _ = filled(images)
     second, computed = filled(images)
     assert computed == 0
@@ -97,11 +99,11 @@ def test_a_second_start_computes_nothing(filled, images):
     )
 
 
-def test_a_changed_image_recomputes_one(filled, store, snapshot, images):
+def test_a_changed_image_recomputes_one_entry(filled, store, snapshot, images):
     filled(images)
     changed = list(images.samples)
     data = store.get(changed[4].layers[LayerRole.foreground])
-    other = store.put(data + b"\0")  # the same picture in other bytes
+    other = store.put(data + b"\0")  # the same image in other bytes
     changed[4] = replace(changed[4], layers={LayerRole.foreground: other})
     cache, computed = filled(LayerDataset(store, changed, MICRO.image_size, in_memory=False))
     assert computed == 1
@@ -114,9 +116,7 @@ def test_the_same_image_in_two_samples_is_computed_once(filled, store, images):
     assert computed == len(images)
 
 
-def test_whatever_else_changes_makes_another_folder(
-    networks, tmp_path, images, filled, monkeypatch
-):
+def test_any_other_change_makes_another_folder(networks, tmp_path, images, filled, monkeypatch):
     autoencoder, encoder = networks
     names = {latent_name(tmp_path, MICRO, autoencoder, encoder)}
     names.add(latent_name(tmp_path, replace(MICRO, cache_precision="fp16"), autoencoder, encoder))
@@ -143,7 +143,7 @@ def latent_name(folder, preset, *networks, **more) -> str:
     return LatentCache.open(folder, latent_identity(preset, *networks, **more)).folder.name
 
 
-def test_its_folder_says_what_it_is_of_and_can_be_deleted(filled, images):
+def test_the_folder_describes_its_identity_and_can_be_deleted(filled, images):
     cache, _ = filled(images)
     identity = json.loads((cache.folder / "identity.json").read_text())
     assert identity["precision"] == "fp32"
@@ -154,7 +154,7 @@ def test_its_folder_says_what_it_is_of_and_can_be_deleted(filled, images):
     assert filled(images)[1] == len(images)
 
 
-def test_every_shape_has_latents_of_its_own(filled, store, freeze_sized):
+def test_every_size_has_its_own_latents(filled, store, freeze_sized):
     snapshot = freeze_sized([(40, 20), (20, 40), (30, 30)] * 4)
     buckets = BucketConfig(make_bucket_table(32, 8, 2.0), min_images=2)
     sorted_ = open_split(store, snapshot, Split.train, 32, in_memory=False, buckets=buckets)
@@ -164,16 +164,16 @@ def test_every_shape_has_latents_of_its_own(filled, store, freeze_sized):
     for place in range(12):
         height, width = sorted_.shapes[place]
         assert cache.get([place])[0].shape[2:] == (height // 8, width // 8)
-    assert filled(square)[1] == 8  # the square ones are there
+    assert filled(square)[1] == 8  # only square images are cached
 
 
-def test_a_broken_picture_is_set_aside_and_named(tmp_path, filled, store, images, networks):
+def test_a_broken_image_is_recorded_and_left_out(tmp_path, filled, store, images, networks):
     broken, gone = 3, 9
-    samples = breaking(store, images, broken, b"no picture")
+    samples = breaking(store, images, broken, b"not an image")
     seen = []
     damaged = LayerDataset(store, samples * 5, MICRO.image_size, in_memory=False)
     cache = LatentCache.open(tmp_path / "cache", latent_identity(MICRO, *networks))
-    cache.fill(damaged, Counted(*networks), seen.append)
+    cache.fill(damaged, CountingEncoder(*networks), seen.append)
     assert list(damaged.unreadable) == [samples[broken].id]
     assert seen[-1].metrics == {"set_aside": 1.0}
     (line,) = (cache.folder / "aside.jsonl").read_text().splitlines()
@@ -184,22 +184,22 @@ def test_a_broken_picture_is_set_aside_and_named(tmp_path, filled, store, images
     assert not same & set(damaged.readable_indices(sorted(same)))
     assert cache.get(damaged.readable_indices([2, broken, 4]))[0].shape[0] == 3
     mended = LayerDataset(store, list(images.samples), MICRO.image_size, in_memory=False)
-    cache.fill(mended, Counted(*networks), quiet)
+    cache.fill(mended, CountingEncoder(*networks), ignore_progress)
     assert not (cache.folder / "aside.jsonl").exists()
     assert gone not in mended.unreadable
 
 
-def test_many_broken_pictures_are_no_accident(store, images, networks, tmp_path):
+def test_too_many_broken_images_raise_corrupt(store, images, networks, tmp_path):
     samples = breaking(store, images, 3, b"one")
     damaged = LayerDataset(store, samples, MICRO.image_size, in_memory=False)
     damaged.samples = breaking(store, damaged, 8, b"two")
     cache = LatentCache.open(None, latent_identity(MICRO, *networks))
     with pytest.raises(Corrupt, match="2 of 24 images cannot be read"):
-        cache.fill(damaged, Counted(*networks), quiet)
+        cache.fill(damaged, CountingEncoder(*networks), ignore_progress)
 
 
 def breaking(store, images: LayerDataset, place: int, data: bytes) -> list:
-    """Return the samples, with one image that is none."""
+    """Return the samples, one of whose images is broken."""
     samples = list(images.samples)
     samples[place] = replace(samples[place], layers={LayerRole.foreground: store.put(data)})
     return samples
@@ -215,10 +215,10 @@ from training.denoiser.cache import LatentCache
 from training.data.splits import open_split
 training.data.tensor_cache.ENTRIES_PER_SHARD = 3
 objects, snapshot, folder = sys.argv[1:]
-pictures = open_split(FolderStore(Path(objects)), snapshot, Split.train, 32, in_memory=False)
+images = open_split(FolderStore(Path(objects)), snapshot, Split.train, 32, in_memory=False)
 cache = LatentCache.open(Path(folder), {"precision": "fp32"})
-cache.fill(pictures, lambda alpha, padded: (padded[:, :, ::8, ::8] + 1, alpha[:, :, ::8, ::8]), lambda progress: None)
-print(float(cache.get(range(len(pictures)))[0].sum()))
+cache.fill(images, lambda alpha, padded: (padded[:, :, ::8, ::8] + 1, alpha[:, :, ::8, ::8]), lambda progress: None)
+print(float(cache.get(range(len(images)))[0].sum()))
 """
 
 
@@ -228,11 +228,11 @@ def test_several_processes_fill_one_cache(store, snapshot, tmp_path, images):
     fillers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
     sums = [float(filler.communicate(timeout=120)[0]) for filler in fillers]
     rgba = images.load_batch(range(len(images)))
-    wanted = float((pad_colors(rgba)[:, :, ::8, ::8] + 1).sum())
-    assert sums == [pytest.approx(wanted)] * 2
+    expected = float((pad_colors(rgba)[:, :, ::8, ::8] + 1).sum())
+    assert sums == [pytest.approx(expected)] * 2
 
 
-class Words:
+class CountingTextEncoder:
     """A text encoder that counts its texts: states of their letters, and a pooled sum."""
 
     def __init__(self, *, mask: bool = False, pooled: bool = True) -> None:
@@ -260,34 +260,34 @@ class Words:
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_texts_are_encoded_once(tmp_path, mask, pooled, in_memory):
     texts = ["a red square", "", "a blue circle", "a red square"]
-    encode = Words(mask=mask, pooled=pooled)
+    encode = CountingTextEncoder(mask=mask, pooled=pooled)
     folder = None if in_memory else tmp_path
     cache = TextEmbeddingCache.open(folder, {"precision": "fp16"})
     seen = []
     cache.fill(texts, encode, seen.append, batch_size=2)
     assert (encode.texts, seen[-1].done, seen[-1].total) == (3, 3, 3)
     again = cache if in_memory else TextEmbeddingCache.open(folder, {"precision": "fp16"})
-    again.fill([*texts, "a new one"], encode, quiet)
+    again.fill([*texts, "a new one"], encode, ignore_progress)
     assert encode.texts == 4
-    found, wanted = again.get(texts[::-1]), encode(texts[::-1])
-    assert torch.equal(found.states_BLD, wanted.states_BLD)
+    found, expected = again.get(texts[::-1]), encode(texts[::-1])
+    assert torch.equal(found.states_BLD, expected.states_BLD)
     assert found.states_BLD.dtype == torch.float32
     assert (found.mask_BL is None) == (not mask)
-    assert not mask or torch.equal(found.mask_BL, wanted.mask_BL)
+    assert not mask or torch.equal(found.mask_BL, expected.mask_BL)
     assert (found.pooled_BP is None) == (not pooled)
     assert found.sizes_B6 is None
     with pytest.raises(KeyError):
         again.get(["a text that nobody encoded"])
 
 
-def test_texts_belong_to_their_encoder_and_its_tokens():
+def test_text_identity_depends_on_encoder_and_tokenizer():
     class Tokens:
         def __init__(self, length: int, shift: int) -> None:
             self.model_max_length, self.shift = length, shift
 
         def __call__(self, text):
             return type(
-                "Told",
+                "Encoding",
                 (),
                 {"input_ids": [ord(c) + self.shift for c in text][: self.model_max_length]},
             )
@@ -306,7 +306,7 @@ def test_texts_belong_to_their_encoder_and_its_tokens():
     assert text_identity(MICRO, encoder, [Tokens(77, 0)]) == identities[3]
 
 
-def test_a_fingerprint_is_of_numbers_names_types_and_kind():
+def test_a_fingerprint_depends_on_values_names_dtypes_and_class():
     plain = torch.nn.Linear(2, 2)
     same = torch.nn.Linear(2, 2)
     same.load_state_dict(plain.state_dict())

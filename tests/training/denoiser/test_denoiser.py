@@ -1,4 +1,4 @@
-"""The denoiser: shapes, conditioning, normalisation, and a schedule that ends in pure noise."""
+"""The denoiser: shapes, conditioning, normalization, and a schedule that ends in pure noise."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ def noisy(count, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def fresh(name):
+def make_denoiser(name):
     """Return a denoiser whose last layer is not zero, so that its output is not."""
     torch.manual_seed(0)
     denoiser = BuiltinDenoiser(replace(MICRO, denoiser=name)).eval()
@@ -32,11 +32,11 @@ def fresh(name):
 
 @pytest.fixture(params=["transformer", "unet"])
 def denoiser(request):
-    return fresh(request.param)
+    return make_denoiser(request.param)
 
 
 @torch.no_grad()
-def test_it_predicts_under_a_prompt(denoiser):
+def test_predictions_depend_on_prompt_and_timestep(denoiser):
     latent, time = noisy(3), torch.tensor([0, 500, 999])
     predicted = denoiser.predict(latent, time, denoiser.encode(["a red circle", "", "two words"]))
     assert predicted.shape == latent.shape
@@ -49,28 +49,33 @@ def test_it_predicts_under_a_prompt(denoiser):
 
 
 @torch.no_grad()
-def test_a_token_takes_in_its_eight_neighbours():
-    layer = fresh("transformer").network.layers[0]
+def test_a_token_mixes_with_its_eight_neighbors():
+    layer = make_denoiser("transformer").network.layers[0]
     tokens_BND = torch.zeros(1, SIDE * SIDE, MICRO.dit_width)
-    still_BND = layer._mix_neighbors(tokens_BND)
+    baseline_BND = layer._mix_neighbors(tokens_BND)
     tokens_BND[:, SIDE + 1] = 1
-    moved = (layer._mix_neighbors(tokens_BND) - still_BND).abs().sum((0, 2)).reshape(SIDE, SIDE) > 0
-    assert moved[:3, :3].all()
-    assert moved.sum() == 9
+    changed = (layer._mix_neighbors(tokens_BND) - baseline_BND).abs().sum((0, 2)).reshape(
+        SIDE, SIDE
+    ) > 0
+    assert changed[:3, :3].all()
+    assert changed.sum() == 9
 
 
 @torch.no_grad()
-def test_padding_of_the_prompt_says_nothing(denoiser):
-    """What stands behind the mask does not reach the prediction."""
+def test_prompt_padding_does_not_affect_the_prediction(denoiser):
+    """Masked text states do not affect the prediction."""
     latent, time = noisy(2), torch.tensor([10, 900])
     conditions = denoiser.encode(["a red circle", "a longer prompt than that"])
     states, mask = conditions.states_BLD, conditions.mask_BL
-    louder = replace(conditions, states_BLD=torch.where(mask[..., None], states, states + 100.0))
-    one, two = denoiser.predict(latent, time, conditions), denoiser.predict(latent, time, louder)
-    torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
+    other = replace(conditions, states_BLD=torch.where(mask[..., None], states, states + 100.0))
+    first, second = (
+        denoiser.predict(latent, time, conditions),
+        denoiser.predict(latent, time, other),
+    )
+    torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-4)
 
 
-def test_normalised_latents_have_no_mean_and_unit_spread(denoiser):
+def test_normalized_latents_have_zero_mean_and_unit_standard_deviation(denoiser):
     scales = torch.linspace(0.01, 30, MICRO.latent_channels)[:, None, None]
     latent = noisy(64) * scales + scales
     denoiser.fit_scale(latent)
@@ -85,24 +90,24 @@ def test_normalised_latents_have_no_mean_and_unit_spread(denoiser):
     torch.testing.assert_close(denoiser.denormalize(normal), latent, atol=1e-4, rtol=1e-4)
 
 
-def test_a_channel_that_never_varies_is_no_division_by_zero(denoiser):
+def test_a_constant_channel_is_normalized_to_finite_values(denoiser):
     denoiser.fit_scale(torch.zeros(4, MICRO.latent_channels, SIDE, SIDE))
     assert denoiser.normalize(noisy(1)).isfinite().all()
 
 
-def test_stored_tensors_open_to_the_same_denoiser(denoiser):
+def test_stored_tensors_load_as_the_same_denoiser(denoiser):
     denoiser.fit_scale(noisy(8) * 3)
     name = "unet" if isinstance(denoiser.network, ConditionalUNet) else "transformer"
-    again = load_denoiser(
+    loaded = load_denoiser(
         replace(MICRO, denoiser=name), denoiser.finetuned_state_dict(), denoiser.metadata()
     )
     time, texts = torch.tensor([7]), ["a heart"]
     with torch.no_grad():
-        one, two = (
-            model.predict(noisy(1), time, model.encode(texts)) for model in (denoiser, again)
+        first, second = (
+            model.predict(noisy(1), time, model.encode(texts)) for model in (denoiser, loaded)
         )
-    assert torch.equal(one, two)
-    assert not any(parameter.requires_grad for parameter in again.parameters())
+    assert torch.equal(first, second)
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
 def test_tensors_of_another_size_are_refused():
@@ -121,11 +126,11 @@ def test_zero_terminal_snr_ends_in_pure_noise():
     assert levels[-1].sqrt() < 1e-3
     assert (levels.diff() < 0).all()
     plain = noise_schedule(replace(MICRO, zero_terminal_snr=False)).alphas_cumprod
-    assert plain[-1] == pytest.approx(0.00466, rel=1e-2)  # Stable Diffusion's own
+    assert plain[-1] == pytest.approx(0.00466, rel=1e-2)  # the value of Stable Diffusion
 
 
-def test_the_presets_of_stable_diffusion_are_rows_of_the_same_table():
-    """The sizes of runwayml's and Stability's own unet/config.json, where this version states them."""
+def test_preset_sd15_has_the_unet_of_stable_diffusion():
+    """Compare with unet/config.json of Stable Diffusion 1.5."""
     config = unet_config(PRESETS["sd15"])
     assert config["block_out_channels"] == (320, 640, 1280, 1280)
     assert config["down_block_types"] == (*["CrossAttnDownBlock2D"] * 3, "DownBlock2D")

@@ -1,4 +1,4 @@
-"""The base's training: it learns, it resumes to the bit, and its loss is the formula."""
+"""Training of the base: it learns, resumes bit for bit, and its loss equals the formula."""
 
 from dataclasses import replace
 
@@ -35,13 +35,13 @@ def parts(store, snapshot):
 @pytest.fixture
 def run(store, snapshot, parts):
     def train(folder, images=192, preset=MICRO, start=None, report=lambda progress: None, seed=0):
-        order = TrainingRequest("base", "micro", snapshot, None, None, seed, images)
-        return train_base(order, preset, store, folder, report, *parts, start)
+        request = TrainingRequest("base", "micro", snapshot, None, None, seed, images)
+        return train_base(request, preset, store, folder, report, *parts, start)
 
     return train
 
 
-def test_it_learns(run, tmp_path, store, snapshot, parts):
+def test_training_lowers_the_validation_loss(run, tmp_path, store, snapshot, parts):
     heldout = open_split(store, snapshot, Split.heldout, MICRO.image_size)
     losses = [
         validation_loss(run(tmp_path / str(images), images), MICRO, *parts, heldout)
@@ -51,11 +51,11 @@ def test_it_learns(run, tmp_path, store, snapshot, parts):
 
 
 class StoppedError(Exception):
-    """What a report raises to stop a run in its middle."""
+    """Raised by a progress callback to stop a run."""
 
 
-def test_a_resumed_run_equals_a_straight_one_bit_for_bit(run, tmp_path):
-    straight, _ = run(tmp_path / "straight")
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(run, tmp_path):
+    uninterrupted, _ = run(tmp_path / "uninterrupted")
 
     def stop_at(images):
         def report(progress):
@@ -66,13 +66,13 @@ def test_a_resumed_run_equals_a_straight_one_bit_for_bit(run, tmp_path):
 
     for images in (80, 160):  # between two saved states, twice
         with pytest.raises(StoppedError):
-            run(tmp_path / "broken", report=stop_at(images))
-    resumed, _ = run(tmp_path / "broken")
-    assert straight.keys() == resumed.keys()
-    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+            run(tmp_path / "stopped", report=stop_at(images))
+    resumed, _ = run(tmp_path / "stopped")
+    assert uninterrupted.keys() == resumed.keys()
+    assert all(torch.equal(uninterrupted[name], resumed[name]) for name in uninterrupted)
 
 
-def test_a_finished_run_is_not_run_again(run, tmp_path):
+def test_a_finished_run_is_not_repeated(run, tmp_path):
     first, _ = run(tmp_path)
     seen = []
     again, _ = run(
@@ -83,12 +83,14 @@ def test_a_finished_run_is_not_run_again(run, tmp_path):
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_another_seed_is_another_training(run, tmp_path):
-    (one, _), (two, _) = run(tmp_path / "1", 32), run(tmp_path / "2", 32, seed=1)
-    assert any(not torch.equal(one[name], two[name]) for name in one)
+def test_another_seed_gives_other_weights(run, tmp_path):
+    (first, _), (second, _) = run(tmp_path / "1", 32), run(tmp_path / "2", 32, seed=1)
+    assert any(not torch.equal(first[name], second[name]) for name in first)
 
 
-def test_it_goes_on_from_its_parent_in_the_parents_units(run, tmp_path, store, snapshot, parts):
+def test_training_continues_from_its_parent_and_keeps_its_normalization(
+    run, tmp_path, store, snapshot, parts
+):
     heldout = open_split(store, snapshot, Split.heldout, MICRO.image_size)
     parent = run(tmp_path / "parent", 512)
     child = run(tmp_path / "child", 16, start=parent)
@@ -106,7 +108,7 @@ def test_a_parent_of_other_sizes_is_refused(run, tmp_path):
         run(tmp_path / "child", 16, preset=replace(MICRO, dit_width=96), start=parent)
 
 
-def test_it_leaves_sheets_and_a_log(run, tmp_path):
+def test_a_run_writes_sample_grids_states_and_a_log(run, tmp_path):
     run(tmp_path, 128)
     names = {path.name.split("-")[0] for path in (tmp_path / "base").iterdir()}
     assert {"sheet", "state", "log"} <= names
@@ -114,27 +116,29 @@ def test_it_leaves_sheets_and_a_log(run, tmp_path):
     assert len(list((tmp_path / "base").glob("state-*"))) == MICRO.keep_states
 
 
-def test_what_is_trained_on_is_the_adjusted_latent(store, snapshot, parts, tmp_path):
-    """In memory or on disk, the latents are mean + scale * std * offset of the pictures asked for, in their order."""
+def test_training_uses_the_adjusted_latents(store, snapshot, parts, tmp_path):
+    """In memory or on disk, the latents are mean + scale * std * offset of the
+    requested images, in order.
+    """
     from training.transparency.padding import pad_colors
 
     autoencoder, networks = parts
     images = open_split(store, snapshot, Split.train, MICRO.image_size)
-    kept, stored = (
+    in_memory, on_disk = (
         encode_images(MICRO, images, autoencoder, networks.encoder, folder, lambda _: None).get(
             [3, 1, 3]
         )
         for folder in (None, tmp_path)
     )
-    assert all(torch.equal(one, two) for one, two in zip(kept, stored, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(in_memory, on_disk, strict=True))
     rgba = images.load_batch([3, 1, 3])
     alpha, padded = rgba[:, 3:], pad_colors(rgba)
     mean, std = autoencoder.encode(over_gray(padded, alpha))
     torch.testing.assert_close(
-        kept[0], mean + MICRO.offset_scale * std * networks.encoder(alpha, padded)
+        in_memory[0], mean + MICRO.offset_scale * std * networks.encoder(alpha, padded)
     )
-    torch.testing.assert_close(kept[1], std.expand_as(mean))
-    assert not torch.allclose(kept[0], mean)
+    torch.testing.assert_close(in_memory[1], std.expand_as(mean))
+    assert not torch.allclose(in_memory[0], mean)
 
 
 def test_the_validation_loss_is_the_same_twice(run, tmp_path, store, snapshot, parts):
@@ -144,11 +148,13 @@ def test_the_validation_loss_is_the_same_twice(run, tmp_path, store, snapshot, p
     assert validation_loss(base, MICRO, *parts, heldout) == first
 
 
-def test_the_validation_loss_of_silence_is_the_power_of_v(run, tmp_path, store, snapshot, parts):
+def test_the_validation_loss_of_a_zero_output_is_the_power_of_v(
+    run, tmp_path, store, snapshot, parts
+):
     """v = sqrt(abar) noise - sqrt(1 - abar) x_0, so its mean square is abar + (1 - abar) E[x_0^2]."""
     heldout = open_split(store, snapshot, Split.heldout, MICRO.image_size)
     tensors, metadata = run(tmp_path, 16)
-    silent = {
+    zeroed = {
         name: torch.zeros_like(t) if "network.out." in name else t for name, t in tensors.items()
     }
     latents = encode_images(MICRO, heldout, parts[0], parts[1].encoder, None, lambda _: None)
@@ -160,13 +166,13 @@ def test_the_validation_loss_of_silence_is_the_power_of_v(run, tmp_path, store, 
     )
     levels = noise_schedule(MICRO).alphas_cumprod[list(VALIDATION_TIMESTEPS)]
     expected = float((levels + (1 - levels) * power).mean())
-    assert validation_loss((silent, metadata), MICRO, *parts, heldout) == pytest.approx(
+    assert validation_loss((zeroed, metadata), MICRO, *parts, heldout) == pytest.approx(
         expected, rel=0.05
     )
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_both_predictions_train_and_open(run, tmp_path, prediction):
+def test_both_predictions_train_and_load(run, tmp_path, prediction):
     preset = replace(
         MICRO, prediction=prediction, zero_terminal_snr=prediction == "v_prediction", snr_gamma=5.0
     )
@@ -175,12 +181,12 @@ def test_both_predictions_train_and_open(run, tmp_path, prediction):
     load_denoiser(preset, tensors, metadata)
 
 
-def test_min_snr_weights_are_the_formula():
+def test_min_snr_weights_equal_the_formula():
     levels = noise_schedule(MICRO).alphas_cumprod[:-1]  # the last level is pure noise: snr 0
     snr = levels / (1 - levels)
     noise = loss_weight("epsilon", 5.0, levels)
     v = loss_weight("v_prediction", 5.0, levels)
     torch.testing.assert_close(noise, torch.minimum(snr, torch.tensor(5.0)) / snr)
-    # An error in v is (1 + snr) times the error in x_0's own terms: weighing both alike is dividing by it.
+    # The squared error of v is (1 + snr) times that of x_0, so its weight is divided by it.
     torch.testing.assert_close(v * (snr + 1), noise * snr)
     assert loss_weight("epsilon", 0.0, levels).eq(1).all()

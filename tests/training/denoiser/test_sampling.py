@@ -1,4 +1,4 @@
-"""Drawing: the same layer for the same request, whatever it is drawn with, and nothing hidden under alpha 0."""
+"""Sampling: the same layer for the same request in any batch, without hidden colors."""
 
 from dataclasses import replace
 
@@ -24,14 +24,14 @@ MICRO = PRESETS["micro"]
 
 @pytest.fixture
 def checkpoint(store, snapshot):
-    """Random weights of the right sizes: what is tested here does not need good ones."""
+    """Return a checkpoint with random weights."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rgba = open_split(store, snapshot, Split.train, MICRO.image_size).load_batch(range(20))
     autoencoder = fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:]))
     denoiser = BuiltinDenoiser(MICRO)
     for parameter in denoiser.network.parameters():
-        if not parameter.any():  # a fresh one says 0 to everything
+        if not parameter.any():  # new layers output 0
             torch.nn.init.normal_(parameter, std=0.1)
     files = {
         "backbone": save_part(store, "backbone", autoencoder.state_dict(), autoencoder.metadata()),
@@ -52,7 +52,7 @@ def pixels(layers):
     return [layer[LayerRole.foreground] for layer in layers]
 
 
-def test_every_request_gets_a_layer_of_its_own(checkpoint, store):
+def test_every_request_gets_its_own_layer(checkpoint, store):
     drawn = load_generator(checkpoint, store).generate(requests(6))
     assert [set(layers) for layers in drawn] == [{LayerRole.foreground}] * 6
     for layer in pixels(drawn):
@@ -61,8 +61,8 @@ def test_every_request_gets_a_layer_of_its_own(checkpoint, store):
     assert len({layer.tobytes() for layer in pixels(drawn)}) == 6
 
 
-def test_a_request_is_drawn_alike_alone_and_in_any_company(checkpoint, store):
-    """Bit for bit: batches of 1, of 4 (the preset's), and at every place of a longer list."""
+def test_a_request_does_not_depend_on_its_batch(checkpoint, store):
+    """Bit for bit: in batches of 1 and 4 (the preset's), and at every index of a longer list."""
     generator = load_generator(checkpoint, store)
     together = pixels(generator.generate(requests(6)))
     for k, request in enumerate(requests(6)):
@@ -71,12 +71,12 @@ def test_a_request_is_drawn_alike_alone_and_in_any_company(checkpoint, store):
     assert all(np.array_equal(one, two) for one, two in zip(together, backwards, strict=True))
 
 
-def test_a_generator_opened_again_draws_the_same(checkpoint, store):
+def test_a_reloaded_generator_generates_the_same(checkpoint, store):
     one, two = (pixels(load_generator(checkpoint, store).generate(requests(3))) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
 
 
-def test_seed_and_prompt_both_count(checkpoint, store):
+def test_seed_and_prompt_have_an_effect(checkpoint, store):
     one, other_seed, other_text = pixels(
         load_generator(checkpoint, store).generate(
             [
@@ -91,23 +91,23 @@ def test_seed_and_prompt_both_count(checkpoint, store):
 
 
 @pytest.mark.parametrize("seed", [0, -1, 2**63 + 5])
-def test_any_whole_number_is_a_seed(checkpoint, store, seed):
+def test_any_integer_is_a_valid_seed(checkpoint, store, seed):
     assert (
         len(load_generator(checkpoint, store).generate([GenerationRequest(Prompt(""), seed)])) == 1
     )
 
 
-def test_nothing_to_draw_is_nothing(checkpoint, store):
+def test_no_requests_give_no_layers(checkpoint, store):
     assert load_generator(checkpoint, store).generate([]) == []
 
 
-def test_a_checkpoint_without_a_base_cannot_draw(checkpoint, store):
+def test_a_checkpoint_without_a_base_is_refused(checkpoint, store):
     files = {name: file for name, file in checkpoint.files.items() if name != "base"}
     with pytest.raises(Refused, match="no base model"):
         load_generator(replace(checkpoint, files=files), store)
 
 
-def test_options_of_its_own_count_and_others_are_refused(checkpoint, store):
+def test_supported_options_have_an_effect_and_others_are_refused(checkpoint, store):
     generator = load_generator(checkpoint, store)
 
     def drawn(**options):
@@ -134,8 +134,8 @@ def test_options_of_its_own_count_and_others_are_refused(checkpoint, store):
             drawn(**options)
 
 
-class Known(BuiltinDenoiser):
-    """Knows the picture, x_0 = its centre, for a prompt, and 0 for none: v = (sqrt(abar) x_t - x_0) / sqrt(1 - abar)."""
+class PerfectDenoiser(BuiltinDenoiser):
+    """Predicts x_0 = its centre for a prompt, else 0: v = (sqrt(abar) x_t - x_0) / sqrt(1 - abar)."""
 
     def predict(self, noisy_BCHW, time_B, conditions):
         level = noise_schedule(MICRO).alphas_cumprod[time_B].view(-1, 1, 1, 1)
@@ -145,10 +145,10 @@ class Known(BuiltinDenoiser):
         ).sqrt()
 
 
-def test_the_sampler_reaches_what_a_perfect_denoiser_knows():
-    """DDIM with guidance 1 ends in x_0 itself, from any noise and in any number of steps; guidance g ends in g x_0."""
+def test_the_sampler_reaches_the_target_of_a_perfect_denoiser():
+    """DDIM with guidance g ends in g x_0, from any noise and in any number of steps."""
     torch.manual_seed(0)
-    perfect = Known(MICRO)
+    perfect = PerfectDenoiser(MICRO)
     perfect.centre.copy_(torch.randn(MICRO.latent_channels))
     for steps, guidance in ((1, 1.0), (4, 1.0), (25, 1.0), (4, 3.0)):
         preset = replace(MICRO, draw_steps=steps, guidance=guidance)

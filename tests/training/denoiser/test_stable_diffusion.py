@@ -1,4 +1,4 @@
-"""Pretrained denoisers: they say what diffusers' own pipelines say, learn what they should, and open again."""
+"""Pretrained denoisers: they agree with diffusers, train the right weights, and reload."""
 
 from dataclasses import replace
 
@@ -45,7 +45,7 @@ def noisy(count=2, channels=4, side=8, seed=0):
 
 
 def stir(denoiser):
-    """Learnt tensors that differ from where they began."""
+    """Change the trainable tensors at random."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in denoiser.trainable_parameters():
@@ -54,19 +54,21 @@ def stir(denoiser):
 
 
 @torch.no_grad()
-def says(denoiser):
+def predict(denoiser):
     return denoiser.predict(noisy(), TIME, denoiser.encode(TEXTS))
 
 
 @pytest.mark.parametrize("family", WRITERS)
 @torch.no_grad()
-def test_one_step_is_the_pipelines_own(models, family):
-    """What its UNet says in the first step of its own call, with guidance: once for no prompt, once for the prompt."""
+def test_one_step_equals_that_of_the_pipeline(models, family):
+    """Compare with the input and output of the pipeline's UNet in its first step with guidance."""
     denoiser = new_denoiser(row(models, family))
     pipeline = getattr(diffusers, denoiser.family.pipeline).from_pretrained(models[family])
     pipeline.set_progress_bar_config(disable=True)
     steps = []
-    pipeline.unet.register_forward_hook(lambda _, given, said: steps.append((*given, said[0])))
+    pipeline.unet.register_forward_hook(
+        lambda _, inputs, outputs: steps.append((*inputs, outputs[0]))
+    )
     pipeline(
         "a glass bottle",
         num_inference_steps=1,
@@ -81,7 +83,7 @@ def test_one_step_is_the_pipelines_own(models, family):
 
 
 @torch.no_grad()
-def test_no_prompt_is_zeros_where_the_model_says_so_and_its_text_where_not(models, tmp_path):
+def test_an_empty_prompt_is_zeros_or_encoded_as_the_model_configures(models, tmp_path):
     for zeros in (True, False):
         model = str(write_sdxl(tmp_path / str(zeros), zeros=zeros))
         conditions = new_denoiser(row({"sdxl": model}, "sdxl")).encode(["", "red"])
@@ -95,7 +97,7 @@ def test_no_prompt_is_zeros_where_the_model_says_so_and_its_text_where_not(model
         assert bool(conditions.states_BLD[0].any()) is not zeros
 
 
-def test_sizes_reach_sdxl_alone(models):
+def test_size_conditions_are_used_by_sdxl_only(models):
     for family, matters in (("sdxl", True), ("sd15", False)):
         denoiser = new_denoiser(row(models, family))
         sizes = torch.tensor([[64, 64, 0, 0, 64, 64], [512, 64, 7, 0, 64, 64]])
@@ -112,24 +114,24 @@ def test_sizes_reach_sdxl_alone(models):
 
 @pytest.mark.parametrize("family", WRITERS)
 @pytest.mark.parametrize("rank", [0, 4])
-def test_what_is_learnt_opens_again(models, family, rank):
+def test_finetuned_weights_reload(models, family, rank):
     preset = row(models, family, adapter_rank=rank)
     denoiser = stir(new_denoiser(preset))
     assert denoiser.metadata()["kind"] == ("adapter" if rank else "weights")
     again = load_denoiser(preset, denoiser.finetuned_state_dict(), denoiser.metadata())
-    assert torch.equal(says(denoiser), says(again))
+    assert torch.equal(predict(denoiser), predict(again))
     assert again.metadata() == denoiser.metadata()
-    assert not torch.allclose(says(denoiser), says(new_denoiser(preset)))
+    assert not torch.allclose(predict(denoiser), predict(new_denoiser(preset)))
     assert not any(parameter.requires_grad for parameter in again.parameters())
 
 
-def test_only_what_is_learnt_learns(models):
+def test_only_trainable_parameters_are_trained(models):
     for rank in (0, 4):
         denoiser = new_denoiser(row(models, "sdxl", adapter_rank=rank)).train()
         before = {name: value.clone() for name, value in denoiser.state_dict().items()}
         assert not any(text.training for text in denoiser.texts)
         optimizer = torch.optim.AdamW(denoiser.trainable_parameters(), lr=1e-2)
-        for _ in range(2):  # an adapter's second matrix moves first
+        for _ in range(2):  # an adapter's second matrix is trained first
             optimizer.zero_grad()
             denoiser.predict(noisy(), TIME, denoiser.encode(TEXTS)).square().mean().backward()
             optimizer.step()
@@ -141,19 +143,21 @@ def test_only_what_is_learnt_learns(models):
         assert moved
         assert all(name.startswith("unet.") for name in moved)
         assert all((".lora_" in name) is bool(rank) for name in moved)
-        learnt = {id(parameter) for parameter in denoiser.trainable_parameters()}
-        assert {id(p) for p in denoiser.parameters() if p.requires_grad} == learnt
+        trained = {id(parameter) for parameter in denoiser.trainable_parameters()}
+        assert {id(p) for p in denoiser.parameters() if p.requires_grad} == trained
         assert sum(p.numel() for p in denoiser.trainable_parameters()) == sum(
             v.numel() for v in denoiser.finetuned_state_dict().values()
         )
 
 
-def test_a_fresh_adapter_changes_nothing_and_has_the_names_that_diffusers_reads(models, tmp_path):
+def test_a_new_adapter_changes_nothing_and_has_names_of_diffusers(models, tmp_path):
     from safetensors.torch import save_file
 
     preset = row(models, "sdxl", adapter_rank=4)
     denoiser = new_denoiser(preset)
-    torch.testing.assert_close(says(denoiser), says(new_denoiser(replace(preset, adapter_rank=0))))
+    torch.testing.assert_close(
+        predict(denoiser), predict(new_denoiser(replace(preset, adapter_rank=0)))
+    )
     names = set(denoiser.finetuned_state_dict())
     attentions = [name for name, _ in make_named(denoiser) if name.endswith(PROJECTIONS)]
     assert names == {f"unet.{name}.lora_{side}.weight" for name in attentions for side in "AB"}
@@ -169,7 +173,7 @@ def test_a_fresh_adapter_changes_nothing_and_has_the_names_that_diffusers_reads(
     with torch.no_grad():
         added = {"text_embeds": conditions.pooled_BP, "time_ids": conditions.sizes_B6}
         theirs = pipeline.unet(noisy(), TIME, conditions.states_BLD, added_cond_kwargs=added).sample
-    torch.testing.assert_close(theirs, says(denoiser), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(theirs, predict(denoiser), atol=1e-6, rtol=1e-5)
 
 
 def make_named(denoiser):
@@ -180,7 +184,7 @@ def make_named(denoiser):
     ]
 
 
-def test_differences_are_added_and_go_on_as_weights(models):
+def test_differences_are_added_and_trained_further_as_weights(models):
     preset = row(models, "sd15")
     plain, fitted = new_denoiser(preset), stir(new_denoiser(preset))
     names = [name for name in plain.finetuned_state_dict() if ".attn" in name]
@@ -199,8 +203,8 @@ def test_differences_are_added_and_go_on_as_weights(models):
         load_denoiser(preset, {"conv_in.weigth": torch.zeros(1)}, {"kind": "difference"})
 
 
-def test_released_attention_sharing_goes_on_learning(models):
-    """SD 1.5 as layerdiffusion-v1 has it: processors in the attentions, under the names of the released file."""
+def test_released_attention_sharing_can_be_trained_further(models):
+    """SD 1.5 as in layerdiffusion-v1: attention processors under the names of the released file."""
     preset = row(models, "sd15")
     plain = new_denoiser(preset)
     torch.manual_seed(0)
@@ -214,26 +218,28 @@ def test_released_attention_sharing_goes_on_learning(models):
             f"hookers.layers.{index}.{key}": value for key, value in shared.state_dict().items()
         }
     opened = load_denoiser(preset, tensors, {"kind": "sharing"})
-    learnt = opened.finetuned_state_dict()
-    assert learnt.keys() == tensors.keys()
-    assert all(torch.equal(learnt[name], tensors[name]) for name in tensors)
-    assert not torch.allclose(says(opened), says(plain))
+    trained = opened.finetuned_state_dict()
+    assert trained.keys() == tensors.keys()
+    assert all(torch.equal(trained[name], tensors[name]) for name in tensors)
+    assert not torch.allclose(predict(opened), predict(plain))
     assert {p.numel() for p in opened.trainable_parameters()} == {
         value.numel() for value in tensors.values()
     }
     again = load_denoiser(preset, stir(opened).finetuned_state_dict(), opened.metadata())
-    assert torch.equal(says(again), says(opened))
+    assert torch.equal(predict(again), predict(opened))
 
 
-def test_conditions_beside_the_latent_widen_the_first_convolution(models):
-    """As released two-step models have them: 8 channels in, of which a model without training reads the first 4."""
+def test_additional_input_channels_widen_the_first_convolution(models):
+    """As in the released two-step models: 8 input channels, of which 4 are initially unused."""
     preset = row(models, "sdxl")
     plain = new_denoiser(preset)
     wide = torch.zeros(32, 8, 3, 3)
     opened = load_denoiser(preset, {"conv_in.weight": wide}, {"kind": "difference"})
     doubled = torch.cat([noisy(), noisy(seed=5)], dim=1)
     with torch.no_grad():
-        torch.testing.assert_close(opened.predict(doubled, TIME, opened.encode(TEXTS)), says(plain))
+        torch.testing.assert_close(
+            opened.predict(doubled, TIME, opened.encode(TEXTS)), predict(plain)
+        )
     assert opened.unet.config.in_channels == 8
     again = load_denoiser(preset, opened.finetuned_state_dict(), opened.metadata())
     assert again.finetuned_state_dict()["conv_in.weight"].shape[1] == 8
@@ -257,17 +263,17 @@ def test_other_sizes_and_kinds_are_refused(models):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_works_in_the_type_it_is_given(models, dtype):
+def test_half_precision_works_in_the_given_dtype(models, dtype):
     denoiser = new_denoiser(row(models, "sdxl", adapter_rank=4))
-    exact = says(denoiser)
-    half = says(denoiser.to(dtype))
+    exact = predict(denoiser)
+    half = predict(denoiser.to(dtype))
     assert half.dtype == noisy().dtype
     assert (half - exact).abs().mean() < 0.02
     assert all(value.dtype == dtype for value in denoiser.finetuned_state_dict().values())
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_a_frozen_unet_is_in_the_presets_precision_and_its_adapter_in_full(models, precision):
+def test_a_frozen_unet_has_the_precision_of_the_preset_and_its_adapter_float32(models, precision):
     exact = stir(new_denoiser(row(models, "sdxl", adapter_rank=4)))
     denoiser = new_denoiser(row(models, "sdxl", adapter_rank=4, precision=precision))
     denoiser.load_finetuned(exact.finetuned_state_dict())
@@ -277,7 +283,7 @@ def test_a_frozen_unet_is_in_the_presets_precision_and_its_adapter_in_full(model
         dtype == (torch.float32 if ".lora_" in name else half) for name, dtype in types.items()
     )
     assert {value.dtype for value in denoiser.finetuned_state_dict().values()} == {torch.float32}
-    assert (says(denoiser) - says(exact)).abs().mean() < 0.02
+    assert (predict(denoiser) - predict(exact)).abs().mean() < 0.02
     with torch.autocast("cpu", half):
         denoiser.predict(noisy(), TIME, denoiser.encode(TEXTS)).square().mean().backward()
     assert all(
@@ -287,8 +293,8 @@ def test_a_frozen_unet_is_in_the_presets_precision_and_its_adapter_in_full(model
     assert {parameter.dtype for parameter in whole.parameters()} == {torch.float32}
 
 
-def test_an_adapter_of_sdxl_has_the_size_of_the_released_one():
-    """Rank 256 on 560 projections: the 371,589,120 numbers of layer_xl_transparent_attn."""
+def test_an_adapter_of_sdxl_has_the_released_parameter_count():
+    """Rank 256 on 560 projections: the 371,589,120 parameters of layer_xl_transparent_attn."""
     with torch.device("meta"):
         unet = make_unet(
             (320, 640, 1280),
@@ -320,7 +326,7 @@ def test_checkpointing_gives_the_same_gradients(models):
         torch.testing.assert_close(plain, saved)
 
 
-def test_the_models_own_scale_and_schedule(models):
+def test_scale_and_schedule_are_those_of_the_model(models):
     xl, v = new_denoiser(row(models, "sdxl")), new_denoiser(row(models, "sd21"))
     latent = noisy()
     torch.testing.assert_close(xl.normalize(latent), latent * 0.13025)
@@ -333,7 +339,7 @@ def test_the_models_own_scale_and_schedule(models):
     assert torch.equal(xl.schedule().alphas_cumprod, reference.alphas_cumprod)
 
 
-def test_the_preset_overrules_the_schedule_where_it_says_so(models):
+def test_the_preset_overrides_the_schedule(models):
     changed = new_denoiser(
         row(models, "sd15", prediction="v_prediction", zero_terminal_snr=True)
     ).schedule()
@@ -343,7 +349,7 @@ def test_the_preset_overrules_the_schedule_where_it_says_so(models):
         new_denoiser(row(models, "sd15", zero_terminal_snr=True)).schedule()
 
 
-def test_conditions_are_taken_and_joined(models):
+def test_conditions_are_sliced_and_concatenated(models):
     denoiser = new_denoiser(row(models, "sdxl"))
     together, apart = denoiser.encode(TEXTS), [denoiser.encode([text]) for text in TEXTS]
     joined = Conditions.join(apart)
@@ -354,7 +360,7 @@ def test_conditions_are_taken_and_joined(models):
     assert joined.to("cpu", torch.bfloat16).pooled_BP.dtype == torch.bfloat16
 
 
-def test_what_is_missing_is_told(models, tmp_path):
+def test_a_missing_model_or_file_is_refused(models, tmp_path):
     preset = row(models, "sd15")
     with pytest.raises(NotFound, match="there is no folder"):
         new_denoiser(replace(preset, model=str(tmp_path / "nowhere")))
@@ -370,7 +376,7 @@ def test_what_is_missing_is_told(models, tmp_path):
 
 
 @pytest.mark.parametrize("part", ["unet", "text_encoder"])
-def test_a_file_that_is_cut_short_is_refused(tmp_path, part):
+def test_a_truncated_file_is_refused(tmp_path, part):
     model = write_sd15(tmp_path / "short")
     [weights] = (model / part).glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:5000])
@@ -378,13 +384,13 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path, part):
         new_denoiser(row({"sd15": str(model)}, "sd15"))
 
 
-def test_a_variant_loads_and_is_named_where_it_is_all_there_is(tmp_path):
+def test_a_variant_loads_and_is_named_in_the_hint(tmp_path):
     model = write_sd15(tmp_path / "half", variant="fp16")
     with pytest.raises(Refused, match="not a complete diffusers model") as refused:
         new_denoiser(row({"sd15": str(model)}, "sd15"))
     assert "--set variant=fp16" in refused.value.hint
     denoiser = new_denoiser(row({"sd15": str(model)}, "sd15", variant="fp16"))
-    assert says(denoiser).isfinite().all()
+    assert predict(denoiser).isfinite().all()
     assert {parameter.dtype for parameter in denoiser.parameters()} == {torch.float32}
 
 
@@ -400,8 +406,8 @@ def test_pickled_weights_are_refused(tmp_path):
 
 @pytest.mark.filterwarnings(
     "ignore:The `local_dir_use_symlinks`:UserWarning"
-)  # diffusers still says it
-def test_a_model_that_cannot_be_fetched_is_not_found(monkeypatch, models):
+)  # diffusers still logs it
+def test_a_model_that_cannot_be_downloaded_raises_not_found(monkeypatch, models):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(NotFound, match="cannot be downloaded") as missing:
         new_denoiser(replace(row(models, "sd15"), model="somebody/something"))

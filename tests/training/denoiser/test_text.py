@@ -1,4 +1,4 @@
-"""Prompts as tensors: the same buckets on every machine, and no prompt without a state."""
+"""Prompts as tensors: equal token ids on every machine, and at least one state per prompt."""
 
 import pytest
 import torch
@@ -12,11 +12,11 @@ MICRO = PRESETS["micro"]
 
 
 def test_the_buckets_are_the_same_on_every_machine():
-    """Golden: a checkpoint's embedding is of no use to a tokenizer that hashes differently."""
+    """Golden: with another hash the embeddings of a checkpoint would be useless."""
     assert tokenize(["a red circle"], 4096, 6).tolist() == [[1, 186, 1447, 675, 0, 0]]
 
 
-def test_case_punctuation_and_composition_do_not_count():
+def test_case_punctuation_and_composition_have_no_effect():
     one = tokenize(["A  Red, circle!"], 4096, 8)
     assert torch.equal(one, tokenize(["a red circle"], 4096, 8))
     assert torch.equal(tokenize(["cafe\u0301"], 4096, 8), tokenize(["caf\u00e9"], 4096, 8))
@@ -37,7 +37,7 @@ def test_any_text_becomes_buckets(texts, vocabulary, length):
         assert (row[words:] == PAD).all()
 
 
-def test_long_prompts_are_cut():
+def test_long_prompts_are_truncated():
     assert torch.equal(tokenize(["one two three four"], 512, 3), tokenize(["one two"], 512, 3))
 
 
@@ -49,7 +49,7 @@ def test_the_grammar_of_the_procedural_seed_has_no_collisions():
     assert len(set(buckets.tolist())) == len(words)
 
 
-def test_states_depend_on_the_words_and_their_order_and_not_on_the_company():
+def test_states_depend_on_words_and_order_and_not_on_the_batch():
     torch.manual_seed(0)
     encoder = TextEncoder(MICRO).eval()
     states, mask = encoder(
@@ -63,7 +63,7 @@ def test_states_depend_on_the_words_and_their_order_and_not_on_the_company():
     torch.testing.assert_close(alone[0, :4], states[0, :4])
 
 
-def test_the_encoder_learns():
+def test_the_encoder_can_be_trained():
     encoder = TextEncoder(MICRO)
     states, mask = encoder(["a red circle"])
     states[mask].square().sum().backward()

@@ -1,4 +1,4 @@
-"""Rows are cut and sent by name; steps are laid out ahead, in order, and once each."""
+"""Batches are sliced and moved by name; steps are prefetched in order, once each."""
 
 import threading
 from contextlib import closing
@@ -10,25 +10,25 @@ from training.denoiser.denoiser import Conditions
 from training.engine.batch import Prefetcher, StepBatches, slice_batch, to_device
 
 
-def test_rows_are_cut_whatever_they_are():
+def test_batches_of_any_content_are_sliced():
     rows = {
         "a": torch.arange(4),
         "texts": list("wxyz"),
-        "told": Conditions(torch.arange(8.0).view(4, 2, 1)),
+        "conditions": Conditions(torch.arange(8.0).view(4, 2, 1)),
     }
     part = slice_batch(rows, slice(1, 3))
     assert part["a"].tolist() == [1, 2]
     assert part["texts"] == ["x", "y"]
-    assert part["told"].states_BLD.flatten().tolist() == [2, 3, 4, 5]
-    assert part["told"].mask_BL is None
+    assert part["conditions"].states_BLD.flatten().tolist() == [2, 3, 4, 5]
+    assert part["conditions"].mask_BL is None
     assert to_device(part, torch.device("cpu")) is part
     there = to_device(part, torch.device("meta"))
-    assert there["told"].states_BLD.device.type == there["a"].device.type == "meta"
+    assert there["conditions"].states_BLD.device.type == there["a"].device.type == "meta"
     assert there["texts"] == ["x", "y"]
 
 
 @pytest.mark.parametrize("threaded", [False, True])
-def test_steps_come_in_order_and_are_laid_out_once(threaded):
+def test_steps_come_in_order_and_are_made_once(threaded):
     requested = []
 
     def make_step(seen):
@@ -40,7 +40,7 @@ def test_steps_come_in_order_and_are_laid_out_once(threaded):
     assert requested == [(0, not threaded), (2, not threaded), (4, not threaded)]
 
 
-def test_what_laying_out_raises_is_raised_where_the_step_is_taken():
+def test_an_exception_is_raised_where_its_step_is_taken():
     def make_step(seen):
         if seen:
             raise ValueError(seen)

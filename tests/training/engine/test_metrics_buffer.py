@@ -1,4 +1,4 @@
-"""Figures are read in strides, and the first that is not finite is told with its step and its samples."""
+"""Metrics are read in groups; the first that is not finite is reported with its samples."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def test_steps_are_read_together_and_once():
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf"), float("-inf")])
-def test_the_first_broken_step_is_named_though_later_ones_are_broken_too(broken):
+def test_the_first_of_several_broken_steps_is_named(broken):
     watch = _watch()
     for step in (_step(8, 0.5), _step(16, broken, places=(7, 9, 7)), _step(24, broken)):
         watch.append(step)

@@ -1,4 +1,4 @@
-"""The optimisers by name: each learns, keeps what the loop needs, and is refused with a hint when its library is missing."""
+"""Optimizers by name: each minimizes, resumes, and needs its library or is refused."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from training.engine.resume import TrainingState, load_state_dict, state_dict
 
 
 @pytest.mark.parametrize("name", ["adamw", "adamw_fused", "adafactor"])
-def test_it_goes_down(name):
+def test_every_optimizer_reduces_the_loss(name):
     torch.manual_seed(0)
     network, data = nn.Linear(4, 4), torch.randn(32, 4)
     network.bias.requires_grad_(False)
@@ -32,7 +32,7 @@ def test_it_goes_down(name):
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_fused_is_the_same_optimiser():
+def test_fused_adamw_equals_adamw():
     outcomes = []
     for name in ("adamw", "adamw_fused"):
         torch.manual_seed(0)
@@ -46,13 +46,13 @@ def test_fused_is_the_same_optimiser():
     torch.testing.assert_close(*outcomes, atol=1e-6, rtol=1e-5)
 
 
-def test_an_unknown_name_is_told_with_the_known_ones():
+def test_an_unknown_optimizer_is_refused_with_the_known_ones():
     with pytest.raises(NotFound, match="no optimizer 'sgd'") as output:
         build_optimizer("sgd", nn.Linear(1, 1).parameters(), 0.1)
     assert "adamw_fused" in output.value.hint
 
 
-def test_a_missing_library_is_told_with_what_to_install(monkeypatch):
+def test_a_missing_library_is_refused_with_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(Refused, match="adamw8bit needs the library bitsandbytes") as output:
         build_optimizer("adamw8bit", nn.Linear(1, 1).parameters(), 0.1)
@@ -71,7 +71,7 @@ def test_lion_and_prodigy_name_the_library_that_is_missing(monkeypatch):
 @pytest.mark.skipif(
     not torch.cuda.is_available(), reason="8-bit optimisers need a GPU, and there is none"
 )
-def test_eight_bits_go_down_and_are_saved():
+def test_adamw8bit_reduces_the_loss_and_is_saved():
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     from training.engine.resume import TrainingState, load_state_dict, state_dict
 
@@ -98,7 +98,7 @@ def test_eight_bits_go_down_and_are_saved():
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "prodigy"])
-def test_an_optimiser_goes_on_from_a_saved_state_with_the_same_bits(name):
+def test_an_optimizer_resumes_from_a_saved_state_bit_for_bit(name):
     x_ND = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
     wanted_N1 = x_ND.sum(1, keepdim=True)
 
@@ -119,11 +119,11 @@ def test_an_optimiser_goes_on_from_a_saved_state_with_the_same_bits(name):
             losses.append(loss.item())
         return losses
 
-    straight = steps(*begin(), 40)
-    assert straight[-1] < straight[0] / 2
+    uninterrupted = steps(*begin(), 40)
+    assert uninterrupted[-1] < uninterrupted[0] / 2
     network, optimizer = begin()
     steps(network, optimizer, 20)
     tensors, metadata = state_dict({"network": network, "optimiser": optimizer})
     resumed = dict(zip(("network", "optimiser"), begin(), strict=True))
     load_state_dict(resumed, TrainingState(0, tensors, json.loads(json.dumps(metadata))))
-    assert steps(*resumed.values(), 20) == straight[20:]
+    assert steps(*resumed.values(), 20) == uninterrupted[20:]

@@ -1,4 +1,4 @@
-"""The loop of all recipes: what a preset may choose changes memory and speed, never what a run ends with."""
+"""The training loop: settings of memory and speed do not change the resulting weights."""
 
 from dataclasses import replace
 
@@ -26,24 +26,24 @@ MICRO = replace(
 
 
 class StoppedError(Exception):
-    """What a report raises to stop a run in its middle."""
+    """Raised by a progress callback to stop a run."""
 
 
 @pytest.fixture
 def run(store, snapshot, tmp_path):
-    """Train one of the two recipes in a folder of its own, with some numbers of the preset set otherwise."""
+    """Return a function that trains a stage in its own folder, with changes of the preset."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rgba = open_split(store, snapshot, Split.train, MICRO.image_size).load_batch(range(24))
     autoencoder = fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:]))
     networks = Transparency(MICRO).eval().requires_grad_(False)
 
-    def train(stage, folder, stop_at=None, images=96, told=None, **changes):
+    def train(stage, folder, stop_at=None, images=96, reports=None, **changes):
         preset = replace(MICRO, **changes)
 
         def report(progress):
-            if told is not None:
-                told.append(progress)
+            if reports is not None:
+                reports.append(progress)
             if stop_at is not None and progress.stage == stage and progress.done >= stop_at:
                 raise StoppedError
 
@@ -58,7 +58,7 @@ def run(store, snapshot, tmp_path):
     return train
 
 
-def furthest(one, two):
+def largest_difference(one, two):
     assert one.keys() == two.keys()
     return max(
         float((tensor.double() - two[name].double()).abs().max()) for name, tensor in one.items()
@@ -69,23 +69,25 @@ BOTH = pytest.mark.parametrize("stage", ["transparency", "base"])
 
 
 @BOTH
-def test_accumulation_changes_nothing_but_memory(run, stage):
+def test_accumulation_does_not_change_the_weights(run, stage):
     slow = {f"{stage}_lr": 1e-3, "images": 64}
     whole = run(stage, "whole", **{f"{stage}_batch": 16}, **slow)
     parts = run(stage, "parts", **{f"{stage}_batch": 4}, accumulation=4, **slow)
-    assert furthest(whole, parts) < 3e-5
+    assert largest_difference(whole, parts) < 3e-5
 
 
 @BOTH
-def test_pictures_that_are_decoded_ahead_are_the_same_pictures(run, stage):
+def test_prefetched_images_are_the_same(run, stage):
     kept, read = run(stage, "kept"), run(stage, "read", in_memory=False)
-    assert furthest(kept, read) == 0
+    assert largest_difference(kept, read) == 0
 
 
-def test_checkpointed_gradients_are_the_same_gradients(run):
+def test_gradient_checkpointing_gives_the_same_gradients(run):
     plain = run("transparency", "plain", images=48)
     assert (
-        furthest(plain, run("transparency", "checkpointed", images=48, gradient_checkpointing=True))
+        largest_difference(
+            plain, run("transparency", "checkpointed", images=48, gradient_checkpointing=True)
+        )
         < 1e-6
     )
 
@@ -93,10 +95,10 @@ def test_checkpointed_gradients_are_the_same_gradients(run):
 @pytest.mark.parametrize(
     "change", [{"channels_last": True}, {"optimizer": "adamw_fused"}, {"ema_on_cpu": True}]
 )
-def test_faster_or_smaller_is_the_same_training(run, change):
+def test_settings_of_speed_and_memory_do_not_change_the_weights(run, change):
     slow = {"images": 48, "transparency_lr": 1e-4}
     assert (
-        furthest(
+        largest_difference(
             run("transparency", "plain", **slow), run("transparency", "changed", **slow, **change)
         )
         < 3e-5
@@ -107,10 +109,12 @@ def test_faster_or_smaller_is_the_same_training(run, change):
 @pytest.mark.filterwarnings(
     "ignore::UserWarning"
 )  # the compiler looks at everything, and is warned of some
-def test_compiled_networks_train_alike(run):
+def test_compiled_networks_train_to_the_same_weights(run):
     slow = {"images": 32, "base_lr": 1e-4}
     assert (
-        furthest(run("base", "plain", **slow), run("base", "compiled", **slow, torch_compile=True))
+        largest_difference(
+            run("base", "plain", **slow), run("base", "compiled", **slow, torch_compile=True)
+        )
         < 1e-4
     )
 
@@ -125,22 +129,22 @@ def test_compiled_networks_train_alike(run):
     ],
     ids=lambda change: " ".join(map(str, change.values())),
 )
-def test_whatever_is_chosen_resumes_to_the_bit(run, stage, change):
-    straight = run(stage, "straight", **change)
+def test_every_setting_resumes_bit_for_bit(run, stage, change):
+    uninterrupted = run(stage, "uninterrupted", **change)
     for stop_at in (40, 80):
         with pytest.raises(StoppedError):
             run(stage, "stopped", stop_at=stop_at, **change)
-    assert furthest(straight, run(stage, "stopped", **change)) == 0
-    assert all(tensor.isfinite().all() for tensor in straight.values())
+    assert largest_difference(uninterrupted, run(stage, "stopped", **change)) == 0
+    assert all(tensor.isfinite().all() for tensor in uninterrupted.values())
 
 
-def test_without_an_average_the_last_weights_are_the_outcome(run):
+def test_without_ema_the_last_weights_are_the_result(run):
     plain, averaged = run("base", "plain", ema_decay=0.0), run("base", "averaged")
-    assert furthest(plain, averaged) > 1e-4
+    assert largest_difference(plain, averaged) > 1e-4
 
 
 @BOTH
-def test_what_is_not_finite_stops_the_run_at_its_step_and_names_the_samples(
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(
     run, stage, tmp_path, monkeypatch
 ):
     with pytest.raises(StoppedError):
@@ -150,15 +154,15 @@ def test_what_is_not_finite_stops_the_run_at_its_step_and_names_the_samples(
     monkeypatch.setattr("training.engine.trainer.lr_multiplier", lambda *_: 1e30)
     with pytest.raises(
         Diverged, match=rf"{stage}: \w+ is (nan|inf) in the step that ended at image \d+"
-    ) as told:
+    ) as error:
         run(stage, "broken")
-    samples = told.value.message.split("samples: ")[1].split(" and ")[0].split(", ")
+    samples = error.value.message.split("samples: ")[1].split(" and ")[0].split(", ")
     assert all(len(sample) == 64 for sample in samples)
-    assert f"--set {stage}_lr" in told.value.hint
+    assert f"--set {stage}_lr" in error.value.hint
     assert [path.name for path in (tmp_path / "broken/run" / stage).glob("state-*")] == [kept.name]
     assert (kept / "state.json").read_bytes() == before  # with the sha256 of all files
     monkeypatch.undo()
-    assert furthest(run(stage, "broken"), run(stage, "straight")) == 0
+    assert largest_difference(run(stage, "broken"), run(stage, "uninterrupted")) == 0
 
 
 def _full_gpu(*_):
@@ -170,7 +174,7 @@ def _full_memory(*_):
 
 
 @pytest.mark.parametrize("full", [_full_gpu, _full_memory])
-def test_memory_that_ends_is_told_with_what_to_change(run, full, monkeypatch):
+def test_out_of_memory_is_refused_with_settings_to_change(run, full, monkeypatch):
     calls = []
 
     def hook(self, *given):
@@ -182,16 +186,18 @@ def test_memory_that_ends_is_told_with_what_to_change(run, full, monkeypatch):
     monkeypatch.setattr(
         TransparencyStage, "forward", lambda self, *given: hook(self) or forward(self, *given)
     )
-    with pytest.raises(Refused, match="out of memory in stage 'transparency'") as told:
+    with pytest.raises(Refused, match="out of memory in stage 'transparency'") as error:
         run("transparency", "full")
-    assert "--set transparency_batch=4 --set accumulation=2" in told.value.hint
+    assert "--set transparency_batch=4 --set accumulation=2" in error.value.hint
     for change in ("precision=bf16", "gradient_checkpointing=true", "optimizer=adamw8bit"):
-        assert f"--set {change}" in told.value.hint
+        assert f"--set {change}" in error.value.hint
     monkeypatch.undo()
-    assert furthest(run("transparency", "full"), run("transparency", "straight")) == 0
+    assert (
+        largest_difference(run("transparency", "full"), run("transparency", "uninterrupted")) == 0
+    )
 
 
-def test_other_errors_are_not_taken_for_memory(run, monkeypatch):
+def test_other_errors_are_not_treated_as_out_of_memory(run, monkeypatch):
     monkeypatch.setattr(TransparencyStage, "forward", lambda *_: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="inconsistent tensor size"):
         run("transparency", "wrong")
@@ -206,19 +212,19 @@ def test_other_errors_are_not_taken_for_memory(run, monkeypatch):
         ({"precision": "fp16", "fsdp": True}, Refused, "does not support fp16"),
     ],
 )
-def test_a_choice_that_there_is_not_is_told(run, change, error, words):
+def test_an_unknown_choice_is_refused(run, change, error, words):
     with pytest.raises(error, match=words):
         run("base", "run", **change)
 
 
-def test_figures_are_told_at_every_step_and_logged(run, tmp_path):
+def test_metrics_are_reported_at_every_step_and_logged(run, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    told = []
-    run("base", "told", told=told, images=64)
-    steps = [progress for progress in told if progress.stage == "base"]
+    reports = []
+    run("base", "reported", reports=reports, images=64)
+    steps = [progress for progress in reports if progress.stage == "base"]
     assert [progress.done for progress in steps] == [0, 16, 32, 48, 64]
     assert set(steps[-1].metrics) == {"denoising", "error", "gradient"}
-    log = EventAccumulator(str(tmp_path / "told/run/base/log")).Reload()
+    log = EventAccumulator(str(tmp_path / "reported/run/base/log")).Reload()
     assert [event.step for event in log.Scalars("loss/denoising")] == [16, 32, 48, 64]
     assert {"rate", "gradient"} <= set(log.Tags()["scalars"])

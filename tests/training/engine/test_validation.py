@@ -1,4 +1,4 @@
-"""What a training writes to its tracker: fixed held-out images, their metrics, and sample sheets as images."""
+"""Validation during training: metrics of fixed held-out images, and sample grids, are logged."""
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -9,9 +9,9 @@ from training.train import train
 CHANGES = {"checkpoint_every_images": "32", "sample_every_images": "32"}
 
 
-def test_sheets_and_held_out_metrics_are_logged_while_it_trains(store, snapshot, tmp_path):
-    order = TrainingRequest("whole", "micro", snapshot, None, None, 1, 64, CHANGES)
-    train(order, store, tmp_path / "run", lambda _: None)
+def test_sample_grids_and_held_out_metrics_are_logged_during_training(store, snapshot, tmp_path):
+    request = TrainingRequest("whole", "micro", snapshot, None, None, 1, 64, CHANGES)
+    train(request, store, tmp_path / "run", lambda _: None)
     for stage, metric in (("transparency", "heldout/psnr"), ("base", "heldout/noise_mse")):
         log = EventAccumulator(str(tmp_path / "run" / stage / "log"))
         log.Reload()
@@ -19,9 +19,9 @@ def test_sheets_and_held_out_metrics_are_logged_while_it_trains(store, snapshot,
         assert [event.step for event in log.Scalars(metric)] == [32, 64], stage
 
 
-def test_sheets_show_the_same_held_out_images_every_time(store, snapshot):
+def test_sample_grids_show_the_same_held_out_images_every_time(store, snapshot):
     first, again = (heldout_images(store, snapshot, 32, 8) for _ in range(2))
-    assert len(first) == 6  # of thirty, every fifth
+    assert len(first) == 6  # every fifth of thirty
     assert [sample.split.value for sample in first.samples] == ["heldout"] * 6
     assert first.load_batch(range(6)).equal(again.load_batch(range(6)))
 

@@ -1,4 +1,4 @@
-"""The sheet of truth beside reconstruction."""
+"""Comparison grids: images beside their reconstructions."""
 
 import io
 
@@ -10,19 +10,21 @@ from training.evaluation.comparison import TILE_SIZE, comparison_grid
 from training.sample_grid import GAP, TEXT
 
 
-def test_each_picture_is_a_row_of_truth_return_and_difference_four_times():
+def test_each_row_shows_truth_reconstruction_and_difference_four_times():
     truth = image(1, 32, 32)
-    again = truth.copy()
-    again[..., 3] = 255
-    sheet = np.asarray(Image.open(io.BytesIO(comparison_grid([truth, truth], [truth, again]))))
-    assert sheet.shape == (2 * (TILE_SIZE + GAP) + GAP + TEXT, 12 * (TILE_SIZE + GAP) + GAP, 3)
+    reconstructed = truth.copy()
+    reconstructed[..., 3] = 255
+    grid = np.asarray(
+        Image.open(io.BytesIO(comparison_grid([truth, truth], [truth, reconstructed])))
+    )
+    assert grid.shape == (2 * (TILE_SIZE + GAP) + GAP + TEXT, 12 * (TILE_SIZE + GAP) + GAP, 3)
 
     def tile(row, column):
         top, left = TEXT + GAP + row * (TILE_SIZE + GAP), GAP + column * (TILE_SIZE + GAP)
-        return sheet[top : top + TILE_SIZE, left : left + TILE_SIZE]
+        return grid[top : top + TILE_SIZE, left : left + TILE_SIZE]
 
     assert all(tile(0, column).max() == 0 for column in (2, 5, 8, 11)), (
-        "equal pictures differ nowhere"
+        "equal images have no difference"
     )
     assert all(np.array_equal(tile(0, column), tile(0, column + 1)) for column in (0, 3, 6, 9))
     assert tile(1, 10).min() == 255
@@ -30,6 +32,6 @@ def test_each_picture_is_a_row_of_truth_return_and_difference_four_times():
     assert np.array_equal(tile(1, 9), tile(0, 9))
 
 
-def test_pictures_of_other_sizes_fit():
+def test_images_of_any_size_fit():
     images = [image(1, 64, 40), image(2, 300, 200)]
     assert Image.open(io.BytesIO(comparison_grid(images, images))).format == "PNG"

@@ -1,4 +1,4 @@
-"""An external test set: measured where it lies, with the metrics that the same images have in a snapshot."""
+"""An external test set: evaluated in place, with the same metrics as in a snapshot."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from training.train import train
 
 @pytest.fixture
 def folder(store, snapshot, tmp_path):
-    """Return the held-out images of the snapshot as PNG, a copy of one, and files that are no images with alpha."""
+    """Return the held-out images as PNG files, one of them twice, and two unusable files."""
     folder = tmp_path / "external"
     folder.mkdir()
     for sample in read_samples(store, snapshot):
@@ -32,15 +32,17 @@ def folder(store, snapshot, tmp_path):
 def test_a_folder_has_the_metrics_of_the_same_images_in_a_snapshot(
     store, snapshot, folder, tmp_path
 ):
-    order = TrainingRequest("transparency", "micro", snapshot, None, None, 1, 32, {})
-    checkpoint = train(order, store, tmp_path / "run", lambda _: None)
-    own = FolderStore(tmp_path / "own")
+    request = TrainingRequest("transparency", "micro", snapshot, None, None, 1, 32, {})
+    checkpoint = train(request, store, tmp_path / "run", lambda _: None)
+    own_store = FolderStore(tmp_path / "own")
     before = {path.name for path in store.folder.rglob("*")}
-    external = read_evaluation_set(folder, own)
+    external = read_evaluation_set(folder, own_store)
     assert external.images == 6
     assert sorted(name for name, _ in external.refused) == ["broken.png", "opaque.png"]
     inside = evaluate(checkpoint, snapshot, store, lambda _: None)
-    outside = evaluate(checkpoint, external.snapshot, OverlayStore(own, store), lambda _: None)
+    outside = evaluate(
+        checkpoint, external.snapshot, OverlayStore(own_store, store), lambda _: None
+    )
     assert outside == pytest.approx(inside, abs=1e-4)
     assert {path.name for path in store.folder.rglob("*")} == before  # nothing was imported
 

@@ -1,4 +1,4 @@
-"""The thorough measurement: the training's own figures and more, by background, with a sheet and its reasons."""
+"""Full evaluation: the metrics after training and more, by background, with a sample grid."""
 
 import io
 from dataclasses import replace
@@ -24,14 +24,14 @@ from training.metrics.reference_results import PUBLISHED
 from training.safetensors_io import save_part
 
 
-def quiet(_):
-    """Progress that nobody watches."""
+def ignore_progress(_):
+    """Ignore progress."""
 
 
-def test_it_says_what_the_training_says_and_more(store, snapshot):
+def test_it_has_the_metrics_after_training_and_more(store, snapshot):
     checkpoint, _, _ = untrained_checkpoint(store, snapshot)
-    measured = evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(), quiet)
-    light = evaluate(checkpoint, snapshot, store, quiet)
+    measured = evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(), ignore_progress)
+    light = evaluate(checkpoint, snapshot, store, ignore_progress)
     assert {name: measured.metrics[name] for name in light} == pytest.approx(light, rel=1e-5)
     assert list(measured.metrics) == [name for name in HIGHER_IS_BETTER if name in measured.metrics]
     assert set(measured.metrics) - set(light) == {
@@ -52,10 +52,14 @@ def test_it_says_what_the_training_says_and_more(store, snapshot):
     assert Image.open(io.BytesIO(measured.sheet)).height > 6 * 128
 
 
-def test_the_published_form_stands_beside_the_lossless_one_under_its_own_names(store, snapshot):
+def test_jpeg_metrics_have_names_of_their_own(store, snapshot):
     checkpoint, _, _ = untrained_checkpoint(store, snapshot)
-    plain = evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(), quiet).metrics
-    measured = evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(published=True), quiet)
+    plain = evaluate_fully(
+        checkpoint, snapshot, store, EvaluationOptions(), ignore_progress
+    ).metrics
+    measured = evaluate_fully(
+        checkpoint, snapshot, store, EvaluationOptions(published=True), ignore_progress
+    )
     assert set(measured.metrics) - set(plain) == {"psnr_jpeg", "ssim_jpeg"}
     assert {name: measured.metrics[name] for name in plain} == plain
     assert measured.metrics["psnr_jpeg"] != pytest.approx(plain["psnr"], abs=0.05)
@@ -66,8 +70,8 @@ def test_the_published_form_stands_beside_the_lossless_one_under_its_own_names(s
     assert any("of other images" in note for note in measured.notes)
 
 
-def test_weights_bring_the_figures_that_need_them(store, snapshot, tmp_path, monkeypatch):
-    monkeypatch.setattr(inception, "INPUT_SIZE", 80)  # a fifteenth of the work
+def test_given_weights_enable_their_metrics(store, snapshot, tmp_path, monkeypatch):
+    monkeypatch.setattr(inception, "INPUT_SIZE", 80)  # reduces the work to a fifteenth
     torch.manual_seed(0)
     for name, network in (("lpips", LPIPS()), ("inception", inception.Inception())):
         save_file(network.state_dict(), tmp_path / name)
@@ -75,7 +79,7 @@ def test_weights_bring_the_figures_that_need_them(store, snapshot, tmp_path, mon
     wanted = EvaluationOptions(
         published=True, perceptual=tmp_path / "lpips", inception=tmp_path / "inception", limit=2
     )
-    measured = evaluate_fully(checkpoint, snapshot, store, wanted, quiet)
+    measured = evaluate_fully(checkpoint, snapshot, store, wanted, ignore_progress)
     for name in ("lpips", "rfid", "lpips_jpeg", "rfid_jpeg"):
         by_background = [row[name] for row in measured.backgrounds.values()]
         assert measured.metrics[name] == pytest.approx(sum(by_background) / 9)
@@ -88,24 +92,26 @@ def test_weights_bring_the_figures_that_need_them(store, snapshot, tmp_path, mon
         snapshot,
         store,
         replace(wanted, limit=1, published=False, perceptual=None),
-        quiet,
+        ignore_progress,
     )
     assert "rfid" not in alone.metrics
     assert "no rfid: it needs two images" in alone.notes
 
 
-def test_the_offset_is_told_in_deviations_of_the_autoencoder(store, snapshot):
+def test_the_offset_is_measured_in_deviations_of_the_posterior(store, snapshot):
     checkpoint, _, _ = untrained_checkpoint(store, snapshot, offset=2.0)
-    metrics = evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(), quiet).metrics
+    metrics = evaluate_fully(
+        checkpoint, snapshot, store, EvaluationOptions(), ignore_progress
+    ).metrics
     assert metrics["offset_mean"] == pytest.approx(2 * MICRO.offset_scale, rel=1e-3)
     assert metrics["offset_max"] == pytest.approx(2 * MICRO.offset_scale, rel=1e-3)
     assert 0 < metrics["offset_energy"] < 1
     fresh, _, _ = untrained_checkpoint(store, snapshot)
-    none = evaluate_fully(fresh, snapshot, store, EvaluationOptions(), quiet).metrics
+    none = evaluate_fully(fresh, snapshot, store, EvaluationOptions(), ignore_progress).metrics
     assert (none["offset_mean"], none["offset_max"], none["offset_energy"]) == (0, 0, 0)
 
 
-def test_a_base_is_drawn_with_and_measured(store, snapshot):
+def test_images_of_a_base_are_generated_and_measured(store, snapshot):
     checkpoint, _, _ = untrained_checkpoint(store, snapshot)
     torch.manual_seed(0)
     denoiser = BuiltinDenoiser(MICRO)
@@ -126,29 +132,37 @@ def test_a_base_is_drawn_with_and_measured(store, snapshot):
     assert stages[-1] == ("draw", 7)
     assert (
         "drawn_empty"
-        not in evaluate_fully(whole, snapshot, store, EvaluationOptions(draws=0), quiet).metrics
+        not in evaluate_fully(
+            whole, snapshot, store, EvaluationOptions(draws=0), ignore_progress
+        ).metrics
     )
 
 
-def test_views_and_original_sizes_are_no_standard(store, snapshot):
+def test_results_of_other_views_or_sizes_are_not_standard(store, snapshot):
     checkpoint, _, _ = untrained_checkpoint(store, snapshot)
-    assert evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(views=1), quiet).standard
-    eight = evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(views=8, limit=2), quiet)
+    assert evaluate_fully(
+        checkpoint, snapshot, store, EvaluationOptions(views=1), ignore_progress
+    ).standard
+    eight = evaluate_fully(
+        checkpoint, snapshot, store, EvaluationOptions(views=8, limit=2), ignore_progress
+    )
     assert not eight.standard
     assert (
         eight.metrics["psnr"]
-        != evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(limit=2), quiet).metrics[
-            "psnr"
-        ]
+        != evaluate_fully(
+            checkpoint, snapshot, store, EvaluationOptions(limit=2), ignore_progress
+        ).metrics["psnr"]
     )
     with pytest.raises(Refused, match="invalid number of views 3"):
-        evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(views=3), quiet)
-    original = evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(original=True), quiet)
+        evaluate_fully(checkpoint, snapshot, store, EvaluationOptions(views=3), ignore_progress)
+    original = evaluate_fully(
+        checkpoint, snapshot, store, EvaluationOptions(original=True), ignore_progress
+    )
     assert (original.images, original.standard) == (6, False)
 
 
 def heldout(store, *sizes):
-    """Return a snapshot of held-out images of these widths and heights."""
+    """Return a snapshot of held-out images of given widths and heights."""
     lines = []
     for number, (width, height) in enumerate(sizes):
         rgba = image(number, width, height)
@@ -163,18 +177,22 @@ def heldout(store, *sizes):
     return store.put(Manifest((part,), {}).bytes())
 
 
-def test_what_is_too_small_in_its_own_size_is_left_out_and_told(store, snapshot):
+def test_images_too_small_at_their_original_size_are_left_out_and_counted(store, snapshot):
     checkpoint, _, _ = untrained_checkpoint(store, snapshot)
     measured = evaluate_fully(
         checkpoint,
         heldout(store, (37, 50), (20, 64)),
         store,
         EvaluationOptions(original=True),
-        quiet,
+        ignore_progress,
     )
     assert measured.images == 1
     assert measured.notes[0] == "1 images with a side under 32 pixels were left out"
     with pytest.raises(Refused, match="no held-out image"):
         evaluate_fully(
-            checkpoint, heldout(store, (20, 20)), store, EvaluationOptions(original=True), quiet
+            checkpoint,
+            heldout(store, (20, 20)),
+            store,
+            EvaluationOptions(original=True),
+            ignore_progress,
         )

@@ -1,4 +1,4 @@
-"""PSNR inside the image: the margins of a letterbox neither help nor harm."""
+"""PSNR inside the image: letterbox margins have no influence."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def stored(store, *shapes):
     return LayerDataset(store, samples, SIDE, in_memory=False)
 
 
-def test_margins_do_not_count(store):
+def test_letterbox_margins_are_ignored(store):
     images = stored(store, (64, 64), (16, 64), (64, 30), (7, 5))
     truth_B4HW = images.load_batch(range(4))
     inside_B1HW = images.inside_masks(range(4))
@@ -41,7 +41,7 @@ def test_margins_do_not_count(store):
     assert float(whole_B[1] - inside_B[1]) == pytest.approx(10 * np.log10(4), abs=1e-3)
 
 
-def test_the_mask_is_where_the_image_is():
+def test_the_mask_covers_the_image_area():
     for shape in ((30, 64), (64, 30), (10, 200), (64, 64), (3, 100)):
         opaque = np.full((*shape, 4), 255, np.uint8)
         placed = letterbox(opaque, SIDE)[..., 3] == 255

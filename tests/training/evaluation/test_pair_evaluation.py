@@ -1,4 +1,4 @@
-"""Drawn pairs measured: together and apart, beside real ones; and planted generators whose figures are known."""
+"""Evaluation of pairs: joint, separate and real ones, and generators with known metrics."""
 
 import io
 import math
@@ -41,13 +41,13 @@ SIDE = PRESETS["micro"].image_size
 WHOSE = ["joint", "apart", "joint - apart", "real"]
 
 
-def quiet(_):
-    """Progress that nobody watches."""
+def ignore_progress(_):
+    """Ignore progress."""
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Return a checkpoint that has learned pairs for some seconds, its store, and its snapshot of 40 with 8 held out."""
+    """Return a checkpoint trained on pairs for seconds, its store and its snapshot of 40 pairs."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("trained")
     store = FolderStore(folder / "objects")
@@ -56,7 +56,7 @@ def trained(tmp_path_factory):
         TrainingRequest("pairs", "micro", snapshot, None, None, 0, 192),
         store,
         folder / "run",
-        quiet,
+        ignore_progress,
     ), store
 
 
@@ -64,15 +64,19 @@ def trained(tmp_path_factory):
 def measured(trained):
     checkpoint, store = trained
     return evaluate_fully(
-        checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=GENERATED_PAIRS), quiet
+        checkpoint,
+        checkpoint.snapshot,
+        store,
+        EvaluationOptions(draws=GENERATED_PAIRS),
+        ignore_progress,
     )
 
 
-def same(one, two):
-    return all(np.array_equal(one[role], two[role]) for role in LayerRole)
+def same(first, second):
+    return all(np.array_equal(first[role], second[role]) for role in LayerRole)
 
 
-def test_a_training_of_pairs_is_measured_by_drawn_pairs(trained):
+def test_a_training_of_pairs_is_measured_by_generated_pairs(trained):
     metrics = trained[0].evaluation
     pairs = {
         "pair_harmony",
@@ -91,9 +95,7 @@ def test_a_training_of_pairs_is_measured_by_drawn_pairs(trained):
     assert metrics["pair_error"] == pytest.approx(0, abs=0.6), "blended is made of the two"
 
 
-def test_the_command_says_what_the_training_says_and_puts_apart_and_real_beside_it(
-    trained, measured
-):
+def test_the_command_adds_separate_and_real_pairs_to_the_metrics_after_training(trained, measured):
     checkpoint, _ = trained
     assert {name: measured.metrics[name] for name in checkpoint.evaluation} == pytest.approx(
         checkpoint.evaluation, rel=1e-4, abs=1e-6
@@ -114,43 +116,49 @@ def test_the_command_says_what_the_training_says_and_puts_apart_and_real_beside_
     assert any("--clip" in note for note in measured.notes)
 
 
-def test_the_sheet_has_a_column_for_each_text_and_six_rows(measured):
-    with Image.open(io.BytesIO(measured.pairs_grid)) as sheet:
-        assert sheet.width // 100 == 8
-        assert sheet.height // 212 == 6
+def test_the_sample_grid_has_a_column_for_each_text_and_six_rows(measured):
+    with Image.open(io.BytesIO(measured.pairs_grid)) as grid:
+        assert grid.width // 100 == 8
+        assert grid.height // 212 == 6
 
 
-def test_without_drawings_there_are_no_pairs_and_another_number_is_no_standard(trained):
+def test_without_images_there_are_no_pair_metrics_and_another_count_is_not_standard(trained):
     checkpoint, store = trained
-    none = evaluate_fully(checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=0), quiet)
+    none = evaluate_fully(
+        checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=0), ignore_progress
+    )
     assert (none.pairs, none.pairs_grid, none.standard) == ({}, b"", True)
     assert any(note.startswith("no pairs were generated") for note in none.notes)
     assert "pair_harmony" not in none.metrics
     assert "layers_mse" in none.metrics
-    few = evaluate_fully(checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=3), quiet)
+    few = evaluate_fully(
+        checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=3), ignore_progress
+    )
     assert {found.count for row in few.pairs.values() for found in row.values()} == {3}
     assert not few.standard
 
 
-def test_joint_and_apart_differ_by_the_exchange_alone(trained, monkeypatch):
+def test_joint_and_separate_pairs_differ_by_joint_attention_only(trained, monkeypatch):
     checkpoint, store = trained
     ways = open_pair_generators(checkpoint, store)
     joint, apart = ways["joint"], ways["apart"]
     assert (
-        joint.layered is apart.layered and joint.parts is apart.parts and joint.alone is apart.alone
+        joint.layered is apart.layered
+        and joint.parts is apart.parts
+        and joint.single_generator is apart.single_generator
     )
     descriptions = [way.describe(DEFAULT_OPTIONS) for way in (joint, apart)]
     assert {key for key in descriptions[0] if descriptions[0][key] != descriptions[1][key]} == {
         "attention"
     }
     samples = heldout_pairs(store, checkpoint.snapshot)
-    seen = compare_pairs(ways, samples, 8, None, store, quiet)
+    seen = compare_pairs(ways, samples, 8, None, store, ignore_progress)
     assert seen.table["harmony"]["joint - apart"].mean != 0
     predict = LayeredDenoiser.predict
     monkeypatch.setattr(
         LayeredDenoiser, "predict", lambda *a, **k: predict(*a, **{**k, "joined": False})
     )
-    parted = compare_pairs(ways, samples, 8, None, store, quiet)
+    parted = compare_pairs(ways, samples, 8, None, store, ignore_progress)
     for name, row in parted.table.items():
         assert (row["joint - apart"].mean, row["joint - apart"].low, row["joint - apart"].high) == (
             0,
@@ -160,25 +168,29 @@ def test_joint_and_apart_differ_by_the_exchange_alone(trained, monkeypatch):
         assert row["apart"] == seen.table[name]["apart"]
 
 
-def test_the_order_of_the_pictures_does_not_matter(trained):
+def test_the_order_of_the_samples_does_not_matter(trained):
     checkpoint, store = trained
     ways, samples = (
         open_pair_generators(checkpoint, store),
         heldout_pairs(store, checkpoint.snapshot),
     )
     one, other = (
-        compare_pairs(ways, order, 8, SIDE, store, quiet).table
+        compare_pairs(ways, order, 8, SIDE, store, ignore_progress).table
         for order in (samples, samples[::-1])
     )
     assert one == other
     assert one["harmony"]["joint"].count == 8
 
 
-def test_texts_agree_where_a_clip_is_at_hand(trained, tmp_path):
+def test_text_agreement_is_measured_with_a_clip(trained, tmp_path):
     checkpoint, store = trained
     clip = str(write_clip(tmp_path / "clip"))
     found = evaluate_fully(
-        checkpoint, checkpoint.snapshot, store, EvaluationOptions(draws=8, clip=clip), quiet
+        checkpoint,
+        checkpoint.snapshot,
+        store,
+        EvaluationOptions(draws=8, clip=clip),
+        ignore_progress,
     )
     for role in LayerRole:
         row = found.pairs[f"text_{role}"]
@@ -186,22 +198,22 @@ def test_texts_agree_where_a_clip_is_at_hand(trained, tmp_path):
         assert 0 <= row["joint"].mean <= 100
         assert found.metrics[f"pair_text_{role}"] == row["joint"].mean
     assert not any("--clip" in note for note in found.notes)
-    # A layer over grey with its own text, by hand.
+    # The expected score of a layer over gray with its own text.
     agree, samples = (
         load_clip_score(clip, torch.device("cpu")),
         heldout_pairs(store, checkpoint.snapshot),
     )
     pairs = [compose(int(sample.id, 16), SIDE) for sample in samples]
-    grey = [
+    on_gray = [
         composite(pair.layers[FG], np.full((SIDE, SIDE, 4), (128, 128, 128, 255), np.uint8))
         for pair in pairs
     ]
-    scores = agree([image[..., :3] for image in grey], [pair.texts[FG] for pair in pairs])
+    scores = agree([image[..., :3] for image in on_gray], [pair.texts[FG] for pair in pairs])
     assert found.pairs["text_foreground"]["real"].mean == pytest.approx(np.mean(scores), abs=1.0)
 
 
 class Painted:
-    """A generator of composed pairs whose number is the seed, changed by a plan."""
+    """Generates the composite pair of the seed, with a change."""
 
     batch_size = 3
 
@@ -221,7 +233,7 @@ class Painted:
 
 
 def agreeing(foreground, background):
-    """Return the foreground in the very colors of its background."""
+    """Return the foreground in the colors of its background."""
     foreground[..., :3] = background[..., :3]
     return foreground, background
 
@@ -243,10 +255,10 @@ def empty(foreground, background):
 
 
 def planted(store, samples, change, count=8):
-    return compare_pairs({"drawn": Painted(change)}, samples, count, SIDE, store, quiet)
+    return compare_pairs({"drawn": Painted(change)}, samples, count, SIDE, store, ignore_progress)
 
 
-def test_layers_that_agree_have_better_figures_than_layers_that_do_not(store):
+def test_matching_layers_have_better_metrics(store):
     samples = heldout_pairs(store, freeze_pairs(store, range(60), side=SIDE))
     good, bad, ghosts = (
         planted(store, samples, change, 12).table for change in (agreeing, disagreeing, leaking)
@@ -257,7 +269,7 @@ def test_layers_that_agree_have_better_figures_than_layers_that_do_not(store):
     assert "joint - apart" not in good["harmony"]
     assert (
         good["light_r"]["drawn"].mean > 0.85
-    )  # not 1: a ground is not of one colour where the figure stands
+    )  # not 1: the background varies behind the foreground
     assert good["light_r"]["drawn"].low > 0.7
     untouched = planted(store, samples, lambda *layers: layers, 12).table
     assert untouched["harmony"]["drawn"].mean == pytest.approx(
@@ -265,7 +277,7 @@ def test_layers_that_agree_have_better_figures_than_layers_that_do_not(store):
     )
 
 
-def test_what_cannot_be_seen_is_counted_and_does_not_fit_anything(store):
+def test_invisible_layers_are_counted_and_have_no_other_metrics(store):
     samples = heldout_pairs(store, freeze_pairs(store, range(20), side=SIDE))
     found = planted(store, samples, empty, 4)
     assert found.table["empty"]["drawn"].mean == 1
@@ -278,7 +290,7 @@ def test_what_cannot_be_seen_is_counted_and_does_not_fit_anything(store):
     assert "drawn" not in half.table["light_r"], "two pairs do not correlate"
 
 
-def test_the_figures_of_a_pair_are_those_of_the_house():
+def test_the_metrics_of_a_pair_equal_the_screening_signals():
     pair = compose(3, 64)
     layers = dict(pair.layers)
     assert measure_pair(layers) == {
@@ -290,7 +302,7 @@ def test_the_figures_of_a_pair_are_those_of_the_house():
     }
 
 
-def test_intervals_are_students():
+def test_intervals_are_those_of_students_t():
     values = [1.0, 2.5, 4.0, 4.5, 9.0]
     found = mean_with_interval(values)
     low, high = student.interval(0.95, 4, np.mean(values), np.std(values, ddof=1) / math.sqrt(5))
@@ -311,11 +323,13 @@ def wide(store, layers):
     return store.put(Manifest((Part("", store.put(line.encode()), 1),), {}).bytes())
 
 
-def test_the_bars_of_a_letterbox_are_none_of_a_real_pair(store):
+def test_letterbox_margins_are_cropped_from_real_pairs(store):
     pair = compose(5, 96)
     layers = dict(pair.layers)
     samples = heldout_pairs(store, wide(store, layers))
-    found = compare_pairs({"drawn": Painted(agreeing)}, samples, 2, 96, store, quiet).table
+    found = compare_pairs(
+        {"drawn": Painted(agreeing)}, samples, 2, 96, store, ignore_progress
+    ).table
     cut = {role: layer[:48] for role, layer in layers.items()}
     real = {name: row["real"].mean for name, row in found.items()}
     assert real == pytest.approx(measure_pair(cut), abs=1e-6)
@@ -323,12 +337,12 @@ def test_the_bars_of_a_letterbox_are_none_of_a_real_pair(store):
     assert found["harmony"]["drawn"].low is None
 
 
-def test_backgrounds_come_back_as_well_as_their_opaque_pixels_do(trained):
+def test_background_psnr_is_of_opaque_pixels(trained):
     checkpoint, store = trained
     pair = compose(5, 96)
     layers = dict(pair.layers)
     snapshot = wide(store, layers)
-    metrics = evaluate(checkpoint, snapshot, store, quiet)
+    metrics = evaluate(checkpoint, snapshot, store, ignore_progress)
     parts = load_checkpoint(checkpoint, store)
     truth = (
         torch.from_numpy(letterbox(pair.layers[BG][:48], SIDE)).permute(2, 0, 1)[None].float() / 255
@@ -340,7 +354,7 @@ def test_backgrounds_come_back_as_well_as_their_opaque_pixels_do(trained):
     )
 
 
-def test_what_draws_pairs_is_told_by_its_parts(trained):
+def test_generates_pairs_depends_on_the_parts_of_a_checkpoint(trained):
     checkpoint, store = trained
     parts = load_checkpoint(checkpoint, store)
     assert generates_pairs(parts)

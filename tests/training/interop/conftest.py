@@ -1,4 +1,4 @@
-"""Small base models and released network files, as the tests of weight exchange need them."""
+"""Small base models and released network files for the tests of import and export."""
 
 from __future__ import annotations
 

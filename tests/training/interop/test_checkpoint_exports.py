@@ -1,4 +1,4 @@
-"""Every part of a checkpoint is written or named as not written, and Layerloop's own format carries it whole."""
+"""Export of whole checkpoints: what each format holds, and Layerloop's own format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from curation.domain import Checkpoint, GenerationRequest, LayerRole, Prompt
 from curation.errors import NotFound, Refused
 from curation.object_store import FolderStore
 from curation.ports import LoraFile
-from tests.training.interop.test_import_export import kept, nothing, take
+from tests.training.interop.test_import_export import checkpoint_of, ignore_progress, import_files
 from tests.training.interop.test_transparency_weights import NARROW
 from tests.training.released_files import fill, identical, patch_shapes, peft_shapes, write
 from training.external_weights import read_header
@@ -32,12 +32,12 @@ ROLES = ("foreground", "background")
 @pytest.fixture
 def checkpoint(models, unets, narrow_files, store, tmp_path) -> Checkpoint:
     attn = write(tmp_path / "attn", patch_shapes(unets["sdxl"], 4, "sdxl"))
-    return kept(take([*narrow_files, attn], models["sdxl"], store, **NARROW))
+    return checkpoint_of(import_files([*narrow_files, attn], models["sdxl"], store, **NARROW))
 
 
 @pytest.fixture
 def layered(checkpoint, unets, store) -> Checkpoint:
-    """Return the same with role adapters, alpha twice the rank."""
+    """Return the checkpoint with layer adapters, whose alpha is twice the rank."""
     tensors = {
         f"{role}.{name}": value
         for seed, role in enumerate(ROLES)
@@ -60,11 +60,11 @@ def layered(checkpoint, unets, store) -> Checkpoint:
 def any_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "training.interop.export_checkpoint._RELEASED", ()
-    )  # narrow networks may go out here
+    )  # allow the export of narrow networks
 
 
 @pytest.mark.parametrize("form", ["peft", "kohya", "diffusers"])
-def test_role_adapters_go_out_as_one_lora_each(
+def test_layer_adapters_are_exported_as_one_lora_per_role(
     layered, store, tmp_path, any_networks, form
 ) -> None:
     found = export_checkpoint(layered, store, form, "stored", tmp_path / "out")
@@ -78,7 +78,7 @@ def test_role_adapters_go_out_as_one_lora_each(
             if n.startswith(f"{role}.")
         }
         if form != "kohya":
-            assert identical(load_file(file.path), own), "to the bit"
+            assert identical(load_file(file.path), own), "bit for bit"
         from diffusers import StableDiffusionXLPipeline
 
         _, alphas, numbers = StableDiffusionXLPipeline.lora_state_dict(
@@ -92,7 +92,9 @@ def test_role_adapters_go_out_as_one_lora_each(
     assert {one.part for one in found if not one.path} == {"backbone"}
 
 
-def test_what_a_form_cannot_hold_is_named(layered, store, tmp_path, any_networks) -> None:
+def test_parts_that_a_format_does_not_support_are_named(
+    layered, store, tmp_path, any_networks
+) -> None:
     found = export_checkpoint(layered, store, "released", "stored", tmp_path / "out")
     left = {one.part: one.what for one in found if not one.path}
     assert left.keys() == {"backbone", "layers"}
@@ -115,28 +117,28 @@ def test_draw_layers_runs_in_plain_diffusers(
     assert all((tmp_path / "out" / f"{role}.png").is_file() for role in ROLES)
 
 
-def draw(checkpoint: Checkpoint, store: FolderStore) -> np.ndarray:
+def generate(checkpoint: Checkpoint, store: FolderStore) -> np.ndarray:
     [layers] = load_generator(checkpoint, store).generate(
         [GenerationRequest(Prompt("a glass bottle"), 7)]
     )
     return layers[LayerRole.foreground]
 
 
-def test_the_own_format_carries_a_checkpoint_to_another_home(checkpoint, store, tmp_path) -> None:
+def test_layerloops_format_moves_a_checkpoint_to_another_home(checkpoint, store, tmp_path) -> None:
     found = export_checkpoint(checkpoint, store, "layerloop", "stored", tmp_path / "out")
     assert {one.part for one in found} == checkpoint.files.keys()
     other = FolderStore(tmp_path / "other")
     for source in (tmp_path / "out", tmp_path / "out" / "checkpoint.json"):
-        looked = import_checkpoint([source], "sdxl", {}, None, nothing)
+        looked = import_checkpoint([source], "sdxl", {}, None, ignore_progress)
         assert looked.checkpoint is None
         assert not [path for path in other.folder.rglob("*") if path.is_file()]
-    taken = import_checkpoint([tmp_path / "out"], "sdxl", {}, other, nothing)
+    taken = import_checkpoint([tmp_path / "out"], "sdxl", {}, other, ignore_progress)
     assert taken.checkpoint == checkpoint
-    assert kept(taken).id == checkpoint.id
+    assert checkpoint_of(taken).id == checkpoint.id
     assert all(other.get(sha) == store.get(sha) for sha in checkpoint.files.values())
-    assert np.array_equal(draw(kept(taken), other), draw(checkpoint, store))
+    assert np.array_equal(generate(checkpoint_of(taken), other), generate(checkpoint, store))
     with pytest.raises(Refused, match="is imported unchanged"):
-        import_checkpoint([tmp_path / "out"], "sdxl", {"draw_steps": "3"}, other, nothing)
+        import_checkpoint([tmp_path / "out"], "sdxl", {"draw_steps": "3"}, other, ignore_progress)
     with pytest.raises(Refused, match="keeps the stored dtypes"):
         export_checkpoint(checkpoint, store, "layerloop", "fp16", tmp_path / "out")
 
@@ -153,16 +155,16 @@ def test_a_changed_or_broken_export_is_refused(checkpoint, store, tmp_path) -> N
     ):
         (folder / "checkpoint.json").write_text(json.dumps(card | change))
         with pytest.raises(Refused, match=message):
-            import_checkpoint([folder], "sdxl", {}, store, nothing)
+            import_checkpoint([folder], "sdxl", {}, store, ignore_progress)
     (folder / "checkpoint.json").write_text(json.dumps(card))
     part = folder / "transparency.safetensors"
     whole = part.read_bytes()
     part.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(Refused, match="does not match checkpoint"):
-        import_checkpoint([folder], "sdxl", {}, store, nothing)
+        import_checkpoint([folder], "sdxl", {}, store, ignore_progress)
     part.unlink()
     with pytest.raises(NotFound, match="transparency"):
-        import_checkpoint([folder], "sdxl", {}, store, nothing)
+        import_checkpoint([folder], "sdxl", {}, store, ignore_progress)
 
 
 def style(unet, path: Path, seed: int = 9) -> Path:
@@ -172,7 +174,7 @@ def style(unet, path: Path, seed: int = 9) -> Path:
     return path
 
 
-def test_a_users_lora_draws_and_is_told(checkpoint, unets, store, tmp_path) -> None:
+def test_a_users_lora_is_used_and_described(checkpoint, unets, store, tmp_path) -> None:
     file = style(unets["sdxl"], tmp_path / "style.safetensors")
     styled = add_loras(checkpoint, store, [LoraFile(file, 0.5)])
     assert (styled.parent, styled.preset) == (checkpoint.id, checkpoint.preset)
@@ -184,13 +186,13 @@ def test_a_users_lora_draws_and_is_told(checkpoint, unets, store, tmp_path) -> N
 
     assert generator.describe(DEFAULT_OPTIONS)["lora"].startswith("style.safetensors ")
     assert generator.describe(DEFAULT_OPTIONS)["lora"].endswith(":0.5")
-    assert not np.array_equal(draw(styled, store), draw(checkpoint, store))
-    assert np.array_equal(draw(styled, store), draw(styled, store))
+    assert not np.array_equal(generate(styled, store), generate(checkpoint, store))
+    assert np.array_equal(generate(styled, store), generate(styled, store))
     nought = add_loras(checkpoint, store, [LoraFile(file, 0.0)])
-    assert np.abs(draw(nought, store).astype(int) - draw(checkpoint, store)).max() <= 1
+    assert np.abs(generate(nought, store).astype(int) - generate(checkpoint, store)).max() <= 1
 
 
-def test_what_is_no_style_is_refused(checkpoint, unets, store, tmp_path) -> None:
+def test_other_files_than_style_loras_are_refused(checkpoint, unets, store, tmp_path) -> None:
     attn = write(tmp_path / "patches.safetensors", patch_shapes(unets["sdxl"], 4, "sdxl"))
     with pytest.raises(Refused, match="not a style LoRA"):
         add_loras(checkpoint, store, [LoraFile(attn)])
@@ -203,7 +205,7 @@ def test_what_is_no_style_is_refused(checkpoint, unets, store, tmp_path) -> None
         add_loras(replace(checkpoint, preset="tiny", changes={}), store, [LoraFile(other)])
 
 
-def test_a_lora_of_sd15_is_pointed_to_kohya(unets) -> None:
+def test_the_hint_for_a_lora_of_sd15_names_kohya(unets) -> None:
     from training.interop.export_base import write_base
     from training.presets.presets import SD15
 
@@ -214,13 +216,15 @@ def test_a_lora_of_sd15_is_pointed_to_kohya(unets) -> None:
         assert "kohya" in refused.value.hint
 
 
-def test_numbers_too_small_for_half_precision_stay() -> None:
+def test_values_too_small_for_half_precision_stay_float32() -> None:
     weights = torch.tensor([1e-3, 2e-8, -3e-9])
     assert safe_cast(weights, torch.float16).dtype == torch.float32
     assert safe_cast(torch.tensor([0.5, 0.0]), torch.float16).dtype == torch.float16
 
 
-def test_a_single_file_model_is_told_before_anything_is_read(narrow_files, store, tmp_path) -> None:
+def test_a_single_file_model_is_refused_before_anything_is_read(
+    narrow_files, store, tmp_path
+) -> None:
     model = tmp_path / "sdxl.safetensors"
     save_file(
         {
@@ -230,9 +234,9 @@ def test_a_single_file_model_is_told_before_anything_is_read(narrow_files, store
         model,
     )
     with pytest.raises(Refused, match="single file") as refused:
-        take([tmp_path / "not-read"], model, store)
+        import_files([tmp_path / "not-read"], model, store)
     assert "StableDiffusionXLPipeline" in refused.value.hint
     assert "save_pretrained" in refused.value.hint
     (tmp_path / "model.ckpt").write_bytes(b"\x80")
     with pytest.raises(Refused, match="neither a diffusers folder nor a safetensors file"):
-        take(narrow_files, tmp_path / "model.ckpt", store)
+        import_files(narrow_files, tmp_path / "model.ckpt", store)

@@ -1,4 +1,4 @@
-"""Files of others are told apart by their content, named as diffusers names them, and refused with a reason."""
+"""Weights of other programs: recognized by content, renamed to diffusers, or refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_every_tensor_of_a_full_size_unet_has_both_names(full_size) -> None:
     assert expected == {name: name for name in names}
 
 
-def test_every_module_has_a_flat_name_that_leads_back(full_size) -> None:
+def test_every_module_has_a_reversible_flat_name(full_size) -> None:
     family, unet = full_size
     modules = {name.rpartition(".")[0] for name in unet.state_dict()}
     for module in modules | {to_ldm(module, family) for module in modules}:
@@ -63,7 +63,7 @@ def test_other_names_are_refused(name: str) -> None:
         to_ldm(name, "sdxl")
 
 
-def test_the_released_files_are_recognised_at_their_sizes() -> None:
+def test_the_released_files_are_recognized_at_their_sizes() -> None:
     sdxl, sd15 = real_unet(REAL_SDXL), real_unet(REAL_SD15)
     attn = patch_shapes(sdxl, 256, "sdxl")
     released = {
@@ -131,7 +131,7 @@ def test_the_released_files_are_recognised_at_their_sizes() -> None:
         (["wings.0.weight"], "is unknown; its first tensors are wings.0.weight"),
     ],
 )
-def test_strangers_are_named(names: list[str], what: str) -> None:
+def test_unsupported_files_are_named(names: list[str], what: str) -> None:
     with pytest.raises(Refused, match=what) as refused:
         recognize(header(dict.fromkeys(names, (4, 4))))
     assert refused.value.hint
@@ -143,7 +143,7 @@ def whole(tmp_path: Path) -> bytes:
     return (tmp_path / "whole.safetensors").read_bytes()
 
 
-def test_only_whole_safetensors_are_opened(tmp_path: Path, whole: bytes) -> None:
+def test_only_complete_safetensors_are_opened(tmp_path: Path, whole: bytes) -> None:
     pickled, archive = io.BytesIO(), io.BytesIO()
     torch.save({"a": torch.zeros(2)}, pickled)
     torch.save({"a": torch.zeros(2)}, archive, _use_new_zipfile_serialization=False)
@@ -172,7 +172,7 @@ def test_only_whole_safetensors_are_opened(tmp_path: Path, whole: bytes) -> None
         read_header(tmp_path)
 
 
-def test_numbers_must_be_finite_and_floating(tmp_path: Path) -> None:
+def test_tensors_must_be_finite_and_floating_point(tmp_path: Path) -> None:
     save_file(
         {"bad": torch.tensor([1.0, float("nan")]), "whole": torch.tensor([1])},
         tmp_path / "n.safetensors",

@@ -1,4 +1,4 @@
-"""What released weights draw, told by their content, and the order in which a checkpoint's modes make a pair."""
+"""Modes of released weights, recognized by their content, and the modes that generate a pair."""
 
 from __future__ import annotations
 
@@ -41,44 +41,44 @@ def mode_of(header: WeightsHeader) -> str:
     return find_mode(header, recognize(header)).part
 
 
-def test_the_released_files_at_their_sizes_are_what_they_are() -> None:
+def test_the_modes_of_released_files_are_recognized() -> None:
     sdxl, sd15 = real_unet(REAL_SDXL), real_unet(REAL_SD15)
-    attended = {
+    narrow = {
         n: tuple(v.shape)
         for n, v in sdxl.state_dict().items()
         if ".to_" not in n and "embedding" not in n
     }
-    wide = attended | {"conv_in.weight": (320, 12, 3, 3)}
-    blended, takes = difference_shapes(sdxl, 8), difference_shapes(sdxl, 12)
-    led = sharing_shapes(sd15, 2, 256, controlled=True)
+    wide = narrow | {"conv_in.weight": (320, 12, 3, 3)}
+    two_inputs, three_inputs = difference_shapes(sdxl, 8), difference_shapes(sdxl, 12)
+    controlled = sharing_shapes(sd15, 2, 256, controlled=True)
     released = {
         "layer_xl_transparent_attn": (patch_shapes(sdxl, 256, "sdxl"), "base"),
-        "layer_xl_transparent_conv": (patched(attended, "sdxl"), "base"),
-        "layer_xl_fg2ble": (patched(blended, "sdxl"), "fg2ble"),
-        "layer_xl_bg2ble": (patched(blended, "sdxl"), "bg2ble"),
-        "layer_xl_fgble2bg": (patched(takes, "sdxl"), "fgble2bg"),
+        "layer_xl_transparent_conv": (patched(narrow, "sdxl"), "base"),
+        "layer_xl_fg2ble": (patched(two_inputs, "sdxl"), "fg2ble"),
+        "layer_xl_bg2ble": (patched(two_inputs, "sdxl"), "bg2ble"),
+        "layer_xl_fgble2bg": (patched(three_inputs, "sdxl"), "fgble2bg"),
         "layer_xl_bgble2fg": (patched(wide, "sdxl"), "bgble2fg"),
-        "diffuser_layer_xl_bg2ble": (blended, "bg2ble"),
+        "diffuser_layer_xl_bg2ble": (two_inputs, "bg2ble"),
         "layer_sd15_transparent_attn": (sharing_shapes(sd15, 1, 256), "base"),
         "layer_sd15_joint": (sharing_shapes(sd15, 3, 256), "joint"),
-        "layer_sd15_fg2bg": (led, "fg2bg"),
-        "layer_sd15_bg2fg": (led, "bg2fg"),
+        "layer_sd15_fg2bg": (controlled, "fg2bg"),
+        "layer_sd15_bg2fg": (controlled, "bg2fg"),
     }
     for name, (shapes, part) in released.items():
         assert mode_of(file(shapes, f"{name}.safetensors")) == part, name
     for name in ("layer_xl_fgble2bg", "layer_xl_bgble2fg", "layer_sd15_joint"):
         shapes, part = released[name]
-        assert mode_of(file(shapes)) == part, "whatever the file is called"
+        assert mode_of(file(shapes)) == part, "the mode does not depend on the name of the file"
 
 
-def test_files_that_look_alike_are_told_by_what_they_say_or_by_their_name() -> None:
+def test_files_with_the_same_tensors_are_distinguished_by_metadata_or_name() -> None:
     unet = make_unet(SDXL_CHANNELS, cross_attention_dim=32, **TINY_SDXL)
     shapes = patched(difference_shapes(unet, 8), "sdxl")
     assert find_mode(
         file(shapes, "my_fg2ble.safetensors"), WeightFormat.differences
     ).doubt.endswith("fg2ble and bg2ble have the same tensors")
     assert mode_of(file(shapes, "my_fg2ble", mode="bg2ble")) == "bg2ble", (
-        "what it says of itself comes first"
+        "its metadata take precedence over its name"
     )
     for name in ("weights", "fg2ble_or_bg2ble"):
         with pytest.raises(
@@ -94,13 +94,13 @@ def test_files_that_look_alike_are_told_by_what_they_say_or_by_their_name() -> N
         mode_of(file(whole))
 
 
-def test_frames_and_channels_of_no_released_file_are_refused() -> None:
+def test_unknown_frames_and_channels_are_refused() -> None:
     unet = tiny_sd15()
-    for frames, controlled, said in [
+    for frames, controlled, message in [
         (2, False, "of 2 layers$"),
         (3, True, "of 3 layers, with a given layer"),
     ]:
-        with pytest.raises(Refused, match=said):
+        with pytest.raises(Refused, match=message):
             mode_of(file(sharing_shapes(unet, frames, 4, controlled=controlled)))
     with pytest.raises(Refused, match="has 16 input channels"):
         mode_of(file({"conv_in.weight": (16, 16, 3, 3)}))
@@ -110,7 +110,7 @@ XL = ("base", "fg2ble", "bg2ble", "fgble2bg", "bgble2fg")
 
 
 @pytest.mark.parametrize(
-    ("available", "given", "way"),
+    ("available", "given", "expected"),
     [
         (("base", "joint"), (), ["joint"]),
         (XL, (), ["base", "fg2ble", "fgble2bg"]),
@@ -122,12 +122,12 @@ XL = ("base", "fg2ble", "bg2ble", "fgble2bg", "bgble2fg")
         (("fg2bg", "bg2fg"), (BACKGROUND,), ["bg2fg"]),
     ],
 )
-def test_a_pair_is_made_the_shortest_way(available, given, way) -> None:
-    assert [mode.name for mode in plan_modes(available, given)] == way
+def test_a_pair_takes_the_fewest_modes(available, given, expected) -> None:
+    assert [mode.name for mode in plan_modes(available, given)] == expected
 
 
 @pytest.mark.parametrize(
-    ("available", "given", "said"),
+    ("available", "given", "message"),
     [
         (("base",), (), "cannot generate a pair; its modes: base"),
         (("joint",), (FOREGROUND,), "cannot generate a pair around foreground; its modes: joint"),
@@ -136,12 +136,12 @@ def test_a_pair_is_made_the_shortest_way(available, given, way) -> None:
         (XL, (FOREGROUND, BACKGROUND), "around background and foreground"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_with_what_would_help(available, given, said) -> None:
-    with pytest.raises(Refused, match=said) as refused:
+def test_a_pair_that_no_mode_generates_is_refused_with_a_hint(available, given, message) -> None:
+    with pytest.raises(Refused, match=message) as refused:
         plan_modes(available, given)
     assert "import layer_sd15_joint" in refused.value.hint
 
 
-def test_a_mode_says_what_it_does() -> None:
+def test_a_mode_describes_itself() -> None:
     assert str(MODES["fgble2bg"]) == "fgble2bg: given foreground and blended generates background"
     assert str(MODES["joint"]) == "joint: generates foreground, background, blended"

@@ -1,4 +1,4 @@
-"""Released encoders and decoders load into our networks, in their channel order and with their scale."""
+"""Released encoders and decoders load into our networks, in our channel order and scale."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NARROW = {
 
 
 def narrow(**more: str) -> Preset:
-    """Return the released layout, with few channels."""
+    """Return a preset with the released architecture and few channels."""
     return find_preset("sdxl", NARROW | more)
 
 
@@ -37,7 +37,7 @@ def files(tmp_path: Path) -> list[Path]:
     ]
 
 
-def test_both_load_to_the_bit_in_any_order(files: list[Path]) -> None:
+def test_both_networks_load_bit_for_bit_in_any_order(files: list[Path]) -> None:
     networks, scale = read_transparency(files, narrow())
     again, _ = read_transparency(files[::-1], narrow())
     assert (scale, networks.encoder.offset_scale) == (1.0, 1.0)
@@ -53,21 +53,19 @@ def test_both_load_to_the_bit_in_any_order(files: list[Path]) -> None:
     assert not any(parameter.requires_grad for parameter in networks.parameters())
 
 
-def test_the_scale_is_the_given_one_or_the_files_or_one(files: list[Path], tmp_path: Path) -> None:
-    message = tmp_path / "said.safetensors"
-    save_file(
-        load_file(files[1]), message, {"layerloop": canonical_json({"offset_scale": "100.0"})}
-    )
+def test_the_scale_is_the_given_one_that_of_the_file_or_1(
+    files: list[Path], tmp_path: Path
+) -> None:
+    stated = tmp_path / "stated.safetensors"
+    save_file(load_file(files[1]), stated, {"layerloop": canonical_json({"offset_scale": "100.0"})})
     cases = [(files[1], None, (1.0, "assumed")), (files[1], 300.0, (300.0, "given"))]
-    cases += [(message, None, (100.0, "file")), (message, 2.0, (2.0, "given"))]
+    cases += [(stated, None, (100.0, "file")), (stated, 2.0, (2.0, "given"))]
     for encoder, given, expected in cases:
         read = read_networks(recognize_all([files[0], encoder]), narrow(), given)
         assert (read.offset_scale, read.scale_from) == expected
-    save_file(
-        load_file(files[1]), message, {"layerloop": canonical_json({"offset_scale": "large"})}
-    )
+    save_file(load_file(files[1]), stated, {"layerloop": canonical_json({"offset_scale": "large"})})
     for encoder, given in (
-        (message, None),
+        (stated, None),
         (files[1], float("nan")),
         (files[1], 0.0),
         (files[1], -1.0),
@@ -76,7 +74,7 @@ def test_the_scale_is_the_given_one_or_the_files_or_one(files: list[Path], tmp_p
             read_networks(recognize_all([files[0], encoder]), narrow(), given)
 
 
-def test_without_an_encoder_the_offset_is_zero_and_the_same_every_time(files: list[Path]) -> None:
+def test_without_an_encoder_the_offset_is_0(files: list[Path]) -> None:
     one, two = (read_networks(recognize_all(files[:1]), narrow()) for _ in range(2))
     assert one.scale_from == "preset"
     assert all(torch.equal(one.tensors[name], two.tensors[name]) for name in one.tensors)
@@ -86,7 +84,7 @@ def test_without_an_encoder_the_offset_is_zero_and_the_same_every_time(files: li
 
 
 def test_sixteen_channel_files_have_alpha_last(tmp_path: Path) -> None:
-    """The Flux port feeds RGBA and returns RGBA; the same pixels must give the same numbers here."""
+    """The Flux port has alpha last; the same pixels must give the same results here."""
     preset = narrow(latent_channels="16")
     paths = [
         write(tmp_path / f"{n}.any", network_shapes(preset, n)) for n in ("encoder", "decoder")
@@ -112,7 +110,7 @@ def test_sixteen_channel_files_have_alpha_last(tmp_path: Path) -> None:
     )
 
 
-def test_what_is_missing_double_or_of_other_sizes_is_told(
+def test_missing_duplicate_and_misfitting_files_are_refused(
     files: list[Path], tmp_path: Path
 ) -> None:
     with pytest.raises(Refused, match="none of the files is an alpha decoder"):

@@ -1,4 +1,4 @@
-"""Relatives of known files, files in parts, and incomplete ones: read, or refused in the right words."""
+"""Files similar to known ones, sharded files and incomplete ones: read, or refused by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIXTEEN = replace(narrow(), latent_channels=16)
 
 
 def both(preset, prefix: str = "") -> dict[str, tuple[int, ...]]:
-    """Return the tensors of a module that holds both networks."""
+    """Return the shapes of a module that contains both networks."""
     return {
         f"{prefix}{network}.{name}": shape
         for network in ("encoder", "decoder")
@@ -30,7 +30,7 @@ def both(preset, prefix: str = "") -> dict[str, tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "state_dict.module."])
-def test_both_networks_in_one_file_are_those_of_the_flux_port(tmp_path: Path, prefix: str) -> None:
+def test_both_networks_in_one_file_are_read(tmp_path: Path, prefix: str) -> None:
     shapes = both(SIXTEEN, prefix) | (
         {} if prefix else {"sd_vae.encoder.conv_in.weight": (8, 3, 3, 3)}
     )
@@ -47,7 +47,7 @@ def test_both_networks_in_one_file_are_those_of_the_flux_port(tmp_path: Path, pr
     )
 
 
-def test_the_flux_ports_networks_split_by_hand_keep_its_scale(tmp_path: Path) -> None:
+def test_separated_networks_of_the_flux_port_keep_its_scale(tmp_path: Path) -> None:
     files = [
         write(tmp_path / f"{n}.safetensors", network_shapes(SIXTEEN, n))
         for n in ("encoder", "decoder")
@@ -109,14 +109,14 @@ def test_the_flux_ports_networks_split_by_hand_keep_its_scale(tmp_path: Path) ->
         ({"model.diffusion_model.out.0.weight": (4,)}, "a whole Stable Diffusion checkpoint"),
     ],
 )
-def test_relatives_are_named(shapes: dict[str, tuple[int, ...]], what: str) -> None:
+def test_similar_files_are_named(shapes: dict[str, tuple[int, ...]], what: str) -> None:
     with pytest.raises(Refused, match=what) as refused:
         recognize_parts(header(shapes))
     assert refused.value.hint
 
 
 def shards(folder: Path, shapes: dict[str, tuple[int, ...]], *, index: bool) -> list[Path]:
-    """Return a file's tensors in three parts, as save_pretrained names them."""
+    """Write tensors in three shards, named as by save_pretrained."""
     tensors, names = fill(shapes), sorted(shapes)
     files = [folder / f"model-{number:05}-of-00003.safetensors" for number in (1, 2, 3)]
     for number, file in enumerate(files):
@@ -129,7 +129,7 @@ def shards(folder: Path, shapes: dict[str, tuple[int, ...]], *, index: bool) -> 
 
 
 @pytest.mark.parametrize("index", [True, False])
-def test_a_file_in_parts_is_one_file(tmp_path: Path, index: bool) -> None:
+def test_a_sharded_file_is_read_as_one(tmp_path: Path, index: bool) -> None:
     shapes = network_shapes(narrow(), "decoder")
     files = shards(tmp_path, shapes, index=index)
     given = [*files, *([tmp_path / "model.safetensors.index.json"] if index else [])]
@@ -148,7 +148,7 @@ def test_a_file_in_parts_is_one_file(tmp_path: Path, index: bool) -> None:
     assert "one folder" in missing.value.hint
 
 
-def test_an_index_is_held_to_what_it_says(tmp_path: Path) -> None:
+def test_an_index_must_match_its_shards(tmp_path: Path) -> None:
     shards(tmp_path, network_shapes(narrow(), "encoder"), index=True)
     index = tmp_path / "model.safetensors.index.json"
     output = json.loads(index.read_text())
@@ -167,7 +167,7 @@ def test_an_index_is_held_to_what_it_says(tmp_path: Path) -> None:
             read_header(index)
 
 
-def test_folders_and_incomplete_files_are_said_with_their_names(tmp_path: Path) -> None:
+def test_folders_and_incomplete_files_are_named(tmp_path: Path) -> None:
     encoder, decoder = (network_shapes(narrow(), network) for network in ("encoder", "decoder"))
     with pytest.raises(NotFound, match="it is a folder") as refused:
         read_header(write(tmp_path / "a.safetensors", encoder).parent)
@@ -199,7 +199,7 @@ def test_folders_and_incomplete_files_are_said_with_their_names(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("scale", [0, -1, float("nan"), float("inf")])
-def test_an_offset_scale_is_positive(tmp_path: Path, scale: float) -> None:
+def test_an_offset_scale_must_be_positive(tmp_path: Path, scale: float) -> None:
     files = [
         write(tmp_path / f"{n}.any", network_shapes(narrow(), n)) for n in ("encoder", "decoder")
     ]

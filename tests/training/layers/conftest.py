@@ -1,4 +1,4 @@
-"""Composed pairs in a store, and checkpoints over them."""
+"""Composite pairs in a store, and a checkpoint trained on them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pairs(store):
 
 @pytest.fixture
 def checkpoint(store, pairs):
-    """Random weights of the right sizes, adapters too: what is tested here does not need good ones."""
+    """Return a checkpoint with random weights and adapters."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rgba = open_split(store, pairs, Split.train, MICRO.image_size).load_batch(range(20))
@@ -48,7 +48,7 @@ def checkpoint(store, pairs):
 
 
 def stir(network):
-    """Give numbers to what begins at 0 and would hide what is behind it."""
+    """Set parameters that are initially 0 to random values."""
     for parameter in network.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)

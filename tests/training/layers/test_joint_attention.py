@@ -1,4 +1,4 @@
-"""The laws of layers drawn together: alone, permuted, apart, fresh; in our transformer and in diffusers' UNets."""
+"""Properties of joint attention, in the built-in transformer and in diffusers' UNets."""
 
 from dataclasses import replace
 
@@ -17,12 +17,12 @@ from training.layers.model import new_layered_denoiser
 from training.presets.presets import PRESETS
 
 PAIR = ("foreground", "background")
-KINDS = ["transformer", "own UNet", "SD 1.5", "SDXL"]
-TEXT = 24  # numbers of a word
+KINDS = ["transformer", "built-in UNet", "SD 1.5", "SDXL"]
+TEXT = 24  # width of a text token
 
 
-class Bare(StableDiffusion):
-    """A UNet of Stable Diffusion alone."""
+class UNetOnly(StableDiffusion):
+    """Stable Diffusion with a UNet, and without a text encoder."""
 
     def __init__(self, unet):
         torch.nn.Module.__init__(self)
@@ -42,39 +42,41 @@ def build(kind, *, joint_text_attention=False, modules="attention", fresh=False)
         joint_text_attention=joint_text_attention,
         layer_modules=modules,
     )
-    if kind in {"transformer", "own UNet"}:
+    if kind in {"transformer", "built-in UNet"}:
         denoiser = BuiltinDenoiser(
-            replace(preset, denoiser="unet" if kind == "own UNet" else "transformer")
+            replace(preset, denoiser="unet" if kind == "built-in UNet" else "transformer")
         )
         stir(denoiser.network)
     else:
-        more = {"cross_attention_dim": TEXT} | (
+        options = {"cross_attention_dim": TEXT} | (
             {"use_linear_projection": True} if kind == "SDXL" else {}
         )
-        denoiser = Bare(make_unet((32, 64), **more))
+        denoiser = UNetOnly(make_unet((32, 64), **options))
     layered = new_layered_denoiser(preset, denoiser).eval()
     if not fresh:
         stir(layered.adapters)
     return layered
 
 
-def given(layered, images=2, layers=2, seed=5):
-    """Noisy latents, times and words for some pictures, rows "(p l)"."""
+def make_inputs(layered, images=2, layers=2, seed=5):
+    """Return noisy latents, timesteps and conditions of images, with B = images * layers rows."""
     rng = torch.Generator().manual_seed(seed)
     count = images * layers
     time = torch.randint(1000, (count,), generator=rng)
     if isinstance(layered.denoiser, BuiltinDenoiser):
         noisy = torch.randn(count, 16, 4, 4, generator=rng)
         conditions = layered.denoiser.encode(
-            [f"layer {k} of a picture" + " more" * (k % 3) for k in range(count)]
+            [f"layer {k} of an image" + " more" * (k % 3) for k in range(count)]
         )
         return noisy, time, conditions
     noisy = torch.randn(count, 4, 8, 8, generator=rng)
     return noisy, time, Conditions(torch.randn(count, 7, TEXT, generator=rng))
 
 
-def close(one, two, tolerance=3e-6):
-    torch.testing.assert_close(one, two, rtol=0, atol=tolerance * max(1.0, float(two.abs().max())))
+def close(found, expected, tolerance=3e-6):
+    torch.testing.assert_close(
+        found, expected, rtol=0, atol=tolerance * max(1.0, float(expected.abs().max()))
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -86,10 +88,10 @@ def _no_grad():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("joint_text_attention", [False, True])
-def test_a_layer_alone_is_attended_to_as_ever(kind, joint_text_attention):
-    """One layer of joint attention is plain attention; fresh adapters change nothing, and the base stays what it was."""
+def test_joint_attention_of_one_layer_is_plain_attention(kind, joint_text_attention):
+    """Joint attention of one layer is plain attention; the base alone stays unchanged."""
     layered = build(kind, joint_text_attention=joint_text_attention, fresh=True)
-    noisy, time, conditions = given(layered)
+    noisy, time, conditions = make_inputs(layered)
     plain = layered.denoiser.predict(noisy, time, conditions)
     close(layered.predict(noisy, time, conditions, ["foreground"]), plain, 1e-6)
     assert torch.equal(layered.denoiser.predict(noisy, time, conditions), plain)
@@ -104,20 +106,20 @@ def test_a_layer_alone_is_attended_to_as_ever(kind, joint_text_attention):
 def test_permuted_layers_give_permuted_outputs(kind, joint_text_attention, roles):
     layered = build(kind, joint_text_attention=joint_text_attention)
     count = len(roles)
-    noisy, time, conditions = given(layered, 2, count)
-    straight = layered.predict(noisy, time, conditions, roles)
+    noisy, time, conditions = make_inputs(layered, 2, count)
+    expected = layered.predict(noisy, time, conditions, roles)
     order = list(range(count))[::-1]
     rows = [image * count + index for image in range(2) for index in order]
     permuted = layered.predict(
         noisy[rows], time[rows], conditions.take(rows), [roles[index] for index in order]
     )
-    close(permuted, straight[rows])
+    close(permuted, expected[rows])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_the_exchange_layers_are_drawn_one_at_a_time(kind):
+def test_without_joint_attention_layers_are_predicted_separately(kind):
     layered = build(kind)
-    noisy, time, conditions = given(layered)
+    noisy, time, conditions = make_inputs(layered)
     apart = layered.predict(noisy, time, conditions, PAIR, joined=False)
     for index, role in enumerate(PAIR):
         close(
@@ -131,9 +133,9 @@ def test_without_the_exchange_layers_are_drawn_one_at_a_time(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pictures_of_a_batch_do_not_see_each_other(kind):
+def test_images_of_a_batch_do_not_attend_to_each_other(kind):
     layered = build(kind)
-    noisy, time, conditions = given(layered)
+    noisy, time, conditions = make_inputs(layered)
     both = layered.predict(noisy, time, conditions, PAIR)
     for rows in (slice(0, 2), slice(2, 4)):
         close(layered.predict(noisy[rows], time[rows], conditions.take(rows), PAIR), both[rows])
@@ -143,62 +145,62 @@ def test_pictures_of_a_batch_do_not_see_each_other(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_equal_layers_see_only_themselves(kind):
-    """With fresh adapters, attention over copies of one layer is attention over the layer."""
+def test_attention_over_copies_of_a_layer_is_attention_over_the_layer(kind):
+    """New adapters are zero, so all copies have the output of the base."""
     layered = build(kind, fresh=True)
-    noisy, time, conditions = given(layered, 2, 1)
-    twice = [0, 0, 1, 1]
-    together = layered.predict(noisy[twice], time[twice], conditions.take(twice), PAIR)
-    close(together, layered.denoiser.predict(noisy, time, conditions)[twice])
+    noisy, time, conditions = make_inputs(layered, 2, 1)
+    copies = [0, 0, 1, 1]
+    together = layered.predict(noisy[copies], time[copies], conditions.take(copies), PAIR)
+    close(together, layered.denoiser.predict(noisy, time, conditions)[copies])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_fresh_adapters_add_to_joint_attention_is_nothing(kind):
+def test_new_adapters_change_nothing(kind):
     layered = build(kind, fresh=True)
-    noisy, time, conditions = given(layered)
-    one, other = (
+    noisy, time, conditions = make_inputs(layered)
+    outputs, swapped = (
         layered.predict(noisy, time, conditions, PAIR),
         layered.predict(noisy, time, conditions, ("background",) * 2),
     )
-    assert torch.equal(one, other)  # whichever they are
+    assert torch.equal(outputs, swapped)  # the roles do not matter
     close(
         layered.predict(noisy, time, conditions, PAIR, joined=False),
         layered.denoiser.predict(noisy, time, conditions),
     )
 
 
-def test_texts_are_joined_only_where_it_is_wanted():
-    told_apart, told_all = (
+def test_texts_are_joined_only_with_joint_text_attention():
+    separate_texts, joint_texts = (
         build("SD 1.5", joint_text_attention=joined) for joined in (False, True)
     )
-    *_, conditions = given(told_apart)
+    *_, conditions = make_inputs(separate_texts)
     other = replace(conditions, states_BLD=conditions.states_BLD.clone())
-    other.states_BLD[1] += 1  # the background's words
-    for layered, seen in ((told_apart, False), (told_all, True)):
+    other.states_BLD[1] += 1  # the text of the background
+    for layered, affected in ((separate_texts, False), (joint_texts, True)):
         attn = layered.denoiser.unet.get_submodule(
             "down_blocks.1.attentions.0.transformer_blocks.0.attn2"
         )
         layered.layout.set_layout(PAIR, 4, joined=True)
         states = torch.randn(4, 5, 64, generator=torch.Generator().manual_seed(1))
-        one, two = (
+        before, after = (
             attn(states, encoder_hidden_states=text.states_BLD) for text in (conditions, other)
         )
-        assert bool((one[0] - two[0]).abs().max() > 1e-6) is seen
-        assert torch.equal(one[2:], two[2:])
+        assert bool((before[0] - after[0]).abs().max() > 1e-6) is affected
+        assert torch.equal(before[2:], after[2:])
 
 
 def test_joint_attention_is_softmax_over_the_tokens_of_all_layers():
-    """By hand, in the arithmetic of the paper: queries, keys and values of both layers one after another."""
+    """Compare with softmax attention over the concatenated tokens of both layers."""
     attn = make_unet((32, 64), cross_attention_dim=TEXT).get_submodule(
         "down_blocks.1.attentions.0.transformer_blocks.0.attn1"
     )
     states = torch.randn(4, 5, 64, generator=torch.Generator().manual_seed(1))
     stack = LayerLayout()
     stack.set_layout(PAIR, 4, joined=True)
-    drawn = []
-    for alone in (attn.processor, AttnProcessor()):  # whatever attends
-        attn.set_processor(JointAttention(stack, alone, joint_text_attention=False))
-        drawn.append(attn(states))
+    outputs = []
+    for processor in (attn.processor, AttnProcessor()):
+        attn.set_processor(JointAttention(stack, processor, joint_text_attention=False))
+        outputs.append(attn(states))
     query, key, value = (
         torch.cat(list(layer(states).view(2, 2, 5, attn.heads, -1).unbind(1)), dim=1).transpose(
             1, 2
@@ -207,14 +209,14 @@ def test_joint_attention_is_softmax_over_the_tokens_of_all_layers():
     )
     seen = torch.softmax(query @ key.mT / query.shape[-1] ** 0.5, dim=-1) @ value
     expected = attn.to_out[0](seen.transpose(1, 2).reshape(2, 10, 64)).reshape(4, 5, 64)
-    for found in drawn:
+    for found in outputs:
         close(found, expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_reach_every_adapter_and_nothing_else(kind):
     layered = build(kind, modules="all")
-    noisy, time, conditions = given(layered)
+    noisy, time, conditions = make_inputs(layered)
     with torch.enable_grad():
         layered.predict(noisy, time, conditions, PAIR).square().mean().backward()
     assert all(
@@ -228,29 +230,29 @@ def test_checkpointed_blocks_give_the_same_gradients():
     from training.engine.distributed import enable_checkpointing
 
     grads = []
-    for again in (False, True):
+    for checkpointing in (False, True):
         layered = build("SDXL").train()
-        if again:
+        if checkpointing:
             enable_checkpointing(layered.denoiser.unet)
-        noisy, time, conditions = given(layered)
+        noisy, time, conditions = make_inputs(layered)
         with torch.enable_grad():
             layered.predict(noisy, time, conditions, PAIR).square().mean().backward()
         grads.append([parameter.grad for parameter in layered.adapters.parameters()])
-    for one, two in zip(*grads, strict=True):
-        close(one, two)
+    for plain, checkpointed in zip(*grads, strict=True):
+        close(plain, checkpointed)
 
 
-def test_what_cannot_be_is_refused(tmp_path):
+def test_wrong_batches_and_roles_are_refused(tmp_path):
     layered = build("transformer")
-    noisy, time, conditions = given(layered, 3, 1)
+    noisy, time, conditions = make_inputs(layered, 3, 1)
     with pytest.raises(Refused, match="not a multiple of"):
         layered.predict(noisy, time, conditions, PAIR)
     with pytest.raises(Refused, match="no adapters of the role 'blended'"):
         layered.predict(noisy, time, conditions, ["foreground", "background", "blended"])
 
 
-def test_a_base_that_is_a_lora_is_adapted_beside_it(tmp_path):
-    """The layers' adapters stand beside PEFT's, and the names of the base's tensors stay what they are."""
+def test_a_lora_base_is_adapted_without_changing_its_lora(tmp_path):
+    """Layer adapters are added to PEFT's, and the names of the base's tensors do not change."""
     folder = write_sdxl(tmp_path / "model")
     preset = replace(
         PRESETS["sdxl"],

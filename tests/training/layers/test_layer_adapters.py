@@ -1,4 +1,4 @@
-"""Adapters of roles as a stored part: their names, their way to a PEFT LoRA and back, and what does not fit."""
+"""Layer adapters as a stored part: names, conversion to PEFT and back, and what is refused."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_the_names_of_a_stored_part(layered):
     }  # fmt: skip
 
 
-def test_a_part_is_stored_and_opened(layered, store):
+def test_a_part_is_stored_and_loaded(layered, store):
     file = save_part(store, "layers", layered.finetuned_state_dict(), layered.metadata())
     tensors, metadata = load_part(store, file)
     torch.manual_seed(1)
@@ -47,7 +47,7 @@ def test_a_part_is_stored_and_opened(layered, store):
     assert half.adapters.scale == 0.5
 
 
-def test_every_role_is_a_lora_of_peft_and_comes_back(layered):
+def test_every_role_converts_to_peft_and_back(layered):
     tensors = layered.finetuned_state_dict()
     roles = [to_peft(tensors, role) for role in ("foreground", "background")]
     assert roles[0].keys() == roles[1].keys()
@@ -61,12 +61,12 @@ def test_every_role_is_a_lora_of_peft_and_comes_back(layered):
         from_peft({"unet.conv_in.weight": torch.zeros(1)}, "foreground")
 
 
-def test_diffusers_takes_a_role_as_it_is(tmp_path):
-    """What one role's adapters do is what diffusers makes of their PEFT file."""
-    from tests.training.layers.test_joint_attention import build, given
+def test_diffusers_loads_the_adapters_of_a_role(tmp_path):
+    """The adapters of a role equal their PEFT file loaded by diffusers."""
+    from tests.training.layers.test_joint_attention import build, make_inputs
 
     layered = build("SDXL")
-    noisy, time, conditions = given(layered)
+    noisy, time, conditions = make_inputs(layered)
     with torch.no_grad():
         ours = layered.predict(noisy, time, conditions, ["background"])
         plain = layered.denoiser.predict(noisy, time, conditions)

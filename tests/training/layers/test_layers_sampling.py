@@ -1,4 +1,4 @@
-"""Pairs out of a generator: what is asked for, to the bit, whatever else is drawn; and layers that are given."""
+"""Pairs from a generator: independent of other requests of a batch; layers to given ones."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ SIDE = MICRO.image_size
 
 
 def requests(count):
-    """Every third asks for a single layer."""
+    """Return requests for pairs, every third for a single layer."""
     return [
         GenerationRequest(
             Prompt(f"a red star {k}")
@@ -41,13 +41,15 @@ def requests(count):
     ]
 
 
-def same(one, two):
-    return one.keys() == two.keys() and all(np.array_equal(one[role], two[role]) for role in one)
+def same(first, second):
+    return first.keys() == second.keys() and all(
+        np.array_equal(first[role], second[role]) for role in first
+    )
 
 
 def test_a_prompt_for_a_pair_gives_layers_that_blend(checkpoint, store):
-    drawn = load_generator(checkpoint, store).generate(requests(6))
-    for index, layers in enumerate(drawn):
+    generated = load_generator(checkpoint, store).generate(requests(6))
+    for index, layers in enumerate(generated):
         assert set(layers) == ({FG} if index % 3 == 2 else {FG, BG, BLENDED})
         for layer in layers.values():
             assert (layer.shape, layer.dtype) == ((SIDE, SIDE, 4), np.uint8)
@@ -57,55 +59,55 @@ def test_a_prompt_for_a_pair_gives_layers_that_blend(checkpoint, store):
             assert not layers[FG][layers[FG][..., 3] == 0].any()
 
 
-def test_a_pair_is_drawn_alike_alone_and_in_any_company(checkpoint, store):
+def test_a_pair_does_not_depend_on_other_requests_of_its_batch(checkpoint, store):
     generator = load_generator(checkpoint, store)
     together = generator.generate(requests(7))
     for request, layers in zip(requests(7), together, strict=True):
         assert same(generator.generate([request])[0], layers)
-    backwards = generator.generate(requests(7)[::-1])[::-1]
-    assert all(same(one, two) for one, two in zip(together, backwards, strict=True))
+    reversed_order = generator.generate(requests(7)[::-1])[::-1]
+    assert all(same(first, second) for first, second in zip(together, reversed_order, strict=True))
     assert same(load_generator(checkpoint, store).generate(requests(1))[0], together[0])
 
 
-def test_a_single_layer_is_what_the_base_draws_alone(checkpoint, store):
+def test_a_single_layer_equals_that_of_the_base_alone(checkpoint, store):
     files = {name: file for name, file in checkpoint.files.items() if name != "layers"}
-    lone = [GenerationRequest(Prompt("a red star"), 3)]
-    before = load_generator(replace(checkpoint, files=files), store).generate(lone)[0]
+    single = [GenerationRequest(Prompt("a red star"), 3)]
+    before = load_generator(replace(checkpoint, files=files), store).generate(single)[0]
     generator = load_generator(checkpoint, store)
     generator.generate(requests(1))
-    assert same(generator.generate(lone)[0], before)
+    assert same(generator.generate(single)[0], before)
 
 
-def test_the_layers_of_a_pair_depend_on_each_other_where_they_are_joined(checkpoint, store):
-    def drawn(background, *, joined):
+def test_joined_layers_of_a_pair_depend_on_each_other(checkpoint, store):
+    def generate(background, *, joined):
         generator = load_generator(checkpoint, store, joined=joined)
         return generator.generate([GenerationRequest(Prompt("a star", "a star", background), 1)])[0]
 
-    assert np.array_equal(drawn("sand", joined=False)[FG], drawn("water", joined=False)[FG])
-    assert not np.array_equal(drawn("sand", joined=True)[FG], drawn("water", joined=True)[FG])
-    assert not np.array_equal(drawn("sand", joined=False)[BG], drawn("water", joined=False)[BG])
+    assert np.array_equal(generate("sand", joined=False)[FG], generate("water", joined=False)[FG])
+    assert not np.array_equal(generate("sand", joined=True)[FG], generate("water", joined=True)[FG])
+    assert not np.array_equal(
+        generate("sand", joined=False)[BG], generate("water", joined=False)[BG]
+    )
 
 
 @pytest.mark.parametrize(("role", "other"), [(FG, BG), (BG, FG)])
-def test_a_given_layer_comes_back_to_the_bit_and_counts(checkpoint, store, role, other):
+def test_a_given_layer_is_returned_unchanged_and_has_an_effect(checkpoint, store, role, other):
     generator = load_generator(checkpoint, store)
-    one, two = (
+    first, second = (
         generator.generate(
             [GenerationRequest(Prompt("a star on sand", "a star", "sand"), 1)],
             GenerationOptions(given={role: sha}),
         )[0]
-        for sha in (store.put(encode_layer(_layer(role, number))) for number in (1, 2))
+        for sha in (store.put(encode_layer(_layer(role, index))) for index in (1, 2))
     )
-    assert np.array_equal(one[role], _layer(role, 1))
-    assert not np.array_equal(one[other], two[other])
-    assert np.array_equal(one[BLENDED][..., :3], composite_over(one[FG], one[BG]))
+    assert np.array_equal(first[role], _layer(role, 1))
+    assert not np.array_equal(first[other], second[other])
+    assert np.array_equal(first[BLENDED][..., :3], composite_over(first[FG], first[BG]))
 
 
-def test_a_given_layer_of_another_size_is_fitted(checkpoint, store):
+def test_a_given_layer_of_another_size_is_letterboxed(checkpoint, store):
     sha = store.put(encode_layer(compose(1, 96).layers[BG][:64]))
-    request = GenerationRequest(
-        Prompt("a star"), 1
-    )  # a layer that is given asks for a pair by itself
+    request = GenerationRequest(Prompt("a star"), 1)  # a given layer alone requests a pair
     layers = load_generator(checkpoint, store).generate(
         [request], GenerationOptions(given={BG: sha})
     )[0]
@@ -114,27 +116,27 @@ def test_a_given_layer_of_another_size_is_fitted(checkpoint, store):
     assert np.array_equal(layers[BLENDED], composite(layers[FG], layers[BG]))
 
 
-def test_options_count_and_what_cannot_be_is_refused(checkpoint, store):
+def test_options_have_an_effect_and_invalid_ones_are_refused(checkpoint, store):
     generator = load_generator(checkpoint, store)
     request = requests(1)
 
-    def drawn(**options):
+    def generate(**options):
         return generator.generate(request, GenerationOptions(**options))[0]
 
-    plain = drawn()
-    assert same(drawn(size=(SIDE, SIDE), sampler="ddim", negative=""), plain)
-    assert same(drawn(guidance=2.0), plain), "the preset's own for layers"
+    plain = generate()
+    assert same(generate(size=(SIDE, SIDE), sampler="ddim", negative=""), plain)
+    assert same(generate(guidance=2.0), plain), "the guidance of the preset for layers"
     for options in ({"steps": 3}, {"guidance": 1.0}, {"negative": "a star"}):
-        assert not same(drawn(**options), plain)
+        assert not same(generate(**options), plain)
     sha = store.put(encode_layer(_layer(FG, 1)))
-    text_conditions = generator.describe(GenerationOptions(given={FG: sha}))
+    description = generator.describe(GenerationOptions(given={FG: sha}))
     assert (
-        text_conditions["layers"] == "foreground + background"
-        and text_conditions["attention"] == "joint"
-        and text_conditions["guidance"] == "2.0"
+        description["layers"] == "foreground + background"
+        and description["attention"] == "joint"
+        and description["guidance"] == "2.0"
     )
     assert generator.describe(GenerationOptions(negative="a star"))["guidance"] == "3.0"
-    assert text_conditions["given foreground"] == sha and text_conditions["steps"] == "4"
+    assert description["given foreground"] == sha and description["steps"] == "4"
     assert (
         load_generator(checkpoint, store, joined=False).describe(GenerationOptions())["attention"]
         == "apart"
@@ -148,7 +150,7 @@ def test_options_count_and_what_cannot_be_is_refused(checkpoint, store):
         ({"given": {FG: sha, BG: sha}}, "nothing to generate"),
     ]:
         with pytest.raises(Refused, match=message):
-            drawn(**options)
+            generate(**options)
 
 
 def test_a_checkpoint_without_layers_refuses_pairs(checkpoint, store):
@@ -164,8 +166,8 @@ def test_a_checkpoint_without_layers_refuses_pairs(checkpoint, store):
         )
 
 
-class Known(BuiltinDenoiser):
-    """Knows of every row that it is the centre, and what was told of times and of layers."""
+class PerfectDenoiser(BuiltinDenoiser):
+    """Predicts that every layer is the centre, and records its last inputs."""
 
     def predict(self, noisy_BCHW, time_B, conditions):
         self.seen = (noisy_BCHW.clone(), time_B.clone())
@@ -174,9 +176,9 @@ class Known(BuiltinDenoiser):
 
 
 def test_given_layers_enter_every_step_clean_at_time_0():
-    perfect = Known(MICRO)
-    perfect.centre.copy_(torch.arange(MICRO.latent_channels) / 8)
-    layered = new_layered_denoiser(MICRO, perfect)
+    denoiser = PerfectDenoiser(MICRO)
+    denoiser.centre.copy_(torch.arange(MICRO.latent_channels) / 8)
+    layered = new_layered_denoiser(MICRO, denoiser)
     clean = torch.randn(MICRO.latent_channels, 4, 4, generator=torch.Generator().manual_seed(8))
     images = [
         [
@@ -190,22 +192,22 @@ def test_given_layers_enter_every_step_clean_at_time_0():
             LayerRequest("foreground", "c", clean),
         ],
     ]
-    drawn = sample_layers(layered, replace(MICRO, layers_guidance=2.0), images, [1, 2])
-    assert drawn.shape == (2, 3, MICRO.latent_channels, 4, 4)
-    assert torch.equal(drawn[0, 1], clean) and torch.equal(drawn[1, 2], clean)
-    noisy, time = perfect.seen
+    generated = sample_layers(layered, replace(MICRO, layers_guidance=2.0), images, [1, 2])
+    assert generated.shape == (2, 3, MICRO.latent_channels, 4, 4)
+    assert torch.equal(generated[0, 1], clean) and torch.equal(generated[1, 2], clean)
+    noisy, time = denoiser.seen
     assert torch.equal(noisy[1], clean) and torch.equal(
         noisy[6 + 1], clean
-    )  # with the prompt and without
+    )  # with and without the prompt
     assert time[[1, 5]].eq(0).all() and time[[0, 2, 3, 4]].gt(0).all()
-    known = perfect.centre[:, None, None].expand(-1, 4, 4)
+    centre = denoiser.centre[:, None, None].expand(-1, 4, 4)
     for image, index in ((0, 0), (0, 2), (1, 0), (1, 1)):
-        torch.testing.assert_close(drawn[image, index], known, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(generated[image, index], centre, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("preset", "write"), [("sd15", write_sd15), ("sdxl", write_sdxl)])
-def test_a_pretrained_model_draws_pairs_and_goes_on_drawing_single_layers(
+def test_a_pretrained_model_generates_pairs_and_the_same_single_layers(
     store, tmp_path, preset, write
 ):
     torch.set_num_threads(1)
@@ -234,20 +236,21 @@ def test_a_pretrained_model_draws_pairs_and_goes_on_drawing_single_layers(
     }
     checkpoint = Checkpoint(files, "pairs", preset, None, None, 0, "test", changes=changes)
     generator = load_generator(checkpoint, store)
-    lone = [GenerationRequest(Prompt("a red star"), 3)]
-    before = generator.generate(lone)[0]
+    single = [GenerationRequest(Prompt("a red star"), 3)]
+    before = generator.generate(single)[0]
     pair = [
         GenerationRequest(Prompt("a star on sand", "a star", "sand"), 1),
         GenerationRequest(Prompt("water", None, "water"), 2),
     ]
-    drawn = generator.generate(pair)
-    assert [set(layers) for layers in drawn] == [{FG, BG, BLENDED}] * 2
+    generated = generator.generate(pair)
+    assert [set(layers) for layers in generated] == [{FG, BG, BLENDED}] * 2
     assert all(
-        same(one, two) for one, two in zip(drawn, generator.generate(pair[::-1])[::-1], strict=True)
+        same(first, second)
+        for first, second in zip(generated, generator.generate(pair[::-1])[::-1], strict=True)
     )
-    assert same(generator.generate(lone)[0], before)
+    assert same(generator.generate(single)[0], before)
     apart = load_generator(checkpoint, store, joined=False).generate(pair)
-    assert not np.array_equal(apart[0][BG], drawn[0][BG])
+    assert not np.array_equal(apart[0][BG], generated[0][BG])
     sha = store.put(encode_layer(compose(3, 64).layers[BG]))
     given = generator.generate(pair[:1], GenerationOptions(given={BG: sha}))[0]
     assert np.array_equal(given[BG], compose(3, 64).layers[BG])
@@ -258,5 +261,5 @@ def test_a_pretrained_model_draws_pairs_and_goes_on_drawing_single_layers(
     assert generator.describe(GenerationOptions())["attention"] == "joint"
 
 
-def _layer(role, number):
-    return compose(number, SIDE).layers[role]
+def _layer(role, index):
+    return compose(index, SIDE).layers[role]

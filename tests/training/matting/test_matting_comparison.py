@@ -1,4 +1,4 @@
-"""Generate-then-matte beside a checkpoint over a pretrained model: the same prompts, opaque pictures of the model."""
+"""Comparison of a checkpoint over a pretrained model with generation followed by matting."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.training.matting.test_segmentation import write_segformer
 from tests.training.pipelines.test_worker_generator import make_checkpoint
 from tests.training.pretrained import write_sd15
 from training.generate import load_generator
-from training.matting import comparison as room
+from training.matting import comparison
 from training.matting.comparison import compare_with_matting
 
 REQUESTS = [
@@ -29,51 +29,51 @@ def model(tmp_path_factory):
     return str(write_sd15(tmp_path_factory.mktemp("models") / "sd15"))
 
 
-def test_both_ways_are_drawn_from_the_same_prompts_and_seeds(store, model, tmp_path, monkeypatch):
+def test_both_methods_use_the_same_prompts_and_seeds(store, model, tmp_path, monkeypatch):
     opaque = []
-    cut_out = room.extract_subject
+    original = comparison.extract_subject
     monkeypatch.setattr(
-        room,
+        comparison,
         "extract_subject",
-        lambda image, trimap: opaque.append(image) or cut_out(image, trimap),
+        lambda image, trimap: opaque.append(image) or original(image, trimap),
     )
     checkpoint, stages = make_checkpoint(store, model, "sd15"), []
-    found = compare_with_matting(
+    result = compare_with_matting(
         checkpoint, store, REQUESTS, None, lambda progress: stages.append(progress.stage)
     )
     assert dict.fromkeys(stages) == dict.fromkeys(["draw with alpha", "draw opaque", "matte"])
-    assert len(found.drawn) == len(found.cut) == len(opaque) == 3
+    assert len(result.drawn) == len(result.cut) == len(opaque) == 3
     assert all(
         layer.shape == (64, 64, 4) and layer.dtype == np.uint8
-        for layer in [*found.drawn, *found.cut]
+        for layer in [*result.drawn, *result.cut]
     )
-    for own, expected in zip(
-        found.drawn, load_generator(checkpoint, store).generate(REQUESTS), strict=True
+    for layer, expected in zip(
+        result.drawn, load_generator(checkpoint, store).generate(REQUESTS), strict=True
     ):
-        assert np.array_equal(own, next(iter(expected.values())))
-    plain = StableDiffusionPipeline.from_pretrained(model)
-    drawn = plain(
+        assert np.array_equal(layer, next(iter(expected.values())))
+    pipeline = StableDiffusionPipeline.from_pretrained(model)
+    expected_opaque = pipeline(
         "a cat", num_inference_steps=2, guidance_scale=7.0, generator=torch.Generator().manual_seed(0), output_type="np",
         height=64, width=64,
     ).images[0]  # fmt: skip
-    assert np.abs(np.rint(drawn * 255) - opaque[0]).max() <= 1
-    assert (found.metadata["trimap"], found.metadata["opaque"]) == (
+    assert np.abs(np.rint(expected_opaque * 255) - opaque[0]).max() <= 1
+    assert (result.metadata["trimap"], result.metadata["opaque"]) == (
         "GrabCut",
         f"{model} without the fine-tuned weights",
     )
-    sheet = Image.open(io.BytesIO(found.sheet))
-    assert sheet.format == "PNG"
-    assert sheet.width > 3 * 96
+    grid = Image.open(io.BytesIO(result.sheet))
+    assert grid.format == "PNG"
+    assert grid.width > 3 * 96
 
 
-def test_a_model_finds_the_subject_where_one_is_given(store, model, tmp_path):
+def test_a_given_segmentation_model_finds_the_subject(store, model, tmp_path):
     folder = write_segformer(tmp_path / "finder", ["background", "subject"])
-    found = compare_with_matting(
+    result = compare_with_matting(
         make_checkpoint(store, model, "sd15"),
         store,
         REQUESTS[:1],
         str(folder),
         lambda progress: None,
     )
-    assert found.metadata["trimap"].startswith(f"{folder}@")
-    assert found.cut[0].shape == (64, 64, 4)
+    assert result.metadata["trimap"].startswith(f"{folder}@")
+    assert result.cut[0].shape == (64, 64, 4)

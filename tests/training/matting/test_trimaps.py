@@ -1,4 +1,4 @@
-"""Trimaps and the search for a subject, on planted pictures."""
+"""Trimaps and the detection of a subject, on synthetic images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_inside_is_1_outside_0_and_the_outline_unknown():
     assert row[0] == 0
 
 
-def test_thin_subjects_keep_something_known_and_a_border_is_no_outline():
+def test_thin_subjects_keep_a_known_part_and_borders_are_no_outline():
     thin = np.zeros((200, 200), bool)
     thin[20:180, 100:103] = True
     assert (make_trimap(thin) == 1).any()
@@ -44,7 +44,7 @@ def test_thin_subjects_keep_something_known_and_a_border_is_no_outline():
 @pytest.mark.parametrize(
     ("mask", "value"), [(np.zeros((40, 30), bool), 0), (np.ones((40, 30), bool), 1)]
 )
-def test_nothing_and_everything_have_no_outline(mask, value):
+def test_empty_and_full_masks_have_no_outline(mask, value):
     assert (make_trimap(mask) == value).all()
 
 
@@ -59,6 +59,6 @@ def test_the_subject_is_found_on_a_plain_and_on_a_busy_background():
 
 
 @pytest.mark.parametrize("size", [(32, 32), (17, 90), (64, 64)])
-def test_pictures_of_one_colour_and_small_ones_raise_nothing(size):
+def test_uniform_and_small_images_raise_no_error(size):
     for level in (0, 128, 255):
         assert find_subject(np.full((*size, 3), level, np.uint8)).shape == size

@@ -1,4 +1,4 @@
-"""Text agreement by a real CLIP, tiny and random, through the code that loads large ones."""
+"""CLIP score of a tiny random CLIP, loaded as a large one."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def images(count):
     ]
 
 
-def test_the_score_is_the_cosine_of_what_the_model_says_of_both(clip):
+def test_the_score_is_the_cosine_of_both_embeddings(clip):
     network, processor = (
         CLIPModel.from_pretrained(clip).eval(),
         AutoProcessor.from_pretrained(clip, backend="pil"),
@@ -44,10 +44,10 @@ def test_the_score_is_the_cosine_of_what_the_model_says_of_both(clip):
     scores = load_clip_score(str(clip), CPU)(images(4), TEXTS)
     assert scores[:3] == pytest.approx(wanted[:3], abs=1e-3)
     assert all(0 <= score <= 100 for score in scores)
-    assert len({round(score, 3) for score in scores}) > 1  # it looks
+    assert len({round(score, 3) for score in scores}) > 1  # scores differ by image
 
 
-def test_company_changes_nothing(clip, monkeypatch):
+def test_the_score_does_not_depend_on_the_batch(clip, monkeypatch):
     agree = load_clip_score(str(clip), CPU)
     together = agree(images(4), TEXTS)
     monkeypatch.setattr(clip_score, "BATCH", 1)
@@ -61,7 +61,7 @@ def test_the_source_names_the_weights(clip):
     assert len(source.rsplit("@", 1)[1]) == 12
 
 
-def test_what_is_no_clip_is_named(clip, tmp_path):
+def test_other_models_than_clip_are_refused(clip, tmp_path):
     with pytest.raises(NotFound, match="no folder"):
         load_clip_score(str(tmp_path / "nowhere"), CPU)
     with pytest.raises(Refused):

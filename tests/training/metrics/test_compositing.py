@@ -1,4 +1,4 @@
-"""Blends over the nine backgrounds, lossless and through JPEG, against other hands' arithmetic."""
+"""Composites over nine backgrounds, lossless and as JPEG, compared with other libraries."""
 
 import io
 
@@ -30,7 +30,7 @@ def noisy(seed=0, side=40, noise=0.1):
     return [(rgba * 255).round() / 255 for rgba in pair]
 
 
-def test_the_backgrounds_are_the_nine_of_the_benchmark():
+def test_the_backgrounds_are_those_of_the_benchmark():
     assert list(BACKGROUNDS) == [
         "black",
         "grey",
@@ -48,7 +48,7 @@ def test_the_backgrounds_are_the_nine_of_the_benchmark():
 
 
 @pytest.mark.parametrize("side", [11, 40, 65])
-def test_similarity_is_that_of_scikit_image_with_the_window_of_wang(side):
+def test_ssim_equals_that_of_scikit_image(side):
     truth, again = noisy(side=side)
     maps = ssim_map(truth, again)
     assert maps.shape == (2, 4, side - 10, side - 10)
@@ -59,7 +59,7 @@ def test_similarity_is_that_of_scikit_image_with_the_window_of_wang(side):
             assert maps[index, channel].mean().item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_figures_by_background_are_those_of_each_blend_measured_whole():
+def test_metrics_by_background_equal_those_of_single_composites():
     truth, again = noisy()
     metrics = composite_metrics(truth, again)
     for name, color in BACKGROUNDS.items():
@@ -76,7 +76,7 @@ def test_figures_by_background_are_those_of_each_blend_measured_whole():
             )
 
 
-def test_an_error_in_alpha_is_hidden_by_the_background_of_the_picture_s_colour_alone():
+def test_an_alpha_error_is_invisible_over_the_color_of_the_image_only():
     truth = torch.full((1, 4, 16, 16), 128 / 255)
     again = truth.clone()
     again[:, 3] = 0.2
@@ -85,7 +85,7 @@ def test_an_error_in_alpha_is_hidden_by_the_background_of_the_picture_s_colour_a
     assert max(psnr.values()) < 17
 
 
-def test_the_published_form_is_cut_to_bytes_and_saved_as_a_jpeg_of_quality_75():
+def test_jpeg_metrics_are_of_jpegs_of_quality_75():
     truth, _ = noisy()
     for color in BACKGROUNDS.values():
         found = composite_jpeg(truth, color)
@@ -102,8 +102,8 @@ def test_the_published_form_is_cut_to_bytes_and_saved_as_a_jpeg_of_quality_75():
             assert np.array_equal((found[index].permute(1, 2, 0) * 255).round().numpy(), expected)
 
 
-def test_the_published_form_hides_noise_and_cuts_what_is_nearly_perfect():
-    # White noise: the JPEG takes some of it away, and adds its own error where there was hardly any.
+def test_jpeg_metrics_hide_noise_and_limit_near_perfect_results():
+    # JPEG removes a part of white noise, and adds an error of its own where there is little noise.
     shift = {}
     for noise in (0.019, 0.004):
         truth, again = noisy(side=64, noise=noise)
@@ -120,7 +120,7 @@ def test_the_published_form_hides_noise_and_cuts_what_is_nearly_perfect():
     assert shift[0.004] < 0.0
 
 
-def test_the_published_psnr_ends_at_80_and_the_similarity_is_of_the_luma():
+def test_jpeg_psnr_is_at_most_80_and_jpeg_ssim_is_of_luma():
     truth, again = noisy()
     equal = published_metrics(truth[:, :3], truth[:, :3])
     assert equal["psnr_jpeg"].tolist() == pytest.approx([80, 80])
@@ -138,13 +138,13 @@ def test_the_published_psnr_ends_at_80_and_the_similarity_is_of_the_luma():
         assert found["ssim_jpeg"][index].item() == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_two_forms_share_no_name():
+def test_lossless_and_jpeg_metrics_share_no_name():
     truth, again = noisy()
     assert composite_metrics(truth, again).keys() == {"psnr", "ssim"}
     assert published_metrics(truth[:, :3], again[:, :3]).keys() == {"psnr_jpeg", "ssim_jpeg"}
 
 
-def test_a_blend_is_the_house_s_own():
+def test_composites_equal_those_of_the_codec():
     truth, _ = noisy()
     pixels = (truth[0] * 255).round().byte().permute(1, 2, 0).numpy()
     for color in BACKGROUNDS.values():

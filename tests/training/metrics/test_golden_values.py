@@ -1,4 +1,4 @@
-"""A fixed pair of pictures and every figure of it, so that no definition drifts unseen."""
+"""Golden values of every metric for two fixed images, so that no definition changes unnoticed."""
 
 import cv2
 import numpy as np
@@ -26,7 +26,7 @@ GOLDEN = {
 
 
 def pair():
-    """Return a soft disk with a glass corner, and the same a little faint, shifted and noisy: 1 x 4 x 64 x 64 in [0, 1]."""
+    """Return a soft disc with a translucent corner, and a degraded copy, 1 x 4 x 64 x 64 each."""
     rng = np.random.default_rng(0)
     mask = np.zeros((64, 64), np.float32)
     cv2.circle(mask, (30, 34), 18, 1.0, -1)
@@ -48,6 +48,6 @@ def metrics():
     return found | matting_errors(truth[0, 3].numpy(), again[0, 3].numpy())
 
 
-def test_every_figure_is_what_it_was():
+def test_every_metric_has_its_golden_value():
     # Libraries of JPEG differ in a level here and there.
     assert metrics() == pytest.approx(GOLDEN, rel=2e-3)

@@ -1,4 +1,4 @@
-"""The Inception network of 2015: its layout, its pooling, its resizing, and the distance between sets."""
+"""The 2015 Inception network: layout, pooling, resizing, and the distance between sets."""
 
 import numpy as np
 import pytest
@@ -15,13 +15,13 @@ from training.metrics.inception import Inception, _Block, frechet_distance, load
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     torch.manual_seed(0)
-    index = tmp_path_factory.mktemp("inception") / "inception.safetensors"
+    path = tmp_path_factory.mktemp("inception") / "inception.safetensors"
     tensors = Inception().state_dict() | {
         "fc.weight": torch.zeros(1008, 2048),
         "fc.bias": torch.zeros(1008),
     }
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, index)
-    return index
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    return path
 
 
 def test_the_layout_is_the_published_one():
@@ -38,7 +38,7 @@ def test_the_layout_is_the_published_one():
     assert widths == [256, 288, 288, 768, 768, 768, 768, 768, 1280, 2048, 2048]
 
 
-def test_pictures_of_any_size_have_2048_features(file):
+def test_images_of_any_size_have_2048_features(file):
     network = load_inception(file)
     with torch.no_grad():
         features = network(torch.rand(2, 3, 40, 60))
@@ -54,7 +54,7 @@ def test_pooling_does_not_count_the_border():
     assert _Block(1, ("max/2",))(torch.ones(1, 1, 9, 9)).shape == (1, 1, 4, 4)
 
 
-def test_a_fork_puts_two_steps_side_by_side():
+def test_a_fork_concatenates_two_steps():
     block = _Block(3, ("a:4:1x3|b:5:3x1", "c:2:3x3/1v max"))
     assert (block.width, sorted(name for name, _ in block.named_children())) == (
         11,
@@ -63,13 +63,13 @@ def test_a_fork_puts_two_steps_side_by_side():
     assert _Block(3, ("a:4:1x3|b:5:3x1",))(torch.rand(1, 3, 6, 7)).shape == (1, 9, 6, 7)
 
 
-def test_pictures_are_resized_as_clean_fid_does():
+def test_images_are_resized_as_in_clean_fid():
     values = torch.rand(1, 1, 400, 350) * 255
     ours = interpolate(values, (299, 299), mode="bicubic", antialias=True, align_corners=False)
-    pillows = np.asarray(
+    expected = np.asarray(
         Image.fromarray(values[0, 0].numpy()).resize((299, 299), Image.Resampling.BICUBIC)
     )
-    assert np.abs(ours[0, 0].numpy() - pillows).max() < 0.01
+    assert np.abs(ours[0, 0].numpy() - expected).max() < 0.01
 
 
 def test_another_file_is_refused(tmp_path):
@@ -80,20 +80,20 @@ def test_another_file_is_refused(tmp_path):
         load_inception(tmp_path / "some.safetensors")
 
 
-def test_the_distance_of_sets_is_that_of_their_gaussians():
+def test_the_distance_equals_that_of_the_gaussians():
     torch.manual_seed(0)
     features = torch.randn(500, 6)
     assert frechet_distance(features, features) == pytest.approx(0, abs=1e-4)
-    moved = features + torch.tensor([1.0, 2.0, 0, 0, 0, 0])
-    assert frechet_distance(features, moved) == pytest.approx(5, rel=1e-4)
+    shifted = features + torch.tensor([1.0, 2.0, 0, 0, 0, 0])
+    assert frechet_distance(features, shifted) == pytest.approx(5, rel=1e-4)
     # Twice the features have twice the deviations, along the same axes, and twice the mean.
     expected = features.var(0).sum() + features.mean(0).square().sum()
     assert frechet_distance(features, features * 2) == pytest.approx(float(expected), rel=1e-4)
 
 
 @pytest.mark.parametrize("count", [30, 200])
-def test_the_distance_is_that_of_torchmetrics(count):
-    class Given(torch.nn.Module):
+def test_the_distance_equals_that_of_torchmetrics(count):
+    class Identity(torch.nn.Module):
         num_features = 64
 
         def forward(self, features):
@@ -101,8 +101,8 @@ def test_the_distance_is_that_of_torchmetrics(count):
 
     torch.manual_seed(0)
     mix = torch.randn(64, 64) / 8
-    truth, again = torch.randn(count, 64) @ mix, torch.randn(count, 64) + 0.1
-    library = FrechetInceptionDistance(feature=Given())
+    truth, generated = torch.randn(count, 64) @ mix, torch.randn(count, 64) + 0.1
+    library = FrechetInceptionDistance(feature=Identity())
     library.update(truth, real=True)
-    library.update(again, real=False)
-    assert frechet_distance(truth, again) == pytest.approx(library.compute().item(), rel=1e-4)
+    library.update(generated, real=False)
+    assert frechet_distance(truth, generated) == pytest.approx(library.compute().item(), rel=1e-4)

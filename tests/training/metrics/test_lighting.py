@@ -1,4 +1,4 @@
-"""The light that layers have in common: brightness by hand, correlations, and intervals that cover."""
+"""Lighting metrics: brightness of layers, correlations, and coverage of the intervals."""
 
 import numpy as np
 import pytest
@@ -18,10 +18,10 @@ def layer(color, alpha):
     return rgba
 
 
-def test_brightness_is_log2_of_linear_light_where_each_layer_is_seen():
+def test_brightness_is_log2_of_linear_light_where_a_layer_is_visible():
     foreground = layer((188, 188, 188), 0)
     foreground[:4, :, 3] = 255
-    foreground[4:, :, :3] = 255  # hidden: counts for nothing
+    foreground[4:, :, :3] = 255  # invisible, so ignored
     background = layer((255, 255, 255), 255)
     background[:4, :, :3] = 0  # behind the foreground
     front, behind = brightness_of_layers(foreground, background)
@@ -29,7 +29,7 @@ def test_brightness_is_log2_of_linear_light_where_each_layer_is_seen():
     assert behind == pytest.approx(0, abs=1e-6)
 
 
-def test_the_correlation_is_pearsons_over_all_drawings():
+def test_the_correlation_is_pearsons_over_all_images():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(12, 2)) @ [[1, 0.6], [0, 0.8]]
     images = [[tuple(values[2 * index]), tuple(values[2 * index + 1])] for index in range(6)]
@@ -39,7 +39,7 @@ def test_the_correlation_is_pearsons_over_all_drawings():
     assert correlation([[(1.0, 2.0)]] * 5) is None
 
 
-def test_resampled_intervals_hold_what_they_say():
+def test_bootstrap_intervals_cover_at_their_level():
     rng = np.random.default_rng(1)
     covered = 0
     for _ in range(40):
@@ -54,7 +54,7 @@ def test_resampled_intervals_hold_what_they_say():
         covered += low < 0.5 < high
     assert covered >= 34
     assert all(
-        np.array_equal(one, two)
-        for one, two in zip(bootstrap_indices(5), bootstrap_indices(5), strict=True)
+        np.array_equal(first, second)
+        for first, second in zip(bootstrap_indices(5), bootstrap_indices(5), strict=True)
     )
     assert percentile_interval([None, None]) == (None, None)

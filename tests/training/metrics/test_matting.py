@@ -1,4 +1,4 @@
-"""The four errors of a matte, on cases that can be worked out by hand."""
+"""The four matting errors, on cases with known results."""
 
 import math
 
@@ -25,13 +25,13 @@ def test_equal_mattes_have_no_error():
     assert set(metrics.values()) == {0.0}
 
 
-def test_absolute_and_squared_errors_are_counted_in_thousands_and_on_average():
+def test_sad_is_in_thousands_and_mse_is_a_mean():
     metrics = matting_errors(square(), square(alpha=0.75))
     assert metrics["alpha_sad"] == pytest.approx(100 * 0.25 / 1000)
     assert metrics["alpha_mse"] == pytest.approx(100 * 0.0625 / 400)
 
 
-def test_the_unknown_is_a_band_around_what_is_wholly_one_or_nothing():
+def test_the_unknown_region_is_a_band_around_edges():
     region = unknown_region(square())
     # One pixel to either side of the edge: a ring of 12 x 12 less one of 8 x 8.
     assert region.sum() == 12 * 12 - 8 * 8
@@ -45,10 +45,10 @@ def test_the_unknown_is_a_band_around_what_is_wholly_one_or_nothing():
     )
 
 
-def test_what_the_trimap_knows_is_told():
+def test_errors_in_the_known_region_are_not_counted_as_unknown():
     again = square()
     again[0, 0] = 0.5  # far from the edge
-    again[5, 5] = 0.5  # on it
+    again[5, 5] = 0.5  # on the edge
     metrics = matting_errors(square(), again)
     assert metrics["alpha_sad"] == pytest.approx(0.001)
     assert metrics["unknown_sad"] == pytest.approx(0.0005)
@@ -58,7 +58,7 @@ def test_what_the_trimap_knows_is_told():
     assert whole["alpha_sad"] == pytest.approx(0.0405)
 
 
-def test_the_gradient_of_a_slope_is_the_filters_own_sum():
+def test_the_gradient_of_a_slope_is_the_sum_of_the_filter():
     slope = np.tile(np.arange(40, dtype=np.float32) / 40, (40, 1))
     index = np.arange(-4, 5)
     bell = np.exp(-(index**2) / (2 * 1.4**2))
@@ -75,7 +75,7 @@ def test_the_gradient_of_a_slope_is_the_filters_own_sum():
     )
 
 
-def test_the_gradient_of_one_point_has_unit_energy_both_ways():
+def test_the_gradient_of_a_point_has_unit_energy_in_both_directions():
     point = np.zeros((21, 21), np.float32)
     point[10, 10] = 1
     # Two filters of unit energy: their squares add up to two, in thousands.
@@ -84,17 +84,17 @@ def test_the_gradient_of_one_point_has_unit_energy_both_ways():
     )
 
 
-def test_an_island_that_is_cut_off_counts_its_alpha():
+def test_an_unconnected_island_counts_its_alpha():
     truth = np.zeros((12, 12), np.float32)
     truth[1:6, 1:11] = 1
     again = truth.copy()
     again[8:10, 8:10] = 0.6
-    # The island hangs together with nothing: its level is 0, so d = 0.6 >= 0.15 on four pixels.
+    # The island is not connected: its level is 0, so d = 0.6 >= 0.15 on four pixels.
     assert connectivity(truth, again)[8:10, 8:10] == pytest.approx(0.6)
     assert matting_errors(truth, again)["alpha_conn"] == pytest.approx(4 * 0.6 / 1000)
 
 
-def test_a_small_deviation_of_the_connected_region_is_borne():
+def test_a_small_deviation_of_the_connected_region_is_ignored():
     truth, again = square(), square(alpha=0.9)
     # The level is 0.9 all over the square: truth exceeds it by 0.1 < 0.15.
     assert matting_errors(truth, again)["alpha_conn"] == 0
@@ -112,7 +112,7 @@ def test_corners_do_not_connect():
     assert connectivity(truth, again).sum() == pytest.approx(2.0)
 
 
-def test_nothing_shared_leaves_every_level_at_nothing():
+def test_without_a_shared_region_every_level_is_0():
     empty, full = np.zeros((6, 6), np.float32), np.ones((6, 6), np.float32)
     assert matting_errors(full, empty)["alpha_conn"] == pytest.approx(0.036)
     assert math.isclose(matting_errors(full, empty)["alpha_mse"], 1)

@@ -9,20 +9,22 @@ from curation.errors import NotFound, Refused
 from training.metrics.perceptual import LPIPS, load_lpips
 
 
-def file_of(tower, tmp_path):
+def write_lpips(tower, tmp_path):
     torch.manual_seed(0)
     tensors = LPIPS(tower).state_dict()
     for name, tensor in tensors.items():
         if name.startswith("lin"):
             tensor.abs_()
-    # The original's state dict has each head twice, and the constants of the scaling.
-    more = {f"lins.{n}.model.1.weight": tensors[f"lin{n}.model.1.weight"].clone() for n in range(5)}
-    more |= {
+    # The original state dict has each head twice, and the constants of the scaling layer.
+    extra = {
+        f"lins.{n}.model.1.weight": tensors[f"lin{n}.model.1.weight"].clone() for n in range(5)
+    }
+    extra |= {
         "scaling_layer.shift": torch.zeros(1, 3, 1, 1),
         "scaling_layer.scale": torch.ones(1, 3, 1, 1),
     }
     save_file(
-        {name: tensor.contiguous() for name, tensor in (tensors | more).items()},
+        {name: tensor.contiguous() for name, tensor in (tensors | extra).items()},
         tmp_path / "lpips.safetensors",
     )
     return tmp_path / "lpips.safetensors", tensors
@@ -43,14 +45,14 @@ def test_the_towers_have_the_published_layout():
     assert sum(tensor.numel() for tensor in LPIPS("alex").state_dict().values()) == 2_470_848
 
 
-def test_alexnet_s_distance_is_the_formula_written_out(tmp_path):
-    file, weights = file_of("alex", tmp_path)
+def test_the_distance_of_alexnet_equals_the_formula(tmp_path):
+    file, weights = write_lpips("alex", tmp_path)
     network = load_lpips(file)
-    one, other = torch.rand(2, 3, 64, 48), torch.rand(2, 3, 64, 48)
+    first, second = torch.rand(2, 3, 64, 48), torch.rand(2, 3, 64, 48)
     shift, scale = (
         torch.tensor(v).view(3, 1, 1) for v in ([-0.030, -0.088, -0.188], [0.458, 0.448, 0.450])
     )
-    features = [(image * 2 - 1 - shift) / scale for image in (one, other)]
+    features = [(image * 2 - 1 - shift) / scale for image in (first, second)]
     expected = torch.zeros(2)
     layers = [
         ("1.0", 4, 2, False),
@@ -59,22 +61,22 @@ def test_alexnet_s_distance_is_the_formula_written_out(tmp_path):
         ("4.8", 1, 1, False),
         ("5.10", 1, 1, False),
     ]
-    for number, (name, stride, padding, pool) in enumerate(layers):
+    for level, (name, stride, padding, pool) in enumerate(layers):
         kernel, bias = weights[f"net.slice{name}.weight"], weights[f"net.slice{name}.bias"]
         features = [max_pool2d(feature, 3, 2) if pool else feature for feature in features]
         features = [conv2d(feature, kernel, bias, stride, padding).relu() for feature in features]
-        one_unit, other_unit = (
+        first_unit, second_unit = (
             feature / (feature.norm(dim=1, keepdim=True) + 1e-10) for feature in features
         )
-        head = weights[f"lin{number}.model.1.weight"].view(1, -1, 1, 1)
-        expected += ((one_unit - other_unit) ** 2 * head).sum(1).mean((1, 2))
-    torch.testing.assert_close(network(one, other), expected)
+        head = weights[f"lin{level}.model.1.weight"].view(1, -1, 1, 1)
+        expected += ((first_unit - second_unit) ** 2 * head).sum(1).mean((1, 2))
+    torch.testing.assert_close(network(first, second), expected)
     assert (expected > 0).all()
 
 
 @pytest.mark.parametrize("tower", ["alex", "vgg"])
-def test_equal_pictures_are_at_no_distance(tower, tmp_path):
-    file, _ = file_of(tower, tmp_path)
+def test_equal_images_have_distance_0(tower, tmp_path):
+    file, _ = write_lpips(tower, tmp_path)
     network = load_lpips(file)
     image = torch.rand(2, 3, 32, 32)
     assert network(image, image).tolist() == [0, 0]
@@ -94,7 +96,7 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(Refused, match="not LPIPS") as output:
         load_lpips(other)
     assert "docs/guides/training.md" in output.value.hint
-    file, weights = file_of("alex", tmp_path)
+    file, weights = write_lpips("alex", tmp_path)
     save_file(
         {name: tensor.contiguous() for name, tensor in weights.items() if "lin3" not in name}, file
     )

@@ -1,4 +1,4 @@
-"""Every pipeline behaves as a diffusers pipeline: the behaviors of diffusers' own pipeline tests, on tiny models."""
+"""Every pipeline behaves as a diffusers pipeline, by the behaviors that diffusers tests."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ PLAIN = {
     "image": TransparentImageToImagePipeline,
     "upscale": TransparentUpscalePipeline,
 }
-EVERY = [*(f"{name}-{family}" for name in PLAIN for family in ("sd15", "sdxl")), *MODES]
-FROM_NOISE = [name for name in EVERY if not name.startswith(("image", "upscale"))]
+PIPELINES = [*(f"{name}-{family}" for name in PLAIN for family in ("sd15", "sdxl")), *MODES]
+FROM_NOISE = [name for name in PIPELINES if not name.startswith(("image", "upscale"))]
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +105,8 @@ def files(models, tmp_path_factory):
     for mode, channels in {"fg2ble": 8, "bg2ble": 8, "fgble2bg": 12, "bgble2fg": 12}.items():
         shapes[mode] = patched(difference_shapes(unets["sdxl"], channels), "sdxl")
     found = {
-        mode: write(folder / f"layer_{mode}.safetensors", own, seed=n)
-        for n, (mode, own) in enumerate(shapes.items())
+        mode: write(folder / f"layer_{mode}.safetensors", mode_shapes, seed=n)
+        for n, (mode, mode_shapes) in enumerate(shapes.items())
     }
     for family, unet in unets.items():
         (folder / family).mkdir()
@@ -120,7 +120,7 @@ def files(models, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def make(models, networks, files):
-    """Pipelines by name: loaded once, and copied, so that no test sees what another one changed."""
+    """Return a function that copies a pipeline, loaded once, so that tests do not share changes."""
     loaded = {}
 
     def load(name):
@@ -158,8 +158,8 @@ def photograph():
     return np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 
 
-def given(name):
-    """Return what a pipeline is given beside the prompt."""
+def given_images(name):
+    """Return the images and options that a pipeline takes besides the prompt."""
     if name.startswith(("image", "upscale")):
         return {"image": disc(), "strength": 1.0}
     letters = {
@@ -184,7 +184,7 @@ def seeded(*seeds):
 
 
 def latent_of(out):
-    """Return the drawn latents, one tensor, whatever the pipeline draws."""
+    """Return the latents of an output as one tensor, sorted by role."""
     latents = out.latents
     return (
         latents
@@ -193,16 +193,16 @@ def latent_of(out):
     )
 
 
-def draw(pipe, name, prompt="a cat", **more):
+def generate(pipe, name, prompt="a cat", **options):
     arguments = (
         {"num_inference_steps": 2, "output_type": "latent", "generator": seeded(1)}
-        | given(name)
-        | more
+        | given_images(name)
+        | options
     )
     return pipe(prompt, **arguments)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", PIPELINES)
 def test_attributes_are_those_of_the_diffusers_pipeline(make, name):
     pipe = make(name)
     inner = pipe.pipeline
@@ -233,13 +233,13 @@ def test_attributes_are_those_of_the_diffusers_pipeline(make, name):
         _ = pipe.schedular
     with pytest.raises(AttributeError, match="cannot be set"):
         pipe.save_pretrained = None
-    assert not hasattr(pipe, "from_single_file"), "it would lose the transparency"
+    assert not hasattr(pipe, "from_single_file"), "a single file has no transparency"
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_an_assigned_scheduler_draws(make, name):
+@pytest.mark.parametrize("name", PIPELINES)
+def test_an_assigned_scheduler_is_used(make, name):
     pipe = make(name)
-    before = latent_of(draw(pipe, name, num_inference_steps=4))
+    before = latent_of(generate(pipe, name, num_inference_steps=4))
     other = (
         DDIMScheduler
         if isinstance(pipe.scheduler, EulerDiscreteScheduler)
@@ -247,16 +247,17 @@ def test_an_assigned_scheduler_draws(make, name):
     )
     pipe.scheduler = other.from_config(pipe.scheduler.config)
     assert type(pipe.pipeline.scheduler) is other
-    after = latent_of(draw(pipe, name, num_inference_steps=4))
+    after = latent_of(generate(pipe, name, num_inference_steps=4))
     assert not torch.allclose(before, after)
     assert pipe.scheduler.num_inference_steps == 4
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_outputs_in_every_form(make, name):
+@pytest.mark.parametrize("name", PIPELINES)
+def test_output_types_agree(make, name):
     pipe = make(name)
     outs = {
-        kind: draw(pipe, name, output_type=kind, views=1) for kind in ("pil", "np", "pt", "latent")
+        kind: generate(pipe, name, output_type=kind, views=1)
+        for kind in ("pil", "np", "pt", "latent")
     }
     for field in (
         ("images",) if hasattr(outs["pt"], "images") else ("foreground", "background", "blended")
@@ -273,44 +274,46 @@ def test_outputs_in_every_form(make, name):
         )
         torch.testing.assert_close(torch.from_numpy(array).permute(0, 3, 1, 2), tensor)
         assert np.array_equal(np.asarray(pil[0]), np.round(array[0] * 255).astype(np.uint8))
-    again = draw(pipe, name, output_type="pt", views=1, return_dict=False)
+    again = generate(pipe, name, output_type="pt", views=1, return_dict=False)
     assert isinstance(again, tuple)
-    first = next(one for one in again if one is not None)
-    torch.testing.assert_close(first, next(one for one in outs["pt"].to_tuple() if one is not None))
+    first = next(item for item in again if item is not None)
+    torch.testing.assert_close(
+        first, next(item for item in outs["pt"].to_tuple() if item is not None)
+    )
     assert outs["pt"][0] is outs["pt"].to_tuple()[0], "indexed as diffusers' outputs are"
     with pytest.raises(Refused, match="unknown output_type"):
-        draw(pipe, name, output_type="gif")
+        generate(pipe, name, output_type="gif")
     with pytest.raises(TypeError, match="did you mean 'guidance_scale'"):
-        draw(pipe, name, guidance_scal=3.0)
+        generate(pipe, name, guidance_scal=3.0)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", PIPELINES)
 def test_latents_are_scaled_as_diffusers_gives_them(make, name):
     pipe = make(name)
-    out = draw(pipe, name)
+    out = generate(pipe, name)
     scaled = (
         out.images
         if hasattr(out, "images")
-        else next(one for one in out.to_tuple() if torch.is_tensor(one))
+        else next(item for item in out.to_tuple() if torch.is_tensor(item))
     )
-    unscaled = out.latents if hasattr(out, "images") else out.latents[_drawn_first(out)]
+    unscaled = out.latents if hasattr(out, "images") else out.latents[_first_role(out)]
     scale = pipe.vae.config.scaling_factor
     torch.testing.assert_close(scaled, unscaled * scale)
 
 
-def _drawn_first(out):
+def _first_role(out):
     return next(role for role in LayerRole if getattr(out, role) is not None)
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_sizes_and_positions(make, name):
+@pytest.mark.parametrize("name", PIPELINES)
+def test_sizes_and_positional_arguments_are_those_of_diffusers(make, name):
     pipe = make(name)
     if name.startswith(("image", "upscale")):
         out = pipe("a cat", disc(), 1.0, 2, output_type="latent", generator=seeded(1))
-        assert torch.equal(latent_of(out), latent_of(draw(pipe, name)))
+        assert torch.equal(latent_of(out), latent_of(generate(pipe, name)))
         return
-    named = draw(pipe, name, height=72, width=40)
-    images = given(name)
+    named = generate(pipe, name, height=72, width=40)
+    images = given_images(name)
     first = () if name.startswith("text") else tuple(images.values())
     if name in {"fg2bg", "bg2fg"}:
         first = (*first, None)
@@ -321,33 +324,35 @@ def test_sizes_and_positions(make, name):
     assert latent_of(out).shape[-2:] == (9, 5)
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_a_batch_is_its_pictures_one_by_one(make, name):
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_batch_equals_its_images_generated_one_by_one(make, name):
     pipe = make(name)
-    both = draw(pipe, name, ["a cat", "a dog"], generator=seeded(1, 2), negative_prompt=["x", "y"])
+    both = generate(
+        pipe, name, ["a cat", "a dog"], generator=seeded(1, 2), negative_prompt=["x", "y"]
+    )
     alone = [
-        draw(pipe, name, text, generator=seeded(seed), negative_prompt=word)
+        generate(pipe, name, text, generator=seeded(seed), negative_prompt=word)
         for text, seed, word in (("a cat", 1, "x"), ("a dog", 2, "y"))
     ]
     if isinstance(both.latents, torch.Tensor):
-        pairs = [(both.latents, torch.cat([one.latents for one in alone]))]
+        pairs = [(both.latents, torch.cat([item.latents for item in alone]))]
     else:
         pairs = [
-            (both.latents[role], torch.cat([one.latents[role] for one in alone]))
+            (both.latents[role], torch.cat([item.latents[role] for item in alone]))
             for role in both.latents
         ]
     for together, apart in pairs:
         torch.testing.assert_close(together, apart, atol=2e-3, rtol=2e-3)
-    several = draw(pipe, name, ["a cat", "a dog"], num_images_per_prompt=2, generator=None)
-    assert len(latent_of(several)) == 2 * len(latent_of(both))
+    repeated = generate(pipe, name, ["a cat", "a dog"], num_images_per_prompt=2, generator=None)
+    assert len(latent_of(repeated)) == 2 * len(latent_of(both))
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_encoded_texts_and_first_noise(make, name):
+@pytest.mark.parametrize("name", PIPELINES)
+def test_prompt_embeddings_and_initial_latents_can_be_given(make, name):
     pipe = make(name)
-    plain = draw(pipe, name, negative_prompt="ugly")
+    plain = generate(pipe, name, negative_prompt="ugly")
     frames = len(pipe.mode.generated) if name in MODES else 1
-    told = (
+    encoded = (
         pipe.encode_prompt("a cat", "cpu", 1, True, negative_prompt="ugly")
         if family_of(name) == "sd15"
         else (
@@ -362,57 +367,59 @@ def test_encoded_texts_and_first_noise(make, name):
         "pooled_prompt_embeds",
         "negative_pooled_prompt_embeds",
     )
-    encoded = {
-        one: rows.repeat_interleave(frames, 0) for one, rows in zip(names, told, strict=False)
+    embeddings = {
+        key: value.repeat_interleave(frames, 0) for key, value in zip(names, encoded, strict=False)
     }
     torch.testing.assert_close(
-        latent_of(draw(pipe, name, None, **encoded)), latent_of(plain), atol=1e-5, rtol=1e-5
+        latent_of(generate(pipe, name, None, **embeddings)), latent_of(plain), atol=1e-5, rtol=1e-5
     )
     if name.startswith(("image", "upscale")):
         return
     noise = torch.randn(frames, 4, 8, 8, generator=seeded(5))
-    one, same = (
-        latent_of(draw(pipe, name, latents=noise.clone(), generator=None)) for _ in range(2)
+    first_output, second_output = (
+        latent_of(generate(pipe, name, latents=noise.clone(), generator=None)) for _ in range(2)
     )
     if "Ancestral" not in type(pipe.scheduler).__name__:
-        torch.testing.assert_close(one, same)
+        torch.testing.assert_close(first_output, second_output)
     if name in MODES:
         with pytest.raises(Refused, match="initial latents"):
-            draw(pipe, name, latents=torch.randn(frames + 1, 4, 8, 8))
+            generate(pipe, name, latents=torch.randn(frames + 1, 4, 8, 8))
         with pytest.raises(Refused, match="there is no prompt"):
-            draw(pipe, name, None)
+            generate(pipe, name, None)
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_what_diffusers_takes_has_an_effect(make, name):
+@pytest.mark.parametrize("name", PIPELINES)
+def test_arguments_of_diffusers_have_an_effect(make, name):
     pipe = make(name)
-    plain = latent_of(draw(pipe, name, num_inference_steps=3))
-    for more in (
+    plain = latent_of(generate(pipe, name, num_inference_steps=3))
+    for options in (
         {"guidance_scale": 1.0},
         {"guidance_rescale": 0.9},
         {"clip_skip": 1},
         {"negative_prompt": "ugly"},
     ):
         if (
-            "guidance_rescale" in more
+            "guidance_rescale" in options
             and family_of(name) == "sd15"
             and name.startswith(("image", "upscale"))
         ):
-            continue  # diffusers' own has no such argument
+            continue  # diffusers has no such argument here
         if (
-            "clip_skip" in more
+            "clip_skip" in options
             and not hasattr(pipe.text_encoder, "text_model")
             and family_of(name) == "sd15"
         ):
-            continue  # diffusers' own cannot with this version of transformers
+            continue  # diffusers cannot with this version of transformers
         assert not torch.allclose(
-            plain, latent_of(draw(pipe, name, num_inference_steps=3, **more))
-        ), more
-    assert torch.isfinite(latent_of(draw(pipe, name, cross_attention_kwargs={"scale": 0.5}))).all()
+            plain, latent_of(generate(pipe, name, num_inference_steps=3, **options))
+        ), options
+    assert torch.isfinite(
+        latent_of(generate(pipe, name, cross_attention_kwargs={"scale": 0.5}))
+    ).all()
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_callbacks_see_and_stop(make, name):
+@pytest.mark.parametrize("name", PIPELINES)
+def test_callbacks_see_tensors_and_can_stop(make, name):
     pipe, steps = make(name), []
 
     def stop(pipeline, step, time, tensors):
@@ -420,7 +427,7 @@ def test_callbacks_see_and_stop(make, name):
         pipe._interrupt = True
         return tensors
 
-    draw(
+    generate(
         pipe,
         name,
         num_inference_steps=4,
@@ -428,21 +435,23 @@ def test_callbacks_see_and_stop(make, name):
         callback_on_step_end_tensor_inputs=["latents"],
     )
     assert steps == [(0, {"latents"})]
-    draw(
+    generate(
         pipe,
         name,
         num_inference_steps=4,
-        callback_on_step_end=lambda *told: steps.append(told[1]) or told[3],
+        callback_on_step_end=lambda *arguments: steps.append(arguments[1]) or arguments[3],
     )
-    assert steps[1:] == [0, 1, 2, 3], "the next drawing is whole"
+    assert steps[1:] == [0, 1, 2, 3], "the next call is not interrupted"
     with pytest.raises(ValueError, match="callback_on_step_end_tensor_inputs"):
-        draw(pipe, name, callback_on_step_end=stop, callback_on_step_end_tensor_inputs=["nonsense"])
+        generate(
+            pipe, name, callback_on_step_end=stop, callback_on_step_end_tensor_inputs=["nonsense"]
+        )
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_saved_and_read_again(make, name, tmp_path):
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_saved_pipeline_loads_with_the_same_results(make, name, tmp_path):
     pipe = make(name)
-    before = draw(pipe, name, output_type="pt", views=1)
+    before = generate(pipe, name, output_type="pt", views=1)
     pipe.save_pretrained(tmp_path / "saved")
     assert not [
         path for path in (tmp_path / "saved").rglob("*") if path.suffix in {".bin", ".pt", ".ckpt"}
@@ -450,100 +459,104 @@ def test_saved_and_read_again(make, name, tmp_path):
     again = type(pipe).from_pretrained(str(tmp_path / "saved"))
     again.set_progress_bar_config(disable=True)
     assert again.transparency.encoder.offset_scale == 3.0
-    after = draw(again, name, output_type="pt", views=1)
+    after = generate(again, name, output_type="pt", views=1)
     assert torch.equal(latent_of(before), latent_of(after))
-    for one, other in zip(before.to_tuple(), after.to_tuple(), strict=True):
-        assert not torch.is_tensor(one) or torch.equal(one, other)
+    for item, other in zip(before.to_tuple(), after.to_tuple(), strict=True):
+        assert not torch.is_tensor(item) or torch.equal(item, other)
 
 
-def test_a_plain_folder_says_what_is_missing(models):
+def test_a_plain_model_is_refused_with_what_is_missing(models):
     with pytest.raises(Refused, match="is a plain model without transparency"):
         TransparentPipeline.from_pretrained(models["sd15"])
     with pytest.raises(Refused, match="is a plain model without layers"):
         LayersTogetherPipeline.from_pretrained(models["sd15"])
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_moved_and_converted(make, name):
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_pipeline_can_be_moved_and_converted(make, name):
     pipe = make(name)
     assert pipe.to("cpu", torch.bfloat16) is pipe
     assert (pipe.unet.dtype, pipe.dtype) == (torch.bfloat16, torch.bfloat16)
     assert next(pipe.transparency.parameters()).dtype == torch.float32
-    out = draw(pipe, name, output_type="pt", views=1)
-    first = next(one for one in out.to_tuple() if torch.is_tensor(one))
+    out = generate(pipe, name, output_type="pt", views=1)
+    first = next(item for item in out.to_tuple() if torch.is_tensor(item))
     assert torch.isfinite(first).all()
     assert pipe.to(dtype=torch.float32).unet.dtype == torch.float32
-    assert torch.isfinite(latent_of(draw(pipe, name))).all()
+    assert torch.isfinite(latent_of(generate(pipe, name))).all()
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_memory_savers(make, name):
+@pytest.mark.parametrize("name", PIPELINES)
+def test_memory_options_keep_the_results(make, name):
     pipe = make(name)
-    plain = draw(pipe, name, output_type="pt", views=1)
+    plain = generate(pipe, name, output_type="pt", views=1)
     pipe.enable_vae_tiling()
     assert pipe.vae.use_tiling
     pipe.enable_vae_slicing()
-    tiled = draw(pipe, name, output_type="pt", views=1)
-    assert pipe.vae.use_tiling, "a call leaves it on"
+    tiled = generate(pipe, name, output_type="pt", views=1)
+    assert pipe.vae.use_tiling, "a call does not disable tiling"
     if not name.startswith(
         "upscale"
-    ):  # an enlarged picture is larger than a tile, and encoded otherwise
+    ):  # an upscaled image is larger than a tile, and encoded in tiles
         torch.testing.assert_close(latent_of(tiled), latent_of(plain), atol=1e-4, rtol=1e-4)
     pipe.disable_vae_tiling()
     pipe.enable_attention_slicing()
-    torch.testing.assert_close(latent_of(draw(pipe, name)), latent_of(plain), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        latent_of(generate(pipe, name)), latent_of(plain), atol=1e-3, rtol=1e-3
+    )
     if not torch.accelerator.is_available():
         with pytest.raises(RuntimeError, match="requires accelerator"):
             pipe.enable_model_cpu_offload()
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_a_style_lora_by_diffusers_own_methods(make, files, name):
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_style_lora_works_by_the_methods_of_diffusers(make, files, name):
     pipe = make(name)
     style = files[family_of(name)]
-    before = latent_of(draw(pipe, name))
+    before = latent_of(generate(pipe, name))
     pipe.load_lora_weights(style.parent, weight_name=style.name, adapter_name="style")
-    with_style = latent_of(draw(pipe, name))
+    with_style = latent_of(generate(pipe, name))
     pipe.set_adapters("style", 0.0)
-    off = latent_of(draw(pipe, name))
+    off = latent_of(generate(pipe, name))
     pipe.set_adapters("style", 1.0)
-    again = latent_of(draw(pipe, name))
+    again = latent_of(generate(pipe, name))
     torch.testing.assert_close(off, before, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(again, with_style)
     assert not torch.allclose(with_style, before, atol=1e-3)
     pipe.fuse_lora(adapter_names=["style"])
-    torch.testing.assert_close(latent_of(draw(pipe, name)), with_style, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(latent_of(generate(pipe, name)), with_style, atol=1e-3, rtol=1e-3)
     pipe.unfuse_lora()
     pipe.unload_lora_weights()
-    torch.testing.assert_close(latent_of(draw(pipe, name)), before, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(latent_of(generate(pipe, name)), before, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
-    "name", [one for one in EVERY if not one.startswith("text") and one != "joint"]
+    "name", [item for item in PIPELINES if not item.startswith("text") and item != "joint"]
 )
-def test_given_pictures_in_every_form(make, name):
+def test_given_images_in_every_form_are_equal(make, name):
     pipe = make(name)
-    plain = latent_of(draw(pipe, name))
-    forms = (
+    plain = latent_of(generate(pipe, name))
+    conversions = (
         Image.fromarray,
         lambda rgba: rgba.astype(np.float32) / 255,
         lambda rgba: torch.from_numpy(rgba).permute(2, 0, 1) / 255,
         lambda rgba: [Image.fromarray(rgba)],
         lambda rgba: (torch.from_numpy(rgba).permute(2, 0, 1) / 255)[None],
     )
-    for form in forms:
+    for convert in conversions:
         images = {
-            role: form(one) for role, one in given(name).items() if isinstance(one, np.ndarray)
+            role: convert(item)
+            for role, item in given_images(name).items()
+            if isinstance(item, np.ndarray)
         }
         torch.testing.assert_close(
-            latent_of(draw(pipe, name, **images)), plain, atol=1e-5, rtol=1e-5
+            latent_of(generate(pipe, name, **images)), plain, atol=1e-5, rtol=1e-5
         )
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
-def test_image_to_image_goes_on_from_latents(make, family):
+def test_image_to_image_continues_from_latents(make, family):
     text = make(f"text-{family}")
-    latents = draw(text, "text").images
+    latents = generate(text, "text").images
     over = TransparentImageToImagePipeline.from_pipe(text)
     call = {"strength": 0.5, "num_inference_steps": 4, "output_type": "latent"}
     out = over("a cat", latents, generator=seeded(3), **call)
@@ -557,7 +570,7 @@ def test_image_to_image_goes_on_from_latents(make, family):
         make("fg2ble")("a cat", latents)
 
 
-def test_latents_are_told_from_pictures():
+def test_latents_are_distinguished_from_images():
     noise = torch.randn(2, 4, 8, 8, generator=seeded(0))
     assert as_latents(noise, 4) is noise
     assert as_latents(noise[0], 4).shape == (1, 4, 8, 8)
@@ -573,9 +586,7 @@ def test_latents_are_told_from_pictures():
     assert as_latents(torch.rand(1, 16, 8, 8), 16) is not None
 
 
-def test_another_autoencoder_decodes_and_another_unet_is_refused_where_weights_are_held(
-    make, models
-):
+def test_an_autoencoder_can_be_replaced_but_not_a_unet_with_swapped_weights(make, models):
     pipe = make("text-sd15")
     other = make("text-sdxl")
     pipe.vae = other.vae
@@ -586,13 +597,13 @@ def test_another_autoencoder_decodes_and_another_unet_is_refused_where_weights_a
         layers.unet = layers.unet
 
 
-def test_progress_is_shown_until_it_is_turned_off(models, networks, capfd):
+def test_progress_is_shown_until_it_is_disabled(models, networks, capfd):
     pipe = TransparentPipeline.from_pretrained(models["sd15"], networks)
     capfd.readouterr()
-    draw(pipe, "text")
+    generate(pipe, "text")
     assert "2/2" in capfd.readouterr().err
     pipe.set_progress_bar_config(disable=True)
     over = TransparentImageToImagePipeline.from_pipe(pipe)
-    draw(pipe, "text")
+    generate(pipe, "text")
     over("a cat", disc(), num_inference_steps=2, output_type="latent")
     assert "2/2" not in capfd.readouterr().err

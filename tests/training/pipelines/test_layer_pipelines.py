@@ -1,4 +1,4 @@
-"""Layers drawn together and to given ones: the pipelines of every mode, beside the same steps written out by hand."""
+"""Pipelines of every mode: layers generated together, and to given ones."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def networks():
 
 @pytest.fixture(scope="module")
 def files(models, tmp_path_factory):
-    """Released files of every mode, with random values."""
+    """Return released files of every mode, with random values."""
     from diffusers import UNet2DConditionModel
 
     folder = tmp_path_factory.mktemp("released")
@@ -103,8 +103,8 @@ def files(models, tmp_path_factory):
         "bgble2fg": patched(difference_shapes(unets["sdxl"], 12), "sdxl"),
     }
     return {
-        mode: write(folder / f"layer_{mode}.safetensors", own, seed=index)
-        for index, (mode, own) in enumerate(shapes.items())
+        mode: write(folder / f"layer_{mode}.safetensors", mode_shapes, seed=index)
+        for index, (mode, mode_shapes) in enumerate(shapes.items())
     }
 
 
@@ -121,10 +121,10 @@ def make(models, networks, files):
 
 def disc(size=(64, 64), color=(200, 40, 30)):
     rows, columns = np.mgrid[: size[0], : size[1]]
-    away = np.hypot(rows - size[0] / 2, columns - size[1] / 2) / min(size)
+    distance = np.hypot(rows - size[0] / 2, columns - size[1] / 2) / min(size)
     rgba = np.zeros((*size, 4), np.uint8)
     rgba[..., :3] = color
-    rgba[..., 3] = (np.clip((0.4 - away) * 10, 0, 1) * 255).astype(np.uint8)
+    rgba[..., 3] = (np.clip((0.4 - distance) * 10, 0, 1) * 255).astype(np.uint8)
     return rgba
 
 
@@ -135,9 +135,9 @@ def photograph(size=(64, 64), seed=0):
     )
 
 
-def given(mode):
-    """Return what each mode is given, beside the prompt."""
-    before = {
+def given_images(mode):
+    """Return the images that a mode takes besides the prompt."""
+    letters = {
         "fg2bg": "f",
         "bg2fg": "b",
         "fg2ble": "f",
@@ -150,77 +150,80 @@ def given(mode):
         "b": ("background", photograph()),
         "m": ("blended", photograph(seed=9)),
     }
-    return dict(images[letter] for letter in before)
+    return dict(images[letter] for letter in letters)
 
 
 def seeded(*seeds):
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def drawn_of(out):
-    return {role: getattr(out, role) for role in out.latents}
-
-
 @pytest.mark.parametrize("mode", CLASSES)
-def test_every_mode_draws_its_layers_and_leaves_the_unet_as_it_was(make, mode):
+def test_every_mode_generates_its_layers_and_restores_the_unet(make, mode):
     pipe = make(mode)
     before = {name: value.clone() for name, value in pipe.pipeline.unet.state_dict().items()}
     processors = dict(pipe.pipeline.unet.attn_processors)
-    out = pipe("a cat", **given(mode), generator=seeded(1), **SIDE, **FEW)
+    out = pipe("a cat", **given_images(mode), generator=seeded(1), **SIDE, **FEW)
     assert set(out.latents) == set(pipe.mode.generated)
     for role, latents in out.latents.items():
         assert (latents.shape, getattr(out, role).shape) == ((1, 4, 8, 8), (1, 4, 64, 64))
         assert latents.isfinite().all()
         opaque = bool((getattr(out, role)[:, 3] == 1).all())
         assert opaque == (role != "foreground"), role
-    for role, image in given(mode).items():
+    for role, image in given_images(mode).items():
         torch.testing.assert_close(getattr(out, role), to_rgba(image))
     after = pipe.pipeline.unet.state_dict()
     assert after.keys() == before.keys()
-    assert all(torch.equal(value, before[name]) for name, value in after.items()), "to the bit"
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
     assert dict(pipe.pipeline.unet.attn_processors) == processors
-    again = pipe("a cat", **given(mode), generator=seeded(1), **SIDE, **FEW)
+    again = pipe("a cat", **given_images(mode), generator=seeded(1), **SIDE, **FEW)
     assert all(torch.equal(again.latents[role], value) for role, value in out.latents.items())
 
 
 @pytest.mark.parametrize("mode", CLASSES)
-def test_a_batch_is_its_pictures_one_by_one(make, mode):
+def test_a_batch_equals_its_images_generated_one_by_one(make, mode):
     pipe = make(mode)
     texts = ["a cat", "a red leaf"]
     images = [
-        given(mode),
-        {role: np.ascontiguousarray(one[::-1]) for role, one in given(mode).items()},
+        given_images(mode),
+        {role: np.ascontiguousarray(image[::-1]) for role, image in given_images(mode).items()},
     ]
-    both = {role: [one[role] for one in images] for role in given(mode)}
-    more = {"negative_prompt": ["ugly", "bad"], "guidance_scale": 5.0}
-    together = pipe(texts, **both, generator=seeded(1, 2), **more, **SIDE, **LATENT).latents
-    for index, (text, image) in enumerate(zip(texts, images, strict=True)):
-        own = {"negative_prompt": more["negative_prompt"][index], "guidance_scale": 5.0}
-        alone = pipe(text, **image, generator=seeded(index + 1), **own, **SIDE, **LATENT).latents
+    both = {role: [mode_images[role] for mode_images in images] for role in given_images(mode)}
+    options = {"negative_prompt": ["ugly", "bad"], "guidance_scale": 5.0}
+    together = pipe(texts, **both, generator=seeded(1, 2), **options, **SIDE, **LATENT).latents
+    for index, (text, mode_images) in enumerate(zip(texts, images, strict=True)):
+        own_options = {"negative_prompt": options["negative_prompt"][index], "guidance_scale": 5.0}
+        alone = pipe(
+            text, **mode_images, generator=seeded(index + 1), **own_options, **SIDE, **LATENT
+        ).latents
         for role, latents in alone.items():
             torch.testing.assert_close(
                 together[role][index : index + 1], latents, atol=1e-4, rtol=1e-4
             )
-    several = pipe(
-        "a cat", **given(mode), num_images_per_prompt=2, generator=seeded(1, 1), **SIDE, **LATENT
+    repeated = pipe(
+        "a cat",
+        **given_images(mode),
+        num_images_per_prompt=2,
+        generator=seeded(1, 1),
+        **SIDE,
+        **LATENT,
     ).latents
-    for latents in several.values():
+    for latents in repeated.values():
         torch.testing.assert_close(latents[0], latents[1], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["joint", "fg2bg", "bg2ble", "bgble2fg"])
-def test_what_is_given_prompts_negatives_and_guidance_matter(make, mode):
+def test_every_argument_has_an_effect(make, mode):
     pipe = make(mode)
-    plain = pipe("a cat", **given(mode), generator=seeded(1), **SIDE, **LATENT).latents
+    plain = pipe("a cat", **given_images(mode), generator=seeded(1), **SIDE, **LATENT).latents
     changes = [
         {"prompt": "a red leaf"}, {"negative_prompt": "bad"}, {"guidance_scale": 1.0}, {"generator": seeded(2)},
         {"stop_at": 0.25},
-        *({role: 255 - image} for role, image in given(mode).items()),
+        *({role: 255 - image} for role, image in given_images(mode).items()),
     ]  # fmt: skip
     for change in changes:
         arguments = {
             "prompt": "a cat",
-            **given(mode),
+            **given_images(mode),
             "generator": seeded(1),
             **SIDE,
             **LATENT,
@@ -251,35 +254,37 @@ def test_each_layer_has_its_own_prompt(make):
 
 
 @pytest.mark.parametrize("mode", ["fg2ble", "bgble2fg"])
-def test_the_unet_sees_the_plain_scaled_latents_beside_the_noisy_one(make, files, mode):
-    """Step by step with a second UNet whose first convolution is written out: W + d, condition after the noise."""
+def test_given_layers_enter_the_unet_as_scaled_latents(make, files, mode):
+    """Compare with a UNet whose first convolution has weights W + d and takes the conditions."""
     pipe = make(mode)
     pipe.pipeline.scheduler = EulerDiscreteScheduler.from_config(pipe.pipeline.scheduler.config)
-    out = pipe("a cat", **given(mode), generator=seeded(1), guidance_scale=1.0, **SIDE, **FEW)
+    out = pipe(
+        "a cat", **given_images(mode), generator=seeded(1), guidance_scale=1.0, **SIDE, **FEW
+    )
     header = read_header(files[mode])
     tensors, _ = read_base(header, recognize(header))
     unet, vae = pipe.pipeline.unet, pipe.pipeline.vae
     first = unet.conv_in
     weight = tensors["conv_in.weight"].float().clone()
     weight[:, :4] += first.weight
-    seen = [to_rgba(one) for one in given(mode).values()]
-    beside = torch.cat(
+    images = [to_rgba(image) for image in given_images(mode).values()]
+    conditions = torch.cat(
         [
-            vae.encode(over_gray(one[:, :3], one[:, 3:])).latent_dist.mean
+            vae.encode(over_gray(image[:, :3], image[:, 3:])).latent_dist.mean
             * vae.config.scaling_factor
-            for one in seen
+            for image in images
         ],
         1,
     )
     added = {name: value for name, value in tensors.items() if name != "conv_in.weight"}
     state = unet.state_dict()
-    noticed = []
+    input_channels = []
 
-    class Wide(torch.nn.Module):
+    class WideConvolution(torch.nn.Module):
         def forward(self, noisy):
-            noticed.append(noisy.shape[1])
+            input_channels.append(noisy.shape[1])
             return torch.nn.functional.conv2d(
-                torch.cat([noisy, beside], 1), weight, state["conv_in.bias"], padding=1
+                torch.cat([noisy, conditions], 1), weight, state["conv_in.bias"], padding=1
             )
 
     with torch.no_grad():
@@ -287,7 +292,7 @@ def test_the_unet_sees_the_plain_scaled_latents_beside_the_noisy_one(make, files
             {n: v + added[n].float() if n in added else v for n, v in state.items()}
         )
         state = unet.state_dict()
-        unet.conv_in = Wide()
+        unet.conv_in = WideConvolution()
         expected = pipe.pipeline(
             "a cat",
             generator=seeded(1),
@@ -296,59 +301,72 @@ def test_the_unet_sees_the_plain_scaled_latents_beside_the_noisy_one(make, files
             num_inference_steps=2,
             **SIDE,
         ).images
-    assert noticed == [4, 4]
+    assert input_channels == [4, 4]
     [latents] = out.latents.values()
     torch.testing.assert_close(latents, expected / vae.config.scaling_factor, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["fgble2bg", "joint", "bg2fg"])
-def test_after_stopping_the_plain_unet_draws(make, mode):
+def test_after_stop_at_the_unet_has_its_original_weights(make, mode):
     pipe = make(mode)
     seen = []
     forward = pipe.pipeline.unet.forward
 
-    def noting(sample, timestep, *arguments, **named):
+    def recording(sample, timestep, *arguments, **keywords):
         seen.append((float(timestep), pipe.weights.within))
-        return forward(sample, timestep, *arguments, **named)
+        return forward(sample, timestep, *arguments, **keywords)
 
-    pipe.pipeline.unet.forward = noting
-    arguments = {**given(mode), "generator": seeded(1), **SIDE, **FEW, "num_inference_steps": 8}
+    pipe.pipeline.unet.forward = recording
+    arguments = {
+        **given_images(mode),
+        "generator": seeded(1),
+        **SIDE,
+        **FEW,
+        "num_inference_steps": 8,
+    }
     pipe("a cat", **arguments)
     assert [within for _, within in seen] == [
         time >= 500 or mode != "fgble2bg" for time, _ in seen
-    ], "its default"
+    ], "the default of stop_at"
     seen.clear()
     pipe("a cat", **arguments, stop_at=0.75)
     assert [within for _, within in seen] == [time >= 250 for time, _ in seen]
     assert {within for _, within in seen} == {True, False}
     for share in (0.0, 1.5):
         with pytest.raises(Refused, match="invalid stop_at"):
-            pipe("a cat", **given(mode), stop_at=share, **FEW)
+            pipe("a cat", **given_images(mode), stop_at=share, **FEW)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_dpm_is_warned_of_where_a_blended_picture_is_given(make):
-    plain, taken = make("fg2ble"), make("fgble2bg")
-    assert type(plain.pipeline.scheduler) is EulerDiscreteScheduler, "the model's own"
-    assert type(taken.pipeline.scheduler) is EulerAncestralDiscreteScheduler
-    for pipe in (plain, taken):
+def test_dpm_warns_where_a_blended_image_is_given(make):
+    without_blended, with_blended = make("fg2ble"), make("fgble2bg")
+    assert type(without_blended.pipeline.scheduler) is EulerDiscreteScheduler, (
+        "the scheduler of the model"
+    )
+    assert type(with_blended.pipeline.scheduler) is EulerAncestralDiscreteScheduler
+    for pipe in (without_blended, with_blended):
         pipe.pipeline.scheduler = DPMSolverMultistepScheduler.from_config(
             pipe.pipeline.scheduler.config
         )
-    plain("a cat", disc(), **SIDE, **FEW)
+    without_blended("a cat", disc(), **SIDE, **FEW)
     with pytest.warns(
         UserWarning, match=r"DPM\+\+ leaves artifacts with fgble2bg; use Euler ancestral or UniPC"
     ):
-        taken("a cat", disc(), photograph(), **SIDE, **FEW)
-    taken.pipeline.scheduler = UniPCMultistepScheduler.from_config(taken.pipeline.scheduler.config)
-    taken("a cat", disc(), photograph(), **SIDE, **FEW)
+        with_blended("a cat", disc(), photograph(), **SIDE, **FEW)
+    with_blended.pipeline.scheduler = UniPCMultistepScheduler.from_config(
+        with_blended.pipeline.scheduler.config
+    )
+    with_blended("a cat", disc(), photograph(), **SIDE, **FEW)
 
 
 @pytest.mark.parametrize("mode", ["joint", "bg2fg", "fg2ble", "bgble2fg"])
 @pytest.mark.parametrize("size", [(65, 100), (8, 72)])
-def test_any_size_is_drawn(make, mode, size):
+def test_any_size_is_generated(make, mode, size):
     pipe = make(mode)
-    images = {role: np.resize(one, (*size, one.shape[2])) for role, one in given(mode).items()}
+    images = {
+        role: np.resize(image, (*size, image.shape[2]))
+        for role, image in given_images(mode).items()
+    }
     requested = {} if images else {"height": size[0], "width": size[1]}
     out = pipe("a cat", **images, **requested, **FEW)
     for role in LayerRole:
@@ -356,28 +374,28 @@ def test_any_size_is_drawn(make, mode, size):
         assert layer is None or layer.shape[-2:] == size, role
 
 
-def test_without_a_size_it_is_the_models_own_or_that_of_the_given_layer(make):
+def test_the_default_size_is_that_of_the_model_or_of_the_given_layer(make):
     assert make("joint")("a cat", num_inference_steps=1).foreground[0].size == (64, 64)
     out = make("fg2ble")("a cat", Image.fromarray(disc((40, 72))), num_inference_steps=1)
     assert out.blended[0].size == out.foreground[0].size == (72, 40)
     assert (out.background, out.blended[0].mode) == (None, "RGBA")
 
 
-def test_a_photograph_of_any_shape_is_turned_and_fitted(make):
-    """A camera's JPEG that says it lies on its side, and a larger size than is drawn."""
+def test_a_photograph_is_rotated_and_resized(make):
+    """A JPEG with an EXIF orientation, larger than the generated size."""
     upright = np.zeros((96, 160, 3), np.uint8)
     upright[:, :80] = (220, 30, 30)
     exif = Image.Exif()
-    exif[0x0112] = 8  # to be turned by a quarter
-    turned = io.BytesIO()
-    Image.fromarray(np.rot90(upright, -1)).save(turned, "JPEG", quality=95, exif=exif)
-    out = make("bg2ble")("a cat", Image.open(turned), **SIDE, **FEW)
+    exif[0x0112] = 8  # rotated by 90 degrees
+    file = io.BytesIO()
+    Image.fromarray(np.rot90(upright, -1)).save(file, "JPEG", quality=95, exif=exif)
+    out = make("bg2ble")("a cat", Image.open(file), **SIDE, **FEW)
     assert out.background.shape == (1, 4, 64, 64)
     left, right = out.background[0, 0, :, :28].mean(), out.background[0, 0, :, 36:].mean()
     assert left > 0.8 and right < 0.1
 
 
-def test_fitting_covers_and_cuts_the_middle():
+def test_resize_to_cover_crops_centrally():
     rgba = to_rgba(disc((40, 80)))
     whole = resize_to_cover(rgba, 40, 80)
     assert whole is rgba
@@ -387,8 +405,8 @@ def test_fitting_covers_and_cuts_the_middle():
     assert resize_to_cover(rgba, 100, 50).shape == (1, 4, 100, 50)
 
 
-def test_two_steps_make_a_background_for_a_users_own_foreground(make):
-    """What the released SDXL files are for: foreground, then blended, then background."""
+def test_two_modes_generate_a_background_for_a_given_foreground(make):
+    """Foreground, then blended, then background, as the released SDXL files are used."""
     foreground = Image.fromarray(disc())
     blended = make("fg2ble")(
         "a ball in a room", foreground, generator=seeded(1), num_inference_steps=2
@@ -402,7 +420,7 @@ def test_two_steps_make_a_background_for_a_users_own_foreground(make):
     assert out.blended[0].tobytes() == blended[0].tobytes()
 
 
-def test_what_does_not_belong_is_refused(make, models, networks, files, tmp_path):
+def test_wrong_weights_and_images_are_refused(make, models, networks, files, tmp_path):
     with pytest.raises(
         Refused, match="these weights are bg2ble: given background generates blended"
     ):
@@ -435,41 +453,41 @@ def test_what_does_not_belong_is_refused(make, models, networks, files, tmp_path
 
 
 @pytest.mark.parametrize("kind", ["adapter", "weights"])
-def test_a_lesson_may_be_of_any_kind(make, kind):
+def test_swappable_weights_may_be_of_any_kind(make, kind):
     unet = make("fg2ble").pipeline.unet
     rng = torch.Generator().manual_seed(1)
     noisy, states = torch.randn(1, 4, 8, 8, generator=rng), torch.randn(1, 5, 64, generator=rng)
     added = {"text_embeds": torch.randn(1, 32, generator=rng), "time_ids": torch.zeros(1, 6)}
 
-    def look():
+    def predict():
         with torch.no_grad():
             return unet(noisy, 500, encoder_hidden_states=states, added_cond_kwargs=added).sample
 
-    plain = look()
+    plain = predict()
     if kind == "adapter":
         tensors = {
             n: 0.1 * torch.randn(shape, generator=rng) for n, shape in peft_shapes(unet, 4).items()
         }
-        lesson = SwappableWeights(unet, tensors, {"kind": "adapter", "rank": "4", "alpha": "8"})
+        weights = SwappableWeights(unet, tensors, {"kind": "adapter", "rank": "4", "alpha": "8"})
     else:
         tensors = {
             n: v + 0.05 * torch.randn(v.shape, generator=rng) for n, v in unet.state_dict().items()
         }
-        lesson = SwappableWeights(unet, tensors, {"kind": "weights"})
-    with lesson.applied():
+        weights = SwappableWeights(unet, tensors, {"kind": "weights"})
+    with weights.applied():
         if kind == "weights":
             assert all(
                 torch.equal(value, tensors[name]) for name, value in unet.state_dict().items()
             )
-        assert (look() - plain).abs().max() > 1e-3
-    assert torch.equal(look(), plain)
-    with pytest.raises(ZeroDivisionError), lesson.applied():
+        assert (predict() - plain).abs().max() > 1e-3
+    assert torch.equal(predict(), plain)
+    with pytest.raises(ZeroDivisionError), weights.applied():
         raise ZeroDivisionError
-    assert torch.equal(look(), plain), "whatever happens within"
+    assert torch.equal(predict(), plain), "the UNet is restored after an error"
 
 
-def test_a_users_own_lora_stands_beside(make):
-    """Loaded after the lesson was made: it is there within and without, and nothing is lost."""
+def test_a_users_lora_is_kept(make):
+    """A LoRA that is added after the weights applies with them, and can be disabled."""
     from peft import LoraConfig
 
     pipe = make("fg2ble")
@@ -482,4 +500,4 @@ def test_a_users_own_lora_stands_beside(make):
     assert not torch.allclose(before, after)
     pipe.pipeline.unet.disable_adapters()
     again = pipe("a cat", generator=seeded(1), **call).latents[LayerRole.blended]
-    torch.testing.assert_close(again, before, atol=1e-4, rtol=0)  # some processors round otherwise
+    torch.testing.assert_close(again, before, atol=1e-4, rtol=0)  # some CPUs round differently

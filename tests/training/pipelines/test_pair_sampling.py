@@ -1,4 +1,4 @@
-"""Pairs at the worker's door: a checkpoint of several modes draws what is missing around the layers given."""
+"""Pairs from a checkpoint of several modes, which generates the layers that are not given."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from training.pipelines import LayersTogetherPipeline
 
 FOREGROUND, BACKGROUND, BLENDED = LayerRole
 PAIR = Prompt("a cat in a garden", "a cat", "a garden")
-DRAWING = {"image_size": "64", "draw_steps": "2", "draw_batch": "2", "decoder_views": "1"}
+GENERATION = {"image_size": "64", "draw_steps": "2", "draw_batch": "2", "decoder_views": "1"}
 
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory):
-    """Return a model of each family, and files of every mode for it."""
+    """Return a model of each family, and the files of its modes."""
     folder = tmp_path_factory.mktemp("released")
     models = {
         "sd15": write_sd15(folder / "sd15", SD15_CHANNELS, **TINY_SD15),
@@ -80,7 +80,7 @@ def import_(released, store):
 
     def import_(family, *modes, **changes):
         chosen = [files[family][mode] for mode in modes]
-        changed = {"model": str(models[family]), **DRAWING, **NARROW, **changes}
+        changed = {"model": str(models[family]), **GENERATION, **NARROW, **changes}
         return import_checkpoint(
             [*networks, *chosen], family, changed, store, lambda seen: None
         ).checkpoint
@@ -97,7 +97,7 @@ def pixels(side=64, seed=0, opaque=True):
     return rgba
 
 
-def ask(seed=1, prompt=PAIR):
+def make_request(seed=1, prompt=PAIR):
     return GenerationRequest(prompt, seed)
 
 
@@ -107,10 +107,10 @@ def same(one, other):
     )
 
 
-def test_layers_drawn_together_alike_in_any_company(import_, store, released):
+def test_joint_layers_do_not_depend_on_their_batch(import_, store, released):
     checkpoint = import_("sd15", "base", "joint")
     generator = load_generator(checkpoint, store)
-    together = generator.generate([ask(seed) for seed in range(3)])
+    together = generator.generate([make_request(seed) for seed in range(3)])
     for layers in together:
         assert list(layers) == [FOREGROUND, BACKGROUND, BLENDED]
         assert {(layer.shape, layer.dtype) for layer in layers.values()} == {
@@ -121,7 +121,7 @@ def test_layers_drawn_together_alike_in_any_company(import_, store, released):
     assert not same(together[0], together[1])
     again = load_generator(checkpoint, store)
     for seed in (2, 0, 1):
-        assert same(again.generate([ask(seed)])[0], together[seed])
+        assert same(again.generate([make_request(seed)])[0], together[seed])
 
     models, files, _ = released
     parts = load_checkpoint(checkpoint, store)
@@ -138,10 +138,16 @@ def test_layers_drawn_together_alike_in_any_company(import_, store, released):
     )
 
 
-def test_single_pictures_and_pairs_come_back_in_order(import_, store):
+def test_single_layers_and_pairs_are_returned_in_order(import_, store):
     generator = load_generator(import_("sd15", "base", "joint"), store)
     single = Prompt("a cat")
-    requests = [ask(1, single), ask(2), ask(3, single), ask(4, single), ask(5)]
+    requests = [
+        make_request(1, single),
+        make_request(2),
+        make_request(3, single),
+        make_request(4, single),
+        make_request(5),
+    ]
     drawn = generator.generate(requests)
     assert [len(layers) for layers in drawn] == [1, 3, 1, 1, 3]
     alone = load_generator(import_("sd15", "base"), store)
@@ -162,61 +168,64 @@ def test_single_pictures_and_pairs_come_back_in_order(import_, store):
         ("sdxl", ["bgble2fg"], [BACKGROUND, BLENDED], "bgble2fg"),
     ],
 )
-def test_given_layers_are_taken_as_they_are(import_, store, family, modes, given, way):
+def test_given_layers_are_used_unchanged(import_, store, family, modes, given, way):
     generator = load_generator(import_(family, *modes), store)
     layers = {role: pixels(seed=n, opaque=role != FOREGROUND) for n, role in enumerate(given)}
     stored = {role: store.put(encode_layer(rgba)) for role, rgba in layers.items()}
     options = GenerationOptions(given=stored)
-    [drawn] = generator.generate([ask(prompt=Prompt("a cat"))], options)
+    [drawn] = generator.generate([make_request(prompt=Prompt("a cat"))], options)
     assert set(drawn) == set(LayerRole)
     for role, rgba in layers.items():
-        assert np.array_equal(drawn[role], rgba), "to the bit, hidden colours too"
+        assert np.array_equal(drawn[role], rgba), "bit for bit, also under alpha 0"
     output = generator.describe(options)
     assert output["modes"] == way
     assert {output[f"given {role}"] for role in given} == set(stored.values())
     assert output.get("sampler of the last mode") == ("euler_a" if "ble2" in way else None)
     others = {role: store.put(encode_layer(255 - rgba)) for role, rgba in layers.items()}
-    [other] = generator.generate([ask(prompt=Prompt("a cat"))], GenerationOptions(given=others))
+    [other] = generator.generate(
+        [make_request(prompt=Prompt("a cat"))], GenerationOptions(given=others)
+    )
     for role in set(LayerRole) - set(given):
         assert not np.array_equal(drawn[role], other[role])
 
 
-def test_sdxl_draws_a_whole_pair_in_three_steps(import_, store):
+def test_sdxl_generates_a_pair_in_three_steps(import_, store):
     generator = load_generator(
         import_("sdxl", "base", "fg2ble", "fgble2bg", image_size="72"), store
     )
-    drawn = generator.generate([ask(1), ask(2)])
+    drawn = generator.generate([make_request(1), make_request(2)])
     assert {layer.shape for layers in drawn for layer in layers.values()} == {(72, 72, 4)}
-    assert same(drawn[1], generator.generate([ask(2)])[0])
-    [single] = generator.generate([ask(1, Prompt("a cat"))])
+    assert same(drawn[1], generator.generate([make_request(2)])[0])
+    [single] = generator.generate([make_request(1, Prompt("a cat"))])
     assert np.array_equal(single[FOREGROUND], drawn[0][FOREGROUND]), (
         "the foreground is drawn first, by its own text"
     )
     [wide] = generator.generate(
-        [ask(1)], GenerationOptions(size=(80, 64), steps=1, sampler="unipc", negative="bad")
+        [make_request(1)],
+        GenerationOptions(size=(80, 64), steps=1, sampler="unipc", negative="bad"),
     )
     assert wide[BLENDED].shape == (64, 80, 4)
 
 
-def test_what_a_checkpoint_cannot_draw_is_refused(import_, store):
+def test_pairs_that_a_checkpoint_cannot_generate_are_refused(import_, store):
     joint = load_generator(import_("sd15", "joint"), store)
     with pytest.raises(Refused, match="it cannot generate single foregrounds") as refused:
-        joint.generate([ask(prompt=Prompt("a cat"))])
+        joint.generate([make_request(prompt=Prompt("a cat"))])
     assert "foreground or background text" in refused.value.hint
     with pytest.raises(Refused, match="neither an initial image nor upscaling"):
-        joint.generate([ask()], GenerationOptions(upscale=2.0))
+        joint.generate([make_request()], GenerationOptions(upscale=2.0))
     sha = store.put(encode_layer(pixels()))
     with pytest.raises(Refused, match="cannot generate a pair around background; its modes: joint"):
-        joint.generate([ask()], GenerationOptions(given={BACKGROUND: sha}))
+        joint.generate([make_request()], GenerationOptions(given={BACKGROUND: sha}))
     single = load_generator(import_("sdxl", "base"), store)
     for options in (GenerationOptions(), GenerationOptions(given={BACKGROUND: sha})):
         with pytest.raises(Refused, match="this checkpoint cannot generate a pair"):
-            single.generate([ask()], options)
+            single.generate([make_request()], options)
     with pytest.raises(Refused, match="cannot generate a pair"):
         single.describe(GenerationOptions(given={BACKGROUND: sha}))
     led = load_generator(import_("sd15", "bg2fg"), store)
     with pytest.raises(NotFound):
-        led.generate([ask()], GenerationOptions(given={BACKGROUND: "0" * 64}))
+        led.generate([make_request()], GenerationOptions(given={BACKGROUND: "0" * 64}))
     with pytest.raises(Refused, match="differ in size: 64x64 and 64x72"):
-        led.generate([ask()], GenerationOptions(given={BACKGROUND: sha}, size=(64, 72)))
-    assert led.generate([ask()], GenerationOptions(given={BACKGROUND: sha}, size=(64, 64)))
+        led.generate([make_request()], GenerationOptions(given={BACKGROUND: sha}, size=(64, 72)))
+    assert led.generate([make_request()], GenerationOptions(given={BACKGROUND: sha}, size=(64, 64)))

@@ -1,4 +1,4 @@
-"""Pipelines of diffusers that draw RGBA: what they are given reaches diffusers, and what comes back is transparent."""
+"""Pipelines that generate RGBA: their arguments reach diffusers, and results are transparent."""
 
 from dataclasses import replace
 
@@ -49,7 +49,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def networks():
-    """Networks that say something: a fresh encoder's offset is 0, and so is a fresh decoder's look at the latent."""
+    """Return networks with random last layers, since those of new networks are 0."""
     torch.manual_seed(0)
     networks = Transparency(ROW)
     with torch.no_grad():
@@ -61,15 +61,15 @@ def networks():
 
 @pytest.fixture(params=["sd15", "sdxl"])
 def pipe(request, models, networks):
-    return quiet(TransparentPipeline.from_pretrained(models[request.param], networks))
+    return without_progress(TransparentPipeline.from_pretrained(models[request.param], networks))
 
 
 @pytest.fixture
 def pipe_xl(models, networks):
-    return quiet(TransparentPipeline.from_pretrained(models["sdxl"], networks))
+    return without_progress(TransparentPipeline.from_pretrained(models["sdxl"], networks))
 
 
-def quiet(pipe):
+def without_progress(pipe):
     pipe.pipeline.set_progress_bar_config(disable=True)
     return pipe
 
@@ -80,12 +80,12 @@ def seeded(*seeds):
 
 
 def glass(side=64, color=(30, 90, 200)):
-    """Return a soft disc, half transparent, over nothing."""
+    """Return a soft, translucent disc."""
     rows, columns = np.mgrid[:side, :side]
-    away = np.hypot(rows - side / 2, columns - side / 2) / side
+    distance = np.hypot(rows - side / 2, columns - side / 2) / side
     rgba = np.zeros((side, side, 4), np.uint8)
-    rgba[..., :3] = np.where(away[..., None] < 0.4, color, 255)
-    rgba[..., 3] = (np.clip((0.4 - away) * 10, 0, 1) * 160).astype(np.uint8)
+    rgba[..., :3] = np.where(distance[..., None] < 0.4, color, 255)
+    rgba[..., 3] = (np.clip((0.4 - distance) * 10, 0, 1) * 160).astype(np.uint8)
     return rgba
 
 
@@ -100,7 +100,7 @@ def test_text_to_rgba(pipe, networks):
     assert image.tobytes() != pipe(PROMPT, generator=seeded(2), **FEW).images[0].tobytes()
 
 
-def test_the_latent_is_diffusers_own_unscaled_and_the_picture_that_of_both_decoders(pipe, networks):
+def test_latents_equal_those_of_diffusers_and_images_those_of_the_codec(pipe, networks):
     out = pipe(PROMPT, generator=seeded(1), output_type="pt", **FEW)
     reference = pipe.pipeline(PROMPT, generator=seeded(1), output_type="latent", **FEW).images
     vae = pipe.pipeline.vae
@@ -110,7 +110,7 @@ def test_the_latent_is_diffusers_own_unscaled_and_the_picture_that_of_both_decod
     assert out.images.shape == (1, 4, 64, 64)
 
 
-def test_a_batch_is_its_pictures_one_by_one(pipe):
+def test_a_batch_equals_its_images_generated_one_by_one(pipe):
     together = pipe([PROMPT, "a red leaf"], generator=seeded(1, 2), output_type="pt", **FEW).images
     alone = [
         pipe(text, generator=seeded(k), output_type="pt", **FEW).images
@@ -123,45 +123,45 @@ def test_a_batch_is_its_pictures_one_by_one(pipe):
 def test_negative_prompt_guidance_and_callback_reach_diffusers(pipe):
     steps = []
 
-    def note(pipeline, step, time, given):
+    def record_step(pipeline, step, time, given):
         steps.append(step)
         return given
 
-    plain = pipe(PROMPT, generator=seeded(1), callback_on_step_end=note, **FEW)
+    plain = pipe(PROMPT, generator=seeded(1), callback_on_step_end=record_step, **FEW)
     assert steps == [0, 1]
-    for more in ({"negative_prompt": "bad, ugly"}, {"guidance_scale": 1.0}):
+    for options in ({"negative_prompt": "bad, ugly"}, {"guidance_scale": 1.0}):
         assert not torch.equal(
-            plain.latents, pipe(PROMPT, generator=seeded(1), **more, **FEW).latents
+            plain.latents, pipe(PROMPT, generator=seeded(1), **options, **FEW).latents
         )
 
 
 @pytest.mark.parametrize("size", [(64, 64), (72, 40), (65, 100), (9, 71)])
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
-def test_any_size_is_drawn(models, networks, family, size):
+def test_any_size_is_generated(models, networks, family, size):
     height, width = size
-    pipe = quiet(TransparentPipeline.from_pretrained(models[family], networks))
+    pipe = without_progress(TransparentPipeline.from_pretrained(models[family], networks))
     out = pipe(PROMPT, height=height, width=width, num_inference_steps=1)
     assert out.images[0].size == (width, height)
     assert out.latents.shape[-2:] == (-(-height // 8), -(-width // 8))
 
 
-def test_without_a_size_it_is_the_models_own(pipe):
+def test_the_default_size_is_that_of_the_model(pipe):
     assert pipe(PROMPT, num_inference_steps=1).images[0].size == (
         64,
         64,
-    )  # sample_size 8 times the stride
+    )  # sample_size 8 times the stride 8
 
 
 @pytest.mark.parametrize(
     "scheduler", [EulerDiscreteScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler]
 )
-def test_any_scheduler_of_diffusers(pipe_xl, scheduler):
+def test_any_scheduler_of_diffusers_works(pipe_xl, scheduler):
     pipe_xl.pipeline.scheduler = scheduler.from_config(pipe_xl.pipeline.scheduler.config)
     out = pipe_xl(PROMPT, num_inference_steps=3, height=64, width=64, generator=seeded(1))
     assert out.latents.isfinite().all()
 
 
-def test_outputs(pipe_xl):
+def test_output_types_agree(pipe_xl):
     array = pipe_xl(PROMPT, output_type="np", generator=seeded(1), **FEW).images
     assert (array.dtype, array.shape) == (np.float32, (1, 64, 64, 4))
     pil = pipe_xl(PROMPT, generator=seeded(1), **FEW).images
@@ -175,13 +175,13 @@ def test_outputs(pipe_xl):
         pipe_xl(PROMPT, output_type="gif", **FEW)
 
 
-def test_views_can_be_chosen(pipe_xl):
-    one, eight = (
+def test_the_number_of_views_changes_images_but_not_latents(pipe_xl):
+    one_view, eight_views = (
         pipe_xl(PROMPT, views=views, output_type="pt", generator=seeded(1), **FEW)
         for views in (1, 8)
     )
-    assert torch.equal(one.latents, eight.latents)
-    assert not torch.equal(one.images, eight.images)
+    assert torch.equal(one_view.latents, eight_views.latents)
+    assert not torch.equal(one_view.images, eight_views.images)
 
 
 def test_a_controlnet_passes_through(models, networks):
@@ -191,20 +191,22 @@ def test_a_controlnet_passes_through(models, networks):
         for name, parameter in control.named_parameters():
             if "controlnet_" in name:
                 parameter.normal_(std=0.1)
-    pipe = quiet(
+    pipe = without_progress(
         TransparentPipeline(
             StableDiffusionXLControlNetPipeline(controlnet=control, **plain.components),
             None,
             networks,
         )
     )
-    drawn = []
+    outputs = []
     for shade in (0, 255):
         sketch = Image.new("RGB", (64, 64), (shade, 128, 128))
-        drawn.append(pipe(PROMPT, image=sketch, generator=seeded(1), num_inference_steps=2))
-    assert drawn[0].images[0].size == (64, 64)
-    assert not torch.allclose(drawn[0].latents, drawn[1].latents)
-    over = quiet(TransparentImageToImagePipeline(pipe.pipeline, pipe.autoencoder, networks))
+        outputs.append(pipe(PROMPT, image=sketch, generator=seeded(1), num_inference_steps=2))
+    assert outputs[0].images[0].size == (64, 64)
+    assert not torch.allclose(outputs[0].latents, outputs[1].latents)
+    over = without_progress(
+        TransparentImageToImagePipeline(pipe.pipeline, pipe.autoencoder, networks)
+    )
     assert type(over.pipeline).__name__ == "StableDiffusionXLControlNetImg2ImgPipeline"
     assert (
         over(PROMPT, glass(), control_image=sketch, num_inference_steps=2).images[0].mode == "RGBA"
@@ -223,7 +225,7 @@ def test_a_controlnet_pipeline_loads_by_its_name(models, networks):
 
 
 def test_an_ip_adapter_passes_through(pipe_xl):
-    """Image embeddings as IP-Adapter gives them: processors of its own kind in every second attention."""
+    """An IP-Adapter sets attention processors of its own in every cross-attention."""
     unet, width = pipe_xl.pipeline.unet, 16
     torch.manual_seed(3)
     weights = {
@@ -239,17 +241,19 @@ def test_an_ip_adapter_passes_through(pipe_xl):
         for part in ("k", "v"):
             adapters[f"{2 * index + 1}.to_{part}_ip.weight"] = torch.randn(hidden, 64) * 0.2
     unet._load_ip_adapter_weights([{"image_proj": weights, "ip_adapter": adapters}])
-    drawn = []
+    outputs = []
     for seed in (1, 2):
         embeds = torch.randn(2, 1, width, generator=torch.Generator().manual_seed(seed))
-        drawn.append(
+        outputs.append(
             pipe_xl(PROMPT, ip_adapter_image_embeds=[embeds], generator=seeded(1), **FEW).latents
         )
-    assert not torch.allclose(*drawn)
+    assert not torch.allclose(*outputs)
 
 
 def test_image_to_rgba(pipe, networks):
-    over = quiet(TransparentImageToImagePipeline(pipe.pipeline, pipe.autoencoder, networks))
+    over = without_progress(
+        TransparentImageToImagePipeline(pipe.pipeline, pipe.autoencoder, networks)
+    )
     assert over.pipeline.unet is pipe.pipeline.unet
     image = glass()
     out = over(
@@ -266,11 +270,13 @@ def test_image_to_rgba(pipe, networks):
     assert over(PROMPT, image, strength=0.1, num_inference_steps=2).latents.isfinite().all()
 
 
-def test_a_picture_begins_as_its_adjusted_latent(pipe_xl, networks):
-    """At almost no strength what comes back is the latent that latent transparency gives, in diffusers' scale."""
-    over = quiet(TransparentImageToImagePipeline(pipe_xl.pipeline, pipe_xl.autoencoder, networks))
+def test_image_to_image_starts_from_the_adjusted_latent(pipe_xl, networks):
+    """Image-to-image starts from the scaled adjusted latent."""
+    over = without_progress(
+        TransparentImageToImagePipeline(pipe_xl.pipeline, pipe_xl.autoencoder, networks)
+    )
     given = []
-    over.pipeline.prepare_latents = _noting(over.pipeline.prepare_latents, given)
+    over.pipeline.prepare_latents = _recording(over.pipeline.prepare_latents, given)
     over(PROMPT, glass(), strength=0.3, num_inference_steps=4)
     rgba = to_rgba(glass())
     adjusted = adjust(pipe_xl.autoencoder, networks.encoder, rgba[:, 3:], pad_colors(rgba))
@@ -279,31 +285,33 @@ def test_a_picture_begins_as_its_adjusted_latent(pipe_xl, networks):
     assert not torch.allclose(adjusted, plain)
 
 
-def _noting(function, given):
-    def noting(image, *arguments, **named):
+def _recording(function, given):
+    def recording(image, *arguments, **keywords):
         given.append(image)
-        return function(image, *arguments, **named)
+        return function(image, *arguments, **keywords)
 
-    return noting
+    return recording
 
 
 @pytest.mark.parametrize("size", [(65, 70), (100, 24)])
-def test_a_picture_of_any_size_comes_back_at_its_size(pipe, networks, size):
-    over = quiet(TransparentImageToImagePipeline(pipe.pipeline, pipe.autoencoder, networks))
+def test_an_image_of_any_size_keeps_its_size(pipe, networks, size):
+    over = without_progress(
+        TransparentImageToImagePipeline(pipe.pipeline, pipe.autoencoder, networks)
+    )
     image = np.resize(glass(128), (*size, 4))
     assert over(PROMPT, image, num_inference_steps=2).images[0].size == size[::-1]
 
 
-def test_a_result_is_enlarged_with_its_alpha(pipe, networks):
-    larger = quiet(TransparentUpscalePipeline(pipe.pipeline, pipe.autoencoder, networks))
+def test_a_result_is_upscaled_with_its_alpha(pipe, networks):
+    larger = without_progress(TransparentUpscalePipeline(pipe.pipeline, pipe.autoencoder, networks))
     small = pipe(PROMPT, generator=seeded(1), **FEW).images
     out = larger(PROMPT, small, upscale=1.5, num_inference_steps=4, generator=seeded(1))
     assert out.images[0].size == (96, 96)
     assert out.latents.shape[-2:] == (12, 12)
 
 
-def test_enlarging_makes_no_fringe():
-    """A blue disc on hidden white stays blue up to its last visible pixel; a plain resize turns it lighter."""
+def test_upscaling_adds_no_color_fringes():
+    """A blue disc with invisible white pixels around it stays blue at its edge."""
     rgba = to_rgba(glass())
     larger = resize_rgba(rgba, 160, 160)
     assert larger.shape == (1, 4, 160, 160)
@@ -316,8 +324,8 @@ def test_enlarging_makes_no_fringe():
     assert not resize_rgba(torch.zeros(1, 4, 8, 8), 16, 16).any()
 
 
-def test_what_was_taught_is_in_the_weights_beside_a_users_own_lora(models, networks, tmp_path):
-    """An adapter of ours, and a LoRA of the user's by diffusers' own methods, in either order, add up."""
+def test_fine_tuned_weights_and_a_users_lora_add_up(models, networks, tmp_path):
+    """Our adapter and a LoRA loaded by the user add up, in either order."""
     preset = replace(PRESETS["sdxl"], model=models["sdxl"], image_size=64, adapter_rank=4)
     files = []
     for seed in (1, 2):
@@ -334,9 +342,11 @@ def test_what_was_taught_is_in_the_weights_beside_a_users_own_lora(models, netwo
         )
 
     ours, style = files
-    pipe = quiet(TransparentPipeline.from_pretrained(models["sdxl"], networks, adapter=ours))
+    pipe = without_progress(
+        TransparentPipeline.from_pretrained(models["sdxl"], networks, adapter=ours)
+    )
     before = pipe(PROMPT, generator=seeded(1), **FEW).latents
-    plain = quiet(TransparentPipeline.from_pretrained(models["sdxl"], networks))
+    plain = without_progress(TransparentPipeline.from_pretrained(models["sdxl"], networks))
     assert not torch.allclose(before, plain(PROMPT, generator=seeded(1), **FEW).latents)
     pipe.pipeline.load_lora_weights(style.parent, weight_name=style.name)
     both = pipe(PROMPT, generator=seeded(1), **FEW).latents
@@ -360,26 +370,26 @@ def test_adapters_for_another_model_are_refused(models, networks, tmp_path):
         TransparentPipeline.from_pretrained(models["sdxl"], networks, adapter=file)
 
 
-def test_networks_come_from_a_checkpoints_file_and_from_released_ones(
+def test_networks_load_from_a_part_of_a_checkpoint_and_from_released_files(
     store, networks, tmp_path, monkeypatch
 ):
     from curation.domain import TrainingRequest
 
     changed = {"latent_channels": "4"}
-    order = TrainingRequest("transparency", "micro", "0" * 64, None, None, 0, changes=changed)
+    request = TrainingRequest("transparency", "micro", "0" * 64, None, None, 0, changes=changed)
     sha = save_part(
         store,
         "transparency",
         networks.state_dict(),
-        part_metadata("transparency", order, "test", offset_scale=7),
+        part_metadata("transparency", request, "test", offset_scale=7),
     )
     file = tmp_path / "part.safetensors"
     file.write_bytes(store.get(sha))
-    opened = load_transparency(file)
-    assert opened.encoder.offset_scale == 7
+    loaded = load_transparency(file)
+    assert loaded.encoder.offset_scale == 7
     assert load_transparency(str(file), offset_scale=2).encoder.offset_scale == 2
     for name, value in networks.state_dict().items():
-        assert torch.equal(opened.state_dict()[name], value)
+        assert torch.equal(loaded.state_dict()[name], value)
 
     released = tmp_path / "released"
     released.mkdir()
@@ -388,22 +398,22 @@ def test_networks_come_from_a_checkpoints_file_and_from_released_ones(
         save_file(dict(getattr(networks, name).state_dict()), released / f"{name}.safetensors")
     save_file({"conv_in.weight": torch.zeros(8, 4, 3, 3)}, released / "offsets.safetensors")
     for source in (released, [released / "decoder.safetensors", released / "encoder.safetensors"]):
-        opened = load_transparency(source, offset_scale=300)
-        assert opened.encoder.offset_scale == 300
-        assert torch.equal(opened.decoder.conv_in.weight, networks.decoder.conv_in.weight)
+        loaded = load_transparency(source, offset_scale=300)
+        assert loaded.encoder.offset_scale == 300
+        assert torch.equal(loaded.decoder.conv_in.weight, networks.decoder.conv_in.weight)
     (tmp_path / "empty").mkdir()
     with pytest.raises(NotFound, match="no safetensors files"):
         load_transparency(tmp_path / "empty")
 
 
-def test_networks_of_other_channels_are_refused(models):
+def test_networks_of_other_latent_channels_are_refused(models):
     sixteen = Transparency(replace(ROW, latent_channels=16))
     with pytest.raises(Refused, match="16 channels, the model 4"):
         TransparentPipeline.from_pretrained(models["sdxl"], sixteen)
 
 
-def test_half_precision_leaves_the_autoencoder_alone(models, networks):
-    pipe = quiet(
+def test_half_precision_keeps_the_autoencoder_in_float32(models, networks):
+    pipe = without_progress(
         TransparentPipeline.from_pretrained(models["sdxl"], networks, dtype=torch.bfloat16)
     ).to("cpu")
     assert (pipe.pipeline.unet.dtype, pipe.autoencoder.autoencoder.dtype) == (
@@ -412,11 +422,13 @@ def test_half_precision_leaves_the_autoencoder_alone(models, networks):
     )
     assert pipe.autoencoder.autoencoder is pipe.pipeline.vae
     assert pipe(PROMPT, output_type="pt", **FEW).images.dtype == torch.float32
-    over = quiet(TransparentImageToImagePipeline(pipe.pipeline, pipe.autoencoder, networks))
+    over = without_progress(
+        TransparentImageToImagePipeline(pipe.pipeline, pipe.autoencoder, networks)
+    )
     assert over(PROMPT, glass(), num_inference_steps=2).latents.isfinite().all()
 
 
-def test_sizes_are_those_that_sdxl_was_trained_at():
+def test_sizes_are_the_training_sizes_of_sdxl():
     assert len(SDXL_SIZES) == len(set(SDXL_SIZES)) == 40
     assert all(side % 64 == 0 for size in SDXL_SIZES for side in size)
     assert all(0.84 * 1024**2 < width * height <= 1.01 * 1024**2 for width, height in SDXL_SIZES)
@@ -431,7 +443,7 @@ def test_sizes_are_those_that_sdxl_was_trained_at():
     assert scaled_size(3 / 4, 512) == (448, 576)
 
 
-def test_pictures_of_every_kind():
+def test_images_of_every_kind_are_converted():
     image = glass(8)
     batch = to_rgba([Image.fromarray(image), image, image.astype(np.float32) / 255])
     assert batch.shape == (3, 4, 8, 8)
@@ -445,7 +457,7 @@ def test_pictures_of_every_kind():
             to_rgba(wrong)
 
 
-def test_the_autoencoder_may_be_another(models, networks):
+def test_the_autoencoder_can_be_replaced(models, networks):
     pipeline = StableDiffusionXLPipeline.from_pretrained(models["sdxl"])
     other = load_autoencoder(models["sd15"])
     assert TransparentPipeline(pipeline, other, networks).autoencoder is other

@@ -1,4 +1,4 @@
-"""A checkpoint over a pretrained model at the worker's door: it draws through the pipelines, alike every time."""
+"""Generation by a checkpoint over a pretrained model, through the pipelines, repeatably."""
 
 import json
 from dataclasses import replace
@@ -52,7 +52,7 @@ def model(tmp_path_factory):
 
 
 def make_checkpoint(store, model, name="sdxl", **changes):
-    """Random weights of the right sizes, as a training stores them."""
+    """Return a checkpoint with random weights, stored as by a training."""
     changed = CHANGES | {"model": model} | changes
     preset = find_preset(name, changed)
     torch.manual_seed(0)
@@ -84,7 +84,7 @@ def request(seed=1):
     return GenerationRequest(Prompt("a glass bottle"), seed)
 
 
-def draw_one(generator, **options):
+def generate_one(generator, **options):
     [layers] = generator.generate([request()], GenerationOptions(**options))
     return layers[LayerRole.foreground]
 
@@ -93,7 +93,7 @@ def pixels(layers):
     return [layer[LayerRole.foreground] for layer in layers]
 
 
-def test_it_draws_layers_alike_in_any_company(checkpoint, store):
+def test_a_request_does_not_depend_on_its_batch(checkpoint, store):
     generator = load_generator(checkpoint, store)
     requests = [request(seed=k) for k in range(3)]
     together = pixels(generator.generate(requests))
@@ -107,7 +107,7 @@ def test_it_draws_layers_alike_in_any_company(checkpoint, store):
     assert generator.generate([]) == []
 
 
-def test_batches_are_filled_so_that_a_request_keeps_its_bits(store, model):
+def test_batches_are_padded_so_that_a_result_is_bit_identical(store, model):
     generator = load_generator(make_checkpoint(store, model, draw_batch="2"), store)
     requests = [request(seed=k) for k in range(3)]
     together = pixels(generator.generate(requests))
@@ -115,7 +115,7 @@ def test_batches_are_filled_so_that_a_request_keeps_its_bits(store, model):
         assert np.array_equal(pixels(generator.generate([one]))[0], together[k])
 
 
-def test_it_is_the_pipeline_that_anybody_can_use(checkpoint, store):
+def test_results_equal_those_of_the_public_pipeline(checkpoint, store):
     parts = load_checkpoint(checkpoint, store)
     pipe = open_pipeline(parts)
     assert isinstance(pipe, TransparentPipeline)
@@ -134,8 +134,8 @@ def test_it_is_the_pipeline_that_anybody_can_use(checkpoint, store):
 
 
 @torch.no_grad()
-def test_what_was_trained_is_what_draws(checkpoint, store):
-    """The merged pipeline's UNet says what the denoiser with its adapter says."""
+def test_the_trained_weights_generate(checkpoint, store):
+    """The UNet of the merged pipeline equals the denoiser with its adapter."""
     parts = load_checkpoint(checkpoint, store)
     from training.denoiser.factory import load_denoiser
 
@@ -151,7 +151,7 @@ def test_what_was_trained_is_what_draws(checkpoint, store):
         merged, denoiser.predict(latent, time, conditions), atol=1e-5, rtol=1e-4
     )
     assert not any(".lora_" in name for name, _ in pipe.pipeline.unet.named_parameters())
-    [sheet] = generate_layers(
+    [expected] = generate_layers(
         denoiser,
         parts.autoencoder,
         parts.transparency.decoder,
@@ -159,7 +159,7 @@ def test_what_was_trained_is_what_draws(checkpoint, store):
         ["a glass bottle"],
         [1],
     )
-    assert sheet.shape == (64, 64, 4)
+    assert expected.shape == (64, 64, 4)
 
 
 @pytest.mark.parametrize(
@@ -170,14 +170,14 @@ def test_what_was_trained_is_what_draws(checkpoint, store):
     ],
     ids=str,
 )  # fmt: skip
-def test_options_change_what_is_drawn_and_are_told(checkpoint, store, options):
+def test_options_have_an_effect_and_are_described(checkpoint, store, options):
     generator = load_generator(checkpoint, store)
-    plain, other = draw_one(generator), draw_one(generator, **options)
+    plain, other = generate_one(generator), generate_one(generator, **options)
     assert plain.shape != other.shape or not np.array_equal(plain, other)
     width, height = options.get("size", (64, 64))
     times = options.get("upscale", 1)
     assert other.shape == (round(height * times), round(width * times), 4)
-    assert np.array_equal(draw_one(generator), plain), "options of one call reach no other"
+    assert np.array_equal(generate_one(generator), plain), "options of one call reach no other"
     text_conditions = generator.describe(GenerationOptions(**options))
     assert text_conditions["model"] == "sdxl", "the folder's name alone"
     assert text_conditions["steps"] == str(options.get("steps", 2))
@@ -191,28 +191,28 @@ def test_options_change_what_is_drawn_and_are_told(checkpoint, store, options):
     ("side", "aspect", "size"),
     [(1024, 2 / 3, "832x1216"), (64, 1.0, "64x64"), (256, 2.0, "384x192")],
 )
-def test_an_aspect_is_a_size_that_the_model_knows(store, model, side, aspect, size):
+def test_an_aspect_ratio_selects_a_training_size(store, model, side, aspect, size):
     generator = load_generator(make_checkpoint(store, model, image_size=str(side)), store)
     assert generator.describe(GenerationOptions(aspect=aspect))["size"] == size
 
 
-def test_it_begins_from_a_stored_layer(checkpoint, store):
+def test_image_to_image_starts_from_a_stored_layer(checkpoint, store):
     rgba = np.zeros((40, 56, 4), np.uint8)
     rgba[10:30, 10:30] = (200, 30, 30, 128)
     sha = store.put(encode_layer(rgba))
     generator = load_generator(checkpoint, store)
-    weak, strong = (draw_one(generator, image=sha, strength=s, steps=4) for s in (0.3, 1.0))
+    weak, strong = (generate_one(generator, image=sha, strength=s, steps=4) for s in (0.3, 1.0))
     assert weak.shape == strong.shape == rgba.shape
     assert not np.array_equal(weak, strong)
     text_conditions = generator.describe(GenerationOptions(image=sha, strength=0.3))
     assert (text_conditions["image"], text_conditions["strength"]) == (sha, "0.3")
     with pytest.raises(NotFound):
-        draw_one(generator, image="0" * 64)
+        generate_one(generator, image="0" * 64)
 
 
-def test_unknown_samplers_and_checkpoints_without_a_base_are_told(checkpoint, store):
+def test_unknown_samplers_and_checkpoints_without_a_base_are_refused(checkpoint, store):
     with pytest.raises(NotFound, match="no sampler"):
-        draw_one(load_generator(checkpoint, store), sampler="magic")
+        generate_one(load_generator(checkpoint, store), sampler="magic")
     files = {name: file for name, file in checkpoint.files.items() if name != "base"}
     with pytest.raises(Refused, match="no base model"):
         load_generator(replace(checkpoint, files=files), store)
@@ -221,14 +221,14 @@ def test_unknown_samplers_and_checkpoints_without_a_base_are_told(checkpoint, st
         load_generator(gone, store)
 
 
-def test_all_weights_and_a_model_that_predicts_v(store, tmp_path):
+def test_full_fine_tuning_and_v_prediction_work(store, tmp_path):
     model = str(write_sd21(tmp_path / "sd21"))
     generator = load_generator(make_checkpoint(store, model, "sd21", adapter_rank="0"), store)
     assert generator.scheduler.config.prediction_type == "v_prediction"
-    assert draw_one(generator).shape == (64, 64, 4)
+    assert generate_one(generator).shape == (64, 64, 4)
 
 
-def test_what_a_preset_overrules_draws_too(store, model):
+def test_a_schedule_that_the_preset_overrides_is_used(store, model):
     changed = {"prediction": "v_prediction", "zero_terminal_snr": "true"}
     generator = load_generator(make_checkpoint(store, model, **changed), store)
     config = generator.scheduler.config
@@ -237,24 +237,26 @@ def test_what_a_preset_overrules_draws_too(store, model):
         True,
         "trailing",
     )
-    assert draw_one(generator).shape == (64, 64, 4)
+    assert generate_one(generator).shape == (64, 64, 4)
 
 
 @pytest.mark.gpu
-def test_it_draws_on_a_gpu_in_the_presets_precision(store, model):
+def test_generation_on_a_gpu_has_the_precision_of_the_preset(store, model):
     if not torch.cuda.is_available():
         pytest.skip("no GPU here")
     generator = load_generator(make_checkpoint(store, model, precision="bf16"), store)
     pipeline = generator.pipe.pipeline
     assert (pipeline.unet.device.type, pipeline.unet.dtype) == ("cuda", torch.bfloat16)
     assert generator.pipe.autoencoder.autoencoder.dtype == torch.float32
-    one, two = (draw_one(generator) for _ in range(2))
+    one, two = (generate_one(generator) for _ in range(2))
     assert one.shape == (64, 64, 4)
     assert np.array_equal(one, two)
 
 
-def test_the_command_draws_from_and_over_pictures(settings, database, model, tmp_path, monkeypatch):
-    """`layerloop generate` with the real generator in a real instance: text, then the result drawn over and enlarged."""
+def test_the_command_generates_from_text_and_images(
+    settings, database, model, tmp_path, monkeypatch
+):
+    """`layerloop generate` from text, and then from its result, changed and upscaled."""
     for name, value in settings.environment().items():
         if name.startswith("LAYERLOOP_") and not name.startswith("LAYERLOOP_TEST_"):
             monkeypatch.setenv(name, value)
@@ -279,7 +281,7 @@ def test_the_command_draws_from_and_over_pictures(settings, database, model, tmp
     assert read_provenance(second)["upscale"] == "1.5"
 
 
-def test_a_scheduler_without_zero_terminal_snr_gives_way_to_one_with_it(store, tmp_path):
+def test_a_scheduler_without_zero_terminal_snr_is_replaced(store, tmp_path):
     model = write_sd15(tmp_path / "sd15")
     PNDMScheduler(**BETAS, skip_prk_steps=True, steps_offset=1).save_pretrained(model / "scheduler")
     index = json.loads((model / "model_index.json").read_text())
@@ -293,15 +295,15 @@ def test_a_scheduler_without_zero_terminal_snr_gives_way_to_one_with_it(store, t
     assert type(plain.scheduler).__name__ == "PNDMScheduler"
 
 
-def test_an_offloaded_pipeline_draws_what_it_draws_at_home(checkpoint, store):
+def test_an_offloaded_pipeline_generates_the_same(checkpoint, store):
     home = load_generator(checkpoint, store)
     away = load_generator(checkpoint, store)
     for part in (away.pipe.pipeline.vae, away.pipe.pipeline.unet):
-        cpu_offload(part, execution_device="cpu")  # weights on "meta" until they are asked for
-    assert np.array_equal(draw_one(home), draw_one(away))
+        cpu_offload(part, execution_device="cpu")  # weights are on "meta" until they are needed
+    assert np.array_equal(generate_one(home), generate_one(away))
 
 
-def test_an_adapter_of_the_users_may_stand_in_the_unet_before(store, model, checkpoint):
+def test_an_adapter_of_the_user_may_be_loaded_before(store, model, checkpoint):
     parts = load_checkpoint(checkpoint, store)
     first, second = (
         UNet2DConditionModel.from_pretrained(model, subfolder="unet") for _ in range(2)

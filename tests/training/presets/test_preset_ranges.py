@@ -1,4 +1,4 @@
-"""Ranges of the preset's columns: what `--set` accepts builds its networks, everything else is refused with a hint."""
+"""Ranges of preset columns: accepted values build networks, others are refused with a hint."""
 
 from __future__ import annotations
 
@@ -39,34 +39,32 @@ def test_a_value_outside_of_its_range_is_refused_with_the_range(change: str) -> 
     assert refused.value.hint
 
 
-def test_min_snr_is_refused_where_the_first_level_of_sampling_would_have_no_weight() -> None:
+def test_min_snr_is_refused_with_zero_terminal_snr() -> None:
     with pytest.raises(LayerloopError, match="zero terminal SNR"):
         find_preset("tiny", {"snr_gamma": "5"})
     assert find_preset("tiny", {"snr_gamma": "5", "zero_terminal_snr": "false"}).snr_gamma == 5
 
 
 @pytest.mark.parametrize("column", ["model", "inpainter", "perceptual"])
-def test_a_path_to_nothing_is_refused_before_memory_is_estimated(
-    column: str, tmp_path: Path
-) -> None:
+def test_a_missing_path_is_refused_before_memory_is_estimated(column: str, tmp_path: Path) -> None:
     changes = {column: str(tmp_path / "nothing")}
-    order = TrainingRequest("transparency", "sd15", "0" * 64, None, None, 0, 0, changes)
+    request = TrainingRequest("transparency", "sd15", "0" * 64, None, None, 0, 0, changes)
     with pytest.raises(NotFound, match=f"there is no .*{tmp_path.name}"):
-        estimate(order, 1)
+        estimate(request, 1)
 
 
 def test_a_folder_without_a_model_is_refused_before_memory_is_estimated(tmp_path: Path) -> None:
-    order = TrainingRequest(
+    request = TrainingRequest(
         "transparency", "sd15", "0" * 64, None, None, 0, 0, {"model": str(tmp_path)}
     )
     with pytest.raises(Refused, match="model"):
-        estimate(order, 1)
+        estimate(request, 1)
 
 
 def test_more_processes_than_cores_are_refused_where_the_training_starts(tmp_path: Path) -> None:
-    order = TrainingRequest("whole", "micro", "0" * 64, None, None, 0, 0, {"processes": "9999"})
+    request = TrainingRequest("whole", "micro", "0" * 64, None, None, 0, 0, {"processes": "9999"})
     with pytest.raises(Refused, match="9999 processes") as refused:
-        train(order, FolderStore(tmp_path / "objects"), tmp_path / "run", lambda _: None)
+        train(request, FolderStore(tmp_path / "objects"), tmp_path / "run", lambda _: None)
     assert "--set processes=" in refused.value.hint
 
 
@@ -102,7 +100,7 @@ def test_an_accepted_row_builds_its_networks(
 
 
 def _step(row: Preset) -> None:
-    """Encode, decode and denoise two images without numbers."""
+    """Encode, decode and denoise two images on the meta device."""
     side = row.image_size
     with torch.device("meta"):
         alpha_B1HW, padded_B3HW = torch.zeros(2, 1, side, side), torch.zeros(2, 3, side, side)

@@ -1,4 +1,4 @@
-"""The table of numbers: every row fits its own networks, and the paper's numbers stand where they should."""
+"""The preset table: every row is consistent, and has the values of the paper."""
 
 from dataclasses import replace
 
@@ -17,9 +17,9 @@ from training.presets.presets import (
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS.keys())
-def test_a_row_fits_together(preset):
+def test_a_preset_is_consistent(preset):
     assert preset.image_size % preset.stride == 0
-    # The encoder ends, and the decoder takes the latent in, at the latent's size.
+    # The encoder ends, and the decoder takes the latent, at the size of the latent.
     assert preset.fold * 2 ** (len(preset.encoder_widths) - 1) == preset.stride
     assert preset.fold * 2 ** (len(preset.decoder_widths) - 1) >= preset.stride
     assert all(width % preset.decoder_groups == 0 for width in preset.decoder_widths)
@@ -31,7 +31,7 @@ def test_a_row_fits_together(preset):
     )
 
 
-def test_the_papers_numbers():
+def test_presets_have_the_values_of_the_paper():
     for preset in PRESETS.values():
         assert preset.offset_dropout == 0.3
         assert preset.new_sample_weight == 2.0
@@ -45,14 +45,14 @@ def test_the_papers_numbers():
     assert PRESETS["sdxl"].transparency_lr == 1e-5
 
 
-def test_an_unknown_preset_names_those_there_are():
+def test_an_unknown_preset_is_refused_with_the_known_ones():
     with pytest.raises(NotFound) as caught:
         find_preset("huge")
     assert "tiny" in caught.value.hint
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"error": "l2"}, "no error 'l2'"),
         ({"denoiser": "dit"}, "no denoiser 'dit'"),
@@ -70,19 +70,19 @@ def test_an_unknown_preset_names_those_there_are():
         ({"foreground_only_prob": "-0.1"}, "invalid foreground_only_prob -0.1"),
     ],
 )
-def test_numbers_that_cannot_be_are_told_before_anything_begins(changes, said):
-    with pytest.raises((NotFound, Refused), match=said) as error:
+def test_invalid_values_are_refused_with_a_hint(changes, message):
+    with pytest.raises((NotFound, Refused), match=message) as error:
         find_preset("tiny", changes)
     assert error.value.hint
 
 
-def test_every_row_of_the_table_can_be():
+def test_every_preset_is_valid():
     for name in PRESETS:
         assert find_preset(name, {"warmup_images": "0"}).name == name
 
 
 @pytest.mark.parametrize(("former", "present"), FORMER_COLUMNS.items())
-def test_a_former_column_name_is_an_error_that_tells_the_present_name(former, present):
+def test_a_former_column_name_is_refused_with_the_present_name(former, present):
     with pytest.raises(NotFound, match=f"a preset has no column '{former}'") as error:
         find_preset("micro", {former: "1"})
     assert f"'{present}'" in error.value.hint
@@ -110,7 +110,7 @@ def test_a_request_has_former_names_from_its_parent_only():
     parent = Checkpoint({}, "whole", "micro", None, None, 0, "test", changes=inherited)
     preset = find_requested_preset(_request({**inherited, "fsdp": "false"}, parent))
     assert (preset.checkpoint_every_images, preset.fsdp) == (8, False)
-    for changes, of in (({"save_images": "16"}, parent), (inherited, None)):
+    for changes, request_parent in (({"save_images": "16"}, parent), (inherited, None)):
         with pytest.raises(NotFound) as error:
-            find_requested_preset(_request(changes, of))
+            find_requested_preset(_request(changes, request_parent))
         assert "checkpoint_every_images" in error.value.hint

@@ -1,4 +1,4 @@
-"""Inpainting through diffusers' own pipelines, on tiny models in the formats of the hub."""
+"""Inpainting by pipelines of diffusers, on tiny models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINDS = {
 
 
 def write_inpainter(folder, kind="sd15", channels=9):
-    """Return a model that was trained to inpaint (9 channels in), or one that draws from text (4)."""
+    """Write an inpainting model (9 channels) or a text-to-image model (4); return its folder."""
     write, name = KINDS[kind]
     write(folder, in_channels=channels)
     if channels == 9:
@@ -42,52 +42,52 @@ def fill(inpainter, image, mask, text="a garden", seed=1, negative=None):
     return inpainter.fill(image, mask, text, seed, steps=2, guidance=3.0, negative_prompt=negative)
 
 
-def planted(height=48, width=64):
+def image_and_mask(height=48, width=64):
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     mask = np.zeros((height, width), bool)
     mask[10:30, 20:50] = True
     return image, mask
 
 
-def test_what_is_not_masked_stays_to_the_level(inpainter):
-    image, mask = planted()
+def test_unmasked_pixels_stay_exactly_the_same(inpainter):
+    image, mask = image_and_mask()
     filled = fill(inpainter, image, mask)
     assert (filled.shape, filled.dtype) == (image.shape, np.uint8)
     assert np.array_equal(filled[~mask], image[~mask])
     assert np.mean(filled[mask] != image[mask]) > 0.9
 
 
-def test_it_is_the_same_each_time_and_follows_text_and_seed(inpainter):
-    image, mask = planted()
-    once = fill(inpainter, image, mask)
-    assert np.array_equal(once, fill(inpainter, image, mask))
+def test_results_are_repeatable_and_depend_on_text_and_seed(inpainter):
+    image, mask = image_and_mask()
+    filled = fill(inpainter, image, mask)
+    assert np.array_equal(filled, fill(inpainter, image, mask))
     for changed in ({"text": "a harbour at night"}, {"seed": 2}, {"negative": "blurred"}):
-        assert not np.array_equal(once, fill(inpainter, image, mask, **changed)), changed
+        assert not np.array_equal(filled, fill(inpainter, image, mask, **changed)), changed
 
 
-def test_any_size_and_empty_masks(inpainter):
-    image, mask = planted(41, 53)
+def test_any_size_and_empty_masks_are_accepted(inpainter):
+    image, mask = image_and_mask(41, 53)
     filled = fill(inpainter, image, mask)
     assert filled.shape == (41, 53, 3)
     assert np.array_equal(filled[~mask], image[~mask])
     assert np.array_equal(fill(inpainter, image, np.zeros_like(mask)), image)
 
 
-def test_what_is_under_the_mask_is_not_seen(inpainter):
-    """A subject to be taken away must not shine through: the paper's pairs would keep its ghost."""
-    image, mask = planted()
+def test_masked_pixels_have_no_influence(inpainter):
+    """A removed subject must not influence what is painted in its place."""
+    image, mask = image_and_mask()
     other = image.copy()
     other[mask] = 255 - other[mask]
     assert np.array_equal(fill(inpainter, image, mask), fill(inpainter, other, mask))
     ragged = np.zeros_like(mask)
-    ragged[13:30, 21:50] = True  # no latent pixels of their own
+    ragged[13:30, 21:50] = True  # not aligned with latent pixels
     assert np.array_equal(
         fill(inpainter, image, ragged)[ragged],
         fill(inpainter, np.where(ragged[..., None], other, image), ragged)[ragged],
     )
 
 
-def test_a_model_that_is_not_there_is_told(tmp_path):
+def test_a_missing_model_raises_not_found(tmp_path):
     with pytest.raises(NotFound, match="no folder"):
         open_inpainter(str(tmp_path / "nowhere"), None)
 
@@ -96,11 +96,11 @@ def test_a_model_that_is_not_there_is_told(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
 @pytest.mark.parametrize("channels", [4, 9])
-def test_half_precision_as_on_a_gpu(tmp_path, kind, channels, dtype):
+def test_inpainting_works_in_half_precision(tmp_path, kind, channels, dtype):
     inpainter = open_inpainter(
         str(write_inpainter(tmp_path / "model", kind, channels)), None, dtype=dtype
     )
-    image, mask = planted()
+    image, mask = image_and_mask()
     for _ in range(2):  # SDXL's autoencoder goes to float32 and back
         filled = fill(inpainter, image, mask)
     assert np.array_equal(filled[~mask], image[~mask])
@@ -110,11 +110,11 @@ def test_half_precision_as_on_a_gpu(tmp_path, kind, channels, dtype):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
-def test_on_a_gpu(tmp_path, kind):
+def test_inpainting_works_on_a_gpu(tmp_path, kind):
     if not torch.cuda.is_available():
-        pytest.skip("no GPU here")
+        pytest.skip("this machine has no GPU")
     inpainter = open_inpainter(
         str(write_inpainter(tmp_path / "model", kind)), None, "cuda", torch.bfloat16
     )
-    image, mask = planted()
+    image, mask = image_and_mask()
     assert np.array_equal(fill(inpainter, image, mask)[~mask], image[~mask])

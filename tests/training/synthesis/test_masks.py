@@ -1,4 +1,4 @@
-"""What is inpainted of a pair, on planted alphas: around the subject, and behind it with a margin."""
+"""Inpainting masks of pairs: around the subject, and behind it with a margin."""
 
 from __future__ import annotations
 
@@ -8,57 +8,57 @@ import pytest
 from training.synthesis.masks import erosion_pixels, mask_around, mask_behind
 
 
-def square(alpha=255, side=1024, at=400, size=200):
+def square(alpha=255, side=1024, start=400, size=200):
     rgba = np.zeros((side, side, 4), np.uint8)
-    rgba[at : at + size, at : at + size] = (200, 30, 30, alpha)
+    rgba[start : start + size, start : start + size] = (200, 30, 30, alpha)
     return rgba
 
 
-def test_around_is_everything_under_alpha_1():
+def test_mask_around_covers_all_pixels_with_alpha_below_1():
     mask = mask_around(square())
     assert not mask[400:600, 400:600].any()
     assert mask.sum() == mask.size - 200 * 200
     assert mask_around(
         square(alpha=200)
-    ).all()  # glass is painted around too; it is laid over again
-    assert not mask_around(square(alpha=252))[500, 500]  # a network's 1
+    ).all()  # translucent pixels are painted too, and composited later
+    assert not mask_around(square(alpha=252))[500, 500]  # 1 up to the error of a network
     assert mask_around(square(alpha=249))[500, 500]
 
 
-def test_behind_is_the_subject_and_eight_pixels_around_it():
-    """The alpha mask inverted, then eroded by 8: the kept background shrinks, the hole grows."""
+def test_mask_behind_covers_the_subject_and_eight_pixels_around_it():
+    """The kept background is eroded by 8 pixels."""
     mask = mask_behind(square(), 8)
     assert mask[392:608, 392:608].all()
     assert mask.sum() == 216 * 216
     assert not (
         ~mask_around(square()) & ~mask_behind(square(), 8)
-    ).any()  # nothing of the subject is kept
+    ).any()  # no pixel of the subject is kept
     assert mask_behind(square(), 0).sum() == 200 * 200
 
 
 @pytest.mark.parametrize(
     ("side", "pixels"), [(1024, 8), (512, 4), (2048, 16), (64, 1), (96, 1), (192, 2)]
 )
-def test_the_margin_grows_with_the_picture(side, pixels):
+def test_the_margin_scales_with_the_image(side, pixels):
     assert erosion_pixels((side // 2, side), 8) == pixels
     rgba = np.zeros((side, side, 4), np.uint8)
     rgba[side // 2, side // 2] = 255
     assert mask_behind(rgba, 8).sum() == (2 * pixels + 1) ** 2
 
 
-def test_soft_edges_and_glass_belong_to_the_subject():
-    rgba = square(side=128, at=40, size=40)
-    rgba[39, 40:80, 3] = 20  # a hair's width of soft edge
+def test_soft_edges_and_translucent_pixels_belong_to_the_subject():
+    rgba = square(side=128, start=40, size=40)
+    rgba[39, 40:80, 3] = 20  # a soft edge of one pixel
     assert mask_behind(rgba, 8)[38].any()
     assert not mask_behind(rgba, 8)[37].any()
     assert mask_behind(square(alpha=60), 8).sum() == 216 * 216
 
 
-def test_a_networks_faint_noise_is_no_subject_and_a_border_erodes_nothing():
+def test_faint_noise_and_image_borders_do_not_erode_the_background():
     rgba = square()
     rgba[..., 3] = np.maximum(
         rgba[..., 3], np.random.default_rng(0).integers(0, 6, (1024, 1024), np.uint8)
     )
     assert mask_behind(rgba, 8).sum() == 216 * 216
     assert not mask_behind(np.zeros((64, 64, 4), np.uint8), 8).any()
-    assert mask_behind(square(side=100, at=0, size=100), 8).all()
+    assert mask_behind(square(side=100, start=0, size=100), 8).all()

@@ -1,4 +1,4 @@
-"""The linear backbone against PCA's own facts, and diffusers' autoencoder through the same door."""
+"""The linear autoencoder compared with PCA, and autoencoders of diffusers."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ def _images(count=24):
     return (torch.nn.functional.interpolate(coarse, 32, mode="bilinear") + fine).clamp(-1, 1)
 
 
-def test_with_all_components_nothing_is_lost():
+def test_with_all_components_images_are_reconstructed_exactly():
     images = _images()
     autoencoder = fit_autoencoder(replace(MICRO, stride=4, latent_channels=48), images)
     mean, _ = autoencoder.encode(images)
@@ -30,7 +30,7 @@ def test_with_all_components_nothing_is_lost():
 
 
 @pytest.mark.parametrize("whitening", [0.0, 0.5, 1.0])
-def test_latents_have_unit_variance_once_scaled_and_decode_to_the_best_linear_image(whitening):
+def test_scaled_latents_have_unit_variance_and_decode_to_the_best_linear_image(whitening):
     images = _images()
     autoencoder = fit_autoencoder(replace(MICRO, whitening=whitening), images)
     latent, std = autoencoder.encode(images)
@@ -39,47 +39,49 @@ def test_latents_have_unit_variance_once_scaled_and_decode_to_the_best_linear_im
     assert channels.mean() == pytest.approx(1.0, rel=1e-3)
     if whitening == 1.0:
         assert torch.allclose(channels, torch.ones(16), rtol=1e-3)
-    # What is lost is the variance that the model says it leaves out: sigma^2 in each of the remaining directions.
-    lost = ((autoencoder.decode(latent) - images) ** 2).sum() / (24 * 16)
-    assert lost == pytest.approx(float(autoencoder.sigma**2) * (192 - 16), rel=1e-3)
+    # The error is the variance of the components left out: sigma^2 in each remaining direction.
+    error = ((autoencoder.decode(latent) - images) ** 2).sum() / (24 * 16)
+    assert error == pytest.approx(float(autoencoder.sigma**2) * (192 - 16), rel=1e-3)
     assert torch.allclose(std[0, :, 0, 0] * autoencoder.gain, autoencoder.sigma.expand(16))
 
 
-def test_an_offset_of_one_posterior_deviation_costs_the_same_in_every_channel():
+def test_an_offset_of_one_posterior_deviation_has_the_same_error_in_every_channel():
     images = _images()
     autoencoder = fit_autoencoder(MICRO, images)
     latent, std = autoencoder.encode(images[:1])
     costs = []
     for channel in range(MICRO.latent_channels):
-        moved = latent.clone()
-        moved[:, channel] += std[:, channel]
-        costs.append(float(((autoencoder.decode(moved) - autoencoder.decode(latent)) ** 2).mean()))
+        shifted = latent.clone()
+        shifted[:, channel] += std[:, channel]
+        costs.append(
+            float(((autoencoder.decode(shifted) - autoencoder.decode(latent)) ** 2).mean())
+        )
     assert max(costs) == pytest.approx(min(costs), rel=1e-3)
 
 
-def test_fitting_is_deterministic_and_a_stored_backbone_is_the_same():
+def test_fitting_is_deterministic_and_a_stored_autoencoder_is_the_same():
     images = _images()
-    one, two = fit_autoencoder(MICRO, images), fit_autoencoder(MICRO, images)
-    again = open_autoencoder(one.state_dict(), one.metadata())
-    for name, tensor in one.state_dict().items():
-        assert torch.equal(tensor, two.state_dict()[name])
-        assert torch.equal(tensor, again.state_dict()[name])
-    assert torch.equal(one.encode(images)[0], again.encode(images)[0])
-    assert again.scale == one.scale
-    assert not any(parameter.requires_grad for parameter in again.parameters())
+    first, second = fit_autoencoder(MICRO, images), fit_autoencoder(MICRO, images)
+    loaded = open_autoencoder(first.state_dict(), first.metadata())
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name])
+        assert torch.equal(tensor, loaded.state_dict()[name])
+    assert torch.equal(first.encode(images)[0], loaded.encode(images)[0])
+    assert loaded.scale == first.scale
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
 @pytest.mark.parametrize("channels", [4, 16])
-@pytest.mark.parametrize("place", ["vae", "alone"])
-def test_an_autoencoder_of_diffusers_loads_from_a_model_and_from_a_folder_of_its_own(
-    tmp_path, channels, place
+@pytest.mark.parametrize("folder_name", ["vae", "alone"])
+def test_an_autoencoder_of_diffusers_loads_from_a_model_or_its_own_folder(
+    tmp_path, channels, folder_name
 ):
-    """Four channels as Stable Diffusion, 16 with a shift as SD 3 and Flux: a backbone is a row of the presets."""
-    write_vae(tmp_path / place, channels)
-    model = str(tmp_path if place == "vae" else tmp_path / place)
+    """Four channels as in Stable Diffusion, and 16 with a shift as in SD 3 and Flux."""
+    write_vae(tmp_path / folder_name, channels)
+    model = str(tmp_path if folder_name == "vae" else tmp_path / folder_name)
     preset = replace(PRESETS["sd3" if channels == 16 else "sdxl"], model=model)
     autoencoder = fit_autoencoder(preset, torch.empty(0))
-    own = AutoencoderKL.from_pretrained(tmp_path / place)
+    reference = AutoencoderKL.from_pretrained(tmp_path / folder_name)
     images = torch.rand(2, 3, 64, 48) * 2 - 1
     mean, std = autoencoder.encode(images)
     assert mean.shape == std.shape == (2, channels, 8, 6)
@@ -88,14 +90,14 @@ def test_an_autoencoder_of_diffusers_loads_from_a_model_and_from_a_folder_of_its
         preset.stride,
     )
     assert (autoencoder.scale, autoencoder.shift) == (
-        own.config.scaling_factor,
-        own.config.shift_factor or 0,
+        reference.config.scaling_factor,
+        reference.config.shift_factor or 0,
     )
-    torch.testing.assert_close(mean, own.encode(images).latent_dist.mean)
-    torch.testing.assert_close(autoencoder.decode(mean), own.decode(mean).sample)
-    again = open_autoencoder(autoencoder.state_dict(), autoencoder.metadata())
-    assert torch.equal(again.encode(images)[0], mean)
-    assert (again.scale, again.shift) == (autoencoder.scale, autoencoder.shift)
+    torch.testing.assert_close(mean, reference.encode(images).latent_dist.mean)
+    torch.testing.assert_close(autoencoder.decode(mean), reference.decode(mean).sample)
+    loaded = open_autoencoder(autoencoder.state_dict(), autoencoder.metadata())
+    assert torch.equal(loaded.encode(images)[0], mean)
+    assert (loaded.scale, loaded.shift) == (autoencoder.scale, autoencoder.shift)
 
 
 def test_gradients_reach_the_latent_and_no_weight(tmp_path):
@@ -107,8 +109,8 @@ def test_gradients_reach_the_latent_and_no_weight(tmp_path):
 
 
 @pytest.mark.parametrize("overflows", [True, False])
-def test_half_precision_never_meets_an_autoencoder_that_overflows(tmp_path, overflows):
-    """Weights grown until float16 cannot hold their features, as SDXL's: float32 where the configuration knows it."""
+def test_an_autoencoder_with_force_upcast_stays_in_float32(tmp_path, overflows):
+    """With features beyond the range of float16, as SDXL has, `force_upcast` keeps float32."""
     vae = make_vae(force_upcast=overflows)
     with torch.no_grad():
         for name, parameter in vae.named_parameters():
@@ -122,7 +124,7 @@ def test_half_precision_never_meets_an_autoencoder_that_overflows(tmp_path, over
     assert autoencoder.autoencoder.dtype == (torch.float32 if overflows else torch.float16)
 
 
-def test_autocast_around_a_backbone_changes_nothing(tmp_path):
+def test_autocast_does_not_change_the_autoencoder(tmp_path):
     autoencoder = load_autoencoder(str(write_vae(tmp_path / "vae", 16)))
     images = torch.rand(1, 3, 64, 64) * 2 - 1
     plain = autoencoder.encode(images)[0]
@@ -133,7 +135,7 @@ def test_autocast_around_a_backbone_changes_nothing(tmp_path):
 
 
 @torch.no_grad()
-def test_tiles_are_taken_where_a_picture_is_larger_and_only_there(tmp_path):
+def test_only_images_larger_than_a_tile_are_tiled(tmp_path):
     autoencoder = load_autoencoder(str(write_vae(tmp_path / "vae")))
     images = torch.rand(1, 3, 128, 96) * 2 - 1
     latent = autoencoder.encode(images)[0]
@@ -145,7 +147,7 @@ def test_tiles_are_taken_where_a_picture_is_larger_and_only_there(tmp_path):
     assert torch.equal(autoencoder.decode(latent), autoencoder.decode(latent, tile=128))
 
 
-def test_a_missing_autoencoder_is_told(tmp_path):
+def test_a_missing_or_broken_autoencoder_is_refused(tmp_path):
     with pytest.raises(NotFound, match="there is no folder"):
         load_autoencoder(str(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()

@@ -1,4 +1,4 @@
-"""Golden facts of latent transparency: padding, released sizes, and the equation of the adjusted latent."""
+"""The codec of latent transparency: padding, released sizes, and the adjusted latent."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ images = st.tuples(st.integers(1, 24), st.integers(1, 24)).flatmap(
 
 @given(images)
 @settings(max_examples=60, deadline=None)
-def test_padding_keeps_opaque_colours_and_is_finite_within_range(rgba):
+def test_padding_keeps_opaque_colors_and_stays_in_range(rgba):
     color = pad_color(rgba)
     opaque = rgba[..., 3] == 1
     assert np.isfinite(color).all()
@@ -34,7 +34,7 @@ def test_padding_keeps_opaque_colours_and_is_finite_within_range(rgba):
 
 @given(images, st.integers(0, 2**32 - 1))
 @settings(max_examples=40, deadline=None)
-def test_padding_ignores_colours_that_cannot_be_seen(rgba, seed):
+def test_padding_ignores_invisible_colors(rgba, seed):
     rgba[..., 3] = np.where(rgba[..., 3] < 0.3, 0, rgba[..., 3])
     other = rgba.copy()
     hidden = rgba[..., 3] == 0
@@ -43,24 +43,24 @@ def test_padding_ignores_colours_that_cannot_be_seen(rgba, seed):
 
 
 @pytest.mark.parametrize(("side", "levels"), [(512, 28), (1024, 32)])
-def test_pyramid_has_the_released_number_of_levels(side, levels):
+def test_the_pyramid_has_the_released_number_of_levels(side, levels):
     assert len(_pyramid(np.zeros((side, side, 4), np.float32))) == levels
 
 
-def test_one_visible_pixel_gives_its_colour_everywhere_and_none_gives_black():
+def test_one_visible_pixel_fills_the_image_and_none_gives_black():
     rgba = np.zeros((40, 23, 4), np.float32)
     assert np.array_equal(pad_color(rgba), np.zeros((40, 23, 3), np.float32))
     rgba[11, 7] = (0.25, 0.5, 0.75, 1)
     assert np.allclose(pad_color(rgba), (0.25, 0.5, 0.75), atol=1e-5)
 
 
-def test_transparent_is_mid_grey():
+def test_transparent_pixels_are_mid_gray():
     assert torch.equal(
         over_gray(torch.rand(1, 3, 4, 4), torch.zeros(1, 1, 4, 4)), torch.zeros(1, 3, 4, 4)
     )
 
 
-def test_networks_of_the_stable_diffusion_rows_have_the_released_sizes():
+def test_networks_of_the_stable_diffusion_presets_have_the_released_sizes():
     with torch.device("meta"):
         encoder, decoder = OffsetEncoder(PRESETS["sd15"]), AlphaDecoder(PRESETS["sd15"])
     assert sum(p.numel() for p in encoder.parameters()) == 1_181_764
@@ -73,7 +73,7 @@ def test_networks_of_the_stable_diffusion_rows_have_the_released_sizes():
     assert "down_blocks.4.attentions.0.to_q.weight" in decoder.state_dict()
 
 
-def test_a_fresh_encoder_leaves_the_posterior_mean_and_a_fresh_decoder_ignores_the_latent():
+def test_a_new_encoder_keeps_the_posterior_mean_and_a_new_decoder_ignores_the_latent():
     networks, autoencoder, alpha, padded = _scene()
     mean, _ = autoencoder.encode(over_gray(padded, alpha))
     assert torch.equal(adjust(autoencoder, networks.encoder, alpha, padded), mean)
@@ -84,7 +84,7 @@ def test_a_fresh_encoder_leaves_the_posterior_mean_and_a_fresh_decoder_ignores_t
         assert torch.equal(one, other)
 
 
-def test_the_adjusted_latent_is_mean_plus_scaled_offset_and_can_drop_it():
+def test_the_adjusted_latent_is_mean_plus_scaled_offset_or_mean():
     networks, autoencoder, alpha, padded = _scene()
     torch.nn.init.normal_(
         networks.encoder.blocks[-1].weight, generator=torch.Generator().manual_seed(1)
@@ -107,7 +107,7 @@ def test_decoding_gives_straight_rgba_with_alpha_last():
     assert torch.equal(rgba[:, :3], colour_hat.clamp(0, 1))
 
 
-def test_views_are_a_choice_of_the_call_beside_that_of_the_preset():
+def test_views_can_be_overridden_in_a_call():
     networks, autoencoder, alpha, padded = _scene()
     torch.nn.init.normal_(
         networks.decoder.conv_out.weight, std=0.05, generator=torch.Generator().manual_seed(1)
@@ -125,8 +125,8 @@ def test_views_are_a_choice_of_the_call_beside_that_of_the_preset():
         decode_rgba(autoencoder, networks.decoder, latent, views=3)
 
 
-def test_fresh_training_starts_at_the_frozen_autoencoders_own_quality():
-    """The offset is 0, so the frozen decoder draws what it drew before; a residual decoder's colour is that image."""
+def test_training_starts_at_the_quality_of_the_frozen_autoencoder():
+    """The offset is 0, so the frozen decoder is unchanged, and so is a residual decoder's color."""
     networks, autoencoder, alpha, padded = _scene()
     image = over_gray(padded, alpha)
     decoded = autoencoder.decode(adjust(autoencoder, networks.encoder, alpha, padded))
@@ -135,7 +135,7 @@ def test_fresh_training_starts_at_the_frozen_autoencoders_own_quality():
     assert torch.equal(color, decoded.clamp(-1, 1) / 2 + 0.5)
 
 
-def test_half_precision_weights_and_autocast_leave_the_offset_in_full():
+def test_the_offset_stays_float32_in_half_precision_and_autocast():
     networks, autoencoder, alpha, padded = _scene()
     torch.nn.init.normal_(
         networks.encoder.blocks[-1].weight, generator=torch.Generator().manual_seed(1)
@@ -154,7 +154,7 @@ def test_half_precision_weights_and_autocast_leave_the_offset_in_full():
     assert (rgba - decode_rgba(autoencoder, networks.decoder, full)).abs().mean() < 0.02
 
 
-def test_padding_answers_in_the_type_it_is_asked_in():
+def test_padding_keeps_the_dtype():
     rgba = torch.rand(2, 4, 16, 12)
     assert torch.equal(pad_colors(rgba.half()), pad_colors(rgba.half().float()).half())
 
@@ -172,8 +172,8 @@ def _scene():
 
 
 @torch.no_grad()
-def test_the_backbone_sees_straight_colours_where_they_are_given():
-    """As the released code feeds it; the offset is of the padded ones all the same."""
+def test_the_autoencoder_encodes_straight_colors_if_given():
+    """As in the released code; the offset is still computed from padded colors."""
     rgba = torch.rand(
         2, 4, MICRO.image_size, MICRO.image_size, generator=torch.Generator().manual_seed(0)
     )

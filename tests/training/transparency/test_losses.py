@@ -1,11 +1,11 @@
-"""The losses against what their formulas say, by hand and by Monte Carlo."""
+"""Losses of latent transparency, compared with their formulas and with Monte Carlo."""
 
 import math
 
 import pytest
 import torch
 
-from curation.images.codec import BACKGROUNDS as EVALUATED
+from curation.images.codec import BACKGROUNDS
 from training.transparency.losses import (
     ERRORS,
     NATURAL,
@@ -39,33 +39,33 @@ def test_identity_and_reconstruction_are_zero_on_the_truth_and_mean_squares_else
 )
 def test_the_closed_form_of_the_blend_loss_equals_monte_carlo(moments):
     rng = torch.Generator().manual_seed(3)
-    color, colour_hat = torch.rand(2, 2, 3, 16, 16, generator=rng)
+    color, color_hat = torch.rand(2, 2, 3, 16, 16, generator=rng)
     alpha, alpha_hat = torch.rand(2, 2, 1, 16, 16, generator=rng)
     mean, square = torch.tensor(moments.mean), torch.tensor(moments.square)
     backgrounds = mean + (square - mean**2).sqrt() * torch.randn(4_000, 3, generator=rng)
 
     total = 0.0
-    for below in backgrounds.view(-1, 1, 3, 1, 1):
-        blend = (color * 2 - 1) * alpha + below * (1 - alpha)
-        blend_hat = (colour_hat * 2 - 1) * alpha_hat + below * (1 - alpha_hat)
+    for background in backgrounds.view(-1, 1, 3, 1, 1):
+        blend = (color * 2 - 1) * alpha + background * (1 - alpha)
+        blend_hat = (color_hat * 2 - 1) * alpha_hat + background * (1 - alpha_hat)
         total += float(((blend_hat - blend) ** 2).mean())
-    assert blend_loss(color, alpha, colour_hat, alpha_hat, moments) == pytest.approx(
+    assert blend_loss(color, alpha, color_hat, alpha_hat, moments) == pytest.approx(
         total / 4_000, rel=0.02
     )
 
 
-def test_blend_loss_does_not_see_colours_under_alpha_0():
+def test_blend_loss_ignores_colors_under_alpha_0():
     color, alpha = torch.rand(1, 3, 4, 4), torch.zeros(1, 1, 4, 4)
     assert blend_loss(color, alpha, 1 - color, alpha) == 0
 
 
-def test_the_solid_background_has_the_moments_of_the_colours_that_layers_are_evaluated_on():
-    colors = torch.tensor(list(EVALUATED.values())) / 127.5 - 1
-    assert torch.allclose(colors.mean(0), torch.tensor(SOLID.mean), atol=0.001)  # grey is 128
+def test_the_solid_background_has_the_moments_of_the_evaluation_colors():
+    colors = torch.tensor(list(BACKGROUNDS.values())) / 127.5 - 1
+    assert torch.allclose(colors.mean(0), torch.tensor(SOLID.mean), atol=0.001)  # gray is 128
     assert torch.allclose((colors**2).mean(0), torch.tensor(SOLID.square), atol=0.001)
 
 
-def test_every_error_on_differences_done_by_hand():
+def test_every_error_function_has_its_known_values():
     difference = torch.tensor([[0.3, -0.4], [0.0, 0.1]]).view(2, 1, 1, 2)
     assert mean_square(difference) == pytest.approx((0.09 + 0.16 + 0.01) / 4)
     assert charbonnier(difference) == pytest.approx((0.3 + 0.4 + 0.001 + 0.1) / 4, abs=1e-5)
@@ -80,7 +80,7 @@ def test_the_gradient_of_every_error_is_finite_on_the_truth(error):
     assert torch.isfinite(difference.grad).all()
 
 
-def test_decibels_are_moved_alike_by_a_share_of_a_large_error_and_of_a_small_one():
+def test_negative_psnr_depends_on_the_relative_error():
     large, small = torch.full((1, 1, 2, 2), 0.5), torch.full((1, 1, 2, 2), 0.05)
     assert negative_psnr(large) - negative_psnr(large / 2) == pytest.approx(
         20 * math.log10(2), rel=1e-3
@@ -90,7 +90,7 @@ def test_decibels_are_moved_alike_by_a_share_of_a_large_error_and_of_a_small_one
     )
 
 
-def test_edge_loss_sees_steps_and_no_levels():
+def test_edge_loss_depends_on_steps_and_not_on_levels():
     alpha, level, step = (
         torch.zeros(1, 1, 4, 4),
         torch.full((1, 1, 4, 4), 0.3),
@@ -100,47 +100,47 @@ def test_edge_loss_sees_steps_and_no_levels():
     assert edge_loss(alpha, level) == 0
     assert edge_loss(alpha, step) == pytest.approx(
         4 * 0.6 / 12
-    )  # one of three neighbours to the right, in each row
+    )  # one of three differences in each row
 
 
 def test_perceptual_loss_compares_on_black_and_on_white():
     color, alpha = torch.full((1, 3, 2, 2), 0.5), torch.full((1, 1, 2, 2), 0.5)
     seen = []
 
-    def distance(truth, drawn):
-        seen.append((truth[0, 0, 0, 0].item(), drawn[0, 0, 0, 0].item()))
-        return (truth - drawn).abs().mean((1, 2, 3))
+    def distance(truth, reconstructed):
+        seen.append((truth[0, 0, 0, 0].item(), reconstructed[0, 0, 0, 0].item()))
+        return (truth - reconstructed).abs().mean((1, 2, 3))
 
     loss = perceptual_loss(distance, color, alpha, color, alpha * 0)
     assert seen == [(0.25, 0.0), (0.75, 1.0)]
     assert loss == pytest.approx(0.25)
 
 
-def test_the_adaptive_weight_makes_the_gradients_at_the_last_layer_equally_long():
+def test_the_adaptive_weight_equalizes_the_gradient_norms_at_the_last_layer():
     layer = torch.tensor([1.0, 2.0], requires_grad=True)
-    others, fooling = 3 * layer[0] + 4 * layer[1], -0.5 * layer.sum()
-    weight = adaptive_weight(others, fooling, layer)
+    others, adversarial = 3 * layer[0] + 4 * layer[1], -0.5 * layer.sum()
+    weight = adaptive_weight(others, adversarial, layer)
     assert weight == pytest.approx(5 / (0.5 * 2**0.5), rel=1e-5)
     assert not weight.requires_grad
-    assert adaptive_weight(others, 0 * fooling, layer) == 1e4
+    assert adaptive_weight(others, 0 * adversarial, layer) == 1e4
 
 
-def test_hinge_losses_stop_where_the_discriminator_is_sure():
-    sure, unsure = torch.full((1, 1, 2, 2), 3.0), torch.zeros(1, 1, 2, 2)
-    assert discriminator_loss(sure, -sure) == 0
-    assert discriminator_loss(unsure, unsure) == 2
-    assert generator_loss(sure) == -3
+def test_hinge_losses_vanish_where_the_discriminator_is_confident():
+    confident, undecided = torch.full((1, 1, 2, 2), 3.0), torch.zeros(1, 1, 2, 2)
+    assert discriminator_loss(confident, -confident) == 0
+    assert discriminator_loss(undecided, undecided) == 2
+    assert generator_loss(confident) == -3
 
 
-def test_the_discriminator_judges_patches_of_sixteen_pixels():
+def test_the_discriminator_has_a_receptive_field_of_18_pixels():
     torch.manual_seed(0)
-    judge = PatchDiscriminator(8)
+    discriminator = PatchDiscriminator(8)
     alpha, color = torch.rand(1, 1, 64, 64, requires_grad=True), torch.rand(1, 3, 64, 64)
-    judged = judge(alpha, color)
-    assert judged.shape == (1, 1, 16, 16)
-    judge.layers[3] = (
+    logits = discriminator(alpha, color)
+    assert logits.shape == (1, 1, 16, 16)
+    discriminator.layers[3] = (
         torch.nn.Identity()
-    )  # the normalisation looks at the whole picture; the convolutions do not
-    judge(alpha, color)[0, 0, 8, 8].backward()
+    )  # unlike the convolutions, the normalization depends on the whole image
+    discriminator(alpha, color)[0, 0, 8, 8].backward()
     rows = alpha.grad[0, 0].abs().sum(1).nonzero()
     assert int(rows.max() - rows.min()) + 1 <= 18

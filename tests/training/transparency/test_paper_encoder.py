@@ -1,4 +1,4 @@
-"""The heavy networks of the paper: their sizes, where the latent enters, and that they learn."""
+"""The heavy networks of the paper: their sizes, where the latent enters, and training."""
 
 from dataclasses import replace
 
@@ -19,18 +19,18 @@ SMALL = replace(
     decoder_widths=(8, 8, 16, 16),
     decoder_residual=False,
 )
-"""The heavy networks at sizes for a test, over the micro row's backbone."""
+"""The heavy networks at small sizes, with the autoencoder of preset micro."""
 
 
 @pytest.mark.parametrize(("name", "side"), [("sd15-heavy", 512), ("sdxl-heavy", 1024)])
-def test_the_heavy_rows_have_about_the_size_of_stable_diffusions_autoencoder(name, side):
+def test_the_heavy_networks_have_about_the_size_of_stable_diffusions_autoencoder(name, side):
     preset = PRESETS[name]
     with torch.device("meta"):
         encoder, decoder = OffsetEncoder(preset), AlphaDecoder(preset)
         sizes = [
             sum(tensor.numel() for tensor in network.parameters()) for network in (encoder, decoder)
         ]
-        assert sizes == [34_146_308, 62_888_836]  # the autoencoder's own: 34.16 M and 49.49 M
+        assert sizes == [34_146_308, 62_888_836]  # those of the autoencoder: 34.16 M and 49.49 M
         alpha, color = decoder(
             torch.empty(1, 3, side, side), torch.empty(1, 4, side // 8, side // 8)
         )
@@ -60,7 +60,7 @@ def test_levels_of_the_decoder_are_those_of_appendix_b():
 
 
 @pytest.mark.parametrize("channels", [4, 16])
-def test_fresh_heavy_networks_leave_everything_as_it_is_and_then_learn(channels):
+def test_new_heavy_networks_change_nothing_and_can_be_trained(channels):
     torch.manual_seed(0)
     preset = replace(SMALL, latent_channels=channels)
     rgba = torch.rand(2, 4, 32, 40)
@@ -93,7 +93,7 @@ def test_fresh_heavy_networks_leave_everything_as_it_is_and_then_learn(channels)
         ).shape == (2, 4, 29, 37)
 
 
-def test_the_latent_enters_in_the_middle_and_nowhere_before():
+def test_the_latent_enters_in_the_middle_block_only():
     torch.manual_seed(0)
     decoder = AlphaDecoder(SMALL).eval()
     torch.nn.init.normal_(decoder.latent_conv_in.weight)

@@ -1,4 +1,4 @@
-"""Sizes that fit no network, and pictures larger than one takes at once: what tiles cost in exactness, stated."""
+"""Images of any size: mirror padding, and the error of tiles compared with one pass."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -17,20 +17,26 @@ from training.transparency.codec import adjust, adjusted_posterior, decode_rgba
 from training.transparency.losses import reconstruction_loss
 from training.transparency.networks import AlphaDecoder, OffsetEncoder, Transparency
 from training.transparency.padding import over_gray, pad_colors
-from training.transparency.tiling import _cuts, _whole_statistics, mirror_pad, round_up, run_tiled
+from training.transparency.tiling import (
+    _shared_statistics,
+    _tile_spans,
+    mirror_pad,
+    round_up,
+    run_tiled,
+)
 
 MICRO, SD15 = PRESETS["micro"], PRESETS["sd15"]
 
 SEAM_TOLERANCE = 2e-3
-"""Between tiles and one pass with the same statistics, per channel in [0, 1], of a decoder without attention: half a grey level."""
+"""Largest difference between tiles and one pass with equal statistics: half a gray level."""
 
 WHOLE_TOLERANCE = 0.025
-"""The same, on average, between tiles and one pass with statistics of its own, on pictures unlike any it was trained on."""
+"""Mean difference between tiles and one pass with its own statistics, on untrained images."""
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 90), st.integers(0, 90))
 @settings(max_examples=50, deadline=None)
-def test_mirroring_keeps_the_picture_and_its_latent_aligned(rows, columns, more_rows, more_columns):
+def test_mirroring_keeps_image_and_latent_aligned(rows, columns, more_rows, more_columns):
     latent = torch.rand(1, 2, rows, columns)
     image = interpolate(latent, scale_factor=8)
     grown = mirror_pad(latent, rows + more_rows, columns + more_columns)
@@ -42,20 +48,22 @@ def test_mirroring_keeps_the_picture_and_its_latent_aligned(rows, columns, more_
     )
 
 
-def test_a_picture_that_fits_is_left_as_it_is_and_a_seam_of_mirrors_is_even():
+def test_an_image_that_fits_is_unchanged_and_mirrored_edges_are_continuous():
     image = torch.rand(1, 3, 8, 8)
     assert mirror_pad(image, 8, 8) is image
     assert torch.equal(mirror_pad(image, 16, 8)[:, :, 8:], image.flip(2))
 
 
 @given(st.integers(1, 60), st.integers(1, 20), st.data())
-def test_tiles_cover_the_picture_and_share_enough(length, side, data):
+def test_tiles_cover_the_image_and_overlap_enough(length, side, data):
     shared = data.draw(st.integers(0, side // 2))
-    cuts = _cuts(8 * length, 8 * side, 8 * shared, 8)
-    assert cuts[0][0] == 0
-    assert cuts[-1][1] == 8 * length
-    assert all(start % 8 == 0 and stop - start == min(8 * side, 8 * length) for start, stop in cuts)
-    assert all(stop - start >= 8 * shared for (_, stop), (start, _) in pairwise(cuts))
+    spans = _tile_spans(8 * length, 8 * side, 8 * shared, 8)
+    assert spans[0][0] == 0
+    assert spans[-1][1] == 8 * length
+    assert all(
+        start % 8 == 0 and stop - start == min(8 * side, 8 * length) for start, stop in spans
+    )
+    assert all(stop - start >= 8 * shared for (_, stop), (start, _) in pairwise(spans))
     assert round_up(length, side) % side == 0 <= round_up(length, side) - length < side
 
 
@@ -71,7 +79,7 @@ def test_tiles_of_the_light_encoder_are_exact(preset, size):
 
 
 @pytest.mark.parametrize("preset", [SD15, PRESETS["tiny"], MICRO])
-def test_the_light_encoder_sees_no_further_than_a_tile_drops(preset):
+def test_the_receptive_field_of_the_light_encoder_is_within_the_dropped_margin(preset):
     alpha, padded = torch.rand(1, 1, 128, 128, requires_grad=True), torch.rand(1, 3, 128, 128)
     _encoder(preset)(alpha, padded)[0, :, 8, 8].sum().backward()  # pixels 64 to 71
     seen = alpha.grad[0, 0].abs().sum(1).nonzero()
@@ -84,7 +92,7 @@ def test_tiles_of_the_decoder_have_no_seams(trained, kind):
     decoder, image, latent = trained.decoder, *_image(kind, 384)
     with torch.no_grad():
         tiled = run_tiled(decoder, (image, latent), tile_size=256, unit=decoder.unit)
-        with _whole_statistics(
+        with _shared_statistics(
             decoder,
             [interpolate(one, scale_factor=2 / 3, mode="nearest-exact") for one in (image, latent)],
         ):
@@ -93,7 +101,7 @@ def test_tiles_of_the_decoder_have_no_seams(trained, kind):
 
 
 @pytest.mark.parametrize("kind", ["smooth", "textured", "edges"])
-def test_tiles_of_the_decoder_are_near_to_one_pass(trained, kind):
+def test_tiles_of_the_decoder_are_close_to_one_pass(trained, kind):
     decoder, image, latent = trained.decoder, *_image(kind, 384)
     with torch.no_grad():
         once = torch.cat(decoder(image, latent), dim=1)
@@ -104,7 +112,7 @@ def test_tiles_of_the_decoder_are_near_to_one_pass(trained, kind):
 
 @given(st.integers(8, 75), st.integers(8, 75), st.sampled_from([1, 8]))
 @settings(max_examples=30, deadline=None)
-def test_pictures_of_any_size_go_there_and_back(height, width, views):
+def test_images_of_any_size_round_trip(height, width, views):
     torch.manual_seed(0)
     rgba = torch.rand(1, 4, height, width)
     alpha, padded = rgba[:, 3:], pad_colors(rgba)
@@ -117,8 +125,8 @@ def test_pictures_of_any_size_go_there_and_back(height, width, views):
     assert back.isfinite().all()
 
 
-def test_a_latent_of_any_size_goes_through_networks_of_the_released_sizes():
-    """Of 64 pixels' step; 512 x 544 and 520 x 520 are errors inside the released code."""
+def test_networks_of_the_released_sizes_accept_latents_of_any_size():
+    """The released code fails at 512 x 544 and 520 x 520, which are no multiples of 64."""
     torch.manual_seed(0)
     decoder, encoder = AlphaDecoder(SD15).eval(), _encoder(SD15)
     autoencoder = KLAutoencoder(make_vae())
@@ -130,7 +138,7 @@ def test_a_latent_of_any_size_goes_through_networks_of_the_released_sizes():
         assert decode_rgba(autoencoder, decoder, latent, views=1).shape == (1, 4, 72, 40)
 
 
-def test_large_pictures_go_through_every_network_in_tiles():
+def test_every_network_tiles_large_images():
     torch.manual_seed(0)
     preset = replace(MICRO, tile=64, latent_channels=4)
     networks, autoencoder = Transparency(preset).eval(), KLAutoencoder(make_vae())
@@ -144,25 +152,25 @@ def test_large_pictures_go_through_every_network_in_tiles():
         assert not autoencoder.autoencoder.use_tiling
         assert back.shape == rgba.shape
         assert back.isfinite().all()
-        # What is small enough is not cut, whatever was before it.
+        # Small images are not tiled, also after tiled ones.
         assert torch.equal(autoencoder.encode(image, tile=136)[0], autoencoder.encode(image)[0])
         assert not torch.equal(latent, autoencoder.encode(image)[0])
-        # Tiling that a user turned on stays on.
+        # Tiling enabled by the user stays enabled.
         autoencoder.autoencoder.enable_tiling()
         autoencoder.encode(image, tile=136)
         assert autoencoder.autoencoder.use_tiling
 
 
-def test_the_numbers_of_a_group_normalisation_come_back_after_an_error():
+def test_group_normalization_is_restored_after_an_error():
     decoder, (image, latent) = AlphaDecoder(MICRO), _image("smooth", 64)
-    with pytest.raises(ValueError, match="enough"), _whole_statistics(decoder, [image, latent]):
+    with pytest.raises(ValueError, match="enough"), _shared_statistics(decoder, [image, latent]):
         raise ValueError("enough")
     assert not any(module._forward_hooks for module in decoder.modules())
 
 
 @pytest.fixture(scope="module")
 def trained():
-    """Return a micro pair after a few seconds of training: random weights would say nothing of what tiles cost."""
+    """Return networks trained for a few seconds, since random weights do not show tile errors."""
     torch.manual_seed(0)
     rgba = (
         torch.stack(
@@ -191,7 +199,7 @@ def _encoder(preset):
 
 
 def _image(kind, side):
-    """Return an image and something like its latent."""
+    """Return an image and a latent that resembles its own."""
     torch.manual_seed(1)
     y, x = torch.meshgrid(torch.linspace(-1, 1, side), torch.linspace(-1, 1, side), indexing="ij")
     image = {

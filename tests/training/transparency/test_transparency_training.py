@@ -1,4 +1,4 @@
-"""The training loop: it learns, and a run that was stopped ends with the bits of a straight one."""
+"""Training of transparency: it learns, and a stopped run resumes bit for bit."""
 
 from dataclasses import replace
 
@@ -42,8 +42,8 @@ def _train(store, snapshot, folder, preset=MICRO, stop_at=None, start=None, metr
     return train_transparency(order, preset, store, folder, report, autoencoder, start)
 
 
-def test_a_stopped_run_ends_as_a_straight_one_bit_for_bit(store, snapshot, tmp_path):
-    straight = _train(store, snapshot, tmp_path / "straight")
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(store, snapshot, tmp_path):
+    uninterrupted = _train(store, snapshot, tmp_path / "uninterrupted")
     for stop_at in (
         40,
         104,
@@ -51,14 +51,14 @@ def test_a_stopped_run_ends_as_a_straight_one_bit_for_bit(store, snapshot, tmp_p
         with pytest.raises(StoppedError):
             _train(store, snapshot, tmp_path / "stopped", stop_at=stop_at)
     resumed = _train(store, snapshot, tmp_path / "stopped")
-    assert straight.keys() == resumed.keys()
-    for name, tensor in straight.items():
+    assert uninterrupted.keys() == resumed.keys()
+    for name, tensor in uninterrupted.items():
         assert torch.equal(tensor, resumed[name]), name
-    again = _train(store, snapshot, tmp_path / "stopped")  # a finished run trains no more
-    assert all(torch.equal(again[name], straight[name]) for name in straight)
+    again = _train(store, snapshot, tmp_path / "stopped")  # a finished run is not trained further
+    assert all(torch.equal(again[name], uninterrupted[name]) for name in uninterrupted)
 
 
-def test_the_loss_falls_and_sheets_are_written(store, snapshot, tmp_path):
+def test_the_loss_falls_and_sample_grids_are_written(store, snapshot, tmp_path):
     metrics = []
     preset = replace(MICRO, transparency_images=384, discriminator_weight=0.0)
     _train(store, snapshot, tmp_path, preset, metrics=metrics)
@@ -70,7 +70,7 @@ def test_the_loss_falls_and_sheets_are_written(store, snapshot, tmp_path):
     )
 
 
-def test_a_warm_start_begins_where_the_parent_ended(store, snapshot, tmp_path):
+def test_training_from_a_parent_starts_at_its_weights(store, snapshot, tmp_path):
     metrics, more = [], []
     preset = replace(MICRO, transparency_images=256, discriminator_weight=0.0)
     parent = _train(store, snapshot, tmp_path / "one", preset, metrics=metrics)
@@ -84,8 +84,8 @@ def test_weights_of_other_sizes_are_refused(store, snapshot, tmp_path):
         _train(store, snapshot, tmp_path, start=wider)
 
 
-def test_random_solids_are_drawn_for_the_whole_step(store, snapshot):
-    """So neither accumulation nor processes change them: a part of a step is laid out as it stands in the whole."""
+def test_random_solid_colors_are_drawn_for_the_global_batch(store, snapshot):
+    """They do not depend on accumulation or processes: micro-batches are parts of the batch."""
     images = open_split(store, snapshot, Split.train, MICRO.image_size)
     rgba = images.load_batch(range(24))
     autoencoder = fit_autoencoder(MICRO, over_gray(rgba[:, :3], rgba[:, 3:]))

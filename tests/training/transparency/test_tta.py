@@ -1,4 +1,4 @@
-"""The median of eight views: together in batches what the released loop does one by one."""
+"""Test-time augmentation: the median of eight views in batches equals the released loop."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def test_batches_of_views_give_what_a_loop_gives(monkeypatch, size, pass_pixels)
 
 
 def test_the_median_is_the_lower_of_the_two_in_the_middle():
-    """A decoder that looks at one corner alone: eight symmetries show it each corner twice."""
+    """With a decoder of one corner pixel, the eight symmetries give each corner twice."""
 
     def corner(image, latent):
         value = image[:, :1, :1, :1].expand(-1, 1, *image.shape[-2:])
@@ -36,7 +36,7 @@ def test_the_median_is_the_lower_of_the_two_in_the_middle():
     )
 
 
-def test_the_augmented_estimate_turns_and_flips_with_its_input():
+def test_the_augmented_estimate_is_equivariant():
     decoder, image, latent = _scene(1, 32, 32)
     with torch.no_grad():
         plain = estimate_augmented(decoder, image, latent)
@@ -65,7 +65,7 @@ def _loop(decoder, image, latent):
 
 
 def _scene(count, height, width):
-    """Of doubles: a batch of another length takes other kernels, whose floats differ with the processor."""
+    """In float64, since float32 kernels for other batch sizes differ in the last bits."""
     torch.manual_seed(0)
     decoder = AlphaDecoder(MICRO).eval().double()
     torch.nn.init.normal_(decoder.latent_conv_in.weight)
