@@ -47,11 +47,11 @@ def main() -> None:
     """
     known = "".join(file.read_text() for file in HEADS if file.exists())
     pins = dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", known, re.MULTILINE))
-    plain = _resolve(["train", "dev"], pins)
-    studio = _resolve(["train", "dev", "label-studio"], pins)
+    plain = _resolve(["server", "train", "dev"], pins)
+    studio = _resolve(["server", "train", "dev", "label-studio"], pins)
     have = {_name(one) for one in plain}
     _write(MAIN, [one for one in plain if not CUDA_ONLY.match(one)])
-    server = {_name(one) for one in _resolve(["label-studio"], pins)}
+    server = {_name(one) for one in _resolve(["server", "label-studio"], pins)}
     _write(BASE, [one for one in plain if _name(one) in server])
     _write(CUDA, [one for one in plain if CUDA_ONLY.match(one)])
     _write(STUDIO, [one for one in studio if _name(one) not in have])

@@ -136,6 +136,17 @@ def errors() -> Iterator[None]:
         raise SystemExit(error.exit_code) from None
     except BrokenPipeError:
         raise
+    except ModuleNotFoundError as error:
+        from curation.cli.extras import find_extra
+
+        extra = find_extra(error.name or "")
+        if extra is None:
+            _end_with_internal_error(error)
+        print_error(
+            f"this command needs the package {error.name}, which is not installed",
+            f"pip install 'layerloop[{extra}]'",
+        )
+        raise SystemExit(1) from None
     except OSError as error:
         from curation.settings import traceback_enabled
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from curation.ports import RGBA
+from training.data.area_resize import resize_area
 from training.data.buckets import Size
 
 LetterboxArea = tuple[int, int, int, int]
@@ -21,22 +21,21 @@ def letterbox(rgba: RGBA, size: int | Size) -> RGBA:
     """
     shape = (size, size) if isinstance(size, int) else size
     top, left, new_height, new_width = letterbox_area(rgba.shape[:2], shape)
+    canvas = np.zeros((*shape, 4), np.uint8)
+    area = canvas[top : top + new_height, left : left + new_width]
+    if area.shape == rgba.shape:
+        np.copyto(area, rgba, where=rgba[..., 3:] > 0)
+        return canvas
     # Premultiply in float32.
     pixels = rgba.astype(np.float32)
     pixels /= 255.0
     pixels *= _alpha_and_one(pixels[..., 3])
-    # Area interpolation avoids aliasing when shrinking; it has no effect when enlarging.
-    smaller = new_height < rgba.shape[0] or new_width < rgba.shape[1]
-    interpolation = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-    small: NDArray[np.float32] = np.asarray(
-        cv2.resize(pixels, (new_width, new_height), interpolation=interpolation), np.float32
-    )
+    small = resize_area(pixels, new_height, new_width)
     # Back to straight alpha; where alpha is 0 the color stays 0.
     small /= _alpha_and_one(np.where(small[..., 3] > 0, small[..., 3], np.float32(1)))
     small.clip(0, 1, out=small)
     small *= 255
-    canvas = np.zeros((*shape, 4), np.uint8)
-    canvas[top : top + new_height, left : left + new_width] = np.rint(small, out=small)
+    area[...] = np.rint(small, out=small)
     return canvas
 
 
@@ -58,4 +57,6 @@ def _alpha_and_one(alpha: NDArray[np.float32]) -> NDArray[np.float32]:
 
     One array of a single layout makes the multiplication three times faster than four channels.
     """
-    return np.asarray(cv2.merge([alpha, alpha, alpha, np.ones_like(alpha)]), np.float32)
+    weights = np.repeat(alpha[..., None], 4, axis=-1)
+    weights[..., 3] = 1
+    return weights
