@@ -37,7 +37,6 @@ POLICY = {
 """The Content Security Policy: nothing inline, nothing from other origins, no framing."""
 
 HEADERS = {
-    "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in POLICY.items()),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -45,7 +44,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
-"""Response headers of every page and static file."""
+"""Response headers of every page and static file, beside the Content Security Policy."""
 
 PAGES = {
     "/review": "review",
@@ -75,14 +74,30 @@ def mount(app: FastAPI) -> None:
         app: The application of the API, with `state.session_cookie` set.
     """
     static_path = f"/static/{_digest()}"
-    app.mount(static_path, _StaticFiles(directory=STATIC), name="static")
+    # Missing in tests of the pages without an API.
+    headers = page_headers(getattr(app.state, "image_origin", None))
+    app.mount(static_path, _StaticFiles(headers, directory=STATIC), name="static")
     router = APIRouter(include_in_schema=False)
     router.add_api_route("/", _start_page, methods=["GET"], response_class=RedirectResponse)
     for path, name in PAGES.items():
-        endpoint = _page(name, static_path)
+        endpoint = _page(name, static_path, headers)
         router.add_api_route(path, endpoint, methods=["GET"], response_class=HTMLResponse)
     app.include_router(router)
-    app.state.error_page = _error_page(static_path)
+    app.state.error_page = _error_page(static_path, headers)
+
+
+def page_headers(image_origin: str | None = None) -> dict[str, str]:
+    """Return the response headers of pages and static files.
+
+    Args:
+        image_origin: Origin of the object store, where pages may read images beside the API.
+    """
+    policy = dict(POLICY)
+    if image_origin is not None:
+        # The worker of the edges view fetches images; its policy is that of its static file.
+        policy |= dict.fromkeys(("img-src", "connect-src"), f"'self' {image_origin}")
+    written = "; ".join(f"{name} {value}" for name, value in policy.items())
+    return {"Content-Security-Policy": written} | HEADERS
 
 
 def _start_page(request: Request) -> Response:
@@ -96,7 +111,7 @@ def _start_page(request: Request) -> Response:
         access_of = getattr(request.app.state, "access_of", None)
         role = None if access_of is None else access_of(request)
         target = "/review" if role in {"annotator", None} else "/rounds"
-    return RedirectResponse(target, 303, HEADERS | {"Cache-Control": "no-store"})
+    return RedirectResponse(target, 303, page_headers() | {"Cache-Control": "no-store"})
 
 
 def _has_session(request: Request) -> bool:
@@ -109,27 +124,27 @@ def _has_provider(request: Request) -> bool:
     return getattr(request.app.state, "identity_provider", None) is not None
 
 
-def _page(name: str, static_path: str) -> Any:
+def _page(name: str, static_path: str, headers: dict[str, str]) -> Any:
     """Return the endpoint of a page; without a session cookie, it redirects to the sign-in page."""
 
     def show(request: Request) -> Response:
         if name != "sign_in" and not _has_session(request):
             wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
             target = f"/sign-in?next={quote(wanted, safe='/')}"
-            return RedirectResponse(target, 303, HEADERS | {"Cache-Control": "no-store"})
+            return RedirectResponse(target, 303, headers | {"Cache-Control": "no-store"})
         values = {"provider": _has_provider(request)} if name == "sign_in" else {}
         html = render(name, static_path, **values)
-        return HTMLResponse(html, headers=HEADERS | {"Cache-Control": "no-cache"})
+        return HTMLResponse(html, headers=headers | {"Cache-Control": "no-cache"})
 
     return show
 
 
-def _error_page(static_path: str) -> Any:
+def _error_page(static_path: str, page: dict[str, str]) -> Any:
     """Return a handler that responds to unknown paths with the "not found" page."""
 
     def show(_: Request, status: int, headers: dict[str, str]) -> Response:
         html = render("not_found", static_path)
-        return HTMLResponse(html, status, headers | HEADERS | {"Cache-Control": "no-cache"})
+        return HTMLResponse(html, status, headers | page | {"Cache-Control": "no-cache"})
 
     return show
 
@@ -193,7 +208,13 @@ def _digest() -> str:
 class _StaticFiles(StaticFiles):
     """Static files with our response headers. Their path has a digest, so they never change."""
 
+    def __init__(self, headers: dict[str, str], **options: Any) -> None:
+        super().__init__(**options)
+        self._headers = headers
+
     def file_response(self, full_path: str | PathLike[str], *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(full_path, *args, **kwargs)
-        response.headers.update(HEADERS | {"Cache-Control": "public, max-age=31536000, immutable"})
+        response.headers.update(
+            self._headers | {"Cache-Control": "public, max-age=31536000, immutable"}
+        )
         return response

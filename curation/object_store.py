@@ -101,8 +101,9 @@ class FolderStore:
         """Return whether an object of that name is stored."""
         return self._path(sha256).exists()
 
-    def address(self, sha256: str, seconds: int) -> str | None:  # noqa: ARG002  # see ObjectStore
+    def address(self, sha256: str, media_type: str, signed_at: int, seconds: int) -> str | None:
         """Return None: a folder has no server of its own, and the API serves its layers."""
+        del sha256, media_type, signed_at, seconds
         return None
 
     def list_objects(self, after: str = "") -> Iterator[StoredObject]:
@@ -205,9 +206,9 @@ class OverlayStore:
         """Return whether the upper or the lower store has the object."""
         return self.upper.has(sha256) or self.lower.has(sha256)
 
-    def address(self, sha256: str, seconds: int) -> str | None:
+    def address(self, sha256: str, media_type: str, signed_at: int, seconds: int) -> str | None:
         """Return None: these objects are not served."""
-        del sha256, seconds
+        del sha256, media_type, signed_at, seconds
         return None
 
 

@@ -44,8 +44,8 @@ class ObjectStore(Protocol):
     def has(self, sha256: str) -> bool:
         """Return whether the object is stored."""
 
-    def address(self, sha256: str, seconds: int) -> str | None:
-        """Return a URL, valid for `seconds`, to read the object; None without a server."""
+    def address(self, sha256: str, media_type: str, signed_at: int, seconds: int) -> str | None:
+        """Return a URL for browsers, valid for `seconds` from `signed_at`; None without one."""
 
 
 class Queue(Protocol):

@@ -10,21 +10,27 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import SettingsConfigDict
 
 from curation.access_settings import AccessSettings
 from curation.credentials import check_length, read_or_create_secret, with_password
 from curation.errors import Refused
 from curation.image_limits import MEGAPIXEL, ImageLimits
+from curation.storage_settings import EMBEDDED, StorageSettings
 
-EMBEDDED = "embedded"
 PREFIX = "LAYERLOOP_"
 NOT_SETTINGS = ("LAYERLOOP_TEST_", "LAYERLOOP_TRACEBACK")
 """Variables with the prefix that are not settings: for tests, and to print tracebacks."""
 
 
-class Settings(AccessSettings):
+class Settings(AccessSettings, StorageSettings):
     """The settings of one installation; moving to several machines changes only these."""
 
     model_config = SettingsConfigDict(env_prefix="LAYERLOOP_", frozen=True)
@@ -35,10 +41,6 @@ class Settings(AccessSettings):
     database: str = Field(EMBEDDED, description="postgresql://... or 'embedded'")
     database_password: SecretStr | None = Field(
         None, description="password of the database, in clear; used if its URL has none"
-    )
-    storage: str = Field(EMBEDDED, description="s3://bucket/prefix, file:///folder or 'embedded'")
-    storage_endpoint: str | None = Field(
-        None, description="URL of an S3 server other than Amazon's"
     )
     queue: str = Field(
         EMBEDDED, description="amqp://..., redis://... or 'embedded' (PGMQ in the database)"
@@ -56,10 +58,6 @@ class Settings(AccessSettings):
         10_000,
         ge=1,
         description="candidates in one Label Studio project; large rounds have several",
-    )
-    public_url: str | None = Field(
-        None,
-        description="URL of the API for browsers and Label Studio; http://host:port when not set",
     )
     generator: str = Field(
         "training.generate:load_generator", description="dotted name of an OpenGenerator"
@@ -253,6 +251,12 @@ class Settings(AccessSettings):
     def public_address(self) -> str:
         """The URL of the API for browsers, without a slash at the end."""
         return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
+
+    @property
+    def public_origin(self) -> str:
+        """The origin (scheme, host and port) of the pages, as browsers send it."""
+        split = urlsplit(self.public_address.lower())
+        return f"{split.scheme}://{split.netloc}"
 
     @property
     def public_https(self) -> bool:

@@ -117,6 +117,7 @@ def test_adapters_import_only_ports(graph):
         | {
             "curation.object_store",
             "curation.settings",
+            "curation.storage_settings",
             "curation.store_inventory",
             "curation.adapters",
         }

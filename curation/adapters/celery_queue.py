@@ -15,7 +15,8 @@ from psycopg.conninfo import make_conninfo
 
 from curation.domain import Job, JobName
 from curation.errors import Refused, Unreachable
-from curation.settings import EMBEDDED, Settings
+from curation.settings import Settings
+from curation.storage_settings import EMBEDDED
 
 QUEUE_JOBS = {
     "generate": (JobName.generate,),

@@ -23,6 +23,7 @@ from botocore.exceptions import (
 )
 from urllib3.exceptions import HTTPError
 
+from curation.adapters.s3_presign import presign_get
 from curation.adapters.s3_removal import (
     REFRESH_SECONDS,
     ShardRemoval,
@@ -48,9 +49,6 @@ TRANSFER = TransferConfig(
 READ_ATTEMPTS = 4
 """Times that an object is read if the bytes are not those that its name promises."""
 
-WEEK = 7 * 24 * 3600
-"""Longest validity of a presigned URL in S3, in seconds."""
-
 
 class S3Store:
     """Objects under `prefix/ab/cdef...` of a bucket, durable when `put` returns.
@@ -62,9 +60,16 @@ class S3Store:
         bucket: Name of the bucket.
         prefix: Prefix of all keys.
         endpoint: URL of a server other than Amazon's.
+        public_endpoint: URL of the server as browsers reach it; None if they cannot.
     """
 
-    def __init__(self, bucket: str, prefix: str = "", endpoint: str | None = None) -> None:
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str = "",
+        endpoint: str | None = None,
+        public_endpoint: str | None = None,
+    ) -> None:
         if not bucket:
             raise Refused(
                 "the URL of the S3 object store has no bucket", "write s3://bucket/prefix"
@@ -73,8 +78,10 @@ class S3Store:
         self.prefix = prefix.strip("/")
         # The class and its arguments, with which other processes open the same store.
         self.opening = ("curation.adapters.s3:S3Store", bucket, prefix, endpoint)
+        self.public_endpoint = public_endpoint
         # boto3's shared session caches the first credentials and is not thread-safe.
-        self.client: S3Client = boto3.session.Session().client(
+        self._session = boto3.session.Session()
+        self.client: S3Client = self._session.client(
             "s3",
             endpoint_url=endpoint,
             config=Config(
@@ -147,17 +154,31 @@ class S3Store:
             return False
         return True
 
-    def address(self, sha256: str, seconds: int) -> str | None:
-        """Return a presigned URL for GET, without a check whether the object exists.
+    def address(self, sha256: str, media_type: str, signed_at: int, seconds: int) -> str | None:
+        """Return a presigned URL at the public endpoint; None without one.
+
+        It is not checked whether the object exists.
 
         Args:
             sha256: The object's name, 64 hex digits.
+            media_type: Content type of the response.
+            signed_at: Unix time from which the URL is valid.
             seconds: How long the URL is valid, at most a week.
         """
-        target = {"Bucket": self.bucket, "Key": self._key(sha256)}
+        key = self._key(sha256)
+        if self.public_endpoint is None:
+            return None
         with self._translated(sha256):
-            return self.client.generate_presigned_url(
-                "get_object", Params=target, ExpiresIn=min(seconds, WEEK)
+            credentials = self._session.get_credentials()
+            if credentials is None:
+                raise NoCredentialsError
+            return presign_get(
+                f"{self.public_endpoint}/{self.bucket}/{key}",
+                credentials.get_frozen_credentials(),
+                self.client.meta.region_name,
+                signed_at,
+                seconds,
+                media_type,
             )
 
     def list_objects(self, after: str = "") -> Iterator[StoredObject]:

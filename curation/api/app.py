@@ -48,6 +48,7 @@ from curation.api.contract import (
     extend_openapi,
     operation_id,
 )
+from curation.api.image_urls import ImageUrls
 from curation.api.labeling import WrongWebhookSecret
 from curation.api.metrics import WrongMetricsToken
 from curation.api.security_middleware import SecurityMiddleware, error_response
@@ -57,6 +58,7 @@ from curation.db import schema
 from curation.labeling.previews import PreviewUrls
 from curation.review.reviewers import InvalidTokenError, SignInThrottle, TooManyAttemptsError
 from curation.review.sessions import SessionCookies
+from curation.runtime import image_delivery
 from curation.runtime.context import AppContext
 from curation.runtime.health import Readiness
 from curation.runtime.instance_metrics import instance_registry
@@ -115,6 +117,8 @@ def create_app(context: AppContext) -> FastAPI:
     )
     app.state.session_cookie = app.state.sessions.name
     app.state.links = SignedUrls(secret)
+    app.state.images = ImageUrls(app.state.links, context.store)
+    app.state.image_origin = context.settings.storage_public_endpoint
     app.state.previews = PreviewUrls(secret, context.settings.public_address)
     app.state.back_off = SignInThrottle()
     app.state.failures = SignInFailures()
@@ -154,6 +158,9 @@ def create_app(context: AppContext) -> FastAPI:
     # The middleware that is added last runs first.
     app.add_middleware(
         SecurityMiddleware, host=context.settings.host, https=context.settings.public_https
+    )
+    image_delivery.start_delivery(
+        context.store, context.settings.public_origin, app.state.images.set_delivery
     )
     if context.settings.trusted_proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=context.settings.trusted_proxies)

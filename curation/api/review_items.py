@@ -7,7 +7,7 @@ import uuid
 from fastapi import Request
 from pydantic import BaseModel
 
-from curation.api.signed_urls import SignedUrls
+from curation.api.image_urls import ImageUrls
 from curation.domain import Kind, LayerRole, ReviewItem, ReviewItemLayer
 
 THUMBNAIL_SIDE = 320
@@ -55,11 +55,11 @@ def review_item_response(request: Request, item: ReviewItem) -> ReviewItemRespon
 
 def layer_response(request: Request, layer: ReviewItemLayer) -> LayerResponse:
     """Return a layer as JSON, with its signed URLs."""
-    links: SignedUrls = request.app.state.links
-    url = links.address(layer.sha256)
+    images: ImageUrls = request.app.state.images
+    url = images.layer(layer.sha256, blind=True)
     small = (
         url
         if max(layer.width, layer.height) <= THUMBNAIL_SIDE
-        else links.address(layer.sha256, side=THUMBNAIL_SIDE)
+        else images.own.address(layer.sha256, side=THUMBNAIL_SIDE)
     )
     return LayerResponse(url=url, small=small, width=layer.width, height=layer.height)

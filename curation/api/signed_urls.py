@@ -37,11 +37,18 @@ class SignedUrls:
         Returns:
             Path and query.
         """
-        # Expiry is at the end of the next window, so that the URL does not change within a window.
-        until = (int(self._clock()) // WINDOW + 2) * WINDOW
+        _, until = self.window()
         shrunk = f"side={side}&" if side else ""
         sign = self._sign(sha256, image_format, side, until)
         return f"/api/layers/{sha256}.{image_format}?{shrunk}until={until}&sign={sign}"
+
+    def window(self) -> tuple[int, int]:
+        """Return the start of the present window, and the end of the next.
+
+        URLs are valid until then, so that they do not change within a window.
+        """
+        start = int(self._clock()) // WINDOW * WINDOW
+        return start, start + 2 * WINDOW
 
     def seconds_left(self, sha256: str, form: str, until: int, sign: str, side: int = 0) -> int:
         """Return how long a URL is still valid.

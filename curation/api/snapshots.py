@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, Strict, StrictBool
 from curation.api.auth import ReadSnapshots, WriteSnapshots
 from curation.api.contract import error_responses, operation_link, with_links
 from curation.api.fields import JSON_NUMBER, QUERY_NUMBER, STORABLE, Body
-from curation.api.signed_urls import SignedUrls
+from curation.api.image_urls import ImageUrls
 from curation.datasets import snapshots
 from curation.datasets.freeze_query import FreezeQuery
 from curation.datasets.holdout import fingerprint_layers
@@ -130,7 +130,7 @@ def get_snapshot(
     limit: Annotated[int, Query(ge=1, le=200), QUERY_NUMBER] = 60,
 ) -> SnapshotPage:
     """Return a snapshot by its tag, its id or the beginning of its id, and a page of samples."""
-    links: SignedUrls = request.app.state.links
+    images: ImageUrls = request.app.state.images
     with visit.transaction() as (tx, _):
         row = _find(tx, name)
     # One sample more than the page shows whether there is a next page.
@@ -140,7 +140,7 @@ def get_snapshot(
         sizes = _sizes(tx, shown)
     return SnapshotPage(
         snapshot=_answer(row),
-        samples=[_sample(links, sample, sizes) for sample in shown],
+        samples=[_sample(images, sample, sizes) for sample in shown],
         next=shown[-1].id if len(found) > limit else None,
     )
 
@@ -213,7 +213,7 @@ def _sizes(tx: Transaction, samples: Sequence[Sample]) -> Mapping[str, sa.Row[An
     return {row.sha256: row for row in rows}
 
 
-def _sample(links: SignedUrls, sample: Sample, sizes: Mapping[str, sa.Row[Any]]) -> SampleResponse:
+def _sample(images: ImageUrls, sample: Sample, sizes: Mapping[str, sa.Row[Any]]) -> SampleResponse:
     # The size is unknown if the layer is not recorded in this installation.
     return SampleResponse(
         id=sample.id,
@@ -228,7 +228,7 @@ def _sample(links: SignedUrls, sample: Sample, sizes: Mapping[str, sa.Row[Any]])
         round=sample.round,
         layers={
             role: SampleLayer(
-                url=links.address(sha),
+                url=images.layer(sha) if sha in sizes else images.own.address(sha),
                 width=sizes[sha].width if sha in sizes else None,
                 height=sizes[sha].height if sha in sizes else None,
             )

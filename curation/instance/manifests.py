@@ -11,7 +11,8 @@ from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 import jinja2
 
 from curation.errors import Refused
-from curation.settings import EMBEDDED, Settings
+from curation.settings import Settings
+from curation.storage_settings import EMBEDDED
 
 METRICS_PORT = 9100
 

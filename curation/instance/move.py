@@ -38,7 +38,8 @@ from curation.runtime.context import (
 )
 from curation.runtime.finding import without_credentials
 from curation.runtime.supervisor import exclusive_home
-from curation.settings import EMBEDDED, Settings, read_settings
+from curation.settings import Settings, read_settings
+from curation.storage_settings import EMBEDDED
 from curation.store_inventory import InstanceStore
 
 LIVELY = frozenset({"leases", "sessions"})

@@ -225,8 +225,8 @@ class _HashingStore:
         del sha256
         return False
 
-    def address(self, sha256: str, seconds: int) -> str | None:
-        del sha256, seconds
+    def address(self, sha256: str, media_type: str, signed_at: int, seconds: int) -> str | None:
+        del sha256, media_type, signed_at, seconds
         return None
 
 

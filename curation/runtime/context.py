@@ -22,7 +22,8 @@ from curation.errors import LayerloopError, Refused
 from curation.labeling.previews import WEBHOOK_HEADER, PreviewUrls, webhook_secret
 from curation.object_store import FolderStore
 from curation.ports import Embedder, ObjectStore
-from curation.settings import EMBEDDED, Settings
+from curation.settings import Settings
+from curation.storage_settings import EMBEDDED
 from curation.store_inventory import InstanceStore
 
 if TYPE_CHECKING:
@@ -198,7 +199,12 @@ def open_store(settings: Settings) -> InstanceStore:
     if address.scheme == "s3":
         from curation.adapters.s3 import S3Store
 
-        return S3Store(address.netloc, address.path.strip("/"), settings.storage_endpoint)
+        return S3Store(
+            address.netloc,
+            address.path.strip("/"),
+            settings.storage_endpoint,
+            settings.storage_public_endpoint,
+        )
     raise Refused(
         f"LAYERLOOP_STORAGE is {settings.storage!r}",
         "it takes 'embedded', file:///folder or s3://bucket/prefix",

@@ -24,6 +24,7 @@ from curation.runtime.doctor_servers import (
 )
 from curation.runtime.doctor_storage import check_disks, check_objects, check_store
 from curation.runtime.finding import Finding, without_credentials
+from curation.runtime.image_delivery import check_image_delivery
 from curation.settings import Settings, unknown_settings
 
 
@@ -196,6 +197,7 @@ CHECKS: Mapping[str, Callable[[AppContext], Finding]] = {
     "versions": check_versions,
     "secret": check_secret,
     "objects": check_objects,
+    "images": check_image_delivery,
     "queue": check_queue,
     "work": _work,
     "labeling": _labeling,

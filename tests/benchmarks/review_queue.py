@@ -40,7 +40,8 @@ from curation.db.schema import migrate
 from curation.domain import Role
 from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
 from curation.review.reviewers import add_reviewer, issue_token
-from curation.settings import EMBEDDED, Settings
+from curation.settings import Settings
+from curation.storage_settings import EMBEDDED
 from tests.support.servers import postgres
 
 TRAY = 8

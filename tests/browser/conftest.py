@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from playwright.sync_api import Browser, BrowserContext, Page
 
 from curation.adapters.celery_queue import CeleryQueue, make_app
@@ -31,9 +33,15 @@ def site(database: Database, store: FolderStore, settings: Settings) -> Iterator
         store,
         CeleryQueue(make_app(settings, settings.database)),
     )
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(context), host="127.0.0.1", port=port, log_level="warning")
-    )
+    with serve_site(context, create_app(context)) as served:
+        yield served
+
+
+@contextmanager
+def serve_site(context: AppContext, app: FastAPI) -> Iterator[Site]:
+    """Serve an application in a thread, on the port of its settings."""
+    port = context.settings.port
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_for("the application", lambda: server.started)

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from pydantic import ValidationError
 
 from curation.errors import LayerloopError
-from curation.settings import EMBEDDED, Settings, read_settings
+from curation.settings import Settings, read_settings
+from curation.storage_settings import EMBEDDED
 
 
 def test_everything_is_embedded_by_default():

@@ -68,7 +68,8 @@ def s3_case(server: S3Server) -> Case:
     def overwrite(name: str, data: bytes) -> None:
         client.put_object(Bucket=bucket, Key=f"some/prefix/{name[:2]}/{name[2:]}", Body=data)
 
-    return Case(S3Store(bucket, "some/prefix", server.endpoint), overwrite, names)
+    store = S3Store(bucket, "some/prefix", server.endpoint, public_endpoint=server.endpoint)
+    return Case(store, overwrite, names)
 
 
 def sha(data: bytes) -> str:
@@ -126,7 +127,11 @@ def test_a_missing_object_raises_not_found(case):
     ],
 )
 def test_only_a_sha256_in_lower_case_hex_is_a_name(case, name):
-    for method in (case.store.get, case.store.has, lambda name: case.store.address(name, 60)):
+    for method in (
+        case.store.get,
+        case.store.has,
+        lambda name: case.store.address(name, "image/webp", 0, 60),
+    ):
         try:
             address = method(name)
         except NotFound:
@@ -191,15 +196,22 @@ def test_a_missing_file_stores_nothing(case, tmp_path):
 
 def test_an_address_serves_the_bytes_until_it_expires(case):
     name = case.store.put(b"some bytes")
-    address = case.store.address(name, 1)
+    now = int(time.time())
+    address = case.store.address(name, "image/webp", now, 60)
     if address is None:
         assert isinstance(case.store, FolderStore)
         return
     with urllib.request.urlopen(address, timeout=10) as response:
         assert response.read() == b"some bytes"
-    time.sleep(2.1)
-    with pytest.raises(urllib.error.HTTPError, match="403"):
-        urllib.request.urlopen(address, timeout=10)
+        assert response.headers["content-type"] == "image/webp"
+        assert response.headers["cache-control"] == "private, max-age=60, immutable"
+    # Not after its time, not for another object, and not with another content type.
+    changed = address.replace("image%2Fwebp", "text%2Fhtml")
+    another = case.store.put(b"other bytes")
+    other = address.replace(f"{name[:2]}/{name[2:]}", f"{another[:2]}/{another[2:]}")
+    for wrong in (case.store.address(name, "image/webp", now - 61, 60), changed, other):
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(wrong, timeout=10)
 
 
 def test_a_writer_killed_in_the_middle_leaves_no_object(tmp_path):

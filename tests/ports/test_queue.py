@@ -27,7 +27,8 @@ from curation.adapters.celery_queue import (
 from curation.db.engine import Database
 from curation.domain import Job, JobName
 from curation.errors import Refused
-from curation.settings import EMBEDDED, Settings
+from curation.settings import Settings
+from curation.storage_settings import EMBEDDED
 from tests.support.factories import fresh_database, with_database
 from tests.support.servers import free_port, own_rabbitmq, wait_for
 

@@ -27,6 +27,8 @@ class S3Proxy:
         self.endpoint = endpoint
         self.upstream = urlparse(upstream).netloc
         self.delay = 0.0
+        self.hidden: frozenset[str] = frozenset()
+        """Headers, in lower case, that clients do not see."""
         self.fault: Fault = lambda _method, _number: None
         self.requests = 0
         self.faults = 0
@@ -84,7 +86,11 @@ def s3_proxy(upstream: str) -> Iterator[S3Proxy]:
         ) -> None:
             self.send_response_only(status)
             for name, value in headers.items():
-                if name.lower() not in {"connection", "content-length", "transfer-encoding"}:
+                if name.lower() not in proxy.hidden | {
+                    "connection",
+                    "content-length",
+                    "transfer-encoding",
+                }:
                     self.send_header(name, value)
             length = headers.get("Content-Length") if self.command == "HEAD" else None
             self.send_header("Content-Length", length or str(len(data)))

@@ -11,6 +11,7 @@ import {
   shortId,
 } from "../lib/format.js";
 import { read } from "../lib/http.js";
+import { layerImage } from "../lib/layer_image.js";
 import { showError, showSignedIn } from "../lib/shell.js";
 import { installShortcutHelp } from "../lib/shortcut_help.js";
 import { Shortcuts } from "../lib/shortcuts.js";
@@ -126,13 +127,14 @@ function sampleImages({ layers, texts, caption }) {
   const entries = Object.entries(layers);
   const multiple = entries.length > 1;
   const images = entries.map(([role, layer]) =>
-    el("img", {
+    layerImage({
       src: layer.url,
       alt: multiple ? (texts[/** @type {LayerRole} */ (role)] ?? caption) : caption,
       title: multiple ? role : null,
       "data-role": role,
       loading: "lazy",
       decoding: "async",
+      draggable: null,
     }),
   );
   return el("div", { class: multiple ? "images pair" : "images" }, images);

@@ -1,7 +1,8 @@
 /** Comparison with the nearest accepted sample: in place of the candidate, or as an overlay. */
 
-import { byId, el } from "../lib/dom.js";
+import { byId } from "../lib/dom.js";
 import { pluralize } from "../lib/format.js";
+import { layerImage } from "../lib/layer_image.js";
 
 const CACHE_SIZE = 32;
 
@@ -50,8 +51,7 @@ export class Comparison {
     byId("nearest").textContent = describe(sample);
     const layer = sample?.layers.blended ?? sample?.layers.foreground;
     if (!layer) return;
-    const attributes = { src: layer.url, alt: "", "data-role": "nearest", draggable: "false" };
-    const image = el("img", attributes);
+    const image = layerImage({ src: layer.url, "data-role": "nearest" });
     await image.decode().catch(() => null);
     if (this.#current()?.id === card.id) this.#viewer.addImage(image);
   }

@@ -1,6 +1,7 @@
 /** The lightbox: one candidate of the grid in large, first as a thumbnail, then in full size. */
 
 import { el, replace } from "../lib/dom.js";
+import { layerImage } from "../lib/layer_image.js";
 
 export class Lightbox {
   #root;
@@ -19,7 +20,7 @@ export class Lightbox {
     const urls = [...new Set([layer.small, layer.url])];
     replace(
       this.#content,
-      urls.map((src) => el("img", { src, alt: "", draggable: "false" })),
+      urls.map((src) => layerImage({ src })),
       el("p", {}, card.prompt),
     );
     this.#root.hidden = false;

@@ -2,6 +2,7 @@
 
 import { afterFrame } from "../lib/after_frame.js";
 import { sendOnLeaving, Unreachable } from "../lib/http.js";
+import { layerImage } from "../lib/layer_image.js";
 import { randomId } from "../lib/random_id.js";
 
 /**
@@ -276,10 +277,7 @@ function loadImages({ card, size, images }) {
  * @param {string} url
  */
 function loadImage(role, url) {
-  const image = new Image();
-  image.dataset["role"] = role;
-  image.alt = "";
-  image.draggable = false;
+  const image = layerImage({ "data-role": role });
   image.decoding = "sync"; // paint in the frame of the key press, not one frame later
   image.src = url;
   return image;

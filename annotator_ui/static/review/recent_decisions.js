@@ -3,6 +3,7 @@
 import { afterFrame } from "../lib/after_frame.js";
 import { button, byId, el, replace } from "../lib/dom.js";
 import { pluralize } from "../lib/format.js";
+import { layerImage } from "../lib/layer_image.js";
 import { describeReasons } from "./reason_layers.js";
 
 /**
@@ -88,5 +89,5 @@ export function describeRows(rows) {
 /** @param {ReviewItem} card */
 function thumbnail(card) {
   const layer = card.layers.blended ?? card.layers.foreground;
-  return el("img", { src: layer?.small, alt: "", width: 32, height: 32, draggable: "false" });
+  return layerImage({ src: layer?.small, width: 32, height: 32 });
 }

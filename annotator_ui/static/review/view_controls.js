@@ -1,7 +1,8 @@
 /** View controls of the single view: view, zoom and layer, by buttons and keyboard shortcuts. */
 
 import { createButtonGroup } from "../lib/button_group.js";
-import { button, byId, el, replace } from "../lib/dom.js";
+import { button, byId, replace } from "../lib/dom.js";
+import { layerImage } from "../lib/layer_image.js";
 import { VIEWS, ZOOMS } from "./viewer.js";
 
 const LABELS = new Map([
@@ -48,7 +49,7 @@ export function installViewControls(viewer, shortcuts, current, nextBackground) 
     if (layer === "swap") {
       const src = nextBackground();
       if (!src) return;
-      viewer.addImage(el("img", { src, alt: "", "data-role": "other", draggable: "false" }));
+      viewer.addImage(layerImage({ src, "data-role": "other" }));
     }
     viewer.set("layer", layer);
   };
