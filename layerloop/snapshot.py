@@ -192,7 +192,7 @@ def _find(instance: AppContext, name: str) -> str:
         try:
             return find_snapshot(tx, name)
         except NotFound:  # no snapshot has the tag "latest": take the newest
-            newest = list_snapshots(tx)[:1] if name == LATEST else []
+            newest = list_snapshots(tx, limit=1) if name == LATEST else []
             if not newest:
                 raise
             return str(newest[0]["id"])

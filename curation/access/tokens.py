@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from curation.access.scopes import Scope
 from curation.db import time_spans
 from curation.db.engine import Transaction
+from curation.db.paging import read_page
 from curation.db.tables import api_tokens
 from curation.domain import Role
 from curation.errors import Conflict, NotFound, Refused
@@ -92,13 +93,21 @@ def create_token(
     return token
 
 
-def list_tokens(tx: Transaction) -> list[dict[str, Any]]:
-    """Return all tokens without their hashes, newest first, each with its state."""
+def list_tokens(tx: Transaction, limit: int = 0, after: int | None = None) -> list[dict[str, Any]]:
+    """Return tokens without their hashes, newest first, each with its state.
+
+    Args:
+        tx: The transaction.
+        limit: The largest number; 0 for no limit.
+        after: Id of the last token of the page before; None for the first page.
+    """
     columns = [column for column in api_tokens.c if column.name != "hash"]
-    rows = tx.execute(sa.select(*columns, sa.func.now().label("now")).order_by(columns[0].desc()))
+    query = sa.select(*columns, sa.func.now().label("now"))
+    place = None if after is None else [after]
+    rows = read_page(tx, query, [api_tokens.c.id], limit=limit, after=place)
     return [
         {name: value for name, value in row.items() if name != "now"} | {"state": _state(row)}
-        for row in rows.mappings()
+        for row in rows
     ]
 
 
@@ -131,7 +140,7 @@ def _active(name: str) -> sa.ColumnElement[bool]:
     return sa.and_(api_tokens.c.name == name, api_tokens.c.revoked_at.is_(None))
 
 
-def _state(row: sa.RowMapping) -> str:
+def _state(row: Mapping[str, Any]) -> str:
     expires_at: datetime = row["expires_at"]
     if row["revoked_at"] is not None:
         return "revoked"

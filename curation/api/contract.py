@@ -24,6 +24,15 @@ REQUIREMENT = "requires "
 """The beginning of a scheme name that states a role, and a scope where there is one."""
 
 
+LINK_HEADER = {
+    "Link": {
+        "description": 'The address of the next page, as <...>; rel="next"; absent on the last.',
+        "schema": {"type": "string"},
+    }
+}
+"""The header that names the next page of a list."""
+
+
 class ErrorDetail(BaseModel):
     """The problem, and what to do about it."""
 
@@ -74,6 +83,16 @@ def with_links(status: int, **links: dict[str, Any]) -> dict[int | str, dict[str
         **links: The links by name; see `link`.
     """
     return {status: {"links": links}}
+
+
+def list_page(**links: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """Return the `responses` of a route that lists pages (curation.api.paging).
+
+    Args:
+        **links: The links by name; see `link`.
+    """
+    described: dict[str, Any] = {"headers": LINK_HEADER}
+    return error_responses(404) | {200: described | ({"links": links} if links else {})}
 
 
 def operation_link(operation: str, body: Any = None, **parameters: str) -> dict[str, Any]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from operator import itemgetter
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel
 
 from curation.api.auth import ReadRounds, WriteRounds
-from curation.api.contract import error_responses
+from curation.api.contract import error_responses, list_page
+from curation.api.paging import Limit, PageNumber, cut_page
 from curation.db.engine import Transaction
 from curation.loops import control, rows
 from curation.loops.plan import LoopReviewer, LoopState, LoopStep
@@ -40,13 +42,19 @@ class LoopResponse(BaseModel):
     started_at: datetime
 
 
-@router.get("/loops", summary="List loops")
+@router.get("/loops", summary="List loops", responses=list_page())
 def get_loops(
-    visit: ReadRounds, limit: Annotated[int, Query(ge=1, le=1_000)] = 20
+    request: Request,
+    response: Response,
+    visit: ReadRounds,
+    limit: Limit = 20,
+    after: PageNumber | None = None,
 ) -> list[LoopResponse]:
-    """Return loops, newest first."""
+    """Return loops, newest first, after the loop `after`."""
     with visit.transaction() as (tx, _):
-        return [_loop(tx, row["id"]) for row in rows.list_loops(tx, limit)]
+        found = rows.list_loops(tx, limit + 1, after)
+        shown = cut_page(request, response, found, limit, itemgetter("id"))
+        return [_loop(loop) for loop in rows.read_loops(tx, shown)]
 
 
 @router.post("/loops/{number}/pause", summary="Pause a loop", responses=error_responses(404, 409))
@@ -72,11 +80,10 @@ def _change(
 ) -> LoopResponse:
     with visit.transaction() as (tx, reviewer):
         change(tx, number, reviewer.name)
-        return _loop(tx, number)
+        return _loop(rows.find_loop(tx, number))
 
 
-def _loop(tx: Transaction, loop_id: int) -> LoopResponse:
-    loop = rows.find_loop(tx, loop_id)
+def _loop(loop: rows.Loop) -> LoopResponse:
     return LoopResponse(
         id=loop.id,
         state=loop.state,

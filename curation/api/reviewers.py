@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from operator import attrgetter
+from typing import Annotated, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
 from curation.api.auth import Annotator, ReadStatistics
-from curation.api.contract import error_responses
+from curation.api.contract import error_responses, list_page
+from curation.api.fields import STORABLE
+from curation.api.paging import Limit, cut_page
 from curation.domain import Role
 from curation.reporting import kept
+from curation.review.reviewers import PERSON, list_reviewers
 from curation.statistics.psychometric import Curve
 
 router = APIRouter(prefix="/api", tags=["reviewers"], responses=error_responses(401))
 
+
+PersonName = Annotated[str, Query(min_length=1, max_length=200), STORABLE]
 
 # Numbers with their uncertainty
 
@@ -139,9 +145,20 @@ def get_my_stats(visit: Annotator) -> ReviewerStatsResponse:
     return ReviewerStatsResponse(**stats)
 
 
-@router.get("/reviewers", summary="List the statistics of all reviewers")
-def get_all_reviewer_stats(visit: ReadStatistics) -> list[ReviewerStatsResponse]:
-    """Return the statistics of all people who review."""
+@router.get("/reviewers", summary="List the statistics of all reviewers", responses=list_page())
+def get_all_reviewer_stats(
+    request: Request,
+    response: Response,
+    visit: ReadStatistics,
+    limit: Limit = 100,
+    after: PersonName | None = None,
+) -> list[ReviewerStatsResponse]:
+    """Return the statistics of people who review, in the order in which they were added.
+
+    They follow the person `after`.
+    """
     with visit.transaction(one_view=True) as (tx, _):
-        stats = kept.reviewer_reports(tx, kept.people_of(tx))
+        found = list_reviewers(tx, kind=PERSON, limit=limit + 1, after=after)
+        people = cut_page(request, response, found, limit, attrgetter("name"))
+        stats = kept.reviewer_reports(tx, people)
     return [ReviewerStatsResponse(**reviewer) for reviewer in stats]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated, Any, Literal
+from operator import itemgetter
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Path
-from pydantic import BaseModel
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from curation.api.auth import ListRounds, ReadRounds, WriteRounds
-from curation.api.contract import error_responses, operation_link, with_links
+from curation.api.contract import error_responses, list_page, operation_link, with_links
 from curation.api.fields import QUERY_NUMBER
-from curation.domain import CandidateState, Kind, LayerRole, RejectReason, Role, RoundState
+from curation.api.paging import Limit, PageNumber, cut_page
+from curation.api.round_responses import OwnProgress, RoundAgreement, RoundReport, RoundResponse
+from curation.domain import Role, RoundState
 from curation.reporting import kept, round_report
 from curation.review import progress
 from curation.review.reviewers import Reviewer
@@ -24,272 +25,7 @@ BEFORE_REVIEW = frozenset({"requested", "generating", "generated", "refused", "f
 
 Number = Annotated[int, Path(ge=1, le=2**31 - 1), QUERY_NUMBER]
 
-
-# Rounds
-
-
-class OwnProgress(BaseModel):
-    """My progress in a round: candidates that I may still get, my verdicts, and my accepts."""
-
-    waiting: int
-    mine: int
-    accepted: int
-
-
-class RoundResponse(BaseModel):
-    """A round with the number of its candidates by state.
-
-    Annotators get only the counts of states before review, and no checkpoint: the others would
-    reveal verdicts of other reviewers, and which candidates are gold. `own` is the caller's
-    progress, in the list of rounds.
-    """
-
-    id: int
-    purpose: Literal["generated", "seeds"]
-    kind: Kind
-    state: RoundState
-    quota: int
-    priority: int
-    checkpoint: str | None
-    opened_at: datetime
-    closed_at: datetime | None
-    counts: dict[CandidateState, int]
-    own: OwnProgress | None = None
-
-
-class RoundWithPolicy(RoundResponse):
-    """A round with the policy that selects candidates for review."""
-
-    policy: dict[str, Any]
-
-
-# The report of a round: see curation.reporting.round_report
-
-
-class Funnel(BaseModel):
-    """The numbers of candidates from request to verdict."""
-
-    requested: int
-    generated: int
-    refused: int
-    shown: int
-    decided: int
-    accepted: int
-    rejected: int
-    waiting: int
-    unshown: int
-    failed: int
-
-
-class RefusalCount(BaseModel):
-    """The number of candidates that screening refused by one signal."""
-
-    signal: str | None
-    count: int
-
-
-class ReasonCount(BaseModel):
-    """How often one kind of reviewer gave a reason, for pairs by layer (null if not given)."""
-
-    reason: RejectReason
-    layer: LayerRole | None
-    count: int
-    kind: Literal["person", "rule_reviewer", "auto_reviewer"]
-
-
-class SignalSummary(BaseModel):
-    """The distribution of a signal over n candidates: 10th percentile, median, 90th percentile."""
-
-    name: str
-    n: int
-    low: float
-    median: float
-    high: float
-
-
-class Defects(BaseModel):
-    """Rejects per 100, with the 95 % Wilson interval, from n decisions weighted by propensity."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-
-class DefectsByKind(BaseModel):
-    """Defects found by people and by the rule reviewer; null without decisions."""
-
-    person: Defects | None
-    rule_reviewer: Defects | None
-
-
-class ReviewerCounts(BaseModel):
-    """The decisions of one reviewer in a round."""
-
-    name: str
-    kind: Literal["person", "rule_reviewer", "auto_reviewer"]
-    decisions: int
-    accepted: int
-    median_dwell_ms: float | None
-
-
-class ReviewCost(BaseModel):
-    """The review time of a round; null without accepts or without measured times."""
-
-    seconds_per_accept: float | None
-    accepts_per_hour: float | None
-    decisions: int
-    reviewers: list[ReviewerCounts]
-
-
-class RuleReviewerStatistics(BaseModel):
-    """The decisions of the rule reviewer."""
-
-    decisions: int
-    accepted: int
-
-
-class AutoReviewerStatistics(RuleReviewerStatistics):
-    """The automatic decisions, by a gate or by top-N acceptance."""
-
-
-class SliceCost(BaseModel):
-    """The review time per accept for one part of a policy; null without measured times."""
-
-    slice: str
-    reviews: int
-    seconds: float | None
-    accepted: int
-    seconds_per_accept: float | None
-
-
-class NextHour(BaseModel):
-    """The forecast for an hour of review: reviews at the present rate, and accepts by score."""
-
-    reviews: float
-    left: int
-    accepts: float
-    certain: bool
-
-
-class CostReport(BaseModel):
-    """Cost per accepted sample, the forecast, and the reason to stop review, if there is one."""
-
-    slices: list[SliceCost]
-    next_hour: NextHour | None
-    stop: str | None
-
-
-class ErrorBounds(BaseModel):
-    """k errors in n decisions, with one-sided exact bounds on their share at the gate's level."""
-
-    k: int
-    n: int
-    low: float
-    high: float
-
-
-class AuditAnswer(BaseModel):
-    """People's verdicts on a sample of a gate's decisions; `low` bounds the error rate below."""
-
-    judged: int
-    errors: int
-    low: float
-
-
-class Gate(BaseModel):
-    """A score beyond which the auto-reviewer decides, with its error rates.
-
-    `lost` bounds the share of good candidates that a reject gate rejects, or of bad candidates that
-    an accept gate accepts; `wrong` bounds the share of wrong verdicts. `contradicted` means that
-    its audit has closed it.
-    """
-
-    id: int
-    verdict: Literal["accept", "reject"]
-    interim_look: int
-    threshold: float
-    budget: float
-    level: float
-    share: float
-    lost: ErrorBounds
-    wrong: ErrorBounds
-    audit: AuditAnswer
-    stands: bool
-    contradicted: bool
-
-
-class RoundReport(BaseModel):
-    """The report of one round.
-
-    `failures` counts failed candidates by reason; `pauses` is what workers pause, and why.
-    """
-
-    round: RoundWithPolicy
-    funnel: Funnel
-    refusals: list[RefusalCount]
-    reasons: list[ReasonCount]
-    signals: list[SignalSummary]
-    defects_per_100: DefectsByKind
-    human: ReviewCost
-    rule_reviewer: RuleReviewerStatistics
-    auto_reviewer: AutoReviewerStatistics
-    review_cost: CostReport
-    gates: list[Gate]
-    seconds_left: float | None
-    failures: dict[str, int]
-    pauses: list[str]
-    waiting_work: dict[str, int]
-    evaluation: dict[str, float]
-
-
-# The agreement of reviewers: see curation.quality.agreement
-
-
-class Coefficient(BaseModel):
-    """A coefficient of agreement, at most 1, and 0 for chance, with its 95 % interval."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-class AgreementResponse(BaseModel):
-    """The agreement of people beyond chance: Krippendorff's alpha and Gwet's AC1."""
-
-    decided_twice: int
-    agreed: float | None
-    alpha: Coefficient
-    ac1: Coefficient
-
-
-class PairAgreementAnswer(AgreementResponse):
-    """The agreement of two people."""
-
-    reviewers: list[str]
-
-
-class ConsensusResponse(BaseModel):
-    """The consensus rule of a round: reviewers per candidate, rule, and required certainty."""
-
-    rule: Literal["single", "majority", "dawid_skene"]
-    overlap: int
-    certainty: float
-    rule_reviewer_votes: bool
-
-
-class RoundAgreement(AgreementResponse):
-    """The agreement in a round, also of each two people, and candidates for an adjudicator.
-
-    `as_of` is the time of an agreement that is computed from time to time; null if it is of now.
-    """
-
-    round: int
-    as_of: datetime | None
-    consensus: ConsensusResponse
-    adjudicating: int
-    pairs: list[PairAgreementAnswer]
-
+States = Annotated[list[RoundState], Query(max_length=3)]
 
 # Routes
 
@@ -297,17 +33,24 @@ class RoundAgreement(AgreementResponse):
 @router.get(
     "",
     summary="List rounds",
-    responses=with_links(
-        200,
+    responses=list_page(
         report=operation_link("get_round", number="$response.body#/0/id"),
         agreement=operation_link("get_agreement", number="$response.body#/0/id"),
         pause_round=operation_link("pause_round", number="$response.body#/0/id"),
     ),
 )
-def get_rounds(visit: ListRounds) -> list[RoundResponse]:
-    """Return all rounds, oldest first."""
+def get_rounds(
+    request: Request,
+    response: Response,
+    visit: ListRounds,
+    state: States = [],  # noqa: B006  # FastAPI copies it
+    limit: Limit = 100,
+    after: PageNumber | None = None,
+) -> list[RoundResponse]:
+    """Return rounds, newest first, after the round `after`; with `state` only those in a state."""
     with visit.transaction() as (tx, reviewer):
-        rows = lifecycle.list_rounds(tx)
+        found = lifecycle.list_rounds(tx, states=state, limit=limit + 1, after=after)
+        rows = cut_page(request, response, found, limit, itemgetter("id"))
         # Programs do not review.
         own = (
             progress.progress_by_round(tx, reviewer.id, [row["id"] for row in rows])

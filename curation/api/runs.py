@@ -5,13 +5,15 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from operator import itemgetter
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from curation.api.auth import ListRuns, ReadCheckpoints, WriteCheckpoints
-from curation.api.contract import error_responses, operation_link, with_links
+from curation.api.contract import error_responses, list_page, operation_link
+from curation.api.paging import Limit, cut_page
 from curation.checkpoints import registry, run_history, run_queue
 from curation.db.engine import Transaction
 from curation.domain import Role, RunState
@@ -93,18 +95,20 @@ class PriorityRequest(BaseModel):
 @router.get(
     "/runs",
     summary="List training runs",
-    responses=error_responses(404)
-    | with_links(200, run=operation_link("get_run", run="$response.body#/0/id")),
+    responses=list_page(run=operation_link("get_run", run="$response.body#/0/id")),
 )
 def get_runs(
+    request: Request,
+    response: Response,
     visit: ListRuns,
-    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+    limit: Limit = 100,
     after: uuid.UUID | None = None,
 ) -> list[RunResponse]:
     """Return training runs, newest first, after the run `after`; for annotators without results."""
     with visit.transaction() as (tx, reviewer):
         before = registry.find_run(tx, after) if after else None
-        rows = registry.list_runs(tx, limit, before)
+        found = registry.list_runs(tx, limit + 1, before)
+    rows = cut_page(request, response, found, limit, itemgetter("id"))
     return [_run(row, reviewer.role) for row in rows]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Annotated, Any
 
 import sqlalchemy as sa
@@ -12,9 +13,10 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, Field, Strict, StrictBool
 
 from curation.api.auth import ReadSnapshots, WriteSnapshots
-from curation.api.contract import error_responses, operation_link, with_links
+from curation.api.contract import error_responses, list_page, operation_link, with_links
 from curation.api.fields import JSON_NUMBER, QUERY_NUMBER, STORABLE, Body
 from curation.api.image_urls import ImageUrls
+from curation.api.paging import Digest, Limit, cut_page
 from curation.datasets import snapshots
 from curation.datasets.freeze_query import FreezeQuery
 from curation.datasets.holdout import fingerprint_layers
@@ -110,13 +112,19 @@ class FreezeRequest(Body):
 @router.get(
     "",
     summary="List snapshots",
-    responses=with_links(200, snapshot=operation_link("get_snapshot", name="$response.body#/0/id")),
+    responses=list_page(snapshot=operation_link("get_snapshot", name="$response.body#/0/id")),
 )
-def get_snapshots(visit: ReadSnapshots) -> list[SnapshotResponse]:
-    """Return all snapshots, newest first."""
+def get_snapshots(
+    request: Request,
+    response: Response,
+    visit: ReadSnapshots,
+    limit: Limit = 100,
+    after: Digest | None = None,
+) -> list[SnapshotResponse]:
+    """Return snapshots, newest first, after the snapshot `after`."""
     with visit.transaction() as (tx, _):
-        rows = snapshots.list_snapshots(tx)
-    return [_answer(row) for row in rows]
+        found = snapshots.list_snapshots(tx, limit + 1, after)
+    return [_answer(row) for row in cut_page(request, response, found, limit, itemgetter("id"))]
 
 
 @router.get(
@@ -202,7 +210,7 @@ def post_snapshot(visit: WriteSnapshots, body: FreezeRequest) -> SnapshotRespons
 
 def _find(tx: Transaction, name: str) -> dict[str, Any]:
     snapshot = snapshots.find_snapshot(tx, name)
-    return next(row for row in snapshots.list_snapshots(tx) if row["id"] == snapshot)
+    return snapshots.read_snapshots(tx, [snapshot])[snapshot]
 
 
 def _sizes(tx: Transaction, samples: Sequence[Sample]) -> Mapping[str, sa.Row[Any]]:

@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from curation.db import leases, runs
 from curation.db.engine import Transaction
+from curation.db.paging import find_place, read_page
 from curation.db.tables import checkpoints, training_runs
 from curation.domain import Checkpoint, JobName, Progress, RunState, TrainingRequest
 from curation.errors import Conflict, NotFound
@@ -206,6 +207,11 @@ def list_runs(
     return runs.list_runs(tx, training_runs, limit, before)
 
 
+def find_runs(tx: Transaction, prefix: str, limit: int) -> list[dict[str, Any]]:
+    """Return training runs by the first digits of their id; see `curation.db.runs.find_runs`."""
+    return runs.find_runs(tx, training_runs, prefix, limit)
+
+
 def register_checkpoint(tx: Transaction, checkpoint: Checkpoint, actor: str) -> str:
     """Register a checkpoint whose files are in the store already; the call is idempotent.
 
@@ -281,10 +287,28 @@ def find_checkpoint(tx: Transaction, name: str) -> Checkpoint:
     raise NotFound(f"there is no checkpoint {name!r}", "'layerloop checkpoint list' shows them")
 
 
-def list_checkpoints(tx: Transaction) -> list[dict[str, Any]]:
-    """Return the rows of all checkpoints, newest first."""
-    listed = sa.select(checkpoints).order_by(checkpoints.c.created_at.desc(), checkpoints.c.id)
-    return [dict(row) for row in tx.execute(listed).mappings()]
+def list_checkpoints(
+    tx: Transaction, limit: int = 0, after: str | None = None
+) -> list[dict[str, Any]]:
+    """Return the rows of checkpoints, newest first.
+
+    Args:
+        tx: The transaction.
+        limit: The largest number; 0 for no limit.
+        after: Id of the last checkpoint of the page before; None for the first page.
+
+    Raises:
+        NotFound: There is no checkpoint `after`.
+    """
+    order = [checkpoints.c.created_at, checkpoints.c.id]
+    place = find_place(tx, order, after)
+    return read_page(tx, sa.select(checkpoints), order, limit=limit, after=place)
+
+
+def get_checkpoint_row(tx: Transaction, checkpoint: str) -> dict[str, Any]:
+    """Return the row of a checkpoint that exists."""
+    query = sa.select(checkpoints).where(checkpoints.c.id == checkpoint)
+    return dict(tx.execute(query).mappings().one())
 
 
 def record_metrics(tx: Transaction, checkpoint: str, metrics: dict[str, float], actor: str) -> None:

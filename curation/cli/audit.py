@@ -7,15 +7,14 @@ from typing import Annotated
 
 import typer
 
+from curation.cli.lists import Limit, print_page, query_limit
 from curation.cli.output import (
     Json,
     console,
     context,
     print_json,
     print_json_line,
-    print_limited,
     print_text,
-    query_limit,
 )
 
 app = typer.Typer(no_args_is_help=True)
@@ -26,14 +25,19 @@ def list_(
     kind: Annotated[str, typer.Option(help="Only events of this kind, such as 'signed in'.")] = "",
     actor: Annotated[str, typer.Option(help="Only events of this person or program.")] = "",
     subject: Annotated[str, typer.Option(help="Only events about this, such as 'round 7'.")] = "",
-    limit: Annotated[int, typer.Option(help="Number of events; 0 lists all.", min=0)] = 50,
+    limit: Limit = 50,
+    after: Annotated[
+        int | None, typer.Option(help="List events older than this one, by its id.", min=1)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List events, newest first: who did what, and when."""
     from curation.events.listing import list_events
 
     with context() as ctx, ctx.database.transaction() as tx:
-        rows = list_events(tx, kind=kind, actor=actor, subject=subject, limit=query_limit(limit))
+        rows = list_events(
+            tx, kind=kind, actor=actor, subject=subject, limit=query_limit(limit), after=after
+        )
     columns = {
         "id": itemgetter("id"),
         "time": itemgetter("created_at"),
@@ -42,7 +46,7 @@ def list_(
         "subject": itemgetter("subject"),
         "data": itemgetter("data"),
     }
-    print_limited(rows, columns, limit, as_json)
+    print_page(rows, columns, limit, as_json)
 
 
 @app.command()

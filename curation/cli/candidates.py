@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -9,15 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from curation.cli.lists import Limit, print_page, query_limit
 from curation.cli.output import (
     MAX_ID,
     Json,
     console,
     context,
     print_json,
-    print_limited,
     print_text,
-    query_limit,
     warn,
 )
 from curation.domain import CandidateState, LayerRole
@@ -38,16 +38,17 @@ def list_(
     state: Annotated[
         CandidateState | None, typer.Option(help="Only candidates in this state.")
     ] = None,
-    limit: Annotated[
-        int, typer.Option(help="Maximum number of rows; 0 for all.", min=0, max=MAX_ID)
-    ] = 100,
+    limit: Limit = 100,
+    after: Annotated[
+        uuid.UUID | None, typer.Option(help="List candidates after this one, by its id.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List candidates with prompt, seed, state, flags and layers."""
+    """List candidates by round, with prompt, seed, state, flags and layers."""
     from curation.rounds import lifecycle
 
     with context() as ctx, ctx.database.transaction() as tx:
-        rows = lifecycle.list_candidates(tx, number, state, query_limit(limit))
+        rows = lifecycle.list_candidates(tx, number, state, query_limit(limit), after)
     # The columns of the table; JSON output has all fields of the rows.
     columns = {
         "candidate": lambda r: r["id"].hex[:12],
@@ -59,7 +60,7 @@ def list_(
         "note": lambda r: r["note"],
         "changed": lambda r: r["changed_at"],
     }
-    print_limited(rows, columns, limit, as_json)
+    print_page(rows, columns, limit, as_json)
 
 
 @app.command()

@@ -11,6 +11,7 @@ import typer
 
 from curation.cli.comparison import compare
 from curation.cli.evaluation import CheckpointArgument, evaluate, format_metrics
+from curation.cli.lists import Limit, print_page, query_limit
 from curation.cli.memory import print_memory
 from curation.cli.output import (
     ACTOR,
@@ -20,7 +21,6 @@ from curation.cli.output import (
     context,
     print_json,
     print_result,
-    print_rows,
     print_text,
     progress,
     resume_hint,
@@ -104,9 +104,7 @@ def train(
             previous = snapshots.find_local_snapshot(tx, start.snapshot) if start else None
             changed = (dict(start.changes) if start else {}) | parse_overrides(changes or [])
             order = TrainingRequest(recipe, preset, found, previous, start, seed, images, changed)
-            samples = next(
-                row["samples"] for row in snapshots.list_snapshots(tx) if row["id"] == found
-            )
+            samples = snapshots.read_snapshots(tx, [found])[found]["samples"]
             check_training_request(order, ctx.settings.trainer)
             if not dry_run:
                 run = registry.request_training(tx, order, ACTOR)
@@ -145,12 +143,19 @@ def train(
 
 
 @app.command("list")
-def list_(as_json: Json = False) -> None:
+def list_(
+    limit: Limit = 100,
+    after: Annotated[
+        str | None, typer.Option(help="List checkpoints older than this one, by its id.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """List checkpoints with their metrics, newest first; the promoted one is marked."""
     from curation.checkpoints import registry
 
     with context() as ctx, ctx.database.transaction() as tx:
-        rows = registry.list_checkpoints(tx)
+        last = registry.find_checkpoint(tx, after).id if after else None
+        rows = registry.list_checkpoints(tx, query_limit(limit), last)
         promoted = registry.find_promoted_checkpoint(tx)
     columns = {
         "checkpoint": lambda r: short_hash(r["id"]),
@@ -162,7 +167,7 @@ def list_(as_json: Json = False) -> None:
         "metrics": lambda r: format_metrics(r["evaluation"]),
         "trained": lambda r: r["created_at"],
     }
-    print_rows(rows, columns, as_json)
+    print_page(rows, columns, limit, as_json)
 
 
 @app.command()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from curation.cli.lists import Limit, print_page, query_limit
 from curation.cli.output import (
     ACTOR,
     MAX_ID,
@@ -15,7 +16,6 @@ from curation.cli.output import (
     context,
     print_json,
     print_result,
-    print_rows,
     print_text,
     short_hash,
 )
@@ -135,16 +135,19 @@ def start(
 
 @app.command("list")
 def list_(
-    limit: Annotated[int, typer.Option(help="Largest number; 0 for all.", min=0)] = 50,
+    limit: Limit = 50,
+    after: Annotated[
+        int | None, typer.Option(help="List loops older than this one.", min=1, max=MAX_ID)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List loops, newest first."""
-    from curation.loops.rows import list_loops
+    from curation.loops.rows import INTERNAL, list_loops
 
     with context() as ctx, ctx.database.transaction() as tx:
-        found = list_loops(tx, limit)
-    print_rows(
-        found,
+        found = list_loops(tx, query_limit(limit), after)
+    print_page(
+        [{name: row[name] for name in row if name not in INTERNAL} for row in found],
         {
             "loop": lambda row: row["id"],
             "state": lambda row: row["state"],
@@ -154,6 +157,7 @@ def list_(
             "started": lambda row: row["created_at"],
             "reason": lambda row: row["reason"] or "",
         },
+        limit,
         as_json,
     )
 

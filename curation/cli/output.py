@@ -284,30 +284,6 @@ def make_table(
     return table
 
 
-def print_limited(
-    rows: Sequence[Mapping[str, Any]],
-    columns: Mapping[str, Callable[[Any], Any]],
-    limit: int,
-    as_json: bool,
-) -> None:
-    """Print a listing of at most `limit` rows, and a note on stderr if it is truncated.
-
-    Args:
-        rows: The rows, one more than the limit if there are more (see `query_limit`).
-        columns: As of `print_rows`.
-        limit: The maximum number of rows, 0 for all.
-        as_json: Print JSON instead of a table.
-    """
-    print_rows(rows[:limit] if limit else rows, columns, as_json)
-    if limit and len(rows) > limit:
-        console.print(f"only the first {limit}; --limit 0 lists all")
-
-
-def query_limit(limit: int) -> int:
-    """Return the number of rows to query so that a truncated listing is noticed; 0 is all."""
-    return limit + 1 if limit else 0
-
-
 @contextmanager
 def progress() -> Iterator[Callable[[Progress], None]]:
     """Provide a callback that shows progress on stderr, as bars on a terminal, else as lines."""

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
+from curation.cli.lists import Limit, print_page, query_limit
 from curation.cli.output import (
     ACTOR,
     Json,
     context,
     print_json,
     print_result,
-    print_rows,
     print_text,
 )
 from curation.domain import Role
@@ -61,17 +61,21 @@ def token(
 
 
 @app.command("list")
-def list_(as_json: Json = False) -> None:
-    """List all reviewers, including the rule reviewer."""
-    import sqlalchemy as sa
+def list_(
+    limit: Limit = 100,
+    after: Annotated[
+        str | None, typer.Option(help="List reviewers after this one, by name.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List reviewers, including the rule reviewer, oldest first."""
+    from dataclasses import asdict
 
-    from curation.db.tables import reviewers
+    from curation.review import reviewers
 
     with context() as ctx, ctx.database.transaction() as tx:
-        rows = [
-            dict(row)
-            for row in tx.execute(sa.select(reviewers).order_by(reviewers.c.id)).mappings()
-        ]
+        found = reviewers.list_reviewers(tx, limit=query_limit(limit), after=after)
+    rows = [asdict(reviewer) for reviewer in found]
     columns = {
         "name": itemgetter("name"),
         "kind": itemgetter("kind"),
@@ -79,7 +83,7 @@ def list_(as_json: Json = False) -> None:
         "active": itemgetter("active"),
         "paused": itemgetter("paused"),
     }
-    print_rows(rows, columns, as_json)
+    print_page(rows, columns, limit, as_json, itemgetter("name"))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Commands on the work of a round: its priority, and its failed candidates."""
+"""Commands on the work of a round: its priority, its failed candidates, and who decides."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from curation.cli.output import ACTOR, DryRun, Json, context, print_json, print_result, print_text
-from curation.cli.round_options import Number
+from curation.cli.round_options import Number, RoundReviewer
 
 Priority = Annotated[
     int,
@@ -47,3 +47,20 @@ def retry(number: Number, dry_run: DryRun = False, as_json: Json = False) -> Non
     print_text(f"{count} failed candidates {'would be' if dry_run else 'are'} tried again")
     for reason, failed in reasons.items():
         print_text(f"  {failed:>6}  {reason}")
+
+
+def review(
+    number: Number,
+    by: Annotated[
+        RoundReviewer,
+        typer.Option(help="'rules': the rule reviewer decides what waits; 'person': people do."),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Choose who decides the waiting candidates of a round from now on."""
+    from curation.rounds.work import set_rule_reviewer
+
+    with context() as ctx, ctx.database.transaction() as tx:
+        set_rule_reviewer(tx, number, by == RoundReviewer.rules, ACTOR)
+    whom = "the rule reviewer decides" if by == RoundReviewer.rules else "people decide"
+    print_result(f"{whom} in round {number}", as_json, round=number, reviewer=by.value)

@@ -8,16 +8,17 @@ from typing import Annotated
 import typer
 
 from curation.cli import round_work
+from curation.cli.lists import Limit, print_page, query_limit
 from curation.cli.loras import Lora, parse_loras
 from curation.cli.output import (
     ACTOR,
+    MAX_ID,
     DryRun,
     Json,
     console,
     context,
     print_json,
     print_result,
-    print_rows,
     print_text,
     short_hash,
 )
@@ -27,7 +28,6 @@ from curation.cli.round_options import (
     Number,
     Overlap,
     Policy,
-    RoundReviewer,
     RuleReviewerVotes,
     read_rules,
 )
@@ -35,6 +35,7 @@ from curation.cli.round_options import (
 app = typer.Typer(no_args_is_help=True)
 app.command()(round_work.set_priority)
 app.command()(round_work.retry)
+app.command()(round_work.review)
 
 
 @app.command("open")
@@ -173,12 +174,19 @@ def open_(
 
 
 @app.command("list")
-def list_(as_json: Json = False) -> None:
-    """List all rounds with their progress."""
+def list_(
+    limit: Limit = 100,
+    after: Annotated[
+        int | None,
+        typer.Option(help="List rounds older than this one.", min=1, max=MAX_ID),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List rounds with their progress, newest first."""
     from curation.rounds import lifecycle
 
     with context() as ctx, ctx.database.transaction() as tx:
-        rows = lifecycle.list_rounds(tx)
+        rows = lifecycle.list_rounds(tx, limit=query_limit(limit), after=after)
     columns = {
         "round": lambda r: r["id"],
         "state": lambda r: r["state"],
@@ -192,7 +200,7 @@ def list_(as_json: Json = False) -> None:
         "checkpoint": lambda r: short_hash(r["checkpoint_id"]),
         "opened": lambda r: r["created_at"],
     }
-    print_rows(rows, columns, as_json)
+    print_page(rows, columns, limit, as_json)
 
 
 @app.command()
@@ -214,24 +222,6 @@ def pause(number: Number, as_json: Json = False) -> None:
         lifecycle.pause_round(tx, number, ACTOR)
     message = f"round {number} is paused; 'layerloop round resume {number}' resumes it"
     print_result(message, as_json, round=number, state="paused")
-
-
-@app.command()
-def review(
-    number: Number,
-    by: Annotated[
-        RoundReviewer,
-        typer.Option(help="'rules': the rule reviewer decides what waits; 'person': people do."),
-    ],
-    as_json: Json = False,
-) -> None:
-    """Choose who decides the waiting candidates of a round from now on."""
-    from curation.loops.control import set_rule_reviewer
-
-    with context() as ctx, ctx.database.transaction() as tx:
-        set_rule_reviewer(tx, number, by == RoundReviewer.rules, ACTOR)
-    whom = "the rule reviewer decides" if by == RoundReviewer.rules else "people decide"
-    print_result(f"{whom} in round {number}", as_json, round=number, reviewer=by.value)
 
 
 @app.command()

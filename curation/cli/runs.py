@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from curation.cli.lists import Limit, print_page, query_limit
 from curation.cli.output import (
     ACTOR,
     Json,
     console,
     context,
     print_json,
-    print_limited,
     print_result,
     print_text,
-    query_limit,
     settings,
 )
 from curation.errors import Conflict, NotFound
@@ -35,9 +34,7 @@ Run = Annotated[str, typer.Argument(help="The run's id, or its first eight or mo
 
 @app.command("list")
 def list_(
-    limit: Annotated[
-        int, typer.Option("--limit", min=0, help="The largest number of runs; 0 lists all.")
-    ] = 50,
+    limit: Limit = 50,
     after: Annotated[
         str | None, typer.Option("--after", help="List runs older than this one, by its id.")
     ] = None,
@@ -57,7 +54,7 @@ def list_(
         "requested": lambda r: r["created_at"],
         "ended": lambda r: r["finished_at"],
     }
-    print_limited(rows, columns, limit, as_json)
+    print_page(rows, columns, limit, as_json)
 
 
 @app.command()
@@ -189,9 +186,12 @@ def _runs(
 
 def find_row(tx: Transaction, name: str) -> dict[str, Any]:
     """Return the run with this id or id prefix, with its kind. Raises NotFound."""
-    digits = name.replace("-", "").lower()
-    found = [row for row in _runs(tx) if uuid.UUID(str(row["id"])).hex.startswith(digits)]
-    if len(digits) < 8 or len(found) != 1:
+    from curation.checkpoints import registry
+    from curation.datasets import captions
+
+    found = [{"kind": "training"} | row for row in registry.find_runs(tx, name, 2)]
+    found += [{"kind": "captions"} | row for row in captions.find_runs(tx, name, 2)]
+    if len(found) != 1:
         raise NotFound(
             f"there is no run {name!r}", "'layerloop run list' shows the ids; eight digits suffice"
         )

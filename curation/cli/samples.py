@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from curation.cli.lists import Limit, print_page, query_limit
 from curation.cli.output import (
     ACTOR,
     DryRun,
@@ -14,9 +15,7 @@ from curation.cli.output import (
     console,
     context,
     print_json,
-    print_limited,
     print_text,
-    query_limit,
     short_hash,
 )
 
@@ -41,11 +40,14 @@ def list_(
     file: Annotated[
         str | None, typer.Option(help="Only samples whose file name ends with this text.")
     ] = None,
-    limit: Annotated[int, typer.Option(help="Maximum number of rows; 0 for all.", min=0)] = 100,
+    limit: Limit = 100,
+    after: Annotated[
+        str | None, typer.Option(help="List samples older than this one, by its id.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List the samples that the next snapshot would contain, newest first."""
-    from curation.datasets import sample_records
+    from curation.datasets import sample_records, samples
 
     with context() as ctx, ctx.database.transaction() as tx:
         rows = sample_records.list_samples(
@@ -54,6 +56,7 @@ def list_(
             without_caption=bare,
             file_suffix=file,
             limit=query_limit(limit),
+            after=samples.find_sample_id(tx, after) if after else None,
         )
     columns = {
         "sample": lambda r: short_hash(r["id"]),
@@ -65,7 +68,7 @@ def list_(
         "licence": lambda r: r["licence"][:30],
         "withdrawn" if withdrawn else "added": lambda r: r["withdrawn_at"] or r["created_at"],
     }
-    print_limited(rows, columns, limit, as_json)
+    print_page(rows, columns, limit, as_json)
 
 
 @app.command()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from curation.cli import snapshot_pull
+from curation.cli.lists import Limit, print_page, query_limit
 from curation.cli.output import (
     ACTOR,
     DryRun,
@@ -128,12 +129,19 @@ def freeze(
 
 
 @app.command("list")
-def list_(as_json: Json = False) -> None:
+def list_(
+    limit: Limit = 100,
+    after: Annotated[
+        str | None, typer.Option(help="List snapshots older than this one, by its id or tag.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """List snapshots, newest first."""
     from curation.datasets import snapshots
 
     with context() as ctx, ctx.database.transaction() as tx:
-        rows = snapshots.list_snapshots(tx)
+        last = snapshots.find_snapshot(tx, after) if after else None
+        rows = snapshots.list_snapshots(tx, query_limit(limit), last)
     columns = {
         "snapshot": lambda r: short_hash(r["id"]),
         "samples": lambda r: r["samples"],
@@ -142,7 +150,7 @@ def list_(as_json: Json = False) -> None:
         "parent": lambda r: short_hash(r["parent_id"]),
         "query": lambda r: _query_text(r["query"]),
     }
-    print_rows(rows, columns, as_json)
+    print_page(rows, columns, limit, as_json)
 
 
 @app.command()

@@ -10,13 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from curation.access.scopes import Scope
+from curation.cli.lists import Limit, print_page, query_limit
 from curation.cli.output import (
     ACTOR,
+    MAX_ID,
     Json,
     context,
     print_json,
     print_result,
-    print_rows,
     print_text,
 )
 from curation.errors import Refused
@@ -51,12 +52,19 @@ def create(
 
 
 @app.command("list")
-def list_(as_json: Json = False) -> None:
-    """List API tokens with their scopes, their expiry and their last use."""
+def list_(
+    limit: Limit = 100,
+    after: Annotated[
+        int | None,
+        typer.Option(help="List tokens older than this one, by its id.", min=1, max=MAX_ID),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List API tokens with their scopes, their expiry and their last use, newest first."""
     from curation.access import tokens
 
     with context() as ctx, ctx.database.transaction() as tx:
-        rows = tokens.list_tokens(tx)
+        rows = tokens.list_tokens(tx, query_limit(limit), after)
     columns: dict[str, Callable[[Any], Any]] = {
         "name": itemgetter("name"),
         "state": itemgetter("state"),
@@ -65,7 +73,7 @@ def list_(as_json: Json = False) -> None:
         "last used": itemgetter("last_used_at"),
         "created by": itemgetter("created_by"),
     }
-    print_rows(rows, columns, as_json)
+    print_page(rows, columns, limit, as_json)
 
 
 @app.command()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from curation.cli.lists import Limit, print_page, query_limit
 from curation.cli.output import (
     ACTOR,
     MAX_ID,
@@ -16,11 +17,9 @@ from curation.cli.output import (
     console,
     context,
     print_json,
-    print_limited,
     print_result,
     print_rows,
     print_text,
-    query_limit,
 )
 
 if TYPE_CHECKING:
@@ -123,14 +122,19 @@ def deliveries(
         int | None, typer.Option(help="Only those of this webhook.", min=1, max=MAX_ID)
     ] = None,
     state: Annotated[str, typer.Option(help="Only pending, delivered or failed ones.")] = "",
-    limit: Annotated[int, typer.Option(help="Number of deliveries; 0 lists all.", min=0)] = 50,
+    limit: Limit = 50,
+    after: Annotated[
+        uuid.UUID | None, typer.Option(help="List deliveries older than this one.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List deliveries, newest first, with their attempts and the last error."""
     from curation.events import webhooks
 
     with context() as ctx, ctx.database.transaction() as tx:
-        rows = webhooks.list_deliveries(tx, webhook=webhook, state=state, limit=query_limit(limit))
+        rows = webhooks.list_deliveries(
+            tx, webhook=webhook, state=state, limit=query_limit(limit), after=after
+        )
     columns = {
         "delivery": itemgetter("id"),
         "webhook": itemgetter("webhook_id"),
@@ -141,7 +145,7 @@ def deliveries(
         "last error": itemgetter("last_error"),
         "time": itemgetter("created_at"),
     }
-    print_limited(rows, columns, limit, as_json)
+    print_page(rows, columns, limit, as_json)
 
 
 @app.command()

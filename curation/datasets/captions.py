@@ -328,6 +328,11 @@ def list_runs(
     return runs.list_runs(tx, caption_runs, limit, before)
 
 
+def find_runs(tx: Transaction, prefix: str, limit: int) -> list[dict[str, Any]]:
+    """Return captioning runs by the first digits of their id; see `curation.db.runs.find_runs`."""
+    return runs.find_runs(tx, caption_runs, prefix, limit)
+
+
 def find_run(tx: Transaction, run: uuid.UUID) -> dict[str, Any]:
     """Return the row of a run. Raises NotFound."""
     return runs.find_run(tx, caption_runs, run, "captioning")

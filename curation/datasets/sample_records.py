@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from curation.datasets.samples import find_sample_id, has_no_caption
 from curation.db.engine import Transaction
+from curation.db.paging import find_place, read_page
 from curation.db.tables import captions, events, import_files, sample_layers, samples
 from curation.domain import Sample
 from curation.errors import Refused
@@ -22,6 +23,7 @@ def list_samples(
     without_caption: bool = False,
     file_suffix: str | None = None,
     limit: int = 0,
+    after: uuid.UUID | None = None,
 ) -> list[dict[str, Any]]:
     """Return samples, the newest first.
 
@@ -30,7 +32,11 @@ def list_samples(
         withdrawn: Return withdrawn samples instead of active samples.
         without_caption: Only samples without a caption, or whose caption was made from a file name.
         file_suffix: Only samples imported from files whose path inside their folder ends with this.
-        limit: Largest number of samples; 0 for all.
+        limit: The largest number; 0 for no limit.
+        after: The last sample of the page before; None for the first page.
+
+    Raises:
+        NotFound: There is no sample `after`.
     """
     query = sa.select(samples).where(
         samples.c.withdrawn_at.is_not(None) if withdrawn else samples.c.withdrawn_at.is_(None)
@@ -48,8 +54,9 @@ def list_samples(
                 named.where(import_files.c.name.endswith(file_suffix, autoescape=True))
             )
         )
-    query = query.order_by(samples.c.created_at.desc(), samples.c.id)
-    return [_row(row) for row in tx.execute(query.limit(limit) if limit else query).mappings()]
+    order = [samples.c.created_at, samples.c.id]
+    place = find_place(tx, order, after)
+    return [_row(row) for row in read_page(tx, query, order, limit=limit, after=place)]
 
 
 def show_sample(tx: Transaction, name: str) -> dict[str, Any]:

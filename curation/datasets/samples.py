@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID, insert
 
 from curation.datasets.licences import normalize_licence
 from curation.db.engine import Transaction
+from curation.db.id_prefixes import has_prefix
 from curation.db.tables import layers, sample_layers, samples
 from curation.domain import (
     CaptionSource,
@@ -198,26 +199,13 @@ def has_no_caption() -> sa.ColumnElement[bool]:
 
 def find_sample_id(tx: Transaction, name: str) -> uuid.UUID:
     """Return the id of a sample by its id or its first eight or more digits. Raises NotFound."""
-    digits = name.replace("-", "").lower()
-    plain = sa.func.replace(sa.cast(samples.c.id, sa.Text), "-", "")
-    found = tx.execute(
-        sa.select(samples.c.id).where(plain.startswith(digits, autoescape=True)).limit(2)
-    ).all()
-    if len(digits) < 8 or len(found) != 1:
+    found = tx.execute(sa.select(samples.c.id).where(has_prefix(samples.c.id, name)).limit(2)).all()
+    if len(found) != 1:
         raise NotFound(
             f"there is no sample {name!r}",
             "'layerloop sample list' shows ids; eight digits are enough",
         )
     return uuid.UUID(str(found[0].id))
-
-
-def count_samples(tx: Transaction) -> int:
-    """Return the number of samples that a snapshot would have now."""
-    return int(
-        tx.scalar(
-            sa.select(sa.func.count()).select_from(samples).where(samples.c.withdrawn_at.is_(None))
-        )
-    )
 
 
 _ACCEPTED = sa.text("""

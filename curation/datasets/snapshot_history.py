@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from curation.datasets.snapshots import find_snapshot, list_snapshots
+from curation.datasets.snapshots import find_snapshot, read_snapshots
 from curation.db.engine import Transaction
 from curation.db.tables import events, snapshot_notes, snapshots, tags
 from curation.errors import NotFound, Refused
@@ -105,15 +105,9 @@ def list_lineage(tx: Transaction, name: str) -> list[dict[str, Any]]:
     Raises:
         NotFound: There is no such snapshot.
     """
-    rows = {row["id"]: row for row in list_snapshots(tx)}
-    found: str | None = find_snapshot(tx, name)
-    lineage = []
-    # A parent is older than its child, so that the chain ends.
-    while found is not None and found in rows:
-        row = rows.pop(found)
-        lineage.append(row)
-        found = row["parent_id"]
-    return lineage
+    ids = list(tx.execute(_ANCESTORS, {"snapshot": find_snapshot(tx, name)}).scalars())
+    rows = read_snapshots(tx, ids)
+    return [rows[id_] for id_ in ids]
 
 
 def list_tag_moves(tx: Transaction, tag: str) -> list[dict[str, Any]]:
@@ -133,3 +127,14 @@ def list_tag_moves(tx: Transaction, tag: str) -> list[dict[str, Any]]:
         }
         for row in tx.execute(query).mappings()
     ]
+
+
+# An imported snapshot may have a parent that is not here. The path ends a chain of parents that
+# somebody gave in a circle.
+_ANCESTORS = sa.text("""
+    with recursive lineage as (
+        select id, parent_id, array[id] as path from snapshots where id = :snapshot
+        union all
+        select s.id, s.parent_id, l.path || s.id
+        from lineage l join snapshots s on s.id = l.parent_id and s.id <> all(l.path))
+    select id from lineage order by cardinality(path)""")

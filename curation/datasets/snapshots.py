@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from curation.datasets.licences import LicencePolicy
 from curation.datasets.manifest import Manifest, Part, prefix_length
 from curation.datasets.review_statistics import review_statistics
 from curation.db.engine import Transaction
+from curation.db.paging import find_place, read_page
 from curation.db.tables import samples, snapshot_notes, snapshots, tags
 from curation.errors import Conflict, NotFound, Refused
 from curation.ports import ObjectStore
@@ -208,21 +210,42 @@ def find_local_snapshot(tx: Transaction, snapshot: str | None) -> str | None:
     )
 
 
-def list_snapshots(tx: Transaction) -> list[dict[str, Any]]:
-    """Return all snapshots with their tags and the texts of their notes, newest first."""
-    named: dict[str, list[str]] = {}
-    for row in tx.execute(sa.select(tags).order_by(tags.c.name)):
-        named.setdefault(row.snapshot_id, []).append(row.name)
-    noted: dict[str, list[str]] = {}
-    for row in tx.execute(sa.select(snapshot_notes).order_by(snapshot_notes.c.id)):
-        noted.setdefault(row.snapshot_id, []).append(row.text)
-    listed = tx.execute(
-        sa.select(snapshots).order_by(snapshots.c.created_at.desc(), snapshots.c.id)
-    ).mappings()
-    return [
-        dict(row) | {"tags": named.get(row["id"], []), "notes": noted.get(row["id"], [])}
-        for row in listed
-    ]
+def list_snapshots(
+    tx: Transaction, limit: int = 0, after: str | None = None
+) -> list[dict[str, Any]]:
+    """Return snapshots with their tags and the texts of their notes, newest first.
+
+    Args:
+        tx: The transaction.
+        limit: The largest number; 0 for no limit.
+        after: Id of the last snapshot of the page before; None for the first page.
+
+    Raises:
+        NotFound: There is no snapshot `after`.
+    """
+    order = [snapshots.c.created_at, snapshots.c.id]
+    place = find_place(tx, order, after)
+    return _with_tags(tx, read_page(tx, sa.select(snapshots), order, limit=limit, after=place))
+
+
+def read_snapshots(tx: Transaction, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the rows of snapshots by id, as `list_snapshots` does; unknown ids are left out."""
+    rows = tx.execute(sa.select(snapshots).where(snapshots.c.id.in_(ids))).mappings()
+    return {row["id"]: row for row in _with_tags(tx, [dict(row) for row in rows])}
+
+
+def _with_tags(tx: Transaction, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add the tags and the texts of the notes to rows of snapshots."""
+    ids = [row["id"] for row in rows]
+    named: dict[str, list[str]] = {id_: [] for id_ in ids}
+    noted: dict[str, list[str]] = {id_: [] for id_ in ids}
+    wanted = sa.select(tags).where(tags.c.snapshot_id.in_(ids)).order_by(tags.c.name)
+    for row in tx.execute(wanted):
+        named[row.snapshot_id].append(row.name)
+    wanted = sa.select(snapshot_notes).where(snapshot_notes.c.snapshot_id.in_(ids))
+    for row in tx.execute(wanted.order_by(snapshot_notes.c.id)):
+        noted[row.snapshot_id].append(row.text)
+    return [row | {"tags": named[row["id"]], "notes": noted[row["id"]]} for row in rows]
 
 
 def _parent(tx: Transaction, parent: str | None, snapshot: str) -> str | None:

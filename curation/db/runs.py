@@ -10,6 +10,8 @@ import sqlalchemy as sa
 
 from curation.db import leases
 from curation.db.engine import Transaction
+from curation.db.id_prefixes import has_prefix
+from curation.db.paging import read_page
 from curation.domain import RunState
 from curation.errors import NotFound
 
@@ -43,12 +45,22 @@ def list_runs(
         limit: Largest number of rows; 0 returns all.
         before: Only runs older than this row of a run.
     """
-    query = sa.select(table).order_by(table.c.created_at.desc(), table.c.id.desc())
-    if before is not None:
-        place = sa.tuple_(sa.literal(before["created_at"]), sa.literal(before["id"], sa.Uuid()))
-        query = query.where(sa.tuple_(table.c.created_at, table.c.id) < place)
-    if limit:
-        query = query.limit(limit)
+    # A row of another table of runs has a place in this one too.
+    place = None if before is None else (before["created_at"], before["id"])
+    order = [table.c.created_at, table.c.id]
+    return read_page(tx, sa.select(table), order, limit=limit, after=place)
+
+
+def find_runs(tx: Transaction, table: sa.Table, prefix: str, limit: int) -> list[dict[str, Any]]:
+    """Return the rows of runs whose id begins with a prefix (`has_prefix`).
+
+    Args:
+        tx: The transaction.
+        table: The table of its kind of runs.
+        prefix: The first digits of the id.
+        limit: The largest number of rows.
+    """
+    query = sa.select(table).where(has_prefix(table.c.id, prefix)).limit(limit)
     return [dict(row) for row in tx.execute(query).mappings()]
 
 

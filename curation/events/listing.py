@@ -9,13 +9,20 @@ from typing import Any
 import sqlalchemy as sa
 
 from curation.db.engine import Transaction
+from curation.db.paging import read_page
 from curation.db.tables import event_seals, events
 
 PAGE = 1_000
 
 
 def list_events(
-    tx: Transaction, *, kind: str = "", actor: str = "", subject: str = "", limit: int = 0
+    tx: Transaction,
+    *,
+    kind: str = "",
+    actor: str = "",
+    subject: str = "",
+    limit: int = 0,
+    after: int | None = None,
 ) -> list[dict[str, Any]]:
     """Return events, newest first; empty filters are ignored.
 
@@ -24,14 +31,15 @@ def list_events(
         kind: Kind of the events, such as "signed in".
         actor: Who acted.
         subject: The object that the events are about.
-        limit: The largest number of events; 0 for all.
+        limit: The largest number; 0 for no limit.
+        after: The last event of the page before; None for the first page.
     """
-    query = sa.select(events).order_by(events.c.id.desc())
+    query = sa.select(events)
     for column, value in ((events.c.kind, kind), (events.c.actor, actor)):
         query = query.where(column == value) if value else query
     query = query.where(events.c.subject == subject) if subject else query
-    query = query.limit(limit) if limit else query
-    return [dict(row) for row in tx.execute(query).mappings()]
+    place = None if after is None else [after]
+    return read_page(tx, query, [events.c.id], limit=limit, after=place)
 
 
 def export_events(tx: Transaction, after: int = 0) -> Iterator[dict[str, Any]]:

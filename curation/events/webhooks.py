@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from curation.db.engine import Transaction, event_name
+from curation.db.paging import find_place, read_page
 from curation.db.tables import events, webhook_deliveries, webhooks
 from curation.domain import JobName
 from curation.errors import NotFound, Refused
@@ -128,7 +129,12 @@ def add_test_delivery(tx: Transaction, id_: int, actor: str) -> uuid.UUID:
 
 
 def list_deliveries(
-    tx: Transaction, *, webhook: int | None = None, state: str = "", limit: int = 0
+    tx: Transaction,
+    *,
+    webhook: int | None = None,
+    state: str = "",
+    limit: int = 0,
+    after: uuid.UUID | None = None,
 ) -> list[dict[str, Any]]:
     """Return deliveries, newest first.
 
@@ -136,18 +142,22 @@ def list_deliveries(
         tx: The transaction.
         webhook: Only those of this webhook.
         state: Only those in this state: pending, delivered or failed.
-        limit: The largest number of deliveries; 0 for all.
+        limit: The largest number; 0 for no limit.
+        after: The last delivery of the page before; None for the first page.
+
+    Raises:
+        NotFound: There is no delivery `after`.
     """
-    query = (
-        sa.select(webhook_deliveries, events.c.kind, events.c.subject)
-        .join_from(webhook_deliveries, events, events.c.id == webhook_deliveries.c.event_id)
-        .order_by(webhook_deliveries.c.created_at.desc(), webhook_deliveries.c.id)
+    query = sa.select(webhook_deliveries, events.c.kind, events.c.subject).join_from(
+        webhook_deliveries, events, events.c.id == webhook_deliveries.c.event_id
     )
     if webhook is not None:
         query = query.where(webhook_deliveries.c.webhook_id == webhook)
     query = query.where(webhook_deliveries.c.state == state) if state else query
-    query = query.limit(limit) if limit else query
-    return [dict(row) | {"event": event_name(row["kind"])} for row in tx.execute(query).mappings()]
+    order = [webhook_deliveries.c.created_at, webhook_deliveries.c.id]
+    place = find_place(tx, order, after)
+    rows = read_page(tx, query, order, limit=limit, after=place)
+    return [row | {"event": event_name(row["kind"])} for row in rows]
 
 
 def replay(

@@ -15,6 +15,7 @@ from curation.jobs.lease_heartbeat import (
     renewing_leases,
     stop_requested,
 )
+from curation.jobs.looking import SESSION_SECONDS
 from curation.jobs.model_cache import get_generator, get_round_checkpoint
 from curation.jobs.trouble import (
     InstanceTrouble,
@@ -32,9 +33,6 @@ from curation.runtime.context import AppContext
 log = logging.getLogger("layerloop.jobs")
 
 GENERATE_BATCH_SIZE: Final = 16
-
-SESSION_SECONDS: Final = 30.0
-"""Time after which a worker looks whether another round or kind of work is next."""
 
 LOADS_PER_SESSION: Final = 10
 """A checkpoint that took long to load is used for at least this many times as long."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -14,6 +15,9 @@ from curation.db.tables import caption_runs
 from curation.domain import Job, JobName, RunState
 from curation.loops import rows
 from curation.rounds import work
+
+SESSION_SECONDS: Final = 30.0
+"""Time after which a worker of rounds looks whether another round or kind of work is next."""
 
 
 def find_job(tx: Transaction, queue: str) -> Job | None:

@@ -19,6 +19,7 @@ from curation.jobs.lease_heartbeat import (
     renewing_leases,
     stop_requested,
 )
+from curation.jobs.looking import SESSION_SECONDS
 from curation.jobs.reconcile import open_rounds_with
 from curation.jobs.trouble import (
     InstanceTrouble,
@@ -43,9 +44,6 @@ from curation.selection.select import select_candidates
 log = logging.getLogger("layerloop.jobs")
 
 SCREEN_BATCH_SIZE: Final = 32
-
-SESSION_SECONDS: Final = 30.0
-"""Time after which a worker looks whether another round or kind of work is next."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from curation.checkpoints import registry, run_queue
 from curation.datasets import holdout, snapshots
 from curation.db.engine import Database, Transaction
 from curation.db.tables import decisions
-from curation.db.tables import rounds as rounds_table
 from curation.db.time_spans import seconds
 from curation.domain import JobName, RoundState, RunState, TrainingRequest
 from curation.errors import Refused
@@ -190,10 +189,7 @@ def _open(tx: Transaction, loop: Loop) -> bool:
         kind=plan.kind,
         actor=ACTOR,
     )
-    by_rules = plan.reviewer == LoopReviewer.rules
-    tx.execute(
-        sa.update(rounds_table).where(rounds_table.c.id == number).values(rule_reviewer=by_rules)
-    )
+    work.set_rule_reviewer(tx, number, plan.reviewer == LoopReviewer.rules, ACTOR)
     if plan.priority:
         work.set_priority(tx, number, plan.priority, ACTOR)
     rows.update_turn(tx, loop, round_id=number)

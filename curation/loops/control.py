@@ -127,36 +127,12 @@ def change_loop(tx: Transaction, loop_id: int, actor: str, changes: dict[str, An
         )
     rows.update_loop(tx, loop_id, plan=plan_to_dict(plan))
     if loop.round is not None and _round_state(tx, loop) != RoundState.closed:
-        set_rule_reviewer(tx, loop.round, plan.reviewer == LoopReviewer.rules, actor)
+        work.set_rule_reviewer(tx, loop.round, plan.reviewer == LoopReviewer.rules, actor)
         if plan.priority != loop.plan.priority:
             work.set_priority(tx, loop.round, plan.priority, actor)
     tx.log(actor, "loop changed", f"loop {loop_id}", **{key: str(changes[key]) for key in changes})
     tx.enqueue(JobName.advance_loop, loop_id)
     return plan
-
-
-def set_rule_reviewer(tx: Transaction, round_id: int, by_rules: bool, actor: str) -> None:
-    """Let the rule reviewer decide the waiting candidates of a round, or leave them to people.
-
-    Args:
-        tx: The transaction.
-        round_id: The round.
-        by_rules: Whether the rule reviewer decides.
-        actor: The name for the log.
-
-    Raises:
-        NotFound: There is no such round.
-        Conflict: It is closed.
-    """
-    row = lifecycle.find_round(tx, round_id)
-    if row["state"] == RoundState.closed:
-        raise Conflict(f"round {round_id} is closed", "'layerloop round list' shows open rounds")
-    if row["rule_reviewer"] != by_rules:
-        values = {"rule_reviewer": by_rules}
-        tx.execute(sa.update(rounds_table).where(rounds_table.c.id == round_id).values(values))
-        tx.log(actor, "round reviewer set", f"round {round_id}", rules=by_rules)
-    if by_rules:
-        tx.enqueue(JobName.review, round_id)
 
 
 def resume_named_loop(tx: Transaction, plan: LoopPlan, actor: str, name: str) -> int:
@@ -182,7 +158,7 @@ def resume_named_loop(tx: Transaction, plan: LoopPlan, actor: str, name: str) ->
         resume_loop(tx, loop_id, actor)
     rows.update_loop(tx, loop_id, plan=plan_to_dict(check_plan(plan)))
     if loop.round is not None and _round_state(tx, loop) != RoundState.closed:
-        set_rule_reviewer(tx, loop.round, plan.reviewer == LoopReviewer.rules, actor)
+        work.set_rule_reviewer(tx, loop.round, plan.reviewer == LoopReviewer.rules, actor)
     # A finished loop goes on if there are more rounds now.
     if loop.state in {LoopState.finished, LoopState.cancelled} and plan.rounds > loop.turn:
         rows.update_loop(tx, loop_id, state=LoopState.running, reason=None, finished_at=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -11,6 +11,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from curation.db.engine import Transaction
+from curation.db.paging import read_page
 from curation.db.tables import leases as held
 from curation.db.tables import loop_turns, loops
 from curation.db.time_spans import seconds
@@ -24,6 +25,9 @@ CHECK_SECONDS: Final = 2.0
 
 ADVANCEABLE: Final = (LoopStep.freeze, LoopStep.promote, LoopStep.open, LoopStep.finish)
 """Steps that wait for nothing."""
+
+INTERNAL: Final = frozenset({"lease_id", "checked_at"})
+"""Columns of loops that only workers need."""
 
 
 @dataclass(frozen=True)
@@ -121,16 +125,25 @@ def find_named_loop(tx: Transaction, name: str) -> int | None:
     return None if found is None else int(found)
 
 
-def list_loops(tx: Transaction, limit: int = 0) -> list[dict[str, Any]]:
-    """Return the rows of loops, newest first, as JSON-compatible values.
+def list_loops(tx: Transaction, limit: int = 0, after: int | None = None) -> list[dict[str, Any]]:
+    """Return the rows of loops, newest first.
 
     Args:
         tx: The transaction.
-        limit: Largest number of rows; 0 returns all.
+        limit: The largest number; 0 for no limit.
+        after: The last loop of the page before; None for the first page.
     """
-    columns = [column for column in loops.c if column.name not in {"lease_id", "checked_at"}]
-    query = sa.select(*columns).order_by(loops.c.id.desc())
-    return [dict(row) for row in tx.execute(query.limit(limit) if limit else query).mappings()]
+    place = None if after is None else [after]
+    return read_page(tx, sa.select(loops), [loops.c.id], limit=limit, after=place)
+
+
+def read_loops(tx: Transaction, listed: Sequence[Mapping[str, Any]]) -> list[Loop]:
+    """Return the loops of rows, each with its current turn; one query for all of them."""
+    current = [(row["id"], row["turn"]) for row in listed]
+    key = sa.tuple_(loop_turns.c.loop_id, loop_turns.c.turn)
+    turns = tx.execute(sa.select(loop_turns).where(key.in_(current))).mappings()
+    by_loop = {turn["loop_id"]: turn for turn in turns}
+    return [_read(row, by_loop[row["id"]]) for row in listed]
 
 
 def list_turns(tx: Transaction, loop_id: int) -> list[dict[str, Any]]:

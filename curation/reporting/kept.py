@@ -19,7 +19,7 @@ from curation.db.engine import Database, Transaction
 from curation.db.tables import kept_reports
 from curation.quality import agreement
 from curation.reporting import reviewer_stats
-from curation.review.reviewers import PERSON, Reviewer, get_reviewer, list_reviewers
+from curation.review.reviewers import PERSON, Reviewer, get_reviewer
 
 LIVE_COST: Final = 1_000
 """Largest cost, in decisions, of the reports that a page computes itself."""
@@ -157,15 +157,8 @@ def _compute(tx: Transaction, name: str, id_: int) -> dict[str, Any]:
 
 
 def _reviewer_report(tx: Transaction, reviewer: Reviewer) -> dict[str, Any]:
-    return {
-        "all": reviewer_stats.reviewer_statistics(tx, reviewer, to_themselves=False),
-        "own": reviewer_stats.reviewer_statistics(tx, reviewer, to_themselves=True),
-    }
-
-
-def people_of(tx: Transaction) -> list[Reviewer]:
-    """Return all people who may review, in the order in which they were added."""
-    return [reviewer for reviewer in list_reviewers(tx) if reviewer.kind == PERSON]
+    everything, own = reviewer_stats.both_statistics(tx, reviewer)
+    return {"all": everything, "own": own}
 
 
 def _store(

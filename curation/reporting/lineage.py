@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from curation.checkpoints.registry import find_checkpoint
 from curation.datasets.manifest import find_sample, read_withheld
 from curation.datasets.samples import find_sample_id
-from curation.datasets.snapshots import list_snapshots
+from curation.datasets.snapshots import list_snapshots, read_snapshots
 from curation.db.engine import Database, Transaction
 from curation.db.tables import (
     candidates,
@@ -88,7 +88,7 @@ def used_by_checkpoint(tx: Transaction, name: str) -> dict[str, Any]:
         NotFound: There is no such checkpoint.
     """
     found = find_checkpoint(tx, name)
-    snapshot = next((one for one in list_snapshots(tx) if one["id"] == found.snapshot), None)
+    snapshot = read_snapshots(tx, [found.snapshot]).get(found.snapshot) if found.snapshot else None
     ancestors = []
     parent = found.parent
     while parent is not None:

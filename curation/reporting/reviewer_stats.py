@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from curation.db.engine import Transaction
 from curation.domain import Kind
-from curation.quality.agreement import bootstrap_interval, count_verdicts, gwet_ac1
+from curation.quality.agreement import bootstrap_interval, gwet_ac1
 from curation.review.gold import OBVIOUS_SEVERITY
 from curation.review.reviewers import PERSON, Reviewer, list_reviewers
 from curation.screening.defects import DEFECTS
@@ -34,6 +34,22 @@ DISCLOSURE_STEP: Final = 10
 change does not reveal whether the last candidate was gold."""
 
 
+class _Answers(NamedTuple):
+    """What a reviewer decided.
+
+    Attributes:
+        rows: The decisions, oldest first, undone ones too.
+        others: The reviewer's and another person's verdict on the same candidate.
+        gold: Those of the rows that answer gold.
+        not_counted: Number of annotations that did not count.
+    """
+
+    rows: Sequence[Any]
+    others: Sequence[tuple[bool, bool]]
+    gold: Sequence[Any]
+    not_counted: int
+
+
 def reviewer_statistics(
     tx: Transaction, reviewer: Reviewer, *, to_themselves: bool
 ) -> dict[str, Any]:
@@ -48,15 +64,34 @@ def reviewer_statistics(
     Returns:
         The statistics as JSON-compatible values; unknown ones are None.
     """
-    rows = tx.execute(_DECISIONS, {"reviewer": reviewer.id, "most": MAX_DECISIONS}).all()
-    others = [
-        (row.mine, row.theirs)
-        for row in tx.execute(_OTHERS, {"reviewer": reviewer.id, "most": MAX_DECISIONS})
-    ]
-    gold = [row for row in rows if row.gold and not row.undone and row.verdict != "skip"]
-    if to_themselves:
-        others, gold = _whole(others), _whole(gold)
+    answers = _read_answers(tx, reviewer)
+    return _statistics(reviewer, _rounded(answers) if to_themselves else answers)
 
+
+def both_statistics(tx: Transaction, reviewer: Reviewer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the full statistics of a reviewer, and those that they may see themselves."""
+    answers = _read_answers(tx, reviewer)
+    return _statistics(reviewer, answers), _statistics(reviewer, _rounded(answers))
+
+
+def _read_answers(tx: Transaction, reviewer: Reviewer) -> _Answers:
+    own = {"reviewer": reviewer.id, "most": MAX_DECISIONS}
+    rows = tx.execute(_DECISIONS, own).all()
+    return _Answers(
+        rows=rows,
+        others=[(row.mine, row.theirs) for row in tx.execute(_OTHERS, own)],
+        gold=[row for row in rows if row.gold and not row.undone and row.verdict != "skip"],
+        not_counted=int(tx.execute(_NOT_COUNTED, {"reviewer": reviewer.id}).scalar_one()),
+    )
+
+
+def _rounded(answers: _Answers) -> _Answers:
+    """Leave out the last answers that would reveal whether a candidate is gold."""
+    return answers._replace(others=_whole(answers.others), gold=_whole(answers.gold))
+
+
+def _statistics(reviewer: Reviewer, answers: _Answers) -> dict[str, Any]:
+    rows, others, gold, not_counted = answers
     # Verdicts count while they are not undone; time counts for all decisions.
     verdicts = [row for row in rows if row.verdict != "skip" and not row.undone]
     accepts = [row.verdict == "accept" for row in verdicts]
@@ -75,7 +110,7 @@ def reviewer_statistics(
         else None,
         "dwell_ms": {"n": len(dwell)} | _quantiles(dwell),
         "undone": _share(sum(row.undone for row in rows), len(rows)),
-        "not_counted": int(tx.execute(_NOT_COUNTED, {"reviewer": reviewer.id}).scalar_one()),
+        "not_counted": not_counted,
         "agreement": _agreement(others),
         "gold": _gold(gold),
         "signs": {
@@ -92,8 +127,7 @@ def all_statistics(tx: Transaction) -> list[dict[str, Any]]:
     """Return the full statistics of all people, in the order in which they were added."""
     return [
         reviewer_statistics(tx, reviewer, to_themselves=False)
-        for reviewer in list_reviewers(tx)
-        if reviewer.kind == PERSON
+        for reviewer in list_reviewers(tx, kind=PERSON)
     ]
 
 
@@ -149,7 +183,7 @@ def as_text(stats: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _whole(rows: list[Any]) -> list[Any]:
+def _whole(rows: Sequence[Any]) -> Sequence[Any]:
     return rows[: len(rows) // DISCLOSURE_STEP * DISCLOSURE_STEP]
 
 
@@ -199,10 +233,10 @@ def _active_seconds(rows: Sequence[Any]) -> float:
 
 def _agreement(others: Sequence[tuple[bool, bool]]) -> dict[str, Any]:
     """Return the share of equal verdicts on the same candidates, and AC1 with other reviewers."""
-    counts = count_verdicts((i, verdict) for i, pair in enumerate(others) for verdict in pair)
+    accepts = np.array(others, np.float64).reshape(-1, 2).sum(axis=1)
     return {
-        "alike": _share(sum(mine == theirs for mine, theirs in others), len(others)),
-        "ac1": asdict(bootstrap_interval(gwet_ac1, counts)),
+        "alike": _share(int((accepts != 1).sum()), len(others)),
+        "ac1": asdict(bootstrap_interval(gwet_ac1, np.stack([2 - accepts, accepts], axis=1))),
     }
 
 
@@ -328,14 +362,16 @@ _NOT_COUNTED = sa.text("""
     select count(*) from labeling_annotations a join labeling_users u on u.email = a.email
     where u.reviewer_id = :reviewer and a.refused is not null and not a.deleted""")
 
-# Candidates with fewer than two verdicts have no other reviewer to agree with.
+# Candidates with fewer than two verdicts have no other reviewer to agree with. The others' verdicts
+# are read candidate by candidate: "offset 0" keeps the planner from reading all decisions instead.
 _OTHERS = sa.text(f"""
     select d.verdict = 'accept' as mine, o.verdict = 'accept' as theirs
     from (select * from decisions where reviewer_id = :reviewer order by id desc limit :most) d
     join candidates c on c.id = d.candidate_id and c.decided > 1
-    join decisions o on o.candidate_id = d.candidate_id and o.reviewer_id <> d.reviewer_id
+    cross join lateral (
+        select * from decisions where candidate_id = d.candidate_id offset 0) o
     join reviewers v on v.id = o.reviewer_id and v.kind = '{PERSON}'
     where d.verdict in ('accept', 'reject') and o.verdict in ('accept', 'reject')
-        and not d.final and not o.final
+        and o.reviewer_id <> d.reviewer_id and not d.final and not o.final
         and not exists (select from decisions u where u.undoes in (d.id, o.id))
     order by d.id, o.id""")

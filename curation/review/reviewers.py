@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from curation.db import leases, time_spans
 from curation.db.engine import Transaction
+from curation.db.paging import read_page
 from curation.db.tables import reviewers, sign_in_tokens
 from curation.domain import Role
 from curation.errors import Conflict, NotFound, Refused
@@ -135,11 +136,25 @@ def get_reviewer(tx: Transaction, reviewer_id: int) -> Reviewer | None:
     return None if row is None else _read(row)
 
 
-def list_reviewers(tx: Transaction) -> list[Reviewer]:
-    """Return every reviewer, oldest first."""
-    return [
-        _read(row) for row in tx.execute(sa.select(reviewers).order_by(reviewers.c.id)).mappings()
-    ]
+def list_reviewers(
+    tx: Transaction, *, kind: str | None = None, limit: int = 0, after: str | None = None
+) -> list[Reviewer]:
+    """Return reviewers, oldest first.
+
+    Args:
+        tx: The transaction.
+        kind: Only accounts of this kind, such as PERSON; None for all.
+        limit: The largest number; 0 for no limit.
+        after: Name of the last reviewer of the page before; None for the first page.
+
+    Raises:
+        NotFound: There is no reviewer `after`.
+    """
+    query = sa.select(reviewers)
+    query = query.where(reviewers.c.kind == kind) if kind else query
+    place = None if after is None else [find_reviewer(tx, after).id]
+    rows = read_page(tx, query, [reviewers.c.id], limit=limit, after=place, descending=False)
+    return [_read(row) for row in rows]
 
 
 def deactivate(tx: Transaction, reviewer: Reviewer) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from curation.datasets.samples import StoredLayer, record_layers
 from curation.db import counts
 from curation.db.engine import Transaction
+from curation.db.paging import find_place, read_page
 from curation.db.tables import candidate_layers, candidates, gold, leases, prompts, rounds
 from curation.domain import CandidateState, JobName, Kind, LayerRole, Prompt, RoundState, content_id
 from curation.errors import Conflict, NotFound, Refused
@@ -236,26 +237,35 @@ def find_round(tx: Transaction, number: int) -> dict[str, Any]:
 
 
 def list_rounds(
-    tx: Transaction, *, limit: int = 0, before: int | None = None
+    tx: Transaction,
+    *,
+    states: Sequence[RoundState] = (),
+    limit: int = 0,
+    after: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Return rounds with their counts by state, oldest first.
+    """Return rounds with their counts by state, newest first.
 
     Args:
         tx: The transaction.
-        limit: The maximum number, of the newest rounds; 0 for no limit.
-        before: Only rounds with a smaller id, for the next page; None for no bound.
+        states: Only rounds in these states; empty for all.
+        limit: The largest number; 0 for no limit.
+        after: The last round of the page before; None for the first page.
     """
-    query = sa.select(rounds).where(IS_NOT_GOLD).order_by(rounds.c.id.desc())
-    if before is not None:
-        query = query.where(rounds.c.id < before)
-    listed = tx.execute(query.limit(limit) if limit else query).mappings().all()[::-1]
+    query = sa.select(rounds).where(IS_NOT_GOLD)
+    query = query.where(rounds.c.state.in_(states)) if states else query
+    place = None if after is None else [after]
+    listed = read_page(tx, query, [rounds.c.id], limit=limit, after=place)
     # Two queries in total, not one per round.
     counted = counts.count_states(tx, [row["id"] for row in listed])
-    return [dict(row) | {"counts": counted.get(row["id"], {})} for row in listed]
+    return [row | {"counts": counted.get(row["id"], {})} for row in listed]
 
 
 def list_candidates(
-    tx: Transaction, number: int | None = None, state: CandidateState | None = None, limit: int = 0
+    tx: Transaction,
+    number: int | None = None,
+    state: CandidateState | None = None,
+    limit: int = 0,
+    after: uuid.UUID | None = None,
 ) -> list[dict[str, Any]]:
     """Return candidates by round and id.
 
@@ -263,13 +273,35 @@ def list_candidates(
         tx: The transaction.
         number: Only this round; None for all rounds.
         state: Only this state; None for all states.
-        limit: The maximum number; 0 for no limit.
+        limit: The largest number; 0 for no limit.
+        after: The last candidate of the page before; None for the first page.
 
     Raises:
-        NotFound: There is no such round.
+        NotFound: There is no such round, or no candidate `after`.
     """
+    place = find_place(tx, [candidates.c.round_id, candidates.c.id], after)
+    first = 0 if place is None else int(place[0])
     if number is not None:
         find_round(tx, number)
+        numbers = [number]
+    else:
+        numbers = list(tx.execute(sa.select(rounds.c.id).order_by(rounds.c.id)).scalars())
+    found: list[dict[str, Any]] = []
+    # Round by round, by the index of a round's candidates: no statement sorts all of them.
+    for one in numbers:
+        if one >= first and (not limit or len(found) < limit):
+            left = limit - len(found) if limit else 0
+            found += _candidates_of(tx, one, state, left, after if one == first else None)
+    return found
+
+
+def _candidates_of(
+    tx: Transaction,
+    number: int,
+    state: CandidateState | None,
+    limit: int,
+    after: uuid.UUID | None,
+) -> list[dict[str, Any]]:
     # A subquery aggregates the layers, so that each candidate is one row.
     layers = sa.func.jsonb_object_agg(candidate_layers.c.role, candidate_layers.c.sha256)
     is_own = candidate_layers.c.candidate_id == candidates.c.id
@@ -287,12 +319,12 @@ def list_candidates(
         candidates.c.changed_at,
         sa.select(layers).where(is_own).scalar_subquery().label("layers"),
     ).join(prompts, prompts.c.id == candidates.c.prompt_id)
-    if number is not None:
-        listed = listed.where(candidates.c.round_id == number)
+    listed = listed.where(candidates.c.round_id == number)
     if state is not None:
         listed = listed.where(candidates.c.state == state)
-    listed = listed.order_by(candidates.c.round_id, candidates.c.id)
-    return [dict(row) for row in tx.execute(listed.limit(limit) if limit else listed).mappings()]
+    key = [candidates.c.id]
+    place = None if after is None else [after]
+    return read_page(tx, listed, key, limit=limit, after=place, descending=False)
 
 
 def count_states(tx: Transaction, number: int) -> dict[str, int]:

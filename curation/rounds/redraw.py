@@ -6,12 +6,13 @@ import math
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
 from curation.db.engine import Transaction
+from curation.db.id_prefixes import has_prefix
 from curation.db.tables import (
     candidate_layers,
     candidates,
@@ -24,8 +25,6 @@ from curation.errors import NotFound, Refused
 from curation.images.codec import pixel_hash
 from curation.ports import RGBA, GenerationOptions, LayerGenerator, Layers
 from curation.rounds.generation import describe_settings
-
-LEAST_DIGITS: Final = 8
 
 
 @dataclass(frozen=True)
@@ -98,8 +97,6 @@ def find_generated(tx: Transaction, name: str) -> GeneratedCandidate:
         NotFound: There is no such candidate, or there are several.
         Refused: It is an import, or it is not generated yet.
     """
-    digits = name.replace("-", "").lower()
-    plain = sa.func.replace(sa.cast(candidates.c.id, sa.Text), "-", "")
     found = tx.execute(
         sa.select(
             candidates.c.id, candidates.c.seed, rounds.c.checkpoint_id, rounds.c.purpose,
@@ -109,10 +106,10 @@ def find_generated(tx: Transaction, name: str) -> GeneratedCandidate:
         .join(rounds, rounds.c.id == candidates.c.round_id)
         .join(prompts, prompts.c.id == candidates.c.prompt_id)
         .outerjoin(generation_settings, generation_settings.c.id == candidates.c.settings_id)
-        .where(plain.startswith(digits, autoescape=True), rounds.c.purpose != "gold")
+        .where(has_prefix(candidates.c.id, name), rounds.c.purpose != "gold")
         .limit(2)
     ).all()  # fmt: skip
-    if len(digits) < LEAST_DIGITS or len(found) != 1:
+    if len(found) != 1:
         raise NotFound(
             f"there is no candidate {name[:100]!r}",
             "'layerloop candidate list' shows ids; eight digits are enough",
@@ -120,14 +117,15 @@ def find_generated(tx: Transaction, name: str) -> GeneratedCandidate:
     row = found[0]
     if row.purpose != "generated":
         raise Refused(
-            f"candidate {digits[:12]} was imported, not generated", "its file is its only source"
+            f"candidate {row.id.hex[:12]} was imported, not generated",
+            "its file is its only source",
         )
     stored = sa.select(candidate_layers.c.role, candidate_layers.c.sha256).where(
         candidate_layers.c.candidate_id == row.id
     )
     layers = {LayerRole(one.role): one.sha256 for one in tx.execute(stored)}
     if not layers:
-        raise Refused(f"candidate {digits[:12]} is not generated yet", "start a worker")
+        raise Refused(f"candidate {row.id.hex[:12]} is not generated yet", "start a worker")
     request = GenerationRequest(Prompt(row.text, row.foreground, row.background), row.seed)
     return GeneratedCandidate(row.id, request, row.checkpoint_id, row.settings, layers)
 

@@ -10,8 +10,9 @@ import sqlalchemy as sa
 
 from curation.db import workers
 from curation.db.engine import Transaction
-from curation.domain import JobName
-from curation.errors import Refused
+from curation.db.tables import rounds
+from curation.domain import JobName, RoundState
+from curation.errors import Conflict, Refused
 from curation.rounds.lifecycle import find_round
 
 BATCHES_LEFT: Final = 2
@@ -65,6 +66,30 @@ def shared_batch(tx: Transaction, round_id: int, queue: str, full: int) -> int:
     }
     left = int(tx.execute(_LEFT, params).scalar_one())
     return max(1, min(full, ceil(left / (sharing * BATCHES_LEFT))))
+
+
+def set_rule_reviewer(tx: Transaction, round_id: int, by_rules: bool, actor: str) -> None:
+    """Let the rule reviewer decide the waiting candidates of a round, or leave them to people.
+
+    Args:
+        tx: The transaction.
+        round_id: The round.
+        by_rules: Whether the rule reviewer decides.
+        actor: The name for the log.
+
+    Raises:
+        NotFound: There is no such round.
+        Conflict: It is closed.
+    """
+    row = find_round(tx, round_id)
+    if row["state"] == RoundState.closed:
+        raise Conflict(f"round {round_id} is closed", "'layerloop round list' shows open rounds")
+    if row["rule_reviewer"] != by_rules:
+        values = {"rule_reviewer": by_rules}
+        tx.execute(sa.update(rounds).where(rounds.c.id == round_id).values(values))
+        tx.log(actor, "round reviewer set", f"round {round_id}", rules=by_rules)
+    if by_rules:
+        tx.enqueue(JobName.review, round_id)
 
 
 def set_priority(tx: Transaction, round_id: int, priority: int, actor: str) -> None:

@@ -36,6 +36,17 @@ const TIMEOUT_MS = 20_000;
  * @returns {Promise<any>}
  */
 export async function request(method, path, body) {
+  return (await send(method, path, body)).json;
+}
+
+/**
+ * Send a request and return the headers and the JSON of its response.
+ * @param {string} method
+ * @param {string} path
+ * @param {unknown} [body]
+ * @returns {Promise<{headers: Headers, json: any}>}
+ */
+async function send(method, path, body) {
   const headers = new Headers({ Accept: "application/json" });
   if (method !== "GET") {
     headers.set("X-Layerloop", "1"); // CSRF protection: other sites cannot send this header
@@ -54,7 +65,10 @@ export async function request(method, path, body) {
       path,
       method === "GET" ? options : { ...options, body: JSON.stringify(body ?? {}) },
     );
-    if (response.ok) return response.status === 204 ? null : await response.json();
+    if (response.ok) {
+      const json = response.status === 204 ? null : await response.json();
+      return { headers: response.headers, json };
+    }
   } catch {
     throw new Unreachable("the server is not responding");
   }
@@ -88,8 +102,25 @@ export function sendOnLeaving(path, body) {
  * @param {string} path
  */
 export async function read(path) {
+  return (await readResponse(path)).json;
+}
+
+/**
+ * GET a page of a list; `next` is the value of `after` that continues it, null on the last page.
+ * @param {string} path
+ * @returns {Promise<{rows: any[], next: string | null}>}
+ */
+export async function readPage(path) {
+  const { headers, json } = await readResponse(path);
+  const target = /<([^>]*)>; rel="next"/.exec(headers.get("Link") ?? "")?.[1];
+  const next = target ? new URL(target, location.origin).searchParams.get("after") : null;
+  return { rows: json, next };
+}
+
+/** @param {string} path */
+async function readResponse(path) {
   try {
-    return await request("GET", path);
+    return await send("GET", path);
   } catch (error) {
     if (error instanceof Refusal && error.status === 401) redirectToSignIn();
     throw error;

@@ -4,6 +4,7 @@ import { presetLabel, trainingRunRow } from "../charts/training_runs.js";
 import { button, byId, el, replace } from "../lib/dom.js";
 import { formatAgo, formatDate, humanize, pluralize, shortId } from "../lib/format.js";
 import { read, request } from "../lib/http.js";
+import { readListPage } from "../lib/list_pages.js";
 import { mainMetricNames, metricLabel, metricValue, moreMetrics } from "../lib/metrics_table.js";
 import { poll } from "../lib/polling.js";
 import { hasRole, showError, showNotice, showSignedIn } from "../lib/shell.js";
@@ -11,7 +12,7 @@ import { installShortcutHelp } from "../lib/shortcut_help.js";
 import { Shortcuts } from "../lib/shortcuts.js";
 
 const PERIOD_MS = 5_000;
-const MAX_RUNS = 20;
+const PAGE_SIZE = 20;
 /** Number of ancestors shown in the lineage. */
 const MAX_ANCESTORS = 5;
 
@@ -23,40 +24,58 @@ if (me) showSignedIn(me);
 let renderedState = "";
 const refresh = poll(PERIOD_MS, async () => {
   const [checkpoints, runs] = /** @type {[Checkpoint[], TrainingRun[]]} */ (
-    await Promise.all([read("/api/checkpoints"), read("/api/runs")])
+    await Promise.all([
+      readListPage(byId("pages"), `/api/checkpoints?limit=${PAGE_SIZE}`),
+      readListPage(byId("runs-pages"), `/api/runs?limit=${PAGE_SIZE}`, { parameter: "runs" }),
+    ])
   );
   renderRuns(runs);
   const state = JSON.stringify(
     checkpoints.map((checkpoint) => [
       checkpoint.id,
-      checkpoint.promoted_at,
+      checkpoint.active,
       checkpoint.rounds,
       checkpoint.evaluation,
     ]),
   );
   if (state === renderedState) return; // avoid reloading the sample grids
   renderedState = state;
-  renderCheckpoints(checkpoints);
+  renderCheckpoints(checkpoints, await readOthers(checkpoints));
 });
+
+/**
+ * Read the checkpoints that this page refers to but does not list: parents, to compare with, and
+ * the one that the address names.
+ * @param {Checkpoint[]} listed
+ * @returns {Promise<Checkpoint[]>}
+ */
+async function readOthers(listed) {
+  const known = new Set(listed.map(({ id }) => id));
+  const wanted = new Set([location.hash.slice(1), ...listed.map(({ parent }) => parent)]);
+  const missing = [...wanted].filter((id) => id && !known.has(id));
+  // A parent of another installation does not exist here.
+  const found = await Promise.all(
+    missing.map((id) => read(`/api/checkpoints/${encodeURIComponent(id ?? "")}`).catch(() => null)),
+  );
+  return found.filter((checkpoint) => checkpoint !== null);
+}
 
 /** @param {TrainingRun[]} runs */
 function renderRuns(runs) {
   byId("runs-empty").hidden = runs.length > 0;
   byId("runs-table").hidden = runs.length === 0;
-  const newest = runs.toSorted((a, b) => Date.parse(b.created_at) - Date.parse(a.created_at));
-  replace(byId("runs"), newest.slice(0, MAX_RUNS).map(trainingRunRow));
+  replace(byId("runs"), runs.map(trainingRunRow));
 }
 
-/** @param {Checkpoint[]} checkpoints */
-function renderCheckpoints(checkpoints) {
-  const newest = checkpoints.toSorted(
-    (a, b) => Date.parse(b.created_at) - Date.parse(a.created_at),
-  );
+/**
+ * @param {Checkpoint[]} page newest first
+ * @param {Checkpoint[]} others
+ */
+function renderCheckpoints(page, others) {
   /** @type {CheckpointsById} */
-  const all = new Map(newest.map((checkpoint) => [checkpoint.id, checkpoint]));
-  const active = newest
-    .filter((checkpoint) => checkpoint.promoted_at)
-    .sort((a, b) => Date.parse(b.promoted_at ?? "") - Date.parse(a.promoted_at ?? ""))[0];
+  const all = new Map([...page, ...others].map((checkpoint) => [checkpoint.id, checkpoint]));
+  const named = others.filter(({ id }) => id === location.hash.slice(1));
+  const newest = [...named, ...page];
   byId("empty").hidden = newest.length > 0;
   byId("table").hidden = newest.length === 0;
   byId("tiny-note").hidden = !newest.some((checkpoint) => checkpoint.preset === "tiny");
@@ -70,13 +89,13 @@ function renderCheckpoints(checkpoints) {
   );
   replace(
     byId("metrics"),
-    newest.map((checkpoint) => metricsRow(checkpoint, all, metricNames, checkpoint === active)),
+    newest.map((checkpoint) => metricsRow(checkpoint, all, metricNames)),
   );
 
   // One card per checkpoint.
   replace(
     byId("cards"),
-    newest.map((checkpoint) => checkpointCard(checkpoint, all, checkpoint === active)),
+    newest.map((checkpoint) => checkpointCard(checkpoint, all)),
   );
   if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
 }
@@ -85,10 +104,9 @@ function renderCheckpoints(checkpoints) {
  * @param {Checkpoint} checkpoint
  * @param {CheckpointsById} all
  * @param {string[]} metricNames
- * @param {boolean} isActive
  */
-function metricsRow(checkpoint, all, metricNames, isActive) {
-  const { id, evaluation } = checkpoint;
+function metricsRow(checkpoint, all, metricNames) {
+  const { id, evaluation, active } = checkpoint;
   const parentEvaluation = parentOf(checkpoint, all)?.evaluation;
   return el(
     "tr",
@@ -97,7 +115,7 @@ function metricsRow(checkpoint, all, metricNames, isActive) {
       "th",
       { scope: "row" },
       el("a", { href: `#${id}` }, el("code", {}, shortId(id))),
-      isActive ? [" ", activeChip()] : el("small", {}, formatAgo(checkpoint.created_at)),
+      active ? [" ", activeChip()] : el("small", {}, formatAgo(checkpoint.created_at)),
     ),
     metricNames.map((name) =>
       el("td", { class: "number" }, metricValue(name, evaluation[name], parentEvaluation?.[name])),
@@ -120,18 +138,17 @@ function activeChip() {
 /**
  * @param {Checkpoint} checkpoint
  * @param {CheckpointsById} all
- * @param {boolean} isActive
  */
-function checkpointCard(checkpoint, all, isActive) {
-  const { id, evaluation } = checkpoint;
+function checkpointCard(checkpoint, all) {
+  const { id, evaluation, active } = checkpoint;
   const promote =
-    me && hasRole(me, "trainer") && !isActive
+    me && hasRole(me, "trainer") && !active
       ? button("Use for the next round", () => promoteCheckpoint(checkpoint), { class: "primary" })
       : null;
   return el(
     "article",
     { class: "card checkpoint", id },
-    el("header", {}, el("h2", {}, el("code", {}, shortId(id))), isActive && activeChip(), promote),
+    el("header", {}, el("h2", {}, el("code", {}, shortId(id))), active && activeChip(), promote),
     sampleGrid(checkpoint),
     el("dl", { class: "properties" }, properties(checkpoint, all)),
     moreMetrics(evaluation, parentOf(checkpoint, all)?.evaluation),

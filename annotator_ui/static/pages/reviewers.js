@@ -1,15 +1,17 @@
-/** The reviewers page: statistics of all reviewers in a table, and of the selected one in full. */
+/** The reviewers page: statistics of reviewers in a table, and of the selected one in full. */
 
 import { showReviewerStats, wholePercent } from "../charts/reviewer_stats.js";
 import { button, byId, el, replace } from "../lib/dom.js";
 import { formatCount, formatDuration, formatRate } from "../lib/format.js";
 import { read } from "../lib/http.js";
+import { readListPage } from "../lib/list_pages.js";
 import { poll } from "../lib/polling.js";
 import { showSignedIn } from "../lib/shell.js";
 import { installShortcutHelp } from "../lib/shortcut_help.js";
 import { Shortcuts } from "../lib/shortcuts.js";
 
 const PERIOD_MS = 15_000;
+const PAGE_SIZE = 50;
 
 /** @type {ReviewerStats[]} */
 let reviewers = [];
@@ -19,7 +21,8 @@ installShortcutHelp(new Shortcuts(document));
 const me = /** @type {CurrentReviewer | null} */ (await read("/api/me").catch(() => null));
 if (me) showSignedIn(me);
 poll(PERIOD_MS, async () => {
-  reviewers = /** @type {ReviewerStats[]} */ (await read("/api/reviewers"));
+  const labels = /** @type {[string, string]} */ (["First", "More"]);
+  reviewers = await readListPage(byId("pages"), `/api/reviewers?limit=${PAGE_SIZE}`, { labels });
   render();
 });
 
@@ -44,7 +47,7 @@ function render() {
 /** @param {string} name */
 function select(name) {
   selectedName = name;
-  history.replaceState(null, "", `#${encodeURIComponent(name)}`);
+  history.replaceState(null, "", `${location.search}#${encodeURIComponent(name)}`);
   render();
   byId("selected").scrollIntoView({ block: "start" });
 }

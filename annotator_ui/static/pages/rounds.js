@@ -1,15 +1,17 @@
-/** The rounds page: every round with its state and progress. */
+/** The rounds page: rounds with their state and progress, newest first. */
 
 import { stateChip } from "../charts/bars.js";
 import { byId, el, replace } from "../lib/dom.js";
 import { formatAgo, formatCount, formatRatio, kindLabel, shortId } from "../lib/format.js";
 import { read } from "../lib/http.js";
+import { readListPage } from "../lib/list_pages.js";
 import { poll } from "../lib/polling.js";
 import { hasRole, showSignedIn } from "../lib/shell.js";
 import { installShortcutHelp } from "../lib/shortcut_help.js";
 import { Shortcuts } from "../lib/shortcuts.js";
 
 const PERIOD_MS = 4_000;
+const PAGE_SIZE = 50;
 /** Candidate states, by their part in the progress of a round. */
 const DECIDED = ["accepted", "rejected"];
 const WAITING = ["waiting", "showing"];
@@ -22,13 +24,15 @@ const canOpen = me !== null && hasRole(me, "engineer");
 const isAnnotator = me !== null && !canOpen;
 poll(PERIOD_MS, async () => {
   if (canOpen) await showLoops();
-  const rounds = /** @type {RoundSummary[]} */ (await read("/api/rounds"));
+  const rounds = /** @type {RoundSummary[]} */ (
+    await readListPage(byId("pages"), `/api/rounds?limit=${PAGE_SIZE}`)
+  );
   byId("empty").hidden = rounds.length > 0;
   byId("table").hidden = rounds.length === 0;
   byId("decided-head").textContent = isAnnotator ? "Decided by me" : "Decided";
   byId("accepted-head").textContent = isAnnotator ? "Accepted by me" : "Accepted";
   byId("waiting-head").textContent = isAnnotator ? "Waiting for me" : "Waiting";
-  replace(byId("rows"), rounds.toSorted((a, b) => b.id - a.id).map(row));
+  replace(byId("rows"), rounds.map(row));
 });
 
 /** Show the loops that have not ended, with their step, or why they do not go on. */

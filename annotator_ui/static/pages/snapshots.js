@@ -1,4 +1,4 @@
-/** The snapshots page: every snapshot, and a form to create one. */
+/** The snapshots page: snapshots, newest first, and a form to create one. */
 
 import { byId, el, replace } from "../lib/dom.js";
 import {
@@ -11,12 +11,14 @@ import {
   shortId,
 } from "../lib/format.js";
 import { read, request } from "../lib/http.js";
+import { readListPage } from "../lib/list_pages.js";
 import { poll } from "../lib/polling.js";
 import { hasRole, showError, showNotice, showSignedIn } from "../lib/shell.js";
 import { installShortcutHelp } from "../lib/shortcut_help.js";
 import { Shortcuts } from "../lib/shortcuts.js";
 
 const PERIOD_MS = 10_000;
+const PAGE_SIZE = 50;
 /** Number of values shown per group, the most frequent first. */
 const MAX_VALUES = 4;
 
@@ -29,7 +31,9 @@ read("/api/me").then(
   () => {},
 );
 const refresh = poll(PERIOD_MS, async () => {
-  const snapshots = /** @type {SnapshotSummary[]} */ (await read("/api/snapshots"));
+  const snapshots = /** @type {SnapshotSummary[]} */ (
+    await readListPage(byId("pages"), `/api/snapshots?limit=${PAGE_SIZE}`)
+  );
   byId("empty").hidden = snapshots.length > 0;
   byId("table").hidden = snapshots.length === 0;
   replace(byId("rows"), snapshots.map(row));

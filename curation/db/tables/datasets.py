@@ -97,7 +97,7 @@ samples = sa.Table(
     one_of("caption_source", CaptionSource),
 )
 
-sa.Index("ix_samples_created_at_id", samples.c.created_at.desc(), samples.c.id)
+sa.Index("ix_samples_created_at_id", samples.c.created_at, samples.c.id)
 
 sample_layers = sa.Table(
     "sample_layers",

@@ -20,6 +20,8 @@ events = sa.Table(
 )
 
 sa.Index("ix_events_subject_id", events.c.subject, events.c.id)
+sa.Index("ix_events_kind_id", events.c.kind, events.c.id)
+sa.Index("ix_events_actor_id", events.c.actor, events.c.id)
 
 # The hash chain over the events (curation.events.chain); append-only. A trigger queues each new
 # event for sealing.
@@ -80,4 +82,10 @@ sa.Index(
     "ix_webhook_deliveries_pending",
     webhook_deliveries.c.next_attempt_at,
     postgresql_where=webhook_deliveries.c.state == "pending",
+)
+
+sa.Index(
+    "ix_webhook_deliveries_created_at_id",
+    webhook_deliveries.c.created_at,
+    webhook_deliveries.c.id,
 )

@@ -13,20 +13,26 @@ from tests.support.webhook_receiver import receiver
 
 
 @pytest.fixture
-def run(settings, database, monkeypatch):
-    """Run a command against this test's database; return its stdout, or raise its error."""
+def run_with_stderr(settings, database, monkeypatch):
+    """Run a command against this test's database; return its stdout and stderr."""
     for name, value in settings.environment().items():
         if name.startswith("LAYERLOOP_"):
             monkeypatch.setenv(name, value)
 
-    def run_(*words: str) -> str:
+    def run_(*words: str) -> tuple[str, str]:
         done = CliRunner().invoke(app, list(words))
         if isinstance(done.exception, LayerloopError):
             raise done.exception
         assert done.exit_code == 0, done.output
-        return done.stdout
+        return done.stdout, done.stderr
 
     return run_
+
+
+@pytest.fixture
+def run(run_with_stderr):
+    """Run a command against this test's database; return its stdout, or raise its error."""
+    return lambda *words: run_with_stderr(*words)[0]
 
 
 def test_tokens_are_created_listed_and_revoked(run):
@@ -84,3 +90,30 @@ def test_a_webhook_is_added_tested_and_removed(run, monkeypatch):
         run("webhook", "enable", "1")
         run("webhook", "remove", "1")
         assert json.loads(run("webhook", "list", "--json")) == []
+
+
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+def test_a_long_list_says_on_stderr_how_it_goes_on(run_with_stderr, as_json):
+    for number in range(5):
+        run_with_stderr("reviewer", "add", f"ann {number}")
+    out, err = run_with_stderr("reviewer", "list", "--limit", "2", *as_json)
+    assert "ann 1" in out
+    assert "ann 2" not in out
+    assert "there are more: --after 'ann 1' continues, --limit 0 lists all" in err
+    out, err = run_with_stderr("reviewer", "list", "--limit", "2", "--after", "ann 2", *as_json)
+    assert "ann 4" in out
+    assert "there are more" not in err
+    everything, err = run_with_stderr("reviewer", "list", "--limit", "0", *as_json)
+    assert everything.count("ann ") == 5
+    assert "there are more" not in err
+
+
+def test_every_list_takes_a_limit_and_a_place(run):
+    for command in (
+        *("round", "candidate", "sample", "snapshot", "checkpoint", "loop", "run"),
+        *("reviewer", "token", "audit"),
+    ):
+        help_text = run(command, "list", "--help")
+        assert "--limit" in help_text
+        assert "--after" in help_text
+    assert "--after" in run("webhook", "deliveries", "--help")

@@ -14,14 +14,16 @@ import pytest
 import sqlalchemy as sa
 
 from curation.datasets.sample_records import list_samples
+from curation.datasets.samples import find_sample_id
 from curation.db.counts import fold_deltas
 from curation.db.engine import Database, Transaction
 from curation.db.schema import migrate
 from curation.domain import CandidateState, Verdict
+from curation.events.listing import list_events
 from curation.jobs.reconcile import open_rounds_with
 from curation.reporting import kept, missing_workers, round_report
 from curation.review import claims, decisions, progress, queue, recent_decisions, similar_samples
-from curation.review.reviewers import find_reviewer, list_reviewers
+from curation.review.reviewers import PERSON, find_reviewer, list_reviewers
 from curation.rounds import generation, lifecycle
 from tests.support.factories import fresh_database, with_database
 from tests.support.million_rows import fill
@@ -44,6 +46,10 @@ def claim_and_decide(tx: Transaction, reviewer: int) -> None:
     recent_decisions.recent_decisions(tx, reviewer, 20)
 
 
+def second_page(read: Callable[[int, Any], list[dict[str, Any]]]) -> None:
+    read(50, read(50, None)[-1]["id"])
+
+
 OPERATIONS: dict[str, Callable[[Transaction, int], object]] = {
     "claim, decide and undo": claim_and_decide,
     "claim with overlap": lambda tx, reviewer: queue.claim_batch(tx, reviewer, 2, 8, (), 60),
@@ -54,11 +60,25 @@ OPERATIONS: dict[str, Callable[[Transaction, int], object]] = {
     "list of waiting candidates": lambda tx, _: lifecycle.list_candidates(
         tx, 1, CandidateState.waiting, 50
     ),
+    "second page of candidates": lambda tx, _: second_page(
+        lambda limit, after: lifecycle.list_candidates(tx, None, None, limit, after)
+    ),
     "list of samples": lambda tx, _: list_samples(tx, limit=50),
+    "second page of samples": lambda tx, _: second_page(
+        lambda limit, after: list_samples(tx, limit=limit, after=after)
+    ),
+    "a sample by its first digits": lambda tx, _: find_sample_id(
+        tx, list_samples(tx, limit=1)[0]["id"][:12]
+    ),
+    "second page of the audit log": lambda tx, _: list_events(
+        tx, kind="checkpoint promoted", limit=50, after=CANDIDATES // 20
+    ),
     "round report": lambda tx, _: round_report.round_report(tx, 1),
     "round report with overlap": lambda tx, _: round_report.round_report(tx, 2),
     "agreement": lambda tx, _: kept.agreement_report(tx, 2),
-    "reviewers": lambda tx, _: kept.reviewer_reports(tx, kept.people_of(tx)),
+    "reviewers": lambda tx, _: kept.reviewer_reports(
+        tx, list_reviewers(tx, kind=PERSON, limit=100)
+    ),
     "own statistics": lambda tx, _: kept.own_report(tx, find_reviewer(tx, "reviewer 1")),
     "waiting work": lambda tx, _: missing_workers.count_waiting_work(tx),
     "pending work": lambda tx, _: open_rounds_with(tx, CandidateState.requested),

@@ -87,7 +87,7 @@ class Instance:
         """Return the snapshots of the turns and the last one."""
         with self.database.transaction() as tx:
             turns = [turn["snapshot_id"] for turn in rows.list_turns(tx, loop_id)]
-            [row] = [row for row in rows.list_loops(tx) if row["id"] == loop_id]
+            [row] = rows.list_loops(tx, 1, after=loop_id + 1)
         return [*turns, row["snapshot_id"]]
 
     def count(self, table: sa.Table, *where: sa.ColumnElement[bool]) -> int:

@@ -61,13 +61,27 @@ def test_weights_are_repetitions():
     repeated = np.repeat(kinds, often.astype(int), axis=0)
     for measure in (krippendorff_alpha, gwet_ac1):
         assert measure(kinds, often) == pytest.approx(measure(repeated))
+        assert bootstrap_interval(measure, kinds, often) == bootstrap_interval(measure, repeated)
+
+
+def test_samples_are_measured_together_as_one_by_one():
+    """Rows of weights with no candidate, with no pair and with one class are among them."""
+    kinds = np.array([[0.0, 2], [1, 1], [1, 0], [2, 0], [2, 1]])
+    samples = np.random.default_rng(3).integers(0, 4, (200, 5)).astype(float)
+    samples[:3] = [[0] * 5, [0, 0, 3, 0, 0], [4, 0, 0, 0, 0]]
+    for measure in (krippendorff_alpha, gwet_ac1):
+        together = measure(kinds, samples)
+        np.testing.assert_allclose(together, [float(measure(kinds, one)) for one in samples])
+        assert np.isnan(together[:2]).all()
+        assert together[2] == 1
 
 
 def test_agreement_is_none_without_two_verdicts_on_one_candidate():
     for measure in (krippendorff_alpha, gwet_ac1):
-        assert measure(np.zeros((0, 2))) is None
-        assert measure(np.array([[1.0, 0], [0, 1]])) is None
+        assert np.isnan(measure(np.zeros((0, 2))))
+        assert np.isnan(measure(np.array([[1.0, 0], [0, 1]])))
         assert measure(np.array([[2.0, 0], [3, 0]])) == 1
+    assert bootstrap_interval(gwet_ac1, np.zeros((0, 2))).value is None
     assert bootstrap_interval(gwet_ac1, np.array([[2.0, 0], [1, 1]])).low is None, (
         "too few for an interval"
     )
