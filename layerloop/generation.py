@@ -45,18 +45,18 @@ def generate(
         NotFound: There is no such home or checkpoint.
         Refused: The checkpoint has no base model, or does not support an option.
     """
-    request = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
-    requests = [GenerationRequest(request, number) for number in range(seed, seed + count)]
+    texts = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
+    requests = [GenerationRequest(texts, image_seed) for image_seed in range(seed, seed + count)]
     with open_instance(home) as instance:
         with instance.database.transaction() as tx:
-            found = find_checkpoint(tx, checkpoint) if checkpoint else find_promoted_checkpoint(tx)
-        if found is None:
+            chosen = find_checkpoint(tx, checkpoint) if checkpoint else find_promoted_checkpoint(tx)
+        if chosen is None:
             raise NotFound(
                 "no checkpoint is promoted",
                 "pass checkpoint=; 'layerloop checkpoint list' shows the ids",
             )
-        generator = load_object(instance.settings.generator)(found, instance.store)
-        # Batches of the generator's own size: smaller ones are no faster, larger ones need more
+        generator = load_object(instance.settings.generator)(chosen, instance.store)
+        # Batches of the generator's own size: smaller ones are not faster, larger ones need more
         # memory.
         batches = (
             generator.generate(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from training.data.loader import LayerLoader
 
 LATEST = "latest"
-"""The name of the newest snapshot, unless a tag has this name."""
+"""The name of the newest snapshot, unless there is a tag of this name."""
 
 _FULL_ID = re.compile(r"[0-9a-f]{64}")
 
@@ -84,9 +84,9 @@ class Snapshot:
         # Imported here, so that reading a manifest does not need PyTorch.
         from training.data.splits import open_split
 
-        wanted = tuple(LayerRole(role) for role in roles)
+        layer_roles = tuple(LayerRole(role) for role in roles)
         return open_split(
-            self.store, self.id, Split(split), size, in_memory=in_memory, roles=wanted
+            self.store, self.id, Split(split), size, in_memory=in_memory, roles=layer_roles
         )
 
     def loader(
@@ -105,7 +105,7 @@ class Snapshot:
         images: int | None = None,
         threads: int = 4,
     ) -> LayerLoader:
-        """Return an endless stream of batches, equal to the bit in every topology.
+        """Return an endless stream of batches, bitwise equal in every topology.
 
         Batch k depends on the seed and k only, whatever the number of ranks, threads and worker
         processes, and wherever it is resumed (`batch.images_seen`). Unreadable samples are
@@ -121,10 +121,10 @@ class Snapshot:
             aspect_buckets: Sort samples into sizes of equal area, multiples of 64 pixels with an
                 aspect ratio of at most 2, one size per batch; otherwise letterbox all.
             seed: RNG seed of the order.
-            rank: Number of this rank, from 0.
+            rank: Index of this rank, from 0.
             world_size: Number of ranks.
-            images_seen: Draws to skip: where an earlier loader stopped.
-            images: Draws after which the stream ends; None is endless.
+            images_seen: Number of draws to skip: those of an earlier loader that stopped.
+            images: Number of draws after which the stream ends; None is endless.
             threads: Threads that read and decode.
 
         Raises:

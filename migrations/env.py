@@ -1,4 +1,4 @@
-"""How Alembic meets the tables: it runs on a connection that the instance hands it."""
+"""Alembic's environment: migrations run on the connection that the instance passes."""
 
 from alembic import context
 

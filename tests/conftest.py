@@ -1,6 +1,6 @@
-"""What every test may ask for: a real PostgreSQL, a fresh migrated database, an object store.
+"""Shared fixtures: a real PostgreSQL, a fresh migrated database, object stores, brokers and Chromium.
 
-Fixtures import what they start: a test file that asks for none of them begins without PostgreSQL's client, Celery and
+Fixtures import their modules late: a test file that uses none of them starts without PostgreSQL's client, Celery and
 Playwright, which take longer than many tests.
 """
 
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_settings_from_outside() -> Iterator[None]:
+def hide_environment_settings() -> Iterator[None]:
     """Hide a developer's own LAYERLOOP_* variables from every test; LAYERLOOP_TEST_* stay."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [
@@ -64,29 +64,29 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def postgres_address() -> Iterator[str]:
-    """Yield a server for the whole run: LAYERLOOP_TEST_DATABASE, or an embedded one that ends with the run."""
+    """Yield the address of a server: LAYERLOOP_TEST_DATABASE, or an embedded one for this run."""
     from curation.adapters import embedded_postgres
 
-    given = os.environ.get("LAYERLOOP_TEST_DATABASE")
-    if given:
-        yield given
+    address = os.environ.get("LAYERLOOP_TEST_DATABASE")
+    if address:
+        yield address
         return
     with _open_folder() as folder:
         address = embedded_postgres.start_server(folder)
-        _forget_durability(address)
+        _disable_fsync(address)
         yield address
 
 
 @pytest.fixture
 def postgres_folder() -> Iterator[Path]:
-    """Yield an empty folder for an embedded server of this test's own, which is stopped at the end."""
+    """Yield an empty folder for an embedded server of one test, which is stopped at the end."""
     with _open_folder() as folder:
         yield folder
 
 
 @pytest.fixture(scope="session")
 def template_database(postgres_address: str) -> Iterator[str]:
-    """Yield the name of a migrated database with a queue in it, which others are copied from."""
+    """Yield the name of a migrated database with a queue, the template of the other databases."""
     from curation.adapters.pgmq_schema import install_pgmq
     from curation.db.engine import Database
     from curation.db.schema import migrate
@@ -104,7 +104,7 @@ def template_database(postgres_address: str) -> Iterator[str]:
 
 @pytest.fixture
 def database_address(postgres_address: str, template_database: str) -> Iterator[str]:
-    """Yield the address of a database of this test's own, migrated and empty."""
+    """Yield the address of a migrated, empty database for one test."""
     from tests.support.factories import fresh_database, with_database
 
     with fresh_database(postgres_address, template_database) as name:
@@ -113,7 +113,7 @@ def database_address(postgres_address: str, template_database: str) -> Iterator[
 
 @pytest.fixture
 def database(database_address: str) -> Iterator[Database]:
-    """Yield a migrated, empty database; jobs asked for stay unsent unless the test sets `database.send`."""
+    """Yield a migrated, empty database; requested jobs are not sent unless the test sets `database.send`."""
     from curation.db.engine import Database
 
     database = Database(database_address)
@@ -159,7 +159,7 @@ def s3_credentials(
 
 @pytest.fixture(scope="session")
 def rabbitmq_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """RabbitMQ on loopback: the machine's own, or one for this run."""
+    """Yield the address of RabbitMQ on loopback: the machine's, or a server of this run."""
     from tests.support import servers
 
     with servers.rabbitmq(tmp_path_factory.mktemp("rabbitmq")) as address:
@@ -168,7 +168,7 @@ def rabbitmq_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Redis on loopback: the machine's own, or one for this run."""
+    """Yield the address of Redis on loopback: the machine's, or a server of this run."""
     from tests.support import servers
 
     with servers.redis(tmp_path_factory.mktemp("redis")) as address:
@@ -180,13 +180,13 @@ def chromium() -> str:
     """Return the path of a Chromium."""
     from tests.support import servers
 
-    with_database = [
+    commands = [
         os.environ.get("LAYERLOOP_TEST_CHROMIUM", ""),
         "chromium",
         "chromium-browser",
         "google-chrome",
     ]
-    found = next((path for name in with_database if name and (path := shutil.which(name))), None)
+    found = next((path for name in commands if name and (path := shutil.which(name))), None)
     if found is None:
         servers.missing(
             "Chromium", "apt-get install chromium, or name one in LAYERLOOP_TEST_CHROMIUM"
@@ -213,7 +213,7 @@ def browser(playwright: Playwright, chromium: str) -> Iterator[Browser]:
 def _open_folder() -> Iterator[Path]:
     from curation.adapters import embedded_postgres
 
-    # Not below pytest's own folder: every run that begins shuts that to others again, the server's user among them.
+    # Not below pytest's folder: each run restricts that to its own user, which is not the server's.
     folder = Path(tempfile.mkdtemp(prefix="layerloop-test-"))
     try:
         yield folder
@@ -222,8 +222,8 @@ def _open_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _forget_durability(server: str) -> None:
-    """Nothing of a test run is worth waiting for the disk: hundreds of databases are made and dropped."""
+def _disable_fsync(server: str) -> None:
+    """Do not wait for the disk: a test run creates and drops hundreds of databases."""
     import sqlalchemy as sa
 
     engine = sa.create_engine(

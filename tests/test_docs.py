@@ -1,4 +1,4 @@
-"""The documents are true: commands, options, settings, paths and targets exist, and generated pages equal the code."""
+"""The documentation: commands, options, settings, paths and targets exist, and generated pages equal the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A test file that needs no server starts without the clients of servers."""
+"""A test file that needs no server starts without importing clients of servers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pytest_collection_finish(session):
 def test_a_pure_file_is_collected_without_a_database_or_a_browser(tmp_path: Path) -> None:
     (tmp_path / "print_loaded.py").write_text(PLUGIN)
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
-    # This file is the pure one: wherever others are moved, and whatever they come to import, it stays so.
+    # This file itself is collected: unlike others, it will not come to import more.
     command = [
         sys.executable,
         "-m",

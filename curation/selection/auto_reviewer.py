@@ -1,4 +1,4 @@
-"""The auto-reviewer: automatic verdicts are decisions in its own name and can be reverted."""
+"""The auto-reviewer: its verdicts are decisions in its own name and can be reverted."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def decide_all(tx: Transaction, ids: Sequence[uuid.UUID], verdict: Verdict, comm
     Returns:
         The number of candidates decided.
     """
-    machine = add_reviewer(tx, AUTO_REVIEWER, Role.annotator, AUTO_REVIEWER).id
+    auto_reviewer_id = add_reviewer(tx, AUTO_REVIEWER, Role.annotator, AUTO_REVIEWER).id
     decided = 0
     for start in range(0, len(ids), BATCH_SIZE):
         params = {
             "ids": list(ids[start : start + BATCH_SIZE]),
-            "auto_reviewer": machine,
+            "auto_reviewer": auto_reviewer_id,
             "verdict": verdict,
             "comment": comment,
             "state": "accepted" if verdict is Verdict.accept else "rejected",
@@ -79,7 +79,7 @@ def revert_auto_verdicts(tx: Transaction, round_id: int, actor: str) -> int:
     undone = [row.candidate_id for row in tx.execute(_UNDO, {"round": round_id})]
     for start in range(0, len(undone), BATCH_SIZE):
         batch = undone[start : start + BATCH_SIZE]
-        tx.execute(_BACK, {"ids": batch})
+        tx.execute(_UNSHOW, {"ids": batch})
         tx.execute(
             sa.update(samples)
             .where(samples.c.candidate_id.in_(batch))
@@ -93,7 +93,7 @@ def _of_ids(text: str) -> sa.TextClause:
     return sa.text(text).bindparams(sa.bindparam("ids", type_=ARRAY(UUID)))
 
 
-# The key is the candidate and its turn, as for the rule reviewer: an undo begins a new turn.
+# The key has the candidate and its number of undos, so that a decision after an undo is a new one.
 _DECIDE = _of_ids("""
     with moved as (
         update candidates set state = :state, settled_by = :auto_reviewer where id = any(:ids)
@@ -115,6 +115,6 @@ _UNDO = sa.text(f"""
     where c.round_id = :round and d.channel = 'auto_reviewer' and {IS_STANDING}
     returning candidate_id""")
 
-_BACK = _of_ids("""
+_UNSHOW = _of_ids("""
     update candidates set state = 'unshown'
     where id = any(:ids) and state in ('accepted', 'rejected')""")

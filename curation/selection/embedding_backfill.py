@@ -1,4 +1,4 @@
-"""Embedding backfill: measure candidates that the current embedder has not seen."""
+"""Embedding backfill: measure candidates that the current embedder has not embedded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BATCH_SIZE: Final = 64
 def backfill_embeddings(
     database: Database, store: ObjectStore, kind: Kind, embedder: Embedder
 ) -> int:
-    """Embed all candidates that are or may be decided and that this embedder has not seen.
+    """Embed all candidates that are or may be decided and that this embedder has not embedded.
 
     Each batch is a transaction of its own, so that an interrupted run is continued by the next
     call.
@@ -59,7 +59,7 @@ def backfill_embeddings(
 def _read_ahead(
     database: Database, kind: Kind, embedder: Embedder, after: uuid.UUID, downloads: Downloads
 ) -> list[MeasurableCandidate]:
-    """Return the next batch after an id, and begin to read its layers."""
+    """Return the next batch after an id, and start to read its layers."""
     with database.transaction() as tx:
         ids = _unseen(tx, kind, embedder.source, after)
         batch = find_measurable(tx, ids, tuple(CandidateState))

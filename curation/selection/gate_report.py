@@ -29,12 +29,12 @@ def gates_report(tx: Transaction, round_id: int) -> list[dict[str, Any]]:
                 name: row["metrics"][name] for name in ("budget", "level", "share", "lost", "wrong")
             }
             identity = {name: row[name] for name in ("id", "verdict", "interim_look", "threshold")}
-            against = row["metrics"].get("contradicted")
-            audit = against or read_audit(tx, row).as_json()
+            contradicted = row["metrics"].get("contradicted")
+            audit = contradicted or read_audit(tx, row).as_json()
             state = {
                 "audit": audit,
                 "stands": row["id"] in standing,
-                "contradicted": against is not None,
+                "contradicted": contradicted is not None,
             }
             reports.append(identity | metrics | state)
     return reports

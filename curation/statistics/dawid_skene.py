@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 Item = TypeVar("Item", bound=Hashable)
 
 PRIOR_VERDICTS: Final = 4.0
-"""Weight of the prior of a reviewer's skill, in number of verdicts."""
+"""Weight of the prior of a reviewer's skill, as a number of verdicts."""
 PRIOR_SKILL: Final = 0.8
 """Mean of that prior; a reviewer with three verdicts neither dominates nor is ignored."""
 MAX_STEPS: Final = 500
 TOLERANCE: Final = 1e-7
-"""EM ends when no posterior changes by more."""
+"""EM ends when no posterior changes by more than this."""
 
 
 class Skill(NamedTuple):
@@ -57,7 +57,7 @@ class Skills:
 
 @dataclass(frozen=True)
 class DawidSkeneFit(Generic[Item]):
-    """The result of EM: skills, each item's probability to be sound, and the number of votes."""
+    """The result of EM: skills, each item's probability of being sound, and the number of votes."""
 
     skills: Skills
     probability: Mapping[Item, float]
@@ -132,5 +132,5 @@ def fit_skills(
     return DawidSkeneFit(Skills(float(prior), skills), probability, len(votes))
 
 
-def _share(right: NDArray[np.float64], looks: NDArray[np.float64]) -> NDArray[np.float64]:
-    return (right + PRIOR_VERDICTS * PRIOR_SKILL) / (looks + PRIOR_VERDICTS)
+def _share(right: NDArray[np.float64], verdicts: NDArray[np.float64]) -> NDArray[np.float64]:
+    return (right + PRIOR_VERDICTS * PRIOR_SKILL) / (verdicts + PRIOR_VERDICTS)

@@ -77,7 +77,7 @@ def fit_curve(verdicts: Sequence[GoldTrial], clean: Sequence[bool]) -> Curve | N
     Kontsevich and C. W. Tyler, "Bayesian adaptive estimation of psychometric slope and threshold",
     Vision Research 39, 1999); the curve with guess and lapse rates is that of F. A. Wichmann and
     N. J. Hill, "The psychometric function: I" (Perception and Psychophysics 63, 2001). Unlike a
-    maximum likelihood fit, a posterior is stable with ten verdicts, and with equal verdicts only.
+    maximum likelihood fit, a posterior is stable with ten verdicts, or if all verdicts are equal.
 
     Args:
         verdicts: The verdicts on gold with the defect.
@@ -89,8 +89,8 @@ def fit_curve(verdicts: Sequence[GoldTrial], clean: Sequence[bool]) -> Curve | N
     if not verdicts:
         return None
     # The probability of noticing, thresholds x slopes x verdicts.
-    severity = np.array([look.severity for look in verdicts])
-    rejected = np.array([look.rejected for look in verdicts])
+    severity = np.array([trial.severity for trial in verdicts])
+    rejected = np.array([trial.rejected for trial in verdicts])
     from scipy.special import expit
 
     noticed = expit(SLOPES[:, None] * (severity - THRESHOLDS[:, None, None]))
@@ -103,8 +103,8 @@ def fit_curve(verdicts: Sequence[GoldTrial], clean: Sequence[bool]) -> Curve | N
     log_prior = clean_counts[0] * np.log(GUESSES) + clean_counts[1] * np.log1p(-GUESSES)
     likelihood = np.stack(
         [
-            _log_likelihood(noticed, rejected, guess) + belief
-            for guess, belief in zip(GUESSES, log_prior, strict=True)
+            _log_likelihood(noticed, rejected, guess) + log_density
+            for guess, log_density in zip(GUESSES, log_prior, strict=True)
         ]
     )
     weight = np.exp(likelihood - likelihood.max())

@@ -110,7 +110,7 @@ class SyntheticScene:
 
     @property
     def prompt(self) -> Prompt:
-        """The three texts.
+        """The three texts of the pair.
 
         Such as "a red star on grass under a blue sky" or "a red star in front of a striped green
         wall".
@@ -176,7 +176,7 @@ def draw_pair(
 
 
 def _stand(shape: RGBA, line: float, rng: np.random.Generator, size: int) -> RGBA:
-    """Place a figure on an empty canvas, horizontally near the middle.
+    """Place a subject on an empty canvas, horizontally near the middle.
 
     Its lowest visible row is on the line.
     """
@@ -186,7 +186,7 @@ def _stand(shape: RGBA, line: float, rng: np.random.Generator, size: int) -> RGB
     left = round((size - shape.shape[1]) / 2 + size * rng.uniform(-0.02, 0.02))
     left = min(max(left, 1 - int(columns[0])), size - 2 - int(columns[-1]))
     canvas = np.zeros((size, size, 4), np.uint8)
-    # Crop the part of the figure beyond the canvas.
+    # Crop the part of the subject beyond the canvas.
     above, before = max(0, -top), max(0, -left)
     kept = shape[above : size - top, before : size - left]
     canvas[

@@ -1,4 +1,4 @@
-"""The synthetic seed set: drawing, prompts of its grammar, and prompt agreement of layers."""
+"""The synthetic seed set: drawing, prompts of its grammar, and the check of layers against them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Descriptor = NDArray[np.float32]
 _VIEW: Final = 64  # alpha is compared at this image size
 _FRAME: Final = 20  # size of the normalized matte
 _EXAMPLES: Final = 60  # reference images per shape
-_FORGIVEN: Final = 0.3  # allowed distance from a shape: people still recognize it at that blur
+_MIN_RADIUS: Final = 0.3  # people still recognize a shape at this distance, as of a blurred one
 
 
 @dataclass(frozen=True)
@@ -144,19 +144,19 @@ def classify_shape(alpha: NDArray[np.uint8]) -> str | None:
     described = _describe(alpha)
     if described is None:
         return None
-    examples, reaches = _examples()
-    # figures x examples -> figures
+    examples, radii = _examples()
+    # shapes x examples -> shapes
     distances = np.linalg.norm(examples - described, axis=2).min(axis=1)
     nearest = int(np.argmin(distances))
-    return SHAPES[nearest] if distances[nearest] <= reaches[nearest] else None
+    return SHAPES[nearest] if distances[nearest] <= radii[nearest] else None
 
 
 @cache
 def _examples() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return reference descriptors (figures x examples x features), and each shape's radius.
+    """Return reference descriptors (shapes x examples x features), and each shape's radius.
 
     The radius of a shape is the largest usual distance between neighboring examples (strokes and
-    smoke vary most), and at least _FORGIVEN; noise begins at about 0.44.
+    smoke vary most), and at least _MIN_RADIUS; noise begins at about 0.44.
     """
     described = np.zeros((len(SHAPES), _EXAMPLES, _FRAME * _FRAME + 3), np.float32)
     for row, shape in enumerate(SHAPES):
@@ -170,7 +170,7 @@ def _examples() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     distances = np.linalg.norm(described[:, :, None] - described[:, None], axis=3)
     distances[:, np.arange(_EXAMPLES), np.arange(_EXAMPLES)] = np.inf
     return described, np.maximum(
-        _FORGIVEN, 1.2 * np.quantile(distances.min(axis=2), 0.98, axis=1)
+        _MIN_RADIUS, 1.2 * np.quantile(distances.min(axis=2), 0.98, axis=1)
     ).astype(np.float32)
 
 
@@ -205,7 +205,7 @@ def _describe(alpha: NDArray[np.uint8]) -> Descriptor | None:
     is_visible = view > 0.05
     density = float(view[is_visible].mean())
     rough = float(np.abs(view - cv2.GaussianBlur(view, (0, 0), 1.0)).sum()) / mass
-    compactness = mass / (2 * np.pi * spread**2)  # 1 for a Gaussian's own mass, small for lines
+    compactness = mass / (2 * np.pi * spread**2)  # 1 for a Gaussian, small for lines
     shape = frame / max(float(np.linalg.norm(frame)), 1e-6)
     return np.concatenate([shape.ravel(), [density * 0.6, rough * 0.6, compactness * 0.3]]).astype(
         np.float32

@@ -1,4 +1,4 @@
-"""The shapes of the synthetic domain: a small grammar of captions, drawn by signed distances.
+"""The shapes of the synthetic domain: a small grammar of captions, drawn as signed distance fields.
 
 Every shape is a formula over the plane, so that its alpha is exact: coverage of a soft edge,
 absorption of a glass wall, density of a cloud. Coordinates are complex numbers, x to the right and
@@ -137,7 +137,7 @@ def _matte(shape: str, rng: np.random.Generator, size: int) -> tuple[Field, Fiel
 
 
 def _coverage(distance: Field, softness: float) -> Field:
-    """Return the share of a soft edge that is inside, at signed distances from its middle."""
+    """Return the coverage of a soft edge at signed distances from its middle."""
     covered: Field = np.clip(0.5 - distance / softness, 0, 1)
     return covered
 
@@ -163,12 +163,12 @@ def _smoke(plane: Plane, rng: np.random.Generator) -> tuple[Field, Field]:
     clear = np.ones(plane.shape)
     for height in np.linspace(0.6, -0.55, 12):
         spread = 0.10 + 0.16 * (0.6 - height)
-        centre = complex(rng.normal(0, spread), height)
+        center = complex(rng.normal(0, spread), height)
         # Each puff multiplies the transmitted light.
         clear *= 1 - rng.uniform(0.15, 0.4) * np.exp(
-            -((np.abs(plane - centre) / (0.13 + spread * 0.6)) ** 2)
+            -((np.abs(plane - center) / (0.13 + spread * 0.6)) ** 2)
         )
-    inside = _coverage(np.abs(plane) - 0.7, 0.3)  # nothing reaches the border
+    inside = _coverage(np.abs(plane) - 0.7, 0.3)  # fade out before the border
     return (1 - clear) * inside, np.zeros(plane.shape)
 
 
@@ -207,8 +207,8 @@ def _polygon(corners: Sequence[complex] | Plane) -> Callable[[Plane], Field]:
         for a, b in itertools.pairwise(closed):
             if a.imag != b.imag:
                 crosses = (a.imag > plane.imag) != (b.imag > plane.imag)
-                at = a.real + (b.real - a.real) * (plane.imag - a.imag) / (b.imag - a.imag)
-                inside ^= crosses & (plane.real < at)
+                crossing = a.real + (b.real - a.real) * (plane.imag - a.imag) / (b.imag - a.imag)
+                inside ^= crosses & (plane.real < crossing)
         return np.where(inside, -1.0, 1.0) * _to_path(plane, closed)
 
     return distance
@@ -251,4 +251,4 @@ _DISTANCES: Final[dict[str, Callable[[Plane], Field]]] = {
     "T": _letter([-0.75 - 0.9j, 0.75 - 0.9j], [-0.9j, 0.9j]),
     "X": _letter([-0.7 - 0.9j, 0.7 + 0.9j], [0.7 - 0.9j, -0.7 + 0.9j]),
 }
-"""Signed distance functions of shapes with a firm outline, of a radius of about one unit."""
+"""Signed distance functions of shapes with a sharp outline, with a radius of about one unit."""

@@ -1,4 +1,4 @@
-"""Where captions come from, and the description that each imported file was taken with.
+"""Sources of captions, and the description with which each file was imported.
 
 Revision 0008
 """
@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 revision = "0008"
 down_revision = "0014"
 
-# The name of the file that a sample came from: its own row of an import, or what a reviewed import remembers.
+# The name of a sample's file: from its row of the import, or from the origin of a reviewed candidate.
 NAMED = sa.text("""
     select s.id, s.line::jsonb ->> 'caption' as caption, coalesce(c.origin ->> 'file', f.name) as file
     from samples s
@@ -38,7 +38,7 @@ def upgrade() -> None:
 
 
 def _mark_file_names() -> None:
-    """Mark captions that equal what their file's name gives; lines stay, so that a home freezes as it did before."""
+    """Mark captions derived from file names; manifest lines stay, so that a home freezes the same snapshots."""
     connection = op.get_bind()
     found = [row.id for row in connection.execute(NAMED) if row.caption == _caption_from_name(row.file)]
     marking = sa.text("update samples set caption_source = 'file name' where id = any(:ids)")
@@ -49,7 +49,7 @@ def _mark_file_names() -> None:
 
 
 def _caption_from_name(name: str) -> str:
-    """What version 0.1 made of a file's name; a copy, since a migration does not change with the code."""
+    """Return the caption that version 0.1 derived from a file name; a copy, since migrations do not change."""
     stem = PurePosixPath(name).stem
     seen = "".join(letter if unicodedata.category(letter)[0] != "C" else " " for letter in stem)
     words = re.sub(r"[\W_]+", " ", seen).strip()

@@ -1,4 +1,4 @@
-"""Identities of people at an identity provider, and where their sessions end.
+"""Identities of reviewers at an identity provider, and the sign-out URLs of sessions.
 
 Revision 0026
 """

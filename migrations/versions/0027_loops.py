@@ -1,4 +1,4 @@
-"""Loops: planned rounds that advance by themselves; the rule reviewer of any round.
+"""Loops of planned rounds; a rule reviewer for any round.
 
 Revision 0027
 """

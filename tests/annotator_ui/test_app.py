@@ -59,10 +59,10 @@ class PageContent(HTMLParser):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_page_has_a_strict_policy_and_no_inline_code(client: TestClient, path: str) -> None:
-    answer = client.get(path)
-    assert answer.status_code == 200
+    response = client.get(path)
+    assert response.status_code == 200
     policy = dict(
-        part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; ")
+        part.split(" ", 1) for part in response.headers["content-security-policy"].split("; ")
     )
     assert policy["default-src"] == "'none'"
     assert (
@@ -75,17 +75,19 @@ def test_a_page_has_a_strict_policy_and_no_inline_code(client: TestClient, path:
     assert policy["frame-ancestors"] == policy["base-uri"] == "'none'"
     assert policy["require-trusted-types-for"] == "'script'"
     assert policy["trusted-types"] == "edge-worker", "one policy, created once, for one URL"
-    assert "unsafe" not in answer.headers["content-security-policy"]
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    assert answer.headers["referrer-policy"] == "no-referrer"
-    content = PageContent(answer.text)
+    assert "unsafe" not in response.headers["content-security-policy"]
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["referrer-policy"] == "no-referrer"
+    content = PageContent(response.text)
     assert content.inline == []
     assert len(content.ids) == len(set(content.ids))
     assert all(url.startswith(("/", "#")) and not url.startswith("//") for url in content.urls)
     for own in (url for url in content.urls if url.startswith("/static/")):
         file = client.get(own)
         assert file.status_code == 200, own
-        assert file.headers["content-security-policy"] == answer.headers["content-security-policy"]
+        assert (
+            file.headers["content-security-policy"] == response.headers["content-security-policy"]
+        )
         assert "immutable" in file.headers["cache-control"]
         assert file.headers["x-content-type-options"] == "nosniff"
 
@@ -93,9 +95,9 @@ def test_a_page_has_a_strict_policy_and_no_inline_code(client: TestClient, path:
 @pytest.mark.parametrize("path", [path for path in PATHS if path != "/sign-in"])
 def test_without_a_session_a_page_redirects_to_sign_in(client: TestClient, path: str) -> None:
     client.cookies.clear()
-    answer = client.get(path)
-    assert answer.status_code == 303
-    assert answer.headers["location"] == f"/sign-in?next={path}"
+    response = client.get(path)
+    assert response.status_code == 303
+    assert response.headers["location"] == f"/sign-in?next={path}"
     assert client.get("/").headers["location"] == "/sign-in"
 
 
@@ -107,8 +109,8 @@ def test_the_path_of_a_page_never_becomes_markup(client: TestClient) -> None:
     path = f"/snapshots/{quote(HOSTILE, safe='')}"
     assert "alert" not in client.get(path).text
     client.cookies.clear()
-    answer = client.get("/review?round=2&x=" + quote(HOSTILE, safe=""))
-    assert answer.headers["location"].startswith("/sign-in?next=/review%3Fround%3D2%26x%3D%2522")
+    response = client.get("/review?round=2&x=" + quote(HOSTILE, safe=""))
+    assert response.headers["location"].startswith("/sign-in?next=/review%3Fround%3D2%26x%3D%2522")
 
 
 def test_templates_escape_every_value() -> None:

@@ -1,8 +1,9 @@
-"""Return steps a second of our base recipe beside diffusers' own SDXL example script: one tiny model, one set, in one run.
+"""Measure steps per second of our base recipe beside diffusers' SDXL example script, with one tiny model.
 
-The script is not ours: --script names a checkout's examples/text_to_image/train_text_to_image_sdxl.py (or its _lora
-sibling, with --rank). It wants the library `datasets`, and torchvision, of which a stand-in of six transforms is put
-on its path where there is none. Both sides cache or encode as they themselves do; timed are training steps only, after some to warm up.
+The script is diffusers' own: --script names its examples/text_to_image/train_text_to_image_sdxl.py (or its _lora
+variant, with --rank). It needs the library `datasets`, and torchvision: if that is missing, a replacement with six
+transforms is put on the path. Both sides cache or encode in their own way; only training steps after the warm-up are
+timed.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from training.presets.presets import find_preset
 from training.transparency.autoencoder import fit_autoencoder
 from training.transparency.networks import Transparency
 
-PICTURES = 64
-TEXTS = (768, 1280)  # SDXL's own: what a step reads of texts is as much as in earnest
+IMAGE_COUNT = 64
+TEXTS = (768, 1280)  # the widths of SDXL's text encoders
 
 TRANSFORMS = """
 import random
@@ -74,7 +75,7 @@ class Normalize:
     def __init__(self, mean, std): self.mean, self.std = torch.tensor(mean), torch.tensor(std)
     def __call__(self, tensor): return (tensor - self.mean[:, None, None]) / self.std[:, None, None]
 """
-# The stand-in is for the script alone: transformers must have looked for the real one, in vain, before.
+# transformers must have looked for the real torchvision before the replacement is on the path.
 START = """
 import runpy, sys
 from transformers.utils import is_torchvision_available
@@ -102,7 +103,7 @@ Rates = tuple[float, float]
 
 @dataclass(frozen=True)
 class Plan:
-    """One comparison: where it happens and how much of it."""
+    """The settings of one comparison."""
 
     folder: Path
     side: int
@@ -116,7 +117,7 @@ class Plan:
 
 
 def main() -> None:
-    """Print steps a second of both sides, in turns, and the ratio of their medians."""
+    """Print steps per second of both sides, alternately, and the ratio of their medians."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--script", type=Path, help="diffusers' train_text_to_image_sdxl.py, or _lora_sdxl.py"
@@ -125,49 +126,51 @@ def main() -> None:
         "--rank",
         type=int,
         default=0,
-        help="of a LoRA, for the script's sibling; 0 trains all weights",
+        help="rank of a LoRA, for the script's LoRA variant; 0 trains all weights",
     )
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--channels", default="32,64,128")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--warm", type=int, default=4, help="on a GPU a multiple of ten")
+    parser.add_argument(
+        "--warm", type=int, default=4, help="warm-up steps; on a GPU a multiple of ten"
+    )
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precision", default="fp32")
     parser.add_argument(
-        "--set", action="append", default=[], help="a number of our preset, name=value"
+        "--set", action="append", default=[], help="an override of our preset, name=value"
     )
     parser.add_argument(
         "--ours", type=Path, help=argparse.SUPPRESS
     )  # this file's own child process
-    given = parser.parse_args()
-    if given.ours:
-        _train_ours(Plan(**{**json.loads(given.ours.read_text()), "folder": given.ours.parent}))
+    options = parser.parse_args()
+    if options.ours:
+        _train_ours(Plan(**{**json.loads(options.ours.read_text()), "folder": options.ours.parent}))
         return
-    if given.script is None or not given.script.is_file():
+    if options.script is None or not options.script.is_file():
         parser.error(
             "--script PATH: a checkout of diffusers' examples/text_to_image/train_text_to_image_sdxl.py"
         )
     with tempfile.TemporaryDirectory(prefix="layerloop-beside-") as name:
         folder = Path(name)
-        numbers = (
-            given.side,
-            given.batch,
-            given.steps,
-            given.warm,
-            given.rank,
-            given.threads,
-            given.precision,
+        sizes = (
+            options.side,
+            options.batch,
+            options.steps,
+            options.warm,
+            options.rank,
+            options.threads,
+            options.precision,
         )
-        plan = Plan(folder, *numbers, changes=tuple(given.set))
-        _prepare(plan, tuple(int(width) for width in given.channels.split(",")))
+        plan = Plan(folder, *sizes, changes=tuple(options.set))
+        _prepare(plan, tuple(int(width) for width in options.channels.split(",")))
         rates: dict[str, list[Rates]] = {"ours": [], "diffusers": []}
-        for turn in range(given.turns):
-            rates["diffusers"].append(_run_script(plan, given.script.resolve(), turn))
+        for turn in range(options.turns):
+            rates["diffusers"].append(_run_script(plan, options.script.resolve(), turn))
             rates["ours"].append(_run_ours(plan, turn))
             print(
-                "  ".join(f"{side} {_told(*found[-1])}" for side, found in rates.items()),
+                "  ".join(f"{side} {_format_rates(*found[-1])}" for side, found in rates.items()),
                 flush=True,
             )
         for index, unit in enumerate(("second", "CPU-second")):
@@ -180,12 +183,12 @@ def main() -> None:
             )
 
 
-def _told(wall: float, processor: float) -> str:
+def _format_rates(wall: float, processor: float) -> str:
     return f"{wall:.3f} steps/s, {processor:.3f} steps/CPU-s"
 
 
 def _prepare(plan: Plan, channels: tuple[int, ...]) -> None:
-    """Write a tiny SDXL, a folder of captioned images and the same as a snapshot."""
+    """Write a tiny SDXL model, a folder of captioned images, and a snapshot of the same images."""
     layers = (
         (0, *(1,) * (len(channels) - 1)) if len(channels) < 3 else (1, *(2,) * (len(channels) - 1))
     )
@@ -196,8 +199,8 @@ def _prepare(plan: Plan, channels: tuple[int, ...]) -> None:
         f"UNet of {sum(p.numel() for p in weights) / 1e6:.1f} M weights, batch {plan.batch}, {plan.side} px",
         flush=True,
     )
-    draw_seed_set(plan.folder / "seeds", PICTURES)
-    images = plan.folder / "pictures"
+    draw_seed_set(plan.folder / "seeds", IMAGE_COUNT)
+    images = plan.folder / "images"
     images.mkdir()
     store, samples, lines = FolderStore(plan.folder / "objects"), [], []
     for row in map(json.loads, (plan.folder / "seeds" / "metadata.jsonl").read_text().splitlines()):
@@ -208,9 +211,9 @@ def _prepare(plan: Plan, channels: tuple[int, ...]) -> None:
         )
         rgba = np.asarray(image)
         layer = {LayerRole.foreground: store.put(encode_layer(rgba))}
-        known = (row["text"], row["licence"], row["source"], Split.train)
+        fields = (row["text"], row["licence"], row["source"], Split.train)
         samples.append(
-            Sample(pixel_hash(rgba)[:32], Kind.single, *known, 0, pixel_hash(rgba), layer)
+            Sample(pixel_hash(rgba)[:32], Kind.single, *fields, 0, pixel_hash(rgba), layer)
         )
         name = Path(row["file_name"]).stem + ".png"
         image.convert("RGB").save(images / name)
@@ -233,17 +236,17 @@ def _unet(model: Path) -> torch.nn.Module:
 
 
 def _run_script(plan: Plan, script: Path, turn: int) -> Rates:
-    """Their training, timed whenever it writes a step's loss to its log."""
+    """Run diffusers' training, timed whenever it logs a step's loss."""
     out = plan.folder / f"theirs-{turn}"
-    wanted = {
-        "pretrained_model_name_or_path": plan.folder / "model", "train_data_dir": plan.folder / "pictures",
+    arguments = {
+        "pretrained_model_name_or_path": plan.folder / "model", "train_data_dir": plan.folder / "images",
         "caption_column": "text", "resolution": plan.side, "train_batch_size": plan.batch, "learning_rate": 1e-5,
         "max_train_steps": plan.steps, "lr_scheduler": "constant", "lr_warmup_steps": 0, "seed": 0,
         "output_dir": out, "report_to": "tensorboard", "cache_dir": plan.folder / "cache",
         "checkpointing_steps": 10**9, "mixed_precision": "no" if plan.precision == "fp32" else plan.precision,
     }  # fmt: skip
-    wanted |= {"rank": plan.rank} if plan.rank else {}
-    options = [*(f"--{name}={value}" for name, value in wanted.items()), "--center_crop"]
+    arguments |= {"rank": plan.rank} if plan.rank else {}
+    options = [*(f"--{name}={value}" for name, value in arguments.items()), "--center_crop"]
     clock = plan.folder / "theirs.json"
     command = [
         sys.executable,
@@ -270,15 +273,17 @@ def _run_ours(plan: Plan, turn: int) -> Rates:
 
 
 def _rates(plan: Plan, clock: Path) -> Rates:
-    """Return steps a second by the clock and by the processor's time, of the median step after those to warm up.
+    """Return the median steps per second of wall time and of CPU time after the warm-up.
 
-    The clock file holds both times of each step's end. A median, since neighbours of this machine take turns too; on a
-    GPU the mean, since there our steps are told of ten at a time.
+    The clock file has both times at the end of each step. The median is robust to other load; on a GPU it is the mean,
+    since our steps are reported in groups of ten there.
     """
     times = json.loads(clock.read_text())
     if torch.cuda.is_available():
-        (begun, used), (ended, spent) = times[plan.warm - 1], times[-1]
-        return (len(times) - plan.warm) / (ended - begun), (len(times) - plan.warm) / (spent - used)
+        (started, used), (ended, spent) = times[plan.warm - 1], times[-1]
+        return (len(times) - plan.warm) / (ended - started), (len(times) - plan.warm) / (
+            spent - used
+        )
     wall, processor = (
         statistics.median(
             after[index] - before[index] for before, after in itertools.pairwise(times[plan.warm :])
@@ -289,25 +294,25 @@ def _rates(plan: Plan, clock: Path) -> Rates:
 
 
 def _train_ours(plan: Plan) -> None:
-    """Train the base recipe on the same model and images, without what the script leaves out; times of its steps."""
+    """Train the base stage on the same model and images without features that the script lacks; store step times."""
     changes = {
         "model": str(plan.folder / "model"), "image_size": plan.side, "base_batch": plan.batch, "ema_decay": 0.0,
         "adapter_rank": plan.rank, "precision": plan.precision, "gradient_checkpointing": False, "buckets": False,
         "checkpoint_every_images": 10**9, "sample_every_images": 10**9, "warmup_images": 1, "cooldown": 0.0, "caption_dropout": 0.0,
         "draw_steps": 1, "posterior_noise": False, "threads": plan.threads,
     }  # fmt: skip
-    named = {name: str(value) for name, value in changes.items()} | dict(
-        cell.split("=") for cell in plan.changes
+    overrides = {name: str(value) for name, value in changes.items()} | dict(
+        override.split("=") for override in plan.changes
     )
-    preset = find_preset("sdxl", named)
+    preset = find_preset("sdxl", overrides)
     torch.set_num_threads(plan.threads)
     torch.manual_seed(0)
     autoencoder = fit_autoencoder(preset, torch.empty(0))
     times: list[tuple[float, float]] = []
     snapshot = (plan.folder / "snapshot").read_text()
-    order = TrainingRequest("base", "sdxl", snapshot, None, None, 0, plan.steps * plan.batch)
+    request = TrainingRequest("base", "sdxl", snapshot, None, None, 0, plan.steps * plan.batch)
 
-    def note(progress: object) -> None:
+    def record(progress: object) -> None:
         if getattr(progress, "stage", "") == "base" and getattr(progress, "done", 0):
             times.append((time.time(), time.process_time()))
         if len(times) == plan.steps:
@@ -316,11 +321,11 @@ def _train_ours(plan: Plan) -> None:
     store = FolderStore(plan.folder / "objects")
     with tempfile.TemporaryDirectory(dir=plan.folder) as run:
         train_base(
-            order,
+            request,
             preset,
             store,
             Path(run) / "run",
-            note,
+            record,
             autoencoder,
             Transparency(preset).eval(),
             None,

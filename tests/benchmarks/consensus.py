@@ -1,4 +1,4 @@
-"""How often the verdict of several simulated reviewers is right: by majority, and by Dawid and Skene's model.
+"""Measure how often the verdict of several simulated reviewers is right: by majority, and by Dawid-Skene.
 
     python -m tests.benchmarks.consensus [--candidates 2000] [--repetitions 20] [--json]
 

@@ -1,4 +1,4 @@
-"""From nothing to the first page: an empty home, `layerloop up`, and the sign-in page answered; then the same home again."""
+"""Measure the time from an empty home to the first page, `layerloop up` included; then with the same home again."""
 
 from __future__ import annotations
 

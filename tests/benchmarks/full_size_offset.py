@@ -1,4 +1,4 @@
-"""Training the released networks (104 M and 1.2 M weights) at 512 px around SDXL's autoencoder: images a second.
+"""Measure images per second of training the released networks (104 M and 1.2 M weights) at 512 px around SDXL's VAE.
 
 Ours as it runs, reading and padding included, and the public modules in a plain loop of the same losses. Meant for a
 GPU; --tiny tries the same steps on a small autoencoder anywhere, and --reference names a checkout of

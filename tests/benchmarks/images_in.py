@@ -1,4 +1,4 @@
-"""Images in: an import beside a plain Pillow loop over the same files, and how quickly layers are measured."""
+"""Measure an import beside a plain Pillow loop over the same files, and the rate of measuring layers."""
 
 from __future__ import annotations
 

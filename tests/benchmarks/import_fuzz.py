@@ -1,4 +1,4 @@
-"""Seeded mutations of valid files through the real import, the scene reader and the reader of weights' headers.
+"""Apply seeded mutations of valid files to the import, the scene reader and the reader of weight headers.
 
 A run fails where anything is raised but the errors meant for people, where a file has no account, where a good file beside
 the mutated ones is not taken, or where an item takes longer than the sandbox allows. Every process keeps its limits of

@@ -1,4 +1,4 @@
-"""Label Studio's own page, for `page_keys`, with the same images."""
+"""Label Studio's page for `page_keys`, with the same images."""
 
 from __future__ import annotations
 

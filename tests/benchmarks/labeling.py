@@ -1,4 +1,4 @@
-"""Label Studio and our review page on one machine, with the same candidates: speed and costs.
+"""Measure speed and cost of Label Studio and of our review page on one machine with the same candidates.
 
     python -m tests.benchmarks.labeling [--tasks 100 1000] [--clients 1 8] [--decisions 60] [--carried 10000]
 
@@ -192,13 +192,15 @@ def _person(studio: LabelStudioServer, email: str) -> httpx.Client:
         found = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', form.text)
         if found is None:
             break
-        message = {
+        annotation = {
             "csrfmiddlewaretoken": found.group(1),
             "email": email,
             "password": "a long password",
         }
         client.post(
-            path, data=message | {"allow_newsletters": "false"}, headers={"Referer": studio.address}
+            path,
+            data=annotation | {"allow_newsletters": "false"},
+            headers={"Referer": studio.address},
         )
         if "sessionid" in client.cookies and client.get("/api/current-user/whoami").is_success:
             break
@@ -218,9 +220,9 @@ def _decide(client: httpx.Client, project: int, count: int) -> list[int]:
             break
         task = answer.raise_for_status().json()["id"]
         given.append(task)
-        message = {"result": BOTH[index % 2], "lead_time": 0.9}
+        annotation = {"result": BOTH[index % 2], "lead_time": 0.9}
         client.post(
-            f"/api/tasks/{task}/annotations?project={project}", json=message
+            f"/api/tasks/{task}/annotations?project={project}", json=annotation
         ).raise_for_status()
     return given
 

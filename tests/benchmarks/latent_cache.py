@@ -1,4 +1,4 @@
-"""The cache of latents: filling, scanning and reading it, beside a file a picture (npz), Arrow and LMDB where installed."""
+"""Measure filling, scanning and reading the latent cache beside one npz file per image, Arrow, and LMDB if installed."""
 
 from __future__ import annotations
 

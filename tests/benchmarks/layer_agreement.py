@@ -1,4 +1,4 @@
-"""Layers drawn together against layers drawn apart: one light and one ground line, of which no text tells."""
+"""Compare layers generated together and apart: do they share the light and the ground line that no text names?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The time that /metrics and `layerloop status` need at the database, by the number of candidates.
+"""Measure the time of /metrics and `layerloop status` in the database by the number of candidates.
 
     python tests/benchmarks/metrics_cost.py --candidates 1000000 [--database postgresql://...]
 

@@ -1,4 +1,4 @@
-"""A checkpoint of middle size, trained on a folder of RGBA pictures: settings, figures and the sheet."""
+"""Train a checkpoint of medium size on a folder of RGBA images; print its settings and metrics and write a grid."""
 
 from __future__ import annotations
 

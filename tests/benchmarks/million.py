@@ -1,4 +1,4 @@
-"""Measures an instance with a million candidates: every page and route, then many reviewers and workers at once.
+"""Measure an instance with a million candidates: every page and route, then many reviewers and workers at once.
 
     python -m tests.benchmarks.million [--database postgresql://...] [--candidates 1000 1000000] [--load-seconds 60]
 

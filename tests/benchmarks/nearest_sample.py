@@ -1,4 +1,4 @@
-"""Measures how long the accepted sample nearest to a candidate takes to be found, in pools of different sizes.
+"""Measure how long the search for the most similar accepted sample takes in pools of different sizes.
 
     python -m tests.benchmarks.nearest_sample [--samples 1000 100000] [--asked 100]
 

@@ -1,4 +1,4 @@
-"""Latent transparency: the paper's recipe, ours, and every step between them, on the same pictures in the same order."""
+"""Compare the paper's recipe of latent transparency, ours, and every step between, on the same images in the same order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures review pages in Chromium as a hand meets them: from the key to the next picture, grids, and the edge view.
+"""Measure review pages in Chromium: from a key press to the next image, grids, and the edges view.
 
     python -m tests.benchmarks.page_keys [--sides 512 1024] [--decisions 100] [--alone] [--chromium PATH]
 
@@ -9,7 +9,7 @@ the same pictures, from its verdict's key, which Ctrl+Enter submits as soon as t
 the next picture; then the seconds from the address of a grid of 48 until all of its images are decoded and
 painted, first with nothing shrunk yet and then again for another browser; and the milliseconds from the key to the edges
 of a layer, which the page finds ahead once they have been looked at. The instance is a real one (PostgreSQL,
-`layerloop api`, a folder of objects), and so is Label Studio, with tasks that our desk put up; `--alone` leaves it out.
+`layerloop api`, a folder of objects), and so is Label Studio, with tasks pushed by our synchronization; `--alone` leaves it out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Peak memory: what `train --dry-run` says beside what training steps take, in processes of their own on the CPU."""
+"""Compare the peak memory that `train --dry-run` estimates with that of training steps on the CPU."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Measures the review queue as reviewers meet it: a real API process, a real PostgreSQL, clients in processes of their own.
+"""Measure the review queue with a real API process, a real PostgreSQL, and clients in processes of their own.
 
     python -m tests.benchmarks.review_queue [--database postgresql://...] [--candidates 1000 100000] [--clients 1 8]
         [--overlap 1 3] [--begun 0 50000]
 
-For each size of the queue and number of clients it prints p50 and p95 of taking a tray of 8 and of a decision (half of
+For each size of the queue and number of clients it prints p50 and p95 of a claim of 8 and of a decision (half of
 them accepts, which also make a sample), the CPU-milliseconds that the API process and PostgreSQL spent per decided
-candidate (trays and authentication included, /proc/<pid>/stat), and how many candidates were given to two clients at
+candidate (claims and authentication included, /proc/<pid>/stat), and how many candidates were given to two clients at
 once (with an overlap: twice to one client). With an overlap, `--begun` candidates have a verdict of the first client.
 """
 
@@ -63,7 +63,7 @@ def main() -> None:
         signal.SIGTERM, lambda *_: sys.exit(143)
     )  # so that databases and processes are cleared away
     print(
-        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {sys.version.split()[0]}, tray of {TRAY}"
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {sys.version.split()[0]}, claims of {TRAY}"
     )
     print(
         f"{'waiting':>8} {'clients':>7} {'overlap':>7} {'begun':>7} | {'tray p50':>8} {'p95 ms':>7} | {'decide p50':>10} {'p95 ms':>7} | "
@@ -139,12 +139,12 @@ def _review(url: str, token: str, decisions: int, seconds: float) -> dict[str, A
                 break
             output["given"] += [item["id"] for item in items]
             for index, item in enumerate(items):
-                message = (
+                body = (
                     {"verdict": "accept"}
                     if index % 2
                     else {"verdict": "reject", "reasons": ["halo"]}
                 )
-                body = message | {
+                body = body | {
                     "candidate": item["id"],
                     "dwell_ms": 900,
                     "key": str(uuid.uuid4()),

@@ -1,4 +1,4 @@
-"""Measures the choosing of `layerloop round accept-top` on synthetic candidates: scores, plan, the kept ones, their audit.
+"""Measure `layerloop round accept-top` on synthetic candidates: scores, plan, accepted candidates and their audit.
 
     python -m tests.benchmarks.round_scale [--candidates 100000 1000000] [--database postgresql://...]
 

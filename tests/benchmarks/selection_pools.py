@@ -1,4 +1,4 @@
-"""Pools of candidates whose verdicts are known: simulated, or pictures with planted defects as the oracle judges them.
+"""Pools of candidates with known verdicts: simulated, or images with added defects that the rule reviewer decided.
 
 The acceptance model. A candidate has five signals and sixteen numbers of an embedding, standard normal; it belongs to
 one of 400 prompts with a difficulty of its own (normal, 0.5) and to one of eight styles that its embedding shows. Its
@@ -6,9 +6,9 @@ log odds are 1.2 (s1 - s2^2 + 0.5 s3) + 0.6 (e1 - e2) + style + prompt + bias, w
 best of all heads could tell (AUC), and a bias that sets the share that people accept. Signals 4 and 5 and the other
 numbers tell nothing. People say accept with that probability, each candidate once and for all. Seeds are printed.
 
-The replay takes the verdicts of the oracle: candidates are drawn figures, or a folder's images, with planted defects
-(tests/support/defect_candidates.py), measured by the instance's signals and embedder; the oracle is fitted to sound ones. It is told twice:
-as the instance measures, and without what the signals say of the prompt's colour and shape, since part of the oracle's own
+The replay uses verdicts of the rule reviewer: candidates are synthetic shapes, or a folder's images, with added defects
+(tests/support/defect_candidates.py), measured by the instance's signals and embedder; the rule reviewer is fitted to sound ones. It is told twice:
+as the instance measures, and without what the signals say of the prompt's colour and shape, since part of the rule reviewer's own
 rule is made of the same.
 """
 
@@ -87,7 +87,7 @@ def simulate(count: int, share: float, auc: float, seed: int) -> Pool:
 
 
 def replay_figures(count: int) -> Pool:
-    """Drawn figures at 64 pixels, nearly all with planted defects, as the oracle judges them."""
+    """Return synthetic shapes at 64 pixels, nearly all with added defects, as the rule reviewer decides them."""
     sound = (_subject(np.random.default_rng([1, index])) for index in range(400))
     return _judge(
         RuleReviewer.fit(sound), (draw_candidate(7, index, 0.02) for index in range(count))

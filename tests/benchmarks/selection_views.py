@@ -1,4 +1,4 @@
-"""How many looks of people a thousand accepts cost, at random and by a mixed policy; and whether the gate's bound holds.
+"""Measure the reviews per thousand accepts, at random and by a mixed policy, and check the bound of the gates.
 
     python -m tests.benchmarks.selection_views [--candidates 10000 40000] [--replay 10000] [--seed-folder DIR] [--gates 100]
 
@@ -78,11 +78,11 @@ def main() -> None:
                 tell(f"simulated, seed {count + round(100 * auc)}", pool)
         if options.replay:
             pool = replay_figures(options.replay)
-            tell("oracle, drawn figures with planted defects", pool)
+            tell("rule reviewer, synthetic shapes with added defects", pool)
             tell("the same, whether they show their prompt unknown", blind(pool))
         if options.seed_folder:
             pool = replay_folder(options.seed_folder, options.folder_candidates)
-            tell("oracle, real images with planted defects", pool)
+            tell("rule reviewer, real images with added defects", pool)
     if options.gates:
         _tell_gates(options.gates)
 
@@ -249,7 +249,7 @@ def _options() -> argparse.Namespace:
         "--replay",
         type=int,
         default=10_000,
-        help="candidates whose verdicts are the oracle's; 0 for none",
+        help="candidates with verdicts of the rule reviewer; 0 for none",
     )
     parser.add_argument("--seed-folder", type=Path, help="real images, with a metadata.jsonl")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""How long a snapshot of 100,000 samples takes to freeze, and then one with 100 more."""
+"""Measure the time to freeze a snapshot of 100,000 samples, and then one with 100 more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training: images a second of both recipes of the preset tiny, and candidates drawn a second."""
+"""Measure images per second in training the preset tiny, and generated candidates per second."""
 
 from __future__ import annotations
 
@@ -35,60 +35,62 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--images", type=int, default=2_000)
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="layerloop-bench-") as folder:
         store = FolderStore(Path(folder) / "objects")
         snapshot = freeze_shapes(store, Path(folder) / "seeds", 300)
-        stages = {stage: Ticks(stage) for stage in ("transparency", "base")}
+        stages = {stage: StageTimer(stage) for stage in ("transparency", "base")}
 
         def report(progress: Progress) -> None:
-            for ticks in stages.values():
-                ticks(progress)
+            for timer in stages.values():
+                timer(progress)
 
-        order = TrainingRequest("whole", given.preset, snapshot, None, None, 0, given.images)
-        checkpoint = train(order, store, Path(folder) / "run", report)
-        for stage, ticks in stages.items():
-            print(f"{'training ' + stage:<24} {ticks.rate(0):8.1f} images/s", flush=True)
+        request = TrainingRequest("whole", options.preset, snapshot, None, None, 0, options.images)
+        checkpoint = train(request, store, Path(folder) / "run", report)
+        for stage, timer in stages.items():
+            print(f"{'training ' + stage:<24} {timer.rate(0):8.1f} images/s", flush=True)
         generator = load_generator(checkpoint, store)
         requests = [GenerationRequest(Prompt("a red circle"), seed) for seed in range(32)]
-        begun = time.perf_counter()
+        started = time.perf_counter()
         generator.generate(requests)
-        print(f"{'drawing':<24} {len(requests) / (time.perf_counter() - begun):8.1f} candidates/s")
+        print(
+            f"{'generation':<24} {len(requests) / (time.perf_counter() - started):8.1f} candidates/s"
+        )
 
 
-class Ticks:
-    """A report that notes when so many images of a stage were done, on a GPU that has done them."""
+class StageTimer:
+    """A progress callback that records the time and the images of each report of a stage."""
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
         self.seen: list[tuple[float, int]] = []
 
     def __call__(self, progress: Progress) -> None:
-        """Note it."""
+        """Record the time of a report, once the GPU has finished its work."""
         if progress.stage == self.stage:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             self.seen.append((time.perf_counter(), progress.done))
 
     def rate(self, warm: int) -> float:
-        """Images a second after so many to warm up."""
-        begun, first = next(tick for tick in self.seen if tick[1] >= warm)
+        """Return images per second after a warm-up of `warm` images."""
+        started, first = next(mark for mark in self.seen if mark[1] >= warm)
         ended, last = self.seen[-1]
-        return (last - first) / (ended - begun)
+        return (last - first) / (ended - started)
 
 
 def freeze_shapes(store: FolderStore, folder: Path, count: int) -> str:
-    """Return a snapshot of drawn shapes made without a database, as a trainer may."""
+    """Return the id of a snapshot of synthetic shapes, made without a database."""
     draw_seed_set(folder, count)
     samples = []
     for line in (folder / "metadata.jsonl").read_text().splitlines():
         row = json.loads(line)
         rgba = np.asarray(Image.open(folder / row["file_name"]).convert("RGBA"))
-        visible = pixel_hash(rgba)
+        digest = pixel_hash(rgba)
         layers = {LayerRole.foreground: store.put(encode_layer(rgba))}
-        split = assign_split(visible)
-        known = (row["text"], row["licence"], row["source"], split)
-        samples.append(Sample(visible[:32], Kind.single, *known, 0, visible, layers))
+        split = assign_split(digest)
+        fields = (row["text"], row["licence"], row["source"], split)
+        samples.append(Sample(digest[:32], Kind.single, *fields, 0, digest, layers))
     lines = "".join(
         sample.line() + "\n" for sample in sorted(samples, key=lambda sample: sample.id)
     )

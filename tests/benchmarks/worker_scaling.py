@@ -1,4 +1,4 @@
-"""How the time of a round falls with the number of workers: generation, and screening from a slow object store.
+"""Measure the time of a round by the number of workers: generation, and screening from a slow object store.
 
     python -m tests.benchmarks.worker_scaling [--quota 512] [--workers 1 2 4 8] [--seconds-each 0.3]
 

@@ -1,4 +1,4 @@
-"""Helpers of the browser tests: key presses on the review page, and queries of the database."""
+"""Key presses on the review page, and queries of the database, for the browser tests."""
 
 from __future__ import annotations
 

@@ -54,20 +54,20 @@ def test_a_lost_response_does_not_duplicate_the_decision(
     open_page: OpenPage, database: Database, round_id: int
 ) -> None:
     page = open_page()
-    answers = itertools.count()
+    attempts = itertools.count()
 
-    def lose_the_first(route: Route) -> None:
+    def lose_first_response(route: Route) -> None:
         route.fetch()  # the server saves the decision, but the response is lost
-        if next(answers) == 0:
+        if next(attempts) == 0:
             route.abort()
         else:
             route.continue_()
 
-    page.route("**/api/review/decisions", lose_the_first)
+    page.route("**/api/review/decisions", lose_first_response)
     candidate = press(page, "a")
     wait_until_sent(page)
     page.unroute("**/api/review/decisions")
-    assert next(answers) >= 2
+    assert next(attempts) >= 2
     assert active_verdicts(database) == {candidate: ("accept", [])}
     assert count_decisions(database) == {"accept": 1}
 
@@ -81,7 +81,7 @@ def test_a_reload_keeps_the_queue_and_the_outbox(
     page.route("**/api/review/decisions", lambda route: route.abort())
     verdicts[press(page, "r")] = ("reject", [])
     verdicts[press(page, "a")] = ("accept", [])
-    next_one = wait_until_shown(page)
+    next_candidate = wait_until_shown(page)
     with database.transaction() as tx:
         held = {str(row) for row in tx.execute(sa.select(leases.c.subject)).scalars()}
     page.unroute("**/api/review/decisions")
@@ -91,7 +91,7 @@ def test_a_reload_keeps_the_queue_and_the_outbox(
     assert active_verdicts(database) == verdicts
     with database.transaction() as tx:
         after = {str(row) for row in tx.execute(sa.select(leases.c.subject)).scalars()}
-    assert next_one in after
+    assert next_candidate in after
     assert after - set(verdicts) <= held, "the page claims no other candidates"
     undone = list(verdicts)[-1]
     page.keyboard.press("u")
@@ -115,12 +115,12 @@ def test_unsent_decisions_are_the_latest_after_a_reload(
     waiting = hold_back(page, "**/api/review/latest")
     page.reload()
     wait_for_route(page, waiting)
-    answer = waiting[0].fetch()
-    assert [row["candidate"]["id"] for row in answer.json()] == [first]
+    response = waiting[0].fetch()
+    assert [row["candidate"]["id"] for row in response.json()] == [first]
     page.unroute("**/api/review/decisions")
     page.unroute("**/api/review/decisions/batch")
     wait_until_sent(page)
-    waiting[0].fulfill(response=answer)
+    waiting[0].fulfill(response=response)
     expect(page.locator("#recent li")).to_have_count(3)
     page.keyboard.press("u")
     page.wait_for_selector(f'#viewer[data-candidate="{third}"]')
@@ -139,12 +139,12 @@ def test_an_undo_by_the_server_is_not_offered_again(
     waiting = hold_back(page, "**/api/review/latest")
     page.reload()
     wait_for_route(page, waiting)
-    answer = waiting[0].fetch()
+    response = waiting[0].fetch()
     wait_until_shown(page)
     page.keyboard.press("u")
     page.wait_for_selector(f'#viewer[data-candidate="{second}"]')
     wait_until_sent(page)
-    waiting[0].fulfill(response=answer)
+    waiting[0].fulfill(response=response)
     expect(page.locator("#recent li")).to_have_count(1)
     assert set(active_verdicts(database)) == {first}
 
@@ -186,11 +186,11 @@ def test_an_undo_survives_an_outdated_claim_response(
     wait_for_route(page, waiting)  # sent before the decisions, so it lists their candidates as held
     page.context.set_offline(False)
     wait_until_sent(page)
-    answer = waiting[0].fetch()
-    assert undone in answer.json()["lost"]
+    response = waiting[0].fetch()
+    assert undone in response.json()["lost"]
     page.keyboard.press("u")
     assert wait_until_shown(page) == undone
-    waiting[0].fulfill(response=answer)
+    waiting[0].fulfill(response=response)
     page.unroute("**/api/review/claims")
     wait_until_sent(page)
     page.wait_for_load_state("networkidle")
@@ -243,23 +243,23 @@ def test_any_recent_decision_can_be_undone(
     open_page: OpenPage, database: Database, round_id: int
 ) -> None:
     page = open_page()
-    made = [press(page, key) for key in "aaraa"]
+    decided = [press(page, key) for key in "aaraa"]
     wait_until_sent(page)
     page.get_by_role("button", name="Undo: rejected").click()
-    assert wait_until_shown(page) == made[2]
+    assert wait_until_shown(page) == decided[2]
     press(page, "a")
     wait_until_sent(page)
     assert {
         candidate: verdict for candidate, (verdict, _) in active_verdicts(database).items()
-    } == dict.fromkeys(made, "accept")
+    } == dict.fromkeys(decided, "accept")
     page.reload()
     wait_until_shown(page)
     expect(page.locator("#recent li")).to_have_count(5)
     page.locator("#recent button").last.click()
-    page.wait_for_selector(f'#viewer[data-candidate="{made[0]}"]')
+    page.wait_for_selector(f'#viewer[data-candidate="{decided[0]}"]')
     wait_until_sent(page)
-    assert state_of(database, made[0]) == "showing"
-    assert set(active_verdicts(database)) == set(made[1:])
+    assert state_of(database, decided[0]) == "showing"
+    assert set(active_verdicts(database)) == set(decided[1:])
     expect(page.locator("#recent li")).to_have_count(4)
 
 

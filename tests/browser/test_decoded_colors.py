@@ -1,4 +1,4 @@
-"""What the decoder makes of a file's colors is what Chromium shows: each drawn to a canvas and compared."""
+"""The decoder and Chromium show the same colors: each file is drawn to a canvas and compared."""
 
 from __future__ import annotations
 

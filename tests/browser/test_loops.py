@@ -1,4 +1,4 @@
-"""Loops on the page of the rounds: their step, or why they do not go on."""
+"""Loops on the rounds page: their step, or the reason why they stopped."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def test_loops_that_have_not_ended_are_shown(
             row = {"state": state, "step": step, "turn": turn, "reason": reason, "plan": plan}
             row["lease_id"] = content_id("test", state)
             loop_id = tx.scalar(sa.insert(loops).values(row).returning(loops.c.id))
-            own = {"loop_id": loop_id, "turn": turn}
+            turn_row = {"loop_id": loop_id, "turn": turn}
             if state == "running":
-                own["round_id"] = round_id
-            tx.execute(sa.insert(loop_turns), own)
+                turn_row["round_id"] = round_id
+            tx.execute(sa.insert(loop_turns), turn_row)
     page = open_page(role=Role.engineer, path="/rounds")
     items = page.locator("#loop-list li")
     expect(items).to_have_count(2)

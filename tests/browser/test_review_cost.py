@@ -68,11 +68,11 @@ def test_the_round_page_shows_open_and_closed_gates(
         "wrong": bound | {"high": 0.03},
     }
     with database.transaction() as tx:
-        head = fitted_model(tx).id
+        model_id = fitted_model(tx).id
         round_id = open_stream(tx, {"kind": "mixed", "share": 0.5, "reject_budget": 0.02}, 10)
         row = {
             "round_id": round_id,
-            "acceptance_model_id": head,
+            "acceptance_model_id": model_id,
             "verdict": "reject",
             "interim_look": 1,
             "threshold": 0.1,

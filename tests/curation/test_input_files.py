@@ -1,4 +1,4 @@
-"""Files that people bring: regular ones are opened, everything else is refused at once with its reason."""
+"""Input files: regular ones are opened, everything else is refused at once with its reason."""
 
 from __future__ import annotations
 

@@ -142,8 +142,8 @@ def test_requests_are_logged_with_id_status_and_time(
 def test_a_worker_logs_its_jobs_although_celery_runs_them(settings: Settings) -> None:
     with open_context(settings) as context:
         with context.database.transaction() as tx:
-            number = make_round(tx)
-            tx.enqueue(JobName.select, number)
+            round_id = make_round(tx)
+            tx.enqueue(JobName.select, round_id)
     environment = settings.model_copy(update={"log_format": "json"}).environment()
     command = [sys.executable, "-m", "curation.cli.main", "worker", "--queue", "cpu"]
     worker = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
@@ -156,7 +156,7 @@ def test_a_worker_logs_its_jobs_although_celery_runs_them(settings: Settings) ->
             break
     worker.send_signal(signal.SIGTERM)
     written += records(worker.communicate(timeout=60)[1])
-    started, ended = [r for r in written if r.get("round") == number and r["event"][:3] == "job"][
+    started, ended = [r for r in written if r.get("round") == round_id and r["event"][:3] == "job"][
         :2
     ]
     assert (started["event"], ended["event"]) == ("job started", "job ended")

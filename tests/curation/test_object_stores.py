@@ -1,4 +1,4 @@
-"""The folder store: what it leaves on the disk. The contract that every store keeps is in tests/ports."""
+"""The folder store: its files on disk. The contract of all stores is tested in tests/ports."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_nothing_is_left_when_the_disk_is_full(store, monkeypatch):
 
 
 def test_an_object_is_on_the_disk_before_its_name_is(store, monkeypatch):
-    """The order that makes a put durable: the bytes, then the name, then the folder that holds the name."""
+    """A put is durable in this order: the bytes, then the name, then the folder of the name."""
     done: list[str] = []
 
     def fsync(handle: int) -> None:
@@ -116,7 +116,7 @@ def test_an_error_names_the_file_that_was_asked_for(tmp_path):
 
 
 def test_an_object_that_is_put_during_its_removal_stays(store, monkeypatch):
-    """The put comes between the look at the time and the rename, the narrowest gap."""
+    """The put happens between the check of the time and the rename, the narrowest gap."""
     name = store.put(b"some bytes")
     path = store.folder / name[:2] / name[2:]
     os.utime(path, (0, 0))

@@ -1,4 +1,4 @@
-"""What belongs to one user stays theirs: folders above a home, the home, its logs, and credentials in what is printed."""
+"""Files of one user stay private: folders above a home, the home, its logs, and printed credentials."""
 
 import os
 import stat
@@ -122,13 +122,13 @@ def test_the_doctor_prints_no_credentials(tmp_path):
         database="postgresql://somebody:pass-word-1@127.0.0.1:1/none?password=pass-word-2",
         queue="amqp://somebody:pass-word-3@127.0.0.1:1//",
     )
-    told = str(run_checks(settings))
+    shown = str(run_checks(settings))
     for secret in ("pass-word-1", "pass-word-2", "pass-word-3"):
-        assert secret not in told
+        assert secret not in shown
 
 
 @pytest.mark.parametrize(
-    ("address", "told"),
+    ("address", "shown"),
     [
         ("amqp://user:secret@host:5672//", "amqp://host:5672//"),
         ("redis://:secret@host/0", "redis://host/0"),
@@ -140,9 +140,9 @@ def test_the_doctor_prints_no_credentials(tmp_path):
         ("embedded", "embedded"),
     ],
 )
-def test_an_address_is_shown_without_credentials(address, told):
+def test_an_address_is_shown_without_credentials(address, shown):
     assert "secret" not in without_credentials(address)
-    assert without_credentials(address) == told
+    assert without_credentials(address) == shown
 
 
 def test_the_doctor_reports_how_decoders_are_confined(tmp_path):

@@ -1,4 +1,4 @@
-"""Progress as lines: stage, percentage, rate, time left and figures, at most one every ten seconds."""
+"""Progress lines: stage, percentage, rate, time left and metrics, at most one every ten seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings: read from the environment once, embedded unless told otherwise, and secrets kept from sight."""
+"""Settings: read from the environment once, embedded by default, with secrets that are not shown."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def test_settings_are_immutable():
 
 def test_a_folder_of_the_home_is_made_and_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder = Settings(home=Path("house")).path("runs/one")
-    assert folder == tmp_path / "house" / "runs" / "one"
+    folder = Settings(home=Path("home")).path("runs/one")
+    assert folder == tmp_path / "home" / "runs" / "one"
     assert folder.is_dir()
 
 
@@ -85,12 +85,12 @@ def test_a_secret_that_others_may_have_read_is_refused(mode, tmp_path):
         Settings(home=tmp_path).signing_secret()
 
 
-def test_a_new_home_is_for_its_owner_alone(tmp_path):
+def test_a_new_home_is_accessible_to_its_owner_only(tmp_path):
     home = Settings(home=tmp_path / "not" / "there" / "yet").path("logs").parent
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
 
 
-def test_a_secret_is_drawn_once_for_the_owner_alone(tmp_path):
+def test_a_secret_is_created_once_and_readable_by_its_owner_only(tmp_path):
     settings = Settings(home=tmp_path)
     secret = settings.signing_secret()
     assert len(secret) >= 32
@@ -106,8 +106,8 @@ def test_processes_that_create_the_secret_at_once_agree(tmp_path):
     assert all(secrets)
 
 
-def test_a_process_that_is_started_has_the_same_settings(tmp_path, monkeypatch):
-    settings = Settings(home=tmp_path / "house", port=9001, secret="hush", llm_key="sesame")
+def test_a_child_process_has_the_same_settings(tmp_path, monkeypatch):
+    settings = Settings(home=tmp_path / "home", port=9001, secret="hush", llm_key="sesame")
     assert "sesame" not in repr(settings)
     environment = settings.environment()
     assert environment["PATH"] == os.environ["PATH"]
@@ -117,7 +117,7 @@ def test_a_process_that_is_started_has_the_same_settings(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("password", ["p@ss:w/rd%20", "a#b?c&d=e", "ünïcode ' \" $x", "%", "[::1]"])
-def test_passwords_of_their_own_reach_servers_as_they_are(password, monkeypatch):
+def test_separate_password_settings_reach_servers_unchanged(password, monkeypatch):
     monkeypatch.setenv(
         "LAYERLOOP_DATABASE", "postgresql://layerloop@db:5433/layerloop?sslmode=prefer"
     )

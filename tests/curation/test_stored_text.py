@@ -1,4 +1,4 @@
-"""Text from files and for terminals: encodings by their mark, nothing guessed, nothing that acts on a terminal."""
+"""Text from files and for terminals: encodings by their byte order mark, no guesses, no control sequences."""
 
 from __future__ import annotations
 

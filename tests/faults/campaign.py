@@ -1,4 +1,4 @@
-"""Many seeded fault runs: `python -m tests.faults.campaign --runs 1000`; `--seed N` replays one."""
+"""Run many seeded fault runs: `python -m tests.faults.campaign --runs 1000`; `--seed N` replays one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BUCKET = "faults"
 
 
 def compare(outcome: Outcome, reference: Outcome) -> list[str]:
-    """Return what a run ended with otherwise than the run without faults."""
+    """Return the differences of a run from the run without faults."""
     problems = list(outcome.problems)
     if not problems:
         changed = [
@@ -35,7 +35,7 @@ def compare(outcome: Outcome, reference: Outcome) -> list[str]:
 
 
 def run_seeds(rig: Rig, seeds: list[int], brokers: tuple[str, ...]) -> dict[int, list[str]]:
-    """Run some seeds after the run without faults, and return the problems by seed."""
+    """Run the run without faults and then each seed; return the problems by seed."""
     reference = run_scenario(rig, make_scenario(0, brokers))
     assert not reference.problems, reference.problems
     failures: dict[int, list[str]] = {}

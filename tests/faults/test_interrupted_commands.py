@@ -1,6 +1,6 @@
-"""Long commands interrupted by Ctrl-C, SIGTERM or SIGKILL with no worker running: run again, they end like straight ones.
+"""Long commands interrupted by Ctrl-C, SIGTERM or SIGKILL, without a worker, resume to the same result.
 
-Leases last for an hour here, so that a command that waited for one to expire would not end in time.
+Leases last for an hour here, so that a command that waits for one to expire fails the test.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from curation.synthetic.dataset import draw_seed_set
 from tests.support.factories import fresh_database, image, make_checkpoint, with_database
 
 ROOT = Path(__file__).resolve().parents[2]
-GOES_ON = "stopped; run the same command again to resume"
+RESUMABLE = "stopped; run the same command again to resume"
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}
 SIGNALS = list(CODES)
-QUICK = [
+FAST_SIGNALS = [
     pytest.param(signal.SIGINT, marks=pytest.mark.slow), pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
     signal.SIGKILL,
 ]  # fmt: skip
-PARTS = {
+ADAPTERS = {
     "LAYERLOOP_TRAINER": "tests.support.gated_steps:train",
     "LAYERLOOP_EVALUATOR": "tests.support.gated_steps:evaluate",
     "LAYERLOOP_CAPTIONER": "tests.support.gated_steps:open_captioner",
@@ -48,17 +48,17 @@ Moment = Callable[[], bool]
 
 @dataclass
 class Instance:
-    """A home with a database of its own, and commands that run there in processes of their own."""
+    """A home with its own database, and commands that run in processes of their own."""
 
     folder: Path
     address: str
-    said: list[str] = field(default_factory=list)
+    stderr: list[str] = field(default_factory=list)
 
     def start(self, *arguments: str, gate: str = "") -> subprocess.Popen[str]:
         given = {
             "LAYERLOOP_HOME": str(self.folder / "home"),
             "LAYERLOOP_DATABASE": self.address,
-            **PARTS,
+            **ADAPTERS,
         }
         if gate:
             (self.folder / "reached").unlink(missing_ok=True)
@@ -72,14 +72,14 @@ class Instance:
     def finish(self, *arguments: str) -> str:
         running = self.start(*arguments)
         out, err = running.communicate(timeout=280)
-        self.said.append(err)
+        self.stderr.append(err)
         assert running.returncode == 0, err
         return out
 
     def interrupt(
-        self, number: signal.Signals, *arguments: str, gate: str = "", moment: Moment | None = None
+        self, signal_: signal.Signals, *arguments: str, gate: str = "", moment: Moment | None = None
     ) -> str:
-        """Run a command and send it a signal at a moment; returns what it said last, on stderr."""
+        """Run a command, send it a signal at a moment, and return its stderr."""
         running = self.start(*arguments, gate=gate)
         reached = moment or (self.folder / "reached").exists
         deadline = time.monotonic() + 280
@@ -89,12 +89,12 @@ class Instance:
                 running.communicate()[1] if ended else arguments
             )
             time.sleep(0.02)
-        if number is signal.SIGINT:
-            os.killpg(running.pid, number)  # a terminal sends it to the whole group
+        if signal_ is signal.SIGINT:
+            os.killpg(running.pid, signal_)  # a terminal sends it to the whole group
         else:
-            running.send_signal(number)
+            running.send_signal(signal_)
         _, err = running.communicate(timeout=60)
-        assert running.returncode == CODES[number], err
+        assert running.returncode == CODES[signal_], err
         assert "Traceback" not in err
         return err
 
@@ -118,20 +118,20 @@ def make_instance(folder: Path, address: str) -> Instance:
 def instances(
     tmp_path: Path, postgres_address: str, template_database: str
 ) -> Iterator[tuple[Instance, Instance]]:
-    """Two that are alike: one for the straight run, one for the interrupted one."""
-    with fresh_database(postgres_address, template_database) as one:
-        with fresh_database(postgres_address, template_database) as two:
+    """Yield two equal instances: for the uninterrupted run, and for the interrupted one."""
+    with fresh_database(postgres_address, template_database) as first:
+        with fresh_database(postgres_address, template_database) as second:
             yield (
-                make_instance(tmp_path / "straight", with_database(postgres_address, one)),
-                make_instance(tmp_path / "interrupted", with_database(postgres_address, two)),
+                make_instance(tmp_path / "straight", with_database(postgres_address, first)),
+                make_instance(tmp_path / "interrupted", with_database(postgres_address, second)),
             )
 
 
-def last_line(said: str) -> str:
-    return said.strip().splitlines()[-1]
+def last_line(stderr: str) -> str:
+    return stderr.strip().splitlines()[-1]
 
 
-def held(instance: Instance) -> int:
+def count_leases(instance: Instance) -> int:
     return instance.count(leases)
 
 
@@ -149,28 +149,28 @@ def train_arguments() -> tuple[str, ...]:
     )
 
 
-def seeded(instance: Instance, seeds: Path) -> None:
+def import_seeds(instance: Instance, seeds: Path) -> None:
     instance.finish("seed", "import", str(seeds), "--workers", "1")
     instance.finish("snapshot", "freeze", "--tag", "latest")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("turn", range(3))
-def test_a_training_goes_on_after_every_signal(instances, tmp_path, turn) -> None:
-    """At three moments, each with another signal in each turn; the same weights come out as of a straight run."""
-    straight, interrupted = instances
+@pytest.mark.parametrize("offset", range(3))
+def test_a_training_goes_on_after_every_signal(instances, tmp_path, offset) -> None:
+    """Interrupt at three moments with different signals; the weights equal those of an uninterrupted run."""
+    uninterrupted, interrupted = instances
     draw_seed_set(tmp_path / "seeds", 24)
-    for one in instances:
-        seeded(one, tmp_path / "seeds")
-    expected = straight.finish(*train_arguments())
+    for instance in instances:
+        import_seeds(instance, tmp_path / "seeds")
+    expected = uninterrupted.finish(*train_arguments())
     for index, gate in enumerate(("transparency|40", "base|56", "sheet|0")):
-        number = SIGNALS[(index + turn) % 3]
-        said = interrupted.interrupt(number, *train_arguments(), gate=gate)
-        if number is signal.SIGKILL:
-            assert held(interrupted) == 1
+        signal_ = SIGNALS[(index + offset) % 3]
+        stderr = interrupted.interrupt(signal_, *train_arguments(), gate=gate)
+        if signal_ is signal.SIGKILL:
+            assert count_leases(interrupted) == 1
         else:
-            assert last_line(said) == GOES_ON
-            assert held(interrupted) == 0
+            assert last_line(stderr) == RESUMABLE
+            assert count_leases(interrupted) == 0
     assert interrupted.finish(*train_arguments()) == expected
     assert interrupted.count(training_runs) == 1
 
@@ -197,39 +197,39 @@ def _lines(instance: Instance) -> list[str]:
     return lines
 
 
-@pytest.mark.parametrize("number", QUICK)
-def test_captions_go_on_after_every_signal(instances, number) -> None:
-    straight, interrupted = instances
-    for one in instances:
-        _captioned(one)
+@pytest.mark.parametrize("signal_", FAST_SIGNALS)
+def test_captions_go_on_after_every_signal(instances, signal_) -> None:
+    uninterrupted, interrupted = instances
+    for instance in instances:
+        _captioned(instance)
     command = ("caption", "run", "--model", "any")
-    straight.finish(*command)
+    uninterrupted.finish(*command)
     for moment in (2, 1):
-        said = interrupted.interrupt(number, *command, gate=f"caption|{moment}")
-        if number is not signal.SIGKILL:
-            assert last_line(said) == GOES_ON
-            assert held(interrupted) == 0
+        stderr = interrupted.interrupt(signal_, *command, gate=f"caption|{moment}")
+        if signal_ is not signal.SIGKILL:
+            assert last_line(stderr) == RESUMABLE
+            assert count_leases(interrupted) == 0
     interrupted.finish(*command)
-    assert _lines(interrupted) == _lines(straight)
+    assert _lines(interrupted) == _lines(uninterrupted)
     assert interrupted.count(captions) == 20
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", SIGNALS)
-def test_an_import_goes_on_after_every_signal(instances, tmp_path, number) -> None:
-    straight, interrupted = instances
+@pytest.mark.parametrize("signal_", SIGNALS)
+def test_an_import_goes_on_after_every_signal(instances, tmp_path, signal_) -> None:
+    uninterrupted, interrupted = instances
     draw_seed_set(tmp_path / "seeds", 430)
     command = ("seed", "import", str(tmp_path / "seeds"))
-    straight.finish(*command)
+    uninterrupted.finish(*command)
     for least in (1, 250):
-        said = interrupted.interrupt(
-            number, *command, moment=lambda least=least: interrupted.count(import_files) >= least
+        stderr = interrupted.interrupt(
+            signal_, *command, moment=lambda least=least: interrupted.count(import_files) >= least
         )
-        if number is not signal.SIGKILL:
-            assert last_line(said) == GOES_ON
+        if signal_ is not signal.SIGKILL:
+            assert last_line(stderr) == RESUMABLE
     interrupted.finish(*command)
-    assert _lines(interrupted) == _lines(straight)
-    assert interrupted.count(import_files) == straight.count(import_files)
+    assert _lines(interrupted) == _lines(uninterrupted)
+    assert interrupted.count(import_files) == uninterrupted.count(import_files)
 
 
 SCENE = """
@@ -247,34 +247,34 @@ prompt = "a lamp"
 """
 
 
-@pytest.mark.parametrize("number", QUICK)
-def test_a_scene_goes_on_after_every_signal(instances, number) -> None:
-    straight, interrupted = instances
-    for one in instances:
-        (one.folder / "scene.toml").write_text(SCENE)
-        Image.fromarray(image(5, 20, 30)).save(one.folder / "cutout.png")
-        database = one.database()
+@pytest.mark.parametrize("signal_", FAST_SIGNALS)
+def test_a_scene_goes_on_after_every_signal(instances, signal_) -> None:
+    uninterrupted, interrupted = instances
+    for instance in instances:
+        (instance.folder / "scene.toml").write_text(SCENE)
+        Image.fromarray(image(5, 20, 30)).save(instance.folder / "cutout.png")
+        database = instance.database()
         with database.transaction() as tx:
             make_checkpoint(tx)
         database.close()
     command = ("generate", "--layers", "scene.toml", "--out", "scene")
-    straight.finish(*command)
+    uninterrupted.finish(*command)
     for moment in (2, 1):
-        said = interrupted.interrupt(number, *command, gate=f"draw|{moment}")
-        if number is not signal.SIGKILL:
-            assert last_line(said) == GOES_ON
+        stderr = interrupted.interrupt(signal_, *command, gate=f"draw|{moment}")
+        if signal_ is not signal.SIGKILL:
+            assert last_line(stderr) == RESUMABLE
     interrupted.finish(*command)
-    names = sorted(path.name for path in (straight.folder / "scene").iterdir())
+    names = sorted(path.name for path in (uninterrupted.folder / "scene").iterdir())
     assert sorted(path.name for path in (interrupted.folder / "scene").iterdir()) == names
     for name in names:
         assert (interrupted.folder / "scene" / name).read_bytes() == (
-            straight.folder / "scene" / name
+            uninterrupted.folder / "scene" / name
         ).read_bytes()
 
 
-@pytest.mark.parametrize("number", QUICK)
-def test_prompts_go_on_after_every_signal(instances, number) -> None:
-    straight, interrupted = instances
+@pytest.mark.parametrize("signal_", FAST_SIGNALS)
+def test_prompts_go_on_after_every_signal(instances, signal_) -> None:
+    uninterrupted, interrupted = instances
     command = (
         "prompts",
         "generate",
@@ -287,26 +287,26 @@ def test_prompts_go_on_after_every_signal(instances, number) -> None:
         "--out",
         "p.jsonl",
     )
-    straight.finish(*command)
+    uninterrupted.finish(*command)
     for moment in (1, 2):
-        said = interrupted.interrupt(number, *command, gate=f"triples|{moment}")
-        if number is not signal.SIGKILL:
-            assert last_line(said) == GOES_ON
+        stderr = interrupted.interrupt(signal_, *command, gate=f"triples|{moment}")
+        if signal_ is not signal.SIGKILL:
+            assert last_line(stderr) == RESUMABLE
     interrupted.finish(*command)
     assert (interrupted.folder / "p.jsonl").read_bytes() == (
-        straight.folder / "p.jsonl"
+        uninterrupted.folder / "p.jsonl"
     ).read_bytes()
 
 
 @pytest.mark.slow
 def test_an_evaluation_starts_again_after_every_signal(instances, tmp_path) -> None:
-    straight, _ = instances
+    uninterrupted, _ = instances
     draw_seed_set(tmp_path / "seeds", 80)
-    seeded(straight, tmp_path / "seeds")
-    checkpoint = straight.finish("train", "--preset", "micro", "--images", "32").strip()
+    import_seeds(uninterrupted, tmp_path / "seeds")
+    checkpoint = uninterrupted.finish("train", "--preset", "micro", "--images", "32").strip()
     command = ("checkpoint", "evaluate", checkpoint, "--draws", "0", "--json")
-    for number in SIGNALS:
-        said = straight.interrupt(number, *command, gate="evaluate|1")
-        if number is not signal.SIGKILL:
-            assert last_line(said) == "stopped; nothing was stored; the same command starts over"
-    assert straight.finish(*command) == straight.finish(*command)
+    for signal_ in SIGNALS:
+        stderr = uninterrupted.interrupt(signal_, *command, gate="evaluate|1")
+        if signal_ is not signal.SIGKILL:
+            assert last_line(stderr) == "stopped; nothing was stored; the same command starts over"
+    assert uninterrupted.finish(*command) == uninterrupted.finish(*command)

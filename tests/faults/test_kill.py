@@ -1,4 +1,4 @@
-"""Killed at any moment, the same command goes on and ends with the same counts: no candidate twice, no decision lost."""
+"""A demo whose processes are killed continues to the same counts: no candidate twice, no decision lost."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.slow
 
 @dataclass(frozen=True)
 class Home:
-    """One demo's home, and what a test may do to it."""
+    """The home of a demo, and its processes."""
 
     folder: Path
     log: Path
@@ -70,9 +70,9 @@ class Home:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Home]:
-    made = Home(tmp_path / "home", tmp_path / "demo.log")
-    yield made
-    embedded_postgres.stop_server(made.folder / "postgres")
+    home_ = Home(tmp_path / "home", tmp_path / "demo.log")
+    yield home_
+    embedded_postgres.stop_server(home_.folder / "postgres")
 
 
 def training(database: Database) -> bool:
@@ -83,31 +83,31 @@ def training(database: Database) -> bool:
     return bool(progress and progress["done"] > 100)
 
 
-def drawing(database: Database) -> bool:
-    return _standing(database, "generating") > 0 and _standing(database, "requested") > 0
+def generating(database: Database) -> bool:
+    return _count(database, "generating") > 0 and _count(database, "requested") > 0
 
 
 def reviewing(database: Database) -> bool:
-    return 0 < _standing(database, "accepted") + _standing(database, "rejected") < QUOTA
+    return 0 < _count(database, "accepted") + _count(database, "rejected") < QUOTA
 
 
 def second_round(database: Database) -> bool:
     with database.transaction() as tx:
-        drawn = (
+        generated = (
             sa.select(sa.func.count()).select_from(rounds).where(rounds.c.purpose == "generated")
         )
-        return bool(tx.scalar(drawn) == ROUNDS)
+        return bool(tx.scalar(generated) == ROUNDS)
 
 
 @pytest.mark.parametrize(
     ("victim", "moment"),
     [
         ("worker --queue gpu", training),
-        ("worker --queue gpu", drawing),
+        ("worker --queue gpu", generating),
         ("worker --queue cpu", reviewing),
-        ("postgres", drawing),
+        ("postgres", generating),
         ("postgres", reviewing),
-        ("api", drawing),
+        ("api", generating),
         ("demo", training),
         ("demo", second_round),
     ],
@@ -131,12 +131,12 @@ def test_a_run_goes_on_after_a_kill(
 
 
 def _check(home: Home) -> None:
-    """Two closed rounds with their whole quota, each candidate drawn once and decided once, each accept a sample."""
+    """Check two closed rounds of the full quota: each candidate generated and decided once, each accept a sample."""
     database = home.database()
     store = FolderStore(home.folder / "objects")
     with database.transaction(repeatable_read=True) as tx:
-        drawn_rounds = sa.select(rounds.c.state).where(rounds.c.purpose == "generated")
-        assert list(tx.execute(drawn_rounds).scalars()) == ["closed"] * ROUNDS
+        generated_rounds = sa.select(rounds.c.state).where(rounds.c.purpose == "generated")
+        assert list(tx.execute(generated_rounds).scalars()) == ["closed"] * ROUNDS
         of_checkpoint = sa.select(candidates.c.state, sa.func.count().label("n")).where(
             candidates.c.origin.is_(None)
         )
@@ -150,29 +150,31 @@ def _check(home: Home) -> None:
             .join(candidates)
             .where(candidates.c.origin.is_(None))
         )
-        drawn = tx.execute(with_layer).scalars().all()
-        assert len(drawn) == len(set(drawn)) == QUOTA * ROUNDS
-        message = tx.execute(sa.select(decisions.c.candidate_id, decisions.c.verdict)).all()
-        assert len(message) == len({row.candidate_id for row in message})
-        accepts = {row.candidate_id for row in message if row.verdict == Verdict.accept}
+        generated = tx.execute(with_layer).scalars().all()
+        assert len(generated) == len(set(generated)) == QUOTA * ROUNDS
+        decided = tx.execute(sa.select(decisions.c.candidate_id, decisions.c.verdict)).all()
+        assert len(decided) == len({row.candidate_id for row in decided})
+        accepts = {row.candidate_id for row in decided if row.verdict == Verdict.accept}
         assert len(accepts) == by_state["accepted"] > QUOTA / 2
-        assert len(message) == by_state.get("accepted", 0) + by_state.get("rejected", 0)
-        kept = (
+        assert len(decided) == by_state.get("accepted", 0) + by_state.get("rejected", 0)
+        sampled = (
             tx.execute(sa.select(samples.c.candidate_id).where(samples.c.candidate_id.is_not(None)))
             .scalars()
             .all()
         )
-        assert set(kept) == accepts
+        assert set(sampled) == accepts
         latest = snapshots.find_snapshot(tx, "latest")
         frozen = {sample.id for sample in manifest.read_samples(store, latest)}
-        assert frozen == {one.hex for one in tx.execute(sa.select(samples.c.id)).scalars()}
+        assert frozen == {
+            sample_id.hex for sample_id in tx.execute(sa.select(samples.c.id)).scalars()
+        }
         runs = tx.execute(sa.select(training_runs.c.state)).scalars().all()
         assert list(runs) == ["finished"] * ROUNDS
     database.close()
 
 
 def _when(home: Home, moment: Callable[[Database], bool], running: subprocess.Popen[bytes]) -> None:
-    """Wait for a moment of the run; a run that ends before it has passed it by, which is a fault of the test."""
+    """Wait for a moment of the run; fail if the run ends before it."""
     deadline = time.monotonic() + 180
     while not (home.folder / "logs").exists():
         assert time.monotonic() < deadline and running.poll() is None, home.story()
@@ -187,7 +189,7 @@ def _when(home: Home, moment: Callable[[Database], bool], running: subprocess.Po
 
 
 def _kill(home: Home, victim: str, running: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to one process of this very home, and to no other."""
+    """Send SIGKILL to one process of this home."""
     if victim == "demo":
         running.kill()
         return
@@ -206,7 +208,7 @@ def _kill(home: Home, victim: str, running: subprocess.Popen[bytes]) -> None:
     )
 
 
-def _standing(database: Database, state: str) -> int:
+def _count(database: Database, state: str) -> int:
     with database.transaction() as tx:
         return int(
             tx.scalar(

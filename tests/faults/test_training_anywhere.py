@@ -51,7 +51,7 @@ def bucket(s3_credentials) -> S3Store:
 
 @pytest.fixture
 def environment(bucket: S3Store, s3_credentials, database_address: str) -> dict[str, str]:
-    """The settings that all workers share; leases are short, since nobody notices a kill at once."""
+    """Return the settings of all workers; leases are short, since a kill is noticed at their expiry."""
     return {
         "LAYERLOOP_DATABASE": database_address,
         "LAYERLOOP_STORAGE": f"s3://{bucket.bucket}",
@@ -148,7 +148,7 @@ def test_a_run_of_one_process_is_continued_by_two_machines(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The preset's processes are the global batch; how many train is a setting of each machine."""
+    """The preset's processes define the global batch; the number of training processes is a setting of each machine."""
     torch.set_num_threads(1)
     wanted = request_run(database, bucket, 96, processes="2")
     monkeypatch.setenv("LAYERLOOP_TRAIN_PROCESSES", "1")

@@ -1,4 +1,4 @@
-"""Trouble of the store, of a worker or of one candidate: rounds end by themselves, and nothing else fails."""
+"""Failures of the store, of a worker or of one candidate: rounds end, and nothing else fails."""
 
 from __future__ import annotations
 
@@ -55,20 +55,20 @@ def for_seconds(seconds: float, fault: Callable[[str, int], str | None]):
     ("name", "seconds", "fault"),
     [
         ("503", 8, lambda _method, _number: "503"),
-        ("resets", 8, lambda _method, number: "reset" if number % 10 < 3 else None),
-        ("errors", 8, lambda _method, number: "500" if number % 10 < 3 else None),
+        ("resets", 8, lambda _method, round_id: "reset" if round_id % 10 < 3 else None),
+        ("errors", 8, lambda _method, round_id: "500" if round_id % 10 < 3 else None),
         (
             "wrong bytes",
             300,
-            lambda method, number: "wrong" if method == "GET" and number % 4 == 0 else None,
+            lambda method, round_id: "wrong" if method == "GET" and round_id % 4 == 0 else None,
         ),
     ],
 )
 def test_errors_of_the_store_fail_no_candidate(instance, proxy, name, seconds, fault) -> None:
     proxy.fault = for_seconds(seconds, fault)
     instance.start("generate", "screen")
-    number = instance.open_round(48)
-    counts = instance.wait_for_round(number)
+    round_id = instance.open_round(48)
+    counts = instance.wait_for_round(round_id)
     assert proxy.faults > 0
     assert "failed" not in counts
     assert sum(counts.values()) == 48
@@ -77,53 +77,53 @@ def test_errors_of_the_store_fail_no_candidate(instance, proxy, name, seconds, f
 def test_a_worker_reports_that_the_store_is_away(instance, proxy) -> None:
     proxy.fault = lambda method, _number: "503" if method == "GET" else None
     instance.start("generate", "screen")
-    number = instance.open_round(8)
+    round_id = instance.open_round(8)
 
-    def told() -> bool:
+    def is_reported() -> bool:
         with instance.database.transaction() as tx:
             return any(
                 "the object store fails" in (worker.reason or "")
                 for worker in workers.list_live_workers(tx)
             )
 
-    wait_for("the reason", told, 90)
+    wait_for("the reason", is_reported, 90)
     proxy.fault = lambda _method, _number: None
-    assert "failed" not in instance.wait_for_round(number)
+    assert "failed" not in instance.wait_for_round(round_id)
 
 
 def test_a_worker_that_is_killed_three_times_fails_no_candidate(local_instance) -> None:
-    number = local_instance.open_round(40)
+    round_id = local_instance.open_round(40)
     for _ in range(3):
         process = local_instance.start("generate", "screen", TEST_SECONDS_EACH="0.1")
         wait_for(
             "the generation",
-            lambda: states(local_instance.database, number).get("generating", 0) > 0,
+            lambda: states(local_instance.database, round_id).get("generating", 0) > 0,
             60,
         )
         process.send_signal(signal.SIGKILL)
         process.wait(20)
     local_instance.start("generate", "screen")
-    counts = local_instance.wait_for_round(number)
+    counts = local_instance.wait_for_round(round_id)
     assert "failed" not in counts
     assert sum(counts.values()) == 40
 
 
 def test_a_candidate_that_kills_its_worker_fails_alone(local_instance) -> None:
-    number = local_instance.open_round(24)
+    round_id = local_instance.open_round(24)
     with local_instance.database.transaction() as tx:
         seed = tx.scalar(sa.select(candidates.c.seed).order_by(candidates.c.id).offset(7).limit(1))
     deadline = time.monotonic() + 240
     process: subprocess.Popen[bytes] | None = None
     # What a supervisor does.
-    while local_instance.left(number) and time.monotonic() < deadline:
+    while local_instance.left(round_id) and time.monotonic() < deadline:
         if process is None or process.poll() is not None:
             process = local_instance.start("generate", "screen", TEST_POISON=str(seed))
         time.sleep(0.2)
-    counts = states(local_instance.database, number)
+    counts = states(local_instance.database, round_id)
     assert counts.pop("failed") == 1, local_instance.story()
     assert sum(counts.values()) == 23
     with local_instance.database.transaction() as tx:
-        [(reason, count)] = work.fail_reasons(tx, number).items()
+        [(reason, count)] = work.fail_reasons(tx, round_id).items()
         assert "interrupted" in reason
         assert count == 1
 
@@ -131,7 +131,7 @@ def test_a_candidate_that_kills_its_worker_fails_alone(local_instance) -> None:
 def test_a_worker_that_cannot_load_a_model_fails_no_candidate(local_instance) -> None:
     local_instance.start("generate", TEST_CANNOT_LOAD="1")
     local_instance.wait_for_workers(1)
-    number = local_instance.open_round(32)
+    round_id = local_instance.open_round(32)
 
     def paused() -> bool:
         with local_instance.database.transaction() as tx:
@@ -142,7 +142,7 @@ def test_a_worker_that_cannot_load_a_model_fails_no_candidate(local_instance) ->
 
     wait_for("the pause", paused, 60)
     local_instance.start("generate", "screen")
-    counts = local_instance.wait_for_round(number)
+    counts = local_instance.wait_for_round(round_id)
     assert "failed" not in counts
     assert sum(counts.values()) == 32
     assert set(local_instance.generated().values()) == {1}
@@ -153,8 +153,8 @@ def test_several_workers_share_rounds_and_do_nothing_twice(instance, proxy) -> N
         instance.start("generate", "screen", TEST_SECONDS_EACH="0.05")
     instance.wait_for_workers(3)
     first, second = instance.open_round(48), instance.open_round(48)
-    for number in (first, second):
-        assert "failed" not in instance.wait_for_round(number)
+    for round_id in (first, second):
+        assert "failed" not in instance.wait_for_round(round_id)
     generated = instance.generated()
     assert (len(generated), set(generated.values())) == (96, {1})
     assert len(list(instance.notes.iterdir())) == 3, "each worker generated some"
@@ -163,15 +163,15 @@ def test_several_workers_share_rounds_and_do_nothing_twice(instance, proxy) -> N
 
 def test_a_worker_drains_within_thirty_seconds(local_instance) -> None:
     process = local_instance.start("generate", TEST_SECONDS_EACH="0.2")
-    number = local_instance.open_round(64)
+    round_id = local_instance.open_round(64)
     wait_for(
         "the generation",
-        lambda: states(local_instance.database, number).get("generating", 0) > 0,
+        lambda: states(local_instance.database, round_id).get("generating", 0) > 0,
         60,
     )
     process.terminate()
     assert process.wait(30) == 0
-    counts = states(local_instance.database, number)
+    counts = states(local_instance.database, round_id)
     assert "generating" not in counts
     assert sum(counts.values()) == 64
     with local_instance.database.transaction() as tx:

@@ -139,7 +139,7 @@ def accepts(seed: int, quality: Sequence[float]) -> np.ndarray:
 
 
 def fitted_model(tx: Transaction, count: int = 400, seed: int = 999) -> StoredModel:
-    """Return an acceptance model fitted to a new round in which all candidates were decided."""
+    """Return a model fitted to a round of its own, of which everything was shown."""
     round_id = open_stream(tx, {"kind": "random", "share": 1.0}, count)
     quality = np.random.default_rng(seed).standard_normal(count)
     ids = arrive(tx, round_id, seed, quality)

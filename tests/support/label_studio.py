@@ -223,35 +223,35 @@ class LabeledRound:
         with self.database.transaction() as tx:
             return projects.open_projects(tx, self.sync.backend.url, self.round)[-1]
 
-    def task(self, place: int) -> int:
+    def task(self, index: int) -> int:
         """Return the ID of a candidate's task, by the index of the candidate."""
         with self.database.transaction() as tx:
-            own = (labeling_tasks.c.candidate_id == self.candidates[place]) & (
+            own = (labeling_tasks.c.candidate_id == self.candidates[index]) & (
                 labeling_tasks.c.state != "removed"
             )
             return int(tx.scalar(sa.select(labeling_tasks.c.remote_id).where(own)))
 
-    def state(self, place: int) -> str:
+    def state(self, index: int) -> str:
         """Return a candidate's state."""
         with self.database.transaction() as tx:
             return str(
                 tx.scalar(
-                    sa.select(candidates.c.state).where(candidates.c.id == self.candidates[place])
+                    sa.select(candidates.c.state).where(candidates.c.id == self.candidates[index])
                 )
             )
 
-    def decisions(self, place: int) -> list[tuple[str, str]]:
+    def decisions(self, index: int) -> list[tuple[str, str]]:
         """Return verdict and reviewer of all decisions on a candidate, in order."""
         rows = sa.select(decisions.c.verdict, reviewers.c.name).join(reviewers)
         with self.database.transaction() as tx:
-            own = rows.where(decisions.c.candidate_id == self.candidates[place]).order_by(
+            own = rows.where(decisions.c.candidate_id == self.candidates[index]).order_by(
                 decisions.c.id
             )
             return [(row.verdict, row.name) for row in tx.execute(own)]
 
-    def decision_content(self, place: int) -> tuple[list[str], list[str], str]:
+    def decision_content(self, index: int) -> tuple[list[str], list[str], str]:
         """Return reasons, layers and comment of the last decision on a candidate."""
-        own = sa.select(decisions).where(decisions.c.candidate_id == self.candidates[place])
+        own = sa.select(decisions).where(decisions.c.candidate_id == self.candidates[index])
         with self.database.transaction() as tx:
             row = tx.execute(own.order_by(decisions.c.id.desc())).first()
         return row.reasons, row.layers, row.comment

@@ -52,7 +52,10 @@ PairFault = tuple[RejectReason, LayerRole, str]
 
 @dataclass(frozen=True)
 class PairBound:
-    """A rule for one pair signal: above the bound, at least `floor`, it is a fault of `layer`."""
+    """The rule of a pair signal: a value above its bound is a fault of `layer`.
+
+    The bound is at least `floor`.
+    """
 
     signal: str
     floor: float
@@ -85,7 +88,7 @@ PAIR_BOUNDS: Final = (
 class PairRuleReviewer:
     """A rule reviewer for foregrounds, seed embeddings of backgrounds, and bounds for pair signals.
 
-    `backgrounds` has one row per seed, `farthest` is the largest allowed distance to the nearest.
+    `backgrounds` has one row per seed, `max_distance` is the largest distance to the nearest.
     """
 
     foregrounds: RuleReviewer
@@ -97,12 +100,12 @@ class PairRuleReviewer:
     def fit(seeds: Iterable[tuple[Layers, Prompt]]) -> PairRuleReviewer:
         """Fit to seed pairs. Raises Refused for fewer than MIN_SEEDS."""
         front, back, signals = [], [], []
-        for number, (layers, prompt) in enumerate(seeds):
+        for index, (layers, prompt) in enumerate(seeds):
             small = _small(layers)
             front.append((small[FOREGROUND], prompt.foreground or prompt.text))
             back.append(embed_layer(small[BACKGROUND]))
             # Pair signals are slow to compute; a part of the seeds is enough for their quantiles.
-            if number < MAX_MEASURED_SEEDS:
+            if index < MAX_MEASURED_SEEDS:
                 signals.append(
                     compute_pair_signals(small) | compute_agreement_signals(small, prompt)
                 )

@@ -77,7 +77,7 @@ def compute_pair_signals(layers: Layers) -> dict[str, float | None]:
         layers: The three layers, each H x W x 4.
     """
     foreground, background, blended = (layers[role] for role in LayerRole)
-    # Height and width separately; the gap is the larger of the two differences.
+    # The gap is the larger of the differences in height and in width.
     extents = [
         [layer.shape[axis] for layer in (foreground, background, blended)] for axis in (0, 1)
     ]

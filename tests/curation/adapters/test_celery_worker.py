@@ -21,7 +21,7 @@ def test_a_worker_runs_jobs_as_celery_tasks() -> None:
 
     register_tasks(app, {JobName.screen: lambda *args: done.append(args), JobName.select: fail})
 
-    def note(task_id: str, task: object, **_: object) -> None:
+    def record_task(task_id: str, task: object, **_: object) -> None:
         seen.append(task.name)  # type: ignore[attr-defined]
 
     def run() -> None:
@@ -29,10 +29,10 @@ def test_a_worker_runs_jobs_as_celery_tasks() -> None:
         with pytest.raises(RuntimeError, match="the planned error"):
             run_task(app, Job(JobName.select, (7,)))
 
-    signals.task_prerun.connect(note)
+    signals.task_prerun.connect(record_task)
     try:
         run_celery_worker(app, ["screen"], "test", run)
     finally:
-        signals.task_prerun.disconnect(note)
+        signals.task_prerun.disconnect(record_task)
     assert done == [(7,)]
     assert seen == [task_name("screen"), task_name("select")]

@@ -1,4 +1,4 @@
-"""A server of language models over real HTTP: answers, broken answers, limits of rate, errors, and who gets the key."""
+"""A language model server over real HTTP: answers, invalid answers, rate limits, errors, and use of the API key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: one server a folder, whatever happened to the last one, and closed to everybody else."""
+"""The embedded PostgreSQL: one server per folder, restarted after any crash, and closed to other users."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pid_of(folder: Path) -> int:
     return int((folder / "data" / "postmaster.pid").read_text().split()[0])
 
 
-def ask(address: str, query: str) -> object:
+def query_value(address: str, query: str) -> object:
     with psycopg.connect(address) as connection:
         row = connection.execute(query).fetchone()
         return row[0] if row else None
@@ -56,8 +56,8 @@ def folder_below(parent: Path, name: str) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def made_once() -> Iterator[Path]:
-    """Yield a folder with a cluster at rest, to copy: making one takes seconds, starting one a fraction."""
+def stopped_cluster() -> Iterator[Path]:
+    """Yield a stopped cluster to copy: creating one takes seconds, starting one a fraction of that."""
     with tempfile.TemporaryDirectory(prefix="layerloop-test-") as name:
         start_server(Path(name))
         stop_server(Path(name))
@@ -65,58 +65,60 @@ def made_once() -> Iterator[Path]:
 
 
 @pytest.fixture
-def context(postgres_folder: Path, made_once: Path) -> Path:
-    """Return a folder with a cluster of this test's own, not running."""
-    subprocess.run(["cp", "--archive", made_once, postgres_folder / "data"], check=True)
+def cluster(postgres_folder: Path, stopped_cluster: Path) -> Path:
+    """Return the folder of a stopped cluster for one test."""
+    subprocess.run(["cp", "--archive", stopped_cluster, postgres_folder / "data"], check=True)
     return postgres_folder
 
 
-def test_a_server_is_started_used_stopped_and_started_again(context):
-    address = start_server(context)
-    assert is_running(context)
-    assert str(ask(address, "show server_version")).startswith("18")
-    assert ask(address, "select current_database()") == "layerloop"
+def test_a_server_is_started_used_stopped_and_started_again(cluster):
+    address = start_server(cluster)
+    assert is_running(cluster)
+    assert str(query_value(address, "show server_version")).startswith("18")
+    assert query_value(address, "select current_database()") == "layerloop"
     write(address, "create table kept (a int); insert into kept values (7)")
-    first = pid_of(context)
-    assert start_server(context) == address
-    assert pid_of(context) == first, "the same server, not a second one"
-    stop_server(context)
-    assert not is_running(context)
+    first = pid_of(cluster)
+    assert start_server(cluster) == address
+    assert pid_of(cluster) == first, "the same server, not a second one"
+    stop_server(cluster)
+    assert not is_running(cluster)
     assert not is_alive(first)
-    stop_server(context)  # stopping what stands still is nothing
-    assert ask(start_server(context), "select a from kept") == 7
+    stop_server(cluster)  # stopping a stopped server does nothing
+    assert query_value(start_server(cluster), "select a from kept") == 7
 
 
-def test_no_port_is_open_and_no_other_user_may_enter(context):
-    address = start_server(context)
-    assert ask(address, "show listen_addresses") == ""
-    sockets = Path(str(ask(address, "show unix_socket_directories")))
+def test_no_port_is_open_and_no_other_user_may_enter(cluster):
+    address = start_server(cluster)
+    assert query_value(address, "show listen_addresses") == ""
+    sockets = Path(str(query_value(address, "show unix_socket_directories")))
     assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
     assert stat.S_IMODE((sockets / ".s.PGSQL.5432").stat().st_mode) == 0o700
-    assert stat.S_IMODE((context / "data").stat().st_mode) == 0o700
+    assert stat.S_IMODE((cluster / "data").stat().st_mode) == 0o700
     assert [
-        one
-        for one in psutil.Process(pid_of(context)).net_connections()
-        if one.family != socket.AF_UNIX
+        connection
+        for connection in psutil.Process(pid_of(cluster)).net_connections()
+        if connection.family != socket.AF_UNIX
     ] == []
 
 
-def test_commits_are_durable(context):
-    address = start_server(context)
+def test_commits_are_durable(cluster):
+    address = start_server(cluster)
     for setting in ("fsync", "synchronous_commit", "full_page_writes", "data_checksums"):
-        assert ask(address, f"show {setting}") == "on", setting
+        assert query_value(address, f"show {setting}") == "on", setting
 
 
-def test_text_sorts_alike_on_every_machine(context):
-    address = start_server(context)
+def test_text_sorts_alike_on_every_machine(cluster):
+    address = start_server(cluster)
     assert (
-        ask(
+        query_value(
             address,
             "select datlocprovider::text || datlocale from pg_database where datname = 'layerloop'",
         )
         == "bC.UTF-8"
     )
-    assert ask(address, "select array_agg(t order by t) from unnest(array['b','ä','a','Z']) t") == [
+    assert query_value(
+        address, "select array_agg(t order by t) from unnest(array['b','ä','a','Z']) t"
+    ) == [
         "Z",
         "a",
         "b",
@@ -124,15 +126,15 @@ def test_text_sorts_alike_on_every_machine(context):
     ]
 
 
-def test_pgmq_is_installed_and_installing_it_again_changes_nothing(context):
-    address = start_server(context)
+def test_pgmq_is_installed_and_installing_it_again_changes_nothing(cluster):
+    address = start_server(cluster)
     write(address, "select pgmq.create('jobs'); select pgmq.send('jobs', '{\"a\": 1}')")
     threads = [threading.Thread(target=install_pgmq, args=(address,)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(20)
-    assert ask(address, "select queue_length from pgmq.metrics('jobs')") == 1
+    assert query_value(address, "select queue_length from pgmq.metrics('jobs')") == 1
 
 
 def test_a_queue_cannot_be_installed_where_nobody_answers():
@@ -145,11 +147,11 @@ def test_a_queue_cannot_be_installed_where_nobody_answers():
 def test_processes_that_start_at_once_get_one_server(postgres_folder):
     program = "import sys, pathlib; from curation.adapters.embedded_postgres import start_server; print(start_server(pathlib.Path(sys.argv[1])))"
     command = [sys.executable, "-c", program, str(postgres_folder)]
-    several = [
+    starts = [
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)
     ]
-    addresses = {process.communicate(timeout=120)[0].strip() for process in several}
-    assert [process.returncode for process in several] == [0, 0, 0]
+    addresses = {process.communicate(timeout=120)[0].strip() for process in starts}
+    assert [process.returncode for process in starts] == [0, 0, 0]
     assert len(addresses) == 1
     data = str(postgres_folder / "data")
     servers = [
@@ -161,28 +163,28 @@ def test_processes_that_start_at_once_get_one_server(postgres_folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["deep/" * 40 + "house", "a house with 'quotes', $HOME, `ls` and \"more\"", "häuschen"]
+    "name", ["deep/" * 40 + "home", "a home with 'quotes', $HOME, `ls` and \"more\"", "häuschen"]
 )
-def test_folders_with_long_and_unusual_names_work(postgres_folder, made_once, name):
+def test_folders_with_long_and_unusual_names_work(postgres_folder, stopped_cluster, name):
     with folder_below(postgres_folder, name) as folder:
-        subprocess.run(["cp", "--archive", made_once, folder / "data"], check=True)
+        subprocess.run(["cp", "--archive", stopped_cluster, folder / "data"], check=True)
         address = start_server(folder)
-        assert ask(address, "select 1") == 1
-        sockets = Path(str(ask(address, "show unix_socket_directories")))
+        assert query_value(address, "select 1") == 1
+        sockets = Path(str(query_value(address, "show unix_socket_directories")))
         assert len(os.fsencode(sockets / ".s.PGSQL.5432.lock")) <= 107
 
 
-def test_a_killed_server_is_started_again_with_all_that_was_committed(context):
-    address = start_server(context)
+def test_a_killed_server_is_started_again_with_all_that_was_committed(cluster):
+    address = start_server(cluster)
     write(address, "create table kept (a int); insert into kept values (7)")
-    os.kill(pid_of(context), signal.SIGKILL)
-    assert start_server(context) == address
-    assert ask(address, "select a from kept") == 7
+    os.kill(pid_of(cluster), signal.SIGKILL)
+    assert start_server(cluster) == address
+    assert query_value(address, "select a from kept") == 7
 
 
-def test_a_backend_that_works_on_after_its_server_died_is_ended(context):
-    """It holds the dead server's memory, and PostgreSQL does not start again while it lives."""
-    address = start_server(context)
+def test_a_backend_that_works_on_after_its_server_died_is_ended(cluster):
+    """It holds the dead server's shared memory, so PostgreSQL does not start while it runs."""
+    address = start_server(cluster)
     busy = psycopg.connect(address, autocommit=True)
     backend = psutil.Process(busy.info.backend_pid)
     endless = "do $$ begin loop perform 1; end loop; end $$"
@@ -195,44 +197,47 @@ def test_a_backend_that_works_on_after_its_server_died_is_ended(context):
     thread.start()
     wait_for(
         "the busy backend",
-        lambda: ask(address, "select count(*) from pg_stat_activity where query like 'do %'") == 1,
+        lambda: (
+            query_value(address, "select count(*) from pg_stat_activity where query like 'do %'")
+            == 1
+        ),
     )
-    server = psutil.Process(pid_of(context))
+    server = psutil.Process(pid_of(cluster))
     owner = server.uids().real
     server.kill()
     wait_for("the server's end", lambda: not is_alive(server.pid))
     wait_for("the orphan", lambda: backend.pid in {process.pid for process in find_orphans(owner)})
-    assert ask(start_server(context), "select 1") == 1
+    assert query_value(start_server(cluster), "select 1") == 1
     assert not is_alive(backend.pid)
     thread.join(20)
     busy.close()
     assert not thread.is_alive()
 
 
-def test_committed_rows_survive_a_kill_of_all_server_processes(context):
-    address = start_server(context)
+def test_committed_rows_survive_a_kill_of_all_server_processes(cluster):
+    address = start_server(cluster)
     write(address, "create table kept (a int)")
-    open_ = psycopg.connect(address)
-    open_.execute("insert into kept values (1)")  # never committed
+    unfinished = psycopg.connect(address)
+    unfinished.execute("insert into kept values (1)")  # never committed
     write(address, "insert into kept values (2)")
-    server = psutil.Process(pid_of(context))
-    family = [server, *server.children()]
-    server.suspend()  # or it would restart its children between two kills
-    for process in reversed(family):
+    server = psutil.Process(pid_of(cluster))
+    processes = [server, *server.children()]
+    server.suspend()  # otherwise it restarts its children between two kills
+    for process in reversed(processes):
         process.kill()
-    open_.close()
-    assert ask(start_server(context), "select array_agg(a) from kept") == [2]
+    unfinished.close()
+    assert query_value(start_server(cluster), "select array_agg(a) from kept") == [2]
 
 
-def test_a_pid_file_that_names_some_other_living_process_is_stale(context):
-    start_server(context)
-    lines = (context / "data" / "postmaster.pid").read_text().splitlines()
-    stop_server(context)
+def test_a_pid_file_that_names_some_other_living_process_is_stale(cluster):
+    start_server(cluster)
+    lines = (cluster / "data" / "postmaster.pid").read_text().splitlines()
+    stop_server(cluster)
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    (context / "data" / "postmaster.pid").write_text("\n".join([str(child.pid), *lines[1:]]) + "\n")
-    assert not is_running(context)
-    assert ask(start_server(context), "select 1") == 1
-    assert child.poll() is None, "a process that only has the number is left alone"
+    (cluster / "data" / "postmaster.pid").write_text("\n".join([str(child.pid), *lines[1:]]) + "\n")
+    assert not is_running(cluster)
+    assert query_value(start_server(cluster), "select 1") == 1
+    assert child.poll() is None, "another process with this pid is left alone"
     child.kill()
     child.wait(10)
 
@@ -240,7 +245,7 @@ def test_a_pid_file_that_names_some_other_living_process_is_stale(context):
 def test_an_interrupted_first_start_is_repeated(postgres_folder):
     (postgres_folder / "data.new").mkdir()
     (postgres_folder / "data.new" / "PG_VERSION").write_text("18\n")
-    assert ask(start_server(postgres_folder), "select 1") == 1
+    assert query_value(start_server(postgres_folder), "select 1") == 1
     assert not (postgres_folder / "data.new").exists()
 
 
@@ -253,36 +258,36 @@ def test_a_folder_with_something_else_in_it_is_left_alone(postgres_folder):
     assert (postgres_folder / "data" / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_server_that_cannot_start_is_an_error_with_its_reason(context):
-    start_server(context)
-    stop_server(context)
-    (context / "data" / "PG_VERSION").write_text("9.6\n")
+def test_a_server_that_cannot_start_is_an_error_with_its_reason(cluster):
+    start_server(cluster)
+    stop_server(cluster)
+    (cluster / "data" / "PG_VERSION").write_text("9.6\n")
     with pytest.raises(LayerloopError, match="does not start") as error:
-        start_server(context)
+        start_server(cluster)
     assert "9.6" in error.value.hint
 
 
-def test_a_socket_folder_that_somebody_else_made_is_not_used(context):
-    start_server(context)
-    sockets = Path((context / "data" / "postmaster.pid").read_text().splitlines()[4])
-    stop_server(context)
+def test_a_socket_folder_that_somebody_else_made_is_not_used(cluster):
+    start_server(cluster)
+    sockets = Path((cluster / "data" / "postmaster.pid").read_text().splitlines()[4])
+    stop_server(cluster)
     assert not sockets.exists()
-    elsewhere = context / "trap"
+    elsewhere = cluster / "trap"
     elsewhere.mkdir()
     sockets.symlink_to(elsewhere)
     try:
         with pytest.raises(LayerloopError, match="belongs to another user"):
-            start_server(context)
+            start_server(cluster)
     finally:
         sockets.unlink()
     sockets.mkdir(mode=0o777)
     sockets.chmod(0o777)
     try:
         with pytest.raises(LayerloopError, match="belongs to another user"):
-            start_server(context)
+            start_server(cluster)
     finally:
         sockets.rmdir()
-    assert is_running(context) is False
+    assert is_running(cluster) is False
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user")
@@ -294,25 +299,25 @@ def test_root_without_useradd_is_an_error_with_a_hint(postgres_folder, monkeypat
     assert "ordinary user" in error.value.hint
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_root_runs_the_server_as_the_owner_of_the_data(context):
-    start_server(context)
-    stop_server(context)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_root_runs_the_server_as_the_owner_of_the_data(cluster):
+    start_server(cluster)
+    stop_server(cluster)
     nobody = pwd.getpwnam("nobody")
-    for path in [context / "data", *(context / "data").rglob("*")]:
+    for path in [cluster / "data", *(cluster / "data").rglob("*")]:
         os.chown(path, nobody.pw_uid, nobody.pw_gid, follow_symlinks=False)
-    address = start_server(context)
-    assert ask(address, "select 1") == 1
-    assert psutil.Process(pid_of(context)).username() == "nobody"
+    address = start_server(cluster)
+    assert query_value(address, "select 1") == 1
+    assert psutil.Process(pid_of(cluster)).username() == "nobody"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the other tests run as an ordinary user already")
 def test_an_ordinary_user_runs_the_server_itself(postgres_folder):
     nobody = pwd.getpwnam("nobody")
-    reached = [sys.executable, "-c", "import curation.adapters.embedded_postgres"]
-    who = {"user": "nobody", "group": nobody.pw_gid, "extra_groups": [], "cwd": ROOT}
+    probe = [sys.executable, "-c", "import curation.adapters.embedded_postgres"]
+    user = {"user": "nobody", "group": nobody.pw_gid, "extra_groups": [], "cwd": ROOT}
     try:
-        subprocess.run(reached, capture_output=True, check=True, **who)
+        subprocess.run(probe, capture_output=True, check=True, **user)
     except (PermissionError, subprocess.CalledProcessError):
         pytest.skip("another user cannot reach this Python or this checkout")
     os.chown(postgres_folder, nobody.pw_uid, nobody.pw_gid)
@@ -322,41 +327,41 @@ def test_an_ordinary_user_runs_the_server_itself(postgres_folder):
         "print(psycopg.connect(address).execute('select current_user, 6 * 7').fetchone()[1]); stop_server(folder)"
     )
     command = [sys.executable, "-W", "error", "-c", program, str(postgres_folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **who)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **user)
     assert done.stdout == "42\n", done.stderr
     assert (postgres_folder / "data").stat().st_uid == nobody.pw_uid
 
 
-def test_starting_prints_nothing_and_raises_no_warning(context):
+def test_starting_prints_nothing_and_raises_no_warning(cluster):
     program = "import sys, pathlib; from curation.adapters.embedded_postgres import start_server; start_server(pathlib.Path(sys.argv[1]))"
     environment = {name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"}
-    command = [sys.executable, "-W", "error", "-c", program, str(context)]
+    command = [sys.executable, "-W", "error", "-c", program, str(cluster)]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
-    assert (done.stdout, done.stderr) in (("", ""), ("", letting_through(context)))
+    assert (done.stdout, done.stderr) in (("", ""), ("", access_message(cluster)))
 
 
-def letting_through(folder: Path) -> str:
+def access_message(folder: Path) -> str:
     """Return the message for root when a closed folder was opened for the server's user."""
     return f"letting the user pgserver pass through {folder}\n"
 
 
-def test_checking_whether_a_server_runs_takes_little_cpu_time(context):
-    start_server(context)
+def test_checking_whether_a_server_runs_takes_little_cpu_time(cluster):
+    start_server(cluster)
     began = time.process_time()
     for _ in range(100):
-        assert is_running(context)
+        assert is_running(cluster)
     assert time.process_time() - began < 1
 
 
-def test_a_short_socket_path_is_found_even_where_the_temporary_folder_is_deep(context, monkeypatch):
-    deep = context / ("t" * 100)
-    deep.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(deep))
-    address = start_server(context)
-    assert ask(address, "select 1") == 1
-    digest = hashlib.sha256(os.fsencode(context / "data")).hexdigest()[:12]
+def test_a_short_socket_path_is_found_even_where_the_temporary_folder_is_deep(cluster, monkeypatch):
+    deep_folder = cluster / ("t" * 100)
+    deep_folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep_folder))
+    address = start_server(cluster)
+    assert query_value(address, "select 1") == 1
+    digest = hashlib.sha256(os.fsencode(cluster / "data")).hexdigest()[:12]
     assert address.endswith(digest)
     assert address.partition("host=")[2].startswith("/tmp/layerloop-")
     assert shutil.which("postgres", path=str(embedded_postgres._binaries()))

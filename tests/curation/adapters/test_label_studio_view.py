@@ -1,4 +1,4 @@
-"""What Label Studio is told to show is a golden file, and what is said with it is read back as it was meant."""
+"""The HTML of Label Studio's tasks equals a golden file, and annotations are read back as decisions."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def test_every_key_and_every_choice_is_given_once(kind, groups):
 
 @pytest.mark.parametrize("kind", Kind)
 def test_every_name_in_a_configuration_is_given_once(kind):
-    """Label Studio looks for names in the whole text, the style sheet included."""
+    """Label Studio searches the whole text for names, including the style sheet."""
     names = re.findall(r'name="([^"]*)"', configuration(kind))
     assert len(names) == len(set(names))
 
 
-def posting(**changed):
-    layers = {role: f"http://house/{role}?a=1&b=2" for role in LayerRole}
+def make_task(**changed):
+    layers = {role: f"http://instance/{role}?a=1&b=2" for role in LayerRole}
     fields = {
         "id": uuid.uuid4(),
         "candidate": uuid.uuid4(),
@@ -66,7 +66,7 @@ def posting(**changed):
 
 def test_texts_cannot_become_markup():
     hostile = '"><img src=x onerror=alert(1)><script>'
-    html = task_html(posting(prompt=hostile, texts={LayerRole.foreground: hostile}))
+    html = task_html(make_task(prompt=hostile, texts={LayerRole.foreground: hostile}))
     assert "<script" not in html
     assert html.count("<img") == 3
     assert "a=1&amp;b=2" in html
@@ -82,19 +82,19 @@ def test_a_single_layer_has_no_choice_of_layers():
 
 def test_view_controls_are_not_part_of_the_answer():
     seen = [{"from_name": name, "value": {"choices": ["alpha"]}} for name in VIEW_CONTROLS]
-    message = build_result(Verdict.reject, [RejectReason.halo])
-    assert parse_result([*seen, *message]) == parse_result(message)
+    result = build_result(Verdict.reject, [RejectReason.halo])
+    assert parse_result([*seen, *result]) == parse_result(result)
     assert "error" in parse_result(seen)
 
 
 def test_the_urls_of_the_layers_are_read_from_the_html():
-    one = posting(layers={role: f"http://house/{role}?a=1&b='\"" for role in LayerRole})
+    one = make_task(layers={role: f"http://instance/{role}?a=1&b='\"" for role in LayerRole})
     assert parse_layer_urls(task_html(one)) == one.layers
     assert (
-        parse_layer_urls(task_html(posting(prompt='<img class="ll-foreground" alt="x" src="y">')))
-        == posting().layers
+        parse_layer_urls(task_html(make_task(prompt='<img class="ll-foreground" alt="x" src="y">')))
+        == make_task().layers
     )
-    assert parse_layer_urls("<b>somebody else's</b>") == {}
+    assert parse_layer_urls("<b>other content</b>") == {}
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,9 @@ def test_an_answer_is_read_back_unchanged(verdict, reasons, layers, comment):
 
 
 def test_reasons_of_a_reject_that_became_an_accept_are_dropped():
-    message = build_result(Verdict.reject, [RejectReason.halo])
-    message[0]["value"]["choices"] = ["accept"]
-    assert parse_result(message)["reasons"] == []
+    result = build_result(Verdict.reject, [RejectReason.halo])
+    result[0]["value"]["choices"] = ["accept"]
+    assert parse_result(result)["reasons"] == []
 
 
 @pytest.mark.parametrize(
@@ -136,8 +136,8 @@ def test_a_result_of_another_form_is_reported(result):
 
 
 def test_a_comment_is_kept_without_what_no_database_takes():
-    message = [
+    result = [
         *build_result(Verdict.accept),
         {"from_name": "comment", "value": {"text": ["a\0b", "c"]}},
     ]
-    assert parse_result(message)["comment"] == "ab\nc"
+    assert parse_result(result)["comment"] == "ab\nc"

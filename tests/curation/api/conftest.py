@@ -1,4 +1,4 @@
-"""An instance with a round in it, served in this process, and somebody signed in for every access."""
+"""An instance with a round, served in this process, and clients that are signed in with each role."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHANGE = {"x-layerloop": "1"}
 
 @pytest.fixture
 def context(settings: Settings, database, store) -> AppContext:
-    """Return an instance without pages."""
+    """Return the context of an instance without pages."""
     bare = settings.model_copy(update={"front_end": "there_are_no_pages:mount"})
     return AppContext(bare, database, store, CeleryQueue(make_app(bare, bare.database)))
 
@@ -31,20 +31,20 @@ def context(settings: Settings, database, store) -> AppContext:
 @pytest.fixture
 def app(context: AppContext):
     app = create_app(context)
-    app.state.counts = AdaptiveCache(cheap=60)  # a busy machine must not make figures old
+    app.state.counts = AdaptiveCache(cheap=60)  # on a slow machine no count may be cached
     return app
 
 
 @pytest.fixture
 def client(app) -> Iterator[TestClient]:
-    """Somebody who has not signed in."""
+    """Yield a client that has not signed in."""
     with TestClient(app, base_url=LOOPBACK, headers=CHANGE) as client:
         yield client
 
 
 @pytest.fixture
 def signed_in(app, database) -> Iterator[Callable[..., TestClient]]:
-    """Yield a function that makes clients that are signed in by a token, one reviewer per access (or per name)."""
+    """Yield a function that makes signed-in clients, one reviewer per role (or per name)."""
     with ExitStack() as stack:
 
         def sign_in(role: Role = Role.annotator, name: str = "") -> TestClient:

@@ -23,7 +23,7 @@ DATABASE = Database(os.environ["CONTRACT_DATABASE"])
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """Let valid cases name what exists; invalid ones stay as they were generated."""
+    """Let valid cases name existing objects; invalid ones stay as generated."""
     del context, kwargs
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return

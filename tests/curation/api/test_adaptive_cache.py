@@ -1,4 +1,4 @@
-"""Dear figures are kept for a hundred times what they cost, cheap ones never."""
+"""Expensive values are cached for a hundred times the time that they take, cheap ones never."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a contact sheet and a trail need of the API: several decisions in one request, the latest ones, small layers."""
+"""The API for the grid and recent decisions: batches, the latest decisions, and thumbnails."""
 
 from __future__ import annotations
 
@@ -22,31 +22,32 @@ from tests.support.factories import make_candidates, make_round, states
 
 
 def claim(client, count: int) -> list[dict]:
-    answer = client.post("/api/review/claims", json={"count": count})
-    assert answer.status_code == 200, answer.text
-    return answer.json()["candidates"]
+    response = client.post("/api/review/claims", json={"count": count})
+    assert response.status_code == 200, response.text
+    return response.json()["candidates"]
 
 
-def said(candidate: str, verdict: str = "accept", **more) -> dict:
+def decision_body(candidate: str, verdict: str = "accept", **more) -> dict:
     return {"candidate": candidate, "verdict": verdict, "key": str(uuid.uuid4()), **more}
 
 
-def several(client, made: list[dict]) -> list[dict]:
-    answer = client.post("/api/review/decisions/batch", json={"decisions": made})
-    assert answer.status_code == 200, answer.text
-    return answer.json()
+def send_batch(client, sent: list[dict]) -> list[dict]:
+    response = client.post("/api/review/decisions/batch", json={"decisions": sent})
+    assert response.status_code == 200, response.text
+    return response.json()
 
 
 def test_a_batch_of_decisions_is_idempotent(signed_in, round_id, database):
     ann = signed_in()
     items = claim(ann, 6)
-    made = [
-        said(item["id"], "accept" if turn == 0 else "reject") for turn, item in enumerate(items)
+    sent = [
+        decision_body(item["id"], "accept" if turn == 0 else "reject")
+        for turn, item in enumerate(items)
     ]
-    first = several(ann, made)
-    assert [one["candidate"] for one in first] == [item["id"] for item in items]
-    assert [one["taken"]["state"] for one in first] == ["accepted"] + ["rejected"] * 5
-    assert several(ann, made) == first
+    first = send_batch(ann, sent)
+    assert [result["candidate"] for result in first] == [item["id"] for item in items]
+    assert [result["taken"]["state"] for result in first] == ["accepted"] + ["rejected"] * 5
+    assert send_batch(ann, sent) == first
     assert states(database, round_id) == {"accepted": 1, "rejected": 5, "waiting": 6}
     with database.transaction() as tx:
         assert tx.scalar(sa.select(sa.func.count()).select_from(decisions)) == 6
@@ -57,31 +58,31 @@ def test_a_conflict_does_not_affect_the_other_decisions(signed_in, round_id, dat
     others = claim(ann, 1)
     ann.post("/api/review/release", json={"candidates": [others[0]["id"]]})
     others, own = claim(bob, 1), claim(ann, 2)
-    made = [
-        said(own[0]["id"]),
-        said(others[0]["id"]),
-        said(str(uuid.uuid4())),
-        said(own[1]["id"], "reject"),
+    sent = [
+        decision_body(own[0]["id"]),
+        decision_body(others[0]["id"]),
+        decision_body(str(uuid.uuid4())),
+        decision_body(own[1]["id"], "reject"),
     ]
-    answers = several(ann, made)
-    assert [one["taken"] is not None for one in answers] == [True, False, False, True]
-    assert answers[1]["refused"]["hint"] == "continue with the next one"
-    assert "was never shown to you" in answers[2]["refused"]["message"]
+    results = send_batch(ann, sent)
+    assert [result["taken"] is not None for result in results] == [True, False, False, True]
+    assert results[1]["refused"]["hint"] == "continue with the next one"
+    assert "was never shown to you" in results[2]["refused"]["message"]
     assert states(database, round_id) == {"accepted": 1, "rejected": 1, "showing": 1, "waiting": 9}
 
 
 def test_a_batch_of_decisions_is_undone_in_one_request(signed_in, round_id, database):
     ann = signed_in()
     items = claim(ann, 5)
-    made = several(ann, [said(item["id"], "accept") for item in items])
-    undos = [{"decision": one["taken"]["decision"], "key": str(uuid.uuid4())} for one in made]
-    answer = ann.post(
+    sent = send_batch(ann, [decision_body(item["id"], "accept") for item in items])
+    undos = [{"decision": result["taken"]["decision"], "key": str(uuid.uuid4())} for result in sent]
+    response = ann.post(
         "/api/review/undo/batch",
         json={"undos": [*undos, {"decision": 10**9, "key": str(uuid.uuid4())}]},
     )
-    assert answer.status_code == 200
-    *undone, unknown = answer.json()
-    assert [one["taken"]["candidate"] for one in undone] == items
+    assert response.status_code == 200
+    *undone, unknown = response.json()
+    assert [result["taken"]["candidate"] for result in undone] == items
     assert unknown["refused"]["message"] == "you have no decision to undo"
     assert states(database, round_id) == {"showing": 5, "waiting": 7}
     with database.transaction() as tx:
@@ -91,11 +92,11 @@ def test_a_batch_of_decisions_is_undone_in_one_request(signed_in, round_id, data
 @pytest.mark.parametrize("count", [0, 49])
 def test_a_batch_has_a_minimum_and_a_maximum_size(signed_in, round_id, count):
     ann = signed_in()
-    for path, name, one in (
-        ("decisions", "decisions", said(str(uuid.uuid4()))),
+    for path, name, body in (
+        ("decisions", "decisions", decision_body(str(uuid.uuid4()))),
         ("undo", "undos", {"key": str(uuid.uuid4())}),
     ):
-        assert ann.post(f"/api/review/{path}/batch", json={name: [one] * count}).status_code == 422
+        assert ann.post(f"/api/review/{path}/batch", json={name: [body] * count}).status_code == 422
 
 
 def test_the_largest_batch_fits_into_one_request(signed_in, database, store):
@@ -105,43 +106,49 @@ def test_the_largest_batch_fits_into_one_request(signed_in, database, store):
     ann = signed_in()
     items = claim(ann, 48)
     assert len(items) == 48
-    answers = several(
-        ann, [said(item["id"], "reject", reasons=["halo"], comment="x" * 500) for item in items]
+    results = send_batch(
+        ann,
+        [
+            decision_body(item["id"], "reject", reasons=["halo"], comment="x" * 500)
+            for item in items
+        ],
     )
-    assert all(one["taken"] for one in answers)
+    assert all(result["taken"] for result in results)
     assert states(database, round_id) == {"rejected": 48}
 
 
 def test_a_batch_without_a_session_is_a_401(client, round_id):
-    answer = client.post(
-        "/api/review/decisions/batch", json={"decisions": [said(str(uuid.uuid4()))]}
+    response = client.post(
+        "/api/review/decisions/batch", json={"decisions": [decision_body(str(uuid.uuid4()))]}
     )
-    assert answer.status_code == 401
+    assert response.status_code == 401
 
 
 def test_the_latest_decisions_are_those_that_can_be_undone(signed_in, round_id, database):
     ann, bob = signed_in(name="ann"), signed_in(name="bob")
     items = claim(ann, 5)
-    several(bob, [said(claim(bob, 1)[0]["id"])])
-    made = several(
+    send_batch(bob, [decision_body(claim(bob, 1)[0]["id"])])
+    sent = send_batch(
         ann,
         [
-            said(items[0]["id"]),
-            said(items[1]["id"], "reject", reasons=["halo"], comment="a rim"),
-            said(items[2]["id"], "skip"),
-            said(items[3]["id"]),
+            decision_body(items[0]["id"]),
+            decision_body(items[1]["id"], "reject", reasons=["halo"], comment="a rim"),
+            decision_body(items[2]["id"], "skip"),
+            decision_body(items[3]["id"]),
         ],
     )
-    undone = made[3]["taken"]["decision"]
+    undone = sent[3]["taken"]["decision"]
     ann.post(
         "/api/review/undo", json={"decision": undone, "key": str(uuid.uuid4())}
     ).raise_for_status()
     found = ann.get("/api/review/latest").json()
-    assert [one["candidate"]["id"] for one in found] == [items[index]["id"] for index in (2, 1, 0)]
-    assert [one["verdict"] for one in found] == ["skip", "reject", "accept"]
+    assert [recent["candidate"]["id"] for recent in found] == [
+        items[index]["id"] for index in (2, 1, 0)
+    ]
+    assert [recent["verdict"] for recent in found] == ["skip", "reject", "accept"]
     assert (found[1]["reasons"], found[1]["comment"], found[1]["layers"]) == (["halo"], "a rim", [])
-    for one in found:
-        body = {"decision": one["decision"], "key": str(uuid.uuid4())}
+    for recent in found:
+        body = {"decision": recent["decision"], "key": str(uuid.uuid4())}
         assert ann.post("/api/review/undo", json=body).status_code == 200
     assert ann.get("/api/review/latest").json() == []
     assert len(bob.get("/api/review/latest?count=1").json()) == 1
@@ -149,7 +156,7 @@ def test_the_latest_decisions_are_those_that_can_be_undone(signed_in, round_id, 
 
 def test_verdicts_of_a_closed_round_are_not_offered(signed_in, round_id, database):
     ann = signed_in()
-    several(ann, [said(claim(ann, 1)[0]["id"])])
+    send_batch(ann, [decision_body(claim(ann, 1)[0]["id"])])
     with database.transaction() as tx:
         tx.execute(sa.update(rounds).values(state="closed"))
     assert ann.get("/api/review/latest").json() == []
@@ -157,7 +164,7 @@ def test_verdicts_of_a_closed_round_are_not_offered(signed_in, round_id, databas
 
 @pytest.fixture
 def large(database, store, round_id) -> str:
-    """Return a layer of 1000 x 700 px in the place of the first candidate's: a soft disc over hidden magenta."""
+    """Replace the first candidate's layer by one of 1000 x 700 px, a soft disc over hidden magenta; return its hash."""
     y, x = np.mgrid[:700, :1000]
     rgba = np.zeros((700, 1000, 4), np.uint8)
     rgba[..., 0] = rgba[..., 2] = 255
@@ -169,10 +176,10 @@ def large(database, store, round_id) -> str:
         tx.execute(
             sa.insert(layers).values(sha256=sha, width=1000, height=700, bytes=1, visible=sha)
         )
-        one = tx.scalar(sa.select(candidate_layers.c.candidate_id).limit(1))
+        candidate_id = tx.scalar(sa.select(candidate_layers.c.candidate_id).limit(1))
         tx.execute(
             sa.update(candidate_layers)
-            .where(candidate_layers.c.candidate_id == one)
+            .where(candidate_layers.c.candidate_id == candidate_id)
             .values(sha256=sha)
         )
     return sha
@@ -187,12 +194,12 @@ def test_a_large_layer_has_a_small_address_and_a_small_one_has_its_own(
         for item in claim(ann, 12)
     }
     assert items[32]["small"] == items[32]["url"]
-    answer = ann.get(items[1000]["small"])
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/webp")
-    assert "immutable" in answer.headers["cache-control"]
-    assert answer.headers["content-security-policy"] == "default-src 'none'; sandbox"
-    assert len(answer.content) < len(store.get(large))
-    small = decode_layer(answer.content)
+    response = ann.get(items[1000]["small"])
+    assert (response.status_code, response.headers["content-type"]) == (200, "image/webp")
+    assert "immutable" in response.headers["cache-control"]
+    assert response.headers["content-security-policy"] == "default-src 'none'; sandbox"
+    assert len(response.content) < len(store.get(large))
+    small = decode_layer(response.content)
     assert small.shape == (224, THUMBNAIL_SIDE, 4)
     expected = Image.fromarray(decode_layer(store.get(large))).resize(
         (THUMBNAIL_SIDE, 224), Image.Resampling.BOX
@@ -200,11 +207,13 @@ def test_a_large_layer_has_a_small_address_and_a_small_one_has_its_own(
     assert np.abs(small[..., 3].astype(int) - np.asarray(expected)[..., 3]).max() <= 8
     edge = (small[..., 3] > 40) & (small[..., 3] < 255)
     assert np.abs(small[edge][:, :3].astype(int) - (40, 120, 60)).mean() < 12, (
-        "hidden magenta is no fringe"
+        "no fringe of the hidden magenta"
     )
-    assert ann.get(items[1000]["small"]).content == answer.content
+    assert ann.get(items[1000]["small"]).content == response.content
     assert (
-        ann.get(items[1000]["small"], headers={"if-none-match": answer.headers["etag"]}).status_code
+        ann.get(
+            items[1000]["small"], headers={"if-none-match": response.headers["etag"]}
+        ).status_code
         == 304
     )
 
@@ -232,20 +241,20 @@ def test_a_file_that_is_no_layer_has_no_thumbnail(client, app, store):
 
 
 def test_thumbnails_are_cached_up_to_a_number_of_bytes():
-    kept, made = ThumbnailCache(most=10), []
+    cache, rendered = ThumbnailCache(most=10), []
 
-    def ask(key: str, size: int) -> bytes:
-        return kept.get(key, lambda: made.append(key) or b"x" * size)
+    def get(key: str, size: int) -> bytes:
+        return cache.get(key, lambda: rendered.append(key) or b"x" * size)
 
     for key in ("a", "b", "a"):
-        assert ask(key, 4) == b"xxxx"
-    ask("c", 4)
-    ask("a", 4)
-    assert made == ["a", "b", "c"], "a was asked for lately, so b went"
-    ask("b", 4)
-    ask("big", 40)
-    ask("big", 40)
-    assert made == ["a", "b", "c", "b", "big", "big"]
+        assert get(key, 4) == b"xxxx"
+    get("c", 4)
+    get("a", 4)
+    assert rendered == ["a", "b", "c"], "a was used more recently than b"
+    get("b", 4)
+    get("big", 40)
+    get("big", 40)
+    assert rendered == ["a", "b", "c", "b", "big", "big"]
 
 
 def test_the_nearest_sample_has_urls_of_its_layers(signed_in, round_id, database):

@@ -1,4 +1,4 @@
-"""One law: nothing an annotator may get tells gold from other candidates, or what others said.
+"""Nothing that an annotator can read distinguishes gold from other candidates or reveals verdicts of others.
 
 Worlds are built that differ in one thing alone: which of two candidates is gold, or what another
 reviewer has said of them. The same annotator makes the same requests in each, to every route of
@@ -53,7 +53,7 @@ from tests.support.factories import (
 )
 from tests.support.pipeline_steps import screen_candidates
 
-X, Y, *OTHERS = (uuid.uuid5(uuid.NAMESPACE_OID, f"candidate {place}") for place in range(8))
+X, Y, *OTHERS = (uuid.uuid5(uuid.NAMESPACE_OID, f"candidate {index}") for index in range(8))
 """X and Y change roles between worlds: one is gold, the other is not."""
 LOST = uuid.uuid5(uuid.NAMESPACE_OID, "a candidate that is not there")
 MADE_KEY = itertools.count
@@ -69,26 +69,26 @@ class World:
     client: TestClient
     app: Any
     round: int
-    heard: list[Call] = field(default_factory=list)
+    responses: list[Call] = field(default_factory=list)
     urls: dict[str, str] = field(default_factory=dict)
     held: list[str] = field(default_factory=list)
     keys: Iterator[int] = field(default_factory=itertools.count)
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """Make a request and note its answer."""
-        answer = self.client.request(method, path, json=body, follow_redirects=False)
-        content = normalized(answer.content.decode("latin-1"))
+        """Make a request and record its response."""
+        response = self.client.request(method, path, json=body, follow_redirects=False)
+        content = normalized(response.content.decode("latin-1"))
         # Times and random ids differ between any two requests.
         random = {"date", "set-cookie", "x-request-id"}
-        headers = {k: v for k, v in answer.headers.items() if k not in random}
-        if content != answer.content.decode("latin-1"):
+        headers = {k: v for k, v in response.headers.items() if k not in random}
+        if content != response.content.decode("latin-1"):
             headers["content-length"] = str(len(content))
-        told = normalized(tuple(sorted(headers.items())))
-        self.heard.append(
-            (normalized(f"{method} {path} {body}"), answer.status_code, told, content)
+        shown_headers = normalized(tuple(sorted(headers.items())))
+        self.responses.append(
+            (normalized(f"{method} {path} {body}"), response.status_code, shown_headers, content)
         )
-        is_json = answer.content and "json" in answer.headers.get("content-type", "")
-        return answer.json() if is_json else None
+        is_json = response.content and "json" in response.headers.get("content-type", "")
+        return response.json() if is_json else None
 
     def key(self) -> str:
         """Return a key that is equal in every world."""
@@ -103,12 +103,12 @@ class World:
 
     def decide(self, candidate: uuid.UUID, verdict: str, key: str | None = None) -> None:
         """Decide a candidate."""
-        message = {"candidate": str(candidate), "verdict": verdict, "key": key or self.key()}
-        self.call("POST", "/api/review/decisions", message)
+        body = {"candidate": str(candidate), "verdict": verdict, "key": key or self.key()}
+        self.call("POST", "/api/review/decisions", body)
         self.held = [one for one in self.held if one != str(candidate)]
 
     def look_everywhere(self) -> None:
-        """Call every route and every page once; what changes something is called so that it fails or repeats."""
+        """Call every route and page once; calls that change something fail or repeat an earlier one."""
         for route in routes_of(self.app):
             for method in sorted(route.methods or ()):
                 for path in self.paths(route.path):
@@ -134,7 +134,7 @@ class World:
         return [re.sub(r"{(.+?)}", lambda found: values[found[1]], template)]
 
     def body(self, method: str, path: str) -> Any:
-        """Return what an annotator would send to a route."""
+        """Return a request body that an annotator would send to a route."""
         if method in {"GET", "HEAD", "DELETE"}:
             return None
         undo = {"decision": 10**6, "key": str(LOST)}
@@ -185,11 +185,11 @@ def routes_of(app: Any) -> list[Route]:
     ]
 
 
-def normalized(told: Any) -> Any:
+def normalized(value: Any) -> Any:
     """Return an answer without times, and without signatures, which depend on the time."""
-    if isinstance(told, tuple):
-        return tuple((name, normalized(value)) for name, value in told)
-    text = re.sub(r"until=\d+&sign=[0-9a-f]+", "until=T&sign=S", told)
+    if isinstance(value, tuple):
+        return tuple((name, normalized(text)) for name, text in value)
+    text = re.sub(r"until=\d+&sign=[0-9a-f]+", "until=T&sign=S", value)
     text = re.sub(r"max-age=\d+", "max-age=T", text)
     text = re.sub(r'"hours":[\d.e-]+', '"hours":TIME', text)
     return re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)", "TIME", text)
@@ -235,7 +235,7 @@ def make_world(
 def build(
     database: Database, store: FolderStore, gold_one: uuid.UUID, overlap: int, other: str | None
 ) -> int:
-    """Return a round of plain candidates with two pieces of gold, one of them X or Y; another reviewer may have decided both."""
+    """Return a round with two gold items, one of them X or Y; another reviewer may have decided both."""
     with database.transaction() as tx:
         round_id = make_round(tx, make_checkpoint(tx))
         home = tx.scalar(
@@ -252,20 +252,20 @@ def build(
         if overlap > 1:
             set_consensus(tx, round_id, ConsensusSettings(ConsensusRule.majority, overlap), "test")
         source = make_samples(tx, store)
-        for place, one in enumerate((X, Y, *OTHERS)):
+        for index, one in enumerate((X, Y, *OTHERS)):
             is_gold = one in {gold_one, OTHERS[0]}
-            prompt = Prompt(f"prompt {place}")
+            prompt = Prompt(f"prompt {index}")
             tx.execute(sa.insert(prompts), {"id": prompt.id, "text": prompt.text})
             row = {
                 "id": one,
                 "round_id": home if is_gold else round_id,
                 "prompt_id": prompt.id,
-                "seed": place,
+                "seed": index,
             }
             tx.execute(
                 sa.insert(candidates), row | {"state": CandidateState.waiting, "propensity": 1.0}
             )
-            rgba = image(place, SIDE, SIDE)
+            rgba = image(index, SIDE, SIDE)
             layer = stored(tx, store, rgba)
             tx.execute(
                 sa.insert(candidate_layers),
@@ -300,21 +300,21 @@ def build(
 
 def make_samples(tx: Any, store: FolderStore) -> uuid.UUID:
     """Several samples; returns one to which neither X nor Y is nearest: no candidate repeats a sample but gold."""
-    images = [image(90 + place, SIDE, SIDE) for place in range(6)]
+    images = [image(90 + index, SIDE, SIDE) for index in range(6)]
     apart = [
         count_bits(
-            fingerprint(image(place, SIDE, SIDE))[:HASH_BYTES],
+            fingerprint(image(index, SIDE, SIDE))[:HASH_BYTES],
             [fingerprint(one)[:HASH_BYTES] for one in images],
         )
-        for place in (0, 1)
+        for index in (0, 1)
     ]
-    farthest = max(range(6), key=lambda place: min(bits[place] - min(bits) for bits in apart))
+    farthest = max(range(6), key=lambda index: min(bits[index] - min(bits) for bits in apart))
     assert all(bits[farthest] > min(bits) for bits in apart)
-    for place, rgba in enumerate(images):
+    for index, rgba in enumerate(images):
         layer = stored(tx, store, rgba)
         add_samples(
             tx,
-            [NewSample("single", f"seed {place}", "CC0", "test", 0, {LayerRole.foreground: layer})],
+            [NewSample("single", f"seed {index}", "CC0", "test", 0, {LayerRole.foreground: layer})],
         )
     visible = pixel_hash(images[farthest])
     return tx.scalar(sa.text("select id from samples where visible = :v").bindparams(v=visible))
@@ -359,13 +359,13 @@ def live(world: World, verdicts: tuple[str, str]) -> list[Call]:
         world.claim()
         world.decide(one, verdict)
         world.look_everywhere()
-    return world.heard
+    return world.responses
 
 
 def assert_alike(first: list[Call], second: list[Call]) -> None:
     """Fail with the first response that differs and its request."""
-    for place, (one, other) in enumerate(zip(first, second, strict=True)):
-        assert one == other, f"request {place}, {one[0]}, is answered differently"
+    for index, (one, other) in enumerate(zip(first, second, strict=True)):
+        assert one == other, f"request {index}, {one[0]}, is answered differently"
 
 
 def test_no_response_reveals_which_candidate_is_gold(make_world):
@@ -398,18 +398,18 @@ def test_responses_after_a_round_ends_or_pauses_reveal_nothing(make_world):
             world.decide(X, "reject")
             world.decide(Y, "reject")
             world.look_everywhere()
-        return world.heard
+        return world.responses
 
     assert_alike(ending(X), ending(Y))
 
 
 def test_gold_shares_no_bytes_with_its_source(database, store):
-    """Clean copies have pixels, bytes and an address of their own; all has been measured as what is drawn is."""
+    """Clean copies have their own pixels, bytes and URLs, and are measured like generated layers."""
     with database.transaction() as tx:
         round_id = make_round(tx)
         drawn = make_candidates(tx, store, round_id, 4, CandidateState.generated)
         screen_candidates(OpenTransaction(tx), store, drawn)
-        seeds = [image(200 + place) for place in range(6)]
+        seeds = [image(200 + index) for index in range(6)]
         for rgba in seeds:
             rgba[rgba[..., 3] == 0] = 0  # as an import stores it
             layer = stored(tx, store, rgba)

@@ -1,4 +1,4 @@
-"""Schemathesis on the running API: every answer is as described, in its stateful phase too."""
+"""Schemathesis on the running API: every response matches the contract, also in the stateful phase."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from curation.loops.plan import LoopPlan
 from curation.loops.rows import start_loop
 from curation.review import reviewers
 from curation.review.claims import record_claims
-from tests.curation.datasets.test_samples import new
+from tests.curation.datasets.test_samples import new_sample
 from tests.support.factories import make_candidates, make_checkpoint, make_round
 from tests.support.servers import free_port, wait_for
 
@@ -94,7 +94,7 @@ def known(app, context, database, store) -> dict[str, dict[str, dict[str, str]]]
         other = [make_round(tx) for _ in range(8)][-1]  # small numbers are guessed, and closed
         round_id = make_round(tx, quota=400)
         [candidate, *_] = make_candidates(tx, store, round_id, 400)
-        add_samples(tx, [new(one) for one in range(3)])
+        add_samples(tx, [new_sample(one) for one in range(3)])
     preview = previewed(context, database, store)
     with database.transaction(repeatable_read=True) as tx:
         snapshot = snapshots.freeze_snapshot(tx, store, tag="first", actor="test").id
@@ -157,7 +157,7 @@ def previewed(context, database, store) -> dict[str, dict[str, str]]:
 def test_every_response_matches_the_contract(
     app, address, known, signed_in, database, database_address, tmp_path: Path
 ) -> None:
-    """LAYERLOOP_TEST_EXAMPLES makes it look longer."""
+    """LAYERLOOP_TEST_EXAMPLES raises the number of examples."""
     examples = int(os.environ.get("LAYERLOOP_TEST_EXAMPLES", "8"))
     session = signed_in(Role.admin).cookies[app.state.session_cookie]
     shown = known["GET /api/review/nearest"]["query"]["candidate"]

@@ -1,4 +1,4 @@
-"""The API is killed again and again while people decide: what was answered is kept, what is sent again is one decision."""
+"""The API is killed repeatedly during review: confirmed decisions are stored, and repeated requests are one decision."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.curation.api.conftest import CHANGE
 from tests.support.factories import make_candidates, make_round, states
 from tests.support.servers import free_port
 
-PEOPLE, CANDIDATES, KILLS = 3, 60, 3
+REVIEWERS, CANDIDATES, RESTARTS = 3, 60, 3
 
 
 class Api:
@@ -33,7 +33,7 @@ class Api:
         self.process = self._start()
 
     def kill(self) -> None:
-        """SIGKILL, and start again."""
+        """Kill the process with SIGKILL, and start it again."""
         self.process.kill()
         self.process.wait()
         self.process = self._start()
@@ -61,65 +61,65 @@ def api(settings: Settings) -> Iterator[Api]:
 
 
 @pytest.mark.slow
-def test_no_answered_decision_is_lost_and_none_is_kept_twice(api, database, store):
+def test_no_confirmed_decision_is_lost_or_duplicated(api, database, store):
     with database.transaction() as tx:
-        number = make_round(tx)
-        make_candidates(tx, store, number, CANDIDATES)
-        people = [reviewers.add_reviewer(tx, f"r{i}") for i in range(PEOPLE)]
-        tokens = [reviewers.issue_token(tx, one, 5) for one in people]
-    answered: dict[str, tuple[int, str, str]] = {}
+        round_id = make_round(tx)
+        make_candidates(tx, store, round_id, CANDIDATES)
+        reviewer_rows = [reviewers.add_reviewer(tx, f"r{i}") for i in range(REVIEWERS)]
+        tokens = [reviewers.issue_token(tx, reviewer, 5) for reviewer in reviewer_rows]
+    confirmed: dict[str, tuple[int, str, str]] = {}
     failed = threading.Event()
     lock = threading.Lock()
 
-    def person(token: str) -> None:
+    def review(token: str) -> None:
         with httpx.Client(base_url=api.url, headers=CHANGE, timeout=5) as client:
             post(client, "/api/session", {"token": token})
             while items := post(client, "/api/review/claims", {"count": 3})["candidates"]:
                 for index, item in enumerate(items):
                     verdict = ("accept", "reject")[index % 2]
                     body = {"candidate": item["id"], "verdict": verdict, "key": str(uuid.uuid4())}
-                    answer = post(client, "/api/review/decisions", body)
+                    response = post(client, "/api/review/decisions", body)
                     with lock:
-                        answered[body["key"]] = (answer["decision"], item["id"], verdict)
+                        confirmed[body["key"]] = (response["decision"], item["id"], verdict)
                     time.sleep(0.05)
 
     def post(client: httpx.Client, path: str, body: dict) -> dict:
-        """As the page does: the same request again until it is answered."""
+        """Repeat the request until it is answered, as the page does."""
         for _ in range(600):
             try:
-                answer = client.post(path, json=body)
+                response = client.post(path, json=body)
             except httpx.TransportError:
                 time.sleep(0.1)
                 continue
-            if answer.status_code != 503:
-                answer.raise_for_status()
-                return answer.json()
+            if response.status_code != 503:
+                response.raise_for_status()
+                return response.json()
         failed.set()
-        raise AssertionError("never answered")
+        raise AssertionError("the request was never answered")
 
-    threads = [threading.Thread(target=person, args=(token,)) for token in tokens]
+    threads = [threading.Thread(target=review, args=(token,)) for token in tokens]
     for thread in threads:
         thread.start()
-    for kill in range(1, KILLS + 1):
+    for kill in range(1, RESTARTS + 1):
         deadline = time.monotonic() + 60
-        while len(answered) < kill * CANDIDATES // (KILLS + 2) and time.monotonic() < deadline:
+        while len(confirmed) < kill * CANDIDATES // (RESTARTS + 2) and time.monotonic() < deadline:
             time.sleep(0.005)
         api.kill()
     for thread in threads:
         thread.join(120)
     with database.transaction() as tx:
-        kept = {str(row.key): row for row in tx.execute(sa.select(decisions))}
+        stored = {str(row.key): row for row in tx.execute(sa.select(decisions))}
         accepted = tx.scalar(sa.select(sa.func.count()).select_from(samples))
     assert not failed.is_set()
-    assert len(answered) == CANDIDATES
-    assert set(kept) == set(answered), "every decision is there, and no other"
-    for key, (decision, candidate, verdict) in answered.items():
-        assert (kept[key].id, str(kept[key].candidate_id), kept[key].verdict) == (
+    assert len(confirmed) == CANDIDATES
+    assert set(stored) == set(confirmed), "exactly the confirmed decisions are stored"
+    for key, (decision, candidate, verdict) in confirmed.items():
+        assert (stored[key].id, str(stored[key].candidate_id), stored[key].verdict) == (
             decision,
             candidate,
             verdict,
         )
-    assert len({row.candidate_id for row in kept.values()}) == CANDIDATES
-    standing = states(database, number)
-    assert standing["accepted"] == accepted
-    assert standing["accepted"] + standing["rejected"] == CANDIDATES
+    assert len({row.candidate_id for row in stored.values()}) == CANDIDATES
+    counts = states(database, round_id)
+    assert counts["accepted"] == accepted
+    assert counts["accepted"] + counts["rejected"] == CANDIDATES

@@ -1,4 +1,4 @@
-"""Trust over HTTP: gold looks like any candidate, a paused reviewer is told, figures and agreement are for whom they are for."""
+"""Gold over HTTP: hidden among candidates, pauses of reviewers, and access to statistics and agreement."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.factories import image
 
 @pytest.fixture
 def hidden(database, store, round_id) -> frozenset[str]:
-    """Return the round of twelve with a dozen pieces of gold, which half of what is shown consists of; their ids."""
+    """Add twelve gold items with a share of one half to the round; return their ids."""
     with database.transaction() as tx:
         for one in tx.execute(sa.select(candidates.c.id)).scalars().all():
             tx.execute(
@@ -48,7 +48,7 @@ def hidden(database, store, round_id) -> frozenset[str]:
 
 
 def shape(value: Any) -> Any:
-    """Return what kind of thing an answer is: keys, and the types and lengths of values, without the values."""
+    """Return the structure of a response: keys, and the types and lengths of values."""
     if isinstance(value, dict):
         return {key: shape(one) for key, one in sorted(value.items())}
     if isinstance(value, list):
@@ -70,14 +70,14 @@ def test_no_response_distinguishes_gold_from_other_candidates(signed_in, hidden)
         )  # which of them are null depends on the picture alone
         alike = item | {"signals": numbers, "prompt": "", "id": item["id"]}
         shapes[is_gold].append(shape(alike))
-        text = {
+        body = {
             "candidate": item["id"],
             "verdict": "reject",
             "reasons": ["halo"],
             "key": str(uuid.uuid4()),
         }
-        decided = client.post("/api/review/decisions", json=text)
-        again = client.post("/api/review/decisions", json=text)
+        decided = client.post("/api/review/decisions", json=body)
+        again = client.post("/api/review/decisions", json=body)
         undone = client.post("/api/review/undo", json={"key": str(uuid.uuid4())})
         picture_ = client.get(item["layers"]["foreground"]["url"])
         headers = sorted(set(picture_.headers) - {"content-length"})
@@ -107,8 +107,8 @@ def test_a_paused_reviewer_gets_the_reason(signed_in, database, round_id):
 def test_statistics_are_for_the_reviewer_and_for_engineers(signed_in, round_id):
     ann, engineer = signed_in(name="ann"), signed_in(Role.engineer)
     item = ann.post("/api/review/claims", json={"count": 1}).json()["candidates"][0]
-    text = {"candidate": item["id"], "verdict": "accept", "dwell_ms": 800, "key": str(uuid.uuid4())}
-    assert ann.post("/api/review/decisions", json=text).status_code == 200
+    body = {"candidate": item["id"], "verdict": "accept", "dwell_ms": 800, "key": str(uuid.uuid4())}
+    assert ann.post("/api/review/decisions", json=body).status_code == 200
     own = ann.get("/api/me/stats").json()
     assert (own["name"], own["decisions"], own["dwell_ms"]["median"]) == ("ann", 1, 800)
     assert ann.get("/api/reviewers").status_code == 403
@@ -122,8 +122,8 @@ def test_agreement_is_for_engineers(signed_in, database, round_id):
     for name in ("ann", "bob"):
         client = signed_in(name=name)
         for item in client.post("/api/review/claims", json={"count": 12}).json()["candidates"]:
-            text = {"candidate": item["id"], "verdict": "reject", "key": str(uuid.uuid4())}
-            assert client.post("/api/review/decisions", json=text).json()["state"] == "rejected", (
+            body = {"candidate": item["id"], "verdict": "reject", "key": str(uuid.uuid4())}
+            assert client.post("/api/review/decisions", json=body).json()["state"] == "rejected", (
                 "blind"
             )
     assert signed_in(name="ann").get(f"/api/rounds/{round_id}/agreement").status_code == 403

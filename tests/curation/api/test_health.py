@@ -1,4 +1,4 @@
-"""Liveness and readiness: a process lives without its servers, and says which of them are away."""
+"""Liveness and readiness: a process is live without its servers, and names those that are unreachable."""
 
 from __future__ import annotations
 

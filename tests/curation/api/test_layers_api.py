@@ -1,4 +1,4 @@
-"""Images are served to whoever was given their address, for a while, and nothing else of the store ever is."""
+"""Layers are served by signed URLs for a limited time, and no other object of the store is served."""
 
 from __future__ import annotations
 

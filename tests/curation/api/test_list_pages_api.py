@@ -13,7 +13,7 @@ from curation.loops.plan import LoopPlan
 from curation.loops.rows import start_loop
 from curation.review import reviewers
 from curation.rounds import lifecycle
-from tests.curation.datasets.test_samples import new
+from tests.curation.datasets.test_samples import new_sample
 from tests.curation.db.test_paging import make_runs
 from tests.support.factories import make_checkpoint, make_round
 
@@ -24,7 +24,7 @@ KEYS = {"rounds": "id", "runs": "id", "loops": "id", "snapshots": "id", "checkpo
 def filled(database: Database) -> None:
     """Make several of everything that is listed."""
     with database.transaction() as tx:
-        add_samples(tx, [new(0)])
+        add_samples(tx, [new_sample(0)])
         make_checkpoint(tx)
         row = dict(tx.execute(sa.select(checkpoints)).mappings().one())
         tx.execute(sa.insert(checkpoints), [row | {"id": f"{i:064x}"} for i in range(4)])

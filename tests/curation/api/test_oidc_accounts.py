@@ -33,7 +33,7 @@ def provider():
 
 @pytest.fixture
 def make_client(context, provider):
-    """Makes browsers, each with cookies of its own, of one application."""
+    """Return a function that makes clients of one application, each with its own cookies."""
     settings = context.settings.model_copy(
         update={
             "oidc_issuer": provider.issuer,

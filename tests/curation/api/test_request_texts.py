@@ -57,7 +57,7 @@ def example(app, schema: dict[str, Any]) -> Any:
 
 
 def strings(app, schema: dict[str, Any], at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where a body has strings, of whatever format."""
+    """Yield the paths of the strings of a body, of any format."""
     schema = resolved(app, schema)
     for one in (resolved(app, inner) for inner in schema.get("anyOf", [schema])):
         if one.get("type") == "string" or "enum" in one:
@@ -69,7 +69,7 @@ def strings(app, schema: dict[str, Any], at: tuple[Any, ...] = ()) -> Iterator[t
 
 
 def put(app, schema: dict[str, Any], body: Any, at: tuple[Any, ...], value: Any) -> None:
-    """Set what stands at a place of a body, making what is missing on the way."""
+    """Set the value at a path of a body, creating missing parts."""
     schema = resolved(app, schema)
     step, rest = at[0], at[1:]
     inner = schema["items"] if step == 0 else schema["properties"][step]

@@ -1,4 +1,4 @@
-"""The review desk over HTTP: what the page sends, and what it can count on."""
+"""Review over HTTP: claims, decisions, conflicts and undo."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_reasons_are_those_of_the_domain_with_keys_in_order(signed_in):
 
 
 def test_a_claim_and_its_decisions_take_few_statements(signed_in, round_id, database):
-    """What makes a decision cheap: statements, not rows, are what both sides spend their time on."""
+    """The number of statements determines the time of a decision."""
     ann = signed_in()
     statements: list[str] = []
     sa.event.listen(

@@ -14,7 +14,7 @@ from tests.curation.api.test_security_middleware import OPEN, SIGNED, filled, op
 
 @pytest.fixture
 def program(app, database):
-    """Yield a function that makes clients with an API token of these scopes."""
+    """Return a function that makes clients with an API token of given scopes."""
 
     def make(*scopes: Scope, name: str = "loader") -> TestClient:
         with database.transaction() as tx:
@@ -25,8 +25,8 @@ def program(app, database):
     return make
 
 
-def test_every_route_states_a_role_and_a_scope_or_that_it_is_for_people(app):
-    stated = set()
+def test_every_route_has_a_role_and_a_scope_or_is_for_people_only(app):
+    scopes = set()
     for method, path, operation in operations(app):
         if (method, path) in OPEN or path in SIGNED:
             assert "security" not in operation, path
@@ -35,11 +35,11 @@ def test_every_route_states_a_role_and_a_scope_or_that_it_is_for_people(app):
         for_programs = {"token": []} in operation["security"]
         assert {"session": []} in operation["security"]
         assert for_programs == ("x-required-scope" in operation), path
-        # People review and look at their own statistics; nothing else is closed to programs.
+        # Only reviews and a reviewer's own statistics are closed to programs.
         assert for_programs != path.startswith(("/api/review/", "/api/me")), path
         if for_programs:
-            stated.add(operation["x-required-scope"])
-    assert stated == set(Scope)
+            scopes.add(operation["x-required-scope"])
+    assert scopes == set(Scope)
 
 
 @pytest.mark.parametrize("scope", Scope)
@@ -48,22 +48,22 @@ def test_a_token_opens_the_routes_of_its_scope_and_no_other(app, program, scope)
     for method, path, operation in operations(app):
         if (method, path) in OPEN or path in SIGNED:
             continue
-        answer = client.request(method, filled(path), json={} if method == "POST" else None)
+        response = client.request(method, filled(path), json={} if method == "POST" else None)
         needed = operation.get("x-required-scope")
         expected = {None: {401}, scope: {200, 201, 404, 409}}.get(needed, {403})
-        assert answer.status_code in expected, (method, path, answer.text)
+        assert response.status_code in expected, (method, path, response.text)
         if needed not in {None, scope}:
-            assert needed in answer.json()["error"]["message"]
+            assert needed in response.json()["error"]["message"]
 
 
-def test_a_wrong_token_is_refused_whatever_session_there_is(signed_in):
-    visitor = signed_in(Role.admin)
-    assert visitor.get("/api/snapshots").status_code == 200
+def test_an_invalid_token_is_refused_despite_a_session(signed_in):
+    admin = signed_in(Role.admin)
+    assert admin.get("/api/snapshots").status_code == 200
     for token in ("layerloop_x", "", "a b"):
-        answer = visitor.get("/api/snapshots", headers={"authorization": f"Bearer {token}"})
-        assert answer.status_code == 401
-        assert answer.json()["error"]["message"] == "this API token is not valid"
-        assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
+        response = admin.get("/api/snapshots", headers={"authorization": f"Bearer {token}"})
+        assert response.status_code == 401
+        assert response.json()["error"]["message"] == "this API token is not valid"
+        assert response.headers["www-authenticate"] == 'Bearer error="invalid_token"'
 
 
 def test_a_revoked_token_is_refused_at_once(program, database):

@@ -1,4 +1,4 @@
-"""What holds for every request and every answer, whatever it is about."""
+"""Rules for every request and response: host names, sessions, CSRF, limits, headers and errors."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_every_address_but_the_open_ones_takes_a_session(app, client):
     ],
 )
 def test_each_role_includes_the_rights_of_the_lower_ones(app, signed_in, role, allowed):
-    """Each may do what those before may, and what is named here; annotators and engineers are refused the rest."""
+    """Each role has the rights of the lower ones and those listed here; others are refused."""
     visitor = signed_in(role)
     refused = {
         path
@@ -247,18 +247,18 @@ def test_a_database_that_is_away_is_a_503(signed_in, context):
 def test_a_connection_that_breaks_midway_is_a_503_and_the_next_try_succeeds(signed_in, context):
     visitor = signed_in(Role.admin)
     with context.database.transaction() as tx:
-        number = make_round(tx)
+        round_id = make_round(tx)
         tx.execute(
             sa.text("""
             create function cut() returns trigger language plpgsql as
             $$ begin perform pg_terminate_backend(pg_backend_pid()); return null; end $$;
             create trigger cut before insert on events for each statement execute function cut()""")
         )
-    answer = visitor.post(f"/api/rounds/{number}/pause")
+    answer = visitor.post(f"/api/rounds/{round_id}/pause")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     with context.database.transaction() as tx:
         tx.execute(sa.text("drop trigger cut on events"))
-    assert visitor.post(f"/api/rounds/{number}/pause").json()["state"] == "paused"
+    assert visitor.post(f"/api/rounds/{round_id}/pause").json()["state"] == "paused"
 
 
 def test_pages_are_optional_and_a_broken_package_is_not_hidden(context, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Signing in by a one-time token, staying in by a cookie, and being out at once when sent away."""
+"""Sessions: sign-in by a one-time token, a cookie, sign-out, and the end of a deactivated reviewer's session."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def test_a_round_is_opened_watched_paused_and_closed(
 def test_pairs_become_samples_and_prompts_of_a_round(
     here: Settings, database: Database, tmp_path: Path
 ) -> None:
-    """Imported pairs are listed with their kind and texts, and a round of pairs draws from them or from a file."""
+    """Imported pairs are listed with their kind and texts; a round of pairs takes prompts from them or from a file."""
     draw_pair_seed_set(tmp_path / "seeds", 5, 2)
     response = json.loads(call("seed", "import", str(tmp_path / "seeds"), "--json"))
     assert response["files"] == 7
@@ -142,7 +142,7 @@ def test_a_token_is_issued_once_and_a_reviewer_is_deactivated(here: Settings) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (("round", "show", "404"), 3, "hint: 'layerloop round list' shows all rounds"),
         (("snapshot", "freeze"), 2, "error: there are no samples to freeze"),
@@ -156,7 +156,7 @@ def test_errors_are_a_sentence_a_hint_and_a_code(
     capsys: pytest.CaptureFixture[str],
     arguments,
     code: int,
-    said: str,
+    message: str,
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["layerloop", *arguments])
     with pytest.raises(SystemExit) as ended:
@@ -164,7 +164,7 @@ def test_errors_are_a_sentence_a_hint_and_a_code(
     assert ended.value.code == code
     out, err = capsys.readouterr()
     assert out == ""
-    assert said in err
+    assert message in err
 
 
 def test_every_listing_is_empty_json_in_an_empty_instance(here: Settings) -> None:

@@ -1,4 +1,4 @@
-"""`checkpoint compare`, end to end: a micro checkpoint beside generate-then-matte, in figures and on a sheet."""
+"""`checkpoint compare` from end to end: a micro checkpoint beside generate-then-matte, with metrics and a contact sheet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands of the schema: a server is upgraded only on request, and versions that differ say so."""
+"""Commands of the schema: a server is upgraded only on request, and differing versions are reported."""
 
 from __future__ import annotations
 

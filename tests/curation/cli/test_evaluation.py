@@ -1,4 +1,4 @@
-"""A checkpoint is measured by a command: figures on stdout, what was left out on stderr, a sheet in a file."""
+"""`checkpoint evaluate`: metrics on stdout, omitted ones on stderr, and a contact sheet in a file."""
 
 from __future__ import annotations
 

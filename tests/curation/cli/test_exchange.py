@@ -1,4 +1,4 @@
-"""Weights of other programs come in and go out by commands, through the doors that the settings name."""
+"""Weights of other programs are imported and exported by commands, through the ports that settings name."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_an_import_is_previewed_run_and_listed(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (("checkpoint", "import", "{pickle}"), 2, "pickles can run code when they are loaded"),
         (("checkpoint", "import", "{absent}"), 3, "there is no file"),
@@ -87,7 +87,7 @@ def test_errors_have_a_hint_and_leave_nothing(
     capsys: pytest.CaptureFixture[str],
     arguments: tuple[str, ...],
     code: int,
-    said: str,
+    message: str,
 ) -> None:
     torch.save({"a": torch.zeros(2)}, tmp_path / "weights.pt")
     made = call("checkpoint", "import", *files, *changes).strip() if "{made}" in arguments else ""
@@ -103,5 +103,5 @@ def test_errors_have_a_hint_and_leave_nothing(
     with pytest.raises(SystemExit) as ended:
         run()
     assert ended.value.code == code
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert call("checkpoint", "list", "--json") == before

@@ -1,4 +1,4 @@
-"""`layerloop generate`: files that say how they were made, and none written over."""
+"""`layerloop generate`: files with provenance, and no file is overwritten."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROMPT = next(iter(SUBJECTS))
 
 @pytest.fixture
 def here(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Commands run in this test's own instance, where the painter draws."""
+    """Commands run in this test's instance with a generator of shapes."""
     for name, value in settings.environment().items():
         if name.startswith("LAYERLOOP_") and not name.startswith("LAYERLOOP_TEST_"):
             monkeypatch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""`layerloop generate` for layers that fit each other: pairs, one's own photograph or cutout, and scenes in folders."""
+"""`layerloop generate` for several layers: pairs, a user's photograph or cutout, and scenes in folders."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ seed = 9
 def here(
     settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Path:
-    """Commands run in this test's own instance, where the painter of pairs draws; returns a folder with pictures."""
+    """Run commands in this test's instance with a generator of pairs; return a folder with images."""
     for name, value in settings.environment().items():
         if name.startswith("LAYERLOOP_") and not name.startswith("LAYERLOOP_TEST_"):
             monkeypatch.setenv(name, value)
@@ -302,7 +302,7 @@ def test_the_help_equals_its_golden_file() -> None:
 
 
 def test_users_images_become_srgb_in_every_option(here: Path, settings: Settings) -> None:
-    """Colours that a PNG tells by numbers alone, at 16 bits: Pillow would drop both."""
+    """A PNG with 16 bits and a cICP chunk, both of which Pillow would drop."""
     samples = np.full((60, 40, 4), (200 * 257, 120 * 257, 60 * 257, 65_535))
     samples[:20, :, 3] = 0
     data = make_png(samples, 6, 16, [coded(12, 13)])

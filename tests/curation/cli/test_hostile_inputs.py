@@ -1,4 +1,4 @@
-"""Files, settings and texts that are wrong end with an error and a hint, and nothing acts on the terminal."""
+"""Invalid files, settings and texts end with an error and a hint, and no text controls the terminal."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ BAD_FILES = {
 }
 
 
-def end(
+def run_failing(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, str]:
-    """How a command ends, and what it says on stderr."""
+    """Run a command that fails; return its exit code and stderr."""
     monkeypatch.setattr(sys, "argv", ["layerloop", *arguments])
     with pytest.raises(SystemExit) as ended:
         run()
@@ -57,10 +57,16 @@ def prompts_commands(path: str) -> list[list[str]]:
     ]
 
 
-@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("command_index", range(4))
 @pytest.mark.parametrize("kind", [*BAD_FILES, "missing", "folder", "endless"])
-def test_no_file_of_a_command_line_ends_in_a_traceback(
-    here: Settings, database: Database, tmp_path: Path, monkeypatch, capsys, kind: str, place: int
+def test_no_invalid_file_argument_ends_in_a_traceback(
+    here: Settings,
+    database: Database,
+    tmp_path: Path,
+    monkeypatch,
+    capsys,
+    kind: str,
+    command_index: int,
 ) -> None:
     monkeypatch.setattr("curation.prompts.files.MAX_FILE", 1 << 20)
     monkeypatch.setattr("curation.prompts.pair_files.MAX_FILE", 1 << 20)
@@ -74,19 +80,19 @@ def test_no_file_of_a_command_line_ends_in_a_traceback(
         path.mkdir()
     elif kind == "endless":
         path = Path("/dev/zero")
-    elif place == 3:
-        return  # a file that `prompts make` is to make
-    code, expected_text = end(prompts_commands(str(path))[place], monkeypatch, capsys)
-    assert 0 < code < output.INTERNAL_ERROR, expected_text
-    assert expected_text.startswith("error: ")
-    assert "internal" not in expected_text and "Traceback" not in expected_text
+    elif command_index == 3:
+        return  # `prompts generate` creates this file
+    code, error = run_failing(prompts_commands(str(path))[command_index], monkeypatch, capsys)
+    assert 0 < code < output.INTERNAL_ERROR, error
+    assert error.startswith("error: ")
+    assert "internal" not in error and "Traceback" not in error
 
 
 def test_a_deep_scene_is_refused(here: Settings, tmp_path: Path, monkeypatch, capsys) -> None:
     path = tmp_path / "deep.toml"
     path.write_text("a = " + "[" * 50_000 + "]" * 50_000)
-    code, expected_text = end(["generate", "--layers", str(path)], monkeypatch, capsys)
-    assert (code, "nested too deeply" in expected_text) == (2, True)
+    code, error = run_failing(["generate", "--layers", str(path)], monkeypatch, capsys)
+    assert (code, "nested too deeply" in error) == (2, True)
 
 
 def test_prompts_are_read_by_their_byte_order_mark(tmp_path: Path) -> None:
@@ -159,31 +165,31 @@ def test_an_unforeseen_error_leaves_its_traceback_in_a_file(
 
     monkeypatch.setattr("curation.rounds.lifecycle.list_rounds", broken)
     here.path("logs")
-    code, expected_text = end(["round", "list"], monkeypatch, capsys)
+    code, error = run_failing(["round", "list"], monkeypatch, capsys)
     assert code == output.INTERNAL_ERROR
-    assert expected_text.startswith("error: internal error: ZeroDivisionError")
-    assert "\x1b" not in expected_text
+    assert error.startswith("error: internal error: ZeroDivisionError")
+    assert "\x1b" not in error
     assert "ZeroDivisionError" in (here.path("logs") / "errors.log").read_text()
     monkeypatch.setenv("LAYERLOOP_TRACEBACK", "1")
-    assert "Traceback" in end(["round", "list"], monkeypatch, capsys)[1]
+    assert "Traceback" in run_failing(["round", "list"], monkeypatch, capsys)[1]
 
 
 def test_names_neither_act_on_the_terminal_nor_are_markup(
     here: Settings, database: Database, monkeypatch, capsys
 ) -> None:
-    """Through every listing, as a table and as JSON, whose values stay what they are."""
+    """Of every listing, as a table and as JSON; the values in JSON are unchanged."""
     with database.transaction() as tx:
         make_checkpoint(tx)
         tx.connection.exec_driver_sql("update checkpoints set preset = %s", (EVIL,))
         reviewers.add_reviewer(tx, EVIL)
     for words in (["checkpoint", "list"], ["reviewer", "list"], ["reviewer", "stats"]):
-        for more in ([], ["--json"]):
-            monkeypatch.setattr(sys, "argv", ["layerloop", *words, *more])
+        for options in ([], ["--json"]):
+            monkeypatch.setattr(sys, "argv", ["layerloop", *words, *options])
             with pytest.raises(SystemExit):
                 run()
             out = capsys.readouterr().out
             assert not set("\x1b\x07\u202e") & set(out), words
-            if more:
+            if options:
                 assert EVIL in {
                     value
                     for row in json.loads(out)
@@ -197,9 +203,9 @@ def test_names_neither_act_on_the_terminal_nor_are_markup(
         ["reviewer", "token", EVIL + "?"],
         ["checkpoint", "promote", EVIL],
     ):
-        expected_text = end(words, monkeypatch, capsys)[1]
-        assert not set("\x1b\x07\u202e") & set(expected_text), words
-        assert "[red]x[/red][/bold]" in expected_text
+        error = run_failing(words, monkeypatch, capsys)[1]
+        assert not set("\x1b\x07\u202e") & set(error), words
+        assert "[red]x[/red][/bold]" in error
 
 
 def test_only_one_module_prints() -> None:
@@ -207,8 +213,8 @@ def test_only_one_module_prints() -> None:
         calls = [
             node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
         ]
-        named = [one.func.id for one in calls if isinstance(one.func, ast.Name)]
-        assert path.name == "show.py" or "print" not in named, path.name
+        functions = [call.func.id for call in calls if isinstance(call.func, ast.Name)]
+        assert path.name == "output.py" or "print" not in functions, path.name
 
 
 def test_json_with_control_characters_has_the_same_value(
@@ -225,7 +231,7 @@ def test_json_with_control_characters_has_the_same_value(
     "words",
     [["round", "list"], ["run", "list"], ["snapshot", "list"], ["doctor"], ["candidate", "list"]],
 )
-def test_a_command_that_reads_makes_no_instance(tmp_path: Path, words: list[str]) -> None:
+def test_a_reading_command_creates_no_instance(tmp_path: Path, words: list[str]) -> None:
     home = tmp_path / "home"
     command = [sys.executable, "-m", "curation.cli.main", *words, "--home", str(home)]
     done = subprocess.run(
@@ -259,12 +265,12 @@ def test_an_invalid_training_request_is_refused_at_once(
         tx.connection.exec_driver_sql(
             "insert into tags (name, snapshot_id) select 'latest', id from snapshots"
         )
-    for more in (["--preset", "huge"], ["--recipe", "soup"], ["--set", "base_batch=-1"], ["--set", "nothing=1"],
+    for options in (["--preset", "huge"], ["--recipe", "soup"], ["--set", "base_batch=-1"], ["--set", "nothing=1"],
                  ["--preset", "sd15", "--parent", name], ["--recipe", "base"]):  # fmt: skip
-        code, expected_text = end(["train", "--no-wait", *more], monkeypatch, capsys)
-        assert code in {2, 3}, more
-        assert expected_text.startswith("error: ") and "hint: " in expected_text
-    assert end(["run", "list", "--json"], monkeypatch, capsys)[0] == 0
+        code, error = run_failing(["train", "--no-wait", *options], monkeypatch, capsys)
+        assert code in {2, 3}, options
+        assert error.startswith("error: ") and "hint: " in error
+    assert run_failing(["run", "list", "--json"], monkeypatch, capsys)[0] == 0
 
 
 def test_a_run_is_cancelled_by_the_beginning_of_its_id(
@@ -288,7 +294,7 @@ def test_a_run_is_cancelled_by_the_beginning_of_its_id(
     assert (row["id"], row["state"], row["kind"]) == (name, "requested", "training")
     assert json.loads(call("run", "cancel", name[:8], "--json"))["state"] == "cancelled"
     assert "cancelled by command line" in call("run", "show", name[:8])
-    assert end(["run", "cancel", name], monkeypatch, capsys)[0] == 2
-    made = json.loads(call("train", "--json"))
-    assert made["run"] == name
-    assert made["checkpoint"]
+    assert run_failing(["run", "cancel", name], monkeypatch, capsys)[0] == 2
+    trained = json.loads(call("train", "--json"))
+    assert trained["run"] == name
+    assert trained["checkpoint"]

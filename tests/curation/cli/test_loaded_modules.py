@@ -1,4 +1,4 @@
-"""The start of a command: what it does not need is not loaded, since that takes longer than most commands."""
+"""Commands load only the modules that they need, since loading others takes longer than most commands."""
 
 from __future__ import annotations
 

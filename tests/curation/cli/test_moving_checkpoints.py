@@ -1,4 +1,4 @@
-"""A checkpoint goes to another home by commands, and a user's LoRA draws single pictures and rounds."""
+"""Commands move a checkpoint to another home, and a user's LoRA generates single images and rounds."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ __all__ = ["here"]  # the fixture
 
 
 @pytest.fixture
-def made(here: Settings, tmp_path: Path) -> str:
-    """Return an imported checkpoint that draws."""
+def imported(here: Settings, tmp_path: Path) -> str:
+    """Return the id of an imported checkpoint that can generate."""
     model = write_sdxl(tmp_path / "model", SDXL_CHANNELS, **TINY_SDXL)
     unet = UNet2DConditionModel.from_pretrained(model, subfolder="unet")
     files = [
@@ -40,18 +40,28 @@ def made(here: Settings, tmp_path: Path) -> str:
         for n in ("encoder", "decoder")
     ]
     files.append(str(write(tmp_path / "attn", patch_shapes(unet, 4, "sdxl"))))
-    style = {name: value.float() * 20 for name, value in fill(peft_shapes(unet, 2), 9).items()}
-    save_file(style, tmp_path / "style.safetensors")
+    lora = {name: value.float() * 20 for name, value in fill(peft_shapes(unet, 2), 9).items()}
+    save_file(lora, tmp_path / "style.safetensors")
     numbers = {"image_size": "64", "draw_steps": "1", "draw_batch": "1", "decoder_views": "1"}
     pairs = {**NARROW, **numbers, "model": str(model)}
-    words = [word for name, value in pairs.items() for word in ("--set", f"{name}={value}")]
-    return call("checkpoint", "import", *files, *words).strip()
+    overrides = [word for name, value in pairs.items() for word in ("--set", f"{name}={value}")]
+    return call("checkpoint", "import", *files, *overrides).strip()
 
 
-def test_a_checkpoint_of_another_home_keeps_its_id_and_lineage(made: str, tmp_path: Path) -> None:
-    call("checkpoint", "export", made[:12], "--format", "layerloop", "--out", str(tmp_path / "box"))
-    assert call("checkpoint", "import", str(tmp_path / "box")).strip() == made
-    # The same weights as if another home had trained them on a snapshot of its own, from a parent of its own.
+def test_a_checkpoint_of_another_home_keeps_its_id_and_lineage(
+    imported: str, tmp_path: Path
+) -> None:
+    call(
+        "checkpoint",
+        "export",
+        imported[:12],
+        "--format",
+        "layerloop",
+        "--out",
+        str(tmp_path / "box"),
+    )
+    assert call("checkpoint", "import", str(tmp_path / "box")).strip() == imported
+    # The same weights, with a snapshot and a parent that only another home has.
     card = json.loads((tmp_path / "box" / "checkpoint.json").read_text())
     fields = {name: card[name] for name in card if name not in {"format", "id"}}
     fields["sample_grid"] = fields.pop("sheet")
@@ -64,20 +74,20 @@ def test_a_checkpoint_of_another_home_keeps_its_id_and_lineage(made: str, tmp_pa
     call("checkpoint", "promote", foreign.id[:12])
 
 
-def test_a_lora_generates_images_and_rounds(made: str, tmp_path: Path) -> None:
-    style = f"{tmp_path / 'style.safetensors'}:0.5"
+def test_a_lora_generates_images_and_rounds(imported: str, tmp_path: Path) -> None:
+    lora = f"{tmp_path / 'style.safetensors'}:0.5"
     out = [tmp_path / "plain.png", tmp_path / "styled.png"]
-    call("generate", "a fox", "--checkpoint", made[:12], "--out", str(out[0]))
+    call("generate", "a fox", "--checkpoint", imported[:12], "--out", str(out[0]))
     [drawn] = json.loads(
         call(
             "generate",
             "a fox",
             "--checkpoint",
-            made[:12],
+            imported[:12],
             "--out",
             str(out[1]),
             "--lora",
-            style,
+            lora,
             "--json",
         )
     )
@@ -88,21 +98,21 @@ def test_a_lora_generates_images_and_rounds(made: str, tmp_path: Path) -> None:
         "--quota",
         "1",
         "--checkpoint",
-        made[:12],
+        imported[:12],
         "--prompts",
         str(tmp_path / "prompts.txt"),
     )
-    call("round", "open", *arguments, "--lora", style)
+    call("round", "open", *arguments, "--lora", lora)
     [opened] = json.loads(call("round", "list", "--json"))
-    assert opened["checkpoint_id"] == drawn["checkpoint"] != made
+    assert opened["checkpoint_id"] == drawn["checkpoint"] != imported
     rows = {row["id"]: row for row in json.loads(call("checkpoint", "list", "--json"))}
-    assert rows[opened["checkpoint_id"]]["parent_id"] == made
+    assert rows[opened["checkpoint_id"]]["parent_id"] == imported
     assert "style-1" in rows[opened["checkpoint_id"]]["files"]
 
 
 def test_weights_of_styles_are_numbers() -> None:
     assert [
-        (str(one.path), one.weight) for one in parse_loras(["a.safetensors", "b:0.5", "c:d:-1"])
+        (str(lora.path), lora.weight) for lora in parse_loras(["a.safetensors", "b:0.5", "c:d:-1"])
     ] == [
         ("a.safetensors", 1.0),
         ("b", 0.5),

@@ -1,4 +1,4 @@
-"""`--set name=value`: other numbers of a preset, inherited by children, part of what a run is."""
+"""`--set name=value`: overrides of a preset, inherited by child checkpoints, part of a run's identity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`prompts make`: JSON lines on stdout or in a file that is filled up, by the grammar or by a model behind an address."""
+"""`prompts generate`: JSON lines on stdout or in a file that it completes, by the grammar or by a language model server."""
 
 from __future__ import annotations
 

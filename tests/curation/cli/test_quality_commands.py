@@ -1,4 +1,4 @@
-"""Commands around trust: several verdicts, agreement, gold, figures, re-aggregation, and lifting a pause."""
+"""Commands of review quality: overlap, agreement, gold, statistics, re-aggregation, and resuming a reviewer."""
 
 from __future__ import annotations
 

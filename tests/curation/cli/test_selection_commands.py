@@ -1,4 +1,4 @@
-"""Selection from the command line: policies, the head, the scale step, and what the machine said taken back."""
+"""Commands of selection: policies, the acceptance model, top-N acceptance, and reverting automatic verdicts."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.support.factories import make_checkpoint
 __all__ = ["here"]  # the fixture
 
 
-def test_a_mixed_round_is_opened_with_all_its_numbers(
+def test_a_mixed_round_is_opened_with_all_its_policy_fields(
     here: Settings, database: Database, tmp_path: Path
 ) -> None:
     with database.transaction() as tx:
         make_checkpoint(tx)
     (tmp_path / "prompts.txt").write_text("a red star\na blue disc\n")
-    requested = (
+    opening = (
         "round",
         "open",
         "--quota",
@@ -39,7 +39,7 @@ def test_a_mixed_round_is_opened_with_all_its_numbers(
         "mixed",
     )
     round_id = int(
-        call(*requested, "--share", "0.2", "--set", "wanted=100", "--set", "reject_budget=0.02")
+        call(*opening, "--share", "0.2", "--set", "wanted=100", "--set", "reject_budget=0.02")
     )
     with database.transaction() as tx:
         policy = tx.scalar(sa.select(rounds.c.policy).where(rounds.c.id == round_id))
@@ -57,7 +57,7 @@ def test_a_mixed_round_is_opened_with_all_its_numbers(
         ("--policy", "paper"),
     ):
         with pytest.raises(Refused):
-            call(*requested, *wrong)
+            call(*opening, *wrong)
 
 
 def test_an_acceptance_model_is_fitted_and_shown(here: Settings, database: Database) -> None:
@@ -67,9 +67,11 @@ def test_an_acceptance_model_is_fitted_and_shown(here: Settings, database: Datab
         fitted_model(tx)
         vectors = np.random.default_rng(0).standard_normal((400, 96)).astype("<f2")
         ids = tx.execute(sa.select(embeddings.c.candidate_id)).scalars().all()
-        for id_, vector in zip(ids, vectors, strict=True):
-            seen = {"source": BUILTIN_EMBEDDER.source, "vector": vector.tobytes()}
-            tx.execute(sa.update(embeddings).where(embeddings.c.candidate_id == id_).values(seen))
+        for candidate_id, vector in zip(ids, vectors, strict=True):
+            row = {"source": BUILTIN_EMBEDDER.source, "vector": vector.tobytes()}
+            tx.execute(
+                sa.update(embeddings).where(embeddings.c.candidate_id == candidate_id).values(row)
+            )
         tx.execute(sa.delete(acceptance_models))
     assert call("acceptance-model", "fit", "--dry-run") == ""
     output = json.loads(call("acceptance-model", "fit", "--json"))

@@ -1,4 +1,4 @@
-"""The console entry point while it imports, and the words that options are chosen from."""
+"""The console entry point while it imports, and the choices of options."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ except BaseException as error:
 
 
 def start(stub: Path, ignored: bool = False) -> subprocess.Popen[str]:
-    """Return the entry point, with a module in place of typer that takes long to import and renames what interrupts it."""
+    """Start the entry point with a replacement of typer that imports slowly and wraps interruptions."""
     (stub / "typer.py").write_text(SLOW)
     path = os.pathsep.join([str(stub), str(ROOT)])
     program = [sys.executable, "-c", "from curation.cli.start import run; run()"]

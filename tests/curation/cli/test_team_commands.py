@@ -1,4 +1,4 @@
-"""Commands for access, the audit log and webhooks, each through the command line."""
+"""Commands for access, the audit log and webhooks."""
 
 from __future__ import annotations
 

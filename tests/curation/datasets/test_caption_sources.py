@@ -1,4 +1,4 @@
-"""Where captions come from: names are no captions for the captioner, prompts and training; old homes freeze alike."""
+"""Captions from file names are no text for the captioner, prompts and training; older homes freeze the same snapshots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captions: machines fill what is empty, people win, frozen snapshots stay, and a run goes on where it was left."""
+"""Captions: models fill empty ones, people overrule them, frozen snapshots do not change, and runs resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frozen from a query: the right samples, the same id as the same samples otherwise, history kept."""
+"""Freezing by a query: the matching samples, an id that depends on the samples only, and the history."""
 
 from __future__ import annotations
 
@@ -18,38 +18,40 @@ from curation.domain import CandidateState, Kind
 from curation.errors import Conflict, NotFound, Refused
 from curation.object_store import FolderStore
 from curation.review.reviewers import add_reviewer
-from tests.curation.datasets.test_samples import new
+from tests.curation.datasets.test_samples import new_sample
 from tests.support.factories import make_candidates, make_round
 
 
 @pytest.fixture
 def reviewed(database: Database, store: FolderStore) -> dict[int, list[uuid.UUID]]:
-    """Two rounds of six accepted candidates, and four imports; by round, the ids of candidates.
+    """Return the candidate ids by round: two rounds of six accepted candidates, beside four imports.
 
     Ada accepts all of them; Ben rejects those with an even number.
     """
-    made = {}
+    ids_by_round = {}
     with database.transaction() as tx:
         ada, ben = (add_reviewer(tx, name) for name in ("Ada", "Ben"))
-        add_samples(tx, [new(n, licence="MIT" if n % 2 else "CC-BY-NC-4.0") for n in range(1, 5)])
+        add_samples(
+            tx, [new_sample(n, licence="MIT" if n % 2 else "CC-BY-NC-4.0") for n in range(1, 5)]
+        )
         for _ in range(2):
-            number = make_round(tx)
-            ids = made[number] = list(
-                make_candidates(tx, store, number, 6, CandidateState.accepted)
+            round_id = make_round(tx)
+            ids = ids_by_round[round_id] = list(
+                make_candidates(tx, store, round_id, 6, CandidateState.accepted)
             )
             for index, candidate in enumerate(ids):
                 verdicts = {ada.id: "accept", ben.id: "accept" if index % 2 else "reject"}
                 tx.execute(sa.insert(decisions), [
-                    {"candidate_id": candidate, "reviewer_id": who, "verdict": verdict,
+                    {"candidate_id": candidate, "reviewer_id": reviewer_id, "verdict": verdict,
                      "channel": "test", "key": uuid.uuid4()}
-                    for who, verdict in verdicts.items()
+                    for reviewer_id, verdict in verdicts.items()
                 ])  # fmt: skip
                 tx.execute(
                     sa.insert(screenings),
                     {"candidate_id": candidate, "signals": {"haze": index / 10, "other": None}},
                 )
             add_samples(tx, samples_from_candidates(tx, ids))
-    return made
+    return ids_by_round
 
 
 def freeze(database, store, **fields):
@@ -62,13 +64,13 @@ def freeze(database, store, **fields):
 
 
 def frozen_ids(database, store, **fields) -> set[str]:
-    return {one.id for one in read_samples(store, freeze(database, store, **fields).id)}
+    return {sample.id for sample in read_samples(store, freeze(database, store, **fields).id)}
 
 
 def ids_of(database, candidates_) -> set[str]:
     with database.transaction() as tx:
         query = sa.select(samples.c.id).where(samples.c.candidate_id.in_(candidates_))
-        return {one.hex for one in tx.execute(query).scalars()}
+        return {sample.hex for sample in tx.execute(query).scalars()}
 
 
 def test_each_condition_chooses_its_samples(database, store, reviewed):
@@ -81,10 +83,10 @@ def test_each_condition_chooses_its_samples(database, store, reviewed):
     assert frozen_ids(database, store, sources=("candidate *",)) == both
     assert len(frozen_ids(database, store, kinds=(Kind.single,))) == 16
     assert frozen_ids(database, store, reviewers=("Ada",)) == both
-    odd = [one for made in (ids, others) for one in made[1::2]]
+    odd = [candidate_id for ids_ in (ids, others) for candidate_id in ids_[1::2]]
     assert frozen_ids(database, store, reviewers=("Ben",)) == ids_of(database, odd)
     assert frozen_ids(database, store, min_agreement=0.9) == ids_of(database, odd)
-    low = [one for made in (ids, others) for one in made[:2]]
+    low = [candidate_id for ids_ in (ids, others) for candidate_id in ids_[:2]]
     assert frozen_ids(database, store, signals=("haze<0.15",)) == ids_of(database, low)
     assert len(frozen_ids(database, store, before="2999-01-01")) == 16
     with pytest.raises(Conflict, match="no samples"):
@@ -107,7 +109,7 @@ def test_undone_decisions_do_not_count(database, store, reviewed):
 def test_caps_take_the_lowest_ids(database, store, reviewed):
     [first, second] = reviewed
     with database.transaction() as tx:
-        # All candidates of the first round share a prompt, seven share a cluster.
+        # All candidates of the first round share a prompt.
         prompt = tx.scalar(sa.select(candidates.c.prompt_id).where(candidates.c.round_id == first))
         tx.execute(sa.update(candidates).where(candidates.c.round_id == first)
                    .values(prompt_id=prompt))  # fmt: skip
@@ -125,20 +127,20 @@ def test_clusters_are_capped(database, store, reviewed):
             " values (repeat('a', 64), 'single', 'e', 'person', 0, '{}', '{}')"
         )
         tx.execute(sa.insert(scores), [
-            {"candidate_id": one, "acceptance_model_id": "a" * 64, "probability": 0.5,
+            {"candidate_id": candidate_id, "acceptance_model_id": "a" * 64, "probability": 0.5,
              "cluster": index // 4}
-            for index, one in enumerate(reviewed[first])
+            for index, candidate_id in enumerate(reviewed[first])
         ])  # fmt: skip
     assert len(frozen_ids(database, store, rounds=(first,), per_cluster=1)) == 2
 
 
 def test_the_same_samples_have_the_same_id_whatever_the_query(database, store, reviewed):
     [first, second] = reviewed
-    one = freeze(database, store, rounds=(first, second))
-    other = freeze(database, store, sources=("candidate*",))
-    assert one.id == other.id
+    by_rounds = freeze(database, store, rounds=(first, second))
+    by_source = freeze(database, store, sources=("candidate*",))
+    assert by_rounds.id == by_source.id
     with database.transaction() as tx:
-        info = snapshot_history.describe_snapshot(tx, one.id)
+        info = snapshot_history.describe_snapshot(tx, by_rounds.id)
     assert info["query"] == {"rounds": [first, second]}  # of the first time
     assert info["review"]["reviewed samples"] == 12
     assert info["review"]["decisions"] == 24
@@ -168,23 +170,23 @@ def test_queries_that_cannot_be_read_are_refused(database, store, reviewed, fiel
 
 def test_the_history_has_parents_notes_and_moved_tags(database, store, reviewed):
     [first, second] = reviewed
-    one = freeze(database, store, rounds=(first,), tag="v")
-    two = freeze(database, store, rounds=(second,), tag="v")
-    three = freeze(database, store, rounds=(first, second), parent=one.id)
+    first_snapshot = freeze(database, store, rounds=(first,), tag="v")
+    second_snapshot = freeze(database, store, rounds=(second,), tag="v")
+    third_snapshot = freeze(database, store, rounds=(first, second), parent=first_snapshot.id)
     with database.transaction() as tx:
         snapshot_history.add_note(tx, "v", "better\nedges", "Ada")
         chain = [row["id"] for row in snapshot_history.list_lineage(tx, "v")]
-        assert chain[:2] == [two.id, one.id]
-        lineage = snapshot_history.list_lineage(tx, three.id)
-        assert [row["id"] for row in lineage][:2] == [three.id, one.id]
+        assert chain[:2] == [second_snapshot.id, first_snapshot.id]
+        lineage = snapshot_history.list_lineage(tx, third_snapshot.id)
+        assert [row["id"] for row in lineage][:2] == [third_snapshot.id, first_snapshot.id]
         assert snapshot_history.list_lineage(tx, "v")[0]["notes"] == ["better edges"]
         snapshot_history.delete_tag(tx, "v", "Ada")
         moves = snapshot_history.list_tag_moves(tx, "v")
         assert [(row["kind"], row["snapshot"]) for row in moves] == [
-            ("tag deleted", two.id), ("tag moved", two.id), ("tag moved", one.id),
+            ("tag deleted", second_snapshot.id), ("tag moved", second_snapshot.id), ("tag moved", first_snapshot.id),
         ]  # fmt: skip
         with pytest.raises(NotFound):
             snapshot_history.delete_tag(tx, "v", "Ada")
         for text in ("", " \n", "x" * 2_001):
             with pytest.raises(Refused):
-                snapshot_history.add_note(tx, two.id, text, "Ada")
+                snapshot_history.add_note(tx, second_snapshot.id, text, "Ada")

@@ -1,4 +1,4 @@
-"""Held-out images stay out of training wherever they appear: as a single, as a layer of a pair, as a near duplicate."""
+"""Held-out images stay out of training as single samples, as layers of pairs, and as near duplicates."""
 
 from __future__ import annotations
 

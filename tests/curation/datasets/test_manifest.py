@@ -1,4 +1,4 @@
-"""Snapshots as objects: read in order, one part at a time, and never half understood."""
+"""Snapshots as objects: read in order, one part at a time; anything invalid is an error."""
 
 from __future__ import annotations
 

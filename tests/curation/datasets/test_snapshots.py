@@ -15,7 +15,7 @@ from curation.db.schema import migrate
 from curation.db.tables import events, samples, tags
 from curation.errors import NotFound, Refused
 from curation.object_store import FolderStore
-from tests.curation.datasets.test_samples import new
+from tests.curation.datasets.test_samples import new_sample
 
 
 def freeze(database: Database, store: FolderStore, tag: str | None = None):
@@ -26,7 +26,8 @@ def freeze(database: Database, store: FolderStore, tag: str | None = None):
 def add(database: Database, numbers) -> None:
     with database.transaction() as tx:
         add_samples(
-            tx, [new(number, licence="CC0-1.0" if number % 2 else "MIT") for number in numbers]
+            tx,
+            [new_sample(number, licence="CC0-1.0" if number % 2 else "MIT") for number in numbers],
         )
 
 

@@ -1,4 +1,4 @@
-"""Warnings of texts: what a preset of our own cuts, cannot read or has never learnt is said before it is used."""
+"""Warnings on texts that a built-in preset cuts or cannot read, or that its training captions did not contain."""
 
 from __future__ import annotations
 
@@ -29,26 +29,28 @@ def context(settings):
 
 @pytest.fixture
 def snapshot(context) -> str:
-    """Return a snapshot with four captions: one plain, one too long, one without words, and one made from a file name."""
+    """Return a snapshot of four captions: plain, too long, without words, and from a file name."""
     captions = ["a red fox", " ".join(f"word{n}" for n in range(20)), "🦊", "IMG"]
-    news = []
-    for number, text in enumerate(captions):
-        data = encode_layer(image(number))
+    new_samples = []
+    for seed, text in enumerate(captions):
+        data = encode_layer(image(seed))
         sha = context.store.put(data)
         layers = {LayerRole.foreground: StoredLayer(sha, 32, 24, len(data), sha)}
         source = CaptionSource.file_name if text == "IMG" else CaptionSource.given
-        news.append(NewSample(Kind.single, text, "CC0", "here", 0, layers, caption_source=source))
+        new_samples.append(
+            NewSample(Kind.single, text, "CC0", "here", 0, layers, caption_source=source)
+        )
     with context.database.transaction(repeatable_read=True) as tx:
-        add_samples(tx, news)
+        add_samples(tx, new_samples)
         return freeze_snapshot(tx, context.store, tag="latest", actor="test").id
 
 
-def made(snapshot: str, preset: str = "tiny", **changes: str) -> Checkpoint:
+def make_checkpoint(snapshot: str, preset: str = "tiny", **changes: str) -> Checkpoint:
     return Checkpoint({}, "whole", preset, snapshot, None, 0, "test", {}, None, changes)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("a red fox", ""),
         ("a RED fox!", ""),
@@ -59,22 +61,24 @@ def made(snapshot: str, preset: str = "tiny", **changes: str) -> Checkpoint:
         ("a red wolf", "in no training caption: 'wolf'"),
     ],
 )
-def test_a_prompt_is_compared_with_the_captions_of_its_training(context, snapshot, text, told):
+def test_a_prompt_is_compared_with_the_captions_of_its_training(context, snapshot, text, expected):
     warning = text_warnings.prompt_warning(
-        measure_coverage, context.store, made(snapshot), [Prompt(text)]
+        measure_coverage, context.store, make_checkpoint(snapshot), [Prompt(text)]
     )
-    assert told in warning
-    assert bool(warning) == bool(told)
+    assert expected in warning
+    assert bool(warning) == bool(expected)
 
 
 def test_overrides_and_all_texts_of_pairs_count(context, snapshot):
     prompt = Prompt("a red fox", "a fox", "a red red red red fox")
     assert (
-        text_warnings.prompt_warning(measure_coverage, context.store, made(snapshot), [prompt])
+        text_warnings.prompt_warning(
+            measure_coverage, context.store, make_checkpoint(snapshot), [prompt]
+        )
         == ""
     )
     warning = text_warnings.prompt_warning(
-        measure_coverage, context.store, made(snapshot, text_length="5"), [prompt]
+        measure_coverage, context.store, make_checkpoint(snapshot, text_length="5"), [prompt]
     )
     assert (
         warning
@@ -84,7 +88,9 @@ def test_overrides_and_all_texts_of_pairs_count(context, snapshot):
 
 def test_many_unknown_words_are_one_line(context, snapshot):
     prompts = [Prompt(f"a red beast{n}") for n in range(50)]
-    warning = text_warnings.prompt_warning(measure_coverage, context.store, made(snapshot), prompts)
+    warning = text_warnings.prompt_warning(
+        measure_coverage, context.store, make_checkpoint(snapshot), prompts
+    )
     assert warning.endswith(
         "50 of 50 have words that are in no training caption: 'beast0', 'beast1', 'beast2' and 47 more"
     )
@@ -93,12 +99,14 @@ def test_many_unknown_words_are_one_line(context, snapshot):
 def test_imported_models_and_weights_without_a_snapshot_are_not_checked(context, snapshot):
     long = [Prompt("wolf " * 100)]
     assert (
-        text_warnings.prompt_warning(measure_coverage, context.store, made(snapshot, "sd15"), long)
+        text_warnings.prompt_warning(
+            measure_coverage, context.store, make_checkpoint(snapshot, "sd15"), long
+        )
         == ""
     )
     assert (
         text_warnings.prompt_warning(
-            measure_coverage, context.store, made(snapshot, "no such preset"), long
+            measure_coverage, context.store, make_checkpoint(snapshot, "no such preset"), long
         )
         == ""
     )
@@ -134,8 +142,8 @@ def test_commands_warn_in_one_line_on_stderr(settings, context, snapshot, monkey
     from curation.checkpoints.registry import promote_checkpoint, register_checkpoint
 
     with context.database.transaction() as tx:
-        register_checkpoint(tx, made(snapshot), "test")
-        promote_checkpoint(tx, made(snapshot).id, "test")
+        register_checkpoint(tx, make_checkpoint(snapshot), "test")
+        promote_checkpoint(tx, make_checkpoint(snapshot).id, "test")
     (settings.home / "prompts.txt").write_text("a red fox\n一只狐狸\n", "utf-8")
     result = CliRunner().invoke(
         app,

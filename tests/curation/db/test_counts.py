@@ -1,4 +1,4 @@
-"""Kept counts: they equal a full count after random concurrent work, before and after folding."""
+"""Stored counts equal a full count after random concurrent work, before and after folding."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAMES = ("candidates", "screenings", "looks", "measured", "verdicts", "reasons",
 
 
 def full_counts(tx) -> dict[tuple, tuple[int, int]]:
-    """What the counts have to be, from the rows themselves."""
+    """Return the counts computed from the rows."""
     parts = (
         migration.CANDIDATES.format(rows="candidates", sign=1),
         migration.SCREENINGS.format(rows="screenings", sign=1),
@@ -43,10 +43,11 @@ def full_counts(tx) -> dict[tuple, tuple[int, int]]:
     }
 
 
-def kept_counts(tx) -> dict[tuple, tuple[int, int]]:
+def stored_counts(tx) -> dict[tuple, tuple[int, int]]:
     ids = tx.connection.exec_driver_sql("select id from rounds").scalars().all()
     return {
-        (one.round_id, one.name, one.key): (one.n, one.total) for one in read_counts(tx, ids, NAMES)
+        (count.round_id, count.name, count.key): (count.n, count.total)
+        for count in read_counts(tx, ids, NAMES)
     }
 
 
@@ -57,23 +58,23 @@ def test_counts_equal_a_full_count_after_random_concurrent_work(database: Databa
         for round_id in rounds[:2]:
             make_candidates(tx, store, round_id, 30)
         unshown = make_candidates(tx, store, rounds[2], 12, CandidateState.unshown)
-        people = [add_reviewer(tx, f"ann {i}", Role.annotator).id for i in range(4)]
+        reviewer_ids = [add_reviewer(tx, f"ann {i}", Role.annotator).id for i in range(4)]
 
     def work(seed: int) -> Counter[str]:
         """Claim, decide, undo, release, decide automatically, close, and fold, in any order."""
         rng, done = random.Random(seed), Counter()
         for _ in range(25):
-            person, round_id = rng.choice(people), rng.choice(rounds)
+            reviewer_id, round_id = rng.choice(reviewer_ids), rng.choice(rounds)
             kind = rng.choices(["review", "undo", "auto", "revert", "fold"], [12, 3, 2, 1, 2])[0]
             try:
                 with database.transaction() as tx:
                     if kind == "review":
-                        review_once(tx, rng, person, round_id)
+                        review_once(tx, rng, reviewer_id, round_id)
                     elif kind == "undo":
-                        review.undo(tx, person, None, key=uuid.uuid4(), seconds=60)
+                        review.undo(tx, reviewer_id, None, key=uuid.uuid4(), seconds=60)
                     elif kind == "auto":
-                        some = rng.sample(list(unshown), 3)
-                        decide_all(tx, some, rng.choice([Verdict.accept, Verdict.reject]), "test")
+                        sample = rng.sample(list(unshown), 3)
+                        decide_all(tx, sample, rng.choice([Verdict.accept, Verdict.reject]), "test")
                     elif kind == "revert":
                         revert_auto_verdicts(tx, rounds[2], "test")
                     else:
@@ -90,29 +91,29 @@ def test_counts_equal_a_full_count_after_random_concurrent_work(database: Databa
         lifecycle.close_round(tx, rounds[0], "test")
     with database.transaction(repeatable_read=True) as tx:
         expected = full_counts(tx)
-        assert kept_counts(tx) == expected
+        assert stored_counts(tx) == expected
         unsettled = sa.select(sa.func.count()).where(
             candidates.c.state.in_(["accepted", "rejected"]) & candidates.c.settled_by.is_(None)
         )
         assert tx.scalar(unsettled) == 0
-    # Folding changes where the counts stand, and not the counts.
+    # Folding moves the counts to another table without changing them.
     with database.transaction() as tx:
         while fold_deltas(tx):
             pass
         assert tx.scalar(sa.select(sa.func.count()).select_from(round_count_deltas)) == 0
-        assert kept_counts(tx) == expected
+        assert stored_counts(tx) == expected
 
 
-def review_once(tx, rng: random.Random, person: int, round_id: int) -> None:
-    for item in claim_batch(tx, person, round_id, 3, (), 60).items:
+def review_once(tx, rng: random.Random, reviewer_id: int, round_id: int) -> None:
+    for item in claim_batch(tx, reviewer_id, round_id, 3, (), 60).items:
         verdict = rng.choice([Verdict.accept, Verdict.reject, Verdict.skip, None])
         if verdict is None:
-            release_claimed(tx, person, [item.id])
+            release_claimed(tx, reviewer_id, [item.id])
             continue
         reasons = rng.sample(list(RejectReason), 2) if verdict is Verdict.reject else ()
         review.decide(
             tx,
-            person,
+            reviewer_id,
             item.id,
             verdict,
             key=uuid.uuid4(),
@@ -138,11 +139,11 @@ def test_a_second_process_folds_nothing_while_the_first_does(database: Database,
 def test_a_decision_names_its_round_and_slice(database: Database, store):
     with database.transaction() as tx:
         round_id = make_round(tx)
-        made = make_candidates(tx, store, round_id, 2)
-        tx.execute(sa.update(candidates).where(candidates.c.id == made[0]).values(slice="likely"))
+        ids = make_candidates(tx, store, round_id, 2)
+        tx.execute(sa.update(candidates).where(candidates.c.id == ids[0]).values(slice="likely"))
         ann = add_reviewer(tx, "ann").id
-        for id_ in made:
-            review.decide(tx, ann, id_, Verdict.accept, key=uuid.uuid4())
+        for candidate_id in ids:
+            review.decide(tx, ann, candidate_id, Verdict.accept, key=uuid.uuid4())
         rows = tx.execute(sa.select(decisions.c.round_id, decisions.c.candidate_slice)).all()
         assert sorted(map(tuple, rows)) == [(round_id, ""), (round_id, "likely")]
         assert review_progress(tx, ann, round_id) == {"waiting": 0, "mine": 2, "accepted": 2}

@@ -1,4 +1,4 @@
-"""The database: kept whole or not at all, jobs after the keeping, and an answer where there is none."""
+"""The database: transactions are atomic, jobs are sent after the commit, and an unreachable server is an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A home of the former version opens: its rows, snapshot and checkpoint are there, and it goes on.
+"""A home of the former version opens with its rows, snapshot and checkpoint, and its round continues.
 
 The fixture was made at 8bddab0 by `layerloop demo --preset micro --rounds 1 --quota 12 --seeds 40
 --images 128 --reviewer oracle`, `reviewer add ann`, and `round open --quota 4 --overlap 2 --rule

@@ -1,4 +1,4 @@
-"""Leases run out, are handed back once, and never stand in anybody's way."""
+"""Leases expire, are released once, and never block others."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from curation.loops import rows as loops
 from curation.loops.plan import LoopPlan
 from curation.review import reviewers
 from curation.rounds import lifecycle
-from tests.curation.datasets.test_samples import new
+from tests.curation.datasets.test_samples import new_sample
 from tests.support.factories import make_candidates, make_checkpoint, make_round
 
 COUNT = 7
@@ -69,7 +69,7 @@ def make_checkpoints(tx: Transaction, _: Any) -> None:
 
 
 def make_loops(tx: Transaction, _: Any) -> None:
-    add_samples(tx, [new(0)])
+    add_samples(tx, [new_sample(0)])
     for _ in range(COUNT):
         loops.start_loop(tx, LoopPlan(1, 8, "micro"), "test")
 
@@ -97,7 +97,7 @@ LISTS = {
         lambda row: row["id"],
     ),
     "samples": List(
-        lambda tx, _: add_samples(tx, [new(one) for one in range(COUNT)]),
+        lambda tx, _: add_samples(tx, [new_sample(one) for one in range(COUNT)]),
         lambda tx, limit, after: sample_records.list_samples(tx, limit=limit, after=after),
         lambda row: uuid.UUID(row["id"]),
     ),
@@ -182,7 +182,7 @@ def test_a_prefix_that_names_no_id_finds_nothing(database, name):
 
 def test_the_shortest_and_the_whole_id_find_a_sample(database):
     with database.transaction() as tx:
-        add_samples(tx, [new(1)])
+        add_samples(tx, [new_sample(1)])
         [row] = sample_records.list_samples(tx)
         whole = uuid.UUID(row["id"])
         for name in (whole.hex[:8], whole.hex.upper(), str(whole), str(whole)[:11]):

@@ -1,4 +1,4 @@
-"""Plans of hot queries at size: none reads a large table from one end to the other.
+"""Query plans at size: no frequent query scans a large table.
 
 A new hot query needs one line in OPERATIONS: every statement that the operation executes is captured and explained.
 """

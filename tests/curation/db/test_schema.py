@@ -1,4 +1,4 @@
-"""The schema: tables and migrations agree, twice is once, and the database itself keeps the laws."""
+"""The schema: tables and migrations agree, migrations are idempotent, and triggers enforce the rules."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_migrated_database_is_at_the_newest_version_and_stays_there(database):
 
 
 def test_an_instance_in_use_is_downgraded_and_upgraded(postgres_address, store):
-    """Gold that waits, is being looked at or was decided, and the machine: older versions know neither."""
+    """Older versions have neither gold (waiting, shown or decided) nor the auto-reviewer."""
     with fresh_database(postgres_address) as name:
         database = Database(with_database(postgres_address, name))
         migrate(database)
@@ -187,7 +187,7 @@ def test_decisions_and_events_can_neither_be_changed_nor_deleted(database, table
 
 
 def test_every_reference_to_another_table_can_be_followed_back_quickly(database):
-    """A foreign key without an index makes removing or checking its target a walk over the whole table."""
+    """Without an index on a foreign key, deleting its target scans the whole table."""
     query = """
         select conrelid::regclass::text || '.' || attname from pg_constraint
         join pg_attribute on attrelid = conrelid and attnum = conkey[1]

@@ -1,4 +1,4 @@
-"""Errors of real servers become one line with the server's own reason, and a hint that fits."""
+"""Errors of real servers become one line with the server's own reason and a fitting hint."""
 
 from __future__ import annotations
 

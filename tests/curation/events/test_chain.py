@@ -1,4 +1,4 @@
-"""The audit log: changes in the database itself are found, and concurrent commits are sealed."""
+"""The audit log: direct changes in the database are found, and concurrent commits are sealed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from curation.events.listing import export_events, list_events
 @pytest.fixture
 def sealed(database) -> Head:
     """Six sealed events."""
-    for number in range(6):
+    for index in range(6):
         with database.transaction() as tx:
-            tx.log("ann", "round opened", f"round {number}", quota=number, share=0.1 * number)
+            tx.log("ann", "round opened", f"round {index}", quota=index, share=0.1 * index)
     return chain.seal_events(database)
 
 
@@ -173,9 +173,9 @@ def test_concurrent_commits_are_all_sealed_in_one_chain(database, database_addre
     pauses = [[draw.random() / 200 for _ in range(20)] for _ in range(6)]
 
     def write(worker: int) -> None:
-        for number, pause in enumerate(pauses[worker]):
+        for index, pause in enumerate(pauses[worker]):
             with database.transaction() as tx:
-                tx.log(f"worker {worker}", "checkpoint evaluated", number)
+                tx.log(f"worker {worker}", "checkpoint evaluated", index)
                 time.sleep(pause)
 
     def seal() -> None:
@@ -195,7 +195,7 @@ def test_concurrent_commits_are_all_sealed_in_one_chain(database, database_addre
         thread.join(60)
     head = chain.seal_events(database, wait=True)
     assert head.position == 120
-    for kept in {str(one) for one in heads if one.position}:
+    for kept in {str(head) for head in heads if head.position}:
         assert verify(database, Head.parse(kept)) == ()
     with database.transaction() as tx:
         assert tx.scalar(sa.select(sa.func.count()).select_from(unsealed_events)) == 0

@@ -1,4 +1,4 @@
-"""Deliveries of webhooks: written with their event, sent until they arrive, kept to be sent again."""
+"""Webhook deliveries: stored with their event, retried until they succeed, and kept for a replay."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMES = ["round.closed", "snapshot.frozen"]
 
 
 @pytest.fixture
-def got(database):
+def hook(database):
     """Yield a receiver, with a webhook that sends to it."""
     with receiver() as found:
         with database.transaction() as tx:
@@ -45,17 +45,17 @@ def make_due(database) -> None:
         tx.execute(sa.update(webhook_deliveries).values(next_attempt_at=sa.func.now()))
 
 
-def test_an_event_is_delivered_once_with_its_data(database, got):
+def test_an_event_is_delivered_once_with_its_data(database, hook):
     log(database)
     log(database, "round paused")
     assert deliveries.deliver_all_due(database, SEND) == 1
     assert deliveries.deliver_all_due(database, SEND) == 0
-    [(message, payload)] = got.received
+    [(message, payload)] = hook.received
     [row] = rows(database)
     assert message == f"msg_{row['id'].hex}"
     assert (row["state"], row["attempts"], row["last_status"]) == ("delivered", 1, 204)
     assert payload["type"] == "round.closed"
-    [event] = [one for one in rows(database, events) if one["kind"] == "round closed"]
+    [event] = [event for event in rows(database, events) if event["kind"] == "round closed"]
     assert payload["timestamp"] == event["created_at"].astimezone(deliveries.UTC).isoformat()
     assert payload["data"] == {
         "id": event["id"],
@@ -65,7 +65,7 @@ def test_an_event_is_delivered_once_with_its_data(database, got):
     }
 
 
-def test_an_event_that_is_rolled_back_is_not_delivered(database, got):
+def test_an_event_that_is_rolled_back_is_not_delivered(database, hook):
     sent = []
     database.send = sent.append
 
@@ -80,11 +80,11 @@ def test_an_event_that_is_rolled_back_is_not_delivered(database, got):
     log(database)
     assert [job.name for job in sent] == [JobName.deliver_webhooks]
     log(database, "round paused")
-    assert len(sent) == 1, "nobody asked for it"
+    assert len(sent) == 1, "no webhook subscribes to this event"
 
 
-def test_a_failed_attempt_is_repeated_later_under_the_same_id(database, got):
-    got.statuses = [500, 302, 429]
+def test_a_failed_attempt_is_repeated_later_under_the_same_id(database, hook):
+    hook.statuses = [500, 302, 429]
     log(database)
     for attempt in range(1, 4):
         make_due(database)
@@ -97,8 +97,8 @@ def test_a_failed_attempt_is_repeated_later_under_the_same_id(database, got):
         assert rows(database, webhooks)[0]["failing_since"] is not None
     make_due(database)
     assert deliveries.deliver(database, SEND)[0].delivered
-    assert len({message for message, _ in got.received}) == 1
-    assert len(got.received) == 4
+    assert len({message for message, _ in hook.received}) == 1
+    assert len(hook.received) == 4
     assert rows(database, webhooks)[0]["failing_since"] is None
 
 
@@ -110,63 +110,63 @@ def test_the_intervals_between_attempts_grow_and_end():
     assert all(240 <= wait <= 360 for wait in drawn)
 
 
-def test_after_the_last_attempt_it_has_failed_until_it_is_replayed(database, got):
+def test_after_the_last_attempt_it_has_failed_until_it_is_replayed(database, hook):
     log(database)
     with database.transaction() as tx:
         tx.execute(sa.update(webhook_deliveries).values(attempts=len(deliveries.RETRY_SECONDS)))
-    got.statuses = [503]
+    hook.statuses = [503]
     deliveries.deliver(database, SEND)
     [row] = rows(database)
     assert row["state"] == "failed"
     assert deliveries.deliver_all_due(database, SEND) == 0
     with database.transaction() as tx:
-        assert hooks.replay(tx, webhook=got.id) == 1
+        assert hooks.replay(tx, webhook=hook.id) == 1
     assert deliveries.deliver_all_due(database, SEND) == 1
     with database.transaction() as tx:
         assert hooks.replay(tx, delivery=row["id"]) == 1
         with pytest.raises(NotFound):
             hooks.replay(tx, delivery=uuid.uuid4())
     assert deliveries.deliver_all_due(database, SEND) == 1
-    assert [message for message, _ in got.received] == [f"msg_{row['id'].hex}"] * 3
+    assert [message for message, _ in hook.received] == [f"msg_{row['id'].hex}"] * 3
 
 
 @pytest.mark.parametrize(("status", "days"), [(410, 0), (500, 6)])
-def test_a_receiver_that_is_gone_or_fails_for_days_is_disabled(database, got, status, days):
-    got.statuses = [status]
+def test_a_receiver_that_is_gone_or_fails_for_days_is_disabled(database, hook, status, days):
+    hook.statuses = [status]
     log(database)
     with database.transaction() as tx:
         since = sa.func.now() - timedelta(days=days)
         tx.execute(sa.update(webhooks).values(failing_since=since))
     deliveries.deliver(database, SEND)
-    [hook] = rows(database, webhooks)
-    assert not hook["active"]
-    assert hook["disabled_reason"]
+    [webhook] = rows(database, webhooks)
+    assert not webhook["active"]
+    assert webhook["disabled_reason"]
     assert "webhook disabled" in {row["kind"] for row in rows(database, events)}
     log(database)
     make_due(database)
-    assert len(rows(database)) == 1, "events of this time are not kept for it"
+    assert len(rows(database)) == 1, "a disabled webhook gets no new deliveries"
     assert deliveries.deliver_all_due(database, SEND) == 0
     with database.transaction() as tx, pytest.raises(Refused, match="disabled"):
-        hooks.add_test_delivery(tx, got.id, "ann")
+        hooks.add_test_delivery(tx, hook.id, "ann")
     with database.transaction() as tx:
-        hooks.enable_webhook(tx, got.id, "ann")
+        hooks.enable_webhook(tx, hook.id, "ann")
     assert deliveries.deliver_all_due(database, SEND) == 1
 
 
-def test_two_workers_do_not_send_one_delivery_at_the_same_time(database, got):
-    got.pause.clear()
+def test_two_workers_do_not_send_one_delivery_at_the_same_time(database, hook):
+    hook.pause.clear()
     log(database)
     first = threading.Thread(target=deliveries.deliver, args=(database, SEND))
     first.start()
-    while not got.requests:
+    while not hook.requests:
         first.join(0.01)
     assert deliveries.deliver(database, SEND) == []
-    got.pause.set()
+    hook.pause.set()
     first.join(30)
-    assert len(got.received) == 1
+    assert len(hook.received) == 1
 
 
-def test_the_outcome_of_a_lost_claim_is_not_kept(database, got):
+def test_the_outcome_of_a_lost_claim_is_not_kept(database, hook):
     """A worker that was slower than its claim must not overwrite what the next one stored."""
     log(database)
 
@@ -180,7 +180,7 @@ def test_the_outcome_of_a_lost_claim_is_not_kept(database, got):
     assert (row["state"], row["attempts"], row["last_status"]) == ("delivered", 2, 204)
 
 
-def test_an_unexpected_error_of_one_receiver_does_not_stop_others(database, got):
+def test_an_unexpected_error_of_one_receiver_does_not_stop_others(database, hook):
     log(database)
 
     def broken(*message) -> int:
@@ -190,37 +190,37 @@ def test_an_unexpected_error_of_one_receiver_does_not_stop_others(database, got)
     assert rows(database)[0]["state"] == "pending"
 
 
-def test_a_test_event_is_sent_to_one_webhook_only(database, got):
+def test_a_test_event_is_sent_to_one_webhook_only(database, hook):
     with database.transaction() as tx:
-        hooks.add_webhook(tx, got.url, NAMES, "ann")
-        delivery = hooks.add_test_delivery(tx, got.id, "ann")
+        hooks.add_webhook(tx, hook.url, NAMES, "ann")
+        delivery = hooks.add_test_delivery(tx, hook.id, "ann")
     [outcome] = deliveries.deliver(database, SEND, delivery)
     assert outcome.status == 204
-    assert [payload["type"] for _, payload in got.received] == ["webhook.tested"]
+    assert [payload["type"] for _, payload in hook.received] == ["webhook.tested"]
     with database.transaction() as tx:
-        [listed] = hooks.list_deliveries(tx, webhook=got.id, state="delivered", limit=5)
+        [listed] = hooks.list_deliveries(tx, webhook=hook.id, state="delivered", limit=5)
         assert listed["event"] == "webhook.tested"
         assert [row["delivered"] for row in hooks.list_webhooks(tx)] == [1, 0]
 
 
-def test_webhooks_are_added_listed_without_secret_and_removed(database, got):
+def test_webhooks_are_added_listed_without_secret_and_removed(database, hook):
     with database.transaction() as tx:
         for wrong in ([], ["round.closed", "decision.made"]):
             with pytest.raises(Refused, match="event"):
-                hooks.add_webhook(tx, got.url, wrong, "ann")
-        assert got.secret not in str(hooks.list_webhooks(tx))
+                hooks.add_webhook(tx, hook.url, wrong, "ann")
+        assert hook.secret not in str(hooks.list_webhooks(tx))
     log(database)
-    assert got.secret not in str(rows(database, events))
+    assert hook.secret not in str(rows(database, events))
     with database.transaction() as tx:
-        hooks.remove_webhook(tx, got.id, "ann")
+        hooks.remove_webhook(tx, hook.id, "ann")
         with pytest.raises(NotFound):
-            hooks.remove_webhook(tx, got.id, "ann")
+            hooks.remove_webhook(tx, hook.id, "ann")
         with pytest.raises(NotFound):
-            hooks.enable_webhook(tx, got.id, "ann")
+            hooks.enable_webhook(tx, hook.id, "ann")
     assert (rows(database), rows(database, webhooks)) == ([], [])
 
 
-def test_old_deliveries_are_removed(database, got):
+def test_old_deliveries_are_removed(database, hook):
     log(database)
     deliveries.deliver_all_due(database, SEND)
     with database.transaction() as tx:

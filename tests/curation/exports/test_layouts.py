@@ -1,4 +1,4 @@
-"""Layouts: every file that a trainer's configuration names is there, as its reader expects it."""
+"""Layouts: every file that a trainer's configuration names exists, in the form that its reader expects."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from curation.images.codec import decode_layer
 from tests.curation.exports.test_pull import open_image, request
 from tests.support.snapshots import make_sample, make_snapshot
 
-TWICE = Selection((Split.train,), weights=(parse_weight("licence=MIT:2"),))
+MIT_TWICE = Selection((Split.train,), weights=(parse_weight("licence=MIT:2"),))
 
 
 @pytest.fixture
 def samples(store):
-    return [make_sample(store, number) for number in range(1, 16)]
+    return [make_sample(store, index) for index in range(1, 16)]
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def trained(samples):
 def test_kohya_repeats_folders_and_finds_masks(store, samples, snapshot, tmp_path):
     for alpha in Alpha:
         folder = tmp_path / alpha
-        pull_snapshot(store, snapshot, request("kohya", alpha, selection=TWICE), folder)
+        pull_snapshot(store, snapshot, request("kohya", alpha, selection=MIT_TWICE), folder)
         config = tomllib.loads((folder / "dataset.toml").read_text())
         subsets = config["datasets"][0]["subsets"]
         repeats = {one["num_repeats"]: Path(one["image_dir"]) for one in subsets}
@@ -59,7 +59,7 @@ def test_kohya_repeats_folders_and_finds_masks(store, samples, snapshot, tmp_pat
 
 def test_onetrainer_finds_masks_beside_images(store, samples, snapshot, tmp_path):
     pull_snapshot(
-        store, snapshot, request("onetrainer", Alpha.mask, selection=TWICE), tmp_path / "p"
+        store, snapshot, request("onetrainer", Alpha.mask, selection=MIT_TWICE), tmp_path / "p"
     )
     concepts = json.loads((tmp_path / "p" / "concepts.json").read_text())
     assert [one["balancing"] for one in concepts] == [1.0, 2.0]
@@ -70,7 +70,7 @@ def test_onetrainer_finds_masks_beside_images(store, samples, snapshot, tmp_path
 
 
 def test_simpletuner_counts_repeats_from_zero(store, samples, snapshot, tmp_path):
-    wish = request("simpletuner", Alpha.mask, selection=TWICE)
+    wish = request("simpletuner", Alpha.mask, selection=MIT_TWICE)
     pull_snapshot(store, snapshot, wish, tmp_path / "p")
     backends = {one["id"]: one
                 for one in json.loads((tmp_path / "p" / "multidatabackend.json").read_text())}  # fmt: skip
@@ -85,7 +85,7 @@ def test_simpletuner_counts_repeats_from_zero(store, samples, snapshot, tmp_path
 def test_ai_toolkit_names_folders_that_exist(store, samples, snapshot, tmp_path):
     yaml = pytest.importorskip("yaml")
     pull_snapshot(
-        store, snapshot, request("ai-toolkit", Alpha.mask, selection=TWICE), tmp_path / "p"
+        store, snapshot, request("ai-toolkit", Alpha.mask, selection=MIT_TWICE), tmp_path / "p"
     )
     found = yaml.safe_load((tmp_path / "p" / "datasets.yaml").read_text())["datasets"]
     assert [one["num_repeats"] for one in found] == [1, 2]

@@ -1,4 +1,4 @@
-"""Pulls: exact pixels, resumed where they stopped, the next version as a difference, nothing withheld."""
+"""Pulls: exact pixels, resumed after an interruption, the next version as a difference, no withheld samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pulls as other people's libraries read them, unchanged, in an environment of their own."""
+"""Pulls are read by other libraries, unchanged, in an environment of their own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def samples(store):
-    return [make_sample(store, number) for number in range(1, 25)]
+    return [make_sample(store, index) for index in range(1, 25)]
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def test_rows_are_read_with_captions_and_images(
     image, text = ("png", "txt") if name == "webdataset" and program != "wds" else ("image", "text")
     for split, folder in ((Split.train, "train"), (Split.heldout, "validation")):
         expected = {
-            one.id: (one.caption_for(LayerRole.foreground), 24, 20)
-            for one in samples
-            if one.split is split
+            sample.id: (sample.caption_for(LayerRole.foreground), 24, 20)
+            for sample in samples
+            if sample.split is split
         }
         rows = {}
         for row in found[folder]:
@@ -62,7 +62,7 @@ def test_several_layers_are_columns(store, samples, snapshot, tmp_path, name):
     pull_snapshot(store, snapshot, wish, tmp_path / "p")
     found = read_with(name, tmp_path / "p", tmp_path / "cache")
     column = "background.png" if name == "webdataset" else "background"
-    pairs = {one.id for one in samples if LayerRole.background in one.layers}
+    pairs = {sample.id for sample in samples if LayerRole.background in sample.layers}
     rows = [row for part in found.values() for row in part]
     with_layer = {row.get("sample_id") or row["__key__"] for row in rows if row.get(column)}
     assert with_layer == pairs
@@ -80,4 +80,4 @@ def test_croissant_is_valid_in_every_format(store, samples, snapshot, tmp_path, 
     if found["records"]:
         rows = read_with("records", tmp_path / "p", tmp_path / "cache")["rows"]
         chosen = FORMATS[name].splits
-        assert sorted(rows) == sorted(one.id for one in samples if one.split in chosen)
+        assert sorted(rows) == sorted(sample.id for sample in samples if sample.split in chosen)

@@ -1,4 +1,4 @@
-"""Sources of pulls: a folder, a real S3 server, a served instance; without anything of a server."""
+"""Sources of pulls without server modules: a folder, a real S3 server, a served instance."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def pull_command(*arguments: str, **environment: str) -> subprocess.CompletedPro
 
 @pytest.fixture
 def snapshot(store):
-    return make_snapshot(store, [make_sample(store, number) for number in range(1, 13)])
+    return make_snapshot(store, [make_sample(store, index) for index in range(1, 13)])
 
 
 def test_a_folder_is_opened_by_its_path_and_the_beginning_of_an_id(store, snapshot, tmp_path):
@@ -102,7 +102,7 @@ def test_a_snapshot_is_pulled_from_a_bucket(s3_credentials, store, snapshot, tmp
     pull_snapshot(found.store, snapshot, request(), tmp_path / "remote")
     pull_snapshot(store, snapshot, request(), tmp_path / "local")
     assert files_of(tmp_path / "remote") == files_of(tmp_path / "local")
-    # A damaged object is found, though no server checks it.
+    # A damaged object is found although no server checks it.
     name = next(iter(make_sample(store, 1).layers.values()))
     damaged = bytearray(store.get(name))
     damaged[30] ^= 1
@@ -119,7 +119,7 @@ def test_a_snapshot_is_pulled_from_a_bucket(s3_credentials, store, snapshot, tmp
 
 @pytest.fixture
 def served(settings, tmp_path):
-    """A served instance with ten samples in the snapshot "v1"; its address, a token and its store."""
+    """Yield the address of a served instance with a snapshot "v1", a token, its context and the snapshot's id."""
     with open_context(settings.model_copy(update={"front_end": "no_pages:mount"})) as context:
         with context.database.transaction(repeatable_read=True) as tx:
             add_samples(tx, [_sample(context, seed) for seed in range(10)])

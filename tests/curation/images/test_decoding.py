@@ -20,7 +20,7 @@ from curation.images.pillow_images import from_path, from_pillow
 from curation.scenes.formats.psd import write_psd
 from curation.scenes.layer_stack import LayerStack, StackLayer
 from tests.support import image_files
-from tests.support.factories import image as picture
+from tests.support.factories import image as make_image
 from tests.support.image_files import (
     P3,
     chromaticities,
@@ -53,7 +53,7 @@ def test_every_kind_of_png_is_decoded_at_its_own_depth(color_type, bits, key, in
     rng = np.random.default_rng(bits * 10 + color_type)
     top = 2**bits - 1
     samples = rng.integers(0, top + 1, (21, 19, CHANNELS[color_type]))
-    # Colors that differ from the key by less than 8 bits can tell.
+    # Colors that differ from the key by less than one 8-bit level.
     samples[:4] = np.minimum(samples[0, 0] + rng.integers(0, 2, (4, 19, 1)), top)
     clear = samples[0, 0]
     palette = rng.integers(0, 256, (top + 1, 3)).astype(np.uint8) if color_type == 3 else None
@@ -69,20 +69,20 @@ def test_every_kind_of_png_is_decoded_at_its_own_depth(color_type, bits, key, in
     if palette is not None:
         alpha = np.full(top + 1, 255)
         alpha[: len(alphas)] = alphas if key else 255
-        wanted = np.dstack([palette[samples[..., 0]], alpha[samples[..., 0]]])
+        expected = np.dstack([palette[samples[..., 0]], alpha[samples[..., 0]]])
     else:
         levels = np.rint(samples * (255 / top)).astype(int)
         color = levels[..., :1].repeat(3, axis=2) if color_type in {0, 4} else levels[..., :3]
         own = levels[..., -1] if color_type in {4, 6} else np.full(samples.shape[:2], 255)
-        wanted = np.dstack([color, np.where(key & (samples == clear).all(axis=2), 0, own)])
-    wanted[wanted[..., 3] == 0] = 0
-    assert np.array_equal(rgba, wanted)
+        expected = np.dstack([color, np.where(key & (samples == clear).all(axis=2), 0, own)])
+    expected[expected[..., 3] == 0] = 0
+    assert np.array_equal(rgba, expected)
 
 
 def test_sixteen_bits_are_rounded_by_value_over_257_everywhere(tmp_path):
     ramp = np.arange(65_536).reshape(256, 256)
-    wanted = np.rint(ramp / 257).astype(np.uint8)
-    assert np.array_equal(to_eight_bits(ramp.astype(np.uint16)), wanted)
+    expected = np.rint(ramp / 257).astype(np.uint8)
+    assert np.array_equal(to_eight_bits(ramp.astype(np.uint16)), expected)
     png = make_png(ramp[..., None], 0, 16)
     deep = np.dstack([ramp] * 3 + [np.full_like(ramp, 65_535)]).astype(np.uint16)
     tiff = io.BytesIO()
@@ -95,13 +95,13 @@ def test_sixteen_bits_are_rounded_by_value_over_257_everywhere(tmp_path):
         from_pillow(Image.fromarray(ramp.astype(np.uint16))),
     ]
     for rgba in results:
-        assert np.array_equal(rgba[..., 0], wanted)
+        assert np.array_equal(rgba[..., 0], expected)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG", "TIFF", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_images_are_upright_in_every_format(kind, orientation):
-    rgba = picture(3, 40, 24)
+    rgba = make_image(3, 40, 24)
     rgba[:12, :12] = (255, 0, 0, 255)
     rgba[..., 3] |= 255 * (kind == "JPEG")
     image = Image.fromarray(rgba[..., :3] if kind == "JPEG" else rgba)
@@ -110,34 +110,34 @@ def test_images_are_upright_in_every_format(kind, orientation):
     options = {"JPEG": {"quality": 98, "subsampling": 0}, "WEBP": {"lossless": True, "exact": True},
                "AVIF": {"quality": 100, "subsampling": "4:4:4"}}.get(kind, {})  # fmt: skip
     data = saved(image, kind, exif=exif, **options)
-    wanted = (
+    expected = (
         np.asarray(Image.fromarray(rgba).transpose(TURNS[orientation])) if orientation > 1 else rgba
     )
-    seen = wanted[..., 3] > 200
-    for got in (decode_image(data).rgba, from_pillow(Image.open(io.BytesIO(data)))):
-        assert got.shape == wanted.shape
-        assert np.abs(got.astype(int) - wanted)[seen].mean() < (
+    seen = expected[..., 3] > 200
+    for decoded_rgba in (decode_image(data).rgba, from_pillow(Image.open(io.BytesIO(data)))):
+        assert decoded_rgba.shape == expected.shape
+        assert np.abs(decoded_rgba.astype(int) - expected)[seen].mean() < (
             6 if kind in {"JPEG", "AVIF"} else 0.01
         )
 
 
-def test_a_deep_tiff_is_upright_too():
-    deep = picture(3, 40, 24).astype(np.uint16) * 257
+def test_a_16_bit_tiff_is_upright():
+    deep = make_image(3, 40, 24).astype(np.uint16) * 257
     for orientation in range(1, 9):
         out = io.BytesIO()
         tifffile.imwrite(out, deep, photometric="rgb", extrasamples=["unassalpha"],
                          extratags=[(274, 3, 1, orientation, True)])  # fmt: skip
-        turned = Image.fromarray(picture(3, 40, 24))
-        wanted = np.asarray(turned.transpose(TURNS[orientation]) if orientation > 1 else turned)
-        got = decode_image(out.getvalue()).rgba
-        assert np.array_equal(got[wanted[..., 3] > 0], wanted[wanted[..., 3] > 0])
+        turned = Image.fromarray(make_image(3, 40, 24))
+        expected = np.asarray(turned.transpose(TURNS[orientation]) if orientation > 1 else turned)
+        decoded_rgba = decode_image(out.getvalue()).rgba
+        assert np.array_equal(decoded_rgba[expected[..., 3] > 0], expected[expected[..., 3] > 0])
 
 
 @pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("kind", ["unassalpha", "assocalpha", "unspecified"])
 def test_alpha_of_a_tiff_is_straight_or_divided_out_or_none(kind, bits, compression):
-    rgba = picture(7, 48, 32)
+    rgba = make_image(7, 48, 32)
     rgba[rgba[..., 3] < 8] = 0
     top = 2**bits - 1
     samples = rgba.astype(np.float64) * (top / 255)
@@ -147,7 +147,7 @@ def test_alpha_of_a_tiff_is_straight_or_divided_out_or_none(kind, bits, compress
     out = io.BytesIO()
     if compression == "lzw":
         if bits == 16 or kind != "unassalpha":
-            pytest.skip("Pillow writes LZW of 8 bits with straight alpha alone")
+            pytest.skip("Pillow writes LZW for 8 bits with straight alpha only")
         Image.fromarray(samples).save(out, "TIFF", compression="tiff_lzw")
     else:
         tifffile.imwrite(
@@ -155,17 +155,18 @@ def test_alpha_of_a_tiff_is_straight_or_divided_out_or_none(kind, bits, compress
         )
     decoded = decode_image(out.getvalue())
     assert decoded.header.alpha == (kind != "unspecified")
-    got, seen = decoded.rgba.astype(int), rgba[..., 3] > 60
-    assert np.abs(got[..., :3] - rgba[..., :3])[seen].max() <= (
+    decoded_rgba, seen = decoded.rgba.astype(int), rgba[..., 3] > 60
+    assert np.abs(decoded_rgba[..., :3] - rgba[..., :3])[seen].max() <= (
         5 if kind == "assocalpha" and bits == 8 else 1
     )
     assert np.array_equal(
-        got[..., 3], rgba[..., 3] if kind != "unspecified" else np.full_like(rgba[..., 3], 255)
+        decoded_rgba[..., 3],
+        rgba[..., 3] if kind != "unspecified" else np.full_like(rgba[..., 3], 255),
     )
 
 
 def test_a_tiff_of_several_pages_or_of_other_samples_is_refused_with_its_reason():
-    rgba = picture(1, 20, 20)
+    rgba = make_image(1, 20, 20)
     pages = saved(
         Image.fromarray(rgba), "TIFF", save_all=True, append_images=[Image.fromarray(rgba)]
     )
@@ -183,7 +184,7 @@ def test_a_tiff_of_several_pages_or_of_other_samples_is_refused_with_its_reason(
 
 
 def test_the_merged_image_of_a_photoshop_file_is_read_with_its_alpha(tmp_path: Path):
-    rgba = picture(9, 60, 40)
+    rgba = make_image(9, 60, 40)
     write_psd(tmp_path / "a.psd", LayerStack((60, 40), [StackLayer("a", rgba, (0, 0), 255)], rgba))
     decoded = decode_image((tmp_path / "a.psd").read_bytes())
     seen = rgba[..., 3] > 60
@@ -206,7 +207,7 @@ def test_an_avif_keeps_its_alpha_and_its_profile():
 
 
 def test_a_png_of_an_ios_app_is_divided_by_its_alpha_and_named():
-    rgba = picture(11, 40, 30)
+    rgba = make_image(11, 40, 30)
     decoded = decode_image(make_ios_png(rgba))
     seen = rgba[..., 3] > 100
     assert np.abs(decoded.rgba.astype(int) - rgba)[seen].max() <= 3
@@ -215,8 +216,8 @@ def test_a_png_of_an_ios_app_is_divided_by_its_alpha_and_named():
 
 @pytest.mark.parametrize("lossless", [True, False])
 def test_animations_of_one_frame_are_single_images_and_of_two_are_refused(lossless):
-    rgba = Image.fromarray(picture(2, 40, 30))
-    other = Image.fromarray(picture(5, 40, 30))
+    rgba = Image.fromarray(make_image(2, 40, 30))
+    other = Image.fromarray(make_image(5, 40, 30))
     one = saved(
         rgba,
         "WEBP",
@@ -250,7 +251,7 @@ def test_animations_of_one_frame_are_single_images_and_of_two_are_refused(lossle
 
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("kind", ["icc", "cicp", "gamma"])
-def test_grey_images_are_converted_too(bits, kind):
+def test_gray_images_are_converted_to_srgb(bits, kind):
     top = 2**bits - 1
     samples = np.full((20, 20, 1), round(0.25 * top))
     chunks = {
@@ -326,9 +327,9 @@ def test_cmyk_becomes_srgb_by_its_profile_or_the_plain_formula():
     assert "odd_colour_space" in decoded.found
 
 
-def test_limits_are_kept_before_a_pixel_is_decoded():
+def test_limits_are_checked_before_a_pixel_is_decoded():
     for kind in ("PNG", "WEBP", "GIF", "TIFF", "AVIF", "JPEG"):
-        image = Image.fromarray(picture(1, 40, 30)).convert("RGB" if kind == "JPEG" else "RGBA")
+        image = Image.fromarray(make_image(1, 40, 30)).convert("RGB" if kind == "JPEG" else "RGBA")
         data = saved(image, kind)
         assert refusal(data, ImageLimits(pixels=1199)).code == "too_many_pixels", kind
         assert refusal(data, ImageLimits(bytes=100)).code == "too_many_bytes", kind
@@ -344,9 +345,9 @@ def test_images_in_memory_follow_the_same_policy(tmp_path):
         plain, ImageCms.ImageCmsProfile(io.BytesIO(icc)), ImageCms.createProfile("sRGB")
     )
     assert np.abs(from_pillow(converted)[3, 3, :3].astype(int) - (213, 115, 42)).max() <= 1
-    grey = Image.fromarray(np.full((4, 4), 300, np.uint16))
-    grey.info["transparency"] = 300
-    assert from_pillow(grey)[0, 0].tolist() == [1, 1, 1, 0]
+    gray = Image.fromarray(np.full((4, 4), 300, np.uint16))
+    gray.info["transparency"] = 300
+    assert from_pillow(gray)[0, 0].tolist() == [1, 1, 1, 0]
     keyed = Image.new("RGB", (4, 4), (1, 2, 3))
     keyed.info["transparency"] = (1, 2, 3)
     assert from_pillow(keyed)[0, 0, 3] == 0
@@ -354,7 +355,7 @@ def test_images_in_memory_follow_the_same_policy(tmp_path):
         from_pillow(Image.new("F", (4, 4)))
 
 
-def test_an_image_that_was_changed_after_it_was_opened_is_taken_as_it_is_now(tmp_path):
+def test_an_image_changed_after_it_was_opened_is_used_as_changed(tmp_path):
     (tmp_path / "a.png").write_bytes(
         make_png(np.full((20, 20, 3), (200, 120, 60)), 2, 8, [coded(12, 13)])
     )

@@ -1,4 +1,4 @@
-"""The shared cases: the same expected pixels at an import, in a scene and in the Python pipelines."""
+"""Shared cases have the same expected pixels in an import, in a scene and in the Python pipelines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from training.pipelines.images import to_rgba
 CASES = SHARED / "cases" / "images"
 TOLERANCE = 3
 LOSSY = {"lossy_alpha.webp": 5}
-"""What libwebp and Chromium make of a lossy file differs so much from what was drawn."""
+"""The difference of lossy files decoded by libwebp and Chromium from the original."""
 TALL = "tall_17to1.png"
 
 
@@ -49,15 +49,15 @@ def check(name: str, rgba: np.ndarray) -> None:
 
 @pytest.mark.parametrize("name", expected())
 def test_an_import_follows_the_color_policy(name: str) -> None:
-    output = inspect_and_encode((CASES / name).read_bytes(), name)
+    result = inspect_and_encode((CASES / name).read_bytes(), name)
     if name == "mask.jpg":
-        assert output.code == "no_alpha"
+        assert result.code == "no_alpha"
         return
     if name == TALL:
-        assert output.code == "bad_aspect"
-        output = inspect_and_encode((CASES / name).read_bytes(), name, ImageLimits(aspect=20))
-    assert output.layer is not None, output
-    check(name, decode_layer(output.layer))
+        assert result.code == "bad_aspect"
+        result = inspect_and_encode((CASES / name).read_bytes(), name, ImageLimits(aspect=20))
+    assert result.layer is not None, result
+    check(name, decode_layer(result.layer))
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not beside this checkout")
@@ -93,11 +93,11 @@ def test_backgrounds_of_pairs_follow_the_color_policy(tmp_path: Path) -> None:
     with Image.open(CASES.parent / "pairs" / "bg0.jpg") as photo:
         front = Image.fromarray(next(iter(pair.values()))).resize(photo.size)
     front.save(tmp_path / "front.png")
-    output = inspect_and_encode_pair(
+    result = inspect_and_encode_pair(
         (tmp_path / "front.png").read_bytes(),
         (CASES.parent / "pairs/bg0.jpg").read_bytes(),
         None,
         "p",
     )
-    assert output.layer is not None, output
-    assert "lossy_source" in output.codes
+    assert result.layer is not None, result
+    assert "lossy_source" in result.codes

@@ -1,4 +1,4 @@
-"""Layers as pixels: nothing is lost in the store, equal pictures are equal, and composites are the formula."""
+"""The layer codec: pixels are stored exactly, equal images are equal bytes, and composites follow the formula."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import settings as how
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
@@ -25,19 +25,19 @@ from curation.images.codec import (
 from tests.support.factories import image
 
 SIZES = st.tuples(st.integers(1, 24), st.integers(1, 24))
-PICTURES = SIZES.flatmap(
+IMAGES = SIZES.flatmap(
     lambda size: arrays(np.uint8, (*size, 4), elements=st.sampled_from([0, 1, 127, 128, 254, 255]))
 )
 
 
-@how(deadline=None)
-@given(rgba=PICTURES)
+@hypothesis_settings(deadline=None)
+@given(rgba=IMAGES)
 def test_every_pixel_is_restored_including_the_colors_under_alpha_0(rgba):
     assert np.array_equal(decode_layer(encode_layer(rgba)), rgba)
 
 
-@how(deadline=None, max_examples=30)
-@given(rgba=PICTURES)
+@hypothesis_settings(deadline=None, max_examples=30)
+@given(rgba=IMAGES)
 def test_a_png_of_a_layer_has_the_same_pixels(rgba):
     with Image.open(io.BytesIO(to_png(encode_layer(rgba)))) as image:
         assert image.format == "PNG"
@@ -58,15 +58,15 @@ def test_bytes_that_are_no_layer_are_corrupt(data):
     assert error.value.hint
 
 
-@given(rgba=PICTURES)
+@given(rgba=IMAGES)
 def test_only_hidden_colors_are_cleared(rgba):
-    bare = clear_hidden_colors(rgba)
+    cleared = clear_hidden_colors(rgba)
     seen = rgba[..., 3] > 0
-    assert np.array_equal(bare[seen], rgba[seen])
-    assert not bare[~seen].any()
+    assert np.array_equal(cleared[seen], rgba[seen])
+    assert not cleared[~seen].any()
 
 
-@given(rgba=PICTURES, hidden=st.integers(0, 255))
+@given(rgba=IMAGES, hidden=st.integers(0, 255))
 def test_the_hash_ignores_hidden_colors(rgba, hidden):
     other = rgba.copy()
     other[..., :3][rgba[..., 3] == 0] = hidden
@@ -81,7 +81,7 @@ def test_the_hash_depends_on_every_visible_pixel_and_the_size():
     assert pixel_hash(np.zeros((2, 8, 4), np.uint8)) != pixel_hash(np.zeros((4, 4, 4), np.uint8))
 
 
-@given(rgba=PICTURES)
+@given(rgba=IMAGES)
 def test_a_composite_is_the_formula_to_half_a_step(rgba):
     alpha = rgba[..., 3:].astype(np.float64) / 255
     for color in BACKGROUNDS.values():
@@ -90,8 +90,8 @@ def test_a_composite_is_the_formula_to_half_a_step(rgba):
 
 
 def test_an_opaque_layer_hides_what_is_behind_it_and_a_clear_one_hides_nothing():
-    rgba, behind = image(5), image(6)
+    rgba, background = image(5), image(6)
     rgba[..., 3] = 255
-    assert np.array_equal(composite_over(rgba, behind), rgba[..., :3])
+    assert np.array_equal(composite_over(rgba, background), rgba[..., :3])
     rgba[..., 3] = 0
-    assert np.array_equal(composite_over(rgba, behind), behind[..., :3])
+    assert np.array_equal(composite_over(rgba, background), background[..., :3])

@@ -1,4 +1,4 @@
-"""Pairs: blending is exact, and every measure answers its own planted defect and leaves sound pairs alone."""
+"""Pairs: blending is exact, and every signal detects its own defect and is low on sound pairs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def scene(seed: int, size: int = SIZE) -> np.ndarray:
 
 
 def ghost(foreground: np.ndarray, background: np.ndarray, share: float) -> np.ndarray:
-    """Return the background with the subject left in it, as strongly as said."""
+    """Return the background with the subject left in it at a given strength."""
     faint = foreground.copy()
     faint[..., 3] = np.rint(foreground[..., 3] * share)
     return composite(faint, background)
@@ -71,7 +71,7 @@ def lit(layer: np.ndarray, *gains: float) -> np.ndarray:
 @settings(max_examples=300)
 @given(st.tuples(*[st.integers(0, 255)] * 4), st.tuples(*[st.integers(0, 255)] * 4))
 def test_a_composite_is_the_exact_value_rounded(front, back):
-    """Against fractions: every channel of every pair of colours and alphas, also over a see-through background."""
+    """Compare with fractions, for every pair of colors and alphas, including translucent backgrounds."""
     found = composite(np.full((1, 1, 4), front, np.uint8), np.full((1, 1, 4), back, np.uint8))[0, 0]
     a, b = Fraction(front[3], 255), Fraction(back[3], 255)
     alpha = a + b * (1 - a)
@@ -190,7 +190,7 @@ def test_any_size_and_any_pixels_have_finite_measures_in_range(width, height, se
 
 
 def test_pair_signals_do_not_depend_on_the_size():
-    """Large layers are measured small: half the size says nearly the same."""
+    """Large layers are measured at a reduced size, so half the size gives nearly the same."""
     f, b = subject(5, 512), scene(5, 512)
     bad = ghost(f, b, 0.7)
     small = [cv2.resize(layer, (256, 256), interpolation=cv2.INTER_AREA) for layer in (f, bad)]

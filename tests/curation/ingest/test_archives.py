@@ -1,4 +1,4 @@
-"""Zip and tar archives: names that lead out, links, bombs, damage, and lies about sizes and counts."""
+"""Zip and tar archives: path traversal, links, bombs, damage, and wrong sizes and counts."""
 
 import io
 import resource
@@ -33,7 +33,7 @@ def tarred(members, form=tarfile.PAX_FORMAT):
 
 
 def refusals(members: list[Member]) -> dict[str, str | None]:
-    return {one.name: one.refusal.code if one.refusal else None for one in members}
+    return {member.name: member.refusal.code if member.refusal else None for member in members}
 
 
 @pytest.mark.parametrize(
@@ -53,14 +53,14 @@ def refusals(members: list[Member]) -> dict[str, str | None]:
         "",
     ],
 )
-def test_names_that_lead_out_are_refused(name):
+def test_names_outside_the_archive_folder_are_refused(name):
     with pytest.raises(InvalidImage) as refused:
         check_relative_path(name)
     assert refused.value.code == "path_traversal"
 
 
 @pytest.mark.parametrize("name", ["x.png", "a/b.png", "..x/y", "a..b", "-rf", "猫 🐱.png", "a/c"])
-def test_names_that_stay_inside_are_taken(name):
+def test_names_inside_the_archive_folder_are_accepted(name):
     check_relative_path(name)
 
 
@@ -101,8 +101,8 @@ def test_folders_are_left_out_and_links_and_devices_are_refused():
         info = tarfile.TarInfo(name)
         info.type, info.linkname = kind, "/etc/hostname"
         special.append((info, b""))
-    output = refusals(list_members(tarred([*special, ("good", b"x")]), 100))
-    assert output == dict.fromkeys(["soft", "hard", "pipe", "disk", "tty"], "path_traversal") | {
+    codes = refusals(list_members(tarred([*special, ("good", b"x")]), 100))
+    assert codes == dict.fromkeys(["soft", "hard", "pipe", "disk", "tty"], "path_traversal") | {
         "good": None
     }
 
@@ -120,7 +120,7 @@ def test_other_methods_than_deflate_are_refused_each_member_by_itself(method):
         "stored.png": None,
         "good.png": None,
     }
-    assert [read_member(out, one, 1000) for one in members[1:]] == [b"abc", b"abc"]
+    assert [read_member(out, member, 1000) for member in members[1:]] == [b"abc", b"abc"]
 
 
 def test_encrypted_members_are_refused():
@@ -149,26 +149,26 @@ def test_bombs_are_refused_by_their_declared_sizes_and_others_are_read():
 
 def test_a_member_with_a_wrong_size_yields_no_more_than_it_declares():
     data = bytearray(zipped([("x.png", bytes(500_000))]).getvalue())
-    at = data.index(b"PK\1\2") + 24
-    data[at : at + 4] = (1000).to_bytes(4, "little")
+    offset = data.index(b"PK\1\2") + 24
+    data[offset : offset + 4] = (1000).to_bytes(4, "little")
     [member] = list_members(io.BytesIO(data), 64 << 20)
     with pytest.raises(InvalidImage, match="cannot be unpacked"):
         read_member(io.BytesIO(data), member, 64 << 20)
 
 
-@pytest.mark.parametrize("count_told", [True, False])
-def test_millions_of_members_are_refused_before_they_are_parsed(tmp_path, count_told):
+@pytest.mark.parametrize("true_count", [True, False])
+def test_millions_of_members_are_refused_before_they_are_parsed(tmp_path, true_count):
     entry = (
         struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)
         + b"a"
     )
-    count = 3_000_000 if count_told else 1_000_000
-    output = count if count_told else 5
+    count = 3_000_000 if true_count else 1_000_000
+    declared = count if true_count else 5
     directory = entry * count
     file = tmp_path / "many.zip"
     file.write_bytes(
         b"PK\3\4" + bytes(26) + directory
-        + struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, output, output, len(directory), 30)
+        + struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, declared, declared, len(directory), 30)
         + struct.pack("<4sLQL", b"PK\6\7", 0, 30 + len(directory), 1)
         + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
     )  # fmt: skip
@@ -178,7 +178,7 @@ def test_millions_of_members_are_refused_before_they_are_parsed(tmp_path, count_
         list_members(opened, 1000)
     assert refused.value.code == "archive_too_large"
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < 200 << 10  # KiB; a parsed directory of so many takes more than a GiB
+    assert grown < 200 << 10  # KiB; parsing a directory of this size takes more than a GiB
 
 
 def test_a_tar_with_more_members_than_are_read_is_refused(monkeypatch):
@@ -229,8 +229,10 @@ def test_a_tar_with_an_endless_header_or_a_negative_size_is_refused():
     data[124:136] = b"\xff" * 12  # base 256: minus one
     data[148:156] = b" " * 8
     data[148:155] = b"%06o\0" % sum(data[:512])
-    output = {one.refusal.code for one in list_members(io.BytesIO(data), 1000) if one.refusal}
-    assert output & {"truncated", "corrupt"}
+    codes = {
+        member.refusal.code for member in list_members(io.BytesIO(data), 1000) if member.refusal
+    }
+    assert codes & {"truncated", "corrupt"}
 
 
 @pytest.mark.parametrize(

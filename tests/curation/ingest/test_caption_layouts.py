@@ -1,4 +1,4 @@
-"""Captions in every usual layout and encoding: what is read, what counts first, and what is held back by name."""
+"""Captions in every usual layout and encoding: which are read, which take precedence, and which images are held back."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write(folder: Path, name: str, data: str | bytes = b"") -> None:
     path.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
-def said(listing: Listing, name: str) -> tuple[str | None, str]:
+def caption_of(listing: Listing, name: str) -> tuple[str | None, str]:
     """Return the caption of a file and where it comes from, or why it is held back."""
     found = listing.describe(name)
     return (
@@ -61,7 +61,7 @@ def test_a_text_file_beside_an_image_is_its_caption(tmp_path, name, data, captio
     write(tmp_path, name, data)
     listing = list_folder(tmp_path)
     assert listing.files == ["x.png"]
-    assert said(listing, "x.png") == (caption, GIVEN)
+    assert caption_of(listing, "x.png") == (caption, GIVEN)
 
 
 UNREADABLE = [
@@ -89,12 +89,12 @@ def test_another_encoding_holds_the_image_back_until_it_is_named(
     }.get(layout, text)
     write(tmp_path, "x.png")
     write(tmp_path, layout, whole.encode(encoding))
-    code, sentence = said(list_folder(tmp_path), "x.png")
+    code, sentence = caption_of(list_folder(tmp_path), "x.png")
     assert code in {"caption_unreadable", "manifest_unreadable", "held_back"}
     assert layout in sentence
     assert "--encoding" in sentence or what.startswith("utf-16")
     named = list_folder(tmp_path, options=ListingOptions(encoding=encoding))
-    assert said(named, "x.png") == (text, GIVEN)
+    assert caption_of(named, "x.png") == (text, GIVEN)
     assert named.bad_lines == []
 
 
@@ -109,7 +109,7 @@ def test_another_encoding_holds_the_image_back_until_it_is_named(
 def test_a_caption_that_cannot_be_stored_holds_its_image_back(tmp_path, data, reason):
     write(tmp_path, "x.png")
     write(tmp_path, "x.txt", data)
-    code, sentence = said(list_folder(tmp_path), "x.png")
+    code, sentence = caption_of(list_folder(tmp_path), "x.png")
     assert code == "caption_unreadable"
     assert "'x.txt'" in sentence
     assert reason in sentence
@@ -127,8 +127,10 @@ def test_a_caption_that_is_no_regular_file_is_never_opened(tmp_path, kind):
         "folder": (inside / "x.txt").mkdir,
     }[kind]()
     listing = list_folder(inside)
-    assert said(listing, "x.png") == (
-        ("x", NAMED) if kind == "folder" else ("caption_unreadable", said(listing, "x.png")[1])
+    assert caption_of(listing, "x.png") == (
+        ("x", NAMED)
+        if kind == "folder"
+        else ("caption_unreadable", caption_of(listing, "x.png")[1])
     )
     assert "secret" not in str(listing.describe("x.png"))
 
@@ -144,7 +146,10 @@ def test_a_text_is_shared_by_all_images_of_its_name_and_a_full_name_comes_first(
         write(tmp_path, name, text)
     listing = list_folder(tmp_path)
     assert listing.files == ["x.png", "x.webp"]
-    assert (said(listing, "x.png"), said(listing, "x.webp")) == (("both", GIVEN), ("one", GIVEN))
+    assert (caption_of(listing, "x.png"), caption_of(listing, "x.webp")) == (
+        ("both", GIVEN),
+        ("one", GIVEN),
+    )
 
 
 def test_a_blank_text_is_ignored_and_the_next_one_counts(tmp_path):
@@ -157,8 +162,8 @@ def test_a_blank_text_is_ignored_and_the_next_one_counts(tmp_path):
     ):
         write(tmp_path, name, text)
     listing = list_folder(tmp_path)
-    assert said(listing, "x.png") == ("a bowl", GIVEN)
-    assert said(listing, "y.png") == ("y", NAMED)
+    assert caption_of(listing, "x.png") == ("a bowl", GIVEN)
+    assert caption_of(listing, "y.png") == ("y", NAMED)
 
 
 MANIFESTS = [
@@ -190,7 +195,7 @@ def test_usual_lists_of_captions_are_read(tmp_path, name, data):
     write(tmp_path, name, data)
     listing = list_folder(tmp_path)
     assert (listing.files, listing.bad_lines) == (["a.png"], [])
-    assert said(listing, "a.png") == ("a jar", GIVEN)
+    assert caption_of(listing, "a.png") == ("a jar", GIVEN)
 
 
 def test_a_table_has_quotes_and_bad_rows_by_their_lines(tmp_path):
@@ -210,7 +215,7 @@ def test_a_table_has_quotes_and_bad_rows_by_their_lines(tmp_path):
         "metadata.csv:5",
         "metadata.csv:6",
     ]
-    assert said(listing, "c.png")[0] == "held_back"
+    assert caption_of(listing, "c.png")[0] == "held_back"
 
 
 @pytest.mark.parametrize(
@@ -257,7 +262,7 @@ def test_names_are_compared_as_people_write_them(tmp_path, on_disk, written, lay
         else f"file_name,text\n{written},a jar"
     )
     write(tmp_path, layout, row)
-    assert said(list_folder(tmp_path), on_disk) == ("a jar", GIVEN)
+    assert caption_of(list_folder(tmp_path), on_disk) == ("a jar", GIVEN)
 
 
 def test_a_name_that_fits_several_files_fits_none(tmp_path):
@@ -274,7 +279,7 @@ def test_a_name_that_fits_several_files_fits_none(tmp_path):
         ("metadata.jsonl:1", True),
         ("metadata.jsonl:2", True),
     ]
-    assert said(listing, "A.png") == ("z", GIVEN)
+    assert caption_of(listing, "A.png") == ("z", GIVEN)
 
 
 @pytest.mark.parametrize(
@@ -290,9 +295,9 @@ def test_a_file_whose_line_fails_is_held_back_with_the_reason(tmp_path, line):
     write(tmp_path, "b.png")
     write(tmp_path, "metadata.jsonl", line)
     listing = list_folder(tmp_path)
-    code, sentence = said(listing, "a.png")
+    code, sentence = caption_of(listing, "a.png")
     assert (code, "metadata.jsonl:1" in sentence) == ("held_back", True)
-    assert said(listing, "b.png") == ("b", NAMED)
+    assert caption_of(listing, "b.png") == ("b", NAMED)
 
 
 def test_contradicting_lines_are_reported_and_the_first_counts(tmp_path):
@@ -311,10 +316,10 @@ def test_contradicting_lines_are_reported_and_the_first_counts(tmp_path):
     listing = list_folder(tmp_path)
     found = listing.describe("a.png")
     assert (found.caption, found.licence, found.source) == ("one", "MIT", "me")
-    output = {line.name: line.sentence for line in listing.bad_lines}
-    assert list(output) == ["metadata.jsonl:3", "metadata.csv:2"]
-    assert "metadata.jsonl:1" in output["metadata.jsonl:3"]
-    assert "licence differs from that of metadata.jsonl:2" in output["metadata.jsonl:3"]
+    found = {line.name: line.sentence for line in listing.bad_lines}
+    assert list(found) == ["metadata.jsonl:3", "metadata.csv:2"]
+    assert "metadata.jsonl:1" in found["metadata.jsonl:3"]
+    assert "licence differs from that of metadata.jsonl:2" in found["metadata.jsonl:3"]
 
 
 def test_two_pairs_with_one_foreground_are_reported(tmp_path):
@@ -374,7 +379,7 @@ def test_a_manifest_overrules_the_folder_name(tmp_path):
 
 def test_names_become_captions_on_request_of_the_user(tmp_path):
     write(tmp_path, "red_bowl-02.png")
-    assert said(
+    assert caption_of(
         list_folder(tmp_path, options=ListingOptions(captions_from_names=True)), "red_bowl-02.png"
     ) == (
         "red bowl",
@@ -384,8 +389,8 @@ def test_names_become_captions_on_request_of_the_user(tmp_path):
 
 def test_caption_layouts_of_other_tools_are_read(shared):
     listing = list_folder(shared / "cases" / "captions")
-    output = {name: said(listing, name) for name in listing.files}
-    assert {name: text for name, (text, _) in output.items()} == {
+    found = {name: caption_of(listing, name) for name in listing.files}
+    assert {name: text for name, (text, _) in found.items()} == {
         "bom.png": "a red bowl",
         "capext.png": "a caption in kohya's default extension",
         "csv/a.png": "a purple jar",
@@ -399,9 +404,9 @@ def test_caption_layouts_of_other_tools_are_read(shared):
         "twin.webp": "twins",
         "upper.png": "a caption in upper case extension",
     }
-    assert output["empty.png"][1] == NAMED
+    assert found["empty.png"][1] == NAMED
     named = list_folder(shared / "cases" / "captions", options=ListingOptions(encoding="gb18030"))
-    assert said(named, "gbk.png") == ("一只红色的碗", GIVEN)
+    assert caption_of(named, "gbk.png") == ("一只红色的碗", GIVEN)
 
 
 def test_metadata_and_texts_in_a_zip_are_listed_alike(tmp_path):
@@ -424,7 +429,7 @@ def test_metadata_and_texts_in_a_zip_are_listed_alike(tmp_path):
         "x.zip/",
     )
     assert sorted(listing.files) == ["a.png", "in/b.png"]
-    assert (said(listing, "a.png"), said(listing, "in/b.png")) == (
+    assert (caption_of(listing, "a.png"), caption_of(listing, "in/b.png")) == (
         ("a bowl", GIVEN),
         ("a jar", GIVEN),
     )

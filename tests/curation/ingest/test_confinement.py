@@ -1,4 +1,4 @@
-"""A decoder that was taken over runs whatever it likes in its confined process: it gets at nothing, the parent lives."""
+"""A compromised decoder can run any code in its confined process without reaching anything or ending the parent."""
 
 import contextlib
 import ctypes
@@ -43,7 +43,7 @@ TOOLS = (
     time,
     Path,
 )
-"""What the attacks below use, imported before the process is confined, as a decoder's libraries are."""
+"""Modules that the attacks use, imported before the process is confined, like a decoder's libraries."""
 
 
 def taken_over(request: Message) -> Message:
@@ -86,7 +86,7 @@ def attempt(statement: str) -> str:
 
 
 def raw(name: str, number: int, *arguments: str) -> str:
-    """Return a system call by number, as code that was slipped in would make it; x86_64 only."""
+    """Return the code of a raw system call, as injected code would make it; x86_64 only."""
     listed = ", ".join([f"ctypes.c_long({number})", *arguments])
     return (
         "libc = ctypes.CDLL(None, use_errno=True)\n"

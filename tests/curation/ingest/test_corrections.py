@@ -1,4 +1,4 @@
-"""A folder imported again: corrections are told always, taken on request, remembered, and frozen snapshots stay."""
+"""A repeated import: corrections are reported, applied on request and recorded; frozen snapshots do not change."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def account(database) -> dict[str, tuple[str, list[str]]]:
         return {row.name: (row.outcome, row.codes) for row in tx.execute(sa.select(import_files))}
 
 
-def told(summary) -> list[tuple[str, str, str | None, str | None, bool]]:
+def reported(summary) -> list[tuple[str, str, str | None, str | None, bool]]:
     return [(one.name, one.field, one.before, one.after, one.taken) for one in summary.differences]
 
 
@@ -132,14 +132,14 @@ def test_a_changed_description_is_reported_and_applied_on_request(database, stor
         ("cut.png", "caption", "a cut", "a cut fig"),
         ("cut.png", "licence", "MIT", "CC0-1.0"),
     ]
-    assert told(second) == [(*one, False) for one in expected]
+    assert reported(second) == [(*one, False) for one in expected]
     assert second.fresh == 0
     assert standing(database) == ["IMG", "a bear", "an apple"]
-    assert told(import_seeds(database, store, folder)) == told(
+    assert reported(import_seeds(database, store, folder)) == reported(
         second
     )  # told again until it is taken
     third = import_seeds(database, store, folder, update=True)
-    assert told(third) == [(*one, True) for one in expected]
+    assert reported(third) == [(*one, True) for one in expected]
     apple = line_of(database, "a red apple")
     assert (apple.licence, apple.source, apple.split) == ("CC0-1.0", "you", Split.heldout)
     assert line_of(database, "a bear").licence == "MIT"
@@ -172,7 +172,7 @@ def test_candidates_are_corrected_before_and_after_their_verdict(database, store
     describe(
         folder, *CORRECTED[:2], {"file_name": "cut.png", "text": "half a fig", "licence": "CC0-1.0"}
     )
-    assert told(import_seeds(database, store, folder, update=True)) == [
+    assert reported(import_seeds(database, store, folder, update=True)) == [
         ("cut.png", "caption", "a cut fig", "half a fig", True)
     ]
     assert "half a fig" in standing(database)
@@ -321,7 +321,7 @@ def test_a_caption_by_a_person_is_not_replaced_by_a_name(database, store, folder
 def test_names_become_captions_on_request(database, store, folder):
     import_seeds(database, store, folder)
     names = ListingOptions(captions_from_names=True)
-    assert told(import_seeds(database, store, folder, options=names)) == [
+    assert reported(import_seeds(database, store, folder, options=names)) == [
         ("IMG_07.png", "caption source", "file name", "given", False)
     ]
     import_seeds(database, store, folder, options=names, update=True)
@@ -347,7 +347,7 @@ def test_an_import_from_before_descriptions_were_kept_is_compared_with_its_sampl
         assert [row["caption"] for row in list_samples(tx, without_caption=True)] == ["IMG"]
         tx.execute(sa.update(import_files).values(description=None))
     describe(folder, *CORRECTED)
-    found = told(import_seeds(database, store, folder))
+    found = reported(import_seeds(database, store, folder))
     assert ("b.png", "licence", None, "MIT", False) in found
     assert ("a.png", "split", "train", "heldout", False) in found
 
@@ -375,7 +375,7 @@ def test_folders_named_like_a_split_are_reported(database, store, tmp_path):
         options=ListingOptions(splits_from_folders=True),
         update=True,
     )
-    assert ("test/b.png", "split", None, "heldout", True) in told(taken)
+    assert ("test/b.png", "split", None, "heldout", True) in reported(taken)
     assert taken.folder_splits == {}
     assert line_of(database, "b").split is Split.heldout
 
@@ -476,8 +476,10 @@ def test_pairs_are_corrected_and_replaced_like_single_files(database, store, tmp
         ("fg.png", "licence", "MIT", "CC0-1.0"),
         ("fg.png", "background", "grass", "a meadow"),
     ]
-    assert told(import_seeds(database, store, at)) == [(*one, False) for one in changes]
-    assert told(import_seeds(database, store, at, update=True)) == [(*one, True) for one in changes]
+    assert reported(import_seeds(database, store, at)) == [(*one, False) for one in changes]
+    assert reported(import_seeds(database, store, at, update=True)) == [
+        (*one, True) for one in changes
+    ]
     assert line_of(database, "a thing on a meadow").texts[LayerRole.background] == "a meadow"
     Image.fromarray(
         255 - grass + np.random.default_rng(1).integers(0, 40, grass.shape, np.uint8)

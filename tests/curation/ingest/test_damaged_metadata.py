@@ -1,4 +1,4 @@
-"""Damaged metadata: no image that a line which cannot be read may describe is taken as if nothing were said of it."""
+"""Damaged metadata: images that an unreadable line may describe are held back instead of imported without it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from curation.domain import Split
 from curation.ingest.folder_listing import list_folder
 from curation.ingest.seed_import import import_seeds
-from tests.curation.ingest.test_caption_layouts import GIVEN, NAMED, said, write
+from tests.curation.ingest.test_caption_layouts import GIVEN, NAMED, caption_of, write
 
 NAMES = ("a.png", "b.png", "c.png", "d.png")
 
@@ -58,9 +58,9 @@ def test_images_that_a_damaged_line_may_describe_are_held_back(
         write(tmp_path, name)
     write(tmp_path, manifest, data)
     listing = list_folder(tmp_path)
-    assert said(listing, "a.png") == ("a house", GIVEN)
+    assert caption_of(listing, "a.png") == ("a house", GIVEN)
     for name in NAMES[1:]:
-        code, sentence = said(listing, name)
+        code, sentence = caption_of(listing, name)
         assert code == "held_back", name
         assert manifest in sentence
 
@@ -74,10 +74,10 @@ def test_a_row_with_too_many_cells_holds_its_own_image_back_and_no_other(tmp_pat
         "file_name,text,split\na.png,6 tall, a cup,test\nb.png,b,train\nc.png,c,test\n",
     )
     listing = list_folder(tmp_path)
-    assert said(listing, "a.png")[0] == "held_back"
-    assert said(listing, "b.png") == ("b", GIVEN)
+    assert caption_of(listing, "a.png")[0] == "held_back"
+    assert caption_of(listing, "b.png") == ("b", GIVEN)
     assert listing.describe("c.png").split is Split.heldout
-    assert said(listing, "d.png") == ("d", NAMED)
+    assert caption_of(listing, "d.png") == ("d", NAMED)
 
 
 def test_entries_of_a_json_object_that_are_no_text_hold_their_images_back(tmp_path: Path) -> None:
@@ -89,14 +89,17 @@ def test_entries_of_a_json_object_that_are_no_text_hold_their_images_back(tmp_pa
         '{"a.png": {"caption": "aa"}, "b.png": ["bb", "b"], "c.png": 5, "d.png": [5]}',
     )
     listing = list_folder(tmp_path)
-    assert (said(listing, "a.png"), said(listing, "b.png")) == (("aa", GIVEN), ("bb", GIVEN))
-    assert said(listing, "c.png")[0] == said(listing, "d.png")[0] == "held_back"
+    assert (caption_of(listing, "a.png"), caption_of(listing, "b.png")) == (
+        ("aa", GIVEN),
+        ("bb", GIVEN),
+    )
+    assert caption_of(listing, "c.png")[0] == caption_of(listing, "d.png")[0] == "held_back"
 
 
 def test_a_damaged_line_of_another_file_than_metadata_holds_nothing_back(tmp_path: Path) -> None:
     write(tmp_path, "a.png")
     write(tmp_path, "log.jsonl", "not JSON at all\n")
-    assert said(list_folder(tmp_path), "a.png") == ("a", NAMED)
+    assert caption_of(list_folder(tmp_path), "a.png") == ("a", NAMED)
 
 
 def test_samples_of_webdataset_are_found_by_their_key(database, store, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Folders as lists: what a manifest says, what is refused of it, and captions where it says nothing."""
+"""Folder listings: manifests, their errors, and captions of files that no manifest describes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Folders with links, pipes, devices, bad archives and files that change meanwhile: each is one refusal, told plainly."""
+"""Links, pipes, devices, damaged archives and files that change during an import: each is one refusal with its reason."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_pipes_sockets_and_devices_are_recorded_without_waiting(
     with socket.socket(socket.AF_UNIX) as listening:
         monkeypatch.chdir(folder)  # the path of a socket has few bytes
         listening.bind("socket.png")
-        response = import_seeds(database, store, folder)
+        summary = import_seeds(database, store, folder)
     found = outcomes(database)
     assert InspectionOutcome(found["good.png"][0]) in TAKEN
     assert (
@@ -77,7 +77,7 @@ def test_pipes_sockets_and_devices_are_recorded_without_waiting(
         assert found[name] == ("reject", ["special_file"]), name
     for name in ("zero.jsonl", "null.png"):
         assert found[name] == ("reject", ["path_traversal"]), name
-    assert all(one.sentence for one in response.named)
+    assert all(one.sentence for one in summary.named)
     assert import_seeds(database, store, folder).fresh == 0
 
 
@@ -208,8 +208,8 @@ def test_bad_members_of_archives_are_refused_alone(database, store, folder):
 
 def test_limits_are_settings_that_reach_the_import(database, store, tmp_path):
     put(tmp_path / "seeds", "a.png", 50)
-    response = import_seeds(database, store, tmp_path / "seeds", limits=ImageLimits(pixels=100))
-    assert response.named[0].codes == ("too_many_pixels",)
+    summary = import_seeds(database, store, tmp_path / "seeds", limits=ImageLimits(pixels=100))
+    assert summary.named[0].codes == ("too_many_pixels",)
 
 
 def test_folders_are_as_deep_as_the_system_allows(tmp_path):
@@ -233,13 +233,13 @@ def test_a_path_too_long_for_the_records_is_one_refusal(database, store, folder)
     member = "".join(chr(0x4E00 + byte * 7) for byte in os.urandom(990)) + ".png"
     with zipfile.ZipFile(folder / "box.zip", "w") as box:
         box.write(folder / f"{deep}/deep.png", member)
-    response = import_seeds(database, store, folder)
+    summary = import_seeds(database, store, folder)
     found = outcomes(database)
     long = {name: one for name, one in found.items() if one[1] == ["name_too_long"]}
     assert {name[:5] for name in long} == {deep[:5], "box.z"}
     assert {one[0] for one in long.values()} == {"reject"}
     assert max(len(name.encode()) for name in found) < 300
     assert InspectionOutcome(found["good.png"][0]) in TAKEN
-    assert any("shorten its folder names" in one.sentence for one in response.named)
+    assert any("shorten its folder names" in one.sentence for one in summary.named)
     again = import_seeds(database, store, folder)
     assert (again.fresh, again.refused, again.gone) == (0, 2, 0)

@@ -1,4 +1,4 @@
-"""Some hundreds of the fuzz's mutations: each file has its account, and the good ones beside them go in."""
+"""Several hundred mutations of the fuzzer: each file has an outcome, and good files are imported."""
 
 from __future__ import annotations
 

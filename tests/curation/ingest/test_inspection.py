@@ -1,4 +1,4 @@
-"""Hostile and odd files: each has one outcome, one code, and never raises."""
+"""Hostile and unusual files: each has one outcome and one code, and none raises."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Importing pairs: rows that name layers become samples of three, and what is wrong with any layer refuses the pair."""
+"""Import of pairs: rows that name layers become samples of three, and a defect of any layer refuses the pair."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def read_samples(database) -> list[Sample]:
 
 def test_pairs_and_single_layers_of_one_folder(database, store, tmp_path):
     draw_pair_seed_set(tmp_path / "seeds", 4, 3)
-    output = import_seeds(database, store, tmp_path / "seeds")
-    assert output.files == 4 + 3
+    summary = import_seeds(database, store, tmp_path / "seeds")
+    assert summary.files == 4 + 3
     found = read_samples(database)
     pairs = [one for one in found if one.kind is Kind.pair]
     assert len(pairs) == 4
@@ -77,7 +77,7 @@ def test_pairs_and_single_layers_of_one_folder(database, store, tmp_path):
         assert (one.licence, one.round) == ("CC0-1.0", 0)
         assert Sample.read(one.line()) == one
     again = import_seeds(database, store, tmp_path / "seeds")
-    assert (again.fresh, again.outcomes) == (0, output.outcomes)
+    assert (again.fresh, again.outcomes) == (0, summary.outcomes)
     assert read_samples(database) == found
 
 
@@ -90,8 +90,8 @@ def test_the_blended_image_is_made_where_there_is_none_and_kept_where_it_is_near
     near = np.clip(np.asarray(Image.open(path)).astype(int) + 3, 0, 255).astype(np.uint8)
     Image.fromarray(near).save(path)
     manifest(tmp_path, first, second)
-    output = import_seeds(database, store, tmp_path)
-    assert output.codes["blend_inexact"] == 1
+    summary = import_seeds(database, store, tmp_path)
+    assert summary.codes["blend_inexact"] == 1
     made, given = sorted(read_samples(database), key=lambda one: one.split is Split.heldout)
     f, b, c = (decode_layer(store.get(made.layers[role])) for role in LayerRole)
     assert (composite(f, b) == c).all()
@@ -113,9 +113,9 @@ def test_column_names_of_other_tools_are_read_and_mattes_are_no_images(tmp_path)
     assert listing.files == ["f.png", "alone.png"]
     pair = listing.pairs["f.png"]
     assert (pair.background, pair.blended, pair.prompt.background) == ("b.png", "c.png", "a mat")
-    message = listing.describe("f.png")
-    assert (message.caption, message.licence) == ("a cat on a mat", "MIT")
-    assert message.source == "foreground: here; background: there"
+    description = listing.describe("f.png")
+    assert (description.caption, description.licence) == ("a cat on a mat", "MIT")
+    assert description.source == "foreground: here; background: there"
 
 
 @pytest.mark.parametrize(
@@ -170,10 +170,10 @@ def test_each_defect_refuses_the_pair_with_its_code(tmp_path):
         "empty_alpha": (np.zeros_like(f), b, None),
     }
     for code, layers in cases.items():
-        output = inspect_and_encode_pair(*read(files_of(tmp_path, *layers)), "pair")
-        assert (output.outcome, output.code) == (InspectionOutcome.reject, code), output
-        assert output.layer is None
-        assert output.sentence
+        result = inspect_and_encode_pair(*read(files_of(tmp_path, *layers)), "pair")
+        assert (result.outcome, result.code) == (InspectionOutcome.reject, code), result
+        assert result.layer is None
+        assert result.sentence
     files = files_of(tmp_path, f, b)
     files[1].write_bytes(b"\xff\xd8\xff\xe0 no photograph")
     assert inspect_and_encode_pair(*read(files), "pair").code == "corrupt"
@@ -189,10 +189,10 @@ def test_backgrounds_of_any_format_are_taken_and_lossy_ones_flagged(tmp_path, su
     [front, _, _] = files_of(tmp_path, pair[FRONT], pair[BACK])
     background = tmp_path / f"background.{suffix}"
     Image.fromarray(pair[BACK][..., :3]).save(background, **options)
-    output = inspect_and_encode_pair(front.read_bytes(), background.read_bytes(), None, "pair")
-    assert output.layer is not None, output
-    assert ("lossy_source" in output.codes) == (suffix != "tif")
-    stored = decode_layer(output.beside[BACK].layer)
+    result = inspect_and_encode_pair(front.read_bytes(), background.read_bytes(), None, "pair")
+    assert result.layer is not None, result
+    assert ("lossy_source" in result.codes) == (suffix != "tif")
+    stored = decode_layer(result.beside[BACK].layer)
     assert np.abs(stored.astype(int) - pair[BACK]).mean() < 3
 
 
@@ -209,8 +209,8 @@ def test_links_and_copies_are_recognized(database, store, tmp_path):
         copy[role] = name
     manifest(tmp_path, *rows, copy)
     (tmp_path / "elsewhere.png").unlink()
-    output = import_seeds(database, store, tmp_path)
-    named = {one.name: (one.outcome, one.codes) for one in output.named}
+    summary = import_seeds(database, store, tmp_path)
+    named = {one.name: (one.outcome, one.codes) for one in summary.named}
     assert named["0/foreground.png"] == (InspectionOutcome.reject, ("path_traversal",))
     assert named["copy/foreground.png"] == (
         InspectionOutcome.duplicate,
@@ -237,10 +237,10 @@ def test_a_doubtful_pair_waits_for_people_with_all_its_layers(database, store, t
 
 @pytest.mark.slow
 def test_real_pairs_are_all_accounted_for(database, store, shared):
-    output = import_seeds(database, store, shared / "layer_pairs")
+    summary = import_seeds(database, store, shared / "layer_pairs")
     found = read_samples(database)
     assert (
-        output.outcomes
+        summary.outcomes
         == {
             InspectionOutcome.accept: 34,
             InspectionOutcome.accept_warn: 7,  # five of them animals whose necks leave the image at the bottom
@@ -250,8 +250,8 @@ def test_real_pairs_are_all_accounted_for(database, store, shared):
     )
     assert {one.kind for one in found} == {Kind.pair}
     assert len(found) == 41
-    assert output.codes == {"blend_inexact": 7, "pair_incomplete": 2}
+    assert summary.codes == {"blend_inexact": 7, "pair_incomplete": 2}
     assert all("GPL-2" in one.licence or "MIT" in one.licence for one in found)
     assert all(set(one.texts) == {FRONT, BACK} for one in found)
     again = import_seeds(database, store, shared / "layer_pairs")
-    assert (again.fresh, again.outcomes) == (0, output.outcomes)
+    assert (again.fresh, again.outcomes) == (0, summary.outcomes)

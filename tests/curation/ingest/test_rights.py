@@ -1,4 +1,4 @@
-"""Licences and sources at import: stated, SPDX where possible, or said to be unknown."""
+"""Licences and sources at import: stated, as SPDX ids where possible, or recorded as unknown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from curation.synthetic.dataset import draw_seed_set
 
 @pytest.fixture
 def folder(tmp_path):
-    """Six drawn images: two with a licence and a source, two with a licence, two with neither."""
+    """Return a folder of six images: two with licence and source, two with a licence, two with neither."""
     draw_seed_set(tmp_path / "drawn", 6)
     folder = tmp_path / "seeds"
     folder.mkdir()
@@ -41,8 +41,8 @@ def imported(database, store, folder, **options):
     )
     with database.transaction() as tx:
         lines = tx.execute(sa.select(samples.c.line)).scalars()
-        found = {one.caption: one for one in map(Sample.read, lines)}
-    held_back = sum("rights_missing" in one.codes for one in summary.named)
+        found = {sample.caption: sample for sample in map(Sample.read, lines)}
+    held_back = sum("rights_missing" in sample.codes for sample in summary.named)
     return found, held_back
 
 

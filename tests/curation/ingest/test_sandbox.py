@@ -1,4 +1,4 @@
-"""The sandbox: a process that dies, hangs, lies or runs out of memory takes one item with it, and nothing else."""
+"""The sandbox: a worker that dies, hangs, returns invalid data or runs out of memory fails one item only."""
 
 import ctypes
 import os
@@ -21,7 +21,7 @@ QUICK = SandboxLimits(cpu_seconds=1, wall_seconds=20)
 
 
 def work(request: Message) -> Message:
-    """Process an item in a worker; some end as decoders do."""
+    """Process an item in a worker; some items fail in the ways of decoders."""
     item = request.metadata["item"]
     if item == 13:
         ctypes.string_at(0)
@@ -33,7 +33,7 @@ def work(request: Message) -> Message:
     if item == 19:
         return Message({"length": len(bytearray(3 << 30))})
     if item == 21:
-        raise KeyError("what a decoder may raise")
+        raise KeyError("an error of a decoder")
     if item == 22:
         return Message({"value": float("nan")})
     return Message({"square": item * item})
@@ -47,7 +47,7 @@ def load(item: int) -> Message:
 
 def parse(item: int, answer: Message) -> int:
     if item == 23:
-        raise ValueError("not what was wanted")
+        raise ValueError("unexpected answer")
     square = answer.metadata["square"]
     assert isinstance(square, int)
     return square
@@ -104,11 +104,11 @@ def test_items_are_taken_only_a_little_ahead():
 
 def test_bytes_and_open_files_go_in_and_bytes_come_back(tmp_path: Path):
     (tmp_path / "a").write_bytes(b"from a file" * 1000)
-    whole = os.urandom(3 << 20)
+    payload = os.urandom(3 << 20)
     with (tmp_path / "a").open("rb") as file:
-        answer = run_confined(read_part, Message({}, [whole, file, b""]))
+        answer = run_confined(read_part, Message({}, [payload, file, b""]))
     assert isinstance(answer, Message)
-    assert list(answer.parts) == [whole, b"from a file" * 1000, b""]
+    assert list(answer.parts) == [payload, b"from a file" * 1000, b""]
 
 
 def test_an_answer_larger_than_allowed_is_refused():
@@ -129,14 +129,16 @@ def test_a_worker_that_cannot_start_is_an_error_with_its_reason():
 
 
 def test_leaving_early_ends_the_workers():
-    others = psutil.Process().children()  # servers of other tests in this process
+    earlier = psutil.Process().children()  # servers of other tests in this process
     with Sandbox(work, load, parse, workers=2) as sandbox:
         results = sandbox.run([1, 18, 18, 18])
         next(results)
-        children = [one for one in psutil.Process().children() if one not in others]
+        children = [process for process in psutil.Process().children() if process not in earlier]
         assert children
     assert not [
-        one for one in children if one.is_running() and one.status() != psutil.STATUS_ZOMBIE
+        process
+        for process in children
+        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     ]
 
 
@@ -154,7 +156,7 @@ with Sandbox(test_sandbox.lazy, lambda item: Message({}), lambda item, answer: a
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the death signal is Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
 @pytest.mark.parametrize("busy", ["idle", "busy"])
 def test_a_parent_that_is_killed_leaves_no_worker(busy: str):
     environment = os.environ | {
@@ -167,8 +169,12 @@ def test_a_parent_that_is_killed_leaves_no_worker(busy: str):
     with parent.stdin, parent.stdout:
         pid = int(parent.stdout.readline())
         workers = psutil.Process(parent.pid).children()
-        assert pid in {one.pid for one in workers}
+        assert pid in {process.pid for process in workers}
         parent.send_signal(signal.SIGKILL)
         parent.wait()
     psutil.wait_procs(workers, timeout=20)
-    assert not [one for one in workers if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    assert not [
+        process
+        for process in workers
+        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    ]

@@ -1,4 +1,4 @@
-"""Importing a folder: every file accounted for, once, in parallel, and again after any interruption."""
+"""Import of a folder: every file has one outcome, in parallel, and again after any interruption."""
 
 import json
 import os
@@ -91,15 +91,15 @@ def outcomes(database) -> dict[str, tuple[str, list[str]]]:
 
 def test_every_file_has_its_outcome_and_good_ones_become_samples(database, store, folder):
     seen = []
-    output = import_seeds(database, store, folder, seen.append)
-    assert output.outcomes == {
+    summary = import_seeds(database, store, folder, seen.append)
+    assert summary.outcomes == {
         InspectionOutcome.accept: 6,
         InspectionOutcome.duplicate: 2,
         InspectionOutcome.review: 1,
         InspectionOutcome.reject: 2,
     }
-    assert (output.files, output.fresh, output.refused) == (11, 11, 2)
-    assert {one.name for one in output.named} == {
+    assert (summary.files, summary.fresh, summary.refused) == (11, 11, 2)
+    assert {one.name for one in summary.named} == {
         "copy.webp",
         "smaller.png",
         "cut.png",
@@ -164,9 +164,9 @@ def test_an_interrupted_import_goes_on_where_it_stopped(database, store, folder,
         import_seeds(database, store, folder, stop)
     done = len(outcomes(database))
     assert 6 <= done < 11
-    output = import_seeds(database, store, folder)
-    assert output.fresh == 11 - done
-    assert output.outcomes == {
+    summary = import_seeds(database, store, folder)
+    assert summary.fresh == 11 - done
+    assert summary.outcomes == {
         InspectionOutcome.accept: 6,
         InspectionOutcome.duplicate: 2,
         InspectionOutcome.review: 1,
@@ -179,17 +179,17 @@ def test_a_changed_file_is_read_again_and_a_new_one_is_added(database, store, fo
     import_seeds(database, store, folder)
     save(folder, "empty.png", image(20))
     save(folder, "new.png", image(21))
-    output = import_seeds(database, store, folder)
-    assert output.fresh == 2
-    assert output.outcomes[InspectionOutcome.accept] == 8
+    summary = import_seeds(database, store, folder)
+    assert summary.fresh == 2
+    assert summary.outcomes[InspectionOutcome.accept] == 8
     assert len(lines(database)) == 8
 
 
 def test_the_same_files_in_another_folder_are_duplicates(database, store, folder, tmp_path):
     import_seeds(database, store, folder)
     shutil.copytree(folder / "in", tmp_path / "other")
-    output = import_seeds(database, store, tmp_path / "other")
-    assert output.outcomes == {InspectionOutcome.duplicate: 6}
+    summary = import_seeds(database, store, tmp_path / "other")
+    assert summary.outcomes == {InspectionOutcome.duplicate: 6}
     assert outcomes(database)["3.png"] == ("duplicate", ["duplicate_of:in/3.png"])
 
 
@@ -203,7 +203,7 @@ def test_archives_links_and_unusual_names_are_recorded(database, store, tmp_path
         archive.write(tmp_path / "c.png", "in/c.png")
     os.symlink("/etc/hostname", at / "host.png")
     shutil.copy(tmp_path / "c.png", os.fsencode(at) + b"/\xff\xfe.png")
-    output = import_seeds(database, store, at)
+    summary = import_seeds(database, store, at)
     found = outcomes(database)
     assert found["more.zip"] == ("partial", ["path_traversal"])
     assert found["more.zip/../escape.png"] == ("reject", ["path_traversal"])
@@ -211,7 +211,7 @@ def test_archives_links_and_unusual_names_are_recorded(database, store, tmp_path
     assert found["more.zip/in/c.png"][0] == "accept"
     assert found["host.png"] == ("reject", ["path_traversal"])
     assert found["\\xff\\xfe.png"][1][0] == "duplicate_of:more.zip/in/c.png"
-    assert output.refused == 3
+    assert summary.refused == 3
     assert not (tmp_path / "escape.png").exists()
     assert import_seeds(database, store, at).fresh == 0
 
@@ -237,7 +237,7 @@ def test_bad_inputs_in_one_import_have_their_outcomes(database, store, tmp_path)
         pytest.skip("the folder 'shared' with the bad inputs is not beside this checkout")
     with tarfile.open(SHARED / "bad_inputs.tar.gz") as tar:
         tar.extractall(tmp_path, filter="data")
-    output = import_seeds(database, store, tmp_path / "bad_inputs")
+    summary = import_seeds(database, store, tmp_path / "bad_inputs")
     found = outcomes(database)
     rows = json.loads((SHARED / "bad_inputs_expected.json").read_text())["files"]
     for row in (one | CHANGED.get(one["file"], {}) for one in rows):
@@ -259,9 +259,9 @@ def test_bad_inputs_in_one_import_have_their_outcomes(database, store, tmp_path)
     assert found["bad_captions.jsonl:16"] == ("reject", ["bad_line"])
     assert found["metadata_traversal.jsonl:5"] == ("reject", ["path_traversal"])
     assert found["traversal.zip/ok/good.png"][1][0] == "duplicate_of:plain_rgba.png"
-    assert output.files == len(found)
+    assert summary.files == len(found)
     assert (
         len(lines(database))
-        == output.outcomes[InspectionOutcome.accept]
-        + output.outcomes[InspectionOutcome.accept_warn]
+        == summary.outcomes[InspectionOutcome.accept]
+        + summary.outcomes[InspectionOutcome.accept_warn]
     )

@@ -1,4 +1,4 @@
-"""The drawn pairs: the same every time, exact blends, and a measure that tells layers of one picture from strangers."""
+"""Synthetic pairs: deterministic, exact blends, and agreement signals that detect layers of other pairs."""
 
 from __future__ import annotations
 
@@ -153,13 +153,13 @@ def test_wrong_texts_are_detected():
     drawn = list(scenes(60))
     for number, (scene, layers, _) in enumerate(drawn):
         other = drawn[(number + 1) % len(drawn)][0]
-        message = check_pair(
+        agreement = check_pair(
             layers[FRONT], layers[BACK], join_texts(other.subject.text, other.ground.text)
         )
         if scene.subject.color != other.subject.color:
-            assert not message.color, (scene.prompt, other.prompt)
+            assert not agreement.color, (scene.prompt, other.prompt)
         if scene.subject.shape != other.subject.shape:
-            assert not message.shape, (scene.prompt, other.prompt)
+            assert not agreement.shape, (scene.prompt, other.prompt)
     wrong = [
         check_pair(layers[FRONT], layers[BACK], join_texts(scene.subject.text, text)).ground
         for scene, layers, _ in drawn[:20]
@@ -174,12 +174,18 @@ def test_noise_and_empty_layers_match_no_text():
     prompt = join_texts("a red circle", "grass under a blue sky")
     for _ in range(10):
         noise = rng.integers(0, 256, (2, 64, 64, 4), dtype=np.uint8)
-        message = check_pair(noise[0], noise[1], prompt)
-        assert not message.shape
-        assert not message.ground
+        agreement = check_pair(noise[0], noise[1], prompt)
+        assert not agreement.shape
+        assert not agreement.ground
     nothing = np.zeros((64, 64, 4), np.uint8)
-    message = check_pair(nothing, nothing, prompt)
-    assert (message.color, message.shape, message.ground, message.light_gap, message.foot_gap) == (
+    agreement = check_pair(nothing, nothing, prompt)
+    assert (
+        agreement.color,
+        agreement.shape,
+        agreement.ground,
+        agreement.light_gap,
+        agreement.foot_gap,
+    ) == (
         False,
         False,
         False,

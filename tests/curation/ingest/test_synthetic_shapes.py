@@ -1,4 +1,4 @@
-"""The procedural seed: the same pixels every time, exact alpha, and a measure that noise cannot please."""
+"""Synthetic shapes: deterministic pixels, exact alpha, and a prompt check that rejects noise."""
 
 import json
 from collections import Counter
@@ -138,7 +138,7 @@ def test_captions_are_english():
 
 
 def test_fresh_images_match_their_prompts():
-    """At least 97 of 100 unseen pictures of every figure are recognised, at two sizes; colours too."""
+    """At least 97 of 100 unseen images of every shape are recognized with their colors, at two sizes."""
     for shape in SHAPES:
         subjects = [s for s in SUBJECTS.values() if s.shape == shape]
         seen = []
@@ -182,7 +182,7 @@ def noises():
 
 
 def test_noise_matches_no_prompt():
-    """Forty pieces of noise, fine and coarse, hard and soft, framed and not: none shows shape and colour of anything."""
+    """None of forty noise images (fine, coarse, hard, soft, framed or not) matches a shape and a color."""
     for rgba in noises():
         for text in SUBJECTS:
             agreement = check_prompt(rgba, text)

@@ -1,4 +1,4 @@
-"""Garbage collection removes what nothing names, and nothing else, while work goes on."""
+"""Garbage collection removes unnamed objects only, also while other work goes on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.small_instance import fill_instance
 
 DAY = timedelta(days=1)
 FUTURE = -timedelta(hours=1)
-"""A grace period that no object is young enough for."""
+"""A negative grace period, for which every object is old enough."""
 
 
 def names(store) -> set[str]:
@@ -39,30 +39,30 @@ def age(store, *sha256, days=2.0) -> None:
         os.utime(store.folder / name[:2] / name[2:], (time.time() - days * 86_400,) * 2)
 
 
-def test_only_unnamed_objects_older_than_the_grace_period_go(database, store):
+def test_only_unnamed_objects_older_than_the_grace_period_are_removed(database, store):
     fill_instance(database, store)
     named = names(store)
-    old = [store.put(bytes([number]) * 999) for number in range(5)]
+    old = [store.put(bytes([index]) * 999) for index in range(5)]
     young = store.put(b"put just now")
     age(store, *named, *old)
-    tried = collect(database, store, dry_run=True)
+    planned = collect(database, store, dry_run=True)
     assert names(store) == named | {*old, young}
     report = collect(database, store)
     assert names(store) == named | {young}
     assert (report.named, report.young, report.removed) == (len(named), 1, 5)
     assert report.removed_bytes == 5 * 999
-    assert (tried.named, tried.young, tried.removed) == (report.named, 1, 5)
+    assert (planned.named, planned.young, planned.removed) == (report.named, 1, 5)
     again = collect(database, store)
     assert (again.named, again.removed) == (len(named), 0)
 
 
-def test_the_same_on_s3(database, s3_credentials):
+def test_unnamed_objects_are_removed_on_s3(database, s3_credentials):
     store = S3Store(f"test-{uuid.uuid4().hex[:12]}", "objects", s3_credentials.endpoint)
     store.create_bucket()
     fill_instance(database, store)
     named = names(store)
-    for number in range(5):
-        store.put(bytes([number]) * 999)
+    for index in range(5):
+        store.put(bytes([index]) * 999)
     assert collect(database, store).removed == 0
     assert collect(database, store, FUTURE).removed == 5
     assert names(store) == named == all_named_objects(database, store)
@@ -78,15 +78,15 @@ def test_nothing_is_removed_when_a_manifest_is_missing(database, store):
     assert unnamed in names(store)
 
 
-def test_parts_that_an_unfinished_training_stored_stay(database, store):
-    made = fill_instance(database, store)
+def test_parts_of_an_unfinished_training_are_kept(database, store):
+    instance = fill_instance(database, store)
     part = store.put(b"the first part of a long training")
     age(store, part)
     run = {
         "id": uuid.uuid4(),
         "recipe": "base",
         "preset": "tiny",
-        "snapshot_id": made.snapshot,
+        "snapshot_id": instance.snapshot,
         "seed": 0,
         "images": 1,
         "state": "running",
@@ -101,10 +101,10 @@ def test_parts_that_an_unfinished_training_stored_stay(database, store):
 
 
 def test_freezing_and_generating_meanwhile_lose_nothing(database, store):
-    """Content that was stored long ago and is named by nothing is put again while it is collected."""
-    made = fill_instance(database, store)
+    """Old unnamed content is stored again while it is collected."""
+    instance = fill_instance(database, store)
     with database.transaction() as tx:
-        other = make_round(tx, made.checkpoint)
+        other = make_round(tx, instance.checkpoint)
     # After this roll-back the layers of the candidates are in the store, old and unnamed.
     with suppress(ZeroDivisionError), database.transaction() as tx:
         make_candidates(tx, store, other, 40)

@@ -1,4 +1,4 @@
-"""The printed manifests are valid for their programs, contain no secret, and scale by the waiting work."""
+"""The printed manifests are valid, contain no secret, and scale by the waiting work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An instance that is moved goes on elsewhere as if nothing had happened, and the old one says so."""
+"""A moved instance continues on the new servers, and the old one refuses to work."""
 
 from __future__ import annotations
 
@@ -77,27 +77,30 @@ def run(ctx, target: Settings):
 
 
 def test_a_moved_instance_is_the_same_and_freezes_the_same_snapshot(instance, target):
-    made = fill_instance(instance.database, instance.store)
+    filled = fill_instance(instance.database, instance.store)
     before = content(instance.database)
     secret = instance.signing_secret()
     result = run(instance, target)
     assert result.objects == result.copied_objects == len(list(instance.store.list_objects()))
-    with open_context(target) as there:
-        there.database.send = None
-        assert content(there.database) == before
-        assert there.signing_secret() == secret, "people stay signed in"
-        # Both go on: equal work gives equal names in both.
+    with open_context(target) as moved_context:
+        moved_context.database.send = None
+        assert content(moved_context.database) == before
+        assert moved_context.signing_secret() == secret, "people stay signed in"
+        # Equal work in both gives equal snapshots.
         names = []
-        for ctx in (instance, there):
+        for ctx in (instance, moved_context):
             with ctx.database.transaction() as tx:
-                make_candidates(tx, ctx.store, made.round_id, 3, start=900)
+                make_candidates(tx, ctx.store, filled.round_id, 3, start=900)
             names.append(freeze(ctx.database, ctx.store))
         assert names[0] == names[1] == result.snapshot
-        with pytest.raises(sa.exc.DBAPIError, match="append"), there.database.transaction() as tx:
+        with (
+            pytest.raises(sa.exc.DBAPIError, match="append"),
+            moved_context.database.transaction() as tx,
+        ):
             tx.execute(sa.delete(decisions))
 
 
-def test_the_old_instance_says_that_it_was_moved_until_it_is_reopened(instance, target):
+def test_the_old_instance_refuses_work_until_it_is_reopened(instance, target):
     fill_instance(instance.database, instance.store)
     run(instance, target)
     with pytest.raises(Conflict, match="moved to") as refused:
@@ -110,8 +113,8 @@ def test_the_old_instance_says_that_it_was_moved_until_it_is_reopened(instance, 
         assert moved.reopen(tx, "test")
         assert not moved.reopen(tx, "test")
     moved.check_not_moved(instance.database)
-    with open_context(target) as there:
-        moved.check_not_moved(there.database)
+    with open_context(target) as moved_context:
+        moved.check_not_moved(moved_context.database)
 
 
 def test_a_dry_run_counts_and_changes_nothing(instance, server, tmp_path):
@@ -157,13 +160,13 @@ def test_running_workers_and_a_running_stack_are_refused(instance, target):
 
 
 def test_work_during_the_move_is_noticed(instance, target, monkeypatch):
-    made = fill_instance(instance.database, instance.store)
+    filled = fill_instance(instance.database, instance.store)
     load_rows = move.load_rows
 
     def work_meanwhile(*arguments) -> None:
         load_rows(*arguments)
         with instance.database.transaction() as tx:
-            make_candidates(tx, instance.store, made.round_id, 1, start=77)
+            make_candidates(tx, instance.store, filled.round_id, 1, start=77)
 
     with monkeypatch.context() as patch:
         patch.setattr(move, "load_rows", work_meanwhile)
@@ -174,12 +177,12 @@ def test_work_during_the_move_is_noticed(instance, target, monkeypatch):
     run(instance, target)
 
 
-@pytest.mark.parametrize("place", ["objects", "rows", "mark"])
-def test_an_interrupted_move_resumes(instance, target, monkeypatch, place):
+@pytest.mark.parametrize("stage", ["objects", "rows", "mark"])
+def test_an_interrupted_move_resumes(instance, target, monkeypatch, stage):
     fill_instance(instance.database, instance.store)
     before = content(instance.database)
     with monkeypatch.context() as patch:
-        if place == "objects":
+        if stage == "objects":
             put, puts = S3Store.put, []
 
             def stop_after_five(store, source):
@@ -189,7 +192,7 @@ def test_an_interrupted_move_resumes(instance, target, monkeypatch, place):
                 return put(store, source)
 
             patch.setattr(S3Store, "put", stop_after_five)
-        elif place == "rows":
+        elif stage == "rows":
             finish = rows.table_copy.finish_tables
 
             def stop_at_the_end(tx, tables) -> None:
@@ -204,8 +207,8 @@ def test_an_interrupted_move_resumes(instance, target, monkeypatch, place):
     moved.check_not_moved(instance.database)
     result = run(instance, target)
     assert result.copied_objects < result.objects
-    with open_context(target) as there:
-        assert content(there.database) == before
+    with open_context(target) as moved_context:
+        assert content(moved_context.database) == before
 
 
 def test_impossible_targets_are_refused(instance, tmp_path):
@@ -221,7 +224,7 @@ def test_impossible_targets_are_refused(instance, tmp_path):
             target_settings(settings, database, storage, None, None)
 
 
-def test_the_environment_is_for_its_owner_alone(instance, target, tmp_path):
+def test_the_environment_file_is_readable_by_its_owner_only(instance, target, tmp_path):
     path = tmp_path / "moved.env"
     write_environment(target, "s" * 40, path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -247,7 +250,7 @@ def test_a_home_is_moved_to_servers(tmp_path, target):
         ):
             run(laptop, target)
         run(laptop, target)
-    with open_context(target) as there:
-        assert content(there.database) == before
+    with open_context(target) as moved_context:
+        assert content(moved_context.database) == before
     with open_context(home) as laptop, pytest.raises(Conflict, match="moved"):
         moved.check_not_moved(laptop.database)

@@ -1,4 +1,4 @@
-"""Workers record what they do; a lost one is no longer listed, and is removed."""
+"""Workers record their state; a lost one is no longer listed, and is removed."""
 
 from __future__ import annotations
 

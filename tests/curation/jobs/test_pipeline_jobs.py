@@ -1,4 +1,4 @@
-"""Generation and screening as jobs: claims, trouble of the store that costs no attempt, and retries of what failed."""
+"""Generation and screening as jobs: claims, failures of the store that are no attempts, and retries."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from curation.screening.claims import claim_generated
 from tests.support.factories import make_candidates, make_checkpoint, make_round, states
 
 
-class Flaky(FolderStore):
-    """A store that raises what a test asks for, in some of its calls."""
+class FailingStore(FolderStore):
+    """A store that raises a given error in every n-th call."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -72,10 +72,10 @@ def context(settings, database, tmp_path, monkeypatch) -> AppContext:
     named = {"generator": "tests.support.sleeping_generator:load"}
     settings = settings.model_copy(update=named)
     queue = CeleryQueue(make_app(settings, settings.database))
-    return AppContext(settings, database, Flaky(tmp_path / "objects"), queue)
+    return AppContext(settings, database, FailingStore(tmp_path / "objects"), queue)
 
 
-def open_one(context: AppContext, quota: int, priority: int = 0) -> int:
+def open_round(context: AppContext, quota: int, priority: int = 0) -> int:
     with context.database.transaction() as tx:
         return lifecycle.open_round(
             tx,
@@ -100,8 +100,8 @@ def attempts(database: Database) -> set[int]:
         ConnectionResetError("reset"),
     ],
 )
-def test_a_store_that_is_away_costs_no_attempt(context, error) -> None:
-    round_id = open_one(context, 20)
+def test_an_unreachable_store_costs_no_attempt(context, error) -> None:
+    round_id = open_round(context, 20)
     context.store.error = error
     for _ in range(2 * leases.MAX_ATTEMPTS):
         with pytest.raises(InstanceTrouble, match="could not be stored"):
@@ -114,7 +114,7 @@ def test_a_store_that_is_away_costs_no_attempt(context, error) -> None:
 
 
 def test_one_failed_put_does_not_discard_the_others(context) -> None:
-    round_id = open_one(context, 16)
+    round_id = open_round(context, 16)
     context.store.error, context.store.every = OSError(errno.ENOSPC, "full"), 1
     lost: list[str] = []
     put = context.store.put
@@ -145,19 +145,23 @@ def test_screening_reads_no_object_in_a_transaction_and_each_once(context) -> No
 
 
 def test_the_guard_finds_a_read_in_a_transaction(context, monkeypatch) -> None:
-    """What holds the rule for all of the product: a store that is read there fails the test."""
+    """The guard of all tests: a store that is read in a transaction fails the test."""
     with context.database.transaction() as tx:
-        [id_] = make_candidates(tx, context.store, make_round(tx), 1, CandidateState.generated)
+        [candidate_id] = make_candidates(
+            tx, context.store, make_round(tx), 1, CandidateState.generated
+        )
 
     def find_and_read(tx, ids, *rest):
-        found = really_find(tx, ids, *rest)
+        found = find_measurable(tx, ids, *rest)
         FolderStore.get(context.store, found[0].objects[0])
         return found
 
-    really_find = measuring.find_measurable
+    find_measurable = measuring.find_measurable
     monkeypatch.setattr(jobs.screening, "find_measurable", find_and_read)
     with context.database.transaction() as tx:
-        round_id = tx.scalar(sa.select(candidates.c.round_id).where(candidates.c.id == id_))
+        round_id = tx.scalar(
+            sa.select(candidates.c.round_id).where(candidates.c.id == candidate_id)
+        )
     with pytest.raises(AssertionError, match="in a transaction"):
         jobs.screen(context, round_id)
 
@@ -183,7 +187,7 @@ def test_several_workers_never_claim_the_same_to_screen(context) -> None:
     assert len(claimed) == len(set(claimed)) == 60
 
 
-def test_a_store_that_is_away_fails_no_screening(context) -> None:
+def test_an_unreachable_store_fails_no_screening(context) -> None:
     with context.database.transaction() as tx:
         round_id = make_round(tx)
         make_candidates(tx, context.store, round_id, 8, CandidateState.generated)
@@ -228,13 +232,13 @@ def test_a_layer_that_is_gone_fails_after_some_attempts_and_is_retried(context) 
 
 
 def test_rounds_of_a_higher_priority_come_first_and_equal_ones_in_turn(context) -> None:
-    low, high, other = open_one(context, 2), open_one(context, 3, 5), open_one(context, 4)
+    low, high, other = open_round(context, 2), open_round(context, 3, 5), open_round(context, 4)
     with context.database.transaction() as tx:
         assert {work.next_to_generate(tx).round_id for _ in range(5)} == {high}
         work.set_priority(tx, high, 0, "test")
         assert {work.next_to_generate(tx).round_id for _ in range(60)} == {low, high, other}
         work.set_priority(tx, low, 1, "test")
-    jobs.generate(context, other)  # what a message says is less than a priority
+    jobs.generate(context, other)  # a priority overrules the round of the message
     assert states(context.database, low) == {"generated": 2}
     assert states(context.database, other) == {"requested": 4}
 
@@ -243,7 +247,7 @@ def test_rounds_of_a_higher_priority_come_first_and_equal_ones_in_turn(context) 
     ("sharing", "left", "size"), [(1, 3, 16), (4, 200, 16), (4, 20, 3), (8, 1, 1)]
 )
 def test_the_last_batches_of_a_round_are_small(context, sharing, left, size) -> None:
-    round_id = open_one(context, left)
+    round_id = open_round(context, left)
     with context.database.transaction() as tx:
         for name in range(sharing):
             idle = WorkerProcess(str(name), "host", 1, ["generate"], "1", WorkerState.idle)

@@ -14,7 +14,7 @@ from curation import jobs
 from curation.checkpoints import registry, run_history, run_queue, run_states
 from curation.datasets.named_objects import named_objects
 from curation.db import leases
-from curation.db.tables import leases as held
+from curation.db.tables import leases as leases_table
 from curation.db.tables import training_runs
 from curation.domain import Checkpoint, Progress, TrainingRequest
 from curation.errors import Conflict, LayerloopError, Unreachable
@@ -22,14 +22,14 @@ from curation.object_store import compute_sha256
 from curation.ports import ObjectStore, ProgressCallback
 from curation.runtime.context import AppContext, open_context
 from curation.settings import Settings
-from tests.curation.checkpoints.test_checkpoints import order
+from tests.curation.checkpoints.test_checkpoints import make_request
 from tests.curation.cli.test_cli import call, here
 
 __all__ = ["here"]
 
 Step = Callable[[int, Path], None]
 steps: list[Step] = []
-"""What the trainer below does at each step: it is given the images seen and the run's folder."""
+"""The trainer below calls one of these at each step with the number of images seen and the run's folder."""
 
 
 def trainer(
@@ -49,7 +49,7 @@ def trainer(
 
 
 def save(images: int, folder: Path) -> None:
-    """Save a state as a trainer does: whole by a rename."""
+    """Save a state as a trainer does, atomically by a rename."""
     draft, target = folder / f"draft-{images}", folder / "base" / f"state-{images:012d}"
     draft.mkdir(parents=True)
     target.parent.mkdir(exist_ok=True)
@@ -64,7 +64,7 @@ def nothing(images: int, folder: Path) -> None:
 
 
 def wait_for_upload(context: AppContext, run: uuid.UUID, images: int) -> None:
-    """Let the upload of a state come first."""
+    """Wait until a state is uploaded."""
     import time
 
     for _ in range(300):
@@ -83,7 +83,7 @@ def context(settings: Settings, tmp_path: Path) -> Iterator[AppContext]:
 
 
 def on_machine(settings: Settings, folder: Path, name: str) -> Settings:
-    """The settings of a worker with a home of its own."""
+    """Return the settings of a worker with its own home."""
     return settings.model_copy(
         update={
             "home": folder / name,
@@ -94,9 +94,9 @@ def on_machine(settings: Settings, folder: Path, name: str) -> Settings:
 
 
 def request_run(context: AppContext, seed: int = 0) -> uuid.UUID:
-    wanted = order(context.database, seed)
+    request = make_request(context.database, seed)
     with context.database.transaction() as tx:
-        return registry.request_training(tx, wanted, "test")
+        return registry.request_training(tx, request, "test")
 
 
 def row(context: AppContext, run: uuid.UUID) -> dict[str, object]:
@@ -181,7 +181,7 @@ def test_states_go_to_the_store_and_another_home_continues_from_them(
     assert not context.store.has(compute_sha256(bytes([1]) * 100))
     assert context.store.has(compute_sha256(bytes([3]) * 100))
 
-    # The newest state is damaged in the store: the one before it is taken, and the log says so.
+    # The newest state is damaged in the store: the one before it is used, which is logged.
     damaged = states[0].files["part.bin"]
     (tmp_path / "store" / damaged[:2] / damaged[2:]).write_bytes(b"another content")
     seen: list[int] = []
@@ -322,7 +322,7 @@ def test_the_worker_that_lost_its_lease_stops_at_its_next_report(context: AppCon
     def lose(images: int, folder: Path) -> None:
         # The lease expired unnoticed, and another worker claimed the run.
         with context.database.transaction() as tx:
-            tx.execute(sa.update(held).values(expires_at=sa.func.now()))
+            tx.execute(sa.update(leases_table).values(expires_at=sa.func.now()))
             leases.expire(tx)
         with context.database.transaction() as tx:
             assert registry.claim_run(tx, run, "another", 60)

@@ -110,12 +110,12 @@ def test_reused_annotation_id_of_another_author_is_a_new_annotation(labeled):
     labeled.sync.pull()
     labeled.studio.restore(backup)
     assert labeled.studio.annotate(labeled.task(0), REJECT, by=ADA) == first
-    output = [
+    differences = [
         one
         for one in reconcile.compare(labeled.sync, labeled.round)
         if one.candidate == labeled.candidates[0]
     ]
-    assert {one.kind for one in output} == {"lost", "unpulled"}
+    assert {one.kind for one in differences} == {"lost", "unpulled"}
     labeled.sync.pull()
     assert (labeled.state(0), labeled.decisions(0)) == ("accepted", [("accept", CID)])
     assert labeled.accepted() == 1

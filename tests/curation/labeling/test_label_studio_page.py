@@ -73,12 +73,12 @@ def page(studio, browser) -> Iterator[Page]:
     page.close()
 
 
-def open_task(page: Page, labeled: LabeledRound, place: int) -> None:
+def open_task(page: Page, labeled: LabeledRound, index: int) -> None:
     """Open a candidate's task and wait until all its images are loaded."""
     with labeled.database.transaction() as tx:
         [project] = projects.open_projects(tx, labeled.sync.backend.url, labeled.round)
     page.goto(
-        f"{labeled.studio.server.address}/projects/{project.remote_id}/data?task={labeled.task(place)}"
+        f"{labeled.studio.server.address}/projects/{project.remote_id}/data?task={labeled.task(index)}"
     )
     page.wait_for_function(
         "() => { const all = [...document.querySelectorAll('.ll-stage img')];"
@@ -87,7 +87,7 @@ def open_task(page: Page, labeled: LabeledRound, place: int) -> None:
 
 
 def choose(page: Page, name: str) -> None:
-    """Click one of the view controls."""
+    """Click a view control."""
     page.locator(f".ll-views label:has([name='{name}'])").click()
 
 
@@ -177,7 +177,7 @@ def test_a_user_annotates_singles_and_pairs(labeled_rounds, page):
     press(page, "r", "1", "Alt+0")
     send(page, "Submit")
     assert single.sync.pull() == {"decided": 3}
-    assert [single.state(place) for place in range(3)] == ["accepted", "rejected", "waiting"]
+    assert [single.state(index) for index in range(3)] == ["accepted", "rejected", "waiting"]
     assert single.decision_content(1) == (["halo", "holes"], [], "at the left")
     assert pair.decision_content(0) == (["clash", "halo"], ["blended", "foreground"], "")
 
@@ -195,7 +195,7 @@ def test_a_user_updates_an_annotation(labeled_rounds, page):
     assert [verdict for verdict, _ in single.decisions(0)] == ["accept", "undo", "reject"]
 
 
-def open_task_again(page: Page, labeled: LabeledRound, place: int) -> None:
+def open_task_again(page: Page, labeled: LabeledRound, index: int) -> None:
     """Open an annotated task, which still shows its images and its annotation."""
-    open_task(page, labeled, place)
+    open_task(page, labeled, index)
     button(page, "Update").wait_for()

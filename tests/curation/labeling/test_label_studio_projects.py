@@ -43,7 +43,7 @@ def add_candidates(labeled: LabeledRound, store, count: int) -> None:
 
 
 def test_an_unknown_control_does_not_stop_the_project(labeled, store):
-    text = labeled.studio.annotate(labeled.task(0), result=MOOD, by=BOB)
+    annotation = labeled.studio.annotate(labeled.task(0), result=MOOD, by=BOB)
     add_candidates(labeled, store, 3)
     assert labeled.sync.push(labeled.round) == {"pushed": 3}
     assert recorded_error(labeled) == "", "nothing differs, so nothing is written"
@@ -63,16 +63,18 @@ def test_an_unknown_control_does_not_stop_the_project(labeled, store):
     assert labeled.sync.push(labeled.round) == {"pushed": 2}
     assert recorded_error(labeled) == (
         f"project {project} does not accept its labeling configuration: "
-        f"annotation {text} of task {task} uses the unknown control 'mood'"
+        f"annotation {annotation} of task {task} uses the unknown control 'mood'"
     )
-    output = [
+    differences = [
         one for one in reconcile.compare(labeled.sync, labeled.round) if one.kind == "project"
     ]
-    assert [(one.message, one.repairable) for one in output] == [(recorded_error(labeled), False)]
+    assert [(one.message, one.repairable) for one in differences] == [
+        (recorded_error(labeled), False)
+    ]
     reconcile.repair(labeled.sync, labeled.round)
     labeled.studio.annotate(labeled.task(1), ACCEPT, by=BOB)
     assert labeled.sync.pull() == {"decided": 1}
-    labeled.studio.client.annotations.delete(text)
+    labeled.studio.client.annotations.delete(annotation)
     labeled.sync.pull(everything=True)
     assert recorded_error(labeled) == ""
     kept = labeled.studio.client.projects.get(project).label_config
@@ -170,8 +172,8 @@ def test_a_project_with_a_lost_id_is_found_by_its_content(labeled, store, legacy
 
 def test_changed_overlap_is_repaired(labeled):
     labeled.studio.client.projects.update(labeled.project.remote_id, maximum_annotations=3)
-    [output] = reconcile.compare(labeled.sync, labeled.round)
-    assert (output.kind, output.repairable) == ("project", True)
+    [differences] = reconcile.compare(labeled.sync, labeled.round)
+    assert (differences.kind, differences.repairable) == ("project", True)
     assert labeled.studio.client.projects.get(labeled.project.remote_id).maximum_annotations == 3, (
         "to compare changes nothing"
     )
@@ -185,13 +187,13 @@ def test_annotations_of_an_unknown_project_are_pulled(labeled):
     second = labeled.studio.client.projects.create(title="a copy", label_config=config)
     copied = labeled.studio.client.tasks.create(project=int(second.id), data=task.data)
     labeled.studio.annotate(int(copied.id), REJECT, by=BOB)
-    [output] = [
+    [differences] = [
         one
         for one in reconcile.compare(labeled.sync, labeled.round)
         if one.kind == "unknown_project"
     ]
-    assert (output.remote_id, output.repairable) == (second.id, True)
-    assert "1 of them have annotations that are not known here" in output.message
+    assert (differences.remote_id, differences.repairable) == (second.id, True)
+    assert "1 of them have annotations that are not known here" in differences.message
     reconcile.repair(labeled.sync, labeled.round)
     assert labeled.decisions(0) == [("reject", BOB)]
     assert [one for one in reconcile.compare(labeled.sync, labeled.round) if one.repairable] == []

@@ -20,9 +20,13 @@ pytestmark = pytest.mark.slow
 ADA, BOB = "ada@example.org", "bob@example.org"
 
 
-def agree(labeled) -> bool:
+def is_consistent(labeled) -> bool:
     """Return whether nothing is left to repair."""
-    return not [one for one in reconcile.compare(labeled.sync, labeled.round) if one.repairable]
+    return not [
+        difference
+        for difference in reconcile.compare(labeled.sync, labeled.round)
+        if difference.repairable
+    ]
 
 
 def test_annotations_become_decisions_once(labeled):
@@ -45,34 +49,34 @@ def test_annotations_become_decisions_once(labeled):
     assert labeled.decisions(2) == [("skip", BOB)]
     with labeled.database.transaction() as tx:
         rows = {row.candidate_id: row for row in tx.execute(sa.select(decisions_table()))}
-    one, two = rows[labeled.candidates[0]], rows[labeled.candidates[1]]
-    assert (one.channel, one.dwell_ms, one.propensity) == ("label-studio", 2_500, 1.0)
-    assert two.reasons == ["halo", "holes"]
+    first, second = rows[labeled.candidates[0]], rows[labeled.candidates[1]]
+    assert (first.channel, first.dwell_ms, first.propensity) == ("label-studio", 2_500, 1.0)
+    assert second.reasons == ["halo", "holes"]
     assert labeled.accepted() == 1
-    assert agree(labeled)
+    assert is_consistent(labeled)
 
 
 def test_an_edit_is_an_undo_and_a_new_decision(labeled):
-    text = labeled.studio.annotate(labeled.task(0), ACCEPT, by=ADA)
+    annotation = labeled.studio.annotate(labeled.task(0), ACCEPT, by=ADA)
     labeled.sync.pull()
-    labeled.studio.edit_annotation(text, REJECT, [RejectReason.residue])
+    labeled.studio.edit_annotation(annotation, REJECT, [RejectReason.residue])
     assert labeled.sync.pull() == {"decided": 1}
     assert [verdict for verdict, _ in labeled.decisions(0)] == ["accept", "undo", "reject"]
     assert labeled.state(0) == "rejected"
     assert labeled.accepted() == 0
-    assert agree(labeled)
+    assert is_consistent(labeled)
 
 
 def test_a_deleted_annotation_is_undone(labeled):
-    text = labeled.studio.annotate(labeled.task(0), ACCEPT, by=ADA)
+    annotation = labeled.studio.annotate(labeled.task(0), ACCEPT, by=ADA)
     labeled.sync.pull()
-    labeled.studio.client.annotations.delete(text)
+    labeled.studio.client.annotations.delete(annotation)
     assert labeled.sync.pull() == {"undone": 1}
     assert (labeled.state(0), labeled.accepted()) == ("waiting", 0)
     assert labeled.sync.pull() == {}
     labeled.studio.annotate(labeled.task(0), REJECT, by=BOB)  # its task is open again
     assert labeled.sync.pull() == {"decided": 1}
-    assert agree(labeled)
+    assert is_consistent(labeled)
 
 
 def test_a_second_annotation_is_refused_and_reported(labeled):
@@ -81,13 +85,17 @@ def test_a_second_annotation_is_refused_and_reported(labeled):
     assert labeled.sync.pull() == {"decided": 1, "refused": 1}
     assert labeled.decisions(0) == [("accept", ADA)]
     assert labeled.refusals() == ["this candidate is already decided"]
-    output = [one for one in reconcile.compare(labeled.sync, labeled.round) if not one.repairable]
-    assert [one.kind for one in output] == ["refused"]
-    assert BOB in output[0].message
+    differences = [
+        difference
+        for difference in reconcile.compare(labeled.sync, labeled.round)
+        if not difference.repairable
+    ]
+    assert [difference.kind for difference in differences] == ["refused"]
+    assert BOB in differences[0].message
 
 
 @pytest.mark.parametrize(
-    ("result", "why"),
+    ("result", "message"),
     [
         ([{"from_name": "mood", "to_name": "candidate", "type": "choices", "value": {"choices": ["fine"]}}], "the control 'mood'"),
         ([{"from_name": "verdict", "to_name": "candidate", "type": "choices", "value": {"choices": ["maybe"]}}], "maybe"),
@@ -96,19 +104,21 @@ def test_a_second_annotation_is_refused_and_reported(labeled):
     ],
     ids=["control", "verdict", "reason", "nothing"],
 )  # fmt: skip
-def test_an_unreadable_annotation_is_refused_and_reported(labeled, result, why):
+def test_an_unreadable_annotation_is_refused_and_reported(labeled, result, message):
     labeled.studio.annotate(labeled.task(0), result=result)
     assert labeled.sync.pull() == {"refused": 1}
     assert labeled.sync.pull(everything=True) == {}
     assert labeled.state(0) == "waiting"
-    assert why in labeled.refusals()[0]
-    assert [one.kind for one in reconcile.compare(labeled.sync, labeled.round)] == ["refused"]
+    assert message in labeled.refusals()[0]
+    assert [difference.kind for difference in reconcile.compare(labeled.sync, labeled.round)] == [
+        "refused"
+    ]
 
 
 def test_an_unreadable_edit_keeps_the_decision(labeled):
-    text = labeled.studio.annotate(labeled.task(0), ACCEPT)
+    annotation = labeled.studio.annotate(labeled.task(0), ACCEPT)
     labeled.sync.pull()
-    labeled.studio.client.annotations.update(text, result=[])
+    labeled.studio.client.annotations.update(annotation, result=[])
     assert labeled.sync.pull() == {"refused": 1}
     assert labeled.state(0) == "accepted"
 
@@ -121,29 +131,27 @@ def test_a_decision_on_either_interface_removes_the_other(labeled):
     labeled.studio.annotate(labeled.task(1), ACCEPT, by=BOB)
     assert labeled.sync.push(labeled.round) == {"removed": 1}
     assert str(labeled.candidates[0]) not in labeled.studio.tasks(labeled.project.remote_id)
-    assert labeled.state(1) == "accepted", (
-        "what was said there was brought home before anything was taken down"
-    )
+    assert labeled.state(1) == "accepted", "annotations are pulled before tasks are removed"
     with labeled.database.transaction() as tx:
         items = queue.claim_items(tx, ada, labeled.round, 8, (), 60)
     assert {item.id for item in items} < set(labeled.candidates[2:])
     assert len(items) == 3, "the other half is left to Bob, who gets it next"
     assert labeled.sync.push(labeled.round) == {"removed": 3}, (
-        "nobody there is given what somebody looks at here"
+        "candidates leased by a reviewer have no tasks"
     )
     assert late not in [
         task_id
         for task_ids in labeled.studio.tasks(labeled.project.remote_id).values()
         for task_id in task_ids
     ]
-    assert agree(labeled)
+    assert is_consistent(labeled)
 
 
 def test_an_annotation_waits_for_a_lease(labeled):
     with labeled.database.transaction() as tx:
         tx.execute(
             sa.update(labeling_tasks).values(reserved_until=None)
-        )  # for who was there in other tests
+        )  # reservations of users in other tests
         ada = reviewers.add_reviewer(tx, "ada")
         queue.claim_items(tx, ada.id, labeled.round, 8, (), 60)
     labeled.studio.annotate(labeled.task(0), ACCEPT, by=BOB)
@@ -153,21 +161,21 @@ def test_an_annotation_waits_for_a_lease(labeled):
     assert labeled.state(0) == "showing"
     with labeled.database.transaction() as tx:
         decisions.decide(tx, ada.id, labeled.candidates[0], REJECT, key=uuid.uuid4())
-        reviewers.deactivate(tx, ada)  # her tray waits again
+        reviewers.deactivate(tx, ada)  # her candidates wait again
     assert labeled.sync.pull() == {"decided": 1, "refused": 1}
     assert labeled.decisions(0) == [("reject", "ada")]
     assert labeled.decisions(1) == [("accept", BOB)]
     assert labeled.sync.push(labeled.round) == {"pushed": 6}
-    assert agree(labeled)
+    assert is_consistent(labeled)
 
 
 def test_a_withdrawn_candidate_is_removed_and_late_annotations_refused(labeled):
-    from curation.rounds import lifecycle as rounds_room
+    from curation.rounds import lifecycle
 
     project = labeled.project
     labeled.studio.annotate(labeled.task(0), ACCEPT, by=ADA)
     with labeled.database.transaction() as tx:
-        rounds_room.close_round(tx, labeled.round, "test")
+        lifecycle.close_round(tx, labeled.round, "test")
     assert labeled.sync.push(labeled.round) == {"removed": 8}
     assert labeled.state(0) == "withdrawn"
     assert labeled.refusals() == ["the round of this candidate was closed"]
@@ -184,7 +192,7 @@ def test_an_undo_pushes_the_candidate_again(labeled):
         reviewers.deactivate(tx, reviewers.find_reviewer(tx, "ada"))
     assert labeled.sync.push(labeled.round) == {"pushed": 1}
     assert str(labeled.candidates[0]) in labeled.studio.tasks(labeled.project.remote_id)
-    assert agree(labeled)
+    assert is_consistent(labeled)
 
 
 def test_switching_the_interface_of_an_open_round(labeled):
@@ -199,7 +207,7 @@ def test_switching_the_interface_of_an_open_round(labeled):
         projects.switch_interface(tx, labeled.round, "label-studio", "test")
     assert labeled.sync.push(labeled.round) == {"pushed": 7}
     assert len(labeled.studio.tasks(remote_id)) == 8
-    assert agree(labeled)
+    assert is_consistent(labeled)
 
 
 def test_a_paused_round_has_no_tasks(labeled):
@@ -216,7 +224,7 @@ def test_a_deleted_task_is_pushed_again(labeled):
     labeled.sync.pull()
     for index in (0, 1):
         labeled.studio.client.tasks.delete(str(labeled.task(index)))
-    assert [one.kind for one in reconcile.compare(labeled.sync, labeled.round)] == [
+    assert [candidate.kind for candidate in reconcile.compare(labeled.sync, labeled.round)] == [
         "missing",
         "missing",
     ]
@@ -224,9 +232,9 @@ def test_a_deleted_task_is_pushed_again(labeled):
     assert (labeled.state(0), labeled.state(1)) == ("waiting", "accepted")
     assert labeled.sync.push(labeled.round) == {"pushed": 1}
     assert set(labeled.studio.tasks(remote_id)) == {
-        str(one) for one in (labeled.candidates[0], *labeled.candidates[2:])
+        str(candidate) for candidate in (labeled.candidates[0], *labeled.candidates[2:])
     }
-    assert agree(labeled)
+    assert is_consistent(labeled)
 
 
 def test_a_deleted_project_is_created_again(labeled):
@@ -234,12 +242,14 @@ def test_a_deleted_project_is_created_again(labeled):
     labeled.sync.pull()
     first = labeled.project.remote_id
     labeled.studio.client.projects.delete(first)
-    assert [one.kind for one in reconcile.compare(labeled.sync, labeled.round)] == ["project"]
+    assert [difference.kind for difference in reconcile.compare(labeled.sync, labeled.round)] == [
+        "project"
+    ]
     assert labeled.sync.pull() == {"projects_lost": 1}
     assert labeled.sync.push(labeled.round) == {"pushed": 7}
     assert labeled.project.remote_id != first
     assert labeled.state(0) == "accepted"
-    assert agree(labeled)
+    assert is_consistent(labeled)
 
 
 def test_users_are_matched_to_reviewers_by_email(labeled):
@@ -272,8 +282,10 @@ def test_a_large_round_has_several_projects(labeled, store):
     with labeled.database.transaction() as tx:
         parts = projects.open_projects(tx, small.backend.url, round_id)
     assert [project.part for project in parts] == [1, 2, 3]
-    there = [one for project in parts for one in labeled.studio.tasks(project.remote_id)]
-    assert sorted(there) == sorted(map(str, made))
+    task_ids = [
+        candidate for project in parts for candidate in labeled.studio.tasks(project.remote_id)
+    ]
+    assert sorted(task_ids) == sorted(map(str, made))
 
 
 @pytest.mark.parametrize("page", [1, 4, 5, 8, 9])
@@ -281,7 +293,7 @@ def test_tasks_are_read_in_pages(labeled, monkeypatch, page):
     monkeypatch.setattr("curation.adapters.label_studio.PAGE", page)
     labeled.studio.annotate(labeled.task(3), ACCEPT)
     assert labeled.sync.pull(everything=True) == {"decided": 1}
-    assert agree(labeled)
+    assert is_consistent(labeled)
 
 
 def test_concurrent_pushes_create_no_duplicates(labeled, store):
@@ -292,20 +304,20 @@ def test_concurrent_pushes_create_no_duplicates(labeled, store):
     with labeled.database.transaction() as tx:
         round_id = make_round(tx)
         made = make_candidates(tx, store, round_id, 20)
-    several = [
+    threads = [
         threading.Thread(target=replace(labeled.sync, holder=f"{n}").push, args=(round_id,))
         for n in range(4)
     ]
-    for one in several:
-        one.start()
-    for one in several:
-        one.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert labeled.sync.push(round_id) == {}
     with labeled.database.transaction() as tx:
         [project] = projects.open_projects(tx, labeled.sync.backend.url, round_id)
-    there = labeled.studio.tasks(project.remote_id)
-    assert sorted(there) == sorted(map(str, made))
-    assert all(len(several) == 1 for several in there.values())
+    task_ids = labeled.studio.tasks(project.remote_id)
+    assert sorted(task_ids) == sorted(map(str, made))
+    assert all(len(threads) == 1 for threads in task_ids.values())
 
 
 def decisions_table():

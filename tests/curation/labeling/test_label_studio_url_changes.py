@@ -41,22 +41,23 @@ def test_tasks_get_new_urls_and_keep_their_annotations(labeled):
     labeled.studio.annotate(labeled.task(1), None, was_cancelled=True, by=ADA)
     labeled.sync.pull()
     before = set(pages(labeled))
-    context = moved(labeled.sync)
-    assert [(one.kind, one.repairable) for one in reconcile.compare(context, labeled.round)] == [
-        ("stale", True)
-    ] * 8
-    reconcile.repair(context, labeled.round)
-    assert reconcile.compare(context, labeled.round) == []
+    sync = moved(labeled.sync)
+    assert [
+        (difference.kind, difference.repairable)
+        for difference in reconcile.compare(sync, labeled.round)
+    ] == [("stale", True)] * 8
+    reconcile.repair(sync, labeled.round)
+    assert reconcile.compare(sync, labeled.round) == []
     now = pages(labeled)
-    assert set(now) == before, "rewritten where they stand, with their numbers"
+    assert set(now) == before, "updated in place with the same ids"
     assert all(new for new, _ in now.values()), (
-        "also what is decided, since people correct it there"
+        "decided tasks too, since users may edit their annotations"
     )
     assert (labeled.decisions(0), labeled.decisions(1)) == ([("accept", ADA)], [("skip", ADA)])
-    assert context.pull(everything=True) == {}
-    assert pages(labeled) == now, "once is enough"
+    assert sync.pull(everything=True) == {}
+    assert pages(labeled) == now, "nothing is updated twice"
     labeled.studio.annotate(labeled.task(1), ACCEPT, by=ADA)
-    assert context.pull() == {"decided": 1}
+    assert sync.pull() == {"decided": 1}
 
 
 def test_many_stale_tasks_without_annotations_are_pushed_again(labeled, monkeypatch):
@@ -64,23 +65,21 @@ def test_many_stale_tasks_without_annotations_are_pushed_again(labeled, monkeypa
     labeled.studio.annotate(labeled.task(1), None, was_cancelled=True, by=ADA)
     labeled.sync.pull()
     stays = labeled.task(1)
-    context = moved(labeled.sync)
-    assert context.pull(everything=True) == {"tasks_updated": 8}
-    assert {number: new for number, (new, _) in pages(labeled).items()} == {stays: True}
-    assert context.push(labeled.round) == {"pushed": 7}
+    sync = moved(labeled.sync)
+    assert sync.pull(everything=True) == {"tasks_updated": 8}
+    assert {task_id: new for task_id, (new, _) in pages(labeled).items()} == {stays: True}
+    assert sync.push(labeled.round) == {"pushed": 7}
     assert [new for new, _ in pages(labeled).values()] == [True] * 8
     assert labeled.task(1) == stays
-    assert reconcile.compare(context, labeled.round) == []
+    assert reconcile.compare(sync, labeled.round) == []
 
 
 def test_one_stale_task_triggers_a_full_read(labeled):
-    context = moved(labeled.sync)
+    sync = moved(labeled.sync)
     assert labeled.sync.pull() == {}
-    assert context.pull() == {"tasks_updated": 8}, (
-        "the first reading goes over what was pushed just now"
-    )
+    assert sync.pull() == {"tasks_updated": 8}, "the first pull reads all tasks"
     assert all(new for new, _ in pages(labeled).values())
-    assert context.pull() == {}
+    assert sync.pull() == {}
 
 
 def test_an_interrupted_import_resumes_with_new_urls(labeled, store):
@@ -88,10 +87,10 @@ def test_an_interrupted_import_resumes_with_new_urls(labeled, store):
     labeled.sync.backend.push(
         project, batch, sending[:4]
     )  # and the process dies, and the instance moves
-    context = moved(labeled.sync)
-    assert context.push(other.round) == {"pushed": 6}
+    sync = moved(labeled.sync)
+    assert sync.push(other.round) == {"pushed": 6}
     assert [new for new, _ in pages(other).values()] == [True] * 6
-    assert reconcile.compare(context, other.round) == []
+    assert reconcile.compare(sync, other.round) == []
 
 
 def test_a_task_deleted_during_the_update_is_pushed_again(labeled, monkeypatch):
@@ -104,29 +103,29 @@ def test_a_task_deleted_during_the_update_is_pushed_again(labeled, monkeypatch):
         rewrite(*args)
 
     monkeypatch.setattr(labeled.sync.backend, "_update_task", delete_before_writing)
-    context = moved(labeled.sync)
-    assert context.pull(everything=True) == {"tasks_updated": 8}
-    assert context.pull() == {"tasks_lost": 1}
-    assert context.push(labeled.round) == {"pushed": 1}
+    sync = moved(labeled.sync)
+    assert sync.pull(everything=True) == {"tasks_updated": 8}
+    assert sync.pull() == {"tasks_lost": 1}
+    assert sync.push(labeled.round) == {"pushed": 1}
     assert [new for new, _ in pages(labeled).values()] == [True] * 8
 
 
 def test_the_webhook_url_is_updated_in_place(studio, backend, database, store):
     from curation.adapters.label_studio import LabelStudioBackend
 
-    def at(where: str, secret: str) -> LabelStudioBackend:
+    def backend_at(public_url: str, secret: str) -> LabelStudioBackend:
         return LabelStudioBackend(
             backend.url,
             studio.server.token,
-            (f"{where}/api/labeling/webhook", {"X-Of-Ours": secret}),
+            (f"{public_url}/api/labeling/webhook", {"X-Of-Ours": secret}),
         )
 
-    first, second = at("http://127.0.0.1:1", "one"), at(NEW, "two")
+    first, second = backend_at("http://127.0.0.1:1", "one"), backend_at(NEW, "two")
     labeled = make_labeled_round(studio, first, database, store, 2)
     labeled.sync.pull(everything=True)
-    context = replace(moved(labeled.sync), backend=second)
+    sync = replace(moved(labeled.sync), backend=second)
     for _ in range(2):
-        context.pull(everything=True)
+        sync.pull(everything=True)
     [hook] = studio.client.webhooks.list(project=str(labeled.project.remote_id))
     assert (hook.url, hook.is_active) == (
         f"{NEW}/api/labeling/webhook?project={labeled.project.id}",
@@ -138,12 +137,12 @@ def test_the_webhook_url_is_updated_in_place(studio, backend, database, store):
 
 
 def test_a_starting_worker_updates_stale_urls(labeled, settings, database, store):
-    there = {
+    labeling = {
         "labeling": f"label-studio+{labeled.studio.server.address}",
         "labeling_token": labeled.studio.server.token,
         "public_url": NEW,
     }
-    settings = type(settings)(**settings.model_dump() | there)
+    settings = type(settings)(**settings.model_dump() | labeling)
     context = AppContext(
         settings, database, store, CeleryQueue(make_app(settings, settings.database))
     )
@@ -158,11 +157,11 @@ def test_a_starting_worker_updates_stale_urls(labeled, settings, database, store
 def test_the_project_lock_is_renewed_during_a_long_pull(labeled, monkeypatch):
     monkeypatch.setattr(project_locks, "LOCK_SECONDS", 1)
     monkeypatch.setattr("curation.labeling.sync.PULL_CHUNK", 1)
-    heard = labeled.sync.backend.pull
-    others = []
+    pull = labeled.sync.backend.pull
+    claims = []
 
-    def slowly(project, since, **more):
-        reading = heard(project, since, **more)
+    def pull_slowly(project, since, **more):
+        reading = pull(project, since, **more)
         return replace(reading, tasks=(wait(task) for task in reading.tasks))
 
     def wait(task):
@@ -170,9 +169,9 @@ def test_the_project_lock_is_renewed_during_a_long_pull(labeled, monkeypatch):
 
         time.sleep(0.4)
         with project_locks.project_lock(labeled.database, labeled.project, "another") as own:
-            others.append(own)
+            claims.append(own)
         return task
 
-    monkeypatch.setattr(labeled.sync.backend, "pull", slowly)
+    monkeypatch.setattr(labeled.sync.backend, "pull", pull_slowly)
     labeled.sync.pull(everything=True)
-    assert others == [False] * 8
+    assert claims == [False] * 8

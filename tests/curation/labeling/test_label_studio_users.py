@@ -25,9 +25,9 @@ ADA, BOB = "ada@example.org", "bob@example.org"
 
 
 def test_an_edit_is_attributed_to_its_editor(labeled):
-    message = labeled.studio.annotate(labeled.task(0), ACCEPT, by=ADA)
+    annotation = labeled.studio.annotate(labeled.task(0), ACCEPT, by=ADA)
     labeled.sync.pull()
-    labeled.studio.edit_annotation(message, REJECT, [RejectReason.halo], by=BOB)
+    labeled.studio.edit_annotation(annotation, REJECT, [RejectReason.halo], by=BOB)
     assert labeled.sync.pull() == {"decided": 1}
     assert labeled.decisions(0) == [("accept", ADA), ("undo", ADA), ("reject", BOB)]
     with labeled.database.transaction() as tx:
@@ -35,7 +35,7 @@ def test_an_edit_is_attributed_to_its_editor(labeled):
             "select actor from events where kind = 'annotation of another user edited'"
         )
         assert [row.actor for row in found] == [BOB]
-    labeled.studio.edit_annotation(message, ACCEPT, by=ADA)
+    labeled.studio.edit_annotation(annotation, ACCEPT, by=ADA)
     labeled.sync.pull()
     assert labeled.decisions(0)[-1] == ("accept", ADA)
 
@@ -52,12 +52,12 @@ def test_edits_before_the_first_read_are_attributed_to_the_editor(labeled):
 
 
 def test_a_refused_edit_keeps_the_earlier_decision(labeled):
-    message = labeled.studio.annotate(labeled.task(0), ACCEPT, by=ADA)
+    annotation = labeled.studio.annotate(labeled.task(0), ACCEPT, by=ADA)
     labeled.studio.annotate(labeled.task(1), ACCEPT, by=BOB)
     labeled.sync.pull()
     with labeled.database.transaction() as tx:
         reviewers.deactivate(tx, reviewers.find_reviewer(tx, BOB))
-    labeled.studio.edit_annotation(message, REJECT, by=BOB)
+    labeled.studio.edit_annotation(annotation, REJECT, by=BOB)
     assert labeled.sync.pull() == {"refused": 1}
     assert (labeled.state(0), labeled.decisions(0)) == ("accepted", [("accept", ADA)])
 
@@ -77,8 +77,8 @@ def test_refusals_are_shown_in_the_task_and_listed(labeled):
         "it waits there too, for somebody else"
     )
     with labeled.database.transaction() as tx:
-        output = tasks.list_refusals(tx, labeled.round)
-    assert {(one["annotation"], one["user"]) for one in output} == {(late, BOB), (unread, ADA)}
+        refusals = tasks.list_refusals(tx, labeled.round)
+    assert {(one["annotation"], one["user"]) for one in refusals} == {(late, BOB), (unread, ADA)}
     assert labeled.sync.pull() == {}, "to say so is no news"
     labeled.studio.annotate(labeled.task(1), REJECT, by=BOB)
     assert labeled.sync.pull() == {"decided": 1}

@@ -88,12 +88,12 @@ def test_personal_access_tokens_are_supported(studio, here):
     with httpx.Client(base_url=studio.server.address) as browser:
         form = browser.get("/user/login/").text
         hidden = form.split('name="csrfmiddlewaretoken" value="')[1].split('"')[0]
-        expected_text = {
+        error = {
             "csrfmiddlewaretoken": hidden,
             "email": OWNER,
             "password": studio.server.password,
         }
-        browser.post("/user/login/", data=expected_text, headers={"Referer": studio.server.address})
+        browser.post("/user/login/", data=error, headers={"Referer": studio.server.address})
         ours = {"X-CSRFToken": browser.cookies["csrftoken"], "Referer": studio.server.address}
         answer = browser.post("/api/token/", headers=ours)
         assert answer.status_code == 201, answer.text

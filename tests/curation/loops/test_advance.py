@@ -97,9 +97,9 @@ class Instance:
 
 @pytest.fixture
 def instance(tmp_path: Path, database_address: str) -> Iterator[Instance]:
-    made = Instance(tmp_path / "home", database_address)
-    yield made
-    made.database.close()
+    new_instance = Instance(tmp_path / "home", database_address)
+    yield new_instance
+    new_instance.database.close()
 
 
 def test_two_rounds_follow_each_other(instance: Instance) -> None:
@@ -117,7 +117,7 @@ def test_two_rounds_follow_each_other(instance: Instance) -> None:
     assert report["spent"]["gpu_seconds"] > 0
     assert report["spent"]["human_hours"] == 0
     assert len(set(instance.names(loop_id))) == 3
-    # The instance has measured its rates by now.
+    # Estimates now use the rates of this instance.
     assert estimate["generation_seconds"]["value"] > 0
     assert "16 candidates" in estimate["generation_seconds"]["basis"]
     assert estimate["training_seconds"]["value"] is not None
@@ -131,7 +131,7 @@ def test_a_gate_keeps_the_former_checkpoint_and_pauses_without_one(instance: Ins
     loop = instance.loop(loop_id)
     assert loop.state == LoopState.paused
     assert "does not satisfy psnr>=1000, and no other is promoted" in str(loop.reason)
-    # A promotion by hand settles it.
+    # The loop goes on after a promotion by hand.
     from curation.checkpoints import registry
 
     with instance.database.transaction() as tx:
@@ -234,22 +234,22 @@ def test_two_workers_killed_at_every_step_make_the_snapshots_of_an_undisturbed_r
     kills.mkdir()
     with fresh_database(postgres_address, template_database) as name:
         address = with_database(postgres_address, name)
-        killed = Instance(tmp_path / "killed", address)
-        killed.seed()
-        loop_id = killed.start(PLAN)
-        _run_workers(killed, loop_id, address, kills)
-        assert killed.loop(loop_id).state == LoopState.finished
-        assert killed.names(loop_id) == instance.names(expected_id)
+        interrupted = Instance(tmp_path / "killed", address)
+        interrupted.seed()
+        loop_id = interrupted.start(PLAN)
+        _run_workers(interrupted, loop_id, address, kills)
+        assert interrupted.loop(loop_id).state == LoopState.finished
+        assert interrupted.names(loop_id) == instance.names(expected_id)
         for table in (candidates, checkpoints, training_runs, rounds_table):
-            assert killed.count(table) == instance.count(table)
-        killed.database.close()
+            assert interrupted.count(table) == instance.count(table)
+        interrupted.database.close()
     assert sorted(file.name for file in kills.iterdir()) == sorted(POINTS)
 
 
-def _run_workers(killed: Instance, loop_id: int, address: str, kills: Path) -> None:
+def _run_workers(interrupted: Instance, loop_id: int, address: str, kills: Path) -> None:
     """Keep two workers running until the loop ends."""
     environment = os.environ | {
-        "LAYERLOOP_HOME": str(killed.context.settings.home),
+        "LAYERLOOP_HOME": str(interrupted.context.settings.home),
         "LAYERLOOP_DATABASE": address,
         "LAYERLOOP_LEASE_SECONDS": "3",
         "LAYERLOOP_TEST_KILLS": str(kills),
@@ -264,7 +264,7 @@ def _run_workers(killed: Instance, loop_id: int, address: str, kills: Path) -> N
     workers = [start(), start()]
     deadline = time.monotonic() + 400
     try:
-        while killed.loop(loop_id).state == LoopState.running:
+        while interrupted.loop(loop_id).state == LoopState.running:
             assert time.monotonic() < deadline, Path(log.name).read_text()[-4_000:]
             for index, worker in enumerate(workers):
                 if worker.poll() is not None:

@@ -1,4 +1,4 @@
-"""The grammar of triples: thousands, each once, each sensible, in an order that a seed alone decides."""
+"""The grammar of pair prompts: thousands, each once and plausible, in an order that depends on the seed only."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from curation.prompts.vocabulary import PLACES, SUBJECTS
 
 
 def test_every_pair_prompt_occurs_once():
-    spoken = list(generate(0))
+    prompts = list(generate(0))
     assert (
-        len(spoken)
+        len(prompts)
         == count_prompts()
-        == len(set(spoken))
-        == len({one.text.lower() for one in spoken})
+        == len(set(prompts))
+        == len({prompt.text.lower() for prompt in prompts})
         > 20_000
     )
-    assert set(generate(1)) == set(spoken)
+    assert set(generate(1)) == set(prompts)
 
 
 def test_texts_are_a_subject_in_a_place_and_the_empty_place():
-    for one in generate(3):
-        assert one.foreground and one.background
-        where = one.background.removeprefix("an empty ")
-        assert where != one.background
+    for prompt in generate(3):
+        assert prompt.foreground and prompt.background
+        place = prompt.background.removeprefix("an empty ")
+        assert place != prompt.background
         assert re.fullmatch(
-            rf"{re.escape(one.foreground)} (on|in|over) an? {re.escape(where)}", one.text
-        ), one
-        assert isinstance(parse_line(write_line(one)), Prompt), (
-            one
-        )  # what is asked of language models holds here too
+            rf"{re.escape(prompt.foreground)} (on|in|over) an? {re.escape(place)}", prompt.text
+        ), prompt
+        assert isinstance(parse_line(write_line(prompt)), Prompt), (
+            prompt
+        )  # the rules for language models hold here too
 
 
 def test_subjects_are_in_fitting_places():
-    texts = [one.text for one in generate(0)]
+    texts = [prompt.text for prompt in generate(0)]
     assert not [
         text for text in texts if "boat" in text and not re.search(r"lake|river|harbour|pond", text)
     ]
@@ -55,12 +55,12 @@ def test_subjects_are_in_fitting_places():
         for text in texts
         if "glass bottle" in text and not re.search("table|desk|counter|sill", text)
     ]
-    assert all(ground in PLACES for group in SUBJECTS for ground in group.grounds)
+    assert all(place in PLACES for group in SUBJECTS for place in group.grounds)
 
 
 def test_articles_are_right():
-    for one in generate(0):
-        assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", one.text), one.text
+    for prompt in generate(0):
+        assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", prompt.text), prompt.text
 
 
 def test_the_first_hundreds_are_of_different_subjects():
@@ -70,7 +70,7 @@ def test_the_first_hundreds_are_of_different_subjects():
     met = {
         name
         for name in names
-        if any(re.search(rf"\b{name}\b", str(one.foreground)) for one in first)
+        if any(re.search(rf"\b{name}\b", str(prompt.foreground)) for prompt in first)
     }
     assert met == names
 
@@ -87,4 +87,4 @@ def test_a_seed_gives_the_same_order_in_every_process_and_another_seed_another()
     )
     assert (
         next(generate(0)).text == "an old sailing boat on a reed-lined pond at golden hour"
-    )  # in years to come too
+    )  # must never change

@@ -1,4 +1,4 @@
-"""Files of triples: they grow by whole lines, and what a kill left of one is cut off."""
+"""Files of pair prompts grow by whole lines, and an incomplete last line is removed."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from curation.prompts.pair_files import append_prompts, read_pair_prompts, write
 
 
 def test_written_prompts_are_read_again(tmp_path):
-    path, some = tmp_path / "new" / "prompts.jsonl", list(islice(generate(0), 5))
+    path, prompts = tmp_path / "new" / "prompts.jsonl", list(islice(generate(0), 5))
     assert read_pair_prompts(path) == []
-    append_prompts(path, some[:2])
-    append_prompts(path, some[2:])
-    assert read_pair_prompts(path) == some
+    append_prompts(path, prompts[:2])
+    append_prompts(path, prompts[2:])
+    assert read_pair_prompts(path) == prompts
     assert set(json.loads(path.read_text().splitlines()[0])) == {"text", "foreground", "background"}
 
 
 def test_an_incomplete_last_line_is_generated_again(tmp_path):
-    path, some = tmp_path / "prompts.jsonl", list(islice(generate(0), 3))
-    append_prompts(path, some)
+    path, prompts = tmp_path / "prompts.jsonl", list(islice(generate(0), 3))
+    append_prompts(path, prompts)
     for cut in (1, 9, 40):
-        path.write_bytes("".join(map(write_line, some)).encode()[:-cut])
-        assert read_pair_prompts(path) == some[:2]
-        append_prompts(path, some[2:])
-        assert read_pair_prompts(path) == some
+        path.write_bytes("".join(map(write_line, prompts)).encode()[:-cut])
+        assert read_pair_prompts(path) == prompts[:2]
+        append_prompts(path, prompts[2:])
+        assert read_pair_prompts(path) == prompts
 
 
 def test_a_file_with_other_content_is_refused_and_unchanged(tmp_path):

@@ -1,4 +1,4 @@
-"""Answers of language models: every line a triple, or refused with its reason."""
+"""Answers of language models: every line is a pair prompt, or refused with its reason."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ def line(**changed):
 
 
 def test_json_lines_between_other_text_are_read_in_order():
-    said = f"Sure!\n```json\n{line()}\n\n{line(text='cats at play', foreground='two cats')}\n```\n"
-    answer = parse_completion(said)
+    completion = (
+        f"Sure!\n```json\n{line()}\n\n{line(text='cats at play', foreground='two cats')}\n```\n"
+    )
+    answer = parse_completion(completion)
     assert [one.text for one in answer.prompts] == ["a cute cat in a garden", "cats at play"]
     assert answer.prompts[0] == Prompt(GOOD["text"], GOOD["foreground"], GOOD["background"])
     assert answer.refused == [("not a line of JSON", "Sure!")]
@@ -83,6 +85,6 @@ def test_an_empty_answer_is_counted():
 
 
 @given(st.text() | st.recursive(st.none() | st.text() | st.integers(), st.lists).map(json.dumps))
-def test_no_answer_raises(said):
-    answer = parse_completion(said)
+def test_no_answer_raises(completion):
+    answer = parse_completion(completion)
     assert answer.prompts or answer.refused

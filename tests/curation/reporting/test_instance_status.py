@@ -1,4 +1,4 @@
-"""The state of the instance for people and for Prometheus: from the same reads of real rows."""
+"""The status of the instance for people and for Prometheus, from the same queries."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.servers import free_port
 
 @pytest.fixture
 def busy(database: Database, store: FolderStore) -> int:
-    """An instance at work, with some trouble; returns its round."""
+    """Fill an instance with work and problems; return its round."""
     with database.transaction() as tx:
         round_id = make_round(tx)
         waiting = make_candidates(tx, store, round_id, 3, CandidateState.waiting)
@@ -55,7 +55,7 @@ def busy(database: Database, store: FolderStore) -> int:
 def test_the_status_lists_work_and_problems(database: Database, busy: int) -> None:
     with database.transaction() as tx:
         found = read_status(tx)
-    states = {one.round_id: dict(one.candidates) for one in found.rounds}
+    states = {row.round_id: dict(row.candidates) for row in found.rounds}
     assert states == {busy: {"waiting": 3}, busy + 1: {"failed": 2}}
     assert [(queue.job, queue.count) for queue in found.queues] == [("screen", 1)]
     assert 90 <= found.queues[0].oldest_seconds < 120
@@ -110,12 +110,12 @@ def call(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., s
         if name.startswith("LAYERLOOP_") and "_TEST_" not in name:
             monkeypatch.setenv(name, value)
 
-    def call_(*words: str) -> str:
+    def run_command(*words: str) -> str:
         result = CliRunner().invoke(app, words, catch_exceptions=False)
         assert result.exit_code == 0, result.output
         return result.stdout
 
-    return call_
+    return run_command
 
 
 def test_the_commands_show_the_status(call: Callable[..., str], busy: int) -> None:
@@ -125,7 +125,7 @@ def test_the_commands_show_the_status(call: Callable[..., str], busy: int) -> No
     assert "cannot load the weights" in text
     assert "screen" in text
     listed = json.loads(call("worker", "list", "--json"))
-    assert [(one["id"], one["state"]) for one in listed] == [("one", "busy"), ("two", "paused")]
+    assert [(row["id"], row["state"]) for row in listed] == [("one", "busy"), ("two", "paused")]
     assert "generate 1" in call("worker", "list")
 
 

@@ -21,7 +21,7 @@ from tests.support.factories import make_candidates, make_round
 def test_the_lineage_of_a_sample_and_of_a_checkpoint_refer_to_each_other(database, store):
     with database.transaction() as tx:
         round_id = make_round(tx)
-        drawing = tx.scalar(sa.select(rounds.c.checkpoint_id).where(rounds.c.id == round_id))
+        generator = tx.scalar(sa.select(rounds.c.checkpoint_id).where(rounds.c.id == round_id))
         [candidate, _] = make_candidates(tx, store, round_id, 2, CandidateState.accepted)
         ada = add_reviewer(tx, "Ada")
         row = {"candidate_id": candidate, "reviewer_id": ada.id, "verdict": "accept",
@@ -31,26 +31,26 @@ def test_the_lineage_of_a_sample_and_of_a_checkpoint_refer_to_each_other(databas
     with database.transaction(repeatable_read=True) as tx:
         frozen = freeze_snapshot(tx, store, tag="v1", actor="test")
     with database.transaction() as tx:
-        trained = Checkpoint({}, "base", "tiny", frozen.id, drawing, 0, "test")
+        trained = Checkpoint({}, "base", "tiny", frozen.id, generator, 0, "test")
         register_checkpoint(tx, trained, "test")
     found = why_sample(database, store, sample.hex[:10])
     with database.transaction() as tx:
         assert (found["candidate"]["round"], found["candidate"]["checkpoint"]) == (
             round_id,
-            drawing,
+            generator,
         )
         assert found["candidate"]["prompt"] == f"prompt 0 of round {round_id}"
-        assert [(one["reviewer"], one["verdict"]) for one in found["candidate"]["decisions"]] == [
+        assert [(row["reviewer"], row["verdict"]) for row in found["candidate"]["decisions"]] == [
             ("Ada", "accept")
         ]
         assert found["snapshots"] == [{"id": frozen.id, "tags": ["v1"], "withheld": False}]
-        assert [one["id"] for one in found["checkpoints"]] == [trained.id]
+        assert [row["id"] for row in found["checkpoints"]] == [trained.id]
 
         of_trained = used_by_checkpoint(tx, trained.id[:10])
         assert (of_trained["snapshot"], of_trained["samples"]) == (frozen.id, 1)
-        assert [one["id"] for one in of_trained["ancestors"]] == [drawing]
-        of_drawing = used_by_checkpoint(tx, drawing)
-        assert of_drawing["rounds"] == [{"id": round_id, "candidates": 2, "samples": 1}]
-        assert of_drawing["children"] == [trained.id]
+        assert [row["id"] for row in of_trained["ancestors"]] == [generator]
+        of_generator = used_by_checkpoint(tx, generator)
+        assert of_generator["rounds"] == [{"id": round_id, "candidates": 2, "samples": 1}]
+        assert of_generator["children"] == [trained.id]
     with pytest.raises(NotFound):
         why_sample(database, store, "0" * 32)

@@ -1,4 +1,4 @@
-"""Leases by use and claims that outlive them: who may hold, keep, return and decide a candidate."""
+"""Leases by page and claims that outlive them: who may hold, renew, release and decide a candidate."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def ids(batch) -> list[uuid.UUID]:
 
 
 def run_out(database) -> None:
-    """Let every lease end, and the sweep hand back what nobody renewed."""
+    """End and expire all leases."""
     with database.transaction() as tx:
         tx.execute(
             sa.update(leases_table).values(expires_at=sa.text("now() - interval '1 minute'"))
@@ -101,7 +101,7 @@ def test_two_pages_of_one_reviewer_get_different_candidates(database, two):
 
 
 def test_a_reloaded_tab_takes_over_the_leases_of_its_former_page(database, two):
-    """Also what that one was given too late; what it returns too late stays with the new one."""
+    """This includes leases given to the old page too late; late releases by it are ignored."""
     ann, bob = who(database, "ann"), who(database, "bob")
     late = ids(take(database, ann, two[0], 4, page=PAGE))
     with database.transaction() as tx:
@@ -144,9 +144,9 @@ def test_a_late_decision_is_saved_while_no_other_reviewer_decided(database, two)
     with pytest.raises(Conflict, match="another reviewer holds"):
         say(database, ann, second)
     say(database, bob, third, Verdict.reject)
-    with pytest.raises(Conflict) as output:
+    with pytest.raises(Conflict) as refused:
         say(database, ann, third)
-    assert "reject" not in str(output.value), "what others said stays unseen"
+    assert "reject" not in str(refused.value), "what others said stays unseen"
 
 
 def test_an_unclaimed_candidate_can_neither_be_decided_nor_kept(database, two):

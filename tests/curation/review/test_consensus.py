@@ -1,4 +1,4 @@
-"""Several blind verdicts become one: by majority, by what is known of who gave them, or by an adjudicator."""
+"""Several blind verdicts become one: by majority, by estimated skills, or by an adjudicator."""
 
 from __future__ import annotations
 
@@ -204,9 +204,9 @@ def test_certainty_1_requires_that_all_agree(open_panel):
 def test_undoing_one_of_several_verdicts_reopens_the_candidate(open_panel):
     panel = open_panel(majority(3))
     one = panel.ids[0]
-    output = {name: panel.decide(name, one).decision for name in ("ann", "bob", "cy")}
+    decided = {name: panel.decide(name, one).decision for name in ("ann", "bob", "cy")}
     assert panel.sampled() == {one}
-    assert panel.undo("ann", output["ann"]).item.id == one
+    assert panel.undo("ann", decided["ann"]).item.id == one
     assert panel.row(one) == ("showing", 2)
     assert panel.sampled() == set()
     with pytest.raises(Conflict, match="another reviewer"):
@@ -259,7 +259,7 @@ def test_the_rule_reviewer_decides_alone_unless_it_counts_as_one_vote(open_panel
 
 
 def test_skill_estimates_decide_where_a_majority_does_not(open_panel):
-    """Ann and Bob are always right, Cy says what he likes: learnt from the others, two against one is sure enough."""
+    """Ann and Bob are always right and Cy is random: by estimated skills, two against one is certain."""
     panel = open_panel(ConsensusSettings(ConsensusRule.dawid_skene, 3, certainty=0.9), count=30)
     requested: list[Job] = []
     panel.database.send = requested.append
@@ -284,7 +284,7 @@ def test_skill_estimates_decide_where_a_majority_does_not(open_panel):
 
 
 def test_changed_verdicts_are_listed_first_and_logged_when_applied(open_panel):
-    """Three careless reviewers outvote two careful ones now and then; who else agrees with whom tells it."""
+    """Three careless reviewers sometimes outvote two careful ones; skill estimates detect it."""
     panel = open_panel(majority(5), count=25)
     wrong = {"ann": (), "bob": (), "cy": (0, 1), "dan": (1, 2), "eve": (1, 3)}
     for index, one in enumerate(panel.ids):
@@ -293,31 +293,31 @@ def test_changed_verdicts_are_listed_first_and_logged_when_applied(open_panel):
             panel.decide(name, one, other if index % 5 in when else right)
     before = states(panel.database, panel.round_id)
     with panel.database.transaction() as tx:
-        output = aggregation.find_verdict_changes(tx, panel.round_id, certainty=0.9)
+        changes = aggregation.find_verdict_changes(tx, panel.round_id, certainty=0.9)
     assert states(panel.database, panel.round_id) == before, "a dry run"
-    assert {skill["reviewer"] for skill in output["skills"]} == set(wrong)
-    assert output["decided"] == 25
-    assert {flip["candidate"] for flip in output["flips"]} == {
+    assert {skill["reviewer"] for skill in changes["skills"]} == set(wrong)
+    assert changes["decided"] == 25
+    assert {flip["candidate"] for flip in changes["flips"]} == {
         one for index, one in enumerate(panel.ids) if index % 5 == 1
     }
-    for flip in output["flips"]:
+    for flip in changes["flips"]:
         assert flip["is"] != flip["would_be"]
         assert len(flip["votes"]) == 5
     with panel.database.transaction() as tx:
         assert tx.scalar(sa.select(sa.func.count()).select_from(aggregations)) == 0, "dry indeed"
         done = aggregation.apply_verdict_changes(tx, panel.round_id)
-        assert (done["flips"], done["turned"]) == (output["flips"], len(output["flips"]))
+        assert (done["flips"], done["turned"]) == (changes["flips"], len(changes["flips"]))
         assert aggregation.apply_verdict_changes(tx, panel.round_id)["turned"] == 0, "twice is once"
         rows = tx.execute(
             sa.select(decisions_table).where(decisions_table.c.channel == "consensus")
         ).all()
-    assert len(rows) == len(output["flips"])
+    assert len(rows) == len(changes["flips"])
     assert all(
         row.final and row.comment.startswith(f"aggregation {done['aggregation']}:") for row in rows
     )
     assert {row.candidate_id: row.verdict for row in rows} == {
         flip["candidate"]: "accept" if flip["would_be"] == "accepted" else "reject"
-        for flip in output["flips"]
+        for flip in changes["flips"]
     }
     with panel.database.transaction() as tx:
         accepted = set(

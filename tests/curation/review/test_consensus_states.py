@@ -1,4 +1,4 @@
-"""Whatever several reviewers and an adjudicator do, in any order: verdicts, states, leases and samples agree."""
+"""Several reviewers and an adjudicator act in any order: verdicts, states, leases and samples stay consistent."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COUNT, OVERLAP = 4, 2
 
 
 class Deciding(RuleBasedStateMachine):
-    """Two annotators and an engineer at one round; the model knows votes, final decisions and who holds what."""
+    """Two annotators and an engineer review a round; the model tracks votes, final decisions and leases."""
 
     database: Database
     store: FolderStore
@@ -58,8 +58,8 @@ class Deciding(RuleBasedStateMachine):
     def verdict(self, one: uuid.UUID) -> bool | None:
         if one in self.final:
             return self.final[one]
-        message = set(self.votes[one].values())
-        return message.pop() if len(self.votes[one]) == OVERLAP and len(message) == 1 else None
+        verdicts = set(self.votes[one].values())
+        return verdicts.pop() if len(self.votes[one]) == OVERLAP and len(verdicts) == 1 else None
 
     def may_look(self, who: int, one: uuid.UUID) -> bool:
         full = len(self.votes[one]) >= OVERLAP
@@ -82,15 +82,15 @@ class Deciding(RuleBasedStateMachine):
 
     @rule(
         who=PEOPLE,
-        place=st.integers(0, COUNT - 1),
+        index=st.integers(0, COUNT - 1),
         verdict=st.sampled_from(["accept", "reject", "skip"]),
     )
-    def decide(self, who: int, place: int, verdict: str) -> None:
-        one = self.ids[place]
+    def decide(self, who: int, index: int, verdict: str) -> None:
+        one = self.ids[index]
         allowed = self.may_look(who, one) and self.held.get(one, who) == who
         try:
             with self.database.transaction() as tx:
-                output = decisions.decide(
+                decision = decisions.decide(
                     tx, self.people[who], one, Verdict(verdict), key=uuid.uuid4()
                 )
         except Conflict:
@@ -98,7 +98,8 @@ class Deciding(RuleBasedStateMachine):
             return
         assert allowed
         assert (
-            output.state == {"accept": "accepted", "reject": "rejected", "skip": "waiting"}[verdict]
+            decision.state
+            == {"accept": "accepted", "reject": "rejected", "skip": "waiting"}[verdict]
         ), "blind"
         self.held.pop(one, None)
         kind = "skip"

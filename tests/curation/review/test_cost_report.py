@@ -1,4 +1,4 @@
-"""The price of an accept against figures worked out by hand, and the rule that says when to stop."""
+"""The cost of an accept equals values computed by hand, and the stopping rule recommends when to stop."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def test_the_cost_by_slice_equals_values_computed_by_hand(database, store):
     with database.transaction() as tx:
         round_id = make_round(tx)
         ids = list(make_candidates(tx, store, round_id, 9))
-        for place, name in enumerate(["likely"] * 4 + ["random"] * 5):
+        for index, name in enumerate(["likely"] * 4 + ["random"] * 5):
             tx.execute(
-                sa.update(candidates).where(candidates.c.id == ids[place]).values(slice=name)
+                sa.update(candidates).where(candidates.c.id == ids[index]).values(slice=name)
             )
         ann, rule_reviewer = add_reviewer(tx, "ann").id, add_rule_reviewer(tx)
 
-        def say(place, verdict, dwell_ms, who=ann):
+        def say(index, verdict, dwell_ms, who=ann):
             return decisions.decide(
-                tx, who, ids[place], verdict, key=uuid.uuid4(), dwell_ms=dwell_ms
+                tx, who, ids[index], verdict, key=uuid.uuid4(), dwell_ms=dwell_ms
             )
 
         say(0, Verdict.accept, 1_000)
@@ -54,8 +54,8 @@ def test_the_cost_by_slice_equals_values_computed_by_hand(database, store):
         decisions.undo(tx, ann, None, key=uuid.uuid4(), seconds=60)
         say(5, Verdict.reject, 1_000)
         say(6, Verdict.accept, None, rule_reviewer)
-        output = review_cost.review_cost(tx, round_id)
-    likely, random = output["slices"]
+        report = review_cost.review_cost(tx, round_id)
+    likely, random = report["slices"]
     # Three reviews at a mean of 2 s, the unmeasured one too, for two accepts.
     assert likely == {
         "slice": "likely",
@@ -72,15 +72,15 @@ def test_the_cost_by_slice_equals_values_computed_by_hand(database, store):
         "seconds_per_accept": None,
     }
     # 13 s for five measured verdicts; nothing has a score, so each that waits is worth the share accepted: 3 of 6.
-    assert output["next_hour"]["reviews"] == pytest.approx(3_600 / 2.6)
-    assert output["next_hour"]["left"] == 3
-    assert output["next_hour"]["accepts"] == pytest.approx(3_600 / 2.6 / 2)
-    assert output["next_hour"]["certain"] is False
-    assert output["stop"] is None
+    assert report["next_hour"]["reviews"] == pytest.approx(3_600 / 2.6)
+    assert report["next_hour"]["left"] == 3
+    assert report["next_hour"]["accepts"] == pytest.approx(3_600 / 2.6 / 2)
+    assert report["next_hour"]["certain"] is False
+    assert report["stop"] is None
 
 
 def test_several_verdicts_on_one_candidate_are_several_reviews_and_one_accept(database, store):
-    """Two of three have seen the one that waits: a look of it, three of what is fresh. A re-aggregation reviews at nothing."""
+    """A waiting candidate with two of three votes needs one more review, a fresh one three; re-aggregation needs none."""
     with database.transaction() as tx:
         round_id = make_round(tx)
         consensus.set_consensus(tx, round_id, consensus.make_consensus(3, None, None), "test")
@@ -100,8 +100,8 @@ def test_several_verdicts_on_one_candidate_are_several_reviews_and_one_accept(da
                "key": uuid.uuid4()}  # fmt: skip
         tx.execute(sa.insert(decisions_table), row)
         apply_final_state(tx, turned, CandidateState.rejected)
-        output = review_cost.review_cost(tx, round_id)
-    assert output["slices"] == [
+        report = review_cost.review_cost(tx, round_id)
+    assert report["slices"] == [
         {
             "slice": "random",
             "reviews": 8,
@@ -111,7 +111,7 @@ def test_several_verdicts_on_one_candidate_are_several_reviews_and_one_accept(da
         }
     ]
     # 2 s a look, 4 reviews for the two that are left, of which by the share so far (1 of 2) one will be accepted.
-    hour = output["next_hour"]
+    hour = report["next_hour"]
     assert (hour["reviews"], hour["left"]) == (pytest.approx(1_800), 4)
     assert hour["accepts"] == pytest.approx(1_800 / 4)
 
@@ -133,8 +133,8 @@ def test_the_next_hours_accepts_are_estimated_by_the_scores(database):
         round_id = open_stream(tx, MIXED, 10**6)
         quality = np.random.default_rng(1).standard_normal(600)
         ids = arrive(tx, round_id, 1, quality)
-        message = accepts(1, quality)
-        good = dict(zip(ids, message.tolist(), strict=True))
+        verdicts = accepts(1, quality)
+        good = dict(zip(ids, verdicts.tolist(), strict=True))
         select_candidates(tx, round_id, SOURCE)
         before = judge_waiting(tx, round_id, good, dwell_ms=36_000, most=100)
         hour = review_cost.review_cost(tx, round_id)["next_hour"]

@@ -1,4 +1,4 @@
-"""Whatever reviewers, sweeps and engineers do, in any order: the law of states holds and the records agree."""
+"""Reviewers, lease expiry and engineers act in any order: state transitions hold and the records stay consistent."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COUNT = 5
 
 
 class Reviewing(RuleBasedStateMachine):
-    """Two people at one round; the model knows who holds what and which decisions stand."""
+    """Two reviewers review a round; the model tracks leases and standing decisions."""
 
     database: Database
     store: FolderStore
@@ -65,12 +65,12 @@ class Reviewing(RuleBasedStateMachine):
 
     @rule(
         who=PEOPLE,
-        place=st.integers(0, COUNT - 1),
+        index=st.integers(0, COUNT - 1),
         verdict=st.sampled_from([Verdict.accept, Verdict.reject, Verdict.skip]),
         twice=st.booleans(),
     )
-    def decide(self, who: int, place: int, verdict: Verdict, twice: bool) -> None:
-        one = sorted(self.ids())[place]
+    def decide(self, who: int, index: int, verdict: Verdict, twice: bool) -> None:
+        one = sorted(self.ids())[index]
         key = uuid.uuid4()
         allowed = not self.closed and one not in self.standing and self.held.get(one, who) == who
         for _ in range(1 + twice):
@@ -195,12 +195,12 @@ def test_the_database_enforces_the_state_transitions(database, source):
                 "insert into prompts (id, text) values ('00000000-0000-0000-0000-000000000001', 'p')"
             )
         )
-        for place, target in enumerate(CandidateState):
+        for index, target in enumerate(CandidateState):
             row = {
-                "id": uuid.UUID(int=place + 1),
+                "id": uuid.UUID(int=index + 1),
                 "round_id": round_id,
                 "prompt_id": uuid.UUID(int=1),
-                "seed": place,
+                "seed": index,
                 "state": source,
             }
             tx.execute(sa.insert(candidates), row)

@@ -1,4 +1,4 @@
-"""Decisions are kept once and for good, verdicts resolve, and an undo gives everything back."""
+"""Decisions are stored once, conflicts are refused, and an undo restores the candidate."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def test_an_accept_is_stored_and_becomes_a_sample(review):
 
 def test_a_reject_keeps_its_reasons_and_makes_no_sample(review):
     (item,) = review.take(review.ann)
-    said = [RejectReason.halo, RejectReason.cropped, RejectReason.halo]
-    assert review.decide(review.ann, item.id, REJECT, reasons=said).state == "rejected"
+    reasons = [RejectReason.halo, RejectReason.cropped, RejectReason.halo]
+    assert review.decide(review.ann, item.id, REJECT, reasons=reasons).state == "rejected"
     assert review.rows(decisions_table)[0]["reasons"] == ["cropped", "halo"]
     assert review.rows(samples) == []
 
@@ -301,7 +301,7 @@ def test_an_imported_file_keeps_its_own_licence_source_and_split(database, store
 
 
 def test_generated_layers_are_never_held_out(review, store):
-    """Whatever its pixels' own split would be: the held-out pictures stay the same from round to round."""
+    """The split of its pixels does not matter: held-out images stay the same in all rounds."""
     with review.database.transaction() as tx:
         review.round_id = make_round(tx)
         made = make_candidates(tx, store, review.round_id, 80)
@@ -314,7 +314,7 @@ def test_generated_layers_are_never_held_out(review, store):
     assert {row["split"] for row in kept} == {Split.train}
 
 
-def said(verdict, *reasons):
+def rule_verdict(verdict, *reasons):
     return RuleVerdict(verdict, reasons, "its halo is 0.4, above 0.1")
 
 
@@ -322,9 +322,9 @@ def test_the_rule_reviewer_decides_in_its_own_name(review):
     with review.database.transaction() as tx:
         rule_reviewer = add_rule_reviewer(tx)
         good, bad = decisions.claim_items(tx, rule_reviewer, review.round_id, 2, (), 60)
-        decisions.record_rule_verdict(tx, rule_reviewer, good, said(ACCEPT))
+        decisions.record_rule_verdict(tx, rule_reviewer, good, rule_verdict(ACCEPT))
         decided = decisions.record_rule_verdict(
-            tx, rule_reviewer, bad, said(REJECT, RejectReason.halo)
+            tx, rule_reviewer, bad, rule_verdict(REJECT, RejectReason.halo)
         )
         assert decided.state == "rejected"
     by = {row["candidate_id"]: row for row in review.rows(decisions_table)}
@@ -333,11 +333,13 @@ def test_the_rule_reviewer_decides_in_its_own_name(review):
     assert by[bad.id]["dwell_ms"] is None
     with review.database.transaction() as tx:
         assert (
-            decisions.record_rule_verdict(tx, rule_reviewer, bad, said(REJECT, RejectReason.halo))
+            decisions.record_rule_verdict(
+                tx, rule_reviewer, bad, rule_verdict(REJECT, RejectReason.halo)
+            )
             == decided
         ), "a repeated job"
         with pytest.raises(Conflict):
-            decisions.record_rule_verdict(tx, rule_reviewer, good, said(REJECT))
+            decisions.record_rule_verdict(tx, rule_reviewer, good, rule_verdict(REJECT))
     assert len(review.rows(decisions_table)) == 2
 
 
@@ -345,9 +347,9 @@ def test_the_rule_reviewer_may_repeat_a_verdict_after_an_undo(review):
     with review.database.transaction() as tx:
         rule_reviewer = add_rule_reviewer(tx)
         (item,) = decisions.claim_items(tx, rule_reviewer, review.round_id, 1, (), 60)
-        first = decisions.record_rule_verdict(tx, rule_reviewer, item, said(ACCEPT))
+        first = decisions.record_rule_verdict(tx, rule_reviewer, item, rule_verdict(ACCEPT))
         undone = decisions.undo(tx, rule_reviewer, first.decision, key=uuid.uuid4(), seconds=60)
-        again = decisions.record_rule_verdict(tx, rule_reviewer, undone.item, said(ACCEPT))
+        again = decisions.record_rule_verdict(tx, rule_reviewer, undone.item, rule_verdict(ACCEPT))
     assert again.decision > first.decision
     assert states(review.database, review.round_id) == {"accepted": 1, "waiting": 3}
 

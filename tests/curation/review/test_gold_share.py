@@ -1,4 +1,4 @@
-"""The share of gold is a share of what a reviewer is given, however few candidates are left."""
+"""The share of gold counts the candidates that a reviewer gets, however few are left."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Stream:
         self.added += count
 
     def take_all(self, room: int) -> None:
-        """Ask for trays of `room` until one is empty, deciding all."""
+        """Claim batches of `room` candidates and decide them, until a batch is empty."""
         while True:
             with self.database.transaction() as tx:
                 items = claim_batch(tx, self.ann, self.round_id, room, (), 60).items
@@ -110,14 +110,14 @@ def test_no_gold_is_given_when_no_candidate_waits(database):
     seed=st.integers(0, 2**32),
 )
 def test_gold_is_drawn_for_filled_positions_only(share, arrivals, room, seed):
-    """Whatever comes and however much is asked for: gold is no more than its share of all that was filled."""
+    """For any arrivals and batch sizes, gold is at most its share of the filled positions."""
     coins = random.Random(seed)
     waiting = hidden = shown = 0
     for arrived in arrivals:
         waiting += arrived
         thrown = [coins.random() < share for _ in range(room)]
         filled = min(waiting, room - sum(thrown))
-        # The same decisions as those of a tray, where there is always enough gold.
+        # The same decisions as those of a batch, with enough gold.
         gold_here = gold.count_gold_before_end(thrown, min(waiting, max(room - sum(thrown), 1)))
         hidden += gold_here
         shown += filled

@@ -1,4 +1,4 @@
-"""Kept reports: exact where they are quick, stored by a job where they are not, with their time."""
+"""Reports: computed at each request if that is quick, otherwise stored by a job with their time."""
 
 from __future__ import annotations
 

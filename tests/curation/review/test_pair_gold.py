@@ -1,4 +1,4 @@
-"""Gold of pairs hides among pairs, is decided like any with reasons by layer, and gives curves of its own."""
+"""Gold of pairs is hidden among pairs, is decided with reasons by layer, and has curves of its own."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FRONT, BACK, WHOLE = LayerRole.foreground, LayerRole.background, LayerRole.blend
 
 @pytest.fixture
 def hiding(database, store, monkeypatch):
-    """Return a round of 20 pairs of 48 px, and 48 pieces of gold made of pairs of 64 px; half of what is shown is gold."""
+    """Return a round of 20 pairs of 48 px with 48 gold items made of pairs of 64 px, and a gold share of one half."""
     monkeypatch.setattr(gold, "_rng", random.Random(1))  # the same places in every run
     with database.transaction() as tx:
         round_id = make_round(tx, kind="pair")
@@ -78,13 +78,13 @@ def test_a_gold_pair_looks_like_any_other_pair(database, store, hiding):
         ann = add_reviewer(tx, "ann").id
         items = claim_batch(tx, ann, hiding, 24, (), 60).items
         beside = {item.id: most_similar_sample(tx, item.id) for item in items}
-    output = {item.id in known: item for item in items}
-    assert set(output) == {True, False}, "both kinds, or this test would prove nothing"
+    by_gold = {item.id in known: item for item in items}
+    assert set(by_gold) == {True, False}, "the batch has both kinds"
     assert {(item.round, item.kind, item.flags) for item in items} == {(hiding, "pair", ())}
     assert {tuple(item.layers) for item in items} == {tuple(LayerRole)}
-    assert {frozenset(item.signals) for item in items} == {frozenset(output[True].signals)}
+    assert {frozenset(item.signals) for item in items} == {frozenset(by_gold[True].signals)}
     assert {(one.width, one.height) for item in items for one in item.layers.values()} == {(48, 48)}
-    assert {frozenset(item.texts) for item in items} == {frozenset(output[False].texts)}
+    assert {frozenset(item.texts) for item in items} == {frozenset(by_gold[False].texts)}
     assert all(item.signals["blended_error"] == 0 for item in items)
     assert not any(
         found and found.sample == known[one].sample_id
@@ -122,7 +122,7 @@ def test_gold_of_pairs_is_decided_with_layers_and_counts_nowhere_but_in_curves(d
     assert seen > 10
     with database.transaction() as tx:
         trail = recent_decisions(tx, ann.id, 5)
-        output = reviewer_statistics(tx, ann, to_themselves=False)
+        statistics = reviewer_statistics(tx, ann, to_themselves=False)
         metrics = round_report.round_report(tx, hiding)
         assert tx.scalar(sa.select(sa.func.count()).select_from(samples)) == before, (
             "no gold became a sample"
@@ -132,11 +132,11 @@ def test_gold_of_pairs_is_decided_with_layers_and_counts_nowhere_but_in_curves(d
     assert len(trail) == 5
     assert sum(map(len, looks.values())) + len(clean) == seen
     assert metrics["human"]["decisions"] == metrics["funnel"]["rejected"] == 20
-    curves = output["gold"]["curves"]
+    curves = statistics["gold"]["curves"]
     assert {one["kind"] for one in curves} == {"pair"}
     assert {one["defect"] for one in curves} == set(looks)
     assert all(0 < one["threshold"] < 1.4 for one in curves)
-    assert " in a pair: noticed half of the time" in as_text(output)
+    assert " in a pair: noticed half of the time" in as_text(statistics)
 
 
 def test_curves_of_single_layers_and_of_pairs_are_separate(database, store, hiding):

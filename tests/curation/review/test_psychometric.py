@@ -1,4 +1,4 @@
-"""Curves of simulated reviewers give back the thresholds that were planted in them; defects grow with severity."""
+"""Fitted curves recover the thresholds of simulated reviewers; defects grow with their severity."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def simulate(
     rng: np.random.Generator, threshold: float, n: int, slope: float = 12.0, guess: float = 0.05
 ):
     severities = rng.uniform(0.02, 1, n)
-    message = rng.random(n) < reject_probability(severities, threshold, slope, guess)
-    return [GoldTrial(float(s), bool(r)) for s, r in zip(severities, message, strict=True)]
+    rejected = rng.random(n) < reject_probability(severities, threshold, slope, guess)
+    return [GoldTrial(float(s), bool(r)) for s, r in zip(severities, rejected, strict=True)]
 
 
 @pytest.mark.parametrize("threshold", [0.15, 0.3, 0.5, 0.7])
 def test_curves_recover_the_thresholds_of_simulated_reviewers(threshold):
-    """100 reviewers with 60 answers each: no bias, and the 95 % interval holds the truth in at least 90 of 100."""
+    """With 100 reviewers of 60 verdicts each there is no bias, and 90 of 100 intervals contain the truth."""
     rng = np.random.default_rng([1, round(100 * threshold)])
     curves = [
         fit_curve(simulate(rng, threshold, 60), list(rng.random(20) < 0.05)) for _ in range(100)
@@ -39,7 +39,10 @@ def test_more_verdicts_narrow_the_interval():
     rng = np.random.default_rng(2)
     widths = [
         np.mean(
-            [(c := fit_curve(simulate(rng, 0.4, n), [False] * 20)).high - c.low for _ in range(20)]
+            [
+                (curve := fit_curve(simulate(rng, 0.4, n), [False] * 20)).high - curve.low
+                for _ in range(20)
+            ]
         )
         for n in (10, 40, 160)
     ]
@@ -66,16 +69,16 @@ def test_a_defect_grows_with_its_severity(defect):
     before = composite_over(rgba, GREEN).astype(float)
     changed = []
     for severity in (0.1, 0.4, 1.0):
-        planted = add_defect(rgba, defect, severity, np.random.default_rng(9))
-        assert planted.shape == rgba.shape and planted.dtype == np.uint8
-        moved = (
-            seen - (planted[..., 3] > 128).sum()
+        defective = add_defect(rgba, defect, severity, np.random.default_rng(9))
+        assert defective.shape == rgba.shape and defective.dtype == np.uint8
+        change = (
+            seen - (defective[..., 3] > 128).sum()
             if defect == "cut"
-            else np.abs(composite_over(planted, GREEN) - before).mean()
+            else np.abs(composite_over(defective, GREEN) - before).mean()
         )
-        changed.append(moved)
+        changed.append(change)
     assert 0 < changed[0] < changed[1] < changed[2], (
-        "a cut by what is gone, all else by what is seen"
+        "a cut is measured by the missing pixels, other defects by the visible change"
     )
     assert defect in DEFECT_REASONS
 
@@ -98,13 +101,13 @@ def test_unknown_defects_and_severities_are_refused():
 def simulated_votes(
     rng: np.random.Generator, skills: list[tuple[float, float]], items: int, overlap: int
 ):
-    """Votes of reviewers drawn at random for each item, and the truths; three in ten are sound."""
+    """Return votes of random reviewers on each item, and the true labels; three in ten are sound."""
     truth = rng.random(items) < 0.3
     votes = []
     for item in range(items):
-        for who in rng.choice(len(skills), overlap, replace=False):
-            right = rng.random() < (skills[who][0] if truth[item] else skills[who][1])
-            votes.append(Vote(item, int(who), bool(truth[item] == right)))
+        for reviewer in rng.choice(len(skills), overlap, replace=False):
+            right = rng.random() < (skills[reviewer][0] if truth[item] else skills[reviewer][1])
+            votes.append(Vote(item, int(reviewer), bool(truth[item] == right)))
     return votes, truth
 
 
@@ -113,15 +116,15 @@ def test_dawid_skene_recovers_skills_from_verdicts_alone():
     skills = [(0.95, 0.97), (0.9, 0.6), (0.6, 0.95), (0.8, 0.8), (0.55, 0.5)]
     votes, truth = simulated_votes(rng, skills, 3_000, 4)
     fit = fit_skills(votes)
-    for who, (accepts, rejects_) in enumerate(skills):
-        assert fit.skills.of[who] == pytest.approx((accepts, rejects_), abs=0.05)
+    for reviewer, (accepts, rejects) in enumerate(skills):
+        assert fit.skills.of[reviewer] == pytest.approx((accepts, rejects), abs=0.05)
     assert fit.skills.sound == pytest.approx(truth.mean(), abs=0.03)
     right = np.mean([(fit.probability[item] > 0.5) == truth[item] for item in range(len(truth))])
     assert right > 0.93
 
 
 def test_known_labels_contribute_to_skills_and_are_not_estimated():
-    """With single verdicts nothing tells a liar, until gold does."""
+    """With one verdict per item only gold reveals a reviewer who is always wrong."""
     votes = [Vote(f"item {index}", 1, index % 2 == 0) for index in range(20)]
     gold = [Vote(f"gold {index}", 1, True) for index in range(30)]
     fit = fit_skills(votes + gold, {f"gold {index}": False for index in range(30)})
@@ -136,14 +139,14 @@ def test_the_probability_is_that_of_bayes_rule():
     assert known.probability([(1, True)]) == pytest.approx(accepted_once)
     assert known.probability([]) == pytest.approx(0.25)
     assert known.probability([(1, True), (2, False)]) == pytest.approx(0.25), (
-        "newcomers who disagree say nothing"
+        "two unknown reviewers who disagree cancel out"
     )
 
 
-@pytest.mark.parametrize("crew", ["mixed", "careless"])
-def test_the_model_beats_the_majority_where_reviewers_differ(crew):
-    """The benchmark in small: tests/benchmarks/consensus.py has the figures."""
-    found = measure(crew, 3, 800, 4)
+@pytest.mark.parametrize("team", ["mixed", "careless"])
+def test_the_model_beats_the_majority_where_reviewers_differ(team):
+    """A small form of the benchmark tests/benchmarks/consensus.py."""
+    found = measure(team, 3, 800, 4)
     assert found["won"] == 4
     assert found["forced"] > found["majority"] + 0.02
     assert found["sure"] > found["forced"]

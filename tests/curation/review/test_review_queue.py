@@ -1,4 +1,4 @@
-"""Trays: nobody gets what another holds, a reloaded page loses nothing, and a claim costs the same at any size."""
+"""Review batches: no candidate is leased twice, a reload loses nothing, and a claim costs the same at any size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Agreement: the coefficients against examples that were published, and a round's figures from its decisions."""
+"""Agreement: the coefficients equal published examples, and a round's agreement is computed from its decisions."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ def test_the_interval_covers_the_coefficient_of_the_population(measure):
 
     def sample(n: int) -> np.ndarray:
         truth = rng.random(n) < 0.2
-        message = np.array([np.where(rng.random(n) < 0.85, truth, ~truth) for _ in range(2)])
-        return np.stack([2 - message.sum(axis=0), message.sum(axis=0)], axis=1).astype(float)
+        votes = np.array([np.where(rng.random(n) < 0.85, truth, ~truth) for _ in range(2)])
+        return np.stack([2 - votes.sum(axis=0), votes.sum(axis=0)], axis=1).astype(float)
 
     population = measure(sample(400_000))
     found = [bootstrap_interval(measure, sample(300)) for _ in range(60)]
@@ -114,17 +114,17 @@ def test_the_agreement_of_a_round_is_that_of_people(database, store):
                 verdict = Verdict.accept if (index < 3) ^ off else Verdict.reject
                 decide(tx, who, one, verdict, key=uuid.uuid4())
     with database.transaction() as tx:
-        output = round_agreement(tx, round_id)
-    assert output["consensus"] == {
+        report = round_agreement(tx, round_id)
+    assert report["consensus"] == {
         "rule": "majority",
         "overlap": 3,
         "certainty": 0.5,
         "rule_reviewer_votes": False,
     }
-    assert output["adjudicating"] == 0, "three never tie"
-    by_pair = {tuple(pair["reviewers"]): pair for pair in output["pairs"]}
+    assert report["adjudicating"] == 0, "three never tie"
+    by_pair = {tuple(pair["reviewers"]): pair for pair in report["pairs"]}
     assert list(by_pair) == [("ann", "bob"), ("ann", "cy"), ("bob", "cy")]
-    assert output["decided_twice"] == 8
+    assert report["decided_twice"] == 8
     assert by_pair["ann", "bob"]["agreed"] == 6 / 8
     assert by_pair["ann", "cy"]["agreed"] == 4 / 8
     one_of = by_pair["ann", "bob"]["alpha"]
@@ -132,7 +132,7 @@ def test_the_agreement_of_a_round_is_that_of_people(database, store):
         "4 accepts, 12 rejects, 2 of 8 apart"
     )
     assert one_of["low"] <= one_of["value"] <= one_of["high"]
-    assert "ann and bob: 8 decided by two or more people, 75% equal verdicts" in as_text(output)
+    assert "ann and bob: 8 decided by two or more people, 75% equal verdicts" in as_text(report)
 
 
 def test_a_round_of_single_decisions_has_no_agreement(database, store):
@@ -140,6 +140,6 @@ def test_a_round_of_single_decisions_has_no_agreement(database, store):
         round_id = make_round(tx)
         (one,) = make_candidates(tx, store, round_id, 1)
         decide(tx, add_reviewer(tx, "ann").id, one, Verdict.accept, key=uuid.uuid4())
-        output = round_agreement(tx, round_id)
-    assert (output["decided_twice"], output["agreed"], output["pairs"]) == (0, None, [])
-    assert as_text(output) == f"Round {round_id}: no candidate has verdicts of two people yet"
+        report = round_agreement(tx, round_id)
+    assert (report["decided_twice"], report["agreed"], report["pairs"]) == (0, None, [])
+    assert as_text(report) == f"Round {round_id}: no candidate has verdicts of two people yet"

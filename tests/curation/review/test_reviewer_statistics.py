@@ -1,4 +1,4 @@
-"""A reviewer's figures against pasts that were made up, with what they must give worked out by hand."""
+"""Statistics of a reviewer equal values computed by hand from made-up histories."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.decision_history import PastDecision, make_history
 from tests.support.factories import make_candidates, make_round
 
 
-def metrics(database, past, *, to_themselves: bool = False) -> dict:
+def statistics(database, past, *, to_themselves: bool = False) -> dict:
     with database.transaction() as tx:
         ann = add_reviewer(tx, "ann")
         make_history(tx, ann.id, past)
@@ -25,7 +25,7 @@ def metrics(database, past, *, to_themselves: bool = False) -> dict:
 
 
 def test_statistics_have_pace_dwell_times_and_undone_decisions(database):
-    """Two sittings, 101 decisions 10 s apart and 51, with an hour between them; every tenth look takes 5 s."""
+    """Two sessions of 101 and 51 decisions 10 s apart, an hour between them; every tenth review takes 5 s."""
     first = [
         PastDecision(10 * i, accept=i % 4 == 0, dwell_ms=5_000 if i % 10 == 9 else 1_000)
         for i in range(101)
@@ -34,27 +34,27 @@ def test_statistics_have_pace_dwell_times_and_undone_decisions(database):
         PastDecision(4_610 + 10 * i, accept=False, undone=i < 2, dwell_ms=200 if i < 5 else 1_000)
         for i in range(51)
     ]
-    output = metrics(database, first + second)
-    assert output["decisions"] == 150
-    assert output["hours"] == pytest.approx((1_000 + 500 + 2 * 1) / 3_600)
-    assert output["decisions_per_hour"] == pytest.approx(150 / output["hours"])
-    assert output["dwell_ms"]["n"] == 152
-    assert output["dwell_ms"]["median"] == 1_000
-    assert output["accepted"]["value"] == pytest.approx(26 / 150)
-    assert output["undone"]["value"] == pytest.approx(2 / 152)
-    assert output["signs"]["quick"]["value"] == pytest.approx(5 / 152)
-    assert output["agreement"]["alike"] is None
-    assert output["gold"] == {"noticed": None, "clean_accepted": None, "curves": []}
-    assert "150 decisions in 0.4 h, 360 per hour" in as_text(output)
+    found = statistics(database, first + second)
+    assert found["decisions"] == 150
+    assert found["hours"] == pytest.approx((1_000 + 500 + 2 * 1) / 3_600)
+    assert found["decisions_per_hour"] == pytest.approx(150 / found["hours"])
+    assert found["dwell_ms"]["n"] == 152
+    assert found["dwell_ms"]["median"] == 1_000
+    assert found["accepted"]["value"] == pytest.approx(26 / 150)
+    assert found["undone"]["value"] == pytest.approx(2 / 152)
+    assert found["signs"]["quick"]["value"] == pytest.approx(5 / 152)
+    assert found["agreement"]["alike"] is None
+    assert found["gold"] == {"noticed": None, "clean_accepted": None, "curves": []}
+    assert "150 decisions in 0.4 h, 360 per hour" in as_text(found)
 
 
 def test_statistics_without_decisions_are_empty(database):
-    output = metrics(database, [])
-    assert (output["decisions"], output["hours"], output["decisions_per_hour"]) == (0, 0.0, None)
-    assert output["signs"] == {
+    found = statistics(database, [])
+    assert (found["decisions"], found["hours"], found["decisions_per_hour"]) == (0, 0.0, None)
+    assert found["signs"] == {
         "run": None, "quick": None, "dwell_change_per_hour": None, "missed_early": None, "missed_late": None,
     }  # fmt: skip
-    assert as_text(output) == "ann: 0 decisions in 0.0 h"
+    assert as_text(found) == "ann: 0 decisions in 0.0 h"
     with database.transaction() as tx:
         assert [one["name"] for one in all_statistics(tx)] == ["ann"]
 
@@ -62,27 +62,27 @@ def test_statistics_without_decisions_are_empty(database):
 def test_the_longest_run_of_equal_verdicts_is_compared_with_chance(database):
     rng = np.random.default_rng(3)
     honest = [PastDecision(i, accept=bool(a)) for i, a in enumerate(rng.random(400) < 0.3)]
-    output = metrics(database, honest)["signs"]["run"]
-    assert output["verdict"] == "reject"
+    found = statistics(database, honest)["signs"]["run"]
+    assert found["verdict"] == "reject"
     share = sum(not one.accept for one in honest) / 400
-    assert output["expected"] == pytest.approx(
+    assert found["expected"] == pytest.approx(
         (math.log(400 * (1 - share)) + 0.5772) / math.log(1 / share) - 0.5, rel=1e-3
     )
-    assert output["chance"] > 0.02
+    assert found["chance"] > 0.02
 
 
 def test_deciding_without_looking_shows_as_an_unlikely_run(database):
     stamped = [PastDecision(i, accept=i % 3 == 0) for i in range(100)] + [
         PastDecision(100 + i, accept=True) for i in range(60)
     ]
-    output = metrics(database, stamped)["signs"]["run"]
-    assert (output["verdict"], output["longest"]) == ("accept", 61)
-    assert output["expected"] < 20
-    assert output["chance"] < 1e-6
+    found = statistics(database, stamped)["signs"]["run"]
+    assert (found["verdict"], found["longest"]) == ("accept", 61)
+    assert found["expected"] < 20
+    assert found["chance"] < 1e-6
 
 
 def test_slower_decisions_and_more_misses_show_as_a_drift(database):
-    """Looks grow by a half within the hour; plain defects are missed once in ten early and every second time later."""
+    """Dwell times grow by a half in an hour; obvious defects are missed once in ten early, every second time later."""
     rng = np.random.default_rng(5)
     past = []
     for i in range(365):
@@ -92,11 +92,11 @@ def test_slower_decisions_and_more_misses_show_as_a_drift(database):
         missed = i % 2 == 0 if late else i % 10 == 0
         past.append(PastDecision(seconds, accept=missed, dwell_ms=dwell, gold=i % 3 == 0, defect="haze" if i % 3 == 0 else None,
                          severity=0.9 if i % 3 == 0 else 0))  # fmt: skip
-    output = metrics(database, past)["signs"]
-    assert output["dwell_change_per_hour"]["low"] < 0.5 < output["dwell_change_per_hour"]["high"]
-    assert output["dwell_change_per_hour"]["low"] > 0.3
-    assert output["missed_early"]["value"] == pytest.approx(0.1)
-    assert output["missed_late"]["value"] == pytest.approx(0.5)
+    found = statistics(database, past)["signs"]
+    assert found["dwell_change_per_hour"]["low"] < 0.5 < found["dwell_change_per_hour"]["high"]
+    assert found["dwell_change_per_hour"]["low"] > 0.3
+    assert found["missed_early"]["value"] == pytest.approx(0.1)
+    assert found["missed_late"]["value"] == pytest.approx(0.5)
 
 
 def test_reviewers_see_gold_statistics_in_groups_of_ten(database):
@@ -110,12 +110,12 @@ def test_reviewers_see_gold_statistics_in_groups_of_ten(database):
                 200 + 5.0 * i, accept=not seen, gold=True, defect=defect, severity=float(severity)
             )
         )
-    output = metrics(database, past)
-    curves = {one["defect"]: one for one in output["gold"]["curves"]}
+    found = statistics(database, past)
+    curves = {one["defect"]: one for one in found["gold"]["curves"]}
     assert set(curves) == {"haze", "holes"}
     assert curves["haze"]["threshold"] == pytest.approx(0.3, abs=0.06)
     assert curves["holes"]["threshold"] == pytest.approx(0.6, abs=0.06)
-    assert output["gold"]["clean_accepted"]["value"] == 1
+    assert found["gold"]["clean_accepted"]["value"] == 1
     with database.transaction() as tx:
         own = reviewer_statistics(tx, add_reviewer(tx, "ann"), to_themselves=True)
     assert (

@@ -1,4 +1,4 @@
-"""Reviewers sign in once per token, stay signed in by a cookie nobody can forge, and are out when sent away."""
+"""Reviewers sign in once per token, and a deactivated reviewer is signed out."""
 
 from __future__ import annotations
 

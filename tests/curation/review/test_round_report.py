@@ -1,4 +1,4 @@
-"""The round report against figures worked out by hand."""
+"""The round report equals values computed by hand."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_wilson_interval_is_wider_for_fewer_observations():
 
 @pytest.fixture
 def judged(database, store):
-    """Return a round of 12: two refused, one unshown, one still to be drawn, eight shown to ann, bob and the rule reviewer."""
+    """Return a round of 12: two refused, one unshown, one requested, eight shown to ann, bob and the rule reviewer."""
     with database.transaction() as tx:
         round_id = make_round(tx, quota=12)
         shown = list(make_candidates(tx, store, round_id, 8))
@@ -100,29 +100,29 @@ def add(tx, round_id, count, state):
 
 def test_the_report_of_a_round_equals_values_computed_by_hand(database, judged):
     with database.transaction() as tx:
-        output = round_report.round_report(tx, judged)
-    assert output["funnel"] == {
+        report = round_report.round_report(tx, judged)
+    assert report["funnel"] == {
         "requested": 12, "generated": 11, "refused": 2, "shown": 8, "decided": 7, "accepted": 4, "rejected": 3,
         "waiting": 1, "unshown": 1, "failed": 0,
     }  # fmt: skip
-    assert output["refusals"] == [{"signal": "no_visible", "count": 2}]
-    assert output["reasons"] == [
+    assert report["refusals"] == [{"signal": "no_visible", "count": 2}]
+    assert report["reasons"] == [
         {"reason": "halo", "layer": None, "count": 2, "kind": "person"},
         {"reason": "cropped", "layer": None, "count": 1, "kind": "person"},
         {"reason": "holes", "layer": None, "count": 1, "kind": "rule_reviewer"},
     ]
-    assert output["signals"] == []
+    assert report["signals"] == []
     # People: rejects weigh 2 (shown with propensity 0.5) and 1, accepts 1 + 1 + 1. The undone reject counts nowhere.
-    people = output["defects_per_100"]["person"]
+    people = report["defects_per_100"]["person"]
     low, high = round_report.wilson(3 / 6, 6**2 / 8)
     assert people == pytest.approx({"value": 50.0, "low": 100 * low, "high": 100 * high, "n": 5})
-    assert output["defects_per_100"]["rule_reviewer"]["value"] == pytest.approx(50.0)
-    assert output["defects_per_100"]["rule_reviewer"]["n"] == 2
+    assert report["defects_per_100"]["rule_reviewer"]["value"] == pytest.approx(50.0)
+    assert report["defects_per_100"]["rule_reviewer"]["n"] == 2
     # 18 s in six measured looks is 3 s a look; seven looks, one of them unmeasured, for three accepts.
-    assert output["human"]["seconds_per_accept"] == pytest.approx(3.0 * 7 / 3)
-    assert output["human"]["accepts_per_hour"] == pytest.approx(3600 / 7)
-    assert output["human"]["decisions"] == 5
-    by_name = {one["name"]: one for one in output["human"]["reviewers"]}
+    assert report["human"]["seconds_per_accept"] == pytest.approx(3.0 * 7 / 3)
+    assert report["human"]["accepts_per_hour"] == pytest.approx(3600 / 7)
+    assert report["human"]["decisions"] == 5
+    by_name = {one["name"]: one for one in report["human"]["reviewers"]}
     assert by_name["ann"] == {
         "name": "ann",
         "kind": "person",
@@ -138,12 +138,12 @@ def test_the_report_of_a_round_equals_values_computed_by_hand(database, judged):
         "median_dwell_ms": 6000.0,
     }
     assert by_name["rule_reviewer"]["kind"] == "rule_reviewer"
-    assert output["rule_reviewer"] == {"decisions": 2, "accepted": 1}
+    assert report["rule_reviewer"] == {"decisions": 2, "accepted": 1}
     # 18 s of looks for five measured verdicts (one of them undone); one waits, and 8 in 11 of what is drawn is shown.
-    assert output["seconds_left"] == pytest.approx(18 / 5 * (1 + 8 / 11))
-    assert output["evaluation"] == {"psnr": 30.0}
-    assert output["round"]["quota"] == 12
-    json.dumps(output, default=str)
+    assert report["seconds_left"] == pytest.approx(18 / 5 * (1 + 8 / 11))
+    assert report["evaluation"] == {"psnr": 30.0}
+    assert report["round"]["quota"] == 12
+    json.dumps(report, default=str)
 
 
 def test_the_report_is_formatted_as_text(database, judged):
@@ -166,19 +166,19 @@ def test_the_report_is_formatted_as_text(database, judged):
 
 def test_the_report_of_an_empty_round_has_no_rates(database):
     with database.transaction() as tx:
-        output = round_report.round_report(tx, lifecycle.open_seed_review(tx, "test"))
+        report = round_report.round_report(tx, lifecycle.open_seed_review(tx, "test"))
         with pytest.raises(NotFound):
             round_report.round_report(tx, 10**6)
-    assert output["defects_per_100"] == {"person": None, "rule_reviewer": None}
-    assert output["human"] == {
+    assert report["defects_per_100"] == {"person": None, "rule_reviewer": None}
+    assert report["human"] == {
         "seconds_per_accept": None,
         "accepts_per_hour": None,
         "decisions": 0,
         "reviewers": [],
     }
-    assert output["seconds_left"] == 0.0
-    assert output["evaluation"] == {}
-    assert round_report.as_text(output).startswith("Round 1 (open), imported files\n")
+    assert report["seconds_left"] == 0.0
+    assert report["evaluation"] == {}
+    assert round_report.as_text(report).startswith("Round 1 (open), imported files\n")
 
 
 def test_time_left_is_unknown_before_anybody_decided(database, store):
@@ -214,8 +214,8 @@ def test_progress_of_one_round_or_of_all_open_ones(database, store):
         decisions.decide(tx, ann, ids[0], Verdict.accept, key=uuid.uuid4())
         decisions.decide(tx, ann, ids[1], Verdict.reject, key=uuid.uuid4())
         assert progress.review_progress(tx, ann, first) == {"waiting": 1, "mine": 2, "accepted": 1}
-        output = progress.review_progress(tx, bob, None)
-        assert output == {"waiting": 2, "mine": 0, "accepted": 0}, (
+        counts = progress.review_progress(tx, bob, None)
+        assert counts == {"waiting": 2, "mine": 0, "accepted": 0}, (
             "what ann holds waits for nobody else"
         )
         decisions.undo(tx, ann, None, key=uuid.uuid4(), seconds=60)
@@ -226,24 +226,24 @@ def test_progress_of_one_round_or_of_all_open_ones(database, store):
 
 
 def test_progress_counts_a_candidate_with_several_verdicts_once(database, store):
-    """Four candidates of three looks each, 2 s a look: one accepted, two rejected, one waits for its third verdict."""
+    """Four candidates with three reviews of 2 s each: one accepted, two rejected, one waits for its third verdict."""
     with database.transaction() as tx:
         round_id = make_round(tx, quota=4)
         set_consensus(tx, round_id, ConsensusSettings(ConsensusRule.majority, 3), "test")
         ids = make_candidates(tx, store, round_id, 4)
-        message = {"ann": "arra", "bob": "aarr", "cy": "rrr"}
-        for name, verdicts in message.items():
+        votes = {"ann": "arra", "bob": "aarr", "cy": "rrr"}
+        for name, verdicts in votes.items():
             for one, letter in zip(ids, verdicts, strict=False):
                 verdict = Verdict.accept if letter == "a" else Verdict.reject
                 decisions.decide(
                     tx, add_reviewer(tx, name).id, one, verdict, key=uuid.uuid4(), dwell_ms=2_000
                 )
-        output = round_report.round_report(tx, round_id)
-    defects = output["defects_per_100"]["person"]
+        report = round_report.round_report(tx, round_id)
+    defects = report["defects_per_100"]["person"]
     assert (defects["n"], defects["value"]) == (3, pytest.approx(200 / 3))
     assert (defects["low"], defects["high"]) == tuple(
         100 * end for end in round_report.wilson(2 / 3, 3)
     )
-    assert output["human"]["decisions"] == 11
-    assert output["human"]["seconds_per_accept"] == 22, "eleven looks of two seconds for one sample"
-    assert output["seconds_left"] == pytest.approx(2 * 3 * 1), "at most three more looks"
+    assert report["human"]["decisions"] == 11
+    assert report["human"]["seconds_per_accept"] == 22, "eleven looks of two seconds for one sample"
+    assert report["seconds_left"] == pytest.approx(2 * 3 * 1), "at most three more looks"

@@ -1,4 +1,4 @@
-"""Sessions: signed cookies, rows that end at once, and names of cookies that differ between instances."""
+"""Sessions: signed cookies, rows that end at once, and cookie names that differ between instances."""
 
 from __future__ import annotations
 

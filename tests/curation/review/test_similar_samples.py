@@ -1,4 +1,4 @@
-"""The accepted sample nearest to a candidate: duplicates are found in any pool, its own sample never, and quickly."""
+"""The most similar accepted sample of a candidate: found in any pool, never its own sample, and quickly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.factories import make_pairs, make_round, scenes
 
 @pytest.fixture
 def round_id(database, store) -> int:
-    """Forty drawn figures that wait, their layers in the index."""
+    """Return a round of forty waiting shapes, with their layers in the index."""
     drawn = [
         (prompt, {LayerRole.foreground: pair[LayerRole.foreground]}) for prompt, pair in scenes(40)
     ]
@@ -154,7 +154,7 @@ def test_seeds_are_found_too(database, store, round_id):
 
 
 def test_no_table_is_scanned(database, round_id):
-    """Where the planner is told to read no table in full, it has to read none but the short one of rounds."""
+    """With sequential scans disabled, the planner scans no table but the short one of rounds."""
     with database.transaction() as tx:
         ids = waiting(tx, round_id)
         accept(tx, ids[:5])

@@ -1,4 +1,4 @@
-"""Rounds: opened with their candidates, paused, resumed, closed, each lawful move once."""
+"""Rounds: opened with their candidates, paused, resumed, closed, each allowed transition once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.factories import make_candidates, make_checkpoint, make_round
 PROMPTS = [Prompt("a red circle"), Prompt("a blue star"), Prompt("grey smoke")]
 
 
-def open_one(database: Database, quota: int = 10, **options) -> int:
+def open_round(database: Database, quota: int = 10, **options) -> int:
     with database.transaction() as tx:
         checkpoint = make_checkpoint(tx, uuid.uuid4().hex)
         return lifecycle.open_round(
@@ -31,11 +31,11 @@ def open_one(database: Database, quota: int = 10, **options) -> int:
 def test_an_opened_round_has_its_quota_of_different_candidates_and_a_job(
     database: Database,
 ) -> None:
-    request_params: list[Job] = []
-    database.send = request_params.append
-    round_id = open_one(database, quota=7_000)
+    sent: list[Job] = []
+    database.send = sent.append
+    round_id = open_round(database, quota=7_000)
     assert states(database, round_id) == {"requested": 7_000}
-    assert request_params == [Job("generate", (round_id,))]
+    assert sent == [Job("generate", (round_id,))]
     with database.transaction() as tx:
         per_prompt = tx.execute(
             sa.select(sa.func.count()).select_from(candidates).group_by(candidates.c.prompt_id)
@@ -45,38 +45,38 @@ def test_an_opened_round_has_its_quota_of_different_candidates_and_a_job(
 
 def test_equal_seeds_of_a_large_round_are_derived_again(database: Database, monkeypatch) -> None:
     monkeypatch.setattr(requests, "SEED_BYTES", 1)
-    round_id = open_one(database, quota=300)
+    round_id = open_round(database, quota=300)
     assert states(database, round_id) == {"requested": 300}
-    assert states(database, open_one(database, quota=300)) == {"requested": 300}
+    assert states(database, open_round(database, quota=300)) == {"requested": 300}
 
 
 def test_a_refused_round_leaves_no_row_and_no_job(database: Database) -> None:
-    request_params: list[Job] = []
-    database.send = request_params.append
+    sent: list[Job] = []
+    database.send = sent.append
     for options in (
         {"quota": 0},
         {"policy": {"kind": "random", "share": 0}},
         {"policy": {"kind": "best"}},
     ):
         with pytest.raises(Refused):
-            open_one(database, **options)
+            open_round(database, **options)
     with database.transaction() as tx:
         assert lifecycle.list_rounds(tx) == []
-    assert request_params == []
+    assert sent == []
 
 
 def test_pause_and_resume_are_logged_and_refused_a_second_time(database: Database) -> None:
-    round_id = open_one(database)
+    round_id = open_round(database)
     with database.transaction() as tx:
         lifecycle.pause_round(tx, round_id, "anna")
     with pytest.raises(Conflict), database.transaction() as tx:
         lifecycle.pause_round(tx, round_id, "anna")
     with database.transaction() as tx:
         lifecycle.resume_round(tx, round_id, "anna")
-        output = tx.execute(
+        kinds = tx.execute(
             sa.select(events.c.kind).where(events.c.actor == "anna").order_by(events.c.id)
         ).scalars()
-        assert list(output) == ["round paused", "round open"]
+        assert list(kinds) == ["round paused", "round open"]
 
 
 def test_closing_withdraws_undecided_candidates_and_deletes_their_leases(

@@ -1,4 +1,4 @@
-"""The doctor tells the true reason of each trouble, on real servers, and leaves nothing behind."""
+"""The doctor names the cause of each problem on real servers, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.support.servers import S3Server, free_port
 
 
 def finding(settings: Settings, part: str) -> Finding:
-    [found] = [one for one in run_checks(settings) if one.part == part]
+    [found] = [candidate for candidate in run_checks(settings) if candidate.part == part]
     return found
 
 
 def test_a_sound_instance_has_no_findings_and_keeps_no_probe_object(settings: Settings) -> None:
-    assert [one for one in run_checks(settings) if not one.ok] == []
+    assert [finding_ for finding_ in run_checks(settings) if not finding_.ok] == []
     objects = settings.home / "objects"
     assert [path for path in objects.rglob("*") if path.is_file()] == []
 
@@ -40,14 +40,14 @@ def on_s3(settings: Settings, endpoint: str, bucket: str) -> Settings:
 def test_a_bucket_is_probed_and_a_missing_one_is_named(
     settings: Settings, s3_credentials: S3Server
 ) -> None:
-    given = on_s3(settings, s3_credentials.endpoint, f"doctor-{uuid.uuid4().hex[:8]}")
-    missing = doctor_storage.check_store(given)
+    configured = on_s3(settings, s3_credentials.endpoint, f"doctor-{uuid.uuid4().hex[:8]}")
+    missing = doctor_storage.check_store(configured)
     assert not missing.ok
     assert "there is no bucket" in missing.message
-    with open_context(given) as context:
+    with open_context(configured) as context:
         assert Readiness(context).check()["store"] == "does not answer"
         context.store.create_bucket()
-        assert doctor_storage.check_store(given).ok
+        assert doctor_storage.check_store(configured).ok
         assert list(context.store.list_objects()) == []
         clocks = doctor_servers.check_clocks(context)
         assert clocks.ok, clocks.message
@@ -59,16 +59,16 @@ def test_unreachable_endpoints_and_wrong_credentials_are_named(
 ) -> None:
     dead = doctor_storage.check_store(on_s3(settings, f"http://127.0.0.1:{free_port()}", "b"))
     assert "does not answer" in dead.message
-    given = on_s3(settings, s3_credentials.endpoint, "bucket")
+    configured = on_s3(settings, s3_credentials.endpoint, "bucket")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret-key-1")
-    wrong = finding(given, "store")
+    wrong = finding(configured, "store")
     assert "refuses" in wrong.message
     assert "credentials" in wrong.hint
     assert "wrong-secret-key-1" not in wrong.message
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    assert "needs credentials" in doctor_storage.check_store(given).message
+    assert "needs credentials" in doctor_storage.check_store(configured).message
 
 
 def test_a_folder_that_cannot_be_used_is_named(settings: Settings) -> None:
@@ -77,9 +77,9 @@ def test_a_folder_that_cannot_be_used_is_named(settings: Settings) -> None:
 
 
 def test_every_disk_is_checked_once(tmp_path: Path) -> None:
-    one = doctor_storage.check_disks(Settings(home=tmp_path))
-    assert len(one) == 1
-    assert "home and database" in one[0].message
+    finding_ = doctor_storage.check_disks(Settings(home=tmp_path))
+    assert len(finding_) == 1
+    assert "home and database" in finding_[0].message
     settings = Settings(home=tmp_path, storage="file:///dev/shm/layerloop-not-there")
     assert [
         found.message.split(" for ")[1][:5] for found in doctor_storage.check_disks(settings)
@@ -93,8 +93,8 @@ def test_random_layers_of_the_whole_table_are_checked(
     settings: Settings, database: Database
 ) -> None:
     with open_context(settings) as context, database.transaction() as tx:
-        there = context.store.put(b"a layer")
-        tx.execute(sa.text(FILL), {"there": there})
+        sha256 = context.store.put(b"a layer")
+        tx.execute(sa.text(INSERT_ROWS), {"there": sha256})
     with open_context(settings) as context:
         found = doctor_storage.check_objects(context)
         assert "400 layers drawn at random" in found.message
@@ -103,15 +103,15 @@ def test_random_layers_of_the_whole_table_are_checked(
             rows = tx.execute(sa.text("select candidate_id from candidate_layers")).scalars()
             first = set(list(rows)[:1500])
             drawn, every = doctor_storage._draw(tx, "candidate_layers", "candidate_id")
-            assert (every, set(drawn)) == (False, {there})
+            assert (every, set(drawn)) == (False, {sha256})
             # One in five of the layers of the second half is lost.
-            tx.execute(sa.text(LOSE), {"first": list(first)})
-        lost = doctor_storage.check_objects(context)
-        assert not lost.ok
-        assert "1 objects are missing" in lost.message
+            tx.execute(sa.text(LOSE_LAYERS), {"first": list(first)})
+        after_loss = doctor_storage.check_objects(context)
+        assert not after_loss.ok
+        assert "1 objects are missing" in after_loss.message
 
 
-FILL = """
+INSERT_ROWS = """
     with p as (insert into prompts (id, text) values (gen_random_uuid(), 'x') returning id),
     m as (insert into layers (sha256, width, height, bytes, visible)
         values (:there, 1, 1, 1, repeat('a', 64)), (repeat('b', 64), 1, 1, 1, repeat('b', 64))),
@@ -123,7 +123,7 @@ FILL = """
     insert into candidate_layers (candidate_id, role, sha256)
     select id, 'foreground', :there from c"""
 
-LOSE = """
+LOSE_LAYERS = """
     update candidate_layers set sha256 = repeat('b', 64)
     where candidate_id <> all(cast(:first as uuid[])) and right(candidate_id::text, 1) in ('0', '5', 'a')"""
 

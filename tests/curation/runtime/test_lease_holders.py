@@ -127,7 +127,7 @@ def test_leases_of_dead_processes_are_released_and_those_of_live_ones_are_not(
 def test_a_starting_instance_keeps_the_leases_of_running_commands(
     settings: Settings, database: Database
 ) -> None:
-    """`layerloop up` beside a `layerloop train` in another terminal."""
+    """`layerloop up` starts while `layerloop train` runs in another terminal."""
     with open_context(settings) as context:
         order, _ = ordered(database)
         process, name = another(settings.path("holders"))

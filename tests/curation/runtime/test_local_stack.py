@@ -1,4 +1,4 @@
-"""A whole instance on one machine: it comes up, lets its owner in once, mends itself, and goes down in order."""
+"""The local stack: it starts, issues one sign-in link, restarts its parts, and stops in order."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """Yield a home that the embedded server's user can reach whatever becomes of pytest's own folders."""
+    """Yield a home outside of pytest's folders, which the embedded server's user may not be able to enter."""
     with tempfile.TemporaryDirectory(prefix="layerloop-test-") as folder:
         yield Path(folder) / "home"
 
 
-def health(standing: LocalStack) -> str | None:
+def health(stack: LocalStack) -> str | None:
     try:
-        with urllib.request.urlopen(f"{standing.address}/api/health", timeout=2) as answer:
+        with urllib.request.urlopen(f"{stack.address}/api/health", timeout=2) as answer:
             return str(json.load(answer)["status"])
     except (urllib.error.URLError, OSError):
         return None
@@ -48,9 +48,9 @@ def wait_for(condition, seconds: float = 60):
 
 def test_the_local_stack_starts_restarts_its_parts_and_stops(home: Path) -> None:
     settings = Settings(home=home, port=0)
-    with run_local_stack(settings) as standing:
-        assert health(standing) == "ok"
-        assert "/sign-in?token=" in standing.sign_in_url()
+    with run_local_stack(settings) as stack:
+        assert health(stack) == "ok"
+        assert "/sign-in?token=" in stack.sign_in_url()
         with pytest.raises(LayerloopError, match="is already running"), run_local_stack(settings):
             pass
 
@@ -62,16 +62,16 @@ def test_the_local_stack_starts_restarts_its_parts_and_stops(home: Path) -> None
         assert len(processes) == 3
         [api] = [child for child in processes if child.cmdline()[-1] == "api"]
         api.kill()
-        wait_for(lambda: health(standing) is None, 10)
-        wait_for(lambda: health(standing) == "ok")
+        wait_for(lambda: health(stack) is None, 10)
+        wait_for(lambda: health(stack) == "ok")
 
         pid = int((home / "postgres" / "data" / "postmaster.pid").read_text().splitlines()[0])
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not psutil.pid_exists(pid), 10)
-        assert standing.retry_while_db_down(lambda: _count_reviewers(standing)) == 1
-        wait_for(lambda: health(standing) == "ok")
-        standing.context.queue.send(Job("reconcile"))
-    assert health(standing) is None
+        assert stack.retry_while_db_down(lambda: _count_reviewers(stack)) == 1
+        wait_for(lambda: health(stack) == "ok")
+        stack.context.queue.send(Job("reconcile"))
+    assert health(stack) is None
     assert not embedded_postgres.is_running(home / "postgres")
     assert all(not child.is_running() for child in processes)
     records = (home / "logs" / "supervisor.log").read_text()
@@ -86,35 +86,35 @@ def test_the_local_stack_does_not_start_on_a_taken_port(home: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with run_local_stack(Settings(home=home, port=taken.getsockname()[1])) as standing:
-            assert standing.context.settings.port != taken.getsockname()[1]
-            assert health(standing) == "ok"
+        with run_local_stack(Settings(home=home, port=taken.getsockname()[1])) as stack:
+            assert stack.context.settings.port != taken.getsockname()[1]
+            assert health(stack) == "ok"
 
 
 def test_sigterm_stops_the_local_stack_in_order(home: Path) -> None:
     earlier = signal.getsignal(signal.SIGTERM)
     processes: list[psutil.Process] = []
 
-    def be_ended() -> None:
+    def run_and_terminate() -> None:
         with run_local_stack(Settings(home=home, port=0)):
             processes.extend(psutil.Process().children())
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(60)
 
     with pytest.raises(KeyboardInterrupt):
-        be_ended()
+        run_and_terminate()
     assert len(processes) >= 3
     assert signal.getsignal(signal.SIGTERM) is earlier
     assert not embedded_postgres.is_running(home / "postgres")
     assert not [
-        one
-        for one in processes
-        if one.is_running() and "curation.cli.main" in " ".join(one.cmdline())
+        process
+        for process in processes
+        if process.is_running() and "curation.cli.main" in " ".join(process.cmdline())
     ]
 
 
-def _count_reviewers(standing: LocalStack) -> int:
-    with standing.context.database.transaction() as tx:
+def _count_reviewers(stack: LocalStack) -> int:
+    with stack.context.database.transaction() as tx:
         return int(
             tx.connection.exec_driver_sql(
                 "select count(*) from reviewers where name = 'owner'"

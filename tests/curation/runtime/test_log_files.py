@@ -1,4 +1,4 @@
-"""Log files of the processes of a home: bounded in size, and readable for their owner alone."""
+"""Log files of a home's processes: bounded in size, and readable by their owner only."""
 
 import stat
 import subprocess

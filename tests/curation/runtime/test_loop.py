@@ -1,4 +1,4 @@
-"""The loop in one process: jobs run from a plain queue, two rounds end, and a second call finds all of it done."""
+"""The loop in one process: two rounds are completed from a plain queue, and a second call finds nothing to do."""
 
 from __future__ import annotations
 
@@ -44,56 +44,56 @@ def context(settings: Settings, database: Database, store: FolderStore) -> AppCo
 
 @pytest.fixture
 def settings(settings: Settings, request: pytest.FixtureRequest) -> Settings:
-    """Return the settings of every test, changed as a test's own parameter says."""
+    """Return the settings, changed by the parameter of a test."""
     return settings.model_copy(update=getattr(request, "param", {}))
 
 
-class Working(list[Job]):
-    """Every job that was asked for, in order; `told` hears of progress, and raises what a job has raised."""
+class SentJobs(list[Job]):
+    """The sent jobs in order; `on_progress` records stages, and raises the errors of jobs."""
 
     def __init__(self) -> None:
         super().__init__()
         self.faults: list[BaseException] = []
         self.stages: list[str] = []
 
-    def told(self, progress: Progress) -> None:
+    def on_progress(self, progress: Progress) -> None:
         self.stages.append(progress.stage)
         for fault in self.faults:
             raise fault
 
 
 @pytest.fixture
-def working(context: AppContext) -> Iterator[Working]:
+def sent_jobs(context: AppContext) -> Iterator[SentJobs]:
     """Yield a worker in a thread."""
-    request_params = Working()
+    sent = SentJobs()
     waiting: queue.Queue[Job | None] = queue.Queue()
 
     def send(job: Job) -> None:
-        request_params.append(job)
+        sent.append(job)
         waiting.put(job)
 
     def work() -> None:
         while (job := waiting.get()) is not None:
             try:
                 jobs.JOBS[job.name](context, *job.args)
-            except BaseException as error:  # told at the end of the test
-                request_params.faults.append(error)
+            except BaseException as error:  # raised at the end of the test
+                sent.faults.append(error)
 
     context.database.send = send
     thread = threading.Thread(target=work)
     thread.start()
-    yield request_params
+    yield sent
     waiting.put(None)
     thread.join(60)
-    assert request_params.faults == []
+    assert sent.faults == []
 
 
 @pytest.mark.slow
 def test_two_rounds_are_completed_and_a_second_call_repeats_nothing(
-    context: AppContext, working: Working
+    context: AppContext, sent_jobs: SentJobs
 ) -> None:
-    import_initial_seeds(context, None, 80, working.told)
-    numbers = run_loop(context, PLAN, working.told)
+    import_initial_seeds(context, None, 80, sent_jobs.on_progress)
+    numbers = run_loop(context, PLAN, sent_jobs.on_progress)
     assert len(numbers) == PLAN.rounds
     with context.database.transaction() as tx:
         for round_id in numbers:
@@ -111,14 +111,14 @@ def test_two_rounds_are_completed_and_a_second_call_repeats_nothing(
         assert context.store.has(made[0]["sample_grid"])
         before = tx.scalar(sa.select(sa.func.count()).select_from(events))
         assert snapshots.find_snapshot(tx, "latest")
-    working.clear()
-    assert run_loop(context, PLAN, working.told) == numbers
+    sent_jobs.clear()
+    assert run_loop(context, PLAN, sent_jobs.on_progress) == numbers
     with context.database.transaction() as tx:
         after = tx.scalar(sa.select(sa.func.count()).select_from(events))
         assert tx.scalar(sa.select(sa.func.count()).select_from(training_runs)) == PLAN.rounds
     assert after == before
-    assert working == []
-    stages = list(dict.fromkeys(working.stages))
+    assert sent_jobs == []
+    stages = list(dict.fromkeys(sent_jobs.stages))
     assert stages[:2] == ["drawing seeds", "listing seeds"]
     assert any("generating" in stage for stage in stages[3:])
 
@@ -136,34 +136,34 @@ def test_two_rounds_are_completed_and_a_second_call_repeats_nothing(
     ids=["painter"],
 )
 def test_a_round_of_pairs_is_generated_screened_decided_and_becomes_samples(
-    context: AppContext, working: Working
+    context: AppContext, sent_jobs: SentJobs
 ) -> None:
     """The loop of `demo --pairs`, with a generator that needs no training."""
-    import_initial_seeds(context, None, 60, working.told, Kind.pair)
+    import_initial_seeds(context, None, 60, sent_jobs.on_progress, Kind.pair)
     plan = LoopPlan(
         rounds=1, quota=24, preset="micro", reviewer="rules", recipe="pairs", kind=Kind.pair
     )
-    [round_id] = run_loop(context, plan, working.told)
+    [round_id] = run_loop(context, plan, sent_jobs.on_progress)
     with context.database.transaction() as tx:
-        told = round_report.round_report(tx, round_id)
+        report = round_report.round_report(tx, round_id)
         snapshot = snapshots.find_snapshot(tx, "latest")
-    assert told["round"]["kind"] == "pair"
-    assert told["funnel"]["decided"] + told["funnel"]["refused"] == 24
-    assert told["funnel"]["accepted"] >= 12
-    assert ("clash", "blended") in {(one["reason"], one["layer"]) for one in told["reasons"]}
-    assert all(one["layer"] for one in told["reasons"])
-    assert {one["name"] for one in told["signals"]} >= {
+    assert report["round"]["kind"] == "pair"
+    assert report["funnel"]["decided"] + report["funnel"]["refused"] == 24
+    assert report["funnel"]["accepted"] >= 12
+    assert ("clash", "blended") in {(one["reason"], one["layer"]) for one in report["reasons"]}
+    assert all(one["layer"] for one in report["reasons"])
+    assert {one["name"] for one in report["signals"]} >= {
         "leakage",
         "harmony",
         "light_gap",
         "foot_gap",
     }
     drawn = [one for one in read_samples(context.store, snapshot) if one.round == round_id]
-    assert len(drawn) == told["funnel"]["accepted"]
+    assert len(drawn) == report["funnel"]["accepted"]
     assert all(
         one.kind is Kind.pair and len(one.layers) == 3 and len(one.texts) == 2 for one in drawn
     )
-    assert run_loop(context, plan, working.told) == [round_id]
+    assert run_loop(context, plan, sent_jobs.on_progress) == [round_id]
 
 
 def test_prompts_of_pairs_have_three_texts_and_single_ones_are_of_foregrounds(
@@ -183,7 +183,7 @@ def test_prompts_of_pairs_have_three_texts_and_single_ones_are_of_foregrounds(
 
 
 def test_a_failed_training_ends_the_loop_with_its_reason(
-    context: AppContext, working: Working
+    context: AppContext, sent_jobs: SentJobs
 ) -> None:
     import_initial_seeds(context, None, 20, lambda _: None)
     with pytest.raises(LayerloopError, match="training failed"):
@@ -215,10 +215,10 @@ def test_reconcile_sends_jobs_only_for_work_that_workers_do_not_find(context: Ap
         tx.execute(
             sa.update(rounds_table).where(rounds_table.c.id == paused).values(state="paused")
         )
-    request_params: list[Job] = []
-    context.database.send = request_params.append
+    sent: list[Job] = []
+    context.database.send = sent.append
     jobs.reconcile(context)
-    assert request_params == [Job("select", (screened,))]
+    assert sent == [Job("select", (screened,))]
     with context.database.transaction() as tx:
         assert find_job(tx, "generate") == Job("generate", (idle,))
         assert find_job(tx, "screen") is None

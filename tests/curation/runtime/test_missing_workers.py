@@ -1,4 +1,4 @@
-"""Doctor and the API speak of what people forget: workers that were not started, a port that is taken."""
+"""The doctor and the API report workers that were not started and a port that is taken."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def test_work_that_no_worker_takes_is_reported(settings: Settings) -> None:
     with open_context(settings) as context:
         assert doctor._work(context).ok
         with context.database.transaction() as tx:
-            number = make_round(tx)
-            ids = make_candidates(tx, context.store, number, 3, CandidateState.requested)
+            round_id = make_round(tx)
+            ids = make_candidates(tx, context.store, round_id, 3, CandidateState.requested)
         assert doctor._work(context).ok  # just asked for
         with context.database.transaction() as tx:
             tx.execute(
@@ -33,12 +33,12 @@ def test_work_that_no_worker_takes_is_reported(settings: Settings) -> None:
         assert (found.ok, found.message) == (False, "no worker has taken for over 60 s: 3 drawings")
         assert "layerloop worker" in found.hint
         with context.database.transaction() as tx:
-            output = round_report.round_report(tx, number)
+            report = round_report.round_report(tx, round_id)
             other = round_report.round_report(tx, make_round(tx))
-        assert (output["waiting_work"], other["waiting_work"]) == ({"drawings": 3}, {})
+        assert (report["waiting_work"], other["waiting_work"]) == ({"drawings": 3}, {})
         assert (
             "no worker has taken for over 60 s: 3 drawings; start 'layerloop worker"
-            in round_report.as_text(output)
+            in round_report.as_text(report)
         )
         assert "no worker" not in round_report.as_text(other)
         with context.database.transaction() as tx:

@@ -1,4 +1,4 @@
-"""The board, the alerts and the guide name metrics that exist, and all of them."""
+"""The dashboard, the alerts and the guide name metrics that exist, and all of them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_guide_names_every_metric(known: set[str]) -> None:
 def test_the_fields_of_each_gpu_are_metrics(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lines stand in the form of nvidia-smi; no machine of the tests has a GPU."""
+    """The lines have the form of nvidia-smi's output; the test needs no GPU."""
     tool = tmp_path / "nvidia-smi"
     tool.write_text(
         "#!/bin/sh\necho '0, 37, 1024, 143771, 45, 120.50'\necho '1, 0, 0, 143771, 30, [N/A]'\n"

@@ -1,4 +1,4 @@
-"""Supervisor: started again when one dies, stopped together, gone when their starter is killed."""
+"""The supervisor: processes are restarted when they die, stopped together, and end with a killed parent."""
 
 from __future__ import annotations
 

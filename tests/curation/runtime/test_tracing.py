@@ -23,7 +23,7 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 @pytest.fixture
 def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[bytes]]]:
-    """The URL of an HTTP server, and the bodies that it received."""
+    """Yield the URL of an HTTP server, and the request bodies that it received."""
     received: list[bytes] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -67,13 +67,13 @@ def test_requests_and_jobs_are_spans(
     spans = {}
     for body in received:
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-            names = {one.key: one.value.string_value for one in resource.resource.attributes}
+            names = {span.key: span.value.string_value for span in resource.resource.attributes}
             assert names["service.name"] == "layerloop-api"
-            spans |= {one.name: one for scope in resource.scope_spans for one in scope.spans}
-    [request] = [one for name, one in spans.items() if name.startswith("GET /api/rounds/{")]
+            spans |= {span.name: span for scope in resource.scope_spans for span in scope.spans}
+    [request] = [span for name, span in spans.items() if name.startswith("GET /api/rounds/{")]
     assert request.trace_id.hex() == TRACE
     job = spans["job generate"]
-    assert {one.key: one.value.int_value for one in job.attributes}["round"] == 3
+    assert {span.key: span.value.int_value for span in job.attributes}["round"] == 3
     assert job.status.code == job.status.STATUS_CODE_ERROR
     assert "broken" in job.status.message
 

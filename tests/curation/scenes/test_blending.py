@@ -1,4 +1,4 @@
-"""Compositing to the last bit: against exact fractions, and the identities that make a stack of layers one picture."""
+"""Compositing is exact: compared with fractions, and by the identities of a layer stack."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ PIXELS = arrays(np.uint8, (2, 3, 4))
 
 
 def exact(front: list[int], back: list[int]) -> list[int]:
-    """One pixel over another in fractions, each value rounded half up once."""
+    """Composite one pixel over another in fractions, rounding each value half up once."""
     f, b = Fraction(front[3], 255), Fraction(back[3], 255)
     alpha = f + b * (1 - f)
     if alpha == 0:
         return [0, 0, 0, 0]
-    colour = [(x * f + y * b * (1 - f)) / alpha for x, y in zip(front[:3], back[:3], strict=True)]
-    return [int(value + Fraction(1, 2)) for value in (*colour, alpha * 255)]
+    color = [(x * f + y * b * (1 - f)) / alpha for x, y in zip(front[:3], back[:3], strict=True)]
+    return [int(value + Fraction(1, 2)) for value in (*color, alpha * 255)]
 
 
 @settings(max_examples=300, deadline=None)
@@ -49,10 +49,10 @@ def test_over_an_opaque_image_the_result_is_the_plain_blend(front, back) -> None
 @settings(max_examples=100, deadline=None)
 @given(PIXELS)
 def test_transparent_layers_change_nothing_and_opaque_ones_hide_all(rgba) -> None:
-    clear = new_canvas((3, 2))
-    seen = np.where(rgba[..., 3:] > 0, rgba, 0)
-    assert np.array_equal(composite(clear, rgba), seen)
-    assert np.array_equal(composite(rgba, clear), seen)
+    canvas = new_canvas((3, 2))
+    visible = np.where(rgba[..., 3:] > 0, rgba, 0)
+    assert np.array_equal(composite(canvas, rgba), visible)
+    assert np.array_equal(composite(rgba, canvas), visible)
     rgba[..., 3] = 255
     assert np.array_equal(composite(rgba, new_canvas((3, 2), (1, 2, 3))), rgba)
 
@@ -78,11 +78,11 @@ def test_opacity_scales_alpha_only(rgba, opacity: int) -> None:
 @settings(max_examples=200, deadline=None)
 @given(PIXELS, st.integers(-5, 6), st.integers(-5, 6))
 def test_a_layer_is_placed_at_its_offset(rgba, left: int, top: int) -> None:
-    laid = place_on_canvas(rgba, (left, top), (5, 4))
+    placed = place_on_canvas(rgba, (left, top), (5, 4))
     for y in range(4):
         for x in range(5):
             inside = 0 <= y - top < 2 and 0 <= x - left < 3
-            assert laid[y, x].tolist() == (
+            assert placed[y, x].tolist() == (
                 rgba[y - top, x - left].tolist() if inside else [0, 0, 0, 0]
             )
 

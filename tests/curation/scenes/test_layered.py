@@ -1,4 +1,4 @@
-"""Layered files, read back by other programs than wrote them: every pixel, name, place and opacity, and the order."""
+"""Layered files are read by other programs: every pixel, name, offset and opacity, and the order."""
 
 from __future__ import annotations
 
@@ -34,50 +34,53 @@ SIZE = (48, 40)
 
 
 def stack(background: RGBA) -> LayerStack:
-    sheets = [
+    layers = [
         StackLayer("background", background, (0, 0), 255),
         StackLayer("a fox & an <owl>", image(1, *SIZE), (0, 0), 255),
         StackLayer("lampe à huile, 日本のランプ", image(2, 20, 30), (-7, 25), 128),
         StackLayer("x" * 100, image(3, 9, 11), (44, -3), 77),
     ]
     merged = new_canvas(SIZE)
-    for sheet in sheets:
+    for layer_ in layers:
         merged = composite(
-            place_on_canvas(apply_opacity(sheet.rgba, sheet.opacity), sheet.offset, SIZE), merged
+            place_on_canvas(apply_opacity(layer_.rgba, layer_.opacity), layer_.offset, SIZE), merged
         )
-    return LayerStack(SIZE, sheets, merged)
+    return LayerStack(SIZE, layers, merged)
 
 
 OPAQUE = stack(gradient("sky", SIZE))
-SEE_THROUGH = stack(image(9, *SIZE))
-BOTH = pytest.mark.parametrize("drawn", [OPAQUE, SEE_THROUGH], ids=["opaque", "see-through"])
+TRANSLUCENT = stack(image(9, *SIZE))
+EACH_STACK = pytest.mark.parametrize("drawn", [OPAQUE, TRANSLUCENT], ids=["opaque", "see-through"])
 
 
-@BOTH
+@EACH_STACK
 def test_psd_files_are_read_by_photoshopapi(tmp_path: Path, drawn: LayerStack) -> None:
     """PhotoshopAPI reads layers with a parser of its own (C++)."""
     write_psd(tmp_path / "a.psd", drawn)
     read = photoshopapi.LayeredFile.read(str(tmp_path / "a.psd"))
     assert (read.width, read.height) == SIZE
     assert len(read.layers) == len(drawn.layers)
-    for layer, sheet in zip(reversed(read.layers), drawn.layers, strict=True):  # uppermost first
-        assert layer.name == sheet.name
-        assert round(layer.opacity * 255) == sheet.opacity
-        assert (layer.center_x - layer.width / 2, layer.center_y - layer.height / 2) == sheet.offset
+    for layer, layer_ in zip(reversed(read.layers), drawn.layers, strict=True):  # uppermost first
+        assert layer.name == layer_.name
+        assert round(layer.opacity * 255) == layer_.opacity
+        assert (
+            layer.center_x - layer.width / 2,
+            layer.center_y - layer.height / 2,
+        ) == layer_.offset
         planes = layer.get_image_data()
-        assert np.array_equal(np.stack([planes[n] for n in (0, 1, 2, -1)], axis=-1), sheet.rgba)
+        assert np.array_equal(np.stack([planes[n] for n in (0, 1, 2, -1)], axis=-1), layer_.rgba)
 
 
-@BOTH
+@EACH_STACK
 def test_psd_files_are_read_by_pillow(tmp_path: Path, drawn: LayerStack) -> None:
-    """Pillow: the blended picture, and where the layers lie."""
+    """Pillow reads the merged image and the boxes of the layers."""
     write_psd(tmp_path / "a.psd", drawn)
     with Image.open(tmp_path / "a.psd") as image:
         found = [(mode, box) for _, mode, box, _ in image.layers]
         assert found == [
-            ("RGBA", (x, y, x + s.rgba.shape[1], y + s.rgba.shape[0]))
-            for s in drawn.layers
-            for x, y in [s.offset]
+            ("RGBA", (x, y, x + layer_.rgba.shape[1], y + layer_.rgba.shape[0]))
+            for layer_ in drawn.layers
+            for x, y in [layer_.offset]
         ]
         assert np.array_equal(
             np.asarray(image.convert("RGB")), composite_over(drawn.merged, (255, 255, 255))
@@ -88,8 +91,8 @@ def test_psd_files_are_read_by_pillow(tmp_path: Path, drawn: LayerStack) -> None
             assert np.array_equal(np.asarray(image)[..., 3], drawn.merged[..., 3])
 
 
-@BOTH
-def test_psd_blends_to_what_we_blended(tmp_path: Path, drawn: LayerStack) -> None:
+@EACH_STACK
+def test_psd_tools_blends_layers_to_the_merged_image(tmp_path: Path, drawn: LayerStack) -> None:
     write_psd(tmp_path / "a.psd", drawn)
     document = psd_tools.PSDImage.open(tmp_path / "a.psd")
     assert [layer.kind for layer in document] == ["pixel"] * 4
@@ -101,24 +104,24 @@ def test_psd_blends_to_what_we_blended(tmp_path: Path, drawn: LayerStack) -> Non
     assert difference.max() <= 2
 
 
-@BOTH
+@EACH_STACK
 def test_ora_files_are_read_by_another_program(tmp_path: Path, drawn: LayerStack) -> None:
     write_ora(tmp_path / "a.ora", drawn)
     read = pyora.Project.load(str(tmp_path / "a.ora"))
     assert read.dimensions == SIZE
-    for layer, sheet in zip(
+    for layer, layer_ in zip(
         reversed(list(read.children)), drawn.layers, strict=True
     ):  # uppermost first
-        assert layer.name == sheet.name
-        assert layer.offsets == sheet.offset
-        assert layer.opacity == pytest.approx(sheet.opacity / 255, abs=1e-6)
-        assert np.array_equal(np.asarray(layer.get_image_data(raw=True)), sheet.rgba)
+        assert layer.name == layer_.name
+        assert layer.offsets == layer_.offset
+        assert layer.opacity == pytest.approx(layer_.opacity / 255, abs=1e-6)
+        assert np.array_equal(np.asarray(layer.get_image_data(raw=True)), layer_.rgba)
     rendered = np.asarray(read.get_image_data()).astype(int)  # blended by pyora itself
     assert np.abs(rendered - drawn.merged)[drawn.merged[..., 3] > 32].max() <= 2
 
 
-@BOTH
-def test_ora_keeps_the_rules_of_its_format(tmp_path: Path, drawn: LayerStack) -> None:
+@EACH_STACK
+def test_ora_files_follow_the_specification(tmp_path: Path, drawn: LayerStack) -> None:
     write_ora(tmp_path / "a.ora", drawn)
     assert (tmp_path / "a.ora").read_bytes()[30:54] == b"mimetypeimage/openraster"
     with zipfile.ZipFile(tmp_path / "a.ora") as archive:
@@ -129,19 +132,19 @@ def test_ora_keeps_the_rules_of_its_format(tmp_path: Path, drawn: LayerStack) ->
             b"",
         )
         assert {"stack.xml", "mergedimage.png", "Thumbnails/thumbnail.png"} < {
-            one.filename for one in rest
+            element.filename for element in rest
         }
         image = ElementTree.fromstring(archive.read("stack.xml"))
         assert (image.tag, image.get("w"), image.get("h")) == ("image", "48", "40")
         layers = image.findall("./stack/layer")
-        assert [one.get("name") for one in layers] == [
-            sheet.name for sheet in reversed(drawn.layers)
+        assert [element.get("name") for element in layers] == [
+            layer_.name for layer_ in reversed(drawn.layers)
         ]
-        assert {one.get("composite-op") for one in layers} == {"svg:src-over"}
-        for one, sheet in zip(layers, reversed(drawn.layers), strict=True):
-            with Image.open(io.BytesIO(archive.read(one.get("src")))) as png:
+        assert {element.get("composite-op") for element in layers} == {"svg:src-over"}
+        for element, layer_ in zip(layers, reversed(drawn.layers), strict=True):
+            with Image.open(io.BytesIO(archive.read(element.get("src")))) as png:
                 assert (png.format, png.mode) == ("PNG", "RGBA")
-                assert np.array_equal(np.asarray(png), sheet.rgba)
+                assert np.array_equal(np.asarray(png), layer_.rgba)
         with Image.open(io.BytesIO(archive.read("mergedimage.png"))) as merged:
             assert np.array_equal(np.asarray(merged), drawn.merged)
         with Image.open(io.BytesIO(archive.read("Thumbnails/thumbnail.png"))) as small:
@@ -157,21 +160,21 @@ def test_a_large_thumbnail_is_made_small(tmp_path: Path) -> None:
         assert Image.open(io.BytesIO(archive.read("Thumbnails/thumbnail.png"))).size == (256, 85)
 
 
-@BOTH
+@EACH_STACK
 def test_tiff_files_are_read_by_another_program(tmp_path: Path, drawn: LayerStack) -> None:
     write_tiff(tmp_path / "a.tiff", drawn)
     with tifffile.TiffFile(tmp_path / "a.tiff") as read:
         assert len(read.pages) == len(drawn.layers)
-        for page, sheet in zip(read.pages, drawn.layers, strict=True):
+        for page, layer_ in zip(read.pages, drawn.layers, strict=True):
             assert page.extrasamples == (tifffile.EXTRASAMPLE.UNASSALPHA,)
             assert page.photometric == tifffile.PHOTOMETRIC.RGB
-            assert page.tags["PageName"].value == sheet.name
+            assert page.tags["PageName"].value == layer_.name
             assert page.tags["NewSubfileType"].value == tifffile.FILETYPE.PAGE
-            assert np.array_equal(page.asarray(), place_on_canvas(sheet.rgba, sheet.offset, SIZE))
-            output = json.loads(page.description)
-            assert (output["name"], tuple(output["offset"])) == (sheet.name, sheet.offset)
-            assert round(output["opacity"] * 255) == sheet.opacity
-            assert tuple(output["size"]) == (sheet.rgba.shape[1], sheet.rgba.shape[0])
+            assert np.array_equal(page.asarray(), place_on_canvas(layer_.rgba, layer_.offset, SIZE))
+            metadata = json.loads(page.description)
+            assert (metadata["name"], tuple(metadata["offset"])) == (layer_.name, layer_.offset)
+            assert round(metadata["opacity"] * 255) == layer_.opacity
+            assert tuple(metadata["size"]) == (layer_.rgba.shape[1], layer_.rgba.shape[0])
 
 
 @pytest.mark.parametrize("kind", WRITERS)

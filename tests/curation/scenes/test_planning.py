@@ -1,4 +1,4 @@
-"""The steps of a scene: what is drawn together, under files and over what lies below, and with which texts."""
+"""The steps of a scene: layers generated together, behind files or over others, and their texts."""
 
 from __future__ import annotations
 

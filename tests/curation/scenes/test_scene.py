@@ -1,4 +1,4 @@
-"""A scene's file: what it may say, and the sentence for everything that it may not."""
+"""Scene files: their valid fields, and the error for everything invalid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A scene in a folder: what each step asks, what it leaves, and that a drawing which was stopped goes on where it was."""
+"""A scene in a folder: the requests and files of each step, and resuming after an interruption."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ class Single(PairPainter):
 
 
 class Stubborn(PairPainter):
-    """A generator that draws its own size, whatever it is asked."""
+    """A generator that ignores the requested size."""
 
     def _pair(self, request, options) -> Layers:
         return super()._pair(request, replace(options, size=None, given={}))
@@ -351,7 +351,7 @@ def test_folders_with_other_content_are_refused(tmp_path: Path, store: FolderSto
 def test_a_run_stopped_before_a_file_is_renamed_resumes(
     tmp_path: Path, store: FolderStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every rename is a moment at which a machine may lose its power; the result is the same files in the end."""
+    """A run interrupted at any rename resumes to the same files."""
     whole = draw(THREE, hand_of(store), tmp_path / "whole")
     expected, stops = files(tmp_path / "whole"), 0
     rename = Path.replace

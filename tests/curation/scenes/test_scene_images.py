@@ -1,4 +1,4 @@
-"""The user's own pictures: any photograph, upright and in sRGB; hostile files end in a sentence."""
+"""Users' images: any photograph, upright and in sRGB; hostile files are refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.factories import image
 
 def test_users_images_are_decoded_in_a_confined_process(tmp_path: Path) -> None:
     rgba = image(1)
-    rgba[:4, :, :3] = 77  # colours that nobody can see
+    rgba[:4, :, :3] = 77  # hidden colors
     Image.fromarray(rgba).save(tmp_path / "layer.png")
     Image.fromarray(rgba).save(tmp_path / "layer.webp", lossless=True, exact=True)
     sideways = Image.new("RGB", (60, 40), (200, 30, 30))
@@ -51,13 +51,13 @@ def test_the_colors_of_a_photograph_become_srgb(tmp_path: Path) -> None:
     plain.save(tmp_path / "b.jpg", icc_profile=ImageCms.ImageCmsProfile(swapped).tobytes())
     assert decode_images([tmp_path / "b.jpg"])[tmp_path / "b.jpg"].shape == (20, 20, 4)
     Image.new("CMYK", (20, 20), (0, 255, 255, 0)).save(tmp_path / "c.jpg")
-    red = decode_images([tmp_path / "c.jpg"])[tmp_path / "c.jpg"]
-    assert red[5, 5, 0] > 200
-    assert red[5, 5, 1:3].max() < 80
+    converted = decode_images([tmp_path / "c.jpg"])[tmp_path / "c.jpg"]
+    assert converted[5, 5, 0] > 200
+    assert converted[5, 5, 1:3].max() < 80
 
 
 def bomb() -> bytes:
-    """Return a PNG that says it has 20,000 x 20,000 pixels."""
+    """Return a PNG whose header declares 20,000 x 20,000 pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return (
@@ -92,11 +92,11 @@ def test_hostile_files_are_refused(tmp_path: Path) -> None:
         "layers.psd": (b"8BPS" + bytes(40), "save it as PNG"),
         "scan.tiff": (b"II*\0" + bytes(40), "cannot be decoded"),
     }
-    for name, (data, says) in files.items():
+    for name, (data, expected) in files.items():
         (tmp_path / name).write_bytes(data)
         message = decode_bytes(data, name, DEFAULT_LIMITS)
         assert isinstance(message, str), name
-        assert says in message, (name, message)
+        assert expected in message, (name, message)
     with pytest.raises(Refused, match=r"pickle\.png cannot be used: .* not an image"):
         decode_images([whole, tmp_path / "pickle.png"])
     with pytest.raises(Refused, match="is a folder"):

@@ -1,4 +1,4 @@
-"""Duplicates: what counts as the same picture, and an index that finds it without looking at the whole pool."""
+"""Duplicates: which images count as equal, and an index that finds them without scanning the pool."""
 
 import json
 import uuid
@@ -56,7 +56,7 @@ def stored(tx, rgba: np.ndarray) -> str:
     return sha
 
 
-def wanted(rgba: np.ndarray) -> tuple[str, bytes]:
+def query(rgba: np.ndarray) -> tuple[str, bytes]:
     return pixel_hash(rgba), fingerprint(rgba)
 
 
@@ -70,15 +70,15 @@ def rescaled(rgba: np.ndarray, share: float) -> np.ndarray:
 
 
 def test_other_shapes_and_colors_are_no_duplicates():
-    prints = {
+    fingerprints = {
         (s, c): fingerprint(shape(s, rgb)) for s in (0, 3, 4, 5, 6) for c, rgb in COLORS.items()
     }
-    names = list(prints)
+    names = list(fingerprints)
     near = [
         (a, b)
         for i, a in enumerate(names)
         for b in names[:i]
-        if are_near_duplicates(prints[a], prints[b])
+        if are_near_duplicates(fingerprints[a], fingerprints[b])
     ]
     assert near == []
     assert not are_near_duplicates(
@@ -87,30 +87,30 @@ def test_other_shapes_and_colors_are_no_duplicates():
 
 
 def test_scale_slight_light_and_loss_are_near_duplicates():
-    one = shape(5, COLORS["orange"], 200)
-    mark = fingerprint(one)
-    brighter = np.dstack([np.clip(one[..., :3] * 1.03, 0, 255).astype(np.uint8), one[..., 3]])
-    for other in (rescaled(one, 0.96), rescaled(one, 0.5), rescaled(one, 2), brighter):
-        assert are_near_duplicates(mark, fingerprint(other))
-    assert not are_near_duplicates(mark, fingerprint(np.ascontiguousarray(one[::-1])))
+    rgba = shape(5, COLORS["orange"], 200)
+    fingerprint_ = fingerprint(rgba)
+    brighter = np.dstack([np.clip(rgba[..., :3] * 1.03, 0, 255).astype(np.uint8), rgba[..., 3]])
+    for other in (rescaled(rgba, 0.96), rescaled(rgba, 0.5), rescaled(rgba, 2), brighter):
+        assert are_near_duplicates(fingerprint_, fingerprint(other))
+    assert not are_near_duplicates(fingerprint_, fingerprint(np.ascontiguousarray(rgba[::-1])))
 
 
 def test_alpha_counts():
-    one = shape(4, COLORS["blue"], 128)
-    holed = one.copy()
+    rgba = shape(4, COLORS["blue"], 128)
+    holed = rgba.copy()
     holed[54:74, 54:74, 3] = 0
-    assert not are_near_duplicates(fingerprint(one), fingerprint(holed))
-    faint = one.copy()
+    assert not are_near_duplicates(fingerprint(rgba), fingerprint(holed))
+    faint = rgba.copy()
     faint[..., 3] //= 2
-    assert not are_near_duplicates(fingerprint(one), fingerprint(faint))
+    assert not are_near_duplicates(fingerprint(rgba), fingerprint(faint))
 
 
 def test_colors_under_alpha_0_do_not_count():
-    one = shape(4, COLORS["blue"])
-    other = one.copy()
+    rgba = shape(4, COLORS["blue"])
+    other = rgba.copy()
     other[other[..., 3] == 0, :3] = 77
-    assert fingerprint(one) == fingerprint(other)
-    assert len(fingerprint(one)) == FINGERPRINT_BYTES
+    assert fingerprint(rgba) == fingerprint(other)
+    assert len(fingerprint(rgba)) == FINGERPRINT_BYTES
 
 
 @settings(max_examples=200, deadline=None)
@@ -118,10 +118,10 @@ def test_colors_under_alpha_0_do_not_count():
     st.binary(min_size=HASH_BYTES, max_size=HASH_BYTES),
     st.sets(st.integers(0, 191), max_size=BANDS - 1),
 )
-def test_fingerprints_within_eleven_bits_share_a_band(mark, flips):
-    other = np.unpackbits(np.frombuffer(mark, np.uint8))
+def test_fingerprints_within_eleven_bits_share_a_band(fingerprint_, flips):
+    other = np.unpackbits(np.frombuffer(fingerprint_, np.uint8))
     other[list(flips)] ^= 1
-    pairs = zip(index_keys(mark), index_keys(np.packbits(other).tobytes()), strict=True)
+    pairs = zip(index_keys(fingerprint_), index_keys(np.packbits(other).tobytes()), strict=True)
     assert any(first == second for first, second in pairs)
 
 
@@ -133,10 +133,10 @@ def test_the_index_returns_exact_before_near_duplicates(database):
         exact, scaled, missing, again = find_duplicates(
             tx,
             [
-                wanted(rescaled(red, 0.96)),
-                wanted(rescaled(blue, 0.9)),
-                wanted(shape(3, COLORS["red"])),
-                wanted(red),
+                query(rescaled(red, 0.96)),
+                query(rescaled(blue, 0.9)),
+                query(shape(3, COLORS["red"])),
+                query(red),
             ],
         )
     assert (exact.of, exact.exact) == (near, True)
@@ -157,10 +157,10 @@ def test_layers_outside_the_index_are_not_found(database):
             "visible": pixel_hash(red),
         }
         tx.execute(sa.insert(layers), row)
-        assert find_duplicates(tx, [wanted(red)]) == [None]
+        assert find_duplicates(tx, [query(red)]) == [None]
         add_to_index(tx, {"a" * 64: fingerprint(red)})
         add_to_index(tx, {"a" * 64: fingerprint(red)})
-        assert find_duplicates(tx, [wanted(red)])[0].of == "a" * 64
+        assert find_duplicates(tx, [query(red)])[0].of == "a" * 64
         assert tx.scalar(sa.select(sa.func.count()).select_from(layer_bands)) == BANDS
         assert find_duplicates(tx, []) == []
 
@@ -169,19 +169,19 @@ def test_a_crowded_band_costs_no_more_and_the_duplicate_is_found_elsewhere(datab
     monkeypatch.setattr(duplicates, "MAX_ROWS_PER_BAND", 4)
     pool = [shape(0, COLORS["red"], 64, 0.1 + 0.01 * step) for step in range(30)]
     with database.transaction() as tx:
-        names = [stored(tx, one) for one in pool]
-        output = find_duplicates(tx, [wanted(pool[22]), wanted(rescaled(pool[22], 0.96))])
-    assert [one.of for one in output] == [names[22], names[22]]
+        names = [stored(tx, rgba) for rgba in pool]
+        duplicates_ = find_duplicates(tx, [query(pool[22]), query(rescaled(pool[22], 0.96))])
+    assert [duplicate.of for duplicate in duplicates_] == [names[22], names[22]]
 
 
 def test_a_batch_finds_its_own_duplicates():
     batch = DuplicateIndex()
     red = shape(0, COLORS["red"], 128)
-    assert batch.find(*wanted(red)) is None
-    batch.add(*wanted(red), "first")
-    assert batch.find(*wanted(red)) == duplicates.Duplicate("first")
-    assert batch.find(*wanted(rescaled(red, 0.9))).bits is not None
-    assert batch.find(*wanted(shape(0, COLORS["green"], 128))) is None
+    assert batch.find(*query(red)) is None
+    batch.add(*query(red), "first")
+    assert batch.find(*query(red)) == duplicates.Duplicate("first")
+    assert batch.find(*query(rescaled(red, 0.9))).bits is not None
+    assert batch.find(*query(shape(0, COLORS["green"], 128))) is None
 
 
 def test_real_images_differ_and_their_copies_are_found():
@@ -195,13 +195,13 @@ def test_real_images_differ_and_their_copies_are_found():
         for row in rows
     ]
     batch, wrong, lost = DuplicateIndex(), 0, 0
-    for number, one in enumerate(images):
-        visible, mark = wanted(one)
-        wrong += batch.find(visible, mark) is not None
-        batch.add(visible, mark, str(number))
-        if min(one.shape[:2]) >= 64:
-            hidden = one.copy()
+    for index, rgba in enumerate(images):
+        visible, fingerprint_ = query(rgba)
+        wrong += batch.find(visible, fingerprint_) is not None
+        batch.add(visible, fingerprint_, str(index))
+        if min(rgba.shape[:2]) >= 64:
+            hidden = rgba.copy()
             hidden[hidden[..., 3] == 0] = 0
-            lost += not are_near_duplicates(mark, fingerprint(rescaled(hidden, 0.96)))
+            lost += not are_near_duplicates(fingerprint_, fingerprint(rescaled(hidden, 0.96)))
     assert wrong <= 0.01 * len(images)
     assert lost <= 0.02 * len(images)

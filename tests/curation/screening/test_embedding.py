@@ -1,4 +1,4 @@
-"""The built-in embedder: the same for ever, near for what looks alike, whatever the size; and how it is stored."""
+"""The built-in embedder: stable, near for similar images at any size; and how vectors are stored."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from tests.support.factories import scenes
 FRONT = LayerRole.foreground
 
 
-def see(*drawn):
+def embed(*drawn):
     return np.stack(
-        [one.vector for one in BUILTIN_EMBEDDER.embed(list(drawn), [Prompt("")] * len(drawn))]
+        [rgba.vector for rgba in BUILTIN_EMBEDDER.embed(list(drawn), [Prompt("")] * len(drawn))]
     )
 
 
-def metrics(count, size=128):
+def draw_shapes(count, size=128):
     rng = np.random.default_rng(3)
     return [draw_subject(sample_subject(rng), rng, size) for _ in range(count)]
 
 
 def test_the_embedding_of_an_image_never_changes():
-    """Whoever changes the embedding changes EMBEDDER_ID too: stored vectors must stay comparable."""
+    """A change of the embedding requires a change of EMBEDDER_ID, since stored vectors are compared."""
     ramp = np.linspace(0, 255, 32).astype(np.uint8)
     rgba = np.dstack(
         [
@@ -44,7 +44,7 @@ def test_the_embedding_of_an_image_never_changes():
             np.tri(32, dtype=np.uint8) * 255,
         ]
     )
-    (vector,) = see({FRONT: rgba})
+    (vector,) = embed({FRONT: rgba})
     assert vector.shape == (EMBEDDING_DIM,)
     assert vector[:6] == pytest.approx(GOLDEN, abs=2e-3)
 
@@ -53,31 +53,33 @@ GOLDEN = [-0.0622, 0.7764, -0.0702, -0.0282, 0.6552, 0.0409]
 
 
 def test_an_image_is_nearer_to_its_copies_than_to_others():
-    whole = metrics(40)
-    half = [cv2.resize(one, (64, 64), interpolation=cv2.INTER_AREA) for one in whole]
+    shapes = draw_shapes(40)
+    half = [cv2.resize(rgba, (64, 64), interpolation=cv2.INTER_AREA) for rgba in shapes]
     noisy = [
-        np.clip(one + np.random.default_rng(0).normal(0, 3, one.shape), 0, 255).astype(np.uint8)
-        for one in whole
+        np.clip(rgba + np.random.default_rng(0).normal(0, 3, rgba.shape), 0, 255).astype(np.uint8)
+        for rgba in shapes
     ]
-    known = see(*({FRONT: one} for one in whole))
+    known = embed(*({FRONT: rgba} for rgba in shapes))
     for copies in (half, noisy):
-        distances = np.linalg.norm(known[:, None] - see(*({FRONT: one} for one in copies)), axis=2)
+        distances = np.linalg.norm(
+            known[:, None] - embed(*({FRONT: rgba} for rgba in copies)), axis=2
+        )
         assert np.mean(np.argmin(distances, axis=0) == np.arange(40)) > 0.9
 
 
 def test_a_pair_is_embedded_by_its_blended_image():
     pairs = [layers for _, layers in scenes(3)]
     moved = dict(pairs[0]) | {LayerRole.background: pairs[1][LayerRole.background]}
-    seen = see(*pairs, moved)
-    assert seen.shape == (4, EMBEDDING_DIM)
-    assert np.linalg.norm(seen[3] - seen[0]) < np.linalg.norm(seen[1] - seen[0])
-    assert np.linalg.norm(seen[3] - seen[0]) > 0.01
+    vectors = embed(*pairs, moved)
+    assert vectors.shape == (4, EMBEDDING_DIM)
+    assert np.linalg.norm(vectors[3] - vectors[0]) < np.linalg.norm(vectors[1] - vectors[0])
+    assert np.linalg.norm(vectors[3] - vectors[0]) > 0.01
 
 
 def test_stored_numbers_come_back_to_three_digits():
-    vectors = see(*({FRONT: one} for one in metrics(5)))
-    stored = [pack_vector(one) for one in vectors]
-    assert {len(one) for one in stored} == {2 * EMBEDDING_DIM}
+    vectors = embed(*({FRONT: rgba} for rgba in draw_shapes(5)))
+    stored = [pack_vector(rgba) for rgba in vectors]
+    assert {len(rgba) for rgba in stored} == {2 * EMBEDDING_DIM}
     assert unpack_vectors(stored) == pytest.approx(vectors, abs=1e-3)
 
 

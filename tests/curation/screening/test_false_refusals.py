@@ -62,7 +62,7 @@ def key_cap() -> RGBA:
 
 
 def framed() -> RGBA:
-    """Return a clean subject with a broad opaque grey rim around the image."""
+    """Return a clean subject with a broad opaque gray rim around the image."""
     rgba = bust(0.0)
     rim = np.ones((SIDE, SIDE), bool)
     rim[16:-16, 16:-16] = False

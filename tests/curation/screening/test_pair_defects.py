@@ -1,4 +1,4 @@
-"""Defects planted in pairs: they grow with their severity, show where they should, and the pair's measures see them."""
+"""Defects of pairs: they grow with their severity, show in their layer, and the pair signals detect them."""
 
 from __future__ import annotations
 

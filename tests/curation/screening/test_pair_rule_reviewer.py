@@ -1,4 +1,4 @@
-"""The oracle on pairs: sound pairs pass, and every fault is named with the layer it concerns."""
+"""The rule reviewer on pairs: sound pairs pass, and every fault is named with its layer."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def rule_reviewer() -> PairRuleReviewer:
 
 
 def faults(rule_reviewer, pair, prompt) -> set:
-    message = rule_reviewer.decide(pair, prompt)
-    assert (message.verdict is Verdict.reject) == bool(message.reasons)
-    return set(zip(message.reasons, message.layers, strict=True))
+    verdict = rule_reviewer.decide(pair, prompt)
+    assert (verdict.verdict is Verdict.reject) == bool(verdict.reasons)
+    return set(zip(verdict.reasons, verdict.layers, strict=True))
 
 
 def test_sound_pairs_pass_including_unseen_ones(rule_reviewer):
@@ -54,7 +54,7 @@ def test_sound_pairs_pass_including_unseen_ones(rule_reviewer):
 
 
 def test_layers_of_different_pairs_are_rejected(rule_reviewer):
-    """Each background is of the right text, but of another line and light: what drawing the layers apart would give."""
+    """Backgrounds have the right text but another line and light, as layers generated apart would have."""
     rejected = []
     for index in range(60):
         rng = np.random.default_rng([3, index])
@@ -62,9 +62,9 @@ def test_layers_of_different_pairs_are_rejected(rule_reviewer):
         pair = draw_pair(scene, rng, 64)
         apart = draw_pair(replace(scene, line=other.line, light=other.light), rng, 64)[BACK]
         made = {FRONT: pair[FRONT], BACK: apart, WHOLE: composite(pair[FRONT], apart)}
-        message = faults(rule_reviewer, made, scene.prompt)
-        rejected.append(bool(message))
-        assert message <= {(RejectReason.clash, WHOLE)} or len(message) == 1
+        found_faults = faults(rule_reviewer, made, scene.prompt)
+        rejected.append(bool(found_faults))
+        assert found_faults <= {(RejectReason.clash, WHOLE)} or len(found_faults) == 1
     assert np.mean(rejected) >= 0.7
 
 

@@ -1,4 +1,4 @@
-"""Screening of pairs: signals beside those of the foreground, each refusal with its code, and only for its own defect."""
+"""Screening of pairs: signals beside those of the foreground, and each refusal for its own defect only."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ def test_pairs_are_screened_with_the_signals_of_all_layers(database, store):
         for name, (prompt, pair) in zip(PLANTED, drawn, strict=False)
     ]
     with database.transaction() as tx:
-        number = make_round(tx, kind="pair")
-        ids = make_pairs(tx, store, number, [*spoilt, drawn[6]], CandidateState.generated)
+        round_id = make_round(tx, kind="pair")
+        ids = make_pairs(tx, store, round_id, [*spoilt, drawn[6]], CandidateState.generated)
         assert screen_candidates(OpenTransaction(tx), store, ids) == 7
         rows = {row.candidate_id: row for row in tx.execute(sa.select(screenings))}
         states = {row.id: row.state for row in tx.execute(sa.select(candidates))}
@@ -120,9 +120,9 @@ def test_one_subject_before_two_backgrounds_is_no_duplicate_and_the_same_pair_is
     other = {FRONT: first[1][FRONT], BACK: second[1][BACK]}
     other[WHOLE] = composite(other[FRONT], other[BACK])
     with database.transaction() as tx:
-        number = make_round(tx, kind="pair")
+        round_id = make_round(tx, kind="pair")
         ids = make_pairs(
-            tx, store, number, [first, (first[0], other), first], CandidateState.generated
+            tx, store, round_id, [first, (first[0], other), first], CandidateState.generated
         )
         screen_candidates(OpenTransaction(tx), store, ids, HARD_RULES)
         rows = {row.candidate_id: row.refused_by for row in tx.execute(sa.select(screenings))}
@@ -133,9 +133,9 @@ def test_one_subject_before_two_backgrounds_is_no_duplicate_and_the_same_pair_is
 def test_a_pair_without_its_background_fails_alone(database, store):
     (prompt, pair), whole = scenes(2)
     with database.transaction() as tx:
-        number = make_round(tx, kind="pair")
+        round_id = make_round(tx, kind="pair")
         ids = make_pairs(
-            tx, store, number, [(prompt, {FRONT: pair[FRONT]}), whole], CandidateState.generated
+            tx, store, round_id, [(prompt, {FRONT: pair[FRONT]}), whole], CandidateState.generated
         )
         screen_candidates(OpenTransaction(tx), store, ids)
         rows = {row.id: row for row in tx.execute(sa.select(candidates))}

@@ -1,4 +1,4 @@
-"""The oracle: seeds pass by construction, what is unclean or unlike them does not, and every reason is named."""
+"""The rule reviewer: seeds pass by construction, unclean and unlike layers are rejected with every reason."""
 
 import json
 import uuid
@@ -37,7 +37,7 @@ COLORS = {
 
 
 def star(seed: int, size: int = 64) -> tuple[np.ndarray, str]:
-    """Return a layer of a small world of colored stars and discs, and its caption."""
+    """Return a layer with a colored star or disc, and its caption."""
     rng = np.random.default_rng(seed)
     name = list(COLORS)[seed % 4]
     y, x = (np.mgrid[:size, :size] - size / 2) / size + rng.uniform(-0.05, 0.05, 2)[:, None, None]
@@ -70,7 +70,7 @@ def test_seeds_and_similar_layers_pass(rule_reviewer):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "reason"),
+    ("change", "reason"),
     [
         (lambda a: np.maximum(a, 30), RejectReason.residue),
         (lambda a: np.where(np.indices(a.shape).sum(0) % 7 == 0, 0, a), RejectReason.holes),
@@ -80,13 +80,13 @@ def test_seeds_and_similar_layers_pass(rule_reviewer):
         (lambda a: np.roll(a, 32, axis=1), RejectReason.cropped),
     ],
 )
-def test_each_defect_is_rejected_with_its_reason(rule_reviewer, spoil, reason):
+def test_each_defect_is_rejected_with_its_reason(rule_reviewer, change, reason):
     for seed in range(12):
         rgba, text = star(seed)
-        message = rule_reviewer.decide(np.dstack([rgba[..., :3], spoil(rgba[..., 3])]), text)
-        assert message.verdict is Verdict.reject
-        assert reason in message.reasons
-        assert message.sentence
+        verdict = rule_reviewer.decide(np.dstack([rgba[..., :3], change(rgba[..., 3])]), text)
+        assert verdict.verdict is Verdict.reject
+        assert reason in verdict.reasons
+        assert verdict.sentence
 
 
 def test_noise_and_foreign_blobs_are_rejected(rule_reviewer):
@@ -111,26 +111,30 @@ def test_noise_and_foreign_blobs_are_rejected(rule_reviewer):
 
 def test_a_layer_whose_neighbors_have_other_captions_misses_its_prompt(rule_reviewer):
     wrong = [rule_reviewer.decide(star(seed)[0], star(seed + 1)[1]) for seed in range(0, 80, 2)]
-    assert np.mean([RejectReason.prompt_miss in message.reasons for message in wrong]) > 0.9
+    assert np.mean([RejectReason.prompt_miss in verdict.reasons for verdict in wrong]) > 0.9
 
 
 def test_a_prompt_of_the_drawn_seeds_is_checked_exactly():
-    from curation.synthetic.dataset import draw_seed_set  # noqa: F401  the grammar's own pictures
-    from curation.synthetic.shapes import COLORS as TONES
+    from curation.synthetic.dataset import draw_seed_set  # noqa: F401  the grammar's own images
+    from curation.synthetic.shapes import COLORS as SHAPE_COLORS
     from curation.synthetic.shapes import SUBJECTS, draw_subject, sample_subject
 
     rng = np.random.default_rng(3)
-    made = []
+    drawn = []
     for _ in range(80):
         subject = sample_subject(rng)
-        made.append((draw_subject(subject, rng, 96), subject))
-    fitted = RuleReviewer.fit((rgba, subject.text) for rgba, subject in made)
-    assert len(TONES) > 2
-    right = [fitted.decide(rgba, subject.text) for rgba, subject in made]
-    assert np.mean([RejectReason.prompt_miss in message.reasons for message in right]) < 0.1
-    others = [next(s for s in SUBJECTS.values() if s.color != subject.color) for _, subject in made]
-    wrong = [fitted.decide(rgba, other.text) for (rgba, _), other in zip(made, others, strict=True)]
-    assert np.mean([RejectReason.prompt_miss in message.reasons for message in wrong]) > 0.95
+        drawn.append((draw_subject(subject, rng, 96), subject))
+    fitted = RuleReviewer.fit((rgba, subject.text) for rgba, subject in drawn)
+    assert len(SHAPE_COLORS) > 2
+    right = [fitted.decide(rgba, subject.text) for rgba, subject in drawn]
+    assert np.mean([RejectReason.prompt_miss in verdict.reasons for verdict in right]) < 0.1
+    others = [
+        next(s for s in SUBJECTS.values() if s.color != subject.color) for _, subject in drawn
+    ]
+    wrong = [
+        fitted.decide(rgba, other.text) for (rgba, _), other in zip(drawn, others, strict=True)
+    ]
+    assert np.mean([RejectReason.prompt_miss in verdict.reasons for verdict in wrong]) > 0.95
 
 
 def test_the_embedding_does_not_depend_on_position_and_size():
@@ -159,11 +163,11 @@ def test_too_few_seeds_are_refused():
 
 def snapshot_of(store, images, round_=0) -> str:
     """Return a snapshot of single layers, the last one held out."""
-    made = []
-    for number, (rgba, text) in enumerate(images):
-        split = Split.heldout if number == len(images) - 1 else Split.train
+    drawn = []
+    for index, (rgba, text) in enumerate(images):
+        split = Split.heldout if index == len(images) - 1 else Split.train
         sha = store.put(encode_layer(rgba))
-        made.append(
+        drawn.append(
             Sample(
                 uuid.uuid4().hex,
                 Kind.single,
@@ -176,8 +180,10 @@ def snapshot_of(store, images, round_=0) -> str:
                 {LayerRole.foreground: sha},
             )
         )
-    data = "".join(one.line() + "\n" for one in sorted(made, key=lambda one: one.id)).encode()
-    return store.put(Manifest((Part("", store.put(data), len(made)),), {}).bytes())
+    data = "".join(
+        sample.line() + "\n" for sample in sorted(drawn, key=lambda sample: sample.id)
+    ).encode()
+    return store.put(Manifest((Part("", store.put(data), len(drawn)),), {}).bytes())
 
 
 def test_the_reviewer_is_fitted_to_the_training_seeds_of_a_snapshot(store):
@@ -201,8 +207,8 @@ def test_the_reviewer_decides_review_items(rule_reviewer, store):
         {LayerRole.foreground: ReviewItemLayer("0" * 64, 64, 64)},
         {},
     )
-    message = review_item(rule_reviewer, store, gone)
-    assert (message.verdict, message.reasons) == (Verdict.reject, (RejectReason.other,))
+    verdict = review_item(rule_reviewer, store, gone)
+    assert (verdict.verdict, verdict.reasons) == (Verdict.reject, (RejectReason.other,))
 
 
 @pytest.mark.slow
@@ -224,7 +230,7 @@ def test_real_seeds_held_out_pass_and_spoilt_ones_do_not():
     fitted = RuleReviewer.fit(layers("train"))
     held = [(downscale(rgba, 64), text) for rgba, text in layers("heldout")]
     assert share_accepted(fitted, held) >= 0.93
-    hazed = [(np.dstack([r[..., :3], np.maximum(r[..., 3], 20)]), text) for r, text in held]
-    assert share_accepted(fitted, hazed) == 0
-    halves = [(np.ascontiguousarray(r[:, : r.shape[1] // 2]), text) for r, text in held]
+    hazy = [(np.dstack([rgba[..., :3], np.maximum(rgba[..., 3], 20)]), text) for rgba, text in held]
+    assert share_accepted(fitted, hazy) == 0
+    halves = [(np.ascontiguousarray(rgba[:, : rgba.shape[1] // 2]), text) for rgba, text in held]
     assert share_accepted(fitted, halves) <= 0.05

@@ -1,4 +1,4 @@
-"""Screening: the two hard rules, duplicates, other rules as data, and candidates moved once."""
+"""Screening: the two fixed rules, duplicates, rules as data, and each candidate screened once."""
 
 import numpy as np
 import pytest
@@ -28,10 +28,10 @@ def disc(radius: float, color=(200, 60, 40), size: int = 64) -> np.ndarray:
 
 
 def draw(database, store, images) -> list:
-    """Candidates in the state drawn, with these layers, in the order of their ids."""
+    """Return generated candidates with these layers, in the order of their ids."""
     with database.transaction() as tx:
-        number = make_round(tx)
-        ids = sorted(make_candidates(tx, store, number, len(images), CandidateState.generated))
+        round_id = make_round(tx)
+        ids = sorted(make_candidates(tx, store, round_id, len(images), CandidateState.generated))
         for one, rgba in zip(ids, images, strict=True):
             data = encode_layer(rgba)
             layer = StoredLayer(

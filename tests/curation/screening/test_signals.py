@@ -1,4 +1,4 @@
-"""Signals on planted defects: each definition answers its own defect, more for more of it, and leaves clean layers alone."""
+"""Signals on added defects: each grows with its own defect, and is low on clean layers."""
 
 import time
 
@@ -28,7 +28,7 @@ def clean(seed: int, size: int = SIZE) -> np.ndarray:
 
 
 def fringed(rgba: np.ndarray, towards: float, share: float) -> np.ndarray:
-    """Edge colours mixed with a grey: all of it where alpha ends, none where it is full."""
+    """Mix edge colors with a gray, more at lower alpha."""
     alpha = rgba[..., 3:] / 255
     mix = share * (1 - alpha)
     rgb = rgba[..., :3] * (1 - mix) + 255 * towards * mix

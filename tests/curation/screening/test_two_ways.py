@@ -1,4 +1,4 @@
-"""Two ways of drawing judged alike: planted defects on one side are its own, with their interval."""
+"""Two methods of generation are compared: added defects count for their method, with an interval."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ def test_added_defects_are_counted_for_their_method(rule_reviewer):
     veiled[0][..., 3] = np.maximum(veiled[0][..., 3], 60)
     veiled[1][..., 3] = 255
     judged = compare_methods({"ours": clean, "theirs": veiled}, TEXTS, rule_reviewer)
-    ours, expected = judged["ours"], judged["theirs"]
+    ours, theirs = judged["ours"], judged["theirs"]
     assert (ours.defects, ours.only, ours.layers) == (0, 0, 4)
-    assert (expected.defects, expected.only, expected.layers) == (50, 2, 4)
+    assert (theirs.defects, theirs.only, theirs.layers) == (50, 2, 4)
     assert ours.low == 0 < ours.high
-    assert expected.low < 50 < expected.high
-    assert expected.high - expected.low > 60  # four layers tell little
-    assert expected.reasons["no_transparent"] == 1
-    assert expected.reasons["residue"] == 1
+    assert theirs.low < 50 < theirs.high
+    assert theirs.high - theirs.low > 60  # four layers give a wide interval
+    assert theirs.reasons["no_transparent"] == 1
+    assert theirs.reasons["residue"] == 1
     assert set(ours.signals) == set(SIGNALS)
-    assert expected.signals["coverage"] > ours.signals["coverage"]
+    assert theirs.signals["coverage"] > ours.signals["coverage"]
 
 
 def test_shared_defects_and_unmeasured_signals_are_not_compared(rule_reviewer):

@@ -1,4 +1,4 @@
-"""The acceptance model: better than a constant, honest out of fold, calibrated, plain data, and refused for too little."""
+"""The acceptance model: better than a constant, cross-validated, calibrated, plain data, refused for too few decisions."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_predictions_are_calibrated_and_as_good_as_estimated():
 
 
 def test_cross_validation_separates_prompts():
-    """Each prompt is good or bad altogether and has its own place among the embeddings: out of fold that tells nothing."""
+    """Each prompt has one verdict and its own cluster of embeddings, which predicts nothing for other prompts."""
     rng = np.random.default_rng(2)
     prompts = np.arange(600) % 60
     centers, verdicts = rng.standard_normal((60, 16)), np.tile([True, False], 30)
@@ -73,7 +73,7 @@ def test_cross_validation_separates_prompts():
 
 
 def test_the_random_slice_has_its_own_metrics():
-    """The others were chosen by the signal itself, and are far better than all: their figures are not everybody's."""
+    """Other slices were chosen by the signal and are better than average, so their metrics are not representative."""
     rows = make_rows(2_000)
     at_random = np.arange(2_000) % 4 == 0
     best = np.abs([one["middle"] for one in rows.signals]) < 0.4

@@ -1,4 +1,4 @@
-"""Heads as records: whose decisions teach them, when they are fitted anew, and how candidates come to be seen and scored."""
+"""Stored acceptance models: their training rows, when they are refitted, and how candidates are embedded and scored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from curation.object_store import FolderStore
 from curation.review.decisions import decide, undo
 from curation.review.reviewers import add_reviewer, add_rule_reviewer
 from curation.review.verdicts import CONSENSUS
-from curation.rounds import lifecycle as rounds_room
+from curation.rounds import lifecycle
 from curation.runtime.context import open_context
 from curation.screening.embedding import BUILTIN_EMBEDDER, unpack_vectors
 from curation.selection import acceptance_model_store
@@ -41,7 +41,7 @@ from tests.support.factories import OpenTransaction, make_candidates, make_round
 
 
 def decided(tx, count=150, seed=1):
-    """Return a round of which a person has judged everything."""
+    """Return a round whose candidates a person has decided, and their ids."""
     round_id = open_stream(tx, {"kind": "random", "share": 1.0}, count)
     quality = np.random.default_rng(seed).standard_normal(count)
     ids = arrive(tx, round_id, seed, quality)
@@ -64,15 +64,15 @@ def test_too_few_decisions_make_no_model_and_enough_do(database: Database) -> No
         assert acceptance_model_store.may_need_fit(tx, Kind.single)
         assert acceptance_model_store.needs_fit(tx, Kind.single, SOURCE)
         assert not acceptance_model_store.needs_fit(tx, Kind.pair, SOURCE)
-        kept = acceptance_model_store.fit_and_store(OpenTransaction(tx), Kind.single, SOURCE)
-        assert (kept.metrics["decisions"], kept.label_source) == (MIN_DECISIONS + 59, "person")
+        model = acceptance_model_store.fit_and_store(OpenTransaction(tx), Kind.single, SOURCE)
+        assert (model.metrics["decisions"], model.label_source) == (MIN_DECISIONS + 59, "person")
         assert not acceptance_model_store.may_need_fit(tx, Kind.single)
         assert not acceptance_model_store.needs_fit(tx, Kind.single, SOURCE)
         assert (
             acceptance_model_store.fit_and_store(OpenTransaction(tx), Kind.single, SOURCE).id
-            == kept.id
+            == model.id
         )
-        assert acceptance_model_store.find_model(tx, Kind.single, kept.id[:8]).id == kept.id
+        assert acceptance_model_store.find_model(tx, Kind.single, model.id[:8]).id == model.id
 
 
 def test_undone_decisions_are_not_trained_on_and_rule_verdicts_only_without_people(
@@ -105,57 +105,64 @@ def test_undone_decisions_are_not_trained_on_and_rule_verdicts_only_without_peop
 def test_several_votes_on_a_candidate_are_one_training_row_by_its_outcome(
     database: Database,
 ) -> None:
-    """Three vote on each of 60, two of them alike; a re-aggregation turns ten over, and is nobody's lesson."""
-    count, turned = 60, 10
+    """Three reviewers vote on each of 60; a re-aggregation flips ten verdicts and adds no training row."""
+    count, flipped = 60, 10
     with database.transaction() as tx:
         round_id = open_stream(tx, {"kind": "random", "share": 1.0}, count)
         ids = arrive(tx, round_id, 5, np.linspace(-2, 2, count))
         people = [add_reviewer(tx, name).id for name in ("ann", "bob", "cy")]
-        machine = add_reviewer(tx, CONSENSUS, kind="rule_reviewer").id
-        for index, id_ in enumerate(ids):
-            good, turns = index >= count // 2, index < turned
-            message = [(who, good if who != people[2] else not good, "pages") for who in people]
-            message += [(machine, not good, CONSENSUS)] if turns else []
+        consensus_id = add_reviewer(tx, CONSENSUS, kind="rule_reviewer").id
+        for index, candidate_id in enumerate(ids):
+            good, is_flipped = index >= count // 2, index < flipped
+            votes = [
+                (reviewer_id, good if reviewer_id != people[2] else not good, "pages")
+                for reviewer_id in people
+            ]
+            votes += [(consensus_id, not good, CONSENSUS)] if is_flipped else []
             rows = [
-                {"candidate_id": id_, "reviewer_id": who, "verdict": "accept" if accept else "reject", "channel": desk,
-                 "key": uuid.uuid4(), "final": desk == CONSENSUS}
-                for who, accept, desk in message
+                {"candidate_id": candidate_id, "reviewer_id": reviewer_id, "verdict": "accept" if accept else "reject", "channel": channel,
+                 "key": uuid.uuid4(), "final": channel == CONSENSUS}
+                for reviewer_id, accept, channel in votes
             ]  # fmt: skip
             tx.execute(sa.insert(decisions), rows)
-            state = "accepted" if good is not turns else "rejected"
+            state = "accepted" if good is not is_flipped else "rejected"
             for step in ("waiting", state):
                 tx.execute(
                     sa.update(candidates)
-                    .where(candidates.c.id == id_)
+                    .where(candidates.c.id == candidate_id)
                     .values(state=step, decided=3)
                 )
         assert acceptance_model_store.count_training_rows(tx, Kind.single, SOURCE) == (0, 0), (
-            "60 are too few for people, and no oracle spoke"
+            "60 decisions of people are too few, and there are none of the rule reviewer"
         )
         assert not acceptance_model_store.needs_fit(tx, Kind.single, SOURCE), (
-            "180 votes, and ten rows more, are no 100 candidates"
+            "180 votes on 60 candidates are fewer than 100 decided candidates"
         )
         decided(tx, 60, seed=2)
-        kept = acceptance_model_store.fit_and_store(OpenTransaction(tx), Kind.single, SOURCE)
-        taught_ = acceptance_model_store.count_training_rows(tx, Kind.single, SOURCE)
-        came_to = rounds_room.count_states(tx, round_id)
-    assert (came_to["accepted"], came_to["rejected"]) == (40, 20)
-    assert (kept.metrics["decisions"], kept.label_source, sum(taught_)) == (120, "person", 120)
-    assert kept.metrics["accepted"] >= 40
+        model = acceptance_model_store.fit_and_store(OpenTransaction(tx), Kind.single, SOURCE)
+        training_rows = acceptance_model_store.count_training_rows(tx, Kind.single, SOURCE)
+        counts = lifecycle.count_states(tx, round_id)
+    assert (counts["accepted"], counts["rejected"]) == (40, 20)
+    assert (model.metrics["decisions"], model.label_source, sum(training_rows)) == (
+        120,
+        "person",
+        120,
+    )
+    assert model.metrics["accepted"] >= 40
 
 
 def test_a_stored_model_predicts_the_same_for_any_names_of_signals(
     database: Database,
 ) -> None:
-    """jsonb orders keys by their length first: columns that came as they are read would change places."""
+    """jsonb orders keys by length, so columns must not depend on the order of the keys."""
     rng = np.random.default_rng(0)
     values = rng.standard_normal((200, 3))
     signals = [
         dict(zip(("specks", "zeta", "a_long_name"), row.tolist(), strict=True)) for row in values
     ]
-    seen = rng.standard_normal((200, 4)).astype(np.float32)
+    vectors = rng.standard_normal((200, 4)).astype(np.float32)
     fitted, _ = fit_acceptance_model(
-        TrainingRows(signals, seen, values[:, 1] > 0, list(range(200)), [1] * 200)
+        TrainingRows(signals, vectors, values[:, 1] > 0, list(range(200)), [1] * 200)
     )
     with database.transaction() as tx:
         row = {
@@ -163,24 +170,26 @@ def test_a_stored_model_predicts_the_same_for_any_names_of_signals(
             "parameters": fitted.as_json(), "metrics": {"decisions": 200},
         }  # fmt: skip
         tx.execute(sa.insert(models_table), row)
-        kept = acceptance_model_store.find_model(tx, Kind.single)
-    assert kept.id == fitted.id
-    np.testing.assert_array_equal(kept.fitted.predict(signals, seen), fitted.predict(signals, seen))
+        model = acceptance_model_store.find_model(tx, Kind.single)
+    assert model.id == fitted.id
+    np.testing.assert_array_equal(
+        model.fitted.predict(signals, vectors), fitted.predict(signals, vectors)
+    )
 
 
 def test_scores_are_those_of_the_model_and_computed_once(database: Database) -> None:
     with database.transaction() as tx:
-        kept = fitted_model(tx)
+        model = fitted_model(tx)
         round_id = open_stream(tx, {"kind": "random", "share": 0.1}, 50)
         quality = np.linspace(-2, 2, 50)
         ids = arrive(tx, round_id, 3, quality)
-        assert acceptance_model_store.score_round(tx, kept, round_id) == 50
-        assert acceptance_model_store.score_round(tx, kept, round_id) == 0
+        assert acceptance_model_store.score_round(tx, model, round_id) == 50
+        assert acceptance_model_store.score_round(tx, model, round_id) == 0
         found = {row.candidate_id: row for row in tx.execute(sa.select(scores))}
         vectors = tx.execute(
             sa.select(embeddings.c.vector).where(embeddings.c.candidate_id == ids[7])
         ).scalar()
-        probability = kept.fitted.predict(
+        probability = model.fitted.predict(
             [{"quality": quality[7]}], unpack_vectors([bytes(vectors)])
         )[0]
         assert found[ids[7]].probability == pytest.approx(probability, abs=1e-6)
@@ -235,7 +244,7 @@ def test_candidates_screened_earlier_are_embedded_later(
 
 
 def test_jobs_screen_fit_and_select(settings: Settings) -> None:
-    """Drawn candidates are screened with their embeddings, decisions train an acceptance model, and it selects."""
+    """Generated candidates are screened and embedded, decisions train a model, and the model selects."""
     with open_context(settings) as context:
         with context.database.transaction() as tx:
             round_id = make_round(tx, quota=10**6)
@@ -258,7 +267,7 @@ def test_jobs_screen_fit_and_select(settings: Settings) -> None:
             )
         screen(context, round_id)
         with context.database.transaction() as tx:
-            counts = rounds_room.count_states(tx, round_id)
+            counts = lifecycle.count_states(tx, round_id)
             assert counts["waiting"] + counts["screened"] == 40
             assert 2 <= counts["waiting"] <= 15  # the random slice: 0.1 of 40
         requested = []

@@ -1,4 +1,4 @@
-"""Bounds: exact as scipy's, spent no more than once, and right as often as they promise."""
+"""Bounds: equal to scipy's, spent once, and with the promised coverage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gates: the machine rejects only what is proven, in its own name; people audit it, and can take it all back."""
+"""Gates: the auto-reviewer rejects only beyond proven thresholds; people audit it, and can revert its verdicts."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ from curation.object_store import FolderStore
 from curation.reporting import round_report
 from curation.review.decisions import decide
 from curation.review.reviewers import add_reviewer
-from curation.rounds import lifecycle as rounds_room
+from curation.rounds import lifecycle
 from curation.selection import audits
 from curation.selection.acceptance_model_store import fit_and_store, score_round
 from curation.selection.auto_reviewer import decide_all, revert_auto_verdicts
 from curation.selection.gate_report import gates_report
 from curation.selection.gates import close_gates, list_gates
 from curation.selection.select import select_candidates
-from tests.support.candidate_streams import SOURCE, arrive, fitted_model, judge_waiting, open_stream
+from tests.support.candidate_streams import (
+    SOURCE,
+    arrive,
+    fitted_model,
+    judge_waiting,
+    open_stream,
+)
 from tests.support.factories import OpenTransaction, make_candidates, make_round
 
 GATED = {
@@ -33,92 +39,96 @@ GATED = {
 }  # fmt: skip
 
 
-def clear(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Qualities, and verdicts that follow from them for certain, so that a model can know nearly all."""
+def separable(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return qualities, and verdicts that depend on them only, so that a model can learn them."""
     quality = np.random.default_rng([seed, 1]).standard_normal(count)
     return quality, quality > 0.2
 
 
 @pytest.fixture
-def gated(database: Database) -> tuple[int, dict]:
-    """Return a round whose random slice has been judged, and 600 more candidates that came after."""
+def gated_round(database: Database) -> tuple[int, dict]:
+    """Return a round whose random slice is decided, with 600 newer candidates, and all true verdicts."""
     with database.transaction() as tx:
         fitted_model(tx)
         round_id = open_stream(tx, GATED, 10**6)
-        quality, message = clear(1, 1_500)
-        good = dict(zip(arrive(tx, round_id, 1, quality), message.tolist(), strict=True))
+        quality, verdicts = separable(1, 1_500)
+        is_good = dict(zip(arrive(tx, round_id, 1, quality), verdicts.tolist(), strict=True))
         while select_candidates(tx, round_id, SOURCE)[0]:
-            judge_waiting(tx, round_id, good)
+            judge_waiting(tx, round_id, is_good)
             if not list_gates(tx, round_id):
                 fit_and_store(OpenTransaction(tx), Kind.single, SOURCE)
-        quality, message = clear(2, 600)
-        good |= dict(zip(arrive(tx, round_id, 2, quality), message.tolist(), strict=True))
-    return round_id, good
+        quality, verdicts = separable(2, 600)
+        is_good |= dict(zip(arrive(tx, round_id, 2, quality), verdicts.tolist(), strict=True))
+    return round_id, is_good
 
 
 def test_the_auto_reviewer_rejects_by_a_proven_gate_and_people_audit_a_share(
-    database: Database, gated: tuple
+    database: Database, gated_round: tuple
 ) -> None:
-    round_id, good = gated
+    round_id, is_good = gated_round
     with database.transaction() as tx:
-        gate = next(one for one in list_gates(tx, round_id) if one["threshold"] is not None)
+        gate = next(gate for gate in list_gates(tx, round_id) if gate["threshold"] is not None)
         assert gate["metrics"]["lost"]["high"] <= 0.02
-        assert gate["metrics"]["n"] >= 181  # the least that proves 2 % at the first look's 2.5 %
+        assert (
+            gate["metrics"]["n"] >= 181
+        )  # the smallest sample that proves 2 % at the 2.5 % level of the first interim look
         select_candidates(tx, round_id, SOURCE)
-        machines = tx.execute(
+        automatic = tx.execute(
             sa.select(decisions, scores.c.probability, candidates.c.state, candidates.c.slice)
             .join(candidates, candidates.c.id == decisions.c.candidate_id)
             .join(scores, scores.c.candidate_id == candidates.c.id)
             .where(decisions.c.channel == "auto_reviewer")
         ).all()
-        assert len(machines) > 100
+        assert len(automatic) > 100
         assert all(
             row.state == "rejected" and row.slice is None and row.probability < gate["threshold"]
-            for row in machines
+            for row in automatic
         )
-        assert all(f"gate {gate['id']}" in row.comment and row.dwell_ms is None for row in machines)
-        lost = sum(good[row.candidate_id] for row in machines)
-        assert lost <= 0.02 * sum(good.values())
+        assert all(
+            f"gate {gate['id']}" in row.comment and row.dwell_ms is None for row in automatic
+        )
+        lost = sum(is_good[row.candidate_id] for row in automatic)
+        assert lost <= 0.02 * sum(is_good.values())
         audited = sa.select(candidates).where(
             candidates.c.round_id == round_id, candidates.c.slice == "audit"
         )
         audits = tx.execute(audited).all()
-        assert 0.1 < len(audits) / (len(machines) + len(audits)) < 0.3
+        assert 0.1 < len(audits) / (len(automatic) + len(audits)) < 0.3
         r = 0.63
         assert {round(row.propensity, 5) for row in audits} == {round(r + (1 - r) * 0.2, 5)}
-        output = round_report.round_report(tx, round_id)
-    assert output["auto_reviewer"] == {"decisions": len(machines), "accepted": 0}
-    assert output["human"]["decisions"] + len(machines) == output["funnel"]["decided"]
-    people = output["defects_per_100"]["person"]
-    assert people["low"] <= 100 * (1 - np.mean([*good.values()])) <= people["high"]
-    assert "the auto-reviewer decided" in round_report.as_text(output)
-    [last] = [one for one in output["gates"] if one["id"] == gate["id"]]
+        report = round_report.round_report(tx, round_id)
+    assert report["auto_reviewer"] == {"decisions": len(automatic), "accepted": 0}
+    assert report["human"]["decisions"] + len(automatic) == report["funnel"]["decided"]
+    people = report["defects_per_100"]["person"]
+    assert people["low"] <= 100 * (1 - np.mean([*is_good.values()])) <= people["high"]
+    assert "the auto-reviewer decided" in round_report.as_text(report)
+    [last] = [row for row in report["gates"] if row["id"] == gate["id"]]
     assert last["stands"] is True
     assert (last["lost"]["high"] <= 0.02, last["wrong"]["n"] > 0) == (True, True)
     assert last["audit"]["judged"] <= len(audits)
-    assert f"gate {gate['id']} rejects" in round_report.as_text(output)
+    assert f"gate {gate['id']} rejects" in round_report.as_text(report)
 
 
 def test_a_gate_contradicted_by_its_audit_is_closed_and_logged(
-    database: Database, gated: tuple
+    database: Database, gated_round: tuple
 ) -> None:
-    """What comes later is good where the model expects the worst: people's look at the audit finds it out."""
-    round_id, good = gated
+    """Later candidates are good although the model predicts the opposite; the audit detects it."""
+    round_id, is_good = gated_round
     with database.transaction() as tx:
         while select_candidates(tx, round_id, SOURCE)[0]:
-            judge_waiting(tx, round_id, good)
-        [before] = [one for one in gates_report(tx, round_id) if one["stands"]]
+            judge_waiting(tx, round_id, is_good)
+        [before] = [gate for gate in gates_report(tx, round_id) if gate["stands"]]
         assert before["audit"]["judged"] > 20
         assert before["audit"]["low"] <= 0.02, (
-            "while all is as it was, the audit does not speak against it"
+            "the audit does not contradict the gate before the change"
         )
         late = arrive(tx, round_id, 3, np.full(300, -1.5))
-        good |= dict.fromkeys(late, True)
+        is_good |= dict.fromkeys(late, True)
         select_candidates(tx, round_id, SOURCE)
-        judge_waiting(tx, round_id, good)
-        machines = round_report.round_report(tx, round_id)["auto_reviewer"]["decisions"]
+        judge_waiting(tx, round_id, is_good)
+        automatic = round_report.round_report(tx, round_id)["auto_reviewer"]["decisions"]
         select_candidates(tx, round_id, SOURCE)
-        [gate] = [one for one in gates_report(tx, round_id) if one["contradicted"]]
+        [gate] = [gate for gate in gates_report(tx, round_id) if gate["contradicted"]]
         assert (gate["id"], gate["stands"]) == (before["id"], False)
         assert gate["audit"]["errors"] > before["audit"]["errors"]
         assert 0.02 < gate["audit"]["low"] < 0.5
@@ -128,14 +138,14 @@ def test_a_gate_contradicted_by_its_audit_is_closed_and_logged(
         assert f"gate {gate['id']} was closed by its audit" in round_report.as_text(
             round_report.round_report(tx, round_id)
         )
-        good |= dict.fromkeys(arrive(tx, round_id, 4, np.full(100, -1.5)), True)
+        is_good |= dict.fromkeys(arrive(tx, round_id, 4, np.full(100, -1.5)), True)
         while select_candidates(tx, round_id, SOURCE)[0]:
-            judge_waiting(tx, round_id, good)
-        assert round_report.round_report(tx, round_id)["auto_reviewer"]["decisions"] == machines, (
-            "it decides nothing more"
+            judge_waiting(tx, round_id, is_good)
+        assert round_report.round_report(tx, round_id)["auto_reviewer"]["decisions"] == automatic, (
+            "a closed gate decides nothing"
         )
-        assert [one for one in gates_report(tx, round_id) if one["stands"]] == [], (
-            "and is not proven again"
+        assert [gate for gate in gates_report(tx, round_id) if gate["stands"]] == [], (
+            "the gate is not proven again"
         )
 
 
@@ -148,19 +158,21 @@ def test_a_verdict_on_an_audited_candidate_requests_a_selection(
         round_id = make_round(tx)
         audit, other = make_candidates(tx, store, round_id, 2)
         tx.execute(sa.update(candidates).where(candidates.c.id == audit).values(slice="audit"))
-        for one in (audit, other):
-            decide(tx, add_reviewer(tx, "ann").id, one, Verdict.accept, key=uuid.uuid4())
+        for gate in (audit, other):
+            decide(tx, add_reviewer(tx, "ann").id, gate, Verdict.accept, key=uuid.uuid4())
     assert requested == [Job("select", (round_id,))]
 
 
-def test_audits_of_gates_are_separate(database: Database, gated: tuple) -> None:
-    """Rejects of the audit lie beyond the gate that rejects: they are no errors of one that accepts."""
-    round_id, good = gated
+def test_audits_of_gates_are_separate(database: Database, gated_round: tuple) -> None:
+    """Audited candidates beyond a reject gate are no errors of an accept gate."""
+    round_id, is_good = gated_round
     with database.transaction() as tx:
         while select_candidates(tx, round_id, SOURCE)[0]:
-            judge_waiting(tx, round_id, good)
+            judge_waiting(tx, round_id, is_good)
         [rejects] = [
-            one for one in list_gates(tx, round_id) if one["closed_at"] is None and one["threshold"]
+            gate
+            for gate in list_gates(tx, round_id)
+            if gate["closed_at"] is None and gate["threshold"]
         ][-1:]
         assert audits.read_audit(tx, rejects).judged > 20
         accepts_ = rejects | {"verdict": "accept", "threshold": 0.99}
@@ -168,9 +180,9 @@ def test_audits_of_gates_are_separate(database: Database, gated: tuple) -> None:
 
 
 def test_half_of_the_random_slice_is_held_out_from_the_model(
-    database: Database, gated: tuple
+    database: Database, gated_round: tuple
 ) -> None:
-    round_id, _ = gated
+    round_id, _ = gated_round
     with database.transaction() as tx:
         judged = tx.scalar(
             sa.select(sa.func.count())
@@ -179,19 +191,19 @@ def test_half_of_the_random_slice_is_held_out_from_the_model(
         )
         all_ = tx.scalar(sa.select(sa.func.count()).where(decisions.c.channel == "pages"))
         model = fit_and_store(OpenTransaction(tx), Kind.single, SOURCE)
-    kept_apart = all_ - model.metrics["decisions"]
-    assert 0.4 * judged < kept_apart < 0.6 * judged
+    left_out = all_ - model.metrics["decisions"]
+    assert 0.4 * judged < left_out < 0.6 * judged
 
 
-def test_automatic_verdicts_can_be_reverted(database: Database, gated: tuple) -> None:
-    round_id, _ = gated
+def test_automatic_verdicts_can_be_reverted(database: Database, gated_round: tuple) -> None:
+    round_id, _ = gated_round
     with database.transaction() as tx:
         select_candidates(tx, round_id, SOURCE)
         before = round_report.round_report(tx, round_id)["auto_reviewer"]["decisions"]
         assert close_gates(tx, round_id) > 0
-        unshown = rounds_room.count_states(tx, round_id).get("unshown", 0)
+        unshown = lifecycle.count_states(tx, round_id).get("unshown", 0)
         assert revert_auto_verdicts(tx, round_id, "test") == before > 0
-        assert rounds_room.count_states(tx, round_id)["unshown"] == unshown + before
+        assert lifecycle.count_states(tx, round_id)["unshown"] == unshown + before
         assert revert_auto_verdicts(tx, round_id, "test") == 0
         assert round_report.round_report(tx, round_id)["auto_reviewer"]["decisions"] == 0
         select_candidates(tx, round_id, SOURCE)  # a gate that was closed decides nothing more
@@ -211,19 +223,19 @@ def test_automatic_accepts_are_samples_until_they_are_reverted(
         assert tx.scalar(sa.select(sa.func.count()).where(samples.c.withdrawn_at.is_(None))) == 0
         assert decide_all(tx, ids[:3], Verdict.accept, "again") == 3
         assert snapshots.freeze_snapshot(tx, store, tag=None, actor="test").samples == 3
-        rounds_room.close_round(tx, round_id, "test")
+        lifecycle.close_round(tx, round_id, "test")
         with pytest.raises(Refused, match="closed"):
             revert_auto_verdicts(tx, round_id, "test")
 
 
 def test_the_auto_reviewer_decides_nothing_without_a_budget(database: Database) -> None:
     with database.transaction() as tx:
-        kept = fitted_model(tx)
+        model = fitted_model(tx)
         round_id = open_stream(tx, GATED | {"reject_budget": 0}, 10**6)
-        quality, message = clear(3, 800)
-        good = dict(zip(arrive(tx, round_id, 3, quality), message.tolist(), strict=True))
+        quality, verdicts = separable(3, 800)
+        is_good = dict(zip(arrive(tx, round_id, 3, quality), verdicts.tolist(), strict=True))
         while select_candidates(tx, round_id, SOURCE)[0]:
-            judge_waiting(tx, round_id, good)
-        assert score_round(tx, kept, round_id) == 0
+            judge_waiting(tx, round_id, is_good)
+        assert score_round(tx, model, round_id) == 0
         assert list_gates(tx, round_id) == []
         assert round_report.round_report(tx, round_id)["auto_reviewer"]["decisions"] == 0

@@ -1,4 +1,4 @@
-"""Policies: what is left out is as by default, what is wrong is refused before a round is opened."""
+"""Policies: missing fields have defaults, and invalid ones are refused before a round is opened."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def test_missing_fields_have_their_defaults():
     assert (MixedPolicy().reject_budget, MixedPolicy().accept_budget) == (
         0,
         0,
-    )  # the machine decides nothing unless it is told to
+    )  # no automatic decisions by default
     assert parse_policy({"kind": "paper"}) == PaperPolicy(aesthetic=5.5)
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("fields", "message"),
     [
         ({"kind": "best"}, "unknown selection policy"),
         ({}, "unknown selection policy"),
@@ -60,9 +60,9 @@ def test_missing_fields_have_their_defaults():
         ({"kind": "paper", "aesthetic": "high"}, "aesthetic"),
     ],
 )
-def test_invalid_values_are_refused(row, told):
-    with pytest.raises(Refused, match=told):
-        parse_policy(row)
+def test_invalid_values_are_refused(fields, message):
+    with pytest.raises(Refused, match=message):
+        parse_policy(fields)
 
 
 def test_the_random_slice_is_large_enough_for_a_model_and_within_the_share():

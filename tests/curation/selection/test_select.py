@@ -1,4 +1,4 @@
-"""Choosing: exact propensities, the same choice twice, nothing left behind, and the mixture that a policy asks for."""
+"""Selection: exact propensities, deterministic, complete, and with the slices of its policy."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_share_of_a_half_shows_about_half_with_that_propensity(
 
 
 def test_a_mixed_policy_shows_likely_uncertain_and_random_candidates(database: Database) -> None:
-    """Of what one choice shows, the slices have the shares asked for, and the likely ones are far better than the rest."""
+    """A selection has slices of the policy's shares, and likely candidates are far better than the rest."""
     with database.transaction() as tx:
         fitted_model(tx)
         round_id = open_stream(tx, MIXED, MANY)
@@ -105,7 +105,7 @@ def test_a_mixed_policy_shows_likely_uncertain_and_random_candidates(database: D
 
 
 def test_inverse_propensity_weights_are_unbiased(database: Database) -> None:
-    """Horvitz and Thompson's sums over what is shown, in two arrivals with verdicts between: all, and all good ones."""
+    """Horvitz-Thompson sums over shown candidates estimate all and all good ones, in two arrivals with verdicts between."""
     sums, goods, truth = [], [], []
     with database.transaction() as tx:
         fitted_model(tx)
@@ -114,11 +114,11 @@ def test_inverse_propensity_weights_are_unbiased(database: Database) -> None:
             good = {}
             for part in range(2):
                 quality = np.random.default_rng([seed, part]).standard_normal(200)
-                message = accepts(1_000 + 2 * seed + part, quality)
+                accepted = accepts(1_000 + 2 * seed + part, quality)
                 good |= dict(
                     zip(
                         arrive(tx, round_id, 2 * seed + part + 10, quality),
-                        message.tolist(),
+                        accepted.tolist(),
                         strict=True,
                     )
                 )
@@ -216,11 +216,11 @@ def test_defects_per_100_of_a_mixed_round_are_those_of_its_random_slice(database
         good = dict(zip(ids, accepts(8, quality).tolist(), strict=True))
         while select_candidates(tx, round_id, SOURCE)[0]:
             judge_waiting(tx, round_id, good)
-        output = round_report.round_report(tx, round_id)
-    found = output["defects_per_100"]["person"]
-    assert found["n"] < output["human"]["decisions"] / 2
+        report = round_report.round_report(tx, round_id)
+    found = report["defects_per_100"]["person"]
+    assert found["n"] < report["human"]["decisions"] / 2
     assert found["low"] <= 100 * (1 - np.mean(list(good.values()))) <= found["high"]
-    accepted = output["funnel"]["accepted"] / output["funnel"]["decided"]
+    accepted = report["funnel"]["accepted"] / report["funnel"]["decided"]
     assert accepted > 1.3 * np.mean(list(good.values()))
 
 
@@ -231,9 +231,11 @@ def test_the_papers_selector_shows_high_aesthetic_scores_and_some_at_random(
         round_id = open_stream(tx, {"kind": "paper", "aesthetic": 5.5, "random": 0.2}, 300)
         ids = arrive(tx, round_id, 9, np.zeros(300))
         for index, id_ in enumerate(ids):
-            output = {"aesthetic": 5 + index / 300, "clip_score": float(index % 50)}
+            signals = {"aesthetic": 5 + index / 300, "clip_score": float(index % 50)}
             tx.execute(
-                sa.update(screenings).where(screenings.c.candidate_id == id_).values(signals=output)
+                sa.update(screenings)
+                .where(screenings.c.candidate_id == id_)
+                .values(signals=signals)
             )
         shown, left = select_candidates(tx, round_id)
         rows = tx.execute(

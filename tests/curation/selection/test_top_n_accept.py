@@ -1,4 +1,4 @@
-"""The scale step: the best are fixed, an audit proves them or does not, and only what is proven becomes samples."""
+"""Top-N acceptance: the best are fixed, an audit proves them or not, and only proven ones become samples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TERMS = TopNSettings(keep=400, audit=120, least=0.9, per_prompt=20, per_cluster=
 
 
 def drawn(tx: Transaction, seed: int = 1, count: int = 2_000) -> tuple[int, dict]:
-    """Return a round that was drawn and of which nothing was shown; reviewers accept candidates with high scores."""
+    """Return a generated round of which nothing was shown; reviewers accept candidates with high scores."""
     round_id = open_stream(tx, {"kind": "random", "share": 0.01}, count)
     quality = np.random.default_rng(seed).standard_normal(count)
     ids = arrive(tx, round_id, seed, quality)
@@ -99,7 +99,7 @@ def test_an_unproven_top_n_is_not_accepted_and_another_try_spends_confidence(
 
 
 def test_the_lower_bound_is_right_in_95_of_100_runs(database: Database) -> None:
-    """Terms that the kept ones miss by little: if top-N acceptance let them through more often than it says, this would show."""
+    """The kept candidates miss the terms by little, so acceptance more often than promised would show here."""
     passed = 0
     rng = np.random.default_rng(7)
     with database.transaction() as tx:
@@ -113,8 +113,8 @@ def test_the_lower_bound_is_right_in_95_of_100_runs(database: Database) -> None:
                 .join(candidates)
                 .where(candidates.c.round_id == round_id)
             )
-            message = good | {row.candidate_id: bool(rng.random() < 0.84) for row in members}
-            judge_waiting(tx, round_id, message)
+            verdicts = good | {row.candidate_id: bool(rng.random() < 0.84) for row in members}
+            judge_waiting(tx, round_id, verdicts)
             passed += finish_top_n(tx, round_id, "test")["outcome"] == "accepted"
     assert passed <= 3  # at most a half is to be expected
 
