@@ -119,14 +119,14 @@ def test_the_light_package_pulls_verifies_and_loads(
 def test_the_server_runs_without_pytorch(
     install: Callable[[str], Path], postgres_address: str, tmp_path: Path
 ) -> None:
-    from tests.support.factories import fresh_database, named
+    from tests.support.factories import fresh_database, with_database
     from tests.test_wheel import serving
 
     programs = install("server")
     with fresh_database(postgres_address) as database:
         settings = {
             "LAYERLOOP_HOME": str(tmp_path / "home"),
-            "LAYERLOOP_DATABASE": named(postgres_address, database),
+            "LAYERLOOP_DATABASE": with_database(postgres_address, database),
         }
         layerloop = str(programs / "layerloop")
         run(layerloop, "db", "upgrade", cwd=tmp_path, **settings)
