@@ -130,7 +130,8 @@ region with a > 0.5.
 
 def formats_page() -> str:
     """Return the page of file formats, from the tables of readers and writers."""
-    from curation.datasets.manifest import FORMAT
+    from curation.datasets.decision_records import CountedReason, DecisionRecord
+    from curation.datasets.manifest import FORMAT, DecisionsIndex
     from curation.domain import Sample
     from curation.image_limits import DEFAULT_LIMITS
     from curation.images.opening import READERS
@@ -164,6 +165,15 @@ def formats_page() -> str:
         ],
     )
     sample = table(["field", "type"], _fields(Sample))
+    decided = (
+        "A snapshot that was frozen with decisions has a field `decisions`: parts of lines for "
+        "each decided candidate, sorted by id, and counts. A line has these fields and `check`: "
+        "the first eight digits of the sha256 of its canonical JSON without `check`."
+    )
+    decisions = "\n\n".join(
+        f"`{one.__name__}`: {prose(one.__doc__)}\n\n{table(['field', 'type'], _fields(one))}"
+        for one in (DecisionsIndex, DecisionRecord, CountedReason)
+    )
     scene = "\n\n".join(
         f"`{one.__name__}`: {prose(one.__doc__)}\n\n{table(['field', 'type'], _fields(one))}"
         for one in (Scene, Background, SceneLayer)
@@ -181,7 +191,7 @@ def formats_page() -> str:
     return page(
         "Formats", "File formats that Layerloop reads and writes.", "## Images", images,
         "## Captions and metadata", captions,
-        "## Snapshots", snapshot, sample, "## Scenes", scene,
+        "## Snapshots", snapshot, sample, decided, decisions, "## Scenes", scene,
         "## Layered files", "Written: " + _codes(WRITERS) + ".",
         "## Weights",
         "All weights are safetensors. Recognized by the names and shapes of their tensors:",

@@ -18,15 +18,17 @@ from curation.api.fields import JSON_NUMBER, QUERY_NUMBER, STORABLE, Body
 from curation.api.image_urls import ImageUrls
 from curation.api.paging import Digest, Limit, cut_page
 from curation.datasets import snapshots
+from curation.datasets.decision_records import has_decision_layer
 from curation.datasets.freeze_query import FreezeQuery
 from curation.datasets.holdout import fingerprint_layers
 from curation.datasets.licences import LicencePolicy
 from curation.datasets.manifest import read_samples, snapshot_objects
 from curation.datasets.snapshots import TagName
 from curation.db.engine import Transaction
-from curation.db.tables import layers, sample_layers
+from curation.db.tables import candidate_layers, layers, sample_layers
 from curation.domain import CaptionSource, Kind, LayerRole, Sample, Split
 from curation.errors import NotFound
+from curation.review.frozen_decisions import find_decided
 
 router = APIRouter(prefix="/api/snapshots", tags=["snapshots"], responses=error_responses(401))
 
@@ -44,6 +46,7 @@ class SnapshotResponse(BaseModel):
     id: str
     samples: int
     counts: dict[str, dict[str, int]]
+    decisions: dict[str, dict[str, int]] | None
     tags: list[str]
     frozen_at: datetime
     query: dict[str, Any] | None
@@ -94,6 +97,7 @@ class FreezeRequest(Body):
     min_agreement: Annotated[float, Strict()] = Field(default=0.0, ge=0, le=1)
     allowed_licences: list[Text] = Field(default=[], max_length=100)
     mix_non_commercial: StrictBool = False
+    with_rejects: StrictBool = False
 
     def query(self) -> FreezeQuery:
         """Return the conditions as a query."""
@@ -172,8 +176,14 @@ def get_snapshot_object(
     with visit.transaction() as (tx, _):
         snapshot = snapshots.find_snapshot(tx, name)
         is_layer = tx.scalar(sa.select(sa.exists().where(sample_layers.c.sha256 == sha256)))
-    # Layers of candidates that are not samples are not given out here.
-    if not is_layer and sha256 not in (snapshot, *snapshot_objects(store, snapshot)):
+        query = sa.select(candidate_layers.c.candidate_id)
+        owners = tx.execute(query.where(candidate_layers.c.sha256 == sha256)).scalars().all()
+    # Layers of candidates that are neither samples nor decided in it are not given out here.
+    if not (
+        is_layer
+        or sha256 in (snapshot, *snapshot_objects(store, snapshot))
+        or has_decision_layer(store, snapshot, sha256, frozenset(one.hex for one in owners))
+    ):
         raise NotFound("the snapshot has no such object", "pull it again by its id")
     return Response(
         store.get(sha256),
@@ -190,7 +200,10 @@ def get_snapshot_object(
     | with_links(201, snapshot=operation_link("get_snapshot", name="$response.body#/id")),
 )
 def post_snapshot(visit: WriteSnapshots, body: FreezeRequest) -> SnapshotResponse:
-    """Freeze accepted samples; equal samples always give the same snapshot."""
+    """Freeze accepted samples; equal samples always give the same snapshot.
+
+    `with_rejects` adds the decided candidates with their verdicts, without names of reviewers.
+    """
     # Check the role first. The fingerprints are computed outside of the transaction.
     with visit.transaction():
         pass
@@ -203,6 +216,7 @@ def post_snapshot(visit: WriteSnapshots, body: FreezeRequest) -> SnapshotRespons
             actor=reviewer.name,
             query=body.query(),
             policy=LicencePolicy(tuple(body.allowed_licences), body.mix_non_commercial),
+            decided=find_decided(tx, body.query()) if body.with_rejects else None,
         )
         row = _find(tx, manifest.id)
     return _answer(row)
@@ -246,6 +260,6 @@ def _sample(images: ImageUrls, sample: Sample, sizes: Mapping[str, sa.Row[Any]])
 
 
 def _answer(row: Mapping[str, Any]) -> SnapshotResponse:
-    shown = ("id", "samples", "counts", "tags", "query", "review", "notes")
+    shown = ("id", "samples", "counts", "decisions", "tags", "query", "review", "notes")
     known = {name: row[name] for name in shown}
     return SnapshotResponse(**known, frozen_at=row["created_at"], parent=row["parent_id"])

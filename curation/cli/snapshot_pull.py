@@ -184,6 +184,7 @@ def verify(
             "name": lambda r: r["name"],
             "problem": lambda r: r["problem"],
             "samples": lambda r: ", ".join(r["samples"][:5]) or "–",
+            "candidates": lambda r: ", ".join(r["candidates"][:5]) or "–",
         }
         print_rows(rows, columns, as_json)
     if rows:

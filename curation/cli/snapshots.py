@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,6 +87,14 @@ def freeze(
         str | None, typer.Option(help="The snapshot that it follows; default: the newest.")
     ] = None,
     note: Annotated[str | None, typer.Option(help="A note to keep with the snapshot.")] = None,
+    with_rejects: Annotated[
+        bool,
+        typer.Option(
+            "--with-rejects",
+            help="Add decided candidates, rejected ones too, with verdict, reasons, posterior "
+            "probability and propensity, for preference training; no names of reviewers.",
+        ),
+    ] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -97,6 +106,7 @@ def freeze(
     from curation.datasets import holdout, snapshot_history, snapshots
     from curation.datasets.freeze_query import FreezeQuery
     from curation.datasets.licences import LicencePolicy
+    from curation.review.frozen_decisions import find_decided
 
     query = FreezeQuery(
         tuple(round_ or ()), tuple(source or ()), tuple(licence or ()), tuple(kind or ()),
@@ -107,25 +117,34 @@ def freeze(
     with context() as ctx:
         if dry_run:
             with ctx.database.transaction() as tx:
-                count = snapshots.count_chosen(tx, query, policy)
-            print_result(f"would freeze {count} samples", as_json, would_freeze=count)
+                decided = find_decided(tx, query) if with_rejects else None
+                count = snapshots.count_chosen(tx, query, policy, decided)
+            decisions = sum(decided.by_checkpoint.values()) if decided else 0
+            beside = f" and {decisions} decided candidates" if with_rejects else ""
+            print_result(
+                f"would freeze {count} samples{beside}",
+                as_json, would_freeze=count, would_freeze_decisions=decisions,
+            )  # fmt: skip
             return
         # Fingerprints find training samples that share a layer with a held-out sample.
         holdout.fingerprint_layers(ctx.database, ctx.store)
         with ctx.database.transaction(repeatable_read=True) as tx:
             older = snapshots.find_snapshot(tx, parent) if parent else None
             frozen = snapshots.freeze_snapshot(
-                tx, ctx.store, tag=tag, actor=ACTOR, query=query, policy=policy, parent=older
-            )
+                tx, ctx.store, tag=tag, actor=ACTOR, query=query, policy=policy, parent=older,
+                decided=find_decided(tx, query) if with_rejects else None,
+            )  # fmt: skip
             if note:
                 snapshot_history.add_note(tx, frozen.id, note, ACTOR)
     if withheld := frozen.counts["split"].get("withheld"):
         console.print(
             f"{withheld} training samples share a layer with a held-out sample and are withheld"
         )
-    print_json({"snapshot": frozen.id, "samples": frozen.samples}) if as_json else print_text(
-        frozen.id
-    )
+    if with_rejects and not frozen.decisions:
+        console.print("no candidate of the query is decided: the snapshot has samples alone")
+    count = frozen.decisions.candidates if frozen.decisions else 0
+    fields = {"snapshot": frozen.id, "samples": frozen.samples, "decisions": count}
+    print_json(fields) if as_json else print_text(frozen.id)
 
 
 @app.command("list")
@@ -145,6 +164,7 @@ def list_(
     columns = {
         "snapshot": lambda r: short_hash(r["id"]),
         "samples": lambda r: r["samples"],
+        "decisions": lambda r: _decided_text(r["decisions"]),
         "tags": lambda r: ", ".join(r["tags"]),
         "frozen": lambda r: r["created_at"],
         "parent": lambda r: short_hash(r["parent_id"]),
@@ -157,10 +177,13 @@ def list_(
 def show(
     name: Name,
     samples: Annotated[bool, typer.Option(help="Print all samples as JSON lines.")] = False,
+    decisions: Annotated[
+        bool, typer.Option("--decisions", help="Print all decided candidates as JSON lines.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show a snapshot: counts by kind, licence, split and round, its query, parent and notes."""
-    from curation.datasets import manifest, snapshot_history
+    from curation.datasets import decision_records, manifest, snapshot_history
 
     with context() as ctx:
         with ctx.database.transaction() as tx:
@@ -168,6 +191,10 @@ def show(
         if samples:
             for sample in manifest.read_samples(ctx.store, info["id"]):
                 print_json_line(sample.line())
+            return
+        if decisions:
+            for record in decision_records.read_decisions(ctx.store, info["id"]):
+                print_json_line(record.line())
             return
         root = manifest.read_manifest(ctx.store, info["id"])
     if as_json:
@@ -178,6 +205,9 @@ def show(
     for what, counts in root.counts.items():
         for value, count in sorted(counts.items(), key=lambda item: -item[1]):
             print_text(f"  {what:<8} {count:>8}  {value}")
+    for what, counts in (root.decisions.counts if root.decisions else {}).items():
+        for value, count in sorted(counts.items(), key=lambda item: -item[1]):
+            print_text(f"  decisions, {what:<10} {count:>8}  {value}")
     described = {
         "tags": ", ".join(info["tags"]),
         "query": _query_text(info["query"]),
@@ -204,7 +234,7 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Compare two snapshots: samples added, removed and changed, and the mix of licences."""
-    from curation.exports.diff import compare_snapshots, contact_sheet
+    from curation.exports.diff import DecisionsDiff, compare_snapshots, contact_sheet
     from curation.object_store import write_file_atomically
 
     with (
@@ -224,6 +254,12 @@ def diff(
     )
     for name, count in found.changed_fields().items():
         print_text(f"  {count:>8} changed {name}")
+    if found.decisions != DecisionsDiff():
+        decided = found.decisions
+        print_text(
+            f"decisions: {len(decided.added)} added, {len(decided.removed)} removed, "
+            f"{len(decided.turned)} with another verdict, {len(decided.changed)} otherwise changed"
+        )
     for licence, (before, after) in found.licences.items():
         print_text(f"  licence  {before:>8} -> {after:<8} {licence}")
     for mark, ids in _marked(found) if samples else ():
@@ -303,6 +339,12 @@ def _query_text(query: dict[str, Any] | None) -> str:
     return " ".join(parts) or "all"
 
 
+def _decided_text(counts: dict[str, dict[str, int]] | None) -> str:
+    """Return the numbers of accepted and rejected candidates, as "+90 -310"; "" without any."""
+    verdicts = (counts or {}).get("verdict", {})
+    return f"+{verdicts.get('accept', 0)} -{verdicts.get('reject', 0)}" if verdicts else ""
+
+
 def _diff_fields(found: SnapshotDiff) -> dict[str, Any]:
     return {
         "added": [sample.id for sample in found.added],
@@ -312,6 +354,7 @@ def _diff_fields(found: SnapshotDiff) -> dict[str, Any]:
         "withheld": found.withheld,
         "released": found.released,
         "licences": found.licences,
+        "decisions": asdict(found.decisions),
         "rounds_added": dict(Counter(str(sample.round) for sample in found.added)),
     }
 

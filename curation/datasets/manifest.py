@@ -25,6 +25,26 @@ class Part:
 
 
 @dataclass(frozen=True)
+class DecisionsIndex:
+    """The decided candidates of a snapshot: objects with a line each, sorted by the candidate's id.
+
+    Attributes:
+        parts: The parts; `samples` is the number of candidates.
+        counts: Numbers of candidates by verdict, decided_by, kind and round, and of reasons.
+        propensity: The smallest and the largest propensity; empty if none was shown to people.
+    """
+
+    parts: tuple[Part, ...]
+    counts: dict[str, dict[str, int]]
+    propensity: tuple[float, ...] = ()
+
+    @property
+    def candidates(self) -> int:
+        """The number of candidates."""
+        return sum(part.samples for part in self.parts)
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The root of a snapshot: its parts and its counts; equal samples give equal bytes."""
 
@@ -33,6 +53,8 @@ class Manifest:
     counts: dict[str, dict[str, int]]
     # sha256 of the list of withheld samples (curation.datasets.holdout); empty if there are none.
     withheld: str = ""
+    # Candidates with their verdicts; None in snapshots that were frozen without them.
+    decisions: DecisionsIndex | None = None
 
     def bytes(self) -> bytes:
         """Return the canonical bytes, whose sha256 is the snapshot's id."""
@@ -43,6 +65,12 @@ class Manifest:
         }
         if self.withheld:
             root["withheld"] = self.withheld
+        if self.decisions:
+            root["decisions"] = {
+                "parts": [part.__dict__ for part in self.decisions.parts],
+                "counts": self.decisions.counts,
+                "propensity": list(self.decisions.propensity),
+            }
         return (canonical_json(root) + "\n").encode()
 
     @property
@@ -76,18 +104,21 @@ def read_manifest(store: ObjectReader, snapshot: str) -> Manifest:
 def parse_manifest(data: bytes, snapshot: str) -> Manifest:
     """Parse the bytes of a manifest. Raises Corrupt if they are none."""
     root = _parse(data, snapshot)
-    parts = tuple(
-        Part(str(p["prefix"]), str(p["sha256"]), int(p["samples"])) for p in root["parts"]
+    decided = root.get("decisions")
+    index = decided and DecisionsIndex(
+        _parse_parts(decided["parts"]), decided["counts"], tuple(decided["propensity"])
     )
-    return Manifest(parts, root["counts"], str(root.get("withheld", "")))
+    withheld = str(root.get("withheld", ""))
+    return Manifest(_parse_parts(root["parts"]), root["counts"], withheld, index)
 
 
 def snapshot_objects(store: ObjectReader, snapshot: str) -> list[str]:
-    """Return the names of the parts and the list of withheld samples. Raises NotFound, Corrupt."""
+    """Return the names of all parts and the withheld list. Raises NotFound, Corrupt."""
     manifest = read_manifest(store, snapshot)
     return [
         *(part.sha256 for part in manifest.parts),
         *([manifest.withheld] if manifest.withheld else []),
+        *(part.sha256 for part in (manifest.decisions.parts if manifest.decisions else ())),
     ]
 
 
@@ -158,6 +189,10 @@ def _lines(text: bytes, part: Part) -> Iterator[Sample]:
             f"{part.samples}"
         )
     yield from samples
+
+
+def _parse_parts(rows: list[dict[str, Any]]) -> tuple[Part, ...]:
+    return tuple(Part(str(p["prefix"]), str(p["sha256"]), int(p["samples"])) for p in rows)
 
 
 def _parse(data: bytes, snapshot: str) -> dict[str, Any]:

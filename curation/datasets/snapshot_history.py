@@ -23,7 +23,8 @@ def describe_snapshot(tx: Transaction, name: str) -> dict[str, Any]:
         name: Tag, id, or beginning of an id.
 
     Returns:
-        The fields id, samples, counts, tags, frozen_at (ISO 8601), query, parent, review, notes.
+        The fields id, samples, counts, decisions (counts), tags, frozen_at (ISO 8601), query,
+        parent, review, notes.
 
     Raises:
         NotFound: There is no such snapshot.
@@ -35,6 +36,7 @@ def describe_snapshot(tx: Transaction, name: str) -> dict[str, Any]:
         "id": found,
         "samples": row["samples"],
         "counts": row["counts"],
+        "decisions": row["decisions"],
         "tags": list(tx.execute(named).scalars()),
         "frozen_at": row["created_at"].isoformat(),
         "query": row["query"] or {},

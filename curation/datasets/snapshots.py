@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from pydantic import AfterValidator, WithJsonSchema
 from sqlalchemy.dialects.postgresql import insert
 
+from curation.datasets.decision_records import DecidedCandidates, write_decisions
 from curation.datasets.freeze_query import ALL_SAMPLES, FreezeQuery, condition_of
 from curation.datasets.holdout import withheld_samples
 from curation.datasets.licences import LicencePolicy
@@ -45,6 +46,7 @@ def freeze_snapshot(
     query: FreezeQuery = ALL_SAMPLES,
     policy: LicencePolicy = DEFAULT_POLICY,
     parent: str | None = None,
+    decided: DecidedCandidates | None = None,
 ) -> Manifest:
     """Freeze a snapshot of the samples of a query that are not withdrawn.
 
@@ -64,6 +66,8 @@ def freeze_snapshot(
         query: Which samples it has.
         policy: Which licences may be in it.
         parent: Id of the snapshot that it follows; by default the newest one.
+        decided: Decided candidates to add (curation.review.frozen_decisions); a snapshot without
+            any has the id that it would have had without this argument.
 
     Returns:
         The manifest.
@@ -85,24 +89,24 @@ def freeze_snapshot(
             "there are no samples to freeze",
             hint if query == ALL_SAMPLES else "no sample meets the query: widen it",
         )
-    policy.check(counts["licence"])
+    policy.check(_licences(counts, decided))
     # Write the samples, and the list of withheld samples.
     parts = _write_parts(tx, store, prefix_length(count), chosen)
     withheld = _chosen(tx, withheld_samples(tx, store), chosen, query)
+    listed = ""
     if withheld:
         counts["split"] |= {
             "train": counts["split"]["train"] - len(withheld),
             "withheld": len(withheld),
         }
-        manifest = Manifest(
-            parts, counts, store.put("".join(id_ + "\n" for id_ in withheld).encode())
-        )
-    else:
-        manifest = Manifest(parts, counts)
+        listed = store.put("".join(id_ + "\n" for id_ in withheld).encode())
+    index = write_decisions(store, decided) if decided else None
+    manifest = Manifest(parts, counts, listed, index)
     # Write the manifest, and record it.
     store.put(manifest.bytes())
     row = {"id": manifest.id, "samples": manifest.samples, "counts": manifest.counts}
     row |= {"query": query.record(), "review": review_statistics(tx, chosen)}
+    row["decisions"] = index.counts if index else None
     row["parent_id"] = _parent(tx, parent, manifest.id)
     if tx.execute(insert(snapshots).on_conflict_do_nothing(), row).rowcount:
         tx.log(
@@ -113,19 +117,25 @@ def freeze_snapshot(
     return manifest
 
 
-def count_chosen(tx: Transaction, query: FreezeQuery, policy: LicencePolicy) -> int:
+def count_chosen(
+    tx: Transaction,
+    query: FreezeQuery,
+    policy: LicencePolicy,
+    decided: DecidedCandidates | None = None,
+) -> int:
     """Return how many samples a snapshot would have.
 
     Args:
         tx: The transaction.
         query: Which samples it has.
         policy: Which licences may be in it.
+        decided: Decided candidates to add.
 
     Raises:
         Refused: The query is invalid, or the licences are against the policy.
     """
     counts = _counts(tx, condition_of(query))
-    policy.check(counts["licence"])
+    policy.check(_licences(counts, decided))
     return sum(counts["kind"].values())
 
 
@@ -267,6 +277,11 @@ def _chosen(
     found = tx.execute(sa.select(samples.c.id).where(chosen)).scalars()
     wanted = {one.hex for one in found}
     return [one for one in ids if one in wanted]
+
+
+def _licences(counts: dict[str, dict[str, int]], decided: DecidedCandidates | None) -> Counter[str]:
+    """Return the numbers of samples and decided candidates by licence."""
+    return Counter(counts["licence"]) + (decided.licences() if decided else Counter())
 
 
 def _write_parts(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from curation.datasets.manifest import Manifest
-from curation.exports.croissant import croissant_json
+from curation.exports.croissant import croissant_json, propensity_text
 from curation.exports.plan import SPLIT_FOLDERS, PlannedFile
 from curation.exports.record import FileRecord
 from curation.exports.selection import SelectedSample
@@ -48,7 +48,7 @@ def description_files(
     """
     card = dataset_card(manifest, selected, description, info)
     yield PlannedFile("README.md", "", text=card.encode())
-    croissant = croissant_json(manifest.id, selected, description, info, files)
+    croissant = croissant_json(manifest, selected, description, info, files)
     yield PlannedFile("croissant.json", "", text=croissant.encode())
 
 
@@ -85,6 +85,7 @@ def dataset_card(
     ]
     # How it was chosen.
     parts += [_section("Selection", _selection(info)), _section("Review", _review(info))]
+    parts += [_section("Decisions", _decisions(manifest))]
     parts += [_section("Notes", [str(note) for note in info.get("notes", ())])]
     treatment = ", ".join(f"{k} {v}" for k, v in description["treatment"].items())
     layers = ", ".join(description["layers"])
@@ -118,12 +119,28 @@ def _selection(info: Mapping[str, Any]) -> list[str]:
     rows = [f"tags: {', '.join(info['tags'])}"] if info.get("tags") else []
     rows += [f"frozen: {info['frozen_at']}"] if info.get("frozen_at") else []
     rows += [f"parent: `{info['parent']}`"] if info.get("parent") else []
-    query = info.get("query") or {}
+    query = dict(info.get("query") or {})
+    # A card is public: it names no reviewer.
+    if names := query.pop("reviewers", None):
+        rows.append(f"accepted by one of {len(names)} chosen reviewers")
     return rows + [f"{name}: {value}" for name, value in query.items()]
 
 
 def _review(info: Mapping[str, Any]) -> list[str]:
     return [f"{name}: {value}" for name, value in (info.get("review") or {}).items()]
+
+
+def _decisions(manifest: Manifest) -> list[str]:
+    """Describe the decided candidates of a snapshot: how many, by whom, and how they were shown."""
+    index = manifest.decisions
+    if index is None:
+        return []
+    rows = [f"{index.candidates} decided candidates, of which the accepted ones are samples too"]
+    for title, name in (("verdicts", "verdict"), ("decided by", "decided_by"), ("kinds", "kind"),
+                        ("rounds", "round"), ("reasons of rejects", "reason")):  # fmt: skip
+        listed = sorted(index.counts.get(name, {}).items(), key=lambda item: (-item[1], item[0]))
+        rows += [f"{title}: {', '.join(f'{n} {value}' for value, n in listed)}"] if listed else []
+    return [*rows, propensity_text(index)]
 
 
 def _source(source: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from curation.datasets.manifest import DecisionsIndex, Manifest
 from curation.exports.record import FileRecord
 from curation.exports.selection import SelectedSample
 
@@ -54,8 +55,19 @@ _MANY = (".png", ".webp", ".txt")
 """Endings of files that are described as a set, by a pattern, rather than one by one."""
 
 
+def propensity_text(index: DecisionsIndex) -> str:
+    """Return with which probabilities the decided candidates were shown to people."""
+    if not index.propensity:
+        return "none of them was selected for people with a known probability"
+    least, most = index.propensity
+    return (
+        f"candidates were shown to people with probabilities (propensities) from {least:g} to "
+        f"{most:g}; weights of 1 / propensity undo the selection"
+    )
+
+
 def croissant_json(
-    snapshot: str,
+    manifest: Manifest,
     selected: Sequence[SelectedSample],
     description: Mapping[str, Any],
     info: Mapping[str, Any],
@@ -64,12 +76,14 @@ def croissant_json(
     """Return the JSON-LD document of a pull.
 
     Args:
-        snapshot: Id of the snapshot.
+        manifest: Manifest of the snapshot.
         selected: The samples of the pull.
         description: Snapshot and options of the pull.
         info: What the instance knows of the snapshot.
         files: Records of the files that were written.
     """
+    snapshot, index = manifest.id, manifest.decisions
+    shown = f" Of the decisions, {propensity_text(index)}." if index else ""
     licences = Counter(one.sample.licence for one in selected)
     sources = Counter(one.sample.source for one in selected if one.sample.round == 0)
     document: dict[str, Any] = {
@@ -90,7 +104,7 @@ def croissant_json(
         "rai:dataCollection": "; ".join(f"{n} from {s}" for s, n in sources.most_common(20)),
         "rai:dataAnnotationProtocol": "Reviewers accept or reject each image without seeing the "
         "decisions of others.",
-        "rai:dataBiases": "Accepted images are those that reviewers preferred.",
+        "rai:dataBiases": f"Accepted images are those that reviewers preferred.{shown}",
         "rai:dataLimitations": "See README.md.",
         "distribution": [*_objects(files), *_sets(files)],
         "recordSet": _records(description["layout"], files),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageDraw
 
+from curation.datasets.decision_records import read_decisions_part
 from curation.datasets.manifest import Manifest, read_manifest, read_part, read_withheld
 from curation.domain import LayerRole, Sample
 from curation.errors import Corrupt, NotFound
@@ -35,6 +36,23 @@ class Change:
 
 
 @dataclass
+class DecisionsDiff:
+    """The difference between the decided candidates of two snapshots, as ids of candidates.
+
+    Attributes:
+        added: Candidates that only the second one has.
+        removed: Candidates that only the first one has.
+        turned: Candidates with another verdict.
+        changed: Candidates with the same verdict that differ otherwise, as in their posterior.
+    """
+
+    added: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    turned: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+
+
+@dataclass
 class SnapshotDiff:
     """The difference between two snapshots.
 
@@ -45,6 +63,7 @@ class SnapshotDiff:
         withheld: Ids of samples that are withheld only in the second one.
         released: Ids of samples that are withheld only in the first one.
         licences: By licence, the numbers of samples in both, where they differ.
+        decisions: The difference between the decided candidates.
     """
 
     added: list[Sample] = field(default_factory=list)
@@ -53,6 +72,7 @@ class SnapshotDiff:
     withheld: list[str] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
     licences: dict[str, tuple[int, int]] = field(default_factory=dict)
+    decisions: DecisionsDiff = field(default_factory=DecisionsDiff)
 
     def changed_fields(self) -> dict[str, int]:
         """Return the number of changed samples by field."""
@@ -81,6 +101,7 @@ def compare_snapshots(store: ObjectReader, first: str, second: str) -> SnapshotD
     hidden = read_withheld(store, first), read_withheld(store, second)
     diff.withheld = sorted(hidden[1] - hidden[0])
     diff.released = sorted(hidden[0] - hidden[1])
+    diff.decisions = _compare_decisions(store, *manifests)
     counts = [manifest.counts.get("licence", {}) for manifest in manifests]
     for name in sorted({*counts[0], *counts[1]}):
         numbers = counts[0].get(name, 0), counts[1].get(name, 0)
@@ -116,6 +137,29 @@ def contact_sheet(store: ObjectReader, diff: SnapshotDiff) -> bytes:
     out = io.BytesIO()
     sheet.save(out, "PNG")
     return out.getvalue()
+
+
+def _compare_decisions(store: ObjectReader, first: Manifest, second: Manifest) -> DecisionsDiff:
+    """Compare the decided candidates; parts that both have are not read."""
+    indexes = first.decisions, second.decisions
+    parts = [index.parts if index else () for index in indexes]
+    shared = {part.sha256 for part in parts[0]} & {part.sha256 for part in parts[1]}
+    old, new = (
+        {
+            record.candidate: record
+            for part in own
+            if part.sha256 not in shared
+            for record in read_decisions_part(store, part)
+        }
+        for own in parts
+    )
+    both = sorted(old.keys() & new.keys())
+    turned = [one for one in both if old[one].verdict != new[one].verdict]
+    differing = [one for one in both if old[one] != new[one]]
+    changed = sorted(set(differing) - set(turned))
+    return DecisionsDiff(
+        sorted(new.keys() - old.keys()), sorted(old.keys() - new.keys()), turned, changed
+    )
 
 
 def _differing(store: ObjectReader, manifest: Manifest, shared: set[str]) -> Iterator[Sample]:

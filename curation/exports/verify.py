@@ -12,9 +12,10 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from curation.datasets.decision_records import DecisionRecord
 from curation.datasets.manifest import Manifest, Part, parse_manifest
 from curation.domain import Progress, Sample, content_id
 from curation.errors import Corrupt, LayerloopError, NotFound
@@ -39,16 +40,18 @@ class Damage:
     """An object or file that is missing or damaged.
 
     Attributes:
-        kind: "manifest", "part", "withheld", "layer" or "file".
+        kind: "manifest", "part", "decisions", "withheld", "layer" or "file".
         name: sha256 of the object, or path of the file.
         problem: What is wrong.
         samples: Ids of the samples that it concerns, as far as they are known.
+        candidates: Ids of the decided candidates that it concerns.
     """
 
     kind: str
     name: str
     problem: str
     samples: tuple[str, ...] = ()
+    candidates: tuple[str, ...] = ()
 
 
 def verify_snapshot(
@@ -74,8 +77,11 @@ def verify_snapshot(
     manifest = parse_manifest(data, snapshot)
     found: list[Damage] = []
     layers: dict[str, list[str]] = {}
+    decided: dict[str, list[str]] = {}
     for part in manifest.parts:
         found += _check_part(store, manifest, part, layers)
+    for part in manifest.decisions.parts if manifest.decisions else ():
+        found += _check_decisions(store, part, decided)
     if manifest.withheld:
         _, damage = _read(store, manifest.withheld, "withheld")
         found += [damage] if damage else []
@@ -83,14 +89,16 @@ def verify_snapshot(
         return found
 
     def check(name: str) -> Damage | None:
-        data, damage = _read(store, name, "layer", layers[name])
-        return damage or _undecodable(name, data, layers[name])
+        data, damage = _read(store, name, "layer", layers.get(name, ()))
+        damage = damage or _undecodable(name, data, layers.get(name, ()))
+        return damage and replace(damage, candidates=tuple(decided.get(name, ())))
 
-    # A layer may belong to several samples, and is read once.
-    report(Progress("verifying", 0, len(layers)))
-    for done, damage in enumerate(in_parallel(check, layers, workers), 1):
+    # A layer may belong to several samples and candidates, and is read once.
+    names = list({**layers, **decided})
+    report(Progress("verifying", 0, len(names)))
+    for done, damage in enumerate(in_parallel(check, names, workers), 1):
         found += [damage] if damage else []
-        report(Progress("verifying", done, len(layers)))
+        report(Progress("verifying", done, len(names)))
     return sorted(found, key=lambda one: (one.kind, one.name))
 
 
@@ -189,6 +197,60 @@ def _check_part(
         problem = f"{damage.problem}; one of {part.samples} samples from {part.prefix or '0'}"
         damage = Damage(damage.kind, damage.name, problem)
     yield Damage(damage.kind, damage.name, damage.problem, samples)
+
+
+def _check_decisions(
+    store: ObjectReader, part: Part, layers: dict[str, list[str]]
+) -> Iterator[Damage]:
+    """Check a part of decisions, and add its layers with their candidates.
+
+    Every line has a check of its own, so that a damaged one is known in a part of any length.
+    """
+    data, damage = _read(store, part.sha256, "decisions")
+    if damage is None:
+        for line in data.decode().split("\n"):
+            if line:
+                record = DecisionRecord.read(line)
+                for name in record.layers.values():
+                    layers.setdefault(name, []).append(record.candidate)
+        return
+    raw = _raw(store, part.sha256)
+    lines = raw.split(b"\n") if raw is not None else []
+    damaged = [line for line in lines if line and not _is_sound_decision(line)]
+    names = tuple(name for line in damaged for name in _line_candidates(line))
+    yield replace(damage, candidates=names)
+
+
+def _is_sound_decision(line: bytes) -> bool:
+    try:
+        DecisionRecord.read(line.decode())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return True
+
+
+def _line_candidates(line: bytes) -> list[str]:
+    """Return the candidates of a damaged line: two where the end of a line was damaged.
+
+    Single bits of the id, and if there is none, of the whole line, are tried until the check fits.
+    """
+    stated = list(re.finditer(rb'"candidate":"(.{32})"', line))
+    if len(stated) == 1:
+        repaired = _repair_decision(line, range(*stated[0].span(1)))
+    else:
+        repaired = _repair_decision(line, range(min(len(line), MAX_SEARCHED_BYTES)))
+    names = [one.group(1).decode("ascii", errors="replace") for one in stated]
+    return [repaired] if repaired else names or ["unreadable"]
+
+
+def _repair_decision(line: bytes, places: range) -> str | None:
+    """Return the candidate of a line that is sound after a single bit is changed back."""
+    for place in places:
+        for bit in range(8):
+            trial = line[:place] + bytes([line[place] ^ (1 << bit)]) + line[place + 1 :]
+            if _is_sound_decision(trial):
+                return DecisionRecord.read(trial.decode()).candidate
+    return None
 
 
 def _damaged_lines(data: bytes, manifest: Manifest, part: Part) -> tuple[str, ...]:

@@ -13,28 +13,11 @@ from curation.db.engine import Transaction
 from curation.db.tables import aggregations
 from curation.domain import CandidateState, Role, Verdict, content_id
 from curation.review.consensus import DEFAULT_CERTAINTY, ConsensusSettings
-from curation.review.gold import OBVIOUS_SEVERITY
-from curation.review.reviewers import PERSON, RULE_REVIEWER, add_reviewer
+from curation.review.reviewers import RULE_REVIEWER, add_reviewer
+from curation.review.round_skills import VOTES, fit_round_skills
 from curation.review.verdicts import CONSENSUS, IS_STANDING, apply_final_state, lock_candidate
 from curation.rounds.lifecycle import find_round
-from curation.statistics.dawid_skene import DawidSkeneFit, Skills, Vote, fit_skills
-
-
-def fit_round_skills(tx: Transaction, round_id: int) -> DawidSkeneFit[uuid.UUID]:
-    """Fit the skills of a round's people to its verdicts and to their verdicts on obvious gold.
-
-    Args:
-        tx: The transaction.
-        round_id: ID of the round.
-
-    Returns:
-        The skills, and the probability of each candidate to be sound.
-
-    Raises:
-        NotFound: There is no such round.
-    """
-    find_round(tx, round_id)
-    return fit_skills(*_read(tx, round_id))
+from curation.statistics.dawid_skene import DawidSkeneFit, Skills
 
 
 def store_skills(tx: Transaction, round_id: int, fit: DawidSkeneFit[uuid.UUID]) -> int:
@@ -94,7 +77,7 @@ def find_verdict_changes(
     fit = fit_round_skills(tx, round_id)
     votes: dict[uuid.UUID, list[tuple[int, bool]]] = defaultdict(list)
     changed = []
-    for row in tx.execute(_VOTES, {"round": round_id}):
+    for row in tx.execute(VOTES, {"round": round_id}):
         votes[row.candidate_id].append((row.reviewer_id, row.accept))
     # A verdict changes where the fitted probability is certain of the other state.
     for row in tx.execute(_DECIDED, {"round": round_id, "channel": CONSENSUS}):
@@ -191,20 +174,6 @@ def as_text(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _read(tx: Transaction, round_id: int) -> tuple[list[Vote[uuid.UUID]], dict[uuid.UUID, bool]]:
-    """Return the votes of a round and of its people on obvious gold, and the truth of that gold."""
-    votes = [
-        Vote(row.candidate_id, row.reviewer_id, row.accept)
-        for row in tx.execute(_VOTES, {"round": round_id})
-    ]
-    people = sorted({vote.reviewer for vote in votes})
-    answers = (
-        tx.execute(_GOLD, {"people": people, "plain": OBVIOUS_SEVERITY}).all() if people else []
-    )
-    known = {row.candidate_id: row.sound for row in answers}
-    return votes + [Vote(row.candidate_id, row.reviewer_id, row.accept) for row in answers], known
-
-
 def _skills_by_name(tx: Transaction, skills: Skills) -> list[dict[str, Any]]:
     names = {row.id: row.name for row in tx.execute(sa.text("select id, name from reviewers"))}
     return [
@@ -212,23 +181,6 @@ def _skills_by_name(tx: Transaction, skills: Skills) -> list[dict[str, Any]]:
         for reviewer, skill in sorted(skills.of.items())
     ]
 
-
-# Votes of people, and of the rule reviewer where the round counts it; not those of adjudicators.
-_VOTES = sa.text(f"""
-    select d.candidate_id, d.reviewer_id, d.verdict = 'accept' as accept
-    from decisions d join candidates c on c.id = d.candidate_id
-    join reviewers v on v.id = d.reviewer_id
-    join rounds r on r.id = c.round_id
-    where c.round_id = :round
-        and (v.kind = '{PERSON}' or r.consensus @> '{{"rule_reviewer_votes": true}}')
-        and not d.final and {IS_STANDING} order by d.id""")
-
-_GOLD = sa.text(f"""
-    select d.candidate_id, d.reviewer_id, d.verdict = 'accept' as accept, g.defect is null as sound
-    from gold g join decisions d on d.candidate_id = g.candidate_id
-    where d.reviewer_id = any(:people) and (g.defect is null or g.severity >= :plain)
-        and {IS_STANDING}
-    order by d.id""")
 
 # Candidates with all their verdicts but no certain one; locked rows are under review.
 _STUCK = sa.text("""

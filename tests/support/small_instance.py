@@ -16,6 +16,7 @@ from curation.db.tables import snapshots
 from curation.domain import Checkpoint, Role, Verdict
 from curation.ports import ObjectStore
 from curation.review.decisions import decide
+from curation.review.frozen_decisions import find_decided
 from curation.review.reviewers import add_reviewer
 from tests.support.factories import make_candidates, make_round
 
@@ -30,7 +31,7 @@ class SmallInstance:
 
 
 def fill_instance(database: Database, store: ObjectStore, count: int = 6) -> SmallInstance:
-    """Make a round with decided candidates, samples, a checkpoint and a tagged snapshot."""
+    """Make a round with decided candidates, samples, a checkpoint and a tagged snapshot with decisions."""
     with database.transaction() as tx:
         # The checkpoint was trained on a snapshot without samples.
         empty = Manifest((), {})
@@ -60,5 +61,5 @@ def fill_instance(database: Database, store: ObjectStore, count: int = 6) -> Sma
             )
     with database.transaction(repeatable_read=True) as tx:
         add_samples(tx, samples_from_candidates(tx, candidates[::2]))
-        frozen = freeze_snapshot(tx, store, tag="first", actor="test")
+        frozen = freeze_snapshot(tx, store, tag="first", actor="test", decided=find_decided(tx))
     return SmallInstance(round_id, trained.id, frozen.id)

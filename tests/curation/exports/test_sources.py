@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import uuid
 from pathlib import Path
 
 import boto3
 import pytest
+import sqlalchemy as sa
 import uvicorn
 
 from curation.access.scopes import Scope
@@ -18,12 +20,17 @@ from curation.adapters.s3 import S3Store
 from curation.adapters.snapshot_sources import open_source
 from curation.api.app import create_app
 from curation.datasets import snapshots
+from curation.datasets.decision_records import read_decisions
 from curation.datasets.samples import NewSample, StoredLayer, add_samples
-from curation.domain import Kind, LayerRole
+from curation.db.tables import candidate_layers
+from curation.domain import Kind, LayerRole, Role, Verdict
 from curation.errors import NotFound, Refused, Unreachable
 from curation.exports.formats import pull_snapshot
 from curation.exports.verify import verify_snapshot
 from curation.images.codec import encode_layer, pixel_hash
+from curation.review.decisions import decide
+from curation.review.frozen_decisions import find_decided
+from curation.review.reviewers import add_reviewer
 from curation.runtime.context import AppContext, open_context
 from tests.curation.exports.test_pull import files_of, request
 from tests.support.factories import image, make_candidates, make_round
@@ -186,6 +193,32 @@ def test_a_token_reads_objects_of_snapshots_and_no_others(served):
     with pytest.raises(Refused):
         ApiReader(address, other, "v1")
     reader.close()
+
+
+def test_layers_of_rejects_are_given_out_by_snapshots_with_decisions_alone(served):
+    address, token, context, plain = served
+    with context.database.transaction() as tx:
+        person = add_reviewer(tx, "Anna", Role.annotator).id
+        decided, waiting = make_candidates(tx, context.store, make_round(tx), 2)
+        decide(tx, person, decided, Verdict.reject, key=uuid.uuid4())
+        query = sa.select(candidate_layers.c.candidate_id, candidate_layers.c.sha256)
+        names = dict(map(tuple, tx.execute(query)))
+    with context.database.transaction(repeatable_read=True) as tx:
+        options = {"tag": "v2", "actor": "test", "decided": find_decided(tx)}
+        frozen = snapshots.freeze_snapshot(tx, context.store, **options)
+    reader = ApiReader(address, token, "v2")
+    assert reader.info["decisions"]["verdict"] == {"reject": 1}
+    [record] = read_decisions(reader, frozen.id)
+    assert record.candidate == decided.hex
+    assert reader.get(names[decided]) == context.store.get(names[decided])
+    assert verify_snapshot(reader, frozen.id) == []
+    with pytest.raises(NotFound):
+        reader.get(names[waiting])
+    reader.close()
+    older = ApiReader(address, token, plain)
+    with pytest.raises(NotFound):
+        older.get(names[decided])
+    older.close()
 
 
 def test_an_instance_that_does_not_answer_is_named(monkeypatch):
