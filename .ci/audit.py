@@ -43,9 +43,9 @@ def main(files: list[str]) -> int:
         looked_up = {_plain(row["name"]) for row in rows if "skip_reason" not in row}
         missing = sorted(set(wanted) - looked_up)
         found = [
-            f"{row['name']} {row['version']}: {one['id']}"
+            f"{row['name']} {row['version']}: {vulnerability['id']}"
             for row in rows
-            for one in row.get("vulns", [])
+            for vulnerability in row.get("vulns", [])
         ]
         for line in [*found, *(f"{name}: could not be looked up" for name in missing)]:
             print(line)

@@ -1,7 +1,7 @@
 """Write the lock files with the hashes of all builds, for all platforms; `make lock` calls this.
 
-Versions that the locks name already stay, so that adding a package changes nothing else; --upgrade
-takes the newest.
+Versions in the present lock files are kept, so that adding a package changes no other; --upgrade
+takes the newest versions.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ MAIN, BASE, CUDA, STUDIO, DOCS = (
 )
 
 CUDA_ONLY = re.compile(r"(nvidia|cuda|triton)(-|==)")
-"""Packages that only builds of torch with CUDA need, gigabytes of them."""
+"""Packages that only builds of torch with CUDA need; together they have gigabytes."""
 
 OFF_INDEX = {
     "torch==2.13.0": "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",
 }
 """Builds that the package index does not have: torch's for CPUs, x86_64 Linux, Python 3.11."""
 
-HEADS = {
+HEADERS = {
     MAIN: "Every package of Layerloop, its training part and its tests, "
     "with the hashes of all its builds.\n"
     "# To add a package: a range in pyproject.toml, then 'make lock'; a line 'name==version' "
@@ -42,26 +42,24 @@ HEADS = {
 
 
 def main() -> None:
-    """Resolve once without and once with Label Studio's client, and sort what comes out into the
-    files.
-    """
-    known = "".join(file.read_text() for file in HEADS if file.exists())
-    pins = dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", known, re.MULTILINE))
+    """Resolve without and with Label Studio's client, and write each package to its lock files."""
+    locked = "".join(file.read_text() for file in HEADERS if file.exists())
+    pins = dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", locked, re.MULTILINE))
     plain = _resolve(["server", "train", "dev"], pins)
     studio = _resolve(["server", "train", "dev", "label-studio"], pins)
-    have = {_name(one) for one in plain}
-    _write(MAIN, [one for one in plain if not CUDA_ONLY.match(one)])
-    server = {_name(one) for one in _resolve(["server", "label-studio"], pins)}
-    _write(BASE, [one for one in plain if _name(one) in server])
-    _write(CUDA, [one for one in plain if CUDA_ONLY.match(one)])
-    _write(STUDIO, [one for one in studio if _name(one) not in have])
+    main_names = {_name(package) for package in plain}
+    _write(MAIN, [package for package in plain if not CUDA_ONLY.match(package)])
+    server = {_name(package) for package in _resolve(["server", "label-studio"], pins)}
+    _write(BASE, [package for package in plain if _name(package) in server])
+    _write(CUDA, [package for package in plain if CUDA_ONLY.match(package)])
+    _write(STUDIO, [package for package in studio if _name(package) not in main_names])
     _write(DOCS, _resolve([], pins, "--group=docs"))
 
 
 def _resolve(extras: list[str], pins: dict[str, str], *groups: str) -> list[str]:
-    """Return one text for each package: its version, where it is wanted, and its hashes.
+    """Return the lock entry of each package: version, environment markers and hashes.
 
-    With options that name dependency groups, those are resolved and the project itself is not.
+    Where dependency groups are given, only they are resolved, without the project.
     """
     draft = ROOT / ".lock-draft.txt"
     try:
@@ -86,14 +84,14 @@ def _name(package: str) -> str:
 
 
 def _write(file: Path, packages: list[str]) -> None:
-    for known, sha256 in OFF_INDEX.items():
+    for build, sha256 in OFF_INDEX.items():
         packages = [
-            f"{one} \\\n    --hash=sha256:{sha256}"
-            if re.match(rf"{re.escape(known)}\b", one)
-            else one
-            for one in packages
+            f"{package} \\\n    --hash=sha256:{sha256}"
+            if re.match(rf"{re.escape(build)}\b", package)
+            else package
+            for package in packages
         ]
-    file.write_text(f"# {HEADS[file]}\n" + "".join(f"{one}\n" for one in packages))
+    file.write_text(f"# {HEADERS[file]}\n" + "".join(f"{package}\n" for package in packages))
 
 
 if __name__ == "__main__":

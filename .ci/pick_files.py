@@ -1,4 +1,4 @@
-"""Print three files of each package, picked with a fixed seed, to be read as a stranger would."""
+"""Print three files of each package, picked with a fixed seed, for a review of their language."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUFFIXES = {".py", ".js", ".css", ".html"}
 
 
 def main() -> None:
-    """Print the paths, one a line."""
+    """Print one path per line."""
     listed = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()

@@ -1,8 +1,7 @@
-"""Measure the style of code and documents beside its goals; `make style-report` prints the table.
+"""Measure the style of code and documents against its goals; `make style-report` prints a table.
 
-The goals are those of the project's own style, and the measures are the same for every tree:
-`style_report.py FOLDER` measures another one. Nothing is installed and no network is used; ruff is
-run where it is at hand.
+The goals are those of this project. `style_report.py FOLDER` measures another source tree in the
+same way. It installs nothing and uses no network; ruff is run if it is installed.
 """
 
 from __future__ import annotations
@@ -20,8 +19,10 @@ from pathlib import Path
 
 ROOT = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else Path(__file__).resolve().parents[1]
 PACKAGES = ("layerloop", "curation", "training", "annotator_ui")
-RIDDLES = re.compile(r"\b(?:what|whoever|whatever|whichever)\b(?![^.!?\n]*\?)", re.IGNORECASE)
-SAID = re.compile(r"\b(?:told|tells|said|says|asked|asks)\b", re.IGNORECASE)
+INDEFINITE_WORDS = re.compile(
+    r"\b(?:what|whoever|whatever|whichever)\b(?![^.!?\n]*\?)", re.IGNORECASE
+)
+SPEECH_WORDS = re.compile(r"\b(?:told|tells|said|says|asked|asks)\b", re.IGNORECASE)
 PROSE_CODE = re.compile(r"```.*?```|`[^`\n]*`|\]\([^)]*\)|<!--.*?-->|\|", re.DOTALL)
 
 
@@ -45,9 +46,7 @@ def quantiles(values: list[int]) -> str:
 def functions(
     trees: dict[Path, ast.Module],
 ) -> Iterator[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef, bool]]:
-    """Yield every function with its file, and whether it is public: its name and those of its class
-    and module.
-    """
+    """Yield every function with its file, and whether it, its class and its module are public."""
     for file, tree in trees.items():
         hidden_module = any(
             part.startswith("_") and not part.startswith("__") for part in file.parts
@@ -106,18 +105,22 @@ def prose() -> str:
 
 
 def sentences_with(pattern: re.Pattern[str], text: str) -> float:
-    """Return how many sentences have a word of a pattern, per 1,000 words."""
+    """Return the number of sentences that match a pattern, per 1,000 words."""
     sentences = re.split(r"(?<=[.!?:])\s+|\n\n", text)
-    return 1000 * sum(bool(pattern.search(one)) for one in sentences) / max(len(text.split()), 1)
+    return (
+        1000
+        * sum(bool(pattern.search(sentence)) for sentence in sentences)
+        / max(len(text.split()), 1)
+    )
 
 
-def words_of(pattern: re.Pattern[str], text: str) -> float:
-    """Return how often a pattern occurs, per 1,000 words."""
+def matches_of(pattern: re.Pattern[str], text: str) -> float:
+    """Return the number of matches of a pattern, per 1,000 words."""
     return 1000 * len(pattern.findall(text)) / max(len(text.split()), 1)
 
 
-def imperative() -> str:
-    """Return how many docstrings ruff finds whose first line is not imperative (D401)."""
+def count_not_imperative() -> str:
+    """Return the number of docstrings whose first line is not imperative, by ruff (D401)."""
     folders = [str(ROOT / name) for name in PACKAGES if (ROOT / name).is_dir()] or [str(ROOT)]
     command = [
         "-m",
@@ -142,85 +145,89 @@ def imperative() -> str:
 
 
 def with_sections(trees: dict[Path, ast.Module], *, api: bool) -> str:
-    """Return the share of docstrings with sections, of public functions with parameters."""
-    wanted = good = 0
+    """Return the share of public functions with parameters whose docstring has sections."""
+    total = with_section = 0
     for file, function, public in functions(trees):
         arguments = [
-            one.arg
-            for one in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
+            argument.arg
+            for argument in (
+                *function.args.posonlyargs,
+                *function.args.args,
+                *function.args.kwonlyargs,
+            )
         ]
         text = ast.get_docstring(function)
         if api and file.relative_to(ROOT).parts[0] != "layerloop":
             continue
         if public and text and [name for name in arguments if name not in {"self", "cls"}]:
-            wanted += 1
-            good += bool(
+            total += 1
+            with_section += bool(
                 re.search(r"^(Args|Parameters|Returns|Raises|Yields):", text, re.MULTILINE)
             )
-    return f"{100 * good / max(wanted, 1):.0f} % of {wanted}"
+    return f"{100 * with_section / max(total, 1):.0f} % of {total}"
 
 
 def repeated_classes(trees: dict[Path, ast.Module]) -> list[str]:
     """Return the names of public classes that two modules define."""
-    places = defaultdict(set)
+    files_by_class = defaultdict(set)
     for file, tree in trees.items():
         for node in tree.body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                places[node.name].add(file)
-    return sorted(name for name, files in places.items() if len(files) > 1)
+                files_by_class[node.name].add(file)
+    return sorted(name for name, files in files_by_class.items() if len(files) > 1)
 
 
 def cycles(trees: dict[Path, ast.Module], package: str) -> list[list[str]]:
-    """Return the cycles of subpackages that import each other, directly or not."""
-    arrows: dict[str, set[str]] = defaultdict(set)
+    """Return the cycles of subpackages that import each other, directly or indirectly."""
+    imports: dict[str, set[str]] = defaultdict(set)
     for file, tree in trees.items():
         parts = file.relative_to(ROOT).parts
         if parts[0] != package or len(parts) < 2:
             continue
-        here = parts[1].removesuffix(".py")
+        importer = parts[1].removesuffix(".py")
         for node in ast.walk(tree):
             names = (
-                [one.name for one in node.names] if isinstance(node, ast.Import)
-                else [f"{node.module}.{one.name}" for one in node.names]
+                [alias.name for alias in node.names] if isinstance(node, ast.Import)
+                else [f"{node.module}.{alias.name}" for alias in node.names]
                 if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
             )  # fmt: skip
             for name in names:
-                there = name.split(".")
-                if there[0] == package and len(there) > 1 and there[1] != here:
-                    arrows[here].add(there[1])
+                imported = name.split(".")
+                if imported[0] == package and len(imported) > 1 and imported[1] != importer:
+                    imports[importer].add(imported[1])
 
-    def reached(start: str) -> set[str]:
+    def reachable_from(start: str) -> set[str]:
         found: set[str] = set()
-        waiting = [start]
-        while waiting:
-            for there in arrows.get(waiting.pop(), set()) - found:
-                found.add(there)
-                waiting.append(there)
+        pending = [start]
+        while pending:
+            for imported in imports.get(pending.pop(), set()) - found:
+                found.add(imported)
+                pending.append(imported)
         return found
 
-    everywhere = {name: reached(name) for name in arrows}
+    reachable = {name: reachable_from(name) for name in imports}
     found_cycles = {
-        frozenset({name} | {one for one in far if name in everywhere.get(one, set())})
-        for name, far in everywhere.items()
-        if name in far
+        frozenset({name} | {other for other in others if name in reachable.get(other, set())})
+        for name, others in reachable.items()
+        if name in others
     }
     return sorted(sorted(cycle) for cycle in found_cycles)
 
 
 def rows() -> Iterator[tuple[str, object, str]]:
-    """Yield trait, value and goal."""
+    """Yield the rows of the report: trait, value and goal."""
     files = modules()
     texts = {file: file.read_text("utf-8") for file in files}
     trees = {file: ast.parse(text) for file, text in texts.items()}
     lines = {file: text.count("\n") for file, text in texts.items()}
     total = sum(lines.values())
-    every = [node for _, node, _ in functions(trees)]
-    sizes = [(node.end_lineno or node.lineno) - node.lineno + 1 for node in every]
-    code_sizes = [lines_without_docstring(node) for node in every]
+    all_functions = [node for _, node, _ in functions(trees)]
+    sizes = [(node.end_lineno or node.lineno) - node.lineno + 1 for node in all_functions]
+    code_sizes = [lines_without_docstring(node) for node in all_functions]
     yield "files; lines", f"{len(files)}; {total:,}", ""
     yield "lines a file, median / p90", quantiles(list(lines.values())), "p90 <= 300"
     yield "longest file", max(lines.values()), "<= 400"
-    # The goal is older than the rule that public functions document arguments and errors.
+    # The goal was set before docstrings of public functions had to document arguments and errors.
     yield "lines a function without its docstring, median / p90", quantiles(code_sizes), "p90 <= 25"
     yield "lines a function with its docstring, median / p90", quantiles(sizes), ""
     comments = sum(own_line_comments(file) for file in files)
@@ -230,13 +237,17 @@ def rows() -> Iterator[tuple[str, object, str]]:
     documents, strings = prose(), docstrings(trees)
     yield (
         "sentences with what/whoever/whatever per 1,000 words, documents",
-        f"{sentences_with(RIDDLES, documents):.1f}",
+        f"{sentences_with(INDEFINITE_WORDS, documents):.1f}",
         "<= 2",
     )
-    yield "the same, docstrings", f"{sentences_with(RIDDLES, strings):.1f}", "<= 2"
-    yield "told/said/asked per 1,000 words, documents", f"{words_of(SAID, documents):.1f}", "<= 0.5"
-    yield "the same, docstrings", f"{words_of(SAID, strings):.1f}", "<= 0.5"
-    yield "docstrings whose first line is not imperative (D401)", imperative(), "0"
+    yield "the same, docstrings", f"{sentences_with(INDEFINITE_WORDS, strings):.1f}", "<= 2"
+    yield (
+        "told/said/asked per 1,000 words, documents",
+        f"{matches_of(SPEECH_WORDS, documents):.1f}",
+        "<= 0.5",
+    )
+    yield "the same, docstrings", f"{matches_of(SPEECH_WORDS, strings):.1f}", "<= 0.5"
+    yield "docstrings whose first line is not imperative (D401)", count_not_imperative(), "0"
     yield (
         "docstrings with sections, public API with parameters",
         with_sections(trees, api=True),
@@ -249,15 +260,15 @@ def rows() -> Iterator[tuple[str, object, str]]:
         found_cycles = cycles(trees, package)
         yield (
             f"import cycles between packages of {package}",
-            "; ".join(", ".join(one) for one in found_cycles) or "0",
+            "; ".join(", ".join(cycle) for cycle in found_cycles) or "0",
             "0",
         )
     readme = ROOT / "README.md"
     if readme.exists():
         text = readme.read_text("utf-8")
-        pictures = len(re.findall(r"!\[[^\]]*\]\(|<img\b", text))
+        images = len(re.findall(r"!\[[^\]]*\]\(|<img\b", text))
         yield "README, bytes", f"{len(text.encode()):,}", "<= 7,000"
-        yield "README, pictures", pictures, ">= 4"
+        yield "README, images", images, ">= 4"
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from curation.errors import LayerloopError
 MIN_SECRET_LENGTH = 32
 """Shortest secret to sign sessions and URLs with, in characters."""
 GROUP_AND_OTHERS_MODE = 0o077
-"""The bits of a file's mode that concern group and others."""
+"""The permission bits of a file for its group and for others."""
 
 
 def with_password(address: str, password: str) -> str:
@@ -22,7 +22,7 @@ def with_password(address: str, password: str) -> str:
 
     Args:
         address: The URL.
-        password: The password in clear.
+        password: The password in plain text.
     """
     user, at, host = urlsplit(address).netloc.rpartition("@")
     if not at or ":" in user:
@@ -31,7 +31,7 @@ def with_password(address: str, password: str) -> str:
 
 
 def read_or_create_secret(file: Path) -> str:
-    """Return the secret in a file; it is generated if the file does not exist.
+    """Return the secret in a file, after generating it if the file does not exist.
 
     Args:
         file: The file.
@@ -61,7 +61,7 @@ def check_length(secret: str, name: str) -> str:
 
     Args:
         secret: The secret.
-        name: Where it stands, for the error.
+        name: The file or setting that it comes from, for the error message.
 
     Raises:
         LayerloopError: It is too short.

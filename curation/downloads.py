@@ -1,4 +1,4 @@
-"""Objects that are read ahead by a few threads."""
+"""Prefetching of objects by a few threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from curation.ports import ObjectStore
 
 
 class Downloads:
-    """Objects that are read ahead by a few threads, each once.
+    """Prefetched objects: a few threads read them ahead, each once.
 
     Args:
         store: The object store.
@@ -22,13 +22,13 @@ class Downloads:
         self._reading: dict[str, Future[bytes]] = {}
 
     def start(self, names: Iterable[str]) -> None:
-        """Begin to read objects; the caller bounds how many it starts before it takes them."""
+        """Start to read objects; the caller limits how many are started before it takes them."""
         for name in names:
             if name not in self._reading:
                 self._reading[name] = self._threads.submit(self._store.get, name)
 
     def take(self, sha256: str) -> bytes:
-        """Wait for an object, and return its bytes, which stay until `forget`.
+        """Wait for an object, and return its bytes, which are kept until `forget`.
 
         Args:
             sha256: The object's name.
@@ -47,5 +47,5 @@ class Downloads:
             self._reading.pop(name, None)
 
     def close(self) -> None:
-        """Cancel what has not begun, and end the threads."""
+        """Cancel the reads that have not begun, and end the threads."""
         self._threads.shutdown(cancel_futures=True)

@@ -119,19 +119,19 @@ def read_text(path: Path, max_bytes: int = MAX_INPUT_BYTES, encoding: str | None
 
 def _open_parts(folder: Path, parts: tuple[str, ...]) -> int:
     """Open a path component by component, without following links, and return its descriptor."""
-    here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for part in parts[:-1]:
             below = os.open(
-                part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here
+                part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor
             )
-            os.close(here)
-            here = below
+            os.close(descriptor)
+            descriptor = below
         return os.open(
-            parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=here
+            parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=descriptor
         )
     finally:
-        os.close(here)
+        os.close(descriptor)
 
 
 def _open_linked(folder: Path, name: str, link_roots: Collection[Path]) -> int:

@@ -55,7 +55,7 @@ class FolderStore:
         """
         name = compute_sha256(source)
         target = self._path(name)
-        # The time tells `remove` that somebody is about to use the object. If it was removed just
+        # The time shows `remove` that somebody is about to use the object. If it was removed just
         # now, or belongs to another user, it is written again.
         try:
             os.utime(target)
@@ -145,7 +145,7 @@ class FolderStore:
             names: Names of the objects.
             before: Objects that were put at this time or later are kept.
         """
-        # What an interrupted removal left is an object again.
+        # A file that an interrupted removal left becomes an object again.
         for shard in {self._path(name).parent for name in names}:
             for left in shard.glob(f"{REMOVING}*"):
                 _put_back(left)

@@ -36,7 +36,7 @@ class ObjectStore(Protocol):
     """Objects under the sha256 of their content: written atomically and never changed."""
 
     def put(self, source: bytes | Path) -> str:
-        """Store bytes or a file, and return the sha256 in hex; durable when it returns."""
+        """Store bytes or a file durably, and return the sha256 in hex."""
 
     def get(self, sha256: str) -> bytes:
         """Return the bytes with that sha256, after checking it. Raises NotFound, Corrupt."""
@@ -85,7 +85,7 @@ class LayerGenerator(Protocol):
     """A loaded checkpoint that generates layers."""
 
     batch_size: int
-    """The batch size: a smaller call costs as much as a full one."""
+    """The batch size; a smaller batch takes as long as a full one."""
 
     def generate(
         self, requests: Sequence[GenerationRequest], options: GenerationOptions = DEFAULT_OPTIONS
@@ -112,7 +112,7 @@ class LayerGenerator(Protocol):
 
 @dataclass(frozen=True)
 class TextCoverage:
-    """The words that a preset knows in a text, and how many of its first words the model reads."""
+    """The words of a text that a preset knows, and how many of them, from the first, it reads."""
 
     words: Sequence[str]
     seen: int
@@ -213,8 +213,8 @@ class Evaluator(Protocol):
 class MattingComparison:
     """The same requests generated as layers, and generated as opaque images and then matted."""
 
-    drawn: Sequence[RGBA]
-    cut: Sequence[RGBA]
+    layers: Sequence[RGBA]  # generated with alpha
+    matted: Sequence[RGBA]  # generated as opaque images, then matted
     # How the opaque images were generated and matted.
     metadata: Mapping[str, str]
     sheet: bytes  # PNG: layer, opaque image and matted image
@@ -231,7 +231,7 @@ class MattingComparer(Protocol):
         segmenter: str | None,
         report: ProgressCallback,
     ) -> MattingComparison:
-        """Generate with a checkpoint, and by opaque generation with a segmenter or our matting."""
+        """Generate layers, and opaque images that a segmenter or the built-in matting cuts out."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ class StageMemory:
 
     stage: str
     device: str  # "gpu" or "processor"
-    held: Mapping[str, int]
+    held: Mapping[str, int]  # bytes by kind of content
     # A sentence: on which device the stage fits, or which setting to change.
     advice: str
 
@@ -337,7 +337,7 @@ class WeightsFile:
 
     path: str
     sha256: str
-    what: str  # description of the content, in words
+    what: str  # description of the content
     part: str  # name of the checkpoint's part
     tensors: int
     numbers: int

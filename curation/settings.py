@@ -40,13 +40,13 @@ class Settings(AccessSettings, StorageSettings):
     )
     database: str = Field(EMBEDDED, description="postgresql://... or 'embedded'")
     database_password: SecretStr | None = Field(
-        None, description="password of the database, in clear; used if its URL has none"
+        None, description="password of the database, in plain text; used if its URL has none"
     )
     queue: str = Field(
         EMBEDDED, description="amqp://..., redis://... or 'embedded' (PGMQ in the database)"
     )
     queue_password: SecretStr | None = Field(
-        None, description="password of the queue's server, in clear; used if its URL has none"
+        None, description="password of the queue's server, in plain text; used if its URL has none"
     )
     labeling: str = Field(
         "pages", description="where people review: 'pages', or also label-studio+http://host:port"
@@ -300,7 +300,7 @@ class Settings(AccessSettings, StorageSettings):
             else str(value)
             for name, value in self.model_dump(exclude_none=True).items()
         }
-        # model_dump() masks secrets, so they are added in clear text.
+        # model_dump() masks secrets, so they are added in plain text.
         given |= {f"LAYERLOOP_{name.upper()}": value for name, value in self._secrets().items()}
         return dict(os.environ) | given | {"LAYERLOOP_HOME": str(self.home.resolve())}
 

@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-LARGEST = 250_000
+MAX_IMAGE_BYTES = 250_000
 """Bytes of an image taken by `make screenshots`."""
 LOADS = re.compile(
     r"<(?:script|img|iframe|source|video|audio)\b[^>]*\bsrc=\"(?:https?:)?//[^\"]+\"|<link\b[^>]*>"
@@ -15,7 +15,7 @@ STYLES = re.compile(r"url\(\s*[\"']?(?:https?:)?//|@import\s+[\"'](?:https?:)?//
 
 
 def problems(site: Path) -> list[str]:
-    """Return what is wrong, one line each."""
+    """Return the problems, one line each."""
     found = []
     for page in site.rglob("*.html"):
         tags = LOADS.findall(page.read_text("utf-8"))
@@ -28,12 +28,12 @@ def problems(site: Path) -> list[str]:
     styles = [style for style in site.rglob("*.css") if STYLES.search(style.read_text("utf-8"))]
     found += [f"{style.relative_to(site)} loads from another server" for style in styles]
     for image in (site / "images").glob("*.png"):
-        if image.stat().st_size > LARGEST and image.name not in {
+        if image.stat().st_size > MAX_IMAGE_BYTES and image.name not in {
             "negative_controls.png",
             "offset_ablation.png",
         }:
             found.append(
-                f"images/{image.name} has {image.stat().st_size} bytes, more than {LARGEST}"
+                f"images/{image.name} has {image.stat().st_size} bytes, more than {MAX_IMAGE_BYTES}"
             )
     return found
 

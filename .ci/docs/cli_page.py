@@ -52,9 +52,15 @@ def _exit_codes() -> str:
     from curation import errors
 
     rows: dict[str, list[str]] = {}
-    for one in vars(errors).values():
-        if isinstance(one, type) and "exit_code" in vars(one) and one is not errors.LayerloopError:
-            rows.setdefault(str(one.exit_code), []).append(_first(one.__doc__).rstrip("."))
+    for error_class in vars(errors).values():
+        if (
+            isinstance(error_class, type)
+            and "exit_code" in vars(error_class)
+            and error_class is not errors.LayerloopError
+        ):
+            rows.setdefault(str(error_class.exit_code), []).append(
+                _first(error_class.__doc__).rstrip(".")
+            )
     for number, meaning in OTHER_CODES:
         rows.setdefault(number, []).append(meaning)
     return table(
@@ -71,26 +77,30 @@ def _command(name: str, command: Any, level: int = 2) -> str:
         # A group that is also a command, such as `worker`, has a usage of its own.
         runs = command.invoke_without_command
         parts = [head + (_usage(name, command) if runs else sentence(command.help or ""))]
-        parts += [_command(f"{name} {verb}", one, level + 1) for verb, one in inner.items()]
+        parts += [
+            _command(f"{name} {verb}", subcommand, level + 1) for verb, subcommand in inner.items()
+        ]
         return "\n\n".join(parts)
     return head + _usage(name, command)
 
 
 def _usage(name: str, command: Any) -> str:
     """Return the help, the usage and the parameters of a command."""
-    arguments = [one for one in command.params if one.param_type_name == "argument"]
+    arguments = [param for param in command.params if param.param_type_name == "argument"]
     options = [
-        one for one in command.params if one.param_type_name == "option" and one.name != "help"
+        param
+        for param in command.params
+        if param.param_type_name == "option" and param.name != "help"
     ]
     usage = " ".join(
         [
             f"layerloop {name}",
             *(["[OPTIONS]"] if options else []),
-            *(_metavar(one) for one in arguments),
+            *(_metavar(param) for param in arguments),
         ]
     )
-    rows = [[code(_metavar(one)), cell(_help(one)), ""] for one in arguments]
-    rows += [[code(_spelling(one)), _help(one), code(_default(one))] for one in options]
+    rows = [[code(_metavar(param)), cell(_help(param)), ""] for param in arguments]
+    rows += [[code(_spelling(param)), _help(param), code(_default(param))] for param in options]
     return "\n\n".join(
         part
         for part in (
@@ -126,7 +136,7 @@ def _spelling(option: Any) -> str:
         return names
     kind = option.type_descriptor.annotation
     if isinstance(kind, type) and issubclass(kind, Enum):
-        return f"{names} " + "|".join(str(one.value) for one in kind)
+        return f"{names} " + "|".join(str(member.value) for member in kind)
     found = re.search(r"int|float|Path|str", getattr(kind, "__name__", str(kind)))
     return f"{names} {WORDS.get(found[0] if found else '', 'VALUE')}"
 

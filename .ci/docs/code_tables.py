@@ -1,4 +1,4 @@
-"""The references of settings, metrics, signals and formats, and the part about packages."""
+"""Generated pages of settings, metrics, signals and formats, and the part about packages."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def settings_page() -> str:
     rows = []
     for name, field in Settings.model_fields.items():
         bounds = [
-            f"{sign} {getattr(one, attribute):,}"
-            for one in field.metadata
+            f"{sign} {getattr(bound, attribute):,}"
+            for bound in field.metadata
             for sign, attribute in (("≥", "ge"), (">", "gt"), ("≤", "le"), ("<", "lt"))
-            if hasattr(one, attribute)
+            if hasattr(bound, attribute)
         ]
         meaning = sentence(field.description or "") + (
             f" Range: {', '.join(bounds)}." if bounds else ""
@@ -48,19 +48,21 @@ def metrics_page() -> str:
     known = _metric_definitions()
     rows = []
     for name, up in higher.items():
-        one = known.get(name, {})
+        definition = known.get(name, {})
         rows.append(
             [
                 code(name),
-                one.get("label", ""),
-                one.get("unit", ""),
+                definition.get("label", ""),
+                definition.get("unit", ""),
                 "higher" if up else "lower",
-                sentence(one.get("description", "")),
+                sentence(definition.get("description", "")),
             ]
         )
     module = ast.parse((ROOT / "training" / "evaluation" / "heldout.py").read_text("utf-8"))
     function = next(
-        one for one in module.body if isinstance(one, ast.FunctionDef) and one.name == "evaluate"
+        node
+        for node in module.body
+        if isinstance(node, ast.FunctionDef) and node.name == "evaluate"
     )
     text = ast.get_docstring(function) or ""
     text = re.sub(r"^(\w[\w, ]*?(?: \(dB\))?(?:, \w+)?): ", r"- **\1**: ", text, flags=re.MULTILINE)
@@ -69,7 +71,7 @@ def metrics_page() -> str:
 Metrics of a checkpoint on the held-out split. The first ones are measured at the end of every
 training; `layerloop checkpoint evaluate` measures the others on request. Values with and without
 JPEG have names of their own and are never comparable.
-[Training](../guides/training.md#metrics-of-a-checkpoint) tells how to run it.
+[Training](../guides/training.md#metrics-of-a-checkpoint) describes how to run it.
 """
     return page(
         "Metrics",
@@ -90,23 +92,26 @@ def signals_page() -> str:
     single = table(
         ["signal", "definition", "unit", "cost"],
         (
-            [code(one.name), sentence(one.definition), one.unit, one.cost]
-            for one in SIGNALS.values()
+            [code(signal.name), sentence(signal.definition), signal.unit, signal.cost]
+            for signal in SIGNALS.values()
         ),
     )
     pair = table(
         ["signal", "definition", "unit"],
-        ([code(one.name), sentence(one.definition), one.unit] for one in PAIR_SIGNALS.values()),
+        (
+            [code(signal.name), sentence(signal.definition), signal.unit]
+            for signal in PAIR_SIGNALS.values()
+        ),
     )
     bounds = table(
         ["rule", "refuses where", "reason"],
         (
             [
-                code(one.name),
-                f"{code(one.signal)} is {one.beyond} {one.bound:g}",
-                sentence(one.sentence),
+                code(rule.name),
+                f"{code(rule.signal)} is {rule.beyond} {rule.bound:g}",
+                sentence(rule.sentence),
             ]
-            for one in (*rules.HARD_RULES, *rules.PAIR_RULES)
+            for rule in (*rules.HARD_RULES, *rules.PAIR_RULES)
         ),
     )
     planted = table(
@@ -150,13 +155,13 @@ def formats_page() -> str:
         [
             f"Read: {_codes(sorted(READERS))}.",
             f"Recognized and refused by name: {refused}; as archives {archives}.",
-            f"Limits of one image by default: {limits}. [Settings](settings.md) move them.",
+            f"Limits of one image by default: {limits}. [Settings](settings.md) change them.",
         ]
     )
     captions = table(
-        ["what", "values, the first that is there counts"],
+        ["subject", "accepted values, by precedence"],
         [
-            ["manifest that is read before others", _codes(manifest_files.PRIMARY_MANIFESTS)],
+            ["manifest with precedence over others", _codes(manifest_files.PRIMARY_MANIFESTS)],
             ["manifests by line", _codes(manifest_files.JSON_LINES_SUFFIXES)],
             ["manifests as tables", _codes(manifest_files.TABLE_SEPARATORS)],
             ["column of the file's name", _codes(manifest_files.FILE_KEYS)],
@@ -175,12 +180,15 @@ def formats_page() -> str:
         for one in (DecisionsIndex, DecisionRecord, CountedReason)
     )
     scene = "\n\n".join(
-        f"`{one.__name__}`: {prose(one.__doc__)}\n\n{table(['field', 'type'], _fields(one))}"
-        for one in (Scene, Background, SceneLayer)
+        f"`{kind.__name__}`: {prose(kind.__doc__)}\n\n{table(['field', 'type'], _fields(kind))}"
+        for kind in (Scene, Background, SceneLayer)
     )
     layouts = table(
         ["layout"],
-        ([sentence(one)] for one in _enum_values("training/interop/formats.py", "WeightFormat")),
+        (
+            [sentence(value)]
+            for value in _enum_values("training/interop/formats.py", "WeightFormat")
+        ),
     )
     exports = ", ".join(code(name) for name in _export_formats())
     snapshot = (
@@ -206,16 +214,16 @@ def packages_part() -> str:
         "contracts"
     ]
     parts = []
-    for one in contracts:
-        parts.append(f"### {one['name']}")
-        if one["type"] == "layers":
-            container = one["containers"][0]
+    for contract in contracts:
+        parts.append(f"### {contract['name']}")
+        if contract["type"] == "layers":
+            container = contract["containers"][0]
             rows = []
-            for number, layer in enumerate(one["layers"], 1):
+            for level, layer in enumerate(contract["layers"], 1):
                 names = [name.strip() for name in layer.split("|")]
                 rows.append(
                     [
-                        number,
+                        level,
                         ", ".join(code(name) for name in names),
                         "; ".join(filter(None, (_purpose(container, name) for name in names))),
                     ]
@@ -224,9 +232,9 @@ def packages_part() -> str:
         else:
             parts.append(
                 "Source: "
-                + _codes(one["source_modules"])
+                + _codes(contract["source_modules"])
                 + ". Forbidden: "
-                + _codes(one["forbidden_modules"])
+                + _codes(contract["forbidden_modules"])
                 + "."
             )
     return "\n\n".join(parts)
@@ -245,12 +253,12 @@ def _codes(names: Any) -> str:
 
 
 def _fields(kind: type) -> Iterator[list[str]]:
-    """Return the fields of a dataclass with their types as they are written."""
-    for one in dataclasses.fields(kind):
-        text = (
-            one.type if isinstance(one.type, str) else getattr(one.type, "__name__", str(one.type))
-        )
-        yield [code(one.name), code(text)]
+    """Yield name and type of each field of a dataclass, the type as its source has it."""
+    for field in dataclasses.fields(kind):
+        text = field.type
+        if not isinstance(text, str):
+            text = getattr(text, "__name__", str(text))
+        yield [code(field.name), code(text)]
 
 
 def _first_line(function: Any) -> str:
@@ -258,7 +266,7 @@ def _first_line(function: Any) -> str:
 
 
 def _literal(folder: str, name: str) -> dict[str, bool]:
-    """Return a table that a module of a folder assigns, without importing it (and PyTorch)."""
+    """Return a dict that a module of a folder assigns, without importing it, and so PyTorch."""
     for file in sorted((ROOT / folder).rglob("*.py")):
         for node in ast.parse(file.read_text("utf-8")).body:
             target = node.target if isinstance(node, ast.AnnAssign) else None
@@ -274,8 +282,10 @@ def _literal(folder: str, name: str) -> dict[str, bool]:
 
 def _enum_values(path: str, name: str) -> list[str]:
     module = ast.parse((ROOT / path).read_text("utf-8"))
-    found = next(one for one in module.body if isinstance(one, ast.ClassDef) and one.name == name)
-    return [ast.literal_eval(one.value) for one in found.body if isinstance(one, ast.Assign)]
+    found = next(
+        node for node in module.body if isinstance(node, ast.ClassDef) and node.name == name
+    )
+    return [ast.literal_eval(node.value) for node in found.body if isinstance(node, ast.Assign)]
 
 
 def _export_formats() -> list[str]:
@@ -286,10 +296,10 @@ def _export_formats() -> list[str]:
 
     root = typer.main.get_command(app)
     command = root.commands["checkpoint"].commands["export"]  # type: ignore[attr-defined]
-    option = next(one for one in command.params if "--format" in one.opts)
+    option = next(param for param in command.params if "--format" in param.opts)
     kind = option.type_descriptor.annotation
     if isinstance(kind, type) and issubclass(kind, Enum):
-        return [str(one.value) for one in kind]
+        return [str(member.value) for member in kind]
     return re.findall(r"\b(?:layerloop|released|comfyui|diffusers|peft|kohya)\b", option.help or "")
 
 

@@ -22,16 +22,16 @@ def python_page() -> str:
     """Return the page."""
     module = _parse(ROOT / "layerloop" / "__init__.py")
     names: list[str] = []
-    places: dict[str, str] = {}
+    defined_in: dict[str, str] = {}
     for node in module.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             if node.targets[0].id == "__all__":
                 names = ast.literal_eval(node.value)
             elif node.targets[0].id == "_DEFINED_IN":
-                places = ast.literal_eval(node.value)
+                defined_in = ast.literal_eval(node.value)
     parts = ["## layerloop"]
-    for name in sorted((one for one in names if not one.startswith("__")), key=str.lower):
-        where, _, attribute = places.get(name, f"training.pipelines:{name}").partition(":")
+    for name in sorted((name for name in names if not name.startswith("__")), key=str.lower):
+        where, _, attribute = defined_in.get(name, f"training.pipelines:{name}").partition(":")
         parts.append(_entry("layerloop", name, _find(where, attribute)))
     parts.append("## Protocols")
     ports = _parse(ROOT / "curation" / "ports.py")
@@ -54,7 +54,7 @@ def _find(where: str, name: str) -> Definition:
         if (
             isinstance(node, ast.ImportFrom)
             and node.module
-            and any(one.name == name for one in node.names)
+            and any(alias.name == name for alias in node.names)
         ):
             return _find(node.module, name)
     raise SystemExit(f"error: {where} does not define {name}")
@@ -64,29 +64,29 @@ def _entry(module: str, name: str, node: Definition) -> str:
     """Return the section of a function or class: signature, docstring, public members."""
     if isinstance(node, ast.FunctionDef):
         return f"### {name}\n\n{_signature(node, module)}\n\n{prose(ast.get_docstring(node))}"
-    bases = ", ".join(ast.unparse(one) for one in node.bases)
+    bases = ", ".join(ast.unparse(base) for base in node.bases)
     parts = [
         f"### {name}",
         f"```python\nclass {module}.{name}({bases})\n```",
         prose(ast.get_docstring(node)),
     ]
     fields = [
-        f"- `{ast.unparse(one)}`" for one in node.body
-        if isinstance(one, ast.AnnAssign) and not ast.unparse(one.target).startswith("_")
+        f"- `{ast.unparse(member)}`" for member in node.body
+        if isinstance(member, ast.AnnAssign) and not ast.unparse(member.target).startswith("_")
     ]  # fmt: skip
     parts.append("\n".join(fields))
-    methods = [one for one in node.body if isinstance(one, ast.FunctionDef)]
+    methods = [member for member in node.body if isinstance(member, ast.FunctionDef)]
     parts += [
-        f"#### {name}.{one.name}\n\n{_signature(one)}\n\n{prose(ast.get_docstring(one))}"
-        for one in methods
-        if not one.name.startswith("_") or one.name == "__call__"
+        f"#### {name}.{method.name}\n\n{_signature(method)}\n\n{prose(ast.get_docstring(method))}"
+        for method in methods
+        if not method.name.startswith("_") or method.name == "__call__"
     ]
     return "\n\n".join(part for part in parts if part)
 
 
 def _signature(node: ast.FunctionDef, module: str = "") -> str:
     """Return a signature as a block of code, one argument a line where it is long."""
-    decorators = {ast.unparse(one) for one in node.decorator_list}
+    decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
     answer = f" -> {ast.unparse(node.returns)}" if node.returns else ""
     if "property" in decorators:
         return f"```python\n{node.name}{answer}  # property\n```"

@@ -1,7 +1,7 @@
 """Write the pages of docs/reference and the generated parts of other pages from the code.
 
-`make reference` writes them; `--check` only compares, prints each page that differs, and exits
-with 1. A generated part of a hand-written page stands between `<!-- generated: NAME -->` and
+`make reference` writes them; `--check` only compares, prints each page that differs, and then exits
+with 1. A generated part of a hand-written page is between `<!-- generated: NAME -->` and
 `<!-- end -->`.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 for variable in [name for name in os.environ if name.startswith("LAYERLOOP_")]:
-    del os.environ[variable]  # defaults are shown, not the settings of whoever runs this
+    del os.environ[variable]  # the pages show the defaults, not the settings of this environment
 
 from cli_page import cli_page  # noqa: E402
 from code_tables import (  # noqa: E402
@@ -58,7 +58,7 @@ PARTS: dict[tuple[str, str], Callable[[], str]] = {
 
 
 def splice(text: str, name: str, part: str) -> str:
-    """Put a generated part between its two marks."""
+    """Replace the generated part of a page, between its two marks."""
     pattern = re.compile(rf"(<!-- generated: {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
     if not pattern.search(text):
         raise SystemExit(f"error: the marks of the generated part {name!r} are missing")
@@ -75,7 +75,7 @@ def pages() -> dict[Path, str]:
 
 
 def main() -> int:
-    """Write or compare all pages."""
+    """Write all pages, or compare them and return an exit status."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
         "--check", action="store_true", help="compare only; exit with 1 where a page differs"

@@ -27,8 +27,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 VIEWPORT = {"width": 1280, "height": 800}
-LARGEST = 250_000
-"""Bytes of one picture, at most; one with more is reduced to a palette of 256 colors."""
+MAX_BYTES = 250_000
+"""Largest size of an image in bytes; a larger one is reduced to a palette of 256 colors."""
 KEYS = {
     "accept": "a",
     "reject": "r",
@@ -105,7 +105,7 @@ def save(page: Page, file: Path) -> None:
     """Take the viewport and write it as a small PNG without metadata."""
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     image.save(file, optimize=True)
-    if file.stat().st_size > LARGEST:
+    if file.stat().st_size > MAX_BYTES:
         image.quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
     print(f"{file.relative_to(ROOT)}: {file.stat().st_size // 1000} kB")
 
@@ -174,7 +174,7 @@ def take_pair(browser: Browser, address: str, out: Path) -> None:
 
 
 def main() -> None:
-    """Take all pictures, or those of one instance."""
+    """Take all screenshots, or those of one instance."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--preset", default="tiny", help="the preset that the instances train")
     parser.add_argument(
@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     given = parser.parse_args()
-    # The instances are processes of their own: end them too when this one is told to stop.
+    # The instances are processes of their own, which must end with this one.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     for needed in filter(None, (given.out, given.keep)):
         needed.mkdir(parents=True, exist_ok=True)

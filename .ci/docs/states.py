@@ -16,18 +16,20 @@ SPOTS = {
 }  # fmt: skip
 """Column and row of each state in the drawing."""
 ENDS = {"accepted", "rejected", "refused", "withdrawn"}
-WIDE, HIGH, LEFT, TOP, COLUMN, ROW = 104, 36, 12, 18, 140, 92
+BOX_WIDTH, BOX_HEIGHT, LEFT, TOP, COLUMN_WIDTH, ROW_HEIGHT = 104, 36, 12, 18, 140, 92
 
 
 def states_svg() -> str:
-    """Return the drawing; transitions to `withdrawn` are left out, since six states have one."""
+    """Return the drawing without transitions to `withdrawn`, which six states have."""
     from curation.domain import STATE_TRANSITIONS, CandidateState
 
     missing = [state for state in CandidateState if state.value not in SPOTS]
     if missing:
         raise SystemExit(f"error: .ci/docs/states.py has no place for the state {missing[0].value}")
     pairs = {
-        (one.value, other.value) for one, other in STATE_TRANSITIONS if other.value != "withdrawn"
+        (source.value, target.value)
+        for source, target in STATE_TRANSITIONS
+        if target.value != "withdrawn"
     }
     lines = [
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 970 320" role="img"',
@@ -38,10 +40,10 @@ def states_svg() -> str:
         '<path d="M0 0 8 4 0 8z" fill="#557"/></marker></defs>',
         '<rect width="970" height="320" fill="#fff"/>',
     ]
-    for one, other in sorted(pairs):
-        if (other, one) in pairs and (other, one) < (one, other):
+    for source, target in sorted(pairs):
+        if (target, source) in pairs and (target, source) < (source, target):
             continue  # drawn once, with two heads
-        lines.append(_arrow(one, other, both=(other, one) in pairs))
+        lines.append(_arrow(source, target, both=(target, source) in pairs))
     lines += [_box(state.value) for state in CandidateState]
     return "\n".join([*lines, "</svg>"])
 
@@ -73,9 +75,9 @@ def _comments() -> dict[str, str]:
     """Return the comments behind the members of CandidateState."""
     source = (ROOT / "curation" / "domain.py").read_text("utf-8")
     node = next(
-        one
-        for one in ast.parse(source).body
-        if isinstance(one, ast.ClassDef) and one.name == "CandidateState"
+        node
+        for node in ast.parse(source).body
+        if isinstance(node, ast.ClassDef) and node.name == "CandidateState"
     )
     body = "\n".join(source.splitlines()[node.lineno : node.end_lineno])
     return {name: text.strip() for name, text in re.findall(r"= \"(\w+)\"\s*#\s*(.*)", body)}
@@ -83,31 +85,32 @@ def _comments() -> dict[str, str]:
 
 def _spot(state: str) -> tuple[float, float]:
     column, row = SPOTS[state]
-    return LEFT + column * COLUMN + WIDE / 2, TOP + row * ROW + HIGH / 2
+    return LEFT + column * COLUMN_WIDTH + BOX_WIDTH / 2, TOP + row * ROW_HEIGHT + BOX_HEIGHT / 2
 
 
 def _box(state: str) -> str:
     x, y = _spot(state)
     fill = "#d9f0ea" if state == "accepted" else "#f6dcd8" if state in ENDS else "#eef1f8"
     return (
-        f'<rect x="{x - WIDE / 2:g}" y="{y - HIGH / 2:g}" width="{WIDE}" height="{HIGH}" '
+        f'<rect x="{x - BOX_WIDTH / 2:g}" y="{y - BOX_HEIGHT / 2:g}" '
+        f'width="{BOX_WIDTH}" height="{BOX_HEIGHT}" '
         f'rx="8" fill="{fill}" stroke="#557"/>'
         f'<text x="{x:g}" y="{y + 5:g}" text-anchor="middle" fill="#123">{state}</text>'
     )
 
 
-def _arrow(one: str, other: str, *, both: bool) -> str:
+def _arrow(source: str, target: str, *, both: bool) -> str:
     """Return an arrow between the borders of two boxes."""
-    (x1, y1), (x2, y2) = _spot(one), _spot(other)
+    (x1, y1), (x2, y2) = _spot(source), _spot(target)
     dx, dy = x2 - x1, y2 - y1
-    part = min(WIDE / 2 / abs(dx) if dx else 9, HIGH / 2 / abs(dy) if dy else 9)
-    far = abs(dx) > 1.6 * COLUMN  # bends around the boxes between
+    part = min(BOX_WIDTH / 2 / abs(dx) if dx else 9, BOX_HEIGHT / 2 / abs(dy) if dy else 9)
+    far = abs(dx) > 1.6 * COLUMN_WIDTH  # bends around the boxes between
     start, end = (x1 + dx * part, y1 + dy * part), (x2 - dx * part, y2 - dy * part)
     heads = 'marker-end="url(#to)"' + (' marker-start="url(#to)"' if both else "")
     if far:
-        up = -1 if other != "rejected" and y2 <= y1 else 1
+        up = -1 if target != "rejected" and y2 <= y1 else 1
         middle = ((x1 + x2) / 2, (y1 + y2) / 2 + up * 46)
-        start = (x1 + WIDE / 4, y1 + up * HIGH / 2)
+        start = (x1 + BOX_WIDTH / 4, y1 + up * BOX_HEIGHT / 2)
         return (
             f'<path d="M{start[0]:g} {start[1]:g} Q{middle[0]:g} {middle[1]:g} '
             f'{end[0]:g} {end[1]:g}" fill="none" stroke="#557" stroke-opacity="0.55" {heads}/>'

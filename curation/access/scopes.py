@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Scope(StrEnum):
-    """What a program may do with its token."""
+    """A permission of a program by its token."""
 
     rounds_read = "rounds:read"
     rounds_write = "rounds:write"  # pause, resume and close

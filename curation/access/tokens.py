@@ -20,13 +20,13 @@ from curation.errors import Conflict, NotFound, Refused
 from curation.review.sessions import hash_token
 
 PREFIX = "layerloop_"
-"""The beginning of every token, by which secret scanners recognize one."""
+"""The prefix of every token, by which secret scanners recognize it."""
 
 MAX_DAYS = 366
 """The longest lifetime of a token in days."""
 
 USE_RECORDED_SECONDS = 60
-"""The time of the last use is recorded at most once in these seconds."""
+"""Least number of seconds between two records of a token's last use."""
 
 
 TRAINER_SCOPES = (Scope.snapshots_read, Scope.checkpoints_read)

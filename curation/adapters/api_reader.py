@@ -1,4 +1,4 @@
-"""Snapshots of an instance that is elsewhere, read through its HTTP API with a token."""
+"""Snapshots of a remote instance, read through its HTTP API with a token."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ApiReader:
     """The snapshots of an instance, to read; several threads may use it.
 
     Args:
-        url: Address of the instance, as https://layers.example.org.
+        url: URL of the instance, such as https://layers.example.org.
         token: An API token with the scope snapshots:read.
         snapshot: Name of the snapshot: tag, id, or beginning of an id.
     """
@@ -31,7 +31,7 @@ class ApiReader:
             raise Refused(
                 f"{url} needs a token",
                 "set LAYERLOOP_TOKEN to a token with the scope snapshots:read; an administrator "
-                "makes it",
+                "creates it",
             )
         self.url = url.rstrip("/")
         self.client = httpx.Client(
@@ -46,7 +46,7 @@ class ApiReader:
             self.client.close()
             raise
         self.info: dict[str, Any] = page["snapshot"]
-        """What the instance knows of the snapshot: id, tags, query, parent, notes, review."""
+        """Metadata of the snapshot in the instance: id, tags, query, parent, notes, review."""
 
     def get(self, sha256: str) -> bytes:
         """Return an object of the snapshot, after checking it.
@@ -78,7 +78,9 @@ class ApiReader:
             except httpx.TransportError as error:
                 failure = str(error) or type(error).__name__
             except httpx.InvalidURL as error:
-                raise Refused(f"{self.url} is not an address: {error}", "as https://h") from error
+                raise Refused(
+                    f"{self.url} is not a URL: {error}", "for example https://h"
+                ) from error
             else:
                 if response.status_code not in TRANSIENT:
                     return _checked(self.url, response)
@@ -91,7 +93,7 @@ class ApiReader:
 
 
 def _checked(url: str, response: httpx.Response) -> httpx.Response:
-    """Return a successful response; turn an error of the API into one of this package."""
+    """Return a successful response; raise an error of the API as one of this package."""
     if response.status_code == 200:
         return response
     try:

@@ -40,22 +40,22 @@ QUEUE_JOBS = {
 """The queues by kind of work, and the names of the jobs on each."""
 
 QUEUE_GROUPS = {"cpu": ("screen", "review"), "gpu": ("generate", "train")}
-"""Groups of queues: the work of the processor, and the work that loads weights."""
+"""Groups of queues: work on the CPU, and work that loads weights."""
 
 PREFIX = "layerloop."
 """Prefix of the names in a broker, which other programs may use too.
 
-Two installations at one broker need a virtual host each.
+Two installations with one broker need separate virtual hosts.
 """
 
 PROBE_SECONDS = 5.0
 """Seconds within which a message of `probe` must arrive."""
 
 BACKOFF_SECONDS = 5.0
-"""Seconds without sending after the broker failed: not every commit must wait for a time-out."""
+"""Seconds without sending after the broker failed, so that not every commit waits for it."""
 
 EXPIRE_SECONDS = 3600.0
-"""Seconds after which a broker that can may drop a message: a worker finds the job without it."""
+"""Seconds after which a broker may drop a message; a worker finds the job without it."""
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def queue_for(job: str) -> str:
 
 
 def expand_queues(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the queues of names of queues and groups, in the order of QUEUE_JOBS.
+    """Return the queues for names of queues and groups, in the order of QUEUE_JOBS.
 
     Args:
         names: Names of queues or of QUEUE_GROUPS.
@@ -113,10 +113,10 @@ def make_app(settings: Settings, database_address: str) -> Celery:
         task_create_missing_queues=False,
         task_queues=[_queue(name, settings.queue) for name in QUEUE_JOBS],
         task_publish_retry=True,
-        # Retry once, for a pooled connection that was closed; overdue jobs are run without it.
+        # Retry once, for a pooled connection that was closed; overdue jobs run without a message.
         task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0},
         broker_connection_timeout=3,
-        # Nobody reads from a pooled connection, so that heartbeats would be missed.
+        # Nothing reads from a pooled connection, so it would miss heartbeats.
         broker_heartbeat=0,
         broker_pool_limit=2,
     )
@@ -128,7 +128,7 @@ class CeleryQueue:
 
     def __init__(self, app: Celery) -> None:
         self.app = app
-        self._away_until = 0.0
+        self._retry_at = 0.0
 
     def send(self, job: Job) -> bool:
         """Send a job within a few seconds, or log the failure; never raises.
@@ -142,8 +142,8 @@ class CeleryQueue:
         Returns:
             Whether the queue accepted the job.
         """
-        if time.monotonic() < self._away_until:
-            log.debug("the queue is away; %s waits for an idle worker", job.name)
+        if time.monotonic() < self._retry_at:
+            log.debug("the queue is unreachable; %s waits for an idle worker", job.name)
             return False
         # Every broker has error classes of its own, so every exception is caught.
         try:
@@ -154,7 +154,7 @@ class CeleryQueue:
                 expiration=EXPIRE_SECONDS,
             )
         except Exception as error:
-            self._away_until = time.monotonic() + BACKOFF_SECONDS
+            self._retry_at = time.monotonic() + BACKOFF_SECONDS
             log.warning(
                 "the queue does not answer, so %s waits for an idle worker: %s", job.name, error
             )
@@ -199,7 +199,7 @@ def _send_and_receive(channel: Any, name: str) -> None:
     """Send a message through a queue that is deleted afterwards. Raises TimeoutError."""
     # kombu has no types.
     new_exchange, new_queue, new_producer = (
-        cast("Any", one) for one in (Exchange, Queue, Producer)
+        cast("Any", kombu_class) for kombu_class in (Exchange, Queue, Producer)
     )
     exchange = new_exchange(name, type="direct", durable=False, auto_delete=True)
     queue = new_queue(name, exchange, routing_key=name, durable=False)(channel)

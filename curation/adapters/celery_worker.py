@@ -15,9 +15,9 @@ from curation.domain import Job, JobName
 class WorkConsumer:
     """The consumer component of a Celery worker.
 
-    Celery's own consumer holds the next message while a task runs, and waits for a broker that is
-    away. This one runs a function that looks for work in the database and receives messages one at
-    a time (curation.adapters.job_receiver).
+    Celery's own consumer holds the next message while a task runs, and waits for an unreachable
+    broker. This one runs a function that looks for work in the database and receives messages one
+    at a time (curation.adapters.job_receiver).
 
     Args:
         run: Function that runs tasks until the worker should stop.

@@ -44,7 +44,7 @@ class JobReceiver:
         self._away = False
 
     def receive(self, queues: Collection[str], seconds: float) -> Job | None:
-        """Wait for a job; return None if none came, also if the broker is away.
+        """Wait for a job; return None if none came, also if the broker is unreachable.
 
         Args:
             queues: Names of the queues.

@@ -96,7 +96,7 @@ class IdentityProvider:
         Args:
             redirect_uri: The URL of the start.
             code: The code that the provider gave to the browser.
-            started: What the start returned; its state was compared already.
+            started: The result of the start; its state was compared already.
 
         Raises:
             Unreachable: The provider does not answer.
@@ -137,10 +137,10 @@ class IdentityProvider:
         client = self._open()
         if not client.server_metadata.get("end_session_endpoint"):
             return None
-        made = _run(
+        logout = _run(
             client.create_logout_url(post_logout_redirect_uri=return_url, client_id=self._client_id)
         )
-        return str(made["url"])
+        return str(logout["url"])
 
     def _open(self) -> Any:
         """Return the client with metadata that is not too old."""

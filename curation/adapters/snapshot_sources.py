@@ -23,7 +23,7 @@ class SnapshotSource:
     Attributes:
         store: The store, to read.
         snapshot: Full id of the snapshot.
-        info: What an instance knows of it: tags, query, parent, notes; empty for other stores.
+        info: Its metadata in the instance: tags, query, parent, notes; empty for other stores.
     """
 
     store: ObjectReader
@@ -81,9 +81,9 @@ def open_folder(folder: Path) -> FolderStore:
     Raises:
         NotFound: The folder does not exist, or holds no objects.
     """
-    for place in (folder / "objects", folder / ".layerloop" / "objects", folder):
-        if place.is_dir() and any(place.glob("[0-9a-f][0-9a-f]")):
-            return FolderStore(place)
+    for root in (folder / "objects", folder / ".layerloop" / "objects", folder):
+        if root.is_dir() and any(root.glob("[0-9a-f][0-9a-f]")):
+            return FolderStore(root)
     raise NotFound(
         f"there is no object store in {folder}", "name the home of an instance, or its 'objects'"
     )

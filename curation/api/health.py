@@ -12,14 +12,14 @@ router = APIRouter(prefix="/api", tags=["health"])
 
 
 class Health(BaseModel):
-    """Whether the API answers."""
+    """The status and the version of the API."""
 
     status: str
     version: str
 
 
 class Ready(BaseModel):
-    """Whether the API can work: "ok", or the problem, of each server that it needs."""
+    """Whether the API can work, and for each server that it needs "ok" or the problem."""
 
     status: str
     parts: dict[str, str]
@@ -33,7 +33,7 @@ async def health() -> Health:
 
 @router.get("/live", summary="Check that the process answers")
 async def live() -> Health:
-    """Return the version, also while the database or another server is away.
+    """Return the version, also while the database or another server is unreachable.
 
     Restart the process if this fails.
     """
@@ -43,7 +43,7 @@ async def live() -> Health:
 @router.get(
     "/ready",
     summary="Check that the API can work",
-    responses={503: {"model": Ready, "description": "A server that the API needs is away."}},
+    responses={503: {"model": Ready, "description": "A server that the API needs is unreachable."}},
 )
 def ready(request: Request, response: Response) -> Ready:
     """Return whether database, object store and queue answer; 503 if one of them does not.

@@ -172,7 +172,7 @@ def _end_own_session(tx: Transaction, request: Request, reviewer: Reviewer) -> N
 
 
 def _refuse(request: Request, error: LayerloopError, next_page: str) -> RedirectResponse:
-    """Record a refused sign-in, and return the redirect to the sign-in page that tells it."""
+    """Record a refused sign-in, and return the redirect to the sign-in page with its reason."""
     failures: SignInFailures = request.app.state.failures
     address = request.client.host if request.client else ""
     database = get_app_context(request).database

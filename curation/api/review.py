@@ -221,11 +221,11 @@ def claim_candidates(request: Request, visit: Annotator, body: ClaimsRequest) ->
         )
     # Counted after the commit, so that no lock is held meanwhile, and cached where it is slow.
     own = counts.get((reviewer.id, body.round), lambda: _progress(visit, reviewer.id, body.round))
-    number = body.round or (batch.items[0].round if batch.items else None)
+    round_id = body.round or (batch.items[0].round if batch.items else None)
     return ClaimsResponse(
         candidates=[review_item_response(request, item) for item in batch.items],
         lost=list(batch.lost),
-        progress=ProgressResponse(**own, round=number),
+        progress=ProgressResponse(**own, round=round_id),
     )
 
 
@@ -309,9 +309,9 @@ def get_reasons(visit: Annotator) -> list[ReasonResponse]:
     ]
 
 
-def _progress(visit: RequestContext, reviewer_id: int, number: int | None) -> dict[str, int]:
+def _progress(visit: RequestContext, reviewer_id: int, round_id: int | None) -> dict[str, int]:
     with visit.context.database.transaction() as tx:
-        return progress.review_progress(tx, reviewer_id, number)
+        return progress.review_progress(tx, reviewer_id, round_id)
 
 
 def _decide(visit: RequestContext, body: DecisionRequest) -> DecisionResponse:

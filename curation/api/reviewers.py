@@ -1,4 +1,4 @@
-"""Reviewer statistics: one's own, and those of all reviewers for data engineers."""
+"""Statistics of the signed-in reviewer, and of all reviewers for data engineers."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class ReviewerStatsResponse(BaseModel):
     """The statistics of one reviewer, over the latest 20,000 decisions.
 
     `not_counted` is the number of Label Studio annotations that were too late or unreadable, and
-    `as_of` the time of statistics that are computed from time to time; null if they are of now.
+    `as_of` the time at which the statistics were computed; null if that is now.
     """
 
     name: str

@@ -50,7 +50,7 @@ class SecurityMiddleware:
     Args:
         app: The application.
         host: The host that the API listens on.
-        https: Browsers reach the API by https, and are told to use nothing else (HSTS).
+        https: Browsers reach the API by https, and are instructed to use nothing else (HSTS).
     """
 
     def __init__(self, app: ASGIApp, *, host: str, https: bool = False) -> None:
@@ -129,7 +129,7 @@ def error_response(
     Args:
         status: HTTP status.
         message: The problem.
-        hint: What to do about it.
+        hint: How to resolve it.
         headers: Additional headers.
     """
     detail = {

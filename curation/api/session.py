@@ -89,11 +89,11 @@ def post_session(request: Request, response: Response, body: SignIn) -> SignedIn
     back_off: SignInThrottle = request.app.state.back_off
     cookies: SessionCookies = request.app.state.sessions
     address = request.client.host if request.client else ""
-    # One transaction uses the token, ends the present session, and begins the new one.
+    # One transaction uses the token, ends the current session, and begins the new one.
     try:
         with get_app_context(request).database.transaction() as tx:
             reviewer = sign_in(tx, body.token.strip())
-            _end_present_session(tx, request, reviewer, switch=body.switch)
+            _end_current_session(tx, request, reviewer, switch=body.switch)
             session = begin_session(tx, reviewer.id, cookies.seconds)
     except InvalidTokenError:
         # Raises TooManyAttemptsError after too many failures, which are not recorded.
@@ -117,7 +117,7 @@ def delete_session(
     ] = False,
 ) -> None:
     """End this session on the server, and delete its cookie."""
-    # Without a session there is nothing to end, but the cookie is deleted all the same.
+    # Without a session, only the cookie is deleted.
     cookies: SessionCookies = request.app.state.sessions
     session = get_session_token(request)
     if session is not None:
@@ -131,22 +131,22 @@ def delete_session(
             if everywhere and reviewer is not None:
                 end_sessions(tx, reviewer.id)
     response.delete_cookie(cookies.name, **cookie_options(request))
-    # Images that the browser cached; browsers know the header over https only.
+    # Clears cached images; browsers accept this header over HTTPS only.
     if get_app_context(request).settings.public_https:
         response.headers["clear-site-data"] = '"cache"'
 
 
-def _end_present_session(
+def _end_current_session(
     tx: Transaction, request: Request, reviewer: Reviewer, *, switch: bool
 ) -> None:
     """End the browser's session. Raises Conflict if it is another reviewer's, without `switch`."""
     session = get_session_token(request)
-    present = find_session(tx, session) if session else None
-    if session is None or present is None:
+    current = find_session(tx, session) if session else None
+    if session is None or current is None:
         return
-    if present.id != reviewer.id and not switch:
+    if current.id != reviewer.id and not switch:
         raise Conflict(
-            f"this browser is signed in as {present.name}, and the token is {reviewer.name}'s",
+            f"this browser is signed in as {current.name}, and the token is {reviewer.name}'s",
             "sign out first, or confirm that you want to switch the account",
         )
     end_session(tx, session)

@@ -28,7 +28,7 @@ def present_columns(
 ) -> dict[str, Any]:
     """Return overrides by the present names of their columns.
 
-    An override by the present name replaces one by the former name: it was made later.
+    An override by the present name takes precedence over one by the former name.
 
     Args:
         stored: Values by column, as a checkpoint or a weights file stores them.
@@ -49,7 +49,7 @@ def check_column_names(overrides: Iterable[str]) -> None:
     """Refuse overrides by former column names, which only stored checkpoints may have.
 
     Args:
-        overrides: The columns that a person gave.
+        overrides: The columns that a user named.
 
     Raises:
         NotFound: A column was renamed.

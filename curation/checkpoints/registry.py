@@ -52,7 +52,7 @@ def request_training(tx: Transaction, request: TrainingRequest, actor: str) -> u
             recipe=request.recipe,
             snapshot=request.snapshot,
         )
-    # Request a run again that had ended early.
+    # Request a run again if it failed, or was cancelled or paused.
     resumable = (training_runs.c.id == request.id) & training_runs.c.state.in_(
         [RunState.failed, RunState.cancelled, RunState.paused]
     )
@@ -256,7 +256,7 @@ def promote_checkpoint(tx: Transaction, name: str, actor: str) -> str:
         NotFound: There is no such checkpoint.
     """
     checkpoint = find_checkpoint(tx, name).id
-    # Not now(), which is equal for all promotions of one transaction.
+    # now() would be equal for all promotions of one transaction.
     newest = sa.func.clock_timestamp()
     tx.execute(
         sa.update(checkpoints).where(checkpoints.c.id == checkpoint).values(promoted_at=newest)

@@ -24,11 +24,11 @@ MAX_PRIORITY = 1_000
 """The largest priority of a run; the smallest is its negative."""
 
 DUE = runs.c.retry_at.is_(None) | (runs.c.retry_at <= sa.func.now())
-"""The condition that a run need not wait after an outage."""
+"""The condition that a run does not wait after an outage."""
 
 
 def list_claimable(tx: Transaction, limit: int | None = None) -> list[uuid.UUID]:
-    """Return the ids of requested runs that need not wait, in the order in which they are claimed.
+    """Return the ids of requested runs that do not wait, in the order in which they are claimed.
 
     Args:
         tx: The transaction.
@@ -65,7 +65,7 @@ def claim_next(
 
 
 def find_shared_run(tx: Transaction, machines: int) -> tuple[TrainingRequest, int] | None:
-    """Return a running run that so many machines train together, and its attempt's number.
+    """Return a run that this number of machines is training together, and its attempt's number.
 
     Args:
         tx: The transaction.
@@ -83,10 +83,10 @@ def find_shared_run(tx: Transaction, machines: int) -> tuple[TrainingRequest, in
 
 
 def postpone_run(tx: Transaction, run: uuid.UUID, holder: str, reason: str) -> bool:
-    """Give a run back after an outage of the instance, to be tried again later by any worker.
+    """Release a run after an outage of the instance, so that any worker tries it again later.
 
     The waits double from FIRST_WAIT_SECONDS to LONGEST_WAIT_SECONDS. After MAX_OUTAGES without a
-    saved state in between the run fails.
+    saved state in between, the run fails.
 
     Args:
         tx: The transaction.
@@ -102,7 +102,7 @@ def postpone_run(tx: Transaction, run: uuid.UUID, holder: str, reason: str) -> b
     """
     registry.release_run(tx, run, holder)
     outages = int(tx.scalar(sa.select(runs.c.outages).where(runs.c.id == run))) + 1
-    again = outages < MAX_OUTAGES
+    will_retry = outages < MAX_OUTAGES
     wait = min(FIRST_WAIT_SECONDS * 2 ** (outages - 1), LONGEST_WAIT_SECONDS)
     values: dict[str, Any] = {
         "outages": outages,
@@ -111,16 +111,16 @@ def postpone_run(tx: Transaction, run: uuid.UUID, holder: str, reason: str) -> b
         f"{MAX_OUTAGES})",
         "retry_at": sa.func.now() + time_spans.seconds(wait),
     }
-    if not again:
+    if not will_retry:
         values |= {
             "state": RunState.failed,
-            "error": f"{reason[:1_800]}; given up after {outages} outages: mend the cause, then "
+            "error": f"{reason[:1_800]}; given up after {outages} outages: remove the cause, then "
             "'layerloop run retry'",
             "retry_at": None,
             "finished_at": sa.func.now(),
         }
     tx.execute(sa.update(runs).where(runs.c.id == run).values(values))
-    return again
+    return will_retry
 
 
 def pause_run(tx: Transaction, run: uuid.UUID, actor: str) -> None:
@@ -168,7 +168,7 @@ def retry_run(tx: Transaction, run: uuid.UUID, actor: str) -> None:
 
 
 def set_priority(tx: Transaction, run: uuid.UUID, priority: int, actor: str) -> None:
-    """Set the priority of a run that has not ended; it matters when the run is claimed next.
+    """Set the priority of a run that has not ended; it applies when the run is claimed next.
 
     Args:
         tx: The transaction.

@@ -38,7 +38,7 @@ app.command()(compare)
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override a preset value, as name=value; repeatable."),
+    typer.Option("--set", help="Override a preset value by name=value; repeatable."),
 ]
 
 

@@ -90,7 +90,7 @@ def compare(
             )
 
     # Judge both ways by the same signals and rules.
-    layers = {"with alpha": comparison.drawn, "matted": comparison.cut}
+    layers = {"with alpha": comparison.layers, "matted": comparison.matted}
     judged = compare_methods(layers, repeated, rule_reviewer)
     if sheet:
         write_file_atomically(sheet, comparison.sheet)

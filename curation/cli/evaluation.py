@@ -57,14 +57,14 @@ def evaluate(
     views: Annotated[
         int | None,
         typer.Option(
-            help="Test-time augmentations of the alpha decoder, 1 or 8; default: preset's."
+            help="Test-time augmentations of the alpha decoder, 1 or 8; default: the preset's."
         ),
     ] = None,
     published: Annotated[
         bool,
         typer.Option(
             "--published",
-            help="Also evaluate by the ALPHA benchmark's protocol (with JPEG), beside its table.",
+            help="Also use the ALPHA benchmark's protocol (with JPEG), and print its table.",
         ),
     ] = False,
     perceptual: Annotated[
@@ -129,12 +129,12 @@ def evaluate(
     with context() as ctx:
         with ctx.database.transaction() as tx:
             checkpoint = registry.find_checkpoint(tx, name)
-            own = snapshots.find_local_snapshot(tx, checkpoint.snapshot)
-            on = "" if folder else snapshots.find_snapshot(tx, snapshot or own or "latest")
+            trained_on = snapshots.find_local_snapshot(tx, checkpoint.snapshot)
+            used = "" if folder else snapshots.find_snapshot(tx, snapshot or trained_on or "latest")
 
-        # Evaluate; a folder becomes a temporary snapshot in a store laid over the instance's.
+        # Evaluate; a folder becomes a temporary snapshot in a store on top of the instance's.
         with (
-            resume_hint("nothing was stored; the same command starts over"),
+            resume_hint("nothing was stored; the same command starts again"),
             progress() as on_progress,
             ExitStack() as temporary,
         ):
@@ -147,18 +147,18 @@ def evaluate(
                 test_set = read_evaluation_set(
                     folder, upper, on_progress, limits=ctx.settings.image_limits
                 )
-                on, refused, store = (
+                used, refused, store = (
                     test_set.snapshot,
                     test_set.refused,
                     OverlayStore(upper, ctx.store),
                 )
             measured: EvaluationResult = load_object(ctx.settings.evaluator)(
-                checkpoint, on, store, options, on_progress
+                checkpoint, used, store, options, on_progress
             )
 
         # Store only metrics that are comparable with those of the checkpoint's training.
-        kept = not folder and measured.standard and on == checkpoint.snapshot
-        if kept:
+        is_stored = not folder and measured.standard and used == checkpoint.snapshot
+        if is_stored:
             with ctx.database.transaction() as tx:
                 registry.record_metrics(tx, checkpoint.id, dict(measured.metrics), ACTOR)
 
@@ -170,8 +170,11 @@ def evaluate(
     for file_name, reason in refused:
         console.print(f"skipped {file_name}: {reason}", markup=False)
     if as_json:
-        head: dict[str, object] = {"checkpoint": checkpoint.id, "snapshot": None if folder else on}
-        head |= {"images": measured.images, "kept": kept}
+        header: dict[str, object] = {
+            "checkpoint": checkpoint.id,
+            "snapshot": None if folder else used,
+        }
+        header |= {"images": measured.images, "kept": is_stored}
         pairs = {
             name: {source: asdict(mean) for source, mean in row.items()}
             for name, row in measured.pairs.items()
@@ -181,10 +184,10 @@ def evaluate(
             "published": measured.published,
             "pairs": pairs,
         }
-        print_json(head | {"evaluation": measured.metrics} | tables | {"notes": measured.notes})
+        print_json(header | {"evaluation": measured.metrics} | tables | {"notes": measured.notes})
         return
     _print_metrics(measured)
-    not_stored = [] if kept else ["these metrics are not stored with the checkpoint"]
+    not_stored = [] if is_stored else ["these metrics are not stored with the checkpoint"]
     for note in [*measured.notes, *not_stored]:
         console.print(note)
 

@@ -154,22 +154,22 @@ def generate(
 
     # Pairs and single images: one file, or one set of files, per seed.
     seeds = range(seed or 0, (seed or 0) + count)
-    files = _files(out or Path("layer.png"), file_format, seeds)
+    files = _output_files(out or Path("layer.png"), file_format, seeds)
     if paired:
         pair = scenes.PairInputs(prompt, background, whole, on, under)
-        pair.prompt()  # missing or excess options must fail before a checkpoint is looked up
-        drawn = _pairs(pair, checkpoint, files, options, force)
+        pair.prompt()  # missing or surplus options must fail before a checkpoint is looked up
+        results = _generate_pairs(pair, checkpoint, files, options, force)
     else:
-        drawn = _singles(prompt, checkpoint, files, options, force, image)
+        results = _generate_images(prompt, checkpoint, files, options, force, image)
     if as_json:
-        print_json(drawn)
+        print_json(results)
         return
-    for result in drawn:
+    for result in results:
         for path in result["files"].values() if paired else [result["path"]]:
             print_text(path)
 
 
-def _pairs(
+def _generate_pairs(
     pair: scenes.PairInputs,
     checkpoint: str | None,
     files: Mapping[int, Path],
@@ -182,12 +182,12 @@ def _pairs(
         for seed, path in files.items()
     }
     # Check all files before anything is generated.
-    _check_free([path for by_role in paths.values() for path in by_role.values()], force)
+    _check_overwriting([path for by_role in paths.values() for path in by_role.values()], force)
     with context() as ctx:
         return list(scenes.generate_pairs(ctx, checkpoint, pair, paths, options))
 
 
-def _singles(
+def _generate_images(
     prompt: str | None,
     checkpoint: str | None,
     files: Mapping[int, Path],
@@ -200,7 +200,7 @@ def _singles(
 
     if prompt is None:
         raise Refused("there is no prompt", "for example: layerloop generate 'a glass bottle'")
-    _check_free(list(files.values()), force)
+    _check_overwriting(list(files.values()), force)
     if image and (options.size or options.aspect):
         raise Refused("--image determines the size", "leave out --size or --image")
     start_image = decode_images([image], Settings().image_limits)[image] if image else None
@@ -210,20 +210,20 @@ def _singles(
             from curation.images.codec import encode_layer
 
             options = replace(options, image=ctx.store.put(encode_layer(start_image)))
-        return list(_draw(ctx, checkpoint, prompt, files, options))
+        return list(_generate_batches(ctx, checkpoint, prompt, files, options))
 
 
-def _check_free(paths: Sequence[Path], force: bool) -> None:
+def _check_overwriting(paths: Sequence[Path], force: bool) -> None:
     """Raise Refused if a file exists and may not be overwritten."""
-    taken = [str(path) for path in paths if path.exists()]
-    if taken and not force:
+    existing = [str(path) for path in paths if path.exists()]
+    if existing and not force:
         raise Refused(
-            f"{taken[0]} exists already",
+            f"{existing[0]} exists already",
             "give another name with --out, or --force to overwrite it",
         )
 
 
-def _draw(
+def _generate_batches(
     ctx: AppContext,
     name: str | None,
     prompt: str,
@@ -235,18 +235,18 @@ def _draw(
     from curation.images.provenance import save_image
     from curation.runtime.context import load_object
 
-    found = scenes.find_checkpoint(ctx, name)
-    warn_of_prompts(ctx, found, [Prompt(prompt)])
+    checkpoint = scenes.find_checkpoint(ctx, name)
+    warn_of_prompts(ctx, checkpoint, [Prompt(prompt)])
     seeds = list(files)
     with progress() as on_progress:
         on_progress(Progress("generating", 0, len(seeds)))
-        generator = load_object(ctx.settings.generator)(found, ctx.store)
+        generator = load_object(ctx.settings.generator)(checkpoint, ctx.store)
         common = {
             "prompt": prompt,
             "negative": options.negative or "",
             **generator.describe(options),
-            "checkpoint": found.id,
-            "preset": found.preset,
+            "checkpoint": checkpoint.id,
+            "preset": checkpoint.preset,
             "version": __version__,
         }
         # Files are written after each batch, so that an interruption keeps the finished ones.
@@ -262,7 +262,7 @@ def _draw(
             on_progress(Progress("generating", start + len(batch), len(seeds)))
 
 
-def _files(out: Path, file_format: str | None, seeds: range) -> dict[int, Path]:
+def _output_files(out: Path, file_format: str | None, seeds: range) -> dict[int, Path]:
     """Return the output file of every seed. Raises Refused for an unsupported format."""
     suffix = f".{file_format}" if file_format else out.suffix or ".png"
     if suffix.lower() not in {".png", ".webp"}:
@@ -270,6 +270,6 @@ def _files(out: Path, file_format: str | None, seeds: range) -> dict[int, Path]:
     names = (
         [out.with_suffix(suffix)]
         if len(seeds) == 1
-        else [out.with_name(f"{out.stem}-{s}{suffix}") for s in seeds]
+        else [out.with_name(f"{out.stem}-{seed}{suffix}") for seed in seeds]
     )
     return dict(zip(seeds, names, strict=True))

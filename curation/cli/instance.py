@@ -39,7 +39,7 @@ def init(
 ) -> None:
     """Prepare the servers of an instance: bucket, tables, queue and the first administrator.
 
-    Repeatable: what is there already stays, and tables of an older version are upgraded.
+    Repeatable: existing parts are kept, and tables of an older version are upgraded.
     """
     from curation.instance.setup import prepare_servers, sign_in_first_admin
 
@@ -283,7 +283,7 @@ def move(
 
 @app.command()
 def reopen(as_json: Json = False) -> None:
-    """Allow work in an instance that was moved, such as after the new one was given up."""
+    """Allow work in an instance that was moved, such as after the new one was abandoned."""
     from curation.runtime import moved
 
     with context() as ctx, ctx.database.transaction() as tx:

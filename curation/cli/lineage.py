@@ -30,10 +30,10 @@ def why(
         print_text(
             f"  round {made['round']}, from {origin}, seed {made['seed']}: {made['prompt']!r}"
         )
-        for one in made["decisions"]:
-            reasons = f" ({', '.join(one['reasons'])})" if one["reasons"] else ""
-            time = f"{one['created_at']:%Y-%m-%d %H:%M}"
-            print_text(f"  {time}  {one['verdict']} by {one['reviewer']}{reasons}")
+        for decision in made["decisions"]:
+            reasons = f" ({', '.join(decision['reasons'])})" if decision["reasons"] else ""
+            time = f"{decision['created_at']:%Y-%m-%d %H:%M}"
+            print_text(f"  {time}  {decision['verdict']} by {decision['reviewer']}{reasons}")
     for held in found["snapshots"]:
         mark = ", withheld" if held["withheld"] else ""
         print_text(f"  snapshot {short_hash(held['id'])} {', '.join(held['tags'])}{mark}")
@@ -63,10 +63,12 @@ def used(
     for what, counts in found["counts"].items():
         for value, number in sorted(counts.items(), key=lambda item: -item[1]):
             print_text(f"    {what:<8} {number:>8}  {value}")
-    for one in found["ancestors"]:
-        print_text(f"  continues {short_hash(one['id'])} on {short_hash(one['snapshot'])}")
-    for one in found["rounds"]:
-        made = f"{one['candidates']} candidates, {one['samples']} samples"
-        print_text(f"  generated round {one['id']}: {made}")
+    for ancestor in found["ancestors"]:
+        print_text(
+            f"  continues {short_hash(ancestor['id'])} on {short_hash(ancestor['snapshot'])}"
+        )
+    for round_row in found["rounds"]:
+        made = f"{round_row['candidates']} candidates, {round_row['samples']} samples"
+        print_text(f"  generated round {round_row['id']}: {made}")
     for child in found["children"]:
         print_text(f"  continued by {short_hash(child)}")

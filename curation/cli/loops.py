@@ -42,8 +42,8 @@ Accepted = Annotated[
 Gate = Annotated[
     list[str] | None,
     typer.Option(
-        help="Promote a checkpoint only if this holds, as 'psnr>=30' or 'alpha_mse<=last*1.05'; "
-        "repeatable. Default: promote each."
+        help="Promote a checkpoint only if this holds, such as 'psnr>=30' or "
+        "'alpha_mse<=last*1.05'; repeatable. Default: promote each."
     ),
 ]
 
@@ -74,7 +74,7 @@ def start(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="A parameter of the policy, as random=0.2; repeatable."),
+        typer.Option("--set", help="A parameter of the policy, such as random=0.2; repeatable."),
     ] = None,
     prompts_from_names: Annotated[
         bool,

@@ -51,7 +51,9 @@ def generate(
     ] = None,
     address: Annotated[
         str | None,
-        typer.Option(help="Server with an OpenAI-compatible API, as http://127.0.0.1:8000/v1."),
+        typer.Option(
+            help="Server with an OpenAI-compatible API, such as http://127.0.0.1:8000/v1."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="JSON-lines file to append to; default: stdout.")

@@ -79,7 +79,7 @@ def open_(
         list[str] | None,
         typer.Option(
             "--set",
-            help="A parameter of the policy, as random=0.2 or reject_budget=0.02; repeatable.",
+            help="A parameter of the policy, such as random=0.2 or reject_budget=0.02; repeatable.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,

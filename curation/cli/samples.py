@@ -134,7 +134,7 @@ def restore(names: Names) -> None:
 
 
 def _plain(value: object) -> str:
-    """Format a list or mapping as text, as "foreground 3f2a..., background 9c01..."."""
+    """Format a list or mapping as text, such as "foreground 3f2a..., background 9c01..."."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {item}" for key, item in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

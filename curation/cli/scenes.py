@@ -267,12 +267,12 @@ def _print_plan(scene: Scene, steps: Sequence[SceneStep], as_json: bool) -> None
     rows: list[dict[str, Any]] = []
     for number, step in enumerate(steps, 1):
         request = step.request
-        for place in step.places:
-            layer = scene.layers[place - 1] if place else scene.background
+        for index in step.places:
+            layer = scene.layers[index - 1] if index else scene.background
             rows.append(
                 {
                     "step": number,
-                    "layer": scene.layers[place - 1].name if place else "background",
+                    "layer": scene.layers[index - 1].name if index else "background",
                     "how": methods[step.way],
                     "file": str(layer.file) if layer.file else None,
                     "prompt": layer.prompt,

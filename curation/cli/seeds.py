@@ -46,7 +46,7 @@ def import_(
     encoding: Annotated[
         str | None,
         typer.Option(
-            help="Encoding of texts without a byte order mark, as gb18030; default: UTF-8."
+            help="Encoding of texts without a byte order mark, such as gb18030; default: UTF-8."
         ),
     ] = None,
     splits_from_folders: Annotated[
@@ -64,7 +64,7 @@ def import_(
     ] = False,
     licence: Annotated[
         str | None,
-        typer.Option(help="Licence of files that state none, an SPDX id where there is one."),
+        typer.Option(help="Licence of files that state none, preferably as an SPDX id."),
     ] = None,
     source: Annotated[
         str | None, typer.Option(help="Source of files that state none: an address or a name.")
@@ -77,7 +77,7 @@ def import_(
     follow_links: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Folder that symbolic links may point into, as a model hub's cache; repeatable."
+            help="Folder that links may point into, such as a model hub's cache; repeatable."
         ),
     ] = None,
     dry_run: Annotated[
@@ -98,7 +98,7 @@ def import_(
     from curation.ingest.folder_listing import list_folder
     from curation.ingest.listing import ListingOptions
 
-    # A misspelled folder would silently follow no link.
+    # With a misspelled folder, no link would be followed, without any message.
     roots = follow_links or []
     missing = next((root for root in roots if not root.is_dir()), None)
     if missing is not None:
@@ -106,11 +106,11 @@ def import_(
             f"there is no folder {missing}",
             "--follow-links takes the folder that links may point into",
         )
-    reading = ListingOptions(
+    options = ListingOptions(
         encoding, splits_from_folders, captions_from_names, licence, source, accept_unknown
     )
     if dry_run:
-        count = len(list_folder(folder, roots, reading).files)
+        count = len(list_folder(folder, roots, options).files)
         print_result(
             f"would examine {count} files in {folder}",
             as_json,
@@ -130,18 +130,18 @@ def import_(
             actor=ACTOR,
             link_roots=roots,
             limits=ctx.settings.image_limits,
-            options=reading,
+            options=options,
             update=update,
         )
     if as_json:
         print_json(asdict(summary) | {"files": summary.files, "refused": summary.refused})
     else:
-        _print_account(summary)
+        _print_summary(summary)
     if strict and summary.refused:
         raise typer.Exit(1)
 
 
-def _print_account(summary: ImportSummary) -> None:
+def _print_summary(summary: ImportSummary) -> None:
     """Print the result of an import: files and differences on stdout, counts on stderr."""
     for file in summary.named:
         codes = ", ".join(file.codes)
@@ -173,18 +173,18 @@ def _notes(summary: ImportSummary) -> list[str]:
         )
 
     # Files without a licence or a source.
-    bare = sum("rights_missing" in file.codes for file in summary.named)
-    if bare:
+    unlicensed = sum("rights_missing" in file.codes for file in summary.named)
+    if unlicensed:
         lines.append(
-            f"{bare} files state no licence or no source: give --licence and --source, or import "
-            "them with --accept-unknown"
+            f"{unlicensed} files state no licence or no source: give --licence and --source, or "
+            "import them with --accept-unknown"
         )
 
     # Files that differ from the last import.
     changed = {change.name for change in summary.differences if not change.taken}
-    taken = {change.name for change in summary.differences if change.taken}
-    if taken:
-        lines.append(f"{len(taken)} files were updated")
+    updated = {change.name for change in summary.differences if change.taken}
+    if updated:
+        lines.append(f"{len(updated)} files were updated")
     if changed:
         lines.append(
             f"{len(changed)} files changed since their import; --update applies their changes"

@@ -55,11 +55,13 @@ def pull(
     ] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option(help="A condition on a column, as licence=CC0-1.0 or round>=3; repeatable."),
+        typer.Option(
+            help="A condition on a column, such as licence=CC0-1.0 or round>=3; repeatable."
+        ),
     ] = None,
     weight: Annotated[
         list[str] | None,
-        typer.Option(help="A weight of samples, as round>=3:2; repeatable, factors multiply."),
+        typer.Option(help="A weight of samples, such as round>=3:2; repeatable, factors multiply."),
     ] = None,
     since: Annotated[
         str | None, typer.Option(help="An older snapshot; samples that it lacks are new.")
@@ -69,7 +71,7 @@ def pull(
     ] = 2.0,
     layer: Annotated[
         list[LayerRole] | None,
-        typer.Option(help="A layer; repeatable; the first one that a sample has stands for it."),
+        typer.Option(help="A layer; repeatable; the first one that a sample has represents it."),
     ] = None,
     alpha: Annotated[
         str | None,
@@ -129,14 +131,14 @@ def formats(as_json: Json = False) -> None:
 
     rows = [
         {
-            "format": one.name,
-            "reader": one.reader,
-            "alpha": str(one.alpha),
-            "alphas": [str(alpha) for alpha in one.alphas],
-            "splits": [str(split) for split in one.splits],
-            "pairs_only": one.pairs_only,
+            "format": pull_format.name,
+            "reader": pull_format.reader,
+            "alpha": str(pull_format.alpha),
+            "alphas": [str(alpha) for alpha in pull_format.alphas],
+            "splits": [str(split) for split in pull_format.splits],
+            "pairs_only": pull_format.pairs_only,
         }
-        for one in FORMATS.values()
+        for pull_format in FORMATS.values()
     ]
     columns = {
         "format": lambda r: r["format"],
@@ -177,7 +179,7 @@ def verify(
                     opened.store, opened.snapshot, on_progress,
                     workers=workers, manifest_only=manifest_only,
                 )  # fmt: skip
-    rows = [asdict(one) for one in found]
+    rows = [asdict(damage) for damage in found]
     if rows or as_json:
         columns = {
             "kind": lambda r: r["kind"],

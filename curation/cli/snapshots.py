@@ -112,7 +112,7 @@ def freeze(
         tuple(round_ or ()), tuple(source or ()), tuple(licence or ()), tuple(kind or ()),
         tuple(reviewer or ()), min_agreement, tuple(signal or ()), per_prompt, per_cluster, before,
     )  # fmt: skip
-    allowed = tuple(filter(None, (one.strip() for one in (licences or "").split(","))))
+    allowed = tuple(filter(None, (name.strip() for name in (licences or "").split(","))))
     policy = LicencePolicy(allowed, mix_non_commercial)
     with context() as ctx:
         if dry_run:
@@ -362,4 +362,6 @@ def _diff_fields(found: SnapshotDiff) -> dict[str, Any]:
 def _marked(found: SnapshotDiff) -> list[tuple[str, str]]:
     rows = [("+", sample.id) for sample in found.added]
     rows += [("-", sample.id) for sample in found.removed]
-    return rows + [("~", f"{one.before.id} {', '.join(one.fields)}") for one in found.changed]
+    return rows + [
+        ("~", f"{change.before.id} {', '.join(change.fields)}") for change in found.changed
+    ]

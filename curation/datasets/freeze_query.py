@@ -42,7 +42,7 @@ class FreezeQuery:
 
     Attributes:
         rounds: Numbers of rounds; 0 for imports.
-        sources: Sources; `*` stands for any text.
+        sources: Sources; `*` matches any text.
         licences: Licences.
         kinds: Kinds.
         reviewers: Names of reviewers, one of whom accepted the sample.
@@ -144,7 +144,7 @@ def _reject_conditions(query: FreezeQuery) -> list[sa.ColumnElement[bool]]:
         found.append(candidates.c.id.in_(_decided_by(query.reviewers, Verdict.reject)))
     if query.min_agreement > 0:
         found.append(candidates.c.id.in_(_agreed(query.min_agreement, Verdict.reject)))
-    return found + [candidates.c.id.in_(_with_signal(one)) for one in query.signals]
+    return found + [candidates.c.id.in_(_with_signal(signal)) for signal in query.signals]
 
 
 def _has_heldout_layer() -> sa.ColumnElement[bool]:
@@ -172,7 +172,9 @@ def _conditions(query: FreezeQuery) -> list[sa.ColumnElement[bool]]:
         names = {name for text in query.licences for name in (text, normalize_licence(text)[0])}
         found.append(line["licence"].astext.in_(sorted(names)))
     if query.sources:
-        texts = [line["source"].astext.like(_pattern(one), escape="\\") for one in query.sources]
+        texts = [
+            line["source"].astext.like(_pattern(source), escape="\\") for source in query.sources
+        ]
         found.append(sa.or_(*texts))
     if query.before:
         found.append(samples.c.created_at < parse_time(query.before))
@@ -180,7 +182,7 @@ def _conditions(query: FreezeQuery) -> list[sa.ColumnElement[bool]]:
         found.append(samples.c.candidate_id.in_(_decided_by(query.reviewers, Verdict.accept)))
     if query.min_agreement > 0:
         found.append(samples.c.candidate_id.in_(_agreed(query.min_agreement, Verdict.accept)))
-    found += [samples.c.candidate_id.in_(_with_signal(one)) for one in query.signals]
+    found += [samples.c.candidate_id.in_(_with_signal(signal)) for signal in query.signals]
     return found
 
 

@@ -34,7 +34,7 @@ class LicencePolicy:
     Attributes:
         allowed: The licences that may be in it, with `generated` for generated images; empty for
             all.
-        mix_non_commercial: Whether licences that forbid commercial use may stand beside others.
+        mix_non_commercial: Whether licences that forbid commercial use may be mixed with others.
     """
 
     allowed: tuple[str, ...] = ()
@@ -49,8 +49,10 @@ class LicencePolicy:
         Raises:
             Conflict: A licence is not allowed, or the licences may not be mixed.
         """
-        wanted = {_class_of(normalize_licence(one)[0]) for one in self.allowed}
-        forbidden = {one: n for one, n in counts.items() if _class_of(one) not in wanted}
+        wanted = {_class_of(normalize_licence(licence)[0]) for licence in self.allowed}
+        forbidden = {
+            licence: n for licence, n in counts.items() if _class_of(licence) not in wanted
+        }
         if self.allowed and forbidden:
             raise Conflict(
                 f"{sum(forbidden.values())} samples have licences that are not allowed: "
@@ -58,9 +60,11 @@ class LicencePolicy:
                 "leave them out with --licence for each wanted licence, or allow theirs with "
                 "--licences",
             )
-        bound = {one: n for one, n in counts.items() if is_non_commercial(one)}
+        bound = {licence: n for licence, n in counts.items() if is_non_commercial(licence)}
         free = {
-            one: n for one, n in counts.items() if one not in bound and _class_of(one) != GENERATED
+            licence: n
+            for licence, n in counts.items()
+            if licence not in bound and _class_of(licence) != GENERATED
         }
         if bound and free and not self.mix_non_commercial:
             raise Conflict(

@@ -85,7 +85,7 @@ class Manifest:
 
 
 def prefix_length(samples: int) -> int:
-    """Return how many hex digits of the id are a part's prefix.
+    """Return the number of hex digits of an id that are a part's prefix.
 
     A part has about 250 to 4,000 samples, so that few parts change when few samples are added. The
     result depends only on the count; otherwise equal samples would not give equal bytes.
@@ -102,7 +102,7 @@ def read_manifest(store: ObjectReader, snapshot: str) -> Manifest:
 
 
 def parse_manifest(data: bytes, snapshot: str) -> Manifest:
-    """Parse the bytes of a manifest. Raises Corrupt if they are none."""
+    """Parse the bytes of a manifest. Raises Corrupt if they are not a manifest."""
     root = _parse(data, snapshot)
     decided = root.get("decisions")
     index = decided and DecisionsIndex(
@@ -156,7 +156,7 @@ def read_samples(store: ObjectReader, snapshot: str, after: str = "") -> Iterato
 
 def read_part(store: ObjectReader, part: Part) -> Iterator[Sample]:
     """Yield the samples of a part in the order of their ids. Raises NotFound, Corrupt."""
-    yield from _lines(store.get(part.sha256), part)
+    yield from _read_lines(store.get(part.sha256), part)
 
 
 def find_sample(store: ObjectReader, snapshot: str, sample: str) -> Sample | None:
@@ -173,11 +173,12 @@ def find_sample(store: ObjectReader, snapshot: str, sample: str) -> Sample | Non
     """
     for part in read_manifest(store, snapshot).parts:
         if sample.startswith(part.prefix):
-            return next((s for s in _lines(store.get(part.sha256), part) if s.id == sample), None)
+            samples = _read_lines(store.get(part.sha256), part)
+            return next((found for found in samples if found.id == sample), None)
     return None
 
 
-def _lines(text: bytes, part: Part) -> Iterator[Sample]:
+def _read_lines(text: bytes, part: Part) -> Iterator[Sample]:
     try:
         # splitlines would also split at U+2028 and U+0085, which JSON does not escape in captions.
         samples = [Sample.read(line) for line in text.decode().split("\n") if line]

@@ -63,7 +63,7 @@ def review_statistics(tx: Transaction, chosen: sa.ColumnElement[bool]) -> dict[s
     found: dict[str, Any] = {
         "reviewed samples": int(row.samples),
         "decisions": int(row.decisions),
-        "reviewers": {one.kind: int(one.n) for one in tx.execute(people)},
+        "reviewers": {row.kind: int(row.n) for row in tx.execute(people)},
         "mean agreement": round(float(row.agreement), 4),
     }
     if shown.least is not None:

@@ -44,14 +44,14 @@ def list_samples(
     if without_caption:
         query = query.where(has_no_caption())
     if file_suffix:
-        named = sa.select(sample_layers.c.sample_id).join(
+        imported = sa.select(sample_layers.c.sample_id).join(
             import_files,
             (import_files.c.layer == sample_layers.c.sha256)
             & (import_files.c.outcome != "duplicate"),
         )
         query = query.where(
             samples.c.id.in_(
-                named.where(import_files.c.name.endswith(file_suffix, autoescape=True))
+                imported.where(import_files.c.name.endswith(file_suffix, autoescape=True))
             )
         )
     order = [samples.c.created_at, samples.c.id]
@@ -78,7 +78,7 @@ def show_sample(tx: Transaction, name: str) -> dict[str, Any]:
     )
     history = sa.select(events.c.created_at, events.c.actor, events.c.kind, events.c.data)
     history = history.where(events.c.subject == f"sample {id_.hex}").order_by(events.c.id)
-    written = sa.select(captions.c.created_at, captions.c.text, captions.c.source).where(
+    caption_rows = sa.select(captions.c.created_at, captions.c.text, captions.c.source).where(
         captions.c.sample_id == id_
     )
     return _row(row) | {
@@ -87,7 +87,7 @@ def show_sample(tx: Transaction, name: str) -> dict[str, Any]:
         "layers": dict(Sample.read(row["line"]).layers),
         "files": [file.name for file in tx.execute(files.order_by(import_files.c.name))],
         "captions": [
-            dict(caption) for caption in tx.execute(written.order_by(captions.c.id)).mappings()
+            dict(caption) for caption in tx.execute(caption_rows.order_by(captions.c.id)).mappings()
         ],
         "history": [dict(event) for event in tx.execute(history).mappings()],
     }

@@ -1,4 +1,4 @@
-"""What an instance knows of a snapshot beside its content: query, parent, tags, notes, review."""
+"""Metadata of snapshots in an instance: query, parent, tags, notes, review."""
 
 from __future__ import annotations
 

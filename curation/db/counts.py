@@ -10,9 +10,9 @@ Counts and their keys:
     candidates: state, verdicts, slice, propensity, settled by, generated (of ended ones)
     screenings: refused by, shows the color, shows the shape
     looks, measured: reviewer, slice; `total` of measured is the review time in milliseconds
-    verdicts: reviewer, verdict; standing ones
-    reasons: reviewer, reason, layer; of standing verdicts
-    own: reviewer, verdict; standing ones, with gold, by the round in which they were shown
+    verdicts: reviewer, verdict; without undone ones
+    reasons: reviewer, reason, layer; of verdicts that are not undone
+    own: reviewer, verdict; without undone ones, with gold, by the round in which they were shown
     shown: no key; candidates that a person or the rule reviewer has seen
 """
 

@@ -80,7 +80,7 @@ class Transaction:
             **data: More data, as JSON.
         """
         row = {"actor": actor, "kind": kind, "subject": str(subject), "data": data}
-        # In the same statement, a delivery is added for each webhook that asks for the event.
+        # In the same statement, a delivery is added for each webhook that subscribes to the event.
         deliveries = self.execute(_LOG, row | {"name": event_name(kind)})
         if deliveries.rowcount:
             self.enqueue(JobName.deliver_webhooks)

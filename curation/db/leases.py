@@ -14,13 +14,13 @@ from curation.db.engine import Transaction
 from curation.domain import JobName
 
 MAX_ATTEMPTS = 5
-"""Attempts after which a candidate fails: generating it may be the reason why workers die."""
+"""Attempts after which a candidate fails, since its generation may be what kills workers."""
 
 ATTEMPT_SHARES = (1.0, 0.25)
-"""Share of a full batch by the number of earlier attempts; after these a batch is one candidate.
+"""Share of a full batch by the number of earlier attempts; beyond them, one candidate a batch.
 
-A batch that fails does not tell which of its candidates is the reason, so that they are tried in
-smaller batches, and only a candidate that fails alone comes to MAX_ATTEMPTS.
+The failure of a batch does not show which of its candidates caused it. They are tried again in
+smaller batches, and only a candidate that fails alone reaches MAX_ATTEMPTS.
 """
 
 EXPIRE_BATCH_SIZE = 500
@@ -167,7 +167,7 @@ def expire(tx: Transaction, limit: int = EXPIRE_BATCH_SIZE) -> Counter[str]:
         The number of subjects by their new state.
     """
     expired = tx.execute(_EXPIRED, {"limit": limit}).all()
-    return _return_subjects(tx, expired, most_attempts=MAX_ATTEMPTS)
+    return _return_subjects(tx, expired, max_attempts=MAX_ATTEMPTS)
 
 
 def release_holder(tx: Transaction, holder: str) -> Counter[str]:
@@ -176,7 +176,7 @@ def release_holder(tx: Transaction, holder: str) -> Counter[str]:
     Returns:
         The number of subjects by their new state.
     """
-    return _return_subjects(tx, tx.execute(_HELD, {"holder": holder}).all(), most_attempts=None)
+    return _return_subjects(tx, tx.execute(_HELD, {"holder": holder}).all(), max_attempts=None)
 
 
 def release_unused(
@@ -195,7 +195,7 @@ def release_unused(
     """
     params = {"holder": holder, "ids": list(subjects), "page": page}
     return (
-        _return_subjects(tx, tx.execute(_HELD_USED, params).all(), most_attempts=None)
+        _return_subjects(tx, tx.execute(_HELD_USED, params).all(), max_attempts=None)
         if subjects
         else Counter()
     )
@@ -204,12 +204,12 @@ def release_unused(
 def release_dead_holder(tx: Transaction, holder: str) -> Counter[str]:
     """Release all leases of a holder whose process was killed; its work counts as an attempt."""
     return _return_subjects(
-        tx, tx.execute(_HELD, {"holder": holder}).all(), most_attempts=MAX_ATTEMPTS
+        tx, tx.execute(_HELD, {"holder": holder}).all(), max_attempts=MAX_ATTEMPTS
     )
 
 
 def release_workers(tx: Transaction, alive: Collection[str] = ()) -> Counter[str]:
-    """Release the leases of all workers, for a process that is alone in its home.
+    """Release the leases of all workers, for the only process of a home.
 
     Args:
         tx: The transaction.
@@ -218,7 +218,7 @@ def release_workers(tx: Transaction, alive: Collection[str] = ()) -> Counter[str
     Returns:
         The number of subjects by their new state.
     """
-    return _return_subjects(tx, tx.execute(_WORK, {"alive": list(alive)}).all(), most_attempts=None)
+    return _return_subjects(tx, tx.execute(_WORK, {"alive": list(alive)}).all(), max_attempts=None)
 
 
 def find_lease(tx: Transaction, subject: uuid.UUID) -> tuple[str, datetime] | None:
@@ -228,7 +228,7 @@ def find_lease(tx: Transaction, subject: uuid.UUID) -> tuple[str, datetime] | No
 
 
 def _return_subjects(
-    tx: Transaction, leases: Sequence[sa.Row[tuple[uuid.UUID, str]]], most_attempts: int | None
+    tx: Transaction, leases: Sequence[sa.Row[tuple[uuid.UUID, str]]], max_attempts: int | None
 ) -> Counter[str]:
     """Return leased subjects to the state before the claim, and delete the leases.
 
@@ -239,14 +239,14 @@ def _return_subjects(
     by_purpose: dict[str, list[uuid.UUID]] = {}
     for lease in leases:
         by_purpose.setdefault(lease.purpose, []).append(lease.subject)
-    # A lease to fit a model or to advance a loop has no other state.
+    # Fitting a model and advancing a loop have no state besides the lease.
     delete_leases(tx, by_purpose.pop("fit", []))
     delete_leases(tx, by_purpose.pop("loop", []))
     for purpose, ids in by_purpose.items():
         # Lock the subjects, delete their leases, set their states, and enqueue their jobs.
         free = [row.id for row in tx.execute(_LOCK.get(purpose, _LOCK_CANDIDATES), {"ids": ids})]
         delete_leases(tx, free)
-        for row in _reset_state(tx, purpose, free, most_attempts):
+        for row in _reset_state(tx, purpose, free, max_attempts):
             counts[row.state] += 1
             if row.state in ("requested", "generated"):
                 of_round = purpose in ("generate", "screen")
@@ -255,20 +255,20 @@ def _return_subjects(
 
 
 def _reset_state(
-    tx: Transaction, purpose: str, ids: Sequence[uuid.UUID], most: int | None
+    tx: Transaction, purpose: str, ids: Sequence[uuid.UUID], max_attempts: int | None
 ) -> Sequence[sa.Row[tuple[uuid.UUID]]]:
-    if purpose in _BACK:
-        return tx.execute(_BACK[purpose], {"ids": ids}).all()  # type: ignore[no-any-return]
+    if purpose in _RETURN:
+        return tx.execute(_RETURN[purpose], {"ids": ids}).all()  # type: ignore[no-any-return]
     if purpose == "review":
-        return tx.execute(_BACK_TO_WAITING, {"ids": ids}).all()  # type: ignore[no-any-return]
+        return tx.execute(_RETURN_TO_WAITING, {"ids": ids}).all()  # type: ignore[no-any-return]
     # Without a limit the attempt does not count: it is subtracted again.
     params = {
         "ids": ids,
-        "most": 2**15 - 1 if most is None else most,
-        "refund": int(most is None),
+        "max_attempts": 2**15 - 1 if max_attempts is None else max_attempts,
+        "refund": int(max_attempts is None),
     }
-    back = _BACK_TO_GENERATED if purpose == "screen" else _BACK_TO_REQUESTED
-    return tx.execute(back, params).all()  # type: ignore[no-any-return]
+    query = _RETURN_TO_GENERATED if purpose == "screen" else _RETURN_TO_REQUESTED
+    return tx.execute(query, params).all()  # type: ignore[no-any-return]
 
 
 def _sql(text: str) -> sa.TextClause:
@@ -342,27 +342,27 @@ _LOCK = {
     for purpose, table in (("train", "training_runs"), ("caption", "caption_runs"))
 }
 
-_BACK_TO_REQUESTED = _sql("""
+_RETURN_TO_REQUESTED = _sql("""
     update candidates set
-        state = case when attempts >= :most then 'failed' else 'requested' end,
-        note = case when attempts >= :most
+        state = case when attempts >= :max_attempts then 'failed' else 'requested' end,
+        note = case when attempts >= :max_attempts
             then 'its generation was interrupted ' || attempts || ' times' else note end,
         attempts = greatest(attempts - :refund, 0)
     where id = any(:ids) and state = 'generating' returning id, round_id, state""")
 
-_BACK_TO_GENERATED = _sql("""
+_RETURN_TO_GENERATED = _sql("""
     update candidates set
-        state = case when attempts >= :most then 'failed' else 'generated' end,
-        note = case when attempts >= :most
+        state = case when attempts >= :max_attempts then 'failed' else 'generated' end,
+        note = case when attempts >= :max_attempts
             then 'its screening was interrupted ' || attempts || ' times' else note end,
         attempts = greatest(attempts - :refund, 0)
     where id = any(:ids) and state = 'generated' returning id, round_id, state""")
 
-_BACK_TO_WAITING = _sql("""
+_RETURN_TO_WAITING = _sql("""
     update candidates set state = 'waiting'
     where id = any(:ids) and state = 'showing' returning id, round_id, state""")
 
-_BACK = {
+_RETURN = {
     purpose: _sql(f"""
         update {table} set state = 'requested'
         where id = any(:ids) and state = 'running' returning id, state""")

@@ -10,11 +10,11 @@ import sqlalchemy as sa
 from curation.db.engine import Transaction
 from curation.db.tables import metadata
 
-LEFT_OUT = frozenset({"instance_secrets", "pending_jobs", "workers"})
+EXCLUDED_TABLES = frozenset({"instance_secrets", "pending_jobs", "workers"})
 """Tables that are not copied: those about running processes refill themselves, and a backup has no
 secret that signs sessions."""
 
-SEEDED = frozenset({"candidate_moves"})
+MIGRATION_TABLES = frozenset({"candidate_moves"})
 """Tables that a migration fills, so that they have rows in an empty instance."""
 
 _SESSION = (
@@ -42,7 +42,7 @@ class Writer(Protocol):
 
 def copied_tables() -> list[sa.Table]:
     """Return the tables that are copied, each after those that it refers to."""
-    return [table for table in metadata.sorted_tables if table.name not in LEFT_OUT]
+    return [table for table in metadata.sorted_tables if table.name not in EXCLUDED_TABLES]
 
 
 def copied_columns(table: sa.Table) -> list[str]:
@@ -51,7 +51,7 @@ def copied_columns(table: sa.Table) -> list[str]:
 
 
 def fix_formats(tx: Transaction) -> None:
-    """Let values have the same text on every server, for the rest of the transaction."""
+    """Set formats of values that are the same on every server, for the rest of the transaction."""
     for statement in _SESSION:
         tx.connection.exec_driver_sql(statement)
 
@@ -81,17 +81,17 @@ def copy_in(tx: Transaction, table: str, columns: Sequence[str], source: Reader)
 
 
 def measure_table(tx: Transaction, table: str, columns: Sequence[str]) -> tuple[int, str]:
-    """Return the number of rows and a checksum of a table, which does not depend on their order.
+    """Return the number of rows of a table, and a checksum that does not depend on their order.
 
     Args:
         tx: The transaction, after `fix_formats`.
         table: Name of the table.
-        columns: Names of the columns that count.
+        columns: Names of the columns to include.
     """
-    row = f"row({', '.join(_quoted(name) for name in columns)})::text"
+    row = f"row({', '.join(_quote(name) for name in columns)})::text"
     query = (
         f"select count(*), coalesce(sum(('x' || substr(md5({row}), 1, 15))::bit(60)::bigint), 0) "
-        f"from {_quoted(table)}"
+        f"from {_quote(table)}"
     )
     count, total = tx.connection.exec_driver_sql(query).one()
     return int(count), f"{int(total):x}"
@@ -102,24 +102,26 @@ def find_filled_table(tx: Transaction) -> str | None:
     # An older revision lacks some of the tables.
     existing = set(sa.inspect(tx.connection).get_table_names())
     for table in copied_tables():
-        if table.name in existing - SEEDED and tx.scalar(sa.select(sa.select(table).exists())):
+        if table.name in existing - MIGRATION_TABLES and tx.scalar(
+            sa.select(sa.select(table).exists())
+        ):
             return table.name
     return None
 
 
 def prepare_tables(tx: Transaction, tables: Sequence[str]) -> None:
-    """Empty tables, and switch off the triggers that would count or refuse copied rows."""
-    tx.connection.exec_driver_sql(f"lock table {_listed(tables)} in access exclusive mode")
+    """Truncate tables, and disable the triggers that would count or refuse copied rows."""
+    tx.connection.exec_driver_sql(f"lock table {_quote_all(tables)} in access exclusive mode")
     for table in tables:
-        tx.connection.exec_driver_sql(f"alter table {_quoted(table)} disable trigger user")
-    tx.connection.exec_driver_sql(f"truncate {_listed(tables)}")
+        tx.connection.exec_driver_sql(f"alter table {_quote(table)} disable trigger user")
+    tx.connection.exec_driver_sql(f"truncate {_quote_all(tables)}")
 
 
 def finish_tables(tx: Transaction, tables: Sequence[str]) -> None:
-    """Switch the triggers on again, and check constraints that were deferred."""
+    """Enable the triggers again, and check deferred constraints."""
     tx.connection.exec_driver_sql("set constraints all immediate")
     for table in tables:
-        tx.connection.exec_driver_sql(f"alter table {_quoted(table)} enable trigger user")
+        tx.connection.exec_driver_sql(f"alter table {_quote(table)} enable trigger user")
 
 
 def read_sequences(tx: Transaction) -> dict[str, int]:
@@ -137,9 +139,9 @@ def read_sequences(tx: Transaction) -> dict[str, int]:
     return found
 
 
-def set_sequences(tx: Transaction, following: dict[str, int]) -> None:
+def set_sequences(tx: Transaction, next_numbers: dict[str, int]) -> None:
     """Set the next number of identity columns; the inverse of `read_sequences`."""
-    for name, number in following.items():
+    for name, number in next_numbers.items():
         table, _, column = name.partition(".")
         sequence = _sequence(tx, table, column)
         tx.scalar(sa.select(sa.func.setval(sequence, number, sa.false())))
@@ -151,12 +153,12 @@ def is_replica(tx: Transaction) -> bool:
 
 
 def _sequence(tx: Transaction, table: str, column: str) -> str:
-    return str(tx.scalar(sa.select(sa.func.pg_get_serial_sequence(_quoted(table), column))))
+    return str(tx.scalar(sa.select(sa.func.pg_get_serial_sequence(_quote(table), column))))
 
 
 def _statement(table: str, columns: Sequence[str], direction: str) -> str:
-    listed = ", ".join(_quoted(name) for name in columns)
-    return f"copy {_quoted(table)} ({listed}) {direction} with (format text, encoding 'UTF8')"
+    listed = ", ".join(_quote(name) for name in columns)
+    return f"copy {_quote(table)} ({listed}) {direction} with (format text, encoding 'UTF8')"
 
 
 def _cursor(tx: Transaction) -> Any:
@@ -165,9 +167,9 @@ def _cursor(tx: Transaction) -> Any:
     return driver.cursor()
 
 
-def _listed(tables: Sequence[str]) -> str:
-    return ", ".join(_quoted(table) for table in tables)
+def _quote_all(tables: Sequence[str]) -> str:
+    return ", ".join(_quote(table) for table in tables)
 
 
-def _quoted(name: str) -> str:
+def _quote(name: str) -> str:
     return f'"{name}"'

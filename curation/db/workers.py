@@ -27,7 +27,7 @@ class WorkerState(StrEnum):
 
     idle = "idle"
     busy = "busy"
-    paused = "paused"  # it does not claim some kind of work for a while; its reason says why
+    paused = "paused"  # it does not claim some kind of work for a while; `reason` has the cause
     draining = "draining"  # it claims nothing more, and ends
 
 

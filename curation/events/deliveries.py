@@ -1,4 +1,4 @@
-"""Deliveries of webhooks: claimed, sent with no transaction open, and kept with their outcome."""
+"""Deliveries of webhooks: claim, send without an open transaction, store the outcome."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from curation.errors import LayerloopError
 log = logging.getLogger("layerloop.webhooks")
 
 SendWebhook = Callable[[str, str, str, bytes], int]
-"""Send to a URL, with a secret, a message of this id and body, and return the status."""
+"""A function that sends a message: URL, secret, message id and body to the HTTP status."""
 
 RETRY_SECONDS = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
 """Seconds until the next attempt, after each failed one; the last attempt comes after 3 days."""
 
 JITTER = 0.2
-"""Share by which a wait is longer or shorter, so that deliveries do not come all at once."""
+"""Share by which a wait varies at random, so that deliveries are not sent all at once."""
 
 CLAIM_SECONDS = 120
-"""Seconds after which a claimed delivery may be claimed again; its worker was killed."""
+"""Seconds after which a claimed delivery may be claimed again, if its worker was killed."""
 
 BATCH = 32
 THREADS = 8
 
 DISABLE_AFTER_DAYS = 5
-"""A webhook that only failed for these days is disabled."""
+"""A webhook is disabled after so many days of failures only."""
 
-GONE = 410
-"""The status with which a receiver says that it wants no more; its webhook is disabled."""
+HTTP_GONE = 410
+"""The status by which a receiver ends its subscription; its webhook is disabled."""
 
 KEEP_DAYS = 30
 """Days after which finished deliveries are removed."""
@@ -48,7 +48,7 @@ KEEP_DAYS = 30
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one attempt: the status, or why there was none."""
+    """The result of one attempt: the HTTP status, or the error without one."""
 
     status: int | None
     error: str | None
@@ -84,10 +84,10 @@ def deliver(database: Database, send: SendWebhook, only: uuid.UUID | None = None
     # Send with no transaction open.
     with ThreadPoolExecutor(THREADS) as pool:
         outcomes = list(pool.map(lambda row: _attempt(send, row), claimed))
-    # Keep each outcome in a transaction of its own.
+    # Store each outcome in a transaction of its own.
     for row, outcome in zip(claimed, outcomes, strict=True):
         with database.transaction() as tx:
-            _keep(tx, row, outcome)
+            _store_outcome(tx, row, outcome)
     return outcomes
 
 
@@ -136,14 +136,14 @@ def _attempt(send: SendWebhook, row: sa.RowMapping) -> Outcome:
         status = send(row["url"], row["secret"], message_id(row["id"]), message_body(row))
     except LayerloopError as error:
         return Outcome(None, error.message[:500])
-    except Exception as error:  # of one receiver, which must not stop the others
+    except Exception as error:  # an error of one receiver must not stop the others
         log.exception("a webhook could not be sent")
         return Outcome(None, type(error).__name__)
     outcome = Outcome(status, None)
     return outcome if outcome.delivered else Outcome(status, f"the receiver answered {status}")
 
 
-def _keep(tx: Transaction, row: sa.RowMapping, outcome: Outcome) -> None:
+def _store_outcome(tx: Transaction, row: sa.RowMapping, outcome: Outcome) -> None:
     """Store the outcome of an attempt, unless the delivery was claimed again meanwhile."""
     wait = retry_wait(row["attempts"])
     values: dict[str, Any] = {"last_status": outcome.status, "last_error": outcome.error}
@@ -153,34 +153,34 @@ def _keep(tx: Transaction, row: sa.RowMapping, outcome: Outcome) -> None:
         values |= {"state": "failed"}
     else:
         values |= {"next_attempt_at": sa.func.now() + seconds(wait)}
-    mine = (
+    unchanged = (
         webhook_deliveries.c.id == row["id"],
         webhook_deliveries.c.attempts == row["attempts"],
         webhook_deliveries.c.state == "pending",
     )
-    if tx.execute(sa.update(webhook_deliveries).where(*mine).values(values)).rowcount:
-        _judge_receiver(tx, row, outcome)
+    if tx.execute(sa.update(webhook_deliveries).where(*unchanged).values(values)).rowcount:
+        _update_webhook(tx, row, outcome)
 
 
-def _judge_receiver(tx: Transaction, row: sa.RowMapping, outcome: Outcome) -> None:
-    """Note since when a receiver fails, and disable its webhook after a long time."""
-    which = webhooks.c.id == row["webhook_id"]
+def _update_webhook(tx: Transaction, row: sa.RowMapping, outcome: Outcome) -> None:
+    """Record since when a webhook fails, and disable it after DISABLE_AFTER_DAYS."""
+    of_row = webhooks.c.id == row["webhook_id"]
     if outcome.delivered:
         failing = webhooks.c.failing_since.is_not(None)
-        tx.execute(sa.update(webhooks).where(which, failing).values(failing_since=None))
+        tx.execute(sa.update(webhooks).where(of_row, failing).values(failing_since=None))
         return
     since = sa.func.coalesce(webhooks.c.failing_since, sa.func.now())
-    tx.execute(sa.update(webhooks).where(which).values(failing_since=since))
-    long = webhooks.c.failing_since < sa.func.now() - sa.func.make_interval(
+    tx.execute(sa.update(webhooks).where(of_row).values(failing_since=since))
+    failed_too_long = webhooks.c.failing_since < sa.func.now() - sa.func.make_interval(
         0, 0, 0, DISABLE_AFTER_DAYS
     )
     reason = (
         "the receiver answered 410 Gone"
-        if outcome.status == GONE
+        if outcome.status == HTTP_GONE
         else f"it failed for {DISABLE_AFTER_DAYS} days: {outcome.error}"
     )
-    ends = sa.true() if outcome.status == GONE else long
-    disabled = sa.update(webhooks).where(which, webhooks.c.active, ends)
+    is_final = sa.true() if outcome.status == HTTP_GONE else failed_too_long
+    disabled = sa.update(webhooks).where(of_row, webhooks.c.active, is_final)
     if tx.execute(disabled.values(active=False, disabled_reason=reason)).rowcount:
         log.warning("webhook %s is disabled: %s", row["webhook_id"], reason)
         tx.log("webhooks", "webhook disabled", f"webhook {row['webhook_id']}", reason=reason)

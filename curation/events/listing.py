@@ -1,4 +1,4 @@
-"""The event log as a listing: filtered, newest first, or all of it for an export."""
+"""Listing and export of the event log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from curation.db.engine import Transaction
 from curation.db.paging import read_page
 from curation.db.tables import event_seals, events
 
-PAGE = 1_000
+PAGE_SIZE = 1_000
 
 
 def list_events(
@@ -54,10 +54,10 @@ def export_events(tx: Transaction, after: int = 0) -> Iterator[dict[str, Any]]:
     )
     while True:
         page = query.where(event_seals.c.position > after).order_by(event_seals.c.position)
-        rows = tx.execute(page.limit(PAGE)).mappings().all()
+        rows = tx.execute(page.limit(PAGE_SIZE)).mappings().all()
         for row in rows:
-            at = row["created_at"].astimezone(UTC).isoformat(timespec="microseconds")
-            yield dict(row) | {"created_at": at}
-        if len(rows) < PAGE:
+            created_at = row["created_at"].astimezone(UTC).isoformat(timespec="microseconds")
+            yield dict(row) | {"created_at": created_at}
+        if len(rows) < PAGE_SIZE:
             return
         after = rows[-1]["position"]

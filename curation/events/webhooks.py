@@ -1,4 +1,4 @@
-"""Webhooks: receivers of events, and the deliveries that wait for them.
+"""Webhooks: receivers of events, and their pending deliveries.
 
 A delivery is written in the transaction of its event (curation.db.engine), so that none is lost
 and none is sent for an event that was rolled back.
@@ -40,9 +40,9 @@ EVENT_NAMES = tuple(
         "webhook disabled",
     )
 )
-"""The names of the events that a webhook may ask for: `round.closed` is the event "round closed".
+"""The names of the events that a webhook may subscribe to; `round.closed` is "round closed".
 
-Events that tell gold or single verdicts are not among them.
+Events that reveal gold or single verdicts are not among them.
 """
 
 TEST_EVENT = "webhook tested"
@@ -73,7 +73,7 @@ def add_webhook(tx: Transaction, url: str, names: Sequence[str], actor: str) -> 
 
 
 def list_webhooks(tx: Transaction) -> list[dict[str, Any]]:
-    """Return all webhooks without their secrets, each with its numbers of deliveries."""
+    """Return all webhooks without their secrets, each with its deliveries counted by state."""
     columns = [column for column in webhooks.c if column.name != "secret"]
     counts = [
         sa.func.count().filter(webhook_deliveries.c.state == state).label(state)
@@ -100,8 +100,8 @@ def enable_webhook(tx: Transaction, id_: int, actor: str) -> None:
     values = {"active": True, "disabled_reason": None, "failing_since": None}
     if not tx.execute(sa.update(webhooks).where(webhooks.c.id == id_).values(values)).rowcount:
         raise _no_webhook(id_)
-    waiting = webhook_deliveries.c.webhook_id == id_, webhook_deliveries.c.state == "pending"
-    tx.execute(sa.update(webhook_deliveries).where(*waiting).values(next_attempt_at=sa.func.now()))
+    pending = webhook_deliveries.c.webhook_id == id_, webhook_deliveries.c.state == "pending"
+    tx.execute(sa.update(webhook_deliveries).where(*pending).values(next_attempt_at=sa.func.now()))
     tx.log(actor, "webhook enabled", f"webhook {id_}")
     tx.enqueue(JobName.deliver_webhooks)
 
@@ -173,7 +173,7 @@ def replay(
     Raises:
         NotFound: There is no such delivery.
     """
-    which = (
+    selected = (
         webhook_deliveries.c.id == delivery
         if delivery is not None
         else sa.and_(
@@ -181,7 +181,7 @@ def replay(
         )
     )
     values = {"state": "pending", "attempts": 0, "next_attempt_at": sa.func.now()}
-    count = int(tx.execute(sa.update(webhook_deliveries).where(which).values(values)).rowcount)
+    count = int(tx.execute(sa.update(webhook_deliveries).where(selected).values(values)).rowcount)
     if delivery is not None and not count:
         raise NotFound(
             f"there is no delivery {delivery}", "'layerloop webhook deliveries' lists them"

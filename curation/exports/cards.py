@@ -43,7 +43,7 @@ def description_files(
         manifest: Manifest of the snapshot.
         selected: The samples of the pull.
         description: Snapshot and options of the pull.
-        info: What the instance knows of the snapshot: tags, query, parent, notes, review.
+        info: Metadata of the snapshot in the instance: tags, query, parent, notes, review.
         files: Records of the files that were written.
     """
     card = dataset_card(manifest, selected, description, info)
@@ -64,9 +64,9 @@ def dataset_card(
         manifest: Manifest of the snapshot.
         selected: The samples of the pull.
         description: Snapshot and options of the pull.
-        info: What the instance knows of the snapshot; sections without information are left out.
+        info: Metadata of the snapshot in the instance; sections without information are left out.
     """
-    samples = [one.sample for one in selected]
+    samples = [item.sample for item in selected]
     splits = Counter(SPLIT_FOLDERS[sample.split] for sample in samples)
     title = f"Layerloop snapshot {manifest.id[:12]}"
     parts = [_front_matter(title, splits, description, len(samples)), f"# {title}\n"]
@@ -75,7 +75,7 @@ def dataset_card(
         f"snapshot `{manifest.id}`. The name is the hash of its content: equal samples have "
         "equal names everywhere.\n"
     )
-    # What it is made of.
+    # The content.
     parts += [
         _table("Licences", ["licence", "samples"], Counter(s.licence for s in samples)),
         _table("Sources", ["source", "samples"], Counter(_source(s.source) for s in samples)),
@@ -89,8 +89,8 @@ def dataset_card(
     parts += [_section("Notes", [str(note) for note in info.get("notes", ())])]
     treatment = ", ".join(f"{k} {v}" for k, v in description["treatment"].items())
     layers = ", ".join(description["layers"])
-    where = [f"where {one}" for one in description["selection"]["where"]]
-    weights = [f"weight {one}" for one in description["selection"]["weights"]]
+    where = [f"where {condition}" for condition in description["selection"]["where"]]
+    weights = [f"weight {weight}" for weight in description["selection"]["weights"]]
     pulled = [f"format {description['layout']}; layers {layers}; {treatment}", *where, *weights]
     parts += [_section("This copy", pulled), f"## Known limits\n\n{KNOWN_LIMITS}"]
     parts.append(

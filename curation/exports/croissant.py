@@ -79,13 +79,13 @@ def croissant_json(
         manifest: Manifest of the snapshot.
         selected: The samples of the pull.
         description: Snapshot and options of the pull.
-        info: What the instance knows of the snapshot.
+        info: Metadata of the snapshot in the instance.
         files: Records of the files that were written.
     """
     snapshot, index = manifest.id, manifest.decisions
     shown = f" Of the decisions, {propensity_text(index)}." if index else ""
-    licences = Counter(one.sample.licence for one in selected)
-    sources = Counter(one.sample.source for one in selected if one.sample.round == 0)
+    licences = Counter(item.sample.licence for item in selected)
+    sources = Counter(item.sample.source for item in selected if item.sample.round == 0)
     document: dict[str, Any] = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -94,7 +94,7 @@ def croissant_json(
         "description": f"{len(selected)} transparent images with captions of the Layerloop "
         f"snapshot {snapshot}, as --format {description['layout']}.",
         "version": f"1.0.0+{snapshot[:12]}",
-        "license": [_licence_url(one) for one in sorted(licences)],
+        "license": [_licence_url(licence) for licence in sorted(licences)],
         "creator": {"@type": "sc:Organization", "name": "the instance that froze the snapshot"},
         "url": f"urn:sha256:{snapshot}",
         "citeAs": f"Layerloop snapshot {snapshot}",
@@ -128,23 +128,23 @@ def _objects(files: Sequence[FileRecord]) -> list[dict[str, Any]]:
     return [
         {
             "@type": "cr:FileObject",
-            "@id": one.path,
-            "name": one.path,
-            "contentUrl": one.path,
-            "contentSize": f"{one.size} B",
-            "encodingFormat": _type_of(one.path),
-            "sha256": one.sha256,
+            "@id": file.path,
+            "name": file.path,
+            "contentUrl": file.path,
+            "contentSize": f"{file.size} B",
+            "encodingFormat": _type_of(file.path),
+            "sha256": file.sha256,
         }
-        for one in sorted(files, key=lambda one: one.path)
-        if _is_single(one.path)
+        for file in sorted(files, key=lambda file: file.path)
+        if _is_single(file.path)
     ]
 
 
 def _sets(files: Sequence[FileRecord]) -> list[dict[str, Any]]:
     """Return a set for each top folder and ending of images and captions, and for each table."""
     patterns: dict[str, str] = {}
-    for one in files:
-        path = PurePosixPath(one.path)
+    for file in files:
+        path = PurePosixPath(file.path)
         if path.suffix in _MANY:
             stars = "/".join(["*"] * (len(path.parts) - 2) + [f"*{path.suffix}"])
             patterns[f"{path.parts[0]}/{stars}"] = path.suffix
@@ -159,7 +159,7 @@ def _sets(files: Sequence[FileRecord]) -> list[dict[str, Any]]:
         for pattern, suffix in sorted(patterns.items())
     ]
     for pattern, suffix in (("data/*.parquet", ".parquet"), ("*/metadata.jsonl", ".jsonl")):
-        if any(PurePosixPath(one.path).match(pattern) for one in files):
+        if any(PurePosixPath(file.path).match(pattern) for file in files):
             sets.append(
                 {
                     "@type": "cr:FileSet",
@@ -176,7 +176,7 @@ def _records(layout: str, files: Sequence[FileRecord]) -> list[dict[str, Any]]:
     """Return the record set of layouts with a table; other layouts have only files."""
     if layout in ("parquet", "imagefolder"):
         source = {"fileSet": {"@id": "tables"}}
-    elif any(one.path == "metadata.jsonl" for one in files):
+    elif any(file.path == "metadata.jsonl" for file in files):
         source = {"fileObject": {"@id": "metadata.jsonl"}}
     else:
         return []

@@ -129,10 +129,10 @@ def contact_sheet(store: ObjectReader, diff: SnapshotDiff) -> bytes:
     for title, samples in groups:
         draw.text((8, row * TILE + TILE - 24), title, fill="black", font_size=18)
         row += 1
-        for place, sample in enumerate(samples[:PER_GROUP]):
+        for index, sample in enumerate(samples[:PER_GROUP]):
             tile = _tile(store, sample)
-            at = (place % COLUMNS * TILE, (row + place // COLUMNS) * TILE)
-            sheet.paste(tile, at)
+            offset = (index % COLUMNS * TILE, (row + index // COLUMNS) * TILE)
+            sheet.paste(tile, offset)
         row += -(-min(len(samples), PER_GROUP) // COLUMNS)
     out = io.BytesIO()
     sheet.save(out, "PNG")

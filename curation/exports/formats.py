@@ -55,8 +55,8 @@ class Format:
         name: The name on the command line.
         reader: The programs that read it.
         layout: The layout of files; None for shards.
-        alpha: What happens to alpha by default.
-        alphas: What the reader can do with alpha.
+        alpha: The default treatment of alpha.
+        alphas: The treatments of alpha that the reader supports.
         splits: The splits that are pulled by default.
         pairs_only: Whether it holds only samples that have all three layers.
         empty_layers: Whether a row may lack one of the wanted layers.
@@ -76,8 +76,8 @@ _TRAIN = (Split.train,)
 _FLAT = Alpha.composite
 
 FORMATS: dict[str, Format] = {
-    one.name: one
-    for one in (
+    pull_format.name: pull_format
+    for pull_format in (
         Format(
             "imagefolder", "datasets (imagefolder), diffusers' scripts", ImageFolderLayout(),
             empty_layers=False,
@@ -116,13 +116,13 @@ FORMATS: dict[str, Format] = {
 
 @dataclass(frozen=True)
 class PullRequest:
-    """What to pull, and how; None takes the format's default.
+    """A request for a pull: samples, format and options; None takes the format's default.
 
     Attributes:
         format: The format.
         selection: Splits, conditions and weights.
         treatment: Alpha, background and file type.
-        roles: The layers of each sample, the first one standing for it.
+        roles: The layers of each sample, the first one represents it.
         shard_bytes: Size from which a shard is closed.
         workers: Number of threads.
     """
@@ -143,7 +143,7 @@ class PullRequest:
         return enough(role in sample.layers for role in self.roles)
 
     def check(self) -> None:
-        """Raise Refused unless the format can hold what is asked for."""
+        """Raise Refused unless the format can hold the requested content."""
         alphas = ", ".join(self.format.alphas)
         require(
             self.treatment.alpha in self.format.alphas,
@@ -173,19 +173,19 @@ def make_plan(
     Args:
         source: Store of the snapshot.
         snapshot: Full id of the snapshot.
-        request: What to pull, and how.
+        request: The samples to pull, and their format.
         folder: The folder to write.
 
     Raises:
         NotFound: The snapshot is not in the store.
         Corrupt: A part of the snapshot cannot be read.
-        Refused: Nothing is selected, or the format cannot hold what is asked for.
+        Refused: Nothing is selected, or the format cannot hold the requested content.
     """
     request.check()
     selected = [
-        one
-        for one in select_samples(source, snapshot, request.selection)
-        if request.takes(one.sample)
+        item
+        for item in select_samples(source, snapshot, request.selection)
+        if request.takes(item.sample)
     ]
     if not selected:
         raise Refused(
@@ -213,10 +213,10 @@ def pull_snapshot(
     Args:
         source: Store of the snapshot.
         snapshot: Full id of the snapshot.
-        request: What to pull, and how.
+        request: The samples to pull, and their format.
         folder: The folder: new, empty, or with an earlier pull in the same format.
         report: Receives the progress.
-        info: What the instance knows of the snapshot, for the card.
+        info: Metadata of the snapshot in the instance, for the card.
 
     Returns:
         Counts of files and bytes.
@@ -243,8 +243,8 @@ def pull_snapshot(
             )  # fmt: skip
         manifest = read_manifest(source, snapshot)
         files = list(record.files.values())
-        for one in description_files(manifest, plan.selected, description, info or {}, files):
-            record.add(write_file(folder, one, one.text))
+        for file in description_files(manifest, plan.selected, description, info or {}, files):
+            record.add(write_file(folder, file, file.text))
     except BaseException:
         record.stop()
         raise

@@ -63,7 +63,7 @@ class PullOptions:
     """The options of a pull, besides what is selected.
 
     Attributes:
-        treatment: What happens to alpha, and the file type.
+        treatment: The treatment of alpha, and the file type.
         roles: The layers of each sample.
         folder: The folder that is written, for configuration files with absolute paths.
         shard_bytes: Size from which a shard is closed.
@@ -85,25 +85,25 @@ class Layout(Protocol):
 
 
 def image_files(
-    base: str, one: SelectedSample, options: PullOptions, roles: Sequence[LayerRole] | None = None
+    base: str, item: SelectedSample, options: PullOptions, roles: Sequence[LayerRole] | None = None
 ) -> Iterator[PlannedFile]:
     """Yield the image of each role that a sample has: `base.png`, `base.background.png` and so on.
 
     Args:
         base: Path without its ending.
-        one: The sample.
+        item: The sample, with its weight.
         options: Options of the pull.
         roles: The layers; by default those of the options.
     """
     ending = options.treatment.image_type
-    for role in present_roles(one.sample, options.roles if roles is None else roles):
-        suffix = "" if role is first_role(one.sample, options.roles) else f".{role}"
+    for role in present_roles(item.sample, options.roles if roles is None else roles):
+        suffix = "" if role is first_role(item.sample, options.roles) else f".{role}"
         path = f"{base}{suffix}.{ending}"
-        yield PlannedFile(path, one.sample.id, one.sample.layers[role], options.treatment)
+        yield PlannedFile(path, item.sample.id, item.sample.layers[role], options.treatment)
 
 
 def first_role(sample: Sample, roles: Sequence[LayerRole]) -> LayerRole:
-    """Return the layer that stands for a sample: the first of the wanted ones that it has."""
+    """Return the layer that represents a sample: the first of the wanted ones that it has."""
     present = present_roles(sample, roles)
     return present[0] if present else LayerRole.foreground
 
@@ -114,13 +114,13 @@ def present_roles(sample: Sample, roles: Sequence[LayerRole]) -> list[LayerRole]
 
 
 def caption_of(sample: Sample, roles: Sequence[LayerRole]) -> str:
-    """Return the caption of the layer that stands for a sample."""
+    """Return the caption of the layer that represents a sample."""
     return sample.caption_for(first_role(sample, roles))
 
 
-def columns_of(one: SelectedSample, options: PullOptions) -> dict[str, Any]:
+def columns_of(item: SelectedSample, options: PullOptions) -> dict[str, Any]:
     """Return the columns of a sample's row, for layouts with metadata."""
-    sample = one.sample
+    sample = item.sample
     return {
         "text": caption_of(sample, options.roles),
         "sample_id": sample.id,
@@ -128,7 +128,7 @@ def columns_of(one: SelectedSample, options: PullOptions) -> dict[str, Any]:
         "licence": sample.licence,
         "source": sample.source,
         "round": sample.round,
-        "weight": one.weight,
+        "weight": item.weight,
     }
 
 
@@ -138,8 +138,8 @@ def require(condition: bool, layout: str, wish: str, hint: str) -> None:
     Args:
         condition: Whether it does.
         layout: Name of the layout.
-        wish: What was asked for.
-        hint: What to do.
+        wish: The request.
+        hint: How to resolve it.
 
     Raises:
         Refused: It does not.

@@ -1,8 +1,8 @@
-"""Pulling a snapshot into a folder: resumable, parallel, verified; the next version as difference.
+"""Pull of a snapshot into a folder: resumable, parallel, verified, and incremental.
 
-Every object is checked against its hash when it is read. Files are written beside their place and
-renamed, and recorded when they are complete. A later pull into the same folder keeps what is the
-same, moves what changed its place, and removes what the snapshot no longer has.
+Every object is checked against its hash when it is read. Files are written under a
+temporary name, renamed, and recorded when they are complete. A later pull into the same folder
+keeps unchanged files, moves those whose path changed, and removes those that are no longer wanted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WINDOW = 4
 
 @dataclass
 class PullResult:
-    """What a pull did.
+    """The result of a pull.
 
     Attributes:
         samples: Number of samples.
@@ -129,22 +129,22 @@ def write_files(
         Corrupt: A layer is damaged.
         Refused: Two files have one path.
     """
-    wanted = {one.path: one for one in planned}
+    wanted = {file.path: file for file in planned}
     if len(wanted) != len(planned):
         raise Refused("two files of this layout have the same path", "report this as a bug")
-    # What is there already, perhaps under another path.
-    missing = [one for one in planned if not _is_current(record, one)]
+    # Some files are present already, perhaps under another path.
+    missing = [file for file in planned if not _is_current(record, file)]
     result = PullResult(files=len(planned), kept=len(planned) - len(missing))
     missing = _move_known(record, missing, wanted, result)
     reader = CountingReader(source)
 
-    def fetch(one: PlannedFile) -> FileRecord:
-        return write_file(record.folder, one, one.content(reader.get))
+    def fetch(file: PlannedFile) -> FileRecord:
+        return write_file(record.folder, file, file.content(reader.get))
 
     done = result.kept + result.moved
     report(Progress("pulling", done, len(planned)))
-    for one in in_parallel(fetch, missing, workers):
-        record.add(one)
+    for written in in_parallel(fetch, missing, workers):
+        record.add(written)
         result.written += 1
         megabytes = {"MB": reader.total_bytes / 1e6}
         report(Progress("pulling", done + result.written, len(planned), megabytes))
@@ -168,15 +168,15 @@ def remove_unwanted(record: PullRecord, wanted: Collection[str], result: PullRes
             result.removed += 1
 
 
-def write_file(folder: Path, one: PlannedFile, content: bytes) -> FileRecord:
+def write_file(folder: Path, file: PlannedFile, content: bytes) -> FileRecord:
     """Write a planned file, and return its record.
 
     Args:
         folder: The folder of the pull.
-        one: The file.
+        file: The file.
         content: Its bytes.
     """
-    path = folder / one.path
+    path = folder / file.path
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not synced: after an interruption, recorded files are hashed before they are trusted.
     new = path.with_name(f".new-{path.name}")
@@ -184,7 +184,7 @@ def write_file(folder: Path, one: PlannedFile, content: bytes) -> FileRecord:
     new.replace(path)
     status = path.stat()
     digest = hashlib.sha256(content).hexdigest()
-    return FileRecord(one.path, one.key, digest, status.st_size, status.st_mtime_ns, one.sample)
+    return FileRecord(file.path, file.key, digest, status.st_size, status.st_mtime_ns, file.sample)
 
 
 def in_parallel(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
@@ -211,28 +211,28 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], workers: int) -> Ite
                 future.cancel()
 
 
-def is_intact(folder: Path, one: FileRecord, *, quick: bool) -> bool:
+def is_intact(folder: Path, file: FileRecord, *, quick: bool) -> bool:
     """Return whether a recorded file still has the recorded content.
 
     Args:
         folder: The folder of the pull.
-        one: The record.
+        file: The record of the file.
         quick: Trust size and time of modification; otherwise, or if the time differs, hash it.
     """
     try:
-        status = (folder / one.path).stat()
+        status = (folder / file.path).stat()
     except OSError:
         return False
-    if status.st_size != one.size:
+    if status.st_size != file.size:
         return False
-    if quick and status.st_mtime_ns == one.modified_ns:
+    if quick and status.st_mtime_ns == file.modified_ns:
         return True
-    return compute_sha256(folder / one.path) == one.sha256
+    return compute_sha256(folder / file.path) == file.sha256
 
 
-def _is_current(record: PullRecord, one: PlannedFile) -> bool:
-    known = record.files.get(one.path)
-    if known is None or known.key != one.key:
+def _is_current(record: PullRecord, file: PlannedFile) -> bool:
+    known = record.files.get(file.path)
+    if known is None or known.key != file.key:
         return False
     # After an interruption the last writes may not have reached the disk.
     return is_intact(record.folder, known, quick=not record.interrupted)
@@ -245,19 +245,19 @@ def _move_known(
     result: PullResult,
 ) -> list[PlannedFile]:
     """Rename files whose content is wanted under another path; return what is still missing."""
-    free = {one.key: one for path, one in record.files.items() if path not in wanted}
+    free = {file.key: file for path, file in record.files.items() if path not in wanted}
     rest = []
-    for one in missing:
-        known = free.pop(one.key, None)
+    for file in missing:
+        known = free.pop(file.key, None)
         if known is None or not is_intact(record.folder, known, quick=False):
-            rest.append(one)
+            rest.append(file)
             continue
-        target = record.folder / one.path
+        target = record.folder / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
         (record.folder / known.path).replace(target)
         record.remove(known.path)
         moved = FileRecord(
-            one.path, one.key, known.sha256, known.size, target.stat().st_mtime_ns, one.sample
+            file.path, file.key, known.sha256, known.size, target.stat().st_mtime_ns, file.sample
         )
         record.add(moved)
         result.moved += 1

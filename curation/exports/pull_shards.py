@@ -54,21 +54,21 @@ def write_shards(
     keys = {row.sample: row.key for row in rows}
     # A shard stays if all its rows are wanted; of the others, unchanged images are taken.
     kept, former = _sort_shards(record, keys)
-    placed = {sample for one in kept for sample in one.rows}
-    origin = {sample: one for one in former for sample in one.rows}
+    placed = {sample for file in kept for sample in file.rows}
+    origin = {sample: file for file in former for sample in file.rows}
     missing = [row for row in rows if row.sample not in placed]
     missing.sort(key=lambda row: (row.split, _path_of(origin.get(row.sample)), row.sample))
     result = PullResult(files=0, kept=len(kept))
     reader = CountingReader(source)
     report(Progress("pulling", len(placed), len(rows)))
     done = len(placed)
-    wanted = {one.path for one in kept}
+    wanted = {file.path for file in kept}
     for split, group in groupby(missing, key=lambda row: row.split):
         loaded = _load_rows(list(group), origin, record, shard_format, reader, workers)
         for shard in _cut(loaded, shard_bytes):
-            one = _write_shard(record, split, shard, shard_format, image_type)
-            record.add(one)
-            wanted.add(one.path)
+            file = _write_shard(record, split, shard, shard_format, image_type)
+            record.add(file)
+            wanted.add(file.path)
             result.written += 1
             done += len(shard)
             report(Progress("pulling", done, len(rows), {"MB": reader.total_bytes / 1e6}))
@@ -84,13 +84,13 @@ def _sort_shards(
     """Return the shards to keep, and the intact ones to take images from."""
     kept: list[FileRecord] = []
     former: list[FileRecord] = []
-    for one in record.files.values():
-        if not one.rows or not is_intact(record.folder, one, quick=not record.interrupted):
+    for file in record.files.values():
+        if not file.rows or not is_intact(record.folder, file, quick=not record.interrupted):
             continue
-        is_right = all(keys.get(sample) == key for sample, key in one.rows.items())
+        is_right = all(keys.get(sample) == key for sample, key in file.rows.items())
         # An interrupted pull may have written rows a second time; the first shard keeps them.
-        taken = any(sample in other.rows for other in kept for sample in one.rows)
-        (kept if is_right and not taken else former).append(one)
+        taken = any(sample in other.rows for other in kept for sample in file.rows)
+        (kept if is_right and not taken else former).append(file)
     return kept, former
 
 
@@ -118,14 +118,14 @@ def _known_images(
     record: PullRecord, path: str, shard_format: ShardFormat
 ) -> dict[tuple[str, str], bytes]:
     """Return the images of an old shard by sample and key."""
-    one = record.files[path]
-    if compute_sha256(record.folder / path) != one.sha256:
+    file = record.files[path]
+    if compute_sha256(record.folder / path) != file.sha256:
         return {}
     images = shard_format.read_images(record.folder / path)
     return {
         (sample, key): data
         for (sample, column), data in images.items()
-        if (key := one.images.get(f"{sample}.{column}"))
+        if (key := file.images.get(f"{sample}.{column}"))
     }
 
 
@@ -134,8 +134,8 @@ def _loader(
 ) -> Callable[[ShardRow], Images]:
     def load(row: ShardRow) -> Images:
         return {
-            column: known.get((row.sample, one.key)) or one.content(reader.get)
-            for column, one in row.images.items()
+            column: known.get((row.sample, image.key)) or image.content(reader.get)
+            for column, image in row.images.items()
         }
 
     return load
@@ -177,7 +177,9 @@ def _write_shard(
     status = (record.folder / path).stat()
     rows = {row.sample: row.key for row, _ in shard}
     images = {
-        f"{row.sample}.{column}": one.key for row, _ in shard for column, one in row.images.items()
+        f"{row.sample}.{column}": image.key
+        for row, _ in shard
+        for column, image in row.images.items()
     }
     digests = {
         f"{row.sample}.{column}": hashlib.sha256(data).hexdigest()
@@ -190,5 +192,5 @@ def _write_shard(
     )
 
 
-def _path_of(one: FileRecord | None) -> str:
-    return one.path if one else ""
+def _path_of(file: FileRecord | None) -> str:
+    return file.path if file else ""

@@ -1,4 +1,4 @@
-"""The record of a pull beside its files: what was written, from which content, with which hash.
+"""The record of a pull beside its files: each written file with its content key and hash.
 
 `.layerloop/pull.json` names the snapshot, the options, and the hash of `.layerloop/files.jsonl`,
 which has a line per file. While a pull runs, finished files are appended to
@@ -30,7 +30,7 @@ class FileRecord:
 
     Attributes:
         path: Path inside the folder, with slashes.
-        key: Name of its content, known before it was fetched (PlannedFile.key).
+        key: Key of its content, computed without fetching it (PlannedFile.key).
         sha256: Hash of its bytes.
         size: Its size in bytes.
         modified_ns: Its time of modification, so that an unchanged file is recognized.
@@ -52,7 +52,12 @@ class FileRecord:
 
     def line(self) -> str:
         """Return the record as a line of canonical JSON, without empty fields."""
-        return canonical_json({k: v for k, v in asdict(self).items() if v not in ("", {})}) + "\n"
+        return (
+            canonical_json(
+                {name: value for name, value in asdict(self).items() if value not in ("", {})}
+            )
+            + "\n"
+        )
 
 
 class PullRecord:
@@ -74,14 +79,16 @@ class PullRecord:
         if has_files and not self.state.is_dir():
             raise Refused(f"{folder} is not empty and was not pulled", "name an empty folder")
         self.description = read_description(folder)
-        self.files = {one.path: one for one in _read_lines(self.state / "files.jsonl", strict=True)}
+        self.files = {
+            file.path: file for file in _read_lines(self.state / "files.jsonl", strict=True)
+        }
         journal = list(_read_lines(self.state / "journal.jsonl", strict=False))
         self.interrupted = bool(journal)
-        self.files |= {one.path: one for one in journal}
+        self.files |= {file.path: file for file in journal}
         self._lock = threading.Lock()
 
     def open(self) -> None:
-        """Create the folder; files that are added from now on are journaled."""
+        """Create the folder; from now on, added files are journaled."""
         self.state.mkdir(parents=True, exist_ok=True)
         self._journal = (self.state / "journal.jsonl").open("a", encoding="utf-8")
 
@@ -90,11 +97,11 @@ class PullRecord:
         """The store of manifests inside the folder."""
         return FolderStore(self.state / "objects")
 
-    def add(self, one: FileRecord) -> None:
+    def add(self, file: FileRecord) -> None:
         """Record a file that was written."""
         with self._lock:
-            self.files[one.path] = one
-            self._journal.write(one.line())
+            self.files[file.path] = file
+            self._journal.write(file.line())
             self._journal.flush()
 
     def remove(self, path: str) -> None:
@@ -123,7 +130,7 @@ class PullRecord:
         (self.state / "journal.jsonl").unlink()
 
     def stop(self) -> None:
-        """Close the journal, which stays for the next run."""
+        """Close the journal, which is kept for the next run."""
         self._journal.close()
 
 

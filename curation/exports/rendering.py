@@ -19,7 +19,7 @@ _HEX = re.compile(r"#?([0-9a-fA-F]{6})")
 
 
 class Alpha(StrEnum):
-    """What a pulled image does with its alpha channel."""
+    """The treatment of the alpha channel of pulled images."""
 
     keep = "keep"  # RGBA, exact
     composite = "composite"  # RGB over a background
@@ -38,7 +38,7 @@ class Treatment:
     """How layers become image files.
 
     Attributes:
-        alpha: What happens to the alpha channel.
+        alpha: The treatment of the alpha channel.
         background: The color behind composited images, 0..255 each.
         image_type: The file type.
     """

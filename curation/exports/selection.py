@@ -50,7 +50,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Weight:
-    """How often samples that meet a condition are repeated."""
+    """A factor on the number of repetitions of samples that meet a condition."""
 
     condition: Condition
     factor: float
@@ -61,7 +61,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a pull takes of a snapshot.
+    """The samples of a snapshot that a pull takes.
 
     Attributes:
         splits: The splits; training samples that share a layer with a held-out sample are never
@@ -111,7 +111,7 @@ def parse_condition(text: str) -> Condition:
     if match is None or column not in COLUMNS:
         raise Refused(
             f"{text[:100]!r} is not a condition",
-            f"write COLUMN=VALUE, as licence=CC0-1.0 or round>=3; columns: {', '.join(COLUMNS)}; "
+            f"write COLUMN=VALUE, such as licence=CC0-1.0; columns: {', '.join(COLUMNS)}; "
             f"operators: {' '.join(_OPERATORS)}",
         )
     value: str | int = match.group(3)
@@ -119,7 +119,9 @@ def parse_condition(text: str) -> Condition:
         try:
             value = int(value)
         except ValueError:
-            raise Refused(f"{column} is a number, and {value!r} is none", "as round>=3") from None
+            raise Refused(
+                f"{column} is a number, and {value!r} is not one", "for example round>=3"
+            ) from None
     return Condition(column, match.group(2), value)
 
 
@@ -139,7 +141,8 @@ def parse_weight(text: str) -> Weight:
         factor = 0.0
     if not colon or not 0 < factor <= 1_000:
         raise Refused(
-            f"{text[:100]!r} is not a weight", "write CONDITION:NUMBER, as round>=3:2, up to 1000"
+            f"{text[:100]!r} is not a weight",
+            "write CONDITION:NUMBER, such as round>=3:2, up to 1000",
         )
     return Weight(parse_condition(condition), factor)
 
@@ -180,14 +183,14 @@ def folder_weights(selected: Sequence[SelectedSample]) -> dict[int, list[Selecte
         Refused: A weight is not a whole number.
     """
     groups: dict[int, list[SelectedSample]] = {}
-    for one in selected:
-        repeats = round(one.weight)
-        if repeats < 1 or abs(repeats - one.weight) > 1e-9:
+    for item in selected:
+        repeats = round(item.weight)
+        if repeats < 1 or abs(repeats - item.weight) > 1e-9:
             raise Refused(
-                f"a weight of {one.weight:g} cannot be expressed by repeated folders",
-                "give whole numbers from 1, or take --format imagefolder, parquet or webdataset",
+                f"a weight of {item.weight:g} cannot be expressed by repeated folders",
+                "give whole numbers from 1, or use --format imagefolder, parquet or webdataset",
             )
-        groups.setdefault(repeats, []).append(one)
+        groups.setdefault(repeats, []).append(item)
     return dict(sorted(groups.items()))
 
 
@@ -199,7 +202,7 @@ def _known_ids(store: ObjectReader, selection: Selection) -> frozenset[str] | No
 
 def _weight_of(sample: Sample, selection: Selection, known: frozenset[str] | None) -> float:
     weight = 1.0 if known is None or sample.id in known else selection.new_weight
-    for one in selection.weights:
-        if one.condition.holds(sample):
-            weight *= one.factor
+    for weighting in selection.weights:
+        if weighting.condition.holds(sample):
+            weight *= weighting.factor
     return weight

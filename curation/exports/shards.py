@@ -1,8 +1,7 @@
 """Pulls into shards: rows in Parquet files with embedded images, or WebDataset tars.
 
-A shard is named by its content and never changed. The next version of a snapshot keeps all shards
-whose rows are still the same; the other rows go to new shards, with images from the old ones where
-these have them.
+A shard is named by its content and never changes. A pull of a later snapshot keeps all shards whose
+rows are unchanged; other rows go to new shards, with images from the old shards where possible.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from curation.exports.rendering import Alpha
 from curation.exports.selection import SelectedSample
 
 ROW_GROUP = 100
-"""Rows of a row group, so that a reader of one row need not read a whole shard."""
+"""Rows of a row group; a reader of one row reads its group and not the whole shard."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class ShardRow:
         split: Folder name of its split.
         sample: Id of the sample.
         columns: The columns without images.
-        images: By column, the file that the image would be in a layout of files.
+        images: By column, the planned file of the image.
     """
 
     split: str
@@ -51,8 +50,12 @@ class ShardRow:
 
     @property
     def key(self) -> str:
-        """A name of the row's content that is known before anything is fetched."""
-        parts = [self.split, dict(self.columns), {k: f.key for k, f in self.images.items()}]
+        """The hash of the row's content, computed without fetching images."""
+        parts = [
+            self.split,
+            dict(self.columns),
+            {column: file.key for column, file in self.images.items()},
+        ]
         return hashlib.sha256(canonical_json(parts).encode()).hexdigest()[:32]
 
 
@@ -78,8 +81,8 @@ def plan_rows(selected: Sequence[SelectedSample], options: PullOptions) -> list[
         options: Options of the pull.
     """
     rows = []
-    for one in selected:
-        sample, first = one.sample, first_role(one.sample, options.roles)
+    for item in selected:
+        sample, first = item.sample, first_role(item.sample, options.roles)
         images = {
             "image" if role is first else str(role): PlannedFile(
                 f"{sample.id}.{options.treatment.image_type}",
@@ -91,7 +94,7 @@ def plan_rows(selected: Sequence[SelectedSample], options: PullOptions) -> list[
         }
         if options.treatment.alpha is Alpha.mask:
             images["mask"] = PlannedFile(f"{sample.id}.mask.png", sample.id, sample.layers[first])
-        columns = columns_of(one, options)
+        columns = columns_of(item, options)
         rows.append(ShardRow(SPLIT_FOLDERS[sample.split], sample.id, columns, images))
     return rows
 
@@ -183,7 +186,7 @@ def _schema(arrow: Any, image_columns: Sequence[str]) -> Any:
     texts = ("text", "sample_id", "kind", "licence", "source")
     columns = [(name, image) for name in image_columns] + [(name, arrow.string()) for name in texts]
     columns += [("round", arrow.int64()), ("weight", arrow.float64())]
-    # Readers of Hugging Face decode columns that this describes as images.
+    # Readers of Hugging Face decode the columns that this metadata describes as images.
     value = {"string": "string", "int64": "int64", "double": "float64"}
     features = {
         name: {"_type": "Image"} if kind is image else {"dtype": value[str(kind)], "_type": "Value"}

@@ -10,7 +10,7 @@ from typing import Final
 from curation.images.headers import MAX_EXIF, MAX_ICC, ColorInfo, ImageHeader, InvalidImage
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
-NEEDED: Final = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT"})
+REQUIRED_CHUNKS: Final = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT"})
 """Chunks that decoding needs; their checksums must be valid."""
 CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Color type -> samples per pixel."""
@@ -36,7 +36,7 @@ def read_png(data: bytes) -> ImageHeader:
     seen: dict[bytes, bytes] = {}
     text = ended = False
     end = len(SIGNATURE)
-    # Collect the first chunk of each kind, and all chunks of pixels.
+    # Collect the first chunk of each kind, and all chunks with pixels.
     for kind, body, end in _chunks(data):  # noqa: B007  the end of the last chunk is used below
         if not seen and kind not in {b"IHDR", b"CgBI"}:
             raise InvalidImage("corrupt", "the PNG does not begin with its header")
@@ -57,9 +57,7 @@ def read_png(data: bytes) -> ImageHeader:
     if not parts:
         raise InvalidImage("truncated", "the file ends before its pixels begin")
     if color_type not in CHANNELS or bits not in {1, 2, 4, 8, 16}:
-        raise InvalidImage(
-            "corrupt", f"there is no PNG with {bits} bits of color type {color_type}"
-        )
+        raise InvalidImage("corrupt", f"PNG has no color type {color_type} with {bits} bits")
 
     # PNGs of iOS apps have raw deflate data, which is repacked as zlib.
     ios = b"CgBI" in seen
@@ -69,7 +67,7 @@ def read_png(data: bytes) -> ImageHeader:
         "PNG",
         width,
         height,
-        _bare(seen, parts, repacked),
+        _without_metadata(seen, parts, repacked),
         bits=bits,
         gray=color_type in {0, 4},
         alpha=color_type in {4, 6} or b"tRNS" in seen,
@@ -96,7 +94,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, int]]:
                 "truncated", f"the file ends inside its {kind.decode('latin-1')!r} chunk"
             )
         body = data[offset + 8 : end - 4]
-        if kind in NEEDED:
+        if kind in REQUIRED_CHUNKS:
             (checksum,) = struct.unpack_from(">I", data, end - 4)
             if zlib.crc32(body, zlib.crc32(kind)) != checksum:
                 raise InvalidImage("corrupt", f"the checksum of a {kind.decode()} chunk is wrong")
@@ -119,7 +117,9 @@ def walk_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         offset += 12 + length
 
 
-def _bare(seen: dict[bytes, bytes], parts: list[bytes], repacked: bytes | None) -> bytes:
+def _without_metadata(
+    seen: dict[bytes, bytes], parts: list[bytes], repacked: bytes | None
+) -> bytes:
     """Return a PNG of header, palette and pixels only."""
     kept = [SIGNATURE, encode_chunk(b"IHDR", seen[b"IHDR"])]
     if b"PLTE" in seen:
@@ -144,7 +144,7 @@ def encode_chunk(kind: bytes, body: bytes) -> bytes:
 
 def _as_zlib(parts: list[bytes], width: int, height: int, bits: int, interlaced: int) -> bytes:
     """Repack the raw deflate data of an iOS PNG as zlib. Raises InvalidImage."""
-    # The limit of the output. Adam7 has up to seven passes, each with padded rows and filter bytes.
+    # Limit the output. Adam7 has up to seven passes, each with padded rows and filter bytes.
     max_bytes = height * (2 + width * bits // 8) * (2 if interlaced else 1) + 64
     if max_bytes > 1 << 31:
         raise InvalidImage("too_many_pixels", f"{width} x {height} pixels are too many")
@@ -165,7 +165,7 @@ def _color(seen: dict[bytes, bytes]) -> ColorInfo:
         icc=_icc(seen[b"iCCP"]) if b"iCCP" in seen else None,
         srgb=b"sRGB" in seen,
         gamma=int.from_bytes(gamma, "big") / 100_000 if len(gamma) == 4 else None,
-        chromaticities=tuple(v / 100_000 for v in struct.unpack(">8I", primaries))
+        chromaticities=tuple(value / 100_000 for value in struct.unpack(">8I", primaries))
         if len(primaries) == 32
         else None,
     )

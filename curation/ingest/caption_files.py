@@ -54,7 +54,7 @@ def match_caption_files(names: Iterable[str], images: Iterable[str]) -> dict[str
         for image in (
             exact.get(stem) or caseless.get(stem.casefold()) or by_key.get(_sample_key(name), [])
         ):
-            # Sorts the file of this very image before files of all images with its stem.
+            # Sort files of this image alone before files of all images with its stem.
             found.setdefault(image, []).append((image.casefold() != stem.casefold(), order, name))
     return {image: [name for *_, name in sorted(files)] for image, files in found.items()}
 
@@ -84,15 +84,15 @@ def read_caption_file(
         InvalidImage: The file cannot be read (code "caption_unreadable").
     """
     is_json = name.lower().endswith(".json")
-    most = MAX_JSON if is_json else MAX_CAPTION_BYTES
+    max_bytes = MAX_JSON if is_json else MAX_CAPTION_BYTES
     try:
         with open_file(name) as file:
-            data = file.read(most + 1)
+            data = file.read(max_bytes + 1)
     except InvalidImage as error:
         raise unreadable_caption(name, error.sentence) from error
-    if len(data) > most:
+    if len(data) > max_bytes:
         raise unreadable_caption(
-            name, f"the file has more than {most:,} bytes" if is_json else _TOO_LONG
+            name, f"the file has more than {max_bytes:,} bytes" if is_json else _TOO_LONG
         )
     try:
         text = decode_text(data, encoding)
@@ -113,9 +113,10 @@ _TOO_LONG = f"the caption has more than {MAX_CAPTION:,} characters"
 def caption_from_name(name: str) -> str:
     """Return the words of a file name, without trailing numbers and control characters."""
     stem = PurePosixPath(name).stem
-    seen = "".join(letter if unicodedata.category(letter)[0] != "C" else " " for letter in stem)
-    words = re.sub(r"[\W_]+", " ", seen).strip()
-
+    printable = "".join(
+        letter if unicodedata.category(letter)[0] != "C" else " " for letter in stem
+    )
+    words = re.sub(r"[\W_]+", " ", printable).strip()
     return re.sub(r"[\s\d]+$", "", words)[:200] or words[:200] or "picture"
 
 

@@ -58,7 +58,7 @@ class ImportChanges:
         stored = [(row, new) for row, new in known if row.layer and row.outcome != "duplicate"]
         if not stored:
             return
-        made: dict[str, ImportedItem] | None = None
+        items: dict[str, ImportedItem] | None = None
         for row, description in stored:
             now = description.record()
             if description.refusal is not None:
@@ -67,8 +67,8 @@ class ImportChanges:
                 )
             elif row.description != now:
                 # Loaded once for all rows, and only if a description changed.
-                made = made or find_imported_items(tx, [other.layer for other, _ in stored])
-                self._correct(tx, row, description, now, made.get(row.layer))
+                items = items or find_imported_items(tx, [other.layer for other, _ in stored])
+                self._correct(tx, row, description, now, items.get(row.layer))
 
     def _correct(
         self,
@@ -76,17 +76,17 @@ class ImportChanges:
         row: sa.Row[Any],
         description: FileMetadata,
         now: dict[str, str],
-        made: ImportedItem | None,
+        item: ImportedItem | None,
     ) -> None:
         """Record the differences of one file, and apply them if `update` is set."""
         changed = (
             compare(row.description, now)
             if row.description is not None
-            else self._compare_with_sample(tx, made, now)
+            else self._compare_with_sample(tx, item, now)
         )
-        applied = bool(changed) and self.update and made is not None
-        if made is not None and applied:
-            self._apply(tx, row.name, description, changed, made)
+        applied = bool(changed) and self.update and item is not None
+        if item is not None and applied:
+            self._apply(tx, row.name, description, changed, item)
         # A difference that is not applied must stay stored as before, to be reported again.
         if applied or not changed:
             update_row = sa.update(import_files).where(
@@ -100,21 +100,21 @@ class ImportChanges:
         ]
 
     def _compare_with_sample(
-        self, tx: Transaction, made: ImportedItem | None, now: dict[str, str]
+        self, tx: Transaction, item: ImportedItem | None, now: dict[str, str]
     ) -> FieldChanges:
         """Compare a file that was imported before descriptions were stored with its sample.
 
-        A caption written since the import is no difference. A caption whose recorded source is the
-        file name by mistake is marked as given, without a report.
+        A caption written since the import is not a difference. A caption whose source is recorded
+        as the file name by mistake is marked as given, without a report.
         """
-        if made is None or made.line is None:
+        if item is None or item.line is None:
             return {}
-        before = record_from_sample(Sample.read(made.line), made.caption_source, now)
-        if made.captioned:
+        before = record_from_sample(Sample.read(item.line), item.caption_source, now)
+        if item.captioned:
             before |= {name: now[name] for name in ("caption", "caption_source")}
         changed = compare(before, now)
         if changed.pop("caption source", None) and now["caption_source"] == CaptionSource.given:
-            tx.execute(_mark_given(made.sample))
+            tx.execute(_mark_given(item.sample))
         return changed
 
     def _apply(
@@ -123,19 +123,21 @@ class ImportChanges:
         name: str,
         description: FileMetadata,
         changed: FieldChanges,
-        made: ImportedItem,
+        item: ImportedItem,
     ) -> None:
         """Update the sample or candidate of a file and log the change."""
-        if made.line is not None and made.sample is not None:
-            update_sample(tx, made, description, changed, self.source, f"import:{name}")
-        if made.candidate is not None:
-            _describe_candidate(tx, made.candidate, description, self.source)
-        subject = f"sample {made.sample.hex}" if made.sample else f"candidate {made.candidate}"
+        if item.line is not None and item.sample is not None:
+            update_sample(tx, item, description, changed, self.source, f"import:{name}")
+        if item.candidate is not None:
+            _describe_candidate(tx, item.candidate, description, self.source)
+        subject = f"sample {item.sample.hex}" if item.sample else f"candidate {item.candidate}"
         before = {field: values[0] for field, values in changed.items()}
         after = {field: values[1] for field, values in changed.items()}
         tx.log(self.actor, "sample described", subject, file=name, before=before, after=after)
 
-    def tell_pixels(self, name: str, before: str, after: str, *, taken: bool = False) -> None:
+    def record_pixel_change(
+        self, name: str, before: str, after: str, *, taken: bool = False
+    ) -> None:
         """Record that the pixels of a file differ from those of its sample.
 
         Args:
@@ -154,31 +156,31 @@ class ImportChanges:
             row: The file's row in import_files.
             after: The replacement, for the event log.
         """
-        made = find_imported_items(tx, [row.layer]).get(row.layer)
-        if made is None:
+        item = find_imported_items(tx, [row.layer]).get(row.layer)
+        if item is None:
             return
-        if made.sample is not None:
+        if item.sample is not None:
             tx.execute(
                 sa.update(samples)
-                .where(samples.c.id == made.sample)
+                .where(samples.c.id == item.sample)
                 .values(withdrawn_at=sa.func.now())
             )
             tx.log(
                 self.actor,
                 "sample replaced",
-                f"sample {made.sample.hex}",
+                f"sample {item.sample.hex}",
                 file=row.name,
                 after=after,
             )
-        elif made.candidate is not None and made.state in UNFINISHED_STATES:
+        elif item.candidate is not None and item.state in UNFINISHED_STATES:
             # A reviewer may have claimed it; the lease ends with the candidate.
-            tx.execute(sa.delete(leases).where(leases.c.subject == made.candidate))
-            update_candidate = sa.update(candidates).where(candidates.c.id == made.candidate)
+            tx.execute(sa.delete(leases).where(leases.c.subject == item.candidate))
+            update_candidate = sa.update(candidates).where(candidates.c.id == item.candidate)
             tx.execute(update_candidate.values(state=CandidateState.withdrawn))
             tx.log(
                 self.actor,
                 "candidate replaced",
-                f"candidate {made.candidate}",
+                f"candidate {item.candidate}",
                 file=row.name,
                 after=after,
             )
@@ -191,13 +193,13 @@ class ImportChanges:
             layer: Hash of the sample's identifying layer.
             metadata: The description of its file now.
         """
-        made = find_imported_items(tx, [layer]).get(layer)
-        if made is None or made.line is None:
+        item = find_imported_items(tx, [layer]).get(layer)
+        if item is None or item.line is None:
             return
         now = metadata.record()
-        changed = compare(record_from_sample(Sample.read(made.line), made.caption_source, now), now)
+        changed = compare(record_from_sample(Sample.read(item.line), item.caption_source, now), now)
         if changed:
-            update_sample(tx, made, metadata, changed, self.source, "import")
+            update_sample(tx, item, metadata, changed, self.source, "import")
 
 
 def former_layers(tx: Transaction, row: sa.Row[Any]) -> set[str]:
@@ -218,7 +220,7 @@ def former_layers(tx: Transaction, row: sa.Row[Any]) -> set[str]:
 
 def update_sample(
     tx: Transaction,
-    made: ImportedItem,
+    item: ImportedItem,
     metadata: FileMetadata,
     changed: FieldChanges,
     default_source: str,
@@ -230,13 +232,13 @@ def update_sample(
 
     Args:
         tx: The transaction.
-        made: The sample.
+        item: The sample.
         metadata: The description of its file now.
         changed: The fields that differ.
         default_source: The source if the description has none.
         writer: Author of a new caption, for the caption history.
     """
-    old = Sample.read(str(made.line))
+    old = Sample.read(str(item.line))
     new = old
     # Compute the new values; the value before the change shows whether the sample was edited.
     if "caption" in changed or "caption source" in changed:

@@ -65,12 +65,14 @@ def read_evaluation_set(
         raise NotFound(f"there is no folder {folder}", "give the folder that holds the images")
     listing = list_folder(folder)
     items = ImportItems(listing, limits, lambda _: None)
-    every = (item for index, name in enumerate(listing.files, 1) for item in items.of(name, index))
+    all_items = (
+        item for index, name in enumerate(listing.files, 1) for item in items.of(name, index)
+    )
     # Inspect the files; equal samples have one ID.
     samples: dict[str, Sample] = {}
     refused: list[tuple[str, str]] = []
     with confined.open_sandbox(workers, limits) as sandbox:
-        for loaded, result in sandbox.run(map(items.load, every)):
+        for loaded, result in sandbox.run(map(items.load, all_items)):
             item = loaded.item
             found = (
                 confined.failed_result(loaded, result)
@@ -92,7 +94,7 @@ def read_evaluation_set(
                     kind, caption, licence, source, 0, layers, Split.heldout, texts=texts
                 )
                 samples[new.to_sample().id] = new.to_sample()
-            report(Progress("reading the test set", item.place, len(listing.files)))
+            report(Progress("reading the test set", item.position, len(listing.files)))
     if not samples:
         first = f": {refused[0][0]}, {refused[0][1]}" if refused else ""
         raise Refused(

@@ -257,7 +257,7 @@ class ImportRun:
                 # A file that is refused now keeps its sample.
                 elif found.layer is None:
                     self._descriptions.pop(item.name, None)
-                    self.corrections.tell_pixels(
+                    self.corrections.record_pixel_change(
                         row.name, row.layer[:12], f"refused: {found.sentence}"
                     )
                 # The same pixels in other bytes: only the description can differ.
@@ -271,7 +271,7 @@ class ImportRun:
                 # Other pixels replace the sample only with `update`.
                 else:
                     applied = self.corrections.update
-                    self.corrections.tell_pixels(
+                    self.corrections.record_pixel_change(
                         row.name, row.layer[:12], found.visible[:12], taken=applied
                     )
                     if applied:

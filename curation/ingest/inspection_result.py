@@ -139,7 +139,7 @@ class ImportItem:
         name: Name in the import: of an archive's member, with the archive's name before it.
         files: Names in the folder: one, or foreground, background and optionally blended image.
         stamp: Sizes and modification times of the files.
-        place: How many files of the listing are reached with it.
+        position: Number of files of the listing up to its last one.
         member: The archive member, or the foreground of a pair in an archive.
         others: Background and optionally blended image of a pair in an archive.
         known: The outcome, if it is known without inspection.
@@ -148,7 +148,7 @@ class ImportItem:
     name: str
     files: tuple[str, ...]
     stamp: str
-    place: int
+    position: int
     member: Member | None = None
     others: tuple[Member, ...] = ()
     known: InspectionResult | None = None

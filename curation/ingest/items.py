@@ -58,7 +58,7 @@ class ImportItems:
         pair = self.listing.pairs.get(name)
         files = tuple(filter(None, (name, pair.background, pair.blended))) if pair else (name,)
         item = ImportItem(name, files, "", index)
-        # Stamp the files with size and modification time; the last head tells an archive.
+        # Stamp the files with size and modification time; the last head identifies an archive.
         try:
             stamps = []
             for path in files:

@@ -136,7 +136,7 @@ class Sandbox(Generic[Item, Result]):
     def _worker(self) -> Worker:
         """Return the worker of this thread, started or replaced if need be."""
         worker: Worker | None = getattr(self._local, "worker", None)
-        if worker is None or worker.gone:
+        if worker is None or worker.has_ended:
             if worker is not None:
                 self._started.remove(worker)
             worker = self._local.worker = Worker(self._start, self._limits)

@@ -32,18 +32,14 @@ Function = Callable[[Message], Message]
 CPU_SECONDS: Final = 30
 """CPU time per item; a file of the largest allowed size takes about a third of it (measured)."""
 
-
 WALL_SECONDS: Final = 120.0
 """Wall-clock time per item; on a busy machine a worker gets only a share of a core."""
-
 
 START_SECONDS: Final = 120.0
 """Wall-clock time for the start of a worker."""
 
-
 MEMORY: Final = 1536 << 20
 """Bytes of address space per worker beyond its start: six times the largest allowed image."""
-
 
 MAX_RESPONSE_BYTES: Final = 512 << 20
 """Bytes of one response: the three layers of a pair of the largest size, as pixels."""
@@ -84,7 +80,7 @@ class ItemFailure:
 
 @dataclass(frozen=True)
 class SandboxLimits:
-    """Resource limits of a worker: per item, except for the memory."""
+    """Resource limits of a worker: the memory in total, the others per item."""
 
     cpu_seconds: int = CPU_SECONDS
     wall_seconds: float = WALL_SECONDS
@@ -99,7 +95,7 @@ class Worker:
     """One confined process and the socket to it; only `kill` may be called from another thread."""
 
     def __init__(self, start: dict[str, object], limits: SandboxLimits) -> None:
-        """Start the process and wait until it is confined.
+        """Start the process, and wait until it is confined.
 
         Args:
             start: First message: names of function and warm-up, and the memory limit.
@@ -109,9 +105,9 @@ class Worker:
             LayerloopError: The process cannot be started.
         """
         self._limits = limits
-        self.gone = False
-        self._channel, theirs = socket.socketpair()
-        handle = theirs.fileno()
+        self.has_ended = False
+        self._channel, child_channel = socket.socketpair()
+        handle = child_channel.fileno()
         options = ("-I", "-X", "utf8", "-c")
         try:
             # A session of its own: Ctrl-C reaches only the parent, and there is no terminal.
@@ -124,7 +120,7 @@ class Worker:
             self._channel.close()
             raise _not_started(str(error)) from error
         finally:
-            theirs.close()
+            child_channel.close()
         self.granted = self._begin(start)
 
     def _begin(self, start: dict[str, object]) -> dict[str, object]:
@@ -182,7 +178,7 @@ class Worker:
         if sys.platform == "linux":
             # An OSError means that the process has ended, which the next message reports.
             with contextlib.suppress(OSError):
-                # The clock ID of another process's CPU time, as clock_getcpuclockid computes it.
+                # The clock of its CPU time; clock_getcpuclockid computes the ID like this.
                 used = time.clock_gettime((~self._process.pid << 3) | 2)
                 until = int(used) + 1 + self._limits.cpu_seconds
                 resource.prlimit(
@@ -191,12 +187,12 @@ class Worker:
 
     def kill(self) -> None:
         """Kill the process, from any thread."""
-        self.gone = True
+        self.has_ended = True
         self._process.kill()
 
     def close(self) -> int:
         """Kill the process and return its exit status."""
-        self.gone = True
+        self.has_ended = True
         self._process.kill()
         self._channel.close()
         return self._process.wait()

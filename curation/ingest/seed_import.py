@@ -87,7 +87,7 @@ def import_seeds(
     with confined.open_sandbox(workers, limits) as sandbox, ThreadPoolExecutor(WRITERS) as writers:
         for batch in _batches(sandbox.run(map(run.items.load, run.pending_items()))):
             run.keep(batch, writers)
-            report(Progress("importing seeds", batch[-1][0].place, total))
+            report(Progress("importing seeds", batch[-1][0].position, total))
     summary = run.close(time.monotonic() - started)
     report(Progress("importing seeds", total, total))
     return summary

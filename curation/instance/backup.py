@@ -137,7 +137,7 @@ def make_backup(
 
     Raises:
         NotFound: An object that rows name is missing.
-        Corrupt: An object has other bytes than its name says.
+        Corrupt: The bytes of an object do not match its name.
     """
     with tempfile.TemporaryDirectory() as folder:
         view, plan = plan_backup(database, store, place, Path(folder), on_progress)

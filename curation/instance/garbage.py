@@ -75,12 +75,12 @@ def collect_garbage(
             wanted = set(named_objects(tx, shard)) | by_manifests
         unnamed = [found for found in listed if found.sha256 not in wanted]
         garbage = [found for found in unnamed if found.modified_at < before]
-        gone = garbage if dry_run else _remove(store, garbage, before)
+        deleted = garbage if dry_run else _remove(store, garbage, before)
         # Count, and report.
         named += len(listed) - len(unnamed)
-        young += len(unnamed) - len(gone)
-        removed += len(gone)
-        removed_bytes += sum(found.bytes for found in gone)
+        young += len(unnamed) - len(deleted)
+        removed += len(deleted)
+        removed_bytes += sum(found.bytes for found in deleted)
         on_progress(Progress("collecting garbage", int(shard, 16) + 1, SHARDS))
     incomplete = 0 if dry_run else store.remove_incomplete(before)
     return GarbageReport(named, young, removed, removed_bytes, incomplete, before)
@@ -91,8 +91,8 @@ def _remove(
 ) -> list[StoredObject]:
     if not garbage:
         return []
-    gone = set(store.remove([found.sha256 for found in garbage], before))
-    return [found for found in garbage if found.sha256 in gone]
+    removed = set(store.remove([found.sha256 for found in garbage], before))
+    return [found for found in garbage if found.sha256 in removed]
 
 
 def _keep_since(tx: Transaction, before: datetime) -> datetime:

@@ -23,10 +23,10 @@ SECRETS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
 )
-"""Variables with secrets: manifests name them, and never contain their values."""
+"""Variables with secrets: manifests contain their names, never their values."""
 
-# Work that waits, and work that is done now: without the latter a scaler would end busy workers.
-# Each count uses partial indexes, and ends at a number that the largest fleet would not reach.
+# Waiting and running work: without the latter an autoscaler would stop busy workers. Each count
+# uses partial indexes, and stops at a number that exceeds the work of the largest fleet.
 GPU_QUERY = (
     "select (select count(*) from (select 1 from candidates c join rounds r on r.id = c.round_id "
     "where r.state = 'open' and c.state in ('requested', 'generating') limit 20000) as waiting) "
@@ -166,7 +166,7 @@ def _check(given: dict[str, re.Pattern[str]]) -> None:
     for value, pattern in given.items():
         if not pattern.fullmatch(value):
             raise Refused(
-                f"{value!r} cannot stand in a manifest", f"it must match {pattern.pattern}"
+                f"{value!r} cannot be used in a manifest", f"it must match {pattern.pattern}"
             )
 
 

@@ -61,7 +61,7 @@ class Target:
 
 @dataclass(frozen=True)
 class MoveResult:
-    """What was moved, or what would be moved."""
+    """The rows and objects that were moved, or would be."""
 
     tables: dict[str, int]
     objects: int
@@ -148,8 +148,8 @@ def plan_move(ctx: AppContext, target: Target, on_progress: ProgressCallback) ->
     """Return what a move would copy; the target stays as it is."""
     with tempfile.TemporaryDirectory() as folder:
         view = dump_rows(ctx.database, ChunkFolder(Path(folder)), on_progress)
-    there = target.store if target.has_bucket else None
-    plan = plan_copy(ctx.store, there, complete_names(ctx.store, view))
+    target_store = target.store if target.has_bucket else None
+    plan = plan_copy(ctx.store, target_store, complete_names(ctx.store, view))
     return _result(view, plan, target.obstacle)
 
 

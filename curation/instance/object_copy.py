@@ -1,4 +1,4 @@
-"""Parallel copy of objects between stores: resumable, since objects that are there are skipped."""
+"""Parallel copy of objects between stores; resumable, since present objects are skipped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from curation.store_inventory import InstanceStore
 THREADS = 8
 IN_MEMORY_BYTES = 32 << 20
 """Larger objects are copied through a temporary file."""
-AT_ONCE = 256
+BLOCK_SIZE = 256
+"""Objects that are submitted to the threads at a time."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,17 @@ def plan_copy(source: InstanceStore, target: InstanceStore | None, names: set[st
     Raises:
         NotFound: The source lacks objects.
     """
-    wanted = {found.sha256: found.bytes for found in source.list_objects() if found.sha256 in names}
-    if lost := names - wanted.keys():
-        listed = ", ".join(sha[:12] for sha in sorted(lost)[:5])
+    wanted = {item.sha256: item.bytes for item in source.list_objects() if item.sha256 in names}
+    if absent := names - wanted.keys():
+        listed = ", ".join(sha[:12] for sha in sorted(absent)[:5])
         raise NotFound(
-            f"{len(lost)} objects that rows or snapshots name are missing: {listed} ...",
+            f"{len(absent)} objects that rows or snapshots name are missing: {listed} ...",
             "run 'layerloop doctor', and restore them from a backup",
         )
-    present = target.list_objects() if target is not None else ()
-    there = {found.sha256: found.bytes for found in present}
-    missing = {name: size for name, size in wanted.items() if there.get(name) != size}
-    return CopyPlan(wanted, missing, damaged=sorted(missing.keys() & there.keys()))
+    found = target.list_objects() if target is not None else ()
+    present = {item.sha256: item.bytes for item in found}
+    missing = {name: size for name, size in wanted.items() if present.get(name) != size}
+    return CopyPlan(wanted, missing, damaged=sorted(missing.keys() & present.keys()))
 
 
 def copy_objects(
@@ -80,9 +81,9 @@ def copy_objects(
 
     Raises:
         NotFound: An object was removed from the source meanwhile.
-        Corrupt: An object has other bytes than its name says.
+        Corrupt: The bytes of an object do not match its name.
     """
-    # A put would keep a damaged object.
+    # `put` would keep a damaged object.
     target.remove(plan.damaged, datetime.now(UTC) + timedelta(days=1))
     done, done_bytes = len(plan.wanted) - len(plan.missing), 0
     names = iter(sorted(plan.missing))
@@ -93,8 +94,8 @@ def copy_objects(
             _copy_object(source, target, name, size, Path(scratch) / name, read_back=read_back)
             return size
 
-        # A bounded number at once, so that an error or Ctrl-C ends it soon.
-        while block := list(islice(names, AT_ONCE)):
+        # Submitted in blocks, so that an error or Ctrl-C ends the copy soon.
+        while block := list(islice(names, BLOCK_SIZE)):
             for size in pool.map(copy_one, block):
                 done, done_bytes = done + 1, done_bytes + size
                 metrics = {"MiB": done_bytes / 2**20}
@@ -104,9 +105,9 @@ def copy_objects(
 def find_damaged(
     store: InstanceStore, names: Iterable[str], on_progress: ProgressCallback, stage: str
 ) -> list[str]:
-    """Read objects, and return those that are missing or have other bytes than their name says."""
+    """Read objects, and return those that are missing or whose bytes do not match their name."""
     listed = list(names)
-    rest = iter(listed)
+    remaining = iter(listed)
     damaged: list[str] = []
     done = 0
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(THREADS) as pool:
@@ -122,7 +123,7 @@ def find_damaged(
             path.unlink()
             return True
 
-        while block := list(islice(rest, AT_ONCE)):
+        while block := list(islice(remaining, BLOCK_SIZE)):
             for name, sound in zip(block, pool.map(is_sound, block), strict=True):
                 damaged += [] if sound else [name]
                 done += 1

@@ -1,4 +1,4 @@
-"""A dump of all rows of an instance from one view of the database, and its loading into another."""
+"""Dump of all rows of an instance in one transaction, and its loading into another instance."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class TableRows:
 
 @dataclass(frozen=True)
 class RowDump:
-    """All rows of an instance, with what is needed to check a copy of them."""
+    """All rows of an instance, with checksums to verify a copy of them."""
 
     # Revision of the schema.
     revision: str
     tables: tuple[TableRows, ...]
     # The next number of each identity column.
     sequences: dict[str, int]
-    # The id that a snapshot of all samples has; empty without samples.
+    # The id that a snapshot of all samples would have; empty without samples.
     next_snapshot: str
 
     @property
@@ -79,7 +79,7 @@ class ChunkFolder:
     folder: Path
 
     def put(self, data: bytes) -> str:
-        """Keep a chunk, and return its sha256."""
+        """Store a chunk, and return its sha256."""
         name = compute_sha256(data)
         (self.folder / name).write_bytes(data)
         return name
@@ -91,7 +91,7 @@ class ChunkFolder:
 
 @dataclass(frozen=True)
 class InstanceView:
-    """A dump of rows, and the objects that the rows of the same view name."""
+    """A dump of rows, and the objects that these rows refer to."""
 
     dump: RowDump
     objects: set[str]
@@ -102,7 +102,7 @@ class InstanceView:
 def dump_rows(
     database: Database, chunks: ChunkFolder, on_progress: ProgressCallback
 ) -> InstanceView:
-    """Read all rows from one view of the database while others may write.
+    """Read all rows in one repeatable-read transaction; other transactions may write meanwhile.
 
     Args:
         database: The database.
@@ -114,8 +114,8 @@ def dump_rows(
         table_copy.fix_formats(tx)
         revision = schema.read_state(tx).revision or ""
         dumped = []
-        for number, table in enumerate(tables):
-            on_progress(Progress("reading rows", number, len(tables)))
+        for index, table in enumerate(tables):
+            on_progress(Progress("reading rows", index, len(tables)))
             columns = table_copy.copied_columns(table)
             writer = _ChunkWriter(chunks)
             table_copy.copy_out(tx, table.name, columns, writer)
@@ -147,8 +147,8 @@ def load_rows(
     table_copy.fix_formats(tx)
     refuse_filled(tx)
     table_copy.prepare_tables(tx, names)
-    for number, table in enumerate(dump.tables):
-        on_progress(Progress("loading rows", number, len(names)))
+    for index, table in enumerate(dump.tables):
+        on_progress(Progress("loading rows", index, len(names)))
         table_copy.copy_in(tx, table.name, table.columns, _open_chunks(chunks, table.chunks))
     table_copy.set_sequences(tx, dump.sequences)
     table_copy.finish_tables(tx, names)
@@ -194,7 +194,7 @@ def refuse_filled(tx: Transaction) -> None:
 
 
 def next_snapshot(tx: Transaction) -> str:
-    """Return the id that a snapshot of all samples has, without freezing it; empty without one."""
+    """Return the id that a snapshot of all samples would have; empty without samples."""
     with suppress(Conflict):  # there are no samples
         return _freeze_and_discard(tx)
     return ""
@@ -209,11 +209,11 @@ def _freeze_and_discard(tx: Transaction) -> str:
 
 
 class _Discarded(Exception):
-    """The end of a savepoint whose changes are not wanted."""
+    """Rolls back a savepoint whose changes are not wanted."""
 
 
 class _HashingStore:
-    """A store that keeps nothing: only the names of objects are needed."""
+    """A store that only computes the names of objects and keeps nothing."""
 
     def put(self, source: bytes | Path) -> str:
         return compute_sha256(source)
@@ -231,27 +231,27 @@ class _HashingStore:
 
 
 class _ChunkWriter:
-    """Cuts text into compressed chunks; equal text from the start gives equal chunks."""
+    """Splits text into compressed chunks; texts with an equal beginning share its chunks."""
 
     def __init__(self, folder: ChunkFolder) -> None:
         self.folder = folder
-        self.waiting = bytearray()
+        self.pending = bytearray()
         self.chunks: list[str] = []
 
     def write(self, data: bytes) -> int:
-        self.waiting += data
-        while len(self.waiting) >= CHUNK_BYTES:
-            self._keep(bytes(self.waiting[:CHUNK_BYTES]))
-            del self.waiting[:CHUNK_BYTES]
+        self.pending += data
+        while len(self.pending) >= CHUNK_BYTES:
+            self._store(bytes(self.pending[:CHUNK_BYTES]))
+            del self.pending[:CHUNK_BYTES]
         return len(data)
 
     def finish(self) -> tuple[str, ...]:
-        if self.waiting:
-            self._keep(bytes(self.waiting))
-            self.waiting.clear()
+        if self.pending:
+            self._store(bytes(self.pending))
+            self.pending.clear()
         return tuple(self.chunks)
 
-    def _keep(self, data: bytes) -> None:
+    def _store(self, data: bytes) -> None:
         self.chunks.append(self.folder.put(zlib.compress(data, 3)))
 
 
@@ -260,17 +260,17 @@ class _ChunkReader(io.RawIOBase):
 
     def __init__(self, texts: Iterator[bytes]) -> None:
         self.texts = texts
-        self.left = b""
+        self.rest = b""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        self.left = self.left or next(self.texts, b"")
-        taken = self.left[: len(buffer)]
-        buffer[: len(taken)] = taken
-        self.left = self.left[len(taken) :]
-        return len(taken)
+        self.rest = self.rest or next(self.texts, b"")
+        part = self.rest[: len(buffer)]
+        buffer[: len(part)] = part
+        self.rest = self.rest[len(part) :]
+        return len(part)
 
 
 def _open_chunks(folder: ChunkFolder, chunks: Sequence[str]) -> io.BufferedReader:

@@ -35,7 +35,7 @@ log = logging.getLogger("layerloop.jobs")
 GENERATE_BATCH_SIZE: Final = 16
 
 LOADS_PER_SESSION: Final = 10
-"""A checkpoint that took long to load is used for at least this many times as long."""
+"""A checkpoint is used for at least this many times its loading time."""
 
 Claimed = Sequence[generation.ClaimedCandidate]
 
@@ -48,7 +48,7 @@ def generate(context: AppContext, round_id: int, chain: int = 0) -> None:
     Args:
         context: The app context.
         round_id: Id of the round.
-        chain: Accepted for messages of former versions.
+        chain: Ignored; messages of former versions have it.
 
     Raises:
         InstanceTrouble: The store, the database or a disk fails; no attempt was counted.
@@ -56,7 +56,7 @@ def generate(context: AppContext, round_id: int, chain: int = 0) -> None:
     """
     del chain
     register_worker(context)
-    chosen = _choose(context, round_id)
+    chosen = _choose_round(context, round_id)
     claimed = _claim(context, chosen)
     if not claimed:
         return
@@ -81,7 +81,7 @@ def generate(context: AppContext, round_id: int, chain: int = 0) -> None:
     log.info("round %d: kept %d candidates", chosen.round_id, uploads.kept)
 
 
-def _choose(context: AppContext, round_id: int) -> work.RoundWork:
+def _choose_round(context: AppContext, round_id: int) -> work.RoundWork:
     """Return the round of the job, or another one of a higher priority."""
     with context.database.transaction() as tx:
         own = work.RoundWork(round_id, int(find_round(tx, round_id)["priority"]))

@@ -57,7 +57,7 @@ class Heartbeat:
 
         Args:
             state: The new state; None keeps it. A worker that drains stays so.
-            job: What it does now.
+            job: Its present job.
             reason: Why it is paused.
             error: An error to record as the last one; None keeps the last one.
         """

@@ -33,7 +33,7 @@ log = logging.getLogger("layerloop.jobs")
 run_log = logging.getLogger("layerloop.run")
 
 PATIENCE_SECONDS = 120.0
-"""How long a running job waits for a database that is away, before it ends."""
+"""How long a running job waits for an unreachable database, before it ends."""
 
 
 def train(context: AppContext, run: str) -> None:
@@ -198,11 +198,11 @@ def _held(
 
 
 def _patiently(work: Callable[[], None]) -> None:
-    """Do a short write, and wait some time for a database that is away.
+    """Do a short write, and wait some time for an unreachable database.
 
     Raises:
         Stopped: The worker must stop.
-        InstanceTrouble: The database was away for longer.
+        InstanceTrouble: The database was unreachable for longer.
     """
     try:
         retry_in_trouble(work, PATIENCE_SECONDS, stop_requested)

@@ -1,4 +1,4 @@
-"""What is recorded of each job: its log records, its time, its errors and its trace."""
+"""Observation of jobs: log records, its time, its errors and its trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reconcile job: releases lost leases, and enqueues work that no message announces."""
+"""The reconcile job: releases lost leases, and enqueues work that has no message."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from curation.runtime.context import AppContext
 from curation.selection import acceptance_model_store
 
 RECONCILE_LOCK = 7_201_116
-"""Number of the advisory lock of the worker that reconciles."""
+"""Key of the advisory lock of the worker that reconciles."""
 
 
 def reconcile(context: AppContext) -> None:
-    """Seal new events, release lost leases, and enqueue jobs for work that appears with time."""
+    """Seal new events, release lost leases, and enqueue jobs for work that became due."""
     chain.seal_events(context.database)
     with context.database.transaction() as tx:
         release_lost_leases_in(tx, context)
-        # The other steps are for the whole instance: one worker does them.
+        # The other steps concern the whole instance, so that one worker does them.
         if not tx.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(RECONCILE_LOCK))):
             return
         workers.remove_lost_workers(tx)
@@ -33,17 +33,17 @@ def reconcile(context: AppContext) -> None:
         counts.fold_deltas(tx)
         if kept.has_stale_reports(tx):
             tx.enqueue(JobName.refresh_reports)
-        # Workers look for requested and generated candidates and for runs themselves.
-        for number in open_rounds_with(tx, CandidateState.screened):
-            tx.enqueue(JobName.select, number)
-        for number in open_rounds_with(tx, CandidateState.waiting, by_rules=True):
-            tx.enqueue(JobName.review, number)
+        # Workers find requested and generated candidates, and runs, without a message.
+        for round_id in open_rounds_with(tx, CandidateState.screened):
+            tx.enqueue(JobName.select, round_id)
+        for round_id in open_rounds_with(tx, CandidateState.waiting, by_rules=True):
+            tx.enqueue(JobName.review, round_id)
         # Models and consensus.
         for kind in _kinds_with_models(tx):
             if acceptance_model_store.may_need_fit(tx, kind):
                 tx.enqueue(JobName.fit_acceptance_model, kind)
-        for number in consensus.rounds_needing_skill_estimates(tx):
-            tx.enqueue(JobName.aggregate, number)
+        for round_id in consensus.rounds_needing_skill_estimates(tx):
+            tx.enqueue(JobName.aggregate, round_id)
         # Messages to receivers of events.
         if deliveries.deliveries_due(tx):
             tx.enqueue(JobName.deliver_webhooks)
@@ -54,8 +54,8 @@ def reconcile(context: AppContext) -> None:
 
 def _enqueue_labeling(tx: Transaction, url: str) -> None:
     """Enqueue the jobs that push tasks and pull annotations."""
-    for number in projects.rounds_to_sync(tx, url):
-        tx.enqueue(JobName.push_tasks, number)
+    for round_id in projects.rounds_to_sync(tx, url):
+        tx.enqueue(JobName.push_tasks, round_id)
     for project_id in project_reads.projects_to_read(tx, url):
         tx.enqueue(JobName.pull_annotations, str(project_id))
 

@@ -20,7 +20,7 @@ from curation.text import escape_control_characters
 
 FLUSH_SECONDS = 2.0
 MAX_BUFFERED = 20_000
-"""Points and lines that are kept while the database is away; older ones are dropped."""
+"""Points and lines that are kept while the database is unreachable; older ones are dropped."""
 BATCH_LINES = 500
 LOGGERS = ("layerloop.run", "layerloop.training")
 

@@ -1,7 +1,7 @@
 """Saved states of training runs between a worker's folder and the object store.
 
 A trainer saves the states of a stage as folders `<stage>/state-<images>` of its run's folder. Each
-appears at once and whole, by a rename, and names the sha256 of its files. The folder is only a
+is complete when it appears, by a rename, and names the sha256 of its files. The folder is only a
 cache: the database names the states from which any worker continues.
 """
 
@@ -32,7 +32,7 @@ log = logging.getLogger("layerloop.run")
 SCAN_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 60.0
 LAST_UPLOAD_SECONDS = 15.0
-"""How long a worker that stops waits for the upload of the last state."""
+"""Seconds that a stopping worker waits for the upload of the last state."""
 DOWNLOADS = 4
 
 
@@ -56,7 +56,7 @@ def restore_states(context: AppContext, run: uuid.UUID, folder: Path) -> None:
         for state in newest_first:
             target = folder / stage / f"state-{state.images:012d}"
             try:
-                if not _is_whole(target, state):
+                if not _is_complete(target, state):
                     _download(context, state, target)
                     log.info("%s: fetched the state after %s images", stage, f"{state.images:,}")
                 break
@@ -69,7 +69,7 @@ def restore_states(context: AppContext, run: uuid.UUID, folder: Path) -> None:
 
 
 def remove_files(context: AppContext, names: Collection[str]) -> None:
-    """Remove files of states that no row names any more; the garbage collection gets the rest."""
+    """Remove files of states that no row names any more; garbage collection removes the others."""
     try:
         context.store.remove(names, datetime.now(UTC))
     except LayerloopError as error:
@@ -86,7 +86,7 @@ class StateUploader:
         context: The app context.
         run: Id of the run.
         folder: The run's folder.
-        before: Called before a state is named: writes the metrics up to it, which a run that
+        before: Called before a state is recorded: writes the metrics up to it, which a run that
             continues from it does not repeat.
     """
 
@@ -126,7 +126,7 @@ class StateUploader:
         files = {path.name: context.store.put(path) for path in paths}
         size = sum(path.stat().st_size for path in paths)
         self._before()
-        # Name the state, and no more those that it supersedes.
+        # Record the state, and delete the rows of those that it supersedes.
         with context.database.transaction() as tx:
             run_states.record_state(
                 tx, self._run, WORKER_ID, SavedState(stage, images, files, size)
@@ -187,7 +187,7 @@ def _linked(path: Path) -> Iterator[Path | None]:
         shutil.rmtree(copy, ignore_errors=True)
 
 
-def _is_whole(folder: Path, state: SavedState) -> bool:
+def _is_complete(folder: Path, state: SavedState) -> bool:
     """Return whether a folder has the files of a state, with their sha256."""
     paths = [folder / name for name in state.files]
     if not all(path.is_file() for path in paths):
@@ -196,7 +196,7 @@ def _is_whole(folder: Path, state: SavedState) -> bool:
 
 
 def _download(context: AppContext, state: SavedState, target: Path) -> None:
-    """Fetch a state into a temporary folder, and rename it to its place."""
+    """Fetch a state into a temporary folder, and rename it to its target."""
     target.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(dir=target.parent, prefix=".new-"))
 

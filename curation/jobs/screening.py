@@ -85,7 +85,7 @@ def screen(context: AppContext, round_id: int) -> None:
                 if going_on and not ahead:
                     batch = _claim(context, round_id, downloads)
         finally:
-            # What was claimed ahead of an error is left to another worker.
+            # Candidates claimed ahead of an error are left to another worker.
             if batch.ids:
                 with context.database.transaction() as tx:
                     claims.release_unmeasured(tx, batch.ids, round_id, WORKER_ID)

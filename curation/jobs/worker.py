@@ -189,8 +189,8 @@ class JobRunner:
             try:
                 with self._context.database.transaction() as tx:
                     tx.enqueue(job.name, *job.args)
-            except Exception as away:
-                log.warning("%s could not be enqueued again: %s", name, describe(away))
+            except Exception as enqueue_error:
+                log.warning("%s could not be enqueued again: %s", name, describe(enqueue_error))
 
     def _show_idle(self, reason: str | None = None) -> None:
         paused = pause_reason() or reason

@@ -45,17 +45,17 @@ def find_differences(
     restored: bool,
 ) -> Iterator[SyncDifference]:
     """Yield the differences of one project, given all its tasks in Label Studio."""
-    every = {row.id: row for row in tx.execute(TASKS_OF_PROJECT, {"project": project.id})}
-    rows = {id_: row for id_, row in every.items() if row.state != "removed"}
+    all_rows = {row.id: row for row in tx.execute(TASKS_OF_PROJECT, {"project": project.id})}
+    rows = {id_: row for id_, row in all_rows.items() if row.state != "removed"}
     known: dict[uuid.UUID, list[sa.Row[Any]]] = {}
     for stored in tx.execute(_ANNOTATIONS, {"project": project.id}):
         known.setdefault(stored.task_id, []).append(stored)
-    # Compare each task in Label Studio with its row; of several copies, the first counts.
+    # Compare each task in Label Studio with its row; further copies are duplicates.
     present: dict[uuid.UUID, RemoteTask] = {}
     for task in sorted(remote_tasks, key=lambda remote: remote.remote_id):
         row = rows.get(task.task_id) if task.task_id else None
-        if row is None and task.task_id in every:
-            removed = every[task.task_id]
+        if row is None and task.task_id in all_rows:
+            removed = all_rows[task.task_id]
             text = f"task {task.remote_id} was removed and exists again"
             yield _difference(project, removed, "returned", text)
             stored_rows = known.get(removed.id, ())
@@ -88,8 +88,8 @@ def find_differences(
             text = f"it is {row.candidate_state} here and its task is still open"
             yield _difference(project, row, "open", text)
     # Report annotations without a decision.
-    for stored in (row for several in known.values() for row in several if not row.deleted):
-        row = every[stored.task_id]
+    for stored in (row for group in known.values() for row in group if not row.deleted):
+        row = all_rows[stored.task_id]
         if stored.refused:
             text = (
                 f"{stored.email} submitted {stored.content['verdict']}, refused: {stored.refused}"

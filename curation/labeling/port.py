@@ -1,4 +1,4 @@
-"""Port of labeling backends: the data types and operations of Label Studio that we use."""
+"""Port of labeling backends: the data types and operations of Label Studio in use."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Project:
             backup.
         batches: Some of its batches, which identify it if `created_at` is None.
         restore_mark: The number that was last written to the project in Label Studio.
-        error: What Label Studio refused the last time, or an empty string.
+        error: The last change to the project that Label Studio refused, or an empty string.
     """
 
     id: uuid.UUID

@@ -15,7 +15,7 @@ from curation.errors import NotFound
 WEBHOOK_HEADER = "X-Layerloop-Desk"
 """HTTP header with the secret that authenticates the webhook.
 
-Webhooks in Label Studio are recognized by their headers, so the name of former versions stays.
+Webhooks in Label Studio are recognized by this header, so it keeps its name of former versions.
 """
 
 

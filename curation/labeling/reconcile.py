@@ -30,11 +30,11 @@ def compare(sync: LabelingSync, round_id: int | None = None) -> list[SyncDiffere
     """
     found: list[SyncDifference] = []
     with sync.database.transaction() as tx:
-        made = projects.created_projects(tx, sync.backend.url, round_id)
+        created = projects.created_projects(tx, sync.backend.url, round_id)
         open_projects = projects.open_projects(tx, sync.backend.url, round_id)
         open_ids = {project.id for project in open_projects}
     # Compare project by project.
-    for project in made:
+    for project in created:
         try:
             reading = sync.backend.pull(project, None, repair=False)
             remote_tasks = list(reading.tasks)
@@ -84,14 +84,14 @@ def repair(sync: LabelingSync, round_id: int | None = None) -> None:
     _pull_unknown(sync, round_id)
     sync.pull(round_id, everything=True)
     with sync.database.transaction() as tx:
-        made = projects.created_projects(tx, sync.backend.url, round_id)
+        created = projects.created_projects(tx, sync.backend.url, round_id)
     # Remove tasks whose annotations Label Studio lost, so that they are not annotated again.
     lost = {
         difference.candidate: difference.remote_id
         for difference in differences
         if difference.kind == "lost"
     }
-    for project in made:
+    for project in created:
         with sync.database.transaction() as tx:
             rows = tx.execute(TASKS_OF_PROJECT, {"project": project.id}).all()
         to_remove = {
@@ -105,7 +105,7 @@ def repair(sync: LabelingSync, round_id: int | None = None) -> None:
                 task_states.record_removed(tx, to_remove)
     # Push and remove tasks of all rounds concerned.
     affected = {difference.round for difference in differences}
-    affected |= {project.round for project in made}
+    affected |= {project.round for project in created}
     for affected_id in sorted(affected):
         sync.push(affected_id)
 
@@ -152,9 +152,11 @@ def _pull_unknown(sync: LabelingSync, round_id: int | None) -> None:
 def _known(sync: LabelingSync) -> list[tuple[int, datetime | None]]:
     """Return ID and creation time of all known projects."""
     with sync.database.transaction() as tx:
-        made = projects.created_projects(tx, sync.backend.url)
+        created = projects.created_projects(tx, sync.backend.url)
     return [
-        (project.remote_id, project.created_at) for project in made if project.remote_id is not None
+        (project.remote_id, project.created_at)
+        for project in created
+        if project.remote_id is not None
     ]
 
 

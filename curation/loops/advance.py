@@ -1,6 +1,6 @@
 """The state machine of loops: each call looks at the database and takes at most one step.
 
-A step reads what is there and not what a message said, and writes its result in the transaction
+A step reads the database, not the content of a message, and writes its result in the transaction
 that moves the loop. So every worker may take every step, twice is as good as once, and after a
 crash the next look goes on from the last result.
 """
@@ -219,7 +219,7 @@ def _review(tx: Transaction, loop: Loop) -> bool:
 
 
 def _has_enough(tx: Transaction, loop: Loop) -> bool:
-    """Return whether the loop has the accepted samples that its budget asks for."""
+    """Return whether the loop has the accepted samples that its budget requires."""
     wanted = loop.plan.budget.accepted
     return wanted is not None and (spending.spent(tx, loop).accepted or 0) >= wanted
 

@@ -19,7 +19,7 @@ class Estimate:
     Attributes:
         name: One of training_seconds, generation_seconds, human_hours and accepted.
         value: The estimate; None where nothing like it was measured here.
-        basis: What it rests on, in words.
+        basis: Its basis, in words.
     """
 
     name: str

@@ -31,7 +31,7 @@ def choose_prompts(
         use_file_names: Also use captions that were made from file names.
 
     Returns:
-        The prompts; a caption occurs as often as seeds have it.
+        The prompts; a caption of several seeds occurs several times.
 
     Raises:
         Refused: There are seeds of single layers, but none with a caption.
@@ -46,10 +46,12 @@ def choose_prompts(
     seeds = seeds.where(samples.c.round == 0).order_by(shuffled).limit(count)
 
     # Leave out seeds without a caption of their own.
-    bare = has_no_caption() & ~sa.func.coalesce(line["texts"].has_key("foreground"), sa.false())
+    is_uncaptioned = has_no_caption() & ~sa.func.coalesce(
+        line["texts"].has_key("foreground"), sa.false()
+    )
     if use_file_names:
-        bare &= samples.c.caption_source != CaptionSource.file_name
-    seeds = seeds.where(~bare)
+        is_uncaptioned &= samples.c.caption_source != CaptionSource.file_name
+    seeds = seeds.where(~is_uncaptioned)
     if kind is Kind.pair:
         found = tx.execute(
             seeds.where(samples.c.kind == Kind.pair, line["texts"].has_key("background"))

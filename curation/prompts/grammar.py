@@ -13,9 +13,9 @@ from curation.prompts.vocabulary import PLACES, SUBJECTS, SubjectGroup
 def generate(seed: int) -> Iterator[Prompt]:
     """Generate every pair prompt of the grammar once, in an order that depends only on the seed.
 
-    Prompts alternate between subjects, so the first hundreds have different subjects. They follow
-    the paper's section 3.4: "a cute cat", "cat in garden", "nothing in garden". The order is by
-    hashes, so it stays the same with every version of every library.
+    Prompts alternate between subjects, so the first few hundred differ in their subjects. They
+    follow the paper's section 3.4: "a cute cat", "cat in garden", "nothing in garden". The order is
+    by hashes, so it does not depend on the version of any library.
 
     Args:
         seed: Seed of the order.
@@ -30,9 +30,12 @@ def generate(seed: int) -> Iterator[Prompt]:
 def count_prompts() -> int:
     """Return the number of pair prompts in the grammar."""
     # The product over attributes, subjects, places and lights, without generating the prompts.
-    places = {name: len(ground.places) * len(ground.lights) for name, ground in PLACES.items()}
+    places = {name: len(kind.places) * len(kind.lights) for name, kind in PLACES.items()}
     return sum(
-        len(g.subjects) * len(g.looks) * sum(places[name] for name in g.grounds) for g in SUBJECTS
+        len(group.subjects)
+        * len(group.attributes)
+        * sum(places[name] for name in group.place_kinds)
+        for group in SUBJECTS
     )
 
 
@@ -42,15 +45,15 @@ def _shuffled(seed: int, group: SubjectGroup, subject: str) -> list[Prompt]:
 
 def _prompts_of(group: SubjectGroup, subject: str) -> Iterator[Prompt]:
     """Generate all pair prompts of one subject."""
-    for look in group.looks:
+    for attribute in group.attributes:
         # "a young woman in a red coat", but "a red car".
         foreground = _with_article(
-            f"{subject} {look}" if look.startswith("in ") else f"{look} {subject}"
+            f"{subject} {attribute}" if attribute.startswith("in ") else f"{attribute} {subject}"
         )
-        for ground in (PLACES[name] for name in group.grounds):
-            for place in ground.places:
-                for light in ground.lights:
-                    text = f"{foreground} {ground.at} {_with_article(place)} {light}"
+        for kind in (PLACES[name] for name in group.place_kinds):
+            for place in kind.places:
+                for light in kind.lights:
+                    text = f"{foreground} {kind.preposition} {_with_article(place)} {light}"
                     yield Prompt(text, foreground, f"an empty {place} {light}")
 
 

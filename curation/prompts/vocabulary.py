@@ -11,29 +11,29 @@ class PlaceKind:
     """Places of one kind, in which the same subjects are plausible.
 
     Attributes:
-        at: Preposition: "on", "in" or "over".
+        preposition: "on", "in" or "over".
         places: Places without an article, so that "an empty ..." can be formed too.
         lights: Phrases of light or time of day.
     """
 
-    at: str
+    preposition: str
     places: tuple[str, ...]
     lights: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class SubjectGroup:
-    """Subjects of one kind, each of which combines with all attributes and grounds.
+    """Subjects of one kind, each of which combines with all attributes and kinds of places.
 
     Attributes:
-        looks: Attributes; one that begins with "in " follows the subject, others precede it.
+        attributes: Attributes; one that begins with "in " follows the subject, others precede it.
         subjects: Subjects without an article.
-        grounds: Names of the kinds of places.
+        place_kinds: Names in PLACES.
     """
 
-    looks: tuple[str, ...]
+    attributes: tuple[str, ...]
     subjects: tuple[str, ...]
-    grounds: tuple[str, ...]
+    place_kinds: tuple[str, ...]
 
 
 # Lights by the kind of place.

@@ -1,4 +1,4 @@
-"""Aggregation of verdicts: reviewer skills by Dawid and Skene, and the verdicts they change."""
+"""Aggregation of verdicts: reviewer skills by Dawid and Skene, and resulting verdict changes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def resolve_waiting(tx: Transaction, round_id: int) -> int:
     store_skills(tx, round_id, fit)
     consensus = ConsensusSettings.read(find_round(tx, round_id)["consensus"])
     settled = 0
-    for row in tx.execute(_STUCK, {"round": round_id, "overlap": consensus.overlap}).all():
+    for row in tx.execute(_UNDECIDED, {"round": round_id, "overlap": consensus.overlap}).all():
         state = consensus.resolve(fit.probability[row.id])
         if state is not None:
             apply_final_state(tx, row.id, state)
@@ -86,7 +86,7 @@ def find_verdict_changes(
         probability = fit.probability[row.id]
         state = ConsensusSettings(certainty=certainty).resolve(probability)
         if state is not None and state != row.state:
-            cast = [{"reviewer": who, "accept": accept} for who, accept in votes[row.id]]
+            row_votes = [{"reviewer": who, "accept": accept} for who, accept in votes[row.id]]
             changed.append(
                 {
                     "candidate": row.id,
@@ -94,7 +94,7 @@ def find_verdict_changes(
                     "is": row.state,
                     "would_be": state,
                     "probability": probability,
-                    "votes": cast,
+                    "votes": row_votes,
                 }
             )
     return {
@@ -183,7 +183,7 @@ def _skills_by_name(tx: Transaction, skills: Skills) -> list[dict[str, Any]]:
 
 
 # Candidates with all their verdicts but no certain one; locked rows are under review.
-_STUCK = sa.text("""
+_UNDECIDED = sa.text("""
     select id from candidates
     where round_id = :round and state = 'waiting' and decided = :overlap and decided > 1
     order by id for update skip locked""")

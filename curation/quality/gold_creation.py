@@ -25,7 +25,7 @@ from curation.screening.defects import DEFECTS
 from curation.screening.pairs.defects import PAIR_DEFECTS
 
 CLEAN_SHARE: Final = 0.25
-"""The share of gold without a defect; without it, rejecting everything would pass as accurate."""
+"""The share of gold without a defect, so that rejecting everything is not accurate."""
 MIN_SEVERITY: Final = 0.02
 """The lowest severity of a planted defect."""
 
@@ -39,7 +39,7 @@ class GoldItem:
         kind: Single layer or pair.
         prompt: The prompt that reviewers see.
         layers: The stored layers by role.
-        prints: Fingerprints by sha256 of the layer, as screening computes them for candidates.
+        fingerprints: Fingerprints by sha256 of the layer, computed as screening does.
         signals: The screening signals.
         defect: The planted defect, None for a clean copy.
         severity: The severity of the defect in (0, 1], 0 for a clean copy.
@@ -49,7 +49,7 @@ class GoldItem:
     kind: Kind
     prompt: Prompt
     layers: Mapping[LayerRole, StoredLayer]
-    prints: Mapping[str, bytes]
+    fingerprints: Mapping[str, bytes]
     signals: dict[str, float | None]
     defect: str | None
     severity: float
@@ -59,7 +59,7 @@ def choose_sources(tx: Transaction, round_id: int, count: int) -> list[Sample]:
     """Choose random samples to make gold for a round from.
 
     Samples of the round's image size come first, then samples with one of its prompts, since a size
-    or a prompt that no candidate has would give gold away.
+    or a prompt that no candidate has would reveal gold.
 
     Args:
         tx: The transaction.
@@ -115,7 +115,7 @@ def make_gold(
     clean = round(CLEAN_SHARE * len(sources))
     names = list(PAIR_DEFECTS if sources and sources[0].kind is Kind.pair else DEFECTS)
     defects = [None] * clean + [names[i % len(names)] for i in range(len(sources) - clean)]
-    made = []
+    items = []
     # Assign the defects to the samples in random order.
     for sample, defect in zip(sources, rng.permutation(np.array(defects, object)), strict=True):
         severity = 0.0 if defect is None else float(rng.uniform(MIN_SEVERITY, 1))
@@ -134,7 +134,7 @@ def make_gold(
         stored = {role: _put(store, rgba) for role, rgba in layers.items()}
         shown_role = LayerRole.blended if sample.kind is Kind.pair else next(iter(stored))
         fingerprints = {stored[shown_role].sha256: fingerprint(layers[shown_role])}
-        made.append(
+        items.append(
             GoldItem(
                 uuid.UUID(sample.id),
                 sample.kind,
@@ -146,7 +146,7 @@ def make_gold(
                 severity,
             )
         )
-    return made
+    return items
 
 
 def _put(store: ObjectStore, rgba: RGBA) -> StoredLayer:
@@ -205,9 +205,9 @@ def add_gold(tx: Transaction, round_id: int, planted: Sequence[GoldItem], actor:
         tx.execute(sa.insert(gold), truth)
 
         # Not in the index of duplicates, or candidates that resemble gold would be refused.
-        for sha256, mark in item.prints.items():
-            unmarked = (layers.c.sha256 == sha256) & layers.c.fingerprint.is_(None)
-            tx.execute(sa.update(layers).where(unmarked).values(fingerprint=mark))
+        for sha256, layer_fingerprint in item.fingerprints.items():
+            has_none = (layers.c.sha256 == sha256) & layers.c.fingerprint.is_(None)
+            tx.execute(sa.update(layers).where(has_none).values(fingerprint=layer_fingerprint))
     tx.log(actor, "gold planted", f"round {round_id}", pieces=len(planted))
     return int(tx.scalar(count))
 
@@ -232,7 +232,7 @@ def _gold_round(tx: Transaction, kind: Kind) -> int:
 
 
 LOCK = 7_201_115
-"""Key of the advisory lock; any constant that is used for nothing else."""
+"""Key of the advisory lock; no other lock uses it."""
 
 _SIZE = sa.text("""
     select l.width, l.height from candidates c

@@ -48,7 +48,7 @@ def transform_pair(
     rng: np.random.Generator,
 ) -> Transformed:
     """Resize, disguise and damage a pair, and measure it."""
-    # Clean copies are blended again too: an inexact blended image would give them away.
+    # Clean copies are blended again too: an inexact blended image would reveal them.
     fitted = {role: crop_to_fill(rgba, size) for role, rgba in layers.items()}
     for role in (LayerRole.foreground, LayerRole.background):
         fitted[role] = _disguise(fitted[role], rng)

@@ -33,7 +33,7 @@ class RoundStatus:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A training or captioning run that is requested, running, paused or failed lately."""
+    """A training or captioning run that is requested, running, paused or failed recently."""
 
     run_id: str
     kind: str
@@ -98,35 +98,35 @@ def list_rounds(tx: Transaction) -> list[RoundStatus]:
 
 @dataclass(frozen=True)
 class Totals:
-    """Numbers of all rounds that only grow, but for what is withdrawn and undone."""
+    """Totals of all rounds, which only withdrawals and undone decisions decrease."""
 
     generated: int
     screened: int
-    # Reviews by verdicts that stand, and the number of reviews.
+    # Verdicts that are not undone, by verdict, and the number of reviews.
     verdicts: Mapping[str, int]
     reviews: int
 
 
 def read_totals(tx: Transaction) -> Totals:
-    """Return the totals of all rounds, from the kept counts: a few rows for each round."""
+    """Return the totals of all rounds, from the stored counts: a few rows for each round."""
     states: Counter[str] = Counter()
     verdicts: Counter[str] = Counter()
     generated = reviews = 0
     for row in tx.execute(_TOTALS):
         if row.name == "verdicts":
-            verdicts[row.word] += row.n
+            verdicts[row.category] += row.n
         elif row.name == "looks":
             reviews += row.n
         else:
-            states[row.word] += row.n
+            states[row.category] += row.n
             generated += row.n if row.generated else 0
-    # Ended without layers: failed or withdrawn before they were generated.
+    # All generated candidates are screened, except those that wait for it.
     waiting = states[CandidateState.generated]
     return Totals(generated, generated - waiting, dict(verdicts), reviews)
 
 
 def list_runs(tx: Transaction) -> list[RunStatus]:
-    """Return the runs that are not ended, and those that failed lately, oldest first."""
+    """Return the runs that have not ended, and those that failed recently, oldest first."""
     rows = tx.execute(_RUNS, {"hours": FAILED_RUN_HOURS})
     return [
         RunStatus(str(row.id), row.kind, row.preset, row.state, float(row.seconds), row.error)
@@ -156,7 +156,7 @@ def _find_trouble(
     runs: Sequence[RunStatus],
     live: Sequence[WorkerProcess],
 ) -> list[str]:
-    """Return what needs somebody's attention, one sentence each."""
+    """Return a sentence for each problem that needs attention."""
     trouble = []
     # Work without workers, and workers that do not work.
     waiting = missing_workers.count_waiting_work(tx)
@@ -168,16 +168,16 @@ def _find_trouble(
         if worker.state is WorkerState.paused
     ]
     # Work that failed.
-    for one in found:
-        failed = one.candidates.get(CandidateState.failed, 0)
+    for status in found:
+        failed = status.candidates.get(CandidateState.failed, 0)
         if failed:
-            trouble.append(f"round {one.round_id}: {failed} candidates failed")
+            trouble.append(f"round {status.round_id}: {failed} candidates failed")
     trouble += [
         f"{run.kind} run {run.run_id[:13]} failed: {run.error or 'no reason given'}"
         for run in runs
         if run.state == "failed"
     ]
-    # A run that met trouble of the instance is tried again.
+    # A run that was interrupted by an outage is tried again.
     trouble += [
         f"{run.kind} run {run.run_id[:13]} waits after trouble: {run.error}"
         for run in runs
@@ -189,10 +189,11 @@ def _find_trouble(
 _ROUNDS = sa.text("""
     select id, kind, purpose, state, quota from rounds where state <> 'closed' order by id""")
 
-# Of ended candidates the key tells whether they were generated; all other states but the first two
-# are reached only after the generation.
+# The key of failed and withdrawn candidates states whether they were generated; of the other
+# states, all but the first two are reached only after the generation.
 _TOTALS = sa.text("""
-    select name, case name when 'verdicts' then key[2] when 'candidates' then key[1] end as word,
+    select name,
+        case name when 'verdicts' then key[2] when 'candidates' then key[1] end as category,
         name = 'candidates' and case when key[1] in ('failed', 'withdrawn') then key[6] = 'true'
             else key[1] not in ('requested', 'generating') end as generated,
         sum(n) as n

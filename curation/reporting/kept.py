@@ -26,9 +26,9 @@ LIVE_COST: Final = 1_000
 BASE_COST: Final = 200
 """Cost of a report without decisions, in decisions: its intervals are found by resampling."""
 MIN_AGE_SECONDS: Final = 60.0
-"""A report is stored again at most this often ..."""
+"""Minimum age of a stored report before it is computed again, in seconds."""
 AGE_PER_SECOND: Final = 300.0
-"""... and for each second of its computation at most once in so many seconds."""
+"""Minimum age in seconds for each second that the computation of the report took."""
 REFRESH_SECONDS: Final = 30.0
 """The job ends after this time; the next one continues."""
 
@@ -122,7 +122,7 @@ def _read_or_compute(
     subjects = _subjects(tx, name, ids)
     found: dict[int, tuple[dict[str, Any], datetime | None]] = {}
     left = LIVE_COST
-    for subject in sorted(subjects, key=lambda one: one.cost):
+    for subject in sorted(subjects, key=lambda subject: subject.cost):
         row = kept.get(subject.id)
         if row is not None and row.marker == subject.marker:
             found[subject.id] = (row.report, None)

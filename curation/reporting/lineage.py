@@ -58,7 +58,7 @@ def why_sample(database: Database, store: ObjectStore, name: str) -> dict[str, A
         if snapshot["samples"] and find_sample(store, snapshot["id"], sample.id)
     ]
     with database.transaction() as tx:
-        trained = _trained_on(tx, [str(one["id"]) for one in holding])
+        trained = _trained_on(tx, [str(row["id"]) for row in holding])
     return {
         "id": sample.id,
         "caption": sample.caption,
@@ -146,7 +146,7 @@ def _candidate(tx: Transaction, candidate: uuid.UUID) -> dict[str, Any]:
         "purpose": row["purpose"],
         "checkpoint": row["checkpoint_id"],
         "propensity": row["propensity"],
-        "decisions": [dict(one) for one in tx.execute(made).mappings()],
+        "decisions": [dict(row) for row in tx.execute(made).mappings()],
     }
 
 

@@ -1,4 +1,4 @@
-"""Detection of missing workers: work that waits while no worker takes any."""
+"""Detection of missing workers: work that waits while no worker holds a lease."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ START_WORKERS = (
     "start 'layerloop worker --queue gpu' and 'layerloop worker --queue cpu', or 'layerloop up'"
 )
 
-KINDS = {"requested": "drawings", "generated": "screenings"}
+WORK_BY_STATE = {"requested": "drawings", "generated": "screenings"}
 """Kinds of work, by the state of the candidates that wait for it."""
 
 # Work is taken by id, so the first candidate has waited longest. The lateral joins read one row
@@ -43,21 +43,21 @@ _WAITING = sa.text("""
         and (select idle from idle)""")
 
 
-def count_waiting_work(tx: Transaction, number: int | None = None) -> dict[str, int]:
+def count_waiting_work(tx: Transaction, round_id: int | None = None) -> dict[str, int]:
     """Count the work that has waited for IDLE_SECONDS while no worker holds a lease.
 
     Args:
         tx: The transaction.
-        number: Only count candidates of this round; None counts everything.
+        round_id: Only count candidates of this round; None counts everything.
 
     Returns:
         The counts by kind of work.
     """
-    rows = tx.execute(_WAITING, {"seconds": IDLE_SECONDS, "round": number}).all()
+    rows = tx.execute(_WAITING, {"seconds": IDLE_SECONDS, "round": round_id}).all()
     counted = count_states(tx, {row.id for row in rows if row.id is not None})
     work: Counter[str] = Counter()
     for row in rows:
-        work[KINDS.get(row.state, row.state)] += counted[row.id][row.state] if row.id else 1
+        work[WORK_BY_STATE.get(row.state, row.state)] += counted[row.id][row.state] if row.id else 1
     return dict(sorted(work.items()))
 
 

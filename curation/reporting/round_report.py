@@ -20,15 +20,15 @@ from curation.selection import gate_report, review_cost
 from curation.statistics.intervals import wilson
 
 
-def round_report(tx: Transaction, number: int) -> dict[str, Any]:
+def round_report(tx: Transaction, round_id: int) -> dict[str, Any]:
     """Return the report of one round.
 
     Decisions of people, of the rule reviewer and of the auto-reviewer are counted separately.
-    Undone decisions do not count, but people's time on them and on skips does, since it was spent.
+    Undone decisions are not counted, but the review time of people includes them and skips.
 
     Args:
         tx: The transaction.
-        number: The round's number.
+        round_id: ID of the round.
 
     Returns:
         The report as JSON-compatible values.
@@ -37,7 +37,7 @@ def round_report(tx: Transaction, number: int) -> dict[str, Any]:
         NotFound: There is no such round.
     """
     # Rows that several sections of the report use.
-    row = find_round(tx, number)
+    row = find_round(tx, round_id)
     kept = read_report_counts(tx, row)
     counts, by_reviewer = kept.states, kept.by_reviewer
     evaluation = tx.execute(_EVALUATION, {"checkpoint": row["checkpoint_id"]}).scalar()
@@ -55,15 +55,15 @@ def round_report(tx: Transaction, number: int) -> dict[str, Any]:
             kind: {name: _total(by_reviewer, kind, name) for name in ("decisions", "accepted")}
             for kind in (RULE_REVIEWER, AUTO_REVIEWER)
         },
-        "review_cost": review_cost.review_cost(tx, number, kept),
-        "gates": gate_report.gates_report(tx, number),
+        "review_cost": review_cost.review_cost(tx, round_id, kept),
+        "gates": gate_report.gates_report(tx, round_id),
         "prompt_agreement": kept.prompt_agreement,
         "seconds_left": review_cost.review_seconds_left(
             tx, counts, float(row["policy"].get("share", 1.0)), overlap
         ),
-        "failures": work.fail_reasons(tx, number) if funnel["failed"] else {},
+        "failures": work.fail_reasons(tx, round_id) if funnel["failed"] else {},
         "pauses": workers.list_pauses(tx) if row["state"] == "open" else [],
-        "waiting_work": missing_workers.count_waiting_work(tx, number),
+        "waiting_work": missing_workers.count_waiting_work(tx, round_id),
         "evaluation": evaluation or {},
     }
 
@@ -106,18 +106,18 @@ def as_text(report: Mapping[str, Any]) -> str:
             f"  {missing_workers.describe_waiting_work(report['waiting_work'])}; "
             f"{missing_workers.START_WORKERS}"
         )
-    lines += [f"  a worker waits: {pause}" for pause in report["pauses"]]
-    lines += _tally("failed because", report["failures"].items())
+    lines += [f"  a worker is paused: {pause}" for pause in report["pauses"]]
+    lines += _count_line("failed because", report["failures"].items())
     if report["failures"] and header["state"] != "closed":
         lines.append(f"  'layerloop round retry {header['id']}' tries the failed ones again")
     refusals = ((row["signal"], row["count"]) for row in report["refusals"])
-    lines += _tally("refused by", refusals)
+    lines += _count_line("refused by", refusals)
 
     # Defects and reasons, by kind of reviewer.
     for kind, who in ((PERSON, "people"), (RULE_REVIEWER, "the rule reviewer")):
         lines += _defects_line(report["defects_per_100"][kind], who)
         reasons = [(_reason(row), row["count"]) for row in report["reasons"] if row["kind"] == kind]
-        lines += _tally(f"reasons of {who}", reasons)
+        lines += _count_line(f"reasons of {who}", reasons)
 
     # Cost and automatic decisions.
     if human["seconds_per_accept"] is not None:
@@ -168,7 +168,7 @@ def _funnel(counts: Mapping[str, int], kept: ReportCounts) -> dict[str, int]:
     claimed, or decided by the auto-reviewer alone, were not shown.
     """
     decided = counts.get("accepted", 0) + counts.get("rejected", 0)
-    after_drawing = (
+    generated_states = (
         "generated",
         "refused",
         "screened",
@@ -180,7 +180,7 @@ def _funnel(counts: Mapping[str, int], kept: ReportCounts) -> dict[str, int]:
     )
     return {
         "requested": sum(counts.values()),
-        "generated": sum(counts.get(state, 0) for state in after_drawing) + kept.ended_generated,
+        "generated": sum(counts.get(state, 0) for state in generated_states) + kept.ended_generated,
         "refused": counts.get("refused", 0),
         "shown": kept.shown,
         "decided": decided,
@@ -230,10 +230,10 @@ def _signals(tx: Transaction, row: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = {
         signal.name: signal for signal in tx.execute(_SIGNALS, {"round": row["id"], "names": names})
     }
-    ends = ("low", "median", "high")
+    names_of_quantiles = ("low", "median", "high")
     return [
         {"name": name, "n": found[name].n}
-        | dict(zip(ends, map(float, found[name].shares), strict=True))
+        | dict(zip(names_of_quantiles, map(float, found[name].shares), strict=True))
         for name in names
         if name in found
     ]
@@ -243,7 +243,7 @@ def _total(by_reviewer: Sequence[Mapping[str, Any]], kind: str, name: str) -> An
     return sum(row[name] for row in by_reviewer if row["kind"] == kind)
 
 
-def _tally(title: str, counted: Any) -> list[str]:
+def _count_line(title: str, counted: Any) -> list[str]:
     counts = ", ".join(f"{name} {count}" for name, count in counted)
     return [f"    {title}: {counts}"] if counts else []
 

@@ -209,9 +209,9 @@ def has_final_decision(tx: Transaction, candidate: uuid.UUID) -> bool:
     return bool(tx.scalar(_FINAL.bindparams(candidate=candidate)))
 
 
-def read_skills(tx: Transaction, number: int) -> Skills | None:
+def read_skills(tx: Transaction, round_id: int) -> Skills | None:
     """Return the latest estimate of the skills of a round's reviewers, or None."""
-    row = tx.execute(_LATEST_SKILLS, {"round": number}).one_or_none()
+    row = tx.execute(_LATEST_SKILLS, {"round": round_id}).one_or_none()
     return (
         None
         if row is None

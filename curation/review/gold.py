@@ -56,11 +56,11 @@ class GoldSettings:
         return GoldSettings(**row)
 
 
-def set_gold(tx: Transaction, number: int, terms: GoldSettings, actor: str) -> None:
+def set_gold(tx: Transaction, round_id: int, settings: GoldSettings, actor: str) -> None:
     """Set the gold share of a round from the next review batch on. Raises NotFound."""
-    find_round(tx, number)
-    tx.execute(sa.update(rounds).where(rounds.c.id == number).values(gold=asdict(terms)))
-    tx.log(actor, "gold set", f"round {number}", **asdict(terms))
+    find_round(tx, round_id)
+    tx.execute(sa.update(rounds).where(rounds.c.id == round_id).values(gold=asdict(settings)))
+    tx.log(actor, "gold set", f"round {round_id}", **asdict(settings))
 
 
 def sample_gold_flags(count: int, share: float) -> list[bool]:
@@ -158,13 +158,13 @@ def _claim(
 
 def pause_if_unreliable(tx: Transaction, reviewer_id: int, candidate: uuid.UUID) -> None:
     """Pause the reviewer if their decisions on obvious gold require it, and log the reason."""
-    params = {"reviewer": reviewer_id, "candidate": candidate, "plain": OBVIOUS_SEVERITY}
-    for row in tx.execute(_RECORD, params).all():
+    params = {"reviewer": reviewer_id, "candidate": candidate, "obvious": OBVIOUS_SEVERITY}
+    for row in tx.execute(_GOLD_DECISIONS, params).all():
         bound = GoldSettings.read(row.gold).bound
         # Pause only if even the upper end of the 95 % interval is below the bound.
         if row.n < MIN_GOLD_DECISIONS or wilson(row.n_right / row.n, row.n)[1] >= bound:
             continue
-        event = "clean candidates were accepted" if row.clean else "plain defects were noticed"
+        event = "clean candidates were accepted" if row.clean else "obvious defects were noticed"
         why = f"{row.n_right} of {row.n} {event}"
         tx.execute(_PAUSE, {"reviewer": reviewer_id, "why": why})
         # A paused reviewer must not keep candidates from others.
@@ -183,7 +183,7 @@ def read_gold_responses(
     """
     detections: dict[str, list[GoldTrial]] = {}
     clean = []
-    for row in tx.execute(_ANSWERS, {"reviewer": reviewer_id}):
+    for row in tx.execute(_GOLD_RESPONSES, {"reviewer": reviewer_id}):
         # A clean copy has no defect and no severity: rejecting it is a false alarm.
         if row.defect is None:
             clean.append(row.rejected)
@@ -198,10 +198,10 @@ _CLAIM = sa.text("""
         where g.round_id = :round and c.state = 'waiting' and not exists (
             select from claims k where k.candidate_id = c.id and k.reviewer_id = :reviewer)
         order by random() limit :count for update of c skip locked),
-    places as materialized (
+    priorities as materialized (
         select array_agg(priority) as list from candidates where id = any(cast(:among as uuid[])))
     update candidates c set state = 'showing', priority = coalesce(
-        (select list[1 + floor(random() * cardinality(list))::int] from places
+        (select list[1 + floor(random() * cardinality(list))::int] from priorities
             where c.id is not null), random())
     from picked where c.id = picked.id returning c.id""")
 
@@ -216,19 +216,19 @@ _CLAIM_SKIPPED = sa.text(f"""
         order by c.priority desc, c.id limit :count for update of c skip locked)
     update candidates c set state = 'showing' from picked where c.id = picked.id returning c.id""")
 
-_RECORD = sa.text(f"""
+_GOLD_DECISIONS = sa.text(f"""
     select v.name, r.gold, g.defect is null as clean, count(*) as n,
         count(*) filter (where (d.verdict = 'accept') = (g.defect is null)) as n_right
     from reviewers v
     join rounds r on r.id = (select round_id from gold where candidate_id = :candidate)
     join decisions d on d.reviewer_id = v.id and {IS_STANDING}
-    join gold g on g.candidate_id = d.candidate_id and (g.defect is null or g.severity >= :plain)
+    join gold g on g.candidate_id = d.candidate_id and (g.defect is null or g.severity >= :obvious)
     where v.id = :reviewer and (v.resumed_at is null or d.created_at > v.resumed_at)
     group by v.id, r.id, g.defect is null order by clean""")
 
 _PAUSE = sa.text("update reviewers set paused = :why where id = :reviewer and paused is null")
 
-_ANSWERS = sa.text(f"""
+_GOLD_RESPONSES = sa.text(f"""
     select g.defect, g.severity, d.verdict = 'reject' as rejected
     from decisions d join gold g on g.candidate_id = d.candidate_id
     where d.reviewer_id = :reviewer and {IS_STANDING} order by d.id""")

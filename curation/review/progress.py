@@ -31,7 +31,7 @@ class ReviewProgress(NamedTuple):
 
 
 def progress_by_round(
-    tx: Transaction, reviewer_id: int, numbers: Iterable[int] | None = None
+    tx: Transaction, reviewer_id: int, round_ids: Iterable[int] | None = None
 ) -> dict[int, ReviewProgress]:
     """Return a reviewer's progress by round; rounds without any progress are left out.
 
@@ -40,35 +40,35 @@ def progress_by_round(
     Args:
         tx: The transaction.
         reviewer_id: The reviewer.
-        numbers: Only these rounds; None for all rounds.
+        round_ids: Only these rounds; None for all rounds.
     """
-    wanted = None if numbers is None else list(numbers)
+    wanted = None if round_ids is None else list(round_ids)
     return _progress(tx, reviewer_id, wanted, only_open=False)
 
 
-def review_progress(tx: Transaction, reviewer_id: int, number: int | None) -> dict[str, int]:
+def review_progress(tx: Transaction, reviewer_id: int, round_id: int | None) -> dict[str, int]:
     """Return a reviewer's progress as JSON data.
 
     Args:
         tx: The transaction.
         reviewer_id: The reviewer.
-        number: The round; None for all open rounds together.
+        round_id: The round; None for all open rounds together.
     """
-    wanted = None if number is None else [number]
-    found = _progress(tx, reviewer_id, wanted, only_open=number is None)
+    wanted = None if round_id is None else [round_id]
+    found = _progress(tx, reviewer_id, wanted, only_open=round_id is None)
     # Sum over rounds field by field; without any round all counts are 0.
     columns: Iterable[tuple[int, ...]] = zip(*found.values(), strict=True)
     return ReviewProgress(*map(sum, columns))._asdict()
 
 
 def _progress(
-    tx: Transaction, reviewer_id: int, numbers: list[int] | None, *, only_open: bool
+    tx: Transaction, reviewer_id: int, round_ids: list[int] | None, *, only_open: bool
 ) -> dict[int, ReviewProgress]:
     params = {
         "reviewer": reviewer_id,
         "holder": lease_holder_name(reviewer_id),
         "reviewer_key": str(reviewer_id),
-        "rounds": numbers,
+        "rounds": round_ids,
         "only_open": only_open,
     }
     rounds = tx.execute(_COUNTED, params).all()
@@ -79,10 +79,10 @@ def _progress(
     hidden = _count(tx, _HIDDEN, {"reviewer": reviewer_id, "rounds": hiding}) if hiding else {}
     found = {}
     for row in rounds:
-        plain = int(row.held) + int(row.free) - again.get(row.id, 0)
+        ordinary = int(row.held) + int(row.free) - again.get(row.id, 0)
         # Gold counts as waiting only beside other candidates, since it is never shown alone.
-        waiting = plain + hidden.get(row.id, 0) if plain > 0 else plain
-        if plain > 0 or row.mine > 0:
+        waiting = ordinary + hidden.get(row.id, 0) if ordinary > 0 else ordinary
+        if ordinary > 0 or row.mine > 0:
             found[row.id] = ReviewProgress(waiting, int(row.mine), int(row.accepted))
     return found
 

@@ -307,7 +307,7 @@ _CLAIM_BEGUN = _sql(f"""
         order by c.priority desc, c.id limit :count for update of c skip locked),
     {_CLAIM_PICKED}""")
 
-# The round of gold is the round it is hidden in, so that the two cannot be told apart.
+# The round of gold is the round it is hidden in, so that the two look the same.
 _CLAIMED_BY_ME = f"""
     claims k join candidates c on c.id = k.candidate_id
     left join gold g on g.candidate_id = c.id

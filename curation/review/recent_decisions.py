@@ -13,7 +13,7 @@ from curation.review.queue import read_items
 
 @dataclass(frozen=True)
 class RecentDecision:
-    """A standing decision: its number, its content and its candidate."""
+    """A decision that is not undone: its id, its content and its candidate."""
 
     decision: int
     verdict: Verdict
@@ -26,7 +26,7 @@ class RecentDecision:
 def recent_decisions(tx: Transaction, reviewer_id: int, count: int) -> list[RecentDecision]:
     """Return up to `count` decisions that can be undone, newest first.
 
-    They belong to rounds that are not closed, and nothing has moved their candidates since. A skip
+    Their rounds are not closed, and their candidates have not changed their state since. A skip
     counts while its candidate still waits. Of two decisions on one candidate only the later can be
     undone. For gold, and where several reviewers decide, the outcome is not revealed.
     """

@@ -133,7 +133,7 @@ def _settled(
 
 def _by_reviewer(
     tx: Transaction,
-    number: int,
+    round_id: int,
     by_name: Mapping[str, Sequence[RoundCount]],
     reviewers: Mapping[str, sa.Row[Any]],
 ) -> list[dict[str, Any]]:
@@ -159,7 +159,7 @@ def _by_reviewer(
     for count in by_name["measured"]:
         rows[count.key[0]]["measured"] += count.n
         rows[count.key[0]]["dwell_ms"] += count.total
-    params = {"round": number, "ids": [int(id_) for id_ in rows], "latest": MEDIAN_REVIEWS}
+    params = {"round": round_id, "ids": [int(id_) for id_ in rows], "latest": MEDIAN_REVIEWS}
     for found in tx.execute(_MEDIANS, params) if rows else ():
         rows[str(found.id)]["median_dwell_ms"] = found.median
     return sorted(rows.values(), key=lambda row: (-row["decisions"], row["name"]))

@@ -39,7 +39,7 @@ def _read(tx: Transaction, round_id: int) -> tuple[list[Vote[uuid.UUID]], dict[u
     ]
     people = sorted({vote.reviewer for vote in votes})
     answers = (
-        tx.execute(_GOLD, {"people": people, "plain": OBVIOUS_SEVERITY}).all() if people else []
+        tx.execute(_GOLD, {"people": people, "obvious": OBVIOUS_SEVERITY}).all() if people else []
     )
     known = {row.candidate_id: row.sound for row in answers}
     return votes + [Vote(row.candidate_id, row.reviewer_id, row.accept) for row in answers], known
@@ -58,6 +58,6 @@ VOTES = sa.text(f"""
 _GOLD = sa.text(f"""
     select d.candidate_id, d.reviewer_id, d.verdict = 'accept' as accept, g.defect is null as sound
     from gold g join decisions d on d.candidate_id = g.candidate_id
-    where d.reviewer_id = any(:people) and (g.defect is null or g.severity >= :plain)
+    where d.reviewer_id = any(:people) and (g.defect is null or g.severity >= :obvious)
         and {IS_STANDING}
     order by d.id""")

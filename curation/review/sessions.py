@@ -51,7 +51,7 @@ def cookie_name(secret: str, purpose: str = "session", *, secure: bool = False) 
 
     Args:
         secret: The secret that signs the cookie.
-        purpose: What the cookie is for.
+        purpose: Purpose of the cookie.
         secure: Browsers reach the instance by https; the name then begins with `__Host-`, and
             browsers accept it from this host over https only.
     """

@@ -1,8 +1,8 @@
 """The accepted sample most similar to a candidate, found by fingerprints in constant time.
 
-Compared are the samples that share a band of the fingerprint with the candidate
-(curation.datasets.duplicates), those of its own prompt, the latest of all, and a fixed few; of
-these the one with the fewest differing bits is the most similar. A duplicate is always found; among
+The candidate is compared with the samples that share a band of its fingerprint
+(curation.datasets.duplicates), those of its prompt, the latest of all, and a fixed few. The most
+similar of these has the fewest differing bits. A duplicate is always found; among
 merely similar samples, a more similar one that shares no band may be missed.
 """
 
@@ -27,7 +27,7 @@ MAX_COMPARED = 128
 
 @dataclass(frozen=True)
 class SimilarSample:
-    """A sample next to a candidate; `bits` of 192 differ, None without a fingerprint."""
+    """A similar sample; `bits` of 192 differ from the candidate's, None without a fingerprint."""
 
     sample: uuid.UUID
     caption: str
@@ -45,17 +45,17 @@ def most_similar_sample(tx: Transaction, candidate: uuid.UUID) -> SimilarSample 
     found = tx.execute(_NEAR, query.values).all()
     if not found:
         return None
-    best, bits = _nearest_of(query.mark, found) if query.mark else (None, None)
+    best, bits = _nearest_of(query.fingerprint, found) if query.fingerprint else (None, None)
     return _read(tx, (best or found[0]).id, bits)
 
 
 class SimilarityQuery(NamedTuple):
     """The index query for one candidate.
 
-    `mark` is its fingerprint, empty if it was not screened.
+    `fingerprint` is that of the candidate, empty if it was not screened.
     """
 
-    mark: bytes
+    fingerprint: bytes
     values: dict[str, Any]
 
 
@@ -64,30 +64,32 @@ def similarity_query(tx: Transaction, candidate: uuid.UUID) -> SimilarityQuery:
     row = tx.execute(_CANDIDATE, {"candidate": candidate}).one_or_none()
     if row is None:
         raise NotFound(f"there is no candidate {candidate}")
-    mark = bytes(row.fingerprint or b"")
-    mark = mark if len(mark) == FINGERPRINT_BYTES else b""
-    bands = dict(enumerate(index_keys(mark))) if mark else {}
+    fingerprint = bytes(row.fingerprint or b"")
+    fingerprint = fingerprint if len(fingerprint) == FINGERPRINT_BYTES else b""
+    bands = dict(enumerate(index_keys(fingerprint))) if fingerprint else {}
     values = {
         "candidate": candidate,
         "kind": row.kind,
         "role": row.role,
         "prompt": row.prompt_id,
-        "crowd": MAX_COMPARED,
-        "head": HASH_BYTES,
+        "limit": MAX_COMPARED,
+        "hash_bytes": HASH_BYTES,
         "planted": row.planted,
         "bands": list(bands),
         "bits": list(bands.values()),
     }
-    return SimilarityQuery(mark, values)
+    return SimilarityQuery(fingerprint, values)
 
 
-def _nearest_of(mark: bytes, rows: Sequence[sa.Row[Any]]) -> tuple[sa.Row[Any] | None, int | None]:
+def _nearest_of(
+    fingerprint: bytes, rows: Sequence[sa.Row[Any]]
+) -> tuple[sa.Row[Any] | None, int | None]:
     comparable = [row for row in rows if row.fingerprint and len(row.fingerprint) == HASH_BYTES]
     if not comparable:
         return None, None
-    distances = count_bits(mark[:HASH_BYTES], [bytes(row.fingerprint) for row in comparable])
-    least = int(distances.argmin())
-    return comparable[least], int(distances[least])
+    distances = count_bits(fingerprint[:HASH_BYTES], [bytes(row.fingerprint) for row in comparable])
+    nearest = int(distances.argmin())
+    return comparable[nearest], int(distances[nearest])
 
 
 def _read(tx: Transaction, sample: uuid.UUID, bits: int | None) -> SimilarSample:
@@ -112,10 +114,10 @@ _CANDIDATE = sa.text("""
 # Plain joins hashed whole tables and took ten times as long at 100,000 samples.
 _NEAR = sa.text("""
     with banded as (
-        select sl.sample_id as id from unnest(:bands, :bits) as asked (band, value)
+        select sl.sample_id as id from unnest(:bands, :bits) as wanted (band, value)
         cross join lateral (
-            select b.sha256 from layer_bands b where b.band = asked.band and b.value = asked.value
-            limit :crowd) near
+            select b.sha256 from layer_bands b where b.band = wanted.band and b.value = wanted.value
+            limit :limit) near
         cross join lateral (
             select sample_id from sample_layers l where l.sha256 = near.sha256 and l.role = :role
             limit 1) sl),
@@ -123,20 +125,20 @@ _NEAR = sa.text("""
         select s.id from rounds r
         cross join lateral (
             select id from candidates c where c.round_id = r.id and c.prompt_id = :prompt
-            limit :crowd) c
+            limit :limit) c
         cross join lateral (select id from samples s where s.candidate_id = c.id limit 1) s
-        limit :crowd),
-    decided as (select candidate_id, verdict from decisions order by id desc limit 8 * :crowd),
+        limit :limit),
+    decided as (select candidate_id, verdict from decisions order by id desc limit 8 * :limit),
     newest as (
-        select s.id from (select candidate_id from decided where verdict = 'accept' limit :crowd) d
+        select s.id from (select candidate_id from decided where verdict = 'accept' limit :limit) d
         cross join lateral (select id from samples s where s.candidate_id = d.candidate_id
             limit 1) s),
-    any_few as (select id from samples order by id limit :crowd)
+    any_few as (select id from samples order by id limit :limit)
     select near.id, found.fingerprint from (
         select id from banded union select id from of_prompt
         union select id from newest union select id from any_few) near
     cross join lateral (
-        select substring(l.fingerprint for :head) as fingerprint, s.created_at
+        select substring(l.fingerprint for :hash_bytes) as fingerprint, s.created_at
         from samples s
         join sample_layers sl on sl.sample_id = s.id and sl.role = :role
         join layers l on l.sha256 = sl.sha256

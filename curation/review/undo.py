@@ -47,7 +47,7 @@ def undo(
     Args:
         tx: The transaction of the request.
         reviewer_id: The reviewer.
-        decision: The decision; None for their last one that stands.
+        decision: The decision; None for their last standing one.
         key: The idempotency key; a repeated key gives the same answer.
         seconds: The duration of the new lease.
         page: The page that shows the candidate again; None for callers without pages.

@@ -46,8 +46,8 @@ def claim_candidates(
 ) -> list[ClaimedCandidate]:
     """Lease up to `count` requested candidates of an open round; other workers skip them.
 
-    Fresh candidates come first. Those that were attempted before are claimed apart, in smaller
-    batches, since one of them may be the reason why their batch failed.
+    Fresh candidates come first. Those that were attempted before are claimed separately, in
+    smaller batches, since one of them may have made their batch fail.
 
     Args:
         tx: The transaction.
@@ -76,7 +76,7 @@ def claim_candidates(
     ids = alike_attempts([(row.id, row.attempts) for row in rows], count)
     if not ids:
         return []
-    # Count the attempt now: a candidate that crashes its worker is not retried for ever.
+    # Count the attempt now, so that a candidate that crashes workers is not retried endlessly.
     moving = sa.update(candidates).where(candidates.c.id.in_(ids))
     tx.execute(moving.values(state=CandidateState.generating, attempts=candidates.c.attempts + 1))
     leases.claim(tx, ids, "generate", holder, seconds)
@@ -95,9 +95,9 @@ def claim_candidates(
     )
     return [
         ClaimedCandidate(
-            r.id, GenerationRequest(Prompt(r.text, r.foreground, r.background), r.seed)
+            row.id, GenerationRequest(Prompt(row.text, row.foreground, row.background), row.seed)
         )
-        for r in found
+        for row in found
     ]
 
 
@@ -116,8 +116,8 @@ def generate_layers(
     generator: LayerGenerator, claimed: Sequence[ClaimedCandidate]
 ) -> dict[uuid.UUID, Layers]:
     """Return the generated layers of each candidate. Raises ValueError if there are too few."""
-    drawn = generator.generate([item.request for item in claimed])
-    return {item.id: layers for item, layers in zip(claimed, drawn, strict=True)}
+    generated = generator.generate([item.request for item in claimed])
+    return {item.id: layers for item, layers in zip(claimed, generated, strict=True)}
 
 
 def describe_settings(
@@ -137,7 +137,7 @@ def describe_settings(
 def release_failed(
     tx: Transaction, claimed: Sequence[ClaimedCandidate], holder: str, reason: str
 ) -> None:
-    """Release candidates after a failure that one of them may be the reason of.
+    """Release candidates after a failure that one of them may have caused.
 
     A candidate that has failed too often becomes "failed".
 
@@ -222,9 +222,9 @@ def save_layers(
         )
     )
     # Screening follows as a job of each round.
-    numbers = {row.round_id for row in tx.execute(moved.returning(candidates.c.round_id))}
-    for number in sorted(numbers):
-        tx.enqueue(JobName.screen, number)
+    round_ids = {row.round_id for row in tx.execute(moved.returning(candidates.c.round_id))}
+    for round_id in sorted(round_ids):
+        tx.enqueue(JobName.screen, round_id)
     return len(held_ids)
 
 

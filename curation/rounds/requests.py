@@ -1,4 +1,4 @@
-"""The requested candidates of a new round, inserted in bulk with flat memory."""
+"""The requested candidates of a new round, inserted in bulk with constant memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SEED_BYTES = 4
 
 def add_requests(
     tx: Transaction,
-    number: int,
+    round_id: int,
     *,
     checkpoint: str,
     prompt_list: Sequence[Prompt],
@@ -32,36 +32,36 @@ def add_requests(
 
     Args:
         tx: The transaction.
-        number: The round.
+        round_id: The round.
         checkpoint: The id of the checkpoint, which the ids of the candidates depend on.
         prompt_list: The prompts.
         seed: The RNG seed from which the seeds of the candidates are derived.
         quota: The number of candidates.
     """
     tx.execute(_CREATE)
-    indexes: Iterable[int] = range(quota)
+    indices: Iterable[int] = range(quota)
     attempt = 0
-    # Among a million seeds of 32 bits some are equal: these are derived again.
+    # Of a million 32-bit seeds some are equal; these are derived again.
     while True:
-        rows = (_row(number, checkpoint, prompt_list, seed, i, attempt) for i in indexes)
+        rows = (_row(round_id, checkpoint, prompt_list, seed, index, attempt) for index in indices)
         _copy(tx, rows)
-        indexes = [row.position for row in tx.execute(_INSERT, {"round": number})]
+        indices = [row.position for row in tx.execute(_INSERT, {"round": round_id})]
         tx.execute(_EMPTY)
-        if not indexes:
+        if not indices:
             break
         attempt += 1
     tx.execute(_DROP)
 
 
 def _row(
-    number: int, checkpoint: str, texts: Sequence[Prompt], seed: int, index: int, attempt: int
+    round_id: int, checkpoint: str, texts: Sequence[Prompt], seed: int, index: int, attempt: int
 ) -> str:
     prompt = texts[index % len(texts)]
     # The seed depends on round and position, so a second round with this seed gets other images.
-    again = f":{attempt}" if attempt else ""
-    digest = hashlib.sha256(f"{seed}:{number}:{index}{again}".encode()).digest()
+    suffix = f":{attempt}" if attempt else ""
+    digest = hashlib.sha256(f"{seed}:{round_id}:{index}{suffix}".encode()).digest()
     candidate_seed = int.from_bytes(digest[:SEED_BYTES], "big")
-    id_ = content_id("candidate", number, prompt.id, candidate_seed, checkpoint)
+    id_ = content_id("candidate", round_id, prompt.id, candidate_seed, checkpoint)
     return f"{index}\t{id_}\t{prompt.id}\t{candidate_seed}\n"
 
 

@@ -18,7 +18,7 @@ from curation.rounds.lifecycle import find_round
 BATCHES_LEFT: Final = 2
 """A batch is at most this fraction of each worker's share of the remaining work.
 
-So the last batches are small, and all workers end at about the same time.
+So the last batches are small, and all workers finish at about the same time.
 """
 
 MAX_PRIORITY: Final = 100
@@ -35,8 +35,8 @@ class RoundWork:
 def next_to_generate(tx: Transaction) -> RoundWork | None:
     """Return the open round whose candidates are generated next, or None.
 
-    The highest priority comes first, then the round that the fewest workers are at; equal rounds
-    take turns at random.
+    The highest priority comes first, then the round with the fewest candidates in generation; ties
+    are broken at random.
     """
     return _next(tx, _TO_GENERATE)
 
@@ -58,7 +58,7 @@ def shared_batch(tx: Transaction, round_id: int, queue: str, full: int) -> int:
     sharing = max(1, workers.count_live_workers(tx, queue))
     if sharing == 1:
         return full
-    # More than this is a full batch in any case.
+    # With at least `enough` candidates left, the batch is full.
     params = {
         "round": round_id,
         "state": "requested" if queue == "generate" else "generated",
@@ -93,7 +93,7 @@ def set_rule_reviewer(tx: Transaction, round_id: int, by_rules: bool, actor: str
 
 
 def set_priority(tx: Transaction, round_id: int, priority: int, actor: str) -> None:
-    """Set the priority of a round; workers follow it with their next batch.
+    """Set the priority of a round; it applies to the next batches of workers.
 
     Args:
         tx: The transaction.
@@ -139,7 +139,7 @@ def retry_failed(tx: Transaction, round_id: int, actor: str) -> dict[str, int]:
     """
     if find_round(tx, round_id)["state"] == "closed":
         raise Refused(
-            f"round {round_id} is closed, and nothing more is generated in it",
+            f"round {round_id} is closed, so that nothing more is generated in it",
             "open a new round with the same prompts",
         )
     reasons = fail_reasons(tx, round_id)

@@ -141,7 +141,7 @@ def open_context(settings: Settings) -> Iterator[AppContext]:
 
 @contextmanager
 def open_database(settings: Settings) -> Iterator[Database]:
-    """Open only the database, whatever its schema is, for upgrades and checks.
+    """Open only the database, with any schema, for upgrades and checks.
 
     Args:
         settings: The settings of the instance.

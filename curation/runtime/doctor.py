@@ -177,7 +177,9 @@ def _webhooks(context: AppContext) -> Finding:
         f"{row['disabled_reason']}"
         for row in disabled
     )
-    return Finding("webhooks", False, listed, "mend the receiver, then 'layerloop webhook enable'")
+    return Finding(
+        "webhooks", False, listed, "repair the receiver, then 'layerloop webhook enable'"
+    )
 
 
 def _labeling(context: AppContext) -> Finding:

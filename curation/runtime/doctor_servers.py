@@ -36,16 +36,17 @@ def check_database(context: AppContext) -> Finding:
     if major < MIN_SERVER_VERSION:
         message = f"{address} has PostgreSQL {major}, and {MIN_SERVER_VERSION} is the oldest tested"
         return Finding("database", False, message, "upgrade the server")
-    if row.used > row.most * MAX_CONNECTION_SHARE:
-        message = f"{row.used} of {row.most} connections of {address} are used"
+    if row.used > row.allowed * MAX_CONNECTION_SHARE:
+        message = f"{row.used} of {row.allowed} connections of {address} are used"
         return Finding("database", False, message, "raise max_connections, or run fewer processes")
-    have, newest = schema.get_revisions(context.database)
+    current, newest = schema.get_revisions(context.database)
     drift = schema.find_schema_drift(context.database)
-    if have != newest or drift:
-        message = f"schema {have} at {address}, but the code needs {newest}: {drift}"
+    if current != newest or drift:
+        message = f"schema {current} at {address}, but the code needs {newest}: {drift}"
         return Finding("database", False, message, "run 'layerloop db check'")
     message = (
-        f"schema {have} at {address}, PostgreSQL {major}, {row.used} of {row.most} connections"
+        f"schema {current} at {address}, PostgreSQL {major}, "
+        f"{row.used} of {row.allowed} connections"
     )
     return Finding("database", ok=True, message=message)
 
@@ -56,21 +57,21 @@ def check_clocks(context: AppContext) -> Finding:
         tx.scalar(sa.text("select 1"))  # connects, so that the next statement is quick
         before = datetime.now(UTC)
         database = tx.scalar(sa.text("select clock_timestamp()"))
-        here = before + (datetime.now(UTC) - before) / 2
-    ahead = {"the database": (database - here).total_seconds()}
+        local = before + (datetime.now(UTC) - before) / 2
+    ahead = {"the database": (database - local).total_seconds()}
     if isinstance(context.store, S3Store):
         server = context.store.read_clock()
         # A Date header has whole seconds.
         ahead["the object store"] = (server - datetime.now(UTC)).total_seconds() + 0.5
-    told = ", ".join(f"{name} {seconds:+.1f} s" for name, seconds in ahead.items())
+    differences = ", ".join(f"{name} {seconds:+.1f} s" for name, seconds in ahead.items())
     if any(abs(seconds) > MAX_CLOCK_SECONDS for seconds in ahead.values()):
         return Finding(
             "clocks",
             False,
-            f"differ from this machine's: {told}",
+            f"differ from this machine's: {differences}",
             "synchronize all of them by NTP; leases and signatures depend on them",
         )
-    return Finding("clocks", ok=True, message=f"agree with this machine's: {told}")
+    return Finding("clocks", ok=True, message=f"agree with this machine's: {differences}")
 
 
 def check_versions(context: AppContext) -> Finding:
@@ -85,17 +86,17 @@ def check_versions(context: AppContext) -> Finding:
             f"this is {__version__}, and workers have {', '.join(others)}",
             "upgrade all machines to one version",
         )
-    return Finding("versions", ok=True, message=f"{__version__}, as {len(live)} live workers")
+    return Finding("versions", ok=True, message=f"{__version__}, like {len(live)} live workers")
 
 
 def check_secret(context: AppContext) -> Finding:
-    """Check that the secret of this machine's settings is that of the other processes."""
+    """Check that the secret in this machine's settings equals that of the other processes."""
     if context.settings.embedded:
         return Finding("secret", ok=True, message="it is kept in the home")
-    given = context.settings.secret
+    configured = context.settings.secret
     with context.database.transaction() as tx:
-        if not secrets.is_shared(tx, given.get_secret_value() if given else None):
-            message = "LAYERLOOP_SECRET here is not that of the other processes"
+        if not secrets.is_shared(tx, configured.get_secret_value() if configured else None):
+            message = "LAYERLOOP_SECRET on this machine differs from that of the other processes"
             return Finding("secret", False, message, secrets.RESET_HINT)
     return Finding("secret", ok=True, message="all processes sign with one secret")
 
@@ -117,4 +118,4 @@ def check_opening(error: Refused) -> Finding:
 _SERVER = sa.text("""
     select pg_is_in_recovery() as replica, current_setting('server_version_num')::int as version,
         (select count(*) from pg_stat_activity where backend_type = 'client backend') as used,
-        current_setting('max_connections')::int as most""")
+        current_setting('max_connections')::int as allowed""")

@@ -43,20 +43,20 @@ def check_disks(settings: Settings) -> list[Finding]:
     if settings.storage.startswith("file://"):
         folders["store"] = Path(settings.storage.removeprefix("file://"))
     disks: dict[int, list[str]] = {}
-    places: dict[int, Path] = {}
+    folders_by_device: dict[int, Path] = {}
     for name, folder in folders.items():
-        existing = next(one for one in (folder, *folder.parents) if one.exists())
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             hint = "set another home with LAYERLOOP_HOME" if name == "home" else "correct its owner"
             return [Finding("disk", False, f"{existing} is not a writable folder", hint)]
         device = existing.stat().st_dev
         disks.setdefault(device, []).append(name)
-        places.setdefault(device, folder)
-    return [_check_disk(" and ".join(disks[device]), places[device]) for device in disks]
+        folders_by_device.setdefault(device, folder)
+    return [_check_disk(" and ".join(disks[device]), folders_by_device[device]) for device in disks]
 
 
 def _check_disk(names: str, folder: Path) -> Finding:
-    existing = next(one for one in (folder, *folder.parents) if one.exists())
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free / 2**30
     hint = "" if free > MIN_FREE_GIB else "free space, or set another home with LAYERLOOP_HOME"
     message = f"{free:.1f} GiB free for {names} at {folder}"
@@ -106,8 +106,8 @@ def check_objects(context: AppContext) -> Finding:
                 for sha in files.values()
             ),
         ]
-        samples, all_samples = _draw(tx, "sample_layers", "sample_id")
-        candidates, all_candidates = _draw(tx, "candidate_layers", "candidate_id")
+        samples, all_samples = _sample_names(tx, "sample_layers", "sample_id")
+        candidates, all_candidates = _sample_names(tx, "candidate_layers", "candidate_id")
     layers = [*samples, *candidates]
     lost = _find_lost(context.store, dict.fromkeys([*named, *layers]))
     if lost:
@@ -134,20 +134,20 @@ def check_objects(context: AppContext) -> Finding:
     return Finding("objects", ok=True, message=message)
 
 
-def _draw(tx: Transaction, table: str, key: str) -> tuple[list[str], bool]:
+def _sample_names(tx: Transaction, table: str, key: str) -> tuple[list[str], bool]:
     """Return objects of a table of layers, and whether these are all of it.
 
     A large table is sampled over the whole range of its ids, which are hashes or random: for each
-    random id the next row is taken, so that old and new rows are drawn alike.
+    random id the next row is taken, so that old and new rows have equal chances.
     """
-    every = list(tx.execute(sa.text(_ALL.format(table=table)), {"most": MAX_SAMPLED + 1}).scalars())
-    if len(every) <= MAX_SAMPLED:
-        return every, True
-    drawn = [uuid.uuid4() for _ in range(MAX_SAMPLED)]
+    names = list(tx.execute(sa.text(_ALL.format(table=table)), {"most": MAX_SAMPLED + 1}).scalars())
+    if len(names) <= MAX_SAMPLED:
+        return names, True
+    random_ids = [uuid.uuid4() for _ in range(MAX_SAMPLED)]
     query = sa.text(_NEXT.format(table=table, key=key)).bindparams(
         sa.bindparam("ids", type_=ARRAY(UUID))
     )
-    found = tx.execute(query, {"ids": drawn}).scalars()
+    found = tx.execute(query, {"ids": random_ids}).scalars()
     return [sha for sha in found if sha is not None], False
 
 
@@ -155,8 +155,8 @@ def _find_lost(store: InstanceStore, names: Iterable[str]) -> Sequence[str]:
     """Return the names that the store does not have."""
     wanted = list(names)
     with ThreadPoolExecutor(8) as pool:
-        there = pool.map(store.has, wanted)
-        return [sha for sha, has in zip(wanted, there, strict=True) if not has]
+        is_stored = pool.map(store.has, wanted)
+        return [sha for sha, stored in zip(wanted, is_stored, strict=True) if not stored]
 
 
 _ALL = "select sha256 from {table} limit :most"
@@ -164,6 +164,6 @@ _ALL = "select sha256 from {table} limit :most"
 # The last rows are followed by the first.
 _NEXT = """
     select coalesce(
-        (select sha256 from {table} where {key} >= drawn.id order by {key} limit 1),
+        (select sha256 from {table} where {key} >= random_ids.id order by {key} limit 1),
         (select sha256 from {table} order by {key} limit 1))
-    from unnest(:ids) as drawn (id)"""
+    from unnest(:ids) as random_ids (id)"""

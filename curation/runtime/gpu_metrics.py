@@ -47,11 +47,11 @@ class GpuCollector(Collector):
         self._read_at = float("-inf")
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing, so that registering asks no GPU."""
+        """Return nothing, so that registering queries no GPU."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield one metric by GPU for each field that it tells."""
+        """Yield one metric by GPU for each field that it reports."""
         rows = self._query()
         for column, (_, name, documentation, factor) in enumerate(FIELDS, start=1):
             family = GaugeMetricFamily(name, documentation, labels=("gpu",))
@@ -73,7 +73,7 @@ class GpuCollector(Collector):
 
 
 def read_gpus(program: str) -> list[list[str]]:
-    """Return what nvidia-smi tells, one row for each GPU; none if it fails or hangs.
+    """Return the output of nvidia-smi, one row for each GPU; none if it fails or hangs.
 
     Args:
         program: Path of nvidia-smi.

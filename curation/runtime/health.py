@@ -20,8 +20,8 @@ from curation.runtime.context import AppContext
 log = logging.getLogger("layerloop.health")
 
 TIMEOUT_SECONDS = 5.0
-KEEP_SECONDS = 2.0
-"""Seconds for which a result is kept, so that frequent probes cost nothing."""
+CACHE_SECONDS = 2.0
+"""Seconds for which a result is cached, so that frequent probes cost nothing."""
 
 OK = "ok"
 _NO_OBJECT = "0" * 64
@@ -50,7 +50,7 @@ class Readiness:
     def check(self) -> dict[str, str]:
         """Return "ok" or the problem of each part in a few words; the log has the details."""
         with self._lock:
-            if time.monotonic() - self._checked_at < KEEP_SECONDS:
+            if time.monotonic() - self._checked_at < CACHE_SECONDS:
                 return dict(self._result)
             for name, check in self._checks.items():
                 if name not in self._running:
@@ -64,25 +64,25 @@ class Readiness:
                 name: future for name, future in self._running.items() if not future.done()
             }
             # Each change is logged once, however often the process is probed.
-            for name, found in result.items():
-                if found != self._result.get(name, OK):
-                    log.warning("readiness: the %s %s", name, "is back" if found == OK else found)
+            for name, status in result.items():
+                if status != self._result.get(name, OK):
+                    log.warning("readiness: the %s %s", name, "is back" if status == OK else status)
             self._result = result
             self._checked_at = time.monotonic()
             return dict(result)
 
     def close(self) -> None:
-        """End the threads that check."""
+        """Stop the threads of the checks."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def is_ready(result: Mapping[str, str]) -> bool:
-    """Return whether every part of a result is well."""
-    return all(found == OK for found in result.values())
+    """Return whether every part of a result is "ok"."""
+    return all(status == OK for status in result.values())
 
 
 def _bound(check: Callable[[AppContext], None], context: AppContext) -> Callable[[], str]:
-    """Return a check as a function that returns its finding and never raises."""
+    """Return a check as a function that returns "ok" or the problem, and never raises."""
 
     def run() -> str:
         try:

@@ -18,8 +18,8 @@ from curation.reporting import instance_status
 
 log = logging.getLogger("layerloop.metrics")
 
-KEEP_SECONDS = 5.0
-"""Seconds for which the numbers are kept, whatever the number of scrapers."""
+CACHE_SECONDS = 5.0
+"""Seconds for which the metrics are cached, for any number of scrapers."""
 
 
 def instance_registry(database: Database) -> CollectorRegistry:
@@ -49,7 +49,7 @@ class InstanceCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics; without the database only that it does not answer."""
         with self._lock:
-            if time.monotonic() - self._read_at >= KEEP_SECONDS:
+            if time.monotonic() - self._read_at >= CACHE_SECONDS:
                 self._metrics = self._read()
                 self._read_at = time.monotonic()
             yield from self._metrics
@@ -94,7 +94,11 @@ def read_metrics(database: Database) -> Iterator[Metric]:
         "layerloop_round_candidates",
         "Candidates of rounds that are not closed, by state.",
         ("round", "state"),
-        {(str(one.round_id), state): n for one in rounds for state, n in one.candidates.items()},
+        {
+            (str(status.round_id), state): n
+            for status in rounds
+            for state, n in status.candidates.items()
+        },
     )
     yield _gauge(
         "layerloop_runs",
@@ -129,7 +133,7 @@ def read_metrics(database: Database) -> Iterator[Metric]:
         "layerloop_workers",
         "Live workers by queue and state.",
         ("queue", "state"),
-        Counter((queue, str(one.state)) for one in live for queue in one.queues),
+        Counter((queue, str(worker.state)) for worker in live for queue in worker.queues),
     )
     if lag is not None:
         yield _gauge(

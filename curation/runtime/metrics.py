@@ -42,7 +42,7 @@ JOB_ERRORS = Counter(
 
 def render_metrics(registries: Iterable[CollectorRegistry] = ()) -> bytes:
     """Return the metrics of this process and of other registries, as text."""
-    return b"".join(generate_latest(one) for one in (REGISTRY, *registries))
+    return b"".join(generate_latest(registry) for registry in (REGISTRY, *registries))
 
 
 def is_metrics_token(settings: Settings, authorization: str) -> bool:

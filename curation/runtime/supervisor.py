@@ -1,4 +1,4 @@
-"""The supervisor of the local stack: starts processes, restarts those that die, and stops them."""
+"""The supervisor of the local stack: starts processes, restarts those that exit, and stops them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Process:
     command: list[str]
     log: Path
     running: subprocess.Popen[bytes] | None = None
-    deaths: int = 0
+    exits: int = 0
     started_at: float = 0.0
 
 
@@ -67,7 +67,7 @@ class Supervisor:
             self.watcher.start()
 
     def stop(self) -> None:
-        """Terminate all processes, wait, and kill those that do not end."""
+        """Terminate all processes, wait, and kill those that do not exit."""
         # Signal all of them first, so that they stop at the same time.
         self.stopping.set()
         log.info("stopping %d processes", len(self.all))
@@ -83,19 +83,19 @@ class Supervisor:
                 process.running.wait()
         self.ended.set()
 
-    def add_health_check(self, care: Callable[[], None]) -> None:
-        """Call a function about every second, to keep up parts that are not child processes."""
-        self.health_checks.append(care)
+    def add_health_check(self, check: Callable[[], None]) -> None:
+        """Call a function about every second, to maintain parts that are not child processes."""
+        self.health_checks.append(check)
 
     def _watch(self) -> None:
         while not self.stopping.wait(1.0):
             for process in self.all:
-                # Restart a process that has ended, with back-off unless it lived for a minute.
+                # Restart a process that has ended, with back-off unless it ran for a minute.
                 if process.running is not None and process.running.poll() is not None:
                     if time.monotonic() - process.started_at > 60:
-                        process.deaths = 0
-                    wait = BACK_OFF_SECONDS[min(process.deaths, len(BACK_OFF_SECONDS) - 1)]
-                    process.deaths += 1
+                        process.exits = 0
+                    wait = BACK_OFF_SECONDS[min(process.exits, len(BACK_OFF_SECONDS) - 1)]
+                    process.exits += 1
                     log.warning(
                         "%s ended with exit code %d and is started again in %g s: see %s",
                         process.name,
@@ -106,12 +106,12 @@ class Supervisor:
                     if not self.stopping.wait(wait):
                         self._launch(process)
                 rotate_log(process.log)
-            for care in self.health_checks:
+            for check in self.health_checks:
                 try:
-                    care()
+                    check()
                 except LayerloopError as error:
                     log.warning("%s", error)
-        # A child dies with the thread that started it, and restarted ones were started here.
+        # Linux ends a child with the thread that started it, and this thread restarted some.
         self.ended.wait()
 
     def _launch(self, process: Process) -> None:
@@ -122,8 +122,8 @@ class Supervisor:
                 stdout=output,
                 stderr=output,
                 env=self.environment,
-                start_new_session=True,  # Ctrl-C reaches only us; we stop the others in order
-                preexec_fn=set_pdeathsig,  # noqa: PLW1509  # no threads touch what it calls
+                start_new_session=True,  # Ctrl-C reaches only the supervisor, which stops the rest
+                preexec_fn=set_pdeathsig,  # noqa: PLW1509  # it only calls prctl
             )
         process.started_at = time.monotonic()
         log.info("started %s as process %d", process.name, process.running.pid)
@@ -171,6 +171,6 @@ def graceful_sigterm() -> Iterator[None]:
 
 def set_pdeathsig() -> None:
     """Let the kernel kill this child process when its parent ends; Linux only."""
-    # On other systems an orphan lives on until its leases are taken over.
+    # On other systems an orphan runs on until its leases are taken over.
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

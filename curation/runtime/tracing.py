@@ -47,7 +47,7 @@ def configure_tracing(settings: Settings, service: str, instance: str) -> None:
         "service.version": __version__,
         "service.instance.id": instance,
     }
-    # Spans are sent by a thread in batches, and dropped while the collector is away.
+    # Spans are sent by a thread in batches, and dropped while the collector is unreachable.
     exporter = OTLPSpanExporter(endpoint=f"{settings.traces_url.rstrip('/')}/v1/traces")
     _provider = TracerProvider(resource=Resource.create(names))
     _provider.add_span_processor(BatchSpanProcessor(exporter))

@@ -52,7 +52,7 @@ def generate_scene(
         Refused: The folder holds something else and `force` is false, or the size is unknown.
     """
     previous = read_manifest(folder)
-    if previous is None and folder.exists() and not _free(folder):
+    if previous is None and folder.exists() and not _is_unused(folder):
         raise Refused(f"{folder} already exists and is not a scene", "give another --out")
     # Compare the plan with the previous manifest, and reuse its equal first steps.
     steps, size = plan_steps(scene), _size(scene, images, generator, previous)
@@ -69,28 +69,28 @@ def generate_scene(
         steps=kept,
         complete=len(kept) == len(steps),
     )
-    # Write the manifest before old files are removed: it never names a missing file.
+    # Write the manifest before old files are removed, so that it never names a missing file.
     folder.mkdir(parents=True, exist_ok=True)
     write_manifest(folder, manifest)
-    _clear(folder, previous, manifest)
+    _remove_obsolete(folder, previous, manifest)
     # Rebuild the blend of the reused layers, then render the remaining steps on top.
     renderer = SceneRenderer(scene, images, generator, folder, size)
     for layer in manifest.layers:
         renderer.take(layer)
     on_progress(Progress("generating", len(kept), len(steps)))
-    for number in range(len(kept), len(steps)):
+    for index in range(len(kept), len(steps)):
         manifest = replace(
             manifest,
-            steps=(*manifest.steps, renderer.make(steps[number], keys[number])),
-            made=generator.describe(size) if generator and steps[number].request else manifest.made,
-            complete=number + 1 == len(steps),
+            steps=(*manifest.steps, renderer.make(steps[index], keys[index])),
+            made=generator.describe(size) if generator and steps[index].request else manifest.made,
+            complete=index + 1 == len(steps),
         )
         write_manifest(folder, manifest)
-        on_progress(Progress("generating", number + 1, len(steps)))
+        on_progress(Progress("generating", index + 1, len(steps)))
     return manifest
 
 
-def _clear(folder: Path, previous: SceneManifest | None, manifest: SceneManifest) -> None:
+def _remove_obsolete(folder: Path, previous: SceneManifest | None, manifest: SceneManifest) -> None:
     """Remove the files of replaced steps, and unfinished files."""
     obsolete = {
         *unfinished_files(folder),
@@ -101,7 +101,7 @@ def _clear(folder: Path, previous: SceneManifest | None, manifest: SceneManifest
         (folder / name).unlink(missing_ok=True)
 
 
-def _free(folder: Path) -> bool:
+def _is_unused(folder: Path) -> bool:
     """Return whether a folder is empty except for files of an interrupted first step."""
     return folder.is_dir() and all(
         path.name in unfinished_files(folder) for path in folder.iterdir()
@@ -111,20 +111,23 @@ def _free(folder: Path) -> bool:
 def _size(
     scene: Scene,
     images: Mapping[Path, RGBA],
-    hand: SceneGenerator | None,
+    generator: SceneGenerator | None,
     previous: SceneManifest | None,
 ) -> tuple[int, int]:
     """Return the canvas size as (width, height).
 
     In order of precedence: the scene's own, the checkpoint's, that of the background file.
     """
-    # A size in the scene wins; an aspect needs the checkpoint to turn it into pixels.
+    # A size in the scene takes precedence; an aspect needs the checkpoint to turn it into pixels.
     size, aspect = parse_size(scene.size)
-    if size is None and hand is not None:
-        if previous and (previous.asked, previous.checkpoint) == (scene.size, hand.checkpoint.id):
+    if size is None and generator is not None:
+        if previous and (previous.asked, previous.checkpoint) == (
+            scene.size,
+            generator.checkpoint.id,
+        ):
             # Known from the earlier run, so the weights need not be loaded.
             return previous.size[0], previous.size[1]
-        size = hand.size(aspect)
+        size = generator.size(aspect)
     if size is None and aspect is None and scene.background.file is not None:
         height, width = images[scene.background.file].shape[:2]
         size = width, height
@@ -139,7 +142,7 @@ def _keys(
     scene: Scene,
     steps: Sequence[SceneStep],
     images: Mapping[Path, RGBA],
-    hand: SceneGenerator | None,
+    generator: SceneGenerator | None,
     size: tuple[int, int],
 ) -> list[str]:
     """Return a hash per step of everything that determines its result, earlier steps included."""
@@ -156,7 +159,7 @@ def _keys(
         inputs: dict[str, object] = {"size": size, "way": step.way, "before": keys[-1:]}
         inputs["things"] = [describe_item(index) for index in (*step.places, *step.given)]
         # Generated steps also depend on the checkpoint and its options.
-        if step.request and hand:
+        if step.request and generator:
             prompt = step.request.prompt
             inputs["request"] = [
                 prompt.text,
@@ -165,8 +168,8 @@ def _keys(
                 step.request.seed,
             ]
             inputs["hand"] = [
-                hand.checkpoint.id,
-                {**hand.options.__dict__, "size": None, "given": None},
+                generator.checkpoint.id,
+                {**generator.options.__dict__, "size": None, "given": None},
             ]
         keys.append(str(content_id("scene", canonical_json(inputs))))
     return keys
@@ -177,13 +180,13 @@ def _kept(
 ) -> tuple[StepEntry, ...]:
     """Return the leading steps that are still current. Raises Refused unless `force`."""
     kept: list[StepEntry] = []
-    for number, step in enumerate(previous.steps):
-        if number >= len(keys) or step.key != keys[number]:
+    for index, step in enumerate(previous.steps):
+        if index >= len(keys) or step.key != keys[index]:
             if not force:
                 hint = (
-                    "give another --out, or --force to keep equal steps and generate the rest again"
+                    "give another --out, or --force to keep equal steps and regenerate the others"
                 )
-                raise Refused(f"{folder} holds another scene from step {number + 1} on", hint)
+                raise Refused(f"{folder} holds another scene from step {index + 1} on", hint)
             break
         # The step is the same; its files must still have the bytes that were written.
         is_intact = is_step_intact(folder, step)
@@ -193,7 +196,7 @@ def _kept(
                 f"a file in {folder} was changed after it was generated ({changed})",
                 "--force generates it again",
             )
-        # A missing file (None) is generated again without `force`: nothing of the user's is lost.
+        # A missing file (None) is generated again without `force`, since no user's work is lost.
         if not is_intact:
             break
         kept.append(step)

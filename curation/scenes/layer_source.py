@@ -85,8 +85,8 @@ class SceneGenerator:
             Refused: The generator returned single layers or another size.
         """
         # Given layers are returned as they were, not as the autoencoder reconstructs them.
-        drawn = self.generator.generate(requests, self._options(size, given))
-        return [self._checked({**layers, **given}, size) for layers in drawn]
+        generated = self.generator.generate(requests, self._options(size, given))
+        return [self._checked({**layers, **given}, size) for layers in generated]
 
     def _options(
         self, size: tuple[int, int] | None, given: Mapping[LayerRole, RGBA]

@@ -32,13 +32,13 @@ class SceneRenderer:
         self,
         scene: Scene,
         images: Mapping[Path, RGBA],
-        hand: SceneGenerator | None,
+        generator: SceneGenerator | None,
         folder: Path,
         size: tuple[int, int],
     ) -> None:
         self.scene = scene
         self.images = images
-        self.generator = hand
+        self.generator = generator
         self.folder = folder
         self.size = size
         self.layers: list[LayerEntry] = []

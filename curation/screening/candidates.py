@@ -1,4 +1,4 @@
-"""Measuring candidates: what is needed is read first, then layers are fetched and measured."""
+"""Measurement of candidates: read their rows, then fetch and measure their layers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from curation.screening.measurements import measure_pair_candidate, measure_sing
 
 @dataclass(frozen=True)
 class MeasurableCandidate:
-    """A candidate with what is needed to measure it.
+    """A candidate with the data that measuring it needs.
 
     `layers` maps a role to the sha256 of its stored layer and the hash of its visible pixels.
     """
@@ -69,7 +69,7 @@ def find_measurable(
     ids: Sequence[uuid.UUID],
     states: Collection[CandidateState] = (CandidateState.generated,),
 ) -> list[MeasurableCandidate]:
-    """Return candidates with what is needed to measure them, in the order of their ids.
+    """Return candidates with the data that measuring them needs, in the order of their ids.
 
     Args:
         tx: The transaction.
@@ -124,31 +124,31 @@ def measure_candidate(
     Raises:
         Unreachable: The object store does not answer.
     """
-    wanted = item.roles
-    identifying = LayerRole.blended if item.kind is Kind.pair else wanted[0]
+    roles = item.roles
+    identifying = LayerRole.blended if item.kind is Kind.pair else roles[0]
     # The layer that identifies duplicates.
     sha256, visible = item.layers.get(identifying, ("", ""))
-    missing = [role for role in wanted if role not in item.layers]
+    missing = [role for role in roles if role not in item.layers]
     if missing:
         return MeasuredCandidate(
             item.id, item.kind, sha256, error=f"a pair was generated without its {missing[0]}"
         )
     try:
-        pixels = {role: np.asarray(decode_layer(fetch(item.layers[role][0]))) for role in wanted}
+        pixels = {role: np.asarray(decode_layer(fetch(item.layers[role][0]))) for role in roles}
     except (Corrupt, NotFound) as error:
         return MeasuredCandidate(item.id, item.kind, sha256, error=error.message)
     # Signals, embedding and fingerprint, all from one decoding.
     signals = (
         measure_pair_candidate(pixels, item.prompt)
         if item.kind is Kind.pair
-        else measure_single(pixels[wanted[0]], item.prompt.text)
+        else measure_single(pixels[roles[0]], item.prompt.text)
     )
-    seen = embedder.embed([pixels], [item.prompt])[0]
+    embedding = embedder.embed([pixels], [item.prompt])[0]
     measurements = (
         visible,
-        signals | dict(seen.metrics),
+        signals | dict(embedding.metrics),
         fingerprint(pixels[identifying]),
-        pack_vector(seen.vector),
+        pack_vector(embedding.vector),
         embedder.source,
     )
     return MeasuredCandidate(item.id, item.kind, sha256, *measurements)

@@ -50,7 +50,7 @@ from curation.synthetic.dataset import check_prompt
 EXCLUDED_SHARE: Final = 0.015
 """The share of seeds that the bounds of all signals together may exclude.
 
-The distance to the nearest seed may exclude as many again.
+The distance to the nearest seed may exclude the same share again.
 """
 NUM_NEIGHBORS: Final = 12
 """The number of nearest seeds whose captions are compared with the prompt."""
@@ -113,7 +113,7 @@ class RuleReviewer:
         """
         measured = [
             (compute_signals(small), embed_layer(small), content_words(text))
-            for small, text in _small(seeds)
+            for small, text in _prepared(seeds)
         ]
         if len(measured) < MIN_SEEDS:
             raise Refused(
@@ -127,15 +127,18 @@ class RuleReviewer:
         weights = _weigh(captions)
         near, distances = nearest_neighbors(embedded, embedded, NUM_NEIGHBORS, include_self=False)
         shares = [
-            _agreement(captions[i], [captions[j] for j in near[i]], weights)
-            for i in range(len(captions))
+            _agreement(caption, [captions[index] for index in near_seeds], weights)
+            for caption, near_seeds in zip(captions, near, strict=True)
         ]
         known = np.array([share for share in shares if share is not None])
         return RuleReviewer(
             bounds=_bounds([signals for signals, _, _ in measured]),
             seeds=embedded,
             max_distance=float(
-                np.quantile(_apart(embedded, sources, distances[:, 0]), 1 - EXCLUDED_SHARE)
+                np.quantile(
+                    _distances_between_sources(embedded, sources, distances[:, 0]),
+                    1 - EXCLUDED_SHARE,
+                )
             ),
             captions=captions,
             weights=weights,
@@ -198,7 +201,9 @@ class RuleReviewer:
                 f"unlike every seed (distance {distances[0, 0]:.3g}, above {self.max_distance:.3g})"
             )
             yield RejectReason.malformed, explanation
-        share = _agreement(content_words(prompt), [self.captions[i] for i in near[0]], self.weights)
+        share = _agreement(
+            content_words(prompt), [self.captions[index] for index in near[0]], self.weights
+        )
         if share is not None and share < self.agreement:
             yield (
                 RejectReason.prompt_miss,
@@ -227,7 +232,7 @@ def fit_rule_reviewer(store: ObjectStore, snapshot: str) -> RuleReviewer:
     return RuleReviewer.fit(layers, [seed.source for seed in seeds])
 
 
-def _small(seeds: Iterable[tuple[RGBA, str]]) -> Iterator[tuple[RGBA, str]]:
+def _prepared(seeds: Iterable[tuple[RGBA, str]]) -> Iterator[tuple[RGBA, str]]:
     for rgba, text in seeds:
         yield prepare_layer(rgba), text
 
@@ -236,8 +241,11 @@ def _bounds(seeds: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
     """Return bounds at a common quantile that exclude at most EXCLUDED_SHARE of the seeds."""
     values = np.array(
         [
-            [np.nan if s[b.signal] is None else float(s[b.signal] or 0) for b in BOUNDS]
-            for s in seeds
+            [
+                np.nan if signals[bound.signal] is None else float(signals[bound.signal] or 0)
+                for bound in BOUNDS
+            ]
+            for signals in seeds
         ],
         np.float64,
     )
@@ -257,13 +265,13 @@ def _bounds(seeds: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
     return {bound.signal: float(limit) for bound, limit in zip(BOUNDS, signs * limits, strict=True)}
 
 
-def _apart(
+def _distances_between_sources(
     embedded: NDArray[np.float32], sources: Sequence[str], nearest: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Return for each seed the distance to the nearest seed of another source.
 
-    Sources count from MIN_SEEDS seeds, since a source per image would mean nothing; `nearest` is
-    returned where there are fewer than two such sources.
+    Only sources of at least MIN_SEEDS seeds are used, since a source per image means nothing;
+    `nearest` is returned where there are fewer than two such sources.
     """
     large = {source for source, count in Counter(sources).items() if count >= MIN_SEEDS}
     distances_between = nearest.copy()

@@ -132,11 +132,11 @@ def store_screenings(
     """
     tx.execute(sa.select(sa.func.pg_advisory_xact_lock(SCREENING_LOCK)))
     # Skip candidates that another worker has moved since they were measured.
-    drawn = sa.select(candidates.c.id).where(
+    generated = sa.select(candidates.c.id).where(
         candidates.c.id.in_([item.candidate for item in measured]),
         candidates.c.state == CandidateState.generated,
     )
-    unmoved = {row.id for row in tx.execute(drawn.order_by(candidates.c.id).with_for_update())}
+    unmoved = {row.id for row in tx.execute(generated.order_by(candidates.c.id).with_for_update())}
     batch = [item for item in measured if item.candidate in unmoved]
     failed = [item for item in batch if item.error]
     readable = [item for item in batch if not item.error]

@@ -73,7 +73,7 @@ def test_engineers_see_every_reviewer_and_pauses(
         pause = (
             sa.update(reviewers)
             .where(reviewers.c.name == "Hopper")
-            .values(paused="3 of 14 plain defects were noticed")
+            .values(paused="3 of 14 obvious defects were noticed")
         )
         tx.execute(pause)
     page = open_page(path="/reviewers")
@@ -82,7 +82,7 @@ def test_engineers_see_every_reviewer_and_pauses(
     expect(row).to_contain_text("paused")
     page.get_by_role("button", name="Hopper").click()
     expect(page.locator("#selected-name")).to_have_text("Hopper")
-    expect(page.locator("#stats .note")).to_contain_text("3 of 14 plain defects were noticed")
+    expect(page.locator("#stats .note")).to_contain_text("3 of 14 obvious defects were noticed")
     expect(page.locator("#stats .curves figure")).to_have_count(len(DEFECTS))
     assert page.url.endswith("#Hopper")
     assert accessibility_violations(page) == []
@@ -95,10 +95,10 @@ def test_a_paused_reviewer_sees_the_reason(
 ) -> None:
     with database.transaction() as tx:
         add_reviewer(tx, "Grace")
-        tx.execute(sa.update(reviewers).values(paused="3 of 14 plain defects were noticed"))
+        tx.execute(sa.update(reviewers).values(paused="3 of 14 obvious defects were noticed"))
     page = open_page(name="Grace", role=Role.annotator)
     expect(page.locator("#error")).to_contain_text(
-        "Your reviewing is paused: 3 of 14 plain defects were noticed."
+        "Your reviewing is paused: 3 of 14 obvious defects were noticed."
     )
     expect(page.locator("#error")).to_contain_text("engineer")
     expect(page.get_by_role("heading", name="You can't review at the moment")).to_be_visible()

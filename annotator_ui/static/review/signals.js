@@ -3,9 +3,9 @@
 import { byId, el, replace } from "../lib/dom.js";
 import { formatNumber, humanize } from "../lib/format.js";
 
-/** @param {ReviewItem | null} card */
-export function showSignals(card) {
-  const flags = card?.flags ?? [];
+/** @param {ReviewItem | null} item */
+export function showSignals(item) {
+  const flags = item?.flags ?? [];
   replace(
     byId("flags"),
     flags.length
@@ -14,7 +14,7 @@ export function showSignals(card) {
   );
   replace(
     byId("signals"),
-    Object.entries(card?.signals ?? {}).flatMap(([name, value]) => [
+    Object.entries(item?.signals ?? {}).flatMap(([name, value]) => [
       el("dt", {}, humanize(name)),
       el("dd", {}, formatNumber(value, 3)),
     ]),

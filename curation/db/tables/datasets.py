@@ -46,9 +46,9 @@ snapshots = sa.Table(
     sa.Column("id", SHA, primary_key=True),
     sa.Column("samples", sa.Integer, nullable=False),
     sa.Column("counts", JSONB, nullable=False),
-    # What it was first frozen with (curation.datasets.freeze_query); null before revision 0025.
+    # The query of its first freeze (curation.datasets.freeze_query); null before revision 0025.
     sa.Column("query", JSONB(none_as_null=True)),
-    # The snapshot that it follows.
+    # Its predecessor.
     sa.Column("parent_id", sa.ForeignKey("snapshots.id")),
     # Counts of the decided candidates that it has beside the samples; null without them.
     sa.Column("decisions", JSONB(none_as_null=True)),

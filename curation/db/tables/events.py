@@ -40,14 +40,14 @@ unsealed_events = sa.Table(
     sa.Column("event_id", sa.BigInteger, primary_key=True, autoincrement=False),
 )
 
-# Receivers of events, and the messages that wait for them: written with their event.
+# Receivers of events, and their pending messages, which are written with the event.
 webhooks = sa.Table(
     "webhooks",
     metadata,
     sa.Column("id", sa.Integer, sa.Identity(), primary_key=True),
     sa.Column("url", sa.Text, nullable=False),
     sa.Column("events", ARRAY(sa.Text), nullable=False),
-    # It signs messages, so that its hash would not do.
+    # Stored in plain text, since messages are signed with it.
     sa.Column("secret", sa.Text, nullable=False),
     sa.Column("active", sa.Boolean, nullable=False, server_default=sa.true()),
     sa.Column("disabled_reason", sa.Text),

@@ -33,7 +33,7 @@ workers = sa.Table(
     sa.Column("state", sa.Text, nullable=False),
     # Why it is paused: the kind of work, the error, and when it tries again.
     sa.Column("reason", sa.Text),
-    # What it does now, such as "generate 3".
+    # Its present work, such as "generate 3".
     sa.Column("job", sa.Text),
     sa.Column("last_error", sa.Text),
     sa.CheckConstraint("state in ('idle', 'busy', 'paused', 'draining')", name="state"),

@@ -188,7 +188,7 @@ loops = sa.Table(
     ),
 )
 
-# What each turn of a loop has made; a step whose result is there is not repeated.
+# The results of each turn of a loop; a step whose result is present is not repeated.
 loop_turns = sa.Table(
     "loop_turns",
     metadata,

@@ -34,8 +34,8 @@ scores = sa.Table(
     sa.Column("cluster", sa.SmallInteger, nullable=False),
 )
 
-# Every test whether the auto-reviewer may decide. All are recorded, since each of these interim
-# looks uses a part of the allowed error probability.
+# Every test of whether the auto-reviewer may decide. All are recorded, since each of these interim
+# looks spends a part of the allowed error probability.
 gates = sa.Table(
     "gates",
     metadata,

@@ -52,7 +52,7 @@ training_runs = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     sa.Column("outages", sa.Integer, nullable=False, server_default="0"),
     sa.Column("retry_at", sa.DateTime(timezone=True)),
-    # Machines that train together, as the claiming worker's settings say.
+    # Machines that train together, by the claiming worker's settings.
     sa.Column("machines", sa.Integer, nullable=False, server_default="1"),
     sa.Column("checkpoint_id", sa.ForeignKey("checkpoints.id")),
     sa.Column("started_at", sa.DateTime(timezone=True)),

@@ -31,23 +31,23 @@ class ImageFolderLayout:
     ) -> Iterator[PlannedFile]:
         """Yield the images of all samples, then the metadata of each split."""
         rows: dict[str, list[str]] = {}
-        for one in selected:
-            split = SPLIT_FOLDERS[one.sample.split]
-            local = f"{one.sample.id[:2]}/{one.sample.id}"
-            yield from image_files(f"{split}/{local}", one, options)
-            row = _row(local, one, options)
+        for item in selected:
+            split = SPLIT_FOLDERS[item.sample.split]
+            local = f"{item.sample.id[:2]}/{item.sample.id}"
+            yield from image_files(f"{split}/{local}", item, options)
+            row = _row(local, item, options)
             if options.treatment.alpha is Alpha.mask:
-                layer = one.sample.layers[first_role(one.sample, options.roles)]
-                yield PlannedFile(f"{split}/{local}.mask.png", one.sample.id, layer)
+                layer = item.sample.layers[first_role(item.sample, options.roles)]
+                yield PlannedFile(f"{split}/{local}.mask.png", item.sample.id, layer)
                 row["mask_file_name"] = f"{local}.mask.png"
             rows.setdefault(split, []).append(canonical_json(row) + "\n")
         for split, lines in rows.items():
             yield PlannedFile(f"{split}/metadata.jsonl", "", text="".join(lines).encode())
 
 
-def _row(local: str, one: SelectedSample, options: PullOptions) -> dict[str, Any]:
+def _row(local: str, item: SelectedSample, options: PullOptions) -> dict[str, Any]:
     ending = options.treatment.image_type
-    row: dict[str, Any] = {"file_name": f"{local}.{ending}"} | columns_of(one, options)
+    row: dict[str, Any] = {"file_name": f"{local}.{ending}"} | columns_of(item, options)
     for role in options.roles[1:]:
         row[f"{role}_file_name"] = f"{local}.{role}.{ending}"
     return row

@@ -1,4 +1,4 @@
-"""Layouts of trainers of layered images: the whole image, then its layers from the lowest up."""
+"""Layouts for trainers of layered images: the blended image, then its layers, lowest first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from curation.exports.plan import PlannedFile, PullOptions
 from curation.exports.selection import SelectedSample, folder_weights
 
 LAYER_ORDER = (LayerRole.background, LayerRole.foreground)
-"""The layers of a pair from the lowest up."""
+"""The layers of a pair, lowest first."""
 
 
 class MusubiLayout:
@@ -27,10 +27,10 @@ class MusubiLayout:
         lines += ["batch_size = 1", "enable_bucket = true", "bucket_no_upscale = true"]
         for repeats, group in folder_weights(selected).items():
             name = f"{repeats}_layerloop"
-            for one in group:
-                yield from _layer_files(f"images/{name}/{one.sample.id}", one, options)
-                text = f"{one.sample.caption_for()}\n".encode()
-                yield PlannedFile(f"images/{name}/{one.sample.id}.txt", one.sample.id, text=text)
+            for item in group:
+                yield from _layer_files(f"images/{name}/{item.sample.id}", item, options)
+                text = f"{item.sample.caption_for()}\n".encode()
+                yield PlannedFile(f"images/{name}/{item.sample.id}.txt", item.sample.id, text=text)
             images = json.dumps(str(options.folder / "images" / name), ensure_ascii=False)
             cache = json.dumps(str(options.folder / "cache" / name), ensure_ascii=False)
             lines += ["", "[[datasets]]", f"image_directory = {images}"]
@@ -43,8 +43,8 @@ class DiffSynthLayout:
     """DiffSynth-Studio: `metadata.json` with a list of layers for each sample.
 
     `--data_file_keys image,layer_input_image --extra_inputs layer_num,layer_input_image` reads it.
-    The list begins with the whole image, since the model draws `layer_num` + 1 images. A sample of
-    weight 2 has two rows.
+    The list begins with the blended image, since the model generates `layer_num` + 1 images. A
+    sample of weight 2 has two rows.
     """
 
     def files(
@@ -54,15 +54,15 @@ class DiffSynthLayout:
         rows = []
         ending = options.treatment.image_type
         for repeats, group in folder_weights(selected).items():
-            for one in group:
-                base = f"images/{one.sample.id}"
-                yield from _layer_files(base, one, options)
-                whole = f"{base}.{ending}"
-                layers = [f"{base}_{place}.{ending}" for place in range(len(LAYER_ORDER))]
+            for item in group:
+                base = f"images/{item.sample.id}"
+                yield from _layer_files(base, item, options)
+                blended = f"{base}.{ending}"
+                layers = [f"{base}_{index}.{ending}" for index in range(len(LAYER_ORDER))]
                 row = {
-                    "prompt": one.sample.caption_for(),
-                    "image": [whole, *layers],
-                    "layer_input_image": whole,
+                    "prompt": item.sample.caption_for(),
+                    "image": [blended, *layers],
+                    "layer_input_image": blended,
                     "layer_num": len(layers),
                 }
                 rows += [row] * repeats
@@ -70,11 +70,11 @@ class DiffSynthLayout:
         yield PlannedFile("metadata.json", "", text=text.encode())
 
 
-def _layer_files(base: str, one: SelectedSample, options: PullOptions) -> Iterator[PlannedFile]:
-    """Yield the whole image and its numbered layers."""
-    layers, ending = one.sample.layers, options.treatment.image_type
-    whole = layers[LayerRole.blended]
-    yield PlannedFile(f"{base}.{ending}", one.sample.id, whole, options.treatment)
-    for place, role in enumerate(LAYER_ORDER):
-        path = f"{base}_{place}.{ending}"
-        yield PlannedFile(path, one.sample.id, layers[role], options.treatment)
+def _layer_files(base: str, item: SelectedSample, options: PullOptions) -> Iterator[PlannedFile]:
+    """Yield the blended image and its numbered layers."""
+    layers, ending = item.sample.layers, options.treatment.image_type
+    blended = layers[LayerRole.blended]
+    yield PlannedFile(f"{base}.{ending}", item.sample.id, blended, options.treatment)
+    for index, role in enumerate(LAYER_ORDER):
+        path = f"{base}_{index}.{ending}"
+        yield PlannedFile(path, item.sample.id, layers[role], options.treatment)

@@ -1,4 +1,4 @@
-"""Layouts without a trainer: images with a table, and tasks of Label Studio."""
+"""Layouts for other programs than trainers: images with a table, and tasks of Label Studio."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class PlainLayout:
     ) -> Iterator[PlannedFile]:
         """Yield the images, then the table."""
         lines = []
-        for one in selected:
-            base = f"{SPLIT_FOLDERS[one.sample.split]}/{one.sample.id}"
-            images = list(image_files(base, one, options))
+        for item in selected:
+            base = f"{SPLIT_FOLDERS[item.sample.split]}/{item.sample.id}"
+            images = list(image_files(base, item, options))
             yield from images
             if options.treatment.alpha is Alpha.mask:
-                layer = one.sample.layers[first_role(one.sample, options.roles)]
-                yield PlannedFile(f"{base}.mask.png", one.sample.id, layer)
+                layer = item.sample.layers[first_role(item.sample, options.roles)]
+                yield PlannedFile(f"{base}.mask.png", item.sample.id, layer)
             names = [image.path for image in images]
-            row = {"file_name": names[0], "layers": names} | columns_of(one, options)
+            row = {"file_name": names[0], "layers": names} | columns_of(item, options)
             lines.append(canonical_json(row) + "\n")
         yield PlannedFile("metadata.jsonl", "", text="".join(lines).encode())
 
@@ -43,7 +43,7 @@ class PlainLayout:
 class LabelStudioLayout:
     """`tasks.json` of Label Studio and `images/`, served by its local file storage.
 
-    LOCAL_FILES_DOCUMENT_ROOT must be the folder that contains the pulled one.
+    LOCAL_FILES_DOCUMENT_ROOT must be the parent of the pulled folder.
     """
 
     def files(
@@ -51,19 +51,19 @@ class LabelStudioLayout:
     ) -> Iterator[PlannedFile]:
         """Yield the images, then the tasks."""
         tasks = []
-        for one in selected:
-            images = list(image_files(f"images/{one.sample.id}", one, options))
+        for item in selected:
+            images = list(image_files(f"images/{item.sample.id}", item, options))
             yield from images
-            data = {"image": _address(options, images[0].path)}
-            data |= {f"layer_{place}": _address(options, image.path)
-                     for place, image in enumerate(images[1:], 1)}  # fmt: skip
-            data |= {"caption": caption_of(one.sample, options.roles)}
-            data |= {name: value for name, value in columns_of(one, options).items()
+            data = {"image": _url(options, images[0].path)}
+            data |= {f"layer_{index}": _url(options, image.path)
+                     for index, image in enumerate(images[1:], 1)}  # fmt: skip
+            data |= {"caption": caption_of(item.sample, options.roles)}
+            data |= {name: value for name, value in columns_of(item, options).items()
                      if name not in ("text", "weight")}  # fmt: skip
             tasks.append({"data": data})
         text = json.dumps(tasks, ensure_ascii=False, indent=1) + "\n"
         yield PlannedFile("tasks.json", "", text=text.encode())
 
 
-def _address(options: PullOptions, path: str) -> str:
+def _url(options: PullOptions, path: str) -> str:
     return f"/data/local-files/?d={options.folder.name}/{path}"

@@ -1,8 +1,8 @@
 """Layouts of trainers that read an image with a text file beside it, and repeat whole folders.
 
 kohya's sd-scripts, OneTrainer, ai-toolkit and SimpleTuner drop alpha, so that images are composited
-by default; all of them can take alpha as a weight of the loss instead, each from a place of its
-own. Every layout comes with the configuration that its reader needs, with absolute paths.
+by default. All of them can use alpha as a weight of the loss instead, each from different files.
+Every layout comes with the configuration that its reader needs, with absolute paths.
 """
 
 from __future__ import annotations
@@ -50,27 +50,27 @@ class TrainerFolders:
         masked = options.treatment.alpha is Alpha.mask
         for repeats, group in folder_weights(selected).items():
             name = f"{repeats}_layerloop"
-            for one in group:
-                yield from self._sample_files(name, one, options)
+            for item in group:
+                yield from self._sample_files(name, item, options)
             masks = options.folder / "masks" / name if masked and not self.mask_beside else None
             folders.append(RepeatedFolder(options.folder / "images" / name, repeats, masks))
         file, text = self.configure(folders, options)
         yield PlannedFile(file, "", text=text.encode())
 
     def _sample_files(
-        self, folder: str, one: SelectedSample, options: PullOptions
+        self, folder: str, item: SelectedSample, options: PullOptions
     ) -> Iterator[PlannedFile]:
-        sample, treatment = one.sample, options.treatment
+        sample, treatment = item.sample, options.treatment
         role = first_role(sample, options.roles)
         base, layer = f"images/{folder}/{sample.id}", sample.layers[role]
         yield PlannedFile(f"{base}.{treatment.image_type}", sample.id, layer, treatment)
         caption = caption_of(sample, options.roles)
         yield PlannedFile(f"{base}.txt", sample.id, text=f"{caption}\n".encode())
         if treatment.alpha is Alpha.mask:
-            place = (
+            mask = (
                 f"{base}{self.mask_beside}" if self.mask_beside else f"masks/{folder}/{sample.id}"
             )
-            yield PlannedFile(f"{place}.png", sample.id, layer)
+            yield PlannedFile(f"{mask}.png", sample.id, layer)
 
 
 def kohya_config(folders: Sequence[RepeatedFolder], options: PullOptions) -> tuple[str, str]:
@@ -110,7 +110,7 @@ def onetrainer_config(folders: Sequence[RepeatedFolder], _: PullOptions) -> tupl
 
 
 def ai_toolkit_config(folders: Sequence[RepeatedFolder], options: PullOptions) -> tuple[str, str]:
-    """Return `datasets.yaml` of ai-toolkit, to be put under `process` of its configuration."""
+    """Return `datasets.yaml` of ai-toolkit, for the key `process` of its configuration."""
     lines = ["datasets:"]
     for folder in folders:
         lines += [f"  - folder_path: {_quoted(folder.path)}", "    caption_ext: txt"]
@@ -161,5 +161,5 @@ def _backend(name: str, folder: Path, repeats: int) -> dict[str, Any]:
 
 
 def _quoted(path: Path) -> str:
-    """Return a path as a string of TOML and YAML, which both read JSON's."""
+    """Return a path as a JSON string, which TOML and YAML can read."""
     return json.dumps(str(path), ensure_ascii=False)

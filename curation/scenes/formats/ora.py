@@ -26,7 +26,7 @@ _STACK = """<?xml version="1.0" encoding="UTF-8"?>
 </image>
 """
 _LAYER = (
-    '<layer name="{name}" src="data/layer{number}.png" x="{x}" y="{y}" opacity="{opacity:.6f}" '
+    '<layer name="{name}" src="data/layer{index}.png" x="{x}" y="{y}" opacity="{opacity:.6f}" '
     'visibility="visible" composite-op="svg:src-over"/>'
 )
 
@@ -35,15 +35,15 @@ def write_ora(path: Path, stack: LayerStack) -> None:
     """Write straight RGBA PNGs and their index, which lists the uppermost layer first."""
     rows = [
         _LAYER.format(
-            name=html.escape(sheet.name),
-            number=number,
-            x=sheet.offset[0],
-            y=sheet.offset[1],
-            opacity=sheet.opacity / 255,
+            name=html.escape(layer.name),
+            index=index,
+            x=layer.offset[0],
+            y=layer.offset[1],
+            opacity=layer.opacity / 255,
         )
-        for number, sheet in enumerate(stack.layers)
+        for index, layer in enumerate(stack.layers)
     ]
-    index = _STACK.format(
+    stack_xml = _STACK.format(
         width=stack.size[0], height=stack.size[1], layers="\n".join(reversed(rows))
     )
     # The thumbnail is of the blend, as file browsers show it.
@@ -52,9 +52,9 @@ def write_ora(path: Path, stack: LayerStack) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         # First and uncompressed, so that the file type is recognizable from the first bytes.
         _add(archive, "mimetype", b"image/openraster")
-        _add(archive, "stack.xml", index.encode())
-        for number, sheet in enumerate(stack.layers):
-            _add(archive, f"data/layer{number}.png", _png(Image.fromarray(sheet.rgba, "RGBA")))
+        _add(archive, "stack.xml", stack_xml.encode())
+        for index, layer in enumerate(stack.layers):
+            _add(archive, f"data/layer{index}.png", _png(Image.fromarray(layer.rgba, "RGBA")))
         _add(archive, "mergedimage.png", _png(Image.fromarray(stack.merged, "RGBA")))
         _add(archive, "Thumbnails/thumbnail.png", _png(thumbnail))
 

@@ -26,16 +26,16 @@ class _Document(PSDImage):
 def write_psd(path: Path, stack: LayerStack) -> None:
     """Write 8-bit RGB layers with straight alpha, lowest first as in the format."""
     document = _Document.new("RGBA", stack.size)
-    for sheet in stack.layers:
+    for source in stack.layers:
         layer = document.create_pixel_layer(
-            Image.fromarray(sheet.rgba, "RGBA"),
+            Image.fromarray(source.rgba, "RGBA"),
             "",
-            sheet.offset[1],
-            sheet.offset[0],
-            opacity=sheet.opacity,
+            source.offset[1],
+            source.offset[0],
+            opacity=source.opacity,
         )
         # Set afterwards: only then is the name written in Unicode.
-        layer.name = sheet.name
+        layer.name = source.name
     # psd-tools has no API for the blend: save the layers, reopen the raw structure, replace it.
     saved = io.BytesIO()
     document.save(saved)

@@ -24,9 +24,9 @@ def write_tiff(path: Path, stack: LayerStack) -> None:
     own offset and size) are JSON in each page's ImageDescription.
     """
     pages = []
-    for number, sheet in enumerate(stack.layers):
-        page = Image.fromarray(place_on_canvas(sheet.rgba, sheet.offset, stack.size), "RGBA")
-        page.encoderinfo = {"tiffinfo": _tags(number, sheet)}
+    for index, layer in enumerate(stack.layers):
+        page = Image.fromarray(place_on_canvas(layer.rgba, layer.offset, stack.size), "RGBA")
+        page.encoderinfo = {"tiffinfo": _tags(index, layer)}
         pages.append(page)
     # Pillow takes the tags of the first page as an argument, the others from `encoderinfo`.
     first = pages[0].encoderinfo["tiffinfo"]
@@ -40,18 +40,18 @@ def write_tiff(path: Path, stack: LayerStack) -> None:
     )
 
 
-def _tags(number: int, sheet: StackLayer) -> ImageFileDirectory_v2:
-    height, width = sheet.rgba.shape[:2]
+def _tags(index: int, layer: StackLayer) -> ImageFileDirectory_v2:
+    height, width = layer.rgba.shape[:2]
     description = {
-        "layer": number,
-        "name": sheet.name,
-        "opacity": round(sheet.opacity / 255, 6),
-        "offset": sheet.offset,
+        "layer": index,
+        "name": layer.name,
+        "opacity": round(layer.opacity / 255, 6),
+        "offset": layer.offset,
         "size": (width, height),
     }
     tags = ImageFileDirectory_v2()
     tags[SUBFILE_TYPE] = PAGE
     # As bytes: Pillow would write letters beyond ASCII as question marks.
-    tags[PAGE_NAME] = sheet.name.encode()
+    tags[PAGE_NAME] = layer.name.encode()
     tags[DESCRIPTION] = json.dumps(description)
     return tags

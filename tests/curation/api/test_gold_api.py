@@ -93,15 +93,15 @@ def test_a_paused_reviewer_gets_the_reason(signed_in, database, round_id):
     client = signed_in(name="ann")
     item = client.post("/api/review/claims", json={"count": 1}).json()["candidates"][0]
     with database.transaction() as tx:
-        tx.execute(sa.update(reviewers).values(paused="2 of 12 plain defects were noticed"))
+        tx.execute(sa.update(reviewers).values(paused="2 of 12 obvious defects were noticed"))
     body = {"candidate": item["id"], "verdict": "accept", "key": str(uuid.uuid4())}
     for path, sent in (("claims", {"count": 1}), ("decisions", body)):
         answer = client.post(f"/api/review/{path}", json=sent)
         assert answer.status_code == 409
         error = answer.json()["error"]
-        assert error["message"] == "your reviewing is paused: 2 of 12 plain defects were noticed"
+        assert error["message"] == "your reviewing is paused: 2 of 12 obvious defects were noticed"
         assert "engineer" in error["hint"]
-    assert client.get("/api/me/stats").json()["paused"] == "2 of 12 plain defects were noticed"
+    assert client.get("/api/me/stats").json()["paused"] == "2 of 12 obvious defects were noticed"
 
 
 def test_statistics_are_for_the_reviewer_and_for_engineers(signed_in, round_id):

@@ -21,7 +21,7 @@ from tests.support.servers import free_port
 
 @pytest.fixture(autouse=True)
 def always_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(health, "CACHE_SECONDS", 0.0)
 
 
 def test_an_instance_is_live_and_ready(client: TestClient, settings: Settings) -> None:

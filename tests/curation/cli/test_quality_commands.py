@@ -118,7 +118,7 @@ def test_gold_is_planted_and_a_pause_is_lifted(run, database, store):
                 ],
             )
         ann = add_reviewer(tx, "ann")
-        tx.execute(sa.update(reviewers).values(paused="1 of 12 plain defects were noticed"))
+        tx.execute(sa.update(reviewers).values(paused="1 of 12 obvious defects were noticed"))
     run("round", "gold", round_id, "--count", "12", "--dry-run")
     count = sa.select(sa.func.count())
     with database.transaction() as tx:
@@ -135,7 +135,7 @@ def test_gold_is_planted_and_a_pause_is_lifted(run, database, store):
     assert [row["id"] for row in json.loads(run("round", "list", "--json"))] == [int(round_id)]
     assert (
         json.loads(run("reviewer", "list", "--json"))[0]["paused"]
-        == "1 of 12 plain defects were noticed"
+        == "1 of 12 obvious defects were noticed"
     )
     run("reviewer", "resume", "ann")
     with pytest.raises(Conflict, match="not paused"):

@@ -55,7 +55,7 @@ def test_subjects_are_in_fitting_places():
         for text in texts
         if "glass bottle" in text and not re.search("table|desk|counter|sill", text)
     ]
-    assert all(place in PLACES for group in SUBJECTS for place in group.grounds)
+    assert all(place in PLACES for group in SUBJECTS for place in group.place_kinds)
 
 
 def test_articles_are_right():

@@ -279,7 +279,7 @@ def test_reviewers_who_miss_obvious_defects_are_paused_and_resumed(database, gol
     with pytest.raises(ReviewerPausedError), database.transaction() as tx:
         decide(tx, ann, obvious[-1], Verdict.accept, key=uuid.uuid4(), dwell_ms=900)
     with database.transaction() as tx:
-        assert find_reviewer(tx, "ann").paused == "0 of 8 plain defects were noticed"
+        assert find_reviewer(tx, "ann").paused == "0 of 8 obvious defects were noticed"
         assert claim_batch(tx, ann, gold_round, 6, (), 60).items == ()
         trials, _ = gold.read_gold_responses(tx, ann)
         assert (

@@ -102,7 +102,7 @@ def test_random_layers_of_the_whole_table_are_checked(
         with database.transaction() as tx:
             rows = tx.execute(sa.text("select candidate_id from candidate_layers")).scalars()
             first = set(list(rows)[:1500])
-            drawn, every = doctor_storage._draw(tx, "candidate_layers", "candidate_id")
+            drawn, every = doctor_storage._sample_names(tx, "candidate_layers", "candidate_id")
             assert (every, set(drawn)) == (False, {sha256})
             # One in five of the layers of the second half is lost.
             tx.execute(sa.text(LOSE_LAYERS), {"first": list(first)})

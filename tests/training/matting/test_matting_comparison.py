@@ -42,13 +42,13 @@ def test_both_methods_use_the_same_prompts_and_seeds(store, model, tmp_path, mon
         checkpoint, store, REQUESTS, None, lambda progress: stages.append(progress.stage)
     )
     assert dict.fromkeys(stages) == dict.fromkeys(["draw with alpha", "draw opaque", "matte"])
-    assert len(result.drawn) == len(result.cut) == len(opaque) == 3
+    assert len(result.layers) == len(result.matted) == len(opaque) == 3
     assert all(
         layer.shape == (64, 64, 4) and layer.dtype == np.uint8
-        for layer in [*result.drawn, *result.cut]
+        for layer in [*result.layers, *result.matted]
     )
     for layer, expected in zip(
-        result.drawn, load_generator(checkpoint, store).generate(REQUESTS), strict=True
+        result.layers, load_generator(checkpoint, store).generate(REQUESTS), strict=True
     ):
         assert np.array_equal(layer, next(iter(expected.values())))
     pipeline = StableDiffusionPipeline.from_pretrained(model)
@@ -76,4 +76,4 @@ def test_a_given_segmentation_model_finds_the_subject(store, model, tmp_path):
         lambda progress: None,
     )
     assert result.metadata["trimap"].startswith(f"{folder}@")
-    assert result.cut[0].shape == (64, 64, 4)
+    assert result.matted[0].shape == (64, 64, 4)
