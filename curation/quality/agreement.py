@@ -240,11 +240,13 @@ _COUNTS = sa.text(f"""
         from verdicts group by candidate_id),
     several as materialized (
         select v.* from verdicts v join by_candidate using (candidate_id) where by_candidate.n > 1)
-    select null as one, null as other, n - accepts as rejects, accepts, count(*) as n
-    from by_candidate group by 3, 4
-    union all
-    select one.name, other.name, 2 - one.accept - other.accept, one.accept + other.accept, count(*)
-    from several one join several other
-        on other.candidate_id = one.candidate_id and other.name > one.name collate "C"
-    group by 1, 2, 3, 4
+    select * from (
+        select null as one, null as other, n - accepts as rejects, accepts, count(*) as n
+        from by_candidate group by 3, 4
+        union all
+        select one.name, other.name, 2 - one.accept - other.accept, one.accept + other.accept,
+            count(*)
+        from several one join several other
+            on other.candidate_id = one.candidate_id and other.name > one.name collate "C"
+        group by 1, 2, 3, 4) counted
     order by one collate "C" nulls first, other collate "C", rejects""")
