@@ -101,6 +101,13 @@ class FolderStore:
         """Return whether an object of that name is stored."""
         return self._path(sha256).exists()
 
+    def size(self, sha256: str) -> int:
+        """Return the length of an object in bytes. Raises NotFound."""
+        try:
+            return self._path(sha256).stat().st_size
+        except FileNotFoundError:
+            raise NotFound(f"no object {sha256}", MISSING_HINT) from None
+
     def address(self, sha256: str, media_type: str, signed_at: int, seconds: int) -> str | None:
         """Return None: a folder has no server of its own, and the API serves its layers."""
         del sha256, media_type, signed_at, seconds

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from curation.datasets.manifest import Manifest, read_manifest, read_samples
 from curation.domain import LayerRole, Sample, Split
 from curation.errors import NotFound
-from curation.ports import ObjectStore
+from curation.object_store import ObjectReader
 
 if TYPE_CHECKING:
     from curation.runtime.context import AppContext
@@ -31,12 +31,12 @@ class Snapshot:
     Attributes:
         id: The sha256 of the manifest.
         manifest: The parts and the statistics of the snapshot.
-        store: The object store that holds the manifest and the layers.
+        store: The object store or pack that holds the manifest and the layers.
     """
 
     id: str
     manifest: Manifest
-    store: ObjectStore
+    store: ObjectReader
 
     def __len__(self) -> int:
         return self.manifest.samples
@@ -155,22 +155,37 @@ class Snapshot:
 
 
 def open_snapshot(
-    name: str = LATEST, *, home: Path | str | None = None, store: ObjectStore | None = None
+    name: str = LATEST,
+    *,
+    home: Path | str | None = None,
+    store: ObjectReader | None = None,
+    source: Path | str | None = None,
 ) -> Snapshot:
     """Open a snapshot by its id, the first eight or more digits of its id, its tag, or as "latest".
 
     A full id needs no database. Other names are looked up in the instance's database, which is
-    started and migrated if necessary, as by every command.
+    started and migrated if necessary, as by every command. With `source` nothing of an instance is
+    needed: `open_snapshot("latest", source="s3://bucket/pack")`, or `open_snapshot("s3://...")`.
 
     Args:
-        name: Id, beginning of an id, tag, or "latest" for the newest snapshot.
+        name: Id, beginning of an id, tag, or "latest" for the newest snapshot. A name with a slash
+            is the address of a pack.
         home: Home folder of the instance; by default that of LAYERLOOP_HOME, else `.home`.
         store: Object store to read from instead of the instance's; `name` must then be a full id.
+        source: Where the snapshot is: the folder of a pack, a store or a home, s3://, gs:// or
+            az:// with bucket and prefix, or http(s):// of an instance. Tags are known to instances
+            only, "latest" also to packs.
 
     Raises:
         NotFound: There is no such home or snapshot.
         Corrupt: The snapshot cannot be read.
+        Refused: The address or the name is invalid.
+        Unreachable: The server at the address does not answer.
     """
+    if source is None and "/" in name:
+        source, name = name, LATEST
+    if source is not None:
+        return _open_elsewhere(str(source), name)
     # A given store, or a full id, needs no look-up of the name in the database.
     if store is None:
         from layerloop.instance import instance_settings, open_instance
@@ -183,6 +198,16 @@ def open_snapshot(
             with open_instance(home) as instance:
                 return open_snapshot(_find(instance, name), store=instance.store)
     return Snapshot(name, read_manifest(store, name), store)
+
+
+def _open_elsewhere(address: str, name: str) -> Snapshot:
+    from curation.adapters.snapshot_sources import open_source
+    from curation.settings import read_settings
+
+    settings = read_settings()
+    token = settings.token.get_secret_value() if settings.token else ""
+    found = open_source(address, name, token=token, endpoint=settings.storage_endpoint)
+    return Snapshot(found.snapshot, read_manifest(found.store, found.snapshot), found.store)
 
 
 def _find(instance: AppContext, name: str) -> str:

@@ -199,13 +199,43 @@ def formats_page() -> str:
     return page(
         "Formats", "File formats that Layerloop reads and writes.", "## Images", images,
         "## Captions and metadata", captions,
-        "## Snapshots", snapshot, sample, decided, decisions, "## Scenes", scene,
+        "## Snapshots", snapshot, sample, decided, decisions, "## Packs", *_packs(),
+        "## Scenes", scene,
         "## Layered files", "Written: " + _codes(WRITERS) + ".",
         "## Weights",
         "All weights are safetensors. Recognized by the names and shapes of their tensors:",
         layouts,
         f"`checkpoint export --format` writes {exports}.",
     )  # fmt: skip
+
+
+def _packs() -> tuple[str, str]:
+    """Return the description of packs and the table of their files."""
+    from curation.exports.packs.version import FORMAT, GROUPS, Shard
+
+    fields = _codes(one.name for one in dataclasses.fields(Shard))
+    contents = {
+        "shards/GROUP-SHA256.tar": f"""USTAR; GROUP is {", ".join(map(code, GROUPS))}; for each
+            sample, in the order of ids, its layers as stored, `ID.txt` and `ID.json`; named by its
+            sha256""",
+        "shards/GROUP-SHA256.parquet": """the index: a row per member, in the order of the tar, with
+            `sample`, `member` (the name after the id and a dot), `offset` and `length` of the
+            content in bytes, its `sha256`, and `record`, the sample's line, in the row of
+            `json`""",
+        "shards/GROUP-SHA256.tar.idx": """little-endian 64-bit offsets of the samples and of the
+            end""",
+        "versions/SNAPSHOT.jsonl": f"""a line with `format` {code(FORMAT)}, the snapshot and the
+            sha256 of the other lines; then a line per shard: {fields}; `removed` are numbers of
+            samples in the tar, from 0. Each line ends with `check`, the first 8 digits of the
+            sha256 of the line without it""",
+        "pack.json": "the snapshot that was packed last",
+        "objects/ab/cd...": "roots of snapshots and lists of withheld samples",
+        ".nv-meta/": "the newest snapshot as a data set of Megatron Energon",
+    }
+    about = """A pack is a folder, or a prefix of a bucket. Parts of a snapshot are not stored: a
+        part is the lines of its samples, sorted by id, each with a newline."""
+    rows = ([code(name), " ".join(text.split())] for name, text in contents.items())
+    return " ".join(about.split()), table(["file", "content"], rows)
 
 
 def packages_part() -> str:

@@ -30,7 +30,7 @@ class RemoteFolder:
 
     def __init__(self, url: str, endpoint: str | None = None) -> None:
         self.url = url
-        self.store = _open(url, endpoint)
+        self.store = open_bucket(url, endpoint)
 
     def get(self, sha256: str) -> bytes:
         """Return the bytes with that sha256, after checking it.
@@ -96,7 +96,16 @@ class RemoteFolder:
         return [name for name in names if name.startswith(beginning) and is_sha256(name)]
 
 
-def _open(url: str, endpoint: str | None) -> ObstoreStore:
+def open_bucket(url: str, endpoint: str | None = None) -> ObstoreStore:
+    """Open a bucket with a prefix.
+
+    Args:
+        url: Address, as s3://bucket/prefix.
+        endpoint: URL of an S3 server other than Amazon's.
+
+    Raises:
+        Refused: The address is invalid.
+    """
     try:
         from obstore import exceptions
         from obstore.store import from_url

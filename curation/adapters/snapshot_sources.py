@@ -10,7 +10,10 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 from curation.adapters.remote_folder import SCHEMES, RemoteFolder
+from curation.adapters.remote_pack import RemotePackFolder
 from curation.errors import NotFound, Refused
+from curation.exports.packs.folder import LocalPackFolder, PackFolder
+from curation.exports.packs.opening import is_pack, open_pack
 from curation.object_store import FolderStore, ObjectReader
 
 _DIGITS = re.compile(r"[0-9a-f]{8,64}")
@@ -43,9 +46,11 @@ def open_source(
     """Open a snapshot by the address of its store.
 
     Args:
-        address: A folder or file:// (an object store, or the home of an instance), s3://, gs:// or
-            az:// with bucket and prefix, or http(s):// of an instance.
-        snapshot: Id or the first eight or more digits; of an instance also a tag.
+        address: A folder or file:// (an object store, the home of an instance, a pull, or a pack),
+            s3://, gs:// or az:// with bucket and prefix (an object store or a pack), or http(s)://
+            of an instance.
+        snapshot: Id or the first eight or more digits; of an instance also a tag; of a pack also
+            "latest".
         token: API token for an instance.
         endpoint: URL of an S3 server other than Amazon's.
 
@@ -58,8 +63,12 @@ def open_source(
     if parsed.scheme in ("http", "https"):
         from curation.adapters.api_reader import ApiReader
 
-        reader = ApiReader(address, token, snapshot)
-        return SnapshotSource(reader, str(reader.info["id"]), reader.info)
+        instance = ApiReader(address, token, snapshot)
+        return SnapshotSource(instance, str(instance.info["id"]), instance.info)
+    pack = find_pack(address, endpoint)
+    if pack is not None:
+        reader = open_pack(pack, snapshot)
+        return SnapshotSource(reader, reader.version.snapshot)
     if parsed.scheme in SCHEMES:
         remote = RemoteFolder(address, endpoint)
         return SnapshotSource(remote, _full_id(snapshot, remote.list_names))
@@ -70,6 +79,43 @@ def open_source(
         )
     store = open_folder(Path(unquote(parsed.path) if parsed.scheme else address))
     return SnapshotSource(store, _full_id(snapshot, lambda digits: _list_folder(store, digits)))
+
+
+def find_pack(address: str, endpoint: str | None = None) -> PackFolder | None:
+    """Return the folder of a pack, or None if there is none at an address.
+
+    Args:
+        address: A folder, file://, s3://, gs:// or az://.
+        endpoint: URL of an S3 server other than Amazon's.
+
+    Raises:
+        Unreachable: The server does not answer.
+    """
+    if urlparse(address).scheme not in ("", "file", *SCHEMES):
+        return None
+    folder = pack_folder(address, endpoint)
+    return folder if is_pack(folder) else None
+
+
+def pack_folder(address: str, endpoint: str | None = None) -> PackFolder:
+    """Return the folder for a pack, which need not exist.
+
+    Args:
+        address: A folder, file://, s3://, gs:// or az:// with bucket and prefix.
+        endpoint: URL of an S3 server other than Amazon's.
+
+    Raises:
+        Refused: A pack cannot be kept at such an address.
+    """
+    parsed = urlparse(address)
+    if parsed.scheme in SCHEMES:
+        return RemotePackFolder(address, endpoint)
+    if parsed.scheme not in ("", "file"):
+        raise Refused(
+            f"{address!r} cannot hold a pack",
+            "give a folder, or s3://, gs:// or az:// with a bucket",
+        )
+    return LocalPackFolder(Path(unquote(parsed.path) if parsed.scheme else address))
 
 
 def open_folder(folder: Path) -> FolderStore:

@@ -26,14 +26,16 @@ from curation.errors import Corrupt, Refused
 
 if TYPE_CHECKING:
     from curation.adapters.snapshot_sources import SnapshotSource
+    from curation.exports.damage import Damage
     from curation.exports.formats import PullRequest
+    from curation.ports import ProgressCallback
 
 Name = Annotated[str, typer.Argument(help="A tag, an id, or a prefix of an id.")]
 From = Annotated[
     str | None,
     typer.Option(
         "--from",
-        help="Where the snapshot is: a folder (object store or home), s3://, gs:// or "
+        help="Where the snapshot is: a folder (object store, home or pack), s3://, gs:// or "
         "az://bucket/prefix, or http(s):// of an instance; default: the instance of the settings.",
     ),
 ]
@@ -152,7 +154,8 @@ def formats(as_json: Json = False) -> None:
 
 def verify(
     name: Annotated[
-        str, typer.Argument(help="A tag, an id, a prefix of an id, or the folder of a pull.")
+        str,
+        typer.Argument(help="A tag, an id, a prefix of an id, the folder of a pull, or a pack."),
     ],
     source: From = None,
     manifest_only: Annotated[
@@ -161,24 +164,14 @@ def verify(
     workers: Annotated[int, typer.Option(help="Number of threads.", min=1, max=64)] = 4,
     as_json: Json = False,
 ) -> None:
-    """Check every object of a snapshot, or every file of a pull, against its hash.
+    """Check every object of a snapshot, or every file of a pull or a pack, against its hash.
 
-    With --from and an id, and for the folder of a pull, nothing but the files is needed. Lists
+    With --from and an id, and for a pull or a pack, nothing but the files is needed. Lists
     what is missing or damaged with the samples that it concerns, and exits with 4 if there is
     anything.
     """
-    from curation.exports.verify import verify_folder, verify_snapshot
-
-    folder = Path(name)
     with progress() as on_progress:
-        if source is None and (folder / ".layerloop").is_dir():
-            found = verify_folder(folder, on_progress, workers=workers)
-        else:
-            with open_named(name, source) as opened:
-                found = verify_snapshot(
-                    opened.store, opened.snapshot, on_progress,
-                    workers=workers, manifest_only=manifest_only,
-                )  # fmt: skip
+        found = _verified(name, source, on_progress, workers, manifest_only=manifest_only)
     rows = [asdict(damage) for damage in found]
     if rows or as_json:
         columns = {
@@ -195,6 +188,35 @@ def verify(
             "restore them from a backup, or pull the snapshot again",
         )
     console.print("all objects and files match their hashes")
+
+
+def _verified(
+    name: str,
+    source: str | None,
+    report: ProgressCallback,
+    workers: int,
+    *,
+    manifest_only: bool,
+) -> list[Damage]:
+    """Verify the pull or pack that a name is the folder or address of, or a snapshot."""
+    from curation.adapters.snapshot_sources import find_pack
+    from curation.exports.packs.check import verify_pack
+    from curation.exports.packs.opening import packed_id
+    from curation.exports.packs.version import packed_snapshots
+    from curation.exports.verify import verify_folder, verify_snapshot
+
+    if source is None and (Path(name) / ".layerloop").is_dir():
+        return verify_folder(Path(name), report, workers=workers)
+    is_place = source is None and ("://" in name or Path(name).is_dir())
+    address = name if is_place else source
+    pack = find_pack(address, settings().storage_endpoint) if address else None
+    if pack is not None:
+        wanted = packed_snapshots(pack) if is_place else [packed_id(pack, name)]
+        return verify_pack(pack, wanted, report, workers=workers, manifest_only=manifest_only)
+    with open_named(name, source) as opened:
+        return verify_snapshot(
+            opened.store, opened.snapshot, report, workers=workers, manifest_only=manifest_only
+        )
 
 
 def register(app: typer.Typer) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from curation.cli import snapshot_pull
+from curation.cli import snapshot_pack, snapshot_pull
 from curation.cli.lists import Limit, print_page, query_limit
 from curation.cli.output import (
     ACTOR,
@@ -329,6 +329,7 @@ def note(name: Name, text: Annotated[str, typer.Argument(help="The note.")]) -> 
 
 
 snapshot_pull.register(app)
+snapshot_pack.register(app)
 
 
 def _query_text(query: dict[str, Any] | None) -> str:

@@ -182,7 +182,7 @@ def _read_lines(text: bytes, part: Part) -> Iterator[Sample]:
     try:
         # splitlines would also split at U+2028 and U+0085, which JSON does not escape in captions.
         samples = [Sample.read(line) for line in text.decode().split("\n") if line]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Corrupt(f"part {part.sha256[:12]} of a snapshot cannot be read: {error}") from error
     if len(samples) != part.samples:
         raise Corrupt(
@@ -199,7 +199,7 @@ def _parse_parts(rows: list[dict[str, Any]]) -> tuple[Part, ...]:
 def _parse(data: bytes, snapshot: str) -> dict[str, Any]:
     try:
         root: dict[str, Any] = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Corrupt(f"{snapshot[:12]} is not a snapshot: {error}") from error
     if not isinstance(root, dict) or root.get("format") != FORMAT:
         raise Corrupt(

@@ -12,13 +12,14 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from curation.datasets.decision_records import DecisionRecord
 from curation.datasets.manifest import Manifest, Part, parse_manifest
 from curation.domain import Progress, Sample, content_id
 from curation.errors import Corrupt, LayerloopError, NotFound
+from curation.exports.damage import Damage
 from curation.exports.pull import in_parallel
 from curation.exports.record import (
     STATE,
@@ -33,25 +34,6 @@ from curation.ports import ProgressCallback
 
 MAX_SEARCHED_BYTES = 24_000
 """Length of a text up to which single bits are tried; the time grows with its square."""
-
-
-@dataclass(frozen=True)
-class Damage:
-    """An object or file that is missing or damaged.
-
-    Attributes:
-        kind: "manifest", "part", "decisions", "withheld", "layer" or "file".
-        name: sha256 of the object, or path of the file.
-        problem: What is wrong.
-        samples: Ids of the samples that it concerns, as far as they are known.
-        candidates: Ids of the decided candidates that it concerns.
-    """
-
-    kind: str
-    name: str
-    problem: str
-    samples: tuple[str, ...] = ()
-    candidates: tuple[str, ...] = ()
 
 
 def verify_snapshot(
@@ -90,7 +72,7 @@ def verify_snapshot(
 
     def check(name: str) -> Damage | None:
         data, damage = _read(store, name, "layer", layers.get(name, ()))
-        damage = damage or _undecodable(name, data, layers.get(name, ()))
+        damage = damage or undecodable(name, data, layers.get(name, ()))
         return damage and replace(damage, candidates=tuple(decided.get(name, ())))
 
     # A layer may belong to several samples and candidates, and is read once.
@@ -267,7 +249,7 @@ def _is_sound(line: bytes, manifest: Manifest, part: Part) -> bool:
     try:
         sample = Sample.read(line.decode())
         is_canonical = sample.line().encode() == line
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
     is_own_id = content_id("sample", sample.visible).hex == sample.id
     counted = {
@@ -323,7 +305,8 @@ def _raw(store: ObjectReader, name: str) -> bytes | None:
         return None
 
 
-def _undecodable(name: str, data: bytes, samples: Iterable[str]) -> Damage | None:
+def undecodable(name: str, data: bytes, samples: Iterable[str]) -> Damage | None:
+    """Return the damage of a layer whose bytes are as stored and yet are no image, if it is so."""
     try:
         decode_layer(data)
     except Corrupt as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.support.servers import missing
 
-PACKAGES = ("datasets==5.2.0", "webdataset==1.0.2", "mlcroissant==1.1.1")
+PACKAGES = ("datasets==5.2.0", "webdataset==1.0.2", "mlcroissant==1.1.1", "pillow==13.0.0")
 CACHE = Path.home() / ".cache" / "layerloop" / "snapshot-readers"
 
 READ = """
@@ -36,6 +36,18 @@ elif program == "wds":
         rows = webdataset.WebDataset(shards, shardshuffle=False).decode("pilrgba")
         found[split] = [{"sample_id": row["json"]["sample_id"], "text": row["txt"],
                          "image": [row["png"].mode, *row["png"].size]} for row in rows]
+elif program == "packed":
+    import webdataset
+    split = json.load(open(f"{folder}/.nv-meta/split.yaml"))
+    removed = {f"{folder}/{path}" for path in split["exclude"]}
+    for part, shards in split["split_parts"].items():
+        if not shards:
+            continue
+        every = webdataset.WebDataset([f"{folder}/{path}" for path in shards], shardshuffle=False)
+        found["all " + part] = sum(1 for _ in every)
+        rows = every.select(lambda row: f"{row['__url__']}/{row['__key__']}" not in removed).decode("pilrgba")
+        found[part] = [[row["__key__"], row["txt"], row["json"]["id"], row["foreground.webp"].mode,
+                        *row["foreground.webp"].size] for row in rows]
 else:
     import mlcroissant
     read = mlcroissant.Dataset(jsonld=f"{folder}/croissant.json")

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from curation.errors import Corrupt, NotFound
-from curation.ports import ObjectStore
+from curation.object_store import ObjectReader
 from training.data.tensor_cache import ShardedTensorCache, cache_key
 from training.presets.preset import Preset
 
@@ -88,7 +88,7 @@ def assign_buckets(originals: Sequence[Size], table: Sequence[Size], min_images:
 
 
 def read_sizes(
-    store: ObjectStore, sha256s: Sequence[str], folder: Path | None = None, workers: int = 4
+    store: ObjectReader, sha256s: Sequence[str], folder: Path | None = None, workers: int = 4
 ) -> tuple[dict[str, Size], dict[str, str]]:
     """Read the sizes of stored images from their headers, with several threads.
 
@@ -150,7 +150,7 @@ class BucketConfig:
     folder: Path | None = None
 
     def read_sizes(
-        self, store: ObjectStore, sha256s: Sequence[str]
+        self, store: ObjectReader, sha256s: Sequence[str]
     ) -> tuple[dict[str, Size], dict[str, str]]:
         """Read the sizes of stored images, as `read_sizes` does."""
         return read_sizes(store, sha256s, self.folder)
@@ -223,7 +223,7 @@ def count_buckets(shapes: Iterable[Size]) -> Mapping[str, int]:
     return {f"{height}x{width}": counts[height, width] for height, width in sorted(counts)}
 
 
-def _read_size(store: ObjectStore, sha256: str) -> Size | str:
+def _read_size(store: ObjectReader, sha256: str) -> Size | str:
     try:
         data = store.get(sha256)
     except (Corrupt, NotFound) as error:

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 from curation.domain import LayerRole, Sample
 from curation.errors import Corrupt, NotFound
 from curation.images.codec import decode_layer
-from curation.ports import RGBA, ObjectStore
+from curation.object_store import ObjectReader
+from curation.ports import RGBA
 from training.data.buckets import BucketConfig, Size, size_conditions
 from training.data.letterbox import LetterboxArea, letterbox, letterbox_area
 
@@ -36,7 +37,7 @@ class LayerDataset(Dataset[Tensor]):
 
     def __init__(
         self,
-        store: ObjectStore,
+        store: ObjectReader,
         samples: Sequence[Sample],
         size: int,
         *,

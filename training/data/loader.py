@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from curation.domain import LayerRole, Sample, Split
 from curation.errors import Corrupt, NotFound, Refused
-from curation.ports import ObjectStore
+from curation.object_store import ObjectReader
 from training.data.buckets import BucketConfig, BucketSampler, Sampler, make_bucket_table
 from training.data.dataset import LayerDataset, prefetch
 from training.data.layer_set_dataset import LayerSetDataset
@@ -205,7 +205,7 @@ class LayerLoader(IterableDataset[LayerBatch]):
 
 
 def open_loader(
-    store: ObjectStore,
+    store: ObjectReader,
     snapshot: str,
     split: Split,
     *,

@@ -8,13 +8,13 @@ from itertools import islice
 from curation.datasets.manifest import read_samples, read_withheld
 from curation.domain import LayerRole, Sample, Split
 from curation.errors import Refused
-from curation.ports import ObjectStore
+from curation.object_store import ObjectReader
 from training.data.buckets import BucketConfig
 from training.data.dataset import LayerDataset
 
 
 def open_split(
-    store: ObjectStore,
+    store: ObjectReader,
     snapshot: str,
     split: Split,
     size: int,
@@ -47,7 +47,7 @@ def open_split(
     )
 
 
-def read_split(store: ObjectStore, snapshot: str, split: Split) -> list[Sample]:
+def read_split(store: ObjectReader, snapshot: str, split: Split) -> list[Sample]:
     """Read the samples of a split that have a foreground, in the order of their ids.
 
     The training split leaves out samples that share a layer with a held-out sample: those that
@@ -92,7 +92,7 @@ def read_split(store: ObjectStore, snapshot: str, split: Split) -> list[Sample]:
     return chosen
 
 
-def heldout_images(store: ObjectStore, snapshot: str, size: int, count: int) -> LayerDataset:
+def heldout_images(store: ObjectReader, snapshot: str, size: int, count: int) -> LayerDataset:
     """Read the first held-out foregrounds, `count` at most, letterboxed to size x size.
 
     They are the same in every training on the snapshot, so that sample grids and validation

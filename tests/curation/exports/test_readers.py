@@ -6,6 +6,8 @@ import pytest
 
 from curation.domain import LayerRole, Split
 from curation.exports.formats import FORMATS, pull_snapshot
+from curation.exports.packs.folder import LocalPackFolder
+from curation.exports.packs.writer import pack_snapshot
 from curation.exports.rendering import Alpha
 from tests.curation.exports.test_pull import request
 from tests.support.snapshot_readers import read_with
@@ -68,6 +70,21 @@ def test_several_layers_are_columns(store, samples, snapshot, tmp_path, name):
     assert with_layer == pairs
     # Only a table may have rows without a layer; readers of the others would not notice it.
     assert len(rows) == (len(samples) if name == "parquet" else len(pairs))
+
+
+def test_webdataset_reads_the_shards_of_a_pack(store, samples, snapshot, tmp_path):
+    folder = LocalPackFolder(tmp_path / "pack")
+    pack_snapshot(store, snapshot, folder)
+    # One is removed, and one has another caption: its row is written again.
+    changed = make_sample(store, 2, caption="another")
+    later = [changed, *(one for one in samples[:-1] if one.id != changed.id)]
+    pack_snapshot(store, make_snapshot(store, later), folder)
+    found = read_with("packed", folder.folder, tmp_path / "cache")
+    for split, part in ((Split.train, "train"), (Split.heldout, "val")):
+        expected = [[one.id, one.caption_for(), one.id, "RGBA", 24, 20]
+                    for one in later if one.split is split]  # fmt: skip
+        assert sorted(found[part]) == sorted(expected)
+    assert found["all train"] + found["all val"] == len(samples) + 1
 
 
 @pytest.mark.parametrize("name", FORMATS)
