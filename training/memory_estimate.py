@@ -140,20 +140,20 @@ def _fullest(
     gradients, activations = step.gradients, step.activations
     # With accumulation the gradients of earlier micro-batches are allocated from the beginning.
     if preset.accumulation > 1:
-        gradients, activations = step.learning, step.beside
+        gradients, activations = step.trainable, step.peak_activations
     # Take the optimizer step instead if it peaks above the backward pass.
-    if gradients + activations < step.learning + moment:
-        gradients, activations = step.learning, moment
+    if gradients + activations < step.trainable + moment:
+        gradients, activations = step.trainable, moment
     weights = step.weights
     # FSDP shards all of it, but gathers the weights of two blocks at a time.
     if preset.processes > 1 and preset.fsdp:
-        weights += step.learning // preset.processes - step.learning + 2 * block
+        weights += step.trainable // preset.processes - step.trainable + 2 * block
         gradients, state, average = (
             size // preset.processes for size in (gradients, state, average)
         )
     # DDP copies the gradients into communication buckets.
     elif preset.processes > 1:
-        gradients += step.learning  # the gradient buckets of DDP
+        gradients += step.trainable  # the gradient buckets of DDP
     return {
         "weights": weights,
         "gradients": gradients,

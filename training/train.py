@@ -124,11 +124,11 @@ def train(
 
 
 def _stages(
-    order: TrainingRequest, preset: Preset, files: Mapping[str, str], *, heldout: bool
+    request: TrainingRequest, preset: Preset, files: Mapping[str, str], *, heldout: bool
 ) -> list[str]:
     """Return the stages that this training will report, in order."""
     stages = [] if files.get("backbone") else ["backbone"]
-    for part in RECIPES[order.recipe]:
+    for part in RECIPES[request.recipe]:
         if part in {"base", "layers"}:
             stages += ["latents", "texts"] if preset.family else ["latents"]
         stages.append(part)
@@ -145,7 +145,7 @@ def _numbered(report: ProgressCallback, stages: Sequence[str]) -> ProgressCallba
     def numbered(progress: Progress) -> None:
         nonlocal current
         current = next(
-            (later for later in range(current, len(stages)) if stages[later] == progress.stage),
+            (index for index in range(current, len(stages)) if stages[index] == progress.stage),
             current,
         )
         report(replace(progress, stage_number=current + 1, stage_count=len(stages)))
@@ -157,7 +157,7 @@ def _numbered(report: ProgressCallback, stages: Sequence[str]) -> ProgressCallba
 class _StageContext:
     """The arguments that every stage of a training shares."""
 
-    order: TrainingRequest
+    request: TrainingRequest
     preset: Preset
     store: ObjectStore
     folder: Path
@@ -170,7 +170,7 @@ class _StageContext:
             self.store,
             part,
             tensors,
-            part_metadata(part, self.order, self.code_version, **metadata),
+            part_metadata(part, self.request, self.code_version, **metadata),
         )
 
 
@@ -222,7 +222,7 @@ def _fit_autoencoder(context: _StageContext) -> str:
             context.preset.trained_roles(context.preset.base_opaque),
         )
         dataset = open_split(
-            context.store, context.order.snapshot, Split.train, size, in_memory=False, roles=roles
+            context.store, context.request.snapshot, Split.train, size, in_memory=False, roles=roles
         )
         fitted = range(min(FIT_IMAGES, len(dataset)))
         rgba_B4HW = torch.stack([dataset.read_or_replace(index)[1] for index in fitted])
@@ -238,7 +238,7 @@ def _train_transparency(context: _StageContext, files: dict[str, str]) -> str:
     """Train latent transparency and store it."""
     start = load_part(context.store, files["transparency"])[0] if "transparency" in files else None
     tensors = train_transparency(
-        context.order,
+        context.request,
         context.preset,
         context.store,
         context.folder,
@@ -253,7 +253,7 @@ def _train_base(context: _StageContext, files: dict[str, str]) -> str:
     """Train the base and store it."""
     start = load_part(context.store, files["base"]) if "base" in files else None
     tensors, metadata = train_base(
-        context.order,
+        context.request,
         context.preset,
         context.store,
         context.folder,
@@ -270,7 +270,7 @@ def _train_layers(context: _StageContext, files: dict[str, str]) -> str:
     base = load_part(context.store, files["base"])
     start = load_part(context.store, files["layers"]) if "layers" in files else None
     tensors, metadata = train_layers(
-        context.order,
+        context.request,
         context.preset,
         context.store,
         context.folder,
@@ -325,10 +325,10 @@ def _sheet(
         _prompt(sample) for sample in dataset.samples if LayerRole.background in sample.layers
     ][:GRID_COLUMNS]
     if parts.layers is not None and prompts:
-        drawn = load_generator(checkpoint, store).generate(
+        generated = load_generator(checkpoint, store).generate(
             [GenerationRequest(prompt, 0) for prompt in prompts]
         )
-        rows += [[layers[role] for layers in drawn] for role in LayerRole]
+        rows += [[layers[role] for layers in generated] for role in LayerRole]
         texts = [
             (prompt.foreground or prompt.text, prompt.background or prompt.text, prompt.text)
             for prompt in prompts

@@ -158,10 +158,12 @@ def _measure(preset: Preset, folder: Path) -> tuple[float, int]:
         torch.cuda.reset_peak_memory_stats()
     autoencoder = fit_autoencoder(preset, torch.empty(0))
     networks = Transparency(preset).eval().requires_grad_(requires_grad=False)
-    order = TrainingRequest("base", "sdxl", snapshot, None, None, 0, total)
+    request = TrainingRequest("base", "sdxl", snapshot, None, None, 0, total)
     with tempfile.TemporaryDirectory(dir=folder) as run:
         try:
-            train_base(order, preset, store, Path(run) / "run", report, autoencoder, networks, None)
+            train_base(
+                request, preset, store, Path(run) / "run", report, autoencoder, networks, None
+            )
         except _Enough:
             return ticks.rate(
                 WARM * preset.base_batch

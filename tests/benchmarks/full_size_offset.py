@@ -60,10 +60,10 @@ def main() -> None:
         )
         autoencoder = fit_autoencoder(preset, torch.empty(0))
         ticks = Ticks("transparency")
-        order = TrainingRequest(
+        request = TrainingRequest(
             "transparency", "sdxl", snapshot, None, None, 0, STEPS * given.batch
         )
-        train_transparency(order, preset, store, folder / "run", ticks, autoencoder, None)
+        train_transparency(request, preset, store, folder / "run", ticks, autoencoder, None)
         most = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0
         print(
             f"ours, reading and padding included: {ticks.rate(WARM * given.batch):.2f} images/s, {most:.1f} GiB"

@@ -130,8 +130,8 @@ def _train(
             spent = f"{time.perf_counter() - wall:6.0f} s, {time.process_time() - cpu:6.0f} CPU-s"
             print(f"{progress.stage:<14} {progress.total:7} {spent}", flush=True)
 
-    order = TrainingRequest("pairs", preset, snapshot, None, None, 0, images, changes)
-    return train(order, store, run, report)
+    request = TrainingRequest("pairs", preset, snapshot, None, None, 0, images, changes)
+    return train(request, store, run, report)
 
 
 def tell_pairs(

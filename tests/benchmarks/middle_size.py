@@ -32,11 +32,11 @@ def main() -> None:
     changes = dict(cell.split("=", 1) for cell in given.set)
     with tempfile.TemporaryDirectory(prefix="layerloop-bench-") as name:
         store = FolderStore(Path(name) / "objects")
-        order = TrainingRequest(
+        request = TrainingRequest(
             "whole", given.preset, freeze_folder(store, given.images), None, None, 0, 0, changes
         )
         begun = time.perf_counter()
-        checkpoint = train(order, store, Path(name) / "run", _Teller())
+        checkpoint = train(request, store, Path(name) / "run", _Teller())
         _show(checkpoint, store, given.layers / f"{given.preset}.png", time.perf_counter() - begun)
 
 

@@ -99,7 +99,7 @@ def main() -> None:
         print("|---" * (len(PAIR_METRICS) + 2) + "|", flush=True)
         for row in chosen:
             changes = {**rows[row], "threads": "1"}
-            order = TrainingRequest(
+            request = TrainingRequest(
                 "transparency",
                 given.preset,
                 snapshot,
@@ -109,7 +109,7 @@ def main() -> None:
                 given.images,
                 changes,
             )
-            checkpoint, seconds = _timed(order, store, Path(folder) / str(order.id))
+            checkpoint, seconds = _timed(request, store, Path(folder) / str(request.id))
             metrics = " | ".join(f"{checkpoint.evaluation[name]:.4g}" for name in PAIR_METRICS)
             print(f"| {row} | {seconds:.0f} | {metrics} |", flush=True)
             if given.layers and checkpoint.sample_grid:
@@ -147,7 +147,7 @@ def _own(given: list[str]) -> dict[str, dict[str, str]]:
     return rows
 
 
-def _timed(order: TrainingRequest, store: FolderStore, folder: Path) -> tuple[Checkpoint, float]:
+def _timed(request: TrainingRequest, store: FolderStore, folder: Path) -> tuple[Checkpoint, float]:
     """Return the CPU-seconds of a training's images, without the autoencoder and evaluation."""
     ticks: list[float] = []
 
@@ -155,7 +155,7 @@ def _timed(order: TrainingRequest, store: FolderStore, folder: Path) -> tuple[Ch
         if progress.stage == "transparency":
             ticks.append(time.process_time())
 
-    checkpoint = train(order, store, folder, report)
+    checkpoint = train(request, store, folder, report)
     return checkpoint, ticks[-1] - ticks[0]
 
 

@@ -106,8 +106,8 @@ def measure(name: str) -> None:
         from curation.domain import TrainingRequest
         from training.memory_estimate import estimate
 
-        order = TrainingRequest(stage, preset, "0" * 64, None, None, 0, 0, changes)
-        (computed,) = (row.peak for row in estimate(order, PICTURES) if row.stage == stage)
+        request = TrainingRequest(stage, preset, "0" * 64, None, None, 0, 0, changes)
+        (computed,) = (row.peak for row in estimate(request, PICTURES) if row.stage == stage)
         print(json.dumps({"computed": computed, "measured": measured}))
 
 
@@ -126,7 +126,7 @@ def _train(folder: Path, name: str, stage: str, changes: dict[str, str], images:
 
     preset = find_preset(name, changes | {"threads": "1"})
     store = FolderStore(folder / "objects")
-    order = TrainingRequest(stage, name, freeze(store, range(30)), None, None, 0, images, changes)
+    request = TrainingRequest(stage, name, freeze(store, range(30)), None, None, 0, images, changes)
     torch.set_num_threads(1)
     most = 0
 
@@ -143,10 +143,10 @@ def _train(folder: Path, name: str, stage: str, changes: dict[str, str], images:
     own = LinearAutoencoder(preset.stride, preset.latent_channels)
     autoencoder = (load_autoencoder(preset.model) if preset.model else own).requires_grad_(False)
     if stage == "transparency":
-        train_transparency(order, preset, store, folder / "run", report, autoencoder, None)
+        train_transparency(request, preset, store, folder / "run", report, autoencoder, None)
     else:
         networks = Transparency(preset).eval().requires_grad_(False)
-        train_base(order, preset, store, folder / "run", report, autoencoder, networks, None)
+        train_base(request, preset, store, folder / "run", report, autoencoder, networks, None)
     return most
 
 

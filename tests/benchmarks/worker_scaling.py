@@ -108,9 +108,9 @@ def main() -> None:
                         migrate(database)
                         database.close()
                         install_pgmq(address)
-                        index = Path(folder) / f"{what}-{count}"
+                        home = Path(folder) / f"{what}-{count}"
                         endpoint = proxy.endpoint if what == "screen" else None
-                        with worker_instance(index, address, s3, endpoint, rabbitmq) as instance:
+                        with worker_instance(home, address, s3, endpoint, rabbitmq) as instance:
                             took = measure(instance, count, arguments, proxy)
                     alone = alone or took
                     alone = alone or took

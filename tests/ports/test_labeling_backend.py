@@ -275,6 +275,6 @@ def test_an_unreachable_server_is_named_in_the_error(case):
         lambda: backend.remove(project, {task.id: [1]}),
         lambda: backend.submit_annotation(1, ADA, uuid.uuid4(), ACCEPT),
     ):
-        with pytest.raises(Unreachable, match=backend.url) as output:
+        with pytest.raises(Unreachable, match=backend.url) as error:
             call()
-        assert output.value.hint
+        assert error.value.hint

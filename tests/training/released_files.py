@@ -168,8 +168,9 @@ def sharing_shapes(
     return shapes
 
 
-def identical(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+def identical(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
     """Return whether names, dtypes and all bits are equal."""
-    return one.keys() == other.keys() and all(
-        one[name].dtype == other[name].dtype and torch.equal(one[name], other[name]) for name in one
+    return first.keys() == second.keys() and all(
+        first[name].dtype == second[name].dtype and torch.equal(first[name], second[name])
+        for name in first
     )

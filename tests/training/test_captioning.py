@@ -131,14 +131,14 @@ def test_a_model_without_a_chat_template_gets_the_plain_prompt(tmp_path):
 
 
 def test_the_source_names_the_weights(llava, tmp_path):
-    one = load_captioner(str(llava)).source
-    assert one.startswith(f"{llava}@")
-    assert len(one.rsplit("@", 1)[1]) == 12
-    other = write_llava(tmp_path / "again")
-    assert load_captioner(str(other)).source.rsplit("@", 1)[1] == one.rsplit("@", 1)[1]
-    weights = other / "model.safetensors"
+    source = load_captioner(str(llava)).source
+    assert source.startswith(f"{llava}@")
+    assert len(source.rsplit("@", 1)[1]) == 12
+    copy = write_llava(tmp_path / "again")
+    assert load_captioner(str(copy)).source.rsplit("@", 1)[1] == source.rsplit("@", 1)[1]
+    weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    assert load_captioner(str(other)).source.rsplit("@", 1)[1] != one.rsplit("@", 1)[1]
+    assert load_captioner(str(copy)).source.rsplit("@", 1)[1] != source.rsplit("@", 1)[1]
 
 
 def test_models_that_cannot_be_loaded_are_refused(llava, tmp_path):

@@ -61,7 +61,7 @@ def test_clip_embeds_two_composites_and_alpha_and_measures_agreement(clip: Path)
     eyes = open_embedder(str(clip), None)
     assert tuple(eyes.metric_names) == ("clip_score",)
     seen = eyes.embed(SINGLES, PROMPTS)
-    assert [one.vector.shape for one in seen] == [(32,)] * 3
+    assert [result.vector.shape for result in seen] == [(32,)] * 3
     assert np.linalg.norm(seen[0].vector[16:]) == pytest.approx(1, abs=1e-4)
     assert seen[0].vector == pytest.approx(eyes.embed(SINGLES[:1], PROMPTS[:1])[0].vector, abs=1e-5)
     assert not np.allclose(seen[0].vector, seen[1].vector, atol=1e-2)

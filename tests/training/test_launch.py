@@ -63,9 +63,9 @@ def test_two_processes_train_to_the_same_weights_as_one(store, snapshot, tmp_pat
     )
     order = _order(snapshot, processes="2", fsdp=str(sharded).lower())
     together = train(order, store, tmp_path / "two" / "run", output.append)
-    one, two = _weights(alone, store), _weights(together, store)
-    assert one.keys() == two.keys()
-    assert relative_distance(one, two) < ROUNDING
+    first, second = _weights(alone, store), _weights(together, store)
+    assert first.keys() == second.keys()
+    assert relative_distance(first, second) < ROUNDING
     assert together.evaluation["psnr"] == pytest.approx(alone.evaluation["psnr"], abs=1e-2)
     assert [progress.done for progress in output if progress.stage == "base"] == [0, 32, 64]
     assert all(
@@ -103,8 +103,8 @@ def test_two_processes_stop_when_the_callback_raises_and_resume(store, snapshot,
         tmp_path / "one",
         lambda _: None,
     )
-    one, two = (load_part(store, made.files["transparency"])[0] for made in (alone, resumed))
-    assert relative_distance(one, two) < ROUNDING
+    first, second = (load_part(store, made.files["transparency"])[0] for made in (alone, resumed))
+    assert relative_distance(first, second) < ROUNDING
 
 
 @pytest.mark.slow
@@ -139,8 +139,8 @@ def test_a_request_round_trips_as_json(store, snapshot):
     parent = Checkpoint(
         {"backbone": "b"}, "whole", "micro", snapshot, None, 1, "1", {"psnr": 1.5}, None, CHANGES
     )
-    order = TrainingRequest("base", "micro", snapshot, "p", parent, 1, 8, CHANGES)
-    assert parse_request(json.loads(json.dumps(asdict(order)))) == order
+    request = TrainingRequest("base", "micro", snapshot, "p", parent, 1, 8, CHANGES)
+    assert parse_request(json.loads(json.dumps(asdict(request)))) == request
     again = reopen_store(json.loads(json.dumps(store.opening)))
     assert again.get(snapshot) == store.get(snapshot)
 

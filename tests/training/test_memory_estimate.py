@@ -84,12 +84,12 @@ def test_a_model_in_a_folder_is_measured_by_its_config(tmp_path):
 
 def test_the_tracker_counts_each_storage_once_until_it_is_freed():
     with track_memory() as meter:
-        one = torch.zeros(MIB, dtype=torch.uint8)
-        view = one.view(1024, 1024)[:10]
+        first = torch.zeros(MIB, dtype=torch.uint8)
+        view = first.view(1024, 1024)[:10]
         assert meter.now == MIB
-        two = one + 1
+        second = first + 1
         assert meter.now == 2 * MIB
-        del one, two
+        del first, second
         assert meter.now == MIB  # the view keeps it alive
         del view
         assert (meter.now, meter.peak) == (0, 2 * MIB)
@@ -104,10 +104,10 @@ def test_the_parts_of_a_step_are_counted_by_kind():
         return network, lambda: network(rows).square().sum()
 
     step = estimate_step(build, "fp32", on_gpu=False)
-    assert step.learning == 2 * 4 * 256 * 1024 == step.weights - 4 * 512 * 256
+    assert step.trainable == 2 * 4 * 256 * 1024 == step.weights - 4 * 512 * 256
     # The hidden feature before and after the ReLU may be one; the output and its square are kept as well.
     assert 4 * 512 * (1024 + 256) <= step.activations <= 4 * 512 * (4 * 1024 + 4 * 256)
-    assert step.gradients <= step.learning
+    assert step.gradients <= step.trainable
     half = estimate_step(build, "bf16", on_gpu=False)
     assert half.activations < step.activations
 
@@ -163,7 +163,9 @@ def test_a_pretrained_model_that_is_not_on_disk_is_estimated():
 
 
 def test_processes_hold_copies_or_shards():
-    step = StepMemory(weights=1_000, learning=800, gradients=100, activations=500, beside=520)
+    step = StepMemory(
+        weights=1_000, trainable=800, gradients=100, activations=500, peak_activations=520
+    )
     measured = {"state": 1_600, "moment": 0, "average": 800, "block": 80}
     alone = _fullest(find_preset("tiny"), step, **measured)
     assert alone == {
@@ -173,7 +175,9 @@ def test_processes_hold_copies_or_shards():
         "average": 800,
         "activations": 0,
     }
-    busy = _fullest(find_preset("tiny"), replace(step, activations=900, beside=950), **measured)
+    busy = _fullest(
+        find_preset("tiny"), replace(step, activations=900, peak_activations=950), **measured
+    )
     assert (busy["gradients"], busy["activations"]) == (100, 900)
     copied = _fullest(find_preset("tiny", {"processes": "4"}), step, **measured)
     assert sum(copied.values()) == sum(alone.values()) + 800
@@ -187,7 +191,7 @@ def test_processes_hold_copies_or_shards():
     }
     gathered = _fullest(
         find_preset("tiny", {"accumulation": "2"}),
-        replace(step, activations=900, beside=950),
+        replace(step, activations=900, peak_activations=950),
         **measured,
     )
     assert (gathered["gradients"], gathered["activations"]) == (800, 950)

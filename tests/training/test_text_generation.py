@@ -61,13 +61,13 @@ def write_llama(folder, *, learns=True, template=TEMPLATE):
             compose_request(0, 0, 0)[0],
         ]  # the second is the first request of the command
         for step in range(160):
-            question, message = (
+            question, answers = (
                 tokenizer(text, add_special_tokens=False)["input_ids"]
                 for text in (f"USER: {requested[step % 2]} ASSISTANT:", f"{ANSWER} </s>")
             )
             ids, labels = (
-                torch.tensor([[*question, *message]]),
-                torch.tensor([[-100] * len(question) + message]),
+                torch.tensor([[*question, *answers]]),
+                torch.tensor([[-100] * len(question) + answers]),
             )
             loss = network(input_ids=ids, labels=labels).loss
             loss.backward()
@@ -96,8 +96,8 @@ def test_a_seed_determines_the_answer_and_does_not_change_global_randomness(tmp_
     writer = load_language_model(str(write_llama(tmp_path / "random", learns=False)))
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    message = [writer.generate("a picture", 12, seed) for seed in (0, 0, 1)]
-    assert message[0] == message[1] != message[2]
+    answers = [writer.generate("a picture", 12, seed) for seed in (0, 0, 1)]
+    assert answers[0] == answers[1] != answers[2]
     assert torch.equal(torch.get_rng_state(), before)
 
 

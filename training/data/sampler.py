@@ -56,10 +56,10 @@ class WeightedSampler:
             ticks = (np.arange(self.epoch_length) + rng.random()) * (
                 cumulative[-1] / self.epoch_length
             )
-            drawn = np.searchsorted(cumulative, ticks, side="right").clip(max=len(cumulative) - 1)
+            sampled = np.searchsorted(cumulative, ticks, side="right").clip(max=len(cumulative) - 1)
             # Steps only move forward, so one epoch at a time is kept.
             self._epochs.clear()
-            self._epochs[epoch] = [int(index) for index in rng.permutation(drawn)]
+            self._epochs[epoch] = [int(index) for index in rng.permutation(sampled)]
         return self._epochs[epoch]
 
 

@@ -243,18 +243,18 @@ def compute_missing(
     runs = [run for run in runs if any(keys[index] not in cache for index in run)]
     # First pass: runs that nobody else has claimed. Second pass: wait for the others.
     for wait in (False, True):
-        left = []
+        remaining = []
         for run in runs:
             with cache.claim(keys[run[0]], wait=wait) as claimed:
                 if not claimed:
-                    left.append(run)
+                    remaining.append(run)
                     continue
                 # Another process may have finished part of the run since the last refresh.
                 cache.refresh()
                 if missing := [index for index in run if keys[index] not in cache]:
                     compute(missing)
             yield min(len(keys), present + len(cache) - entries)
-        runs = left
+        runs = remaining
     yield sum(key in cache for key in keys)
 
 

@@ -220,10 +220,10 @@ class DistributedContext:
         shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
         received = {}
         for name, (shape, dtype) in self.broadcast_object(shapes).items():
-            own = tensors[name] if self.is_main_process else torch.empty(shape, dtype=dtype)
-            sent = own.to(self.device)
-            dist.broadcast(sent, src=0)
-            received[name] = sent.cpu()
+            source = tensors[name] if self.is_main_process else torch.empty(shape, dtype=dtype)
+            on_device = source.to(self.device)
+            dist.broadcast(on_device, src=0)
+            received[name] = on_device.cpu()
         return received
 
 

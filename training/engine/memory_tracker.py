@@ -29,7 +29,7 @@ class FakeMemoryTracker(FakeTensorMode):  # type: ignore[no-untyped-call]
         super().__init__(allow_non_fake_inputs=True)
         self.now = self.peak = self.gradients = 0
         self.gradients_at_peak = 0  # gradients at the peak
-        self.beside = 0  # peak of everything but gradients
+        self.peak_without_gradients = 0  # peak of everything but gradients
         self._living: dict[int, int] = {}
         self._within = False
 
@@ -46,7 +46,7 @@ class FakeMemoryTracker(FakeTensorMode):  # type: ignore[no-untyped-call]
 
     def restart(self) -> None:
         """Reset the peaks to the current values."""
-        self.peak, self.gradients_at_peak, self.beside = (
+        self.peak, self.gradients_at_peak, self.peak_without_gradients = (
             self.now,
             self.gradients,
             self.now - self.gradients,
@@ -65,7 +65,7 @@ class FakeMemoryTracker(FakeTensorMode):  # type: ignore[no-untyped-call]
         self._living[key] = storage.nbytes()
         self.now += storage.nbytes()
         weakref.finalize(storage, self._release, key)
-        self.beside = max(self.beside, self.now - self.gradients)
+        self.peak_without_gradients = max(self.peak_without_gradients, self.now - self.gradients)
         if self.now > self.peak:
             self.peak, self.gradients_at_peak = self.now, self.gradients
 
@@ -78,19 +78,19 @@ class StepMemory:
     """Memory of a step in bytes: weights, and the parts of its peak."""
 
     weights: int
-    learning: int  # trainable weights
+    trainable: int  # trainable weights
     gradients: int  # gradients at the peak
     activations: int  # everything but weights and gradients at the peak
-    beside: int  # the largest value of everything but weights and gradients at any time
+    peak_activations: int  # the largest value of everything but weights and gradients at any time
 
 
 @contextmanager
 def track_memory() -> Iterator[FakeMemoryTracker]:
     """Make all tensors created inside fake, and count their bytes."""
-    with warnings.catch_warnings(), FakeMemoryTracker() as meter:
+    with warnings.catch_warnings(), FakeMemoryTracker() as tracker:
         # Copying modules accesses data pointers.
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
-        yield meter
+        yield tracker
 
 
 def estimate_step(
@@ -104,14 +104,16 @@ def estimate_step(
         on_gpu: Whether to count norms in float32, as autocast computes them on a GPU.
     """
     # Weights first, so that everything later counts as gradients or activations.
-    with track_memory() as meter:
+    with track_memory() as tracker:
         networks, loss = build()
-        weights = meter.now
-        learning = [parameter for parameter in networks.parameters() if parameter.requires_grad]
-        for parameter in learning:
-            hook = meter.count_gradient
+        weights = tracker.now
+        trainable_parameters = [
+            parameter for parameter in networks.parameters() if parameter.requires_grad
+        ]
+        for parameter in trainable_parameters:
+            hook = tracker.count_gradient
             parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
-        meter.restart()
+        tracker.restart()
         for norm in (
             m for m in networks.modules() if on_gpu and isinstance(m, nn.GroupNorm | nn.LayerNorm)
         ):
@@ -121,24 +123,24 @@ def estimate_step(
         with torch.autocast("cpu", dtype) if dtype else nullcontext():
             total = loss()
         torch.autograd.backward(total)
-        trainable = sum(parameter.nbytes for parameter in learning)
+        trainable_bytes = sum(parameter.nbytes for parameter in trainable_parameters)
         return StepMemory(
             weights,
-            trainable,
-            meter.gradients_at_peak,
-            meter.peak - meter.gradients_at_peak - weights,
-            meter.beside - weights,
+            trainable_bytes,
+            tracker.gradients_at_peak,
+            tracker.peak - tracker.gradients_at_peak - weights,
+            tracker.peak_without_gradients - weights,
         )
 
 
 def estimate_inference(build: Callable[[], Callable[[], object]]) -> StepMemory:
     """Measure the memory of inference; `build` loads the networks and returns a function to run."""
-    with track_memory() as meter, torch.no_grad():
-        use = build()
-        weights = meter.now
-        meter.restart()
-        use()
-        return StepMemory(weights, 0, 0, meter.peak - weights, meter.peak - weights)
+    with track_memory() as tracker, torch.no_grad():
+        run = build()
+        weights = tracker.now
+        tracker.restart()
+        run()
+        return StepMemory(weights, 0, 0, tracker.peak - weights, tracker.peak - weights)
 
 
 def estimate_optimizer(name: str, parameters: Iterable[Tensor], *, on_gpu: bool) -> tuple[int, int]:
@@ -163,21 +165,21 @@ def estimate_optimizer(name: str, parameters: Iterable[Tensor], *, on_gpu: bool)
             numbers.values(), default=0
         )
     # Otherwise measure a step per distinct shape.
-    state, moment = 0, 0
+    state, temporary_bytes = 0, 0
     for shape, count in shapes.items():
-        with track_memory() as meter:
+        with track_memory() as tracker:
             parameter = nn.Parameter(torch.empty(shape))
             parameter.grad = torch.empty(shape)
-            before = meter.now
+            before = tracker.now
             optimizer = build_optimizer(name, [parameter], 1e-3)
             optimizer.step()
-            kept = meter.now - before  # read before the optimizer is released
-            state += kept * count
-            moment = max(moment, meter.peak - before - kept)
+            state_bytes = tracker.now - before  # read before the optimizer is released
+            state += state_bytes * count
+            temporary_bytes = max(temporary_bytes, tracker.peak - before - state_bytes)
     # The multi-tensor implementation holds the denominators of all tensors at once.
     if name == "adamw" and on_gpu:
-        moment = sum(4 * numbers[shape] * count for shape, count in shapes.items())
-    return state, moment
+        temporary_bytes = sum(4 * numbers[shape] * count for shape, count in shapes.items())
+    return state, temporary_bytes
 
 
 def _adamw_8bit(shape: tuple[int, ...]) -> int:

@@ -214,8 +214,8 @@ def _split_groups(
 ) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
     """Split parameter groups into JSON values and tensors; Prodigy keeps tensors in groups."""
     tensors = {
-        f"{GROUP}{number}/{key}": value.detach().cpu()
-        for number, group in enumerate(groups)
+        f"{GROUP}{index}/{key}": value.detach().cpu()
+        for index, group in enumerate(groups)
         for key, value in group.items()
         if isinstance(value, Tensor)
     }

@@ -99,16 +99,16 @@ def _shards(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tens
     shard: dict[str, Tensor] = {}
     part, number, size = "", 0, 0
     for name, tensor in sorted(tensors.items()):
-        own_part = name.partition("/")[0]
-        own_size = tensor.numel() * tensor.element_size()
+        tensor_part = name.partition("/")[0]
+        tensor_size = tensor.numel() * tensor.element_size()
         # Close the shard where the part ends or the shard is full.
-        if shard and (own_part != part or size + own_size > SHARD_BYTES):
+        if shard and (tensor_part != part or size + tensor_size > SHARD_BYTES):
             yield f"{part}-{number:03d}.safetensors", shard
             shard, size = {}, 0
-            number = number + 1 if own_part == part else 0
-        part = own_part
+            number = number + 1 if tensor_part == part else 0
+        part = tensor_part
         shard[name] = tensor.detach().cpu()
-        size += own_size
+        size += tensor_size
     if shard:
         yield f"{part}-{number:03d}.safetensors", shard
 

@@ -163,7 +163,7 @@ def _measure_generated(
         return {}
     # Captions are reused, with other seeds, if there are fewer than `count`.
     generator, captions = load_generator(checkpoint, store), images.captions
-    indices = [number % len(captions) for number in range(count)]
+    indices = [index % len(captions) for index in range(count)]
     alphas: list[NDArray[np.float64]] = []
     for start in range(0, count, parts.preset.draw_batch):
         on_progress(Progress("draw", start, count))

@@ -212,16 +212,16 @@ def frechet_distance(truth_ND: Tensor, reconstructed_ND: Tensor) -> float:
     """
     sets = [features_ND.cpu().double() for features_ND in (truth_ND, reconstructed_ND)]
     means = [features_ND.mean(0) for features_ND in sets]
-    truth, again = (
+    truth, generated = (
         _covariance_root(features - mean) for features, mean in zip(sets, means, strict=True)
     )
-    joint = torch.linalg.svdvals(truth @ again.T).sum()
+    joint = torch.linalg.svdvals(truth @ generated.T).sum()
     return max(
         0.0,
         float(
             (means[0] - means[1]).square().sum()
             + truth.square().sum()
-            + again.square().sum()
+            + generated.square().sum()
             - 2 * joint
         ),
     )

@@ -252,14 +252,14 @@ class LayersPipeline(DelegatingPipeline):
                 stacklevel=3,
             )
         # Count the images. The batch has a row for each layer of each image, image after image.
-        drawn, frames = self.mode.generated, len(self.mode.generated)
+        generated, frames = self.mode.generated, len(self.mode.generated)
         embedded = [arguments[name] for name in ENCODED_TEXTS if arguments.get(name) is not None]
-        counted = [*(texts[role] for role in drawn), negative_prompt, *given.values()]
+        counted = [*(texts[role] for role in generated), negative_prompt, *given.values()]
         counted += [item[::frames] for item in embedded]
         count = count_images(counted) * num_images_per_prompt
         # Expand everything that is given per image to the rows of the batch.
         arguments |= repeat_embeddings(arguments, count, frames)
-        arguments["prompt"] = prompts_by_layer([texts[role] for role in drawn], count)
+        arguments["prompt"] = prompts_by_layer([texts[role] for role in generated], count)
         if negative_prompt is not None:
             arguments["negative_prompt"] = [
                 text for text in repeat_items(negative_prompt, count) for _ in range(frames)
@@ -276,7 +276,7 @@ class LayersPipeline(DelegatingPipeline):
                 generator=generator, output_type="latent", return_dict=False, **arguments
             )[0]
         latents = self.pipe.unscale_latents(scaled_BCHW)
-        return {role: latents[index::frames] for index, role in enumerate(drawn)}
+        return {role: latents[index::frames] for index, role in enumerate(generated)}
 
     def decode(
         self, latents: Mapping[LayerRole, Tensor], size: tuple[int, int], views: int | None = None

@@ -62,7 +62,7 @@ def add_loras(checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[LoraF
     ]
     # Each LoRA becomes a part of its own, with the file's metadata.
     files = dict(checkpoint.files)
-    for number, (style, header) in enumerate(
+    for index, (style, header) in enumerate(
         zip(styles, headers, strict=True), max(numbers, default=0) + 1
     ):
         metadata = {
@@ -72,7 +72,7 @@ def add_loras(checkpoint: Checkpoint, store: ObjectStore, styles: Sequence[LoraF
             "sha256": compute_sha256(style.path),
             "header": canonical_json(dict(header.metadata)),
         }
-        part = f"{LORA_PREFIX}{number}"
+        part = f"{LORA_PREFIX}{index}"
         files[part] = save_part(store, part, read_tensors(header, header.shapes), metadata)
     return replace(checkpoint, files=files, parent=checkpoint.id, evaluation={}, sample_grid=None)
 
@@ -81,7 +81,7 @@ def apply_loras(pipeline: Any, styles: Sequence[StoredLora]) -> None:
     """Fuse stored LoRAs into a diffusers pipeline, in place. Raises Refused if one does not fit."""
     if not styles:
         return
-    names = [f"style_{number}" for number in range(len(styles))]
+    names = [f"style_{index}" for index in range(len(styles))]
     for name, (tensors, metadata) in zip(names, styles, strict=True):
         # diffusers reads rank and alpha from the metadata of a file, so write one.
         with TemporaryDirectory() as folder:

@@ -127,12 +127,15 @@ class SwappableWeights:
     def tracking_changes(self) -> Iterator[None]:
         """Apply changes of the UNet's weights, such as fused LoRAs, to these weights too."""
         # The difference before and after is the fused weight.
-        before = [own.detach().clone() for own, _ in self._values]
+        before = [parameter.detach().clone() for parameter, _ in self._values]
         yield
-        for index, ((own, value), old) in enumerate(zip(self._values, before, strict=True)):
-            change = own.detach().float() - old.float()
+        for index, ((parameter, value), old) in enumerate(zip(self._values, before, strict=True)):
+            change = parameter.detach().float() - old.float()
             if change.any():
-                self._values[index] = own, (value.float() + change.to(value.device)).to(value.dtype)
+                self._values[index] = (
+                    parameter,
+                    (value.float() + change.to(value.device)).to(value.dtype),
+                )
 
     def _set_condition(self, condition: Tensor | None) -> None:
         """Set or clear the condition of the given layers."""
@@ -157,11 +160,11 @@ class SwappableWeights:
     def _prepare(self, tensors: Mapping[str, Tensor], *, added: bool) -> None:
         """Compute the UNet's tensors with these weights applied. Raises Refused for a misfit."""
         # PEFT renames the weights of a layer that has a user's adapter.
-        own = {
+        originals = {
             name.replace(".base_layer.", "."): value for name, value in self.unet.named_parameters()
         }
         for name, value in tensors.items():
-            old = own.get(name)
+            old = originals.get(name)
             is_wider = name == _FIRST and old is not None and value.shape[1] > old.shape[1]
             if old is None or (old.shape != value.shape and not is_wider):
                 raise Refused(
@@ -200,13 +203,13 @@ class SwappableWeights:
     @torch.no_grad()
     def _swap(self) -> None:
         """Swap the stored tensors and modules with the UNet's; swapping twice restores them."""
-        if any(own.device.type == "meta" for own, _ in self._values):
+        if any(parameter.device.type == "meta" for parameter, _ in self._values):
             hint = "use enable_model_cpu_offload, not sequential offloading"
             raise Refused("the weights of this UNet are offloaded layer by layer", hint)
         # Exchange the data: the parameter objects stay, so that references to them stay valid.
-        for index, (own, value) in enumerate(self._values):
-            self._values[index] = own, own.data
-            own.data = value.to(own.device, own.dtype)
+        for index, (parameter, value) in enumerate(self._values):
+            self._values[index] = parameter, parameter.data
+            parameter.data = value.to(parameter.device, parameter.dtype)
         # Modules are exchanged whole, moved to the UNet's device and dtype.
         for index, (owner, name, stored) in enumerate(self._modules):
             current = getattr(owner, name)

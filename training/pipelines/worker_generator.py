@@ -81,7 +81,7 @@ class PipelineGenerator:
             NotFound: A file or the sampler does not exist.
             Refused: The checkpoint or the options do not support it.
         """
-        drawn: dict[int, Layers] = {}
+        generated: dict[int, Layers] = {}
         # Single layers and pairs run in batches of their own.
         for generate, as_pair in ((self._draw_singles, False), (self._draw_pairs, True)):
             indices = [
@@ -94,8 +94,8 @@ class PipelineGenerator:
                 [requests[index] for index in indices], self.preset.draw_batch
             ):
                 results += generate(filled, options)[: len(batch)]
-            drawn |= dict(zip(indices, results, strict=True))
-        return [drawn[index] for index in range(len(requests))]
+            generated |= dict(zip(indices, results, strict=True))
+        return [generated[index] for index in range(len(requests))]
 
     def describe(self, options: GenerationOptions) -> Mapping[str, str]:
         """Describe model, sampler, steps, guidance, size and inputs. Raises NotFound, Refused."""

@@ -108,10 +108,10 @@ def test_an_unreachable_server_is_an_error():
 
 def test_a_request_that_the_server_rejects_is_not_repeated():
     with serving([error_reply(401, "Incorrect API key provided: sesame")]) as server:
-        with pytest.raises(Refused, match="refused the key") as output:
+        with pytest.raises(Refused, match="refused the key") as error:
             ask(server, key="sesame")
-    assert "sesame" not in str(output.value)
-    assert "LAYERLOOP_LLM_KEY" in output.value.hint
+    assert "sesame" not in str(error.value)
+    assert "LAYERLOOP_LLM_KEY" in error.value.hint
     with serving([error_reply(404, "The model `some-model` does not exist")]) as server:
         with pytest.raises(Refused, match="404, The model `some-model` does not exist"):
             ask(server)

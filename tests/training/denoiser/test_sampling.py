@@ -68,12 +68,16 @@ def test_a_request_does_not_depend_on_its_batch(checkpoint, store):
     for k, request in enumerate(requests(6)):
         assert np.array_equal(pixels(generator.generate([request]))[0], together[k])
     backwards = pixels(generator.generate(requests(6)[::-1]))[::-1]
-    assert all(np.array_equal(one, two) for one, two in zip(together, backwards, strict=True))
+    assert all(
+        np.array_equal(first, second) for first, second in zip(together, backwards, strict=True)
+    )
 
 
 def test_a_reloaded_generator_generates_the_same(checkpoint, store):
-    one, two = (pixels(load_generator(checkpoint, store).generate(requests(3))) for _ in range(2))
-    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+    first, second = (
+        pixels(load_generator(checkpoint, store).generate(requests(3))) for _ in range(2)
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_seed_and_prompt_have_an_effect(checkpoint, store):

@@ -104,12 +104,12 @@ def test_size_conditions_are_used_by_sdxl_only(models):
         plain, text_conditions = denoiser.encode(TEXTS), denoiser.encode(TEXTS, sizes)
         assert (plain.sizes_B6 is not None) is matters
         with torch.no_grad():
-            one, two = (
+            first, second = (
                 denoiser.predict(noisy(), TIME, conditions)
                 for conditions in (plain, text_conditions)
             )
-        assert torch.equal(one[0], two[0])
-        assert torch.equal(one[1], two[1]) is not matters
+        assert torch.equal(first[0], second[0])
+        assert torch.equal(first[1], second[1]) is not matters
 
 
 @pytest.mark.parametrize("family", WRITERS)

@@ -23,9 +23,9 @@ def test_no_tracker_is_none():
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
 def test_a_tracker_that_is_not_installed_is_refused(monkeypatch, tmp_path, name):
     monkeypatch.setattr("training.engine.loggers.find_spec", lambda _: None)
-    with pytest.raises(Refused, match=f"{name} is not installed") as output:
+    with pytest.raises(Refused, match=f"{name} is not installed") as error:
         open_tracker(replace(MICRO, tracker=name), ORDER, "base", tmp_path)
-    assert f"pip install {name}" in output.value.hint
+    assert f"pip install {name}" in error.value.hint
 
 
 def test_an_unknown_tracker_is_refused(tmp_path):

@@ -47,16 +47,16 @@ def test_fused_adamw_equals_adamw():
 
 
 def test_an_unknown_optimizer_is_refused_with_the_known_ones():
-    with pytest.raises(NotFound, match="no optimizer 'sgd'") as output:
+    with pytest.raises(NotFound, match="no optimizer 'sgd'") as error:
         build_optimizer("sgd", nn.Linear(1, 1).parameters(), 0.1)
-    assert "adamw_fused" in output.value.hint
+    assert "adamw_fused" in error.value.hint
 
 
 def test_a_missing_library_is_refused_with_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(Refused, match="adamw8bit needs the library bitsandbytes") as output:
+    with pytest.raises(Refused, match="adamw8bit needs the library bitsandbytes") as error:
         build_optimizer("adamw8bit", nn.Linear(1, 1).parameters(), 0.1)
-    assert "pip install bitsandbytes" in output.value.hint
+    assert "pip install bitsandbytes" in error.value.hint
 
 
 def test_lion_and_prodigy_name_the_library_that_is_missing(monkeypatch):

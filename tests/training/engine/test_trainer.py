@@ -47,21 +47,24 @@ def run(store, snapshot, tmp_path):
             if stop_at is not None and progress.stage == stage and progress.done >= stop_at:
                 raise StoppedError
 
-        order, index = (
+        request, run_folder = (
             TrainingRequest(stage, "micro", snapshot, None, None, 0, images),
             tmp_path / folder / "run",
         )
         if stage == "base":
-            return train_base(order, preset, store, index, report, autoencoder, networks, None)[0]
-        return train_transparency(order, preset, store, index, report, autoencoder, None)
+            return train_base(
+                request, preset, store, run_folder, report, autoencoder, networks, None
+            )[0]
+        return train_transparency(request, preset, store, run_folder, report, autoencoder, None)
 
     return train
 
 
-def largest_difference(one, two):
-    assert one.keys() == two.keys()
+def largest_difference(first, second):
+    assert first.keys() == second.keys()
     return max(
-        float((tensor.double() - two[name].double()).abs().max()) for name, tensor in one.items()
+        float((tensor.double() - second[name].double()).abs().max())
+        for name, tensor in first.items()
     )
 
 

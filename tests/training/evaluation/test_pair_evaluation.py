@@ -174,12 +174,12 @@ def test_the_order_of_the_samples_does_not_matter(trained):
         open_pair_generators(checkpoint, store),
         heldout_pairs(store, checkpoint.snapshot),
     )
-    one, other = (
+    first, second = (
         compare_pairs(ways, order, 8, SIDE, store, ignore_progress).table
         for order in (samples, samples[::-1])
     )
-    assert one == other
-    assert one["harmony"]["joint"].count == 8
+    assert first == second
+    assert first["harmony"]["joint"].count == 8
 
 
 def test_text_agreement_is_measured_with_a_clip(trained, tmp_path):

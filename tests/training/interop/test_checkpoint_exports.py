@@ -96,7 +96,7 @@ def test_parts_that_a_format_does_not_support_are_named(
     layered, store, tmp_path, any_networks
 ) -> None:
     found = export_checkpoint(layered, store, "released", "stored", tmp_path / "out")
-    left = {one.part: one.what for one in found if not one.path}
+    left = {file.part: file.what for file in found if not file.path}
     assert left.keys() == {"backbone", "layers"}
     assert left["layers"].startswith("not written: role adapters cannot be written as released")
 
@@ -126,19 +126,21 @@ def generate(checkpoint: Checkpoint, store: FolderStore) -> np.ndarray:
 
 def test_layerloops_format_moves_a_checkpoint_to_another_home(checkpoint, store, tmp_path) -> None:
     found = export_checkpoint(checkpoint, store, "layerloop", "stored", tmp_path / "out")
-    assert {one.part for one in found} == checkpoint.files.keys()
-    other = FolderStore(tmp_path / "other")
+    assert {file.part for file in found} == checkpoint.files.keys()
+    other_store = FolderStore(tmp_path / "other")
     for source in (tmp_path / "out", tmp_path / "out" / "checkpoint.json"):
-        looked = import_checkpoint([source], "sdxl", {}, None, ignore_progress)
-        assert looked.checkpoint is None
-        assert not [path for path in other.folder.rglob("*") if path.is_file()]
-    taken = import_checkpoint([tmp_path / "out"], "sdxl", {}, other, ignore_progress)
-    assert taken.checkpoint == checkpoint
-    assert checkpoint_of(taken).id == checkpoint.id
-    assert all(other.get(sha) == store.get(sha) for sha in checkpoint.files.values())
-    assert np.array_equal(generate(checkpoint_of(taken), other), generate(checkpoint, store))
+        checked = import_checkpoint([source], "sdxl", {}, None, ignore_progress)
+        assert checked.checkpoint is None
+        assert not [path for path in other_store.folder.rglob("*") if path.is_file()]
+    result = import_checkpoint([tmp_path / "out"], "sdxl", {}, other_store, ignore_progress)
+    assert result.checkpoint == checkpoint
+    assert checkpoint_of(result).id == checkpoint.id
+    assert all(other_store.get(sha) == store.get(sha) for sha in checkpoint.files.values())
+    assert np.array_equal(generate(checkpoint_of(result), other_store), generate(checkpoint, store))
     with pytest.raises(Refused, match="is imported unchanged"):
-        import_checkpoint([tmp_path / "out"], "sdxl", {"draw_steps": "3"}, other, ignore_progress)
+        import_checkpoint(
+            [tmp_path / "out"], "sdxl", {"draw_steps": "3"}, other_store, ignore_progress
+        )
     with pytest.raises(Refused, match="keeps the stored dtypes"):
         export_checkpoint(checkpoint, store, "layerloop", "fp16", tmp_path / "out")
 

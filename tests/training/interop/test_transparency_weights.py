@@ -75,9 +75,9 @@ def test_the_scale_is_the_given_one_that_of_the_file_or_1(
 
 
 def test_without_an_encoder_the_offset_is_0(files: list[Path]) -> None:
-    one, two = (read_networks(recognize_all(files[:1]), narrow()) for _ in range(2))
-    assert one.scale_from == "preset"
-    assert all(torch.equal(one.tensors[name], two.tensors[name]) for name in one.tensors)
+    first, second = (read_networks(recognize_all(files[:1]), narrow()) for _ in range(2))
+    assert first.scale_from == "preset"
+    assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
     networks, _ = read_transparency(files[:1], narrow())
     assert not networks.encoder(torch.rand(1, 1, 16, 16), torch.rand(1, 3, 16, 16)).any()
     assert networks.encoder.blocks[0].weight.any()  # it can be trained from here

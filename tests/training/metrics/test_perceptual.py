@@ -93,9 +93,9 @@ def test_other_files_are_refused(tmp_path):
         load_lpips(pickled)
     other = tmp_path / "other.safetensors"
     save_file({"weight": torch.zeros(1)}, other)
-    with pytest.raises(Refused, match="not LPIPS") as output:
+    with pytest.raises(Refused, match="not LPIPS") as error:
         load_lpips(other)
-    assert "docs/guides/training.md" in output.value.hint
+    assert "docs/guides/training.md" in error.value.hint
     file, weights = write_lpips("alex", tmp_path)
     save_file(
         {name: tensor.contiguous() for name, tensor in weights.items() if "lin3" not in name}, file

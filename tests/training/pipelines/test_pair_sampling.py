@@ -101,9 +101,9 @@ def make_request(seed=1, prompt=PAIR):
     return GenerationRequest(prompt, seed)
 
 
-def same(one, other):
-    return one.keys() == other.keys() and all(
-        np.array_equal(one[role], other[role]) for role in one
+def same(first, second):
+    return first.keys() == second.keys() and all(
+        np.array_equal(first[role], second[role]) for role in first
     )
 
 

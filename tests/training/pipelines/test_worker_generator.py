@@ -178,13 +178,13 @@ def test_options_have_an_effect_and_are_described(checkpoint, store, options):
     times = options.get("upscale", 1)
     assert other.shape == (round(height * times), round(width * times), 4)
     assert np.array_equal(generate_one(generator), plain), "options of one call reach no other"
-    text_conditions = generator.describe(GenerationOptions(**options))
-    assert text_conditions["model"] == "sdxl", "the folder's name alone"
-    assert text_conditions["steps"] == str(options.get("steps", 2))
-    assert text_conditions["guidance"] == str(options.get("guidance", 7.0))
-    assert text_conditions["sampler"] == options.get("sampler", "EulerDiscrete")
-    assert text_conditions["size"] == f"{width}x{height}"
-    assert text_conditions.get("upscale") == (str(times) if times != 1 else None)
+    description = generator.describe(GenerationOptions(**options))
+    assert description["model"] == "sdxl", "the folder's name alone"
+    assert description["steps"] == str(options.get("steps", 2))
+    assert description["guidance"] == str(options.get("guidance", 7.0))
+    assert description["sampler"] == options.get("sampler", "EulerDiscrete")
+    assert description["size"] == f"{width}x{height}"
+    assert description.get("upscale") == (str(times) if times != 1 else None)
 
 
 @pytest.mark.parametrize(
@@ -204,8 +204,8 @@ def test_image_to_image_starts_from_a_stored_layer(checkpoint, store):
     weak, strong = (generate_one(generator, image=sha, strength=s, steps=4) for s in (0.3, 1.0))
     assert weak.shape == strong.shape == rgba.shape
     assert not np.array_equal(weak, strong)
-    text_conditions = generator.describe(GenerationOptions(image=sha, strength=0.3))
-    assert (text_conditions["image"], text_conditions["strength"]) == (sha, "0.3")
+    description = generator.describe(GenerationOptions(image=sha, strength=0.3))
+    assert (description["image"], description["strength"]) == (sha, "0.3")
     with pytest.raises(NotFound):
         generate_one(generator, image="0" * 64)
 
@@ -248,9 +248,9 @@ def test_generation_on_a_gpu_has_the_precision_of_the_preset(store, model):
     pipeline = generator.pipe.pipeline
     assert (pipeline.unet.device.type, pipeline.unet.dtype) == ("cuda", torch.bfloat16)
     assert generator.pipe.autoencoder.autoencoder.dtype == torch.float32
-    one, two = (generate_one(generator) for _ in range(2))
-    assert one.shape == (64, 64, 4)
-    assert np.array_equal(one, two)
+    first, second = (generate_one(generator) for _ in range(2))
+    assert first.shape == (64, 64, 4)
+    assert np.array_equal(first, second)
 
 
 def test_the_command_generates_from_text_and_images(

@@ -78,10 +78,10 @@ def test_a_new_encoder_keeps_the_posterior_mean_and_a_new_decoder_ignores_the_la
     mean, _ = autoencoder.encode(over_gray(padded, alpha))
     assert torch.equal(adjust(autoencoder, networks.encoder, alpha, padded), mean)
     image = autoencoder.decode(mean)
-    for one, other in zip(
+    for first, second in zip(
         networks.decoder(image, mean), networks.decoder(image, mean + 1), strict=True
     ):
-        assert torch.equal(one, other)
+        assert torch.equal(first, second)
 
 
 def test_the_adjusted_latent_is_mean_plus_scaled_offset_or_mean():

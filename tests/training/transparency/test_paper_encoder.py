@@ -70,10 +70,10 @@ def test_new_heavy_networks_change_nothing_and_can_be_trained(channels):
     latent = adjust(autoencoder, networks.encoder, alpha, padded)
     assert torch.equal(latent, mean)
     image = autoencoder.decode(latent)
-    for one, other in zip(
+    for first, second in zip(
         networks.decoder(image, mean), networks.decoder(image, mean + 1), strict=True
     ):
-        assert torch.equal(one, other)
+        assert torch.equal(first, second)
 
     optimizer = torch.optim.Adam(networks.parameters(), lr=3e-3)
     losses = []
@@ -107,5 +107,5 @@ def test_the_latent_enters_in_the_middle_block_only():
         for value in (0.0, 1.0):
             decoder(image, torch.full((1, SMALL.latent_channels, 4, 4), value))
     *down, middle = zip(seen[:5], seen[5:], strict=True)
-    assert all(torch.equal(one, other) for one, other in down)
+    assert all(torch.equal(first, second) for first, second in down)
     assert not torch.allclose(*middle)

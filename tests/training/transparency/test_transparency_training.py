@@ -38,8 +38,8 @@ def _train(store, snapshot, folder, preset=MICRO, stop_at=None, start=None, metr
         if stop_at is not None and progress.done >= stop_at:
             raise StoppedError
 
-    order = TrainingRequest("transparency", preset.name, snapshot, None, None, seed=3)
-    return train_transparency(order, preset, store, folder, report, autoencoder, start)
+    request = TrainingRequest("transparency", preset.name, snapshot, None, None, seed=3)
+    return train_transparency(request, preset, store, folder, report, autoencoder, start)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(store, snapshot, tmp_path):

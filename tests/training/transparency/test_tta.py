@@ -56,9 +56,9 @@ def _loop(decoder, image, latent):
     seen = []
     for flip in (False, True):
         for turns in range(4):
-            one, other = (t.flip(3) if flip else t for t in (image, latent))
+            first, second = (t.flip(3) if flip else t for t in (image, latent))
             back = estimate_once(
-                decoder, one.rot90(turns, (2, 3)), other.rot90(turns, (2, 3))
+                decoder, first.rot90(turns, (2, 3)), second.rot90(turns, (2, 3))
             ).rot90(-turns, (2, 3))
             seen.append(back.flip(3) if flip else back)
     return torch.stack(seen).median(dim=0).values
