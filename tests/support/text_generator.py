@@ -13,7 +13,7 @@ from curation.errors import NotFound
 class BrightnessCaptioner:
     """A Captioner; `before` is called before every batch, for tests of concurrent changes."""
 
-    source = "talker@1"
+    source = "brightness@1"
 
     def __init__(self) -> None:
         self.batches: list[int] = []

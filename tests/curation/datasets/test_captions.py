@@ -32,7 +32,7 @@ ORDER = CaptionRequest("model")
 
 
 @pytest.fixture
-def talker(monkeypatch):
+def model_captioner(monkeypatch):
     one = BrightnessCaptioner()
     monkeypatch.setitem(CAPTIONERS, "model", one)
     yield one
@@ -50,13 +50,13 @@ def context(settings):
         yield opened
 
 
-def test_a_model_captions_only_samples_without_a_caption(context, talker):
+def test_a_model_captions_only_samples_without_a_caption(context, model_captioner):
     ids = _add(context, ["", "a cat", "unknown"])
     run = _caption(context, ORDER)
     first, second, third = (_sample(context, id_) for id_ in ids)
     seen = composite_over(image(0), (128, 128, 128))
     assert first.caption == f"Describe of {seen.astype(int).sum()} {seen.shape} in 60"
-    assert first.captioner == third.captioner == "talker@1"
+    assert first.captioner == third.captioner == "brightness@1"
     assert (second.caption, second.captioner) == ("a cat", "")
     with context.database.transaction() as tx:
         row = captions.find_run(tx, run)
@@ -65,12 +65,12 @@ def test_a_model_captions_only_samples_without_a_caption(context, talker):
         ).all()
     assert (row["state"], row["background"]) == ("finished", 128)
     assert (row["progress"]["done"], row["progress"]["total"]) == (2, 2)
-    assert {one.source for one in kept} == {"machine:talker@1"}
+    assert {one.source for one in kept} == {"machine:brightness@1"}
     assert {one.text for one in kept} == {first.caption, third.caption}
     assert _run_again(context) == 0
 
 
-def test_captions_of_people_are_kept_before_during_and_after_a_run(context, talker):
+def test_captions_of_people_are_kept_before_during_and_after_a_run(context, model_captioner):
     before, during, after = _add(context, [""] * 3)
     with context.database.transaction() as tx:
         set_caption(tx, before.hex, "  a red\nhat ", "ann")
@@ -79,19 +79,19 @@ def test_captions_of_people_are_kept_before_during_and_after_a_run(context, talk
         with context.database.transaction() as tx:
             set_caption(tx, str(during)[:13], "a boat", "ann")
 
-    talker.before = interrupt
+    model_captioner.before = interrupt
     _caption(context, ORDER)
-    talker.before = lambda: None
+    model_captioner.before = lambda: None
     assert _sample(context, before).caption == "a red hat"
     assert _sample(context, during).caption == "a boat"
-    assert _sample(context, after).captioner == "talker@1"
+    assert _sample(context, after).captioner == "brightness@1"
     with context.database.transaction() as tx:
         set_caption(tx, after.hex, "a star", "ann")
     assert _run_again(context, recaption=True) == 0
     assert (_sample(context, after).caption, _sample(context, after).captioner) == ("a star", "")
 
 
-def test_the_next_snapshot_has_the_caption_and_the_last_one_does_not(context, talker):
+def test_the_next_snapshot_has_the_caption_and_the_last_one_does_not(context, model_captioner):
     _add(context, ["", "a cat"])
     with context.database.transaction() as tx:
         old = freeze_snapshot(tx, context.store, tag=None, actor="test").id
@@ -102,7 +102,7 @@ def test_the_next_snapshot_has_the_caption_and_the_last_one_does_not(context, ta
     assert sorted(sample.caption for sample in read_samples(context.store, old)) == ["", "a cat"]
     assert sorted(sample.captioner for sample in read_samples(context.store, new)) == [
         "",
-        "talker@1",
+        "brightness@1",
     ]
 
 
@@ -115,10 +115,12 @@ def test_a_manifest_line_without_a_captioner_is_unchanged(context):
     assert Sample.read(sample.line()) == sample
 
 
-def test_a_stopped_run_goes_on_where_it_was_left(context, talker, monkeypatch):
+def test_a_stopped_run_goes_on_where_it_was_left(context, model_captioner, monkeypatch):
     monkeypatch.setattr(captions, "BATCH_SIZE", 2)
     ids = _add(context, [""] * 5)
-    talker.before = lambda: jobs.stop_requested.set() if len(talker.batches) == 2 else None
+    model_captioner.before = lambda: (
+        jobs.stop_requested.set() if len(model_captioner.batches) == 2 else None
+    )
     run = _caption(context, ORDER)
     with context.database.transaction() as tx:
         assert captions.find_run(tx, run)["state"] == RunState.requested
@@ -129,11 +131,11 @@ def test_a_stopped_run_goes_on_where_it_was_left(context, talker, monkeypatch):
         assert find_job(tx, "train") == Job("caption", (str(run),))
     jobs.caption(context, str(run))
     assert all(_sample(context, id_).captioner for id_ in ids)
-    assert talker.batches == [2, 2, 1]
+    assert model_captioner.batches == [2, 2, 1]
 
 
 def test_captions_of_a_model_are_replaced_only_when_asked_and_once_a_run(
-    context, talker, monkeypatch
+    context, model_captioner, monkeypatch
 ):
     monkeypatch.setattr(captions, "BATCH_SIZE", 1)
     [id_, _] = _add(context, ["", "a cat"])
@@ -148,18 +150,20 @@ def test_captions_of_a_model_are_replaced_only_when_asked_and_once_a_run(
         assert tx.scalar(sa.select(sa.func.count()).select_from(captions.captions)) == 3
 
 
-def test_a_limit_counts_over_the_whole_run(context, talker, monkeypatch):
+def test_a_limit_counts_over_the_whole_run(context, model_captioner, monkeypatch):
     monkeypatch.setattr(captions, "BATCH_SIZE", 1)
     ids = _add(context, [""] * 4)
     order = CaptionRequest("model", max_samples=3)
-    talker.before = lambda: jobs.stop_requested.set() if len(talker.batches) == 2 else None
+    model_captioner.before = lambda: (
+        jobs.stop_requested.set() if len(model_captioner.batches) == 2 else None
+    )
     run = _caption(context, order)
     jobs.stop_requested.clear()
     jobs.caption(context, str(run))
     assert sum(bool(_sample(context, id_).caption) for id_ in ids) == 3
 
 
-def test_a_withdrawn_sample_and_a_lost_layer_are_left_out(context, talker, caplog):
+def test_a_withdrawn_sample_and_a_lost_layer_are_left_out(context, model_captioner, caplog):
     lost, whole = _add(context, ["", ""])
     with context.database.transaction() as tx:
         [candidate] = make_candidates(tx, context.store, make_round(tx), 1)
@@ -173,7 +177,7 @@ def test_a_withdrawn_sample_and_a_lost_layer_are_left_out(context, talker, caplo
     assert lost.hex in caplog.text
 
 
-def test_pairs_are_shown_blended(context, talker):
+def test_pairs_are_shown_blended(context, model_captioner):
     blended = np.full((4, 6, 4), 255, np.uint8)
     layers = {
         LayerRole.foreground: _stored(context, image(1)),
@@ -188,7 +192,9 @@ def test_pairs_are_shown_blended(context, talker):
     assert f"of {4 * 6 * 3 * 255} (4, 6, 3)" in _sample(context, id_).caption
 
 
-def test_a_failed_run_has_a_reason_and_a_hint_and_resumes_on_request(context, talker, monkeypatch):
+def test_a_failed_run_has_a_reason_and_a_hint_and_resumes_on_request(
+    context, model_captioner, monkeypatch
+):
     [id_] = _add(context, [""])
     with monkeypatch.context() as without:
         without.delitem(CAPTIONERS, "model")
@@ -197,13 +203,13 @@ def test_a_failed_run_has_a_reason_and_a_hint_and_resumes_on_request(context, ta
         row = captions.find_run(tx, run)
     assert (row["state"], row["error"]) == (
         "failed",
-        "NotFound: there is no folder model (make a talker first)",
+        "NotFound: there is no folder model (make a captioner first)",
     )
     assert _caption(context, ORDER) == run
     assert _sample(context, id_).captioner
 
 
-def test_a_run_whose_lease_is_lost_keeps_nothing_more(context, talker):
+def test_a_run_whose_lease_is_lost_keeps_nothing_more(context, model_captioner):
     [id_] = _add(context, [""])
 
     def take_over():
@@ -212,7 +218,7 @@ def test_a_run_whose_lease_is_lost_keeps_nothing_more(context, talker):
             run = tx.scalar(sa.select(caption_runs.c.id))
             assert captions.claim_run(tx, run, "another", 60) == ORDER
 
-    talker.before = take_over
+    model_captioner.before = take_over
     run = _caption(context, ORDER)
     assert _sample(context, id_).caption == ""
     with context.database.transaction() as tx:
@@ -220,7 +226,7 @@ def test_a_run_whose_lease_is_lost_keeps_nothing_more(context, talker):
         assert captions.claim_run(tx, run, "a third", 60) is None
 
 
-def test_a_run_that_fails_in_a_worker_that_has_lost_it_is_not_failed(context, talker):
+def test_a_run_that_fails_in_a_worker_that_has_lost_it_is_not_failed(context, model_captioner):
     _add(context, [""])
 
     def lose_it_and_fail():
@@ -228,7 +234,7 @@ def test_a_run_that_fails_in_a_worker_that_has_lost_it_is_not_failed(context, ta
             tx.execute(sa.update(lease_rows).values(holder="another"))
         raise RuntimeError("broken")
 
-    talker.before = lose_it_and_fail
+    model_captioner.before = lose_it_and_fail
     run = _caption(context, ORDER)
     with context.database.transaction() as tx:
         row = captions.find_run(tx, run)
@@ -247,7 +253,7 @@ def test_invalid_captions_and_unknown_samples_are_refused(context):
             captions.find_run(tx, uuid.uuid4())
 
 
-def test_commands_caption_and_give(settings, context, talker, monkeypatch):
+def test_commands_caption_and_give(settings, context, model_captioner, monkeypatch):
     for name, value in settings.environment().items():
         if name.startswith("LAYERLOOP_") and not name.startswith("LAYERLOOP_TEST_"):
             monkeypatch.setenv(name, value)
@@ -262,7 +268,7 @@ def test_commands_caption_and_give(settings, context, talker, monkeypatch):
     assert (response["state"], response["done"]) == ("finished", 1)
     assert _call("set", three.hex[:8], "a red hat").stdout == f"{three.hex}\n"
     assert _sample(context, three).caption == "a red hat"
-    assert _sample(context, one).captioner == "talker@1"
+    assert _sample(context, one).captioner == "brightness@1"
     waiting = _call("run", "--model", "model", "--no-wait").stdout.strip()
     with context.database.transaction() as tx:
         assert captions.find_run(tx, uuid.UUID(waiting))["state"] == "requested"
