@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from curation.domain import TrainingRequest
 from curation.errors import Refused
 from curation.object_store import FolderStore
-from tests.benchmarks.training_rate import Ticks, freeze_shapes
+from tests.benchmarks.training_rate import StageTimer, freeze_shapes
 from tests.training.pretrained import write_sdxl
 from training.denoiser.finetuned_weights import add_adapter
 from training.denoiser.train import train_base
@@ -147,7 +147,7 @@ def _measure(preset: Preset, folder: Path) -> tuple[float, int]:
     store = FolderStore(folder / "objects")
     snapshot = freeze_shapes(store, folder / "seeds", PICTURES)
     total = (STEPS + 1) * preset.base_batch
-    ticks = Ticks("base")
+    ticks = StageTimer("base")
 
     def report(progress: object) -> None:
         ticks(progress)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from curation.domain import Split, TrainingRequest
 from curation.object_store import FolderStore
-from tests.benchmarks.training_rate import Ticks, freeze_shapes
+from tests.benchmarks.training_rate import StageTimer, freeze_shapes
 from tests.training.pretrained import make_vae
 from training.data.splits import open_split
 from training.presets.preset import Preset
@@ -59,7 +59,7 @@ def main() -> None:
             flush=True,
         )
         autoencoder = fit_autoencoder(preset, torch.empty(0))
-        ticks = Ticks("transparency")
+        ticks = StageTimer("transparency")
         request = TrainingRequest(
             "transparency", "sdxl", snapshot, None, None, 0, STEPS * given.batch
         )

@@ -10,13 +10,13 @@ from curation.checkpoints import registry, run_history
 from curation.db.engine import Database
 from curation.domain import Progress, Role
 from tests.browser.reviewing import OpenPage, Site, accessibility_violations, screenshot
-from tests.curation.checkpoints.test_checkpoints import order
+from tests.curation.checkpoints.test_checkpoints import make_request
 
 
 def test_curves_and_log_of_a_run_grow_while_it_trains(
     open_page: OpenPage, site: Site, database: Database
 ) -> None:
-    wanted = order(database)
+    wanted = make_request(database)
     with database.transaction() as tx:
         run = registry.request_training(tx, wanted, "test")
         registry.claim_run(tx, run, "w1", 600)
@@ -57,7 +57,7 @@ def metrics(step: int) -> dict[str, float]:
 def test_trainers_pause_and_resume_a_run_and_annotators_see_no_actions(
     open_page: OpenPage, site: Site, database: Database
 ) -> None:
-    wanted = order(database)
+    wanted = make_request(database)
     with database.transaction() as tx:
         run = registry.request_training(tx, wanted, "test")
     page = open_page(path=f"/runs/{run}", name="Ada", role=Role.trainer)

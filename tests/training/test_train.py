@@ -102,7 +102,9 @@ def test_the_version_names_the_commit_in_a_checkout_only(tmp_path, monkeypatch):
     monkeypatch.setattr(
         curation, "__file__", os.fspath(tmp_path / "site" / "curation" / "__init__.py")
     )
+    code_version.cache_clear()
     assert code_version() == curation.__version__
+    code_version.cache_clear()
 
 
 def test_parts_of_a_checkpoint_load_frozen(store, snapshot, tmp_path):

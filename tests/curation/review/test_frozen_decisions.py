@@ -144,12 +144,12 @@ def test_a_snapshot_without_keeps_its_id_and_equal_decisions_have_one_name(decid
 
 
 def test_without_decided_candidates_the_id_is_that_of_the_samples(database, store):
-    from tests.curation.datasets.test_samples import new
+    from tests.curation.datasets.test_samples import new_sample
 
     with database.transaction(repeatable_read=True) as tx:
         from curation.datasets.samples import add_samples
 
-        add_samples(tx, [new(1)])
+        add_samples(tx, [new_sample(1)])
     with database.transaction(repeatable_read=True) as tx:
         options = {"tag": None, "actor": "test"}
         plain = snapshots.freeze_snapshot(tx, store, **options)
