@@ -131,11 +131,11 @@ def list_tag_moves(tx: Transaction, tag: str) -> list[dict[str, Any]]:
     ]
 
 
-# An imported snapshot may have a parent that is not here. The path ends a chain of parents that
-# somebody gave in a circle.
+# The parent of an imported snapshot may have no row. `path` ends the recursion at a cycle.
+# The cast is needed, since `||` drops the length of the ids' type.
 _ANCESTORS = sa.text("""
     with recursive lineage as (
-        select id, parent_id, array[id] as path from snapshots where id = :snapshot
+        select id, parent_id, array[id]::varchar[] as path from snapshots where id = :snapshot
         union all
         select s.id, s.parent_id, l.path || s.id
         from lineage l join snapshots s on s.id = l.parent_id and s.id <> all(l.path))
