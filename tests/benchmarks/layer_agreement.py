@@ -31,13 +31,13 @@ from training.presets.presets import find_preset
 from training.sample_grid import render_grid
 from training.train import train
 
-SHOWN = 8  # pairs on a sheet
+SHOWN = 8  # pairs in a sample grid
 FIRST = 50_000  # pairs from this number on are never trained on
 BACKGROUND = LayerRole.background
 
 
 def main() -> None:
-    """Train the recipe "pairs", draw each prompt together and apart and to given layers, and print a table."""
+    """Train the recipe "pairs", generate each prompt together, apart and to given layers, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--pairs", type=int, default=900, help="pairs to train on")
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument(
         "--set", action="append", default=[], help="another number of the preset, as name=value"
     )
-    parser.add_argument("--sheets", type=Path, help="a folder for pictures of what was drawn")
+    parser.add_argument("--grids", type=Path, help="a folder for sample grids")
     parser.add_argument(
         "--folder", type=Path, help="where to keep the run, which another call goes on from"
     )
@@ -64,7 +64,7 @@ def main() -> None:
         )
         checkpoint = _train(store, snapshot, folder / "run", given.preset, given.images, changes)
         print(*(f"{name} {value:.4f}" for name, value in checkpoint.evaluation.items()), sep="\n")
-        tell_all(checkpoint, store, given.drawn, side=side, sheets=given.layers)
+        tell_all(checkpoint, store, given.drawn, side=side, grids=given.grids)
 
 
 def tell_all(
@@ -74,7 +74,7 @@ def tell_all(
     options: GenerationOptions = DEFAULT_OPTIONS,
     *,
     side: int = 64,
-    sheets: Path | None = None,
+    grids: Path | None = None,
 ) -> None:
     """Pairs themselves, pairs of layers that are strangers, and what is drawn: together, apart, and to a given layer."""
     pairs = [compose(FIRST + number, side) for number in range(drawn)]
@@ -96,10 +96,10 @@ def tell_all(
         name, begun = "joint" if joined else "apart", time.process_time()
         together = generator.generate(requests, options)
         tell_pairs(f"drawn, {name}", prompts, together)
-        if sheets:
-            sheets.mkdir(parents=True, exist_ok=True)
+        if grids:
+            grids.mkdir(parents=True, exist_ok=True)
             rows = [[layers[role] for layers in together[:SHOWN]] for role in LayerRole]
-            (sheets / f"{checkpoint.preset}-{name}.png").write_bytes(render_grid(rows))
+            (grids / f"{checkpoint.preset}-{name}.png").write_bytes(render_grid(rows))
         print(f"{'':<28} {time.process_time() - begun:.0f} CPU-s", flush=True)
         for role in (LayerRole.foreground, BACKGROUND):
             fitted = [

@@ -31,16 +31,16 @@ def main() -> None:
     parser.add_argument("--preset", default="tiny", help="tiny, sd15 or sdxl; weights are random")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--layers", type=int, nargs="*", default=[2, 3, 5])
-    parser.add_argument("--pictures", type=int, default=1, help="drawn at once")
+    parser.add_argument("--images", type=int, default=1, help="images per batch")
     parser.add_argument(
-        "--steps", type=int, default=4, help="denoising steps that are timed; a picture takes 25"
+        "--steps", type=int, default=4, help="denoising steps that are timed; an image takes 25"
     )
     given = parser.parse_args()
     device = torch.cuda.get_device_name() if given.device == "cuda" else "processor"
     print(
-        f"preset {given.preset}, {device}, {given.images} pictures at once, guidance; a picture of 25 steps"
+        f"preset {given.preset}, {device}, batches of {given.images}, guidance; an image of 25 steps"
     )
-    seconds_of = "s a picture" if given.device == "cuda" else "CPU-s"
+    seconds_of = "s per image" if given.device == "cuda" else "CPU-s"
     print(f"{'layers':>6}  {'way':<24} {seconds_of:>12} {'peak MiB':>9} {'above the weights':>18}")
     for layers in given.layers:
         for way in WAYS:
@@ -63,7 +63,7 @@ def _apart(given: argparse.Namespace, layers: int, way: str) -> tuple[float, flo
 
 @torch.no_grad()
 def measure(given: argparse.Namespace, layers: int, way: str) -> tuple[float, float, float]:
-    """Seconds, on a processor CPU-seconds, a picture of 25 steps; the most MiB that were held, and those of the weights."""
+    """Return the seconds (CPU-seconds without a GPU) of an image of 25 steps, the peak MiB, and those of the weights."""
     device = torch.device(given.device)
     preset = find_preset(given.preset, {"joint_text_attention": str(way == "joint, texts too")})
     torch.manual_seed(0)

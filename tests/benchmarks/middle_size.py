@@ -17,17 +17,17 @@ from training.train import train
 
 
 def main() -> None:
-    """Train, print the figures and keep the sheet."""
+    """Train, print the metrics and write the sample grid."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", default="medium")
-    parser.add_argument("--pictures", type=Path, default=SEEDS, help="a folder of RGBA files")
+    parser.add_argument("--images", type=Path, default=SEEDS, help="a folder of RGBA files")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a number of the preset"
     )
-    parser.add_argument("--sheets", type=Path, default=Path(), help="a folder for the sheet")
+    parser.add_argument("--grids", type=Path, default=Path(), help="a folder for the sample grid")
     given = parser.parse_args()
     if not given.images.is_dir():
-        print(f"skipped: there is no folder {given.images} of RGBA pictures (--pictures)")
+        print(f"skipped: there is no folder {given.images} of RGBA images (--images)")
         return
     changes = dict(cell.split("=", 1) for cell in given.set)
     with tempfile.TemporaryDirectory(prefix="layerloop-bench-") as name:
@@ -37,7 +37,7 @@ def main() -> None:
         )
         begun = time.perf_counter()
         checkpoint = train(request, store, Path(name) / "run", _Teller())
-        _show(checkpoint, store, given.layers / f"{given.preset}.png", time.perf_counter() - begun)
+        _show(checkpoint, store, given.grids / f"{given.preset}.png", time.perf_counter() - begun)
 
 
 class _Teller:
@@ -62,7 +62,7 @@ class _Teller:
             )
 
 
-def _show(checkpoint: Checkpoint, store: FolderStore, sheet: Path, seconds: float) -> None:
+def _show(checkpoint: Checkpoint, store: FolderStore, grid: Path, seconds: float) -> None:
     most = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0
     chip = torch.cuda.get_device_name() if torch.cuda.is_available() else "processor"
     print(f"{chip}, {seconds:.0f} s, {most:.1f} GiB, {json.dumps(dict(checkpoint.changes))}")
@@ -71,8 +71,8 @@ def _show(checkpoint: Checkpoint, store: FolderStore, sheet: Path, seconds: floa
         flush=True,
     )
     if checkpoint.sample_grid:
-        sheet.parent.mkdir(parents=True, exist_ok=True)
-        sheet.write_bytes(store.get(checkpoint.sample_grid))
+        grid.parent.mkdir(parents=True, exist_ok=True)
+        grid.write_bytes(store.get(checkpoint.sample_grid))
 
 
 if __name__ == "__main__":

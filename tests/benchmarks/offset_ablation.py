@@ -69,11 +69,11 @@ SEEDS = Path(__file__).parents[3] / "shared" / "seed_rgba"
 
 
 def main() -> None:
-    """Print the table, a row as soon as it is there, and write a sheet for each."""
+    """Print the table, each row once it is measured, and write a sample grid for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--images", type=int, default=2_000)
-    parser.add_argument("--pictures", type=Path, default=SEEDS, help="a folder of RGBA files")
+    parser.add_argument("--folder", type=Path, default=SEEDS, help="a folder of RGBA files")
     parser.add_argument(
         "--rows", default="plain,default", help="names with commas between them, or 'all'"
     )
@@ -81,10 +81,10 @@ def main() -> None:
         "--set", action="append", default=[], metavar="ROW:NAME=VALUE", help="a row of your own"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sheets", type=Path, help="a folder for the sheets")
+    parser.add_argument("--grids", type=Path, help="a folder for the sample grids")
     given = parser.parse_args()
-    if not given.images.is_dir():
-        print(f"skipped: there is no folder {given.images} of RGBA pictures (--pictures)")
+    if not given.folder.is_dir():
+        print(f"skipped: there is no folder {given.folder} of RGBA images (--folder)")
         return
     rows = _rows(given.preset, given.images)
     for row, changes in _own(given.set).items():
@@ -92,7 +92,7 @@ def main() -> None:
     chosen = list(rows) if given.rows == "all" else given.rows.split(",")
     with tempfile.TemporaryDirectory(prefix="layerloop-bench-") as folder:
         store = FolderStore(Path(folder) / "objects")
-        snapshot = freeze_folder(store, given.images)
+        snapshot = freeze_folder(store, given.folder)
         print(
             f"| {given.preset}, {given.images:,} images, seed {given.seed} | CPU-s | {' | '.join(PAIR_METRICS)} |"
         )
@@ -112,9 +112,9 @@ def main() -> None:
             checkpoint, seconds = _timed(request, store, Path(folder) / str(request.id))
             metrics = " | ".join(f"{checkpoint.evaluation[name]:.4g}" for name in PAIR_METRICS)
             print(f"| {row} | {seconds:.0f} | {metrics} |", flush=True)
-            if given.layers and checkpoint.sample_grid:
-                given.layers.mkdir(parents=True, exist_ok=True)
-                (given.layers / f"{given.preset}-{row}.png").write_bytes(
+            if given.grids and checkpoint.sample_grid:
+                given.grids.mkdir(parents=True, exist_ok=True)
+                (given.grids / f"{given.preset}-{row}.png").write_bytes(
                     store.get(checkpoint.sample_grid)
                 )
 

@@ -20,7 +20,8 @@ export async function readListPage(
   const first = after === null ? null : pageLink("first", labels[0], address(parameter, null));
   let next = null;
   try {
-    const page = await readPage(after === null ? path : `${path}&after=${encodeURIComponent(after)}`);
+    const query = after === null ? "" : `&after=${encodeURIComponent(after)}`;
+    const page = await readPage(`${path}${query}`);
     next = page.next === null ? null : pageLink("next", labels[1], address(parameter, page.next));
     return page.rows;
   } finally {
