@@ -45,10 +45,10 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List candidates by round, with prompt, seed, state, flags and layers."""
-    from curation.rounds import lifecycle
+    from curation.rounds.candidate_list import list_candidates
 
     with context() as ctx, ctx.database.transaction() as tx:
-        rows = lifecycle.list_candidates(tx, number, state, query_limit(limit), after)
+        rows = list_candidates(tx, number, state, query_limit(limit), after)
     # The columns of the table; JSON output has all fields of the rows.
     columns = {
         "candidate": lambda r: r["id"].hex[:12],

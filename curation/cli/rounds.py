@@ -20,6 +20,8 @@ from curation.cli.output import (
     print_json,
     print_result,
     print_text,
+    progress,
+    resume_hint,
     short_hash,
 )
 from curation.cli.round_options import (
@@ -152,7 +154,11 @@ def open_(
             generator = load_object(ctx.settings.lora_loader)(generator, ctx.store, styles)
 
         # Open the round, with a checkpoint of its own where LoRAs are given.
-        with ctx.database.transaction() as tx:
+        with (
+            resume_hint("interrupted: no round was opened"),
+            progress() as on_progress,
+            ctx.database.transaction() as tx,
+        ):
             if styles:
                 registry.register_checkpoint(tx, generator, ACTOR)
             number = lifecycle.open_round(
@@ -165,6 +171,7 @@ def open_(
                 kind=kind,
                 actor=ACTOR,
                 priority=priority,
+                on_progress=on_progress,
             )
             if overlap > 1:
                 consensus.set_consensus(tx, number, consensus_rules, ACTOR)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 
 from curation.datasets.manifest import read_samples
 from curation.domain import CaptionSource, Checkpoint, Prompt, Sample
 from curation.errors import LayerloopError, NotFound
 from curation.ports import ObjectStore, TextCoverage, TextReader
+
+MAX_READ_TEXTS = 10_000
+"""Largest number of prompts that are read for a warning."""
 
 MAX_SHOWN_CHARACTERS = 60
 """Longest text that is shown as an example, in characters."""
@@ -29,9 +33,12 @@ def prompt_warning(
     Returns:
         One sentence, or an empty string.
     """
-    texts = list(
-        dict.fromkeys(text for prompt in prompts for text in (prompt.text, *prompt.texts.values()))
+    # Reading a million texts would take longer than opening the round.
+    distinct = dict.fromkeys(
+        text for prompt in prompts for text in (prompt.text, *prompt.texts.values())
     )
+    texts = list(islice(distinct, MAX_READ_TEXTS))
+    noun = "texts" if len(texts) == len(distinct) else "texts (the first ones)"
     found = _try(read, checkpoint.preset, checkpoint.changes, texts)
     if found is None:
         return ""
@@ -43,7 +50,7 @@ def prompt_warning(
         if trained
     ]
     unknown = [words for words in unknown if words]
-    warnings = _cut_or_empty("texts", texts, found)
+    warnings = _cut_or_empty(noun, texts, found)
     if unknown:
         words = list(dict.fromkeys(word for fresh in unknown for word in fresh))
         more = f" and {len(words) - 3} more" if len(words) > 3 else ""

@@ -68,9 +68,8 @@ def count_states(tx: Transaction, rounds: Collection[int]) -> dict[int, dict[str
         rounds: The ids of the rounds.
     """
     counts: dict[int, dict[str, int]] = {}
-    for count in read_counts(tx, rounds, ["candidates"]):
-        states = counts.setdefault(count.round_id, {})
-        states[count.key[0]] = states.get(count.key[0], 0) + count.n
+    for row in tx.execute(_COUNT_STATES, {"rounds": list(rounds)}):
+        counts.setdefault(row.round_id, {})[row.state] = int(row.n)
     return counts
 
 
@@ -95,6 +94,18 @@ _READ = sa.text("""
     group by round_id, name, key having sum(n) <> 0 or sum(total) <> 0
     order by round_id, name, key""").bindparams(
     sa.bindparam("rounds", type_=ARRAY(sa.Integer)), sa.bindparam("names", type_=ARRAY(sa.Text))
+)
+
+# A state has a count for each reviewer who settled candidates, so that they are summed here.
+_COUNT_STATES = sa.text("""
+    select round_id, key[1] as state, sum(n) as n from (
+        select round_id, key, n from round_counts
+        where round_id = any(:rounds) and name = 'candidates'
+        union all
+        select round_id, key, n from round_count_deltas
+        where round_id = any(:rounds) and name = 'candidates') parts
+    group by 1, 2 having sum(n) <> 0 order by 1, 2""").bindparams(
+    sa.bindparam("rounds", type_=ARRAY(sa.Integer))
 )
 
 # The rows are deleted and counted by one statement, so that every reader sees each change once.

@@ -136,10 +136,13 @@ _AGAIN = sa.text(f"""
             and d.reviewer_id = me.id and {IS_STANDING})
     group by c.round_id""").bindparams(_WANTED)
 
+# Gold is little, and is looked up piece by piece: "offset 0" keeps the planner from reading all
+# waiting candidates.
 _HIDDEN = sa.text(f"""
     select g.round_id, count(*) as n
-    from gold g join candidates c on c.id = g.candidate_id
-    where g.round_id = any(:rounds) and c.state = 'waiting' and not exists (
+    from gold g cross join lateral (
+        select id from candidates where id = g.candidate_id and state = 'waiting' offset 0) c
+    where g.round_id = any(:rounds) and not exists (
         select from decisions d where d.candidate_id = c.id and d.reviewer_id = :reviewer
             and {IS_STANDING})
     group by g.round_id""").bindparams(_WANTED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,9 +12,18 @@ from sqlalchemy.dialects.postgresql import insert
 from curation.datasets.samples import StoredLayer, record_layers
 from curation.db import counts
 from curation.db.engine import Transaction
-from curation.db.paging import find_place, read_page
+from curation.db.paging import read_page
 from curation.db.tables import candidate_layers, candidates, gold, leases, prompts, rounds
-from curation.domain import CandidateState, JobName, Kind, LayerRole, Prompt, RoundState, content_id
+from curation.domain import (
+    CandidateState,
+    JobName,
+    Kind,
+    LayerRole,
+    Progress,
+    Prompt,
+    RoundState,
+    content_id,
+)
 from curation.errors import Conflict, NotFound, Refused
 from curation.prompts.files import check_texts
 from curation.rounds.policies import parse_policy, policy_to_dict
@@ -25,6 +34,9 @@ SHOW_ALL: Mapping[str, Any] = {"kind": "random", "share": 1.0}
 
 UNFINISHED_STATES = ("requested", "generating", "generated", "screened", "waiting", "showing")
 """The states of unfinished candidates, which closing their round withdraws."""
+
+PROMPT_BATCH_SIZE = 10_000
+"""The number of prompts that are sent to the database at a time."""
 
 ROUND_LOCK = 7_201_125
 """Number of the advisory lock of the transaction that adds a round."""
@@ -45,6 +57,7 @@ def open_round(
     kind: Kind = Kind.single,
     actor: str,
     priority: int = 0,
+    on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> int:
     """Add a round with its candidates and enqueue their generation.
 
@@ -60,6 +73,7 @@ def open_round(
         kind: Single layers or pairs.
         actor: The name for the log.
         priority: Workers take rounds of a higher priority first.
+        on_progress: Receives the progress; a large round takes minutes, in one transaction.
 
     Returns:
         The number of the round.
@@ -80,8 +94,16 @@ def open_round(
     }
     number = next_round_id(tx)
     tx.execute(sa.insert(rounds), row | {"id": number})
-    add_prompts(tx, prompt_list)
-    add_requests(tx, number, checkpoint=checkpoint, prompt_list=prompt_list, seed=seed, quota=quota)
+    add_prompts(tx, prompt_list, on_progress)
+    add_requests(
+        tx,
+        number,
+        checkpoint=checkpoint,
+        prompt_list=prompt_list,
+        seed=seed,
+        quota=quota,
+        on_progress=on_progress,
+    )
     tx.log(
         actor, "round opened", f"round {number}", checkpoint=checkpoint, quota=quota, policy=rules
     )
@@ -99,13 +121,27 @@ def next_round_id(tx: Transaction) -> int:
     return int(tx.execute(_NEXT_ROUND_ID).scalar_one())
 
 
-def add_prompts(tx: Transaction, texts: Sequence[Prompt]) -> None:
-    """Record prompts; equal texts are one prompt."""
-    rows = [
-        {"id": p.id, "text": p.text, "foreground": p.foreground, "background": p.background}
-        for p in set(texts)
-    ]
-    tx.execute(insert(prompts).on_conflict_do_nothing(), rows)
+def add_prompts(
+    tx: Transaction,
+    texts: Sequence[Prompt],
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> None:
+    """Record prompts; equal texts are one prompt.
+
+    Args:
+        tx: The transaction.
+        texts: The prompts.
+        on_progress: Receives the progress after each batch.
+    """
+    # Sorted, so that no two transactions that add the same prompts wait for each other.
+    distinct = sorted({prompt.id: prompt for prompt in texts}.items())
+    for start in range(0, len(distinct), PROMPT_BATCH_SIZE):
+        rows = [
+            {"id": id_, "text": p.text, "foreground": p.foreground, "background": p.background}
+            for id_, p in distinct[start : start + PROMPT_BATCH_SIZE]
+        ]
+        tx.execute(insert(prompts).on_conflict_do_nothing(), rows)
+        on_progress(Progress("prompts", start + len(rows), len(distinct)))
 
 
 def open_seed_review(tx: Transaction, actor: str, kind: Kind = Kind.single) -> int:
@@ -258,73 +294,6 @@ def list_rounds(
     # Two queries in total, not one per round.
     counted = counts.count_states(tx, [row["id"] for row in listed])
     return [row | {"counts": counted.get(row["id"], {})} for row in listed]
-
-
-def list_candidates(
-    tx: Transaction,
-    number: int | None = None,
-    state: CandidateState | None = None,
-    limit: int = 0,
-    after: uuid.UUID | None = None,
-) -> list[dict[str, Any]]:
-    """Return candidates by round and id.
-
-    Args:
-        tx: The transaction.
-        number: Only this round; None for all rounds.
-        state: Only this state; None for all states.
-        limit: The largest number; 0 for no limit.
-        after: The last candidate of the page before; None for the first page.
-
-    Raises:
-        NotFound: There is no such round, or no candidate `after`.
-    """
-    place = find_place(tx, [candidates.c.round_id, candidates.c.id], after)
-    first = 0 if place is None else int(place[0])
-    if number is not None:
-        find_round(tx, number)
-        numbers = [number]
-    else:
-        numbers = list(tx.execute(sa.select(rounds.c.id).order_by(rounds.c.id)).scalars())
-    found: list[dict[str, Any]] = []
-    # Round by round, by the index of a round's candidates: no statement sorts all of them.
-    for one in numbers:
-        if one >= first and (not limit or len(found) < limit):
-            left = limit - len(found) if limit else 0
-            found += _candidates_of(tx, one, state, left, after if one == first else None)
-    return found
-
-
-def _candidates_of(
-    tx: Transaction,
-    number: int,
-    state: CandidateState | None,
-    limit: int,
-    after: uuid.UUID | None,
-) -> list[dict[str, Any]]:
-    # A subquery aggregates the layers, so that each candidate is one row.
-    layers = sa.func.jsonb_object_agg(candidate_layers.c.role, candidate_layers.c.sha256)
-    is_own = candidate_layers.c.candidate_id == candidates.c.id
-    listed = sa.select(
-        candidates.c.id,
-        candidates.c.round_id.label("round"),
-        candidates.c.state,
-        candidates.c.seed,
-        prompts.c.text.label("prompt"),
-        prompts.c.foreground,
-        prompts.c.background,
-        candidates.c.flags,
-        candidates.c.slice,
-        candidates.c.note,
-        candidates.c.changed_at,
-        sa.select(layers).where(is_own).scalar_subquery().label("layers"),
-    ).join(prompts, prompts.c.id == candidates.c.prompt_id)
-    listed = listed.where(candidates.c.round_id == number)
-    if state is not None:
-        listed = listed.where(candidates.c.state == state)
-    key = [candidates.c.id]
-    place = None if after is None else [after]
-    return read_page(tx, listed, key, limit=limit, after=place, descending=False)
 
 
 def count_states(tx: Transaction, number: int) -> dict[str, int]:

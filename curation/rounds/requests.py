@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import sqlalchemy as sa
 
 from curation.db.engine import Transaction
-from curation.domain import Prompt, content_id
+from curation.domain import Progress, Prompt, content_id
 
 COPY_BATCH_SIZE = 20_000
-"""The number of rows that are sent to the database at a time."""
+"""The number of candidates that are sent to the database and added at a time."""
 SEED_BYTES = 4
 """The size of a candidate's seed."""
 
@@ -25,6 +25,7 @@ def add_requests(
     prompt_list: Sequence[Prompt],
     seed: int,
     quota: int,
+    on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> None:
     """Add the requested candidates of a round.
 
@@ -37,18 +38,26 @@ def add_requests(
         prompt_list: The prompts.
         seed: The RNG seed from which the seeds of the candidates are derived.
         quota: The number of candidates.
+        on_progress: Receives the progress after each batch.
     """
     tx.execute(_CREATE)
-    indices: Iterable[int] = range(quota)
-    attempt = 0
-    # Of a million 32-bit seeds some are equal; these are derived again.
-    while True:
-        rows = (_row(round_id, checkpoint, prompt_list, seed, index, attempt) for index in indices)
-        _copy(tx, rows)
-        indices = [row.position for row in tx.execute(_INSERT, {"round": round_id})]
-        tx.execute(_EMPTY)
-        if not indices:
-            break
+    indices: Sequence[int] = range(quota)
+    attempt = added = 0
+    # Among a million seeds of 32 bits some are equal: these are derived again, after all others.
+    while indices:
+        again: list[int] = []
+        for start in range(0, len(indices), COPY_BATCH_SIZE):
+            batch = indices[start : start + COPY_BATCH_SIZE]
+            rows = (
+                _row(round_id, checkpoint, prompt_list, seed, index, attempt) for index in batch
+            )
+            _copy(tx, rows)
+            rejected = [row.position for row in tx.execute(_INSERT, {"round": round_id})]
+            tx.execute(_EMPTY)
+            again += rejected
+            added += len(batch) - len(rejected)
+            on_progress(Progress("candidates", added, quota))
+        indices = again
         attempt += 1
     tx.execute(_DROP)
 
@@ -67,13 +76,7 @@ def _row(
 
 def _copy(tx: Transaction, rows: Iterator[str]) -> None:
     cursor = tx.connection.connection.cursor()
-    batch: list[str] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == COPY_BATCH_SIZE:
-            cursor.copy_expert(_COPY, io.StringIO("".join(batch)))
-            batch.clear()
-    cursor.copy_expert(_COPY, io.StringIO("".join(batch)))
+    cursor.copy_expert(_COPY, io.StringIO("".join(rows)))
 
 
 _CREATE = sa.text("""

@@ -197,11 +197,14 @@ def _ahead(
 
 
 # Seconds per verdict over the round's last thousand reviews: skips and undone ones cost time too.
+# "between" and the order by both columns make the planner read them by the round's index; it would
+# otherwise walk back through all decisions to those of an old round.
 _PACE = sa.text(f"""
     with late as (
         select d.verdict, d.dwell_ms from decisions d join reviewers v on v.id = d.reviewer_id
-        where d.round_id = :round and v.kind = '{PERSON}' and d.dwell_ms is not null
-        order by d.id desc limit 1000)
+        where d.round_id between :round and :round and v.kind = '{PERSON}'
+            and d.dwell_ms is not null
+        order by d.round_id desc, d.id desc limit 1000)
     select sum(dwell_ms) / 1000.0::double precision
         / nullif(count(*) filter (where verdict in ('accept', 'reject')), 0)
     from late""")

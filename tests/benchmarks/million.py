@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import itertools
 import os
 import statistics
 import tempfile
@@ -23,7 +24,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
@@ -48,8 +49,8 @@ from tests.support.million_rows import REVIEWERS, fill
 from tests.support.pipeline_steps import generate_claimed
 from tests.support.servers import radosgw
 
-# Without Label Studio its operations have nothing to answer; a round is closed once, and a token
-# signs in once. Freezing a snapshot is timed by itself.
+# Without Label Studio its operations have nothing to answer; a round is closed and a loop cancelled
+# once, and a token signs in once. Freezing a snapshot is timed by itself.
 NOT_MEASURED = {
     "GET /api/labeling/previews/{task_id}/{role}.webp",
     "POST /api/labeling/webhook",
@@ -57,13 +58,23 @@ NOT_MEASURED = {
     "DELETE /api/session",
     "POST /api/snapshots",
     "POST /api/rounds/{number}/close",
+    "POST /api/loops/{number}/cancel",
 }
+PAUSING, ENDING = ("pause", "resume"), ("cancel", "retry")
+"""Actions that are called in turn, since each needs the state that the other leaves."""
 ROWS = ("candidates", "samples", "decisions")
 SECRET = "the signing secret of this benchmark"
 IMAGE = hashlib.sha256(encode_layer(image(1))).hexdigest()
 """The one layer whose object exists."""
 
 Request = Callable[[], httpx.Response]
+
+
+class Prepared(NamedTuple):
+    """A request whose body needs other requests, which are not timed."""
+
+    make_body: Callable[[], Any]
+    send: Callable[[Any], httpx.Response]
 
 
 def main() -> None:
@@ -142,8 +153,9 @@ def _measure_api(url: str, tokens: dict[Role, str], requests: int) -> dict[str, 
         for name, request in operations.items():
             latencies[name] = []
             for number in range(requests + 1):
+                body = request.make_body() if isinstance(request, Prepared) else None
                 started = time.perf_counter()
-                answer = request()
+                answer = request.send(body) if isinstance(request, Prepared) else request()
                 # The first request opens connections and loads code.
                 if number:
                     latencies[name].append(1_000 * (time.perf_counter() - started))
@@ -151,7 +163,7 @@ def _measure_api(url: str, tokens: dict[Role, str], requests: int) -> dict[str, 
     return latencies
 
 
-def _operations(clients: dict[Role, httpx.Client]) -> dict[str, Request]:
+def _operations(clients: dict[Role, httpx.Client]) -> dict[str, Request | Prepared]:
     """Return a request for every operation of the API and every page."""
     annotator, engineer, trainer = (clients[role] for role in list(clients))
     links = SignedUrls(SECRET)
@@ -161,9 +173,14 @@ def _operations(clients: dict[Role, httpx.Client]) -> dict[str, Request]:
     def get(client: httpx.Client, path: str, **params: Any) -> Request:
         return lambda: client.get(path, params=params)
 
+    def in_turn(client: httpx.Client, path: str, *actions: str) -> Request:
+        turns = itertools.cycle(actions)
+        return lambda: client.post(f"/api/{path}/{next(turns)}")
+
     def claim(round_id: int | None) -> Request:
         def request() -> httpx.Response:
-            annotator.post("/api/review/release", json={"candidates": claimed[-TRAY:]})
+            annotator.post("/api/review/release", json={"candidates": claimed})
+            claimed.clear()
             body = {"count": TRAY, "holding": []} | ({"round": round_id} if round_id else {})
             answer = annotator.post("/api/review/claims", json=body)
             claimed.extend(item["id"] for item in answer.json()["candidates"])
@@ -176,29 +193,35 @@ def _operations(clients: dict[Role, httpx.Client]) -> dict[str, Request]:
             claim(None)()
         return {"candidate": claimed.pop(0), "verdict": "accept", "dwell_ms": 900} | _key()
 
-    def decide() -> httpx.Response:
-        answer = annotator.post("/api/review/decisions", json=decision())
-        if answer.status_code == 409:  # claimed and released before
-            return decide()
+    def decide(body: dict[str, Any]) -> httpx.Response:
+        answer = annotator.post("/api/review/decisions", json=body)
         decided.append(answer.json()["decision"])
         return answer
 
-    def undo() -> dict[str, Any]:
-        decide()
+    def to_undo() -> dict[str, Any]:
+        decide(decision())
         return {"decision": decided.pop()} | _key()
+
+    def send(path: str) -> Callable[[Any], httpx.Response]:
+        return lambda body: annotator.post(path, json=body)
 
     candidate = claim(None)().json()["candidates"][0]["id"]
     checkpoint = trainer.get("/api/checkpoints").json()[0]["id"]
-    operations: dict[str, Request] = {
+    snapshot = trainer.get("/api/snapshots/latest").json()["snapshot"]["id"]
+    run = trainer.get("/api/runs").json()[0]["id"]
+    trainer.post(f"/api/runs/{run}/retry").raise_for_status()
+    loop = engineer.get("/api/loops").json()[0]["id"]
+    operations: dict[str, Request | Prepared] = {
         "POST /api/review/claims (all rounds)": claim(None),
         "POST /api/review/claims (overlap)": claim(2),
-        "POST /api/review/decisions": decide,
-        "POST /api/review/decisions/batch": lambda: annotator.post(
-            "/api/review/decisions/batch", json={"decisions": [decision() for _ in range(8)]}
+        "POST /api/review/decisions": Prepared(decision, decide),
+        "POST /api/review/decisions/batch": Prepared(
+            lambda: {"decisions": [decision() for _ in range(8)]},
+            send("/api/review/decisions/batch"),
         ),
-        "POST /api/review/undo": lambda: annotator.post("/api/review/undo", json=undo()),
-        "POST /api/review/undo/batch": lambda: annotator.post(
-            "/api/review/undo/batch", json={"undos": [undo() for _ in range(4)]}
+        "POST /api/review/undo": Prepared(to_undo, send("/api/review/undo")),
+        "POST /api/review/undo/batch": Prepared(
+            lambda: {"undos": [to_undo() for _ in range(4)]}, send("/api/review/undo/batch")
         ),
         "POST /api/review/release": lambda: annotator.post(
             "/api/review/release", json={"candidates": claimed[:8]}
@@ -213,25 +236,34 @@ def _operations(clients: dict[Role, httpx.Client]) -> dict[str, Request]:
         "GET /api/rounds/{number} (half of all)": get(engineer, "/api/rounds/1"),
         "GET /api/rounds/{number} (overlap)": get(engineer, "/api/rounds/2"),
         "GET /api/rounds/{number}/agreement": get(engineer, "/api/rounds/2/agreement"),
-        "POST /api/rounds/{number}/pause": lambda: (
-            engineer.post("/api/rounds/20/pause")
-            if engineer.get("/api/rounds/20").json()["round"]["state"] == "open"
-            else engineer.post("/api/rounds/20/resume")
-        ),
-        "POST /api/rounds/{number}/resume": lambda: (
-            engineer.post("/api/rounds/20/resume")
-            if engineer.get("/api/rounds/20").json()["round"]["state"] == "paused"
-            else engineer.post("/api/rounds/20/pause")
-        ),
+        "POST /api/rounds/{number}/pause": (paused := in_turn(engineer, "rounds/20", *PAUSING)),
+        "POST /api/rounds/{number}/resume": paused,
         "GET /api/reviewers": get(engineer, "/api/reviewers"),
         "GET /api/snapshots": get(engineer, "/api/snapshots"),
         "GET /api/snapshots/{name}": get(engineer, "/api/snapshots/latest"),
+        "GET /api/snapshots/{name}/objects/{sha256}": get(
+            engineer, f"/api/snapshots/latest/objects/{snapshot}"
+        ),
         "GET /api/checkpoints": get(engineer, "/api/checkpoints"),
         "GET /api/checkpoints/{name}": get(engineer, f"/api/checkpoints/{checkpoint}"),
         "POST /api/checkpoints/{name}/promote": lambda: trainer.post(
             f"/api/checkpoints/{checkpoint}/promote"
         ),
         "GET /api/runs": get(engineer, "/api/runs"),
+        "GET /api/runs (page 2)": get(engineer, "/api/runs", limit=50, after=run),
+        "GET /api/runs/{run}": get(engineer, f"/api/runs/{run}"),
+        "GET /api/runs/{run}/metrics": get(engineer, f"/api/runs/{run}/metrics"),
+        "GET /api/runs/{run}/log": get(engineer, f"/api/runs/{run}/log"),
+        "POST /api/runs/{run}/priority": lambda: trainer.post(
+            f"/api/runs/{run}/priority", json={"priority": 1}
+        ),
+        "POST /api/runs/{run}/pause": (run_paused := in_turn(trainer, f"runs/{run}", *PAUSING)),
+        "POST /api/runs/{run}/resume": run_paused,
+        "POST /api/runs/{run}/cancel": (ended := in_turn(trainer, f"runs/{run}", *ENDING)),
+        "POST /api/runs/{run}/retry": ended,
+        "GET /api/loops": get(engineer, "/api/loops"),
+        "POST /api/loops/{number}/pause": (held := in_turn(engineer, f"loops/{loop}", *PAUSING)),
+        "POST /api/loops/{number}/resume": held,
         "GET /api/layers/{sha256}.{form}": lambda: annotator.get(links.address(IMAGE)),
         "GET /api/health": get(annotator, "/api/health"),
         "GET /api/live": get(annotator, "/api/live"),

@@ -32,6 +32,10 @@ FILL = (
     """insert into training_runs (id, recipe, preset, snapshot_id, seed, images, state, error)
     select md5('run' || i)::uuid, 'whole', 'tiny', repeat('a', 64), 0, 1000, 'failed', 'benchmark'
     from generate_series(1, 200) i""",
+    """insert into loops (lease_id, state, step, plan)
+    select md5('lease' || i)::uuid, 'running', 'freeze',
+        '{"rounds": 3, "quota": 2000, "preset": "micro"}' from generate_series(1, 30) i""",
+    "insert into loop_turns (loop_id, turn) select id, 1 from loops",
     f"""insert into reviewers (name, kind, role)
     select 'reviewer ' || i, 'person', 'annotator' from generate_series(1, {REVIEWERS}) i""",
     f"""insert into rounds (purpose, kind, checkpoint_id, quota, policy, state, consensus, gold)

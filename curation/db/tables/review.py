@@ -84,6 +84,7 @@ sa.Index(
     decisions.c.round_id,
     decisions.c.reviewer_id,
     decisions.c.id,
+    postgresql_include=["dwell_ms", "channel"],
 )
 
 # Candidates with a known verdict that are shown among the candidates of a round. They belong to a

@@ -22,6 +22,7 @@ from curation.loops import rows as loops
 from curation.loops.plan import LoopPlan
 from curation.review import reviewers
 from curation.rounds import lifecycle
+from curation.rounds.candidate_list import list_candidates
 from tests.curation.datasets.test_samples import new_sample
 from tests.support.factories import make_candidates, make_checkpoint, make_round
 
@@ -93,7 +94,7 @@ LISTS = {
     ),
     "candidates": List(
         make_several_rounds,
-        lambda tx, limit, after: lifecycle.list_candidates(tx, limit=limit, after=after),
+        lambda tx, limit, after: list_candidates(tx, limit=limit, after=after),
         lambda row: row["id"],
     ),
     "samples": List(

@@ -8,10 +8,10 @@ import pytest
 import sqlalchemy as sa
 
 from curation.datasets.samples import StoredLayer
-from curation.db.engine import Database
-from curation.db.tables import candidates, events, leases
+from curation.db.engine import Database, Transaction
+from curation.db.tables import candidates, events, leases, prompts
 from curation.db.tables import rounds as rounds_table
-from curation.domain import CandidateState, Job, Kind, LayerRole, Prompt
+from curation.domain import CandidateState, Job, Kind, LayerRole, Progress, Prompt
 from curation.errors import Conflict, NotFound, Refused
 from curation.object_store import FolderStore
 from curation.rounds import lifecycle, requests
@@ -48,6 +48,57 @@ def test_equal_seeds_of_a_large_round_are_derived_again(database: Database, monk
     round_id = open_round(database, quota=300)
     assert states(database, round_id) == {"requested": 300}
     assert states(database, open_round(database, quota=300)) == {"requested": 300}
+
+
+def test_the_candidates_do_not_depend_on_the_size_of_batches(
+    database: Database, monkeypatch
+) -> None:
+    """Equal seeds within a batch and of two batches are among them."""
+    monkeypatch.setattr(requests, "SEED_BYTES", 1)
+    ids = sa.select(candidates.c.id).order_by(candidates.c.id)
+    found = []
+    with database.transaction() as tx:
+        checkpoint = make_checkpoint(tx)
+    for size in (7, 90, 20_000):
+        monkeypatch.setattr(requests, "COPY_BATCH_SIZE", size)
+        # Rolled back, so that each round gets the same number.
+        with database.engine.connect() as connection:
+            tx = Transaction(connection)
+            lifecycle.open_round(
+                tx, checkpoint=checkpoint, prompt_list=PROMPTS, quota=300, actor="test"
+            )
+            found.append(tx.execute(ids).scalars().all())
+    assert len(found[0]) == 300
+    assert found[0] == found[1] == found[2]
+
+
+def test_progress_is_told_and_an_interrupted_round_leaves_nothing(
+    database: Database, monkeypatch
+) -> None:
+    monkeypatch.setattr(requests, "COPY_BATCH_SIZE", 40)
+    sent: list[Job] = []
+    database.send = sent.append
+    told: list[Progress] = []
+
+    def interrupt(state: Progress) -> None:
+        told.append(state)
+        if state.done == 80:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_round(database, quota=100, on_progress=interrupt)
+    assert [(one.stage, one.done, one.total) for one in told] == [
+        ("prompts", 3, 3), ("candidates", 40, 100), ("candidates", 80, 100),
+    ]  # fmt: skip
+    with database.transaction() as tx:
+        assert lifecycle.list_rounds(tx) == []
+        for table in (candidates, prompts):
+            assert tx.scalar(sa.select(sa.func.count()).select_from(table)) == 0
+    assert sent == []
+    number = open_round(database, quota=100)
+    assert states(database, number) == {"requested": 100}, (
+        "the lock and the temporary table are gone"
+    )
 
 
 def test_a_refused_round_leaves_no_row_and_no_job(database: Database) -> None:
