@@ -15,9 +15,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from curation.datasets.decision_records import DecisionRecord as DecisionRecord
+    from layerloop.decisions import Decisions as Decisions
+    from layerloop.decisions import PreferencePair as PreferencePair
     from layerloop.generation import generate
     from layerloop.snapshot import Snapshot, open_snapshot
     from training.data.dataset import LayerDataset as LayerDataset
+    from training.data.decision_dataset import DecisionBatch as DecisionBatch
+    from training.data.decision_dataset import DecisionDataset as DecisionDataset
     from training.data.loader import LayerBatch as LayerBatch
     from training.data.loader import LayerLoader as LayerLoader
     from training.draw_batches import starting_noise
@@ -38,12 +43,17 @@ if TYPE_CHECKING:
 __all__ = [
     "BackgroundToBlendedPipeline",
     "BackgroundToForegroundPipeline",
+    "DecisionBatch",
+    "DecisionDataset",
+    "DecisionRecord",
+    "Decisions",
     "ForegroundToBackgroundPipeline",
     "ForegroundToBlendedPipeline",
     "LayerBatch",
     "LayerDataset",
     "LayerLoader",
     "LayersTogetherPipeline",
+    "PreferencePair",
     "Snapshot",
     "TransparentImageToImagePipeline",
     "TransparentPipeline",
@@ -57,9 +67,14 @@ __all__ = [
 
 # Where each name is defined; names that are not here are exported by training.pipelines.
 _DEFINED_IN = {
+    "DecisionBatch": "training.data.decision_dataset:DecisionBatch",
+    "DecisionDataset": "training.data.decision_dataset:DecisionDataset",
+    "DecisionRecord": "curation.datasets.decision_records:DecisionRecord",
+    "Decisions": "layerloop.decisions:Decisions",
     "LayerBatch": "training.data.loader:LayerBatch",
     "LayerDataset": "training.data.dataset:LayerDataset",
     "LayerLoader": "training.data.loader:LayerLoader",
+    "PreferencePair": "layerloop.decisions:PreferencePair",
     "Snapshot": "layerloop.snapshot:Snapshot",
     "generate": "layerloop.generation:generate",
     "open_snapshot": "layerloop.snapshot:open_snapshot",

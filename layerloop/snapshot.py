@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from curation.datasets.decision_records import read_decisions
 from curation.datasets.manifest import Manifest, read_manifest, read_samples
 from curation.domain import LayerRole, Sample, Split
 from curation.errors import NotFound
 from curation.object_store import ObjectReader
+from layerloop.decisions import Decisions
 
 if TYPE_CHECKING:
     from curation.runtime.context import AppContext
@@ -54,6 +56,21 @@ class Snapshot:
             Corrupt: A part cannot be read.
         """
         return read_samples(self.store, self.id)
+
+    def decisions(self, *, automatic: bool = False) -> Decisions:
+        """Return the decided candidates: accepted and rejected, for preference training.
+
+        Empty unless the snapshot was frozen `--with-rejects`. Accepted candidates whose sample is
+        nearly a held-out one are left out.
+
+        Args:
+            automatic: Whether candidates that no person decided are among them.
+
+        Raises:
+            NotFound: A part of the snapshot is not in the store.
+            Corrupt: A part cannot be read.
+        """
+        return Decisions(list(read_decisions(self.store, self.id, automatic=automatic)), self.store)
 
     def dataset(
         self,

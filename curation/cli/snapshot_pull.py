@@ -91,6 +91,17 @@ def pull(
     shard_mb: Annotated[
         int, typer.Option(help="Size of Parquet and WebDataset shards in MB.", min=1)
     ] = 256,
+    decisions: Annotated[
+        str | None,
+        typer.Option(
+            help="Pull decided candidates in place of samples, for preference training. labels: "
+            "single images, accepted or not, with weight and propensity; pairs: an accepted and "
+            "a rejected one of the same prompt. With --format parquet or imagefolder."
+        ),
+    ] = None,
+    automatic: Annotated[
+        bool, typer.Option("--automatic", help="With --decisions, also those no person decided.")
+    ] = False,
     workers: Annotated[int, typer.Option(help="Number of parallel transfers.", min=1, max=64)] = 8,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -105,22 +116,24 @@ def pull(
     from curation.exports.formats import make_plan, pull_snapshot
 
     request = _request(
-        format_name, split, where, weight, layer, alpha, background, image_type, shard_mb, workers
-    )
+        format_name, split, where, weight, layer, alpha, background, image_type, shard_mb, workers,
+        decisions, automatic=automatic,
+    )  # fmt: skip
+    what = "decided candidates" if decisions else "samples"
     with open_named(name, source) as found:
         request = _with_since(request, since, new_weight, source)
         if dry_run:
             plan = make_plan(found.store, found.snapshot, request, folder)
             count = len(plan.files) or len(plan.rows)
             fields = {"snapshot": found.snapshot, "samples": len(plan.selected), "files": count}
-            _report(f"would pull {len(plan.selected)} samples to {folder}", as_json, fields)
+            _report(f"would pull {len(plan.selected)} {what} to {folder}", as_json, fields)
             return
         with resume_hint(), progress() as on_progress:
             result = pull_snapshot(
                 found.store, found.snapshot, request, folder, on_progress, info=found.info
             )
     text = (
-        f"{result.samples} samples in {folder}: {result.written} files written, {result.kept} kept,"
+        f"{result.samples} {what} in {folder}: {result.written} files written, {result.kept} kept,"
         f" {result.moved} moved, {result.removed} removed, "
         f"{result.fetched_bytes / 1e6:.1f} MB of layers fetched"
     )
@@ -237,8 +250,12 @@ def _request(
     image_type: str,
     shard_mb: int,
     workers: int,
+    decisions: str | None,
+    *,
+    automatic: bool,
 ) -> PullRequest:
     """Return the request of the options. Raises Refused."""
+    from curation.exports.decisions import DecisionForm, DecisionsRequest
     from curation.exports.formats import FORMATS, PullRequest
     from curation.exports.rendering import Alpha, ImageType, Treatment, parse_background
     from curation.exports.selection import Selection, parse_condition, parse_weight
@@ -250,8 +267,14 @@ def _request(
         raise Refused(f"--alpha {alpha!r} is unknown", f"one of {', '.join(Alpha)}")
     if image_type not in list(ImageType):
         raise Refused(f"--image-type {image_type!r} is unknown", f"one of {', '.join(ImageType)}")
+    if decisions is not None and decisions not in list(DecisionForm):
+        raise Refused(f"--decisions {decisions!r} is unknown", f"one of {', '.join(DecisionForm)}")
+    if automatic and decisions is None:
+        raise Refused("--automatic chooses decided candidates", "give --decisions labels or pairs")
+    # Scripts for pairs drop alpha, and would show the colors under it.
+    default = Alpha.composite if decisions == DecisionForm.pairs else chosen.alpha
     treatment = Treatment(
-        Alpha(alpha) if alpha else chosen.alpha, parse_background(background), ImageType(image_type)
+        Alpha(alpha) if alpha else default, parse_background(background), ImageType(image_type)
     )
     selection = Selection(
         tuple(split) if split else chosen.splits,
@@ -259,7 +282,8 @@ def _request(
         tuple(map(parse_weight, weight or ())),
     )
     roles = tuple(dict.fromkeys(layer)) if layer else (LayerRole.foreground,)
-    return PullRequest(chosen, selection, treatment, roles, shard_mb << 20, workers)
+    wanted = DecisionsRequest(DecisionForm(decisions), automatic) if decisions else None
+    return PullRequest(chosen, selection, treatment, roles, shard_mb << 20, workers, wanted)
 
 
 def _with_since(

@@ -24,7 +24,7 @@ from curation.ports import ObjectStore
 GENERATION_FIELDS = (
     "sampler", "steps", "guidance", "size", "precision", "noise", "noise_dtype", "attention",
 )  # fmt: skip
-"""Recorded settings that a line repeats: those that a picture or its starting noise needs."""
+"""Recorded settings that a line repeats: those that a image or its starting noise needs."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,13 @@ KNOWN_LIMITS = """\
   held-out image are withheld.
 """
 
+_DECISION_FORMS = {
+    "labels": "label: accepted or not; weight: the probability that the label is right, from all "
+    "verdicts of people; propensity: the probability with which it was shown",
+    "pairs": "an accepted and a rejected image of one prompt; weight: the probability that the "
+    "first is acceptable and the second is not",
+}
+
 _CONFIGS = {
     "imagefolder": "{folder}/**",
     "parquet": "data/{folder}-*.parquet",
@@ -70,9 +77,15 @@ def dataset_card(
     splits = Counter(SPLIT_FOLDERS[sample.split] for sample in samples)
     title = f"Layerloop snapshot {manifest.id[:12]}"
     parts = [_front_matter(title, splits, description, len(samples)), f"# {title}\n"]
+    decisions = description.get("decisions")
+    what = (
+        f"{len(samples)} decided candidates, as {decisions['form']}, of the"
+        if decisions
+        else f"{len(samples)} transparent images with captions, of the {manifest.samples} samples "
+        "of"
+    )
     parts.append(
-        f"{len(samples)} transparent images with captions, of the {manifest.samples} samples of "
-        f"snapshot `{manifest.id}`. The name is the hash of its content: equal samples have "
+        f"{what} snapshot `{manifest.id}`. The name is the hash of its content: equal samples have "
         "equal names everywhere.\n"
     )
     # The content.
@@ -91,6 +104,7 @@ def dataset_card(
     layers = ", ".join(description["layers"])
     where = [f"where {condition}" for condition in description["selection"]["where"]]
     weights = [f"weight {weight}" for weight in description["selection"]["weights"]]
+    weights += [_DECISION_FORMS[decisions["form"]]] if decisions else []
     pulled = [f"format {description['layout']}; layers {layers}; {treatment}", *where, *weights]
     parts += [_section("This copy", pulled), f"## Known limits\n\n{KNOWN_LIMITS}"]
     parts.append(

@@ -9,8 +9,15 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from curation.datasets.manifest import DecisionsIndex, Manifest
+from curation.exports.decisions import (
+    FOLDER_PAIR_COLUMNS,
+    LABEL_COLUMNS,
+    PAIR_COLUMNS,
+    DecisionForm,
+)
 from curation.exports.record import FileRecord
 from curation.exports.selection import SelectedSample
+from curation.exports.shards import SAMPLE_COLUMNS
 
 _CONTEXT: dict[str, Any] = {
     "@language": "en",
@@ -49,7 +56,9 @@ _TYPES = {
     ".png": "image/png",
     ".webp": "image/webp",
 }
-_TEXTS = ("text", "sample_id", "kind", "licence", "source")
+_DATA_TYPES = {
+    "string": "sc:Text", "int64": "sc:Integer", "double": "sc:Float", "bool": "sc:Boolean",
+}  # fmt: skip
 _SPDX_URL = "https://spdx.org/licenses/"
 _MANY = (".png", ".webp", ".txt")
 """Endings of files that are described as a set, by a pattern, rather than one by one."""
@@ -91,7 +100,7 @@ def croissant_json(
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.1",
         "name": f"layerloop-{snapshot[:12]}",
-        "description": f"{len(selected)} transparent images with captions of the Layerloop "
+        "description": f"{len(selected)} {_what(description)} of the Layerloop "
         f"snapshot {snapshot}, as --format {description['layout']}.",
         "version": f"1.0.0+{snapshot[:12]}",
         "license": [_licence_url(licence) for licence in sorted(licences)],
@@ -107,7 +116,7 @@ def croissant_json(
         "rai:dataBiases": f"Accepted images are those that reviewers preferred.{shown}",
         "rai:dataLimitations": "See README.md.",
         "distribution": [*_objects(files), *_sets(files)],
-        "recordSet": _records(description["layout"], files),
+        "recordSet": _records(description, files),
     }
     if info.get("frozen_at"):
         document["datePublished"] = str(info["frozen_at"])[:10]
@@ -172,33 +181,56 @@ def _sets(files: Sequence[FileRecord]) -> list[dict[str, Any]]:
     return sets
 
 
-def _records(layout: str, files: Sequence[FileRecord]) -> list[dict[str, Any]]:
+def _what(description: Mapping[str, Any]) -> str:
+    decisions = description.get("decisions")
+    return (
+        f"decided candidates as {decisions['form']}"
+        if decisions
+        else ("transparent images with captions")
+    )
+
+
+def _columns(description: Mapping[str, Any]) -> tuple[str, dict[str, str], tuple[str, ...]]:
+    """Return the key, the columns with their types, and the columns of images of a table."""
+    decisions = description.get("decisions")
+    if not decisions:
+        return "sample_id", dict(SAMPLE_COLUMNS), ("image",)
+    if decisions["form"] == DecisionForm.labels:
+        return "candidate_id", dict(LABEL_COLUMNS), ("image",)
+    if description["layout"] == "parquet":
+        return "pair_id", dict(PAIR_COLUMNS), ("jpg_0", "jpg_1")
+    return "pair_id", dict(FOLDER_PAIR_COLUMNS), ()
+
+
+def _records(description: Mapping[str, Any], files: Sequence[FileRecord]) -> list[dict[str, Any]]:
     """Return the record set of layouts with a table; other layouts have only files."""
+    layout = description["layout"]
     if layout in ("parquet", "imagefolder"):
         source = {"fileSet": {"@id": "tables"}}
     elif any(file.path == "metadata.jsonl" for file in files):
         source = {"fileObject": {"@id": "metadata.jsonl"}}
     else:
         return []
-    columns = [(name, "sc:Text") for name in _TEXTS]
-    columns += [("round", "sc:Integer"), ("weight", "sc:Float")]
+    key, columns, images = _columns(description)
     fields: list[dict[str, Any]] = [
         {
             "@type": "cr:Field",
             "@id": f"samples/{name}",
             "name": name,
-            "dataType": kind,
+            "dataType": _DATA_TYPES[kind],
             "source": source | {"extract": {"column": name}},
         }
-        for name, kind in columns
+        for name, kind in columns.items()
     ]
-    if layout == "parquet":
-        picked = {"extract": {"column": "image"}, "transform": {"jsonPath": "bytes"}}
+    for image in images if layout == "parquet" else ():
+        picked: dict[str, Any] = {"extract": {"column": image}}
+        # The feature Image is a structure; images of pairs are plain bytes.
+        picked |= {"transform": {"jsonPath": "bytes"}} if image == "image" else {}
         fields.append(
             {
                 "@type": "cr:Field",
-                "@id": "samples/image",
-                "name": "image",
+                "@id": f"samples/{image}",
+                "name": image,
                 "dataType": "sc:ImageObject",
                 "source": source | picked,
             }
@@ -208,7 +240,7 @@ def _records(layout: str, files: Sequence[FileRecord]) -> list[dict[str, Any]]:
             "@type": "cr:RecordSet",
             "@id": "samples",
             "name": "samples",
-            "key": {"@id": "samples/sample_id"},
+            "key": {"@id": f"samples/{key}"},
             "field": fields,
         }
     ]

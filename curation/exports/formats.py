@@ -8,9 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from curation.datasets.manifest import read_manifest
-from curation.domain import LayerRole, Sample, Split
+from curation.domain import LayerRole, Split
 from curation.errors import Refused
 from curation.exports.cards import description_files
+from curation.exports.decisions import (
+    DecisionForm,
+    DecisionsRequest,
+    check_decisions,
+    plan_decision_rows,
+    plan_files,
+    select_decisions,
+)
 from curation.exports.layouts.hugging_face import ImageFolderLayout
 from curation.exports.layouts.layered import DiffSynthLayout, MusubiLayout
 from curation.exports.layouts.plain import LabelStudioLayout, PlainLayout
@@ -32,14 +40,14 @@ from curation.exports.pull import (
 from curation.exports.pull_shards import write_shards
 from curation.exports.record import PullRecord
 from curation.exports.rendering import Alpha, Treatment
-from curation.exports.selection import SelectedSample, Selection, select_samples
+from curation.exports.selection import Selectable, SelectedSample, Selection, select_samples
 from curation.exports.shards import (
     ParquetFormat,
     ShardFormat,
     ShardRow,
     WebDatasetFormat,
-    image_columns,
     plan_rows,
+    sample_table,
 )
 from curation.object_store import ObjectReader
 from curation.ports import ProgressCallback
@@ -60,6 +68,7 @@ class Format:
         splits: The splits that are pulled by default.
         pairs_only: Whether it holds only samples that have all three layers.
         empty_layers: Whether a row may lack one of the wanted layers.
+        takes_decisions: Whether it can hold decided candidates.
     """
 
     name: str
@@ -70,6 +79,7 @@ class Format:
     splits: tuple[Split, ...] = (Split.train, Split.heldout)
     pairs_only: bool = False
     empty_layers: bool = True
+    takes_decisions: bool = False
 
 
 _TRAIN = (Split.train,)
@@ -80,9 +90,11 @@ FORMATS: dict[str, Format] = {
     for pull_format in (
         Format(
             "imagefolder", "datasets (imagefolder), diffusers' scripts", ImageFolderLayout(),
-            empty_layers=False,
+            empty_layers=False, takes_decisions=True,
         ),
-        Format("parquet", "datasets (parquet), the Hub's viewer, pandas"),
+        Format(
+            "parquet", "datasets (parquet), the Hub's viewer, pandas", takes_decisions=True
+        ),
         Format("webdataset", "webdataset, datasets (webdataset)", empty_layers=False),
         Format("png", "anything", PlainLayout()),
         Format(
@@ -125,6 +137,7 @@ class PullRequest:
         roles: The layers of each sample, the first one represents it.
         shard_bytes: Size from which a shard is closed.
         workers: Number of threads.
+        decisions: Which decided candidates to pull in place of samples; None for samples.
     """
 
     format: Format
@@ -133,9 +146,10 @@ class PullRequest:
     roles: tuple[LayerRole, ...] = (LayerRole.foreground,)
     shard_bytes: int = 256 << 20
     workers: int = 8
+    decisions: DecisionsRequest | None = None
 
-    def takes(self, sample: Sample) -> bool:
-        """Return whether a sample has the layers that the format needs."""
+    def takes(self, sample: Selectable) -> bool:
+        """Return whether a sample or candidate has the layers that the format needs."""
         if self.format.pairs_only:
             return all(role in sample.layers for role in LayerRole)
         # Readers of several columns of images mistake an empty one, or refuse it.
@@ -151,6 +165,17 @@ class PullRequest:
             f"--alpha {self.treatment.alpha}",
             f"its reader supports --alpha {alphas}",
         )
+        if self.decisions:
+            able = [one.name for one in FORMATS.values() if one.takes_decisions]
+            wish = f"--decisions {self.decisions.form}"
+            hint = f"take --format {' or '.join(able)}"
+            require(self.format.takes_decisions, self.format.name, wish, hint)
+            is_mask = self.treatment.alpha is Alpha.mask
+            require(not is_mask, self.format.name, f"{wish} with --alpha mask", "keep or composite")
+            several = self.decisions.form is DecisionForm.pairs and len(self.roles) > 1
+            require(
+                not several, self.format.name, f"{wish} with several layers", "name one --layer"
+            )
 
 
 @dataclass(frozen=True)
@@ -182,6 +207,8 @@ def make_plan(
         Refused: Nothing is selected, or the format cannot hold the requested content.
     """
     request.check()
+    if request.decisions:
+        return _plan_decisions(source, snapshot, request, request.decisions, folder)
     selected = [
         item
         for item in select_samples(source, snapshot, request.selection)
@@ -197,6 +224,24 @@ def make_plan(
     files = list(layout.files(selected, options)) if layout else []
     rows = [] if layout else plan_rows(selected, options)
     return PullPlan(selected, files, rows)
+
+
+def _plan_decisions(
+    source: ObjectReader,
+    snapshot: str,
+    request: PullRequest,
+    decisions: DecisionsRequest,
+    folder: Path,
+) -> PullPlan:
+    """Plan a pull of decided candidates. Raises as `make_plan`."""
+    has_any = read_manifest(source, snapshot).decisions is not None
+    found = select_decisions(source, snapshot, request.selection, decisions)
+    selected = [one for one in found if request.takes(one.sample)]
+    check_decisions(snapshot, selected, decisions, has_any=has_any)
+    options = PullOptions(request.treatment, request.roles, folder.resolve(), request.shard_bytes)
+    if request.format.layout:
+        return PullPlan(selected, list(plan_files(selected, options, decisions)), [])
+    return PullPlan(selected, [], plan_decision_rows(selected, options, decisions))
 
 
 def pull_snapshot(
@@ -254,7 +299,8 @@ def pull_snapshot(
 
 def describe(snapshot: str, request: PullRequest) -> dict[str, Any]:
     """Return snapshot and options as JSON, as the record of a pull keeps them."""
-    return {
+    decisions = {"decisions": request.decisions.record()} if request.decisions else {}
+    return decisions | {
         "snapshot": snapshot,
         "layout": request.format.name,
         "layers": [str(role) for role in request.roles],
@@ -265,5 +311,8 @@ def describe(snapshot: str, request: PullRequest) -> dict[str, Any]:
 
 def _shard_format(request: PullRequest, folder: Path) -> ShardFormat:
     if request.format.name == "parquet":
-        return ParquetFormat(image_columns(PullOptions(request.treatment, request.roles, folder)))
+        options = PullOptions(request.treatment, request.roles, folder)
+        return ParquetFormat(
+            request.decisions.columns(options) if request.decisions else sample_table(options)
+        )
     return WebDatasetFormat()

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from curation.domain import LayerRole, Sample
+from curation.domain import LayerRole
 from curation.errors import Refused
 from curation.exports.rendering import Treatment, render_mask
-from curation.exports.selection import SelectedSample
+from curation.exports.selection import Selectable, SelectedSample
 
 SPLIT_FOLDERS = {"train": "train", "heldout": "validation"}
 """The folder of each split, by names that readers of folders recognize."""
@@ -102,18 +102,18 @@ def image_files(
         yield PlannedFile(path, item.sample.id, item.sample.layers[role], options.treatment)
 
 
-def first_role(sample: Sample, roles: Sequence[LayerRole]) -> LayerRole:
+def first_role(sample: Selectable, roles: Sequence[LayerRole]) -> LayerRole:
     """Return the layer that represents a sample: the first of the wanted ones that it has."""
     present = present_roles(sample, roles)
     return present[0] if present else LayerRole.foreground
 
 
-def present_roles(sample: Sample, roles: Sequence[LayerRole]) -> list[LayerRole]:
+def present_roles(sample: Selectable, roles: Sequence[LayerRole]) -> list[LayerRole]:
     """Return the wanted layers that a sample has, in the order of the wish."""
     return [role for role in roles if role in sample.layers]
 
 
-def caption_of(sample: Sample, roles: Sequence[LayerRole]) -> str:
+def caption_of(sample: Selectable, roles: Sequence[LayerRole]) -> str:
     """Return the caption of the layer that represents a sample."""
     return sample.caption_for(first_role(sample, roles))
 

@@ -101,6 +101,10 @@ def check_folder(record: PullRecord, description: Mapping[str, Any]) -> None:
         Conflict: The format differs.
     """
     former = record.description.get("layout", description["layout"])
+    if record.description and record.description.get("decisions") != description.get("decisions"):
+        raise Conflict(
+            f"{record.folder} holds a pull with other --decisions", "name another folder"
+        )
     if former != description["layout"]:
         raise Conflict(
             f"{record.folder} holds a pull with --format {former}",

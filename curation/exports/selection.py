@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from curation.datasets.manifest import read_samples, read_withheld
-from curation.domain import Sample, Split
+from curation.domain import Kind, LayerRole, Sample, Split
 from curation.errors import Refused
 from curation.object_store import ObjectReader
 
@@ -29,6 +29,53 @@ _CONDITION = re.compile(r"\s*([a-z]+)\s*(!=|>=|<=|=|>|<|~)\s*(.*?)\s*", re.DOTAL
 _NUMERIC = ("round",)
 
 
+class Selectable(Protocol):
+    """A sample or a decided candidate: what conditions, layouts and cards read of it."""
+
+    @property
+    def id(self) -> str:
+        """Its id, 32 hex digits."""
+
+    @property
+    def kind(self) -> Kind:
+        """Single layer or pair."""
+
+    @property
+    def caption(self) -> str:
+        """The caption or prompt of the whole image."""
+
+    @property
+    def licence(self) -> str:
+        """Its licence."""
+
+    @property
+    def source(self) -> str:
+        """Its source."""
+
+    @property
+    def split(self) -> Split:
+        """Its split."""
+
+    @property
+    def round(self) -> int:
+        """Number of its round; 0 for imports."""
+
+    @property
+    def captioner(self) -> str:
+        """The model that wrote the caption, if one did."""
+
+    @property
+    def layers(self) -> Mapping[LayerRole, str]:
+        """The sha256 of its layers by role."""
+
+    @property
+    def texts(self) -> Mapping[LayerRole, str]:
+        """The texts of single layers."""
+
+    def caption_for(self, role: LayerRole | None = None) -> str:
+        """Return the text of a layer, or of the whole image."""
+
+
 @dataclass(frozen=True)
 class Condition:
     """A condition on a column of a sample, such as `round>=3`; `~` means "contains"."""
@@ -37,7 +84,7 @@ class Condition:
     operator: str
     value: str | int
 
-    def holds(self, sample: Sample) -> bool:
+    def holds(self, sample: Selectable) -> bool:
         """Return whether a sample meets the condition."""
         value = getattr(sample, self.column)
         return _OPERATORS[self.operator](
@@ -91,9 +138,9 @@ class Selection:
 
 @dataclass(frozen=True)
 class SelectedSample:
-    """A sample of a pull, with its weight."""
+    """A sample or a decided candidate of a pull, with its weight."""
 
-    sample: Sample
+    sample: Selectable
     weight: float = 1.0
 
 

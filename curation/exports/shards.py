@@ -99,6 +99,31 @@ def plan_rows(selected: Sequence[SelectedSample], options: PullOptions) -> list[
     return rows
 
 
+@dataclass(frozen=True)
+class TableColumns:
+    """The columns of a Parquet table.
+
+    Attributes:
+        key: The column with the id of a row.
+        images: Columns of images.
+        values: Other columns with their Arrow types.
+        as_bytes: Whether images are plain bytes, as in Pick-a-Pic, and not the feature Image.
+    """
+
+    key: str
+    images: tuple[str, ...]
+    values: Mapping[str, str]
+    as_bytes: bool = False
+
+
+SAMPLE_COLUMNS: Mapping[str, str] = {
+    "text": "string", "sample_id": "string", "kind": "string", "licence": "string",
+    "source": "string", "round": "int64", "weight": "double",
+}  # fmt: skip
+KEYS = ("pair_id", "candidate_id", "sample_id")
+"""Columns that may name a row, the first that a row has."""
+
+
 class WebDatasetFormat:
     """Tars of WebDataset: `ID.png`, `ID.txt`, `ID.json`, further layers as `ID.background.png`."""
 
@@ -143,13 +168,15 @@ class ParquetFormat:
         writer, block = None, []
         try:
             for row, images in rows:
-                cells = {
-                    column: {"bytes": data, "path": f"{row.sample}.{column}.{ending}"}
-                    for column, data in images.items()
-                }
+                cells: dict[str, Any] = dict(images)
+                if not self.columns.as_bytes:
+                    cells = {
+                        column: {"bytes": data, "path": f"{row.sample}.{column}.{ending}"}
+                        for column, data in images.items()
+                    }
                 block.append(cells | dict(row.columns))
                 if writer is None:
-                    schema = _schema(arrow, self.image_columns)
+                    schema = _schema(arrow, self.columns)
                     # Images are compressed already.
                     writer = parquet.ParquetWriter(path, schema, compression="snappy")
                 if len(block) == ROW_GROUP:
@@ -161,33 +188,37 @@ class ParquetFormat:
             if writer is not None:
                 writer.close()
 
-    def __init__(self, image_columns: Sequence[str] = ("image",)) -> None:
-        self.image_columns = tuple(image_columns)
+    def __init__(self, columns: TableColumns | None = None) -> None:
+        self.columns = columns or TableColumns("sample_id", ("image",), SAMPLE_COLUMNS)
 
     def read_images(self, path: Path) -> dict[tuple[str, str], bytes]:
         """Return the images of a Parquet file by sample and column."""
         _, parquet = _pyarrow()
         found = {}
         for row in parquet.read_table(path).to_pylist():
+            key = next(row[name] for name in KEYS if name in row)
             for column, cell in row.items():
-                if isinstance(cell, dict) and cell.get("bytes"):
-                    found[row["sample_id"], column] = cell["bytes"]
+                data = cell.get("bytes") if isinstance(cell, dict) else cell
+                if isinstance(data, bytes):
+                    found[key, column] = data
         return found
 
 
-def image_columns(options: PullOptions) -> tuple[str, ...]:
-    """Return the image columns of a pull: the same in every shard, null where a layer is absent."""
+def sample_table(options: PullOptions) -> TableColumns:
+    """Return the columns of samples: the same in every shard, null where a layer is absent."""
     mask = ["mask"] if options.treatment.alpha is Alpha.mask else []
-    return ("image", *map(str, options.roles[1:]), *mask)
+    images = ("image", *map(str, options.roles[1:]), *mask)
+    return TableColumns("sample_id", images, SAMPLE_COLUMNS)
 
 
-def _schema(arrow: Any, image_columns: Sequence[str]) -> Any:
+def _schema(arrow: Any, table: TableColumns) -> Any:
     image = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
-    texts = ("text", "sample_id", "kind", "licence", "source")
-    columns = [(name, image) for name in image_columns] + [(name, arrow.string()) for name in texts]
-    columns += [("round", arrow.int64()), ("weight", arrow.float64())]
+    stored = arrow.binary() if table.as_bytes else image
+    columns = [(name, stored) for name in table.images]
+    columns += [(name, arrow.type_for_alias(kind)) for name, kind in table.values.items()]
     # Readers of Hugging Face decode the columns that this metadata describes as images.
-    value = {"string": "string", "int64": "int64", "double": "float64"}
+    value = {"string": "string", "int64": "int64", "double": "float64", "bool": "bool"}
+    value["binary"] = "binary"
     features = {
         name: {"_type": "Image"} if kind is image else {"dtype": value[str(kind)], "_type": "Value"}
         for name, kind in columns

@@ -27,7 +27,7 @@ from curation.exports.record import (
     parse_record,
     read_description,
 )
-from curation.exports.shards import ParquetFormat, WebDatasetFormat
+from curation.exports.shards import KEYS, ParquetFormat, WebDatasetFormat
 from curation.images.codec import decode_layer
 from curation.object_store import ObjectReader, compute_sha256
 from curation.ports import ProgressCallback
@@ -118,6 +118,8 @@ def verify_folder(
     for done, damage in enumerate(in_parallel(check, records, workers), 1):
         found += [damage] if damage else []
         report(Progress("verifying", done, len(records)))
+    if description.get("decisions"):
+        found = [replace(one, samples=(), candidates=one.samples) for one in found]
     return sorted(found, key=lambda one: one.name)
 
 
@@ -350,5 +352,6 @@ def _metadata_sample(line: bytes) -> str | None:
         row: Mapping[str, object] = json.loads(line)
     except ValueError:
         return None
-    sample = row.get("sample_id") if isinstance(row, dict) else None
-    return str(sample) if sample else None
+    if not isinstance(row, dict):
+        return None
+    return next((str(row[name]) for name in KEYS if row.get(name)), None)

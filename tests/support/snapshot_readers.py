@@ -29,6 +29,16 @@ if program in ("imagefolder", "parquet", "webdataset", "card"):
             {name: [value.mode, *value.size] if hasattr(value, "mode") else value for name, value in row.items()}
             for row in rows
         ]
+elif program == "dpo":
+    # What train_diffusion_dpo.py of diffusers does before its transforms.
+    import datasets, io
+    from PIL import Image
+    datasets.disable_progress_bars()
+    rows = datasets.load_dataset("parquet", data_dir=folder, split="train")
+    for row in rows:
+        images = [Image.open(io.BytesIO(row[name])).convert("RGB") for name in ("jpg_0", "jpg_1")]
+        preferred, other = images[::-1] if row["label_0"] == 0 else images
+        found[row["pair_id"]] = [row["caption"], list(preferred.getpixel((9, 9))), list(other.getpixel((9, 9)))]
 elif program == "wds":
     import webdataset
     for split in ("train", "validation"):

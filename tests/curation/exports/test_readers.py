@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from curation.domain import LayerRole, Split
+from curation.domain import LayerRole, Split, Verdict
+from curation.exports.decisions import DecisionForm, DecisionsRequest
 from curation.exports.formats import FORMATS, pull_snapshot
 from curation.exports.packs.folder import LocalPackFolder
 from curation.exports.packs.writer import pack_snapshot
 from curation.exports.rendering import Alpha
+from curation.images.codec import composite_over, decode_layer
 from tests.curation.exports.test_pull import request
 from tests.support.snapshot_readers import read_with
-from tests.support.snapshots import make_sample, make_snapshot
+from tests.support.snapshots import make_decision, make_sample, make_snapshot
 
 pytestmark = pytest.mark.slow
 
@@ -98,3 +100,36 @@ def test_croissant_is_valid_in_every_format(store, samples, snapshot, tmp_path, 
         rows = read_with("records", tmp_path / "p", tmp_path / "cache")["rows"]
         chosen = FORMATS[name].splits
         assert sorted(rows) == sorted(sample.id for sample in samples if sample.split in chosen)
+
+
+@pytest.mark.parametrize("form", list(DecisionForm))
+@pytest.mark.parametrize("name", ["imagefolder", "parquet"])
+def test_decisions_are_read_with_their_images(store, samples, tmp_path, name, form):
+    decided = [make_decision(store, number) for number in range(30)]
+    snapshot = make_snapshot(store, samples, decisions=decided)
+    alpha = Alpha.composite if form is DecisionForm.pairs else Alpha.keep
+    pull_snapshot(
+        store, snapshot, request(name, alpha, decisions=DecisionsRequest(form)), tmp_path / "p"
+    )
+    checked = read_with("croissant", tmp_path / "p", tmp_path / "cache")
+    assert checked["errors"] == []
+    records = {one.candidate: one for one in decided}
+    if form is DecisionForm.labels:
+        rows = read_with(name, tmp_path / "p", tmp_path / "cache")["train"]
+        people = {one.candidate for one in decided if not one.automatic}
+        assert {row["candidate_id"] for row in rows} == people
+        for row in rows:
+            assert row["image"] == ["RGBA", 24, 20]
+            assert row["label"] == (records[row["candidate_id"]].verdict is Verdict.accept)
+    elif name == "imagefolder":
+        rows = read_with(name, tmp_path / "p", tmp_path / "cache")["train"]
+        assert rows
+        assert all(row["chosen"] == row["rejected"] == ["RGB", 24, 20] for row in rows)
+    else:
+        found = read_with("dpo", tmp_path / "p", tmp_path / "cache")
+        assert found
+        for pair, (caption, *pixels) in found.items():
+            for id_, pixel in zip(pair.split("-"), pixels, strict=True):
+                layer = decode_layer(store.get(records[id_].layers[LayerRole.foreground]))
+                assert pixel == composite_over(layer, (255, 255, 255))[9, 9].tolist()
+                assert caption == records[id_].prompt
