@@ -11,7 +11,9 @@ import { request } from "../lib/http.js";
  */
 export async function updateEmptyState(roundFilter, idle) {
   const [rounds, runs] = await Promise.all([
-    /** @type {Promise<RoundSummary[]>} */ (request("GET", "/api/rounds?state=open&state=paused").catch(() => [])),
+    /** @type {Promise<RoundSummary[]>} */ (
+      request("GET", "/api/rounds?state=open&state=paused").catch(() => [])
+    ),
     /** @type {Promise<TrainingRun[]>} */ (request("GET", "/api/runs?limit=20").catch(() => [])),
   ]);
   const shown = rounds.filter((round) => roundFilter === null || round.id === roundFilter);

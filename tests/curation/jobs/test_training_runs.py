@@ -278,7 +278,7 @@ def test_a_lasting_outage_fails_the_run_with_its_reason(context: AppContext) -> 
         jobs.train(context, str(run))
     found = row(context, run)
     assert found["state"] == "failed"
-    assert "given up after 12 outages: mend the cause, then 'layerloop run retry'" in str(
+    assert "given up after 12 outages: remove the cause, then 'layerloop run retry'" in str(
         found["error"]
     )
     with context.database.transaction() as tx:
