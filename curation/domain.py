@@ -41,6 +41,7 @@ class CandidateState(StrEnum):
     rejected = "rejected"
     failed = "failed"  # generating or measuring it failed too often
     withdrawn = "withdrawn"  # its round was closed before a verdict
+    removed = "removed"  # taken down: its layers and texts are gone for ever
 
 
 _S = CandidateState
@@ -68,8 +69,9 @@ STATE_TRANSITIONS: frozenset[tuple[CandidateState, CandidateState]] = frozenset(
         *((before, decided) for before in _UNDECIDED for decided in _DECIDED),
         # An undo returns it to the same reviewer; a reverted automatic verdict hides it again.
         *((decided, after) for decided in _DECIDED for after in (_S.showing, _S.unshown)),
-        # Closing a round withdraws all that has no verdict.
+        # Closing a round withdraws all that has no verdict; a takedown removes in any state.
         *((before, _S.withdrawn) for before in _WITHDRAWABLE),
+        *((before, _S.removed) for before in CandidateState if before is not _S.removed),
     }
 )
 """All allowed changes of state; the database enforces the same pairs (table candidate_moves)."""
@@ -174,11 +176,7 @@ def canonical_json(value: Any) -> str:
 
 
 def assign_split(pixel_hash: str) -> Split:
-    """Return the split of an image, so that copies of an image are always in the same split.
-
-    Args:
-        pixel_hash: Hash of the image's visible pixels, 64 hex digits.
-    """
+    """Return the split of an image by the hash of its visible pixels, so that copies share it."""
     return Split.heldout if int(pixel_hash[:8], 16) < HELDOUT_FRACTION * 2**32 else Split.train
 
 

@@ -28,6 +28,10 @@ class Conflict(Refused):
     """Another process or person was first: a lost lease, or a state that has changed."""
 
 
+class TakenDown(Refused):
+    """The object was removed for ever by a takedown; a notice in its store says so."""
+
+
 class Corrupt(LayerloopError):
     """Stored bytes do not match the hash that names them, or a file does not match its format."""
 

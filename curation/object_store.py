@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -13,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from curation.errors import Corrupt, NotFound
+from curation.errors import Corrupt, NotFound, TakenDown
 from curation.ports import ObjectStore
 from curation.store_inventory import StoredObject
 
@@ -22,6 +23,8 @@ WRITING = ".put-"
 """Prefix of a file that is being written."""
 REMOVING = ".gc-"
 """Prefix of an object's file while it is being removed."""
+NOTICES = "taken-down"
+"""Folder of the notices about objects that a takedown removed, beside the objects."""
 MISSING_HINT = "run 'layerloop doctor' to list what is missing"
 
 
@@ -95,6 +98,9 @@ class FolderStore:
         try:
             return self._path(sha256).read_bytes()
         except FileNotFoundError:
+            notice = self.folder / NOTICES / sha256
+            if notice.is_file():
+                raise taken_down(sha256, notice.read_bytes()) from None
             raise NotFound(f"no object {sha256}", MISSING_HINT) from None
 
     def has(self, sha256: str) -> bool:
@@ -157,6 +163,12 @@ class FolderStore:
             for left in shard.glob(f"{REMOVING}*"):
                 _put_back(left)
         return [name for name in names if _remove_unless_put(self._path(name), before.timestamp())]
+
+    def write_notice(self, sha256: str, notice: bytes) -> None:
+        """Keep a notice about an object that is removed for ever, which `get` then reports."""
+        folder = self.folder / NOTICES
+        folder.mkdir(exist_ok=True)
+        write_file_atomically(folder / sha256, notice)
 
     def remove_incomplete(self, before: datetime) -> int:
         """Remove files that killed writers left before that time, and return their number.
@@ -222,6 +234,32 @@ class OverlayStore:
 def is_sha256(name: str) -> bool:
     """Return whether a name is a sha256 in lower-case hex."""
     return len(name) == 64 and all(digit in "0123456789abcdef" for digit in name)
+
+
+def encode_notice(takedown: str, date: str, successor: str | None) -> bytes:
+    """Return the notice about a snapshot that lost samples to a takedown.
+
+    Args:
+        takedown: Id of the takedown.
+        date: The day, as ISO 8601.
+        successor: Id of the snapshot of the other samples, if there are any.
+    """
+    return json.dumps({"takedown": takedown, "date": date, "successor": successor}).encode()
+
+
+def taken_down(sha256: str, notice: bytes) -> TakenDown:
+    """Return the error that a notice about a snapshot's manifest stands for."""
+    try:
+        found = json.loads(notice)
+        date, successor = str(found["date"]), found["successor"]
+    except (ValueError, KeyError, TypeError):
+        date, successor = "an unknown date", None
+    return TakenDown(
+        f"snapshot {sha256[:12]} was taken down on {date}: samples of it were removed for ever",
+        f"use snapshot {successor}, which has the other samples"
+        if successor
+        else "no snapshot has its other samples; freeze a new one",
+    )
 
 
 def check_file(path: Path, sha256: str) -> None:

@@ -40,5 +40,12 @@ class ObjectInventory(Protocol):
         """Remove what interrupted writes left before that time, and return how many there were."""
 
 
-class InstanceStore(ObjectStore, ObjectInventory, Protocol):
+class TakedownNotices(Protocol):
+    """Notices in a store about what a takedown removed, for readers without an instance."""
+
+    def write_notice(self, sha256: str, notice: bytes) -> None:
+        """Keep a notice about an object; `get` raises TakenDown with it once the object is gone."""
+
+
+class InstanceStore(ObjectStore, ObjectInventory, TakedownNotices, Protocol):
     """The object store of an instance, with its maintenance."""

@@ -7,7 +7,11 @@ from typing import Any
 
 from PIL import Image
 
-from curation.checkpoints.registry import find_checkpoint, find_promoted_checkpoint
+from curation.checkpoints.registry import (
+    find_checkpoint,
+    find_promoted_checkpoint,
+)
+from curation.checkpoints.taint import refuse_tainted
 from curation.domain import GenerationRequest, Prompt
 from curation.errors import NotFound
 from curation.ports import GenerationOptions, Layers
@@ -55,6 +59,8 @@ def generate(
                 "no checkpoint is promoted",
                 "pass checkpoint=; 'layerloop checkpoint list' shows the ids",
             )
+        with instance.database.transaction() as tx:
+            refuse_tainted(tx, chosen.id)
         generator = load_object(instance.settings.generator)(chosen, instance.store)
         # Batches of the generator's own size: smaller ones are not faster, larger ones need more
         # memory.

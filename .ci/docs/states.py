@@ -13,23 +13,25 @@ SPOTS = {
     "requested": (0, 1), "generating": (1, 1), "generated": (2, 1), "screened": (3, 1),
     "waiting": (4, 1), "showing": (5, 1), "failed": (1.5, 2), "refused": (3, 2),
     "unshown": (3.5, 0), "accepted": (6, 0.4), "rejected": (6, 1.6), "withdrawn": (5, 2.4),
+    "removed": (6, 2.4),
 }  # fmt: skip
 """Column and row of each state in the drawing."""
-ENDS = {"accepted", "rejected", "refused", "withdrawn"}
+ENDS = {"accepted", "rejected", "refused", "withdrawn", "removed"}
 BOX_WIDTH, BOX_HEIGHT, LEFT, TOP, COLUMN_WIDTH, ROW_HEIGHT = 104, 36, 12, 18, 140, 92
 
 
 def states_svg() -> str:
-    """Return the drawing without transitions to `withdrawn`, which six states have."""
+    """Return the drawing, without the many transitions to `withdrawn` and `removed`."""
     from curation.domain import STATE_TRANSITIONS, CandidateState
 
     missing = [state for state in CandidateState if state.value not in SPOTS]
     if missing:
         raise SystemExit(f"error: .ci/docs/states.py has no place for the state {missing[0].value}")
+    left_out = {"withdrawn", "removed"}
     pairs = {
         (source.value, target.value)
         for source, target in STATE_TRANSITIONS
-        if target.value != "withdrawn"
+        if target.value not in left_out
     }
     lines = [
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 970 320" role="img"',

@@ -8,7 +8,14 @@ from typing import Any
 
 import httpx
 
-from curation.errors import Corrupt, LayerloopError, NotFound, Refused, Unreachable
+from curation.errors import (
+    Corrupt,
+    LayerloopError,
+    NotFound,
+    Refused,
+    TakenDown,
+    Unreachable,
+)
 
 TRIES = 5
 """Attempts at one request, with growing pauses between them."""
@@ -105,4 +112,6 @@ def _checked(url: str, response: httpx.Response) -> httpx.Response:
         raise Refused(message, hint or "the token needs the scope snapshots:read")
     if response.status_code == 404:
         raise NotFound(message, hint)
+    if response.status_code == 410:
+        raise TakenDown(message, hint)
     raise LayerloopError(message, hint)

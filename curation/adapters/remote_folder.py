@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from curation.errors import Corrupt, LayerloopError, NotFound, Refused, Unreachable
-from curation.object_store import is_sha256
+from curation.object_store import NOTICES, is_sha256, taken_down
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as ObstoreStore
@@ -40,6 +40,7 @@ class RemoteFolder:
 
         Raises:
             NotFound: There is no such object.
+            TakenDown: The snapshot of this id lost samples to a takedown.
             Corrupt: The stored bytes have another sha256.
             Unreachable: The server does not answer, or refuses.
         """
@@ -61,14 +62,24 @@ class RemoteFolder:
             NotFound: There is no such object.
             Unreachable: The server does not answer, or refuses.
         """
-        from obstore import exceptions, get
-
         if not is_sha256(sha256):
             raise NotFound(f"{sha256[:80]!r} is not a sha256 in lower-case hex")
+        found = self._read(f"{sha256[:2]}/{sha256[2:]}")
+        if found is not None:
+            return found
+        notice = self._read(f"{NOTICES}/{sha256}")
+        if notice is not None:
+            raise taken_down(sha256, notice)
+        raise NotFound(f"there is no object {sha256} in {self.url}")
+
+    def _read(self, path: str) -> bytes | None:
+        """Return the content of a file, or None if there is none. Raises Unreachable."""
+        from obstore import exceptions, get
+
         try:
-            return bytes(get(self.store, f"{sha256[:2]}/{sha256[2:]}").bytes())
-        except (FileNotFoundError, exceptions.NotFoundError) as error:
-            raise NotFound(f"there is no object {sha256} in {self.url}") from error
+            return bytes(get(self.store, path).bytes())
+        except (FileNotFoundError, exceptions.NotFoundError):
+            return None
         except (exceptions.BaseError, OSError) as error:
             raise Unreachable(
                 f"{self.url} cannot be read: {_first_line(error)}",

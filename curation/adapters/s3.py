@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
@@ -32,7 +32,14 @@ from curation.adapters.s3_removal import (
     wait_for_removals,
 )
 from curation.errors import Corrupt, NotFound, Refused, Unreachable
-from curation.object_store import MISSING_HINT, check_file, compute_sha256, is_sha256
+from curation.object_store import (
+    MISSING_HINT,
+    NOTICES,
+    check_file,
+    compute_sha256,
+    is_sha256,
+    taken_down,
+)
 from curation.store_inventory import StoredObject
 
 if TYPE_CHECKING:
@@ -132,9 +139,13 @@ class S3Store:
         """
         # Not every server verifies what it stores, and a proxy may damage one answer of many.
         for attempt in range(READ_ATTEMPTS):
-            with self._translated(sha256):
-                found = self.client.get_object(Bucket=self.bucket, Key=self._key(sha256))
-                data: bytes = found["Body"].read()
+            try:
+                with self._translated(sha256):
+                    found = self.client.get_object(Bucket=self.bucket, Key=self._key(sha256))
+                    data: bytes = found["Body"].read()
+            except NotFound:
+                self._raise_notice(sha256)
+                raise
             if hashlib.sha256(data).hexdigest() == sha256:
                 return data
             time.sleep(0.05 * 2**attempt)
@@ -187,16 +198,7 @@ class S3Store:
         yield from self._list(self._prefixed(""), start)
 
     def read_to(self, sha256: str, target: Path) -> None:
-        """Write an object to a file, after checking it.
-
-        Args:
-            sha256: The object's name, 64 hex digits.
-            target: The file to write.
-
-        Raises:
-            NotFound: There is no such object.
-            Corrupt: The stored bytes have another sha256.
-        """
+        """Write an object to a file, after checking it. Raises NotFound, Corrupt."""
         with self._translated(sha256):
             self.client.download_file(self.bucket, self._key(sha256), str(target), Config=TRANSFER)
         check_file(target, sha256)
@@ -239,6 +241,14 @@ class S3Store:
                         )
                         aborted += 1
         return aborted
+
+    def write_notice(self, sha256: str, notice: bytes) -> None:
+        """Keep a notice about an object that is removed for ever, which `get` then reports."""
+        self.put_file(self._prefixed(f"{NOTICES}/{sha256}"), notice)
+
+    def _raise_notice(self, sha256: str) -> None:
+        with suppress(NotFound):
+            raise taken_down(sha256, self.get_file(self._prefixed(f"{NOTICES}/{sha256}")))
 
     def has_bucket(self) -> bool:
         """Return whether the bucket exists."""

@@ -77,6 +77,7 @@ STATUS: dict[type[errors.LayerloopError], int] = {
     TooManyAttemptsError: 429,
     errors.NotFound: 404,
     errors.Conflict: 409,
+    errors.TakenDown: 410,
     errors.Refused: 422,
     errors.Unreachable: 503,
     errors.Corrupt: 500,

@@ -58,7 +58,9 @@ def get_layer(
     }
     if request.headers.get("if-none-match") == headers["etag"]:
         return Response(status_code=304, headers=headers)
-    # Shrink the layer if requested.
+    # Shrink the layer if requested. What is cached may have been taken down since.
+    if side:
+        _check_recorded(request, sha256)
     thumbnails: ThumbnailCache = request.app.state.renditions
     image = (
         thumbnails.get(
@@ -70,6 +72,13 @@ def get_layer(
     return Response(
         image or _image(request, sha256, form), headers=headers, media_type=f"image/{form}"
     )
+
+
+def _check_recorded(request: Request, sha256: str) -> None:
+    """Raise NotFound if a layer is not recorded, or no longer."""
+    with get_app_context(request).database.transaction() as tx:
+        if not tx.scalar(sa.select(sa.exists().where(layers.c.sha256 == sha256))):
+            raise NotFound("there is no such image", "load the page again")
 
 
 def _image(request: Request, sha256: str, form: str) -> bytes:

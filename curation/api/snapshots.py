@@ -41,7 +41,10 @@ RoundNumber = Annotated[int, Field(ge=0, le=2**31 - 1), JSON_NUMBER]
 
 
 class SnapshotResponse(BaseModel):
-    """An immutable set of samples, named by its content."""
+    """An immutable set of samples, named by its content.
+
+    After a takedown of samples of it, `taken_down` is true, and `successor` has the other samples.
+    """
 
     id: str
     samples: int
@@ -51,6 +54,8 @@ class SnapshotResponse(BaseModel):
     frozen_at: datetime
     query: dict[str, Any] | None
     parent: str | None
+    taken_down: bool
+    successor: str | None
     review: dict[str, Any] | None
     notes: list[str]
 
@@ -132,7 +137,9 @@ def get_snapshots(
 
 
 @router.get(
-    "/{name}", summary="Get a snapshot and a page of its samples", responses=error_responses(404)
+    "/{name}",
+    summary="Get a snapshot and a page of its samples",
+    responses=error_responses(404, 410),
 )
 def get_snapshot(
     request: Request,
@@ -161,7 +168,7 @@ def get_snapshot(
     "/{name}/objects/{sha256}",
     summary="Get an object of a snapshot",
     response_class=Response,
-    responses=error_responses(404) | {200: {"content": {"application/octet-stream": {}}}},
+    responses=error_responses(404, 410) | {200: {"content": {"application/octet-stream": {}}}},
 )
 def get_snapshot_object(
     visit: ReadSnapshots,
@@ -262,4 +269,10 @@ def _sample(images: ImageUrls, sample: Sample, sizes: Mapping[str, sa.Row[Any]])
 def _answer(row: Mapping[str, Any]) -> SnapshotResponse:
     shown = ("id", "samples", "counts", "decisions", "tags", "query", "review", "notes")
     known = {name: row[name] for name in shown}
-    return SnapshotResponse(**known, frozen_at=row["created_at"], parent=row["parent_id"])
+    return SnapshotResponse(
+        **known,
+        frozen_at=row["created_at"],
+        parent=row["parent_id"],
+        taken_down=row["taken_down_by"] is not None,
+        successor=row["successor_id"],
+    )

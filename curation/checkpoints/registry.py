@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from curation.checkpoints.taint import find_taint, refuse_tainted, refuse_taken_down
 from curation.db import leases, runs
 from curation.db.engine import Transaction
 from curation.db.paging import find_place, read_page
@@ -30,7 +31,13 @@ def request_training(tx: Transaction, request: TrainingRequest, actor: str) -> u
 
     Returns:
         The id of the run.
+
+    Raises:
+        TakenDown: Samples of its snapshot were taken down, or it begins with a tainted checkpoint.
     """
+    refuse_taken_down(tx, request.snapshot, request.previous)
+    if request.parent is not None:
+        refuse_tainted(tx, request.parent.id)
     row = {
         "id": request.id,
         "recipe": request.recipe,
@@ -235,27 +242,32 @@ def register_checkpoint(tx: Transaction, checkpoint: Checkpoint, actor: str) -> 
         "evaluation": dict(checkpoint.evaluation),
         "sample_grid": checkpoint.sample_grid,
         "changes": dict(checkpoint.changes),
+        "tainted_by": find_taint(tx, checkpoint),
     }
     if tx.execute(insert(checkpoints).on_conflict_do_nothing(), row).rowcount:
         tx.log(actor, "checkpoint registered", checkpoint.id, snapshot=checkpoint.snapshot)
     return checkpoint.id
 
 
-def promote_checkpoint(tx: Transaction, name: str, actor: str) -> str:
+def promote_checkpoint(tx: Transaction, name: str, actor: str, *, tainted: bool = False) -> str:
     """Promote a checkpoint, so that it generates new rounds.
 
     Args:
         tx: The transaction.
         name: Id of the checkpoint, or its first eight or more digits.
         actor: Name of the person, for the event log.
+        tainted: Whether samples that it was trained on may have been taken down.
 
     Returns:
         The id of the checkpoint.
 
     Raises:
         NotFound: There is no such checkpoint.
+        TakenDown: Samples that it was trained on were taken down.
     """
     checkpoint = find_checkpoint(tx, name).id
+    if not tainted:
+        refuse_tainted(tx, checkpoint)
     # now() would be equal for all promotions of one transaction.
     newest = sa.func.clock_timestamp()
     tx.execute(

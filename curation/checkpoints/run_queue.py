@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from curation.checkpoints import registry
+from curation.checkpoints.taint import refuse_taken_down
 from curation.db import leases, time_spans
 from curation.db.engine import Transaction
 from curation.db.tables import leases as held
@@ -185,6 +186,8 @@ def set_priority(tx: Transaction, run: uuid.UUID, priority: int, actor: str) -> 
 
 
 def _request(tx: Transaction, run: uuid.UUID, states: Collection[RunState], done: str) -> None:
+    row = registry.find_run(tx, run)
+    refuse_taken_down(tx, row["snapshot_id"], row["previous_id"])
     values = {
         "state": RunState.requested,
         "error": None,

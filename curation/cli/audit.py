@@ -87,7 +87,7 @@ def verify(
         with ctx.database.transaction(repeatable_read=True) as tx:
             found = chain.verify_chain(tx, kept)
     if as_json:
-        result = {"head": str(found.head), "events": found.events}
+        result = {"head": str(found.head), "events": found.events, "redacted": found.redacted}
         print_json(result | {"problems": found.problems})
     else:
         for problem in found.problems[:100]:
@@ -99,4 +99,6 @@ def verify(
         )
     if not as_json:
         console.print(f"{found.events} events, none changed, removed, inserted or reordered")
+        if found.redacted:
+            console.print(f"the content of {found.redacted} events was taken down")
         print_text(found.head)

@@ -91,7 +91,7 @@ def train(
     from curation import jobs
     from curation.checkpoints import registry
     from curation.cli.text_warnings import warn_of_snapshot
-    from curation.datasets import snapshots
+    from curation.datasets import snapshot_history, snapshots
     from curation.domain import TrainingRequest
     from curation.errors import LayerloopError
     from curation.runtime.context import check_training_request, load_object
@@ -102,6 +102,7 @@ def train(
             found = snapshots.find_snapshot(tx, snapshot)
             start = registry.find_checkpoint(tx, parent) if parent else None
             previous = snapshots.find_local_snapshot(tx, start.snapshot) if start else None
+            previous = snapshot_history.find_previous(tx, previous)
             changed = (dict(start.changes) if start else {}) | parse_overrides(changes or [])
             order = TrainingRequest(recipe, preset, found, previous, start, seed, images, changed)
             samples = snapshots.read_snapshots(tx, [found])[found]["samples"]
@@ -160,6 +161,7 @@ def list_(
     columns = {
         "checkpoint": lambda r: short_hash(r["id"]),
         "promoted": lambda r: "yes" if promoted and r["id"] == promoted.id else "",
+        "tainted": lambda r: "yes" if r["tainted_by"] else "",
         "recipe": lambda r: r["recipe"],
         "preset": lambda r: r["preset"],
         "snapshot": lambda r: short_hash(r["snapshot_id"]),
@@ -171,12 +173,19 @@ def list_(
 
 
 @app.command()
-def promote(name: CheckpointArgument, as_json: Json = False) -> None:
+def promote(
+    name: CheckpointArgument,
+    tainted: Annotated[
+        bool,
+        typer.Option("--tainted", help="Accept that it was trained on samples taken down since."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Use a checkpoint as the generator of new rounds."""
     from curation.checkpoints import registry
 
     with context() as ctx, ctx.database.transaction() as tx:
-        promoted = registry.promote_checkpoint(tx, name, ACTOR)
+        promoted = registry.promote_checkpoint(tx, name, ACTOR, tainted=tainted)
     print_result(
         f"{short_hash(promoted)} is promoted: new rounds use it", as_json, checkpoint=promoted
     )

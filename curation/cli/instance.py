@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +25,11 @@ from curation.cli.output import (
     warn,
 )
 from curation.errors import Refused
+
+if TYPE_CHECKING:
+    from curation.instance.backup import BackupPlace
+    from curation.ports import ProgressCallback
+    from curation.runtime.context import AppContext
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -117,6 +122,7 @@ def backup(
     Studio's data and the homes' logs and caches are not included.
     """
     from curation.instance import backup as backups
+    from curation.instance import takedown_records
 
     with context() as ctx, progress() as on_progress:
         opened = backups.open_place(place, endpoint or ctx.settings.storage_endpoint)
@@ -130,6 +136,7 @@ def backup(
             made, plan = backups.make_backup(
                 ctx.database, ctx.store, opened, on_progress, read_back=read_back
             )
+            takedown_records.save_records(ctx.database, opened)
             name, rows = made.name, made.dump.rows
     print_result(
         f"{'backup ' + name if name else 'a backup'}: {rows:,} rows, {len(plan.wanted):,} objects, "
@@ -192,7 +199,8 @@ def restore(
     """Restore a backup into the empty instance of the settings, and check it.
 
     After an interruption the same command resumes. Everybody signs in again, unless
-    LAYERLOOP_SECRET is the former secret.
+    LAYERLOOP_SECRET is the former secret. Takedowns that the place knows of and the backup does not
+    are repeated.
     """
     from curation.instance import backup as backups
     from curation.instance.restore import plan_restore, restore_backup
@@ -209,6 +217,7 @@ def restore(
             plan = plan_restore(opened, found, ctx.store)
         else:
             plan = restore_backup(opened, found, ctx.database, ctx.store, on_progress)
+            _repeat_takedowns(ctx, opened, on_progress)
     print_result(
         f"{'would restore' if dry_run else 'restored'} backup {found.name}: {found.dump.rows:,} "
         f"rows, {len(plan.missing):,} of {len(plan.wanted):,} objects copied "
@@ -219,6 +228,34 @@ def restore(
         objects=len(plan.wanted),
         copied_objects=len(plan.missing),
     )
+
+
+@app.command("apply-takedowns")
+def apply_takedowns(place: Place, endpoint: Endpoint = None, as_json: Json = False) -> None:
+    """Repeat in this instance the takedowns that the backups of a place know of.
+
+    'layerloop instance restore' does so itself; this is for one that was interrupted at its end.
+    """
+    from curation.instance import backup as backups
+
+    with resume_hint(), context() as ctx, progress() as on_progress:
+        opened = backups.open_place(place, endpoint or ctx.settings.storage_endpoint)
+        count = _repeat_takedowns(ctx, opened, on_progress)
+    print_result(f"{count} takedowns were repeated", as_json, takedowns=count)
+
+
+def _repeat_takedowns(ctx: AppContext, place: BackupPlace, report: ProgressCallback) -> int:
+    """Repeat the takedowns of a place, and return how many had something to remove or block."""
+    from curation.instance.takedown_records import apply_records
+    from curation.takedown.caches import clear_caches
+    from curation.takedown.execution import TakedownPlace
+
+    if not place.files.names():
+        return 0
+    target = TakedownPlace(ctx.database, ctx.store, ctx.signing_secret(), ACTOR)
+    repeated = apply_records(place, target, report)
+    clear_caches(ctx.database, ctx.settings.path("runs"))
+    return len(repeated)
 
 
 @app.command()

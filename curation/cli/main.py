@@ -35,6 +35,7 @@ from curation.cli import (
     serve,
     snapshots,
     status,
+    takedown,
     tokens,
     webhooks,
     workers,
@@ -111,6 +112,7 @@ app.command("train")(checkpoints.train)
 app.command("generate")(generate.generate)
 app.command("why")(lineage.why)
 app.command("used")(lineage.used)
+app.command("takedown")(takedown.takedown)
 app.add_typer(workers.app, name="worker")
 app.command("status")(status.status)
 for command in (serve.up, serve.demo, serve.doctor, serve.api):

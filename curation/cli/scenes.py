@@ -79,12 +79,14 @@ def open_scene_generator(
 
 
 def find_checkpoint(ctx: AppContext, name: str | None) -> Checkpoint:
-    """Return the named or promoted checkpoint. Raises NotFound."""
-    from curation.checkpoints import registry
+    """Return the named or promoted checkpoint. Raises NotFound, TakenDown."""
+    from curation.checkpoints import registry, taint
 
     with ctx.database.transaction() as tx:
         if name is not None:
-            return registry.find_checkpoint(tx, name)
+            found = registry.find_checkpoint(tx, name)
+            taint.refuse_tainted(tx, found.id)
+            return found
         promoted = registry.find_promoted_checkpoint(tx)
     if promoted is None:
         raise NotFound(

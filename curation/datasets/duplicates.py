@@ -193,3 +193,26 @@ def _find_near(tx: Transaction, wanted: Sequence[tuple[str, bytes]]) -> dict[str
         visible: find_nearest(marks[visible], prints) for visible, prints in compared.items()
     }
     return {visible: Duplicate(*match) for visible, match in nearest.items() if match}
+
+
+def find_all_near(tx: Transaction, fingerprint: bytes) -> dict[str, int]:
+    """Return all indexed layers that are nearly the same image as one, however many share a band.
+
+    Args:
+        tx: The transaction.
+        fingerprint: The fingerprint of the image.
+
+    Returns:
+        By name of the layer, the number of differing bits, of 192.
+    """
+    keys = sa.tuple_(layer_bands.c.band, layer_bands.c.value).in_(
+        list(enumerate(index_keys(fingerprint)))
+    )
+    sharing = sa.select(layer_bands.c.sha256).where(keys).distinct()
+    query = sa.select(layers.c.sha256, layers.c.fingerprint).where(layers.c.sha256.in_(sharing))
+    found = {}
+    for sha256, mark in tx.execute(query):
+        near = find_nearest(fingerprint, {sha256: bytes(mark or b"")}) if mark else None
+        if near is not None and len(mark) == FINGERPRINT_BYTES:
+            found[sha256] = near[1]
+    return found

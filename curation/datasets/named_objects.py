@@ -12,7 +12,14 @@ import sqlalchemy as sa
 
 from curation.datasets.manifest import snapshot_objects
 from curation.db.engine import Database, Transaction
-from curation.db.tables import checkpoints, import_files, layers, run_states, snapshots
+from curation.db.tables import (
+    checkpoints,
+    import_files,
+    layers,
+    run_states,
+    snapshots,
+    takedowns,
+)
 from curation.ports import ObjectStore
 
 OBJECT_COLUMNS: tuple[sa.Column[str], ...] = (
@@ -20,6 +27,7 @@ OBJECT_COLUMNS: tuple[sa.Column[str], ...] = (
     import_files.c.layer,
     snapshots.c.id,
     checkpoints.c.sample_grid,
+    takedowns.c.record,
 )
 """Columns whose values are names of objects. Foreign keys to them need no entry."""
 
@@ -29,6 +37,7 @@ OBJECT_MAPS: tuple[sa.Column[Mapping[str, str]], ...] = (checkpoints.c.files, ru
 HASHES = frozenset(
     {
         "layers.visible",  # hash of the pixels
+        "layer_bands.sha256",  # a layer, or one that was removed
         "samples.visible",
         "sign_in_tokens.hash",  # hashes of tokens
         "sessions.hash",
@@ -39,6 +48,10 @@ HASHES = frozenset(
         "checkpoints.snapshot_id",
         "acceptance_models.id",  # hash of the parameters
         "event_seals.hash",  # hash of the event and of the seal before
+        "blocked_layers.sha256",  # objects that were removed for ever
+        "blocked_layers.visible",
+        "takedowns.selector_hash",
+        "takedowns.signature",
     }
 )
 """Columns with a hash that names no object."""
@@ -69,6 +82,7 @@ PLAIN_JSON = frozenset(
         "snapshots.decisions",
         "snapshots.query",
         "snapshots.review",
+        "takedowns.counts",
         "top_n_runs.metrics",
         "training_runs.changes",
         "training_runs.progress",
@@ -88,6 +102,8 @@ def named_objects(tx: Transaction, prefix: str = "") -> Iterator[str]:
     """
     for column in OBJECT_COLUMNS:
         query = sa.select(column).where(column.is_not(None))
+        if column is snapshots.c.id:
+            query = query.where(_INTACT)
         if prefix:
             # A range, which an index serves in any collation.
             query = query.where(column >= prefix, column < _successor(prefix))
@@ -102,7 +118,7 @@ def list_manifests(tx: Transaction) -> list[tuple[str, str]]:
     return [
         (kind, name)
         for kind, (column, _) in MANIFESTS.items()
-        for name in tx.execute(sa.select(column).order_by(column)).scalars()
+        for name in tx.execute(sa.select(column).where(_INTACT).order_by(column)).scalars()
     ]
 
 
@@ -135,6 +151,9 @@ def all_named_objects(database: Database, store: ObjectStore) -> set[str]:
         named.update(manifest_objects(store, kind, name))
     return named
 
+
+_INTACT = snapshots.c.taken_down_by.is_(None)
+"""The condition that the objects of a snapshot are kept: no takedown concerns it."""
 
 MANIFESTS: Mapping[str, tuple[sa.Column[str], Callable[[ObjectStore, str], Iterable[str]]]] = {
     "snapshot": (snapshots.c.id, snapshot_objects)

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID, insert
 
+from curation.datasets.blocked import refuse_blocked
 from curation.datasets.licences import normalize_licence
 from curation.db.engine import Transaction
 from curation.db.id_prefixes import has_prefix
@@ -90,8 +91,13 @@ class NewSample:
 
 
 def record_layers(tx: Transaction, stored: Sequence[StoredLayer]) -> None:
-    """Record layers whose bytes are in the object store already; the call is idempotent."""
+    """Record layers whose bytes are in the object store already; the call is idempotent.
+
+    Raises:
+        TakenDownLayer: A layer has pixels that were taken down.
+    """
     if stored:
+        refuse_blocked(tx, [layer.visible for layer in stored])
         rows = list({layer.sha256: layer.__dict__ for layer in stored}.values())
         tx.execute(insert(layers).on_conflict_do_nothing(), rows)
 

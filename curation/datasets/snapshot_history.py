@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from curation.datasets.snapshots import find_snapshot, read_snapshots
 from curation.db.engine import Transaction
 from curation.db.tables import events, snapshot_notes, snapshots, tags
-from curation.errors import NotFound, Refused
+from curation.errors import NotFound, Refused, TakenDown
 
 MAX_NOTE = 2_000
 """Longest note, in characters."""
@@ -24,7 +24,7 @@ def describe_snapshot(tx: Transaction, name: str) -> dict[str, Any]:
 
     Returns:
         The fields id, samples, counts, decisions (counts), tags, frozen_at (ISO 8601), query,
-        parent, review, notes.
+        parent, taken_down, successor, review, notes.
 
     Raises:
         NotFound: There is no such snapshot.
@@ -41,9 +41,45 @@ def describe_snapshot(tx: Transaction, name: str) -> dict[str, Any]:
         "frozen_at": row["created_at"].isoformat(),
         "query": row["query"] or {},
         "parent": row["parent_id"],
+        "taken_down": row["taken_down_by"] is not None,
+        "successor": row["successor_id"],
         "review": row["review"] or {},
         "notes": [note["text"] for note in list_notes(tx, found)],
     }
+
+
+def find_current(tx: Transaction, snapshot: str) -> str:
+    """Return a snapshot, or the newest successor of one that was touched.
+
+    Args:
+        tx: The transaction.
+        snapshot: Id of a snapshot.
+
+    Raises:
+        TakenDown: It was touched, and no sample of it is left.
+    """
+    found = snapshot
+    while True:
+        columns = sa.select(snapshots.c.taken_down_by, snapshots.c.successor_id)
+        row = tx.execute(columns.where(snapshots.c.id == found)).one_or_none()
+        if row is None or row.taken_down_by is None:
+            return found
+        if row.successor_id is None:
+            raise TakenDown(
+                f"snapshot {snapshot[:12]} was taken down, and none of its samples is left",
+                "freeze a new one",
+            )
+        found = row.successor_id
+
+
+def find_previous(tx: Transaction, snapshot: str | None) -> str | None:
+    """Return the snapshot to compare a training's samples with, if there still is one."""
+    if snapshot is None:
+        return None
+    try:
+        return find_current(tx, snapshot)
+    except TakenDown:
+        return None
 
 
 def list_notes(tx: Transaction, snapshot: str) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from pydantic import AfterValidator, WithJsonSchema
 from sqlalchemy.dialects.postgresql import insert
 
+from curation.datasets.blocked import hold_takedowns
 from curation.datasets.decision_records import DecidedCandidates, write_decisions
 from curation.datasets.freeze_query import ALL_SAMPLES, FreezeQuery, condition_of
 from curation.datasets.holdout import withheld_samples
@@ -80,6 +81,7 @@ def freeze_snapshot(
     # Check before anything is written.
     if tag:
         check_tag(tag)
+    hold_takedowns(tx)
     chosen = condition_of(query)
     counts = _counts(tx, chosen)
     count = sum(counts["kind"].values())

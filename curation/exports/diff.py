@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -122,18 +122,31 @@ def contact_sheet(store: ObjectReader, diff: SnapshotDiff) -> bytes:
         (f"{len(diff.removed)} removed", diff.removed),
         (f"{len(diff.changed)} changed", [change.after for change in diff.changed]),
     ]
-    groups = [(title, samples) for title, samples in groups if samples]
-    rows = sum(1 + -(-min(len(samples), PER_GROUP) // COLUMNS) for _, samples in groups)
+    return draw_sheet(
+        store, [(title, [one.layers for one in samples]) for title, samples in groups if samples]
+    )
+
+
+def draw_sheet(
+    store: ObjectReader, groups: Sequence[tuple[str, Sequence[Mapping[LayerRole, str]]]]
+) -> bytes:
+    """Return a PNG with groups of images on a checkerboard, each below its title.
+
+    Args:
+        store: Store of the layers; images that cannot be read are left empty.
+        groups: Title and images of each group; an image is given by its layers.
+    """
+    rows = sum(1 + -(-min(len(images), PER_GROUP) // COLUMNS) for _, images in groups)
     sheet = Image.new("RGB", (COLUMNS * TILE, max(1, rows) * TILE), "white")
     draw, row = ImageDraw.Draw(sheet), 0
-    for title, samples in groups:
+    for title, images in groups:
         draw.text((8, row * TILE + TILE - 24), title, fill="black", font_size=18)
         row += 1
-        for index, sample in enumerate(samples[:PER_GROUP]):
-            tile = _tile(store, sample)
+        for index, layers in enumerate(images[:PER_GROUP]):
+            tile = _tile(store, layers)
             offset = (index % COLUMNS * TILE, (row + index // COLUMNS) * TILE)
             sheet.paste(tile, offset)
-        row += -(-min(len(samples), PER_GROUP) // COLUMNS)
+        row += -(-min(len(images), PER_GROUP) // COLUMNS)
     out = io.BytesIO()
     sheet.save(out, "PNG")
     return out.getvalue()
@@ -190,11 +203,10 @@ def _changed_fields(before: Sample, after: Sample) -> tuple[str, ...]:
     return tuple(name for name in FIELDS if getattr(before, name) != getattr(after, name))
 
 
-def _tile(store: ObjectReader, sample: Sample) -> Image.Image:
+def _tile(store: ObjectReader, layers: Mapping[LayerRole, str]) -> Image.Image:
     board = np.indices((TILE, TILE)).sum(axis=0) // 8 % 2
     image = Image.fromarray(np.where(board, 204, 255).astype(np.uint8)).convert("RGB")
-    layers: Sequence[LayerRole] = (LayerRole.blended, LayerRole.foreground)
-    name = next((sample.layers[role] for role in layers if role in sample.layers), None)
+    name = layers.get(LayerRole.blended) or layers.get(LayerRole.foreground)
     try:
         rgba = Image.fromarray(decode_layer(store.get(name or "")), "RGBA")
     except (NotFound, Corrupt):

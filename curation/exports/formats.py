@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from curation.datasets.manifest import read_manifest
+from curation.datasets.manifest import read_manifest, snapshot_objects
 from curation.domain import LayerRole, Split
 from curation.errors import Refused
 from curation.exports.cards import description_files
@@ -294,6 +294,7 @@ def pull_snapshot(
         record.stop()
         raise
     record.close(description | {"samples": len(plan.selected)})
+    record.forget_manifests(keep=[snapshot, *snapshot_objects(source, snapshot)])
     return replace(result, samples=len(plan.selected))
 
 

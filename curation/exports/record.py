@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,17 @@ class PullRecord:
         write_file_atomically(self.state / "pull.json", (canonical_json(body) + "\n").encode())
         self.stop()
         (self.state / "journal.jsonl").unlink()
+
+    def forget_manifests(self, keep: Collection[str]) -> None:
+        """Remove manifests of earlier pulls, which may list samples that were taken down since.
+
+        Args:
+            keep: Names of the objects of the present snapshot.
+        """
+        for shard in self.objects.folder.glob("??"):
+            for file in shard.iterdir():
+                if shard.name + file.name not in keep:
+                    file.unlink()
 
     def stop(self) -> None:
         """Close the journal, which is kept for the next run."""

@@ -50,6 +50,7 @@ from curation.ingest.inspection_result import (
 )
 from curation.ingest.items import ImportItems
 from curation.ingest.listing import Listing
+from curation.ingest.taken_down import refuse_taken_down
 from curation.ports import ObjectStore
 from curation.rounds import lifecycle
 
@@ -192,7 +193,7 @@ class ImportRun:
             writers: Threads that write to the store.
         """
         inspected = len(batch)
-        batch, replaced = self._compare_imported(batch)
+        batch, replaced = self._compare_imported(refuse_taken_down(self.database, batch))
         accepted = [(item, found) for item, found in batch if found.layer is not None]
         firsts = self._find_duplicates([found for _, found in accepted], replaced)
         fresh = [(item, found) for item, found in accepted if found.name not in firsts]

@@ -28,6 +28,7 @@ from curation.jobs.trouble import InstanceTrouble, describe, is_instance_trouble
 from curation.ports import ProgressCallback
 from curation.progress import ProgressLines
 from curation.runtime.context import AppContext, load_object
+from curation.takedown.caches import clear_caches
 
 log = logging.getLogger("layerloop.jobs")
 run_log = logging.getLogger("layerloop.run")
@@ -101,6 +102,8 @@ def _train_claimed(
 
     with recorder.recording(), _held(context, "train", str(run), fail, postpone):
         run_log.info("claimed by %s", WORKER_ID)
+        # What other machines took down may be in the caches of this one.
+        clear_caches(context.database, context.settings.path("runs"), own_run=run)
         folder = context.settings.path(f"runs/{run}")
         restore_states(context, run, folder)
         with StateUploader(context, run, folder, recorder.flush).uploading():

@@ -18,8 +18,9 @@ ROUND_IS_PUSHED_SQL = f"""(r.state = 'open' and r.purpose <> '{GOLD_PURPOSE}'
 OPEN_TASKS_SQL = """select from labeling_tasks t
     where t.candidate_id = c.id and t.state in ('sending', 'open', 'refused')"""
 # Condition on a task: it has to be removed. A candidate that is claimed on the review page is
-# removed from Label Studio, unless several reviewers decide it.
-TASK_IS_UNWANTED_SQL = f"""(t.state = 'open' and not (
+# removed from Label Studio, unless several reviewers decide it; one that was taken down always is.
+TASK_IS_UNWANTED_SQL = f"""(t.state in ('open', 'annotated') and t.remote_id is not null
+    and c.state = 'removed' or t.state = 'open' and not (
     {ROUND_IS_PUSHED_SQL}
     and (c.state = 'waiting' or c.state = 'showing' and {OVERLAP_SQL} > 1)))"""
 # Condition on a project: an annotation waits for a reviewer's lease to end.

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from curation.checkpoints import registry, run_queue
 from curation.datasets import holdout, snapshots
+from curation.datasets.snapshot_history import find_current, find_previous
 from curation.db.engine import Database, Transaction
 from curation.db.tables import decisions
 from curation.db.time_spans import seconds
@@ -137,10 +138,13 @@ def _training_request(tx: Transaction, loop: Loop) -> TrainingRequest:
     previous = snapshots.find_local_snapshot(tx, parent.snapshot) if parent else None
     if loop.snapshot is None:
         raise Refused(f"turn {loop.turn} has no snapshot", "cancel the loop and start another")
+    # A takedown may have removed samples since it was frozen.
+    current = find_current(tx, loop.snapshot)
+    previous = find_previous(tx, previous)
     return TrainingRequest(
         plan.recipe,
         plan.preset,
-        loop.snapshot,
+        current,
         previous,
         parent,
         plan.seed + loop.turn,

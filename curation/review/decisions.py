@@ -260,6 +260,8 @@ def _check_decidable(state: str, holder: str | None, me: str, *, decided: bool) 
         raise Conflict("your lease expired and another reviewer holds this candidate now", hint)
     if state == CandidateState.withdrawn:
         raise Conflict("the round of this candidate was closed", hint)
+    if state == CandidateState.removed:
+        raise Conflict("this candidate was taken down", hint)
     raise Conflict("this candidate is already decided", hint)
 
 

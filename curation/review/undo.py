@@ -120,6 +120,8 @@ def _check_undoable(
 
     A vote can be withdrawn even while another reviewer is looking at the candidate.
     """
+    if row.state == CandidateState.removed:
+        raise Conflict("this candidate was taken down", "a takedown is final")
     if vote:
         if row.state == CandidateState.withdrawn or has_final_decision(tx, target.candidate_id):
             raise Conflict(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from curation.datasets.blocked import find_blocked
 from curation.datasets.samples import StoredLayer, record_layers
 from curation.db import leases
 from curation.db.engine import Transaction
@@ -203,6 +204,7 @@ def save_layers(
         The number of candidates whose lease this worker still held; the others are left alone.
     """
     held_ids = leases.release_held(tx, list(stored), "generate", holder)
+    held_ids = _without_taken_down(tx, {id_: stored[id_] for id_ in held_ids})
     if not held_ids:
         return 0
     record_layers(tx, [layer for id_ in held_ids for layer in stored[id_].values()])
@@ -234,6 +236,24 @@ def _record_settings(tx: Transaction, settings: Mapping[str, str]) -> uuid.UUID:
     row = {"id": id_, "settings": dict(settings)}
     tx.execute(insert(generation_settings).on_conflict_do_nothing(), row)
     return id_
+
+
+def _without_taken_down(
+    tx: Transaction, stored: Mapping[uuid.UUID, Mapping[LayerRole, StoredLayer]]
+) -> list[uuid.UUID]:
+    """Return the candidates without layers that were taken down; the others have failed."""
+    visible = [layer.visible for layers in stored.values() for layer in layers.values()]
+    blocked = find_blocked(tx, visible) if visible else {}
+    failed = [
+        id_
+        for id_, layers in stored.items()
+        if any(one.visible in blocked for one in layers.values())
+    ]
+    if failed:
+        note = "the checkpoint generated an image that was taken down"
+        changing = sa.update(candidates).where(candidates.c.id.in_(failed))
+        tx.execute(changing.values(state=CandidateState.failed, note=note))
+    return [id_ for id_ in stored if id_ not in failed]
 
 
 def add_gpu_seconds(tx: Transaction, round_id: int, seconds: float) -> None:

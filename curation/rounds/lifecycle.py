@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from curation.checkpoints.taint import refuse_tainted
 from curation.datasets.samples import StoredLayer, record_layers
 from curation.db import counts
 from curation.db.engine import Transaction
@@ -80,8 +81,10 @@ def open_round(
 
     Raises:
         Refused: The prompts, the quota or the policy are invalid.
+        TakenDown: Samples that the checkpoint was trained on were taken down.
     """
     check_round(prompt_list, quota, policy, kind)
+    refuse_tainted(tx, checkpoint)
     rules = policy_to_dict(parse_policy(policy))
     row = {
         "purpose": "generated",

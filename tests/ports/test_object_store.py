@@ -24,8 +24,16 @@ from hypothesis import strategies as st
 
 from curation.adapters import s3, s3_removal
 from curation.adapters.s3 import S3Store
-from curation.errors import Conflict, Corrupt, LayerloopError, NotFound, Refused, Unreachable
-from curation.object_store import FolderStore
+from curation.errors import (
+    Conflict,
+    Corrupt,
+    LayerloopError,
+    NotFound,
+    Refused,
+    TakenDown,
+    Unreachable,
+)
+from curation.object_store import FolderStore, encode_notice
 from curation.store_inventory import InstanceStore
 from tests.support.servers import S3Server, free_port
 
@@ -402,3 +410,20 @@ def test_a_bucket_is_created_once(s3_credentials):
     assert store.create_bucket()
     assert not store.create_bucket()
     assert store.get(store.put(b"some bytes")) == b"some bytes"
+
+
+def test_a_notice_is_reported_once_the_object_is_gone(case):
+    """A reader without an instance learns why a snapshot is not there."""
+    name = case.store.put(b"a manifest")
+    case.store.write_notice(name, encode_notice("0123", "2026-11-30", "ab" * 32))
+    assert case.store.get(name) == b"a manifest"
+    case.store.remove([name], datetime.now(UTC) + timedelta(days=1))
+    with pytest.raises(TakenDown, match="taken down on 2026-11-30") as error:
+        case.store.get(name)
+    assert "ab" * 32 in error.value.hint
+    assert not case.store.has(name)
+    assert name not in {found.sha256 for found in case.store.list_objects()}
+    # A notice that cannot be read is one all the same.
+    case.store.write_notice(name, b"not json")
+    with pytest.raises(TakenDown, match="unknown date"):
+        case.store.get(name)

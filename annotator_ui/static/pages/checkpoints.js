@@ -34,6 +34,7 @@ const refresh = poll(PERIOD_MS, async () => {
     checkpoints.map((checkpoint) => [
       checkpoint.id,
       checkpoint.active,
+      checkpoint.tainted,
       checkpoint.rounds,
       checkpoint.evaluation,
     ]),
@@ -135,20 +136,32 @@ function activeChip() {
   return el("span", { class: "chip state-open" }, "active");
 }
 
+function taintedChip() {
+  const title = "It was trained on samples that were taken down since.";
+  return el("span", { class: "chip state-closed", title }, "samples taken down");
+}
+
 /**
  * @param {Checkpoint} checkpoint
  * @param {CheckpointsById} all
  */
 function checkpointCard(checkpoint, all) {
-  const { id, evaluation, active } = checkpoint;
+  const { id, evaluation, active, tainted } = checkpoint;
   const promote =
-    me && hasRole(me, "trainer") && !active
+    me && hasRole(me, "trainer") && !active && !tainted
       ? button("Use for the next round", () => promoteCheckpoint(checkpoint), { class: "primary" })
       : null;
   return el(
     "article",
     { class: "card checkpoint", id },
-    el("header", {}, el("h2", {}, el("code", {}, shortId(id))), active && activeChip(), promote),
+    el(
+      "header",
+      {},
+      el("h2", {}, el("code", {}, shortId(id))),
+      active && activeChip(),
+      tainted && taintedChip(),
+      promote,
+    ),
     sampleGrid(checkpoint),
     el("dl", { class: "properties" }, properties(checkpoint, all)),
     moreMetrics(evaluation, parentOf(checkpoint, all)?.evaluation),

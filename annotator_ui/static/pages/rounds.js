@@ -15,7 +15,7 @@ const PAGE_SIZE = 50;
 /** Candidate states, by their part in the progress of a round. */
 const DECIDED = ["accepted", "rejected"];
 const WAITING = ["waiting", "showing"];
-const NEVER_REVIEWED = ["refused", "unshown", "failed", "withdrawn"];
+const NEVER_REVIEWED = ["refused", "unshown", "failed", "withdrawn", "removed"];
 
 installShortcutHelp(new Shortcuts(document));
 const me = /** @type {CurrentReviewer | null} */ (await read("/api/me").catch(() => null));

@@ -70,6 +70,11 @@ from curation.db.tables.selection import (
     top_n_members,
     top_n_runs,
 )
+from curation.db.tables.takedowns import (
+    blocked_layers,
+    takedown_items,
+    takedowns,
+)
 from curation.db.tables.training import (
     checkpoints,
     run_logs,
@@ -84,6 +89,7 @@ __all__ = [
     "acceptance_models",
     "aggregations",
     "api_tokens",
+    "blocked_layers",
     "candidate_layers",
     "candidate_moves",
     "candidates",
@@ -131,6 +137,8 @@ __all__ = [
     "snapshot_notes",
     "snapshots",
     "tags",
+    "takedown_items",
+    "takedowns",
     "top_n_members",
     "top_n_runs",
     "training_runs",

@@ -36,7 +36,8 @@ layer_bands = sa.Table(
     metadata,
     sa.Column("band", sa.SmallInteger, primary_key=True),
     sa.Column("value", sa.Integer, primary_key=True),
-    sa.Column("sha256", sa.ForeignKey("layers.sha256"), primary_key=True),
+    # No foreign key: without an index on this column, removing a layer would read the whole table.
+    sa.Column("sha256", SHA, primary_key=True),
 )
 
 # Frozen sets of samples; the manifests are in the object store.
@@ -54,6 +55,9 @@ snapshots = sa.Table(
     sa.Column("decisions", JSONB(none_as_null=True)),
     # Statistics of the decisions on its samples when it was frozen.
     sa.Column("review", JSONB(none_as_null=True)),
+    # The takedown that removed samples of it, and with them its objects; the snapshot of the rest.
+    sa.Column("taken_down_by", sa.ForeignKey("takedowns.id")),
+    sa.Column("successor_id", sa.ForeignKey("snapshots.id")),
     created_at(),
 )
 

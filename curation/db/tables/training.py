@@ -27,6 +27,8 @@ checkpoints = sa.Table(
     sa.Column("changes", JSONB, nullable=False, server_default="{}"),
     sa.Column("sample_grid", SHA),
     sa.Column("promoted_at", sa.DateTime(timezone=True), index=True),
+    # The takedown of samples that it, or a checkpoint before it, was trained on.
+    sa.Column("tainted_by", sa.ForeignKey("takedowns.id")),
     created_at(),
 )
 

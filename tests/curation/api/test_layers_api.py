@@ -9,8 +9,10 @@ import sqlalchemy as sa
 from PIL import Image
 
 from curation.api.signed_urls import WINDOW, SignedUrls
-from curation.db.tables import checkpoints, layers
+from curation.db.tables import candidate_layers, checkpoints, layers
 from curation.images.codec import decode_layer, to_png
+from curation.takedown.execution import TakedownPlace, take_down
+from curation.takedown.selectors import Selector
 from tests.support.factories import make_checkpoint
 
 SHA = "ab" * 32
@@ -121,4 +123,19 @@ def test_a_sample_grid_that_is_no_png_is_not_served(client, app, database, store
 def test_a_layer_whose_bytes_are_gone_is_not_found(client, app, database, store, round_id):
     sha = first_layer(database)
     (store.folder / sha[:2] / sha[2:]).unlink()
+    assert client.get(app.state.links.address(sha)).status_code == 404
+
+
+def test_a_thumbnail_is_not_served_from_memory_after_a_takedown(
+    client, app, database, store, round_id
+):
+    sha = first_layer(database)
+    address = app.state.links.address(sha, side=16)
+    assert client.get(address).status_code == 200
+    with database.transaction() as tx:
+        owner = sa.select(candidate_layers.c.candidate_id)
+        candidate = tx.scalar(owner.where(candidate_layers.c.sha256 == sha))
+    place = TakedownPlace(database, store, "secret" * 8, "test")
+    take_down(place, Selector("sample", (str(candidate),)), "", lambda _: None)
+    assert client.get(address).status_code == 404
     assert client.get(app.state.links.address(sha)).status_code == 404

@@ -8,6 +8,8 @@ from curation.datasets.manifest import Manifest, Part, read_samples
 from curation.datasets.samples import NewSample, StoredLayer, add_samples
 from curation.domain import Kind, LayerRole, Role, canonical_json
 from curation.images.codec import encode_layer, pixel_hash
+from curation.takedown.execution import TakedownPlace, take_down
+from curation.takedown.selectors import Selector
 from tests.support.factories import image
 
 
@@ -117,3 +119,20 @@ def test_paging_reads_no_part_before_the_page(store, monkeypatch):
     read.clear()
     next(read_samples(store, snapshot, ids[25]))
     assert read == [snapshot, parts[8].sha256]
+
+
+def test_a_snapshot_that_was_taken_down_says_so(signed_in, samples, database, store):
+    engineer = signed_in(Role.engineer)
+    touched = engineer.post("/api/snapshots", json={"tag": "first"}).json()["id"]
+    gone = next(read_samples(store, touched))
+    place = TakedownPlace(database, store, "secret" * 8, "test")
+    take_down(place, Selector("sample", (gone.id,)), "", lambda _: None)
+    rows = {row["id"]: row for row in engineer.get("/api/snapshots").json()}
+    successor = rows[touched]["successor"]
+    assert rows[touched]["taken_down"]
+    assert (rows[successor]["tags"], rows[successor]["samples"]) == (["first"], 6)
+    for path in (f"/api/snapshots/{touched}", f"/api/snapshots/{touched}/objects/{touched}"):
+        answer = engineer.get(path)
+        assert answer.status_code == 410
+        assert successor in answer.json()["error"]["hint"]
+    assert len(engineer.get("/api/snapshots/first").json()["samples"]) == 6

@@ -1,0 +1,99 @@
+"""Layers that were taken down: no way into the instance records their pixels again."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import sqlalchemy as sa
+
+from curation.db.engine import Transaction
+from curation.db.tables import blocked_layers
+from curation.errors import Refused
+from curation.images.perceptual_hash import FINGERPRINT_BYTES, find_nearest, index_keys
+
+LOCK = 7_201_115
+"""Number of the advisory lock between writers of layers or snapshots, and a takedown."""
+
+BLOCKED_HINT = "leave it out; 'layerloop takedown --list' shows the takedowns"
+
+
+class TakenDownLayer(Refused):
+    """Layers have pixels that were taken down; `found` maps their visible hash to the takedown."""
+
+    def __init__(self, found: Mapping[str, str]) -> None:
+        count = "an image" if len(found) == 1 else f"{len(found)} images"
+        super().__init__(
+            f"{count} cannot be added again: taken down ({', '.join(sorted(set(found.values())))})",
+            BLOCKED_HINT,
+        )
+        self.found = dict(found)
+
+
+def hold_takedowns(tx: Transaction) -> None:
+    """Let a takedown wait for the end of this transaction, or wait for one that begins.
+
+    A takedown selects what it removes under the exclusive lock (`exclude_writers`). Whoever records
+    layers or freezes a snapshot holds the shared one, so that nothing is committed unseen.
+    """
+    tx.connection.exec_driver_sql(f"select pg_advisory_xact_lock_shared({LOCK})")
+
+
+def exclude_writers(tx: Transaction) -> None:
+    """Wait for the writers of layers and snapshots, and let new ones wait for this transaction."""
+    tx.connection.exec_driver_sql(f"select pg_advisory_xact_lock({LOCK})")
+
+
+def find_blocked(tx: Transaction, visible: Collection[str]) -> dict[str, str]:
+    """Return the takedown of each of some hashes of visible pixels, where there is one.
+
+    Args:
+        tx: The transaction, which is held against takedowns until it ends.
+        visible: Hashes of visible pixels.
+
+    Returns:
+        By hash, the first eight digits of the takedown's id.
+    """
+    hold_takedowns(tx)
+    wanted = sorted(set(visible))
+    if not wanted:
+        return {}
+    query = sa.select(blocked_layers.c.visible, blocked_layers.c.takedown_id)
+    rows = tx.execute(query.where(blocked_layers.c.visible.in_(wanted)))
+    return {row.visible: row.takedown_id.hex[:8] for row in rows}
+
+
+def refuse_blocked(tx: Transaction, visible: Collection[str]) -> None:
+    """Raise TakenDownLayer if a layer with these visible pixels was taken down."""
+    if found := find_blocked(tx, visible):
+        raise TakenDownLayer(found)
+
+
+def find_near_blocked(tx: Transaction, fingerprints: Sequence[bytes]) -> list[str | None]:
+    """Return for each fingerprint the takedown of a layer that is nearly the same image.
+
+    Args:
+        tx: The transaction.
+        fingerprints: Fingerprints of layers (curation.images.perceptual_hash).
+
+    Returns:
+        The first eight digits of the takedown's id, or None.
+    """
+    keys = {key for one in fingerprints for key in band_keys(one)}
+    if not keys:
+        return [None] * len(fingerprints)
+    query = sa.select(blocked_layers).where(blocked_layers.c.bands.overlap(sorted(keys)))
+    rows = {row.sha256: row for row in tx.execute(query)}
+    others = {
+        name: bytes(row.fingerprint)
+        for name, row in rows.items()
+        if len(row.fingerprint) == FINGERPRINT_BYTES
+    }
+    nearest = [find_nearest(one, others) if one else None for one in fingerprints]
+    return [rows[found[0]].takedown_id.hex[:8] if found else None for found in nearest]
+
+
+def band_keys(fingerprint: bytes | None) -> list[int]:
+    """Return the twelve bands of a fingerprint as numbers that differ between bands."""
+    if not fingerprint or len(fingerprint) != FINGERPRINT_BYTES:
+        return []
+    return [band << 16 | value for band, value in enumerate(index_keys(fingerprint))]
