@@ -3,8 +3,9 @@
     python -m tests.faults.loop_kills [--broker rabbitmq|redis|embedded] [--workers 4] [--every 20] [--rounds 3]
 
 Real PostgreSQL (LAYERLOOP_TEST_DATABASE or an embedded one), radosgw and the broker. Both loops have the same plan,
-real trainings of a preset, and the rule reviewer; each worker has a home of its own. It prints the seconds, the kills
-and the snapshot of each turn as JSON, and fails if the snapshots or the counts differ.
+real trainings of a preset, and one reviewer whose verdicts depend on the seeds of the candidates; each worker has a home
+of its own. It prints the seconds, the kills and the snapshot of each turn as JSON, and fails if the snapshots or the
+counts differ.
 """
 
 from __future__ import annotations
@@ -32,8 +33,12 @@ from curation.db.engine import Database
 from curation.db.schema import migrate
 from curation.db.tables import candidates, checkpoints, decisions, leases, samples, training_runs
 from curation.db.tables import rounds as rounds_table
+from curation.domain import Verdict
 from curation.loops import rows
 from curation.loops.plan import LoopPlan, LoopReviewer, LoopState
+from curation.review.decisions import decide
+from curation.review.queue import claim_items
+from curation.review.reviewers import add_reviewer
 from curation.runtime.bootstrap import import_initial_seeds
 from curation.runtime.context import open_context
 from curation.settings import Settings
@@ -100,6 +105,7 @@ def run_loop(
     with open_context(own) as context:
         import_initial_seeds(context, None, seeds, lambda _: None)
         with context.database.transaction() as tx:
+            add_reviewer(tx, "ann")
             loop_id = rows.start_loop(tx, plan, "test")
         started = time.monotonic()
         killed = _keep_workers(context.database, folder, settings, loop_id, kills)
@@ -122,6 +128,7 @@ def _keep_workers(
                 index = rng.randrange(kills.workers)
                 workers[index].kill()
                 killed += 1
+            _review(database, _loop(database, loop_id).round)
             for index, worker in enumerate(workers):
                 if worker.poll() is not None:
                     workers[index] = _start_worker(folder, settings, index)
@@ -131,6 +138,20 @@ def _keep_workers(
             worker.kill()
             worker.wait(30)
     return killed
+
+
+def _review(database: Database, round_id: int | None) -> None:
+    """Decide what is waiting in a round: two of three candidates are accepted, by their seeds."""
+    if round_id is None:
+        return
+    with database.transaction() as tx:
+        items = claim_items(tx, 1, round_id, 16, [], 30)
+        own = candidates.c.id.in_([item.id for item in items])
+        seeds = dict(tx.execute(sa.select(candidates.c.id, candidates.c.seed).where(own)).all())
+    for item in items:
+        verdict = Verdict.accept if seeds[item.id] % 3 else Verdict.reject
+        with database.transaction() as tx:
+            decide(tx, 1, item.id, verdict, key=uuid.uuid5(item.id, "decision"))
 
 
 def _start_worker(folder: Path, settings: Mapping[str, str], index: int) -> subprocess.Popen[bytes]:
@@ -180,6 +201,8 @@ def _count(tx: Any, table: sa.Table) -> int:
 def find_differences(result: LoopResult, expected: LoopResult) -> list[str]:
     """Return what a disturbed loop ended with otherwise than an undisturbed one."""
     problems = [] if result.state == "finished" else [f"the loop is {result.state}"]
+    if len(set(expected.snapshots)) != len(expected.snapshots):
+        problems.append("a round accepted nothing, so that the snapshots say nothing")
     if result.snapshots != expected.snapshots:
         problems.append(f"snapshots {result.snapshots}, not {expected.snapshots}")
     if result.counts != expected.counts:
@@ -247,7 +270,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="folder for the homes and logs")
     options = parser.parse_args()
-    plan = LoopPlan(options.rounds, options.quota, options.preset, LoopReviewer.rules)
+    plan = LoopPlan(options.rounds, options.quota, options.preset, LoopReviewer.person)
     kills = Kills(options.workers, options.every, options.seed)
     with ExitStack() as stack:
         folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
