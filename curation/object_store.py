@@ -35,6 +35,13 @@ class ObjectReader(Protocol):
         """Return the bytes with that sha256, after checking it. Raises NotFound, Corrupt."""
 
 
+class ObjectWriter(Protocol):
+    """Objects under the sha256 of their content, to write."""
+
+    def put(self, source: bytes) -> str:
+        """Store bytes, and return the sha256 in hex."""
+
+
 class FolderStore:
     """Objects under `folder/ab/cdef...`, durable when `put` returns.
 
@@ -133,6 +140,14 @@ class FolderStore:
                 # Skip an object that is removed meanwhile.
                 with suppress(FileNotFoundError):
                     yield _describe(name, entry.stat())
+
+    def sizes(self, names: Collection[str]) -> dict[str, int]:
+        """Return the sizes in bytes of those objects that are stored."""
+        found = {}
+        for name in names:
+            with suppress(FileNotFoundError):
+                found[name] = self._path(name).stat().st_size
+        return found
 
     def read_to(self, sha256: str, target: Path) -> None:
         """Write an object to a file, after checking it.

@@ -26,6 +26,9 @@ class ObjectInventory(Protocol):
     def list_objects(self, after: str = "") -> Iterator[StoredObject]:
         """Yield the objects with a name greater than `after`, in the order of their names."""
 
+    def sizes(self, names: Collection[str]) -> dict[str, int]:
+        """Return the sizes in bytes of those objects that are stored."""
+
     def read_to(self, sha256: str, target: Path) -> None:
         """Write an object to a file, after checking it. Raises NotFound, Corrupt."""
 

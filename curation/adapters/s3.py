@@ -31,6 +31,7 @@ from curation.adapters.s3_removal import (
     server_time,
     wait_for_removals,
 )
+from curation.adapters.s3_sizes import find_sizes
 from curation.errors import Corrupt, NotFound, Refused, Unreachable
 from curation.object_store import (
     MISSING_HINT,
@@ -156,26 +157,18 @@ class S3Store:
 
     def has(self, sha256: str) -> bool:
         """Return whether the bucket has an object of that name."""
-        try:
-            with self._translated(sha256):
-                self.client.head_object(Bucket=self.bucket, Key=self._key(sha256))
-        except NotFound:
-            if not is_sha256(sha256):
-                raise
-            return False
-        return True
+        with self._translated(sha256):
+            return self._size(sha256) is not None
+
+    def sizes(self, names: Collection[str]) -> dict[str, int]:
+        """Return the sizes in bytes of those objects that are stored."""
+        with self._translated(self.bucket):
+            return find_sizes(
+                names, lambda shard: self._list(self._prefixed(f"{shard}/"), {}), self._size
+            )
 
     def address(self, sha256: str, media_type: str, signed_at: int, seconds: int) -> str | None:
-        """Return a presigned URL at the public endpoint; None without one.
-
-        It is not checked whether the object exists.
-
-        Args:
-            sha256: The object's name, 64 hex digits.
-            media_type: Content type of the response.
-            signed_at: Unix time from which the URL is valid.
-            seconds: How long the URL is valid, at most a week.
-        """
+        """Return a presigned URL at the public endpoint, also of a missing object."""
         key = self._key(sha256)
         if self.public_endpoint is None:
             return None
@@ -339,6 +332,15 @@ class S3Store:
                     # Markers and foreign objects are no objects of this store.
                     if is_sha256(name) and key[2:3] == "/":
                         yield StoredObject(name, item["Size"], item["LastModified"])
+
+    def _size(self, sha256: str) -> int | None:
+        try:
+            found = self.client.head_object(Bucket=self.bucket, Key=self._key(sha256))
+        except ClientError as error:
+            if _code(error) in ("NoSuchKey", "404", "NotFound"):
+                return None
+            raise
+        return found["ContentLength"]
 
     def _put_once(self, key: str, data: bytes) -> None:
         try:

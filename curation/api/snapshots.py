@@ -20,7 +20,6 @@ from curation.api.paging import Digest, Limit, cut_page
 from curation.datasets import snapshots
 from curation.datasets.decision_records import has_decision_layer
 from curation.datasets.freeze_query import FreezeQuery
-from curation.datasets.holdout import fingerprint_layers
 from curation.datasets.licences import LicencePolicy
 from curation.datasets.manifest import read_samples, snapshot_objects
 from curation.datasets.snapshots import TagName
@@ -103,6 +102,7 @@ class FreezeRequest(Body):
     allowed_licences: list[Text] = Field(default=[], max_length=100)
     mix_non_commercial: StrictBool = False
     with_rejects: StrictBool = False
+    leave_out_damaged: StrictBool = False
 
     def query(self) -> FreezeQuery:
         """Return the conditions as a query."""
@@ -211,21 +211,20 @@ def post_snapshot(visit: WriteSnapshots, body: FreezeRequest) -> SnapshotRespons
 
     `with_rejects` adds the decided candidates with their verdicts, without names of reviewers.
     """
-    # Check the role first. The fingerprints are computed outside of the transaction.
+    # Check the role first: objects are read and written outside of a transaction.
     with visit.transaction():
         pass
-    fingerprint_layers(visit.context.database, visit.context.store)
-    with visit.transaction(one_view=True) as (tx, reviewer):
-        manifest = snapshots.freeze_snapshot(
-            tx,
-            visit.context.store,
-            tag=body.tag,
-            actor=reviewer.name,
-            query=body.query(),
-            policy=LicencePolicy(tuple(body.allowed_licences), body.mix_non_commercial),
-            decided=find_decided(tx, body.query()) if body.with_rejects else None,
-        )
-        row = _find(tx, manifest.id)
+    prepared = snapshots.prepare_snapshot(
+        visit.context.database,
+        visit.context.store,
+        body.query(),
+        LicencePolicy(tuple(body.allowed_licences), body.mix_non_commercial),
+        find_decided if body.with_rejects else None,
+        leave_out_damaged=body.leave_out_damaged,
+    )
+    with visit.transaction() as (tx, reviewer):
+        snapshots.record_snapshot(tx, prepared, tag=body.tag, actor=reviewer.name)
+        row = _find(tx, prepared.manifest.id)
     return _answer(row)
 
 

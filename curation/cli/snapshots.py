@@ -87,6 +87,14 @@ def freeze(
         str | None, typer.Option(help="The snapshot that it follows; default: the newest.")
     ] = None,
     note: Annotated[str | None, typer.Option(help="A note to keep with the snapshot.")] = None,
+    leave_out_damaged: Annotated[
+        bool,
+        typer.Option(
+            "--leave-out-damaged",
+            help="Leave out samples whose objects are missing or damaged; otherwise they are "
+            "an error.",
+        ),
+    ] = False,
     with_rejects: Annotated[
         bool,
         typer.Option(
@@ -103,9 +111,10 @@ def freeze(
     Without conditions all samples are taken. The query is kept with the snapshot. Conditions on
     reviewers, agreement and signals leave out samples that were not reviewed here.
     """
-    from curation.datasets import holdout, snapshot_history, snapshots
+    from curation.datasets import snapshot_history, snapshots
     from curation.datasets.freeze_query import FreezeQuery
     from curation.datasets.licences import LicencePolicy
+    from curation.datasets.object_check import describe_damage
     from curation.review.frozen_decisions import find_decided
 
     query = FreezeQuery(
@@ -126,16 +135,22 @@ def freeze(
                 as_json, would_freeze=count, would_freeze_decisions=decisions,
             )  # fmt: skip
             return
-        # Fingerprints find training samples that share a layer with a held-out sample.
-        holdout.fingerprint_layers(ctx.database, ctx.store)
-        with ctx.database.transaction(repeatable_read=True) as tx:
-            older = snapshots.find_snapshot(tx, parent) if parent else None
-            frozen = snapshots.freeze_snapshot(
-                tx, ctx.store, tag=tag, actor=ACTOR, query=query, policy=policy, parent=older,
-                decided=find_decided(tx, query) if with_rejects else None,
-            )  # fmt: skip
+        if tag:
+            snapshots.check_tag(tag)
+        if parent:
+            with ctx.database.transaction() as tx:
+                parent = snapshots.find_snapshot(tx, parent)
+        prepared = snapshots.prepare_snapshot(
+            ctx.database, ctx.store, query, policy, find_decided if with_rejects else None,
+            leave_out_damaged=leave_out_damaged,
+        )  # fmt: skip
+        frozen = prepared.manifest
+        with ctx.database.transaction() as tx:
+            snapshots.record_snapshot(tx, prepared, tag=tag, actor=ACTOR, parent=parent)
             if note:
                 snapshot_history.add_note(tx, frozen.id, note, ACTOR)
+    if prepared.left_out:
+        console.print(f"left out: {describe_damage(prepared.left_out)}")
     if withheld := frozen.counts["split"].get("withheld"):
         console.print(
             f"{withheld} training samples share a layer with a held-out sample and are withheld"

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import sqlalchemy as sa
 
 from curation.db.engine import Transaction
-from curation.db.tables import blocked_layers
+from curation.db.tables import blocked_layers, takedowns
 from curation.errors import Refused
 from curation.images.perceptual_hash import FINGERPRINT_BYTES, find_nearest, index_keys
 
@@ -41,6 +41,11 @@ def hold_takedowns(tx: Transaction) -> None:
 def exclude_writers(tx: Transaction) -> None:
     """Wait for the writers of layers and snapshots, and let new ones wait for this transaction."""
     tx.connection.exec_driver_sql(f"select pg_advisory_xact_lock({LOCK})")
+
+
+def count_takedowns(tx: Transaction) -> int:
+    """Return the number of takedowns so far."""
+    return int(tx.scalar(sa.select(sa.func.count()).select_from(takedowns)) or 0)
 
 
 def find_blocked(tx: Transaction, visible: Collection[str]) -> dict[str, str]:

@@ -66,17 +66,18 @@ def fingerprint_layers(database: Database, store: ObjectStore) -> int:
         after = names[-1]
 
 
-def withheld_samples(tx: Transaction, store: ObjectStore) -> list[str]:
+def withheld_samples(tx: Transaction) -> list[str]:
     """Return the ids of the training samples that share a layer with a held-out sample, sorted.
 
+    A layer without a fingerprint is compared only by its visible pixels.
+
     Args:
-        tx: A transaction with `one_view`, so that all statements see the same samples.
-        store: Store of the layers, for those without a stored fingerprint.
+        tx: A transaction with `repeatable_read`, so that all statements see the same samples.
     """
     # Index the held-out layers.
     exact: set[str] = set()
     near = DuplicateIndex()
-    for row in _detailed(tx, store, "heldout"):
+    for row in _detailed(tx, "heldout"):
         exact.add(row["visible"])
         if row["mark"]:
             near.add(row["visible"], row["mark"], row["sha256"])
@@ -86,7 +87,7 @@ def withheld_samples(tx: Transaction, store: ObjectStore) -> list[str]:
     return sorted(
         {
             row["sample"]
-            for row in _detailed(tx, store, "train")
+            for row in _detailed(tx, "train")
             if row["visible"] in exact or (row["mark"] and near.find(row["visible"], row["mark"]))
         }
     )
@@ -98,17 +99,15 @@ def is_plain(fingerprint: bytes) -> bool:
     return bool((tones.max(axis=0) - tones.min(axis=0)).max() <= MAX_PLAIN_TONE_RANGE)
 
 
-def _detailed(tx: Transaction, store: ObjectStore, split: str) -> Iterator[Mapping[str, Any]]:
+def _detailed(tx: Transaction, split: str) -> Iterator[Mapping[str, Any]]:
     """Yield the layers with detail of a split's imported samples: sample, sha256, visible, mark."""
     streamed = tx.execute(
         _LAYERS.execution_options(stream_results=True, max_row_buffer=1_000), {"split": split}
     )
-    for rows in streamed.mappings().partitions(1_000):
-        computed = _compute(store, [row["sha256"] for row in rows if row["fingerprint"] is None])
-        for row in rows:
-            mark = row["fingerprint"] or computed.get(row["sha256"])
-            if mark is None or not is_plain(bytes(mark)):
-                yield {**row, "mark": bytes(mark) if mark else None}
+    for row in streamed.mappings():
+        mark = row["fingerprint"]
+        if mark is None or not is_plain(bytes(mark)):
+            yield {**row, "mark": bytes(mark) if mark else None}
 
 
 def _compute(store: ObjectStore, names: list[str]) -> dict[str, bytes]:

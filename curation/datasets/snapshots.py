@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import sqlalchemy as sa
 from pydantic import AfterValidator, WithJsonSchema
 from sqlalchemy.dialects.postgresql import insert
 
-from curation.datasets.blocked import hold_takedowns
-from curation.datasets.decision_records import DecidedCandidates, write_decisions
+from curation.datasets.blocked import count_takedowns, hold_takedowns
+from curation.datasets.decision_records import DecidedCandidates
 from curation.datasets.freeze_query import ALL_SAMPLES, FreezeQuery, condition_of
-from curation.datasets.holdout import withheld_samples
+from curation.datasets.holdout import fingerprint_layers
 from curation.datasets.licences import LicencePolicy
-from curation.datasets.manifest import Manifest, Part, prefix_length
-from curation.datasets.review_statistics import review_statistics
-from curation.db.engine import Transaction
+from curation.datasets.manifest import Manifest
+from curation.datasets.object_check import (
+    NOT_CHECKED,
+    check_objects,
+    describe_damage,
+    find_doubtful,
+    without_samples,
+)
+from curation.datasets.snapshot_content import count_samples, read_content
+from curation.db.engine import Database, Transaction
 from curation.db.paging import find_place, read_page
-from curation.db.tables import samples, snapshot_notes, snapshots, tags
+from curation.db.tables import snapshot_notes, snapshots, tags
 from curation.errors import Conflict, NotFound, Refused
-from curation.ports import ObjectStore
+from curation.store_inventory import InstanceStore
 from curation.text import is_storable
 
 TAG_RULE = (
@@ -36,87 +46,180 @@ _TAG = re.compile(_TAG_PATTERN)
 _ID_DIGITS = re.compile(r"[0-9a-f]{8,64}")
 
 DEFAULT_POLICY = LicencePolicy()
+FindDecided = Callable[[Transaction, FreezeQuery], DecidedCandidates]
+"""Returns the decided candidates of a query (curation.review.frozen_decisions)."""
+ATTEMPTS = 5
+"""Times that samples are checked again since others were accepted meanwhile."""
+REPAIR_HINT = (
+    "restore the objects from a backup or import the files again, withdraw the samples, or leave "
+    "them out with --leave-out-damaged"
+)
 
 
 def freeze_snapshot(
-    tx: Transaction,
-    store: ObjectStore,
+    database: Database,
+    store: InstanceStore,
     *,
     tag: str | None,
     actor: str,
     query: FreezeQuery = ALL_SAMPLES,
     policy: LicencePolicy = DEFAULT_POLICY,
     parent: str | None = None,
-    decided: DecidedCandidates | None = None,
+    find_decided: FindDecided | None = None,
 ) -> Manifest:
     """Freeze a snapshot of the samples of a query that are not withdrawn.
 
-    Equal samples always give the same snapshot, whatever the query was. The query, the parent and
-    statistics of the decisions are recorded when a snapshot is frozen for the first time.
-
-    Training samples that share a layer with a held-out sample are listed as withheld
-    (curation.datasets.holdout; call its `fingerprint_layers` before). The parts are joined in the
-    database and streamed, so that only one part at a time is in memory.
+    See `prepare_snapshot` and `record_snapshot`, for callers with more to record.
 
     Args:
-        tx: A transaction with `one_view`; otherwise samples that are accepted meanwhile could be
-            counted and not listed.
+        database: The database; no transaction may be open.
         store: Store of the layers and the snapshot.
         tag: Name of a tag to set on the snapshot.
         actor: Name of the person, for the event log.
         query: Which samples it has.
         policy: Which licences may be in it.
         parent: Id of the snapshot that it follows; by default the newest one.
-        decided: Decided candidates to add (curation.review.frozen_decisions); a snapshot without
-            any has the id that it would have had without this argument.
+        find_decided: Returns the decided candidates to add; a snapshot without any has the id that
+            it would have had without this argument.
 
     Returns:
         The manifest.
 
     Raises:
-        Conflict: There are no samples.
+        Conflict: There are no samples, or objects of samples are missing or damaged.
         Refused: The name of the tag or the query is invalid, or the licences are against the
             policy.
     """
-    # Check before anything is written.
     if tag:
         check_tag(tag)
-    hold_takedowns(tx)
+    prepared = prepare_snapshot(database, store, query, policy, find_decided)
+    with database.transaction() as tx:
+        record_snapshot(tx, prepared, tag=tag, actor=actor, parent=parent)
+    return prepared.manifest
+
+
+@dataclass(frozen=True)
+class PreparedSnapshot:
+    """A snapshot whose objects are in the store, and which no row names yet.
+
+    Attributes:
+        manifest: The manifest.
+        query: Which samples it has.
+        review: Statistics of the decisions on its samples.
+        left_out: The reason for each damaged sample that was left out.
+        takedowns: Number of takedowns when the samples were read.
+    """
+
+    manifest: Manifest
+    query: FreezeQuery
+    review: dict[str, Any]
+    left_out: Mapping[uuid.UUID, str]
+    takedowns: int
+
+
+def prepare_snapshot(
+    database: Database,
+    store: InstanceStore,
+    query: FreezeQuery = ALL_SAMPLES,
+    policy: LicencePolicy = DEFAULT_POLICY,
+    find_decided: FindDecided | None = None,
+    *,
+    leave_out_damaged: bool = False,
+) -> PreparedSnapshot:
+    """Read the samples of a query and write the objects of their snapshot, without recording it.
+
+    All samples are read in one view of the database; the store is accessed with no transaction
+    open. Objects that are not recorded within the grace period are garbage. Training samples that
+    share a layer with a held-out sample are listed as withheld (curation.datasets.holdout).
+
+    Args:
+        database: The database.
+        store: Store of the layers and the snapshot.
+        query: Which samples it has.
+        policy: Which licences may be in it.
+        find_decided: Returns the decided candidates to add.
+        leave_out_damaged: Leave out samples whose objects are missing or damaged.
+
+    Raises:
+        Conflict: There are no samples, or objects of samples are missing or damaged.
+        Refused: The query is invalid, or the licences are against the policy.
+    """
     chosen = condition_of(query)
-    counts = _counts(tx, chosen)
-    count = sum(counts["kind"].values())
-    if not count:
-        hint = "import seeds or accept candidates first"
-        raise Conflict(
-            "there are no samples to freeze",
-            hint if query == ALL_SAMPLES else "no sample meets the query: widen it",
-        )
-    policy.check(_licences(counts, decided))
-    # Write the samples, and the list of withheld samples.
-    parts = _write_parts(tx, store, prefix_length(count), chosen)
-    withheld = _chosen(tx, withheld_samples(tx, store), chosen, query)
-    listed = ""
-    if withheld:
-        counts["split"] |= {
-            "train": counts["split"]["train"] - len(withheld),
-            "withheld": len(withheld),
-        }
-        listed = store.put("".join(id_ + "\n" for id_ in withheld).encode())
-    index = write_decisions(store, decided) if decided else None
-    manifest = Manifest(parts, counts, listed, index)
-    # Write the manifest, and record it.
-    store.put(manifest.bytes())
+    for _ in range(ATTEMPTS):
+        damaged = check_objects(database, store, chosen)
+        fingerprint_layers(database, store)
+        with contextlib.ExitStack() as stack:
+            with database.transaction(repeatable_read=True) as tx:
+                doubtful = find_doubtful(tx, chosen)
+                # Samples that were accepted after the check are checked in another attempt.
+                if any(
+                    reason == NOT_CHECKED and id_ not in damaged for id_, reason in doubtful.items()
+                ):
+                    continue
+                left_out = {id_: damaged.get(id_, reason) for id_, reason in doubtful.items()}
+                if left_out and not leave_out_damaged:
+                    raise Conflict(describe_damage(left_out), REPAIR_HINT)
+                taken = without_samples(chosen, list(left_out))
+                decided = find_decided(tx, query) if find_decided else None
+                counts = _check_counts(tx, taken, query, policy, decided)
+                takedowns = count_takedowns(tx)
+                content = stack.enter_context(read_content(tx, counts, taken, decided))
+            content.objects.write(store)
+            return PreparedSnapshot(content.manifest, query, content.review, left_out, takedowns)
+    raise Conflict("samples are added faster than their objects are checked", "freeze again")
+
+
+def record_snapshot(
+    tx: Transaction,
+    prepared: PreparedSnapshot,
+    *,
+    tag: str | None,
+    actor: str,
+    parent: str | None = None,
+) -> None:
+    """Record a prepared snapshot; equal samples give the same snapshot, whatever the query was.
+
+    The query, the parent and statistics of the decisions are recorded when a snapshot is frozen for
+    the first time.
+
+    Args:
+        tx: The transaction.
+        prepared: The snapshot.
+        tag: Name of a tag to set on the snapshot.
+        actor: Name of the person, for the event log.
+        parent: Id of the snapshot that it follows; by default the newest one.
+
+    Raises:
+        Conflict: Samples were taken down after they were read.
+        Refused: The name of the tag is invalid.
+    """
+    # A takedown that was made after the samples were read may have removed some of them.
+    hold_takedowns(tx)
+    if count_takedowns(tx) != prepared.takedowns:
+        raise Conflict("samples were taken down meanwhile", "freeze again")
+    manifest, query = prepared.manifest, prepared.query.record()
     row = {"id": manifest.id, "samples": manifest.samples, "counts": manifest.counts}
-    row |= {"query": query.record(), "review": review_statistics(tx, chosen)}
-    row["decisions"] = index.counts if index else None
+    row |= {"query": query, "review": prepared.review}
+    row["decisions"] = manifest.decisions.counts if manifest.decisions else None
     row["parent_id"] = _parent(tx, parent, manifest.id)
     if tx.execute(insert(snapshots).on_conflict_do_nothing(), row).rowcount:
-        tx.log(
-            actor, "snapshot frozen", manifest.id, samples=manifest.samples, query=query.record()
-        )
+        tx.log(actor, "snapshot frozen", manifest.id, samples=manifest.samples, query=query)
     if tag:
         tag_snapshot(tx, tag, manifest.id, actor)
-    return manifest
+
+
+def next_snapshot(tx: Transaction) -> str:
+    """Return the id that a snapshot of all samples has, without freezing it; empty without one.
+
+    Args:
+        tx: A transaction with `repeatable_read`.
+    """
+    chosen = condition_of(ALL_SAMPLES)
+    counts = count_samples(tx, chosen)
+    if not counts["kind"]:
+        return ""
+    with read_content(tx, counts, chosen) as content:
+        return content.manifest.id
 
 
 def count_chosen(
@@ -136,7 +239,7 @@ def count_chosen(
     Raises:
         Refused: The query is invalid, or the licences are against the policy.
     """
-    counts = _counts(tx, condition_of(query))
+    counts = count_samples(tx, condition_of(query))
     policy.check(_licences(counts, decided))
     return sum(counts["kind"].values())
 
@@ -270,57 +373,25 @@ def _parent(tx: Transaction, parent: str | None, snapshot: str) -> str | None:
     return found
 
 
-def _chosen(
-    tx: Transaction, ids: list[str], chosen: sa.ColumnElement[bool], query: FreezeQuery
-) -> list[str]:
-    """Return those of the ids that are samples of the query."""
-    if query == ALL_SAMPLES or not ids:
-        return ids
-    found = tx.execute(sa.select(samples.c.id).where(chosen)).scalars()
-    wanted = {one.hex for one in found}
-    return [one for one in ids if one in wanted]
-
-
 def _licences(counts: dict[str, dict[str, int]], decided: DecidedCandidates | None) -> Counter[str]:
     """Return the numbers of samples and decided candidates by licence."""
     return Counter(counts["licence"]) + (decided.licences() if decided else Counter())
 
 
-def _write_parts(
-    tx: Transaction, store: ObjectStore, digits: int, chosen: sa.ColumnElement[bool]
-) -> tuple[Part, ...]:
-    prefix = sa.func.substr(sa.cast(samples.c.id, sa.Text), 1, digits).label("prefix")
-    # The database joins the lines of a part, so that 100,000 rows are sent as 256.
-    lines = sa.func.string_agg(sa.literal_column(r"line || E'\n', '' order by samples.id")).label(
-        "lines"
-    )
-    grouped = sa.select(prefix, lines, sa.func.count().label("n")).where(chosen).group_by(prefix)
-    # The order of the collation "C" does not depend on the locale.
-    ordered = grouped.order_by(sa.collate(prefix, "C")).execution_options(
-        stream_results=True, max_row_buffer=16
-    )
-    return tuple(
-        Part(row.prefix, store.put(row.lines.encode()), row.n) for row in tx.execute(ordered)
-    )
-
-
-def _counts(tx: Transaction, chosen: sa.ColumnElement[bool]) -> dict[str, dict[str, int]]:
-    line = sa.cast(samples.c.line, sa.dialects.postgresql.JSONB)
-    keys = [
-        samples.c.kind,
-        line["licence"].astext,
-        samples.c.split,
-        sa.cast(samples.c.round, sa.Text),
-    ]
-    named = [
-        key.label(name)
-        for key, name in zip(keys, ("kind", "licence", "split", "round"), strict=True)
-    ]
-    grouped = sa.select(*named, sa.func.count().label("n")).where(chosen).group_by(*keys)
-    counts: dict[str, Counter[str]] = {
-        name: Counter() for name in ("kind", "licence", "split", "round")
-    }
-    for row in tx.execute(grouped).mappings():
-        for name, counter in counts.items():
-            counter[row[name]] += row["n"]
-    return {name: dict(counter) for name, counter in counts.items()}
+def _check_counts(
+    tx: Transaction,
+    chosen: sa.ColumnElement[bool],
+    query: FreezeQuery,
+    policy: LicencePolicy,
+    decided: DecidedCandidates | None,
+) -> dict[str, dict[str, int]]:
+    """Return the counts of a condition. Raises Conflict without samples, Refused for licences."""
+    counts = count_samples(tx, chosen)
+    if not counts["kind"]:
+        hint = "import seeds or accept candidates first"
+        raise Conflict(
+            "there are no samples to freeze",
+            hint if query == ALL_SAMPLES else "no sample meets the query: widen it",
+        )
+    policy.check(_licences(counts, decided))
+    return counts

@@ -6,12 +6,13 @@ import tempfile
 from pathlib import Path
 
 from curation.datasets.named_objects import all_named_objects
+from curation.datasets.snapshots import next_snapshot
 from curation.db import schema
 from curation.db.engine import Database
 from curation.errors import Corrupt
 from curation.instance.backup import Backup, BackupPlace, read_object_list
 from curation.instance.object_copy import CopyPlan, copy_objects, plan_copy
-from curation.instance.rows import ChunkFolder, RowDump, load_rows, next_snapshot, refuse_filled
+from curation.instance.rows import ChunkFolder, RowDump, load_rows, refuse_filled
 from curation.ports import ProgressCallback
 from curation.store_inventory import InstanceStore
 

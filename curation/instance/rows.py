@@ -5,17 +5,16 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from curation.datasets.named_objects import list_manifests, named_objects
-from curation.datasets.snapshots import freeze_snapshot
+from curation.datasets.snapshots import next_snapshot
 from curation.db import schema, table_copy
 from curation.db.engine import Database, Transaction
 from curation.domain import Progress
-from curation.errors import Conflict, Corrupt, NotFound, Refused
+from curation.errors import Conflict, Corrupt, Refused
 from curation.object_store import compute_sha256
 from curation.ports import ProgressCallback
 
@@ -191,43 +190,6 @@ def refuse_filled(tx: Transaction) -> None:
         raise Conflict(
             f"rows cannot be loaded into this database: {obstacle}", "name an empty database"
         )
-
-
-def next_snapshot(tx: Transaction) -> str:
-    """Return the id that a snapshot of all samples would have; empty without samples."""
-    with suppress(Conflict):  # there are no samples
-        return _freeze_and_discard(tx)
-    return ""
-
-
-def _freeze_and_discard(tx: Transaction) -> str:
-    name = ""
-    with suppress(_Discarded), tx.savepoint():
-        name = freeze_snapshot(tx, _HashingStore(), tag=None, actor="").id
-        raise _Discarded
-    return name
-
-
-class _Discarded(Exception):
-    """Rolls back a savepoint whose changes are not wanted."""
-
-
-class _HashingStore:
-    """A store that only computes the names of objects and keeps nothing."""
-
-    def put(self, source: bytes | Path) -> str:
-        return compute_sha256(source)
-
-    def get(self, sha256: str) -> bytes:
-        raise NotFound(f"no object {sha256}")
-
-    def has(self, sha256: str) -> bool:
-        del sha256
-        return False
-
-    def address(self, sha256: str, media_type: str, signed_at: int, seconds: int) -> str | None:
-        del sha256, media_type, signed_at, seconds
-        return None
 
 
 class _ChunkWriter:

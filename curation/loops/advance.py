@@ -14,8 +14,9 @@ from typing import Final
 import sqlalchemy as sa
 
 from curation.checkpoints import registry, run_queue
-from curation.datasets import holdout, snapshots
+from curation.datasets import snapshots
 from curation.datasets.snapshot_history import find_current, find_previous
+from curation.datasets.snapshots import PreparedSnapshot
 from curation.db.engine import Database, Transaction
 from curation.db.tables import decisions
 from curation.db.time_spans import seconds
@@ -26,9 +27,9 @@ from curation.loops.plan import LoopReviewer, LoopState, LoopStep
 from curation.loops.promotion import check_gate
 from curation.loops.prompts import choose_prompts
 from curation.loops.rows import Loop
-from curation.ports import ObjectStore
 from curation.rounds import lifecycle as rounds
 from curation.rounds import work
+from curation.store_inventory import InstanceStore
 
 UNDO_SECONDS: Final = 15
 """Age of a round's last decision before the round is closed, which makes decisions final."""
@@ -39,7 +40,7 @@ LAST_TAG: Final = "latest"
 """Tag of the snapshot that a finished loop leaves."""
 
 
-def advance(database: Database, store: ObjectStore, loop_id: int) -> bool:
+def advance(database: Database, store: InstanceStore, loop_id: int) -> bool:
     """Take the next step of a loop if it can be taken; the caller has the loop's lease.
 
     Args:
@@ -62,14 +63,14 @@ def advance(database: Database, store: ObjectStore, loop_id: int) -> bool:
             return False
         if loop.step not in _FREEZING:
             return _STEPS[loop.step](tx, loop)
-    # Layers are read without an open transaction. The row is not locked while a snapshot is frozen,
-    # so that a pause need not wait: an overtaken transaction fails and is rolled back.
-    holdout.fingerprint_layers(database, store)
-    with database.transaction(repeatable_read=True) as tx:
-        current = rows.find_loop(tx, loop_id)
+    # Objects are read and written without an open transaction, so that a pause need not wait. What
+    # an overtaken step has written is garbage.
+    prepared = snapshots.prepare_snapshot(database, store)
+    with database.transaction() as tx:
+        current = rows.find_loop(tx, loop_id, lock=True)
         if (current.state, current.step, current.turn) != (loop.state, loop.step, loop.turn):
             return False
-        return _FREEZING[loop.step](tx, store, loop)
+        return _FREEZING[loop.step](tx, prepared, loop)
 
 
 def _stop_if_spent(tx: Transaction, loop: Loop) -> bool:
@@ -84,21 +85,22 @@ def _stop_if_spent(tx: Transaction, loop: Loop) -> bool:
     return True
 
 
-def _freeze(tx: Transaction, store: ObjectStore, loop: Loop) -> bool:
+def _freeze(tx: Transaction, prepared: PreparedSnapshot, loop: Loop) -> bool:
     """Freeze the accepted samples for the turn's training."""
     # Missing captions must fail before hours of training.
     choose_prompts(
         tx, 1, loop.plan.seed + loop.turn, loop.plan.kind, use_file_names=loop.plan.file_names
     )
     tag = f"{loop.plan.tag}{loop.turn}"
-    made = snapshots.freeze_snapshot(tx, store, tag=tag, actor=ACTOR).id
-    rows.update_turn(tx, loop, snapshot_id=made)
+    snapshots.record_snapshot(tx, prepared, tag=tag, actor=ACTOR)
+    rows.update_turn(tx, loop, snapshot_id=prepared.manifest.id)
     return _move(tx, loop, LoopStep.train)
 
 
-def _finish(tx: Transaction, store: ObjectStore, loop: Loop) -> bool:
+def _finish(tx: Transaction, prepared: PreparedSnapshot, loop: Loop) -> bool:
     """Freeze the last snapshot, with the samples accepted in the last round."""
-    made = snapshots.freeze_snapshot(tx, store, tag=LAST_TAG, actor=ACTOR).id
+    snapshots.record_snapshot(tx, prepared, tag=LAST_TAG, actor=ACTOR)
+    made = prepared.manifest.id
     rows.update_loop(tx, loop.id, snapshot_id=made)
     rows.end_loop(tx, loop.id, LoopState.finished)
     tx.log(ACTOR, "loop finished", f"loop {loop.id}", snapshot=made)
@@ -247,7 +249,7 @@ _STEPS: Mapping[LoopStep, Callable[[Transaction, Loop], bool]] = {
     LoopStep.review: _review,
 }
 
-_FREEZING: Mapping[LoopStep, Callable[[Transaction, ObjectStore, Loop], bool]] = {
+_FREEZING: Mapping[LoopStep, Callable[[Transaction, PreparedSnapshot, Loop], bool]] = {
     LoopStep.freeze: _freeze,
     LoopStep.finish: _finish,
 }

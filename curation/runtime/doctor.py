@@ -21,6 +21,7 @@ from curation.runtime.doctor_servers import (
     check_queue,
     check_secret,
     check_versions,
+    check_workers,
 )
 from curation.runtime.doctor_storage import check_disks, check_objects, check_store
 from curation.runtime.finding import Finding, without_credentials
@@ -202,6 +203,7 @@ CHECKS: Mapping[str, Callable[[AppContext], Finding]] = {
     "images": check_image_delivery,
     "queue": check_queue,
     "work": _work,
+    "workers": check_workers,
     "labeling": _labeling,
     "webhooks": _webhooks,
 }

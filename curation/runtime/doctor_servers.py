@@ -89,6 +89,21 @@ def check_versions(context: AppContext) -> Finding:
     return Finding("versions", ok=True, message=f"{__version__}, like {len(live)} live workers")
 
 
+def check_workers(context: AppContext) -> Finding:
+    """Check that no live worker pauses some kind of work, since all of it failed there."""
+    with context.database.transaction() as tx:
+        live = workers.list_live_workers(tx)
+        pauses = workers.list_pauses(tx)
+    if pauses:
+        return Finding(
+            "workers",
+            False,
+            f"{len(live)} live, of which some pause: {'; '.join(pauses)}",
+            "mend the error; the workers try again by themselves ('layerloop worker list')",
+        )
+    return Finding("workers", ok=True, message=f"{len(live)} live, none pauses")
+
+
 def check_secret(context: AppContext) -> Finding:
     """Check that the secret in this machine's settings equals that of the other processes."""
     if context.settings.embedded:

@@ -17,8 +17,13 @@ from curation.domain import Kind, LayerRole
 from curation.object_store import FolderStore
 
 
-def add(database: Database, first: int, count: int) -> None:
-    """Add samples whose layers are only named: freezing reads no pixels."""
+def add(database: Database, store: FolderStore, first: int, count: int) -> None:
+    """Add samples with small objects in place of layers: freezing asks for their sizes only."""
+    for index in range(first, first + count):
+        name = hashlib.sha256(_data(index)).hexdigest()
+        path = store.folder / name[:2] / name[2:]
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(_data(index))  # as `put`, without its fsync
     for start in range(first, first + count, 5_000):
         with database.transaction() as tx:
             add_samples(tx, [_sample(i) for i in range(start, min(start + 5_000, first + count))])
@@ -27,8 +32,7 @@ def add(database: Database, first: int, count: int) -> None:
 def freeze(database: Database, store: FolderStore) -> tuple[str, float]:
     """Return the snapshot's id and the seconds it took."""
     begun = time.perf_counter()
-    with database.transaction(repeatable_read=True) as tx:
-        frozen = snapshots.freeze_snapshot(tx, store, tag="benchmark", actor="benchmark")
+    frozen = snapshots.freeze_snapshot(database, store, tag="benchmark", actor="benchmark")
     return frozen.id, time.perf_counter() - begun
 
 
@@ -43,13 +47,13 @@ def main() -> None:
         try:
             schema.migrate(database)
             begun = time.perf_counter()
-            add(database, 0, count)
+            add(database, store, 0, count)
             print(f"add {count} samples      {time.perf_counter() - begun:8.2f} s")
             first, seconds = freeze(database, store)
             print(f"freeze {count} samples   {seconds:8.2f} s")
             again, seconds = freeze(database, store)
             print(f"freeze again             {seconds:8.2f} s   same snapshot: {again == first}")
-            add(database, count, 100)
+            add(database, store, count, 100)
             _, seconds = freeze(database, store)
             print(f"freeze with 100 more     {seconds:8.2f} s")
         finally:
@@ -57,10 +61,14 @@ def main() -> None:
             embedded_postgres.stop_server(Path(folder) / "postgres")
 
 
+def _data(index: int) -> bytes:
+    return f"layer {index}".encode()
+
+
 def _sample(index: int) -> NewSample:
-    sha = hashlib.sha256(f"layer {index}".encode()).hexdigest()
+    sha = hashlib.sha256(_data(index)).hexdigest()
     visible = hashlib.sha256(f"visible {index}".encode()).hexdigest()
-    layer = StoredLayer(sha, 64, 64, 4_096, visible)
+    layer = StoredLayer(sha, 64, 64, len(_data(index)), visible)
     return NewSample(
         Kind.single,
         f"a red circle number {index}",

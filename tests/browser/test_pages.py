@@ -47,8 +47,7 @@ def round_id(database: Database, store: FolderStore) -> int:
         for turn, item in enumerate(claim_items(tx, grace.id, round_id, 8, (), 300)):
             verdict = Verdict.accept if turn % 2 else Verdict.reject
             decide(tx, grace.id, item.id, verdict, key=uuid.uuid4(), dwell_ms=1_000)
-    with database.transaction(repeatable_read=True) as tx:
-        freeze_snapshot(tx, store, tag="first", actor="test")
+    freeze_snapshot(database, store, tag="first", actor="test")
     return round_id
 
 

@@ -200,8 +200,7 @@ def test_the_report_shows_reasons_by_layer_and_pair_signals(
     wait_until_shown(page)
     press(page, "a")
     wait_until_sent(page)
-    with database.transaction(repeatable_read=True) as tx:
-        frozen = snapshots.freeze_snapshot(tx, site.context.store, tag="now", actor="test")
+    frozen = snapshots.freeze_snapshot(database, site.context.store, tag="now", actor="test")
     page.goto(f"{site.address}/rounds/{pair_round}")
     expect(page.locator("#reasons")).to_contain_text("background: residue")
     expect(page.locator("#summary")).to_contain_text("layer pairs")

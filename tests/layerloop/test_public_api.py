@@ -30,8 +30,7 @@ def instance(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AppContext:
     monkeypatch.setenv("LAYERLOOP_DATABASE", settings.database)
     with open_context(settings) as opened:
         import_initial_seeds(opened, None, 20, lambda _: None)
-        with opened.database.transaction(repeatable_read=True) as tx:
-            snapshots.freeze_snapshot(tx, opened.store, tag="first", actor="test")
+        snapshots.freeze_snapshot(opened.database, opened.store, tag="first", actor="test")
         return opened
 
 
@@ -68,8 +67,9 @@ def test_a_tag_called_latest_goes_before_the_newest(instance: AppContext) -> Non
         with opened.database.transaction() as tx:
             snapshots.tag_snapshot(tx, "latest", first, "test")
         import_initial_seeds(opened, None, 24, lambda _: None)
-        with opened.database.transaction(repeatable_read=True) as tx:
-            newest = snapshots.freeze_snapshot(tx, opened.store, tag="second", actor="test").id
+        newest = snapshots.freeze_snapshot(
+            opened.database, opened.store, tag="second", actor="test"
+        ).id
     assert layerloop.open_snapshot("latest").id == first
     assert layerloop.open_snapshot("second").id == newest
 

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curation.adapters import s3, s3_removal
+from curation.adapters import s3, s3_removal, s3_sizes
 from curation.adapters.s3 import S3Store
 from curation.errors import (
     Conflict,
@@ -200,6 +200,18 @@ def test_a_missing_file_stores_nothing(case, tmp_path):
     with pytest.raises(FileNotFoundError):
         case.store.put(tmp_path / "nothing")
     assert case.names() == set()
+
+
+def test_sizes_are_those_of_stored_objects(case, monkeypatch):
+    """For a few names each object is asked for, for many a shard is listed: with the same result."""
+    stored = {case.store.put(b"x" * number): number for number in range(1, 30)}
+    missing = [sha(b"missing %d" % number) for number in range(30)]
+    case.overwrite(next(iter(stored)), b"a longer content")
+    expected = stored | {next(iter(stored)): len(b"a longer content")}
+    assert case.store.sizes([]) == {}
+    assert case.store.sizes([*stored, *missing]) == expected
+    monkeypatch.setattr(s3_sizes, "LISTED_FROM", 1)
+    assert case.store.sizes([*stored, *missing]) == expected
 
 
 def test_an_address_serves_the_bytes_until_it_expires(case):

@@ -26,7 +26,6 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from curation.adapters import embedded_postgres
-from curation.datasets import holdout
 from curation.datasets.snapshots import freeze_snapshot
 from curation.db import schema
 from curation.db.engine import Database
@@ -231,9 +230,7 @@ def run_scenario(rig: Rig, scenario: Scenario) -> Outcome:
 
 def freeze(context: AppContext) -> None:
     """Freeze all samples of an instance; a process of a run ends with this."""
-    holdout.fingerprint_layers(context.database, context.store)
-    with context.database.transaction(repeatable_read=True) as tx:
-        freeze_snapshot(tx, context.store, tag="latest", actor="test")
+    freeze_snapshot(context.database, context.store, tag="latest", actor="test")
 
 
 class _Run:

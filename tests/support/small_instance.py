@@ -14,10 +14,10 @@ from curation.datasets.snapshots import freeze_snapshot
 from curation.db.engine import Database
 from curation.db.tables import snapshots
 from curation.domain import Checkpoint, Role, Verdict
-from curation.ports import ObjectStore
 from curation.review.decisions import decide
 from curation.review.frozen_decisions import find_decided
 from curation.review.reviewers import add_reviewer
+from curation.store_inventory import InstanceStore
 from tests.support.factories import make_candidates, make_round
 
 
@@ -30,7 +30,7 @@ class SmallInstance:
     snapshot: str
 
 
-def fill_instance(database: Database, store: ObjectStore, count: int = 6) -> SmallInstance:
+def fill_instance(database: Database, store: InstanceStore, count: int = 6) -> SmallInstance:
     """Make a round with decided candidates, samples, a checkpoint and a tagged snapshot with decisions."""
     with database.transaction() as tx:
         # The checkpoint was trained on a snapshot without samples.
@@ -59,7 +59,7 @@ def fill_instance(database: Database, store: ObjectStore, count: int = 6) -> Sma
                 comment='tab\there, new\nline, back\\slash, "quote", ünïcode',
                 dwell_ms=number,
             )
-    with database.transaction(repeatable_read=True) as tx:
+    with database.transaction() as tx:
         add_samples(tx, samples_from_candidates(tx, candidates[::2]))
-        frozen = freeze_snapshot(tx, store, tag="first", actor="test", decided=find_decided(tx))
+    frozen = freeze_snapshot(database, store, tag="first", actor="test", find_decided=find_decided)
     return SmallInstance(round_id, trained.id, frozen.id)

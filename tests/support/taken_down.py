@@ -91,15 +91,13 @@ def fill_two_sources(database: Database, store: FolderStore, folder: Path) -> Tw
     good = write_folder(folder / "good", range(100, 108), GOOD, "a friendly shape")
     bad = write_folder(folder / "bad", range(200, 208), BAD, "an unlicensed shape")
     import_seeds(database, store, good, workers=1, options=ListingOptions())
-    with database.transaction(repeatable_read=True) as tx:
-        only_good = freeze_snapshot(tx, store, tag="good", actor="test").id
+    only_good = freeze_snapshot(database, store, tag="good", actor="test").id
     import_seeds(database, store, bad, workers=1, options=ListingOptions())
     first, other = samples_of(database, BAD)[0], samples_of(database, GOOD)[0]
     with database.transaction() as tx:
         set_caption(tx, other.id, "a friendly shape, described better", "test")
         set_caption(tx, first.id, "an unlicensed shape, captioned later", "test")
-    with database.transaction(repeatable_read=True) as tx:
-        both = freeze_snapshot(tx, store, tag="both", actor="test").id
+    both = freeze_snapshot(database, store, tag="both", actor="test").id
     with database.transaction() as tx:
         made = [
             _checkpoint(tx, store, both, None, 1),

@@ -95,6 +95,8 @@ samples = sa.Table(
     sa.Column("line", sa.Text, nullable=False),
     sa.Column("caption_source", sa.Text, nullable=False, server_default="given"),
     sa.Column("withdrawn_at", sa.DateTime(timezone=True)),
+    # When its objects were found whole in the store (curation.datasets.object_check).
+    sa.Column("checked_at", sa.DateTime(timezone=True)),
     created_at(),
     one_of("kind", Kind),
     one_of("split", Split),
@@ -102,6 +104,8 @@ samples = sa.Table(
 )
 
 sa.Index("ix_samples_created_at_id", samples.c.created_at, samples.c.id)
+
+sa.Index("ix_samples_unchecked", samples.c.id, postgresql_where=samples.c.checked_at.is_(None))
 
 sample_layers = sa.Table(
     "sample_layers",

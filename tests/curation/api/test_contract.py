@@ -29,6 +29,7 @@ from curation.review.claims import record_claims
 from tests.curation.datasets.test_samples import new_sample
 from tests.support.factories import make_candidates, make_checkpoint, make_round
 from tests.support.servers import free_port, wait_for
+from tests.support.snapshots import assume_whole
 
 CONFIG = """
 seed = 1
@@ -95,9 +96,10 @@ def known(app, context, database, store) -> dict[str, dict[str, dict[str, str]]]
         round_id = make_round(tx, quota=400)
         [candidate, *_] = make_candidates(tx, store, round_id, 400)
         add_samples(tx, [new_sample(one) for one in range(3)])
+        assume_whole(tx)
     preview = previewed(context, database, store)
-    with database.transaction(repeatable_read=True) as tx:
-        snapshot = snapshots.freeze_snapshot(tx, store, tag="first", actor="test").id
+    snapshot = snapshots.freeze_snapshot(database, store, tag="first", actor="test").id
+    with database.transaction() as tx:
         order = TrainingRequest("whole", "tiny", snapshot, None, None, 1)
         run = {"path": {"run": str(request_training(tx, order, "test"))}}
         loop = {"path": {"number": str(start_loop(tx, LoopPlan(1, 8, "micro"), "test"))}}

@@ -40,7 +40,8 @@ def parent(here: Settings, database: Database) -> str:
         add_samples(
             tx, [NewSample("single", "a cat", "CC0", "test", 0, {LayerRole.foreground: layer})]
         )
-        snapshots.freeze_snapshot(tx, store, tag="latest", actor="test")
+    snapshots.freeze_snapshot(database, store, tag="latest", actor="test")
+    with database.transaction() as tx:
         return registry.register_checkpoint(tx, PARENT, "test")
 
 

@@ -88,10 +88,10 @@ def test_captions_of_people_replace_those_of_models_and_names(database, store):
 
 
 def test_a_caption_from_a_file_name_is_trained_as_an_empty_text(database, store):
-    with database.transaction(repeatable_read=True) as tx:
+    with database.transaction() as tx:
         add(tx, store, ["IMG"])
         add(tx, store, ["a cat"], CaptionSource.given, start=1)
-        snapshot = freeze_snapshot(tx, store, tag=None, actor="test").id
+    snapshot = freeze_snapshot(database, store, tag=None, actor="test").id
     assert sorted(open_split(store, snapshot, Split.train, 32).captions) == ["", "a cat"]
     lines = {one.caption: one for one in read_samples(store, snapshot)}
     assert (lines["IMG"].caption_source, lines["a cat"].caption_source) == (NAME, None)
@@ -110,9 +110,10 @@ def test_a_home_of_an_older_version_opens_and_freezes_what_it_froze(postgres_add
     with fresh_database(postgres_address) as name:
         database = Database(with_database(postgres_address, name))
         migrate(database)
-        with database.transaction(repeatable_read=True) as tx:
+        with database.transaction() as tx:
             ids = add(tx, store, ["red bowl", "a cat", "IMG", "given later"], CaptionSource.given)
-            before = freeze_snapshot(tx, store, tag=None, actor="test").id
+        before = freeze_snapshot(database, store, tag=None, actor="test").id
+        with database.transaction() as tx:
             imported = uuid.uuid4()
             tx.execute(sa.insert(imports), {"id": imported, "folder": "/x"})
             lines = [
@@ -141,19 +142,19 @@ def test_a_home_of_an_older_version_opens_and_freezes_what_it_froze(postgres_add
             )
         migrate(database, revision="0007")
         migrate(database)
-        with database.transaction(repeatable_read=True) as tx:
+        assert freeze_snapshot(database, store, tag=None, actor="test").id == before
+        with database.transaction() as tx:
             rows = tx.execute(sa.select(samples.c.id, samples.c.caption_source))
             marked = {row.id: row.caption_source for row in rows}
-            assert freeze_snapshot(tx, store, tag=None, actor="test").id == before
             assert set(select_samples(tx, CaptionRequest("model"))) == {ids[0], ids[2]}
         database.close()
     assert marked == dict(zip(ids, [NAME, "given", NAME, "given"], strict=True))
 
 
 def test_a_caption_from_a_file_name_is_read_back_as_empty(database, store):
-    with database.transaction(repeatable_read=True) as tx:
+    with database.transaction() as tx:
         add(tx, store, ["IMG"])
-        snapshot = freeze_snapshot(tx, store, tag=None, actor="test").id
+    snapshot = freeze_snapshot(database, store, tag=None, actor="test").id
     [one] = read_samples(store, snapshot)
     assert Sample.read(one.line()) == one
     assert one.caption_for() == one.caption_for(LayerRole.foreground) == ""

@@ -93,12 +93,10 @@ def test_captions_of_people_are_kept_before_during_and_after_a_run(context, mode
 
 def test_the_next_snapshot_has_the_caption_and_the_last_one_does_not(context, model_captioner):
     _add(context, ["", "a cat"])
-    with context.database.transaction() as tx:
-        old = freeze_snapshot(tx, context.store, tag=None, actor="test").id
+    old = freeze_snapshot(context.database, context.store, tag=None, actor="test").id
     _caption(context, ORDER)
-    with context.database.transaction() as tx:
-        new = freeze_snapshot(tx, context.store, tag=None, actor="test").id
-        assert freeze_snapshot(tx, context.store, tag=None, actor="test").id == new != old
+    new = freeze_snapshot(context.database, context.store, tag=None, actor="test").id
+    assert freeze_snapshot(context.database, context.store, tag=None, actor="test").id == new != old
     assert sorted(sample.caption for sample in read_samples(context.store, old)) == ["", "a cat"]
     assert sorted(sample.captioner for sample in read_samples(context.store, new)) == [
         "",

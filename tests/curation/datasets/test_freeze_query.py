@@ -20,6 +20,7 @@ from curation.object_store import FolderStore
 from curation.review.reviewers import add_reviewer
 from tests.curation.datasets.test_samples import new_sample
 from tests.support.factories import make_candidates, make_round
+from tests.support.snapshots import assume_whole
 
 
 @pytest.fixture
@@ -34,6 +35,7 @@ def reviewed(database: Database, store: FolderStore) -> dict[int, list[uuid.UUID
         add_samples(
             tx, [new_sample(n, licence="MIT" if n % 2 else "CC-BY-NC-4.0") for n in range(1, 5)]
         )
+        assume_whole(tx)
         for _ in range(2):
             round_id = make_round(tx)
             ids = ids_by_round[round_id] = list(
@@ -57,10 +59,9 @@ def reviewed(database: Database, store: FolderStore) -> dict[int, list[uuid.UUID
 def freeze(database, store, **fields):
     options = {name: fields.pop(name) for name in ("policy", "parent", "tag") if name in fields}
     options = {"tag": None, "policy": LicencePolicy(mix_non_commercial=True)} | options
-    with database.transaction(repeatable_read=True) as tx:
-        return snapshots.freeze_snapshot(
-            tx, store, actor="test", query=FreezeQuery(**fields), **options
-        )
+    return snapshots.freeze_snapshot(
+        database, store, actor="test", query=FreezeQuery(**fields), **options
+    )
 
 
 def frozen_ids(database, store, **fields) -> set[str]:

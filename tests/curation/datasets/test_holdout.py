@@ -62,8 +62,7 @@ def trained_on(database: Database, store: FolderStore, new: list[NewSample]) -> 
     with database.transaction() as tx:
         add_samples(tx, new)
     fingerprint_layers(database, store)
-    with database.transaction(repeatable_read=True) as tx:
-        frozen = snapshots.freeze_snapshot(tx, store, tag=None, actor="test")
+    frozen = snapshots.freeze_snapshot(database, store, tag=None, actor="test")
     read = {sample.id for sample in read_split(store, frozen.id, Split.train)}
     withheld = read_withheld(store, frozen.id)
     indices = {one.to_sample().id: index for index, one in enumerate(new)}
@@ -122,8 +121,7 @@ def test_the_id_of_a_snapshot_without_shared_layers_is_unchanged(
 ) -> None:
     new = [single(store, subject(1), Split.heldout), single(store, subject(2), Split.train)]
     assert trained_on(database, store, new) == {1}
-    with database.transaction(repeatable_read=True) as tx:
-        frozen = snapshots.freeze_snapshot(tx, store, tag=None, actor="test")
+    frozen = snapshots.freeze_snapshot(database, store, tag=None, actor="test")
     assert b"withheld" not in frozen.bytes()
     assert len(list(read_samples(store, frozen.id))) == 2
 
@@ -138,12 +136,11 @@ def test_freezing_equal_samples_gives_one_name_whenever_fingerprints_are_compute
     if computed_before:
         assert fingerprint_layers(database, store) == 4  # the single's foreground is the pair's
         assert fingerprint_layers(database, store) == 0
-    with database.transaction(repeatable_read=True) as tx:
-        frozen = snapshots.freeze_snapshot(tx, store, tag=None, actor="test")
+    frozen = snapshots.freeze_snapshot(database, store, tag=None, actor="test")
     assert read_withheld(store, frozen.id) == {new[1].to_sample().id}
 
 
-def test_a_missing_object_does_not_stop_the_freezing(
+def test_a_missing_object_does_not_stop_the_fingerprints(
     database: Database, store: FolderStore
 ) -> None:
     gone = StoredLayer("f" * 64, 8, 8, 8, "e" * 64)
@@ -151,4 +148,6 @@ def test_a_missing_object_does_not_stop_the_freezing(
         NewSample(Kind.single, "a", "MIT", "test", 0, {LayerRole.foreground: gone}, Split.train),
         single(store, subject(2), Split.heldout),
     ]
-    assert trained_on(database, store, new) == {0}
+    with database.transaction() as tx:
+        add_samples(tx, new)
+    assert fingerprint_layers(database, store) == 1

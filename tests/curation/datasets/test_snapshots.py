@@ -16,11 +16,11 @@ from curation.db.tables import events, samples, tags
 from curation.errors import NotFound, Refused
 from curation.object_store import FolderStore
 from tests.curation.datasets.test_samples import new_sample
+from tests.support.snapshots import assume_whole
 
 
 def freeze(database: Database, store: FolderStore, tag: str | None = None):
-    with database.transaction(repeatable_read=True) as tx:
-        return snapshots.freeze_snapshot(tx, store, tag=tag, actor="test")
+    return snapshots.freeze_snapshot(database, store, tag=tag, actor="test")
 
 
 def add(database: Database, numbers) -> None:
@@ -29,6 +29,7 @@ def add(database: Database, numbers) -> None:
             tx,
             [new_sample(number, licence="CC0-1.0" if number % 2 else "MIT") for number in numbers],
         )
+        assume_whole(tx)
 
 
 def test_freezing_twice_is_one_snapshot(database: Database, store: FolderStore) -> None:

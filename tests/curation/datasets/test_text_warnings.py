@@ -40,9 +40,9 @@ def snapshot(context) -> str:
         new_samples.append(
             NewSample(Kind.single, text, "CC0", "here", 0, layers, caption_source=source)
         )
-    with context.database.transaction(repeatable_read=True) as tx:
+    with context.database.transaction() as tx:
         add_samples(tx, new_samples)
-        return freeze_snapshot(tx, context.store, tag="latest", actor="test").id
+    return freeze_snapshot(context.database, context.store, tag="latest", actor="test").id
 
 
 def make_checkpoint(snapshot: str, preset: str = "tiny", **changes: str) -> Checkpoint:

@@ -85,8 +85,9 @@ def test_stored_words_of_rounds_decisions_and_reviewers_are_migrated(context: Ap
 def test_its_snapshot_and_checkpoint_keep_their_ids(context: AppContext) -> None:
     with context.database.transaction() as tx:
         assert snapshots.find_snapshot(tx, SNAPSHOT[:8]) == SNAPSHOT
-        assert snapshots.freeze_snapshot(tx, context.store, tag=None, actor="test").id == SNAPSHOT
         checkpoint = registry.find_checkpoint(tx, CHECKPOINT[:8])
+    again = snapshots.freeze_snapshot(context.database, context.store, tag=None, actor="test")
+    assert again.id == SNAPSHOT
     assert len(list(manifest.read_samples(context.store, SNAPSHOT))) == 40
     assert checkpoint.id == CHECKPOINT
     assert context.store.get(checkpoint.sample_grid).startswith(b"\x89PNG")

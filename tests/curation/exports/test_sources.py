@@ -128,9 +128,10 @@ def test_a_snapshot_is_pulled_from_a_bucket(s3_credentials, store, snapshot, tmp
 def served(settings, tmp_path):
     """Yield the address of a served instance with a snapshot "v1", a token, its context and the snapshot's id."""
     with open_context(settings.model_copy(update={"front_end": "no_pages:mount"})) as context:
-        with context.database.transaction(repeatable_read=True) as tx:
+        with context.database.transaction() as tx:
             add_samples(tx, [_sample(context, seed) for seed in range(10)])
-            frozen = snapshots.freeze_snapshot(tx, context.store, tag="v1", actor="test")
+        frozen = snapshots.freeze_snapshot(context.database, context.store, tag="v1", actor="test")
+        with context.database.transaction() as tx:
             day = 86_400
             token = create_token(tx, "trainer", [Scope.snapshots_read], day, "test")
         port = free_port()
@@ -203,9 +204,9 @@ def test_layers_of_rejects_are_given_out_by_snapshots_with_decisions_alone(serve
         decide(tx, person, decided, Verdict.reject, key=uuid.uuid4())
         query = sa.select(candidate_layers.c.candidate_id, candidate_layers.c.sha256)
         names = dict(map(tuple, tx.execute(query)))
-    with context.database.transaction(repeatable_read=True) as tx:
+    with context.database.transaction() as tx:
         options = {"tag": "v2", "actor": "test", "decided": find_decided(tx)}
-        frozen = snapshots.freeze_snapshot(tx, context.store, **options)
+    frozen = snapshots.freeze_snapshot(context.database, context.store, **options)
     reader = ApiReader(address, token, "v2")
     assert reader.info["decisions"]["verdict"] == {"reject": 1}
     [record] = read_decisions(reader, frozen.id)

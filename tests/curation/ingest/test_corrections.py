@@ -206,8 +206,7 @@ def test_a_touched_file_is_no_duplicate_of_itself_and_keeps_its_record(database,
 def test_corrected_pixels_are_offered_and_replace_the_old_sample(database, store, folder):
     import_seeds(database, store, folder)
     old = line_of(database, "an apple")
-    with database.transaction(repeatable_read=True) as tx:
-        frozen = freeze_snapshot(tx, store, tag=None, actor="test").id
+    frozen = freeze_snapshot(database, store, tag=None, actor="test").id
     almost = blob(0)
     almost[20:24, 20:24, :3] = 0  # a small retouch: nearly the picture that it was
     for pixels in (almost, blob(50)):
@@ -225,11 +224,9 @@ def test_corrected_pixels_are_offered_and_replace_the_old_sample(database, store
         assert account(database)["a.png"][0] == "accept"
         assert import_seeds(database, store, folder, update=True).differences == ()
     assert old.id in {one.id for one in read_samples(store, frozen)}
-    with database.transaction(repeatable_read=True) as tx:
-        assert old.id not in {
-            one.id
-            for one in read_samples(store, freeze_snapshot(tx, store, tag=None, actor="test").id)
-        }
+    corrected = freeze_snapshot(database, store, tag=None, actor="test").id
+    assert old.id not in {one.id for one in read_samples(store, corrected)}
+    with database.transaction() as tx:
         assert [one["kind"] for one in show_sample(tx, old.id)["history"]] == ["sample replaced"]
     save(folder, "a.png", blob(0))  # and back again, with a better caption
     describe(folder, *CORRECTED)

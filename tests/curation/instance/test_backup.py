@@ -51,8 +51,7 @@ def backups(tmp_path):
 
 
 def freeze(database, store) -> str:
-    with database.transaction(repeatable_read=True) as tx:
-        return freeze_snapshot(tx, store, tag=None, actor="test").id
+    return freeze_snapshot(database, store, tag=None, actor="test").id
 
 
 def content(database) -> dict[str, list]:

@@ -126,8 +126,7 @@ def test_freezing_and_generating_meanwhile_lose_nothing(database, store):
         for start in range(0, 40, 4):
             with database.transaction() as tx:
                 make_candidates(tx, store, other, 4, start=start)
-            with database.transaction(repeatable_read=True) as tx:
-                freeze_snapshot(tx, store, tag=None, actor="test")
+            freeze_snapshot(database, store, tag=None, actor="test")
     finally:
         stop.set()
         collector.join()

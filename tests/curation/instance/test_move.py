@@ -67,8 +67,7 @@ def content(database) -> dict[str, list]:
 
 
 def freeze(database, store) -> str:
-    with database.transaction(repeatable_read=True) as tx:
-        return freeze_snapshot(tx, store, tag=None, actor="test").id
+    return freeze_snapshot(database, store, tag=None, actor="test").id
 
 
 def run(ctx, target: Settings):

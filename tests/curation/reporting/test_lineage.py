@@ -28,8 +28,7 @@ def test_the_lineage_of_a_sample_and_of_a_checkpoint_refer_to_each_other(databas
                "channel": "test", "key": uuid.uuid4()}  # fmt: skip
         tx.execute(sa.insert(decisions), row)
         [sample] = add_samples(tx, samples_from_candidates(tx, [candidate]))
-    with database.transaction(repeatable_read=True) as tx:
-        frozen = freeze_snapshot(tx, store, tag="v1", actor="test")
+    frozen = freeze_snapshot(database, store, tag="v1", actor="test")
     with database.transaction() as tx:
         trained = Checkpoint({}, "base", "tiny", frozen.id, generator, 0, "test")
         register_checkpoint(tx, trained, "test")

@@ -216,11 +216,8 @@ def test_undo_returns_the_candidate_and_withdraws_its_sample(review, store):
         ("accept", None),
         ("undo", accepted.decision),
     ]
-    with (
-        review.database.transaction(repeatable_read=True) as tx,
-        pytest.raises(Refused, match="no samples"),
-    ):
-        freeze_snapshot(tx, store, tag=None, actor="test")
+    with pytest.raises(Conflict, match="no samples"):
+        freeze_snapshot(review.database, store, tag=None, actor="test")
     review.decide(review.ann, item.id)
     assert [row["withdrawn_at"] for row in review.rows(samples)] == [None], (
         "accepted again: the same sample stands"

@@ -27,6 +27,7 @@ from curation.review.reviewers import add_reviewer, add_rule_reviewer
 from curation.review.undo import undo
 from curation.selection.auto_reviewer import decide_all
 from tests.support.factories import make_candidates, make_pairs, make_round, scenes
+from tests.support.snapshots import assume_whole
 
 NAMES = ("Anna Åström", "Bernd", "Chloé the third")
 
@@ -66,11 +67,10 @@ class Decided:
             )  # fmt: skip
 
     def freeze(self, query=ALL_SAMPLES, *, rejects=True, **options):
-        with self.database.transaction(repeatable_read=True) as tx:
-            return snapshots.freeze_snapshot(
-                tx, self.store, tag=None, actor="test", query=query,
-                decided=find_decided(tx, query) if rejects else None, **options,
-            )  # fmt: skip
+        return snapshots.freeze_snapshot(
+            self.database, self.store, tag=None, actor="test", query=query,
+            find_decided=find_decided if rejects else None, **options,
+        )  # fmt: skip
 
     def records(self, query=ALL_SAMPLES, **options):
         found = read_decisions(self.store, self.freeze(query).id, **options)
@@ -150,10 +150,10 @@ def test_without_decided_candidates_the_id_is_that_of_the_samples(database, stor
         from curation.datasets.samples import add_samples
 
         add_samples(tx, [new_sample(1)])
-    with database.transaction(repeatable_read=True) as tx:
-        options = {"tag": None, "actor": "test"}
-        plain = snapshots.freeze_snapshot(tx, store, **options)
-        asked = snapshots.freeze_snapshot(tx, store, **options, decided=find_decided(tx))
+        assume_whole(tx)
+    options = {"tag": None, "actor": "test"}
+    plain = snapshots.freeze_snapshot(database, store, **options)
+    asked = snapshots.freeze_snapshot(database, store, **options, find_decided=find_decided)
     assert plain.id == asked.id
 
 

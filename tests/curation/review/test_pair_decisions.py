@@ -109,8 +109,7 @@ def test_an_accepted_pair_is_one_sample_of_three_layers_in_the_next_snapshot(
 ):
     decide(decide.ids[0], Verdict.accept)
     prompt, _ = decide.drawn[0]
-    with database.transaction(repeatable_read=True) as tx:
-        frozen = snapshots.freeze_snapshot(tx, store, tag=None, actor="test")
+    frozen = snapshots.freeze_snapshot(database, store, tag=None, actor="test")
     [sample] = read_samples(store, frozen.id)
     assert (sample.kind, sample.caption, sample.round) == (Kind.pair, prompt.text, decide.round_id)
     assert sample.texts == {FRONT: prompt.foreground, BACK: prompt.background}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from curation import __version__
 from curation.adapters import embedded_postgres
 from curation.db import secrets, workers
 from curation.db.engine import Database
@@ -165,6 +166,24 @@ def test_processes_with_another_version_or_secret_are_reported(
     assert not finding(other, "secret").ok
     same = Settings(home=settings.home, database=settings.database, secret="a" * 32)
     assert finding(same, "secret").ok
+
+
+def test_pauses_of_workers_are_reported_once_each(settings: Settings, database: Database) -> None:
+    reason = "generate for 40 s: Unreachable: the object store fails: details"
+    with database.transaction() as tx:
+        for name in ("a", "b", "c"):
+            paused = WorkerState.idle if name == "c" else WorkerState.paused
+            kept = None if name == "c" else reason.replace("40", str(40 + len(name)))
+            worker = WorkerProcess(name, "host", 7, ["gpu"], __version__, paused, reason=kept)
+            workers.record_worker(tx, worker)
+    found = finding(settings, "workers")
+    assert not found.ok
+    assert found.message.startswith("3 live, of which some pause: generate: Unreachable")
+    assert found.message.count("Unreachable") == 1
+    with database.transaction() as tx:
+        for name in ("a", "b"):
+            workers.remove_worker(tx, name)
+    assert finding(settings, "workers").message == "1 live, none pauses"
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq", "redis"])

@@ -228,8 +228,7 @@ def test_a_stopped_training_is_released(
     context: AppContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import_initial_seeds(context, None, 20, lambda _: None)
-    with context.database.transaction(repeatable_read=True) as tx:
-        snapshot = snapshots.freeze_snapshot(tx, context.store, tag=None, actor="test").id
+    snapshot = snapshots.freeze_snapshot(context.database, context.store, tag=None, actor="test").id
     with context.database.transaction() as tx:
         run = registry.request_training(
             tx, TrainingRequest("whole", "micro", snapshot, None, None, 0), "test"

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from curation.datasets import snapshots
+from curation.datasets.freeze_query import ALL_SAMPLES
 from curation.db.engine import Database
 from curation.db.tables import candidates, decisions, events, samples, scores
 from curation.domain import Job, Kind, Verdict
@@ -218,11 +219,11 @@ def test_automatic_accepts_are_samples_until_they_are_reverted(
         ids = arrive(tx, round_id, 1, np.zeros(10))
         assert decide_all(tx, ids, Verdict.accept, "why not") == 10
         assert decide_all(tx, ids, Verdict.accept, "why not") == 0
-        assert snapshots.freeze_snapshot(tx, store, tag=None, actor="test").samples == 10
+        assert snapshots.count_chosen(tx, ALL_SAMPLES, snapshots.DEFAULT_POLICY) == 10
         assert revert_auto_verdicts(tx, round_id, "test") == 10
         assert tx.scalar(sa.select(sa.func.count()).where(samples.c.withdrawn_at.is_(None))) == 0
         assert decide_all(tx, ids[:3], Verdict.accept, "again") == 3
-        assert snapshots.freeze_snapshot(tx, store, tag=None, actor="test").samples == 3
+        assert snapshots.count_chosen(tx, ALL_SAMPLES, snapshots.DEFAULT_POLICY) == 3
         lifecycle.close_round(tx, round_id, "test")
         with pytest.raises(Refused, match="closed"):
             revert_auto_verdicts(tx, round_id, "test")

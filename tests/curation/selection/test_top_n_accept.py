@@ -7,6 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from curation.datasets import snapshots
+from curation.datasets.freeze_query import ALL_SAMPLES
 from curation.db.engine import Database, Transaction
 from curation.db.tables import candidates, prompts, scores, top_n_members
 from curation.domain import content_id
@@ -75,7 +76,7 @@ def test_top_n_are_accepted_automatically_if_the_audit_proves_them(
             "decisions": 280,
             "accepted": 280,
         }
-        frozen = snapshots.freeze_snapshot(tx, store, tag=None, actor="test").samples
+        frozen = snapshots.count_chosen(tx, ALL_SAMPLES, snapshots.DEFAULT_POLICY)
         # The simulated people make no samples: those are the machine's alone.
         assert frozen == 280
         assert revert_auto_verdicts(tx, round_id, "test") == 280
