@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from curation.datasets.manifest import Manifest, Part, read_samples
+from curation.datasets.manifest import Manifest, Part, read_manifest, read_samples
 from curation.datasets.samples import NewSample, StoredLayer, add_samples
 from curation.domain import Kind, LayerRole, Role, canonical_json
 from curation.images.codec import encode_layer, pixel_hash
 from curation.takedown.execution import TakedownPlace, take_down
 from curation.takedown.selectors import Selector
 from tests.support.factories import image
+from tests.support.small_instance import fill_instance
 
 
 @pytest.fixture
@@ -136,3 +137,18 @@ def test_a_snapshot_that_was_taken_down_says_so(signed_in, samples, database, st
         assert answer.status_code == 410
         assert successor in answer.json()["error"]["hint"]
     assert len(engineer.get("/api/snapshots/first").json()["samples"]) == 6
+
+
+def test_decisions_are_frozen_on_request_and_counted(signed_in, database, store):
+    made = fill_instance(database, store)
+    engineer = signed_in(Role.engineer)
+    plain = engineer.post("/api/snapshots", json={}).json()
+    assert plain["decisions"] is None
+    frozen = engineer.post("/api/snapshots", json={"with_rejects": True}).json()
+    assert frozen["id"] == made.snapshot != plain["id"]
+    assert frozen["decisions"]["verdict"] == {"accept": 3, "reject": 3}
+    part = read_manifest(store, made.snapshot).decisions.parts[0].sha256
+    address = f"/api/snapshots/{made.snapshot}/objects/{part}"
+    assert engineer.get(address).content == store.get(part)
+    assert signed_in(Role.annotator).get(address).status_code == 403
+    assert engineer.post("/api/snapshots", json={"with_rejects": "yes"}).status_code == 422
