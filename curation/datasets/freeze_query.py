@@ -102,7 +102,7 @@ def decided_condition_of(query: FreezeQuery) -> sa.ColumnElement[bool]:
     These are generated candidates: accepted ones whose sample the query takes, and rejected ones
     that meet the same conditions. Of a rejected candidate, reviewers and agreement are those of its
     rejects, and its time is that of its last verdict. Caps hold for the rejected on their own.
-    Rejected candidates with a layer of a held-out sample are left out.
+    Rejected candidates with a layer of a held-out sample are left out, and those taken down.
 
     Args:
         query: The query.
@@ -119,9 +119,15 @@ def decided_condition_of(query: FreezeQuery) -> sa.ColumnElement[bool]:
     rejected = sa.select(candidates.c.id.label("id")).where(*_reject_conditions(query))
     if query.per_prompt or query.per_cluster:
         rejected = _capped_rejects(rejected, query)
-    return generated & sa.or_(
-        (candidates.c.state == CandidateState.accepted) & candidates.c.id.in_(taken),
-        candidates.c.id.in_(rejected),
+    # A candidate that was taken down keeps its row, without layers.
+    stored = sa.exists().where(candidate_layers.c.candidate_id == candidates.c.id)
+    return (
+        generated
+        & stored
+        & sa.or_(
+            (candidates.c.state == CandidateState.accepted) & candidates.c.id.in_(taken),
+            candidates.c.id.in_(rejected),
+        )
     )
 
 

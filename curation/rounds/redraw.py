@@ -95,7 +95,7 @@ def find_generated(tx: Transaction, name: str) -> GeneratedCandidate:
 
     Raises:
         NotFound: There is no such candidate, or there are several.
-        Refused: It is an import, or it is not generated yet.
+        Refused: It is an import, or it has no layers.
     """
     found = tx.execute(
         sa.select(
@@ -125,7 +125,10 @@ def find_generated(tx: Transaction, name: str) -> GeneratedCandidate:
     )
     layers = {LayerRole(one.role): one.sha256 for one in tx.execute(stored)}
     if not layers:
-        raise Refused(f"candidate {row.id.hex[:12]} is not generated yet", "start a worker")
+        raise Refused(
+            f"candidate {row.id.hex[:12]} has no layers",
+            "it is not generated yet, or was taken down",
+        )
     request = GenerationRequest(Prompt(row.text, row.foreground, row.background), row.seed)
     return GeneratedCandidate(row.id, request, row.checkpoint_id, row.settings, layers)
 

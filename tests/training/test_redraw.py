@@ -139,7 +139,7 @@ def test_what_cannot_be_generated_again_is_refused(context):
         number = make_round(tx)
         [one] = make_candidates(tx, context.store, number, 1)
         tx.execute(sa.delete(candidate_layers))
-        with pytest.raises(Refused, match="not generated yet"):
+        with pytest.raises(Refused, match="has no layers"):
             find_generated(tx, one.hex)
         for name in (one.hex[:7], "f" * 32, "%" * 10, "nothing"):
             with pytest.raises(NotFound):

@@ -15,7 +15,7 @@ from curation.datasets.freeze_query import ALL_SAMPLES, FreezeQuery
 from curation.datasets.licences import LicencePolicy
 from curation.datasets.manifest import read_manifest, snapshot_objects
 from curation.datasets.named_objects import manifest_objects, named_objects
-from curation.db.tables import candidates, generation_settings, rounds, samples
+from curation.db.tables import candidate_layers, candidates, generation_settings, rounds, samples
 from curation.domain import Kind, LayerRole, RejectReason, Role, Verdict
 from curation.errors import Conflict
 from curation.exports.diff import compare_snapshots
@@ -184,6 +184,17 @@ def test_the_query_holds_for_rejects_too(decided, query, expected):
     assert {kind: kinds.count(kind) for kind in sorted(set(kinds))} == (
         dict(sorted(expected.items())) if expected else {}
     )
+
+
+def test_candidates_without_layers_are_left_out(decided):
+    """As takedowns leave them."""
+    with decided.database.transaction() as tx:
+        gone = candidate_layers.c.candidate_id.in_(decided.ids[:2])
+        tx.execute(sa.delete(candidate_layers).where(gone))
+        found = find_decided(tx)
+        ids = {uuid.UUID(record.candidate) for record in found.records}
+    assert ids == {*decided.ids[2:10], *decided.pairs[:4]}
+    assert sum(found.by_checkpoint.values()) == 12
 
 
 def test_caps_hold_for_rejects_on_their_own(decided):
