@@ -106,6 +106,12 @@ class Settings(AccessSettings, StorageSettings):
     aesthetic: Path | None = Field(
         None, description="LAION's linear aesthetic predictor for that CLIP, as safetensors"
     )
+    content_certificate: Path | None = Field(
+        None, description="certificate chain (PEM) for Content Credentials of generated images"
+    )
+    content_key: Path | None = Field(
+        None, description="private key (PEM) of that certificate; it is read, and never logged"
+    )
     front_end: str = Field(
         "annotator_ui.app:mount",
         description="dotted name of the function that mounts the front end on the API",

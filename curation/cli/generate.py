@@ -232,9 +232,11 @@ def _generate_batches(
 ) -> Iterator[dict[str, str]]:
     """Generate and write one batch at a time; yield the metadata and path of each file."""
     from curation.cli.text_warnings import warn_of_prompts
+    from curation.images.content_credentials import open_signer
     from curation.images.provenance import save_image
     from curation.runtime.context import load_object
 
+    signer = open_signer(ctx.settings.content_certificate, ctx.settings.content_key)
     checkpoint = scenes.find_checkpoint(ctx, name)
     warn_of_prompts(ctx, checkpoint, [Prompt(prompt)])
     seeds = list(files)
@@ -257,7 +259,8 @@ def _generate_batches(
             )
             for seed, layer in zip(batch, layers, strict=True):
                 metadata = common | {"seed": str(seed)}
-                save_image(files[seed], layer[LayerRole.foreground], metadata)
+                image = layer[LayerRole.foreground]
+                save_image(files[seed], image, metadata, signer=signer)
                 yield {"path": str(files[seed]), **metadata}
             on_progress(Progress("generating", start + len(batch), len(seeds)))
 

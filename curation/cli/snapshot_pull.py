@@ -259,6 +259,7 @@ def _request(
     from curation.exports.formats import FORMATS, PullRequest
     from curation.exports.rendering import Alpha, ImageType, Treatment, parse_background
     from curation.exports.selection import Selection, parse_condition, parse_weight
+    from curation.images.content_credentials import open_signer
 
     chosen = FORMATS.get(format_name)
     if chosen is None:
@@ -283,7 +284,9 @@ def _request(
     )
     roles = tuple(dict.fromkeys(layer)) if layer else (LayerRole.foreground,)
     wanted = DecisionsRequest(DecisionForm(decisions), automatic) if decisions else None
-    return PullRequest(chosen, selection, treatment, roles, shard_mb << 20, workers, wanted)
+    config = settings()
+    signer = open_signer(config.content_certificate, config.content_key)
+    return PullRequest(chosen, selection, treatment, roles, shard_mb << 20, workers, wanted, signer)
 
 
 def _with_since(

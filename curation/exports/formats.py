@@ -29,7 +29,7 @@ from curation.exports.layouts.trainer_folders import (
     onetrainer_config,
     simpletuner_config,
 )
-from curation.exports.plan import Layout, PlannedFile, PullOptions, require
+from curation.exports.plan import Layout, PlannedFile, PullOptions, require, with_credentials
 from curation.exports.pull import (
     PullResult,
     check_folder,
@@ -49,6 +49,7 @@ from curation.exports.shards import (
     plan_rows,
     sample_table,
 )
+from curation.images.content_credentials import ContentSigner
 from curation.object_store import ObjectReader
 from curation.ports import ProgressCallback
 
@@ -138,6 +139,7 @@ class PullRequest:
         shard_bytes: Size from which a shard is closed.
         workers: Number of threads.
         decisions: Which decided candidates to pull in place of samples; None for samples.
+        signer: Adds Content Credentials to files with generated images; not to shards.
     """
 
     format: Format
@@ -147,6 +149,7 @@ class PullRequest:
     shard_bytes: int = 256 << 20
     workers: int = 8
     decisions: DecisionsRequest | None = None
+    signer: ContentSigner | None = None
 
     def takes(self, sample: Selectable) -> bool:
         """Return whether a sample or candidate has the layers that the format needs."""
@@ -222,6 +225,8 @@ def make_plan(
     options = PullOptions(request.treatment, request.roles, folder.resolve(), request.shard_bytes)
     layout = request.format.layout
     files = list(layout.files(selected, options)) if layout else []
+    if request.signer is not None:
+        files = with_credentials(files, selected, request.signer)
     rows = [] if layout else plan_rows(selected, options)
     return PullPlan(selected, files, rows)
 

@@ -18,6 +18,7 @@ from curation.domain import canonical_json
 from curation.errors import NotFound, Refused
 from curation.images.codec import decode_layer
 from curation.images.containers import walk_riff
+from curation.images.content_credentials import ContentSigner
 from curation.images.png import SIGNATURE, walk_chunks
 from curation.input_files import read_input
 from curation.object_store import write_file_atomically
@@ -43,7 +44,11 @@ GENERATED, COMPOSED = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmi
 
 
 def save_image(
-    path: Path, rgba: RGBA, metadata: Mapping[str, str] | None, source: str = GENERATED
+    path: Path,
+    rgba: RGBA,
+    metadata: Mapping[str, str] | None,
+    source: str = GENERATED,
+    signer: ContentSigner | None = None,
 ) -> None:
     """Write an image with its provenance atomically; see `encode_image`.
 
@@ -52,11 +57,20 @@ def save_image(
         rgba: H x W x 4 uint8, straight alpha.
         metadata: The provenance; None for an image of the user's own.
         source: The IPTC digital source type.
+        signer: Adds signed Content Credentials to an image with provenance.
 
     Raises:
-        Refused: The format is not supported.
+        Refused: The format is not supported, or the certificate cannot be used.
     """
     data = encode_image(path, rgba, metadata, source)
+    if signer is not None and metadata is not None:
+        data = signer.sign(
+            data,
+            _format(path).lower(),
+            source=source,
+            checkpoint=metadata.get("checkpoint", ""),
+            version=metadata.get("version", ""),
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file_atomically(path, data)
 
