@@ -216,7 +216,8 @@ def _verified(
     from curation.exports.packs.check import verify_pack
     from curation.exports.packs.opening import packed_id
     from curation.exports.packs.version import packed_snapshots
-    from curation.exports.verify import verify_folder, verify_snapshot
+    from curation.exports.verify import verify_snapshot
+    from curation.exports.verify_pull import verify_folder
 
     if source is None and (Path(name) / ".layerloop").is_dir():
         return verify_folder(Path(name), report, workers=workers)

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from curation.datasets.manifest import snapshot_objects
 from curation.domain import Progress
 from curation.errors import Conflict, Refused
+from curation.exports.blocks import block_hashes
 from curation.exports.plan import PlannedFile
 from curation.exports.record import FileRecord, PullRecord
 from curation.object_store import ObjectReader, compute_sha256
@@ -188,7 +189,11 @@ def write_file(folder: Path, file: PlannedFile, content: bytes) -> FileRecord:
     new.replace(path)
     status = path.stat()
     digest = hashlib.sha256(content).hexdigest()
-    return FileRecord(file.path, file.key, digest, status.st_size, status.st_mtime_ns, file.sample)
+    # A file about several samples shows in which block it is damaged.
+    blocks = "" if file.sample else block_hashes(content)
+    return FileRecord(
+        file.path, file.key, digest, status.st_size, status.st_mtime_ns, file.sample, blocks=blocks
+    )
 
 
 def in_parallel(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 
 from curation.domain import Progress
+from curation.exports.blocks import block_hashes
 from curation.exports.pull import (
     WINDOW,
     CountingReader,
@@ -188,8 +189,9 @@ def _write_shard(
     }
     key = hashlib.sha256("".join(sorted(rows.values())).encode()).hexdigest()
     return FileRecord(
-        path, key, digest, status.st_size, status.st_mtime_ns, "", rows, images, digests
-    )
+        path, key, digest, status.st_size, status.st_mtime_ns, "", rows, images, digests,
+        block_hashes((record.folder / path).read_bytes()),
+    )  # fmt: skip
 
 
 def _path_of(file: FileRecord | None) -> str:

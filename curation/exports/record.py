@@ -38,6 +38,7 @@ class FileRecord:
         rows: Of a shard, the keys of its rows by sample.
         images: Of a shard, the keys of its images by "sample.column".
         digests: Of a shard, the hashes of its images by "sample.column".
+        blocks: Of a file about several samples, short hashes of its blocks.
     """
 
     path: str
@@ -49,15 +50,12 @@ class FileRecord:
     rows: Mapping[str, str] = field(default_factory=dict)
     images: Mapping[str, str] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
+    blocks: str = ""
 
     def line(self) -> str:
-        """Return the record as a line of canonical JSON, without empty fields."""
-        return (
-            canonical_json(
-                {name: value for name, value in asdict(self).items() if value not in ("", {})}
-            )
-            + "\n"
-        )
+        """Return the record as a line of canonical JSON without empty fields, with its check."""
+        row = {name: value for name, value in asdict(self).items() if value not in ("", {})}
+        return canonical_json(row | {"check": _check_of(row)}) + "\n"
 
 
 class PullRecord:
@@ -171,11 +169,19 @@ def read_description(folder: Path) -> dict[str, Any]:
 def parse_record(line: str) -> FileRecord:
     """Parse a line of FileRecord.line. Raises ValueError, TypeError or KeyError."""
     row = json.loads(line)
+    # Records of older versions have no check.
+    if "check" in row and row.pop("check") != _check_of(row):
+        raise ValueError(f"the check of a line does not match: {line[:100]}")
     if not isinstance(row["path"], str) or Path(row["path"]).is_absolute():
         raise ValueError(line)
     if ".." in Path(row["path"]).parts:
         raise ValueError(line)
     return FileRecord(**row)
+
+
+def _check_of(row: Mapping[str, Any]) -> str:
+    """Return the first 8 digits of the hash of a record, so that a damaged line is known."""
+    return hashlib.sha256(canonical_json(row).encode()).hexdigest()[:8]
 
 
 def _read_lines(file: Path, *, strict: bool) -> Iterable[FileRecord]:

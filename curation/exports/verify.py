@@ -1,39 +1,29 @@
-"""Verification without an instance: of a snapshot in an object store, and of a pulled folder.
+"""Verification of a snapshot in an object store, without an instance.
 
 Every object is read and compared with the hash that names it, so that any flipped bit is found. A
-damaged layer names its samples. A damaged part is searched for the line that changed: by its form,
-by the id that its own content gives, by the snapshot's counts, and, in short parts, by trying
-single bits until the hash fits.
+damaged layer names its samples. In damaged manifests, parts and lists the flipped bit is looked for
+(curation.exports.flipped_bits), and the samples of its line are named.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from curation.datasets.decision_records import DecisionRecord
 from curation.datasets.manifest import Manifest, Part, parse_manifest
-from curation.domain import Progress, Sample, content_id
+from curation.domain import Progress, Sample, canonical_json, content_id
 from curation.errors import Corrupt, LayerloopError, NotFound
 from curation.exports.damage import Damage
+from curation.exports.flipped_bits import Flip, find_flip, line_trials
 from curation.exports.pull import in_parallel
-from curation.exports.record import (
-    STATE,
-    FileRecord,
-    parse_record,
-    read_description,
-)
-from curation.exports.shards import KEYS, ParquetFormat, WebDatasetFormat
 from curation.images.codec import decode_layer
-from curation.object_store import ObjectReader, compute_sha256
+from curation.object_store import ObjectReader, is_sha256
 from curation.ports import ProgressCallback
 
 MAX_SEARCHED_BYTES = 24_000
-"""Length of a text up to which single bits are tried; the time grows with its square."""
+"""Length of a line of decisions up to which single bits are tried."""
 
 
 def verify_snapshot(
@@ -54,19 +44,32 @@ def verify_snapshot(
         manifest_only: Leave out the layers.
     """
     data, damage = _read(store, snapshot, "manifest")
-    if damage is not None:
-        return [damage]
-    manifest = parse_manifest(data, snapshot)
     found: list[Damage] = []
+    if damage is not None:
+        flip = _find_in_manifest(store, snapshot, workers)
+        if flip is None:
+            return [damage]
+        # The manifest as it was tells what the flipped bit concerns, and what else to check.
+        data = flip.repaired
+        known = parse_manifest(data, snapshot)
+        found.append(manifest_damage(known, flip, lambda part: _ids_of(store, part)))
+    manifest = parse_manifest(data, snapshot)
     layers: dict[str, list[str]] = {}
     decided: dict[str, list[str]] = {}
+    ids = set[str]()
+
+    def find(raw: bytes, part: Part) -> Flip | None:
+        # Where layers are checked, a line is sound only if its layers are there.
+        check = None if manifest_only else store
+        trials = line_trials(raw, lambda line: _is_sound(line, manifest, part, check))
+        return find_flip(raw, part.sha256, trials, workers)
+
     for part in manifest.parts:
-        found += _check_part(store, manifest, part, layers)
+        found += _check_part(store, part, find, layers, ids)
     for part in manifest.decisions.parts if manifest.decisions else ():
         found += _check_decisions(store, part, decided)
     if manifest.withheld:
-        _, damage = _read(store, manifest.withheld, "withheld")
-        found += [damage] if damage else []
+        found += _check_withheld(store, manifest.withheld, ids, workers)
     if manifest_only:
         return found
 
@@ -84,103 +87,104 @@ def verify_snapshot(
     return sorted(found, key=lambda one: (one.kind, one.name))
 
 
-def verify_folder(
-    folder: Path, report: ProgressCallback = lambda _: None, *, workers: int = 4
-) -> list[Damage]:
-    """Compare every file of a finished pull with its recorded hash.
+def manifest_damage(
+    manifest: Manifest, flip: Flip, ids_of: Callable[[Part], Sequence[str]]
+) -> Damage:
+    """Return the damage of a manifest: the samples of the part in whose entry a bit is flipped.
 
     Args:
-        folder: The folder of the pull.
-        report: Receives the progress.
-        workers: Number of threads.
-
-    Raises:
-        NotFound: The folder holds no finished pull.
+        manifest: The manifest as it was.
+        flip: The bit.
+        ids_of: Function that returns the ids in a part, as far as they can be read.
     """
-    state = folder / STATE
-    try:
-        description = read_description(folder)
-    except Corrupt as error:
-        return [Damage("file", f"{STATE}/pull.json", error.message)]
-    if not description or not (state / "files.jsonl").is_file():
-        raise NotFound(f"{folder} holds no finished pull", "run 'layerloop snapshot pull' again")
-    listed = (state / "files.jsonl").read_bytes()
-    if hashlib.sha256(listed).hexdigest() != description["files"]:
-        samples = locate_line(listed, description["files"], _recorded_sample)
-        return [Damage("file", f"{STATE}/files.jsonl", "the record of the files differs", samples)]
-    records = [parse_record(line) for line in listed.decode().split("\n") if line]
-
-    def check(one: FileRecord) -> Damage | None:
-        return _check_file(folder, one)
-
-    found = []
-    report(Progress("verifying", 0, len(records)))
-    for done, damage in enumerate(in_parallel(check, records, workers), 1):
-        found += [damage] if damage else []
-        report(Progress("verifying", done, len(records)))
-    if description.get("decisions"):
-        found = [replace(one, samples=(), candidates=one.samples) for one in found]
-    return sorted(found, key=lambda one: one.name)
+    decisions = manifest.decisions.parts if manifest.decisions else ()
+    text = flip.repaired.decode()
+    for part in (*manifest.parts, *decisions):
+        entry = canonical_json(part.__dict__)
+        start = len(text[: text.index(entry)].encode())
+        if start <= flip.place <= start + len(entry.encode()):
+            problem = f"{flip}, in the entry of its part {part.sha256[:12]}"
+            ids = tuple(ids_of(part))
+            if part in decisions:
+                return Damage("manifest", manifest.id, problem, candidates=ids)
+            return Damage("manifest", manifest.id, problem, ids)
+    problem = f"{flip}, in what it states of the whole snapshot, which concerns no single sample"
+    return Damage("manifest", manifest.id, problem)
 
 
-def locate_line(
-    data: bytes, sha256: str, sample_of: Callable[[bytes], str | None]
-) -> tuple[str, ...]:
-    """Return the sample in whose line a single bit differs, by trying bits of a short text.
+def manifest_trials(data: bytes, is_there: Callable[[str], bool]) -> Iterator[tuple[int, int]]:
+    """Yield likely trials for a damaged manifest: the names of parts that are not there.
 
     Args:
-        data: The damaged text.
-        sha256: The hash that it should have.
-        sample_of: Function that returns the sample of a line.
-
-    Returns:
-        One id, or nothing if no single bit explains the difference or the text is long.
+        data: The damaged manifest.
+        is_there: Function that tells whether a store has an object.
     """
-    if len(data) > MAX_SEARCHED_BYTES:
-        return ()
-    wanted = bytes.fromhex(sha256)
-    before = hashlib.sha256()
-    for place, value in enumerate(data):
-        rest = data[place + 1 :]
-        for bit in range(8):
-            trial = before.copy()
-            trial.update(bytes([value ^ (1 << bit)]) + rest)
-            if trial.digest() == wanted:
-                repaired = data[:place] + bytes([value ^ (1 << bit)]) + rest
-                return _sample_at(repaired, place, sample_of)
-        before.update(data[place : place + 1])
-    return ()
+    for match in re.finditer(rb'"sha256":"(.{64})"', data, re.DOTALL):
+        name = match.group(1).decode("ascii", errors="replace")
+        if not is_there(name):
+            yield from ((place, bit) for place in range(*match.span(1)) for bit in range(8))
 
 
-def _sample_at(
-    text: bytes, place: int, sample_of: Callable[[bytes], str | None]
-) -> tuple[str, ...]:
-    start = text.rfind(b"\n", 0, place) + 1
-    end = text.find(b"\n", place)
-    sample = sample_of(text[start : end if end >= 0 else len(text)])
-    return (sample,) if sample else ()
+def _find_in_manifest(store: ObjectReader, snapshot: str, workers: int) -> Flip | None:
+    raw = _raw(store, snapshot)
+    if raw is None:
+        return None
+    trials = manifest_trials(raw, lambda name: _is_there(store, name))
+    return find_flip(raw, snapshot, trials, workers)
+
+
+def _ids_of(store: ObjectReader, part: Part) -> list[str]:
+    """Return the ids in a part, of samples or of decided candidates."""
+    raw = _raw(store, part.sha256) or b""
+    found = re.finditer(rb'"(?:id|candidate)":"([0-9a-f]{32})"', raw)
+    return [match.group(1).decode() for match in found]
+
+
+def _is_there(store: ObjectReader, name: str) -> bool:
+    has: Callable[[str], bool] | None = getattr(store, "has", None)
+    return is_sha256(name) and (has(name) if has else _raw(store, name) is not None)
 
 
 def _check_part(
-    store: ObjectReader, manifest: Manifest, part: Part, layers: dict[str, list[str]]
+    store: ObjectReader,
+    part: Part,
+    find: Callable[[bytes, Part], Flip | None],
+    layers: dict[str, list[str]],
+    ids: set[str],
 ) -> Iterator[Damage]:
-    """Check a part, and add its layers with their samples."""
+    """Check a part, and add its layers with their samples, and the ids of its samples."""
     data, damage = _read(store, part.sha256, "part")
-    if damage is None:
-        for line in data.decode().split("\n"):
-            if line:
-                sample = Sample.read(line)
-                for name in sample.layers.values():
-                    layers.setdefault(name, []).append(sample.id)
-        return
-    raw = _raw(store, part.sha256)
-    samples = _damaged_lines(raw, manifest, part) if raw is not None else ()
-    if len(samples) != 1 and raw is not None:
-        samples = locate_line(raw, part.sha256, _line_sample) or samples
-    if raw is not None and not samples:
-        problem = f"{damage.problem}; one of {part.samples} samples from {part.prefix or '0'}"
-        damage = Damage(damage.kind, damage.name, problem)
-    yield Damage(damage.kind, damage.name, damage.problem, samples)
+    raw = _raw(store, part.sha256) if damage else None
+    if damage and raw is not None:
+        flip = find(raw, part)
+        if flip is None:
+            problem = f"{damage.problem}; one of {part.samples} samples from {part.prefix or '0'}"
+            damage = replace(damage, problem=problem, samples=_damaged_lines(raw, part))
+        else:
+            data = flip.repaired
+            samples = tuple(filter(None, map(_line_sample, flip.lines())))
+            damage = replace(damage, problem=str(flip), samples=samples)
+    yield from [damage] if damage else []
+    for line in data.decode().split("\n"):
+        if line:
+            sample = Sample.read(line)
+            ids.add(sample.id)
+            for name in sample.layers.values():
+                layers.setdefault(name, []).append(sample.id)
+
+
+def _check_withheld(
+    store: ObjectReader, name: str, ids: Collection[str], workers: int
+) -> Iterator[Damage]:
+    _, damage = _read(store, name, "withheld")
+    raw = _raw(store, name) if damage else None
+    if damage and raw is not None:
+        trials = line_trials(raw, lambda line: line.decode("ascii", errors="replace") in ids)
+        flip = find_flip(raw, name, trials, workers)
+        if flip is not None:
+            samples = tuple(line.decode() for line in flip.lines() if line)
+            damage = replace(damage, problem=str(flip), samples=samples)
+    yield from [damage] if damage else []
 
 
 def _check_decisions(
@@ -237,17 +241,24 @@ def _repair_decision(line: bytes, places: range) -> str | None:
     return None
 
 
-def _damaged_lines(data: bytes, manifest: Manifest, part: Part) -> tuple[str, ...]:
+def _damaged_lines(data: bytes, part: Part) -> tuple[str, ...]:
     """Return the ids of lines that cannot be as they were frozen."""
     lines = data.split(b"\n")
-    return tuple(
-        _line_sample(line) or "unreadable"
-        for line in lines[:-1] or lines
-        if not _is_sound(line, manifest, part)
-    )
+    wrong = (line for line in lines[:-1] or lines if not _is_sound(line, None, part))
+    return tuple(_line_sample(line) or "unreadable" for line in wrong)
 
 
-def _is_sound(line: bytes, manifest: Manifest, part: Part) -> bool:
+def _is_sound(
+    line: bytes, manifest: Manifest | None, part: Part, store: ObjectReader | None = None
+) -> bool:
+    """Return whether a line may have been frozen.
+
+    Args:
+        line: The line.
+        manifest: The manifest, whose counts the line must be among.
+        part: The part of the line.
+        store: A store in which the layers of the line must be.
+    """
     try:
         sample = Sample.read(line.decode())
         is_canonical = sample.line().encode() == line
@@ -258,11 +269,13 @@ def _is_sound(line: bytes, manifest: Manifest, part: Part) -> bool:
         "kind": sample.kind, "licence": sample.licence, "split": sample.split,
         "round": str(sample.round),
     }  # fmt: skip
+    counts = manifest.counts if manifest else {}
     is_counted = all(
-        str(value) in manifest.counts[name] for name, value in counted.items()
-        if name in manifest.counts
-    )  # fmt: skip
-    return is_canonical and is_own_id and is_counted and sample.id.startswith(part.prefix)
+        str(value) in counts.get(name, {str(value): 1}) for name, value in counted.items()
+    )
+    if not (is_canonical and is_own_id and is_counted and sample.id.startswith(part.prefix)):
+        return False
+    return store is None or all(_is_there(store, name) for name in sample.layers.values())
 
 
 def _line_sample(line: bytes) -> str | None:
@@ -277,14 +290,6 @@ def _line_sample(line: bytes) -> str | None:
     derived = content_id("sample", visible.group(1).decode()).hex if visible else ""
     differing = sum(a != b for a, b in zip(id_, derived, strict=False))
     return (derived if derived and differing <= 1 else id_) or None
-
-
-def _recorded_sample(line: bytes) -> str | None:
-    try:
-        one = parse_record(line.decode())
-    except (ValueError, KeyError, TypeError):
-        return None
-    return one.sample or None
 
 
 def _read(
@@ -314,44 +319,3 @@ def undecodable(name: str, data: bytes, samples: Iterable[str]) -> Damage | None
     except Corrupt as error:
         return Damage("layer", name, error.message, tuple(samples))
     return None
-
-
-def _check_file(folder: Path, one: FileRecord) -> Damage | None:
-    path = folder / one.path
-    samples = (one.sample,) if one.sample else ()
-    if not path.is_file():
-        return Damage("file", one.path, "it is missing", samples)
-    if path.stat().st_size == one.size and compute_sha256(path) == one.sha256:
-        return None
-    # Of a shard or a table, the samples are looked for inside.
-    return Damage(
-        "file", one.path, "it differs from what was pulled", samples or _inside(path, one)
-    )
-
-
-def _inside(path: Path, one: FileRecord) -> tuple[str, ...]:
-    """Return the samples of a damaged table or shard, if a single line or member is to blame."""
-    if not one.rows:
-        return locate_line(path.read_bytes(), one.sha256, _metadata_sample)
-    shard_format = WebDatasetFormat() if path.suffix == ".tar" else ParquetFormat()
-    try:
-        images = shard_format.read_images(path)
-    except Exception:  # a damaged container may fail in any way
-        images = {}
-    found = {f"{sample}.{column}": data for (sample, column), data in images.items()}
-    wrong = {
-        name.partition(".")[0]
-        for name, digest in one.digests.items()
-        if hashlib.sha256(found.get(name, b"")).hexdigest() != digest
-    }
-    return tuple(sorted(wrong))
-
-
-def _metadata_sample(line: bytes) -> str | None:
-    try:
-        row: Mapping[str, object] = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(row, dict):
-        return None
-    return next((str(row[name]) for name in KEYS if row.get(name)), None)

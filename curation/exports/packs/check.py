@@ -10,9 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from curation.datasets.decision_records import DecisionRecord
+from curation.datasets.manifest import Part, parse_manifest
 from curation.domain import Sample
 from curation.errors import Corrupt, LayerloopError, NotFound
 from curation.exports.damage import Damage
+from curation.exports.flipped_bits import find_flip
 from curation.exports.packs.check_files import (
     AGAIN,
     check_descriptions,
@@ -32,7 +34,8 @@ from curation.exports.packs.version import (
     parse_version,
     version_path,
 )
-from curation.exports.verify import verify_snapshot
+from curation.exports.verify import manifest_damage, verify_snapshot
+from curation.object_store import compute_sha256
 from curation.ports import ProgressCallback
 
 
@@ -96,6 +99,9 @@ def _check_indexes(
 def _check_contents(folder: PackFolder, version: PackVersion, workers: int) -> list[Damage]:
     """Check the manifest, and that there is a row for each of its samples."""
     reader = PackReader(folder, version.snapshot)
+    root = reader.get_unchecked(version.snapshot)
+    if compute_sha256(root) != version.snapshot:
+        return [_manifest_damage(reader, root, version.snapshot)]
     found = verify_snapshot(reader, version.snapshot, workers=workers, manifest_only=True)
     if found:
         return found
@@ -106,6 +112,20 @@ def _check_contents(folder: PackFolder, version: PackVersion, workers: int) -> l
                 known = lacking.get(name, Damage("layer", name, "the pack does not hold it"))
                 lacking[name] = _with(known, (id_,), is_decided=is_decided)
     return list(lacking.values())
+
+
+def _manifest_damage(reader: PackReader, root: bytes, snapshot: str) -> Damage:
+    flip = find_flip(root, snapshot)
+    if flip is None:
+        return Damage("manifest", snapshot, "its bytes do not match its hash")
+    manifest = parse_manifest(flip.repaired, snapshot)
+    decisions = manifest.decisions.parts if manifest.decisions else ()
+
+    def ids_of(part: Part) -> list[str]:
+        lines = reader.lines(snapshot, decided=part in decisions)
+        return [one for one in lines if one.startswith(part.prefix)]
+
+    return manifest_damage(manifest, flip, ids_of)
 
 
 def _rows_of(reader: PackReader, version: PackVersion) -> Iterator[tuple[str, Iterable[str], bool]]:

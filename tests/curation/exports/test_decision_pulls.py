@@ -17,7 +17,7 @@ from curation.exports.decisions import DecisionForm, DecisionsRequest, make_pair
 from curation.exports.formats import FORMATS, make_plan, pull_snapshot
 from curation.exports.rendering import Alpha
 from curation.exports.selection import SelectedSample, Selection, parse_condition, parse_weight
-from curation.exports.verify import verify_folder
+from curation.exports.verify_pull import verify_folder
 from curation.images.codec import composite_over, decode_layer
 from tests.curation.exports.test_pull import files_of
 from tests.curation.exports.test_pull import request as plain_request

@@ -10,7 +10,8 @@ import pytest
 from curation.datasets.manifest import read_manifest, read_samples, snapshot_objects
 from curation.errors import NotFound
 from curation.exports.formats import pull_snapshot
-from curation.exports.verify import verify_folder, verify_snapshot
+from curation.exports.verify import verify_snapshot
+from curation.exports.verify_pull import verify_folder
 from tests.curation.exports.test_pull import request
 from tests.support.snapshots import make_sample, make_snapshot
 
