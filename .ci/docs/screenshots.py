@@ -95,9 +95,14 @@ def open_path(page: Page, path: str) -> None:
 
 
 def settle(page: Page) -> None:
-    """Wait for the network, for images, and for two frames after them."""
+    """Wait for the network, for images, and for two frames after them.
+
+    Images that load lazily wait until they are scrolled to.
+    """
     page.wait_for_load_state("networkidle")
-    page.wait_for_function("[...document.images].every(image => image.complete)")
+    page.wait_for_function(
+        "[...document.images].every(image => image.complete || image.loading === 'lazy')"
+    )
     page.wait_for_timeout(700)
 
 
@@ -161,6 +166,21 @@ def take_single(browser: Browser, address: str, out: Path) -> None:
     save(page, out / "round.png")
     open_path(page, "/checkpoints")
     save(page, out / "checkpoints.png")
+    take_snapshot(page, out)
+
+
+def take_snapshot(page: Page, out: Path) -> None:
+    """Create a snapshot of the samples that are accepted by now, and take its changes."""
+    open_path(page, "/snapshots")
+    page.get_by_role("button", name="Create snapshot").click()
+    settle(page)
+    page.locator("tbody th a").first.click()
+    settle(page)
+    # The sections of commands, distributions and changes begin where the counts end.
+    heading = page.get_by_role("heading", name="Pull", exact=True)
+    heading.evaluate("heading => scrollTo(0, heading.getBoundingClientRect().top - 24)")
+    settle(page)
+    save(page, out / "snapshot.png")
 
 
 def take_pair(browser: Browser, address: str, out: Path) -> None:

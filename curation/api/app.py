@@ -30,6 +30,7 @@ from curation.api import (
     rounds,
     runs,
     session,
+    snapshot_details,
     snapshots,
 )
 from curation.api.access_log import AccessLog
@@ -140,6 +141,7 @@ def create_app(context: AppContext) -> FastAPI:
         rounds,
         loops,
         snapshots,
+        snapshot_details,
         checkpoints,
         runs,
         layers,

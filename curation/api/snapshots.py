@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from datetime import datetime
 from operator import itemgetter
 from typing import Annotated, Any
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import BaseModel, Field, Strict, StrictBool
+from pydantic import Field, Strict, StrictBool
 
 from curation.api.auth import ReadSnapshots, WriteSnapshots
 from curation.api.contract import error_responses, list_page, operation_link, with_links
 from curation.api.fields import JSON_NUMBER, QUERY_NUMBER, STORABLE, Body
 from curation.api.image_urls import ImageUrls
 from curation.api.paging import Digest, Limit, cut_page
+from curation.api.snapshot_responses import (
+    SnapshotPage,
+    SnapshotResponse,
+    answer_samples,
+    answer_snapshots,
+)
 from curation.datasets import snapshots
 from curation.datasets.decision_records import has_decision_layer
 from curation.datasets.freeze_query import FreezeQuery
@@ -24,8 +28,8 @@ from curation.datasets.licences import LicencePolicy
 from curation.datasets.manifest import read_samples, snapshot_objects
 from curation.datasets.snapshots import TagName
 from curation.db.engine import Transaction
-from curation.db.tables import candidate_layers, layers, sample_layers
-from curation.domain import CaptionSource, Kind, LayerRole, Sample, Split
+from curation.db.tables import candidate_layers, sample_layers
+from curation.domain import Kind
 from curation.errors import NotFound
 from curation.review.frozen_decisions import find_decided
 
@@ -37,57 +41,6 @@ RoundNumber = Annotated[int, Field(ge=0, le=2**31 - 1), JSON_NUMBER]
 
 
 # Requests and responses
-
-
-class SnapshotResponse(BaseModel):
-    """An immutable set of samples, named by its content.
-
-    After a takedown of samples of it, `taken_down` is true, and `successor` has the other samples.
-    """
-
-    id: str
-    samples: int
-    counts: dict[str, dict[str, int]]
-    decisions: dict[str, dict[str, int]] | None
-    tags: list[str]
-    frozen_at: datetime
-    query: dict[str, Any] | None
-    parent: str | None
-    taken_down: bool
-    successor: str | None
-    review: dict[str, Any] | None
-    notes: list[str]
-
-
-class SampleLayer(BaseModel):
-    """A layer of a sample: a URL that is valid for ten minutes or more, and its size, if known."""
-
-    url: str
-    width: int | None
-    height: int | None
-
-
-class SampleResponse(BaseModel):
-    """One sample of a snapshot."""
-
-    id: str
-    kind: Kind
-    caption: str
-    caption_source: CaptionSource
-    texts: dict[LayerRole, str]
-    licence: str
-    source: str
-    split: Split
-    round: int
-    layers: dict[LayerRole, SampleLayer]
-
-
-class SnapshotPage(BaseModel):
-    """Samples in the order of their ids; `next` is the value of `after` for the next page."""
-
-    snapshot: SnapshotResponse
-    samples: list[SampleResponse]
-    next: str | None
 
 
 class FreezeRequest(Body):
@@ -133,7 +86,8 @@ def get_snapshots(
     """Return snapshots, newest first, after the snapshot `after`."""
     with visit.transaction() as (tx, _):
         found = snapshots.list_snapshots(tx, limit + 1, after)
-    return [_answer(row) for row in cut_page(request, response, found, limit, itemgetter("id"))]
+        shown = cut_page(request, response, found, limit, itemgetter("id"))
+        return answer_snapshots(tx, shown)
 
 
 @router.get(
@@ -156,12 +110,11 @@ def get_snapshot(
     found = list(itertools.islice(read_samples(visit.context.store, row["id"], after), limit + 1))
     shown = found[:limit]
     with visit.transaction() as (tx, _):
-        sizes = _sizes(tx, shown)
-    return SnapshotPage(
-        snapshot=_answer(row),
-        samples=[_sample(images, sample, sizes) for sample in shown],
-        next=shown[-1].id if len(found) > limit else None,
-    )
+        return SnapshotPage(
+            snapshot=answer_snapshots(tx, [row])[0],
+            samples=answer_samples(tx, images, shown),
+            next=shown[-1].id if len(found) > limit else None,
+        )
 
 
 @router.get(
@@ -224,54 +177,9 @@ def post_snapshot(visit: WriteSnapshots, body: FreezeRequest) -> SnapshotRespons
     )
     with visit.transaction() as (tx, reviewer):
         snapshots.record_snapshot(tx, prepared, tag=body.tag, actor=reviewer.name)
-        row = _find(tx, prepared.manifest.id)
-    return _answer(row)
+        return answer_snapshots(tx, [_find(tx, prepared.manifest.id)])[0]
 
 
 def _find(tx: Transaction, name: str) -> dict[str, Any]:
     snapshot = snapshots.find_snapshot(tx, name)
     return snapshots.read_snapshots(tx, [snapshot])[snapshot]
-
-
-def _sizes(tx: Transaction, samples: Sequence[Sample]) -> Mapping[str, sa.Row[Any]]:
-    shas = {sha for sample in samples for sha in sample.layers.values()}
-    rows = tx.execute(
-        sa.select(layers.c.sha256, layers.c.width, layers.c.height).where(layers.c.sha256.in_(shas))
-    )
-    return {row.sha256: row for row in rows}
-
-
-def _sample(images: ImageUrls, sample: Sample, sizes: Mapping[str, sa.Row[Any]]) -> SampleResponse:
-    # The size is unknown if the layer is not recorded in this installation.
-    return SampleResponse(
-        id=sample.id,
-        kind=sample.kind,
-        caption=sample.caption,
-        caption_source=sample.caption_source
-        or (CaptionSource.model if sample.captioner else CaptionSource.given),
-        texts=dict(sample.texts),
-        licence=sample.licence,
-        source=sample.source,
-        split=sample.split,
-        round=sample.round,
-        layers={
-            role: SampleLayer(
-                url=images.layer(sha) if sha in sizes else images.own.address(sha),
-                width=sizes[sha].width if sha in sizes else None,
-                height=sizes[sha].height if sha in sizes else None,
-            )
-            for role, sha in sample.layers.items()
-        },
-    )
-
-
-def _answer(row: Mapping[str, Any]) -> SnapshotResponse:
-    shown = ("id", "samples", "counts", "decisions", "tags", "query", "review", "notes")
-    known = {name: row[name] for name in shown}
-    return SnapshotResponse(
-        **known,
-        frozen_at=row["created_at"],
-        parent=row["parent_id"],
-        taken_down=row["taken_down_by"] is not None,
-        successor=row["successor_id"],
-    )

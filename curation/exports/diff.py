@@ -6,6 +6,7 @@ import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -22,6 +23,8 @@ FIELDS = ("caption", "texts", "licence", "source", "split", "layers", "captioner
 TILE = 128
 """Width and height of an image on a contact sheet, in pixels."""
 COLUMNS = 8
+MAX_SCANNED = 20_000
+"""Largest number of samples that a page of changes reads."""
 PER_GROUP = 64
 """Largest number of images of a group on a contact sheet."""
 
@@ -92,12 +95,16 @@ def compare_snapshots(store: ObjectReader, first: str, second: str) -> SnapshotD
         Corrupt: A part cannot be read.
     """
     manifests = read_manifest(store, first), read_manifest(store, second)
-    shared = {part.sha256 for part in manifests[0].parts} & {
-        part.sha256 for part in manifests[1].parts
-    }
-    before, after = (_differing(store, manifest, shared) for manifest in manifests)
     diff = SnapshotDiff()
-    _merge(before, after, diff)
+    for before, after in _walk(store, *manifests):
+        if before is None and after is not None:
+            diff.added.append(after)
+        elif after is None and before is not None:
+            diff.removed.append(before)
+        elif before is not None and after is not None:
+            fields = _changed_fields(before, after)
+            if fields:
+                diff.changed.append(Change(before, after, fields))
     hidden = read_withheld(store, first), read_withheld(store, second)
     diff.withheld = sorted(hidden[1] - hidden[0])
     diff.released = sorted(hidden[0] - hidden[1])
@@ -108,6 +115,74 @@ def compare_snapshots(store: ObjectReader, first: str, second: str) -> SnapshotD
         if numbers[0] != numbers[1]:
             diff.licences[name] = numbers
     return diff
+
+
+@dataclass(frozen=True)
+class ChangedSample:
+    """A sample that differs between two snapshots; `before` or `after` is None where it lacks."""
+
+    before: Sample | None
+    after: Sample | None
+
+    @property
+    def sample(self) -> Sample:
+        """The sample as it is in the newer snapshot, or as it was if it was removed."""
+        found = self.after or self.before
+        assert found is not None  # noqa: S101 - a changed sample is in one of them
+        return found
+
+    @property
+    def kind(self) -> Literal["added", "removed", "changed"]:
+        """How it differs."""
+        if self.before is None:
+            return "added"
+        return "removed" if self.after is None else "changed"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that differ, of a sample that both have."""
+        return _changed_fields(self.before, self.after) if self.before and self.after else ()
+
+
+def read_changes(
+    store: ObjectReader,
+    first: str,
+    second: str,
+    *,
+    kind: str | None = None,
+    after: str = "",
+    limit: int = 60,
+) -> tuple[list[ChangedSample], str | None]:
+    """Return a page of the samples that differ between two snapshots, in the order of their ids.
+
+    A page reads at most `MAX_SCANNED` samples, so that it may have fewer than `limit` rows, or
+    none, although there are more.
+
+    Args:
+        store: Store of both snapshots.
+        first: Full id of the older one.
+        second: Full id of the newer one.
+        kind: Only samples that were "added", "removed" or "changed".
+        after: Only samples with a greater id.
+        limit: The largest number of samples.
+
+    Returns:
+        The samples, and the value of `after` that continues, None at the end.
+
+    Raises:
+        NotFound: A snapshot or a part is not in the store.
+        Corrupt: A part cannot be read.
+    """
+    manifests = read_manifest(store, first), read_manifest(store, second)
+    found: list[ChangedSample] = []
+    for scanned, (old, new) in enumerate(_walk(store, *manifests, after)):
+        if len(found) == limit or scanned == MAX_SCANNED:
+            return found, after
+        one = ChangedSample(old, new)
+        after = one.sample.id
+        if (one.kind != "changed" or one.fields) and kind in (None, one.kind):
+            found.append(one)
+    return found, None
 
 
 def contact_sheet(store: ObjectReader, diff: SnapshotDiff) -> bytes:
@@ -175,28 +250,34 @@ def _compare_decisions(store: ObjectReader, first: Manifest, second: Manifest) -
     )
 
 
-def _differing(store: ObjectReader, manifest: Manifest, shared: set[str]) -> Iterator[Sample]:
-    for part in manifest.parts:
-        if part.sha256 not in shared:
-            yield from read_part(store, part)
+def _walk(
+    store: ObjectReader, first: Manifest, second: Manifest, start: str = ""
+) -> Iterator[tuple[Sample | None, Sample | None]]:
+    """Walk the samples after `start` side by side, by id; parts that both have are not read.
 
-
-def _merge(before: Iterator[Sample], after: Iterator[Sample], diff: SnapshotDiff) -> None:
-    """Walk both lists, which are sorted by id, side by side."""
+    Yields a sample of the first one and of the second one with the same id, or one of them.
+    """
+    shared = {part.sha256 for part in first.parts} & {part.sha256 for part in second.parts}
+    before, after = (_differing(store, manifest, shared, start) for manifest in (first, second))
     old, new = next(before, None), next(after, None)
     while old is not None or new is not None:
         if new is None or (old is not None and old.id < new.id):
-            assert old is not None  # noqa: S101 - the loop's condition
-            diff.removed.append(old)
+            yield old, None
             old = next(before, None)
         elif old is None or new.id < old.id:
-            diff.added.append(new)
+            yield None, new
             new = next(after, None)
         else:
-            fields = _changed_fields(old, new)
-            if fields:
-                diff.changed.append(Change(old, new, fields))
+            yield old, new
             old, new = next(before, None), next(after, None)
+
+
+def _differing(
+    store: ObjectReader, manifest: Manifest, shared: set[str], start: str
+) -> Iterator[Sample]:
+    for part in manifest.parts:
+        if part.sha256 not in shared and part.prefix >= start[: len(part.prefix)]:
+            yield from (sample for sample in read_part(store, part) if sample.id > start)
 
 
 def _changed_fields(before: Sample, after: Sample) -> tuple[str, ...]:

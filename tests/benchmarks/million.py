@@ -241,7 +241,10 @@ def _operations(clients: dict[Role, httpx.Client]) -> dict[str, Request | Prepar
         "POST /api/rounds/{number}/resume": paused,
         "GET /api/reviewers": get(engineer, "/api/reviewers"),
         "GET /api/snapshots": get(engineer, "/api/snapshots"),
-        "GET /api/snapshots/{name}": get(engineer, "/api/snapshots/latest"),
+        **{
+            f"GET /api/snapshots/{{name}}{part}": get(engineer, f"/api/snapshots/latest{part}")
+            for part in ("", "/changes", "/statistics", "/formats")
+        },
         "GET /api/snapshots/{name}/objects/{sha256}": get(
             engineer, f"/api/snapshots/latest/objects/{snapshot}"
         ),

@@ -2,8 +2,8 @@
 
 import { el } from "../lib/dom.js";
 import { formatCount, humanize } from "../lib/format.js";
+import { svg } from "../lib/svg.js";
 
-const SVG_NAMESPACE = "http://www.w3.org/2000/svg";
 const [WIDTH, HEIGHT, LEFT, TOP] = [240, 132, 42, 8];
 const [PLOT_WIDTH, PLOT_HEIGHT] = [WIDTH - LEFT - 8, HEIGHT - TOP - 24];
 /** Lapse rate of the psychometric function (curation/statistics/psychometric.py). */
@@ -89,19 +89,4 @@ function toX(severity) {
 /** @param {number} rate */
 function toY(rate) {
   return TOP + PLOT_HEIGHT * (1 - rate);
-}
-
-/**
- * Create an SVG element.
- * @param {string} tag
- * @param {Record<string, string | number>} attributes
- * @param {(Node | string | false)[]} [children]
- */
-function svg(tag, attributes, children = []) {
-  const element = document.createElementNS(SVG_NAMESPACE, tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    element.setAttribute(name, String(value));
-  }
-  element.append(...children.filter((child) => child !== false));
-  return element;
 }

@@ -2,8 +2,8 @@
 
 import { el } from "../lib/dom.js";
 import { formatCount, formatNumber, humanize } from "../lib/format.js";
+import { svg } from "../lib/svg.js";
 
-const SVG_NAMESPACE = "http://www.w3.org/2000/svg";
 const [WIDTH, HEIGHT, LEFT, TOP] = [280, 132, 52, 8];
 const [PLOT_WIDTH, PLOT_HEIGHT] = [WIDTH - LEFT - 8, HEIGHT - TOP - 24];
 const LEVELS = [0, 0.5, 1];
@@ -56,19 +56,4 @@ export function lossCurve(metric, points) {
   );
   const caption = el("figcaption", {}, el("strong", {}, name), el("small", {}, summary));
   return el("figure", {}, caption, chart);
-}
-
-/**
- * Create an SVG element.
- * @param {string} tag
- * @param {Record<string, string | number>} attributes
- * @param {(Node | string)[]} [children]
- */
-function svg(tag, attributes, children = []) {
-  const element = document.createElementNS(SVG_NAMESPACE, tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    element.setAttribute(name, String(value));
-  }
-  element.append(...children);
-  return element;
 }

@@ -60,11 +60,18 @@ byId("freeze", HTMLFormElement).addEventListener("submit", async (event) => {
 function row(snapshot) {
   const id = el("code", {}, shortId(snapshot.id));
   const groups = Object.entries(snapshot.counts);
-  const { frozen_at: frozenAt } = snapshot;
+  const { frozen_at: frozenAt, parent, change } = snapshot;
+  const note = snapshot.notes.at(-1);
   return el(
     "tr",
     {},
-    el("th", { scope: "row" }, el("a", { href: `/snapshots/${snapshot.id}` }, id)),
+    el(
+      "th",
+      { scope: "row" },
+      el("a", { href: `/snapshots/${snapshot.id}` }, id),
+      parent && el("small", {}, `follows ${shortId(parent)}`),
+      snapshot.taken_down && takenDownNote(snapshot.successor),
+    ),
     el(
       "td",
       {},
@@ -72,14 +79,35 @@ function row(snapshot) {
         ? snapshot.tags.map((tag) => el("span", { class: "chip" }, tag))
         : el("span", { class: "muted" }, "none"),
     ),
-    el("td", { class: "number" }, formatCount(snapshot.samples)),
+    el(
+      "td",
+      { class: "number" },
+      formatCount(snapshot.samples),
+      change && el("small", {}, sampleChange(change)),
+    ),
     el(
       "td",
       {},
+      note && el("p", {}, note),
       groups.map(([group, counts]) => groupSummary(group, counts)),
     ),
     el("td", {}, el("span", { title: formatDate(frozenAt) }, formatAgo(frozenAt))),
   );
+}
+
+/** Say that samples were taken down, with a link to the others. @param {string | null} successor */
+function takenDownNote(successor) {
+  const link =
+    successor && el("a", { href: `/snapshots/${successor}` }, `see ${shortId(successor)}`);
+  return el("small", { class: "worse" }, "samples taken down", link && ["; ", link]);
+}
+
+/** Return the change of the number of samples. @param {Record<string, Record<string, number>>} change */
+function sampleChange(change) {
+  // Every sample has a kind, and one kind only.
+  const number = Object.values(change["kind"] ?? {}).reduce((sum, one) => sum + one, 0);
+  if (number) return `${number > 0 ? "+" : "−"}${formatCount(Math.abs(number))}`;
+  return Object.keys(change).length ? "same number" : "same counts";
 }
 
 /**

@@ -118,7 +118,10 @@ def known(app, context, database, store) -> dict[str, dict[str, dict[str, str]]]
         "POST /api/rounds/{number}/pause": rounds,
         "POST /api/rounds/{number}/resume": rounds,
         "POST /api/rounds/{number}/close": rounds,
-        "GET /api/snapshots/{name}": {"path": {"name": "first"}},
+        **{
+            f"GET /api/snapshots/{{name}}{part}": {"path": {"name": "first"}}
+            for part in ("", "/changes", "/statistics", "/formats")
+        },
         "GET /api/snapshots/{name}/objects/{sha256}": {
             "path": {"name": "first", "sha256": snapshot}
         },

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+import sqlalchemy as sa
 
 from curation.datasets.manifest import Manifest, Part, read_manifest, read_samples
 from curation.datasets.samples import NewSample, StoredLayer, add_samples
+from curation.db.tables import samples as sample_rows
 from curation.domain import Kind, LayerRole, Role, canonical_json
 from curation.images.codec import encode_layer, pixel_hash
 from curation.takedown.execution import TakedownPlace, take_down
@@ -17,25 +21,17 @@ from tests.support.small_instance import fill_instance
 @pytest.fixture
 def samples(database, store) -> int:
     """Seven samples."""
-    new = []
-    for seed in range(7):
-        rgba = image(seed)
-        data = encode_layer(rgba)
-        layer = StoredLayer(
-            store.put(data), rgba.shape[1], rgba.shape[0], len(data), pixel_hash(rgba)
-        )
-        new.append(
-            NewSample(
-                Kind.single,
-                f"seed {seed}",
-                "CC0-1.0",
-                f"{seed}.png",
-                0,
-                {LayerRole.foreground: layer},
-            )
-        )
     with database.transaction() as tx:
-        return len(add_samples(tx, new))
+        return len(add_samples(tx, [new_sample(store, seed) for seed in range(7)]))
+
+
+def new_sample(store, seed: int) -> NewSample:
+    """Return a sample of one layer."""
+    rgba = image(seed)
+    data = encode_layer(rgba)
+    layer = StoredLayer(store.put(data), rgba.shape[1], rgba.shape[0], len(data), pixel_hash(rgba))
+    layers = {LayerRole.foreground: layer}
+    return NewSample(Kind.single, f"seed {seed}", "CC0-1.0", f"{seed}.png", 0, layers)
 
 
 def test_freezing_twice_is_one_snapshot(signed_in, samples, store):
@@ -132,11 +128,15 @@ def test_a_snapshot_that_was_taken_down_says_so(signed_in, samples, database, st
     successor = rows[touched]["successor"]
     assert rows[touched]["taken_down"]
     assert (rows[successor]["tags"], rows[successor]["samples"]) == (["first"], 6)
-    for path in (f"/api/snapshots/{touched}", f"/api/snapshots/{touched}/objects/{touched}"):
+    parts = ("", f"/objects/{touched}", "/statistics")
+    for path in (f"/api/snapshots/{touched}{part}" for part in parts):
         answer = engineer.get(path)
         assert answer.status_code == 410
         assert successor in answer.json()["error"]["hint"]
     assert len(engineer.get("/api/snapshots/first").json()["samples"]) == 6
+    # What a snapshot had that was taken down is not shown as the change of its child.
+    child = engineer.get("/api/snapshots/first/changes").json()
+    assert (child["parent"], child["changes"]) == (None, [])
 
 
 def test_decisions_are_frozen_on_request_and_counted(signed_in, database, store):
@@ -152,3 +152,63 @@ def test_decisions_are_frozen_on_request_and_counted(signed_in, database, store)
     assert engineer.get(address).content == store.get(part)
     assert signed_in(Role.annotator).get(address).status_code == 403
     assert engineer.post("/api/snapshots", json={"with_rejects": "yes"}).status_code == 422
+
+
+def test_changes_since_the_parent_are_listed_page_by_page(signed_in, samples, database, store):
+    engineer = signed_in(Role.engineer)
+    first = engineer.post("/api/snapshots", json={}).json()
+    assert (first["parent"], first["change"]) == (None, None)
+    page = engineer.get(f"/api/snapshots/{first['id']}/changes").json()
+    assert page == {"parent": None, "changes": [], "next": None}
+    # One sample has another caption, one is withdrawn, and two are new.
+    with database.transaction() as tx:
+        lines = dict(tx.execute(sa.select(sample_rows.c.id, sample_rows.c.line)).all())
+        changed, removed = sorted(lines)[:2]
+        line = json.loads(lines[changed]) | {"caption": "another caption"}
+        of_changed = sa.update(sample_rows).where(sample_rows.c.id == changed)
+        tx.execute(of_changed.values(line=canonical_json(line)))
+        of_removed = sa.update(sample_rows).where(sample_rows.c.id == removed)
+        tx.execute(of_removed.values(withdrawn_at=sa.func.now()))
+        added = add_samples(tx, [new_sample(store, one) for one in (100, 101)])
+    second = engineer.post("/api/snapshots", json={"tag": "second"}).json()
+    assert second["parent"] == first["id"]
+    assert sum(second["change"]["kind"].values()) == 1
+    found, after = [], ""
+    while after is not None:
+        page = engineer.get(
+            "/api/snapshots/second/changes", params={"after": after, "limit": 2}
+        ).json()
+        assert (page["parent"], len(page["changes"]) <= 2) == (first["id"], True)
+        found += page["changes"]
+        after = page["next"]
+    kinds = {one["sample"]["id"]: one["change"] for one in found}
+    assert kinds == {changed.hex: "changed", removed.hex: "removed"} | {
+        one.hex: "added" for one in added
+    }
+    [described] = [one for one in found if one["change"] == "changed"]
+    assert (described["fields"], described["before"]) == (
+        ["caption"], json.loads(lines[changed])["caption"],
+    )  # fmt: skip
+    assert described["sample"]["caption"] == "another caption"
+    small = described["sample"]["layers"]["foreground"]["small"]
+    assert engineer.get(small).status_code == 200
+    only = engineer.get("/api/snapshots/second/changes", params={"kind": "removed"}).json()
+    assert [one["sample"]["id"] for one in only["changes"]] == [removed.hex]
+    refused = engineer.get("/api/snapshots/second/changes", params={"kind": "moved"})
+    assert refused.status_code == 422
+
+
+def test_statistics_and_formats_describe_the_snapshot(signed_in, samples):
+    engineer = signed_in(Role.engineer)
+    engineer.post("/api/snapshots", json={"tag": "first"})
+    found = engineer.get("/api/snapshots/first/statistics").json()
+    assert (found["samples"], found["measured"], found["signals"]) == (7, 7, {})
+    assert found["words"] == [{"word": "seed", "captions": 7}]
+    assert found["caption_lengths"] == {"low": 1, "high": 1, "median": 1, "counts": [7]}
+    names = [one["name"] for one in engineer.get("/api/snapshots/first/formats").json()]
+    assert "imagefolder" in names
+    assert not {"musubi", "diffsynth"} & set(names), "these hold only pairs"
+    for part in ("changes", "statistics", "formats"):
+        assert engineer.get(f"/api/snapshots/nothing/{part}").status_code == 404
+        annotator = signed_in(Role.annotator)
+        assert annotator.get(f"/api/snapshots/first/{part}").status_code == 403

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from PIL import Image
 
-from curation.exports.diff import TILE, compare_snapshots, contact_sheet
+from curation.exports.diff import TILE, compare_snapshots, contact_sheet, read_changes
 from tests.support.snapshots import make_sample, make_snapshot
 
 
@@ -36,3 +37,36 @@ def test_snapshots_whose_parts_are_cut_differently_compare(store):
     first, second = make_snapshot(store, lines[:4_000]), make_snapshot(store, lines)
     diff = compare_snapshots(store, first, second)
     assert (len(diff.added), len(diff.removed), len(diff.changed)) == (100, 0, 0)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 200])
+def test_pages_of_changes_show_what_the_difference_has(store, monkeypatch, limit):
+    samples = [make_sample(store, number) for number in range(1, 13)]
+    changed = make_sample(store, 12, caption="another caption")
+    added = [make_sample(store, number) for number in (50, 51, 52)]
+    first = make_snapshot(store, samples)
+    second = make_snapshot(store, [*samples[2:-1], changed, *added])
+    diff = compare_snapshots(store, first, second)
+    for scanned in (1, 3, 20_000):
+        monkeypatch.setattr("curation.exports.diff.MAX_SCANNED", scanned)
+        found = pages(store, first, second, None, limit)
+        assert [one.sample.id for one in found] == sorted(
+            one.id for one in (*diff.added, *diff.removed, changed)
+        )
+        for kind, wanted in (("added", diff.added), ("removed", diff.removed)):
+            assert [one.sample for one in pages(store, first, second, kind, limit)] == wanted
+        [only] = pages(store, first, second, "changed", limit)
+        assert (only.fields, only.after, only.before) == (("caption",), changed, samples[-1])
+        assert pages(store, first, first, None, limit) == []
+
+
+def pages(store, first, second, kind, limit):
+    """Read all pages; each has at most `limit` rows, and every page makes progress."""
+    found, after, seen = [], "", set()
+    while after is not None:
+        assert after not in seen
+        seen.add(after)
+        page, after = read_changes(store, first, second, kind=kind, after=after, limit=limit)
+        assert len(page) <= limit
+        found += page
+    return found
