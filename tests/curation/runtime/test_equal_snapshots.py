@@ -17,7 +17,6 @@ import sqlalchemy as sa
 
 from curation.adapters.pgmq_schema import install_pgmq
 from curation.checkpoints import registry
-from curation.datasets.holdout import fingerprint_layers
 from curation.datasets.manifest import Manifest, read_samples
 from curation.datasets.snapshots import freeze_snapshot
 from curation.db.tables import candidates
@@ -128,14 +127,12 @@ def review(context: AppContext, round_id: int, name: str, *, last_first: bool) -
 
 def freeze(context: AppContext) -> tuple[Manifest, Manifest]:
     """Freeze without and with the rejects; every sample of both is readable from the store."""
-    fingerprint_layers(context.database, context.store)
-    found = []
-    for with_rejects in (False, True):
-        with context.database.transaction(repeatable_read=True) as tx:
-            decided = find_decided(tx) if with_rejects else None
-            found.append(
-                freeze_snapshot(tx, context.store, tag=None, actor="test", decided=decided)
-            )
+    found = [
+        freeze_snapshot(
+            context.database, context.store, tag=None, actor="test", find_decided=decided
+        )
+        for decided in (None, find_decided)
+    ]
     layers = [
         sha for one in read_samples(context.store, found[0].id) for sha in one.layers.values()
     ]
