@@ -14,7 +14,9 @@ from curation.errors import NotFound, Refused
 from curation.object_store import fsync_path, write_file_atomically
 
 NEW = ".new-"
-"""Prefix of a file that is being written."""
+"""Prefix of a small file that is being written (`write_file_atomically`)."""
+SCRATCH = ".shard-"
+"""Prefix of a shard that is being written; those that nobody has locked are abandoned."""
 LOCK = ".lock"
 
 
@@ -62,8 +64,10 @@ class LocalPackFolder:
         for place, _, names in os.walk(self.folder / under):
             for name in names:
                 file = Path(place) / name
-                if not name.startswith(NEW) and file.is_file():
-                    found[file.relative_to(self.folder).as_posix()] = file.stat().st_size
+                # Others may write, move and remove files at the same time.
+                with suppress(FileNotFoundError):
+                    if not name.startswith((NEW, SCRATCH)) and file.is_file():
+                        found[file.relative_to(self.folder).as_posix()] = file.stat().st_size
         return found
 
     def read(self, path: str) -> bytes:
@@ -101,14 +105,19 @@ class LocalPackFolder:
         """Return the path of a new file for `write`, which is removed at the end."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_abandoned()
-        path = self.folder / f"{NEW}{uuid.uuid4().hex}"
-        with path.open("xb") as mark:
-            # The lock ends with the process, so that others know which files are abandoned.
-            fcntl.flock(mark, fcntl.LOCK_EX)
-            try:
-                yield path
-            finally:
-                path.unlink(missing_ok=True)
+        path = self.folder / f"{SCRATCH}{uuid.uuid4().hex}"
+        while True:
+            with path.open("ab") as mark:
+                # The lock ends with the process, so that others know which files are abandoned.
+                fcntl.flock(mark, fcntl.LOCK_EX)
+                # Another packer may have removed the file before it was locked.
+                if not (path.exists() and os.path.samestat(os.fstat(mark.fileno()), path.stat())):
+                    continue
+                try:
+                    yield path
+                finally:
+                    path.unlink(missing_ok=True)
+                return
 
     @contextmanager
     def locked(self, *, exclusive: bool) -> Iterator[None]:
@@ -123,7 +132,7 @@ class LocalPackFolder:
             yield
 
     def _remove_abandoned(self) -> None:
-        for left in self.folder.glob(f"{NEW}*"):
+        for left in self.folder.glob(f"{SCRATCH}*"):
             with suppress(OSError), left.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 left.unlink()
@@ -149,7 +158,7 @@ def check_new_folder(folder: Path) -> None:
         raise Refused(f"{folder} is not a folder", "name a new folder")
     known = {"shards", "versions", "objects", ".nv-meta", "pack.json", LOCK}
     others = [one.name for one in folder.iterdir()] if folder.is_dir() else []
-    others = [name for name in others if name not in known and not name.startswith(NEW)]
+    others = [name for name in others if name not in known and not name.startswith((NEW, SCRATCH))]
     if others:
         raise Refused(
             f"{folder} holds other files than a pack's: {min(others)}", "name a new folder"

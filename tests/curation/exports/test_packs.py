@@ -404,14 +404,14 @@ def test_a_killed_command_leaves_nothing_behind_that_the_next_one_does_not_use(s
     for _ in range(6):
         process = command(*arguments)
         # Killed at any time after the first file appears.
-        while process.poll() is None and not list(target.glob(".new-*")):
+        while process.poll() is None and not list(target.glob(".shard-*")):
             time.sleep(0.001)
         time.sleep(rng.random() * 0.3)
         process.kill()
         process.communicate()
     code, _, err = run_command(*arguments)
     assert code == 0, err
-    assert not list(target.glob("**/.new-*"))
+    assert not list(target.glob("**/.shard-*"))
     code, out, err = run_command("snapshot", "verify", str(target), "--json")
     assert (code, json.loads(out)) == (0, []), err
 
