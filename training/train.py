@@ -24,6 +24,7 @@ from curation.errors import Refused
 from curation.ports import RGBA, ObjectStore, ProgressCallback
 from training.checkpoint import LORA_PREFIX, load_checkpoint
 from training.code_version import code_version
+from training.data.order import order_hash
 from training.data.splits import open_split
 from training.denoiser.train import train_base
 from training.evaluation.heldout import evaluate, has_heldout
@@ -166,6 +167,8 @@ class _StageContext:
 
     def save(self, part: str, tensors: dict[str, Tensor], **metadata: object) -> str:
         """Store a part with its metadata and return the sha256."""
+        if part in _TRAINERS:  # the others see no sequence of samples
+            metadata["order"] = order_hash(part, self.request, self.preset)
         return save_part(
             self.store,
             part,

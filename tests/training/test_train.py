@@ -10,6 +10,7 @@ from PIL import Image
 from curation.domain import Split, TrainingRequest
 from curation.errors import NotFound, Refused
 from training.checkpoint import load_checkpoint
+from training.data.order import order_hash
 from training.data.splits import open_split
 from training.presets.presets import PRESETS
 from training.safetensors_io import load_part
@@ -46,7 +47,9 @@ def test_a_first_checkpoint_describes_how_it_was_made(store, snapshot, tmp_path)
     assert checkpoint.sample_grid is not None
     assert Image.open(io.BytesIO(store.get(checkpoint.sample_grid))).format == "PNG"
     _, metadata = load_part(store, checkpoint.files["transparency"])
-    assert metadata["snapshot"] == snapshot
+    assert (metadata["snapshot"], metadata["preset"]) == (snapshot, "micro")
+    assert metadata["order"] == order_hash("transparency", _order(snapshot), PRESETS["micro"])
+    assert "order" not in load_part(store, checkpoint.files["backbone"])[1]
     assert float(metadata["offset_scale"]) == PRESETS["micro"].offset_scale
     again = train(_order(snapshot), store, tmp_path / "other", quiet)
     assert again.id == checkpoint.id

@@ -1,0 +1,65 @@
+"""The hash of the definition of a training order: equal hashes mean equal batches of samples."""
+
+from __future__ import annotations
+
+import hashlib
+
+from curation.domain import Split, TrainingRequest, canonical_json
+from training.presets.preset import Preset
+
+VERSION = 1
+"""Number of the samplers' code; raised when the same definition would give another sequence."""
+
+
+def order_hash(part: str, request: TrainingRequest, preset: Preset) -> str:
+    """Return the sha256 of what determines the order of samples in the training of a part.
+
+    Args:
+        part: transparency, base or layers.
+        request: The training request: snapshot, previous snapshot, seed.
+        preset: The preset: layers, weights, batch size, and buckets.
+
+    Raises:
+        ValueError: The part has no order of samples.
+    """
+    definition: dict[str, object] = {
+        "version": VERSION,
+        "part": part,
+        "snapshot": request.snapshot,
+        "split": str(Split.train),
+        "seed": request.seed,
+        "previous": request.previous,
+        "new_sample_weight": preset.new_sample_weight if request.previous else 1.0,
+        "image_size": preset.image_size,
+        "buckets": [preset.bucket_step, preset.bucket_ratio] if preset.buckets else None,
+    }
+    match part:
+        case "transparency":
+            opaque, batch = preset.transparency_opaque, preset.transparency_batch
+        case "base":
+            opaque, batch = preset.base_opaque, preset.base_batch
+        case "layers":
+            definition |= {
+                "roles": [str(role) for role in preset.layer_roles],
+                "foreground_only_prob": preset.foreground_only_prob,
+                "batch": _global_batch(preset, preset.layers_batch),
+            }
+            return _hash(definition)
+        case _:
+            raise ValueError(f"part {part!r} has no order of samples")
+    definition |= {
+        "roles": sorted(map(str, preset.trained_roles(opaque))),
+        "opaque_weight": opaque,
+        # Without buckets the order does not depend on the batch size.
+        "batch": _global_batch(preset, batch) if preset.buckets else None,
+    }
+    return _hash(definition)
+
+
+def _global_batch(preset: Preset, batch: int) -> int:
+    """Return the images of a step, over all processes."""
+    return batch * preset.accumulation * preset.processes
+
+
+def _hash(definition: dict[str, object]) -> str:
+    return hashlib.sha256(canonical_json(definition).encode()).hexdigest()
