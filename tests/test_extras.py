@@ -108,12 +108,16 @@ def test_the_light_package_pulls_verifies_and_loads(
     loaded = run(str(programs / "python"), "-c", LOAD, name, str(store), cwd=tmp_path)
     assert loaded.splitlines() == ["(4, 4, 32, 32) 24", "[]"]
     # A command of another extra names it.
-    for command in (("round", "list"), ("db", "check"), ("train", "--preset", "micro")):
+    push = ("snapshot", "push", name, "hf://anna/flowers", "--from", str(store))
+    for extra, command in (
+        ("server", ("round", "list")), ("server", ("db", "check")),
+        ("server", ("train", "--preset", "micro")), ("hub", push),
+    ):  # fmt: skip
         done = subprocess.run(
             [layerloop, *command], cwd=tmp_path, capture_output=True, text=True, check=False
         )
         assert done.returncode == 1, done.stderr
-        assert "hint: pip install 'layerloop[server]'" in done.stderr
+        assert f"hint: pip install 'layerloop[{extra}]'" in done.stderr
 
 
 def test_the_server_runs_without_pytorch(

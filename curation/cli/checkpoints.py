@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from curation.cli.checkpoint_push import push
 from curation.cli.comparison import compare
 from curation.cli.evaluation import CheckpointArgument, evaluate, format_metrics
+from curation.cli.hub_download import fetch_weights
 from curation.cli.lists import Limit, print_page, query_limit
 from curation.cli.memory import print_memory
 from curation.cli.output import (
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 app.command()(evaluate)
 app.command()(compare)
+app.command()(push)
 
 Overrides = Annotated[
     list[str] | None,
@@ -223,8 +226,11 @@ def derive(name: CheckpointArgument, changes: Overrides = None, as_json: Json = 
 @app.command("import")
 def import_(
     files: Annotated[
-        list[Path],
-        typer.Argument(help="Safetensors: a decoder, optionally an encoder and base weights."),
+        list[str],
+        typer.Argument(
+            metavar="FILE|hf://OWNER/NAME[/FILE][@REVISION]...",
+            help="Safetensors: a decoder, optionally an encoder and base weights.",
+        ),
     ],
     preset: Annotated[
         str, typer.Option(help="The preset of their base model: sd15, sd21, sdxl.")
@@ -237,7 +243,11 @@ def import_(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Import released weights as a checkpoint; their format is detected from their content."""
+    """Import released weights as a checkpoint; their format is detected from their content.
+
+    Files on the Hugging Face Hub are downloaded into the home first, safetensors only; a repository
+    that `checkpoint push` wrote is named without a file.
+    """
     from curation.checkpoints import registry
     from curation.runtime.context import load_object
 
@@ -245,9 +255,12 @@ def import_(
         {"offset_scale": repr(offset_scale)} if offset_scale is not None else {}
     )
     # Without a store the importer only examines the files.
-    with context(create=True) as ctx, progress() as on_progress:
+    with context(create=True) as ctx, resume_hint(), progress() as on_progress:
+        paths = fetch_weights(files, on_progress, dry_run=dry_run, as_json=as_json)
+        if paths is None:
+            return
         imported: ImportResult = load_object(ctx.settings.importer)(
-            files, preset, changed, None if dry_run else ctx.store, on_progress
+            paths, preset, changed, None if dry_run else ctx.store, on_progress
         )
         if imported.checkpoint is not None:
             with ctx.database.transaction() as tx:

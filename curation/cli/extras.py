@@ -27,7 +27,7 @@ def find_extra(module: str) -> str | None:
         wanted = importlib.metadata.requires("layerloop") or []
     except importlib.metadata.PackageNotFoundError:
         return None
-    for extra in ("server", "train", "otel", "label-studio"):
+    for extra in ("server", "hub", "train", "otel", "label-studio"):
         if any(re.match(rf"{package}\b.*extra == .{extra}.", line.lower()) for line in wanted):
             return extra
     return None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from curation.cli.hub_download import describe_rights, download_files, find_seeds, print_plan
 from curation.cli.output import (
     ACTOR,
     Json,
@@ -30,9 +31,12 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command("import")
 def import_(
-    folder: Annotated[
-        Path,
-        typer.Argument(help="Folder of images with alpha, optionally with metadata.jsonl."),
+    given: Annotated[
+        str,
+        typer.Argument(
+            metavar="FOLDER|hf://OWNER/NAME[@REVISION]",
+            help="Folder of images with alpha, optionally with metadata.jsonl, or a dataset.",
+        ),
     ],
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with code 1 if any file was refused.")
@@ -93,7 +97,11 @@ def import_(
     applies them. Files whose licence or source is not stated are held back, unless --licence and
     --source state them or --accept-unknown is given. Files that screening is unsure of wait for
     review; every refused or waiting file is listed with its reason.
+
+    The images of a dataset on the Hugging Face Hub are downloaded into the home first. The
+    licence that its card states is shown, and never assumed.
     """
+    from curation.adapters.hub.address import is_hub_address
     from curation.ingest import seed_import
     from curation.ingest.folder_listing import list_folder
     from curation.ingest.listing import ListingOptions
@@ -109,6 +117,11 @@ def import_(
     options = ListingOptions(
         encoding, splits_from_folders, captions_from_names, licence, source, accept_unknown
     )
+    remote = find_seeds(given) if is_hub_address(given) else None
+    if dry_run and remote is not None:
+        print_plan(remote, as_json)
+        return
+    folder = Path(given)
     if dry_run:
         count = len(list_folder(folder, roots, options).files)
         print_result(
@@ -121,6 +134,9 @@ def import_(
 
     # Import, creating the instance if this is its first command.
     with context(create=True) as ctx, resume_hint(), progress() as on_progress:
+        if remote is not None:
+            folder = download_files(remote, on_progress)
+            console.print(describe_rights(remote))
         summary = seed_import.import_seeds(
             ctx.database,
             ctx.store,

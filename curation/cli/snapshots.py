@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from curation.cli import snapshot_pack, snapshot_pull
+from curation.cli import snapshot_pack, snapshot_pull, snapshot_push
 from curation.cli.lists import Limit, print_page, query_limit
 from curation.cli.output import (
     ACTOR,
@@ -344,6 +344,7 @@ def note(name: Name, text: Annotated[str, typer.Argument(help="The note.")]) -> 
 
 
 snapshot_pull.register(app)
+snapshot_push.register(app)
 snapshot_pack.register(app)
 
 

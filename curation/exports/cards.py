@@ -108,8 +108,8 @@ def dataset_card(
     pulled = [f"format {description['layout']}; layers {layers}; {treatment}", *where, *weights]
     parts += [_section("This copy", pulled), f"## Known limits\n\n{KNOWN_LIMITS}"]
     parts.append(
-        "`layerloop snapshot verify` in the folder of this file checks every file against its "
-        "hash.\n"
+        "In a folder that `layerloop snapshot pull` wrote, `layerloop snapshot verify` checks "
+        "every file against its hash.\n"
     )
     return "\n".join(part for part in parts if part)
 

@@ -1,0 +1,1 @@
+"""Repositories of the Hugging Face Hub: pushes of snapshots and checkpoints, and downloads."""

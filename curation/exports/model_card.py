@@ -1,0 +1,133 @@
+"""The card of a pushed checkpoint: lineage, metrics, licences of its data, use and limits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from curation.datasets.manifest import read_samples
+from curation.domain import Checkpoint
+from curation.errors import NotFound
+from curation.object_store import ObjectReader
+from curation.statistics.intervals import wilson
+
+FRONT_MATTER = """\
+---
+license: other
+license_name: see-card
+license_link: README.md
+library_name: layerloop
+pipeline_tag: text-to-image
+tags:
+- transparency
+- rgba
+- layerloop
+---
+"""
+INTENDED_USE = """\
+The weights generate images with transparency, and train further. They are safetensors files; load
+them with `layerloop checkpoint import hf://{repository}`, which checks every file against its hash
+and keeps the id of the checkpoint.
+"""
+KNOWN_LIMITS = """\
+- Metrics are means over the held-out samples of the snapshot, and hold for images like these.
+  Their intervals are not recorded.
+- Reviewers accepted what they preferred: the mix of training images is not a random sample.
+- Held-out samples are imported images. Nobody checked all captions.
+- The weights inherit the conditions of their data and of the model that the preset names.
+"""
+
+
+def count_licences(store: ObjectReader, snapshot: str | None) -> dict[str, int]:
+    """Count the samples of a snapshot by their licence.
+
+    Args:
+        store: Store of the snapshot.
+        snapshot: Id of the snapshot, or None.
+
+    Returns:
+        Number of samples by licence; empty if the store does not have the snapshot.
+
+    Raises:
+        Corrupt: The snapshot cannot be read.
+    """
+    if snapshot is None:
+        return {}
+    try:
+        return dict(Counter(sample.licence for sample in read_samples(store, snapshot)))
+    except NotFound:
+        return {}
+
+
+def model_card(
+    checkpoint: Checkpoint,
+    lineage: Mapping[str, Any],
+    licences: Mapping[str, int],
+    repository: str,
+) -> str:
+    """Return the card in Markdown with the metadata that the Hub reads.
+
+    Args:
+        checkpoint: The checkpoint.
+        lineage: What it was made from, and the rounds that it generated, as `layerloop used`.
+        licences: Number of samples of its snapshot by licence.
+        repository: Owner and name on the Hub.
+    """
+    title = f"Layerloop checkpoint {checkpoint.id[:12]}"
+    parts = [FRONT_MATTER, f"# {title}\n"]
+    parts.append(
+        f"Weights for images with transparency: recipe `{checkpoint.recipe}`, preset "
+        f"`{checkpoint.preset}`, parts {', '.join(f'`{part}`' for part in checkpoint.files)}. "
+        f"The id `{checkpoint.id}` is the hash of its files and of its lineage.\n"
+    )
+    parts.append("## Intended use\n\n" + INTENDED_USE.format(repository=repository))
+    parts.append(_table("Lineage", ("what", "value"), _lineage(checkpoint, lineage)))
+    parts.append(_table("Preset values that were changed", ("name", "value"), checkpoint.changes))
+    metrics = {name: f"{value:.5g}" for name, value in sorted(checkpoint.evaluation.items())}
+    heldout = (lineage.get("counts") or {}).get("split", {}).get("heldout")
+    parts.append(
+        _table(f"Metrics on {heldout or 'the'} held-out samples", ("metric", "mean"), metrics)
+    )
+    parts.append(_table("Review of what it generated", ("round", "accepted"), _rounds(lineage)))
+    shown = sorted(licences.items(), key=lambda item: (-item[1], item[0]))
+    parts.append(_table("Licences of the data", ("licence", "samples"), dict(shown)))
+    if not licences:
+        parts.append("## Licences of the data\n\nNot known here.\n")
+    parts.append(f"## Known limits\n\n{KNOWN_LIMITS}")
+    return "\n".join(part for part in parts if part)
+
+
+def _lineage(checkpoint: Checkpoint, lineage: Mapping[str, Any]) -> dict[str, object]:
+    ancestors = [f"`{row['id'][:12]}`" for row in lineage.get("ancestors", ())]
+    return {
+        "recipe": checkpoint.recipe,
+        "preset": checkpoint.preset,
+        "snapshot": f"`{checkpoint.snapshot}`" if checkpoint.snapshot else "none: imported weights",
+        "samples": lineage.get("samples") or "not known here",
+        "ancestors, nearest first": ", ".join(ancestors) or "none",
+        "seed": checkpoint.seed,
+        "code": checkpoint.code_version,
+    }
+
+
+def _rounds(lineage: Mapping[str, Any]) -> dict[str, str]:
+    """Return the share of candidates that became samples, with its 95 % interval, by round."""
+    shares = {}
+    for row in lineage.get("rounds", ()):
+        if row["candidates"]:
+            low, high = wilson(row["samples"] / row["candidates"], row["candidates"])
+            shares[str(row["id"])] = (
+                f"{row['samples']} of {row['candidates']} (95 % interval {low:.0%} to {high:.0%})"
+            )
+    return shares
+
+
+def _table(title: str, head: tuple[str, str], rows: Mapping[str, object]) -> str:
+    if not rows:
+        return ""
+    lines = [f"## {title}\n", f"| {head[0]} | {head[1]} |", "|---|---|"]
+    for name, value in rows.items():
+        cells = (str(text).replace("|", "\\|").replace("\n", " ") for text in (name, value))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
