@@ -52,6 +52,7 @@ PAGES = {
     "/rounds/{number:int}": "round",
     "/snapshots": "snapshots",
     "/snapshots/{name}": "snapshot",
+    "/samples/{sample}": "sample",
     "/checkpoints": "checkpoints",
     "/runs/{run}": "run",
     "/reviewers": "reviewers",

@@ -264,6 +264,41 @@ interface SnapshotChanges {
   next: string | null;
 }
 
+interface SampleLineage {
+  id: string;
+  caption: string;
+  licence: string;
+  source: string;
+  split: string;
+  round: number;
+  withdrawn_at: string | null;
+  /** Whether people can decide on it again; then its candidate is not shown. */
+  open: boolean;
+  candidate: {
+    id: string;
+    prompt: string;
+    seed: number | null;
+    round: number;
+    purpose: string;
+    checkpoint: string | null;
+    propensity: number | null;
+    decisions: { created_at: string; reviewer: string; verdict: string; reasons: string[] }[];
+  } | null;
+  snapshots: { id: string; tags: string[]; withheld: boolean }[];
+  checkpoints: { id: string; snapshot_id: string; promoted_at: string | null }[];
+}
+
+interface CheckpointLineage {
+  id: string;
+  snapshot: string | null;
+  /** Counts of its snapshot; null if that is not in this instance. */
+  samples: number | null;
+  counts: Record<string, Record<string, number>>;
+  ancestors: { id: string; snapshot: string | null }[];
+  rounds: { id: number; candidates: number; accepted: number }[];
+  children: string[];
+}
+
 interface PullFormat {
   name: string;
   reader: string;

@@ -25,6 +25,8 @@ def why(
         return
     print_text(f"{found['id']}  {found['caption']!r}")
     print_text(f"  licence {found['licence']}; source {found['source']}; split {found['split']}")
+    if found["open"]:
+        print_text("  its candidate is open for review again, which is blind: no origin is shown")
     if made := found["candidate"]:
         origin = short_hash(made["checkpoint"]) if made["checkpoint"] else made["purpose"]
         print_text(
@@ -68,7 +70,7 @@ def used(
             f"  continues {short_hash(ancestor['id'])} on {short_hash(ancestor['snapshot'])}"
         )
     for round_row in found["rounds"]:
-        made = f"{round_row['candidates']} candidates, {round_row['samples']} samples"
+        made = f"{round_row['candidates']} candidates, {round_row['accepted']} accepted"
         print_text(f"  generated round {round_row['id']}: {made}")
     for child in found["children"]:
         print_text(f"  continued by {short_hash(child)}")

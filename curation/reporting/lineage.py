@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,6 +12,7 @@ from curation.checkpoints.registry import find_checkpoint
 from curation.datasets.manifest import find_sample, read_withheld
 from curation.datasets.samples import find_sample_id
 from curation.datasets.snapshots import list_snapshots, read_snapshots
+from curation.db.counts import read_counts
 from curation.db.engine import Database, Transaction
 from curation.db.tables import (
     candidates,
@@ -21,21 +23,31 @@ from curation.db.tables import (
     rounds,
     samples,
 )
-from curation.domain import Sample
+from curation.domain import CandidateState, Sample
 from curation.ports import ObjectStore
 
+MAX_ROUNDS = 100
+"""Largest number of rounds that are listed with a checkpoint, the newest ones."""
 
-def why_sample(database: Database, store: ObjectStore, name: str) -> dict[str, Any]:
+
+def why_sample(
+    database: Database, store: ObjectStore, name: str, newest: int = 0
+) -> dict[str, Any]:
     """Return where a sample comes from, and where it went.
+
+    While its candidate is open again, after an undo, its origin and decisions are left out, since
+    review is blind.
 
     Args:
         database: The database.
         store: Store of the snapshots.
         name: Id of the sample, or its first eight or more digits.
+        newest: Look into so many snapshots only, the newest ones; 0 for all.
 
     Returns:
-        The sample; for a generated or reviewed one its candidate with prompt, seed, round,
-        checkpoint and decisions; the snapshots that hold it; the checkpoints trained on these.
+        The sample; whether it is open again; for a generated or reviewed one its candidate with
+        prompt, seed, round, checkpoint and decisions; the snapshots that hold it; the checkpoints
+        trained on these.
 
     Raises:
         NotFound: There is no such sample, or a snapshot is not in the store.
@@ -44,10 +56,12 @@ def why_sample(database: Database, store: ObjectStore, name: str) -> dict[str, A
     with database.transaction() as tx:
         id_ = find_sample_id(tx, name)
         row = tx.execute(sa.select(samples).where(samples.c.id == id_)).mappings().one()
-        candidate = _candidate(tx, row["candidate_id"]) if row["candidate_id"] else None
-        frozen = list_snapshots(tx)
+        is_open = _is_open(tx, row["candidate_id"])
+        has_origin = row["candidate_id"] and not is_open
+        candidate = _candidate(tx, row["candidate_id"]) if has_origin else None
+        frozen = list_snapshots(tx, newest)
     sample = Sample.read(row["line"])
-    # Manifests are read without a transaction; an empty snapshot has none.
+    # Manifests are read without a transaction; empty and taken down snapshots have none.
     holding = [
         {
             "id": snapshot["id"],
@@ -55,7 +69,9 @@ def why_sample(database: Database, store: ObjectStore, name: str) -> dict[str, A
             "withheld": sample.id in read_withheld(store, snapshot["id"]),
         }
         for snapshot in frozen
-        if snapshot["samples"] and find_sample(store, snapshot["id"], sample.id)
+        if snapshot["samples"]
+        and not snapshot["taken_down_by"]
+        and find_sample(store, snapshot["id"], sample.id)
     ]
     with database.transaction() as tx:
         trained = _trained_on(tx, [str(row["id"]) for row in holding])
@@ -67,6 +83,7 @@ def why_sample(database: Database, store: ObjectStore, name: str) -> dict[str, A
         "split": str(sample.split),
         "round": sample.round,
         "withdrawn_at": row["withdrawn_at"],
+        "open": is_open,
         "candidate": candidate,
         "snapshots": holding,
         "checkpoints": trained,
@@ -81,8 +98,8 @@ def used_by_checkpoint(tx: Transaction, name: str) -> dict[str, Any]:
         name: Id of the checkpoint, or its first eight or more digits.
 
     Returns:
-        Recipe, preset and seed; its snapshot with the counts of samples; its ancestors; the rounds
-        that it generated with their accepted samples; the checkpoints that continue it.
+        Recipe, preset and seed; its snapshot with the counts of samples; its ancestors; the newest
+        rounds that it generated with their accepted candidates; the checkpoints that continue it.
 
     Raises:
         NotFound: There is no such checkpoint.
@@ -110,6 +127,12 @@ def used_by_checkpoint(tx: Transaction, name: str) -> dict[str, Any]:
         "rounds": _generated(tx, found.id),
         "children": list(tx.execute(children.order_by(checkpoints.c.created_at)).scalars()),
     }
+
+
+def _is_open(tx: Transaction, candidate: uuid.UUID | None) -> bool:
+    """Return whether people may still decide on a candidate, or may be shown it later."""
+    state = tx.scalar(sa.select(candidates.c.state).where(candidates.c.id == candidate))
+    return state in (CandidateState.unshown, CandidateState.waiting, CandidateState.showing)
 
 
 def _candidate(tx: Transaction, candidate: uuid.UUID) -> dict[str, Any]:
@@ -158,16 +181,13 @@ def _trained_on(tx: Transaction, snapshots: list[str]) -> list[dict[str, Any]]:
 
 
 def _generated(tx: Transaction, checkpoint: str) -> list[dict[str, Any]]:
-    accepted = sa.func.count(samples.c.id).filter(samples.c.withdrawn_at.is_(None))
-    query = (
-        sa.select(
-            rounds.c.id,
-            sa.func.count(candidates.c.id).label("candidates"),
-            accepted.label("samples"),
-        )
-        .outerjoin(candidates, candidates.c.round_id == rounds.c.id)
-        .outerjoin(samples, samples.c.candidate_id == candidates.c.id)
-        .where(rounds.c.checkpoint_id == checkpoint)
-        .group_by(rounds.c.id)
-    )
-    return [dict(row) for row in tx.execute(query.order_by(rounds.c.id)).mappings()]
+    """Return the newest rounds of a checkpoint by kept counts, oldest first."""
+    query = sa.select(rounds.c.id).where(rounds.c.checkpoint_id == checkpoint)
+    newest = tx.execute(query.order_by(rounds.c.id.desc()).limit(MAX_ROUNDS)).scalars().all()
+    states: dict[int, Counter[str]] = {id_: Counter() for id_ in sorted(newest)}
+    for count in read_counts(tx, newest, ["candidates"]):
+        states[count.round_id][count.key[0]] += count.n
+    return [
+        {"id": id_, "candidates": found.total(), "accepted": found[CandidateState.accepted]}
+        for id_, found in states.items()
+    ]

@@ -209,6 +209,7 @@ def _operations(clients: dict[Role, httpx.Client]) -> dict[str, Request | Prepar
     candidate = claim(None)().json()["candidates"][0]["id"]
     checkpoint = trainer.get("/api/checkpoints").json()[0]["id"]
     snapshot = trainer.get("/api/snapshots/latest").json()["snapshot"]["id"]
+    sample = trainer.get("/api/snapshots/latest").json()["samples"][0]["id"]
     run = trainer.get("/api/runs").json()[0]["id"]
     trainer.post(f"/api/runs/{run}/retry").raise_for_status()
     loop = engineer.get("/api/loops").json()[0]["id"]
@@ -250,6 +251,10 @@ def _operations(clients: dict[Role, httpx.Client]) -> dict[str, Request | Prepar
         ),
         "GET /api/checkpoints": get(engineer, "/api/checkpoints"),
         "GET /api/checkpoints/{name}": get(engineer, f"/api/checkpoints/{checkpoint}"),
+        "GET /api/samples/{sample}/lineage": get(engineer, f"/api/samples/{sample}/lineage"),
+        "GET /api/checkpoints/{name}/lineage": get(
+            engineer, f"/api/checkpoints/{checkpoint}/lineage"
+        ),
         "POST /api/checkpoints/{name}/promote": lambda: trainer.post(
             f"/api/checkpoints/{checkpoint}/promote"
         ),
@@ -275,6 +280,7 @@ def _operations(clients: dict[Role, httpx.Client]) -> dict[str, Request | Prepar
     }
     for path in PAGES:
         shown = path.replace("{number:int}", "1").replace("{name}", "latest")
+        shown = shown.replace("{sample}", sample)
         operations[f"page {path}"] = get(engineer, shown)
     return operations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 
 import pytest
@@ -17,7 +18,7 @@ from curation.object_store import FolderStore
 from curation.review.decisions import decide
 from curation.review.queue import claim_items
 from curation.review.reviewers import add_reviewer
-from tests.browser.reviewing import OpenPage, Site, accessibility_violations
+from tests.browser.reviewing import OpenPage, Site, accessibility_violations, screenshot
 from tests.support.factories import make_candidates, make_round
 
 HOSTILE = '<img src=x onerror="window.stolen = 1"><script>window.stolen = 2</script>'
@@ -113,6 +114,32 @@ def test_annotators_see_only_what_they_may_read(
     expect(page.locator("#rows a")).to_have_count(0)
     page.goto(f"{site.address}/checkpoints")
     expect(page.locator("#error")).to_contain_text("don't have access")
+
+
+def test_a_sample_leads_to_its_origin_and_a_checkpoint_to_its_uses(
+    open_page: OpenPage, site: Site, round_id: int
+) -> None:
+    page = open_page(path="/snapshots/first", role=Role.trainer)
+    page.get_by_role("link", name="Why is it here?").first.click()
+    page.wait_for_url("**/samples/*")
+    expect(page.locator("#caption")).to_have_text(HOSTILE)
+    expect(page.locator("#decisions")).to_contain_text("accept by Grace")
+    expect(page.locator("#snapshots li")).to_have_count(1)
+    expect(page.locator("#snapshots")).to_contain_text("first")
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert accessibility_violations(page) == []
+        screenshot(page, f"sample-{width}")
+    page.locator("#origin").get_by_role("link", name=re.compile("^[0-9a-f]{10}$")).click()
+    page.wait_for_url("**/checkpoints#*")
+    page.get_by_text("Used for").first.click()
+    expect(page.locator("#cards")).to_contain_text("round 1: 12 candidates, 4 accepted")
+    assert accessibility_violations(page) == []
+    screenshot(page, "checkpoint-lineage")
+    annotator = open_page(name="Grace", role=Role.annotator)
+    annotator.goto(page.url.partition("/checkpoints")[0] + f"/samples/{'0' * 32}")
+    expect(annotator.locator("#error")).to_contain_text("don't have access")
 
 
 def test_creating_a_snapshot(open_page: OpenPage, site: Site, round_id: int) -> None:

@@ -35,6 +35,7 @@ export function sampleItem(sample, notes = []) {
           { title: `License: ${license || "none"}; source: ${sample.source}` },
           license || "no license",
         ),
+        el("small", {}, el("a", { href: `/samples/${sample.id}` }, "Why is it here?")),
       ),
     ),
   );

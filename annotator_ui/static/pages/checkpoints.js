@@ -1,5 +1,6 @@
 /** The checkpoints page: metrics compared with the parent, samples and lineage; training runs. */
 
+import { checkpointLineage } from "../charts/checkpoint_lineage.js";
 import { presetLabel, trainingRunRow } from "../charts/training_runs.js";
 import { button, byId, el, replace } from "../lib/dom.js";
 import { formatAgo, formatDate, humanize, pluralize, shortId } from "../lib/format.js";
@@ -165,6 +166,7 @@ function checkpointCard(checkpoint, all) {
     sampleGrid(checkpoint),
     el("dl", { class: "properties" }, properties(checkpoint, all)),
     moreMetrics(evaluation, parentOf(checkpoint, all)?.evaluation),
+    checkpointLineage(id),
   );
 }
 

@@ -124,6 +124,7 @@ class World:
             "number": str(self.round),
             "number:int": str(self.round),
             "name": "latest",
+            "sample": LOST.hex,
             "run": str(X),
             "sha256": "0" * 64,
             "task_id": str(X),

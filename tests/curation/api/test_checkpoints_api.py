@@ -12,9 +12,10 @@ from curation.checkpoints.registry import (
     register_checkpoint,
     request_training,
 )
-from curation.db.tables import checkpoints
-from curation.domain import Checkpoint, Progress, Role, TrainingRequest
-from tests.support.factories import make_checkpoint, make_round
+from curation.datasets.samples import add_samples, samples_from_candidates
+from curation.db.tables import candidates, checkpoints, rounds
+from curation.domain import CandidateState, Checkpoint, Progress, Role, TrainingRequest
+from tests.support.factories import make_candidates, make_checkpoint, make_round
 
 
 @pytest.fixture
@@ -88,3 +89,28 @@ def test_imported_weights_have_changes_and_no_snapshot(signed_in, two, database)
         )
     output = signed_in(Role.engineer).get(f"/api/checkpoints/{made}").json()
     assert (output["recipe"], output["snapshot"], output["changes"]) == ("imported", None, changes)
+
+
+def test_lineage_is_for_engineers_and_hides_open_candidates(signed_in, database, store):
+    with database.transaction() as tx:
+        round_id = make_round(tx)
+        [candidate] = make_candidates(tx, store, round_id, 1, CandidateState.accepted)
+        [sample] = add_samples(tx, samples_from_candidates(tx, [candidate]))
+        made_by = tx.scalar(sa.select(rounds.c.checkpoint_id).where(rounds.c.id == round_id))
+    of_sample = f"/api/samples/{sample.hex}/lineage"
+    of_checkpoint = f"/api/checkpoints/{made_by}/lineage"
+    engineer = signed_in(Role.engineer)
+    assert engineer.get(of_sample).json()["candidate"]["checkpoint"] == made_by
+    assert engineer.get(of_checkpoint).json()["rounds"] == [
+        {"id": round_id, "candidates": 1, "accepted": 1}
+    ]
+    with database.transaction() as tx:
+        reopening = sa.update(candidates).where(candidates.c.id == candidate)
+        tx.execute(reopening.values(state=CandidateState.showing))
+    found = engineer.get(of_sample).json()
+    assert (found["open"], found["candidate"]) == (True, None)
+    assert engineer.get(f"/api/samples/{'0' * 32}/lineage").status_code == 404
+    assert engineer.get("/api/samples/abc/lineage").status_code == 422
+    annotator = signed_in(Role.annotator)
+    for path in (of_sample, of_checkpoint):
+        assert annotator.get(path).status_code == 403

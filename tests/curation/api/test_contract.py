@@ -95,7 +95,7 @@ def known(app, context, database, store) -> dict[str, dict[str, dict[str, str]]]
         other = [make_round(tx) for _ in range(8)][-1]  # small numbers are guessed, and closed
         round_id = make_round(tx, quota=400)
         [candidate, *_] = make_candidates(tx, store, round_id, 400)
-        add_samples(tx, [new_sample(one) for one in range(3)])
+        sample, *_ = add_samples(tx, [new_sample(one) for one in range(3)])
         assume_whole(tx)
     preview = previewed(context, database, store)
     snapshot = snapshots.freeze_snapshot(database, store, tag="first", actor="test").id
@@ -135,6 +135,8 @@ def known(app, context, database, store) -> dict[str, dict[str, dict[str, str]]]
         "POST /api/loops/{number}/pause": loop,
         "POST /api/loops/{number}/resume": loop,
         "GET /api/checkpoints/{name}": {"path": {"name": checkpoint}},
+        "GET /api/checkpoints/{name}/lineage": {"path": {"name": checkpoint}},
+        "GET /api/samples/{sample}/lineage": {"path": {"sample": sample.hex}},
         "POST /api/checkpoints/{name}/promote": {"path": {"name": checkpoint}},
         "GET /api/layers/{sha256}.{form}": image,
         "GET /api/review/nearest": {"query": {"candidate": str(candidate)}},

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from curation.checkpoints.registry import register_checkpoint
 from curation.datasets.samples import add_samples, samples_from_candidates
 from curation.datasets.snapshots import freeze_snapshot
-from curation.db.tables import decisions, rounds
+from curation.db.tables import candidates, decisions, rounds
 from curation.domain import CandidateState, Checkpoint
 from curation.errors import NotFound
 from curation.reporting.lineage import used_by_checkpoint, why_sample
@@ -49,7 +49,33 @@ def test_the_lineage_of_a_sample_and_of_a_checkpoint_refer_to_each_other(databas
         assert (of_trained["snapshot"], of_trained["samples"]) == (frozen.id, 1)
         assert [row["id"] for row in of_trained["ancestors"]] == [generator]
         of_generator = used_by_checkpoint(tx, generator)
-        assert of_generator["rounds"] == [{"id": round_id, "candidates": 2, "samples": 1}]
+        assert of_generator["rounds"] == [{"id": round_id, "candidates": 2, "accepted": 2}]
         assert of_generator["children"] == [trained.id]
     with pytest.raises(NotFound):
         why_sample(database, store, "0" * 32)
+
+
+@pytest.mark.parametrize("state", [CandidateState.showing, CandidateState.unshown])
+def test_no_origin_is_shown_while_a_candidate_is_open_again(database, store, state):
+    with database.transaction() as tx:
+        [candidate] = make_candidates(tx, store, make_round(tx), 1, CandidateState.accepted)
+        [sample] = add_samples(tx, samples_from_candidates(tx, [candidate]))
+    assert why_sample(database, store, sample.hex)["candidate"]["id"] == str(candidate)
+    with database.transaction() as tx:
+        reopening = sa.update(candidates).where(candidates.c.id == candidate)
+        tx.execute(reopening.values(state=state))
+    found = why_sample(database, store, sample.hex)
+    assert (found["open"], found["candidate"]) == (True, None)
+
+
+def test_only_the_newest_snapshots_are_searched_if_asked(database, store):
+    with database.transaction() as tx:
+        ids = make_candidates(tx, store, make_round(tx), 2, CandidateState.accepted)
+        [sample] = add_samples(tx, samples_from_candidates(tx, ids[:1]))
+    freeze_snapshot(database, store, tag="old", actor="test")
+    with database.transaction() as tx:
+        add_samples(tx, samples_from_candidates(tx, ids[1:]))
+    newer = freeze_snapshot(database, store, tag="new", actor="test").id
+    held = why_sample(database, store, sample.hex, newest=1)["snapshots"]
+    assert [one["id"] for one in held] == [newer]
+    assert len(why_sample(database, store, sample.hex)["snapshots"]) == 2
