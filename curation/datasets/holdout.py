@@ -135,13 +135,12 @@ _LAYERS = sa.text(f"""
     where s.withdrawn_at is null and s.round = 0 and s.split = :split""")
 
 _WITHOUT_FINGERPRINT = sa.text(f"""
-    select distinct l.sha256
-    from samples s
-    join sample_layers sl on sl.sample_id = s.id
-    join layers l on l.sha256 = sl.sha256
-    where s.withdrawn_at is null and s.round = 0
-      and (l.fingerprint is null or octet_length(l.fingerprint) <> {FINGERPRINT_BYTES})
+    select l.sha256 from layers l
+    where (l.fingerprint is null or octet_length(l.fingerprint) <> {FINGERPRINT_BYTES})
       and l.sha256 > :after
+      and exists (
+        select from sample_layers sl join samples s on s.id = sl.sample_id
+        where sl.sha256 = l.sha256 and s.withdrawn_at is null and s.round = 0)
     order by l.sha256 limit :limit""")
 
 _STORE = sa.text("update layers set fingerprint = :mark where sha256 = :b_sha256")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -29,7 +29,7 @@ PER_GROUP = 64
 """Largest number of images of a group on a contact sheet."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Change:
     """A sample that both snapshots have, with the fields that differ."""
 
@@ -104,7 +104,7 @@ def compare_snapshots(store: ObjectReader, first: str, second: str) -> SnapshotD
         elif before is not None and after is not None:
             fields = _changed_fields(before, after)
             if fields:
-                diff.changed.append(Change(before, after, fields))
+                diff.changed.append(Change(before, _sharing(after, before), fields))
     hidden = read_withheld(store, first), read_withheld(store, second)
     diff.withheld = sorted(hidden[1] - hidden[0])
     diff.released = sorted(hidden[0] - hidden[1])
@@ -278,6 +278,13 @@ def _differing(
     for part in manifest.parts:
         if part.sha256 not in shared and part.prefix >= start[: len(part.prefix)]:
             yield from (sample for sample in read_part(store, part) if sample.id > start)
+
+
+def _sharing(sample: Sample, other: Sample) -> Sample:
+    """Return an equal sample that shares equal values with another: a million may have changed."""
+    values = {name: getattr(other, name) for name in (*FIELDS, "id", "visible")}
+    equal = {name: value for name, value in values.items() if value == getattr(sample, name)}
+    return replace(sample, **equal)
 
 
 def _changed_fields(before: Sample, after: Sample) -> tuple[str, ...]:

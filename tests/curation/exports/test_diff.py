@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
+from curation.domain import CaptionSource
 from curation.exports.diff import TILE, compare_snapshots, contact_sheet, read_changes
 from tests.support.snapshots import make_sample, make_snapshot
 
@@ -70,3 +72,14 @@ def pages(store, first, second, kind, limit):
         assert len(page) <= limit
         found += page
     return found
+
+
+def test_a_change_keeps_both_samples_and_their_equal_values_once(store):
+    before = replace(
+        make_sample(store, 12, caption="IMG 7"), caption_source=CaptionSource.file_name
+    )
+    after = replace(before, caption="a red circle", caption_source=None, licence_text="as it was")
+    first, second = make_snapshot(store, [before]), make_snapshot(store, [after])
+    [change] = compare_snapshots(store, first, second).changed
+    assert (change.before, change.after, change.fields) == (before, after, ("caption",))
+    assert change.after.layers is change.before.layers
