@@ -55,8 +55,8 @@ def verify_folder(
         return [_check_record(listed, description["files"])]
     records = [parse_record(line) for line in listed.decode().split("\n") if line]
 
-    def check(one: FileRecord) -> Damage | None:
-        return _check_file(folder, one)
+    def check(record: FileRecord) -> Damage | None:
+        return _check_file(folder, record)
 
     found = []
     report(Progress("verifying", 0, len(records)))
@@ -64,9 +64,9 @@ def verify_folder(
         found += [damage] if damage else []
         report(Progress("verifying", done, len(records)))
     if description.get("decisions"):
-        found = [replace(one, samples=(), candidates=one.samples) for one in found]
+        found = [replace(damage, samples=(), candidates=damage.samples) for damage in found]
     found += _check_manifest(folder, description["snapshot"], report, workers)
-    return sorted(found, key=lambda one: one.name)
+    return sorted(found, key=lambda damage: damage.name)
 
 
 def _check_manifest(
@@ -88,7 +88,7 @@ def _check_record(listed: bytes, sha256: str) -> Damage:
             samples |= dict.fromkeys(_recorded_ids(line))
     # A damaged id is read from the line as it was.
     if len(listed) <= LONG and (flip := find_flip(listed, sha256, line_trials(listed, _is_sound))):
-        samples = dict.fromkeys(one for line in flip.lines() for one in _recorded_ids(line))
+        samples = dict.fromkeys(id_ for line in flip.lines() for id_ in _recorded_ids(line))
     return Damage("file", f"{STATE}/files.jsonl", "the record of the files differs", tuple(samples))
 
 
@@ -107,33 +107,33 @@ def _is_sound(line: bytes) -> bool:
     return True
 
 
-def _check_file(folder: Path, one: FileRecord) -> Damage | None:
-    path = folder / one.path
-    samples = (one.sample,) if one.sample else ()
+def _check_file(folder: Path, record: FileRecord) -> Damage | None:
+    path = folder / record.path
+    samples = (record.sample,) if record.sample else ()
     if not path.is_file():
-        return Damage("file", one.path, "it is missing", samples or tuple(one.rows))
-    if path.stat().st_size == one.size and compute_sha256(path) == one.sha256:
+        return Damage("file", record.path, "it is missing", samples or tuple(record.rows))
+    if path.stat().st_size == record.size and compute_sha256(path) == record.sha256:
         return None
     problem = "it differs from what was pulled"
-    return Damage("file", one.path, problem, samples or _inside(path.read_bytes(), one))
+    return Damage("file", record.path, problem, samples or _inside(path.read_bytes(), record))
 
 
-def _inside(data: bytes, one: FileRecord) -> tuple[str, ...]:
+def _inside(data: bytes, record: FileRecord) -> tuple[str, ...]:
     """Return the samples that damage of a table or shard concerns; all of a shard at worst."""
-    flip = find_flip_in_blocks(data, one.sha256, one.blocks)
-    if flip is None and not one.blocks and len(data) <= LONG:
-        flip = find_flip(data, one.sha256)
+    flip = find_flip_in_blocks(data, record.sha256, record.blocks)
+    if flip is None and not record.blocks and len(data) <= LONG:
+        flip = find_flip(data, record.sha256)
     if flip is None:
-        return tuple(one.rows)
-    if not one.rows:
+        return tuple(record.rows)
+    if not record.rows:
         return _ids_near(flip)
-    found = _in_tar(flip) if one.path.endswith(".tar") else _in_parquet(data, flip)
-    return found or tuple(one.rows)
+    found = _in_tar(flip) if record.path.endswith(".tar") else _in_parquet(data, flip)
+    return found or tuple(record.rows)
 
 
 def _ids_near(flip: Flip) -> tuple[str, ...]:
     """Return the ids in the line of a flipped bit, or the nearest one of a long line."""
-    found = dict.fromkeys(one.decode() for line in flip.lines() for one in _ID.findall(line))
+    found = dict.fromkeys(id_.decode() for line in flip.lines() for id_ in _ID.findall(line))
     if len(found) <= 2:
         return tuple(found)
     return (

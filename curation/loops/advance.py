@@ -185,7 +185,7 @@ def _open(tx: Transaction, loop: Loop) -> bool:
     if checkpoint is None:
         raise Refused("no checkpoint is promoted", "'layerloop checkpoint promote'")
     seed = plan.seed + loop.turn
-    number = rounds.open_round(
+    round_id = rounds.open_round(
         tx,
         checkpoint=checkpoint.id,
         prompt_list=choose_prompts(tx, plan.quota, seed, plan.kind, use_file_names=plan.file_names),
@@ -195,29 +195,29 @@ def _open(tx: Transaction, loop: Loop) -> bool:
         kind=plan.kind,
         actor=ACTOR,
     )
-    work.set_rule_reviewer(tx, number, plan.reviewer == LoopReviewer.rules, ACTOR)
+    work.set_rule_reviewer(tx, round_id, plan.reviewer == LoopReviewer.rules, ACTOR)
     if plan.priority:
-        work.set_priority(tx, number, plan.priority, ACTOR)
-    rows.update_turn(tx, loop, round_id=number)
+        work.set_priority(tx, round_id, plan.priority, ACTOR)
+    rows.update_turn(tx, loop, round_id=round_id)
     return _move(tx, loop, LoopStep.review)
 
 
 def _review(tx: Transaction, loop: Loop) -> bool:
     """Close the turn's round when nothing in it is unfinished, or enough is accepted."""
-    number = int(loop.round or 0)
-    round_ = rounds.find_round(tx, number)
+    round_id = int(loop.round or 0)
+    round_ = rounds.find_round(tx, round_id)
     if round_["state"] != RoundState.closed:
-        counts = rounds.count_states(tx, number)
+        counts = rounds.count_states(tx, round_id)
         enough = _has_enough(tx, loop)
         unfinished = any(counts.get(state) for state in rounds.UNFINISHED_STATES)
         if unfinished and not enough:
             # The chain of review jobs may have ended before the last candidates came.
             if round_["rule_reviewer"] and counts.get("waiting") and not counts.get("showing"):
-                tx.enqueue(JobName.review, number)
+                tx.enqueue(JobName.review, round_id)
             return False
-        if not enough and not round_["rule_reviewer"] and not _undo_is_past(tx, number):
+        if not enough and not round_["rule_reviewer"] and not _undo_is_past(tx, round_id):
             return False
-        rounds.close_round(tx, number, ACTOR)
+        rounds.close_round(tx, round_id, ACTOR)
     if loop.turn >= loop.plan.rounds or _has_enough(tx, loop):
         return _move(tx, loop, LoopStep.finish)
     rows.begin_turn(tx, loop)
@@ -230,10 +230,10 @@ def _has_enough(tx: Transaction, loop: Loop) -> bool:
     return wanted is not None and (spending.spent(tx, loop).accepted or 0) >= wanted
 
 
-def _undo_is_past(tx: Transaction, number: int) -> bool:
+def _undo_is_past(tx: Transaction, round_id: int) -> bool:
     """Return whether the last decision of a round is too old to be undone."""
     recent = decisions.c.created_at > sa.func.now() - seconds(UNDO_SECONDS)
-    own = decisions.c.round_id == number
+    own = decisions.c.round_id == round_id
     return tx.scalar(sa.select(decisions.c.id).where(own, recent).limit(1)) is None
 
 

@@ -76,16 +76,16 @@ def own_report(tx: Transaction, person: Reviewer) -> dict[str, Any]:
     return stats | {"role": person.role, "paused": person.paused, "as_of": as_of}
 
 
-def agreement_report(tx: Transaction, number: int) -> dict[str, Any]:
+def agreement_report(tx: Transaction, round_id: int) -> dict[str, Any]:
     """Return the agreement of people in a round, with `as_of`. Raises NotFound.
 
     Args:
         tx: The transaction.
-        number: The round.
+        round_id: The round.
     """
     report, as_of = _read_or_compute(
-        tx, AGREEMENT, [number], lambda id_: agreement.round_agreement(tx, id_)
-    )[number]
+        tx, AGREEMENT, [round_id], lambda id_: agreement.round_agreement(tx, id_)
+    )[round_id]
     return report | {"as_of": as_of}
 
 

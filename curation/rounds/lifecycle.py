@@ -95,12 +95,12 @@ def open_round(
         "priority": priority,
         "state": RoundState.open,
     }
-    number = next_round_id(tx)
-    tx.execute(sa.insert(rounds), row | {"id": number})
+    round_id = next_round_id(tx)
+    tx.execute(sa.insert(rounds), row | {"id": round_id})
     add_prompts(tx, prompt_list, on_progress)
     add_requests(
         tx,
-        number,
+        round_id,
         checkpoint=checkpoint,
         prompt_list=prompt_list,
         seed=seed,
@@ -108,10 +108,10 @@ def open_round(
         on_progress=on_progress,
     )
     tx.log(
-        actor, "round opened", f"round {number}", checkpoint=checkpoint, quota=quota, policy=rules
+        actor, "round opened", f"round {round_id}", checkpoint=checkpoint, quota=quota, policy=rules
     )
-    tx.enqueue(JobName.generate, number)
-    return number
+    tx.enqueue(JobName.generate, round_id)
+    return round_id
 
 
 def next_round_id(tx: Transaction) -> int:
@@ -154,8 +154,8 @@ def open_seed_review(tx: Transaction, actor: str, kind: Kind = Kind.single) -> i
         & (rounds.c.kind == kind)
         & (rounds.c.state != RoundState.closed)
     )
-    number = tx.scalar(sa.select(rounds.c.id).where(is_open).order_by(rounds.c.id))
-    if number is None:
+    round_id = tx.scalar(sa.select(rounds.c.id).where(is_open).order_by(rounds.c.id))
+    if round_id is None:
         row = {
             "purpose": "seeds",
             "kind": kind,
@@ -163,15 +163,15 @@ def open_seed_review(tx: Transaction, actor: str, kind: Kind = Kind.single) -> i
             "policy": dict(SHOW_ALL),
             "state": RoundState.open,
         }
-        number = next_round_id(tx)
-        tx.execute(sa.insert(rounds), row | {"id": number})
-        tx.log(actor, "round opened", f"round {number}", purpose="seeds")
-    return int(number)
+        round_id = next_round_id(tx)
+        tx.execute(sa.insert(rounds), row | {"id": round_id})
+        tx.log(actor, "round opened", f"round {round_id}", purpose="seeds")
+    return int(round_id)
 
 
 def add_for_review(
     tx: Transaction,
-    number: int,
+    round_id: int,
     layers: Mapping[LayerRole, StoredLayer],
     prompt: Prompt,
     flags: Sequence[str],
@@ -181,7 +181,7 @@ def add_for_review(
 
     Args:
         tx: The transaction.
-        number: The round.
+        round_id: The round.
         layers: The stored layers by role.
         prompt: The caption as a prompt.
         flags: The codes with which screening flagged it.
@@ -197,7 +197,7 @@ def add_for_review(
     candidate = content_id("candidate", "import", *hashes)
     row = {
         "id": candidate,
-        "round_id": number,
+        "round_id": round_id,
         "prompt_id": prompt.id,
         "seed": int(hashes[0][:15], 16),
         "state": CandidateState.waiting,
@@ -212,42 +212,44 @@ def add_for_review(
             for role, layer in layers.items()
         ]
         tx.execute(sa.insert(candidate_layers), rows)
-        tx.execute(sa.update(rounds).where(rounds.c.id == number).values(quota=rounds.c.quota + 1))
+        tx.execute(
+            sa.update(rounds).where(rounds.c.id == round_id).values(quota=rounds.c.quota + 1)
+        )
     return candidate
 
 
-def pause_round(tx: Transaction, number: int, actor: str) -> None:
+def pause_round(tx: Transaction, round_id: int, actor: str) -> None:
     """Stop generating and showing candidates of a round until it is resumed.
 
     Candidates that reviewers already hold may still be decided.
     """
-    _move(tx, number, RoundState.open, RoundState.paused, actor)
+    _move(tx, round_id, RoundState.open, RoundState.paused, actor)
 
 
-def resume_round(tx: Transaction, number: int, actor: str) -> None:
+def resume_round(tx: Transaction, round_id: int, actor: str) -> None:
     """Resume a paused round."""
-    _move(tx, number, RoundState.paused, RoundState.open, actor)
-    tx.enqueue(JobName.generate, number)
-    tx.enqueue(JobName.screen, number)
+    _move(tx, round_id, RoundState.paused, RoundState.open, actor)
+    tx.enqueue(JobName.generate, round_id)
+    tx.enqueue(JobName.screen, round_id)
 
 
-def close_round(tx: Transaction, number: int, actor: str) -> int:
+def close_round(tx: Transaction, round_id: int, actor: str) -> int:
     """Close a round and withdraw its undecided candidates; closing twice has no effect.
 
     Returns:
         The number of candidates withdrawn.
     """
     # Lock the round first: decisions and undos in progress finish before their candidates are read.
-    locked = sa.select(rounds.c.state).where(rounds.c.id == number, IS_NOT_GOLD).with_for_update()
+    locked = sa.select(rounds.c.state).where(rounds.c.id == round_id, IS_NOT_GOLD).with_for_update()
     if tx.scalar(locked) in {None, RoundState.closed}:
-        find_round(tx, number)
+        find_round(tx, round_id)
         return 0
-    unfinished = (candidates.c.round_id == number) & candidates.c.state.in_(UNFINISHED_STATES)
+    unfinished = (candidates.c.round_id == round_id) & candidates.c.state.in_(UNFINISHED_STATES)
     tx.execute(
         sa.delete(leases).where(leases.c.subject.in_(sa.select(candidates.c.id).where(unfinished)))
     )
     # Gold hidden in this round is withdrawn too; it belongs to another round.
-    hidden = candidates.c.id.in_(sa.select(gold.c.candidate_id).where(gold.c.round_id == number))
+    hidden = candidates.c.id.in_(sa.select(gold.c.candidate_id).where(gold.c.round_id == round_id))
     tx.execute(
         sa.delete(leases).where(leases.c.subject.in_(sa.select(candidates.c.id).where(hidden)))
     )
@@ -257,21 +259,23 @@ def close_round(tx: Transaction, number: int, actor: str) -> int:
     ).rowcount
     tx.execute(
         sa.update(rounds)
-        .where(rounds.c.id == number)
+        .where(rounds.c.id == round_id)
         .values(state=RoundState.closed, closed_at=sa.func.now())
     )
-    tx.log(actor, "round closed", f"round {number}", withdrawn=withdrawn)
+    tx.log(actor, "round closed", f"round {round_id}", withdrawn=withdrawn)
     return int(withdrawn)
 
 
-def find_round(tx: Transaction, number: int) -> dict[str, Any]:
+def find_round(tx: Transaction, round_id: int) -> dict[str, Any]:
     """Return a round's row. Raises NotFound.
 
     The internal round that owns all gold is treated as missing.
     """
-    row = tx.execute(sa.select(rounds).where(rounds.c.id == number, IS_NOT_GOLD)).mappings().first()
+    row = (
+        tx.execute(sa.select(rounds).where(rounds.c.id == round_id, IS_NOT_GOLD)).mappings().first()
+    )
     if row is None:
-        raise NotFound(f"there is no round {number}", "'layerloop round list' shows all rounds")
+        raise NotFound(f"there is no round {round_id}", "'layerloop round list' shows all rounds")
     return dict(row)
 
 
@@ -299,9 +303,9 @@ def list_rounds(
     return [row | {"counts": counted.get(row["id"], {})} for row in listed]
 
 
-def count_states(tx: Transaction, number: int) -> dict[str, int]:
+def count_states(tx: Transaction, round_id: int) -> dict[str, int]:
     """Return the number of candidates of a round in each state."""
-    return counts.count_states(tx, [number]).get(number, {})
+    return counts.count_states(tx, [round_id]).get(round_id, {})
 
 
 def check_round(texts: Sequence[Prompt], quota: int, policy: Mapping[str, Any], kind: Kind) -> None:
@@ -328,20 +332,22 @@ def check_round(texts: Sequence[Prompt], quota: int, policy: Mapping[str, Any], 
     parse_policy(policy)
 
 
-def _move(tx: Transaction, number: int, source: RoundState, target: RoundState, actor: str) -> None:
+def _move(
+    tx: Transaction, round_id: int, source: RoundState, target: RoundState, actor: str
+) -> None:
     moving = (
         sa.update(rounds)
-        .where(rounds.c.id == number, IS_NOT_GOLD, rounds.c.state == source)
+        .where(rounds.c.id == round_id, IS_NOT_GOLD, rounds.c.state == source)
         .values(state=target)
     )
     # The update matches only the expected state; otherwise report the actual one.
     if not tx.execute(moving).rowcount:
-        state = find_round(tx, number)["state"]
+        state = find_round(tx, round_id)["state"]
         raise Conflict(
-            f"round {number} is {state}, not {source}",
-            f"'layerloop round show {number}' shows its state",
+            f"round {round_id} is {state}, not {source}",
+            f"'layerloop round show {round_id}' shows its state",
         )
-    tx.log(actor, f"round {target}", f"round {number}")
+    tx.log(actor, f"round {target}", f"round {round_id}")
 
 
 # The sequence follows, for rows that are inserted without an id.
