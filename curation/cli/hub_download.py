@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ IMAGES = (
 """The files that an import of seeds reads."""
 DESCRIPTIONS = ("croissant.json", "dataset_infos.json")
 """Files about a dataset that no import reads."""
+
+_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
 
 def fetch_weights(
@@ -48,7 +51,7 @@ def fetch_weights(
 
     if not any(map(is_hub_address, words)):
         return [Path(word) for word in words]
-    found = [(word, _find_weights(word) if is_hub_address(word) else None) for word in words]
+    found = [(word, find_weights(word) if is_hub_address(word) else None) for word in words]
     if dry_run:
         for _, remote in found:
             if remote is not None:
@@ -105,7 +108,12 @@ def describe_rights(remote: RemoteFiles) -> str:
     )
 
 
-def _find_weights(word: str) -> RemoteFiles:
+def find_weights(word: str) -> RemoteFiles:
+    """List the files of a checkpoint, or a file of weights with its shards.
+
+    Raises:
+        NotFound, Refused, Unreachable: As `fetch_weights`.
+    """
     from curation.adapters.hub.address import RepositoryKind, parse_address
     from curation.adapters.hub.download import find_files
 
@@ -126,9 +134,9 @@ def _find_weights(word: str) -> RemoteFiles:
         return remote
     # A part of a file in shards comes with the others and their index.
     stem = parsed.file.removesuffix(".index.json").removesuffix(".safetensors").lower()
-    stem = stem.partition("-0")[0]
-    return find_files(parsed, [f"{stem}.safetensors", f"{stem}-*.safetensors",
-                               f"{stem}.safetensors.index.json"])  # fmt: skip
+    whole = glob.escape(_SHARD.sub("", stem))
+    names = [".safetensors", "-[0-9]*-of-[0-9]*.safetensors", ".safetensors.index.json"]
+    return find_files(parsed, [f"{whole}{name}" for name in names])
 
 
 def download_files(remote: RemoteFiles, report: ProgressCallback) -> Path:

@@ -15,6 +15,7 @@ from PIL import Image
 from curation.adapters.hub.address import HubAddress, RepositoryKind, parse_address
 from curation.adapters.hub.limits import LocalFile, check_limits, group_commits
 from curation.adapters.hub.requests import ATTEMPTS
+from curation.cli.hub_download import find_weights
 from curation.datasets.manifest import read_samples
 from curation.errors import Refused
 from curation.images.codec import decode_layer
@@ -66,6 +67,7 @@ def push(hub: HubServer, tmp_path: Path, name: str, *more: str, code: int = 0, *
     return call(hub, tmp_path, *arguments, code=code, **environment)
 
 
+@pytest.mark.slow
 def test_a_pushed_snapshot_is_complete_and_a_second_push_sends_nothing(
     hub: HubServer, store, snapshot: str, tmp_path: Path
 ) -> None:
@@ -206,6 +208,31 @@ def test_a_server_that_is_away_is_named(hub: HubServer, snapshot: str, tmp_path:
     assert "the Hub does not answer" in messages
 
 
+@pytest.mark.parametrize(
+    ("file", "found"),
+    [
+        ("unet-01.safetensors", {"unet-01.safetensors"}),
+        ("a[1].safetensors", {"a[1].safetensors"}),
+        ("big-00001-of-00002.safetensors",
+         {"big-00001-of-00002.safetensors", "big-00002-of-00002.safetensors",
+          "big.safetensors.index.json"}),
+    ],
+)  # fmt: skip
+def test_a_file_of_weights_comes_with_its_shards_alone(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, file: str, found: set[str]
+) -> None:
+    from huggingface_hub import HfApi
+
+    names = ("unet-01", "unet-02", "unet", "a[1]", "a1",
+             "big-00001-of-00002", "big-00002-of-00002")  # fmt: skip
+    repository = hub.repositories["models/ben/weights"] = Repository()
+    files = {f"{name}.safetensors": b"1" for name in names}
+    repository.commit(files | {"big.safetensors.index.json": b"{}"})
+    client = HfApi(endpoint=hub.url, token=TOKEN)
+    monkeypatch.setattr("curation.adapters.hub.download.open_hub", lambda: client)
+    assert set(find_weights(f"hf://ben/weights/{file}").sizes) == found
+
+
 def test_limits_are_checked_before_anything_is_sent() -> None:
     def files(paths: list[str], size: int = 1) -> list[LocalFile]:
         return [LocalFile(path, Path(path), size) for path in paths]
@@ -260,6 +287,7 @@ def instance(settings: Settings) -> dict[str, str]:
     return {n: v for n, v in settings.environment().items() if n.startswith("LAYERLOOP_")}
 
 
+@pytest.mark.slow
 def test_a_pushed_snapshot_is_imported_as_seeds(
     hub: HubServer, instance: dict[str, str], tmp_path: Path
 ) -> None:
@@ -299,6 +327,7 @@ def test_a_pushed_snapshot_is_imported_as_seeds(
     assert not (folder / gone).exists()
 
 
+@pytest.mark.slow
 def test_a_licence_of_a_card_is_proposed_and_not_assumed(
     hub: HubServer, instance: dict[str, str], tmp_path: Path
 ) -> None:
@@ -330,6 +359,7 @@ def checkpoint(settings: Settings, instance: dict[str, str]) -> str:
             return registry.register_checkpoint(tx, made, "test")
 
 
+@pytest.mark.slow
 def test_a_pushed_checkpoint_is_imported_with_its_id(
     hub: HubServer, instance: dict[str, str], checkpoint: str, tmp_path: Path
 ) -> None:
@@ -359,6 +389,7 @@ def test_a_pushed_checkpoint_is_imported_with_its_id(
         assert (folder / name).read_bytes() == repository.files[name]
 
 
+@pytest.mark.slow
 def test_only_safetensors_are_taken_from_a_model(
     hub: HubServer, instance: dict[str, str], tmp_path: Path
 ) -> None:
