@@ -32,7 +32,8 @@ from PIL import Image
 
 from curation.images.codec import decode_layer, encode_layer
 from tests.benchmarks.review_queue import _database, _server
-from tests.support.snapshot_formats import FORMATS, SnapshotFormat
+from tests.support.dataset_formats import FORMATS
+from tests.support.snapshot_formats import SnapshotFormat
 
 PEERS = Path.home() / ".cache" / "layerloop" / "snapshot-benchmarks"
 PINS = (
