@@ -112,9 +112,8 @@ def fingerprint(address: str, folder: str, _: tuple[str, ...]) -> str:
 def freeze(address: str, folder: str, _: tuple[str, ...]) -> str:
     """Freeze all samples; return the id."""
     with closing(Database(address)) as database:
-        with database.transaction(repeatable_read=True) as tx:
-            store = FolderStore(Path(folder))
-            return snapshots.freeze_snapshot(tx, store, tag=None, actor="benchmark").id
+        store = FolderStore(Path(folder))
+        return snapshots.freeze_snapshot(database, store, tag=None, actor="benchmark").id
 
 
 def change_few(address: str, folder: str, arguments: tuple[str, ...]) -> str:

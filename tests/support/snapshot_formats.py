@@ -109,8 +109,7 @@ class LayerloopStore(SnapshotFormat):
 
     def freeze(self) -> None:
         assert self.database is not None
-        with self.database.transaction(repeatable_read=True) as tx:
-            frozen = freeze_snapshot(tx, self.store, tag=None, actor="benchmark")
+        frozen = freeze_snapshot(self.database, self.store, tag=None, actor="benchmark")
         (self.folder / "name").write_text(frozen.id)
 
     def add(self, images: list[bytes]) -> None:
