@@ -204,8 +204,7 @@ def test_layers_of_rejects_are_given_out_by_snapshots_with_decisions_alone(serve
         decide(tx, person, decided, Verdict.reject, key=uuid.uuid4())
         query = sa.select(candidate_layers.c.candidate_id, candidate_layers.c.sha256)
         names = dict(map(tuple, tx.execute(query)))
-    with context.database.transaction() as tx:
-        options = {"tag": "v2", "actor": "test", "decided": find_decided(tx)}
+    options = {"tag": "v2", "actor": "test", "find_decided": find_decided}
     frozen = snapshots.freeze_snapshot(context.database, context.store, **options)
     reader = ApiReader(address, token, "v2")
     assert reader.info["decisions"]["verdict"] == {"reject": 1}

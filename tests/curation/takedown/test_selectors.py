@@ -235,9 +235,8 @@ def test_one_side_of_a_pair_selects_the_pair(database, store):
 def test_decisions_in_a_snapshot_go_with_their_candidates(database, store, reviewed):
     """A rejected candidate touches a snapshot that was frozen with it."""
     _, ids = reviewed
-    with database.transaction() as tx:
-        decided = find_decided(tx)
-    touched = freeze_snapshot(database, store, tag="all", actor="test", decided=decided).id
+    options = {"tag": "all", "actor": "test", "find_decided": find_decided}
+    touched = freeze_snapshot(database, store, **options).id
     assert ids[2].hex in {one.candidate for one in read_decisions(store, touched)}
     take_down_now(database, store, Selector("sample", (str(ids[2]),)))
     with database.transaction() as tx:
