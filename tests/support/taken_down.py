@@ -13,6 +13,7 @@ import numpy as np
 import sqlalchemy as sa
 from PIL import Image
 
+from curation.adapters.embedded_postgres import find_programs
 from curation.checkpoints.registry import promote_checkpoint, register_checkpoint
 from curation.datasets.captions import set_caption
 from curation.datasets.manifest import snapshot_objects
@@ -132,7 +133,8 @@ def dump(address: str) -> str:
     url = sa.make_url(address).set(drivername="postgresql").render_as_string(hide_password=False)
     left_out = ["--exclude-table-data=blocked_layers", "--exclude-table-data=takedown_items"]
     return subprocess.run(
-        ["pg_dump", "--data-only", "--inserts", *left_out, url],
+        # Of the embedded server: an older pg_dump refuses a newer server.
+        [find_programs() / "pg_dump", "--data-only", "--inserts", *left_out, url],
         check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
 

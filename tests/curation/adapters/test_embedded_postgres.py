@@ -364,4 +364,4 @@ def test_a_short_socket_path_is_found_even_where_the_temporary_folder_is_deep(cl
     digest = hashlib.sha256(os.fsencode(cluster / "data")).hexdigest()[:12]
     assert address.endswith(digest)
     assert address.partition("host=")[2].startswith("/tmp/layerloop-")
-    assert shutil.which("postgres", path=str(embedded_postgres._binaries()))
+    assert shutil.which("postgres", path=str(embedded_postgres.find_programs()))
