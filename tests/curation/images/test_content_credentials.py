@@ -23,7 +23,7 @@ from curation.errors import NotFound, Refused
 from curation.exports.formats import FORMATS, PullRequest, pull_snapshot
 from curation.exports.rendering import Treatment
 from curation.exports.selection import Selection
-from curation.exports.verify import verify_folder
+from curation.exports.verify_pull import verify_folder
 from curation.images.content_credentials import LABEL, open_signer
 from curation.images.provenance import GENERATED, save_image
 from tests.support.factories import image
