@@ -56,12 +56,14 @@ class Kills:
     Attributes:
         workers: Number of workers.
         every: Seconds between two kills; 0 for none.
+        most: Number of kills; candidates whose workers always die fail in the end.
         seed: RNG seed of the choice of the worker.
         limit: Seconds in which the loop must end.
     """
 
     workers: int
     every: float = 0.0
+    most: int = 1_000
     seed: int = 0
     limit: float = 1_800.0
 
@@ -124,7 +126,7 @@ def _keep_workers(
         while _loop(database, loop_id).state == LoopState.running:
             passed = time.monotonic() - started
             assert passed < kills.limit, f"the loop does not end: {_loop(database, loop_id)}"
-            if kills.every and passed >= (killed + 1) * kills.every:
+            if kills.every and killed < kills.most and passed >= (killed + 1) * kills.every:
                 index = rng.randrange(kills.workers)
                 workers[index].kill()
                 killed += 1
@@ -271,7 +273,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="folder for the homes and logs")
     options = parser.parse_args()
     plan = LoopPlan(options.rounds, options.quota, options.preset, LoopReviewer.person)
-    kills = Kills(options.workers, options.every, options.seed)
+    kills = Kills(options.workers, options.every, seed=options.seed)
     with ExitStack() as stack:
         folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for name in ("ceph", "broker"):

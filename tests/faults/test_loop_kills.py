@@ -22,7 +22,7 @@ def test_a_loop_with_killed_workers_makes_the_snapshots_of_an_undisturbed_one(
 ) -> None:
     queue = request.getfixturevalue(f"{broker}_address")
     plan = LoopPlan(1, 8, "micro", LoopReviewer.person, images=96)
-    kills = Kills(workers=2, every=8, seed=7, limit=400)
+    kills = Kills(workers=2, every=8, most=3, seed=7, limit=400)
     expected, result = compare_loops(tmp_path, postgres_address, s3_credentials, queue, plan, kills)
     assert find_differences(result, expected) == []
     assert result.kills > 0
