@@ -97,7 +97,7 @@ def test_without_a_session_a_page_redirects_to_sign_in(client: TestClient, path:
     client.cookies.clear()
     response = client.get(path)
     assert response.status_code == 303
-    assert response.headers["location"] == f"/sign-in?next={path}"
+    assert response.headers["location"] == f"/sign-in?next={quote(path)}"
     assert client.get("/").headers["location"] == "/sign-in"
 
 

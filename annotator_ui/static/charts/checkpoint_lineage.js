@@ -8,7 +8,7 @@ import { showError } from "../lib/shell.js";
 /** @param {string} checkpoint */
 export function checkpointLineage(checkpoint) {
   const list = el("dl", { class: "properties" });
-  const details = el("details", { class: "more-metrics" }, el("summary", {}, "Used for"), list);
+  const details = el("details", { class: "checkpoint-uses" }, el("summary", {}, "Used for"), list);
   details.addEventListener("toggle", async () => {
     if (!details.open || list.hasChildNodes()) return;
     try {

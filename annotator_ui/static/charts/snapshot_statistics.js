@@ -7,10 +7,11 @@ import { histogramChart } from "./histogram.js";
 
 /** @param {SnapshotStatistics} statistics */
 export function showStatistics({ samples, measured, caption_lengths: lengths, words, signals }) {
+  const all = measured === 1 ? "the only sample" : `all ${pluralize(samples, "sample")}`;
   byId("measured").textContent =
     measured < samples
       ? `Measured on ${formatCount(measured)} of ${pluralize(samples, "sample")}, chosen at random.`
-      : `Measured on ${measured === 1 ? "the only sample" : `all ${pluralize(samples, "sample")}`}.`;
+      : `Measured on ${all}.`;
   const rows = words.map(({ word, captions }) => ({ name: word, value: captions }));
   replace(
     byId("words"),

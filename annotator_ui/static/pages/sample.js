@@ -68,7 +68,8 @@ function decisionItem({ created_at: created, reviewer, verdict, reasons }) {
 /** @param {SampleLineage["snapshots"][number]} snapshot */
 function snapshotItem({ id, tags, withheld }) {
   const chips = tags.map((tag) => el("span", { class: "chip" }, tag));
-  return el("li", {}, hashLink("/snapshots/", id), " ", chips, withheld && "withheld from training");
+  const note = withheld && "withheld from training";
+  return el("li", {}, hashLink("/snapshots/", id), " ", chips, note);
 }
 
 /** @param {SampleLineage["checkpoints"][number]} checkpoint */

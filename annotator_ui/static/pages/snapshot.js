@@ -152,7 +152,11 @@ function showCommands({ id, tags }, formats) {
   show();
 }
 
-/** Return the difference of counts in words. @param {Record<string, Record<string, number>>} change */
+/**
+ * Return the difference of counts in words.
+ *
+ * @param {Record<string, Record<string, number>>} change
+ */
 function describeChange(change) {
   const parts = Object.entries(change).flatMap(([group, numbers]) =>
     Object.entries(numbers).map(

@@ -102,7 +102,11 @@ function takenDownNote(successor) {
   return el("small", { class: "worse" }, "samples taken down", link && ["; ", link]);
 }
 
-/** Return the change of the number of samples. @param {Record<string, Record<string, number>>} change */
+/**
+ * Return the change of the number of samples.
+ *
+ * @param {Record<string, Record<string, number>>} change
+ */
 function sampleChange(change) {
   // Every sample has a kind, and one kind only.
   const number = Object.values(change["kind"] ?? {}).reduce((sum, one) => sum + one, 0);
