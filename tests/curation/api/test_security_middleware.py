@@ -37,7 +37,7 @@ def operations(app) -> list[tuple[str, str, dict]]:
 
 def filled(path: str) -> str:
     path = path.replace("{number}", "1").replace("{name}", "0" * 64)
-    path = path.replace("{sha256}", "0" * 64)
+    path = path.replace("{sha256}", "0" * 64).replace("{sample}", "0" * 32)
     return path.replace("{run}", "00000000-0000-0000-0000-000000000000")
 
 
