@@ -160,7 +160,7 @@ def test_misspelt_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unforeseen_error_leaves_its_traceback_in_a_file(
     here: Settings, monkeypatch, capsys
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError(f"by {EVIL}")
 
     monkeypatch.setattr("curation.rounds.lifecycle.list_rounds", broken)

@@ -204,7 +204,7 @@ def test_concurrent_commits_are_all_sealed_in_one_chain(database, database_addre
 def test_more_events_than_one_batch_or_page_are_sealed_and_exported(database, monkeypatch):
     monkeypatch.setattr(chain, "BATCH", 7)
     monkeypatch.setattr(chain, "PAGE", 5)
-    monkeypatch.setattr("curation.events.listing.PAGE", 4)
+    monkeypatch.setattr("curation.events.listing.PAGE_SIZE", 4)
     rows = [{"actor": "a", "kind": "k", "subject": str(n), "data": {}} for n in range(30)]
     with database.transaction() as tx:
         tx.execute(sa.insert(events), rows)
