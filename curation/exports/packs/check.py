@@ -99,7 +99,10 @@ def _check_indexes(
 def _check_contents(folder: PackFolder, version: PackVersion, workers: int) -> list[Damage]:
     """Check the manifest, and that there is a row for each of its samples."""
     reader = PackReader(folder, version.snapshot)
-    root = reader.get_unchecked(version.snapshot)
+    try:
+        root = reader.get_unchecked(version.snapshot)
+    except NotFound:
+        return [Damage("manifest", version.snapshot, "it is missing")]
     if compute_sha256(root) != version.snapshot:
         return [_manifest_damage(reader, root, version.snapshot)]
     found = verify_snapshot(reader, version.snapshot, workers=workers, manifest_only=True)
