@@ -50,7 +50,7 @@ def label_studio_case(studio: Studio) -> Iterator[Case]:
         edit=studio.edit_annotation,
         delete_annotation=studio.client.annotations.delete,
         add_task=lambda project: int(
-            studio.client.tasks.create(project=project, data={"other": "a foreign task"}).id
+            studio.client.tasks.create(project=project, data={"look": "a foreign task"}).id
         ),
         delete_project=studio.client.projects.delete,
         unreachable=lambda: unreachable,
