@@ -5,10 +5,8 @@ from __future__ import annotations
 import psycopg
 from pgmq.install import PGMQInstallError, get_embedded_install_sql, install_pgmq_sql
 
+from curation.db.advisory_locks import AdvisoryLock
 from curation.errors import LayerloopError, Unreachable
-
-LOCK = 7_201_114
-"""Number of the advisory lock that keeps two processes from installing at the same time."""
 
 
 def install_pgmq(address: str) -> None:
@@ -24,7 +22,7 @@ def install_pgmq(address: str) -> None:
     try:
         with psycopg.connect(address, autocommit=True, connect_timeout=10) as connection:
             # The lock is released when the connection closes.
-            connection.execute("select pg_advisory_lock(%s)", (LOCK,))
+            connection.execute("select pg_advisory_lock(%s)", (int(AdvisoryLock.install_queue),))
             if connection.execute("select to_regclass('pgmq.meta')").fetchone() == (None,):
                 install_pgmq_sql(get_embedded_install_sql(), conn=connection)
     except psycopg.OperationalError as error:

@@ -6,12 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 import sqlalchemy as sa
 
+from curation.db.advisory_locks import AdvisoryLock, lock, lock_shared
 from curation.db.engine import Transaction
 from curation.db.tables import blocked_layers, takedowns
 from curation.errors import Refused
-
-LOCK = 7_201_115
-"""Number of the advisory lock between writers of layers or snapshots, and a takedown."""
 
 BLOCKED_HINT = "leave it out; 'layerloop takedown --list' shows the takedowns"
 
@@ -34,12 +32,12 @@ def hold_takedowns(tx: Transaction) -> None:
     A takedown selects what it removes under the exclusive lock (`exclude_writers`). Whoever records
     layers or freezes a snapshot holds the shared one, so that nothing is committed unseen.
     """
-    tx.connection.exec_driver_sql(f"select pg_advisory_xact_lock_shared({LOCK})")
+    lock_shared(tx, AdvisoryLock.write_layers)
 
 
 def exclude_writers(tx: Transaction) -> None:
     """Wait for the writers of layers and snapshots, and let new ones wait for this transaction."""
-    tx.connection.exec_driver_sql(f"select pg_advisory_xact_lock({LOCK})")
+    lock(tx, AdvisoryLock.write_layers)
 
 
 def count_takedowns(tx: Transaction) -> int:

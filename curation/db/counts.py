@@ -24,10 +24,8 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from curation.db.advisory_locks import AdvisoryLock, try_lock
 from curation.db.engine import Transaction
-
-FOLD_LOCK: Final = 7_201_114
-"""Number of the advisory lock that keeps two processes from folding at the same time."""
 
 FOLD_BATCH_SIZE: Final = 50_000
 """Largest number of changes that are folded at once."""
@@ -79,7 +77,7 @@ def fold_deltas(tx: Transaction) -> int:
     Returns:
         The number of changes that were folded.
     """
-    if not tx.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(FOLD_LOCK))):
+    if not try_lock(tx, AdvisoryLock.fold_counts):
         return 0
     return int(tx.execute(_FOLD, {"limit": FOLD_BATCH_SIZE}).scalar_one())
 

@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from curation import __version__
+from curation.db.advisory_locks import AdvisoryLock, lock
 from curation.db.engine import Database, Transaction
 from curation.errors import Refused
 
 if TYPE_CHECKING:
     from alembic.config import Config
-
-LOCK = 7_201_113
-"""Number of the advisory lock that keeps two processes from migrating at the same time."""
 
 
 class SchemaMismatch(Refused):
@@ -59,7 +57,7 @@ def migrate(database: Database, revision: str | None = None) -> None:
     from alembic import command
 
     with database.transaction() as tx:
-        tx.connection.exec_driver_sql(f"select pg_advisory_xact_lock({LOCK})")
+        lock(tx, AdvisoryLock.migrate)
         config = _config()
         config.attributes["connection"] = tx.connection
         command.downgrade(config, revision) if revision else command.upgrade(config, "head")

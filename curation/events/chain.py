@@ -17,15 +17,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from curation.db.advisory_locks import AdvisoryLock, lock, try_lock
 from curation.db.engine import Database, Transaction
 from curation.db.tables import event_seals, events
 from curation.domain import canonical_json
 from curation.errors import Refused
 
 log = logging.getLogger("layerloop.audit")
-
-LOCK = 7_201_114
-"""Number of the advisory lock that one sealing step holds at a time."""
 
 BATCH = 1_000
 """Events sealed in one transaction."""
@@ -155,8 +153,8 @@ def event_hash(previous: str, position: int, event: Mapping[str, Any]) -> str:
 def _seal_batch(tx: Transaction, *, wait: bool) -> int:
     """Seal up to BATCH events, and return how many left the queue."""
     if wait:
-        tx.connection.exec_driver_sql(f"select pg_advisory_xact_lock({LOCK})")
-    elif not tx.scalar(sa.text(f"select pg_try_advisory_xact_lock({LOCK})")):
+        lock(tx, AdvisoryLock.seal_events)
+    elif not try_lock(tx, AdvisoryLock.seal_events):
         return 0
     taken = list(tx.execute(_TAKE, {"batch": BATCH}).scalars())
     if not taken:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from curation.db import counts, workers
+from curation.db.advisory_locks import AdvisoryLock, try_lock
 from curation.db.engine import Transaction
 from curation.db.tables import candidates, rounds
 from curation.domain import CandidateState, JobName, Kind, RoundState
@@ -16,9 +17,6 @@ from curation.review import consensus
 from curation.runtime.context import AppContext
 from curation.selection import acceptance_model_store
 
-RECONCILE_LOCK = 7_201_116
-"""Key of the advisory lock of the worker that reconciles."""
-
 
 def reconcile(context: AppContext) -> None:
     """Seal new events, release lost leases, and enqueue jobs for work that became due."""
@@ -26,7 +24,7 @@ def reconcile(context: AppContext) -> None:
     with context.database.transaction() as tx:
         release_lost_leases_in(tx, context)
         # The other steps concern the whole instance, so that one worker does them.
-        if not tx.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(RECONCILE_LOCK))):
+        if not try_lock(tx, AdvisoryLock.reconcile):
             return
         workers.remove_lost_workers(tx)
         # Kept counts, and reports based on new decisions.

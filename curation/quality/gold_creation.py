@@ -12,6 +12,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from curation.datasets.samples import StoredLayer, record_layers
+from curation.db.advisory_locks import AdvisoryLock, lock
 from curation.db.engine import Transaction
 from curation.db.tables import candidate_layers, candidates, gold, layers, rounds, screenings
 from curation.domain import CandidateState, Kind, LayerRole, Prompt, RoundState, Sample, content_id
@@ -215,7 +216,7 @@ def add_gold(tx: Transaction, round_id: int, planted: Sequence[GoldItem], actor:
 def _gold_round(tx: Transaction, kind: Kind) -> int:
     """Return the round that all gold of a kind belongs to, created on first use."""
     # Two processes must not create two of them.
-    tx.execute(sa.text("select pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+    lock(tx, AdvisoryLock.plant_gold)
     round_id = tx.scalar(
         sa.select(rounds.c.id).where(rounds.c.purpose == GOLD_PURPOSE, rounds.c.kind == kind)
     )
@@ -230,9 +231,6 @@ def _gold_round(tx: Transaction, kind: Kind) -> int:
         tx.execute(sa.insert(rounds), row | {"id": round_id, "state": RoundState.open})
     return int(round_id)
 
-
-LOCK = 7_201_115
-"""Key of the advisory lock; no other lock uses it."""
 
 _SIZE = sa.text("""
     select l.width, l.height from candidates c

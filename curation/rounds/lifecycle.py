@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from curation.checkpoints.taint import refuse_tainted
 from curation.datasets.samples import StoredLayer, record_layers
 from curation.db import counts
+from curation.db.advisory_locks import AdvisoryLock, lock
 from curation.db.engine import Transaction
 from curation.db.paging import read_page
 from curation.db.tables import candidate_layers, candidates, gold, leases, prompts, rounds
@@ -38,9 +39,6 @@ UNFINISHED_STATES = ("requested", "generating", "generated", "screened", "waitin
 
 PROMPT_BATCH_SIZE = 10_000
 """The number of prompts that are sent to the database at a time."""
-
-ROUND_LOCK = 7_201_125
-"""Number of the advisory lock of the transaction that adds a round."""
 
 GOLD_PURPOSE = "gold"
 """The purpose of the one internal round that owns all gold, so that no other round counts it."""
@@ -120,7 +118,7 @@ def next_round_id(tx: Transaction) -> int:
     The seeds of candidates depend on it, so that a round that was rolled back and opened again has
     to get the id that it would have had.
     """
-    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(ROUND_LOCK)))
+    lock(tx, AdvisoryLock.open_round)
     return int(tx.execute(_NEXT_ROUND_ID).scalar_one())
 
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from curation.datasets import duplicates
+from curation.db.advisory_locks import AdvisoryLock, lock
 from curation.db.engine import Transaction
 from curation.db.tables import (
     candidates,
@@ -26,8 +27,6 @@ from curation.screening.pairs.signals import (
     SIZE_GAP,
 )
 from curation.screening.signals import SIGNALS
-
-SCREENING_LOCK = 7_201_114  # an advisory lock: two batches must not miss each other's duplicates
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def store_screenings(
     Returns:
         The number of candidates moved.
     """
-    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(SCREENING_LOCK)))
+    lock(tx, AdvisoryLock.screen)
     # Skip candidates that another worker has moved since they were measured.
     generated = sa.select(candidates.c.id).where(
         candidates.c.id.in_([item.candidate for item in measured]),

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from curation.db.advisory_locks import AdvisoryLock, lock
 from curation.db.engine import Transaction
 from curation.db.tables import candidates
 from curation.domain import CandidateState, Kind
@@ -42,10 +43,6 @@ QUEUE_TARGET: Final = 192
 
 Enough for the review batches of three reviewers, and few enough that the latest model decides.
 """
-
-SELECTION_LOCK: Final = (
-    7_201_115  # advisory lock with the round's number: one worker selects at a time
-)
 
 
 def select_candidates(tx: Transaction, round_id: int, embedder: str = "") -> tuple[int, int]:
@@ -76,7 +73,7 @@ def select_candidates(tx: Transaction, round_id: int, embedder: str = "") -> tup
         )
         return shown, _leave_rest(tx, round_id)
     # A mixed policy compares candidates, so only one worker may run it for a round.
-    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(SELECTION_LOCK, round_id)))
+    lock(tx, AdvisoryLock.select, round_id)
     return _mix(tx, row, policy, newest_model(tx, Kind(row["kind"]), embedder))
 
 

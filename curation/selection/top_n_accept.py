@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any
 
 import sqlalchemy as sa
 
+from curation.db.advisory_locks import AdvisoryLock, lock
 from curation.db.engine import Transaction
 from curation.db.tables import top_n_runs
 from curation.domain import Kind, RoundState, Verdict
@@ -40,9 +41,6 @@ class TopNSettings:
     least: float = 0.9
     per_prompt: float = 3.0
     per_cluster: float = 3.0
-
-
-TOP_N_LOCK: Final = 7_201_116  # advisory lock with the round's number: one run of a round at a time
 
 
 def plan_top_n(tx: Transaction, round_id: int, terms: TopNSettings) -> dict[str, Any]:
@@ -93,7 +91,7 @@ def begin_top_n(tx: Transaction, round_id: int, terms: TopNSettings, actor: str)
         NotFound: As for `plan_top_n`.
         Refused: As for `plan_top_n`.
     """
-    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(TOP_N_LOCK, round_id)))
+    lock(tx, AdvisoryLock.accept_top_n, round_id)
     if find_top_n(tx, round_id, ended=False) is not None:
         raise Conflict(
             f"a top-N acceptance of round {round_id} is in progress",
@@ -149,7 +147,7 @@ def finish_top_n(
     Raises:
         NotFound: The round has no run.
     """
-    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(TOP_N_LOCK, round_id)))
+    lock(tx, AdvisoryLock.accept_top_n, round_id)
     status = describe_top_n(tx, round_id)
     if status["outcome"] or status["waiting"] or dry_run:
         return status
