@@ -78,7 +78,7 @@ def _write_files(
     ctx: AppContext, checkpoint: Checkpoint, address: HubAddress, folder: Path
 ) -> None:
     """Write the weights, their description and the card into an empty folder."""
-    from curation.exports.model_card import count_licences, model_card
+    from curation.exports.model_card import model_card
     from curation.reporting.lineage import used_by_checkpoint
     from curation.runtime.context import load_object
 
@@ -87,6 +87,5 @@ def _write_files(
     load_object(ctx.settings.exporter)(checkpoint, ctx.store, "layerloop", "stored", folder)
     with ctx.database.transaction() as tx:
         lineage = used_by_checkpoint(tx, checkpoint.id)
-    licences = count_licences(ctx.store, checkpoint.snapshot)
-    card = model_card(checkpoint, lineage, licences, address.repository)
+    card = model_card(checkpoint, lineage, address.repository)
     (folder / "README.md").write_text(card, "utf-8")

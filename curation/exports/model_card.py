@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from curation.datasets.manifest import read_samples
 from curation.domain import Checkpoint
-from curation.errors import NotFound
-from curation.object_store import ObjectReader
 from curation.statistics.intervals import wilson
 
 FRONT_MATTER = """\
@@ -39,31 +35,9 @@ KNOWN_LIMITS = """\
 """
 
 
-def count_licences(store: ObjectReader, snapshot: str | None) -> dict[str, int]:
-    """Count the samples of a snapshot by their licence.
-
-    Args:
-        store: Store of the snapshot.
-        snapshot: Id of the snapshot, or None.
-
-    Returns:
-        Number of samples by licence; empty if the store does not have the snapshot.
-
-    Raises:
-        Corrupt: The snapshot cannot be read.
-    """
-    if snapshot is None:
-        return {}
-    try:
-        return dict(Counter(sample.licence for sample in read_samples(store, snapshot)))
-    except NotFound:
-        return {}
-
-
 def model_card(
     checkpoint: Checkpoint,
     lineage: Mapping[str, Any],
-    licences: Mapping[str, int],
     repository: str,
 ) -> str:
     """Return the card in Markdown with the metadata that the Hub reads.
@@ -71,7 +45,6 @@ def model_card(
     Args:
         checkpoint: The checkpoint.
         lineage: What it was made from, and the rounds that it generated, as `layerloop used`.
-        licences: Number of samples of its snapshot by licence.
         repository: Owner and name on the Hub.
     """
     title = f"Layerloop checkpoint {checkpoint.id[:12]}"
@@ -85,11 +58,13 @@ def model_card(
     parts.append(_table("Lineage", ("what", "value"), _lineage(checkpoint, lineage)))
     parts.append(_table("Preset values that were changed", ("name", "value"), checkpoint.changes))
     metrics = {name: f"{value:.5g}" for name, value in sorted(checkpoint.evaluation.items())}
-    heldout = (lineage.get("counts") or {}).get("split", {}).get("heldout")
+    counts = lineage.get("counts") or {}
+    heldout = counts.get("split", {}).get("heldout")
     parts.append(
         _table(f"Metrics on {heldout or 'the'} held-out samples", ("metric", "mean"), metrics)
     )
     parts.append(_table("Review of what it generated", ("round", "accepted"), _rounds(lineage)))
+    licences = counts.get("licence", {})
     shown = sorted(licences.items(), key=lambda item: (-item[1], item[0]))
     parts.append(_table("Licences of the data", ("licence", "samples"), dict(shown)))
     if not licences:
@@ -112,13 +87,13 @@ def _lineage(checkpoint: Checkpoint, lineage: Mapping[str, Any]) -> dict[str, ob
 
 
 def _rounds(lineage: Mapping[str, Any]) -> dict[str, str]:
-    """Return the share of candidates that became samples, with its 95 % interval, by round."""
+    """Return the share of accepted candidates, with its 95 % interval, by round."""
     shares = {}
     for row in lineage.get("rounds", ()):
         if row["candidates"]:
-            low, high = wilson(row["samples"] / row["candidates"], row["candidates"])
+            low, high = wilson(row["accepted"] / row["candidates"], row["candidates"])
             shares[str(row["id"])] = (
-                f"{row['samples']} of {row['candidates']} (95 % interval {low:.0%} to {high:.0%})"
+                f"{row['accepted']} of {row['candidates']} (95 % interval {low:.0%} to {high:.0%})"
             )
     return shares
 

@@ -12,7 +12,7 @@ from curation.checkpoints.registry import find_checkpoint
 from curation.datasets.manifest import find_sample, read_withheld
 from curation.datasets.samples import find_sample_id
 from curation.datasets.snapshots import list_snapshots, read_snapshots
-from curation.db.counts import read_counts
+from curation.db.counts import count_states
 from curation.db.engine import Database, Transaction
 from curation.db.tables import (
     candidates,
@@ -184,9 +184,8 @@ def _generated(tx: Transaction, checkpoint: str) -> list[dict[str, Any]]:
     """Return the newest rounds of a checkpoint by kept counts, oldest first."""
     query = sa.select(rounds.c.id).where(rounds.c.checkpoint_id == checkpoint)
     newest = tx.execute(query.order_by(rounds.c.id.desc()).limit(MAX_ROUNDS)).scalars().all()
-    states: dict[int, Counter[str]] = {id_: Counter() for id_ in sorted(newest)}
-    for count in read_counts(tx, newest, ["candidates"]):
-        states[count.round_id][count.key[0]] += count.n
+    counts = count_states(tx, newest)
+    states = {id_: Counter(counts.get(id_, {})) for id_ in sorted(newest)}
     return [
         {"id": id_, "candidates": found.total(), "accepted": found[CandidateState.accepted]}
         for id_, found in states.items()

@@ -7,12 +7,13 @@ import uuid
 import pytest
 import sqlalchemy as sa
 
-from curation.checkpoints.registry import register_checkpoint
+from curation.checkpoints.registry import find_checkpoint, register_checkpoint
 from curation.datasets.samples import add_samples, samples_from_candidates
 from curation.datasets.snapshots import freeze_snapshot
 from curation.db.tables import candidates, decisions, rounds
 from curation.domain import CandidateState, Checkpoint
 from curation.errors import NotFound
+from curation.exports.model_card import model_card
 from curation.reporting.lineage import used_by_checkpoint, why_sample
 from curation.review.reviewers import add_reviewer
 from tests.support.factories import make_candidates, make_round
@@ -51,6 +52,13 @@ def test_the_lineage_of_a_sample_and_of_a_checkpoint_refer_to_each_other(databas
         of_generator = used_by_checkpoint(tx, generator)
         assert of_generator["rounds"] == [{"id": round_id, "candidates": 2, "accepted": 2}]
         assert of_generator["children"] == [trained.id]
+
+        card = model_card(find_checkpoint(tx, generator), of_generator, "ann/flowers")
+        assert f"| {round_id} | 2 of 2 (95 % interval 34% to 100%) |" in card
+        card = model_card(trained, of_trained, "ann/flowers")
+        [(licence, count)] = frozen.counts["licence"].items()
+        assert f"## Licences of the data\n\n| licence | samples |\n|---|---|\n| {licence} |" in card
+        assert f"| {count} |" in card
     with pytest.raises(NotFound):
         why_sample(database, store, "0" * 32)
 
