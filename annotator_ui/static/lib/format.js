@@ -12,6 +12,11 @@ export function formatCount(number) {
   return number === null || number === undefined ? "–" : integerFormat.format(number);
 }
 
+/** Format a change of a count with its sign. @param {number} number */
+export function formatSigned(number) {
+  return `${number > 0 ? "+" : "−"}${formatCount(Math.abs(number))}`;
+}
+
 /**
  * Format a measured value with a fixed number of significant digits; tiny values get an exponent.
  * @param {number | null | undefined} number

@@ -9,6 +9,7 @@ import {
   countLabel,
   formatCount,
   formatDate,
+  formatSigned,
   groupLabel,
   humanize,
   pluralize,
@@ -160,8 +161,7 @@ function showCommands({ id, tags }, formats) {
 function describeChange(change) {
   const parts = Object.entries(change).flatMap(([group, numbers]) =>
     Object.entries(numbers).map(
-      ([key, number]) =>
-        `${number > 0 ? "+" : "−"}${formatCount(Math.abs(number))} ${countLabel(group, key)}`,
+      ([key, number]) => `${formatSigned(number)} ${countLabel(group, key)}`,
     ),
   );
   return parts.length ? `Difference of counts: ${parts.join(", ")}.` : "The counts are equal.";

@@ -6,6 +6,7 @@ import {
   formatAgo,
   formatCount,
   formatDate,
+  formatSigned,
   groupLabel,
   pluralize,
   shortId,
@@ -110,7 +111,7 @@ function takenDownNote(successor) {
 function sampleChange(change) {
   // Every sample has a kind, and one kind only.
   const number = Object.values(change["kind"] ?? {}).reduce((sum, one) => sum + one, 0);
-  if (number) return `${number > 0 ? "+" : "−"}${formatCount(Math.abs(number))}`;
+  if (number) return formatSigned(number);
   return Object.keys(change).length ? "same number" : "same counts";
 }
 
