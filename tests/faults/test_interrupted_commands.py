@@ -308,5 +308,5 @@ def test_an_evaluation_starts_again_after_every_signal(instances, tmp_path) -> N
     for signal_ in SIGNALS:
         stderr = uninterrupted.interrupt(signal_, *command, gate="evaluate|1")
         if signal_ is not signal.SIGKILL:
-            assert last_line(stderr) == "stopped; nothing was stored; the same command starts over"
+            assert last_line(stderr) == "stopped; nothing was stored; the same command starts again"
     assert uninterrupted.finish(*command) == uninterrupted.finish(*command)

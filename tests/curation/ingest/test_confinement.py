@@ -254,7 +254,7 @@ def test_only_the_socket_and_the_files_of_the_item_are_open(sandbox):
             lambda _, answer: answer.metadata["found"],
             workers=1,
         ) as fresh:
-            program = "found = []\nfor n in range(64):\n    try:\n        os.read(n, 0)\n        found.append(n)\n    except OSError:\n        pass\n"
+            program = "found = []\nfor n in range(4096):\n    try:\n        os.read(n, 0)\n        found.append(n)\n    except OSError:\n        pass\n"
             # 0 to 2 are the empty device.
             assert len(attack(fresh, program)) <= 4
 
@@ -262,7 +262,7 @@ def test_only_the_socket_and_the_files_of_the_item_are_open(sandbox):
 CHANNEL = (
     "import_ = None\n"
     "def say(data):\n"
-    "    for n in range(3, 64):\n"
+    "    for n in range(3, 4096):\n"
     "        try:\n"
     "            os.write(n, data)\n"
     "            return\n"
