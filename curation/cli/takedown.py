@@ -183,14 +183,13 @@ def _confirm(yes: bool) -> None:
 def _execute(
     ctx: AppContext, selector: Selector, reason: str, images: list[InspectionResult]
 ) -> tuple[list[dict[str, Any]], bool]:
-    import hashlib
-
+    from curation.object_store import compute_sha256
     from curation.takedown.caches import clear_caches
     from curation.takedown.execution import TakedownPlace, take_down
 
     given: list[dict[str, object]] = [
         {
-            "sha256": hashlib.sha256(one.layer or b"").hexdigest(),
+            "sha256": compute_sha256(one.layer or b""),
             "visible": one.visible,
             "fingerprint": one.fingerprint,
         }

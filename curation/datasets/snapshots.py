@@ -198,14 +198,25 @@ def record_snapshot(
     if count_takedowns(tx) != prepared.takedowns:
         raise Conflict("samples were taken down meanwhile", "freeze again")
     manifest, query = prepared.manifest, prepared.query.record()
-    row = {"id": manifest.id, "samples": manifest.samples, "counts": manifest.counts}
-    row |= {"query": query, "review": prepared.review}
-    row["decisions"] = manifest.decisions.counts if manifest.decisions else None
-    row["parent_id"] = _parent(tx, parent, manifest.id)
-    if tx.execute(insert(snapshots).on_conflict_do_nothing(), row).rowcount:
+    values = {"query": query, "review": prepared.review}
+    if add_snapshot(tx, manifest, values | {"parent_id": _parent(tx, parent, manifest.id)}):
         tx.log(actor, "snapshot frozen", manifest.id, samples=manifest.samples, query=query)
     if tag:
         tag_snapshot(tx, tag, manifest.id, actor)
+
+
+def add_snapshot(tx: Transaction, manifest: Manifest, values: Mapping[str, Any]) -> bool:
+    """Add the row of a snapshot, and return whether there was none yet.
+
+    Args:
+        tx: The transaction.
+        manifest: The manifest.
+        values: The columns that do not follow from the manifest.
+    """
+    row = {"id": manifest.id, "samples": manifest.samples, "counts": manifest.counts}
+    row["decisions"] = manifest.decisions.counts if manifest.decisions else None
+    adding = insert(snapshots).on_conflict_do_nothing()
+    return bool(tx.execute(adding, row | dict(values)).rowcount)
 
 
 def next_snapshot(tx: Transaction) -> str:

@@ -190,7 +190,7 @@ def _write_shard(
     key = hashlib.sha256("".join(sorted(rows.values())).encode()).hexdigest()
     return FileRecord(
         path, key, digest, status.st_size, status.st_mtime_ns, "", rows, images, digests,
-        block_hashes((record.folder / path).read_bytes()),
+        block_hashes(record.folder / path),
     )  # fmt: skip
 
 

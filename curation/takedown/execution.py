@@ -16,6 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from curation.db.advisory_locks import AdvisoryLock
 from curation.db.engine import Database
 from curation.db.tables import takedowns
 from curation.errors import Conflict
@@ -29,9 +30,6 @@ from curation.takedown.people import begin_person, remove_person
 from curation.takedown.records import write_record
 from curation.takedown.selectors import Selector
 from curation.takedown.successors import replace_snapshots
-
-LOCK = 7_201_116
-"""Number of the advisory lock that one takedown at a time holds."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +96,15 @@ def find_unfinished(database: Database) -> list[uuid.UUID]:
 def exclusively(database: Database) -> Iterator[None]:
     """Let no other takedown run; the lock ends with its connection. Raises Conflict."""
     # A connection of its own: no transaction may stay open for so long.
+    key = int(AdvisoryLock.take_down)
     with database.engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT")
-        if not connection.execute(sa.text(f"select pg_try_advisory_lock({LOCK})")).scalar():
+        if not connection.execute(sa.text(f"select pg_try_advisory_lock({key})")).scalar():
             raise Conflict("another takedown is running", "wait until it has ended, then try again")
         try:
             yield
         finally:
-            connection.execute(sa.text(f"select pg_advisory_unlock({LOCK})"))
+            connection.execute(sa.text(f"select pg_advisory_unlock({key})"))
 
 
 def _finish(place: TakedownPlace, takedown: uuid.UUID, report: ProgressCallback) -> dict[str, Any]:

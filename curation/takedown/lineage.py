@@ -92,7 +92,7 @@ def mark_affected(database: Database, store: ObjectStore, takedown: uuid.UUID, a
         runs = _runs_of(tx, touched)
         for run in runs:
             cancel_run(tx, run, actor)
-        affected = Affected(touched, find_affected(tx, touched).checkpoints, runs)
+        affected = Affected(touched, tuple(sorted(_trained_on(tx, touched))), runs)
         add_items(tx, takedown, "snapshot", touched)
         add_items(tx, takedown, "checkpoint", affected.checkpoints)
         add_items(tx, takedown, "run", map(str, runs))

@@ -54,15 +54,28 @@ def begin(
         new = [one for one in given if not _is_blocked(tx, str(one["visible"]))]
         if not found.samples and not found.candidates and not new:
             return None
-        id_ = uuid.uuid4()
-        row = {"id": id_, "selector": selector.kind, "selector_hash": selector.hash}
-        row |= {"actor": actor, "reason": reason, "state": REMOVING}
-        tx.execute(sa.insert(takedowns), row)
+        id_ = record_takedown(tx, selector, actor, reason)
         _block(tx, id_, found, new)
         add_items(tx, id_, "sample", (one.hex for one in found.samples))
         add_items(tx, id_, "candidate", (str(one) for one in found.candidates))
         add_items(tx, id_, "object", found.layers)
-        tx.log(actor, "takedown started", f"takedown {id_}", selector=selector.kind)
+    return id_
+
+
+def record_takedown(tx: Transaction, selector: Selector, actor: str, reason: str) -> uuid.UUID:
+    """Record that a takedown has begun, and return its id.
+
+    Args:
+        tx: The transaction.
+        selector: What is to be taken down.
+        actor: Name of the person.
+        reason: The reason, kept as it is given.
+    """
+    id_ = uuid.uuid4()
+    row = {"id": id_, "selector": selector.kind, "selector_hash": selector.hash}
+    row |= {"actor": actor, "reason": reason, "state": REMOVING}
+    tx.execute(sa.insert(takedowns), row)
+    tx.log(actor, "takedown started", f"takedown {id_}", selector=selector.kind)
     return id_
 
 

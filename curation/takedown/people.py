@@ -27,12 +27,11 @@ from curation.db.tables import (
     sign_in_tokens,
     snapshot_notes,
     snapshots,
-    takedowns,
     webhooks,
 )
 from curation.errors import Refused
 from curation.review.reviewers import PERSON, Reviewer, find_reviewer, lease_holder_name
-from curation.takedown.marking import REMOVING, add_items, read_items
+from curation.takedown.marking import add_items, read_items, record_takedown
 from curation.takedown.redaction import ALLOW, redact_events
 from curation.takedown.selectors import Selector
 
@@ -71,16 +70,8 @@ def begin_person(database: Database, name: str, actor: str, reason: str) -> uuid
     """
     with database.transaction() as tx:
         reviewer = find_person(tx, name)
-        id_ = uuid.uuid4()
-        row = {
-            "id": id_,
-            "selector": "reviewer",
-            "selector_hash": Selector("reviewer", (name,)).hash,
-        }
-        row |= {"actor": actor, "reason": reason, "state": REMOVING}
-        tx.execute(sa.insert(takedowns), row)
+        id_ = record_takedown(tx, Selector("reviewer", (name,)), actor, reason)
         add_items(tx, id_, "reviewer", [str(reviewer.id)])
-        tx.log(actor, "takedown started", f"takedown {id_}", selector="reviewer")
     return id_
 
 

@@ -48,7 +48,7 @@ def write_record(
     record |= {name: row[name] for name in ("selector", "selector_hash", "actor", "reason")}
     record["started_at"] = row["created_at"].astimezone(UTC).isoformat()
     name = store.put((canonical_json(record) + "\n").encode())
-    signature = hmac.digest(secret.encode(), f"takedown {name}".encode(), hashlib.sha256).hex()
+    signature = _sign(name, secret)
     with database.transaction() as tx:
         values = {"state": FINISHED, "record": name, "signature": signature, "counts": counts}
         ending = sa.update(takedowns).where(
@@ -61,8 +61,7 @@ def write_record(
 
 def is_signed(row: Mapping[str, Any], secret: str) -> bool:
     """Return whether the signature of a finished takedown is by this instance's secret."""
-    wanted = hmac.digest(secret.encode(), f"takedown {row['record']}".encode(), hashlib.sha256)
-    return hmac.compare_digest(wanted.hex(), str(row["signature"]))
+    return hmac.compare_digest(_sign(row["record"], secret), str(row["signature"]))
 
 
 def list_takedowns(tx: Transaction) -> list[dict[str, Any]]:
@@ -108,6 +107,11 @@ def layers_of(record: Mapping[str, Any]) -> list[dict[str, object]]:
         }
         for one in record["layers"]
     ]
+
+
+def _sign(record: str, secret: str) -> str:
+    """Return the signature of a record by its name."""
+    return hmac.digest(secret.encode(), f"takedown {record}".encode(), hashlib.sha256).hex()
 
 
 def _row(tx: Transaction, takedown: uuid.UUID) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from curation.datasets.licences import normalize_licence
 from curation.datasets.samples import find_sample_id
 from curation.db.engine import Transaction
+from curation.db.id_prefixes import has_prefix
 from curation.db.tables import (
     candidate_layers,
     candidates,
@@ -102,13 +103,12 @@ def select(tx: Transaction, selector: Selector) -> TakedownScope:
 
 def _by_source(tx: Transaction, source: str, found: TakedownScope) -> None:
     # Of a pair, either layer may be of the source (curation.ingest.pair_rows).
-    forms = [
-        f"foreground: {_escaped(source)}; background: %",
-        f"foreground: %; background: {_escaped(source)}",
-    ]
-
     def matches(column: Any) -> Any:
-        return sa.or_(column == source, *(column.like(form, escape="\\") for form in forms))
+        first = column.startswith(f"foreground: {source}; background: ", autoescape=True)
+        second = column.startswith("foreground: ") & column.endswith(
+            f"; background: {source}", autoescape=True
+        )
+        return sa.or_(column == source, first, second)
 
     line = sa.cast(samples.c.line, JSONB)
     found.samples |= _ids(tx, sa.select(samples.c.id).where(matches(line["source"].astext)))
@@ -140,10 +140,8 @@ def _by_id(tx: Transaction, name: str, found: TakedownScope) -> None:
     try:
         found.samples.add(find_sample_id(tx, name))
     except NotFound:
-        digits = name.replace("-", "").lower()
-        plain = sa.func.replace(sa.cast(candidates.c.id, sa.Text), "-", "")
-        query = sa.select(candidates.c.id).where(plain.startswith(digits, autoescape=True))
-        ids = _ids(tx, query.limit(2)) if len(digits) >= 8 else set()
+        query = sa.select(candidates.c.id).where(has_prefix(candidates.c.id, name))
+        ids = _ids(tx, query.limit(2))
         if len(ids) != 1:
             raise NotFound(
                 f"there is no sample and no candidate {name[:100]!r}",
@@ -192,7 +190,3 @@ def blocks(ids: Iterable[Any]) -> Iterable[list[Any]]:
 
 def _ids(tx: Transaction, query: sa.Select[Any]) -> set[uuid.UUID]:
     return set(tx.execute(query).scalars())
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")

@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from itertools import groupby
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
 
 from curation.datasets.decision_records import (
     DecidedCandidates,
@@ -28,7 +27,7 @@ from curation.datasets.manifest import (
     snapshot_objects,
 )
 from curation.datasets.snapshot_history import add_note
-from curation.datasets.snapshots import tag_snapshot
+from curation.datasets.snapshots import add_snapshot, tag_snapshot
 from curation.db.engine import Database, Transaction
 from curation.db.tables import snapshots, tags
 from curation.domain import Sample, Split
@@ -144,12 +143,10 @@ def _record(
     values: dict[str, object] = {"taken_down_by": takedown}
     if manifest is not None:
         old = tx.execute(sa.select(snapshots).where(snapshots.c.id == touched)).mappings().one()
-        row = {"id": manifest.id, "samples": manifest.samples, "counts": manifest.counts}
-        row |= {"query": old["query"], "review": old["review"], "parent_id": touched}
-        row["decisions"] = manifest.decisions.counts if manifest.decisions else None
+        row = {"query": old["query"], "review": old["review"], "parent_id": touched}
         # It takes the place in time of the one that it replaces, so that the newest stays so.
         row["created_at"] = old["created_at"] + timedelta(microseconds=1)
-        if tx.execute(insert(snapshots).on_conflict_do_nothing(), row).rowcount:
+        if add_snapshot(tx, manifest, row):
             tx.log(actor, "snapshot frozen", manifest.id, samples=manifest.samples)
         values["successor_id"] = manifest.id
         add_note(tx, manifest.id, f"{touched[:12]} without what was taken down", actor)

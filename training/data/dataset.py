@@ -17,7 +17,7 @@ from curation.images.codec import decode_layer
 from curation.object_store import ObjectReader
 from curation.ports import RGBA
 from training.data.buckets import BucketConfig, Size, size_conditions
-from training.data.letterbox import LetterboxArea, letterbox, letterbox_area
+from training.data.letterbox import LetterboxArea, letterbox, letterbox_area, to_tensor
 
 MAX_UNREADABLE_SHARE = 0.01
 """Largest share of unreadable images before training stops; one is always tolerated."""
@@ -74,7 +74,7 @@ class LayerDataset(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         """Return one image, 4 x H x W. Raises Corrupt, NotFound."""
         pixels = self._decode(index) if self._decoded is None else self._decoded[index]
-        return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255.0
+        return to_tensor(pixels)
 
     def load_batch(self, indices: Sequence[int]) -> Tensor:
         """Return images of one size as a batch, B x 4 x H x W. Raises Corrupt, NotFound."""

@@ -15,7 +15,7 @@ from curation.domain import LayerRole, Verdict
 from curation.errors import Refused
 from curation.images.codec import decode_layer
 from curation.object_store import ObjectReader
-from training.data.letterbox import letterbox
+from training.data.letterbox import letterbox, to_tensor
 
 
 class DecisionItem(NamedTuple):
@@ -101,5 +101,5 @@ class DecisionDataset(Dataset[DecisionItem]):
         )
 
     def _layer(self, record: DecisionRecord, role: LayerRole) -> Tensor:
-        rgba = letterbox(decode_layer(self.store.get(record.layers[role])), (self.size, self.size))
-        return torch.from_numpy(rgba).permute(2, 0, 1).float() / 255.0
+        rgba = decode_layer(self.store.get(record.layers[role]))
+        return to_tensor(letterbox(rgba, self.size))

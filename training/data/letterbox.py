@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from curation.ports import RGBA
 from training.data.area_resize import resize_area
@@ -37,6 +39,11 @@ def letterbox(rgba: RGBA, size: int | Size) -> RGBA:
     small *= 255
     area[...] = np.rint(small, out=small)
     return canvas
+
+
+def to_tensor(rgba: RGBA) -> Tensor:
+    """Return an image of H x W x 4 uint8 as 4 x H x W float32 in [0, 1]."""
+    return torch.from_numpy(rgba).permute(2, 0, 1).float() / 255.0
 
 
 def letterbox_area(original: tuple[int, ...], shape: Size) -> LetterboxArea:

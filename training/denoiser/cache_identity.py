@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from curation.domain import canonical_json
-from training.data.letterbox import letterbox
+from training.data.letterbox import letterbox, to_tensor
 from training.presets.preset import Preset
 from training.transparency.autoencoder import Autoencoder
 from training.transparency.networks import OffsetEncoder
@@ -95,6 +95,6 @@ def _probe() -> str:
     rng = np.random.default_rng(0)
     rgba = rng.integers(0, 256, (37, 23, 4), np.uint8)
     rgba[:12, :, 3] = 0
-    fitted = torch.from_numpy(letterbox(rgba, (64, 48))).permute(2, 0, 1).float() / 255
+    fitted = to_tensor(letterbox(rgba, (64, 48)))
     padded = (pad_colors(fitted[None])[0] * 255).round().to(torch.uint8)
     return hashlib.sha256(fitted.numpy().tobytes() + padded.numpy().tobytes()).hexdigest()

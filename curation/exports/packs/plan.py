@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from curation.datasets.decision_records import DecisionRecord, read_decisions_part
 from curation.datasets.manifest import read_manifest, read_samples, read_withheld
@@ -132,8 +132,7 @@ def make_plan(
             number for number, key in enumerate(one.keys) if open_rows.pop(key, None) is None
         )
         if len(removed) < one.shard.samples:
-            shard = one.shard
-            kept.append(Shard(shard.name, shard.size, shard.samples, shard.index, removed))
+            kept.append(replace(one.shard, removed=removed))
     return PackPlan(tuple(kept), tuple(open_rows.values()))
 
 
