@@ -120,6 +120,8 @@ def test_adapters_import_only_ports(graph):
             "curation.storage_settings",
             "curation.store_inventory",
             "curation.adapters",
+            # The lock under which the queue is installed is one of the instance's.
+            "curation.db.advisory_locks",
             # A pack's folder is a port, and an address of a snapshot may be one of a pack.
             "curation.exports.packs.folder",
             "curation.exports.packs.opening",

@@ -26,7 +26,7 @@ from curation.datasets.decision_records import has_decision_layer
 from curation.datasets.freeze_query import FreezeQuery
 from curation.datasets.licences import LicencePolicy
 from curation.datasets.manifest import read_samples, snapshot_objects
-from curation.datasets.snapshots import TagName
+from curation.datasets.snapshot_tags import TagName
 from curation.db.engine import Transaction
 from curation.db.tables import candidate_layers, sample_layers
 from curation.domain import Kind

@@ -115,6 +115,7 @@ def freeze(
     from curation.datasets.freeze_query import FreezeQuery
     from curation.datasets.licences import LicencePolicy
     from curation.datasets.object_check import describe_damage
+    from curation.datasets.snapshot_tags import check_tag
     from curation.review.frozen_decisions import find_decided
 
     query = FreezeQuery(
@@ -136,7 +137,7 @@ def freeze(
             )  # fmt: skip
             return
         if tag:
-            snapshots.check_tag(tag)
+            check_tag(tag)
         if parent:
             with ctx.database.transaction() as tx:
                 parent = snapshots.find_snapshot(tx, parent)
@@ -319,6 +320,7 @@ def tag(
 ) -> None:
     """Set a tag on a snapshot, or delete it; the log keeps where it pointed."""
     from curation.datasets import snapshot_history, snapshots
+    from curation.datasets.snapshot_tags import tag_snapshot
     from curation.errors import Refused
 
     if delete == (snapshot is not None):
@@ -329,7 +331,7 @@ def tag(
             console.print(f"deleted the tag {name}")
             return
         found = snapshots.find_snapshot(tx, snapshot)
-        snapshots.tag_snapshot(tx, name, found, ACTOR)
+        tag_snapshot(tx, name, found, ACTOR)
     console.print(f"{name} is {short_hash(found)}")
 
 

@@ -27,7 +27,8 @@ from curation.datasets.manifest import (
     snapshot_objects,
 )
 from curation.datasets.snapshot_history import add_note
-from curation.datasets.snapshots import add_snapshot, tag_snapshot
+from curation.datasets.snapshot_tags import tag_snapshot
+from curation.datasets.snapshots import add_snapshot
 from curation.db.engine import Database, Transaction
 from curation.db.tables import snapshots, tags
 from curation.domain import Sample, Split

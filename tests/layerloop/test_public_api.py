@@ -13,6 +13,7 @@ from PIL import Image
 import layerloop
 from curation.checkpoints.registry import promote_checkpoint, register_checkpoint
 from curation.datasets import snapshots
+from curation.datasets.snapshot_tags import tag_snapshot
 from curation.domain import TrainingRequest
 from curation.errors import NotFound
 from curation.runtime.bootstrap import import_initial_seeds
@@ -65,7 +66,7 @@ def test_a_tag_called_latest_goes_before_the_newest(instance: AppContext) -> Non
     first = layerloop.open_snapshot("first").id
     with open_context(instance.settings) as opened:
         with opened.database.transaction() as tx:
-            snapshots.tag_snapshot(tx, "latest", first, "test")
+            tag_snapshot(tx, "latest", first, "test")
         import_initial_seeds(opened, None, 24, lambda _: None)
         newest = snapshots.freeze_snapshot(
             opened.database, opened.store, tag="second", actor="test"

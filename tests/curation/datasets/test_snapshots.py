@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from curation.datasets import snapshots
 from curation.datasets.manifest import find_sample, read_manifest, read_samples
 from curation.datasets.samples import add_samples
+from curation.datasets.snapshot_tags import tag_snapshot
 from curation.db.engine import Database
 from curation.db.schema import migrate
 from curation.db.tables import events, samples, tags
@@ -98,7 +99,7 @@ def test_a_tag_moves_and_is_found(database: Database, store: FolderStore) -> Non
             with pytest.raises(NotFound):
                 snapshots.find_snapshot(tx, name)
         with pytest.raises(Refused):
-            snapshots.tag_snapshot(tx, "../etc", first.id, "test")
+            tag_snapshot(tx, "../etc", first.id, "test")
 
 
 def test_nothing_cannot_be_frozen(database: Database, store: FolderStore) -> None:
@@ -130,7 +131,7 @@ def test_names_that_look_like_ids_or_options_are_no_tags(
     add(database, [1])
     frozen = freeze(database, store)
     with database.transaction() as tx, pytest.raises(Refused, match="not a valid name of a tag"):
-        snapshots.tag_snapshot(tx, name, frozen.id, "test")
+        tag_snapshot(tx, name, frozen.id, "test")
 
 
 @pytest.mark.parametrize("name", ["v1", "latest", "deadbee", "deadbeef-1", "a.b_c-d", "x" * 100])
