@@ -50,6 +50,8 @@ PAGES = {
     "/review": "review",
     "/rounds": "rounds",
     "/rounds/{number:int}": "round",
+    "/loops": "loops",
+    "/loops/{number:int}": "loop",
     "/snapshots": "snapshots",
     "/snapshots/{name}": "snapshot",
     "/samples/{sample}": "sample",

@@ -121,10 +121,42 @@ interface LoopSummary {
   quota: number;
   preset: string;
   reviewer: "person" | "rules";
+  priority: number;
   reason: string | null;
   round: number | null;
   run: string | null;
+  /** What the training of this turn has made. */
+  checkpoint: string | null;
+  budget: LoopLimits;
+  spent: LoopLimits;
   started_at: string;
+}
+
+/** Limits of a loop, null where there is none, or what it has spent. */
+interface LoopLimits {
+  gpu_seconds: number | null;
+  human_hours: number | null;
+  accepted: number | null;
+}
+
+interface LoopDetails {
+  loop: LoopSummary;
+  recipe: string;
+  images: number;
+  kind: "single" | "pair";
+  policy: Record<string, unknown>;
+  gate: string[];
+  turns: {
+    turn: number;
+    snapshot: string | null;
+    run: string | null;
+    checkpoint: string | null;
+    /** Null before the gate decided. */
+    promoted: boolean | null;
+    gate: { condition: string; value: number | null; bound: number | null; passed: boolean }[];
+    round: number | null;
+  }[];
+  estimate: Record<string, { value: number | null; basis: string }>;
 }
 
 interface RoundSummary {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -46,6 +47,15 @@ Gate = Annotated[
         "'alpha_mse<=last*1.05'; repeatable. Default: promote each."
     ),
 ]
+
+
+class Clearable(StrEnum):
+    """Parts of a plan that a loop can be without."""
+
+    gate = "gate"
+    gpu_seconds = "gpu-seconds"
+    human_hours = "human-hours"
+    accepted = "accepted"
 
 
 @app.command()
@@ -237,7 +247,13 @@ def change(
     gpu_seconds: GpuSeconds = None,
     human_hours: HumanHours = None,
     accepted: Accepted = None,
-    priority: Annotated[int | None, typer.Option(help="Priority, of the open round too.")] = None,
+    priority: Annotated[
+        int | None, typer.Option(help="Priority, of the open round and training too.")
+    ] = None,
+    without: Annotated[
+        list[Clearable] | None,
+        typer.Option(help="Remove the gate or a limit of the budget; repeatable."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Change the plan of a loop that has not ended; options that are left out stay."""
@@ -257,6 +273,12 @@ def change(
         "priority": priority,
     }
     changes = {name: value for name, value in given.items() if value is not None}
+    removed = {
+        name.replace("-", "_"): () if name == Clearable.gate else None for name in without or []
+    }
+    if both := sorted(removed.keys() & changes.keys()):
+        raise Refused(f"{both[0]} is both set and removed", "leave out one of the options")
+    changes |= removed
     if not changes:
         raise Refused("nothing would change", "for example --rounds 8 or --gpu-seconds 7200")
     with context() as ctx, ctx.database.transaction() as tx:

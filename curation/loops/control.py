@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -25,6 +25,9 @@ from curation.loops.plan import (
 )
 from curation.loops.rows import Loop
 from curation.rounds import lifecycle, work
+
+UNFINISHED_RUNS: Final = frozenset({RunState.requested, RunState.running, RunState.paused})
+"""States of a training whose priority still matters."""
 
 
 def pause_loop(tx: Transaction, loop_id: int, actor: str, reason: str = "") -> None:
@@ -100,13 +103,15 @@ def cancel_loop(tx: Transaction, loop_id: int, actor: str) -> None:
 def change_loop(tx: Transaction, loop_id: int, actor: str, changes: dict[str, Any]) -> LoopPlan:
     """Change the plan of a loop that has not ended; the next step follows it.
 
-    The reviewer and the priority of the open round change at once.
+    The reviewer of the open round and the priority of round and training change at once. Workers
+    compare the budget with what is spent every few seconds.
 
     Args:
         tx: The transaction.
         loop_id: Number of the loop.
         actor: The name for the log.
-        changes: New values of fields of the plan; those of `Budget` by their own names.
+        changes: New values of fields of the plan; those of `Budget` by their own names, where
+            None removes a limit.
 
     Returns:
         The new plan.
@@ -126,10 +131,13 @@ def change_loop(tx: Transaction, loop_id: int, actor: str, changes: dict[str, An
             f"loop {loop_id} is at round {loop.turn} already", f"give at least {loop.turn} rounds"
         )
     rows.update_loop(tx, loop_id, plan=plan_to_dict(plan))
+    reordered = plan.priority != loop.plan.priority
     if loop.round is not None and _round_state(tx, loop) != RoundState.closed:
         work.set_rule_reviewer(tx, loop.round, plan.reviewer == LoopReviewer.rules, actor)
-        if plan.priority != loop.plan.priority:
+        if reordered:
             work.set_priority(tx, loop.round, plan.priority, actor)
+    if reordered and loop.run is not None and _run_state(tx, loop) in UNFINISHED_RUNS:
+        run_queue.set_priority(tx, loop.run, plan.priority, actor)
     tx.log(actor, "loop changed", f"loop {loop_id}", **{key: str(changes[key]) for key in changes})
     tx.enqueue(JobName.advance_loop, loop_id)
     return plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
@@ -12,9 +13,19 @@ from curation.errors import Refused
 from curation.loops.promotion import parse_condition
 from curation.rounds.lifecycle import SHOW_ALL
 from curation.rounds.policies import parse_policy, policy_to_dict
+from curation.rounds.work import MAX_PRIORITY
 
 MAX_TURNS: Final = 1_000
 """The largest number of rounds of a loop."""
+
+MAX_QUOTA: Final = 1_000_000
+"""The largest number of candidates of one of its rounds."""
+
+MAX_IMAGES: Final = 2**31 - 1
+"""The largest number of images of a training."""
+
+MAX_CONDITIONS: Final = 20
+"""The largest number of conditions of a gate."""
 
 
 class LoopState(StrEnum):
@@ -106,19 +117,22 @@ def check_plan(plan: LoopPlan) -> LoopPlan:
     Raises:
         Refused: A value is out of range, or the policy or the gate is invalid.
     """
-    limits: tuple[tuple[str, float | None, float], ...] = (
-        ("rounds", plan.rounds, 1),
-        ("quota", plan.quota, 1),
-        ("images", plan.images, 0),
-        ("gpu-seconds", plan.budget.gpu_seconds, 1),
-        ("human-hours", plan.budget.human_hours, 0),
-        ("accepted", plan.budget.accepted, 1),
+    limits: tuple[tuple[str, float | None, float, float], ...] = (
+        ("rounds", plan.rounds, 1, MAX_TURNS),
+        ("quota", plan.quota, 1, MAX_QUOTA),
+        ("images", plan.images, 0, MAX_IMAGES),
+        ("priority", plan.priority, -MAX_PRIORITY, MAX_PRIORITY),
+        ("gpu-seconds", plan.budget.gpu_seconds, 1, sys.float_info.max),
+        ("human-hours", plan.budget.human_hours, 0, sys.float_info.max),
+        ("accepted", plan.budget.accepted, 1, sys.float_info.max),
     )
-    for name, value, least in limits:
-        if value is not None and value < least:
-            raise Refused(f"{name} is {value}", f"give at least {least}")
-    if plan.rounds > MAX_TURNS:
-        raise Refused(f"{plan.rounds} rounds are too many", f"give at most {MAX_TURNS}")
+    for name, value, least, most in limits:
+        # Written so that "not a number" is refused too.
+        if value is not None and not least <= value <= most:
+            bound = f"at least {least}" if most == sys.float_info.max else f"{least} to {most}"
+            raise Refused(f"{name} is {value}", f"give {bound}")
+    if len(plan.gate) > MAX_CONDITIONS:
+        raise Refused("the gate has too many conditions", f"give at most {MAX_CONDITIONS}")
     for condition in plan.gate:
         parse_condition(condition)
     return replace(plan, policy=policy_to_dict(parse_policy(plan.policy)))

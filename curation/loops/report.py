@@ -21,18 +21,6 @@ def loop_report(tx: Transaction, loop_id: int) -> dict[str, Any]:
         NotFound: There is no such loop.
     """
     loop = rows.find_loop(tx, loop_id)
-    turns = [
-        {
-            "turn": row["turn"],
-            "snapshot": row["snapshot_id"],
-            "run": row["run_id"],
-            "checkpoint": row["checkpoint_id"],
-            "promoted": row["promoted"],
-            "gate": row["gate"] or [],
-            "round": row["round_id"],
-        }
-        for row in rows.list_turns(tx, loop_id)
-    ]
     return {
         "loop": loop.id,
         "state": loop.state,
@@ -41,5 +29,21 @@ def loop_report(tx: Transaction, loop_id: int) -> dict[str, Any]:
         "reason": loop.reason,
         "plan": plan_to_dict(loop.plan),
         "spent": asdict(spending.spent(tx, loop)),
-        "turns": turns,
+        "turns": list_turns(tx, loop_id),
     }
+
+
+def list_turns(tx: Transaction, loop_id: int) -> list[dict[str, Any]]:
+    """Return what each turn of a loop has made, as JSON-compatible values, in order."""
+    return [
+        {
+            "turn": row["turn"],
+            "snapshot": row["snapshot_id"],
+            "run": str(row["run_id"]) if row["run_id"] else None,
+            "checkpoint": row["checkpoint_id"],
+            "promoted": row["promoted"],
+            "gate": row["gate"] or [],
+            "round": row["round_id"],
+        }
+        for row in rows.list_turns(tx, loop_id)
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import sqlalchemy as sa
@@ -28,29 +29,47 @@ def add_training_time(tx: Transaction, loop: Loop) -> None:
 
 def spent(tx: Transaction, loop: Loop) -> Budget:
     """Return the spending of a loop so far, in all its turns."""
-    own = sa.select(loop_turns.c.round_id).where(
-        loop_turns.c.loop_id == loop.id, loop_turns.c.round_id.is_not(None)
-    )
-    round_ids = [int(row.round_id) for row in tx.execute(own)]
-    generating = tx.scalar(
-        sa.select(sa.func.coalesce(sa.func.sum(rounds.c.gpu_seconds), 0.0)).where(
-            rounds.c.id.in_(round_ids)
+    return spent_by_loop(tx, [loop.id])[loop.id]
+
+
+def spent_by_loop(tx: Transaction, loop_ids: Sequence[int]) -> dict[int, Budget]:
+    """Return the spending of loops so far, by their numbers, with a few queries for all of them."""
+    training = {
+        int(row.id): float(row.training_seconds)
+        for row in tx.execute(
+            sa.select(loops.c.id, loops.c.training_seconds).where(loops.c.id.in_(loop_ids))
         )
+    }
+    rounds_of: dict[int, list[int]] = {loop_id: [] for loop_id in loop_ids}
+    generating: dict[int, float] = {}
+    of_loops = (
+        sa.select(loop_turns.c.loop_id, rounds.c.id, rounds.c.gpu_seconds)
+        .join_from(loop_turns, rounds, rounds.c.id == loop_turns.c.round_id)
+        .where(loop_turns.c.loop_id.in_(loop_ids))
     )
-    training = tx.scalar(sa.select(loops.c.training_seconds).where(loops.c.id == loop.id))
-    states = counts.count_states(tx, round_ids)
-    return Budget(
-        gpu_seconds=float(training or 0) + float(generating),
-        human_hours=review_hours(tx, round_ids),
-        accepted=sum(found.get("accepted", 0) for found in states.values()),
-    )
+    for row in tx.execute(of_loops):
+        rounds_of[row.loop_id].append(row.id)
+        generating[row.id] = float(row.gpu_seconds)
+    hours = _review_hours(tx, list(generating))
+    states = counts.count_states(tx, list(generating))
+    return {
+        loop_id: Budget(
+            gpu_seconds=training.get(loop_id, 0.0) + sum(generating[id_] for id_ in round_ids),
+            human_hours=sum(hours.get(id_, 0.0) for id_ in round_ids),
+            accepted=sum(states.get(id_, {}).get("accepted", 0) for id_ in round_ids),
+        )
+        for loop_id, round_ids in rounds_of.items()
+    }
 
 
-def review_hours(tx: Transaction, round_ids: list[int]) -> float:
-    """Return the measured review time of people in rounds, in hours."""
+def _review_hours(tx: Transaction, round_ids: Sequence[int]) -> dict[int, float]:
+    """Return the measured review time of people by round, in hours."""
     people = {str(row.id) for row in tx.execute(_PEOPLE)}
-    measured = counts.read_counts(tx, round_ids, ["measured"])
-    return sum(found.total for found in measured if found.key[0] in people) / 3_600_000
+    hours: dict[int, float] = {}
+    for found in counts.read_counts(tx, round_ids, ["measured"]):
+        if found.key[0] in people:
+            hours[found.round_id] = hours.get(found.round_id, 0.0) + found.total / 3_600_000
+    return hours
 
 
 def exceeded(budget: Budget, used: Budget) -> str | None:

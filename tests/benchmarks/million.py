@@ -271,6 +271,10 @@ def _operations(clients: dict[Role, httpx.Client]) -> dict[str, Request | Prepar
         "POST /api/runs/{run}/cancel": (ended := in_turn(trainer, f"runs/{run}", *ENDING)),
         "POST /api/runs/{run}/retry": ended,
         "GET /api/loops": get(engineer, "/api/loops"),
+        "GET /api/loops/{number}": get(engineer, f"/api/loops/{loop}"),
+        "POST /api/loops/{number}/change": lambda: engineer.post(
+            f"/api/loops/{loop}/change", json={"priority": 1}
+        ),
         "POST /api/loops/{number}/pause": (held := in_turn(engineer, f"loops/{loop}", *PAUSING)),
         "POST /api/loops/{number}/resume": held,
         "GET /api/layers/{sha256}.{form}": lambda: annotator.get(links.address(IMAGE)),

@@ -113,7 +113,6 @@ def main() -> None:
                         with worker_instance(home, address, s3, endpoint, rabbitmq) as instance:
                             took = measure(instance, count, arguments, proxy)
                     alone = alone or took
-                    alone = alone or took
                     row: dict[str, object] = {
                         "what": what,
                         "workers": count,
@@ -122,6 +121,7 @@ def main() -> None:
                     }
                     if what == "screen":
                         row |= {"objects": len(proxy.read), "downloads": sum(proxy.read.values())}
+                        assert set(proxy.read.values()) == {1}, "an object was read twice"
                     print(json.dumps(row), flush=True)
 
 

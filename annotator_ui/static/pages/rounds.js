@@ -1,6 +1,7 @@
 /** The rounds page: rounds with their state and progress, newest first. */
 
 import { stateChip } from "../charts/bars.js";
+import { loopStep } from "../charts/loops.js";
 import { byId, el, replace } from "../lib/dom.js";
 import { formatAgo, formatCount, formatRatio, kindLabel, shortId } from "../lib/format.js";
 import { read } from "../lib/http.js";
@@ -43,33 +44,17 @@ async function showLoops() {
   replace(byId("loop-list"), active.map(loopItem));
 }
 
-/** The steps of a loop in words. */
-const STEPS = {
-  freeze: "freezing a snapshot",
-  train: "training",
-  promote: "comparing the checkpoint with the gate",
-  open: "opening a round",
-  review: "generating and reviewing",
-  finish: "freezing the last snapshot",
-};
-
 /** @param {LoopSummary} loop */
 function loopItem(loop) {
-  const at = `turn ${loop.turn} of ${loop.rounds}`;
-  let link = null;
-  if (loop.step === "review" && loop.round !== null) {
-    link = el("a", { href: `/rounds/${loop.round}` }, `round ${loop.round}`);
-  } else if (loop.step === "train" && loop.run !== null) {
-    link = el("a", { href: `/runs/${loop.run}` }, "training run");
-  }
+  const stopped = [`turn ${loop.turn} of ${loop.rounds}: `, loop.reason];
   return el(
     "li",
     {},
-    el("strong", {}, `Loop ${loop.id} `),
-    stateChip(loop.state),
-    ` ${at}: ${loop.state === "running" ? STEPS[loop.step] : (loop.reason ?? "")}`,
+    el("a", { href: `/loops/${loop.id}` }, `Loop ${loop.id}`),
     " ",
-    link,
+    stateChip(loop.state),
+    " ",
+    loop.state === "running" ? loopStep(loop) : stopped,
   );
 }
 

@@ -132,6 +132,7 @@ def known(app, context, database, store) -> dict[str, dict[str, dict[str, str]]]
         },
         "GET /api/loops/{number}": loop,
         "POST /api/loops/{number}/cancel": loop,
+        "POST /api/loops/{number}/change": loop,
         "POST /api/loops/{number}/pause": loop,
         "POST /api/loops/{number}/resume": loop,
         "GET /api/checkpoints/{name}": {"path": {"name": checkpoint}},

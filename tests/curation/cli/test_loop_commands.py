@@ -61,6 +61,11 @@ def test_commands_start_change_and_end_a_loop(run, seeds):
     changed = json.loads(run("loop", "change", "1", "--rounds", "5", "--accepted", "9", "--json"))
     assert (changed["plan"]["rounds"], changed["plan"]["budget"]["accepted"]) == (5, 9)
     assert changed["plan"]["budget"]["gpu_seconds"] == 3600
+    less = json.loads(
+        run("loop", "change", "1", "--without", "gate", "--without", "gpu-seconds", "--json")
+    )
+    assert (less["plan"]["gate"], less["plan"]["budget"]["gpu_seconds"]) == ([], None)
+    assert less["plan"]["budget"]["accepted"] == 9
     text = run("loop", "show", "1")
     assert "loop 1 is paused: paused by command line" in text
     assert "accepted: 0.0 of 9" in text
@@ -78,6 +83,10 @@ def test_impossible_requests_are_refused(run, seeds):
     run(*START)
     with pytest.raises(Refused, match="nothing would change"):
         run("loop", "change", "1")
+    with pytest.raises(Refused, match="accepted is both set and removed"):
+        run("loop", "change", "1", "--accepted", "9", "--without", "accepted")
+    with pytest.raises(Refused, match="priority is 101"):
+        run("loop", "change", "1", "--priority", "101")
     with pytest.raises(Conflict, match="is running and cannot be resumed"):
         run("loop", "resume", "1")
 
