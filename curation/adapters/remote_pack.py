@@ -79,6 +79,9 @@ class RemotePackFolder:
             except (FileNotFoundError, exceptions.NotFoundError):
                 return
 
+    def remove_incomplete(self) -> None:
+        """Do nothing: a bucket shows no file before it is written as a whole."""
+
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """Return the path of a new local file for `write`, which is removed at the end."""

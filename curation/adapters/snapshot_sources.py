@@ -102,14 +102,14 @@ def pack_folder(address: str, endpoint: str | None = None) -> PackFolder:
 
     Args:
         address: A folder, file://, s3://, gs:// or az:// with bucket and prefix.
-        endpoint: URL of an S3 server other than Amazon's.
+        endpoint: URL of an S3 server other than Amazon's; None or empty for Amazon's.
 
     Raises:
         Refused: A pack cannot be kept at such an address.
     """
     parsed = urlparse(address)
     if parsed.scheme in SCHEMES:
-        return RemotePackFolder(address, endpoint)
+        return RemotePackFolder(address, endpoint or None)
     if parsed.scheme not in ("", "file"):
         raise Refused(
             f"{address!r} cannot hold a pack",

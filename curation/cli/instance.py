@@ -246,14 +246,13 @@ def apply_takedowns(place: Place, endpoint: Endpoint = None, as_json: Json = Fal
 
 def _repeat_takedowns(ctx: AppContext, place: BackupPlace, report: ProgressCallback) -> int:
     """Repeat the takedowns of a place, and return how many had something to remove or block."""
+    from curation.cli.takedown import takedown_place
     from curation.instance.takedown_records import apply_records
     from curation.takedown.caches import clear_caches
-    from curation.takedown.execution import TakedownPlace
 
     if not place.files.names():
         return 0
-    target = TakedownPlace(ctx.database, ctx.store, ctx.signing_secret(), ACTOR)
-    repeated = apply_records(place, target, report)
+    repeated = apply_records(place, takedown_place(ctx), report)
     clear_caches(ctx.database, ctx.settings.path("runs"))
     return len(repeated)
 

@@ -7,7 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from curation.cli.output import DryRun, Json, console, print_json, progress, resume_hint, settings
+from curation.cli.output import (
+    ACTOR,
+    DryRun,
+    Json,
+    console,
+    context,
+    print_json,
+    print_rows,
+    progress,
+    resume_hint,
+    settings,
+)
 from curation.cli.snapshot_pull import From, Name, open_named
 
 Target = Annotated[
@@ -55,6 +66,8 @@ def pack(
             )
             _report(text, as_json, {"snapshot": found.snapshot} | asdict(estimate))
             return
+        if source is None:
+            _record(target, folder)
         with resume_hint(), progress() as on_progress:
             result = pack_snapshot(
                 found.store, found.snapshot, folder, on_progress,
@@ -106,10 +119,54 @@ def repack(
     _report(text, as_json, asdict(result))
 
 
+def packs(
+    forget: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Forget a pack that is deleted.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the packs that this instance wrote, which takedowns rewrite."""
+    from curation.datasets import pack_places
+
+    with context() as ctx, ctx.database.transaction() as tx:
+        if forget is not None:
+            pack_places.forget_pack(tx, forget)
+            tx.log(ACTOR, "pack forgotten", forget)
+        rows = [asdict(one) for one in pack_places.list_packs(tx)]
+    columns = {
+        "pack": lambda r: r["address"],
+        "server": lambda r: r["endpoint"] or "–",
+        "written by": lambda r: r["machine"],
+    }
+    print_rows(rows, columns, as_json)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the group `snapshot`."""
     app.command()(pack)
     app.command()(repack)
+    app.command()(packs)
+
+
+def _record(target: str, folder: Any) -> None:
+    """Record the place in the instance of the settings, so that takedowns find the pack.
+
+    Raises:
+        TakenDown: The pack holds a snapshot that was taken down, which goes first.
+    """
+    from curation.datasets.pack_places import pack_place, record_pack
+    from curation.datasets.snapshots import list_taken_down
+    from curation.errors import TakenDown
+    from curation.exports.packs.version import packed_snapshots
+
+    with context() as ctx, ctx.database.transaction() as tx:
+        record_pack(tx, pack_place(target, settings().storage_endpoint))
+        held = sorted(set(packed_snapshots(folder)) & list_taken_down(tx))
+    if held:
+        raise TakenDown(
+            f"{target} holds snapshot {held[0][:12]}, which was taken down",
+            f"'layerloop takedown --pack {target}' removes it from the pack first",
+        )
 
 
 def _folder(target: str, *, is_new: bool) -> Any:

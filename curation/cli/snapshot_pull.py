@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from curation.adapters.snapshot_sources import SnapshotSource
     from curation.exports.damage import Damage
     from curation.exports.formats import PullRequest
+    from curation.exports.packs.folder import PackFolder
     from curation.ports import ProgressCallback
 
 Name = Annotated[str, typer.Argument(help="A tag, an id, or a prefix of an id.")]
@@ -226,11 +227,24 @@ def _verified(
     pack = find_pack(address, settings().storage_endpoint) if address else None
     if pack is not None:
         wanted = packed_snapshots(pack) if is_place else [packed_id(pack, name)]
+        _tell_of_takedowns(pack)
         return verify_pack(pack, wanted, report, workers=workers, manifest_only=manifest_only)
     with open_named(name, source) as opened:
         return verify_snapshot(
             opened.store, opened.snapshot, report, workers=workers, manifest_only=manifest_only
         )
+
+
+def _tell_of_takedowns(pack: PackFolder) -> None:
+    """Name the snapshots that takedowns removed from a pack, and one that was interrupted."""
+    from curation.exports.packs.version import is_unfinished, notice_path, removed_snapshots
+    from curation.object_store import taken_down
+
+    for one in removed_snapshots(pack):
+        told = taken_down(one, pack.read(notice_path(one)))
+        warn(f"{told.message}; {told.hint}")
+    if is_unfinished(pack):
+        warn("a takedown of rows in this pack was interrupted; 'layerloop takedown --pack' ends it")
 
 
 def register(app: typer.Typer) -> None:

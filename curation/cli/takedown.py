@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,13 +23,16 @@ from curation.cli.output import (
     short_hash,
     warn,
 )
-from curation.errors import Refused
+from curation.errors import NotFound, Refused
 
 if TYPE_CHECKING:
     from curation.ingest.inspection_result import InspectionResult
     from curation.runtime.context import AppContext
+    from curation.takedown.execution import TakedownPlace
+    from curation.takedown.packs import PackOutcome
     from curation.takedown.selectors import Selector
 
+AGAIN = "when they are, run the same command again"
 REVIEWER_RULE = (
     "verdicts stay, as those of a removed reviewer: consensus and samples follow from them"
 )
@@ -51,6 +55,14 @@ def takedown(
     sheet: Annotated[
         Path | None, typer.Option(help="With --image: write a PNG that shows the near copies.")
     ] = None,
+    pack: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR|URL",
+            help="A pack that this instance did not record; it is recorded now. Without anything "
+            "to take down, all packs lose what was taken down before. Repeatable.",
+        ),
+    ] = None,
     reason: Annotated[str, typer.Option(help="The reason, kept in the record as it is.")] = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     listing: Annotated[
@@ -69,6 +81,10 @@ def takedown(
         _list(as_json)
         return
     with context() as ctx:
+        _record_packs(ctx, pack or [])
+        if pack and not any((source, sample, licence, reviewer, image)):
+            _clean_packs(ctx, dry_run=dry_run, as_json=as_json)
+            return
         selector, images = _selector(source, sample, licence, reviewer, image, also)
         planned = _plan(ctx, selector, images, sheet)
         if dry_run or not as_json:
@@ -76,17 +92,19 @@ def takedown(
         if dry_run:
             return
         _confirm(yes)
-        finished, cleared = _execute(ctx, selector, reason, images)
+        finished, cleared, packs = _execute(ctx, selector, reason, images)
     rows = [
         {"takedown": str(row["id"]), "record": row["record"], "counts": row["counts"]}
         for row in finished
     ]
     if as_json:
-        print_json(
-            {"takedowns": rows, "caches_cleared": cleared, "outside": planned.get("outside", [])}
-        )
+        shown = {"packs": list(map(asdict, packs)), "outside": planned.get("outside", [])}
+        print_json({"takedowns": rows, "caches_cleared": cleared} | shown)
     for row in rows:
         console.print(f"takedown {row['takedown'][:8]} is finished; its record is {row['record']}")
+        unreached = row["counts"].get("unreached_pack", 0)
+        warn(f"{unreached} packs were not reached: {AGAIN}" if unreached else "")
+    _print_packs(packs)
     if not rows:
         console.print("there is nothing to take down")
     warn("" if cleared else "a training here reads caches; they are cleared before the next one")
@@ -130,10 +148,11 @@ def _selector(
 def _plan(
     ctx: AppContext, selector: Selector, images: list[InspectionResult], sheet: Path | None
 ) -> dict[str, Any]:
+    from curation.adapters.snapshot_sources import pack_folder
     from curation.takedown.preview import find_near, preview
     from curation.takedown.selectors import select
 
-    planned = preview(ctx.database, ctx.store, selector)
+    planned = preview(ctx.database, ctx.store, selector, pack_folder)
     if images:
         with ctx.database.transaction() as tx:
             near = find_near(tx, [one.fingerprint for one in images], select(tx, selector))
@@ -155,7 +174,7 @@ def _print(planned: dict[str, Any]) -> None:
     if planned["selector"] == "reviewer":
         print_text(REVIEWER_RULE)
     for name, value in planned.items():
-        if name in ("outside", "near_copies") or not value:
+        if name in ("outside", "packs", "near_copies") or not value:
             continue
         shown = (
             f"{len(value)}: {', '.join(str(one)[:12] for one in value[:8])}"
@@ -167,6 +186,8 @@ def _print(planned: dict[str, Any]) -> None:
         print_text(f"near copy, {one['bits']} of 192 bits: {one['kind']} {one['id']}")
     if planned.get("near_copies"):
         print_text("near copies stay, unless --also names them; --sheet FILE shows them")
+    for one in planned.get("packs", ()):
+        print_text(f"{'pack':<28} {one}")
     for place in planned.get("outside", ()):
         print_text(f"not reached from here: {place}")
 
@@ -182,10 +203,10 @@ def _confirm(yes: bool) -> None:
 
 def _execute(
     ctx: AppContext, selector: Selector, reason: str, images: list[InspectionResult]
-) -> tuple[list[dict[str, Any]], bool]:
+) -> tuple[list[dict[str, Any]], bool, list[PackOutcome]]:
     from curation.object_store import compute_sha256
     from curation.takedown.caches import clear_caches
-    from curation.takedown.execution import TakedownPlace, take_down
+    from curation.takedown.execution import clean_left_packs, take_down
 
     given: list[dict[str, object]] = [
         {
@@ -195,10 +216,58 @@ def _execute(
         }
         for one in images
     ]
-    place = TakedownPlace(ctx.database, ctx.store, ctx.signing_secret(), ACTOR)
+    place = takedown_place(ctx)
     with resume_hint(), progress() as on_progress:
         finished = take_down(place, selector, " ".join(reason.split()), on_progress, given)
-    return finished, clear_caches(ctx.database, ctx.settings.path("runs"))
+        # A finished takedown has looked at all packs.
+        packs = [] if finished else clean_left_packs(place, on_progress)
+    return finished, clear_caches(ctx.database, ctx.settings.path("runs")), packs
+
+
+def takedown_place(ctx: AppContext) -> TakedownPlace:
+    """Return where a takedown works, with the packs that this machine reaches."""
+    from curation.adapters.snapshot_sources import pack_folder
+    from curation.takedown.execution import TakedownPlace
+
+    return TakedownPlace(ctx.database, ctx.store, ctx.signing_secret(), ACTOR, pack_folder)
+
+
+def _record_packs(ctx: AppContext, addresses: list[str]) -> None:
+    """Record packs of other programs. Raises NotFound where there is none."""
+    from curation.adapters.snapshot_sources import find_pack
+    from curation.datasets.pack_places import pack_place, record_pack
+
+    endpoint = ctx.settings.storage_endpoint
+    for address in addresses:
+        if find_pack(address, endpoint) is None:
+            raise NotFound(f"there is no pack in {address}", "name the folder or URL of a pack")
+        with ctx.database.transaction() as tx:
+            record_pack(tx, pack_place(address, endpoint))
+
+
+def _clean_packs(ctx: AppContext, *, dry_run: bool, as_json: bool) -> None:
+    from curation.adapters.snapshot_sources import pack_folder
+    from curation.takedown.execution import clean_left_packs
+    from curation.takedown.packs import find_in_packs
+
+    if dry_run:
+        packs = find_in_packs(ctx.database, pack_folder)
+    else:
+        with resume_hint(), progress() as on_progress:
+            packs = clean_left_packs(takedown_place(ctx), on_progress)
+    if as_json:
+        print_json({"packs": list(map(asdict, packs))})
+    _print_packs(packs, "would lose" if dry_run else "lost")
+    if not packs:
+        console.print("no pack holds anything that was taken down")
+
+
+def _print_packs(packs: list[PackOutcome], verb: str = "lost") -> None:
+    for one in packs:
+        if one.problem:
+            warn(f"pack {one.pack} was not reached: {one.problem}")
+        else:
+            console.print(f"pack {one.pack} {verb} {one.rows} rows in {one.shards} shards")
 
 
 def _list(as_json: bool) -> None:
@@ -218,6 +287,7 @@ def _list(as_json: bool) -> None:
         "layers": lambda r: r["counts"].get("layer", "–"),
         "record": lambda r: short_hash(r["record"]),
         "signed": lambda r: "yes" if r["signed"] else "no",
+        "packs left": lambda r: ", ".join(r["unreached_packs"]) or "–",
         "reason": lambda r: r["reason"],
         "started": lambda r: r["created_at"],
     }

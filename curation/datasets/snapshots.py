@@ -197,6 +197,15 @@ def record_snapshot(
         tag_snapshot(tx, tag, manifest.id, actor)
 
 
+def list_taken_down(tx: Transaction) -> set[str]:
+    """Return the ids of the snapshots that takedowns concern."""
+    return set(
+        tx.execute(
+            sa.select(snapshots.c.id).where(snapshots.c.taken_down_by.is_not(None))
+        ).scalars()
+    )
+
+
 def add_snapshot(tx: Transaction, manifest: Manifest, values: Mapping[str, Any]) -> bool:
     """Add the row of a snapshot, and return whether there was none yet.
 

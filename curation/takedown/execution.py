@@ -2,8 +2,8 @@
 
 The steps are recorded or can be repeated: (1) the layers are blocked and all that is concerned is
 listed, in one transaction; (2) samples and candidates leave every use; (3) snapshots, trainings and
-checkpoints are marked; (4) successors are frozen; (5) rows are emptied; (6) objects are removed;
-(7) the record is written.
+checkpoints are marked; (4) successors are frozen; (5) rows are emptied; (6) packs are rewritten;
+(7) objects are removed; (8) the record is written.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from curation.takedown.erasure import erase_rows
 from curation.takedown.lineage import mark_affected
 from curation.takedown.marking import REMOVING, begin, withdraw
 from curation.takedown.objects import remove_objects
+from curation.takedown.packs import OpenPack, PackOutcome, clean_packs
 from curation.takedown.people import begin_person, remove_person
 from curation.takedown.records import write_record
 from curation.takedown.selectors import Selector
@@ -41,12 +42,14 @@ class TakedownPlace:
         store: The object store.
         secret: The instance's secret, which signs the record.
         actor: Name of the person.
+        open_pack: Opens the folders of packs.
     """
 
     database: Database
     store: InstanceStore
     secret: str
     actor: str
+    open_pack: OpenPack
 
 
 def take_down(
@@ -85,6 +88,23 @@ def take_down(
         return [*finished, _finish(place, new, report)] if new is not None else finished
 
 
+def clean_left_packs(place: TakedownPlace, report: ProgressCallback) -> list[PackOutcome]:
+    """Remove what was taken down before from packs that were not reached then.
+
+    Args:
+        place: Where it works.
+        report: Receives the progress.
+
+    Returns:
+        The outcome for each pack that held something or was not reached.
+
+    Raises:
+        Conflict: A takedown runs.
+    """
+    with exclusively(place.database):
+        return clean_packs(place.database, place.store, place.open_pack, place.actor, report)
+
+
 def find_unfinished(database: Database) -> list[uuid.UUID]:
     """Return the takedowns that were interrupted, oldest first."""
     query = sa.select(takedowns.c.id).where(takedowns.c.state == REMOVING)
@@ -114,5 +134,6 @@ def _finish(place: TakedownPlace, takedown: uuid.UUID, report: ProgressCallback)
     mark_affected(database, store, takedown, place.actor)
     replace_snapshots(database, store, takedown, place.actor)
     erase_rows(database, takedown)
+    clean_packs(database, store, place.open_pack, place.actor, report, takedown)
     remove_objects(database, store, takedown, report)
     return write_record(database, store, takedown, place.secret, place.actor)

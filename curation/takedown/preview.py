@@ -25,12 +25,14 @@ from curation.db.tables import (
 from curation.domain import LayerRole, RoundState
 from curation.ports import ObjectStore
 from curation.takedown.lineage import Affected, find_affected, find_touched
+from curation.takedown.packs import OpenPack, find_in_packs
 from curation.takedown.people import count_traces
 from curation.takedown.selectors import Selector, TakedownScope, blocks, select
 
 OUTSIDE = (
     "folders that snapshots were pulled into: pull the successor into the same folder",
-    "packs and copies of snapshots in other stores or on the Hub",
+    "packs that this instance did not write (--pack names one), and their buckets' older versions",
+    "copies of snapshots in other stores or on the Hub",
     "backups made before: make a new one, then remove the older ones",
     "exported checkpoints and images, and open browser pages",
     "dead rows, write-ahead log and replicas of PostgreSQL, until it has vacuumed and archived",
@@ -38,13 +40,16 @@ OUTSIDE = (
 """Places that an instance cannot reach; they are only reported."""
 
 
-def preview(database: Database, store: ObjectStore, selector: Selector) -> dict[str, Any]:
+def preview(
+    database: Database, store: ObjectStore, selector: Selector, open_pack: OpenPack
+) -> dict[str, Any]:
     """Return what a takedown would remove and mark.
 
     Args:
         database: The database.
         store: The store; manifests of snapshots are read.
         selector: What is to be taken down.
+        open_pack: Opens the folders of packs.
 
     Raises:
         NotFound: There is no sample, candidate or reviewer of that name.
@@ -60,6 +65,9 @@ def preview(database: Database, store: ObjectStore, selector: Selector) -> dict[
         affected = find_affected(tx, touched)
         generating = _rounds_of(tx, affected)
         places = _labeling_places(tx, found.candidates)
+    ids = [*found.samples, *found.candidates]
+    packs = find_in_packs(database, open_pack, ids, found.layers)
+    unreached = [f"pack {one.pack}: {one.problem}" for one in packs if one.problem]
     return {
         "selector": selector.kind,
         "samples": sorted(one.hex for one in found.samples),
@@ -72,7 +80,10 @@ def preview(database: Database, store: ObjectStore, selector: Selector) -> dict[
         "checkpoints": list(affected.checkpoints),
         "runs": [str(one) for one in affected.runs],
         "open_rounds_of_checkpoints": generating,
-        "outside": [*places, *OUTSIDE],
+        "packs": [
+            f"{one.pack}: {one.rows} rows in {one.shards} shards" for one in packs if one.shards
+        ],
+        "outside": [*places, *unreached, *OUTSIDE],
     }
 
 

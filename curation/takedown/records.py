@@ -1,4 +1,4 @@
-"""Records of takedowns: hashes alone, stored as objects, signed, and named in the audit log."""
+"""Records of takedowns: hashes and packs' addresses, stored as objects, signed, and in the log."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from typing import Any
 import sqlalchemy as sa
 
 from curation.db.engine import Database, Transaction
-from curation.db.tables import blocked_layers, reviewers, takedowns
+from curation.db.tables import blocked_layers, reviewers, takedown_items, takedowns
 from curation.domain import canonical_json
 from curation.errors import Corrupt, NotFound
 from curation.ports import ObjectStore
 from curation.takedown.marking import FINISHED, read_items
+from curation.takedown.packs import REACHED, UNREACHED
 from curation.takedown.selectors import Selector
 
 FORMAT = "layerloop takedown 1"
-KINDS = ("sample", "candidate", "snapshot", "checkpoint", "reviewer")
+KINDS = ("sample", "candidate", "snapshot", "checkpoint", "reviewer", REACHED, UNREACHED)
 
 
 def write_record(
@@ -65,9 +66,15 @@ def is_signed(row: Mapping[str, Any], secret: str) -> bool:
 
 
 def list_takedowns(tx: Transaction) -> list[dict[str, Any]]:
-    """Return the rows of all takedowns, newest first."""
+    """Return the rows of all takedowns, newest first, with the packs that are not reached yet."""
     query = sa.select(takedowns).order_by(takedowns.c.created_at.desc(), takedowns.c.id)
-    return [dict(row) for row in tx.execute(query).mappings()]
+    left: dict[uuid.UUID, list[str]] = {}
+    items = sa.select(takedown_items.c.takedown_id, takedown_items.c.name)
+    of_packs = items.where(takedown_items.c.kind == UNREACHED).order_by(takedown_items.c.name)
+    for takedown, name in tx.execute(of_packs):
+        left.setdefault(takedown, []).append(name)
+    rows = tx.execute(query).mappings()
+    return [dict(row) | {"unreached_packs": left.get(row["id"], [])} for row in rows]
 
 
 def read_record(store: ObjectStore, name: str) -> dict[str, Any]:

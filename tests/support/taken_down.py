@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from PIL import Image
 
 from curation.adapters.embedded_postgres import find_programs
+from curation.adapters.snapshot_sources import pack_folder
 from curation.checkpoints.registry import promote_checkpoint, register_checkpoint
 from curation.datasets.captions import set_caption
 from curation.datasets.manifest import snapshot_objects
@@ -117,7 +118,7 @@ def take_down_now(
     database: Database, store: FolderStore, selector: Selector, **fields: Any
 ) -> list[dict[str, Any]]:
     """Take down as the command does."""
-    place = TakedownPlace(database, store, SECRET, "test")
+    place = TakedownPlace(database, store, SECRET, "test", pack_folder)
     return take_down(place, selector, "asked to", lambda _: None, **fields)
 
 

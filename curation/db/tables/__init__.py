@@ -72,6 +72,7 @@ from curation.db.tables.selection import (
 )
 from curation.db.tables.takedowns import (
     blocked_layers,
+    packs,
     takedown_items,
     takedowns,
 )
@@ -118,6 +119,7 @@ __all__ = [
     "loop_turns",
     "loops",
     "metadata",
+    "packs",
     "pending_jobs",
     "prompts",
     "reviewer_identities",

@@ -33,7 +33,8 @@ takedowns = sa.Table(
 )
 
 # What a takedown concerns, so that an interrupted one goes on: ids of samples, candidates,
-# snapshots, checkpoints and runs, names of objects to remove, and the number of a reviewer.
+# snapshots, checkpoints and runs, names of objects to remove, the number of a reviewer, and
+# addresses of packs that hold no row of it any more, or that could not be reached.
 takedown_items = sa.Table(
     "takedown_items",
     metadata,
@@ -41,12 +42,25 @@ takedown_items = sa.Table(
     sa.Column("kind", sa.Text, primary_key=True),
     sa.Column("name", sa.Text, primary_key=True),
     sa.CheckConstraint(
-        "kind in ('sample', 'candidate', 'snapshot', 'checkpoint', 'run', 'object', 'reviewer')",
+        "kind in ('sample', 'candidate', 'snapshot', 'checkpoint', 'run', 'object', 'reviewer', "
+        "'pack', 'unreached_pack')",
         name="kind",
     ),
 )
 
 sa.Index("ix_takedown_items_name", takedown_items.c.name)
+
+# Where snapshots were packed, so that a takedown finds their shards: the absolute path of a folder
+# or the URL of a bucket, the URL of its server if it is not the provider's, and the last machine
+# that wrote there.
+packs = sa.Table(
+    "packs",
+    metadata,
+    sa.Column("address", sa.Text, primary_key=True),
+    sa.Column("endpoint", sa.Text, primary_key=True),
+    sa.Column("machine", sa.Text, nullable=False),
+    created_at(),
+)
 
 # The removed layers: no path of import records them again (curation.datasets.blocked).
 blocked_layers = sa.Table(

@@ -32,6 +32,7 @@ from curation.exports.packs.version import (
     Shard,
     parse_line,
     parse_version,
+    read_version_file,
     version_path,
 )
 from curation.exports.verify import manifest_damage, verify_snapshot
@@ -78,7 +79,7 @@ def verify_pack(
 
 def _check_version(folder: PackFolder, snapshot: str) -> tuple[PackVersion | None, list[Damage]]:
     path = version_path(snapshot)
-    data = folder.read(path)
+    data = read_version_file(folder, snapshot)
     try:
         return parse_version(data, snapshot), []
     except Corrupt as error:

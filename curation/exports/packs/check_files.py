@@ -20,6 +20,7 @@ from curation.exports.packs.version import (
     PackVersion,
     Shard,
     current_snapshot,
+    is_unfinished,
 )
 from curation.exports.pull import in_parallel
 from curation.exports.verify import undecodable
@@ -128,6 +129,8 @@ def check_descriptions(folder: PackFolder, version: PackVersion) -> Iterator[Dam
             problem = f"its offsets differ from the index; {AGAIN}"
             wrong = _at_offsets(members, stated, true)
             yield shard_damage("energon", shard.offsets_path, shard, problem, wrong)
+    if is_unfinished(folder):
+        return  # `pack.json` and the description are those of the state before, or of the one after
     try:
         is_newest = current_snapshot(folder) == version.snapshot
     except (Corrupt, NotFound) as error:

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Protocol
 
 from curation.errors import NotFound, Refused
-from curation.object_store import fsync_path, write_file_atomically
+from curation.object_store import NOTICES, fsync_path, write_file_atomically
 
 NEW = ".new-"
 """Prefix of a small file that is being written (`write_file_atomically`)."""
 SCRATCH = ".shard-"
 """Prefix of a shard that is being written; those that nobody has locked are abandoned."""
 LOCK = ".lock"
+UNFINISHED = "takedown-unfinished.json"
+"""A file that is there while a takedown rewrites the pack."""
 
 
 class PackFolder(Protocol):
@@ -39,6 +41,9 @@ class PackFolder(Protocol):
 
     def remove(self, path: str) -> None:
         """Remove a file, if it is there."""
+
+    def remove_incomplete(self) -> None:
+        """Remove what killed packers left, while nobody else writes, as far as the folder can."""
 
     def scratch(self) -> AbstractContextManager[Path]:
         """Return the path of a new file for `write`, which is removed at the end."""
@@ -100,6 +105,12 @@ class LocalPackFolder:
         """Remove a file, if it is there."""
         (self.folder / path).unlink(missing_ok=True)
 
+    def remove_incomplete(self) -> None:
+        """Remove what killed packers left; the caller holds the exclusive lock."""
+        self._remove_abandoned()
+        for left in self.folder.rglob(f"{NEW}*"):
+            left.unlink(missing_ok=True)
+
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """Return the path of a new file for `write`, which is removed at the end."""
@@ -156,7 +167,7 @@ def check_new_folder(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise Refused(f"{folder} is not a folder", "name a new folder")
-    known = {"shards", "versions", "objects", ".nv-meta", "pack.json", LOCK}
+    known = {"shards", "versions", "objects", ".nv-meta", "pack.json", NOTICES, UNFINISHED, LOCK}
     others = [one.name for one in folder.iterdir()] if folder.is_dir() else []
     others = [name for name in others if name not in known and not name.startswith((NEW, SCRATCH))]
     if others:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from curation.errors import NotFound
 from curation.exports.packs.folder import PackFolder
 from curation.exports.packs.reader import PackReader
-from curation.exports.packs.version import current_snapshot, packed_snapshots
+from curation.exports.packs.version import (
+    current_snapshot,
+    packed_snapshots,
+    removed_snapshots,
+)
 from curation.object_store import is_sha256
 
 LATEST = "latest"
@@ -25,6 +29,7 @@ def open_pack(folder: PackFolder, name: str = LATEST) -> PackReader:
 
     Raises:
         NotFound: The pack does not hold the snapshot.
+        TakenDown: The snapshot was removed from the pack by a takedown.
         Corrupt: The pack is damaged.
     """
     return PackReader(folder, packed_id(folder, name))
@@ -36,7 +41,8 @@ def packed_id(folder: PackFolder, name: str = LATEST) -> str:
         return current_snapshot(folder)
     if is_sha256(name):
         return name
-    found = [one for one in packed_snapshots(folder) if len(name) >= 8 and one.startswith(name)]
+    ids = {*packed_snapshots(folder), *removed_snapshots(folder)}
+    found = [one for one in ids if len(name) >= 8 and one.startswith(name)]
     if len(found) != 1:
         raise NotFound(
             f"there is no snapshot {name[:100]!r} in {folder.address}",

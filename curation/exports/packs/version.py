@@ -10,13 +10,14 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from curation.domain import canonical_json
 from curation.errors import Corrupt, NotFound
-from curation.exports.packs.folder import PackFolder
-from curation.object_store import is_sha256
+from curation.exports.packs.folder import UNFINISHED, PackFolder
+from curation.object_store import NOTICES, is_sha256, taken_down
 
 FORMAT = "layerloop pack 1"
 CURRENT = "pack.json"
@@ -167,15 +168,53 @@ def read_version(folder: PackFolder, snapshot: str) -> PackVersion:
 
     Raises:
         NotFound: The pack does not hold the snapshot.
+        TakenDown: It was removed from the pack by a takedown.
         Corrupt: The version is damaged.
+    """
+    return parse_version(read_version_file(folder, snapshot), snapshot)
+
+
+def read_version_file(folder: PackFolder, snapshot: str) -> bytes:
+    """Return the file of a version.
+
+    Args:
+        folder: The folder of the pack.
+        snapshot: Full id of the snapshot.
+
+    Raises:
+        NotFound: The pack does not hold the snapshot.
+        TakenDown: It was removed from the pack by a takedown.
+        Corrupt: The file is too large for a version.
     """
     path = version_path(snapshot)
     size = folder.sizes("versions").get(path)
     if size is None:
+        with suppress(NotFound):
+            raise taken_down(snapshot, folder.read(notice_path(snapshot)))
         raise NotFound(f"{folder.address} holds no snapshot {snapshot[:12]}", "pack it there first")
     if size > MAX_VERSION_BYTES:
         raise Corrupt(f"version {snapshot[:12]} of the pack has {size} bytes, which is too many")
-    return parse_version(folder.read(path), snapshot)
+    return folder.read(path)
+
+
+def notice_path(snapshot: str) -> str:
+    """Return the path of the notice that a takedown removed a snapshot from the pack."""
+    return f"{NOTICES}/{snapshot}"
+
+
+def removed_snapshots(folder: PackFolder) -> list[str]:
+    """Return the ids of the snapshots that takedowns removed from a pack, sorted."""
+    names = (path.removeprefix(f"{NOTICES}/") for path in folder.sizes(NOTICES))
+    return sorted(one for one in names if is_sha256(one))
+
+
+def is_unfinished(folder: PackFolder) -> bool:
+    """Return whether a takedown began to rewrite the pack and did not end."""
+    try:
+        folder.read(UNFINISHED)
+    except NotFound:
+        return False
+    return True
 
 
 def packed_snapshots(folder: PackFolder) -> list[str]:

@@ -204,7 +204,17 @@ def publish(version: PackVersion, counter: CountingFolder) -> None:
         counter: The folder of the pack.
     """
     counter.write(version.path, version.bytes())
-    counter.write(CURRENT, current_bytes(version.snapshot))
+    name_newest(version.snapshot, counter)
+
+
+def name_newest(snapshot: str, counter: CountingFolder) -> None:
+    """Name a version as the newest one, and describe it for Energon.
+
+    Args:
+        snapshot: Id of the version, which is written.
+        counter: The folder of the pack.
+    """
+    counter.write(CURRENT, current_bytes(snapshot))
     # Another packer may publish at the same time: the description is that of the newest version.
     described = ""
     while described != (newest := current_snapshot(counter.folder)):

@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
+from curation.adapters.snapshot_sources import pack_folder
 from curation.api.signed_urls import WINDOW, SignedUrls
 from curation.db.tables import candidate_layers, checkpoints, layers
 from curation.images.codec import decode_layer, to_png
@@ -135,7 +136,7 @@ def test_a_thumbnail_is_not_served_from_memory_after_a_takedown(
     with database.transaction() as tx:
         owner = sa.select(candidate_layers.c.candidate_id)
         candidate = tx.scalar(owner.where(candidate_layers.c.sha256 == sha))
-    place = TakedownPlace(database, store, "secret" * 8, "test")
+    place = TakedownPlace(database, store, "secret" * 8, "test", pack_folder)
     take_down(place, Selector("sample", (str(candidate),)), "", lambda _: None)
     assert client.get(address).status_code == 404
     assert client.get(app.state.links.address(sha)).status_code == 404

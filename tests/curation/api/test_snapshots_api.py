@@ -7,6 +7,7 @@ import json
 import pytest
 import sqlalchemy as sa
 
+from curation.adapters.snapshot_sources import pack_folder
 from curation.datasets.manifest import Manifest, Part, read_manifest, read_samples
 from curation.datasets.samples import NewSample, StoredLayer, add_samples
 from curation.db.tables import samples as sample_rows
@@ -122,7 +123,7 @@ def test_a_snapshot_that_was_taken_down_says_so(signed_in, samples, database, st
     engineer = signed_in(Role.engineer)
     touched = engineer.post("/api/snapshots", json={"tag": "first"}).json()["id"]
     gone = next(read_samples(store, touched))
-    place = TakedownPlace(database, store, "secret" * 8, "test")
+    place = TakedownPlace(database, store, "secret" * 8, "test", pack_folder)
     take_down(place, Selector("sample", (gone.id,)), "", lambda _: None)
     rows = {row["id"]: row for row in engineer.get("/api/snapshots").json()}
     successor = rows[touched]["successor"]

@@ -7,6 +7,7 @@ import threading
 import pytest
 import sqlalchemy as sa
 
+from curation.adapters.snapshot_sources import pack_folder
 from curation.checkpoints.registry import claim_run, find_run, request_training
 from curation.checkpoints.run_queue import retry_run
 from curation.db.engine import Database
@@ -34,7 +35,8 @@ from tests.support.taken_down import (
 
 SOURCE = Selector("source", (BAD,))
 STEPS = (
-    "withdraw", "mark_affected", "replace_snapshots", "erase_rows", "remove_objects", "write_record",
+    "withdraw", "mark_affected", "replace_snapshots", "erase_rows", "clean_packs", "remove_objects",
+    "write_record",
 )  # fmt: skip
 
 
@@ -74,6 +76,7 @@ def test_it_goes_on_after_an_interruption_at_each_step(
     assert found.state == "finished"
     assert found.counts == {
         "sample": 7, "candidate": 1, "snapshot": 1, "checkpoint": 2, "reviewer": 0, "layer": 8,
+        "pack": 0, "unreached_pack": 0,
     }  # fmt: skip
 
 
@@ -143,7 +146,7 @@ def test_an_older_backup_loses_the_images_again(
             restored = Database(address)
             restore_backup(place, backup, restored, target, lambda _: None)
             assert bool(samples_of(restored, BAD)) == (backup is older)
-            to = TakedownPlace(restored, target, SECRET, "test")
+            to = TakedownPlace(restored, target, SECRET, "test", pack_folder)
             done = apply_records(place, to, lambda _: None)
             assert len(done) == (1 if backup is older else 0)
             assert samples_of(restored, BAD) == []

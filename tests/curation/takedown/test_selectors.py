@@ -7,6 +7,7 @@ import uuid
 import pytest
 import sqlalchemy as sa
 
+from curation.adapters.snapshot_sources import pack_folder
 from curation.checkpoints.registry import register_checkpoint
 from curation.datasets.blocked import TakenDownLayer
 from curation.datasets.decision_records import read_decisions
@@ -130,7 +131,7 @@ def test_a_pair_is_one_sample_and_a_shared_layer_stays(database, store):
             decide(tx, person.id, one, Verdict.accept, key=uuid.uuid4())
     held, kept = layers_of(database, ids[0]), layers_of(database, ids[1])
     assert (len(held), len(held & kept)) == (3, 1)
-    planned = preview(database, store, Selector("sample", (str(ids[0]),)))
+    planned = preview(database, store, Selector("sample", (str(ids[0]),)), pack_folder)
     assert (planned["layers"], planned["layers_kept"]) == (2, 1)
     take_down_now(database, store, Selector("sample", (str(ids[0]),)))
     assert [store.has(name) for name in sorted(held - kept)] == [False, False]
@@ -185,7 +186,7 @@ def test_a_person_leaves_no_name_and_the_verdicts_stay(database, database_addres
     person, ids = reviewed
     with database.transaction() as tx:
         tx.log(person.name, "signed in", f"reviewer {person.name}")
-    planned = preview(database, store, Selector("reviewer", (person.name,)))
+    planned = preview(database, store, Selector("reviewer", (person.name,)), pack_folder)
     assert planned["verdicts kept"] == 3
     take_down_now(database, store, Selector("reviewer", (person.name,)))
     text = dump(database_address)

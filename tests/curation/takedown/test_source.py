@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
+from curation.adapters.snapshot_sources import pack_folder
 from curation.checkpoints.registry import (
     find_promoted_checkpoint,
     list_checkpoints,
@@ -200,7 +201,7 @@ def test_the_candidate_that_waits_for_review_goes_too(database, store, made):
     with database.transaction() as tx:
         states = dict(tx.execute(sa.select(candidates.c.id, candidates.c.state)).all())
     assert set(states.values()) == {"waiting"}
-    planned = preview(database, store, SOURCE)
+    planned = preview(database, store, SOURCE, pack_folder)
     assert len(planned["samples"]) == 7
     assert planned["candidate_states"] == {"waiting": 1}
     assert planned["snapshots"] == [made.snapshot]
@@ -218,7 +219,7 @@ def test_the_candidate_that_waits_for_review_goes_too(database, store, made):
 def test_a_second_run_finds_nothing_to_do(database, store, made):
     assert len(take_down_now(database, store, SOURCE)) == 1
     assert take_down_now(database, store, SOURCE) == []
-    assert preview(database, store, SOURCE)["samples"] == []
+    assert preview(database, store, SOURCE, pack_folder)["samples"] == []
 
 
 def test_selectors_are_stored_as_hashes(database, database_address, store, made):
