@@ -58,6 +58,7 @@ PAGES = {
     "/checkpoints": "checkpoints",
     "/runs/{run}": "run",
     "/reviewers": "reviewers",
+    "/operations": "operations",
     "/me": "me",
     "/sign-in": "sign_in",
 }

@@ -380,6 +380,64 @@ interface Checkpoint {
   rounds: number[];
 }
 
+/** What an operator watches. */
+interface OperationsState {
+  workers: {
+    id: string;
+    host: string;
+    pid: number;
+    queues: string[];
+    version: string;
+    state: "idle" | "busy" | "paused" | "draining";
+    reason: string | null;
+    job: string | null;
+    last_error: string | null;
+    started_at: string;
+    seen_at: string;
+    leases: { purpose: string; count: number; seconds_left: number }[];
+  }[];
+  queues: { job: string; count: number; oldest_seconds: number }[];
+  rounds: { id: number; state: string; quota: number; candidates: Record<string, number> }[];
+  webhooks: {
+    id: number;
+    /** The origin of its URL only. */
+    receiver: string;
+    events: string[];
+    active: boolean;
+    disabled_reason: string | null;
+    failing_since: string | null;
+    pending: number;
+    delivered: number;
+    failed: number;
+    last: {
+      event: string;
+      state: "pending" | "delivered" | "failed";
+      attempts: number;
+      error: string | null;
+      created_at: string;
+    } | null;
+  }[];
+  labeling: string;
+  projects: {
+    round: number;
+    part: number;
+    server_url: string;
+    remote_id: number | null;
+    active: boolean;
+    sending: number;
+    open: number;
+    annotated: number;
+    not_accepted: number;
+    decisions: number;
+    pending: number;
+    refused: number;
+    pulled_at: string | null;
+    error: string | null;
+  }[];
+  excluded_rounds: { round: number; reason: string }[];
+  trouble: string[];
+}
+
 interface TrainingRun {
   id: string;
   recipe: string;

@@ -232,6 +232,7 @@ def require_scope(scope: Scope, role: Role = Role.engineer) -> RequiresScope:
 
 
 Annotator = Annotated[RequestContext, Depends(RequiresRole(Role.annotator))]
+Engineer = Annotated[RequestContext, Depends(RequiresRole(Role.engineer))]
 
 ReadRounds = Annotated[ScopedRequestContext, Depends(require_scope(Scope.rounds_read))]
 WriteRounds = Annotated[ScopedRequestContext, Depends(require_scope(Scope.rounds_write))]

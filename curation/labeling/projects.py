@@ -161,9 +161,14 @@ def list_excluded_rounds(tx: Transaction) -> list[dict[str, Any]]:
     return [dict(row) for row in tx.execute(_EXCLUDED).mappings()]
 
 
-def list_projects(tx: Transaction) -> list[dict[str, Any]]:
-    """Return all projects with the number of their tasks and annotations by state."""
-    return [dict(row) for row in tx.execute(_LIST).mappings()]
+def list_projects(tx: Transaction, *, closed: bool = True) -> list[dict[str, Any]]:
+    """Return projects with the number of their tasks and annotations by state.
+
+    Args:
+        tx: The transaction.
+        closed: Also return those of closed rounds.
+    """
+    return [dict(row) for row in tx.execute(_LIST, {"closed": closed}).mappings()]
 
 
 def _to_project(row: sa.Row[Any]) -> Project:
@@ -276,4 +281,5 @@ _LIST = sa.text(f"""
                 where a.decision_id is null and a.refused is null and not a.deleted) as waits,
             count(*) filter (where a.refused is not null and not a.deleted) as refused
         from labeling_annotations a where a.task_id = t.id) a on true
+    where :closed or r.state <> 'closed'
     group by p.id, r.id order by r.id, p.part""")

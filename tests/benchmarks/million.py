@@ -241,6 +241,7 @@ def _operations(clients: dict[Role, httpx.Client]) -> dict[str, Request | Prepar
         "POST /api/rounds/{number}/pause": (paused := in_turn(engineer, "rounds/20", *PAUSING)),
         "POST /api/rounds/{number}/resume": paused,
         "GET /api/reviewers": get(engineer, "/api/reviewers"),
+        "GET /api/operations": get(engineer, "/api/operations"),
         "GET /api/snapshots": get(engineer, "/api/snapshots"),
         **{
             f"GET /api/snapshots/{{name}}{part}": get(engineer, f"/api/snapshots/latest{part}")
