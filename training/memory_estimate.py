@@ -19,7 +19,7 @@ from training.engine.memory_tracker import (
     estimate_optimizer,
     estimate_step,
 )
-from training.presets.preset import Preset
+from training.presets.preset import Preset, stage_column
 from training.presets.presets import find_requested_preset
 from training.pretrained.families import find_family
 from training.pretrained.loading import check_model_paths
@@ -28,6 +28,7 @@ from training.stage_networks import (
     decoding_step,
     encoding_step,
     make_base,
+    make_kto,
     make_layers,
     make_transparency,
 )
@@ -38,8 +39,16 @@ STAGES: dict[str, tuple[str, ...]] = {
     "layers": ("latents", "layers", "sheets"),
     "whole": ("transparency", "latents", "base", "sheets"),
     "pairs": ("transparency", "latents", "base", "layers", "sheets"),
+    "kto": ("latents", "kto", "sheets"),
+    "whole-kto": ("transparency", "latents", "base", "kto", "sheets"),
 }
-TRAINED_STAGES = {"transparency", "base", "layers"}
+MAKERS = {
+    "transparency": make_transparency,
+    "base": make_base,
+    "layers": make_layers,
+    "kto": make_kto,
+}
+"""Makers of the networks and a batch of each stage that trains."""
 GPU_SIZES_GIB = (8, 12, 16, 24, 32, 40, 48, 80, 141)  # GiB of common GPUs
 CUDA_CONTEXT_GIB = 0.7  # GiB of the CUDA context
 FRAGMENTATION = 0.05  # share of memory lost to fragmentation
@@ -80,7 +89,7 @@ def estimate(request: TrainingRequest, image_count: int) -> list[StageMemory]:
     trained: Mapping[str, int] = {}
     # Weights, optimizer and average stay allocated while the sample grids of a stage are decoded.
     for stage in STAGES[request.recipe]:
-        if stage in TRAINED_STAGES:
+        if stage in MAKERS:
             held = _trained(preset, stage, on_gpu=on_gpu)
             trained = {name: held[name] for name in ("weights", "optimizer", "average")}
         else:
@@ -98,7 +107,7 @@ def _trained(preset: Preset, stage: str, *, on_gpu: bool) -> dict[str, int]:
 
     The peak is in the backward pass, or in the optimizer step.
     """
-    make = {"transparency": make_transparency, "base": make_base, "layers": make_layers}[stage]
+    make = MAKERS[stage]
     networks = build_networks(preset, stage)
     sizes: dict[str, Any] = {}
 
@@ -196,18 +205,15 @@ def _advise(held: Mapping[str, int], preset: Preset, stage: str, *, on_gpu: bool
     fit = (
         f"fits a {fitting} GiB GPU" if fitting else f"needs {needed:.0f} GiB, more than one GPU has"
     )
-    saving = (
-        _relief(held, preset, stage)
-        if stage in TRAINED_STAGES and fitting != GPU_SIZES_GIB[0]
-        else ""
-    )
+    saving = _relief(held, preset, stage) if stage in MAKERS and fitting != GPU_SIZES_GIB[0] else ""
     return f"{fit}; less with {saving}" if saving else fit
 
 
 def _relief(held: Mapping[str, int], preset: Preset, stage: str) -> str:
     """Return the setting that saves most, if it saves at least a twentieth of the peak."""
-    batch = int(getattr(preset, f"{stage}_batch"))
-    halves = f"--set {stage}_batch={batch // 2} --set accumulation={preset.accumulation * 2}"
+    column = stage_column(stage, "batch")
+    batch = int(getattr(preset, column))
+    halves = f"--set {column}={batch // 2} --set accumulation={preset.accumulation * 2}"
     # Each change with a rough estimate of the bytes it saves, and whether it applies.
     changes: Sequence[tuple[str, int, bool]] = (
         (

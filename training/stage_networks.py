@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -24,6 +24,8 @@ from training.engine.memory_tracker import (
 from training.engine.trainer import TrainingStage
 from training.layers.model import new_layered_denoiser
 from training.layers.stage import LayersStage
+from training.preference.reference import freeze_reference
+from training.preference.stage import KTOStage
 from training.presets.preset import Preset
 from training.pretrained.architectures import build_part
 from training.pretrained.families import find_family
@@ -80,6 +82,23 @@ def make_base(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage, B
     if not isinstance(denoiser, StableDiffusion):
         return training_stage, {**batch, "texts": [""] * count}
     return training_stage, {**batch, "conditions": _conditions(denoiser, count)}
+
+
+def make_kto(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage, Batch]:
+    """Return the stage of the base on decisions and a batch for it, with the reference."""
+    nothing, denoiser = cast("Any", None), networks.denoiser
+    assert denoiser is not None  # noqa: S101 - narrows the type
+    batch = make_base(replace(preset, base_batch=preset.preference_batch), networks)[1]
+    texts = (
+        TextEmbeddingCache.open(None, {"precision": preset.cache_precision})
+        if preset.family
+        else None
+    )
+    training_stage = KTOStage(
+        preset, denoiser, nothing, nothing, texts, networks.autoencoder, networks.transparency,
+        labels={}, reference=freeze_reference(preset, denoiser),
+    )  # fmt: skip
+    return training_stage, {**batch, "sign": torch.ones(preset.preference_batch)}
 
 
 def make_layers(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage, Batch]:
@@ -154,7 +173,7 @@ def build_networks(preset: Preset, stage: str) -> StageNetworks:
 
     Latent transparency is trainable only without a denoiser, and the base only without layers.
     """
-    base = stage in {"base", "layers"}
+    base = stage != "transparency"
     with torch.device("meta"):
         autoencoder: Autoencoder = LinearAutoencoder(preset.stride, preset.latent_channels)
         if preset.model is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,8 @@ from training.evaluation.heldout import evaluate, has_heldout
 from training.generate import load_generator
 from training.launch import choose_launch, join, launch
 from training.layers.train import train_layers
+from training.preference.labels import read_labels
+from training.preference.train import train_base_preference
 from training.presets.preset import Preset
 from training.presets.presets import find_requested_preset
 from training.pretrained.families import find_family
@@ -42,14 +45,21 @@ from training.transparency.networks import Transparency, open_transparency
 from training.transparency.padding import over_gray
 from training.transparency.train import reconstruction_rows, train_transparency
 
+logger = logging.getLogger("layerloop.training")
+
 RECIPES: dict[str, tuple[str, ...]] = {
     "transparency": ("transparency",),
     "base": ("base",),
     "layers": ("layers",),
     "whole": ("transparency", "base"),  # the recipe of a round
     "pairs": ("transparency", "base", "layers"),  # the recipe of a round of pairs
+    "kto": ("kto",),  # the base, from decisions on single layers
+    "whole-kto": ("transparency", "base", "kto"),
 }
-"""The parts that a recipe trains, in order; the others are inherited from the parent."""
+"""The stages of a recipe, in order; parts that none of them trains are the parent's."""
+
+DECISION_STAGES = {"kto": "base"}
+"""Stages that learn from decisions, and the part that each of them trains further."""
 
 __all__ = ["RECIPES", "check_request", "code_version", "join", "train"]
 
@@ -96,12 +106,13 @@ def train(
     files = {part: file for part, file in inherited.items() if not part.startswith(LORA_PREFIX)}
     # Reports carry the number of their stage, which depends on the stages that will run.
     heldout = has_heldout(store, request.snapshot)
-    report = _numbered(report, _stages(request, preset, files, heldout=heldout))
+    stages = _choose_stages(request, preset, store)
+    report = _numbered(report, _reported_stages(stages, preset, files, heldout=heldout))
     context = _StageContext(request, preset, store, folder, report, code_version())
     # Train the parts in order; each later part builds on the files of the earlier ones.
     files["backbone"] = files.get("backbone") or _fit_autoencoder(context)
-    for part in RECIPES[request.recipe]:
-        files[part] = _TRAINERS[part](context, files)
+    for stage in stages:
+        files[DECISION_STAGES.get(stage, stage)] = _TRAINERS[stage](context, files)
     checkpoint = Checkpoint(
         files=files,
         recipe=request.recipe,
@@ -124,16 +135,38 @@ def train(
     return replace(checkpoint, evaluation=metrics, sample_grid=sheet)
 
 
-def _stages(
-    request: TrainingRequest, preset: Preset, files: Mapping[str, str], *, heldout: bool
+def _choose_stages(request: TrainingRequest, preset: Preset, store: ObjectStore) -> list[str]:
+    """Return the stages to train: those of the recipe, as far as there are decisions.
+
+    Before the first round there are none, so that a recipe with other stages leaves them out.
+
+    Raises:
+        Refused: The recipe only learns from decisions, and there are none that can be used.
+    """
+    stages = []
+    for stage in RECIPES[request.recipe]:
+        if stage in DECISION_STAGES:
+            try:
+                read_labels(store, request.snapshot, DECISION_STAGES[stage], preset)
+            except Refused as error:
+                if len(RECIPES[request.recipe]) == 1:
+                    raise
+                logger.warning("stage %s is left out: %s (%s)", stage, error.message, error.hint)
+                continue
+        stages.append(stage)
+    return stages
+
+
+def _reported_stages(
+    stages: Sequence[str], preset: Preset, files: Mapping[str, str], *, heldout: bool
 ) -> list[str]:
     """Return the stages that this training will report, in order."""
-    stages = [] if files.get("backbone") else ["backbone"]
-    for part in RECIPES[request.recipe]:
-        if part in {"base", "layers"}:
-            stages += ["latents", "texts"] if preset.family else ["latents"]
-        stages.append(part)
-    return [*stages, *(["evaluate"] if heldout else []), "sheet"]
+    reported = [] if files.get("backbone") else ["backbone"]
+    for stage in stages:
+        if stage != "transparency":
+            reported += ["latents", "texts"] if preset.family else ["latents"]
+        reported.append(stage)
+    return [*reported, *(["evaluate"] if heldout else []), "sheet"]
 
 
 def _numbered(report: ProgressCallback, stages: Sequence[str]) -> ProgressCallback:
@@ -165,10 +198,13 @@ class _StageContext:
     report: ProgressCallback
     code_version: str
 
-    def save(self, part: str, tensors: dict[str, Tensor], **metadata: object) -> str:
-        """Store a part with its metadata and return the sha256."""
-        if part in _TRAINERS:  # the others see no sequence of samples
-            metadata["order"] = order_hash(part, self.request, self.preset)
+    def save(
+        self, part: str, tensors: dict[str, Tensor], stage: str | None = None, **metadata: object
+    ) -> str:
+        """Store a part with its metadata and return the sha256; its stage is named as the part."""
+        stage = stage or part
+        if stage in _TRAINERS:  # the others see no sequence of samples
+            metadata["order"] = order_hash(stage, self.request, self.preset)
         return save_part(
             self.store,
             part,
@@ -188,7 +224,7 @@ def check_request(request: TrainingRequest) -> Preset:
     if request.recipe not in RECIPES:
         raise Refused(f"no recipe {request.recipe!r}", f"choose one of {', '.join(RECIPES)}")
     if (
-        {"base", "layers"} & {*RECIPES[request.recipe]}
+        {*RECIPES[request.recipe]} - {"transparency"}
         and preset.family
         and find_family(preset.family).denoiser is None
     ):
@@ -205,6 +241,7 @@ def check_request(request: TrainingRequest) -> Preset:
     for recipe, needed, hint in (
         ("base", ("transparency",), "whole"),
         ("layers", ("transparency", "base"), "pairs"),
+        ("kto", ("transparency", "base"), "whole-kto"),
     ):
         for part in needed:
             if request.recipe == recipe and (parent is None or part not in parent.files):
@@ -286,10 +323,26 @@ def _train_layers(context: _StageContext, files: dict[str, str]) -> str:
     return context.save("layers", tensors, **metadata, base=files["base"])
 
 
+def _train_kto(context: _StageContext, files: dict[str, str]) -> str:
+    """Train the base further from decisions and store it."""
+    tensors, metadata = train_base_preference(
+        context.request,
+        context.preset,
+        context.store,
+        context.folder,
+        context.report,
+        _backbone(context, files),
+        _transparency(context, files),
+        load_part(context.store, files["base"]),
+    )
+    return context.save("base", tensors, "kto", **metadata, reference=files["base"])
+
+
 _TRAINERS: dict[str, Callable[[_StageContext, dict[str, str]], str]] = {
     "transparency": _train_transparency,
     "base": _train_base,
     "layers": _train_layers,
+    "kto": _train_kto,
 }
 
 

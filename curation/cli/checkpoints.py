@@ -73,8 +73,8 @@ def train(
         str,
         typer.Option(
             help=(
-                "Stages to train: transparency, base, layers, whole (the first two) or pairs "
-                "(all three)."
+                "Stages to train: transparency, base, layers, whole (the first two), pairs (all "
+                "three), kto (the base from decisions) or whole-kto (whole, then kto)."
             )
         ),
     ] = "whole",

@@ -76,6 +76,10 @@ def start(
     recipe: Annotated[
         str | None, typer.Option(help="Recipe of the trainings; default: whole, or pairs.")
     ] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(help="Override a preset value of the trainings by name=value; repeatable."),
+    ] = None,
     policy: Annotated[
         Policy, typer.Option(help="Selection of candidates to review, as of 'round open'.")
     ] = Policy.random,
@@ -107,10 +111,17 @@ def start(
     Any worker advances it, and after a crash it goes on where it stopped. Before the start an
     estimate of its cost is printed, from rates that this instance has measured.
     """
+    from curation.cli.checkpoints import parse_overrides
     from curation.domain import Kind
     from curation.loops import rows
     from curation.loops.estimate import estimate_dict, estimate_loop, format_estimate
-    from curation.loops.plan import Budget, LoopPlan, LoopReviewer, check_plan
+    from curation.loops.plan import (
+        Budget,
+        LoopPlan,
+        LoopReviewer,
+        check_plan,
+        leaves_out_all_decisions,
+    )
 
     plan = check_plan(
         LoopPlan(
@@ -125,6 +136,7 @@ def start(
             file_names=prompts_from_names,
             policy=read_rules(policy.value, share, set_ or []),
             gate=tuple(gate or ()),
+            changes=parse_overrides(override or []),
             priority=priority,
             tag="loop-",
             budget=Budget(gpu_seconds, human_hours, accepted),
@@ -139,6 +151,11 @@ def start(
     console.print("estimate, from what this instance has measured:")
     for line in format_estimate(estimates):
         console.print(line)
+    if leaves_out_all_decisions(plan):
+        console.print(
+            "decisions of the rule reviewer are automatic, and trainings leave them out; "
+            "--override automatic_decisions=true lets them learn from these"
+        )
     started = "would start" if number is None else f"loop {number} is started"
     print_text(f"{started}: {rounds} rounds of {quota} candidates")
 

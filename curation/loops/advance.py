@@ -20,13 +20,21 @@ from curation.datasets.snapshots import PreparedSnapshot
 from curation.db.engine import Database, Transaction
 from curation.db.tables import decisions
 from curation.db.time_spans import seconds
-from curation.domain import JobName, RoundState, RunState, TrainingRequest
+from curation.domain import (
+    DECISION_RECIPES,
+    JobName,
+    RoundState,
+    RunState,
+    TrainingRequest,
+    are_compatible_recipes,
+)
 from curation.errors import Refused
 from curation.loops import control, rows, spending
 from curation.loops.plan import LoopReviewer, LoopState, LoopStep
 from curation.loops.promotion import check_gate
 from curation.loops.prompts import choose_prompts
 from curation.loops.rows import Loop
+from curation.review.frozen_decisions import find_decided
 from curation.rounds import lifecycle as rounds
 from curation.rounds import work
 from curation.store_inventory import InstanceStore
@@ -65,7 +73,11 @@ def advance(database: Database, store: InstanceStore, loop_id: int) -> bool:
             return _STEPS[loop.step](tx, loop)
     # Objects are read and written without an open transaction, so that a pause need not wait. What
     # an overtaken step has written is garbage.
-    prepared = snapshots.prepare_snapshot(database, store)
+    prepared = snapshots.prepare_snapshot(
+        database,
+        store,
+        find_decided=find_decided if loop.plan.recipe in DECISION_RECIPES else None,
+    )
     with database.transaction() as tx:
         current = rows.find_loop(tx, loop_id, lock=True)
         if (current.state, current.step, current.turn) != (loop.state, loop.step, loop.turn):
@@ -135,7 +147,9 @@ def _training_request(tx: Transaction, loop: Loop) -> TrainingRequest:
     """Return the training of a turn: it begins with the promoted checkpoint of the same preset."""
     plan = loop.plan
     parent = registry.find_promoted_checkpoint(tx)
-    if parent is not None and (parent.preset, parent.recipe) != (plan.preset, plan.recipe):
+    if parent is not None and not (
+        parent.preset == plan.preset and are_compatible_recipes(parent.recipe, plan.recipe)
+    ):
         parent = None
     previous = snapshots.find_local_snapshot(tx, parent.snapshot) if parent else None
     if loop.snapshot is None:

@@ -11,20 +11,20 @@ VERSION = 1
 """Number of the samplers' code; raised when the same definition would give another sequence."""
 
 
-def order_hash(part: str, request: TrainingRequest, preset: Preset) -> str:
-    """Return the sha256 of what determines the order of samples in the training of a part.
+def order_hash(stage: str, request: TrainingRequest, preset: Preset) -> str:
+    """Return the sha256 of what determines the order of samples in a training stage.
 
     Args:
-        part: transparency, base or layers.
+        stage: transparency, base, layers, or one that learns from decisions.
         request: The training request: snapshot, previous snapshot, seed.
         preset: The preset: layers, weights, batch size, and buckets.
 
     Raises:
-        ValueError: The part has no order of samples.
+        ValueError: The stage has no order of samples.
     """
     definition: dict[str, object] = {
         "version": VERSION,
-        "part": part,
+        "part": stage,
         "snapshot": request.snapshot,
         "split": str(Split.train),
         "seed": request.seed,
@@ -33,7 +33,7 @@ def order_hash(part: str, request: TrainingRequest, preset: Preset) -> str:
         "image_size": preset.image_size,
         "buckets": [preset.bucket_step, preset.bucket_ratio] if preset.buckets else None,
     }
-    match part:
+    match stage:
         case "transparency":
             opaque, batch = preset.transparency_opaque, preset.transparency_batch
         case "base":
@@ -45,8 +45,17 @@ def order_hash(part: str, request: TrainingRequest, preset: Preset) -> str:
                 "batch": _global_batch(preset, preset.layers_batch),
             }
             return _hash(definition)
+        case "kto":
+            opaque, batch = preset.base_opaque, preset.preference_batch
+            definition |= {
+                "real_share": preset.real_share,
+                "desirable_share": preset.desirable_share,
+                "propensity_clip": preset.propensity_clip,
+                "automatic_decisions": preset.automatic_decisions,
+                "reasons": sorted(map(str, preset.base_reasons)),
+            }
         case _:
-            raise ValueError(f"part {part!r} has no order of samples")
+            raise ValueError(f"stage {stage!r} has no order of samples")
     definition |= {
         "roles": sorted(map(str, preset.trained_roles(opaque))),
         "opaque_weight": opaque,

@@ -70,6 +70,7 @@ class DenoiserStage(TrainingStage):
         self.preset, self.denoiser, self.images = preset, denoiser, images
         self.latents, self.texts = latents, texts
         self.schedule = StageSchedule(preset.base_images, preset.base_batch, preset.ema_decay)
+        self.learning_rate = preset.base_lr
         self.noise_schedule = denoiser.schedule()
         # In a tuple, so that frozen networks do not become submodules.
         self._frozen_networks = (autoencoder, transparency.decoder)
@@ -80,7 +81,7 @@ class DenoiserStage(TrainingStage):
         betas = (self.preset.beta1, self.preset.beta2)
         return {
             "optimiser": build_optimizer(
-                self.preset.optimizer, parameters, self.preset.base_lr, betas=betas
+                self.preset.optimizer, parameters, self.learning_rate, betas=betas
             )
         }
 
@@ -94,8 +95,22 @@ class DenoiserStage(TrainingStage):
             local: Positions in `indices` that this process trains on.
             rng: The step's random number generator, equal in all processes.
         """
-        preset, count = self.preset, len(indices)
-        chosen = self.images.readable_indices([indices[row] for row in local])
+        return self.make_rows([indices[row] for row in local], local, len(indices), rng)
+
+    def make_rows(
+        self, images: Sequence[int], local: Sequence[int], count: int, rng: torch.Generator
+    ) -> Batch:
+        """Make the rows of some images.
+
+        Args:
+            images: Indices of the images.
+            local: The position of each in the global batch; images of one position have the same
+                noise, timestep and dropped caption.
+            count: Positions of the global batch.
+            rng: The step's random number generator, equal in all processes.
+        """
+        preset = self.preset
+        chosen = self.images.readable_indices(images)
         mean_BCHW, std_BCHW = self.latents.get(chosen)
         # Random numbers are drawn for the global batch, so that the order of draws is fixed.
         dropped = (torch.rand(count, generator=rng) < preset.caption_dropout)[local]
@@ -138,23 +153,29 @@ class DenoiserStage(TrainingStage):
             The weighted loss; the metrics are the same loss and the unweighted error.
         """
         del images_seen
+        error_B = self.errors(batch, self.denoiser)
+        loss = (self.level_weights(batch["time"]) * error_B).mean()
+        return loss, {"denoising": loss, "error": error_B.mean()}
+
+    def errors(self, batch: Batch, denoiser: Denoiser) -> Tensor:
+        """Compute the mean squared error of each row of a batch, B, by a denoiser."""
         noise_BCHW, time_B = batch["noise"], batch["time"]
         # Diffuse the latents, and predict noise or v.
-        clean_BCHW = self.denoiser.normalize(batch["latent"])
+        clean_BCHW = denoiser.normalize(batch["latent"])
         noisy_BCHW = self.noise_schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
         conditions = (
-            batch["conditions"] if "conditions" in batch else self.denoiser.encode(batch["texts"])
+            batch["conditions"] if "conditions" in batch else denoiser.encode(batch["texts"])
         )
-        predicted_BCHW = self.denoiser.predict(noisy_BCHW, time_B, conditions)
+        predicted_BCHW = denoiser.predict(noisy_BCHW, time_B, conditions)
         target_BCHW = denoising_target(self.noise_schedule, clean_BCHW, noise_BCHW, time_B)
-        # Weight each example by its noise level.
-        error_B = (predicted_BCHW.float() - target_BCHW).square().mean((1, 2, 3))
+        return (predicted_BCHW.float() - target_BCHW).square().mean((1, 2, 3))
+
+    def level_weights(self, time_B: Tensor) -> Tensor:
+        """Return the loss weight of each timestep."""
         level_B = self.noise_schedule.alphas_cumprod[time_B]
-        weight_B = loss_weight(
+        return loss_weight(
             self.noise_schedule.config.prediction_type, self.preset.snr_gamma, level_B
         )
-        loss = (weight_B * error_B).mean()
-        return loss, {"denoising": loss, "error": error_B.mean()}
 
     def validate(self) -> dict[str, float]:
         """Compute the mean squared error of the prediction on held-out images."""

@@ -112,7 +112,7 @@ def train_base(
     denoiser.to(ctx.device)
     # Text embeddings and held-out latents, then the training itself.
     texts = encode_texts(preset, denoiser, images.captions, None if memory else caches, on_progress)
-    heldout = _heldout(store, request.snapshot, preset, autoencoder, transparency.encoder)
+    heldout = heldout_batch(store, request.snapshot, preset, autoencoder, transparency.encoder)
     stage = DenoiserStage(
         preset, denoiser, images, latents, texts, autoencoder, transparency, heldout
     )
@@ -231,14 +231,25 @@ def validation_loss(
 
 
 @torch.no_grad()
-def _heldout(
+def heldout_batch(
     store: ObjectStore,
     snapshot: str,
     preset: Preset,
     autoencoder: Autoencoder,
     encoder: OffsetEncoder,
 ) -> HeldoutBatch | None:
-    """Encode the images to validate on; None if nothing is held out."""
+    """Encode the images to validate on.
+
+    Args:
+        store: Where the snapshot is stored.
+        snapshot: Id of the snapshot.
+        preset: The preset.
+        autoencoder: The autoencoder.
+        encoder: The encoder of latent offsets.
+
+    Returns:
+        Their latents and captions; None if nothing is held out.
+    """
     images = heldout_images(store, snapshot, preset.image_size, VALIDATION_IMAGES)
     if not len(images):
         return None

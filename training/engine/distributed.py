@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from curation.errors import LayerloopError, NotFound, Refused
-from training.presets.preset import Preset
+from training.presets.preset import Preset, stage_column
 
 PRECISIONS: dict[str, torch.dtype | None] = {
     "fp32": None,
@@ -285,7 +285,7 @@ def oom_hint(error: BaseException, preset: Preset, stage: str) -> LayerloopError
         stage: Name of the stage that ran out of memory.
     """
     # Half the micro-batch with twice the accumulation is the same training.
-    batch = f"{stage}_batch"
+    batch = stage_column(stage, "batch")
     images = int(getattr(preset, batch))
     half_batch = (
         f"{batch}={max(1, images // 2)} --set accumulation={preset.accumulation * 2}"

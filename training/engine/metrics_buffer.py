@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from curation.errors import LayerloopError
+from training.presets.preset import stage_column
 
 
 class Diverged(LayerloopError):
@@ -94,6 +95,7 @@ class MetricsBuffer:
         raise Diverged(
             f"{self.stage}: {broken[0]} is {metrics[broken[0]]} in the step that ended at image "
             f"{step.images_seen}; samples: {shown}",
-            f"lower the learning rate (--set {self.stage}_lr=...), try --set precision=bf16 or "
-            "fp32, or check those samples; the last saved state is from before this step",
+            f"lower the learning rate (--set {stage_column(self.stage, 'lr')}=...), try --set "
+            "precision=bf16 or fp32, or check those samples; the last saved state is from before "
+            "this step",
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +84,16 @@ class TrainingStage(nn.Module):
     @abstractmethod
     def core_modules(self) -> Sequence[nn.Module]:
         """Return the largest networks, which are compiled, checkpointed and sharded by block."""
+
+    def end_step(
+        self, metrics: Mapping[str, Tensor], all_reduce: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Update the stage's own buffers after an optimizer step; collective.
+
+        Args:
+            metrics: This process's share of the step's metrics.
+            all_reduce: Sums a tensor over all processes, in place.
+        """
 
     def validate(self) -> dict[str, float]:
         """Compute metrics on held-out images with the current weights; {} if there are none."""
@@ -193,6 +203,7 @@ def _run(stage: TrainingStage, context: TrainerContext) -> None:
                     metrics[name] = metrics[name] + part if name in metrics else part
             metrics["gradient"] = distributed.optimizer_step(optimizers) / distributed.world_size
             average.update(seen, step)
+            stage.end_step(metrics, distributed.all_reduce)
 
             # Grids and states are due whenever the image count passes a multiple of their interval.
             before, seen = seen, seen + len(step_batches.indices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from functools import cache
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -169,6 +170,7 @@ def parse_value(column: str, text: str, column_type: Any) -> Any:
         column_type: The column's type.
 
     Raises:
+        NotFound: The text is none of the options.
         Refused: The text does not have the column's type.
     """
     if get_origin(column_type) in {UnionType, Union}:
@@ -188,5 +190,9 @@ def parse_value(column: str, text: str, column_type: Any) -> Any:
             ]
         return column_type(text)
     except (ValueError, KeyError):
+        if isinstance(column_type, type) and issubclass(column_type, StrEnum):
+            raise NotFound(
+                f"no {column} {text!r}", f"choose one of {', '.join(column_type)}"
+            ) from None
         name = getattr(column_type, "__name__", str(column_type))
         raise Refused(f"invalid {column} {text!r}", f"expected type: {name}") from None

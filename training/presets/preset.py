@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from curation.domain import LayerRole
+from curation.domain import LayerRole, RejectReason
 
 # The ranges of the columns; training.presets.overrides.check_preset rejects values outside of them.
 Natural = Annotated[int, Field(ge=0)]
@@ -137,6 +137,25 @@ class Preset:
     layers_batch: Count
     layers_lr: Rate
 
+    # Learning from decisions ("kto", "dpo" and the same for layers).
+    # strength of the bond to the reference, for errors that are means over a normalized latent
+    preference_beta: Positive
+    preference_images: Count  # an image counts once; of "dpo" a pair counts once
+    preference_batch: Count
+    preference_lr: Rate
+    # share of the batch that is plain denoising of snapshot samples, so that diversity is kept
+    real_share: PartialShare
+    desirable_share: Share  # share of the decided candidates in a batch that were accepted
+    # largest weight of a candidate by inverse propensity; 1 turns such weights off
+    propensity_clip: Ratio
+    # share of the decided candidates that are noised with the noise they were generated from
+    stored_noise: Share
+    automatic_decisions: bool  # learn from verdicts of the rule reviewer and automatic ones too
+    # reasons of rejects that teach the base
+    base_reasons: tuple[RejectReason, ...]
+    # reasons of rejects that teach the layer adapters
+    layers_reasons: tuple[RejectReason, ...]
+
     # Generation.
     draw_steps: Count
     # batch size; batches are padded to it, so that a result never depends on other requests
@@ -179,3 +198,14 @@ class Preset:
         """Return the layers of a pair to train on, given the sampling weight of opaque layers."""
         roles = (LayerRole(role) for role in self.layer_roles)
         return tuple(role for role in roles if role == LayerRole.foreground or opaque > 0)
+
+
+def stage_column(stage: str, name: str) -> str:
+    """Return the column of a stage, such as base_lr; those that learn from decisions share theirs.
+
+    Args:
+        stage: Name of the training stage.
+        name: images, batch or lr.
+    """
+    own = f"{stage}_{name}"
+    return own if own in Preset.__dataclass_fields__ else f"preference_{name}"

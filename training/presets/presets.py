@@ -7,10 +7,21 @@ from dataclasses import replace
 from typing import Any, get_type_hints
 
 from curation.checkpoints.former_columns import check_column_names, present_columns
-from curation.domain import TrainingRequest
+from curation.domain import RejectReason, TrainingRequest
 from curation.errors import NotFound
 from training.presets.overrides import check_preset, parse_value
 from training.presets.preset import Preset
+
+GENERATED_FAULTS = (
+    RejectReason.holes,
+    RejectReason.opaque,
+    RejectReason.cropped,
+    RejectReason.malformed,
+    RejectReason.prompt_miss,
+    RejectReason.other,
+)
+"""Reasons that concern what was generated. A halo or residue concerns the transparency decoder, and
+a duplicate may be a good image."""
 
 # Small enough to train on a laptop's CPU. The other rows are derived from this one.
 TINY = Preset(
@@ -94,6 +105,17 @@ TINY = Preset(
     layers_images=24_000,
     layers_batch=16,
     layers_lr=2e-3,
+    preference_beta=1_000.0,
+    preference_images=8_000,
+    preference_batch=16,
+    preference_lr=3e-4,
+    real_share=0.25,
+    desirable_share=0.5,
+    propensity_clip=10.0,
+    stored_noise=0.0,
+    automatic_decisions=False,
+    base_reasons=GENERATED_FAULTS,
+    layers_reasons=(*GENERATED_FAULTS, RejectReason.clash),
     draw_steps=25,
     draw_batch=16,
     guidance=3.0,
@@ -144,6 +166,7 @@ MICRO = replace(
     base_lr=3e-3,
     layer_rank=32,
     layers_images=512,
+    preference_images=256,
     draw_steps=4,
     draw_batch=4,
     warmup_images=32,
@@ -183,6 +206,9 @@ MEDIUM = replace(
     base_batch=64,
     base_lr=3e-4,
     ema_decay=0.999,
+    preference_images=100_000,
+    preference_batch=64,
+    preference_lr=5e-5,
     warmup_images=5_000,
     checkpoint_every_images=50_000,
     sample_every_images=100_000,
@@ -245,6 +271,10 @@ SD15 = replace(
     layers_images=160_000,
     layers_batch=8,
     layers_lr=1e-5,
+    preference_beta=5_000.0,
+    preference_images=80_000,
+    preference_batch=8,
+    preference_lr=5e-6,
     draw_batch=1,
     guidance=7.0,
     layers_guidance=7.0,

@@ -16,6 +16,8 @@ import sqlalchemy as sa
 
 from curation import jobs
 from curation.adapters.celery_queue import QUEUE_JOBS, CeleryQueue, make_app
+from curation.checkpoints import registry
+from curation.datasets.decision_records import read_decisions
 from curation.db.engine import Database
 from curation.db.tables import candidates, checkpoints, loop_turns, training_runs
 from curation.db.tables import rounds as rounds_table
@@ -122,6 +124,30 @@ def test_two_rounds_follow_each_other(instance: Instance) -> None:
     assert "16 candidates" in estimate["generation_seconds"]["basis"]
     assert estimate["training_seconds"]["value"] is not None
     assert 0 < estimate["accepted"]["value"] <= 16
+
+
+def test_a_recipe_that_learns_from_decisions_gets_them_with_its_snapshots(
+    instance: Instance,
+) -> None:
+    instance.seed()
+    loop_id = instance.start(replace(PLAN, recipe="whole-kto"))
+    instance.finish(loop_id)
+    store = instance.context.store
+    decided = [list(read_decisions(store, name)) for name in instance.names(loop_id)]
+    assert [len(records) for records in decided] == [0, 8, 16]
+    assert all(record.automatic for record in decided[1])
+    # Its second training continues the first one; a loop without decisions continues it too.
+    with instance.database.transaction() as tx:
+        turns = rows.list_turns(tx, loop_id)
+    plain = instance.start(replace(PLAN, rounds=1, seed=7))
+    instance.finish(plain)
+    with instance.database.transaction() as tx:
+        [last] = rows.list_turns(tx, plain)
+        found = [registry.find_checkpoint(tx, turn["checkpoint_id"]) for turn in (*turns, last)]
+    assert [made.parent for made in found] == [None, found[0].id, found[1].id]
+    assert [bool(list(read_decisions(store, name))) for name in instance.names(plain)] == [
+        False, False,
+    ]  # fmt: skip
 
 
 def test_a_gate_keeps_the_former_checkpoint_and_pauses_without_one(instance: Instance) -> None:

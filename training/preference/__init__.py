@@ -1,0 +1,1 @@
+"""Preference training: a base or layer adapters learn from accepted and rejected candidates."""
