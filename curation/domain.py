@@ -324,18 +324,6 @@ class TrainingRequest:
         return content_id("run", *lineage, self.seed, self.images, *changes)
 
 
-DECISION_RECIPES: Mapping[str, str] = {
-    "kto": "whole",
-    "whole-kto": "whole",
-}
-"""Recipes that learn from decisions, each with the recipe of the same parts that does not."""
-
-
-def are_compatible_recipes(first: str, second: str) -> bool:
-    """Return whether checkpoints of two recipes have the same parts."""
-    return DECISION_RECIPES.get(first, first) == DECISION_RECIPES.get(second, second)
-
-
 @dataclass(frozen=True)
 class Progress:
     """The progress of long work: `done` of `total` (images, files, candidates) in a stage."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,34 +31,24 @@ from training.evaluation.heldout import evaluate, has_heldout
 from training.generate import load_generator
 from training.launch import choose_launch, join, launch
 from training.layers.train import train_layers
-from training.preference.labels import read_labels
 from training.preference.train import train_base_preference
 from training.presets.preset import Preset
 from training.presets.presets import find_requested_preset
 from training.pretrained.families import find_family
 from training.pretrained.loading import check_model_paths
+from training.recipes import (
+    DECISION_STAGES,
+    RECIPES,
+    choose_stages,
+    number_reports,
+    reported_stages,
+)
 from training.safetensors_io import load_part, part_metadata, save_part
 from training.sample_grid import render_grid
 from training.transparency.autoencoder import Autoencoder, fit_autoencoder, open_autoencoder
 from training.transparency.networks import Transparency, open_transparency
 from training.transparency.padding import over_gray
 from training.transparency.train import reconstruction_rows, train_transparency
-
-logger = logging.getLogger("layerloop.training")
-
-RECIPES: dict[str, tuple[str, ...]] = {
-    "transparency": ("transparency",),
-    "base": ("base",),
-    "layers": ("layers",),
-    "whole": ("transparency", "base"),  # the recipe of a round
-    "pairs": ("transparency", "base", "layers"),  # the recipe of a round of pairs
-    "kto": ("kto",),  # the base, from decisions on single layers
-    "whole-kto": ("transparency", "base", "kto"),
-}
-"""The stages of a recipe, in order; parts that none of them trains are the parent's."""
-
-DECISION_STAGES = {"kto": "base"}
-"""Stages that learn from decisions, and the part that each of them trains further."""
 
 __all__ = ["RECIPES", "check_request", "code_version", "join", "train"]
 
@@ -106,8 +95,8 @@ def train(
     files = {part: file for part, file in inherited.items() if not part.startswith(LORA_PREFIX)}
     # Reports carry the number of their stage, which depends on the stages that will run.
     heldout = has_heldout(store, request.snapshot)
-    stages = _choose_stages(request, preset, store)
-    report = _numbered(report, _reported_stages(stages, preset, files, heldout=heldout))
+    stages = choose_stages(request, preset, store)
+    report = number_reports(report, reported_stages(stages, preset, files, heldout=heldout))
     context = _StageContext(request, preset, store, folder, report, code_version())
     # Train the parts in order; each later part builds on the files of the earlier ones.
     files["backbone"] = files.get("backbone") or _fit_autoencoder(context)
@@ -133,58 +122,6 @@ def train(
         )
     )
     return replace(checkpoint, evaluation=metrics, sample_grid=sheet)
-
-
-def _choose_stages(request: TrainingRequest, preset: Preset, store: ObjectStore) -> list[str]:
-    """Return the stages to train: those of the recipe, as far as there are decisions.
-
-    Before the first round there are none, so that a recipe with other stages leaves them out.
-
-    Raises:
-        Refused: The recipe only learns from decisions, and there are none that can be used.
-    """
-    stages = []
-    for stage in RECIPES[request.recipe]:
-        if stage in DECISION_STAGES:
-            try:
-                read_labels(store, request.snapshot, DECISION_STAGES[stage], preset)
-            except Refused as error:
-                if len(RECIPES[request.recipe]) == 1:
-                    raise
-                logger.warning("stage %s is left out: %s (%s)", stage, error.message, error.hint)
-                continue
-        stages.append(stage)
-    return stages
-
-
-def _reported_stages(
-    stages: Sequence[str], preset: Preset, files: Mapping[str, str], *, heldout: bool
-) -> list[str]:
-    """Return the stages that this training will report, in order."""
-    reported = [] if files.get("backbone") else ["backbone"]
-    for stage in stages:
-        if stage != "transparency":
-            reported += ["latents", "texts"] if preset.family else ["latents"]
-        reported.append(stage)
-    return [*reported, *(["evaluate"] if heldout else []), "sheet"]
-
-
-def _numbered(report: ProgressCallback, stages: Sequence[str]) -> ProgressCallback:
-    """Return a callback that adds stage numbers to reports.
-
-    A report of a stage that is not among those to come counts as the current stage.
-    """
-    current = 0
-
-    def numbered(progress: Progress) -> None:
-        nonlocal current
-        current = next(
-            (index for index in range(current, len(stages)) if stages[index] == progress.stage),
-            current,
-        )
-        report(replace(progress, stage_number=current + 1, stage_count=len(stages)))
-
-    return numbered
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,14 @@ from typing import Final
 import sqlalchemy as sa
 
 from curation.checkpoints import registry, run_queue
+from curation.checkpoints.recipes import DECISION_RECIPES, are_compatible_recipes
 from curation.datasets import snapshots
 from curation.datasets.snapshot_history import find_current, find_previous
 from curation.datasets.snapshots import PreparedSnapshot
 from curation.db.engine import Database, Transaction
 from curation.db.tables import decisions
 from curation.db.time_spans import seconds
-from curation.domain import (
-    DECISION_RECIPES,
-    JobName,
-    RoundState,
-    RunState,
-    TrainingRequest,
-    are_compatible_recipes,
-)
+from curation.domain import JobName, RoundState, RunState, TrainingRequest
 from curation.errors import Refused
 from curation.loops import control, rows, spending
 from curation.loops.plan import LoopReviewer, LoopState, LoopStep

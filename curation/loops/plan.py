@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Final
 
-from curation.domain import DECISION_RECIPES, Kind
+from curation.checkpoints.recipes import DECISION_RECIPES
+from curation.domain import Kind
 from curation.errors import Refused
 from curation.loops.promotion import parse_condition
 from curation.rounds.lifecycle import SHOW_ALL

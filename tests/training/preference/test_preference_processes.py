@@ -19,9 +19,7 @@ def test_two_processes_train_to_the_same_weights_as_one(store, decided, tmp_path
     """The reference point is a mean over the global batch, and so the same in both."""
 
     def weights(folder, recipe, parent, **changes):
-        order = TrainingRequest(
-            recipe, "micro", decided, None, parent, 1, 64, CHANGES | changes
-        )
+        order = TrainingRequest(recipe, "micro", decided, None, parent, 1, 64, CHANGES | changes)
         made = train(order, store, tmp_path / folder / "run", lambda _: None)
         return made, load_part(store, made.files["base"])[0]
 

@@ -1,0 +1,16 @@
+"""Recipes of trainings that learn from decisions, as far as loops have to know them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+DECISION_RECIPES: Mapping[str, str] = {
+    "kto": "whole",
+    "whole-kto": "whole",
+}
+"""Recipes that learn from decisions, each with the recipe of the same parts that does not."""
+
+
+def are_compatible_recipes(first: str, second: str) -> bool:
+    """Return whether checkpoints of two recipes have the same parts."""
+    return DECISION_RECIPES.get(first, first) == DECISION_RECIPES.get(second, second)
