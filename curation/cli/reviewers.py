@@ -11,6 +11,8 @@ from curation.cli.lists import Limit, print_page, query_limit
 from curation.cli.output import (
     ACTOR,
     Json,
+    bold,
+    console,
     context,
     print_json,
     print_result,
@@ -49,15 +51,18 @@ def token(
     minutes: Annotated[int, typer.Option(help="Lifetime of the token.", min=1, max=525_600)] = 60,
     as_json: Json = False,
 ) -> None:
-    """Print a one-time sign-in token of a reviewer."""
+    """Print a one-time sign-in token of a reviewer, and the link that signs in with it."""
     from curation.review import reviewers
 
     with context() as ctx, ctx.database.transaction() as tx:
         token = reviewers.issue_token(tx, reviewers.find_reviewer(tx, name), minutes)
         tx.log(ACTOR, "sign-in token issued", name, minutes=minutes)
-    print_json({"reviewer": name, "token": token, "minutes": minutes}) if as_json else print_text(
-        token
-    )
+    link = f"{ctx.settings.public_address}/sign-in?token={token}"
+    if as_json:
+        print_json({"reviewer": name, "token": token, "link": link, "minutes": minutes})
+        return
+    console.print("open ", bold(link), f" within {minutes} minutes; it signs in once")
+    print_text(token)
 
 
 @app.command("list")

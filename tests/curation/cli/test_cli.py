@@ -137,6 +137,8 @@ def test_a_token_is_issued_once_and_a_reviewer_is_deactivated(here: Settings) ->
     call("reviewer", "reactivate", "anna")
     [row] = json.loads(call("reviewer", "list", "--json"))
     assert row["active"] is True
+    issued = json.loads(call("reviewer", "token", "anna", "--json"))
+    assert issued["link"] == f"{here.public_address}/sign-in?token={issued['token']}"
     assert len(call("reviewer", "token", "anna").strip()) > 20
     call("reviewer", "sign-out", "anna")
 
