@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from curation.domain import Sample, canonical_json
+from curation.domain import Sample, Split, canonical_json
 from curation.errors import Corrupt
 from curation.object_store import ObjectReader
 
 FORMAT = "layerloop snapshot 1"
+
+COUNTED = ("kind", "licence", "split", "round")
+"""What the samples of a snapshot are counted by."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,30 @@ class Manifest:
         return sum(part.samples for part in self.parts)
 
 
+def sum_counts(
+    groups: Iterable[tuple[tuple[str, str, str, str], int]],
+) -> dict[str, dict[str, int]]:
+    """Return the counts of a manifest.
+
+    Args:
+        groups: Numbers of samples by kind, license, split and round; a group may come repeatedly.
+    """
+    counts: dict[str, dict[str, int]] = {name: {} for name in COUNTED}
+    for key, number in groups:
+        for by_value, value in zip(counts.values(), key, strict=True):
+            by_value[str(value)] = by_value.get(str(value), 0) + number
+    return counts
+
+
+def count_withheld(counts: dict[str, dict[str, int]], number: int) -> None:
+    """Count samples of the split "train" as withheld ones, in the counts of a manifest."""
+    if number:
+        counts["split"] |= {
+            Split.train.value: counts["split"][Split.train.value] - number,
+            "withheld": number,
+        }
+
+
 def prefix_length(samples: int) -> int:
     """Return the number of hex digits of an id that are a part's prefix.
 
@@ -133,7 +160,12 @@ def read_withheld(store: ObjectReader, snapshot: str) -> frozenset[str]:
         NotFound: The snapshot or its list is not in the store.
         Corrupt: The stored bytes do not match their hash or the format.
     """
-    listed = read_manifest(store, snapshot).withheld
+    return read_withheld_list(store, read_manifest(store, snapshot))
+
+
+def read_withheld_list(store: ObjectReader, manifest: Manifest) -> frozenset[str]:
+    """Read the ids of the withheld samples of a manifest. Raises NotFound, Corrupt."""
+    listed = manifest.withheld
     return frozenset(store.get(listed).decode().split()) if listed else frozenset()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from curation.datasets.decision_records import DecidedCandidates, write_decisions
 from curation.datasets.holdout import withheld_samples
-from curation.datasets.manifest import Manifest, Part, prefix_length
+from curation.datasets.manifest import Manifest, Part, count_withheld, prefix_length, sum_counts
 from curation.datasets.review_statistics import review_statistics
 from curation.db.engine import Transaction
 from curation.db.tables import samples
@@ -69,18 +68,11 @@ def count_samples(tx: Transaction, chosen: sa.ColumnElement[bool]) -> dict[str, 
         samples.c.split,
         sa.cast(samples.c.round, sa.Text),
     ]
-    named = [
-        key.label(name)
-        for key, name in zip(keys, ("kind", "licence", "split", "round"), strict=True)
-    ]
-    grouped = sa.select(*named, sa.func.count().label("n")).where(chosen).group_by(*keys)
-    counts: dict[str, Counter[str]] = {
-        name: Counter() for name in ("kind", "licence", "split", "round")
-    }
-    for row in tx.execute(grouped).mappings():
-        for name, counter in counts.items():
-            counter[row[name]] += row["n"]
-    return {name: dict(counter) for name, counter in counts.items()}
+    grouped = sa.select(*keys, sa.func.count()).where(chosen).group_by(*keys)
+    return sum_counts(
+        ((kind, licence, split, round_), n)
+        for kind, licence, split, round_, n in tx.execute(grouped)
+    )
 
 
 @contextmanager
@@ -110,10 +102,7 @@ def read_content(
         withheld = _withheld(tx, chosen)
         listed = ""
         if withheld:
-            counts["split"] |= {
-                "train": counts["split"]["train"] - len(withheld),
-                "withheld": len(withheld),
-            }
+            count_withheld(counts, len(withheld))
             listed = objects.put("".join(id_ + "\n" for id_ in withheld).encode())
         index = write_decisions(objects, decided) if decided else None
         manifest = Manifest(parts, counts, listed, index)

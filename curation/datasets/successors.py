@@ -16,12 +16,14 @@ from curation.datasets.manifest import (
     DecisionsIndex,
     Manifest,
     Part,
+    count_withheld,
     prefix_length,
     read_manifest,
-    read_samples,
-    read_withheld,
+    read_part,
+    read_withheld_list,
+    sum_counts,
 )
-from curation.domain import Sample, Split
+from curation.domain import Sample
 from curation.object_store import ObjectReader, ObjectWriter
 
 
@@ -40,38 +42,33 @@ def write_successor(
         removed: Ids of the removed samples and candidates, as hex digits.
     """
     gone = frozenset(removed)
-    withheld = sorted(read_withheld(source, touched) - gone)
-    counts: dict[str, Counter[str]] = {
-        name: Counter() for name in ("kind", "licence", "split", "round")
-    }
-    for sample in _remaining(source, touched, gone):
-        counts["kind"][sample.kind] += 1
-        counts["licence"][sample.licence] += 1
-        counts["split"][sample.split] += 1
-        counts["round"][str(sample.round)] += 1
-    total = counts["kind"].total()
+    former = read_manifest(source, touched)
+    withheld = sorted(read_withheld_list(source, former) - gone)
+    counts = sum_counts(
+        ((one.kind, one.licence, one.split, str(one.round)), 1)
+        for one in _remaining(source, former, gone)
+    )
+    total = sum(counts["kind"].values())
     if not total:
         return None
     digits = prefix_length(total)
     parts = tuple(
         _write_part(store, prefix, list(group))
-        for prefix, group in groupby(_remaining(source, touched, gone), lambda one: one.id[:digits])
+        for prefix, group in groupby(_remaining(source, former, gone), lambda one: one.id[:digits])
     )
     listed = ""
     if withheld:
-        counts["split"][Split.train] -= len(withheld)
-        counts["split"]["withheld"] = len(withheld)
+        count_withheld(counts, len(withheld))
         listed = store.put("".join(one + "\n" for one in withheld).encode())
-    decisions = _remaining_decisions(source, store, touched, gone)
-    manifest = Manifest(parts, _plain(counts), listed, decisions)
+    decisions = _remaining_decisions(source, store, former.decisions, gone)
+    manifest = Manifest(parts, counts, listed, decisions)
     store.put(manifest.bytes())
     return manifest
 
 
 def _remaining_decisions(
-    source: ObjectReader, store: ObjectWriter, touched: str, gone: frozenset[str]
+    source: ObjectReader, store: ObjectWriter, index: DecisionsIndex | None, gone: frozenset[str]
 ) -> DecisionsIndex | None:
-    index = read_manifest(source, touched).decisions
     if index is None:
         return None
 
@@ -85,14 +82,11 @@ def _remaining_decisions(
     return write_decisions(store, DecidedCandidates(by_checkpoint, records()))
 
 
-def _remaining(source: ObjectReader, touched: str, gone: frozenset[str]) -> Iterator[Sample]:
-    return (sample for sample in read_samples(source, touched) if sample.id not in gone)
+def _remaining(source: ObjectReader, manifest: Manifest, gone: frozenset[str]) -> Iterator[Sample]:
+    for part in manifest.parts:
+        yield from (sample for sample in read_part(source, part) if sample.id not in gone)
 
 
 def _write_part(store: ObjectWriter, prefix: str, members: list[Sample]) -> Part:
     lines = "".join(sample.line() + "\n" for sample in members)
     return Part(prefix, store.put(lines.encode()), len(members))
-
-
-def _plain(counts: dict[str, Counter[str]]) -> dict[str, dict[str, int]]:
-    return {name: {str(key): n for key, n in one.items()} for name, one in counts.items()}

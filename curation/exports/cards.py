@@ -34,6 +34,9 @@ _CONFIGS = {
     "parquet": "data/{folder}-*.parquet",
     "webdataset": "data/{folder}-*.tar",
 }
+MAX_ROWS = 50
+"""The largest number of rows of a table of counts."""
+
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
@@ -90,11 +93,11 @@ def dataset_card(
     )
     # The content.
     parts += [
-        _table("Licences", ["licence", "samples"], Counter(s.licence for s in samples)),
-        _table("Sources", ["source", "samples"], Counter(_source(s.source) for s in samples)),
-        _table("Splits", ["split", "samples"], splits),
-        _table("Rounds", ["round", "samples"], Counter(str(s.round) for s in samples)),
-        _table("Kinds", ["kind", "samples"], Counter(str(s.kind) for s in samples)),
+        count_table("Licences", ("licence", "samples"), Counter(s.licence for s in samples)),
+        count_table("Sources", ("source", "samples"), Counter(_source(s.source) for s in samples)),
+        count_table("Splits", ("split", "samples"), splits),
+        count_table("Rounds", ("round", "samples"), Counter(str(s.round) for s in samples)),
+        count_table("Kinds", ("kind", "samples"), Counter(str(s.kind) for s in samples)),
     ]
     # How it was chosen.
     parts += [_section("Selection", _selection(info)), _section("Review", _review(info))]
@@ -166,9 +169,33 @@ def _section(title: str, rows: Sequence[str]) -> str:
     return "\n".join([f"## {title}\n", *(f"- {row}" for row in rows), ""]) if rows else ""
 
 
-def _table(title: str, head: Sequence[str], counts: Mapping[str, int]) -> str:
-    lines = [f"## {title}\n", f"| {' | '.join(head)} |", "|---|---:|"]
-    for value, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:50]:
-        text = value.replace("|", "\\|").replace("\n", " ")
-        lines.append(f"| {text} | {count} |")
+def count_table(title: str, head: tuple[str, str], counts: Mapping[str, int]) -> str:
+    """Return a section with a table of counts, the largest first, as Markdown.
+
+    Args:
+        title: Heading of the section.
+        head: Headings of the columns.
+        counts: The counts by value; the MAX_ROWS largest are shown.
+    """
+    largest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_ROWS]
+    return value_table(title, head, dict(largest), align="---:")
+
+
+def value_table(
+    title: str, head: tuple[str, str], rows: Mapping[str, object], align: str = "---"
+) -> str:
+    """Return a section with a table of values by name as Markdown; empty without rows.
+
+    Args:
+        title: Heading of the section.
+        head: Headings of the columns.
+        rows: The rows.
+        align: Alignment of the second column.
+    """
+    if not rows:
+        return ""
+    lines = [f"## {title}\n", f"| {head[0]} | {head[1]} |", f"|---|{align}|"]
+    for name, value in rows.items():
+        cells = (str(text).replace("|", "\\|").replace("\n", " ") for text in (name, value))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])

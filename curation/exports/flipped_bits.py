@@ -18,7 +18,7 @@ from itertools import chain, islice
 import numpy as np
 
 from curation.exports.blocks import block_hashes, block_size
-from curation.exports.pull import in_parallel
+from curation.exports.parallel import in_parallel
 
 STEP = 4_096
 """Distance in bytes of the places from which a hash is continued."""

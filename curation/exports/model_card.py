@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from curation.domain import Checkpoint
+from curation.exports.cards import count_table, value_table
 from curation.statistics.intervals import wilson
 
 FRONT_MATTER = """\
@@ -55,18 +56,21 @@ def model_card(
         f"The id `{checkpoint.id}` is the hash of its files and of its lineage.\n"
     )
     parts.append("## Intended use\n\n" + INTENDED_USE.format(repository=repository))
-    parts.append(_table("Lineage", ("what", "value"), _lineage(checkpoint, lineage)))
-    parts.append(_table("Preset values that were changed", ("name", "value"), checkpoint.changes))
+    parts.append(value_table("Lineage", ("what", "value"), _lineage(checkpoint, lineage)))
+    parts.append(
+        value_table("Preset values that were changed", ("name", "value"), checkpoint.changes)
+    )
     metrics = {name: f"{value:.5g}" for name, value in sorted(checkpoint.evaluation.items())}
     counts = lineage.get("counts") or {}
     heldout = counts.get("split", {}).get("heldout")
     parts.append(
-        _table(f"Metrics on {heldout or 'the'} held-out samples", ("metric", "mean"), metrics)
+        value_table(f"Metrics on {heldout or 'the'} held-out samples", ("metric", "mean"), metrics)
     )
-    parts.append(_table("Review of what it generated", ("round", "accepted"), _rounds(lineage)))
+    parts.append(
+        value_table("Review of what it generated", ("round", "accepted"), _rounds(lineage))
+    )
     licences = counts.get("licence", {})
-    shown = sorted(licences.items(), key=lambda item: (-item[1], item[0]))
-    parts.append(_table("Licences of the data", ("licence", "samples"), dict(shown)))
+    parts.append(count_table("Licences of the data", ("licence", "samples"), licences))
     if not licences:
         parts.append("## Licences of the data\n\nNot known here.\n")
     parts.append(f"## Known limits\n\n{KNOWN_LIMITS}")
@@ -96,13 +100,3 @@ def _rounds(lineage: Mapping[str, Any]) -> dict[str, str]:
                 f"{row['accepted']} of {row['candidates']} (95 % interval {low:.0%} to {high:.0%})"
             )
     return shares
-
-
-def _table(title: str, head: tuple[str, str], rows: Mapping[str, object]) -> str:
-    if not rows:
-        return ""
-    lines = [f"## {title}\n", f"| {head[0]} | {head[1]} |", "|---|---|"]
-    for name, value in rows.items():
-        cells = (str(text).replace("|", "\\|").replace("\n", " ") for text in (name, value))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, ""])

@@ -9,29 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from curation.datasets.manifest import snapshot_objects
 from curation.domain import Progress
 from curation.errors import Conflict, Refused
 from curation.exports.blocks import block_hashes
+from curation.exports.parallel import in_parallel
 from curation.exports.plan import PlannedFile
 from curation.exports.record import FileRecord, PullRecord
 from curation.object_store import ObjectReader, compute_sha256
 from curation.ports import ProgressCallback
 
-T = TypeVar("T")
-R = TypeVar("R")
-
 DESCRIPTIONS = ("README.md", "croissant.json")
 """Files about a pull, in every format."""
-
-WINDOW = 4
-"""Files per worker that are fetched ahead of the writing."""
 
 
 @dataclass
@@ -194,30 +188,6 @@ def write_file(folder: Path, file: PlannedFile, content: bytes) -> FileRecord:
     return FileRecord(
         file.path, file.key, digest, status.st_size, status.st_mtime_ns, file.sample, blocks=blocks
     )
-
-
-def in_parallel(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-    """Yield the results of a function in the order of completion, a bounded number ahead.
-
-    Args:
-        work: The function.
-        items: Its arguments.
-        workers: Number of threads.
-    """
-    pending: set[Future[R]] = set()
-    with ThreadPoolExecutor(workers, "pull") as pool:
-        try:
-            for item in items:
-                pending.add(pool.submit(work, item))
-                while len(pending) >= workers * WINDOW:
-                    done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
-            while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-        finally:
-            for future in pending:
-                future.cancel()
 
 
 def is_intact(folder: Path, file: FileRecord, *, quick: bool) -> bool:

@@ -10,8 +10,8 @@ from itertools import groupby
 
 from curation.domain import Progress
 from curation.exports.blocks import block_hashes
+from curation.exports.parallel import WINDOW
 from curation.exports.pull import (
-    WINDOW,
     CountingReader,
     PullResult,
     is_intact,

@@ -17,7 +17,7 @@ from curation.domain import Progress, Sample, canonical_json, content_id
 from curation.errors import Corrupt, LayerloopError, NotFound
 from curation.exports.damage import Damage
 from curation.exports.flipped_bits import Flip, find_flip, line_trials
-from curation.exports.pull import in_parallel
+from curation.exports.parallel import in_parallel
 from curation.images.codec import decode_layer
 from curation.object_store import ObjectReader, is_sha256
 from curation.ports import ProgressCallback

@@ -14,7 +14,7 @@ from curation.domain import Progress
 from curation.errors import Corrupt, NotFound
 from curation.exports.damage import Damage
 from curation.exports.flipped_bits import Flip, find_flip, find_flip_in_blocks, line_trials
-from curation.exports.pull import in_parallel
+from curation.exports.parallel import in_parallel
 from curation.exports.record import STATE, FileRecord, parse_record, read_description
 from curation.exports.shards import KEYS
 from curation.exports.verify import verify_snapshot

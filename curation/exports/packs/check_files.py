@@ -22,7 +22,7 @@ from curation.exports.packs.version import (
     current_snapshot,
     is_unfinished,
 )
-from curation.exports.pull import in_parallel
+from curation.exports.parallel import in_parallel
 from curation.exports.verify import undecodable
 from curation.object_store import compute_sha256
 from curation.ports import ProgressCallback

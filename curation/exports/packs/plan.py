@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from curation.datasets.decision_records import DecisionRecord, read_decisions_part
-from curation.datasets.manifest import read_manifest, read_samples, read_withheld
+from curation.datasets.manifest import read_manifest, read_part, read_withheld_list
 from curation.domain import LayerRole, Sample
 from curation.errors import Corrupt, NotFound
 from curation.exports.packs.folder import PackFolder
@@ -88,10 +88,12 @@ def wanted_rows(source: ObjectReader, snapshot: str) -> list[PackRow]:
         NotFound: The snapshot or a part is not in the store.
         Corrupt: A part cannot be read.
     """
-    withheld = read_withheld(source, snapshot)
-    rows = [_sample_row(one, withheld) for one in read_samples(source, snapshot)]
-    index = read_manifest(source, snapshot).decisions
-    for part in index.parts if index else ():
+    manifest = read_manifest(source, snapshot)
+    withheld = read_withheld_list(source, manifest)
+    rows = [
+        _sample_row(one, withheld) for part in manifest.parts for one in read_part(source, part)
+    ]
+    for part in manifest.decisions.parts if manifest.decisions else ():
         rows += map(_decision_row, read_decisions_part(source, part))
     return sorted(rows, key=lambda row: (row.group, row.id))
 

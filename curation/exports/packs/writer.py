@@ -7,13 +7,10 @@ version is written last, and names only complete shards.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TypeVar
 
 from curation.datasets.manifest import read_manifest
 from curation.domain import LayerRole, Progress
@@ -38,16 +35,12 @@ from curation.exports.packs.version import (
     current_snapshot,
     object_path,
 )
+from curation.exports.parallel import in_parallel
 from curation.object_store import ObjectReader, compute_sha256
 from curation.ports import ProgressCallback
 
-T = TypeVar("T")
-R = TypeVar("R")
-
 SHARD_BYTES = 256 << 20
 """Size from which a shard is closed."""
-WINDOW = 4
-"""Rows per worker that are fetched ahead of the writing."""
 TRIES = 3
 _PNG = b"\x89PNG"
 
@@ -154,7 +147,9 @@ def write_shards(
     shards: list[Shard] = []
     report(Progress("packing", 0, total))
     for group, rows in groupby(plan.missing, key=lambda row: row.group):
-        contents = in_order(lambda row: (row, contents_of(source, row)), list(rows), workers)
+        contents = in_parallel(
+            lambda row: (row, contents_of(source, row)), list(rows), workers, ordered=True
+        )
         while shard := _write_shard(counter, group, contents, shard_bytes):
             shards.append(shard)
             done += shard.samples
@@ -226,28 +221,6 @@ def is_complete(folder: PackFolder, version: PackVersion) -> bool:
     """Return whether all shards of a version are there."""
     sizes = folder.sizes("shards")
     return all(sizes.get(shard.tar) == shard.size for shard in version.shards)
-
-
-def in_order(work: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
-    """Yield the results of a function in the order of its arguments, a bounded number ahead.
-
-    Args:
-        work: The function.
-        items: Its arguments.
-        workers: Number of threads.
-    """
-    ahead: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(workers, "pack") as pool:
-        try:
-            for item in items:
-                ahead.append(pool.submit(work, item))
-                if len(ahead) >= workers * WINDOW:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
 
 
 def _write_shard(
