@@ -146,6 +146,7 @@ interface LoopDetails {
   kind: "single" | "pair";
   policy: Record<string, unknown>;
   gate: string[];
+  diversity_guard: "stop" | "mix" | "off";
   turns: {
     turn: number;
     snapshot: string | null;
@@ -155,6 +156,8 @@ interface LoopDetails {
     promoted: boolean | null;
     gate: { condition: string; value: number | null; bound: number | null; passed: boolean }[];
     round: number | null;
+    /** What the guard of diversity found and did before the training. */
+    guard_note: string | null;
   }[];
   estimate: Record<string, { value: number | null; basis: string }>;
 }
@@ -238,6 +241,25 @@ interface RoundReport {
     stands: boolean;
     contradicted: boolean;
   }[];
+  /** Diversity of what was drawn, as that of `size` candidates; null until it is measured. */
+  diversity: {
+    embedder: string;
+    candidates: number;
+    needed: number;
+    size: number | null;
+    first_round: number | null;
+    figures: {
+      name: "vendi" | "distance" | "recall";
+      value: number;
+      low: number;
+      high: number;
+      seeds: number | null;
+      ratio: { value: number; low: number; high: number } | null;
+    }[];
+    lost: boolean;
+  } | null;
+  /** What a loop did when this round lost diversity. */
+  diversity_guard: string | null;
   seconds_left: number | null;
   /** Failed candidates by reason. */
   failures: Record<string, number>;

@@ -356,6 +356,7 @@ class JobName(StrEnum):
     screen = "screen"  # measure generated candidates and refuse or pass them
     select = "select"  # choose screened candidates for review
     fit_acceptance_model = "fit_acceptance_model"
+    measure_diversity = "measure_diversity"  # measure how diverse a round's candidates are
     review = "review"  # let the rule reviewer decide
     aggregate = "aggregate"  # estimate reviewer skills and settle waiting candidates
     push_tasks = "push_tasks"  # to Label Studio

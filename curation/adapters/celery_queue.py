@@ -25,6 +25,7 @@ QUEUE_JOBS = {
         JobName.screen,
         JobName.select,
         JobName.fit_acceptance_model,
+        JobName.measure_diversity,
         JobName.advance_loop,
         JobName.reconcile,
     ),

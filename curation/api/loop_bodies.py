@@ -16,6 +16,7 @@ from curation.loops.plan import (
     MAX_QUOTA,
     MAX_TURNS,
     Budget,
+    DiversityGuard,
     LoopReviewer,
     LoopState,
     LoopStep,
@@ -66,7 +67,10 @@ class GateConditionResult(BaseModel):
 
 
 class LoopTurn(BaseModel):
-    """What one turn of a loop has made; `promoted` is null before the gate decided."""
+    """What one turn of a loop has made; `promoted` is null before the gate decided.
+
+    `guard_note` is what the guard of diversity found and did before its training.
+    """
 
     turn: int
     snapshot: str | None
@@ -75,6 +79,7 @@ class LoopTurn(BaseModel):
     promoted: bool | None
     gate: list[GateConditionResult]
     round: int | None
+    guard_note: str | None
 
 
 class LoopEstimate(BaseModel):
@@ -93,6 +98,7 @@ class LoopDetails(BaseModel):
     kind: Kind
     policy: dict[str, Any]
     gate: list[str]
+    diversity_guard: DiversityGuard
     turns: list[LoopTurn]
     estimate: dict[str, LoopEstimate]
 
@@ -118,6 +124,7 @@ class ChangeLoopRequest(Body):
     quota: Annotated[int | None, Field(ge=1, le=MAX_QUOTA), JSON_NUMBER] = None
     images: Annotated[int | None, Field(ge=0, le=MAX_IMAGES), JSON_NUMBER] = None
     reviewer: LoopReviewer | None = None
+    diversity_guard: DiversityGuard | None = None
     gate: Annotated[list[Condition] | None, Field(max_length=MAX_CONDITIONS)] = None
     priority: Annotated[int | None, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY), JSON_NUMBER] = None
     gpu_seconds: Annotated[float | None, Field(ge=1, le=1e12, strict=True)] = None

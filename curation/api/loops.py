@@ -126,6 +126,7 @@ def _details(tx: Transaction, number: int) -> LoopDetails:
         kind=loop.plan.kind,
         policy=dict(loop.plan.policy),
         gate=list(loop.plan.gate),
+        diversity_guard=loop.plan.diversity_guard,
         turns=list_turns(tx, number),
         estimate=estimate_dict(estimate_loop(tx, loop.plan)),
     )

@@ -203,10 +203,49 @@ class Gate(BaseModel):
     contradicted: bool
 
 
+class EstimatedRatio(BaseModel):
+    """A ratio with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class DiversityFigure(BaseModel):
+    """A figure of diversity with its 95 % interval.
+
+    `seeds` is that of the seeds themselves; `ratio` is to the figure of the first round.
+    """
+
+    name: Literal["vendi", "distance", "recall"]
+    value: float
+    low: float
+    high: float
+    seeds: float | None
+    ratio: EstimatedRatio | None
+
+
+class Diversity(BaseModel):
+    """The diversity of what was drawn, as that of `size` candidates, beside the first round's.
+
+    `figures` is empty where fewer than `needed` candidates were drawn. `lost`: the Vendi score fell
+    by more than a tenth, and by more than chance.
+    """
+
+    embedder: str
+    candidates: int
+    needed: int
+    size: int | None
+    first_round: int | None
+    figures: list[DiversityFigure]
+    lost: bool
+
+
 class RoundReport(BaseModel):
     """The report of one round.
 
-    `failures` counts failed candidates by reason; `pauses` is what workers pause, and why.
+    `failures` counts failed candidates by reason; `pauses` is what workers pause, and why;
+    `diversity` is null until the round is measured; `diversity_guard` is what a loop did about it.
     """
 
     round: RoundWithPolicy
@@ -220,6 +259,8 @@ class RoundReport(BaseModel):
     auto_reviewer: AutoReviewerStatistics
     review_cost: CostReport
     gates: list[Gate]
+    diversity: Diversity | None
+    diversity_guard: str | None
     seconds_left: float | None
     failures: dict[str, int]
     pauses: list[str]

@@ -20,7 +20,13 @@ from curation.cli.output import (
     print_text,
     short_hash,
 )
-from curation.cli.round_options import Policy, RoundReviewer, read_rules
+from curation.cli.round_options import (
+    GUARD_OPTION,
+    GuardChoice,
+    Policy,
+    RoundReviewer,
+    read_rules,
+)
 
 if TYPE_CHECKING:
     from curation.db.engine import Transaction
@@ -101,6 +107,7 @@ def start(
     gpu_seconds: GpuSeconds = None,
     human_hours: HumanHours = None,
     accepted: Accepted = None,
+    diversity_guard: Annotated[GuardChoice, GUARD_OPTION] = GuardChoice.mix,
     priority: Annotated[int, typer.Option(help="Priority of its rounds and trainings.")] = 0,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     dry_run: DryRun = False,
@@ -117,6 +124,7 @@ def start(
     from curation.loops.estimate import estimate_dict, estimate_loop, format_estimate
     from curation.loops.plan import (
         Budget,
+        DiversityGuard,
         LoopPlan,
         LoopReviewer,
         check_plan,
@@ -140,6 +148,7 @@ def start(
             priority=priority,
             tag="loop-",
             budget=Budget(gpu_seconds, human_hours, accepted),
+            diversity_guard=DiversityGuard(diversity_guard.value),
         )
     )
     with context() as ctx, ctx.database.transaction() as tx:
@@ -214,6 +223,8 @@ def show(number: LoopNumber, as_json: Json = False) -> None:
             f"  {turn['turn']}. snapshot {short_hash(turn['snapshot'])}, "
             f"checkpoint {short_hash(turn['checkpoint'])}{refused}, round {turn['round'] or '-'}"
         )
+        if turn["guard_note"]:
+            print_text(f"     {turn['guard_note']}")
 
 
 @app.command()
@@ -271,12 +282,13 @@ def change(
         list[Clearable] | None,
         typer.Option(help="Remove the gate or a limit of the budget; repeatable."),
     ] = None,
+    diversity_guard: Annotated[GuardChoice | None, GUARD_OPTION] = None,
     as_json: Json = False,
 ) -> None:
     """Change the plan of a loop that has not ended; options that are left out stay."""
     from curation.errors import Refused
     from curation.loops.control import change_loop
-    from curation.loops.plan import LoopReviewer, plan_to_dict
+    from curation.loops.plan import DiversityGuard, LoopReviewer, plan_to_dict
 
     given: dict[str, Any] = {
         "rounds": rounds,
@@ -287,6 +299,7 @@ def change(
         "gpu_seconds": gpu_seconds,
         "human_hours": human_hours,
         "accepted": accepted,
+        "diversity_guard": DiversityGuard(diversity_guard.value) if diversity_guard else None,
         "priority": priority,
     }
     changes = {name: value for name, value in given.items() if value is not None}

@@ -54,6 +54,20 @@ class RoundReviewer(StrEnum):
     rules = "rules"
 
 
+class GuardChoice(StrEnum):
+    """What a loop does when a round lost diversity."""
+
+    stop = "stop"
+    mix = "mix"
+    off = "off"
+
+
+GUARD_OPTION = typer.Option(
+    help="When a round lost diversity: 'mix' raises the share of seeds in the next training, "
+    "'stop' pauses the loop."
+)
+
+
 def read_rules(kind: str, share: float | None, given: Sequence[str]) -> dict[str, Any]:
     """Parse a policy from its options, without checking the values.
 

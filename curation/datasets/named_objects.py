@@ -72,6 +72,7 @@ PLAIN_JSON = frozenset(
         "kept_reports.report",
         "labeling_annotations.content",
         "loop_turns.gate",
+        "loop_turns.guard",
         "loops.plan",
         "rounds.consensus",
         "rounds.gold",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from curation.domain import JobName
+from curation.jobs.diversity import measure_diversity
 from curation.jobs.events import deliver_webhooks
 from curation.jobs.generation import generate
 from curation.jobs.lease_heartbeat import WORKER_ID, Stopped, release_lost_leases, stop_requested
@@ -30,6 +31,7 @@ __all__ = [
     "deliver_webhooks",
     "fit_acceptance_model",
     "generate",
+    "measure_diversity",
     "pull_annotations",
     "push_tasks",
     "reconcile",
@@ -48,6 +50,7 @@ JOBS: dict[JobName, Callable[..., None]] = {
     JobName.screen: screen,
     JobName.select: select,
     JobName.fit_acceptance_model: fit_acceptance_model,
+    JobName.measure_diversity: measure_diversity,
     JobName.review: review,
     JobName.aggregate: aggregate,
     JobName.push_tasks: push_tasks,

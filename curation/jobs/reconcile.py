@@ -15,7 +15,7 @@ from curation.labeling import project_reads, projects
 from curation.reporting import kept
 from curation.review import consensus
 from curation.runtime.context import AppContext
-from curation.selection import acceptance_model_store
+from curation.selection import acceptance_model_store, diversity_measurement
 
 
 def reconcile(context: AppContext) -> None:
@@ -36,7 +36,9 @@ def reconcile(context: AppContext) -> None:
             tx.enqueue(JobName.select, round_id)
         for round_id in open_rounds_with(tx, CandidateState.waiting, by_rules=True):
             tx.enqueue(JobName.review, round_id)
-        # Models and consensus.
+        # Diversity of rounds that are drawn, models and consensus.
+        for round_id in diversity_measurement.rounds_to_measure(tx):
+            tx.enqueue(JobName.measure_diversity, round_id)
         for kind in _kinds_with_models(tx):
             if acceptance_model_store.may_need_fit(tx, kind):
                 tx.enqueue(JobName.fit_acceptance_model, kind)

@@ -23,7 +23,7 @@ from curation.db.tables import decisions
 from curation.db.time_spans import seconds
 from curation.domain import JobName, RoundState, RunState, TrainingRequest
 from curation.errors import Refused
-from curation.loops import control, rows, spending
+from curation.loops import control, diversity_guard, rows, spending
 from curation.loops.plan import LoopReviewer, LoopState, LoopStep
 from curation.loops.promotion import check_gate
 from curation.loops.prompts import choose_prompts
@@ -116,6 +116,8 @@ def _finish(tx: Transaction, prepared: PreparedSnapshot, loop: Loop) -> bool:
 def _train(tx: Transaction, loop: Loop) -> bool:
     """Request the turn's training, and take its checkpoint when it has finished."""
     if loop.run is None:
+        if not diversity_guard.check_diversity(tx, loop, ACTOR):
+            return False
         run = registry.request_training(tx, _training_request(tx, loop), ACTOR)
         rows.update_turn(tx, loop, run_id=run)
         # An equal request may have been trained before.
@@ -159,7 +161,9 @@ def _training_request(tx: Transaction, loop: Loop) -> TrainingRequest:
         parent,
         plan.seed + loop.turn,
         plan.images,
-        dict(parent.changes if parent else {}) | dict(plan.changes),
+        dict(parent.changes if parent else {})
+        | dict(plan.changes)
+        | diversity_guard.changes_of_turn(tx, loop),
     )
 
 
@@ -226,6 +230,7 @@ def _review(tx: Transaction, loop: Loop) -> bool:
         if not enough and not round_["rule_reviewer"] and not _undo_is_past(tx, round_id):
             return False
         rounds.close_round(tx, round_id, ACTOR)
+        tx.enqueue(JobName.measure_diversity, round_id)
     if loop.turn >= loop.plan.rounds or _has_enough(tx, loop):
         return _move(tx, loop, LoopStep.finish)
     rows.begin_turn(tx, loop)

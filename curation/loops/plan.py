@@ -57,6 +57,14 @@ class LoopReviewer(StrEnum):
     rules = "rules"
 
 
+class DiversityGuard(StrEnum):
+    """What a loop does when the diversity of its candidates is lost."""
+
+    stop = "stop"  # pause it
+    mix = "mix"  # raise the share of seeds in the next training
+    off = "off"
+
+
 @dataclass(frozen=True)
 class Budget:
     """Limits of a loop; None for no limit.
@@ -93,6 +101,7 @@ class LoopPlan:
         priority: Priority of the rounds and the training runs.
         tag: Prefix of the tags of the turns' snapshots; the number of the turn is added.
         budget: When to stop.
+        diversity_guard: What to do when the diversity of its candidates is lost.
     """
 
     rounds: int
@@ -110,6 +119,7 @@ class LoopPlan:
     priority: int = 0
     tag: str = "round-"
     budget: Budget = Budget()
+    diversity_guard: DiversityGuard = DiversityGuard.mix
 
 
 def check_plan(plan: LoopPlan) -> LoopPlan:
@@ -163,6 +173,7 @@ def read_plan(data: Mapping[str, Any]) -> LoopPlan:
             "kind": Kind(values.get("kind", Kind.single)),
             "reviewer": LoopReviewer(values.get("reviewer", LoopReviewer.person)),
             "gate": tuple(values.get("gate", ())),
+            "diversity_guard": DiversityGuard(values.get("diversity_guard", DiversityGuard.mix)),
             "budget": Budget(**values.get("budget", {})),
         }
     )

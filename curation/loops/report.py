@@ -7,6 +7,7 @@ from typing import Any
 
 from curation.db.engine import Transaction
 from curation.loops import rows, spending
+from curation.loops.diversity_guard import describe_answer
 from curation.loops.plan import plan_to_dict
 
 
@@ -44,6 +45,8 @@ def list_turns(tx: Transaction, loop_id: int) -> list[dict[str, Any]]:
             "promoted": row["promoted"],
             "gate": row["gate"] or [],
             "round": row["round_id"],
+            "guard": row["guard"],
+            "guard_note": describe_answer(row["guard"] or {}) or None,
         }
         for row in rows.list_turns(tx, loop_id)
     ]

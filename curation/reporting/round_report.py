@@ -10,13 +10,14 @@ import sqlalchemy as sa
 from curation.db import workers
 from curation.db.engine import Transaction
 from curation.domain import Kind
+from curation.loops import diversity_guard
 from curation.reporting import missing_workers
 from curation.review.reviewers import AUTO_REVIEWER, PERSON, RULE_REVIEWER
 from curation.review.round_counts import ReportCounts, Settled, read_report_counts
 from curation.rounds import work
 from curation.rounds.lifecycle import find_round
 from curation.screening.pairs.signals import AGREEMENT_SIGNALS, PAIR_SIGNALS
-from curation.selection import gate_report, review_cost
+from curation.selection import diversity_report, gate_report, review_cost
 from curation.statistics.intervals import wilson
 
 
@@ -58,6 +59,8 @@ def round_report(tx: Transaction, round_id: int) -> dict[str, Any]:
         "review_cost": review_cost.review_cost(tx, round_id, kept),
         "gates": gate_report.gates_report(tx, round_id),
         "prompt_agreement": kept.prompt_agreement,
+        "diversity": diversity_report.diversity_report(tx, round_id),
+        "diversity_guard": diversity_guard.answer_to_round(tx, round_id),
         "seconds_left": review_cost.review_seconds_left(
             tx, counts, float(row["policy"].get("share", 1.0)), overlap
         ),
@@ -141,6 +144,8 @@ def as_text(report: Mapping[str, Any]) -> str:
             **report["prompt_agreement"]
         )
         lines.append(f"  candidates that match their prompt: {shown}")
+    lines += diversity_report.diversity_lines(report["diversity"])
+    lines += [f"    {report['diversity_guard']}"] if report["diversity_guard"] else []
     lines += [
         "  {name}: median {median:.3g}, 80 % in {low:.3g} to {high:.3g} (n = {n})".format(**signal)
         for signal in report["signals"]

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from curation.db import workers
 from curation.db.engine import Database
 from curation.reporting import instance_status
+from curation.selection import diversity_report
 
 log = logging.getLogger("layerloop.metrics")
 
@@ -76,6 +77,7 @@ def read_metrics(database: Database) -> Iterator[Metric]:
         live = workers.list_live_workers(tx)
         lag = instance_status.read_labeling_lag(tx)
         totals = instance_status.read_totals(tx)
+        diversity = diversity_report.latest_figures(tx)
 
     # Work that waits.
     yield _gauge(
@@ -120,6 +122,20 @@ def read_metrics(database: Database) -> Iterator[Metric]:
         "Verdicts that are not undone.",
         ("verdict",),
         {(verdict,): n for verdict, n in totals.verdicts.items()},
+    )
+
+    # What the last rounds are like.
+    yield _gauge(
+        "layerloop_round_diversity",
+        "Diversity of the last measured round of a kind.",
+        ("kind", "figure"),
+        {key: figure["value"] for key, figure in diversity.items()},
+    )
+    yield _gauge(
+        "layerloop_round_diversity_ratio",
+        "Its ratio to the diversity of the first round.",
+        ("kind", "figure"),
+        {key: figure["ratio"]["value"] for key, figure in diversity.items() if figure["ratio"]},
     )
 
     # Who works, and who reviews.

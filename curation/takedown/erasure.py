@@ -66,6 +66,7 @@ _OF_SAMPLES = (
     "delete from captions where sample_id = any(:ids)",
     _FILES.format(table="sample_layers", owner="sample_id"),
     "delete from sample_layers where sample_id = any(:ids)",
+    "delete from sample_embeddings where sample_id = any(:ids)",
     "delete from samples where id = any(:ids)",
 )
 

@@ -86,6 +86,14 @@ class ForegroundPainter(Painter):
         return [{LayerRole.foreground: self._draw(request)} for request in requests]
 
 
+class CollapsedPainter(Painter):
+    """A generator that draws one subject for every prompt."""
+
+    def _draw(self, request: GenerationRequest) -> np.ndarray:
+        subject = next(iter(SUBJECTS.values()))
+        return draw_subject(subject, np.random.default_rng(request.seed), 64)
+
+
 def train_nothing(
     request: TrainingRequest, store: ObjectStore, folder: Path, report: ProgressCallback
 ) -> Checkpoint:
@@ -101,6 +109,11 @@ def train_nothing(
 def open_painter(checkpoint: Checkpoint, store: ObjectStore) -> LayerGenerator:
     """Return a generator for LAYERLOOP_GENERATOR; the weights of the checkpoint are not read."""
     return Painter()
+
+
+def open_collapsing_painter(checkpoint: Checkpoint, store: ObjectStore) -> LayerGenerator:
+    """Return a generator for LAYERLOOP_GENERATOR that collapses after the first checkpoint."""
+    return Painter() if checkpoint.parent is None else CollapsedPainter()
 
 
 def open_foreground_painter(checkpoint: Checkpoint, store: ObjectStore) -> LayerGenerator:

@@ -9,7 +9,7 @@ from curation.errors import Corrupt, Refused
 from curation.ports import ObjectStore
 from training.data.buckets import BucketConfig
 from training.data.dataset import LayerDataset
-from training.data.sampler import WeightedSampler, new_sample_weights
+from training.data.sampler import WeightedSampler, new_sample_weights, with_real_share
 from training.data.splits import read_split
 
 
@@ -75,6 +75,8 @@ class LayerSetDataset:
         new_sample_weight: float,
         foreground_only_prob: float,
         seed: int,
+        *,
+        real_share: float = 0.0,
     ) -> WeightedSampler:
         """Return the sampler of these layer sets.
 
@@ -84,8 +86,16 @@ class LayerSetDataset:
             new_sample_weight: Weight factor of samples that the previous snapshot does not have.
             foreground_only_prob: Share of draws that are single foregrounds, 0 <= share < 1.
             seed: RNG seed of the order.
+            real_share: Least share of draws that are imported seeds.
         """
         weights = new_sample_weights(store, self.samples, previous, new_sample_weight)
+        # Pairs and single foregrounds have the share of seeds each.
+        for count in {len(rows) for rows in self.layer_indices}:
+            group = [i for i, rows in enumerate(self.layer_indices) if len(rows) == count]
+            samples = [self.samples[i] for i in group]
+            shared = with_real_share([weights[i] for i in group], samples, real_share)
+            for index, weight in zip(group, shared, strict=True):
+                weights[index] = weight
         # Scale the single foregrounds so that their weights sum to the requested share.
         single = [len(rows) == 1 for rows in self.layer_indices]
         sums = {

@@ -30,6 +30,7 @@ def order_hash(stage: str, request: TrainingRequest, preset: Preset) -> str:
         "seed": request.seed,
         "previous": request.previous,
         "new_sample_weight": preset.new_sample_weight if request.previous else 1.0,
+        "real_share": preset.real_share,
         "image_size": preset.image_size,
         "buckets": [preset.bucket_step, preset.bucket_ratio] if preset.buckets else None,
     }

@@ -71,6 +71,7 @@ def build_sampler(
     seed: int,
     *,
     opaque_weight: float = 1.0,
+    real_share: float = 0.0,
 ) -> WeightedSampler:
     """Return the sampler of a split.
 
@@ -82,13 +83,36 @@ def build_sampler(
         seed: RNG seed of the order.
         opaque_weight: Weight of layers other than foregrounds, which are opaque; foregrounds
             weigh 1.
+        real_share: Least share of draws that are imported seeds.
     """
     news = new_sample_weights(store, images.samples, previous, new_sample_weight)
-    weights = (
+    weights = [
         new * (1 if role == LayerRole.foreground else opaque_weight)
         for new, role in zip(news, images.roles, strict=True)
-    )
-    return WeightedSampler(tuple(weights), seed)
+    ]
+    return WeightedSampler(tuple(with_real_share(weights, images.samples, real_share)), seed)
+
+
+def with_real_share(
+    weights: Sequence[float], samples: Sequence[Sample], real_share: float
+) -> list[float]:
+    """Return weights in which imported seeds are at least a share of the sum.
+
+    Only the seeds' weights change, and only where their share is smaller; then they are drawn more
+    than once in an epoch. Each epoch has the share but for one draw, and a batch has it on average.
+
+    Args:
+        weights: Weight of each sample.
+        samples: The samples; those of round 0 are seeds.
+        real_share: Least share of the seeds, 0 <= share < 1.
+    """
+    is_seed = [sample.round == 0 for sample in samples]
+    seeds = sum(weight for weight, seed in zip(weights, is_seed, strict=True) if seed)
+    others = sum(weight for weight, seed in zip(weights, is_seed, strict=True) if not seed)
+    if not seeds or seeds >= real_share * (seeds + others):
+        return list(weights)
+    factor = real_share / (1 - real_share) * others / seeds
+    return [w * factor if seed else w for w, seed in zip(weights, is_seed, strict=True)]
 
 
 def new_sample_weights(

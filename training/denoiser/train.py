@@ -91,6 +91,7 @@ def train_base(
         preset.new_sample_weight,
         request.seed,
         opaque_weight=opaque,
+        real_share=preset.real_share,
     )
     draws = BucketSampler(draws, images.shapes, step) if buckets else draws
     # Frozen networks encode all images once.

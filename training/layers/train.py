@@ -81,7 +81,12 @@ def train_layers(
         buckets=bucket_config(preset, batch_size, caches / "sizes"),
     )
     sampler = images.order(
-        store, request.previous, preset.new_sample_weight, preset.foreground_only_prob, request.seed
+        store,
+        request.previous,
+        preset.new_sample_weight,
+        preset.foreground_only_prob,
+        request.seed,
+        real_share=preset.real_share,
     )
     # Frozen networks encode all layers once.
     for network in (autoencoder, transparency):

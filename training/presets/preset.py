@@ -143,7 +143,8 @@ class Preset:
     preference_images: Count  # an image counts once; of "dpo" a pair counts once
     preference_batch: Count
     preference_lr: Rate
-    # share of the batch that is plain denoising of snapshot samples, so that diversity is kept
+    # so that diversity is kept: share of the batch that is plain denoising of snapshot samples, and
+    # in all other trainings the least share of imported seeds among the images
     real_share: PartialShare
     desirable_share: Share  # share of the decided candidates in a batch that were accepted
     # largest weight of a candidate by inverse propensity; 1 turns such weights off

@@ -84,6 +84,7 @@ def train_transparency(
         preset.new_sample_weight,
         request.seed,
         opaque_weight=opaque,
+        real_share=preset.real_share,
     )
     draws = BucketSampler(draws, dataset.shapes, step) if buckets else draws
 

@@ -108,7 +108,8 @@ function costRow([name, label, format], { loop, estimate }) {
 
 /** @param {LoopDetails["turns"][number]} turn */
 function turnRow(turn) {
-  const { round } = turn;
+  const { round, guard_note: guard } = turn;
+  const note = guard && el("small", {}, guard);
   const link = (/** @type {string | null} */ id, /** @type {string} */ path) =>
     id ? el("a", { href: `${path}${id}` }, el("code", {}, shortId(id))) : "–";
   return el(
@@ -116,7 +117,7 @@ function turnRow(turn) {
     {},
     el("th", { scope: "row" }, turn.turn),
     el("td", {}, link(turn.snapshot, "/snapshots/")),
-    el("td", {}, link(turn.run, "/runs/")),
+    el("td", { class: "text" }, link(turn.run, "/runs/"), note),
     el("td", {}, link(turn.checkpoint, "/checkpoints#")),
     el("td", { class: "text" }, gateResult(turn)),
     el("td", {}, round ? el("a", { href: `/rounds/${round}` }, `Round ${round}`) : "–"),
@@ -133,12 +134,13 @@ function gateResult({ promoted, gate }) {
 }
 
 /** @param {LoopDetails} details */
-function fillForm({ loop, gate }) {
+function fillForm({ loop, gate, diversity_guard: guard }) {
   const values = {
     rounds: loop.rounds,
     quota: loop.quota,
     priority: loop.priority,
     reviewer: loop.reviewer,
+    diversity_guard: guard,
     gate: gate.join(", "),
     ...loop.budget,
   };

@@ -2,6 +2,7 @@
 
 import { followAgreement } from "../charts/agreement.js";
 import { bars, stateChip } from "../charts/bars.js";
+import { showDiversity } from "../charts/diversity.js";
 import { showGates } from "../charts/gates.js";
 import { showReviewCost } from "../charts/review_cost.js";
 import { roundTiles } from "../charts/round_tiles.js";
@@ -72,6 +73,8 @@ function render(report) {
   renderReasons(report.reasons);
   byId("signals-card").hidden = report.signals.length === 0;
   replace(byId("signals"), report.signals.map(signalRow));
+
+  showDiversity(report.diversity, report.diversity_guard);
 
   // Reviewers, cost and automatic decisions.
   replace(byId("reviewers"), report.human.reviewers.map(reviewerRow));

@@ -61,6 +61,7 @@ from curation.db.tables.rounds import (
     round_count_deltas,
     round_counts,
     rounds,
+    sample_embeddings,
     screenings,
 )
 from curation.db.tables.selection import (
@@ -130,6 +131,7 @@ __all__ = [
     "run_logs",
     "run_metrics",
     "run_states",
+    "sample_embeddings",
     "sample_layers",
     "samples",
     "scores",

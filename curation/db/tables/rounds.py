@@ -159,6 +159,17 @@ embeddings = sa.Table(
     sa.Column("vector", sa.LargeBinary, nullable=False),
 )
 
+# Embeddings of seeds, as those of candidates of a kind: of a pair, a single layer or all layers.
+sample_embeddings = sa.Table(
+    "sample_embeddings",
+    metadata,
+    sa.Column("sample_id", sa.ForeignKey("samples.id"), primary_key=True),
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("source", sa.Text, nullable=False),  # Embedder.source
+    sa.Column("vector", sa.LargeBinary, nullable=False),
+    one_of("kind", Kind),
+)
+
 # Planned rounds that advance by themselves: curation.loops.plan has the plan, states and steps.
 loops = sa.Table(
     "loops",
@@ -201,6 +212,8 @@ loop_turns = sa.Table(
     sa.Column("gate", JSONB),
     sa.Column("promoted", sa.Boolean),
     sa.Column("round_id", sa.ForeignKey("rounds.id"), unique=True),
+    # What the guard of diversity did before the training (curation.loops.diversity_guard).
+    sa.Column("guard", JSONB),
     created_at(),
 )
 

@@ -24,11 +24,12 @@ from curation.db.tables import rounds as rounds_table
 from curation.domain import Job
 from curation.errors import Conflict, Refused
 from curation.jobs.looking import find_next_job
-from curation.loops import control, rows, spending
+from curation.loops import control, diversity_guard, rows, spending
 from curation.loops.estimate import estimate_dict, estimate_loop
-from curation.loops.plan import Budget, LoopPlan, LoopReviewer, LoopState
+from curation.loops.plan import Budget, DiversityGuard, LoopPlan, LoopReviewer, LoopState
 from curation.loops.report import loop_report
 from curation.object_store import FolderStore
+from curation.reporting import round_report
 from curation.rounds import lifecycle
 from curation.runtime.bootstrap import import_initial_seeds
 from curation.runtime.context import AppContext
@@ -56,6 +57,10 @@ class Instance:
 
     def use_trainer(self, name: str) -> None:
         settings = self.context.settings.model_copy(update={"trainer": name})
+        self.context = replace(self.context, settings=settings)
+
+    def use_generator(self, name: str) -> None:
+        settings = self.context.settings.model_copy(update={"generator": name})
         self.context = replace(self.context, settings=settings)
 
     def seed(self, count: int = 40) -> None:
@@ -202,6 +207,76 @@ def test_a_loop_is_paused_changed_resumed_and_cancelled(instance: Instance) -> N
         round_id = int(rows.find_loop(tx, other).round or 0)
         assert lifecycle.find_round(tx, round_id)["state"] == "closed"
     assert instance.loop(other).state == LoopState.cancelled
+
+
+def _requested_changes(instance: Instance) -> list[dict[str, str]]:
+    """Return the changes of the preset of each training, in order."""
+    order = sa.select(training_runs.c.changes).order_by(training_runs.c.created_at)
+    with instance.database.transaction() as tx:
+        return list(tx.execute(order).scalars())
+
+
+@pytest.mark.slow
+def test_a_loop_that_loses_diversity_mixes_in_seeds(instance: Instance) -> None:
+    instance.use_generator("tests.support.shape_generator:open_collapsing_painter")
+    instance.seed(90)
+    loop_id = instance.start(replace(PLAN, rounds=3, quota=64))
+    instance.finish(loop_id)
+    with instance.database.transaction() as tx:
+        turns = loop_report(tx, loop_id)["turns"]
+        events = tx.execute(sa.text("select data from events where kind = 'diversity lost'"))
+        [event] = events.scalars()
+        first, second = turns[0]["round"], turns[1]["round"]
+        report = round_report.round_report(tx, second)
+    assert instance.loop(loop_id).state == LoopState.finished
+    # Nothing came before the first turn, and the first round is compared with none.
+    assert turns[0]["guard"] is None
+    assert turns[1]["guard"] == {"round": first, "first": None, "action": None}
+    answer = turns[2]["guard"]
+    assert answer == event
+    assert (answer["round"], answer["first"], answer["action"]) == (second, first, "mix")
+    assert answer["high"] < 1
+    assert answer["real_share"] == 0.4
+    assert [changes.get("real_share") for changes in _requested_changes(instance)] == [
+        None,
+        None,
+        "0.4",
+    ]
+    assert report["diversity"]["lost"]
+    assert "at least 40% of the next training are seeds" in report["diversity_guard"]
+    assert report["diversity_guard"] in round_report.as_text(report)
+
+
+@pytest.mark.slow
+def test_a_loop_that_loses_diversity_is_paused_once(instance: Instance) -> None:
+    instance.use_generator("tests.support.shape_generator:open_collapsing_painter")
+    instance.seed(90)
+    plan = replace(PLAN, rounds=3, quota=64, diversity_guard=DiversityGuard.stop)
+    loop_id = instance.start(plan)
+    instance.finish(loop_id)
+    loop = instance.loop(loop_id)
+    assert (loop.state, loop.step, loop.turn) == (LoopState.paused, "train", 3)
+    assert "lost diversity: its Vendi score is 0." in str(loop.reason)
+    # A person lets it go on.
+    with instance.database.transaction() as tx:
+        control.resume_loop(tx, loop_id, "test")
+    instance.finish(loop_id)
+    assert instance.loop(loop_id).state == LoopState.finished
+    assert all("real_share" not in changes for changes in _requested_changes(instance))
+
+
+def test_a_round_that_cannot_be_measured_stops_no_loop(instance: Instance) -> None:
+    instance.seed()
+    loop_id = instance.start(PLAN)
+    instance.work(lambda: instance.loop(loop_id).turn == 2)
+    with instance.database.transaction() as tx:
+        loop = rows.find_loop(tx, loop_id)
+        tx.execute(sa.text("delete from kept_reports"))
+        assert not diversity_guard.check_diversity(tx, loop, "test")
+        tx.execute(sa.text("update loop_turns set created_at = now() - interval '1 hour'"))
+        assert diversity_guard.check_diversity(tx, loop, "test")
+        [event] = tx.execute(sa.text("select data from events where kind like 'diversity not%'"))
+        assert event.data == {"round": 1}
 
 
 def test_budgets_end_or_pause_a_loop(instance: Instance) -> None:

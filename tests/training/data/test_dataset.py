@@ -89,6 +89,23 @@ def test_new_samples_are_drawn_twice_as_often(store, freeze_shapes):
     assert set(build_sampler(store, images, None, 2.0, seed=5).weights) == {1.0}
 
 
+def test_seeds_are_at_least_their_share_of_every_epoch(store, freeze_shapes):
+    images = open_split(store, freeze_shapes(range(30)), Split.train, 16)
+    few = {0, 5, 11}
+    images.samples = [replace(s, round=0 if i in few else 2) for i, s in enumerate(images.samples)]
+    order = build_sampler(store, images, None, 2.0, seed=5, real_share=0.4)
+    epoch = order.indices(0, order.epoch_length)
+    assert sum(index in few for index in epoch) / len(epoch) == pytest.approx(0.4, abs=0.03)
+    assert set(epoch) == set(range(len(images)))
+    # All others are drawn once in an epoch, as without the share.
+    assert all(epoch.count(index) == 1 for index in range(len(images)) if index not in few)
+    # A share that the seeds have anyway, or no seeds at all, change nothing.
+    plain = build_sampler(store, images, None, 2.0, seed=5)
+    assert build_sampler(store, images, None, 2.0, seed=5, real_share=0.1) == plain
+    images.samples = [replace(s, round=2) for s in images.samples]
+    assert build_sampler(store, images, None, 2.0, seed=5, real_share=0.4) == plain
+
+
 @given(
     st.lists(st.booleans(), min_size=1, max_size=30),
     st.sampled_from([1.0, 1.5, 2.0, 3.3]),

@@ -24,6 +24,7 @@ def test_every_part_of_the_definition_changes_the_hash(part: str) -> None:
         order_hash(part, replace(REQUEST, seed=8), MICRO),
         order_hash(part, previous, MICRO),
         order_hash(part, previous, replace(MICRO, new_sample_weight=3.5)),
+        order_hash(part, REQUEST, replace(MICRO, real_share=0.5)),
         order_hash(part, REQUEST, replace(MICRO, buckets=not MICRO.buckets)),
         order_hash(part, REQUEST, replace(MICRO, image_size=MICRO.image_size * 2)),
     ]
