@@ -185,6 +185,36 @@ interface Interval {
   n: number;
 }
 
+interface EstimateWithInterval {
+  value: number;
+  low: number;
+  high: number;
+}
+
+/** Figures of all rounds, oldest first, and the last round of each kind beside others. */
+interface RoundTrend {
+  rounds: {
+    round: number;
+    kind: string;
+    state: RoundState;
+    checkpoint: string | null;
+    reviewer: "person" | "rule_reviewer" | null;
+    figures: Record<
+      "acceptance" | "defects_per_100" | "shape_and_color" | "vendi",
+      EstimateWithInterval | null
+    >;
+  }[];
+  comparisons: {
+    round: number;
+    earlier: number;
+    figure: "acceptance" | "defects_per_100" | "shape_and_color" | "vendi";
+    before: number;
+    after: number;
+    p: number;
+    verdict: "better" | "worse" | "within chance";
+  }[];
+}
+
 interface RoundReport {
   round: RoundSummary;
   funnel: Record<string, number>;
@@ -258,6 +288,8 @@ interface RoundReport {
     }[];
     lost: boolean;
   } | null;
+  /** With the first round of its kind, and with the one before. */
+  comparisons: RoundTrend["comparisons"];
   /** What a loop did when this round lost diversity. */
   diversity_guard: string | null;
   seconds_left: number | null;

@@ -203,8 +203,8 @@ class Gate(BaseModel):
     contradicted: bool
 
 
-class EstimatedRatio(BaseModel):
-    """A ratio with its 95 % interval."""
+class EstimateWithInterval(BaseModel):
+    """An estimate with its 95 % interval."""
 
     value: float
     low: float
@@ -222,7 +222,7 @@ class DiversityFigure(BaseModel):
     low: float
     high: float
     seeds: float | None
-    ratio: EstimatedRatio | None
+    ratio: EstimateWithInterval | None
 
 
 class Diversity(BaseModel):
@@ -241,11 +241,55 @@ class Diversity(BaseModel):
     lost: bool
 
 
+class RoundComparison(BaseModel):
+    """A figure of a round beside that of an earlier one.
+
+    `p` is the probability of such a difference, or a larger one, between equal rounds; below 0.05
+    the verdict is not "within chance".
+    """
+
+    round: int
+    earlier: int
+    figure: Literal["acceptance", "defects_per_100", "shape_and_color", "vendi"]
+    before: float
+    after: float
+    p: float
+    verdict: Literal["better", "worse", "within chance"]
+
+
+class TrendFigures(BaseModel):
+    """The figures of a round with 95 % intervals; null where nothing was decided or measured."""
+
+    acceptance: EstimateWithInterval | None
+    defects_per_100: EstimateWithInterval | None
+    shape_and_color: EstimateWithInterval | None
+    vendi: EstimateWithInterval | None
+
+
+class TrendRoundResponse(BaseModel):
+    """A round in the trend; `reviewer` is the kind of reviewer whose verdicts count."""
+
+    round: int
+    kind: Kind
+    state: RoundState
+    checkpoint: str | None
+    reviewer: Literal["person", "rule_reviewer"] | None
+    figures: TrendFigures
+
+
+class RoundTrend(BaseModel):
+    """The figures of all rounds, oldest first, and the last one of each kind beside others."""
+
+    rounds: list[TrendRoundResponse]
+    comparisons: list[RoundComparison]
+
+
 class RoundReport(BaseModel):
     """The report of one round.
 
     `failures` counts failed candidates by reason; `pauses` is what workers pause, and why;
-    `diversity` is null until the round is measured; `diversity_guard` is what a loop did about it.
+    `diversity` is null until the round is measured; `diversity_guard` is what a loop did about it;
+    `comparisons` are with the first round of its kind, and with the one before.
     """
 
     round: RoundWithPolicy
@@ -260,6 +304,7 @@ class RoundReport(BaseModel):
     review_cost: CostReport
     gates: list[Gate]
     diversity: Diversity | None
+    comparisons: list[RoundComparison]
     diversity_guard: str | None
     seconds_left: float | None
     failures: dict[str, int]

@@ -11,9 +11,15 @@ from curation.api.auth import ListRounds, ReadRounds, WriteRounds
 from curation.api.contract import error_responses, list_page, operation_link, with_links
 from curation.api.fields import QUERY_NUMBER
 from curation.api.paging import Limit, PageNumber, cut_page
-from curation.api.round_responses import OwnProgress, RoundAgreement, RoundReport, RoundResponse
+from curation.api.round_responses import (
+    OwnProgress,
+    RoundAgreement,
+    RoundReport,
+    RoundResponse,
+    RoundTrend,
+)
 from curation.domain import Role, RoundState
-from curation.reporting import kept, round_report
+from curation.reporting import kept, round_report, trend
 from curation.review import progress
 from curation.review.reviewers import Reviewer
 from curation.rounds import lifecycle
@@ -66,6 +72,14 @@ def get_rounds(
         RoundResponse(**row, own=OwnProgress(**own.get(row["id"], none)._asdict()))
         for row in described
     ]
+
+
+@router.get("/trend", summary="Get the trend over rounds")
+def get_trend(visit: ReadRounds) -> RoundTrend:
+    """Return the figures of all rounds, and whether the last one is better by more than chance."""
+    with visit.transaction(one_view=True) as (tx, _):
+        found = trend.rounds_trend(tx)
+    return RoundTrend(**found)
 
 
 @router.get("/{number}", summary="Get the report of a round", responses=error_responses(404))

@@ -64,3 +64,12 @@ def review(
         set_rule_reviewer(tx, number, by == RoundReviewer.rules, ACTOR)
     whom = "the rule reviewer decides" if by == RoundReviewer.rules else "people decide"
     print_result(f"{whom} in round {number}", as_json, round=number, reviewer=by.value)
+
+
+def trend(as_json: Json = False) -> None:
+    """Show the figures of all rounds with intervals, and whether the last one differs by chance."""
+    from curation.reporting import trend as trend_report
+
+    with context() as ctx, ctx.database.transaction() as tx:
+        found = trend_report.rounds_trend(tx)
+    print_json(found) if as_json else print_text(trend_report.as_text(found))

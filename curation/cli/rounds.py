@@ -38,6 +38,7 @@ app = typer.Typer(no_args_is_help=True)
 app.command()(round_work.set_priority)
 app.command()(round_work.retry)
 app.command()(round_work.review)
+app.command()(round_work.trend)
 
 
 @app.command("open")

@@ -115,7 +115,7 @@ def demo(
     """
     from curation.domain import Kind
     from curation.loops.plan import LoopPlan, LoopReviewer
-    from curation.reporting import round_report
+    from curation.reporting import round_report, trend
     from curation.runtime.bootstrap import import_initial_seeds
     from curation.runtime.local_stack import run_local_stack
     from curation.runtime.loop import run_loop
@@ -163,10 +163,12 @@ def demo(
         # Print the reports, and keep serving the front end to a person.
         with stack.context.database.transaction() as tx:
             reports = [round_report.round_report(tx, number) for number in numbers]
+            course = trend.as_text(trend.rounds_trend(tx))
         if as_json:
             print_json(reports)
         else:
-            print_text("\n\n".join(round_report.as_text(report) for report in reports))
+            texts = [round_report.as_text(report) for report in reports]
+            print_text("\n\n".join([*texts, course] if len(texts) > 1 else texts))
         if reviewer is DemoReviewer.person:
             console.print(
                 f"\n  all rounds are done; the front end runs until Ctrl-C: {stack.address}"

@@ -11,7 +11,7 @@ from curation.db import workers
 from curation.db.engine import Transaction
 from curation.domain import Kind
 from curation.loops import diversity_guard
-from curation.reporting import missing_workers
+from curation.reporting import missing_workers, trend
 from curation.review.reviewers import AUTO_REVIEWER, PERSON, RULE_REVIEWER
 from curation.review.round_counts import ReportCounts, Settled, read_report_counts
 from curation.rounds import work
@@ -60,6 +60,7 @@ def round_report(tx: Transaction, round_id: int) -> dict[str, Any]:
         "gates": gate_report.gates_report(tx, round_id),
         "prompt_agreement": kept.prompt_agreement,
         "diversity": diversity_report.diversity_report(tx, round_id),
+        "comparisons": trend.compare_round(tx, round_id),
         "diversity_guard": diversity_guard.answer_to_round(tx, round_id),
         "seconds_left": review_cost.review_seconds_left(
             tx, counts, float(row["policy"].get("share", 1.0)), overlap
@@ -144,6 +145,7 @@ def as_text(report: Mapping[str, Any]) -> str:
             **report["prompt_agreement"]
         )
         lines.append(f"  candidates that match their prompt: {shown}")
+    lines += trend.comparison_lines(report["comparisons"])
     lines += diversity_report.diversity_lines(report["diversity"])
     lines += [f"    {report['diversity_guard']}"] if report["diversity_guard"] else []
     lines += [

@@ -15,6 +15,7 @@ from curation.db.engine import Transaction
 from curation.review.reviewers import PERSON
 
 NAMES: Final = ("candidates", "screenings", "looks", "measured", "verdicts", "reasons", "shown")
+PASSED_STATES: Final = ("screened", "unshown", "waiting", "showing", "accepted", "rejected")
 MEDIAN_REVIEWS: Final = 200
 """Number of latest decisions of a reviewer in a round whose median review time is shown."""
 
@@ -94,6 +95,50 @@ def read_report_counts(tx: Transaction, round_: Mapping[str, Any]) -> ReportCoun
         prompt_agreement=_prompt_agreement(by_name["screenings"]),
         slices=_slices(by_name, kinds),
     )
+
+
+@dataclass(frozen=True)
+class RoundOutcome:
+    """What came of a round, as far as rounds are compared by it.
+
+    Attributes:
+        passed: Number of candidates that passed screening.
+        refused: Number of candidates that screening refused.
+        settled: Settled candidates by kind of reviewer.
+        prompt_agreement: As in `ReportCounts`.
+    """
+
+    passed: int
+    refused: int
+    settled: Mapping[str, Settled]
+    prompt_agreement: dict[str, float] | None
+
+
+def read_outcomes(tx: Transaction, rounds_: Sequence[Mapping[str, Any]]) -> dict[int, RoundOutcome]:
+    """Read the outcomes of rounds by their ids; one query for all of them.
+
+    Args:
+        tx: The transaction.
+        rounds_: The rows of the rounds.
+    """
+    by_round: dict[int, dict[str, list[RoundCount]]] = {}
+    by_name: dict[str, list[RoundCount]] = defaultdict(list)
+    for count in read_counts(tx, [row["id"] for row in rounds_], ("candidates", "screenings")):
+        own = by_round.setdefault(count.round_id, defaultdict(list))
+        own[count.name].append(count)
+        by_name[count.name].append(count)
+    kinds = {id_: row.kind for id_, row in _read_reviewers(tx, by_name).items()}
+    outcomes = {}
+    for row in rounds_:
+        own = by_round.get(row["id"], defaultdict(list))
+        weighted = row["policy"].get("kind") == "random"
+        outcomes[row["id"]] = RoundOutcome(
+            passed=sum(count.n for count in own["candidates"] if count.key[0] in PASSED_STATES),
+            refused=sum(count.n for count in own["candidates"] if count.key[0] == "refused"),
+            settled=_settled(own["candidates"], kinds, weighted=weighted),
+            prompt_agreement=_prompt_agreement(own["screenings"]),
+        )
+    return outcomes
 
 
 def _read_reviewers(

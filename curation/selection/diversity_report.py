@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -130,12 +129,13 @@ def _figure(
     if estimate is None:
         return None
     compared = None if first is None else compare_figure(name, own, first, size)
+    interval = ("value", "low", "high")
     seeds = own["seed_estimates"].get(size, {}).get(name)
     return {
         "name": name,
         **estimate,
         "seeds": seeds[0] if seeds else None,
-        "ratio": asdict(compared) if compared else None,
+        "ratio": {key: getattr(compared, key) for key in interval} if compared else None,
     }
 
 

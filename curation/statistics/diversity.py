@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.statistics.intervals import Z_95
+from curation.statistics.intervals import Z_95, normal_p
 
 Vectors = NDArray[np.float32]
 Matrix = NDArray[np.float64]
@@ -42,11 +42,12 @@ class PointEstimate:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio of two estimates, with its 95 % interval."""
+    """A ratio of two estimates, with its 95 % interval, and the p-value of the two being equal."""
 
     value: float
     low: float
     high: float
+    p: float
 
 
 def vendi_score(vectors: Vectors) -> float:
@@ -137,7 +138,8 @@ def ratio(later: PointEstimate, first: PointEstimate) -> Ratio | None:
     relative = math.hypot(later.std_error / later.value, first.std_error / first.value)
     value = later.value / first.value
     factor = math.exp(Z_95 * relative)
-    return Ratio(value, value / factor, value * factor)
+    p = normal_p(math.log(value) / relative) if relative else float(value == 1)
+    return Ratio(value, value / factor, value * factor, p)
 
 
 def _unit(vectors: Vectors) -> Matrix:

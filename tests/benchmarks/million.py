@@ -235,6 +235,7 @@ def _operations(clients: dict[Role, httpx.Client]) -> dict[str, Request | Prepar
         "GET /api/me/stats": get(annotator, "/api/me/stats"),
         "GET /api/rounds (annotator)": get(annotator, "/api/rounds"),
         "GET /api/rounds": get(engineer, "/api/rounds"),
+        "GET /api/rounds/trend": get(engineer, "/api/rounds/trend"),
         "GET /api/rounds/{number} (half of all)": get(engineer, "/api/rounds/1"),
         "GET /api/rounds/{number} (overlap)": get(engineer, "/api/rounds/2"),
         "GET /api/rounds/{number}/agreement": get(engineer, "/api/rounds/2/agreement"),

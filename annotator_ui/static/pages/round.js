@@ -6,6 +6,7 @@ import { showDiversity } from "../charts/diversity.js";
 import { showGates } from "../charts/gates.js";
 import { showReviewCost } from "../charts/review_cost.js";
 import { roundTiles } from "../charts/round_tiles.js";
+import { comparisonRows } from "../charts/trend.js";
 import { button, byId, el, replace } from "../lib/dom.js";
 import {
   formatAgo,
@@ -75,6 +76,8 @@ function render(report) {
   replace(byId("signals"), report.signals.map(signalRow));
 
   showDiversity(report.diversity, report.diversity_guard);
+  byId("comparisons-card").hidden = report.comparisons.length === 0;
+  replace(byId("comparisons"), comparisonRows(report.comparisons));
 
   // Reviewers, cost and automatic decisions.
   replace(byId("reviewers"), report.human.reviewers.map(reviewerRow));

@@ -2,6 +2,7 @@
 
 import { stateChip } from "../charts/bars.js";
 import { loopStep } from "../charts/loops.js";
+import { trendCharts } from "../charts/trend.js";
 import { byId, el, replace } from "../lib/dom.js";
 import { formatAgo, formatCount, formatRatio, kindLabel, shortId } from "../lib/format.js";
 import { read } from "../lib/http.js";
@@ -12,6 +13,7 @@ import { installShortcutHelp } from "../lib/shortcut_help.js";
 import { Shortcuts } from "../lib/shortcuts.js";
 
 const PERIOD_MS = 4_000;
+const TREND_PERIOD_MS = 30_000;
 const PAGE_SIZE = 50;
 /** Candidate states, by their part in the progress of a round. */
 const DECIDED = ["accepted", "rejected"];
@@ -23,6 +25,7 @@ const me = /** @type {CurrentReviewer | null} */ (await read("/api/me").catch(()
 if (me) showSignedIn(me);
 const canOpen = me !== null && hasRole(me, "engineer");
 const isAnnotator = me !== null && !canOpen;
+if (canOpen) poll(TREND_PERIOD_MS, async () => showTrend(await read("/api/rounds/trend")));
 poll(PERIOD_MS, async () => {
   if (canOpen) await showLoops();
   const rounds = /** @type {RoundSummary[]} */ (
@@ -35,6 +38,22 @@ poll(PERIOD_MS, async () => {
   byId("waiting-head").textContent = isAnnotator ? "Waiting for me" : "Waiting";
   replace(byId("rows"), rounds.map(row));
 });
+
+/** Show the trend of each kind of rounds, once there are two. @param {RoundTrend} trend */
+function showTrend({ rounds, comparisons }) {
+  const kinds = [...new Set(rounds.map(({ kind }) => kind))];
+  const shown = kinds.flatMap((kind) => {
+    const own = rounds.filter((round) => round.kind === kind);
+    const ids = own.map(({ round }) => round);
+    const compared = comparisons.filter(({ round }) => ids.includes(round));
+    const charts = trendCharts(own, compared);
+    if (own.length < 2 || charts.length === 0) return [];
+    const heading = kinds.length > 1 && el("h3", {}, kindLabel(kind));
+    return [heading, el("div", { class: "curves" }, charts)];
+  });
+  byId("trend").hidden = shown.length === 0;
+  replace(byId("trend-charts"), shown);
+}
 
 /** Show the loops that have not ended, with their step, or why they do not go on. */
 async function showLoops() {
