@@ -28,8 +28,11 @@ from training.stage_networks import (
     decoding_step,
     encoding_step,
     make_base,
+    make_dpo,
     make_kto,
     make_layers,
+    make_layers_dpo,
+    make_layers_kto,
     make_transparency,
 )
 
@@ -40,13 +43,20 @@ STAGES: dict[str, tuple[str, ...]] = {
     "whole": ("transparency", "latents", "base", "sheets"),
     "pairs": ("transparency", "latents", "base", "layers", "sheets"),
     "kto": ("latents", "kto", "sheets"),
+    "dpo": ("latents", "dpo", "sheets"),
+    "layers-kto": ("latents", "layers-kto", "sheets"),
+    "layers-dpo": ("latents", "layers-dpo", "sheets"),
     "whole-kto": ("transparency", "latents", "base", "kto", "sheets"),
+    "pairs-kto": ("transparency", "latents", "base", "layers", "layers-kto", "sheets"),
 }
 MAKERS = {
     "transparency": make_transparency,
     "base": make_base,
     "layers": make_layers,
     "kto": make_kto,
+    "dpo": make_dpo,
+    "layers-kto": make_layers_kto,
+    "layers-dpo": make_layers_dpo,
 }
 """Makers of the networks and a batch of each stage that trains."""
 GPU_SIZES_GIB = (8, 12, 16, 24, 32, 40, 48, 80, 141)  # GiB of common GPUs
@@ -191,7 +201,7 @@ def _image_bytes(preset: Preset, stage: str) -> int:
     layer = pixels + (
         0 if stage == "transparency" else 2 * latent * PRECISIONS[preset.cache_precision].itemsize
     )
-    return layer * (len(preset.layer_roles) if stage == "layers" else 1)
+    return layer * (len(preset.layer_roles) if stage.startswith("layers") else 1)
 
 
 def _advise(held: Mapping[str, int], preset: Preset, stage: str, *, on_gpu: bool) -> str:

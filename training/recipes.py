@@ -10,7 +10,7 @@ from curation.domain import Progress, TrainingRequest
 from curation.errors import Refused
 from curation.object_store import ObjectReader
 from curation.ports import ProgressCallback
-from training.preference.labels import read_labels
+from training.preference.labels import pair_labels, read_labels
 from training.presets.preset import Preset
 
 logger = logging.getLogger("layerloop.training")
@@ -22,11 +22,15 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "whole": ("transparency", "base"),  # the recipe of a round
     "pairs": ("transparency", "base", "layers"),  # the recipe of a round of pairs
     "kto": ("kto",),  # the base, from decisions on single layers
+    "dpo": ("dpo",),  # the base, from pairs of decisions on one prompt
+    "layers-kto": ("layers-kto",),  # the same for layer adapters, from decisions on pairs
+    "layers-dpo": ("layers-dpo",),
     "whole-kto": ("transparency", "base", "kto"),
+    "pairs-kto": ("transparency", "base", "layers", "layers-kto"),
 }
 """The stages of a recipe, in order; parts that none of them trains are the parent's."""
 
-DECISION_STAGES = {"kto": "base"}
+DECISION_STAGES = {"kto": "base", "dpo": "base", "layers-kto": "layers", "layers-dpo": "layers"}
 """Stages that learn from decisions, and the part that each of them trains further."""
 
 
@@ -47,7 +51,9 @@ def choose_stages(request: TrainingRequest, preset: Preset, store: ObjectReader)
     for stage in RECIPES[request.recipe]:
         if stage in DECISION_STAGES:
             try:
-                read_labels(store, request.snapshot, DECISION_STAGES[stage], preset)
+                labels = read_labels(store, request.snapshot, DECISION_STAGES[stage], preset)
+                if stage.endswith("dpo"):
+                    pair_labels(labels)
             except Refused as error:
                 if len(RECIPES[request.recipe]) == 1:
                     raise

@@ -24,8 +24,9 @@ from training.engine.memory_tracker import (
 from training.engine.trainer import TrainingStage
 from training.layers.model import new_layered_denoiser
 from training.layers.stage import LayersStage
-from training.preference.reference import freeze_reference
-from training.preference.stage import KTOStage
+from training.preference.objective import DecisionStage, join_rows
+from training.preference.reference import Reference, freeze_reference
+from training.preference.stages import DPOStage, KTOStage, LayersDPOStage, LayersKTOStage
 from training.presets.preset import Preset
 from training.pretrained.architectures import build_part
 from training.pretrained.families import find_family
@@ -60,8 +61,12 @@ def make_transparency(preset: Preset, networks: StageNetworks) -> tuple[Training
     return training_stage, {**batch, "keep": torch.ones(count)}
 
 
-def make_base(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage, Batch]:
-    """Return the stage of the base and a batch for it."""
+def make_base(
+    preset: Preset,
+    networks: StageNetworks,
+    kind: type[DenoiserStage] = DenoiserStage,
+) -> tuple[DenoiserStage, Batch]:
+    """Return a stage of the base, of a kind, and a batch for it."""
     nothing, denoiser = cast("Any", None), networks.denoiser
     assert denoiser is not None  # noqa: S101 - narrows the type
     texts = (
@@ -69,7 +74,7 @@ def make_base(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage, B
         if preset.family
         else None
     )
-    training_stage = DenoiserStage(
+    training_stage = kind(
         preset, denoiser, nothing, nothing, texts, networks.autoencoder, networks.transparency
     )
     count, side = preset.base_batch, preset.image_size // preset.stride
@@ -84,25 +89,10 @@ def make_base(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage, B
     return training_stage, {**batch, "conditions": _conditions(denoiser, count)}
 
 
-def make_kto(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage, Batch]:
-    """Return the stage of the base on decisions and a batch for it, with the reference."""
-    nothing, denoiser = cast("Any", None), networks.denoiser
-    assert denoiser is not None  # noqa: S101 - narrows the type
-    batch = make_base(replace(preset, base_batch=preset.preference_batch), networks)[1]
-    texts = (
-        TextEmbeddingCache.open(None, {"precision": preset.cache_precision})
-        if preset.family
-        else None
-    )
-    training_stage = KTOStage(
-        preset, denoiser, nothing, nothing, texts, networks.autoencoder, networks.transparency,
-        labels={}, reference=freeze_reference(preset, denoiser),
-    )  # fmt: skip
-    return training_stage, {**batch, "sign": torch.ones(preset.preference_batch)}
-
-
-def make_layers(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage, Batch]:
-    """Return the stage of layers and a batch of pairs for it, with all roles."""
+def make_layers(
+    preset: Preset, networks: StageNetworks, kind: type[LayersStage] = LayersStage
+) -> tuple[LayersStage, Batch]:
+    """Return a stage of layers, of a kind, and a batch of pairs for it, with all roles."""
     nothing, denoiser = cast("Any", None), networks.denoiser
     assert denoiser is not None  # noqa: S101 - narrows the type
     texts = (
@@ -111,7 +101,7 @@ def make_layers(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage,
         else None
     )
     layered = new_layered_denoiser(preset, denoiser)
-    training_stage = LayersStage(
+    training_stage = kind(
         preset, layered, nothing, nothing, texts, networks.autoencoder, networks.transparency
     )
     count, roles, side = preset.layers_batch, preset.layer_roles, preset.image_size // preset.stride
@@ -134,6 +124,43 @@ def make_layers(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage,
         lambda _, tensor: tensor.view(count, len(roles), *tensor.shape[1:])
     )
     return training_stage, {**batch, **conditioning}
+
+
+def make_kto(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage, Batch]:
+    """Return the stage of the base on single decisions, and a batch for it."""
+    count = replace(preset, base_batch=preset.preference_batch)
+    return _learning(*make_base(count, networks, KTOStage), 1)
+
+
+def make_dpo(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage, Batch]:
+    """Return the stage of the base on pairs of decisions, and a batch for it."""
+    count = replace(preset, base_batch=2 * preset.preference_batch)
+    return _learning(*make_base(count, networks, DPOStage), 2)
+
+
+def make_layers_kto(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage, Batch]:
+    """Return the stage of layers on single decisions, and a batch for it."""
+    count = replace(preset, layers_batch=preset.preference_batch)
+    return _learning(*make_layers(count, networks, LayersKTOStage), 1)
+
+
+def make_layers_dpo(preset: Preset, networks: StageNetworks) -> tuple[TrainingStage, Batch]:
+    """Return the stage of layers on pairs of decisions, and a batch for it."""
+    count = replace(preset, layers_batch=2 * preset.preference_batch)
+    return _learning(*make_layers(count, networks, LayersDPOStage), 2)
+
+
+def _learning(stage: TrainingStage, batch: Batch, size: int) -> tuple[TrainingStage, Batch]:
+    """Add the reference to a stage that learns from decisions, and verdicts to its batch."""
+    assert isinstance(stage, DecisionStage)  # noqa: S101 - narrows the type
+    network = stage.network
+    reference: Reference[Any] = (
+        freeze_reference(stage.preset, network)
+        if isinstance(network, Denoiser)
+        else Reference(network, [p for p in network.parameters() if p.requires_grad])
+    )
+    stage.learn_from("", (), {}, reference)
+    return stage, join_rows({**batch, "sign": torch.ones(len(batch["time"]))}, size)
 
 
 def _conditions(denoiser: StableDiffusion, count: int) -> Conditions:
@@ -185,7 +212,7 @@ def build_networks(preset: Preset, stage: str) -> StageNetworks:
             else None
         )
         # Layer adapters train on a frozen base, kept in the compute precision.
-        if denoiser is not None and stage == "layers":
+        if denoiser is not None and stage.startswith("layers"):
             half = COMPUTED_IN[preset.precision] if preset.family and not preset.fsdp else None
             denoiser.requires_grad_(False).to(half)  # as training.layers.train does
     return StageNetworks(autoencoder.requires_grad_(False), transparency, denoiser)

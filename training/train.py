@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,7 +32,11 @@ from training.evaluation.heldout import evaluate, has_heldout
 from training.generate import load_generator
 from training.launch import choose_launch, join, launch
 from training.layers.train import train_layers
-from training.preference.train import train_base_preference
+from training.preference.train import (
+    DecisionTraining,
+    train_base_from_decisions,
+    train_layers_from_decisions,
+)
 from training.presets.preset import Preset
 from training.presets.presets import find_requested_preset
 from training.pretrained.families import find_family
@@ -179,6 +184,9 @@ def check_request(request: TrainingRequest) -> Preset:
         ("base", ("transparency",), "whole"),
         ("layers", ("transparency", "base"), "pairs"),
         ("kto", ("transparency", "base"), "whole-kto"),
+        ("dpo", ("transparency", "base"), "whole"),
+        ("layers-kto", ("transparency", "base", "layers"), "pairs-kto"),
+        ("layers-dpo", ("transparency", "base", "layers"), "pairs"),
     ):
         for part in needed:
             if request.recipe == recipe and (parent is None or part not in parent.files):
@@ -260,9 +268,29 @@ def _train_layers(context: _StageContext, files: dict[str, str]) -> str:
     return context.save("layers", tensors, **metadata, base=files["base"])
 
 
-def _train_kto(context: _StageContext, files: dict[str, str]) -> str:
+def _train_base_from(stage: str, context: _StageContext, files: dict[str, str]) -> str:
     """Train the base further from decisions and store it."""
-    tensors, metadata = train_base_preference(
+    tensors, metadata = train_base_from_decisions(
+        _decision_training(stage, context, files), load_part(context.store, files["base"])
+    )
+    return context.save("base", tensors, stage, **metadata, reference=files["base"])
+
+
+def _train_layers_from(stage: str, context: _StageContext, files: dict[str, str]) -> str:
+    """Train the layer adapters further from decisions and store them."""
+    base, layers = (load_part(context.store, files[part]) for part in ("base", "layers"))
+    tensors, metadata = train_layers_from_decisions(
+        _decision_training(stage, context, files), base, layers
+    )
+    named = {"base": files["base"], "reference": files["layers"]}
+    return context.save("layers", tensors, stage, **metadata, **named)
+
+
+def _decision_training(
+    stage: str, context: _StageContext, files: dict[str, str]
+) -> DecisionTraining:
+    return DecisionTraining(
+        stage,
         context.request,
         context.preset,
         context.store,
@@ -270,16 +298,17 @@ def _train_kto(context: _StageContext, files: dict[str, str]) -> str:
         context.report,
         _backbone(context, files),
         _transparency(context, files),
-        load_part(context.store, files["base"]),
     )
-    return context.save("base", tensors, "kto", **metadata, reference=files["base"])
 
 
 _TRAINERS: dict[str, Callable[[_StageContext, dict[str, str]], str]] = {
     "transparency": _train_transparency,
     "base": _train_base,
     "layers": _train_layers,
-    "kto": _train_kto,
+    "kto": partial(_train_base_from, "kto"),
+    "dpo": partial(_train_base_from, "dpo"),
+    "layers-kto": partial(_train_layers_from, "layers-kto"),
+    "layers-dpo": partial(_train_layers_from, "layers-dpo"),
 }
 
 

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 
 DECISION_RECIPES: Mapping[str, str] = {
     "kto": "whole",
+    "dpo": "whole",
     "whole-kto": "whole",
+    "layers-kto": "pairs",
+    "layers-dpo": "pairs",
+    "pairs-kto": "pairs",
 }
 """Recipes that learn from decisions, each with the recipe of the same parts that does not."""
 

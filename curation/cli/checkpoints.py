@@ -73,8 +73,8 @@ def train(
         str,
         typer.Option(
             help=(
-                "Stages to train: transparency, base, layers, whole (the first two), pairs (all "
-                "three), kto (the base from decisions) or whole-kto (whole, then kto)."
+                "Stages to train: transparency, base, layers, whole (the first two) or pairs (all "
+                "three); from decisions: kto, dpo, layers-kto, layers-dpo, whole-kto, pairs-kto."
             )
         ),
     ] = "whole",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 
-from curation.domain import Split, TrainingRequest, canonical_json
+from curation.domain import RejectReason, Split, TrainingRequest, canonical_json
 from training.presets.preset import Preset
 
 VERSION = 1
@@ -46,15 +47,15 @@ def order_hash(stage: str, request: TrainingRequest, preset: Preset) -> str:
                 "batch": _global_batch(preset, preset.layers_batch),
             }
             return _hash(definition)
-        case "kto":
+        case "kto" | "dpo":
             opaque, batch = preset.base_opaque, preset.preference_batch
+            definition |= _decisions(preset, preset.base_reasons)
+        case "layers-kto" | "layers-dpo":
             definition |= {
-                "real_share": preset.real_share,
-                "desirable_share": preset.desirable_share,
-                "propensity_clip": preset.propensity_clip,
-                "automatic_decisions": preset.automatic_decisions,
-                "reasons": sorted(map(str, preset.base_reasons)),
+                "roles": [str(role) for role in preset.layer_roles],
+                "batch": _global_batch(preset, preset.preference_batch) if preset.buckets else None,
             }
+            return _hash(definition | _decisions(preset, preset.layers_reasons))
         case _:
             raise ValueError(f"stage {stage!r} has no order of samples")
     definition |= {
@@ -64,6 +65,17 @@ def order_hash(stage: str, request: TrainingRequest, preset: Preset) -> str:
         "batch": _global_batch(preset, batch) if preset.buckets else None,
     }
     return _hash(definition)
+
+
+def _decisions(preset: Preset, reasons: Collection[RejectReason]) -> dict[str, object]:
+    """Return what determines which decided candidates are drawn."""
+    return {
+        "real_share": preset.real_share,
+        "desirable_share": preset.desirable_share,
+        "propensity_clip": preset.propensity_clip,
+        "automatic_decisions": preset.automatic_decisions,
+        "reasons": sorted(map(str, reasons)),
+    }
 
 
 def _global_batch(preset: Preset, batch: int) -> int:

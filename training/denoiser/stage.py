@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +12,12 @@ from torch.optim import Optimizer
 from training.data.dataset import LayerDataset
 from training.denoiser.cache import LatentCache, TextEmbeddingCache
 from training.denoiser.denoiser import Denoiser
+from training.denoiser.denoising_stage import DenoisingStage, denoising_target
 from training.denoiser.sampling import generate_layers
 from training.engine.batch import Batch
 from training.engine.optimizers import build_optimizer
 from training.engine.resume import seeded_generator
 from training.engine.schedule import StageSchedule
-from training.engine.trainer import TrainingStage
 from training.presets.preset import Preset
 from training.pretrained.families import find_family
 from training.sample_grid import render_grid
@@ -37,7 +36,7 @@ class HeldoutBatch:
     captions: Sequence[str]
 
 
-class DenoiserStage(TrainingStage):
+class DenoiserStage(DenoisingStage):
     """Trains a denoiser to predict noise, or v, from noisy latents and captions (section 3.2)."""
 
     name = "base"
@@ -85,33 +84,28 @@ class DenoiserStage(TrainingStage):
             )
         }
 
-    def make_batch(
-        self, indices: Sequence[int], local: Sequence[int], rng: torch.Generator
-    ) -> Batch:
-        """Make latents, noise, timesteps and captions; some captions are dropped for guidance.
+    @property
+    def network(self) -> Denoiser:
+        """The denoiser."""
+        return self.denoiser
 
-        Args:
-            indices: Sample indices of the global batch.
-            local: Positions in `indices` that this process trains on.
-            rng: The step's random number generator, equal in all processes.
-        """
-        return self.make_rows([indices[row] for row in local], local, len(indices), rng)
+    def readable_indices(self, images: Sequence[int]) -> list[int]:
+        """Replace unreadable images by the next readable ones of their size. Raises Corrupt."""
+        return self.images.readable_indices(images)
 
     def make_rows(
         self, images: Sequence[int], local: Sequence[int], count: int, rng: torch.Generator
     ) -> Batch:
-        """Make the rows of some images.
+        """Make latents, noise, timesteps and captions; some captions are dropped for guidance.
 
         Args:
             images: Indices of the images.
-            local: The position of each in the global batch; images of one position have the same
-                noise, timestep and dropped caption.
+            local: The position of each in the global batch.
             count: Positions of the global batch.
             rng: The step's random number generator, equal in all processes.
         """
         preset = self.preset
-        chosen = self.images.readable_indices(images)
-        mean_BCHW, std_BCHW = self.latents.get(chosen)
+        mean_BCHW, std_BCHW = self.latents.get(images)
         # Random numbers are drawn for the global batch, so that the order of draws is fixed.
         dropped = (torch.rand(count, generator=rng) < preset.caption_dropout)[local]
         time_B = torch.randint(len(self.noise_schedule.alphas_cumprod), (count,), generator=rng)[
@@ -129,53 +123,31 @@ class DenoiserStage(TrainingStage):
             mean_BCHW = mean_BCHW + std_BCHW * sample_BCHW
         captions = [
             "" if drop else self.images.caption_of(index)
-            for index, drop in zip(chosen, dropped, strict=True)
+            for index, drop in zip(images, dropped, strict=True)
         ]
         rows = {"latent": mean_BCHW, "noise": noise_BCHW, "time": time_B}
         if self.texts is None:
             return {**rows, "texts": captions}
         # Size conditioning is added here, since it belongs to the image and not to its text.
         sizes_B6 = (
-            self.images.size_conditions(chosen)
+            self.images.size_conditions(images)
             if find_family(str(self.preset.family)).sizes
             else None
         )
         return {**rows, "conditions": replace(self.texts.get(captions), sizes_B6=sizes_B6)}
 
-    def forward(self, batch: Batch, images_seen: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the squared error at x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise.
-
-        Args:
-            batch: The micro-batch.
-            images_seen: Not used.
-
-        Returns:
-            The weighted loss; the metrics are the same loss and the unweighted error.
-        """
-        del images_seen
-        error_B = self.errors(batch, self.denoiser)
-        loss = (self.level_weights(batch["time"]) * error_B).mean()
-        return loss, {"denoising": loss, "error": error_B.mean()}
-
-    def errors(self, batch: Batch, denoiser: Denoiser) -> Tensor:
-        """Compute the mean squared error of each row of a batch, B, by a denoiser."""
+    def errors(self, batch: Batch, network: Denoiser) -> Tensor:
+        """Compute the squared error at x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise."""
         noise_BCHW, time_B = batch["noise"], batch["time"]
         # Diffuse the latents, and predict noise or v.
-        clean_BCHW = denoiser.normalize(batch["latent"])
+        clean_BCHW = network.normalize(batch["latent"])
         noisy_BCHW = self.noise_schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
         conditions = (
-            batch["conditions"] if "conditions" in batch else denoiser.encode(batch["texts"])
+            batch["conditions"] if "conditions" in batch else network.encode(batch["texts"])
         )
-        predicted_BCHW = denoiser.predict(noisy_BCHW, time_B, conditions)
+        predicted_BCHW = network.predict(noisy_BCHW, time_B, conditions)
         target_BCHW = denoising_target(self.noise_schedule, clean_BCHW, noise_BCHW, time_B)
         return (predicted_BCHW.float() - target_BCHW).square().mean((1, 2, 3))
-
-    def level_weights(self, time_B: Tensor) -> Tensor:
-        """Return the loss weight of each timestep."""
-        level_B = self.noise_schedule.alphas_cumprod[time_B]
-        return loss_weight(
-            self.noise_schedule.config.prediction_type, self.preset.snr_gamma, level_B
-        )
 
     def validate(self) -> dict[str, float]:
         """Compute the mean squared error of the prediction on held-out images."""
@@ -203,24 +175,6 @@ class DenoiserStage(TrainingStage):
     def frozen_modules(self) -> Sequence[nn.Module]:
         """Return the networks of sample grids and a pretrained model's text encoders."""
         return (*self._frozen_networks, *getattr(self.denoiser, "texts", ()))
-
-
-def loss_weight(prediction: str, snr_gamma: float, level_B: Tensor) -> Tensor:
-    """Return the loss weight by noise level: 1, or min-SNR (Hang et al., 2023, arXiv 2303.09556).
-
-    With snr = abar / (1 - abar) and gamma the weight is min(snr, gamma) / snr for noise, and
-    min(snr, gamma) / (snr + 1) for v.
-
-    Args:
-        prediction: The schedule's prediction type, "epsilon" or "v_prediction".
-        snr_gamma: gamma; 0 turns weighting off.
-        level_B: abar of each example, in [0, 1].
-    """
-    if not snr_gamma:
-        return torch.ones_like(level_B)
-    snr_B = level_B / (1 - level_B)
-    clamped_B = snr_B.clamp(max=snr_gamma)
-    return clamped_B / (snr_B + 1) if prediction == "v_prediction" else clamped_B / snr_B
 
 
 def denoising_errors(
@@ -253,20 +207,3 @@ def denoising_errors(
         target_BCHW = denoising_target(schedule, clean_BCHW, noise_BCHW, time_B)
         errors.append((predicted_BCHW - target_BCHW).square().mean((1, 2, 3)))
     return torch.cat(errors)
-
-
-def denoising_target(
-    schedule: Any, clean_BCHW: Tensor, noise_BCHW: Tensor, time_B: Tensor
-) -> Tensor:
-    """Return the noise, or v = sqrt(abar) noise - sqrt(1 - abar) x_0 (Salimans and Ho, 2022).
-
-    Args:
-        schedule: A diffusers scheduler; its prediction type decides.
-        clean_BCHW: x_0, normalized latents.
-        noise_BCHW: The noise.
-        time_B: Timesteps.
-    """
-    if schedule.config.prediction_type == "epsilon":
-        return noise_BCHW
-    velocity: Tensor = schedule.get_velocity(clean_BCHW, noise_BCHW, time_B)
-    return velocity

@@ -12,12 +12,11 @@ from torch.optim import Optimizer
 from training.data.layer_set_dataset import LayerSetDataset
 from training.denoiser.cache import LatentCache, TextEmbeddingCache
 from training.denoiser.denoiser import Conditions
-from training.denoiser.stage import denoising_target, loss_weight
+from training.denoiser.denoising_stage import DenoisingStage, denoising_target
 from training.draw_batches import to_layers
 from training.engine.batch import Batch
 from training.engine.optimizers import build_optimizer
 from training.engine.schedule import StageSchedule
-from training.engine.trainer import TrainingStage
 from training.layers.model import LayeredDenoiser
 from training.layers.sampling import LayerRequest, sample_layers
 from training.presets.preset import Preset
@@ -32,7 +31,7 @@ GRID_IMAGES = 4  # images in a sample grid, each with all its layers
 GIVABLE_ROLES = 2  # the first two roles may be given: foreground and background
 
 
-class LayersStage(TrainingStage):
+class LayersStage(DenoisingStage):
     """Trains adapters to predict noise, or v, of all layers of an image together (section 3.3).
 
     The loss is the mean square over eps_m = [eps_f, eps_b] of an image. All its layers have the
@@ -68,6 +67,7 @@ class LayersStage(TrainingStage):
         self.preset, self.layered, self.layer_sets = preset, layered, layer_sets
         self.latents, self.texts = latents, texts
         self.schedule = StageSchedule(preset.layers_images, preset.layers_batch, preset.ema_decay)
+        self.learning_rate = preset.layers_lr
         self.noise_schedule = layered.denoiser.schedule()
         # In a tuple, so that frozen networks do not become submodules.
         self._frozen_networks = (autoencoder, transparency.decoder)
@@ -78,28 +78,36 @@ class LayersStage(TrainingStage):
         betas = (self.preset.beta1, self.preset.beta2)
         return {
             "optimiser": build_optimizer(
-                self.preset.optimizer, parameters, self.preset.layers_lr, betas=betas
+                self.preset.optimizer, parameters, self.learning_rate, betas=betas
             )
         }
 
-    def make_batch(
-        self, indices: Sequence[int], local: Sequence[int], rng: torch.Generator
+    @property
+    def network(self) -> LayeredDenoiser:
+        """The base with the adapters."""
+        return self.layered
+
+    def readable_indices(self, images: Sequence[int]) -> list[int]:
+        """Replace unreadable layer sets by others of their size and roles. Raises Corrupt."""
+        return self.layer_sets.readable_indices(images)
+
+    def make_rows(
+        self, images: Sequence[int], local: Sequence[int], count: int, rng: torch.Generator
     ) -> Batch:
-        """Make a batch whose rows are layer sets: latents, noise, timestep, given layer and texts.
+        """Make rows of layer sets: latents, noise, timestep, given layer and texts.
 
         All layer sets of a step have the same roles. Captions are dropped for all layers of an
         image at once, as in sampling.
 
         Args:
-            indices: Indices of the layer sets of the global batch.
-            local: Positions in `indices` that this process trains on.
+            images: Indices of the layer sets.
+            local: The position of each in the global batch.
+            count: Positions of the global batch.
             rng: The step's random number generator, equal in all processes.
         """
         # The latents of all layers, one axis for images and one for layers.
-        preset, count = self.preset, len(indices)
-        chosen = self.layer_sets.readable_indices([indices[row] for row in local])
-        roles = self.layer_sets.roles[chosen[0]]
-        layers = [row for index in chosen for row in self.layer_sets.layer_indices[index]]
+        preset, roles = self.preset, self.layer_sets.roles[images[0]]
+        layers = [row for index in images for row in self.layer_sets.layer_indices[index]]
         mean_BCHW, std_BCHW = self.latents.get(layers)
         shape = (count, len(roles), *mean_BCHW.shape[1:])
         mean_PLCHW, std_PLCHW = (part.view(-1, *shape[1:]) for part in (mean_BCHW, std_BCHW))
@@ -119,29 +127,18 @@ class LayersStage(TrainingStage):
             mean_PLCHW = mean_PLCHW + std_PLCHW * torch.randn(shape, generator=rng)[local]
         captions = [
             [""] * len(roles) if drop else self.layer_sets.captions(index)
-            for index, drop in zip(chosen, dropped_P, strict=True)
+            for index, drop in zip(images, dropped_P, strict=True)
         ]
-        per_set = {"time": time_P, "known": known_PL, "roles": [roles] * len(chosen)}
+        per_set = {"time": time_P, "known": known_PL, "roles": [roles] * len(images)}
         rows: Batch = {"latent": mean_PLCHW, "noise": noise_PLCHW, **per_set}
         if self.texts is None:
             return {**rows, "texts": captions}
         return {**rows, "conditions": self._conditions(self.texts, captions, layers)}
 
-    def forward(self, batch: Batch, images_seen: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the mean squared error of the layers that are not given.
-
-        Args:
-            batch: The micro-batch.
-            images_seen: Not used.
-
-        Returns:
-            The weighted loss; the metrics are the same loss and the unweighted error.
-        """
-        del images_seen
+    def errors(self, batch: Batch, network: LayeredDenoiser) -> Tensor:
+        """Compute the mean squared error of the layers of each image that are not given."""
         noise_PLCHW, known_PL, roles = batch["noise"], batch["known"], batch["roles"][0]
-        clean_PLCHW = self.layered.denoiser.normalize(batch["latent"].flatten(0, 1)).view_as(
-            noise_PLCHW
-        )
+        clean_PLCHW = network.denoiser.normalize(batch["latent"].flatten(0, 1)).view_as(noise_PLCHW)
         # Flatten images and layers to rows; all layers of an image have its timestep.
         time_PL = batch["time"][:, None].expand_as(known_PL)
         noise_BCHW, clean_BCHW, time_B = (
@@ -151,20 +148,15 @@ class LayersStage(TrainingStage):
         # Given layers stay clean, and enter at timestep 0.
         noisy_BCHW = self.noise_schedule.add_noise(clean_BCHW, noise_BCHW, time_B)
         noisy_BCHW = torch.where(known_B[:, None, None, None], clean_BCHW, noisy_BCHW)
-        predicted_BCHW = self.layered.predict(
+        predicted_BCHW = network.predict(
             noisy_BCHW, torch.where(known_B, 0, time_B), self._flat_conditions(batch), roles
         )
         target_BCHW = denoising_target(self.noise_schedule, clean_BCHW, noise_BCHW, time_B)
         error_PL = (predicted_BCHW.float() - target_BCHW).square().mean((1, 2, 3)).view_as(time_PL)
         # Average over the layers that count, then over images.
         counted_PL = (~known_PL).float()
-        error_P = (error_PL * counted_PL).sum(1) / counted_PL.sum(1)
-        level_P = self.noise_schedule.alphas_cumprod[batch["time"]]
-        weight_P = loss_weight(
-            self.noise_schedule.config.prediction_type, self.preset.snr_gamma, level_P
-        )
-        loss = (weight_P * error_P).mean()
-        return loss, {"denoising": loss, "error": error_P.mean()}
+        error_P: Tensor = (error_PL * counted_PL).sum(1) / counted_PL.sum(1)
+        return error_P
 
     def render_sample_grid(self, batch: Batch) -> bytes:
         """Generate the first captions at fixed seeds: a row per role, joined and then separate."""

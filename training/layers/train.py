@@ -13,8 +13,9 @@ from curation.ports import ObjectStore, ProgressCallback
 from training.data.buckets import BucketSampler, bucket_config
 from training.data.layer_set_dataset import LayerSetDataset, open_layer_sets
 from training.denoiser.cache import LatentCache
+from training.denoiser.denoising_stage import denoising_target
 from training.denoiser.factory import load_denoiser
-from training.denoiser.stage import VALIDATION_TIMESTEPS, denoising_target
+from training.denoiser.stage import VALIDATION_TIMESTEPS
 from training.denoiser.train import encode_images, encode_texts
 from training.engine.distributed import PRECISIONS, DistributedContext, full_tensor
 from training.engine.resume import seeded_generator
@@ -98,7 +99,7 @@ def train_layers(
 
     # The base with adapters, and the embeddings of its captions.
     torch.manual_seed(request.seed)
-    layered = _open(preset, base, parent).to(ctx.device)
+    layered = open_layered(preset, base, parent).to(ctx.device)
     texts = encode_texts(
         preset, layered.denoiser, images.layers.captions, cache_folder, on_progress
     )
@@ -164,11 +165,19 @@ def layers_loss(
     return float(torch.cat(errors).double().mean())
 
 
-def _open(preset: Preset, base: StoredPart, parent: StoredPart | None) -> LayeredDenoiser:
+def open_layered(preset: Preset, base: StoredPart, parent: StoredPart | None) -> LayeredDenoiser:
     """Load the frozen base, with new adapters or the parent's.
 
     A pretrained base is cast to the preset's precision; adapters are float32 for any stored
     dtype.
+
+    Args:
+        preset: The preset.
+        base: Tensors and metadata of the base.
+        parent: Those of the adapters; None creates new ones.
+
+    Raises:
+        Refused: They do not fit the preset or each other.
     """
     denoiser = load_denoiser(preset, *base)
     dtype = PRECISIONS[preset.precision]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from curation.datasets.decision_records import DecisionRecord, read_decisions
 from curation.domain import Kind, LayerRole, RejectReason, Sample, Verdict
 from curation.errors import Refused
+from curation.exports.decisions import make_pairs
+from curation.exports.selection import SelectedSample
 from curation.object_store import ObjectReader
 from training.presets.preset import Preset
 
@@ -74,12 +76,29 @@ def read_labels(
     return labels
 
 
-def has_labels(store: ObjectReader, snapshot: str, part: str, preset: Preset) -> bool:
-    """Return whether a part can learn from the decisions of a snapshot. Raises as `read_labels`."""
-    try:
-        return bool(read_labels(store, snapshot, part, preset))
-    except Refused:
-        return False
+def pair_labels(labels: Sequence[Label]) -> list[tuple[str, str, float]]:
+    """Pair accepted with rejected candidates of the same prompt, as pulls do.
+
+    Args:
+        labels: Labels in the order of their ids.
+
+    Returns:
+        The ids of the accepted and the rejected candidate, and the product of their weights.
+
+    Raises:
+        Refused: No prompt has both.
+    """
+    # The factor is what the weight has beside the probability that the label is right.
+    selected = [
+        SelectedSample(one.record, one.weight / one.record.label_weight()) for one in labels
+    ]
+    pairs = make_pairs(selected)
+    if not pairs:
+        raise Refused(
+            "no prompt has an accepted and a rejected candidate",
+            "train with 'kto', or generate several candidates of each prompt",
+        )
+    return [(pair.chosen.sample.id, pair.rejected.sample.id, pair.weight) for pair in pairs]
 
 
 def label_weight(record: DecisionRecord, part: str, preset: Preset) -> float:

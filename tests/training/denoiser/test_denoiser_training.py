@@ -9,8 +9,9 @@ from curation.domain import Split, TrainingRequest
 from curation.errors import Refused
 from training.data.splits import open_split
 from training.denoiser.builtin import noise_schedule
+from training.denoiser.denoising_stage import loss_weight
 from training.denoiser.factory import load_denoiser
-from training.denoiser.stage import VALIDATION_TIMESTEPS, loss_weight
+from training.denoiser.stage import VALIDATION_TIMESTEPS
 from training.denoiser.train import encode_images, train_base, validation_loss
 from training.presets.presets import PRESETS
 from training.transparency.autoencoder import fit_autoencoder

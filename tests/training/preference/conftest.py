@@ -18,6 +18,7 @@ from curation.datasets.manifest import Manifest, read_manifest
 from curation.domain import Kind, LayerRole, RejectReason, Split, Verdict
 from curation.images.codec import encode_layer
 from curation.object_store import FolderStore
+from tests.support.composite_pairs import freeze_pairs
 from tests.training.conftest import draw_shape, freeze
 from training.data.splits import open_split
 from training.presets.presets import PRESETS
@@ -50,9 +51,9 @@ def make_record(number: int, **changes: object) -> DecisionRecord:
 
 
 def freeze_decided(
-    store: FolderStore, records: Sequence[DecisionRecord], numbers: range = range(30)
+    store: FolderStore, records: Sequence[DecisionRecord], samples: str | None = None
 ) -> str:
-    """Store a snapshot of shapes with decided candidates, which are other shapes; return its ID."""
+    """Store the samples of a snapshot, or shapes, with decided candidates; return its ID."""
     stored = []
     for number, record in enumerate(records):
         layer = store.put(encode_layer(draw_shape(1_000 + number)[0]))
@@ -61,7 +62,7 @@ def freeze_decided(
         stored.append(DecisionRecord(**{**record.__dict__, "layers": chosen}))
     counts = Counter(record.checkpoint for record in stored)
     index = write_decisions(store, DecidedCandidates(counts, iter(stored)))
-    manifest = read_manifest(store, freeze(store, numbers))
+    manifest = read_manifest(store, samples or freeze(store, range(30)))
     return store.put(Manifest(manifest.parts, {}, decisions=index).bytes())
 
 
@@ -74,6 +75,18 @@ def freeze_records(store: FolderStore) -> Callable[[Sequence[DecisionRecord]], s
 def decided(store: FolderStore) -> str:
     """Return a snapshot with 24 decided candidates."""
     return freeze_decided(store, [make_record(number) for number in range(24)])
+
+
+@pytest.fixture
+def decided_pairs(store: FolderStore) -> str:
+    """Return a snapshot of 12 pairs with 12 decided ones."""
+    records = [
+        make_record(
+            number, kind=Kind.pair, prompt=f"scene {number % 2}", generation={"noise": "2x16x4x4"}
+        )
+        for number in range(12)
+    ]
+    return freeze_decided(store, records, freeze_pairs(store, range(12), side=32))
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from training.data.order import order_hash
 from training.denoiser.factory import load_denoiser, new_denoiser
 from training.draw_batches import starting_noise
 from training.engine.resume import seeded_generator
-from training.preference.stage import KTOStage
-from training.preference.train import train_base_preference
+from training.preference.stages import KTOStage
+from training.preference.train import DecisionTraining, train_base_from_decisions
 from training.presets.presets import PRESETS
 from training.safetensors_io import load_part
 from training.train import train
@@ -37,7 +37,8 @@ def base(networks):
 def run(store, decided, networks, base):
     def train_it(folder, images=96, preset=MICRO, report=lambda progress: None, snapshot=decided):
         request = TrainingRequest("kto", "micro", snapshot, None, None, 0, images)
-        return train_base_preference(request, preset, store, folder, report, *networks, base)[0]
+        training = DecisionTraining("kto", request, preset, store, folder, report, *networks)
+        return train_base_from_decisions(training, base)[0]
 
     return train_it
 
