@@ -39,7 +39,7 @@ class DecisionStage(DenoisingStage):
         labels: Mapping[int, Label],
         reference: Reference[Any],
     ) -> None:
-        """Set what is learnt from, and the length and rate of preference training.
+        """Set what the stage learns from, and the length and rate of its training.
 
         Args:
             name: Name of the stage.
@@ -108,7 +108,7 @@ class KTOObjective(DecisionStage):
         labels: Mapping[int, Label],
         reference: Reference[Any],
     ) -> None:
-        """Set what is learnt from, with a reference point of 0."""
+        """Set what the stage learns from, with a reference point of 0."""
         super().learn_from(name, groups, labels, reference)
         self.register_buffer("reference_point", torch.zeros(()))
 
