@@ -32,6 +32,7 @@ from training.evaluation.heldout import evaluate, has_heldout
 from training.generate import load_generator
 from training.launch import choose_launch, join, launch
 from training.layers.train import train_layers
+from training.preference.missed_words import find_missed_words
 from training.preference.train import (
     DecisionTraining,
     train_base_from_decisions,
@@ -237,6 +238,8 @@ def _train_transparency(context: _StageContext, files: dict[str, str]) -> str:
 def _train_base(context: _StageContext, files: dict[str, str]) -> str:
     """Train the base and store it."""
     start = load_part(context.store, files["base"]) if "base" in files else None
+    request = context.request
+    missed = find_missed_words(context.store, request.snapshot, request.parent, context.preset)
     tensors, metadata = train_base(
         context.request,
         context.preset,
@@ -246,6 +249,7 @@ def _train_base(context: _StageContext, files: dict[str, str]) -> str:
         _backbone(context, files),
         _transparency(context, files),
         start,
+        missed.weight if missed else None,
     )
     return context.save("base", tensors, **metadata)
 

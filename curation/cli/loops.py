@@ -122,14 +122,7 @@ def start(
     from curation.domain import Kind
     from curation.loops import rows
     from curation.loops.estimate import estimate_dict, estimate_loop, format_estimate
-    from curation.loops.plan import (
-        Budget,
-        DiversityGuard,
-        LoopPlan,
-        LoopReviewer,
-        check_plan,
-        leaves_out_all_decisions,
-    )
+    from curation.loops.plan import Budget, DiversityGuard, LoopPlan, LoopReviewer, check_plan
 
     plan = check_plan(
         LoopPlan(
@@ -160,11 +153,6 @@ def start(
     console.print("estimate, from what this instance has measured:")
     for line in format_estimate(estimates):
         console.print(line)
-    if leaves_out_all_decisions(plan):
-        console.print(
-            "decisions of the rule reviewer are automatic, and trainings leave them out; "
-            "--override automatic_decisions=true lets them learn from these"
-        )
     started = "would start" if number is None else f"loop {number} is started"
     print_text(f"{started}: {rounds} rounds of {quota} candidates")
 

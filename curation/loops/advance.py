@@ -14,7 +14,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from curation.checkpoints import registry, run_queue
-from curation.checkpoints.recipes import DECISION_RECIPES, are_compatible_recipes
+from curation.checkpoints.recipes import are_compatible_recipes
 from curation.datasets import snapshots
 from curation.datasets.snapshot_history import find_current, find_previous
 from curation.datasets.snapshots import PreparedSnapshot
@@ -67,11 +67,8 @@ def advance(database: Database, store: InstanceStore, loop_id: int) -> bool:
             return _STEPS[loop.step](tx, loop)
     # Objects are read and written without an open transaction, so that a pause need not wait. What
     # an overtaken step has written is garbage.
-    prepared = snapshots.prepare_snapshot(
-        database,
-        store,
-        find_decided=find_decided if loop.plan.recipe in DECISION_RECIPES else None,
-    )
+    # Decisions are in it, since every training learns from them what its parent misses.
+    prepared = snapshots.prepare_snapshot(database, store, find_decided=find_decided)
     with database.transaction() as tx:
         current = rows.find_loop(tx, loop_id, lock=True)
         if (current.state, current.step, current.turn) != (loop.state, loop.step, loop.turn):
@@ -153,6 +150,8 @@ def _training_request(tx: Transaction, loop: Loop) -> TrainingRequest:
     # A takedown may have removed samples since it was frozen.
     current = find_current(tx, loop.snapshot)
     previous = find_previous(tx, previous)
+    # The rule reviewer stands for people, so that its verdicts teach as theirs would.
+    by_rules = {"automatic_decisions": "true"} if plan.reviewer == LoopReviewer.rules else {}
     return TrainingRequest(
         plan.recipe,
         plan.preset,
@@ -162,6 +161,7 @@ def _training_request(tx: Transaction, loop: Loop) -> TrainingRequest:
         plan.seed + loop.turn,
         plan.images,
         dict(parent.changes if parent else {})
+        | by_rules
         | dict(plan.changes)
         | diversity_guard.changes_of_turn(tx, loop),
     )

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Final
 
-from curation.checkpoints.recipes import DECISION_RECIPES
 from curation.domain import Kind
 from curation.errors import Refused
 from curation.loops.promotion import parse_condition
@@ -147,15 +146,6 @@ def check_plan(plan: LoopPlan) -> LoopPlan:
     for condition in plan.gate:
         parse_condition(condition)
     return replace(plan, policy=policy_to_dict(parse_policy(plan.policy)))
-
-
-def leaves_out_all_decisions(plan: LoopPlan) -> bool:
-    """Return whether a plan's recipe would learn from decisions, of which all are left out."""
-    return (
-        plan.recipe in DECISION_RECIPES
-        and plan.reviewer == LoopReviewer.rules
-        and "automatic_decisions" not in plan.changes
-    )
 
 
 def plan_to_dict(plan: LoopPlan) -> dict[str, Any]:

@@ -40,6 +40,12 @@ def order_hash(stage: str, request: TrainingRequest, preset: Preset) -> str:
             opaque, batch = preset.transparency_opaque, preset.transparency_batch
         case "base":
             opaque, batch = preset.base_opaque, preset.base_batch
+            if preset.reject_emphasis and request.parent:
+                definition |= {
+                    "reject_emphasis": preset.reject_emphasis,
+                    "parent": request.parent.id,
+                    **_decisions(preset, preset.base_reasons),
+                }
         case "layers":
             definition |= {
                 "roles": [str(role) for role in preset.layer_roles],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -72,6 +72,7 @@ def build_sampler(
     *,
     opaque_weight: float = 1.0,
     real_share: float = 0.0,
+    caption_weight: Callable[[str], float] | None = None,
 ) -> WeightedSampler:
     """Return the sampler of a split.
 
@@ -84,11 +85,14 @@ def build_sampler(
         opaque_weight: Weight of layers other than foregrounds, which are opaque; foregrounds
             weigh 1.
         real_share: Least share of draws that are imported seeds.
+        caption_weight: Weight factor of a caption; by default 1.
     """
     news = new_sample_weights(store, images.samples, previous, new_sample_weight)
     weights = [
-        new * (1 if role == LayerRole.foreground else opaque_weight)
-        for new, role in zip(news, images.roles, strict=True)
+        new
+        * (1 if role == LayerRole.foreground else opaque_weight)
+        * (caption_weight(caption) if caption_weight else 1)
+        for new, role, caption in zip(news, images.roles, images.captions, strict=True)
     ]
     return WeightedSampler(tuple(with_real_share(weights, images.samples, real_share)), seed)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +44,7 @@ def train_base(
     autoencoder: Autoencoder,
     transparency: Transparency,
     parent: tuple[Mapping[str, Tensor], Mapping[str, str]] | None,
+    caption_weight: Callable[[str], float] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Train the base (section 3.2) on the train split of a snapshot.
 
@@ -63,6 +64,7 @@ def train_base(
         autoencoder: The autoencoder.
         transparency: The transparency encoder and decoder.
         parent: Tensors and metadata of the parent's base; None trains a new one.
+        caption_weight: Factor of an image's sampling weight by its caption; by default 1.
 
     Returns:
         The trained tensors with EMA weights, and their metadata.
@@ -92,6 +94,7 @@ def train_base(
         request.seed,
         opaque_weight=opaque,
         real_share=preset.real_share,
+        caption_weight=caption_weight,
     )
     draws = BucketSampler(draws, images.shapes, step) if buckets else draws
     # Frozen networks encode all images once.

@@ -62,6 +62,8 @@ class Preset:
     fold: Count
     # test-time augmentation: 1 pass, or 8 for the median over the symmetries of the square
     decoder_views: Literal[1, 8]
+    # decoded alpha below it becomes 0, and up to twice it is steeper; 0 turns it off
+    alpha_floor: Share
     # add the latent at the first level too, by pixel shuffle
     decoder_unfold: bool
     decoder_residual: bool  # the decoder predicts a correction of the decoded image
@@ -173,6 +175,9 @@ class Preset:
     warmup_images: Natural
     decay: Literal["linear", "cosine"]  # learning-rate decay over the cooldown
     cooldown: Share  # the last share of a run, over which the learning rate decays to 0
+    # weight added to images whose caption has words of rejected prompts, for an excess of rejects
+    # of 100 %; it needs a snapshot with decisions; 0 turns it off
+    reject_emphasis: Weight
     new_sample_weight: Weight  # sampling weight of newly added samples (paper, section 3.4)
     keep_states: Count  # saved training states to keep on disk
     checkpoint_every_images: Count  # images between two saved training states

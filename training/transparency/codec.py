@@ -130,7 +130,25 @@ def decode_rgba(
 
     rgba_B4HW = estimate(decode, image_B3HW, latent_BCHW)
     height, width = size or (height, width)
-    return rgba_B4HW[..., :height, :width].float()
+    return remove_veil(rgba_B4HW[..., :height, :width].float(), decoder.alpha_floor)
+
+
+def remove_veil(rgba_B4HW: Tensor, floor: float) -> Tensor:
+    """Return images without alpha that is too faint to be meant.
+
+    A generated latent is never exactly one that the decoder was trained on, and a small decoder
+    answers with alpha of one to two percent all over the canvas. Below `floor` alpha becomes 0,
+    between `floor` and twice that it rises with slope 2, above it is unchanged.
+
+    Args:
+        rgba_B4HW: Straight RGBA in [0, 1].
+        floor: The floor, in [0, 0.5]; 0 returns the images as they are.
+    """
+    if not floor:
+        return rgba_B4HW
+    alpha_B1HW = rgba_B4HW[:, 3:]
+    steeper_B1HW = (2 * (alpha_B1HW - floor)).clamp(min=0)
+    return torch.cat([rgba_B4HW[:, :3], torch.minimum(alpha_B1HW, steeper_B1HW)], 1)
 
 
 @torch.no_grad()

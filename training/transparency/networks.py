@@ -76,6 +76,7 @@ class AlphaDecoder(nn.Module):
         attending = {len(widths) - 1 - depth for depth in range(preset.decoder_attention)}
         self.fold, self.residual = preset.fold, preset.decoder_residual
         self.views, self.tile = preset.decoder_views, preset.tile
+        self.alpha_floor = preset.alpha_floor
         # Height and width must be multiples of the unit.
         self.unit = lcm(preset.fold * 2 ** (len(widths) - 1), preset.stride)
         self.skips_per_block = preset.decoder_layers + 1  # skip connections of each up block

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from curation.errors import Refused
 from training.presets.presets import PRESETS
 from training.transparency.autoencoder import fit_autoencoder
-from training.transparency.codec import adjust, adjusted_posterior, decode_rgba
+from training.transparency.codec import adjust, adjusted_posterior, decode_rgba, remove_veil
 from training.transparency.networks import AlphaDecoder, OffsetEncoder, Transparency
 from training.transparency.padding import _pyramid, over_gray, pad_color, pad_colors
 from training.transparency.tta import estimate_augmented
@@ -117,9 +117,8 @@ def test_views_can_be_overridden_in_a_call():
         decode_rgba(autoencoder, networks.decoder, latent, views=views) for views in (1, 8)
     )
     assert torch.equal(once, decode_rgba(autoencoder, networks.decoder, latent))
-    assert torch.equal(
-        eight, estimate_augmented(networks.decoder, autoencoder.decode(latent), latent)
-    )
+    median = estimate_augmented(networks.decoder, autoencoder.decode(latent), latent)
+    assert torch.equal(eight, remove_veil(median, MICRO.alpha_floor))
     assert not torch.equal(once, eight)
     with pytest.raises(Refused, match="invalid number of views 3"):
         decode_rgba(autoencoder, networks.decoder, latent, views=3)
@@ -191,3 +190,18 @@ def test_the_autoencoder_encodes_straight_colors_if_given():
     torch.testing.assert_close(
         moved, MICRO.offset_scale * std * encoder(alpha, padded), atol=1e-5, rtol=1e-4
     )
+
+
+def test_a_faint_veil_is_removed_and_other_alpha_kept():
+    alpha = torch.tensor([0.0, 0.02, 0.04, 0.05, 0.07, 0.08, 0.5, 0.97, 1.0])
+    rgba = torch.cat([torch.full((1, 3, 1, 9), 0.3), alpha.view(1, 1, 1, 9)], 1)
+    cleaned = remove_veil(rgba, 0.04)
+    expected = torch.tensor([0.0, 0.0, 0.0, 0.02, 0.06, 0.08, 0.5, 0.97, 1.0])
+    torch.testing.assert_close(cleaned[0, 3, 0], expected)
+    assert torch.equal(cleaned[:, :3], rgba[:, :3])
+    assert remove_veil(rgba, 0) is rgba
+
+
+def test_the_release_decodes_without_a_floor():
+    assert PRESETS["sdxl"].alpha_floor == PRESETS["sd15-heavy"].alpha_floor == 0
+    assert PRESETS["tiny"].alpha_floor > 0
