@@ -48,6 +48,8 @@ HEADERS = {
 
 PAGES = {
     "/review": "review",
+    "/comparison": "comparison",
+    "/comparisons/{number:int}": "comparison_result",
     "/rounds": "rounds",
     "/rounds/{number:int}": "round",
     "/loops": "loops",

@@ -580,3 +580,84 @@ interface RoundAgreement extends Agreement {
   adjudicating: number;
   pairs: (Agreement & { reviewers: string[] })[];
 }
+
+/** What reviewers compare: two sets of layers of one prompt and seed, without names. */
+interface ComparisonItem {
+  id: string;
+  comparison: number;
+  kind: "single" | "pair";
+  prompt: string;
+  texts: Partial<Record<LayerRole, string>>;
+  left: Partial<Record<LayerRole, LayerImage>>;
+  right: Partial<Record<LayerRole, LayerImage>>;
+}
+
+interface ComparisonProgress {
+  waiting: number;
+  mine: number;
+}
+
+interface ComparisonClaims {
+  items: ComparisonItem[];
+  progress: ComparisonProgress;
+}
+
+type ComparisonChoice = "left" | "right" | "equal" | "both_bad";
+
+interface ComparedSide {
+  checkpoint: string;
+  method: "generated" | "matted";
+}
+
+interface Comparison {
+  id: number;
+  kind: "single" | "pair";
+  a: ComparedSide;
+  b: ComparedSide;
+  segmenter: string | null;
+  items: number;
+  votes: number;
+  seed: number;
+  state: "open" | "closed";
+  created_at: string;
+  closed_at: string | null;
+}
+
+/** A share of `n` observations with its 95 % interval; null without observations. */
+interface ShareWithInterval {
+  value: number | null;
+  low: number | null;
+  high: number | null;
+  n: number;
+}
+
+interface ReviewerVotes {
+  reviewer: string;
+  a: number;
+  b: number;
+  equal: number;
+  both_bad: number;
+  median_seconds: number | null;
+}
+
+interface ComparisonResult {
+  a: number;
+  b: number;
+  equal: number;
+  both_bad: number;
+  undecided: number;
+  win_rate: ShareWithInterval;
+  p_two_sided: number;
+  p_b_better: number;
+  p_a_better: number;
+  left_share: ShareWithInterval;
+  agreement: ShareWithInterval;
+  reviewers: ReviewerVotes[];
+  drawings: Record<string, number>;
+  sentence: string;
+}
+
+interface ComparisonWithResult {
+  comparison: Comparison;
+  result: ComparisonResult;
+}

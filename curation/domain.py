@@ -353,6 +353,7 @@ class JobName(StrEnum):
     """Every kind of job; its value names the task in the queue."""
 
     generate = "generate"  # draw the layers of requested candidates
+    draw_comparisons = "draw_comparisons"  # draw both sides of a comparison
     screen = "screen"  # measure generated candidates and refuse or pass them
     select = "select"  # choose screened candidates for review
     fit_acceptance_model = "fit_acceptance_model"

@@ -45,6 +45,7 @@ SOLID = re.compile(
     r"\b(red|orange|green|blue|purple|yellow) (heart|star|triangle|square|circle|ring)$"
 )
 """Prompts whose candidates show well on a checkerboard."""
+API = "/api/checkpoints"
 SEED_ROUND, ROUND = 1, 2
 """The round of imported images that need a person, and the round of generated ones."""
 
@@ -140,7 +141,7 @@ def find_solid(page: Page) -> None:
         decide(page, 1)
 
 
-def take_single(browser: Browser, address: str, out: Path) -> None:
+def take_single(browser: Browser, address: str, home: Path, out: Path) -> None:
     """Take the pages of an instance of single images."""
     page = sign_in(browser, address)
     open_path(page, "/review")
@@ -167,6 +168,7 @@ def take_single(browser: Browser, address: str, out: Path) -> None:
     open_path(page, "/checkpoints")
     save(page, out / "checkpoints.png")
     take_snapshot(page, out)
+    take_comparison(page, home, out)
 
 
 def take_snapshot(page: Page, out: Path) -> None:
@@ -183,8 +185,23 @@ def take_snapshot(page: Page, out: Path) -> None:
     save(page, out / "snapshot.png")
 
 
-def take_pair(browser: Browser, address: str, out: Path) -> None:
+def take_comparison(page: Page, home: Path, out: Path) -> None:
+    """Compare a checkpoint with its opaque images cut out, and take the comparison page."""
+    checkpoint = page.request.get(re.sub(r"(https?://[^/]+).*", r"\1", page.url) + API).json()
+    name = checkpoint[0]["id"]
+    command = [str(Path(sys.executable).parent / "layerloop"), "--home", str(home)]
+    opened = ["comparison", "open", f"matting:{name}", name, "--count", "12"]
+    environment = dict(os.environ) | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([*command, *opened], check=True, env=environment)
+    open_path(page, "/comparison")
+    page.locator('[data-state="ready"]').wait_for(timeout=300_000)
+    settle(page)
+    save(page, out / "comparison.png")
+
+
+def take_pair(browser: Browser, address: str, home: Path, out: Path) -> None:
     """Take the review page of a pair, its layers moved apart."""
+    del home
     page = sign_in(browser, address)
     open_path(page, "/review")
     finish_seeds(page)
@@ -220,10 +237,9 @@ def main() -> None:
         for name, take in (("single", take_single), ("pair", take_pair)):
             if given.only in (None, name):
                 size = (given.preset, given.images, given.quota)
-                with demo(
-                    (given.keep or Path(folder)).resolve() / name, *size, pairs=name == "pair"
-                ) as address:
-                    take(browser, address, given.out.resolve())
+                home = (given.keep or Path(folder)).resolve() / name
+                with demo(home, *size, pairs=name == "pair") as address:
+                    take(browser, address, home, given.out.resolve())
         browser.close()
 
 

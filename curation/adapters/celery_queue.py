@@ -19,7 +19,7 @@ from curation.settings import Settings
 from curation.storage_settings import EMBEDDED
 
 QUEUE_JOBS = {
-    "generate": (JobName.generate,),
+    "generate": (JobName.generate, JobName.draw_comparisons),
     "train": (JobName.train, JobName.caption),
     "screen": (
         JobName.screen,

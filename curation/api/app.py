@@ -18,6 +18,7 @@ from curation import __version__, errors
 from curation.access.sign_in_failures import SignInFailures
 from curation.api import (
     checkpoints,
+    comparisons,
     health,
     labeling,
     layers,
@@ -146,6 +147,7 @@ def create_app(context: AppContext) -> FastAPI:
         snapshots,
         snapshot_details,
         checkpoints,
+        comparisons,
         lineage,
         runs,
         layers,

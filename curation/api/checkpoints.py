@@ -9,15 +9,16 @@ from typing import Annotated, Any
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Path, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from curation.api.auth import ReadCheckpoints, WriteCheckpoints
 from curation.api.contract import error_responses, list_page, operation_link
-from curation.api.fields import STORABLE
+from curation.api.fields import JSON_NUMBER, STORABLE, Body
 from curation.api.paging import Digest, Limit, cut_page
 from curation.api.signed_urls import SignedUrls
 from curation.checkpoints import registry
+from curation.comparisons import promotion
 from curation.db.engine import Transaction
 
 router = APIRouter(prefix="/api", tags=["checkpoints"], responses=error_responses(401))
@@ -28,7 +29,17 @@ MAX_ROUNDS = 100
 """Largest number of rounds that are listed with a checkpoint, the newest ones."""
 
 
-# Responses
+# Requests and responses
+
+
+class PromotionRequest(Body):
+    """The closed comparison that the checkpoint must win, with the allowed chance of error.
+
+    Without a comparison the checkpoint is promoted in any case.
+    """
+
+    comparison: Annotated[int, Field(ge=1, le=2**31 - 1), JSON_NUMBER] | None = None
+    error: Annotated[float, Field(gt=0, lt=1)] = promotion.ERROR
 
 
 class CheckpointResponse(BaseModel):
@@ -94,10 +105,20 @@ def get_checkpoint(request: Request, visit: ReadCheckpoints, name: Name) -> Chec
     summary="Promote a checkpoint",
     responses=error_responses(404, 409),
 )
-def promote_checkpoint(request: Request, visit: WriteCheckpoints, name: Name) -> CheckpointResponse:
-    """Promote a checkpoint, so that it generates new rounds."""
+def promote_checkpoint(
+    request: Request, visit: WriteCheckpoints, name: Name, body: PromotionRequest | None = None
+) -> CheckpointResponse:
+    """Promote a checkpoint, so that it generates new rounds.
+
+    With the number of a comparison, only if the checkpoint wins it against the promoted one.
+    """
     with visit.transaction() as (tx, reviewer):
-        promoted = registry.promote_checkpoint(tx, name, reviewer.name)
+        if body is None or body.comparison is None:
+            promoted = registry.promote_checkpoint(tx, name, reviewer.name)
+        else:
+            new = registry.find_checkpoint(tx, name).id
+            test = promotion.compare_by_people(tx, new, body.comparison, body.error)
+            promoted = promotion.promote_if_better(tx, new, test, reviewer.name)
         return _checkpoints(tx, request, [registry.get_checkpoint_row(tx, promoted)])[0]
 
 

@@ -22,12 +22,12 @@ from curation.cli.output import (
     console,
     context,
     print_json,
-    print_result,
     print_text,
     progress,
     resume_hint,
     short_hash,
 )
+from curation.cli.promotion import promote
 from curation.cli.runs import run_or_follow
 from curation.errors import Refused
 
@@ -38,6 +38,7 @@ app = typer.Typer(no_args_is_help=True)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(push)
+app.command()(promote)
 
 Overrides = Annotated[
     list[str] | None,
@@ -173,25 +174,6 @@ def list_(
         "trained": lambda r: r["created_at"],
     }
     print_page(rows, columns, limit, as_json)
-
-
-@app.command()
-def promote(
-    name: CheckpointArgument,
-    tainted: Annotated[
-        bool,
-        typer.Option("--tainted", help="Accept that it was trained on samples taken down since."),
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Use a checkpoint as the generator of new rounds."""
-    from curation.checkpoints import registry
-
-    with context() as ctx, ctx.database.transaction() as tx:
-        promoted = registry.promote_checkpoint(tx, name, ACTOR, tainted=tainted)
-    print_result(
-        f"{short_hash(promoted)} is promoted: new rounds use it", as_json, checkpoint=promoted
-    )
 
 
 @app.command()

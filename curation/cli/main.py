@@ -19,6 +19,7 @@ from curation.cli import (
     candidates,
     captions,
     checkpoints,
+    comparisons,
     db,
     generate,
     grow,
@@ -98,6 +99,9 @@ app.add_typer(
 app.add_typer(run_control.app, name="run", help="Watch and steer training and caption runs.")
 app.add_typer(
     checkpoints.app, name="checkpoint", help="Evaluate, promote, import and export checkpoints."
+)
+app.add_typer(
+    comparisons.app, name="comparison", help="Compare two checkpoints blindly, side by side."
 )
 app.add_typer(reviewers.app, name="reviewer", help="Manage reviewers and their sign-in tokens.")
 app.add_typer(tokens.app, name="token", help="Manage the API tokens of programs.")

@@ -16,6 +16,9 @@ from curation.domain import JobName
 MAX_ATTEMPTS = 5
 """Attempts after which a candidate fails, since its generation may be what kills workers."""
 
+DRAW = JobName.draw_comparisons
+"""Purpose of the leases on what a comparison draws."""
+
 ATTEMPT_SHARES = (1.0, 0.25)
 """Share of a full batch by the number of earlier attempts; beyond them, one candidate a batch.
 
@@ -37,7 +40,8 @@ def claim(
     Args:
         tx: The transaction.
         subjects: Ids of candidates or runs.
-        purpose: One of generate, screen, fit, review, train, caption and loop.
+        purpose: One of generate, screen, fit, review, train, caption, loop, draw_comparisons and
+            compare.
         holder: Name of the process or the reviewer.
         seconds: Time until the lease expires.
     """
@@ -239,9 +243,9 @@ def _return_subjects(
     by_purpose: dict[str, list[uuid.UUID]] = {}
     for lease in leases:
         by_purpose.setdefault(lease.purpose, []).append(lease.subject)
-    # Fitting a model and advancing a loop have no state besides the lease.
-    delete_leases(tx, by_purpose.pop("fit", []))
-    delete_leases(tx, by_purpose.pop("loop", []))
+    # These have no state besides the lease.
+    for purpose in ("fit", "loop", "compare"):
+        delete_leases(tx, by_purpose.pop(purpose, []))
     for purpose, ids in by_purpose.items():
         # Lock the subjects, delete their leases, set their states, and enqueue their jobs.
         free = [row.id for row in tx.execute(_LOCK.get(purpose, _LOCK_CANDIDATES), {"ids": ids})]
@@ -249,8 +253,9 @@ def _return_subjects(
         for row in _reset_state(tx, purpose, free, max_attempts):
             counts[row.state] += 1
             if row.state in ("requested", "generated"):
-                of_round = purpose in ("generate", "screen")
-                tx.enqueue(JobName(purpose), row.round_id if of_round else str(row.id))
+                # Rounds and comparisons have jobs by number, runs by their own id.
+                job = row.job_id if purpose in ("generate", "screen", DRAW) else str(row.id)
+                tx.enqueue(JobName(purpose), job)
     return counts
 
 
@@ -267,6 +272,8 @@ def _reset_state(
         "max_attempts": 2**15 - 1 if max_attempts is None else max_attempts,
         "refund": int(max_attempts is None),
     }
+    if purpose == DRAW:
+        return tx.execute(_RETURN_DRAWINGS, params).all()  # type: ignore[no-any-return]
     query = _RETURN_TO_GENERATED if purpose == "screen" else _RETURN_TO_REQUESTED
     return tx.execute(query, params).all()  # type: ignore[no-any-return]
 
@@ -330,7 +337,8 @@ _HELD_USED = _sql("""
     for update skip locked""")
 
 _WORK = _sql("""
-    select subject, purpose from leases where purpose <> 'review' and holder <> all(:alive)
+    select subject, purpose from leases
+    where purpose not in ('review', 'compare') and holder <> all(:alive)
     for update skip locked""").bindparams(sa.bindparam("alive", type_=ARRAY(sa.Text)))
 
 _FIND = _sql("select holder, expires_at from leases where subject = :subject")
@@ -339,7 +347,11 @@ _LOCK_CANDIDATES = _sql("select id from candidates where id = any(:ids) for upda
 
 _LOCK = {
     purpose: _sql(f"select id from {table} where id = any(:ids) for update skip locked")
-    for purpose, table in (("train", "training_runs"), ("caption", "caption_runs"))
+    for purpose, table in (
+        ("train", "training_runs"),
+        ("caption", "caption_runs"),
+        (DRAW, "comparison_drawings"),
+    )
 }
 
 _RETURN_TO_REQUESTED = _sql("""
@@ -348,7 +360,7 @@ _RETURN_TO_REQUESTED = _sql("""
         note = case when attempts >= :max_attempts
             then 'its generation was interrupted ' || attempts || ' times' else note end,
         attempts = greatest(attempts - :refund, 0)
-    where id = any(:ids) and state = 'generating' returning id, round_id, state""")
+    where id = any(:ids) and state = 'generating' returning id, round_id as job_id, state""")
 
 _RETURN_TO_GENERATED = _sql("""
     update candidates set
@@ -356,11 +368,19 @@ _RETURN_TO_GENERATED = _sql("""
         note = case when attempts >= :max_attempts
             then 'its screening was interrupted ' || attempts || ' times' else note end,
         attempts = greatest(attempts - :refund, 0)
-    where id = any(:ids) and state = 'generated' returning id, round_id, state""")
+    where id = any(:ids) and state = 'generated' returning id, round_id as job_id, state""")
+
+_RETURN_DRAWINGS = _sql("""
+    update comparison_drawings set
+        state = case when attempts >= :max_attempts then 'failed' else 'requested' end,
+        note = case when attempts >= :max_attempts
+            then 'it was interrupted ' || attempts || ' times' else note end,
+        attempts = greatest(attempts - :refund, 0)
+    where id = any(:ids) and state = 'generating' returning id, comparison_id as job_id, state""")
 
 _RETURN_TO_WAITING = _sql("""
     update candidates set state = 'waiting'
-    where id = any(:ids) and state = 'showing' returning id, round_id, state""")
+    where id = any(:ids) and state = 'showing' returning id, round_id as job_id, state""")
 
 _RETURN = {
     purpose: _sql(f"""

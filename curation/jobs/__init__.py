@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from curation.domain import JobName
+from curation.jobs.comparisons import draw_comparisons
 from curation.jobs.diversity import measure_diversity
 from curation.jobs.events import deliver_webhooks
 from curation.jobs.generation import generate
@@ -29,6 +30,7 @@ __all__ = [
     "aggregate",
     "caption",
     "deliver_webhooks",
+    "draw_comparisons",
     "fit_acceptance_model",
     "generate",
     "measure_diversity",
@@ -47,6 +49,7 @@ __all__ = [
 
 JOBS: dict[JobName, Callable[..., None]] = {
     JobName.generate: generate,
+    JobName.draw_comparisons: draw_comparisons,
     JobName.screen: screen,
     JobName.select: select,
     JobName.fit_acceptance_model: fit_acceptance_model,

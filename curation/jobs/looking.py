@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from curation.adapters.celery_queue import QUEUE_JOBS
 from curation.checkpoints import run_queue
+from curation.comparisons.drawing import next_to_draw
 from curation.db import pending_jobs
 from curation.db.engine import Transaction
 from curation.db.tables import caption_runs
@@ -50,6 +51,10 @@ def find_next_job(tx: Transaction, queues: Collection[str]) -> tuple[str, Job] |
 
 
 def _to_generate(tx: Transaction) -> Job | None:
+    # A comparison is small, and people wait for it.
+    comparison = next_to_draw(tx)
+    if comparison is not None:
+        return Job(JobName.draw_comparisons, (comparison,))
     found = work.next_to_generate(tx)
     return None if found is None else Job(JobName.generate, (found.round_id,))
 

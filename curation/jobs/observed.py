@@ -17,6 +17,7 @@ log = logging.getLogger("layerloop.jobs")
 
 _ARGUMENTS: dict[JobName, tuple[str, ...]] = {
     JobName.generate: ("round", "chain"),
+    JobName.draw_comparisons: ("comparison",),
     JobName.screen: ("round",),
     JobName.select: ("round",),
     JobName.fit_acceptance_model: ("kind",),

@@ -76,7 +76,8 @@ _EMPTY_PROMPTS = """
 with gone as (
     select distinct c.prompt_id as old from candidates c join prompts p on p.id = c.prompt_id
     where c.id = any(:ids) and p.text <> '' and not exists (
-        select from candidates o where o.prompt_id = c.prompt_id and o.state <> 'removed')),
+        select from candidates o where o.prompt_id = c.prompt_id and o.state <> 'removed')
+        and not exists (select from comparison_items i where i.prompt_id = c.prompt_id)),
 paired as materialized (select old, gen_random_uuid() as new from gone),
 added as (insert into prompts (id, text) select new, '' from paired returning id)
 update candidates c set prompt_id = paired.new from paired where c.prompt_id = paired.old
@@ -96,7 +97,14 @@ _OF_CANDIDATES = (
 
 _STATEMENTS = {"samples": _OF_SAMPLES, "candidates": _OF_CANDIDATES}
 
+_SHOWN = "select drawing_id from comparison_layers where sha256 = any(:names)"
+
 _OF_LAYERS = (
+    # A comparison keeps its votes; an item without an image is shown to nobody.
+    f"""update comparison_items set waiting = false where id in (
+        select item_id from comparison_drawings where id in ({_SHOWN}))""",
+    f"update comparison_drawings set state = 'removed' where id in ({_SHOWN})",
+    f"delete from comparison_layers where drawing_id in ({_SHOWN})",
     "delete from import_files where layer = any(:names)",
     "delete from layer_bands where sha256 = any(:names)",
     "delete from layers where sha256 = any(:names)",

@@ -52,7 +52,7 @@ def begin(
         exclude_writers(tx)
         found = select(tx, selector)
         new = [one for one in given if not _is_blocked(tx, str(one["visible"]))]
-        if not found.samples and not found.candidates and not new:
+        if not (found.samples or found.candidates or found.layers or new):
             return None
         id_ = record_takedown(tx, selector, actor, reason)
         _block(tx, id_, found, new)

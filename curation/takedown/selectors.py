@@ -23,6 +23,7 @@ from curation.db.id_prefixes import has_prefix
 from curation.db.tables import (
     candidate_layers,
     candidates,
+    comparison_layers,
     gold,
     import_files,
     layers,
@@ -65,7 +66,8 @@ class TakedownScope:
     Attributes:
         samples: Ids of samples, withdrawn ones too.
         candidates: Ids of candidates.
-        layers: Names of layers that only these hold: their objects are removed and blocked.
+        layers: Names of layers that only these hold, or only comparisons: their objects are
+            removed and blocked.
         shared: Names of layers that other samples or candidates hold too: they stay.
         duplicates: Number of imported files that were duplicates of one of the layers.
     """
@@ -98,6 +100,8 @@ def select(tx: Transaction, selector: Selector) -> TakedownScope:
         _by_id(tx, name, found)
     _close(tx, found)
     _divide_layers(tx, found)
+    if selector.kind in ("image", "record"):
+        found.layers |= _in_comparisons(tx, selector.values) - found.shared
     return found
 
 
@@ -134,6 +138,16 @@ def _by_pixels(tx: Transaction, visible: Collection[str], found: TakedownScope) 
         found.samples |= _ids(tx, of_samples.where(sample_layers.c.sha256.in_(names)))
         of_candidates = sa.select(candidate_layers.c.candidate_id)
         found.candidates |= _ids(tx, of_candidates.where(candidate_layers.c.sha256.in_(names)))
+
+
+def _in_comparisons(tx: Transaction, visible: Collection[str]) -> set[str]:
+    """Return the names of layers with these pixels that a comparison shows."""
+    names: set[str] = set()
+    for block in blocks(visible):
+        query = sa.select(layers.c.sha256).where(layers.c.visible.in_(block))
+        shown = sa.exists().where(comparison_layers.c.sha256 == layers.c.sha256)
+        names |= set(tx.execute(query.where(shown)).scalars())
+    return names
 
 
 def _by_id(tx: Transaction, name: str, found: TakedownScope) -> None:

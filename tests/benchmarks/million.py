@@ -50,7 +50,8 @@ from tests.support.pipeline_steps import generate_claimed
 from tests.support.servers import radosgw
 
 # Without Label Studio its operations have nothing to answer; a round is closed and a loop cancelled
-# once, and a token signs in once. Freezing a snapshot is timed by itself.
+# once, and a token signs in once. Freezing a snapshot is timed by itself. A comparison has at most
+# 2,000 items, whatever the size of the instance; tests/curation/comparisons holds its query plans.
 NOT_MEASURED = {
     "GET /api/labeling/previews/{task_id}/{role}.webp",
     "POST /api/labeling/webhook",
@@ -59,6 +60,10 @@ NOT_MEASURED = {
     "POST /api/snapshots",
     "POST /api/rounds/{number}/close",
     "POST /api/loops/{number}/cancel",
+    *(f"POST /api/comparisons/{step}" for step in ("claims", "release", "votes", "undo")),
+    "GET /api/comparisons",
+    "GET /api/comparisons/{number}",
+    "POST /api/comparisons/{number}/close",
 }
 PAUSING, ENDING = ("pause", "resume"), ("cancel", "retry")
 """Actions that are called in turn, since each needs the state that the other leaves."""

@@ -1,6 +1,7 @@
 /** The checkpoints page: metrics compared with the parent, samples and lineage; training runs. */
 
 import { checkpointLineage } from "../charts/checkpoint_lineage.js";
+import { comparisonRow } from "../charts/comparisons.js";
 import { presetLabel, trainingRunRow } from "../charts/training_runs.js";
 import { button, byId, el, replace } from "../lib/dom.js";
 import { formatAgo, formatDate, humanize, pluralize, shortId } from "../lib/format.js";
@@ -24,13 +25,19 @@ const me = /** @type {CurrentReviewer | null} */ (await read("/api/me").catch(()
 if (me) showSignedIn(me);
 let renderedState = "";
 const refresh = poll(PERIOD_MS, async () => {
-  const [checkpoints, runs] = /** @type {[Checkpoint[], TrainingRun[]]} */ (
+  const [checkpoints, runs, comparisons] = /**
+   * @type {[Checkpoint[], TrainingRun[], Comparison[]]}
+   */ (
     await Promise.all([
       readListPage(byId("pages"), `/api/checkpoints?limit=${PAGE_SIZE}`),
       readListPage(byId("runs-pages"), `/api/runs?limit=${PAGE_SIZE}`, { parameter: "runs" }),
+      readListPage(byId("comparisons-pages"), `/api/comparisons?limit=${PAGE_SIZE}`, {
+        parameter: "comparisons",
+      }),
     ])
   );
   renderRuns(runs);
+  renderComparisons(comparisons);
   const state = JSON.stringify(
     checkpoints.map((checkpoint) => [
       checkpoint.id,
@@ -67,6 +74,13 @@ function renderRuns(runs) {
   byId("runs-empty").hidden = runs.length > 0;
   byId("runs-table").hidden = runs.length === 0;
   replace(byId("runs"), runs.map(trainingRunRow));
+}
+
+/** @param {Comparison[]} comparisons */
+function renderComparisons(comparisons) {
+  byId("comparisons-empty").hidden = comparisons.length > 0;
+  byId("comparisons-table").hidden = comparisons.length === 0;
+  replace(byId("comparisons"), comparisons.map(comparisonRow));
 }
 
 /**

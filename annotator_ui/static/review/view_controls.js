@@ -36,25 +36,34 @@ const PAN_STEP = 64;
 const SINGLE = { view: "single" };
 
 /**
- * @param {import("./viewer.js").Viewer} viewer
- * @param {import("../lib/shortcuts.js").Shortcuts} shortcuts
- * @param {() => ReviewItem | null} current
- * @param {() => string | null} nextBackground returns the background URL of another pair
+ * A viewer, or several that act as one.
+ * @typedef {Pick<import("./viewer.js").Viewer,
+ *   "get" | "set" | "zoomBy" | "moveBy" | "addImage" | "addEventListener">} ControlledViewer
  */
-export function installViewControls(viewer, shortcuts, current, nextBackground) {
-  bindViewAndZoom(viewer, shortcuts);
+
+/**
+ * @param {ControlledViewer} viewer
+ * @param {import("../lib/shortcuts.js").Shortcuts} shortcuts
+ * @param {() => {kind: string} | null} current
+ * @param {(() => string | null) | null} nextBackground returns the background URL of another pair;
+ *   null where backgrounds are not swapped
+ * @param {string[]} views
+ */
+export function installViewControls(viewer, shortcuts, current, nextBackground, views = VIEWS) {
+  bindViewAndZoom(viewer, shortcuts, views);
+  const layers = [...LAYER_KEYS].filter(([layer]) => layer !== "swap" || nextBackground);
 
   /** @param {string} layer */
   const selectLayer = (layer) => {
     if (layer === "swap") {
-      const src = nextBackground();
+      const src = nextBackground?.();
       if (!src) return;
       viewer.addImage(layerImage({ src, "data-role": "other" }));
     }
     viewer.set("layer", layer);
   };
   const toggleSeparate = () => viewer.set("separate", viewer.get("separate") ? "" : "yes");
-  for (const [layer, key] of LAYER_KEYS) {
+  for (const [layer, key] of layers) {
     const help = LAYER_HELP.get(layer) ?? "";
     shortcuts.bind("Pairs", [key], help, () => isPair(current()) && selectLayer(layer), SINGLE);
   }
@@ -75,9 +84,13 @@ export function installViewControls(viewer, shortcuts, current, nextBackground) 
     );
     return createButtonGroup(byId(id), options, onSelect);
   };
-  const markView = buttonRow("views", VIEWS, (value) => viewer.set("view", value));
+  const markView = buttonRow("views", views, (value) => viewer.set("view", value));
   const markZoom = buttonRow("zooms", ZOOMS, (value) => viewer.set("zoom", value));
-  const markLayer = buttonRow("layers", LAYER_KEYS.keys(), selectLayer);
+  const markLayer = buttonRow(
+    "layers",
+    layers.map(([layer]) => layer),
+    selectLayer,
+  );
   const update = () => {
     markView(viewer.get("view"));
     markZoom(viewer.get("zoom"));
@@ -91,11 +104,12 @@ export function installViewControls(viewer, shortcuts, current, nextBackground) 
 
 /**
  * Register the shortcuts for view, zoom and pan.
- * @param {import("./viewer.js").Viewer} viewer
+ * @param {ControlledViewer} viewer
  * @param {import("../lib/shortcuts.js").Shortcuts} shortcuts
+ * @param {string[]} views
  */
-function bindViewAndZoom(viewer, shortcuts) {
-  const choices = /** @type {const} */ ({ view: VIEWS, zoom: ZOOMS });
+function bindViewAndZoom(viewer, shortcuts, views) {
+  const choices = /** @type {const} */ ({ view: views, zoom: ZOOMS });
   /**
    * @param {keyof typeof choices} name
    * @param {number} step
@@ -105,7 +119,8 @@ function bindViewAndZoom(viewer, shortcuts) {
     const index = (values.indexOf(viewer.get(name)) + step) % values.length;
     viewer.set(name, /** @type {string} */ (values.at(index)));
   };
-  const viewHelp = "Next view: image, alpha, faint alpha (any opacity), edges (fringe and halo)";
+  const edges = views.includes("edges") ? ", edges (fringe and halo)" : "";
+  const viewHelp = `Next view: image, alpha, faint alpha (any opacity)${edges}`;
   shortcuts.bind("View", ["v"], viewHelp, () => cycle("view", 1), SINGLE);
   shortcuts.bind("View", ["Shift+v"], "Previous view", () => cycle("view", -1), SINGLE);
   const zoomHelp = "Next zoom level: fit, 1×, 2×, 4×, 8× (scroll to zoom, drag to pan)";
@@ -129,7 +144,7 @@ function bindViewAndZoom(viewer, shortcuts) {
   shortcuts.bind("View", arrows, "Pan", pan, repeating);
 }
 
-/** @param {ReviewItem | null} card */
+/** @param {{kind: string} | null} card */
 function isPair(card) {
   return card?.kind === "pair";
 }

@@ -15,7 +15,16 @@ const LABEL_HEIGHT = 28;
 /** Layers in display order: the two inputs, then their blend. */
 const SEPARATE_LAYERS = /** @type {const} */ (["foreground", "background", "blended"]);
 
+/** Settings that linked viewers share. */
+const LINKED_SETTINGS = /** @type {const} */ (["view", "zoom", "layer", "separate"]);
+
 /** @typedef {"view" | "zoom" | "layer" | "separate" | "comparison"} Setting */
+
+/**
+ * @typedef {object} Shown a candidate, or one side of a comparison
+ * @property {{id: string, prompt: string}} card
+ * @property {Map<LayerRole, HTMLImageElement>} images
+ */
 
 export class Viewer extends EventTarget {
   /**
@@ -42,7 +51,10 @@ export class Viewer extends EventTarget {
       root,
       () => this.#scale(),
       (zoom) => this.set("zoom", String(zoom)),
-      () => this.#layOut(),
+      () => {
+        this.#layOut();
+        this.dispatchEvent(new Event("move"));
+      },
     );
     Object.assign(root.dataset, {
       view: "image",
@@ -76,10 +88,22 @@ export class Viewer extends EventTarget {
     this.dispatchEvent(new Event("change"));
   }
 
+  /** Position of the images relative to the center, in screen pixels. */
+  get position() {
+    return { x: this.#panZoom.x, y: this.#panZoom.y };
+  }
+
+  /** Take over the view settings and the position of another viewer. @param {Viewer} other */
+  follow(other) {
+    for (const name of LINKED_SETTINGS) this.#root.dataset[name] = other.get(name);
+    Object.assign(this.#panZoom, other.position);
+    this.#layOut();
+  }
+
   /**
    * Show the decoded images of a candidate in this frame. View and layer are reset; background and
    * zoom stay as selected.
-   * @param {import("./queue.js").QueuedItem} held
+   * @param {Shown} held
    */
   show(held) {
     const images = [...held.images.values()];

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from curation.db.tables.columns import SHA, metadata
+from curation.db.tables.comparisons import (
+    comparison_drawings,
+    comparison_items,
+    comparison_layers,
+    comparison_votes,
+    comparisons,
+)
 from curation.db.tables.datasets import (
     caption_runs,
     captions,
@@ -99,6 +106,11 @@ __all__ = [
     "captions",
     "checkpoints",
     "claims",
+    "comparison_drawings",
+    "comparison_items",
+    "comparison_layers",
+    "comparison_votes",
+    "comparisons",
     "decisions",
     "embeddings",
     "event_seals",
@@ -152,5 +164,5 @@ __all__ = [
     "workers",
 ]
 
-APPEND_ONLY = (decisions, events, event_seals, captions, aggregations)
+APPEND_ONLY = (decisions, events, event_seals, captions, aggregations, comparison_votes)
 """Tables whose rows cannot be updated or deleted, which triggers in the database enforce."""

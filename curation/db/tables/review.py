@@ -19,7 +19,8 @@ leases = sa.Table(
     # For review, the browser page that uses the lease; null if it is not known.
     sa.Column("page", UUID),
     sa.CheckConstraint(
-        "purpose in ('generate', 'screen', 'fit', 'review', 'train', 'caption', 'loop')",
+        "purpose in ('generate', 'screen', 'fit', 'review', 'train', 'caption', 'loop', "
+        "'draw_comparisons', 'compare')",
         name="purpose",
     ),
 )

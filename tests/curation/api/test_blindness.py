@@ -155,9 +155,20 @@ class World:
             "/api/review/undo/batch": {"undos": [undo]},
             "/api/review/release": {"candidates": [str(LOST)]},
             "/api/snapshots": {"tag": "latest"},
+            "/api/comparisons/claims": {"count": 2, "holding": [str(LOST)]},
+            "/api/comparisons/votes": {"item": str(LOST), "choice": "left", "key": str(LOST)},
+            "/api/comparisons/undo": {"vote": 10**6, "key": str(LOST)},
+            "/api/comparisons/release": {"items": [str(LOST)]},
         }
         known = path in bodies or path.startswith(
-            ("/api/rounds/", "/api/checkpoints/", "/api/labeling/", "/api/loops/", "/api/runs/")
+            (
+                "/api/rounds/",
+                "/api/checkpoints/",
+                "/api/comparisons/",
+                "/api/labeling/",
+                "/api/loops/",
+                "/api/runs/",
+            )
         )
         assert known, f"say in this test what an annotator would send to {method} {path}"
         return bodies.get(path)

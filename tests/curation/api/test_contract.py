@@ -27,6 +27,7 @@ from curation.loops.rows import start_loop
 from curation.review import reviewers
 from curation.review.claims import record_claims
 from tests.curation.datasets.test_samples import new_sample
+from tests.support.compared_checkpoints import open_drawn
 from tests.support.factories import make_candidates, make_checkpoint, make_round
 from tests.support.servers import free_port, wait_for
 from tests.support.snapshots import assume_whole
@@ -103,6 +104,10 @@ def known(app, context, database, store) -> dict[str, dict[str, dict[str, str]]]
         order = TrainingRequest("whole", "tiny", snapshot, None, None, 1)
         run = {"path": {"run": str(request_training(tx, order, "test"))}}
         loop = {"path": {"number": str(start_loop(tx, LoopPlan(1, 8, "micro"), "test"))}}
+    compared, closing = (
+        {"path": {"number": str(open_drawn(database, store, 8, reverse=bool(one)))}}
+        for one in range(2)
+    )
     with database.transaction() as tx:
         [layer] = tx.connection.exec_driver_sql("select sha256 from layers limit 1").scalars()
     path, _, query = app.state.links.address(layer).partition("?")
@@ -135,6 +140,8 @@ def known(app, context, database, store) -> dict[str, dict[str, dict[str, str]]]
         "POST /api/loops/{number}/change": loop,
         "POST /api/loops/{number}/pause": loop,
         "POST /api/loops/{number}/resume": loop,
+        "GET /api/comparisons/{number}": compared,
+        "POST /api/comparisons/{number}/close": closing,
         "GET /api/checkpoints/{name}": {"path": {"name": checkpoint}},
         "GET /api/checkpoints/{name}/lineage": {"path": {"name": checkpoint}},
         "GET /api/samples/{sample}/lineage": {"path": {"sample": sample.hex}},
