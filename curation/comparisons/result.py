@@ -20,7 +20,7 @@ from curation.statistics.intervals import wilson
 from curation.statistics.sign_test import one_sided_sign_test, sign_test
 
 
-class Outcome(StrEnum):
+class ItemOutcome(StrEnum):
     """What the reviewers of an item say together."""
 
     a = "a"
@@ -30,7 +30,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
-class Vote:
+class StandingVote:
     """One vote that stands."""
 
     item: uuid.UUID
@@ -41,7 +41,7 @@ class Vote:
 
 
 @dataclass(frozen=True)
-class Share:
+class ShareWithInterval:
     """A share of `n` observations with its 95 % interval (Wilson); None without observations."""
 
     value: float | None
@@ -76,7 +76,7 @@ class ComparisonResult:
         p_two_sided: Probability of a split at least as uneven if both sides were equally good.
         p_b_better: Probability of at least so many wins of B if both sides were equally good.
         p_a_better: The same of A.
-        left_share: Share of the left side among the votes for a side; far from a half, reviewers
+        win_rate: Share of B among the items that a side wins.
             prefer a place and not an image.
         agreement: Share of alike votes among the pairs of votes on one item.
         reviewers: Votes by reviewer.
@@ -88,12 +88,12 @@ class ComparisonResult:
     equal: int
     both_bad: int
     undecided: int
-    win_rate: Share
+    win_rate: ShareWithInterval
     p_two_sided: float
     p_b_better: float
     p_a_better: float
-    left_share: Share
-    agreement: Share
+    left_share: ShareWithInterval
+    agreement: ShareWithInterval
     reviewers: Sequence[ReviewerVotes]
     drawings: Mapping[str, int]
 
@@ -110,7 +110,7 @@ def read_result(tx: Transaction, number: int) -> ComparisonResult:
     """
     row = find_comparison(tx, number)
     votes = [
-        Vote(
+        StandingVote(
             one.item_id,
             one.name,
             ComparisonVerdict(one.verdict),
@@ -123,7 +123,7 @@ def read_result(tx: Transaction, number: int) -> ComparisonResult:
 
 
 def summarize(
-    votes: Sequence[Vote], items: int, votes_per_item: int, drawings: Mapping[str, int]
+    votes: Sequence[StandingVote], items: int, votes_per_item: int, drawings: Mapping[str, int]
 ) -> ComparisonResult:
     """Compute the result of votes.
 
@@ -141,14 +141,14 @@ def summarize(
     outcomes = Counter(
         outcome(verdicts) for verdicts in by_item.values() if len(verdicts) >= votes_per_item
     )
-    a, b = outcomes[Outcome.a], outcomes[Outcome.b]
+    a, b = outcomes[ItemOutcome.a], outcomes[ItemOutcome.b]
     sides = [vote for vote in votes if vote.verdict in {ComparisonVerdict.a, ComparisonVerdict.b}]
     pairs = [pair for verdicts in by_item.values() for pair in combinations(verdicts, 2)]
     return ComparisonResult(
         a=a,
         b=b,
-        equal=outcomes[Outcome.equal],
-        both_bad=outcomes[Outcome.both_bad],
+        equal=outcomes[ItemOutcome.equal],
+        both_bad=outcomes[ItemOutcome.both_bad],
         undecided=items - outcomes.total(),
         win_rate=_share(b, a + b),
         p_two_sided=sign_test(a, b),
@@ -161,7 +161,7 @@ def summarize(
     )
 
 
-def outcome(verdicts: Iterable[ComparisonVerdict]) -> Outcome:
+def outcome(verdicts: Iterable[ComparisonVerdict]) -> ItemOutcome:
     """Return what several votes on one item say: the side with more votes, else no side.
 
     Without a majority of sides, both are bad where more than half of all votes say so.
@@ -172,13 +172,13 @@ def outcome(verdicts: Iterable[ComparisonVerdict]) -> Outcome:
     counts = Counter(verdicts)
     a, b = counts[ComparisonVerdict.a], counts[ComparisonVerdict.b]
     if a != b:
-        return Outcome.a if a > b else Outcome.b
+        return ItemOutcome.a if a > b else ItemOutcome.b
     bad = 2 * counts[ComparisonVerdict.both_bad] > counts.total()
-    return Outcome.both_bad if bad else Outcome.equal
+    return ItemOutcome.both_bad if bad else ItemOutcome.equal
 
 
-def _by_reviewer(votes: Sequence[Vote]) -> list[ReviewerVotes]:
-    own: dict[str, list[Vote]] = {}
+def _by_reviewer(votes: Sequence[StandingVote]) -> list[ReviewerVotes]:
+    own: dict[str, list[StandingVote]] = {}
     for vote in votes:
         own.setdefault(vote.reviewer, []).append(vote)
     found = []
@@ -198,11 +198,11 @@ def _by_reviewer(votes: Sequence[Vote]) -> list[ReviewerVotes]:
     return found
 
 
-def _share(k: int, n: int) -> Share:
+def _share(k: int, n: int) -> ShareWithInterval:
     if not n:
-        return Share(None, None, None, 0)
+        return ShareWithInterval(None, None, None, 0)
     low, high = wilson(k / n, n)
-    return Share(k / n, low, high, n)
+    return ShareWithInterval(k / n, low, high, n)
 
 
 def sentence(result: ComparisonResult) -> str:

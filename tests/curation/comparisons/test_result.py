@@ -10,13 +10,15 @@ import pytest
 from scipy.stats import binomtest
 
 from curation.comparison_values import ComparisonSide, ComparisonVerdict
-from curation.comparisons.result import Outcome, Vote, outcome, sentence, summarize
+from curation.comparisons.result import ItemOutcome, StandingVote, outcome, sentence, summarize
 
 A, B, EQUAL, BAD = (ComparisonVerdict(one) for one in ("a", "b", "equal", "both_bad"))
 
 
-def vote(item: int, verdict: ComparisonVerdict, reviewer: str = "ann", left: str = "a") -> Vote:
-    return Vote(
+def vote(
+    item: int, verdict: ComparisonVerdict, reviewer: str = "ann", left: str = "a"
+) -> StandingVote:
+    return StandingVote(
         uuid.uuid5(uuid.NAMESPACE_OID, str(item)), reviewer, verdict, ComparisonSide(left), 1_500
     )
 
@@ -24,13 +26,13 @@ def vote(item: int, verdict: ComparisonVerdict, reviewer: str = "ann", left: str
 @pytest.mark.parametrize(
     ("verdicts", "expected"),
     [
-        ([A], Outcome.a),
-        ([A, B, B], Outcome.b),
-        ([A, B], Outcome.equal),
-        ([A, EQUAL, EQUAL], Outcome.a),
-        ([BAD, BAD, EQUAL], Outcome.both_bad),
-        ([BAD, EQUAL], Outcome.equal),
-        ([BAD, BAD, BAD, A], Outcome.a),
+        ([A], ItemOutcome.a),
+        ([A, B, B], ItemOutcome.b),
+        ([A, B], ItemOutcome.equal),
+        ([A, EQUAL, EQUAL], ItemOutcome.a),
+        ([BAD, BAD, EQUAL], ItemOutcome.both_bad),
+        ([BAD, EQUAL], ItemOutcome.equal),
+        ([BAD, BAD, BAD, A], ItemOutcome.a),
     ],
 )
 def test_the_side_with_more_votes_wins_an_item(verdicts, expected):

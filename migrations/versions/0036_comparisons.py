@@ -1,13 +1,13 @@
 """Blind comparisons of two checkpoints.
 
-Revision 0033
+Revision 0036
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0033"
-down_revision = "0032"
+revision = "0036"
+down_revision = "0033"
 
 SHA = sa.String(64)
 PURPOSES = ("generate", "screen", "fit", "review", "train", "caption", "loop")
