@@ -76,7 +76,7 @@ class ComparisonResult:
         p_two_sided: Probability of a split at least as uneven if both sides were equally good.
         p_b_better: Probability of at least so many wins of B if both sides were equally good.
         p_a_better: The same of A.
-        win_rate: Share of B among the items that a side wins.
+        left_share: Share of the left side among the votes for a side; far from a half, reviewers
             prefer a place and not an image.
         agreement: Share of alike votes among the pairs of votes on one item.
         reviewers: Votes by reviewer.
