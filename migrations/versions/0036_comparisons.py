@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0036"
-down_revision = "0033"
+down_revision = "0035"
 
 SHA = sa.String(64)
 PURPOSES = ("generate", "screen", "fit", "review", "train", "caption", "loop")
