@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from curation import jobs
 from curation.adapters.celery_queue import CeleryQueue, make_app
+from curation.adapters.snapshot_sources import pack_folder
 from curation.comparison_values import DrawingMethod
 from curation.comparisons import drawing, sessions, votes
 from curation.comparisons.result import read_result
@@ -182,7 +183,7 @@ def test_a_takedown_removes_an_image_from_a_comparison(database, store):
         visible = tx.execute(
             sa.select(layers.c.sha256, layers.c.visible).where(layers.c.sha256.in_(names))
         ).all()
-    place = TakedownPlace(database, store, "s" * 40, "test")
+    place = TakedownPlace(database, store, "s" * 40, "test", pack_folder)
     # The snapshot of the checkpoints is not in the store of this test.
     with database.transaction() as tx:
         tx.execute(sa.text("update checkpoints set snapshot_id = null"))
