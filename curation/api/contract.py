@@ -55,7 +55,7 @@ DESCRIPTIONS = {
     ),
     404: "The object does not exist.",
     409: "The state of the object does not allow this, or another request was first.",
-    410: "A takedown removed samples of the snapshot, and with them its content.",
+    410: "A takedown removed the sample, or samples of the snapshot and with them its content.",
     411: "The request has a body of unknown length.",
     413: "The body is too large.",
     421: "The request is addressed to a host name that is not served here.",

@@ -116,9 +116,17 @@ class CheckpointLineage(BaseModel):
 # Routes
 
 
-@router.get("/samples/{sample}/lineage", summary="Get the lineage of a sample", tags=["snapshots"])
+@router.get(
+    "/samples/{sample}/lineage",
+    summary="Get the lineage of a sample",
+    tags=["snapshots"],
+    responses=error_responses(410),
+)
 def get_sample_lineage(visit: ReadSnapshots, sample: SampleName) -> SampleLineage:
-    """Return the origin of a sample by its id or its first digits, its decisions and snapshots."""
+    """Return the origin of a sample by its id or its first digits, its decisions and snapshots.
+
+    Of a sample that was taken down, the error names the time and the record.
+    """
     # Check the role first. Manifests are read outside of the transaction.
     with visit.transaction():
         pass

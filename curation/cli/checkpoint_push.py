@@ -38,7 +38,8 @@ def push(
 
     The repository gets the files of `checkpoint export --format layerloop`, which `checkpoint
     import hf://owner/name` reads back with the same id, and a card with lineage, metrics and
-    the licences of its data. An interrupted push resumes. --dry-run lists the files and sends no
+    the licences of its data. A tainted checkpoint, which a takedown concerns, is refused unless it
+    was promoted with --tainted. An interrupted push resumes. --dry-run lists the files and sends no
     request. The token is HF_TOKEN or that of `hf auth login`.
     """
     from curation.adapters.hub.address import RepositoryKind, parse_repository
@@ -46,12 +47,14 @@ def push(
     from curation.adapters.hub.push import push_files
     from curation.adapters.hub.requests import require_client
     from curation.checkpoints import registry
+    from curation.checkpoints.taint import refuse_tainted
 
     address = parse_repository(repository, RepositoryKind.model)
     require_client()
     with context() as ctx, resume_hint(), progress() as on_progress:
         with ctx.database.transaction() as tx:
             checkpoint = registry.find_checkpoint(tx, name)
+            refuse_tainted(tx, checkpoint.id)
         folder = ctx.settings.path(f"pushes/{address.folder_name}")
         _write_files(ctx, checkpoint, address, folder)
         files = list_files(folder)

@@ -15,7 +15,10 @@ def why(
     ],
     as_json: Json = False,
 ) -> None:
-    """Show where a sample comes from, who decided on it, and what was trained on it."""
+    """Show where a sample comes from, who decided on it, and what was trained on it.
+
+    Of a sample that was taken down, only the time and the takedown's record are left.
+    """
     from curation.reporting import lineage
 
     with context() as ctx:

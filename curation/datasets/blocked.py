@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC
 
 import sqlalchemy as sa
 
 from curation.db.advisory_locks import AdvisoryLock, lock, lock_shared
 from curation.db.engine import Transaction
-from curation.db.tables import blocked_layers, takedowns
-from curation.errors import Refused
+from curation.db.tables import blocked_layers, takedown_items, takedowns
+from curation.errors import Refused, TakenDown
 
+_DIGITS = re.compile(r"[0-9a-f]{8,32}")
 BLOCKED_HINT = "leave it out; 'layerloop takedown --list' shows the takedowns"
 
 
@@ -38,6 +41,40 @@ def hold_takedowns(tx: Transaction) -> None:
 def exclude_writers(tx: Transaction) -> None:
     """Wait for the writers of layers and snapshots, and let new ones wait for this transaction."""
     lock(tx, AdvisoryLock.write_layers)
+
+
+def refuse_taken_down_sample(tx: Transaction, name: str) -> None:
+    """Refuse a sample that was taken down, naming the time and the record, without its content.
+
+    Args:
+        tx: The transaction.
+        name: Id of the sample, or its first eight or more digits.
+
+    Raises:
+        TakenDown: It was taken down, or is about to be.
+    """
+    digits = name.replace("-", "").lower()
+    if not _DIGITS.fullmatch(digits):
+        return
+    columns = (takedown_items.c.name, takedowns.c.id, takedowns.c.record, takedowns.c.created_at)
+    query = (
+        sa.select(*columns)
+        .join(takedowns, takedowns.c.id == takedown_items.c.takedown_id)
+        .where(
+            takedown_items.c.kind == "sample",
+            takedown_items.c.name.between(digits.ljust(32, "0"), digits.ljust(32, "f")),
+        )
+        .order_by(takedowns.c.created_at)
+    )
+    row = tx.execute(query.limit(1)).one_or_none()
+    if row is None:
+        return
+    time = row.created_at.astimezone(UTC)
+    record = f"its record is {row.record}" if row.record else "it is not finished"
+    raise TakenDown(
+        f"sample {row.name[:12]} was taken down on {time:%Y-%m-%d %H:%M} UTC",
+        f"takedown {row.id.hex[:8]}: {record}; 'layerloop takedown --list' lists them",
+    )
 
 
 def count_takedowns(tx: Transaction) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from curation.checkpoints.registry import find_checkpoint
+from curation.datasets.blocked import refuse_taken_down_sample
 from curation.datasets.manifest import find_sample, read_withheld
 from curation.datasets.samples import find_sample_id
 from curation.datasets.snapshots import list_snapshots, read_snapshots
@@ -51,9 +52,11 @@ def why_sample(
 
     Raises:
         NotFound: There is no such sample, or a snapshot is not in the store.
+        TakenDown: The sample was taken down.
         Corrupt: A snapshot cannot be read.
     """
     with database.transaction() as tx:
+        refuse_taken_down_sample(tx, name)
         id_ = find_sample_id(tx, name)
         row = tx.execute(sa.select(samples).where(samples.c.id == id_)).mappings().one()
         is_open = _is_open(tx, row["candidate_id"])

@@ -9,15 +9,18 @@ import pytest
 import sqlalchemy as sa
 from playwright.sync_api import expect
 
+from curation.adapters.snapshot_sources import pack_folder
 from curation.checkpoints.registry import register_checkpoint
 from curation.datasets.snapshots import freeze_snapshot
 from curation.db.engine import Database
-from curation.db.tables import prompts, rounds
+from curation.db.tables import prompts, rounds, samples
 from curation.domain import Checkpoint, Role, Verdict
 from curation.object_store import FolderStore
 from curation.review.decisions import decide
 from curation.review.queue import claim_items
 from curation.review.reviewers import add_reviewer
+from curation.takedown.execution import TakedownPlace, take_down
+from curation.takedown.selectors import Selector
 from tests.browser.reviewing import OpenPage, Site, accessibility_violations, screenshot
 from tests.support.factories import make_candidates, make_round
 
@@ -140,6 +143,20 @@ def test_a_sample_leads_to_its_origin_and_a_checkpoint_to_its_uses(
     annotator = open_page(name="Grace", role=Role.annotator)
     annotator.goto(page.url.partition("/checkpoints")[0] + f"/samples/{'0' * 32}")
     expect(annotator.locator("#error")).to_contain_text("don't have access")
+
+
+def test_the_page_of_a_sample_that_was_taken_down_says_so(
+    open_page: OpenPage, site: Site, round_id: int
+) -> None:
+    database, store = site.context.database, site.context.store
+    with database.transaction() as tx:
+        gone = tx.execute(sa.select(samples.c.id)).scalars().first().hex
+    place = TakedownPlace(database, store, "secret" * 8, "test", pack_folder)
+    (row,) = take_down(place, Selector("sample", (gone,)), "", lambda _: None)
+    page = open_page(path=f"/samples/{gone}", role=Role.trainer)
+    expect(page.locator("#error")).to_contain_text(f"Sample {gone[:12]} was taken down on 20")
+    expect(page.locator("#error")).to_contain_text(row["record"])
+    expect(page.locator("#sample")).to_be_hidden()
 
 
 def test_creating_a_snapshot(open_page: OpenPage, site: Site, round_id: int) -> None:

@@ -135,6 +135,9 @@ def test_a_snapshot_that_was_taken_down_says_so(signed_in, samples, database, st
         assert answer.status_code == 410
         assert successor in answer.json()["error"]["hint"]
     assert len(engineer.get("/api/snapshots/first").json()["samples"]) == 6
+    answer = engineer.get(f"/api/samples/{gone.id}/lineage")
+    assert (answer.status_code, gone.caption in answer.text) == (410, False)
+    assert "was taken down on" in answer.json()["error"]["message"]
     # What a snapshot had that was taken down is not shown as the change of its child.
     child = engineer.get("/api/snapshots/first/changes").json()
     assert (child["parent"], child["changes"]) == (None, [])

@@ -34,7 +34,8 @@ def test_an_administrator_looks_removes_and_keeps_the_record(made, settings, dat
     planned = json.loads(call("--source", BAD, "--dry-run", "--json"))
     assert (len(planned["samples"]), planned["candidate_states"]) == (7, {"waiting": 1})
     assert "samples" in call("--source", BAD, "--dry-run")
-    assert len(samples_of(database, BAD)) == 7
+    gone = samples_of(database, BAD)
+    assert len(gone) == 7
     # Nobody is asked without a terminal.
     with pytest.raises(Refused, match="cannot be undone"):
         call("--source", BAD)
@@ -48,9 +49,19 @@ def test_an_administrator_looks_removes_and_keeps_the_record(made, settings, dat
     (row,) = json.loads(call("--list", "--json"))
     assert (row["state"], row["reason"], row["signed"]) == ("finished", "asked to", True)
     assert json.loads(call("--source", BAD, "--yes", "--json"))["takedowns"] == []
+    # What is left of a sample is the time and the record.
+    for name in (gone[0].id, gone[0].id[:10]):
+        with pytest.raises(TakenDown, match=r"was taken down on 20\d\d-\d\d-\d\d") as told:
+            CliRunner().invoke(app, ["why", name], catch_exceptions=False)
+        assert row["record"] in told.value.hint
+        assert "unlicensed" not in told.value.message + told.value.hint
     # The other commands say so.
     with pytest.raises(TakenDown, match="trained on samples"):
         CliRunner().invoke(app, ["checkpoint", "promote", made.child], catch_exceptions=False)
+    push = ["checkpoint", "push", made.child, "hf://owner/name", "--dry-run"]
+    with pytest.raises(TakenDown, match="trained on samples") as refused:
+        CliRunner().invoke(app, push, catch_exceptions=False)
+    assert "promote --tainted" in refused.value.hint
     train = ["train", "--snapshot", made.snapshot, "--no-wait"]
     with pytest.raises(TakenDown, match="taken down"):
         CliRunner().invoke(app, train, catch_exceptions=False)
