@@ -19,7 +19,7 @@ WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "checkpoint.json", "shee
 """The files of checkpoints; nothing that could be a pickle."""
 IMAGES = (
     "*.png", "*.webp", "*.jpg", "*.jpeg", "*.tif", "*.tiff", "*.gif", "*.bmp", "*.avif",
-    "*.jsonl", "*.csv", "*.json", "*.txt", "*.caption", "*.zip", "*.tar",
+    "*.jsonl", "*.csv", "*.json", "*.txt", "*.caption", "*.zip", "*.tar", "*.parquet",
 )  # fmt: skip
 """The files that an import of seeds reads."""
 DESCRIPTIONS = ("croissant.json", "dataset_infos.json")

@@ -34,8 +34,9 @@ def import_(
     given: Annotated[
         str,
         typer.Argument(
-            metavar="FOLDER|hf://OWNER/NAME[@REVISION]",
-            help="Folder of images with alpha, optionally with metadata.jsonl, or a dataset.",
+            metavar="FOLDER|FILE|hf://OWNER/NAME[@REVISION]",
+            help="Folder of images with alpha, optionally with metadata.jsonl; a Parquet file or "
+            "archive; or a dataset.",
         ),
     ],
     strict: Annotated[
@@ -93,7 +94,8 @@ def import_(
 
     Captions, licences, sources and splits are read from metadata.jsonl (one object per line:
     file_name, text, licence, source, split), metadata.csv or .json, and from x.txt, x.caption or
-    x.json beside x.png, also in archives. Changes since the last import are listed; --update
+    x.json beside x.png, also in archives, and from the columns of Parquet files with embedded
+    images. Changes since the last import are listed; --update
     applies them. Files whose licence or source is not stated are held back, unless --licence and
     --source state them or --accept-unknown is given. Files that screening is unsure of wait for
     review; every refused or waiting file is listed with its reason.

@@ -11,6 +11,7 @@ from curation.domain import LayerRole
 from curation.image_limits import DEFAULT_LIMITS, ImageLimits
 from curation.images.headers import InvalidImage
 from curation.ingest.archive_members import Member
+from curation.ingest.parquet_rows import ParquetRow
 from curation.ports import RGBA
 
 
@@ -143,6 +144,7 @@ class ImportItem:
         member: The archive member, or the foreground of a pair in an archive.
         others: Background and optionally blended image of a pair in an archive.
         known: The outcome, if it is known without inspection.
+        row: The row of a Parquet file.
     """
 
     name: str
@@ -152,6 +154,7 @@ class ImportItem:
     member: Member | None = None
     others: tuple[Member, ...] = ()
     known: InspectionResult | None = None
+    row: ParquetRow | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Items of an import: files of a listing and members of its archives, read within limits."""
+"""Items of an import: files of a listing, members of its archives and rows of its Parquet files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from curation.image_limits import ImageLimits
 from curation.images.headers import InvalidImage
 from curation.ingest import archives
+from curation.ingest.caption_files import get_caption
+from curation.ingest.descriptions import FileMetadata
 from curation.ingest.folder_listing import list_tree
 from curation.ingest.inspection_result import (
     ImportItem,
@@ -18,7 +20,9 @@ from curation.ingest.inspection_result import (
     LoadedItem,
     refused_result,
 )
-from curation.ingest.listing import Listing
+from curation.ingest.listing import Listing, read_description
+from curation.ingest.parquet_process import ParquetTables
+from curation.ingest.parquet_rows import is_parquet, name_of_row, split_of_name
 from curation.ingest.trees import ArchiveTree, with_unique_names
 from curation.input_files import UnsafeFile
 
@@ -42,6 +46,7 @@ class ImportItems:
         self.listing = listing
         self.limits = limits
         self.tell = on_archive
+        self.tables = ParquetTables(listing.open)
         self._inner: dict[str, tuple[Listing, str]] = {}
 
     def where(self, item: ImportItem) -> tuple[Listing, str]:
@@ -74,7 +79,9 @@ class ImportItems:
                 item, known=refused_result(name, bad), stamp=self._stamp_of_refused(files, bad)
             )
             return
-        if pair is not None or archives.archive_kind(head) is None:
+        if pair is None and is_parquet(head):
+            yield from self._parquet_items(item)
+        elif pair is not None or archives.archive_kind(head) is None:
             yield item
         else:
             yield from self._archive_items(item)
@@ -126,11 +133,32 @@ class ImportItems:
                 item, known=InspectionResult(item.name, outcome, (refused[0].code,), sentence)
             )
 
+    def _parquet_items(self, item: ImportItem) -> Iterator[ImportItem]:
+        """Yield the rows of a Parquet file, described by its columns; a damaged rest is refused."""
+        inner = Listing(self.listing.tree, self.listing.options, split_of_name(item.name))
+        try:
+            for row, image, texts in self.tables.describe(item.name):
+                name = name_of_row(row, image)
+                path = f"{item.name}/{name}"
+                try:
+                    description = read_description(texts, get_caption(texts))
+                except InvalidImage as bad:
+                    description = FileMetadata(refusal=bad)
+                # A listing of its own, so that no description outlives its row.
+                self._inner[path] = (replace(inner, described={name: description}), name)
+                yield replace(item, name=path, row=row)
+        # Any exception refuses the rest of this file and does not stop the import.
+        except Exception as error:
+            yield replace(item, known=refused_result(item.name, _bad_file(error)))
+
     def load(self, item: ImportItem) -> LoadedItem:
         """Read an item's bytes within the limits; a file that disappeared or changed is refused."""
         if item.known is not None:
             return LoadedItem(item)
         try:
+            if item.row is not None:
+                image = self.tables.read(item.files[0], item.row, self.limits.bytes)
+                return LoadedItem(item, (image,), self.limits)
             parts = []
             for name in item.files:
                 with self.listing.open(name) as file:

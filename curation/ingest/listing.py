@@ -116,6 +116,8 @@ class Listing:
         with a `refusal`: it is held back instead of imported with a made-up caption.
         """
         description = self.described.get(name)
+        if description is not None and description.refusal is not None:
+            return description
         if description is None and (bad := self._bad_description(name)):
             return FileMetadata(refusal=bad)
         description = description or FileMetadata()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 from curation.db.engine import Database
@@ -46,7 +47,7 @@ def import_seeds(
     options: ListingOptions = DEFAULT_OPTIONS,
     update: bool = False,
 ) -> ImportSummary:
-    """Import the images of a folder, recursively and including archives.
+    """Import the images of a folder, recursively and including archives and Parquet files.
 
     Files that a manifest describes as a pair become one sample of three layers. Files are inspected
     in confined processes and stored in batches: first the layers, then one transaction with the
@@ -56,7 +57,7 @@ def import_seeds(
     Args:
         database: The database.
         store: The object store for the layers.
-        folder: The folder.
+        folder: The folder, or one Parquet file or archive.
         report: Receives the progress.
         workers: Number of confined decoder processes.
         actor: Name for the event log.
@@ -72,7 +73,7 @@ def import_seeds(
         NotFound: The folder does not exist.
         Refused: The folder cannot be read, or the encoding is unknown.
     """
-    if not folder.is_dir():
+    if not folder.is_dir() and not folder.is_file():
         raise NotFound(f"there is no folder {folder}", "give the folder that holds the images")
     started = time.monotonic()
     report(Progress("listing seeds", 0, 0))
@@ -84,7 +85,11 @@ def import_seeds(
     run.open()
     total = len(listing.files)
     # A pipeline of iterators: listing, loading and inspection run a little ahead of storing.
-    with confined.open_sandbox(workers, limits) as sandbox, ThreadPoolExecutor(WRITERS) as writers:
+    with (
+        closing(run.items.tables),
+        confined.open_sandbox(workers, limits) as sandbox,
+        ThreadPoolExecutor(WRITERS) as writers,
+    ):
         for batch in _batches(sandbox.run(map(run.items.load, run.pending_items()))):
             run.keep(batch, writers)
             report(Progress("importing seeds", batch[-1][0].position, total))

@@ -41,16 +41,17 @@ class FolderTree:
         """List the files.
 
         Args:
-            folder: The folder, listed recursively.
+            folder: The folder, listed recursively; or a file, which is listed alone.
             link_roots: Folders into which symbolic links are followed.
 
         Raises:
             Refused: The folder cannot be read.
         """
-        self.folder = folder
+        is_file = folder.is_file()
+        self.folder = folder.parent if is_file else folder
         self.link_roots = tuple(link_roots)
         self.hidden = 0
-        self.names: Sequence[str] = sorted(_walk(self))
+        self.names: Sequence[str] = [folder.name] if is_file else sorted(_walk(self))
         self.root = folder.resolve().as_posix()
 
     def open(self, name: str) -> BinaryIO:
