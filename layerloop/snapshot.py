@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from curation.datasets.decision_records import read_decisions
 from curation.datasets.manifest import Manifest, read_manifest, read_samples
 from curation.domain import LayerRole, Sample, Split
-from curation.errors import NotFound
+from curation.errors import NotFound, Refused
 from curation.object_store import ObjectReader
 from layerloop.decisions import Decisions
 
@@ -221,6 +221,11 @@ def _open_elsewhere(address: str, name: str) -> Snapshot:
     from curation.adapters.snapshot_sources import open_source
     from curation.settings import read_settings
 
+    if name == LATEST and (Path(address) / ".layerloop").is_dir():
+        raise Refused(
+            f"{address} is a pulled folder, whose files other programs read",
+            "give source= the instance, the store or the pack that it was pulled from",
+        )
     settings = read_settings()
     token = settings.token.get_secret_value() if settings.token else ""
     found = open_source(address, name, token=token, endpoint=settings.storage_endpoint)

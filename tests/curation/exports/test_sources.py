@@ -32,6 +32,7 @@ from curation.review.decisions import decide
 from curation.review.frozen_decisions import find_decided
 from curation.review.reviewers import add_reviewer
 from curation.runtime.context import AppContext, open_context
+from layerloop import open_snapshot
 from tests.curation.exports.test_pull import files_of, request
 from tests.support.factories import image, make_candidates, make_round
 from tests.support.servers import free_port, wait_for
@@ -225,3 +226,14 @@ def test_an_instance_that_does_not_answer_is_named(monkeypatch):
     monkeypatch.setattr("curation.adapters.api_reader.FIRST_PAUSE", 0.01)
     with pytest.raises(Unreachable, match="does not answer"):
         ApiReader("http://127.0.0.1:9", "token", "v1")
+
+
+def test_a_pulled_folder_is_refused_as_the_place_of_a_newest_snapshot(tmp_path):
+    (tmp_path / "pulled" / ".layerloop").mkdir(parents=True)
+    for name, options in (
+        (f"{tmp_path}/pulled", {}),
+        ("latest", {"source": tmp_path / "pulled"}),
+    ):
+        with pytest.raises(Refused, match="is a pulled folder") as refused:
+            open_snapshot(name, **options)
+        assert "source=" in refused.value.hint
