@@ -33,9 +33,9 @@ def test_rounds_are_compared_with_intervals(open_page: OpenPage, site: Site) -> 
     page = open_page(role=Role.engineer, path="/rounds", viewport=WIDE)
     charts = page.locator("#trend figure")
     expect(charts).to_have_count(4)
-    expect(charts.nth(1)).to_contain_text(f"Round {last} beside {first}: better")
-    expect(charts.nth(1)).to_contain_text(f"Round {last} beside {second}: within chance")
-    expect(charts.nth(3)).to_contain_text(f"Round {last} beside {first}: worse (p < 0.001)")
+    expect(charts.nth(1)).to_contain_text(f"Beside round {first}: better")
+    expect(charts.nth(1)).to_contain_text(f"Beside round {second}: within chance")
+    expect(charts.nth(3)).to_contain_text(f"Beside round {first}: worse (p < 0.001)")
     expect(charts.nth(0).locator(".interval")).to_have_count(3)
     assert accessibility_violations(page) == []
     screenshot(page, "rounds-trend")

@@ -59,8 +59,8 @@ export function comparisonRows(comparisons) {
 }
 
 /** @param {Comparison} comparison */
-function comparisonText({ round, earlier, verdict, p }) {
-  return `Round ${round} beside ${earlier}: ${verdict} (${probability(p)})`;
+function comparisonText({ earlier, verdict, p }) {
+  return `Beside round ${earlier}: ${verdict} (${probability(p)})`;
 }
 
 /** @param {number} p */
