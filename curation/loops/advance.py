@@ -231,6 +231,9 @@ def _review(tx: Transaction, loop: Loop) -> bool:
             return False
         rounds.close_round(tx, round_id, ACTOR)
         tx.enqueue(JobName.measure_diversity, round_id)
+    # The report of a round that has ended is complete.
+    if diversity_guard.awaits_measurement(tx, round_id):
+        return False
     if loop.turn >= loop.plan.rounds or _has_enough(tx, loop):
         return _move(tx, loop, LoopStep.finish)
     rows.begin_turn(tx, loop)

@@ -13,11 +13,11 @@ import sqlalchemy as sa
 
 from curation.checkpoints import registry
 from curation.db.engine import Transaction
-from curation.db.tables import loop_turns
+from curation.db.tables import loop_turns, rounds
 from curation.db.time_spans import seconds
-from curation.loops import control, rows
+from curation.loops import control
 from curation.loops.plan import DiversityGuard
-from curation.loops.rows import Loop
+from curation.loops.rows import Loop, update_turn
 from curation.selection.diversity_report import diversity_report
 
 REAL_SHARE: Final = "real_share"
@@ -29,7 +29,7 @@ SHARE_STEP: Final = 0.15
 MAX_SHARE: Final = 0.7
 """The largest share of seeds that the guard sets."""
 WAIT_SECONDS: Final = 900
-"""Time after the turn's begin after which it trains though the last round is not measured."""
+"""Time after the end of a round in which a loop waits until the round is measured."""
 
 
 def check_diversity(tx: Transaction, loop: Loop, actor: str) -> bool:
@@ -68,6 +68,13 @@ def check_diversity(tx: Transaction, loop: Loop, actor: str) -> bool:
         control.pause_loop(tx, loop.id, actor, describe_answer(answer))
         return False
     return True
+
+
+def awaits_measurement(tx: Transaction, round_id: int) -> bool:
+    """Return whether a round was closed lately and its diversity is not measured yet."""
+    lately = rounds.c.closed_at > sa.func.now() - seconds(WAIT_SECONDS)
+    is_recent = tx.scalar(sa.select(lately).where(rounds.c.id == round_id))
+    return bool(is_recent) and diversity_report(tx, round_id) is None
 
 
 def changes_of_turn(tx: Transaction, loop: Loop) -> dict[str, str]:
@@ -134,7 +141,7 @@ def _answer(tx: Transaction, loop: Loop) -> dict[str, Any] | None:
 
 
 def _note(tx: Transaction, loop: Loop, answer: Mapping[str, Any]) -> None:
-    rows.update_turn(tx, loop, guard=dict(answer))
+    update_turn(tx, loop, guard=dict(answer))
 
 
 def _waited_long(tx: Transaction, loop: Loop) -> bool:

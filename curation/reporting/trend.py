@@ -41,7 +41,7 @@ LABELS: Final = {
 }
 
 
-class Share(NamedTuple):
+class TrendShare(NamedTuple):
     """A share of candidates, and the (effective) number of them."""
 
     value: float
@@ -53,7 +53,7 @@ class TrendRound(NamedTuple):
 
     row: Mapping[str, Any]
     reviewer: str | None
-    shares: Mapping[str, Share | None]
+    shares: Mapping[str, TrendShare | None]
     diversity: Mapping[str, Any] | None
 
 
@@ -147,9 +147,9 @@ def _reviewer(outcome: RoundOutcome) -> str | None:
     return None
 
 
-def _shares(outcome: RoundOutcome, reviewer: str | None) -> dict[str, Share | None]:
+def _shares(outcome: RoundOutcome, reviewer: str | None) -> dict[str, TrendShare | None]:
     agreement = outcome.prompt_agreement
-    shown = Share(agreement["both"], agreement["n"]) if agreement else None
+    shown = TrendShare(agreement["both"], agreement["n"]) if agreement else None
     if reviewer is None:
         return {"acceptance": None, "defects_per_100": None, "shape_and_color": shown}
     settled: Settled = outcome.settled[reviewer]
@@ -158,8 +158,8 @@ def _shares(outcome: RoundOutcome, reviewer: str | None) -> dict[str, Share | No
     # Refused candidates were drawn too: so many belong to the decided ones.
     passed = outcome.passed / (outcome.passed + outcome.refused)
     return {
-        "acceptance": Share((1 - defects) * passed, n / passed),
-        "defects_per_100": Share(defects, n),
+        "acceptance": TrendShare((1 - defects) * passed, n / passed),
+        "defects_per_100": TrendShare(defects, n),
         "shape_and_color": shown,
     }
 
@@ -189,7 +189,7 @@ def _describe(item: TrendRound, size: str | None) -> dict[str, Any]:
     }
 
 
-def _interval(name: str, share: Share | None) -> dict[str, float] | None:
+def _interval(name: str, share: TrendShare | None) -> dict[str, float] | None:
     if share is None:
         return None
     low, high = wilson(share.value, share.n)

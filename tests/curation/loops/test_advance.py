@@ -269,10 +269,15 @@ def test_a_round_that_cannot_be_measured_stops_no_loop(instance: Instance) -> No
     instance.work(lambda: instance.loop(loop_id).turn == 2)
     with instance.database.transaction() as tx:
         loop = rows.find_loop(tx, loop_id)
+        assert not diversity_guard.awaits_measurement(tx, 1)
         tx.execute(sa.text("delete from kept_reports"))
+        tx.execute(sa.text("update loop_turns set guard = null"))
+        assert diversity_guard.awaits_measurement(tx, 1)
         assert not diversity_guard.check_diversity(tx, loop, "test")
         tx.execute(sa.text("update loop_turns set created_at = now() - interval '1 hour'"))
+        tx.execute(sa.text("update rounds set closed_at = now() - interval '1 hour'"))
         assert diversity_guard.check_diversity(tx, loop, "test")
+        assert not diversity_guard.awaits_measurement(tx, 1)
         [event] = tx.execute(sa.text("select data from events where kind like 'diversity not%'"))
         assert event.data == {"round": 1}
 

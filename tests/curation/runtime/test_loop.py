@@ -218,7 +218,9 @@ def test_reconcile_sends_jobs_only_for_work_that_workers_do_not_find(context: Ap
     sent: list[Job] = []
     context.database.send = sent.append
     jobs.reconcile(context)
-    assert sent == [Job("select", (screened,))]
+    # Rounds without candidates to draw or to screen are measured.
+    measured = [Job("measure_diversity", (round_id,)) for round_id in (screened, paused)]
+    assert sent == [Job("select", (screened,)), *measured]
     with context.database.transaction() as tx:
         assert find_job(tx, "generate") == Job("generate", (idle,))
         assert find_job(tx, "screen") is None

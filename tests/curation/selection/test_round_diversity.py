@@ -16,6 +16,7 @@ from curation.ports import EmbeddingResult
 from curation.reporting import round_report
 from curation.runtime.bootstrap import import_initial_seeds
 from curation.runtime.context import AppContext, open_context
+from curation.runtime.instance_metrics import read_metrics
 from curation.screening.embedding import BUILTIN_EMBEDDER, EMBEDDING_DIM
 from curation.selection import diversity_measurement, diversity_report
 from curation.settings import Settings
@@ -88,6 +89,10 @@ def test_a_collapse_is_measured_beside_the_first_round(context: AppContext) -> N
         assert figures(tx, collapsed)["vendi"]["ratio"]["high"] < 0.9
         assert figures(tx, collapsed)["recall"]["ratio"]["high"] < 1
         text = round_report.as_text(round_report.round_report(tx, collapsed))
+    metrics = {metric.name: metric for metric in read_metrics(context.database)}
+    ratios = metrics["layerloop_round_diversity_ratio"].samples
+    assert {sample.labels["figure"] for sample in ratios} == set(diversity_report.FIGURES)
+    assert all(sample.labels["kind"] == "single" and sample.value < 1 for sample in ratios)
     assert "diversity of 48 of 64 drawn candidates:" in text
     assert f"the Vendi score fell by more than 10% since round {first}" in text
 

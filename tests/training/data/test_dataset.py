@@ -14,6 +14,7 @@ from curation.domain import LayerRole, Split
 from curation.errors import Corrupt, Refused
 from tests.support.composite_pairs import compose, freeze_pairs
 from training.data.dataset import LayerDataset, prefetch
+from training.data.layer_set_dataset import open_layer_sets
 from training.data.letterbox import letterbox
 from training.data.sampler import WeightedSampler, build_sampler
 from training.data.splits import open_split
@@ -233,3 +234,18 @@ def test_an_exception_is_raised_in_place_of_its_batch():
         assert [next(ahead), next(ahead)] == [[0], [1]]
         with pytest.raises(Corrupt, match="not an image"):
             next(ahead)
+
+
+def test_pairs_and_single_foregrounds_have_the_share_of_seeds_each(store):
+    snapshot = freeze_pairs(store, range(20), singles=10, side=32)
+    roles = [LayerRole.foreground, LayerRole.background]
+    images = open_layer_sets(store, snapshot, Split.train, 16, roles, with_single_foregrounds=True)
+    images.samples = [replace(s, round=i % 4) for i, s in enumerate(images.samples)]
+    order = images.order(store, None, 2.0, 0.25, 0, real_share=0.6)
+    drawn = order.indices(0, 40 * order.epoch_length)
+    for count in (1, 2):
+        group = [index for index in drawn if len(images.layer_indices[index]) == count]
+        seeds = sum(images.samples[index].round == 0 for index in group)
+        assert seeds / len(group) == pytest.approx(0.6, abs=0.02)
+        expected = 0.25 if count == 1 else 0.75
+        assert len(group) / len(drawn) == pytest.approx(expected, abs=0.02)

@@ -7,6 +7,7 @@ import pytest
 from curation.checkpoints.former_columns import FORMER_COLUMNS, present_columns
 from curation.domain import Checkpoint, TrainingRequest
 from curation.errors import NotFound, Refused
+from curation.loops import diversity_guard
 from training.presets.presets import (
     MICRO,
     PRESETS,
@@ -35,6 +36,7 @@ def test_presets_have_the_values_of_the_paper():
     for preset in PRESETS.values():
         assert preset.offset_dropout == 0.3
         assert preset.new_sample_weight == 2.0
+        assert preset.real_share == diversity_guard.DEFAULT_SHARE
         assert (
             preset.reconstruction_weight
             == preset.identity_weight
