@@ -215,6 +215,38 @@ interface RoundTrend {
   }[];
 }
 
+interface SteeredArm {
+  arm: string;
+  /** Shares among prompts at random, and in this round. */
+  before: number;
+  now: number;
+  decisions: number;
+  automatic: number;
+  acceptance: Interval | null;
+  reasons: { reason: string; count: number }[];
+}
+
+/** What was steered in a round, and why. */
+interface Steering {
+  settings: { goal: "accepts" | "learn"; random_share: number };
+  /** Numbers of candidates. */
+  random: number;
+  steered: number;
+  pool: { prompts: number; distinct: number };
+  /** Earlier rounds with the decisions that it rests on. */
+  rounds: number[];
+  decisions: number;
+  automatic: number;
+  acceptance: Interval | null;
+  arms: (SteeredArm & { candidates: number; floor: number; target: boolean })[];
+  prompts: SteeredArm[];
+  outcomes: {
+    source: "random" | "steered";
+    kind: "person" | "rule_reviewer";
+    acceptance: Interval;
+  }[];
+}
+
 interface RoundReport {
   round: RoundSummary;
   funnel: Record<string, number>;
@@ -292,6 +324,8 @@ interface RoundReport {
   comparisons: RoundTrend["comparisons"];
   /** What a loop did when this round lost diversity. */
   diversity_guard: string | null;
+  /** Null if prompts were not steered. */
+  steering: Steering | null;
   seconds_left: number | null;
   /** Failed candidates by reason. */
   failures: Record<string, number>;

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from curation.api.steering_responses import Steering
 from curation.domain import CandidateState, Kind, LayerRole, RejectReason, RoundState
 
 # Rounds
@@ -92,7 +93,10 @@ class SignalSummary(BaseModel):
 
 
 class Defects(BaseModel):
-    """Rejects per 100, with the 95 % Wilson interval, from n decisions weighted by propensity."""
+    """Rejects per 100, with the 95 % Wilson interval, from n decisions weighted by propensity.
+
+    In a steered round only prompts that were chosen at random count, so that rounds compare.
+    """
 
     value: float
     low: float
@@ -303,6 +307,7 @@ class RoundReport(BaseModel):
     auto_reviewer: AutoReviewerStatistics
     review_cost: CostReport
     gates: list[Gate]
+    steering: Steering | None
     diversity: Diversity | None
     comparisons: list[RoundComparison]
     diversity_guard: str | None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from curation.cli import steering
 from curation.cli.lists import Limit, print_page, query_limit
 from curation.cli.output import (
     ACTOR,
@@ -30,6 +31,7 @@ from curation.cli.round_options import (
 
 if TYPE_CHECKING:
     from curation.db.engine import Transaction
+    from curation.loops.plan import LoopPlan
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -103,6 +105,10 @@ def start(
             help="Also use captions made from the seeds' file names as prompts.",
         ),
     ] = False,
+    steer: steering.Steer = False,
+    random_share: steering.RandomShare = None,
+    steer_goal: steering.Goal = None,
+    cover: steering.Cover = None,
     gate: Gate = None,
     gpu_seconds: GpuSeconds = None,
     human_hours: HumanHours = None,
@@ -123,6 +129,7 @@ def start(
     from curation.loops import rows
     from curation.loops.estimate import estimate_dict, estimate_loop, format_estimate
     from curation.loops.plan import Budget, DiversityGuard, LoopPlan, LoopReviewer, check_plan
+    from curation.steering.report import format_steering
 
     plan = check_plan(
         LoopPlan(
@@ -142,17 +149,23 @@ def start(
             tag="loop-",
             budget=Budget(gpu_seconds, human_hours, accepted),
             diversity_guard=DiversityGuard(diversity_guard.value),
+            steering=steering.read_steering(steer, random_share, steer_goal, cover),
         )
     )
     with context() as ctx, ctx.database.transaction() as tx:
         estimates = estimate_loop(tx, plan)
+        steered = _preview_steering(tx, plan) if dry_run else None
         number = None if dry_run else rows.start_loop(tx, plan, ACTOR)
     if as_json:
-        print_json({"loop": number, "dry_run": dry_run, "estimate": estimate_dict(estimates)})
+        preview = {"steering": steered} if steered else {}
+        report = {"loop": number, "dry_run": dry_run, "estimate": estimate_dict(estimates)}
+        print_json(report | preview)
         return
     console.print("estimate, from what this instance has measured:")
     for line in format_estimate(estimates):
         console.print(line)
+    if steered:
+        print_text("\n".join(format_steering(steered)))
     started = "would start" if number is None else f"loop {number} is started"
     print_text(f"{started}: {rounds} rounds of {quota} candidates")
 
@@ -303,6 +316,16 @@ def change(
         plan = change_loop(tx, number, ACTOR, changes)
     message = f"loop {number} is changed: {', '.join(changes)}"
     print_result(message, as_json, loop=number, plan=plan_to_dict(plan))
+
+
+def _preview_steering(tx: Transaction, plan: LoopPlan) -> dict[str, Any] | None:
+    """Return what the first round would steer by the present decisions."""
+    from curation.loops.prompts import choose_round_prompts
+
+    seed = plan.seed + 1
+    return choose_round_prompts(
+        tx, plan.quota, seed, plan.kind, plan.steering, use_file_names=plan.file_names
+    ).report
 
 
 def _report(tx: Transaction, number: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Commands on the work of a round: its priority, its failed candidates, and who decides."""
+"""Commands on the work of a round: its priority, failed candidates, gold, and who decides."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from curation.cli.output import ACTOR, DryRun, Json, context, print_json, print_result, print_text
+from curation.cli.output import (
+    ACTOR,
+    DryRun,
+    Json,
+    console,
+    context,
+    print_json,
+    print_result,
+    print_text,
+)
 from curation.cli.round_options import Number, RoundReviewer
 
 Priority = Annotated[
@@ -73,3 +82,46 @@ def trend(as_json: Json = False) -> None:
     with context() as ctx, ctx.database.transaction() as tx:
         found = trend_report.rounds_trend(tx)
     print_json(found) if as_json else print_text(trend_report.as_text(found))
+
+
+def gold(
+    number: Number,
+    count: Annotated[
+        int, typer.Option(help="Number of gold items to create.", min=0, max=10_000)
+    ] = 0,
+    share: Annotated[
+        float, typer.Option(help="Share of gold among the reviewed candidates; 0 for none.")
+    ] = 0.05,
+    bound: Annotated[
+        float, typer.Option(help="Gold accuracy below which a reviewer is paused; 0 for never.")
+    ] = 0.6,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Add gold to a round: samples with a planted defect, and clean copies, of known verdict."""
+    from curation.quality import gold_creation
+    from curation.review import gold as review_gold
+
+    terms = review_gold.GoldSettings(share, bound)
+    with context() as ctx:
+        with ctx.database.transaction() as tx:
+            sources = gold_creation.choose_sources(tx, number, count)
+            size = gold_creation.typical_size(tx, number)
+        if dry_run:
+            samples = len({sample.id for sample in sources})
+            message = f"would create {count} gold items from {samples} samples and show {share:.1%}"
+            print_result(
+                message, as_json, round=number, would_plant=count, samples=samples, share=share
+            )
+            return
+        # Between two transactions, since creating gold decodes and encodes images.
+        planted = gold_creation.make_gold(ctx.store, sources, size)
+        with ctx.database.transaction() as tx:
+            pieces = gold_creation.add_gold(tx, number, planted, ACTOR)
+            review_gold.set_gold(tx, number, terms, ACTOR)
+    message = f"round {number} has {pieces} gold items; {share:.1%} of reviewed candidates are gold"
+    print_result(message, as_json, round=number, pieces=pieces, share=share)
+    if ctx.settings.labeling_url is not None:
+        console.print(
+            "gold is shown on the review page only: Label Studio users are not tested with it"
+        )

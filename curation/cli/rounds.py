@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from curation.cli import round_work
+from curation.cli import round_work, steering
 from curation.cli.lists import Limit, print_page, query_limit
 from curation.cli.loras import Lora, parse_loras
 from curation.cli.output import (
@@ -39,6 +39,7 @@ app.command()(round_work.set_priority)
 app.command()(round_work.retry)
 app.command()(round_work.review)
 app.command()(round_work.trend)
+app.command()(round_work.gold)
 
 
 @app.command("open")
@@ -85,6 +86,10 @@ def open_(
             help="A parameter of the policy, such as random=0.2 or reject_budget=0.02; repeatable.",
         ),
     ] = None,
+    steer: steering.Steer = False,
+    random_share: steering.RandomShare = None,
+    steer_goal: steering.Goal = None,
+    cover: steering.Cover = None,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     overlap: Overlap = 1,
     rule: HowDecided = None,
@@ -99,17 +104,19 @@ def open_(
     from curation.cli.text_warnings import warn_of_prompts
     from curation.domain import Kind
     from curation.errors import Refused
-    from curation.loops.prompts import choose_prompts
+    from curation.loops.prompts import choose_round_prompts
     from curation.prompts.files import read_prompt_file
     from curation.review import consensus
     from curation.rounds import lifecycle
     from curation.rounds.policies import check_policy_signals
     from curation.runtime.context import load_embedder, load_object
+    from curation.steering.report import format_steering
 
     # Check the options that need no database first.
     consensus_rules = consensus.make_consensus(
         overlap, rule, certainty, rule_reviewer_votes=rule_reviewer_votes
     )
+    steered = steering.read_steering(steer, random_share, steer_goal, cover)
     given = read_prompt_file(prompts) if prompts else None
     if given and (given.comments or given.repeated):
         skipped = f"{given.comments} comments skipped"
@@ -128,11 +135,16 @@ def open_(
                     "no checkpoint is promoted yet",
                     "'layerloop train', then 'layerloop checkpoint promote'",
                 )
-            texts = (
-                given.prompts
-                if given is not None
-                else choose_prompts(tx, quota, seed, kind, use_file_names=prompts_from_names)
+            chosen = choose_round_prompts(
+                tx,
+                quota,
+                seed,
+                kind,
+                steered,
+                given=given.prompts if given is not None else None,
+                use_file_names=prompts_from_names,
             )
+            texts = chosen.prompts
 
         # Check the prompts and the policy, which may load a model.
         warned = warn_of_prompts(ctx, generator, texts)
@@ -143,13 +155,19 @@ def open_(
         )
         if dry_run:
             lifecycle.check_round(texts, quota, rules, kind)
-            planned = (
-                f"{quota} candidates from {len(texts)} prompts with {short_hash(generator.id)}"
-            )
+            distinct = len(set(texts)) if steered else len(texts)
+            planned = f"{quota} candidates from {distinct} prompts with {short_hash(generator.id)}"
             message = f"would generate {planned}, {consensus.describe_consensus(consensus_rules)}"
             print_result(
-                message, as_json, would_draw=quota, prompts=len(texts), checkpoint=generator.id
+                message,
+                as_json,
+                would_draw=quota,
+                prompts=distinct,
+                checkpoint=generator.id,
+                **({"steering": chosen.report} if steered else {}),
             )
+            if steered and not as_json:
+                print_text("\n".join(format_steering(chosen.report)))
             return
         if styles:
             generator = load_object(ctx.settings.lora_loader)(generator, ctx.store, styles)
@@ -166,6 +184,8 @@ def open_(
                 tx,
                 checkpoint=generator.id,
                 prompt_list=texts,
+                choices=chosen.choices,
+                steering=chosen.report,
                 quota=quota,
                 seed=seed,
                 policy=rules,
@@ -289,50 +309,6 @@ def reaggregate(
     print_json(report) if as_json else print_text(aggregation.as_text(report))
     if apply:
         console.print(f"{report['turned']} verdicts were changed")
-
-
-@app.command()
-def gold(
-    number: Number,
-    count: Annotated[
-        int, typer.Option(help="Number of gold items to create.", min=0, max=10_000)
-    ] = 0,
-    share: Annotated[
-        float, typer.Option(help="Share of gold among the reviewed candidates; 0 for none.")
-    ] = 0.05,
-    bound: Annotated[
-        float, typer.Option(help="Gold accuracy below which a reviewer is paused; 0 for never.")
-    ] = 0.6,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-) -> None:
-    """Add gold to a round: samples with a planted defect, and clean copies, of known verdict."""
-    from curation.quality import gold_creation
-    from curation.review import gold as review_gold
-
-    terms = review_gold.GoldSettings(share, bound)
-    with context() as ctx:
-        with ctx.database.transaction() as tx:
-            sources = gold_creation.choose_sources(tx, number, count)
-            size = gold_creation.typical_size(tx, number)
-        if dry_run:
-            samples = len({sample.id for sample in sources})
-            message = f"would create {count} gold items from {samples} samples and show {share:.1%}"
-            print_result(
-                message, as_json, round=number, would_plant=count, samples=samples, share=share
-            )
-            return
-        # Between two transactions, since creating gold decodes and encodes images.
-        planted = gold_creation.make_gold(ctx.store, sources, size)
-        with ctx.database.transaction() as tx:
-            pieces = gold_creation.add_gold(tx, number, planted, ACTOR)
-            review_gold.set_gold(tx, number, terms, ACTOR)
-    message = f"round {number} has {pieces} gold items; {share:.1%} of reviewed candidates are gold"
-    print_result(message, as_json, round=number, pieces=pieces, share=share)
-    if ctx.settings.labeling_url is not None:
-        console.print(
-            "gold is shown on the review page only: Label Studio users are not tested with it"
-        )
 
 
 @app.command()

@@ -77,6 +77,7 @@ PLAIN_JSON = frozenset(
         "rounds.consensus",
         "rounds.gold",
         "rounds.policy",
+        "rounds.steering",
         "run_metrics.points",
         "screenings.signals",
         "snapshots.counts",

@@ -9,6 +9,7 @@ Counts and their keys:
 
     candidates: state, verdicts, slice, propensity, settled by, generated (of ended ones)
     screenings: refused by, shows the color, shows the shape
+        (both with the source of the prompt at the end, in steered rounds)
     looks, measured: reviewer, slice; `total` of measured is the review time in milliseconds
     verdicts: reviewer, verdict; without undone ones
     reasons: reviewer, reason, layer; of verdicts that are not undone

@@ -26,7 +26,7 @@ from curation.errors import Refused
 from curation.loops import control, diversity_guard, rows, spending
 from curation.loops.plan import LoopReviewer, LoopState, LoopStep
 from curation.loops.promotion import check_gate
-from curation.loops.prompts import choose_prompts
+from curation.loops.prompts import choose_prompts, choose_round_prompts
 from curation.loops.rows import Loop
 from curation.review.frozen_decisions import find_decided
 from curation.rounds import lifecycle as rounds
@@ -197,10 +197,15 @@ def _open(tx: Transaction, loop: Loop) -> bool:
     if checkpoint is None:
         raise Refused("no checkpoint is promoted", "'layerloop checkpoint promote'")
     seed = plan.seed + loop.turn
+    chosen = choose_round_prompts(
+        tx, plan.quota, seed, plan.kind, plan.steering, use_file_names=plan.file_names
+    )
     round_id = rounds.open_round(
         tx,
         checkpoint=checkpoint.id,
-        prompt_list=choose_prompts(tx, plan.quota, seed, plan.kind, use_file_names=plan.file_names),
+        prompt_list=chosen.prompts,
+        choices=chosen.choices,
+        steering=chosen.report,
         quota=plan.quota,
         seed=seed,
         policy=plan.policy,

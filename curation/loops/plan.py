@@ -14,6 +14,7 @@ from curation.loops.promotion import parse_condition
 from curation.rounds.lifecycle import SHOW_ALL
 from curation.rounds.policies import parse_policy, policy_to_dict
 from curation.rounds.work import MAX_PRIORITY
+from curation.steering.settings import parse_steering, steering_to_dict
 
 MAX_TURNS: Final = 1_000
 """The largest number of rounds of a loop."""
@@ -101,6 +102,7 @@ class LoopPlan:
         tag: Prefix of the tags of the turns' snapshots; the number of the turn is added.
         budget: When to stop.
         diversity_guard: What to do when the diversity of its candidates is lost.
+        steering: How prompts are steered (curation.steering.settings); None for all at random.
     """
 
     rounds: int
@@ -119,13 +121,14 @@ class LoopPlan:
     tag: str = "round-"
     budget: Budget = Budget()
     diversity_guard: DiversityGuard = DiversityGuard.mix
+    steering: Mapping[str, Any] | None = None
 
 
 def check_plan(plan: LoopPlan) -> LoopPlan:
     """Return a plan after checking its values.
 
     Raises:
-        Refused: A value is out of range, or the policy or the gate is invalid.
+        Refused: A value is out of range, or the policy, the gate or the steering is invalid.
     """
     limits: tuple[tuple[str, float | None, float, float], ...] = (
         ("rounds", plan.rounds, 1, MAX_TURNS),
@@ -145,6 +148,8 @@ def check_plan(plan: LoopPlan) -> LoopPlan:
         raise Refused("the gate has too many conditions", f"give at most {MAX_CONDITIONS}")
     for condition in plan.gate:
         parse_condition(condition)
+    if plan.steering is not None:
+        plan = replace(plan, steering=steering_to_dict(parse_steering(plan.steering)))
     return replace(plan, policy=policy_to_dict(parse_policy(plan.policy)))
 
 

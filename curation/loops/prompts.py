@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
 from curation.datasets.samples import has_no_caption
 from curation.db.engine import Transaction
 from curation.db.tables import samples
-from curation.domain import CaptionSource, Kind, Prompt
+from curation.domain import CaptionSource, Kind, Prompt, content_id
 from curation.errors import Refused
+from curation.steering.choice import POOL_SIZE, SteeredPrompts, steer_prompts
+from curation.steering.settings import parse_steering
 
 
 def choose_prompts(
@@ -64,6 +67,43 @@ def choose_prompts(
             "'layerloop caption run' writes captions; --prompts-from-names uses the file names",
         )
     return prompts
+
+
+def choose_round_prompts(
+    tx: Transaction,
+    count: int,
+    seed: int,
+    kind: Kind,
+    steering: Mapping[str, Any] | None,
+    *,
+    given: Sequence[Prompt] | None = None,
+    use_file_names: bool = False,
+) -> SteeredPrompts:
+    """Choose the prompts of a round, steered if settings are given.
+
+    Args:
+        tx: The transaction.
+        count: The number of candidates.
+        seed: The random seed.
+        kind: Single layers or pairs.
+        steering: The settings of steering; None for all at random.
+        given: The prompts to choose from; None for the captions of seeds.
+        use_file_names: Also use captions that were made from file names.
+
+    Raises:
+        Refused: No seed has a caption, or the coverage targets cannot hold.
+    """
+    size = count if steering is None else max(count, POOL_SIZE)
+    pool = (
+        choose_prompts(tx, size, seed, kind, use_file_names=use_file_names)
+        if given is None
+        else given
+    )
+    if steering is None:
+        return SteeredPrompts(pool, (), None)
+    if given is not None:
+        pool = sorted(given, key=lambda prompt: content_id("prompt order", seed, prompt.id))
+    return steer_prompts(tx, pool, count, seed, kind, parse_steering(steering))
 
 
 def count_seeds(tx: Transaction) -> int:

@@ -19,6 +19,7 @@ from curation.rounds.lifecycle import find_round
 from curation.screening.pairs.signals import AGREEMENT_SIGNALS, PAIR_SIGNALS
 from curation.selection import diversity_report, gate_report, review_cost
 from curation.statistics.intervals import wilson
+from curation.steering.report import format_steering, steering_report
 
 
 def round_report(tx: Transaction, round_id: int) -> dict[str, Any]:
@@ -62,6 +63,7 @@ def round_report(tx: Transaction, round_id: int) -> dict[str, Any]:
         "diversity": diversity_report.diversity_report(tx, round_id),
         "comparisons": trend.compare_round(tx, round_id),
         "diversity_guard": diversity_guard.answer_to_round(tx, round_id),
+        "steering": steering_report(tx, row["steering"], kept.by_source),
         "seconds_left": review_cost.review_seconds_left(
             tx, counts, float(row["policy"].get("share", 1.0)), overlap
         ),
@@ -148,6 +150,7 @@ def as_text(report: Mapping[str, Any]) -> str:
     lines += trend.comparison_lines(report["comparisons"])
     lines += diversity_report.diversity_lines(report["diversity"])
     lines += [f"    {report['diversity_guard']}"] if report["diversity_guard"] else []
+    lines += format_steering(report["steering"])
     lines += [
         "  {name}: median {median:.3g}, 80 % in {low:.3g} to {high:.3g} (n = {n})".format(**signal)
         for signal in report["signals"]
@@ -202,7 +205,8 @@ def _funnel(counts: Mapping[str, int], kept: ReportCounts) -> dict[str, int]:
 def _defects(settled: Settled) -> dict[str, float] | None:
     """Estimate the rejects per 100 candidates that passed screening, with a 95 % interval.
 
-    A mixed policy counts its random slice only, since it selects the others by score. Each decided
+    A mixed policy counts its random slice only, since it selects the others by score, and a steered
+    round only prompts that were chosen at random. Each decided
     candidate is weighted by 1 / propensity (Hajek's ratio); unequal weights reduce the effective
     sample size to (sum w)^2 / sum w^2 (Kish, 1965).
     """

@@ -13,9 +13,12 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from curation.db.counts import RoundCount, read_counts
 from curation.db.engine import Transaction
 from curation.review.reviewers import PERSON
+from curation.rounds.requests import ChoiceSource
 
 NAMES: Final = ("candidates", "screenings", "looks", "measured", "verdicts", "reasons", "shown")
 PASSED_STATES: Final = ("screened", "unshown", "waiting", "showing", "accepted", "rejected")
+_SOURCE_AT: Final = {"candidates": 6, "screenings": 3}
+"""Where the key of a count has the source of the prompt, in steered rounds."""
 MEDIAN_REVIEWS: Final = 200
 """Number of latest decisions of a reviewer in a round whose median review time is shown."""
 
@@ -26,7 +29,7 @@ class Settled:
 
     Attributes:
         accepted: Number of accepted candidates.
-        at_random: Number of candidates that were selected at random.
+        at_random: Number of candidates that were selected at random; without steered prompts.
         weight: Sum of the weights 1 / propensity of these.
         squared_weight: Sum of the squared weights.
         rejected_weight: Sum of the weights of rejected ones.
@@ -48,10 +51,13 @@ class ReportCounts:
         ended_generated: Number of withdrawn or failed candidates that had been generated.
         shown: Number of candidates that a person or the rule reviewer has seen.
         settled: Settled candidates by kind of reviewer.
+        by_source: In a steered round, settled candidates by source of the prompt and kind of
+            reviewer.
         by_reviewer: Counts of each reviewer, by decisions.
         reasons: Reasons of standing verdicts with their counts, by kind of reviewer.
         refusals: Refused candidates by signal.
-        prompt_agreement: Shares of candidates with the color, shape, or both of their prompt.
+        prompt_agreement: Shares of candidates with the color, shape, or both of their prompt;
+            without steered prompts.
         slices: Reviews of people by slice: reviews, seconds, and accepted candidates.
     """
 
@@ -59,6 +65,7 @@ class ReportCounts:
     ended_generated: int
     shown: int
     settled: Mapping[str, Settled]
+    by_source: Mapping[tuple[str, str], Settled]
     by_reviewer: list[dict[str, Any]]
     reasons: list[dict[str, Any]]
     refusals: list[dict[str, Any]]
@@ -84,11 +91,13 @@ def read_report_counts(tx: Transaction, round_: Mapping[str, Any]) -> ReportCoun
     reviewers = _read_reviewers(tx, by_name)
     kinds = {id_: row.kind for id_, row in reviewers.items()}
     weighted = round_["policy"].get("kind") == "random"
+    settled, by_source = _settled(by_name["candidates"], kinds, weighted=weighted)
     return ReportCounts(
         states=dict(states),
         ended_generated=ended_generated,
         shown=sum(count.n for count in by_name["shown"]),
-        settled=_settled(by_name["candidates"], kinds, weighted=weighted),
+        settled=settled,
+        by_source=by_source,
         by_reviewer=_by_reviewer(tx, round_["id"], by_name, reviewers),
         reasons=_reasons(by_name["reasons"], kinds),
         refusals=_refusals(by_name["screenings"]),
@@ -99,7 +108,7 @@ def read_report_counts(tx: Transaction, round_: Mapping[str, Any]) -> ReportCoun
 
 @dataclass(frozen=True)
 class RoundOutcome:
-    """What came of a round, as far as rounds are compared by it.
+    """What came of a round, as far as rounds are compared by it; without steered prompts.
 
     Attributes:
         passed: Number of candidates that passed screening.
@@ -131,14 +140,23 @@ def read_outcomes(tx: Transaction, rounds_: Sequence[Mapping[str, Any]]) -> dict
     outcomes = {}
     for row in rounds_:
         own = by_round.get(row["id"], defaultdict(list))
+        drawn = [count for count in own["candidates"] if not _is_steered(count)]
         weighted = row["policy"].get("kind") == "random"
         outcomes[row["id"]] = RoundOutcome(
-            passed=sum(count.n for count in own["candidates"] if count.key[0] in PASSED_STATES),
-            refused=sum(count.n for count in own["candidates"] if count.key[0] == "refused"),
-            settled=_settled(own["candidates"], kinds, weighted=weighted),
+            passed=sum(count.n for count in drawn if count.key[0] in PASSED_STATES),
+            refused=sum(count.n for count in drawn if count.key[0] == "refused"),
+            settled=_settled(own["candidates"], kinds, weighted=weighted)[0],
             prompt_agreement=_prompt_agreement(own["screenings"]),
         )
     return outcomes
+
+
+def _is_steered(count: RoundCount) -> bool:
+    """Return whether a count of candidates or screenings is of steered prompts.
+
+    These do not represent the round, so that rounds are compared without them.
+    """
+    return ChoiceSource.steered in count.key[_SOURCE_AT[count.name] :]
 
 
 def _read_reviewers(
@@ -157,23 +175,30 @@ def _read_reviewers(
 
 def _settled(
     counts: Sequence[RoundCount], kinds: Mapping[str, str], *, weighted: bool
-) -> Mapping[str, Settled]:
-    """Sum settled candidates by the kind of the reviewer whose verdict settled them."""
+) -> tuple[Mapping[str, Settled], Mapping[tuple[str, str], Settled]]:
+    """Sum settled candidates by the kind of the reviewer, and by source of the prompt and kind."""
     settled: dict[str, Settled] = defaultdict(Settled)
+    by_source: dict[tuple[str, str], Settled] = defaultdict(Settled)
     for count in counts:
-        state, _, slice_, propensity, reviewer, _ = count.key
+        state, _, slice_, propensity, reviewer, _, *source = count.key
         if state not in {"accepted", "rejected"} or not reviewer:
             continue
-        of_kind = settled[kinds[reviewer]]
-        of_kind.accepted += count.n if state == "accepted" else 0
+        kind = kinds[reviewer]
+        at_random = [] if _is_steered(count) else [settled[kind]]
+        settled[kind].accepted += count.n if state == "accepted" else 0
+        if source:
+            of_source = by_source[source[0], kind]
+            of_source.accepted += count.n if state == "accepted" else 0
+            at_random.append(of_source)
         # Only candidates that were selected at random represent the round.
         if slice_ in {"", "random"}:
             weight = 1 / float(propensity) if weighted and propensity else 1.0
-            of_kind.at_random += count.n
-            of_kind.weight += count.n * weight
-            of_kind.squared_weight += count.n * weight**2
-            of_kind.rejected_weight += count.n * weight if state == "rejected" else 0.0
-    return settled
+            for one in at_random:
+                one.at_random += count.n
+                one.weight += count.n * weight
+                one.squared_weight += count.n * weight**2
+                one.rejected_weight += count.n * weight if state == "rejected" else 0.0
+    return settled, by_source
 
 
 def _by_reviewer(
@@ -235,7 +260,7 @@ def _refusals(counts: Sequence[RoundCount]) -> list[dict[str, Any]]:
 
 def _prompt_agreement(counts: Sequence[RoundCount]) -> dict[str, float] | None:
     """Return the shares; measured only for prompts in the grammar of the synthetic seed set."""
-    measured = [count for count in counts if count.key[1]]
+    measured = [count for count in counts if count.key[1] and not _is_steered(count)]
     n = sum(count.n for count in measured)
     if not n:
         return None
@@ -263,7 +288,7 @@ def _slices(
             measured[count.key[1] or "random"] += count.n
             milliseconds[count.key[1] or "random"] += count.total
     for count in by_name["candidates"]:
-        state, _, slice_, _, reviewer, _ = count.key
+        state, _, slice_, _, reviewer, *_ = count.key
         if state == "accepted" and reviewer and kinds[reviewer] == PERSON:
             accepted[slice_ or "random"] += count.n
     return [

@@ -29,7 +29,7 @@ from curation.domain import (
 from curation.errors import Conflict, NotFound, Refused
 from curation.prompts.files import check_texts
 from curation.rounds.policies import parse_policy, policy_to_dict
-from curation.rounds.requests import add_requests
+from curation.rounds.requests import PromptChoice, add_requests
 
 SHOW_ALL: Mapping[str, Any] = {"kind": "random", "share": 1.0}
 """The selection policy that shows people everything that passes screening."""
@@ -56,6 +56,8 @@ def open_round(
     kind: Kind = Kind.single,
     actor: str,
     priority: int = 0,
+    choices: Sequence[PromptChoice] = (),
+    steering: Mapping[str, Any] | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> int:
     """Add a round with its candidates and enqueue their generation.
@@ -72,6 +74,8 @@ def open_round(
         kind: Single layers or pairs.
         actor: The name for the log.
         priority: Workers take rounds of a higher priority first.
+        choices: How each prompt was chosen, if prompts were steered.
+        steering: What was steered and why (curation.steering.choice), stored with the round.
         on_progress: Receives the progress; a large round takes minutes, in one transaction.
 
     Returns:
@@ -91,6 +95,7 @@ def open_round(
         "quota": quota,
         "policy": rules,
         "priority": priority,
+        "steering": steering,
         "state": RoundState.open,
     }
     round_id = next_round_id(tx)
@@ -103,11 +108,12 @@ def open_round(
         prompt_list=prompt_list,
         seed=seed,
         quota=quota,
+        choices=choices,
         on_progress=on_progress,
     )
-    tx.log(
-        actor, "round opened", f"round {round_id}", checkpoint=checkpoint, quota=quota, policy=rules
-    )
+    goal = {} if steering is None else {"steering": steering["settings"]["goal"]}
+    subject = f"round {round_id}"
+    tx.log(actor, "round opened", subject, checkpoint=checkpoint, quota=quota, policy=rules, **goal)
     tx.enqueue(JobName.generate, round_id)
     return round_id
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -17,6 +19,27 @@ SEED_BYTES = 4
 """The size of a candidate's seed."""
 
 
+class ChoiceSource(StrEnum):
+    """How the prompt of a candidate of a steered round was chosen."""
+
+    random = "random"
+    steered = "steered"
+
+
+class PromptChoice(NamedTuple):
+    """How the prompt of a candidate was chosen in a steered round (curation.steering).
+
+    Attributes:
+        source: At random or steered.
+        share: The prompt's share among prompts that are chosen at random.
+        propensity: The probability with which a candidate of the round gets the prompt.
+    """
+
+    source: ChoiceSource
+    share: float
+    propensity: float
+
+
 def add_requests(
     tx: Transaction,
     round_id: int,
@@ -25,6 +48,7 @@ def add_requests(
     prompt_list: Sequence[Prompt],
     seed: int,
     quota: int,
+    choices: Sequence[PromptChoice] = (),
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> None:
     """Add the requested candidates of a round.
@@ -38,6 +62,7 @@ def add_requests(
         prompt_list: The prompts.
         seed: The RNG seed from which the seeds of the candidates are derived.
         quota: The number of candidates.
+        choices: How each prompt of the list was chosen, in a steered round.
         on_progress: Receives the progress after each batch.
     """
     tx.execute(_CREATE)
@@ -49,7 +74,9 @@ def add_requests(
         for start in range(0, len(indices), COPY_BATCH_SIZE):
             batch = indices[start : start + COPY_BATCH_SIZE]
             rows = (
-                _row(round_id, checkpoint, prompt_list, seed, index, attempt) for index in batch
+                _row(round_id, checkpoint, prompt_list, seed, index, attempt)
+                + _choice_columns(choices, index)
+                for index in batch
             )
             _copy(tx, rows)
             rejected = [row.position for row in tx.execute(_INSERT, {"round": round_id})]
@@ -71,7 +98,14 @@ def _row(
     digest = hashlib.sha256(f"{seed}:{round_id}:{index}{suffix}".encode()).digest()
     candidate_seed = int.from_bytes(digest[:SEED_BYTES], "big")
     id_ = content_id("candidate", round_id, prompt.id, candidate_seed, checkpoint)
-    return f"{index}\t{id_}\t{prompt.id}\t{candidate_seed}\n"
+    return f"{index}\t{id_}\t{prompt.id}\t{candidate_seed}"
+
+
+def _choice_columns(choices: Sequence[PromptChoice], index: int) -> str:
+    if not choices:
+        return "\t\\N\t\\N\t\\N\n"
+    choice = choices[index % len(choices)]
+    return f"\t{choice.source}\t{choice.share!r}\t{choice.propensity!r}\n"
 
 
 def _copy(tx: Transaction, rows: Iterator[str]) -> None:
@@ -80,16 +114,18 @@ def _copy(tx: Transaction, rows: Iterator[str]) -> None:
 
 
 _CREATE = sa.text("""
-    create temporary table new_requests (position integer, id uuid, prompt_id uuid, seed bigint)
+    create temporary table new_requests (position integer, id uuid, prompt_id uuid, seed bigint,
+        source text, share real, propensity real)
     on commit drop""")
-_COPY = "copy new_requests (position, id, prompt_id, seed) from stdin"
+_COPY = "copy new_requests (position, id, prompt_id, seed, source, share, propensity) from stdin"
 
 # Returns the positions that were not inserted, because another position has the same seed.
 _INSERT = sa.text("""
     with firsts as (select id, min(position) as position from new_requests group by id),
     inserted as (
-        insert into candidates (id, round_id, prompt_id, seed, state)
-        select r.id, :round, r.prompt_id, r.seed, 'requested'
+        insert into candidates (id, round_id, prompt_id, seed, state, prompt_source, prompt_share,
+            prompt_propensity)
+        select r.id, :round, r.prompt_id, r.seed, 'requested', r.source, r.share, r.propensity
         from new_requests r join firsts using (position)
         on conflict do nothing returning id)
     select r.position from new_requests r

@@ -122,7 +122,11 @@ def _candidate_vectors(
         with database.transaction() as tx:
             rows = tx.execute(_DRAWN, params).all()
     # Candidates whose layers cannot be read have no vector.
-    return _stack([bytes(row.vector) for row in rows if row.vector is not None])
+    found = [row for row in rows if row.vector is not None]
+    # Steered prompts differ less than those of other rounds, which is no loss of the checkpoint.
+    at_random = [row for row in found if not row.steered]
+    chosen = at_random if len(at_random) >= smallest_round() else found
+    return _stack([bytes(row.vector) for row in chosen])
 
 
 def _embed_candidates(
@@ -234,7 +238,8 @@ _UNMEASURED = sa.text(f"""
 
 # A withdrawn candidate may have been withdrawn before it was drawn.
 _DRAWN = sa.text("""
-    select c.id, e.vector from candidates c
+    select c.id, e.vector, c.prompt_source is not distinct from 'steered' as steered
+    from candidates c
     left join embeddings e on e.candidate_id = c.id and e.source = :embedder
     where c.round_id = :round and c.state in ('generated', 'refused', 'screened', 'unshown',
             'waiting', 'showing', 'accepted', 'rejected', 'withdrawn')

@@ -20,6 +20,7 @@ from curation.db.tables import (
     takedowns,
 )
 from curation.domain import CandidateState, JobName
+from curation.steering.outcomes import forget_outcomes
 from curation.takedown.selectors import Selector, TakedownScope, blocks, select
 
 REMOVING, FINISHED = "removing", "finished"
@@ -100,8 +101,10 @@ def withdraw(database: Database, takedown: uuid.UUID) -> None:
                 changing.values(state=CandidateState.removed).returning(candidates.c.round_id)
             )
             leases.delete_leases(tx, ids)
+            changed = sorted({row.round_id for row in moved})
+            forget_outcomes(tx, changed)
             # Label Studio's tasks of them are removed by the next push.
-            for number in sorted({row.round_id for row in moved}):
+            for number in changed:
                 tx.enqueue(JobName.push_tasks, number)
 
 

@@ -7,6 +7,7 @@ import { showGates } from "../charts/gates.js";
 import { showReviewCost } from "../charts/review_cost.js";
 import { roundTiles } from "../charts/round_tiles.js";
 import { comparisonRows } from "../charts/trend.js";
+import { showSteering } from "../charts/steering.js";
 import { button, byId, el, replace } from "../lib/dom.js";
 import {
   formatAgo,
@@ -84,6 +85,7 @@ function render(report) {
   byId("reviewers-empty").hidden = report.human.reviewers.length > 0;
   showReviewCost(report.review_cost);
   showGates(report.gates, round.id);
+  showSteering(report.steering);
 
   // Evaluation of the round's checkpoint.
   const names = mainMetricNames([report]);

@@ -28,6 +28,8 @@ rounds = sa.Table(
     sa.Column("priority", sa.SmallInteger, nullable=False, server_default="0"),
     # Whether the rule reviewer decides the waiting candidates.
     sa.Column("rule_reviewer", sa.Boolean, nullable=False, server_default=sa.false()),
+    # What was steered and why (curation.steering.choice); null if prompts were not steered.
+    sa.Column("steering", JSONB(none_as_null=True)),
     # Time in which workers generated its candidates.
     sa.Column("gpu_seconds", sa.Float, nullable=False, server_default="0"),
     # "pages" or "label-studio"; null for the one that the settings name.
@@ -84,6 +86,11 @@ candidates = sa.Table(
     sa.Column("settings_id", sa.ForeignKey("generation_settings.id")),
     # License, source and split of an imported file.
     sa.Column("origin", JSONB),
+    # In a steered round: how the prompt was chosen, its share among prompts chosen at random, and
+    # the probability with which a candidate gets it.
+    sa.Column("prompt_source", sa.Text),
+    sa.Column("prompt_share", sa.REAL),
+    sa.Column("prompt_propensity", sa.REAL),
     sa.Column(
         "changed_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()
     ),
@@ -92,6 +99,13 @@ candidates = sa.Table(
     sa.CheckConstraint("propensity > 0 and propensity <= 1", name="propensity"),
     sa.CheckConstraint(
         "slice in ('random', 'likely', 'uncertain', 'audit', 'paper')", name="slice"
+    ),
+    sa.CheckConstraint("prompt_source in ('random', 'steered')", name="prompt_source"),
+    sa.CheckConstraint(
+        "num_nulls(prompt_source, prompt_share, prompt_propensity) in (0, 3)", name="prompt_choice"
+    ),
+    sa.CheckConstraint(
+        "prompt_propensity > 0 and prompt_propensity <= 1", name="prompt_propensity"
     ),
 )
 

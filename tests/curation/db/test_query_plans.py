@@ -19,7 +19,8 @@ from curation.datasets.samples import find_sample_id
 from curation.db.counts import fold_deltas
 from curation.db.engine import Database, Transaction
 from curation.db.schema import migrate
-from curation.domain import CandidateState, Verdict
+from curation.db.tables import rounds
+from curation.domain import CandidateState, Kind, Verdict
 from curation.events.listing import list_events
 from curation.jobs.reconcile import open_rounds_with
 from curation.reporting import kept, missing_workers, round_report
@@ -27,6 +28,7 @@ from curation.review import claims, decisions, progress, queue, recent_decisions
 from curation.review.reviewers import PERSON, find_reviewer, list_reviewers
 from curation.rounds import generation, lifecycle
 from curation.rounds.candidate_list import list_candidates
+from curation.steering import outcomes
 from tests.support.factories import fresh_database, with_database
 from tests.support.million_rows import fill
 
@@ -81,6 +83,7 @@ OPERATIONS: dict[str, Callable[[Transaction, int], object]] = {
         tx, list_reviewers(tx, kind=PERSON, limit=100)
     ),
     "own statistics": lambda tx, _: kept.own_report(tx, find_reviewer(tx, "reviewer 1")),
+    "steering": lambda tx, _: outcomes.read_outcomes(tx, Kind.single),
     "waiting work": lambda tx, _: missing_workers.count_waiting_work(tx),
     "pending work": lambda tx, _: open_rounds_with(tx, CandidateState.requested),
     "stale reports": lambda tx, _: kept.has_stale_reports(tx),
@@ -105,6 +108,9 @@ def large(postgres_address: str) -> Iterator[Database]:
             ):
                 for subject in subjects:
                     kept._store(tx, kind, subject, {"all": {}, "own": {}}, 1.0)
+            # Closed rounds whose outcomes are kept.
+            tx.execute(sa.update(rounds).where(rounds.c.id > 2).values(state="closed"))
+            assert len(outcomes.read_outcomes(tx, Kind.single)) == 18
         yield database
         database.close()
 

@@ -153,6 +153,20 @@ def test_the_snapshots_of_a_loop_have_the_decisions_that_were_made_before(
     assert [len(list(read_decisions(store, name))) for name in instance.names(plain)] == [16, 24]
 
 
+def test_a_loop_steers_its_prompts_by_its_own_rounds(instance: Instance) -> None:
+    instance.seed()
+    loop_id = instance.start(replace(PLAN, rounds=2, steering={"random_share": 0.5}))
+    instance.finish(loop_id)
+    query = sa.select(rounds_table.c.steering).where(rounds_table.c.steering.is_not(None))
+    with instance.database.transaction() as tx:
+        first, second = tx.execute(query.order_by(rounds_table.c.id)).scalars()
+    assert (first["random"], first["steered"]) == (8, 0)
+    assert (second["random"], second["steered"]) == (4, 4)
+    # The rule reviewer decided the first round.
+    assert second["automatic"] == second["decisions"] > 0
+    assert instance.count(candidates, candidates.c.prompt_source == "steered") == 4
+
+
 def test_a_gate_keeps_the_former_checkpoint_and_pauses_without_one(instance: Instance) -> None:
     instance.seed()
     loop_id = instance.start(replace(PLAN, rounds=1, gate=("psnr>=1000",)))
