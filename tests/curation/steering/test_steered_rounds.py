@@ -232,10 +232,10 @@ def test_a_pool_may_be_smaller_than_the_round_and_of_one_prompt():
 
 @pytest.mark.slow
 def test_steering_gives_more_accepts_and_its_random_share_stays_unbiased(database):
-    """Planted acceptance by attribute; three rounds for each of 24 seeds."""
+    """Planted acceptance by attribute; three rounds for each of 16 seeds."""
     accepted: dict[str, list[float]] = {"random": [], "accepts": [], "learn": []}
     errors, coverage = [], []
-    for seed in range(24):
+    for seed in range(16):
         acceptance = planted_acceptance(seed)
         pool = captions(500, seed)
         truth = float(np.mean([acceptance(prompt) for prompt in pool]))
@@ -246,6 +246,8 @@ def test_steering_gives_more_accepts_and_its_random_share_stays_unbiased(databas
                 if goal == "random"
                 else SteeringSettings(goal=Goal(goal))
             )
+            if goal == "learn" and seed % 2:
+                continue
             later = []
             with database.transaction() as tx:
                 for turn in range(3):
