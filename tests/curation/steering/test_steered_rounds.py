@@ -10,10 +10,11 @@ import pytest
 import sqlalchemy as sa
 from scipy import stats
 
-from curation.db.tables import candidates, decisions, kept_reports, rounds
+from curation.db.tables import candidates, decisions, kept_reports, rounds, screenings
 from curation.domain import Kind, Prompt, Verdict
 from curation.errors import Refused
 from curation.reporting import round_report
+from curation.reporting.trend import rounds_trend
 from curation.review.consensus import ConsensusRule, ConsensusSettings, set_consensus
 from curation.review.reviewers import add_reviewer
 from curation.rounds import lifecycle
@@ -175,7 +176,17 @@ def test_the_report_separates_random_from_steered_prompts(database):
         for seed in (1, 2):
             round_id, _ = open_steered(tx, POOL, 100, seed, STEERED)
             verdicts = decide_all(tx, round_id, acceptance, seed)
+        # Of steered prompts no image shows its shape, of the others each.
+        query = sa.select(candidates.c.id, candidates.c.prompt_source == "random").where(
+            candidates.c.round_id == round_id
+        )
+        rows = [
+            {"candidate_id": id_, "signals": {"shows_colour": 1, "shows_shape": int(shown)}}
+            for id_, shown in tx.execute(query)
+        ]
+        tx.execute(sa.insert(screenings), rows)
         report = round_report.round_report(tx, round_id)
+        trend = rounds_trend(tx)
         at_random = set(
             tx.execute(
                 sa.select(candidates.c.id).where(candidates.c.prompt_source == "random")
@@ -190,6 +201,11 @@ def test_the_report_separates_random_from_steered_prompts(database):
     defects = report["defects_per_100"]["person"]
     assert defects["n"] == 25
     assert defects["value"] == pytest.approx(100 * (1 - np.mean(own)))
+    # So does the trend over rounds.
+    [row] = [row for row in trend["rounds"] if row["round"] == round_id]
+    assert row["figures"]["acceptance"]["value"] == pytest.approx(np.mean(own))
+    assert row["figures"]["shape_and_color"]["value"] == 1
+    assert report["prompt_agreement"]["n"] == 25
     text = round_report.as_text(report)
     assert "25 at random, 75 steered for accepts" in text
     assert "random prompts by people" in text
