@@ -11,7 +11,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0034"
-down_revision = "0035"
+down_revision = "0036"
 
 # One row of a table as its contributions (revision 0022), with {source} after the key.
 CANDIDATES = """
