@@ -40,8 +40,8 @@ function summary({ settings, random, steered, pool, rounds, decisions, automatic
   const by = automatic ? ` (${formatCount(automatic)} by the rule reviewer)` : "";
   const former = acceptance ? `, where ${formatPercent(acceptance.value)} were accepted` : "";
   return (
-    `${goal}, ${basis}${by}${former}. The other ${formatCount(random)} were chosen at random from ` +
-    `${pluralize(pool.distinct, "distinct prompt")}: compare rounds by these.`
+    `${goal}, ${basis}${by}${former}. The other ${formatCount(random)} were chosen at random ` +
+    `from ${pluralize(pool.distinct, "distinct prompt")}: compare rounds by these.`
   );
 }
 
